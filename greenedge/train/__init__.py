@@ -1,0 +1,44 @@
+"""Training: from a recipe to a trained network, its metrics and the bill of what training it cost.
+
+A **recipe** is a folder that a newcomer can copy:
+
+    flow.toml     the choices: `name` (same as the folder), `title`, and the tables [data], [model], [train] and, where
+                  used, [quantise], [prune], [distil], [subset]
+    recipe.py     the data and the network, in plain Python and PyTorch
+    README.md     the command and what to expect
+
+recipe.py is code of the user's own machine, loaded by path. It holds
+
+    class DataSettings     frozen dataclass: the keys of [data], typed; unknown, missing and ill-typed keys are refused
+    class ModelSettings    frozen dataclass: the keys of [model], likewise
+    load_data(settings: DataSettings) -> Data          numpy arrays; x float32 (N, *shape), y int64 (N,) or targets
+    make_model(settings: ModelSettings) -> nn.Module   a plain torch.nn network where flow.toml has [quantise], else a
+                                                       Brevitas one; torch is imported inside
+    data_files(settings: DataSettings) -> list[Path]   optional: what load_data reads; enters the digest by content
+    loss(outputs, x, y) -> scalar tensor               optional; cross-entropy of the logits if absent
+    augment(x, generator) -> x                         optional, on a training batch (torch)
+    score(outputs, x, y) -> {metric: float}            optional, numpy; {"accuracy": share of argmax == y} if absent
+
+Seven names are all that the flow needs; none but the last two imports torch, and then only when called:
+
+    recipe = load_recipe(folder, {"train.epochs": "2"})        overrides as text, as from --set KEY=VALUE; TargetError with
+                                                               every reason at once
+    recipe.name, recipe.title, recipe.settings                 settings: nested dict of plain values, all defaults filled in
+    recipe.digest                                              sha256 of recipe.py, the settings and the data files: the
+                                                               train stage's cache key beside the versions of tools()
+    recipe.score(outputs, x, y)                                {metric: float} for any stage's outputs; "accuracy" first where
+                                                               the recipe classifies
+    train_stage(recipe, folder, progress)  -> metrics          writes `folder` (below)
+    greenedge.export.export_stage(recipe, train_folder, folder) -> facts
+    progress_bar(title) -> context manager that yields `progress`, a callable (done, total, text) drawn by rich
+
+train_stage writes  model.pt (the weights, `weights_only`), metrics.json, x_test.npy, y_test.npy; while it runs, checkpoint.pt
+(removed at the end). After a kill, call it again with the same folder, left as it is: it goes on from the checkpoint and
+ends with the same weights, bit for bit. A checkpoint of another digest is ignored and replaced.
+
+metrics.json: {"recipe", "digest", "seed", "epochs", "metric": name, the metrics themselves ("accuracy": …) on the test set,
+"seconds", "samples_seen", "steps", "weights_sha256", "parameters"}; the returned dict is the same.
+
+export_stage writes  model.onnx (one QONNX file, no external data), inputs.npy (the test samples, float32), labels.npy,
+torch.npy (float32 outputs of the trained network on them) and export.json.
+"""
