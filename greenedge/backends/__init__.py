@@ -1,0 +1,29 @@
+"""The back ends: one dict from name to module, imported when asked for.
+
+A back end is a module with five functions and inherits from nothing:
+
+    check(graph, target, options) -> list[Reason]         every reason why it cannot; needs no tool, fast
+    plan(graph, target, options) -> Plan                  pure: the same inputs give the same bytes
+    simulate(folder, x, keep, progress) -> {edge: int64}  runs what lies in the folder on integers
+    report(folder) -> dict                                {"hardware": {…}} or {"edge": {…}}, from the tools' own logs
+    tools(options) -> {name: version}                     what enters the key of the build stage
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from greenedge.errors import TargetError
+
+BACKENDS = {
+    "finn": "greenedge.backends.finn",
+    "tflite": "greenedge.backends.tflite",
+}
+
+
+def load_backend(name: str) -> ModuleType:
+    """The module of that back end. Raises TargetError for a name that is not in the dict."""
+    if name not in BACKENDS:
+        raise TargetError(f"there is no back end {name!r}; back ends are: {', '.join(sorted(BACKENDS))}.")
+    return importlib.import_module(BACKENDS[name])
