@@ -42,3 +42,10 @@ metrics.json: {"recipe", "digest", "seed", "epochs", "metric": name, the metrics
 export_stage writes  model.onnx (one QONNX file, no external data), inputs.npy (the test samples, float32), labels.npy,
 torch.npy (float32 outputs of the trained network on them) and export.json.
 """
+
+from greenedge.train.progress import progress_bar
+from greenedge.train.recipe import Data, Recipe, load_recipe
+from greenedge.train.settings import setting
+from greenedge.train.stage import tools, train_stage
+
+__all__ = ["Data", "Recipe", "load_recipe", "progress_bar", "setting", "tools", "train_stage"]

@@ -1,0 +1,196 @@
+"""A recipe's folder, read and checked: flow.toml and recipe.py."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from greenedge.errors import TargetError
+from greenedge.files import sha256_file
+from greenedge.train.config import TABLES, TrainSettings
+from greenedge.train.settings import Source, apply_overrides, plain, read_table
+
+_MOST_BYTES = 1 << 20  # of flow.toml and of recipe.py; both are written by hand
+_REQUIRED = {"DataSettings": "a frozen dataclass", "ModelSettings": "a frozen dataclass", "load_data": "a function",
+             "make_model": "a function"}
+_OPTIONAL = ("data_files", "loss", "augment", "score")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe trains and tests on: x float32 (N, *shape); y int64 (N,), or the targets of a regression."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as read: nothing of it has run but the top level of recipe.py."""
+
+    name: str
+    title: str
+    folder: Path
+    train: TrainSettings
+    options: Mapping[str, Any]
+    _data_settings: Any = field(repr=False)
+    _model_settings: Any = field(repr=False)
+    _module: ModuleType = field(repr=False)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every table with all defaults filled in, as JSON values; an optional table that is absent stays absent."""
+        tables = {"data": self._data_settings, "model": self._model_settings, "train": self.train, **self.options}
+        return {name: plain(table) for name, table in tables.items()}
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 of the name, the settings, recipe.py and the data files: what the trained weights depend on."""
+        digest = hashlib.sha256(json.dumps([self.name, self.settings], sort_keys=True).encode())
+        digest.update(sha256_file(self.folder / "recipe.py").encode())
+        for path in self.data_files():
+            digest.update(sha256_file(path).encode())
+        return digest.hexdigest()
+
+    def data_files(self) -> list[Path]:
+        """The files that load_data reads; raises TargetError where one is missing."""
+        if not hasattr(self._module, "data_files"):
+            return []
+        paths = [Path(path) for path in self._module.data_files(self._data_settings)]
+        missing = [str(path) for path in paths if not path.is_file()]
+        if missing:
+            raise TargetError(f"{self.name}: no file {', '.join(missing)}; the recipe's README.md says where to get it.")
+        return paths
+
+    def load_data(self) -> Data:
+        """The data, checked: float32 images, as many labels as samples, finite, never empty."""
+        data = self._module.load_data(self._data_settings)
+        problems = _data_problems(self.name, data)
+        if problems:
+            raise TargetError("\n".join(problems))
+        return data
+
+    def make_model(self):
+        """A fresh network with random weights of torch's current seed."""
+        return self._module.make_model(self._model_settings)
+
+    @property
+    def loss(self) -> Callable | None:
+        """loss(outputs, x, y), or None for cross-entropy."""
+        return getattr(self._module, "loss", None)
+
+    @property
+    def augment(self) -> Callable | None:
+        """augment(x, generator), or None."""
+        return getattr(self._module, "augment", None)
+
+    def score(self, outputs: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        """The metrics of a stage's outputs, best known first; accuracy where the recipe has no `score` of its own."""
+        if hasattr(self._module, "score"):
+            return {name: float(value) for name, value in self._module.score(outputs, x, y).items()}
+        return {"accuracy": float(np.mean(outputs.argmax(axis=1) == y))}
+
+
+def _data_problems(name: str, data: object) -> list[str]:
+    if not isinstance(data, Data):
+        return [f"{name}: load_data returned {type(data).__name__}; it must return greenedge.train.Data."]
+    problems = []
+    for part in ("train", "test"):
+        x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
+        if x.dtype != np.float32 or not len(x) or not np.isfinite(x).all():
+            problems.append(f"{name}: x_{part} is {x.dtype} with {len(x)} samples; it must be float32, finite, not empty.")
+        if len(x) != len(y):
+            problems.append(f"{name}: x_{part} has {len(x)} samples and y_{part} {len(y)}; they must be as many.")
+    return problems
+
+
+def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """Reads a recipe's folder. Raises TargetError with every reason, one a line."""
+    folder = Path(folder).resolve()
+    name = folder.name
+    source = Source(f"{name}/flow.toml", frozenset(overrides or ()))
+    problems: list[str] = []
+    tables = apply_overrides(_read_toml(folder / "flow.toml", source.file), overrides or {}, problems)
+    module = _load_module(folder / "recipe.py", name)
+    problems += _module_problems(module, f"{name}/recipe.py")
+    if problems:
+        raise TargetError("\n".join(problems))
+    problems += _top_level_problems(tables, name, source)
+    data = read_table(module.DataSettings, tables.get("data", {}), "data", source, problems)
+    model = read_table(module.ModelSettings, tables.get("model", {}), "model", source, problems)
+    options = {key: read_table(kind, tables[key], key, source, problems) for key, kind in TABLES.items() if key in tables}
+    train = options.pop("train", None) or read_table(TrainSettings, tables.get("train", {}), "train", source, problems)
+    if problems:
+        raise TargetError("\n".join(dict.fromkeys(problems)))
+    return Recipe(name, tables["title"], folder, train, options, data, model, module)
+
+
+def _read_toml(path: Path, shown: str) -> dict:
+    if not path.is_file():
+        raise TargetError(f"{path.parent} is no recipe: it has no flow.toml; `greenedge run` takes a recipe's name or folder.")
+    if path.stat().st_size > _MOST_BYTES:
+        raise TargetError(f"{shown} has {path.stat().st_size} bytes; a recipe's settings take at most {_MOST_BYTES}.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TargetError(f"{shown} is not TOML: {error}.") from None
+
+
+def _top_level_problems(tables: Mapping, name: str, source: Source) -> list[str]:
+    known = ("name", "title", "data", "model", *TABLES)
+    listing = f"a recipe has: {', '.join(sorted(known))}"
+    problems = [f"{source.of(key)}: unknown key '{key}'; {listing}." for key in tables if key not in known]
+    for key in ("name", "title"):
+        if key not in tables:
+            problems.append(f"{source.file}: '{key}' is missing; {listing}.")
+        elif not isinstance(tables[key], str):
+            problems.append(f"{source.file}: {key} is {tables[key]!r}; it must be a text in quotes.")
+    if isinstance(tables.get("name"), str) and tables["name"] != name:
+        problems.append(f"{source.file}: name is {tables['name']!r}; it must be the folder's name, {name!r}.")
+    return problems
+
+
+def _load_module(path: Path, name: str) -> ModuleType:
+    shown = f"{name}/recipe.py"
+    if not path.is_file():
+        raise TargetError(f"{path.parent} is no recipe: it has no recipe.py; `greenedge run` takes a recipe's name or folder.")
+    if path.stat().st_size > _MOST_BYTES:
+        raise TargetError(f"{shown} has {path.stat().st_size} bytes; a recipe takes at most {_MOST_BYTES}.")
+    key = f"greenedge_recipe_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]}"
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own code raises while it loads
+        del sys.modules[key]
+        raise TargetError(f"{shown} cannot be loaded: {type(error).__name__}: {error}.") from error
+    return module
+
+
+def _module_problems(module: ModuleType, shown: str) -> list[str]:
+    problems = []
+    for name, kind in _REQUIRED.items():
+        if not callable(getattr(module, name, None)):
+            problems.append(f"{shown}: '{name}' is missing; it must be {kind} (see the docstring of greenedge.train).")
+        elif kind.endswith("dataclass") and not hasattr(getattr(module, name), "__dataclass_fields__"):
+            problems.append(f"{shown}: '{name}' is no dataclass; it must be {kind} (see the docstring of greenedge.train).")
+    for name in _OPTIONAL:
+        if hasattr(module, name) and not callable(getattr(module, name)):
+            problems.append(f"{shown}: '{name}' is {getattr(module, name)!r}; it must be a function.")
+    return problems
