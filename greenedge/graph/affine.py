@@ -1,0 +1,153 @@
+"""The affine form of a step function: integers m, b, s with clip((m*x + b) >> s, lo, hi) equal to it on every reachable x.
+
+Level k is reached from threshold T_k on, so (m, b, s) is right iff for every reachable threshold, with P = 2**s,
+
+    m*T_k + b >= k*P          level k is reached at T_k          ("reach")
+    m*(T_k - 1) + b < k*P     and not one below                  ("stay")
+
+At the ends of the reachable range the conditions are one-sided. For given s and m the b that satisfy all of them are the
+integers of one interval [B(m), C(m)], B = max(k*P - m*X) over "reach", C = min(k*P - 1 - m*X) over "stay". C - B is
+concave in m, so its maximum over the integers is found by bisection on its slope; and doubling a solution for s gives
+one for s + 1, so the smallest s is found by bisection too. Everything runs over all channels at once, in integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from greenedge.graph.ops import Affine
+
+MAX_SHIFT = 47
+_SAFE = 1 << 61  # bound on intermediate products in int64; rows beyond it are solved with Python's integers
+_NEVER = 1 << 61
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """(C, n) arrays: m*reach_x + b >= reach_k*P and m*stay_x + b < stay_k*P, where the mask says the condition exists."""
+
+    reach_x: np.ndarray
+    reach_k: np.ndarray
+    reach: np.ndarray
+    stay_x: np.ndarray
+    stay_k: np.ndarray
+    stay: np.ndarray
+
+    def rows(self, which) -> "_Conditions":
+        return _Conditions(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
+    def as_objects(self) -> "_Conditions":
+        return _Conditions(*(part if part.dtype == bool else part.astype(object)
+                             for part in (getattr(self, name) for name in self.__dataclass_fields__)))
+
+
+def fit_affine(thresholds: np.ndarray, lo: int, hi: int, x_lo: np.ndarray, x_hi: np.ndarray) -> Affine | None:
+    """The affine form with the smallest shift of each channel, for rising thresholds (C, hi-lo).
+
+    Exact for every x in [x_lo[c], x_hi[c]]: all conditions hold in integers. None where some channel has no solution
+    with s <= 47 (the conditions are then contradictory, or need a longer multiplier).
+    """
+    conditions = _conditions(thresholds, lo, hi, x_lo, x_hi)
+    channels = len(thresholds)
+    m, b, found = _solve(conditions, np.full(channels, MAX_SHIFT))
+    if not found.all():
+        return None
+    infeasible, s = np.full(channels, -1), np.full(channels, MAX_SHIFT)
+    while (open_rows := np.flatnonzero(s - infeasible > 1)).size:
+        middle = (s + infeasible)[open_rows] // 2
+        m_new, b_new, found = _solve(conditions.rows(open_rows), middle)
+        good = open_rows[found]
+        m[good], b[good], s[good] = m_new[found], b_new[found], middle[found]
+        infeasible[open_rows[~found]] = middle[~found]
+    if any(abs(int(value)) >= 1 << 62 for value in (*m, *b)):
+        return None
+    return Affine(m.astype(np.int64), b.astype(np.int64), s.astype(np.int64))
+
+
+def _conditions(thresholds: np.ndarray, lo: int, hi: int, x_lo: np.ndarray, x_hi: np.ndarray) -> _Conditions:
+    channels, count = thresholds.shape
+    k = np.broadcast_to(np.arange(lo + 1, hi + 1), (channels, count))
+    low, high = x_lo[:, None], x_hi[:, None]
+    inside = (thresholds > low) & (thresholds <= high)
+    base = lo + (thresholds <= low).sum(axis=1, keepdims=True)    # level at x_lo
+    top = lo + (thresholds <= high).sum(axis=1, keepdims=True)    # level at x_hi
+    return _Conditions(
+        np.hstack([thresholds, low]), np.hstack([k, base]), np.hstack([inside, base > lo]),
+        np.hstack([thresholds - 1, high]), np.hstack([k, top + 1]), np.hstack([inside, top < hi]))
+
+
+def _solve(conditions: _Conditions, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(m, b, found) per channel for the given shifts; m and b are object arrays (Python integers)."""
+    channels = len(s)
+    m, b = np.zeros(channels, object), np.zeros(channels, object)
+    found = np.zeros(channels, bool)
+    bound = _slope_bound(conditions, s)
+    safe = np.array([int(limit) * int(reach) < _SAFE for limit, reach in zip(bound, _extent(conditions))])
+    for rows, kind in ((np.flatnonzero(safe), np.int64), (np.flatnonzero(~safe), object)):
+        if rows.size:
+            part = conditions.rows(rows) if kind is np.int64 else conditions.rows(rows).as_objects()
+            m[rows], b[rows], found[rows] = _search(part, s[rows], bound[rows], kind)
+    return m, b, found
+
+
+def _extent(conditions: _Conditions) -> np.ndarray:
+    """Largest distance between two x of a channel's conditions, at least 1."""
+    x = np.hstack([conditions.reach_x, conditions.stay_x])
+    used = np.hstack([conditions.reach, conditions.stay])
+    low = np.where(used, x, np.iinfo(np.int64).max).min(axis=1)
+    high = np.where(used, x, np.iinfo(np.int64).min).max(axis=1)
+    return np.where(used.any(axis=1), np.maximum(high - np.minimum(low, high), 1), 1)
+
+
+def _slope_bound(conditions: _Conditions, s: np.ndarray) -> np.ndarray:
+    """An m above every one that need be tried.
+
+    Between the first "reach" and the last "stay" condition the line rises by less than (stay_k - reach_k) * P over
+    stay_x - reach_x steps. Where that pair says nothing, one step may climb through all levels.
+    """
+    channels, levels = len(s), []
+    for c in range(channels):
+        reach, stay = np.flatnonzero(conditions.reach[c]), np.flatnonzero(conditions.stay[c])
+        if not reach.size or not stay.size:
+            levels.append((1, 1))
+            continue
+        first = reach[conditions.reach_x[c, reach].argmin()]
+        last = stay[conditions.stay_x[c, stay].argmax()]
+        run = int(conditions.stay_x[c, last] - conditions.reach_x[c, first])
+        rise = int(conditions.stay_k[c, last] - conditions.reach_k[c, first])
+        span = int(conditions.stay_k[c, stay].max() - min(conditions.reach_k[c, reach].min(), conditions.stay_k[c, stay].min()))
+        levels.append((rise, run) if run > 0 else (span + 2, 1))
+    return np.array([(max(rise, 1) << int(shift)) // run + 1 for (rise, run), shift in zip(levels, s)], dtype=object)
+
+
+def _search(conditions: _Conditions, s: np.ndarray, bound: np.ndarray, kind: type):
+    """Bisection on the slope of the concave slack; all rows together."""
+    # With x and k counted from the first "reach" condition the products stay small; b is put back at the end.
+    start = np.where(conditions.reach.any(axis=1), conditions.reach.argmax(axis=1), 0)
+    rows = np.arange(len(s))
+    x0, k0 = conditions.reach_x[rows, start], conditions.reach_k[rows, start]
+    power = np.array([1 << int(shift) for shift in s], dtype=kind)
+    never = np.array(_NEVER, dtype=kind)
+    reach_x = np.where(conditions.reach, conditions.reach_x - x0[:, None], 0).astype(kind)
+    stay_x = np.where(conditions.stay, conditions.stay_x - x0[:, None], 0).astype(kind)
+    reach_k = np.where(conditions.reach, (conditions.reach_k - k0[:, None]).astype(kind) * power[:, None], -never)
+    stay_k = np.where(conditions.stay, (conditions.stay_k - k0[:, None]).astype(kind) * power[:, None] - 1, never)
+
+    def interval(m):
+        return (reach_k - m[:, None] * reach_x).max(axis=1), (stay_k - m[:, None] * stay_x).min(axis=1)
+
+    low, high = np.zeros(len(s), kind), bound.astype(kind)
+    while (low < high).any():
+        middle = (low + high) // 2
+        (b_low, b_high), (next_low, next_high) = interval(middle), interval(middle + 1)
+        rising = next_high - next_low > b_high - b_low
+        done = b_low <= b_high
+        low = np.where(done, middle, np.where(rising, np.minimum(middle + 1, high), low))
+        high = np.where(done | ~rising, middle, high)
+    b_low, b_high = interval(low)
+    found = b_low <= b_high
+    # A channel without one kind of condition is constant on its range: any b on the right side will do.
+    b = np.where(b_low > -never, b_low, b_high) + k0 * power - low * x0
+    return low, b, found

@@ -1,0 +1,251 @@
+"""Layers of multiplications: MatMul, Gemm, Conv, ConvTranspose.
+
+    scale_x*(q - zero_x) · scale_w[o]*(w - zero_w)  →  scale_x*scale_w[o] * (Dense/Conv(q) - zero_x * sum of w)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from greenedge.graph.ops import Conv, ConvTranspose, Dense, Transpose, frozen
+from greenedge.lower.builder import Refused
+from greenedge.lower.expr import Const, Expr, Var
+from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
+
+_MAX_MULTIPLIER = 256  # unequal scales along the input channels fold into the weights up to this ratio
+
+
+def matmul(walk, node, args) -> Value:
+    a, b = args
+    if isinstance(a, (Constant, Grid)) and isinstance(b, (Constant, Grid)):
+        return walk.fold(node, args)
+    if isinstance(a, (Constant, Grid)):
+        return _matmul_from_left(walk, node, a, b)
+    weight = _weights(walk, node, b, "qnn.QuantLinear")
+    if weight.ints.ndim != 2:
+        raise Refused("unsupported-shape", f"weights of shape {weight.ints.shape}", "a dense layer has a matrix of weights",
+                      "split it into one layer per matrix")
+    return _dense(walk, node, a, weight)
+
+
+def _matmul_from_left(walk, node, a, b) -> Value:
+    """W @ x contracts the last axis but one of x: transpose, dense, transpose back."""
+    weight = _weights(walk, node, a, "qnn.QuantLinear")
+    value = _activation(walk, node, b)
+    rank = len(walk.builder.edges[value.edge].shape)
+    if weight.ints.ndim != 2 or rank != 2:
+        raise Refused("unsupported-shape", f"weights on the left of a tensor with {rank} axes", "W @ x is taken for x of two axes",
+                      "use x @ W")
+    turned = walk.transform(node, value, lambda name: Transpose(name, (value.edge,), name, (1, 0)), lambda p: p.transpose(1, 0))
+    result = _dense(walk, node, turned, weight.map(lambda p: p.T))
+    return walk.transform(node, result, lambda name: Transpose(name, (result.edge,), name, (1, 0)), lambda p: p.transpose(1, 0))
+
+
+def gemm(walk, node, args) -> Value:
+    attrs = node.attrs
+    if attrs.get("transA", 0):
+        raise Refused("unsupported-shape", "Gemm with transA", "the batch is the first axis", "use a Linear layer")
+    weight = _weights(walk, node, args[1], "qnn.QuantLinear")
+    if attrs.get("transB", 0):
+        weight = weight.map(lambda p: p.T)
+    result = _dense(walk, node, args[0], weight)
+    alpha, beta = float(attrs.get("alpha", 1.0)), float(attrs.get("beta", 1.0))
+    if alpha != 1.0:
+        result = Live(result.edge, result.expr * Const.of(alpha))
+    if len(args) > 2 and args[2] is not None:
+        bias = _bias(args[2]) if beta == 1.0 else _bias(args[2]) * np.float64(beta)
+        result = _with_bias(walk, result, bias, channel_last=True)
+    return result
+
+
+def _dense(walk, node, x: Value, weight: Grid) -> Live:
+    value = _activation(walk, node, x)
+    scale, zero = walk.builder.grid(value)
+    ints = weight.ints - _whole(weight.zero, "weight zero point")
+    rank = len(walk.builder.edges[value.edge].shape)
+    if scale.size > 1:
+        along = np.broadcast_to(scale.reshape(-1), (ints.shape[0],)) if scale.shape[-1] > 1 else None
+        if along is None or any(d > 1 for d in scale.shape[:-1]):
+            raise Refused("unsupported-scale", "its input's scale varies along an axis that is kept", "one scale per tensor", "use a per-tensor scale")
+        ints, scale = _fold_input_scales(ints, along, 0)
+    w_scale = weight.scale.reshape(-1)
+    if weight.scale.shape[0] > 1:
+        raise Refused("unsupported-scale", "its weight scale varies along the inputs", "weights have one scale per output channel",
+                      "use Int8WeightPerChannelFloat")
+    name = walk.builder.unique(node)
+    zeros = _whole(zero, "input zero point").reshape(-1)
+    edge = walk.builder.emit(Dense(name, (value.edge,), name, frozen(ints)))
+    offset = (ints * (zeros[:, None] if zeros.size > 1 else zeros)).sum(axis=0)
+    ones = (1,) * (rank - 1)
+    return Live(edge, _rescaled(offset.reshape(*ones, -1), w_scale.reshape(*ones, -1), np.asarray(scale).reshape(-1)[:1].reshape((1,) * rank)))
+
+
+def conv(walk, node, args) -> Value:
+    weight = _weights(walk, node, args[1], "qnn.QuantConv2d")
+    value = _activation(walk, node, args[0])
+    n = weight.ints.ndim - 2
+    strides, dilations, groups = window_attributes(node, n)
+    edge = walk.builder.edges[value.edge]
+    pads = paddings(node, edge.shape[1:], weight.ints.shape[2:], strides, dilations)
+    ints, scale, zeros, w_scale = _grouped(walk, value, weight, groups, n)
+    name = walk.builder.unique(node)
+    if any(pads) and len(set(zeros.tolist())) > 1:
+        raise Refused("unsupported-scale", "padding an input whose zero point varies per channel", "one zero point per padded tensor",
+                      "use a per-tensor zero point")
+    op = Conv(name, (value.edge,), name, frozen(ints), strides, pads, dilations, groups, int(zeros[0]))
+    out = walk.builder.emit(op)
+    sums = ints.reshape(ints.shape[0], ints.shape[1], -1).sum(2)                       # (O, I/g)
+    per_group = np.broadcast_to(zeros, (edge.shape[0],)).reshape(groups, -1)           # (g, I/g)
+    offset = (sums * np.repeat(per_group, ints.shape[0] // groups, axis=0)).sum(1)
+    spread = (-1, *(1,) * n)
+    result = Live(out, _rescaled(offset.reshape(spread), w_scale.reshape(spread), scale.reshape(spread)))
+    return _with_bias(walk, result, _bias(args[2]), False) if len(args) > 2 and args[2] is not None else result
+
+
+def conv_transpose(walk, node, args) -> Value:
+    weight = _weights(walk, node, args[1], "qnn.QuantConvTranspose2d")
+    value = _activation(walk, node, args[0])
+    n = weight.ints.ndim - 2
+    if node.attrs.get("output_shape") or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        raise Refused("unsupported-shape", "ConvTranspose with output_shape or auto_pad", "pads must be explicit",
+                      "set padding and output_padding")
+    strides, dilations, groups = window_attributes(node, n)
+    pads = tuple(node.attrs.get("pads", (0,) * (2 * n)))
+    output_padding = tuple(node.attrs.get("output_padding", (0,) * n))
+    scale, zero = walk.builder.grid(value)
+    zeros = _whole(zero, "input zero point").reshape(-1)
+    if scale.size > 1 or zeros.any():
+        raise Refused("unsupported-scale", "a transposed convolution of an input with a zero point or per-channel scale",
+                      "its border sees fewer samples", "use a symmetric per-tensor quantiser")
+    ints = weight.ints - _whole(weight.zero, "weight zero point")
+    if weight.scale.shape[0] > 1 or (groups > 1 and weight.scale.shape[1] > 1):
+        raise Refused("unsupported-scale", "its weight scale varies along the inputs", "weights have one scale per output channel",
+                      "use one weight scale per tensor")
+    name = walk.builder.unique(node)
+    out = walk.builder.emit(ConvTranspose(name, (value.edge,), name, frozen(ints), strides, pads, dilations, output_padding, groups))
+    spread = (-1, *(1,) * n)
+    result = Live(out, _rescaled(np.zeros((1,) * (n + 1), np.int64), weight.scale.reshape(-1).reshape(spread), scale.reshape((1,) * (n + 1))))
+    return _with_bias(walk, result, _bias(args[2]), False) if len(args) > 2 and args[2] is not None else result
+
+
+# -- pieces -----------------------------------------------------------------------------------------------------------
+
+def _weights(walk, node, value: Value, layer: str) -> Grid:
+    if isinstance(value, Grid):
+        return value
+    if isinstance(value, Constant):
+        array = np.asarray(value.array)
+        if array.dtype.kind in "iu" or (np.array_equal(array, np.rint(array)) and np.abs(array).max(initial=0) < 1 << 15):
+            ints = array.astype(np.int64)
+            bits = int(np.abs(ints).max(initial=1)).bit_length() + 1
+            return Grid(ints, np.ones((1,) * ints.ndim), np.zeros((1,) * ints.ndim), bits)
+        raise Refused("unquantised", f"its weights are {array.dtype} of shape {array.shape}", "an integer layer needs quantised weights",
+                      f"use {layer}(weight_bit_width=4) and train or calibrate again")
+    if isinstance(value, Broken):
+        raise walk.silent()
+    raise Refused("two-activations", "both its inputs are activations", "products of two activations are not integer layers yet",
+                  "keep attention-like products on the host")
+
+
+def _activation(walk, node, value: Value) -> Live:
+    if isinstance(value, Live):
+        return walk.builder.materialise(node, value)
+    if isinstance(value, Broken):
+        raise walk.silent()
+    if isinstance(value, Host) and value.origin is not None:
+        raise Refused("float-island", f"its input passed through {value.why}",
+                      "float arithmetic is possible before the first and after the last integer layer only",
+                      f"remove {value.origin.op} or move it behind the last layer")
+    raise Refused("unquantised-input", "the model's input reaches it without a quantiser", "integer layers need quantised inputs",
+                  "put a QuantIdentity(bit_width=8) first, or declare the input, for example --input uint8:1/255")
+
+
+def _whole(zero: np.ndarray, what: str) -> np.ndarray:
+    values = np.asarray(zero)
+    if any(v != int(v) for v in values.ravel().tolist()):
+        raise Refused("unsupported-zero-point", f"a fractional {what}", "zero points must be integers", "use a symmetric quantiser")
+    return values.astype(np.int64)
+
+
+def _fold_input_scales(ints: np.ndarray, scales: np.ndarray, axis: int):
+    """Scales that are whole multiples of one another go into the weights along `axis`."""
+    base = min(scales.tolist())
+    ratios = [s / base for s in scales.tolist()]
+    if any(r.denominator != 1 or r > _MAX_MULTIPLIER for r in ratios):
+        raise Refused("unsupported-scale", "its input channels have scales in no small whole ratio", "a sum needs one scale",
+                      "use one per-tensor quantiser before this layer")
+    shape = [1] * ints.ndim
+    shape[axis] = -1
+    return ints * np.array([int(r) for r in ratios]).reshape(shape), np.array([base], dtype=object)
+
+
+def _grouped(walk, value: Live, weight: Grid, groups: int, n: int):
+    """(weights, input scale per output or one, input zero per channel, weight scale per output) of a convolution."""
+    scale, zero = walk.builder.grid(value)
+    channels = walk.builder.edges[value.edge].shape[0]
+    if any(d > 1 for part in (scale, zero) for d in part.shape[1:]):
+        raise Refused("unsupported-scale", "its input's scale varies along the image", "scales vary per channel at most", "use a per-tensor scale")
+    ints = weight.ints - _whole(weight.zero, "weight zero point")
+    if any(d > 1 for d in weight.scale.shape[1:]):
+        raise Refused("unsupported-scale", "its weight scale varies along the inputs", "weights have one scale per output channel",
+                      "use Int8WeightPerChannelFloat")
+    zeros = np.broadcast_to(_whole(zero, "input zero point").reshape(-1), (channels,))
+    scales = np.broadcast_to(scale.reshape(-1), (channels,))
+    per_out = ints.shape[0] // groups
+    if len(set(scales.tolist())) == 1:
+        return ints, scales[:1], zeros, weight.scale.reshape(-1)
+    if ints.shape[1] == 1:  # depthwise: every output sees one input channel
+        return ints, np.repeat(scales, per_out), zeros, weight.scale.reshape(-1)
+    if groups > 1:
+        raise Refused("unsupported-scale", "a grouped convolution of channels with unequal scales", "one scale per group",
+                      "use one per-tensor quantiser before this layer")
+    ints, scale = _fold_input_scales(ints, scales, 1)
+    return ints, scale, zeros, weight.scale.reshape(-1)
+
+
+def _rescaled(offset: np.ndarray, w_scale: np.ndarray, x_scale: np.ndarray) -> Expr:
+    """(acc - offset) * w_scale * x_scale."""
+    acc: Expr = Var()
+    if np.any(offset):
+        acc = acc + Const.of(-offset)
+    return acc * Const.of(np.asarray(w_scale, np.float64)) * Const.of(np.asarray(x_scale, dtype=object))
+
+
+def _bias(value: Value) -> np.ndarray:
+    if isinstance(value, Grid):
+        return value.real()
+    if isinstance(value, Constant):
+        return np.asarray(value.array, np.float64)
+    raise Refused("two-activations", "its bias is computed at run time", "biases must be constant", "call model.eval() before the export")
+
+
+def _with_bias(walk, value: Live, bias: np.ndarray, channel_last: bool) -> Live:
+    if not np.any(bias != 0):
+        return value
+    rank = len(walk.builder.edges[value.edge].shape)
+    if channel_last:
+        bias = walk.builder.param(bias, rank, "a bias")
+    else:
+        bias = np.asarray(bias).reshape(-1, *(1,) * (rank - 1))
+    return Live(value.edge, value.expr + Const.of(bias))
+
+
+def window_attributes(node, n: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """(strides, dilations, groups) with ONNX's defaults."""
+    return (tuple(node.attrs.get("strides", (1,) * n)), tuple(node.attrs.get("dilations", (1,) * n)), int(node.attrs.get("group", 1)))
+
+
+def paddings(node, size, kernel, strides, dilations) -> tuple[int, ...]:
+    """Explicit pads (begin..., end...) of a convolution or pool, auto_pad resolved."""
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    n = len(kernel)
+    if auto in ("NOTSET", ""):
+        return tuple(node.attrs.get("pads", (0,) * (2 * n)))
+    if auto == "VALID":
+        return (0,) * (2 * n)
+    total = [max((-(-size[i] // strides[i]) - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 - size[i], 0) for i in range(n)]
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return tuple((*small, *large) if auto == "SAME_UPPER" else (*large, *small))
+
+
+RULES = {"MatMul": matmul, "Gemm": gemm, "Conv": conv, "ConvTranspose": conv_transpose}

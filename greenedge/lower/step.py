@@ -1,0 +1,145 @@
+"""From a real function and a quantiser to the exact step function on integers.
+
+Thresholds come from bisection over the reachable accumulators: float64 with its error bound decides nearly every
+comparison, rational or interval arithmetic the few it cannot. Nothing is tabulated unless the function is not monotone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from greenedge.lower.expr import U64, Expr, Var, Const
+from greenedge.lower.rounding import Quantiser
+
+MAX_TABLE = 1 << 18          # entries per channel of a function that is not monotone
+_PRECISIONS = (96, 256, 1024)  # bits tried before a comparison counts as undecidable
+
+
+class Undecidable(Exception):
+    """A comparison that even 1,024 bits do not decide, or a non-monotone function over too wide a range."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step function per channel; exactly one of thresholds and table is set (see graph.ops.Requantise)."""
+
+    sign: np.ndarray
+    thresholds: np.ndarray | None
+    table: np.ndarray | None
+
+
+def step_function(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> Step:
+    """The levels of y(x) for every integer x in [x_lo[c], x_hi[c]]; constants of y are flat, (C,) or (1,).
+
+    Raises Undecidable.
+    """
+    channels = len(x_lo)
+    direction = np.broadcast_to(y.direction(), (channels,)).astype(float)
+    if np.isnan(direction).any():
+        return _tabulated(y, levels, x_lo, x_hi)
+    sign = np.where(direction < 0, -1, 1).astype(np.int64)
+    column = y.map_constants(lambda a: np.broadcast_to(a.reshape(-1, 1), (channels, 1)) if a.size > 1 else a.reshape(1, 1))
+    low, high = np.where(sign > 0, x_lo, -x_hi), np.where(sign > 0, x_hi, -x_lo)
+    return Step(sign, _bisect(column, levels, sign, low, high), None)
+
+
+def _bisect(y: Expr, levels: Quantiser, sign: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(C, L) smallest t in [low, high + 1] whose level, y(sign*t), reaches each boundary; y is rising in t."""
+    shape = (len(sign), levels.hi - levels.lo)
+    below = np.broadcast_to(low[:, None] - 1, shape).copy()     # known not to reach, or one below the range
+    reach = np.broadcast_to(high[:, None] + 1, shape).copy()    # known to reach, or one above the range
+    while True:
+        active = reach - below > 1
+        if not active.any():
+            return reach
+        middle = below + (reach - below) // 2
+        reached = reaches(y, levels, sign[:, None] * middle)
+        reach = np.where(active & reached, middle, reach)
+        below = np.where(active & ~reached, middle, below)
+
+
+def reaches(y: Expr, levels: Quantiser, x: np.ndarray) -> np.ndarray:
+    """Whether y(x[c, j]) reaches the boundary of level lo + 1 + j, decided exactly; constants of y are (C, 1) or (1, 1)."""
+    value, error = y.approximate(x)
+    boundary = np.broadcast_to(levels.boundary, x.shape)
+    gap = value - boundary
+    margin = error + U64 * (np.abs(value) + np.abs(boundary)) * 2
+    result = gap > 0
+    for c, j in np.argwhere(~(np.abs(gap) > margin)):
+        result[c, j] = _exactly_reaches(y, int(x[c, j]), int(c), boundary[c, j], bool(levels.inclusive[j]))
+    return result
+
+
+def _exactly_reaches(y: Expr, x: int, channel: int, boundary: float, inclusive: bool) -> bool:
+    from fractions import Fraction
+
+    limit = Fraction(boundary)
+    for bits in _PRECISIONS:
+        low, high = y.exactly(x, channel, bits)
+        if low > limit or (low == limit and inclusive):
+            return True
+        if high < limit or (high == limit and not inclusive):
+            return False
+    raise Undecidable(f"the value at {x} in channel {channel} is within 2**-{_PRECISIONS[-1]} of a rounding boundary")
+
+
+def _tabulated(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> Step:
+    """Every level of every reachable x; thresholds after all where the table turns out to be monotone."""
+    span = int((x_hi - x_lo).max()) + 1
+    if span > MAX_TABLE:
+        raise Undecidable(f"the function is not monotone and its input takes {span:,} values; at most {MAX_TABLE:,} are tabulated")
+    channels = len(x_lo)
+    table = np.empty((channels, span), np.int64)
+    for c in range(channels):
+        one = y.map_constants(lambda a: a.reshape(-1)[[c if a.size > 1 else 0]].reshape(1, 1))
+        x = np.minimum(x_lo[c] + np.arange(span), x_hi[c])
+        table[c] = _levels_at(one, _row(levels, c), x)
+    sign = _monotone_sign(table)
+    if sign is None:
+        return Step(np.ones(channels, np.int64), None, table)
+    return Step(sign, _thresholds_of(table, levels, sign, x_lo, x_hi), None)
+
+
+def _row(levels: Quantiser, channel: int) -> Quantiser:
+    if levels.boundary.ndim == 1:
+        return levels
+    return Quantiser(levels.lo, levels.hi, levels.boundary[channel if len(levels.boundary) > 1 else 0], levels.inclusive)
+
+
+def _levels_at(y: Expr, levels: Quantiser, x: np.ndarray) -> np.ndarray:
+    """Levels of one channel at each x, decided exactly."""
+    value, error = (np.broadcast_to(part.reshape(-1), x.shape) for part in y.approximate(x.reshape(1, -1).astype(float)))
+    guess = np.searchsorted(levels.boundary, value, side="left")
+    margin = error + 4 * U64 * (np.abs(value) + np.abs(levels.boundary).max(initial=0))
+    low = np.searchsorted(levels.boundary, value - margin, side="left")
+    high = np.searchsorted(levels.boundary, value + margin, side="right")
+    for i in np.flatnonzero(low != high):
+        j = int(low[i])
+        while j < high[i] and _exactly_reaches(y, int(x[i]), 0, float(levels.boundary[j]), bool(levels.inclusive[j])):
+            j += 1
+        guess[i] = j
+    return levels.lo + guess
+
+
+def _monotone_sign(table: np.ndarray) -> np.ndarray | None:
+    steps = np.diff(table, axis=1)
+    rising, falling = (steps >= 0).all(axis=1), (steps <= 0).all(axis=1)
+    return np.where(rising, 1, -1).astype(np.int64) if (rising | falling).all() else None
+
+
+def _thresholds_of(table, levels, sign, x_lo, x_hi) -> np.ndarray:
+    wanted = np.arange(levels.lo + 1, levels.hi + 1)
+    rows = []
+    for c, row in enumerate(table):
+        row = row[:x_hi[c] - x_lo[c] + 1]
+        rising = row if sign[c] > 0 else row[::-1]
+        start = x_lo[c] if sign[c] > 0 else -x_hi[c]
+        rows.append(start + np.searchsorted(rising, wanted, side="left"))
+    return np.array(rows, np.int64)
+
+
+def negated(y: Expr, sign: np.ndarray) -> Expr:
+    """y(sign * x)."""
+    return y.substitute(Const.of(sign.astype(float)) * Var())
