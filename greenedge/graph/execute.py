@@ -71,29 +71,42 @@ def _run_batch(graph: Graph, feeds: dict[str, np.ndarray], wanted: list[str]) ->
     last_use = {edge: k for k, op in enumerate(graph.ops) for edge in op.inputs}
     for k, op in enumerate(graph.ops):
         if not isinstance(op, Input):
-            values[op.output] = _RUN[type(op)](op, [values[e] for e in op.inputs], [graph.edges[e] for e in op.inputs])
+            values[op.output] = execute_op(op, [values[e] for e in op.inputs], [graph.edges[e] for e in op.inputs])
         for edge in op.inputs:
             if last_use[edge] == k and edge not in wanted:
                 values.pop(edge, None)
     return {edge: values[edge] for edge in wanted}
 
 
+def execute_op(op: Op, xs: list[np.ndarray], edges: list[Edge] | None) -> np.ndarray:
+    """One operation on arrays with the batch first; `edges` (of the inputs) bound the sums of linear layers."""
+    return _RUN[type(op)](op, xs, edges)
+
+
+def linear_float(op: Dense | Conv | ConvTranspose, x: np.ndarray) -> np.ndarray:
+    """The same linear layer on real numbers in float64: for error bounds, which need no exactness."""
+    return _RUN[type(op)](op, [x], None)
+
+
 def _exact_type(largest_sum: int) -> type:
     return np.float32 if largest_sum < 1 << 24 else np.float64 if largest_sum < 1 << 53 else np.int64
 
 
-def _magnitude(edge: Edge) -> int:
-    return max(abs(edge.lo), abs(edge.hi), 1)
+def _magnitude(edges: list[Edge] | None) -> int | None:
+    """Largest |x| on the first edge; None for real numbers."""
+    return None if edges is None else max(abs(edges[0].lo), abs(edges[0].hi), 1)
 
 
-def _matmul(x: np.ndarray, w: np.ndarray, magnitude: int) -> np.ndarray:
-    """x @ w without rounding, for |x| <= magnitude; w is (..., K, M)."""
+def _matmul(x: np.ndarray, w: np.ndarray, magnitude: int | None) -> np.ndarray:
+    """x @ w for w (..., K, M): without rounding for integers |x| <= magnitude, in float64 where magnitude is None."""
+    if magnitude is None:
+        return np.matmul(x.astype(np.float64), w.astype(np.float64))
     kind = _exact_type(magnitude * int(np.abs(w).sum(axis=-2).max(initial=0)))
     return np.matmul(x.astype(kind), w.astype(kind)).astype(np.int64)
 
 
 def _dense(op: Dense, xs, edges):
-    return _matmul(xs[0], op.weight, _magnitude(edges[0]))
+    return _matmul(xs[0], op.weight, _magnitude(edges))
 
 
 def _padded(x: np.ndarray, pads: tuple[int, ...], value: int) -> np.ndarray:
@@ -117,7 +130,7 @@ def _windows(x: np.ndarray, kernel, strides, dilations) -> np.ndarray:
 def _conv(op: Conv, xs, edges):
     kernel, n = op.weight.shape[2:], len(op.weight.shape) - 2
     x = _padded(xs[0], op.pads, op.pad_value)
-    magnitude = max(_magnitude(edges[0]), abs(op.pad_value))
+    magnitude = None if edges is None else max(_magnitude(edges), abs(op.pad_value))
     view = _windows(x, kernel, op.strides, op.dilations)
     batch, out = view.shape[0], view.shape[2:2 + n]
     g, per_in, per_out = op.groups, op.weight.shape[1], op.weight.shape[0] // op.groups
@@ -135,7 +148,7 @@ def _conv_transpose(op: ConvTranspose, xs, edges):
     """Zeros between the samples, then a convolution with the kernel turned round."""
     x, n = xs[0], len(op.strides)
     kernel = op.weight.shape[2:]
-    spread = np.zeros((*x.shape[:2], *((d - 1) * s + 1 for d, s in zip(x.shape[2:], op.strides))), np.int64)
+    spread = np.zeros((*x.shape[:2], *((d - 1) * s + 1 for d, s in zip(x.shape[2:], op.strides))), x.dtype)
     spread[(slice(None), slice(None), *(slice(None, None, s) for s in op.strides))] = x
     reach = [(k - 1) * d for k, d in zip(kernel, op.dilations)]
     begin = [r - p for r, p in zip(reach, op.pads[:n])]
@@ -156,7 +169,7 @@ def _pool_windows(op, x, fill):
 
 
 def _max_pool(op: MaxPool, xs, edges):
-    return _pool_windows(op, xs[0], edges[0].lo).max(axis=tuple(range(-len(op.kernel), 0)))
+    return _pool_windows(op, xs[0], edges[0].lo if edges else 0).max(axis=tuple(range(-len(op.kernel), 0)))
 
 
 def _sum_pool(op: SumPool, xs, edges):

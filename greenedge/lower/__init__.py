@@ -24,7 +24,7 @@ from greenedge.graph.ops import Graph, Requantise
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.graph.store import graph_digest, load_graph, save_graph
 from greenedge.lower import ends
-from greenedge.lower.builder import Birth
+from greenedge.lower.builder import Trace
 from greenedge.lower.lowering import InputType, Walk, finished
 from greenedge.lower.source import Source, read_model
 
@@ -46,7 +46,7 @@ class Output:
 class Lowered:
     """An integer graph with its two host models (ONNX protobufs; prologue is None for inputs that are integers already).
 
-    `births` maps edges to the model's tensors and real functions; it exists after lowering, not after loading.
+    `source` and `trace` (edges → the model's tensors and real functions) exist after lowering, not after loading.
     """
 
     graph: Graph
@@ -55,7 +55,7 @@ class Lowered:
     outputs: tuple[Output, ...]
     declared: dict[str, InputType]
     source: Source | None = None
-    births: dict[str, Birth] = field(default_factory=dict)
+    trace: Trace = field(default_factory=Trace)
 
 
 def lower_file(path: Path, declared: Mapping[str | None, InputType] | None = None) -> Lowered:
@@ -77,10 +77,9 @@ def lower_source(source: Source, declared: Mapping[str | None, InputType] | None
     graph = finished(walk, boundaries)
     outputs = []
     for tensor, edge in boundaries.items():
-        scale, zero = ends.dequantiser(walk.builder.births[edge])
+        scale, zero = ends.dequantiser(walk.builder.trace.births[edge])
         outputs.append(Output(edge, tensor, scale, zero, tensor in source.outputs))
-    return Lowered(graph, ends.prologue(walk), ends.epilogue(walk, boundaries, walk.builder.births), tuple(outputs),
-                   types, source, dict(walk.builder.births))
+    return Lowered(graph, ends.prologue(walk), ends.epilogue(walk, boundaries), tuple(outputs), types, source, walk.builder.trace)
 
 
 def _declared(source: Source, declared: Mapping[str | None, InputType]) -> dict[str, InputType]:
@@ -133,7 +132,7 @@ def save_lowered(lowered: Lowered, folder: Path) -> None:
 
 
 def load_lowered(folder: Path) -> Lowered:
-    """What `save_lowered` wrote, without births. Raises GreenedgeError where a file is missing or damaged."""
+    """What `save_lowered` wrote, without source and trace. Raises GreenedgeError where a file is missing or damaged."""
     import onnx
     from google.protobuf.message import DecodeError
 

@@ -40,15 +40,31 @@ class Birth:
     expr: Expr
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Quantised:
+    """What a requantiser's levels are of: the real number y(x) of the integer x on its input edge, rounded by `levels`."""
+
+    y: Expr
+    levels: Quantiser
+
+
+@dataclasses.dataclass
+class Trace:
+    """Where integers come from, kept while a model is lowered: by edge."""
+
+    births: dict[str, Birth] = dataclasses.field(default_factory=dict)
+    quantised: dict[str, Quantised] = dataclasses.field(default_factory=dict)
+
+
 class Builder:
-    """Collects operations, edges, ranges and births for one model."""
+    """Collects operations, edges, ranges and their origin for one model."""
 
     def __init__(self, name: str):
         self.name = name
         self.ops: list[Op] = []
         self.edges: dict[str, Edge] = {}
         self.ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self.births: dict[str, Birth] = {}
+        self.trace = Trace()
         self._producer: dict[str, Op] = {}
 
     def unique(self, node: Node | str) -> str:
@@ -127,6 +143,7 @@ class Builder:
                         None if step.thresholds is None else frozen(step.thresholds), affine,
                         None if step.table is None else frozen(step.table), frozen(x_lo), frozen(x_hi))
         self.emit(op)
+        self.trace.quantised[name] = Quantised(y, levels)
         return Live(name, back(Var()))
 
     def _per_channel(self, edge: Edge, y: Expr):

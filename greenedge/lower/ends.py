@@ -67,13 +67,13 @@ def prologue(walk: Walk):
     return model.build(inputs, outputs)
 
 
-def epilogue(walk: Walk, boundaries: dict[str, str], births: dict[str, Birth]):
+def epilogue(walk: Walk, boundaries: dict[str, str]):
     """One int64 tensor per output edge → the model's outputs."""
     import onnx
 
     model = _Model("epilogue", max(walk.source.opset, 13))
     for tensor, edge in boundaries.items():
-        _dequantise(model, edge, births[edge], tensor)
+        _dequantise(model, edge, walk.builder.trace.births[edge], tensor)
     _copy(walk, model, list(walk.source.outputs), set(boundaries))
     inputs = [(edge, onnx.TensorProto.INT64, ("batch", *walk.builder.edges[edge].shape)) for edge in dict.fromkeys(boundaries.values())]
     outputs = [(name, onnx.TensorProto.FLOAT, ("batch", *walk.shape_of(walk.values[name])[1:])) for name in walk.source.outputs]

@@ -8,11 +8,11 @@ import numpy as np
 
 from greenedge.graph.affine import fit_affine
 from greenedge.graph.ops import Conv, ConvTranspose, Dense, Edge, Graph, Op, Requantise, frozen
-from greenedge.lower.builder import Birth, flip_weights
+from greenedge.lower.builder import Birth, Quantised, Trace, flip_weights
 from greenedge.lower.expr import Const, Var
 
 
-def fuse_requantisers(graph: Graph, births: dict[str, Birth]) -> Graph:
+def fuse_requantisers(graph: Graph, trace: Trace) -> Graph:
     """Requantise(g, Requantise(f, x)) → Requantise(g∘f, x), where nobody else reads f(x): level k of g is reached where f
     reaches g's threshold k."""
     ops, gone = {op.output: op for op in graph.ops}, set()
@@ -24,6 +24,7 @@ def fuse_requantisers(graph: Graph, births: dict[str, Birth]) -> Graph:
                 and len(graph.consumers(inner.output)) == 1 and (op.sign > 0).all() and _same_axis(op, inner)):
             ops[op.output] = _composed(op, inner)
             gone.add(inner.output)
+            trace.quantised.pop(op.output, None)  # two roundings in a row are no single real function any more
     return _with(graph, [ops[op.output] for op in graph.ops if op.output not in gone])
 
 
@@ -50,7 +51,7 @@ def _composed(outer: Requantise, inner: Requantise) -> Requantise:
                                x_lo=frozen(np.broadcast_to(inner.x_lo, (channels,))), x_hi=frozen(np.broadcast_to(inner.x_hi, (channels,))))
 
 
-def absorb_signs(graph: Graph, births: dict[str, Birth]) -> Graph:
+def absorb_signs(graph: Graph, trace: Trace) -> Graph:
     """Requantise(sign*Dense(w, x)) → Requantise(Dense(sign*w, x)) where nobody else reads the layer: every step rises."""
     ops, edges = {op.output: op for op in graph.ops}, dict(graph.edges)
     for op in graph.ops:
@@ -69,16 +70,17 @@ def absorb_signs(graph: Graph, births: dict[str, Birth]) -> Graph:
         ops[op.output] = dataclasses.replace(op, sign=frozen(np.ones_like(op.sign)), affine=affine, x_lo=frozen(low), x_hi=frozen(high))
         edges[layer.output] = Edge(edge.name, edge.shape, min(int(low.min()), -edge.hi if (sign < 0).all() else int(low.min())),
                                    max(int(high.max()), -edge.lo if (sign < 0).all() else int(high.max())))
-        birth = births.get(layer.output)
-        if birth is not None:
-            spread = [1] * len(edge.shape)
-            spread[channel] = -1
-            turned = birth.expr.substitute(Const.of(sign.reshape(spread).astype(float)) * Var())
-            births[layer.output] = Birth(birth.tensor, turned)
+        spread = [1] * len(edge.shape)
+        spread[channel] = -1
+        turned = Const.of(sign.reshape(spread).astype(float)) * Var()
+        if (birth := trace.births.get(layer.output)) is not None:
+            trace.births[layer.output] = Birth(birth.tensor, birth.expr.substitute(turned))
+        if (quantised := trace.quantised.get(op.output)) is not None:
+            trace.quantised[op.output] = Quantised(quantised.y.substitute(turned), quantised.levels)
     return dataclasses.replace(_with(graph, [ops[op.output] for op in graph.ops]), edges=edges)
 
 
-def remove_dead(graph: Graph, births: dict[str, Birth]) -> Graph:
+def remove_dead(graph: Graph, trace: Trace) -> Graph:
     """Operations that reach no output go, with their edges; inputs stay."""
     needed, keep = set(graph.outputs), []
     for op in reversed(graph.ops):

@@ -82,7 +82,7 @@ class Walk:
             return Host(np.zeros(full, np.float32))
         edge = self.builder.input(name, full[1:], kind.lo, kind.hi)
         expr = Var() if kind.scale == 1 else Var() * Const.of(np.array(kind.scale, dtype=object))
-        self.builder.births[edge] = Birth(name, expr)
+        self.builder.trace.births[edge] = Birth(name, expr)
         return Live(edge, expr)
 
     def host_input(self, node: Node, value: Host, scale, zero, levels, mode: str) -> str:
@@ -109,8 +109,8 @@ class Walk:
                 if not name:
                     continue
                 self.values[name] = value
-                if isinstance(value, Live) and value.edge not in self.builder.births:
-                    self.builder.births[value.edge] = Birth(name, value.expr)
+                if isinstance(value, Live) and value.edge not in self.builder.trace.births:
+                    self.builder.trace.births[value.edge] = Birth(name, value.expr)
 
     def _apply(self, node: Node, args) -> list[Value]:
         count = len(node.outputs)
@@ -213,7 +213,7 @@ class Walk:
             if tensor in seen or isinstance(value, (Constant, Grid, Broken)) or value is None:
                 continue
             seen.add(tensor)
-            if isinstance(value, Live) and self.builder.births[value.edge].tensor == tensor:
+            if isinstance(value, Live) and self.builder.trace.births[value.edge].tensor == tensor:
                 found[tensor] = value.edge
             elif tensor in producers:
                 stack.extend(name for name in producers[tensor].inputs if name)
@@ -260,8 +260,8 @@ def _annotated(name: str | None) -> InputType | None:
 
 
 def finished(walk: Walk, boundaries: dict[str, str]) -> Graph:
-    """The walk's graph after the passes of FINISH; `boundaries` and births follow along."""
+    """The walk's graph after the passes of FINISH; the trace follows along."""
     graph = walk.builder.finish(list(dict.fromkeys(boundaries.values())))
     for finish in FINISH:
-        graph = finish(graph, walk.builder.births)
+        graph = finish(graph, walk.builder.trace)
     return graph

@@ -1,0 +1,50 @@
+"""Whether a float reference that shows only its outputs is explained by float32 ties.
+
+A search over the network: wherever a float32 execution could round otherwise (the real value is within the derived bound
+of a boundary), both levels are tried, in topological order, until the reference's outputs appear. What is found is a
+sequence of ties that gives exactly those integers; what is not found stays a mismatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from greenedge.graph.execute import execute_op
+from greenedge.graph.ops import Input, Requantise
+from greenedge.lower import Lowered
+from greenedge.lower.ties import _error, near_boundary
+
+_MOST_TRIED = 256
+
+
+def reachable_by_ties(lowered: Lowered, ints: Mapping[str, np.ndarray], wanted: np.ndarray) -> bool:
+    """Whether flipping ties of this one sample leads to `wanted` on the (single) output edge."""
+    graph, trace = lowered.graph, lowered.trace
+    output, = graph.outputs
+    pending = [(0, {edge: ints[edge] for edge in graph.inputs}, {})]
+    tried = 0
+    while pending and tried < _MOST_TRIED:
+        start, values, errors = pending.pop()
+        tried += 1
+        for k in range(start, len(graph.ops)):
+            op = graph.ops[k]
+            if not isinstance(op, Input) and op.output not in values:
+                values[op.output] = execute_op(op, [values[e] for e in op.inputs], [graph.edges[e] for e in op.inputs])
+                if isinstance(op, Requantise) and op.output in trace.quantised:
+                    pending += _alternatives(k, op, graph, trace, values, errors)
+            errors[op.output] = _error(op, graph, trace, values, errors)
+        if np.array_equal(values[output], wanted):
+            return True
+    return False
+
+
+def _alternatives(k: int, op: Requantise, graph, trace, values, errors) -> list:
+    """The same state with one near-boundary element on its other level."""
+    found = []
+    for index, level in near_boundary(graph, trace, values, errors, op):
+        flipped = values[op.output].copy()
+        flipped[index] = level if flipped[index] < level else level - 1
+        found.append((k, {**values, op.output: flipped}, dict(errors)))
+    return found

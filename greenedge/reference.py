@@ -1,0 +1,75 @@
+"""qonnx's own float32 execution of the model: the reference that the integer graph answers to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.lower import Lowered
+from greenedge.lower.ends import dequantiser
+
+
+def qonnx_integers(lowered: Lowered, model: Path, inputs: np.ndarray, tell: Callable[[int, int, str], None]) -> dict[str, np.ndarray]:
+    """{edge: integers} of every input, requantiser and output whose tensor qonnx computes, sample by sample.
+
+    Integers are read off the float tensors by their exact scale and zero point. Raises VerificationError where a tensor
+    holds something else.
+    """
+    executor = _executor(model)
+    wanted = _readable(lowered)
+    rows: dict[str, list[np.ndarray]] = {edge: [] for edge in wanted}
+    for k, sample in enumerate(np.asarray(inputs, np.float32)):
+        context = executor(sample[None])
+        for edge, (tensor, scale, zero) in wanted.items():
+            y = np.asarray(context[tensor], np.float64).reshape(1, *lowered.graph.edges[edge].shape) / scale + zero
+            level = np.rint(y)
+            if not np.isfinite(y).all() or np.abs(y - level).max(initial=0) >= 0.25:
+                raise VerificationError(f"qonnx gave values on tensor {tensor!r} at sample {k} that are no multiples of its scale.")
+            rows[edge].append(level.astype(np.int64))
+        tell(k + 1, len(inputs), "qonnx")
+    if not len(inputs):
+        raise VerificationError("qonnx was asked for zero samples; give at least one.")
+    return {edge: np.concatenate(parts) for edge, parts in rows.items()}
+
+
+def _readable(lowered: Lowered) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
+    """{edge: (tensor, scale, zero)} of the edges whose integers can be read off a float tensor of the model."""
+    graph, found = lowered.graph, {}
+    edges = [*graph.inputs, *(edge for edge in graph.edges if edge in lowered.trace.quantised), *graph.outputs]
+    for edge in dict.fromkeys(edges):
+        birth = lowered.trace.births.get(edge)
+        parts = dequantiser(birth) if birth is not None else None
+        if parts is not None:
+            found[edge] = (birth.tensor, *(np.asarray(part)[None] if np.ndim(part) else np.asarray(part) for part in parts))
+    for edge, tensor in _host_tensors(lowered).items():
+        if edge in graph.inputs and edge in found:
+            found[edge] = (tensor, *found[edge][1:])
+    return found
+
+
+def _host_tensors(lowered: Lowered) -> dict[str, str]:
+    """Input edges made by the prologue → the quantised tensor in the model."""
+    return {edge: birth.tensor for edge, birth in lowered.trace.births.items()}
+
+
+def _executor(path: Path):
+    """sample (1, …) → {tensor: array} by qonnx.execute_onnx. Raises GreenedgeError where qonnx cannot take the model."""
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    try:
+        model = ModelWrapper(str(path)).transform(InferShapes())
+    except (RuntimeError, AssertionError, ValueError, KeyError) as error:
+        raise GreenedgeError(f"{path}: qonnx cannot read the model ({str(error).splitlines()[0]}); export it with export_qonnx.") from None
+    constants = {tensor.name for tensor in model.graph.initializer}
+    name = next(value.name for value in model.graph.input if value.name not in constants)
+    shape = model.get_tensor_shape(name)
+
+    def execute(sample: np.ndarray) -> dict[str, np.ndarray]:
+        return execute_onnx(model, {name: sample.reshape(shape)}, return_full_exec_context=True)
+
+    return execute

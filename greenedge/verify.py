@@ -1,0 +1,295 @@
+"""The same vectors through every stage, integers compared with ==.
+
+    report = compare("graph", "rtl", expected, got)     # arrays of integers, batch first; all outputs
+    report.require()                                    # VerificationError names the first sample and layer
+
+Zero samples, another shape, NaN: an error, never a pass. What was proved and what was sampled are two fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.files import write_aside
+from greenedge.graph import Graph, Requantise, run_graph
+from greenedge.lower import Lowered, load_lowered, lower_source, proof
+from greenedge.lower.source import read_model
+
+Tell = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class First:
+    """The first difference: which sample, which layer, and the integers there (at most eight, from the first that differs)."""
+
+    sample: int
+    layer: str
+    expected: list[int]
+    got: list[int]
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """Candidate against reference on the same inputs.
+
+    `samples` were compared on all `outputs` integers of each; `mismatches` counts differing samples, `float_ties` those of a
+    float reference in which every difference is a proven float32 tie (these are no mismatches). `proved` says what holds
+    for every input, None where equality was sampled only.
+    """
+
+    reference: str
+    candidate: str
+    samples: int
+    outputs: int
+    mismatches: int
+    float_ties: int = 0
+    proved: str | None = None
+    first: First | None = None
+
+    def require(self) -> None:
+        """Raises VerificationError where anything differs."""
+        if self.mismatches:
+            first = self.first
+            raise VerificationError(
+                f"{self.candidate} differs from {_spoken(self.reference)} on {self.mismatches} of {self.samples} samples; first at sample "
+                f"{first.sample}, layer {first.layer}: expected {_shown(first.expected)}, got {_shown(first.got)}.")
+
+
+def _spoken(stage: str) -> str:
+    return "the integer graph" if stage == "graph" else stage
+
+
+def _shown(values: list[int]) -> str:
+    return f"[{', '.join(map(str, values))}]"
+
+
+def compare(reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, *, layer: str = "output",
+            proved: str | None = None) -> VerificationReport:
+    """Both arrays are integers with the batch first. Raises VerificationError for zero samples, other shapes or non-integers."""
+    expected, got = np.asarray(expected), np.asarray(got)
+    for stage, values in ((reference, expected), (candidate, got)):
+        if values.dtype.kind not in "iu":
+            raise VerificationError(f"{stage} gave {values.dtype} and not integers; only integers are compared.")
+    if expected.shape != got.shape:
+        raise VerificationError(f"{candidate} gave outputs of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same.")
+    if not len(expected):
+        raise VerificationError(f"{candidate} was compared with {_spoken(reference)} on zero samples; give at least one.")
+    differs = (expected != got).reshape(len(expected), -1).any(axis=1)
+    first = _first(layer, expected, got) if differs.any() else None
+    return VerificationReport(reference, candidate, len(expected), int(expected[0].size), int(differs.sum()), 0, proved, first)
+
+
+def _first(layer: str, expected: np.ndarray, got: np.ndarray) -> First:
+    """The first differing sample and up to eight integers from the first that differs."""
+    sample = int((expected != got).reshape(len(expected), -1).any(axis=1).argmax())
+    a, b = expected[sample].ravel(), got[sample].ravel()
+    start = int((a != b).argmax())
+    return First(sample, layer, a[start:start + 8].tolist(), b[start:start + 8].tolist())
+
+
+# -- a whole run ------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Vectors:
+    """The samples of a run: the model's float inputs, optional labels, optional outputs of the torch model."""
+
+    inputs: np.ndarray
+    labels: np.ndarray | None = None
+    torch: np.ndarray | None = None
+
+
+def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
+    """Compares every stage of a run; writes verify.json and each stage's integers into `folder`; returns a note.
+
+    Raises VerificationError on any difference, after everything has been written.
+    """
+    from greenedge.backends import load_backend
+
+    lowered = _with_trace(run)
+    vectors = _vectors(run / "2-export")
+    ints = _prologue(lowered, vectors)
+    stages: dict[str, np.ndarray] = {}
+    reports = []
+    tell(0, 0, "integer graph")
+    graph_outputs = run_graph(lowered.graph, ints)
+    stages["graph"] = _joined(lowered.graph, graph_outputs)
+    reports.append(_against_qonnx(lowered, run / "2-export" / "model.onnx", vectors, ints, stages, tell))
+    reports += _against_torch(lowered, vectors, ints, stages)
+    module = load_backend(backend)
+    candidate = getattr(module, "STAGE", backend)
+    if lowered.prologue is None and len(lowered.graph.inputs) > 1:
+        raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one input.")
+    reports.append(_against_build(lowered.graph, module, candidate, run / "4-build", ints, graph_outputs, stages, tell))
+    accuracy = _accuracies(lowered, vectors, stages)
+    _write(folder, reports, stages, accuracy, lowered.graph)
+    for report in reports:
+        report.require()
+    return f"{len(vectors.inputs)} samples equal in {', '.join(stages)}"
+
+
+def _with_trace(run: Path) -> Lowered:
+    """The stored lowering, with the trace of lowering the exported model again (which must give the same graph)."""
+    from greenedge.graph import graph_digest
+
+    stored = load_lowered(run / "3-lower")
+    again = lower_source(read_model(run / "2-export" / "model.onnx"), dict(stored.declared))
+    if graph_digest(again.graph) != graph_digest(stored.graph):
+        raise VerificationError(f"{run / '3-lower'} does not hold the integer graph of {run / '2-export' / 'model.onnx'}; "
+                                "run the lower stage again.")
+    return again
+
+
+def _vectors(folder: Path) -> Vectors:
+    def array(name: str) -> np.ndarray | None:
+        path = folder / name
+        try:
+            return np.load(path, allow_pickle=False) if path.exists() else None
+        except (ValueError, OSError, EOFError):
+            raise GreenedgeError(f"{path} is no NumPy array; run the export stage again.") from None
+
+    inputs = array("inputs.npy")
+    if inputs is None:
+        raise GreenedgeError(f"{folder / 'inputs.npy'} is missing; run the export stage again.")
+    return Vectors(inputs, array("labels.npy"), array("torch.npy"))
+
+
+def _prologue(lowered: Lowered, vectors: Vectors) -> dict[str, np.ndarray]:
+    from greenedge.host import run_prologue
+
+    return run_prologue(lowered, vectors.inputs)
+
+
+def _joined(graph: Graph, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """All outputs of every sample side by side, (N, total)."""
+    parts = [np.asarray(outputs[edge]).reshape(len(outputs[edge]), -1) for edge in graph.outputs]
+    return np.concatenate(parts, axis=1)
+
+
+def _against_qonnx(lowered: Lowered, model: Path, vectors: Vectors, ints, stages, tell: Tell) -> VerificationReport:
+    """The graph against qonnx's float32 execution; a difference must be a proven tie."""
+    from greenedge.lower.ties import explain
+    from greenedge.reference import qonnx_integers
+
+    given = qonnx_integers(lowered, model, vectors.inputs, tell)
+    stages["qonnx"] = _joined(lowered.graph, given)
+    report = compare("qonnx", "graph", stages["qonnx"], stages["graph"], proved=_proof(lowered.graph))
+    ties = [edge for edge, values in given.items() if edge in ints and (values != ints[edge]).any()]
+    if not report.mismatches and not ties:
+        return report
+    differences = explain(lowered.graph, lowered.trace, given)
+    wrong = [d for d in differences if not d.proven_tie]
+    if wrong or not differences:
+        first = wrong[0] if wrong else None
+        where = First(first.sample, first.layer, [first.expected], [first.got]) if first else report.first
+        return dataclasses.replace(report, first=where, mismatches=max(report.mismatches, len({d.sample for d in wrong})))
+    return dataclasses.replace(report, mismatches=0, float_ties=report.mismatches, first=None)
+
+
+def _proof(graph: Graph) -> str | None:
+    """What holds for every reachable accumulator of every requantiser."""
+    ops = [op for op in graph.ops if isinstance(op, Requantise)]
+    entries = [proof(op) for op in ops]
+    with_affine = sum(1 for entry in entries if entry.get("proved"))
+    if not ops:
+        return "integer arithmetic only: nothing is rounded"
+    return (f"{len(ops)} requantisers equal real arithmetic on all {sum(e['accumulators'] for e in entries):,} reachable accumulators; "
+            f"affine form equal too for {with_affine}")
+
+
+def _against_torch(lowered: Lowered, vectors: Vectors, ints, stages) -> list[VerificationReport]:
+    """torch's float outputs turned back into integers, where the model ends in a quantiser or an accumulator."""
+    from greenedge.lower.flips import reachable_by_ties
+
+    if vectors.torch is None or len(lowered.outputs) != 1 or not lowered.outputs[0].dequantised:
+        return []
+    output = lowered.outputs[0]
+    levels = integers_of(vectors.torch, output.scale, output.zero)
+    if levels is None:
+        raise VerificationError("torch gave outputs that are NaN or no multiples of the output scale; export the model again.")
+    stages["torch"] = levels.reshape(len(levels), -1)
+    report = compare("torch", "graph", stages["torch"], stages["graph"])
+    if not report.mismatches:
+        return [report]
+    samples = np.flatnonzero((stages["torch"] != stages["graph"]).any(axis=1))
+    tied = [s for s in samples if reachable_by_ties(lowered, {e: v[s:s + 1] for e, v in ints.items()}, levels[s:s + 1])]
+    left = np.setdiff1d(samples, tied)
+    kept = np.delete(np.arange(len(levels)), tied)
+    rest = compare("torch", "graph", stages["torch"][kept], stages["graph"][kept]) if len(kept) else report
+    first = dataclasses.replace(rest.first, sample=int(left[0])) if len(left) else None
+    return [dataclasses.replace(report, mismatches=len(left), float_ties=len(tied), first=first)]
+
+
+def integers_of(values: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray | None:
+    """round(values/scale + zero) where every value is within float32 rounding of a level, else None.
+
+    A dequantised level s*(q - z) carries two float32 roundings; an accumulator of 2**20 terms of one sign at most
+    2**20 * 2**-24 = 1/16 of its own size, so a quarter of a level separates levels from noise for |q| below 2**18 or so.
+    """
+    y = np.asarray(values, np.float64) / scale + zero
+    if not np.isfinite(y).all():
+        return None
+    levels = np.rint(y)
+    return levels.astype(np.int64) if np.abs(y - levels).max(initial=0) < 0.25 else None
+
+
+def _against_build(graph: Graph, module, candidate: str, build: Path, ints, expected, stages, tell: Tell) -> VerificationReport:
+    """The built thing against the graph; on a difference, layer by layer until the first that differs."""
+    x = next(iter(ints.values()))
+    got = module.simulate(build, x, (), lambda done, total, text="": tell(done, total, f"{candidate} {text}".strip()))
+    stages[candidate] = _joined(graph, got)
+    proved = module.proved(build) if hasattr(module, "proved") else None
+    report = compare("graph", candidate, _joined(graph, expected), stages[candidate], layer=graph.outputs[0], proved=proved)
+    if not report.mismatches:
+        return report
+    tell(0, 0, f"{candidate} differs: looking for the first layer")
+    return dataclasses.replace(report, first=_first_layer(graph, module, build, x, report.first))
+
+
+def _first_layer(graph: Graph, module, build: Path, x: np.ndarray, first: First) -> First:
+    sample = x[first.sample:first.sample + 1]
+    names = [op.output for op in graph.ops if op.inputs]
+    expected = run_graph(graph, sample, keep=names)
+    got = module.simulate(build, sample, names, lambda *_: None)
+    for name in names:
+        if name in got and not np.array_equal(expected[name], got[name]):
+            found = _first(name, expected[name], np.asarray(got[name]))
+            return dataclasses.replace(found, sample=first.sample)
+    return first
+
+
+def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
+    """Share of samples whose largest output is the labelled class, per stage, through the common epilogue."""
+    from greenedge.host import run_epilogue
+
+    if vectors.labels is None or len(lowered.graph.outputs) != 1:
+        return {}
+    edge = lowered.graph.outputs[0]
+    shape = lowered.graph.edges[edge].shape
+    result = {}
+    for stage, values in stages.items():
+        output = next(iter(run_epilogue(lowered, {edge: values.reshape(-1, *shape)}).values()))
+        if output.ndim == 2 and vectors.labels.shape == (len(output),):
+            result[stage] = float((output.argmax(axis=1) == vectors.labels).mean())
+    return result
+
+
+_ORDER = ("torch", "qonnx", "graph")
+
+
+def _write(folder: Path, reports, stages, accuracy, graph: Graph) -> None:
+    order = sorted(stages, key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
+    for stage in order:
+        with write_aside(folder / f"{stage}.npy") as path, open(path, "wb") as file:
+            np.save(file, stages[stage])
+    entries = [dataclasses.asdict(report) for report in reports]
+    content = {"format": "greenedge-verify/1", "model": graph.name, "stages": order, "verify": entries,
+               "accuracy": {stage: accuracy[stage] for stage in order if stage in accuracy}}
+    with write_aside(folder / "verify.json") as path:
+        path.write_text(json.dumps(content, indent=1) + "\n")
