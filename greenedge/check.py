@@ -1,0 +1,67 @@
+"""Preflight: every reason why a model cannot go to a target, at once, in the model's own node names. Runs no tool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from greenedge.errors import Reason, UnsupportedError
+from greenedge.graph import Graph, Requantise
+from greenedge.target import Target
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a model is, and why it cannot be built (empty: it can, as far as can be known without building it).
+
+    `layers`, `weight_bits` and `accumulator_bits` are None where the model could not be lowered.
+    """
+
+    model: str
+    target: str
+    backend: str
+    reasons: tuple[Reason, ...]
+    layers: int | None = None
+    weight_bits: int | None = None
+    accumulator_bits: int | None = None
+
+    def require(self) -> None:
+        """Raises UnsupportedError with all reasons."""
+        if self.reasons:
+            raise UnsupportedError(f"{self.model} cannot be built for {self.target} by {self.backend}:", self.reasons)
+
+
+def check_model(path: Path, target: Target, backend: str, declared: Mapping | None = None,
+                options: Mapping[str, object] | None = None) -> Preflight:
+    """Lowers the model and asks the back end. Raises GreenedgeError for a file that is missing, no ONNX, or damaged."""
+    from greenedge.backends import load_backend
+    from greenedge.lower import lower_source
+    from greenedge.lower.source import read_model
+
+    source = read_model(Path(path))
+    name = Path(path).name
+    try:
+        graph = lower_source(source, declared).graph
+    except UnsupportedError as refusal:
+        return Preflight(name, target.name, backend, refusal.reasons)
+    reasons = tuple(load_backend(backend).check(graph, target, dict(options or {})))
+    return Preflight(name, target.name, backend, reasons, sum(1 for op in graph.ops if op.inputs), weight_bits(graph),
+                     widest_accumulator(graph))
+
+
+def weight_bits(graph: Graph) -> int:
+    """Bits that the weights take at the narrowest width that holds each layer's values: a lower bound on any storage."""
+    total = 0
+    for op in graph.ops:
+        weight = getattr(op, "weight", None)
+        if weight is not None and weight.size:
+            low, high = int(weight.min()), int(weight.max())
+            width = max((-low - 1).bit_length() + 1 if low < 0 else 1, high.bit_length() + (low < 0))
+            total += int(weight.size) * max(1, width)
+    return total
+
+
+def widest_accumulator(graph: Graph) -> int:
+    """Bits of the widest edge that a sum of products writes (0 without one)."""
+    return max((graph.edges[op.output].bits for op in graph.ops if not isinstance(op, Requantise) and hasattr(op, "weight")), default=0)
