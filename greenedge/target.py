@@ -102,6 +102,21 @@ def load_device(path: Path) -> Device:
     return Device(data["name"], data["title"], data["family"], data["part"], resources, options, data["source"])
 
 
+def describe(target: Target) -> list[tuple[str, str]]:
+    """A target in full, as labelled lines for a person."""
+    device = target.device
+    lines = [("what", target.title + (" (experimental)" if target.experimental else "")), ("kind", target.kind),
+             ("back ends", ", ".join(target.backends)), ("device", f"{device.part}, {device.title}")]
+    lines += [(key, f"{count:,}") for key, count in device.resources.items()]
+    if target.clock_hz:
+        lines.append(("clock", f"{target.clock_hz / 1e6:g} MHz at pin {target.clock_pin}"))
+    lines += [(f"pin {signal}", pin) for signal, pin in target.pins.items()]
+    if target.program:
+        lines.append(("program", " ".join(target.program)))
+    sources = {**{f"{key} (device)": text for key, text in device.source.items()}, **target.source}
+    return lines + [(f"source of {key}", text) for key, text in sources.items()]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """"; did you mean 'x'?" for the closest of `known`, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)

@@ -1,0 +1,272 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a verb needs it.
+
+Exit codes: 0; 1 an error that says what to do; 2 wrong usage; 3 evidence asked for is not available; 4 preflight refused;
+5 verification found a difference; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from greenedge import __version__
+from greenedge.errors import GreenedgeError, UnsupportedError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+                  help="From a quantised PyTorch model to a verified FPGA bitstream or edge binary, and its energy bill.",
+                  context_settings={"help_option_names": ["-h", "--help"]})
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+Targets = Annotated[Optional[list[str]], typer.Option("--target", "-t", metavar="T", help="Target name or board file; may be repeated.")]
+Backend = Annotated[Optional[str], typer.Option("--backend", metavar="B", help="Back end; the target's first if not said.")]
+InputTypes = Annotated[Optional[list[str]], typer.Option("--input-type", metavar="[NAME=]TYPE", help=(
+    "Integer type of an input without a quantiser, such as uint8:1/255."))]
+Sets = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
+    "Change a setting of the recipe (train.epochs=20) or of the back end (build.fps=100000); may be repeated."))]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the commands that the build would run; run none of them.")]
+Out = Annotated[Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Folder for the run.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of several.")]
+
+
+def _spoken(verb: Callable) -> Callable:
+    """An error that a person can put right becomes one sentence and an exit code; a defect of ours keeps its traceback."""
+
+    @wraps(verb)
+    def spoken(*args, **kwargs):
+        try:
+            return verb(*args, **kwargs)
+        except GreenedgeError as error:
+            if kwargs.get("as_json"):
+                _print_json({"error": _error(error)})
+            typer.echo(f"greenedge: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("greenedge: interrupted; the same command goes on from the last finished stage.", err=True)
+            raise typer.Exit(130) from None
+
+    return spoken
+
+
+def _error(error: GreenedgeError) -> dict:
+    entry = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+    if isinstance(error, UnsupportedError):
+        entry["reasons"] = [vars(reason) for reason in error.reasons]
+    return entry
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"greenedge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                                help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+@_spoken
+def doctor(as_json: Json = False) -> None:
+    """Show tools, environments and boards: what was found, what is missing, how to get it."""
+    from greenedge.doctor import examine
+
+    findings = examine()
+    if as_json:
+        return _print_json([vars(finding) for finding in findings])
+    from rich.text import Text
+
+    marks = {True: Text("✓", "green"), False: Text("–", "yellow")}
+    rows = [[marks[f.found], f.name, f.version or ("found" if f.found else "missing"), f.needed_for,
+             "" if f.found else f.cure] for f in findings]
+    _table(["", "name", "version", "needed for", "how to get it"], rows)
+
+
+@app.command()
+@_spoken
+def targets(name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = None, as_json: Json = False) -> None:
+    """List the targets, or show one in full."""
+    from greenedge.target import describe, list_targets, load_target
+
+    chosen = [load_target(each) for each in ([name] if name else list_targets())]
+    if as_json:
+        from dataclasses import asdict
+
+        return _print_json(asdict(chosen[0]) if name else [asdict(target) for target in chosen])
+    if name:
+        return _table(["", name], describe(chosen[0]))
+    _table(["name", "kind", "back ends", "what it is"],
+           [[t.name, t.kind, ", ".join(t.backends), t.title + (" (experimental)" if t.experimental else "")] for t in chosen])
+
+
+@app.command()
+@_spoken
+def check(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: Targets = None, backend: Backend = None,
+          input_type: InputTypes = None, as_json: Json = False) -> None:
+    """Preflight: say whether a model can go to a target, or every reason why not, with the node and the cure."""
+    from greenedge.entry import check_model, input_types
+
+    verdicts = check_model(model, target or [], backend, input_types(input_type or []))
+    if as_json:
+        return _print_json(verdicts)
+    for verdict in verdicts:
+        typer.echo(f"{verdict['model']} can go to {verdict['target']} with {verdict['backend']}." if verdict["target"] else
+                   f"{verdict['model']} becomes an integer graph of {verdict['operations']} operations.")
+
+
+@app.command()
+@_spoken
+def run(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
+        target: Targets = None, out: Out = None,
+        until: Annotated[str, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = "report",
+        set_: Sets = None, backend: Backend = None, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Run a recipe: train, export, lower, build, verify, report. Finished stages are not repeated."""
+    from greenedge.entry import find_recipe, jobs_for, split_settings
+
+    settings, options = split_settings(set_ or [])
+    recipe = find_recipe(flow, settings)
+    _carry_out(jobs_for(recipe, target or [], backend, options, _stage(until)), out, until, dry_run, as_json)
+
+
+@app.command()
+@_spoken
+def build(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: Targets = None, backend: Backend = None,
+          inputs: Annotated[Optional[Path], typer.Option("--inputs", metavar="X.npy", help="Samples to verify with.")] = None,
+          labels: Annotated[Optional[Path], typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
+          fps: Annotated[Optional[int], typer.Option("--fps", metavar="N", min=1, help="Inferences per second wanted.")] = None,
+          out: Out = None, until: Annotated[str, typer.Option("--until", metavar="STAGE")] = "report", set_: Sets = None,
+          input_type: InputTypes = None, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Build somebody's QONNX model for a target and verify it."""
+    from greenedge.entry import input_types, jobs_for, split_settings
+    from greenedge.model_file import ModelFile
+
+    settings, options = split_settings(set_ or [])
+    if settings:
+        raise typer.BadParameter(f"{next(iter(settings))!r} belongs to a recipe; a model file has build.KEY=VALUE only.",
+                                 param_hint="--set")
+    options |= {"fps": fps} if fps else {}
+    source = ModelFile(model, inputs, labels, input_types(input_type or []))
+    _carry_out(jobs_for(source, target or [], backend, options, _stage(until)), out, until, dry_run, as_json)
+
+
+def _stage(name: str) -> str:
+    from greenedge.flow import STAGES
+    from greenedge.target import nearest
+
+    if name not in STAGES:
+        raise typer.BadParameter(f"there is no stage {name!r}{nearest(name, STAGES)}; stages are: {', '.join(STAGES)}.",
+                                 param_hint="--until")
+    return name
+
+
+def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json: bool) -> None:
+    """Runs jobs and says where the report is; the last line on stdout names it."""
+    from greenedge.console import Screen
+    from greenedge.entry import dry_plan, run_all
+
+    if dry_run:
+        for job in jobs:
+            for line in dry_plan(job):
+                typer.echo(line)
+        return
+    runs, report = run_all(jobs, out, until, lambda job: Screen(_title(job)))
+    if as_json:
+        from greenedge.entry import read_summary
+
+        return _print_json({"runs": [{"folder": str(run), "summary": read_summary(run)} for run in runs],
+                            "report": str(report) if report else None})
+    typer.echo(f"report: {report}" if report else f"run: {runs[0]} (stopped after {until})")
+
+
+def _title(job) -> str:
+    return f"{job.source.name} → {job.target.name}" if job.target else job.source.name
+
+
+@app.command()
+@_spoken
+def verify(run: RunFolder, as_json: Json = False) -> None:
+    """Compare again, on what lies in the run's folder now."""
+    from greenedge.console import bar
+    from greenedge.entry import runs_in, verify_again
+
+    results = []
+    for folder in runs_in(run):
+        with bar(f"verify {folder.name}") as tell:
+            results.append({"folder": str(folder)} | verify_again(folder, tell))
+    if as_json:
+        return _print_json(results)
+    rows = [[r["folder"], e["reference"], e["candidate"], str(e["samples"]), str(e["mismatches"])]
+            for r in results for e in r["verify"]]
+    _table(["run", "reference", "candidate", "samples", "mismatches"], rows)
+
+
+@app.command()
+@_spoken
+def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metavar="X.npy")],
+          out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="Y.npy")] = None,
+          stage: Annotated[str, typer.Option("--stage", metavar="S", help="build (the built thing) or graph.")] = "build",
+          as_json: Json = False) -> None:
+    """Run samples through the built thing, or through the integer graph."""
+    from greenedge.console import bar
+    from greenedge.entry import infer as infer_run
+    from greenedge.entry import save_array
+
+    with bar("infer") as tell:
+        outputs = infer_run(run, inputs, stage, tell)
+    first = next(iter(outputs.values()))
+    if out is not None:
+        save_array(out, first)
+    if as_json:
+        return _print_json({name: values.tolist() for name, values in outputs.items()})
+    if out is not None:
+        return typer.echo(f"{out}: {' × '.join(map(str, first.shape))} from {stage}")
+    for row in first:
+        typer.echo(" ".join(f"{value:g}" for value in row.ravel()))
+
+
+@app.command()
+@_spoken
+def report(run: Annotated[list[Path], typer.Argument(metavar="RUN…")],
+           out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="FILE")] = None, as_json: Json = False) -> None:
+    """Write one page over one run or several, from what the runs recorded."""
+    from greenedge.entry import read_summary, runs_in
+    from greenedge.report import write_report
+
+    runs = [folder for each in run for folder in runs_in(each)]
+    path = write_report(runs, out or run[0] / "report.html")
+    if as_json:
+        return _print_json({"runs": [{"folder": str(each), "summary": read_summary(each)} for each in runs], "report": str(path)})
+    typer.echo(f"report: {path}")
+
+
+def main() -> None:
+    """Entry point of the script."""
+    app(prog_name="greenedge")
+
+
+if __name__ == "__main__":
+    main()

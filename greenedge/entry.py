@@ -1,0 +1,216 @@
+"""The ways in: a recipe, somebody's ONNX file, a finished run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from greenedge.backends import BACKENDS, load_backend
+from greenedge.errors import GreenedgeError, TargetError, VerificationError
+from greenedge.files import write_aside
+from greenedge.flow import FOLDER, STAGES, Job, Tell, check_job, choose_backend, compare_stages, plan_build, run_job, run_jobs
+from greenedge.manifest import (FILE, Manifest, Record, digest_files, explained, hold, inside, load_manifest,
+                                save_manifest)
+from greenedge.model_file import ModelFile
+from greenedge.shipped import shipped
+from greenedge.target import load_target, nearest
+
+BUILD = "build."  # settings with this prefix go to the back end, all others to the recipe
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that ship with greenedge, sorted."""
+    return sorted(path.parent.name for path in shipped("flows").glob("*/flow.toml"))
+
+
+def find_recipe(name: str, settings: Mapping[str, str]):
+    """The recipe of that name, or in that folder. Raises TargetError: none there (with the nearest name), or not in order."""
+    from greenedge.train import load_recipe
+
+    folder = Path(name) if "/" in name or (Path(name) / "flow.toml").is_file() else shipped("flows") / name
+    if "/" not in name and not (folder / "flow.toml").is_file():
+        raise TargetError(f"there is no recipe {name!r}{nearest(name, list_recipes())}; recipes are: "
+                          f"{', '.join(list_recipes())}; a folder with a flow.toml is one too.")
+    return load_recipe(folder, {key: text for key, text in settings.items() if not key.startswith(BUILD)})
+
+
+def jobs_for(source, targets: Sequence[str], backend: str | None = None, options: Mapping[str, object] | None = None,
+             until: str = "report") -> list[Job]:
+    """One job per target, each checked as far as it goes without work: the target, the back end, its tools.
+
+    Raises TargetError and ToolError before anything is trained.
+    """
+    building = list(STAGES).index(until) >= list(STAGES).index("build")
+    if not targets and building:
+        raise TargetError("no target: say --target NAME (`greenedge targets` lists them), or --until lower to stop before the "
+                          "build.")
+    if not building:
+        return [Job(source)]
+    jobs = []
+    for name in dict.fromkeys(targets):
+        target = load_target(name)
+        job = Job(source, target, choose_backend(target, backend), dict(options or {}))
+        load_backend(job.backend).tools(job.options)
+        jobs.append(job)
+    return jobs
+
+
+def split_settings(texts: Sequence[str]) -> tuple[dict[str, str], dict[str, object]]:
+    """("KEY=VALUE", …) as the recipe's settings (text) and the back end's options (numbers where they look like it)."""
+    settings: dict[str, str] = {}
+    options: dict[str, object] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise TargetError(f"--set {text!r} is not understood; write KEY=VALUE, such as train.epochs=20 or build.fps=100000.")
+        if key.startswith(BUILD):
+            options[key.removeprefix(BUILD)] = _number(value)
+        else:
+            settings[key] = value
+    return settings, options
+
+
+def _number(text: str) -> object:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def input_types(texts: Sequence[str]) -> dict[str, str]:
+    """("NAME=TYPE" or "TYPE", …) as {name, or "" for every input: type}. Raises GreenedgeError for a type that is none."""
+    from greenedge.lower import parse_input_type
+
+    declared = {name if equals else "": kind if equals else name for name, equals, kind in (t.partition("=") for t in texts)}
+    for kind in declared.values():
+        parse_input_type(kind)
+    return declared
+
+
+def check_model(model: Path, targets: Sequence[str], backend: str | None, declared: Mapping[str, str]) -> list[dict]:
+    """Preflight of a model file: one entry per target, or one without. Raises UnsupportedError with every reason."""
+    from greenedge.lower import lower_file
+
+    source = ModelFile(model, declared=declared)
+    jobs = [Job(source, target, choose_backend(target, backend)) for target in map(load_target, targets)] or [Job(source)]
+    graph = lower_file(model, source.input_types()).graph
+    verdicts = []
+    for job in jobs:
+        if job.target is not None:
+            check_job(job, graph)
+        verdicts.append({"model": str(model), "operations": len(graph.ops), "backend": job.backend,
+                         "target": job.target.name if job.target else None})
+    return verdicts
+
+
+def dry_plan(job: Job) -> list[str]:
+    """The commands that the build would run, a line each, for a model file; a recipe is trained first, so it has none yet."""
+    from greenedge.lower import lower_file
+
+    if not isinstance(job.source, ModelFile):
+        stages = ", ".join(job.stages)
+        return [f"{job.source.name} → {job.target.name}: {stages}; the build's commands follow from the trained network "
+                "(`greenedge build MODEL.onnx --dry-run`)."]
+    plan = plan_build(job, lower_file(job.source.path, job.source.input_types()).graph)
+    return [f"# {job.target.name}: {len(plan.files)} files, plan {plan.digest()[:12]}",
+            *(shlex.join(command.argv) for command in plan.commands), f"# gives {', '.join(plan.products)}"]
+
+
+def run_all(jobs: Sequence[Job], out: Path | None, until: str, display) -> tuple[list[Path], Path | None]:
+    """Runs the jobs; returns their folders and the report, if the run gets that far.
+
+    One job goes into `out` itself, several into a folder each below it; without `out` always below runs/<name>.
+    """
+    name = jobs[0].source.name
+    if len(jobs) == 1 and (out is not None or jobs[0].target is None):
+        run = out or Path("runs") / name
+        run_job(jobs[0], run, until, display=display(jobs[0]))
+        return [run], run / FOLDER["report"] / "report.html" if until == "report" else None
+    base = out or Path("runs") / name
+    runs = run_jobs(jobs, base, until, display)
+    return runs, base / "report.html" if until == "report" else None
+
+
+def read_summary(run: Path) -> dict | None:
+    """7-report/summary.json of a run, None where it has none."""
+    path = inside(run, f"{FOLDER['report']}/summary.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def save_array(path: Path, array) -> None:
+    """Writes an .npy file, whole or not at all."""
+    import numpy as np
+
+    with write_aside(path) as aside_path, open(aside_path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+# -- finished runs ------------------------------------------------------------------------------------------------------
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs that `folder` is or holds, one per target. Raises GreenedgeError where there is none."""
+    if (folder / FILE).is_file():
+        return [folder]
+    runs = sorted(path.parent for path in folder.glob(f"*/{FILE}"))
+    if not runs:
+        load_manifest(folder)  # says that it is no run
+    return runs
+
+
+def built_with(run: Path, manifest: Manifest) -> str:
+    """The back end that built this run. Raises GreenedgeError where nothing has been built."""
+    record, backend = manifest.stages.get("build"), manifest.about.get("backend")
+    if record is None or record.status != "done" or not inside(run, FOLDER["build"]).is_dir():
+        raise GreenedgeError(f"{run} has nothing built; run `greenedge run` or `greenedge build` for it to the end.")
+    if backend not in BACKENDS:
+        raise GreenedgeError(f"{run / FILE}: backend is {backend!r}; back ends are: {', '.join(sorted(BACKENDS))}.")
+    return backend
+
+
+def verify_again(run: Path, tell: Tell) -> dict:
+    """Compares again what lies in a finished run's folder now; returns what verify.json then says.
+
+    Raises VerificationError on a difference and GreenedgeError where the run has nothing built. Either way the manifest
+    says so, and the next `greenedge run` writes the report again.
+    """
+    with hold(run), explained(run):
+        manifest = load_manifest(run)
+        backend = built_with(run, manifest)
+        stages = {name: record for name, record in manifest.stages.items() if name != "report"}
+        record = stages.get("verify") or Record("running", key="")
+        try:
+            note = compare_stages(run, backend, tell)
+        except VerificationError as error:
+            failed = replace(record, status="failed", error=str(error), outputs=digest_files(run, FOLDER["verify"]))
+            save_manifest(replace(manifest, stages={**stages, "verify": failed}), run)
+            raise
+        done = replace(record, status="done", error=None, note=note, outputs=digest_files(run, FOLDER["verify"]))
+        if done.outputs != record.outputs or record.status != "done":
+            save_manifest(replace(manifest, stages={**stages, "verify": done}), run)
+        return json.loads((run / FOLDER["verify"] / "verify.json").read_text())
+
+
+def infer(run: Path, samples: Path, stage: str, tell: Tell) -> dict:
+    """{model output: array} for the samples in an .npy file, from the built thing ("build") or the integer graph ("graph")."""
+    from greenedge.graph import run_graph
+    from greenedge.host import run_epilogue, run_prologue
+    from greenedge.lower import load_lowered
+    from greenedge.model_file import read_array
+
+    if stage not in ("build", "graph"):
+        raise GreenedgeError(f"there is no stage {stage!r} to infer with{nearest(stage, ('build', 'graph'))}; "
+                             "stages are: build, graph.")
+    lowered = load_lowered(inside(run, FOLDER["lower"]))
+    levels = run_prologue(lowered, read_array(samples))
+    if stage == "graph":
+        return run_epilogue(lowered, run_graph(lowered.graph, levels))
+    backend = load_backend(built_with(run, load_manifest(run)))
+    feed = levels if len(levels) > 1 else next(iter(levels.values()))
+    edges = backend.simulate(run / FOLDER["build"], feed, (), tell)
+    return run_epilogue(lowered, edges)
