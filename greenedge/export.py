@@ -14,7 +14,7 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files import sha256_file, write_aside
-from greenedge.train.quiet import quiet
+from greenedge.quiet import quiet
 
 _MOST_BYTES = 1 << 31  # protobuf's own limit on one message
 _SCOPES = "pkg.torch.onnx.name_scopes"  # what torch's exporter writes: the path of modules, then the traced function
@@ -22,8 +22,9 @@ _PROXIES = re.compile(r"\.(?:act|weight|bias)_quant(?:\.|$)")  # Brevitas' own l
 _QUANTISERS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
 _ROLES = {  # names of parameters by their place among a node's inputs
     "Quant": ("", "scale", "zero_point", "bits"), "IntQuant": ("", "scale", "zero_point", "bits"),
-    "BipolarQuant": ("", "scale"), "Gemm": ("", "weight", "bias"), "MatMul": ("", "weight"), "Conv": ("", "weight", "bias"),
-    "ConvTranspose": ("", "weight", "bias"), "BatchNormalization": ("", "weight", "bias", "running_mean", "running_var"),
+    "BipolarQuant": ("", "scale"), "Gemm": ("", "weight", "bias"), "MatMul": ("", "weight"),
+    "Conv": ("", "weight", "bias"), "ConvTranspose": ("", "weight", "bias"),
+    "BatchNormalization": ("", "weight", "bias", "running_mean", "running_var"),
 }
 _CHECKED = 4  # samples on which the file is compared with the network
 # A file and its network compute in float32 in another order. Outputs agree to this share of the largest one, or a value
@@ -31,6 +32,7 @@ _CHECKED = 4  # samples on which the file is compared with the network
 # samples, a wrong export to all. What must be equal exactly is compared later, as integers, by the verify stage.
 _NOISE = 1e-4
 _TIED = 1
+_UNKNOWN = "the network has a layer that its exporter does not know"
 
 
 def export_stage(recipe, train_folder: Path, folder: Path) -> dict:
@@ -39,15 +41,11 @@ def export_stage(recipe, train_folder: Path, folder: Path) -> dict:
     Returns export.json: names and shapes, the accuracy of torch.npy, and tool versions. Raises GreenedgeError where the
     weights do not fit or the file does not compute what the network computes.
     """
-    from greenedge.train.fit import predict, seeded
-    from greenedge.train.stage import trained_model
-
     train_folder, folder = Path(train_folder), Path(folder)
-    model = trained_model(recipe, train_folder)
+    model = recipe.trained_model(train_folder)
     inputs, labels = (np.load(train_folder / f"{name}_test.npy", allow_pickle=False) for name in "xy")
-    with seeded(recipe.train.seed, recipe.train.threads):
-        outputs = predict(model, inputs)
-        facts = export_model(model, inputs[:_CHECKED], folder / "model.onnx")
+    outputs = outputs_of(model, inputs)
+    facts = export_model(model, inputs[:_CHECKED], folder / "model.onnx")
     for name, array in (("inputs", inputs), ("labels", labels), ("torch", outputs)):
         with write_aside(folder / f"{name}.npy") as aside, open(aside, "wb") as file:
             np.save(file, array)
@@ -73,11 +71,13 @@ def export_model(model, samples: np.ndarray, path: Path) -> dict:
     clean(proto)
     _check_equal(model, proto, samples, path.name)
     if proto.ByteSize() > _MOST_BYTES:
-        raise GreenedgeError(f"{path.name} would take {proto.ByteSize()} bytes; one ONNX file holds at most {_MOST_BYTES}.")
+        size = proto.ByteSize()
+        raise GreenedgeError(f"{path.name} would take {size} bytes; one ONNX file holds at most {_MOST_BYTES}.")
     with write_aside(path) as aside:
         onnx.save(proto, aside)
-    return {"input": _shape(proto.graph.input[0]), "output": _shape(proto.graph.output[0]), "nodes": len(proto.graph.node),
-            "opset": {item.domain or "ai.onnx": item.version for item in proto.opset_import}, "sha256": sha256_file(path),
+    return {"input": _shape(proto.graph.input[0]), "output": _shape(proto.graph.output[0]),
+            "nodes": len(proto.graph.node), "sha256": sha256_file(path),
+            "opset": {item.domain or "ai.onnx": item.version for item in proto.opset_import},
             "tools": {name: version(name) for name in ("torch", "brevitas", "onnx", "onnxscript", "qonnx")}}
 
 
@@ -92,8 +92,8 @@ def _export_raw(model, sample: np.ndarray, path: Path) -> None:
                          keep_initializers_as_inputs=False)
         except Exception as error:  # torch's exporter raises many kinds; the first line says what it could not take
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            raise GreenedgeError(f"torch cannot export the network to ONNX: {lines[0].strip()}; replace the module it names "
-                                 "by a supported one.") from error
+            raise GreenedgeError(f"torch cannot export the network to ONNX: {lines[0].strip()}; replace the module it "
+                                 "names by a supported one.") from error
 
 
 def clean(proto) -> None:
@@ -115,21 +115,21 @@ def clean(proto) -> None:
             item.ClearField("doc_string")
     _own_parameters(graph)
     _rename_tensors(graph)
-    opsets = sorted(proto.opset_import, key=lambda item: item.domain)  # tools take the first for the version of ONNX itself
+    opsets = sorted(proto.opset_import, key=lambda item: item.domain)  # tools take the first for ONNX's own version
     copies = [copy.deepcopy(item) for item in opsets]
     del proto.opset_import[:]
     proto.opset_import.extend(copies)
 
 
 def _name_nodes(graph, initial: set[str]) -> None:
-    readers = {name: (node.op_type, position) for node in graph.node for position, name in enumerate(node.input)}
+    readers = {name: position for node in graph.node for position, name in enumerate(node.input)}
     taken: dict[str, int] = {}
     for node in graph.node:
         module = _module_of(node)
         name = module or node.op_type
         if node.op_type in _QUANTISERS:
-            parameter = node.input[0] in initial
-            name += ".act_quant" if not parameter else (".bias_quant" if readers[node.output[0]][1] == 2 else ".weight_quant")
+            kind = "act" if node.input[0] not in initial else ("bias" if readers[node.output[0]] == 2 else "weight")
+            name += f".{kind}_quant"
         taken[name] = taken.get(name, 0) + 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
         node.ClearField("doc_string")
@@ -147,7 +147,7 @@ def _module_of(node) -> str | None:
 
 
 def _own_parameters(graph) -> None:
-    """Every node gets its parameters under its own names; the exporter shares equal constants and names some after steps."""
+    """Every node gets parameters under its own names; the exporter shares equal ones and names some after its steps."""
     initial = {item.name: item for item in graph.initializer}
     fresh = {}
     for node in graph.node:
@@ -187,19 +187,26 @@ def _shape(value) -> dict:
 
 
 def _check_equal(model, proto, samples: np.ndarray, shown: str) -> None:
-    from greenedge.train.fit import predict
-
-    expected = predict(model, samples, batch=1)
+    expected = outputs_of(model, samples, batch=1)
     got = execute(proto, samples)
     if got.shape != expected.shape:
-        raise GreenedgeError(f"{shown} gives outputs of shape {got.shape}, the network {expected.shape}: the export is wrong.")
+        raise GreenedgeError(f"{shown} has outputs of shape {got.shape}, the network it came from {expected.shape}; "
+                             f"{_UNKNOWN}.")
     bound = _NOISE * max(1e-30, float(np.abs(expected).max()))
     apart = np.abs(got - expected).reshape(len(samples), -1).max(axis=1)
     wrong = int((~(apart <= bound)).sum())  # a NaN is wrong too
     if wrong > (_TIED if len(samples) > 2 else 0):
-        raise GreenedgeError(f"{shown} computes something else than the network it came from: {wrong} of {len(samples)} samples "
-                             f"differ, by up to {float(apart.max()):.3g} where {bound:.3g} is float rounding; the network has a "
-                             "layer that its exporter does not know.")
+        raise GreenedgeError(f"{shown} computes something else than the network it came from: {wrong} of "
+                             f"{len(samples)} samples differ, by up to {float(apart.max()):.3g} where {bound:.3g} is "
+                             f"float rounding; {_UNKNOWN}.")
+
+
+def outputs_of(model, samples: np.ndarray, batch: int = 256) -> np.ndarray:
+    """The float32 outputs of a torch network on samples (N, *shape), in batches."""
+    import torch
+
+    with torch.no_grad():
+        return np.concatenate([model(part).numpy() for part in torch.from_numpy(samples).split(batch)])
 
 
 def execute(proto, samples: np.ndarray) -> np.ndarray:

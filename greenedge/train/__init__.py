@@ -19,25 +19,25 @@ recipe.py is code of the user's own machine, loaded by path. It holds
     augment(x, generator) -> x                         optional, on a training batch (torch)
     score(outputs, x, y) -> {metric: float}            optional, numpy; {"accuracy": share of argmax == y} if absent
 
-Seven names are all that the flow needs; none but the last two imports torch, and then only when called:
+What the flow uses, none of which imports torch before it is called:
 
-    recipe = load_recipe(folder, {"train.epochs": "2"})        overrides as text, as from --set KEY=VALUE; TargetError with
-                                                               every reason at once
-    recipe.name, recipe.title, recipe.settings                 settings: nested dict of plain values, all defaults filled in
-    recipe.digest                                              sha256 of recipe.py, the settings and the data files: the
-                                                               train stage's cache key beside the versions of tools()
-    recipe.score(outputs, x, y)                                {metric: float} for any stage's outputs; "accuracy" first where
-                                                               the recipe classifies
-    train_stage(recipe, folder, progress)  -> metrics          writes `folder` (below)
+    recipe = load_recipe(folder, {"train.epochs": "2"})
+                                overrides as text, as from --set KEY=VALUE; TargetError with every reason at once
+    recipe.name, .title
+    recipe.settings             nested dict of plain values, all defaults filled in
+    recipe.digest               sha256 of recipe.py, the settings and the data files: the train stage's cache key,
+                                beside the versions of tools()
+    recipe.score(outputs, x, y) {metric: float} for any stage's outputs; "accuracy" first where the recipe classifies
+    train_stage(recipe, folder, progress) -> metrics
     greenedge.export.export_stage(recipe, train_folder, folder) -> facts
-    progress_bar(title) -> context manager that yields `progress`, a callable (done, total, text) drawn by rich
+    progress_bar(title)         context manager that yields `progress`, a callable (done, total, text) drawn by rich
 
-train_stage writes  model.pt (the weights, `weights_only`), metrics.json, x_test.npy, y_test.npy; while it runs, checkpoint.pt
-(removed at the end). After a kill, call it again with the same folder, left as it is: it goes on from the checkpoint and
-ends with the same weights, bit for bit. A checkpoint of another digest is ignored and replaced.
+train_stage writes  model.pt (the weights, `weights_only`), metrics.json, x_test.npy, y_test.npy; while it runs,
+checkpoint.pt (removed at the end). After a kill, call it again with the same folder, left as it is: it goes on from the
+checkpoint and ends with the same weights, bit for bit. A checkpoint of another digest is ignored and replaced.
 
-metrics.json: {"recipe", "digest", "seed", "epochs", "metric": name, the metrics themselves ("accuracy": …) on the test set,
-"seconds", "samples_seen", "steps", "weights_sha256", "parameters"}; the returned dict is the same.
+metrics.json: {"recipe", "digest", "seed", "epochs", "metric": name, the metrics themselves ("accuracy": …) on the test
+set, "seconds", "samples_seen", "steps", "weights_sha256", "parameters"}; the returned dict is the same.
 
 export_stage writes  model.onnx (one QONNX file, no external data), inputs.npy (the test samples, float32), labels.npy,
 torch.npy (float32 outputs of the trained network on them) and export.json.

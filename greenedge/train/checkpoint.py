@@ -80,4 +80,4 @@ def load_state(path: Path) -> dict | None:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise GreenedgeError(f"{path} is no training state ({reason}); delete it and run the same command again.") from None
+        raise GreenedgeError(f"{path} is no training state ({reason}); delete it and run the command again.") from None

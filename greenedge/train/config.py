@@ -72,4 +72,4 @@ class QuantiseSettings:
     layers: dict[str, LayerBits] = field(default_factory=dict)
 
 
-TABLES: dict[str, type] = {"train": TrainSettings, "quantise": QuantiseSettings}
+OPTIONS: dict[str, type] = {"quantise": QuantiseSettings}  # tables that a recipe may leave out

@@ -77,7 +77,8 @@ def seeded(seed: int, threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fit(model, x: np.ndarray, y: np.ndarray, settings: TrainSettings, job: Job = Job(), progress: Progress = silent) -> History:
+def fit(model, x: np.ndarray, y: np.ndarray, settings: TrainSettings, job: Job = Job(),
+        progress: Progress = silent) -> History:
     """Trains `model` in place on x (N, *shape) and y (N, …) and leaves it in eval mode.
 
     Call it inside `seeded`. With validation samples the weights of the best epoch are kept.
@@ -94,7 +95,8 @@ def fit(model, x: np.ndarray, y: np.ndarray, settings: TrainSettings, job: Job =
     while run.epoch < settings.epochs and not _exhausted(run, settings):
         started = time.monotonic()
         order = train[_order(job, run.epoch, len(train), generator)]
-        run.train_loss.append(_epoch(model, x, y, order, optimiser, generator, settings, job, loss, run, macs, progress))
+        mean = _epoch(model, x, y, order, optimiser, generator, settings, job, loss, run, macs, progress)
+        run.train_loss.append(mean)
         if len(held):
             _validate(model, x[held], y[held], loss, run, macs)
         run.epoch += 1
@@ -164,7 +166,7 @@ def _exhausted(run: _Run, settings: TrainSettings) -> bool:
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
-    """Share of the peak learning rate at `step` of `steps`, a function of nothing else, so that a run can resume anywhere.
+    """Share of the peak learning rate at `step` of `steps`: a function of these alone, so that any run can resume.
 
     cosine      (1 + cos(π t)) / 2 (Loshchilov and Hutter, 2017, without restarts)
     onecycle    up from 1/25 over the first 30 % and down to 1/10000, both along a cosine (Smith and Topin, 2018)
@@ -181,7 +183,7 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
 
 
 def make_optimiser(model, settings: TrainSettings):
-    """The optimiser of the settings; weight decay spares biases, batch norms and scales (all of one or no dimension)."""
+    """The optimiser of the settings; weight decay spares what has one dimension or none, as biases and scales."""
     import torch
 
     decayed = [item for item in model.parameters() if item.requires_grad and item.dim() > 1]
@@ -217,8 +219,9 @@ def predict(model, x: np.ndarray, batch: int = SCORE_BATCH) -> np.ndarray:
 def _state(model, optimiser, generator, run: _Run, key: str) -> dict:
     import torch
 
-    return {"key": key, "model": model_state(model), "optimiser": optimiser.state_dict(), "order": generator.get_state(),
-            "rng": torch.get_rng_state(), "epoch": run.epoch, "ledger": asdict(run.ledger), "train_loss": run.train_loss,
+    return {"key": key, "model": model_state(model), "optimiser": optimiser.state_dict(),
+            "order": generator.get_state(), "rng": torch.get_rng_state(), "epoch": run.epoch,
+            "ledger": asdict(run.ledger), "train_loss": run.train_loss,
             "validation_loss": run.validation_loss, "best_epoch": run.best_epoch, "best_state": run.best_state}
 
 

@@ -12,8 +12,8 @@ class Ledger:
     samples_seen    forward and backward passes of one sample
     samples_scored  forward passes alone (validation, importance scores, a teacher)
     steps           optimiser updates
-    macs            multiply-accumulates: 3 per weight use for a trained sample (forward, gradient of the input, gradient of
-                    the weight), 1 for a scored one
+    macs            multiply-accumulates: 3 per weight use for a trained sample (forward, gradient of the input,
+                    gradient of the weight), 1 for a scored one
     seconds         wall time of the loop
     """
 

@@ -14,11 +14,11 @@ def silent(done: int, total: int, text: str) -> None:
 
 @contextmanager
 def progress_bar(title: str, console=None) -> Iterator[Progress]:
-    """Yields a callable (done, total, text) that rich draws; on a terminal that is none it prints nothing while it runs."""
+    """Yields a callable (done, total, text) that rich draws; where there is no terminal it prints the end alone."""
     from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-               TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+               TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
     with Bar(*columns, console=console) as bar:
         task = bar.add_task(title, total=None, text="")
         yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)

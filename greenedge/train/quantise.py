@@ -1,8 +1,8 @@
 """torch.nn → Brevitas: a network of supported layers becomes the same network with quantisers where integers must be.
 
-What the back ends need decides where (DESIGN §3: everything between two quantisers is a function of one integer): every
-input of a dense, convolutional, pooling, adding or joining node comes from a quantiser, possibly through nodes that only
-move values; both inputs of an addition or a concatenation share one scale; weights are narrow range; a bias that no
+What the back ends need decides where (everything between two quantisers is a function of one integer): every input of
+a dense, convolutional, pooling, adding or joining node comes from a quantiser, possibly through nodes that only move
+values; both inputs of an addition or a concatenation share one scale; weights are narrow range; a bias that no
 batch norm absorbs lies on the accumulator's grid (Int32Bias), which is what makes edge files exact.
 """
 
@@ -12,16 +12,19 @@ import operator
 
 from greenedge.errors import Reason, UnsupportedError
 from greenedge.train.config import QuantiseSettings
-from greenedge.train.quiet import quiet
+from greenedge.quiet import quiet
 
+_NO_FORM = "no quantised form is known for it"
+_OTHER = "use a supported layer, or write the network with brevitas.nn"
+_MOVING_METHODS = ("flatten", "reshape", "view", "permute", "transpose", "contiguous")
 _COLLECT_STEPS = 100  # training batches whose activations set a scale before it is learned
 
 
 def quantise(model, settings: QuantiseSettings, name: str = "model"):
-    """The network with quantisers, as a torch.fx.GraphModule; the modules keep their paths, and `model` must not be used on.
+    """The network with quantisers, as a torch.fx.GraphModule; modules keep their paths, and `model` is used up.
 
-    Raises UnsupportedError with every node that has no quantised form, and for a path in [quantise.layers] that names no
-    layer of the network.
+    Raises UnsupportedError with every node that has no quantised form, and for a path in [quantise.layers] that names
+    no layer of the network.
     """
     import torch.fx
 
@@ -45,8 +48,8 @@ def quantise(model, settings: QuantiseSettings, name: str = "model"):
 class _Placer:
     """One walk over the graph in topological order.
 
-    state[node] is "quantised" (a tensor of levels times a scale) or "accumulator" (what a quantiser must still turn into
-    levels); `positive` holds the nodes whose values are never negative; `moves` those that only move values.
+    state[node] is "quantised" (levels times a scale) or "accumulator" (what a quantiser must still turn into levels).
+    `positive` holds the nodes whose values are never negative, `moves` those that only move values.
     """
 
     def __init__(self, traced, settings: QuantiseSettings):
@@ -108,8 +111,8 @@ class _Placer:
         elif isinstance(module, (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.PixelShuffle)):
             self._move(node)
         else:
-            self._refuse(node.name, "unsupported-layer", f"a {type(module).__name__}", "no quantised form is known for it",
-                         "replace it by a supported layer, or write the network with brevitas.nn", node.target)
+            self._refuse(node.name, "unsupported-layer", f"a {type(module).__name__}", _NO_FORM, _OTHER,
+                         node.target)
 
     def _visit_function(self, node) -> None:
         import torch
@@ -124,8 +127,7 @@ class _Placer:
             self.state[node] = "quantised"
         elif target in (F.relu, torch.relu, "relu", "relu_"):
             self._replace_relu(node, node.name)
-        elif target in (torch.flatten, torch.reshape, torch.permute, torch.transpose, F.dropout, "flatten", "reshape", "view",
-                        "permute", "transpose", "contiguous"):
+        elif target in (torch.flatten, torch.reshape, torch.permute, torch.transpose, F.dropout, *_MOVING_METHODS):
             self._move(node)
         elif target in (F.max_pool1d, F.max_pool2d, F.pad, F.interpolate):
             self._on_levels(node, "quantised")
@@ -135,8 +137,8 @@ class _Placer:
         elif target in (F.sigmoid, torch.sigmoid, torch.tanh, F.tanh, F.relu6, F.silu, F.gelu):
             self._visit_activation(node, target in (F.sigmoid, torch.sigmoid, F.relu6))
         elif target not in (getattr, "size", operator.getitem):
-            self._refuse(node.name, "unsupported-function", f"a call of {getattr(target, '__name__', target)}",
-                         "no quantised form is known for it", "use a supported layer, or write the network with brevitas.nn")
+            called = getattr(target, "__name__", target)
+            self._refuse(node.name, "unsupported-function", f"a call of {called}", _NO_FORM, _OTHER)
 
     def _on_levels(self, node, state: str) -> None:
         """A node that takes levels and keeps the sign: pooling, padding, upsampling."""
@@ -172,7 +174,8 @@ class _Placer:
         path = node.target if node.op == "call_module" else node.name
         if unsigned:
             self.positive.add(node)
-        self._quantiser_after(node, f"{path}_quant", quantiser(self._layer_bits(path, "act_bits"), not unsigned, self.settings))
+        bits = self._layer_bits(path, "act_bits")
+        self._quantiser_after(node, f"{path}_quant", quantiser(bits, not unsigned, self.settings))
 
     def _replace_relu(self, node, path: str) -> None:
         from brevitas.nn import QuantReLU
@@ -272,8 +275,9 @@ class _Placer:
 
     def _refuse_upsample(self, node, mode: str) -> None:
         if mode != "nearest":
-            self._refuse(node.name, "unsupported-mode", f"interpolation mode '{mode}'", "levels are only copied exactly by "
-                         "'nearest'", "use mode='nearest'", node.target if node.op == "call_module" else None)
+            module = node.target if node.op == "call_module" else None
+            self._refuse(node.name, "unsupported-mode", f"interpolation mode '{mode}'", "only 'nearest' copies levels",
+                         "use mode='nearest'", module)
 
     def _refuse(self, node: str, kind: str, value: str, rule: str, cure: str, module: str | None = None) -> None:
         self.reasons.append(Reason(node, kind, value, rule, cure, None if module == node else module))

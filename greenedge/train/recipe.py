@@ -18,10 +18,12 @@ import numpy as np
 
 from greenedge.errors import TargetError
 from greenedge.files import sha256_file
-from greenedge.train.config import TABLES, TrainSettings
+from greenedge.train.config import OPTIONS, TrainSettings
 from greenedge.train.settings import Source, apply_overrides, plain, read_table
 
 _MOST_BYTES = 1 << 20  # of flow.toml and of recipe.py; both are written by hand
+_TAKES = "`greenedge run` takes a recipe's name or folder"
+_SEE = "(see the docstring of greenedge.train)"
 _REQUIRED = {"DataSettings": "a frozen dataclass", "ModelSettings": "a frozen dataclass", "load_data": "a function",
              "make_model": "a function"}
 _OPTIONAL = ("data_files", "loss", "augment", "score")
@@ -72,7 +74,8 @@ class Recipe:
         paths = [Path(path) for path in self._module.data_files(self._data_settings)]
         missing = [str(path) for path in paths if not path.is_file()]
         if missing:
-            raise TargetError(f"{self.name}: no file {', '.join(missing)}; the recipe's README.md says where to get it.")
+            where = "the recipe's README.md says where to get it"
+            raise TargetError(f"{self.name}: no file {', '.join(missing)}; {where}.")
         return paths
 
     def load_data(self) -> Data:
@@ -86,6 +89,12 @@ class Recipe:
     def make_model(self):
         """A fresh network with random weights of torch's current seed."""
         return self._module.make_model(self._model_settings)
+
+    def trained_model(self, folder: Path):
+        """The network with the weights that the train stage wrote to `folder`, in eval mode."""
+        from greenedge.train.stage import trained_model
+
+        return trained_model(self, folder)
 
     @property
     def loss(self) -> Callable | None:
@@ -111,7 +120,8 @@ def _data_problems(name: str, data: object) -> list[str]:
     for part in ("train", "test"):
         x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
         if x.dtype != np.float32 or not len(x) or not np.isfinite(x).all():
-            problems.append(f"{name}: x_{part} is {x.dtype} with {len(x)} samples; it must be float32, finite, not empty.")
+            found = f"x_{part} is {x.dtype} with {len(x)} samples"
+            problems.append(f"{name}: {found}; it must be float32, finite and not empty.")
         if len(x) != len(y):
             problems.append(f"{name}: x_{part} has {len(x)} samples and y_{part} {len(y)}; they must be as many.")
     return problems
@@ -125,22 +135,23 @@ def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Rec
     problems: list[str] = []
     tables = apply_overrides(_read_toml(folder / "flow.toml", source.file), overrides or {}, problems)
     module = _load_module(folder / "recipe.py", name)
-    problems += _module_problems(module, f"{name}/recipe.py")
-    if problems:
-        raise TargetError("\n".join(problems))
+    broken = _module_problems(module, f"{name}/recipe.py")
+    if broken:  # without its classes no table can be read
+        raise TargetError("\n".join(problems + broken))
     problems += _top_level_problems(tables, name, source)
     data = read_table(module.DataSettings, tables.get("data", {}), "data", source, problems)
     model = read_table(module.ModelSettings, tables.get("model", {}), "model", source, problems)
-    options = {key: read_table(kind, tables[key], key, source, problems) for key, kind in TABLES.items() if key in tables}
-    train = options.pop("train", None) or read_table(TrainSettings, tables.get("train", {}), "train", source, problems)
+    train = read_table(TrainSettings, tables.get("train", {}), "train", source, problems)
+    options = {key: read_table(kind, tables[key], key, source, problems) for key, kind in OPTIONS.items()
+               if key in tables}
     if problems:
-        raise TargetError("\n".join(dict.fromkeys(problems)))
+        raise TargetError("\n".join(problems))
     return Recipe(name, tables["title"], folder, train, options, data, model, module)
 
 
 def _read_toml(path: Path, shown: str) -> dict:
     if not path.is_file():
-        raise TargetError(f"{path.parent} is no recipe: it has no flow.toml; `greenedge run` takes a recipe's name or folder.")
+        raise TargetError(f"{path.parent} is no recipe: it has no flow.toml; {_TAKES}.")
     if path.stat().st_size > _MOST_BYTES:
         raise TargetError(f"{shown} has {path.stat().st_size} bytes; a recipe's settings take at most {_MOST_BYTES}.")
     try:
@@ -150,7 +161,7 @@ def _read_toml(path: Path, shown: str) -> dict:
 
 
 def _top_level_problems(tables: Mapping, name: str, source: Source) -> list[str]:
-    known = ("name", "title", "data", "model", *TABLES)
+    known = ("name", "title", "data", "model", "train", *OPTIONS)
     listing = f"a recipe has: {', '.join(sorted(known))}"
     problems = [f"{source.of(key)}: unknown key '{key}'; {listing}." for key in tables if key not in known]
     for key in ("name", "title"):
@@ -166,7 +177,7 @@ def _top_level_problems(tables: Mapping, name: str, source: Source) -> list[str]
 def _load_module(path: Path, name: str) -> ModuleType:
     shown = f"{name}/recipe.py"
     if not path.is_file():
-        raise TargetError(f"{path.parent} is no recipe: it has no recipe.py; `greenedge run` takes a recipe's name or folder.")
+        raise TargetError(f"{path.parent} is no recipe: it has no recipe.py; {_TAKES}.")
     if path.stat().st_size > _MOST_BYTES:
         raise TargetError(f"{shown} has {path.stat().st_size} bytes; a recipe takes at most {_MOST_BYTES}.")
     key = f"greenedge_recipe_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]}"
@@ -187,9 +198,9 @@ def _module_problems(module: ModuleType, shown: str) -> list[str]:
     problems = []
     for name, kind in _REQUIRED.items():
         if not callable(getattr(module, name, None)):
-            problems.append(f"{shown}: '{name}' is missing; it must be {kind} (see the docstring of greenedge.train).")
+            problems.append(f"{shown}: '{name}' is missing; it must be {kind} {_SEE}.")
         elif kind.endswith("dataclass") and not hasattr(getattr(module, name), "__dataclass_fields__"):
-            problems.append(f"{shown}: '{name}' is no dataclass; it must be {kind} (see the docstring of greenedge.train).")
+            problems.append(f"{shown}: '{name}' is no dataclass; it must be {kind} {_SEE}.")
     for name in _OPTIONAL:
         if hasattr(module, name) and not callable(getattr(module, name)):
             problems.append(f"{shown}: '{name}' is {getattr(module, name)!r}; it must be a function.")

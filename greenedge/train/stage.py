@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import greenedge
+from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
 from greenedge.train.checkpoint import load_state, model_state, save_state, set_model_state, weights_sha256
 from greenedge.train.fit import Job, fit, predict, seeded
@@ -58,9 +59,7 @@ def build_model(recipe: Recipe):
 
 
 def trained_model(recipe: Recipe, folder: Path):
-    """The network with the weights that train_stage wrote, in eval mode. Raises GreenedgeError where they do not fit."""
-    from greenedge.errors import GreenedgeError
-
+    """The network with the weights that train_stage wrote, in eval mode; GreenedgeError where they do not fit."""
     state = load_state(Path(folder) / "model.pt")
     if state is None:
         raise GreenedgeError(f"{folder} has no model.pt; run the train stage first.")
