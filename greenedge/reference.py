@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +19,25 @@ def qonnx_integers(lowered: Lowered, model: Path, inputs: np.ndarray, tell: Call
     holds something else.
     """
     executor = _executor(model)
-    wanted = _readable(lowered)
-    rows: dict[str, list[np.ndarray]] = {edge: [] for edge in wanted}
+    rows: list[dict[str, np.ndarray]] = []
     for k, sample in enumerate(np.asarray(inputs, np.float32)):
-        context = executor(sample[None])
-        for edge, (tensor, scale, zero) in wanted.items():
-            y = np.asarray(context[tensor], np.float64).reshape(1, *lowered.graph.edges[edge].shape) / scale + zero
-            level = np.rint(y)
-            if not np.isfinite(y).all() or np.abs(y - level).max(initial=0) >= 0.25:
-                raise VerificationError(f"qonnx gave values on tensor {tensor!r} at sample {k} that are no multiples of its scale.")
-            rows[edge].append(level.astype(np.int64))
+        rows.append(read_integers(lowered, executor(sample[None]), k))
         tell(k + 1, len(inputs), "qonnx")
-    if not len(inputs):
+    if not rows:
         raise VerificationError("qonnx was asked for zero samples; give at least one.")
-    return {edge: np.concatenate(parts) for edge, parts in rows.items()}
+    return {edge: np.concatenate([row[edge] for row in rows]) for edge in rows[0]}
+
+
+def read_integers(lowered: Lowered, context: Mapping[str, np.ndarray], first: int = 0) -> dict[str, np.ndarray]:
+    """{edge: integers, batch first} read off the float tensors of one execution whose first sample has number `first`."""
+    result = {}
+    for edge, (tensor, scale, zero) in _readable(lowered).items():
+        y = np.asarray(context[tensor], np.float64).reshape(-1, *lowered.graph.edges[edge].shape) / scale + zero
+        level = np.rint(y)
+        if not np.isfinite(y).all() or np.abs(y - level).max(initial=0) >= 0.25:
+            raise VerificationError(f"qonnx gave values on tensor {tensor!r} from sample {first} on that are no multiples of its scale.")
+        result[edge] = level.astype(np.int64)
+    return result
 
 
 def _readable(lowered: Lowered) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
@@ -41,18 +46,10 @@ def _readable(lowered: Lowered) -> dict[str, tuple[str, np.ndarray, np.ndarray]]
     edges = [*graph.inputs, *(edge for edge in graph.edges if edge in lowered.trace.quantised), *graph.outputs]
     for edge in dict.fromkeys(edges):
         birth = lowered.trace.births.get(edge)
-        parts = dequantiser(birth) if birth is not None else None
+        parts = dequantiser(birth.expr) if birth is not None else None
         if parts is not None:
             found[edge] = (birth.tensor, *(np.asarray(part)[None] if np.ndim(part) else np.asarray(part) for part in parts))
-    for edge, tensor in _host_tensors(lowered).items():
-        if edge in graph.inputs and edge in found:
-            found[edge] = (tensor, *found[edge][1:])
     return found
-
-
-def _host_tensors(lowered: Lowered) -> dict[str, str]:
-    """Input edges made by the prologue → the quantised tensor in the model."""
-    return {edge: birth.tensor for edge, birth in lowered.trace.births.items()}
 
 
 def _executor(path: Path):

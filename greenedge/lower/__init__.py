@@ -77,7 +77,7 @@ def lower_source(source: Source, declared: Mapping[str | None, InputType] | None
     graph = finished(walk, boundaries)
     outputs = []
     for tensor, edge in boundaries.items():
-        scale, zero = ends.dequantiser(walk.builder.trace.births[edge])
+        scale, zero = ends.dequantiser(walk.values[tensor].expr)
         outputs.append(Output(edge, tensor, scale, zero, tensor in source.outputs))
     return Lowered(graph, ends.prologue(walk), ends.epilogue(walk, boundaries), tuple(outputs), types, source, walk.builder.trace)
 

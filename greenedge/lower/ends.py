@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.lower.builder import Birth
-from greenedge.lower.expr import affine_of
+from greenedge.lower.expr import Expr, affine_of
 from greenedge.lower.lowering import Walk
 from greenedge.lower.quantisers import integer_range
 from greenedge.lower.source import QONNX_DOMAINS, Node
@@ -73,26 +72,26 @@ def epilogue(walk: Walk, boundaries: dict[str, str]):
 
     model = _Model("epilogue", max(walk.source.opset, 13))
     for tensor, edge in boundaries.items():
-        _dequantise(model, edge, walk.builder.trace.births[edge], tensor)
+        _dequantise(model, edge, walk.values[tensor].expr, tensor)
     _copy(walk, model, list(walk.source.outputs), set(boundaries))
     inputs = [(edge, onnx.TensorProto.INT64, ("batch", *walk.builder.edges[edge].shape)) for edge in dict.fromkeys(boundaries.values())]
     outputs = [(name, onnx.TensorProto.FLOAT, ("batch", *walk.shape_of(walk.values[name])[1:])) for name in walk.source.outputs]
     return model.build(inputs, outputs)
 
 
-def dequantiser(birth: Birth) -> tuple[np.ndarray, np.ndarray] | None:
+def dequantiser(expr: Expr) -> tuple[np.ndarray, np.ndarray] | None:
     """(scale, zero) in float64 with real = scale*(q - zero), or None where the function is not affine."""
-    parts = affine_of(birth.expr)
+    parts = affine_of(expr)
     if parts is None:
         return None
     alpha, beta = (np.asarray(part, dtype=object) for part in parts)
     return alpha.astype(np.float64), np.asarray(-beta / alpha, dtype=object).astype(np.float64)
 
 
-def _dequantise(model: _Model, edge: str, birth: Birth, tensor: str) -> None:
+def _dequantise(model: _Model, edge: str, expr: Expr, tensor: str) -> None:
     import onnx
 
-    parts = dequantiser(birth)
+    parts = dequantiser(expr)
     assert parts is not None, f"edge {edge} was born from a function that is not affine"
     scale, zero = (part.astype(np.float32) for part in parts)
     value = model.node("Cast", [edge], to=onnx.TensorProto.FLOAT)

@@ -300,7 +300,7 @@ class Smooth(Expr):
 
     function: str = "tanh"
 
-    # name: (float64 version, Lipschitz constant on the whole line or None)
+    # Lipschitz constant on the whole line, None where there is none
     LIPSCHITZ = {"sigmoid": 0.25, "tanh": 1.0, "erf": 1.1284, "exp": None, "softplus": 1.0}
 
     def approximate(self, x, u=U64, x_error=0.0):
@@ -314,12 +314,19 @@ class Smooth(Expr):
 
     def exactly(self, x, index, bits):
         a, A = self.args[0].exactly(x, index, bits)
+        if a == A == 0 and self.function in _AT_ZERO:
+            return _AT_ZERO[self.function], _AT_ZERO[self.function]
         low, high = _smooth_exact(self.function, a, bits), _smooth_exact(self.function, A, bits)
         slack = Fraction(1, 1 << (bits - 16)) * (1 + abs(high))
         return low - slack, high + slack
 
     def direction(self):
         return self.args[0].direction()
+
+
+# The only rational points: at every other rational argument these functions are irrational (Lindemann-Weierstrass; erf too
+# is irrational where it is known at all), so a comparison with a rational boundary is decided at some finite precision.
+_AT_ZERO = {"sigmoid": Fraction(1, 2), "tanh": Fraction(0), "erf": Fraction(0), "exp": Fraction(1)}
 
 
 def _smooth64(function: str, a: np.ndarray) -> np.ndarray:

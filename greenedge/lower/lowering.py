@@ -203,7 +203,10 @@ class Walk:
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def boundaries(self) -> dict[str, str]:
-        """{tensor: edge} where integers end: walking back from the outputs, the first tensors that are edges themselves."""
+        """{tensor: edge} where integers end: walking back from the outputs, the first tensors that are edges themselves.
+
+        The output of a quantiser that only renamed the integers of an earlier edge counts too.
+        """
         producers = {name: node for node in self.source.nodes for name in node.outputs if name}
         found: dict[str, str] = {}
         stack, seen = list(self.source.outputs), set()
@@ -213,7 +216,7 @@ class Walk:
             if tensor in seen or isinstance(value, (Constant, Grid, Broken)) or value is None:
                 continue
             seen.add(tensor)
-            if isinstance(value, Live) and self.builder.trace.births[value.edge].tensor == tensor:
+            if isinstance(value, Live) and (self.builder.trace.births[value.edge].tensor == tensor or self._renamed(tensor, producers)):
                 found[tensor] = value.edge
             elif tensor in producers:
                 stack.extend(name for name in producers[tensor].inputs if name)
@@ -221,6 +224,9 @@ class Walk:
                 self._refuse(tensor, Refused("unquantised", "an output that no integer layer computes",
                                              "every output must come from a quantised layer", "quantise the model's layers"))
         return found
+
+    def _renamed(self, tensor: str, producers: dict[str, Node]) -> bool:
+        return tensor in producers and producers[tensor].op in quantisers.RULES
 
 
 def evaluate(node: Node, arrays, opset: int) -> list[np.ndarray]:

@@ -131,7 +131,7 @@ def _error(op: Op, graph: Graph, trace: Trace, values, errors) -> np.ndarray:
 def _zero(trace: Trace, edge: str) -> np.ndarray | float:
     """The integer that stands for real zero on an edge (0 where that is unknown: an accumulator)."""
     birth = trace.births.get(edge)
-    parts = dequantiser(birth) if birth is not None else None
+    parts = dequantiser(birth.expr) if birth is not None else None
     return parts[1] if parts is not None else 0.0
 
 
