@@ -1,0 +1,179 @@
+// Folded matrix-vector unit with its weights in block memory: y[m] = sum over k of W[m][k] * x[k] - C[m].
+//
+// PE neurons times SIMD inputs per cycle, so K/SIMD * M/PE cycles per vector. One vector is computed while the next one
+// is received. Nothing in the pipeline waits: a group of PE neurons is started only when the output buffer has room for
+// it, so there is no clock enable and every memory read has its output register.
+//
+// C[m] = 2**max(WB-2, 0) * (number of negative weights of neuron m) is what ge_product leaves out. The next unit adds it
+// within its own bias, where it costs nothing; with CORRECT = 1 this unit adds it itself from CORRECTION_FILE.
+//
+// Streams: element 0 in the low bits of tdata, tdata padded to whole bytes.
+// WEIGHTS_FILE: one hexadecimal word per cycle of a vector, in order; element [pe*SIMD + simd] of the word in cycle
+// nf*SF + sf is W[nf*PE + pe][sf*SIMD + simd]. CORRECTION_FILE: word nf holds C of neurons nf*PE ... in OB bits each.
+module ge_mvu #(
+    int unsigned K    = 16,      // inputs
+    int unsigned M    = 8,       // neurons
+    int unsigned PE   = 2,       // neurons per cycle; divides M
+    int unsigned SIMD = 4,       // inputs per cycle; divides K
+    int unsigned WB   = 4,       // weight bits, two's complement; 1: signs
+    int unsigned AB   = 4,       // activation bits
+    bit          ASGN = 0,       // activations are signed
+    int unsigned OB   = 16,      // accumulator bits, signed
+    bit          CORRECT = 0,
+    parameter    WEIGHTS_FILE    = "",
+    parameter    CORRECTION_FILE = "",
+    localparam int unsigned S_WIDTH = (SIMD*AB + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+) (
+    input  logic               clk,
+    input  logic               rst,
+    input  logic [S_WIDTH-1:0] s_tdata,
+    input  logic               s_tvalid,
+    output logic               s_tready,
+    output logic [M_WIDTH-1:0] m_tdata,
+    output logic               m_tvalid,
+    input  logic               m_tready
+);
+    localparam int unsigned SF = K / SIMD;                       // cycles per group of neurons
+    localparam int unsigned NF = M / PE;                         // groups per vector
+    localparam int unsigned SW = SF > 1 ? $clog2(SF) : 1;
+    localparam int unsigned NW = NF > 1 ? $clog2(NF) : 1;
+    localparam int unsigned WW = SF*NF > 1 ? $clog2(SF*NF) : 1;
+    localparam int unsigned BANKS = SF*NF >= 8 ? 2 : 4;
+    localparam int unsigned BW = $clog2(BANKS);
+    localparam int unsigned ROWS     = 1 + ((WB > 2 ? WB - 2 : 0) + 1) / 2;
+    localparam int unsigned PRODUCT  = WB <= 3 ? 1 : 1 + $clog2(ROWS);   // latency of ge_product
+    localparam int unsigned PB       = AB + WB;
+    localparam int unsigned DOT      = PRODUCT + $clog2(SIMD);           // latency of a dot product
+    localparam int unsigned LATENCY  = 2 + DOT + 1;                      // memory, dot product, accumulator
+    localparam int unsigned GROUPS   = 2 + (LATENCY + 3) / SF;           // output words that cover the way there and back
+    localparam int unsigned DEPTH    = 1 << $clog2(GROUPS);
+
+    // ---- receive: memory for two vectors (four where a vector takes only a few cycles), written word by word
+    logic [SIMD*AB-1:0]         inputs [BANKS << SW];
+    logic [SW-1:0]              ws;
+    logic [BW-1:0]              wbank;
+    logic [$clog2(BANKS+1)-1:0] held;                            // banks that may not be written yet
+    logic                       beat, received, released;
+
+    assign s_tready = (held != BANKS);
+    assign beat     = s_tvalid && s_tready;
+    assign received = beat && (ws == SW'(SF - 1));
+
+    always_ff @(posedge clk) begin
+        if (beat) inputs[{wbank, ws}] <= s_tdata[SIMD*AB-1:0];
+    end
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            ws    <= '0;
+            wbank <= '0;
+            held  <= '0;
+        end else begin
+            if (beat) ws <= received ? '0 : ws + 1'b1;
+            if (received) wbank <= wbank + 1'b1;
+            if (received != released) held <= received ? held + 1'b1 : held - 1'b1;
+        end
+    end
+
+    // ---- issue: a group starts when its vector is there and the output buffer has a free word for it
+    logic                       run, start, last_sf, last_group, freed;
+    logic [SW-1:0]              sf;
+    logic [NW-1:0]              nf;                              // the next group
+    logic [WW-1:0]              wa;
+    logic [BW-1:0]              rbank, next_bank;
+    logic [$clog2(BANKS+1)-1:0] waiting;                         // vectors whose last group has not started
+    logic [$clog2(DEPTH+1)-1:0] credit;
+
+    assign last_sf = (sf == SW'(SF - 1));
+    assign start   = (!run || last_sf) && (credit != 0) && (waiting != 0);
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            run        <= 1'b0;
+            sf         <= '0;
+            nf         <= '0;
+            wa         <= '0;
+            rbank      <= '0;
+            next_bank  <= '0;
+            last_group <= 1'b0;
+            released   <= 1'b0;
+            waiting    <= '0;
+            credit     <= ($clog2(DEPTH+1))'(DEPTH);
+        end else begin
+            run      <= start || (run && !last_sf);
+            // the writer may follow as soon as the last group reads: it is never faster than one word a cycle
+            released <= start && (nf == NW'(NF - 1));
+            if (start) begin
+                nf         <= (nf == NW'(NF - 1)) ? '0 : nf + 1'b1;
+                last_group <= (nf == NW'(NF - 1));
+                rbank      <= next_bank;
+                if (nf == NW'(NF - 1)) next_bank <= next_bank + 1'b1;
+            end
+            if (run) begin
+                sf <= last_sf ? '0 : sf + 1'b1;
+                wa <= (last_sf && last_group) ? '0 : wa + 1'b1;
+            end
+            if (received != (start && nf == NW'(NF - 1))) waiting <= received ? waiting + 1'b1 : waiting - 1'b1;
+            if (start != freed) credit <= start ? credit - 1'b1 : credit + 1'b1;
+        end
+    end
+
+    // ---- read weights and inputs: memory, then its output register
+    (* ram_style = "block", rom_style = "block" *) logic [PE*SIMD*WB-1:0] weights [SF*NF];
+    initial $readmemh(WEIGHTS_FILE, weights);
+
+    logic [PE*SIMD*WB-1:0] w1, w2;
+    logic [SIMD*AB-1:0]    a1, a2;
+    always_ff @(posedge clk) begin
+        w1 <= weights[wa];
+        w2 <= w1;
+        a1 <= inputs[{rbank, sf}];
+        a2 <= a1;
+    end
+
+    // ---- what travels beside the data: valid, first and last of a group
+    logic [LATENCY:1] valid, first, last;
+    always_ff @(posedge clk) begin
+        valid <= rst ? '0 : {valid[LATENCY-1:1], run};
+        first <= {first[LATENCY-1:1], sf == 0};
+        last  <= {last[LATENCY-1:1], last_sf};
+    end
+
+    // ---- multiply, add, accumulate
+    logic [PE*OB-1:0] seed;                                      // where each accumulator starts
+    logic [PE*OB-1:0] acc;
+    for (genvar p = 0; p < PE; p++) begin : neuron
+        logic [SIMD*PB-1:0]             products;
+        logic [PB+$clog2(SIMD)-1:0]     dot;
+        logic signed [OB-1:0]           a, base;
+        for (genvar i = 0; i < SIMD; i++) begin : lane
+            ge_product #(.WB(WB), .AB(AB), .ASGN(ASGN)) mul (
+                .clk, .w(w2[(p*SIMD+i)*WB +: WB]), .a(a2[i*AB +: AB]), .p(products[i*PB +: PB]));
+        end
+        ge_adder_tree #(.N(SIMD), .WIDTH(PB)) tree (.clk, .x(products), .sum(dot));
+        assign base = first[LATENCY-1] ? seed[p*OB +: OB] : a;
+        always_ff @(posedge clk) a <= base + OB'($signed(dot));
+        assign acc[p*OB +: OB] = a;
+    end
+
+    if (CORRECT) begin : correction
+        logic [PE*OB-1:0] constants [NF];
+        initial $readmemh(CORRECTION_FILE, constants);
+        logic [NW-1:0]    cn;
+        always_ff @(posedge clk) begin
+            if (rst) cn <= '0;
+            else if (valid[LATENCY-1] && last[LATENCY-1]) cn <= (cn == NW'(NF - 1)) ? '0 : cn + 1'b1;
+        end
+        assign seed = constants[cn];
+    end else begin : no_correction
+        assign seed = '0;
+    end
+
+    // ---- hand over
+    logic [PE*OB-1:0] word;
+    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
+        .clk, .rst, .push(valid[LATENCY] && last[LATENCY]), .push_data(acc), .freed,
+        .m_tdata(word), .m_tvalid, .m_tready);
+    assign m_tdata = M_WIDTH'(word);
+endmodule
