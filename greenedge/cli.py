@@ -128,14 +128,20 @@ def targets(name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = N
 def check(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: Targets = None, backend: Backend = None,
           input_type: InputTypes = None, as_json: Json = False) -> None:
     """Preflight: say whether a model can go to a target, or every reason why not, with the node and the cure."""
-    from greenedge.entry import check_model, input_types
+    from greenedge.entry import input_types, preflight
 
-    verdicts = check_model(model, target or [], backend, input_types(input_type or []))
+    found = preflight(model, target or [], backend, input_types(input_type or []))
     if as_json:
-        return _print_json(verdicts)
-    for verdict in verdicts:
-        typer.echo(f"{verdict['model']} can go to {verdict['target']} with {verdict['backend']}." if verdict["target"] else
-                   f"{verdict['model']} becomes an integer graph of {verdict['operations']} operations.")
+        from dataclasses import asdict
+
+        _print_json([asdict(each) for each in found])
+        raise typer.Exit(UnsupportedError.exit_code if any(each.reasons for each in found) else 0)
+    for each in found:
+        if not each.reasons:
+            typer.echo(f"{each.model} can be built for {each.target} by {each.backend}: {each.layers} layers, {each.weight_bits:,} "
+                       f"weight bits, accumulators of up to {each.accumulator_bits} bits.")
+    for each in found:
+        each.require()
 
 
 @app.command()

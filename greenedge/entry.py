@@ -11,7 +11,7 @@ from pathlib import Path
 from greenedge.backends import BACKENDS, load_backend
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.files import write_aside
-from greenedge.flow import FOLDER, STAGES, Job, Tell, check_job, choose_backend, compare_stages, plan_build, run_job, run_jobs
+from greenedge.flow import FOLDER, STAGES, Job, Tell, choose_backend, compare_stages, plan_build, run_job, run_jobs
 from greenedge.manifest import (FILE, Manifest, Record, digest_files, explained, hold, inside, load_manifest,
                                 save_manifest)
 from greenedge.model_file import ModelFile
@@ -92,20 +92,15 @@ def input_types(texts: Sequence[str]) -> dict[str, str]:
     return declared
 
 
-def check_model(model: Path, targets: Sequence[str], backend: str | None, declared: Mapping[str, str]) -> list[dict]:
-    """Preflight of a model file: one entry per target, or one without. Raises UnsupportedError with every reason."""
-    from greenedge.lower import lower_file
+def preflight(model: Path, targets: Sequence[str], backend: str | None, declared: Mapping[str, str]) -> list:
+    """One greenedge.check.Preflight per target. Raises TargetError for a target or back end that there is not."""
+    from greenedge.check import check_model
 
-    source = ModelFile(model, declared=declared)
-    jobs = [Job(source, target, choose_backend(target, backend)) for target in map(load_target, targets)] or [Job(source)]
-    graph = lower_file(model, source.input_types()).graph
-    verdicts = []
-    for job in jobs:
-        if job.target is not None:
-            check_job(job, graph)
-        verdicts.append({"model": str(model), "operations": len(graph.ops), "backend": job.backend,
-                         "target": job.target.name if job.target else None})
-    return verdicts
+    if not targets:
+        raise TargetError("no target: say --target NAME; `greenedge targets` lists them.")
+    chosen = [(target, choose_backend(target, backend)) for target in map(load_target, dict.fromkeys(targets))]
+    types = ModelFile(model, declared=declared).input_types()
+    return [check_model(model, target, name, types) for target, name in chosen]
 
 
 def dry_plan(job: Job) -> list[str]:

@@ -38,7 +38,7 @@ _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"),
          "build": ("backends/{backend}", "rtl", "graph", "tools.py", "toolbox.py"),
          "verify": ("verify.py", "reference.py", "host.py", "backends/{backend}", "rtl", "graph", "lower"), "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
-             "report": ("jinja2", "matplotlib")}
+             "report": ("jinja2",)}
 
 
 @dataclass(frozen=True)
@@ -142,15 +142,11 @@ def _build(job: Job, run: Path, tell: Tell) -> str:
 
 def plan_build(job: Job, graph):
     """The back end's plan for a graph. Raises UnsupportedError with every reason why it cannot."""
-    check_job(job, graph)
-    return load_backend(job.backend).plan(graph, job.target, job.options)
-
-
-def check_job(job: Job, graph) -> None:
-    """Raises UnsupportedError with every reason why the back end cannot build a graph for the target."""
-    reasons = load_backend(job.backend).check(graph, job.target, job.options)
+    backend = load_backend(job.backend)
+    reasons = backend.check(graph, job.target, job.options)
     if reasons:
-        raise UnsupportedError(f"{job.backend} cannot build {graph.name!r} for {job.target.name!r}:", reasons)
+        raise UnsupportedError(f"{job.source.name} cannot be built for {job.target.name} by {job.backend}:", reasons)
+    return backend.plan(graph, job.target, job.options)
 
 
 def _verify(job: Job, run: Path, tell: Tell) -> str:

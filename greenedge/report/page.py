@@ -1,0 +1,187 @@
+"""Turns summaries into the page: what to say and how to write a number; the look is in page.html and style.css."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from greenedge import __version__
+from greenedge.manifest import load_manifest
+from greenedge.report.summary import read_json
+
+_HERE = Path(__file__).resolve().parent
+STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "tflite": "TFLite",
+                "netlist": "Netlist", "board": "Board"}
+# key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
+_FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
+            "clock_hz": ("clock", "hertz"), "latency_s": ("latency", "time"), "ips": ("inferences per second", "rate"),
+            "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
+_RESOURCES = {"lut4": "LUT4", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits", "carry": "Carry cells"}
+_ELSEWHERE = ("part", "tools")  # shown in the heading and among the tools
+ESTIMATED = ("estimated", "estimate")
+
+
+def render(runs: Sequence[tuple[Path, dict]]) -> str:
+    """The page over these runs, each a folder and its summary. Nothing in it is loaded from anywhere else."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    env = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                      lstrip_blocks=True)
+    env.filters |= {"count": count, "hertz": hertz, "time": duration, "size": size, "rate": count, "text": str,
+                    "percent": percent, "title_of": lambda stage: STAGE_TITLES.get(stage, stage)}
+    views = [_view(run, summary) for run, summary in runs]
+    return env.get_template("page.html").render(runs=views, several=len(views) > 1, version=__version__,
+                                                 heading=_heading(views), verdict=_overall(views))
+
+
+def _heading(views: list[dict]) -> str:
+    return ", ".join(dict.fromkeys(view["title"] for view in views))
+
+
+def _overall(views: list[dict]) -> str:
+    verdicts = {view["verdict"] for view in views}
+    return "differs" if "differs" in verdicts else "open" if "open" in verdicts else "equal"
+
+
+def _view(run: Path, summary: dict) -> dict:
+    """Everything that the page shows of one run, already in words and texts."""
+    manifest = load_manifest(run)
+    entries = summary.get("verify", [])
+    target = summary.get("target") or {}
+    failed = [(name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")]
+    lowered = read_json(run, "3-lower/lower.json") or {}
+    metrics = read_json(run, "1-train/metrics.json") or {}
+    return {"name": summary.get("model") or run.name, "title": summary.get("title") or run.name, "target": target,
+            "backend": summary.get("backend"), "verdict": _verdict(manifest, entries), "verify": entries,
+            "sentence": _sentence(entries), "chain": _chain(entries), "accuracy": summary.get("accuracy", {}),
+            "resources": _resources(summary.get("hardware") or {}, target.get("resources") or {}),
+            "figures": _figures(summary), "files": summary.get("files", {}), "notes": summary.get("notes", []),
+            "built": {name.rsplit("/", 1)[1]: size for name, size in summary.get("files", {}).items() if name.startswith("4-build/")},
+            "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
+            "stages": _stages(manifest), "failed": failed, "layers": lowered.get("layers", []),
+            "proofs": {p["name"]: p for p in lowered.get("requantisers", [])},
+            "loss": curve(metrics.get("train_loss") or []), "metrics": metrics, "tools": summary.get("tools", {}),
+            "digests": {name: digest for record in manifest.stages.values() for name, digest in record.outputs.items()
+                        if name in summary.get("files", {})}}
+
+
+def _verdict(manifest, entries: list[dict]) -> str:
+    """"differs" where anything differed, "equal" where the verify stage ended well, else "open"."""
+    if any(entry["mismatches"] for entry in entries):
+        return "differs"
+    record = manifest.stages.get("verify")
+    return "equal" if entries and record is not None and record.status == "done" else "open"
+
+
+def _sentence(entries: list[dict]) -> str:
+    """The verdict in one sentence."""
+    wrong = next((entry for entry in entries if entry["mismatches"]), None)
+    if wrong:
+        first = wrong.get("first")
+        where = f"; first at sample {first['sample']}, layer {first['layer']}" if first else ""
+        return (f"{_named(wrong['candidate'])} differs from {_named(wrong['reference'])} on {wrong['mismatches']} of "
+                f"{wrong['samples']} samples{where}.")
+    if not entries:
+        return "Nothing has been compared yet."
+    counts = sorted({entry["samples"] for entry in entries})
+    names = [_named(stage) for stage in _chain(entries)]
+    text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {counts[0]:,} samples"
+    tied = sum(entry.get("float_ties", 0) for entry in entries)
+    return text + (f", but for {tied} proven float32 tie{'s' if tied > 1 else ''}." if tied else ".")
+
+
+def _named(stage: str) -> str:
+    title = STAGE_TITLES.get(stage, stage)
+    return "the integer graph" if stage == "graph" else title
+
+
+def _chain(entries: list[dict]) -> list[str]:
+    """The stages in the order in which a model passes them."""
+    order = list(STAGE_TITLES)
+    stages = {stage for entry in entries for stage in (entry["reference"], entry["candidate"])}
+    return sorted(stages, key=lambda stage: order.index(stage) if stage in order else len(order))
+
+
+def _evidence(summary: dict, key: str) -> str | None:
+    words = summary.get("evidence")
+    word = words.get(key) if isinstance(words, dict) else None
+    return str(word) if word else None
+
+
+def _resources(hardware: dict, available: dict) -> list[dict]:
+    """What the tools placed beside what the device has; the bar's width is for the eye alone."""
+    rows = []
+    for key, label in _RESOURCES.items():
+        used, total = hardware.get(key), available.get(key)
+        if used is not None:
+            share = min(100.0, 100.0 * used / total) if total else None
+            rows.append({"label": label, "used": used, "total": total, "share": share})
+    return rows
+
+
+def _figures(summary: dict) -> list[dict]:
+    """The numbers of the built thing with their unit, and the word for how each is known."""
+    rows = []
+    for part in ("hardware", "edge"):
+        for key, value in (summary.get(part) or {}).items():
+            if key in _RESOURCES or key in _ELSEWHERE or value is None or isinstance(value, (dict, list, bool)):
+                continue
+            label, kind = _FIGURES.get(key, (key.replace("_", " "), "text"))
+            word = _evidence(summary, key)
+            rows.append({"key": key, "label": label, "kind": kind, "value": value, "evidence": word,
+                         "estimated": bool(word) and word.split()[0].rstrip(":,") in ESTIMATED})
+    return sorted(rows, key=lambda row: list(_FIGURES).index(row["key"]) if row["key"] in _FIGURES else len(_FIGURES))
+
+
+def _stages(manifest) -> list[dict]:
+    records = {name: record for name, record in manifest.stages.items() if name != "report"}
+    longest = max((r.seconds or 0 for r in records.values()), default=0) or 1
+    return [{"name": name, "seconds": r.seconds, "status": r.status, "note": r.note, "copied": r.reused_from,
+             "width": 100 * (r.seconds or 0) / longest} for name, r in records.items()]
+
+
+def curve(values: list[float], width: float = 320, height: float = 72) -> str:
+    """Points of an SVG polyline through the values, empty for fewer than two."""
+    numbers = [float(value) for value in values if isinstance(value, (int, float))]
+    if len(numbers) < 2:
+        return ""
+    low, high = min(numbers), max(numbers)
+    span = (high - low) or 1.0
+    step = width / (len(numbers) - 1)
+    return " ".join(f"{k * step:.1f},{height - (value - low) / span * height:.1f}" for k, value in enumerate(numbers))
+
+
+# -- numbers as texts -----------------------------------------------------------------------------------------------------
+
+
+def count(value: float) -> str:
+    """12 345 with narrow spaces; a fraction keeps four digits."""
+    return f"{value:,.0f}".replace(",", "\u202f") if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _prefixed(value: float, unit: str, steps: Sequence[tuple[float, str]]) -> str:
+    for factor, prefix in steps:
+        if abs(value) >= factor:
+            return f"{value / factor:.4g}\u202f{prefix}{unit}"
+    factor, prefix = steps[-1]
+    return f"{value / factor:.4g}\u202f{prefix}{unit}"
+
+
+def hertz(value: float) -> str:
+    """With MHz, kHz or Hz."""
+    return _prefixed(value, "Hz", ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
+
+
+def duration(value: float) -> str:
+    """With s, ms, µs or ns."""
+    return _prefixed(value, "s", ((1, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")))
+
+
+def size(value: float) -> str:
+    """With MB, kB or bytes."""
+    return f"{value:,.0f} bytes" if value < 1000 else _prefixed(value, "B", ((1e9, "G"), (1e6, "M"), (1e3, "k")))
+
+
+def percent(value: float) -> str:
+    """97.78 %."""
+    return f"{100 * value:.2f}\u202f%"

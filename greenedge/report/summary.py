@@ -1,0 +1,78 @@
+"""Gathers what a run recorded into the one dict that other programs read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from greenedge.backends import BACKENDS, load_backend
+from greenedge.errors import GreenedgeError
+from greenedge.manifest import Manifest, inside, load_manifest
+
+FORMAT = "greenedge-summary/1"
+NO_HOST = "The bitstream has no host interface yet: it computes, but no cable carries samples in and answers out."
+_PRODUCTS = (".bit", ".bin", ".fs", ".tflite", ".onnx", ".v", ".sv")
+_MAX_BYTES = 64 << 20
+
+
+def summarise(run: Path) -> dict:
+    """The run's numbers, each as the stage that found it wrote it; what is unknown is absent.
+
+    Keys: format, model, title, target, backend, accuracy, verify, hardware, edge, energy, seconds, tools, files, notes,
+    evidence. Raises GreenedgeError for a folder that is no run or whose files are damaged.
+    """
+    manifest = load_manifest(run)
+    source, target = manifest.about.get("source") or {}, manifest.about.get("target")
+    verified = read_json(run, "5-verify/verify.json") or {}
+    built = _built(run, manifest)
+    summary = {"format": FORMAT, "model": source.get("name"), "title": source.get("title"), "target": target,
+               "backend": manifest.about.get("backend"), "accuracy": verified.get("accuracy", {}),
+               "verify": verified.get("verify", []),
+               "hardware": built.get("hardware"), "edge": built.get("edge"), "energy": [],
+               "seconds": {name: r.seconds for name, r in manifest.stages.items() if r.status == "done" and name != "report"},
+               "tools": _tools(manifest, built), "files": _files(run, manifest),
+               "evidence": built.get("evidence"), "notes": list(built.get("notes", []))}
+    bitstream = any(name.endswith((".bit", ".bin", ".fs")) for name in summary["files"])
+    if bitstream and not (built.get("hardware") or {}).get("host_interface"):
+        summary["notes"].append(NO_HOST)
+    return {key: value for key, value in summary.items() if value is not None}
+
+
+def read_json(run: Path, name: str) -> dict | None:
+    """A JSON file of a run, None where it is absent. Raises GreenedgeError where it is damaged."""
+    path = inside(run, name)
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes, at most {_MAX_BYTES:,} are read")
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it is no table")
+    except ValueError as error:
+        raise GreenedgeError(f"{path} is damaged ({error}); run the same command again to write it anew.") from None
+    return data
+
+
+def _built(run: Path, manifest: Manifest) -> dict:
+    record, backend = manifest.stages.get("build"), manifest.about.get("backend")
+    if record is None or record.status != "done" or backend not in BACKENDS:
+        return {}
+    return load_backend(backend).report(inside(run, "4-build"))
+
+
+def _tools(manifest: Manifest, built: dict) -> dict[str, str]:
+    """Every tool that had a part, once; our own version without the digest of the code."""
+    tools: dict[str, str] = {}
+    for record in manifest.stages.values():
+        tools |= record.tools
+    tools |= built.get("tools") or (built.get("hardware") or {}).get("tools") or {}
+    return {name: version.split("+")[0] if name == "greenedge" else version for name, version in sorted(tools.items())}
+
+
+def _files(run: Path, manifest: Manifest) -> dict[str, int]:
+    """What came out, in bytes: the models and the built products."""
+    names = [name for stage in ("export", "lower", "build") if stage in manifest.stages
+             for name in manifest.stages[stage].outputs]
+    wanted = [name for name in names if name.endswith(_PRODUCTS) and name.count("/") == 1]
+    return {name: inside(run, name).stat().st_size for name in wanted if inside(run, name).is_file()}
