@@ -221,7 +221,7 @@ def _one(job: Job, run: Path, manifest: Manifest, name: str, beside: Sequence[Pa
     for other in beside:
         found = _finished(other, name, fresh.key)
         if found:
-            copy_stage(other, found.outputs, run / FOLDER[name])
+            copy_stage(other, found.outputs, run)
             return _saved(manifest, run, name, replace(found, reused_from=other.name), display)
     fresh = replace(fresh, started=datetime.now(timezone.utc).isoformat(timespec="seconds"))
     save_manifest(manifest.with_stage(name, fresh), run)
@@ -273,6 +273,8 @@ def _planned(job: Job, manifest: Manifest, name: str) -> Record:
         inputs["recipe"] = job.source.digest
     elif name == "export":
         inputs |= job.source.inputs if isinstance(job.source, ModelFile) else {"recipe": job.source.digest}
+    elif name == "report":  # it shows versions and seconds of the other stages, and which were copied
+        inputs["manifest"] = digest_of({k: [r.key, r.seconds, r.reused_from] for k, r in manifest.stages.items() if k != name})
     options = _options(job) if name in ("build", "verify", "report") else {}
     if name == "lower" and isinstance(job.source, ModelFile):
         options = dict(job.source.declared)

@@ -59,7 +59,7 @@ def _view(run: Path, summary: dict) -> dict:
             "built": {name.rsplit("/", 1)[1]: size for name, size in summary.get("files", {}).items() if name.startswith("4-build/")},
             "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
             "stages": _stages(manifest), "failed": failed, "layers": lowered.get("layers", []),
-            "proofs": {p["name"]: p for p in lowered.get("requantisers", [])},
+            "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
             "loss": curve(metrics.get("train_loss") or []), "metrics": metrics, "tools": summary.get("tools", {}),
             "digests": {name: digest for record in manifest.stages.values() for name, digest in record.outputs.items()
                         if name in summary.get("files", {})}}
