@@ -140,8 +140,19 @@ def check(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: 
         if not each.reasons:
             typer.echo(f"{each.model} can be built for {each.target} by {each.backend}: {each.layers} layers, {each.weight_bits:,} "
                        f"weight bits, accumulators of up to {each.accumulator_bits} bits.")
-    for each in found:
-        each.require()
+    refused = [each for each in found if each.reasons]
+    for each in refused[:-1]:
+        typer.echo(f"greenedge: {_refusal(each)}", err=True)
+    if refused:
+        refused[-1].require()
+
+
+def _refusal(preflight) -> str:
+    try:
+        preflight.require()
+    except UnsupportedError as error:
+        return str(error)
+    raise AssertionError("no reason to refuse")
 
 
 @app.command()

@@ -105,7 +105,7 @@ def _samples(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray
     samples = read_array(path)
     wanted = tuple(shape[1:])
     if samples.ndim != len(shape) or any(size is not None and size != got for size, got in zip(wanted, samples.shape[1:])):
-        raise GreenedgeError(f"{path} has shape {samples.shape}; input {name!r} wants ('samples', {str(wanted)[1:]}.")
+        raise GreenedgeError(f"{path} has shape {samples.shape}; input {name!r} wants {('samples', *wanted)}.")
     if not len(samples) or samples.dtype.kind not in "fiub":
         raise GreenedgeError(f"{path} holds {len(samples)} samples of {samples.dtype}; give at least one, as numbers.")
     return samples

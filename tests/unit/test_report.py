@@ -1,0 +1,119 @@
+"""The page and summary.json: what they say, what they leave out, and that nothing in a name becomes markup."""
+
+import json
+import re
+
+import fakes
+import numpy as np
+import pytest
+
+from greenedge.entry import jobs_for
+from greenedge.errors import GreenedgeError
+from greenedge.flow import run_job
+from greenedge.model_file import ModelFile
+from greenedge.report import summarise, write_report
+from greenedge.report.page import count, curve, duration, hertz, percent, size
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    return fakes.install(monkeypatch)
+
+
+def _run(tmp_path, name="small", labels=True, until="report"):
+    model = fakes.write_model(tmp_path / f"{name}.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).integers(0, 15, (20, 6)).astype(np.float32))
+    np.save(tmp_path / "y.npy", np.arange(20) % 3)
+    source = ModelFile(model, tmp_path / "x.npy", tmp_path / "y.npy" if labels else None)
+    run_job(jobs_for(source, [str(fakes.write_board(tmp_path))])[0], tmp_path / "run", until)
+    return tmp_path / "run"
+
+
+def test_the_summary_holds_what_the_stages_wrote(tmp_path, backend):
+    run = _run(tmp_path)
+    summary = json.loads((run / "7-report" / "summary.json").read_text())
+    verified = json.loads((run / "5-verify" / "verify.json").read_text())
+    assert summary["accuracy"] == verified["accuracy"] and set(summary["accuracy"]) == {"qonnx", "graph", "fake"}
+    assert summary["verify"] == verified["verify"]
+    assert summary["edge"] == backend.report(run / "4-build")["edge"]
+    assert summary["format"] == "greenedge-summary/1"
+    assert {"2-export/model.onnx", "3-lower/graph.onnx"} <= set(summary["files"])
+
+
+def test_an_unknown_number_is_absent(tmp_path, backend):
+    summary = json.loads((_run(tmp_path, labels=False) / "7-report" / "summary.json").read_text())
+    assert summary["accuracy"] == {} and "hardware" not in summary
+    assert "null" not in json.dumps(summary["edge"])
+
+
+def test_the_page_stands_alone(tmp_path, backend):
+    page = (_run(tmp_path) / "7-report" / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!#)""", page) and "url(" not in page and "<script" not in page
+    assert "QONNX, the integer graph and fake gave the same integers on all 20 samples." in page
+    assert "20 of 20 equal" in page
+
+
+def test_nothing_in_a_name_becomes_markup(tmp_path, backend):
+    page = (_run(tmp_path, name="<script>alert(1)<") / "7-report" / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;" in page
+
+
+def test_a_bitstream_without_a_host_interface_says_so(tmp_path, backend):
+    from greenedge.report.summary import NO_HOST
+
+    run = _run(tmp_path)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["stages"]["build"]["outputs"]["4-build/top.bit"] = "0" * 64
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "4-build" / "top.bit").write_bytes(b"x")
+    assert summarise(run)["notes"] == [NO_HOST]
+
+
+def test_a_difference_is_shown(tmp_path, backend):
+    run = _run(tmp_path)
+    path = run / "5-verify" / "verify.json"
+    verified = json.loads(path.read_text())
+    verified["verify"][1] |= {"mismatches": 3, "first": {"sample": 17, "layer": "fc2", "expected": [2, 3], "got": [2, 9]}}
+    path.write_text(json.dumps(verified))
+    page = write_report([run], tmp_path / "page.html").read_text()
+    assert "fake differs from the integer graph on 3 of 20 samples; first at sample 17, layer fc2." in page
+    assert 'class="hero differs"' in page
+
+
+def test_an_estimate_is_drawn_hollow(tmp_path, backend, monkeypatch):
+    run = _run(tmp_path)
+    monkeypatch.setattr(backend, "report", lambda folder: {
+        "hardware": {"lut4": 1200, "fmax_hz": 71.3e6, "cycles_per_inference": 1024, "ips": None},
+        "evidence": {"fmax_hz": "estimated by nextpnr", "cycles_per_inference": "simulated"}})
+    page = write_report([run], tmp_path / "page.html").read_text()
+    assert re.search(r'<div class="estimated"><dt>highest clock</dt><dd><span class="value">71.3\u202fMHz</span> '
+                     r'<em class="evidence hollow">estimated by nextpnr</em>', page)
+    assert re.search(r'<div class=""><dt>cycles per inference</dt><dd><span class="value">1\u202f024</span> '
+                     r'<em class="evidence">simulated</em>', page)
+    assert "inferences per second" not in page  # unknown
+
+
+def test_a_run_that_stopped_early_has_a_page_too(tmp_path, backend):
+    run = _run(tmp_path, until="lower")
+    page = write_report([run], tmp_path / "page.html").read_text()
+    assert "Nothing has been compared yet." in page
+
+
+def test_a_damaged_file(tmp_path, backend):
+    run = _run(tmp_path)
+    path = run / "5-verify" / "verify.json"
+    path.write_text("{")
+    with pytest.raises(GreenedgeError) as error:
+        summarise(run)
+    assert str(error.value) == (f"{path} is damaged (Expecting property name enclosed in double quotes: line 1 column 2 "
+                                "(char 1)); run the same command again to write it anew.")
+
+
+@pytest.mark.parametrize("text, expected", [
+    (count(1234567), "1\u202f234\u202f567"), (count(0.12345), "0.1235"), (hertz(25_000_000), "25\u202fMHz"),
+    (duration(3.68e-6), "3.68\u202fµs"), (duration(2e-9), "2\u202fns"), (size(999), "999 bytes"), (size(1_913_000), "1.913\u202fMB"),
+    (percent(0.97777), "97.78\u202f%"), (curve([1.0]), ""), (curve([2.0, 1.0]), "0.0,0.0 320.0,72.0"),
+])
+def test_numbers_as_text(text, expected):
+    assert text == expected
