@@ -89,8 +89,9 @@ def _tool(name: str, needed_for: str, extra: str) -> Finding:
 
 def _environments() -> list[Finding]:
     """Environments that back ends make for tools which cannot live beside ours."""
-    from greenedge.backends.finn import environment
+    from greenedge.backends.finn.environment import environment_folder, pins
 
-    made, where = environment.state()
-    return [Finding("environment", "FINN+", made, None, str(where), "the finn back end",
-                    "made at the first build, about two minutes")]
+    folder = environment_folder()
+    version = next((pin.partition("==")[2] for pin in pins() if pin.startswith("finn-plus==")), None)
+    return [Finding("environment", "FINN+", folder.is_dir(), version, str(folder), "the finn back end",
+                    "made at the first build for an FPGA")]

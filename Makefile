@@ -1,0 +1,39 @@
+# make demo        a trained, verified bitstream and edge binary, and the page that shows it
+# make test        the fast tests
+# make test-all    those and the slow ones
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DIGEST := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
+READY  := $(VENV)/.ready-$(DIGEST)
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-slow test-all clean
+
+demo: $(READY)
+	@$(BIN)/greenedge run digits-mlp --target ulx3s-85f --target linux-x86
+
+test: $(READY)
+	@$(PYTEST) $(TESTFLAGS)
+
+test-slow: $(READY)
+	@$(PYTEST) -m slow $(TESTFLAGS) || [ $$? -eq 5 ]
+
+test-all: test test-slow
+
+clean:
+	rm -rf $(VENV) runs build dist
+
+# The environment is made again when its pins change; the mark is set last, so a half-made one is never used.
+$(READY):
+	@missing=; for tool in g++ make perl; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ "$$missing" ]; then echo "greenedge simulates hardware with a C++ compiler; missing:$$missing (apt install g++ make perl)" >&2; exit 1; fi
+	@for python in python3.11 python3.12 python3.13 python3.14 python3 none; do \
+	  if [ $$python = none ]; then echo "greenedge needs Python 3.11 or later; none of python3.11 to python3.14 and python3 is (apt install python3 python3-venv)" >&2; exit 1; fi; \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; \
+	if ! $$python -c 'import venv, ensurepip' 2>/dev/null; then echo "$$python has no venv module (apt install $$python-venv)" >&2; exit 1; fi; \
+	echo "making $(VENV) with $$($$python --version) …" && rm -rf $(VENV) && $$python -m venv $(VENV)
+	@echo "installing PyTorch …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@echo "installing greenedge, its compilers and simulators …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fpga,test]"
+	@touch $@
