@@ -33,7 +33,7 @@ $(READY):
 	if ! $$python -c 'import venv, ensurepip' 2>/dev/null; then echo "$$python has no venv module (apt install $$python-venv)" >&2; exit 1; fi; \
 	echo "making $(VENV) with $$($$python --version) …" && rm -rf $(VENV) && $$python -m venv $(VENV)
 	@echo "installing PyTorch …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0
 	@echo "installing greenedge, its compilers and simulators …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fpga,test]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[fpga,test]"
 	@touch $@

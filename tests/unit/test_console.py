@@ -1,0 +1,36 @@
+"""What a run looks like: a bar on a terminal, plain lines elsewhere, and no text that turns into markup."""
+
+import io
+
+from rich.console import Console
+
+from greenedge.console import Screen
+
+
+def _screen(terminal: bool) -> tuple[Screen, io.StringIO]:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=100, highlight=False, color_system=None, legacy_windows=False)
+    return Screen("[bold]net[/bold] → board", console), out
+
+
+def test_plain_lines():
+    screen, out = _screen(terminal=False)
+    with screen.stage("build") as tell:
+        tell(0, 0, "yosys: something")
+    screen.ended("build", "done", 12.34, "top.bit 1.9 MB [x]")
+    screen.ended("lower", "unchanged", 0.5, "5 integer operations")
+    screen.ended("train", "copied", 9.0, "")
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+        "[bold]net[/bold] → board",
+        "  … build",
+        "  ✓ build      12.3 s  top.bit 1.9 MB [x]",
+        "  · lower   unchanged  5 integer operations",
+        "  ✓ train      copied",
+    ]
+
+
+def test_a_bar_on_a_terminal_shows_what_it_is_told():
+    screen, out = _screen(terminal=True)
+    with screen.stage("train") as tell:
+        tell(3, 60, "epoch 3 [loss] 0.5")
+    assert "epoch 3 [loss] 0.5" in out.getvalue()
