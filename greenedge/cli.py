@@ -7,6 +7,7 @@ Exit codes: 0; 1 an error that says what to do; 2 wrong usage; 3 evidence asked 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -281,7 +282,9 @@ def report(run: Annotated[list[Path], typer.Argument(metavar="RUN…")],
 
 
 def main() -> None:
-    """Entry point of the script."""
+    """Entry point of the script. SIGTERM and a closed terminal end a run as Ctrl-C does: tidily."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     app(prog_name="greenedge")
 
 

@@ -28,7 +28,7 @@ class Screen:
             return
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (TextColumn("  "), SpinnerColumn(), TextColumn("{task.description:<7}"), BarColumn(bar_width=24),
+        columns = (TextColumn(" "), SpinnerColumn(), TextColumn("{task.description:<7}"), BarColumn(bar_width=24),
                    TimeElapsedColumn(), TextColumn("[dim]{task.fields[text]}"))
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(name, total=None, text="")

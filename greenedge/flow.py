@@ -329,7 +329,7 @@ def run_jobs(jobs: Sequence[Job], base: Path, until: str = "report", display: Ca
     runs = [base / job.target.name for job in jobs]
     with hold(base):
         for number, (job, run) in enumerate(zip(jobs, runs)):
-            run_job(job, run, until, [other for k, other in enumerate(runs) if k != number], display(job))
+            run_job(job, run, until, [*runs[:number], *runs[number + 1:], base], display(job))
         if until == "report":
             from greenedge.report import write_report
 
