@@ -1,0 +1,110 @@
+"""LiteRT's int8 requantisation, to the bit: from the int32 accumulator (bias included) to the stored int8.
+
+Each kernel set has its own arithmetic. With si, sw, so the scales of input, weight and output:
+
+    xnnpack     every operator: s = fl32(fl32(si*sw)/so), nearest-even of fl32(fl32(acc)*s)
+    reference   FULLY_CONNECTED: nearest, halves away from zero, of double(acc) * (double(si)*double(sw)/double(so));
+                convolutions: that double as a 31-bit multiplier and a shift, applied with two roundings
+
+then + zero point, then clamped to the range the fused activation leaves. Established by measurement against
+ai-edge-litert 2.3.0 (x86-64, and arm64 under emulation); `selftest.py` measures it again on the runtime at hand. Every
+function here is monotone in the accumulator, which is why a certificate needs to look at the thresholds only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+KERNEL_SETS = ("xnnpack", "reference")
+LEAST, MOST = -128, 127  # int8
+SCALE_LIMIT = 256.0  # XNNPACK refuses a requantisation scale of 256 and more
+_INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """`prepare(si, sw, so)` gives the operator's parameters, one per sw; `rounded(acc, *parameters)` the integer nearest to
+    the accumulator's real value, before the zero point and the clamp. Arrays broadcast."""
+
+    prepare: Callable[[float, np.ndarray, float], tuple[np.ndarray, ...]]
+    rounded: Callable[..., np.ndarray]
+
+
+def stored(emulation: Emulation, acc: np.ndarray, si: float, sw: np.ndarray, so: float, zero_point: int,
+           bounds: tuple[int, int] = (LEAST, MOST)) -> np.ndarray:
+    """What the operator stores for accumulators `acc` (int64 within int32; broadcasts against sw): int64 in `bounds`."""
+    value = emulation.rounded(np.asarray(acc, np.int64), *emulation.prepare(si, sw, so))
+    return np.clip(value + zero_point, *bounds)
+
+
+def activation_bounds(activation: str, so: float, zero_point: int) -> tuple[int, int]:
+    """The stored values a fused activation leaves: NONE, RELU, or RELU_N1_TO_1 (real -1...1)."""
+    if activation == "NONE":
+        return LEAST, MOST
+    if activation == "RELU":
+        return max(LEAST, zero_point), MOST
+    assert activation == "RELU_N1_TO_1", activation
+    reach = int(np.floor(np.float64(np.float32(1) / np.float32(so)) + 0.5))
+    return max(LEAST, zero_point - reach), min(MOST, zero_point + reach)
+
+
+def _double_scale(si: float, sw: np.ndarray, so: float) -> np.ndarray:
+    return np.float64(np.float32(si)) * np.asarray(sw, np.float32).astype(np.float64) / np.float64(np.float32(so))
+
+
+def _xnnpack_prepare(si, sw, so):
+    return (((np.float32(si) * np.asarray(sw, np.float32)).astype(np.float32) / np.float32(so)).astype(np.float32),)
+
+
+def _xnnpack_rounded(acc, scale):
+    """One float32 product, then nearest even (cvtps2dq, vcvtnq)."""
+    value = np.rint(acc.astype(np.float32) * scale)
+    return np.clip(value.astype(np.float64), _INT32_MIN, _INT32_MAX).astype(np.int64)
+
+
+def _reference_dense_prepare(si, sw, so):
+    return (_double_scale(si, sw, so),)
+
+
+def _reference_dense_rounded(acc, scale):
+    """std::round of the double product: halves away from zero."""
+    value = acc.astype(np.float64) * scale
+    whole = np.trunc(value)
+    whole += np.where(np.abs(value - whole) >= 0.5, np.sign(value), 0)
+    return np.clip(whole, _INT32_MIN, _INT32_MAX).astype(np.int64)
+
+
+def _reference_conv_prepare(si, sw, so):
+    """QuantizeMultiplier: scale = multiplier / 2**31 * 2**shift, the multiplier rounded to 31 bits, halves up."""
+    fraction, exponent = np.frexp(_double_scale(si, sw, so))
+    multiplier = np.floor(fraction * 2.0 ** 31 + 0.5).astype(np.int64)
+    carry = multiplier == 1 << 31
+    multiplier, exponent = np.where(carry, multiplier >> 1, multiplier), np.where(carry, exponent + 1, exponent)
+    lost = exponent < -31
+    return np.where(lost, 0, multiplier), np.where(lost, 0, exponent).astype(np.int64)
+
+
+def _reference_conv_rounded(acc, multiplier, shift):
+    """MultiplyByQuantizedMultiplier with two roundings: a doubling high product (halves up), a shift (halves away)."""
+    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
+    x = ((acc << left) + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
+    product = x * multiplier
+    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+    high = np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))
+    mask = (np.int64(1) << right) - 1
+    remainder, half = high & mask, (mask >> 1) + (high < 0)
+    return (high >> right) + (remainder > half)
+
+
+_XNNPACK = Emulation(_xnnpack_prepare, _xnnpack_rounded)
+_REFERENCE_DENSE = Emulation(_reference_dense_prepare, _reference_dense_rounded)
+_REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_rounded)
+
+EMULATIONS: dict[str, dict[str, Emulation]] = {
+    "xnnpack": dict.fromkeys(("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"), _XNNPACK),
+    "reference": {"FULLY_CONNECTED": _REFERENCE_DENSE, "CONV_2D": _REFERENCE_CONV, "DEPTHWISE_CONV_2D": _REFERENCE_CONV,
+                  "TRANSPOSE_CONV": _REFERENCE_CONV},
+}

@@ -1,0 +1,144 @@
+"""Writes a .tflite file: tensors, constants and operators in, bytes out; and reads one back far enough to change it.
+
+The schema comes from `ai_edge_litert.schema_py_generated`, the LiteRT project's own. Writing is a pure function: the
+same calls give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+IDENTIFIER = b"TFL3"
+_ALIGNMENT = 16  # the schema's force_align of Buffer.data; microcontrollers read weights in place
+_LARGEST_OLD_CODE = 127  # operator codes above this live in builtin_code alone (schema.fbs, OperatorCode)
+
+# operator -> the name of its options table, where it has one
+_OPTIONS = {
+    "FULLY_CONNECTED": "FullyConnectedOptions", "CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "TRANSPOSE_CONV": "TransposeConvOptions", "MAX_POOL_2D": "Pool2DOptions", "RESHAPE": "ReshapeOptions",
+    "TRANSPOSE": "TransposeOptions", "CONCATENATION": "ConcatenationOptions", "PAD": "PadOptions",
+    "PADV2": "PadV2Options", "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions", "QUANTIZE": "QuantizeOptions",
+    "DEPTH_TO_SPACE": "DepthToSpaceOptions", "ADD": "AddOptions", "MEAN": "ReducerOptions", "GATHER": "GatherOptions",
+}
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """real = scale * (stored - zero_point); one scale, or one for each index along `axis`."""
+
+    scales: tuple[float, ...]
+    zero_point: int = 0
+    axis: int = 0
+
+
+@dataclass
+class Writer:
+    """Collects one subgraph. `tensor`, `constant` and `operator` return indices; `finish` returns the file's bytes."""
+
+    name: str
+    tensors: list = field(default_factory=list)
+    buffers: list[bytes] = field(default_factory=lambda: [b""])
+    operators: list = field(default_factory=list)
+    codes: list[tuple[str, int]] = field(default_factory=list)
+
+    def tensor(self, name: str, shape: Sequence[int], kind: str, quantisation: Quantisation | None = None,
+               data: bytes | None = None) -> int:
+        """A tensor of `kind` ('INT8', 'INT32'); with `data` it is a constant."""
+        if data is not None:
+            self.buffers.append(data)
+        self.tensors.append((name, tuple(int(d) for d in shape), kind, quantisation,
+                             0 if data is None else len(self.buffers) - 1))
+        return len(self.tensors) - 1
+
+    def constant(self, name: str, values: np.ndarray, quantisation: Quantisation | None = None) -> int:
+        """A constant tensor of int8 or int32 values."""
+        kind = {"int8": "INT8", "int32": "INT32"}[values.dtype.name]
+        return self.tensor(name, values.shape, kind, quantisation,
+                           np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes())
+
+    def operator(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1,
+                 **options: object) -> int:
+        """An operator; `options` are the fields of its options table, such as fusedActivationFunction='RELU'."""
+        if (kind, version) not in self.codes:
+            self.codes.append((kind, version))
+        self.operators.append((self.codes.index((kind, version)), kind, tuple(inputs), tuple(outputs), options))
+        return len(self.operators) - 1
+
+    def finish(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
+        """The whole file."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        subgraph = schema.SubGraphT(name=self.name, inputs=list(inputs), outputs=list(outputs),
+                                    tensors=[_tensor(schema, *t) for t in self.tensors],
+                                    operators=[_operator(schema, *op) for op in self.operators])
+        model = schema.ModelT(version=3, description="greenedge", subgraphs=[subgraph],
+                              operatorCodes=[_code(schema, *code) for code in self.codes],
+                              buffers=[schema.BufferT(data=np.frombuffer(b, np.uint8) if b else None) for b in self.buffers])
+        return pack(model)
+
+
+def pack(model) -> bytes:
+    """The bytes of a schema ModelT, each buffer aligned as the schema asks."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    for buffer in model.buffers:
+        _pack_aligned(buffer)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _pack_aligned(buffer) -> None:
+    """Gives one BufferT a Pack that honours force_align; the generated one leaves it out."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    def aligned(builder):
+        data = None if buffer.data is None else bytes(bytearray(buffer.data))
+        if data:
+            builder.StartVector(1, len(data), _ALIGNMENT)
+            builder.head -= len(data)
+            builder.Bytes[builder.head:builder.head + len(data)] = data
+            vector = builder.EndVector()
+        schema.BufferStart(builder)
+        if data:
+            schema.BufferAddData(builder, vector)
+        return schema.BufferEnd(builder)
+
+    buffer.Pack = aligned
+
+
+def _tensor(schema, name, shape, kind, quantisation, buffer):
+    parameters = None
+    if quantisation is not None:
+        scales = np.asarray(quantisation.scales, np.float32)
+        zeros = np.full(len(scales), quantisation.zero_point, np.int64)
+        parameters = schema.QuantizationParametersT(scale=scales, zeroPoint=zeros, quantizedDimension=quantisation.axis)
+    return schema.TensorT(name=name, shape=list(shape), type=getattr(schema.TensorType, kind), buffer=buffer,
+                          quantization=parameters, hasRank=True)
+
+
+def _code(schema, kind, version):
+    code = getattr(schema.BuiltinOperator, kind)
+    return schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=min(code, _LARGEST_OLD_CODE), version=version)
+
+
+def _operator(schema, code, kind, inputs, outputs, options: Mapping[str, object]):
+    operator = schema.OperatorT(opcodeIndex=code, inputs=list(inputs), outputs=list(outputs))
+    if kind in _OPTIONS:
+        table = getattr(schema, _OPTIONS[kind] + "T")()
+        for key, value in options.items():
+            assert hasattr(table, key), f"{kind} has no option {key}"
+            setattr(table, key, _enumerated(schema, key, value))
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, _OPTIONS[kind])
+        operator.builtinOptions = table
+    return operator
+
+
+def _enumerated(schema, key, value):
+    """Names of activations and paddings become the schema's numbers."""
+    if key == "fusedActivationFunction":
+        return getattr(schema.ActivationFunctionType, value)
+    return getattr(schema.Padding, value) if key == "padding" else value
