@@ -1,0 +1,45 @@
+"""Where energy figures come from: one module a source, one line here. Each has
+
+    find(root, **options) -> list[Found]            what is there, or why it cannot be used and the cure; opens nothing for long
+    open_source(id, root, clock, **options)         the source of that id; raises SourceFault
+
+`root` stands for "/", so that a test gives a tree of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from greenedge.errors import EvidenceError
+from greenedge.energy.clock import Clock, RealClock
+from greenedge.energy.model import Found, Source
+
+SOURCES = {
+    "powercap": "greenedge.energy.sources.powercap",
+    "perf": "greenedge.energy.sources.perf",
+    "hwmon": "greenedge.energy.sources.hwmon",
+    "nvml": "greenedge.energy.sources.nvml",
+    "joulescope": "greenedge.energy.sources.joulescope",
+    "otii": "greenedge.energy.sources.otii",
+    "ppk2": "greenedge.energy.sources.ppk2",
+    "zeus": "greenedge.energy.sources.zeus",
+}
+
+
+def load(name: str) -> ModuleType:
+    """The module of a source family. Raises EvidenceError for an unknown name."""
+    if name not in SOURCES:
+        raise EvidenceError(f"there is no source {name!r}; sources are: {', '.join(SOURCES)}.")
+    return importlib.import_module(SOURCES[name])
+
+
+def find_all(root: Path = Path("/")) -> list[Found]:
+    """Everything every family finds, in the order of the registry."""
+    return [found for name in SOURCES for found in load(name).find(root)]
+
+
+def open_source(source_id: str, root: Path = Path("/"), clock: Clock | None = None) -> Source:
+    """Opens "family:rest". Raises SourceFault, or EvidenceError for an unknown family."""
+    return load(source_id.partition(":")[0]).open_source(source_id, root, clock or RealClock())

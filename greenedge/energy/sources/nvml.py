@@ -1,0 +1,141 @@
+"""NVIDIA GPUs through NVML (`nvidia-ml-py`): the energy counter and the instantaneous power, both, always.
+
+The counter integrates the very sensor that the power shows, and that sensor may look at a quarter of the time only
+(A100/H100: 25 ms in 100 ms, arXiv 2312.02741): runs need random delays, and the two are compared (flag above 5 %).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from greenedge.energy.clock import Clock
+from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.wrap import Unwrapper
+
+_FIX_PACKAGE = "pip install \"greenedge[nvidia]\""
+_FIX_DRIVER = "install the NVIDIA driver, or give the container the GPU (--gpus all)"
+_MAX_W = 2000.0
+_SENSOR_S = 0.1
+FIELD_ENERGY, FIELD_INSTANT = 83, 186
+
+
+def find(root: Path) -> list[Found]:
+    try:
+        library = _library()
+        count = library.nvmlDeviceGetCount()
+    except SourceFault as fault:
+        return [Found("nvml", "module", "gpu", fault.reason, fault.fix)]
+    found = []
+    for index in range(count):
+        covers = f"gpu {index}"
+        for kind, open_one in (("energy", NvmlEnergy), ("power", NvmlPower)):
+            try:
+                open_one(library, index, _NoClock()).read()
+                found.append(Found(f"nvml:{index}:{kind}", "module", covers))
+            except SourceFault as fault:
+                found.append(Found(f"nvml:{index}:{kind}", "module", covers, fault.reason, fault.fix))
+    return found
+
+
+def open_source(source_id: str, root: Path, clock: Clock) -> NvmlEnergy | NvmlPower:
+    _, index, kind = (source_id.split(":") + ["energy"])[:3]
+    if not index.isdigit() or kind not in ("energy", "power"):
+        raise SourceFault(source_id, "absent", "a GPU is nvml:INDEX:energy or nvml:INDEX:power",
+                          "greenedge energy probe lists them")
+    return (NvmlEnergy if kind == "energy" else NvmlPower)(_library(), int(index), clock)
+
+
+class _NoClock:
+    def now(self) -> float:
+        return 0.0
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("probing does not wait")
+
+
+def _library() -> ModuleType:
+    """pynvml, initialised. Raises SourceFault."""
+    try:
+        import pynvml
+    except ImportError:
+        raise SourceFault("nvml", "absent", "nvidia-ml-py is not installed", _FIX_PACKAGE) from None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise SourceFault("nvml", "absent", f"NVML says {error}", _FIX_DRIVER) from None
+    return pynvml
+
+
+class _Gpu:
+    def __init__(self, library: ModuleType, index: int, clock: Clock, suffix: str):
+        self.library, self.clock, self.source = library, clock, f"nvml:{index}:{suffix}"
+        try:
+            self.handle = library.nvmlDeviceGetHandleByIndex(index)
+        except library.NVMLError as error:
+            raise self.fault(error) from None
+
+    def fault(self, error: Exception) -> SourceFault:
+        text = str(error)
+        denied = "permission" in text.lower()
+        fix = "run as root, or ask for the GPU's performance counters" if denied else (
+            "use nvml:INDEX:power: this GPU has no energy counter (before Volta)" if "Not Supported" in text else _FIX_DRIVER)
+        return SourceFault(self.source, "denied" if denied else "absent", f"NVML says {text}", fix)
+
+    def close(self) -> None:
+        self.library.nvmlShutdown()
+
+
+class NvmlEnergy(_Gpu):
+    """nvmlDeviceGetTotalEnergyConsumption: millijoules since the driver was loaded, 64 bits."""
+
+    def __init__(self, library: ModuleType, index: int, clock: Clock):
+        super().__init__(library, index, clock, "energy")
+        self.info = SourceInfo(self.source, "counter", "module", f"gpu {index}", update_period_s=_SENSOR_S, lsb_j=1e-3,
+                               max_power_w=_MAX_W, host_included=False, part_time=_SENSOR_S,
+                               notes=("integrates the power sensor, which may see a quarter of the time",))
+        self._unwrap, self.guard_s = Unwrapper(self.info), None
+
+    def read(self) -> Reading:
+        t0 = self.clock.now()
+        try:
+            millijoules = self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle)
+        except self.library.NVMLError as error:
+            raise self.fault(error) from None
+        t1 = self.clock.now()
+        return Reading(t0, t1, self._unwrap.add((t0 + t1) / 2, millijoules / 1e3))
+
+
+class NvmlPower(_Gpu):
+    """Field 186, instantaneous milliwatts, where the driver has it; else nvmlDeviceGetPowerUsage (1 s average on many)."""
+
+    def __init__(self, library: ModuleType, index: int, clock: Clock):
+        super().__init__(library, index, clock, "power")
+        self._instant = self._field() is not None
+        note = "instantaneous (field 186)" if self._instant else "nvmlDeviceGetPowerUsage: a 1 s average on Ampere and later"
+        self.info = SourceInfo(self.source, "power", "module", f"gpu {index}", update_period_s=_SENSOR_S, lsb_j=None,
+                               max_power_w=_MAX_W, host_included=False, part_time=_SENSOR_S, notes=(note,))
+        self.guard_s = None
+
+    def read(self) -> Reading:
+        t0 = self.clock.now()
+        try:
+            milliwatts = self._field() if self._instant else self.library.nvmlDeviceGetPowerUsage(self.handle)
+        except self.library.NVMLError as error:
+            raise self.fault(error) from None
+        t1 = self.clock.now()
+        if milliwatts is None or not 0 <= milliwatts / 1e3 <= self.info.max_power_w:
+            raise SourceFault(self.source, "implausible", f"it reads {milliwatts!r} mW", "report the GPU and its driver")
+        return Reading(t0, t1, milliwatts / 1e3)
+
+    def _field(self) -> int | None:
+        try:
+            value = self.library.nvmlDeviceGetFieldValues(self.handle, [FIELD_INSTANT])[0]
+        except (self.library.NVMLError, AttributeError):
+            return None
+        return value.value.uiVal if value.nvmlReturn == 0 else None
+
+
+def disagreement(counter_j: float, sampled_j: float) -> float:
+    """Relative difference of the counter and the integrated instantaneous power; above 0.05 it is flagged."""
+    return abs(counter_j - sampled_j) / max(abs(counter_j), abs(sampled_j), 1e-12)

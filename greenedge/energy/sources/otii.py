@@ -1,0 +1,81 @@
+"""Qoitech Otii Arc/Ace through `otii-tcp-client` (MIT): a recording of main current and voltage, fetched at the end.
+
+The Otii server must run and hold an automation licence. Main current accuracy (data sheet, Arc): ±(1 % + 0.5 µA).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from greenedge.energy.clock import Clock
+from greenedge.energy.model import Found, SourceFault, SourceInfo, Trace
+
+_FIX = "pip install \"greenedge[otii]\", start otii_server and log in with a licence for automation"
+
+
+def find(root: Path) -> list[Found]:
+    try:
+        devices = _connect(_module()).get_devices()
+    except SourceFault as fault:
+        return [Found("otii", "board", "the supplied board", fault.reason, fault.fix)]
+    if not devices:
+        return [Found("otii", "board", "the supplied board", "the Otii server has no device", _FIX)]
+    return [Found(f"otii:{device.id}", "board", "the supplied board") for device in devices]
+
+
+def open_source(source_id: str, root: Path, clock: Clock, module: ModuleType | None = None) -> Otii:
+    return Otii(source_id.partition(":")[2], clock, module or _module())
+
+
+def _module() -> ModuleType:
+    try:
+        from otii_tcp_client import otii_client
+    except ImportError:
+        raise SourceFault("otii", "absent", "otii-tcp-client is not installed", _FIX) from None
+    return otii_client
+
+
+def _connect(module: ModuleType):
+    try:
+        return module.OtiiClient().connect()
+    except Exception as error:  # noqa: BLE001 - the client raises bare Exceptions of many kinds
+        raise SourceFault("otii", "absent", f"the Otii server says {error}", _FIX) from None
+
+
+class Otii:
+    """One Otii device; `start`, then `stop` gives the trace."""
+
+    def __init__(self, device_id: str, clock: Clock, module: ModuleType):
+        self.clock, self.guard_s = clock, None
+        server = _connect(module)
+        self.device = next((device for device in server.get_devices() if device.id == device_id), None)
+        if self.device is None:
+            raise SourceFault(f"otii:{device_id}", "absent", "the Otii server has no such device", _FIX)
+        self.info = SourceInfo(f"otii:{device_id}", "stream", "board", "the supplied board", update_period_s=1e-3,
+                               max_power_w=25.0, gain_rel=0.01 / 3**0.5, host_included=False)
+        self.project = server.get_active_project()
+        for channel in ("mc", "mv"):
+            self.device.enable_channel(channel, True)
+
+    def start(self) -> float:
+        self.project.start_recording()
+        return self.clock.now()
+
+    def stop(self, start: float) -> Trace:
+        self.project.stop_recording()
+        recording = self.project.get_last_recording()
+        channels = {}
+        for channel in ("mc", "mv"):
+            count = recording.get_channel_data_count(self.device.id, channel)
+            channels[channel] = recording.get_channel_data(self.device.id, channel, 0, count)
+        current, voltage = channels["mc"], channels["mv"]
+        t = current["timestamp"] + np.arange(len(current["values"])) * current["interval"]
+        at = voltage["timestamp"] + np.arange(len(voltage["values"])) * voltage["interval"]
+        return Trace(start + t, np.asarray(current["values"]) * np.interp(t, at, voltage["values"]))
+
+    def close(self) -> None:
+        for channel in ("mc", "mv"):
+            self.device.enable_channel(channel, False)

@@ -1,0 +1,158 @@
+"""RAPL through Linux powercap: /sys/class/powercap/intel-rapl:*.
+
+Packages, dram, core and psys stay apart; psys holds the packages. Dies that mirror one counter (seen on AMD) are found by
+reading them together. The counter is updated every 976 µs or so; energy_uj is readable by root alone since Linux 5.10
+(commit 949dd0104c49).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from greenedge.energy.clock import Clock
+from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.wrap import Unwrapper
+
+_ZONE = re.compile(r"intel-rapl(-mmio)?:\d+(:\d+)?")
+_FIX_DENIED = ("sudo chmod o+r on its energy_uj, or the udev rule SUBSYSTEM==\"powercap\", "
+               "RUN+=\"/bin/chmod o+r /sys%p/energy_uj\" in /etc/udev/rules.d/60-rapl.rules")
+_FIX_ABSENT = "sudo modprobe intel_rapl_msr; in a virtual machine there is no counter: use an external meter"
+_UPDATE_S = 976e-6
+_PACKAGE_MAX_W = 1000.0
+
+
+def find(root: Path) -> list[Found]:
+    folder = root / "sys/class/powercap"
+    zones = [path for path in sorted(folder.glob("intel-rapl*:*")) if _ZONE.fullmatch(path.name)]
+    if not zones:
+        return [Found("powercap", "chip", "cpu package", f"there is no {folder}/intel-rapl:*", _FIX_ABSENT)]
+    found = []
+    for zone in zones:
+        try:
+            covers, scope, _ = _cover(zone, zones)
+            _read_number(zone / "energy_uj", f"powercap:{zone.name}")
+            found.append(Found(f"powercap:{zone.name}", scope, covers))
+        except SourceFault as fault:
+            found.append(Found(f"powercap:{zone.name}", "chip", zone.name, fault.reason, fault.fix))
+    return found
+
+
+def open_source(source_id: str, root: Path, clock: Clock, max_power_w: float = _PACKAGE_MAX_W) -> Powercap:
+    name = source_id.partition(":")[2]
+    folder = root / "sys/class/powercap"
+    if not _ZONE.fullmatch(name) or not (folder / name).is_dir():
+        raise SourceFault(source_id, "absent", f"there is no {folder / name}", _FIX_ABSENT)
+    return Powercap(folder / name, clock, max_power_w)
+
+
+def mirrored(sources: list[Powercap]) -> list[tuple[str, str]]:
+    """Pairs whose raw counters are equal and move together: one counter shown twice. Reads each three times."""
+    raws = {source.info.id: [] for source in sources}
+    for _ in range(3):
+        for source in sources:
+            raws[source.info.id].append(source.raw())
+        sources[0].clock.sleep(0.02)
+    ids = sorted(raws)
+    return [(a, b) for i, a in enumerate(ids) for b in ids[i + 1:]
+            if all(abs(x - y) < 1.0 for x, y in zip(raws[a], raws[b], strict=True)) and raws[a][0] > 0
+            and raws[a][0] != raws[a][-1]]
+
+
+class Powercap:
+    """One powercap zone as a counter in joules since it was opened."""
+
+    def __init__(self, zone: Path, clock: Clock, max_power_w: float = _PACKAGE_MAX_W):
+        self.clock = clock
+        source = f"powercap:{zone.name}"
+        covers, scope, overlaps = _cover(zone, sorted(zone.parent.glob("intel-rapl*:*")))
+        span = _read_number(zone / "max_energy_range_uj", source) / 1e6
+        if span <= 0:
+            raise SourceFault(source, "implausible", f"max_energy_range_uj is {span * 1e6:g}", "report the machine")
+        self.info = SourceInfo(source, "counter", scope, covers, update_period_s=_UPDATE_S, lsb_j=15.3e-6,
+                               range_j=span, max_power_w=max_power_w, overlaps=overlaps, host_included=True,
+                               notes=("gain is not stated by the maker",))
+        self._path = zone / "energy_uj"
+        self._fd = _open(self._path, source)
+        self._unwrap = Unwrapper(self.info)
+        self.guard_s = self._unwrap.guard_s
+
+    def raw(self) -> float:
+        """The counter as it stands, in joules below its range."""
+        return _parse(self._bytes(), self.info.id, self._path) / 1e6
+
+    def read(self) -> Reading:
+        t0 = self.clock.now()
+        raw = self.raw()
+        t1 = self.clock.now()
+        if raw > self.info.range_j:
+            raise SourceFault(self.info.id, "implausible", f"it reads {raw:.6g} J, above its range {self.info.range_j:.6g} J",
+                              "report the machine; the driver is broken")
+        return Reading(t0, t1, self._unwrap.add((t0 + t1) / 2, raw))
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _bytes(self) -> bytes:
+        try:
+            # A tree that is replaced under us (a fake does) has a new inode: the old one would be frozen for ever.
+            data = os.pread(self._fd, 64, 0)
+            if os.fstat(self._fd).st_nlink == 0:
+                os.close(self._fd)
+                self._fd = _open(self._path, self.info.id)
+                data = os.pread(self._fd, 64, 0)
+            return data
+        except OSError as error:
+            raise SourceFault(self.info.id, "denied" if isinstance(error, PermissionError) else "dead",
+                              f"reading {self._path} gives {error.strerror}", _FIX_DENIED) from None
+
+
+def _cover(zone: Path, zones: list[Path]) -> tuple[str, str, tuple[str, ...]]:
+    """(what it covers, scope, what overlaps) from the zone's name file and its place in the tree."""
+    label = _text(zone / "name", f"powercap:{zone.name}")
+    number = zone.name.split(":")[1]
+    mmio = " (mmio)" if "mmio" in zone.name else ""
+    if label.startswith("psys"):
+        return f"psys{mmio}", "board", ("cpu package", "cpu dram", "cpu core", "cpu uncore")
+    if label.startswith("package"):
+        # Packages in dies are called package-0-die-1 and are separate parts unless their counters mirror.
+        twin = (f"cpu {label} (mmio)",) if not mmio else (f"cpu {label}",)
+        return f"cpu {label}{mmio}", "chip", ("psys", *twin)
+    holder = "psys" if any(_text(z / "name", z.name).startswith("psys") for z in zones) else ""
+    parent = tuple(filter(None, (holder, f"cpu package-{number}" if label != "dram" else "")))
+    return f"cpu {label}-{number}{mmio}", "chip" if label != "dram" else "module", parent
+
+
+def _open(path: Path, source: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except PermissionError:
+        raise SourceFault(source, "denied", f"{path} may be read by root alone", _FIX_DENIED) from None
+    except OSError as error:
+        raise SourceFault(source, "absent", f"{path}: {error.strerror}", _FIX_ABSENT) from None
+
+
+def _text(path: Path, source: str) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")[:64].strip()
+    except OSError as error:
+        raise SourceFault(source, "absent", f"{path}: {error.strerror}", _FIX_ABSENT) from None
+
+
+def _read_number(path: Path, source: str) -> float:
+    fd = _open(path, source)
+    try:
+        return _parse(os.pread(fd, 64, 0), source, path)
+    except OSError as error:
+        raise SourceFault(source, "dead", f"reading {path} gives {error.strerror}", _FIX_DENIED) from None
+    finally:
+        os.close(fd)
+
+
+def _parse(data: bytes, source: str, path: Path) -> float:
+    text = data.strip()
+    if not text.isdigit():
+        raise SourceFault(source, "implausible", f"{path} holds {text[:24]!r}, not a whole number",
+                          "report the machine; the driver is broken")
+    return float(int(text))

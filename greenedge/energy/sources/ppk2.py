@@ -1,0 +1,153 @@
+"""Nordic Power Profiler Kit II over its serial port, by its protocol (one byte commands; 100,000 samples a second).
+
+Facts of the protocol as Nordic's own pc-nrfconnect-ppk shows them: command 0x19 answers calibration as text up to END;
+0x11 sets the mode (1 ampere meter, 2 source), 0x0d the voltage, 0x0c the supply, 0x06/0x07 start and stop. A sample is 32
+bits little-endian: 14 bits ADC, 3 bits range, 1 unused, 6 bits counter, 8 logic pins. The counter shows what was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from greenedge.energy.clock import Clock
+from greenedge.energy.model import Found, SourceFault, SourceInfo, Trace
+
+SAMPLE_S = 10e-6
+_START, _STOP, _SUPPLY, _VOLTAGE, _MODE, _META = 0x06, 0x07, 0x0C, 0x0D, 0x11, 0x19
+_ADC_V = 1.8 / 163840
+_RANGES = 5
+_DEFAULTS = {"r": (1031.64, 101.65, 10.15, 0.94, 0.043), "gs": (1.0,) * 5, "gi": (1.0,) * 5, "o": (0.0,) * 5,
+             "s": (0.0,) * 5, "i": (0.0,) * 5, "ug": (1.0,) * 5}
+_FIX = "plug it in, close the nRF Connect application, and join the group dialout (sudo usermod -aG dialout $USER)"
+
+
+class Port(Protocol):
+    def write(self, data: bytes) -> object: ...
+
+    def read(self, count: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+def find(root: Path) -> list[Found]:
+    """Kits by their udev name under /dev/serial/by-id."""
+    kits = sorted((root / "dev/serial/by-id").glob("*PPK2*-if01")) or sorted((root / "dev/serial/by-id").glob("*PPK2*"))
+    if not kits:
+        return [Found("ppk2", "board", "the supplied board", "no Power Profiler Kit II is on USB", _FIX)]
+    return [Found(f"ppk2:{path.name}", "board", "the supplied board") for path in kits]
+
+
+def open_source(source_id: str, root: Path, clock: Clock, volts: float = 3.3,
+                port: Callable[[str], Port] | None = None) -> Ppk2:
+    path = root / "dev/serial/by-id" / source_id.partition(":")[2]
+    return Ppk2(source_id, (port or _serial)(str(path)), volts, clock)
+
+
+def _serial(path: str) -> Port:
+    try:
+        import serial
+    except ImportError:
+        raise SourceFault("ppk2", "absent", "pyserial is not installed", "pip install pyserial") from None
+    try:
+        return serial.Serial(path, timeout=0.5)
+    except serial.SerialException as error:
+        denied = "ermission" in str(error)
+        raise SourceFault("ppk2", "denied" if denied else "absent", str(error), _FIX) from None
+
+
+def calibration(text: str) -> dict[str, np.ndarray]:
+    """The five numbers of each modifier from the kit's metadata; what it leaves out or calls NaN keeps Nordic's default."""
+    numbers = {key: np.array(values, dtype=float) for key, values in _DEFAULTS.items()}
+    for line in text.split("END")[0].splitlines():
+        key, _, value = line.partition(":")
+        name, index = key.strip().lower().rstrip("0123456789"), key.strip()[-1:]
+        if name not in numbers or not index.isdigit() or int(index) >= _RANGES:
+            continue
+        try:
+            number = float(value)
+        except ValueError:
+            raise SourceFault("ppk2", "implausible", f"its calibration says {line.strip()!r}", "update its firmware") from None
+        if np.isfinite(number) and number != 0:
+            numbers[name][int(index)] = number
+    return numbers
+
+
+def decode(data: bytes, cal: dict[str, np.ndarray], volts: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(sample index, amperes, logic pins) of whole samples; lost samples leave a gap in the index.
+
+    The counter has 6 bits, so a loss of a multiple of 64 samples in one piece cannot be seen.
+    """
+    words = np.frombuffer(data[: len(data) // 4 * 4], dtype="<u4")
+    adc = (words & 0x3FFF).astype(float) * 4
+    which = (words >> 14 & 7).astype(int)
+    if np.any(which >= _RANGES):
+        raise SourceFault("ppk2", "implausible", f"a sample names range {which.max()}, there are {_RANGES}: the stream is "
+                          "out of step", "unplug it, plug it in again and repeat")
+    counter = (words >> 18 & 0x3F).astype(np.int64)
+    steps = np.concatenate([[0], np.diff(counter) % 64]) if len(words) else np.zeros(0, np.int64)
+    bare = (adc - cal["o"][which]) * (_ADC_V / cal["r"][which])
+    amperes = cal["ug"][which] * (bare * (cal["gs"][which] * bare + cal["gi"][which])
+                                  + cal["s"][which] * volts + cal["i"][which])
+    return np.cumsum(steps), amperes, (words >> 24).astype(np.uint8)
+
+
+class Ppk2:
+    """The kit as a source meter at `volts`; records between start and stop."""
+
+    def __init__(self, source: str, port: Port, volts: float, clock: Clock):
+        if not 0.8 <= volts <= 5.0:
+            raise SourceFault(source, "implausible", f"{volts:g} V is asked for", "the kit gives 0.8 to 5.0 V")
+        self.port, self.volts, self.clock = port, volts, clock
+        self.info = SourceInfo(source, "stream", "board", "the supplied board", update_period_s=SAMPLE_S, max_power_w=5.0,
+                               host_included=False, notes=("gain is not stated as a standard uncertainty",))
+        self.guard_s = None
+        self.port.write(bytes([_META]))
+        self.cal = calibration(self._text())
+        millivolts = round(volts * 1000)
+        self.port.write(bytes([_MODE, 2]))
+        self.port.write(bytes([_VOLTAGE, millivolts >> 8, millivolts & 0xFF]))
+        self.port.write(bytes([_SUPPLY, 1]))
+
+    def start(self) -> float:
+        """Begins the stream; the clock's time of its first sample."""
+        self.port.write(bytes([_START]))
+        return self.clock.now()
+
+    def collect(self, seconds: float) -> bytes:
+        """Raw samples for so long. Raises SourceFault when it stays silent."""
+        data, end = bytearray(), self.clock.now() + seconds
+        while self.clock.now() < end:
+            block = self.port.read(4096)
+            if not block and not data:
+                raise SourceFault(self.info.id, "dead", "it sends nothing", _FIX)
+            data += block
+        return bytes(data)
+
+    def stop(self) -> None:
+        self.port.write(bytes([_STOP]))
+
+    def trace(self, data: bytes, start: float, bin_samples: int = 100) -> Trace:
+        """Watts in bins of `bin_samples` (1 ms); bins with lost samples are left out, so integrate() refuses long gaps."""
+        index, amperes, pins = decode(data, self.cal, self.volts)
+        bins = index // bin_samples
+        full = np.bincount(bins) == bin_samples
+        sums = np.bincount(bins, weights=amperes * self.volts) / bin_samples
+        marks = np.bincount(bins, weights=pins & 1) / bin_samples > 0.5
+        number = np.flatnonzero(full)
+        return Trace(start + (number + 0.5) * bin_samples * SAMPLE_S, sums[full], marks[full])
+
+    def close(self) -> None:
+        self.port.write(bytes([_SUPPLY, 0]))
+        self.port.close()
+
+    def _text(self) -> str:
+        text = ""
+        for _ in range(40):
+            text += self.port.read(1024).decode("ascii", errors="replace")
+            if "END" in text:
+                return text
+        raise SourceFault(self.info.id, "dead", "it does not answer the request for its calibration", _FIX)
