@@ -12,8 +12,8 @@ from greenedge.backends import BACKENDS, load_backend
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.files import write_aside
 from greenedge.flow import FOLDER, STAGES, Job, Tell, choose_backend, compare_stages, plan_build, run_job, run_jobs
-from greenedge.manifest import (FILE, Manifest, Record, digest_files, explained, hold, inside, load_manifest,
-                                save_manifest)
+from greenedge.manifest import (FILE, Manifest, Record, digest_files, explained, hold, inside, intact,
+                                load_manifest, save_manifest)
 from greenedge.model_file import ModelFile
 from greenedge.shipped import shipped
 from greenedge.target import load_target, nearest
@@ -171,8 +171,8 @@ def built_with(run: Path, manifest: Manifest) -> str:
 def verify_again(run: Path, tell: Tell) -> dict:
     """Compares again what lies in a finished run's folder now; returns what verify.json then says.
 
-    Raises VerificationError on a difference and GreenedgeError where the run has nothing built. Either way the manifest
-    says so, and the next `greenedge run` writes the report again.
+    Raises VerificationError on a difference, also where only a file's digest differs (a weight that no sample reaches),
+    and GreenedgeError where the run has nothing built. The manifest says how it ended; the next run writes the report.
     """
     with hold(run), explained(run):
         manifest = load_manifest(run)
@@ -181,6 +181,7 @@ def verify_again(run: Path, tell: Tell) -> dict:
         record = stages.get("verify") or Record("running", key="")
         try:
             note = compare_stages(run, backend, tell)
+            _require_as_built(run, manifest)
         except VerificationError as error:
             failed = replace(record, status="failed", error=str(error), outputs=digest_files(run, FOLDER["verify"]))
             save_manifest(replace(manifest, stages={**stages, "verify": failed}), run)
@@ -189,6 +190,13 @@ def verify_again(run: Path, tell: Tell) -> dict:
         if done.outputs != record.outputs or record.status != "done":
             save_manifest(replace(manifest, stages={**stages, "verify": done}), run)
         return json.loads((run / FOLDER["verify"] / "verify.json").read_text())
+
+
+def _require_as_built(run: Path, manifest: Manifest) -> None:
+    changed = [path for path, digest in manifest.stages["build"].outputs.items() if not intact(run, {path: digest})]
+    if changed:
+        raise VerificationError(f"{run / changed[0]} is not the file that was built, its sha256 differs, although every sample gave "
+                                "the same integers; run the same `greenedge run` or `greenedge build` again to build it anew.")
 
 
 def infer(run: Path, samples: Path, stage: str, tell: Tell) -> dict:

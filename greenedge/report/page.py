@@ -46,7 +46,7 @@ def _overall(views: list[dict]) -> str:
 def _view(run: Path, summary: dict) -> dict:
     """Everything that the page shows of one run, already in words and texts."""
     manifest = load_manifest(run)
-    entries = summary.get("verify", [])
+    entries = _ordered(summary.get("verify", []))
     target = summary.get("target") or {}
     failed = [(name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")]
     lowered = read_json(run, "3-lower/lower.json") or {}
@@ -100,6 +100,11 @@ def _chain(entries: list[dict]) -> list[str]:
     order = list(STAGE_TITLES)
     stages = {stage for entry in entries for stage in (entry["reference"], entry["candidate"])}
     return sorted(stages, key=lambda stage: order.index(stage) if stage in order else len(order))
+
+
+def _ordered(entries: list[dict]) -> list[dict]:
+    chain = _chain(entries)
+    return sorted(entries, key=lambda entry: (chain.index(entry["candidate"]), chain.index(entry["reference"])))
 
 
 def _evidence(summary: dict, key: str) -> str | None:
