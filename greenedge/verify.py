@@ -131,6 +131,8 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     _write(folder, reports, stages, accuracy, lowered.graph)
     for report in reports:
         report.require()
+    if hasattr(module, "provenance") and (wrong := module.provenance(run / "4-build")):
+        raise VerificationError(wrong)
     return f"{len(vectors.inputs)} samples equal in {', '.join(stages)}"
 
 

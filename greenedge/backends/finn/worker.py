@@ -233,7 +233,21 @@ def probe() -> None:
         import finn.transformation.fpgadataflow.prepare_ip
         import finn.transformation.fpgadataflow.set_folding
         import finn.transformation.fpgadataflow.specialize_layers  # noqa: F401
+        check_files()
     say("ok")
+
+
+def check_files() -> None:
+    """Every file of finn-plus is as its package recorded it: the RTL among them is data that no import would miss."""
+    import base64
+    import hashlib
+    from importlib import metadata
+
+    for file in metadata.files("finn-plus"):
+        if file.hash is not None:
+            digest = hashlib.new(file.hash.mode, Path(file.locate()).read_bytes()).digest()
+            if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
+                raise RuntimeError(f"{file} is not as finn-plus {FINN_VERSION} installed it")
 
 
 if __name__ == "__main__":
