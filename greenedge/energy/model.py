@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from greenedge.errors import GreenedgeError
+from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.energy.labels import EVIDENCE, SCOPES
 
 KINDS = ("counter", "power", "stream", "model")
@@ -48,7 +48,7 @@ class SourceInfo:
         return replace(self, **changes)
 
 
-class SourceFault(GreenedgeError):
+class SourceFault(EvidenceError):
     """A source that gives no number; `kind` is denied, absent, dead, frozen, reset, implausible, ambiguous_wrap, gap …"""
 
     def __init__(self, source: str, kind: str, reason: str, fix: str):

@@ -18,9 +18,9 @@ from greenedge.energy.clock import Clock
 from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
 from greenedge.shipped import shipped
 
-# Gain error of the sensor alone at 25 °C (full scale, as a rectangular bound): TI data sheets INA226 SBOS547 (0.1 %),
-# INA219 SBOS448 (0.5 %, A grade 0.5), INA3221 SBOS576 (0.25 %), INA260 SBOS656 (0.15 %). The shunt is the board's own.
-_GAIN_BOUND = {"ina226": 0.001, "ina219": 0.005, "ina220": 0.005, "ina3221": 0.0025, "ina260": 0.0015}
+# Greatest gain error of the sensor alone, the first page of TI's data sheets INA226 (SBOS547), INA3221 (SBOS576), INA260
+# (SBOS656), taken as a rectangular bound. The shunt is the board's own. Other chips: unknown, give it with --gain.
+_GAIN_BOUND = {"ina226": 0.001, "ina3221": 0.0025, "ina260": 0.0015}
 _FIX_ABSENT = "load the driver (sudo modprobe ina2xx or ina3221) and enable the sensor in the device tree"
 _FIX_DENIED = "sudo chmod o+r on its *_input files, or run as root"
 _MAX_FILE = 64 << 10

@@ -1,7 +1,7 @@
 """Joulescope JS110/JS220 through `pyjoulescope_driver` (Apache-2.0): the energy accumulated on the instrument.
 
-Statistics arrive by call-back; a reading is the accumulator at the last of them. JS220 accuracy: 0.5 % of reading, the
-maker's bound, taken as rectangular (gain 0.5 % / √3).
+Statistics arrive by call-back; a reading is the accumulator at the last of them. The
+gain is in the certificate of the instrument: give it with --gain.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Joulescope:
             raise SourceFault(f"joulescope:{path}", "absent", "it is neither a JS110 nor a JS220", _FIX_USB)
         self.clock, self.path, self.guard_s = clock, path, None
         self.info = SourceInfo(f"joulescope:{path}", "counter", "board", "the supplied board",
-                               update_period_s=_PERIOD_S[family], max_power_w=150.0, gain_rel=0.005 / 3**0.5,
-                               host_included=False)
+                               update_period_s=_PERIOD_S[family], max_power_w=150.0, host_included=False,
+                               notes=("gain: see the instrument's certificate",))
         self._first: float | None = None
         self._last: tuple[float, float] | None = None
         self.driver = module.Driver()

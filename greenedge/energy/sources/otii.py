@@ -1,6 +1,6 @@
 """Qoitech Otii Arc/Ace through `otii-tcp-client` (MIT): a recording of main current and voltage, fetched at the end.
 
-The Otii server must run and hold an automation licence. Main current accuracy (data sheet, Arc): ±(1 % + 0.5 µA).
+The Otii server must run and hold an automation licence. The gain is in the device's data sheet: give it with --gain.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Found, SourceFault, SourceInfo, Trace
+from greenedge.energy.model import Found, SourceFault, SourceInfo
 
 _FIX = "pip install \"greenedge[otii]\", start otii_server and log in with a licence for automation"
 
@@ -55,26 +55,34 @@ class Otii:
         if self.device is None:
             raise SourceFault(f"otii:{device_id}", "absent", "the Otii server has no such device", _FIX)
         self.info = SourceInfo(f"otii:{device_id}", "stream", "board", "the supplied board", update_period_s=1e-3,
-                               max_power_w=25.0, gain_rel=0.01 / 3**0.5, host_included=False)
+                               max_power_w=25.0, host_included=False, notes=("gain: see the data sheet",))
         self.project = server.get_active_project()
         for channel in ("mc", "mv"):
             self.device.enable_channel(channel, True)
 
     def start(self) -> float:
+        """Begins the recording; the clock's time of its start."""
         self.project.start_recording()
-        return self.clock.now()
+        self._start, self._done = self.clock.now(), 0
+        return self._start
 
-    def stop(self, start: float) -> Trace:
-        self.project.stop_recording()
+    def poll(self) -> tuple[np.ndarray, np.ndarray]:
+        """(times, watts) that came in since the last call."""
+        self.clock.sleep(0.25)
         recording = self.project.get_last_recording()
-        channels = {}
-        for channel in ("mc", "mv"):
-            count = recording.get_channel_data_count(self.device.id, channel)
-            channels[channel] = recording.get_channel_data(self.device.id, channel, 0, count)
-        current, voltage = channels["mc"], channels["mv"]
+        count = min(recording.get_channel_data_count(self.device.id, channel) for channel in ("mc", "mv"))
+        if count <= self._done + 1:
+            return np.zeros(0), np.zeros(0)
+        blocks = [recording.get_channel_data(self.device.id, channel, self._done, count - self._done)
+                  for channel in ("mc", "mv")]
+        self._done = count
+        current, voltage = blocks
         t = current["timestamp"] + np.arange(len(current["values"])) * current["interval"]
         at = voltage["timestamp"] + np.arange(len(voltage["values"])) * voltage["interval"]
-        return Trace(start + t, np.asarray(current["values"]) * np.interp(t, at, voltage["values"]))
+        return self._start + t, np.asarray(current["values"]) * np.interp(t, at, voltage["values"])
+
+    def stop(self) -> None:
+        self.project.stop_recording()
 
     def close(self) -> None:
         for channel in ("mc", "mv"):

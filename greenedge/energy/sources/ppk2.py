@@ -14,9 +14,10 @@ from typing import Protocol
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Found, SourceFault, SourceInfo, Trace
+from greenedge.energy.model import Found, SourceFault, SourceInfo
 
 SAMPLE_S = 10e-6
+BIN = 100
 _START, _STOP, _SUPPLY, _VOLTAGE, _MODE, _META = 0x06, 0x07, 0x0C, 0x0D, 0x11, 0x19
 _ADC_V = 1.8 / 163840
 _RANGES = 5
@@ -77,9 +78,10 @@ def calibration(text: str) -> dict[str, np.ndarray]:
 
 
 def decode(data: bytes, cal: dict[str, np.ndarray], volts: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(sample index, amperes, logic pins) of whole samples; lost samples leave a gap in the index.
+    """(counter steps from sample to sample, amperes, logic pins) of whole samples.
 
-    The counter has 6 bits, so a loss of a multiple of 64 samples in one piece cannot be seen.
+    A step is 1 where nothing was lost; the first step is the counter itself. The counter has 6 bits, so a loss of a
+    multiple of 64 samples in one piece cannot be seen.
     """
     words = np.frombuffer(data[: len(data) // 4 * 4], dtype="<u4")
     adc = (words & 0x3FFF).astype(float) * 4
@@ -88,11 +90,127 @@ def decode(data: bytes, cal: dict[str, np.ndarray], volts: float) -> tuple[np.nd
         raise SourceFault("ppk2", "implausible", f"a sample names range {which.max()}, there are {_RANGES}: the stream is "
                           "out of step", "unplug it, plug it in again and repeat")
     counter = (words >> 18 & 0x3F).astype(np.int64)
-    steps = np.concatenate([[0], np.diff(counter) % 64]) if len(words) else np.zeros(0, np.int64)
     bare = (adc - cal["o"][which]) * (_ADC_V / cal["r"][which])
     amperes = cal["ug"][which] * (bare * (cal["gs"][which] * bare + cal["gi"][which])
                                   + cal["s"][which] * volts + cal["i"][which])
-    return np.cumsum(steps), amperes, (words >> 24).astype(np.uint8)
+    return np.diff(counter, prepend=0) % 64, amperes, (words >> 24).astype(np.uint8)
+
+
+class Ppk2:
+    """The kit as a source meter at `volts`; records between start and stop."""
+
+    def __init__(self, source: str, port: Port, volts: float, clock: Clock):
+        if not 0.8 <= volts <= 5.0:
+            raise SourceFault(source, "implausible", f"{volts:g} V is asked for", "the kit gives 0.8 to 5.0 V")
+        self.port, self.volts, self.clock = port, volts, clock
+        self.info = SourceInfo(source, "stream", "board", "the supplied board", update_period_s=SAMPLE_S, max_power_w=5.0,
+                               host_included=False, notes=("gain is not stated as a standard uncertainty",))
+        self.guard_s = None
+        self.port.write(bytes([_META]))
+        self.cal = calibration(self._text())
+        millivolts = round(volts * 1000)
+        self.port.write(bytes([_MODE, 2]))
+        self.port.write(bytes([_VOLTAGE, millivolts >> 8, millivolts & 0xFF]))
+        self.port.write(bytes([_SUPPLY, 1]))
+
+    def start(self) -> float:
+        """Begins the stream; the clock's time of its first sample."""
+        self.port.write(bytes([_START]))
+        self._start, self._rest, self._index, self._silent = self.clock.now(), b"", -1, 0
+        return self._start
+
+    def poll(self) -> tuple[np.ndarray, np.ndarray]:
+        """(times, watts) in bins of 1 ms since the last call; a bin with a lost sample is left out, so that integrate()
+        sees the gap. Raises SourceFault when it stays silent."""
+        block = self.port.read(8192)
+        self._silent = 0 if block else self._silent + 1
+        if self._silent > 5:
+            raise SourceFault(self.info.id, "dead", "it sends nothing", _FIX)
+        data = self._rest + block
+        whole = max((len(data) // 4 // BIN - 1) * BIN * 4, 0)
+        self._rest = data[whole:]
+        if not whole:
+            return np.zeros(0), np.zeros(0)
+        steps, amperes, _ = decode(data[:whole], self.cal, self.volts)
+        if self._index < 0:
+            steps[0] = 1
+            self._counter = 0
+        else:
+            steps[0] = (steps[0] - self._counter) % 64
+        self._counter = int(np.frombuffer(data[whole - 4 : whole], "<u4")[0] >> 18 & 0x3F)
+        index = self._index + np.cumsum(steps)
+        self._index = int(index[-1])
+        bins, counts = np.unique(index // BIN, return_counts=True)
+        sums = np.bincount(np.searchsorted(bins, index // BIN), weights=amperes * self.volts)
+        full = counts == BIN
+        return self._start + (bins[full] + 0.5) * BIN * SAMPLE_S, sums[full] / BIN
+
+    def stop(self) -> None:
+        self.port.write(bytes([_STOP]))
+
+    def close(self) -> None: ...
+
+
+def find(root: Path) -> list[Found]:
+    """Kits by their udev name under /dev/serial/by-id."""
+    kits = sorted((root / "dev/serial/by-id").glob("*PPK2*-if01")) or sorted((root / "dev/serial/by-id").glob("*PPK2*"))
+    if not kits:
+        return [Found("ppk2", "board", "the supplied board", "no Power Profiler Kit II is on USB", _FIX)]
+    return [Found(f"ppk2:{path.name}", "board", "the supplied board") for path in kits]
+
+
+def open_source(source_id: str, root: Path, clock: Clock, volts: float = 3.3,
+                port: Callable[[str], Port] | None = None) -> Ppk2:
+    path = root / "dev/serial/by-id" / source_id.partition(":")[2]
+    return Ppk2(source_id, (port or _serial)(str(path)), volts, clock)
+
+
+def _serial(path: str) -> Port:
+    try:
+        import serial
+    except ImportError:
+        raise SourceFault("ppk2", "absent", "pyserial is not installed", "pip install pyserial") from None
+    try:
+        return serial.Serial(path, timeout=0.5)
+    except serial.SerialException as error:
+        denied = "ermission" in str(error)
+        raise SourceFault("ppk2", "denied" if denied else "absent", str(error), _FIX) from None
+
+
+def calibration(text: str) -> dict[str, np.ndarray]:
+    """The five numbers of each modifier from the kit's metadata; what it leaves out or calls NaN keeps Nordic's default."""
+    numbers = {key: np.array(values, dtype=float) for key, values in _DEFAULTS.items()}
+    for line in text.split("END")[0].splitlines():
+        key, _, value = line.partition(":")
+        name, index = key.strip().lower().rstrip("0123456789"), key.strip()[-1:]
+        if name not in numbers or not index.isdigit() or int(index) >= _RANGES:
+            continue
+        try:
+            number = float(value)
+        except ValueError:
+            raise SourceFault("ppk2", "implausible", f"its calibration says {line.strip()!r}", "update its firmware") from None
+        if np.isfinite(number) and number != 0:
+            numbers[name][int(index)] = number
+    return numbers
+
+
+def decode(data: bytes, cal: dict[str, np.ndarray], volts: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(counter steps from sample to sample, amperes, logic pins) of whole samples.
+
+    A step is 1 where nothing was lost; the first step is the counter itself. The counter has 6 bits, so a loss of a
+    multiple of 64 samples in one piece cannot be seen.
+    """
+    words = np.frombuffer(data[: len(data) // 4 * 4], dtype="<u4")
+    adc = (words & 0x3FFF).astype(float) * 4
+    which = (words >> 14 & 7).astype(int)
+    if np.any(which >= _RANGES):
+        raise SourceFault("ppk2", "implausible", f"a sample names range {which.max()}, there are {_RANGES}: the stream is "
+                          "out of step", "unplug it, plug it in again and repeat")
+    counter = (words >> 18 & 0x3F).astype(np.int64)
+    bare = (adc - cal["o"][which]) * (_ADC_V / cal["r"][which])
+    amperes = cal["ug"][which] * (bare * (cal["gs"][which] * bare + cal["gi"][which])
+                                  + cal["s"][which] * volts + cal["i"][which])
+    return np.diff(counter, prepend=0) % 64, amperes, (words >> 24).astype(np.uint8)
 
 
 class Ppk2:

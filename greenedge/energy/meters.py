@@ -1,0 +1,199 @@
+"""Meters: a source made ready for windows. An edge is a time with what the energy to it can be told by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from greenedge.energy.clock import Clock
+from greenedge.energy.model import Reading, Source, SourceFault, SourceInfo, Trace, integrate
+from greenedge.energy.sampler import SamplerProcess
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A moment: `resolution_s` is how well it is tied to the counter; `joules` is None for sampled meters."""
+
+    t: float
+    resolution_s: float
+    joules: float | None = None
+
+
+class Meter(Protocol):
+    """`ready` may be asked again and again until it gives an edge; `now` gives one at once, less well tied."""
+
+    info: SourceInfo
+    period_s: float
+
+    def start(self) -> None: ...
+
+    def reset_edge(self) -> None: ...
+
+    def ready(self) -> Edge | None: ...
+
+    def now(self) -> Edge: ...
+
+    def guard(self) -> None: ...
+
+    def energy(self, a: Edge, b: Edge) -> tuple[float, float]: ...
+
+    def trace(self) -> Trace | None: ...
+
+    def stop(self) -> None: ...
+
+
+class CounterMeter:
+    """A counter read at window edges alone, aligned to its ticks, and often enough not to wrap unseen."""
+
+    def __init__(self, source: Source, clock: Clock, period_s: float | None = None):
+        self.source, self.clock, self.info = source, clock, source.info
+        self.period_s = period_s or source.info.update_period_s or 0.1
+        self._guard_s = getattr(source, "guard_s", None)
+        self._last: Reading | None = None
+        self._log: list[tuple[float, float]] = []
+
+    def start(self) -> None:
+        self._read()
+
+    def reset_edge(self) -> None:
+        """Forgets what was read, so that the next tick is a fresh one."""
+        self._read()
+
+    def ready(self) -> Edge | None:
+        """An edge if the counter has ticked since the last look: half-way between the two looks."""
+        before, after = self._last, self._read()
+        if after.value == before.value:
+            return None
+        gap = after.t1 - before.t0
+        return Edge((before.t + after.t) / 2, min(gap, self.period_s), after.value)
+
+    def now(self) -> Edge:
+        reading = self._read()
+        return Edge(reading.t, self.period_s, reading.value)
+
+    def guard(self) -> None:
+        if self._guard_s is not None and self.clock.now() - self._last.t > self._guard_s:
+            self._read()
+
+    def energy(self, a: Edge, b: Edge) -> tuple[float, float]:
+        """(joules, their standard uncertainty from the two edges)."""
+        joules = b.joules - a.joules
+        power = joules / (b.t - a.t)
+        # Each edge lies uniformly within its resolution: variance resolution²/12 a piece.
+        return joules, power * ((a.resolution_s**2 + b.resolution_s**2) / 12) ** 0.5
+
+    def trace(self) -> Trace | None:
+        """Mean power between readings at least a period apart; None where there are fewer than three."""
+        points = [self._log[0]] if self._log else []
+        for point in self._log:
+            if point[0] - points[-1][0] >= max(self.period_s, 0.1):
+                points.append(point)
+        if len(points) < 3:
+            return None
+        t, joules = np.array(points).T
+        return Trace((t[1:] + t[:-1]) / 2, np.diff(joules) / np.diff(t))
+
+    def digest(self) -> str:
+        """sha256 over every reading kept (time and joules, little-endian doubles)."""
+        return hashlib.sha256(np.array(self._log, "<f8").tobytes()).hexdigest()
+
+    def stop(self) -> None:
+        self.source.close()
+
+    def _read(self) -> Reading:
+        self._last = self.source.read()
+        if not self._log or self._last.value != self._log[-1][1]:
+            self._log.append((self._last.t, self._last.value))
+        return self._last
+
+
+class SampledMeter:
+    """A power reading sampled by a process of its own (or by `recorder`, which gives the same rows)."""
+
+    def __init__(self, info: SourceInfo, recorder: Recorder, clock: Clock, hz: float):
+        self.info, self.recorder, self.clock = info, recorder, clock
+        self.period_s = max(info.update_period_s or 0.0, 1 / hz)
+
+    @classmethod
+    def of(cls, source_id: str, root: Path, info: SourceInfo, clock: Clock, hz: float = 10.0) -> SampledMeter:
+        return cls(info, SamplerProcess(source_id, root, hz), clock, hz)
+
+    def start(self) -> None:
+        self.recorder.start()
+
+    def reset_edge(self) -> None:
+        """Sampled meters have no ticks to forget."""
+
+    def ready(self) -> Edge | None:
+        return self.now()
+
+    def now(self) -> Edge:
+        # Times are exact, what happens between samples is in integrate()'s uncertainty.
+        return Edge(self.clock.now(), 0.0)
+
+    def guard(self) -> None:
+        """Nothing wraps."""
+
+    def energy(self, a: Edge, b: Edge) -> tuple[float, float]:
+        return integrate(self._until(b.t), a.t, b.t)
+
+    def trace(self) -> Trace | None:
+        return _as_trace(self.recorder.rows())
+
+    def digest(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.recorder.rows(), "<f8").tobytes()).hexdigest()
+
+    def stop(self) -> None:
+        self.recorder.stop()
+
+    def _until(self, t: float) -> Trace:
+        for _ in range(200):
+            rows = self.recorder.rows()
+            if len(rows) > 2 and rows[-1, 0] > t:
+                return _as_trace(rows)
+            self.clock.sleep(self.period_s / 4)
+        raise SourceFault(self.info.id, "dead", f"its sampler gave nothing after {t:.3f} s", "see the message of the sampler")
+
+
+class Recorder(Protocol):
+    """What feeds a SampledMeter: rows of (t, watts)."""
+
+    def start(self) -> None: ...
+
+    def rows(self) -> np.ndarray: ...
+
+    def stop(self) -> None: ...
+
+
+class InlineRecorder:
+    """Samples in step with a virtual clock: hears of its moves through `watch`."""
+
+    def __init__(self, read: Callable[[], float], clock, hz: float):
+        self.read, self.clock, self.step = read, clock, 1 / hz
+        self._rows: list[tuple[float, float]] = []
+        self._due = -np.inf
+
+    def start(self) -> None:
+        outer = self.clock.watch
+        def hear(t: float) -> None:
+            if outer:
+                outer(t)
+            if t >= self._due:
+                self._due = t + self.step
+                self._rows.append((t, self.read()))
+        self.clock.watch = hear
+
+    def rows(self) -> np.ndarray:
+        return np.array(self._rows).reshape(-1, 2)
+
+    def stop(self) -> None:
+        """The clock may go on; rows stay."""
+
+
+def _as_trace(rows: np.ndarray) -> Trace | None:
+    return Trace(rows[:, 0].copy(), rows[:, 1].copy()) if len(rows) > 1 else None

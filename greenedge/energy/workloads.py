@@ -1,0 +1,146 @@
+"""What is measured: anything that can do n inferences and say when it is done."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from greenedge.errors import GreenedgeError
+from greenedge.energy.clock import Clock, RealClock
+
+
+class Workload(Protocol):
+    """`infer(n, on_wait)` does n calls of `batch` inferences each and returns when they are done.
+
+    It calls `on_wait` now and then while it waits for something outside this process (a counter may need a look). A
+    `continuous` workload may be asked in small pieces without a pause between; others are run whole.
+    `host_included` says whether the machine that feeds it is part of the work (None: as the source says).
+    """
+
+    name: str
+    kind: str
+    batch: int
+    continuous: bool
+    accuracy: float | None
+    host_included: bool | None
+
+    def setup(self) -> None: ...
+
+    def infer(self, n: int, on_wait: Callable[[], None]) -> None: ...
+
+    def teardown(self) -> None: ...
+
+
+class CallableWorkload:
+    """A Python callable that does one batch: a closure over a session, or a runtime of a greenedge run."""
+
+    kind, continuous, host_included = "callable", True, None
+
+    def __init__(self, call: Callable[[], object], name: str, batch: int = 1, accuracy: float | None = None,
+                 synchronise: Callable[[], object] | None = None):
+        self.call, self.name, self.batch, self.accuracy, self.synchronise = call, name, batch, accuracy, synchronise
+
+    def setup(self) -> None:
+        """Nothing to prepare: the callable is ready."""
+
+    def infer(self, n: int, on_wait: Callable[[], None]) -> None:
+        for _ in range(n):
+            self.call()
+        if self.synchronise:
+            # A GPU returns before it has finished: the window ends after the last kernel.
+            self.synchronise()
+
+    def teardown(self) -> None:
+        """Nothing to give back."""
+
+
+class CommandWorkload:
+    """A shell-less command (argv) that does `inferences` inferences a run; anything but exit 0 stops the measurement."""
+
+    kind, continuous, host_included = "command", False, True
+
+    def __init__(self, argv: Sequence[str], inferences: int = 1, name: str | None = None, clock: Clock | None = None,
+                 timeout_s: float = 3600.0, accuracy: float | None = None):
+        if not argv:
+            raise GreenedgeError("there is no command to measure; put it after --, for instance: -- python infer.py.")
+        self.argv, self.batch, self.accuracy = tuple(argv), inferences, accuracy
+        self.name = name or shlex.join(argv)[:60]
+        self.clock, self.timeout_s = clock or RealClock(), timeout_s
+
+    def setup(self) -> None:
+        """The command prepares itself."""
+
+    def infer(self, n: int, on_wait: Callable[[], None]) -> None:
+        for _ in range(n):
+            self._once(on_wait)
+
+    def _once(self, on_wait: Callable[[], None]) -> None:
+        end = self.clock.now() + self.timeout_s
+        try:
+            child = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        except OSError as error:
+            raise GreenedgeError(f"{self.argv[0]} could not be started: {error.strerror}; give its full path.") from None
+        try:
+            while True:
+                try:
+                    code = child.wait(timeout=1.0)
+                    break
+                except subprocess.TimeoutExpired:
+                    on_wait()
+                    if self.clock.now() > end:
+                        raise GreenedgeError(f"{self.name} ran longer than {self.timeout_s:g} s; give --timeout.") from None
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        if code:
+            raise GreenedgeError(f"{self.name} ended with {code}; it must end with 0 to be measured: run it by hand.")
+
+    def teardown(self) -> None:
+        """Every run has ended."""
+
+
+class SerialWorkload:
+    """A device under test on a serial port that speaks the MLPerf Tiny interface: `infer N 0%` answered by m-ready."""
+
+    kind, continuous, host_included = "serial", False, False
+
+    def __init__(self, port, name: str = "device under test", timeout_s: float = 120.0, clock: Clock | None = None,
+                 accuracy: float | None = None):
+        self.port, self.name, self.timeout_s, self.batch, self.accuracy = port, name, timeout_s, 1, accuracy
+        self.clock = clock or RealClock()
+
+    def setup(self) -> None:
+        self._ask("name%", lambda: None)
+
+    def infer(self, n: int, on_wait: Callable[[], None]) -> None:
+        self._ask(f"infer {n} 0%", on_wait)
+
+    def teardown(self) -> None:
+        self.port.close()
+
+    def _ask(self, command: str, on_wait: Callable[[], None]) -> None:
+        self.port.write(command.encode("ascii"))
+        end, text = self.clock.now() + self.timeout_s, ""
+        while "m-ready" not in text:
+            text = (text + self.port.read(64).decode("ascii", errors="replace"))[-4096:]
+            if "e-[" in text or "ERROR" in text:
+                raise GreenedgeError(f"{self.name} answered {command!r} with {text.strip()[-80:]!r}; see its firmware.")
+            if self.clock.now() > end:
+                raise GreenedgeError(f"{self.name} did not answer {command!r} with m-ready in {self.timeout_s:g} s; check "
+                                     "the port, its speed and the firmware.")
+            on_wait()
+
+
+def serial_port(path: str, baud: int):
+    """An open port. Raises GreenedgeError."""
+    try:
+        import serial
+    except ImportError:
+        raise GreenedgeError("pyserial is not installed: pip install pyserial.") from None
+    try:
+        return serial.Serial(path, baud, timeout=0.2)
+    except serial.SerialException as error:
+        raise GreenedgeError(f"{path} could not be opened: {error}; join the group dialout, or name another port.") from None
