@@ -108,9 +108,10 @@ def dry_plan(job: Job) -> list[str]:
     from greenedge.lower import lower_file
 
     if not isinstance(job.source, ModelFile):
-        stages = ", ".join(job.stages)
-        return [f"{job.source.name} → {job.target.name}: {stages}; the build's commands follow from the trained network "
-                "(`greenedge build MODEL.onnx --dry-run`)."]
+        return [f"# {job.source.name}: {', '.join(job.stages)}; the build's commands follow from the trained network "
+                "(`greenedge build MODEL.onnx --dry-run` shows them)"]
+    if job.target is None:
+        return [f"# {job.source.name}: no target, so nothing is built"]
     plan = plan_build(job, lower_file(job.source.path, job.source.input_types()).graph)
     return [f"# {job.target.name}: {len(plan.files)} files, plan {plan.digest()[:12]}",
             *(shlex.join(command.argv) for command in plan.commands), f"# gives {', '.join(plan.products)}"]
