@@ -91,18 +91,55 @@ def test_a_flipped_bit_that_no_sample_reaches_is_found_too(edge):
            "the same `greenedge run` or `greenedge build` again to build it anew.\n")
 
 
-@pytest.mark.slow
-@pytest.mark.tool("yosys")
-@pytest.mark.tool("nextpnr-ecp5")
-@pytest.mark.tool("verilator")
-def test_two_targets_from_one_training(tmp_path):
-    done = _greenedge("run", "digits-mlp", "--target", "ulx3s-85f", "--target", "linux-x86", "-o", tmp_path / "both")
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> Path:
+    """One training, two targets: a bitstream and an edge binary."""
+    base = tmp_path_factory.mktemp("digits") / "both"
+    done = _greenedge("run", "digits-mlp", "--target", "ulx3s-85f", "--target", "linux-x86", "-o", base)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'both' / 'report.html'}"
-    summary = _checked(tmp_path / "both" / "ulx3s-85f", ("torch", "qonnx", "graph", "rtl"))
-    assert summary["hardware"]["part"].startswith("LFE5U-85F")
+    assert done.stdout.splitlines()[-1] == f"report: {base / 'report.html'}"
+    return base
+
+
+_needs_the_fpga_road = [pytest.mark.tool(name) for name in ("yosys", "nextpnr-ecp5", "verilator", "g++", "perl")]
+
+
+def _needs(test):
+    for mark in _needs_the_fpga_road:
+        test = mark(test)
+    return test
+
+
+@_needs
+def test_the_bitstream_comes_from_rtl_that_gives_the_graphs_integers(both):
+    summary = _checked(both / "ulx3s-85f", ("torch", "qonnx", "graph", "rtl"))
     assert all(summary["hardware"][key] > 0 for key in ("lut4", "ff", "fmax_hz", "cycles_per_inference"))
     assert summary["files"]["4-build/top.bit"] > 100_000
-    _checked(tmp_path / "both" / "linux-x86", ("torch", "qonnx", "graph", "tflite"))
-    manifest = json.loads((tmp_path / "both" / "linux-x86" / "manifest.json").read_text())
+    _checked(both / "linux-x86", ("torch", "qonnx", "graph", "tflite"))
+    manifest = json.loads((both / "linux-x86" / "manifest.json").read_text())
     assert manifest["stages"]["train"]["reused_from"] == "ulx3s-85f"
+
+
+@_needs
+def test_a_flipped_bit_in_a_memory_file_is_found_with_its_layer(both):
+    path = both / "ulx3s-85f" / "4-build" / "rtl" / "fc1_weights.mem"
+    good = path.read_text()
+    words = good.splitlines()
+    row = 64 * len(words) // 128 + 1  # neuron 64 of 128, second quarter of the image: pixels 16 to 31
+    words[row] = f"{int(words[row], 16) ^ (1 << (4 * (PIXEL - 16) + 2)):0{len(words[row])}x}"
+    path.write_text("\n".join(words) + "\n")
+    done = _greenedge("verify", both / "ulx3s-85f")
+    path.write_text(good)
+    assert done.returncode == 5
+    assert done.stderr.startswith("greenedge: rtl differs from the integer graph on ") and ", layer fc1: expected [" in done.stderr
+    assert _greenedge("verify", both / "ulx3s-85f").returncode == 0
+
+
+@_needs
+def test_a_bitstream_of_other_rtl_is_refused(both):
+    path = both / "ulx3s-85f" / "4-build" / "rtl" / "ge_fifo.sv"
+    good = path.read_text()
+    path.write_text(good + "// changed after synthesis\n")
+    done = _greenedge("verify", both / "ulx3s-85f")
+    path.write_text(good)
+    assert done.returncode == 5 and "4-build" in done.stderr

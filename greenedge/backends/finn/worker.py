@@ -199,7 +199,7 @@ def describe(node, model, job: dict) -> dict:
     for key in ("PE", "SIMD", "depth"):
         if key in layer.get_nodeattr_types():
             out[key] = int(layer.get_nodeattr(key))
-    if (known or {"rtl": True}).get("rtl"):
+    if known and known.get("rtl"):
         out["rtl"] = write_rtl(node, model, job, Path("finn") / node.name)
     return out
 
