@@ -1,0 +1,177 @@
+"""The method in numbers, and the windows it asks for: [idle | window | idle] × R. There is no before-only mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError
+from greenedge.energy.clock import Clock
+from greenedge.energy.meters import Edge, Meter
+from greenedge.energy.model import SourceFault
+from greenedge.energy.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Method:
+    """Settings with the specification's values. A window is ≥ max(min_window_s, periods · update period, min_inferences).
+
+    `floor_periods` may not be undercut by any setting: below it the edges alone are worth more than 1 %.
+    `random_delay_s` None takes the sensor's own period where the sensor looks part of the time, else no delay.
+    """
+
+    min_window_s: float = 10.0
+    periods: float = 100.0
+    floor_periods: float = 10.0
+    min_inferences: int = 32
+    idle_s: float = 3.0
+    idle_periods: float = 30.0
+    warm_up_s: float = 30.0
+    steady_slope: float = 0.005
+    steady_windows: int = 5
+    min_reps: int = 10
+    max_reps: int = 30
+    target: float = 0.02
+    random_delay_s: float | None = None
+
+    def window_s(self, meters: list[Meter]) -> float:
+        """The least length that suits every meter. Raises GreenedgeError where a shorter one was asked for by setting."""
+        slowest = max(meter.period_s for meter in meters)
+        wanted = max(self.min_window_s, self.periods * slowest)
+        floor = self.floor_periods * slowest
+        # Rounding alone may not refuse a window of exactly the floor.
+        if wanted < floor * (1 - 1e-9):
+            raise GreenedgeError(f"a window of {wanted * 1e3:.3g} ms is too short for a source that is updated every "
+                                 f"{slowest * 1e3:.3g} ms: at least {floor:.3g} s are needed; lengthen --window.")
+        return wanted
+
+    def idle_window_s(self, meters: list[Meter]) -> float:
+        return max(self.idle_s, self.idle_periods * max(meter.period_s for meter in meters))
+
+    def delay_s(self, meters: list[Meter]) -> float:
+        if self.random_delay_s is not None:
+            return self.random_delay_s
+        return max(meter.info.part_time or 0.0 for meter in meters)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one meter saw between two edges. `count` inferences (fractions where an edge fell inside one); `active_s` of
+    the `seconds` were inference, the rest random delay."""
+
+    t0: float
+    t1: float
+    joules: float
+    edge_u: float
+    count: float
+    active_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.t1 - self.t0
+
+    @property
+    def watts(self) -> float:
+        return self.joules / self.seconds
+
+
+class Windows:
+    """Runs windows of one workload on several meters at once, each meter with edges of its own."""
+
+    def __init__(self, meters: list[Meter], clock: Clock, rng: np.random.Generator):
+        self.meters, self.clock, self.rng = meters, clock, rng
+
+    def idle(self, seconds: float) -> list[Window]:
+        """Nothing runs; edges on ticks."""
+        pause = min(min(meter.period_s for meter in self.meters) / 50, 0.02)
+        first = self._edges(lambda: self.clock.sleep(pause), lambda t: None)
+        end = self.clock.now() + seconds
+        while (left := end - self.clock.now()) > 0:
+            self.clock.sleep(min(left, 0.5))
+            self.guard()
+        last = self._edges(lambda: self.clock.sleep(pause), lambda t: None)
+        return [Window(a.t, b.t, *meter.energy(a, b), 0.0, 0.0)
+                for meter, a, b in zip(self.meters, first, last, strict=True)]
+
+    def work(self, workload: Workload, seconds: float, least: int, latency_s: float, delay_s: float) -> list[Window]:
+        """The workload runs through both edges, so no edge sees it start or stop. Commands run whole, see `_whole`."""
+        if not workload.continuous:
+            return self._whole(workload, seconds, least)
+        pieces = _Pieces(self, workload, latency_s, delay_s)
+        short = min(meter.period_s for meter in self.meters) / 50
+        pieces.do(short)
+        first = self._edges(lambda: pieces.do(short), pieces.note)
+        begun, end = pieces.calls, self.clock.now() + seconds
+        while self.clock.now() < end or (pieces.calls - begun) * workload.batch < least:
+            pieces.do(0.05)
+            self.guard()
+        last = self._edges(lambda: pieces.do(short), pieces.note)
+        return [self._window(meter, a, b, pieces) for meter, a, b in zip(self.meters, first, last, strict=True)]
+
+    def guard(self) -> None:
+        for meter in self.meters:
+            meter.guard()
+
+    def _window(self, meter: Meter, a: Edge, b: Edge, pieces: _Pieces) -> Window:
+        ends, calls, active = np.array(pieces.log).T
+        count = np.diff(np.interp([a.t, b.t], ends, calls))[0] * pieces.workload.batch
+        return Window(a.t, b.t, *meter.energy(a, b), float(count), float(np.diff(np.interp([a.t, b.t], ends, active))[0]))
+
+    def _edges(self, step: Callable[[], None], note: Callable[[float], None]) -> list[Edge]:
+        """One edge a meter, `step` between looks. Raises SourceFault when a counter does not tick."""
+        edges: list[Edge | None] = [None] * len(self.meters)
+        for meter in self.meters:
+            meter.reset_edge()
+        patience = self.clock.now() + max(2.0, 20 * max(meter.period_s for meter in self.meters))
+        looks = 0
+        while None in edges:
+            step()
+            looks += 1
+            edges = [edge or meter.ready() for edge, meter in zip(edges, self.meters, strict=True)]
+            if self.clock.now() > patience and looks > 20 and None in edges:
+                silent = self.meters[edges.index(None)]
+                raise SourceFault(silent.info.id, "frozen", f"it has not moved for {self.clock.now() - patience + 2:.1f} s "
+                                  "in the middle of a run", "use another source; this one stops at times")
+        note(self.clock.now())
+        return edges
+
+    def _whole(self, workload: Workload, seconds: float, least: int) -> list[Window]:
+        """Whole runs: edges at once, their uncertainty a period each."""
+        first, begun, runs = [meter.now() for meter in self.meters], self.clock.now(), 0
+        while self.clock.now() - begun < seconds or runs * workload.batch < least:
+            workload.infer(1, self.guard)
+            runs += 1
+        busy = self.clock.now() - begun
+        last = [meter.now() for meter in self.meters]
+        return [Window(a.t, b.t, *meter.energy(a, b), float(runs * workload.batch), busy)
+                for meter, a, b in zip(self.meters, first, last, strict=True)]
+
+
+class _Pieces:
+    """Runs a continuous workload piece by piece and keeps (time, calls so far, active seconds so far)."""
+
+    def __init__(self, windows: Windows, workload: Workload, latency_s: float, delay_s: float):
+        self.windows, self.workload, self.latency_s, self.delay_s = windows, workload, latency_s, delay_s
+        self.clock = windows.clock
+        self.calls, self.active = 0, 0.0
+        self.log: list[tuple[float, int, float]] = [(self.clock.now(), 0, 0.0)]
+
+    def do(self, seconds: float) -> None:
+        """About so many seconds of calls (one at least), then the random delay where there is one: a delay before every
+        call where calls are as long as the delay, else before every piece."""
+        calls = 1 if self.delay_s else max(int(seconds / self.latency_s), 1)
+        if self.delay_s:
+            calls = max(int(self.delay_s / 2 / self.latency_s), 1)
+            self.clock.sleep(float(self.windows.rng.uniform(0, self.delay_s)))
+            self.log.append((self.clock.now(), self.calls, self.active))
+        begun = self.clock.now()
+        self.workload.infer(calls, self.windows.guard)
+        now = self.clock.now()
+        self.calls += calls
+        self.active += now - begun
+        self.log.append((now, self.calls, self.active))
+
+    def note(self, t: float) -> None:
+        """The log already ends at the last call; an edge never lies after it."""

@@ -1,0 +1,171 @@
+"""A measuring session: proof of life, warm-up, bracketed repetitions of several workloads in random order, stop rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.energy.clock import Clock
+from greenedge.energy.meters import Meter
+from greenedge.energy.method import Method, Window, Windows
+from greenedge.energy.stats import mean_interval
+from greenedge.energy.workloads import Workload
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One bracketed window of one workload on one meter; joules per inference follow from it."""
+
+    round: int
+    place: int
+    before: Window
+    window: Window
+    after: Window
+
+    @property
+    def idle_w(self) -> float:
+        """Mean of the brackets: a linear drift of the idle power cancels."""
+        return (self.before.watts + self.after.watts) / 2
+
+    @property
+    def drift(self) -> float:
+        """What the brackets differ by, over the net power of the window."""
+        net = self.window.watts - self.idle_w
+        return (self.after.watts - self.before.watts) / net if net else float("inf")
+
+    @property
+    def total_j(self) -> float:
+        """Per inference, idle included; energy of random delays is taken out as idle."""
+        window = self.window
+        paused = window.seconds - window.active_s
+        return (window.joules - self.idle_w * paused) / window.count
+
+    @property
+    def net_j(self) -> float:
+        """(E_window − P_idle · T) / N."""
+        return (self.window.joules - self.idle_w * self.window.seconds) / self.window.count
+
+    @property
+    def latency_s(self) -> float:
+        return self.window.active_s / self.window.count
+
+
+@dataclass
+class Session:
+    """What one workload gave on one meter."""
+
+    workload: Workload
+    meter: Meter
+    delay_s: float
+    reps: list[Repetition] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    temperature_c: tuple[float | None, float | None] = (None, None)
+
+    def settled(self, method: Method) -> bool:
+        if len(self.reps) < method.min_reps:
+            return False
+        half = mean_interval([rep.total_j for rep in self.reps]).half_width_rel
+        return half is not None and half <= method.target
+
+
+def run_session(workloads: Sequence[Workload], meters: Sequence[Meter], method: Method, clock: Clock,
+                rng: np.random.Generator, progress: Progress = lambda text, done, of: None,
+                thermal: Path | None = None) -> list[Session]:
+    """Sessions, one for each workload and meter. Meters are started and proved alive by the caller.
+
+    Rounds take the workloads in random order and the next round reversed (ABBA); it stops when every session has its
+    interval within the target, or after max_reps. Raises SourceFault or GreenedgeError.
+    """
+    windows, meters = Windows(list(meters), clock, rng), list(meters)
+    length, rest, delay = method.window_s(meters), method.idle_window_s(meters), method.delay_s(meters)
+    sessions = {(w.name, m.info.id): Session(w, m, delay) for w in workloads for m in meters}
+    heat = temperature(thermal)
+    latency = {}
+    for workload in workloads:
+        workload.setup()
+        latency[workload.name] = _warm_up(workload, windows, method, length, sessions, progress)
+    order: list[int] = []
+    for number in range(method.max_reps):
+        order = order[::-1] if number % 2 else [int(i) for i in rng.permutation(len(workloads))]
+        for place, index in enumerate(order):
+            workload = workloads[index]
+            progress(workload.name, number + 1, method.max_reps)
+            # Another phase against the sensor's own rhythm every time.
+            clock.sleep(float(rng.uniform(0, max(meter.period_s for meter in meters))))
+            before = windows.idle(rest)
+            during = windows.work(workload, length, method.min_inferences, latency[workload.name], delay)
+            after = windows.idle(rest)
+            for meter, *three in zip(meters, before, during, after, strict=True):
+                sessions[workload.name, meter.info.id].reps.append(Repetition(number, place, *three))
+        if all(session.settled(method) for session in sessions.values()):
+            break
+    for workload in workloads:
+        workload.teardown()
+    for session in sessions.values():
+        session.temperature_c = (heat, temperature(thermal))
+        session.flags += _flags(session, method)
+    return list(sessions.values())
+
+
+def temperature(folder: Path | None) -> float | None:
+    """The hottest thermal zone in °C, None where there is none."""
+    found = []
+    for path in sorted(folder.glob("thermal_zone*/temp")) if folder else ():
+        try:
+            found.append(int(path.read_text().strip()) / 1000)
+        except (OSError, ValueError):
+            continue
+    return max(found, default=None)
+
+
+def _warm_up(workload: Workload, windows: Windows, method: Method, length: float, sessions, progress) -> float:
+    """Runs until the last windows' power has no slope, or for warm_up_s; the latency of one call."""
+    clock, powers = windows.clock, [[] for _ in windows.meters]
+    begun, calls = clock.now(), 0
+    workload.infer(1, windows.guard)
+    first = max(clock.now() - begun, 1e-7)
+    latency = first
+    piece = max(length / 5, method.floor_periods * max(meter.period_s for meter in windows.meters))
+    while clock.now() - begun < method.warm_up_s:
+        progress(f"warming up {workload.name}", int(clock.now() - begun), int(method.warm_up_s))
+        seen = windows.work(workload, piece, 1, latency, 0.0)
+        latency = max(seen[0].active_s / seen[0].count * workload.batch, 1e-7)
+        calls += 1
+        for history, window in zip(powers, seen, strict=True):
+            history.append(window.watts)
+        if calls >= method.steady_windows and all(steady(history, method) for history in powers):
+            return latency
+    for meter, history in zip(windows.meters, powers, strict=True):
+        if not steady(history, method):
+            sessions[workload.name, meter.info.id].flags.append(f"power was not steady after {method.warm_up_s:g} s of "
+                                                                 "warm-up")
+    return latency
+
+
+def steady(powers: Sequence[float], method: Method) -> bool:
+    """Least-squares slope over the last windows below steady_slope of their mean, per window."""
+    last = np.asarray(powers[-method.steady_windows:])
+    if len(last) < method.steady_windows:
+        return False
+    slope = np.polyfit(np.arange(len(last)), last, 1)[0]
+    return bool(abs(slope) < method.steady_slope * abs(float(np.mean(last))))
+
+
+def _flags(session: Session, method: Method) -> list[str]:
+    flags, reps = [], session.reps
+    worst = max(reps, key=lambda rep: abs(rep.drift))
+    if abs(worst.drift) > 0.05:
+        flags.append(f"idle drift: the idle power moved by {worst.after.watts - worst.before.watts:+.3g} W around repetition "
+                     f"{worst.round + 1}, {abs(worst.drift):.0%} of the net power")
+    total = mean_interval([rep.total_j for rep in reps])
+    if total.half_width_rel is None or total.half_width_rel > method.target:
+        flags.append(f"interval wider than ±{method.target:.0%} after {len(reps)} repetitions")
+    net = mean_interval([rep.net_j for rep in reps])
+    if net.low is not None and net.low <= 0:
+        flags.append("the net energy is not distinguishable from 0")
+    return flags
