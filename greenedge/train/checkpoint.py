@@ -77,7 +77,10 @@ def load_state(path: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if not isinstance(state, dict) or "key" not in state or "model" not in state:
+            raise ValueError("it lacks the weights")
+        return state
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise GreenedgeError(f"{path} is no training state ({reason}); delete it and run the command again.") from None

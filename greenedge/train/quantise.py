@@ -57,6 +57,7 @@ class _Placer:
         self.graph = traced.graph
         self.settings = settings
         self.modules = dict(traced.named_modules())
+        self.paths = sorted(self.modules.keys() - {""})
         self.state: dict = {}
         self.positive: set = set()
         self.moves: set = set()
@@ -69,7 +70,7 @@ class _Placer:
         for path in self.settings.layers:
             if path not in self.used_layers:
                 self._refuse(path, "unknown-layer", "[quantise.layers] names it", "no quantised layer has that path",
-                             f"use one of: {', '.join(sorted(self.modules.keys() - {''}))}")
+                             f"use one of: {', '.join(self.paths)}")
 
     def _visit(self, node) -> None:
         if node.op == "placeholder":
@@ -241,10 +242,14 @@ class _Placer:
         return fresh
 
     def _pass_scale(self, node) -> None:
-        """Lets the scale travel with the tensor from the quantiser to a layer whose bias needs it."""
-        while node.op != "call_module" or not hasattr(self.modules[node.target], "return_quant_tensor"):
-            node = node.args[0]
-        self.modules[node.target].return_quant_tensor = True
+        """Lets the scale travel with the tensor from its quantisers to a layer whose bias needs it."""
+        if isinstance(node, (tuple, list)):
+            for item in node:
+                self._pass_scale(item)
+        elif node.op == "call_module" and hasattr(self.modules[node.target], "return_quant_tensor"):
+            self.modules[node.target].return_quant_tensor = True
+        else:
+            self._pass_scale(node.args[0])
 
     def _batch_norm_after(self, node):
         from torch import nn
