@@ -39,6 +39,7 @@ _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"),
          "verify": ("verify.py", "reference.py", "host.py", "backends/{backend}", "rtl", "graph", "lower"), "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
              "report": ("jinja2",)}
+_DEPLOYED = (".bit", ".bin", ".fs", ".tflite")  # what goes onto a machine, among the products of a build
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def _build(job: Job, run: Path, tell: Tell) -> str:
 
     plan = plan_build(job, load_lowered(run / FOLDER["lower"]).graph)
     execute(plan, run / FOLDER["build"], lambda line: tell(0, 0, line))
-    return ", ".join(f"{name} {_size(run / FOLDER['build'] / name)}" for name in plan.products[:2])
+    deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
+    return f"{deployed} {_size(run / FOLDER['build'] / deployed)}"
 
 
 def plan_build(job: Job, graph):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,14 @@ def _readable(lowered: Lowered) -> dict[str, tuple[str, np.ndarray, np.ndarray]]
     return found
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """qonnx warns about shapes of scalars on every node; what matters to us is compared afterwards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _executor(path: Path):
     """sample (1, …) → {tensor: array} by qonnx.execute_onnx. Raises GreenedgeError where qonnx cannot take the model."""
     from qonnx.core.modelwrapper import ModelWrapper
@@ -59,7 +69,8 @@ def _executor(path: Path):
     from qonnx.transformation.infer_shapes import InferShapes
 
     try:
-        model = ModelWrapper(str(path)).transform(InferShapes())
+        with _quiet():
+            model = ModelWrapper(str(path)).transform(InferShapes())
     except (RuntimeError, AssertionError, ValueError, KeyError) as error:
         raise GreenedgeError(f"{path}: qonnx cannot read the model ({str(error).splitlines()[0]}); export it with export_qonnx.") from None
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -67,6 +78,7 @@ def _executor(path: Path):
     shape = model.get_tensor_shape(name)
 
     def execute(sample: np.ndarray) -> dict[str, np.ndarray]:
-        return execute_onnx(model, {name: sample.reshape(shape)}, return_full_exec_context=True)
+        with _quiet():
+            return execute_onnx(model, {name: sample.reshape(shape)}, return_full_exec_context=True)
 
     return execute

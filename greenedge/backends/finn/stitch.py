@@ -26,6 +26,7 @@ FOLDER = "rtl"
 UNITS = ("ge_fifo.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_scale.sv", "ge_clip.sv", "ge_mvu.sv", "ge_requantise.sv", "ge_width.sv")
 TOP = "top"
 _RESET_CYCLES = 15
+_PIN_BITS = 32  # of the top's input and output streams: wider layers are fed through a converter, packages have few pins
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ def stitch(chain: Chain, folding: dict[str, dict]) -> tuple[dict[str, bytes], li
     """(files below rtl/, streams with the input first and the output last) for a chain and FINN's folding of its layers."""
     files = {name: (RTL / name).read_bytes() for name in UNITS}
     instances: list[Instance] = []
-    first = folding[chain.layers[0].name]
-    stream = Stream("s", chain.source.name, chain.source.bits, chain.source.signed, _elements_in(chain.layers[0], first),
-                    int(np.prod(chain.source.shape)) // _elements_in(chain.layers[0], first), chain.source.shape)
+    first = _elements_in(chain.layers[0], folding[chain.layers[0].name])
+    narrow = _through_pins(first, chain.source.bits)
+    stream = Stream("s", chain.source.name, chain.source.bits, chain.source.signed, narrow, int(np.prod(chain.source.shape)) // narrow,
+                    chain.source.shape)
     streams = [stream]
     for layer in chain.layers:
         wanted = _elements_in(layer, folding[layer.name])
@@ -55,8 +57,14 @@ def stitch(chain: Chain, folding: dict[str, dict]) -> tuple[dict[str, bytes], li
         instances.append(made)
         stream = made.result
         streams.append(stream)
+    streams[-1] = _adapted(instances, stream, _through_pins(stream.elements, stream.bits), "result")
     files[f"{TOP}.sv"] = top(chain.name, instances, streams[0], streams[-1]).encode()
     return files, streams
+
+
+def _through_pins(elements: int, bits: int) -> int:
+    """The most elements per beat that divide `elements` and fit the pins of the top."""
+    return max(d for d in range(1, elements + 1) if elements % d == 0 and (d == 1 or d * bits <= _PIN_BITS))
 
 
 def _elements_in(layer: MatVec | Step, fold: dict) -> int:
