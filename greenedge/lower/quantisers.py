@@ -98,9 +98,11 @@ def multi_threshold(walk, node, args) -> Value:
     spread[axis] = len(table)
     # A zero that varies along the channel axis makes the step function per channel, as the thresholds are.
     marker = Const.of(np.arange(len(table), dtype=float).reshape(spread) * 0 + 1) if len(table) > 1 else Const.of(1.0)
-    levels = Quantiser(0, table.shape[1], table, np.ones(table.shape[1], bool))
+    lowest = int(bias / scale) if scale and bias / scale == int(bias / scale) else 0  # then levels are multiples of the scale
+    levels = Quantiser(lowest, lowest + table.shape[1], table, np.ones(table.shape[1], bool))
+    rest = Const.of(bias - lowest * scale)
     return walk.builder.requantise(node, value, value.expr * marker, levels,
-                                   lambda q: q * Const.of(scale) + Const.of(bias))
+                                   lambda q: q * Const.of(scale) + rest if np.any(rest.values) else q * Const.of(scale))
 
 
 def quantize_linear(walk, node, args) -> Value:
