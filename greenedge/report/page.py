@@ -14,10 +14,11 @@ STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", 
                 "netlist": "Netlist", "board": "Board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
-            "clock_hz": ("clock", "hertz"), "latency_s": ("latency", "time"), "ips": ("inferences per second", "rate"),
+            "estimated_cycles": ("cycles, estimated beforehand", "count"), "clock_hz": ("clock", "hertz"), "latency_s": ("latency", "time"), "ips": ("inferences per second", "rate"),
             "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
-_RESOURCES = {"lut4": "LUT4", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits", "carry": "Carry cells"}
-_ELSEWHERE = ("part", "tools")  # shown in the heading and among the tools
+_RESOURCES = {"lut4": "LUT4", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits", "comb": "Logic cells, placed"}
+_POOL = {"comb": "lut4"}  # a placed logic cell takes a LUT4, also for carry and small memories
+_ELSEWHERE = ("part", "tools", "bitstream_bytes", "rtl_sha256")  # shown in the heading, the files and the digests
 ESTIMATED = ("estimated", "estimate")
 
 
@@ -54,7 +55,7 @@ def _view(run: Path, summary: dict) -> dict:
     return {"name": summary.get("model") or run.name, "title": summary.get("title") or run.name, "target": target,
             "backend": summary.get("backend"), "verdict": _verdict(manifest, entries), "verify": entries,
             "sentence": _sentence(entries), "chain": _chain(entries), "accuracy": summary.get("accuracy", {}),
-            "resources": _resources(summary.get("hardware") or {}, target.get("resources") or {}),
+            "resources": _resources(summary, target.get("resources") or {}),
             "figures": _figures(summary), "files": summary.get("files", {}), "notes": summary.get("notes", []),
             "built": {name.rsplit("/", 1)[1]: size for name, size in summary.get("files", {}).items() if name.startswith("4-build/")},
             "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
@@ -62,7 +63,12 @@ def _view(run: Path, summary: dict) -> dict:
             "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
             "loss": curve(metrics.get("train_loss") or []), "metrics": metrics, "tools": summary.get("tools", {}),
             "digests": {name: digest for record in manifest.stages.values() for name, digest in record.outputs.items()
-                        if name in summary.get("files", {})}}
+                        if name in summary.get("files", {})} | _rtl_digest(summary)}
+
+
+def _rtl_digest(summary: dict) -> dict[str, str]:
+    digest = (summary.get("hardware") or {}).get("rtl_sha256")
+    return {"all RTL that was verified": digest} if digest else {}
 
 
 def _verdict(manifest, entries: list[dict]) -> str:
@@ -113,14 +119,14 @@ def _evidence(summary: dict, key: str) -> str | None:
     return str(word) if word else None
 
 
-def _resources(hardware: dict, available: dict) -> list[dict]:
-    """What the tools placed beside what the device has; the bar's width is for the eye alone."""
+def _resources(summary: dict, available: dict) -> list[dict]:
+    """What the tools counted beside what the device has; the bar's width is for the eye alone."""
     rows = []
     for key, label in _RESOURCES.items():
-        used, total = hardware.get(key), available.get(key)
+        used, total = (summary.get("hardware") or {}).get(key), available.get(_POOL.get(key, key))
         if used is not None:
             share = min(100.0, 100.0 * used / total) if total else None
-            rows.append({"label": label, "used": used, "total": total, "share": share})
+            rows.append({"label": label, "used": used, "total": total, "share": share, "evidence": _evidence(summary, key)})
     return rows
 
 

@@ -25,6 +25,8 @@ def summarise(run: Path) -> dict:
     source, target = manifest.about.get("source") or {}, manifest.about.get("target")
     verified = read_json(run, "5-verify/verify.json") or {}
     built = _built(run, manifest)
+    if built.get("hardware") and target:
+        built["hardware"] = {"part": target.get("part")} | built["hardware"]
     summary = {"format": FORMAT, "model": source.get("name"), "title": source.get("title"), "target": target,
                "backend": manifest.about.get("backend"), "accuracy": verified.get("accuracy", {}),
                "verify": verified.get("verify", []),
