@@ -113,13 +113,17 @@ class FakePower:
         self.machine, self.clock, self.fault, self.guard_s = machine, machine.clock, fault, None
         self.info = SourceInfo("fake:power", "power", scope, covers, evidence="simulated", max_power_w=max_power_w,
                                update_period_s=update_period_s, gain_rel=0.001)
+        self._last = (self.clock.time, machine.joules)
 
     def read(self) -> Reading:
         t = self.clock.now()
         if self.fault == "denied":
             raise SourceFault(self.info.id, "denied", "it may be read by root alone", "the udev rule")
+        (before, held), self._last = self._last, (t, self.machine.joules)
+        # Like a real sensor it averages since it was last read.
+        mean = (self._last[1] - held) / (t - before) if t > before else self.machine.power(t)
         watts = {"zero": 0.0, "frozen": 7.0, "nan": float("nan"), "implausible": 10_000.0,
-                 "unmoved": self.machine.idle_w * (1 + 1e-6 * (t % 1))}.get(self.fault, self.machine.power(t))
+                 "unmoved": self.machine.idle_w * (1 + 1e-6 * (t % 1))}.get(self.fault, mean)
         if watts != watts or watts > self.info.max_power_w:
             raise SourceFault(self.info.id, "implausible", f"it reads {watts!r} W", "report the driver")
         return Reading(t, t, watts)

@@ -1,0 +1,132 @@
+"""Estimates, and never anything else: FPGA energy from switching activity, CPU energy from time. Each with its band."""
+
+from __future__ import annotations
+
+import csv
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from greenedge.errors import GreenedgeError
+from greenedge.energy.labels import Figure
+from greenedge.energy.model import SourceInfo
+from greenedge.energy.results import make_row
+
+CPU_BAND = (0.4, 1.6)
+_COEFFICIENTS = Path(__file__).parent / "data/fpga.toml"
+_MAX_BYTES = 1 << 30
+_TIME = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12, "fs": 1e-15}
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Toggles of all nets of a netlist over `seconds` of simulated time."""
+
+    toggles: int
+    seconds: float
+    nets: int
+
+
+@cache
+def coefficients() -> Mapping[str, dict]:
+    return tomllib.loads(_COEFFICIENTS.read_text(encoding="utf-8"))
+
+
+def read_saif(path: Path) -> Activity:
+    """Sums TC over every net of a SAIF file, line by line. Raises GreenedgeError without DURATION, TIMESCALE or toggles."""
+    if path.stat().st_size > _MAX_BYTES:
+        raise GreenedgeError(f"{path} is {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read: simulate fewer vectors.")
+    toggles = nets = 0
+    scale = duration = None
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if scale is None and (match := re.search(r"\(TIMESCALE\s+(\d+)\s*([munpf]?s)\)", line)):
+                scale = int(match[1]) * _TIME[match[2]]
+            if duration is None and (match := re.search(r"\(DURATION\s+([\d.]+)\)", line)):
+                duration = float(match[1])
+            for match in re.finditer(r"\(TC\s+(\d+)\)", line):
+                toggles, nets = toggles + int(match[1]), nets + 1
+    return _activity(path, toggles, (scale or 0) * (duration or 0), nets)
+
+
+def read_toggles(path: Path) -> Activity:
+    """A CSV with net,toggles and one line `#seconds,S`. Raises GreenedgeError."""
+    toggles = nets = 0
+    seconds = 0.0
+    with open(path, encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.reader(file), 1):
+            if row and row[0] == "#seconds" and len(row) == 2:
+                seconds = float(row[1])
+            elif len(row) == 2 and row[1].isdigit():
+                toggles, nets = toggles + int(row[1]), nets + 1
+            elif row and row != ["net", "toggles"]:
+                raise GreenedgeError(f"{path}:{number}: {row!r} is neither net,toggles nor #seconds,S; correct that line.")
+    return _activity(path, toggles, seconds, nets)
+
+
+def fpga_power(device: str, clock_hz: float, activity: Activity | None) -> Figure:
+    """P = V · (I_static + I_clock · f) + E_toggle · toggles/s, with the band of the coefficients; scope chip (core rail).
+
+    Where a device has no coefficient for switching, static power alone, and the covers say so.
+    """
+    table = coefficients()
+    if device not in table:
+        raise GreenedgeError(f"there are no power coefficients for {device!r}; devices are: {', '.join(table)}.")
+    c = table[device]
+    watts = c["core_v"] * (c["static_a"] + c.get("clock_a_hz", 0.0) * clock_hz)
+    covers = f"{device} core rail"
+    if "toggle_j" in c:
+        if activity is None:
+            raise GreenedgeError(f"{device} needs the switching activity of its netlist: give a SAIF file or toggle counts "
+                                 "(cell counts miss multipliers by a third of the total).")
+        watts += c["toggle_j"] * activity.toggles / activity.seconds
+    else:
+        covers += ", static alone"
+    low, high = c["band"]
+    return Figure(watts, "power", "w", "chip", "estimated", watts * low, watts * high, None, covers)
+
+
+def fpga_row(name: str, device: str, clock_hz: float, activity: Activity | None, *, cycles: int, streaming: bool,
+             accuracy: float | None = None) -> dict:
+    """Joules per inference: P · II/f when streaming (`cycles` is the initiation interval), P · latency when single-shot."""
+    if cycles <= 0 or clock_hz <= 0:
+        raise GreenedgeError(f"{cycles} cycles at {clock_hz:g} Hz make no time; both must be above 0.")
+    power, seconds = fpga_power(device, clock_hz, activity), cycles / clock_hz
+    energy = Figure(power.value * seconds, "energy", "j", "chip", "estimated", power.low * seconds, power.high * seconds,
+                    None, power.covers)
+    info = SourceInfo(f"estimate:{device}", "model", "chip", power.covers, evidence="estimated", host_included=False,
+                      notes=(coefficients()[device]["source"], "energy is power times " +
+                             ("the initiation interval (streaming)" if streaming else "the latency (single shot)")))
+    row = make_row(name, "model", info, {"total": energy, "idle": power}, accuracy=accuracy, host_included=False)
+    return row | {"latency_s": {"value": seconds}}
+
+
+def cpu_row(name: str, cpu_seconds: float, inferences: int, tdp_w: float, threads: int, source: str,
+            latency_s: float | None = None, accuracy: float | None = None) -> dict:
+    """E = TDP / threads · CPU seconds, band ×0.4…1.6. Proportional to time, so it may stand in no ranking."""
+    if tdp_w <= 0 or threads <= 0 or inferences <= 0 or not source:
+        raise GreenedgeError(f"an estimate from time needs --tdp (W), the threads it is for and --tdp-source; there are {tdp_w:g} W, "
+                             f"{threads} threads, source {source!r}.")
+    joules = tdp_w / threads * cpu_seconds / inferences
+    energy = Figure(joules, "energy", "j", "chip", "estimated", joules * CPU_BAND[0], joules * CPU_BAND[1], None,
+                    "cpu package share")
+    info = SourceInfo("estimate:cpu", "model", "chip", "cpu package share", evidence="estimated", host_included=True,
+                      notes=(f"TDP {tdp_w:g} W over {threads} threads: {source}",
+                             "proportional to CPU time: it says nothing that the latency does not"))
+    row = make_row(name, "model", info, {"total": energy}, accuracy=accuracy, host_included=True, ranking=False)
+    return row | ({"latency_s": {"value": latency_s}} if latency_s else {})
+
+
+def digits(value: float) -> str:
+    """An estimate with the one or two digits that it deserves."""
+    return f"{value:.2g}"
+
+
+def _activity(path: Path, toggles: int, seconds: float, nets: int) -> Activity:
+    if seconds <= 0 or nets == 0 or toggles == 0:
+        raise GreenedgeError(f"{path} holds {nets} nets with {toggles} toggles over {seconds:g} s; all three must be above 0: "
+                             "simulate real vectors and dump the activity of the netlist.")
+    return Activity(toggles, seconds, nets)
