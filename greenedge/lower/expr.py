@@ -9,7 +9,8 @@ It is evaluated in three ways:
     direction()             per channel +1, -1, 0 or None: rising, falling, constant, unknown
 
 The error analysis is the standard running one (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.3):
-fl(a op b) = (a op b)(1 + d), |d| <= u, with u = 2**-53 for our own arithmetic and 2**-24 for a float32 runtime.
+fl(a op b) = (a op b)(1 + d), |d| <= u, with u = 2**-53 for our own arithmetic and 2**-24 for a float32 runtime. Both the
+real value and the value that a runtime with that u computes lie within the bound of the float64 value (short of overflow).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -27,7 +29,29 @@ U64, U32 = 2.0 ** -53, 2.0 ** -24
 # kernels and libm stays below 2; ONNX Runtime's float32 kernels are rational approximations of the same quality.
 _LIBM_ULPS = 16
 
+# The bounds are computed in float64 themselves, a few roundings each: this factor is larger than all of them together.
+_SLACK = 1 + 2.0 ** -20
+
+# What one operation may lose where its result is too small for the format: float64 rounds to denormals, a float32 runtime
+# may flush everything below its smallest normal number to zero.
+_UNDERFLOW = {U64: 2.0 ** -1074, U32: 2.0 ** -126}
+
+# exp(x) beyond this is a number that no later arithmetic of a quantised model can use, and too long to write down.
+_MOST_EXPONENT = 1 << 13
+
 ShapeChange = Callable[[np.ndarray], np.ndarray]
+
+
+class Undecidable(Exception):
+    """A comparison that no precision we try decides, or a function that cannot be tabulated."""
+
+
+def _rounded(value: np.ndarray, inherited: np.ndarray, u: float) -> np.ndarray:
+    """Bound after one more rounding of `value`, whose operands brought the error `inherited`.
+
+    |fl(v') - v| <= |v' - v| + u*|v'| for the computed operands' exact result v', and |v'| <= |v| + |v' - v|.
+    """
+    return (inherited * (1 + u) + u * np.abs(value)) * _SLACK + _UNDERFLOW[u]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +59,12 @@ class Expr:
     """One node of an expression; `args` are its operands."""
 
     args: tuple["Expr", ...] = ()
+
+    @cached_property
+    def extent(self) -> tuple[int, int]:
+        """(depth, number of evaluations): a tree that shares its branches is evaluated once for every way to them."""
+        depths, counts = zip((0, 0), *(arg.extent for arg in self.args))
+        return 1 + max(depths), 1 + sum(counts)
 
     def __add__(self, other: "Expr") -> "Expr":
         return Sum((self, other))
@@ -118,10 +148,12 @@ class Const(Expr):
         return [self.values]
 
     def approximate(self, x, u=U64, x_error=0.0):
-        if self.values.dtype == object:
-            values = self.values.astype(np.float64)
-            return values, np.abs(values) * u
-        return self.values, np.zeros_like(self.values)
+        values = self.values.astype(np.float64)
+        exact = self.values.dtype != object
+        if u != U64:  # a runtime holds it as a float32
+            with np.errstate(over="ignore"):
+                exact = exact & (values.astype(np.float32) == values)
+        return values, np.where(exact, 0.0, _rounded(values, np.zeros_like(values), u))
 
     def exactly(self, x, index, bits):
         value = self.values.reshape(-1)[index if self.values.size > 1 else 0]
@@ -137,7 +169,7 @@ class Sum(Expr):
     def approximate(self, x, u=U64, x_error=0.0):
         (a, ea), (b, eb) = (arg.approximate(x, u, x_error) for arg in self.args)
         v = a + b
-        return v, ea + eb + u * np.abs(v)
+        return v, _rounded(v, ea + eb, u)
 
     def exactly(self, x, index, bits):
         (a, A), (b, B) = (arg.exactly(x, index, bits) for arg in self.args)
@@ -153,7 +185,7 @@ class Product(Expr):
     def approximate(self, x, u=U64, x_error=0.0):
         (a, ea), (b, eb) = (arg.approximate(x, u, x_error) for arg in self.args)
         v = a * b
-        return v, np.abs(a) * eb + np.abs(b) * ea + ea * eb + u * np.abs(v)
+        return v, _rounded(v, np.abs(a) * eb + np.abs(b) * ea + ea * eb, u)
 
     def exactly(self, x, index, bits):
         (a, A), (b, B) = (arg.exactly(x, index, bits) for arg in self.args)
@@ -168,21 +200,17 @@ class Product(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Quotient(Expr):
-    """args[0] / args[1]; the divisor must be a constant without zeros."""
+    """args[0] / args[1]; the divisor must be a rational constant without zeros."""
 
     def approximate(self, x, u=U64, x_error=0.0):
         (a, ea), (b, eb) = (arg.approximate(x, u, x_error) for arg in self.args)
         v = a / b
-        return v, (ea + np.abs(v) * eb) / np.maximum(np.abs(b) - eb, 5e-324) + u * np.abs(v)
+        return v, _rounded(v, (ea + np.abs(v) * eb) / np.maximum(np.abs(b) - eb, 5e-324), u)
 
     def exactly(self, x, index, bits):
         (a, A), (b, B) = (arg.exactly(x, index, bits) for arg in self.args)
-        if a == A and b == B:
-            return a / b, a / b
-        if b <= 0 <= B:
-            return Fraction(-10 ** 30), Fraction(10 ** 30)  # undecided at this precision; the caller asks for more bits
-        corners = (a / b, a / B, A / b, A / B)
-        return min(corners), max(corners)
+        assert b == B, "a divisor that is no rational constant"
+        return min(a / b, A / b), max(a / b, A / b)
 
     def direction(self):
         return _scaled_direction(*self.args)
@@ -191,11 +219,17 @@ class Quotient(Expr):
 def _scaled_direction(a: Expr, b: Expr) -> np.ndarray:
     """Direction of a product or quotient in which one side is constant; unknown otherwise."""
     da, db = a.direction(), b.direction()
-    if not np.any(db != 0) and not _has_var(b):
-        return da * np.sign(b.approximate(np.zeros(()))[0])
+    if not _has_var(b):
+        return da * _sign(b)
     if not _has_var(a):
-        return db * np.sign(a.approximate(np.zeros(()))[0])
+        return db * _sign(a)
     return np.where((da == 0) & (db == 0), 0.0, np.nan)
+
+
+def _sign(constant: Expr) -> np.ndarray:
+    """Sign of a constant expression; unknown where rounding hides it."""
+    value, error = constant.approximate(np.zeros(()))
+    return np.where(np.abs(value) > error, np.sign(value), np.where((value == 0) & (error == 0), 0.0, np.nan))
 
 
 def _has_var(expr: Expr) -> bool:
@@ -210,12 +244,16 @@ class BatchNorm(Expr):
     """
 
     def approximate(self, x, u=U64, x_error=0.0):
-        (a, ea), (g, _), (b, _), (m, _), (v, ev) = (arg.approximate(x, u, x_error) for arg in self.args)
-        k = g / np.sqrt(v)
+        (a, ea), (g, eg), (b, eb), (m, em), (v, ev) = (arg.approximate(x, u, x_error) for arg in self.args)
+        root = np.sqrt(v)
+        k = g / root
         value = (a - m) * k + b
-        # k: one addition (v), one square root (half its relative error), one division; then at most four operations.
-        relative = ev / (2 * v) + 4 * u
-        return value, ea * np.abs(k) * (1 + 8 * u) + (relative + 4 * u) * (np.abs(a * k) + np.abs(m * k) + np.abs(b))
+        # k: one addition (v), one square root (half its relative error), one division; then at most four operations. As
+        # (1 + u)**8 <= 1 + 9*u, 9*u covers all of them on the sum of the magnitudes.
+        k_error = eg / root + np.abs(k) * ev / (2 * (v - ev))
+        size = (np.abs(a) + ea + np.abs(m) + em) * (np.abs(k) + k_error) + np.abs(b) + eb
+        inherited = (ea + em) * (np.abs(k) + k_error) + (np.abs(a) + np.abs(m)) * k_error + eb
+        return value, (inherited + 9 * u * size) * _SLACK + 8 * _UNDERFLOW[u] * (1 + np.abs(a) + np.abs(m))
 
     def exactly(self, x, index, bits):
         (a, A), (g, _), (b, _), (m, _), (v, _) = (arg.exactly(x, index, bits) for arg in self.args)
@@ -226,7 +264,7 @@ class BatchNorm(Expr):
         return min(corners), max(corners)
 
     def direction(self):
-        return self.args[0].direction() * np.sign(self.args[1].approximate(np.zeros(()))[0])
+        return self.args[0].direction() * _sign(self.args[1])
 
 
 def _sqrt_bounds(value: Fraction, bits: int) -> tuple[Fraction, Fraction]:
@@ -243,11 +281,12 @@ class Slope(Expr):
     """args = (x, slope): x where x >= 0, slope*x below: ReLU (slope 0), leaky ReLU, PReLU."""
 
     def approximate(self, x, u=U64, x_error=0.0):
-        (a, ea), (s, _) = (arg.approximate(x, u, x_error) for arg in self.args)
+        (a, ea), (s, es) = (arg.approximate(x, u, x_error) for arg in self.args)
         below = s * a
-        # Within ea of zero the other branch may have been taken: cover both slopes.
-        error = np.where(a >= ea, ea, np.where(a <= -ea, np.abs(s) * ea, np.maximum(1, np.abs(s)) * ea))
-        return np.where(a >= 0, a, below), error + u * np.abs(below)
+        product = _rounded(below, np.abs(s) * ea + (np.abs(a) + ea) * es, u)
+        # Within ea of zero either branch may have been taken, and the two are at most (1 + |s|)*ea apart there.
+        error = np.where(a > ea, ea, np.where(a < -ea, product, (1 + np.abs(s)) * ea + product))
+        return np.where(a >= 0, a, below), error
 
     def exactly(self, x, index, bits):
         (a, A), (s, _) = (arg.exactly(x, index, bits) for arg in self.args)
@@ -266,8 +305,8 @@ class Clip(Expr):
     """args = (x, low, high) with constant ends."""
 
     def approximate(self, x, u=U64, x_error=0.0):
-        (a, ea), (lo, _), (hi, _) = (arg.approximate(x, u, x_error) for arg in self.args)
-        return np.clip(a, lo, hi), ea
+        (a, ea), (lo, elo), (hi, ehi) = (arg.approximate(x, u, x_error) for arg in self.args)
+        return np.clip(a, lo, hi), np.maximum(ea, np.maximum(elo, ehi))
 
     def exactly(self, x, index, bits):
         (a, A), (lo, _), (hi, _) = (arg.exactly(x, index, bits) for arg in self.args)
@@ -307,17 +346,18 @@ class Smooth(Expr):
         a, ea = self.args[0].approximate(x, u, x_error)
         v = _smooth64(self.function, a)
         constant = self.LIPSCHITZ[self.function]
-        growth = ea * constant if constant is not None else v * np.expm1(np.minimum(ea, 700.0))
+        with np.errstate(over="ignore", invalid="ignore"):
+            growth = ea * constant if constant is not None else v * np.expm1(ea)
         # The approximations have an absolute floor near zero crossings, hence the maximum with 1 for bounded functions.
-        scale = np.maximum(np.abs(v), 1.0) if self.function != "exp" else np.abs(v)
-        return v, growth + _LIBM_ULPS * u * scale
+        scale = np.maximum(np.abs(v), 1.0) if self.function != "exp" else np.abs(v) + growth
+        return v, (growth + _LIBM_ULPS * u * scale) * _SLACK + _UNDERFLOW[u]
 
     def exactly(self, x, index, bits):
         a, A = self.args[0].exactly(x, index, bits)
         if a == A == 0 and self.function in _AT_ZERO:
             return _AT_ZERO[self.function], _AT_ZERO[self.function]
         low, high = _smooth_exact(self.function, a, bits), _smooth_exact(self.function, A, bits)
-        slack = Fraction(1, 1 << (bits - 16)) * (1 + abs(high))
+        slack = Fraction(1, 1 << (bits - 24)) * (1 + abs(high))
         return low - slack, high + slack
 
     def direction(self):
@@ -341,15 +381,19 @@ def _smooth64(function: str, a: np.ndarray) -> np.ndarray:
 
 
 def _smooth_exact(function: str, value: Fraction, bits: int) -> Fraction:
-    """The function within 2**-(bits-8) of its value relative to 1, by arbitrary-precision arithmetic."""
+    """The function within 2**-(bits-24) * (1 + its size), by arbitrary-precision arithmetic. Raises Undecidable.
+
+    The argument carries bits + 32 bits, so up to the largest exponent, 2**13, it is wrong by less than 2**-(bits+19).
+    """
     import mpmath
 
+    if function in ("exp", "softplus") and value > _MOST_EXPONENT:
+        raise Undecidable(f"{function} of {float(min(value, Fraction(10 ** 300))):.3g} is beyond any number that a model holds")
     with mpmath.workprec(bits + 32):
         a = mpmath.mpf(value.numerator) / value.denominator
         v = {"sigmoid": lambda: 1 / (1 + mpmath.exp(-a)), "tanh": lambda: mpmath.tanh(a), "erf": lambda: mpmath.erf(a),
              "exp": lambda: mpmath.exp(a), "softplus": lambda: mpmath.log1p(mpmath.exp(a))}[function]()
-        man, exp = mpmath.frexp(v)
-        return Fraction(int(mpmath.ldexp(man, bits + 32))) * Fraction(2) ** (int(exp) - bits - 32)
+        return Fraction(int(mpmath.floor(mpmath.ldexp(v, bits))), 1 << bits)
 
 
 def affine_of(expr: Expr) -> tuple[np.ndarray, np.ndarray] | None:

@@ -10,15 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.lower.expr import U64, Expr, Var, Const
+from greenedge.lower.expr import U64, Const, Expr, Undecidable, Var
 from greenedge.lower.rounding import Quantiser
 
 MAX_TABLE = 1 << 18          # entries per channel of a function that is not monotone
 _PRECISIONS = (96, 256, 1024)  # bits tried before a comparison counts as undecidable
-
-
-class Undecidable(Exception):
-    """A comparison that even 1,024 bits do not decide, or a non-monotone function over too wide a range."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from greenedge.lower.expr import U32, BatchNorm, Clip, Const, Magnitude, Slope, Smooth, Var, affine_of
+from greenedge.lower.expr import U32, BatchNorm, Clip, Const, Magnitude, Product, Quotient, Slope, Smooth, Sum, Var, affine_of
 from greenedge.lower.rounding import quantiser
 from greenedge.lower.step import Undecidable, step_function
 
@@ -47,6 +47,85 @@ def test_the_float32_bound_covers_a_float32_execution(rng):
         k = gamma / np.sqrt(var)
         fused = np.float32(x) * scale * k + (bias - mean * k)
         assert abs(float(executed) - exact) <= bound and abs(float(fused) - exact) <= bound
+
+
+def _executed(expr, x: np.ndarray) -> np.ndarray:
+    """The expression as a float32 runtime computes it, node by node."""
+    if isinstance(expr, Var):
+        return x.astype(np.float32)
+    if isinstance(expr, Const):
+        return expr.values.astype(np.float32)
+    args = [_executed(arg, x) for arg in expr.args]
+    if isinstance(expr, BatchNorm):
+        value, gamma, beta, mean, variance = args
+        return (value - mean) * (gamma / np.sqrt(variance)) + beta
+    if isinstance(expr, Slope):
+        return np.where(args[0] >= 0, args[0], args[0] * args[1])
+    if isinstance(expr, Smooth):
+        one = np.float32(1)
+        return {"sigmoid": lambda v: one / (one + np.exp(-v)), "tanh": np.tanh, "softplus": lambda v: np.logaddexp(np.float32(0), v),
+                "erf": lambda v: np.vectorize(_erf)(v).astype(np.float32)}[expr.function](args[0])
+    return {Sum: np.add, Product: np.multiply, Quotient: np.divide, Clip: lambda v, lo, hi: np.minimum(np.maximum(v, lo), hi),
+            Magnitude: np.abs}[type(expr)](*args)
+
+
+def _erf(v) -> float:
+    import math
+
+    return math.erf(v)
+
+
+def test_the_float32_bound_covers_every_node(rng):
+    """Random chains, executed in float32: never further from float64 than the bound says, and mostly not far below it."""
+    x, closest = np.arange(-300.0, 301.0), 0.0
+    for _ in range(400):
+        expr = _random(rng, depth=int(rng.integers(1, 6)))
+        value, bound = (np.broadcast_to(part, x.shape) for part in expr.approximate(x, U32))
+        with np.errstate(over="ignore"):
+            apart = np.abs(_executed(expr, x).astype(np.float64) - value)
+        assert (apart <= bound).all()
+        closest = max(closest, float((apart[bound > 0] / bound[bound > 0]).max(initial=0)))
+    assert closest > 0.3, "the bound is so loose that it explains anything"
+
+
+def test_the_float32_bound_counts_what_cancels():
+    """1e6 is added and taken away: what is left of a small x is rounding, and the bound says so."""
+    expr = Var() * Const.of(0.001) + Const.of(1e6) - Const.of(1e6)
+    x = np.arange(-500.0, 501.0)
+    value, bound = expr.approximate(x, U32)
+    apart = np.abs(_executed(expr, x) - value)
+    assert apart.max() > 0.02 and (apart <= bound).all()
+
+
+def test_constants_that_no_float32_holds_are_rounded_by_a_runtime():
+    """A bias of 2**24 + 1 steps is exact in float64, but a float32 runtime adds 2**24."""
+    expr = Var() + Const.of(2.0 ** 24 + 1)
+    value, bound = expr.approximate(np.array([-(2.0 ** 24)]), U32)
+    assert value[0] == 1 and np.float32(2.0 ** 24 + 1) - np.float32(2.0 ** 24) == 0 and bound[0] >= 1
+
+
+def test_products_below_the_smallest_float_keep_a_bound():
+    tiny = Const.of(1e-200)
+    value, error = (Var() * tiny * tiny).approximate(np.array([1.0]))
+    assert value[0] == 0 and error[0] > 0
+    assert np.isnan((Var() * (tiny * tiny)).direction())  # neither rising nor constant as far as float64 can tell
+
+
+@pytest.mark.parametrize("function", ["exp", "softplus"])
+def test_an_exponential_beyond_every_number_is_refused_at_once(function):
+    expr = Smooth((Var() * Const.of(1e30),), function)
+    assert expr.exactly(-1, 0, 64)[1] < Fraction(1, 1 << 30)
+    with pytest.raises(Undecidable) as error:
+        expr.exactly(1, 0, 64)
+    assert str(error.value) == f"{function} of 1e+30 is beyond any number that a model holds"
+
+
+def test_a_tree_knows_its_depth_and_what_it_costs_to_evaluate():
+    expr = Var()
+    assert expr.extent == (1, 1)
+    for _ in range(50):
+        expr = expr + expr  # shared branches: 2**50 evaluations
+    assert expr.extent == (51, 2 ** 51 - 1)
 
 
 def test_directions_are_true(rng):
