@@ -85,7 +85,8 @@ def _judge(source: Source, phases, watts: list[float]) -> Liveness:
     values = np.concatenate([values for _, values in phases])
     seconds = phases[-1][0][-1] - phases[0][0][0]
     if np.all(values == values[0]):
-        state, what = "dead", "reads 0 all the time" if values[0] == 0 else "is frozen: it does not move"
+        # A counter is told from its opening on, so a dead 0 and a frozen value look alike here.
+        state, what = "dead", "reads 0 all the time" if values[0] == 0 and info.kind == "power" else "is frozen: it does not move"
         return Liveness(state, f"it {what}, watched for {seconds:.1f} s", _FIX_EXTERNAL, None, watts[0], None)
     if max(watts) > info.max_power_w or min(watts) < 0:
         return Liveness("implausible", f"it says {max(watts):.6g} W, {info.max_power_w:g} W is the most", _FIX_EXTERNAL,

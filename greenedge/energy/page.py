@@ -1,0 +1,38 @@
+"""A document as HTML that opens from disk: one table, the figures, the notes. Nothing is recomputed."""
+
+from __future__ import annotations
+
+from html import escape
+
+from greenedge.energy import plots
+from greenedge.energy.carbon import ATTRIBUTION
+from greenedge.energy.terminal import HEADERS, notes, result_cells
+
+_STYLE = ("body{font:14px system-ui;margin:2em;max-width:75em}table{border-collapse:collapse}td,th{border:1px solid #ccc;"
+          "padding:.3em .6em;text-align:left}tr.estimated td{color:#777;font-style:italic}figure{margin:1.5em 0}")
+
+
+def section(data: dict) -> str:
+    """The inner HTML: for a page of its own or for a report of a run."""
+    head = "".join(f"<th>{escape(header)}</th>" for header in HEADERS)
+    body = "".join(f"<tr class=\"{escape(row['evidence'])}\">" + "".join(f"<td>{escape(cell)}</td>" for cell in result_cells(row))
+                   + "</tr>" for row in data["rows"])
+    figures = [plots.pareto_svg(data), plots.strip_svg(data), *(plots.power_svg(row) for row in data["rows"])]
+    drawn = "".join(f"<figure>{figure}</figure>" for figure in figures if figure)
+    lines = "".join(f"<li>{escape(line)}</li>" for line in _lines(data))
+    return f"<table><tr>{head}</tr>{body}</table><ul>{lines}</ul>{drawn}"
+
+
+def page(data: dict, title: str = "Energy") -> str:
+    return (f"<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{escape(title)}</title><style>{_STYLE}</style>"
+            f"<h1>{escape(title)}</h1>{section(data)}</html>\n")
+
+
+def _lines(data: dict) -> list[str]:
+    lines = notes(data)
+    if any("carbon" in row["figures"] for row in data["rows"]):
+        lines.append(ATTRIBUTION)
+    scopes = sorted({row["scope"] for row in data["rows"]})
+    if len(scopes) > 1:
+        lines.append(f"Scopes {', '.join(scopes)} stand in one table: they do not cover the same thing.")
+    return lines
