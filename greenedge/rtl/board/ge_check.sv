@@ -1,0 +1,13 @@
+// One byte through a CRC of 16 bits, most significant bit first (protocol.py: check_a 1021, check_b 8BB7).
+module ge_check #(
+    bit [15:0] POLY = 16'h1021
+) (
+    input  logic [15:0] crc,
+    input  logic [7:0]  data,
+    output logic [15:0] next
+);
+    always_comb begin
+        next = crc ^ {data, 8'h00};
+        for (int i = 0; i < 8; i++) next = next[15] ? {next[14:0], 1'b0} ^ POLY : {next[14:0], 1'b0};
+    end
+endmodule

@@ -1,0 +1,117 @@
+// Bytes from the line into whole frames in the request buffer (protocol.py has the format).
+//
+// Header and payload are written to the buffer as they come; `wr` moves over them only when length and both checks
+// agree, so the reader sees whole frames alone. A frame that does not fit is dropped whole.
+module ge_deframe #(
+    int unsigned AW = 11                                 // the buffer has 2**AW bytes
+) (
+    input  logic          clk,
+    input  logic          rst,
+    input  logic [7:0]    data,
+    input  logic          valid,
+    input  logic          bad,
+    input  logic [AW:0]   rd,                            // the reader has freed everything before this position
+    output logic          we,
+    output logic [AW-1:0] waddr,
+    output logic [7:0]    wdata,
+    output logic          committed,                     // for one cycle: one more whole frame
+    output logic          dropped,                       // for one cycle: what came was no frame
+    output logic          overflowed                     // for one cycle: a frame had no room
+);
+    typedef enum logic [1:0] {HEAD, PAYLOAD, CHECKS, DONE} phase_t;
+
+    phase_t       phase;
+    logic [15:0]  left, length;                          // bytes left of this phase, payload length
+    logic [AW:0]  wr, at;                                // end of the committed frames; where the next byte goes
+    logic         escaped, broken, full;
+    logic         begun;                                 // at least one byte since the last flag
+    logic [15:0]  a, b, a_next, b_next;
+    logic [7:0]   plain;
+    logic         flag, byte_in, body;
+
+    assign flag    = valid && !bad && data == 8'h7E;
+    assign byte_in = valid && !bad && (data[7:2] != 6'h1F);
+    assign plain   = escaped ? data ^ 8'h20 : data;
+    assign body    = byte_in && (phase == HEAD || phase == PAYLOAD);
+    assign we      = body && !full;
+    assign waddr   = at[AW-1:0];
+    assign wdata   = plain;
+    assign full    = (at - rd) == (AW+1)'(1 << AW);
+
+    ge_check #(.POLY(16'h1021)) check_a (.crc(a), .data(plain), .next(a_next));
+    ge_check #(.POLY(16'h8BB7)) check_b (.crc(b), .data(plain), .next(b_next));
+
+    logic overflow;                                      // in the present frame
+    logic wrong;                                         // the check byte that has just come
+
+    assign wrong = plain != (left == 16'd4 ? a[7:0] : left == 16'd3 ? a[15:8] : left == 16'd2 ? b[7:0] : b[15:8]);
+
+    always_ff @(posedge clk) begin
+        committed  <= 1'b0;
+        dropped    <= 1'b0;
+        overflowed <= 1'b0;
+        if (rst) begin
+            phase <= HEAD;
+            left  <= 16'd5;
+            wr    <= '0;
+            at    <= '0;
+            begun <= 1'b0;
+            escaped  <= 1'b0;
+            broken   <= 1'b0;
+            overflow <= 1'b0;
+            a <= 16'hFFFF;
+            b <= 16'hFFFF;
+        end else if (flag) begin
+            phase <= HEAD;
+            left  <= 16'd5;
+            begun <= 1'b0;
+            escaped  <= 1'b0;
+            broken   <= 1'b0;
+            overflow <= 1'b0;
+            a <= 16'hFFFF;
+            b <= 16'hFFFF;
+            at <= wr;
+            if (begun) begin
+                if (phase != DONE || broken || escaped) dropped <= 1'b1;
+                else if (overflow) overflowed <= 1'b1;
+                else begin
+                    committed <= 1'b1;
+                    wr <= at;
+                    at <= at;
+                end
+            end
+        end else if (valid && (bad || data != 8'h7C)) begin
+            begun   <= 1'b1;
+            escaped <= !bad && data == 8'h7D;
+            if (bad || data == 8'h7F || (data == 8'h7D && escaped)) broken <= 1'b1;
+            if (body) begin
+                a <= a_next;
+                b <= b_next;
+                if (full) overflow <= 1'b1;
+                else at <= at + 1'b1;
+            end
+            if (byte_in) begin
+                left <= left - 1'b1;
+                unique case (phase)
+                    HEAD: begin
+                        if (left == 16'd2) length[7:0] <= plain;
+                        if (left == 16'd1) begin
+                            length[15:8] <= plain;
+                            phase <= ({plain, length[7:0]} == 0) ? CHECKS : PAYLOAD;
+                            left  <= ({plain, length[7:0]} == 0) ? 16'd4 : {plain, length[7:0]};
+                        end
+                    end
+                    PAYLOAD: if (left == 16'd1) begin
+                        phase <= CHECKS;
+                        left  <= 16'd4;
+                    end
+                    CHECKS: begin
+                        if (wrong) broken <= 1'b1;
+                        if (left == 16'd1) phase <= DONE;
+                    end
+                    DONE: broken <= 1'b1;                // more bytes than the length says
+                endcase
+            end
+        end
+    end
+endmodule

@@ -1,0 +1,40 @@
+// UART transmitter, 8N1; bytes follow each other without a gap while `valid` stays high.
+module ge_uart_tx #(
+    int unsigned CLOCK_HZ = 25_000_000,
+    int unsigned BAUD     = 3_000_000
+) (
+    input  logic       clk,
+    input  logic       rst,
+    input  logic [7:0] data,
+    input  logic       valid,
+    output logic       ready,
+    output logic       tx
+);
+    localparam longint unsigned STEP = (64'(BAUD) * 65536 + 64'(CLOCK_HZ) / 2) / 64'(CLOCK_HZ);
+    localparam bit [16:0] INC = 17'(STEP);
+
+    logic [16:0] phase;
+    logic [3:0]  left;                                   // bits still to go out, the present one included
+    logic [8:0]  bits;                                   // those after the present one
+
+    assign ready = (left == 0) || (left == 4'd1 && phase[16]);
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            phase <= '0;
+            left  <= '0;
+            tx    <= 1'b1;
+        end else begin
+            phase <= (left == 0) ? INC : {1'b0, phase[15:0]} + INC;
+            if (ready && valid) begin
+                left <= 4'd10;
+                tx   <= 1'b0;
+                bits <= {1'b1, data};
+            end else if (left != 0 && phase[16]) begin
+                left <= left - 1'b1;
+                tx   <= (left == 4'd1) ? 1'b1 : bits[0];
+                bits <= {1'b1, bits[8:1]};
+            end
+        end
+    end
+endmodule
