@@ -174,7 +174,7 @@ class Builder:
                        for part in parts)
         if np.any(alpha == 0):
             return None
-        return compressed(alpha), compressed(-beta / alpha)
+        return compressed(alpha), compressed(np.asarray(-beta / alpha, dtype=object))
 
     def materialise(self, node: Node, value: Live) -> Live:
         """The same tensor with a purely affine expr: where the values lie on a grid, they become levels of their own.
@@ -359,6 +359,9 @@ def _conv_transpose(op: ConvTranspose, edges, ranges):
 
 
 def _pooled(op, edges, ranges):
+    if len(edges[0].shape) != len(op.kernel) + 1:
+        raise Refused("bad-shape", f"a window of {len(op.kernel)} axes on a tensor of shape {edges[0].shape}", "pools run over images",
+                      "export the model again")
     dilations = getattr(op, "dilations", ()) or (1,) * len(op.kernel)
     shape = (edges[0].shape[0], *_window_shape(edges[0].shape[1:], op.kernel, op.strides, op.pads, dilations))
     extra = op.pad_value if isinstance(op, SumPool) and any(op.pads) else None

@@ -162,8 +162,9 @@ def _activation(walk, node, value: Value) -> Live:
 
 def _whole(zero: np.ndarray, what: str) -> np.ndarray:
     values = np.asarray(zero)
-    if any(v != int(v) for v in values.ravel().tolist()):
-        raise Refused("unsupported-zero-point", f"a fractional {what}", "zero points must be integers", "use a symmetric quantiser")
+    if any(abs(v) > 1 << 31 or v != int(v) for v in values.ravel().tolist()):
+        raise Refused("unsupported-zero-point", f"a fractional or huge {what}", "zero points must be integers of at most 32 bits",
+                      "use a symmetric quantiser")
     return values.astype(np.int64)
 
 

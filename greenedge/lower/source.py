@@ -50,10 +50,18 @@ class Source:
 
 def read_model(path: Path) -> Source:
     """The model in `path`. Raises GreenedgeError for a file that is missing, no ONNX, damaged, or refers outside its folder."""
+    proto = _load(path)
+    try:
+        return _parsed(path, proto)
+    except (UnicodeDecodeError, KeyError, TypeError, ValueError, OverflowError) as error:  # names that are no text, unknown types
+        raise GreenedgeError(f"{path} is damaged ({str(error).splitlines()[0][:120]}); export the model again.") from None
+
+
+def _parsed(path: Path, proto) -> Source:
     import onnx
 
-    proto = _load(path)
     graph = proto.graph
+    _check_text(graph)
     constants = _constants(path, graph)
     _check_finite(path, graph, constants)
     nodes = _sorted(path, graph, constants)
@@ -61,6 +69,7 @@ def read_model(path: Path) -> Source:
     if opset > onnx.defs.onnx_opset_version():
         raise GreenedgeError(f"{path}: opset {opset} is newer than the {onnx.defs.onnx_opset_version()} that this onnx package knows; "
                              "export with a lower opset_version.")
+    _check_nodes(path, graph, opset)
     inputs = {v.name: _shape(v) for v in graph.input if v.name not in constants}
     outputs = {v.name: _shape(v) for v in graph.output}
     if not inputs or not outputs:
@@ -90,6 +99,16 @@ def _load(path: Path):
     return proto
 
 
+def _check_text(graph) -> None:
+    """Names are text: protobuf hands over bytes where they are not UTF-8. Raises ValueError."""
+    names = [graph.name, *(v.name for v in (*graph.input, *graph.output)), *(t.name for t in graph.initializer)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ValueError(f"the name {wrong[:40]!r} is not UTF-8 text")
+
+
 def _constants(path: Path, graph) -> dict[str, np.ndarray]:
     """Initialisers and Constant nodes as arrays; external data only from files beside the model."""
     import onnx
@@ -105,6 +124,8 @@ def _constants(path: Path, graph) -> dict[str, np.ndarray]:
         if total > MAX_CONSTANT_BYTES:
             raise GreenedgeError(f"{path}: its constants take more than {MAX_CONSTANT_BYTES:,} bytes at {name!r}; "
                                  "no supported target holds such a model.")
+        if name in constants:
+            raise GreenedgeError(f"{path}: constant {name!r} is given twice; export the model again.")
         try:
             constants[name] = numpy_helper.to_array(tensor, base_dir=str(path.parent))
         except (ValueError, TypeError, RuntimeError, onnx.checker.ValidationError, OSError) as error:
@@ -184,6 +205,21 @@ def _sorted(path: Path, graph, constants) -> tuple[Node, ...]:
         done = set(ready)
         waiting = [k for k in waiting if k not in done]
     return tuple(_node(protos[k], names[k]) for k in order)
+
+
+def _check_nodes(path: Path, graph, opset: int) -> None:
+    """Standard operators have the inputs and attributes that ONNX's own schemas ask for."""
+    import onnx
+
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version, context.opset_imports = onnx.IR_VERSION, {"": opset, **dict.fromkeys(QONNX_DOMAINS, 1)}
+    for node in graph.node:
+        if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+            try:
+                onnx.checker.check_node(node, context)
+            except onnx.checker.ValidationError as error:
+                reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "it does not follow its schema")
+                raise GreenedgeError(f"{path}: node {node.name or node.op_type} is malformed ({reason.rstrip('.')}); export the model again.") from None
 
 
 def _unique_names(protos) -> list[str]:

@@ -90,7 +90,8 @@ CASES = {
     "float quantiser": (lambda: Model().node("FloatQuant", domain=QONNX, name="f8"),
                         ["f8: FloatQuant quantises to floating point; the integer graph holds integers only (cure: use an integer quantiser "
                          "such as Int8ActPerTensorFloat)."]),
-    "recurrent": (lambda: Model((1, 5, 4)).quant().node("LSTM", "", "", name="rnn", hidden_size=3),
+    "recurrent": (lambda: (m := Model((5, 1, 4)).quant()).node("LSTM", m.constant(np.ones((1, 12, 4))), m.constant(np.ones((1, 12, 3))), name="rnn",
+                                                              hidden_size=3),
                   ["rnn: LSTM; networks are feed-forward (cure: unroll the loop or keep it on the host)."]),
     "product of activations": (lambda: (m := Model().quant().dense(4, 4)).quant(0.7).node("Mul", "t1", name="gate"),
                                ["gate: Mul of two different activations; branches are joined by Add or Concat (cure: keep gating on the host or "
@@ -118,8 +119,8 @@ CASES = {
     "max of a function that turns": (lambda: _image().node("Abs").node("Sub", "c0").node("MaxPool", name="pool", kernel_shape=[2, 2]).quant(),
                                      ["pool: it follows a function that is not monotone; a maximum commutes with rising functions only (cure: "
                                       "put the quantiser before the pool)."]),
-    "training batch norm": (lambda: (m := Model().quant().dense()).node("BatchNormalization", *(m.constant(np.ones(3)) for _ in range(4)), name="bn",
-                                                                        training_mode=1).quant(),
+    "training batch norm": (lambda: (m := Model(opset=15).quant().dense()).node("BatchNormalization", *(m.constant(np.ones(3)) for _ in range(4)),
+                                                                                 name="bn", training_mode=1).quant(),
                             ["bn: a batch norm in training mode; its statistics must be constant (cure: call model.eval() before the export)."]),
     "dead variance": (lambda: (m := Model().quant().dense()).node("BatchNormalization", *(m.constant(np.full(3, -1.0)) for _ in range(4)), name="bn").quant(),
                       ["bn: a batch norm whose variance is not positive; its variance plus epsilon must be positive (cure: train or calibrate the "
