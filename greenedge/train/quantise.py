@@ -8,6 +8,7 @@ batch norm absorbs lies on the accumulator's grid (Int32Bias), which is what mak
 
 from __future__ import annotations
 
+import itertools
 import operator
 
 from greenedge.errors import Reason, UnsupportedError
@@ -121,10 +122,10 @@ class _Placer:
 
         target = node.target
         if target in (operator.add, operator.iadd, torch.add, "add", "add_"):
-            self._join(node, [item for item in node.args if hasattr(item, "op")], f"{node.name}_quant")
+            self._join(node, [item for item in node.args if hasattr(item, "op")], f"{node.name}_in_quant")
             self.state[node] = "accumulator"
         elif target in (torch.cat, torch.concat):
-            self._join(node, list(node.args[0]), f"{node.name}_quant")
+            self._join(node, list(node.args[0]), f"{node.name}_in_quant")
             self.state[node] = "quantised"
         elif target in (F.relu, torch.relu, "relu", "relu_"):
             self._replace_relu(node, node.name)
@@ -270,9 +271,9 @@ class _Placer:
         return sum(node.op == "call_module" and node.target == path for node in self.graph.nodes)
 
     def _fresh_path(self, path: str) -> str:
-        while path in self.modules:
-            path += "_"
-        return path
+        """`path`, or the first of path_2, path_3, … that no module has."""
+        names = itertools.chain([path], (f"{path}_{number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in self.modules)
 
     def _set_module(self, path: str, module) -> None:
         self.traced.add_submodule(path, module)

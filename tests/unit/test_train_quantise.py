@@ -15,7 +15,7 @@ nn = torch.nn
 
 
 class Residual(nn.Module):
-    """Convolution with a bias before a batch norm, a reused ReLU, depthwise, an addition, both poolings, a biased head."""
+    """A convolution with a bias and a batch norm, a reused ReLU, depthwise, an addition, two poolings, a bias."""
 
     def __init__(self):
         super().__init__()
@@ -42,13 +42,15 @@ def bits_of(model, path: str) -> int:
 
 def test_where_the_quantisers_are():
     model = quantise(Residual(), QuantiseSettings())
-    assert nodes(model) == ["x", "input_quant", "stem", "norm1", "relu_", "depth", "norm2", "add_quant", "add_quant",
-                            "add", "relu", "pool", "mean", "mean_quant", "flatten", "head", "output_quant", "output"]
+    assert nodes(model) == ["x", "input_quant", "stem", "norm1", "relu_2", "depth", "norm2",
+                            "add_in_quant", "add_in_quant", "add", "relu", "pool", "mean", "mean_quant", "flatten",
+                            "head", "output_quant", "output"]
     assert model.stem.bias is None and model.head.bias is not None
-    assert model.relu_.return_quant_tensor is False and model.mean_quant.return_quant_tensor is True
+    assert model.relu_2.return_quant_tensor is False and model.mean_quant.return_quant_tensor is True
     signed = {path: bool(model.get_submodule(path).act_quant.is_signed)
-              for path in ("input_quant", "relu_", "add_quant", "mean_quant", "output_quant")}
-    assert signed == {"input_quant": False, "relu_": False, "add_quant": True, "mean_quant": False, "output_quant": True}
+              for path in ("input_quant", "relu_2", "add_in_quant", "mean_quant", "output_quant")}
+    assert signed == {"input_quant": False, "relu_2": False, "add_in_quant": True, "mean_quant": False,
+                      "output_quant": True}
 
 
 def test_an_absorbed_bias_changes_nothing():
@@ -90,8 +92,8 @@ def test_widths_of_single_layers():
     settings = QuantiseSettings(weight_bits=4, act_bits=3, layers={"stem": LayerBits(weight_bits=8),
                                                                  "mean": LayerBits(act_bits=6)})
     model = quantise(Residual(), settings)
-    widths = {path: bits_of(model, path) for path in ("stem", "depth", "head", "relu_", "mean_quant", "add_quant")}
-    assert widths == {"stem": 8, "depth": 4, "head": 4, "relu_": 3, "mean_quant": 6, "add_quant": 8}
+    widths = {path: bits_of(model, path) for path in ("stem", "depth", "head", "relu_2", "mean_quant", "add_in_quant")}
+    assert widths == {"stem": 8, "depth": 4, "head": 4, "relu_2": 3, "mean_quant": 6, "add_in_quant": 8}
 
 
 def test_fixed_power_of_two_and_per_channel_scales():
@@ -102,7 +104,8 @@ def test_fixed_power_of_two_and_per_channel_scales():
     weights = model.get_submodule("0").weight_quant.scale()
     assert weights.shape == (6, 1) and torch.equal(weights.log2(), weights.log2().round())
     assert float(model.get_submodule("1").act_quant.scale().log2()) % 1 == 0
-    signed = quantise(nn.Sequential(nn.Linear(4, 6)), QuantiseSettings(input_bits=8, input_signed=True, input_scale=0.25))
+    settings = QuantiseSettings(input_bits=8, input_signed=True, input_scale=0.25)
+    signed = quantise(nn.Sequential(nn.Linear(4, 6)), settings)
     assert float(signed.input_quant.act_quant.scale()) == 0.25
 
 
@@ -116,8 +119,8 @@ def test_joined_tensors_share_one_unsigned_quantiser_where_nothing_is_negative()
             return self.c(torch.cat([torch.relu(self.a(x)), torch.relu(self.b(x))], dim=1))
 
     model = quantise(Joined(), QuantiseSettings(add_bits=5))
-    assert nodes(model).count("cat_quant") == 2
-    assert not model.cat_quant.act_quant.is_signed and bits_of(model, "cat_quant") == 5
+    assert nodes(model).count("cat_in_quant") == 2
+    assert not model.cat_in_quant.act_quant.is_signed and bits_of(model, "cat_in_quant") == 5
     assert model(torch.rand(8, 4)).shape == (8, 2)
 
 
@@ -140,10 +143,10 @@ def test_every_reason_is_given_at_once():
         quantise(Odd(), QuantiseSettings(layers={"fc2": LayerBits(weight_bits=2)}), "odd")
     assert str(caught.value) == (
         "odd cannot be quantised:\n"
-        "  norm: a LayerNorm; no quantised form is known for it (cure: use a supported layer, or write the network with "
-        "brevitas.nn).\n"
-        "  exp: a call of exp; no quantised form is known for it (cure: use a supported layer, or write the network with "
-        "brevitas.nn).\n"
+        "  norm: a LayerNorm; no quantised form is known for it (cure: use a supported layer, or write the network "
+        "with brevitas.nn).\n"
+        "  exp: a call of exp; no quantised form is known for it (cure: use a supported layer, or write the network "
+        "with brevitas.nn).\n"
         "  up: interpolation mode 'bilinear'; only 'nearest' copies levels (cure: use mode='nearest').\n"
         "  fc2: [quantise.layers] names it; no quantised layer has that path (cure: use one of: fc, norm, up).")
 
@@ -158,5 +161,5 @@ def test_a_network_that_cannot_be_traced_is_refused():
     assert str(caught.value) == (
         "branching cannot be quantised:\n"
         "  Branching: its forward depends on values (symbolically traced variables cannot be used as inputs to control "
-        "flow); a network is quantised from its graph (cure: compute with tensors alone in forward, or write the network "
-        "with brevitas.nn and leave [quantise] out).")
+        "flow); a network is quantised from its graph (cure: compute with tensors alone in forward, or write the "
+        "network with brevitas.nn and leave [quantise] out).")

@@ -90,12 +90,13 @@ def test_missing_keys_are_named(recipe):
         "tiny/flow.toml: 'title' is missing; a recipe has: data, model, name, quantise, title, train.\n"
         "tiny/flow.toml: 'data.samples' is missing; [data] has: noise, samples.\n"
         "tiny/flow.toml: 'model.hidden' is missing; [model] has: dropout, hidden, norm.\n"
-        "tiny/flow.toml: 'train.epochs' is missing; [train] has: batch, epochs, label_smoothing, learning_rate, momentum, "
-        "optimiser, patience, schedule, seed, threads, validation, weight_decay.")
+        "tiny/flow.toml: 'train.epochs' is missing; [train] has: batch, epochs, label_smoothing, learning_rate, "
+        "momentum, optimiser, patience, schedule, seed, threads, validation, weight_decay.")
 
 
 def test_wrong_types_and_ranges_are_named(recipe):
-    text = FLOW.replace("samples = 8", "samples = 0\nnoise = true").replace("[4, 4]", '["a"]\ndropout = 1\nnorm = "layer"')
+    text = FLOW.replace("samples = 8", "samples = 0\nnoise = true")
+    text = text.replace("[4, 4]", '["a"]\ndropout = 1\nnorm = "layer"')
     assert refusal(recipe(text.replace("epochs = 1", 'epochs = 1.5\nvalidation = 0.9'))) == (
         "tiny/flow.toml: data.samples is 0; it must be a whole number of at least 1.\n"
         "tiny/flow.toml: data.noise is True; it must be a number.\n"
@@ -140,7 +141,8 @@ def test_files_that_are_no_recipe(recipe, tmp_path):
     assert refusal(recipe("name = ")) == "tiny/flow.toml is not TOML: Invalid value (at end of document)."
     folder = recipe()
     (folder / "recipe.py").unlink()
-    assert refusal(folder) == f"{folder} is no recipe: it has no recipe.py; `greenedge run` takes a recipe's name or folder."
+    assert refusal(folder) == (
+        f"{folder} is no recipe: it has no recipe.py; `greenedge run` takes a recipe's name or folder.")
     (folder / "flow.toml").write_text("#" * (1 << 20) + "\n")
     assert refusal(folder) == "tiny/flow.toml has 1048577 bytes; a recipe's settings take at most 1048576."
 
@@ -158,7 +160,8 @@ def test_code_that_is_no_recipe(recipe):
 
 
 def test_data_is_checked(recipe):
-    folder = recipe(code=RECIPE.replace("np.float32", "np.float64").replace("np.zeros(len(x), np.int64))", "np.zeros(3))"))
+    code = RECIPE.replace("np.float32", "np.float64").replace("np.zeros(len(x), np.int64))", "np.zeros(3))")
+    folder = recipe(code=code)
     with pytest.raises(TargetError) as caught:
         load_recipe(folder).load_data()
     assert str(caught.value) == (
