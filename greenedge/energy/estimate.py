@@ -122,7 +122,7 @@ def cpu_row(name: str, cpu_seconds: float, inferences: int, tdp_w: float, thread
 
 def digits(value: float) -> str:
     """An estimate with the one or two digits that it deserves."""
-    return f"{value:.2g}"
+    return f"{float(f'{value:.1e}'):g}"
 
 
 def _activity(path: Path, toggles: int, seconds: float, nets: int) -> Activity:

@@ -50,12 +50,13 @@ HEADERS = ("workload", "source", "scope", "host", "latency", "total per inferenc
 def result_table(data: dict):
     """A rich table of a document."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="energy")
     for header in HEADERS:
         table.add_column(header)
     for row in data["rows"]:
-        table.add_row(*result_cells(row))
+        table.add_row(*(Text(cell) for cell in result_cells(row)))
     return table
 
 
@@ -73,15 +74,18 @@ def notes(data: dict) -> list[str]:
 
 def probe_table(probed: Iterable[Probed]):
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="energy sources")
     for header in ("source", "scope", "covers", "state", "update", "rest", "load", "why, and the cure"):
         table.add_column(header, overflow="fold")
     for one in probed:
         live = one.live
-        table.add_row(one.id, one.scope, one.covers, live.state,
-                      "" if live.period_s is None else number(live.period_s, "s"),
-                      "" if live.idle_w is None else number(live.idle_w, "W"),
-                      "" if live.load_w is None else number(live.load_w, "W"),
-                      f"{live.reason}; {live.fix}" if live.reason else "")
+        cells = (one.id, one.scope, one.covers, live.state,
+                 "" if live.period_s is None else number(live.period_s, "s"),
+                 "" if live.idle_w is None else number(live.idle_w, "W"),
+                 "" if live.load_w is None else number(live.load_w, "W"),
+                 f"{live.reason}; {live.fix}" if live.reason else "")
+        # Text, not markup: a cure may hold square brackets.
+        table.add_row(*(Text(cell) for cell in cells))
     return table
