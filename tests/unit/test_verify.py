@@ -1,0 +1,188 @@
+"""The verifier rejects: a flipped bit, a missing sample, another shape, a float, a difference that is no tie."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from greenedge import verify
+from greenedge.errors import VerificationError
+from greenedge.graph import Dense, Graph, Requantise, frozen, run_graph
+from greenedge.lower import lower_file, save_lowered
+from greenedge.verify import compare, verify_stage
+from tests.lower.models import Model
+
+
+def test_equal_integers_pass():
+    report = compare("graph", "rtl", np.arange(6).reshape(2, 3), np.arange(6).reshape(2, 3))
+    report.require()
+    assert (report.samples, report.outputs, report.mismatches, report.first) == (2, 3, 0, None)
+
+
+def test_a_difference_names_sample_and_layer():
+    expected = np.arange(12).reshape(4, 3)
+    got = expected.copy()
+    got[2, 1] = 9
+    with pytest.raises(VerificationError) as error:
+        compare("graph", "rtl", expected, got, layer="Dense_1").require()
+    assert str(error.value) == ("rtl differs from the integer graph on 1 of 4 samples; first at sample 2, layer Dense_1: expected [7, 8], "
+                                "got [9, 8].")
+    assert error.value.exit_code == 5
+
+
+@pytest.mark.parametrize("expected, got, said", [
+    (np.zeros((0, 3), int), np.zeros((0, 3), int), "rtl was compared with the integer graph on zero samples; give at least one."),
+    (np.zeros((2, 3), int), np.zeros((2, 4), int), "rtl gave outputs of shape (2, 4), the integer graph (2, 3); they must be the same."),
+    (np.zeros((2, 3), int), np.zeros((2, 3)), "rtl gave float64 and not integers; only integers are compared."),
+    (np.zeros((2, 3), int), np.full((2, 3), np.nan), "rtl gave float64 and not integers; only integers are compared."),
+])
+def test_what_is_no_comparison_is_an_error(expected, got, said):
+    with pytest.raises(VerificationError) as error:
+        compare("graph", "rtl", expected, got)
+    assert str(error.value) == said
+
+
+class Candidate:
+    """A back end that runs a graph: the good one, or one with a defect."""
+
+    STAGE = "rtl"
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+
+    def simulate(self, folder, x, keep=(), progress=None):
+        return run_graph(self.graph, x, keep)
+
+
+def _run(tmp_path, monkeypatch, rng, change=None, samples: int = 40):
+    """A run folder of a small two-layer model, with a candidate that `change` may have damaged."""
+    m = Model((1, 6)).quant(float(np.float32(0.21)), 4).node("MatMul", "w1").node("Relu").quant(float(np.float32(0.33)), 4, signed=0)
+    m.nodes[1].input[1] = m.weight(rng.integers(-7, 8, (6, 5)) * 0.5)
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (5, 3)) * 0.5)).quant(float(np.float32(0.4)), 8)
+    m.nodes.sort(key=lambda node: not node.input[0].startswith("c"))
+    run = tmp_path / "run"
+    (run / "2-export").mkdir(parents=True)
+    (run / "4-build").mkdir()
+    lowered = lower_file(m.save(run / "2-export" / "model.onnx"))
+    np.save(run / "2-export" / "inputs.npy", rng.normal(0, 1, (samples, 6)).astype(np.float32))
+    np.save(run / "2-export" / "labels.npy", rng.integers(0, 3, samples))
+    save_lowered(lowered, run / "3-lower")
+    candidate = Candidate(change(lowered.graph) if change else lowered.graph)
+    monkeypatch.setattr("greenedge.backends.load_backend", lambda name: candidate)
+    (tmp_path / "out").mkdir()
+    return run, tmp_path / "out", lowered
+
+
+def _tell(done, total, text):
+    """Nobody watches."""
+
+
+def test_a_run_of_equal_stages(tmp_path, monkeypatch, rng):
+    run, out, _ = _run(tmp_path, monkeypatch, rng)
+    assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl"
+    written = json.loads((out / "verify.json").read_text())
+    assert [(e["reference"], e["candidate"], e["mismatches"]) for e in written["verify"]] == [("qonnx", "graph", 0), ("graph", "rtl", 0)]
+    assert set(written["accuracy"]) == {"qonnx", "graph", "rtl"} and len(set(written["accuracy"].values())) == 1
+    assert written["verify"][0]["proved"].startswith("2 requantisers equal real arithmetic on all ")
+
+
+def _with(graph: Graph, name: str, **changes) -> Graph:
+    ops = tuple(dataclasses.replace(op, **changes) if op.name == name else op for op in graph.ops)
+    return Graph(graph.name, ops, graph.edges, graph.outputs)
+
+
+def test_a_flipped_weight_bit_names_its_layer(tmp_path, monkeypatch, rng):
+    def flip(graph: Graph) -> Graph:
+        layer = [op for op in graph.ops if isinstance(op, Dense)][0]
+        weight = layer.weight.copy()
+        weight[2, 1] ^= 4
+        return _with(graph, layer.name, weight=frozen(weight))
+
+    run, out, lowered = _run(tmp_path, monkeypatch, rng, flip)
+    first = [op.name for op in lowered.graph.ops if isinstance(op, Dense)][0]
+    with pytest.raises(VerificationError) as error:
+        verify_stage(run, out, "any", _tell)
+    assert str(error.value).startswith("rtl differs from the integer graph on ") and f", layer {first}: expected [" in str(error.value)
+    assert json.loads((out / "verify.json").read_text())["verify"][-1]["first"]["layer"] == first
+
+
+def test_a_graph_that_rounds_otherwise_is_no_tie(tmp_path, monkeypatch, rng):
+    """One threshold moved by one accumulator: qonnx's execution differs, and no float32 bound explains it."""
+    run, out, lowered = _run(tmp_path, monkeypatch, rng, samples=200)
+
+    def moved(source, declared=None):
+        step = [op for op in lowered.graph.ops if isinstance(op, Requantise)][-1]
+        wrong = _with(lowered.graph, step.name, thresholds=frozen(step.thresholds + 1), affine=None)
+        return dataclasses.replace(lowered, graph=wrong)
+
+    monkeypatch.setattr(verify, "lower_source", moved)
+    save_lowered(moved(None), run / "3-lower")
+    with pytest.raises(VerificationError) as error:
+        verify_stage(run, out, "any", _tell)
+    step = [op.name for op in lowered.graph.ops if isinstance(op, Requantise)][-1]
+    assert str(error.value).startswith("graph differs from qonnx on ") and f", layer {step}: expected [" in str(error.value)
+
+
+def test_a_lowering_of_another_model_is_refused(tmp_path, monkeypatch, rng):
+    run, out, _ = _run(tmp_path, monkeypatch, rng)
+    Model((1, 6)).quant().dense(6, 3).quant(0.5, 8).save(run / "2-export" / "model.onnx")
+    with pytest.raises(VerificationError) as error:
+        verify_stage(run, out, "any", _tell)
+    assert str(error.value) == (f"{run / '3-lower'} does not hold the integer graph of {run / '2-export' / 'model.onnx'}; run the lower stage "
+                                "again.")
+
+
+def _tie_model(tmp_path):
+    """1/3 is no float32: 3 * fl(1/3) is 1 + 3e-8 in real arithmetic and 1 in float32, a tie at the boundary 2.5 · 0.4."""
+    scale = np.float32(1) / np.float32(3)
+    m = Model((1, 1)).quant(float(scale), 4)
+    m.node("Mul", m.constant(np.float32(2.5))).quant(float(scale), 8)
+    return m.save(tmp_path / "m.onnx")
+
+
+def test_a_genuine_float32_tie_is_proven_and_counted(tmp_path, rng):
+    """Levels k with 2.5*k on a half: real arithmetic ties exactly, to even; float32's quotient falls on either side."""
+    from greenedge.host import run_prologue
+    from greenedge.lower.ties import explain
+    from greenedge.reference import qonnx_integers
+
+    path = _tie_model(tmp_path)
+    lowered = lower_file(path)
+    x = (np.arange(-8, 8, dtype=np.float32) / 3).reshape(-1, 1)
+    given = qonnx_integers(lowered, path, x, _tell)
+    ours = run_graph(lowered.graph, run_prologue(lowered, x))[lowered.graph.outputs[0]]
+    wanted = [round(2.5 * k) for k in range(-8, 8)]
+    assert ours.ravel().tolist() == wanted
+    forged = {edge: values.copy() for edge, values in given.items()}
+    output = lowered.graph.outputs[0]
+    at = int(np.flatnonzero(np.arange(-8, 8) % 2 == 1)[0])  # 2.5 * odd is a half
+    forged[output][at] = ours[at] + (1 if wanted[at] < 2.5 * (at - 8) else -1)
+    differences = explain(lowered.graph, lowered.trace, forged)
+    tied = [d for d in differences if d.sample == at]
+    assert tied and all(d.proven_tie for d in tied)
+    forged[output][at] = ours[at] + 3
+    assert not all(d.proven_tie for d in explain(lowered.graph, lowered.trace, forged) if d.sample == at)
+    even = int(np.flatnonzero(np.arange(-8, 8) % 2 == 0)[1])
+    forged = {edge: values.copy() for edge, values in given.items()}
+    forged[output][even] = ours[even] + 1
+    assert not all(d.proven_tie for d in explain(lowered.graph, lowered.trace, forged) if d.sample == even)
+
+
+def test_torch_outputs_are_explained_by_ties_or_not_at_all(tmp_path):
+    from greenedge.host import run_prologue
+    from greenedge.lower.flips import reachable_by_ties
+
+    lowered = lower_file(_tie_model(tmp_path))
+    ints = run_prologue(lowered, np.array([[1 / 3]], np.float32))  # level 1: 2.5 lies between 2 and 3
+    ours = run_graph(lowered.graph, ints)[lowered.graph.outputs[0]]
+    assert ours.tolist() == [[2]]
+    assert reachable_by_ties(lowered, ints, np.array([[3]])) and not reachable_by_ties(lowered, ints, np.array([[4]]))
+
+
+def test_outputs_that_are_no_levels_are_refused():
+    assert verify.integers_of(np.array([[0.5, 1.0]]), np.array(0.5), np.array(0.0)).tolist() == [[1, 2]]
+    assert verify.integers_of(np.array([[0.5, 1.2]]), np.array(0.5), np.array(0.0)) is None
+    assert verify.integers_of(np.array([[np.nan]]), np.array(0.5), np.array(0.0)) is None
