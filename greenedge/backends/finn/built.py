@@ -1,77 +1,89 @@
-"""A finished build folder: what is in it, how to run it, and which RTL its bitstream comes from."""
+"""A build folder read back: its streams, its RTL as it lies there now, its simulation, and the tools' own numbers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.finn.simulation import Simulated, Stall, compile_model, run_model
+from greenedge.backends.finn.simulation import Simulated, Stall, compile_model, run_model, sim_top
+from greenedge.backends.finn.stitch import FOLDER
 from greenedge.backends.finn.streams import Stream
 from greenedge.errors import GreenedgeError
-from greenedge.files import sha256_file
+from greenedge.manifest import inside
+
+BITSTREAM = "top.bit"
 
 
-@dataclass(frozen=True)
-class Io:
-    """io.json: the input, the observed streams (the output first), edges that equal another, what is synthesised,
-    and after how many cycles without one beat the design counts as deadlocked."""
-
-    source: Stream
-    streams: tuple[Stream, ...]
-    aliases: dict[str, tuple[str, tuple[int, ...]]]
-    sources: tuple[str, ...]
-    memories: tuple[str, ...]
-    patience: int
-
-
-def read_io(folder: Path) -> Io:
-    """Raises GreenedgeError for a folder that holds no finished build."""
+def read(folder: Path, name: str) -> dict:
+    """A JSON file of the build. Raises GreenedgeError where it is missing or damaged."""
+    path = folder / name
     try:
-        data = json.loads((folder / "io.json").read_text())
-        return Io(Stream.from_plain(data["source"]), tuple(Stream.from_plain(s) for s in data["streams"]),
-                  {edge: (same, tuple(shape)) for edge, (same, shape) in data["aliases"].items()},
-                  tuple(data["sources"]), tuple(data["memories"]), int(data["patience"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GreenedgeError(f"{folder / 'io.json'} is missing or damaged ({error}); run the build stage again.") from None
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
+    if not isinstance(data, dict):
+        raise GreenedgeError(f"{path} is missing or damaged (it is no table); run the build stage again.")
+    return data
 
 
-def rtl_files(folder: Path) -> dict[str, str]:
-    """sha256 of every file that the hardware is made of: SystemVerilog and memory files."""
-    io = read_io(folder)
+def streams_of(folder: Path) -> tuple[Stream, list[Stream], dict[str, str]]:
+    """(input stream, layer streams with the output first, aliases of edges) of the stitched top."""
+    about = read(folder, "streams.json")
+    streams = [Stream.from_plain(entry) for entry in about["streams"]]
+    return streams[0], [streams[-1], *streams[1:-1]], dict(about["aliases"])
+
+
+def sources_of(folder: Path) -> dict[str, bytes]:
+    """The SystemVerilog files that were synthesised, as they are in the folder now."""
+    names = read(folder, "streams.json")["sources"]
     try:
-        return {name: sha256_file(folder / name) for name in sorted((*io.sources, *io.memories))}
-    except FileNotFoundError as error:
+        return {name: inside(folder / FOLDER, name).read_bytes() for name in names}
+    except OSError as error:
         raise GreenedgeError(f"{error.filename} is missing; run the build stage again.") from None
 
 
 def rtl_digest(folder: Path) -> str:
-    """One digest over all of them."""
-    lines = "".join(f"{digest}  {name}\n" for name, digest in rtl_files(folder).items())
-    return hashlib.sha256(lines.encode()).hexdigest()
+    """sha256 over every RTL and memory file of the build: what a bitstream was made from."""
+    digest = hashlib.sha256()
+    for path in sorted((folder / FOLDER).iterdir()):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
-def run(folder: Path, x: np.ndarray, keep: Sequence[str] = (), stall: Stall = Stall(),
-        progress: Callable[[str], None] = lambda line: None) -> Simulated:
-    """Runs what lies in `folder` now on integers `x` (samples, *shape); compiles the model if its sources are new."""
-    io = read_io(folder)
-    if x.shape[1:] != io.source.shape:
-        raise GreenedgeError(f"the input has shape {x.shape}; the built hardware takes {('samples', *io.source.shape)}.")
-    if len(x) == 0:
-        raise GreenedgeError("no samples were given to the simulation; it needs at least one.")
-    try:
-        sources = {Path(name).name: (folder / name).read_bytes() for name in (*io.sources, "sim/sim_top.sv")}
-    except FileNotFoundError as error:
-        raise GreenedgeError(f"{error.filename} is missing; run the build stage again.") from None
-    model = compile_model(sources, progress)
-    wanted = {io.aliases[edge][0] if edge in io.aliases else edge for edge in keep}
-    found = run_model(model, folder, io.source, io.streams, x, sorted(wanted), stall, io.patience)
-    values = dict(found.values)
-    for edge, (same, shape) in io.aliases.items():
-        if same in values:
-            values[edge] = values[same].reshape(len(x), *shape)
-    return Simulated(values, found.first_output_cycles, found.interval_cycles, found.total_cycles)
+def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], stall: Stall, progress: Callable[[str], None]) -> Simulated:
+    """Verilator on the folder's RTL; values of the output and of the kept edges that are streams."""
+    source, streams, aliases = streams_of(folder)
+    progress("compiling the RTL with Verilator (kept for the next time)")
+    model = compile_model({**sources_of(folder), "sim_top.sv": sim_top("top", source, streams).encode()}, progress)
+    progress(f"simulating {len(x)} samples cycle by cycle")
+    wanted = [aliases.get(name, name) for name in keep]
+    result = run_model(model, folder, source, streams, x, wanted, stall)
+    shapes = {edge: result.values[aliases[edge]] for edge in keep if edge in aliases and aliases[edge] in result.values}
+    return Simulated({**result.values, **shapes}, result.first_output_cycles, result.interval_cycles, result.total_cycles)
+
+
+def fmax_hz(report: dict) -> float | None:
+    """The lowest achieved clock of nextpnr's JSON report, in Hz."""
+    found = [entry.get("achieved") for entry in report.get("fmax", {}).values() if isinstance(entry, dict)]
+    return min(found) * 1e6 if found and all(isinstance(v, (int, float)) for v in found) else None
+
+
+def utilisation(report: dict, name: str) -> int | None:
+    """How many cells of a kind nextpnr used."""
+    entry = report.get("utilization", {}).get(name)
+    return int(entry["used"]) if isinstance(entry, dict) and "used" in entry else None
+
+
+def cells(stat: dict, top: str, pattern: str) -> int | None:
+    """Cells of the synthesised netlist whose type matches, from yosys's `stat -json`."""
+    modules = stat.get("modules", {})
+    entry = modules.get(f"\\{top}") or modules.get(top) or stat.get("design")
+    if not isinstance(entry, dict):
+        return None
+    kinds = entry.get("num_cells_by_type", {})
+    return sum(int(count) for kind, count in kinds.items() if re.fullmatch(pattern, kind))

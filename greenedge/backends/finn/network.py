@@ -66,12 +66,12 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """The layers in order. `aliases` maps an edge that is only another shape of a stream to that edge and its own shape."""
+    """The layers in order. `aliases` maps an edge that is only another shape of a stream to the edge it equals."""
 
     name: str
     source: Edge
     layers: tuple[MatVec | Step, ...]
-    aliases: dict[str, tuple[str, tuple[int, ...]]]
+    aliases: dict[str, str]
 
     @property
     def weight_bits(self) -> int:
@@ -146,15 +146,14 @@ def _against_requantise(graph: Graph, op: Requantise) -> list[Reason]:
 def chain_of(graph: Graph) -> Chain:
     """The layers of a graph against which there is no reason."""
     layers: list[MatVec | Step] = []
-    aliases: dict[str, tuple[str, tuple[int, ...]]] = {}
+    aliases: dict[str, str] = {}
     names = _Names()
     correction = np.zeros(1, np.int64)
     source = graph.edges[graph.inputs[0]]
     width = (source.bits, source.signed)
     for op in graph.ops:
         if isinstance(op, Reshape):
-            same = aliases[op.inputs[0]][0] if op.inputs[0] in aliases else op.inputs[0]
-            aliases[op.output] = (same, graph.edges[op.output].shape)
+            aliases[op.output] = aliases.get(op.inputs[0], op.inputs[0])
         elif isinstance(op, Dense):
             last = not any(isinstance(reader, Requantise) for reader in _readers(graph, op))
             layer = _matvec(graph, op, names.take(op.name), *width, last)

@@ -1,8 +1,8 @@
-"""From FINN+'s layer chain to one design: top.sv that wires the units, their memory files, io.json for whoever runs it.
+"""From FINN+'s folding to RTL: memory files, the stitched top, and streams.json that says what every stream carries.
 
-    python -m greenedge.backends.finn.stitch      in the build folder, after the FINN+ worker
+    python -m greenedge.backends.finn.stitch        in the build folder, after the worker: reads graph.*, finn.json
 
-Reads job.json, arrays/ and finn.json; writes rtl/ (all that is synthesised), sim/sim_top.sv and io.json.
+The units are those of greenedge/rtl; the top is plain SystemVerilog in which every stream is called after its layer.
 """
 
 from __future__ import annotations
@@ -10,231 +10,197 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from greenedge.backends.finn.job import edge_of, read_job
-from greenedge.backends.finn.memory import correction_words, parameter_words, weight_words
-from greenedge.backends.finn.network import MatVec, Step
-from greenedge.backends.finn.patches import patched
-from greenedge.backends.finn.simulation import sim_top
+import numpy as np
+
+from greenedge.backends.finn.network import Chain, MatVec, Step, chain_of
 from greenedge.backends.finn.streams import Stream
 from greenedge.errors import GreenedgeError
-from greenedge.graph import Edge
+from greenedge.files import write_aside
+from greenedge.graph import load_graph
 
 RTL = Path(__file__).resolve().parents[2] / "rtl"
-UNITS = ("ge_fifo.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_mvu.sv", "ge_scale.sv", "ge_clip.sv", "ge_requantise.sv",
-         "ge_width.sv")
+FOLDER = "rtl"
+UNITS = ("ge_fifo.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_scale.sv", "ge_clip.sv", "ge_mvu.sv", "ge_requantise.sv", "ge_width.sv")
+TOP = "top"
+_RESET_CYCLES = 15
+_PIN_BITS = 32  # of the top's input and output streams: wider layers are fed through a converter, packages have few pins
 
 
-@dataclass
-class Design:
-    """What the stitcher has so far; `at` is the stream that the next unit reads."""
+@dataclass(frozen=True)
+class Instance:
+    """One unit in the top: its module, parameters, and the streams on both sides."""
 
-    at: Stream
-    text: list[str] = field(default_factory=list)
-    streams: list[Stream] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=dict)
-    sources: list[str] = field(default_factory=list)
-
-    def unit(self, module: str, out: Stream, note: str, **parameters) -> None:
-        """Instantiates one of our units between the current stream and `out`."""
-        settings = ",\n".join(f"        .{key}({_literal(value)})" for key, value in parameters.items())
-        self._wires(out, note)
-        self.text.append(f"    {module} #(\n{settings}\n    ) {out.name}_unit (\n        .clk, .rst,\n"
-                         f"        .s_tdata({self.at.name}_tdata), .s_tvalid({self.at.name}_tvalid), "
-                         f".s_tready({self.at.name}_tready),\n"
-                         f"        .m_tdata({out.name}_tdata), .m_tvalid({out.name}_tvalid), .m_tready({out.name}_tready)\n"
-                         "    );\n")
-        self.at = out
-
-    def finn_unit(self, node: dict, out: Stream, note: str, parameters: str = "", tied: str = "") -> None:
-        """Instantiates FINN+'s own RTL of a node."""
-        self._wires(out, note)
-        self.text.append(f"    {node['rtl']['top']} {parameters}{out.name}_unit (\n        .ap_clk(clk), .ap_rst_n(!rst),{tied}\n"
-                         f"        .in0_V_TDATA({self.at.name}_tdata), .in0_V_TVALID({self.at.name}_tvalid), "
-                         f".in0_V_TREADY({self.at.name}_tready),\n"
-                         f"        .out0_V_TDATA({out.name}_tdata), .out0_V_TVALID({out.name}_tvalid), "
-                         f".out0_V_TREADY({out.name}_tready)\n    );\n")
-        self.at = out
-
-    def _wires(self, out: Stream, note: str) -> None:
-        self.text.append(f"    // ---- {out.name}: {note}\n    logic [{out.width - 1}:0] {out.name}_tdata;\n"
-                         f"    logic {out.name}_tvalid, {out.name}_tready;")
+    name: str
+    module: str
+    parameters: dict[str, int | str]
+    source: Stream
+    result: Stream
 
 
-def _literal(value) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(int(value))
+def stitch(chain: Chain, folding: dict[str, dict]) -> tuple[dict[str, bytes], list[Stream]]:
+    """(files below rtl/, streams with the input first and the output last) for a chain and FINN's folding of its layers."""
+    files = {name: (RTL / name).read_bytes() for name in UNITS}
+    instances: list[Instance] = []
+    first = _elements_in(chain.layers[0], folding[chain.layers[0].name])
+    narrow = _through_pins(first, chain.source.bits)
+    stream = Stream("s", chain.source.name, chain.source.bits, chain.source.signed, narrow, int(np.prod(chain.source.shape)) // narrow,
+                    chain.source.shape)
+    streams = [stream]
+    for layer in chain.layers:
+        wanted = _elements_in(layer, folding[layer.name])
+        stream = _adapted(instances, stream, wanted, layer.name)
+        made, memories = (_matvec if isinstance(layer, MatVec) else _step)(layer, folding[layer.name], stream)
+        files |= memories
+        instances.append(made)
+        stream = made.result
+        streams.append(stream)
+    streams[-1] = _adapted(instances, stream, _through_pins(stream.elements, stream.bits), "result")
+    files[f"{TOP}.sv"] = top(chain.name, instances, streams[0], streams[-1]).encode()
+    return files, streams
 
 
-def stitch(folder: Path) -> None:
-    """Writes the design of the chain in `folder`."""
-    job, layers = read_job(folder)
-    nodes = json.loads((folder / "finn.json").read_text())["layers"]
-    by_name = {layer.name: layer for layer in layers}
-    source = _source_stream(edge_of(job["source"]), nodes[0], job["target_cycles"])
-    design = Design(source)
-    for node in nodes:
-        layer = by_name.get(node["name"])
-        if layer is None:
-            _converter(design, node, folder)
+def _through_pins(elements: int, bits: int) -> int:
+    """The most elements per beat that divide `elements` and fit the pins of the top."""
+    return max(d for d in range(1, elements + 1) if elements % d == 0 and (d == 1 or d * bits <= _PIN_BITS))
+
+
+def _elements_in(layer: MatVec | Step, fold: dict) -> int:
+    return fold["SIMD"] if isinstance(layer, MatVec) else fold["PE"]
+
+
+def _adapted(instances: list[Instance], stream: Stream, wanted: int, layer: str) -> Stream:
+    """The stream with `wanted` elements per beat: at most two converters, by way of the greatest common divisor."""
+    for elements in dict.fromkeys((math.gcd(stream.elements, wanted), wanted)):
+        if elements == stream.elements:
             continue
-        _fit_input(design, layer, node)
-        if isinstance(layer, MatVec):
-            _matvec(design, layer, node)
-        else:
-            _step(design, layer, node, folder)
-    _write(folder, job, source, design, sum(node["cycles"] for node in nodes))
+        name = f"{layer}_in" if elements == wanted else f"{layer}_by_{elements}"
+        result = Stream(name, stream.edge, stream.bits, stream.signed, elements, stream.beats * stream.elements // elements,
+                        stream.shape, stream.offset)
+        instances.append(Instance(f"{name}_width", "ge_width", {"BITS": stream.bits, "IN": stream.elements, "OUT": elements},
+                                  stream, result))
+        stream = result
+    return stream
 
 
-def _source_stream(edge: Edge, node: dict, target_cycles: int) -> Stream:
-    """The narrowest input stream that keeps up with the folding asked for: as many elements per beat as that needs."""
-    size, wide = math.prod(edge.shape), node["in_elements"]
-    fits = [n for n in range(1, wide + 1) if wide % n == 0 and size // n <= max(target_cycles, node["cycles"])]
-    elements = fits[0] if fits else wide
-    return Stream("input", edge.name, edge.bits, edge.signed, elements, size // elements, edge.shape)
-
-
-def _fit_input(design: Design, layer: MatVec | Step, node: dict) -> None:
-    if design.at.elements == node["in_elements"]:
-        return
-    _width(design, f"{layer.name}_in", node["in_elements"])
-
-
-def _width(design: Design, name: str, elements: int) -> None:
-    at = design.at
-    out = Stream(name, "", at.bits, at.signed, elements, at.elements * at.beats // elements, at.shape)
-    design.unit("ge_width", out, f"{at.elements} to {elements} elements per beat", BITS=at.bits, IN=at.elements, OUT=elements)
-
-
-def _converter(design: Design, node: dict, folder: Path) -> None:
-    """A width converter or FIFO that FINN+ put between two layers: ours where one width divides the other."""
-    wide, narrow = max(node["in_elements"], node["out_elements"]), min(node["in_elements"], node["out_elements"])
-    if node["op"] == "StreamingDataWidthConverter" and wide % narrow == 0:
-        _width(design, node["name"], node["out_elements"])
-        return
-    at = design.at
-    out = Stream(node["name"], "", at.bits, at.signed, node["out_elements"],
-                 at.elements * at.beats // node["out_elements"], at.shape)
-    _take_finn_rtl(design, node, folder)
-    design.finn_unit(node, out, f"FINN+ {node['op']}")
-
-
-def _matvec(design: Design, layer: MatVec, node: dict) -> None:
+def _matvec(layer: MatVec, fold: dict, source: Stream) -> tuple[Instance, dict[str, bytes]]:
     k, m = layer.weight.shape
-    pe, simd = node["PE"], node["SIMD"]
-    out = Stream(layer.name, layer.edge.name, layer.bits, True, pe, m // pe * layer.vectors, layer.edge.shape,
-                 () if layer.correct else tuple(int(c) for c in layer.correction))
-    design.files[f"rtl/{layer.name}_weights.mem"] = weight_words(layer, pe, simd)
-    files = {"WEIGHTS_FILE": f"rtl/{layer.name}_weights.mem"}
+    pe, simd = fold["PE"], fold["SIMD"]
+    words = layer.weight.T.reshape(m // pe, pe, k // simd, simd).transpose(0, 2, 1, 3).reshape(-1, pe * simd)
+    if layer.weight_bits == 1:
+        words = (words < 0).astype(np.int64)
+    weights = f"{layer.name}_weights.mem"
+    parameters = {"K": k, "M": m, "PE": pe, "SIMD": simd, "WB": layer.weight_bits, "AB": source.bits, "ASGN": int(source.signed),
+                  "OB": layer.bits, "CORRECT": int(layer.correct), "WEIGHTS_FILE": f"{FOLDER}/{weights}"}
+    files = {weights: _memory(words, layer.weight_bits)}
     if layer.correct:
-        design.files[f"rtl/{layer.name}_correction.mem"] = correction_words(layer, pe)
-        files["CORRECTION_FILE"] = f"rtl/{layer.name}_correction.mem"
-    design.unit("ge_mvu", out, f"{k} inputs, {m} neurons, {layer.weight_bits}-bit weights, {node['cycles']} cycles",
-                K=k, M=m, PE=pe, SIMD=simd, WB=layer.weight_bits, AB=layer.in_bits, ASGN=layer.in_signed, OB=layer.bits,
-                CORRECT=layer.correct, **files)
-    design.streams.append(out)
+        # the unit starts each accumulator at this constant
+        parameters["CORRECTION_FILE"] = f"{FOLDER}/{layer.name}_correction.mem"
+        files[f"{layer.name}_correction.mem"] = _memory(layer.correction.reshape(-1, pe), layer.bits)
+    offset = () if layer.correct else tuple(int(c) for c in layer.correction)
+    result = Stream(layer.name, layer.edge.name, layer.bits, True, pe, m // pe * layer.vectors, layer.edge.shape, offset)
+    return Instance(f"{layer.name}_unit", "ge_mvu", parameters, source, result), files
 
 
-def _step(design: Design, layer: Step, node: dict, folder: Path) -> None:
-    pe = node["PE"]
-    out = Stream(layer.name, layer.edge.name, layer.bits, layer.edge.signed, pe, layer.channels // pe * layer.vectors,
-                 layer.edge.shape)
-    if layer.affine is None:
-        _take_finn_rtl(design, node, folder)
-        tied = "".join(f"\n        .s_axilite_{port}('0)," for port in
-                       ("AWVALID", "AWADDR", "WVALID", "WDATA", "WSTRB", "BREADY", "ARVALID", "ARADDR", "RREADY"))
-        design.finn_unit(node, out, f"FINN+ thresholds of {layer.channels} channels",
-                         f'#(.THRESHOLDS_PATH("rtl/{node["name"]}_")) ', f"{tied}\n        .in1_V_TVALID('0), .in1_V_TDATA('0),")
-        design.streams.append(out)
-        return
+def _step(layer: Step, fold: dict, source: Stream) -> tuple[Instance, dict[str, bytes]]:
     m, b, shift = layer.affine
-    scale_bits = max(1, int(m.max()).bit_length())
-    ends = [int(mm) * x + int(bb) for mm, bb in zip(m, b) for x in (layer.x_lo, layer.x_hi)]
-    offset_bits = max(Edge("", (), min(min(ends), int(b.min()), -1), max(max(ends), int(b.max()))).bits,
-                      shift + layer.bits + 2)
-    name = f"rtl/{layer.name}_parameters.mem"
-    design.files[name] = parameter_words(layer, pe, scale_bits, offset_bits)
-    design.unit("ge_requantise", out, f"{layer.channels} channels to {layer.edge.lo} ... {layer.edge.hi}",
-                C=layer.channels, PE=pe, XB=layer.in_bits, XSGN=layer.in_signed, MB=scale_bits, BB=offset_bits, SHIFT=shift,
-                LO=layer.edge.lo, HI=layer.edge.hi, OB=layer.bits, PARAMETERS_FILE=name)
-    design.streams.append(out)
+    pe, edge = fold["PE"], layer.edge
+    ends = np.concatenate([m * layer.x_lo + b, m * layer.x_hi + b, b])
+    mb = max(1, int(m.max()).bit_length())
+    bb = max(int(np.abs(ends).max()).bit_length() + 1, shift + 2)
+    fields = (m.astype(object) << bb) | (b.astype(object) & ((1 << bb) - 1))
+    memory = f"{layer.name}_parameters.mem"
+    parameters = {"C": layer.channels, "PE": pe, "XB": source.bits, "XSGN": int(source.signed), "MB": mb, "BB": bb, "SHIFT": shift,
+                  "LO": edge.lo, "HI": edge.hi, "OB": edge.bits, "PARAMETERS_FILE": f"{FOLDER}/{memory}"}
+    result = Stream(layer.name, edge.name, edge.bits, edge.signed, pe, layer.channels // pe * layer.vectors, edge.shape)
+    return Instance(f"{layer.name}_unit", "ge_requantise", parameters, source, result), {memory: _memory(fields.reshape(-1, pe), mb + bb)}
 
 
-def _take_finn_rtl(design: Design, node: dict, folder: Path) -> None:
-    for file in sorted((folder / "finn" / node["name"]).iterdir()):
-        if file.suffix == ".dat":
-            design.files[f"rtl/{file.name}"] = file.read_bytes()
-    for name in node["rtl"]["files"]:
-        text = patched(name, (folder / "finn" / node["name"] / name).read_text())
-        design.files[f"rtl/{name}"] = text.encode()
-        if f"rtl/{name}" not in design.sources:
-            design.sources.append(f"rtl/{name}")
+def _memory(rows: np.ndarray, bits: int) -> bytes:
+    """One hexadecimal word a line; element 0 of a row in the low bits."""
+    mask = (1 << bits) - 1
+    digits = (rows.shape[1] * bits + 3) // 4
+    lines = (f"{sum((int(v) & mask) << (i * bits) for i, v in enumerate(row)):0{digits}x}" for row in rows)
+    return ("\n".join(lines) + "\n").encode()
 
 
-def _write(folder: Path, job: dict, source: Stream, design: Design, cycles: int) -> None:
-    sources = [*design.sources, *(f"rtl/{name}" for name in UNITS), "rtl/top.sv"]
-    for name in UNITS:
-        design.files[f"rtl/{name}"] = (RTL / name).read_bytes()
-    design.files["rtl/top.sv"] = _top(job["name"], source, design).encode()
-    streams = [design.streams[-1], *design.streams[:-1]]
-    design.files["sim/sim_top.sv"] = sim_top("top", source, streams).encode()
-    design.files["sources.f"] = "".join(f"{name}\n" for name in sources).encode()
-    io = {"source": source.plain(), "streams": [s.plain() for s in streams], "aliases": job["aliases"], "sources": sources,
-          "patience": 10_000 + 8 * cycles, "memories": sorted(name for name in design.files if name.startswith("rtl/") and name not in sources)}
-    design.files["io.json"] = (json.dumps(io, indent=1) + "\n").encode()
-    for name, content in design.files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-
-
-def _top(name: str, source: Stream, design: Design) -> str:
-    last = design.at
-    body = "\n".join(design.text)
-    return f"""// {name}: made by greenedge from the integer graph, FINN+'s folding and greenedge's units.
-//
-// One valid/ready stream in, one out; element 0 in the low bits, beats padded to whole bytes.
-//   s: {source.beats} beats of {source.elements} x {source.bits} bits{" signed" if source.signed else ""} per inference
-//   m: {last.beats} beats of {last.elements} x {last.bits} bits{" signed" if last.signed else ""} per inference
-module top (
-    input  logic clk,
+def top(model: str, instances: list[Instance], source: Stream, result: Stream) -> str:
+    """The stitched top. It resets itself after configuration."""
+    body = "\n".join(_wires(instance) + _instance(instance) for instance in instances)
+    return f"""// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.
+// Stitched by greenedge from FINN+'s folding; these files are what is simulated and what is synthesised.
+module {TOP} (
+    input  logic        clk,
     input  logic [{source.width - 1}:0] s_tdata,
-    input  logic s_tvalid,
-    output logic s_tready,
-    output logic [{last.width - 1}:0] m_tdata,
-    output logic m_tvalid,
-    input  logic m_tready
+    input  logic        s_tvalid,
+    output logic        s_tready,
+    output logic [{result.width - 1}:0] m_tdata,
+    output logic        m_tvalid,
+    input  logic        m_tready
 );
-    // ---- reset: the first 16 cycles after configuration
-    logic [3:0] awake = '0;
-    logic rst = 1'b1;
+    // reset for the first cycles after configuration
+    logic [3:0] age = '0;
+    logic       rst = 1'b1;
     always_ff @(posedge clk) begin
-        if (awake != '1) awake <= awake + 1'b1;
-        rst <= (awake != '1);
+        if (age != {_RESET_CYCLES}) age <= age + 1'b1;
+        rst <= (age != {_RESET_CYCLES});
     end
 
-    // ---- {source.edge}: the input
-    logic [{source.width - 1}:0] input_tdata;
-    logic input_tvalid, input_tready;
-    assign input_tdata  = s_tdata;
-    assign input_tvalid = s_tvalid && !rst;
-    assign s_tready     = input_tready && !rst;
+    logic [{source.width - 1}:0] s_gated_tdata;
+    logic s_gated_tvalid, s_gated_tready;
+    assign s_gated_tdata  = s_tdata;
+    assign s_gated_tvalid = s_tvalid && !rst;
+    assign s_tready       = s_gated_tready && !rst;
 
 {body}
-    assign m_tdata  = {last.name}_tdata;
-    assign m_tvalid = {last.name}_tvalid && !rst;
-    assign {last.name}_tready = m_tready;
+    assign m_tdata  = {result.name}_tdata;
+    assign m_tvalid = {result.name}_tvalid && !rst;
+    assign {result.name}_tready = m_tready && !rst;
 endmodule
 """
 
 
+def _comment(text: str) -> str:
+    """A model's name comes from a stranger: only plain characters reach the file."""
+    return "".join(c if c.isalnum() or c in "-_. " else "?" for c in text)[:80]
+
+
+def _wires(instance: Instance) -> str:
+    stream = instance.result
+    return (f"    logic [{stream.width - 1}:0] {stream.name}_tdata;\n"
+            f"    logic {stream.name}_tvalid, {stream.name}_tready;\n")
+
+
+def _instance(instance: Instance) -> str:
+    source = "s_gated" if instance.source.name == "s" else instance.source.name
+    values = ", ".join(f'.{key}("{value}")' if isinstance(value, str) else f".{key}({value})" for key, value in instance.parameters.items())
+    result = instance.result.name
+    return (f"    {instance.module} #({values}) {instance.name} (\n"
+            f"        .clk, .rst,\n"
+            f"        .s_tdata({source}_tdata), .s_tvalid({source}_tvalid), .s_tready({source}_tready),\n"
+            f"        .m_tdata({result}_tdata), .m_tvalid({result}_tvalid), .m_tready({result}_tready));\n")
+
+
 def main() -> int:
+    """Stitches what lies in the working directory."""
+    here = Path(".")
     try:
-        stitch(Path("."))
-    except (GreenedgeError, OSError) as error:
+        chain = chain_of(load_graph(here))
+        finn = json.loads((here / "finn.json").read_text())
+        folding = {layer["name"]: layer for layer in finn["layers"]}
+        files, streams = stitch(chain, folding)
+        for name, content in files.items():
+            with write_aside(here / FOLDER / name) as path:
+                path.write_bytes(content)
+        about = {"top": TOP, "sources": [*UNITS, f"{TOP}.sv"], "streams": [stream.plain() for stream in streams],
+                 "aliases": chain.aliases, "estimated_cycles": finn["estimated_cycles"], "finn_plus": finn["finn_plus"]}
+        with write_aside(here / "streams.json") as path:
+            path.write_text(json.dumps(about, indent=1) + "\n")
+    except (GreenedgeError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}")
         return 1
-    print("rtl/top.sv is written")
     return 0
 
 

@@ -12,7 +12,7 @@ class Stream:
     """One valid/ready stream of the built design and the edge of the integer graph that it carries.
 
     `elements` per beat, `beats` per sample; `shape` is the edge's, without the batch. `offset` holds one integer per
-    channel (last axis) that the hardware leaves out and `unpack` adds (a matrix-vector unit's correction), or is empty.
+    channel that the hardware leaves out and `unpack` adds (a matrix-vector unit's correction), or is empty.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Stream:
 
 
 def pack(stream: Stream, x: np.ndarray) -> bytes:
-    """The beats that carry `x`, of shape (samples, *shape), as the hardware takes them: row-major."""
-    ordered = x.reshape(len(x), stream.beats, stream.elements, 1).astype(np.int64)
+    """The beats that carry `x`, of shape (samples, *shape), as the hardware takes them: channels last, row by row."""
+    ordered = _channels_last(x).reshape(len(x), stream.beats, stream.elements, 1).astype(np.int64)
     bits = ((ordered >> np.arange(stream.bits)) & 1).astype(np.uint8).reshape(len(x) * stream.beats, -1)
     padded = np.zeros((len(bits), stream.width), np.uint8)
     padded[:, :bits.shape[1]] = bits
@@ -61,7 +61,15 @@ def unpack(stream: Stream, data: bytes, samples: int) -> np.ndarray:
     weights = 1 << np.arange(stream.bits, dtype=np.int64)
     if stream.signed:
         weights[-1] = -weights[-1]
-    values = (bits @ weights).reshape(samples, *stream.shape)
+    values = (bits @ weights).reshape(samples, *_channels_last_shape(stream.shape))
     if stream.offset:
         values = values + np.array(stream.offset, np.int64)
-    return values
+    return np.moveaxis(values, -1, 1) if len(stream.shape) > 1 else values
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(x, 1, -1) if x.ndim > 2 else x
+
+
+def _channels_last_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[1:], shape[0])
