@@ -22,7 +22,7 @@ def test_a_model_that_can_be_built(tmp_path):
 
 
 def test_reasons_of_the_back_end_stand_beside(tmp_path):
-    m = Model().quant().dense()
+    m = Model((1, 400)).quant().dense(400, 3)  # accumulators wider than an int8 file's output
     found = check_model(m.save(tmp_path / "m.onnx"), load_target("linux-x86"), "tflite")
     assert [reason.node for reason in found.reasons] == ["MatMul_3"]
     with pytest.raises(UnsupportedError) as error:
