@@ -141,14 +141,19 @@ def _copy_node(walk: Walk, model: _Model, node: Node) -> None:
 
 
 def _levels(model: _Model, tensor: str, scale, zero, lo: int, hi: int, mode: str) -> str:
-    """round(tensor/scale + zero) clipped, in float32 as QONNX defines it."""
+    """round(tensor/scale + zero) clipped, in float32 as QONNX defines it; see `quantisers` for the modes SIGN and LINEAR."""
     if mode == "BIPOLAR":
-        condition = model.node("GreaterOrEqual", [tensor, model.constant(np.float32(0))])
-        return model.node("Where", [condition, model.constant(np.float32(1)), model.constant(np.float32(-1))])
+        return _signs(model, tensor)
     y = model.node("Div", [tensor, model.constant(np.float32(scale))])
+    if mode == "LINEAR":
+        y = model.node("Round", [y])
     if np.any(zero):
         y = model.node("Add", [y, model.constant(np.float32(zero))])
+    if mode == "SIGN":
+        return _signs(model, y)
     y = model.node("Clip", [y, model.constant(np.float32(lo)), model.constant(np.float32(hi))])
+    if mode == "LINEAR":
+        return y
     simple = {"ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil", "FLOOR": "Floor"}
     if mode in simple:
         return model.node(simple[mode], [y])
@@ -158,3 +163,8 @@ def _levels(model: _Model, tensor: str, scale, zero, lo: int, hi: int, mode: str
                "HALF_UP": lambda: model.node("Floor", [model.node("Add", [size, half])]),
                "HALF_DOWN": lambda: model.node("Ceil", [model.node("Sub", [size, half])])}[mode]()
     return model.node("Mul", [sign, rounded])
+
+
+def _signs(model: _Model, tensor: str) -> str:
+    condition = model.node("GreaterOrEqual", [tensor, model.constant(np.float32(0))])
+    return model.node("Where", [condition, model.constant(np.float32(1)), model.constant(np.float32(-1))])

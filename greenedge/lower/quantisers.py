@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import numpy as np
 
 from greenedge.lower.builder import Refused
 from greenedge.lower.expr import Const, Var
-from greenedge.lower.rounding import MODES, Quantiser, bipolar, quantiser, round_exact, round_floats, truncation
+from greenedge.lower.rounding import MODES, Quantiser, bipolar, quantiser, round_exact, round_floats, shifted, truncation
 from greenedge.lower.values import Constant, Grid, Host, Live, Value
 
 MAX_LEVEL_BITS = 16  # thresholds are listed one by one; wider integers exist as biases and accumulators
@@ -33,11 +34,13 @@ def quant(walk, node, args) -> Value:
     _check_scale(scale)
     bits = _bits(args[3])
     signed, narrow = bool(node.attrs.get("signed", 1)), bool(node.attrs.get("narrow", 1))
-    lo, hi = (-1, 1) if bits == 1 and signed else integer_range(bits, signed, narrow)
+    binary = bits == 1 and signed  # qonnx's rule: -1 and +1, whatever the rounding mode
+    lo, hi = (-1, 1) if binary else integer_range(bits, signed, narrow)
+    mode = "SIGN" if binary else mode
     if isinstance(args[0], (Constant, Grid)):
         return _quantised_constant(args[0], scale, zero, lo, hi, mode, bits)
     _check_level_bits(bits)
-    levels = bipolar() if bits == 1 and signed else quantiser(mode, lo, hi)
+    levels = bipolar() if binary else quantiser(mode, lo, hi)
     if isinstance(args[0], Host):
         return _on_host(walk, node, args[0], scale, zero, levels, mode)
     return _on_edge(walk, node, args[0], scale, zero, levels)
@@ -47,8 +50,8 @@ def bipolar_quant(walk, node, args) -> Value:
     """BipolarQuant(x, scale): +scale where x >= 0, else -scale."""
     scale, zero = _parameter(args[1], "scale"), np.zeros(())
     _check_scale(scale)
-    if isinstance(args[0], Constant):
-        ints = np.where(args[0].array >= 0, 1, -1)
+    if isinstance(args[0], (Constant, Grid)):
+        ints = np.where(_floats(args[0]) >= 0, 1, -1)
         return Grid(ints, _broadcast(scale, ints), _broadcast(zero, ints), 1)
     if isinstance(args[0], Host):
         return _on_host(walk, node, args[0], scale, zero, bipolar(), "BIPOLAR")
@@ -73,7 +76,12 @@ def trunc(walk, node, args) -> Value:
         out_scale, out_zero = scale, zero
     else:
         out_scale = _parameter(args[4], "output scale")
-        shift = int(np.round(np.log2(float(np.ravel(out_scale)[0]) / float(np.ravel(scale)[0]))))
+        _check_scale(out_scale)
+        shifts = np.unique(np.round(np.log2(out_scale / scale)))
+        if shifts.size != 1:
+            raise Refused("unsupported-op", f"Trunc by {shifts.size} different numbers of bits", "all channels drop as many",
+                          "quantise with QuantIdentity instead")
+        shift = int(shifts[0])
         lo, hi = integer_range(_bits(args[5]), bool(node.attrs.get("signed", 1)), bool(node.attrs.get("narrow", 0)))
         out_zero = zero / 2.0 ** shift
     if not 0 <= shift <= 32 or hi - lo > 1 << MAX_LEVEL_BITS:
@@ -92,13 +100,19 @@ def multi_threshold(walk, node, args) -> Value:
     rank = len(walk.builder.edges[value.edge].shape)
     layout = node.attrs.get("data_layout") or {2: "NC", 3: "NWC", 4: "NCHW"}.get(rank + 1, "NC")
     axis = layout.index("C") - 1
-    table = np.asarray(thresholds.array, np.float64)
+    table = np.sort(np.asarray(thresholds.array, np.float64), axis=-1)  # counting them does not depend on their order
     scale, bias = float(node.attrs.get("out_scale", 1.0)), float(node.attrs.get("out_bias", 0.0))
+    if not scale:
+        raise Refused("bad-scale", "out_scale 0", "scales must not be zero", "export the model again")
+    channels = walk.builder.edges[value.edge].shape[axis]
+    if table.ndim != 2 or len(table) not in (1, channels) or not table.shape[1]:
+        raise Refused("unsupported-shape", f"thresholds of shape {table.shape} for {channels} channels", "one row, or one row per channel",
+                      "export the model again")
     spread = [1] * rank
     spread[axis] = len(table)
     # A zero that varies along the channel axis makes the step function per channel, as the thresholds are.
     marker = Const.of(np.arange(len(table), dtype=float).reshape(spread) * 0 + 1) if len(table) > 1 else Const.of(1.0)
-    lowest = int(bias / scale) if scale and bias / scale == int(bias / scale) else 0  # then levels are multiples of the scale
+    lowest = int(bias / scale) if bias / scale == int(bias / scale) else 0  # then levels are multiples of the scale
     levels = Quantiser(lowest, lowest + table.shape[1], table, np.ones(table.shape[1], bool))
     rest = Const.of(bias - lowest * scale)
     return walk.builder.requantise(node, value, value.expr * marker, levels,
@@ -106,17 +120,16 @@ def multi_threshold(walk, node, args) -> Value:
 
 
 def quantize_linear(walk, node, args) -> Value:
-    """QuantizeLinear(x, scale, zero): the integers themselves, saturated to the zero point's type; rounds half to even."""
-    scale, zero, kind = _linear_parameters(walk, node, args)
+    """QuantizeLinear(x, scale, zero) = saturate(round_half_even(x/scale) + zero): the integers themselves."""
+    scale, zero, (signed, bits) = _linear_parameters(walk, node, args)
     _check_scale(scale)
-    info = np.iinfo(kind)
+    lo, hi = integer_range(bits, signed, False)
     if isinstance(args[0], (Constant, Grid)):
-        grid = _quantised_constant(args[0], scale, zero, info.min, info.max, "ROUND", info.bits)
-        return Constant(grid.ints.astype(kind))
-    _check_level_bits(info.bits)
-    levels = quantiser("ROUND", info.min, info.max)
+        return Constant(_quantised_constant(args[0], scale, zero, lo, hi, "LINEAR", bits).ints)
+    _check_level_bits(bits)
+    levels = shifted(zero.reshape(-1), lo, hi)
     if isinstance(args[0], Host):
-        return _on_host(walk, node, args[0], scale, zero, levels, "ROUND", integers=True)
+        return _on_host(walk, node, args[0], scale, zero, levels, "LINEAR", integers=True)
     y = _levels_expr(walk, args[0], scale, zero)
     return walk.builder.requantise(node, args[0], y, levels, lambda q: q)
 
@@ -127,7 +140,7 @@ def dequantize_linear(walk, node, args) -> Value:
     _check_scale(scale)
     if isinstance(args[0], Constant):
         ints = args[0].array.astype(np.int64)
-        return Grid(ints, _broadcast(scale, ints), _broadcast(zero, ints), 8 * args[0].array.dtype.itemsize)
+        return Grid(ints, _broadcast(scale, ints), _broadcast(zero, ints), max(int(np.abs(ints).max(initial=1)).bit_length() + 1, 8))
     if not isinstance(args[0], Live):
         raise Refused("unquantised-input", "DequantizeLinear of a tensor that no quantiser made", "integers must come from a quantiser",
                       "declare the input, for example --input int8:1")
@@ -151,7 +164,10 @@ def _parameter(value: Value, what: str) -> np.ndarray:
 
 
 def _bits(value: Value) -> int:
-    width = float(np.ravel(_parameter(value, "bit width"))[0])
+    widths = set(np.ravel(_parameter(value, "bit width")).tolist())
+    if len(widths) != 1:
+        raise Refused("unsupported-bits", f"{len(widths)} bit widths in one quantiser", "one bit width per tensor", "use one bit_width for all channels")
+    width = widths.pop()
     if width != int(width) or not 1 <= width <= 32:
         raise Refused("unsupported-bits", f"bit width {width:g}", "whole widths from 1 to 32 bits", "set bit_width to a whole number")
     return int(width)
@@ -185,28 +201,42 @@ def _broadcast(part: np.ndarray, ints: np.ndarray) -> np.ndarray:
 
 
 def _quantised_constant(value, scale, zero, lo, hi, mode, bits) -> Grid:
-    """The constant's integers in real arithmetic: float64 decides unless it is within rounding error of a boundary."""
-    real = value.real() if isinstance(value, Grid) else np.asarray(value.array)
+    """A constant's integers as the standard computes them, in the constant's own precision.
+
+    A division, an addition and a rounding of single numbers give the same bits on every runtime, so here its result is the
+    model's meaning; in real arithmetic a weight within rounding error of a tie would be another integer than everywhere else.
+    """
+    real = _floats(value)
     scale, zero = _broadcast(scale, real), _broadcast(zero, real)
-    floats = np.asarray(real, np.float64)
-    y = floats / scale + zero
-    if (lo, hi) == (-1, 1) and bits == 1:
-        return Grid(np.where(y >= 0, 1, -1), scale, zero, bits)
-    ints = round_floats(mode, np.clip(y, lo - 1, hi + 1))
-    # Two float64 operations err by less than 2**-51 of |y| + |zero|; 1e-9 is a generous superset of what they cannot decide.
-    off = np.clip(y, lo, hi) % 0.5
-    close = np.minimum(off, 0.5 - off) < 1e-9 * (1 + np.abs(y) + np.abs(zero))
-    exact_scale, exact_zero = np.broadcast_to(scale, y.shape), np.broadcast_to(zero, y.shape)
-    for index in zip(*np.nonzero(close & (y > lo - 1) & (y < hi + 1))):
-        exact = Fraction(real[index].item() if hasattr(real[index], "item") else real[index]) / Fraction(float(exact_scale[index]))
-        ints[index] = round_exact(mode, exact + Fraction(float(exact_zero[index])))
-    return Grid(np.clip(ints, lo, hi).astype(np.int64), scale, zero, bits)
+    with np.errstate(over="ignore"):
+        y = real / scale.astype(real.dtype)
+    offset = zero.astype(real.dtype)
+    if mode == "SIGN":
+        ints = np.where(y + offset >= 0, 1, -1)
+    elif mode == "LINEAR":
+        ints = np.clip(np.rint(y) + offset, lo, hi).astype(np.int64)
+    else:
+        ints = round_floats(mode, np.clip(y + offset, lo, hi))
+    return Grid(np.clip(ints, lo, hi), scale, zero, bits)
+
+
+def _floats(value: Constant | Grid) -> np.ndarray:
+    """A constant as a runtime holds it: float64 where the model says so, else float32."""
+    if isinstance(value, Grid):
+        return value.real().astype(np.float32)
+    array = np.asarray(value.array)
+    return array if array.dtype == np.float64 else array.astype(np.float32)
 
 
 def _levels_expr(walk, value: Live, scale, zero):
     """value / scale + zero as an expression of the edge's integer."""
     rank = len(walk.builder.edges[value.edge].shape)
     s, z = (walk.builder.param(part, rank, "a scale") for part in (scale, zero))
+    shape = walk.builder.edges[value.edge].shape
+    for part in (s, z):
+        if any(d not in (1, full) for d, full in zip(part.shape, shape)):
+            raise Refused("unsupported-shape", f"a scale of shape {part.shape} against a tensor of shape {shape}", "quantisers may not widen the tensor",
+                          "export the model again")
     y = value.expr / Const.of(s)
     return y + Const.of(z) if np.any(z) else y
 
@@ -243,12 +273,10 @@ def _value_range(walk, value: Live, y) -> tuple[Fraction, Fraction]:
 
 
 def _linear_parameters(walk, node, args) -> tuple[np.ndarray, np.ndarray, np.dtype]:
-    """(scale, zero, integer type) of a QuantizeLinear or DequantizeLinear, shaped along its axis."""
+    """(scale, zero, (signed, bits)) of a QuantizeLinear or DequantizeLinear, shaped along its axis."""
     scale = _parameter(args[1], "scale")
     given = args[2] if len(args) > 2 else None
-    kind = given.array.dtype if isinstance(given, Constant) else np.dtype(np.uint8)
-    if kind.kind not in "iu":
-        raise Refused("float-quantiser", f"{node.op} with zero point of type {kind}", "the integer graph holds integers only", "use int8")
+    kind = _element_type(node, given)
     zero = _parameter(given, "zero point") if given is not None else np.zeros_like(scale)
     shape = walk.shape_of(args[0])
     if scale.ndim == 1 and scale.size > 1:
@@ -257,6 +285,24 @@ def _linear_parameters(walk, node, args) -> tuple[np.ndarray, np.ndarray, np.dty
         spread[axis] = -1
         scale, zero = scale.reshape(spread), np.broadcast_to(zero, scale.shape).reshape(spread)
     return scale.reshape(scale.shape or ()), zero, kind
+
+
+_INTEGER = re.compile(r"(u?)int(\d+)")
+
+
+def _element_type(node, zero: Value | None) -> tuple[bool, int]:
+    """(signed, bits) of the integers of a QuantizeLinear: the zero point's type, else the attribute's, else uint8."""
+    import onnx
+
+    name = "uint8"
+    if isinstance(zero, Constant):
+        name = zero.array.dtype.name
+    elif node.attrs.get("output_dtype"):
+        name = onnx.TensorProto.DataType.Name(node.attrs["output_dtype"]).lower()
+    match = _INTEGER.fullmatch(name)
+    if not match:
+        raise Refused("float-quantiser", f"{node.op} with zero point of type {name}", "the integer graph holds integers only", "use int8")
+    return not match.group(1), int(match.group(2))
 
 
 RULES = {"Quant": quant, "IntQuant": quant, "BipolarQuant": bipolar_quant, "Trunc": trunc, "MultiThreshold": multi_threshold,

@@ -29,9 +29,9 @@ MODES = (*_ALIASES, *_BOUNDARY)
 
 @dataclass(frozen=True)
 class Quantiser:
-    """Levels lo..hi of a real y; boundary[..., j] and inclusive[j] belong to level lo + 1 + j.
+    """Levels lo..hi of a real y; boundary[..., j] and inclusive[..., j] belong to level lo + 1 + j.
 
-    `boundary` is (L,) or (C, L) float64; both arrays together decide every level exactly.
+    Both are (L,) or (C, L), float64 and bool; together they decide every level exactly.
     """
 
     lo: int
@@ -52,6 +52,19 @@ def bipolar() -> Quantiser:
     return Quantiser(-1, 1, np.zeros(2), np.ones(2, bool))
 
 
+def shifted(zero: np.ndarray, lo: int, hi: int) -> Quantiser:
+    """The quantiser clip(round_half_even(y - zero) + zero, lo, hi) of ONNX's QuantizeLinear, whose y already holds the zero point.
+
+    `zero` is (C,) integers, or (1,). The rounding comes before the zero point, so the ties of an odd one go to odd levels.
+    """
+    levels = quantiser("HALF_EVEN", lo, hi)
+    k = np.arange(lo + 1, hi + 1)
+    inclusive = (k - np.asarray(zero, np.int64).reshape(-1, 1)) % 2 == 0
+    if len(inclusive) == 1:
+        return Quantiser(lo, hi, levels.boundary, inclusive[0])
+    return Quantiser(lo, hi, np.broadcast_to(levels.boundary, inclusive.shape), inclusive)
+
+
 def truncation(mode: str, shift: int, lo: int, hi: int) -> Quantiser:
     """round_mode(round_half_even(y) / 2**shift), clipped to lo..hi: the QONNX Trunc operator."""
     rule, even = _BOUNDARY[_ALIASES.get(mode, mode)], _BOUNDARY["HALF_EVEN"]
@@ -66,7 +79,7 @@ def truncation(mode: str, shift: int, lo: int, hi: int) -> Quantiser:
 
 
 def round_floats(mode: str, y: np.ndarray) -> np.ndarray:
-    """Floats rounded in float64; right wherever y is not within rounding error of a boundary."""
+    """Floats rounded in their own precision, as a runtime does it."""
     size = np.abs(y)
     away = {"HALF_UP": np.floor(size + 0.5), "HALF_DOWN": np.ceil(size - 0.5), "UP": np.ceil(size), "DOWN": np.floor(size)}
     direct = {"HALF_EVEN": np.rint, "CEIL": np.ceil, "FLOOR": np.floor}

@@ -14,6 +14,7 @@ from greenedge.lower.expr import U64, Const, Expr, Undecidable, Var
 from greenedge.lower.rounding import Quantiser
 
 MAX_TABLE = 1 << 18          # entries per channel of a function that is not monotone
+_MAX_TABLES = 1 << 25        # entries of all channels together: 256 MiB
 _PRECISIONS = (96, 256, 1024)  # bits tried before a comparison counts as undecidable
 
 
@@ -58,13 +59,15 @@ def _bisect(y: Expr, levels: Quantiser, sign: np.ndarray, low: np.ndarray, high:
 
 def reaches(y: Expr, levels: Quantiser, x: np.ndarray) -> np.ndarray:
     """Whether y(x[c, j]) reaches the boundary of level lo + 1 + j, decided exactly; constants of y are (C, 1) or (1, 1)."""
-    value, error = y.approximate(x)
-    boundary = np.broadcast_to(levels.boundary, x.shape)
-    gap = value - boundary
-    margin = error + U64 * (np.abs(value) + np.abs(boundary)) * 2
-    result = gap > 0
-    for c, j in np.argwhere(~(np.abs(gap) > margin)):
-        result[c, j] = _exactly_reaches(y, int(x[c, j]), int(c), boundary[c, j], bool(levels.inclusive[j]))
+    boundary, inclusive = (np.broadcast_to(part, x.shape) for part in (levels.boundary, levels.inclusive))
+    with np.errstate(all="ignore"):  # an infinity or NaN leaves the comparison open, and the exact one decides
+        value, error = y.approximate(x)
+        gap = value - boundary
+        margin = error + U64 * (np.abs(value) + np.abs(boundary)) * 2
+        result = gap > 0
+        open_cases = np.argwhere(~(np.abs(gap) > margin))
+    for c, j in open_cases:
+        result[c, j] = _exactly_reaches(y, int(x[c, j]), int(c), boundary[c, j], bool(inclusive[c, j]))
     return result
 
 
@@ -87,6 +90,9 @@ def _tabulated(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -
     if span > MAX_TABLE:
         raise Undecidable(f"the function is not monotone and its input takes {span:,} values; at most {MAX_TABLE:,} are tabulated")
     channels = len(x_lo)
+    if channels * span > _MAX_TABLES:
+        raise Undecidable(f"the function is not monotone and its {channels:,} channels take {span:,} values each; at most {_MAX_TABLES:,} are "
+                          "tabulated in all")
     table = np.empty((channels, span), np.int64)
     for c in range(channels):
         one = y.map_constants(lambda a: a.reshape(-1)[[c if a.size > 1 else 0]].reshape(1, 1))
@@ -99,18 +105,19 @@ def _tabulated(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -
 
 
 def _row(levels: Quantiser, channel: int) -> Quantiser:
-    if levels.boundary.ndim == 1:
-        return levels
-    return Quantiser(levels.lo, levels.hi, levels.boundary[channel if len(levels.boundary) > 1 else 0], levels.inclusive)
+    boundary, inclusive = (part if part.ndim == 1 else part[channel if len(part) > 1 else 0] for part in (levels.boundary, levels.inclusive))
+    return Quantiser(levels.lo, levels.hi, boundary, inclusive)
 
 
 def _levels_at(y: Expr, levels: Quantiser, x: np.ndarray) -> np.ndarray:
     """Levels of one channel at each x, decided exactly."""
-    value, error = (np.broadcast_to(part.reshape(-1), x.shape) for part in y.approximate(x.reshape(1, -1).astype(float)))
+    with np.errstate(all="ignore"):
+        value, error = (np.broadcast_to(part.reshape(-1), x.shape) for part in y.approximate(x.reshape(1, -1).astype(float)))
+        margin = error + 4 * U64 * (np.abs(value) + np.abs(levels.boundary).max(initial=0))
     guess = np.searchsorted(levels.boundary, value, side="left")
-    margin = error + 4 * U64 * (np.abs(value) + np.abs(levels.boundary).max(initial=0))
-    low = np.searchsorted(levels.boundary, value - margin, side="left")
-    high = np.searchsorted(levels.boundary, value + margin, side="right")
+    known = np.isfinite(value) & np.isfinite(margin)
+    low = np.where(known, np.searchsorted(levels.boundary, value - margin, side="left"), 0)
+    high = np.where(known, np.searchsorted(levels.boundary, value + margin, side="right"), len(levels.boundary))
     for i in np.flatnonzero(low != high):
         j = int(low[i])
         while j < high[i] and _exactly_reaches(y, int(x[i]), 0, float(levels.boundary[j]), bool(levels.inclusive[j])):
