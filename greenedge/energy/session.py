@@ -95,7 +95,10 @@ def run_session(workloads: Sequence[Workload], meters: Sequence[Meter], method: 
         for place, index in enumerate(order):
             workload = workloads[index]
             progress(workload.name, number + 1, method.max_reps)
-            # Another phase against the sensor's own rhythm every time.
+            # Another phase against the sensor's own rhythm every time, and no slow noise shared with the last repetition.
+            if number or place:
+                clock.sleep(method.cooldown_s)
+                windows.guard()
             clock.sleep(float(rng.uniform(0, max(meter.period_s for meter in meters))))
             before = windows.idle(rest)
             during = windows.work(workload, length, method.min_inferences, latency[workload.name], delay)
