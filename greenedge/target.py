@@ -22,9 +22,10 @@ _MAX_BYTES = 64 << 10
 
 # key -> (type, required). Facts are the keys whose content comes from a document, named in [source] under the same key.
 _BOARD = {"name": (str, True), "title": (str, True), "kind": (str, True), "device": (str, True),
-          "backends": (list, True), "clock": (dict, False), "pins": (dict, False), "program": (dict, False),
-          "power": (dict, False), "experimental": (bool, False), "source": (dict, True)}
-_BOARD_FACTS = ("device", "clock", "pins", "program", "power")
+          "backends": (list, True), "clock": (dict, False), "pins": (dict, False), "io": (dict, False),
+          "host": (dict, False), "program": (dict, False), "power": (dict, False), "experimental": (bool, False), "source": (dict, True)}
+_BOARD_FACTS = ("device", "clock", "pins", "io", "host", "program", "power")
+_HOST = {"baud": int, "core_hz": int, "active_low": list}
 _DEVICE = {"name": (str, True), "title": (str, True), "family": (str, True), "part": (str, True),
            "resources": (dict, False), "toolchain": (dict, False), "source": (dict, True)}
 _DEVICE_FACTS = ("part", "resources", "toolchain")
@@ -46,7 +47,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Target:
-    """A board or machine. `program` is an argv with `{bitstream}` in it; `backends` has the preferred one first."""
+    """A board or machine. `program` is an argv with `{bitstream}` in it; `backends` has the preferred one first.
+
+    `io` has each signal's electrical settings in the words of the place-and-route tool, "default" for the others; `host`
+    may have `baud` (of the UART), `core_hz` (clock of the core), `active_low` (signals that mean yes when low).
+    """
 
     name: str
     title: str
@@ -56,6 +61,8 @@ class Target:
     clock_hz: int | None = None
     clock_pin: str | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
+    io: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    host: Mapping[str, object] = field(default_factory=dict)
     program: tuple[str, ...] = ()
     power: Mapping[str, str] = field(default_factory=dict)
     experimental: bool = False
@@ -131,7 +138,8 @@ def _board(path: Path) -> Target:
     clock, program = data.get("clock", {}), data.get("program", {})
     return Target(name=data["name"], title=data["title"], kind=data["kind"], device=_find_device(path, data["device"]),
                   backends=tuple(data["backends"]), clock_hz=clock.get("hz"), clock_pin=clock.get("pin"),
-                  pins=data.get("pins", {}), program=tuple(program.get("argv", ())), power=data.get("power", {}),
+                  pins=data.get("pins", {}), io={key: tuple(value) for key, value in data.get("io", {}).items()},
+                  host=data.get("host", {}), program=tuple(program.get("argv", ())), power=data.get("power", {}),
                   experimental=data.get("experimental", False), source=data["source"])
 
 
@@ -157,7 +165,7 @@ def _board_reasons(path: Path, data: dict) -> list[str]:
     if isinstance(clock, dict) and not (set(clock) == {"pin", "hz"} and isinstance(clock["pin"], str)
                                         and type(clock["hz"]) is int and clock["hz"] > 0):
         reasons.append(f"{name}: clock is {clock!r}; it must be {{ pin = \"…\", hz = a whole number above 0 }}.")
-    reasons += _pin_reasons(name, data)
+    reasons += _pin_reasons(name, data) + _host_reasons(name, data)
     program = data.get("program")
     if isinstance(program, dict):
         argv = program.get("argv")
@@ -179,6 +187,23 @@ def _pin_reasons(name: str, data: dict) -> list[str]:
             reasons.append(f"{name}: pin {pin!r} is given to both {owner[pin]!r} and {signal!r}; a pin has one signal.")
         else:
             owner[pin] = signal
+    return reasons
+
+
+def _host_reasons(name: str, data: dict) -> list[str]:
+    reasons = []
+    for signal, settings in _items(data.get("io")):
+        if not _texts(settings):
+            reasons.append(f"{name}: io.{signal} is {settings!r}; it must be a list of texts.")
+        elif signal not in ("default", "clk", *dict(_items(data.get("pins")))):
+            reasons.append(f"{name}: io.{signal} names no pin; it is one of default, clk or a key of [pins].")
+    for key, value in _items(data.get("host")):
+        if key not in _HOST:
+            reasons.append(f"{name}: unknown key 'host.{key}'; host has: {', '.join(sorted(_HOST))}.")
+        elif _HOST[key] is int and not (type(value) is int and value > 0):
+            reasons.append(f"{name}: host.{key} is {value!r}; it must be a whole number above 0.")
+        elif _HOST[key] is list and not _texts(value):
+            reasons.append(f"{name}: host.{key} is {value!r}; it must be a list of texts.")
     return reasons
 
 

@@ -49,12 +49,12 @@ def test_a_board_file_of_ones_own(tmp_path):
     assert load_target(_copy(tmp_path, lambda text: text)) == load_target("ulx3s-85f")
 
 
-KEYS = "backends, clock, device, experimental, kind, name, pins, power, program, source, title"
+KEYS = "backends, clock, device, experimental, host, io, kind, name, pins, power, program, source, title"
 
 
 @pytest.mark.parametrize("old, new, message", [
     ("clock    =", "clok     =", f"ulx3s-85f.toml: unknown key 'clok'; a board has: {KEYS}.\n"
-     "ulx3s-85f.toml: source.clock names no fact of this file; facts are: device, clock, pins, program, power.\n"
+     "ulx3s-85f.toml: source.clock names no fact of this file; facts are: device, clock, pins, io, host, program, power.\n"
      "ulx3s-85f.toml: key 'clock' is missing; an FPGA board says clock = { pin = \"…\", hz = … }."),
     ('title    = "Radiona ULX3S with ECP5-85F"\n', "", f"ulx3s-85f.toml: key 'title' is missing; a board has: {KEYS}."),
     ('"ulx3s-85f"', '"ulx3s"', "ulx3s-85f.toml: name is 'ulx3s'; it must be the file's, 'ulx3s-85f'."),

@@ -193,7 +193,7 @@ module ge_feeder #(
                 end
                 SETTLE: begin                            // only LOOP needs the core for itself
                     if (code != 0 || kind != LOOP || idle) begin
-                        drop_load <= (code == 0) && (kind == DATA || kind == LOOP) && idle;
+                        drop_load <= (code == 0) && (kind == LOOP);
                         state     <= ANSWER;
                     end
                 end

@@ -91,10 +91,11 @@ module ge_host #(
     logic [1:0]  k;                                      // byte of a word
     logic [7:0]  body;
     logic        body_last, body_valid, body_ready;
+    logic        loaded;                                 // `word` holds the register that is being sent
 
     assign job_ready = !queued;
     assign idle      = !busy && !m_tvalid && empty && !queued && (state == REST);
-    assign latch     = (state == BODY) && (kind == 8'h84) && (k == 2'd0) && body_ready;
+    assign latch     = (state == BODY) && (kind == 8'h84) && !loaded;
 
     always_comb begin
         body      = word[7:0];
@@ -109,8 +110,7 @@ module ge_host #(
             endcase
             body_last = (n == 3'd4) && (length == 0);
         end else if (kind == 8'h82 || kind == 8'h83) body = out_data;
-        else if (kind == 8'h84 && k == 2'd0) body = value[7:0];
-        body_valid = (state == HEAD) || (state == BODY && (out_valid || !(kind == 8'h82 || kind == 8'h83)));
+        body_valid = (state == HEAD) || (state == BODY && ((kind == 8'h82 || kind == 8'h83) ? out_valid : loaded));
     end
     assign out_ready = (state == BODY) && (kind == 8'h82 || kind == 8'h83) && body_ready;
 
@@ -134,20 +134,27 @@ module ge_host #(
                     length  <= q_length;
                     left    <= q_length;
                     word    <= q_argument;
-                    address <= q_argument[20:16];
+                    address <= q_argument[4:0];
                     n       <= '0;
                     k       <= '0;
+                    loaded  <= (q_kind != 8'h84);
                     state   <= HEAD;
                 end
                 HEAD: if (body_ready) begin
                     n <= n + 1'b1;
                     if (n == 3'd4) state <= (length == 0) ? REST : BODY;
                 end
-                BODY: if (body_valid && body_ready) begin
+                BODY: if (!loaded) begin                 // a register moves on while its bytes go out
+                    word   <= value;
+                    loaded <= 1'b1;
+                end else if (body_valid && body_ready) begin
                     left <= left - 1'b1;
                     k    <= k + 1'b1;
-                    word <= (kind == 8'h84 && k == 2'd0) ? {8'd0, value[31:8]} : {8'd0, word[31:8]};
-                    if (k == 2'd3) address <= address + 1'b1;
+                    word <= {8'd0, word[31:8]};
+                    if (k == 2'd3) begin
+                        address <= address + 1'b1;
+                        loaded  <= (kind != 8'h84);
+                    end
                     if (left == 16'd1) state <= REST;
                 end
                 default: state <= REST;
