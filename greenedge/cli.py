@@ -281,6 +281,37 @@ def report(run: Annotated[list[Path], typer.Argument(metavar="RUN…")],
     typer.echo(f"report: {path}")
 
 
+@app.command()
+@_spoken
+def snap(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+         out: Annotated[Path, typer.Option("-o", "--out", metavar="SNAPPED.onnx", help="The rewritten model.")],
+         bits: Annotated[int, typer.Option("--bits", metavar="N", help="Multiplier bits, 2 to 24.")] = 8,
+         inputs: Annotated[Optional[Path], typer.Option("--inputs", metavar="X.npy", help="Samples for the accuracy.")] = None,
+         labels: Annotated[Optional[Path], typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
+         input_type: InputTypes = None, as_json: Json = False) -> None:
+    """Narrow every requantiser's multiplier by redefining the model, and say how much that changes."""
+    from greenedge.entry import input_types, snap_model
+
+    result = snap_model(model, out, bits, inputs, labels, input_types(input_type or []))
+    if as_json:
+        return _print_json(result)
+    _table(["requantiser", "channels", "multiplier bits", "changed accumulators", "share", "by at most", ""],
+           [[r["layer"], str(r["channels"]), str(r["multiplier_bits"] or "–"), f"{r['changed']:,} of {r['accumulators']:,}",
+             f"{r['share']:.1e}", f"{r['largest']} level(s)", r["left"] or ""] for r in result["requantisers"]])
+    if result["accuracy"] is not None:
+        before, after = result["accuracy"]["before"], result["accuracy"]["after"]
+        typer.echo(f"accuracy {before:.4f} before, {after:.4f} after, on {result['accuracy']['samples']} samples")
+    typer.echo(f"{out}: build and verify it as any other model")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def energy(context: typer.Context) -> None:
+    """Measure joules per inference: probe, measure, compare, replay, selftest."""
+    from greenedge.energy.commands import app as energy_app
+
+    energy_app(context.args, prog_name="greenedge energy")
+
+
 def main() -> None:
     """Entry point of the script. SIGTERM and a closed terminal end a run as Ctrl-C does: tidily."""
     for number in (signal.SIGTERM, signal.SIGHUP):

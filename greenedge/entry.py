@@ -132,6 +132,36 @@ def run_all(jobs: Sequence[Job], out: Path | None, until: str, display) -> tuple
     return runs, base / "report.html" if until == "report" else None
 
 
+def snap_model(model: Path, out: Path, bits: int, inputs: Path | None, labels: Path | None, declared: Mapping[str, str]) -> dict:
+    """Writes the snapped model; returns what became of every requantiser and, with labelled samples, the accuracies."""
+    import dataclasses
+
+    from greenedge.lower import lower_file
+    from greenedge.lower.snap import snap_file
+    from greenedge.model_file import read_array
+
+    if (inputs is None) != (labels is None):
+        raise GreenedgeError("--inputs and --labels belong together: samples and their classes.")
+    types = ModelFile(model, declared=declared).input_types()
+    entries = [dataclasses.asdict(entry) | {"share": entry.share} for entry in snap_file(model, out, bits, types)]
+    accuracy = None
+    if inputs is not None:
+        x, y = read_array(inputs), read_array(labels)
+        before, after = (_accuracy(lower_file(path, types), x, y) for path in (model, out))
+        accuracy = {"samples": len(x), "before": before, "after": after}
+    return {"model": str(out), "multiplier_bits": bits, "requantisers": entries, "accuracy": accuracy}
+
+
+def _accuracy(lowered, x, y) -> float:
+    """Share of samples whose largest output is the labelled class."""
+    from greenedge.graph import run_graph
+    from greenedge.host import run_epilogue, run_prologue
+
+    edges = run_graph(lowered.graph, run_prologue(lowered, x))
+    output = next(iter(run_epilogue(lowered, edges).values()))
+    return float((output.reshape(len(output), -1).argmax(axis=1) == y).mean())
+
+
 def read_summary(run: Path) -> dict | None:
     """7-report/summary.json of a run, None where it has none."""
     path = inside(run, f"{FOLDER['report']}/summary.json")
