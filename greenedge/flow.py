@@ -234,6 +234,8 @@ def _one(job: Job, run: Path, manifest: Manifest, name: str, beside: Sequence[Pa
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         text = str(error) if isinstance(error, GreenedgeError) else f"{type(error).__name__}: {error}"
+        if status == "failed":
+            display.ended(name, status, time.monotonic() - began, "")
         _record_failure(manifest.with_stage(name, replace(fresh, status=status, error=text)), run, error)
         raise
     seconds = round(time.monotonic() - began, 2)

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from greenedge.cli import app
+from greenedge.entry import list_recipes
 from greenedge.target import list_targets
 
 
@@ -112,8 +113,8 @@ TARGETS = ", ".join(list_targets())
      "bench cannot be built by 'finn'; its back ends are: fake."),
     (["build", "small.onnx", "-t", "BENCH", "--backend", "nosuch"], 1,
      "there is no back end 'nosuch'; back ends are: fake, finn, tflite."),
-    (["run", "digit-mlp", "-t", "BENCH"], 1, "there is no recipe 'digit-mlp' (did you mean 'digits-mlp'?); recipes are: digits-mlp; a "
-                                             "folder with a flow.toml is one too."),
+    (["run", "digit-mlp", "-t", "BENCH"], 1, "there is no recipe 'digit-mlp' (did you mean 'digits-mlp'?); recipes are: "
+                                             f"{', '.join(list_recipes())}; a folder with a flow.toml is one too."),
     (["run", "digits-mlp", "--set", "epochs"], 1,
      "--set 'epochs' is not understood; write KEY=VALUE, such as train.epochs=20 or build.fps=100000."),
     (["verify", "nosuch"], 1, "nosuch is no run: it has no manifest.json; `greenedge run` and `greenedge build` make one."),

@@ -29,6 +29,16 @@ def test_plain_lines():
     ]
 
 
+def test_elsewhere_a_long_stage_speaks_now_and_then():
+    out, now = io.StringIO(), [0.0]
+    console = Console(file=out, force_terminal=False, width=100, color_system=None)
+    with Screen(console=console, clock=lambda: now[0]).stage("build") as tell:
+        for second in range(31):
+            now[0] = second
+            tell(0, 0, f"line {second}")
+    assert [line.strip() for line in out.getvalue().splitlines()] == ["… build", "line 10", "line 20", "line 30"]
+
+
 def test_a_bar_on_a_terminal_shows_what_it_is_told():
     screen, out = _screen(terminal=True)
     with screen.stage("train") as tell:
