@@ -1,4 +1,4 @@
-"""The int8 file gives the graph's integers; what is proved about it holds; what is wrong with it is said."""
+"""The back end as a whole: built, run, refused, damaged, doubted."""
 
 from __future__ import annotations
 
@@ -8,58 +8,167 @@ import numpy as np
 import pytest
 
 from greenedge.backends import tflite
-from greenedge.backends.tflite import chain
+from greenedge.backends.tflite.runtime import weight_offsets
 from greenedge.errors import GreenedgeError
-from greenedge.graph import Dense, Edge, Graph, Input, Reshape, run_graph
+from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen, run_graph
 from greenedge.tools import execute
+from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
 
 
-@pytest.mark.parametrize("weight_bits, act_bits, in_signed", [(4, 4, False), (2, 2, True), (1, 3, False), (3, 8, True)])
-@pytest.mark.parametrize("kernels", ["xnnpack", "reference"])
-def test_the_file_gives_the_graphs_integers(rng, tmp_path, weight_bits, act_bits, in_signed, kernels):
-    graph = mlp(rng, (20, 12, 5), weight_bits, act_bits, in_signed=in_signed)
+def built(graph, folder):
+    """The plan carried out; its one command, the self-test, too."""
     assert tflite.check(graph, None, {}) == []
-    execute(tflite.plan(graph, None, {}), tmp_path / "build")
-    x = inputs(rng, graph, 60)
-    keep = [op.output for op in graph.ops if op.inputs]
-    expected = run_graph(graph, x, keep=keep)
-    got = tflite.simulate(tmp_path / "build", x, keep, kernels=kernels)
-    assert set(got) == {"act1", "act2"}
-    certificate = json.loads((tmp_path / "build" / "certificate.json").read_text())
-    for layer in certificate["layers"]:
-        if layer["kernels"][kernels]["certified"] == layer["channels"]:
-            assert np.array_equal(got[layer["layer"]], expected[layer["layer"]])
-        else:  # the proof counts what differs, by one level at most
-            assert np.abs(got[layer["layer"]] - expected[layer["layer"]]).max() <= 1
-            break
-    assert act_bits > 4 or certificate["layers"][0]["kernels"]["xnnpack"]["certified"] == 12
+    execute(tflite.plan(graph, None, {}), folder)
+    return folder
 
 
-def test_a_plan_is_pure(rng):
+def written(graph, folder):
+    """The plan's files alone."""
+    folder.mkdir()
+    for name, content in tflite.plan(graph, None, {}).files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def convnet(rng):
+    sketch = Sketch(rng, (2, 6, 6))
+    a = sketch.step(sketch.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)))
+    b = sketch.step(sketch.sum_pool(sketch.step(sketch.add(a, a), per_channel=False), (6, 6)))
+    return sketch.graph(sketch.step(sketch.dense(sketch.reshape(b, 4), 5), "s4"))
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference"])
+def test_the_built_file_gives_the_graphs_integers_at_every_layer(rng, tmp_path, convnet, kernels):
+    folder = built(convnet, tmp_path / "build")
+    x = inputs(rng, convnet, 130)
+    keep = [op.output for op in convnet.ops if op.inputs]
+    expected = run_graph(convnet, x, keep=keep)
+    told = []
+    got = tflite.simulate(folder, x, keep, lambda *word: told.append(word), kernels)
+    stored = {op.output for op in convnet.ops if isinstance(op, Requantise)} | {"shaped7"}
+    assert set(got) == stored
+    for edge in stored:
+        assert np.array_equal(got[edge], expected[edge]) and got[edge].dtype == np.int64
+    assert told[-1] == (130, 130, "LiteRT")
+
+
+def test_the_report_says_what_was_built_and_proved(tmp_path, convnet):
+    folder = built(convnet, tmp_path / "build")
+    report = tflite.report(folder)
+    edge = report["edge"]
+    assert edge["bytes"] == (folder / "model.tflite").stat().st_size
+    assert edge["operators"] == {"CONCATENATION": 1, "CONV_2D": 1, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 1, "RESHAPE": 5}
+    assert edge["runtime"].startswith("ai-edge-litert ") and edge["left_to_builtins"] == {}
+    assert edge["certificate"]["xnnpack"]["certified"] == edge["certificate"]["xnnpack"]["channels"] == 4 + 4 + 4 + 5
+    assert report["proved"] == "all 17 channels equal on every reachable accumulator (XNNPACK)"
+    assert "latency_s" not in edge
+
+
+def test_a_plan_is_pure(convnet):
+    assert tflite.plan(convnet, None, {}).digest() == tflite.plan(convnet, None, {}).digest()
+
+
+def test_a_flipped_weight_is_seen_in_its_layer(rng, tmp_path, convnet):
+    folder = written(convnet, tmp_path / "build")
+    x = inputs(rng, convnet, 20)
+    keep = [op.output for op in convnet.ops if op.inputs]
+    good = tflite.simulate(folder, x, keep)
+    begin, count = weight_offsets(folder / "model.tflite")["step2/weight"]
+    content = bytearray((folder / "model.tflite").read_bytes())
+    assert count == 4 * 3 * 3 * 2
+    content[begin + 4] ^= 0x40
+    (folder / "model.tflite").write_bytes(content)
+    bad = tflite.simulate(folder, x, keep)
+    first = next(edge for edge in keep if edge in bad and not np.array_equal(good[edge], bad[edge]))
+    assert first == "step2"
+
+
+def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
+    import dataclasses
+
+    from greenedge.backends.tflite.arithmetic import EMULATIONS
+    from greenedge.backends.tflite.selftest import self_test
+
+    right = self_test()
+    assert all(entry["mismatches"] == 0 and entry["ties"] > 200 for entry in right["kernels"].values())
+    away = {name: dataclasses.replace(one, rounded=EMULATIONS["reference"]["FULLY_CONNECTED"].rounded,
+                                      prepare=EMULATIONS["reference"]["FULLY_CONNECTED"].prepare)
+            for name, one in EMULATIONS["xnnpack"].items()}
+    wrong = self_test({**EMULATIONS, "xnnpack": away})
+    assert wrong["kernels"]["xnnpack"]["mismatches"] > 0 and wrong["kernels"]["reference"]["mismatches"] == 0
+    folder = written(convnet, tmp_path / "build")
+    (folder / "selftest.json").write_text(json.dumps({**wrong, "version": "9.9", "left_to_builtins": {}}))
+    report = tflite.report(folder)
+    count, pairs = (wrong["kernels"]["xnnpack"][key] for key in ("mismatches", "pairs"))
+    assert report["edge"]["certificate"]["xnnpack"] == {
+        "withheld": f"the arithmetic of ai-edge-litert 9.9 is not the emulated one: {count:,} of {pairs:,} values of the self-test differ"}
+    assert "certified" in report["edge"]["certificate"]["reference"]
+    assert report["proved"] is None and tflite.proved(folder) is None
+
+
+def test_operators_that_xnnpack_leaves_withhold_its_certificate(tmp_path, convnet):
+    from greenedge.backends.tflite.selftest import self_test
+
+    folder = written(convnet, tmp_path / "build")
+    (folder / "selftest.json").write_text(json.dumps({**self_test(), "version": "9.9", "left_to_builtins": {"CONV_2D": 1, "RESHAPE": 5}}))
+    assert tflite.report(folder)["edge"]["certificate"]["xnnpack"] == {
+        "withheld": "XNNPACK in ai-edge-litert 9.9 does not run every CONV_2D of this file"}
+
+
+def test_what_is_left_to_the_runtimes_own_kernels_is_seen(rng, tmp_path):
+    sketch = Sketch(rng, (2, 5, 5))
+    a = sketch.step(sketch.conv("x", 4, (3, 3), pads=(1, 1, 1, 1), pad_value=3))
+    b = sketch.upsample(a, 1, 2, 2)
+    graph = sketch.graph(sketch.step(sketch.conv(b, 4, (3, 3), pads=(1, 0, 1, 0), pad_value=2)))
+    edge = tflite.report(built(graph, tmp_path / "build"))["edge"]
+    assert edge["left_to_builtins"] == {"PADV2": 1, "RESIZE_NEAREST_NEIGHBOR": 1}
+    assert edge["operators"]["CONV_2D"] == 2
+
+
+@pytest.mark.parametrize("damage, says", [
+    ("magic", "is no .tflite file"), ("empty", "is no .tflite file"), ("cut", "cannot be run by LiteRT ("),
+    ("absent", "cannot be read (no such file or directory)"), ("swapped", "does not hold ")])
+def test_a_damaged_file_is_one_sentence(rng, tmp_path, damage, says):
     graph = mlp(rng)
-    assert tflite.plan(graph, None, {}).digest() == tflite.plan(graph, None, {}).digest()
+    folder = written(graph, tmp_path / "build")
+    path = folder / "model.tflite"
+    content = path.read_bytes()
+    other = tflite.plan(mlp(rng, (12, 7, 3)), None, {}).files["model.tflite"]
+    path.unlink()
+    if damage != "absent":
+        path.write_bytes({"magic": b"GARB" * 9, "empty": b"", "cut": content[:len(content) // 3], "swapped": other}[damage])
+    with pytest.raises(GreenedgeError) as error:
+        tflite.simulate(folder, inputs(rng, graph, 2))
+    text = str(error.value)
+    assert "\n" not in text and text.startswith(str(path)) and says in text and text.endswith("; run the build stage again.")
 
 
-def test_the_certificate_counts_what_differs(rng):
-    """Where every accumulator can be tried, trying them all gives the certificate's number."""
-    from greenedge.backends.tflite.certificate import Problem, emulated_levels
-    from greenedge.backends.tflite.layout import encode
-    from greenedge.backends.tflite.search import solve
+@pytest.mark.parametrize("keep", [(), ("act1",)])
+def test_a_file_of_noise_never_takes_us_with_it(rng, tmp_path, keep):
+    graph = mlp(rng)
+    folder = written(graph, tmp_path / "build")
+    content = (folder / "model.tflite").read_bytes()
+    for _ in range(6):
+        noisy = bytearray(content)
+        for at in rng.integers(8, len(content), 40):
+            noisy[at] = rng.integers(256)
+        (folder / "model.tflite").write_bytes(noisy)
+        try:
+            tflite.simulate(folder, inputs(rng, graph, 2), keep)
+        except GreenedgeError as error:
+            assert "\n" not in str(error)
 
-    code = encode(-128, 127)
-    k = np.arange(-127, 128)
-    slopes = rng.uniform(0.05, 0.2, 20)
-    thresholds = np.clip(np.ceil((k - 0.5) / slopes[:, None] + rng.uniform(-5, 5, (20, 1))).astype(np.int64), -4000, 4001)
-    problem = Problem("FULLY_CONNECTED", thresholds, np.full(20, -4000), np.full(20, 4000), np.full(20, 1), -128, code.zero_level,
-                      code.zero_point, code.bounds, 1.0, code.scale)
-    solution = solve(problem)
-    x = np.arange(-4000, 4001)
-    for kernels, verdict in solution.verdicts.items():
-        got = emulated_levels(problem.scaled(solution.factor), kernels, np.broadcast_to(x, (20, len(x))),
-                              solution.weight_scale[:, None], solution.constant[:, None])
-        wanted = np.stack([-128 + np.searchsorted(row, x, side="right") for row in thresholds])
-        assert np.array_equal((got != wanted).sum(axis=1), verdict.differing)
+
+def test_inputs_are_checked(rng, tmp_path):
+    folder = written(mlp(rng), tmp_path / "build")
+    for x, text in [(np.zeros((2, 5), np.int64), "input 'x' has shape (2, 5); it must be ('batch', 12)."),
+                    (np.zeros((2, 12)), "input 'x' is float64; the built file takes integers (floats go through the prologue first)."),
+                    (np.full((2, 12), 16), "input 'x' holds 16…16; it must lie in 0…15.")]:
+        with pytest.raises(GreenedgeError) as error:
+            tflite.simulate(folder, x)
+        assert str(error.value) == text
 
 
 def test_refusals_are_said_at_once():
@@ -72,27 +181,73 @@ def test_refusals_are_said_at_once():
         "model's output)."]
 
 
-def test_a_flattened_input_is_the_same_numbers(rng, tmp_path):
-    graph = mlp(rng, (12, 4))
-    ops = (Input("image", (), "image"), Reshape("x", ("image",), "x", (12,)), *graph.ops[1:])
-    shaped = Graph("g", ops, {"image": Edge("image", (3, 4), 0, 15), **graph.edges}, graph.outputs)
-    execute(tflite.plan(shaped, None, {}), tmp_path / "build")
-    x = rng.integers(0, 16, (9, 3, 4))
-    assert np.array_equal(tflite.simulate(tmp_path / "build", x)["act1"], run_graph(shaped, x)["act1"])
+def refusals(sketch, *outputs):
+    return [str(reason) for reason in tflite.check(sketch.graph(*outputs), None, {})]
 
 
-@pytest.mark.parametrize("damage", ["magic", "empty", "cut"])
-def test_a_damaged_file_is_one_sentence(rng, tmp_path, damage):
-    graph = mlp(rng)
-    execute(tflite.plan(graph, None, {}), tmp_path / "build")
-    path = tmp_path / "build" / "model.tflite"
-    content = path.read_bytes()
-    path.write_bytes({"magic": b"GARB" * 9, "empty": b"", "cut": content[:len(content) // 3]}[damage])
-    with pytest.raises(GreenedgeError) as error:
-        tflite.simulate(tmp_path / "build", inputs(rng, graph, 2))
-    assert "\n" not in str(error.value) and str(path) in str(error.value) and "run the build stage again" in str(error.value)
+def test_accumulators_need_a_quantiser(rng):
+    sketch = Sketch(rng, (4, 6, 6))
+    a, b = sketch.conv("x", 4, (1, 1)), sketch.conv("x", 4, (1, 1))
+    total = sketch.add(a, b)
+    pooled = sketch.max_pool(a, (2, 2))
+    assert refusals(sketch, sketch.step(total, per_channel=False), sketch.step(pooled, per_channel=False)) == [
+        f"{a}: its accumulators are read by {total}, {pooled}; a quantiser must follow every layer (cure: put a QuantIdentity(bit_width=8) "
+        "after it).",
+        f"{b}: its accumulators are read by {total}; a quantiser must follow every layer (cure: put a QuantIdentity(bit_width=8) after it)."]
 
 
-def test_weights_scaled_up_stay_in_int8(rng):
-    content, layers = chain.write_chain(mlp(rng, (16, 6, 3), weight_bits=2))
-    assert len(layers) == 2 and content[4:8] == b"TFL3"
+def test_steps_must_be_a_line_and_rise(rng):
+    sketch = Sketch(rng, (4,))
+    fc = sketch.dense("x", 3)
+    name = sketch.step(fc)
+    straight = sketch.ops.pop()
+    low, high = straight.x_lo, straight.x_hi
+    bent = frozen(np.sort(np.concatenate([np.tile(np.linspace(-90, -60, 8), (3, 1)), np.tile(np.linspace(-50, 200, 7), (3, 1))], 1)))
+    wide = (frozen(np.full(3, -300)), frozen(np.full(3, 300)))
+    sketch.ops.append(Requantise(name, (fc,), name, 0, 0, 15, straight.sign, bent, None, None, *wide))
+    sketch.ops.append(Requantise("table", (fc,), "table", 0, 0, 15, straight.sign, None, None, frozen(np.zeros((3, 601))), *wide))
+    sketch.edges["table"] = Edge("table", (3,), 0, 15)
+    assert refusals(sketch, name, "table") == [
+        f"{name}: steps up to 83 accumulators away from evenly spaced ones; LiteRT multiplies and rounds (cure: use a ReLU, or a quantiser in "
+        "front of the other activation).",
+        "table: a function that rises and falls; LiteRT multiplies and rounds (cure: use a ReLU)."]
+
+
+def test_what_litert_has_no_kernel_for_is_named(rng):
+    sketch = Sketch(rng, (4, 6, 6), "s8")
+    wide = sketch.input("wide", (4, 6, 6), "u8")
+    far = sketch.pad("x", (0, 0, 0, 0, 1, 1), 200)
+    apart = sketch.upsample("x", 2, 1, 1)
+    total, joined = sketch.add("x", wide), sketch.concat("x", wide)
+    heavy = sketch.add("x", "x", multipliers=(200, 1))
+    outputs = (far, apart, sketch.step(total, per_channel=False), sketch.step(heavy, per_channel=False))
+    assert refusals(sketch, *outputs, joined) == [
+        f"{far}: padding with 200; its input has the levels -128…127 (cure: pad with a level of the quantiser).",
+        f"{apart}: factors (2, 1, 1); LiteRT resizes one or two image axes (cure: upsample height and width).",
+        f"{total}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches share one quantiser).",
+        f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches share one quantiser).",
+        f"{heavy}: branches weighted (200, 1); the weights of an addition lie in -127…127 (cure: let both branches share one quantiser)."]
+
+
+def test_weights_and_windows_that_do_not_fit_are_named(rng):
+    sketch = Sketch(rng, (2, 3, 3, 3))
+    cube = sketch.conv("x", 2, (2, 2, 2))
+    big = sketch.dense(sketch.step(cube), 3)
+    sketch.ops[-1] = Dense(big, sketch.ops[-1].inputs, big, frozen(np.full((2, 3), 500)))
+    assert refusals(sketch, sketch.step(big)) == [
+        f"{cube}: a window over 3 axes; LiteRT's int8 kernels have one or two (cure: use 1-D or 2-D layers).",
+        f"{big}: a weight of 500; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."]
+
+
+def test_the_golden_file(repo):
+    """The bytes of one small file; GOLDEN=1 writes them anew."""
+    import os
+
+    sketch = Sketch(np.random.default_rng(7), (2, 5, 5))
+    a = sketch.step(sketch.conv("x", 3, (3, 3), pads=(1, 1, 1, 1)))
+    graph = sketch.graph(sketch.step(sketch.dense(sketch.reshape(a, 75), 4), "s8"))
+    digest = tflite.plan(graph, None, {}).digest() + "\n"
+    golden = repo / "tests" / "golden" / "tflite.txt"
+    if os.environ.get("GOLDEN"):
+        golden.write_text(digest)
+    assert golden.read_text() == digest

@@ -1,95 +1,139 @@
 """Back end `tflite`: an int8 .tflite file written straight from the integer graph, with a proof for every channel.
 
-Tools: none to build; `ai-edge-litert` to run. Options: none.
-Files: model.tflite; certificate.json (what was proved about each layer's requantisation, per kernel set).
+Tools: none to build but Python; `ai-edge-litert` (or `tflite-runtime`) to run. Options: none.
+Files: model.tflite; certificate.json (what was proved about each layer's requantisation, per kernel set); edges.json (which
+tensor holds which edge of the graph, and how); selftest.json (the emulated arithmetic against the runtime, and which operators
+XNNPACK leaves to LiteRT's own kernels).
+
+The file's images have their channels last: an input of shape (C, H, W) in the graph is (1, H, W, C) in the file, and int8 =
+level + the input's offset in edges.json, which is also what the file's own quantisation parameters say.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.tflite import chain
-from greenedge.backends.tflite.runtime import RUNTIME, run_file
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
 from greenedge.target import Target
-from greenedge.tools import Plan
+from greenedge.tools import Command, Plan
 
 STAGE = "tflite"
-MODEL, CERTIFICATE, EDGES = "model.tflite", "certificate.json", "edges.json"
+MODEL, CERTIFICATE, EDGES, SELFTEST = "model.tflite", "certificate.json", "edges.json", "selftest.json"
+_RUNTIMES = ("ai-edge-litert", "tflite-runtime")
+_SHAPE_MARK = "greenedge-edges/1"
 
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
-    """Every reason why the graph has no int8 file."""
-    return chain.reasons_against(graph)
+    """Every reason why the graph has no exact int8 file."""
+    from greenedge.backends.tflite.rules import reasons_against
+
+    return reasons_against(graph)
 
 
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
-    """The file and its certificate; nothing is left to run."""
-    content, layers = chain.write_chain(graph)
-    codes = chain.encodings(graph)
-    edges = {"input": graph.inputs[0], "output": graph.outputs[0],
-             "edges": {name: {"offset": code.offset, "shape": list(graph.edges[name].shape)} for name, code in codes.items()}}
-    files = {MODEL: content, CERTIFICATE: _json(chain.certificate(layers)), EDGES: _json(edges)}
-    return Plan(files, (), (MODEL, CERTIFICATE, EDGES))
+    """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
+    from greenedge.backends.tflite.emit import write_file
+    from greenedge.backends.tflite.record import certificate
+
+    emitted = write_file(graph)
+    edges = {edge: {"tensor": placed.tensor, "offset": placed.code.offset, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi,
+                    "source": placed.layout.source, "order": placed.layout.order, "shape": placed.layout.shape, "file": placed.layout.file}
+             for edge, placed in emitted.placed.items()}
+    about = {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
+    files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
+    command = Command(("{python}", "-m", "greenedge.backends.tflite.selftest", MODEL, SELFTEST), "selftest.log",
+                      "LiteRT's arithmetic", timeout_s=300)
+    return Plan(files, (command,), (MODEL, CERTIFICATE, EDGES, SELFTEST))
 
 
 def _json(value: dict) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
-             progress: Callable[[int, int, str], None] = lambda *_: None, kernels: str = "xnnpack") -> dict[str, np.ndarray]:
-    """Runs the file in `folder` on graph integers; returns the output edge and the kept edges, as graph integers."""
-    about = _read(folder / EDGES)
+def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None,
+             kernels: str = "xnnpack") -> dict[str, np.ndarray]:
+    """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers (int64).
+
+    `x` is one array (N, *shape) or a dict from input edge to array; `kernels` is "xnnpack" or "reference"; accumulators
+    cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an input's range.
+    """
+    from greenedge.backends.tflite.layout import Layout
+    from greenedge.backends.tflite.runtime import run_file
+
+    about = _edges(folder)
     edges = about["edges"]
-    stored = (np.asarray(x, np.int64) + edges[about["input"]]["offset"]).astype(np.int8)
-    wanted = [name for name in keep if name in edges and name not in (about["input"], about["output"])]
-    values = run_file(folder / MODEL, stored, wanted, kernels, progress)
-    names = [about["output"], *(name for name in wanted if name in values)]
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise GreenedgeError(f"{folder / MODEL} has no tensor {missing[0]!r}; run the build stage again.")
-    return {name: values[name].astype(np.int64) - edges[name]["offset"] for name in names}
+    layouts = {name: Layout(*(tuple(edge[part]) for part in ("source", "order", "shape", "file"))) for name, edge in edges.items()}
+    feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
+    stored = [layouts[name].to_file(_accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.int8)
+              for name in about["inputs"]]
+    wanted = [name for name in keep if name in edges and name not in about["inputs"]]
+    values = run_file(folder / MODEL, stored, [edges[name]["tensor"] for name in wanted], kernels, progress)
+    result = {}
+    for name in dict.fromkeys([*about["outputs"], *wanted]):
+        held = values.get(edges[name]["tensor"])
+        if held is None or held.shape[1:] != layouts[name].file[1:]:
+            raise GreenedgeError(f"{folder / MODEL} does not hold {name!r} as {EDGES} says; run the build stage again.")
+        result[name] = layouts[name].to_graph(held).astype(np.int64) - edges[name]["offset"]
+    return result
+
+
+def _edges(folder: Path) -> dict:
+    about = _read(folder / EDGES)
+    if about.get("format") != _SHAPE_MARK:
+        raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
+    return about
+
+
+def _accepted(name: str, edge: dict, values) -> np.ndarray:
+    values = None if values is None else np.asarray(values)
+    if values is None or values.shape[1:] != tuple(edge["shape"]):
+        has = "is missing" if values is None else f"has shape {values.shape}"
+        raise GreenedgeError(f"input {name!r} {has}; it must be {('batch', *edge['shape'])}.")
+    if values.dtype.kind not in "iub":
+        raise GreenedgeError(f"input {name!r} is {values.dtype}; the built file takes integers (floats go through the prologue first).")
+    if values.size and (values.min() < edge["lo"] or values.max() > edge["hi"]):
+        raise GreenedgeError(f"input {name!r} holds {values.min()}…{values.max()}; it must lie in {edge['lo']}…{edge['hi']}.")
+    return values.astype(np.int64)
 
 
 def report(folder: Path) -> dict:
-    """{"edge": …}: the file's size, the runtime and what was proved."""
-    layers = _read(folder / CERTIFICATE)["layers"]
-    summary = {kernels: {"channels": sum(layer["channels"] for layer in layers),
-                         "certified": sum(layer["kernels"][kernels]["certified"] for layer in layers),
-                         "differing_accumulators": sum(layer["kernels"][kernels]["differing_accumulators"] for layer in layers)}
-               for kernels in ("xnnpack", "reference")}
-    return {"edge": {"bytes": (folder / MODEL).stat().st_size, "runtime": RUNTIME, "kernels": "xnnpack", "certificate": summary},
-            "evidence": {"bytes": "measured", "certificate": "proved"}, "tools": tools({})}
+    """{"edge": …}: the file's size, its operators, the runtime, and per kernel set what was proved or why nothing counts."""
+    from greenedge.backends.tflite.record import doubts, summary
+    from greenedge.backends.tflite.runtime import operators
+
+    recorded, tested = _read(folder / CERTIFICATE), _read(folder / SELFTEST)
+    told = {}
+    for kernels in ("xnnpack", "reference"):
+        doubt = doubts(recorded, tested, kernels)
+        told[kernels] = {"withheld": doubt} if doubt else summary(recorded, kernels)
+    edge = {"bytes": (folder / MODEL).stat().st_size, "runtime": f"{tested['runtime']} {tested['version']}", "kernels": "xnnpack",
+            "certificate": told, "operators": operators(folder / MODEL), "left_to_builtins": tested["left_to_builtins"]}
+    return {"edge": edge, "proved": proved(folder), "evidence": {"bytes": "measured", "certificate": "proved"},
+            "tools": {**tools({}), tested["runtime"]: tested["version"]}}
 
 
-def proved(folder: Path) -> str:
-    """What holds for every input, in one sentence."""
-    channels, certified, differing, accumulators = 0, 0, 0, 0
-    for layer in _read(folder / CERTIFICATE)["layers"]:
-        verdict = layer["kernels"]["xnnpack"]
-        channels, certified = channels + layer["channels"], certified + verdict["certified"]
-        differing, accumulators = differing + verdict["differing_accumulators"], accumulators + layer["accumulators"]
-    if certified == channels:
-        return f"all {channels} channels equal on every reachable accumulator (XNNPACK)"
-    return (f"{certified} of {channels} channels equal on every reachable accumulator (XNNPACK); the others differ at {differing:,} of "
-            f"{accumulators:,}, by one level")
+def proved(folder: Path) -> str | None:
+    """What holds for every input on XNNPACK, in one sentence; None where the runtime's arithmetic is not the emulated one."""
+    from greenedge.backends.tflite.record import doubts, sentence
+
+    recorded, tested = _read(folder / CERTIFICATE), _read(folder / SELFTEST)
+    return None if doubts(recorded, tested, "xnnpack") else sentence(recorded, "xnnpack")
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:
     """The packages that write and run the file."""
     found = {}
-    for name in (RUNTIME, "flatbuffers"):
+    for name in (*_RUNTIMES, "flatbuffers"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "absent"
+            continue
     return found
 
 

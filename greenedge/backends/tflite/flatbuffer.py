@@ -21,7 +21,7 @@ _OPTIONS = {
     "TRANSPOSE_CONV": "TransposeConvOptions", "MAX_POOL_2D": "Pool2DOptions", "RESHAPE": "ReshapeOptions",
     "TRANSPOSE": "TransposeOptions", "CONCATENATION": "ConcatenationOptions", "PAD": "PadOptions",
     "PADV2": "PadV2Options", "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions", "QUANTIZE": "QuantizeOptions",
-    "DEPTH_TO_SPACE": "DepthToSpaceOptions", "ADD": "AddOptions", "MEAN": "ReducerOptions", "GATHER": "GatherOptions",
+    "DEPTH_TO_SPACE": "DepthToSpaceOptions", "SLICE": "SliceOptions", "ADD": "AddOptions", "MEAN": "ReducerOptions", "GATHER": "GatherOptions",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -88,8 +88,14 @@ class Encoding:
         """The stored values of lo and hi."""
         return self.lo + self.offset, MOST
 
-    def holds(self, level: int) -> bool:
-        return LEAST <= level + self.offset <= MOST
+    def alike(self, other: Encoding) -> bool:
+        """Whether the same int8 means the same level, and the file says the same about it."""
+        return (self.offset, self.zero_level, self.scale) == (other.offset, other.zero_level, other.scale)
+
+
+def encode_input(lo: int, hi: int, zero_level: int | None = None) -> Encoding:
+    """The encoding of an input, whose levels need no clamp: the zero point is free."""
+    return replace(encode(lo, hi), zero_level=min(max(0, lo), hi) if zero_level is None else zero_level, scale=1.0, activation="NONE")
 
 
 def encode(lo: int, hi: int, zero_level: int | None = None) -> Encoding:

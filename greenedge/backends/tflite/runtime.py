@@ -1,115 +1,140 @@
-"""Runs a .tflite file as it lies on disk, in a process of its own: a damaged file must not take us with it.
-
-    python -m greenedge.backends.tflite.runtime model.tflite input.npy output-prefix kernels batch
-"""
+"""Runs a .tflite file as it lies on disk, in a process of its own: a damaged file must not take us with it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.tflite import worker
+from greenedge.backends.tflite.flatbuffer import IDENTIFIER, pack
 from greenedge.errors import GreenedgeError, ToolError
 
 RUNTIME = "ai-edge-litert"
 _LIMIT_S = 1800
 _MAX_BYTES = 1 << 30
-_RESOLVERS = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
+Tell = Callable[[int, int, str], None]
 
 
-def run_file(model: Path, x: np.ndarray, keep: Sequence[str] = (), kernels: str = "xnnpack",
-             progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
-    """{tensor name: stored int8 values, batch first} of the output and of the tensors in `keep`.
+def run_file(model: Path, inputs: Sequence[np.ndarray], keep: Sequence[int] = (), kernels: str = "xnnpack",
+             progress: Tell = lambda *_: None) -> dict[int, np.ndarray]:
+    """{tensor index: stored int8 values, batch first} of the file's outputs and of the tensors numbered in `keep`.
 
-    `x` is int8, (N, …) in the file's own order. Raises GreenedgeError for a file that LiteRT does not take, ToolError where
-    LiteRT is missing.
+    `inputs` are int8, (N, …), one for each of the file's inputs in its own order. What is kept comes from the same bytes
+    with those tensors declared as outputs too. Raises GreenedgeError for a file that the runtime does not take, ToolError
+    where there is no runtime.
     """
-    content = _read(model)
+    content = read_model(model)
     with tempfile.TemporaryDirectory(prefix="greenedge-tflite-") as scratch:
-        work = Path(scratch)
-        (work / "model.tflite").write_bytes(with_outputs(content, keep, model) if keep else content)
-        np.save(work / "x.npy", x)
-        argv = [sys.executable, "-m", "greenedge.backends.tflite.runtime", str(work), kernels]
-        try:
-            with open(work / "log", "w+", encoding="utf-8", errors="replace") as log:
-                process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
-                try:
-                    for line in process.stdout:
-                        if line.startswith("done "):
-                            progress(int(line.split()[1]), len(x), "LiteRT")
-                    status = process.wait(_LIMIT_S)
-                finally:
-                    process.kill()
-                log.seek(0)
-                said = log.read()
-        except subprocess.TimeoutExpired:
-            raise ToolError(f"LiteRT did not end within {_LIMIT_S} s on {model}; give it fewer samples.") from None
-        if status:
+        folder = Path(scratch)
+        (folder / "model.tflite").write_bytes(with_outputs(content, keep, model) if keep else content)
+        for k, x in enumerate(inputs):
+            np.save(folder / f"x{k}.npy", x)
+        status, said = _watched([sys.executable, worker.__file__, str(folder), kernels], folder / "log", len(inputs[0]), progress)
+        if status != 0:
             raise _explained(model, status, said)
-        with np.load(work / "y.npz", allow_pickle=False) as result:
-            return {name: result[name] for name in result.files}
+        with np.load(folder / "y.npz", allow_pickle=False) as result:
+            return {int(name): result[name] for name in result.files}
 
 
-def _read(model: Path) -> bytes:
+def _watched(argv: list[str], log: Path, total: int, progress: Tell) -> tuple[int | None, str]:
+    """Exit status (None: out of time) and standard error of the worker; its words of progress are passed on."""
+    expired = threading.Event()
+    with open(log, "w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+        timer = threading.Timer(_LIMIT_S, lambda: (expired.set(), process.kill()))
+        timer.start()
+        try:
+            for line in process.stdout:
+                if line.startswith("done "):
+                    progress(int(line.split()[1]), total, "LiteRT")
+            status = process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        errors.seek(0)
+        return (None if expired.is_set() else status), errors.read()
+
+
+def read_model(model: Path) -> bytes:
+    """The file's bytes. Raises GreenedgeError where they cannot be a .tflite file."""
     try:
         if model.stat().st_size > _MAX_BYTES:
             raise GreenedgeError(f"{model} has {model.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
         content = model.read_bytes()
     except OSError as error:
         raise GreenedgeError(f"{model} cannot be read ({error.strerror.lower()}); run the build stage again.") from None
-    if content[4:8] != b"TFL3":
+    if content[4:8] != IDENTIFIER:
         raise GreenedgeError(f"{model} is no .tflite file; run the build stage again.")
     return content
 
 
-def _explained(model: Path, status: int, said: str) -> Exception:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    if any("No module named 'ai_edge_litert'" in line for line in lines):
-        return ToolError(f"{RUNTIME} is not installed: pip install {RUNTIME}.")
-    reason = next((line for line in reversed(lines) if "Error" in line or "rror:" in line), f"it ended with status {status}")
-    return GreenedgeError(f"{model} cannot be run by LiteRT ({reason.rstrip('.')}); run the build stage again.")
+def _explained(model: Path, status: int | None, said: str) -> GreenedgeError:
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("INFO:", "W0000", "WARNING:"))]
+    last = lines[-1].rstrip(".") if lines else ""
+    if status is None:
+        return ToolError(f"LiteRT did not end within {_LIMIT_S} s on {model}; give it fewer samples.")
+    if status == worker.NO_RUNTIME:
+        return ToolError(f"no TFLite runtime works here ({last}): pip install {RUNTIME}.")
+    reason = last if status == worker.BAD_FILE and last else f"the runtime ended with status {status}"
+    return GreenedgeError(f"{model} cannot be run by LiteRT ({reason}); run the build stage again.")
 
 
-def with_outputs(content: bytes, keep: Sequence[str], model: Path) -> bytes:
-    """The same file with the tensors named in `keep` as further outputs."""
+def parsed(content: bytes, model: Path):
+    """The file as the schema's object tree. Raises GreenedgeError where it is damaged."""
+    import struct
+
     from ai_edge_litert import schema_py_generated as schema
 
-    from greenedge.backends.tflite.flatbuffer import pack
-
     try:
-        parsed = schema.ModelT.InitFromPackedBuf(content, 0)
-        subgraph = parsed.subgraphs[0]
-        names = {tensor.name.decode(): k for k, tensor in enumerate(subgraph.tensors)}
-    except (AttributeError, IndexError, ValueError, TypeError, UnicodeDecodeError, OverflowError) as error:
+        return schema.ModelT.InitFromPackedBuf(content, 0)
+    except (AttributeError, IndexError, ValueError, TypeError, OverflowError, MemoryError, struct.error) as error:
         raise GreenedgeError(f"{model} is damaged ({error}); run the build stage again.") from None
-    extra = [names[name] for name in keep if name in names and names[name] not in list(subgraph.outputs)]
+
+
+def with_outputs(content: bytes, keep: Sequence[int], model: Path) -> bytes:
+    """The same file with the tensors numbered in `keep` as further outputs."""
+    tree = parsed(content, model)
+    if not tree.subgraphs or tree.subgraphs[0].operators is None:
+        raise GreenedgeError(f"{model} is damaged (it has no operators); run the build stage again.")
+    subgraph = tree.subgraphs[0]
     written = {int(t) for operator in subgraph.operators for t in operator.outputs}
-    subgraph.outputs = [*map(int, subgraph.outputs), *(t for t in extra if t in written)]
-    return pack(parsed)
+    known = list(map(int, subgraph.outputs))
+    subgraph.outputs = [*known, *(t for t in dict.fromkeys(keep) if t in written and t not in known)]
+    return pack(tree)
 
 
-def _main(folder: Path, kernels: str) -> None:
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+def weight_offsets(model: Path) -> dict[str, tuple[int, int]]:
+    """{tensor name: (first byte in the file, number of bytes)} of every int8 constant, so that a test can change one."""
+    content = read_model(model)
+    from ai_edge_litert import schema_py_generated as schema
 
-    interpreter = Interpreter(model_path=str(folder / "model.tflite"), num_threads=1,
-                              experimental_op_resolver_type=getattr(OpResolverType, _RESOLVERS[kernels]))
-    interpreter.allocate_tensors()
-    entry, outputs = interpreter.get_input_details()[0], interpreter.get_output_details()
-    x = np.load(folder / "x.npy", allow_pickle=False)
-    rows: dict[str, list[np.ndarray]] = {out["name"]: [] for out in outputs}
-    for k, sample in enumerate(x):
-        interpreter.set_tensor(entry["index"], sample[None])
-        interpreter.invoke()
-        for out in outputs:
-            rows[out["name"]].append(interpreter.get_tensor(out["index"]).copy())
-        if k % 32 == 31 or k + 1 == len(x):
-            print(f"done {k + 1}", flush=True)
-    np.savez(folder / "y.npz", **{name: np.concatenate(parts) for name, parts in rows.items()})
+    subgraph = parsed(content, model).subgraphs[0]
+    root = schema.Model.GetRootAs(content, 0)
+    found = {}
+    for tensor in subgraph.tensors:
+        buffer = root.Buffers(tensor.buffer)
+        if tensor.type == schema.TensorType.INT8 and buffer is not None and not buffer.DataIsNone():
+            vector = buffer._tab.Offset(4)  # the schema's slot of Buffer.data
+            found[tensor.name.decode()] = (buffer._tab.Vector(vector), buffer.DataLength())
+    return found
 
 
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]), sys.argv[2])
+def operators(model: Path) -> dict[str, int]:
+    """{operator: how many} in the file."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    tree = parsed(read_model(model), model)
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    found: dict[str, int] = {}
+    for operator in tree.subgraphs[0].operators:
+        name = names[tree.operatorCodes[operator.opcodeIndex].builtinCode]
+        found[name] = found.get(name, 0) + 1
+    return dict(sorted(found.items()))

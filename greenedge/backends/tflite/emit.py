@@ -1,0 +1,210 @@
+"""The integer graph as one .tflite file: every sum with the quantiser behind it becomes one operator, the rest moves values.
+
+The graph has no scales, so they are chosen here: activations take theirs from their encoding, and each channel's weight
+scale, bias and whole factor are those with which LiteRT's arithmetic hits every threshold (search.py). What was proved
+about each channel goes with the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from greenedge.backends.tflite.arithmetic import MOST
+from greenedge.backends.tflite.certificate import Problem, Solution
+from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
+from greenedge.backends.tflite.layout import Encoding, encode, encode_input, image, plain
+from greenedge.backends.tflite.linear import FORMS, Form, addition, alone, by_row, form_of
+from greenedge.backends.tflite.moves import MOVES, Emission, Placed, emit_concat, moved, renamed
+from greenedge.backends.tflite.search import solve
+from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise, frozen
+
+SUMS = (*FORMS, Add)  # operations whose results are accumulators
+_EXACT_FLOAT = 1 << 24  # XNNPACK turns the accumulator into float32: beyond this a larger factor gains nothing
+_INT32 = 1 << 31
+_WIDEST_INPUT = 255  # of |stored - zero point|
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One operator and the proof of its requantisation. `accumulators` (C,): reachable values of each channel."""
+
+    name: str
+    edge: str
+    operator: str
+    solution: Solution
+    accumulators: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Emitted:
+    """A file, the proofs of its layers, and where each stored edge of the graph is in it."""
+
+    content: bytes
+    layers: tuple[Layer, ...]
+    placed: dict[str, Placed]
+
+
+def write_file(graph: Graph) -> Emitted:
+    """The file for a graph against which there is no reason (rules.py); the same graph gives the same bytes."""
+    em = Emission(graph, Writer(graph.name))
+    for op in graph.ops:
+        _emit(em, op)
+    inputs = [em.placed[edge].tensor for edge in graph.inputs]
+    for edge in graph.outputs:
+        em.placed[edge] = _as_output(em, edge, inputs)
+    outputs = list(dict.fromkeys(em.placed[edge].tensor for edge in graph.outputs))
+    return Emitted(em.writer.finish(inputs, outputs), tuple(em.layers), em.placed)
+
+
+def _as_output(em: Emission, edge: str, inputs: list[int]) -> Placed:
+    """Outputs lie as users of TFLite expect: images with channels last, the rest in the graph's own order."""
+    placed = em.placed[edge]
+    shape = placed.layout.shape
+    placed = moved(em, placed, image(shape) if len(shape) == 3 else plain(shape), f"{edge}/output")
+    return renamed(em, placed, placed.layout, f"{edge}/output") if placed.tensor in inputs else placed
+
+
+def _emit(em: Emission, op: Op) -> None:
+    if isinstance(op, Input):
+        em.placed[op.output] = _input(em, op.output)
+    elif isinstance(op, Requantise):
+        _emit_step(em, op)
+    elif isinstance(op, Concat):
+        emit_concat(em, op, in_one_code(em, [em.placed[edge] for edge in op.inputs], op))
+    elif isinstance(op, SUMS):
+        if stored_unquantised(em.graph, op):
+            _emit_sum(em, op, identity(em.graph.edges[op.output], op.output))
+    else:
+        MOVES[type(op)](em, op)
+
+
+def stored_unquantised(graph: Graph, op: Op) -> bool:
+    """Whether something other than a quantiser reads the accumulators of `op`: they are then stored as they are."""
+    return op.output in graph.outputs or any(not isinstance(reader, Requantise) for reader in graph.consumers(op.output))
+
+
+def identity(edge: Edge, output: str) -> Requantise:
+    """The quantiser that changes nothing."""
+    one = frozen([1])
+    steps = frozen([np.arange(edge.lo + 1, edge.hi + 1)])
+    return Requantise(f"{edge.name}/stored", (edge.name,), output, 0, edge.lo, edge.hi, one, steps, None, None,
+                      frozen([edge.lo]), frozen([edge.hi]))
+
+
+def _input(em: Emission, edge: str) -> Placed:
+    about = em.graph.edges[edge]
+    reader = next(iter(em.graph.consumers(edge)), None)
+    channels_last = len(about.shape) == 3 or (len(about.shape) == 2 and reader is not None and not isinstance(reader, Dense)
+                                              and type(reader) in FORMS)
+    code = encode_input(about.lo, about.hi, _padding_level(em.graph, edge, about.lo, about.hi))
+    return em.tensor(edge, image(about.shape) if channels_last else plain(about.shape), code)
+
+
+def _padding_level(graph: Graph, edge: str, lo: int, hi: int) -> int | None:
+    """The level with which the readers of an edge pad it, where they agree on one: the best zero level."""
+    levels = {reader.pad_value for reader in graph.consumers(edge) if isinstance(reader, Conv) and any(reader.pads)}
+    return levels.pop() if len(levels) == 1 and lo <= min(levels) <= hi else None
+
+
+def _emit_step(em: Emission, step: Requantise) -> None:
+    op = em.graph.producer(step.inputs[0])
+    if isinstance(op, SUMS) and not stored_unquantised(em.graph, op):
+        _emit_sum(em, op, step)
+    else:
+        em.placed[step.output] = _write(em, alone(em, by_row(em, step.inputs[0], step), step.name), step, _code(em, step), step.name)
+
+
+def _code(em: Emission, step: Requantise) -> Encoding:
+    return encode(step.lo, step.hi, _padding_level(em.graph, step.output, step.lo, step.hi))
+
+
+def _emit_sum(em: Emission, op: Op, step: Requantise) -> None:
+    if isinstance(op, Add):
+        first = by_row(em, op.inputs[0], step)
+        parts = [moved(em, em.placed[edge], first.layout, edge) for edge in op.inputs]
+        form = addition(em, op, in_one_code(em, parts, op))
+    else:
+        form = form_of(em, op, step.output)
+    em.placed[step.output] = _write(em, form, step, _code(em, step), op.name)
+
+
+def in_one_code(em: Emission, parts: Sequence[Placed], op: Op) -> list[Placed]:
+    """The parts in one encoding: where theirs differ, those that do not have the common one are written again."""
+    if all(part.code.alike(parts[0].code) for part in parts):
+        return list(parts)
+    common = encode(*common_range([part.code for part in parts]))
+    result = []
+    for part, edge in zip(parts, op.inputs):
+        if not part.code.alike(common):
+            name = f"{op.name}/{edge}"
+            about = Edge(edge, part.layout.shape, part.code.lo, part.code.hi)
+            part = _write(em, alone(em, part, name), identity(about, name), common, name)
+        result.append(part)
+    return result
+
+
+def common_range(codes: Sequence[Encoding]) -> tuple[int, int]:
+    """The levels that hold those of all these encodings."""
+    return min(code.lo for code in codes), max(code.hi for code in codes)
+
+
+def _write(em: Emission, form: Form, step: Requantise, code: Encoding, name: str) -> Placed:
+    """Chooses scales and writes the operator; says where its result is."""
+    channels = form.weight.shape[form.axis]
+    sign = np.broadcast_to(step.sign, (channels,))
+    weight = np.moveaxis(form.weight, form.axis, 0) * sign.reshape(-1, *(1,) * (form.weight.ndim - 1))
+    problem = _problem(form, step, code, weight.reshape(channels, -1))
+    solution = solve(problem)
+    weight = weight * solution.factor.reshape(-1, *(1,) * (weight.ndim - 1))
+    assert -MOST - 1 <= weight.min(initial=0) and weight.max(initial=0) <= MOST, "a factor leaves int8"
+    # The file sums w*(stored - zero point) = w*(level - zero level): what the zero level takes away, the bias gives back.
+    bias = solution.constant + weight.reshape(channels, -1).sum(axis=1) * form.source.code.zero_level
+    result = _operator(em, form, code, np.moveaxis(weight, 0, form.axis), bias, solution.weight_scale, step.output)
+    em.layers.append(Layer(name, step.output, form.operator, solution, problem.x_hi - problem.x_lo + 1))
+    return result
+
+
+def _problem(form: Form, step: Requantise, code: Encoding, weight: np.ndarray) -> Problem:
+    """`weight` is (C, fan-in), its sign changed where the step function falls."""
+    channels = len(weight)
+    falls = np.broadcast_to(step.sign, (channels,)) < 0
+    low, high = (np.broadcast_to(v, (channels,)) for v in (step.x_lo, step.x_hi))
+    x_lo, x_hi = np.where(falls, -high, low), np.where(falls, -low, high)
+    thresholds = np.broadcast_to(step.thresholds, (channels, step.thresholds.shape[1]))
+    varies = ((thresholds > x_lo[:, None]) & (thresholds <= x_hi[:, None])).any(axis=1)
+    reach = np.maximum(np.maximum(np.abs(x_lo), np.abs(x_hi)), 1)
+    room = np.minimum(_EXACT_FLOAT // reach, _INT32 // 2 // (_WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
+    factor = np.maximum(1, np.minimum(MOST // np.maximum(np.abs(weight).max(axis=1, initial=1), 1), room))
+    return Problem(form.operator, thresholds, x_lo, x_hi, np.where(varies, factor, 0), step.lo, code.zero_level, code.zero_point,
+                   code.bounds, form.source.code.scale, code.scale)
+
+
+def _operator(em: Emission, form: Form, code: Encoding, weight: np.ndarray, bias: np.ndarray, scales: np.ndarray,
+              edge: str) -> Placed:
+    si = np.float32(form.source.code.scale)
+    direct = form.written is None
+    target = em.tensor(edge if direct else f"{edge}/written", form.layout if direct else form.written, code)
+    w = em.writer.constant(f"{edge}/weight", weight.astype(np.int8), Quantisation(_floats(scales), 0, form.axis))
+    b = em.writer.constant(f"{edge}/bias", bias.astype(np.int32), Quantisation(_floats(scales * si)))
+    inputs, version, options = [form.source.tensor, w, b], form.version, dict(form.options)
+    if form.operator == "TRANSPOSE_CONV":
+        inputs = [em.constant(f"{edge}/shape", target.layout.file), w, form.source.tensor, b]
+    if form.operator != "TRANSPOSE_CONV" or code.activation != "NONE":
+        options["fusedActivationFunction"] = code.activation
+        version = max(version, 4) if form.operator == "TRANSPOSE_CONV" else version
+    em.writer.operator(form.operator, inputs, [target.tensor], version, **options)
+    if direct:
+        return target
+    if form.crop is None:
+        return renamed(em, target, form.layout, edge)
+    result = em.tensor(edge, form.layout, code)
+    begin = em.constant(f"{edge}/begin", [0, *form.crop, 0])
+    em.writer.operator("SLICE", [target.tensor, begin, em.constant(f"{edge}/size", form.layout.file)], [result.tensor], 2)
+    return result
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(v) for v in values)

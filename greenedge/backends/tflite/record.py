@@ -1,0 +1,66 @@
+"""What was proved about a file, as data and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from greenedge.backends.tflite.arithmetic import KERNEL_SETS
+from greenedge.backends.tflite.emit import Layer
+
+FORMAT = "greenedge-certificate/1"
+NAMES = {"xnnpack": "XNNPACK", "reference": "the reference kernels"}
+_LISTED = 64  # channels that differ, told one by one in a layer
+
+
+def certificate(layers: Sequence[Layer]) -> dict:
+    """Per layer and kernel set: the channels equal on every reachable accumulator, and for the others at how many they differ."""
+    return {"format": FORMAT, "layers": [_entry(layer) for layer in layers]}
+
+
+def _entry(layer: Layer) -> dict:
+    total = int(layer.accumulators.sum())
+    kernels = {}
+    for name in KERNEL_SETS:
+        verdict = layer.solution.verdicts[name]
+        rows = np.flatnonzero(verdict.differing)
+        differing = int(verdict.differing.sum())
+        kernels[name] = {"certified": len(verdict.differing) - len(rows), "differing_accumulators": differing, "share": differing / total,
+                         "largest_difference": int(verdict.largest.max(initial=0)),
+                         "channels": {str(c): int(verdict.differing[c]) for c in rows[:_LISTED]}}
+    return {"layer": layer.name, "edge": layer.edge, "operator": layer.operator, "channels": len(layer.accumulators),
+            "accumulators": total, "kernels": kernels}
+
+
+def summary(recorded: dict, kernels: str) -> dict:
+    """Totals over the layers of a certificate, for one kernel set."""
+    layers = [(layer, layer["kernels"][kernels]) for layer in recorded["layers"]]
+    total = sum(layer["accumulators"] for layer, _ in layers)
+    differing = sum(verdict["differing_accumulators"] for _, verdict in layers)
+    return {"channels": sum(layer["channels"] for layer, _ in layers), "certified": sum(verdict["certified"] for _, verdict in layers),
+            "accumulators": total, "differing_accumulators": differing, "share": differing / total if total else 0.0,
+            "largest_difference": max((verdict["largest_difference"] for _, verdict in layers), default=0)}
+
+
+def sentence(recorded: dict, kernels: str) -> str:
+    """What holds for every input, in one sentence."""
+    told = summary(recorded, kernels)
+    if told["certified"] == told["channels"]:
+        return f"all {told['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]})"
+    levels = "one level" if told["largest_difference"] == 1 else f"up to {told['largest_difference']} levels"
+    return (f"{told['certified']:,} of {told['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]}); the others "
+            f"differ at {told['differing_accumulators']:,} of {told['accumulators']:,}, by {levels}")
+
+
+def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
+    """Why the certificate does not count for this kernel set on the runtime that was tested; None where it does."""
+    result = tested["kernels"][kernels]
+    runtime = f"{tested['runtime']} {tested['version']}"
+    if result["mismatches"]:
+        return (f"the arithmetic of {runtime} is not the emulated one: {result['mismatches']:,} of {result['pairs']:,} values of the "
+                "self-test differ")
+    left = sorted({layer["operator"] for layer in recorded["layers"]} & set(tested["left_to_builtins"]))
+    if kernels == "xnnpack" and left:
+        return f"XNNPACK in {runtime} does not run every {' and '.join(left)} of this file"
+    return None

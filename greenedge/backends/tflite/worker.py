@@ -1,0 +1,93 @@
+"""Runs one .tflite file on int8 inputs. A program of its own, on numpy and a TFLite runtime alone:
+
+    python worker.py FOLDER KERNELS
+
+FOLDER holds model.tflite and x0.npy, x1.npy, … (int8, one for each input, in the file's order); y.npz and runtime.json are
+written beside them. It prints "done N" as it goes. KERNELS is "xnnpack" or "reference".
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+# runtime module -> the package that brings it; the first that really runs is taken
+RUNTIMES = (("ai_edge_litert.interpreter", "ai-edge-litert"), ("tflite_runtime.interpreter", "tflite-runtime"))
+RESOLVERS = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
+# A file that hands its input on. tflite_runtime imports under numpy 2 and breaks at the first interpreter: so build one.
+TINY = base64.b64decode(
+    "EAAAAFRGTDMAAAAAAAAAAKb///8UAAAAOAAAAEQAAACgAQAAAwAAAAIAAAAgAAAABAAAAGr///8EAAAACAAAAAEAAAABAAAABAAEAAQAAAAJAAAA"
+    "Z3JlZW5lZGdlAAAAAQAAABQAAAAAAA4AGAAUABAADAAIAAQADgAAABQAAAAcAAAAdAAAAHgAAAB8AAAABAAAAHRpbnkAAAAAAQAAABQAAAAAAA4A"
+    "FgAAABAADAALAAQADgAAABgAAAAAAAARJAAAACgAAAAAAAYACAAEAAYAAAAEAAAAAgAAAAEAAAABAAAAAQAAAAEAAAACAAAAAAAAAAIAAAABAAAA"
+    "AQAAAAEAAAAAAAAAAwAAAIwAAABIAAAAHAAAAAAAFgAYABQAEwAMAAgAAAAAAAAAAAAHABYAAAAAAAABEAAAAAEAAAAAAAACDAAAAAEAAABzAAAA"
+    "AQAAAAIAAADW////AAAAAQwAAAAAAAAJDAAAAAEAAAB5AAAAAgAAAAEAAAABAAAAAAAWABQAEAAPAAAACAAAAAAAAAAAAAcAFgAAAAAAAAEMAAAA"
+    "AAAACQwAAAABAAAAeAAAAAIAAAABAAAAAQAAAAEAAAAQAAAADAAMAAsAAAAAAAQADAAAABYAAAAAAAAW")
+NO_RUNTIME = 3  # exit status: no runtime works here
+BAD_FILE = 4  # exit status: the runtime does not take the file
+_EVERY = 64  # samples between two words of progress
+
+
+def load_runtime() -> tuple[object, str, str]:
+    """(module, package, version) of the first runtime that can build an interpreter. Raises RuntimeError with every reason."""
+    reasons = []
+    for module, package in RUNTIMES:
+        try:
+            found = importlib.import_module(module)
+            found.Interpreter(model_content=TINY).allocate_tensors()
+            return found, package, metadata.version(package)
+        except (ImportError, SystemError, AttributeError, ValueError, RuntimeError, metadata.PackageNotFoundError) as error:
+            reasons.append(f"{package}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+    raise RuntimeError("; ".join(reasons))
+
+
+def interpreter_for(runtime: object, model: Path, kernels: str):
+    """An interpreter with one thread and that kernel set, its tensors allocated."""
+    resolver = getattr(runtime.OpResolverType, RESOLVERS[kernels])
+    interpreter = runtime.Interpreter(model_path=str(model), num_threads=1, experimental_op_resolver_type=resolver)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def run(interpreter, inputs: list[np.ndarray], tell) -> dict[str, np.ndarray]:
+    """{tensor index: int8 values, batch first} of all outputs, one sample at a time as on the board."""
+    entries = [entry["index"] for entry in interpreter.get_input_details()]
+    exits = [(out["index"], tuple(out["shape"][1:])) for out in interpreter.get_output_details()]
+    total = len(inputs[0])
+    values = {index: np.empty((total, *shape), np.int8) for index, shape in exits}
+    for k in range(total):
+        for index, x in zip(entries, inputs):
+            interpreter.set_tensor(index, x[k:k + 1])
+        interpreter.invoke()
+        for index, _ in exits:
+            values[index][k] = interpreter.get_tensor(index)[0]
+        if (k + 1) % _EVERY == 0 or k + 1 == total:
+            tell(k + 1)
+    return {str(index): value for index, value in values.items()}
+
+
+def main(folder: Path, kernels: str) -> int:
+    try:
+        runtime, package, version = load_runtime()
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return NO_RUNTIME
+    try:
+        interpreter = interpreter_for(runtime, folder / "model.tflite", kernels)
+        inputs = [np.load(folder / f"x{k}.npy", mmap_mode="r") for k in range(len(interpreter.get_input_details()))]
+        values = run(interpreter, inputs, lambda done: print(f"done {done}", flush=True))
+    except (ValueError, RuntimeError, TypeError, MemoryError) as error:
+        print(str(error).splitlines()[0] if str(error) else type(error).__name__, file=sys.stderr)
+        return BAD_FILE
+    np.savez(folder / "y.npz", **values)
+    (folder / "runtime.json").write_text(json.dumps({"runtime": package, "version": version, "kernels": kernels}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

@@ -1,0 +1,250 @@
+"""Every operation in the file gives the graph's integers, on both kernel sets, wherever the certificate says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from greenedge.backends.tflite.emit import write_file
+from greenedge.backends.tflite.rules import reasons_against
+from greenedge.backends.tflite.runtime import with_outputs
+from greenedge.backends.tflite.worker import RESOLVERS, load_runtime, run
+from greenedge.graph import run_graph
+from tests.backends.graphs import RANGES, Sketch
+
+SAMPLES = 24
+
+
+def stored(emitted, graph, feeds, kernels, tmp_path):
+    """{edge: integers} of every edge that the file stores, run in this process."""
+    runtime, _, _ = load_runtime()
+    tensors = {edge: placed.tensor for edge, placed in emitted.placed.items() if edge not in graph.inputs}
+    content = with_outputs(emitted.content, list(tensors.values()), tmp_path)
+    interpreter = runtime.Interpreter(model_content=content, num_threads=1,
+                                      experimental_op_resolver_type=getattr(runtime.OpResolverType, RESOLVERS[kernels]))
+    interpreter.allocate_tensors()
+    x = []
+    for edge in graph.inputs:
+        placed = emitted.placed[edge]
+        x.append(placed.layout.to_file(feeds[edge] + placed.code.offset).astype(np.int8))
+    values = run(interpreter, x, lambda done: None)
+    return {edge: emitted.placed[edge].layout.to_graph(values[str(t)]).astype(np.int64) - emitted.placed[edge].code.offset
+            for edge, t in tensors.items() if str(t) in values}
+
+
+def check(sketch, *outputs, tmp_path, all_certified=True):
+    """The file agrees with the graph on every stored edge, as long as what was proved says that it must."""
+    graph = sketch.graph(*outputs)
+    assert reasons_against(graph) == []
+    emitted = write_file(graph)
+    feeds = sketch.values(graph, SAMPLES)
+    expected = run_graph(graph, feeds, keep=list(emitted.placed))
+    for kernels in RESOLVERS:
+        exact = all(not layer.solution.verdicts[kernels].differing.any() for layer in emitted.layers)
+        assert exact or kernels == "reference" or not all_certified
+        if exact:
+            got = stored(emitted, graph, feeds, kernels, tmp_path)
+            assert set(outputs) <= set(got)
+            for edge, values in got.items():
+                assert np.array_equal(values, expected[edge]), (kernels, edge)
+    return emitted
+
+
+@pytest.fixture
+def image(rng):
+    return Sketch(rng, (3, 9, 8))
+
+
+@pytest.mark.parametrize("levels", sorted(RANGES))
+def test_every_range_of_levels(rng, tmp_path, levels):
+    sketch = Sketch(rng, (14,), levels)
+    hidden = sketch.step(sketch.dense("x", 12), levels)
+    check(sketch, sketch.step(sketch.dense(hidden, 5), levels), tmp_path=tmp_path, all_certified=levels not in ("s8", "u8", "n8"))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 8])
+def test_every_width_of_weights(rng, tmp_path, bits):
+    sketch = Sketch(rng, (20,))
+    check(sketch, sketch.step(sketch.dense("x", 16, bits)), tmp_path=tmp_path, all_certified=bits <= 4)
+
+
+@pytest.mark.parametrize("more", [
+    {}, {"pads": (1, 1, 1, 1)}, {"pads": (1, 0, 0, 1)}, {"strides": (2, 2), "pads": (1, 0, 1, 1)}, {"strides": (2, 2), "pads": (1, 1, 1, 1)},
+    {"dilations": (2, 1)}, {"dilations": (2, 2), "pads": (2, 2, 2, 2)}, {"pads": (1, 1, 1, 1), "pad_value": 5}, {"groups": 3}], ids=str)
+def test_convolutions(image, tmp_path, more):
+    check(image, image.step(image.conv("x", 6, (3, 3), **more)), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("levels", ["u4", "s4", "n4", "up", "skew"])
+def test_padding_stands_for_its_level(rng, tmp_path, levels):
+    sketch = Sketch(rng, (2, 5, 5), levels)
+    hidden = sketch.step(sketch.conv("x", 4, (3, 3), pads=(1, 1, 1, 1), pad_value=max(0, RANGES[levels][0])), levels)
+    check(sketch, sketch.step(sketch.conv(hidden, 3, (3, 3), pads=(1, 1, 1, 1), pad_value=max(0, RANGES[levels][0]))), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("channels, groups, multiplier", [(4, 4, 1), (4, 4, 2), (6, 2, 1)])
+def test_grouped_and_depthwise_convolutions(rng, tmp_path, channels, groups, multiplier):
+    sketch = Sketch(rng, (channels, 6, 6))
+    check(sketch, sketch.step(sketch.conv("x", channels * multiplier, (3, 3), pads=(1, 1, 1, 1), groups=groups)), tmp_path=tmp_path)
+
+
+def test_signals(rng, tmp_path):
+    sketch = Sketch(rng, (4, 17))
+    a = sketch.step(sketch.conv("x", 6, (5,), strides=(2,), pads=(2, 2)))
+    b = sketch.step(sketch.conv(a, 6, (3,), pads=(1, 1), groups=6))
+    c = sketch.max_pool(b, (2,))
+    flat = sketch.reshape(c, 6 * 4)
+    check(sketch, sketch.step(sketch.dense(flat, 5)), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("kernel, strides, pads, extra, dilations, groups", [
+    ((2, 2), (2, 2), (0, 0, 0, 0), (0, 0), None, 1), ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), None, 1),
+    ((4, 4), (2, 2), (1, 1, 1, 1), (0, 0), None, 1), ((3, 3), (2, 2), (0, 0, 0, 0), (0, 0), None, 1),
+    ((5, 3), (2, 1), (1, 0, 0, 1), (0, 0), None, 1), ((3, 3), (3, 3), (1, 1, 1, 1), (2, 2), None, 2),
+    ((3, 2), (1, 2), (0, 0, 0, 0), (0, 0), (2, 1), 1), ((1, 1), (2, 2), (0, 0, 0, 0), (1, 1), None, 1),
+    ((3,), (2,), (1, 1), (1,), None, 1)], ids=str)
+@pytest.mark.parametrize("levels", ["u4", "s8"])
+def test_transposed_convolutions(rng, tmp_path, kernel, strides, pads, extra, dilations, groups, levels):
+    sketch = Sketch(rng, (4, 5, 4)[:1 + len(kernel)])
+    turned = sketch.conv_transpose("x", 6, kernel, strides, pads, extra, dilations, groups)
+    check(sketch, sketch.step(turned, levels), tmp_path=tmp_path, all_certified=levels == "u4")
+
+
+@pytest.mark.parametrize("kernel, strides, pads", [((2, 2), None, None), ((3, 3), (2, 2), (1, 1, 1, 1)), ((3, 3), (2, 2), (0, 1, 1, 0)),
+                                                   ((2, 3), (1, 1), (0, 1, 1, 1))])
+@pytest.mark.parametrize("levels", ["u4", "s4"])
+def test_max_pools(rng, tmp_path, kernel, strides, pads, levels):
+    sketch = Sketch(rng, (3, 7, 8), levels)
+    pooled = sketch.max_pool("x", kernel, strides, pads)
+    check(sketch, pooled, sketch.step(sketch.conv(pooled, 4, (1, 1))), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("kernel, strides, pads", [((9, 8), None, None), ((3, 3), (2, 2), (1, 1, 1, 1)), ((2, 2), None, None)])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_average_pools(image, tmp_path, kernel, strides, pads, per_channel):
+    check(image, image.step(image.sum_pool("x", kernel, strides, pads), "u4", per_channel=per_channel), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("levels, second", [("s8", "s8"), ("u4", "s4"), ("u4", "u4"), ("n4", "s4")])
+@pytest.mark.parametrize("multipliers", [(1, 1), (3, -2)])
+def test_residual_additions(rng, tmp_path, levels, second, multipliers):
+    sketch = Sketch(rng, (4, 5, 5))
+    a = sketch.step(sketch.conv("x", 6, (1, 1)), levels)
+    b = sketch.step(sketch.conv("x", 6, (3, 3), pads=(1, 1, 1, 1)), second)
+    check(sketch, sketch.step(sketch.add(a, b, multipliers=multipliers), "u4", per_channel=False), tmp_path=tmp_path, all_certified=levels != "s8")
+
+
+def test_additions_of_vectors_and_of_three(rng, tmp_path):
+    sketch = Sketch(rng, (10,))
+    a = sketch.step(sketch.dense("x", 6), "n4")
+    b = sketch.step(sketch.dense("x", 6), "n4")
+    total = sketch.add(a, b, a)
+    check(sketch, sketch.step(total, "u4", axis=0), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("second", ["u4", "s4"])
+def test_concatenations(rng, tmp_path, axis, second):
+    sketch = Sketch(rng, (4, 5, 5))
+    a = sketch.step(sketch.conv("x", 4, (1, 1)))
+    b = sketch.step(sketch.conv("x", 4, (1, 1)), second)
+    joined = sketch.concat(a, b, axis=axis)
+    check(sketch, joined, sketch.step(sketch.conv(joined, 3, (2, 2))), tmp_path=tmp_path)
+
+
+def test_concatenated_vectors_of_flattened_images(image, tmp_path):
+    a = image.reshape(image.step(image.conv("x", 4, (2, 2))), 4 * 8 * 7)
+    b = image.reshape(image.max_pool("x", (2, 2)), 3 * 4 * 4)
+    check(image, image.step(image.dense(image.concat(a, b), 5)), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_flattened_images_keep_their_order(image, tmp_path, per_channel):
+    flat = image.reshape(image.step(image.conv("x", 4, (2, 2))), 4 * 8 * 7)
+    back = image.reshape(flat, 4, 8, 7)
+    shaped = image.reshape(flat, 8, 28)
+    again = image.step(flat, "s4", axis=0, per_channel=per_channel)
+    check(image, flat, image.step(image.conv(back, 3, (3, 3))), image.step(image.dense(shaped, 5)), again, tmp_path=tmp_path)
+
+
+def test_transposes(image, tmp_path):
+    turned = image.transpose("x", 1, 2, 0)
+    rows = image.step(image.dense(turned, 5))
+    columns = image.transpose(rows, 2, 1, 0)
+    more = image.step(image.conv(columns, 4, (3, 3)))
+    check(image, columns, image.reshape(image.transpose(more, 2, 0, 1), 6 * 4 * 7), tmp_path=tmp_path)
+
+
+def test_resizing_and_padding(image, tmp_path):
+    bigger = image.upsample("x", 1, 2, 3)
+    padded = image.pad(bigger, (0, 1, 2, 1, 0, 1), 4)
+    check(image, padded, image.step(image.conv(padded, 3, (3, 3), strides=(2, 2))), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_to_space(rng, tmp_path, mode):
+    sketch = Sketch(rng, (8, 3, 4))
+    check(sketch, sketch.depth_to_space("x", 2, mode), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_quantisers_behind_quantisers(image, tmp_path, per_channel):
+    a = image.step("x", "s4", per_channel=per_channel)
+    b = image.step(image.step(a, "u4", per_channel=per_channel, falling=True), "u1", per_channel=per_channel)
+    check(image, b, tmp_path=tmp_path)
+
+
+def test_small_accumulators_are_stored_as_they_are(rng, tmp_path):
+    sketch = Sketch(rng, (6, 4, 4), "u1")
+    total = sketch.add("x", sketch.step(sketch.conv("x", 6, (1, 1)), "u1"))
+    check(sketch, sketch.conv(total, 3, (1, 1), bits=2), sketch.step(total, "u1", per_channel=False), tmp_path=tmp_path)
+
+
+def test_falling_functions_of_sums(image, tmp_path):
+    check(image, image.step(image.sum_pool("x", (3, 3)), falling=True), tmp_path=tmp_path)
+
+
+def test_one_accumulator_read_by_two_quantisers(image, tmp_path):
+    sums = image.conv("x", 4, (3, 3))
+    check(image, image.step(sums, "u4", axis=0), image.step(sums, "s4", axis=0), tmp_path=tmp_path)
+
+
+def test_two_inputs(rng, tmp_path):
+    sketch = Sketch(rng, (3, 4, 4))
+    other = sketch.input("second", (5,), "s4")
+    a = sketch.reshape(sketch.step(sketch.conv("x", 4, (2, 2))), 36)
+    b = sketch.step(sketch.dense(other, 6))
+    check(sketch, sketch.step(sketch.dense(sketch.concat(a, b), 4)), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("trial", range(12))
+def test_random_networks(rng, tmp_path, trial):
+    """Blocks drawn at random, residual branches and concatenations among them."""
+    sketch = Sketch(rng, (int(rng.integers(1, 5)), 8, 8), str(rng.choice(["u4", "s4", "n4"])))
+    edge = "x"
+    for _ in range(int(rng.integers(2, 6))):
+        edge = _block(rng, sketch, edge)
+    flat = sketch.reshape(edge, int(np.prod(sketch.edges[edge].shape)))
+    check(sketch, sketch.step(sketch.dense(flat, 6), "s4"), tmp_path=tmp_path)
+
+
+def _block(rng, sketch, edge):
+    channels, height, width = sketch.edges[edge].shape
+    levels = str(rng.choice(["u4", "s4", "n4", "u1"]))
+    kind = rng.integers(0, 7)
+    if kind == 0 and min(height, width) >= 4:
+        return sketch.max_pool(edge, (2, 2))
+    if kind == 1 and min(height, width) >= 4:
+        return sketch.step(sketch.sum_pool(edge, (3, 3), (2, 2), (1, 1, 1, 1)), levels)
+    if kind == 2:
+        return sketch.step(sketch.conv(edge, channels, (3, 3), pads=(1, 1, 1, 1), groups=channels), levels)
+    if kind == 3:
+        other = sketch.step(sketch.conv(edge, channels, (3, 3), pads=(1, 1, 1, 1)), levels)
+        return sketch.step(sketch.add(edge, other), levels, per_channel=bool(rng.integers(2)))
+    if kind == 4:
+        other = sketch.step(sketch.conv(edge, 3, (1, 1)), levels)
+        return sketch.concat(edge, other)
+    if kind == 5 and height <= 8:
+        return sketch.step(sketch.conv_transpose(edge, 4, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)), levels)
+    return sketch.step(sketch.conv(edge, int(rng.integers(2, 7)), (3, 3), strides=(2, 2) if min(height, width) > 3 else None,
+                                   pads=(1, 1, 1, 1)), levels)
