@@ -37,7 +37,9 @@ _PROGRESS_S = 2.0  # a tool's own output is passed on at most this often
 _GRACE_S = 2.0  # between SIGTERM and SIGKILL
 _POLL_S = 0.05
 _LEAST_FREE_BYTES = 1 << 20  # a failure with less space left than this is taken for a full disk
-_ERROR_LINE = re.compile(r"\b(error|exception|fatal|aborted)\b", re.IGNORECASE)
+# first a line that says so ("ERROR: …", "file:3: error: …", "%Error-X: …"), then one that has the word, but not as an option
+_ERROR_LINES = (re.compile(r"(?<![-\w])%?(\w*error|fatal)(-\w+)?:", re.IGNORECASE),
+                re.compile(r"(?<![-\w])(error|exception|fatal|aborted)\b", re.IGNORECASE))
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -232,7 +234,8 @@ def _failure(command: Command, status: int, log: Path, begin: int, work: Path) -
     text = "\n".join(lines)
     if "No space left on device" in text or shutil.disk_usage(work).free < _LEAST_FREE_BYTES:
         return _full_disk(work)
-    said = next((line for line in lines if _ERROR_LINE.search(line)), lines[-1] if lines else "it printed nothing")
+    found = [line for pattern in _ERROR_LINES for line in lines if pattern.search(line)]
+    said = (found or lines[-1:] or ["it printed nothing"])[0]
     ended = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
     return f"{command.label} {ended}: {said.rstrip('.')}; the log is {log}."
 

@@ -76,6 +76,18 @@ def test_exit_status_becomes_one_sentence_with_the_first_error_line(fake):
     assert not fake.exists()
 
 
+@pytest.mark.parametrize("log, said", [
+    ("c++ -Wno-error -O2 a.cpp\nno errors so far\na.cpp:3:5: error: 'x' was not declared\n", "a.cpp:3:5: error: 'x' was not declared"),
+    ("%Warning: w\n%Error-PINMISSING: top.sv:3: pin\n", "%Error-PINMISSING: top.sv:3: pin"),
+    ("Traceback\nValueError: no weights\n", "ValueError: no weights"),
+    ("place\nAborted after 3 s\n", "Aborted after 3 s"), ("one\ntwo\n", "two")])
+def test_the_line_that_says_the_error_is_quoted(tmp_path, log, said):
+    command = Command(("{python}", "-c", f"print({log!r}, end=''); raise SystemExit(1)"), "x.log", "asking")
+    with pytest.raises(ToolError) as caught:
+        execute(Plan({}, (command,), ()), tmp_path / "build")
+    assert str(caught.value) == f"asking ended with exit status 1: {said}; the log is {tmp_path}/build.part/x.log."
+
+
 def test_a_mute_failure_says_what_there_is(fake):
     assert refusal(plan("mute"), fake) == (
         f"synthesis ended with exit status 3: argv mode.txt top.bit; the log is {fake}.part/synth.log.")
