@@ -127,136 +127,25 @@ class Ppk2:
         if self._silent > 5:
             raise SourceFault(self.info.id, "dead", "it sends nothing", _FIX)
         data = self._rest + block
-        whole = max((len(data) // 4 // BIN - 1) * BIN * 4, 0)
-        self._rest = data[whole:]
-        if not whole:
+        whole = len(data) // 4 * 4
+        if whole < 8 * BIN:
+            self._rest = data
             return np.zeros(0), np.zeros(0)
         steps, amperes, _ = decode(data[:whole], self.cal, self.volts)
-        if self._index < 0:
-            steps[0] = 1
-            self._counter = 0
-        else:
-            steps[0] = (steps[0] - self._counter) % 64
-        self._counter = int(np.frombuffer(data[whole - 4 : whole], "<u4")[0] >> 18 & 0x3F)
+        steps[0] = 1 if self._index < 0 else (steps[0] - self._counter) % 64
         index = self._index + np.cumsum(steps)
-        self._index = int(index[-1])
-        bins, counts = np.unique(index // BIN, return_counts=True)
-        sums = np.bincount(np.searchsorted(bins, index // BIN), weights=amperes * self.volts)
+        # The last bin may go on in the next block: its samples wait.
+        done = int(np.searchsorted(index, index[-1] // BIN * BIN))
+        self._rest = data[4 * done:]
+        self._index = int(index[done - 1])
+        self._counter = int(np.frombuffer(data[4 * done - 4 : 4 * done], "<u4")[0] >> 18 & 0x3F)
+        bins, counts = np.unique(index[:done] // BIN, return_counts=True)
+        sums = np.bincount(np.searchsorted(bins, index[:done] // BIN), weights=amperes[:done] * self.volts)
         full = counts == BIN
         return self._start + (bins[full] + 0.5) * BIN * SAMPLE_S, sums[full] / BIN
 
     def stop(self) -> None:
         self.port.write(bytes([_STOP]))
-
-    def close(self) -> None: ...
-
-
-def find(root: Path) -> list[Found]:
-    """Kits by their udev name under /dev/serial/by-id."""
-    kits = sorted((root / "dev/serial/by-id").glob("*PPK2*-if01")) or sorted((root / "dev/serial/by-id").glob("*PPK2*"))
-    if not kits:
-        return [Found("ppk2", "board", "the supplied board", "no Power Profiler Kit II is on USB", _FIX)]
-    return [Found(f"ppk2:{path.name}", "board", "the supplied board") for path in kits]
-
-
-def open_source(source_id: str, root: Path, clock: Clock, volts: float = 3.3,
-                port: Callable[[str], Port] | None = None) -> Ppk2:
-    path = root / "dev/serial/by-id" / source_id.partition(":")[2]
-    return Ppk2(source_id, (port or _serial)(str(path)), volts, clock)
-
-
-def _serial(path: str) -> Port:
-    try:
-        import serial
-    except ImportError:
-        raise SourceFault("ppk2", "absent", "pyserial is not installed", "pip install pyserial") from None
-    try:
-        return serial.Serial(path, timeout=0.5)
-    except serial.SerialException as error:
-        denied = "ermission" in str(error)
-        raise SourceFault("ppk2", "denied" if denied else "absent", str(error), _FIX) from None
-
-
-def calibration(text: str) -> dict[str, np.ndarray]:
-    """The five numbers of each modifier from the kit's metadata; what it leaves out or calls NaN keeps Nordic's default."""
-    numbers = {key: np.array(values, dtype=float) for key, values in _DEFAULTS.items()}
-    for line in text.split("END")[0].splitlines():
-        key, _, value = line.partition(":")
-        name, index = key.strip().lower().rstrip("0123456789"), key.strip()[-1:]
-        if name not in numbers or not index.isdigit() or int(index) >= _RANGES:
-            continue
-        try:
-            number = float(value)
-        except ValueError:
-            raise SourceFault("ppk2", "implausible", f"its calibration says {line.strip()!r}", "update its firmware") from None
-        if np.isfinite(number) and number != 0:
-            numbers[name][int(index)] = number
-    return numbers
-
-
-def decode(data: bytes, cal: dict[str, np.ndarray], volts: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(counter steps from sample to sample, amperes, logic pins) of whole samples.
-
-    A step is 1 where nothing was lost; the first step is the counter itself. The counter has 6 bits, so a loss of a
-    multiple of 64 samples in one piece cannot be seen.
-    """
-    words = np.frombuffer(data[: len(data) // 4 * 4], dtype="<u4")
-    adc = (words & 0x3FFF).astype(float) * 4
-    which = (words >> 14 & 7).astype(int)
-    if np.any(which >= _RANGES):
-        raise SourceFault("ppk2", "implausible", f"a sample names range {which.max()}, there are {_RANGES}: the stream is "
-                          "out of step", "unplug it, plug it in again and repeat")
-    counter = (words >> 18 & 0x3F).astype(np.int64)
-    bare = (adc - cal["o"][which]) * (_ADC_V / cal["r"][which])
-    amperes = cal["ug"][which] * (bare * (cal["gs"][which] * bare + cal["gi"][which])
-                                  + cal["s"][which] * volts + cal["i"][which])
-    return np.diff(counter, prepend=0) % 64, amperes, (words >> 24).astype(np.uint8)
-
-
-class Ppk2:
-    """The kit as a source meter at `volts`; records between start and stop."""
-
-    def __init__(self, source: str, port: Port, volts: float, clock: Clock):
-        if not 0.8 <= volts <= 5.0:
-            raise SourceFault(source, "implausible", f"{volts:g} V is asked for", "the kit gives 0.8 to 5.0 V")
-        self.port, self.volts, self.clock = port, volts, clock
-        self.info = SourceInfo(source, "stream", "board", "the supplied board", update_period_s=SAMPLE_S, max_power_w=5.0,
-                               host_included=False, notes=("gain is not stated as a standard uncertainty",))
-        self.guard_s = None
-        self.port.write(bytes([_META]))
-        self.cal = calibration(self._text())
-        millivolts = round(volts * 1000)
-        self.port.write(bytes([_MODE, 2]))
-        self.port.write(bytes([_VOLTAGE, millivolts >> 8, millivolts & 0xFF]))
-        self.port.write(bytes([_SUPPLY, 1]))
-
-    def start(self) -> float:
-        """Begins the stream; the clock's time of its first sample."""
-        self.port.write(bytes([_START]))
-        return self.clock.now()
-
-    def collect(self, seconds: float) -> bytes:
-        """Raw samples for so long. Raises SourceFault when it stays silent."""
-        data, end = bytearray(), self.clock.now() + seconds
-        while self.clock.now() < end:
-            block = self.port.read(4096)
-            if not block and not data:
-                raise SourceFault(self.info.id, "dead", "it sends nothing", _FIX)
-            data += block
-        return bytes(data)
-
-    def stop(self) -> None:
-        self.port.write(bytes([_STOP]))
-
-    def trace(self, data: bytes, start: float, bin_samples: int = 100) -> Trace:
-        """Watts in bins of `bin_samples` (1 ms); bins with lost samples are left out, so integrate() refuses long gaps."""
-        index, amperes, pins = decode(data, self.cal, self.volts)
-        bins = index // bin_samples
-        full = np.bincount(bins) == bin_samples
-        sums = np.bincount(bins, weights=amperes * self.volts) / bin_samples
-        marks = np.bincount(bins, weights=pins & 1) / bin_samples > 0.5
-        number = np.flatnonzero(full)
-        return Trace(start + (number + 0.5) * bin_samples * SAMPLE_S, sums[full], marks[full])
 
     def close(self) -> None:
         self.port.write(bytes([_SUPPLY, 0]))

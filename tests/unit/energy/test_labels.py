@@ -68,7 +68,7 @@ def test_labels_survive_every_output(parts):
 def test_the_page_and_the_figures_keep_the_labels():
     data = results.document([_row("m", "measured", value=2.0), _row("e", "estimated", value=0.001), _row("s", "simulated")])
     html = page(data)
-    assert '<tr class="estimated"><td>e</td>' in html and "ESTIMATED ≈ 1 mJ (0.9 mJ…1.1 mJ)" in html
+    assert '<tr class="estimated"><td>e</td>' in html and "ESTIMATED ≈ 1 mJ (900 µJ…1.1 mJ)" in html
     assert "e [estimated, chip]" in html and "SIMULATED" in html
     # The front asks measured and replayed rows alone, though the estimate would beat them.
     assert plots.front(data["rows"]) == [(0.02, 2.0)]

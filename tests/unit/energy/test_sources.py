@@ -361,7 +361,7 @@ def test_ppk2_by_its_protocol():
     t, watts = (np.concatenate(parts) for parts in zip(*(source.poll() for _ in range(4)), strict=True))
     # 1000 codes of 4 steps: 4000 · 1.8/163840 / 1000 Ω, GS kept at Nordic's 1 (0 means absent), GI 1; times 3 V.
     bare = 4000 * 1.8 / 163840 / 1000
-    assert watts == pytest.approx((bare * (bare + 1)) * 3.0)
+    assert watts == pytest.approx((bare * (bare + 1)) * 3.0, rel=1e-6)
     assert np.diff(t) == pytest.approx(1e-3) and t[0] == pytest.approx(start + 0.5e-3)
     source.stop()
     source.close()

@@ -1,0 +1,121 @@
+"""Our RAPL reader and Zeus under one fake powercap tree at a constant power: errors side by side, at a wrap and away from it.
+
+    python benchmarks/energy_zeus.py [--sweeps N] [--record FILE]
+
+Runs where `zeus` can be imported and says so by name where not. A process of its own writes the tree every millisecond.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RANGE_UJ = 262_143_328_850
+WATTS = 300.0
+
+
+def write_tree(folder: str, before_wrap_j: float) -> None:
+    """energy_uj = start + 300 W · t, from CLOCK_MONOTONIC, replaced whole."""
+    zone = Path(folder) / "sys/class/powercap/intel-rapl/intel-rapl:0"
+    aside, target, begun = zone / "aside", zone / "energy_uj", time.monotonic()
+    while True:
+        value = int(RANGE_UJ - before_wrap_j * 1e6 + WATTS * (time.monotonic() - begun) * 1e6) % RANGE_UJ
+        aside.write_text(f"{value}\n")
+        aside.rename(target)
+        time.sleep(0.001)
+
+
+def make_tree(folder: Path) -> None:
+    zone = folder / "sys/class/powercap/intel-rapl/intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    (zone / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
+    (zone / "energy_uj").write_text("0\n")
+    (folder / "sys/class/powercap/intel-rapl:0").symlink_to(zone)
+
+
+def zeus_windows(folder: Path, count: int, length_s: float) -> list[float]:
+    """Relative errors of Zeus's windows."""
+    import zeus.device.cpu.rapl as rapl
+
+    rapl.RAPL_DIR = str(folder / "sys/class/powercap/intel-rapl")
+    from zeus.monitor.energy import ZeusMonitor
+
+    monitor = ZeusMonitor(gpu_indices=[], cpu_indices=[0])
+    errors = []
+    for k in range(count):
+        monitor.begin_window(f"w{k}")
+        time.sleep(length_s)
+        seen = monitor.end_window(f"w{k}")
+        errors.append(seen.cpu_energy[0] / (WATTS * seen.time) - 1)
+    return errors
+
+
+def our_windows(folder: Path, count: int, length_s: float) -> list[float]:
+    from greenedge.energy.clock import RealClock
+    from greenedge.energy.sources.powercap import open_source
+
+    source = open_source("powercap:intel-rapl:0", folder, RealClock())
+    errors, last = [], source.read()
+    for _ in range(count):
+        time.sleep(length_s)
+        now = source.read()
+        errors.append((now.value - last.value) / (WATTS * (now.t - last.t)) - 1)
+        last = now
+    source.close()
+    return errors
+
+
+def sweep(reader, before_wrap_j: float, count: int, length_s: float) -> list[float]:
+    """One run of a reader on a fresh tree whose wrap comes after so many joules."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_tree(folder)
+        writer = multiprocessing.get_context("spawn").Process(target=write_tree, args=(name, before_wrap_j), daemon=True)
+        writer.start()
+        time.sleep(0.8)
+        try:
+            return reader(folder, count, length_s)
+        finally:
+            writer.terminate()
+            writer.join()
+
+
+def summary(errors: list[float], length_s: float) -> dict:
+    joules = [error * WATTS * length_s for error in errors]
+    return {"windows": len(errors), "worst_relative": max(map(abs, errors)), "lowest_j": min(joules) + WATTS * length_s,
+            "highest_j": max(joules) + WATTS * length_s, "beyond_1_percent": sum(abs(e) > 0.01 for e in errors)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sweeps", type=int, default=8)
+    parser.add_argument("--windows", type=int, default=20)
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args()
+    readers = {"greenedge": our_windows}
+    if importlib.util.find_spec("zeus"):
+        readers["zeus"] = zeus_windows
+    else:
+        print("zeus is not installed: its column is left out (pip install zeus==0.16.0 into an environment of its own).")
+    out = {"watts": WATTS, "window_s": 0.25, "range_j": RANGE_UJ / 1e6}
+    for name, reader in readers.items():
+        # Zeus takes seconds to start, so its wraps are spread over what comes after.
+        late = 3.0 if name == "zeus" else 0.8
+        errors = [e for k in range(options.sweeps)
+                  for e in sweep(reader, WATTS * (late + 4.0 * (k + 0.5) / options.sweeps), options.windows, 0.25)]
+        out[name] = {"at_wraps": summary(errors, 0.25), "no_wrap": summary(sweep(reader, 200_000.0, 10, 1.0), 1.0)}
+    if options.record:
+        options.record.write_text(json.dumps(out, indent=1) + "\n")
+    json.dump(out, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
