@@ -130,7 +130,7 @@ def _board(core: CoreInfo, request: Mapping) -> dict:
     return {"format": "greenedge-board/1", "protocol": protocol.VERSION, "target": request["target"], "model": core.model,
             "link": request["link"], "baud": request["baud"], "clock_hz": request["clock_hz"], "credit": 1 << buffer_log2,
             "buffer_log2": buffer_log2, "store_log2": store_log2, "input": {**sizes["input"], "stream": dict(core.source)},
-            "output": {**sizes["output"], "stream": dict(core.output)}, "sources": list(core.sources)}
+            "output": {**sizes["output"], "stream": dict(core.output)}, "active_low": list(request["active_low"]), "sources": list(core.sources)}
 
 
 def _nextpnr(clock: Clock, constraints: str) -> tuple[str, ...]:

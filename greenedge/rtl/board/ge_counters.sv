@@ -29,12 +29,12 @@ module ge_counters #(
     logic [31:0]   overflows, opens;
     logic [15:0]   kept;
     logic [BW-1:0] beat;
-    logic [15:0]   inside;
+    logic [15:0]   pending;
     logic          first, last, alone, restarted;
 
     assign first = beat_in && (beat == 0);
     assign last  = (beat == BW'(BEATS - 1));
-    assign busy  = (inside != 0);
+    assign busy  = (pending != 0);
 
     always_ff @(posedge clk) begin
         if (rst || restart) begin
@@ -46,7 +46,7 @@ module ge_counters #(
             latency     <= '0;
             interval    <= '0;
             beat        <= '0;
-            inside      <= '0;
+            pending      <= '0;
             alone       <= 1'b0;
         end else begin
             cycles <= cycles + 1'b1;
@@ -54,18 +54,18 @@ module ge_counters #(
             if (stall) stalled <= stalled + 1'b1;
             if (beat_in) beat <= last ? '0 : beat + 1'b1;
             if (first) samples_in <= samples_in + 1'b1;
-            if (first != sample_out) inside <= first ? inside + 1'b1 : inside - 1'b1;
+            if (first != sample_out) pending <= first ? pending + 1'b1 : pending - 1'b1;
             since_in  <= since_in + 1'b1;
             since_out <= since_out + 1'b1;
             if (first) begin
-                alone <= (inside == 0);
-                if (inside == 0) since_in <= 32'd2;
+                alone <= (pending == 0);
+                if (pending == 0) since_in <= 32'd2;
             end
             if (sample_out) begin
                 samples_out <= samples_out + 1'b1;
                 interval    <= since_out;
                 since_out   <= 32'd1;
-                if (alone && inside == 16'd1) latency <= since_in;
+                if (alone && pending == 16'd1) latency <= since_in;
             end
         end
     end

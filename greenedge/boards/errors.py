@@ -1,0 +1,22 @@
+"""What goes wrong between host and board."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from greenedge.errors import GreenedgeError
+
+
+class BoardError(GreenedgeError):
+    """The board cannot be reached, or is not the board that the run was built for.
+
+    `results` holds what had come until then, one entry per sample, None where none has.
+    """
+
+    def __init__(self, message: str, results: Sequence[bytes | None] = ()):
+        super().__init__(message)
+        self.results = list(results)
+
+
+class LinkLost(Exception):
+    """The port has gone away while it was in use; the session tries to get it back."""

@@ -1,0 +1,146 @@
+"""The virtual board: the top level with its pins under Verilator, its UART at a pseudo-terminal that any program can open.
+
+Simulation and terminal live as long as the `with` block; the process also ends by itself after `limit_s`, and when the
+program that started it is gone. The PLL is left out: the clock pin moves at the core's frequency, so simulated time is
+cycles / clock_hz. While the line to the board is silent the simulation waits `wait_us` of real time for the host before
+every 512 cycles, so in simulated time a host answers almost at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from greenedge.errors import GreenedgeError, ToolError
+from greenedge.shell import simulation_sources
+
+HARNESS = Path(__file__).with_name("virtual.cpp")
+_ANSWER_S = 30
+_PINS = {"led": 1, "marker": 1}  # outputs that a board may lack
+
+
+class VirtualBoard:
+    """A board that is simulated. `port` is a path that stays the same when the board is unplugged and plugged again."""
+
+    def __init__(self, folder: Path, seed: int = 1, limit_s: int = 600, wait_us: int = 1000,
+                 progress: Callable[[str], None] = lambda line: None):
+        self.folder = Path(folder)
+        self.board = read_board(self.folder)
+        self._settings = {"clock_hz": self.board["clock_hz"], "baud": self.board["baud"], "seed": seed, "limit_s": limit_s,
+                          "wait_us": wait_us, "button_low": int("button" in self.board["active_low"])}
+        self._progress = progress
+
+    def __enter__(self) -> VirtualBoard:
+        model = compile_board(self.folder, self.board, self._progress)
+        self._scratch = tempfile.TemporaryDirectory(prefix="greenedge-board-")
+        work = Path(self._scratch.name)
+        self.port = str(work / "tty")
+        description = work / "board.txt"
+        description.write_text("".join(f"{key} {value}\n" for key, value in self._settings.items()))
+        self._process = subprocess.Popen([str(model), str(description)], cwd=self.folder, stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, text=True)
+        try:
+            self.plug()
+        except GreenedgeError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._scratch.cleanup()
+
+    def noise(self, corrupt: float, drop: float) -> None:
+        """So large a share of the bytes is changed or lost from now on, both ways."""
+        self._order(f"noise {round(corrupt * 1e6)} {round(drop * 1e6)}")
+
+    def glitch(self, share: float) -> None:
+        """In so large a share of the cycles the line to the board is inverted."""
+        self._order(f"glitch {round(share * 1e6)}")
+
+    def reset(self) -> None:
+        """Somebody presses the button."""
+        self._order("reset")
+
+    def unplug(self) -> None:
+        """The cable is pulled: the port is gone."""
+        os.unlink(self.port)
+        self._order("unplug")
+
+    def plug(self) -> None:
+        """The cable is back: the port is there again."""
+        name = self._order("plug")["terminal"]
+        if name == "-":
+            raise ToolError("this machine gives no pseudo-terminal; is /dev/pts mounted?")
+        os.symlink(name, self.port)
+
+    def status(self) -> dict:
+        """cycles, active (cycles in which something moved), bytes to and from the board, faults, resets, led, marker, terminal."""
+        return self._order("stat")
+
+    def _order(self, text: str) -> dict:
+        try:
+            self._process.stdin.write(text + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise ToolError(f"the virtual board of {self.folder} has ended; its time limit is {self._settings['limit_s']} s.") from None
+        if not select.select([self._process.stdout], [], [], _ANSWER_S)[0]:
+            raise ToolError(f"the virtual board of {self.folder} does not answer within {_ANSWER_S} s.")
+        words = self._process.stdout.readline().split()
+        return {key: value if key == "terminal" else int(value) for key, value in zip(words[::2], words[1::2])}
+
+
+def read_board(folder: Path) -> dict:
+    """board.json of a build folder. Raises GreenedgeError where there is none."""
+    path = Path(folder) / "board.json"
+    try:
+        board = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise GreenedgeError(f"{path} is missing: what was built there has no host interface; build it for a board.") from None
+    except ValueError as error:
+        raise GreenedgeError(f"{path} is damaged ({error}); run the build stage again.") from None
+    if board.get("format") != "greenedge-board/1":
+        raise GreenedgeError(f"{path} has format {board.get('format')!r}; this greenedge reads greenedge-board/1.")
+    return board
+
+
+def compile_board(folder: Path, board: Mapping, progress: Callable[[str], None]) -> Path:
+    """The simulator of the board in a build folder; compiled once per content of its sources."""
+    from greenedge.backends.finn.simulation import compile_model
+
+    if board["link"] != "uart":
+        raise GreenedgeError(f"{folder}: the virtual board has a UART and this one is reached by {board['link']}.")
+    sources = {name: (folder / name).read_bytes() for name in simulation_sources(board)}
+    top = sources["board/board.sv"].decode()
+    return compile_model({**sources, "sim_top.sv": sim_top(top).encode()}, progress, HARNESS)
+
+
+def sim_top(top: str) -> str:
+    """The wrapper that gives every board the same pins; a board without a LED or marker shows it dark."""
+    header = top[top.index("module board ("):top.index(");")]
+    missing = "".join(f"    assign {pin} = 1'b0;\n" for pin in _PINS if f"logic {pin}" not in header)
+    pins = ", ".join(f".{pin}" for pin in ("clk", "uart_rx", "uart_tx", "led", "button", "marker") if f"logic {pin}" in header)
+    return f"""// Simulation only: the board's pins.
+module sim_top (
+    input  logic clk,
+    input  logic uart_rx,
+    output logic uart_tx,
+    output logic led,
+    input  logic button,
+    output logic marker
+);
+    board board ({pins});
+{missing}endmodule
+"""
+
