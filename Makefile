@@ -1,6 +1,7 @@
 # make demo        a trained, verified bitstream and edge binary, and the page that shows it
 # make test        the fast tests
 # make test-all    those and the slow ones
+#                  PYTHON=… chooses the interpreter of the environment, TESTFLAGS=… goes to pytest
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DIGEST := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
@@ -27,7 +28,7 @@ clean:
 $(READY):
 	@missing=; for tool in g++ make perl; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ "$$missing" ]; then echo "greenedge simulates hardware with a C++ compiler; missing:$$missing (apt install g++ make perl)" >&2; exit 1; fi
-	@for python in python3.11 python3.12 python3.13 python3.14 python3 none; do \
+	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 none; do \
 	  if [ $$python = none ]; then echo "greenedge needs Python 3.11 or later; none of python3.11 to python3.14 and python3 is (apt install python3 python3-venv)" >&2; exit 1; fi; \
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; \
 	if ! $$python -c 'import venv, ensurepip' 2>/dev/null; then echo "$$python has no venv module (apt install $$python-venv)" >&2; exit 1; fi; \
