@@ -14,6 +14,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 RANGE_UJ = 262_143_328_850
@@ -23,7 +24,10 @@ WATTS = 300.0
 def write_tree(folder: str, before_wrap_j: float) -> None:
     """energy_uj = start + 300 W · t, from CLOCK_MONOTONIC, replaced whole."""
     zone = Path(folder) / "sys/class/powercap/intel-rapl/intel-rapl:0"
-    aside, target, begun = zone / "aside", zone / "energy_uj", time.monotonic()
+    aside, target = zone / "aside", zone / "energy_uj"
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.005)
+    begun = time.monotonic()
     while True:
         value = int(RANGE_UJ - before_wrap_j * 1e6 + WATTS * (time.monotonic() - begun) * 1e6) % RANGE_UJ
         aside.write_text(f"{value}\n")
@@ -31,13 +35,19 @@ def write_tree(folder: str, before_wrap_j: float) -> None:
         time.sleep(0.001)
 
 
-def make_tree(folder: Path) -> None:
+def make_tree(folder: Path, before_wrap_j: float) -> None:
     zone = folder / "sys/class/powercap/intel-rapl/intel-rapl:0"
     zone.mkdir(parents=True)
     (zone / "name").write_text("package-0\n")
     (zone / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
-    (zone / "energy_uj").write_text("0\n")
+    (zone / "energy_uj").write_text(f"{int(RANGE_UJ - before_wrap_j * 1e6)}\n")
     (folder / "sys/class/powercap/intel-rapl:0").symlink_to(zone)
+
+
+def let_go(folder: Path) -> None:
+    """The reader is ready: the counter begins to run."""
+    (folder / "go").touch()
+    time.sleep(0.3)
 
 
 def zeus_windows(folder: Path, count: int, length_s: float) -> list[float]:
@@ -48,6 +58,7 @@ def zeus_windows(folder: Path, count: int, length_s: float) -> list[float]:
     from zeus.monitor.energy import ZeusMonitor
 
     monitor = ZeusMonitor(gpu_indices=[], cpu_indices=[0])
+    let_go(folder)
     errors = []
     for k in range(count):
         monitor.begin_window(f"w{k}")
@@ -62,6 +73,7 @@ def our_windows(folder: Path, count: int, length_s: float) -> list[float]:
     from greenedge.energy.sources.powercap import open_source
 
     source = open_source("powercap:intel-rapl:0", folder, RealClock())
+    let_go(folder)
     errors, last = [], source.read()
     for _ in range(count):
         time.sleep(length_s)
@@ -76,12 +88,13 @@ def sweep(reader, before_wrap_j: float, count: int, length_s: float) -> list[flo
     """One run of a reader on a fresh tree whose wrap comes after so many joules."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_tree(folder)
+        make_tree(folder, before_wrap_j)
         writer = multiprocessing.get_context("spawn").Process(target=write_tree, args=(name, before_wrap_j), daemon=True)
         writer.start()
-        time.sleep(0.8)
         try:
-            return reader(folder, count, length_s)
+            # A fresh process each time: Zeus keeps the files it has found for the life of a process.
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                return pool.submit(reader, folder, count, length_s).result()
         finally:
             writer.terminate()
             writer.join()
@@ -106,10 +119,8 @@ def main() -> None:
         print("zeus is not installed: its column is left out (pip install zeus==0.16.0 into an environment of its own).")
     out = {"watts": WATTS, "window_s": 0.25, "range_j": RANGE_UJ / 1e6}
     for name, reader in readers.items():
-        # Zeus takes seconds to start, so its wraps are spread over what comes after.
-        late = 3.0 if name == "zeus" else 0.8
         errors = [e for k in range(options.sweeps)
-                  for e in sweep(reader, WATTS * (late + 4.0 * (k + 0.5) / options.sweeps), options.windows, 0.25)]
+                  for e in sweep(reader, WATTS * (0.4 + 0.2 * options.windows * (k + 0.5) / options.sweeps), options.windows, 0.25)]
         out[name] = {"at_wraps": summary(errors, 0.25), "no_wrap": summary(sweep(reader, 200_000.0, 10, 1.0), 1.0)}
     if options.record:
         options.record.write_text(json.dumps(out, indent=1) + "\n")

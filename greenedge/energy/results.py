@@ -19,7 +19,7 @@ import numpy as np
 import greenedge
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
-from greenedge.energy.labels import EVIDENCE, Figure, figure_from_json, figure_json, key_for, worst
+from greenedge.energy.labels import EVIDENCE, Figure, evidence_class, figure_from_json, figure_json, key_for, worst
 from greenedge.energy.liveness import Liveness
 from greenedge.energy.method import Method
 from greenedge.energy.model import SourceInfo
@@ -67,8 +67,11 @@ def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0
 def make_row(name: str, kind: str, info: SourceInfo, figures: Mapping[str, Figure], *, batch: int = 1,
              accuracy: float | None = None, host_included: bool | None = None, flags: Iterable[str] = (),
              ranking: bool = True) -> dict:
-    """A row from figures; its evidence is the worst of theirs. `ranking` False: it may stand in no comparison."""
+    """A row from figures; its evidence is its total's, or the worst where another class is among them. `ranking` False:
+    it may stand in no comparison."""
     evidence = worst(f.evidence for k, f in figures.items() if k != "carbon")
+    if "total" in figures and evidence_class(figures["total"].evidence) == evidence_class(evidence):
+        evidence = figures["total"].evidence
     source = {"id": info.id, "kind": info.kind, "covers": info.covers, "update_period_s": info.update_period_s,
               "gain_rel": info.gain_rel, "overlaps": list(info.overlaps), "notes": list(info.notes)}
     row = {"workload": name, "kind": kind, "batch": batch, "accuracy": accuracy, "scope": info.scope, "evidence": evidence,
@@ -124,7 +127,7 @@ def check_labels(data: dict) -> None:
         figures = {name: figure_from_json(part, _FIGURES[name][0]) for name, part in row["figures"].items()
                    if name in _FIGURES}
         labels = [figure.evidence for name, figure in figures.items() if name != "carbon"]
-        if labels and (row.get("evidence") not in EVIDENCE or EVIDENCE.index(row["evidence"]) < EVIDENCE.index(worst(labels))):
+        if row.get("evidence") not in EVIDENCE or (labels and evidence_class(row["evidence"]) != evidence_class(worst(labels))):
             raise GreenedgeError(f"the row {row['workload']!r} says {row.get('evidence')!r}, its figures are "
                                  f"{worst(labels)}; the worst label wins: measure again.")
         if "carbon" in figures and figures["carbon"].evidence != "estimated":

@@ -270,7 +270,6 @@ def test_a_measurement_in_real_time(tmp_path):
     code = f"""
 import time, sys
 from pathlib import Path
-from greenedge.energy.simulate import FakePowercapTree
 p = Path({str(folder)!r}) / 'sys/class/powercap/intel-rapl:0/energy_uj'
 flag = Path({str(folder)!r}) / 'busy'
 with open(p, 'r+b', buffering=0) as f:
