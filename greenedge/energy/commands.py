@@ -78,6 +78,7 @@ def measure(context: typer.Context,
             max_reps: int = 30, target: float = 0.02, seed: int = 0,
             hz: Annotated[float, typer.Option(help="samples a second of power sources")] = 10.0,
             gain: Annotated[float | None, typer.Option(help="standard relative uncertainty of the meter's gain")] = None,
+            max_power: Annotated[float | None, typer.Option(help="watts that it can never exceed")] = None,
             tdp: float | None = None, threads: int | None = None, tdp_source: str = "",
             required: Required = None, country: Country = None, grams: Intensity = None, output: Out = None,
             html: Html = None, csv: Csv = None, json_: Json = False, root: Root = Path("/")) -> None:
@@ -93,7 +94,7 @@ def measure(context: typer.Context,
                             min_reps=min(10, max_reps))
             with _progress() as progress:
                 data = measure_all([workload], source or (), method=method, root=root, seed=seed, required=required,
-                                   progress=progress, sampler_hz=hz, gain_rel=gain)
+                                   progress=progress, sampler_hz=hz, gain_rel=gain, max_power_w=max_power)
         _finish(data, country, grams, output, html, csv, json_)
 
 

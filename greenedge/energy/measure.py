@@ -17,7 +17,9 @@ from greenedge.energy.method import Method
 from greenedge.energy.model import Source, SourceFault
 from greenedge.energy.session import Progress, run_session
 from greenedge.energy.sources import find_all, open_source
+from greenedge.energy.sources.powercap import Powercap, mirrored
 from greenedge.energy.workloads import Workload
+from greenedge.energy.wrap import adopt
 
 _PREFERRED = ("powercap", "perf", "nvml", "hwmon", "joulescope", "ppk2", "otii", "zeus")
 
@@ -59,14 +61,15 @@ def probe(root: Path = Path("/"), clock: Clock | None = None, load: Callable | N
 def measure(workloads: Sequence[Workload], source_ids: Sequence[str] = (), *, method: Method | None = None,
             root: Path = Path("/"), clock: Clock | None = None, seed: int = 0, required: str | None = None,
             progress: Progress = lambda text, done, of: None, sampler_hz: float = 10.0,
-            gain_rel: float | None = None) -> dict:
+            gain_rel: float | None = None, max_power_w: float | None = None) -> dict:
     """A document with a row for each workload and source. Raises SourceFault/EvidenceError (exit 3) without evidence."""
     clock = clock or RealClock()
     ids = list(source_ids) or _choose(root)
     sources = [open_source(source_id, root, clock) for source_id in ids]
     for source in sources:
-        if gain_rel is not None:
-            source.info = source.info.but(gain_rel=gain_rel)
+        adopt(source, **{key: value for key, value in (("gain_rel", gain_rel), ("max_power_w", max_power_w))
+                         if value is not None})
+    _refuse_mirrors(sources)
     return measure_sources(workloads, sources, method=method, root=root, clock=clock, seed=seed, required=required,
                            progress=progress, sampler_hz=sampler_hz)
 
@@ -99,6 +102,13 @@ def measure_sources(workloads: Sequence[Workload], sources: Sequence[Source], *,
             meter.stop()
     _cross_check(rows)
     return results.document(rows)
+
+
+def _refuse_mirrors(sources: Sequence[Source]) -> None:
+    """One counter shown as two dies counts twice. Raises SourceFault."""
+    zones = [source for source in sources if isinstance(source, Powercap)]
+    for one, other in mirrored(zones) if len(zones) > 1 else ():
+        raise SourceFault(other, "implausible", f"it shows the same counter as {one}", "measure one of the two")
 
 
 def _choose(root: Path) -> list[str]:

@@ -56,3 +56,12 @@ class Unwrapper:
                               f"{info.max_power_w:g} W could wrap it (range {info.range_j:.6g} J) more than once",
                               f"read it every {info.range_j / (4 * info.max_power_w):.3g} s, or give the true --max-power")
         return base
+
+
+def adopt(source, **changes: object) -> None:
+    """Gives an open source other properties (gain, greatest power); its unwrapper follows."""
+    source.info = source.info.but(**changes)
+    unwrap = getattr(source, "_unwrap", None)
+    if isinstance(unwrap, Unwrapper):
+        unwrap.info, source.guard_s = source.info, None
+        source.guard_s = unwrap.guard_s

@@ -15,7 +15,7 @@ import pytest
 from greenedge.errors import EvidenceError, TargetError
 from greenedge.energy.clock import RealClock, VirtualClock
 from greenedge.energy.liveness import check
-from greenedge.energy.measure import measure_sources
+from greenedge.energy.measure import measure, measure_sources
 from greenedge.energy.method import Method
 from greenedge.energy.model import SourceFault
 from greenedge.energy.simulate import FAULTS, FakeCounter, FakeMachine, FakePower, FakePowercapTree, MachineWorkload
@@ -23,6 +23,7 @@ from greenedge.energy.sources import SOURCES, find_all, hwmon, load, nvml, perf,
 from greenedge.energy.sources import zeus as zeus_bridge
 from greenedge.energy.sources.joulescope import Joulescope
 from greenedge.energy.sources.otii import Otii
+from greenedge.energy.wrap import adopt
 from tests.unit.energy.fakes import NVML_STUB, hwmon_chip, setup
 
 
@@ -114,6 +115,19 @@ def test_powercap_mirrored_dies(tmp_path):
     clock.sleep(1)
     sources = [powercap.open_source(f.id, tmp_path, clock) for f in powercap.find(tmp_path)]
     assert powercap.mirrored(sources) == [("powercap:intel-rapl:0", "powercap:intel-rapl:1")]
+    ids = [source.info.id for source in sources]
+    with pytest.raises(SourceFault) as caught:
+        measure([MachineWorkload(FakeMachine(clock))], ids, root=tmp_path, clock=clock)
+    assert str(caught.value) == ("powercap:intel-rapl:1: it shows the same counter as powercap:intel-rapl:0 (cure: measure one of the "
+                                 "two).")
+
+
+def test_a_greater_power_may_be_named(tmp_path):
+    clock = VirtualClock()
+    _tree(tmp_path, clock)
+    source = powercap.open_source("powercap:intel-rapl:0", tmp_path, clock)
+    adopt(source, max_power_w=4000.0, gain_rel=0.01)
+    assert source.info.gain_rel == 0.01 and source.guard_s == pytest.approx(source.info.range_j / 16000)
 
 
 @pytest.mark.parametrize(("text", "message"), [
