@@ -18,7 +18,7 @@ from pathlib import Path
 
 from greenedge.errors import TargetError
 from greenedge.shell import protocol
-from greenedge.shell.clocks import Clock, clock_module, core_clock, simulated_clock_module
+from greenedge.shell.clocks import CLOCK_BOX, Clock, clock_module, core_clock, simulated_clock_module
 from greenedge.shell.pins import constraint_file
 from greenedge.target import Target
 
@@ -51,7 +51,8 @@ class CoreInfo:
 
 @dataclass(frozen=True)
 class Shell:
-    """Files to write; `sources` in the order for the tools, the core's included; `nextpnr` its extra arguments."""
+    """Files to write; `sources` in the order for read_slang, the core's included (board/ge_clock.v is Verilog with a vendor's
+    cell in it and is read apart, see bitstream.py); `simulation` those for Verilator; `nextpnr` its extra arguments."""
 
     files: Mapping[str, bytes]
     sources: tuple[str, ...]
@@ -106,12 +107,12 @@ def join(core: CoreInfo, request: Mapping) -> Shell:
     board = _board(core, request)
     constraints, content = constraint_file(clock.family, request["pins"], request["io"], clock.board_hz)
     units = {f"board/{name}": (RTL / name).read_bytes() for name in UNITS}
-    files = {**units, "board/ge_clock.v": clock_module(clock).encode(), f"board/{constraints}": content,
+    files = {**units, "board/ge_clock.v": clock_module(clock).encode(), "board/clock_box.v": CLOCK_BOX, f"board/{constraints}": content,
              "board/board.sv": _top(core, request, board).encode(),
              "board/sim_clock.v": simulated_clock_module().encode(),
              "board.json": (json.dumps(board, indent=1) + "\n").encode(), **_clients(board)}
     rest = (*core.sources, *units)
-    sources = (*rest, "board/ge_clock.v", "board/board.sv")
+    sources = (*rest, "board/clock_box.v", "board/board.sv")
     files["board.f"] = "".join(f"{name}\n" for name in sources).encode()
     return Shell(files, sources, (*rest, "board/sim_clock.v", "board/board.sv"), "board",
                  _nextpnr(clock, f"board/{constraints}"), clock.hz, board)

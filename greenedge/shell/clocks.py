@@ -30,12 +30,12 @@ def core_clock(family: str, board_hz: int, wanted_hz: int) -> Clock:
     if family not in _SEARCH:
         raise TargetError(f"greenedge knows no PLL of family {family!r}; it knows {', '.join(_SEARCH)}, "
                           f"or use the board's own {board_hz / _MHZ:g} MHz.")
-    found = [(hz, -abs(vco - ideal), settings) for hz, vco, ideal, settings in _SEARCH[family](board_hz) if hz <= wanted_hz]
+    found = [(-hz, abs(vco - ideal), settings) for hz, vco, ideal, settings in _SEARCH[family](board_hz) if hz <= wanted_hz]
     if not found:
         raise TargetError(f"the PLL of {family} makes nothing at or below {wanted_hz / _MHZ:g} MHz from "
                           f"{board_hz / _MHZ:g} MHz; ask for another core clock.")
-    hz, _, settings = max(found)
-    return Clock(family, board_hz, int(hz), settings)
+    hz, _, settings = min(found)
+    return Clock(family, board_hz, int(-hz), settings)
 
 
 def _ecp5(board_hz: int) -> Iterator[tuple]:
@@ -132,6 +132,10 @@ module ge_clock (
 );
 {body}endmodule
 """
+
+
+# Stands for ge_clock where a front end knows no vendor's cells.
+CLOCK_BOX = b"(* blackbox *)\nmodule ge_clock (input wire pin, output wire clk, output wire locked);\nendmodule\n"
 
 
 def simulated_clock_module() -> str:
