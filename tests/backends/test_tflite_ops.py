@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from greenedge.backends.tflite.certificate import Problem, emulated_levels
 from greenedge.backends.tflite.emit import write_file
 from greenedge.backends.tflite.rules import reasons_against
 from greenedge.backends.tflite.runtime import with_outputs
 from greenedge.backends.tflite.worker import RESOLVERS, load_runtime, run
-from greenedge.graph import run_graph
+from greenedge.graph import Dense, Edge, frozen, run_graph
 from tests.backends.graphs import RANGES, Sketch
 
 SAMPLES = 24
@@ -66,6 +67,31 @@ def test_every_range_of_levels(rng, tmp_path, levels):
 def test_every_width_of_weights(rng, tmp_path, bits):
     sketch = Sketch(rng, (20,))
     check(sketch, sketch.step(sketch.dense("x", 16, bits)), tmp_path=tmp_path, all_certified=bits <= 4)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("kernels", sorted(RESOLVERS))
+def test_what_is_not_certified_differs_just_where_the_emulation_says(rng, tmp_path, kind, kernels):
+    """8-bit weights, activations and steps, and accumulators beside the thresholds: the runtime does what was foretold."""
+    sketch = Sketch(rng, (16, 1, 1), "s8")
+    sums = sketch.conv("x", 40, (1, 1), bits=8)
+    step = sketch.step(sums, "s8", axis=0)
+    if kind == "dense":
+        sketch.ops[1] = Dense(sums, ("x",), sums, frozen(sketch.ops[1].weight[:, :, 0, 0].T))
+        sketch.edges = {name: Edge(name, edge.shape[:1], edge.lo, edge.hi) for name, edge in sketch.edges.items()}
+    graph = sketch.graph(step)
+    feeds = sketch.values(graph, 400)
+    emitted = write_file(graph)
+    layer, = emitted.layers
+    expected = run_graph(graph, feeds, keep=[sums])
+    about = sketch.ops[-1]
+    code = emitted.placed[step].code
+    problem = Problem(layer.operator, about.thresholds, about.x_lo, about.x_hi, layer.solution.factor, about.lo, code.zero_level,
+                      code.zero_point, code.bounds, emitted.placed["x"].code.scale, code.scale)
+    told = emulated_levels(problem, kernels, expected[sums].reshape(400, 40).T, layer.solution.weight_scale[:, None],
+                           layer.solution.constant[:, None]).T
+    assert np.array_equal(stored(emitted, graph, feeds, kernels, tmp_path)[step].reshape(400, 40), told)
+    assert layer.solution.verdicts[kernels].differing.any()
 
 
 @pytest.mark.parametrize("more", [

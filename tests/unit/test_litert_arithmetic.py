@@ -1,0 +1,76 @@
+"""LiteRT's roundings against their definitions in exact arithmetic; where they step up, they step up once."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from greenedge.backends.tflite.arithmetic import EMULATIONS, KERNEL_SETS, activation_bounds, stored
+from greenedge.backends.tflite.layout import encode
+
+
+def nearest(value: Fraction, halves: str) -> int:
+    floor = value.numerator // value.denominator
+    part = value - floor
+    if part != Fraction(1, 2):
+        return floor + (part > Fraction(1, 2))
+    return {"even": floor + floor % 2, "away": floor + (value > 0), "up": floor + 1}[halves]
+
+
+@pytest.fixture
+def pairs(rng):
+    """Accumulators and scales, exact ties among them."""
+    acc = np.concatenate([rng.integers(-(1 << 20), 1 << 20, 300), rng.integers(-400, 400, 300)])
+    scale = np.concatenate([np.exp(rng.uniform(-14, -1, 300)), (2 * rng.integers(0, 9, 300) + 1) * 2.0 ** -rng.integers(1, 9, 300)])
+    return acc, scale.astype(np.float32)
+
+
+def test_xnnpack_multiplies_once_in_float32_and_rounds_halves_to_even(pairs):
+    acc, scale = pairs
+    got = stored(EMULATIONS["xnnpack"]["CONV_2D"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
+    product = [np.float32(np.float32(a) * s) for a, s in zip(acc, scale)]
+    assert got.tolist() == [nearest(Fraction(float(p)), "even") for p in product]
+
+
+def test_reference_dense_rounds_the_double_product_away_from_zero(pairs):
+    acc, scale = pairs
+    got = stored(EMULATIONS["reference"]["FULLY_CONNECTED"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
+    assert got.tolist() == [nearest(Fraction(float(a) * float(s)), "away") for a, s in zip(acc, scale)]
+
+
+def test_reference_convolutions_round_twice(pairs):
+    acc, scale = pairs
+    got = stored(EMULATIONS["reference"]["CONV_2D"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
+    for a, s, value in zip(acc.tolist(), scale, got.tolist()):
+        fraction, exponent = math.frexp(float(s))
+        multiplier = nearest(Fraction(float(fraction)) * (1 << 31), "up")
+        high = nearest(Fraction(a * multiplier * 2 ** max(exponent, 0), 1 << 31), "up")
+        assert value == nearest(Fraction(high, 2 ** max(-exponent, 0)), "away")
+
+
+def test_scales_are_multiplied_and_divided_in_the_kernels_own_precision():
+    si, sw, so = 0.1, np.float32([0.3]), 0.7
+    single, = EMULATIONS["xnnpack"]["CONV_2D"].prepare(si, sw, so)
+    double, = EMULATIONS["reference"]["FULLY_CONNECTED"].prepare(si, sw, so)
+    assert single[0] == np.float32(np.float32(np.float32(0.1) * np.float32(0.3)) / np.float32(0.7))
+    assert double[0] == float(np.float32(0.1)) * float(np.float32(0.3)) / float(np.float32(0.7)) != float(single[0])
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+def test_every_rounding_rises(rng, kernels):
+    acc = np.arange(-20_000, 20_000)
+    for operator, emulation in EMULATIONS[kernels].items():
+        scale = np.exp(rng.uniform(-9, -1, (12, 1))).astype(np.float32)
+        assert (np.diff(stored(emulation, acc, 0.3, scale, 0.9, 5), axis=1) >= 0).all(), operator
+
+
+def test_activations_clamp_just_where_the_encoding_says():
+    for lo in range(-128, 1):
+        for hi in (-lo, -lo - 1, max(0, -lo - 2), 7, 0):
+            if lo <= hi <= lo + 255:
+                code = encode(lo, hi)
+                low, high = activation_bounds(code.activation, code.scale, code.zero_point)
+                assert high == 127 and (low == code.bounds[0] or hi - lo == 255), (lo, hi, code)
