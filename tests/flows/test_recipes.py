@@ -8,8 +8,10 @@ import pytest
 from greenedge.export import export_stage
 from greenedge.train import load_recipe, train_stage
 
-REPO_RECIPES = ("digits-mlp",)
-SHORT = {"digits-mlp": {"train.epochs": "6", "model.hidden": "32"}}
+REPO_RECIPES = ("digits-cnn", "digits-mlp")
+SHORT = {"digits-mlp": {"train.epochs": "6", "model.hidden": "32"},
+         "digits-cnn": {"train.epochs": "3", "model.channels": "8", "model.wide_channels": "16"}}
+LEARNT = {"digits-mlp": 0.85, "digits-cnn": 0.3}  # after so few epochs
 
 
 def test_every_recipe_folder_is_listed_here(repo):
@@ -35,8 +37,8 @@ def short_run(request, repo, tmp_path_factory):
 
 
 def test_a_short_training_already_learns(short_run):
-    _, _, metrics = short_run
-    assert metrics["accuracy"] > 0.85
+    recipe, _, metrics = short_run
+    assert metrics["accuracy"] > LEARNT[recipe.name]
 
 
 def test_the_integers_of_the_lowered_file_score_like_the_network(short_run):
@@ -57,6 +59,17 @@ def test_the_integers_of_the_lowered_file_score_like_the_network(short_run):
 
 
 @pytest.mark.slow
-def test_digits_mlp_reaches_what_its_readme_says(repo, tmp_path):
-    metrics = train_stage(load_recipe(repo / "flows" / "digits-mlp"), tmp_path)
-    assert metrics["accuracy"] >= 0.97
+@pytest.mark.parametrize("name, accuracy", [("digits-mlp", 0.97), ("digits-cnn", 0.98)])
+def test_recipes_reach_what_their_readme_says(repo, tmp_path, name, accuracy):
+    assert train_stage(load_recipe(repo / "flows" / name), tmp_path)["accuracy"] >= accuracy
+
+
+def test_the_augmentation_of_digits_cnn_moves_whole_pixels(repo):
+    import torch
+
+    x = torch.zeros(64, 1, 8, 8)
+    x[:, 0, 3, 4] = 7
+    moved = load_recipe(repo / "flows" / "digits-cnn").augment(x, torch.Generator().manual_seed(0))
+    assert moved.shape == x.shape and (moved.flatten(1).sum(1) == 7).all()
+    places = {divmod(int(place), 8) for place in moved.flatten(1).argmax(1)}
+    assert places == {(row, column) for row in (2, 3, 4) for column in (3, 4, 5)}
