@@ -42,18 +42,27 @@ class Birth:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantised:
-    """What a requantiser's levels are of: the real number y(x) of the integer x on its input edge, rounded by `levels`."""
+    """What a requantiser's levels are of: the real number y(x) of the integer x on its input edge, rounded by `levels`.
+
+    `axis` is that of per-channel boundaries. `before` names the requantiser that was fused into this one: then x is its level.
+    """
 
     y: Expr
     levels: Quantiser
+    axis: int
+    before: str | None = None
 
 
 @dataclasses.dataclass
 class Trace:
-    """Where integers come from, kept while a model is lowered: by edge."""
+    """Where integers come from, kept while a model is lowered: by edge.
+
+    `reads` has, for the output of a sum of products, the real functions of its input edges that go into the sum.
+    """
 
     births: dict[str, Birth] = dataclasses.field(default_factory=dict)
     quantised: dict[str, Quantised] = dataclasses.field(default_factory=dict)
+    reads: dict[str, tuple[Expr, ...]] = dataclasses.field(default_factory=dict)
 
 
 class Builder:
@@ -88,6 +97,11 @@ class Builder:
         ones = (1,) * len(shape)
         self._record(Input(name, (), name), shape, np.full(ones, lo), np.full(ones, hi))
         return name
+
+    def emit_sum(self, op: Op, *values: Live) -> str:
+        """As `emit`, for a sum over these real tensors."""
+        self.trace.reads[op.output] = tuple(value.expr for value in values)
+        return self.emit(op)
 
     def emit(self, op: Op) -> str:
         """Adds an operation whose output edge is named like itself; its shape and range are derived here."""
@@ -143,7 +157,7 @@ class Builder:
                         None if step.thresholds is None else frozen(step.thresholds), affine,
                         None if step.table is None else frozen(step.table), frozen(x_lo), frozen(x_hi))
         self.emit(op)
-        self.trace.quantised[name] = Quantised(y, levels)
+        self.trace.quantised[name] = Quantised(y, levels, axis)
         return Live(name, back(Var()))
 
     def _per_channel(self, edge: Edge, y: Expr):
@@ -220,6 +234,7 @@ class Builder:
         sign = np.broadcast_to(sign, (edge.shape[channel],))
         name = self.unique(f"{op.name}_rising")
         flipped = flip_weights(op, sign, name)
+        self.trace.reads[name] = self.trace.reads[op.name]
         self.emit(flipped)
         shape = [1] * rank
         shape[channel] = -1

@@ -91,7 +91,7 @@ def join(walk, node, a: Live, b: Live, sign: int) -> Live:
                       "share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + self.q(b)")
     p, r = ratio.numerator, sign * ratio.denominator
     name = walk.builder.unique(node)
-    edge = walk.builder.emit(Add(name, (a.edge, b.edge), name, (p, r)))
+    edge = walk.builder.emit_sum(Add(name, (a.edge, b.edge), name, (p, r)), a, b)
     unit = Const.of(scale_a / p)
     offset = zero_a * p + zero_b * r
     from greenedge.lower.expr import Var

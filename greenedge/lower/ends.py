@@ -14,6 +14,16 @@ from greenedge.lower.values import Constant, Grid, Host, Live
 OPSET = 20
 
 
+# What computes every number of its output from one number of each input, in float32 alike everywhere.
+_ELEMENTWISE = {"Abs", "Add", "Cast", "Ceil", "Clip", "Concat", "Div", "Flatten", "Floor", "Gather", "GreaterOrEqual", "Identity", "Max", "Min",
+                "Mul", "Neg", "Pad", "Relu", "Reshape", "Round", "Sign", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"}
+
+
+def elementwise(model) -> bool:
+    """Whether a host model (or None) is free of sums and transcendental functions, whose float32 result depends on who computes it."""
+    return model is None or all(node.op_type in _ELEMENTWISE for node in model.graph.node)
+
+
 class _Model:
     """Nodes and initialisers of one host model while they are collected."""
 

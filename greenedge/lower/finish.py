@@ -8,7 +8,7 @@ import numpy as np
 
 from greenedge.graph.affine import fit_affine
 from greenedge.graph.ops import Conv, ConvTranspose, Dense, Edge, Graph, Op, Requantise, frozen
-from greenedge.lower.builder import Birth, Quantised, Trace, flip_weights
+from greenedge.lower.builder import Birth, Trace, flip_weights
 from greenedge.lower.expr import Const, Var
 
 
@@ -24,7 +24,8 @@ def fuse_requantisers(graph: Graph, trace: Trace) -> Graph:
                 and len(graph.consumers(inner.output)) == 1 and (op.sign > 0).all() and _same_axis(op, inner)):
             ops[op.output] = _composed(op, inner)
             gone.add(inner.output)
-            trace.quantised.pop(op.output, None)  # two roundings in a row are no single real function any more
+            if op.output in trace.quantised:
+                trace.quantised[op.output] = dataclasses.replace(trace.quantised[op.output], before=inner.output)
     return _with(graph, [ops[op.output] for op in graph.ops if op.output not in gone])
 
 
@@ -75,8 +76,11 @@ def absorb_signs(graph: Graph, trace: Trace) -> Graph:
         turned = Const.of(sign.reshape(spread).astype(float)) * Var()
         if (birth := trace.births.get(layer.output)) is not None:
             trace.births[layer.output] = Birth(birth.tensor, birth.expr.substitute(turned))
-        if (quantised := trace.quantised.get(op.output)) is not None:
-            trace.quantised[op.output] = Quantised(quantised.y.substitute(turned), quantised.levels)
+        first = op.output
+        while first in trace.quantised and trace.quantised[first].before is not None:
+            first = trace.quantised[first].before
+        if (quantised := trace.quantised.get(first)) is not None:
+            trace.quantised[first] = dataclasses.replace(quantised, y=quantised.y.substitute(turned))
     return dataclasses.replace(_with(graph, [ops[op.output] for op in graph.ops]), edges=edges)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from greenedge.graph.execute import execute_op
 from greenedge.graph.ops import Input, Requantise
 from greenedge.lower import Lowered
-from greenedge.lower.ties import _error, near_boundary
+from greenedge.lower.ties import error_of, possible_levels
 
 _MOST_TRIED = 256
 
@@ -34,17 +34,25 @@ def reachable_by_ties(lowered: Lowered, ints: Mapping[str, np.ndarray], wanted: 
                 values[op.output] = execute_op(op, [values[e] for e in op.inputs], [graph.edges[e] for e in op.inputs])
                 if isinstance(op, Requantise) and op.output in trace.quantised:
                     pending += _alternatives(k, op, graph, trace, values, errors)
-            errors[op.output] = _error(op, graph, trace, values, errors)
-        if np.array_equal(values[output], wanted):
+            errors[op.output] = error_of(op, graph, trace, values, errors)
+        if (np.abs(values[output] - wanted) <= _noise(graph.producer(output), errors[output])).all():
             return True
     return False
+
+
+def _noise(op, error: np.ndarray) -> np.ndarray | int:
+    """By how much an integer read off a float may differ: not at all for a level, by the rounding of its sum for an accumulator."""
+    return 0 if isinstance(op, Requantise) else np.floor(error + 0.5)
 
 
 def _alternatives(k: int, op: Requantise, graph, trace, values, errors) -> list:
     """The same state with one near-boundary element on its other level."""
     found = []
-    for index, level in near_boundary(graph, trace, values, errors, op):
-        flipped = values[op.output].copy()
-        flipped[index] = level if flipped[index] < level else level - 1
-        found.append((k, {**values, op.output: flipped}, dict(errors)))
+    lowest, highest = possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
+    for at in map(tuple, np.argwhere(lowest < highest)):
+        for level in range(int(lowest[at]), int(highest[at]) + 1):
+            if level != values[op.output][at]:
+                flipped = values[op.output].copy()
+                flipped[at] = level
+                found.append((k, {**values, op.output: flipped}, dict(errors)))
     return found

@@ -74,7 +74,7 @@ def _dense(walk, node, x: Value, weight: Grid) -> Live:
                       "use Int8WeightPerChannelFloat")
     name = walk.builder.unique(node)
     zeros = _whole(zero, "input zero point").reshape(-1)
-    edge = walk.builder.emit(Dense(name, (value.edge,), name, frozen(ints)))
+    edge = walk.builder.emit_sum(Dense(name, (value.edge,), name, frozen(ints)), value)
     offset = (ints * (zeros[:, None] if zeros.size > 1 else zeros)).sum(axis=0)
     ones = (1,) * (rank - 1)
     return Live(edge, _rescaled(offset.reshape(*ones, -1), w_scale.reshape(*ones, -1), np.asarray(scale).reshape(-1)[:1].reshape((1,) * rank)))
@@ -93,7 +93,7 @@ def conv(walk, node, args) -> Value:
         raise Refused("unsupported-scale", "padding an input whose zero point varies per channel", "one zero point per padded tensor",
                       "use a per-tensor zero point")
     op = Conv(name, (value.edge,), name, frozen(ints), strides, pads, dilations, groups, int(zeros[0]))
-    out = walk.builder.emit(op)
+    out = walk.builder.emit_sum(op, value)
     sums = ints.reshape(ints.shape[0], ints.shape[1], -1).sum(2)                       # (O, I/g)
     per_group = np.broadcast_to(zeros, (edge.shape[0],)).reshape(groups, -1)           # (g, I/g)
     offset = (sums * np.repeat(per_group, ints.shape[0] // groups, axis=0)).sum(1)
@@ -122,7 +122,7 @@ def conv_transpose(walk, node, args) -> Value:
         raise Refused("unsupported-scale", "its weight scale varies along the inputs", "weights have one scale per output channel",
                       "use one weight scale per tensor")
     name = walk.builder.unique(node)
-    out = walk.builder.emit(ConvTranspose(name, (value.edge,), name, frozen(ints), strides, pads, dilations, output_padding, groups))
+    out = walk.builder.emit_sum(ConvTranspose(name, (value.edge,), name, frozen(ints), strides, pads, dilations, output_padding, groups), value)
     spread = (-1, *(1,) * n)
     result = Live(out, _rescaled(np.zeros((1,) * (n + 1), np.int64), weight.scale.reshape(-1).reshape(spread), scale.reshape((1,) * (n + 1))))
     return _with_bias(walk, result, _bias(args[2]), False) if len(args) > 2 and args[2] is not None else result

@@ -92,7 +92,7 @@ def _averaged(walk, node, value: Live, kernel, strides, pads) -> Live:
                       "use a symmetric quantiser")
     name = walk.builder.unique(node)
     fill = fills.pop() if any(pads) else 0
-    edge = walk.builder.emit(SumPool(name, (value.edge,), name, kernel, strides, pads, fill))
+    edge = walk.builder.emit_sum(SumPool(name, (value.edge,), name, kernel, strides, pads, fill), value)
     count = int(np.prod(kernel))
     acc = Var() + Const.of(-zero * count) if np.any(zero != 0) else Var()
     return Live(edge, acc / Const.of(float(count)) * Const.of(scale))

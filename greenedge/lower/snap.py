@@ -107,7 +107,7 @@ def _snap(lowered: Lowered, op: Requantise, proto, bits: int) -> tuple[Snapped, 
         left = "it has no affine form"
     elif not isinstance(layer, (Dense, Conv, ConvTranspose)) or len(graph.consumers(op.inputs[0])) > 1:
         left = "it follows no layer of its own"
-    elif quantised is None or birth is None or (parts := affine_of(birth.expr)) is None or np.any(np.asarray(parts[1]) != 0):
+    elif quantised is None or quantised.before is not None or birth is None or (parts := affine_of(birth.expr)) is None or np.any(np.asarray(parts[1]) != 0):
         left = "its accumulator has an offset of its own; move the bias behind the layer"
     if left is not None:
         return Snapped(op.name, len(op.sign), accumulators, left=left), None

@@ -16,35 +16,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.graph.execute import execute_op
+from greenedge.graph.execute import execute_op, linear_float
 from greenedge.graph.ops import Add, Conv, ConvTranspose, Dense, Graph, Input, Op, Pad, Requantise, SumPool
-from greenedge.lower.builder import Trace
+from greenedge.lower.builder import Quantised, Trace
 from greenedge.lower.ends import dequantiser
 from greenedge.lower.expr import U32
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One integer that a float execution rounded otherwise: where, both levels, and how far from the boundary (in levels)."""
+    """One integer that a float execution rounded otherwise, and the integers among which float32 rounding decides there."""
 
     sample: int
     layer: str
     index: tuple[int, ...]
     expected: int
     got: int
-    distance: float
-    bound: float
+    lowest: int
+    highest: int
 
     @property
     def proven_tie(self) -> bool:
-        return self.distance <= self.bound
+        return all(self.lowest <= level <= self.highest for level in (self.expected, self.got))
 
 
 def explain(graph: Graph, trace: Trace, given: Mapping[str, np.ndarray]) -> list[Difference]:
-    """Every element at which the float execution's integers `given` (by edge, batch first) differ from the graph's step.
+    """Every element at which the float execution's integers `given` (by edge, batch first) differ from the graph's.
 
-    Each requantiser is applied to the float execution's own upstream integers, so one difference is never the echo of
-    another.
+    Each operation is applied to the float execution's own upstream integers, so one difference is never the echo of another.
     """
     values: dict[str, np.ndarray] = {}
     errors: dict[str, np.ndarray] = {}
@@ -53,86 +52,109 @@ def explain(graph: Graph, trace: Trace, given: Mapping[str, np.ndarray]) -> list
         if isinstance(op, Input):
             values[op.output] = given[op.output]
         else:
-            xs, edges = [values[e] for e in op.inputs], [graph.edges[e] for e in op.inputs]
-            values[op.output] = execute_op(op, xs, edges)
+            values[op.output] = execute_op(op, [values[e] for e in op.inputs], [graph.edges[e] for e in op.inputs])
+        errors[op.output] = error_of(op, graph, trace, values, errors)
+        if op.output in given and not isinstance(op, Input):
+            found += _differences(op, trace, values, errors, given[op.output])
         if isinstance(op, Requantise) and op.output in given:
-            found += _differences(op, trace, values[op.inputs[0]], errors[op.inputs[0]], values[op.output], given[op.output])
             values[op.output] = given[op.output]
-        errors[op.output] = _error(op, graph, trace, values, errors)
     return found
 
 
-def near_boundary(graph: Graph, trace: Trace, values: Mapping[str, np.ndarray], errors, op: Requantise):
-    """Indices at which a float32 execution of `op` might round otherwise, with the levels it might give."""
-    y, bound = _evaluated(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
-    boundary = _boundaries(op, trace, y.ndim)
-    gap = np.abs(y[..., None] - boundary)
-    return [(tuple(int(i) for i in at[:-1]), op.lo + 1 + int(at[-1])) for at in np.argwhere(gap <= _margin(y, bound)[..., None])]
+def possible_levels(op: Requantise, trace: Trace, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(lowest, highest) level that a float32 execution of the requantiser may give for each integer of x (batch first)."""
+    return _possible(trace.quantised[op.output], trace, x, error)
 
 
-def _evaluated(op: Requantise, trace: Trace, x: np.ndarray, error: np.ndarray):
-    """(y, float32 error bound) with the batch axis kept in front."""
-    quantised = trace.quantised[op.output]
-    y, bound = quantised.y.approximate(x.astype(np.float64), U32, error)
-    return np.broadcast_to(y, x.shape), np.broadcast_to(bound, x.shape)
+def _possible(quantised: Quantised, trace: Trace, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if quantised.before is None:
+        return _levels_within(quantised, x, error)
+    low, high = _possible(trace.quantised[quantised.before], trace, x, error)
+    lowest = highest = None
+    for k in range(int((high - low).max(initial=0)) + 1):  # two roundings in a row: every level that the first may give
+        ends = _levels_within(quantised, np.minimum(low + k, high), np.zeros(x.shape))
+        lowest = ends[0] if lowest is None else np.minimum(lowest, ends[0])
+        highest = ends[1] if highest is None else np.maximum(highest, ends[1])
+    return lowest, highest
 
 
-def _margin(y: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """The bound plus one more rounding: adding the zero point or comparing in float32."""
-    return bound + U32 * np.abs(y)
+def _levels_within(quantised: Quantised, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    y, bound = _evaluated(quantised, x, error)
+    # One more rounding at most: a comparison, or the half that some rounding modes add.
+    margin = bound + U32 * (np.abs(y) + 0.5)
+    boundary, axis = np.asarray(quantised.levels.boundary), quantised.axis + 1
+    count = lambda at, side: _count_below(boundary, at, axis, side)
+    return quantised.levels.lo + count(y - margin, "left"), quantised.levels.lo + count(y + margin, "right")
 
 
-def _boundaries(op: Requantise, trace: Trace, rank: int) -> np.ndarray:
-    """(…, L) boundaries that broadcast against (batch, *shape, L)."""
-    boundary = np.asarray(trace.quantised[op.output].levels.boundary)
-    if boundary.ndim == 1:
-        return boundary
-    spread = [1] * rank + [boundary.shape[1]]
-    spread[op.axis + 1] = boundary.shape[0]
-    return boundary.reshape(spread)
+def _evaluated(quantised: Quantised, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(y, bound on what float32 makes of it) with the batch axis in front."""
+    with np.errstate(all="ignore"):
+        y, bound = quantised.y.approximate(x.astype(np.float64), U32, error)
+    y, bound = np.broadcast_to(y, x.shape), np.broadcast_to(bound, x.shape)
+    return np.nan_to_num(y), np.where(np.isfinite(y) & np.isfinite(bound), bound, np.inf)
 
 
-def _differences(op: Requantise, trace: Trace, x, error, expected, got) -> list[Difference]:
+def _count_below(boundary: np.ndarray, y: np.ndarray, axis: int, side: str) -> np.ndarray:
+    """How many boundaries lie below each y ('right': or at it); boundary is (L,) or (C, L) along `axis` of y."""
+    if boundary.ndim == 1 or len(boundary) == 1:
+        return np.searchsorted(boundary.reshape(-1), y, side=side)
+    moved = np.moveaxis(y, axis, 0)
+    rows = np.stack([np.searchsorted(row, part, side=side) for row, part in zip(boundary, moved)])
+    return np.moveaxis(rows, 0, axis)
+
+
+def _differences(op: Op, trace: Trace, values, errors, got: np.ndarray) -> list[Difference]:
+    expected = values[op.output]
     where = np.argwhere(expected != got)
     if not len(where):
         return []
-    if op.output not in trace.quantised:
-        return [Difference(int(at[0]), op.name, tuple(int(i) for i in at[1:]), int(expected[tuple(at)]), int(got[tuple(at)]), np.inf, 0.0)
-                for at in where]
-    y, bound = _evaluated(op, trace, x, error)
-    boundary = np.broadcast_to(_boundaries(op, trace, y.ndim), (*y.shape, op.hi - op.lo))
-    margin = _margin(y, bound)
-    found = []
-    for at in map(tuple, where):
-        low, high = sorted((int(expected[at]), int(got[at])))
-        crossed = boundary[at][max(0, low - op.lo):max(0, high - op.lo)]
-        distance = float(np.abs(y[at] - crossed).max()) if crossed.size and op.lo <= low and high <= op.hi else np.inf
-        found.append(Difference(int(at[0]), op.name, tuple(int(i) for i in at[1:]), int(expected[at]), int(got[at]), distance, float(margin[at])))
-    return found
+    if not isinstance(op, Requantise):  # an accumulator, read off a float by rounding to the nearest integer
+        apart = np.floor(errors[op.output] + 0.5).astype(np.int64)
+        lowest, highest = expected - apart, expected + apart
+    elif op.output in trace.quantised:
+        lowest, highest = possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
+    else:
+        lowest = highest = expected
+    return [Difference(at[0], op.name, tuple(at[1:]), *(int(part[tuple(at)]) for part in (expected, got, lowest, highest)))
+            for at in where.tolist()]
+
+
+# -- the error of a float execution ------------------------------------------------------------------------------------
+
+def error_of(op: Op, graph: Graph, trace: Trace, values: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Bound on how far the float tensor behind op.output is from its integers, in units of them.
+
+    A quantiser's output is exact: what dequantising it costs is counted where it is read.
+    """
+    shape = values[op.output].shape
+    if isinstance(op, Input) or (isinstance(op, Requantise) and op.output in trace.births):
+        return np.zeros(shape)
+    if isinstance(op, Requantise):  # no quantiser of the model: float arithmetic whose exact values are whole numbers
+        if op.output not in trace.quantised:
+            return np.zeros(shape)
+        return _evaluated(trace.quantised[op.output], values[op.inputs[0]], errors[op.inputs[0]])[1]
+    if not isinstance(op, (Dense, Conv, ConvTranspose, SumPool, Add)):
+        moved = dataclasses.replace(op, value=0) if isinstance(op, Pad) else op  # padding is exact
+        return execute_op(moved, [errors[e] for e in op.inputs], [graph.edges[e] for e in op.inputs])
+    reads = [_read(trace, op, k, values[e], errors[e]) for k, e in enumerate(op.inputs)]
+    inherited = _on_magnitudes(op, [error for _, error in reads])
+    size = _on_magnitudes(op, [np.abs(real) for real, _ in reads])
+    return inherited + _gamma(_terms(op) + 2) * (size + inherited)
+
+
+def _read(trace: Trace, op: Op, k: int, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(integers counted from real zero, their float32 error) of the k-th input of a sum, as the model's float tensor has them."""
+    exprs = trace.reads.get(op.output)
+    if exprs is None:
+        return x.astype(np.float64), error + U32 * np.abs(x)
+    value, bound = exprs[k].approximate(x.astype(np.float64), U32, error)
+    scale = np.abs(dequantiser(exprs[k])[0])
+    return np.broadcast_to(value / scale, x.shape), np.broadcast_to(bound / scale, x.shape)
 
 
 def _gamma(n: int) -> float:
     return n * U32 / (1 - n * U32)
-
-
-def _error(op: Op, graph: Graph, trace: Trace, values, errors) -> np.ndarray:
-    """Bound on the error of the float tensor behind op.output, in units of its integers."""
-    x = values[op.output]
-    if isinstance(op, (Input, Requantise)):
-        return U32 * np.abs(x - _zero(trace, op.output))
-    if not isinstance(op, (Dense, Conv, ConvTranspose, SumPool, Add)):
-        moved = dataclasses.replace(op, value=0) if isinstance(op, Pad) else op  # padding is exact
-        return execute_op(moved, [errors[e] for e in op.inputs], [graph.edges[e] for e in op.inputs])
-    size = [np.abs(values[e] - _zero(trace, e)) for e in op.inputs]
-    inherited = _on_magnitudes(op, [errors[e] for e in op.inputs])
-    return inherited + _gamma(_terms(op) + 2) * (_on_magnitudes(op, size) + inherited)
-
-
-def _zero(trace: Trace, edge: str) -> np.ndarray | float:
-    """The integer that stands for real zero on an edge (0 where that is unknown: an accumulator)."""
-    birth = trace.births.get(edge)
-    parts = dequantiser(birth.expr) if birth is not None else None
-    return parts[1] if parts is not None else 0.0
 
 
 def _terms(op: Op) -> int:
@@ -148,10 +170,8 @@ def _terms(op: Op) -> int:
 
 def _on_magnitudes(op: Op, xs: list[np.ndarray]) -> np.ndarray:
     """The operation with absolute weights on non-negative float arrays (padding contributes nothing: it is real zero)."""
-    from greenedge.graph import execute
-
     if isinstance(op, Add):
         return sum(abs(m) * x for m, x in zip(op.multipliers, xs))
     if isinstance(op, SumPool):
-        return execute.execute_op(dataclasses.replace(op, pad_value=0), xs, None)
-    return execute.linear_float(dataclasses.replace(op, weight=np.abs(op.weight), **({"pad_value": 0} if isinstance(op, Conv) else {})), xs[0])
+        return execute_op(dataclasses.replace(op, pad_value=0), xs, None)
+    return linear_float(dataclasses.replace(op, weight=np.abs(op.weight), **({"pad_value": 0} if isinstance(op, Conv) else {})), xs[0])

@@ -186,3 +186,30 @@ def test_outputs_that_are_no_levels_are_refused():
     assert verify.integers_of(np.array([[0.5, 1.0]]), np.array(0.5), np.array(0.0)).tolist() == [[1, 2]]
     assert verify.integers_of(np.array([[0.5, 1.2]]), np.array(0.5), np.array(0.0)) is None
     assert verify.integers_of(np.array([[np.nan]]), np.array(0.5), np.array(0.0)) is None
+
+
+def test_an_input_that_the_prologue_rounds_otherwise_is_a_difference(tmp_path, monkeypatch, rng):
+    run, out, lowered = _run(tmp_path, monkeypatch, rng)
+    from greenedge.host import run_prologue
+
+    def wrong(lowered, vectors):
+        ints = {edge: values.copy() for edge, values in run_prologue(lowered, vectors.inputs).items()}
+        ints["x"][3, 2] = -8 if ints["x"][3, 2] > -8 else -7
+        return ints
+
+    monkeypatch.setattr(verify, "_prologue", wrong)
+    with pytest.raises(VerificationError) as error:
+        verify_stage(run, out, "any", _tell)
+    assert str(error.value).startswith("graph differs from qonnx on ") and "first at sample 3, layer x: expected [" in str(error.value)
+
+
+@pytest.mark.parametrize("apart, passes", [(1, True), (2, False)])
+def test_a_prologue_that_adds_up_may_be_one_level_apart(tmp_path, apart, passes):
+    """A float layer before the first quantiser sums in whatever order its runtime likes."""
+    m = Model((1, 4))
+    m.node("MatMul", m.constant(np.full((4, 4), 0.3))).quant(0.25, 4).dense()
+    lowered = lower_file(m.save(tmp_path / "m.onnx"))
+    ints = {"x": np.zeros((2, 4), np.int64)}
+    given = {"x": ints["x"] + np.array([[0, 0, 0, 0], [0, apart, 0, 0]])}
+    first = verify._first_input(lowered, given, ints)
+    assert first is None if passes else (first.sample, first.layer, first.expected[0], first.got[0]) == (1, "x", 2, 0)
