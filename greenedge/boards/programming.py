@@ -1,0 +1,79 @@
+"""Puts a bitstream on a board: the board file's own command, run here or in the image of docker/openfpgaloader."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from greenedge.errors import GreenedgeError, TargetError, ToolError
+from greenedge.target import Target
+
+BITSTREAMS = ("board.bit", "board.bin", "board.fs", "top.bit")
+IMAGE = "greenedge/openfpgaloader:1.1.1"  # docker build -t … docker/openfpgaloader
+_TIMEOUT_S = 300
+# USB ids: FTDI 0403 (FT232H/FT2232H/FT4232H/FT231X: ULX3S, iCEBreaker, Tang Nano 9K), CMSIS-DAP 0d28 and 1209 (Colorlight's
+# extension board), 1209:5af0 (OrangeCrab's bootloader); devices' data sheets, pid.codes
+UDEV = """# greenedge: boards may be programmed by whoever sits at the machine
+SUBSYSTEM=="usb", ATTR{idVendor}=="0403", ATTR{idProduct}=="6001|6010|6011|6014|6015", TAG+="uaccess", MODE="0660", GROUP="plugdev"
+SUBSYSTEM=="usb", ATTR{idVendor}=="0d28|1209", TAG+="uaccess", MODE="0660", GROUP="plugdev"
+SUBSYSTEM=="tty", ATTRS{idVendor}=="0403|0d28|1209", TAG+="uaccess", MODE="0660", GROUP="dialout"
+"""
+UDEV_PATH = "/etc/udev/rules.d/60-greenedge.rules"
+_PERMISSION = re.compile(r"LIBUSB_ERROR_ACCESS|permission|inappropriate permissions|usb_open\(\) failed|EACCES", re.IGNORECASE)
+_ABSENT = re.compile(r"device not found|no device|unable to open ftdi device|cannot find|LIBUSB_ERROR_NO_DEVICE|unable to find",
+                     re.IGNORECASE)
+
+
+def bitstream_of(build: Path) -> Path:
+    """The bitstream in a build folder. Raises GreenedgeError where there is none."""
+    for name in BITSTREAMS:
+        if (build / name).is_file():
+            return build / name
+    raise GreenedgeError(f"{build} has no bitstream ({', '.join(BITSTREAMS)}); run the build for a board to its end.")
+
+
+def program_argv(target: Target, bitstream: Path, docker: bool = False) -> list[str]:
+    """The command that programs `target`. Raises TargetError for a board without one."""
+    if not target.program:
+        raise TargetError(f"{target.name}: key 'program' is missing; a board that greenedge programs says how.")
+    if not docker:
+        return [part.replace("{bitstream}", str(bitstream)) for part in target.program]
+    inner = [part.replace("{bitstream}", f"/work/{bitstream.name}") for part in target.program]
+    return ["docker", "run", "--rm", "--device", "/dev/bus/usb", "-v", f"{bitstream.resolve().parent}:/work:ro", IMAGE, *inner]
+
+
+def program(build: Path, target: Target, docker: bool = False, tell: Callable[[int, int, str], None] = lambda *_: None) -> str:
+    """Programs the board with what lies in `build`; returns the command as it was run.
+
+    Raises ToolError, one sentence with what to do: program missing, no permission (udev), no board, anything else.
+    """
+    bitstream = bitstream_of(build)
+    argv = program_argv(target, bitstream, docker)
+    if shutil.which(argv[0]) is None:
+        raise ToolError("docker is not on PATH; install it, or leave --docker out." if docker else
+                        f"{argv[0]} is not on PATH: apt install {argv[0].lower()}, or greenedge program --docker.")
+    tell(0, 0, " ".join(argv))
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                              timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{argv[0]} did not end within {_TIMEOUT_S} s; unplug the board, plug it in and try again.") from None
+    except OSError as error:
+        raise ToolError(f"{argv[0]} cannot be run ({error.strerror}).") from None
+    if done.returncode:
+        raise ToolError(_why(argv[0], target, done.returncode, done.stdout + done.stderr))
+    return " ".join(argv)
+
+
+def _why(tool: str, target: Target, status: int, text: str) -> str:
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines() if line.strip()]
+    if _PERMISSION.search(text):
+        return (f"{tool} may not use the USB device of {target.name}: greenedge program --udev | sudo tee {UDEV_PATH} && "
+                "sudo udevadm control --reload && sudo udevadm trigger, then plug the board in again.")
+    if _ABSENT.search(text):
+        return f"{tool} finds no {target.title}; is it plugged in with a data cable, and does no other program hold it?"
+    said = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "it printed nothing")
+    return f"{tool} ended with exit status {status}: {said[:160].rstrip('.')}."
