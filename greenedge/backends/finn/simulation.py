@@ -6,6 +6,7 @@ parameters) are no part of that digest because the model reads them when it star
 
 from __future__ import annotations
 
+import fcntl
 import re
 import subprocess
 import tempfile
@@ -82,8 +83,11 @@ def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None],
                       "compiling the simulation model with Verilator", timeout_s=1800)
     plan = Plan({**sources, "harness.cpp": harness.read_bytes()}, (command,), ("sim",))
     folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{tool.version}"
-    if not (folder / "sim").is_file():
-        execute(plan, folder, progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:  # two runs of one design wait for each other instead of sharing a work folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "sim").is_file():
+            execute(plan, folder, progress)
     return folder / "sim"
 
 
