@@ -1,4 +1,5 @@
-"""Our RAPL reader and Zeus under one fake powercap tree at a constant power: errors side by side, at a wrap and away from it.
+"""Our RAPL reader and Zeus under one fake powercap tree at a constant power: errors side by side, at a wrap and away
+from it.
 
     python benchmarks/energy_zeus.py [--sweeps N] [--record FILE]
 
@@ -89,7 +90,9 @@ def sweep(reader, before_wrap_j: float, count: int, length_s: float) -> list[flo
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_tree(folder, before_wrap_j)
-        writer = multiprocessing.get_context("spawn").Process(target=write_tree, args=(name, before_wrap_j), daemon=True)
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write_tree, args=(name, before_wrap_j), daemon=True
+        )
         writer.start()
         try:
             # A fresh process each time: Zeus keeps the files it has found for the life of a process.
@@ -102,8 +105,13 @@ def sweep(reader, before_wrap_j: float, count: int, length_s: float) -> list[flo
 
 def summary(errors: list[float], length_s: float) -> dict:
     joules = [error * WATTS * length_s for error in errors]
-    return {"windows": len(errors), "worst_relative": max(map(abs, errors)), "lowest_j": min(joules) + WATTS * length_s,
-            "highest_j": max(joules) + WATTS * length_s, "beyond_1_percent": sum(abs(e) > 0.01 for e in errors)}
+    return {
+        "windows": len(errors),
+        "worst_relative": max(map(abs, errors)),
+        "lowest_j": min(joules) + WATTS * length_s,
+        "highest_j": max(joules) + WATTS * length_s,
+        "beyond_1_percent": sum(abs(e) > 0.01 for e in errors),
+    }
 
 
 def main() -> None:
@@ -116,11 +124,18 @@ def main() -> None:
     if importlib.util.find_spec("zeus"):
         readers["zeus"] = zeus_windows
     else:
-        print("zeus is not installed: its column is left out (pip install zeus==0.16.0 into an environment of its own).")
+        print(
+            "zeus is not installed: its column is left out (pip install zeus==0.16.0 into an environment of its own)."
+        )
     out = {"watts": WATTS, "window_s": 0.25, "range_j": RANGE_UJ / 1e6}
     for name, reader in readers.items():
-        errors = [e for k in range(options.sweeps)
-                  for e in sweep(reader, WATTS * (0.4 + 0.2 * options.windows * (k + 0.5) / options.sweeps), options.windows, 0.25)]
+        errors = [
+            e
+            for k in range(options.sweeps)
+            for e in sweep(
+                reader, WATTS * (0.4 + 0.2 * options.windows * (k + 0.5) / options.sweeps), options.windows, 0.25
+            )
+        ]
         out[name] = {"at_wraps": summary(errors, 0.25), "no_wrap": summary(sweep(reader, 200_000.0, 10, 1.0), 1.0)}
     if options.record:
         options.record.write_text(json.dumps(out, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """Grams of CO₂ equivalent: joules × intensity. Always an estimate, with the range of the intensity.
 
-Intensities: Our World in Data (CC BY 4.0), "Carbon intensity of electricity", from Ember and the Energy Institute; yearly
-means of generation, life-cycle. The ranges are ours (benchmarks/energy_intensity.py says how).
+Intensities: Our World in Data (CC BY 4.0), "Carbon intensity of electricity", from Ember and the Energy Institute;
+yearly means of generation, life-cycle. The ranges are ours (benchmarks/energy_intensity.py says how).
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from pathlib import Path
 from greenedge.errors import GreenedgeError
 from greenedge.energy.labels import Figure
 
-ATTRIBUTION = ("Carbon intensity: Our World in Data, from Ember and the Energy Institute, CC BY 4.0 "
-               "(ourworldindata.org/grapher/carbon-intensity-electricity); rounded, ranges added.")
+ATTRIBUTION = (
+    "Carbon intensity: Our World in Data, from Ember and the Energy Institute, CC BY 4.0 "
+    "(ourworldindata.org/grapher/carbon-intensity-electricity); rounded, ranges added."
+)
 _TABLE = Path(__file__).parent / "data/intensity.csv"
 _JOULES_PER_KWH = 3.6e6
 
@@ -37,12 +39,23 @@ class Intensity:
 def table() -> dict[str, Intensity]:
     """By ISO 3166 alpha-3 code."""
     with open(_TABLE, encoding="utf-8", newline="") as file:
-        return {row["iso"]: Intensity(row["iso"], row["country"], float(row["g_per_kwh"]), float(row["low"]),
-                                      float(row["high"]), int(row["year"]), row["source"]) for row in csv.DictReader(file)}
+        return {
+            row["iso"]: Intensity(
+                row["iso"],
+                row["country"],
+                float(row["g_per_kwh"]),
+                float(row["low"]),
+                float(row["high"]),
+                int(row["year"]),
+                row["source"],
+            )
+            for row in csv.DictReader(file)
+        }
 
 
 def intensity(country: str | None, given: float | None = None) -> Intensity:
-    """The country's, or the one given in g/kWh. Raises GreenedgeError: an unknown country never becomes a world mean."""
+    """The country's, or the one given in g/kWh. Raises GreenedgeError: an unknown country never becomes a world
+    mean."""
     if given is not None:
         if not 0 <= given <= 3000:
             raise GreenedgeError(f"--intensity {given:g} is not between 0 and 3000 g/kWh; give grams of CO2e per kWh.")
@@ -51,8 +64,9 @@ def intensity(country: str | None, given: float | None = None) -> Intensity:
     for entry in table().values():
         if key in (entry.iso, entry.country.upper()):
             return entry
-    raise GreenedgeError(f"there is no carbon intensity for {country!r}; give --intensity in g/kWh, or one of "
-                         f"{', '.join(table())}.")
+    raise GreenedgeError(
+        f"there is no carbon intensity for {country!r}; give --intensity in g/kWh, or one of {', '.join(table())}."
+    )
 
 
 def carbon(energy: Figure, at: Intensity) -> Figure:
@@ -61,5 +75,14 @@ def carbon(energy: Figure, at: Intensity) -> Figure:
     low = energy.low if energy.low is not None else energy.value
     high = energy.high if energy.high is not None else energy.value
     scale = 1 / _JOULES_PER_KWH
-    return Figure(energy.value * at.g_per_kwh * scale, "carbon", "g", energy.scope, "estimated",
-                  max(low, 0.0) * at.low * scale, high * at.high * scale, None, energy.covers)
+    return Figure(
+        energy.value * at.g_per_kwh * scale,
+        "carbon",
+        "g",
+        energy.scope,
+        "estimated",
+        max(low, 0.0) * at.low * scale,
+        high * at.high * scale,
+        None,
+        energy.covers,
+    )

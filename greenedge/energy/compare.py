@@ -23,24 +23,37 @@ class Comparison:
     warnings: tuple[str, ...] = ()
 
 
-def compare(one: dict, other: dict, quantity: str = "total", same_session: bool = False, allow_scope: bool = False,
-            allow_evidence: bool = False) -> Comparison:
-    """Raises GreenedgeError: scopes or evidence classes differ and were not allowed by name; a row that may not be ranked
+def compare(
+    one: dict,
+    other: dict,
+    quantity: str = "total",
+    same_session: bool = False,
+    allow_scope: bool = False,
+    allow_evidence: bool = False,
+) -> Comparison:
+    """Raises GreenedgeError: scopes or evidence classes differ and were not allowed by name; a row that may not be
+    ranked
     (an estimate from CPU time alone); no repetitions."""
     a, b = results.figure(one, quantity), results.figure(other, quantity)
     names = tuple(f"{row['workload']} ({row['source']['covers']})" for row in (one, other))
     for row, name in zip((one, other), names, strict=True):
         if row.get("ranking") is False:
-            raise GreenedgeError(f"{name} is estimated from CPU time, which says nothing that its latency does not; compare "
-                                 "latencies, or measure it.")
+            raise GreenedgeError(
+                f"{name} is estimated from CPU time, which says nothing that its latency does not; "
+                "compare "
+                "latencies, or measure it."
+            )
     if a is None or b is None:
         missing = names[0] if a is None else names[1]
         raise GreenedgeError(f"{missing} has no {quantity} energy; compare --quantity total, or measure it.")
     check_comparable(a, b, allow_scope, allow_evidence)
     first, second = _values(one, quantity), _values(other, quantity)
     if not first or not second:
-        raise GreenedgeError(f"{names[0] if not first else names[1]} has no repetitions, so no interval; measure it, or "
-                             "read both numbers side by side.")
+        raise GreenedgeError(
+            f"{names[0] if not first else names[1]} has no repetitions, so no interval; measure it, "
+            "or "
+            "read both numbers side by side."
+        )
     paired = same_session and len(first) == len(second)
     ratio = stats.paired_ratio(first, second) if paired else stats.unpaired_ratio(first, second)
     warnings = []
@@ -50,8 +63,15 @@ def compare(one: dict, other: dict, quantity: str = "total", same_session: bool 
         warnings.append(f"{names[0]} {words[hosts[0]]} the host, {names[1]} {words[hosts[1]]} it.")
     if not paired:
         warnings.append("not measured in one interleaved session: drift between the sessions is in the ratio.")
-    return Comparison(*names, quantity, ratio, paired, max((a.evidence, b.evidence), key=results.EVIDENCE.index),
-                      stats.verdict(ratio, *names), tuple(warnings))
+    return Comparison(
+        *names,
+        quantity,
+        ratio,
+        paired,
+        max((a.evidence, b.evidence), key=results.EVIDENCE.index),
+        stats.verdict(ratio, *names),
+        tuple(warnings),
+    )
 
 
 def _values(row: dict, quantity: str) -> list[float]:

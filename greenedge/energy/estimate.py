@@ -36,9 +36,12 @@ def coefficients() -> Mapping[str, dict]:
 
 
 def read_saif(path: Path) -> Activity:
-    """Sums TC over every net of a SAIF file, line by line. Raises GreenedgeError without DURATION, TIMESCALE or toggles."""
+    """Sums TC over every net of a SAIF file, line by line. Raises GreenedgeError without DURATION, TIMESCALE or
+    toggles."""
     if path.stat().st_size > _MAX_BYTES:
-        raise GreenedgeError(f"{path} is {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read: simulate fewer vectors.")
+        raise GreenedgeError(
+            f"{path} is {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read: simulate fewer vectors."
+        )
     toggles = nets = 0
     scale = duration = None
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -63,12 +66,15 @@ def read_toggles(path: Path) -> Activity:
             elif len(row) == 2 and row[1].isdigit():
                 toggles, nets = toggles + int(row[1]), nets + 1
             elif row and row != ["net", "toggles"]:
-                raise GreenedgeError(f"{path}:{number}: {row!r} is neither net,toggles nor #seconds,S; correct that line.")
+                raise GreenedgeError(
+                    f"{path}:{number}: {row!r} is neither net,toggles nor #seconds,S; correct that line."
+                )
     return _activity(path, toggles, seconds, nets)
 
 
 def fpga_power(device: str, clock_hz: float, activity: Activity | None) -> Figure:
-    """P = V · (I_static + I_clock · f) + E_toggle · toggles/s, with the band of the coefficients; scope chip (core rail).
+    """P = V · (I_static + I_clock · f) + E_toggle · toggles/s, with the band of the coefficients; scope chip (core
+    rail).
 
     Where a device has no coefficient for switching, static power alone, and the covers say so.
     """
@@ -80,8 +86,11 @@ def fpga_power(device: str, clock_hz: float, activity: Activity | None) -> Figur
     covers = f"{device} core rail"
     if "toggle_j" in c:
         if activity is None:
-            raise GreenedgeError(f"{device} needs the switching activity of its netlist: give a SAIF file or toggle counts "
-                                 "(cell counts miss multipliers by a third of the total).")
+            raise GreenedgeError(
+                f"{device} needs the switching activity of its netlist: give a SAIF file or toggle "
+                "counts "
+                "(cell counts miss multipliers by a third of the total)."
+            )
         watts += c["toggle_j"] * activity.toggles / activity.seconds
     else:
         covers += ", static alone"
@@ -89,33 +98,90 @@ def fpga_power(device: str, clock_hz: float, activity: Activity | None) -> Figur
     return Figure(watts, "power", "w", "chip", "estimated", watts * low, watts * high, None, covers)
 
 
-def fpga_row(name: str, device: str, clock_hz: float, activity: Activity | None, *, cycles: int, streaming: bool,
-             accuracy: float | None = None) -> dict:
-    """Joules per inference: P · II/f when streaming (`cycles` is the initiation interval), P · latency when single-shot."""
+def fpga_row(
+    name: str,
+    device: str,
+    clock_hz: float,
+    activity: Activity | None,
+    *,
+    cycles: int,
+    streaming: bool,
+    accuracy: float | None = None,
+) -> dict:
+    """Joules per inference: P · II/f when streaming (`cycles` is the initiation interval), P · latency when
+    single-shot."""
     if cycles <= 0 or clock_hz <= 0:
         raise GreenedgeError(f"{cycles} cycles at {clock_hz:g} Hz make no time; both must be above 0.")
     power, seconds = fpga_power(device, clock_hz, activity), cycles / clock_hz
-    energy = Figure(power.value * seconds, "energy", "j", "chip", "estimated", power.low * seconds, power.high * seconds,
-                    None, power.covers)
-    info = SourceInfo(f"estimate:{device}", "model", "chip", power.covers, evidence="estimated", host_included=False,
-                      notes=(coefficients()[device]["source"], "energy is power times " +
-                             ("the initiation interval (streaming)" if streaming else "the latency (single shot)")))
+    energy = Figure(
+        power.value * seconds,
+        "energy",
+        "j",
+        "chip",
+        "estimated",
+        power.low * seconds,
+        power.high * seconds,
+        None,
+        power.covers,
+    )
+    info = SourceInfo(
+        f"estimate:{device}",
+        "model",
+        "chip",
+        power.covers,
+        evidence="estimated",
+        host_included=False,
+        notes=(
+            coefficients()[device]["source"],
+            "energy is power times "
+            + ("the initiation interval (streaming)" if streaming else "the latency (single shot)"),
+        ),
+    )
     row = make_row(name, "model", info, {"total": energy, "idle": power}, accuracy=accuracy, host_included=False)
     return row | {"latency_s": {"value": seconds}}
 
 
-def cpu_row(name: str, cpu_seconds: float, inferences: int, tdp_w: float, threads: int, source: str,
-            latency_s: float | None = None, accuracy: float | None = None) -> dict:
+def cpu_row(
+    name: str,
+    cpu_seconds: float,
+    inferences: int,
+    tdp_w: float,
+    threads: int,
+    source: str,
+    latency_s: float | None = None,
+    accuracy: float | None = None,
+) -> dict:
     """E = TDP / threads · CPU seconds, band ×0.4…1.6. Proportional to time, so it may stand in no ranking."""
     if tdp_w <= 0 or threads <= 0 or inferences <= 0 or not source:
-        raise GreenedgeError(f"an estimate from time needs --tdp (W), the threads it is for and --tdp-source; there are {tdp_w:g} W, "
-                             f"{threads} threads, source {source!r}.")
+        raise GreenedgeError(
+            f"an estimate from time needs --tdp (W), the threads it is for and --tdp-source; there "
+            f"are {tdp_w:g} W, "
+            f"{threads} threads, source {source!r}."
+        )
     joules = tdp_w / threads * cpu_seconds / inferences
-    energy = Figure(joules, "energy", "j", "chip", "estimated", joules * CPU_BAND[0], joules * CPU_BAND[1], None,
-                    "cpu package share")
-    info = SourceInfo("estimate:cpu", "model", "chip", "cpu package share", evidence="estimated", host_included=True,
-                      notes=(f"TDP {tdp_w:g} W over {threads} threads: {source}",
-                             "proportional to CPU time: it says nothing that the latency does not"))
+    energy = Figure(
+        joules,
+        "energy",
+        "j",
+        "chip",
+        "estimated",
+        joules * CPU_BAND[0],
+        joules * CPU_BAND[1],
+        None,
+        "cpu package share",
+    )
+    info = SourceInfo(
+        "estimate:cpu",
+        "model",
+        "chip",
+        "cpu package share",
+        evidence="estimated",
+        host_included=True,
+        notes=(
+            f"TDP {tdp_w:g} W over {threads} threads: {source}",
+            "proportional to CPU time: it says nothing that the latency does not",
+        ),
+    )
     row = make_row(name, "model", info, {"total": energy}, accuracy=accuracy, host_included=True, ranking=False)
     return row | ({"latency_s": {"value": latency_s}} if latency_s else {})
 
@@ -127,6 +193,9 @@ def digits(value: float) -> str:
 
 def _activity(path: Path, toggles: int, seconds: float, nets: int) -> Activity:
     if seconds <= 0 or nets == 0 or toggles == 0:
-        raise GreenedgeError(f"{path} holds {nets} nets with {toggles} toggles over {seconds:g} s; all three must be above 0: "
-                             "simulate real vectors and dump the activity of the netlist.")
+        raise GreenedgeError(
+            f"{path} holds {nets} nets with {toggles} toggles over {seconds:g} s; all three must be "
+            "above 0: "
+            "simulate real vectors and dump the activity of the netlist."
+        )
     return Activity(toggles, seconds, nets)

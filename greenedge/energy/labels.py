@@ -18,8 +18,13 @@ EVIDENCE = ("measured", "derived", "replayed", "simulated", "estimated")
 SCOPES = ("rail", "chip", "module", "board", "wall")
 
 # Classes that may stand in one column and one ratio.
-_CLASS = {"measured": "measured", "derived": "measured", "replayed": "replayed", "simulated": "simulated",
-          "estimated": "estimated"}
+_CLASS = {
+    "measured": "measured",
+    "derived": "measured",
+    "replayed": "replayed",
+    "simulated": "simulated",
+    "estimated": "estimated",
+}
 # What a key of that class is called: a program that asks for energy_j never gets a model's number.
 _INFIX = {"measured": "", "replayed": "", "simulated": "simulated_", "estimated": "estimate_"}
 
@@ -32,7 +37,7 @@ def worst(labels: Iterable[str]) -> str:
 
 
 def evidence_class(label: str) -> str:
-    """"measured", "replayed", "simulated" or "estimated"."""
+    """ "measured", "replayed", "simulated" or "estimated"."""
     return _CLASS[label]
 
 
@@ -80,17 +85,30 @@ def figure_from_json(data: dict, base: str) -> Figure:
     """The figure of that base name in `data`. Raises GreenedgeError where key and label disagree."""
     evidence, unit = data.get("evidence"), data.get("unit")
     if evidence not in EVIDENCE or data.get("scope") not in SCOPES or not isinstance(unit, str):
-        raise GreenedgeError(f"the figure {base!r} has evidence {evidence!r} and scope {data.get('scope')!r}; evidence is "
-                             f"one of {', '.join(EVIDENCE)} and scope one of {', '.join(SCOPES)}: measure it again.")
+        raise GreenedgeError(
+            f"the figure {base!r} has evidence {evidence!r} and scope {data.get('scope')!r}; "
+            "evidence is "
+            f"one of {', '.join(EVIDENCE)} and scope one of {', '.join(SCOPES)}: measure it again."
+        )
     key = key_for(base, unit, evidence)
     others = {key_for(base, unit, label) for label in EVIDENCE} - {key}
     if key not in data or others & set(data):
         held = ", ".join(sorted(set(data) & (others | {key}))) or "nothing"
-        raise GreenedgeError(f"the figure {base!r} is {evidence} but stands under {held}; a {evidence} number stands "
-                             f"under {key} alone: measure it again.")
-    return Figure(value=float(data[key]), base=base, unit=unit, scope=data["scope"], evidence=evidence,
-                  low=data.get("low"), high=data.get("high"), instrument=data.get("instrument_u"),
-                  covers=data.get("covers", ""))
+        raise GreenedgeError(
+            f"the figure {base!r} is {evidence} but stands under {held}; a {evidence} number stands "
+            f"under {key} alone: measure it again."
+        )
+    return Figure(
+        value=float(data[key]),
+        base=base,
+        unit=unit,
+        scope=data["scope"],
+        evidence=evidence,
+        low=data.get("low"),
+        high=data.get("high"),
+        instrument=data.get("instrument_u"),
+        covers=data.get("covers", ""),
+    )
 
 
 def require(evidence: str, wanted: str, what: str, why: str) -> None:
@@ -109,8 +127,9 @@ def add(figures: Iterable[Figure], overlapping: Iterable[tuple[str, str]] = ()) 
     assert parts and len({(part.base, part.unit) for part in parts}) == 1
     scopes = sorted({part.scope for part in parts})
     if len(scopes) > 1:
-        raise GreenedgeError(f"figures of scope {' and '.join(scopes)} cannot be summed: one holds the other; "
-                             "report them side by side.")
+        raise GreenedgeError(
+            f"figures of scope {' and '.join(scopes)} cannot be summed: one holds the other; report them side by side."
+        )
     names = {part.covers for part in parts}
     for one, other in overlapping:
         if one in names and other in names:
@@ -121,19 +140,33 @@ def add(figures: Iterable[Figure], overlapping: Iterable[tuple[str, str]] = ()) 
     high = None if any(part.high is None for part in parts) else sum(part.high for part in parts)
     known = [part.instrument for part in parts]
     instrument = None if None in known else sum(known)
-    return Figure(sum(part.value for part in parts), parts[0].base, parts[0].unit, parts[0].scope,
-                  worst(["derived", *(part.evidence for part in parts)]), low, high, instrument, " + ".join(sorted(names)))
+    return Figure(
+        sum(part.value for part in parts),
+        parts[0].base,
+        parts[0].unit,
+        parts[0].scope,
+        worst(["derived", *(part.evidence for part in parts)]),
+        low,
+        high,
+        instrument,
+        " + ".join(sorted(names)),
+    )
 
 
 def check_comparable(one: Figure, other: Figure, allow_scope: bool = False, allow_evidence: bool = False) -> None:
     """Raises GreenedgeError for a ratio across scopes or evidence classes that was not asked for by name."""
     reasons = []
     if one.scope != other.scope and not allow_scope:
-        reasons.append(f"scope {one.scope} ({one.covers}) and scope {other.scope} ({other.covers}) do not cover the same "
-                       "thing: measure both at one scope, or say --allow-scope-mismatch.")
+        reasons.append(
+            f"scope {one.scope} ({one.covers}) and scope {other.scope} ({other.covers}) do not cover the "
+            "same "
+            "thing: measure both at one scope, or say --allow-scope-mismatch."
+        )
     first, second = evidence_class(one.evidence), evidence_class(other.evidence)
     if first != second and not allow_evidence:
-        reasons.append(f"{one.evidence} and {other.evidence} numbers make no ratio: get the same evidence for both, or "
-                       "say --allow-evidence-mismatch.")
+        reasons.append(
+            f"{one.evidence} and {other.evidence} numbers make no ratio: get the same evidence for both, or "
+            "say --allow-evidence-mismatch."
+        )
     if reasons:
         raise GreenedgeError("\n".join(reasons))

@@ -1,4 +1,5 @@
-"""A source must prove that it is alive before a number may be called measured: that a file or event exists proves nothing."""
+"""A source must prove that it is alive before a number may be called measured: that a file or event exists proves
+nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _FIX_EXTERNAL = "use another source or an external meter (greenedge energy probe
 
 @dataclass(frozen=True)
 class Liveness:
-    """`state` is alive, dead, stale, implausible, denied or unproven (no load was given); watts at rest and under load."""
+    """`state` is alive, dead, stale, implausible, denied or unproven (no load was given); watts at rest and under
+    load."""
 
     state: str
     reason: str = ""
@@ -30,8 +32,13 @@ class Liveness:
         return self.state == "alive"
 
 
-def check(source: Source, clock: Clock, load: Callable[[Callable[[], bool]], None] | None, seconds: float = 2.0,
-          poll_s: float = 0.001) -> Liveness:
+def check(
+    source: Source,
+    clock: Clock,
+    load: Callable[[Callable[[], bool]], None] | None,
+    seconds: float = 2.0,
+    poll_s: float = 0.001,
+) -> Liveness:
     """Rest, load, rest; `load(going)` works until `going()` is false. Never raises for a fault of the source."""
     try:
         rests, phases = [], []
@@ -86,22 +93,49 @@ def _judge(source: Source, phases, watts: list[float]) -> Liveness:
     seconds = phases[-1][0][-1] - phases[0][0][0]
     if np.all(values == values[0]):
         # A counter is told from its opening on, so a dead 0 and a frozen value look alike here.
-        state, what = "dead", "reads 0 all the time" if values[0] == 0 and info.kind == "power" else "is frozen: it does not move"
+        state, what = (
+            "dead",
+            "reads 0 all the time" if values[0] == 0 and info.kind == "power" else "is frozen: it does not move",
+        )
         return Liveness(state, f"it {what}, watched for {seconds:.1f} s", _FIX_EXTERNAL, None, watts[0], None)
     if max(watts) > info.max_power_w or min(watts) < 0:
-        return Liveness("implausible", f"it says {max(watts):.6g} W, {info.max_power_w:g} W is the most", _FIX_EXTERNAL,
-                        period, watts[0], None)
+        return Liveness(
+            "implausible",
+            f"it says {max(watts):.6g} W, {info.max_power_w:g} W is the most",
+            _FIX_EXTERNAL,
+            period,
+            watts[0],
+            None,
+        )
     if info.kind == "counter" and period is not None and period > _STALE_S:
-        return Liveness("stale", f"it is updated every {period:.2f} s", "use a source that is updated every second or faster",
-                        period, watts[0], None)
+        return Liveness(
+            "stale",
+            f"it is updated every {period:.2f} s",
+            "use a source that is updated every second or faster",
+            period,
+            watts[0],
+            None,
+        )
     if len(watts) == 1:
-        return Liveness("unproven", "no load was given, so it cannot be seen to move with one",
-                        "greenedge energy probe -- COMMAND that loads it", period, watts[0], None)
+        return Liveness(
+            "unproven",
+            "no load was given, so it cannot be seen to move with one",
+            "greenedge energy probe -- COMMAND that loads it",
+            period,
+            watts[0],
+            None,
+        )
     rest, load, after = watts
     # The step must stand out of what the rests differ by, and of 1 % of the load.
     if load - (rest + after) / 2 <= max(2 * abs(rest - after), 0.01 * abs(load)):
-        return Liveness("dead", f"it does not follow the load: {rest:.3g} W at rest, {load:.3g} W under load, {after:.3g} W "
-                        "after", "load what it covers, or " + _FIX_EXTERNAL, period, rest, load)
+        return Liveness(
+            "dead",
+            f"it does not follow the load: {rest:.3g} W at rest, {load:.3g} W under load, {after:.3g} W after",
+            "load what it covers, or " + _FIX_EXTERNAL,
+            period,
+            rest,
+            load,
+        )
     return Liveness("alive", "", "", period, (rest + after) / 2, load)
 
 

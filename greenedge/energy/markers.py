@@ -1,4 +1,5 @@
-"""Times of the host brought into the stream of an external meter: by a GPIO edge in the stream, or by a load pattern."""
+"""Times of the host brought into the stream of an external meter: by a GPIO edge in the stream, or by a load
+pattern."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ class Sync:
 def logic_edges(trace: Trace) -> np.ndarray:
     """Times at which the marker line changed (half-way between samples). Raises SourceFault without a marker line."""
     if trace.markers is None:
-        raise SourceFault("markers", "absent", "the trace has no marker line", "wire the GPIO to the meter's logic input")
+        raise SourceFault(
+            "markers", "absent", "the trace has no marker line", "wire the GPIO to the meter's logic input"
+        )
     level = np.asarray(trace.markers).astype(bool)
     change = np.flatnonzero(level[1:] != level[:-1])
     return (trace.t[change] + trace.t[change + 1]) / 2
@@ -40,29 +43,38 @@ def logic_edges(trace: Trace) -> np.ndarray:
 def match_edges(meter: Sequence[float], host: Sequence[float], max_drift: float = 1e-3) -> Sync:
     """The k-th edge of the meter is the k-th the host has numbered; one missing or too many refuses the run.
 
-    Least squares for offset and drift. Raises SourceFault: counts differ, drift beyond `max_drift`, or an edge off the line
-    by more than half the shortest distance between edges.
+    Least squares for offset and drift. Raises SourceFault: counts differ, drift beyond `max_drift`, or an edge off the
+    line by more than half the shortest distance between edges.
     """
     m, h = np.asarray(meter, dtype=float), np.asarray(host, dtype=float)
     if len(m) != len(h) or len(h) < 2:
-        raise SourceFault("markers", "gap", f"the meter saw {len(m)} edges, the host made {len(h)}: one is lost or extra",
-                          _FIX)
+        raise SourceFault(
+            "markers", "gap", f"the meter saw {len(m)} edges, the host made {len(h)}: one is lost or extra", _FIX
+        )
     drift, offset = np.polyfit(h - h[0], m, 1)
     left = m - (offset + drift * (h - h[0]))
     if abs(drift - 1) > max_drift or np.max(np.abs(left)) > np.min(np.diff(h)) / 2:
-        raise SourceFault("markers", "gap", f"the edges do not lie on one line: drift {(drift - 1) * 1e6:.0f} ppm, greatest "
-                          f"distance {np.max(np.abs(left)) * 1e3:.3g} ms", _FIX)
+        raise SourceFault(
+            "markers",
+            "gap",
+            f"the edges do not lie on one line: drift {(drift - 1) * 1e6:.0f} ppm, "
+            "greatest "
+            f"distance {np.max(np.abs(left)) * 1e3:.3g} ms",
+            _FIX,
+        )
     return Sync(float(offset - drift * h[0]), float(drift - 1), float(np.sqrt(np.mean(left**2))))
 
 
 def match_pattern(trace: Trace, groups: Sequence[Sequence[float]], search_s: float = 2.0) -> Sync:
     """Offset and drift from load patterns: each group has the host's times of its load edges, up and down in turn.
 
-    At least two groups (before and after the run). Each is found by cross-correlation within ±`search_s`, then every edge
-    is placed to a fraction of a sample by the energy around it. Raises SourceFault where a pattern is not there.
+    At least two groups (before and after the run). Each is found by cross-correlation within ±`search_s`, then every
+    edge is placed to a fraction of a sample by the energy around it. Raises SourceFault where a pattern is not there.
     """
     if len(groups) < 2:
-        raise SourceFault("markers", "gap", f"there are {len(groups)} load patterns", "two are needed, before and after")
+        raise SourceFault(
+            "markers", "gap", f"there are {len(groups)} load patterns", "two are needed, before and after"
+        )
     found, host, shift = [], [], 0.0
     for number, group in enumerate(groups):
         edges = np.asarray(group, dtype=float)
@@ -88,8 +100,12 @@ def _correlate(trace: Trace, edges: np.ndarray, centre: float, search_s: float) 
     scores /= np.maximum(window.std(axis=1) * template.std() * len(span), 1e-30)
     best = int(np.argmax(scores))
     if scores[best] < 0.7:
-        raise SourceFault("markers", "gap", f"the load pattern is not in the trace (best correlation {scores[best]:.2f}, 0.7 is "
-                          "needed)", _FIX)
+        raise SourceFault(
+            "markers",
+            "gap",
+            f"the load pattern is not in the trace (best correlation {scores[best]:.2f}, 0.7 is needed)",
+            _FIX,
+        )
     return float(grid[best] - span[0])
 
 
@@ -106,8 +122,12 @@ def _place(trace: Trace, edges: np.ndarray, k: int, shift: float) -> float:
     low = watts[(t > x - reach) & (t < x - 3 * step)]
     high = watts[(t > x + 3 * step) & (t < x + reach)]
     if len(low) < 3 or len(high) < 3:
-        raise SourceFault("markers", "gap", f"edge {k} of a pattern has too few samples around it",
-                          "make the pulses longer than 20 samples")
+        raise SourceFault(
+            "markers",
+            "gap",
+            f"edge {k} of a pattern has too few samples around it",
+            "make the pulses longer than 20 samples",
+        )
     p, q = float(np.mean(low)), float(np.mean(high))
     near = (t >= x - 3 * step) & (t <= x + 3 * step)
     a, b = t[near][0] - step / 2, t[near][-1] + step / 2

@@ -35,8 +35,9 @@ class Probed:
     evidence: str = "measured"
 
 
-def probe(root: Path = Path("/"), clock: Clock | None = None, load: Callable | None = None,
-          seconds: float = 2.0) -> list[Probed]:
+def probe(
+    root: Path = Path("/"), clock: Clock | None = None, load: Callable | None = None, seconds: float = 2.0
+) -> list[Probed]:
     """Every source and whether it is alive. `load(going)` must load what the sources cover; without it a source that
     counts is `unproven`."""
     clock, out = clock or RealClock(), []
@@ -47,7 +48,9 @@ def probe(root: Path = Path("/"), clock: Clock | None = None, load: Callable | N
         try:
             source = open_source(found.id, root, clock)
         except SourceFault as fault:
-            out.append(Probed(found.id, found.scope, found.covers, liveness.Liveness(fault.kind, fault.reason, fault.fix)))
+            out.append(
+                Probed(found.id, found.scope, found.covers, liveness.Liveness(fault.kind, fault.reason, fault.fix))
+            )
             continue
         if source.info.kind == "stream":
             live = liveness.Liveness("unproven", "a stream is proved by the run itself", "greenedge energy measure")
@@ -58,26 +61,59 @@ def probe(root: Path = Path("/"), clock: Clock | None = None, load: Callable | N
     return out
 
 
-def measure(workloads: Sequence[Workload], source_ids: Sequence[str] = (), *, method: Method | None = None,
-            root: Path = Path("/"), clock: Clock | None = None, seed: int = 0, required: str | None = None,
-            progress: Progress = lambda text, done, of: None, sampler_hz: float = 10.0,
-            gain_rel: float | None = None, max_power_w: float | None = None) -> dict:
-    """A document with a row for each workload and source. Raises SourceFault/EvidenceError (exit 3) without evidence."""
+def measure(
+    workloads: Sequence[Workload],
+    source_ids: Sequence[str] = (),
+    *,
+    method: Method | None = None,
+    root: Path = Path("/"),
+    clock: Clock | None = None,
+    seed: int = 0,
+    required: str | None = None,
+    progress: Progress = lambda text, done, of: None,
+    sampler_hz: float = 10.0,
+    gain_rel: float | None = None,
+    max_power_w: float | None = None,
+) -> dict:
+    """A document with a row for each workload and source. Raises SourceFault/EvidenceError (exit 3) without
+    evidence."""
     clock = clock or RealClock()
     ids = list(source_ids) or _choose(root)
     sources = [open_source(source_id, root, clock) for source_id in ids]
     for source in sources:
-        adopt(source, **{key: value for key, value in (("gain_rel", gain_rel), ("max_power_w", max_power_w))
-                         if value is not None})
+        adopt(
+            source,
+            **{
+                key: value for key, value in (("gain_rel", gain_rel), ("max_power_w", max_power_w)) if value is not None
+            },
+        )
     _refuse_mirrors(sources)
-    return measure_sources(workloads, sources, method=method, root=root, clock=clock, seed=seed, required=required,
-                           progress=progress, sampler_hz=sampler_hz)
+    return measure_sources(
+        workloads,
+        sources,
+        method=method,
+        root=root,
+        clock=clock,
+        seed=seed,
+        required=required,
+        progress=progress,
+        sampler_hz=sampler_hz,
+    )
 
 
-def measure_sources(workloads: Sequence[Workload], sources: Sequence[Source], *, method: Method | None = None,
-                    root: Path = Path("/"), clock: Clock | None = None, seed: int = 0, required: str | None = None,
-                    progress: Progress = lambda text, done, of: None, sampler_hz: float = 10.0,
-                    make_meter: Callable[[Source], Meter] | None = None) -> dict:
+def measure_sources(
+    workloads: Sequence[Workload],
+    sources: Sequence[Source],
+    *,
+    method: Method | None = None,
+    root: Path = Path("/"),
+    clock: Clock | None = None,
+    seed: int = 0,
+    required: str | None = None,
+    progress: Progress = lambda text, done, of: None,
+    sampler_hz: float = 10.0,
+    make_meter: Callable[[Source], Meter] | None = None,
+) -> dict:
     """`measure` on sources that are open. `make_meter` replaces the sampling process (for virtual clocks)."""
     clock, method = clock or RealClock(), method or Method()
     if required:
@@ -94,8 +130,9 @@ def measure_sources(workloads: Sequence[Workload], sources: Sequence[Source], *,
     for meter in meters:
         meter.start()
     try:
-        sessions = run_session(workloads, meters, method, clock, np.random.default_rng(seed), progress,
-                               root / "sys/class/thermal")
+        sessions = run_session(
+            workloads, meters, method, clock, np.random.default_rng(seed), progress, root / "sys/class/thermal"
+        )
         rows = [results.session_row(s, method, alive[meters.index(s.meter)], seed) for s in sessions]
     finally:
         for meter in meters:
@@ -119,7 +156,9 @@ def _choose(root: Path) -> list[str]:
         if ids:
             return ids[:1] if family != "nvml" else [i for i in ids if i.startswith("nvml:0:")]
     reasons = "\n".join(f"  {f.id}: {f.reason} (cure: {f.fix})." for f in found)
-    raise EvidenceError(f"this machine has no energy source that can be read, so nothing can be measured here:\n{reasons}")
+    raise EvidenceError(
+        f"this machine has no energy source that can be read, so nothing can be measured here:\n{reasons}"
+    )
 
 
 def _meter(source: Source, root: Path, clock: Clock, period_s: float | None, hz: float) -> Meter:
@@ -131,9 +170,11 @@ def _meter(source: Source, root: Path, clock: Clock, period_s: float | None, hz:
 
 def _load_of(workload: Workload) -> Callable[[Callable[[], bool]], None]:
     """The workload as the load of the liveness test."""
+
     def load(going: Callable[[], bool]) -> None:
         while going():
             workload.infer(1, lambda: None)
+
     return load
 
 
@@ -149,4 +190,6 @@ def _cross_check(rows: list[dict]) -> None:
                 apart = abs(a.value - b.value) / max(abs(a.value), abs(b.value), 1e-30)
                 if apart > 0.05:
                     for flagged in (row, other):
-                        flagged["flags"].append(f"counter and integrated power differ by {apart:.1%} (5 % is the limit)")
+                        flagged["flags"].append(
+                            f"counter and integrated power differ by {apart:.1%} (5 % is the limit)"
+                        )

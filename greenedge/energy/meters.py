@@ -157,7 +157,9 @@ class SampledMeter:
             if len(rows) > 2 and rows[-1, 0] > t:
                 return _as_trace(rows)
             self.clock.sleep(self.period_s / 4)
-        raise SourceFault(self.info.id, "dead", f"its sampler gave nothing after {t:.3f} s", "see the message of the sampler")
+        raise SourceFault(
+            self.info.id, "dead", f"its sampler gave nothing after {t:.3f} s", "see the message of the sampler"
+        )
 
 
 class Recorder(Protocol):
@@ -180,12 +182,14 @@ class InlineRecorder:
 
     def start(self) -> None:
         outer = self.clock.watch
+
         def hear(t: float) -> None:
             if outer:
                 outer(t)
             if t >= self._due:
                 self._due = t + self.step
                 self._rows.append((t, self.read()))
+
         self.clock.watch = hear
 
     def rows(self) -> np.ndarray:

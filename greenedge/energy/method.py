@@ -16,7 +16,8 @@ from greenedge.energy.workloads import Workload
 
 @dataclass(frozen=True)
 class Method:
-    """Settings with the specification's values. A window is ≥ max(min_window_s, periods · update period, min_inferences).
+    """Settings with the specification's values. A window is ≥ max(min_window_s, periods · update period,
+    min_inferences).
 
     `floor_periods` may not be undercut by any setting: below it the edges alone are worth more than 1 %.
     `random_delay_s` None takes the sensor's own period where the sensor looks part of the time, else no delay.
@@ -40,14 +41,17 @@ class Method:
     random_delay_s: float | None = None
 
     def window_s(self, meters: list[Meter]) -> float:
-        """The least length that suits every meter. Raises GreenedgeError where a shorter one was asked for by setting."""
+        """The least length that suits every meter. Raises GreenedgeError where a shorter one was asked for by
+        setting."""
         slowest = max(meter.period_s for meter in meters)
         wanted = max(self.min_window_s, self.periods * slowest)
         floor = self.floor_periods * slowest
         # Rounding alone may not refuse a window of exactly the floor.
         if wanted < floor * (1 - 1e-9):
-            raise GreenedgeError(f"a window of {wanted * 1e3:.3g} ms is too short for a source that is updated every "
-                                 f"{slowest * 1e3:.3g} ms: at least {floor:.3g} s are needed; lengthen --window.")
+            raise GreenedgeError(
+                f"a window of {wanted * 1e3:.3g} ms is too short for a source that is updated every "
+                f"{slowest * 1e3:.3g} ms: at least {floor:.3g} s are needed; lengthen --window."
+            )
         return wanted
 
     def idle_window_s(self, meters: list[Meter]) -> float:
@@ -95,8 +99,10 @@ class Windows:
             self.clock.sleep(min(left, 0.5))
             self.guard()
         last = self._edges(lambda: self.clock.sleep(pause), lambda t: None)
-        return [Window(a.t, b.t, *meter.energy(a, b), 0.0, 0.0)
-                for meter, a, b in zip(self.meters, first, last, strict=True)]
+        return [
+            Window(a.t, b.t, *meter.energy(a, b), 0.0, 0.0)
+            for meter, a, b in zip(self.meters, first, last, strict=True)
+        ]
 
     def work(self, workload: Workload, seconds: float, least: int, latency_s: float, delay_s: float) -> list[Window]:
         """The workload runs through both edges, so no edge sees it start or stop. Commands run whole, see `_whole`."""
@@ -120,7 +126,9 @@ class Windows:
     def _window(self, meter: Meter, a: Edge, b: Edge, pieces: _Pieces) -> Window:
         ends, calls, active = np.array(pieces.log).T
         count = np.diff(np.interp([a.t, b.t], ends, calls))[0] * pieces.workload.batch
-        return Window(a.t, b.t, *meter.energy(a, b), float(count), float(np.diff(np.interp([a.t, b.t], ends, active))[0]))
+        return Window(
+            a.t, b.t, *meter.energy(a, b), float(count), float(np.diff(np.interp([a.t, b.t], ends, active))[0])
+        )
 
     def _edges(self, step: Callable[[], None], note: Callable[[float], None]) -> list[Edge]:
         """One edge a meter, `step` between looks. Raises SourceFault when a counter does not tick."""
@@ -135,8 +143,12 @@ class Windows:
             edges = [edge or meter.ready() for edge, meter in zip(edges, self.meters, strict=True)]
             if self.clock.now() > patience and looks > 20 and None in edges:
                 silent = self.meters[edges.index(None)]
-                raise SourceFault(silent.info.id, "frozen", f"it has not moved for {self.clock.now() - patience + 2:.1f} s "
-                                  "in the middle of a run", "use another source; this one stops at times")
+                raise SourceFault(
+                    silent.info.id,
+                    "frozen",
+                    f"it has not moved for {self.clock.now() - patience + 2:.1f} s in the middle of a run",
+                    "use another source; this one stops at times",
+                )
         note(self.clock.now())
         return edges
 
@@ -148,8 +160,10 @@ class Windows:
             runs += 1
         busy = self.clock.now() - begun
         last = [meter.now() for meter in self.meters]
-        return [Window(a.t, b.t, *meter.energy(a, b), float(runs * workload.batch), busy)
-                for meter, a, b in zip(self.meters, first, last, strict=True)]
+        return [
+            Window(a.t, b.t, *meter.energy(a, b), float(runs * workload.batch), busy)
+            for meter, a, b in zip(self.meters, first, last, strict=True)
+        ]
 
 
 class _Pieces:

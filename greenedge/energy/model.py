@@ -19,10 +19,10 @@ KINDS = ("counter", "power", "stream", "model")
 class SourceInfo:
     """A source of energy figures.
 
-    `covers` names what it includes; `overlaps` the covers that hold it or that it holds, so that both may not be summed.
-    `update_period_s`, `lsb_j`, `gain_rel` (standard, relative) and `offset_w` are the maker's word, None where unsaid.
-    `range_j` is where a counter wraps; `max_power_w` is above anything the thing can draw. `part_time` is the sensor's
-    own sampling period where it looks at the load only part of the time: phase-locked loads alias with it.
+    `covers` names what it includes; `overlaps` the covers that hold it or that it holds, so that both may not be
+    summed. `update_period_s`, `lsb_j`, `gain_rel` (standard, relative) and `offset_w` are the maker's word, None where
+    unsaid. `range_j` is where a counter wraps; `max_power_w` is above anything the thing can draw. `part_time` is the
+    sensor's own sampling period where it looks at the load only part of the time: phase-locked loads alias with it.
     """
 
     id: str
@@ -49,7 +49,8 @@ class SourceInfo:
 
 
 class SourceFault(EvidenceError):
-    """A source that gives no number; `kind` is denied, absent, dead, frozen, reset, implausible, ambiguous_wrap, gap …"""
+    """A source that gives no number; `kind` is denied, absent, dead, frozen, reset, implausible, ambiguous_wrap, gap
+    …"""
 
     def __init__(self, source: str, kind: str, reason: str, fix: str):
         self.source, self.kind, self.reason, self.fix = source, kind, reason, fix
@@ -58,7 +59,8 @@ class SourceFault(EvidenceError):
 
 @dataclass(frozen=True)
 class Reading:
-    """A value with the bracket of its read: it was taken between t0 and t1 (s). Joules of a counter, watts of a power."""
+    """A value with the bracket of its read: it was taken between t0 and t1 (s). Joules of a counter, watts of a
+    power."""
 
     t0: float
     t1: float
@@ -105,16 +107,24 @@ class Trace:
 
     def __post_init__(self) -> None:
         if self.t.shape != self.watts.shape or self.t.ndim != 1 or len(self.t) < 2:
-            raise GreenedgeError(f"a trace has {self.t.shape} times and {self.watts.shape} powers; it takes at least two of "
-                                 "both, the same number: record it again.")
+            raise GreenedgeError(
+                f"a trace has {self.t.shape} times and {self.watts.shape} powers; it takes at least "
+                "two of "
+                "both, the same number: record it again."
+            )
         bad = ~(np.isfinite(self.t) & np.isfinite(self.watts))
         if np.any(bad):
-            raise GreenedgeError(f"sample {int(np.argmax(bad))} of the trace is not a finite number; record it again or cut "
-                                 "that part out.")
+            raise GreenedgeError(
+                f"sample {int(np.argmax(bad))} of the trace is not a finite number; record it again "
+                "or cut "
+                "that part out."
+            )
         if np.any(np.diff(self.t) <= 0):
             place = int(np.argmax(np.diff(self.t) <= 0)) + 1
-            raise GreenedgeError(f"time does not rise at sample {place} of the trace ({self.t[place]!r} s after "
-                                 f"{self.t[place - 1]!r} s); sort it, or record it again.")
+            raise GreenedgeError(
+                f"time does not rise at sample {place} of the trace ({self.t[place]!r} s after "
+                f"{self.t[place - 1]!r} s); sort it, or record it again."
+            )
 
     def digest(self) -> str:
         """sha256 over times and powers as little-endian doubles: the same trace, the same digest."""
@@ -130,8 +140,12 @@ def integrate(trace: Trace, start: float, stop: float) -> tuple[float, float]:
     4.3.7); a missing stretch of more than five median gaps raises SourceFault, as does a window not inside the trace.
     """
     if not trace.t[0] <= start < stop <= trace.t[-1]:
-        raise SourceFault("trace", "gap", f"the window {start:.3f}…{stop:.3f} s is not inside the trace {trace.t[0]:.3f}…"
-                          f"{trace.t[-1]:.3f} s", "start recording before the run and stop after it")
+        raise SourceFault(
+            "trace",
+            "gap",
+            f"the window {start:.3f}…{stop:.3f} s is not inside the trace {trace.t[0]:.3f}…{trace.t[-1]:.3f} s",
+            "start recording before the run and stop after it",
+        )
     inside = (trace.t > start) & (trace.t < stop)
     t = np.concatenate([[start], trace.t[inside], [stop]])
     edges = np.interp([start, stop], trace.t, trace.watts)
@@ -139,7 +153,11 @@ def integrate(trace: Trace, start: float, stop: float) -> tuple[float, float]:
     gaps, steps = np.diff(t), np.diff(watts)
     usual = float(np.median(np.diff(trace.t)))
     if gaps.max() > 5 * usual:
-        raise SourceFault("trace", "gap", f"{gaps.max():.3f} s are missing at {t[int(np.argmax(gaps))]:.3f} s, the usual "
-                          f"step is {usual:.4f} s", "record again with less load on the host")
+        raise SourceFault(
+            "trace",
+            "gap",
+            f"{gaps.max():.3f} s are missing at {t[int(np.argmax(gaps))]:.3f} s, the usual step is {usual:.4f} s",
+            "record again with less load on the host",
+        )
     joules = float(np.sum(gaps * (watts[1:] + watts[:-1]) / 2))
     return joules, float(np.sqrt(np.sum((gaps * steps) ** 2) / 12))

@@ -8,15 +8,22 @@ from greenedge.energy import plots
 from greenedge.energy.carbon import ATTRIBUTION
 from greenedge.energy.terminal import HEADERS, notes, result_cells
 
-_STYLE = ("body{font:14px system-ui;margin:2em;max-width:75em}table{border-collapse:collapse}td,th{border:1px solid #ccc;"
-          "padding:.3em .6em;text-align:left}tr.estimated td{color:#777;font-style:italic}figure{margin:1.5em 0}")
+_STYLE = (
+    "body{font:14px system-ui;margin:2em;max-width:75em}table{border-collapse:collapse}td,th{border:1px solid "
+    "#ccc;"
+    "padding:.3em .6em;text-align:left}tr.estimated td{color:#777;font-style:italic}figure{margin:1.5em 0}"
+)
 
 
 def section(data: dict) -> str:
     """The inner HTML: for a page of its own or for a report of a run."""
     head = "".join(f"<th>{escape(header)}</th>" for header in HEADERS)
-    body = "".join(f"<tr class=\"{escape(row['evidence'])}\">" + "".join(f"<td>{escape(cell)}</td>" for cell in result_cells(row))
-                   + "</tr>" for row in data["rows"])
+    body = "".join(
+        f'<tr class="{escape(row["evidence"])}">'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in result_cells(row))
+        + "</tr>"
+        for row in data["rows"]
+    )
     figures = [plots.pareto_svg(data), plots.strip_svg(data), *(plots.power_svg(row) for row in data["rows"])]
     drawn = "".join(f"<figure>{figure}</figure>" for figure in figures if figure)
     lines = "".join(f"<li>{escape(line)}</li>" for line in _lines(data))
@@ -24,8 +31,11 @@ def section(data: dict) -> str:
 
 
 def page(data: dict, title: str = "Energy") -> str:
-    return (f"<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{escape(title)}</title><style>{_STYLE}</style>"
-            f"<h1>{escape(title)}</h1>{section(data)}</html>\n")
+    return (
+        f'<!doctype html><html lang="en"><meta '
+        f'charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
+        f"<h1>{escape(title)}</h1>{section(data)}</html>\n"
+    )
 
 
 def _lines(data: dict) -> list[str]:

@@ -1,4 +1,5 @@
-"""SVG figures of a document: power over time, repetitions, and energy against latency. Estimates are hollow with a bar."""
+"""SVG figures of a document: power over time, repetitions, and energy against latency. Estimates are hollow with a
+bar."""
 
 from __future__ import annotations
 
@@ -22,8 +23,12 @@ def power_svg(row: dict) -> str | None:
         for rep in row["repetitions"]:
             for a, b, kind in rep.get("spans", ()):
                 axes.axvspan(a - start, b - start, color="#9ccc65" if kind == "idle" else "#ffb74d", alpha=0.35, lw=0)
-        axes.set(xlabel="s", ylabel="W", title=f"{row['workload']}, {row['source']['covers']} ({row['evidence']}): "
-                                               "green idle, orange window")
+        axes.set(
+            xlabel="s",
+            ylabel="W",
+            title=f"{row['workload']}, {row['source']['covers']} ({row['evidence']}): green idle, orange window",
+        )
+
     return _svg(draw)
 
 
@@ -37,9 +42,16 @@ def strip_svg(data: dict) -> str | None:
         for place, row in enumerate(rows):
             key = key_for("energy", "j", row["evidence"])
             values = [rep[key] for rep in row["repetitions"]]
-            axes.plot(values, [place + 0.08 * ((i % 5) - 2) for i in range(len(values))], "o", ms=4,
-                      mfc=_face(row), color="#1f5f8b")
+            axes.plot(
+                values,
+                [place + 0.08 * ((i % 5) - 2) for i in range(len(values))],
+                "o",
+                ms=4,
+                mfc=_face(row),
+                color="#1f5f8b",
+            )
         axes.set(yticks=range(len(rows)), yticklabels=[_label(row) for row in rows], xlabel="J per inference, total")
+
     return _svg(draw, 1 + 0.5 * len(rows))
 
 
@@ -55,19 +67,34 @@ def pareto_svg(data: dict) -> str | None:
             bars = None if total.low is None else [[total.value - total.low], [total.high - total.value]]
             axes.errorbar([latency], [total.value], yerr=bars, fmt="o", mfc=_face(row), color="#1f5f8b", capsize=3)
             accuracy = "" if row.get("accuracy") is None else f", accuracy {row['accuracy']:.3g}"
-            axes.annotate(f"{_label(row)}{accuracy}", (latency, total.value), fontsize=7, xytext=(4, 4),
-                          textcoords="offset points")
+            axes.annotate(
+                f"{_label(row)}{accuracy}",
+                (latency, total.value),
+                fontsize=7,
+                xytext=(4, 4),
+                textcoords="offset points",
+            )
         points = front(rows)
         axes.plot([p[0] for p in points], [p[1] for p in points], "--", lw=0.8, color="#555")
-        axes.set(xscale="log", yscale="log", xlabel="latency, s", ylabel="J per inference, total",
-                 title="hollow: estimated or simulated, not on the front")
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="latency, s",
+            ylabel="J per inference, total",
+            title="hollow: estimated or simulated, not on the front",
+        )
+
     return _svg(draw)
 
 
 def front(rows: list[dict]) -> list[tuple[float, float]]:
-    """The (latency, energy) points that no measured or replayed row beats in both; estimates and simulations are not asked."""
-    points = sorted((row["latency_s"]["value"], results.figure(row, "total").value) for row in rows
-                    if evidence_class(row["evidence"]) in ("measured", "replayed"))
+    """The (latency, energy) points that no measured or replayed row beats in both; estimates and simulations are not
+    asked."""
+    points = sorted(
+        (row["latency_s"]["value"], results.figure(row, "total").value)
+        for row in rows
+        if evidence_class(row["evidence"]) in ("measured", "replayed")
+    )
     best: list[tuple[float, float]] = []
     for point in points:
         if not best or point[1] < best[-1][1]:
@@ -94,4 +121,4 @@ def _svg(draw: Callable, height: float = 3.2) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "greenedge", "svg.fonttype": "none"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    return text[text.index("<svg"):]
+    return text[text.index("<svg") :]

@@ -1,5 +1,5 @@
-"""Results as versioned JSON and CSV. Every number sits under a key that its evidence decides; a file that breaks the rule
-is neither written nor read."""
+"""Results as versioned JSON and CSV. Every number sits under a key that its evidence decides; a file that breaks the
+rule is neither written nor read."""
 
 from __future__ import annotations
 
@@ -29,10 +29,24 @@ from greenedge.energy.stats import Interval, bootstrap_product, instrument_u, me
 SCHEMA = "greenedge-energy/1"
 _MAX_BYTES = 64 << 20
 # Keys that evidence renames: base and unit.
-LABELLED = (("energy", "j"), ("net_energy", "j"), ("window_energy", "j"), ("power", "w"), ("idle_power", "w"),
-            ("idle_before", "w"), ("idle_after", "w"), ("edp", "js"), ("carbon", "g"))
-_FIGURES = {"total": ("energy", "j"), "net": ("energy", "j"), "idle": ("power", "w"), "edp": ("edp", "js"),
-            "carbon": ("carbon", "g")}
+LABELLED = (
+    ("energy", "j"),
+    ("net_energy", "j"),
+    ("window_energy", "j"),
+    ("power", "w"),
+    ("idle_power", "w"),
+    ("idle_before", "w"),
+    ("idle_after", "w"),
+    ("edp", "js"),
+    ("carbon", "g"),
+)
+_FIGURES = {
+    "total": ("energy", "j"),
+    "net": ("energy", "j"),
+    "idle": ("power", "w"),
+    "edp": ("edp", "js"),
+    "carbon": ("carbon", "g"),
+}
 
 
 def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0) -> dict:
@@ -43,47 +57,99 @@ def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0
     u = _instrument(session)
     figures = {
         "total": _figure("energy", "j", mean_interval([r.total_j for r in reps]), info, total_evidence, u),
-        "net": _figure("energy", "j", mean_interval([r.net_j for r in reps]), info, worst([info.evidence, "derived"]), u),
+        "net": _figure(
+            "energy", "j", mean_interval([r.net_j for r in reps]), info, worst([info.evidence, "derived"]), u
+        ),
         "idle": _figure("power", "w", mean_interval([r.idle_w for r in reps]), info, info.evidence, None),
-        "edp": _figure("edp", "js", bootstrap_product([r.total_j for r in reps], [r.latency_s for r in reps],
-                                                      np.random.default_rng(seed)), info, total_evidence, None)}
-    row = make_row(workload.name, workload.kind, info, figures, batch=workload.batch, accuracy=workload.accuracy,
-                   host_included=host, flags=session.flags)
+        "edp": _figure(
+            "edp",
+            "js",
+            bootstrap_product([r.total_j for r in reps], [r.latency_s for r in reps], np.random.default_rng(seed)),
+            info,
+            total_evidence,
+            None,
+        ),
+    }
+    row = make_row(
+        workload.name,
+        workload.kind,
+        info,
+        figures,
+        batch=workload.batch,
+        accuracy=workload.accuracy,
+        host_included=host,
+        flags=session.flags,
+    )
     latency = mean_interval([r.latency_s for r in reps])
-    row |= {"latency_s": {"value": latency.mean, "low": latency.low, "high": latency.high},
-            "method": asdict(method) | {"delay_s": session.delay_s},
-            "liveness": {k: v for k, v in asdict(alive).items() if v not in (None, "")},
-            "repetitions": [_repetition(rep, info.evidence) for rep in reps],
-            "trace_sha256": session.meter.digest()}
+    row |= {
+        "latency_s": {"value": latency.mean, "low": latency.low, "high": latency.high},
+        "method": asdict(method) | {"delay_s": session.delay_s},
+        "liveness": {k: v for k, v in asdict(alive).items() if v not in (None, "")},
+        "repetitions": [_repetition(rep, info.evidence) for rep in reps],
+        "trace_sha256": session.meter.digest(),
+    }
     if session.temperature_c != (None, None):
         row["temperature_c"] = list(session.temperature_c)
     trace = session.meter.trace()
     if trace is not None:
         step = max(len(trace.t) // 2000, 1)
-        row["trace"] = {"t_s": trace.t[::step].tolist(), key_for("power", "w", info.evidence): trace.watts[::step].tolist()}
+        row["trace"] = {
+            "t_s": trace.t[::step].tolist(),
+            key_for("power", "w", info.evidence): trace.watts[::step].tolist(),
+        }
     return row
 
 
-def make_row(name: str, kind: str, info: SourceInfo, figures: Mapping[str, Figure], *, batch: int = 1,
-             accuracy: float | None = None, host_included: bool | None = None, flags: Iterable[str] = (),
-             ranking: bool = True) -> dict:
+def make_row(
+    name: str,
+    kind: str,
+    info: SourceInfo,
+    figures: Mapping[str, Figure],
+    *,
+    batch: int = 1,
+    accuracy: float | None = None,
+    host_included: bool | None = None,
+    flags: Iterable[str] = (),
+    ranking: bool = True,
+) -> dict:
     """A row from figures; its evidence is its total's, or the worst where another class is among them. `ranking` False:
     it may stand in no comparison."""
     evidence = worst(f.evidence for k, f in figures.items() if k != "carbon")
     if "total" in figures and evidence_class(figures["total"].evidence) == evidence_class(evidence):
         evidence = figures["total"].evidence
-    source = {"id": info.id, "kind": info.kind, "covers": info.covers, "update_period_s": info.update_period_s,
-              "gain_rel": info.gain_rel, "overlaps": list(info.overlaps), "notes": list(info.notes)}
-    row = {"workload": name, "kind": kind, "batch": batch, "accuracy": accuracy, "scope": info.scope, "evidence": evidence,
-           "host_included": host_included, "source": {k: v for k, v in source.items() if v is not None},
-           "figures": {key: figure_json(figure) for key, figure in figures.items()}, "flags": list(flags)}
+    source = {
+        "id": info.id,
+        "kind": info.kind,
+        "covers": info.covers,
+        "update_period_s": info.update_period_s,
+        "gain_rel": info.gain_rel,
+        "overlaps": list(info.overlaps),
+        "notes": list(info.notes),
+    }
+    row = {
+        "workload": name,
+        "kind": kind,
+        "batch": batch,
+        "accuracy": accuracy,
+        "scope": info.scope,
+        "evidence": evidence,
+        "host_included": host_included,
+        "source": {k: v for k, v in source.items() if v is not None},
+        "figures": {key: figure_json(figure) for key, figure in figures.items()},
+        "flags": list(flags),
+    }
     return row | ({} if ranking else {"ranking": False})
 
 
 def document(rows: Iterable[dict], note: str = "") -> dict:
     """A document with its environment, checked."""
-    data = {"schema": SCHEMA, "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "greenedge": greenedge.__version__, "environment": environment(), "rows": list(rows)}
+    data = {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "greenedge": greenedge.__version__,
+        "environment": environment(),
+        "rows": list(rows),
+    }
     if note:
         data["note"] = note
     check_labels(data)
@@ -92,8 +158,13 @@ def document(rows: Iterable[dict], note: str = "") -> dict:
 
 def environment() -> dict:
     """What the numbers depend on; no host name, no user."""
-    return {"machine": platform.machine(), "system": f"{platform.system()} {platform.release()}",
-            "python": platform.python_version(), "numpy": np.__version__, "cpus": os.cpu_count()}
+    return {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cpus": os.cpu_count(),
+    }
 
 
 def save(data: dict, path: Path) -> None:
@@ -121,18 +192,24 @@ def load(path: Path) -> dict:
 
 
 def check_labels(data: dict) -> None:
-    """Raises GreenedgeError for a number whose key and evidence disagree, and for a row that is labelled better than its
-    figures."""
+    """Raises GreenedgeError for a number whose key and evidence disagree, and for a row that is labelled better than
+    its figures."""
     for row in data["rows"]:
-        figures = {name: figure_from_json(part, _FIGURES[name][0]) for name, part in row["figures"].items()
-                   if name in _FIGURES}
+        figures = {
+            name: figure_from_json(part, _FIGURES[name][0]) for name, part in row["figures"].items() if name in _FIGURES
+        }
         labels = [figure.evidence for name, figure in figures.items() if name != "carbon"]
-        if row.get("evidence") not in EVIDENCE or (labels and evidence_class(row["evidence"]) != evidence_class(worst(labels))):
-            raise GreenedgeError(f"the row {row['workload']!r} says {row.get('evidence')!r}, its figures are "
-                                 f"{worst(labels)}; the worst label wins: measure again.")
+        if row.get("evidence") not in EVIDENCE or (
+            labels and evidence_class(row["evidence"]) != evidence_class(worst(labels))
+        ):
+            raise GreenedgeError(
+                f"the row {row['workload']!r} says {row.get('evidence')!r}, its figures are "
+                f"{worst(labels)}; the worst label wins: measure again."
+            )
         if "carbon" in figures and figures["carbon"].evidence != "estimated":
-            raise GreenedgeError(f"the carbon of {row['workload']!r} says {figures['carbon'].evidence}; carbon is always "
-                                 "estimated.")
+            raise GreenedgeError(
+                f"the carbon of {row['workload']!r} says {figures['carbon'].evidence}; carbon is always estimated."
+            )
         _walk(row, row["evidence"], row["workload"])
 
 
@@ -145,15 +222,30 @@ def figure(row: dict, name: str) -> Figure | None:
 def csv_text(data: dict) -> str:
     """One line a row. Measured, simulated and estimated energies have columns of their own."""
     energies = [key_for("energy", "j", label) for label in ("measured", "simulated", "estimated")]
-    columns = ["workload", "source", "covers", "scope", "evidence", "host_included", "batch", "repetitions", "latency_s",
-               *(f"{name}_{key}" for name in ("total", "net") for key in (*energies, "low", "high")), "accuracy"]
+    columns = [
+        "workload",
+        "source",
+        "covers",
+        "scope",
+        "evidence",
+        "host_included",
+        "batch",
+        "repetitions",
+        "latency_s",
+        *(f"{name}_{key}" for name in ("total", "net") for key in (*energies, "low", "high")),
+        "accuracy",
+    ]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for row in data["rows"]:
         line = {key: row.get(key) for key in ("workload", "scope", "evidence", "host_included", "batch", "accuracy")}
-        line |= {"source": row["source"]["id"], "covers": row["source"]["covers"],
-                 "repetitions": len(row.get("repetitions", [])) or None, "latency_s": row.get("latency_s", {}).get("value")}
+        line |= {
+            "source": row["source"]["id"],
+            "covers": row["source"]["covers"],
+            "repetitions": len(row.get("repetitions", [])) or None,
+            "latency_s": row.get("latency_s", {}).get("value"),
+        }
         for name in ("total", "net"):
             part = row["figures"].get(name, {})
             line |= {f"{name}_{key}": part[key] for key in (*energies, "low", "high") if key in part}
@@ -164,8 +256,13 @@ def csv_text(data: dict) -> str:
 def overlaps(rows: Iterable[dict]) -> list[tuple[str, str]]:
     """(holder, part) among the covers of these rows; such two may not be summed."""
     rows = list(rows)
-    return [(row["source"]["covers"], other["source"]["covers"]) for row in rows for other in rows if row is not other
-            and any(other["source"]["covers"].startswith(name) for name in row["source"].get("overlaps", ()))]
+    return [
+        (row["source"]["covers"], other["source"]["covers"])
+        for row in rows
+        for other in rows
+        if row is not other
+        and any(other["source"]["covers"].startswith(name) for name in row["source"].get("overlaps", ()))
+    ]
 
 
 def _figure(base: str, unit: str, interval: Interval, info: SourceInfo, evidence: str, u: float | None) -> Figure:
@@ -177,23 +274,40 @@ def _instrument(session: Session) -> float | None:
     info, reps = session.meter.info, session.reps
     count = np.mean([r.window.count for r in reps])
     edge = float(np.mean([r.window.edge_u for r in reps])) / len(reps) ** 0.5
-    u = instrument_u(float(np.mean([r.window.joules for r in reps])), float(np.mean([r.window.seconds for r in reps])),
-                     info.gain_rel, info.offset_w, edge)
+    u = instrument_u(
+        float(np.mean([r.window.joules for r in reps])),
+        float(np.mean([r.window.seconds for r in reps])),
+        info.gain_rel,
+        info.offset_w,
+        edge,
+    )
     return None if u is None else u / float(count)
 
 
 def _repetition(rep, evidence: str) -> dict:
     window = rep.window
-    return {"round": rep.round, "place": rep.place, "inferences": window.count, "window_s": window.seconds,
-            "active_s": window.active_s, "latency_s": rep.latency_s,
-            key_for("window_energy", "j", evidence): window.joules, "edge_u_j": window.edge_u,
-            key_for("energy", "j", evidence): rep.total_j, key_for("net_energy", "j", evidence): rep.net_j,
-            key_for("idle_before", "w", evidence): rep.before.watts, key_for("idle_after", "w", evidence): rep.after.watts,
-            "spans": [[part.t0, part.t1, kind] for part, kind in
-                      ((rep.before, "idle"), (window, "window"), (rep.after, "idle"))]}
+    return {
+        "round": rep.round,
+        "place": rep.place,
+        "inferences": window.count,
+        "window_s": window.seconds,
+        "active_s": window.active_s,
+        "latency_s": rep.latency_s,
+        key_for("window_energy", "j", evidence): window.joules,
+        "edge_u_j": window.edge_u,
+        key_for("energy", "j", evidence): rep.total_j,
+        key_for("net_energy", "j", evidence): rep.net_j,
+        key_for("idle_before", "w", evidence): rep.before.watts,
+        key_for("idle_after", "w", evidence): rep.after.watts,
+        "spans": [
+            [part.t0, part.t1, kind] for part, kind in ((rep.before, "idle"), (window, "window"), (rep.after, "idle"))
+        ],
+    }
 
 
-_KEY = re.compile("|".join(f"(?P<k{i}>{base}_(?:simulated_|estimate_)?{unit})" for i, (base, unit) in enumerate(LABELLED)))
+_KEY = re.compile(
+    "|".join(f"(?P<k{i}>{base}_(?:simulated_|estimate_)?{unit})" for i, (base, unit) in enumerate(LABELLED))
+)
 
 
 def _walk(part: object, evidence: str, where: str) -> None:
@@ -210,6 +324,7 @@ def _walk(part: object, evidence: str, where: str) -> None:
             base, unit = LABELLED[int(match.lastgroup[1:])]
             wanted = key_for(base, unit, evidence)
             if key != wanted:
-                raise GreenedgeError(f"{where}: {key} holds a number that is {evidence}; it stands under {wanted}: measure "
-                                     "again.")
+                raise GreenedgeError(
+                    f"{where}: {key} holds a number that is {evidence}; it stands under {wanted}: measure again."
+                )
         _walk(value, evidence, where)

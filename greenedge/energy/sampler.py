@@ -35,11 +35,19 @@ class SamplerProcess:
     def start(self) -> None:
         """Returns when the first sample is there. Raises SourceFault with the child's own sentence."""
         self._file = tempfile.NamedTemporaryFile(prefix="greenedge-energy-", suffix=".f8")
-        argv = [sys.executable, "-m", "greenedge.energy.sampler", self.source_id, str(self.root), str(self.hz),
-                self._file.name]
+        argv = [
+            sys.executable,
+            "-m",
+            "greenedge.energy.sampler",
+            self.source_id,
+            str(self.root),
+            str(self.hz),
+            self._file.name,
+        ]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self._child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                       env=env)
+        self._child = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env
+        )
         deadline = time.monotonic() + 15
         while len(self.rows()) < 2:
             if self._child.poll() is not None or time.monotonic() > deadline:
@@ -74,8 +82,12 @@ class SamplerProcess:
 
     def _fail(self) -> None:
         text = self._end()
-        raise SourceFault(self.source_id, "dead", f"its sampler ended: {text.splitlines()[-1] if text else 'no message'}",
-                          "greenedge energy probe tells more")
+        raise SourceFault(
+            self.source_id,
+            "dead",
+            f"its sampler ended: {text.splitlines()[-1] if text else 'no message'}",
+            "greenedge energy probe tells more",
+        )
 
 
 def run(source_id: str, root: Path, hz: float, path: str) -> None:

@@ -15,10 +15,24 @@ from greenedge.energy.simulate import FAULTS, FakeCounter, FakeMachine, MachineW
 def selftest(root: Path = Path("/"), load: Callable | None = None, seconds: float = 2.0) -> dict:
     """{"checks": [{name, ok, figure}], "sources": […], "environment": …}; `ok` is False where any check fails."""
     checks = [_energy(), _wrap(), *_faults()]
-    sources = [{"id": p.id, "scope": p.scope, "covers": p.covers, "state": p.live.state, "reason": p.live.reason,
-                "update_period_s": p.live.period_s} for p in probe(root, load=load, seconds=seconds)]
-    return {"schema": "greenedge-energy-selftest/1", "ok": all(check["ok"] for check in checks), "checks": checks,
-            "sources": sources, "environment": results.environment()}
+    sources = [
+        {
+            "id": p.id,
+            "scope": p.scope,
+            "covers": p.covers,
+            "state": p.live.state,
+            "reason": p.live.reason,
+            "update_period_s": p.live.period_s,
+        }
+        for p in probe(root, load=load, seconds=seconds)
+    ]
+    return {
+        "schema": "greenedge-energy-selftest/1",
+        "ok": all(check["ok"] for check in checks),
+        "checks": checks,
+        "sources": sources,
+        "environment": results.environment(),
+    }
 
 
 def simulated_document(start_j: float = 100.0, seed: int = 0, names: tuple[str, ...] = ("fake",)) -> dict:
@@ -39,7 +53,11 @@ def _energy() -> dict:
 def _wrap() -> dict:
     row = simulated_document(start_j=262143.328850 - 1500)["rows"][0]
     worst = max(abs(rep["energy_simulated_j"] / 0.12 - 1) for rep in row["repetitions"])
-    return {"name": "a counter that wraps in the run", "ok": worst < 0.01, "figure": f"worst error {worst:.3%}, 1 % allowed"}
+    return {
+        "name": "a counter that wraps in the run",
+        "ok": worst < 0.01,
+        "figure": f"worst error {worst:.3%}, 1 % allowed",
+    }
 
 
 def _faults() -> list[dict]:
@@ -48,7 +66,11 @@ def _faults() -> list[dict]:
         clock = VirtualClock()
         machine = FakeMachine(clock)
         found = liveness.check(FakeCounter(machine, fault=fault), clock, machine.load)
-        checks.append({"name": f"a counter with the fault {fault!r}", "ok": not found.ok,
-                       "figure": f"{found.state}: {found.reason}"})
+        checks.append(
+            {
+                "name": f"a counter with the fault {fault!r}",
+                "ok": not found.ok,
+                "figure": f"{found.state}: {found.reason}",
+            }
+        )
     return checks
-

@@ -1,4 +1,5 @@
-"""A measuring session: proof of life, warm-up, bracketed repetitions of several workloads in random order, stop rule."""
+"""A measuring session: proof of life, warm-up, bracketed repetitions of several workloads in random order, stop
+rule."""
 
 from __future__ import annotations
 
@@ -73,9 +74,15 @@ class Session:
         return half is not None and half <= method.target
 
 
-def run_session(workloads: Sequence[Workload], meters: Sequence[Meter], method: Method, clock: Clock,
-                rng: np.random.Generator, progress: Progress = lambda text, done, of: None,
-                thermal: Path | None = None) -> list[Session]:
+def run_session(
+    workloads: Sequence[Workload],
+    meters: Sequence[Meter],
+    method: Method,
+    clock: Clock,
+    rng: np.random.Generator,
+    progress: Progress = lambda text, done, of: None,
+    thermal: Path | None = None,
+) -> list[Session]:
     """Sessions, one for each workload and meter. Meters are started and proved alive by the caller.
 
     Rounds take the workloads in random order and the next round reversed (ABBA); it stops when every session has its
@@ -95,7 +102,8 @@ def run_session(workloads: Sequence[Workload], meters: Sequence[Meter], method: 
         for place, index in enumerate(order):
             workload = workloads[index]
             progress(workload.name, number + 1, method.max_reps)
-            # Another phase against the sensor's own rhythm every time, and no slow noise shared with the last repetition.
+            # Another phase against the sensor's own rhythm every time, and no slow noise shared with the last
+            # repetition.
             if number or place:
                 clock.sleep(method.cooldown_s)
                 windows.guard()
@@ -145,14 +153,15 @@ def _warm_up(workload: Workload, windows: Windows, method: Method, length: float
             return latency
     for meter, history in zip(windows.meters, powers, strict=True):
         if not steady(history, method):
-            sessions[workload.name, meter.info.id].flags.append(f"power was not steady after {method.warm_up_s:g} s of "
-                                                                 "warm-up")
+            sessions[workload.name, meter.info.id].flags.append(
+                f"power was not steady after {method.warm_up_s:g} s of warm-up"
+            )
     return latency
 
 
 def steady(powers: Sequence[float], method: Method) -> bool:
     """Least-squares slope over the last windows below steady_slope of their mean, per window."""
-    last = np.asarray(powers[-method.steady_windows:])
+    last = np.asarray(powers[-method.steady_windows :])
     if len(last) < method.steady_windows:
         return False
     slope = np.polyfit(np.arange(len(last)), last, 1)[0]
@@ -163,8 +172,11 @@ def _flags(session: Session, method: Method) -> list[str]:
     flags, reps = [], session.reps
     worst = max(reps, key=lambda rep: abs(rep.drift))
     if abs(worst.drift) > 0.05:
-        flags.append(f"idle drift: the idle power moved by {worst.after.watts - worst.before.watts:+.3g} W around repetition "
-                     f"{worst.round + 1}, {abs(worst.drift):.0%} of the net power")
+        flags.append(
+            f"idle drift: the idle power moved by {worst.after.watts - worst.before.watts:+.3g} W around "
+            "repetition "
+            f"{worst.round + 1}, {abs(worst.drift):.0%} of the net power"
+        )
     total = mean_interval([rep.total_j for rep in reps])
     if total.half_width_rel is None or total.half_width_rel > method.target:
         flags.append(f"interval wider than ±{method.target:.0%} after {len(reps)} repetitions")

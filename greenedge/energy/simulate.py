@@ -19,8 +19,13 @@ FAULTS = ("zero", "frozen", "reset", "denied", "nan", "implausible", "unmoved")
 class FakeMachine:
     """Draws idle(t) watts, and `busy_w` more while `busy`; its energy is exact."""
 
-    def __init__(self, clock: VirtualClock, idle_w: float = 20.0, busy_w: float = 10.0,
-                 extra: Callable[[float], float] = lambda t: 0.0):
+    def __init__(
+        self,
+        clock: VirtualClock,
+        idle_w: float = 20.0,
+        busy_w: float = 10.0,
+        extra: Callable[[float], float] = lambda t: 0.0,
+    ):
         self.clock, self.idle_w, self.busy_w, self.extra = clock, idle_w, busy_w, extra
         self.busy, self.joules, self._last, self._outer = False, 0.0, clock.time, clock.watch
         clock.watch = self._moved
@@ -50,13 +55,32 @@ class FakeMachine:
 class FakeCounter:
     """The machine's energy as a counter: updated every `period_s`, wrapping at `range_j`, with one fault or none."""
 
-    def __init__(self, machine: FakeMachine, period_s: float = 976e-6, range_j: float | None = 262143.328850,
-                 start_j: float = 100.0, lsb_j: float = 15.3e-6, fault: str | None = None, max_power_w: float = 1000.0,
-                 scope: str = "chip", covers: str = "cpu package-0", evidence: str = "simulated"):
+    def __init__(
+        self,
+        machine: FakeMachine,
+        period_s: float = 976e-6,
+        range_j: float | None = 262143.328850,
+        start_j: float = 100.0,
+        lsb_j: float = 15.3e-6,
+        fault: str | None = None,
+        max_power_w: float = 1000.0,
+        scope: str = "chip",
+        covers: str = "cpu package-0",
+        evidence: str = "simulated",
+    ):
         assert fault in (None, *FAULTS)
         self.machine, self.clock, self.fault, self.start_j = machine, machine.clock, fault, start_j
-        self.info = SourceInfo("fake:counter", "counter", scope, covers, evidence=evidence, update_period_s=period_s,
-                               lsb_j=lsb_j, range_j=range_j, max_power_w=max_power_w)
+        self.info = SourceInfo(
+            "fake:counter",
+            "counter",
+            scope,
+            covers,
+            evidence=evidence,
+            update_period_s=period_s,
+            lsb_j=lsb_j,
+            range_j=range_j,
+            max_power_w=max_power_w,
+        )
         self._unwrap = Unwrapper(self.info)
         self.guard_s, self._held, self._zero = self._unwrap.guard_s, (-1, 0.0), None
         outer = self.clock.watch
@@ -108,11 +132,26 @@ class FakeCounter:
 class FakePower:
     """The machine's power as a sensor, with one fault or none."""
 
-    def __init__(self, machine: FakeMachine, fault: str | None = None, scope: str = "rail", covers: str = "VCCINT",
-                 max_power_w: float = 1000.0, update_period_s: float | None = None):
+    def __init__(
+        self,
+        machine: FakeMachine,
+        fault: str | None = None,
+        scope: str = "rail",
+        covers: str = "VCCINT",
+        max_power_w: float = 1000.0,
+        update_period_s: float | None = None,
+    ):
         self.machine, self.clock, self.fault, self.guard_s = machine, machine.clock, fault, None
-        self.info = SourceInfo("fake:power", "power", scope, covers, evidence="simulated", max_power_w=max_power_w,
-                               update_period_s=update_period_s, gain_rel=0.001)
+        self.info = SourceInfo(
+            "fake:power",
+            "power",
+            scope,
+            covers,
+            evidence="simulated",
+            max_power_w=max_power_w,
+            update_period_s=update_period_s,
+            gain_rel=0.001,
+        )
         self._last = (self.clock.time, machine.joules)
 
     def read(self) -> Reading:
@@ -122,8 +161,13 @@ class FakePower:
         (before, held), self._last = self._last, (t, self.machine.joules)
         # Like a real sensor it averages since it was last read.
         mean = (self._last[1] - held) / (t - before) if t > before else self.machine.power(t)
-        watts = {"zero": 0.0, "frozen": 7.0, "nan": float("nan"), "implausible": 10_000.0,
-                 "unmoved": self.machine.idle_w * (1 + 1e-6 * (t % 1))}.get(self.fault, mean)
+        watts = {
+            "zero": 0.0,
+            "frozen": 7.0,
+            "nan": float("nan"),
+            "implausible": 10_000.0,
+            "unmoved": self.machine.idle_w * (1 + 1e-6 * (t % 1)),
+        }.get(self.fault, mean)
         if watts != watts or watts > self.info.max_power_w:
             raise SourceFault(self.info.id, "implausible", f"it reads {watts!r} W", "report the driver")
         return Reading(t, t, watts)

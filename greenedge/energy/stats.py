@@ -1,5 +1,5 @@
-"""Statistics over repetitions, with numpy alone. Never over samples: a 95 % interval from correlated 10 Hz samples covers
-the truth 16 % of the time (research/energy-measurement.md §0.6)."""
+"""Statistics over repetitions, with numpy alone. Never over samples: a 95 % interval from correlated 10 Hz samples
+covers the truth 16 % of the time (research/energy-measurement.md §0.6)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """mean ± t(level, n-1) · s/√n over repetition means."""
     data = np.asarray(values, dtype=float)
     if not len(data) or not np.all(np.isfinite(data)):
-        raise GreenedgeError(f"{len(data)} repetitions with {int(np.sum(~np.isfinite(data)))} not finite give no interval; "
-                             "measure again.")
+        raise GreenedgeError(
+            f"{len(data)} repetitions with {int(np.sum(~np.isfinite(data)))} not finite give no "
+            "interval; "
+            "measure again."
+        )
     mean, median = float(np.mean(data)), float(np.median(data))
     if len(data) < 2:
         return Interval(mean, median, None, None, 1, None)
@@ -55,39 +58,58 @@ def paired_ratio(one: Sequence[float], other: Sequence[float], level: float = LE
     """
     a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
     if len(a) != len(b) or len(a) < 2:
-        raise GreenedgeError(f"a paired ratio takes the same number of repetitions on both sides, at least 2; there are "
-                             f"{len(a)} and {len(b)}: measure both in one interleaved session.")
+        raise GreenedgeError(
+            f"a paired ratio takes the same number of repetitions on both sides, at least 2; there "
+            "are "
+            f"{len(a)} and {len(b)}: measure both in one interleaved session."
+        )
     if np.any(~(a > 0)) or np.any(~(b > 0)):
-        raise GreenedgeError("a repetition is not above 0 J, so it has no log ratio; compare totals, or lengthen the window.")
+        raise GreenedgeError(
+            "a repetition is not above 0 J, so it has no log ratio; compare totals, or lengthen the window."
+        )
     logs = mean_interval(np.log(a / b), level)
-    return Interval(math.exp(logs.mean), math.exp(logs.median), math.exp(logs.low), math.exp(logs.high), logs.n, logs.sd)
+    return Interval(
+        math.exp(logs.mean), math.exp(logs.median), math.exp(logs.low), math.exp(logs.high), logs.n, logs.sd
+    )
 
 
 def unpaired_ratio(one: Sequence[float], other: Sequence[float], level: float = LEVEL) -> Interval:
     """Ratio of two sessions not measured together: Welch's interval on logs (degrees of freedom by Satterthwaite)."""
     a, b = np.log(np.asarray(one, dtype=float)), np.log(np.asarray(other, dtype=float))
     if len(a) < 2 or len(b) < 2 or not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
-        raise GreenedgeError(f"a ratio of sessions takes at least 2 repetitions above 0 J on both sides; there are {len(a)} "
-                             f"and {len(b)}: measure more, or compare totals.")
+        raise GreenedgeError(
+            f"a ratio of sessions takes at least 2 repetitions above 0 J on both sides; there are "
+            f"{len(a)} "
+            f"and {len(b)}: measure more, or compare totals."
+        )
     va, vb = float(np.var(a, ddof=1)) / len(a), float(np.var(b, ddof=1)) / len(b)
     spread = va + vb
     dof = spread**2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1)) if spread > 0 else min(len(a), len(b)) - 1
     middle = float(np.mean(a) - np.mean(b))
     half = t_quantile((1 + level) / 2, dof) * math.sqrt(spread)
-    return Interval(math.exp(middle), math.exp(float(np.median(a) - np.median(b))), math.exp(middle - half),
-                    math.exp(middle + half), min(len(a), len(b)), math.sqrt(spread))
+    return Interval(
+        math.exp(middle),
+        math.exp(float(np.median(a) - np.median(b))),
+        math.exp(middle - half),
+        math.exp(middle + half),
+        min(len(a), len(b)),
+        math.sqrt(spread),
+    )
 
 
 def verdict(ratio: Interval, one: str, other: str) -> str:
     """A sentence; "not distinguishable" where the interval spans 1."""
     if ratio.low <= 1 <= ratio.high:
-        return f"{one} and {other} are not distinguishable: ratio {ratio.mean:.3g}, 95 % {ratio.low:.3g}…{ratio.high:.3g}."
+        return (
+            f"{one} and {other} are not distinguishable: ratio {ratio.mean:.3g}, 95 % {ratio.low:.3g}…{ratio.high:.3g}."
+        )
     word = "more" if ratio.mean > 1 else "less"
     return f"{one} takes {word} than {other}: ratio {ratio.mean:.3g}, 95 % {ratio.low:.3g}…{ratio.high:.3g}."
 
 
-def bootstrap_product(energy: Sequence[float], latency: Sequence[float], rng: np.random.Generator,
-                      draws: int = 4000, level: float = LEVEL) -> Interval:
+def bootstrap_product(
+    energy: Sequence[float], latency: Sequence[float], rng: np.random.Generator, draws: int = 4000, level: float = LEVEL
+) -> Interval:
     """Energy–delay product E·latency; both resampled together, by repetition (percentile bootstrap)."""
     e, d = np.asarray(energy, dtype=float), np.asarray(latency, dtype=float)
     assert len(e) == len(d) and len(e) > 0
@@ -100,8 +122,9 @@ def bootstrap_product(energy: Sequence[float], latency: Sequence[float], rng: np
     return Interval(value, float(np.median(products)), float(low), float(high), len(e), float(np.std(products)))
 
 
-def instrument_u(energy: float, seconds: float, gain_rel: float | None, offset_w: float | None,
-                 edge: float) -> float | None:
+def instrument_u(
+    energy: float, seconds: float, gain_rel: float | None, offset_w: float | None, edge: float
+) -> float | None:
     """Standard uncertainty of the meter, GUM type B: √((g·E)² + (o·T)² + edge²), in J. None where gain is unknown."""
     if gain_rel is None:
         return None
@@ -142,8 +165,10 @@ def _beta_inc(a: float, b: float, x: float) -> float:
     d = 1 / max(1 - (a + b) * x / (a + 1), tiny)
     total = d
     for m in range(1, 400):
-        for term in (m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-                     -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
             d = 1 / (1 + term * d or tiny)
             c = 1 + term / c or tiny
             total *= c * d

@@ -38,8 +38,14 @@ class CallableWorkload:
 
     kind, continuous, host_included = "callable", True, None
 
-    def __init__(self, call: Callable[[], object], name: str, batch: int = 1, accuracy: float | None = None,
-                 synchronise: Callable[[], object] | None = None):
+    def __init__(
+        self,
+        call: Callable[[], object],
+        name: str,
+        batch: int = 1,
+        accuracy: float | None = None,
+        synchronise: Callable[[], object] | None = None,
+    ):
         self.call, self.name, self.batch, self.accuracy, self.synchronise = call, name, batch, accuracy, synchronise
 
     def setup(self) -> None:
@@ -57,12 +63,20 @@ class CallableWorkload:
 
 
 class CommandWorkload:
-    """A shell-less command (argv) that does `inferences` inferences a run; anything but exit 0 stops the measurement."""
+    """A shell-less command (argv) that does `inferences` inferences a run; anything but exit 0 stops the
+    measurement."""
 
     kind, continuous, host_included = "command", False, True
 
-    def __init__(self, argv: Sequence[str], inferences: int = 1, name: str | None = None, clock: Clock | None = None,
-                 timeout_s: float = 3600.0, accuracy: float | None = None):
+    def __init__(
+        self,
+        argv: Sequence[str],
+        inferences: int = 1,
+        name: str | None = None,
+        clock: Clock | None = None,
+        timeout_s: float = 3600.0,
+        accuracy: float | None = None,
+    ):
         if not argv:
             raise GreenedgeError("there is no command to measure; put it after --, for instance: -- python infer.py.")
         self.argv, self.batch, self.accuracy = tuple(argv), inferences, accuracy
@@ -81,7 +95,9 @@ class CommandWorkload:
         try:
             child = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         except OSError as error:
-            raise GreenedgeError(f"{self.argv[0]} could not be started: {error.strerror}; give its full path.") from None
+            raise GreenedgeError(
+                f"{self.argv[0]} could not be started: {error.strerror}; give its full path."
+            ) from None
         try:
             while True:
                 try:
@@ -90,7 +106,9 @@ class CommandWorkload:
                 except subprocess.TimeoutExpired:
                     on_wait()
                     if self.clock.now() > end:
-                        raise GreenedgeError(f"{self.name} ran longer than {self.timeout_s:g} s; give --timeout.") from None
+                        raise GreenedgeError(
+                            f"{self.name} ran longer than {self.timeout_s:g} s; give --timeout."
+                        ) from None
         finally:
             if child.poll() is None:
                 child.kill()
@@ -107,8 +125,14 @@ class SerialWorkload:
 
     kind, continuous, host_included = "serial", False, False
 
-    def __init__(self, port, name: str = "device under test", timeout_s: float = 120.0, clock: Clock | None = None,
-                 accuracy: float | None = None):
+    def __init__(
+        self,
+        port,
+        name: str = "device under test",
+        timeout_s: float = 120.0,
+        clock: Clock | None = None,
+        accuracy: float | None = None,
+    ):
         self.port, self.name, self.timeout_s, self.batch, self.accuracy = port, name, timeout_s, 1, accuracy
         self.clock = clock or RealClock()
 
@@ -129,8 +153,11 @@ class SerialWorkload:
             if "e-[" in text or "ERROR" in text:
                 raise GreenedgeError(f"{self.name} answered {command!r} with {text.strip()[-80:]!r}; see its firmware.")
             if self.clock.now() > end:
-                raise GreenedgeError(f"{self.name} did not answer {command!r} with m-ready in {self.timeout_s:g} s; check "
-                                     "the port, its speed and the firmware.")
+                raise GreenedgeError(
+                    f"{self.name} did not answer {command!r} with m-ready in {self.timeout_s:g} s; "
+                    "check "
+                    "the port, its speed and the firmware."
+                )
             on_wait()
 
 
@@ -143,4 +170,6 @@ def serial_port(path: str, baud: int):
     try:
         return serial.Serial(path, baud, timeout=0.2)
     except serial.SerialException as error:
-        raise GreenedgeError(f"{path} could not be opened: {error}; join the group dialout, or name another port.") from None
+        raise GreenedgeError(
+            f"{path} could not be opened: {error}; join the group dialout, or name another port."
+        ) from None

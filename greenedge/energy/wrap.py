@@ -10,8 +10,8 @@ from greenedge.energy.model import SourceFault, SourceInfo
 class Unwrapper:
     """Adds up the steps of a counter with a range.
 
-    A step is (now - last) mod range plus k ranges; it must be plausible (≤ greatest power · elapsed). No plausible k: the
-    counter was reset or lies. More than one: ambiguous, refused. Without a range a step back is a reset.
+    A step is (now - last) mod range plus k ranges; it must be plausible (≤ greatest power · elapsed). No plausible k:
+    the counter was reset or lies. More than one: ambiguous, refused. Without a range a step back is a reset.
     """
 
     def __init__(self, info: SourceInfo):
@@ -40,21 +40,36 @@ class Unwrapper:
         most = info.max_power_w * (elapsed + 2 * (info.update_period_s or 0.0)) + 4 * (info.lsb_j or 0.0)
         if info.range_j is None:
             if step < 0:
-                raise SourceFault(info.id, "reset", f"it went back by {-step:.6g} J", "measure again; something reset it")
+                raise SourceFault(
+                    info.id, "reset", f"it went back by {-step:.6g} J", "measure again; something reset it"
+                )
             if step > most:
-                raise SourceFault(info.id, "implausible", f"it rose by {step:.6g} J in {elapsed:.3g} s, more than "
-                                  f"{info.max_power_w:g} W can", "report the machine, or raise --max-power if it can")
+                raise SourceFault(
+                    info.id,
+                    "implausible",
+                    f"it rose by {step:.6g} J in {elapsed:.3g} s, more than {info.max_power_w:g} W can",
+                    "report the machine, or raise --max-power if it can",
+                )
             return step
         base = step % info.range_j
         if base > most:
             kind = "reset" if step < 0 else "implausible"
-            raise SourceFault(info.id, kind, f"it went from one reading to the next by {step:.6g} J in {elapsed:.3g} s, "
-                              f"which neither {info.max_power_w:g} W nor a wrap at {info.range_j:.6g} J explains",
-                              "measure again; something reset it, or --max-power is too low")
+            raise SourceFault(
+                info.id,
+                kind,
+                f"it went from one reading to the next by {step:.6g} J in {elapsed:.3g} "
+                "s, "
+                f"which neither {info.max_power_w:g} W nor a wrap at {info.range_j:.6g} J explains",
+                "measure again; something reset it, or --max-power is too low",
+            )
         if base + info.range_j <= most:
-            raise SourceFault(info.id, "ambiguous_wrap", f"{elapsed:.3g} s passed between two readings, in which "
-                              f"{info.max_power_w:g} W could wrap it (range {info.range_j:.6g} J) more than once",
-                              f"read it every {info.range_j / (4 * info.max_power_w):.3g} s, or give the true --max-power")
+            raise SourceFault(
+                info.id,
+                "ambiguous_wrap",
+                f"{elapsed:.3g} s passed between two readings, in which "
+                f"{info.max_power_w:g} W could wrap it (range {info.range_j:.6g} J) more than once",
+                f"read it every {info.range_j / (4 * info.max_power_w):.3g} s, or give the true --max-power",
+            )
         return base
 
 

@@ -1,7 +1,7 @@
 """Where energy figures come from: one module a source, one line here. Each has
 
-    find(root, **options) -> list[Found]            what is there, or why it cannot be used and the cure; opens nothing for long
-    open_source(id, root, clock, **options)         the source of that id; raises SourceFault
+    find(root, **options) -> list[Found]            what is there, or why it cannot be used and the cure; opens nothing
+    for long open_source(id, root, clock, **options)         the source of that id; raises SourceFault
 
 `root` stands for "/", so that a test gives a tree of its own.
 """

@@ -18,7 +18,8 @@ from greenedge.energy.clock import Clock
 from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
 from greenedge.shipped import shipped
 
-# Greatest gain error of the sensor alone, the first page of TI's data sheets INA226 (SBOS547), INA3221 (SBOS576), INA260
+# Greatest gain error of the sensor alone, the first page of TI's data sheets INA226 (SBOS547), INA3221 (SBOS576),
+# INA260
 # (SBOS656), taken as a rectangular bound. The shunt is the board's own. Other chips: unknown, give it with --gain.
 _GAIN_BOUND = {"ina226": 0.001, "ina3221": 0.0025, "ina260": 0.0015}
 _FIX_ABSENT = "load the driver (sudo modprobe ina2xx or ina3221) and enable the sensor in the device tree"
@@ -57,25 +58,36 @@ def load_rails(path: Path) -> RailMap:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TargetError(f"{path.name}: is not TOML: {error}.") from None
     known = {"name", "title", "source", "groups", "rail", "experimental"}
-    reasons = [f"{path.name}: unknown key {key!r}; a rail map has: {', '.join(sorted(known))}." for key in data
-               if key not in known]
-    reasons += [f"{path.name}: key {key!r} is missing." for key in ("name", "title", "source", "groups", "rail")
-                if not data.get(key)]
+    reasons = [
+        f"{path.name}: unknown key {key!r}; a rail map has: {', '.join(sorted(known))}."
+        for key in data
+        if key not in known
+    ]
+    reasons += [
+        f"{path.name}: key {key!r} is missing."
+        for key in ("name", "title", "source", "groups", "rail")
+        if not data.get(key)
+    ]
     rails = []
     for number, rail in enumerate(data.get("rail", []), 1):
         extra = set(rail) - {"name", "group", "chip", "channel", "label"}
         if extra or not {"name", "group", "chip"} <= set(rail) or ("channel" in rail) == ("label" in rail):
-            reasons.append(f"{path.name}: rail {number} has {sorted(rail)}; it has name, group, chip and one of channel, label.")
+            reasons.append(
+                f"{path.name}: rail {number} has {sorted(rail)}; it has name, group, chip and one of channel, label."
+            )
         elif rail["group"] not in data.get("groups", {}):
-            reasons.append(f"{path.name}: rail {rail['name']!r} is in group {rail['group']!r}; [groups] has none of that name.")
+            reasons.append(
+                f"{path.name}: rail {rail['name']!r} is in group {rail['group']!r}; [groups] has none of that name."
+            )
         else:
             rails.append(Rail(scope=data["groups"][rail["group"]], **rail))
     if data.get("name") != path.stem:
         reasons.append(f"{path.name}: name is {data.get('name')!r}; it must be the file's, {path.stem!r}.")
     if reasons:
         raise TargetError("\n".join(reasons))
-    return RailMap(data["name"], data["title"], tuple(rails), data["groups"], data["source"],
-                   data.get("experimental", False))
+    return RailMap(
+        data["name"], data["title"], tuple(rails), data["groups"], data["source"], data.get("experimental", False)
+    )
 
 
 def rail_maps() -> list[RailMap]:
@@ -86,8 +98,15 @@ def find(root: Path) -> list[Found]:
     """Every channel with a power, and every group of a rail map whose rails are all there."""
     chips = _chips(root)
     if not chips:
-        return [Found("hwmon", "rail", "supply rails", f"there is no power sensor under {root / 'sys/class/hwmon'}",
-                      _FIX_ABSENT)]
+        return [
+            Found(
+                "hwmon",
+                "rail",
+                "supply rails",
+                f"there is no power sensor under {root / 'sys/class/hwmon'}",
+                _FIX_ABSENT,
+            )
+        ]
     found = []
     for chip in chips:
         for channel in _channels(chip.folder):
@@ -141,9 +160,17 @@ class Hwmon:
         notes = ["shunt tolerance is the board's and not included"]
         if len(channels) > 1:
             notes.append(f"{len(channels)} rails are read one after the other")
-        self.info = SourceInfo(source, "power", scope, covers, max_power_w=500.0, notes=tuple(notes),
-                               update_period_s=None if None in periods else max(periods),
-                               gain_rel=None if None in gains else max(gains) / 3**0.5, host_included=None)
+        self.info = SourceInfo(
+            source,
+            "power",
+            scope,
+            covers,
+            max_power_w=500.0,
+            notes=tuple(notes),
+            update_period_s=None if None in periods else max(periods),
+            gain_rel=None if None in gains else max(gains) / 3**0.5,
+            host_included=None,
+        )
         self._files = [_channel_files(chip.folder, channel, source) for chip, channel in channels]
 
     def read(self) -> Reading:
@@ -151,7 +178,9 @@ class Hwmon:
         watts = sum(self._power(files) for files in self._files)
         t1 = self.clock.now()
         if not 0 <= watts <= self.info.max_power_w:
-            raise SourceFault(self.info.id, "implausible", f"it reads {watts:.6g} W", "check the shunt in the device tree")
+            raise SourceFault(
+                self.info.id, "implausible", f"it reads {watts:.6g} W", "check the shunt in the device tree"
+            )
         return Reading(t0, t1, watts)
 
     def close(self) -> None:
@@ -165,10 +194,13 @@ class Hwmon:
             try:
                 text = os.pread(fd, 32, 0).strip()
             except OSError as error:
-                raise SourceFault(self.info.id, "dead", f"reading it gives {error.strerror}", "check the I2C bus") from None
+                raise SourceFault(
+                    self.info.id, "dead", f"reading it gives {error.strerror}", "check the I2C bus"
+                ) from None
             if not re.fullmatch(rb"-?\d+", text):
-                raise SourceFault(self.info.id, "implausible", f"it holds {text[:24]!r}, not a whole number",
-                                  "report the driver")
+                raise SourceFault(
+                    self.info.id, "implausible", f"it holds {text[:24]!r}, not a whole number", "report the driver"
+                )
             product *= int(text) * scale
         return product
 
@@ -200,6 +232,7 @@ def _chips(root: Path) -> list[_Chip]:
 
 def _channels(folder: Path) -> list[int]:
     """Numbers of channels with a power register, or with both a current and a voltage."""
+
     def numbers(kind: str) -> set[int]:
         found = (re.fullmatch(rf"{kind}(\d+)_input", path.name) for path in folder.glob(f"{kind}*_input"))
         return {int(match.group(1)) for match in found if match}
@@ -209,8 +242,11 @@ def _channels(folder: Path) -> list[int]:
 
 def _channel_files(folder: Path, channel: int, source: str) -> list[tuple[int, float]]:
     power = folder / f"power{channel}_input"
-    wanted = [(power, 1e-6)] if power.exists() else [(folder / f"in{channel}_input", 1e-3),
-                                                     (folder / f"curr{channel}_input", 1e-3)]
+    wanted = (
+        [(power, 1e-6)]
+        if power.exists()
+        else [(folder / f"in{channel}_input", 1e-3), (folder / f"curr{channel}_input", 1e-3)]
+    )
     files = []
     for path, scale in wanted:
         try:
@@ -219,8 +255,12 @@ def _channel_files(folder: Path, channel: int, source: str) -> list[tuple[int, f
             for fd, _ in files:
                 os.close(fd)
             denied = isinstance(error, PermissionError)
-            raise SourceFault(source, "denied" if denied else "absent", f"{path}: {error.strerror}",
-                              _FIX_DENIED if denied else _FIX_ABSENT) from None
+            raise SourceFault(
+                source,
+                "denied" if denied else "absent",
+                f"{path}: {error.strerror}",
+                _FIX_DENIED if denied else _FIX_ABSENT,
+            ) from None
     return files
 
 

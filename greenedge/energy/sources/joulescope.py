@@ -12,7 +12,7 @@ from types import ModuleType
 from greenedge.energy.clock import Clock
 from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
 
-_FIX_PACKAGE = "pip install \"greenedge[joulescope]\""
+_FIX_PACKAGE = 'pip install "greenedge[joulescope]"'
 _FIX_USB = "plug it in and install its udev rule (99-joulescope.rules, group plugdev)"
 _PERIOD_S = {"js110": 0.5, "js220": 0.02}
 _SAMPLES = 1_000_000
@@ -56,9 +56,16 @@ class Joulescope:
         if family is None:
             raise SourceFault(f"joulescope:{path}", "absent", "it is neither a JS110 nor a JS220", _FIX_USB)
         self.clock, self.path, self.guard_s = clock, path, None
-        self.info = SourceInfo(f"joulescope:{path}", "counter", "board", "the supplied board",
-                               update_period_s=_PERIOD_S[family], max_power_w=150.0, host_included=False,
-                               notes=("gain: see the instrument's certificate",))
+        self.info = SourceInfo(
+            f"joulescope:{path}",
+            "counter",
+            "board",
+            "the supplied board",
+            update_period_s=_PERIOD_S[family],
+            max_power_w=150.0,
+            host_included=False,
+            notes=("gain: see the instrument's certificate",),
+        )
         self._first: float | None = None
         self._last: tuple[float, float] | None = None
         self.driver = module.Driver()

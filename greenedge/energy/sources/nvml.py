@@ -13,7 +13,7 @@ from greenedge.energy.clock import Clock
 from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
 from greenedge.energy.wrap import Unwrapper
 
-_FIX_PACKAGE = "pip install \"greenedge[nvidia]\""
+_FIX_PACKAGE = 'pip install "greenedge[nvidia]"'
 _FIX_DRIVER = "install the NVIDIA driver, or give the container the GPU (--gpus all)"
 _MAX_W = 2000.0
 _SENSOR_S = 0.1
@@ -41,8 +41,9 @@ def find(root: Path) -> list[Found]:
 def open_source(source_id: str, root: Path, clock: Clock) -> NvmlEnergy | NvmlPower:
     _, index, kind = (source_id.split(":") + ["energy"])[:3]
     if not index.isdigit() or kind not in ("energy", "power"):
-        raise SourceFault(source_id, "absent", "a GPU is nvml:INDEX:energy or nvml:INDEX:power",
-                          "greenedge energy probe lists them")
+        raise SourceFault(
+            source_id, "absent", "a GPU is nvml:INDEX:energy or nvml:INDEX:power", "greenedge energy probe lists them"
+        )
     return (NvmlEnergy if kind == "energy" else NvmlPower)(_library(), int(index), clock)
 
 
@@ -78,8 +79,15 @@ class _Gpu:
     def fault(self, error: Exception) -> SourceFault:
         text = str(error)
         denied = "permission" in text.lower()
-        fix = "run as root, or ask for the GPU's performance counters" if denied else (
-            "use nvml:INDEX:power: this GPU has no energy counter (before Volta)" if "Not Supported" in text else _FIX_DRIVER)
+        fix = (
+            "run as root, or ask for the GPU's performance counters"
+            if denied
+            else (
+                "use nvml:INDEX:power: this GPU has no energy counter (before Volta)"
+                if "Not Supported" in text
+                else _FIX_DRIVER
+            )
+        )
         return SourceFault(self.source, "denied" if denied else "absent", f"NVML says {text}", fix)
 
     def close(self) -> None:
@@ -91,9 +99,18 @@ class NvmlEnergy(_Gpu):
 
     def __init__(self, library: ModuleType, index: int, clock: Clock):
         super().__init__(library, index, clock, "energy")
-        self.info = SourceInfo(self.source, "counter", "module", f"gpu {index}", update_period_s=_SENSOR_S, lsb_j=1e-3,
-                               max_power_w=_MAX_W, host_included=False, part_time=_SENSOR_S,
-                               notes=("integrates the power sensor, which may see a quarter of the time",))
+        self.info = SourceInfo(
+            self.source,
+            "counter",
+            "module",
+            f"gpu {index}",
+            update_period_s=_SENSOR_S,
+            lsb_j=1e-3,
+            max_power_w=_MAX_W,
+            host_included=False,
+            part_time=_SENSOR_S,
+            notes=("integrates the power sensor, which may see a quarter of the time",),
+        )
         self._unwrap, self.guard_s = Unwrapper(self.info), None
 
     def read(self) -> Reading:
@@ -107,14 +124,29 @@ class NvmlEnergy(_Gpu):
 
 
 class NvmlPower(_Gpu):
-    """Field 186, instantaneous milliwatts, where the driver has it; else nvmlDeviceGetPowerUsage (1 s average on many)."""
+    """Field 186, instantaneous milliwatts, where the driver has it; else nvmlDeviceGetPowerUsage (1 s average on
+    many)."""
 
     def __init__(self, library: ModuleType, index: int, clock: Clock):
         super().__init__(library, index, clock, "power")
         self._instant = self._field() is not None
-        note = "instantaneous (field 186)" if self._instant else "nvmlDeviceGetPowerUsage: a 1 s average on Ampere and later"
-        self.info = SourceInfo(self.source, "power", "module", f"gpu {index}", update_period_s=_SENSOR_S, lsb_j=None,
-                               max_power_w=_MAX_W, host_included=False, part_time=_SENSOR_S, notes=(note,))
+        note = (
+            "instantaneous (field 186)"
+            if self._instant
+            else "nvmlDeviceGetPowerUsage: a 1 s average on Ampere and later"
+        )
+        self.info = SourceInfo(
+            self.source,
+            "power",
+            "module",
+            f"gpu {index}",
+            update_period_s=_SENSOR_S,
+            lsb_j=None,
+            max_power_w=_MAX_W,
+            host_included=False,
+            part_time=_SENSOR_S,
+            notes=(note,),
+        )
         self.guard_s = None
 
     def read(self) -> Reading:
@@ -125,7 +157,9 @@ class NvmlPower(_Gpu):
             raise self.fault(error) from None
         t1 = self.clock.now()
         if milliwatts is None or not 0 <= milliwatts / 1e3 <= self.info.max_power_w:
-            raise SourceFault(self.source, "implausible", f"it reads {milliwatts!r} mW", "report the GPU and its driver")
+            raise SourceFault(
+                self.source, "implausible", f"it reads {milliwatts!r} mW", "report the GPU and its driver"
+            )
         return Reading(t0, t1, milliwatts / 1e3)
 
     def _field(self) -> int | None:

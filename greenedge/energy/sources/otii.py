@@ -13,7 +13,7 @@ import numpy as np
 from greenedge.energy.clock import Clock
 from greenedge.energy.model import Found, SourceFault, SourceInfo
 
-_FIX = "pip install \"greenedge[otii]\", start otii_server and log in with a licence for automation"
+_FIX = 'pip install "greenedge[otii]", start otii_server and log in with a licence for automation'
 
 
 def find(root: Path) -> list[Found]:
@@ -54,8 +54,16 @@ class Otii:
         self.device = next((device for device in server.get_devices() if device.id == device_id), None)
         if self.device is None:
             raise SourceFault(f"otii:{device_id}", "absent", "the Otii server has no such device", _FIX)
-        self.info = SourceInfo(f"otii:{device_id}", "stream", "board", "the supplied board", update_period_s=1e-3,
-                               max_power_w=25.0, host_included=False, notes=("gain: see the data sheet",))
+        self.info = SourceInfo(
+            f"otii:{device_id}",
+            "stream",
+            "board",
+            "the supplied board",
+            update_period_s=1e-3,
+            max_power_w=25.0,
+            host_included=False,
+            notes=("gain: see the data sheet",),
+        )
         self.project = server.get_active_project()
         for channel in ("mc", "mv"):
             self.device.enable_channel(channel, True)
@@ -73,8 +81,10 @@ class Otii:
         count = min(recording.get_channel_data_count(self.device.id, channel) for channel in ("mc", "mv"))
         if count <= self._done + 1:
             return np.zeros(0), np.zeros(0)
-        blocks = [recording.get_channel_data(self.device.id, channel, self._done, count - self._done)
-                  for channel in ("mc", "mv")]
+        blocks = [
+            recording.get_channel_data(self.device.id, channel, self._done, count - self._done)
+            for channel in ("mc", "mv")
+        ]
         self._done = count
         current, voltage = blocks
         t = current["timestamp"] + np.arange(len(current["values"])) * current["interval"]

@@ -18,10 +18,13 @@ from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
 from greenedge.energy.wrap import Unwrapper
 
 _PMU = "sys/bus/event_source/devices/power"
-_COVERS = {"energy-pkg": ("cpu package", "chip", ("psys", "cpu core", "cpu gpu")),
-           "energy-psys": ("psys", "board", ("cpu package", "cpu dram", "cpu core", "cpu gpu")),
-           "energy-ram": ("cpu dram", "module", ("psys",)), "energy-cores": ("cpu core", "chip", ("psys", "cpu package")),
-           "energy-gpu": ("cpu gpu", "chip", ("psys", "cpu package"))}
+_COVERS = {
+    "energy-pkg": ("cpu package", "chip", ("psys", "cpu core", "cpu gpu")),
+    "energy-psys": ("psys", "board", ("cpu package", "cpu dram", "cpu core", "cpu gpu")),
+    "energy-ram": ("cpu dram", "module", ("psys",)),
+    "energy-cores": ("cpu core", "chip", ("psys", "cpu package")),
+    "energy-gpu": ("cpu gpu", "chip", ("psys", "cpu package")),
+}
 _FIX_DENIED = "run as root, or sudo sysctl kernel.perf_event_paranoid=0"
 _FIX_ABSENT = "use powercap, or an external meter: this kernel or virtual machine has no power PMU"
 _MAX_W = 1000.0
@@ -37,7 +40,9 @@ def find(root: Path) -> list[Found]:
     events = [path for path in events if _NAME.fullmatch(path.name)]
     if not events:
         return [Found("perf", "chip", "cpu package", f"there is no {root / _PMU}", _FIX_ABSENT)]
-    return [Found(f"perf:{path.name}", *reversed(_COVERS.get(path.name, (path.name, "chip", ()))[:2])) for path in events]
+    return [
+        Found(f"perf:{path.name}", *reversed(_COVERS.get(path.name, (path.name, "chip", ()))[:2])) for path in events
+    ]
 
 
 def open_source(source_id: str, root: Path, clock: Clock, opener: EventOpener | None = None) -> PerfEvent:
@@ -58,9 +63,18 @@ class PerfEvent:
             raise SourceFault(source, "implausible", f"its unit is {unit!r}, not Joules", "report the machine")
         kind = int(_match(folder / "type", r"(\d+)", source))
         covers, scope, overlaps = _COVERS.get(event, (event, "chip", ()))
-        self.info = SourceInfo(source, "counter", scope, covers, lsb_j=self._scale, max_power_w=_MAX_W,
-                               update_period_s=976e-6, overlaps=overlaps, host_included=True,
-                               notes=("gain is not stated by the maker",))
+        self.info = SourceInfo(
+            source,
+            "counter",
+            scope,
+            covers,
+            lsb_j=self._scale,
+            max_power_w=_MAX_W,
+            update_period_s=976e-6,
+            overlaps=overlaps,
+            host_included=True,
+            notes=("gain is not stated by the maker",),
+        )
         cpus = _match(folder / "cpumask", r"([0-9,-]+)", source)
         self._fds = [_opened(opener, kind, int(config, 16), cpu, source) for cpu in cpu_list(cpus)]
         self._unwrap, self.guard_s = Unwrapper(self.info), None
@@ -97,7 +111,7 @@ def perf_event_open(kind: int, config: int, cpu: int) -> int:
 
 
 def cpu_list(text: str) -> list[int]:
-    """"0,4-6" → [0, 4, 5, 6]."""
+    """ "0,4-6" → [0, 4, 5, 6]."""
     cpus: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -121,14 +135,21 @@ def stat_joules(text: str) -> dict[str, float]:
         try:
             value = float(fields[0])
         except ValueError:
-            raise SourceFault(f"perf:{event}", "implausible", f"perf says {fields[0]!r}", "run perf in the C locale") from None
+            raise SourceFault(
+                f"perf:{event}", "implausible", f"perf says {fields[0]!r}", "run perf in the C locale"
+            ) from None
         if value == 0.0:
-            raise SourceFault(f"perf:{event}", "dead", "perf says 0.00 Joules: the event exists, the counter does not",
-                              _FIX_ABSENT)
+            raise SourceFault(
+                f"perf:{event}", "dead", "perf says 0.00 Joules: the event exists, the counter does not", _FIX_ABSENT
+            )
         joules[event] = value
     if not joules:
-        raise SourceFault("perf", "absent", "there is no energy event in this output",
-                          "perf stat -a -x, -e power/energy-pkg/ -- COMMAND")
+        raise SourceFault(
+            "perf",
+            "absent",
+            "there is no energy event in this output",
+            "perf stat -a -x, -e power/energy-pkg/ -- COMMAND",
+        )
     return joules
 
 
@@ -137,16 +158,24 @@ def _opened(opener: EventOpener, kind: int, config: int, cpu: int, source: str) 
         return opener(kind, config, cpu)
     except OSError as error:
         denied = error.errno in (1, 13)
-        raise SourceFault(source, "denied" if denied else "absent", f"perf_event_open says {error.strerror or error}",
-                          _FIX_DENIED if denied else _FIX_ABSENT) from None
+        raise SourceFault(
+            source,
+            "denied" if denied else "absent",
+            f"perf_event_open says {error.strerror or error}",
+            _FIX_DENIED if denied else _FIX_ABSENT,
+        ) from None
 
 
 def _match(path: Path, pattern: str, source: str) -> str:
     try:
         text = path.read_text(encoding="ascii", errors="replace")[:256].strip()
     except OSError as error:
-        raise SourceFault(source, "denied" if isinstance(error, PermissionError) else "absent",
-                          f"{path}: {error.strerror}", _FIX_ABSENT) from None
+        raise SourceFault(
+            source,
+            "denied" if isinstance(error, PermissionError) else "absent",
+            f"{path}: {error.strerror}",
+            _FIX_ABSENT,
+        ) from None
     found = re.match(pattern, text)
     if not found:
         raise SourceFault(source, "implausible", f"{path} holds {text[:40]!r}", "report the machine")

@@ -1,7 +1,8 @@
 """RAPL through Linux powercap: /sys/class/powercap/intel-rapl:*.
 
-Packages, dram, core and psys stay apart; psys holds the packages. Dies that mirror one counter (seen on AMD) are found by
-reading them together. The counter is updated every 976 µs or so; energy_uj is readable by root alone since Linux 5.10
+Packages, dram, core and psys stay apart; psys holds the packages. Dies that mirror one counter (seen on AMD) are found
+by reading them together. The counter is updated every 976 µs or so; energy_uj is readable by root alone since Linux
+5.10
 (commit 949dd0104c49).
 """
 
@@ -16,8 +17,10 @@ from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
 from greenedge.energy.wrap import Unwrapper
 
 _ZONE = re.compile(r"intel-rapl(-mmio)?:\d+(:\d+)?")
-_FIX_DENIED = ("sudo chmod o+r on its energy_uj, or the udev rule SUBSYSTEM==\"powercap\", "
-               "RUN+=\"/bin/chmod o+r /sys%p/energy_uj\" in /etc/udev/rules.d/60-rapl.rules")
+_FIX_DENIED = (
+    'sudo chmod o+r on its energy_uj, or the udev rule SUBSYSTEM=="powercap", '
+    'RUN+="/bin/chmod o+r /sys%p/energy_uj" in /etc/udev/rules.d/60-rapl.rules'
+)
 _FIX_ABSENT = "sudo modprobe intel_rapl_msr; in a virtual machine there is no counter: use an external meter"
 _UPDATE_S = 976e-6
 _PACKAGE_MAX_W = 1000.0
@@ -55,9 +58,14 @@ def mirrored(sources: list[Powercap]) -> list[tuple[str, str]]:
             raws[source.info.id].append(source.raw())
         sources[0].clock.sleep(0.02)
     ids = sorted(raws)
-    return [(a, b) for i, a in enumerate(ids) for b in ids[i + 1:]
-            if all(abs(x - y) < 1.0 for x, y in zip(raws[a], raws[b], strict=True)) and raws[a][0] > 0
-            and raws[a][0] != raws[a][-1]]
+    return [
+        (a, b)
+        for i, a in enumerate(ids)
+        for b in ids[i + 1 :]
+        if all(abs(x - y) < 1.0 for x, y in zip(raws[a], raws[b], strict=True))
+        and raws[a][0] > 0
+        and raws[a][0] != raws[a][-1]
+    ]
 
 
 class Powercap:
@@ -70,9 +78,19 @@ class Powercap:
         span = _read_number(zone / "max_energy_range_uj", source) / 1e6
         if span <= 0:
             raise SourceFault(source, "implausible", f"max_energy_range_uj is {span * 1e6:g}", "report the machine")
-        self.info = SourceInfo(source, "counter", scope, covers, update_period_s=_UPDATE_S, lsb_j=15.3e-6,
-                               range_j=span, max_power_w=max_power_w, overlaps=overlaps, host_included=True,
-                               notes=("gain is not stated by the maker",))
+        self.info = SourceInfo(
+            source,
+            "counter",
+            scope,
+            covers,
+            update_period_s=_UPDATE_S,
+            lsb_j=15.3e-6,
+            range_j=span,
+            max_power_w=max_power_w,
+            overlaps=overlaps,
+            host_included=True,
+            notes=("gain is not stated by the maker",),
+        )
         self._path = zone / "energy_uj"
         self._fd = _open(self._path, source)
         self._unwrap = Unwrapper(self.info)
@@ -87,8 +105,12 @@ class Powercap:
         raw = self.raw()
         t1 = self.clock.now()
         if raw > self.info.range_j:
-            raise SourceFault(self.info.id, "implausible", f"it reads {raw:.6g} J, above its range {self.info.range_j:.6g} J",
-                              "report the machine; the driver is broken")
+            raise SourceFault(
+                self.info.id,
+                "implausible",
+                f"it reads {raw:.6g} J, above its range {self.info.range_j:.6g} J",
+                "report the machine; the driver is broken",
+            )
         return Reading(t0, t1, self._unwrap.add((t0 + t1) / 2, raw))
 
     def close(self) -> None:
@@ -104,8 +126,12 @@ class Powercap:
                 data = os.pread(self._fd, 64, 0)
             return data
         except OSError as error:
-            raise SourceFault(self.info.id, "denied" if isinstance(error, PermissionError) else "dead",
-                              f"reading {self._path} gives {error.strerror}", _FIX_DENIED) from None
+            raise SourceFault(
+                self.info.id,
+                "denied" if isinstance(error, PermissionError) else "dead",
+                f"reading {self._path} gives {error.strerror}",
+                _FIX_DENIED,
+            ) from None
 
 
 def _cover(zone: Path, zones: list[Path]) -> tuple[str, str, tuple[str, ...]]:
@@ -153,6 +179,10 @@ def _read_number(path: Path, source: str) -> float:
 def _parse(data: bytes, source: str, path: Path) -> float:
     text = data.strip()
     if not text.isdigit():
-        raise SourceFault(source, "implausible", f"{path} holds {text[:24]!r}, not a whole number",
-                          "report the machine; the driver is broken")
+        raise SourceFault(
+            source,
+            "implausible",
+            f"{path} holds {text[:24]!r}, not a whole number",
+            "report the machine; the driver is broken",
+        )
     return float(int(text))

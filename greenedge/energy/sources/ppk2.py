@@ -1,8 +1,9 @@
 """Nordic Power Profiler Kit II over its serial port, by its protocol (one byte commands; 100,000 samples a second).
 
 Facts of the protocol as Nordic's own pc-nrfconnect-ppk shows them: command 0x19 answers calibration as text up to END;
-0x11 sets the mode (1 ampere meter, 2 source), 0x0d the voltage, 0x0c the supply, 0x06/0x07 start and stop. A sample is 32
-bits little-endian: 14 bits ADC, 3 bits range, 1 unused, 6 bits counter, 8 logic pins. The counter shows what was lost.
+0x11 sets the mode (1 ampere meter, 2 source), 0x0d the voltage, 0x0c the supply, 0x06/0x07 start and stop. A sample is
+32 bits little-endian: 14 bits ADC, 3 bits range, 1 unused, 6 bits counter, 8 logic pins. The counter shows what was
+lost.
 """
 
 from __future__ import annotations
@@ -21,8 +22,15 @@ BIN = 100
 _START, _STOP, _SUPPLY, _VOLTAGE, _MODE, _META = 0x06, 0x07, 0x0C, 0x0D, 0x11, 0x19
 _ADC_V = 1.8 / 163840
 _RANGES = 5
-_DEFAULTS = {"r": (1031.64, 101.65, 10.15, 0.94, 0.043), "gs": (1.0,) * 5, "gi": (1.0,) * 5, "o": (0.0,) * 5,
-             "s": (0.0,) * 5, "i": (0.0,) * 5, "ug": (1.0,) * 5}
+_DEFAULTS = {
+    "r": (1031.64, 101.65, 10.15, 0.94, 0.043),
+    "gs": (1.0,) * 5,
+    "gi": (1.0,) * 5,
+    "o": (0.0,) * 5,
+    "s": (0.0,) * 5,
+    "i": (0.0,) * 5,
+    "ug": (1.0,) * 5,
+}
 _FIX = "plug it in, close the nRF Connect application, and join the group dialout (sudo usermod -aG dialout $USER)"
 
 
@@ -42,8 +50,9 @@ def find(root: Path) -> list[Found]:
     return [Found(f"ppk2:{path.name}", "board", "the supplied board") for path in kits]
 
 
-def open_source(source_id: str, root: Path, clock: Clock, volts: float = 3.3,
-                port: Callable[[str], Port] | None = None) -> Ppk2:
+def open_source(
+    source_id: str, root: Path, clock: Clock, volts: float = 3.3, port: Callable[[str], Port] | None = None
+) -> Ppk2:
     path = root / "dev/serial/by-id" / source_id.partition(":")[2]
     return Ppk2(source_id, (port or _serial)(str(path)), volts, clock)
 
@@ -61,7 +70,8 @@ def _serial(path: str) -> Port:
 
 
 def calibration(text: str) -> dict[str, np.ndarray]:
-    """The five numbers of each modifier from the kit's metadata; what it leaves out or calls NaN keeps Nordic's default."""
+    """The five numbers of each modifier from the kit's metadata; what it leaves out or calls NaN keeps Nordic's
+    default."""
     numbers = {key: np.array(values, dtype=float) for key, values in _DEFAULTS.items()}
     for line in text.split("END")[0].splitlines():
         key, _, value = line.partition(":")
@@ -71,7 +81,9 @@ def calibration(text: str) -> dict[str, np.ndarray]:
         try:
             number = float(value)
         except ValueError:
-            raise SourceFault("ppk2", "implausible", f"its calibration says {line.strip()!r}", "update its firmware") from None
+            raise SourceFault(
+                "ppk2", "implausible", f"its calibration says {line.strip()!r}", "update its firmware"
+            ) from None
         if np.isfinite(number) and number != 0:
             numbers[name][int(index)] = number
     return numbers
@@ -87,12 +99,17 @@ def decode(data: bytes, cal: dict[str, np.ndarray], volts: float) -> tuple[np.nd
     adc = (words & 0x3FFF).astype(float) * 4
     which = (words >> 14 & 7).astype(int)
     if np.any(which >= _RANGES):
-        raise SourceFault("ppk2", "implausible", f"a sample names range {which.max()}, there are {_RANGES}: the stream is "
-                          "out of step", "unplug it, plug it in again and repeat")
+        raise SourceFault(
+            "ppk2",
+            "implausible",
+            f"a sample names range {which.max()}, there are {_RANGES}: the stream is out of step",
+            "unplug it, plug it in again and repeat",
+        )
     counter = (words >> 18 & 0x3F).astype(np.int64)
     bare = (adc - cal["o"][which]) * (_ADC_V / cal["r"][which])
-    amperes = cal["ug"][which] * (bare * (cal["gs"][which] * bare + cal["gi"][which])
-                                  + cal["s"][which] * volts + cal["i"][which])
+    amperes = cal["ug"][which] * (
+        bare * (cal["gs"][which] * bare + cal["gi"][which]) + cal["s"][which] * volts + cal["i"][which]
+    )
     return np.diff(counter, prepend=0) % 64, amperes, (words >> 24).astype(np.uint8)
 
 
@@ -103,8 +120,16 @@ class Ppk2:
         if not 0.8 <= volts <= 5.0:
             raise SourceFault(source, "implausible", f"{volts:g} V is asked for", "the kit gives 0.8 to 5.0 V")
         self.port, self.volts, self.clock = port, volts, clock
-        self.info = SourceInfo(source, "stream", "board", "the supplied board", update_period_s=SAMPLE_S, max_power_w=5.0,
-                               host_included=False, notes=("gain is not stated as a standard uncertainty",))
+        self.info = SourceInfo(
+            source,
+            "stream",
+            "board",
+            "the supplied board",
+            update_period_s=SAMPLE_S,
+            max_power_w=5.0,
+            host_included=False,
+            notes=("gain is not stated as a standard uncertainty",),
+        )
         self.guard_s = None
         self.port.write(bytes([_META]))
         self.cal = calibration(self._text())
@@ -136,7 +161,7 @@ class Ppk2:
         index = self._index + np.cumsum(steps)
         # The last bin may go on in the next block: its samples wait.
         done = int(np.searchsorted(index, index[-1] // BIN * BIN))
-        self._rest = data[4 * done:]
+        self._rest = data[4 * done :]
         self._index = int(index[done - 1])
         self._counter = int(np.frombuffer(data[4 * done - 4 : 4 * done], "<u4")[0] >> 18 & 0x3F)
         bins, counts = np.unique(index[:done] // BIN, return_counts=True)

@@ -1,7 +1,7 @@
 """AMD and Apple GPUs through Zeus (Apache-2.0), where it is installed: a bridge, never the core.
 
-Zeus's window is opened once and its running total is read at the edges. Zeus counts RAPL wraps in another process and can
-be off by one range (research/energy-measurement.md §0.2), so its CPU figures are not taken: GPU or SoC alone.
+Zeus's window is opened once and its running total is read at the edges. Zeus counts RAPL wraps in another process and
+can be off by one range (research/energy-measurement.md §0.2), so its CPU figures are not taken: GPU or SoC alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from greenedge.energy.clock import Clock
 from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
 from greenedge.energy.wrap import Unwrapper
 
-_FIX = "pip install \"greenedge[zeus]\" on a machine with an AMD or Apple GPU; for NVIDIA use nvml"
+_FIX = 'pip install "greenedge[zeus]" on a machine with an AMD or Apple GPU; for NVIDIA use nvml'
 
 
 def find(root: Path) -> list[Found]:
@@ -47,8 +47,16 @@ class ZeusGpu:
 
     def __init__(self, index: int, clock: Clock, gpus):
         self.clock, self.gpus, self.index, self.guard_s = clock, gpus, index, None
-        self.info = SourceInfo(f"zeus:{index}", "counter", "module", f"gpu {index}", update_period_s=None,
-                               max_power_w=2000.0, host_included=False, notes=("read through zeus",))
+        self.info = SourceInfo(
+            f"zeus:{index}",
+            "counter",
+            "module",
+            f"gpu {index}",
+            update_period_s=None,
+            max_power_w=2000.0,
+            host_included=False,
+            notes=("read through zeus",),
+        )
         self._unwrap = Unwrapper(self.info)
 
     def read(self) -> Reading:

@@ -42,8 +42,11 @@ def test_two_possible_wraps_are_refused():
     with pytest.raises(SourceFault) as caught:
         source.read()
     assert caught.value.kind == "ambiguous_wrap"
-    assert str(caught.value) == ("fake:counter: 524 s passed between two readings, in which 1000 W could wrap it (range 262143 J) "
-                                 "more than once (cure: read it every 65.5 s, or give the true --max-power).")
+    assert str(caught.value) == (
+        "fake:counter: 524 s passed between two readings, in which 1000 W could wrap it "
+        "(range 262143 J) "
+        "more than once (cure: read it every 65.5 s, or give the true --max-power)."
+    )
 
 
 def test_integral_of_a_band_limited_trace():
@@ -98,8 +101,11 @@ def test_stale_counter():
     assert rms <= 0.005, rms
     with pytest.raises(Exception) as caught:
         Method(min_window_s=0.05, periods=0).window_s([meter])
-    assert str(caught.value) == ("a window of 50 ms is too short for a source that is updated every 100 ms: at least 1 s are "
-                                 "needed; lengthen --window.")
+    assert str(caught.value) == (
+        "a window of 50 ms is too short for a source that is updated every 100 ms: at least "
+        "1 s are "
+        "needed; lengthen --window."
+    )
 
 
 def _sessions(seed: int, sessions: int, reps: int, watts_sd: float = 1.0):
@@ -109,20 +115,33 @@ def _sessions(seed: int, sessions: int, reps: int, watts_sd: float = 1.0):
     step = (sum(lengths) + int(Method().cooldown_s)) * hz
     noise = watts_sd * ar1(rng, sessions, reps * step, 3 * hz).reshape(sessions, reps, step)
     cuts = np.cumsum([0, *lengths]) * hz
-    means = np.stack([noise[:, :, a:b].mean(axis=2) for a, b in zip(cuts, cuts[1:], strict=False)], axis=2) + [20, 30, 20]
+    means = np.stack([noise[:, :, a:b].mean(axis=2) for a, b in zip(cuts, cuts[1:], strict=False)], axis=2) + [
+        20,
+        30,
+        20,
+    ]
     for one in means:
-        yield [Repetition(r, 0, *(Window(0, s, w * s, 0, 100, s) for s, w in zip(lengths, watts, strict=True)))
-               for r, watts in enumerate(one)]
+        yield [
+            Repetition(r, 0, *(Window(0, s, w * s, 0, 100, s) for s, w in zip(lengths, watts, strict=True)))
+            for r, watts in enumerate(one)
+        ]
 
 
 @pytest.mark.parametrize("watts_sd", [1.0, 1.6])
 def test_interval_coverage(watts_sd):
-    """4: 2,000 sessions, 93 to 97 % of the 95 % intervals hold the truth, total and net, with the stop rule in force."""
+    """4: 2,000 sessions, 93 to 97 % of the 95 % intervals hold the truth, total and net, with the stop rule in
+    force."""
     method, covered = Method(), {"total_j": 0, "net_j": 0}
     for reps in _sessions(4, 2000, method.max_reps, watts_sd):
         totals = [rep.total_j for rep in reps]
-        n = next((n for n in range(method.min_reps, method.max_reps + 1)
-                  if mean_interval(totals[:n]).half_width_rel <= method.target), method.max_reps)
+        n = next(
+            (
+                n
+                for n in range(method.min_reps, method.max_reps + 1)
+                if mean_interval(totals[:n]).half_width_rel <= method.target
+            ),
+            method.max_reps,
+        )
         for what, truth in (("total_j", 3.0), ("net_j", 1.0)):
             interval = mean_interval([getattr(rep, what) for rep in reps[:n]])
             covered[what] += interval.low <= truth <= interval.high
@@ -134,15 +153,21 @@ def test_idle_drift():
     clock, machine, source = setup(extra=lambda t: 3.0 * min(max((t - 1040) / 160, 0), 1))
     meter = CounterMeter(source, clock)
     meter.start()
-    (session,) = run_session([MachineWorkload(machine)], [meter], Method(warm_up_s=12, target=0.0, max_reps=10), clock,
-                             np.random.default_rng(5))
+    (session,) = run_session(
+        [MachineWorkload(machine)],
+        [meter],
+        Method(warm_up_s=12, target=0.0, max_reps=10),
+        clock,
+        np.random.default_rng(5),
+    )
     net = mean_interval([rep.net_j for rep in session.reps])
     assert abs(net.mean / 0.04 - 1) <= 0.005, net
     clock, machine, source = setup(extra=lambda t: 0.05 * (t - 1000))
     meter = CounterMeter(source, clock)
     meter.start()
-    (session,) = run_session([MachineWorkload(machine)], [meter], Method(warm_up_s=12, max_reps=10), clock,
-                             np.random.default_rng(5))
+    (session,) = run_session(
+        [MachineWorkload(machine)], [meter], Method(warm_up_s=12, max_reps=10), clock, np.random.default_rng(5)
+    )
     assert any(flag.startswith("idle drift: the idle power moved by +0.6") for flag in session.flags), session.flags
 
 
@@ -180,14 +205,19 @@ def test_marker_sync_by_gpio_and_a_lost_edge():
     edges = np.arange(1.0, 60.0, 3.7)
     trace = _meter_trace(np.random.default_rng(1), edges, markers=edges)
     from greenedge.energy.markers import logic_edges
+
     seen = logic_edges(trace)
     sync = match_edges(seen, edges)
     assert abs(sync.to_meter(0.0) - OFFSET_S) < 1e-3 and sync.residual_s < 1e-3
     with pytest.raises(SourceFault) as caught:
         match_edges(np.delete(seen, 5), edges)
-    assert str(caught.value) == (f"markers: the meter saw {len(edges) - 1} edges, the host made {len(edges)}: one is lost or extra "
-                                 "(cure: repeat the run; check the wire and that the meter records before the first and after the "
-                                 "last marker).")
+    assert str(caught.value) == (
+        f"markers: the meter saw {len(edges) - 1} edges, the host made {len(edges)}: one is "
+        "lost or extra "
+        "(cure: repeat the run; check the wire and that the meter records before the first "
+        "and after the "
+        "last marker)."
+    )
     moved = np.array(seen)
     moved[5] += 2.0
     with pytest.raises(SourceFault, match="do not lie on one line"):

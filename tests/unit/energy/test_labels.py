@@ -16,7 +16,17 @@ from rich.console import Console
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.energy import plots, results, terminal
 from greenedge.energy.compare import compare
-from greenedge.energy.labels import EVIDENCE, SCOPES, Figure, add, check_comparable, evidence_class, key_for, require, worst
+from greenedge.energy.labels import (
+    EVIDENCE,
+    SCOPES,
+    Figure,
+    add,
+    check_comparable,
+    evidence_class,
+    key_for,
+    require,
+    worst,
+)
 from greenedge.energy.model import SourceInfo
 from greenedge.energy.page import page
 from greenedge.energy.selftest import simulated_document
@@ -27,7 +37,9 @@ def _row(name, evidence, scope="chip", covers="cpu", value=1.5, accuracy=None, *
     total = Figure(value, "energy", "j", scope, evidence, value * 0.9, value * 1.1, None, covers)
     reps = [{key_for("energy", "j", evidence): value * (1 + 0.01 * k)} for k in range(5)]
     return results.make_row(name, "callable", info, {"total": total}, accuracy=accuracy, **more) | {
-        "repetitions": reps, "latency_s": {"value": 0.01 * value}}
+        "repetitions": reps,
+        "latency_s": {"value": 0.01 * value},
+    }
 
 
 evidences = st.sampled_from(EVIDENCE)
@@ -66,7 +78,9 @@ def test_labels_survive_every_output(parts):
 
 
 def test_the_page_and_the_figures_keep_the_labels():
-    data = results.document([_row("m", "measured", value=2.0), _row("e", "estimated", value=0.001), _row("s", "simulated")])
+    data = results.document(
+        [_row("m", "measured", value=2.0), _row("e", "estimated", value=0.001), _row("s", "simulated")]
+    )
     html = page(data)
     assert '<tr class="estimated"><td>e</td>' in html and "ESTIMATED ≈ 1 mJ (900 µJ…1.1 mJ)" in html
     assert "e [estimated, chip]" in html and "SIMULATED" in html
@@ -89,9 +103,14 @@ def test_sums_that_are_refused():
     psys = Figure(15.0, "energy", "j", "board", "measured", covers="psys")
     with pytest.raises(GreenedgeError) as caught:
         add([package, psys])
-    assert str(caught.value) == ("figures of scope board and chip cannot be summed: one holds the other; report them side by side.")
+    assert str(caught.value) == (
+        "figures of scope board and chip cannot be summed: one holds the other; report them side by side."
+    )
     with pytest.raises(GreenedgeError) as caught:
-        add([package, Figure(15.0, "energy", "j", "chip", "measured", covers="cpu core-0")], [("cpu package-0", "cpu core-0")])
+        add(
+            [package, Figure(15.0, "energy", "j", "chip", "measured", covers="cpu core-0")],
+            [("cpu package-0", "cpu core-0")],
+        )
     assert str(caught.value) == "cpu package-0 holds cpu core-0, so their sum counts it twice; take one of them."
     with pytest.raises(GreenedgeError, match="stands twice in a sum"):
         add([package, package])
@@ -101,33 +120,49 @@ def test_ratios_that_are_refused():
     chip, wall = (Figure(1.0, "energy", "j", scope, "measured", covers=scope) for scope in ("chip", "wall"))
     with pytest.raises(GreenedgeError) as caught:
         check_comparable(chip, wall)
-    assert str(caught.value) == ("scope chip (chip) and scope wall (wall) do not cover the same thing: measure both at one scope, or "
-                                 "say --allow-scope-mismatch.")
+    assert str(caught.value) == (
+        "scope chip (chip) and scope wall (wall) do not cover the same thing: measure both "
+        "at one scope, or "
+        "say --allow-scope-mismatch."
+    )
     check_comparable(chip, wall, allow_scope=True)
     with pytest.raises(GreenedgeError) as caught:
         compare(_row("a", "measured"), _row("b", "estimated"))
-    assert str(caught.value) == ("measured and estimated numbers make no ratio: get the same evidence for both, or say "
-                                 "--allow-evidence-mismatch.")
+    assert str(caught.value) == (
+        "measured and estimated numbers make no ratio: get the same evidence for both, or say "
+        "--allow-evidence-mismatch."
+    )
     assert compare(_row("a", "measured"), _row("b", "estimated"), allow_evidence=True).evidence == "estimated"
     with pytest.raises(GreenedgeError) as caught:
         compare(_row("a", "estimated", ranking=False), _row("b", "estimated"), allow_evidence=True)
-    assert str(caught.value) == ("a (cpu) is estimated from CPU time, which says nothing that its latency does not; compare latencies, "
-                                 "or measure it.")
+    assert str(caught.value) == (
+        "a (cpu) is estimated from CPU time, which says nothing that its latency does not; "
+        "compare latencies, "
+        "or measure it."
+    )
 
 
 def test_psys_and_package_are_named_as_overlapping():
-    rows = [_row("w", "measured", "board", "psys") | {"source": {"id": "a", "covers": "psys", "overlaps": ["cpu package"]}},
-            _row("w", "measured", "chip", "cpu package-0")]
+    rows = [
+        _row("w", "measured", "board", "psys") | {"source": {"id": "a", "covers": "psys", "overlaps": ["cpu package"]}},
+        _row("w", "measured", "chip", "cpu package-0"),
+    ]
     assert results.overlaps(rows) == [("psys", "cpu package-0")]
     assert "psys holds cpu package-0: do not add them." in terminal.notes({"rows": rows})
 
 
-@pytest.mark.parametrize("break_it", [
-    lambda row: row["figures"]["total"].update(energy_j=1.0),
-    lambda row: row["figures"]["total"].update(evidence="measured"),
-    lambda row: row.update(evidence="measured"),
-    lambda row: row["repetitions"][0].update(energy_j=1.0),
-    lambda row: row["figures"].update(carbon={"carbon_g": 1.0, "unit": "g", "scope": "chip", "evidence": "measured"})])
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda row: row["figures"]["total"].update(energy_j=1.0),
+        lambda row: row["figures"]["total"].update(evidence="measured"),
+        lambda row: row.update(evidence="measured"),
+        lambda row: row["repetitions"][0].update(energy_j=1.0),
+        lambda row: row["figures"].update(
+            carbon={"carbon_g": 1.0, "unit": "g", "scope": "chip", "evidence": "measured"}
+        ),
+    ],
+)
 def test_a_broken_label_is_neither_written_nor_read(break_it, tmp_path):
     data = results.document([_row("e", "estimated")])
     results.save(data, tmp_path / "good.json")
@@ -138,6 +173,7 @@ def test_a_broken_label_is_neither_written_nor_read(break_it, tmp_path):
         results.save(broken, tmp_path / "bad.json")
     assert not (tmp_path / "bad.json").exists()
     import json
+
     (tmp_path / "bad.json").write_text(json.dumps(broken))
     with pytest.raises(GreenedgeError):
         results.load(tmp_path / "bad.json")
@@ -148,7 +184,9 @@ def test_require():
     with pytest.raises(EvidenceError) as caught:
         require("replayed", "measured", "meter.csv", "measure on a live source.")
     assert caught.value.exit_code == 3
-    assert str(caught.value) == ("meter.csv can only be had as replayed here, --require measured was given: measure on a live source.")
+    assert str(caught.value) == (
+        "meter.csv can only be had as replayed here, --require measured was given: measure on a live source."
+    )
 
 
 def test_a_session_is_a_whole_document():

@@ -29,8 +29,16 @@ from greenedge.energy.workloads import CallableWorkload, CommandWorkload, Serial
 from tests.unit.energy.fakes import hwmon_chip
 
 
-@pytest.mark.parametrize(("p", "dof", "value"), [(0.975, 1, 12.7062047), (0.975, 9, 2.2621572), (0.975, 29, 2.0452296),
-                                                 (0.95, 4, 2.1318468), (0.995, 19, 2.8609346)])
+@pytest.mark.parametrize(
+    ("p", "dof", "value"),
+    [
+        (0.975, 1, 12.7062047),
+        (0.975, 9, 2.2621572),
+        (0.975, 29, 2.0452296),
+        (0.95, 4, 2.1318468),
+        (0.995, 19, 2.8609346),
+    ],
+)
 def test_quantiles_of_student_t(p, dof, value):
     """Against the printed table (Abramowitz and Stegun 26.10, seven digits from R)."""
     assert stats.t_quantile(p, dof) == pytest.approx(value, abs=1e-6)
@@ -46,8 +54,11 @@ def test_a_ratio_with_itself_is_one(values):
 def test_ratios_without_an_answer():
     with pytest.raises(GreenedgeError) as caught:
         stats.paired_ratio([1.0], [1.0, 2.0])
-    assert str(caught.value) == ("a paired ratio takes the same number of repetitions on both sides, at least 2; there are 1 and 2: "
-                                 "measure both in one interleaved session.")
+    assert str(caught.value) == (
+        "a paired ratio takes the same number of repetitions on both sides, at least 2; "
+        "there are 1 and 2: "
+        "measure both in one interleaved session."
+    )
     with pytest.raises(GreenedgeError, match="a repetition is not above 0 J"):
         stats.paired_ratio([1.0, 2.0], [1.0, -2.0])
     with pytest.raises(GreenedgeError, match="3 repetitions with 1 not finite"):
@@ -73,14 +84,19 @@ def test_traces_that_are_refused():
 
 def test_csv_traces(tmp_path):
     path = tmp_path / "ppk.csv"
-    path.write_text("Timestamp(ms),Current(uA),D0\n" + "".join(f"{k},{2000 if k < 50 else 4000},{int(20 <= k < 80)}\n"
-                                                              for k in range(100)))
+    path.write_text(
+        "Timestamp(ms),Current(uA),D0\n"
+        + "".join(f"{k},{2000 if k < 50 else 4000},{int(20 <= k < 80)}\n" for k in range(100))
+    )
     trace = importers.read_csv(path, volts=3.0)
     assert trace.watts[0] == pytest.approx(6e-3) and trace.t[-1] == pytest.approx(0.099)
     with pytest.raises(GreenedgeError) as caught:
         importers.read_csv(path)
-    assert str(caught.value) == (f"{path} has the columns 'timestamp(ms), current(ua), d0'; a trace needs time_s and power_w, or "
-                                 "time_s, current_a and voltage_v (or --volts).")
+    assert str(caught.value) == (
+        f"{path} has the columns 'timestamp(ms), current(ua), d0'; a trace needs time_s and "
+        "power_w, or "
+        "time_s, current_a and voltage_v (or --volts)."
+    )
     path.write_text("time_s,power_w\n0,1\n1,x\n")
     with pytest.raises(GreenedgeError, match="has a line that is not numbers"):
         importers.read_csv(path)
@@ -89,8 +105,9 @@ def test_csv_traces(tmp_path):
 def test_a_replayed_trace_has_total_and_net():
     t = np.arange(0, 60, 0.01)
     watts = np.where((t % 20 > 5) & (t % 20 < 15), 12.0, 2.0)
-    row = importers.trace_row("dut", Trace(t, watts), [(5.5, 14.5), (25.5, 34.5)], 100,
-                              idle=[(1, 4), (16, 19), (21, 24), (36, 39)])
+    row = importers.trace_row(
+        "dut", Trace(t, watts), [(5.5, 14.5), (25.5, 34.5)], 100, idle=[(1, 4), (16, 19), (21, 24), (36, 39)]
+    )
     assert row["evidence"] == "replayed"
     assert row["figures"]["total"]["energy_j"] == pytest.approx(12 * 9 / 100)
     assert row["figures"]["net"]["energy_j"] == pytest.approx(10 * 9 / 100)
@@ -115,8 +132,11 @@ def test_mlperf_tiny_logs(tmp_path):
     row = importers.mlperf_tiny_row(_tiny(tmp_path / "r.txt", [100, 101, 99, 100.5, 99.5]))
     assert row["figures"]["total"]["energy_j"] == pytest.approx(100e-6) and row["flags"] == []
     row = importers.mlperf_tiny_row(_tiny(tmp_path / "r.txt", [100, 101], seconds=9.0))
-    assert row["flags"] == ["MLPerf Tiny asks for 5 trials, there are 2", "trial 0 took 9 s, MLPerf Tiny asks for 10 s",
-                            "trial 1 took 9 s, MLPerf Tiny asks for 10 s"]
+    assert row["flags"] == [
+        "MLPerf Tiny asks for 5 trials, there are 2",
+        "trial 0 took 9 s, MLPerf Tiny asks for 10 s",
+        "trial 1 took 9 s, MLPerf Tiny asks for 10 s",
+    ]
     with pytest.raises(GreenedgeError, match="says a median of 90 uJ, its trials have 100 uJ"):
         importers.mlperf_tiny_row(_tiny(tmp_path / "r.txt", [100, 101, 99], median=90))
 
@@ -159,7 +179,9 @@ def test_fpga_estimate_from_a_netlists_toggles(tmp_path):
     assert row["evidence"] == "estimated" and "ice40_power" in row["source"]["notes"][0]
     with pytest.raises(GreenedgeError, match="ice40up5k needs the switching activity of its netlist"):
         estimate.fpga_row("net", "ice40up5k", 12e6, None, cycles=1200, streaming=True)
-    with pytest.raises(GreenedgeError, match="there are no power coefficients for 'xc7'; devices are: ice40up5k, lfe5u-25f"):
+    with pytest.raises(
+        GreenedgeError, match="there are no power coefficients for 'xc7'; devices are: ice40up5k, lfe5u-25f"
+    ):
         estimate.fpga_power("xc7", 1e6, activity)
     path.write_text(SAIF.replace("24000", "0"))
     with pytest.raises(GreenedgeError, match="holds 2 nets with 0 toggles"):
@@ -196,7 +218,11 @@ def test_carbon_is_an_estimate_with_a_range():
     at = carbon.intensity("FRA")
     assert (at.country, at.year) == ("France", 2023) and carbon.intensity("france") == at
     grams = carbon.carbon(Figure(3.6e6, "energy", "j", "chip", "measured", 3.5e6, 3.7e6), at)
-    assert grams.evidence == "estimated" and grams.key == "carbon_estimate_g" and grams.value == pytest.approx(at.g_per_kwh)
+    assert (
+        grams.evidence == "estimated"
+        and grams.key == "carbon_estimate_g"
+        and grams.value == pytest.approx(at.g_per_kwh)
+    )
     assert grams.low < at.low and grams.high > at.high
     assert all(e.low <= e.g_per_kwh <= e.high and e.year and e.source for e in carbon.table().values())
     assert "CC BY 4.0" in carbon.ATTRIBUTION
@@ -316,8 +342,22 @@ def test_probe_names_the_cure_and_require_exits_3(tmp_path):
     result = _run("measure", "--root", str(tmp_path), "--require", "measured", "--", "true", code=3)
     assert "this machine has no energy source that can be read, so nothing can be measured here:" in result.stderr
     assert "udev rule" in result.stderr or "modprobe intel_rapl_msr" in result.stderr
-    _run("measure", "--source", "estimate:cpu", "--tdp", "65", "--threads", "2", "--tdp-source", "x", "--require", "measured", "--",
-         "true", code=3)
+    _run(
+        "measure",
+        "--source",
+        "estimate:cpu",
+        "--tdp",
+        "65",
+        "--threads",
+        "2",
+        "--tdp-source",
+        "x",
+        "--require",
+        "measured",
+        "--",
+        "true",
+        code=3,
+    )
     assert "--require 'maybe' is not known" in _run("measure", "--require", "maybe", "--", "true", code=1).stderr
     assert "one thing is measured at a time" in _run("measure", code=1).stderr
 
@@ -327,10 +367,25 @@ def test_replay_compare_and_carbon(tmp_path):
     rng = np.random.default_rng(0)
     for name, watts in (("a", 10.0), ("b", 12.0)):
         noisy = watts + 0.05 * rng.standard_normal(len(t))
-        np.savetxt(tmp_path / f"{name}.csv", np.stack([t, noisy], axis=1), delimiter=",", header="time_s,power_w", comments="")
+        np.savetxt(
+            tmp_path / f"{name}.csv", np.stack([t, noisy], axis=1), delimiter=",", header="time_s,power_w", comments=""
+        )
         spans = [x for k in range(5) for x in ("--window", f"{15 * k + 1}:{15 * k + 12}")]
-        _run("replay", str(tmp_path / f"{name}.csv"), *spans, "--inferences", "100", "--carbon", "FRA", "-o",
-             str(tmp_path / f"{name}.json"), "--html", str(tmp_path / f"{name}.html"), "--csv", str(tmp_path / f"{name}.table"))
+        _run(
+            "replay",
+            str(tmp_path / f"{name}.csv"),
+            *spans,
+            "--inferences",
+            "100",
+            "--carbon",
+            "FRA",
+            "-o",
+            str(tmp_path / f"{name}.json"),
+            "--html",
+            str(tmp_path / f"{name}.html"),
+            "--csv",
+            str(tmp_path / f"{name}.table"),
+        )
     data = results.load(tmp_path / "a.json")
     assert data["rows"][0]["evidence"] == "replayed" and data["rows"][0]["figures"]["carbon"]["evidence"] == "estimated"
     assert "CC BY 4.0" in (tmp_path / "a.html").read_text() and "replayed" in (tmp_path / "a.table").read_text()
@@ -338,16 +393,26 @@ def test_replay_compare_and_carbon(tmp_path):
     assert found["ratio"] == pytest.approx(1.2, rel=0.01) and found["evidence"] == "replayed"
     assert "takes more than" in _run("compare", str(tmp_path / "b.json"), str(tmp_path / "a.json")).output
     _run("replay", str(tmp_path / "a.csv"), "--window", "1:9", "--require", "measured", code=3)
-    assert "has 1 rows, row 4 was asked for" in _run("compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--row", "4",
-                                                    code=1).stderr
+    assert (
+        "has 1 rows, row 4 was asked for"
+        in _run("compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--row", "4", code=1).stderr
+    )
 
 
 def test_replay_with_a_lost_marker(tmp_path):
     t = np.arange(0, 10, 0.01)
-    np.savetxt(tmp_path / "m.csv", np.stack([t, np.ones(len(t)), (t > 5) * 1.0], axis=1), delimiter=",",
-               header="time_s,power_w,marker", comments="")
+    np.savetxt(
+        tmp_path / "m.csv",
+        np.stack([t, np.ones(len(t)), (t > 5) * 1.0], axis=1),
+        delimiter=",",
+        header="time_s,power_w,marker",
+        comments="",
+    )
     result = _run("replay", str(tmp_path / "m.csv"), "--markers", code=1)
-    assert "has 1 marker edges; every window has one up and one down: one is lost, so no window can be trusted." in result.stderr
+    assert (
+        "has 1 marker edges; every window has one up and one down: one is lost, so no window can be trusted."
+        in result.stderr
+    )
 
 
 def test_replay_of_reports(tmp_path):
@@ -356,11 +421,23 @@ def test_replay_of_reports(tmp_path):
     (tmp_path / "perf.txt").write_text("0.00,Joules,power/energy-psys/,1000,100.00,,\n")
     out = _run("replay", str(tmp_path / "p.xml"), "--as", "vivado", "--cycles", "100", "--clock-hz", "1e8").output
     assert "ESTIMATED ≈ 1.2 µJ" in out
-    out = _run("replay", str(tmp_path / "a.saif"), "--as", "saif", "--device", "ice40up5k", "--cycles", "1200", "--clock-hz",
-               "12e6").output
+    out = _run(
+        "replay",
+        str(tmp_path / "a.saif"),
+        "--as",
+        "saif",
+        "--device",
+        "ice40up5k",
+        "--cycles",
+        "1200",
+        "--clock-hz",
+        "12e6",
+    ).output
     assert re.search(r"ESTIMATED ≈ 77 nJ \(39 nJ…120 nJ\)", out), out
     result = _run("replay", str(tmp_path / "perf.txt"), "--as", "perf", code=3)
-    assert result.stderr.startswith("perf:energy-psys: perf says 0.00 Joules: the event exists, the counter does not (cure: ")
+    assert result.stderr.startswith(
+        "perf:energy-psys: perf says 0.00 Joules: the event exists, the counter does not (cure: "
+    )
 
 
 def test_selftest_says_what_it_found(tmp_path):
@@ -372,10 +449,18 @@ def test_selftest_says_what_it_found(tmp_path):
 
 def test_importing_is_light():
     """numpy alone: nothing else that is heavy comes with it."""
-    code = ("import sys, greenedge.energy; print([m for m in ('typer','rich','matplotlib','scipy','torch','pynvml','zeus') "
-            "if m in sys.modules])")
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}).stdout
+    code = (
+        "import sys, greenedge.energy; print([m for m in "
+        "('typer','rich','matplotlib','scipy','torch','pynvml','zeus') "
+        "if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ).stdout
     assert out.strip() == "[]"
 
 
@@ -385,6 +470,6 @@ def test_overhead_of_the_sampler(tmp_path):
     100 Hz < 2 %."""
     from benchmarks.energy_overhead import overhead
 
-    ten, hundred = overhead(tmp_path / "a", 10, rounds=20), overhead(tmp_path / "b", 100, rounds=5)
-    assert ten["slowdown_low"] < 0.01 and ten["core"] < 0.005, ten
+    ten, hundred = overhead(tmp_path / "a", 10), overhead(tmp_path / "b", 100)
+    assert ten["slowdown"] < 0.01 and ten["core"] < 0.005, ten
     assert hundred["core"] < 0.02, hundred

@@ -41,7 +41,9 @@ def test_a_faulty_source_yields_no_number(kind, fault):
     clock = VirtualClock()
     machine = FakeMachine(clock)
     with pytest.raises(SourceFault) as caught:
-        measure_sources([MachineWorkload(machine)], [kind(machine, fault=fault)], clock=clock, method=Method(warm_up_s=6))
+        measure_sources(
+            [MachineWorkload(machine)], [kind(machine, fault=fault)], clock=clock, method=Method(warm_up_s=6)
+        )
     assert caught.value.exit_code == 3 and caught.value.reason and caught.value.fix
 
 
@@ -65,14 +67,17 @@ def test_families_are_one_line_each(tmp_path):
         assert found and all(f.reason and f.fix for f in found), found
     with pytest.raises(EvidenceError) as caught:
         load("oracle")
-    assert str(caught.value) == ("there is no source 'oracle'; sources are: powercap, perf, hwmon, nvml, joulescope, otii, ppk2, "
-                                 "zeus.")
+    assert str(caught.value) == (
+        "there is no source 'oracle'; sources are: powercap, perf, hwmon, nvml, joulescope, otii, ppk2, zeus."
+    )
     assert len(find_all(tmp_path)) == len(SOURCES)
 
 
 def _tree(tmp_path, clock):
-    tree = FakePowercapTree(tmp_path, {"intel-rapl:0": "package-0", "intel-rapl:0:0": "core", "intel-rapl:0:1": "dram",
-                                       "intel-rapl:1": "psys"})
+    tree = FakePowercapTree(
+        tmp_path,
+        {"intel-rapl:0": "package-0", "intel-rapl:0:0": "core", "intel-rapl:0:1": "dram", "intel-rapl:1": "psys"},
+    )
     machine = FakeMachine(clock)
     outer = clock.watch
 
@@ -91,8 +96,12 @@ def test_powercap_keeps_its_domains_apart_and_wraps(tmp_path):
     tree, machine = _tree(tmp_path, clock)
     clock.sleep(0.001)
     found = {f.id: (f.scope, f.covers) for f in powercap.find(tmp_path)}
-    assert found == {"powercap:intel-rapl:0": ("chip", "cpu package-0"), "powercap:intel-rapl:0:0": ("chip", "cpu core-0"),
-                     "powercap:intel-rapl:0:1": ("module", "cpu dram-0"), "powercap:intel-rapl:1": ("board", "psys")}
+    assert found == {
+        "powercap:intel-rapl:0": ("chip", "cpu package-0"),
+        "powercap:intel-rapl:0:0": ("chip", "cpu core-0"),
+        "powercap:intel-rapl:0:1": ("module", "cpu dram-0"),
+        "powercap:intel-rapl:1": ("board", "psys"),
+    }
     source = powercap.open_source("powercap:intel-rapl:0", tmp_path, clock)
     first = source.read().value
     clock.sleep(10)
@@ -104,8 +113,10 @@ def test_powercap_keeps_its_domains_apart_and_wraps(tmp_path):
 
 def test_powercap_mirrored_dies(tmp_path):
     clock = VirtualClock()
-    tree = FakePowercapTree(tmp_path, {"intel-rapl:0": "package-0-die-0", "intel-rapl:1": "package-0-die-1",
-                                       "intel-rapl:2": "package-1-die-0"})
+    tree = FakePowercapTree(
+        tmp_path,
+        {"intel-rapl:0": "package-0-die-0", "intel-rapl:1": "package-0-die-1", "intel-rapl:2": "package-1-die-0"},
+    )
 
     def watch(t):
         for zone, factor in (("intel-rapl:0", 10), ("intel-rapl:1", 10), ("intel-rapl:2", 11)):
@@ -118,8 +129,9 @@ def test_powercap_mirrored_dies(tmp_path):
     ids = [source.info.id for source in sources]
     with pytest.raises(SourceFault) as caught:
         measure([MachineWorkload(FakeMachine(clock))], ids, root=tmp_path, clock=clock)
-    assert str(caught.value) == ("powercap:intel-rapl:1: it shows the same counter as powercap:intel-rapl:0 (cure: measure one of the "
-                                 "two).")
+    assert str(caught.value) == (
+        "powercap:intel-rapl:1: it shows the same counter as powercap:intel-rapl:0 (cure: measure one of the two)."
+    )
 
 
 def test_a_greater_power_may_be_named(tmp_path):
@@ -130,8 +142,14 @@ def test_a_greater_power_may_be_named(tmp_path):
     assert source.info.gain_rel == 0.01 and source.guard_s == pytest.approx(source.info.range_j / 16000)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "holds b'', not a whole number"), ("nan", "holds b'nan', not a whole number"), ("-5", "holds b'-5', not a whole number")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds b'', not a whole number"),
+        ("nan", "holds b'nan', not a whole number"),
+        ("-5", "holds b'-5', not a whole number"),
+    ],
+)
 def test_powercap_with_nonsense(tmp_path, text, message):
     clock = VirtualClock()
     _tree(tmp_path, clock)
@@ -155,15 +173,22 @@ def test_powercap_denied(tmp_path, monkeypatch):
     with pytest.raises(SourceFault) as caught:
         powercap.open_source("powercap:intel-rapl:0", tmp_path, clock)
     assert str(caught.value) == (
-        f"powercap:intel-rapl:0: {place} may be read by root alone (cure: sudo chmod o+r on its energy_uj, or the udev rule "
-        'SUBSYSTEM=="powercap", RUN+="/bin/chmod o+r /sys%p/energy_uj" in /etc/udev/rules.d/60-rapl.rules).')
+        f"powercap:intel-rapl:0: {place} may be read by root alone (cure: sudo chmod o+r on its energy_uj, or the "
+        "udev rule "
+        'SUBSYSTEM=="powercap", RUN+="/bin/chmod o+r /sys%p/energy_uj" in /etc/udev/rules.d/60-rapl.rules).'
+    )
 
 
 def _perf_tree(tmp_path, event="energy-psys"):
     folder = tmp_path / "sys/bus/event_source/devices/power"
     (folder / "events").mkdir(parents=True)
-    for name, text in {"type": "9", "cpumask": "0,2-3", f"events/{event}": "event=0x05",
-                       f"events/{event}.scale": "2.3283064365386962890625e-10", f"events/{event}.unit": "Joules"}.items():
+    for name, text in {
+        "type": "9",
+        "cpumask": "0,2-3",
+        f"events/{event}": "event=0x05",
+        f"events/{event}.scale": "2.3283064365386962890625e-10",
+        f"events/{event}.unit": "Joules",
+    }.items():
         (folder / name).write_text(text + "\n")
 
 
@@ -215,13 +240,23 @@ def test_perf_denied(tmp_path):
 
     with pytest.raises(SourceFault) as caught:
         perf.open_source("perf:energy-psys", tmp_path, VirtualClock(), opener)
-    assert str(caught.value) == ("perf:energy-psys: perf_event_open says Permission denied (cure: run as root, or sudo sysctl "
-                                 "kernel.perf_event_paranoid=0).")
+    assert str(caught.value) == (
+        "perf:energy-psys: perf_event_open says Permission denied (cure: run as root, or "
+        "sudo sysctl "
+        "kernel.perf_event_paranoid=0)."
+    )
 
 
-@pytest.mark.parametrize(("text", "kind"), [
-    ("<not supported>,Joules,power/energy-pkg/,0,100.00,,\n", "absent"), ("0.00,Joules,power/energy-psys/,1000,100.00,,\n", "dead"),
-    ("1,5,Joules,power/energy-pkg/\n", "absent"), ("", "absent"), ("4.2e,Joules,power/energy-pkg/,1,1,,\n", "implausible")])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("<not supported>,Joules,power/energy-pkg/,0,100.00,,\n", "absent"),
+        ("0.00,Joules,power/energy-psys/,1000,100.00,,\n", "dead"),
+        ("1,5,Joules,power/energy-pkg/\n", "absent"),
+        ("", "absent"),
+        ("4.2e,Joules,power/energy-pkg/,1,1,,\n", "implausible"),
+    ],
+)
 def test_perf_stat_output_without_a_number(text, kind):
     with pytest.raises(SourceFault) as caught:
         perf.stat_joules(text)
@@ -234,14 +269,32 @@ def test_perf_stat_output():
 
 
 def test_hwmon_power_and_product_and_rail_maps(tmp_path):
-    hwmon_chip(tmp_path, 0, "ina260_u14", power1_input="4250000", curr1_input="850", in1_input="5000", update_interval="70")
-    hwmon_chip(tmp_path, 1, "ina3221", **{"in1_input": "5000", "curr1_input": "1000", "in1_label": "VDD_IN",
-                                          "in2_input": "5000", "curr2_input": "300", "in2_label": "VDD_CPU_GPU_CV"})
+    hwmon_chip(
+        tmp_path, 0, "ina260_u14", power1_input="4250000", curr1_input="850", in1_input="5000", update_interval="70"
+    )
+    hwmon_chip(
+        tmp_path,
+        1,
+        "ina3221",
+        **{
+            "in1_input": "5000",
+            "curr1_input": "1000",
+            "in1_label": "VDD_IN",
+            "in2_input": "5000",
+            "curr2_input": "300",
+            "in2_label": "VDD_CPU_GPU_CV",
+        },
+    )
     hwmon_chip(tmp_path, 2, "coretemp", temp1_input="40000")
     found = {f.id: (f.scope, f.ok) for f in hwmon.find(tmp_path)}
-    assert found == {"hwmon:hwmon0:1": ("rail", True), "hwmon:hwmon1:1": ("rail", True), "hwmon:hwmon1:2": ("rail", True),
-                     "hwmon:jetson-orin-nx/input": ("module", True), "hwmon:jetson-orin-nx/cpu-gpu": ("rail", True),
-                     "hwmon:kv260/som": ("module", True)}
+    assert found == {
+        "hwmon:hwmon0:1": ("rail", True),
+        "hwmon:hwmon1:1": ("rail", True),
+        "hwmon:hwmon1:2": ("rail", True),
+        "hwmon:jetson-orin-nx/input": ("module", True),
+        "hwmon:jetson-orin-nx/cpu-gpu": ("rail", True),
+        "hwmon:kv260/som": ("module", True),
+    }
     clock = VirtualClock()
     som = hwmon.open_source("hwmon:kv260/som", tmp_path, clock)
     assert som.read().value == pytest.approx(4.25) and som.info.update_period_s == 0.07
@@ -265,14 +318,17 @@ def test_rail_maps_are_whole(tmp_path):
     assert len(boards["zcu102"].rails) == 18 and len({r.chip for r in boards["zcu102"].rails}) == 18
     assert all(board.source and board.experimental for board in boards.values())
     path = tmp_path / "bad.toml"
-    path.write_text('name = "good"\ntitle = "t"\nsource = "s"\ncolour = 1\n[groups]\na = "rail"\n[[rail]]\nname = "X"\n'
-                    'group = "b"\nchip = "ina226"\nchannel = 1\n')
+    path.write_text(
+        'name = "good"\ntitle = "t"\nsource = "s"\ncolour = 1\n[groups]\na = "rail"\n[[rail]]\nname = "X"\n'
+        'group = "b"\nchip = "ina226"\nchannel = 1\n'
+    )
     with pytest.raises(TargetError) as caught:
         hwmon.load_rails(path)
     assert str(caught.value) == (
         "bad.toml: unknown key 'colour'; a rail map has: experimental, groups, name, rail, source, title.\n"
         "bad.toml: rail 'X' is in group 'b'; [groups] has none of that name.\n"
-        "bad.toml: name is 'good'; it must be the file's, 'bad'.")
+        "bad.toml: name is 'good'; it must be the file's, 'bad'."
+    )
 
 
 @pytest.fixture(scope="module")
@@ -282,8 +338,9 @@ def stub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nvml")
     (folder / "stub.c").write_text(NVML_STUB)
     library = folder / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-o", library, "-Wl,-soname,libnvidia-ml.so.1", folder / "stub.c"],
-                   check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-w", "-o", library, "-Wl,-soname,libnvidia-ml.so.1", folder / "stub.c"], check=True
+    )
     loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     loaded.stub_set.argtypes = [ctypes.c_ulonglong, ctypes.c_uint, ctypes.c_int]
     return loaded
@@ -315,8 +372,9 @@ def test_nvml_through_a_stub_library(stub, tmp_path):
     source = nvml.open_source("nvml:0:energy", tmp_path, clock)
     found = check(source, clock, machine.load)
     assert found.ok and abs(found.period_s / 0.1 - 1) < 0.1 and found.load_w == pytest.approx(300, rel=0.02), found
-    document = measure_sources([MachineWorkload(machine, 0.0031)], [source], clock=clock,
-                               method=Method(warm_up_s=30, max_reps=10))
+    document = measure_sources(
+        [MachineWorkload(machine, 0.0031)], [source], clock=clock, method=Method(warm_up_s=30, max_reps=10)
+    )
     (row,) = document["rows"]
     assert row["scope"] == "module" and row["host_included"] is False and row["evidence"] == "derived"
     assert row["method"]["delay_s"] == 0.1, "a sensor that looks part of the time gets random delays"
@@ -332,8 +390,11 @@ def test_nvml_refuses_by_name(stub, tmp_path):
     stub.stub_set(0, 0, 3)
     with pytest.raises(SourceFault) as caught:
         source.read()
-    assert str(caught.value) == ("nvml:0:energy: NVML says Not Supported (cure: use nvml:INDEX:power: this GPU has no energy counter "
-                                 "(before Volta)).")
+    assert str(caught.value) == (
+        "nvml:0:energy: NVML says Not Supported (cure: use nvml:INDEX:power: this GPU has no "
+        "energy counter "
+        "(before Volta))."
+    )
     stub.stub_set(0, 0, 4)
     with pytest.raises(SourceFault) as caught:
         source.read()
@@ -427,10 +488,13 @@ def test_otii_stream_multiplies_current_and_voltage():
         def get_channel_data(self, device, channel, index, count):
             return {"timestamp": index * 1e-3, "interval": 1e-3, "values": [0.02 if channel == "mc" else 3.0] * count}
 
-    project = SimpleNamespace(start_recording=lambda: None, stop_recording=lambda: None,
-                              get_last_recording=lambda: Recording())
-    server = SimpleNamespace(get_devices=lambda: [SimpleNamespace(id="d", enable_channel=lambda c, e: None)],
-                             get_active_project=lambda: project)
+    project = SimpleNamespace(
+        start_recording=lambda: None, stop_recording=lambda: None, get_last_recording=lambda: Recording()
+    )
+    server = SimpleNamespace(
+        get_devices=lambda: [SimpleNamespace(id="d", enable_channel=lambda c, e: None)],
+        get_active_project=lambda: project,
+    )
     module = SimpleNamespace(OtiiClient=lambda: SimpleNamespace(connect=lambda: server))
     source = Otii("d", VirtualClock(), module)
     source.start()
