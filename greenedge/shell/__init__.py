@@ -1,8 +1,8 @@
 """Puts a streaming core on a board: pins, PLL, reset, UART or SPI, requests and answers (protocol.py), status registers.
 
 A back end asks twice. When it plans, `shell_request` says everything that is known then (board, clock, line, model) as
-one JSON file; when its core is written, `python -m greenedge.shell` in the build folder joins request and core (io.json,
-sources.f) and writes board/ with the top level, the constraints, board.json for the host, and the clients that need no
+one JSON file; when its core is written, `python -m greenedge.shell` in the build folder joins request and core
+(streams.json) and writes board/ with the top level, the constraints, board.json for the host, and the clients that need no
 greenedge. Synthesis then takes board.f with top module `board`. `shell` does the same as a function.
 
 The core is a module with one clock, a reset that is active while high, and byte-padded streams s_… (in) and m_… (out).
@@ -214,10 +214,14 @@ def _clients(board: Mapping) -> dict[str, bytes]:
 
 
 def write_shell(folder: Path) -> dict:
-    """Writes the board around the core in a build folder: shell.json and io.json in, board/ and board.json out."""
+    """Writes the board around the core in a build folder: shell.json and streams.json in, board/ and board.json out.
+
+    streams.json has the core's module as `top`, its `sources` in rtl/, and its `streams`, the input first, the output last.
+    """
     request = json.loads((folder / "shell.json").read_text())
-    io = json.loads((folder / "io.json").read_text())
-    core = CoreInfo("top", io["source"], io["streams"][0], request["model"], tuple(io["sources"]))
+    about = json.loads((folder / "streams.json").read_text())
+    core = CoreInfo(about["top"], about["streams"][0], about["streams"][-1], request["model"],
+                    tuple(f"rtl/{name}" for name in about["sources"]))
     made = join(core, request)
     for name, content in made.files.items():
         path = folder / name

@@ -11,7 +11,7 @@ from greenedge.target import Target
 from greenedge.tools import Command
 
 NETLIST, REPORT = "netlist.json", "nextpnr.json"
-_SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -abc9 -device u", "gowin": "synth_gowin"}
+_SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin"}
 _READ = ("read_slang --threads 1 --ignore-assertions --allow-use-before-declare --top board -f board.f\n"
          "read_verilog -overwrite board/ge_clock.v\n")
 PRODUCT = {"ecp5": "board.bit", "ice40": "board.bin", "gowin": "board.fs"}

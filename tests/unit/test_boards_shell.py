@@ -119,7 +119,7 @@ def test_large_samples_get_a_larger_buffer():
 
 def test_in_a_build_folder(tmp_path):
     (tmp_path / "shell.json").write_text(json.dumps(shell_request(load_target("ulx3s-85f"), MODEL)))
-    (tmp_path / "io.json").write_text(json.dumps({"source": STREAM, "streams": [STREAM], "sources": ["rtl/top.sv"]}))
+    (tmp_path / "streams.json").write_text(json.dumps({"top": "top", "streams": [STREAM, STREAM], "sources": ["top.sv"]}))
     board = write_shell(tmp_path)
     assert board["model"] == MODEL and json.loads((tmp_path / "board.json").read_text()) == json.loads(json.dumps(board))
     assert {path.name for path in (tmp_path / "board").iterdir()} >= {*UNITS, "board.sv", "board.lpf", "ge_clock.v"}
