@@ -24,7 +24,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   context_settings={"help_option_names": ["-h", "--help"]})
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
-Targets = Annotated[Optional[list[str]], typer.Option("--target", "-t", metavar="T", help="Target name or board file; may be repeated.")]
+Targets = Annotated[Optional[list[str]], typer.Option("--target", "-t", metavar="T", help=(
+    "Target name or board file; may be repeated."))]
 Backend = Annotated[Optional[str], typer.Option("--backend", metavar="B", help="Back end; the target's first if not said.")]
 InputTypes = Annotated[Optional[list[str]], typer.Option("--input-type", metavar="[NAME=]TYPE", help=(
     "Integer type of an input without a quantiser, such as uint8:1/255."))]
@@ -139,8 +140,8 @@ def check(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: 
         raise typer.Exit(UnsupportedError.exit_code if any(each.reasons for each in found) else 0)
     for each in found:
         if not each.reasons:
-            typer.echo(f"{each.model} can be built for {each.target} by {each.backend}: {each.layers} layers, {each.weight_bits:,} "
-                       f"weight bits, accumulators of up to {each.accumulator_bits} bits.")
+            typer.echo(f"{each.model} can be built for {each.target} by {each.backend}: {each.layers} layers, "
+                       f"{each.weight_bits:,} weight bits, accumulators of up to {each.accumulator_bits} bits.")
     refused = [each for each in found if each.reasons]
     for each in refused[:-1]:
         typer.echo(f"greenedge: {_refusal(each)}", err=True)
@@ -277,7 +278,8 @@ def report(run: Annotated[list[Path], typer.Argument(metavar="RUN…")],
     runs = [folder for each in run for folder in runs_in(each)]
     path = write_report(runs, out or run[0] / "report.html")
     if as_json:
-        return _print_json({"runs": [{"folder": str(each), "summary": read_summary(each)} for each in runs], "report": str(path)})
+        shown = [{"folder": str(each), "summary": read_summary(each)} for each in runs]
+        return _print_json({"runs": shown, "report": str(path)})
     typer.echo(f"report: {path}")
 
 

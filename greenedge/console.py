@@ -46,7 +46,7 @@ class Screen:
             nonlocal last
             if text.strip() and self.clock() - last >= _QUIET_S:
                 last = self.clock()
-                self.console.print(f"      [dim]{_plain(text.strip())}[/dim]")
+                self.console.print(f"      [dim]{_plain(text.strip()[:100])}[/dim]")
 
         return tell
 

@@ -45,8 +45,8 @@ def jobs_for(source, targets: Sequence[str], backend: str | None = None, options
     """
     building = list(STAGES).index(until) >= list(STAGES).index("build")
     if not targets and building:
-        raise TargetError("no target: say --target NAME (`greenedge targets` lists them), or --until lower to stop before the "
-                          "build.")
+        raise TargetError("no target: say --target NAME (`greenedge targets` lists them), or --until lower to stop before "
+                          "the build.")
     if not building:
         return [Job(source)]
     jobs = []
@@ -65,7 +65,8 @@ def split_settings(texts: Sequence[str]) -> tuple[dict[str, str], dict[str, obje
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise TargetError(f"--set {text!r} is not understood; write KEY=VALUE, such as train.epochs=20 or build.fps=100000.")
+            raise TargetError(f"--set {text!r} is not understood; write KEY=VALUE, such as train.epochs=20 or "
+                              "build.fps=100000.")
         if key.startswith(BUILD):
             options[key.removeprefix(BUILD)] = _number(value)
         else:

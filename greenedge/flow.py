@@ -25,6 +25,7 @@ from greenedge.manifest import (FILE, Manifest, Record, aside, copy_stage, diges
                                 load_manifest, save_manifest)
 from greenedge.model_file import ModelFile, import_stage
 from greenedge.target import Target
+from greenedge.tools import RECORD
 
 Tell = Callable[[int, int, str], None]  # (done, total, text); total 0 where the end is not known
 _PACKAGE = Path(__file__).resolve().parent
@@ -36,7 +37,8 @@ _READS = {"train": (), "export": ("train",), "lower": ("export",), "build": ("lo
           "verify": ("export", "lower", "build"), "report": ("train", "export", "lower", "build", "verify")}
 _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"), "lower": ("lower", "graph"),
          "build": ("backends/{backend}", "rtl", "graph", "tools.py", "toolbox.py"),
-         "verify": ("verify.py", "reference.py", "host.py", "backends/{backend}", "rtl", "graph", "lower"), "report": ("report",)}
+         "verify": ("verify.py", "reference.py", "host.py", "backends/{backend}", "rtl", "graph", "lower"),
+         "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
              "report": ("jinja2",)}
 _DEPLOYED = (".bit", ".bin", ".fs", ".tflite")  # what goes onto a machine, among the products of a build
@@ -272,19 +274,25 @@ def _planned(job: Job, manifest: Manifest, name: str) -> Record:
     inputs: dict[str, str] = {}
     for earlier in _READS[name]:
         if earlier in manifest.stages:
-            inputs |= manifest.stages[earlier].outputs
+            inputs |= {path: digest for path, digest in manifest.stages[earlier].outputs.items() if not _tells_time(path)}
     if name == "train":
         inputs["recipe"] = job.source.digest
     elif name == "export":
         inputs |= job.source.inputs if isinstance(job.source, ModelFile) else {"recipe": job.source.digest}
     elif name == "report":  # it shows versions and seconds of the other stages, and which were copied
-        inputs["manifest"] = digest_of({k: [r.key, r.seconds, r.reused_from] for k, r in manifest.stages.items() if k != name})
+        others = {k: [r.key, r.seconds, r.reused_from] for k, r in manifest.stages.items() if k != name}
+        inputs["manifest"] = digest_of(others)
     options = _options(job) if name in ("build", "verify", "report") else {}
     if name == "lower" and isinstance(job.source, ModelFile):
         options = dict(job.source.declared)
     tools = _tools(job, name)
     key = digest_of([name, inputs, options, tools])
     return Record("running", key, inputs, options, tools)
+
+
+def _tells_time(path: str) -> bool:
+    """Logs and the record of a build differ each time although what was built is the same."""
+    return path.endswith((".log", f"/{RECORD}"))
 
 
 def _options(job: Job) -> dict:

@@ -114,7 +114,8 @@ def _samples(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray
 def _labels(path: Path, count: int) -> np.ndarray:
     labels = read_array(path)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise GreenedgeError(f"{path} has shape {labels.shape} of {labels.dtype}; labels are {count} whole numbers, one a sample.")
+        raise GreenedgeError(f"{path} has shape {labels.shape} of {labels.dtype}; labels are {count} whole numbers, one a "
+                             "sample.")
     return labels
 
 

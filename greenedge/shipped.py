@@ -8,6 +8,6 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def shipped(name: str) -> Path:
-    """The folder `name` ("targets" or "flows"), from the installed wheel if that is what runs, else from the checkout."""
+    """The folder `name` ("targets" or "flows"): of the installed wheel if that is what runs, else of the checkout."""
     installed = _PACKAGE / "_data" / name
     return installed if installed.is_dir() else _PACKAGE.parent / name

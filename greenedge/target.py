@@ -23,7 +23,8 @@ _MAX_BYTES = 64 << 10
 # key -> (type, required). Facts are the keys whose content comes from a document, named in [source] under the same key.
 _BOARD = {"name": (str, True), "title": (str, True), "kind": (str, True), "device": (str, True),
           "backends": (list, True), "clock": (dict, False), "pins": (dict, False), "io": (dict, False),
-          "host": (dict, False), "program": (dict, False), "power": (dict, False), "experimental": (bool, False), "source": (dict, True)}
+          "host": (dict, False), "program": (dict, False), "power": (dict, False), "experimental": (bool, False),
+          "source": (dict, True)}
 _BOARD_FACTS = ("device", "clock", "pins", "io", "host", "program", "power")
 _HOST = {"baud": int, "core_hz": int, "active_low": list}
 _DEVICE = {"name": (str, True), "title": (str, True), "family": (str, True), "part": (str, True),

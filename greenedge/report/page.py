@@ -14,9 +14,11 @@ STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", 
                 "netlist": "Netlist", "board": "Board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
-            "estimated_cycles": ("cycles, estimated beforehand", "count"), "clock_hz": ("clock", "hertz"), "latency_s": ("latency", "time"), "ips": ("inferences per second", "rate"),
+            "estimated_cycles": ("cycles, estimated beforehand", "count"), "clock_hz": ("clock", "hertz"),
+            "latency_s": ("latency", "time"), "ips": ("inferences per second", "rate"),
             "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
-_RESOURCES = {"lut4": "LUT4", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits", "comb": "Logic cells, placed"}
+_RESOURCES = {"lut4": "LUT4", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits",
+               "comb": "Logic cells, placed"}
 _POOL = {"comb": "lut4"}  # a placed logic cell takes a LUT4, also for carry and small memories
 _ELSEWHERE = ("part", "tools", "bitstream_bytes", "rtl_sha256")  # shown in the heading, the files and the digests
 ESTIMATED = ("estimated", "estimate")
@@ -57,7 +59,8 @@ def _view(run: Path, summary: dict) -> dict:
             "sentence": _sentence(entries), "chain": _chain(entries), "accuracy": summary.get("accuracy", {}),
             "resources": _resources(summary, target.get("resources") or {}),
             "figures": _figures(summary), "files": summary.get("files", {}), "notes": summary.get("notes", []),
-            "built": {name.rsplit("/", 1)[1]: size for name, size in summary.get("files", {}).items() if name.startswith("4-build/")},
+            "built": {name.removeprefix("4-build/"): size for name, size in summary.get("files", {}).items()
+                      if name.startswith("4-build/")},
             "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
             "stages": _stages(manifest), "failed": failed, "layers": lowered.get("layers", []),
             "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
