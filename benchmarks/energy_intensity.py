@@ -43,9 +43,8 @@ def main() -> None:
         value = mix["carbon_intensity"]
         total = sum(mix[source] for source in RANGES)
         low, high = (sum(mix[source] * RANGES[source][end] for source in RANGES) / total for end in (0, 1))
-        print(
-            f"{iso},{mix['country_name']},{value:.0f},{min(low, value):.0f},{max(high, value):.0f},{mix['year']},{SOURCE}"
-        )
+        fields = (iso, mix["country_name"], f"{value:.0f}", f"{min(low, value):.0f}", f"{max(high, value):.0f}")
+        print(",".join((*fields, str(mix["year"]), SOURCE)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What the sampling process costs: slowdown of a busy loop with the sampler running and stopped, in alternation, and its
-share of a core.
+"""What the sampling process costs: slowdown of a busy loop with the sampler running and stopped, in alternation, and
+its share of a core.
 
     python benchmarks/energy_overhead.py
 """

@@ -66,6 +66,9 @@ def zeus_windows(folder: Path, count: int, length_s: float) -> list[float]:
         time.sleep(length_s)
         seen = monitor.end_window(f"w{k}")
         errors.append(seen.cpu_energy[0] / (WATTS * seen.time) - 1)
+    # Zeus leaves its polling process behind, and this one would wait for it for ever.
+    for child in multiprocessing.active_children():
+        child.terminate()
     return errors
 
 
