@@ -55,7 +55,7 @@ def test_every_result_equals(board, rng):
         assert np.array_equal(unpack(_OUT, b"".join(results), 300), y)
         status = session.status()
     assert status.model == MODEL and status["samples_in"] == status["samples_out"] == 300
-    assert status["bad_frames"] == status["line_errors"] == status["overflows"] == 0 and status["opens"] == 1
+    assert status["bad_frames"] == status["line_errors"] == status["overflows"] == 0 and status["opens"] >= 1
     assert 0 < status["busy"] < status["cycles"]
 
 
