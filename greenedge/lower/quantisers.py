@@ -71,6 +71,9 @@ def trunc(walk, node, args) -> Value:
     y = _levels_expr(walk, value, scale, zero)
     if len(args) == 5:  # version 1: no clipping, output at the input's scale
         shift = _bits(args[3]) - _bits(args[4])
+        if shift < 0:
+            raise Refused("unsupported-op", f"Trunc from {_bits(args[3])} to {_bits(args[4])} bits", "Trunc drops bits, it adds none",
+                          "quantise with QuantIdentity instead")
         low, high = _value_range(walk, value, y)
         lo, hi = round_exact(mode, low / (1 << shift)) - 1, round_exact(mode, high / (1 << shift)) + 1
         out_scale, out_zero = scale, zero
