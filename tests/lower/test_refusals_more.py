@@ -113,7 +113,40 @@ def trunc(m: Model, *values, **attrs) -> Model:
     return m.node("Trunc", *(m.constant(v) for v in values), domain=QONNX, name="n", **attrs)
 
 
+def wide_dense(bits: int = 8, fan_in: int = 400) -> Model:
+    """Accumulators over more values than are ever tabulated or put on a grid."""
+    return Model((1, fan_in)).quant(0.25, bits).dense(fan_in, 3)
+
+
+def bad_weight_scale() -> Model:
+    m = Model().quant()
+    now = m.tensor
+    m.quant(np.full(5, 0.5, np.float32), 4, source=m.constant(np.ones((4, 3))))
+    weight, m.tensor = m.tensor, now
+    return m.node("MatMul", weight, name="n").quant()
+
+
 CASES = {
+    "activation over a wide range": lambda: (m := wide_dense().node("Relu")).node("MatMul", ones(m, 3, 2), name="n").quant(),
+    "a function that turns over a wide range": lambda: wide_dense(16).node("Abs").quant(),
+    "fractional zero point": lambda: (m := Model().quant(0.25, 4, zero=0.5)).node("MatMul", ones(m, 4, 3), name="n").quant(),
+    "scale along a kept axis": lambda: (m := Model((1, 4, 3)).quant(np.float32([0.1, 0.2, 0.3, 0.4]).reshape(1, 4, 1))).node(
+        "MatMul", ones(m, 3, 2), name="n").quant(),
+    "a reshape that cannot be": lambda: (m := Model()).node("Reshape", m.constant([7], np.int64), name="n").quant(),
+    "padded average with a fractional zero point": lambda: image(zero=0.5).node("AveragePool", name="n", kernel_shape=[2, 2], pads=[1, 1, 1, 1],
+                                                                               count_include_pad=1).quant(),
+    "trunc to too many levels": lambda: trunc(wide_dense(12), 0.125, 0.0, 20.0, 20.0, rounding_mode="FLOOR"),
+    "trunc by several amounts": lambda: trunc(Model().quant(0.25, 8), 0.25, 0.0, 8.0, [0.5, 1.0, 0.5, 0.5], 4.0, rounding_mode="FLOOR"),
+    "thresholds without a step": lambda: (m := Model().quant()).node("MultiThreshold", m.constant(np.ones((1, 3))), domain=QONNX, name="n",
+                                                                     out_dtype="UINT2", out_scale=0.0),
+    "thresholds for other channels": lambda: (m := Model().quant()).node("MultiThreshold", m.constant(np.ones((3, 3))), domain=QONNX, name="n",
+                                                                         out_dtype="UINT2"),
+    "float zero point": lambda: (m := Model().quant()).node("QuantizeLinear", m.constant(0.1), m.constant(0.0), name="n"),
+    "weight scale of another shape": bad_weight_scale,
+    "activation scale of another shape": lambda: (m := Model().quant()).node("Quant", m.constant(np.full(5, 0.1)), m.constant(0.0), m.constant(4.0),
+                                                                             domain=QONNX, signed=1, narrow=0, rounding_mode="ROUND", name="n"),
+    "resize between samples": lambda: (m := image()).node("Resize", "", m.constant([1, 1, 2, 2]), name="n", mode="nearest",
+                                                          coordinate_transformation_mode="half_pixel", nearest_mode="floor").quant(),
     "channels do not match": lambda: (m := image(3)).node("Conv", ones(m, 2, 2, 3, 3), name="n").quant(),
     "pool of a vector": lambda: Model().quant().node("MaxPool", name="n", kernel_shape=[2]).quant(),
     "shapes of branches": lambda: (m := image()).node("MaxPool", kernel_shape=[2, 2]).node("Add", "t1", name="n").quant(),
