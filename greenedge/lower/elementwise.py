@@ -138,11 +138,7 @@ def leaky_relu(walk, node, args) -> Value:
 def prelu(walk, node, args) -> Value:
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
-    rank = len(walk.builder.edges[args[0].edge].shape)
-    slope = np.asarray(_real(args[1]))
-    if slope.ndim == 1 and slope.size > 1:
-        slope = slope.reshape(-1, *(1,) * (rank - 1))  # ONNX: one slope per channel broadcasts along axis 1
-    return Live(args[0].edge, Slope((args[0].expr, _constant(walk, Constant(slope), args[0], "a slope"))))
+    return Live(args[0].edge, Slope((args[0].expr, _constant(walk, args[1], args[0], "a slope"))))
 
 
 def clip(walk, node, args) -> Value:
@@ -187,7 +183,10 @@ def elu(walk, node, args) -> Value:
 
 def power(walk, node, args) -> Value:
     if isinstance(args[0], Live) and isinstance(args[1], (Constant, Grid)):
-        exponent = float(np.ravel(_real(args[1]))[0])
+        exponents = set(np.ravel(_real(args[1])).tolist())
+        if len(exponents) != 1:
+            raise Refused("unsupported-op", f"{len(exponents)} different powers in one node", "one power for all channels", "split it by channel")
+        exponent = float(exponents.pop())
         if exponent == 2:
             return Live(args[0].edge, args[0].expr * args[0].expr)
         if exponent != 1:

@@ -160,6 +160,7 @@ CASES = {
     "batch norm at run time": dynamic_batch_norm,
     "bias at run time": dynamic_bias,
     "shape at run time": dynamic_shape,
+    "two powers": lambda: (m := Model().quant()).node("Pow", m.constant([2.0, 1.0, 2.0, 2.0]), name="n").quant(),
     "power": lambda: (m := Model().quant()).node("Pow", m.constant(3.0), name="n").quant(),
     "divided by": lambda: (m := Model().quant()).node("Div", "t1", source=m.constant(1.0), name="n").quant(),
     "maximum of two": two_maxima,
