@@ -73,7 +73,7 @@ def test_random_networks(tmp_path_factory, case):
 
 
 @pytest.mark.slow
-@settings(max_examples=SLOW, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=SLOW, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(networks())
 def test_many_random_networks(tmp_path_factory, case):
     check_network(case, tmp_path_factory.mktemp("net") / "net.onnx")
