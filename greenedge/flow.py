@@ -36,7 +36,7 @@ FOLDER = {"train": "1-train", "export": "2-export", "lower": "3-lower", "build":
 _READS = {"train": (), "export": ("train",), "lower": ("export",), "build": ("lower",),
           "verify": ("export", "lower", "build"), "report": ("train", "export", "lower", "build", "verify")}
 _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"), "lower": ("lower", "graph"),
-         "build": ("backends/{backend}", "rtl", "graph", "tools.py", "toolbox.py"),
+         "build": ("backends/{backend}", "rtl", "shell", "graph", "tools.py", "toolbox.py"),
          "verify": ("verify.py", "reference.py", "host.py", "backends/{backend}", "rtl", "graph", "lower"),
          "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
@@ -299,8 +299,11 @@ def _options(job: Job) -> dict:
     target = job.target
     return {**{str(k): v for k, v in job.options.items()}, "backend": job.backend, "target": target.name,
             "facts": digest_of([target.device.part, dict(target.device.resources), target.clock_hz, target.clock_pin,
-                                dict(target.pins), {k: list(v) if isinstance(v, tuple) else v
-                                                    for k, v in target.device.toolchain.items()}])}
+                                dict(target.pins), _plain(target.io), _plain(target.host), _plain(target.device.toolchain)])}
+
+
+def _plain(table: Mapping) -> dict:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
 
 
 def _tools(job: Job, name: str) -> dict[str, str]:

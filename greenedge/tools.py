@@ -95,8 +95,8 @@ def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _quiet) 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         record = {"plan": plan.digest(), "tools": {}, "seconds": {}}
-        for command in plan.commands:
-            tool = _resolve(command)
+        # all of them before the first runs: nobody waits for a tool that is not there
+        for command, tool in [(command, _resolve(command)) for command in plan.commands]:
             started = time.monotonic()
             _run(command, tool, work, progress)
             if tool.name != "python":
@@ -220,22 +220,24 @@ def _last_line(log: Path, begin: int) -> str:
     return lines[-1] if lines else ""
 
 
-def _printable(line: bytes | str) -> str:
+def _printable(line: bytes | str, most: int = 160) -> str:
     text = line.decode(errors="replace") if isinstance(line, bytes) else line
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    return "".join(c for c in text if c.isprintable()).strip()[:160]
+    return "".join(c for c in text if c.isprintable()).strip()[:most]
 
 
 def _failure(command: Command, status: int, log: Path, begin: int, work: Path) -> str:
     with open(log, "rb") as file:
         file.seek(begin)
-        lines = [_printable(line) for line in file.read().splitlines()]
+        lines = [_printable(line, 400) for line in file.read().splitlines()]
     lines = [line for line in lines if line]
     text = "\n".join(lines)
     if "No space left on device" in text or shutil.disk_usage(work).free < _LEAST_FREE_BYTES:
         return _full_disk(work)
     found = [line for pattern in _ERROR_LINES for line in lines if pattern.search(line)]
     said = (found or lines[-1:] or ["it printed nothing"])[0]
+    if status == 1 and command.argv[0] == "{python}" and said.startswith("error: "):  # one of ours: it has said everything
+        return f"{said.removeprefix('error: ').rstrip('.')}; the log is {log}."
     ended = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
     return f"{command.label} {ended}: {said.rstrip('.')}; the log is {log}."
 

@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from greenedge.errors import GreenedgeError, TargetError, ToolError
+from greenedge.errors import TargetError, ToolError
+from greenedge.shell.bitstream import bitstream_of
 from greenedge.target import Target
 
-BITSTREAMS = ("board.bit", "board.bin", "board.fs", "top.bit")
 IMAGE = "greenedge/openfpgaloader:1.1.1"  # docker build -t … docker/openfpgaloader
 _TIMEOUT_S = 300
 # USB ids: FTDI 0403 (FT232H/FT2232H/FT4232H/FT231X: ULX3S, iCEBreaker, Tang Nano 9K), CMSIS-DAP 0d28 and 1209 (Colorlight's
@@ -25,14 +25,6 @@ UDEV_PATH = "/etc/udev/rules.d/60-greenedge.rules"
 _PERMISSION = re.compile(r"LIBUSB_ERROR_ACCESS|permission|inappropriate permissions|usb_open\(\) failed|EACCES", re.IGNORECASE)
 _ABSENT = re.compile(r"device not found|no device|unable to open ftdi device|cannot find|LIBUSB_ERROR_NO_DEVICE|unable to find",
                      re.IGNORECASE)
-
-
-def bitstream_of(build: Path) -> Path:
-    """The bitstream in a build folder. Raises GreenedgeError where there is none."""
-    for name in BITSTREAMS:
-        if (build / name).is_file():
-            return build / name
-    raise GreenedgeError(f"{build} has no bitstream ({', '.join(BITSTREAMS)}); run the build for a board to its end.")
 
 
 def program_argv(target: Target, bitstream: Path, docker: bool = False) -> list[str]:

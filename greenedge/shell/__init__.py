@@ -3,7 +3,7 @@
 A back end asks twice. When it plans, `shell_request` says everything that is known then (board, clock, line, model) as
 one JSON file; when its core is written, `python -m greenedge.shell` in the build folder joins request and core
 (streams.json) and writes board/ with the top level, the constraints, board.json for the host, and the clients that need no
-greenedge. Synthesis then takes board.f with top module `board`. `shell` does the same as a function.
+greenedge. Synthesis then takes core.f and board.f, see bitstream.py. `shell` does the same as a function.
 
 The core is a module with one clock, a reset that is active while high, and byte-padded streams s_… (in) and m_… (out).
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from greenedge.errors import TargetError
 from greenedge.shell import protocol
-from greenedge.shell.clocks import CLOCK_BOX, Clock, clock_module, core_clock, simulated_clock_module
+from greenedge.shell.clocks import Clock, clock_module, core_clock, simulated_clock_module
 from greenedge.shell.pins import constraint_file
 from greenedge.target import Target
 
@@ -51,14 +51,13 @@ class CoreInfo:
 
 @dataclass(frozen=True)
 class Shell:
-    """Files to write; `sources` in the order for read_slang, the core's included (board/ge_clock.v is Verilog with a vendor's
-    cell in it and is read apart, see bitstream.py); `simulation` those for Verilator; `nextpnr` its extra arguments."""
+    """Files to write; `sources` of the board without its core, in the order for read_slang (board/ge_clock.v is Verilog with a
+    vendor's cell in it and is read apart, see bitstream.py); `simulation` those for Verilator, the core's included."""
 
     files: Mapping[str, bytes]
     sources: tuple[str, ...]
     simulation: tuple[str, ...]
     top: str
-    nextpnr: tuple[str, ...]
     clock_hz: int
     board: Mapping[str, object]
 
@@ -107,15 +106,14 @@ def join(core: CoreInfo, request: Mapping) -> Shell:
     board = _board(core, request)
     constraints, content = constraint_file(clock.family, request["pins"], request["io"], clock.board_hz)
     units = {f"board/{name}": (RTL / name).read_bytes() for name in UNITS}
-    files = {**units, "board/ge_clock.v": clock_module(clock).encode(), "board/clock_box.v": CLOCK_BOX, f"board/{constraints}": content,
+    files = {**units, "board/ge_clock.v": clock_module(clock).encode(), f"board/{constraints}": content,
              "board/board.sv": _top(core, request, board).encode(),
              "board/sim_clock.v": simulated_clock_module().encode(),
              "board.json": (json.dumps(board, indent=1) + "\n").encode(), **_clients(board)}
-    rest = (*core.sources, *units)
-    sources = (*rest, "board/clock_box.v", "board/board.sv")
-    files["board.f"] = "".join(f"{name}\n" for name in sources).encode()
-    return Shell(files, sources, (*rest, "board/sim_clock.v", "board/board.sv"), "board",
-                 _nextpnr(clock, f"board/{constraints}"), clock.hz, board)
+    sources = (*units, "board/board.sv")
+    for name, listed in (("core.f", core.sources), ("board.f", sources)):
+        files[name] = "".join(f"{path}\n" for path in listed).encode()
+    return Shell(files, sources, (*core.sources, *units, "board/sim_clock.v", "board/board.sv"), "board", clock.hz, board)
 
 
 def _board(core: CoreInfo, request: Mapping) -> dict:
@@ -132,13 +130,6 @@ def _board(core: CoreInfo, request: Mapping) -> dict:
             "link": request["link"], "baud": request["baud"], "clock_hz": request["clock_hz"], "credit": 1 << buffer_log2,
             "buffer_log2": buffer_log2, "store_log2": store_log2, "input": {**sizes["input"], "stream": dict(core.source)},
             "output": {**sizes["output"], "stream": dict(core.output)}, "active_low": list(request["active_low"]), "sources": list(core.sources)}
-
-
-def _nextpnr(clock: Clock, constraints: str) -> tuple[str, ...]:
-    frequency = ("--freq", f"{clock.hz / 1e6:g}")
-    if clock.family == "gowin":
-        return ("--vopt", f"cst={constraints}", *frequency)
-    return ("--lpf" if clock.family == "ecp5" else "--pcf", constraints, *frequency)
 
 
 def _top(core: CoreInfo, request: Mapping, board: Mapping) -> str:

@@ -1,43 +1,74 @@
 """From a board's sources to its bitstream with open tools, for every family that greenedge has a shell for.
 
-All paths are relative to the build folder: YoWASP's tools see nothing else. The clock must be met: nextpnr ends with an
-error where it is not, and there is no bitstream then.
+All paths are relative to the build folder: YoWASP's tools see nothing else. The core stays a module of its own until it
+has been counted, so stat.json has its cells beside the board's; then everything becomes one netlist. The clock must be
+met: timing.py reads nextpnr's report, and where it is not met there is no bitstream.
 """
 
 from __future__ import annotations
 
-from greenedge.errors import TargetError
+from collections.abc import Mapping
+from pathlib import Path
+
+from greenedge.errors import GreenedgeError, TargetError
+from greenedge.shell.pins import constraint_name
 from greenedge.target import Target
 from greenedge.tools import Command
 
-NETLIST, REPORT = "netlist.json", "nextpnr.json"
+NETLIST, REPORT, STAT, TIMING = "netlist.json", "report.json", "stat.json", "timing.json"
+PRODUCT = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs"}
 _SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin"}
-_READ = ("read_slang --threads 1 --ignore-assertions --allow-use-before-declare --top board -f board.f\n"
-         "read_verilog -overwrite board/ge_clock.v\n")
-PRODUCT = {"ecp5": "board.bit", "ice40": "board.bin", "gowin": "board.fs"}
+_READ = "read_slang --threads 1 --ignore-assertions --allow-use-before-declare"
 
 
-def bitstream_files(target: Target) -> dict[str, bytes]:
-    """What the commands read beside the sources."""
+def bitstream_of(build: Path) -> Path:
+    """The bitstream in a build folder. Raises GreenedgeError where there is none."""
+    found = [build / name for name in PRODUCT.values() if (build / name).is_file()]
+    if not found:
+        raise GreenedgeError(f"{build} has no bitstream ({', '.join(PRODUCT.values())}); run the build for a board to its end.")
+    return found[0]
+
+
+def bitstream_files(target: Target, core: str) -> dict[str, bytes]:
+    """What the commands read beside the sources; `core` is the core's module."""
     family = _known(target)
-    script = f"{_READ}{_SYNTHESIS[family]} -top board -json {NETLIST}\ntee -q -o cells.txt stat\n"
+    # a module that is there already stands for its instances, so the board finds the core and the vendor's PLL
+    script = f"""{_READ} --top {core} -f core.f
+read_verilog board/ge_clock.v
+{_READ} --top board -f board.f
+setattr -mod -set keep_hierarchy 1 {core}
+{_SYNTHESIS[family]} -top board
+tee -q -o {STAT} stat -json
+setattr -mod -unset keep_hierarchy {core}
+flatten
+clean
+write_json {NETLIST}
+"""
     return {"board.ys": script.encode()}
 
 
-def bitstream_commands(target: Target, nextpnr: tuple[str, ...], seed: int = 1) -> tuple[Command, ...]:
-    """From board.f to the family's product (`PRODUCT`); `nextpnr` are the shell's arguments."""
+def bitstream_commands(target: Target, request: Mapping, seed: int = 1) -> tuple[Command, ...]:
+    """From core.f and board.f to the family's product (`PRODUCT`), for the shell that `request` describes."""
     family = _known(target)
-    device = target.device.toolchain["nextpnr"]
-    yosys = Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"), "yosys.txt", "synthesis with yosys")
-    common = (*device, "--json", NETLIST, *nextpnr, "--report", REPORT, "--seed", str(seed))
     name, routed, pack = {
-        "ecp5": ("nextpnr-ecp5", ("--textcfg", "board.config"),
-                 ("{ecppack}", "--compress", "--input", "board.config", "--bit", "board.bit")),
-        "ice40": ("nextpnr-ice40", ("--asc", "board.asc"), ("{icepack}", "board.asc", "board.bin")),
-        "gowin": ("nextpnr-himbaechel", ("--write", "board.pnr.json"),
-                  ("{gowin_pack}", *target.device.toolchain.get("pack", ()), "-o", "board.fs", "board.pnr.json"))}[family]
-    return (yosys, Command((f"{{{name}}}", *common, *routed), "nextpnr.log", f"place and route with {name}", 3600),
-            Command(pack, "pack.log", f"packing {PRODUCT[family]}"))
+        "ecp5": ("nextpnr-ecp5", ("--textcfg", "top.config"),
+                 ("{ecppack}", "--compress", "--input", "top.config", "--bit", PRODUCT["ecp5"])),
+        "ice40": ("nextpnr-ice40", ("--asc", "top.asc"), ("{icepack}", "top.asc", PRODUCT["ice40"])),
+        "gowin": ("nextpnr-himbaechel", ("--write", "top.pnr.json"),
+                  ("{gowin_pack}", *target.device.toolchain.get("pack", ()), "-o", PRODUCT["gowin"], "top.pnr.json"))}[family]
+    place = (f"{{{name}}}", *target.device.toolchain["nextpnr"], "--json", NETLIST, *_constraints(request), *routed,
+             "--timing-allow-fail", "--report", REPORT, "--detailed-timing-report", "--seed", str(seed))
+    return (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"), "yosys-out.log",
+                    "synthesis with yosys (its first call compiles it: a minute)"),
+            Command(place, "nextpnr.log", "place and route with nextpnr (its first call compiles it: a minute)", 3600),
+            Command(("{python}", "-m", "greenedge.shell.timing"), "timing.log", "checking the clock"),
+            Command(pack, "pack.log", "packing the bitstream"))
+
+
+def _constraints(request: Mapping) -> tuple[str, ...]:
+    path, frequency = f"board/{constraint_name(request['family'])}", ("--freq", f"{request['clock_hz'] / 1e6:g}")
+    how = {"ecp5": ("--lpf", path), "ice40": ("--pcf", path), "gowin": ("--vopt", f"cst={path}")}
+    return (*how[request["family"]], *frequency)
 
 
 def _known(target: Target) -> str:

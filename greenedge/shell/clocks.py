@@ -134,10 +134,6 @@ module ge_clock (
 """
 
 
-# Stands for ge_clock where a front end knows no vendor's cells.
-CLOCK_BOX = b"(* blackbox *)\nmodule ge_clock (input wire pin, output wire clk, output wire locked);\nendmodule\n"
-
-
 def simulated_clock_module() -> str:
     """Stands for `ge_clock` in simulation: there the pin itself moves at the core's frequency, already locked."""
     return clock_module(Clock("simulation", 1, 1)).replace("the board's own clock", "simulation: the pin moves at the core's rate")

@@ -10,11 +10,17 @@ from greenedge.errors import TargetError
 def constraint_file(family: str, pins: Mapping[str, str], io: Mapping[str, Sequence[str]], clock_hz: int) -> tuple[str, bytes]:
     """(name, content) for signals {port: pin}. `io` has settings per signal as the tool writes them ("IO_TYPE=LVCMOS33"),
     under "default" for those that are not named. Raises TargetError for a family without a writer."""
-    if family not in _WRITERS:
-        raise TargetError(f"greenedge writes no constraints for family {family!r}; it knows {', '.join(_WRITERS)}.")
-    name, write = _WRITERS[family]
+    name, write = constraint_name(family), _WRITERS[family][1]
     settings = {port: tuple(io.get(port, io.get("default", ()))) for port in pins}
     return name, "".join(f"{line}\n" for line in write(pins, settings, clock_hz)).encode()
+
+
+
+def constraint_name(family: str) -> str:
+    """What the family's constraint file is called. Raises TargetError for a family without a writer."""
+    if family not in _WRITERS:
+        raise TargetError(f"greenedge writes no constraints for family {family!r}; it knows {', '.join(_WRITERS)}.")
+    return _WRITERS[family][0]
 
 
 def _lpf(pins, settings, clock_hz) -> list[str]:

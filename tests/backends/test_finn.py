@@ -62,7 +62,7 @@ def test_a_flipped_weight_bit_shows_in_its_layer(rng, tmp_path):
     x = inputs(rng, graph, 20)
     expected, got = run_graph(graph, x, keep=["fc1"]), finn.simulate(folder, x, ["fc1"])
     assert not np.array_equal(got["fc1"], expected["fc1"])
-    assert finn.provenance(folder) == (f"{folder / 'top.bit'} was not made from the RTL that lies in {folder / 'rtl'} now; "
+    assert finn.provenance(folder) == (f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; "
                                        "run the build stage again.")
 
 
@@ -73,7 +73,7 @@ def test_a_plan_is_pure_and_as_agreed(rng, repo):
     plan = finn.plan(mlp(np.random.default_rng(0)), load_target("ulx3s-85f"), {})
     assert plan.digest() == finn.plan(mlp(np.random.default_rng(0)), load_target("ulx3s-85f"), {}).digest()
     text = "\n".join([*(f"{command.label}\n    {' '.join(command.argv)}" for command in plan.commands),
-                      "", plan.files["synth.ys"].decode(), plan.files["top.lpf"].decode(), plan.files["job.json"].decode(),
+                      "", plan.files["board.ys"].decode(), plan.files["shell.json"].decode(), plan.files["job.json"].decode(),
                       "gives " + ", ".join(plan.products)]) + "\n"
     golden = repo / "tests" / "golden" / "finn-ulx3s-85f.txt"
     if os.environ.get("GOLDEN") == "1":

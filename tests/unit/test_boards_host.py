@@ -10,12 +10,13 @@ import pytest
 
 from greenedge.boards.errors import BoardError, LinkLost
 from greenedge.boards.ports import SerialPort, why_not
-from greenedge.boards.programming import UDEV, bitstream_of, program, program_argv
+from greenedge.boards.programming import UDEV, program, program_argv
 from greenedge.boards.session import Session
 from greenedge.boards.virtual import read_board
 from greenedge.boards.workload import BoardWorkload
 from greenedge.errors import GreenedgeError, TargetError, ToolError
 from greenedge.shell import protocol as p
+from greenedge.shell.bitstream import bitstream_of
 from greenedge.shell.protocol import Decoder, Frame, encode
 from greenedge.target import load_target
 
@@ -267,7 +268,7 @@ def loader(tmp_path, monkeypatch):
         path.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/argv\necho '{says}' >&2\nexit {status}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
-        (tmp_path / "board.bit").write_bytes(b"bits")
+        (tmp_path / "top.bit").write_bytes(b"bits")
         return tmp_path
 
     return make
@@ -276,8 +277,8 @@ def loader(tmp_path, monkeypatch):
 def test_programming(loader):
     build = loader()
     said = program(build, load_target("ulx3s-85f"))
-    assert said == f"openFPGALoader -b ulx3s {build}/board.bit"
-    assert (build / "argv").read_text().split() == ["-b", "ulx3s", f"{build}/board.bit"]
+    assert said == f"openFPGALoader -b ulx3s {build}/top.bit"
+    assert (build / "argv").read_text().split() == ["-b", "ulx3s", f"{build}/top.bit"]
 
 
 @pytest.mark.parametrize("says, message", [
@@ -298,9 +299,9 @@ def test_nothing_to_program_with(tmp_path, monkeypatch):
     target = load_target("ulx3s-85f")
     with pytest.raises(GreenedgeError) as error:
         bitstream_of(tmp_path)
-    assert str(error.value) == (f"{tmp_path} has no bitstream (board.bit, board.bin, board.fs, top.bit); run the build for a board "
+    assert str(error.value) == (f"{tmp_path} has no bitstream (top.bit, top.bin, top.fs); run the build for a board "
                                 "to its end.")
-    (tmp_path / "board.bit").write_bytes(b"x")
+    (tmp_path / "top.bit").write_bytes(b"x")
     monkeypatch.setenv("PATH", str(tmp_path))
     for docker, message in ((False, "openFPGALoader is not on PATH: apt install openfpgaloader, or greenedge program --docker."),
                             (True, "docker is not on PATH; install it, or leave --docker out.")):
@@ -308,13 +309,13 @@ def test_nothing_to_program_with(tmp_path, monkeypatch):
             program(tmp_path, target, docker)
         assert str(error.value) == message
     with pytest.raises(TargetError) as error:
-        program_argv(load_target("linux-x86"), tmp_path / "board.bit")
+        program_argv(load_target("linux-x86"), tmp_path / "top.bit")
     assert str(error.value) == "linux-x86: key 'program' is missing; a board that greenedge programs says how."
 
 
 def test_programming_from_the_image(tmp_path):
-    argv = program_argv(load_target("ulx3s-85f"), tmp_path / "board.bit", docker=True)
-    assert argv[:2] == ["docker", "run"] and argv[-4:] == ["openFPGALoader", "-b", "ulx3s", "/work/board.bit"]
+    argv = program_argv(load_target("ulx3s-85f"), tmp_path / "top.bit", docker=True)
+    assert argv[:2] == ["docker", "run"] and argv[-4:] == ["openFPGALoader", "-b", "ulx3s", "/work/top.bit"]
     assert f"{tmp_path}:/work:ro" in argv
 
 

@@ -61,8 +61,8 @@ def test_every_board_has_a_shell(board):
         pin = target.clock_pin if signal == "clk" else target.pins[signal]
         assert re.search(rf"logic {signal}\b", ports) and re.search(rf'\b{signal}\b.*\b{pin}\b', constraints)
     assert ("led = !shine" in top) == ("led" in target.host.get("active_low", ()))
-    assert made.sources[0] == "core.sv" and made.sources[-1] == "board/board.sv"
-    assert set(made.sources) - {"core.sv"} <= set(made.files) and set(made.simulation) - {"core.sv"} <= set(made.files)
+    assert made.simulation[0] == "core.sv" and made.sources[-1] == made.simulation[-1] == "board/board.sv"
+    assert set(made.sources) <= set(made.files) and set(made.simulation) - {"core.sv"} <= set(made.files)
     assert made.clock_hz == target.host["core_hz"]
 
 

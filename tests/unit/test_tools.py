@@ -88,6 +88,21 @@ def test_the_line_that_says_the_error_is_quoted(tmp_path, log, said):
     assert str(caught.value) == f"asking ended with exit status 1: {said}; the log is {tmp_path}/build.part/x.log."
 
 
+def test_a_program_of_ours_has_said_everything(tmp_path):
+    said = "the clock is not met: " + "words " * 40 + "and the cure"
+    command = Command(("{python}", "-c", f"print('error: {said}'); raise SystemExit(1)"), "x.log", "checking")
+    with pytest.raises(ToolError) as caught:
+        execute(Plan({}, (command,), ()), tmp_path / "build")
+    assert str(caught.value) == f"{said}; the log is {tmp_path}/build.part/x.log."
+
+
+def test_nothing_runs_while_a_later_tool_is_missing(fake, tmp_path):
+    touch = Command(("{python}", "-c", f"open({str(tmp_path / 'ran')!r}, 'w')"), "x.log", "first")
+    assert refusal(Plan({}, (touch, Command(("nosuchtool",), "y.log", "then")), ()), fake) == (
+        "nosuchtool is not on PATH; install it, then run the same command again.")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_mute_failure_says_what_there_is(fake):
     assert refusal(plan("mute"), fake) == (
         f"synthesis ended with exit status 3: argv mode.txt top.bit; the log is {fake}.part/synth.log.")

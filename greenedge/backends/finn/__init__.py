@@ -1,29 +1,38 @@
 """Back end `finn`: a folded streaming accelerator. FINN+ chooses the folding; our units and top are the RTL; open tools or
 Vivado make the bitstream.
 
-Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr, ecppack.
-Options: fps (inferences per second wanted; default 512 cycles per inference or the fastest near it), seed (of placement).
-Files: graph.*, job.json and finn.json (what FINN+ was asked and chose), rtl/ (what is simulated and synthesised),
-streams.json, simulation.json, top.json, report.json, top.bit.
+Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
+Options: fps (inferences per second wanted; default 512 cycles per inference or the fastest near it), clock_hz (of the core;
+default the board file's host.core_hz), baud and link (uart or spi; how the host reaches the board), seed (of placement).
+Files: graph.*, job.json and finn.json (what FINN+ was asked and chose), rtl/ (the core: what is simulated and synthesised),
+streams.json, simulation.json, shell.json and board/ (what is around the core, see greenedge/shell), board.json (for hosts),
+stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit, top.bin or top.fs.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from greenedge.errors import Reason
-from greenedge.graph import Graph, save_graph
+from greenedge.errors import Reason, TargetError
+from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
 STAGE = "rtl"
 _DEFAULT_CYCLES = 512
 _MODULE = "greenedge.backends.finn"
-_FAMILIES = ("ecp5",)
+# family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
+_CELLS = {
+    "ecp5": {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", 18432)},
+    "ice40": {"lut4": ("SB_LUT4", 1), "ff": ("SB_DFF.*", 1), "dsp": ("SB_MAC16", 1), "bram_bits": ("SB_RAM40_4K.*", 4096)},
+    "gowin": {"lut4": ("LUT[1-4]", 1), "ff": ("DFF.*", 1), "dsp": ("MULT18X18", 1), "bram_bits": ("(p?ROM|SDP|DP|SP)X?9?B?", 18432)},
+}
+_PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # logic cells in nextpnr's words
 
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
@@ -31,11 +40,12 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     from greenedge.backends.finn.network import chain_of, reasons_against
 
     reasons = reasons_against(graph)
-    if target.device.family not in _FAMILIES or target.clock_hz is None or target.clock_pin is None:
+    if target.device.family not in _CELLS or target.clock_hz is None or target.clock_pin is None:
         reasons.append(Reason(graph.name, "unsupported-target", f"a device of family {target.device.family!r}",
-                              f"bitstreams are made for {', '.join(_FAMILIES)} with a clock pin", "choose ulx3s-85f"))
+                              f"bitstreams are made for {', '.join(_CELLS)} with a clock pin", "choose ulx3s-85f"))
     if reasons:
         return reasons
+    _request(target, options)
     chain = chain_of(graph)
     held = target.device.resources.get("bram_bits")
     if held is not None and chain.weight_bits > held:
@@ -49,13 +59,17 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
 
 
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
-    """FINN+, stitching, a first simulation, synthesis, place and route."""
+    """FINN+, stitching, a first simulation, the board around the core, synthesis, place and route."""
     from greenedge.backends.finn.job import job_files
     from greenedge.backends.finn.network import chain_of
+    from greenedge.shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_files
 
-    files = {**_graph_files(graph), **job_files(chain_of(graph), _target_cycles(target, options), target.clock_hz),
-             "synth.ys": _SYNTH.encode(), "top.lpf": _constraints(target).encode()}
-    return Plan(files, _commands(target, options), ("rtl/top.sv", "streams.json", "simulation.json", "stat.json", "report.json", "top.bit"))
+    request = _request(target, options, graph_digest(graph))
+    clock_hz = request["clock_hz"]
+    files = {**_graph_files(graph), **job_files(chain_of(graph), _target_cycles(clock_hz, options), clock_hz),
+             "shell.json": (json.dumps(request, indent=1) + "\n").encode(), **bitstream_files(target, "top")}
+    return Plan(files, _commands(target, options, request), ("rtl/top.sv", "streams.json", "simulation.json", "board.json",
+                                                             STAT, REPORT, TIMING, PRODUCT[target.device.family]))
 
 
 def _graph_files(graph: Graph) -> dict[str, bytes]:
@@ -64,36 +78,35 @@ def _graph_files(graph: Graph) -> dict[str, bytes]:
         return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
 
 
-def _target_cycles(target: Target, options: Mapping[str, object]) -> int:
-    fps = options.get("fps")
-    return max(1, int(target.clock_hz // int(fps))) if fps else _DEFAULT_CYCLES
+def _target_cycles(clock_hz: int, options: Mapping[str, object]) -> int:
+    fps = _whole(options, "fps")
+    return max(1, clock_hz // fps) if fps else _DEFAULT_CYCLES
 
 
-_SYNTH = """read_slang -j 1 --top top rtl/ge_fifo.sv rtl/ge_adder_tree.sv rtl/ge_product.sv rtl/ge_scale.sv rtl/ge_clip.sv rtl/ge_mvu.sv \
-rtl/ge_requantise.sv rtl/ge_width.sv rtl/top.sv
-synth_ecp5 -top top -json top.json
-tee -q -o stat.json stat -json
-"""
+def _request(target: Target, options: Mapping[str, object], model: str = "0" * 64) -> dict:
+    """The board's shell as the options want it. Raises TargetError with every reason why the board cannot have it."""
+    from greenedge.shell import shell_request
+
+    return shell_request(target, model, _whole(options, "clock_hz"), _whole(options, "baud"), str(options.get("link") or "uart"))
 
 
-def _constraints(target: Target) -> str:
-    mhz = target.clock_hz / 1e6
-    return (f'LOCATE COMP "clk" SITE "{target.clock_pin}";\nIOBUF PORT "clk" IO_TYPE=LVCMOS33;\n'
-            f'FREQUENCY PORT "clk" {mhz:g} MHZ;\n')
+def _whole(options: Mapping[str, object], name: str, default: int | None = None) -> int | None:
+    value = options.get(name, default)
+    if value is not None and (type(value) is not int or value <= 0):
+        raise TargetError(f"--set build.{name}={value}: it must be a whole number above 0.")
+    return value
 
 
-def _commands(target: Target, options: Mapping[str, object]) -> tuple[Command, ...]:
-    python = lambda module: ("{python}", "-m", f"{_MODULE}.{module}")
-    seed = str(int(options.get("seed") or 1))
-    place = ("{nextpnr-ecp5}", *target.device.toolchain["nextpnr"], "--json", "top.json", "--lpf", "top.lpf", "--lpf-allow-unconstrained",
-             "--textcfg", "top.config", "--report", "report.json", "--seed", seed)
+def _commands(target: Target, options: Mapping[str, object], request: Mapping) -> tuple[Command, ...]:
+    from greenedge.shell.bitstream import bitstream_commands
+
+    python = lambda module: ("{python}", "-m", module)
     return (
-        Command((*python("launch"), "job.json"), "finn.log", "FINN+ chooses the folding"),
-        Command(python("stitch"), "stitch.log", "stitching the RTL"),
-        Command(python("measure"), "verilator.log", "simulating a few samples with Verilator"),
-        Command(("{yosys}", "-q", "-l", "yosys.log", "synth.ys"), "yosys-out.log", "synthesis with yosys (its first call compiles it: a minute)"),
-        Command(place, "nextpnr.log", "place and route with nextpnr (its first call compiles it: a minute)"),
-        Command(("{ecppack}", "--compress", "--input", "top.config", "--bit", "top.bit"), "ecppack.log", "packing the bitstream"),
+        Command((*python(f"{_MODULE}.launch"), "job.json"), "finn.log", "FINN+ chooses the folding"),
+        Command(python(f"{_MODULE}.stitch"), "stitch.log", "stitching the RTL"),
+        Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
+        Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
+        *bitstream_commands(target, request, _whole(options, "seed", 1)),
     )
 
 
@@ -113,27 +126,28 @@ def provenance(folder: Path) -> str | None:
 
     if built.rtl_digest(folder) == built.read(folder, "simulation.json").get("rtl_sha256"):
         return None
-    return f"{folder / built.BITSTREAM} was not made from the RTL that lies in {folder / 'rtl'} now; run the build stage again."
+    return f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; run the build stage again."
 
 
 def report(folder: Path) -> dict:
-    """{"hardware": …} from the logs of yosys and nextpnr and the simulation's record."""
+    """{"hardware": …} from the logs of yosys and nextpnr and the simulation's record: the board's, and below "core" the core's."""
     from greenedge.backends.finn import built
+    from greenedge.shell.bitstream import bitstream_of
 
-    stat, placed, simulated = (built.read(folder, name) for name in ("stat.json", "report.json", "simulation.json"))
-    finn, record, clock = built.read(folder, "streams.json"), built.read(folder, "build.json"), built.read(folder, "job.json")
-    clock_hz = 1e9 / clock["clock_ns"]
-    cycles, latency = simulated["interval_cycles"], simulated["latency_cycles"]
-    ram = built.cells(stat, "top", "DP16KD")
-    hardware = {"lut4": built.cells(stat, "top", "LUT4"), "ff": built.cells(stat, "top", "TRELLIS_FF"),
-                "dsp": built.cells(stat, "top", "MULT18X18D"), "bram_bits": None if ram is None else ram * 18432,
-                "comb": built.utilisation(placed, "TRELLIS_COMB"), "fmax_hz": built.fmax_hz(placed), "clock_hz": clock_hz,
-                "cycles_per_inference": cycles, "latency_s": latency / clock_hz, "ips": clock_hz / cycles if cycles else None,
-                "estimated_cycles": finn["estimated_cycles"], "bitstream_bytes": (folder / built.BITSTREAM).stat().st_size,
-                "rtl_sha256": simulated["rtl_sha256"], "host_interface": None, "tools": dict(record["tools"])}
-    evidence = {"lut4": "reported by yosys", "ff": "reported by yosys", "dsp": "reported by yosys", "bram_bits": "reported by yosys",
-                "comb": "reported by nextpnr", "fmax_hz": "reported by nextpnr", "cycles_per_inference": "simulated",
-                "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated"}
+    stat, placed, simulated, timing = (built.read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing"))
+    finn, record, board, shell = (built.read(folder, f"{name}.json") for name in ("streams", "build", "board", "shell"))
+    cycles, clock_hz = simulated["interval_cycles"], board["clock_hz"]
+    counted, in_core = ({name: built.cells(stat, module, *cells) for name, cells in _CELLS[shell["family"]].items()}
+                        for module in (None, finn["top"]))
+    hardware = {**counted, "comb": built.utilisation(placed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"], "clock_hz": clock_hz,
+                "core": {**in_core, "fmax_hz": timing["core_fmax_hz"]},
+                "cycles_per_inference": cycles, "latency_s": simulated["latency_cycles"] / clock_hz,
+                "ips": clock_hz / cycles if cycles else None,
+                "estimated_cycles": finn["estimated_cycles"], "bitstream_bytes": bitstream_of(folder).stat().st_size,
+                "rtl_sha256": simulated["rtl_sha256"], "host_interface": f"{board['link']}, {board['baud']:,} baud",
+                "tools": dict(record["tools"])}
+    evidence = {**dict.fromkeys(counted, "reported by yosys"), **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
+                "cycles_per_inference": "simulated", "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated"}
     return {"hardware": hardware, "evidence": evidence, "tools": {**record["tools"], "finn-plus": finn["finn_plus"]}}
 
 
@@ -144,7 +158,7 @@ def tools(options: Mapping[str, object]) -> dict[str, str]:
     from greenedge.tools import find_tool
 
     found = {"finn-plus": next(pin.split("==")[1] for pin in pins() if pin.startswith("finn-plus=="))}
-    for name in ("verilator", "yosys", "nextpnr-ecp5"):
+    for name in ("verilator", "yosys", "nextpnr-ecp5", "nextpnr-ice40", "nextpnr-himbaechel"):
         try:
             found[name] = str(find_tool(name))
         except ToolError:

@@ -16,7 +16,6 @@ from greenedge.backends.finn.streams import Stream
 from greenedge.errors import GreenedgeError
 from greenedge.manifest import inside
 
-BITSTREAM = "top.bit"
 
 
 def read(folder: Path, name: str) -> dict:
@@ -59,18 +58,12 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], stall: Stall, pro
     """Verilator on the folder's RTL; values of the output and of the kept edges that are streams."""
     source, streams, aliases = streams_of(folder)
     progress("compiling the RTL with Verilator (kept for the next time)")
-    model = compile_model({**sources_of(folder), "sim_top.sv": sim_top("top", source, streams).encode()}, progress)
+    model = compile_model({**sources_of(folder), "sim_top.sv": sim_top("top", source, streams, ".restart(1'b0), ").encode()}, progress)
     progress(f"simulating {len(x)} samples cycle by cycle")
     wanted = [aliases.get(name, name) for name in keep]
     result = run_model(model, folder, source, streams, x, wanted, stall)
     shapes = {edge: result.values[aliases[edge]] for edge in keep if edge in aliases and aliases[edge] in result.values}
     return Simulated({**result.values, **shapes}, result.first_output_cycles, result.interval_cycles, result.total_cycles)
-
-
-def fmax_hz(report: dict) -> float | None:
-    """The lowest achieved clock of nextpnr's JSON report, in Hz."""
-    found = [entry.get("achieved") for entry in report.get("fmax", {}).values() if isinstance(entry, dict)]
-    return min(found) * 1e6 if found and all(isinstance(v, (int, float)) for v in found) else None
 
 
 def utilisation(report: dict, name: str) -> int | None:
@@ -79,11 +72,10 @@ def utilisation(report: dict, name: str) -> int | None:
     return int(entry["used"]) if isinstance(entry, dict) and "used" in entry else None
 
 
-def cells(stat: dict, top: str, pattern: str) -> int | None:
-    """Cells of the synthesised netlist whose type matches, from yosys's `stat -json`."""
-    modules = stat.get("modules", {})
-    entry = modules.get(f"\\{top}") or modules.get(top) or stat.get("design")
+def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | None:
+    """Cells whose type matches, times `each`, from yosys's `stat -json`: of a module, or of the whole design."""
+    entry = stat.get("design") if module is None else stat.get("modules", {}).get(f"\\{module}")
     if not isinstance(entry, dict):
         return None
     kinds = entry.get("num_cells_by_type", {})
-    return sum(int(count) for kind, count in kinds.items() if re.fullmatch(pattern, kind))
+    return each * sum(int(count) for kind, count in kinds.items() if re.fullmatch(pattern, kind))

@@ -15,7 +15,7 @@ from greenedge.graph import Dense, Edge, Graph, Input, Op, Requantise, Reshape
 
 MAX_BITS = 8  # of weights and activations
 MAX_MULTIPLIER_BITS = 32
-_RESERVED = {"top", "clk", "rst", "reset", "input", "output", "s", "m", "module", "logic", "wire", "reg", "begin", "end"}
+_RESERVED = {"top", "clk", "rst", "reset", "restart", "input", "output", "s", "m", "module", "logic", "wire", "reg", "begin", "end"}
 
 
 @dataclass(frozen=True, eq=False)

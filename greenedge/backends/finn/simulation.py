@@ -47,8 +47,11 @@ class Simulated:
     total_cycles: int
 
 
-def sim_top(dut: str, source: Stream, streams: Sequence[Stream]) -> str:
-    """SystemVerilog that holds the design and brings every observed stream out through one wide port."""
+def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "") -> str:
+    """SystemVerilog that holds the design and brings every observed stream out through one wide port.
+
+    `tied` has further connections of the design, such as ".restart(1'b0), ".
+    """
     width = max(_LEAST_PORT_BITS, sum(s.width for s in streams))
     flags = max(_LEAST_PORT_BITS, len(streams))
     data = ", ".join(f"dut.{s.name}_tdata" for s in reversed(streams))
@@ -65,7 +68,7 @@ module sim_top (
     output logic [{flags - 1}:0] stream_tvalid,
     output logic [{flags - 1}:0] stream_tready
 );
-    {dut} dut (.clk, .s_tdata(s_tdata[{source.width - 1}:0]), .s_tvalid, .s_tready, .m_tdata(), .m_tvalid(), .m_tready);
+    {dut} dut (.clk, {tied}.s_tdata(s_tdata[{source.width - 1}:0]), .s_tvalid, .s_tready, .m_tdata(), .m_tvalid(), .m_tready);
     assign stream_tdata  = {width}'({{{data}}});
     assign stream_tvalid = {flags}'({{{valid}}});
     assign stream_tready = {flags}'({{{ready}}});

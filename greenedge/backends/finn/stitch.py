@@ -127,12 +127,13 @@ def _memory(rows: np.ndarray, bits: int) -> bytes:
 
 
 def top(model: str, instances: list[Instance], source: Stream, result: Stream) -> str:
-    """The stitched top. It resets itself after configuration."""
+    """The stitched top. It resets itself after configuration, and whenever `restart` is high."""
     body = "\n".join(_wires(instance) + _instance(instance) for instance in instances)
     return f"""// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.
 // Stitched by greenedge from FINN+'s folding; these files are what is simulated and what is synthesised.
 module {TOP} (
     input  logic        clk,
+    input  logic        restart,
     input  logic [{source.width - 1}:0] s_tdata,
     input  logic        s_tvalid,
     output logic        s_tready,
@@ -140,12 +141,13 @@ module {TOP} (
     output logic        m_tvalid,
     input  logic        m_tready
 );
-    // reset for the first cycles after configuration
+    // reset for the first cycles after configuration and after `restart`
     logic [3:0] age = '0;
     logic       rst = 1'b1;
     always_ff @(posedge clk) begin
-        if (age != {_RESET_CYCLES}) age <= age + 1'b1;
-        rst <= (age != {_RESET_CYCLES});
+        if (restart) age <= '0;
+        else if (age != {_RESET_CYCLES}) age <= age + 1'b1;
+        rst <= restart || (age != {_RESET_CYCLES});
     end
 
     logic [{source.width - 1}:0] s_gated_tdata;
