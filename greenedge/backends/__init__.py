@@ -17,6 +17,7 @@ from types import ModuleType
 from greenedge.errors import TargetError
 
 BACKENDS = {
+    "c99": "greenedge.backends.c99",
     "finn": "greenedge.backends.finn",
     "tflite": "greenedge.backends.tflite",
 }
