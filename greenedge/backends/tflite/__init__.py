@@ -3,7 +3,7 @@
 Tools: none to build but Python; `ai-edge-litert` (or `tflite-runtime`) to run. Options: none.
 Files: model.tflite; certificate.json (what was proved about each layer's requantisation, per kernel set); edges.json (which
 tensor holds which edge of the graph, and how); selftest.json (the emulated arithmetic against the runtime, and which operators
-XNNPACK leaves to LiteRT's own kernels).
+XNNPACK leaves to LiteRT's own kernels); deploy/ (for a board without greenedge: model, runner, golden samples).
 
 The file's images have their channels last: an input of shape (C, H, W) in the graph is (1, H, W, C) in the file, and int8 =
 level + the input's offset in edges.json, which is also what the file's own quantisation parameters say.
@@ -38,6 +38,7 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
 
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
+    from greenedge.backends.tflite.deploy import deploy_files
     from greenedge.backends.tflite.emit import write_file
     from greenedge.backends.tflite.record import certificate
 
@@ -46,7 +47,8 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
                     "source": placed.layout.source, "order": placed.layout.order, "shape": placed.layout.shape, "file": placed.layout.file}
              for edge, placed in emitted.placed.items()}
     about = {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
-    files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
+    files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about),
+             **deploy_files(graph, emitted.content, edges)}
     command = Command(("{python}", "-m", "greenedge.backends.tflite.selftest", MODEL, SELFTEST), "selftest.log",
                       "LiteRT's arithmetic", timeout_s=300)
     return Plan(files, (command,), (MODEL, CERTIFICATE, EDGES, SELFTEST))
