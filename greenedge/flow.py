@@ -308,9 +308,7 @@ def _plain(table: Mapping) -> dict:
 
 def _tools(job: Job, name: str) -> dict[str, str]:
     """Names and versions of what that stage's result depends on beside its inputs."""
-    backends = (job.backend, *getattr(load_backend(job.backend), "BUILT_ON", ())) if job.backend else ("",)
-    code = dict.fromkeys(part.format(backend=backend) for part in _CODE[name] for backend in backends)
-    tools = {"greenedge": f"{__version__}+{_code_digest(tuple(code))}"}
+    tools = {"greenedge": f"{__version__}+{_code_digest(tuple(p.format(backend=job.backend) for p in _CODE[name]))}"}
     tools |= {package: version(package) for package in _PACKAGES.get(name, ())}
     if name in ("train", "export") and not isinstance(job.source, ModelFile):
         from greenedge.train import tools as train_tools

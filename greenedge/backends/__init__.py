@@ -8,7 +8,7 @@ A back end is a module with five functions and inherits from nothing:
     report(folder) -> dict                                {"hardware": {…}} or {"edge": {…}}, from the tools' own logs
     tools(options) -> {name: version}                     what enters the key of the build stage
 
-It may also have STAGE (what verify calls the built thing), BUILT_ON (back ends whose code it uses), `proved` and `provenance`.
+It may also have STAGE (what verify calls the built thing), `proved` and `provenance`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from greenedge.errors import TargetError
 
 BACKENDS = {
     "c99": "greenedge.backends.c99",
-    "edgetpu": "greenedge.backends.edgetpu",
     "finn": "greenedge.backends.finn",
     "tflite": "greenedge.backends.tflite",
-    "vela": "greenedge.backends.vela",
 }
 
 

@@ -7,7 +7,8 @@ import stat
 import numpy as np
 import pytest
 
-from greenedge.backends import edgetpu, vela
+from greenedge.backends import tflite
+from greenedge.backends.tflite import edgetpu, vela
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.graph import run_graph
 from greenedge.target import load_target
@@ -27,11 +28,11 @@ def network(rng):
 def test_vela_compiles_the_verified_file(rng, tmp_path, name):
     net, graph = network(rng)
     target = load_target(name)
-    assert vela.check(graph, target, {}) == []
-    execute(vela.plan(graph, target, {}), tmp_path / "b")
+    assert tflite.check(graph, target, {}) == []
+    execute(tflite.plan(graph, target, {}), tmp_path / "b")
     feeds = net.values(graph, 20)
-    assert np.array_equal(vela.simulate(tmp_path / "b", feeds)[graph.outputs[0]], run_graph(graph, feeds)[graph.outputs[0]])
-    told = vela.report(tmp_path / "b")
+    assert np.array_equal(tflite.simulate(tmp_path / "b", feeds)[graph.outputs[0]], run_graph(graph, feeds)[graph.outputs[0]])
+    told = tflite.report(tmp_path / "b")
     edge, evidence = told["edge"], told["evidence"]
     assert edge["estimated_cycles"] > 100 and edge["estimated_latency_s"] == edge["estimated_cycles"] / edge["estimated_clock_hz"]
     assert edge["estimated_sram_bytes"] > 0 and edge["npu_bytes"] > 0 and edge["left_to_the_cpu"] == "no layer"
@@ -42,22 +43,15 @@ def test_vela_compiles_the_verified_file(rng, tmp_path, name):
 @pytest.mark.tool("vela")
 def test_layers_left_to_the_cpu_are_named(rng, tmp_path):
     net, graph = network(rng)
-    execute(vela.plan(graph, load_target("ethos-u55-128"), {}), tmp_path / "b")
+    execute(tflite.plan(graph, load_target("ethos-u55-128"), {}), tmp_path / "b")
     layers = tmp_path / "b" / vela.LAYERS
     lines = layers.read_text().splitlines()
     name = lines[-1].split(",")[-1]
     layers.write_text("\n".join([*lines[:-1], lines[-1].replace(",NPU,", ",CPU,")]) + "\n")
-    assert vela.report(tmp_path / "b")["edge"]["left_to_the_cpu"] == f"{name} (FullyConnected)"
+    assert tflite.report(tmp_path / "b")["edge"]["left_to_the_cpu"] == f"{name} (FullyConnected)"
     (tmp_path / "b" / vela.LAYERS).unlink()
     with pytest.raises(GreenedgeError, match="per-layer.csv is missing or damaged .*; run the build stage again"):
-        vela.report(tmp_path / "b")
-
-
-def test_vela_wants_an_ethos_u(rng):
-    _, graph = network(rng)
-    reason, = vela.check(graph, load_target("linux-x86"), {})
-    assert (reason.value, reason.rule, reason.cure) == ("device x86-64", "its file gives no toolchain.vela",
-                                                       "choose a target such as ethos-u55-128")
+        tflite.report(tmp_path / "b")
 
 
 def fake_compiler(folder, text, writes=True, status=0):
@@ -72,11 +66,11 @@ def test_without_the_compiler_the_file_is_exact_and_the_report_says_what_is_miss
     monkeypatch.setattr(edgetpu.shutil, "which", lambda name: None)
     net, graph = network(rng)
     target = load_target("coral-edge-tpu")
-    assert edgetpu.check(graph, target, {}) == []
-    execute(edgetpu.plan(graph, target, {}), tmp_path / "b")
+    assert tflite.check(graph, target, {}) == []
+    execute(tflite.plan(graph, target, {}), tmp_path / "b")
     feeds = net.values(graph, 20)
-    assert np.array_equal(edgetpu.simulate(tmp_path / "b", feeds)[graph.outputs[0]], run_graph(graph, feeds)[graph.outputs[0]])
-    told = edgetpu.report(tmp_path / "b")
+    assert np.array_equal(tflite.simulate(tmp_path / "b", feeds)[graph.outputs[0]], run_graph(graph, feeds)[graph.outputs[0]])
+    told = tflite.report(tmp_path / "b")
     assert told["notes"][0].startswith("edgetpu_compiler is not on PATH: model.tflite is exact") and "npu_bytes" not in told["edge"]
 
 
@@ -85,10 +79,10 @@ def test_the_compiler_is_run_where_it_is(rng, tmp_path, monkeypatch):
     tools.mkdir()
     monkeypatch.setenv("PATH", str(tools), prepend=":")
     _, graph = network(rng)
-    plan = edgetpu.plan(graph, load_target("coral-edge-tpu"), {})
+    plan = tflite.plan(graph, load_target("coral-edge-tpu"), {})
     fake_compiler(tools, "Number of operations that will run on CPU: 2")
     execute(plan, tmp_path / "b")
-    told = edgetpu.report(tmp_path / "b")
+    told = tflite.report(tmp_path / "b")
     assert told["edge"]["left_to_the_cpu"] == "2 operators" and told["edge"]["npu_bytes"] > 0
     fake_compiler(tools, "done", writes=False)
     with pytest.raises(ToolError, match="edgetpu_compiler ended with exit status 0 and left no model_edgetpu.tflite"):
@@ -103,7 +97,7 @@ def test_what_the_edge_tpu_cannot(rng):
     image = net.step(net.conv("x", 4, (3, 3), groups=4, dilations=(2, 2)), "u4", axis=0)
     image = net.step(net.conv(net.pad(image, (1, 0, 0, 0, 0, 0)), 4, (3, 3), dilations=(2, 1)), "u4", axis=0)
     graph = net.graph(net.dense(image, 3))
-    said = [f"{r.value}; {r.rule} ({r.cure})" for r in edgetpu.check(graph, load_target("coral-edge-tpu"), {})]
+    said = [f"{r.value}; {r.rule} ({r.cure})" for r in tflite.check(graph, load_target("coral-edge-tpu"), {})]
     assert said[-4:] == [
         "a dilated depthwise convolution; the Edge TPU has none (use a dilation of 1)",
         "padding of channels; the Edge TPU pads rows and columns (add the channels in the layer before)",
@@ -113,7 +107,7 @@ def test_what_the_edge_tpu_cannot(rng):
 
 def test_the_record_of_the_compiler_may_be_damaged(rng, tmp_path):
     _, graph = network(rng)
-    execute(edgetpu.plan(graph, load_target("coral-edge-tpu"), {}), tmp_path / "b")
+    execute(tflite.plan(graph, load_target("coral-edge-tpu"), {}), tmp_path / "b")
     (tmp_path / "b" / edgetpu.RECORD).write_text("{")
     with pytest.raises(GreenedgeError, match="edgetpu.json is missing or damaged"):
-        edgetpu.report(tmp_path / "b")
+        tflite.report(tmp_path / "b")

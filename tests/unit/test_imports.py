@@ -15,7 +15,6 @@ ORDER = (
     ("lower", "export"),
     ("host", "reference", "model_file", "train", "rtl", "energy", "shell"),
     ("backends.c99", "backends.finn", "backends.tflite"),
-    ("backends.edgetpu", "backends.vela"),
     ("backends",),
     ("check", "verify", "report", "boards"),
     ("flow",),

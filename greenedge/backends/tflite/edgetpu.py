@@ -1,9 +1,8 @@
-"""Back end `edgetpu`: the exact int8 .tflite for Coral's Edge TPU, compiled where Google's compiler is on PATH.
+"""Coral's Edge TPU: the exact int8 .tflite, compiled where Google's compiler is on PATH (its Debian archive, x86-64 only).
 
-Tools: edgetpu_compiler where found (Google's Debian archive, x86-64 only). Options: none. Files: those of `tflite`;
-edgetpu.json; model_edgetpu.tflite and its log where the compiler was found.
+Files: edgetpu.json; model_edgetpu.tflite where the compiler was found.
 
-    python -m greenedge.backends.edgetpu        in the build folder: compiles if it can, and writes edgetpu.json
+    python -m greenedge.backends.tflite.edgetpu MODEL      in the build folder: compiles if it can, and writes edgetpu.json
 """
 
 from __future__ import annotations
@@ -13,28 +12,23 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-import greenedge.backends.tflite as tflite
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.files import write_aside
 from greenedge.graph import Concat, Conv, ConvTranspose, Dense, Graph, MaxPool, Op, Pad, SumPool, Transpose, Upsample
 from greenedge.target import Target
-from greenedge.tools import Command, Plan
+from greenedge.tools import Command
 
-STAGE, BUILT_ON = tflite.STAGE, ("tflite",)
 COMPILER, RECORD, COMPILED = "edgetpu_compiler", "edgetpu.json", "model_edgetpu.tflite"
 _LIMIT_S = 600
 _MISSING = (f"{COMPILER} is not on PATH: model.tflite is exact and fits the Edge TPU's rules, but is not compiled for it; run "
             f"`{COMPILER} model.tflite` where the compiler is (coral.ai, Edge TPU Compiler).")
 
 
-def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
-    """Every reason why the graph has no exact int8 file, and what the Edge TPU's documentation rules out."""
-    return tflite.check(graph, target, options) + [reason for op in graph.ops for reason in _against(graph, op)]
+def reasons_against(graph: Graph) -> list[Reason]:
+    """What the Edge TPU's documentation rules out."""
+    return [reason for op in graph.ops for reason in _against(graph, op)]
 
 
 def _against(graph: Graph, op: Op) -> list[Reason]:
@@ -56,50 +50,47 @@ def _against(graph: Graph, op: Op) -> list[Reason]:
     return [Reason(op.name, "unsupported-op", *rule)] if rule else []
 
 
-def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
-    """The plan of `tflite`, then the compiler where it is."""
-    before = tflite.plan(graph, target, options)
-    command = Command(("{python}", "-m", "greenedge.backends.edgetpu"), "edgetpu.log", "compiling for the Edge TPU", timeout_s=_LIMIT_S + 30)
-    return Plan(before.files, (*before.commands, command), (*before.products, RECORD))
+def commands(model: str, target: Target) -> tuple[Command, ...]:
+    """The compiler on the file `model`, where it is."""
+    argv = ("{python}", "-m", "greenedge.backends.tflite.edgetpu", model)
+    return (Command(argv, "edgetpu.log", "compiling for the Edge TPU", timeout_s=_LIMIT_S + 30),)
 
 
-def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None,
-             kernels: str = "xnnpack") -> dict[str, np.ndarray]:
-    """model.tflite under LiteRT (see `tflite.simulate`); the compiled file runs on an Edge TPU alone."""
-    return tflite.simulate(folder, x, keep, progress, kernels)
-
-
-def proved(folder: Path) -> str | None:
-    """What holds for model.tflite on every input (see `tflite.proved`)."""
-    return tflite.proved(folder)
+def products() -> tuple[str, ...]:
+    """What then exists, compiler or not."""
+    return (RECORD,)
 
 
 def report(folder: Path) -> dict:
-    """The report of `tflite`, and what the compiler said of each operator, or that it is missing."""
-    found = tflite.report(folder)
+    """{"edge", "evidence", "notes", "tools"}: what the compiler said, or that it is missing."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GreenedgeError(f"{folder / RECORD} is missing or damaged ({error}); run the build stage again.") from None
     if not record["compiled"]:
-        return {**found, "notes": [record["said"]]}
-    edge = {**found["edge"], "npu_bytes": (folder / COMPILED).stat().st_size, "left_to_the_cpu": record["left"]}
-    evidence = {**found["evidence"], "npu_bytes": "measured", "left_to_the_cpu": "reported by edgetpu_compiler"}
-    return {**found, "edge": edge, "evidence": evidence, "notes": ["Verified is the int8 file before the Edge TPU's compiler."]}
+        return {"edge": {}, "evidence": {}, "notes": [record["said"]], "tools": {}}
+    return {"edge": {"npu_bytes": (folder / COMPILED).stat().st_size, "left_to_the_cpu": record["left"]},
+            "evidence": {"npu_bytes": "measured", "left_to_the_cpu": f"reported by {COMPILER}"},
+            "notes": ["Verified is the int8 file before the Edge TPU's compiler."], "tools": {}}
 
 
-def tools(options: Mapping[str, object]) -> dict[str, str]:
-    """Those of `tflite`, and the compiler where it is."""
-    return {**tflite.tools(options), COMPILER: shutil.which(COMPILER) or "not found"}
+def made(folder: Path) -> bool:
+    """Whether a build folder is one for an Edge TPU."""
+    return (folder / RECORD).is_file()
 
 
-def main() -> int:
-    """Compiles model.tflite in the working directory where the compiler is on PATH."""
+def tools() -> dict[str, str]:
+    """The compiler, where it is."""
+    return {COMPILER: shutil.which(COMPILER) or "not found"}
+
+
+def main(model: str) -> int:
+    """Compiles `model` in the working directory where the compiler is on PATH."""
     program = shutil.which(COMPILER)
     record = {"compiled": False, "said": _MISSING}
     if program:
         try:
-            done = subprocess.run([program, "-s", "-o", ".", tflite.MODEL], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            done = subprocess.run([program, "-s", "-o", ".", model], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                                   errors="replace", timeout=_LIMIT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             print(f"error: {COMPILER}: {error}")
@@ -116,4 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))
