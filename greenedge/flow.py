@@ -52,6 +52,7 @@ class Job:
     target: Target | None = None
     backend: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+    docker: bool = False  # where vendor programs run; what is built is the same
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -139,7 +140,7 @@ def _build(job: Job, run: Path, tell: Tell) -> str:
     from greenedge.tools import execute
 
     plan = plan_build(job, load_lowered(run / FOLDER["lower"]).graph)
-    execute(plan, run / FOLDER["build"], lambda line: tell(0, 0, line))
+    execute(plan, run / FOLDER["build"], lambda line: tell(0, 0, line), job.docker)
     deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
     return f"{deployed} {_size(run / FOLDER['build'] / deployed)}"
 

@@ -11,7 +11,7 @@ from greenedge.report.summary import read_json
 
 _HERE = Path(__file__).resolve().parent
 STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "tflite": "TFLite",
-                "netlist": "Netlist", "board": "Board"}
+                "netlist": "Netlist", "board": "Virtual board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
             "estimated_cycles": ("cycles, estimated beforehand", "count"), "clock_hz": ("clock", "hertz"),

@@ -17,7 +17,9 @@ from greenedge.tools import Command
 
 NETLIST, REPORT, STAT, TIMING = "netlist.json", "report.json", "stat.json", "timing.json"
 PRODUCT = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs"}
-_SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin"}
+_SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}
+# Gowin's pads are cells of the netlist; synth_gowin would give the core's own ports some too
+_PADS = {"gowin": "iopadmap -bits -inpad IBUF O:I -outpad OBUF I:O\n"}
 _READ = "read_slang --threads 1 --ignore-assertions --allow-use-before-declare"
 
 
@@ -41,7 +43,7 @@ setattr -mod -set keep_hierarchy 1 {core}
 tee -q -o {STAT} stat -json
 setattr -mod -unset keep_hierarchy {core}
 flatten
-clean
+{_PADS.get(family, "")}clean
 write_json {NETLIST}
 """
     return {"board.ys": script.encode()}
