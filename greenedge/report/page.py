@@ -14,7 +14,7 @@ STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", 
                 "netlist": "Netlist", "board": "Virtual board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
-            "estimated_cycles": ("cycles, estimated beforehand", "count"), "clock_hz": ("clock", "hertz"),
+            "estimated_cycles": ("cycles, estimated beforehand", "count"), "core_fmax_hz": ("highest clock of the core", "hertz"), "clock_hz": ("clock", "hertz"),
             "latency_s": ("latency", "time"), "ips": ("inferences per second", "rate"),
             "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
 _RESOURCES = {"lut4": "LUT4", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits",
@@ -129,7 +129,8 @@ def _resources(summary: dict, available: dict) -> list[dict]:
         used, total = (summary.get("hardware") or {}).get(key), available.get(_POOL.get(key, key))
         if used is not None:
             share = min(100.0, 100.0 * used / total) if total else None
-            rows.append({"label": label, "used": used, "total": total, "share": share, "evidence": _evidence(summary, key)})
+            rows.append({"label": label, "used": used, "total": total, "share": share, "evidence": _evidence(summary, key),
+                         "core": (summary["hardware"].get("core") or {}).get(key)})
     return rows
 
 
@@ -144,6 +145,10 @@ def _figures(summary: dict) -> list[dict]:
             word = _evidence(summary, key)
             rows.append({"key": key, "label": label, "kind": kind, "value": value, "evidence": word,
                          "estimated": bool(word) and word.split()[0].rstrip(":,") in ESTIMATED})
+    core_hz = ((summary.get("hardware") or {}).get("core") or {}).get("fmax_hz")
+    if core_hz is not None:
+        rows.append({"key": "core_fmax_hz", "label": "highest clock of the core", "kind": "hertz", "value": core_hz,
+                     "evidence": _evidence(summary, "fmax_hz"), "estimated": False})
     return sorted(rows, key=lambda row: list(_FIGURES).index(row["key"]) if row["key"] in _FIGURES else len(_FIGURES))
 
 

@@ -61,6 +61,25 @@ def test_the_bitstream_and_its_numbers(both):
     assert hardware["host_interface"] == "uart, 3,000,000 baud" and not summary["notes"]
 
 
+def test_the_virtual_board_classifies_every_image(both, tmp_path):
+    run = both / "ulx3s-85f"
+    done = _greenedge("infer", run, "--virtual", "--inputs", run / "2-export" / "inputs.npy", "-o", tmp_path / "y.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'y.csv'}: {SAMPLES} × 10 from the virtual board\n"
+    assert f"{SAMPLES} samples, every integer equal to the integer graph's; latency 18.14" in done.stderr
+
+
+def test_the_virtual_board_passes_what_a_real_one_must(both, tmp_path):
+    """What `make board-test` asks of a board on a cable, with noise and resets in the soak."""
+    done = subprocess.run([sys.executable, "-m", "greenedge.boards.acceptance", both / "ulx3s-85f", "--virtual", "--soak", "300",
+                           "-o", tmp_path / "record.json"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["passed"] and record["samples"]["count"] == SAMPLES and record["soak"]["right"] == 300
+    assert record["evidence"] == record["measure"]["evidence"] == "simulated" and record["soak"]["bad_frames"]
+    assert abs(record["measure"]["cycles_per_inference"] / 512 - 1) < 0.1
+
+
 def test_the_edge_binary(both):
     summary = _summary(both / "linux-x86")
     assert summary["edge"]["bytes"] == summary["files"]["4-build/model.tflite"] > 1000
