@@ -10,9 +10,12 @@ from typing import Protocol
 
 import numpy as np
 
+from greenedge.energy import liveness
 from greenedge.energy.clock import Clock
 from greenedge.energy.model import Reading, Source, SourceFault, SourceInfo, Trace, integrate
 from greenedge.energy.sampler import SamplerProcess
+
+_SILENT = "see that nothing else uses it, and unplug it and plug it in again"
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,23 @@ class SampledMeter:
     def digest(self) -> str:
         return hashlib.sha256(np.ascontiguousarray(self.recorder.rows(), "<f8").tobytes()).hexdigest()
 
+    def liveness(self, load: liveness.Load | None, seconds: float = 1.0) -> liveness.Liveness:
+        """The proof from what the recorder sees in turns of rest and load."""
+        return liveness.check_with(self._watched, self.info, load, max(seconds, 5 * self.period_s))
+
+    def _watched(self, load: liveness.Load | None, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+        begun = self.clock.now()
+        if load:
+            load(lambda: self.clock.now() < begun + seconds)
+        else:
+            self.clock.sleep(seconds)
+        trace = self._until(self.clock.now())
+        # The first tenth is left out: a sensor that averages still shows the turn before.
+        inside = (trace.t > begun + seconds / 10) & (trace.t <= self.clock.now())
+        if np.sum(inside) < 2:
+            raise SourceFault(self.info.id, "dead", f"it gave {np.sum(inside)} samples in {seconds:.1f} s", _SILENT)
+        return trace.t[inside], trace.watts[inside]
+
     def stop(self) -> None:
         self.recorder.stop()
 
@@ -158,7 +178,7 @@ class SampledMeter:
                 return _as_trace(rows)
             self.clock.sleep(self.period_s / 4)
         raise SourceFault(
-            self.info.id, "dead", f"its sampler gave nothing after {t:.3f} s", "see the message of the sampler"
+            self.info.id, "dead", f"its sampler gave nothing after {t:.3f} s", _SILENT
         )
 
 

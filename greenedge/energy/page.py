@@ -15,8 +15,8 @@ _STYLE = (
 )
 
 
-def section(data: dict) -> str:
-    """The inner HTML: for a page of its own or for a report of a run."""
+def table(data: dict) -> str:
+    """The results as an HTML table; the class of a line is its evidence."""
     head = "".join(f"<th>{escape(header)}</th>" for header in HEADERS)
     body = "".join(
         f'<tr class="{escape(row["evidence"])}">'
@@ -24,10 +24,20 @@ def section(data: dict) -> str:
         + "</tr>"
         for row in data["rows"]
     )
-    figures = [plots.pareto_svg(data), plots.strip_svg(data), *(plots.power_svg(row) for row in data["rows"])]
-    drawn = "".join(f"<figure>{figure}</figure>" for figure in figures if figure)
+    return f'<table class="energy"><tr>{head}</tr>{body}</table>'
+
+
+def figures(data: dict) -> list[str]:
+    """SVG: energy against latency, the repetitions, power over time."""
+    drawn = [plots.pareto_svg(data), plots.strip_svg(data), *(plots.power_svg(row) for row in data["rows"])]
+    return [figure for figure in drawn if figure]
+
+
+def section(data: dict) -> str:
+    """The inner HTML: for a page of its own or for a report of a run."""
+    drawn = "".join(f"<figure>{figure}</figure>" for figure in figures(data))
     lines = "".join(f"<li>{escape(line)}</li>" for line in _lines(data))
-    return f"<table><tr>{head}</tr>{body}</table><ul>{lines}</ul>{drawn}"
+    return f'<div class="scroll">{table(data)}</div><ul class="notes">{lines}</ul>{drawn}'
 
 
 def page(data: dict, title: str = "Energy") -> str:

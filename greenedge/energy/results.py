@@ -22,7 +22,7 @@ from greenedge.files import write_aside
 from greenedge.energy.labels import EVIDENCE, Figure, evidence_class, figure_from_json, figure_json, key_for, worst
 from greenedge.energy.liveness import Liveness
 from greenedge.energy.method import Method
-from greenedge.energy.model import SourceInfo
+from greenedge.energy.model import SourceInfo, Trace
 from greenedge.energy.session import Session
 from greenedge.energy.stats import Interval, bootstrap_product, instrument_u, mean_interval
 
@@ -44,6 +44,7 @@ _FIGURES = {
     "total": ("energy", "j"),
     "net": ("energy", "j"),
     "idle": ("power", "w"),
+    "power": ("power", "w"),
     "edp": ("edp", "js"),
     "carbon": ("carbon", "g"),
 }
@@ -53,7 +54,9 @@ def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0
     """One row of a document: one workload on one source."""
     info, reps, workload = session.meter.info, session.reps, session.workload
     host = workload.host_included if workload.host_included is not None else info.host_included
-    total_evidence = worst([info.evidence, "derived"]) if session.delay_s else info.evidence
+    # What rests between calls is taken out at the idle power, so the total is no longer read off.
+    rested = session.delay_s or not workload.continuous
+    total_evidence = worst([info.evidence, "derived"]) if rested else info.evidence
     u = _instrument(session)
     figures = {
         "total": _figure("energy", "j", mean_interval([r.total_j for r in reps]), info, total_evidence, u),
@@ -88,16 +91,23 @@ def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0
         "repetitions": [_repetition(rep, info.evidence) for rep in reps],
         "trace_sha256": session.meter.digest(),
     }
-    if session.temperature_c != (None, None):
-        row["temperature_c"] = list(session.temperature_c)
+    for key in ("temperature_c", "clock_hz"):
+        if getattr(session, key) != (None, None):
+            row[key] = list(getattr(session, key))
     trace = session.meter.trace()
     if trace is not None:
-        step = max(len(trace.t) // 2000, 1)
-        row["trace"] = {
-            "t_s": trace.t[::step].tolist(),
-            key_for("power", "w", info.evidence): trace.watts[::step].tolist(),
-        }
+        row["trace"] = trace_json(trace, info.evidence)
     return row
+
+
+def trace_json(trace: Trace, evidence: str) -> dict:
+    """At most 2,000 points of a trace, for the eye; its digest is of all."""
+    bins = min(len(trace.t), 2000)
+    cuts = np.linspace(0, len(trace.t), bins + 1).astype(int)[:-1]
+    counts = np.diff(np.append(cuts, len(trace.t)))
+    # Means over bins, not every n-th sample: what is periodic would alias.
+    t, watts = (np.add.reduceat(values, cuts) / counts for values in (trace.t, trace.watts))
+    return {"t_s": t.tolist(), key_for("power", "w", evidence): watts.tolist()}
 
 
 def make_row(
@@ -141,8 +151,8 @@ def make_row(
     return row | ({} if ranking else {"ranking": False})
 
 
-def document(rows: Iterable[dict], note: str = "") -> dict:
-    """A document with its environment, checked."""
+def document(rows: Iterable[dict], note: str = "", session: str | None = None) -> dict:
+    """A document with its environment, checked. `session` is the same for rows that were interleaved."""
     data = {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -150,10 +160,14 @@ def document(rows: Iterable[dict], note: str = "") -> dict:
         "environment": environment(),
         "rows": list(rows),
     }
-    if note:
-        data["note"] = note
+    data |= {key: value for key, value in (("note", note), ("session", session)) if value}
     check_labels(data)
     return data
+
+
+def same_session(one: dict, other: dict) -> bool:
+    """Whether the rows of two documents were measured interleaved, so that their repetitions pair."""
+    return one.get("session") is not None and one["session"] == other.get("session")
 
 
 def environment() -> dict:

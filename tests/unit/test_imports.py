@@ -17,7 +17,7 @@ ORDER = (
     ("backends.finn", "backends.tflite"),
     ("backends",),
     ("check", "verify", "report", "boards"),
-    ("flow",),
+    ("flow", "measure"),
     ("entry", "doctor", "console"),
     ("cli",),
 )

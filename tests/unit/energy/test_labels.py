@@ -15,7 +15,7 @@ from rich.console import Console
 
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.energy import plots, results, terminal
-from greenedge.energy.compare import compare
+from greenedge.energy.comparing import compare
 from greenedge.energy.labels import (
     EVIDENCE,
     SCOPES,
@@ -29,6 +29,7 @@ from greenedge.energy.labels import (
 )
 from greenedge.energy.model import SourceInfo
 from greenedge.energy.page import page
+from greenedge.energy.page import table as page_table
 from greenedge.energy.selftest import simulated_document
 
 
@@ -71,10 +72,20 @@ def test_labels_survive_every_output(parts):
             if evidence_class(row["evidence"]) != "measured":
                 assert row["evidence"].upper() in cells["total per inference"]
         assert cells["evidence"] == row["evidence"]
-    console = Console(width=400, file=io.StringIO())
-    console.print(terminal.result_table(data))
-    text = console.file.getvalue()
-    assert all(row["evidence"] in text for row in rows)
+    # Terminal, wide and narrow, and HTML: every row with its word; an estimate's number never without it.
+    for width in (60, 400):
+        console = Console(width=width, file=io.StringIO())
+        console.print(terminal.result_view(data, width))
+        text = console.file.getvalue()
+        assert all(row["evidence"] in text for row in rows)
+        assert text.count("ESTIMATED") == sum(row["evidence"] == "estimated" for row in rows)
+        assert text.count("SIMULATED") == sum(row["evidence"] == "simulated" for row in rows)
+        assert all(len(line) <= width for line in text.splitlines())
+    lines = re.findall(r'<tr class="(\w+)">(.*?)</tr>', page_table(data))
+    assert [word for word, _ in lines] == [row["evidence"] for row in rows]
+    for word, line in lines:
+        cells = dict(zip(terminal.HEADERS, re.findall(r"<td>(.*?)</td>", line), strict=True))
+        assert bool(cells["estimate per inference"]) == (word == "estimated") != bool(cells["total per inference"])
 
 
 def test_the_page_and_the_figures_keep_the_labels():
