@@ -109,15 +109,16 @@ def is_hardware(run: Path) -> bool:
 def keep(run: Path, data: dict, seconds: float) -> Path:
     """Writes the document into the run and the run's report anew; returns the document's path."""
     from greenedge.report import report_stage
+    from greenedge.report.summary import build_digests
 
-    build = load_manifest(run).stages["build"]
+    build = build_digests(load_manifest(run))
     sources = "-".join(sorted({re.sub(r"[^A-Za-z0-9]+", "-", row["source"]["id"]).strip("-") for row in data["rows"]}))
     name = f"{sources or 'energy'}.json"
     with hold(run), explained(run):
         (run / FOLDER).mkdir(exist_ok=True)
-        results.save(data | {"build": dict(build.outputs)}, run / FOLDER / name)
+        results.save(data | {"build": build}, run / FOLDER / name)
         manifest = load_manifest(run)
-        record = Record("done", digest_of([name, dict(build.outputs)]), dict(build.outputs),
+        record = Record("done", digest_of([name, data["created"], build]), build,
                         outputs=digest_files(run, FOLDER), started=data["created"], seconds=round(seconds, 2),
                         note=f"{len(data['rows'])} energy result(s)")
         stages = {key: value for key, value in manifest.stages.items() if key not in ("measure", "report")}

@@ -15,6 +15,7 @@ from greenedge.energy.clock import Clock
 from greenedge.energy.model import Reading, Source, SourceFault, SourceInfo, Trace, integrate
 from greenedge.energy.sampler import SamplerProcess
 
+_LOOK_S = 1.0
 _SILENT = "see that nothing else uses it, and unplug it and plug it in again"
 
 
@@ -80,7 +81,8 @@ class CounterMeter:
         return Edge(reading.t, self.period_s, reading.value)
 
     def guard(self) -> None:
-        if self._guard_s is not None and self.clock.now() - self._last.t > self._guard_s:
+        """Reads before the counter can wrap unseen, and once a second for the power over time."""
+        if self.clock.now() - self._last.t > min(self._guard_s or _LOOK_S, _LOOK_S):
             self._read()
 
     def energy(self, a: Edge, b: Edge) -> tuple[float, float]:
@@ -91,7 +93,7 @@ class CounterMeter:
         return joules, power * ((a.resolution_s**2 + b.resolution_s**2) / 12) ** 0.5
 
     def trace(self) -> Trace | None:
-        """Mean power between readings at least a period apart; None where there are fewer than three."""
+        """Mean power between readings at least a period apart, as steps; None where there are fewer than three."""
         points = [self._log[0]] if self._log else []
         for point in self._log:
             if point[0] - points[-1][0] >= max(self.period_s, 0.1):
@@ -99,7 +101,9 @@ class CounterMeter:
         if len(points) < 3:
             return None
         t, joules = np.array(points).T
-        return Trace((t[1:] + t[:-1]) / 2, np.diff(joules) / np.diff(t))
+        length = np.diff(t)
+        ends = np.stack([t[:-1], t[1:] - 1e-6 * length], axis=1).ravel()
+        return Trace(ends, np.repeat(np.diff(joules) / length, 2))
 
     def digest(self) -> str:
         """sha256 over every reading kept (time and joules, little-endian doubles)."""

@@ -84,8 +84,9 @@ def test_labels_survive_every_output(parts):
     lines = re.findall(r'<tr class="(\w+)">(.*?)</tr>', page_table(data))
     assert [word for word, _ in lines] == [row["evidence"] for row in rows]
     for word, line in lines:
-        cells = dict(zip(terminal.HEADERS, re.findall(r"<td>(.*?)</td>", line), strict=True))
-        assert bool(cells["estimate per inference"]) == (word == "estimated") != bool(cells["total per inference"])
+        cells = dict(zip(re.findall(r"<th>(.*?)</th>", page_table(data)), re.findall(r"<td>(.*?)</td>", line), strict=True))
+        estimated, read = cells.get("estimate per inference"), cells.get("total per inference")
+        assert bool(estimated) == (word == "estimated") != bool(read)
 
 
 def test_the_page_and_the_figures_keep_the_labels():
@@ -97,7 +98,9 @@ def test_the_page_and_the_figures_keep_the_labels():
     assert "e [estimated, chip]" in html and "SIMULATED" in html
     # The front asks measured and replayed rows alone, though the estimate would beat them.
     assert plots.front(data["rows"]) == [(0.02, 2.0)]
-    assert plots._face(data["rows"][1]) == plots._face(data["rows"][2]) == "none" != plots._face(data["rows"][0])
+    assert [plots._solid(row) for row in data["rows"]] == [True, False, False]
+    other = results.document([_row("m", "measured", value=2.0), _row("n", "measured", "wall", value=1.0)])
+    assert plots.front(other["rows"]) == [], "scopes that differ have no front"
 
 
 @settings(max_examples=80, deadline=None)
