@@ -18,6 +18,7 @@ from greenedge.energy.results import make_row
 CPU_BAND = (0.4, 1.6)
 _COEFFICIENTS = Path(__file__).parent / "data/fpga.toml"
 _MAX_BYTES = 1 << 30
+_DECIMAL = r"[0-9]{1,18}(?:\.[0-9]{1,18})?(?:[eE][+-]?[0-9]{1,2})?"
 _TIME = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12, "fs": 1e-15}
 
 
@@ -51,29 +52,31 @@ def read_saif(path: Path) -> Activity:
     scale = duration = None
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            if scale is None and (match := re.search(r"\(TIMESCALE\s+(\d+)\s*([munpf]?s)\)", line)):
+            if scale is None and (match := re.search(r"\(TIMESCALE\s+(\d{1,9})\s*([munpf]?s)\)", line)):
                 scale = int(match[1]) * _TIME[match[2]]
-            if duration is None and (match := re.search(r"\(DURATION\s+([\d.]+)\)", line)):
+            if duration is None and (match := re.search(rf"\(DURATION\s+({_DECIMAL})\)", line)):
                 duration = float(match[1])
-            for match in re.finditer(r"\(TC\s+(\d+)\)", line):
+            for match in re.finditer(r"\(TC\s+([0-9]{1,18})\)", line):
                 toggles, nets = toggles + int(match[1]), nets + 1
     return _activity(path, toggles, (scale or 0) * (duration or 0), nets)
 
 
 def read_toggles(path: Path) -> Activity:
     """A CSV with net,toggles and one line `#seconds,S`. Raises GreenedgeError."""
-    toggles = nets = 0
-    seconds = 0.0
-    with open(path, encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if row and row[0] == "#seconds" and len(row) == 2:
-                seconds = float(row[1])
-            elif len(row) == 2 and row[1].isdigit():
-                toggles, nets = toggles + int(row[1]), nets + 1
-            elif row and row != ["net", "toggles"]:
-                raise GreenedgeError(
-                    f"{path}:{number}: {row!r} is neither net,toggles nor #seconds,S; correct that line."
-                )
+    toggles, nets, seconds = 0, 0, 0.0
+    try:
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                if len(row) == 2 and row[0] == "#seconds" and re.fullmatch(_DECIMAL, row[1]):
+                    seconds = float(row[1])
+                elif len(row) == 2 and re.fullmatch(r"[0-9]{1,18}", row[1]):
+                    toggles, nets = toggles + int(row[1]), nets + 1
+                elif row and row != ["net", "toggles"]:
+                    raise GreenedgeError(
+                        f"{path}:{number}: {row!r} is neither net,toggles nor #seconds,S; correct that line."
+                    )
+    except csv.Error as error:
+        raise GreenedgeError(f"{path} is no table of toggles: {error}.") from None
     return _activity(path, toggles, seconds, nets)
 
 
