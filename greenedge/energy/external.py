@@ -98,7 +98,8 @@ def timed(
             progress(workload.name, number + 1, repetitions)
             before, window, after = run.rest(method.idle_s), run.window(method), run.rest(method.idle_s)
             windows.append(window | {"idle": [before, after]})
-            clock.sleep(method.cooldown_s)
+            if number + 1 < repetitions:
+                clock.sleep(method.cooldown_s)
         patterns += [] if pin else [run.pattern(unit_s)]
     finally:
         workload.teardown()
