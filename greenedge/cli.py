@@ -350,12 +350,14 @@ def snap(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
     typer.echo(f"{out}: build and verify it as any other model")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": [],
+                               "allow_interspersed_args": False})
 def energy(context: typer.Context) -> None:
     """Measure joules per inference: probe, measure, compare, replay, selftest."""
+    from greenedge import measure
     from greenedge.energy.commands import app as energy_app
 
-    energy_app(context.args, prog_name="greenedge energy")
+    energy_app(context.args, prog_name="greenedge energy", obj=measure)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from greenedge import __version__
 from greenedge.manifest import load_manifest
-from greenedge.report.summary import read_json
+from greenedge.report.summary import measured_energy, read_json
 
 _HERE = Path(__file__).resolve().parent
 STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "tflite": "TFLite",
@@ -64,6 +64,7 @@ def _view(run: Path, summary: dict) -> dict:
             "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
             "stages": _stages(manifest), "failed": failed, "layers": lowered.get("layers", []),
             "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
+            "energy": _energy(run, manifest), "energy_cells": _energy_cells(summary),
             "loss": curve(metrics.get("train_loss") or []), "metrics": metrics, "tools": summary.get("tools", {}),
             "digests": {name: digest for record in manifest.stages.values() for name, digest in record.outputs.items()
                         if name in summary.get("files", {})} | _rtl_digest(summary)}
@@ -150,6 +151,27 @@ def _figures(summary: dict) -> list[dict]:
         rows.append({"key": "core_fmax_hz", "label": "highest clock of the core", "kind": "hertz", "value": core_hz,
                      "evidence": _evidence(summary, "fmax_hz"), "estimated": False})
     return sorted(rows, key=lambda row: list(_FIGURES).index(row["key"]) if row["key"] in _FIGURES else len(_FIGURES))
+
+
+def _energy(run: Path, manifest) -> str:
+    """The section on energy as HTML, empty where nothing was measured or estimated."""
+    document = measured_energy(run, manifest)
+    if document is None:
+        return ""
+    from greenedge.energy.page import section
+
+    return section(document)
+
+
+def _energy_cells(summary: dict) -> list[str]:
+    """Energy per inference in words, for the table over several runs: each with what it covers and how it is known."""
+    if not summary.get("energy"):
+        return []
+    from greenedge.energy import results
+    from greenedge.energy.terminal import energy_text
+
+    found = [(row, results.figure(row, "total")) for row in summary["energy"]]
+    return [f"{energy_text(total, False) or energy_text(total, True)}, {row['source']['covers']}" for row, total in found if total]
 
 
 def _stages(manifest) -> list[dict]:

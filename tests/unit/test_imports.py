@@ -17,7 +17,7 @@ ORDER = (
     ("backends.c99", "backends.finn", "backends.tflite"),
     ("backends", "boards"),
     ("check", "verify", "report"),
-    ("flow",),
+    ("flow", "measure"),
     ("entry", "doctor", "console"),
     ("deploy",),
     ("cli",),
