@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from greenedge.backends.tflite.certificate import Problem, emulated_levels
 from greenedge.backends.tflite.emit import write_file
 from greenedge.backends.tflite.rules import reasons_against
 from greenedge.backends.tflite.runtime import with_outputs
 from greenedge.backends.tflite.worker import RESOLVERS, load_runtime, run
-from greenedge.graph import Dense, Edge, frozen, run_graph
+from greenedge.graph import Conv, Dense, Edge, Requantise, frozen, run_graph
+from greenedge.int8.certificate import Problem, emulated_levels
+from greenedge.int8.steps import off_line, prepared
 from tests.backends.graphs import RANGES, Sketch
 
 SAMPLES = 24
@@ -274,3 +275,33 @@ def _block(rng, sketch, edge):
         return sketch.step(sketch.conv_transpose(edge, 4, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)), levels)
     return sketch.step(sketch.conv(edge, int(rng.integers(2, 7)), (3, 3), strides=(2, 2) if min(height, width) > 3 else None,
                                    pads=(1, 1, 1, 1)), levels)
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_quantisers_are_put_right_behind_their_sums(rng, tmp_path, falling):
+    """Flatten, transpose, upsampling and max pooling between a layer and its quantiser: only a falling step may not pass a maximum."""
+    sketch = Sketch(rng, (2, 8, 8))
+    a, b, c = (sketch.conv("x", 4, (3, 3)) for _ in range(3))
+    pooled = sketch.step(sketch.max_pool(a, (2, 2)), "u4", axis=0, falling=falling)
+    flat = sketch.step(sketch.reshape(b, 4, 36), "u4", axis=0, falling=falling)
+    turned = sketch.step(sketch.transpose(sketch.upsample(c, 1, 2, 1), 1, 2, 0), "u4", axis=2, falling=falling)
+    graph = sketch.graph(pooled, flat, turned)
+    order = [type(op).__name__ for op in prepared(graph).ops if not isinstance(op, Conv)]
+    if falling and any((op.sign < 0).any() for op in sketch.ops if isinstance(op, Requantise) and op.output == pooled):
+        assert [r.node for r in reasons_against(graph)] == [a] and order.index("MaxPool") < order.index("Requantise")
+        return
+    assert order[1:3] == ["Requantise", "MaxPool"]
+    check(sketch, pooled, flat, turned, tmp_path=tmp_path)
+
+
+def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_path):
+    """ReLU6 and its like: a line over 0...83, and the levels up to 255 never reached."""
+    sketch = Sketch(rng, (4,))
+    sums = sketch.dense("x", 3)
+    low, high = sketch.reach[sums]
+    thresholds = np.ceil((np.arange(1, 256) - 0.5) / np.array([[0.9], [1.7], [2.6]])).astype(np.int64)
+    thresholds = np.where(np.arange(1, 256) > 83, high[:, None] + 1, thresholds)
+    sketch.ops.append(Requantise("step", (sums,), "step", 0, 0, 255, frozen([1, 1, 1]), frozen(thresholds), None, None, frozen(low), frozen(high)))
+    sketch.edges["step"] = Edge("step", (3,), 0, 83)
+    assert off_line(thresholds, low, high).max() > 1
+    check(sketch, "step", tmp_path=tmp_path)

@@ -12,7 +12,7 @@ ORDER = (
     ("errors", "quiet", "shipped"),
     ("files", "toolbox", "target"),
     ("graph", "tools", "manifest"),
-    ("lower", "export"),
+    ("lower", "export", "int8"),
     ("host", "reference", "model_file", "train", "rtl", "energy", "shell"),
     ("backends.finn", "backends.tflite"),
     ("backends",),

@@ -9,8 +9,9 @@ import pytest
 
 from greenedge.backends.tflite import worker
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer, pack
-from greenedge.backends.tflite.layout import Layout, encode, encode_input, image, plain
+from greenedge.backends.tflite.layout import Layout, image, plain
 from greenedge.backends.tflite.runtime import operators, weight_offsets
+from greenedge.int8.levels import encode, encode_input
 
 
 def tiny() -> bytes:

@@ -39,7 +39,7 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
     from greenedge.backends.tflite.emit import write_file
-    from greenedge.backends.tflite.record import certificate
+    from greenedge.int8.record import certificate
 
     emitted = write_file(graph)
     edges = {edge: {"tensor": placed.tensor, "offset": placed.code.offset, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi,
@@ -104,7 +104,7 @@ def _accepted(name: str, edge: dict, values) -> np.ndarray:
 
 def report(folder: Path) -> dict:
     """{"edge": …}: the file's size, its operators, the runtime, and per kernel set what was proved or why nothing counts."""
-    from greenedge.backends.tflite.record import doubts, summary
+    from greenedge.int8.record import doubts, summary
     from greenedge.backends.tflite.runtime import operators
 
     recorded, tested = _read(folder / CERTIFICATE), _read(folder / SELFTEST)
@@ -120,7 +120,7 @@ def report(folder: Path) -> dict:
 
 def proved(folder: Path) -> str | None:
     """What holds for every input on XNNPACK, in one sentence; None where the runtime's arithmetic is not the emulated one."""
-    from greenedge.backends.tflite.record import doubts, sentence
+    from greenedge.int8.record import doubts, sentence
 
     recorded, tested = _read(folder / CERTIFICATE), _read(folder / SELFTEST)
     return None if doubts(recorded, tested, "xnnpack") else sentence(recorded, "xnnpack")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.backends.tflite.arithmetic import LEAST, MOST
-from greenedge.backends.tflite.emit import SUMS, common_range
-from greenedge.backends.tflite.layout import LEVELS, encode
-from greenedge.backends.tflite.search import off_line
+from greenedge.backends.tflite.emit import common_range
 from greenedge.errors import Reason
 from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, Graph, Input, MaxPool, Op, Pad, Requantise,
                              SumPool, Upsample)
-
-_CROOKED = 2.0  # accumulators: rounded straight lines lie within about 1 of the fitted one
-_INT32 = 1 << 31
-_WIDEST_INPUT = 255  # of |stored - zero point|
+from greenedge.int8.arithmetic import LEAST, MOST
+from greenedge.int8.layers import INT32, WIDEST_INPUT
+from greenedge.int8.levels import LEVELS, encode
+from greenedge.int8.steps import SUMS, is_straight, off_line, prepared, reach
 
 
 def reasons_against(graph: Graph) -> list[Reason]:
     """Every reason why the graph has no exact int8 file."""
+    graph = prepared(graph)
     return [reason for op in graph.ops for reason in (*_storage(graph, op), *_of_kind(graph, op))]
 
 
@@ -57,8 +55,8 @@ def _weights(graph: Graph, op) -> list[Reason]:
     axes = tuple(range(op.weight.ndim - 1)) if isinstance(op, Dense) else tuple(range(1, op.weight.ndim))
     if isinstance(op, ConvTranspose):
         axes = (0, *range(2, op.weight.ndim))
-    largest = _WIDEST_INPUT * int(np.abs(op.weight).sum(axis=axes).max(initial=0))
-    if 2 * largest >= _INT32:
+    largest = WIDEST_INPUT * int(np.abs(op.weight).sum(axis=axes).max(initial=0))
+    if 2 * largest >= INT32:
         found.append(Reason(op.name, "too-wide", f"sums of up to {largest:,}", "LiteRT adds up in 32 bits, with room for a bias",
                             "use fewer inputs or narrower weights"))
     if isinstance(op, (Conv, ConvTranspose)) and op.weight.ndim > 4:
@@ -135,17 +133,11 @@ def _step(graph: Graph, op: Requantise) -> list[Reason]:
     if len(op.thresholds) > 1 and op.axis not in wanted:
         found.append(Reason(op.name, "unsupported-op", f"a step function per index of axis {op.axis}",
                             "LiteRT has one per output channel", "quantise per channel or per tensor"))
-    crooked = _worst_line(op)
-    if crooked > _CROOKED:
-        found.append(Reason(op.name, "not-affine", f"steps up to {crooked:.0f} accumulators away from evenly spaced ones",
-                            "LiteRT multiplies and rounds", "use a ReLU, or a quantiser in front of the other activation"))
+    if not is_straight(op):
+        furthest = off_line(op.thresholds, *reach(op)).max()
+        found.append(Reason(op.name, "not-affine", f"steps up to {max(furthest, 0.1):.1f} accumulators off every straight line",
+                            "LiteRT multiplies and rounds once", "use a ReLU and a single quantiser behind it"))
     return found
-
-
-def _worst_line(op: Requantise) -> float:
-    sign = op.sign < 0
-    low, high = np.where(sign, -op.x_hi, op.x_lo), np.where(sign, -op.x_lo, op.x_hi)
-    return float(off_line(op.thresholds, low, high).max(initial=0))
 
 
 def _pad(graph: Graph, op: Pad) -> list[Reason]:

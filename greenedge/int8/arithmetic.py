@@ -1,13 +1,14 @@
-"""LiteRT's int8 requantisation, to the bit: from the int32 accumulator (bias included) to the stored int8.
+"""Int8 requantisation of LiteRT and ONNX Runtime, to the bit: from the int32 accumulator (bias included) to the stored int8.
 
 Each kernel set has its own arithmetic. With si, sw, so the scales of input, weight and output:
 
     xnnpack     every operator: s = fl32(fl32(si*sw)/so), nearest-even of fl32(fl32(acc)*s)
+    mlas        ONNX Runtime's CPU kernels: the same
     reference   FULLY_CONNECTED: nearest, halves away from zero, of double(acc) * (double(si)*double(sw)/double(so));
                 convolutions: that double as a 31-bit multiplier and a shift, applied with two roundings
 
 then + zero point, then clamped to the range the fused activation leaves. Established by measurement against
-ai-edge-litert 2.3.0 (x86-64, and arm64 under emulation); `selftest.py` measures it again on the runtime at hand. Every
+ai-edge-litert 2.3.0 (x86-64, and arm64 under emulation); each back end's `selftest.py` measures it again on the runtime at hand. Every
 function here is monotone in the accumulator, which is why a certificate needs to look at the thresholds only.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KERNEL_SETS = ("xnnpack", "reference")
+LITERT = ("xnnpack", "reference")  # LiteRT's kernel sets, the default first
 LEAST, MOST = -128, 127  # int8
 SCALE_LIMIT = 256.0  # XNNPACK refuses a requantisation scale of 256 and more
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
@@ -27,10 +28,11 @@ _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 @dataclass(frozen=True)
 class Emulation:
     """`prepare(si, sw, so)` gives the operator's parameters, one per sw; `rounded(acc, *parameters)` the integer nearest to
-    the accumulator's real value, before the zero point and the clamp. Arrays broadcast."""
+    the accumulator's real value, before the zero point and the clamp; `twice` says whether on two roundings. Arrays broadcast."""
 
     prepare: Callable[[float, np.ndarray, float], tuple[np.ndarray, ...]]
     rounded: Callable[..., np.ndarray]
+    twice: bool = False
 
 
 def stored(emulation: Emulation, acc: np.ndarray, si: float, sw: np.ndarray, so: float, zero_point: int,
@@ -101,10 +103,11 @@ def _reference_conv_rounded(acc, multiplier, shift):
 
 _XNNPACK = Emulation(_xnnpack_prepare, _xnnpack_rounded)
 _REFERENCE_DENSE = Emulation(_reference_dense_prepare, _reference_dense_rounded)
-_REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_rounded)
+_REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_rounded, twice=True)
 
+# operator -> {kernel set: its arithmetic}; the first set is the one that a search serves first
 EMULATIONS: dict[str, dict[str, Emulation]] = {
-    "xnnpack": dict.fromkeys(("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"), _XNNPACK),
-    "reference": {"FULLY_CONNECTED": _REFERENCE_DENSE, "CONV_2D": _REFERENCE_CONV, "DEPTHWISE_CONV_2D": _REFERENCE_CONV,
-                  "TRANSPOSE_CONV": _REFERENCE_CONV},
+    "FULLY_CONNECTED": {"xnnpack": _XNNPACK, "reference": _REFERENCE_DENSE},
+    **{name: {"xnnpack": _XNNPACK, "reference": _REFERENCE_CONV} for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")},
+    **{name: {"mlas": _XNNPACK} for name in ("QLinearConv", "QGemm")},
 }

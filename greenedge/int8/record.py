@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from greenedge.backends.tflite.arithmetic import KERNEL_SETS
-from greenedge.backends.tflite.emit import Layer
+from greenedge.int8.layers import Layer
 
 FORMAT = "greenedge-certificate/1"
-NAMES = {"xnnpack": "XNNPACK", "reference": "the reference kernels"}
+NAMES = {"xnnpack": "XNNPACK", "reference": "the reference kernels", "mlas": "ONNX Runtime on CPU"}
 _LISTED = 64  # channels that differ, told one by one in a layer
 
 
@@ -22,8 +21,7 @@ def certificate(layers: Sequence[Layer]) -> dict:
 def _entry(layer: Layer) -> dict:
     total = int(layer.accumulators.sum())
     kernels = {}
-    for name in KERNEL_SETS:
-        verdict = layer.solution.verdicts[name]
+    for name, verdict in layer.solution.verdicts.items():
         rows = np.flatnonzero(verdict.differing)
         differing = int(verdict.differing.sum())
         kernels[name] = {"certified": len(verdict.differing) - len(rows), "differing_accumulators": differing, "share": differing / total,
