@@ -41,7 +41,7 @@ _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"),
          "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
              "report": ("jinja2",)}
-_DEPLOYED = (".bit", ".bin", ".fs", ".tflite")  # what goes onto a machine, among the products of a build
+_DEPLOYED = (".bit", ".bin", ".fs", ".tflite", ".onnx")  # what goes onto a machine, among the products of a build
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from greenedge.errors import TargetError
 
 BACKENDS = {
     "finn": "greenedge.backends.finn",
+    "onnxruntime": "greenedge.backends.onnxruntime",
     "tflite": "greenedge.backends.tflite",
 }
 

@@ -109,5 +109,5 @@ _REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_rounded, tw
 EMULATIONS: dict[str, dict[str, Emulation]] = {
     "FULLY_CONNECTED": {"xnnpack": _XNNPACK, "reference": _REFERENCE_DENSE},
     **{name: {"xnnpack": _XNNPACK, "reference": _REFERENCE_CONV} for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")},
-    **{name: {"mlas": _XNNPACK} for name in ("QLinearConv", "QGemm")},
+    **{name: {"mlas": _XNNPACK} for name in ("QLinearConv", "QGemm", "QuantizeLinear")},
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from greenedge.errors import GreenedgeError
 from greenedge.int8.layers import Layer
 
 FORMAT = "greenedge-certificate/1"
@@ -62,3 +65,11 @@ def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
     if kernels == "xnnpack" and left:
         return f"XNNPACK in {runtime} does not run every {' and '.join(left)} of this file"
     return None
+
+
+def read_record(path: Path) -> dict:
+    """A JSON file of a build. Raises GreenedgeError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None

@@ -10,7 +10,7 @@ from greenedge.manifest import load_manifest
 from greenedge.report.summary import read_json
 
 _HERE = Path(__file__).resolve().parent
-STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "tflite": "TFLite",
+STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "tflite": "TFLite", "onnxruntime": "ONNX Runtime",
                 "netlist": "Netlist", "board": "Board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),

@@ -14,7 +14,7 @@ ORDER = (
     ("graph", "tools", "manifest"),
     ("lower", "export", "int8"),
     ("host", "reference", "model_file", "train", "rtl", "energy", "shell"),
-    ("backends.finn", "backends.tflite"),
+    ("backends.finn", "backends.onnxruntime", "backends.tflite"),
     ("backends",),
     ("check", "verify", "report", "boards"),
     ("flow",),

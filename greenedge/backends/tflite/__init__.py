@@ -20,6 +20,8 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
+from greenedge.int8.record import certificate, doubts, read_record, sentence, summary
+from greenedge.int8.store import accepted
 from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
@@ -39,7 +41,6 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
     from greenedge.backends.tflite.emit import write_file
-    from greenedge.int8.record import certificate
 
     emitted = write_file(graph)
     edges = {edge: {"tensor": placed.tensor, "offset": placed.code.offset, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi,
@@ -70,7 +71,7 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
     edges = about["edges"]
     layouts = {name: Layout(*(tuple(edge[part]) for part in ("source", "order", "shape", "file"))) for name, edge in edges.items()}
     feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
-    stored = [layouts[name].to_file(_accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.int8)
+    stored = [layouts[name].to_file(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.int8)
               for name in about["inputs"]]
     wanted = [name for name in keep if name in edges and name not in about["inputs"]]
     values = run_file(folder / MODEL, stored, [edges[name]["tensor"] for name in wanted], kernels, progress)
@@ -84,30 +85,17 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
 
 
 def _edges(folder: Path) -> dict:
-    about = _read(folder / EDGES)
+    about = read_record(folder / EDGES)
     if about.get("format") != _SHAPE_MARK:
         raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
     return about
 
 
-def _accepted(name: str, edge: dict, values) -> np.ndarray:
-    values = None if values is None else np.asarray(values)
-    if values is None or values.shape[1:] != tuple(edge["shape"]):
-        has = "is missing" if values is None else f"has shape {values.shape}"
-        raise GreenedgeError(f"input {name!r} {has}; it must be {('batch', *edge['shape'])}.")
-    if values.dtype.kind not in "iub":
-        raise GreenedgeError(f"input {name!r} is {values.dtype}; the built file takes integers (floats go through the prologue first).")
-    if values.size and (values.min() < edge["lo"] or values.max() > edge["hi"]):
-        raise GreenedgeError(f"input {name!r} holds {values.min()}…{values.max()}; it must lie in {edge['lo']}…{edge['hi']}.")
-    return values.astype(np.int64)
-
-
 def report(folder: Path) -> dict:
     """{"edge": …}: the file's size, its operators, the runtime, and per kernel set what was proved or why nothing counts."""
-    from greenedge.int8.record import doubts, summary
     from greenedge.backends.tflite.runtime import operators
 
-    recorded, tested = _read(folder / CERTIFICATE), _read(folder / SELFTEST)
+    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
     told = {}
     for kernels in ("xnnpack", "reference"):
         doubt = doubts(recorded, tested, kernels)
@@ -120,9 +108,7 @@ def report(folder: Path) -> dict:
 
 def proved(folder: Path) -> str | None:
     """What holds for every input on XNNPACK, in one sentence; None where the runtime's arithmetic is not the emulated one."""
-    from greenedge.int8.record import doubts, sentence
-
-    recorded, tested = _read(folder / CERTIFICATE), _read(folder / SELFTEST)
+    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
     return None if doubts(recorded, tested, "xnnpack") else sentence(recorded, "xnnpack")
 
 
@@ -135,10 +121,3 @@ def tools(options: Mapping[str, object]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None

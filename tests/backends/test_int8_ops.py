@@ -1,10 +1,16 @@
-"""Every operation in the file gives the graph's integers, on both kernel sets, wherever the certificate says so."""
+"""Every operation in the .tflite and .onnx files gives the graph's integers, on every kernel set, wherever the certificate says so."""
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
+from greenedge.backends.onnxruntime import emit as onnx_emit
+from greenedge.backends.onnxruntime import rules as onnx_rules
+from greenedge.backends.onnxruntime.runtime import with_outputs as with_onnx_outputs
+from greenedge.backends.onnxruntime.worker import run as run_onnx
+from greenedge.backends.onnxruntime.worker import session_for
 from greenedge.backends.tflite.emit import write_file
 from greenedge.backends.tflite.rules import reasons_against
 from greenedge.backends.tflite.runtime import with_outputs
@@ -49,7 +55,23 @@ def check(sketch, *outputs, tmp_path, all_certified=True):
             assert set(outputs) <= set(got)
             for edge, values in got.items():
                 assert np.array_equal(values, expected[edge]), (kernels, edge)
+    check_onnx(graph, feeds, all_certified)
     return emitted
+
+
+def check_onnx(graph, feeds, all_certified):
+    """The same for the 8-bit ONNX file."""
+    assert onnx_rules.reasons_against(graph) == []
+    emitted = onnx_emit.write_file(graph)
+    exact = all(not layer.solution.verdicts["mlas"].differing.any() for layer in emitted.layers)
+    assert exact or not all_certified
+    tree = onnx.load_model_from_string(emitted.content)
+    names = with_onnx_outputs(tree, list(emitted.codes))
+    expected = run_graph(graph, feeds, keep=list(emitted.codes))
+    shift = {edge: code.offset + onnx_emit.SHIFT for edge, code in emitted.codes.items()}
+    fed = [(feeds[edge] + shift[edge]).astype(np.uint8) for edge in graph.inputs]
+    for edge, values in zip(names, run_onnx(session_for(tree.SerializeToString()), fed)):
+        assert not exact or np.array_equal(values.astype(np.int64) - shift[edge], expected[edge]), edge
 
 
 @pytest.fixture
