@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from greenedge.graph import Requantise
 from greenedge.int8.arithmetic import MOST
 from greenedge.int8.certificate import Problem, Solution
 from greenedge.int8.levels import Encoding
-from greenedge.int8.search import solve
+from greenedge.int8.search import solve, solve_addition
 from greenedge.int8.steps import reach
 
 WIDEST_INPUT = 255  # of |stored - zero point|
@@ -66,3 +66,20 @@ def _problem(operator: str, step: Requantise, weight: np.ndarray, source: Encodi
     factor = np.maximum(1, np.minimum(largest // np.maximum(np.abs(weight).max(axis=1, initial=1), 1), room))
     return Problem(operator, thresholds, x_lo, x_hi, np.where(varies, factor, 0), step.lo, code.zero_level, code.zero_point,
                    code.bounds, source.scale, code.scale)
+
+
+def added(name: str, step: Requantise, source: Encoding, code: Encoding, parts: int = 2) -> tuple[Encoding, Layer] | None:
+    """An addition by the runtime's own operator: the encoding of its output and the proof; None where it would not be exact.
+
+    All parts are stored as `source`; only its scale is free, and a clamp that depends on that scale leaves no freedom.
+    """
+    if code.activation not in ("NONE", "RELU") or len(step.thresholds) > 1 or step.sign[0] < 0 or parts != 2:
+        return None
+    low, high = reach(step)
+    problem = Problem("ADD", step.thresholds, low, high, np.ones(1, np.int64), step.lo, code.zero_level, code.zero_point, code.bounds,
+                      source.scale, code.scale)
+    found = solve_addition(problem, -parts * source.zero_level)
+    if found is None:
+        return None
+    scale, solution = found
+    return replace(code, scale=scale), Layer(name, step.output, "ADD", solution, high - low + 1)

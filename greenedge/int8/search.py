@@ -12,11 +12,11 @@ is kept, the first kernel set of the operator before the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.int8.arithmetic import SCALE_LIMIT
+from greenedge.int8.arithmetic import ADD_RATIOS, SCALE_LIMIT
 from greenedge.int8.certificate import Problem, Solution, count_differing, judge, wrong_points
 
 _BLOCK = 1 << 21  # elements of one intermediate array
@@ -42,6 +42,27 @@ def solve(problem: Problem) -> Solution:
     back = back.reshape(-1)
     spread = {k: type(v)(v.differing[back], v.largest[back]) for k, v in verdicts.items()}
     return Solution(factor[back], scale[back], constant[back], spread)
+
+
+def solve_addition(problem: Problem, constant: int) -> tuple[float, Solution] | None:
+    """The output scale with which adding two inputs of one scale is right everywhere for every kernel set, and the proof.
+
+    An addition has neither weights nor bias: `constant` is what the zero points take away, and the only freedom is the scale of
+    what is written. None where no scale is right.
+    """
+    b = np.array([[constant]])
+    low, high = _interval(problem, b, 0.0, _fit(problem)[0][:, None])
+    if not low[0, 0] <= high[0, 0] * (1 + _TOUCHING):
+        return None
+    ones, whole = np.ones(1, np.float32), np.array([constant])
+    for fraction in _FRACTIONS:
+        ratio = low[0, 0] * (high[0, 0] / low[0, 0]) ** fraction
+        scale = float(np.float32(problem.scale_in / ratio))
+        if ADD_RATIOS[0] <= ratio < ADD_RATIOS[1]:
+            verdicts = judge(replace(problem, scale_out=scale), ones, whole)
+            if not any(verdict.differing.any() for verdict in verdicts.values()):
+                return scale, Solution(np.ones(1, np.int64), ones, whole, verdicts)
+    return None
 
 
 def _reachable(problem: Problem) -> np.ndarray:

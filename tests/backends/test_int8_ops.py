@@ -299,6 +299,21 @@ def _block(rng, sketch, edge):
                                    pads=(1, 1, 1, 1)), levels)
 
 
+@pytest.mark.parametrize("ratio", [0.0731, 0.31, 0.5])
+def test_residual_additions_through_zero_are_litert_additions(rng, tmp_path, ratio):
+    """Two signed branches of one scale, then a quantiser without an offset: ADD where its rounding is right, else a convolution."""
+    sketch = Sketch(rng, (4, 5, 5))
+    a = sketch.step(sketch.conv("x", 6, (1, 1)), "s8")
+    b = sketch.step(sketch.conv("x", 6, (3, 3), pads=(1, 1, 1, 1)), "s8")
+    total = sketch.add(a, b)
+    k = np.arange(1, 16)
+    thresholds = np.ceil((k - 0.5) / ratio).astype(np.int64) + ((k - 0.5) / ratio % 1 == 0) * (k % 2)  # ties go to the even level
+    sketch.ops.append(Requantise("step", (total,), "step", 0, 0, 15, frozen([1]), frozen(thresholds[None]), None, None, frozen([-256]), frozen([254])))
+    sketch.edges["step"] = Edge("step", (6, 5, 5), 0, 15)
+    layers = check(sketch, sketch.step(sketch.conv("step", 3, (3, 3))), tmp_path=tmp_path, all_certified=False).layers
+    assert [layer.operator for layer in layers if layer.name == total] == ["DEPTHWISE_CONV_2D" if ratio == 0.5 else "ADD"]
+
+
 @pytest.mark.parametrize("falling", [False, True])
 def test_quantisers_are_put_right_behind_their_sums(rng, tmp_path, falling):
     """Flatten, transpose, upsampling and max pooling between a layer and its quantiser: only a falling step may not pass a maximum."""

@@ -17,7 +17,7 @@ from greenedge.backends.tflite.layout import image, plain
 from greenedge.backends.tflite.linear import FORMS, Form, addition, alone, by_row, form_of
 from greenedge.backends.tflite.moves import MOVES, Emission, Placed, emit_concat, moved, renamed
 from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise
-from greenedge.int8.layers import Layer, scaled
+from greenedge.int8.layers import Layer, added, scaled
 from greenedge.int8.levels import Encoding, encode, encode_input
 from greenedge.int8.steps import SUMS, identity, prepared
 
@@ -101,11 +101,27 @@ def _code(em: Emission, step: Requantise) -> Encoding:
 def _emit_sum(em: Emission, op: Op, step: Requantise) -> None:
     if isinstance(op, Add):
         first = by_row(em, op.inputs[0], step)
-        parts = [moved(em, em.placed[edge], first.layout, edge) for edge in op.inputs]
-        form = addition(em, op, in_one_code(em, parts, op))
+        parts = in_one_code(em, [moved(em, em.placed[edge], first.layout, edge) for edge in op.inputs], op)
+        direct = _write_add(em, op, step, parts)
+        if direct is not None:
+            em.placed[step.output] = direct
+            return
+        form = addition(em, op, parts)
     else:
         form = form_of(em, op, step.output)
     em.placed[step.output] = _write(em, form, step, _code(em, step), op.name)
+
+
+def _write_add(em: Emission, op: Add, step: Requantise, parts: Sequence[Placed]) -> Placed | None:
+    """LiteRT's own ADD, where it is exact for every kernel set: smaller and faster than a convolution across the stacked parts."""
+    found = added(op.name, step, parts[0].code, _code(em, step), len(parts)) if set(op.multipliers) == {1} else None
+    if found is None:
+        return None
+    code, layer = found
+    result = em.tensor(step.output, parts[0].layout, code)
+    em.writer.operator("ADD", [part.tensor for part in parts], [result.tensor], 2, fusedActivationFunction=code.activation)
+    em.layers.append(layer)
+    return result
 
 
 def in_one_code(em: Emission, parts: Sequence[Placed], op: Op) -> list[Placed]:
