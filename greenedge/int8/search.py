@@ -16,8 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from greenedge.graph import Requantise
 from greenedge.int8.arithmetic import ADD_RATIOS, SCALE_LIMIT
 from greenedge.int8.certificate import Problem, Solution, count_differing, judge, wrong_points
+from greenedge.int8.steps import reach
 
 _BLOCK = 1 << 21  # elements of one intermediate array
 _ROOM = 4.0  # a scale is sought within this factor of the fitted slope
@@ -63,6 +65,17 @@ def solve_addition(problem: Problem, constant: int) -> tuple[float, Solution] | 
             if not any(verdict.differing.any() for verdict in verdicts.values()):
                 return scale, Solution(np.ones(1, np.int64), ones, whole, verdicts)
     return None
+
+
+def line(step: Requantise) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) slope and offset of the real line behind each channel's steps: level ≈ slope*x + offset, before rounding and clamping."""
+    low, high = reach(step)
+    problem = Problem("CONV_2D", step.thresholds, low, high, np.ones(len(low), np.int64), step.lo, 0, 0, (0, 0))
+    slope, centre_x, centre_h = _fit(problem)
+    varies = _reachable(problem).any(axis=1)
+    constant = step.lo + (step.thresholds <= low[:, None]).sum(axis=1)
+    slope = np.where(varies, slope, 0)
+    return slope * step.sign, np.where(varies, centre_h - slope * centre_x, constant)
 
 
 def _reachable(problem: Problem) -> np.ndarray:

@@ -16,7 +16,7 @@ ORDER = (
     ("host", "reference", "model_file", "train", "rtl", "energy", "shell"),
     ("backends.finn", "backends.onnxruntime", "backends.tflite"),
     ("backends",),
-    ("check", "verify", "report", "boards"),
+    ("check", "verify", "report", "boards", "runtimes"),
     ("flow",),
     ("entry", "doctor", "console"),
     ("cli",),

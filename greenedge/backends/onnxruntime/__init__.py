@@ -37,16 +37,23 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
 
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
-    from greenedge.backends.onnxruntime.emit import SHIFT, write_file
+    from greenedge.backends.onnxruntime.emit import write_file
 
     emitted = write_file(graph)
-    edges = {edge: {"offset": code.offset + SHIFT, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi, "shape": graph.edges[edge].shape}
-             for edge, code in emitted.codes.items()}
-    about = {"format": _FORMAT, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
+    about = edges_of(graph, emitted)
     files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
     command = Command(("{python}", "-m", "greenedge.backends.onnxruntime.selftest", SELFTEST), "selftest.log", "ONNX Runtime's arithmetic",
                       timeout_s=300)
     return Plan(files, (command,), (MODEL, CERTIFICATE, EDGES, SELFTEST))
+
+
+def edges_of(graph: Graph, emitted) -> dict:
+    """What edges.json says about a written file: how each edge is stored."""
+    from greenedge.backends.onnxruntime.emit import SHIFT
+
+    edges = {edge: {"offset": code.offset + SHIFT, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi, "shape": graph.edges[edge].shape}
+             for edge, code in emitted.codes.items()}
+    return {"format": _FORMAT, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
 
 
 def _json(value: dict) -> bytes:
@@ -60,21 +67,38 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
     """
     from greenedge.backends.onnxruntime.runtime import run_file
 
+    about = read_edges(folder)
+    wanted = [name for name in keep if name in about["edges"] and name not in about["inputs"]]
+    values = run_file(folder / MODEL, stored_inputs(about, x), wanted, progress)
+    try:
+        return graph_outputs(about, values, [*about["outputs"], *wanted])
+    except KeyError as error:
+        raise GreenedgeError(f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again.") from None
+
+
+def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
+    feeds, edges = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}, about["edges"]
+    return [(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.uint8) for name in about["inputs"]]
+
+
+def graph_outputs(about: dict, values: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """{edge: graph integers} from the stored values of tensors. Raises KeyError where one is not there in its shape."""
+    result = {}
+    for name in dict.fromkeys(names):
+        edge, held = about["edges"][name], values.get(name)
+        if held is None or held.shape[1:] != tuple(edge["shape"]):
+            raise KeyError(name)
+        result[name] = held.astype(np.int64) - edge["offset"]
+    return result
+
+
+def read_edges(folder: Path) -> dict:
+    """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
     about = read_record(folder / EDGES)
     if about.get("format") != _FORMAT:
         raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
-    edges = about["edges"]
-    feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
-    fed = [(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.uint8) for name in about["inputs"]]
-    wanted = [name for name in keep if name in edges and name not in about["inputs"]]
-    values = run_file(folder / MODEL, fed, wanted, progress)
-    result = {}
-    for name in dict.fromkeys([*about["outputs"], *wanted]):
-        held = values.get(name)
-        if held is None or held.shape[1:] != tuple(edges[name]["shape"]):
-            raise GreenedgeError(f"{folder / MODEL} does not hold {name!r} as {EDGES} says; run the build stage again.")
-        result[name] = held.astype(np.int64) - edges[name]["offset"]
-    return result
+    return about
 
 
 def report(folder: Path) -> dict:

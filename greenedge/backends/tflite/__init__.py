@@ -43,14 +43,19 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     from greenedge.backends.tflite.emit import write_file
 
     emitted = write_file(graph)
-    edges = {edge: {"tensor": placed.tensor, "offset": placed.code.offset, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi,
-                    "source": placed.layout.source, "order": placed.layout.order, "shape": placed.layout.shape, "file": placed.layout.file}
-             for edge, placed in emitted.placed.items()}
-    about = {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
+    about = edges_of(graph, emitted)
     files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
     command = Command(("{python}", "-m", "greenedge.backends.tflite.selftest", MODEL, SELFTEST), "selftest.log",
                       "LiteRT's arithmetic", timeout_s=300)
     return Plan(files, (command,), (MODEL, CERTIFICATE, EDGES, SELFTEST))
+
+
+def edges_of(graph: Graph, emitted) -> dict:
+    """What edges.json says about a written file: which tensor holds which edge, and how."""
+    edges = {edge: {"tensor": placed.tensor, "offset": placed.code.offset, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi,
+                    "source": placed.layout.source, "order": placed.layout.order, "shape": placed.layout.shape, "file": placed.layout.file}
+             for edge, placed in emitted.placed.items()}
+    return {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
 
 
 def _json(value: dict) -> bytes:
@@ -64,27 +69,46 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
     `x` is one array (N, *shape) or a dict from input edge to array; `kernels` is "xnnpack" or "reference"; accumulators
     cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an input's range.
     """
-    from greenedge.backends.tflite.layout import Layout
     from greenedge.backends.tflite.runtime import run_file
 
-    about = _edges(folder)
+    about = read_edges(folder)
     edges = about["edges"]
-    layouts = {name: Layout(*(tuple(edge[part]) for part in ("source", "order", "shape", "file"))) for name, edge in edges.items()}
-    feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
-    stored = [layouts[name].to_file(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.int8)
-              for name in about["inputs"]]
     wanted = [name for name in keep if name in edges and name not in about["inputs"]]
-    values = run_file(folder / MODEL, stored, [edges[name]["tensor"] for name in wanted], kernels, progress)
+    values = run_file(folder / MODEL, stored_inputs(about, x), [edges[name]["tensor"] for name in wanted], kernels, progress)
+    try:
+        return graph_outputs(about, values, [*about["outputs"], *wanted])
+    except KeyError as error:
+        raise GreenedgeError(f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again.") from None
+
+
+def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The int8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
+    feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
+    edges = about["edges"]
+    return [_layout(edges[name]).to_file(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.int8)
+            for name in about["inputs"]]
+
+
+def graph_outputs(about: dict, values: Mapping[int, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """{edge: graph integers} from the stored values of tensors. Raises KeyError where one is not there in its shape."""
     result = {}
-    for name in dict.fromkeys([*about["outputs"], *wanted]):
-        held = values.get(edges[name]["tensor"])
-        if held is None or held.shape[1:] != layouts[name].file[1:]:
-            raise GreenedgeError(f"{folder / MODEL} does not hold {name!r} as {EDGES} says; run the build stage again.")
-        result[name] = layouts[name].to_graph(held).astype(np.int64) - edges[name]["offset"]
+    for name in dict.fromkeys(names):
+        edge = about["edges"][name]
+        held = values.get(edge["tensor"])
+        if held is None or held.shape[1:] != tuple(edge["file"][1:]):
+            raise KeyError(name)
+        result[name] = _layout(edge).to_graph(held).astype(np.int64) - edge["offset"]
     return result
 
 
-def _edges(folder: Path) -> dict:
+def _layout(edge: Mapping):
+    from greenedge.backends.tflite.layout import Layout
+
+    return Layout(*(tuple(edge[part]) for part in ("source", "order", "shape", "file")))
+
+
+def read_edges(folder: Path) -> dict:
+    """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
     about = read_record(folder / EDGES)
     if about.get("format") != _SHAPE_MARK:
         raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
