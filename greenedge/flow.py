@@ -36,12 +36,12 @@ FOLDER = {"train": "1-train", "export": "2-export", "lower": "3-lower", "build":
 _READS = {"train": (), "export": ("train",), "lower": ("export",), "build": ("lower",),
           "verify": ("export", "lower", "build"), "report": ("train", "export", "lower", "build", "verify")}
 _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"), "lower": ("lower", "graph"),
-         "build": ("backends/{backend}", "rtl", "shell", "graph", "tools.py", "toolbox.py"),
-         "verify": ("verify.py", "reference.py", "host.py", "backends/{backend}", "rtl", "graph", "lower"),
+         "build": ("backends/{backend}", "int8", "rtl", "shell", "graph", "tools.py", "toolbox.py"),
+         "verify": ("verify.py", "reference.py", "host.py", "backends/{backend}", "int8", "rtl", "graph", "lower"),
          "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
              "report": ("jinja2",)}
-_DEPLOYED = (".bit", ".bin", ".fs", ".tflite")  # what goes onto a machine, among the products of a build
+_DEPLOYED = (".bit", ".bin", ".fs", ".tflite", ".onnx")  # what goes onto a machine, among the products of a build
 
 
 @dataclass(frozen=True)

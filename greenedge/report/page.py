@@ -11,7 +11,7 @@ from greenedge.report.summary import measured_energy, read_json
 
 _HERE = Path(__file__).resolve().parent
 STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "tflite": "TFLite",
-                "netlist": "Netlist", "board": "Virtual board"}
+                "onnxruntime": "ONNX Runtime", "c99": "C99", "netlist": "Netlist", "board": "Virtual board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
             "estimated_cycles": ("cycles, estimated beforehand", "count"), "core_fmax_hz": ("highest clock of the core", "hertz"), "clock_hz": ("clock", "hertz"),
