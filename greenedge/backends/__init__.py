@@ -18,6 +18,7 @@ from greenedge.errors import TargetError
 
 BACKENDS = {
     "finn": "greenedge.backends.finn",
+    "hls4ml": "greenedge.backends.hls4ml",
     "tflite": "greenedge.backends.tflite",
 }
 

@@ -13,8 +13,8 @@ ORDER = (
     ("files", "toolbox", "target"),
     ("graph", "tools", "manifest"),
     ("lower", "export"),
-    ("host", "reference", "model_file", "train", "rtl", "energy", "shell"),
-    ("backends.finn", "backends.tflite"),
+    ("host", "reference", "model_file", "train", "rtl", "energy", "shell", "streams"),
+    ("backends.da4ml", "backends.finn", "backends.hls4ml", "backends.tflite"),
     ("backends",),
     ("check", "verify", "report", "boards"),
     ("flow",),
@@ -22,11 +22,15 @@ ORDER = (
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
-HEAVY = {"torch", "onnx", "numpy", "scipy", "sklearn", "matplotlib", "qonnx", "brevitas", "ai_edge_litert", "jinja2"}
+# what simulates any core with streams; it lies beside the back end that had it first
+STREAMS = ("greenedge.backends.finn.streams", "greenedge.backends.finn.simulation")
+HEAVY = {"numba", "hls4ml", "da4ml", "torch", "onnx", "numpy", "scipy", "sklearn", "matplotlib", "qonnx", "brevitas", "ai_edge_litert", "jinja2"}
 
 
 def _part(module: str) -> str:
     """The part a module of ours belongs to; back ends count each for itself."""
+    if module in STREAMS:
+        return "streams"
     names = module.split(".")[1:]
     return ".".join(names[:2]) if names[0] == "backends" and len(names) > 1 else names[0]
 
