@@ -48,5 +48,5 @@ $(READY):
 	@echo "installing PyTorch …"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0
 	@echo "installing greenedge, its compilers and simulators …"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[fpga,test]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[fpga,hls,test]"
 	@touch $@

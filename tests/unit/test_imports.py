@@ -13,8 +13,8 @@ ORDER = (
     ("files", "toolbox", "container", "target"),
     ("graph", "tools", "manifest"),
     ("lower", "export", "int8"),
-    ("host", "reference", "model_file", "train", "rtl", "energy", "shell"),
-    ("backends.c99", "backends.finn", "backends.onnxruntime", "backends.tflite"),
+    ("host", "reference", "model_file", "train", "rtl", "energy", "shell", "streams"),
+    ("backends.c99", "backends.da4ml", "backends.finn", "backends.hls4ml", "backends.onnxruntime", "backends.tflite"),
     ("backends", "boards"),
     ("check", "verify", "report", "runtimes"),
     ("flow", "measure"),
@@ -23,11 +23,15 @@ ORDER = (
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
-HEAVY = {"torch", "onnx", "numpy", "scipy", "sklearn", "matplotlib", "qonnx", "brevitas", "ai_edge_litert", "jinja2"}
+# what simulates any core with streams; it lies beside the back end that had it first
+STREAMS = ("greenedge.backends.finn.streams", "greenedge.backends.finn.simulation")
+HEAVY = {"numba", "hls4ml", "da4ml", "torch", "onnx", "numpy", "scipy", "sklearn", "matplotlib", "qonnx", "brevitas", "ai_edge_litert", "jinja2"}
 
 
 def _part(module: str) -> str:
     """The part a module of ours belongs to; back ends count each for itself."""
+    if module in STREAMS:
+        return "streams"
     names = module.split(".")[1:]
     return ".".join(names[:2]) if names[0] == "backends" and len(names) > 1 else names[0]
 
