@@ -167,13 +167,14 @@ def _metrics(work: Work, model, history: History, outputs: np.ndarray, power: Po
 
 
 def _curve(work: Work, history: History, power: Power) -> dict:
-    """The validation score after each epoch against the energy so far, what came before included."""
-    if not history.scores:
-        return {}
+    """Joules after each epoch, what came before included, and against them the validation scores where there are some."""
     before = sum((ledger for name, ledger in work.phases.items() if name not in ("train", "calibration")), Ledger())
-    spent = [energy_of(before + Ledger(cpu_seconds=cpu, joules=joules), work.recipe.ledger, power) for cpu, joules in history.used]
-    points = [[figure.value, score] for figure, score in zip(spent, history.scores)]
-    return {"curve": {"points": points, "evidence": spent[-1].evidence, "on": "validation samples"}}
+    figures = [energy_of(before + Ledger(cpu_seconds=cpu, joules=joules), work.recipe.ledger, power) for cpu, joules in history.used]
+    spent = {figures[-1].key: [round(figure.value, 6) for figure in figures]}
+    if not history.scores:
+        return {"spent": spent}
+    points = [[figure.value, score] for figure, score in zip(figures, history.scores)]
+    return {"spent": spent, "curve": {"points": points, "evidence": figures[-1].evidence, "on": "validation samples"}}
 
 
 def _told(prune, before: int, after: int, channels, pruner) -> dict:

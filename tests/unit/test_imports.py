@@ -19,6 +19,7 @@ ORDER = (
     ("check", "verify", "report", "boards"),
     ("flow",),
     ("entry", "doctor", "console"),
+    ("sweep",),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
