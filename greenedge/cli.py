@@ -175,6 +175,31 @@ def run(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's nam
 
 @app.command()
 @_spoken
+def sweep(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
+          vary: Annotated[Optional[list[str]], typer.Option("--vary", metavar="KEY=V1,V2", help=(
+              "Values of a setting to compare; several make every combination."))] = None,
+          target: Targets = None, out: Out = None,
+          energy: Annotated[float, typer.Option("--energy", metavar="J", min=0, help=(
+              "Joules that each training may take; its epochs follow."))] = 0.0,
+          until: Annotated[Optional[str], typer.Option("--until", metavar="STAGE", help=(
+              "Last stage; the report with a target, training without."))] = None,
+          set_: Sets = None, backend: Backend = None, as_json: Json = False) -> None:
+    """Train a recipe in variants and set them side by side: accuracy, size, cycles, energy."""
+    from greenedge.console import Screen
+    from greenedge.report.sweep import terminal
+    from greenedge.sweep import Sweep, run_sweep
+
+    last = _stage(until or ("report" if target else "train"))
+    wanted = Sweep(flow, vary or [], set_ or [], target or [], backend, out or Path("runs") / f"{Path(flow).name}-sweep", last, energy)
+    result = run_sweep(wanted, lambda job: Screen(_title(job)), lambda line: typer.echo(line, err=True))
+    if as_json:
+        return _print_json(result)
+    _table(*terminal(result["rows"]))
+    typer.echo(f"report: {result['report']}")
+
+
+@app.command()
+@_spoken
 def build(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: Targets = None, backend: Backend = None,
           inputs: Annotated[Optional[Path], typer.Option("--inputs", metavar="X.npy", help="Samples to verify with.")] = None,
           labels: Annotated[Optional[Path], typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,

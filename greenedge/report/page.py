@@ -8,6 +8,8 @@ from pathlib import Path
 from greenedge import __version__
 from greenedge.manifest import load_manifest
 from greenedge.report.summary import measured_energy, read_json
+from greenedge.report.training import tradeoff, view as training_view
+from greenedge.report.words import count, duration, hertz, joules, percent, size
 
 _HERE = Path(__file__).resolve().parent
 STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "tflite": "TFLite",
@@ -26,15 +28,20 @@ ESTIMATED = ("estimated", "estimate")
 
 def render(runs: Sequence[tuple[Path, dict]]) -> str:
     """The page over these runs, each a folder and its summary. Nothing in it is loaded from anywhere else."""
+    views = [_view(run, summary) for run, summary in runs]
+    return template("page.html").render(runs=views, several=len(views) > 1, version=__version__,
+                                        heading=_heading(views), verdict=_overall(views))
+
+
+def template(name: str):
+    """A template of this folder, with the filters that write numbers."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                       lstrip_blocks=True)
-    env.filters |= {"count": count, "hertz": hertz, "time": duration, "size": size, "rate": count, "text": str,
+    env.filters |= {"count": count, "hertz": hertz, "time": duration, "size": size, "rate": count, "text": str, "joules": joules,
                     "percent": percent, "title_of": lambda stage: STAGE_TITLES.get(stage, stage)}
-    views = [_view(run, summary) for run, summary in runs]
-    return env.get_template("page.html").render(runs=views, several=len(views) > 1, version=__version__,
-                                                 heading=_heading(views), verdict=_overall(views))
+    return env.get_template(name)
 
 
 def _heading(views: list[dict]) -> str:
@@ -65,7 +72,8 @@ def _view(run: Path, summary: dict) -> dict:
             "stages": _stages(manifest), "failed": failed, "layers": lowered.get("layers", []),
             "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
             "energy": _energy(run, manifest), "energy_cells": _energy_cells(summary),
-            "loss": curve(metrics.get("train_loss") or []), "metrics": metrics, "tools": summary.get("tools", {}),
+            "loss": curve(metrics.get("train_loss") or []), "metrics": metrics,
+            "bill": training_view(metrics), "tradeoff": tradeoff([("training", metrics)]), "tools": summary.get("tools", {}),
             "digests": {name: digest for record in manifest.stages.values() for name, digest in record.outputs.items()
                         if name in summary.get("files", {})} | _rtl_digest(summary)}
 
@@ -190,39 +198,3 @@ def curve(values: list[float], width: float = 320, height: float = 72) -> str:
     span = (high - low) or 1.0
     step = width / (len(numbers) - 1)
     return " ".join(f"{k * step:.1f},{height - (value - low) / span * height:.1f}" for k, value in enumerate(numbers))
-
-
-# -- numbers as texts -----------------------------------------------------------------------------------------------------
-
-
-def count(value: float) -> str:
-    """12 345 with narrow spaces; a fraction keeps four digits."""
-    return f"{value:,.0f}".replace(",", "\u202f") if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _prefixed(value: float, unit: str, steps: Sequence[tuple[float, str]]) -> str:
-    for factor, prefix in steps:
-        if abs(value) >= factor:
-            return f"{value / factor:.4g}\u202f{prefix}{unit}"
-    factor, prefix = steps[-1]
-    return f"{value / factor:.4g}\u202f{prefix}{unit}"
-
-
-def hertz(value: float) -> str:
-    """With MHz, kHz or Hz."""
-    return _prefixed(value, "Hz", ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
-
-
-def duration(value: float) -> str:
-    """With s, ms, µs or ns."""
-    return _prefixed(value, "s", ((1, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")))
-
-
-def size(value: float) -> str:
-    """With MB, kB or bytes."""
-    return f"{value:,.0f} bytes" if value < 1000 else _prefixed(value, "B", ((1e9, "G"), (1e6, "M"), (1e3, "k")))
-
-
-def percent(value: float) -> str:
-    """97.78 %."""
-    return f"{100 * value:.2f}\u202f%"

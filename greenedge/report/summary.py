@@ -19,7 +19,7 @@ def summarise(run: Path) -> dict:
     """The run's numbers, each as the stage that found it wrote it; what is unknown is absent.
 
     Keys: format, model, title, target, backend, accuracy, verify, hardware, edge, energy, seconds, tools, files, notes,
-    evidence. Raises GreenedgeError for a folder that is no run or whose files are damaged.
+    evidence, training (what metrics.json says of the ledger and of each technique). Raises GreenedgeError for a folder that is no run or whose files are damaged.
     """
     manifest = load_manifest(run)
     source, target = manifest.about.get("source") or {}, manifest.about.get("target")
@@ -33,7 +33,7 @@ def summarise(run: Path) -> dict:
                "hardware": built.get("hardware"), "edge": built.get("edge"), "energy": _energy(run, manifest),
                "seconds": {name: r.seconds for name, r in manifest.stages.items() if r.status == "done" and name != "report"},
                "tools": _tools(manifest, built), "files": _files(run, manifest),
-               "evidence": built.get("evidence"), "notes": list(built.get("notes", []))}
+               "training": _training(run), "evidence": built.get("evidence"), "notes": list(built.get("notes", []))}
     summary["notes"] += [f"{path.name} is the energy of an earlier build; measure again."
                          for path, document in energy_documents(run) if not _of_build(document, manifest)]
     bitstream = any(name.endswith((".bit", ".bin", ".fs")) for name in summary["files"])
@@ -72,6 +72,14 @@ def _energy(run: Path, manifest: Manifest) -> list[dict]:
     """The rows of 6-measure without what only a figure needs."""
     rows = (measured_energy(run, manifest) or {"rows": []})["rows"]
     return [{key: value for key, value in row.items() if key not in ("trace", "repetitions")} for row in rows]
+
+
+_TRAINING = ("parameters", "epochs", "samples_seen", "steps", "weights_sha256", "ledger", "prune", "distil", "subset", "search")
+
+
+def _training(run: Path) -> dict | None:
+    metrics = read_json(run, "1-train/metrics.json") or {}
+    return {key: metrics[key] for key in _TRAINING if key in metrics} or None
 
 
 def read_json(run: Path, name: str) -> dict | None:

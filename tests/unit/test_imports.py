@@ -12,14 +12,14 @@ ORDER = (
     ("errors", "quiet", "shipped"),
     ("files", "toolbox", "container", "target"),
     ("graph", "tools", "manifest"),
-    ("lower", "export", "int8"),
-    ("host", "reference", "model_file", "train", "rtl", "energy", "shell", "streams"),
+    ("lower", "export", "energy", "int8"),
+    ("host", "reference", "model_file", "train", "rtl", "shell", "streams"),
     ("backends.c99", "backends.da4ml", "backends.finn", "backends.hls4ml", "backends.onnxruntime", "backends.tflite"),
     ("backends", "boards"),
     ("check", "verify", "report", "runtimes"),
     ("flow", "measure"),
     ("entry", "doctor", "console"),
-    ("deploy",),
+    ("deploy", "sweep"),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
