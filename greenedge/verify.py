@@ -24,6 +24,7 @@ from greenedge.lower.ends import elementwise
 from greenedge.lower.source import read_model
 
 Tell = Callable[[int, int, str], None]
+SAMPLED = 24  # vectors for stages that are slow to simulate, such as a netlist
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,16 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     if lowered.prologue is None and len(lowered.graph.inputs) > 1:
         raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one input.")
     reports.append(_against_build(lowered.graph, module, candidate, run / "4-build", ints, graph_outputs, stages, tell))
+    reports += _against_sampled(lowered.graph, module, run / "4-build", ints, stages, tell)
     accuracy = _accuracies(lowered, vectors, stages)
     _write(folder, reports, stages, accuracy, lowered.graph)
     for report in reports:
         report.require()
     if hasattr(module, "provenance") and (wrong := module.provenance(run / "4-build")):
         raise VerificationError(wrong)
-    return f"{len(vectors.inputs)} samples equal in {', '.join(stages)}"
+    fewer = [name for name in stages if len(stages[name]) < len(vectors.inputs)]
+    whole = ", ".join(name for name in stages if name not in fewer)
+    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer)
 
 
 def _with_trace(run: Path) -> Lowered:
@@ -268,6 +272,17 @@ def _against_build(graph: Graph, module, candidate: str, build: Path, ints, expe
         return report
     tell(0, 0, f"{candidate} differs: looking for the first layer")
     return dataclasses.replace(report, first=_first_layer(graph, module, build, x, report.first))
+
+
+def _against_sampled(graph: Graph, module, build: Path, ints, stages, tell: Tell) -> list[VerificationReport]:
+    """The back end's further stages against the graph on the first `SAMPLED` vectors."""
+    reports = []
+    for name, run in (module.sampled(build) if hasattr(module, "sampled") else {}).items():
+        x = next(iter(ints.values()))[:SAMPLED]
+        got = run(build, x, lambda done, total, text="": tell(done, total, f"{name} {text}".strip()))
+        stages[name] = _joined(graph, got)
+        reports.append(compare("graph", name, stages["graph"][:SAMPLED], stages[name], layer=graph.outputs[0]))
+    return reports
 
 
 def _first_layer(graph: Graph, module, build: Path, x: np.ndarray, first: First) -> First:

@@ -1,8 +1,8 @@
 """From a board's sources to its bitstream with open tools, for every family that greenedge has a shell for.
 
-All paths are relative to the build folder: YoWASP's tools see nothing else. The core stays a module of its own until it
-has been counted, so stat.json has its cells beside the board's; then everything becomes one netlist. The clock must be
-met: timing.py reads nextpnr's report, and where it is not met there is no bitstream.
+All paths are relative to the build folder: YoWASP's tools see nothing else. The core stays a module of its own in the
+netlist, so stat.json has its cells beside the board's, and the very netlist that nextpnr takes can be simulated by its
+streams. The clock must be met: timing.py reads nextpnr's report, and where it is not met there is no bitstream.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from greenedge.target import Target
 from greenedge.tools import Command
 
 NETLIST, REPORT, STAT, TIMING = "netlist.json", "report.json", "stat.json", "timing.json"
+_SYNTHESISED = "synthesised.json"  # before block RAMs take their output registers in
 PRODUCT = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs"}
 _SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin"}
 _READ = "read_slang --threads 1 --ignore-assertions --allow-use-before-declare"
@@ -38,13 +39,10 @@ read_verilog board/ge_clock.v
 {_READ} --top board -f board.f
 setattr -mod -set keep_hierarchy 1 {core}
 {_SYNTHESIS[family]} -top board
-tee -q -o {STAT} stat -json
-setattr -mod -unset keep_hierarchy {core}
-flatten
-clean
-write_json {NETLIST}
+write_json {_SYNTHESISED if family == "ecp5" else NETLIST}
 """
-    return {"board.ys": script.encode()}
+    count = f"read_json {NETLIST}\ntee -q -o {STAT} stat -json -top board\n"
+    return {"board.ys": script.encode(), "count.ys": count.encode()}
 
 
 def bitstream_commands(target: Target, request: Mapping, seed: int = 1) -> tuple[Command, ...]:
@@ -58,8 +56,12 @@ def bitstream_commands(target: Target, request: Mapping, seed: int = 1) -> tuple
                   ("{gowin_pack}", *target.device.toolchain.get("pack", ()), "-o", PRODUCT["gowin"], "top.pnr.json"))}[family]
     place = (f"{{{name}}}", *target.device.toolchain["nextpnr"], "--json", NETLIST, *_constraints(request), *routed,
              "--timing-allow-fail", "--report", REPORT, "--detailed-timing-report", "--seed", str(seed))
+    registers = Command(("{python}", "-m", "greenedge.shell.ram_registers", _SYNTHESISED, NETLIST), "registers.log",
+                        "moving registers into block RAMs")
     return (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"), "yosys-out.log",
                     "synthesis with yosys (its first call compiles it: a minute)"),
+            *((registers,) if family == "ecp5" else ()),
+            Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells"),
             Command(place, "nextpnr.log", "place and route with nextpnr (its first call compiles it: a minute)", 3600),
             Command(("{python}", "-m", "greenedge.shell.timing"), "timing.log", "checking the clock"),
             Command(pack, "pack.log", "packing the bitstream"))

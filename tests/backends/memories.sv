@@ -46,12 +46,15 @@ module memories (
         b36 <= a36;
         a18 <= rom18[ra[9:0]];
         b18 <= a18;
-        a4  <= rom4[ra[11:0]];
         a2  <= rom2[ra[12:0]];
         a1  <= rom1[ra];
         if (clear) a9 <= '0;
         else if (ce) a9 <= rom9[ra[10:0]];
         b9  <= a9;
+    end
+    always_ff @(posedge clk or posedge clear) begin
+        if (clear) a4 <= '0;
+        else a4 <= rom4[ra[11:0]];
     end
 
     // ---- written by bytes, read at another address

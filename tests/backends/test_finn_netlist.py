@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from greenedge.backends.finn import netlist
-from greenedge.backends.finn.ram_registers import merge_output_registers
+from greenedge.shell.ram_registers import merge_output_registers
 from greenedge.backends.finn.simulation import compile_model, run_model, sim_top
 from greenedge.backends.finn.streams import Stream
 from greenedge.errors import ToolError
@@ -113,12 +113,12 @@ def test_modes_without_a_model_are_refused(tmp_path):
     assert "dp16kd.v" in netlist.cell_models({"DP16KD": 1, "CCU2C": 3}, "ecp5")
     assert "dp16kd.v" not in netlist.cell_models({"LUT4": 1}, "ecp5")
     wrapper = b"""module dut (input clk, output [17:0] q);
-    DP16KD #(.RESETMODE("ASYNC")) u (.CLKB(clk));
+    DP16KD #(.CSDECODE_A("0b101")) u (.CLKB(clk));
 endmodule
 module sim_top (input clk); dut dut (.clk, .q()); endmodule
 """
     models = netlist.cell_models({"DP16KD": 1}, "ecp5")
-    with pytest.raises(ToolError, match="no asynchronous reset, no chip select"):
+    with pytest.raises(ToolError, match="no chip select and no dynamic"):
         compile_model({**models, "dut.sv": wrapper}, lambda line: None)
     for path, said in ((tmp_path / "none.json", "FileNotFoundError"), (tmp_path / "bad.json", "JSONDecodeError"), (tmp_path / "other.json", "KeyError")):
         (tmp_path / "bad.json").write_text("{")

@@ -120,6 +120,21 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
     return dict(result.values)
 
 
+def sampled(folder: Path) -> dict[str, Callable[..., dict[str, np.ndarray]]]:
+    """Further stages, each compared on some of the vectors: the netlist that place and route was given."""
+    return {"netlist": _simulate_netlist} if (folder / "netlist.json").is_file() else {}
+
+
+def _simulate_netlist(folder: Path, x: np.ndarray, progress: Callable[[int, int, str], None]) -> dict[str, np.ndarray]:
+    from greenedge.backends.finn import built
+    from greenedge.backends.finn.netlist import simulate_netlist
+
+    source, streams, _ = built.streams_of(folder)
+    core, family = built.read(folder, "streams.json")["top"], built.read(folder, "shell.json")["family"]
+    return dict(simulate_netlist(folder / "netlist.json", core, family, source, streams[0], x, tied=built.TIED,
+                                 progress=lambda line: progress(0, 0, line)).values)
+
+
 def provenance(folder: Path) -> str | None:
     """None where the RTL and memory files in `folder` are those the bitstream was made from, else what is wrong."""
     from greenedge.backends.finn import built

@@ -116,14 +116,14 @@ def netlist_sources(path: Path, module: str, family: str, progress: Callable[[st
 
 
 def simulate_netlist(path: Path, module: str, family: str, source: Stream, output: Stream, x: np.ndarray, *,
-                     stall: Stall = Stall(), reset: str | None = None, progress: Callable[[str], None] = lambda _: None) -> Simulated:
+                     stall: Stall = Stall(), tied: str = "", progress: Callable[[str], None] = lambda _: None) -> Simulated:
     """`x` through the netlist's module; memory contents are those of the netlist, no file is read.
 
-    `reset` is the name of the core's reset port, which is held low.
+    `tied` has further connections of the module, as for sim_top.
     """
     port = dataclasses.replace(output, name="m")
     sources = netlist_sources(path, module, family, progress)
     progress("compiling the synthesised netlist with Verilator (kept for the next time)")
-    model = compile_model({**sources, "sim_top.sv": sim_top(module, source, [port]).encode()}, progress)
+    model = compile_model({**sources, "sim_top.sv": sim_top(module, source, [port], tied).encode()}, progress)
     progress(f"simulating {len(x)} samples on the netlist")
     return run_model(model, path.parent, source, [port], x, stall=stall)

@@ -42,12 +42,14 @@ module DP16KD #(
     output wire DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1, DOB0,
     input  wire CLKB, CEB, OCEB, RSTB, WEB, CSB2, CSB1, CSB0
 );
-    if (RESETMODE != "SYNC" || CSDECODE_A != "0b000" || CSDECODE_B != "0b000" || INIT_DATA != "STATIC")
-        $error("DP16KD: greenedge's model has no asynchronous reset, no chip select and no dynamic initialisation");
+    if (CSDECODE_A != "0b000" || CSDECODE_B != "0b000" || INIT_DATA != "STATIC")
+        $fatal(1, "DP16KD: greenedge's model has no chip select and no dynamic initialisation");
+    if ((RESETMODE != "SYNC" && RESETMODE != "ASYNC") || ASYNC_RESET_RELEASE != RESETMODE)
+        $fatal(1, "DP16KD: RESETMODE and ASYNC_RESET_RELEASE are both SYNC or both ASYNC");
     if ((REGMODE_A != "NOREG" && REGMODE_A != "OUTREG") || (REGMODE_B != "NOREG" && REGMODE_B != "OUTREG"))
-        $error("DP16KD: REGMODE is NOREG or OUTREG");
+        $fatal(1, "DP16KD: REGMODE is NOREG or OUTREG");
     if (DATA_WIDTH_B == 36 && REGMODE_A != REGMODE_B)
-        $error("DP16KD: both halves of a 36-bit port have one REGMODE");
+        $fatal(1, "DP16KD: both halves of a 36-bit port have one REGMODE");
 
     wire [17:0] dia = {
         DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9,
@@ -105,8 +107,11 @@ module DP16KD #(
     wire [17:0] word_a = mem[ada[13:4]], word_b = mem[adb[13:4]];
     wire [17:0] next_a = wrote(DATA_WIDTH_A, word_a, ada[3:0], dia), next_b = wrote(DATA_WIDTH_B, word_b, adb[3:0], dib);
 
+    localparam ASYNC = RESETMODE == "ASYNC";
+    wire       now_a = ASYNC && RSTA, now_b = ASYNC && RSTB;     // asynchronous resets
+
     always @(posedge clka) begin
-        if (CEA && WEA && !RSTA) begin
+        if (CEA && WEA && (ASYNC || !RSTA)) begin
             if (DATA_WIDTH_A == 36) begin
                 mem[{ada[13:5], 1'b0}] <= wrote(18, mem[{ada[13:5], 1'b0}], {2'b0, ada[1:0]}, dia);
                 mem[{ada[13:5], 1'b1}] <= wrote(18, mem[{ada[13:5], 1'b1}], {2'b0, ada[3:2]}, dib);
@@ -114,6 +119,10 @@ module DP16KD #(
                 mem[ada[13:4]] <= next_a;
             end
         end
+    end
+    always @(posedge clkb) if (CEB && WEB && (ASYNC || !RSTB) && DATA_WIDTH_B != 36) mem[adb[13:4]] <= next_b;
+
+    always @(posedge clka or posedge now_a) begin
         if (DATA_WIDTH_B != 36) begin
             if (RSTA) qa <= 0;
             else if (CEA && !WEA) qa <= seen(DATA_WIDTH_A, word_a, ada[3:0]);
@@ -125,8 +134,7 @@ module DP16KD #(
     end
 
     reg [17:0] low = 0, low_r = 0;                               // DOA of a 36-bit read
-    always @(posedge clkb) begin
-        if (CEB && WEB && !RSTB && DATA_WIDTH_B != 36) mem[adb[13:4]] <= next_b;
+    always @(posedge clkb or posedge now_b) begin
         if (RSTB) begin
             {qb, low} <= 0;
         end else if (CEB) begin

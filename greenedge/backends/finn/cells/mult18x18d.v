@@ -13,7 +13,7 @@ module MULT18X18D #(
 );
     if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_INPUTC_CLK != "NONE" || REG_PIPELINE_CLK != "NONE"
         || REG_OUTPUT_CLK != "NONE" || MULT_BYPASS != "DISABLED")
-        $error("MULT18X18D: greenedge's model has no registers and no bypass");
+        $fatal(1, "MULT18X18D: greenedge's model has no registers and no bypass");
 
     wire [17:0] a = {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0};
     wire [17:0] b = {B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0};

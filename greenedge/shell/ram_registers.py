@@ -1,8 +1,8 @@
 """Moves the register behind a block RAM into the RAM: ECP5's DP16KD has an output register that yosys never uses.
 
-    python -m greenedge.backends.finn.ram_registers synthesised.json netlist.json
+    python -m greenedge.shell.ram_registers synthesised.json netlist.json
 
-clock to output, as nextpnr times it, falls from 5.8 to 1.0 ns and the flip-flops are saved. A port is changed only when
+Clock to output, as nextpnr times it, falls from 5.8 to 1.0 ns, and the flip-flops are saved. A port is changed only when
 every output bit that is read goes to one plain flip-flop (no enable, no reset, starts at 0) on the RAM's own read clock,
 and the port has no reset; its behaviour then stays the same in every cycle, which the netlist simulation checks.
 """
