@@ -3,7 +3,8 @@ Vivado make the bitstream.
 
 Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
 Options: fps (inferences per second wanted; default 512 cycles per inference or the fastest near it), clock_hz (of the core;
-default the board file's host.core_hz), baud and link (uart or spi; how the host reaches the board), seed (of placement).
+default the board file's host.core_hz), baud and link (uart or spi; how the host reaches the board), seed (of placement), seeds (how many placements from it on to
+try; the first that meets the clock is taken).
 Files: graph.*, job.json and finn.json (what FINN+ was asked and chose), rtl/ (the core: what is simulated and synthesised),
 streams.json, simulation.json, shell.json and board/ (what is around the core, see greenedge/shell), board.json (for hosts),
 stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit, top.bin or top.fs.
@@ -106,7 +107,7 @@ def _commands(target: Target, options: Mapping[str, object], request: Mapping) -
         Command(python(f"{_MODULE}.stitch"), "stitch.log", "stitching the RTL"),
         Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
         Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
-        *bitstream_commands(target, request, _whole(options, "seed", 1)),
+        *bitstream_commands(target, request, _whole(options, "seed", 1), _whole(options, "seeds", 1)),
     )
 
 
