@@ -24,6 +24,7 @@ from greenedge.lower.ends import elementwise
 from greenedge.lower.source import read_model
 
 Tell = Callable[[int, int, str], None]
+SAMPLED = 24  # vectors for stages that are slow to simulate, such as a netlist
 _BOARD_CYCLES = 60_000_000  # of the virtual board in one verification: well below a minute
 
 
@@ -129,6 +130,7 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     if lowered.prologue is None and len(lowered.graph.inputs) > 1:
         raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one input.")
     reports.append(_against_build(lowered.graph, module, candidate, run / "4-build", ints, graph_outputs, stages, tell))
+    reports += _against_sampled(lowered.graph, module, run / "4-build", ints, stages, tell)
     if (run / "4-build" / "board.json").is_file():
         reports += _against_board(lowered.graph, run / "4-build", next(iter(ints.values())), graph_outputs, stages, tell)
     accuracy = _accuracies(lowered, vectors, stages)
@@ -137,8 +139,9 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
         report.require()
     if hasattr(module, "provenance") and (wrong := module.provenance(run / "4-build")):
         raise VerificationError(wrong)
-    fewer = "".join(f", {len(values)} of them in {stage}" for stage, values in stages.items() if len(values) < len(vectors.inputs))
-    return f"{len(vectors.inputs)} samples equal in {', '.join(stages)}{fewer}"
+    fewer = [name for name in stages if len(stages[name]) < len(vectors.inputs)]
+    whole = ", ".join(name for name in stages if name not in fewer)
+    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer)
 
 
 def _with_trace(run: Path) -> Lowered:
@@ -289,6 +292,17 @@ def _against_board(graph: Graph, build: Path, x: np.ndarray, expected, stages, t
     outputs, _ = infer_on_board(build, x[:count], tell=lambda done, total, text: tell(done, total, f"virtual board {text}".strip()))
     stages["board"] = _joined(graph, outputs)
     return [compare("graph", "board", _joined(graph, expected)[:count], stages["board"], layer=graph.outputs[0])]
+
+
+def _against_sampled(graph: Graph, module, build: Path, ints, stages, tell: Tell) -> list[VerificationReport]:
+    """The back end's further stages against the graph on the first `SAMPLED` vectors."""
+    reports = []
+    for name, run in (module.sampled(build) if hasattr(module, "sampled") else {}).items():
+        x = next(iter(ints.values()))[:SAMPLED]
+        got = run(build, x, lambda done, total, text="": tell(done, total, f"{name} {text}".strip()))
+        stages[name] = _joined(graph, got)
+        reports.append(compare("graph", name, stages["graph"][:SAMPLED], stages[name], layer=graph.outputs[0]))
+    return reports
 
 
 def _first_layer(graph: Graph, module, build: Path, x: np.ndarray, first: First) -> First:

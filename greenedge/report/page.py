@@ -101,9 +101,11 @@ def _sentence(entries: list[dict]) -> str:
                 f"{wrong['samples']} samples{where}.")
     if not entries:
         return "Nothing has been compared yet."
-    counts = sorted({entry["samples"] for entry in entries})
-    names = [_named(stage) for stage in _chain(entries)]
-    text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {counts[0]:,} samples"
+    most = max(entry["samples"] for entry in entries)
+    fewer = [entry for entry in entries if entry["samples"] < most]
+    names = [_named(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
+    text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {most:,} samples"
+    text += "".join(f", {_named(entry['candidate'])} on {entry['samples']:,} of them" for entry in fewer)
     tied = sum(entry.get("float_ties", 0) for entry in entries)
     return text + (f", but for {tied} proven float32 tie{'s' if tied > 1 else ''}." if tied else ".")
 

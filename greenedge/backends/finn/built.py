@@ -16,6 +16,7 @@ from greenedge.backends.finn.streams import Stream
 from greenedge.errors import GreenedgeError
 from greenedge.manifest import inside
 
+TIED = ".restart(1'b0), "  # inputs of the core that a simulation of its streams holds
 
 
 def read(folder: Path, name: str) -> dict:
@@ -58,7 +59,7 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], stall: Stall, pro
     """Verilator on the folder's RTL; values of the output and of the kept edges that are streams."""
     source, streams, aliases = streams_of(folder)
     progress("compiling the RTL with Verilator (kept for the next time)")
-    model = compile_model({**sources_of(folder), "sim_top.sv": sim_top("top", source, streams, ".restart(1'b0), ").encode()}, progress)
+    model = compile_model({**sources_of(folder), "sim_top.sv": sim_top("top", source, streams, TIED).encode()}, progress)
     progress(f"simulating {len(x)} samples cycle by cycle")
     wanted = [aliases.get(name, name) for name in keep]
     result = run_model(model, folder, source, streams, x, wanted, stall)

@@ -23,7 +23,7 @@ from greenedge.graph import load_graph
 
 RTL = Path(__file__).resolve().parents[2] / "rtl"
 FOLDER = "rtl"
-UNITS = ("ge_fifo.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_scale.sv", "ge_clip.sv", "ge_mvu.sv", "ge_requantise.sv", "ge_width.sv")
+UNITS = ("ge_fifo.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_scale.sv", "ge_clip.sv", "ge_mvu.sv", "ge_requantise_serial.sv", "ge_requantise.sv", "ge_width.sv")
 TOP = "top"
 _RESET_CYCLES = 15
 _PIN_BITS = 32  # of the top's input and output streams: wider layers are fed through a converter, packages have few pins
