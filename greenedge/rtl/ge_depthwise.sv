@@ -1,0 +1,118 @@
+// Depthwise convolution with its weights in memory: y[c] = sum over taps t of W[c][t] * x[c][t] - Z[c].
+//
+// In: the beats of ge_window with DEPTHWISE = 1, TAPS per group of PE channels; out: one beat of PE accumulators per
+// group. One beat per cycle in, so C/PE * TAPS cycles per output pixel. Products flow through without waiting: a group
+// is begun only when the output buffer has a free word for it.
+//
+// Z[c] = 2**max(WB-2, 0) * (number of negative weights of channel c) is what ge_product leaves out, as in ge_mvu; the
+// next unit adds it within its own bias, or with CORRECT = 1 this unit starts its accumulators there.
+//
+// WEIGHTS_FILE: word g*TAPS + t holds PE weights of WB bits, channel g*PE in the low bits. CORRECTION_FILE: word g holds
+// Z of these channels in OB bits each. Memory: read in order through two registers, so that a block RAM's own can serve.
+module ge_depthwise #(
+    int unsigned C    = 8,       // channels
+    int unsigned TAPS = 9,       // pixels under the kernel
+    int unsigned PE   = 2,       // channels per beat; divides C
+    int unsigned WB   = 4,       // weight bits, two's complement; 1: signs
+    int unsigned AB   = 4,       // activation bits
+    bit          ASGN = 0,       // activations are signed
+    int unsigned OB   = 12,      // accumulator bits, signed
+    bit          CORRECT = 0,
+    parameter    WEIGHTS_FILE    = "",
+    parameter    CORRECTION_FILE = "",
+    localparam int unsigned S_WIDTH = (PE*AB + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+) (
+    input  logic               clk,
+    input  logic               rst,
+    input  logic [S_WIDTH-1:0] s_tdata,
+    input  logic               s_tvalid,
+    output logic               s_tready,
+    output logic [M_WIDTH-1:0] m_tdata,
+    output logic               m_tvalid,
+    input  logic               m_tready
+);
+    localparam int unsigned G  = C / PE;                         // groups per pixel
+    localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
+    localparam int unsigned TW = TAPS > 1 ? $clog2(TAPS) : 1;
+    localparam int unsigned WW = G*TAPS > 1 ? $clog2(G*TAPS) : 1;
+    localparam int unsigned PB = AB + WB;
+    localparam int unsigned ROWS    = 1 + ((WB > 2 ? WB - 2 : 0) + 1) / 2;
+    localparam int unsigned PRODUCT = WB <= 3 ? 1 : 1 + $clog2(ROWS);    // latency of ge_product
+    localparam int unsigned LATENCY = 2 + PRODUCT + 1;                   // memory, product, accumulator
+    localparam int unsigned DEPTH   = 1 << $clog2(2 + (LATENCY + 3) / TAPS);    // covers the way there and back
+    if (C % PE != 0) $error("PE must divide C");
+
+    // ---- take in: the first tap of a group needs a credit, the others follow
+    logic                       beat, freed, first, last;
+    logic [$clog2(DEPTH+1)-1:0] credit;
+    logic [TW-1:0]              tap;
+    logic [WW-1:0]              wa;
+    assign first    = (tap == 0);
+    assign last     = (tap == TW'(TAPS - 1));
+    assign s_tready = !first || (credit != 0);
+    assign beat     = s_tvalid && s_tready;
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            credit <= ($clog2(DEPTH+1))'(DEPTH);
+            tap    <= '0;
+            wa     <= '0;
+        end else begin
+            if ((beat && first) != freed) credit <= freed ? credit + 1'b1 : credit - 1'b1;
+            if (beat) begin
+                tap <= last ? '0 : tap + 1'b1;
+                wa  <= (wa == WW'(G*TAPS - 1)) ? '0 : wa + 1'b1;
+            end
+        end
+    end
+
+    // ---- read weights: memory, then its output register
+    logic [PE*WB-1:0] weights [G*TAPS];
+    initial $readmemh(WEIGHTS_FILE, weights);
+
+    logic [PE*WB-1:0]   w1, w2;
+    logic [PE*AB-1:0]   x1, x2;
+    logic [LATENCY:1]   valid, firsts, lasts;                    // travel beside the data
+    always_ff @(posedge clk) begin
+        w1     <= weights[wa];
+        w2     <= w1;
+        x1     <= s_tdata[PE*AB-1:0];
+        x2     <= x1;
+        valid  <= rst ? '0 : {valid[LATENCY-1:1], beat};
+        firsts <= {firsts[LATENCY-1:1], first};
+        lasts  <= {lasts[LATENCY-1:1], last};
+    end
+
+    // ---- multiply, accumulate
+    logic [PE*OB-1:0] seed, acc;
+    for (genvar p = 0; p < PE; p++) begin : channel
+        logic [PB-1:0]        product;
+        logic signed [OB-1:0] a;
+        ge_product #(.WB(WB), .AB(AB), .ASGN(ASGN)) mul (.clk, .w(w2[p*WB +: WB]), .a(x2[p*AB +: AB]), .p(product));
+        always_ff @(posedge clk) begin
+            if (valid[LATENCY-1]) a <= (firsts[LATENCY-1] ? $signed(seed[p*OB +: OB]) : a) + OB'($signed(product));
+        end
+        assign acc[p*OB +: OB] = a;
+    end
+
+    if (CORRECT) begin : correction
+        logic [PE*OB-1:0] constants [G];
+        initial $readmemh(CORRECTION_FILE, constants);
+        logic [GW-1:0]    g;
+        always_ff @(posedge clk) begin
+            if (rst) g <= '0;
+            else if (valid[LATENCY-1] && lasts[LATENCY-1]) g <= (g == GW'(G - 1)) ? '0 : g + 1'b1;
+        end
+        assign seed = constants[g];
+    end else begin : no_correction
+        assign seed = '0;
+    end
+
+    // ---- hand over
+    logic [PE*OB-1:0] word;
+    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
+        .clk, .rst, .push(valid[LATENCY] && lasts[LATENCY]), .push_data(acc), .freed,
+        .m_tdata(word), .m_tvalid, .m_tready);
+    assign m_tdata = M_WIDTH'(word);
+endmodule

@@ -1,0 +1,55 @@
+// Pooling: the largest (MAX = 1) or the sum (MAX = 0) of TAPS values, for PE channels at a time.
+//
+// In: the beats of ge_window with DEPTHWISE = 1, TAPS per group of PE channels; out: one beat per group. TAPS cycles per
+// group. Memory: none, one register per channel of a beat; the last tap goes straight to the output register.
+module ge_pool #(
+    int unsigned C    = 4,       // channels
+    int unsigned TAPS = 4,       // pixels under the kernel
+    int unsigned PE   = 1,       // channels per beat; divides C
+    int unsigned BITS = 4,       // bits of an element
+    bit          SGN  = 0,       // elements are signed
+    int unsigned OB   = 4,       // bits of a result: BITS, or enough for the sum
+    bit          MAX  = 1,
+    localparam int unsigned S_WIDTH = (PE*BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+) (
+    input  logic               clk,
+    input  logic               rst,
+    input  logic [S_WIDTH-1:0] s_tdata,
+    input  logic               s_tvalid,
+    output logic               s_tready,
+    output logic [M_WIDTH-1:0] m_tdata,
+    output logic               m_tvalid,
+    input  logic               m_tready
+);
+    localparam int unsigned TW = TAPS > 1 ? $clog2(TAPS) : 1;
+    if (C % PE != 0) $error("PE must divide C");
+
+    logic [TW-1:0] tap;
+    logic          first, last, beat;
+    assign first    = (tap == 0);
+    assign last     = (tap == TW'(TAPS - 1));
+    assign s_tready = !last || !m_tvalid || m_tready;
+    assign beat     = s_tvalid && s_tready;
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            tap      <= '0;
+            m_tvalid <= 1'b0;
+        end else begin
+            if (beat) tap <= last ? '0 : tap + 1'b1;
+            if (!m_tvalid || m_tready) m_tvalid <= beat && last;
+        end
+    end
+
+    logic [PE*OB-1:0] so_far, now, word;
+    for (genvar p = 0; p < PE; p++) begin : lane
+        ge_accumulate #(.BITS(BITS), .SGN(SGN), .OB(OB), .MAX(MAX)) step (
+            .x(s_tdata[p*BITS +: BITS]), .first, .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]));
+    end
+    always_ff @(posedge clk) begin
+        if (beat) so_far <= now;
+        if (!m_tvalid || m_tready) word <= now;
+    end
+    assign m_tdata = M_WIDTH'(word);
+endmodule

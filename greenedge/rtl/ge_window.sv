@@ -1,0 +1,243 @@
+// Sliding window over an image (C, H, W): for each output pixel the patch under the kernel, row by row, pads included.
+//
+// In:  for h, for w, G = C/PE beats of PE channels. Out, one beat per cycle:
+//   DEPTHWISE = 0: per output pixel for kh, for kw, G beats              (to ge_mvu, K = KH*KW*C)
+//   DEPTHWISE = 1: per output pixel for each of the G groups: for kh, for kw one beat    (to ge_depthwise, ge_pool)
+// One dimension: H = KH = 1. Pads must be smaller than the kernel's span, else ge_pad goes before.
+//
+// Cycles per sample: max(H*W*G, OH*OW*KH*KW*G), the larger of input and output; the next pixels and the next sample are
+// received while patches go out. Memory: a ring buffer of pixels, the kernel's rows less one and a piece of a row (3x3,
+// stride 1, pads 1: two rows and a few pixels). Where the last window of a sample and the first window of the next have
+// no pixels in common (no pads), it holds as much more as lets the first be sent while the next is received.
+//
+// Positions count pixels since reset, modulo 2**PW; a pixel (y, x) of a sample has position y*W + x also where it lies
+// in the pads, so that all steps are constants.
+module ge_window #(
+    int C  = 4,                  // channels
+    int H  = 8,                  // image
+    int W  = 8,
+    int KH = 3,                  // kernel
+    int KW = 3,
+    int SH = 1,                  // stride
+    int SW = 1,
+    int DH = 1,                  // dilation
+    int DW = 1,
+    int PT = 1,                  // pads: top, left, bottom, right
+    int PL = 1,
+    int PB = 1,
+    int PR = 1,
+    int PE = 1,                  // channels per beat; divides C
+    int BITS = 4,                // bits of an element
+    int PAD  = 0,                // what the pads hold
+    bit DEPTHWISE = 0,
+    localparam int WIDTH = (PE*BITS + 7) / 8 * 8
+) (
+    input  logic             clk,
+    input  logic             rst,
+    input  logic [WIDTH-1:0] s_tdata,
+    input  logic             s_tvalid,
+    output logic             s_tready,
+    output logic [WIDTH-1:0] m_tdata,
+    output logic             m_tvalid,
+    input  logic             m_tready
+);
+    localparam int G    = C / PE;                                // beats per pixel
+    localparam int SPH  = DH*(KH - 1) + 1;                       // rows and columns that a window spans
+    localparam int SPW  = DW*(KW - 1) + 1;
+    localparam int OH   = (H + PT + PB - SPH) / SH + 1;          // output image
+    localparam int OW   = (W + PL + PR - SPW) / SW + 1;
+    localparam bit PADS = (PT | PL | PB | PR) != 0;
+
+    if (C % PE != 0) $error("PE must divide C");
+    if (PT >= SPH || PB >= SPH || PL >= SPW || PR >= SPW) $error("pads as large as the kernel: use ge_pad");
+
+    // ---- geometry of the ring, in pixels
+    localparam int LEAD   = (SPH - 1)*W + SPW;                   // from a window's first pixel to its last
+    localparam int COLUMN = SW;                                  // from one window to the next
+    localparam int ROW    = SH*W - (OW - 1)*SW;                  // ... from the last of a row to the first of the next
+    localparam int SAMPLE = H*W - (OH - 1)*SH*W - (OW - 1)*SW;   // ... from the last of a sample
+    localparam int FAR    = max(COLUMN, max(OH > 1 ? ROW : 0, SAMPLE));
+    // An output that never waits wants the next window complete when this one ends; an input that never waits wants
+    // room for what comes in while a row of windows is sent. Input or output sets the pace, so one of both is enough.
+    localparam int BURST  = KH*KW + max(0, (OW - 1)*(KH*KW - SW));
+    localparam int SLACK  = 2 + 10/G;                            // covers the way from release to reception
+    localparam int PIXELS = LEAD + (OH*OW*KH*KW >= H*W ? FAR : min(FAR, BURST)) + SLACK;
+    localparam int LEAST  = PIXELS*G;
+    localparam int AW     = max(1, $clog2(LEAST));
+    // a power of two needs no wrapping; taken where it costs no further block of memory
+    localparam int DEPTH  = LEAST > 64 && PE*BITS << AW <= 16384 ? 1 << AW : LEAST;
+    localparam int PW     = $clog2(PIXELS + LEAD + W + FAR) + 1;
+    localparam int YW     = $clog2(H + PT + PB + SH) + 1;
+    localparam int XW     = $clog2(W + PL + PR + SW) + 1;
+
+    // ---- walk through a patch: three nested loops, innermost first; what a step of each adds to address, row, column
+    localparam int N0 = DEPTHWISE ? KW : G;
+    localparam int N1 = DEPTHWISE ? KH : KW;
+    localparam int N2 = DEPTHWISE ? G  : KH;
+    localparam int A0 = DEPTHWISE ? DW*G   : 1;
+    localparam int A1 = DEPTHWISE ? DH*W*G : DW*G;
+    localparam int A2 = DEPTHWISE ? 1      : DH*W*G;
+    localparam int W0 = max(1, $clog2(N0));
+    localparam int W1 = max(1, $clog2(N1));
+    localparam int W2 = max(1, $clog2(N2));
+
+    function automatic int max(int a, int b);
+        return a > b ? a : b;
+    endfunction
+
+    function automatic int min(int a, int b);
+        return a < b ? a : b;
+    endfunction
+
+    function automatic int modulo(int a);                        // for constants: 0 <= result < DEPTH
+        return (a % DEPTH + DEPTH) % DEPTH;
+    endfunction
+
+    function automatic logic [AW-1:0] forward(logic [AW-1:0] a, logic [AW-1:0] step);
+        logic [AW:0] ahead, wrapped;
+        ahead   = {1'b0, a} + {1'b0, step};
+        wrapped = {1'b0, a} + ({1'b0, step} - (AW+1)'(DEPTH));
+        return (DEPTH == 1 << AW || wrapped[AW]) ? ahead[AW-1:0] : wrapped[AW-1:0];
+    endfunction
+
+    // ---- receive
+    logic [PE*BITS-1:0] ring [DEPTH];
+    logic [AW-1:0]                          wa;
+    logic [$clog2(G > 1 ? G : 2)-1:0]       wg;
+    logic [PW-1:0]                          written;             // pixels received
+    logic [PW-1:0]                          released;            // first pixel that is still needed
+    logic                                   room, beat;
+
+    assign s_tready = room;
+    assign beat     = s_tvalid && room;
+
+    always_ff @(posedge clk) begin
+        if (beat) ring[wa] <= s_tdata[PE*BITS-1:0];
+    end
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            wa      <= '0;
+            wg      <= '0;
+            written <= '0;
+            room    <= 1'b0;
+        end else begin
+            if (beat) begin
+                wa <= (wa == AW'(DEPTH - 1)) ? '0 : wa + 1'b1;
+                wg <= (int'(wg) == G - 1) ? '0 : wg + 1'b1;
+                if (int'(wg) == G - 1) written <= written + 1'b1;
+            end
+            room <= $signed(PW'(written - released)) < $signed(PW'(PIXELS - 1));
+        end
+    end
+
+    // ---- the next window: where it starts, and whether all of it is there
+    logic [$clog2(OW > 1 ? OW : 2)-1:0] ox;
+    logic [$clog2(OH > 1 ? OH : 2)-1:0] oy;
+    logic [PW-1:0]                      first, sample_end;       // positions
+    logic [AW-1:0]                      base;                    // address of `first`
+    logic [YW-1:0]                      y0;
+    logic [XW-1:0]                      x0;
+    logic                               last_ox, last_oy, complete, take;
+
+    assign last_ox  = (int'(ox) == OW - 1);
+    assign last_oy  = (int'(oy) == OH - 1);
+    assign complete = $signed(PW'(written - first)) >= $signed(PW'(LEAD)) || $signed(PW'(written - sample_end)) >= 0;
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            ox         <= '0;
+            oy         <= '0;
+            first      <= PW'(-PT*W - PL);
+            sample_end <= PW'(H*W);
+            base       <= AW'(modulo((-PT*W - PL)*G));
+            y0         <= YW'(-PT);
+            x0         <= XW'(-PL);
+        end else if (take) begin
+            ox    <= last_ox ? '0 : ox + 1'b1;
+            x0    <= last_ox ? XW'(-PL) : x0 + XW'(SW);
+            first <= first + (!last_ox ? PW'(COLUMN) : !last_oy ? PW'(ROW) : PW'(SAMPLE));
+            base  <= forward(base, !last_ox ? AW'(modulo(COLUMN*G)) : !last_oy ? AW'(modulo(ROW*G)) : AW'(modulo(SAMPLE*G)));
+            if (last_ox) begin
+                oy <= last_oy ? '0 : oy + 1'b1;
+                y0 <= last_oy ? YW'(-PT) : y0 + YW'(SH);
+                if (last_oy) sample_end <= sample_end + PW'(H*W);
+            end
+        end
+    end
+
+    // ---- the patch that is being sent: one address per cycle while the output buffer has room
+    localparam int CREDITS = 8;                                  // covers the way through memory and output buffer
+    logic [W0-1:0] i0;
+    logic [W1-1:0] i1;
+    logic [W2-1:0] i2;
+    logic [AW-1:0] ra;
+    logic [YW-1:0] y;
+    logic [XW-1:0] x;
+    logic          run, open, go, last0, last1, last2, last, in_image, freed;
+    logic [$clog2(CREDITS+1)-1:0] credit, credit_next;
+
+    assign last0  = (int'(i0) == N0 - 1);
+    assign last1  = (int'(i1) == N1 - 1);
+    assign last2  = (int'(i2) == N2 - 1);
+    assign last   = last0 && last1 && last2;
+    assign go     = run && open;
+    assign take   = complete && (!run || (go && last));
+    assign in_image = !PADS || (y < YW'(H) && x < XW'(W));         // unsigned: above and left of the image are large numbers
+    assign credit_next = credit + freed - go;
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            run      <= 1'b0;
+            open     <= 1'b0;
+            credit   <= ($clog2(CREDITS+1))'(CREDITS);
+            i0       <= '0;
+            i1       <= '0;
+            i2       <= '0;
+            released <= PW'(-PT*W - PL);
+        end else begin
+            run    <= take || (run && !(go && last));
+            credit <= credit_next;
+            open   <= (credit_next != 0);
+            if (go) begin
+                i0 <= last0 ? '0 : i0 + 1'b1;
+                if (last0) i1 <= last1 ? '0 : i1 + 1'b1;
+                if (last0 && last1) i2 <= last2 ? '0 : i2 + 1'b1;
+                if (last) released <= first;
+            end
+        end
+    end
+
+    always_ff @(posedge clk) begin
+        if (take) begin
+            ra <= base;
+            y  <= y0;
+            x  <= x0;
+        end else if (go) begin
+            ra <= forward(ra, !last0 ? AW'(modulo(A0)) : !last1 ? AW'(modulo(A1 - (N0-1)*A0))
+                                                                : AW'(modulo(A2 - (N1-1)*A1 - (N0-1)*A0)));
+            if (DEPTHWISE) begin
+                x <= x + (!last0 ? XW'(DW) : XW'(-(KW-1)*DW));
+                if (last0) y <= y + (!last1 ? YW'(DH) : YW'(-(KH-1)*DH));
+            end else if (last0) begin
+                x <= x + (!last1 ? XW'(DW) : XW'(-(KW-1)*DW));
+                if (last1) y <= y + YW'(DH);
+            end
+        end
+    end
+
+    // ---- read: memory, its output register, and the pads
+    logic [PE*BITS-1:0] r1, r2, word;
+    logic [2:1]         valid, real_pixel;
+    always_ff @(posedge clk) begin
+        r1         <= ring[ra];
+        r2         <= r1;
+        real_pixel <= {real_pixel[1], in_image};
+        valid      <= rst ? '0 : {valid[1], go};
+    end
+
+    ge_fifo #(.WIDTH(PE*BITS), .DEPTH(CREDITS)) out (
+        .clk, .rst, .push(valid[2]), .push_data(real_pixel[2] ? r2 : {PE{BITS'(PAD)}}), .freed,
+        .m_tdata(word), .m_tvalid, .m_tready);
+    assign m_tdata = WIDTH'(word);
+endmodule

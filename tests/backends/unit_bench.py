@@ -1,0 +1,131 @@
+"""A bench for hardware units by themselves: many instances in one Verilator model, each with its own streams.
+
+Compiling costs seconds, running milliseconds: so a test puts all parameter sets of its units into one `Bench` and runs
+that with several patterns of pauses.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import greenedge
+from greenedge.backends.finn.simulation import Stall, compile_model
+from greenedge.backends.finn.streams import Stream, pack, unpack
+
+RTL = Path(greenedge.__file__).parent / "rtl"
+STALLS = (Stall(), Stall(1, 128, 128), Stall(2, 170, 0), Stall(3, 0, 213))
+_HARNESS = Path(__file__).with_name("unit_bench.cpp")
+_LEAST_PORT_BITS = 96  # Verilator gives a port an array of words only beyond 64 bits; the harness reads arrays
+
+
+@dataclass(frozen=True)
+class Port:
+    """One stream of a unit: `values` are (samples, elements in stream order); `lanes` elements per beat."""
+
+    name: str
+    bits: int
+    signed: bool
+    lanes: int
+    values: np.ndarray
+
+    def stream(self) -> Stream:
+        """The stream as the library packs it, a sample being one vector."""
+        count = self.values.shape[1]
+        return Stream(self.name, self.name, self.bits, self.signed, self.lanes, count // self.lanes, (count,))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One instance: module, parameters, what goes in, what must come out, and the memory files it reads.
+
+    `cycles`: per sample at full speed, in the steady state; None where the test says nothing about it.
+    """
+
+    module: str
+    parameters: Mapping[str, int]
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+    cycles: int | None = None
+    memories: Mapping[str, tuple[np.ndarray, int]] = field(default_factory=dict)  # parameter -> rows of elements, bits
+
+
+def memory(rows: np.ndarray, bits: int) -> bytes:
+    """One hexadecimal word a line; element 0 of a row in the low bits."""
+    mask = (1 << bits) - 1
+    words = (sum((int(v) & mask) << (i * bits) for i, v in enumerate(row)) for row in rows)
+    return "".join(f"{word:0{(rows.shape[1] * bits + 3) // 4}x}\n" for word in words).encode()
+
+
+class Bench:
+    """The compiled model of some cases. `run` raises AssertionError at the first output that differs."""
+
+    def __init__(self, cases: Sequence[Case], folder: Path):
+        self.cases = list(cases)
+        self.folder = folder
+        for index, case in enumerate(self.cases):
+            for parameter, (rows, bits) in case.memories.items():
+                (folder / f"{index}_{parameter}.mem").write_bytes(memory(rows, bits))
+        sources = {path.name: path.read_bytes() for path in sorted(RTL.glob("*.sv"))}
+        self.model = compile_model({**sources, "sim_top.sv": self._top().encode()}, lambda line: None, _HARNESS)
+
+    def run(self, stall: Stall, check_cycles: bool = False) -> None:
+        """All cases once with these pauses; cycles per sample are held against `Case.cycles` when asked."""
+        with tempfile.TemporaryDirectory(prefix="greenedge-units-") as scratch:
+            lines, outputs = self._description(Path(scratch), stall)
+            (Path(scratch) / "run.txt").write_text("\n".join(lines) + "\n")
+            done = subprocess.run([str(self.model), f"{scratch}/run.txt"], cwd=self.folder, capture_output=True, text=True,
+                                  timeout=600, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            beats = {line.split()[1]: np.array(line.split()[2:], np.int64) for line in done.stdout.splitlines()}
+            for name, case, port, path in outputs:
+                got = unpack(port.stream(), path.read_bytes(), len(port.values))
+                wrong = np.argwhere(got != port.values)
+                assert not len(wrong), (f"{name} {dict(case.parameters)} {stall}: {len(wrong)} of {got.size} differ, first at {wrong[0]}: "
+                                        f"expected {port.values[tuple(wrong[0])]}, got {got[tuple(wrong[0])]}")
+                if check_cycles and case.cycles is not None:
+                    ends = beats[name].reshape(len(port.values), -1)[:, -1]
+                    steady = np.diff(ends[len(ends) // 2:])
+                    assert steady.mean() == case.cycles, f"{name} {dict(case.parameters)}: {steady} cycles, not {case.cycles}"
+
+    def _description(self, scratch: Path, stall: Stall):
+        lines, outputs = [f"stall {stall.seed} {stall.input_per_256} {stall.output_per_256}", "patience 20000"], []
+        for kind, ports in (("in", self._ports("inputs")), ("out", self._ports("outputs"))):
+            offset = 0
+            for index, (name, case, port) in enumerate(ports):
+                stream, path = port.stream(), scratch / f"{name}.bin"
+                lines.append(f"{kind} {name} {index} {offset} {stream.bytes} {stream.beats * len(port.values)} {path}")
+                offset += stream.bytes
+                if kind == "in":
+                    path.write_bytes(pack(stream, port.values))
+                else:
+                    outputs.append((name, case, port, path))
+        return lines, outputs
+
+    def _ports(self, side: str):
+        return [(f"{case.module}_{index}_{port.name}", case, port)
+                for index, case in enumerate(self.cases) for port in getattr(case, side)]
+
+    def _top(self) -> str:
+        body, widths, counts = [], {}, {}
+        for index, case in enumerate(self.cases):
+            values = [f".{name}({value})" for name, value in case.parameters.items()]
+            values += [f'.{name}("{index}_{name}.mem")' for name in case.memories]
+            wires = []
+            for kind, ports in (("in", case.inputs), ("out", case.outputs)):
+                for port in ports:
+                    width, low, k = port.stream().width, widths.get(kind, 0), counts.get(kind, 0)
+                    wires.append(f".{port.name}_tdata({kind}_tdata[{low} +: {width}]), .{port.name}_tvalid({kind}_tvalid[{k}]), "
+                                 f".{port.name}_tready({kind}_tready[{k}])")
+                    widths[kind], counts[kind] = low + width, k + 1
+            body.append(f"    {case.module} #({', '.join(values)}) u{index} (.clk, .rst, {', '.join(wires)});\n")
+        ports = "".join(f"    {way} logic [{max(_LEAST_PORT_BITS, width) - 1}:0] {name},\n"
+                        for way, name, width in (("input ", "in_tdata", widths["in"]), ("input ", "in_tvalid", counts["in"]),
+                                                 ("output", "in_tready", counts["in"]), ("output", "out_tdata", widths["out"]),
+                                                 ("output", "out_tvalid", counts["out"]), ("input ", "out_tready", counts["out"])))
+        return f"module sim_top (\n{ports}    input  logic clk,\n    input  logic rst\n);\n{''.join(body)}endmodule\n"
