@@ -66,7 +66,7 @@ module ge_window #(
     localparam int AW     = max(1, $clog2(LEAST));
     // a power of two needs no wrapping; taken where it costs no further block of memory
     localparam int DEPTH  = LEAST > 64 && PE*BITS << AW <= 16384 ? 1 << AW : LEAST;
-    localparam int PW     = $clog2(PIXELS + LEAD + W + FAR) + 1;
+    localparam int PW     = $clog2(H*W + PIXELS + LEAD + W + FAR) + 1;
     localparam int YW     = $clog2(H + PT + PB + SH) + 1;
     localparam int XW     = $clog2(W + PL + PR + SW) + 1;
 

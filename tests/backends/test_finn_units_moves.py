@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def window_case(rng, c, h, w, kernel, strides, dilations, pads, pe, bits, depthw
     order = (0, 3, 4, 1, 5, 6, 2) if depthwise else (0, 3, 4, 5, 6, 1, 2)
     values = dict(C=c, H=h, W=w, KH=kh, KW=kw, SH=strides[0], SW=strides[1], DH=dilations[0], DW=dilations[1],
                   PT=pads[0], PL=pads[1], PB=pads[2], PR=pads[3], PE=pe, BITS=bits, PAD=fill, DEPTHWISE=depthwise)
-    return Case("ge_window", values, [Port("s", bits, False, pe, x.transpose(0, 2, 3, 1).reshape(n, -1))],
+    return Case("ge_window", values, [_image("s", x, pe, bits)],
                 [Port("m", bits, False, pe, grouped.transpose(order).reshape(n, -1))],
                 cycles=c // pe * max(h * w, oh * ow * kh * kw))
 
@@ -45,16 +47,63 @@ def random_window(rng):
             return (pe * int(rng.integers(1, 5)), h, w, kernel, strides, dilations, pads, pe, int(rng.integers(1, 9)), int(rng.integers(0, 2)))
 
 
-def fork_case(rng, width):
-    x = rng.integers(0, 256, (4, 10 * width // 8))
-    return Case("ge_fork", dict(WIDTH=width), [Port("s", 8, False, width // 8, x)],
-                [Port(name, 8, False, width // 8, x) for name in ("m0", "m1")], cycles=10)
+def pad_case(rng, c, h, w, pads, pe, bits, samples=6):
+    x = rng.integers(0, 1 << bits, (samples, c, h, w))
+    fill = int(rng.integers(0, 1 << bits))
+    y = _padded(x, pads, fill)
+    values = dict(C=c, H=h, W=w, PT=pads[0], PL=pads[1], PB=pads[2], PR=pads[3], PE=pe, BITS=bits, PAD=fill)
+    return Case("ge_pad", values, [_image("s", x, pe, bits)], [_image("m", y, pe, bits)], cycles=y[0].size // pe)
+
+
+def upsample_case(rng, c, h, w, factors, pe, bits, samples=6):
+    x = rng.integers(0, 1 << bits, (samples, c, h, w))
+    y = x.repeat(factors[0], 2).repeat(factors[1], 3)
+    values = dict(C=c, H=h, W=w, FH=factors[0], FW=factors[1], PE=pe, BITS=bits)
+    return Case("ge_upsample", values, [_image("s", x, pe, bits)], [_image("m", y, pe, bits)], cycles=y[0].size // pe)
+
+
+def fork_case(rng, width, beats=10):
+    x = rng.integers(0, 256, (6, beats * width // 8))
+    return Case("ge_fork", dict(WIDTH=width), [_bytes("s", x, width)], [_bytes("m0", x, width), _bytes("m1", x, width)], cycles=beats)
+
+
+def concat_case(rng, a, b, turns, width):
+    xa, xb = (rng.integers(0, 256, (6, turns, n * width // 8)) for n in (a, b))
+    y = np.concatenate([xa, xb], 2)
+    return Case("ge_concat", dict(A=a, B=b, WIDTH=width), [_bytes("a", xa.reshape(6, -1), width), _bytes("b", xb.reshape(6, -1), width)],
+                [_bytes("m", y.reshape(6, -1), width)], cycles=turns * (a + b))
+
+
+def queue_case(rng, depth, width):
+    x = rng.integers(0, 256, (6, 50 * width // 8))
+    return Case("ge_queue", dict(DEPTH=depth, WIDTH=width), [_bytes("s", x, width)], [_bytes("m", x, width)], cycles=50)
+
+
+def _image(name, x, pe, bits):
+    return Port(name, bits, False, pe, x.transpose(0, 2, 3, 1).reshape(len(x), -1))
+
+
+def _bytes(name, x, width):
+    return Port(name, 8, False, width // 8, x)
 
 
 def test_units_that_move_elements(rng, tmp_path):
-    bench = Bench([*(window_case(rng, *sizes) for sizes in WINDOWS), fork_case(rng, 24)], tmp_path)
+    bench = Bench([
+        *(window_case(rng, *sizes) for sizes in WINDOWS),
+        pad_case(rng, 4, 3, 2, (1, 0, 2, 5), 2, 3), pad_case(rng, 1, 1, 4, (0, 1, 0, 1), 1, 8), pad_case(rng, 2, 2, 2, (0, 0, 0, 0), 1, 4),
+        upsample_case(rng, 4, 2, 3, (2, 2), 2, 4), upsample_case(rng, 3, 1, 5, (1, 3), 3, 5), upsample_case(rng, 2, 3, 1, (3, 1), 1, 1),
+        fork_case(rng, 24), concat_case(rng, 1, 1, 5, 8), concat_case(rng, 4, 3, 3, 16),
+        queue_case(rng, 2, 8), queue_case(rng, 20, 40), queue_case(rng, 67, 8),
+    ], tmp_path)
     for stall in STALLS:
         bench.run(stall, check_cycles=stall == STALLS[0])
+
+
+def test_a_wrong_pad_value_is_seen(rng, tmp_path):
+    case = pad_case(rng, 1, 2, 2, (1, 1, 1, 1), 1, 8)
+    bench = Bench([replace(case, parameters={**case.parameters, "PAD": case.parameters["PAD"] ^ 1})], tmp_path)
+    with pytest.raises(AssertionError, match="ge_pad_0_m .* 72 of 96 differ, first at .0 0."):
+        bench.run(STALLS[0])
 
 
 @pytest.mark.slow

@@ -1,0 +1,100 @@
+// Integer addition of two streams of the same shape: m = AM*a + BM*b, with constant multipliers.
+//
+// A multiplier becomes its signed digits (-1, 0, 1; no two neighbours), one shifted copy of the operand for each; all
+// copies are summed by one registered tree. Negative copies are complemented, and the missing ones are one more copy.
+// One beat per cycle; no memory but the output buffer. A beat is taken when both streams have one.
+module ge_add #(
+    int unsigned PE    = 1,      // elements per beat
+    int unsigned ABITS = 4,      // bits of a, of b
+    bit          ASGN  = 0,      // a is signed, b is signed
+    int unsigned BBITS = 4,
+    bit          BSGN  = 0,
+    int          AM    = 1,
+    int          BM    = 1,
+    int unsigned OB    = 6,      // result bits, signed
+    localparam int unsigned A_WIDTH = (PE*ABITS + 7) / 8 * 8,
+    localparam int unsigned B_WIDTH = (PE*BBITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+) (
+    input  logic               clk,
+    input  logic               rst,
+    input  logic [A_WIDTH-1:0] a_tdata,
+    input  logic               a_tvalid,
+    output logic               a_tready,
+    input  logic [B_WIDTH-1:0] b_tdata,
+    input  logic               b_tvalid,
+    output logic               b_tready,
+    output logic [M_WIDTH-1:0] m_tdata,
+    output logic               m_tvalid,
+    input  logic               m_tready
+);
+    // the k-th signed digit of m that is not zero, with its weight; 0 where there is none
+    function automatic int digit(int m, int k);
+        int rest, d;
+        rest = m;
+        for (int place = 0; place < 32; place++) begin
+            d = (rest & 1) == 0 ? 0 : (rest & 2) == 0 ? 1 : -1;
+            if (d != 0 && k == 0) return d <<< place;
+            if (d != 0) k = k - 1;
+            rest = (rest - d) >>> 1;
+        end
+        return 0;
+    endfunction
+
+    function automatic int count(int m, bit negative);           // digits, or negative digits only
+        int n;
+        n = 0;
+        for (int k = 0; k < 32; k++) if (negative ? digit(m, k) < 0 : digit(m, k) != 0) n++;
+        return n;
+    endfunction
+
+    localparam int ACOPIES = count(AM, 0);
+    localparam int COPIES  = ACOPIES + count(BM, 0);
+    localparam int MISSING = count(AM, 1) + count(BM, 1);
+    localparam int ROWS    = COPIES + (MISSING != 0 ? 1 : 0);
+    localparam int unsigned LATENCY = 1 + $clog2(ROWS);          // input register, tree
+    localparam int unsigned DEPTH   = 1 << $clog2(LATENCY + 4);  // covers the way there and back
+
+    // ---- take in
+    logic                       beat, freed;
+    logic [$clog2(DEPTH+1)-1:0] credit;
+    logic [LATENCY:1]           valid;
+    assign beat     = a_tvalid && b_tvalid && (credit != 0);
+    assign a_tready = b_tvalid && (credit != 0);
+    assign b_tready = a_tvalid && (credit != 0);
+    always_ff @(posedge clk) begin
+        if (rst) credit <= ($clog2(DEPTH+1))'(DEPTH);
+        else if (beat != freed) credit <= freed ? credit + 1'b1 : credit - 1'b1;
+        valid <= rst ? '0 : LATENCY'({valid, beat});
+    end
+
+    // ---- add
+    logic [PE*OB-1:0] sums;
+    for (genvar p = 0; p < PE; p++) begin : lane
+        logic [OB-1:0]      a, b;
+        logic [ROWS*OB-1:0] rows;
+        logic [OB+$clog2(ROWS)-1:0] sum;
+        always_ff @(posedge clk) begin
+            a <= OB'($signed({ASGN & a_tdata[p*ABITS+ABITS-1], a_tdata[p*ABITS +: ABITS]}));
+            b <= OB'($signed({BSGN & b_tdata[p*BBITS+BBITS-1], b_tdata[p*BBITS +: BBITS]}));
+        end
+        for (genvar r = 0; r < ROWS; r++) begin : copy
+            localparam int D = r < ACOPIES ? digit(AM, r) : digit(BM, r - ACOPIES);
+            if (r == COPIES) begin : ones
+                assign rows[r*OB +: OB] = OB'(MISSING);
+            end else if (D > 0) begin : plus
+                assign rows[r*OB +: OB] = (r < ACOPIES ? a : b) << $clog2(D);
+            end else begin : minus
+                assign rows[r*OB +: OB] = ~((r < ACOPIES ? a : b) << $clog2(-D));
+            end
+        end
+        ge_adder_tree #(.N(ROWS), .WIDTH(OB)) tree (.clk, .x(rows), .sum);
+        assign sums[p*OB +: OB] = sum[OB-1:0];
+    end
+
+    // ---- hand over
+    logic [PE*OB-1:0] word;
+    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
+        .clk, .rst, .push(valid[LATENCY]), .push_data(sums), .freed, .m_tdata(word), .m_tvalid, .m_tready);
+    assign m_tdata = M_WIDTH'(word);
+endmodule

@@ -1,0 +1,88 @@
+// Global pooling: per channel the largest (MAX = 1) or the sum (MAX = 0) over all PIXELS of an image.
+//
+// In: per pixel G = C/PE beats of PE channels; out: G beats, those of the last pixel's. PIXELS*G cycles per sample.
+// Memory: the G running words form a delay line, each coming out as the next pixel's beat for it comes in: registers up
+// to three words, above a small ring with two registers behind it, so that a block RAM's own can serve.
+module ge_pool_global #(
+    int unsigned C      = 4,     // channels
+    int unsigned PIXELS = 16,
+    int unsigned PE     = 1,     // channels per beat; divides C
+    int unsigned BITS   = 4,     // bits of an element
+    bit          SGN    = 0,     // elements are signed
+    int unsigned OB     = 8,     // bits of a result: BITS, or enough for the sum
+    bit          MAX    = 0,
+    localparam int unsigned S_WIDTH = (PE*BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+) (
+    input  logic               clk,
+    input  logic               rst,
+    input  logic [S_WIDTH-1:0] s_tdata,
+    input  logic               s_tvalid,
+    output logic               s_tready,
+    output logic [M_WIDTH-1:0] m_tdata,
+    output logic               m_tvalid,
+    input  logic               m_tready
+);
+    localparam int unsigned G  = C / PE;
+    localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
+    localparam int unsigned XW = PIXELS > 1 ? $clog2(PIXELS) : 1;
+    if (C % PE != 0) $error("PE must divide C");
+
+    logic [GW-1:0] g;
+    logic [XW-1:0] pixel;
+    logic          first, last, beat;                            // pixel
+    assign first    = (pixel == 0);
+    assign last     = (pixel == XW'(PIXELS - 1));
+    assign s_tready = !last || !m_tvalid || m_tready;
+    assign beat     = s_tvalid && s_tready;
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            g        <= '0;
+            pixel    <= '0;
+            m_tvalid <= 1'b0;
+        end else begin
+            if (beat) g <= (g == GW'(G - 1)) ? '0 : g + 1'b1;
+            if (beat && g == GW'(G - 1)) pixel <= last ? '0 : pixel + 1'b1;
+            if (!m_tvalid || m_tready) m_tvalid <= beat && last;
+        end
+    end
+
+    logic [PE*OB-1:0] so_far, now, word;
+    for (genvar p = 0; p < PE; p++) begin : lane
+        ge_accumulate #(.BITS(BITS), .SGN(SGN), .OB(OB), .MAX(MAX)) step (
+            .x(s_tdata[p*BITS +: BITS]), .first, .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]));
+    end
+    always_ff @(posedge clk) begin
+        if (!m_tvalid || m_tready) word <= now;
+    end
+    assign m_tdata = M_WIDTH'(word);
+
+    // ---- delay line: so_far is what `now` was G beats ago
+    if (G <= 3) begin : registers
+        logic [G*PE*OB-1:0] line;
+        always_ff @(posedge clk) if (beat) line <= (G*PE*OB)'({line, now});
+        assign so_far = line[(G-1)*PE*OB +: PE*OB];
+    end else begin : memory
+        localparam int unsigned N = G - 1;                       // the two registers behind hold the rest
+        logic [PE*OB-1:0] ring [N];
+        logic [PE*OB-1:0] fetched;
+        logic [GW-1:0]    wr, rd;
+        always_ff @(posedge clk) begin
+            if (beat) begin
+                ring[wr] <= now;
+                fetched  <= ring[rd];
+                so_far   <= fetched;
+            end
+        end
+        always_ff @(posedge clk) begin
+            if (rst) begin
+                wr <= '0;
+                rd <= GW'(1);
+            end else if (beat) begin
+                wr <= rd;
+                rd <= (rd == GW'(N - 1)) ? '0 : rd + 1'b1;
+            end
+        end
+    end
+endmodule

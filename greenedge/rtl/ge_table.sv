@@ -1,0 +1,73 @@
+// Look-up table per channel: y = table[c][x - XLO], for functions of few values that are not monotone; channel c runs
+// 0 ... C-1 and starts again. C = 1: one table serves all channels, whatever PE is.
+//
+// One beat per cycle. Memory: each lane of a beat has a memory of its own, read through two registers.
+//
+// TABLE_FILE: word f*SIZE + i holds PE values of OB bits for x = XLO + i, channel f*PE in the low bits.
+module ge_table #(
+    int unsigned C    = 1,       // tables
+    int unsigned PE   = 1,       // elements per beat; divides C, or C is 1
+    int unsigned XB   = 6,       // input bits
+    bit          XSGN = 1,       // input is signed
+    int          XLO  = -32,     // smallest x
+    int unsigned SIZE = 64,      // values of x
+    int unsigned OB   = 4,       // output bits
+    parameter    TABLE_FILE = "",
+    localparam int unsigned S_WIDTH = (PE*XB + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+) (
+    input  logic               clk,
+    input  logic               rst,
+    input  logic [S_WIDTH-1:0] s_tdata,
+    input  logic               s_tvalid,
+    output logic               s_tready,
+    output logic [M_WIDTH-1:0] m_tdata,
+    output logic               m_tvalid,
+    input  logic               m_tready
+);
+    localparam int unsigned CF      = C > PE ? C / PE : 1;
+    localparam int unsigned WORDS   = CF*SIZE;
+    localparam int unsigned AW      = WORDS > 1 ? $clog2(WORDS) : 1;
+    localparam int unsigned LATENCY = 3;                         // address, memory, output register
+    localparam int unsigned DEPTH   = 8;                         // covers the way there and back
+    if (C != 1 && C % PE != 0) $error("PE must divide C, or C be 1");
+
+    // ---- take in
+    logic             beat, freed;
+    logic [3:0]       credit;
+    logic [AW-1:0]    base;                                      // of the channel's table
+    logic [LATENCY:1] valid;
+    assign s_tready = (credit != 0);
+    assign beat     = s_tvalid && s_tready;
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            credit <= 4'(DEPTH);
+            base   <= '0;
+        end else begin
+            if (beat != freed) credit <= beat ? credit - 1'b1 : credit + 1'b1;
+            if (beat) base <= (base == AW'(WORDS - SIZE)) ? '0 : base + AW'(SIZE);
+        end
+        valid <= rst ? '0 : {valid[LATENCY-1:1], beat};
+    end
+
+    // ---- look up
+    logic [PE*OB-1:0] y;
+    for (genvar p = 0; p < PE; p++) begin : lane
+        logic [PE*OB-1:0] values [WORDS];                        // of each word only this lane's bits are kept
+        initial $readmemh(TABLE_FILE, values);
+        logic [AW-1:0]    address, offset;
+        logic [OB-1:0]    v1;
+        assign offset = AW'($signed({XSGN & s_tdata[p*XB+XB-1], s_tdata[p*XB +: XB]}));
+        always_ff @(posedge clk) begin
+            address       <= base + offset - AW'(XLO);
+            v1            <= values[address][p*OB +: OB];
+            y[p*OB +: OB] <= v1;
+        end
+    end
+
+    // ---- hand over
+    logic [PE*OB-1:0] word;
+    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
+        .clk, .rst, .push(valid[LATENCY]), .push_data(y), .freed, .m_tdata(word), .m_tvalid, .m_tready);
+    assign m_tdata = M_WIDTH'(word);
+endmodule

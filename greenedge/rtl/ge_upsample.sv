@@ -1,0 +1,128 @@
+// Nearest-neighbour upsampling of an image (C, H, W): each pixel FW times in its row, each row FH times.
+//
+// One beat per cycle out, FH*FW*H*W*C/PE per sample; the next row is received while this one goes out. Memory: a ring of
+// one row and a few pixels; with FH = 1 a few pixels.
+module ge_upsample #(
+    int C  = 4,                  // channels
+    int H  = 4,                  // image; all rows are alike, so H is not used
+    int W  = 4,
+    int FH = 2,                  // factors
+    int FW = 2,
+    int PE = 1,                  // channels per beat; divides C
+    int BITS = 4,                // bits of an element
+    localparam int WIDTH = (PE*BITS + 7) / 8 * 8
+) (
+    input  logic             clk,
+    input  logic             rst,
+    input  logic [WIDTH-1:0] s_tdata,
+    input  logic             s_tvalid,
+    output logic             s_tready,
+    output logic [WIDTH-1:0] m_tdata,
+    output logic             m_tvalid,
+    input  logic             m_tready
+);
+    localparam int G = C / PE;                                   // beats per pixel
+    if (C % PE != 0) $error("PE must divide C");
+
+    localparam int SLACK  = 2 + 10/G;                            // covers the way from release to reception
+    localparam int PIXELS = (FH > 1 ? W : 0) + SLACK;
+    localparam int DEPTH  = PIXELS*G;
+    localparam int AW     = $clog2(DEPTH);
+    localparam int PW     = $clog2(PIXELS + 1);
+
+    function automatic logic [AW-1:0] forward(logic [AW-1:0] a, int step);
+        logic [AW:0] ahead, wrapped;
+        ahead   = {1'b0, a} + (AW+1)'((step + DEPTH) % DEPTH);
+        wrapped = {1'b0, a} + (AW+1)'((step + DEPTH) % DEPTH - DEPTH);
+        return wrapped[AW] ? ahead[AW-1:0] : wrapped[AW-1:0];
+    endfunction
+
+    // ---- receive; positions count pixels since reset, modulo 2**PW
+    logic [PE*BITS-1:0]               ring [DEPTH];
+    logic [AW-1:0]                    wa;
+    logic [$clog2(G > 1 ? G : 2)-1:0] wg;
+    logic [PW-1:0]                    written, released;
+    logic                             room, beat;
+    assign s_tready = room;
+    assign beat     = s_tvalid && room;
+
+    always_ff @(posedge clk) begin
+        if (beat) ring[wa] <= s_tdata[PE*BITS-1:0];
+    end
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            wa      <= '0;
+            wg      <= '0;
+            written <= '0;
+            room    <= 1'b0;
+        end else begin
+            if (beat) begin
+                wa <= (wa == AW'(DEPTH - 1)) ? '0 : wa + 1'b1;
+                wg <= (int'(wg) == G - 1) ? '0 : wg + 1'b1;
+                if (int'(wg) == G - 1) written <= written + 1'b1;
+            end
+            room <= PW'(written - released) < PW'(PIXELS - 1);
+        end
+    end
+
+    // ---- send: one address per cycle while its pixel is there and the output buffer has room
+    localparam int CREDITS = 8;                                  // covers the way through memory and output buffer
+    logic [$clog2(G > 1 ? G : 2)-1:0]   g;
+    logic [$clog2(FW > 1 ? FW : 2)-1:0] fw;
+    logic [$clog2(W > 1 ? W : 2)-1:0]   x;
+    logic [$clog2(FH > 1 ? FH : 2)-1:0] fh;
+    logic [PW-1:0]                      pixel;                   // position of the one that is sent
+    logic [AW-1:0]                      ra;
+    logic                               open, go, freed, last_g, last_fw, last_x, last_fh, again;
+    logic [$clog2(CREDITS+1)-1:0]       credit, credit_next;
+
+    assign last_g  = (int'(g) == G - 1);
+    assign last_fw = (int'(fw) == FW - 1);
+    assign last_x  = (int'(x) == W - 1);
+    assign last_fh = (int'(fh) == FH - 1);
+    assign again   = last_x && !last_fh;                         // the same row once more
+    assign go      = open && (pixel != written);
+    assign credit_next = credit + freed - go;
+
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            open     <= 1'b0;
+            credit   <= ($clog2(CREDITS+1))'(CREDITS);
+            g        <= '0;
+            fw       <= '0;
+            x        <= '0;
+            fh       <= '0;
+            pixel    <= '0;
+            released <= '0;
+            ra       <= '0;
+        end else begin
+            credit <= credit_next;
+            open   <= (credit_next != 0);
+            if (go) begin
+                g  <= last_g ? '0 : g + 1'b1;
+                ra <= !last_g ? forward(ra, 1) : !last_fw ? forward(ra, 1 - G) : again ? forward(ra, 1 - W*G) : forward(ra, 1);
+                if (last_g) fw <= last_fw ? '0 : fw + 1'b1;
+                if (last_g && last_fw) begin
+                    x     <= last_x ? '0 : x + 1'b1;
+                    pixel <= pixel + (again ? PW'(1 - W) : PW'(1));
+                    if (last_x) fh <= last_fh ? '0 : fh + 1'b1;
+                    if (last_fh) released <= pixel + 1'b1;
+                end
+            end
+        end
+    end
+
+    // ---- read: memory, then its output register
+    logic [PE*BITS-1:0] r1, r2, word;
+    logic [2:1]         valid;
+    always_ff @(posedge clk) begin
+        r1    <= ring[ra];
+        r2    <= r1;
+        valid <= rst ? '0 : {valid[1], go};
+    end
+
+    ge_fifo #(.WIDTH(PE*BITS), .DEPTH(CREDITS)) out (
+        .clk, .rst, .push(valid[2]), .push_data(r2), .freed, .m_tdata(word), .m_tvalid, .m_tready);
+    assign m_tdata = WIDTH'(word);
+endmodule
