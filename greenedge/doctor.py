@@ -17,12 +17,14 @@ _PROBE_S = 20
 _PROGRAMS = (("g++", "simulating RTL", "apt install g++"), ("make", "simulating RTL", "apt install make"),
              ("perl", "simulating RTL", "apt install perl"),
              ("openFPGALoader", "loading a bitstream onto a board", "apt install openfpgaloader"),
+             ("edgetpu_compiler", "Coral Edge TPU targets", "coral.ai, Edge TPU Compiler"),
              ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"))
 # (tool, needed for, extra that brings it)
 _TOOLS = (("verilator", "simulating RTL", "fpga"), ("yosys", "bitstreams for open boards", "fpga"),
           ("nextpnr-ecp5", "bitstreams for ECP5 boards", "fpga"), ("ecppack", "bitstreams for ECP5 boards", "fpga"),
           ("nextpnr-ice40", "bitstreams for iCE40 boards", "fpga-ice40"),
-          ("nextpnr-himbaechel", "bitstreams for Gowin boards", "fpga-gowin"))
+          ("nextpnr-himbaechel", "bitstreams for Gowin boards", "fpga-gowin"),
+          ("vela", "Arm Ethos-U targets", "ethos-u"))
 # (distribution, needed for)
 _PACKAGES = (("torch", "training"), ("brevitas", "training, export"), ("qonnx", "export, verification"),
              ("onnx", "every stage"), ("onnxruntime", "verification"), ("ai-edge-litert", "edge binaries"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from greenedge.errors import TargetError
 from greenedge.shipped import shipped
 
-KINDS = ("fpga", "cpu", "npu", "gpu")
+KINDS = ("fpga", "cpu", "mcu", "npu", "gpu")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MAX_BYTES = 64 << 10
 

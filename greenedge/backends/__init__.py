@@ -7,6 +7,8 @@ A back end is a module with five functions and inherits from nothing:
     simulate(folder, x, keep, progress) -> {edge: int64}  runs what lies in the folder on integers
     report(folder) -> dict                                {"hardware": {…}} or {"edge": {…}}, from the tools' own logs
     tools(options) -> {name: version}                     what enters the key of the build stage
+
+It may also have STAGE (what verify calls the built thing), `proved` and `provenance`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from types import ModuleType
 from greenedge.errors import TargetError
 
 BACKENDS = {
+    "c99": "greenedge.backends.c99",
     "finn": "greenedge.backends.finn",
     "tflite": "greenedge.backends.tflite",
 }

@@ -25,7 +25,7 @@ def run_graph(graph: Graph, x: np.ndarray | Mapping[str, np.ndarray], keep: Iter
     input's range, or an array that is not of integers.
     """
     feeds = dict(x) if isinstance(x, Mapping) else {graph.inputs[0]: x}
-    feeds = {edge: _accepted(graph.edges[edge], feeds.get(edge)) for edge in graph.inputs}
+    feeds = {edge: accepted(graph.edges[edge], feeds.get(edge)) for edge in graph.inputs}
     samples = {len(values) for values in feeds.values()}
     if len(samples) != 1:
         raise GreenedgeError(f"{graph.name}: inputs have different numbers of samples, {sorted(samples)}.")
@@ -38,7 +38,8 @@ def run_graph(graph: Graph, x: np.ndarray | Mapping[str, np.ndarray], keep: Iter
     return {edge: np.concatenate([part[edge] for part in parts]) for edge in wanted}
 
 
-def _accepted(edge: Edge, values) -> np.ndarray:
+def accepted(edge: Edge, values) -> np.ndarray:
+    """`values` as int64 where they are what may go into `edge`; raises GreenedgeError that says what is wrong."""
     if values is None:
         raise GreenedgeError(f"input {edge.name!r} is missing; it has shape {('batch', *edge.shape)}.")
     values = np.asarray(values)

@@ -11,6 +11,7 @@ from greenedge.backends import tflite
 from greenedge.backends.tflite.runtime import weight_offsets
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen, run_graph
+from greenedge.target import load_target
 from greenedge.tools import execute
 from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
@@ -18,15 +19,16 @@ from tests.backends.nets import inputs, mlp
 
 def built(graph, folder):
     """The plan carried out; its one command, the self-test, too."""
-    assert tflite.check(graph, None, {}) == []
-    execute(tflite.plan(graph, None, {}), folder)
+    assert tflite.check(graph, load_target("linux-x86"), {}) == []
+    execute(tflite.plan(graph, load_target("linux-x86"), {}), folder)
     return folder
 
 
 def written(graph, folder):
     """The plan's files alone."""
     folder.mkdir()
-    for name, content in tflite.plan(graph, None, {}).files.items():
+    for name, content in tflite.plan(graph, load_target("linux-x86"), {}).files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
 
@@ -67,7 +69,7 @@ def test_the_report_says_what_was_built_and_proved(tmp_path, convnet):
 
 
 def test_a_plan_is_pure(convnet):
-    assert tflite.plan(convnet, None, {}).digest() == tflite.plan(convnet, None, {}).digest()
+    assert tflite.plan(convnet, load_target("linux-x86"), {}).digest() == tflite.plan(convnet, load_target("linux-x86"), {}).digest()
 
 
 def test_a_flipped_weight_is_seen_in_its_layer(rng, tmp_path, convnet):
@@ -135,7 +137,7 @@ def test_a_damaged_file_is_one_sentence(rng, tmp_path, damage, says):
     folder = written(graph, tmp_path / "build")
     path = folder / "model.tflite"
     content = path.read_bytes()
-    other = tflite.plan(mlp(rng, (12, 7, 3)), None, {}).files["model.tflite"]
+    other = tflite.plan(mlp(rng, (12, 7, 3)), load_target("linux-x86"), {}).files["model.tflite"]
     path.unlink()
     if damage != "absent":
         path.write_bytes({"magic": b"GARB" * 9, "empty": b"", "cut": content[:len(content) // 3], "swapped": other}[damage])
@@ -175,14 +177,14 @@ def test_refusals_are_said_at_once():
     weight = np.ones((4, 2), np.int64)
     ops = (Input("x", (), "x"), Dense("fc", ("x",), "fc", weight))
     graph = Graph("g", ops, {"x": Edge("x", (4,), 0, 1000), "fc": Edge("fc", (2,), 0, 4000)}, ("fc",))
-    assert [str(reason) for reason in tflite.check(graph, None, {})] == [
+    assert [str(reason) for reason in tflite.check(graph, load_target("linux-x86"), {})] == [
         "x: 1,001 levels; int8 holds 256 (cure: quantise to at most 8 bits).",
         "fc: an output of 12-bit accumulators; the output of an int8 file has 8 bits (cure: put a QuantIdentity(bit_width=8) on the "
         "model's output)."]
 
 
 def refusals(sketch, *outputs):
-    return [str(reason) for reason in tflite.check(sketch.graph(*outputs), None, {})]
+    return [str(reason) for reason in tflite.check(sketch.graph(*outputs), load_target("linux-x86"), {})]
 
 
 def test_accumulators_need_a_quantiser(rng):
@@ -246,7 +248,7 @@ def test_the_golden_file(repo):
     sketch = Sketch(np.random.default_rng(7), (2, 5, 5))
     a = sketch.step(sketch.conv("x", 3, (3, 3), pads=(1, 1, 1, 1)))
     graph = sketch.graph(sketch.step(sketch.dense(sketch.reshape(a, 75), 4), "s8"))
-    digest = tflite.plan(graph, None, {}).digest() + "\n"
+    digest = tflite.plan(graph, load_target("linux-x86"), {}).digest() + "\n"
     golden = repo / "tests" / "golden" / "tflite.txt"
     if os.environ.get("GOLDEN"):
         golden.write_text(digest)

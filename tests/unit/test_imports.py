@@ -14,7 +14,7 @@ ORDER = (
     ("graph", "tools", "manifest"),
     ("lower", "export"),
     ("host", "reference", "model_file", "train", "rtl", "energy", "shell"),
-    ("backends.finn", "backends.tflite"),
+    ("backends.c99", "backends.finn", "backends.tflite"),
     ("backends",),
     ("check", "verify", "report", "boards"),
     ("flow",),

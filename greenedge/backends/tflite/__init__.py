@@ -1,9 +1,11 @@
 """Back end `tflite`: an int8 .tflite file written straight from the integer graph, with a proof for every channel.
 
-Tools: none to build but Python; `ai-edge-litert` (or `tflite-runtime`) to run. Options: none.
+Tools: none to build but Python (Vela for an Ethos-U; edgetpu_compiler for an Edge TPU, where found); to run, `ai-edge-litert`
+(or `tflite-runtime`). Options: none.
 Files: model.tflite; certificate.json (what was proved about each layer's requantisation, per kernel set); edges.json (which
-tensor holds which edge of the graph, and how); selftest.json (the emulated arithmetic against the runtime, and which operators
-XNNPACK leaves to LiteRT's own kernels).
+tensor holds which edge of the graph, and how); selftest.json (the emulated arithmetic against the runtime, and which
+operators XNNPACK leaves to LiteRT's own kernels); deploy/ (for a board without greenedge: model, runner, golden samples);
+what vela.py or edgetpu.py says for an NPU.
 
 The file's images have their channels last: an input of shape (C, H, W) in the graph is (1, H, W, C) in the file, and int8 =
 level + the input's offset in edges.json, which is also what the file's own quantisation parameters say.
@@ -33,11 +35,20 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     """Every reason why the graph has no exact int8 file."""
     from greenedge.backends.tflite.rules import reasons_against
 
-    return reasons_against(graph)
+    compiler = _compiler(target)
+    return reasons_against(graph) + (compiler.reasons_against(graph) if compiler else [])
+
+
+def _compiler(target: Target):
+    """The module for the compiler that a target wants after LiteRT's file, or None."""
+    from greenedge.backends.tflite import edgetpu, vela
+
+    return vela if "vela" in target.device.toolchain else edgetpu if target.device.family == "edge-tpu" else None
 
 
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
+    from greenedge.backends.tflite.deploy import deploy_files
     from greenedge.backends.tflite.emit import write_file
     from greenedge.backends.tflite.record import certificate
 
@@ -46,10 +57,13 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
                     "source": placed.layout.source, "order": placed.layout.order, "shape": placed.layout.shape, "file": placed.layout.file}
              for edge, placed in emitted.placed.items()}
     about = {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
-    files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
+    files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about),
+             **deploy_files(graph, emitted.content, edges)}
     command = Command(("{python}", "-m", "greenedge.backends.tflite.selftest", MODEL, SELFTEST), "selftest.log",
                       "LiteRT's arithmetic", timeout_s=300)
-    return Plan(files, (command,), (MODEL, CERTIFICATE, EDGES, SELFTEST))
+    compiler = _compiler(target)
+    further, made = (compiler.commands(MODEL, target), compiler.products()) if compiler else ((), ())
+    return Plan(files, (command, *further), (MODEL, CERTIFICATE, EDGES, SELFTEST, *made))
 
 
 def _json(value: dict) -> bytes:
@@ -114,8 +128,21 @@ def report(folder: Path) -> dict:
         told[kernels] = {"withheld": doubt} if doubt else summary(recorded, kernels)
     edge = {"bytes": (folder / MODEL).stat().st_size, "runtime": f"{tested['runtime']} {tested['version']}", "kernels": "xnnpack",
             "certificate": told, "operators": operators(folder / MODEL), "left_to_builtins": tested["left_to_builtins"]}
-    return {"edge": edge, "proved": proved(folder), "evidence": {"bytes": "measured", "certificate": "proved"},
-            "tools": {**tools({}), tested["runtime"]: tested["version"]}}
+    found = {"edge": edge, "proved": proved(folder), "evidence": {"bytes": "measured", "certificate": "proved"}, "notes": [],
+             "tools": {**tools({}), tested["runtime"]: tested["version"]}}
+    return _with_compiler(found, folder)
+
+
+def _with_compiler(found: dict, folder: Path) -> dict:
+    """The report, and what the compiler after LiteRT's file had to say."""
+    from greenedge.backends.tflite import edgetpu, vela
+
+    for compiler in (vela, edgetpu):
+        if compiler.made(folder):
+            more = compiler.report(folder)
+            found = {**found, **{key: {**found[key], **more[key]} for key in ("edge", "evidence", "tools")},
+                     "notes": [*found["notes"], *more["notes"]]}
+    return found
 
 
 def proved(folder: Path) -> str | None:
@@ -128,13 +155,19 @@ def proved(folder: Path) -> str | None:
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:
     """The packages that write and run the file."""
-    found = {}
+    found = _compilers()
     for name in (*_RUNTIMES, "flatbuffers"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _compilers() -> dict[str, str]:
+    from greenedge.backends.tflite import edgetpu, vela
+
+    return {**vela.tools(), **edgetpu.tools()}
 
 
 def _read(path: Path) -> dict:

@@ -1,0 +1,104 @@
+"""Back end `c99`: the network as a freestanding C99 package for microcontrollers, with its own self-test.
+
+Tools: a C compiler for this machine, which proves the package here; cross compilers where found, for the size of the code.
+Options: none. Files: model.h, model.c, ge_kernels.*, golden.h, selftest.*, port/ (host, bare Cortex-M and RISC-V), CMakeLists.txt,
+graph.* (what it was made from), selftest.json.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError, Reason
+from greenedge.graph import Graph
+from greenedge.target import Target
+from greenedge.tools import Command, Plan
+
+STAGE = "c99"
+
+
+def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
+    """Every reason why the graph is no exact C package for this target; needs no tool."""
+    from greenedge.backends.c99.program import reasons_against
+
+    return reasons_against(graph) or _against_memory(graph, target)
+
+
+def _against_memory(graph: Graph, target: Target) -> list[Reason]:
+    from greenedge.backends.c99.emit import constant_bytes
+    from greenedge.backends.c99.program import program_of
+
+    program, reasons = program_of(graph), []
+    for kind, needed, what in (("ram_bytes", program.arena_bytes, "working memory"),
+                               ("flash_bytes", constant_bytes(program), "weights and parameters")):
+        held = target.device.resources.get(kind)
+        if held is not None and needed > held:
+            reasons.append(Reason(graph.name, "too-big", f"{needed:,} bytes of {what}",
+                                  f"{target.device.title} has {held:,}", "use fewer channels, or a larger device"))
+    return reasons
+
+
+def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
+    """The package; what is left to run is its self-test."""
+    from greenedge.backends.c99.emit import package_files
+    from greenedge.backends.c99.program import program_of
+    from greenedge.graph import save_graph
+
+    files = package_files(program_of(graph))
+    with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
+        save_graph(graph, Path(scratch))
+        files |= {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
+    command = Command(("{python}", "-m", "greenedge.backends.c99.selftest"), "selftest.log", "compiling and testing the C package", 900)
+    return Plan(files, (command,), ("model.c", "model.h", "selftest.json"))
+
+
+def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (),
+             progress=lambda *_: None) -> dict[str, np.ndarray]:
+    """The C files that lie in `folder`, compiled for this machine, on graph integers (N, *shape).
+
+    Returns the outputs and those of the kept edges that are stored (accumulators that a requantiser reads are not).
+    Raises GreenedgeError for values outside an input's range.
+    """
+    from greenedge.backends.c99.program import program_of
+    from greenedge.backends.c99.run import run_package
+    from greenedge.graph import load_graph
+    from greenedge.graph.execute import accepted
+
+    graph = load_graph(folder)
+    feeds = dict(x) if isinstance(x, Mapping) else {graph.inputs[0]: x}
+    values = [accepted(graph.edges[edge], feeds.get(edge)) for edge in graph.inputs]
+    with tempfile.TemporaryDirectory(prefix="greenedge-c99-") as scratch:
+        found = run_package(folder.absolute(), program_of(graph), values, bool(keep), Path(scratch), progress)
+    return {edge: v for edge, v in found.items() if edge in graph.outputs or edge in keep}
+
+
+def report(folder: Path) -> dict:
+    """{"edge": …}: bytes of constants and of working memory, and of compiled code where a cross compiler was found."""
+    from greenedge.backends.c99.emit import constant_bytes
+    from greenedge.backends.c99.program import program_of
+    from greenedge.graph import load_graph
+
+    program, tested = program_of(load_graph(folder)), _read(folder / "selftest.json")
+    edge = {"bytes": constant_bytes(program), "ram_bytes": program.arena_bytes, "runtime": "freestanding C99", "kernels": "ge_kernels.c",
+            "selftest": tested["said"], "compiled": tested["sizes"]}
+    evidence = {"bytes": "counted", "ram_bytes": "counted", "compiled": "measured by the cross compiler's size"}
+    return {"edge": edge, "evidence": evidence, "tools": tools({})}
+
+
+def tools(options: Mapping[str, object]) -> dict[str, str]:
+    """The compiler that proves the package."""
+    from greenedge.backends.c99.run import compiler, version
+
+    return {"cc": version(compiler())}
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None

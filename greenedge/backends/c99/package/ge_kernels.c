@@ -1,0 +1,158 @@
+/* Integer kernels of greenedge: see ge_kernels.h. Results are exact; nothing here depends on the machine's word size. */
+#include "ge_kernels.h"
+
+/* Floor of v / 2**s. C99 leaves >> of a negative number to the compiler. */
+static int64_t shifted(int64_t v, uint8_t s) { return v >= 0 ? v >> s : ~(~v >> s); }
+
+static int32_t counted(const ge_step *f, uint32_t channel, int32_t x) {
+    uint32_t n = (uint32_t)(f->hi - f->lo), low = 0, high = n;
+    const int32_t *t = f->thresholds + channel * n;
+    int64_t v = f->sign[channel] < 0 ? -(int64_t)x : x;
+    while (low < high) { /* thresholds before low are reached, those from high on are not */
+        uint32_t middle = (low + high) / 2;
+        if (v >= t[middle]) low = middle + 1; else high = middle;
+    }
+    return f->lo + (int32_t)low;
+}
+
+static int32_t stepped(const ge_step *f, uint32_t i, int32_t x) {
+    uint32_t channel = f->channels > 1 ? i / f->inner % f->channels : 0;
+    if (f->m) {
+        int64_t level = shifted((int64_t)f->m[channel] * x + f->b[channel], f->s[channel]);
+        return level < f->lo ? f->lo : level > f->hi ? f->hi : (int32_t)level;
+    }
+    if (f->thresholds) return counted(f, channel, x);
+    return f->table[channel * f->table_size + (uint32_t)(x - f->first[channel])];
+}
+
+static int32_t get(ge_code code, const void *x, uint32_t i) {
+    return code.wide ? ((const int32_t *)x)[i] : ((const int8_t *)x)[i] + code.offset;
+}
+
+static void put(const ge_sink *sink, void *y, uint32_t i, int32_t value) {
+    if (sink->step) value = stepped(sink->step, i, value);
+    if (sink->code.wide) ((int32_t *)y)[i] = value;
+    else ((int8_t *)y)[i] = (int8_t)(value - sink->code.offset);
+}
+
+void ge_dense(const ge_dense_layer *l, const void *x, void *y) {
+    const int8_t *in = x;
+    for (uint32_t v = 0; v < l->vectors; v++, in += l->k) {
+        const int8_t *w = l->weight;
+        for (uint32_t m = 0; m < l->m; m++, w += l->k) {
+            int32_t sum = l->bias ? l->bias[m] : 0;
+            for (uint32_t k = 0; k < l->k; k++) sum += w[k] * in[k];
+            put(&l->sink, y, v * l->m + m, sum);
+        }
+    }
+}
+
+void ge_conv(const ge_conv_layer *l, const void *x, void *y) {
+    uint32_t per_in = (uint32_t)l->in_c / l->groups, per_out = (uint32_t)l->out_c / l->groups, i = 0;
+    for (uint32_t o = 0; o < l->out_c; o++) {
+        const int8_t *plane = (const int8_t *)x + o / per_out * per_in * l->in_h * l->in_w;
+        for (int32_t oy = 0; oy < l->out_h; oy++) {
+            for (int32_t ox = 0; ox < l->out_w; ox++) {
+                const int8_t *in = plane, *w = l->weight + o * per_in * l->kernel_h * l->kernel_w;
+                int32_t sum = l->bias ? l->bias[o] : 0;
+                for (uint32_t c = 0; c < per_in; c++, in += (uint32_t)l->in_h * l->in_w) {
+                    int32_t row = oy * l->stride_h - l->pad_top;
+                    for (uint32_t ky = 0; ky < l->kernel_h; ky++, row += l->dilation_h) {
+                        int32_t column = ox * l->stride_w - l->pad_left;
+                        int inside = row >= 0 && row < l->in_h;
+                        for (uint32_t kx = 0; kx < l->kernel_w; kx++, column += l->dilation_w) {
+                            int here = inside && column >= 0 && column < l->in_w;
+                            sum += *w++ * (here ? in[row * l->in_w + column] : l->pad);
+                        }
+                    }
+                }
+                put(&l->sink, y, i++, sum);
+            }
+        }
+    }
+}
+
+/* Which input meets tap k of output o: (o + pad - k*dilation) / stride where that is whole and inside, else -1. */
+static int32_t source(int32_t o, int32_t pad, uint32_t k, uint16_t dilation, uint16_t stride, uint16_t size) {
+    int32_t at = o + pad - (int32_t)k * dilation;
+    return at >= 0 && at % stride == 0 && at / stride < size ? at / stride : -1;
+}
+
+void ge_conv_transpose(const ge_conv_transpose_layer *l, int16_t offset, const void *x, void *y) {
+    uint32_t per_in = (uint32_t)l->in_c / l->groups, per_out = (uint32_t)l->out_c / l->groups, i = 0;
+    uint32_t taps = (uint32_t)l->kernel_h * l->kernel_w;
+    for (uint32_t o = 0; o < l->out_c; o++) {
+        uint32_t first = o / per_out * per_in;
+        for (int32_t oy = 0; oy < l->out_h; oy++) {
+            for (int32_t ox = 0; ox < l->out_w; ox++) {
+                int32_t sum = 0;
+                for (uint32_t ky = 0; ky < l->kernel_h; ky++) {
+                    int32_t row = source(oy, l->pad_top, ky, l->dilation_h, l->stride_h, l->in_h);
+                    for (uint32_t kx = 0; row >= 0 && kx < l->kernel_w; kx++) {
+                        int32_t column = source(ox, l->pad_left, kx, l->dilation_w, l->stride_w, l->in_w);
+                        if (column < 0) continue;
+                        for (uint32_t c = first; c < first + per_in; c++) {
+                            int32_t level = ((const int8_t *)x)[(c * l->in_h + (uint32_t)row) * l->in_w + (uint32_t)column] + offset;
+                            sum += l->weight[(c * per_out + o % per_out) * taps + ky * l->kernel_w + kx] * level;
+                        }
+                    }
+                }
+                put(&l->sink, y, i++, sum);
+            }
+        }
+    }
+}
+
+void ge_pool(const ge_pool_layer *l, const void *x, void *y) {
+    uint32_t i = 0;
+    for (uint32_t c = 0; c < l->channels; c++) {
+        for (int32_t oy = 0; oy < l->out_h; oy++) {
+            for (int32_t ox = 0; ox < l->out_w; ox++) {
+                int32_t result = l->max ? l->pad : 0, row = oy * l->stride_h - l->pad_top;
+                for (uint32_t ky = 0; ky < l->kernel_h; ky++, row += l->dilation_h) {
+                    int32_t column = ox * l->stride_w - l->pad_left;
+                    for (uint32_t kx = 0; kx < l->kernel_w; kx++, column += l->dilation_w) {
+                        int here = row >= 0 && row < l->in_h && column >= 0 && column < l->in_w;
+                        if (l->max && !here) continue;
+                        int32_t v = here ? get(l->from, x, (c * l->in_h + (uint32_t)row) * l->in_w + (uint32_t)column) : l->pad;
+                        if (!l->max) result += v;
+                        else if (v > result) result = v;
+                    }
+                }
+                put(&l->sink, y, i++, result);
+            }
+        }
+    }
+}
+
+void ge_add(const ge_add_layer *l, const void *const *x, void *y) {
+    for (uint32_t i = 0; i < l->size; i++) {
+        int32_t sum = 0;
+        for (uint32_t t = 0; t < l->terms; t++) sum += l->multiplier[t] * get(l->from[t], x[t], i);
+        put(&l->sink, y, i, sum);
+    }
+}
+
+void ge_copy(const ge_copy_layer *l, const void *x, void *y) {
+    uint32_t at[GE_DIMS]; /* set one by one: compilers make a call of memset from anything shorter */
+    at[0] = 0, at[1] = 0, at[2] = 0, at[3] = 0, at[4] = 0, at[5] = 0;
+    int32_t from = 0, to = (int32_t)l->to_start;
+    for (;;) {
+        put(&l->sink, y, (uint32_t)to, get(l->from, x, (uint32_t)from));
+        int d = GE_DIMS - 1; /* the next element: the last index runs fastest */
+        while (d >= 0 && ++at[d] == l->size[d]) {
+            at[d] = 0;
+            from -= l->from_stride[d] * (int32_t)(l->size[d] - 1);
+            to -= l->to_stride[d] * (int32_t)(l->size[d] - 1);
+            d--;
+        }
+        if (d < 0) return;
+        from += l->from_stride[d];
+        to += l->to_stride[d];
+    }
+}
+
+void ge_fill(uint32_t size, ge_code code, int32_t level, void *y) {
+    ge_sink sink = {code, 0};
+    for (uint32_t i = 0; i < size; i++) put(&sink, y, i, level);
+}

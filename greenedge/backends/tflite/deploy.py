@@ -1,0 +1,43 @@
+"""The folder that goes to a board: model, runner, requirements, golden samples with the hash of what they must give."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.graph import Graph, run_graph
+
+FOLDER = "deploy"
+SAMPLES, _SEED = 32, 1
+_RUNNER = Path(__file__).with_name("on_board.py")
+_REQUIREMENTS = """# 64-bit Linux; on a 32-bit board take tflite-runtime==2.14.0 and numpy<2 instead
+ai-edge-litert>=2.1
+numpy
+"""
+
+
+def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping]) -> dict[str, bytes]:
+    """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.
+
+    What the golden samples must give comes from the integer graph.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        return {}
+    ends = {"input": graph.inputs[0], "output": graph.outputs[0]}
+    edge = graph.edges[ends["input"]]
+    x = np.random.default_rng(_SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
+    x[0], x[-1] = edge.lo, edge.hi
+    y = run_graph(graph, x)[ends["output"]]
+    about = {key: {part: edges[name][part] for part in ("offset", "lo", "hi", "source", "order", "shape", "file")}
+             for key, name in ends.items()}
+    about["golden_sha256"] = hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()
+    golden = io.BytesIO()
+    np.savez(golden, x=x.astype(np.int16), y=y)
+    files = {"model.tflite": model, "run.py": _RUNNER.read_bytes(), "requirements.txt": _REQUIREMENTS.encode(),
+             "io.json": (json.dumps(about, indent=1) + "\n").encode(), "golden.npz": golden.getvalue()}
+    return {f"{FOLDER}/{name}": content for name, content in files.items()}

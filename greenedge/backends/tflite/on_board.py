@@ -1,0 +1,52 @@
+"""The model on a board, without greenedge: needs numpy and ai-edge-litert, or tflite-runtime where only that exists.
+
+    python run.py --selftest [--kernels reference]    the golden samples, every output integer and their hash
+    python run.py X.npy [-o Y.npy]                    integers (N, *shape) in, integers out (shapes and ranges: io.json)
+"""
+import argparse, hashlib, importlib, json, pathlib, sys
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve().parent
+IO = json.loads((HERE / "io.json").read_text())
+
+
+def interpreter(kernels):
+    for name in ("ai_edge_litert.interpreter", "tflite_runtime.interpreter"):
+        try:  # an import that works proves nothing: tflite-runtime breaks under numpy 2 at the first model
+            module = importlib.import_module(name)
+            resolver = module.OpResolverType.AUTO if kernels == "xnnpack" else module.OpResolverType.BUILTIN_REF
+            made = module.Interpreter(str(HERE / "model.tflite"), num_threads=1, experimental_op_resolver_type=resolver)
+            made.allocate_tensors()
+            return made
+        except (ImportError, SystemError, AttributeError, ValueError, RuntimeError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+    sys.exit("no runtime works here: pip install -r requirements.txt")
+
+
+def run(model, x):
+    source, result = IO["input"], IO["output"]
+    if x.shape[1:] != tuple(source["shape"]) or x.dtype.kind not in "iu" or x.size and (x.min() < source["lo"] or x.max() > source["hi"]):
+        sys.exit(f"the input must be integers {source['lo']} to {source['hi']} of shape (N, {', '.join(map(str, source['shape']))})")
+    stored = x.reshape(len(x), *source["source"]).transpose(0, *(a + 1 for a in source["order"]))
+    stored = (stored.astype(np.int16) + source["offset"]).astype(np.int8).reshape(len(x), *source["file"][1:])
+    entry, leave, y = model.get_input_details()[0]["index"], model.get_output_details()[0]["index"], []
+    for sample in stored:
+        model.set_tensor(entry, sample[None])
+        model.invoke()
+        y.append(model.get_tensor(leave).astype(np.int64) - result["offset"])
+    y = np.concatenate(y).reshape(len(x), *(result["source"][a] for a in result["order"]))
+    return y.transpose(0, *(int(a) + 1 for a in np.argsort(result["order"]))).reshape(len(x), *result["shape"])
+
+
+options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+options.add_argument("inputs", nargs="?"), options.add_argument("-o", "--out"), options.add_argument("--selftest", action="store_true")
+options.add_argument("--kernels", choices=("xnnpack", "reference"), default="xnnpack")
+asked = options.parse_args()
+if asked.selftest:
+    with np.load(HERE / "golden.npz", allow_pickle=False) as golden:
+        y, expected = run(interpreter(asked.kernels), golden["x"]), golden["y"]
+    digest = hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()
+    print(f"{y.size} output integers, {int((y != expected).sum())} differ, sha256 {digest}")
+    sys.exit(digest != IO["golden_sha256"])
+y = run(interpreter(asked.kernels), np.load(asked.inputs, allow_pickle=False))
+np.save(asked.out, y) if asked.out else print(*(" ".join(map(str, row.ravel())) for row in y), sep="\n")
