@@ -65,7 +65,7 @@ module ge_pool_global #(
         assign so_far = line[(G-1)*PE*OB +: PE*OB];
     end else begin : memory
         localparam int unsigned N = G - 1;                       // the two registers behind hold the rest
-        logic [PE*OB-1:0] ring [N];
+        (* no_rw_check *) logic [PE*OB-1:0] ring [N];
         logic [PE*OB-1:0] fetched;
         logic [GW-1:0]    wr, rd;
         always_ff @(posedge clk) begin

@@ -38,7 +38,7 @@ module ge_upsample #(
     endfunction
 
     // ---- receive; positions count pixels since reset, modulo 2**PW
-    logic [PE*BITS-1:0]               ring [DEPTH];
+    (* no_rw_check *) logic [PE*BITS-1:0] ring [DEPTH];          // a word is never read and written at once
     logic [AW-1:0]                    wa;
     logic [$clog2(G > 1 ? G : 2)-1:0] wg;
     logic [PW-1:0]                    written, released;

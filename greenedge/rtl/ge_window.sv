@@ -52,6 +52,7 @@ module ge_window #(
     if (PT >= SPH || PB >= SPH || PL >= SPW || PR >= SPW) $error("pads as large as the kernel: use ge_pad");
 
     // ---- geometry of the ring, in pixels
+    localparam int START  = -PT*W - PL;                          // position of the first window
     localparam int LEAD   = (SPH - 1)*W + SPW;                   // from a window's first pixel to its last
     localparam int COLUMN = SW;                                  // from one window to the next
     localparam int ROW    = SH*W - (OW - 1)*SW;                  // ... from the last of a row to the first of the next
@@ -60,7 +61,7 @@ module ge_window #(
     // An output that never waits wants the next window complete when this one ends; an input that never waits wants
     // room for what comes in while a row of windows is sent. Input or output sets the pace, so one of both is enough.
     localparam int BURST  = KH*KW + max(0, (OW - 1)*(KH*KW - SW));
-    localparam int SLACK  = 2 + 10/G;                            // covers the way from release to reception
+    localparam int SLACK  = 3 + 10/G;                            // covers the way from release to reception
     localparam int PIXELS = LEAD + (OH*OW*KH*KW >= H*W ? FAR : min(FAR, BURST)) + SLACK;
     localparam int LEAST  = PIXELS*G;
     localparam int AW     = max(1, $clog2(LEAST));
@@ -101,11 +102,12 @@ module ge_window #(
     endfunction
 
     // ---- receive
-    logic [PE*BITS-1:0] ring [DEPTH];
+    (* no_rw_check *) logic [PE*BITS-1:0]   ring [DEPTH];        // a word is never read and written at once
     logic [AW-1:0]                          wa;
     logic [$clog2(G > 1 ? G : 2)-1:0]       wg;
     logic [PW-1:0]                          written;             // pixels received
-    logic [PW-1:0]                          released;            // first pixel that is still needed
+    logic [PW-1:0]                          released;            // `needed` of the oldest window still to be sent
+    logic [PW-1:0]                          held;                // pixels in memory, counted from there
     logic                                   room, beat;
 
     assign s_tready = room;
@@ -120,6 +122,7 @@ module ge_window #(
             wa      <= '0;
             wg      <= '0;
             written <= '0;
+            held    <= PW'(PIXELS);
             room    <= 1'b0;
         end else begin
             if (beat) begin
@@ -127,37 +130,46 @@ module ge_window #(
                 wg <= (int'(wg) == G - 1) ? '0 : wg + 1'b1;
                 if (int'(wg) == G - 1) written <= written + 1'b1;
             end
-            room <= $signed(PW'(written - released)) < $signed(PW'(PIXELS - 1));
+            held <= written - released;
+            room <= $signed(held) < $signed(PW'(PIXELS - 2 - LEAD));     // two more may come before this is seen
         end
     end
 
     // ---- the next window: where it starts, and whether all of it is there
     logic [$clog2(OW > 1 ? OW : 2)-1:0] ox;
     logic [$clog2(OH > 1 ? OH : 2)-1:0] oy;
-    logic [PW-1:0]                      first, sample_end;       // positions
-    logic [AW-1:0]                      base;                    // address of `first`
+    logic [PW-1:0]                      needed;                  // position behind its last pixel
+    logic [PW-1:0]                      sample_end;
+    logic [AW-1:0]                      base;                    // address of its first pixel
     logic [YW-1:0]                      y0;
     logic [XW-1:0]                      x0;
-    logic                               last_ox, last_oy, complete, take;
+    logic                               last_ox, last_oy, complete, ready, take;
 
+    // a window that reaches into the pads to the right or below is complete at the latest with the sample
+    assign complete = $signed(PW'(written - needed)) >= 0 || (PB + PR > 0 && $signed(PW'(written - sample_end)) >= 0);
     assign last_ox  = (int'(ox) == OW - 1);
     assign last_oy  = (int'(oy) == OH - 1);
-    assign complete = $signed(PW'(written - first)) >= $signed(PW'(LEAD)) || $signed(PW'(written - sample_end)) >= 0;
+
+    if (KH*KW*G > 1) begin : long_patch
+        always_ff @(posedge clk) ready <= !rst && complete && !take;
+    end else begin : single_beat                                 // no time for a register
+        assign ready = complete;
+    end
 
     always_ff @(posedge clk) begin
         if (rst) begin
             ox         <= '0;
             oy         <= '0;
-            first      <= PW'(-PT*W - PL);
+            needed     <= PW'(START + LEAD);
             sample_end <= PW'(H*W);
-            base       <= AW'(modulo((-PT*W - PL)*G));
+            base       <= AW'(modulo(START*G));
             y0         <= YW'(-PT);
             x0         <= XW'(-PL);
         end else if (take) begin
-            ox    <= last_ox ? '0 : ox + 1'b1;
-            x0    <= last_ox ? XW'(-PL) : x0 + XW'(SW);
-            first <= first + (!last_ox ? PW'(COLUMN) : !last_oy ? PW'(ROW) : PW'(SAMPLE));
-            base  <= forward(base, !last_ox ? AW'(modulo(COLUMN*G)) : !last_oy ? AW'(modulo(ROW*G)) : AW'(modulo(SAMPLE*G)));
+            ox     <= last_ox ? '0 : ox + 1'b1;
+            x0     <= last_ox ? XW'(-PL) : x0 + XW'(SW);
+            needed <= needed + (!last_ox ? PW'(COLUMN) : !last_oy ? PW'(ROW) : PW'(SAMPLE));
+            base   <= forward(base, !last_ox ? AW'(modulo(COLUMN*G)) : !last_oy ? AW'(modulo(ROW*G)) : AW'(modulo(SAMPLE*G)));
             if (last_ox) begin
                 oy <= last_oy ? '0 : oy + 1'b1;
                 y0 <= last_oy ? YW'(-PT) : y0 + YW'(SH);
@@ -194,7 +206,7 @@ module ge_window #(
             i0       <= '0;
             i1       <= '0;
             i2       <= '0;
-            released <= PW'(-PT*W - PL);
+            released <= PW'(START + LEAD);
         end else begin
             run    <= take || (run && !(go && last));
             credit <= credit_next;
@@ -203,7 +215,7 @@ module ge_window #(
                 i0 <= last0 ? '0 : i0 + 1'b1;
                 if (last0) i1 <= last1 ? '0 : i1 + 1'b1;
                 if (last0 && last1) i2 <= last2 ? '0 : i2 + 1'b1;
-                if (last) released <= first;
+                if (last) released <= needed;
             end
         end
     end
