@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.graph import Graph, Requantise, frozen
-from tests.backends.graphs import Sketch
+from greenedge.graph import Edge, Graph, Requantise, frozen
+from tests.backends.graphs import RANGES, Sketch
+from tests.backends.nets import requantise
 
 
 def table(s: Sketch, source: str, per_channel: bool = True) -> str:
@@ -15,7 +16,7 @@ def table(s: Sketch, source: str, per_channel: bool = True) -> str:
     name = f"table{len(s.ops)}"
     levels = s.rng.integers(0, 16, (count, edge.hi - edge.lo + 1))
     s.ops.append(Requantise(name, (source,), name, 0, 0, 15, frozen(np.ones(count)), None, None, frozen(levels), frozen(low), frozen(high)))
-    s.edges[name] = type(edge)(name, edge.shape, 0, 15)
+    s.edges[name] = Edge(name, edge.shape, 0, 15)
     return name
 
 
@@ -96,6 +97,30 @@ def vectors(rng) -> Graph:
     a = s.step(s.dense("x", 8), "u4")
     b = s.step(s.dense(s.step(s.dense("x", 6, bits=8), "s8"), 4), "s4")
     return s.graph(s.step(s.dense(s.concat(a, b), 6, bits=3), "n8"))
+
+
+def digits_like(rng) -> Graph:
+    """The layers of the recipe digits-cnn with random weights and straight steps, so that affine forms exist."""
+    s = Sketch(rng, (1, 8, 8), "u4")
+    a = line(s, s.conv("x", 16, (3, 3), pads=(1, 1, 1, 1)))
+    b = line(s, s.conv(a, 16, (3, 3), pads=(1, 1, 1, 1), groups=16))
+    b = line(s, s.conv(b, 16, (1, 1)), "s8")
+    c = s.max_pool(line(s, s.add(line(s, a, "u7"), b)), (2, 2))
+    d = line(s, s.sum_pool(line(s, s.conv(c, 32, (3, 3), pads=(1, 1, 1, 1))), (4, 4)))
+    return s.graph(line(s, s.dense(s.reshape(d, 32), 10), "s8"))
+
+
+def line(s: Sketch, source: str, levels: str = "u4") -> str:
+    """A quantiser whose affine form is known, as `Sketch.step` makes none."""
+    edge = s.edges[source]
+    count = edge.shape[0]
+    low, high = s.reach.get(source, (np.array([edge.lo]), np.array([edge.hi])))
+    low, high = (np.full(count, v.min() if side else v.max()) if len(v) != count else v for side, v in ((1, low), (0, high)))
+    name = f"line{len(s.ops)}"
+    op = requantise(s.rng, name, source, low, high, *RANGES[levels])
+    s.ops.append(op)
+    s.edges[name] = Edge(name, edge.shape, *RANGES[levels])
+    return name
 
 
 SKETCHES = (convolutions, sequence, residual, accumulators, joined, grouped, functions, padded, vectors)

@@ -141,7 +141,7 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         for wire in layer.results:  # what is on its way through the unit's registers
             links[wire.name].capacity += actors[-1].latency * _fold(layer, folding).pe
     for name in joins:
-        links[name].capacity = links[name].capacity + depths[name] if name in depths else _UNBOUNDED
+        links[name].capacity = depths[name] or links[name].capacity if name in depths else _UNBOUNDED
     links[network.result.name].capacity = _UNBOUNDED
     waiting = list(actors)
     while waiting:
@@ -155,9 +155,10 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
 
 
 def _deadlock(waiting: list[_Actor], depths: Mapping[str, int]) -> Deadlock:
+    """Told by the queues and the wires into joins where there are any: the rest follows from them."""
     full, empty = zip(*(actor.waits_for() for actor in waiting))
-    names = [name for part in full for name in part]
-    return Deadlock(tuple(name for name in names if name in depths) or tuple(names), tuple(name for part in empty for name in part))
+    full, empty = [name for part in full for name in part], [name for part in empty for name in part]
+    return Deadlock(tuple(name for name in full if depths.get(name)) or tuple(full), tuple(name for name in empty if name in depths) or tuple(empty))
 
 
 def _wires(network: hw.Network) -> list[hw.Wire]:

@@ -52,13 +52,14 @@ def blocks_of(depth: int, bits: int, family: str = "ecp5") -> int:
 def estimate(unit: Unit, family: str = "ecp5") -> Cost:
     """The cost of one unit."""
     parts, blocks = features(unit, family)
-    known = _coefficients().get(unit.module, {})
+    known = coefficients().get(unit.module, {})
     cells = {cell: sum(known.get(cell, {}).get(name, 0.0) * amount for name, amount in parts.items()) for cell in CELLS}
     return Cost(**cells, blocks=blocks)
 
 
 @cache
-def _coefficients() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+def coefficients() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    """{module: {cell: {part: cells per unit of it}}}."""
     return tomllib.loads(DATA.read_text())["units"]
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.design import Design, Limits
-from greenedge.backends.finn.fifos import with_queues
+from greenedge.backends.finn.fifos import Deadlock, with_queues
 from greenedge.backends.finn.folding import Fold, Folding, cycles, foldings, groups, least_cycles
 from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.stitch import stitch
@@ -86,16 +86,23 @@ class Search:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the search found: the design, or why there is none with the best that there is."""
+    """What the search found: the design, or why there is none with the best that there is (None: every one stops)."""
 
-    design: Design
-    refused: str | None = None  # "too-big", "too-slow"
+    design: Design | None
+    refused: str | None = None  # "too-big", "too-slow", "deadlock"
+    stopped: Deadlock | None = None
 
 
 @lru_cache(maxsize=4)
 def choose(network: hw.Network, limits: Limits, wish: Wish) -> Choice:
-    """The design for a wish. Raises Deadlock where capped queues stop every design."""
-    search = Search(network, limits, wish.most_beats)
+    """The design for a wish."""
+    try:
+        return _searched(Search(network, limits, wish.most_beats), wish)
+    except Deadlock as stopped:  # whatever the folding, the same pixels must wait
+        return Choice(None, "deadlock", stopped)
+
+
+def _searched(search: Search, wish: Wish) -> Choice:
     fastest = search.fewest()
     if not fastest.fits:
         return Choice(fastest, "too-big")
@@ -117,6 +124,12 @@ def designed(network: hw.Network, folding: Folding, limits: Limits, most_beats: 
 def refusals(choice: Choice, wish: Wish, target: Target, clock_hz: int) -> list[Reason]:
     """Why there is no design, with the best that there is."""
     design, device = choice.design, target.device
+    if choice.refused == "deadlock":
+        full, empty = (", ".join(dict.fromkeys(names)) for names in (choice.stopped.full, choice.stopped.empty))
+        return [Reason(f"{choice.stopped.full[0]}_queue", "deadlock", f"a queue of at most {wish.most_beats} beats",
+                       f"the network stops with {full} full while {empty} is waited for", "leave build.queue out: queues are then as deep as needed")]
+    if design is None or choice.refused is None:
+        return []
     name, schedule = design.network.name, design.schedule
     if choice.refused == "too-big":
         value, rule = _overflow(design, device.title)
