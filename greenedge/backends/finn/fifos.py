@@ -132,7 +132,7 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
     A wire into a join that `depths` does not name is unbounded. Raises Deadlock.
     """
     links: dict[str, _Link] = {wire.name: _Link(wire.name, 0) for wire in _wires(network)}
-    joins = [wire.name for layer in network.layers if len(layer.sources) > 1 for wire in layer.sources]
+    joins = {wire.name: wire for layer in network.layers if len(layer.sources) > 1 for wire in layer.sources}
     actors = [_source(network.source, links["s"], beats)]
     for layer in network.layers:
         for k, wire in enumerate(layer.sources):
@@ -140,8 +140,8 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         actors.append(_actor(layer, _fold(layer, folding), links))
         for wire in layer.results:  # what is on its way through the unit's registers
             links[wire.name].capacity += actors[-1].latency * _fold(layer, folding).pe
-    for name in joins:
-        links[name].capacity = depths[name] or links[name].capacity if name in depths else _UNBOUNDED
+    for name, wire in joins.items():  # one pixel is on its way through the join
+        links[name].capacity = depths[name] + max(wire.channels, links[name].capacity * (not depths[name])) if name in depths else _UNBOUNDED
     links[network.result.name].capacity = _UNBOUNDED
     waiting = list(actors)
     while waiting:
@@ -155,10 +155,11 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
 
 
 def _deadlock(waiting: list[_Actor], depths: Mapping[str, int]) -> Deadlock:
-    """Told by the queues and the wires into joins where there are any: the rest follows from them."""
-    full, empty = zip(*(actor.waits_for() for actor in waiting))
-    full, empty = [name for part in full for name in part], [name for part in empty for name in part]
-    return Deadlock(tuple(name for name in full if depths.get(name)) or tuple(full), tuple(name for name in empty if name in depths) or tuple(empty))
+    """Told by the queues that are full and by what the joins behind them lack, where there are queues: the rest follows."""
+    found = [actor.waits_for() for actor in waiting]
+    full = tuple(name for names, _ in found for name in names if depths.get(name)) or tuple(name for names, _ in found for name in names)
+    behind = [empty for actor, (_, empty) in zip(waiting, found) if any(link.name in full for link in actor.sources)]
+    return Deadlock(full, tuple(name for empty in behind for name in empty))
 
 
 def _wires(network: hw.Network) -> list[hw.Wire]:
