@@ -30,6 +30,10 @@ Targets = Annotated[Optional[list[str]], typer.Option("--target", "-t", metavar=
 Backend = Annotated[Optional[str], typer.Option("--backend", metavar="B", help="Back end; the target's first if not said.")]
 InputTypes = Annotated[Optional[list[str]], typer.Option("--input-type", metavar="[NAME=]TYPE", help=(
     "Integer type of an input without a quantiser, such as uint8:1/255."))]
+Fps = Annotated[Optional[int], typer.Option("--fps", metavar="N", min=1, help=(
+    "Inferences per second wanted of an FPGA; without --fps and --latency: the fastest that fits."))]
+Latency = Annotated[Optional[float], typer.Option("--latency", metavar="S", min=0, help=(
+    "Seconds from first input to last output wanted of an FPGA."))]
 Sets = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
     "Change a setting of the recipe (train.epochs=20) or of the back end (build.fps=100000); may be repeated."))]
 Docker = Annotated[bool, typer.Option("--docker", help="Run vendor tools in the images of docker/.")]
@@ -164,12 +168,14 @@ def _refusal(preflight) -> str:
 def run(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
         target: Targets = None, out: Out = None,
         until: Annotated[str, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = "report",
-        set_: Sets = None, backend: Backend = None, docker: Docker = False, dry_run: DryRun = False, as_json: Json = False) -> None:
+        set_: Sets = None, backend: Backend = None, fps: Fps = None, latency: Latency = None, docker: Docker = False,
+        dry_run: DryRun = False, as_json: Json = False) -> None:
     """Run a recipe: train, export, lower, build, verify, report. Finished stages are not repeated."""
     from greenedge.entry import find_recipe, jobs_for, split_settings
 
     settings, options = split_settings(set_ or [])
     recipe = find_recipe(flow, settings)
+    options = {**recipe.build, **options, **_speed(fps, latency)}
     _carry_out(jobs_for(recipe, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
 
 
@@ -203,7 +209,7 @@ def sweep(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's n
 def build(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: Targets = None, backend: Backend = None,
           inputs: Annotated[Optional[Path], typer.Option("--inputs", metavar="X.npy", help="Samples to verify with.")] = None,
           labels: Annotated[Optional[Path], typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
-          fps: Annotated[Optional[int], typer.Option("--fps", metavar="N", min=1, help="Inferences per second wanted.")] = None,
+          fps: Fps = None, latency: Latency = None,
           out: Out = None, until: Annotated[str, typer.Option("--until", metavar="STAGE")] = "report", set_: Sets = None,
           input_type: InputTypes = None, docker: Docker = False, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Build somebody's QONNX model for a target and verify it."""
@@ -214,9 +220,14 @@ def build(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: 
     if settings:
         raise typer.BadParameter(f"{next(iter(settings))!r} belongs to a recipe; a model file has build.KEY=VALUE only.",
                                  param_hint="--set")
-    options |= {"fps": fps} if fps else {}
+    options |= _speed(fps, latency)
     source = ModelFile(model, inputs, labels, input_types(input_type or []))
     _carry_out(jobs_for(source, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
+
+
+def _speed(fps: int | None, latency: float | None) -> dict:
+    """What was asked of an FPGA's speed, as options of its back end."""
+    return {key: value for key, value in (("fps", fps), ("latency", latency)) if value is not None}
 
 
 def _stage(name: str) -> str:

@@ -49,6 +49,7 @@ class Recipe:
     folder: Path
     train: TrainSettings
     options: Mapping[str, Any]
+    build: Mapping[str, Any]  # options of the back end where the command line gives none; nothing of the training
     _data_settings: Any = field(repr=False)
     _model_settings: Any = field(repr=False)
     _module: ModuleType = field(repr=False)
@@ -180,11 +181,12 @@ def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Rec
     teacher = None
     if isinstance(tables.get("teacher"), dict) and isinstance(tables.get("model"), dict):
         teacher = read_table(module.ModelSettings, {**tables["model"], **tables["teacher"]}, "teacher", source, problems)
+    build = _build_options(tables.get("build", {}), source, problems)
     if not problems:
         problems += [f"{source.file}: {text}" for text in _together(options, "teacher" in tables, module)]
     if problems:
         raise TargetError("\n".join(problems))
-    return Recipe(name, tables["title"], folder, train, options, data, model, module, teacher)
+    return Recipe(name, tables["title"], folder, train, options, build, data, model, module, teacher)
 
 
 def _together(options: Mapping[str, Any], has_teacher: bool, module: ModuleType) -> list[str]:
@@ -217,8 +219,16 @@ def _read_toml(path: Path, shown: str) -> dict:
         raise TargetError(f"{shown} is not TOML: {error}.") from None
 
 
+def _build_options(table: object, source: Source, problems: list[str]) -> dict:
+    if not isinstance(table, dict) or not all(type(value) in (int, float, str) for value in table.values()):
+        problems.append(f"{source.of('build')}: build is {table!r}; it must be a table of numbers and texts for the back end, such as "
+                        "fps = 100_000.")
+        return {}
+    return dict(table)
+
+
 def _top_level_problems(tables: Mapping, name: str, source: Source) -> list[str]:
-    known = ("name", "title", "data", "model", "train", "teacher", *OPTIONS)
+    known = ("name", "title", "data", "model", "train", "teacher", "build", *OPTIONS)
     listing = f"a recipe has: {', '.join(sorted(known))}"
     problems = [f"{source.of(key)}: unknown key '{key}'; {listing}." for key in tables if key not in known]
     for key in ("name", "title"):

@@ -9,8 +9,8 @@ import pytest
 
 import greenedge
 from greenedge.backends.finn.simulation import Stall, compile_model, run_model, sim_top
-from greenedge.backends.finn.stitch import _memory
 from greenedge.backends.finn.streams import Stream
+from greenedge.backends.finn.units import memory_file
 
 _RTL = Path(greenedge.__file__).parent / "rtl"
 _FILES = ("ge_fifo.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_mvu.sv")
@@ -31,8 +31,8 @@ def test_matrix_vector_unit(rng, tmp_path, case):
     left_out = (weight < 0).sum(1) << max(wb - 2, 0)
     bits = int((np.abs(weight).sum(1) * max(-lo, hi) + left_out).max()).bit_length() + 1
     words = weight.reshape(m // pe, pe, k // simd, simd).transpose(0, 2, 1, 3).reshape(-1, pe * simd)
-    (tmp_path / "w.mem").write_bytes(_memory((words < 0).astype(int) if wb == 1 else words, wb))
-    (tmp_path / "c.mem").write_bytes(_memory(left_out.reshape(-1, pe), bits))
+    (tmp_path / "w.mem").write_bytes(memory_file((words < 0).astype(int) if wb == 1 else words, wb))
+    (tmp_path / "c.mem").write_bytes(memory_file(left_out.reshape(-1, pe), bits))
     source = Stream("s", "x", ab, bool(signed), simd, k // simd, (k,))
     result = Stream("m", "y", bits, True, pe, m // pe, (m,), () if correct else tuple(int(c) for c in left_out))
     values = dict(K=k, M=m, PE=pe, SIMD=simd, WB=wb, AB=ab, ASGN=signed, OB=bits, CORRECT=correct)

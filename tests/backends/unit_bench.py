@@ -63,15 +63,18 @@ def memory(rows: np.ndarray, bits: int) -> bytes:
 
 
 class Bench:
-    """The compiled model of some cases. `run` raises AssertionError at the first output that differs."""
+    """The compiled model of some cases. `run` raises AssertionError at the first output that differs.
 
-    def __init__(self, cases: Sequence[Case], folder: Path):
+    `sources` are modules beside those of greenedge/rtl that the cases instantiate.
+    """
+
+    def __init__(self, cases: Sequence[Case], folder: Path, sources: Mapping[str, bytes] | None = None):
         self.cases = list(cases)
         self.folder = folder
         for index, case in enumerate(self.cases):
             for parameter, (rows, bits) in case.memories.items():
                 (folder / f"{index}_{parameter}.mem").write_bytes(memory(rows, bits))
-        sources = {path.name: path.read_bytes() for path in sorted(RTL.glob("*.sv"))}
+        sources = {path.name: path.read_bytes() for path in sorted(RTL.glob("*.sv"))} | dict(sources or {})
         self.model = compile_model({**sources, "sim_top.sv": self._top().encode()}, lambda line: None, _HARNESS)
 
     def run(self, stall: Stall, check_cycles: bool = False) -> None:

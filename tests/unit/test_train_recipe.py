@@ -81,14 +81,14 @@ def test_a_good_recipe_fills_in_its_defaults(recipe):
 def test_unknown_keys_are_named_with_the_known_ones(recipe):
     text = FLOW.replace("samples = 8", "samples = 8\nnoize = 1.0") + '\n[pruning]\namount = 0.5\n'
     assert refusal(recipe(text)) == (
-        "tiny/flow.toml: unknown key 'pruning'; a recipe has: data, distil, ledger, model, name, prune, quantise, search, "
+        "tiny/flow.toml: unknown key 'pruning'; a recipe has: build, data, distil, ledger, model, name, prune, quantise, search, "
         "subset, teacher, title, train.\n"
         "tiny/flow.toml: unknown key 'data.noize'; [data] has: noise, samples.")
 
 
 def test_missing_keys_are_named(recipe):
     assert refusal(recipe('name = "tiny"\n')) == (
-        "tiny/flow.toml: 'title' is missing; a recipe has: data, distil, ledger, model, name, prune, quantise, search, "
+        "tiny/flow.toml: 'title' is missing; a recipe has: build, data, distil, ledger, model, name, prune, quantise, search, "
         "subset, teacher, title, train.\n"
         "tiny/flow.toml: 'data.samples' is missing; [data] has: noise, samples.\n"
         "tiny/flow.toml: 'model.hidden' is missing; [model] has: dropout, hidden, norm.\n"
@@ -187,3 +187,11 @@ def test_the_digest_covers_code_settings_and_data(recipe, tmp_path):
     (tmp_path / "images.bin").write_bytes(b"2")
     digests.append(load_recipe(recipe(code=listed)).digest)
     assert len(set(digests)) == 4
+
+
+def test_build_options_are_no_part_of_the_training(recipe):
+    plain, fast = (load_recipe(recipe(FLOW + extra)) for extra in ("", "\n[build]\nfps = 1000\n"))
+    assert (plain.build, fast.build) == ({}, {"fps": 1000})
+    assert plain.digest == fast.digest
+    assert refusal(recipe(FLOW + "\n[build]\nfps = [1]\n")) == (
+        "tiny/flow.toml: build is {'fps': [1]}; it must be a table of numbers and texts for the back end, such as fps = 100_000.")

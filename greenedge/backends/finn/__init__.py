@@ -1,13 +1,15 @@
-"""Back end `finn`: a folded streaming accelerator. FINN+ chooses the folding; our units and top are the RTL; open tools or
-Vivado make the bitstream.
+"""Back end `finn`: a folded streaming accelerator. Our units, one per layer, folded for the device; open tools make the bitstream.
+FINN+ is asked for its own estimate of every layer's cycles.
 
 Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
-Options: fps (inferences per second wanted; default 512 cycles per inference or the fastest near it), clock_hz (of the core;
-default the board file's host.core_hz), baud and link (uart or spi; how the host reaches the board), seed (of placement), seeds (how many placements from it on to
-try; the first that meets the clock is taken).
-Files: graph.*, job.json and finn.json (what FINN+ was asked and chose), rtl/ (the core: what is simulated and synthesised),
-streams.json, simulation.json, shell.json and board/ (what is around the core, see greenedge/shell), board.json (for hosts),
-stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit, top.bin or top.fs.
+Options: fps (inferences per second wanted) or latency (seconds from first input to last output; without both: the fastest
+that fits), queue (most beats of a queue beside a branch), clock_hz (of the core; default the board file's host.core_hz), baud
+and link (uart or spi; how the host reaches the board), seed (of placement), seeds (how many placements from it on to try; the
+first that meets the clock is taken).
+Files: graph.*, folding.json (what the search chose, and its estimates), job.json and finn.json (what FINN+ was asked and said),
+rtl/ (the core: what is simulated and synthesised), streams.json, simulation.json, shell.json and board/ (what is around the core,
+see greenedge/shell), board.json (for hosts), stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit,
+top.bin or top.fs.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,8 +27,11 @@ from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
+if TYPE_CHECKING:
+    from greenedge.backends.finn.design import Design
+    from greenedge.backends.finn.layers import Network
+
 STAGE = "rtl"
-_DEFAULT_CYCLES = 512
 _MODULE = "greenedge.backends.finn"
 # family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
 _CELLS = {
@@ -38,50 +44,47 @@ _PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # l
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
     """Every reason why this graph cannot be built for this target; needs no tool."""
-    from greenedge.backends.finn.network import chain_of, reasons_against
+    from greenedge.backends.finn.network import translate
 
-    reasons = reasons_against(graph)
+    network, reasons = translate(graph)
     if target.device.family not in _CELLS or target.clock_hz is None or target.clock_pin is None:
         reasons.append(Reason(graph.name, "unsupported-target", f"a device of family {target.device.family!r}",
                               f"bitstreams are made for {', '.join(_CELLS)} with a clock pin", "choose ulx3s-85f"))
-    if reasons:
-        return reasons
-    _request(target, options)
-    chain = chain_of(graph)
-    held = target.device.resources.get("bram_bits")
-    if held is not None and chain.weight_bits > held:
-        reasons.append(Reason(chain.name, "too-big", f"{chain.weight_bits:,} bits of weights",
-                              f"{target.device.title} has {held:,} bits of block RAM", "use fewer bits or neurons, or a larger device"))
-    for layer in chain.layers:
-        if hasattr(layer, "affine") and layer.affine is None:
-            reasons.append(Reason(layer.name, "no-affine-form", "a step function that is no multiply, add and shift",
-                                  "the requantiser computes clip((m*x + b) >> s)", "use batch norm and ReLU before the quantiser"))
-    return reasons
+    return reasons or _chosen(network, target, options)[1]
 
 
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
-    """FINN+, stitching, a first simulation, the board around the core, synthesis, place and route."""
+    """Stitching, a first simulation, FINN+'s estimates, the board around the core, synthesis, place and route."""
+    from greenedge.backends.finn.design import FILE, plain
     from greenedge.backends.finn.job import job_files
-    from greenedge.backends.finn.network import chain_of
+    from greenedge.backends.finn.network import network_of
     from greenedge.shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_files
 
     request = _request(target, options, graph_digest(graph))
-    clock_hz = request["clock_hz"]
-    files = {**_graph_files(graph), **job_files(chain_of(graph), _target_cycles(clock_hz, options), clock_hz),
+    design, reasons = _chosen(network_of(graph), target, options)
+    assert not reasons, reasons
+    files = {**_graph_files(graph), FILE: (json.dumps(plain(design), indent=1) + "\n").encode(), **job_files(design, request["clock_hz"]),
              "shell.json": (json.dumps(request, indent=1) + "\n").encode(), **bitstream_files(target, "top")}
     return Plan(files, _commands(target, options, request), ("rtl/top.sv", "streams.json", "simulation.json", "board.json",
                                                              STAT, REPORT, TIMING, PRODUCT[target.device.family]))
+
+
+def _chosen(network: Network, target: Target, options: Mapping[str, object]) -> tuple[Design, list[Reason]]:
+    """The design that the options ask for, or why there is none. Raises TargetError for options that are not understood."""
+    from greenedge.backends.finn.design import Limits
+    from greenedge.backends.finn.search import Wish, choose, refusals
+
+    clock_hz = _request(target, options)["clock_hz"]
+    fps, latency_s = _number(options, "fps"), _number(options, "latency")
+    wish = Wish(None if fps is None else int(clock_hz / fps), None if latency_s is None else int(clock_hz * latency_s), _whole(options, "queue"))
+    choice = choose(network, Limits.of(target.device), wish)
+    return choice.design, refusals(choice, wish, target, clock_hz)
 
 
 def _graph_files(graph: Graph) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
         save_graph(graph, Path(scratch))
         return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
-
-
-def _target_cycles(clock_hz: int, options: Mapping[str, object]) -> int:
-    fps = _whole(options, "fps")
-    return max(1, clock_hz // fps) if fps else _DEFAULT_CYCLES
 
 
 def _request(target: Target, options: Mapping[str, object], model: str = "0" * 64) -> dict:
@@ -98,14 +101,21 @@ def _whole(options: Mapping[str, object], name: str, default: int | None = None)
     return value
 
 
+def _number(options: Mapping[str, object], name: str) -> float | None:
+    value = options.get(name)
+    if value is not None and (type(value) not in (int, float) or not 0 < value < float("inf")):
+        raise TargetError(f"--set build.{name}={value}: it must be a number above 0.")
+    return value
+
+
 def _commands(target: Target, options: Mapping[str, object], request: Mapping) -> tuple[Command, ...]:
     from greenedge.shell.bitstream import bitstream_commands
 
     python = lambda module: ("{python}", "-m", module)
     return (
-        Command((*python(f"{_MODULE}.launch"), "job.json"), "finn.log", "FINN+ chooses the folding"),
         Command(python(f"{_MODULE}.stitch"), "stitch.log", "stitching the RTL"),
         Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
+        Command((*python(f"{_MODULE}.launch"), "job.json"), "finn.log", "asking FINN+ for its estimate of the cycles", 600),
         Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
         *bitstream_commands(target, request, _whole(options, "seed", 1), _whole(options, "seeds", 1)),
     )
@@ -151,20 +161,22 @@ def report(folder: Path) -> dict:
     from greenedge.shell.bitstream import bitstream_of
 
     stat, placed, simulated, timing = (built.read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing"))
-    finn, record, board, shell = (built.read(folder, f"{name}.json") for name in ("streams", "build", "board", "shell"))
+    streams, record, board, shell, design, finn = (built.read(folder, f"{name}.json")
+                                                   for name in ("streams", "build", "board", "shell", "folding", "finn"))
     cycles, clock_hz = simulated["interval_cycles"], board["clock_hz"]
     counted, in_core = ({name: built.cells(stat, module, *cells) for name, cells in _CELLS[shell["family"]].items()}
-                        for module in (None, finn["top"]))
+                        for module in (None, streams["top"]))
     hardware = {**counted, "comb": built.utilisation(placed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"], "clock_hz": clock_hz,
-                "core": {**in_core, "fmax_hz": timing["core_fmax_hz"]},
+                "core": {**in_core, "fmax_hz": timing["core_fmax_hz"], "estimated": design["estimate"]},
                 "cycles_per_inference": cycles, "latency_s": simulated["latency_cycles"] / clock_hz,
                 "ips": clock_hz / cycles if cycles else None,
-                "estimated_cycles": finn["estimated_cycles"], "bitstream_bytes": bitstream_of(folder).stat().st_size,
+                "estimated_cycles": design["interval_cycles"], "bitstream_bytes": bitstream_of(folder).stat().st_size,
                 "rtl_sha256": simulated["rtl_sha256"], "host_interface": f"{board['link']}, {board['baud']:,} baud",
                 "tools": dict(record["tools"])}
     evidence = {**dict.fromkeys(counted, "reported by yosys"), **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
-                "cycles_per_inference": "simulated", "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated"}
-    return {"hardware": hardware, "evidence": evidence, "tools": {**record["tools"], "finn-plus": finn["finn_plus"]}}
+                "cycles_per_inference": "simulated", "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated", "core.estimated": "estimated"}
+    notes = [*design["notes"], *built.apart(design, finn)]
+    return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], "finn-plus": finn["finn_plus"]}}
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.finn.simulation import Simulated, Stall, compile_model, run_model, sim_top
-from greenedge.backends.finn.stitch import FOLDER
-from greenedge.backends.finn.streams import Stream
+from greenedge.backends.finn.units import FOLDER
+from greenedge.backends.finn.streams import Stream, seen_as
 from greenedge.errors import GreenedgeError
 from greenedge.manifest import inside
 
 TIED = ".restart(1'b0), "  # inputs of the core that a simulation of its streams holds
+_APART = 0.03  # a difference between FINN+'s cycles and ours that is worth a sentence
 
 
 def read(folder: Path, name: str) -> dict:
@@ -31,11 +32,12 @@ def read(folder: Path, name: str) -> dict:
     return data
 
 
-def streams_of(folder: Path) -> tuple[Stream, list[Stream], dict[str, str]]:
-    """(input stream, layer streams with the output first, aliases of edges) of the stitched top."""
+def streams_of(folder: Path) -> tuple[Stream, list[Stream], dict[str, Stream]]:
+    """(input stream, layer streams with the output first, {other edge: how a stream is seen as it}) of the stitched top."""
     about = read(folder, "streams.json")
     streams = [Stream.from_plain(entry) for entry in about["streams"]]
-    return streams[0], [streams[-1], *streams[1:-1]], dict(about["aliases"])
+    views = [Stream.from_plain(entry) for entry in about["views"]]
+    return streams[0], [streams[-1], *streams[1:-1]], {view.edge: view for view in views}
 
 
 def sources_of(folder: Path) -> dict[str, bytes]:
@@ -57,14 +59,16 @@ def rtl_digest(folder: Path) -> str:
 
 def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], stall: Stall, progress: Callable[[str], None]) -> Simulated:
     """Verilator on the folder's RTL; values of the output and of the kept edges that are streams."""
-    source, streams, aliases = streams_of(folder)
+    source, streams, views = streams_of(folder)
     progress("compiling the RTL with Verilator (kept for the next time)")
     model = compile_model({**sources_of(folder), "sim_top.sv": sim_top("top", source, streams, TIED).encode()}, progress)
     progress(f"simulating {len(x)} samples cycle by cycle")
-    wanted = [aliases.get(name, name) for name in keep]
+    carriers = {edge: stream for edge, view in views.items() for stream in (source, *streams) if stream.name == view.name}
+    wanted = [carriers[edge].edge if edge in carriers else edge for edge in keep]
     result = run_model(model, folder, source, streams, x, wanted, stall)
-    shapes = {edge: result.values[aliases[edge]] for edge in keep if edge in aliases and aliases[edge] in result.values}
-    return Simulated({**result.values, **shapes}, result.first_output_cycles, result.interval_cycles, result.total_cycles)
+    values = {source.edge: x, **result.values}
+    seen = {edge: seen_as(carriers[edge], values[carriers[edge].edge], views[edge]) for edge in keep if edge in carriers}
+    return Simulated({**result.values, **seen}, result.first_output_cycles, result.interval_cycles, result.total_cycles)
 
 
 def utilisation(report: dict, name: str) -> int | None:
@@ -80,3 +84,14 @@ def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | 
         return None
     kinds = entry.get("num_cells_by_type", {})
     return each * sum(int(count) for kind, count in kinds.items() if re.fullmatch(pattern, kind))
+
+
+def apart(design: dict, finn: dict) -> list[str]:
+    """The layers of which FINN+ expects other cycles than we do, or says nothing."""
+    ours = {layer["name"]: layer["cycles"] for layer in design["layers"]}
+    known = [layer for layer in finn["layers"] if layer["name"] in ours]
+    others = [f"{layer['name']} {layer['cycles']:,} ({ours[layer['name']]:,})" for layer in known
+              if "cycles" in layer and abs(layer["cycles"] - ours[layer["name"]]) > _APART * ours[layer["name"]]]
+    silent = [f"{layer['name']} ({layer['refused']})" for layer in known if "refused" in layer]
+    return ([f"FINN+ expects other cycles per inference than we do (ours in brackets): {', '.join(others)}."] if others else []) + (
+        [f"FINN+ gives no estimate for {', '.join(silent)}."] if silent else [])

@@ -1,53 +1,165 @@
-"""What the FINN+ worker is asked: the chain of layers in FINN's terms, as job.json and one array per layer."""
+"""What FINN+ is asked: the network as FINN's own hardware operations (NHWC, folded as we fold), in job.json and one array per layer.
+
+Padding is a node of its own there (FMPadding). An Add with multipliers other than 1 goes as a plain ElementwiseAdd: FINN has no
+other, and its cycles are the same.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 
 import numpy as np
 
-from greenedge.backends.finn.network import Chain, MatVec
+from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.design import Design
+from greenedge.backends.finn.folding import Fold
 from greenedge.graph import Edge
 
 # FINN+ asks for an AMD part; this one has none of its rules on weight ranges. Our own units take its place.
 VIRTUAL_PART = "xczu3eg-sbva484-1-e"
-WEIGHT_BITS_PER_PE = 1024
 
 
-def job_files(chain: Chain, target_cycles: int, clock_hz: int) -> dict[str, bytes]:
+def job_files(design: Design, clock_hz: int) -> dict[str, bytes]:
     """{"job.json": …, "job/LAYER.npy": …} for the worker."""
-    layers, files = [], {}
-    kind = chain.source.dtype
-    for layer in chain.layers:
-        if isinstance(layer, MatVec):
-            data, op = layer.weight, "MVAU"
-            data_type, out = _two_bits(data), Edge("", (), *_signed_span(layer.bits)).dtype
-            extra = {}
-        else:
-            data, op = layer.thresholds, "Thresholding"
-            data = np.broadcast_to(data, (layer.channels, data.shape[1]))
-            data_type, out = Edge("", (), min(int(data.min()), -1), int(data.max())).dtype, layer.edge.dtype
-            extra = {"lowest": layer.edge.lo}
-        name = f"job/{layer.name}.npy"
-        files[name] = _npy(data)
-        layers.append({"name": layer.name, "op": op, "data": name, "data_type": data_type, "input_type": kind, "output_type": out,
-                       "vectors": [1] if layer.vectors == 1 else [1, layer.vectors], "channels": layer.channels, "rtl": False, **extra})
-        kind = out
-    vectors = chain.layers[0].vectors
-    job = {"input": {"type": chain.source.dtype, "vectors": [1] if vectors == 1 else [1, vectors], "channels": chain.source.shape[-1]},
-           "layers": layers, "part": VIRTUAL_PART, "clock_ns": 1e9 / clock_hz, "target_cycles": target_cycles,
-           "weight_bits_per_pe": WEIGHT_BITS_PER_PE}
+    nodes: list[dict] = []
+    files: dict[str, bytes] = {}
+    given = {design.network.source.name: 1}  # integers per beat of every wire
+    for layer in design.network.layers:
+        fold = design.folding.get(layer.name) or Fold(given[layer.source.name])
+        given |= {wire.name: fold.pe for wire in layer.results}
+        if isinstance(layer, hw.Queue):
+            continue
+        for node, data in _NODES[type(layer)](layer, fold):
+            if data is not None:
+                node["data"] = f"job/{layer.name}.npy"
+                files[node["data"]] = _npy(data)
+            nodes.append(node)
+    renamed = {f"{q.source.name}_queued": q.source.name for q in design.network.layers if isinstance(q, hw.Queue)}
+    for node in nodes:
+        node["inputs"] = [{**tensor, "name": renamed.get(tensor["name"], tensor["name"])} for tensor in node["inputs"]]
+    job = {"nodes": nodes, "part": VIRTUAL_PART, "clock_ns": 1e9 / clock_hz}
     return {"job.json": (json.dumps(job, indent=1) + "\n").encode(), **files}
 
 
-def _two_bits(weight: np.ndarray) -> str:
-    """FINN's RTL unit wants signed weights of at least two bits."""
-    return Edge("", (), min(int(weight.min()), -2), max(int(weight.max()), 1)).dtype
+Node = tuple[dict, np.ndarray | None]
 
 
-def _signed_span(bits: int) -> tuple[int, int]:
-    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+def _tensor(wire: hw.Wire, *shape: int) -> dict:
+    return {"name": wire.name, "shape": list(shape) or [1, wire.pixels, wire.channels], "type": _type(wire)}
+
+
+def _type(wire: hw.Wire) -> str:
+    return Edge("", (), wire.lo, wire.hi).dtype
+
+
+def _node(layer: hw.Layer, op: str, inputs: list[dict], outputs: list[dict], **attributes) -> dict:
+    return {"name": layer.name, "op": op, "inputs": inputs, "outputs": outputs, "attributes": attributes}
+
+
+def _matvec(layer: hw.MatVec, fold: Fold) -> list[Node]:
+    k, m = layer.weight.shape
+    kind = Edge("", (), min(int(layer.weight.min()), -2), max(int(layer.weight.max()), 1)).dtype  # FINN's RTL unit wants two bits
+    return [(_node(layer, "MVAU", [_tensor(layer.source, 1, layer.vectors, k)], [_tensor(layer.result, 1, layer.vectors, m)],
+                   MW=k, MH=m, SIMD=fold.simd, PE=fold.pe, inputDataType=_type(layer.source), weightDataType=kind,
+                   outputDataType=_type(layer.result), accDataType=_type(layer.result), ActVal=0, noActivation=1,
+                   numInputVectors=[1, layer.vectors]), layer.weight)]
+
+
+def _depthwise(layer: hw.Depthwise, fold: Fold) -> list[Node]:
+    channels, taps = layer.weight.shape
+    kind = Edge("", (), min(int(layer.weight.min()), -2), max(int(layer.weight.max()), 1)).dtype
+    return [(_node(layer, "VVAU", [_tensor(layer.source, 1, 1, layer.vectors, channels * taps)],
+                   [_tensor(layer.result, 1, 1, layer.vectors, channels)], Channels=channels, Kernel=[1, taps], Dim=[1, layer.vectors],
+                   PE=fold.pe, SIMD=1, inputDataType=_type(layer.source), weightDataType=kind, outputDataType=_type(layer.result),
+                   accDataType=_type(layer.result), ActVal=0, noActivation=1), layer.weight.reshape(channels, 1, 1, taps))]
+
+
+def _padding(layer: hw.Window | hw.Pad, fold: Fold, name: str, result: dict) -> Node:
+    wire = layer.source
+    return (_node(layer, "FMPadding", [_tensor(wire, 1, layer.height, layer.width, wire.channels)], [result], ImgDim=[layer.height, layer.width],
+                  Padding=list(layer.pads), NumChannels=wire.channels, SIMD=fold.pe, inputDataType=_type(wire)) | {"name": name}, None)
+
+
+def _window(layer: hw.Window, fold: Fold) -> list[Node]:
+    wire, (rows, columns) = layer.source, layer.out
+    height, width = layer.height + layer.pads[0] + layer.pads[2], layer.width + layer.pads[1] + layer.pads[3]
+    inside = {**_tensor(wire, 1, height, width, wire.channels), "name": f"{layer.name}_padded" if any(layer.pads) else wire.name}
+    made = [_padding(layer, fold, f"{layer.name}_padding", inside)] if any(layer.pads) else []
+    return [*made, (_node(
+        layer, "ConvolutionInputGenerator", [inside], [_tensor(layer.result, 1, rows, columns, layer.result.channels)],
+        ConvKernelDim=list(layer.kernel), IFMChannels=wire.channels, IFMDim=[height, width], OFMDim=[rows, columns], SIMD=fold.pe,
+        Stride=list(layer.strides), Dilation=list(layer.dilations), inputDataType=_type(wire), outputDataType=_type(wire),
+        depthwise=int(layer.grouped), is1D=int(height == 1)), None)]
+
+
+def _pad(layer: hw.Pad, fold: Fold) -> list[Node]:
+    return [_padding(layer, fold, layer.name, _tensor(layer.result, 1, *layer.result.shape[-2:], layer.result.channels))]
+
+
+def _pool(layer: hw.Pool, fold: Fold) -> list[Node]:
+    return [(_node(layer, "Pool", [_tensor(layer.source)], [_tensor(layer.result)], Channels=layer.result.channels, PE=fold.pe,
+                   KernelSize=[1, layer.taps], Function="MaxPool" if layer.largest else "AccPool", OutImgDims=[1, layer.result.pixels],
+                   InputDataType=_type(layer.source), OutputDataType=_type(layer.result)), None)]
+
+
+def _global(layer: hw.GlobalPool, fold: Fold) -> list[Node]:
+    wire = layer.source
+    return [(_node(layer, "GlobalAccPool", [_tensor(wire, 1, 1, wire.pixels, wire.channels)], [_tensor(layer.result, 1, 1, 1, wire.channels)],
+                   NumChannels=wire.channels, PE=fold.pe, inputDataType=_type(wire), numInputVectors=[1, 1, wire.pixels]), None)]
+
+
+def _step(layer: hw.Step, fold: Fold) -> list[Node]:
+    data, channels = layer.thresholds, layer.source.channels
+    if data is None or np.any(layer.falls):
+        data = np.arange(layer.hi - layer.lo)[None]  # FINN has rising thresholds only; its cycles do not depend on them
+    data = np.resize(data, (channels, data.shape[1])) if channels % len(data) == 0 else np.broadcast_to(data[:1], (channels, data.shape[1]))
+    kind = Edge("", (), min(int(data.min()), -1), int(data.max())).dtype
+    return [(_node(layer, "Thresholding", [_tensor(layer.source)], [_tensor(layer.result)], NumChannels=channels, PE=fold.pe,
+                   numSteps=data.shape[1], ActVal=layer.lo, inputDataType=_type(layer.source), weightDataType=kind,
+                   outputDataType=_type(layer.result), numInputVectors=[1, layer.source.pixels]), data)]
+
+
+def _add(layer: hw.Add, fold: Fold) -> list[Node]:
+    shape = [1, layer.result.pixels, layer.result.channels]
+    a, b = layer.sources
+    return [(_node(layer, "ElementwiseAdd", [_tensor(a, *shape), _tensor(b, *shape)], [_tensor(layer.result)], PE=fold.pe, lhs_dtype=_type(a),
+                   rhs_dtype=_type(b), out_dtype=_type(layer.result), lhs_shape=shape, rhs_shape=shape, out_shape=shape,
+                   lhs_style="input", rhs_style="input"), None)]
+
+
+def _fork(layer: hw.Fork, fold: Fold) -> list[Node]:
+    return [(_node(layer, "DuplicateStreams", [_tensor(layer.source)], [_tensor(wire) for wire in layer.results], NumOutputStreams=2,
+                   NumChannels=layer.source.channels, PE=fold.pe, inputDataType=_type(layer.source), numInputVectors=[1, layer.source.pixels]), None)]
+
+
+def _concat(layer: hw.Concat, fold: Fold) -> list[Node]:
+    turns = layer.sources[0].total // layer.chunks[0]
+    inputs = [_tensor(wire, 1, turns, chunk) for wire, chunk in zip(layer.sources, layer.chunks)]
+    return [(_node(layer, "StreamingConcat", inputs, [_tensor(layer.result, 1, turns, sum(layer.chunks))], SIMD=fold.pe,
+                   ChannelsPerStream=list(layer.chunks), inputDataTypes=[_type(wire) for wire in layer.sources], numInputVectors=[1, turns]), None)]
+
+
+def _upsample(layer: hw.Upsample, fold: Fold) -> list[Node]:
+    height, width = layer.height * layer.factors[0], layer.width * layer.factors[1]
+    channels = layer.source.channels
+    return [(_node(layer, "UpsampleNearestNeighbour", [_tensor(layer.source, 1, layer.height, layer.width, channels)],
+                   [_tensor(layer.result, 1, height, width, channels)], SIMD=fold.pe, HO=height, WO=width, HI=layer.height, WI=layer.width,
+                   NumChannels=channels, inputDataType=_type(layer.source)), None)]
+
+
+def _argmax(layer: hw.ArgMax, fold: Fold) -> list[Node]:
+    vectors = layer.result.total
+    return [(_node(layer, "LabelSelect", [_tensor(layer.source, 1, vectors, layer.count)], [_tensor(layer.result, 1, vectors, 1)],
+                   Labels=layer.count, PE=fold.pe, K=1, inputDataType=_type(layer.source), outputDataType=_type(layer.result),
+                   numInputVectors=[1, vectors]), None)]
+
+
+_NODES: dict[type[hw.Layer], Callable[[hw.Layer, Fold], list[Node]]] = {
+    hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _global,
+    hw.Step: _step, hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.ArgMax: _argmax,
+}
 
 
 def _npy(array: np.ndarray) -> bytes:

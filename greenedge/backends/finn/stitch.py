@@ -1,6 +1,6 @@
-"""From FINN+'s folding to RTL: memory files, the stitched top, and streams.json that says what every stream carries.
+"""From layers and their folding to RTL: memory files, the stitched top, and streams.json that says what every stream carries.
 
-    python -m greenedge.backends.finn.stitch        in the build folder, after the worker: reads graph.*, finn.json
+    python -m greenedge.backends.finn.stitch        in the build folder: reads graph.* and folding.json, writes rtl/, streams.json
 
 The units are those of greenedge/rtl; the top is plain SystemVerilog in which every stream is called after its layer.
 """
@@ -9,197 +9,143 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.finn.network import Chain, MatVec, Step, chain_of
-from greenedge.backends.finn.streams import Stream
+from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.design import read_design
+from greenedge.backends.finn.folding import Fold, elements, through_pins, tied
+from greenedge.backends.finn.streams import Stream, layout_of
+from greenedge.backends.finn.topfile import TOP, Instance, top
+from greenedge.backends.finn.units import FOLDER, Unit, memory_file, unit_of
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
 from greenedge.graph import load_graph
 
 RTL = Path(__file__).resolve().parents[2] / "rtl"
-FOLDER = "rtl"
-UNITS = ("ge_fifo.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_scale.sv", "ge_clip.sv", "ge_mvu.sv", "ge_requantise_serial.sv", "ge_requantise.sv", "ge_width.sv")
-TOP = "top"
-_RESET_CYCLES = 15
-_PIN_BITS = 32  # of the top's input and output streams: wider layers are fed through a converter, packages have few pins
+_PORTS = {hw.Fork: (("s",), ("m0", "m1")), hw.Add: (("a", "b"), ("m",)), hw.Concat: (("a", "b"), ("m",))}
 
 
 @dataclass(frozen=True)
-class Instance:
-    """One unit in the top: its module, parameters, and the streams on both sides."""
+class Stitched:
+    """The instances of the top in order, and the streams: the input first, the output last, one per edge between."""
 
-    name: str
-    module: str
-    parameters: dict[str, int | str]
-    source: Stream
-    result: Stream
+    instances: tuple[Instance, ...]
+    streams: tuple[Stream, ...]
 
-
-def stitch(chain: Chain, folding: dict[str, dict]) -> tuple[dict[str, bytes], list[Stream]]:
-    """(files below rtl/, streams with the input first and the output last) for a chain and FINN's folding of its layers."""
-    files = {name: (RTL / name).read_bytes() for name in UNITS}
-    instances: list[Instance] = []
-    first = _elements_in(chain.layers[0], folding[chain.layers[0].name])
-    narrow = _through_pins(first, chain.source.bits)
-    stream = Stream("s", chain.source.name, chain.source.bits, chain.source.signed, narrow, int(np.prod(chain.source.shape)) // narrow,
-                    chain.source.shape)
-    streams = [stream]
-    for layer in chain.layers:
-        wanted = _elements_in(layer, folding[layer.name])
-        stream = _adapted(instances, stream, wanted, layer.name)
-        made, memories = (_matvec if isinstance(layer, MatVec) else _step)(layer, folding[layer.name], stream)
-        files |= memories
-        instances.append(made)
-        stream = made.result
-        streams.append(stream)
-    streams[-1] = _adapted(instances, stream, _through_pins(stream.elements, stream.bits), "result")
-    files[f"{TOP}.sv"] = top(chain.name, instances, streams[0], streams[-1]).encode()
-    return files, streams
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The units' files, each after what it needs."""
+        modules = dict.fromkeys(instance.unit.module for instance in self.instances if instance.unit)
+        return tuple(dict.fromkeys(f"{name}.sv" for module in modules for name in _with_parts(module)))
 
 
-def _through_pins(elements: int, bits: int) -> int:
-    """The most elements per beat that divide `elements` and fit the pins of the top."""
-    return max(d for d in range(1, elements + 1) if elements % d == 0 and (d == 1 or d * bits <= _PIN_BITS))
+@cache
+def _with_parts(module: str) -> tuple[str, ...]:
+    """The modules of ours that a module is made of, then itself."""
+    code = re.sub(r"//.*", "", (RTL / f"{module}.sv").read_text())
+    parts = dict.fromkeys(re.findall(r"\b(ge_\w+) #?\(", code))
+    return tuple(dict.fromkeys([*(name for part in parts if part != module for name in _with_parts(part)), module]))
 
 
-def _elements_in(layer: MatVec | Step, fold: dict) -> int:
-    return fold["SIMD"] if isinstance(layer, MatVec) else fold["PE"]
+class _Stitcher:
+    """Adds one layer after another; puts converters where two layers differ in width or type."""
+
+    def __init__(self, network: hw.Network) -> None:
+        self.instances: list[Instance] = []
+        self.streams: dict[str, Stream] = {}
+        self.readers = {wire.name: layer for layer in network.layers for wire in layer.sources}
+
+    def add(self, layer: hw.Layer, fold: Fold | None) -> None:
+        inward, outward = _PORTS.get(type(layer), (("s",), ("m",)))
+        if fold is None:  # passes beats on as they come
+            fold = Fold(self.streams[layer.source.name].elements)
+        taken, given = elements(layer, fold)
+        ports = {}
+        for k, port in enumerate(inward):
+            stem = layer.name if len(inward) == 1 else f"{layer.name}_{port}"
+            ports[port] = self.adapted(self.streams[layer.sources[k].name], layer.sources[k], taken, stem)
+        for port, wire in zip(outward, layer.results):
+            ports[port] = self.streams[wire.name] = stream_of(wire, given)
+        self.instances.append(Instance(f"{layer.name}_unit", unit_of(layer, fold), ports, outward))
+
+    def adapted(self, stream: Stream, wanted: hw.Wire, count: int, stem: str) -> Stream:
+        """The stream in the type of `wanted`, `count` elements per beat: at most two converters, through the common divisor."""
+        if (stream.bits, stream.signed) != (wanted.bits, wanted.signed):
+            result = replace(stream, name=f"{stem}_wide", bits=wanted.bits, signed=wanted.signed)
+            self.instances.append(Instance(result.name, None, {"s": stream, "m": result}, ("m",)))
+            stream = result
+        for size in dict.fromkeys((math.gcd(stream.elements, count), count)):
+            if size == stream.elements:
+                continue
+            name = f"{stem}_in" if size == count else f"{stem}_by_{size}"
+            result = replace(stream, name=name, elements=size, beats=stream.beats * stream.elements // size)
+            unit = Unit("ge_width", {"BITS": stream.bits, "IN": stream.elements, "OUT": size})
+            self.instances.append(Instance(f"{name}_width", unit, {"s": stream, "m": result}, ("m",)))
+            stream = result
+        return stream
 
 
-def _adapted(instances: list[Instance], stream: Stream, wanted: int, layer: str) -> Stream:
-    """The stream with `wanted` elements per beat: at most two converters, by way of the greatest common divisor."""
-    for elements in dict.fromkeys((math.gcd(stream.elements, wanted), wanted)):
-        if elements == stream.elements:
-            continue
-        name = f"{layer}_in" if elements == wanted else f"{layer}_by_{elements}"
-        result = Stream(name, stream.edge, stream.bits, stream.signed, elements, stream.beats * stream.elements // elements,
-                        stream.shape, stream.offset)
-        instances.append(Instance(f"{name}_width", "ge_width", {"BITS": stream.bits, "IN": stream.elements, "OUT": elements},
-                                  stream, result))
-        stream = result
-    return stream
+def stream_of(wire: hw.Wire, count: int) -> Stream:
+    """The stream of a wire, `count` elements per beat."""
+    offset = tuple(int(v) for v in wire.offset) if np.any(wire.offset) else ()
+    stream = Stream(wire.name, wire.edge, wire.bits, wire.signed, count, wire.total // count, wire.shape, offset)
+    return stream if np.array_equal(stream.order, wire.order) else replace(stream, layout=layout_of(wire.order))
 
 
-def _matvec(layer: MatVec, fold: dict, source: Stream) -> tuple[Instance, dict[str, bytes]]:
-    k, m = layer.weight.shape
-    pe, simd = fold["PE"], fold["SIMD"]
-    words = layer.weight.T.reshape(m // pe, pe, k // simd, simd).transpose(0, 2, 1, 3).reshape(-1, pe * simd)
-    if layer.weight_bits == 1:
-        words = (words < 0).astype(np.int64)
-    weights = f"{layer.name}_weights.mem"
-    parameters = {"K": k, "M": m, "PE": pe, "SIMD": simd, "WB": layer.weight_bits, "AB": source.bits, "ASGN": int(source.signed),
-                  "OB": layer.bits, "CORRECT": int(layer.correct), "WEIGHTS_FILE": f"{FOLDER}/{weights}"}
-    files = {weights: _memory(words, layer.weight_bits)}
-    if layer.correct:
-        # the unit starts each accumulator at this constant
-        parameters["CORRECTION_FILE"] = f"{FOLDER}/{layer.name}_correction.mem"
-        files[f"{layer.name}_correction.mem"] = _memory(layer.correction.reshape(-1, pe), layer.bits)
-    offset = () if layer.correct else tuple(int(c) for c in layer.correction)
-    result = Stream(layer.name, layer.edge.name, layer.bits, True, pe, m // pe * layer.vectors, layer.edge.shape, offset)
-    return Instance(f"{layer.name}_unit", "ge_mvu", parameters, source, result), files
+def stitch(network: hw.Network, folding: Mapping[str, Fold]) -> Stitched:
+    """The units of a network (with its queues) and the streams between them."""
+    stitcher = _Stitcher(network)
+    reader = next(layer for layer in network.layers if network.source.name in {wire.name for wire in layer.sources})
+    first = elements(reader, folding[reader.name])[0] if not tied(reader) else network.source.channels
+    source = stitcher.streams[network.source.name] = stream_of(network.source, through_pins(first, network.source.bits))
+    for layer in network.layers:
+        stitcher.add(layer, folding.get(layer.name))
+    result = replace(stitcher.streams[network.result.name], edge=network.result.edge, shape=network.result.shape, layout=())
+    result = stitcher.adapted(result, network.result, through_pins(result.elements, result.bits), "result")
+    edges = {source.edge, result.edge, ""}
+    between = []
+    for stream in stitcher.streams.values():
+        if stream.edge not in edges:
+            edges.add(stream.edge)
+            between.append(stream)
+    return Stitched(tuple(stitcher.instances), (source, *between, result))
 
 
-def _step(layer: Step, fold: dict, source: Stream) -> tuple[Instance, dict[str, bytes]]:
-    m, b, shift = layer.affine
-    pe, edge = fold["PE"], layer.edge
-    ends = np.concatenate([m * layer.x_lo + b, m * layer.x_hi + b, b])
-    mb = max(1, int(m.max()).bit_length())
-    bb = max(int(np.abs(ends).max()).bit_length() + 1, shift + 2)
-    fields = (m.astype(object) << bb) | (b.astype(object) & ((1 << bb) - 1))
-    memory = f"{layer.name}_parameters.mem"
-    parameters = {"C": layer.channels, "PE": pe, "XB": source.bits, "XSGN": int(source.signed), "MB": mb, "BB": bb, "SHIFT": shift,
-                  "LO": edge.lo, "HI": edge.hi, "OB": edge.bits, "PARAMETERS_FILE": f"{FOLDER}/{memory}"}
-    result = Stream(layer.name, edge.name, edge.bits, edge.signed, pe, layer.channels // pe * layer.vectors, edge.shape)
-    return Instance(f"{layer.name}_unit", "ge_requantise", parameters, source, result), {memory: _memory(fields.reshape(-1, pe), mb + bb)}
+def rtl_files(name: str, stitched: Stitched) -> dict[str, bytes]:
+    """{file below rtl/: content}: the units that are used, their memories, and the top."""
+    files = {source: (RTL / source).read_bytes() for source in stitched.sources}
+    for instance in stitched.instances:
+        if instance.unit:
+            files |= {file: memory_file(*content) for file, content in instance.unit.memories().items()}
+    files[f"{TOP}.sv"] = top(name, stitched.instances, stitched.streams[0], stitched.streams[-1]).encode()
+    return files
 
 
-def _memory(rows: np.ndarray, bits: int) -> bytes:
-    """One hexadecimal word a line; element 0 of a row in the low bits."""
-    mask = (1 << bits) - 1
-    digits = (rows.shape[1] * bits + 3) // 4
-    lines = (f"{sum((int(v) & mask) << (i * bits) for i, v in enumerate(row)):0{digits}x}" for row in rows)
-    return ("\n".join(lines) + "\n").encode()
-
-
-def top(model: str, instances: list[Instance], source: Stream, result: Stream) -> str:
-    """The stitched top. It resets itself after configuration, and whenever `restart` is high."""
-    body = "\n".join(_wires(instance) + _instance(instance) for instance in instances)
-    return f"""// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.
-// Stitched by greenedge from FINN+'s folding; these files are what is simulated and what is synthesised.
-module {TOP} (
-    input  logic        clk,
-    input  logic        restart,
-    input  logic [{source.width - 1}:0] s_tdata,
-    input  logic        s_tvalid,
-    output logic        s_tready,
-    output logic [{result.width - 1}:0] m_tdata,
-    output logic        m_tvalid,
-    input  logic        m_tready
-);
-    // reset for the first cycles after configuration and after `restart`
-    logic [3:0] age = '0;
-    logic       rst = 1'b1;
-    always_ff @(posedge clk) begin
-        if (restart) age <= '0;
-        else if (age != {_RESET_CYCLES}) age <= age + 1'b1;
-        rst <= restart || (age != {_RESET_CYCLES});
-    end
-
-    logic [{source.width - 1}:0] s_gated_tdata;
-    logic s_gated_tvalid, s_gated_tready;
-    assign s_gated_tdata  = s_tdata;
-    assign s_gated_tvalid = s_tvalid && !rst;
-    assign s_tready       = s_gated_tready && !rst;
-
-{body}
-    assign m_tdata  = {result.name}_tdata;
-    assign m_tvalid = {result.name}_tvalid && !rst;
-    assign {result.name}_tready = m_tready && !rst;
-endmodule
-"""
-
-
-def _comment(text: str) -> str:
-    """A model's name comes from a stranger: only plain characters reach the file."""
-    return "".join(c if c.isalnum() or c in "-_. " else "?" for c in text)[:80]
-
-
-def _wires(instance: Instance) -> str:
-    stream = instance.result
-    return (f"    logic [{stream.width - 1}:0] {stream.name}_tdata;\n"
-            f"    logic {stream.name}_tvalid, {stream.name}_tready;\n")
-
-
-def _instance(instance: Instance) -> str:
-    source = "s_gated" if instance.source.name == "s" else instance.source.name
-    values = ", ".join(f'.{key}("{value}")' if isinstance(value, str) else f".{key}({value})" for key, value in instance.parameters.items())
-    result = instance.result.name
-    return (f"    {instance.module} #({values}) {instance.name} (\n"
-            f"        .clk, .rst,\n"
-            f"        .s_tdata({source}_tdata), .s_tvalid({source}_tvalid), .s_tready({source}_tready),\n"
-            f"        .m_tdata({result}_tdata), .m_tvalid({result}_tvalid), .m_tready({result}_tready));\n")
+def about(network: hw.Network, stitched: Stitched) -> dict:
+    """What streams.json says."""
+    views = [stream_of(view, 1).plain() for view in network.views]  # under the name of the stream that carries them
+    return {"top": TOP, "sources": [*stitched.sources, f"{TOP}.sv"], "streams": [stream.plain() for stream in stitched.streams],
+            "views": views}
 
 
 def main() -> int:
     """Stitches what lies in the working directory."""
     here = Path(".")
     try:
-        chain = chain_of(load_graph(here))
-        finn = json.loads((here / "finn.json").read_text())
-        folding = {layer["name"]: layer for layer in finn["layers"]}
-        files, streams = stitch(chain, folding)
-        for name, content in files.items():
+        network, folding = read_design(load_graph(here), here)
+        stitched = stitch(network, folding)
+        for name, content in rtl_files(network.name, stitched).items():
             with write_aside(here / FOLDER / name) as path:
                 path.write_bytes(content)
-        about = {"top": TOP, "sources": [*UNITS, f"{TOP}.sv"], "streams": [stream.plain() for stream in streams],
-                 "aliases": chain.aliases, "estimated_cycles": finn["estimated_cycles"], "finn_plus": finn["finn_plus"]}
         with write_aside(here / "streams.json") as path:
-            path.write_text(json.dumps(about, indent=1) + "\n")
+            path.write_text(json.dumps(about(network, stitched), indent=1) + "\n")
     except (GreenedgeError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}")
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ class Stream:
     """One valid/ready stream of the built design and the edge of the integer graph that it carries.
 
     `elements` per beat, `beats` per sample; `shape` is the edge's, without the batch. `offset` holds one integer per
-    channel that the hardware leaves out and `unpack` adds (a matrix-vector unit's correction), or is empty.
+    channel that the hardware leaves out and `unpack` adds (a matrix-vector unit's correction), or is empty. `layout` says which
+    element travels when, as loops (size, stride in the row-major edge), outermost first; empty: channels last, row by row.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Stream:
     beats: int
     shape: tuple[int, ...]
     offset: tuple[int, ...] = ()
+    layout: tuple[tuple[int, int], ...] = ()
 
     @property
     def width(self) -> int:
@@ -34,6 +37,14 @@ class Stream:
         """Bytes of tdata."""
         return (self.elements * self.bits + 7) // 8
 
+    @property
+    def order(self) -> np.ndarray:
+        """Row-major index in the edge of every element, as they travel."""
+        index = np.zeros(1, np.int64)
+        for size, stride in self.layout or layout_of(_channels_last(np.arange(int(np.prod(self.shape))).reshape(1, *self.shape)).ravel()):
+            index = (index[:, None] + np.arange(size) * stride).ravel()
+        return index
+
     def plain(self) -> dict:
         """As JSON holds it."""
         return asdict(self)
@@ -41,12 +52,13 @@ class Stream:
     @classmethod
     def from_plain(cls, data: dict) -> Stream:
         """From what `plain` gave."""
-        return cls(**{**data, "shape": tuple(data["shape"]), "offset": tuple(data["offset"])})
+        return cls(**{**data, **{key: tuple(data[key]) for key in ("shape", "offset") if key in data},
+                      "layout": tuple(tuple(loop) for loop in data.get("layout", ()))})
 
 
 def pack(stream: Stream, x: np.ndarray) -> bytes:
-    """The beats that carry `x`, of shape (samples, *shape), as the hardware takes them: channels last, row by row."""
-    ordered = _channels_last(x).reshape(len(x), stream.beats, stream.elements, 1).astype(np.int64)
+    """The beats that carry `x`, of shape (samples, *shape), as the hardware takes them."""
+    ordered = x.reshape(len(x), -1)[:, stream.order].reshape(len(x), stream.beats, stream.elements, 1).astype(np.int64)
     bits = ((ordered >> np.arange(stream.bits)) & 1).astype(np.uint8).reshape(len(x) * stream.beats, -1)
     padded = np.zeros((len(bits), stream.width), np.uint8)
     padded[:, :bits.shape[1]] = bits
@@ -61,15 +73,32 @@ def unpack(stream: Stream, data: bytes, samples: int) -> np.ndarray:
     weights = 1 << np.arange(stream.bits, dtype=np.int64)
     if stream.signed:
         weights[-1] = -weights[-1]
-    values = (bits @ weights).reshape(samples, *_channels_last_shape(stream.shape))
+    travelled = (bits @ weights).reshape(samples, -1)
     if stream.offset:
-        values = values + np.array(stream.offset, np.int64)
-    return np.moveaxis(values, -1, 1) if len(stream.shape) > 1 else values
+        travelled = travelled + np.resize(stream.offset, travelled.shape[1])
+    values = np.empty_like(travelled)
+    values[:, stream.order] = travelled
+    return values.reshape(samples, *stream.shape)
+
+
+def seen_as(stream: Stream, values: np.ndarray, view: Stream) -> np.ndarray:
+    """The values of a stream's edge as another edge that it carries too."""
+    seen = np.empty((len(values), values[0].size if len(values) else 0), np.int64)
+    seen[:, view.order] = values.reshape(len(values), -1)[:, stream.order]
+    return seen.reshape(len(values), *view.shape)
+
+
+def layout_of(order: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """The loops (size, stride), outermost first, that count through `order`."""
+    order, loops = np.asarray(order), []
+    while len(order) > 1:
+        stride = int(order[1] - order[0])
+        breaks = np.flatnonzero(np.diff(order) != stride)
+        size = int(breaks[0]) + 1 if breaks.size else len(order)
+        loops.insert(0, (size, stride))
+        order = order.reshape(-1, size)[:, 0]
+    return tuple(loops) or ((1, 1),)
 
 
 def _channels_last(x: np.ndarray) -> np.ndarray:
     return np.moveaxis(x, 1, -1) if x.ndim > 2 else x
-
-
-def _channels_last_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape[1:], shape[0])

@@ -1,0 +1,135 @@
+"""How far the finn back end's resource estimates are from yosys's counts, unit by unit and network by network.
+
+    python benchmarks/finn_resources.py            synthesises some networks for ECP5 and prints the errors
+    python benchmarks/finn_resources.py --fit      also fits the coefficients anew and writes resources.toml
+
+Every unit stays a module of its own in synthesis, so that its cells can be counted. The estimates are made for folding, before
+anything exists; a count by yosys stands beside each in a build's report. Takes some minutes of CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.backends.finn import resources
+from greenedge.backends.finn.built import cells
+from greenedge.backends.finn.design import Limits
+from greenedge.backends.finn.network import network_of
+from greenedge.backends.finn.search import Wish, choose
+from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch
+from greenedge.target import load_target
+from greenedge.tools import Command, Plan, execute, find_tool
+from tests.backends.finn_sketches import SKETCHES, digits_like, random_network
+from tests.backends.nets import mlp
+
+CELLS = {"lut4": "LUT4", "ccu2c": "CCU2C", "ff": "TRELLIS_FF", "ram16": "TRELLIS_DPR16X4", "blocks": "DP16KD"}
+_SMALL = 20  # cells: below, an error is told in cells and not as a share
+
+
+def designs(rng: np.random.Generator) -> Iterator[tuple[str, Stitched]]:
+    """The networks that are measured, at several foldings."""
+    limits = Limits.of(load_target("ulx3s-85f").device)
+    graphs = [("digits-cnn", digits_like(rng), (576, 2400)), ("mlp 64-128-10", mlp(rng, (64, 128, 10)), (512, 64)),
+              ("mlp w2a3", mlp(rng, (48, 64, 32, 12), 2, 3, in_signed=True), (300, 24)), ("mlp w8a8", mlp(rng, (40, 30, 10), 8, 8), (300, 40))]
+    graphs += [(sketch.__name__, sketch(rng), (150,)) for sketch in SKETCHES]
+    graphs += [(f"random {k}", random_network(rng), (200,)) for k in range(4)]
+    for name, graph, intervals in graphs:
+        for interval in intervals:
+            design = choose(network_of(graph), limits, Wish(interval)).design
+            yield f"{name} at {design.schedule.interval:.0f} cycles", stitch(design.network, design.folding)
+
+
+def counted(stitched: Stitched, folder: Path) -> dict[str, dict[str, int]]:
+    """{instance: {cell: yosys's count}}."""
+    units = [instance for instance in stitched.instances if instance.unit]
+    kept = " ".join(f"{instance.unit.module}$top.{instance.name}" for instance in units)
+    script = f"""read_slang --threads 1 --ignore-assertions --allow-use-before-declare --keep-hierarchy --top top {' '.join(
+        f'rtl/{name}' for name in (*stitched.sources, 'top.sv'))}
+setattr -mod -set keep_hierarchy 1 {kept}
+synth_ecp5 -abc9 -top top
+tee -q -o stat.json stat -json
+"""
+    files = {f"rtl/{name}": content for name, content in rtl_files("resources", stitched).items()} | {"synth.ys": script.encode()}
+    execute(Plan(files, (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "synth.ys"), "out.log", "yosys"),), ("stat.json",)), folder)
+    stat = json.loads((folder / "stat.json").read_text())
+    return {i.name: {cell: cells(stat, f"{i.unit.module}$top.{i.name}", kind) or 0 for cell, kind in CELLS.items()} for i in units}
+
+
+def fit(rows: list[tuple[str, dict, dict]]) -> str:
+    """resources.toml from (module, features, counts): non-negative least squares of relative errors."""
+    from scipy.optimize import nnls
+
+    text = [f"""# Cells per part of a unit (greenedge/backends/finn/resources.py says what the parts are), on ECP5.
+# Written by `python benchmarks/finn_resources.py --fit`.
+origin = "yosys {find_tool('yosys').version}, synth_ecp5 -abc9, {len(rows)} units"
+"""]
+    for module in sorted({module for module, _, _ in rows}):
+        known = [(parts, counts) for name, parts, counts in rows if name == module]
+        names = list(known[0][0])
+        text.append(f"[units.{module}]  # {len(known)} measured")
+        for cell in resources.CELLS:
+            y = np.array([counts[cell] for _, counts in known], float)
+            a = np.array([[parts[name] for name in names] for parts, _ in known], float)
+            weight = 1 / (y + _SMALL)
+            solved, _ = nnls(a * weight[:, None], y * weight)
+            entries = ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, solved) if value > 1e-6)
+            text.append(f"{cell:5} = {{ {entries} }}")
+        text.append("")
+    return "\n".join(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--fit", action="store_true", help="write resources.toml")
+    parser.add_argument("--counts", type=Path, help="a file that keeps the counts, to fit again without yosys")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(7)
+    kept = json.loads(arguments.counts.read_text()) if arguments.counts and arguments.counts.is_file() else {}
+    measured = []
+    with tempfile.TemporaryDirectory(prefix="greenedge-resources-") as scratch:
+        for index, (name, stitched) in enumerate(designs(rng)):
+            if name not in kept:
+                print(f"synthesising {name}", flush=True)
+                kept[name] = counted(stitched, Path(scratch) / str(index))
+                if arguments.counts:
+                    arguments.counts.write_text(json.dumps(kept))
+            measured.append((name, stitched, kept[name]))
+    if arguments.fit:
+        rows = [(i.unit.module, resources.features(i.unit)[0], counts[i.name]) for _, stitched, counts in measured
+                for i in stitched.instances if i.unit]
+        resources.DATA.write_text(fit(rows))
+        resources.coefficients.cache_clear()
+    table(measured)
+
+
+def table(measured: list[tuple[str, Stitched, dict]]) -> None:
+    """Estimated against counted, per module and per network."""
+    print(f"\n{'unit':16} {'seen':>4}  " + "  ".join(f"{cell:>14}" for cell in CELLS) + "     mean error of a unit")
+    errors: dict[str, dict[str, list[float]]] = {}
+    for _, stitched, counts in measured:
+        for instance in (i for i in stitched.instances if i.unit):
+            guess = resources.estimate(instance.unit)
+            for cell in CELLS:
+                real = counts[instance.name][cell]
+                errors.setdefault(instance.unit.module, {}).setdefault(cell, []).append(abs(getattr(guess, cell) - real) / max(real, _SMALL))
+    for module, found in sorted(errors.items()):
+        print(f"{module:16} {len(found['lut4']):4}  " + "  ".join(f"{np.mean(found[cell]):14.0%}" for cell in CELLS))
+    print(f"\n{'network':34} " + "  ".join(f"{cell:>22}" for cell in CELLS) + "     estimated, yosys, error")
+    for name, stitched, counts in measured:
+        units = [i for i in stitched.instances if i.unit]
+        row = []
+        for cell in CELLS:
+            guess = sum(getattr(resources.estimate(i.unit), cell) for i in units)
+            real = sum(counts[i.name][cell] for i in units)
+            row.append(f"{guess:7.0f} {real:6} {guess / real - 1:+7.0%}" if real else f"{guess:7.0f} {real:6}        ")
+        print(f"{name:34} " + "  ".join(row))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The design that a network becomes on a device: its folding and queues, what it costs and how fast it is; folding.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.fifos import Schedule, placed
+from greenedge.backends.finn.folding import Fold, Folding, cycles
+from greenedge.backends.finn.network import network_of
+from greenedge.backends.finn.resources import BLOCK_BITS, Cost
+from greenedge.errors import GreenedgeError
+from greenedge.graph import Graph
+from greenedge.target import Device
+
+# Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the rest.
+LOGIC_SHARE, BLOCK_SHARE = 0.7, 0.9
+FILE = "folding.json"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What of a device the core may take: logic cells, blocks of memory; None where the device file does not say."""
+
+    family: str
+    logic: float | None
+    blocks: int | None
+
+    @classmethod
+    def of(cls, device: Device) -> Limits:
+        logic, bits = device.resources.get("lut4"), device.resources.get("bram_bits")
+        return cls(device.family, None if logic is None else LOGIC_SHARE * logic,
+                   None if bits is None else int(BLOCK_SHARE * (bits // BLOCK_BITS[device.family])))
+
+    def hold(self, cost: Cost) -> bool:
+        """Whether that much fits."""
+        return (self.logic is None or cost.logic <= self.logic) and (self.blocks is None or cost.blocks <= self.blocks)
+
+    def share(self, cost: Cost) -> float:
+        """What a layer is judged by: its parts of the device, added."""
+        return cost.logic / (self.logic or 1e5) + cost.blocks / (self.blocks or 1e2)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A network with its queues, folded."""
+
+    network: hw.Network
+    folding: Folding
+    schedule: Schedule
+    cost: Cost
+    limits: Limits
+
+    @property
+    def fits(self) -> bool:
+        return self.limits.hold(self.cost)
+
+
+def plain(design: Design) -> dict:
+    """As folding.json holds it."""
+    layers = [{"name": layer.name, "kind": type(layer).__name__, **asdict(design.folding[layer.name]),
+               "cycles": cycles(layer, design.folding[layer.name])} for layer in design.network.layers if layer.name in design.folding]
+    queues = {layer.source.name: layer.depth for layer in design.network.layers if isinstance(layer, hw.Queue)}
+    return {"layers": layers, "queues": queues, "interval_cycles": design.schedule.interval, "latency_cycles": design.schedule.latency,
+            "estimate": {**{f.name: round(getattr(design.cost, f.name)) for f in fields(Cost)}, "logic": round(design.cost.logic)},
+            "notes": list(design.network.notes)}
+
+
+def read_design(graph: Graph, folder: Path) -> tuple[hw.Network, dict[str, Fold]]:
+    """(the network with its queues, its folding) as folding.json in a build folder says. Raises GreenedgeError if it is damaged."""
+    try:
+        data = json.loads((folder / FILE).read_text())
+        folding = {entry["name"]: Fold(int(entry["pe"]), int(entry["simd"])) for entry in data["layers"]}
+        queues = {str(name): int(depth) for name, depth in data["queues"].items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GreenedgeError(f"{folder / FILE} is missing or damaged ({error}); run the build stage again.") from None
+    return placed(network_of(graph), queues), folding

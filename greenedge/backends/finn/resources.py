@@ -1,0 +1,163 @@
+"""What a unit costs, estimated from its parameters before anything is synthesised.
+
+Cells are sums of what a unit is made of (bits of products, of adders, of buffers …), each with a coefficient in
+resources.toml that `benchmarks/finn_resources.py --fit` takes from yosys's counts for ECP5. Blocks of memory follow from the
+blocks' shapes. Estimates only: what yosys then counts is reported beside them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+
+from greenedge.backends.finn.units import Unit
+
+DATA = Path(__file__).with_name("resources.toml")
+CELLS = ("lut4", "ccu2c", "ff", "ram16")  # yosys: LUT4, CCU2C, TRELLIS_FF, TRELLIS_DPR16X4
+# widths of a block by its depth: ECP5 DP16KD, iCE40 SB_RAM40_4K, Gowin BSRAM
+_BLOCKS = {"ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
+           "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
+           "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))}
+BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432}
+LUT_RAM_WORDS = 64  # deeper buffers go into blocks
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cells by yosys's names on ECP5, and blocks of memory."""
+
+    lut4: float = 0
+    ccu2c: float = 0
+    ff: float = 0
+    ram16: float = 0
+    blocks: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def logic(self) -> float:
+        """Logic cells as nextpnr packs them: a carry cell takes two, a 16×4 memory four; packing wastes some."""
+        return 1.15 * (self.lut4 + 2 * self.ccu2c + 4 * self.ram16)
+
+
+def blocks_of(depth: int, bits: int, family: str = "ecp5") -> int:
+    """Blocks of memory for `depth` words of `bits` bits."""
+    return min(-(-bits // width) * -(-depth // words) for words, width in _BLOCKS[family])
+
+
+def estimate(unit: Unit, family: str = "ecp5") -> Cost:
+    """The cost of one unit."""
+    parts, blocks = features(unit, family)
+    known = coefficients().get(unit.module, {})
+    cells = {cell: sum(known.get(cell, {}).get(name, 0.0) * amount for name, amount in parts.items()) for cell in CELLS}
+    return Cost(**cells, blocks=blocks)
+
+
+@cache
+def coefficients() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    """{module: {cell: {part: cells per unit of it}}}."""
+    return tomllib.loads(DATA.read_text())["units"]
+
+
+def features(unit: Unit, family: str = "ecp5") -> tuple[dict[str, float], int]:
+    """(what the unit is made of, blocks of memory)."""
+    parts, blocks = _FEATURES[unit.module](unit.parameters, family)
+    return {**parts, "unit": 1}, blocks
+
+
+def _rows(depth: int, bits: int) -> float:
+    """Bits of 16-deep distributed memory."""
+    return bits * -(-depth // 16)
+
+
+def _products(lanes: int, p: Mapping, sums: int) -> dict[str, float]:
+    """`lanes` products of a WB-bit weight and an AB-bit activation, added in groups into `sums` accumulators."""
+    low_rows = (max(p["WB"] - 2, 0) + 1) // 2
+    return {"digit": lanes * (p["AB"] + 2), "row": lanes * low_rows * (p["AB"] + p["WB"]),
+            "tree": (lanes - sums) * (p["AB"] + p["WB"] + 1), "sum": sums * p["OB"]}
+
+
+def _buffer(depth: int, bits: int, family: str) -> tuple[float, int]:
+    """(bits of distributed memory, blocks) of a buffer that goes where it is cheaper."""
+    return (_rows(depth, bits), 0) if depth <= LUT_RAM_WORDS else (0.0, blocks_of(depth, bits, family))
+
+
+def _mvu(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    sf, nf = p["K"] // p["SIMD"], p["M"] // p["PE"]
+    buffer, blocks = _buffer((2 if sf * nf >= 8 else 4) << (sf - 1).bit_length(), p["SIMD"] * p["AB"], family)
+    parts = _products(p["PE"] * p["SIMD"], p, p["PE"]) | {"buffer": buffer, "output": p["PE"] * p["OB"]}
+    return parts, blocks + blocks_of(sf * nf, p["PE"] * p["SIMD"] * p["WB"], family)
+
+
+def _depthwise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    depth = p["C"] // p["PE"] * p["TAPS"]
+    memory, blocks = _buffer(depth, p["PE"] * p["WB"], family)
+    return _products(2 * p["PE"], p, p["PE"]) | {"memory": memory}, blocks
+
+
+def _requantise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    folds, field = p["C"] // p["PE"], p["MB"] + p["BB"]
+    parts = {"product": p["PE"] * p["MB"] * (p["XB"] + 2), "bias": p["PE"] * p["BB"], "memory": _rows(folds, p["PE"] * field),
+             "out": p["PE"] * p["OB"]}
+    return parts, 0
+
+
+def _threshold(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    lanes = p["PE"] * p["STEPS"]
+    memory, blocks = _buffer(p["C"] // p["PE"], lanes * (p["XB"] + 1), family)
+    return {"compare": lanes * (p["XB"] + 1), "count": lanes, "memory": memory}, blocks
+
+
+def _table(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    depth = max(1, p["C"] // p["PE"]) * p["SIZE"]
+    memory, blocks = _buffer(depth, p["OB"] * p["PE"], family)
+    return {"memory": memory, "lanes": p["PE"] * (p["XB"] + p["OB"])}, blocks
+
+
+def _window(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    rows = (p["KH"] - 1) * p["DH"] + 1 + p["SH"]
+    memory, blocks = _buffer(rows * p["W"] * p["C"] // p["PE"], p["PE"] * p["BITS"], family)
+    return {"memory": memory, "word": p["PE"] * p["BITS"]}, blocks
+
+
+def _words(*names: str) -> Callable[[Mapping, str], tuple[dict[str, float], int]]:
+    """Units that are registers and adders over one beat: bits of it."""
+    def parts(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+        return {"word": p.get("PE", 1) * sum(p[name] for name in names)}, 0
+    return parts
+
+
+def _width(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    wide = max(p["IN"], p["OUT"])
+    return {"wide": wide * p["BITS"] if p["IN"] < p["OUT"] else 0, "narrow": wide * p["BITS"] if p["IN"] > p["OUT"] else 0}, 0
+
+
+def _pool(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    return {"word": p["PE"] * p["OB"]}, 0
+
+
+def _pool_global(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    memory, blocks = _buffer(p["C"] // p["PE"], p["PE"] * p["OB"], family)
+    return {"word": p["PE"] * p["OB"], "memory": memory}, blocks
+
+
+def _upsample(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    memory, blocks = _buffer(2 * p["W"] * p["C"] // p["PE"], p["PE"] * p["BITS"], family)
+    return {"word": p["PE"] * p["BITS"], "memory": memory}, blocks
+
+
+def _queue(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    memory, blocks = _buffer(p["DEPTH"], p["WIDTH"], family)
+    return {"word": p["WIDTH"], "memory": memory}, blocks
+
+
+_FEATURES: dict[str, Callable[[Mapping, str], tuple[dict[str, float], int]]] = {
+    "ge_mvu": _mvu, "ge_depthwise": _depthwise, "ge_requantise": _requantise, "ge_threshold": _threshold, "ge_table": _table,
+    "ge_window": _window, "ge_pad": _words("BITS"), "ge_pool": _pool, "ge_pool_global": _pool_global,
+    "ge_add": _words("ABITS", "BBITS", "OB"), "ge_fork": _words("WIDTH"), "ge_concat": _words("WIDTH"), "ge_upsample": _upsample,
+    "ge_argmax": _words("BITS", "OB"), "ge_queue": _queue, "ge_width": _width,
+}

@@ -1,0 +1,151 @@
+"""The search for a folding under a device's limits.
+
+For a number of cycles every layer takes its smallest folding that is fast enough, so the search is over that number alone:
+the fewest cycles that fit, or the most that still give the inferences per second or the latency asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.design import Design, Limits
+from greenedge.backends.finn.fifos import Deadlock, with_queues
+from greenedge.backends.finn.folding import Fold, Folding, cycles, foldings, groups, least_cycles
+from greenedge.backends.finn.resources import Cost, estimate
+from greenedge.backends.finn.stitch import stitch
+from greenedge.backends.finn.units import unit_of
+from greenedge.errors import Reason
+from greenedge.target import Target
+
+
+@dataclass(frozen=True)
+class Wish:
+    """At most so many cycles between inferences, or from first input to last output; queues of at most so many beats."""
+
+    interval: int | None = None
+    latency: int | None = None
+    most_beats: int | None = None
+
+
+class Search:
+    """All designs of one network on one device, by cycles per inference; each is made once."""
+
+    def __init__(self, network: hw.Network, limits: Limits, most_beats: int | None = None) -> None:
+        self.network, self.limits, self.most_beats = network, limits, most_beats
+        self.groups = groups(network)
+        self.choices = [self._choices(group) for group in self.groups]
+        least = least_cycles(network)
+        fastest = max([least, *(choices[0][0] for choices in self.choices)])
+        slowest = max([least, *(choices[-1][0] for choices in self.choices)])
+        self.candidates = sorted({c for choices in self.choices for c, _, _ in choices if fastest <= c <= slowest} | {fastest})
+        self._made: dict[int, Design] = {}
+
+    def _choices(self, group: tuple[hw.Layer, ...]) -> list[tuple[int, float, Fold]]:
+        """(cycles, share, folding), rising in cycles and falling in share: nothing that is both slower and larger."""
+        found = []
+        for fold in foldings(group[-1]):
+            cost = sum((estimate(unit_of(layer, fold), self.limits.family) for layer in group), Cost())
+            found.append((max(cycles(layer, fold) for layer in group), self.limits.share(cost), fold))
+        found.sort(key=lambda choice: choice[:2])
+        best: list[tuple[int, float, Fold]] = []
+        for choice in found:
+            if not best or choice[1] < best[-1][1]:
+                best.append(choice)
+        return best
+
+    def at(self, most_cycles: int) -> Design:
+        """The smallest design whose layers take at most so many cycles each. Raises Deadlock."""
+        if most_cycles not in self._made:
+            folding = {}
+            for group, choices in zip(self.groups, self.choices):
+                fold = [choice for choice in choices if choice[0] <= most_cycles][-1][2]
+                folding |= {layer.name: fold for layer in group}
+            self._made[most_cycles] = designed(self.network, folding, self.limits, self.most_beats)
+        return self._made[most_cycles]
+
+    def fewest(self) -> Design:
+        """The fastest design that fits; where none does, the smallest."""
+        low, high = 0, len(self.candidates) - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.at(self.candidates[middle]).fits else (middle + 1, high)
+        return self.at(self.candidates[low])
+
+    def most(self, interval: int | None, latency: int | None) -> Design:
+        """The slowest design that gives what is asked for; where none does, the fastest of all."""
+        enough = lambda design: ((interval is None or design.schedule.interval <= interval)
+                                 and (latency is None or design.schedule.latency <= latency))
+        low, high = 0, len(self.candidates) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if enough(self.at(self.candidates[middle])) else (low, middle - 1)
+        return self.at(self.candidates[low])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the search found: the design, or why there is none with the best that there is (None: every one stops)."""
+
+    design: Design | None
+    refused: str | None = None  # "too-big", "too-slow", "deadlock"
+    stopped: Deadlock | None = None
+
+
+@lru_cache(maxsize=4)
+def choose(network: hw.Network, limits: Limits, wish: Wish) -> Choice:
+    """The design for a wish."""
+    try:
+        return _searched(Search(network, limits, wish.most_beats), wish)
+    except Deadlock as stopped:  # whatever the folding, the same pixels must wait
+        return Choice(None, "deadlock", stopped)
+
+
+def _searched(search: Search, wish: Wish) -> Choice:
+    fastest = search.fewest()
+    if not fastest.fits:
+        return Choice(fastest, "too-big")
+    if wish.interval is None and wish.latency is None:
+        return Choice(fastest)
+    design = search.most(wish.interval, wish.latency)
+    met = ((wish.interval is None or design.schedule.interval <= wish.interval)
+           and (wish.latency is None or design.schedule.latency <= wish.latency))
+    return Choice(design) if met and design.fits else Choice(fastest, "too-slow")
+
+
+def designed(network: hw.Network, folding: Folding, limits: Limits, most_beats: int | None = None) -> Design:
+    """The design with exactly this folding. Raises Deadlock."""
+    queued, schedule = with_queues(network, folding, least_cycles(network), most_beats)
+    units = [instance.unit for instance in stitch(queued, folding).instances if instance.unit]  # converters included
+    return Design(queued, folding, schedule, sum((estimate(unit, limits.family) for unit in units), Cost()), limits)
+
+
+def refusals(choice: Choice, wish: Wish, target: Target, clock_hz: int) -> list[Reason]:
+    """Why there is no design, with the best that there is."""
+    design, device = choice.design, target.device
+    if choice.refused == "deadlock":
+        full, empty = (", ".join(dict.fromkeys(names)) for names in (choice.stopped.full, choice.stopped.empty))
+        return [Reason(f"{choice.stopped.full[0]}_queue", "deadlock", f"a queue of at most {wish.most_beats} beats",
+                       f"the network stops with {full} full while {empty} is waited for", "leave build.queue out: queues are then as deep as needed")]
+    if design is None or choice.refused is None:
+        return []
+    name, schedule = design.network.name, design.schedule
+    if choice.refused == "too-big":
+        value, rule = _overflow(design, device.title)
+        return [Reason(name, "too-big", value, rule, "use fewer bits or channels, or a larger device")]
+    if choice.refused == "too-slow":
+        asked = [f"{clock_hz / wish.interval:,.0f} inferences per second"] if wish.interval is not None else []
+        asked += [f"a latency of {1e6 * wish.latency / clock_hz:,.1f} µs"] if wish.latency is not None else []
+        best = f"{clock_hz / schedule.interval:,.0f} inferences per second with {1e6 * schedule.latency / clock_hz:,.1f} µs of latency"
+        return [Reason(name, "too-slow", " and ".join(asked), f"at {clock_hz / 1e6:g} MHz the fastest that fits {device.title} gives {best}",
+                       "ask for that or less, raise build.clock_hz, or choose a larger device")]
+    return []
+
+
+def _overflow(design: Design, device: str) -> tuple[str, str]:
+    """(what the smallest design needs, what there is) of the resource that is short."""
+    cost, limits = design.cost, design.limits
+    if limits.blocks is not None and cost.blocks > limits.blocks:
+        return f"{cost.blocks} blocks of block RAM at least", f"of {device} {limits.blocks} are planned for"
+    return f"about {cost.logic:,.0f} logic cells at least", f"of {device} {limits.logic:,.0f} are planned for"

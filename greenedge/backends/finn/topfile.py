@@ -1,0 +1,96 @@
+"""The stitched top as SystemVerilog text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from greenedge.backends.finn.streams import Stream
+from greenedge.backends.finn.units import Unit
+
+TOP = "top"
+_RESET_CYCLES = 15
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One unit in the top with the streams at its ports; those named in `gives` it writes. Without a unit: wiring only."""
+
+    name: str
+    unit: Unit | None
+    ports: Mapping[str, Stream]
+    gives: tuple[str, ...]
+
+
+def top(model: str, instances: Sequence[Instance], source: Stream, result: Stream) -> str:
+    """The stitched top. It resets itself after configuration, and whenever `restart` is high."""
+    body = "\n".join("".join(_declared(instance.ports[port]) for port in instance.gives) + _placed(instance) for instance in instances)
+    return f"""// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.
+// Stitched by greenedge; these files are what is simulated and what is synthesised.
+module {TOP} (
+    input  logic        clk,
+    input  logic        restart,
+    input  logic [{source.width - 1}:0] s_tdata,
+    input  logic        s_tvalid,
+    output logic        s_tready,
+    output logic [{result.width - 1}:0] m_tdata,
+    output logic        m_tvalid,
+    input  logic        m_tready
+);
+    // reset for the first cycles after configuration and after `restart`
+    logic [3:0] age = '0;
+    logic       rst = 1'b1;
+    always_ff @(posedge clk) begin
+        if (restart) age <= '0;
+        else if (age != {_RESET_CYCLES}) age <= age + 1'b1;
+        rst <= restart || (age != {_RESET_CYCLES});
+    end
+
+    logic [{source.width - 1}:0] s_gated_tdata;
+    logic s_gated_tvalid, s_gated_tready;
+    assign s_gated_tdata  = s_tdata;
+    assign s_gated_tvalid = s_tvalid && !rst;
+    assign s_tready       = s_gated_tready && !rst;
+
+{body}
+    assign m_tdata  = {result.name}_tdata;
+    assign m_tvalid = {result.name}_tvalid && !rst;
+    assign {result.name}_tready = m_tready && !rst;
+endmodule
+"""
+
+
+def _comment(text: str) -> str:
+    """A model's name comes from a stranger: only plain characters reach the file."""
+    return "".join(c if c.isascii() and c.isalnum() or c in "-_. " else "?" for c in text)[:80]
+
+
+def _declared(stream: Stream) -> str:
+    return (f"    logic [{stream.width - 1}:0] {stream.name}_tdata;\n"
+            f"    logic {stream.name}_tvalid, {stream.name}_tready;\n")
+
+
+def _name(stream: Stream) -> str:
+    return "s_gated" if stream.name == "s" else stream.name
+
+
+def _placed(instance: Instance) -> str:
+    if instance.unit is None:
+        return _wiring(instance.ports["s"], instance.ports["m"])
+    values = ", ".join(f'.{key}("{value}")' if isinstance(value, str) else f".{key}({value})"
+                       for key, value in instance.unit.parameters.items())
+    rows = (", ".join(f".{port}_{part}({_name(stream)}_{part})" for part in ("tdata", "tvalid", "tready"))
+            for port, stream in instance.ports.items())
+    ports = ",\n        ".join((".clk, .rst", *rows))
+    return f"    {instance.unit.module} #({values}) {instance.name} (\n        {ports});\n"
+
+
+def _wiring(source: Stream, result: Stream) -> str:
+    """Every element in more bits."""
+    lanes = "".join(f"    assign {result.name}_tdata[{k * result.bits} +: {result.bits}] = {result.bits}'("
+                    f"{'$signed' if source.signed else ''}({_name(source)}_tdata[{k * source.bits} +: {source.bits}]));\n"
+                    for k in range(source.elements))
+    used = source.elements * result.bits
+    rest = f"    assign {result.name}_tdata[{result.width - 1}:{used}] = '0;\n" if used < result.width else ""
+    return (f"{lanes}{rest}    assign {result.name}_tvalid = {_name(source)}_tvalid;\n"
+            f"    assign {_name(source)}_tready = {result.name}_tready;\n")

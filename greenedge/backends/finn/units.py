@@ -1,0 +1,202 @@
+"""From layer to unit: one table that says which module computes a kind of layer, with what parameters and memory files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.folding import Fold
+
+FOLDER = "rtl"  # memory files are named as seen from the build folder
+MOST_STEPS = 63  # beyond, a layer without affine form is tabulated where it can be
+
+@dataclass(frozen=True)
+class Unit:
+    """A module with its parameters. `memories` makes its memory files: file name -> (rows of integers, bits of each)."""
+
+    module: str
+    parameters: Mapping[str, int | str]
+    memories: Callable[[], dict[str, tuple[np.ndarray, int]]] = field(default=dict, compare=False)
+
+
+def unit_of(layer: hw.Layer, fold: Fold) -> Unit:
+    """The unit that computes `layer`, so folded. For layers that pass beats on, `fold.pe` integers are in one beat."""
+    return _UNITS[type(layer)](layer, fold)
+
+
+def ring_pixels(layer: hw.Window, fold: Fold) -> int:
+    """Pixels that ge_window stores: the same sum as there."""
+    (kh, kw), (sh, sw), (rows, columns) = layer.kernel, layer.strides, layer.out
+    lead = (kh - 1) * layer.dilations[0] * layer.width + (kw - 1) * layer.dilations[1] + 1
+    row = sh * layer.width - (columns - 1) * sw
+    sample = (layer.height - (rows - 1) * sh) * layer.width - (columns - 1) * sw
+    far = max(sw, row if rows > 1 else 0, sample)
+    burst = kh * kw + max(0, (columns - 1) * (kh * kw - sw))
+    paced = rows * columns * kh * kw >= layer.height * layer.width
+    return lead + (far if paced else min(far, burst)) + 2 + 10 * fold.pe // layer.source.channels
+
+
+def memory_file(rows: np.ndarray, bits: int) -> bytes:
+    """One hexadecimal word a line; element 0 of a row in the low bits."""
+    mask = (1 << bits) - 1
+    digits = (rows.shape[1] * bits + 3) // 4
+    lines = (f"{sum((int(v) & mask) << (i * bits) for i, v in enumerate(row)):0{digits}x}" for row in rows)
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _file(layer: hw.Layer, what: str) -> str:
+    return f"{FOLDER}/{layer.name}_{what}.mem"
+
+
+def _linear(layer: hw.Linear, words: Callable[[], np.ndarray], pe: int, parameters: dict, module: str) -> Unit:
+    def memories():
+        rows = (words() < 0).astype(np.int64) if layer.weight_bits == 1 else words()
+        made = {f"{layer.name}_weights.mem": (rows, layer.weight_bits)}
+        if layer.correct:  # the unit starts each accumulator at this constant
+            made[f"{layer.name}_correction.mem"] = (layer.correction.reshape(-1, pe), layer.result.bits)
+        return made
+
+    source = layer.source
+    common = {"WB": layer.weight_bits, "AB": source.bits, "ASGN": int(source.signed), "OB": layer.result.bits,
+              "CORRECT": int(layer.correct), "WEIGHTS_FILE": _file(layer, "weights")}
+    correction = {"CORRECTION_FILE": _file(layer, "correction")} if layer.correct else {}
+    return Unit(module, {**parameters, **common, **correction}, memories)
+
+
+def _matvec(layer: hw.MatVec, fold: Fold) -> Unit:
+    k, m = layer.weight.shape
+    words = lambda: layer.weight.T.reshape(m // fold.pe, fold.pe, k // fold.simd, fold.simd).transpose(0, 2, 1, 3).reshape(
+        -1, fold.pe * fold.simd)
+    return _linear(layer, words, fold.pe, {"K": k, "M": m, "PE": fold.pe, "SIMD": fold.simd}, "ge_mvu")
+
+
+def _depthwise(layer: hw.Depthwise, fold: Fold) -> Unit:
+    channels, taps = layer.weight.shape
+    words = lambda: layer.weight.reshape(channels // fold.pe, fold.pe, taps).transpose(0, 2, 1).reshape(-1, fold.pe)
+    return _linear(layer, words, fold.pe, {"C": channels, "TAPS": taps, "PE": fold.pe}, "ge_depthwise")
+
+
+def _window(layer: hw.Window, fold: Fold) -> Unit:
+    top, left, bottom, right = layer.pads
+    return Unit("ge_window", {
+        "C": layer.source.channels, "H": layer.height, "W": layer.width, "KH": layer.kernel[0], "KW": layer.kernel[1],
+        "SH": layer.strides[0], "SW": layer.strides[1], "DH": layer.dilations[0], "DW": layer.dilations[1], "PT": top, "PL": left,
+        "PB": bottom, "PR": right, "PE": fold.pe, "BITS": layer.source.bits, "PAD": layer.pad, "DEPTHWISE": int(layer.grouped)})
+
+
+def _pad(layer: hw.Pad, fold: Fold) -> Unit:
+    top, left, bottom, right = layer.pads
+    return Unit("ge_pad", {"C": layer.source.channels, "H": layer.height, "W": layer.width, "PT": top, "PL": left, "PB": bottom, "PR": right,
+                           "PE": fold.pe, "BITS": layer.source.bits, "PAD": layer.pad})
+
+
+def _pool(layer: hw.Pool, fold: Fold) -> Unit:
+    source = layer.source
+    return Unit("ge_pool", {"C": layer.result.channels, "TAPS": layer.taps, "PE": fold.pe, "BITS": source.bits,
+                            "SGN": int(source.signed), "OB": layer.result.bits, "MAX": int(layer.largest)})
+
+
+def _pool_global(layer: hw.GlobalPool, fold: Fold) -> Unit:
+    source = layer.source
+    return Unit("ge_pool_global", {"C": source.channels, "PIXELS": source.pixels, "PE": fold.pe, "BITS": source.bits,
+                                   "SGN": int(source.signed), "OB": layer.result.bits, "MAX": int(layer.largest)})
+
+
+def _step(layer: hw.Step, fold: Fold) -> Unit:
+    if layer.affine is not None:
+        return _affine(layer, fold)
+    if layer.thresholds is not None and (layer.table is None or layer.thresholds.shape[1] <= MOST_STEPS):
+        return _thresholds(layer, fold)
+    return _table(layer, fold)
+
+
+def _repeated(layer: hw.Step, pe: int) -> tuple[int, np.ndarray]:
+    """(channels as the unit counts them, which row of the layer each has)."""
+    channels = math.lcm(layer.period, pe)
+    return channels, np.arange(channels) % layer.period
+
+
+def _affine(layer: hw.Step, fold: Fold) -> Unit:
+    m, b, shift = layer.affine
+    source, edge = layer.source, layer.result
+    ends = np.concatenate([m * source.lo + b, m * source.hi + b, b])
+    mb = max(1, int(m.max()).bit_length())
+    bb = max(int(np.abs(ends).max()).bit_length() + 1, shift + edge.bits + 1)
+    channels, row = _repeated(layer, fold.pe)
+
+    def memories():
+        fields = (m.astype(object) << bb) | (b.astype(object) & ((1 << bb) - 1))
+        return {f"{layer.name}_parameters.mem": (fields[row].reshape(-1, fold.pe), mb + bb)}
+
+    return Unit("ge_requantise", {
+        "C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "MB": mb, "BB": bb, "SHIFT": shift, "LO": layer.lo,
+        "HI": layer.hi, "OB": edge.bits, "PARAMETERS_FILE": _file(layer, "parameters")}, memories)
+
+
+def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
+    source, steps = layer.source, layer.thresholds.shape[1]
+    channels, row = _repeated(layer, fold.pe)
+    bits, falls = source.bits + 1, bool(np.any(layer.falls))  # one bit more: the largest x plus one is never reached
+
+    def memories():
+        least = -(1 << (source.bits - 1)) if source.signed else 0
+        inside = np.clip(layer.thresholds, least, least + (1 << source.bits))[row].astype(object) & ((1 << bits) - 1)
+        lanes = sum(inside[:, k] << (k * bits) for k in range(steps)) + (layer.falls[row].astype(object) << (steps * bits))
+        return {f"{layer.name}_thresholds.mem": (lanes.reshape(-1, fold.pe), steps * bits + falls)}
+
+    return Unit("ge_threshold", {"C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "LO": layer.lo, "STEPS": steps,
+                                 "OB": layer.result.bits, "FALLS": int(falls), "THRESHOLDS_FILE": _file(layer, "thresholds")}, memories)
+
+
+def _table(layer: hw.Step, fold: Fold) -> Unit:
+    source = layer.source
+    channels, row = (1, np.zeros(fold.pe, np.int64)) if layer.period == 1 else _repeated(layer, fold.pe)
+    size = layer.table.shape[1]
+
+    def memories():
+        rows = layer.table[row].reshape(-1, fold.pe, size).transpose(0, 2, 1).reshape(-1, fold.pe)
+        return {f"{layer.name}_table.mem": (rows, layer.result.bits)}
+
+    return Unit("ge_table", {"C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "XLO": layer.table_lo,
+                             "SIZE": size, "OB": layer.result.bits, "TABLE_FILE": _file(layer, "table")}, memories)
+
+
+def _add(layer: hw.Add, fold: Fold) -> Unit:
+    a, b = layer.sources
+    return Unit("ge_add", {"PE": fold.pe, "ABITS": a.bits, "ASGN": int(a.signed), "BBITS": b.bits, "BSGN": int(b.signed),
+                           "AM": layer.multipliers[0], "BM": layer.multipliers[1], "OB": layer.result.bits})
+
+
+def _width(wire: hw.Wire, fold: Fold) -> int:
+    return (wire.bits * fold.pe + 7) // 8 * 8
+
+
+def _fork(layer: hw.Fork, fold: Fold) -> Unit:
+    return Unit("ge_fork", {"WIDTH": _width(layer.source, fold)})
+
+
+def _concat(layer: hw.Concat, fold: Fold) -> Unit:
+    return Unit("ge_concat", {"A": layer.chunks[0] // fold.pe, "B": layer.chunks[1] // fold.pe, "WIDTH": _width(layer.source, fold)})
+
+
+def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
+    return Unit("ge_upsample", {"C": layer.source.channels, "H": layer.height, "W": layer.width, "FH": layer.factors[0],
+                                "FW": layer.factors[1], "PE": fold.pe, "BITS": layer.source.bits})
+
+
+def _argmax(layer: hw.ArgMax, fold: Fold) -> Unit:
+    return Unit("ge_argmax", {"N": layer.count, "BITS": layer.source.bits, "SGN": int(layer.source.signed), "OB": layer.result.bits})
+
+
+def _queue(layer: hw.Queue, fold: Fold) -> Unit:
+    return Unit("ge_queue", {"WIDTH": _width(layer.source, fold), "DEPTH": -(-layer.depth // fold.pe)})
+
+
+_UNITS: dict[type[hw.Layer], Callable[..., Unit]] = {
+    hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _pool_global, hw.Step: _step,
+    hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.ArgMax: _argmax, hw.Queue: _queue,
+}

@@ -1,0 +1,160 @@
+"""Small networks with every layer that the finn back end builds, and random ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from greenedge.graph import Edge, Graph, Requantise, frozen
+from tests.backends.graphs import RANGES, Sketch
+from tests.backends.nets import requantise
+
+
+def table(s: Sketch, source: str, per_channel: bool = True) -> str:
+    """A function that is not monotone: random levels for every value."""
+    edge, count = s.edges[source], s.edges[source].shape[0] if per_channel else 1
+    low, high = np.full(count, edge.lo), np.full(count, edge.hi)
+    name = f"table{len(s.ops)}"
+    levels = s.rng.integers(0, 16, (count, edge.hi - edge.lo + 1))
+    s.ops.append(Requantise(name, (source,), name, 0, 0, 15, frozen(np.ones(count)), None, None, frozen(levels), frozen(low), frozen(high)))
+    s.edges[name] = Edge(name, edge.shape, 0, 15)
+    return name
+
+
+def convolutions(rng) -> Graph:
+    """Strides, dilation, uneven pads, a padding value that is none of the input's, flatten, dense."""
+    s = Sketch(rng, (3, 7, 6), "u4")
+    a = s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1), pad_value=-2), "u4")
+    b = s.step(s.conv(a, 6, (3, 2), strides=(2, 1), dilations=(1, 2), pads=(1, 0, 0, 1)), "s4")
+    return s.graph(s.dense(s.reshape(b, int(np.prod(s.edges[b].shape))), 5))
+
+
+def sequence(rng) -> Graph:
+    """One dimension; 1-bit and 8-bit weights; average pool; a transposition that is no hardware."""
+    s = Sketch(rng, (2, 20), "s8")
+    a = s.step(s.conv("x", 6, (5,), strides=(2,), pads=(2, 2), bits=8), "u4")
+    a = s.step(s.conv(a, 4, (3,), dilations=(2,), bits=1), "u1")
+    a = s.sum_pool(a, (2,))
+    return s.graph(s.transpose(s.step(s.dense(s.transpose(s.step(a, "u4"), 1, 0), 3, bits=2), "n4"), 1, 0))
+
+
+def residual(rng) -> Graph:
+    """A deep branch and a bare one, scaled; then three branches into one addition; max and global pools."""
+    s = Sketch(rng, (4, 6, 6), "u4")
+    a = s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "s4")
+    b = s.step(s.conv(a, 4, (3, 3), pads=(1, 1, 1, 1), groups=4), "u4")
+    b = s.step(s.conv(b, 4, (1, 1)), "s4")
+    c = s.step(s.add(a, b, multipliers=(3, -1)), "u4")
+    d = s.step(s.conv(c, 4, (1, 1)), "n4")
+    e = s.step(s.add(c, d, s.max_pool(c, (3, 3), strides=(1, 1), pads=(1, 1, 1, 1)), multipliers=(1, 2, 1)), "u4")
+    return s.graph(s.dense(s.reshape(s.step(s.sum_pool(s.max_pool(e, (2, 2)), (3, 3)), "u8"), 4), 3))
+
+
+def accumulators(rng) -> Graph:
+    """Sums that are added before anything is quantised: what the matrix units leave out must travel along."""
+    s = Sketch(rng, (3, 4, 4), "s4")
+    total = s.add(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), s.conv("x", 4, (1, 1)), multipliers=(1, -2))
+    return s.graph(s.max_pool(s.step(total, "s4", axis=0), (2, 3), strides=(2, 1)))
+
+
+def joined(rng) -> Graph:
+    """Concatenation along channels, rows and columns; nearest upsampling; different types on the two sides."""
+    s = Sketch(rng, (2, 4, 4), "u4")
+    a, b = s.step(s.conv("x", 4, (1, 1)), "s2"), s.step(s.conv("x", 2, (3, 3), pads=(1, 1, 1, 1)), "u4")
+    both = s.concat(a, b, "x")
+    small = s.step(s.conv(both, 2, (2, 2), strides=(2, 2)), "u4")
+    wide = s.concat(s.upsample(small, 1, 2, 2), "x", axis=2)
+    return s.graph(s.concat(wide, wide, axis=1))
+
+
+def grouped(rng) -> Graph:
+    """Groups, and a depthwise convolution with two outputs per channel."""
+    s = Sketch(rng, (4, 5, 5), "n4")
+    a = s.step(s.conv("x", 6, (2, 2), groups=2), "u4")
+    a = s.step(s.conv(a, 12, (3, 3), pads=(1, 1, 1, 1), groups=6, bits=3), "u4")
+    return s.graph(s.conv(a, 3, (4, 4)))
+
+
+def functions(rng) -> Graph:
+    """Steps that fall, a table, thresholds of two levels; an accumulator that is tabulated."""
+    s = Sketch(rng, (3, 3, 4), "u4")
+    a = s.step(s.conv("x", 4, (2, 2)), "s4", falling=True)
+    a = table(s, a)
+    a = table(s, s.conv(a, 3, (1, 1), bits=2))
+    return s.graph(s.step(a, "u1"))
+
+
+def padded(rng) -> Graph:
+    """A Pad, pads beyond the kernel, strides beyond it, a padded average."""
+    s = Sketch(rng, (2, 5, 4), "s4")
+    a = s.pad("x", (0, 1, 0, 0, 0, 2), value=-9)
+    a = s.step(s.conv(a, 4, (1, 1), strides=(2, 3), pads=(1, 1, 1, 1), pad_value=1), "s4")
+    return s.graph(s.step(s.sum_pool(a, (2, 2), strides=(1, 1), pads=(1, 0, 0, 1), pad_value=3), "u8"))
+
+
+def vectors(rng) -> Graph:
+    """Dense layers in two branches of which one is longer, joined."""
+    s = Sketch(rng, (12,), "s8")
+    a = s.step(s.dense("x", 8), "u4")
+    b = s.step(s.dense(s.step(s.dense("x", 6, bits=8), "s8"), 4), "s4")
+    return s.graph(s.step(s.dense(s.concat(a, b), 6, bits=3), "n8"))
+
+
+def digits_like(rng) -> Graph:
+    """The layers of the recipe digits-cnn with random weights and straight steps, so that affine forms exist."""
+    s = Sketch(rng, (1, 8, 8), "u4")
+    a = line(s, s.conv("x", 16, (3, 3), pads=(1, 1, 1, 1)))
+    b = line(s, s.conv(a, 16, (3, 3), pads=(1, 1, 1, 1), groups=16))
+    b = line(s, s.conv(b, 16, (1, 1)), "s8")
+    c = s.max_pool(line(s, s.add(line(s, a, "u7"), b)), (2, 2))
+    d = line(s, s.sum_pool(line(s, s.conv(c, 32, (3, 3), pads=(1, 1, 1, 1))), (4, 4)))
+    return s.graph(line(s, s.dense(s.reshape(d, 32), 10), "s8"))
+
+
+def line(s: Sketch, source: str, levels: str = "u4") -> str:
+    """A quantiser whose affine form is known, as `Sketch.step` makes none."""
+    edge = s.edges[source]
+    count = edge.shape[0]
+    low, high = s.reach.get(source, (np.array([edge.lo]), np.array([edge.hi])))
+    low, high = (np.full(count, v.min() if side else v.max()) if len(v) != count else v for side, v in ((1, low), (0, high)))
+    name = f"line{len(s.ops)}"
+    op = requantise(s.rng, name, source, low, high, *RANGES[levels])
+    s.ops.append(op)
+    s.edges[name] = Edge(name, edge.shape, *RANGES[levels])
+    return name
+
+
+SKETCHES = (convolutions, sequence, residual, accumulators, joined, grouped, functions, padded, vectors)
+
+
+def random_network(rng) -> Graph:
+    """Three to six random layers on a small image or sequence."""
+    dims = int(rng.integers(1, 3))
+    s = Sketch(rng, (int(rng.integers(1, 5)), *(int(v) for v in rng.integers(5, 9, dims))), str(rng.choice(["u4", "s4", "n4", "u8"])))
+    last = "x"
+    for _ in range(int(rng.integers(3, 7))):
+        last = _grown(s, last, dims)
+    return s.graph(last if last != "x" else _grown(s, last, dims))
+
+
+def _grown(s: Sketch, last: str, dims: int) -> str:
+    """One more layer, quantised, on `last`."""
+    rng, shape = s.rng, s.edges[last].shape
+    levels = str(rng.choice(["u1", "u4", "s2", "s4", "n4"]))
+    fits = min(shape[1:]) >= 3
+    kind = rng.choice(["conv", "deep", "pool", "add", "concat", "up", "mean"] if fits else ["point", "add", "concat"])
+    same = (1,) * (2 * dims)
+    if kind == "conv":
+        stride = (int(rng.integers(1, 3)),) * dims
+        return s.step(s.conv(last, int(rng.integers(1, 7)), (3,) * dims, stride, same, bits=int(rng.choice([1, 2, 4, 8]))), levels)
+    if kind == "deep":
+        return s.step(s.conv(last, shape[0], (3,) * dims, pads=same, groups=shape[0]), levels)
+    if kind == "pool":
+        return s.max_pool(last, (2,) * dims)
+    if kind == "mean":
+        return s.step(s.sum_pool(last, (2,) * dims, (1,) * dims), levels)
+    if kind == "up":
+        return s.upsample(last, 1, *(2,) * dims) if max(shape[1:]) < 9 else last
+    branch = s.step(s.conv(last, shape[0], (3,) * dims if fits else (1,) * dims, pads=same if fits else None), levels)
+    if kind == "concat":
+        return s.concat(last, branch)
+    return s.step(s.add(last, branch), levels) if kind == "add" else branch

@@ -1,0 +1,71 @@
+"""Whole small networks: every kind of layer and branch, folded by the search, equal to the integer graph with and without pauses.
+
+All networks of a test are modules of one Verilator model, for compiling is what costs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from greenedge.backends.finn.design import Limits
+from greenedge.backends.finn.network import network_of
+from greenedge.backends.finn.search import Wish, choose
+from greenedge.backends.finn.stitch import rtl_files, stitch
+from greenedge.graph import Graph, run_graph
+from greenedge.target import load_target
+from tests.backends.finn_sketches import SKETCHES, random_network
+from tests.backends.nets import inputs
+from tests.backends.unit_bench import STALLS, Bench, Case, Port
+
+pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++")]
+SAMPLES = 6
+
+
+def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Bench:
+    """A bench with one module per network; `interval` is the number of cycles each is folded for."""
+    cases, sources = [], {}
+    limits = Limits.of(load_target("ulx3s-85f").device)
+    for index, graph in enumerate(graphs):
+        choice = choose(network_of(graph), limits, Wish(interval))
+        design = choice.design
+        stitched = stitch(design.network, design.folding)
+        module = f"network{index}"
+        (folder / module).mkdir()
+        for name, content in rtl_files(graph.name, stitched).items():
+            if name.endswith(".mem"):
+                (folder / module / name).write_bytes(content)
+            elif name == "top.sv":
+                text = content.decode().replace("module top (", f"module {module} (").replace('"rtl/', f'"{module}/')
+                sources[f"{module}.sv"] = (text + _with_reset(module, stitched.streams[0].width, stitched.streams[-1].width)).encode()
+        x = inputs(rng, graph, SAMPLES)
+        y = run_graph(graph, x)[graph.outputs[0]]
+        source, result = stitched.streams[0], stitched.streams[-1]
+        travels = y.reshape(SAMPLES, -1)[:, result.order] - (np.resize(result.offset, y[0].size) if result.offset else 0)
+        cases.append(Case(f"{module}_case", {}, [Port("s", source.bits, source.signed, source.elements, x.reshape(SAMPLES, -1)[:, source.order])],
+                          [Port("m", result.bits, result.signed, result.elements, travels)], cycles=None))
+    return Bench(cases, folder, sources)
+
+
+def _with_reset(module: str, source: int, result: int) -> str:
+    return f"""
+module {module}_case (input logic clk, input logic rst, input logic [{source - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
+    output logic [{result - 1}:0] m_tdata, output logic m_tvalid, input logic m_tready);
+    {module} dut (.clk, .restart(rst), .s_tdata, .s_tvalid, .s_tready, .m_tdata, .m_tvalid, .m_tready);
+endmodule
+"""
+
+
+def test_every_kind_of_layer(rng, tmp_path):
+    graphs = [sketch(rng) for sketch in SKETCHES]
+    bench = networks_bench(graphs, rng, tmp_path, 400)
+    for stall in STALLS:
+        bench.run(stall)
+
+
+@pytest.mark.slow
+def test_random_networks(rng, tmp_path):
+    graphs = [random_network(rng) for _ in range(20)]
+    bench = networks_bench(graphs, rng, tmp_path, None)
+    for stall in STALLS:
+        bench.run(stall)

@@ -1,0 +1,100 @@
+"""What finn refuses, and in what words: tests/golden/finn-refusals.txt has every sentence (GOLDEN=1 writes it anew)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from greenedge.backends import finn
+from greenedge.errors import TargetError
+from greenedge.graph import Add, Dense, Edge, Graph, Input, Requantise, frozen
+from greenedge.target import load_target
+from tests.backends.finn_sketches import convolutions, residual
+from tests.backends.graphs import Sketch
+from tests.backends.nets import mlp
+
+
+def _sketch(build, shape=(4, 6, 6), levels="u4"):
+    def graph(rng):
+        s = Sketch(rng, shape, levels)
+        return s.graph(build(s))
+    return graph
+
+
+def _two_inputs(rng):
+    s = Sketch(rng, (4,))
+    return s.graph(s.add("x", s.input("y", (4,))))
+
+
+def _wide(rng):
+    return Graph("wide", (Input("x", (), "x"), Dense("fc", ("x",), "fc", np.full((2, 2), 300)), Add("sum", ("fc", "fc"), "sum", (1, 1)),
+                          Dense("last", ("sum",), "last", np.full((2, 2), 3))),
+                 {"x": Edge("x", (2,), 0, 4095), "fc": Edge("fc", (2,), 0, 10 ** 7), "sum": Edge("sum", (2,), 0, 2 * 10 ** 7),
+                  "last": Edge("last", (2,), 0, 12 * 10 ** 7)}, ("last",))
+
+
+def _wild(rng):
+    """A function of 20,001 values that is not monotone."""
+    table = Requantise("wave", ("x",), "wave", 0, 0, 1, frozen([1]), None, None, frozen(np.arange(20001)[None] % 2), frozen([-10000]), frozen([10000]))
+    return Graph("wild", (Input("x", (), "x"), table), {"x": Edge("x", (4,), -10000, 10000), "wave": Edge("wave", (4,), 0, 1)}, ("wave",))
+
+
+CASES = {
+    "two inputs": _two_inputs,
+    "bits": _wide,
+    "transposed convolution": _sketch(lambda s: s.conv_transpose("x", 4, (2, 2), (2, 2), (0, 0, 0, 0), (0, 0))),
+    "depth to space": _sketch(lambda s: s.depth_to_space("x", 2)),
+    "channels moved": _sketch(lambda s: s.conv(s.transpose("x", 1, 2, 0), 3, (3, 3))),
+    "three dimensions": _sketch(lambda s: s.conv("x", 3, (2, 2, 2)), (2, 4, 4, 4)),
+    "dense over columns": _sketch(lambda s: s.dense(s.step("x"), 3)),
+    "channels padded": _sketch(lambda s: s.pad("x", (1, 0, 0, 0, 0, 0))),
+    "channels repeated": _sketch(lambda s: s.upsample("x", 2, 1, 1)),
+    "one branch to add": _sketch(lambda s: s.add("x", multipliers=(3,))),
+    "branches in other orders": _sketch(lambda s: s.add(s.reshape("x", 36, 4), s.reshape(s.transpose("x", 1, 2, 0), 36, 4))),
+    "output turned": _sketch(lambda s: s.transpose(s.step("x"), 1, 2, 0)),
+    "no layer": _sketch(lambda s: "x"),
+    "a wave": _wild,
+}
+OPTIONS = {
+    "too fast": (convolutions, "ulx3s-85f", {"fps": 10_000_000}),
+    "too late": (convolutions, "ulx3s-85f", {"latency": 1e-7}),
+    "both": (convolutions, "ulx3s-85f", {"latency": 1e-7, "fps": 10_000_000}),
+    "a queue too short": (residual, "ulx3s-85f", {"queue": 2}),
+    "not a bitstream": (convolutions, "linux-x86", {}),
+}
+
+
+def test_every_refusal_is_a_sentence(repo):
+    rng, lines = np.random.default_rng(3), []
+    board = load_target("ulx3s-85f")
+    for name, graph in CASES.items():
+        lines += [f"# {name}", *map(str, finn.check(graph(rng), board, {})), ""]
+    for name, (graph, target, options) in OPTIONS.items():
+        lines += [f"# {name}", *map(str, finn.check(graph(rng), load_target(target), options)), ""]
+    for name, resources in (("too few blocks", {"bram_bits": 2 * 18432}), ("too few cells", {"lut4": 1000})):
+        small = dataclasses.replace(board, device=dataclasses.replace(board.device, resources=resources))
+        lines += [f"# {name}", *map(str, finn.check(mlp(rng, (64, 64, 64, 10)), small, {})), ""]
+    golden = repo / "tests" / "golden" / "finn-refusals.txt"
+    if os.environ.get("GOLDEN") == "1":
+        golden.write_text("\n".join(lines))
+    assert "\n".join(lines) == golden.read_text()
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"fps": "many"}, "--set build.fps=many: it must be a number above 0."),
+    ({"latency": -1}, "--set build.latency=-1: it must be a number above 0."),
+    ({"queue": 0}, "--set build.queue=0: it must be a whole number above 0.")])
+def test_options_that_are_none(rng, options, said):
+    with pytest.raises(TargetError) as caught:
+        finn.check(mlp(rng), load_target("ulx3s-85f"), options)
+    assert str(caught.value) == said
+
+
+def test_a_plan_needs_no_tool_and_says_what_grouping_costs(rng):
+    from tests.backends.finn_sketches import grouped
+
+    plan = finn.plan(grouped(rng), load_target("ulx3s-85f"), {"fps": 1000})
+    assert b"is built as a dense one with zeros, 2 times the multiplications and weight memory" in plan.files["folding.json"]
