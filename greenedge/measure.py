@@ -24,8 +24,8 @@ from greenedge.backends import BACKENDS, load_backend
 from greenedge.energy import estimate, results
 from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
-from greenedge.manifest import (Manifest, Record, aside, digest_files, digest_of, explained, hold, inside, intact, load_manifest,
-                                save_manifest)
+from greenedge.manifest import (Manifest, Record, aside, digest_files, digest_of, explained, hold, inside, intact,
+                                load_manifest, save_manifest)
 
 FOLDER = "6-measure"
 SAMPLES = 64  # of the run's own test vectors, taken in turn
@@ -48,8 +48,8 @@ class RunWorkloads:
         session = _offered(backend, "session")
         if session is None:
             raise EvidenceError(
-                f"{run} is built for {_target(manifest)}, which is not this machine: give the --port of the board and a "
-                "meter on its supply, or --source estimate for an estimate from its switching activity."
+                f"{run} is built for {_target(manifest)}, which is not this machine: give the --port of the board and "
+                "a meter on its supply, or --source estimate for an estimate from its switching activity."
             )
         vectors = self._opened.enter_context(tempfile.NamedTemporaryFile(prefix="greenedge-vectors-", suffix=".npz"))
         np.savez(vectors, **vectors_of(run))

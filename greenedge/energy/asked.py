@@ -92,7 +92,12 @@ def method(window: float, warm_up: float, idle: float, max_reps: int, target: fl
             "windows and idle are above 0 s, the target is a share below 1 (0.02)."
         )
     return Method(
-        min_window_s=window, warm_up_s=warm_up, idle_s=idle, max_reps=max_reps, target=target, min_reps=min(10, max_reps)
+        min_window_s=window,
+        warm_up_s=warm_up,
+        idle_s=idle,
+        max_reps=max_reps,
+        target=target,
+        min_reps=min(10, max_reps),
     )
 
 
@@ -180,7 +185,9 @@ def _workloads(what: Asked, runs: Runs | None, opened: ExitStack) -> tuple[list[
 
 def _known(runs: Runs | None) -> Runs:
     if runs is None:
-        raise GreenedgeError("run folders are measured by `greenedge energy measure RUN`; this entry does not know them.")
+        raise GreenedgeError(
+            "run folders are measured by `greenedge energy measure RUN`; this entry does not know them."
+        )
     return runs
 
 

@@ -26,8 +26,8 @@ _COUNTER = Path(__file__).with_name("activity.cpp")
 
 @dataclass(frozen=True)
 class Switching:
-    """Toggles of so many signal bits while `samples` were computed, from the first word in to the last word out. `level`
-    says of what: the RTL or the netlist."""
+    """Toggles of so many signal bits while `samples` were computed, from the first word in to the last word out.
+    `level` says of what: the RTL or the netlist."""
 
     toggles: int
     bits: int
@@ -45,7 +45,8 @@ def switching(folder: Path, x: np.ndarray, progress: Callable[[str], None] = lam
     said = _counted(model, folder, source, streams, x)
     found = re.search(r"^toggles (\d+) bits (\d+) cycles (\d+)$", said, re.MULTILINE)
     if not found:
-        raise ToolError(f"the simulation of {folder} counted no toggles; remove {model.parent} and run the same command again.")
+        raise ToolError(f"the simulation of {folder} counted no toggles; remove {model.parent} and run the "
+                        "same command again.")
     toggles, bits, cycles = map(int, found.groups())
     return Switching(toggles, bits, cycles, len(x), "RTL")
 
@@ -56,7 +57,8 @@ def _compiled(sources: dict[str, bytes], progress: Callable[[str], None]) -> Pat
     command = Command(("{verilator}", *_FLAGS, "--trace-vcd", *sources, "activity.cpp"), "verilator.log",
                       "compiling the toggle-counting model with Verilator", timeout_s=1800)
     plan = Plan(files, (command,), ("sim",))
-    folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{find_tool('verilator').version}"
+    name = f"{plan.digest()[:24]}-{find_tool('verilator').version}"
+    folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

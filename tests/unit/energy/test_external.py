@@ -52,8 +52,14 @@ def _recorded(tmp_path, pin_line: bool):
     host = meter / (1 + DRIFT) + OFFSET_S
     place = np.minimum(np.searchsorted(t, host), len(t) - 1)
     noisy = watts[place] * (1 + 0.02 * np.random.default_rng(2).standard_normal(len(meter)))
-    np.savetxt(tmp_path / "meter.csv", np.stack([meter, noisy, level[place]], 1), "%.9g", ",", header="time_s,power_w,d0",
-               comments="")
+    np.savetxt(
+        tmp_path / "meter.csv",
+        np.stack([meter, noisy, level[place]], 1),
+        "%.9g",
+        ",",
+        header="time_s,power_w,d0",
+        comments="",
+    )
     external.save_timing(timing, tmp_path / "timing.json")
     return timing
 
@@ -91,7 +97,17 @@ def test_a_lost_edge_or_pattern_makes_the_run_void(tmp_path):
 def test_markers_from_the_command_line(tmp_path):
     pin = tmp_path / "value"
     pin.write_text("0\n")
-    words = ["measure", "--external", str(tmp_path / "t.json"), "--marker", f"gpio:{pin}", "--window", "0.1", "--idle", "0.05"]
+    words = [
+        "measure",
+        "--external",
+        str(tmp_path / "t.json"),
+        "--marker",
+        f"gpio:{pin}",
+        "--window",
+        "0.1",
+        "--idle",
+        "0.05",
+    ]
     done = CliRunner().invoke(app, [*words, "--max-reps", "2", "--callable", "time:thread_time"])
     assert done.exit_code == 0, done.output
     assert f"now: greenedge energy replay RECORDING.csv --timing {tmp_path / 't.json'}" in done.stdout
@@ -104,5 +120,7 @@ def test_markers_from_the_command_line(tmp_path):
             external.open_pin(marker)
         assert said in str(caught.value)
     (tmp_path / "t.json").write_text("{}")
-    with pytest.raises(GreenedgeError, match="is no timing .*; give a file written by greenedge energy measure --external"):
+    with pytest.raises(
+        GreenedgeError, match="is no timing .*; give a file written by greenedge energy measure --external"
+    ):
         external.load_timing(tmp_path / "t.json")

@@ -53,10 +53,15 @@ def _greenedge(tmp_path, factor: float, *words: str) -> subprocess.CompletedProc
     pytest.importorskip("pynvml")
     (tmp_path / "stub.c").write_text(STUB)
     library = tmp_path / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-w", f"-DPOWER_FACTOR={factor}", "-o", library, tmp_path / "stub.c",
-                    "-lpthread"], check=True)
-    env = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "STUB_LOCK": str(tmp_path / "lock"),
-                        "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-w", f"-DPOWER_FACTOR={factor}", "-o", library, tmp_path / "stub.c", "-lpthread"],
+        check=True,
+    )
+    env = os.environ | {
+        "LD_LIBRARY_PATH": str(tmp_path),
+        "STUB_LOCK": str(tmp_path / "lock"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     argv = [sys.executable, "-c", "from greenedge.cli import main; main()", "energy", *words]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=400, check=False)
 
