@@ -91,6 +91,7 @@ def measure(
     serial: o.Serial = None,
     baud: int = 115200,
     port: o.Port = None,
+    runtime: o.Runtime = None,
     name: o.Name = None,
     inferences: o.Inferences = 1,
     accuracy: o.Accuracy = None,
@@ -126,6 +127,7 @@ def measure(
         wanted.intensity  # noqa: B018 - a country that there is not is refused before anything is measured
         what = asked.Asked(
             runs=tuple(run or ()),
+            runtimes=tuple(runtime or ()),
             command=_command(context),
             callables=tuple(callable_ or ()),
             serial=serial,

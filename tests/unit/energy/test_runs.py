@@ -70,6 +70,8 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
     done = cli("energy", "measure", run, "--root", tmp_path, code=3)
     assert "this machine has no energy source that can be read" in done.stderr
     assert "give each thing once" in cli("energy", "measure", run, run, "--root", tmp_path, code=1).stderr
+    said = cli("energy", "measure", run, "--runtime", "tensorrt", code=1).stderr
+    assert "there is no runtime 'tensorrt'; runtimes are: litert, litert-reference, tflite-runtime, onnxruntime" in said
     done = cli("energy", "measure", run, *TDP, "--require", "measured", "--json", code=3)
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
     assert (
@@ -91,9 +93,11 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
     assert "does not hold what was built; run the same" in cli("energy", "measure", "fake", code=1).stderr
 
 
-def test_a_run_is_a_workload(run):
+@pytest.mark.parametrize("runtime", [None, "onnxruntime"])
+def test_a_run_is_a_workload_on_every_runtime(run, runtime):
     opener = measure.RunWorkloads()
-    workload = opener.open(run)
+    workload = opener.open(run, None, runtime)
+    assert workload.name == ("small on onnxruntime" if runtime else "small on linux-x86, tflite")
     try:
         workload.setup()
         workload.infer(1000, lambda: None)
