@@ -342,3 +342,22 @@ def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_pat
     sketch.edges["step"] = Edge("step", (3,), 0, 83)
     assert off_line(thresholds, low, high).max() > 1
     check(sketch, "step", tmp_path=tmp_path)
+
+
+def test_dense_weights_in_half_a_byte(rng, tmp_path):
+    """The option halves the weights; the self-test of its kernels and the certificate stand for it as for int8."""
+    from greenedge.backends.tflite.selftest import self_test
+
+    sketch = Sketch(rng, (33,))
+    graph = sketch.graph(sketch.step(sketch.dense(sketch.step(sketch.dense("x", 40)), 5)))
+    wide, narrow = write_file(graph), write_file(graph, int4=True)
+    assert len(wide.content) - len(narrow.content) >= (33 * 40 + 40 * 5) // 2 - 32
+    feeds = sketch.values(graph, SAMPLES)
+    expected = run_graph(graph, feeds, keep=list(narrow.placed))
+    for kernels in RESOLVERS:
+        assert self_test(int4=True)["kernels"][kernels]["mismatches"] == 0
+        got = stored(narrow, graph, feeds, kernels, tmp_path)
+        sure = {layer.edge for layer in narrow.layers[:1] if not layer.solution.verdicts[kernels].differing.any()}
+        assert all(np.array_equal(got[edge], expected[edge]) for edge in sure)
+        if all(not layer.solution.verdicts[kernels].differing.any() for layer in narrow.layers):
+            assert all(np.array_equal(values, expected[edge]) for edge, values in got.items())

@@ -62,6 +62,11 @@ class Writer:
         return self.tensor(name, values.shape, kind, quantisation,
                            np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes())
 
+    def packed(self, name: str, values: np.ndarray, quantisation: Quantisation) -> int:
+        """A constant tensor of int4 values, two a byte, the first in the low half."""
+        flat = np.append(values.reshape(-1), np.zeros(values.size % 2, values.dtype)).astype(np.int64) & 15
+        return self.tensor(name, values.shape, "INT4", quantisation, (flat[::2] | flat[1::2] << 4).astype(np.uint8).tobytes())
+
     def operator(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1,
                  **options: object) -> int:
         """An operator; `options` are the fields of its options table, such as fusedActivationFunction='RELU'."""

@@ -40,11 +40,12 @@ class Case:
     ties: int
 
 
-def cases() -> list[Case]:
-    """Random scales and tie scales for every operator that a certificate speaks of."""
+def cases(int4: bool = False) -> list[Case]:
+    """Random scales and tie scales for every operator that a certificate speaks of; with `int4` narrow dense weights too."""
     rng = np.random.default_rng(_SEED)
     operators = [name for name, sets in EMULATIONS.items() if "xnnpack" in sets]
-    return [(_addition if name == "ADD" else _case)(rng, name, ties) for name in operators for ties in (False, True)]
+    return [(_addition if name == "ADD" else _case)(rng, name, ties) for name in operators for ties in (False, True)] + (
+        [_case(rng, "FULLY_CONNECTED", ties, int4=True) for ties in (False, True)] if int4 else [])
 
 
 def _addition(rng, operator: str, ties: bool) -> Case:
@@ -61,12 +62,12 @@ def _addition(rng, operator: str, ties: bool) -> Case:
                 activation_bounds("RELU", scale_out, zero_out), int((acc % 2).sum()) if ties else 0)
 
 
-def _case(rng, operator: str, ties: bool) -> Case:
+def _case(rng, operator: str, ties: bool, int4: bool = False) -> Case:
     depthwise = operator == "DEPTHWISE_CONV_2D"
     fan_in = CHANNELS if depthwise else INPUTS
     x = rng.integers(-128, 128, (SAMPLES, 1, 1, fan_in)).astype(np.int8)
     zero_in, zero_out = int(rng.integers(-20, 20)), int(rng.integers(-60, 60))
-    top, reach = (3, 2.0 ** 8) if ties else (127, 2.0 ** rng.uniform(5, 22, CHANNELS))
+    top, reach = (3, 2.0 ** 8) if ties else (7 if int4 else 127, 2.0 ** rng.uniform(5, 22, CHANNELS))
     weight = rng.integers(-top, top + 1, (CHANNELS, 1 if depthwise else INPUTS))
     bias = (rng.normal(0, 1, CHANNELS) * reach).astype(np.int64)
     values = x[:, 0, 0].astype(np.int64) - zero_in
@@ -79,13 +80,13 @@ def _case(rng, operator: str, ties: bool) -> Case:
         scales = np.exp(rng.uniform(np.log(0.5), np.log(200), CHANNELS)) / (np.abs(acc).max(axis=0) + 1) * scale_out / scale_in
     scales = scales.astype(np.float32)
     activation = "RELU" if operator == "CONV_2D" else "NONE"
-    content = _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out, activation)
+    content = _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out, activation, int4)
     real = acc * scales.astype(np.float64) * scale_in / scale_out  # exact where there are ties
     return Case(operator, content, (x.reshape(SAMPLES, fan_in) if operator == "FULLY_CONNECTED" else x,), acc, scale_in, scales,
                 scale_out, zero_out, activation_bounds(activation, scale_out, zero_out), int(((real % 1 == 0.5) & (np.abs(real) < 64)).sum()))
 
 
-def _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out, activation) -> bytes:
+def _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out, activation, int4) -> bytes:
     writer = Writer("selftest")
     dense, depthwise = operator == "FULLY_CONNECTED", operator == "DEPTHWISE_CONV_2D"
     fan_in = CHANNELS if depthwise else INPUTS
@@ -94,7 +95,8 @@ def _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out
     y = writer.tensor("y", (*lead, CHANNELS), "INT8", Quantisation((scale_out,), zero_out))
     shaped = weight.T[None, None] if depthwise else weight if dense else weight[:, None, None, :]
     floats = tuple(float(s) for s in scales)
-    w = writer.constant("w", shaped.astype(np.int8), Quantisation(floats, 0, 3 if depthwise else 0))
+    parameters = Quantisation(floats, 0, 3 if depthwise else 0)
+    w = writer.packed("w", shaped, parameters) if int4 else writer.constant("w", shaped.astype(np.int8), parameters)
     b = writer.constant("b", bias.astype(np.int32), Quantisation(tuple(float(np.float32(scale_in) * s) for s in scales)))
     window = {} if dense else {"strideH": 1, "strideW": 1, "padding": "VALID"}
     if operator == "TRANSPOSE_CONV":
@@ -102,18 +104,18 @@ def _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out
         return writer.finish([x], [y])
     window |= {} if dense else {"dilationHFactor": 1, "dilationWFactor": 1}
     window |= {"depthMultiplier": 1} if depthwise else {}
-    writer.operator(operator, [x, w, b], [y], 5 if dense else 3, fusedActivationFunction=activation, **window)
+    writer.operator(operator, [x, w, b], [y], (12 if int4 else 5) if dense else 3, fusedActivationFunction=activation, **window)
     return writer.finish([x], [y])
 
 
-def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS) -> dict:
+def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS, int4: bool = False) -> dict:
     """{"runtime", "version", "kernels": {set: {"pairs", "ties", "mismatches"}}}: emulated against real, value by value.
 
     Raises RuntimeError where no runtime works.
     """
     runtime, package, version = load_runtime()
     told = {kernels: {"pairs": 0, "ties": 0, "mismatches": 0} for kernels in LITERT}
-    for case in cases():
+    for case in cases(int4):
         for kernels in LITERT:
             resolver = getattr(runtime.OpResolverType, RESOLVERS[kernels])
             interpreter = runtime.Interpreter(model_content=case.content, num_threads=1, experimental_op_resolver_type=resolver)
@@ -151,8 +153,16 @@ def left_to_builtins(model: Path) -> dict[str, int]:
     return dict(sorted(left.items()))
 
 
+def _has_int4(model: Path) -> bool:
+    from ai_edge_litert import schema_py_generated as schema
+
+    from greenedge.backends.tflite.runtime import parsed, read_model
+
+    return any(tensor.type == schema.TensorType.INT4 for tensor in parsed(read_model(model), model).subgraphs[0].tensors)
+
+
 def main(model: Path, out: Path) -> None:
-    told = {"format": "greenedge-runtime/1", **self_test(), "left_to_builtins": left_to_builtins(model)}
+    told = {"format": "greenedge-runtime/1", **self_test(int4=_has_int4(model)), "left_to_builtins": left_to_builtins(model)}
     out.write_text(json.dumps(told, indent=1) + "\n")
     for kernels, entry in told["kernels"].items():
         print(f"{kernels}: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from the emulation")
