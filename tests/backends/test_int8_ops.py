@@ -314,6 +314,22 @@ def test_residual_additions_through_zero_are_litert_additions(rng, tmp_path, rat
     assert [layer.operator for layer in layers if layer.name == total] == ["DEPTHWISE_CONV_2D" if ratio == 0.5 else "ADD"]
 
 
+@pytest.mark.parametrize("levels, ratio, operator", [("u4", 0.0173, "MEAN"), ("s8", 0.0173, "MEAN"), ("s4", 0.0173, "DEPTHWISE_CONV_2D")])
+def test_pools_over_whole_images_are_means_where_they_are_exact(rng, tmp_path, levels, ratio, operator):
+    """A clamp below int8's own, and it is a convolution again."""
+    sketch = Sketch(rng, (3, 6, 6), levels)
+    total = sketch.sum_pool("x", (6, 6))
+    lo, hi = RANGES[levels]
+    k = np.arange(lo + 1, hi + 1)
+    thresholds = np.ceil((k - 0.5) / ratio / (3 if levels == "s4" else 1)).astype(np.int64)
+    thresholds = thresholds + ((k - 0.5) / ratio % 1 == 0) * (k % 2)  # ties go to the even level
+    low, high = sketch.reach[total]
+    sketch.ops.append(Requantise("step", (total,), "step", 0, lo, hi, frozen([1]), frozen(thresholds[None]), None, None, frozen(low[:1]), frozen(high[:1])))
+    sketch.edges["step"] = Edge("step", (3, 1, 1), lo, hi)
+    emitted = check(sketch, sketch.step(sketch.dense(sketch.reshape("step", 3), 4)), tmp_path=tmp_path, all_certified=False)
+    assert emitted.layers[0].operator == operator
+
+
 @pytest.mark.parametrize("falling", [False, True])
 def test_quantisers_are_put_right_behind_their_sums(rng, tmp_path, falling):
     """Flatten, transpose, upsampling and max pooling between a layer and its quantiser: only a falling step may not pass a maximum."""

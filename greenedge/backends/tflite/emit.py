@@ -15,10 +15,10 @@ import numpy as np
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.layout import image, plain
 from greenedge.backends.tflite.linear import FORMS, Form, addition, alone, by_row, form_of
-from greenedge.backends.tflite.moves import MOVES, Emission, Placed, emit_concat, moved, renamed
-from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise
+from greenedge.backends.tflite.moves import MOVES, Emission, Placed, as_image, emit_concat, moved, renamed
+from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise, SumPool
 from greenedge.int8.arithmetic import MOST
-from greenedge.int8.layers import Layer, added, scaled
+from greenedge.int8.layers import Layer, added, averaged, scaled
 from greenedge.int8.levels import Encoding, encode, encode_input
 from greenedge.int8.steps import SUMS, identity, prepared
 
@@ -107,27 +107,41 @@ def _code(em: Emission, step: Requantise) -> Encoding:
 
 
 def _emit_sum(em: Emission, op: Op, step: Requantise) -> None:
+    """By LiteRT's own operator without weights where that is exact, else as a form of convolution."""
     if isinstance(op, Add):
         first = by_row(em, op.inputs[0], step)
         parts = in_one_code(em, [moved(em, em.placed[edge], first.layout, edge) for edge in op.inputs], op)
         direct = _write_add(em, op, step, parts)
-        if direct is not None:
-            em.placed[step.output] = direct
-            return
-        form = addition(em, op, parts)
     else:
-        form = form_of(em, op, step.output)
-    em.placed[step.output] = _write(em, form, step, _code(em, step), op.name)
+        direct = _write_mean(em, op, step) if isinstance(op, SumPool) else None
+    if direct is None:
+        form = addition(em, op, parts) if isinstance(op, Add) else form_of(em, op, step.output)
+        direct = _write(em, form, step, _code(em, step), op.name)
+    em.placed[step.output] = direct
 
 
 def _write_add(em: Emission, op: Add, step: Requantise, parts: Sequence[Placed]) -> Placed | None:
-    """LiteRT's own ADD, where it is exact for every kernel set: smaller and faster than a convolution across the stacked parts."""
-    found = added(op.name, step, parts[0].code, _code(em, step), len(parts)) if set(op.multipliers) == {1} else None
+    """ADD: smaller and faster than a convolution across the stacked parts."""
+    found = added(op.name, step, parts[0].code, _code(em, step)) if op.multipliers == (1, 1) else None
     if found is None:
         return None
     code, layer = found
     result = em.tensor(step.output, parts[0].layout, code)
     em.writer.operator("ADD", [part.tensor for part in parts], [result.tensor], 2, fusedActivationFunction=code.activation)
+    em.layers.append(layer)
+    return result
+
+
+def _write_mean(em: Emission, op: SumPool, step: Requantise) -> Placed | None:
+    """MEAN over whole images: without a kernel full of ones."""
+    source, code = as_image(em, op.inputs[0]), _code(em, step)
+    whole = tuple(op.kernel) == tuple(source.layout.shape[1:]) and not any(op.pads)
+    found = averaged(op.name, step, source.code, code, int(np.prod(op.kernel))) if whole else None
+    if found is None:
+        return None
+    code, layer = found
+    result = em.tensor(step.output, image(em.graph.edges[op.output].shape), code)
+    em.writer.operator("MEAN", [source.tensor, em.constant(f"{step.output}/axes", [1, 2])], [result.tensor], 2, keepDims=True)
     em.layers.append(layer)
     return result
 

@@ -57,8 +57,9 @@ class Writer:
         return self.buffers.index(data)
 
     def constant(self, name: str, values: np.ndarray, quantisation: Quantisation | None = None) -> int:
-        """A constant tensor of int8 or int32 values."""
-        kind = {"int8": "INT8", "int32": "INT32"}[values.dtype.name]
+        """A constant tensor of int8, int32 or float32 values."""
+        kind = values.dtype.name.upper()
+        assert kind in ("INT8", "INT32", "FLOAT32"), kind
         return self.tensor(name, values.shape, kind, quantisation,
                            np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes())
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.worker import RESOLVERS, load_runtime, run
-from greenedge.int8.arithmetic import EMULATIONS, LITERT, Emulation, activation_bounds, stored
+from greenedge.int8.arithmetic import EMULATIONS, LITERT, Emulation, activation_bounds, mean_emulations, stored
 
 CHANNELS, INPUTS, SAMPLES = 48, 8, 160
 _SEED = 20261123
@@ -38,13 +38,15 @@ class Case:
     zero_point: int
     bounds: tuple[int, int]
     ties: int
+    own: Mapping[str, Emulation] | None = None
 
 
 def cases(int4: bool = False) -> list[Case]:
     """Random scales and tie scales for every operator that a certificate speaks of; with `int4` narrow dense weights too."""
     rng = np.random.default_rng(_SEED)
     operators = [name for name, sets in EMULATIONS.items() if "xnnpack" in sets]
-    return [(_addition if name == "ADD" else _case)(rng, name, ties) for name in operators for ties in (False, True)] + (
+    return [(_addition if name == "ADD" else _case)(rng, name, ties) for name in operators for ties in (False, True)] + [
+        _mean(rng, ties) for ties in (False, True)] + (
         [_case(rng, "FULLY_CONNECTED", ties, int4=True) for ties in (False, True)] if int4 else [])
 
 
@@ -60,6 +62,21 @@ def _addition(rng, operator: str, ties: bool) -> Case:
     acc = a.astype(np.int64) + b - 2 * zero_in
     return Case(operator, writer.finish(x, [y]), (a, b), acc, scale_in, np.ones(1, np.float32), scale_out, zero_out,
                 activation_bounds("RELU", scale_out, zero_out), int((acc % 2).sum()) if ties else 0)
+
+
+def _mean(rng, ties: bool) -> Case:
+    """Means over images of 5x7 around every int8, zero points far apart."""
+    count, zero_in, zero_out = 32 if ties else 35, int(rng.integers(-128, 128)), int(rng.integers(-60, 60))
+    x = np.clip(rng.integers(-128, 128, (SAMPLES, 1, 1, CHANNELS)) + rng.integers(-9, 10, (SAMPLES, count, 1, CHANNELS)), -128, 127).astype(np.int8)
+    scale_in, scale_out = (1.0, 1.0) if ties else (float(np.float32(rng.uniform(0.1, 2))) for _ in range(2))
+    writer = Writer("selftest")
+    a = writer.tensor("x", (1, count, 1, CHANNELS), "INT8", Quantisation((scale_in,), zero_in))
+    y = writer.tensor("y", (1, 1, 1, CHANNELS), "INT8", Quantisation((scale_out,), zero_out))
+    writer.operator("MEAN", [a, writer.constant("axes", np.array([1, 2], np.int32))], [y], 2, keepDims=True)
+    acc = x.astype(np.int64).sum(axis=(1, 2))
+    tied = int((acc % count == count // 2).sum()) if ties else 0
+    return Case("MEAN", writer.finish([a], [y]), (x,), acc, scale_in, np.ones(1, np.float32), scale_out, zero_out, (-128, 127), tied,
+                mean_emulations(count, zero_in, zero_out))
 
 
 def _case(rng, operator: str, ties: bool, int4: bool = False) -> Case:
@@ -121,7 +138,7 @@ def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS, in
             interpreter = runtime.Interpreter(model_content=case.content, num_threads=1, experimental_op_resolver_type=resolver)
             interpreter.allocate_tensors()
             got, = run(interpreter, list(case.x), lambda done: None).values()
-            expected = stored(emulations[case.operator][kernels], case.acc, case.scale_in, case.scales, case.scale_out,
+            expected = stored((case.own or emulations[case.operator])[kernels], case.acc, case.scale_in, case.scales, case.scale_out,
                               case.zero_point, case.bounds)
             entry = told[kernels]
             entry["pairs"] += expected.size
