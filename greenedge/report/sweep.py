@@ -14,13 +14,13 @@ from greenedge.report.words import count, joules
 
 # key of a row -> (heading, evidence)
 COLUMNS = {"score": ("", ""), "weights": ("weights", ""), "bytes": ("file, bytes", ""), "lut4": ("LUT4", "reported by yosys"),
-           "cycles": ("cycles", "simulated"), "samples_seen": ("sample-updates", ""), "energy": ("training energy", "")}
+           "core_lut4": ("of it the core", "reported by yosys"), "cycles": ("cycles", "simulated"), "samples_seen": ("sample-updates", ""), "energy": ("training energy", "")}
 
 
 def row_of(name: str, runs: Sequence[Path]) -> dict:
     """One row from the runs of one training for its targets; what no run knows is absent.
 
-    Keys: name, metric, score, weights, bytes, lut4, cycles, samples_seen, energy, seconds, metrics.
+    Keys: name, metric, score, weights, bytes, lut4, core_lut4, cycles, samples_seen, energy, seconds, metrics.
     """
     metrics = next((found for run in runs if (found := read_json(run, "1-train/metrics.json"))), {})
     total = (metrics.get("ledger") or {}).get("total", {})
@@ -30,7 +30,8 @@ def row_of(name: str, runs: Sequence[Path]) -> dict:
     for run in runs:
         summary = read_json(run, "7-report/summary.json") or {}
         hardware, edge = summary.get("hardware") or {}, summary.get("edge") or {}
-        row |= {"lut4": hardware.get("lut4", row.get("lut4")), "cycles": hardware.get("cycles_per_inference", row.get("cycles")),
+        core = hardware.get("core") or {}
+        row |= {"lut4": hardware.get("lut4", row.get("lut4")), "core_lut4": core.get("lut4", row.get("core_lut4")), "cycles": hardware.get("cycles_per_inference", row.get("cycles")),
                 "bytes": edge.get("bytes", row.get("bytes"))}
     return {key: value for key, value in row.items() if value is not None}
 
