@@ -2,14 +2,14 @@
 
     python benchmarks/green.py [-o DIR] [--part table|distil|subset|all] [--seeds 5]
 
-table   the article's Dense(128)-Dense(10), float and 4-bit, pruned, distilled, on fewer samples. What is built is built for
-        linux-x86 and ulx3s-85f and every integer verified; a row whose hardware must equal another's is built for
-        linux-x86 alone.
+table   the article's Dense(128)-Dense(10), float and 4-bit, pruned, calibrated, on fewer samples. Rows whose hardware
+        is their point are built for ulx3s-85f and linux-x86, the others for linux-x86; every integer is verified.
 distil  a 4-bit student of half the neurons with and without its teacher; share of the lost accuracy that comes back.
 subset  accuracy and sample-updates on chosen samples against all samples.
 
-Means are over seeds with Student's 95 % interval. Settings were chosen on a quarter of the training samples held out for
-that, never on the test samples. Finished runs in DIR are not repeated. DIR/green.html draws accuracy against energy.
+Means are over seeds with Student's 95 % interval. Settings were chosen on a quarter of the training samples held out
+for that, never on the test samples. Finished runs in DIR are not repeated. DIR/green.html draws accuracy against
+energy.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ CORE_HZ = 50_000_000  # of ulx3s-85f's core, by its board file
 STRUCTURED = {"prune.kind": "structured", "prune.share": "0.5"}
 STUDENT = 4  # neurons; its teacher and full-size network has twice as many
 LESSON = {"teacher.hidden": str(2 * STUDENT), "distil.temperature": "2", "distil.share": "0.95", "train.epochs": "40"}
-SUBSETS = {"random, 40 %": ("random", "0.4"), "k-center, 40 %": ("kcenter", "0.4"), "EL2N, 40 %": ("el2n", "0.4"),
-           "forgetting, 40 %": ("forgetting", "0.4")}
+SUBSETS = {
+    "random, 40 %": ("random", "0.4"),
+    "k-center, 40 %": ("kcenter", "0.4"),
+    "EL2N, 40 %": ("el2n", "0.4"),
+    "forgetting, 40 %": ("forgetting", "0.4"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,13 @@ def table(out: Path, _seeds: int) -> None:
     for row in ROWS:
         values, options = split_settings([f"{key}={value}" for key, value in row.settings.items()])
         jobs = jobs_for(find_recipe(FLOW, values), row.targets, None, options)
-        runs, _ = run_all(jobs, out / "".join(c if c.isalnum() else "-" for c in row.name.strip()), "report", lambda job: _Quiet())
+        runs, _ = run_all(
+            jobs, out / "".join(c if c.isalnum() else "-" for c in row.name.strip()), "report", lambda job: _Quiet()
+        )
         rows.append(row_of(row.name, runs))
     show(rows)
-    print(f"page: {write_sweep(rows, out / 'green.html', 'Green training on the digits', 'what each technique costs and saves')}")
+    page = write_sweep(rows, out / "green.html", "Green training on the digits", "what each technique costs and saves")
+    print(f"page: {page}")
     judge(rows)
 
 
@@ -99,8 +106,10 @@ class _Quiet:
 def float_row(out: Path) -> dict:
     """The network in float: the same recipe without [quantise]; nothing is built from it."""
     recipe = find_recipe(FLOW, {})
-    train_stage(replace(recipe, options={key: table for key, table in recipe.options.items() if key != "quantise"}),
-                out / "float" / "1-train")
+    train_stage(
+        replace(recipe, options={key: table for key, table in recipe.options.items() if key != "quantise"}),
+        out / "float" / "1-train",
+    )
     return row_of("float", [out / "float"])
 
 
@@ -108,18 +117,31 @@ def show(rows: list[dict]) -> None:
     heads, lines = terminal(rows)
     widths = [max(len(line[k]) for line in [heads, *lines]) for k in range(len(heads))]
     for line in [heads, *lines]:
-        print("  ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))))
+        print(
+            "  ".join(
+                cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))
+            )
+        )
 
 
 def judge(rows: list[dict]) -> None:
     """The issue's first line: accuracy within a point, and 40 % fewer LUTs or cycles."""
     known = {row["name"].strip(): row for row in rows}
-    full, pruned, folded = known["4-bit"], known["4-bit, half the neurons pruned"], known["the same at the unpruned folding"]
-    print(f"half of the neurons and 4 bits against float: {100 * (pruned['score'] - known['float']['score']):+.2f} points")
+    full, pruned, folded = (
+        known["4-bit"],
+        known["4-bit, half the neurons pruned"],
+        known["the same at the unpruned folding"],
+    )
+    print(
+        f"half of the neurons and 4 bits against float: {100 * (pruned['score'] - known['float']['score']):+.2f} points"
+    )
     for name, key in (("LUT4 of board and core", "lut4"), ("LUT4 of the core", "core_lut4"), ("file bytes", "bytes")):
-        print(f"{name} at equal cycles: {full[key]:,} -> {pruned[key]:,} ({100 * (1 - pruned[key] / full[key]):.1f} % fewer)")
+        fewer = 100 * (1 - pruned[key] / full[key])
+        print(f"{name} at equal cycles: {full[key]:,} -> {pruned[key]:,} ({fewer:.1f} % fewer)")
     saved = 100 * (1 - folded["cycles"] / full["cycles"])
-    print(f"cycles at equal folding (same PE and SIMD): {full['cycles']:,} -> {folded['cycles']:,} ({saved:.1f} % fewer)")
+    print(
+        f"cycles at equal folding (same PE and SIMD): {full['cycles']:,} -> {folded['cycles']:,} ({saved:.1f} % fewer)"
+    )
 
 
 def distil(out: Path, seeds: int) -> None:
@@ -131,24 +153,36 @@ def distil(out: Path, seeds: int) -> None:
         alone = trained(out, {**common, "model.hidden": str(STUDENT)})
         taught = trained(out, {**common, "model.hidden": str(STUDENT), **LESSON})
         found.append((full["accuracy"], alone["accuracy"], taught["accuracy"]))
-        print(f"seed {seed}: {2 * STUDENT} neurons {full['accuracy']:.4f}, {STUDENT} alone {alone['accuracy']:.4f}, "
-              f"{STUDENT} taught {taught['accuracy']:.4f}", flush=True)
+        print(
+            f"seed {seed}: {2 * STUDENT} neurons {full['accuracy']:.4f}, {STUDENT} alone {alone['accuracy']:.4f}, "
+            f"{STUDENT} taught {taught['accuracy']:.4f}",
+            flush=True,
+        )
     full, alone, taught = (sum(column) / seeds for column in zip(*found))
     each = mean_interval([(t - a) / (f - a) for f, a, t in found])
-    print(f"distillation: lost {100 * (full - alone):.2f} points, {100 * (taught - alone):.2f} came back: "
-          f"{100 * (taught - alone) / (full - alone):.0f} % of the means; seed by seed {100 * each.value:.0f} % "
-          f"[{100 * each.low:.0f}, {100 * each.high:.0f}]")
+    print(
+        f"distillation: lost {100 * (full - alone):.2f} points, {100 * (taught - alone):.2f} came back: "
+        f"{100 * (taught - alone) / (full - alone):.0f} % of the means; seed by seed {100 * each.value:.0f} % "
+        f"[{100 * each.low:.0f}, {100 * each.high:.0f}]"
+    )
 
 
 def subset(out: Path, seeds: int) -> None:
     full = [trained(out, {"train.seed": str(seed)}) for seed in range(seeds)]
     for name, (method, share) in SUBSETS.items():
-        some = [trained(out, {"train.seed": str(seed), "subset.method": method, "subset.share": share}) for seed in range(seeds)]
+        some = [
+            trained(out, {"train.seed": str(seed), "subset.method": method, "subset.share": share})
+            for seed in range(seeds)
+        ]
         kept = mean_interval([one["accuracy"] / all_["accuracy"] for one, all_ in zip(some, full)])
         updates = sum(one["samples_seen"] for one in some) / sum(one["samples_seen"] for one in full)
         energy = sum(_joules(one) for one in some) / sum(_joules(one) for one in full)
-        print(f"{name:18} {100 * kept.value:.2f} % of full accuracy [{100 * kept.low:.2f}, {100 * kept.high:.2f}] with {100 * updates:.1f} % "
-              f"of the sample-updates, {100 * energy:.0f} % of the energy ({some[0]['ledger']['total']['energy']['evidence']})", flush=True)
+        label = some[0]["ledger"]["total"]["energy"]["evidence"]
+        print(
+            f"{name:18} {100 * kept.value:.2f} % of full accuracy [{100 * kept.low:.2f}, {100 * kept.high:.2f}] with "
+            f"{100 * updates:.1f} % of the sample-updates, {100 * energy:.0f} % of the energy ({label})",
+            flush=True,
+        )
 
 
 def _joules(metrics: dict) -> float:

@@ -75,7 +75,8 @@ def _energy(run: Path, manifest: Manifest) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in ("trace", "repetitions")} for row in rows]
 
 
-_TRAINING = ("parameters", "epochs", "samples_seen", "steps", "weights_sha256", "ledger", "prune", "distil", "subset", "search")
+_TRAINING = ("parameters", "epochs", "samples_seen", "steps", "weights_sha256", "ledger", "prune", "distil", "subset",
+             "search")
 
 
 def _training(run: Path) -> dict | None:

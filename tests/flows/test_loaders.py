@@ -40,7 +40,7 @@ def tar_gz(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-# -- sound --------------------------------------------------------------------------------------------------------------
+# -- sound -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_tone_is_loudest_in_its_own_mel_filter():
@@ -68,17 +68,24 @@ def test_wav_files_are_read_resampled_and_refused():
         read_wav(b"RIFFnonsense", "a.wav", 16_000)
     with pytest.raises(GreenedgeError) as caught:
         read_wav(wav(np.zeros(130 * 100), rate=100), "a.wav", 16_000)
-    assert str(caught.value) == "a.wav has 16 bits, 1 channels and 13,000 frames; 16-bit sounds of up to 120 s are read."
+    assert (
+        str(caught.value) == "a.wav has 16 bits, 1 channels and 13,000 frames; 16-bit sounds of up to 120 s are read."
+    )
 
 
-# -- Google Speech Commands ---------------------------------------------------------------------------------------------
+# -- Google Speech Commands --------------------------------------------------------------------------------------------
 
 
 def speech_archive(path: Path) -> Path:
-    files = {f"./{word}/{speaker:08x}_nohash_0.wav": wav(tone(300 + 90 * number))
-             for number, word in enumerate(("yes", "no", "stop", "marvin")) for speaker in range(16)}
+    files = {
+        f"./{word}/{speaker:08x}_nohash_0.wav": wav(tone(300 + 90 * number))
+        for number, word in enumerate(("yes", "no", "stop", "marvin"))
+        for speaker in range(16)
+    }
     files["./_background_noise_/pink_noise.wav"] = wav(np.random.default_rng(0).normal(size=48_000) * 0.1)
-    files["./testing_list.txt"] = b"\n".join(b"%s/%08x_nohash_0.wav" % (word, k) for word in (b"yes", b"no", b"stop") for k in range(4))
+    files["./testing_list.txt"] = b"\n".join(
+        b"%s/%08x_nohash_0.wav" % (word, k) for word in (b"yes", b"no", b"stop") for k in range(4)
+    )
     files["./validation_list.txt"] = b"yes/00000009_nohash_0.wav\n"
     files["./../outside.wav"] = b"never read"
     files["./README.md"] = b"words"
@@ -105,13 +112,17 @@ def test_an_archive_that_is_none(repo, tmp_path):
         recipe.digest
     assert str(caught.value) == f"keywords-dscnn: no file {path}; the recipe's README.md says where to get it."
     path.write_bytes(b"\x1f\x8b cut short")
-    with pytest.raises(TargetError, match=rf"^{path} is no tar.gz archive \(.*\); get speech_commands_v0.02.tar.gz anew.$"):
+    with pytest.raises(
+        TargetError, match=rf"^{path} is no tar.gz archive \(.*\); get speech_commands_v0.02.tar.gz anew.$"
+    ):
         recipe.load_data()
     tar_gz(path, {"yes/a.wav": wav(tone(300))})
     with pytest.raises(TargetError) as caught:
         recipe.load_data()
-    assert str(caught.value) == (f"{path} holds 1 recordings, 0 of noise and 0 lines in testing_list.txt; all are needed: get "
-                                 "speech_commands_v0.02.tar.gz anew.")
+    assert str(caught.value) == (
+        f"{path} holds 1 recordings, 0 of noise and 0 lines in testing_list.txt; all are needed: get "
+        "speech_commands_v0.02.tar.gz anew."
+    )
 
 
 @pytest.mark.tool("espeak-ng")
@@ -127,11 +138,14 @@ def test_without_espeak_it_says_how_to_get_it_and_what_else_there_is(repo, monke
         raise FileNotFoundError("espeak-ng")
 
     monkeypatch.setattr(subprocess, "run", absent)
-    with pytest.raises(TargetError, match=r"^espeak-ng could not speak 'down' \(espeak-ng\); apt install espeak-ng, or --set data.source=tones.$"):
+    with pytest.raises(
+        TargetError,
+        match=r"^espeak-ng could not speak 'down' \(espeak-ng\); apt install espeak-ng, or --set data.source=tones.$",
+    ):
         load_recipe(repo / "flows" / "keywords-dscnn", {"data.source": "espeak-ng", "data.each": "4"}).load_data()
 
 
-# -- ToyADMOS -----------------------------------------------------------------------------------------------------------
+# -- ToyADMOS ----------------------------------------------------------------------------------------------------------
 
 
 def toyadmos_archive(path: Path) -> Path:
@@ -151,7 +165,10 @@ def test_toyadmos_as_downloaded(repo, tmp_path):
     data = recipe.load_data()
     assert data.x_train.shape == (30, 640) and data.x_test.shape == (30, 640)
     assert abs(float(data.x_train.mean())) < 1e-3 and abs(float(data.x_train.std()) - 1) < 1e-3
-    assert data.y_test[:, 0].reshape(6, 5).tolist() == [[1] * 5] * 3 + [[0] * 5] * 3 and len(np.unique(data.y_test[:, 1])) == 6
+    assert (
+        data.y_test[:, 0].reshape(6, 5).tolist() == [[1] * 5] * 3 + [[0] * 5] * 3
+        and len(np.unique(data.y_test[:, 1])) == 6
+    )
 
 
 def test_auc_is_of_recordings_not_of_windows(repo):
@@ -172,43 +189,65 @@ def test_a_zip_that_is_none(repo, tmp_path):
         archive.writestr("ToyCar/train/normal_id_01_00000000.wav", wav(tone(200, 1.2)))
     with pytest.raises(TargetError) as caught:
         recipe.load_data()
-    assert str(caught.value) == (f"{path} holds 1 training and 0 test recordings of machine 1; normal ones to train on and both kinds to "
-                                 "test are needed.")
+    assert str(caught.value) == (
+        f"{path} holds 1 training and 0 test recordings of machine 1; normal ones to train on and both kinds to "
+        "test are needed."
+    )
 
 
-# -- CIFAR-10 -----------------------------------------------------------------------------------------------------------
+# -- CIFAR-10 ----------------------------------------------------------------------------------------------------------
 
 
 def cifar_batch(rng: np.random.Generator, count: int) -> bytes:
     labels = (np.arange(count) % 10).astype(np.uint8)
     images = rng.integers(0, 60, (count, 3, 32, 32)).astype(np.uint8)
     for image, label in zip(images, labels):
-        image[label % 3, 3 * label:3 * label + 5] += 150
+        image[label % 3, 3 * label : 3 * label + 5] += 150
     return np.concatenate([labels[:, None], images.reshape(count, -1)], axis=1).tobytes()
 
 
 def cifar_archive(path: Path, train: int = 60, test: int = 20) -> Path:
     rng = np.random.default_rng(0)
-    return tar_gz(path, {"cifar-10-batches-bin/data_batch_1.bin": cifar_batch(rng, train), "cifar-10-batches-bin/batches.meta.txt": b"cat\n",
-                         "cifar-10-batches-bin/test_batch.bin": cifar_batch(rng, test)})
+    return tar_gz(
+        path,
+        {
+            "cifar-10-batches-bin/data_batch_1.bin": cifar_batch(rng, train),
+            "cifar-10-batches-bin/batches.meta.txt": b"cat\n",
+            "cifar-10-batches-bin/test_batch.bin": cifar_batch(rng, test),
+        },
+    )
 
 
 def test_cifar_as_downloaded(repo, tmp_path):
     archive = cifar_archive(tmp_path / "cifar-10-binary.tar.gz")
     data = load_recipe(repo / "flows" / "cifar-resnet8", {"data.archive": str(archive), "data.test": "15"}).load_data()
-    assert data.x_train.shape == (60, 3, 32, 32) and data.x_test.shape == (15, 3, 32, 32) and data.y_test.tolist() == [*range(10), *range(5)]
+    assert (
+        data.x_train.shape == (60, 3, 32, 32)
+        and data.x_test.shape == (15, 3, 32, 32)
+        and data.y_test.tolist() == [*range(10), *range(5)]
+    )
     assert data.x_train[4, 1, 12:17].min() >= 150 and data.x_train[4, 0].max() < 60  # red, green, blue, row by row
 
 
-@pytest.mark.parametrize("files, message", [
-    ({"cifar-10-batches-bin/data_batch_1.bin": b"\0" * 3074, "x/test_batch.bin": b"\0" * 3073},
-     "{path}: data_batch_1.bin has 3,074 bytes; a file has 1 to 10,000 records of 3,073: get cifar-10-binary.tar.gz anew."),
-    ({"cifar-10-batches-bin/data_batch_1.bin": b"\x0b" * 3073, "x/test_batch.bin": b"\0" * 3073},
-     "{path}: data_batch_1.bin has label 11; labels are 0 to 9: get cifar-10-binary.tar.gz anew."),
-    ({"cifar-10-batches-py/data_batch_1": b"\x80\x02pickle"},
-     "{path} holds 0 files data_batch_N.bin and 0 test_batch.bin; both are needed: the archive for Python holds pickles, which are "
-     "programs, and is not read; get cifar-10-binary.tar.gz anew."),
-])
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (
+            {"cifar-10-batches-bin/data_batch_1.bin": b"\0" * 3074, "x/test_batch.bin": b"\0" * 3073},
+            "{path}: data_batch_1.bin has 3,074 bytes; a file has 1 to 10,000 records of 3,073: get "
+            "cifar-10-binary.tar.gz anew.",
+        ),
+        (
+            {"cifar-10-batches-bin/data_batch_1.bin": b"\x0b" * 3073, "x/test_batch.bin": b"\0" * 3073},
+            "{path}: data_batch_1.bin has label 11; labels are 0 to 9: get cifar-10-binary.tar.gz anew.",
+        ),
+        (
+            {"cifar-10-batches-py/data_batch_1": b"\x80\x02pickle"},
+            "{path} holds 0 files data_batch_N.bin and 0 test_batch.bin; both are needed: the archive for Python holds "
+            "pickles, which are programs, and is not read; get cifar-10-binary.tar.gz anew.",
+        ),
+    ],
+)
 def test_an_archive_of_something_else(repo, tmp_path, files, message):
     path = tar_gz(tmp_path / "cifar-10-python.tar.gz", files)
     with pytest.raises(TargetError) as caught:

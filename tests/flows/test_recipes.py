@@ -13,14 +13,17 @@ REPO_RECIPES = ("anomaly-autoencoder", "cifar-resnet8", "digits-cnn", "digits-ml
 SHORT = {"digits-mlp": {"train.epochs": "6", "model.hidden": "32"},
          "digits-cnn": {"train.epochs": "3", "model.channels": "8", "model.wide_channels": "16"},
          "jets-mlp": {"train.epochs": "2", "data.train": "3000", "data.test": "400"},
-         "keywords-dscnn": {"data.source": "tones", "data.each": "8", "model.channels": "8", "model.blocks": "1", "train.epochs": "20",
-                            "train.batch": "16", "train.validation": "0.0", "train.patience": "0", "train.learning_rate": "0.02"},
-         "anomaly-autoencoder": {"data.source": "hum", "data.made": "24", "data.windows": "8", "model.width": "32", "train.epochs": "20",
-                                 "train.batch": "16", "train.learning_rate": "0.01"},
+         "keywords-dscnn": {"data.source": "tones", "data.each": "8", "model.channels": "8", "model.blocks": "1",
+                            "train.epochs": "20", "train.batch": "16", "train.validation": "0.0", "train.patience": "0",
+                            "train.learning_rate": "0.02"},
+         "anomaly-autoencoder": {"data.source": "hum", "data.made": "24", "data.windows": "8", "model.width": "32",
+                                 "train.epochs": "20", "train.batch": "16", "train.learning_rate": "0.01"},
          "cifar-resnet8": {"data.archive": "ARCHIVE", "model.channels": "2", "train.epochs": "8", "train.batch": "16",
                            "train.learning_rate": "0.05"}}
 OTHER_SOURCE = {"keywords-dscnn": "tones", "anomaly-autoencoder": "hum"}  # that need no archive
-LEARNT = {"digits-mlp": 0.85, "digits-cnn": 0.3, "jets-mlp": 0.5, "keywords-dscnn": 0.3, "anomaly-autoencoder": 0.6, "cifar-resnet8": 0.15}
+SLOW = ("anomaly-autoencoder", "cifar-resnet8")
+LEARNT = {"digits-mlp": 0.85, "digits-cnn": 0.3, "jets-mlp": 0.5, "keywords-dscnn": 0.3,
+          "anomaly-autoencoder": 0.6, "cifar-resnet8": 0.15}
 
 
 def test_every_recipe_folder_is_listed_here(repo):
@@ -37,7 +40,8 @@ def test_a_recipe_is_whole(repo, name):
         assert recipe.digest == again.digest
 
 
-@pytest.fixture(scope="module", params=sorted(SHORT))
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+                                        for name in sorted(SHORT)])
 def short_run(request, repo, tmp_path_factory):
     """(recipe, run folder, metrics) after a few epochs."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -68,7 +72,8 @@ def test_the_integers_of_the_lowered_file_score_like_the_network(short_run):
     floats = next(iter(floats.values())) if isinstance(floats, dict) else floats
     step = 1e-4 * np.abs(outputs).max()  # float32 rounding of an output, far below one level
     assert (np.abs(floats - outputs) > step).any(axis=1).sum() <= 1
-    assert recipe.score(floats, inputs, labels)[metrics["metric"]] == pytest.approx(metrics[metrics["metric"]], abs=1 / len(labels))
+    metric = metrics["metric"]
+    assert recipe.score(floats, inputs, labels)[metric] == pytest.approx(metrics[metric], abs=1 / len(labels))
 
 
 @pytest.mark.slow

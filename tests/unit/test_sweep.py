@@ -18,17 +18,32 @@ def _sweep(out, vary, energy=0.0, sets=("train.epochs=1", "model.hidden=8", "led
 
 def test_every_combination_in_order():
     assert variants(["a.b=1,2", "c.d=x"]) == [{"a.b": "1", "c.d": "x"}, {"a.b": "2", "c.d": "x"}]
-    assert variants(['distil.features=["a=b","c=d"],[]']) == [{"distil.features": '["a=b","c=d"]'}, {"distil.features": "[]"}]
+    assert variants(['distil.features=["a=b","c=d"],[]']) == [
+        {"distil.features": '["a=b","c=d"]'},
+        {"distil.features": "[]"},
+    ]
     assert name_of({"train.optimiser": "sgd", "train.seed": "1"}) == "optimiser=sgd seed=1"
     assert folder_of({"a": "../../etc/x y"}) == "a=.._.._etc_x_y"
 
 
-@pytest.mark.parametrize("vary, message", [
-    (["train.seed"], "--vary 'train.seed' is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam."),
-    (["train.seed=1,,2"], "--vary 'train.seed=1,,2' is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam."),
-    ([], "a sweep has 1 to 256 variants, these are 0; say --vary KEY=VALUE,VALUE."),
-    ([f"train.seed={','.join(map(str, range(300)))}"], "a sweep has 1 to 256 variants, these are 300; say --vary KEY=VALUE,VALUE."),
-])
+@pytest.mark.parametrize(
+    "vary, message",
+    [
+        (
+            ["train.seed"],
+            "--vary 'train.seed' is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam.",
+        ),
+        (
+            ["train.seed=1,,2"],
+            "--vary 'train.seed=1,,2' is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam.",
+        ),
+        ([], "a sweep has 1 to 256 variants, these are 0; say --vary KEY=VALUE,VALUE."),
+        (
+            [f"train.seed={','.join(map(str, range(300)))}"],
+            "a sweep has 1 to 256 variants, these are 300; say --vary KEY=VALUE,VALUE.",
+        ),
+    ],
+)
 def test_what_is_no_sweep(vary, message):
     with pytest.raises(TargetError) as caught:
         variants(vary)
@@ -58,7 +73,9 @@ def test_variants_side_by_side_at_equal_energy(tmp_path):
     page = (tmp_path / "s" / "sweep.html").read_text()
     assert "optimiser=sgd" in page and 'class="hollow"' in page and "<script" not in page
     heads, lines = terminal(result["rows"])
-    assert heads == ["", "accuracy", "weights", "sample-updates", "training energy"] and lines[0][-1].endswith(" estimated")
+    assert heads == ["", "accuracy", "weights", "sample-updates", "training energy"] and lines[0][-1].endswith(
+        " estimated"
+    )
     pilot = (tmp_path / "s" / "pilot.json").read_bytes()
     again = run_sweep(sweep, lambda job: _silent())  # the pilot's answer stands, so nothing is trained twice
     assert (tmp_path / "s" / "pilot.json").read_bytes() == pilot
@@ -69,7 +86,9 @@ def test_variants_side_by_side_at_equal_energy(tmp_path):
 
 
 def test_too_little_energy_for_an_epoch(tmp_path):
-    with pytest.raises(GreenedgeError, match=r"^optimiser=sgd: 1e-06 J buy no epoch; one takes about .* J: raise --energy.$"):
+    with pytest.raises(
+        GreenedgeError, match=r"^optimiser=sgd: 1e-06 J buy no epoch; one takes about .* J: raise --energy.$"
+    ):
         run_sweep(_sweep(tmp_path / "s", ["train.optimiser=sgd"], energy=1e-6), lambda job: _silent())
 
 
@@ -77,16 +96,24 @@ def test_the_picture_has_a_point_for_each_and_hollow_ones_for_estimates():
     def metrics(joules, score, evidence="estimated", curve=None):
         key = "energy_j" if evidence == "measured" else "energy_estimate_j"
         energy = {key: joules, "unit": "j", "scope": "chip", "evidence": evidence, "covers": "cpu"}
-        return {"metric": "accuracy", "accuracy": score, "ledger": {"total": {"energy": energy}}} | ({"curve": {"points": curve}} if curve else {})
+        return {"metric": "accuracy", "accuracy": score, "ledger": {"total": {"energy": energy}}} | (
+            {"curve": {"points": curve}} if curve else {}
+        )
 
-    found = tradeoff([("a", metrics(2.0, 0.9, curve=[[1.0, 0.5], [2.0, 0.8]])), ("b", metrics(4.0, 0.95, "measured")), ("c", {})])
+    found = tradeoff(
+        [("a", metrics(2.0, 0.9, curve=[[1.0, 0.5], [2.0, 0.8]])), ("b", metrics(4.0, 0.95, "measured")), ("c", {})]
+    )
     a, b = found["marks"]
     assert (a["estimated"], b["estimated"]) == (True, False) and len(a["points"].split()) == 2
     assert a["x"] < b["x"] and a["y"] > b["y"]  # more joules to the right, more accuracy higher up
-    assert all(found["left"] <= mark["x"] <= found["right"] and 0 <= mark["y"] <= found["bottom"] for mark in found["marks"])
+    assert all(
+        found["left"] <= mark["x"] <= found["right"] and 0 <= mark["y"] <= found["bottom"] for mark in found["marks"]
+    )
     assert tradeoff([("c", {})]) is None
 
 
 def test_nothing_in_a_name_becomes_markup(tmp_path):
-    page = write_sweep([{"name": "<b>x", "metric": "accuracy", "score": 0.5}], tmp_path / "p.html", "<i>t", "l").read_text()
+    page = write_sweep(
+        [{"name": "<b>x", "metric": "accuracy", "score": 0.5}], tmp_path / "p.html", "<i>t", "l"
+    ).read_text()
     assert "<b>x" not in page and "<i>t" not in page

@@ -47,23 +47,39 @@ def samples(count: int = 48):
 
 def test_what_leaves_together_has_one_label():
     channels = find_channels(Everything(), (1, 2, 2))
-    assert {path: len(labels) for path, labels in channels.spaces.items()} == {"stem": 8, "up": 4, "side": 6, "dense": 12}
-    assert np.array_equal(channels.rows["stem"], channels.rows["depth"]) and np.array_equal(channels.rows["norm2"], channels.columns["side"])
-    assert np.array_equal(channels.columns["dense"], np.repeat(np.concatenate([channels.rows["up"], channels.rows["side"]]), 4))
+    assert {path: len(labels) for path, labels in channels.spaces.items()} == {
+        "stem": 8,
+        "up": 4,
+        "side": 6,
+        "dense": 12,
+    }
+    assert np.array_equal(channels.rows["stem"], channels.rows["depth"]) and np.array_equal(
+        channels.rows["norm2"], channels.columns["side"]
+    )
+    assert np.array_equal(
+        channels.columns["dense"], np.repeat(np.concatenate([channels.rows["up"], channels.rows["side"]]), 4)
+    )
 
 
-@pytest.mark.parametrize("build", [
-    lambda: nn.Sequential(nn.Linear(4, 8), nn.PReLU(8), nn.Linear(8, 2)),  # not known: its inputs stay
-    lambda: nn.Sequential(nn.Linear(4, 8), nn.Unflatten(1, (2, 4)), nn.Linear(4, 2)),
-    lambda: nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 8, 1, groups=2), nn.Flatten()),  # groups, and the output
-])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(nn.Linear(4, 8), nn.PReLU(8), nn.Linear(8, 2)),  # not known: its inputs stay
+        lambda: nn.Sequential(nn.Linear(4, 8), nn.Unflatten(1, (2, 4)), nn.Linear(4, 2)),
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 8, 1, groups=2), nn.Flatten()
+        ),  # groups, and the output
+    ],
+)
 def test_what_is_not_known_stays(build):
     channels = find_channels(build(), (4,))
     assert not channels.spaces
     with pytest.raises(TargetError) as caught:
         make_pruner(build(), STRUCTURED, channels)
-    assert str(caught.value) == ("[prune] finds no neurons or channels that can leave: all are inputs, outputs or in keep; use kind "
-                                 "\"magnitude\", or a network with hidden layers.")
+    assert str(caught.value) == (
+        "[prune] finds no neurons or channels that can leave: all are inputs, outputs or in keep; use kind "
+        '"magnitude", or a network with hidden layers.'
+    )
 
 
 def test_a_layer_called_twice_keeps_one_set_of_labels():
@@ -76,13 +92,17 @@ def test_a_layer_called_twice_keeps_one_set_of_labels():
             return self.head(torch.relu(self.same(torch.relu(self.same(torch.relu(self.first(x)))))))
 
     channels = find_channels(Twice(), (4,))
-    assert np.array_equal(channels.rows["first"], channels.columns["same"]) and np.array_equal(channels.rows["first"], channels.rows["same"])
+    assert np.array_equal(channels.rows["first"], channels.columns["same"]) and np.array_equal(
+        channels.rows["first"], channels.rows["same"]
+    )
     stays = np.isin(np.arange(channels.count), channels.rows["first"][:3], invert=True)
     assert shrink(Twice(), channels, stays)(torch.rand(2, 4)).shape == (2, 2)
 
 
-@pytest.mark.parametrize("settings", [None, QuantiseSettings(act_bits=6, weight_bits=6),
-                                      QuantiseSettings(act_bits=6, weight_bits=6, per_channel=True)])
+@pytest.mark.parametrize(
+    "settings",
+    [None, QuantiseSettings(act_bits=6, weight_bits=6), QuantiseSettings(act_bits=6, weight_bits=6, per_channel=True)],
+)
 def test_taking_out_what_is_masked_changes_no_output(settings):
     x, y = samples()
     with seeded(1, 1):
@@ -95,8 +115,14 @@ def test_taking_out_what_is_masked_changes_no_output(settings):
     state = model_state(model)
     set_model_state(small, {**state, "tensors": slice_state(state["tensors"], channels, pruner.stays)})
     sizes = {path: tuple(small.get_submodule(path).weight.shape) for path in weight_layers(small)}
-    assert sizes == {"stem": (4, 1, 3, 3), "depth": (4, 1, 3, 3), "up": (4, 2, 2, 2), "side": (3 + 1, 4, 1, 1), "dense": (6, 6 * 4),
-                     "head": (3, 6)}
+    assert sizes == {
+        "stem": (4, 1, 3, 3),
+        "depth": (4, 1, 3, 3),
+        "up": (4, 2, 2, 2),
+        "side": (3 + 1, 4, 1, 1),
+        "dense": (6, 6 * 4),
+        "head": (3, 6),
+    }
     # float32 sums of fewer terms come in another order; one level of the output's quantiser is far larger
     assert np.allclose(predict(small.eval(), x), predict(model, x), atol=1e-5)
     assert count_weights(small) == sum(int(np.prod(size)) for size in sizes.values())
@@ -134,8 +160,18 @@ def test_two_of_every_four():
     assert torch.equal(after[:, :24].reshape(5, 6, 4).abs().amax(-1), before[:, :24].reshape(5, 6, 4).abs().amax(-1))
 
 
-@pytest.mark.parametrize("channels, group, share, kept", [(128, 8, 0.5, 64), (100, 8, 0.5, 48), (16, 8, 0.9, 8), (6, 8, 0.5, 6),
-                                                          (61, 1, 0.5, 30), (64, 16, 0.0, 64), (30, 8, 0.0, 30)])
+@pytest.mark.parametrize(
+    "channels, group, share, kept",
+    [
+        (128, 8, 0.5, 64),
+        (100, 8, 0.5, 48),
+        (16, 8, 0.9, 8),
+        (6, 8, 0.5, 6),
+        (61, 1, 0.5, 30),
+        (64, 16, 0.0, 64),
+        (30, 8, 0.0, 30),
+    ],
+)
 def test_what_stays_is_a_multiple_that_pe_and_simd_divide(channels, group, share, kept):
     assert kept_count(channels, PruneSettings(kind="structured", share=share, group=group)) == kept
 

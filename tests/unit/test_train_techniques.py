@@ -29,7 +29,7 @@ def samples(count: int = 96):
     return (rng.normal(size=(count, 4)) + 2 * np.eye(4)[y]).astype(np.float32), y.astype(np.int64)
 
 
-# -- distillation -------------------------------------------------------------------------------------------------------
+# -- distillation ------------------------------------------------------------------------------------------------------
 
 
 def test_a_student_that_only_listens_agrees_with_its_teacher():
@@ -37,8 +37,12 @@ def test_a_student_that_only_listens_agrees_with_its_teacher():
     with seeded(0, 1):
         teacher, student = network(16), network()
         fit(teacher, x, y, TrainSettings(epochs=10, batch=16, learning_rate=0.02))
-        lesson = Lesson(student, torch_teacher(teacher, ["1"]), DistilSettings(share=1.0, temperature=2.0, features=("1=1",)))
-        fit(student, x, (y + 1) % 3, TrainSettings(epochs=30, batch=16, learning_rate=0.02), Job(teach=lesson))  # the labels lie
+        lesson = Lesson(
+            student, torch_teacher(teacher, ["1"]), DistilSettings(share=1.0, temperature=2.0, features=("1=1",))
+        )
+        fit(
+            student, x, (y + 1) % 3, TrainSettings(epochs=30, batch=16, learning_rate=0.02), Job(teach=lesson)
+        )  # the labels lie
     assert (predict(student, x).argmax(1) == predict(teacher, x).argmax(1)).mean() > 0.95
 
 
@@ -48,7 +52,9 @@ def test_the_loss_is_as_written():
     lesson = Lesson(network(), lambda _x: teacher.numpy(), DistilSettings(share=share, temperature=heat))
     p, q = (teacher / heat).softmax(1), (student / heat).softmax(1)
     expected = 0.25 * 2.0 + share * heat**2 * (p * (p / q).log()).sum(1).mean()
-    assert float(lesson(torch.tensor(2.0), student, x, torch.arange(5))) == pytest.approx(float(expected), rel=1e-5)  # float32
+    assert float(lesson(torch.tensor(2.0), student, x, torch.arange(5))) == pytest.approx(
+        float(expected), rel=1e-5
+    )  # float32
 
 
 def test_known_answers_are_those_of_the_same_samples():
@@ -72,7 +78,10 @@ def test_an_onnx_file_teaches_with_its_tensors(tmp_path):
     logits, features = ask(onnx_teacher(tmp_path / "t.onnx", ["hidden"]), x, ["hidden"])
     assert np.allclose(logits.numpy(), predict(model, x), atol=1e-5)  # two float32 runtimes
     assert features["hidden"].shape == (96, 8)
-    with pytest.raises(TargetError, match="^.distil. features names 'nowhere', which t.onnx has not; its tensors are: hidden, logits, sum.$"):
+    with pytest.raises(
+        TargetError,
+        match="^.distil. features names 'nowhere', which t.onnx has not; its tensors are: hidden, logits, sum.$",
+    ):
         onnx_teacher(tmp_path / "t.onnx", ["nowhere"])
 
 
@@ -81,11 +90,19 @@ def _write_onnx(model, path):
     from onnx import helper, numpy_helper
 
     arrays = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
-    nodes = [helper.make_node("Gemm", ["x", "0.weight", "0.bias"], ["sum"], transB=1), helper.make_node("Relu", ["sum"], ["hidden"]),
-             helper.make_node("Gemm", ["hidden", "2.weight", "2.bias"], ["logits"], transB=1)]
+    nodes = [
+        helper.make_node("Gemm", ["x", "0.weight", "0.bias"], ["sum"], transB=1),
+        helper.make_node("Relu", ["sum"], ["hidden"]),
+        helper.make_node("Gemm", ["hidden", "2.weight", "2.bias"], ["logits"], transB=1),
+    ]
     value = lambda name, size: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size])
-    graph = helper.make_graph(nodes, "teacher", [value("x", 4)], [value("logits", 3)],
-                              [numpy_helper.from_array(array, name) for name, array in arrays.items()])
+    graph = helper.make_graph(
+        nodes,
+        "teacher",
+        [value("x", 4)],
+        [value("logits", 3)],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
@@ -95,21 +112,35 @@ def test_what_is_no_teacher_is_refused(tmp_path):
         onnx_teacher(tmp_path / "t.onnx")
     with pytest.raises(TargetError) as caught:
         onnx_teacher(tmp_path / "none.onnx")
-    assert str(caught.value) == f"[distil] teacher: there is no file {tmp_path}/none.onnx; give an ONNX file in the recipe's folder."
+    assert (
+        str(caught.value)
+        == f"[distil] teacher: there is no file {tmp_path}/none.onnx; give an ONNX file in the recipe's folder."
+    )
     x, y = samples()
     with pytest.raises(TargetError) as caught:
-        fit(network(), x, y, TrainSettings(epochs=1), Job(teach=Lesson(network(), lambda x: np.zeros((len(x), 5)), DistilSettings())))
-    assert str(caught.value) == "the teacher gives (5,) outputs a sample and the student (3,); they must be of the same classes."
+        fit(
+            network(),
+            x,
+            y,
+            TrainSettings(epochs=1),
+            Job(teach=Lesson(network(), lambda x: np.zeros((len(x), 5)), DistilSettings())),
+        )
+    assert (
+        str(caught.value)
+        == "the teacher gives (5,) outputs a sample and the student (3,); they must be of the same classes."
+    )
     with pytest.raises(TargetError) as caught:
         Lesson(network(), None, DistilSettings(features=("relu1=relu1",)))
     assert str(caught.value) == "[distil] features names 'relu1', which the student has not; its layers are: 0, 1, 2."
-    with pytest.raises(TargetError, match="^.distil. features names 'relu1', which the teacher has not; its layers are: 0, 1, 2.$"):
+    with pytest.raises(
+        TargetError, match="^.distil. features names 'relu1', which the teacher has not; its layers are: 0, 1, 2.$"
+    ):
         torch_teacher(network(), ["relu1"])
     with pytest.raises(TargetError, match="^the teacher has no features 'relu1'; it has: none.$"):
         ask(lambda x: np.zeros((len(x), 3)), x, ["relu1"])
 
 
-# -- less data ----------------------------------------------------------------------------------------------------------
+# -- less data ---------------------------------------------------------------------------------------------------------
 
 
 def test_scores_of_samples_as_defined():
@@ -131,8 +162,11 @@ def test_each_class_keeps_its_share(method):
     assert np.bincount(y[chosen]).tolist() == [8, 8, 8] and (np.diff(chosen) > 0).all()
     assert np.array_equal(chosen, choose(SubsetSettings(method=method, share=0.25), x, y, scores, seed=3))
     if method in ("el2n", "forgetting"):
-        assert all(scores[y == label][~np.isin(np.flatnonzero(y == label), chosen)].max() < scores[chosen[y[chosen] == label]].min()
-                   for label in range(3))
+        assert all(
+            scores[y == label][~np.isin(np.flatnonzero(y == label), chosen)].max()
+            < scores[chosen[y[chosen] == label]].min()
+            for label in range(3)
+        )
 
 
 def test_centres_cover_within_twice_the_best_radius(rng):
@@ -148,7 +182,7 @@ def test_easy_samples_come_first_and_all_in_the_end():
     assert sorted(first.tolist()) == list(range(14, 20)) and sorted(late.tolist()) == list(range(20))
 
 
-# -- folding, calibration -----------------------------------------------------------------------------------------------
+# -- folding, calibration ----------------------------------------------------------------------------------------------
 
 
 class Normed(nn.Module):
@@ -159,7 +193,9 @@ class Normed(nn.Module):
         self.flatten, self.head, self.norm3 = nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3)
 
     def forward(self, x):
-        return self.norm3(self.head(self.flatten(self.relu2(self.norm2(self.depth(self.relu(self.norm(self.conv(x)))))))))
+        return self.norm3(
+            self.head(self.flatten(self.relu2(self.norm2(self.depth(self.relu(self.norm(self.conv(x))))))))
+        )
 
 
 def _trained(settings: QuantiseSettings):
@@ -208,8 +244,10 @@ def test_a_folded_network_exports_and_its_requantisers_are_affine(tmp_path):
 def test_folding_needs_a_scale_for_each_channel():
     with pytest.raises(ValueError) as caught:
         QuantiseSettings(fold_batch_norm=True)
-    assert str(caught.value) == ("folds batch norms, which gives each channel a scale of its own; set per_channel to true and "
-                                 "weight_bits to 2 or more")
+    assert str(caught.value) == (
+        "folds batch norms, which gives each channel a scale of its own; set per_channel to true and "
+        "weight_bits to 2 or more"
+    )
 
 
 def test_calibration_sets_scales_and_trains_nothing():
@@ -224,11 +262,14 @@ def test_calibration_sets_scales_and_trains_nothing():
     assert np.abs(predict(calibrated, x) - expected).max() < 0.05 * np.abs(expected).max()  # three 8-bit roundings
 
 
-# -- search -------------------------------------------------------------------------------------------------------------
+# -- search ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_choice_is_the_best_of_all(rng):
-    options = {f"l{k}": tuple(Option(b, float(rng.integers(1, 30) * b), float(rng.random() / b)) for b in (2, 4, 8)) for k in range(5)}
+    options = {
+        f"l{k}": tuple(Option(b, float(rng.integers(1, 30) * b), float(rng.random() / b)) for b in (2, 4, 8))
+        for k in range(5)
+    }
     import itertools
 
     for budget in (150.0, 300.0, 500.0):
@@ -241,7 +282,9 @@ def test_the_choice_is_the_best_of_all(rng):
         assert sum(o.cost for o in chosen.values()) <= budget
 
 
-@pytest.mark.parametrize("unit, least", [("bytes", 32 * 2 / 8 + 24 * 2 / 8), ("luts", 2 * (7 + 4 / 3 * 2 * 8)), ("joules", None)])
+@pytest.mark.parametrize(
+    "unit, least", [("bytes", 32 * 2 / 8 + 24 * 2 / 8), ("luts", 2 * (7 + 4 / 3 * 2 * 8)), ("joules", None)]
+)
 def test_a_budget_is_kept_and_the_network_left_alone(unit, least):
     x, y = samples()
     with seeded(0, 1):
@@ -250,15 +293,31 @@ def test_a_budget_is_kept_and_the_network_left_alone(unit, least):
     before = predict(model, x)
     quantise_settings = QuantiseSettings(act_bits=8)
     most = sum(cost(n, n, 8, 8, SearchSettings(budget=1, unit=unit)) for n in (32, 24))
-    found = search_bits(model, x, y, SearchSettings(budget=0.6 * most, unit=unit), quantise_settings, cross_entropy(TrainSettings(epochs=1)))
+    found = search_bits(
+        model,
+        x,
+        y,
+        SearchSettings(budget=0.6 * most, unit=unit),
+        quantise_settings,
+        cross_entropy(TrainSettings(epochs=1)),
+    )
     assert found.cost <= 0.6 * most and set(found.bits) == {"0", "2"} and found.loss >= 0
     assert np.array_equal(predict(model, x), before)
     assert found.settings(quantise_settings)["0"].weight_bits == found.bits["0"]
     if least is not None:
         with pytest.raises(TargetError) as caught:
-            search_bits(model, x, y, SearchSettings(budget=1, unit=unit), quantise_settings, cross_entropy(TrainSettings(epochs=1)))
-        assert str(caught.value) == (f"[search] budget is 1 {unit}; the network takes at least {least:.4g} with 2-bit weights: raise the "
-                                     "budget or add narrower widths.")
+            search_bits(
+                model,
+                x,
+                y,
+                SearchSettings(budget=1, unit=unit),
+                quantise_settings,
+                cross_entropy(TrainSettings(epochs=1)),
+            )
+        assert str(caught.value) == (
+            f"[search] budget is 1 {unit}; the network takes at least {least:.4g} with 2-bit weights: raise the "
+            "budget or add narrower widths."
+        )
 
 
 def test_rounding_is_narrow_range():
