@@ -110,7 +110,7 @@ def _jobs(sweep: Sweep, settings: Mapping[str, str], epochs: int | None = None):
     texts += [f"train.epochs={epochs}"] if epochs else []
     values, options = split_settings(texts)
     recipe = find_recipe(sweep.flow, values)
-    return recipe, jobs_for(recipe, sweep.targets, sweep.backend, options, sweep.until)
+    return recipe, jobs_for(recipe, sweep.targets, sweep.backend, {**recipe.build, **options}, sweep.until)
 
 
 def _epochs(sweep: Sweep, chosen: Sequence[Mapping[str, str]], tell: Callable[[str], None]) -> dict[str, int]:
