@@ -196,7 +196,8 @@ def sweep(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's n
     from greenedge.sweep import Sweep, run_sweep
 
     last = _stage(until or ("report" if target else "train"))
-    wanted = Sweep(flow, vary or [], set_ or [], target or [], backend, out or Path("runs") / f"{Path(flow).name}-sweep", last, energy)
+    folder = out or Path("runs") / f"{Path(flow).name}-sweep"
+    wanted = Sweep(flow, vary or [], set_ or [], target or [], backend, folder, last, energy)
     result = run_sweep(wanted, lambda job: Screen(_title(job)), lambda line: typer.echo(line, err=True))
     if as_json:
         return _print_json(result)
