@@ -17,7 +17,7 @@ from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.folding import Fold, Folding, cycles
 from greenedge.backends.finn.units import ring_pixels
 
-SAMPLES = 4
+SAMPLES = 6
 SLACK_BEATS = 8          # pipeline registers on the longer way hold what the shorter way must wait for
 SHALLOW_BEATS = 2        # what every unit holds at its ports anyway
 _LATENCY = {hw.MatVec: 12, hw.Depthwise: 12, hw.Step: 10, hw.Window: 4}
@@ -150,7 +150,8 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         if waiting and not any(moved):
             raise _deadlock(waiting, depths)
     done = [time for count, time in links[network.result.name].given if count % network.result.total == 0]
-    interval = (done[-1] - done[0]) / (len(done) - 1) if len(done) > 1 else float(done[0])
+    half = len(done) // 2  # before, the network is still filling
+    interval = (done[-1] - done[half]) / (len(done) - 1 - half) if len(done) > 2 else float(done[0])
     return Schedule(interval, done[0], {name: links[name].most_held() for name in joins})
 
 
