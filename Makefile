@@ -1,4 +1,6 @@
 # make demo        a trained, verified bitstream and edge binary, and the page that shows it
+# make board-test BOARD=ulx3s-85f PORT=/dev/ttyUSB0
+#                  builds for a board, programs it, tests it; PORT=virtual needs no board. Leaves a dated record
 # make test        the fast tests
 # make test-all    those and the slow ones
 #                  PYTHON=… chooses the interpreter of the environment, TESTFLAGS=… goes to pytest
@@ -8,10 +10,20 @@ DIGEST := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 READY  := $(VENV)/.ready-$(DIGEST)
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-all clean
+BOARD  ?= ulx3s-85f
+PORT   ?= /dev/ttyUSB0
+
+.PHONY: demo board-test test test-slow test-all clean
 
 demo: $(READY)
 	@$(BIN)/greenedge run digits-mlp --target ulx3s-85f --target linux-x86
+	@echo "the virtual board classifies the test images through its UART pins:"
+	@$(BIN)/greenedge infer runs/digits-mlp/ulx3s-85f --virtual --inputs runs/digits-mlp/ulx3s-85f/2-export/inputs.npy -o runs/digits-mlp/board.csv
+
+board-test: $(READY)
+	@$(BIN)/greenedge run digits-mlp --target $(BOARD) -o runs/board-test/$(BOARD)
+	@[ "$(PORT)" = virtual ] || $(BIN)/greenedge program runs/board-test/$(BOARD)
+	@$(PYTEST) tests/hardware -m board -s --board-run runs/board-test/$(BOARD) --board-port $(PORT)
 
 test: $(READY)
 	@$(PYTEST) $(TESTFLAGS)
@@ -36,5 +48,5 @@ $(READY):
 	@echo "installing PyTorch …"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0
 	@echo "installing greenedge, its compilers and simulators …"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[fpga,test]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[fpga,hls,test]"
 	@touch $@

@@ -17,8 +17,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "backends")]
 from standin import MODEL, OUTPUT, SOURCE, CORE  # noqa: E402
 
 from greenedge.errors import GreenedgeError  # noqa: E402
-from greenedge.shell import CoreInfo, shell  # noqa: E402
-from greenedge.shell.bitstream import PRODUCT, REPORT, bitstream_commands, bitstream_files  # noqa: E402
+from greenedge.shell import CoreInfo, join, shell_request  # noqa: E402
+from greenedge.shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from greenedge.tools import Plan, execute  # noqa: E402
 
@@ -27,10 +27,12 @@ BOARDS = ("ulx3s-85f", "colorlight-i5", "orangecrab-25f", "icebreaker", "tang-na
 
 def build(board: str, folder: Path) -> str:
     target = load_target(board)
-    made = shell(CoreInfo("ge_standin", SOURCE, OUTPUT, MODEL, ("ge_standin.sv",)), target)
+    request = shell_request(target, MODEL)
+    made = join(CoreInfo("ge_standin", SOURCE, OUTPUT, MODEL, ("ge_standin.sv",)), request)
     product = PRODUCT[target.device.family]
-    plan = Plan({**made.files, **bitstream_files(target), "ge_standin.sv": CORE.read_bytes()},
-                bitstream_commands(target, made.nextpnr), (product, REPORT))
+    files = {**made.files, **bitstream_files(target, "ge_standin"), "ge_standin.sv": CORE.read_bytes(),
+             "shell.json": json.dumps(request).encode()}
+    plan = Plan(files, bitstream_commands(target, request), (product, REPORT, STAT, TIMING))
     began = time.monotonic()
     execute(plan, folder, lambda line: print(f"  {line}", file=sys.stderr))
     report = json.loads((folder / REPORT).read_text())

@@ -7,6 +7,7 @@ Exit codes: 0; 1 an error that says what to do; 2 wrong usage; 3 evidence asked 
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -35,6 +36,7 @@ Latency = Annotated[Optional[float], typer.Option("--latency", metavar="S", min=
     "Seconds from first input to last output wanted of an FPGA."))]
 Sets = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
     "Change a setting of the recipe (train.epochs=20) or of the back end (build.fps=100000); may be repeated."))]
+Docker = Annotated[bool, typer.Option("--docker", help="Run vendor tools in the images of docker/.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the commands that the build would run; run none of them.")]
 Out = Annotated[Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Folder for the run.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of several.")]
@@ -166,15 +168,40 @@ def _refusal(preflight) -> str:
 def run(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
         target: Targets = None, out: Out = None,
         until: Annotated[str, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = "report",
-        set_: Sets = None, backend: Backend = None, fps: Fps = None, latency: Latency = None, dry_run: DryRun = False,
-        as_json: Json = False) -> None:
+        set_: Sets = None, backend: Backend = None, fps: Fps = None, latency: Latency = None, docker: Docker = False,
+        dry_run: DryRun = False, as_json: Json = False) -> None:
     """Run a recipe: train, export, lower, build, verify, report. Finished stages are not repeated."""
     from greenedge.entry import find_recipe, jobs_for, split_settings
 
     settings, options = split_settings(set_ or [])
     recipe = find_recipe(flow, settings)
     options = {**recipe.build, **options, **_speed(fps, latency)}
-    _carry_out(jobs_for(recipe, target or [], backend, options, _stage(until)), out, until, dry_run, as_json)
+    _carry_out(jobs_for(recipe, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
+
+
+@app.command()
+@_spoken
+def sweep(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
+          vary: Annotated[Optional[list[str]], typer.Option("--vary", metavar="KEY=V1,V2", help=(
+              "Values of a setting to compare; several make every combination."))] = None,
+          target: Targets = None, out: Out = None,
+          energy: Annotated[float, typer.Option("--energy", metavar="J", min=0, help=(
+              "Joules that each training may take; its epochs follow."))] = 0.0,
+          until: Annotated[Optional[str], typer.Option("--until", metavar="STAGE", help=(
+              "Last stage; the report with a target, training without."))] = None,
+          set_: Sets = None, backend: Backend = None, as_json: Json = False) -> None:
+    """Train a recipe in variants and set them side by side: accuracy, size, cycles, energy."""
+    from greenedge.console import Screen
+    from greenedge.report.sweep import terminal
+    from greenedge.sweep import Sweep, run_sweep
+
+    last = _stage(until or ("report" if target else "train"))
+    wanted = Sweep(flow, vary or [], set_ or [], target or [], backend, out or Path("runs") / f"{Path(flow).name}-sweep", last, energy)
+    result = run_sweep(wanted, lambda job: Screen(_title(job)), lambda line: typer.echo(line, err=True))
+    if as_json:
+        return _print_json(result)
+    _table(*terminal(result["rows"]))
+    typer.echo(f"report: {result['report']}")
 
 
 @app.command()
@@ -184,7 +211,7 @@ def build(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: 
           labels: Annotated[Optional[Path], typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
           fps: Fps = None, latency: Latency = None,
           out: Out = None, until: Annotated[str, typer.Option("--until", metavar="STAGE")] = "report", set_: Sets = None,
-          input_type: InputTypes = None, dry_run: DryRun = False, as_json: Json = False) -> None:
+          input_type: InputTypes = None, docker: Docker = False, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Build somebody's QONNX model for a target and verify it."""
     from greenedge.entry import input_types, jobs_for, split_settings
     from greenedge.model_file import ModelFile
@@ -195,7 +222,7 @@ def build(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: 
                                  param_hint="--set")
     options |= _speed(fps, latency)
     source = ModelFile(model, inputs, labels, input_types(input_type or []))
-    _carry_out(jobs_for(source, target or [], backend, options, _stage(until)), out, until, dry_run, as_json)
+    _carry_out(jobs_for(source, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
 
 
 def _speed(fps: int | None, latency: float | None) -> dict:
@@ -257,25 +284,67 @@ def verify(run: RunFolder, as_json: Json = False) -> None:
 @app.command()
 @_spoken
 def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metavar="X.npy")],
-          out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="Y.npy")] = None,
+          out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="Y.npy|Y.csv")] = None,
           stage: Annotated[str, typer.Option("--stage", metavar="S", help="build (the built thing) or graph.")] = "build",
+          port: Annotated[Optional[str], typer.Option("--port", metavar="DEV", help="A board's serial port.")] = None,
+          virtual: Annotated[bool, typer.Option("--virtual", help="The simulated board, through its pins.")] = False,
+          baud: Annotated[Optional[int], typer.Option("--baud", metavar="N", min=1, help="The port's rate, if not the board's.")] = None,
           as_json: Json = False) -> None:
-    """Run samples through the built thing, or through the integer graph."""
+    """Run samples through the built thing, the integer graph, or a board, real or virtual."""
     from greenedge.console import bar
     from greenedge.entry import infer as infer_run
     from greenedge.entry import save_array
 
+    figures = None
+    if port and virtual:
+        raise typer.BadParameter("a board is real or virtual; say --port DEV or --virtual.", param_hint="--port")
     with bar("infer") as tell:
-        outputs = infer_run(run, inputs, stage, tell)
+        if port or virtual:
+            from greenedge.deploy import infer_on_board
+
+            outputs, figures = infer_on_board(run, inputs, port, baud, tell)
+            stage = port or "the virtual board"
+        else:
+            outputs = infer_run(run, inputs, stage, tell)
     first = next(iter(outputs.values()))
     if out is not None:
         save_array(out, first)
     if as_json:
-        return _print_json({name: values.tolist() for name, values in outputs.items()})
+        shown = {name: values.tolist() for name, values in outputs.items()}
+        return _print_json({"outputs": shown, "board": figures} if figures else shown)
     if out is not None:
-        return typer.echo(f"{out}: {' × '.join(map(str, first.shape))} from {stage}")
-    for row in first:
-        typer.echo(" ".join(f"{value:g}" for value in row.ravel()))
+        typer.echo(f"{out}: {' × '.join(map(str, first.shape))} from {stage}")
+    else:
+        for row in first:
+            typer.echo(" ".join(f"{value:g}" for value in row.ravel()))
+    if figures:
+        from greenedge.deploy import in_words
+
+        typer.echo(in_words(figures), err=True)
+
+
+@app.command()
+@_spoken
+def program(run: Annotated[Optional[Path], typer.Argument(metavar="RUN", help="Folder of a run for a board.")] = None,
+            target: Annotated[Optional[str], typer.Option("--target", "-t", metavar="FILE", help=(
+                "The board's file, where it does not ship with greenedge."))] = None,
+            docker: Annotated[bool, typer.Option("--docker", help="Run the loader in the image of docker/openfpgaloader.")] = False,
+            udev: Annotated[bool, typer.Option("--udev", help="Print the udev rules that let a user program boards.")] = False,
+            dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and do not run it.")] = False,
+            as_json: Json = False) -> None:
+    """Load a run's bitstream onto its board."""
+    from greenedge.console import bar
+    from greenedge.deploy import program_run, udev_rules
+
+    if udev:
+        return typer.echo(udev_rules(), nl=False)
+    if run is None:
+        raise typer.BadParameter("which run? Give its folder.", param_hint="RUN")
+    with bar("program") as tell:
+        argv = program_run(run, target, docker, dry_run, tell)
+    if as_json:
+        return _print_json({"argv": argv, "ran": not dry_run})
+    typer.echo(shlex.join(argv) if dry_run else f"programmed: {shlex.join(argv)}")
 
 
 @app.command()
@@ -317,12 +386,14 @@ def snap(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
     typer.echo(f"{out}: build and verify it as any other model")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": [],
+                               "allow_interspersed_args": False})
 def energy(context: typer.Context) -> None:
     """Measure joules per inference: probe, measure, compare, replay, selftest."""
+    from greenedge import measure
     from greenedge.energy.commands import app as energy_app
 
-    energy_app(context.args, prog_name="greenedge energy")
+    energy_app(context.args, prog_name="greenedge energy", obj=measure)
 
 
 def main() -> None:

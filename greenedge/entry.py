@@ -38,7 +38,7 @@ def find_recipe(name: str, settings: Mapping[str, str]):
 
 
 def jobs_for(source, targets: Sequence[str], backend: str | None = None, options: Mapping[str, object] | None = None,
-             until: str = "report") -> list[Job]:
+             until: str = "report", docker: bool = False) -> list[Job]:
     """One job per target, each checked as far as it goes without work: the target, the back end, its tools.
 
     Raises TargetError and ToolError before anything is trained.
@@ -52,7 +52,7 @@ def jobs_for(source, targets: Sequence[str], backend: str | None = None, options
     jobs = []
     for name in dict.fromkeys(targets):
         target = load_target(name)
-        job = Job(source, target, choose_backend(target, backend), dict(options or {}))
+        job = Job(source, target, choose_backend(target, backend), dict(options or {}), docker)
         load_backend(job.backend).tools(job.options)
         jobs.append(job)
     return jobs
@@ -170,11 +170,14 @@ def read_summary(run: Path) -> dict | None:
 
 
 def save_array(path: Path, array) -> None:
-    """Writes an .npy file, whole or not at all."""
+    """Writes an .npy file, or a table of one sample a line where the name ends in .csv; whole or not at all."""
     import numpy as np
 
     with write_aside(path) as aside_path, open(aside_path, "wb") as file:
-        np.save(file, array, allow_pickle=False)
+        if path.suffix == ".csv":
+            np.savetxt(file, array.reshape(len(array), -1), fmt="%.9g", delimiter=",")
+        else:
+            np.save(file, array, allow_pickle=False)
 
 
 # -- finished runs ------------------------------------------------------------------------------------------------------

@@ -36,12 +36,12 @@ FOLDER = {"train": "1-train", "export": "2-export", "lower": "3-lower", "build":
 _READS = {"train": (), "export": ("train",), "lower": ("export",), "build": ("lower",),
           "verify": ("export", "lower", "build"), "report": ("train", "export", "lower", "build", "verify")}
 _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"), "lower": ("lower", "graph"),
-         "build": ("backends/{backend}", "rtl", "shell", "graph", "tools.py", "toolbox.py"),
-         "verify": ("verify.py", "reference.py", "host.py", "backends/{backend}", "rtl", "graph", "lower"),
+         "build": ("backends/{backend}", "int8", "rtl", "shell", "graph", "tools.py", "toolbox.py"),
+         "verify": ("verify.py", "reference.py", "host.py", "backends/{backend}", "int8", "rtl", "graph", "lower"),
          "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
              "report": ("jinja2",)}
-_DEPLOYED = (".bit", ".bin", ".fs", ".tflite")  # what goes onto a machine, among the products of a build
+_DEPLOYED = (".bit", ".bin", ".fs", ".tflite", ".onnx")  # what goes onto a machine, among the products of a build
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Job:
     target: Target | None = None
     backend: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+    docker: bool = False  # where vendor programs run; what is built is the same
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -139,7 +140,7 @@ def _build(job: Job, run: Path, tell: Tell) -> str:
     from greenedge.tools import execute
 
     plan = plan_build(job, load_lowered(run / FOLDER["lower"]).graph)
-    execute(plan, run / FOLDER["build"], lambda line: tell(0, 0, line))
+    execute(plan, run / FOLDER["build"], lambda line: tell(0, 0, line), job.docker)
     deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
     return f"{deployed} {_size(run / FOLDER['build'] / deployed)}"
 

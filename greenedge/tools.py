@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from greenedge.container import IMAGES, docker_argv, why_not
 from greenedge.errors import ToolError
 from greenedge.toolbox import Tool, find_tool
 
@@ -79,10 +80,10 @@ def _quiet(line: str) -> None:
     """The progress call-back of a caller that shows none."""
 
 
-def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _quiet) -> None:
+def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _quiet, docker: bool = False) -> None:
     """Carries out `plan`; afterwards `folder` holds its files, logs and products, and nothing else.
 
-    `progress` receives one line at a time. Raises ToolError, one sentence, for a tool that is missing, fails, runs out
+    `progress` receives one line at a time; with `docker`, programs that docker/ has an image of run there. Raises ToolError, one sentence, for a tool that is missing, fails, runs out
     of time or ends without its product, and for a full disk. No process outlives the call.
     """
     folder = Path(folder)
@@ -96,7 +97,7 @@ def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _quiet) 
             path.write_bytes(content)
         record = {"plan": plan.digest(), "tools": {}, "seconds": {}}
         # all of them before the first runs: nobody waits for a tool that is not there
-        for command, tool in [(command, _resolve(command)) for command in plan.commands]:
+        for command, tool in [(command, _resolve(command, work, docker)) for command in plan.commands]:
             started = time.monotonic()
             _run(command, tool, work, progress)
             if tool.name != "python":
@@ -129,8 +130,12 @@ def _inside(folder: Path, name: str) -> Path:
     return folder / parts
 
 
-def _resolve(command: Command) -> Tool:
+def _resolve(command: Command, work: Path, docker: bool) -> Tool:
     program = command.argv[0]
+    if docker and program in IMAGES:
+        if shutil.which("docker") is None:
+            raise ToolError("docker is not on PATH; install it, or leave --docker out.")
+        return Tool(program, tuple(docker_argv(program, (), work)), IMAGES[program].tag, "docker")
     if program == "{python}":
         return Tool("python", (sys.executable,), "", "", {"PYTHONPATH": _search_path()})
     if program.startswith("{") and program.endswith("}"):
@@ -166,7 +171,8 @@ def _run(command: Command, tool: Tool, work: Path, progress: Callable[[str], Non
         raise ToolError(f"{command.label} did not end within {command.timeout_s:g} s and was stopped; "
                         f"the log is {log}.")
     if status != 0:
-        raise ToolError(_failure(command, status, log, begin, work))
+        wrong = why_not(tool.name, log.read_text(errors="replace")) if tool.source == "docker" else None
+        raise ToolError(wrong or _failure(command, status, log, begin, work))
 
 
 def _watch(process: subprocess.Popen, command: Command, log: Path, begin: int,

@@ -24,6 +24,8 @@ from greenedge.lower.ends import elementwise
 from greenedge.lower.source import read_model
 
 Tell = Callable[[int, int, str], None]
+SAMPLED = 24  # vectors for stages that are slow to simulate, such as a netlist
+_BOARD_CYCLES = 60_000_000  # of the virtual board in one verification: well below a minute
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,18 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     if lowered.prologue is None and len(lowered.graph.inputs) > 1:
         raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one input.")
     reports.append(_against_build(lowered.graph, module, candidate, run / "4-build", ints, graph_outputs, stages, tell))
+    reports += _against_sampled(lowered.graph, module, run / "4-build", ints, stages, tell)
+    if (run / "4-build" / "board.json").is_file():
+        reports += _against_board(lowered.graph, run / "4-build", next(iter(ints.values())), graph_outputs, stages, tell)
     accuracy = _accuracies(lowered, vectors, stages)
     _write(folder, reports, stages, accuracy, lowered.graph)
     for report in reports:
         report.require()
     if hasattr(module, "provenance") and (wrong := module.provenance(run / "4-build")):
         raise VerificationError(wrong)
-    return f"{len(vectors.inputs)} samples equal in {', '.join(stages)}"
+    fewer = [name for name in stages if len(stages[name]) < len(vectors.inputs)]
+    whole = ", ".join(name for name in stages if name not in fewer)
+    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer)
 
 
 def _with_trace(run: Path) -> Lowered:
@@ -270,6 +277,34 @@ def _against_build(graph: Graph, module, candidate: str, build: Path, ints, expe
     return dataclasses.replace(report, first=_first_layer(graph, module, build, x, report.first))
 
 
+def _against_board(graph: Graph, build: Path, x: np.ndarray, expected, stages, tell: Tell) -> list[VerificationReport]:
+    """The virtual board, every byte through its pins, against the graph: as many samples as are simulated in reasonable time.
+
+    None for a board that is not reached by UART; the RTL within has been compared anyway.
+    """
+    from greenedge.boards.running import infer_on_board, samples_within
+    from greenedge.boards.virtual import read_board
+
+    board = read_board(build)
+    if board["link"] != "uart":
+        return []
+    count = samples_within(board, len(x), _BOARD_CYCLES)
+    outputs, _ = infer_on_board(build, x[:count], tell=lambda done, total, text: tell(done, total, f"virtual board {text}".strip()))
+    stages["board"] = _joined(graph, outputs)
+    return [compare("graph", "board", _joined(graph, expected)[:count], stages["board"], layer=graph.outputs[0])]
+
+
+def _against_sampled(graph: Graph, module, build: Path, ints, stages, tell: Tell) -> list[VerificationReport]:
+    """The back end's further stages against the graph on the first `SAMPLED` vectors."""
+    reports = []
+    for name, run in (module.sampled(build) if hasattr(module, "sampled") else {}).items():
+        x = next(iter(ints.values()))[:SAMPLED]
+        got = run(build, x, lambda done, total, text="": tell(done, total, f"{name} {text}".strip()))
+        stages[name] = _joined(graph, got)
+        reports.append(compare("graph", name, stages["graph"][:SAMPLED], stages[name], layer=graph.outputs[0]))
+    return reports
+
+
 def _first_layer(graph: Graph, module, build: Path, x: np.ndarray, first: First) -> First:
     sample = x[first.sample:first.sample + 1]
     names = [op.output for op in graph.ops if op.inputs]
@@ -293,8 +328,8 @@ def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
     result = {}
     for stage, values in stages.items():
         output = next(iter(run_epilogue(lowered, {edge: values.reshape(-1, *shape)}).values()))
-        if output.ndim == 2 and vectors.labels.shape == (len(output),):
-            result[stage] = float((output.argmax(axis=1) == vectors.labels).mean())
+        if output.ndim == 2 and vectors.labels.shape == (len(vectors.inputs),):
+            result[stage] = float((output.argmax(axis=1) == vectors.labels[:len(output)]).mean())
     return result
 
 

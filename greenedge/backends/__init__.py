@@ -21,6 +21,8 @@ from greenedge.errors import TargetError
 BACKENDS = {
     "c99": "greenedge.backends.c99",
     "finn": "greenedge.backends.finn",
+    "hls4ml": "greenedge.backends.hls4ml",
+    "onnxruntime": "greenedge.backends.onnxruntime",
     "tflite": "greenedge.backends.tflite",
 }
 

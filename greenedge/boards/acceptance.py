@@ -114,15 +114,21 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         record = accept_run(arguments.run, arguments.port, arguments.baud, arguments.soak)
-        path = arguments.out or Path(f"board-{record['target']}-{record['date'][:10]}.json")
-        with write_aside(path) as aside:
-            aside.write_text(json.dumps(record, indent=1) + "\n")
+        path = write_record(record, Path("."), arguments.out)
     except GreenedgeError as error:
         print(f"greenedge: {error}", file=sys.stderr)
         return error.exit_code
     print(json.dumps(record, indent=1))
     print(f"record: {path} ({'passed' if record['passed'] else 'FAILED'})")
     return 0 if record["passed"] else 5
+
+
+def write_record(record: dict, folder: Path, path: Path | None = None) -> Path:
+    """Writes a record under its board and day, or as `path`; returns where it is."""
+    path = path or folder / f"board-{record['target']}-{record['date'][:10]}.json"
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(record, indent=1) + "\n")
+    return path
 
 
 def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int) -> dict:

@@ -89,6 +89,12 @@ def unpack_results(board: Mapping, results: list[bytes]) -> np.ndarray:
     return unpack(streams_of(board)[1], b"".join(results), len(results))
 
 
+def samples_within(board: Mapping, samples: int, cycles: int) -> int:
+    """How many of `samples` this board computes, and its line carries, in so many cycles of its clock; at least one."""
+    carried = max(board["input"]["bytes"], board["output"]["bytes"]) * 10 * board["clock_hz"] / board["baud"]
+    return max(1, min(samples, int(cycles / max(carried, board.get("cycles_per_inference") or 0))))
+
+
 def infer_on_board(build: Path, x: np.ndarray, port: str | None = None, baud: int | None = None,
                    tell: Tell = lambda *_: None) -> tuple[dict[str, np.ndarray], Figures]:
     """({output edge: int64}, figures) for integers `x` (samples, *shape) from the board at `port`, or the virtual one.

@@ -80,6 +80,7 @@ class Session:
         try:
             self.open()
             self._recognise()
+            self.tally = Tally()  # answers that a second OPEN cut short are no noise
         except LinkLost as error:
             self.close()
             raise BoardError(f"{error}; plug the board in and run the same command again.") from None

@@ -2,102 +2,132 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
+from typer.core import TyperCommand
 
 from greenedge.errors import EvidenceError, GreenedgeError
-from greenedge.files import write_aside
-from greenedge.energy import estimate, importers, results, terminal
-from greenedge.energy import carbon as carbon_table
-from greenedge.energy.compare import compare as compare_rows
+from greenedge.energy import asked, results, terminal
+from greenedge.energy.comparing import compare as compare_rows
 from greenedge.energy.labels import EVIDENCE, require
-from greenedge.energy.measure import measure as measure_all
-from greenedge.energy.measure import probe as probe_all
-from greenedge.energy.method import Method
+from greenedge.energy.measuring import probe as probe_all
+from greenedge.energy.output import Wanted, console, finish, progress_bar, write_text
+from greenedge.energy.replaying import Recording, rows_of, span
 from greenedge.energy.selftest import selftest as run_selftest
-from greenedge.energy.workloads import CallableWorkload, CommandWorkload, SerialWorkload, Workload, serial_port
 
-app = typer.Typer(no_args_is_help=True, help="Joules per inference, measured and labelled.")
-_PASS = {"allow_extra_args": True, "ignore_unknown_options": False}
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Joules per inference, measured and labelled.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Root = Annotated[Path, typer.Option(hidden=True, help="stands for / (tests)")]
-Out = Annotated[Path | None, typer.Option("-o", "--output", help="write the results here (JSON)")]
-Html = Annotated[Path | None, typer.Option("--html", help="write a page here")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="write a table here")]
-Required = Annotated[str | None, typer.Option("--require", help="measured, replayed, simulated: exit 3 below it")]
-Country = Annotated[str | None, typer.Option("--carbon", help="country (ISO code or name) whose grid it is on")]
+Out = Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="write the results here (JSON)")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page here")]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="write a table here")]
+Required = Annotated[
+    str | None, typer.Option("--require", metavar="WORD", help="measured, replayed, simulated: exit 3 below it")
+]
+Country = Annotated[str | None, typer.Option("--carbon", metavar="COUNTRY", help="ISO code or name of the grid's country")]
 Intensity = Annotated[float | None, typer.Option("--intensity", help="g CO2e per kWh instead of the table's")]
 
 
+class _BeforeACommand(TyperCommand):
+    """Everything after -- is the command to measure, whatever it looks like."""
+
+    def parse_args(self, ctx, args):
+        if "--" in args:
+            place = args.index("--")
+            args, ctx.meta["command"] = args[:place], tuple(args[place + 1 :])
+        return super().parse_args(ctx, args)
+
+
 @contextmanager
-def told():
-    """Errors of ours as one sentence and their exit code."""
+def told(as_json: bool = False):
+    """Errors of ours as one sentence and their exit code; what was started is ended before an interruption is told."""
     try:
         yield
     except GreenedgeError as error:
-        typer.echo(str(error), err=True)
+        if as_json:
+            entry = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+            print(json.dumps({"error": entry}, indent=1))
+        typer.echo(f"greenedge: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("greenedge: interrupted; nothing was written.", err=True)
+        raise typer.Exit(130) from None
 
 
-@app.command(context_settings=_PASS)
+@app.command(cls=_BeforeACommand)
 def probe(
     context: typer.Context,
     json_: Json = False,
     root: Root = Path("/"),
-    seconds: Annotated[float, typer.Option(help="how long each phase is watched")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="length of each turn of rest and load")] = 1.0,
     required: Required = None,
 ) -> None:
     """Every source: alive or not, what it covers, its update period, and the cure. -- COMMAND loads what they cover."""
-    with told():
-        found = probe_all(root, load=_command_load(context.args), seconds=seconds)
+    with told(json_):
+        with progress_bar() as progress:
+            found = probe_all(root, load=_command_load(_command(context)), seconds=seconds, progress=progress)
         if json_:
-            print(
-                json.dumps([{"id": p.id, "scope": p.scope, "covers": p.covers} | vars(p.live) for p in found], indent=1)
-            )
+            entries = [{"id": p.id, "scope": p.scope, "covers": p.covers} | vars(p.live) for p in found]
+            print(json.dumps(entries, indent=1))
         else:
-            Console().print(terminal.probe_table(found))
+            console().print(terminal.probe_view(found))
         if required == "measured" and not any(p.live.ok for p in found):
             raise EvidenceError(
                 "no source on this machine is alive, --require measured was given: see the cures above."
             )
 
 
-@app.command(context_settings=_PASS)
+@app.command(cls=_BeforeACommand)
 def measure(
     context: typer.Context,
+    run: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]…", help="built runs; several are interleaved")] = None,
     source: Annotated[
-        list[str] | None, typer.Option("--source", help="id from probe; may be repeated; estimate:cpu with --tdp")
+        list[str] | None, typer.Option("--source", metavar="ID", help="from probe, or estimate; may be repeated")
     ] = None,
-    callable_: Annotated[str | None, typer.Option("--callable", help="module:function, one batch a call")] = None,
-    serial: Annotated[str | None, typer.Option(help="port of a device that speaks the MLPerf Tiny interface")] = None,
+    callable_: Annotated[
+        list[str] | None, typer.Option("--callable", metavar="MODULE:FUNCTION", help="one batch a call; may be repeated")
+    ] = None,
+    serial: Annotated[
+        str | None, typer.Option(metavar="PORT", help="a device that speaks the MLPerf Tiny interface")
+    ] = None,
     baud: int = 115200,
-    name: str | None = None,
-    inferences: Annotated[int, typer.Option(help="inferences in one run of the command or call")] = 1,
-    accuracy: float | None = None,
-    window: float = 10.0,
-    warm_up: float = 30.0,
-    idle: float = 3.0,
-    max_reps: int = 30,
-    target: float = 0.02,
+    port: Annotated[str | None, typer.Option(metavar="DEV", help="the board that RUN is on")] = None,
+    name: Annotated[str | None, typer.Option(help="of the command, call or device in the results")] = None,
+    inferences: Annotated[int, typer.Option(min=1, help="inferences in one run of the command or call")] = 1,
+    accuracy: Annotated[float | None, typer.Option(help="of the model, for the figure")] = None,
+    window: Annotated[float, typer.Option(help="least seconds of a window")] = 10.0,
+    warm_up: Annotated[float, typer.Option(help="most seconds of warming up")] = 30.0,
+    idle: Annotated[float, typer.Option(help="seconds of rest before and after each window")] = 3.0,
+    max_reps: Annotated[int, typer.Option(min=2, help="repetitions at most")] = 30,
+    target: Annotated[float, typer.Option(help="half-width of the interval to stop at")] = 0.02,
     seed: int = 0,
-    hz: Annotated[float, typer.Option(help="samples a second of power sources")] = 10.0,
+    timeout: Annotated[float, typer.Option(help="seconds that one run of the command may take")] = 3600.0,
+    hz: Annotated[float, typer.Option(min=1, max=100, help="samples a second of power sources")] = 10.0,
     gain: Annotated[float | None, typer.Option(help="standard relative uncertainty of the meter's gain")] = None,
     max_power: Annotated[float | None, typer.Option(help="watts that it can never exceed")] = None,
-    tdp: float | None = None,
-    threads: int | None = None,
-    tdp_source: str = "",
+    tdp: Annotated[float | None, typer.Option(help="watts, for an estimate from CPU time")] = None,
+    threads: Annotated[int | None, typer.Option(help="hardware threads that the TDP is for")] = None,
+    tdp_source: Annotated[str, typer.Option(help="where the TDP is documented")] = "",
+    external: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="time the run for a meter that records by itself; see replay")
+    ] = None,
+    marker: Annotated[str, typer.Option(help="pattern (of load), gpio:FILE or rts:PORT")] = "pattern",
     required: Required = None,
     country: Country = None,
     grams: Intensity = None,
@@ -107,39 +137,43 @@ def measure(
     json_: Json = False,
     root: Root = Path("/"),
 ) -> None:
-    """Measure -- COMMAND…, --callable or --serial: idle | window | idle, repeated until the interval is within the
-    target."""
-    with told():
+    """Measure RUN…, -- COMMAND…, --callable or --serial: idle | window | idle, repeated until the interval is within the
+    target. Results of a RUN are kept in it and shown in its report."""
+    with told(json_):
         _check_required(required)
-        workload = _workload(context.args, callable_, serial, baud, name, inferences, accuracy)
-        if source == ["estimate:cpu"]:
-            require(
-                "estimated", required or "estimated", "estimate:cpu", "choose a live source (greenedge energy probe)."
-            )
-            data = results.document([_cpu_estimate(workload, tdp, threads, tdp_source, window)])
-        else:
-            method = Method(
-                min_window_s=window,
-                warm_up_s=warm_up,
-                idle_s=idle,
-                max_reps=max_reps,
-                target=target,
-                min_reps=min(10, max_reps),
-            )
-            with _progress() as progress:
-                data = measure_all(
-                    [workload],
-                    source or (),
-                    method=method,
-                    root=root,
-                    seed=seed,
-                    required=required,
-                    progress=progress,
-                    sampler_hz=hz,
-                    gain_rel=gain,
-                    max_power_w=max_power,
-                )
-        _finish(data, country, grams, output, html, csv, json_)
+        wanted = Wanted(output, html, csv, json_, country, grams)
+        wanted.intensity  # noqa: B018 - a country that there is not is refused before anything is measured
+        what = asked.Asked(
+            runs=tuple(run or ()),
+            command=_command(context),
+            callables=tuple(callable_ or ()),
+            serial=serial,
+            baud=baud,
+            port=port,
+            name=name,
+            inferences=inferences,
+            accuracy=accuracy,
+            timeout_s=timeout,
+        )
+        how = asked.How(
+            sources=tuple(source or ()),
+            method=asked.method(window, warm_up, idle, max_reps, target),
+            root=root,
+            seed=seed,
+            hz=hz,
+            gain=gain,
+            max_power_w=max_power,
+            tdp=asked.Tdp(tdp, threads, tdp_source),
+            required=required,
+        )
+        with progress_bar() as progress:
+            if external is not None:
+                text = asked.time_for_meter(what, how, context.obj, external, marker, progress)
+            else:
+                data = asked.carry_out(what, how, context.obj, progress, wanted.intensity)
+        if external is not None:
+            return typer.echo(text)
+        finish(data, wanted)
 
 
 @app.command()
@@ -148,61 +182,51 @@ def compare(
     other: Annotated[Path | None, typer.Argument(help="left out: rows of the first file")] = None,
     row: Annotated[int, typer.Option(help="row of the first file")] = 0,
     other_row: Annotated[int | None, typer.Option(help="row of the second")] = None,
-    quantity: str = "total",
+    quantity: Annotated[str, typer.Option(help="total or net")] = "total",
     allow_scope: Annotated[bool, typer.Option("--allow-scope-mismatch")] = False,
     allow_evidence: Annotated[bool, typer.Option("--allow-evidence-mismatch")] = False,
     json_: Json = False,
 ) -> None:
     """The ratio of two results with its 95 % interval; "not distinguishable" where it spans 1."""
-    with told():
+    with told(json_):
         first = results.load(one)
         second = results.load(other) if other else first
         found = compare_rows(
             _row(first, row, one),
             _row(second, (0 if other else 1) if other_row is None else other_row, other or one),
             quantity,
-            second is first or first["created"] == second["created"],
+            results.same_session(first, second),
             allow_scope,
             allow_evidence,
         )
         if json_:
-            print(
-                json.dumps(
-                    {
-                        "ratio": found.ratio.mean,
-                        "low": found.ratio.low,
-                        "high": found.ratio.high,
-                        "n": found.ratio.n,
-                        "paired": found.paired,
-                        "evidence": found.evidence,
-                        "quantity": quantity,
-                        "verdict": found.verdict,
-                        "warnings": found.warnings,
-                    }
-                )
-            )
-        else:
-            typer.echo(f"{found.verdict} [{found.evidence}]")
-            for warning in found.warnings:
-                typer.echo(warning)
+            ratio = {"ratio": found.ratio.mean, "low": found.ratio.low, "high": found.ratio.high, "n": found.ratio.n}
+            rest = {key: value for key, value in asdict(found).items() if key != "ratio"}
+            return print(json.dumps(ratio | rest))
+        typer.echo(f"{found.verdict} [{found.evidence}]")
+        for warning in found.warnings:
+            typer.echo(warning)
 
 
 @app.command()
 def replay(
     path: Path,
     kind: Annotated[
-        str, typer.Option("--as", help="trace, mlperf-tiny, vivado, perf, saif, toggles, results")
+        str, typer.Option("--as", metavar="KIND", help="trace, mlperf-tiny, vivado, perf, saif, toggles, results")
     ] = "trace",
     window: Annotated[list[str] | None, typer.Option(help="START:STOP in s of a window; may be repeated")] = None,
     idle: Annotated[list[str] | None, typer.Option(help="START:STOP of idle; two a window")] = None,
     markers: Annotated[bool, typer.Option(help="windows are where the marker line is high")] = False,
-    inferences: int = 1,
-    volts: float | None = None,
-    scope: str = "board",
-    gain: float | None = None,
-    device: str | None = None,
+    timing: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="of measure --external: offset and drift are solved for")
+    ] = None,
+    inferences: Annotated[int, typer.Option(min=1, help="in each window")] = 1,
+    volts: Annotated[float | None, typer.Option(help="supply of a trace that holds current alone")] = None,
+    scope: Annotated[str, typer.Option(help="rail, chip, module, board or wall")] = "board",
+    gain: Annotated[float | None, typer.Option(help="standard relative uncertainty of the meter's gain")] = None,
+    device: Annotated[str, typer.Option(help="of toggles: ice40up5k, lfe5u-85f, …")] = "",
     clock_hz: float | None = None,
-    cycles: int | None = None,
+    cycles: Annotated[int | None, typer.Option(help="initiation interval")] = None,
     single_shot: Annotated[bool, typer.Option(help="cycles are the latency, not the initiation interval")] = False,
     name: str | None = None,
     required: Required = None,
@@ -214,43 +238,39 @@ def replay(
     json_: Json = False,
 ) -> None:
     """Figures from a recording or a report: replayed from instruments, estimated from models; never measured."""
-    with told():
+    with told(json_):
         _check_required(required)
-        label = name or path.stem
-        if kind == "results":
-            data = results.load(path)
-        else:
-            data = results.document(
-                _replayed(
-                    path,
-                    kind,
-                    label,
-                    window,
-                    idle,
-                    markers,
-                    inferences,
-                    volts,
-                    scope,
-                    gain,
-                    device,
-                    clock_hz,
-                    cycles,
-                    single_shot,
-                )
-            )
+        asked.check_scope(scope)
+        recording = Recording(
+            path,
+            name or path.stem,
+            tuple(map(span, window or ())),
+            tuple(map(span, idle or ())),
+            markers,
+            timing,
+            inferences,
+            volts,
+            scope,
+            gain,
+            device,
+            clock_hz,
+            cycles,
+            single_shot,
+        )
+        data = results.load(path) if kind == "results" else results.document(rows_of(recording, kind))
         for row in data["rows"]:
             require(row["evidence"], required or "estimated", str(path), "measure on a live source.")
-        _finish(data, country, grams, output, html, csv, json_)
+        finish(data, Wanted(output, html, csv, json_, country, grams))
 
 
 @app.command()
 def selftest(output: Out = None, json_: Json = False, root: Root = Path("/"), required: Required = None) -> None:
     """The harness on fakes with known answers, and the live sources; attach the file to a report."""
-    with told():
-        data = run_selftest(root, _command_load([sys.executable, "-c", "while True: pass"]))
+    with told(json_):
+        with progress_bar() as progress:
+            data = run_selftest(root, _command_load((sys.executable, "-c", "while True: pass")), progress=progress)
         if output:
-            with write_aside(output) as aside:
-                aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+            write_text(output, json.dumps(data, indent=1) + "\n")
         if json_:
             print(json.dumps(data, indent=1))
         else:
@@ -268,104 +288,15 @@ def selftest(output: Out = None, json_: Json = False, root: Root = Path("/"), re
             )
 
 
+def _command(context: typer.Context) -> tuple[str, ...]:
+    return context.meta.get("command", ())
+
+
 def _check_required(required: str | None) -> None:
     if required is not None and required not in ("measured", "replayed", "simulated", "estimated"):
         raise GreenedgeError(
             f"--require {required!r} is not known; evidence is one of {', '.join(EVIDENCE)} without derived."
         )
-
-
-def _workload(
-    argv: list[str],
-    callable_: str | None,
-    serial: str | None,
-    baud: int,
-    name: str | None,
-    inferences: int,
-    accuracy: float | None,
-) -> Workload:
-    if (bool(argv), bool(callable_), bool(serial)).count(True) != 1:
-        raise GreenedgeError(
-            "one thing is measured at a time: -- COMMAND…, --callable module:function, or --serial PORT."
-        )
-    if serial:
-        return SerialWorkload(serial_port(serial, baud), name or serial, accuracy=accuracy)
-    if argv:
-        return CommandWorkload(argv, inferences, name, accuracy=accuracy)
-    module, _, function = callable_.partition(":")
-    try:
-        call = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise GreenedgeError(
-            f"--callable {callable_!r} cannot be had: {error}; give module:function on the Python path."
-        ) from None
-    return CallableWorkload(call, name or callable_, inferences, accuracy)
-
-
-def _cpu_estimate(workload: Workload, tdp: float | None, threads: int | None, source: str, seconds: float) -> dict:
-    """CPU seconds of this process and its children over about so long, times the share of the documented TDP."""
-    workload.setup()
-    begun, before, calls = os.times().elapsed, os.times(), 0
-    while os.times().elapsed - begun < seconds:
-        workload.infer(1, lambda: None)
-        calls += 1
-    after = os.times()
-    workload.teardown()
-    used = sum(after[:4]) - sum(before[:4])
-    count = calls * workload.batch
-    return estimate.cpu_row(
-        workload.name, used, count, tdp or 0.0, threads or 0, source, (after.elapsed - begun) / count, workload.accuracy
-    )
-
-
-def _replayed(
-    path, kind, label, window, idle, markers, inferences, volts, scope, gain, device, clock_hz, cycles, single_shot
-):
-    if kind == "mlperf-tiny":
-        return [importers.mlperf_tiny_row(path)]
-    if kind == "perf":
-        return importers.perf_row(label, path, inferences)
-    if kind in ("vivado", "saif", "toggles"):
-        if not (cycles and clock_hz):
-            raise GreenedgeError(
-                "energy per inference needs --cycles (initiation interval, or latency with "
-                "--single-shot) and "
-                "--clock-hz."
-            )
-        if kind == "vivado":
-            return [importers.vivado_row(label, path, cycles, clock_hz)]
-        activity = (estimate.read_saif if kind == "saif" else estimate.read_toggles)(path)
-        return [estimate.fpga_row(label, device or "", clock_hz, activity, cycles=cycles, streaming=not single_shot)]
-    if kind != "trace":
-        raise GreenedgeError(
-            f"--as {kind!r} is not known; take trace, mlperf-tiny, vivado, perf, saif, toggles or results."
-        )
-    trace = importers.read_jls(path) if path.suffix == ".jls" else importers.read_csv(path, volts)
-    spans = [_span(text) for text in window or ()]
-    if markers:
-        from greenedge.energy.markers import logic_edges
-
-        edges = logic_edges(trace)
-        if len(edges) < 2 or len(edges) % 2:
-            raise GreenedgeError(
-                f"{path} has {len(edges)} marker edges; every window has one up and one down: one is "
-                "lost, so no "
-                "window can be trusted."
-            )
-        spans = list(zip(edges[::2], edges[1::2], strict=True))
-    return [
-        importers.trace_row(
-            label, trace, spans, inferences, scope, [_span(t) for t in idle or ()] or None, gain_rel=gain
-        )
-    ]
-
-
-def _span(text: str) -> tuple[float, float]:
-    start, _, stop = text.partition(":")
-    try:
-        return float(start), float(stop)
-    except ValueError:
-        raise GreenedgeError(f"{text!r} is not START:STOP in seconds.") from None
 
 
 def _row(data: dict, index: int, path: Path) -> dict:
@@ -374,68 +305,21 @@ def _row(data: dict, index: int, path: Path) -> dict:
     return data["rows"][index]
 
 
-def _finish(data: dict, country: str | None, grams: float | None, output, html, csv, json_: bool) -> None:
-    if country or grams is not None:
-        at = carbon_table.intensity(country, grams)
-        for row in data["rows"]:
-            total = results.figure(row, "total")
-            row["figures"]["carbon"] = results.figure_json(carbon_table.carbon(total, at)) | {
-                "intensity": {
-                    "country": at.country,
-                    "g_per_kwh": at.g_per_kwh,
-                    "low": at.low,
-                    "high": at.high,
-                    "year": at.year,
-                    "source": at.source,
-                }
-            }
-    if output:
-        results.save(data, output)
-    if csv:
-        _write(csv, results.csv_text(data))
-    if html:
-        from greenedge.energy.page import page
-
-        _write(html, page(data))
-    if json_:
-        results.check_labels(data)
-        print(json.dumps(data, indent=1))
-        return
-    Console(width=None if sys.stdout.isatty() else 200).print(terminal.result_table(data))
-    for line in terminal.notes(data):
-        typer.echo(line)
-    if country or grams is not None:
-        typer.echo(carbon_table.ATTRIBUTION)
-
-
-def _write(path: Path, text: str) -> None:
-    with write_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _progress():
-    """A bar on standard error while it measures."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=None)
-        yield lambda text, done, of: bar.update(task, description=text, completed=done, total=of)
-
-
-def _command_load(argv: list[str]) -> Callable | None:
-    """The command, once a CPU at a time, as a load for the liveness test; none given, none made."""
+def _command_load(argv: tuple[str, ...]) -> Callable | None:
+    """The command, once a CPU at a time and again when it ends, as a load for the liveness test; none given, none made."""
     if not argv:
         return None
 
     def load(going: Callable[[], bool]) -> None:
-        children = [
-            subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-            for _ in range(os.cpu_count() or 1)
-        ]
+        children: list[subprocess.Popen] = []
         try:
-            import time
-
             while going():
+                children = [child for child in children if child.poll() is None]
+                for _ in range((os.cpu_count() or 1) - len(children)):
+                    children.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
                 time.sleep(0.002)
+        except OSError as error:
+            raise GreenedgeError(f"{argv[0]} could not be started: {error.strerror}; give its full path.") from None
         finally:
             for child in children:
                 child.kill()

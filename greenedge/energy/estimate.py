@@ -18,21 +18,27 @@ from greenedge.energy.results import make_row
 CPU_BAND = (0.4, 1.6)
 _COEFFICIENTS = Path(__file__).parent / "data/fpga.toml"
 _MAX_BYTES = 1 << 30
+_DECIMAL = r"[0-9]{1,18}(?:\.[0-9]{1,18})?(?:[eE][+-]?[0-9]{1,2})?"
 _TIME = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12, "fs": 1e-15}
 
 
 @dataclass(frozen=True)
 class Activity:
-    """Toggles of all nets of a netlist over `seconds` of simulated time."""
+    """Toggles of all signals over `seconds` of work. `of` says of what: a netlist, or the RTL before synthesis;
+    `samples` how many vectors it was."""
 
     toggles: int
     seconds: float
     nets: int
+    of: str = "the netlist"
+    samples: int | None = None
 
 
 @cache
 def coefficients() -> Mapping[str, dict]:
-    return tomllib.loads(_COEFFICIENTS.read_text(encoding="utf-8"))
+    """By device; a source "as DEVICE" is that device's."""
+    table = tomllib.loads(_COEFFICIENTS.read_text(encoding="utf-8"))
+    return {name: c | {"source": table.get(c["source"].removeprefix("as "), c)["source"]} for name, c in table.items()}
 
 
 def read_saif(path: Path) -> Activity:
@@ -46,56 +52,60 @@ def read_saif(path: Path) -> Activity:
     scale = duration = None
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            if scale is None and (match := re.search(r"\(TIMESCALE\s+(\d+)\s*([munpf]?s)\)", line)):
+            if scale is None and (match := re.search(r"\(TIMESCALE\s+(\d{1,9})\s*([munpf]?s)\)", line)):
                 scale = int(match[1]) * _TIME[match[2]]
-            if duration is None and (match := re.search(r"\(DURATION\s+([\d.]+)\)", line)):
+            if duration is None and (match := re.search(rf"\(DURATION\s+({_DECIMAL})\)", line)):
                 duration = float(match[1])
-            for match in re.finditer(r"\(TC\s+(\d+)\)", line):
+            for match in re.finditer(r"\(TC\s+([0-9]{1,18})\)", line):
                 toggles, nets = toggles + int(match[1]), nets + 1
     return _activity(path, toggles, (scale or 0) * (duration or 0), nets)
 
 
 def read_toggles(path: Path) -> Activity:
     """A CSV with net,toggles and one line `#seconds,S`. Raises GreenedgeError."""
-    toggles = nets = 0
-    seconds = 0.0
-    with open(path, encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if row and row[0] == "#seconds" and len(row) == 2:
-                seconds = float(row[1])
-            elif len(row) == 2 and row[1].isdigit():
-                toggles, nets = toggles + int(row[1]), nets + 1
-            elif row and row != ["net", "toggles"]:
-                raise GreenedgeError(
-                    f"{path}:{number}: {row!r} is neither net,toggles nor #seconds,S; correct that line."
-                )
+    toggles, nets, seconds = 0, 0, 0.0
+    try:
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                if len(row) == 2 and row[0] == "#seconds" and re.fullmatch(_DECIMAL, row[1]):
+                    seconds = float(row[1])
+                elif len(row) == 2 and re.fullmatch(r"[0-9]{1,18}", row[1]):
+                    toggles, nets = toggles + int(row[1]), nets + 1
+                elif row and row != ["net", "toggles"]:
+                    raise GreenedgeError(
+                        f"{path}:{number}: {row!r} is neither net,toggles nor #seconds,S; correct that line."
+                    )
+    except csv.Error as error:
+        raise GreenedgeError(f"{path} is no table of toggles: {error}.") from None
     return _activity(path, toggles, seconds, nets)
 
 
-def fpga_power(device: str, clock_hz: float, activity: Activity | None) -> Figure:
-    """P = V · (I_static + I_clock · f) + E_toggle · toggles/s, with the band of the coefficients; scope chip (core
-    rail).
+def device_of(part: str) -> str:
+    """The device of a part number, LFE5U-85F-6BG381C's is lfe5u-85f. Raises GreenedgeError without coefficients."""
+    for device in coefficients():
+        if part.lower().startswith(device):
+            return device
+    raise GreenedgeError(f"there are no power coefficients for {part!r}; devices are: {', '.join(coefficients())}.")
 
-    Where a device has no coefficient for switching, static power alone, and the covers say so.
-    """
-    table = coefficients()
-    if device not in table:
-        raise GreenedgeError(f"there are no power coefficients for {device!r}; devices are: {', '.join(table)}.")
-    c = table[device]
-    watts = c["core_v"] * (c["static_a"] + c.get("clock_a_hz", 0.0) * clock_hz)
-    covers = f"{device} core rail"
-    if "toggle_j" in c:
-        if activity is None:
-            raise GreenedgeError(
-                f"{device} needs the switching activity of its netlist: give a SAIF file or toggle "
-                "counts "
-                "(cell counts miss multipliers by a third of the total)."
-            )
-        watts += c["toggle_j"] * activity.toggles / activity.seconds
-    else:
-        covers += ", static alone"
-    low, high = c["band"]
-    return Figure(watts, "power", "w", "chip", "estimated", watts * low, watts * high, None, covers)
+
+def fpga_power(device: str, clock_hz: float, activity: Activity | None) -> tuple[Figure, dict[str, float]]:
+    """P = V · (I_static + I_clock · f) + E_toggle · toggles/s with the band of the coefficients, and its parts in watts.
+    Scope chip (core rail). Without activity, where the device allows that: static power alone, and the covers say so."""
+    c = coefficients()[device_of(device)]
+    parts = {"static": c["core_v"] * c["static_a"]}
+    if "clock_a_hz" in c:
+        parts["clock"] = c["core_v"] * c["clock_a_hz"] * clock_hz
+    if activity is not None:
+        parts["switching"] = c["toggle_j"] * activity.toggles / activity.seconds
+    elif not c.get("static_alone"):
+        raise GreenedgeError(
+            f"{device} needs the switching activity of its netlist: give a SAIF file or toggle "
+            "counts "
+            "(cell counts miss multipliers by a third of the total)."
+        )
+    watts, (low, high) = sum(parts.values()), c["band"]
+    covers = f"{device} core rail" + ("" if "switching" in parts else ", static alone")
+    return Figure(watts, "power", "w", "chip", "estimated", watts * low, watts * high, None, covers), parts
 
 
 def fpga_row(
@@ -112,7 +122,7 @@ def fpga_row(
     single-shot."""
     if cycles <= 0 or clock_hz <= 0:
         raise GreenedgeError(f"{cycles} cycles at {clock_hz:g} Hz make no time; both must be above 0.")
-    power, seconds = fpga_power(device, clock_hz, activity), cycles / clock_hz
+    (power, parts), seconds = fpga_power(device, clock_hz, activity), cycles / clock_hz
     energy = Figure(
         power.value * seconds,
         "energy",
@@ -124,21 +134,30 @@ def fpga_row(
         None,
         power.covers,
     )
+    c = coefficients()[device_of(device)]
+    notes = [f"{part} {digits(watts * 1e3)} mW" for part, watts in parts.items()]
+    notes = ["estimated core supply: " + " + ".join(notes) + f"; band ×{c['band'][0]:g} to ×{c['band'][1]:g}", c["source"]]
+    if activity is not None:
+        vectors = f" on {activity.samples} real vectors" if activity.samples else ""
+        notes.insert(1, f"toggles of {activity.of}{vectors}, without delays: glitches are not in it")
+    notes.append("power times " + ("the initiation interval (streaming)" if streaming else "the latency (single shot)"))
     info = SourceInfo(
-        f"estimate:{device}",
-        "model",
-        "chip",
-        power.covers,
-        evidence="estimated",
-        host_included=False,
-        notes=(
-            coefficients()[device]["source"],
-            "energy is power times "
-            + ("the initiation interval (streaming)" if streaming else "the latency (single shot)"),
-        ),
+        f"estimate:{device}", "model", "chip", power.covers, evidence="estimated", host_included=False, notes=tuple(notes)
     )
-    row = make_row(name, "model", info, {"total": energy, "idle": power}, accuracy=accuracy, host_included=False)
-    return row | {"latency_s": {"value": seconds}}
+    row = make_row(name, "model", info, {"total": energy, "power": power}, accuracy=accuracy, host_included=False)
+    return row | {
+        "latency_s": {"value": seconds},
+        "parts": [{"part": part, "power_estimate_w": watts} for part, watts in parts.items()],
+    }
+
+
+def check_tdp(watts: float | None, threads: int | None, source: str) -> None:
+    """Raises GreenedgeError unless all three are given."""
+    if not watts or watts <= 0 or not threads or threads <= 0 or not source:
+        raise GreenedgeError(
+            f"an estimate from CPU time needs --tdp in watts, the --threads it is for and --tdp-source; there are {watts}, "
+            f"{threads} and {source!r}: look for the CPU's data sheet."
+        )
 
 
 def cpu_row(
@@ -152,12 +171,7 @@ def cpu_row(
     accuracy: float | None = None,
 ) -> dict:
     """E = TDP / threads · CPU seconds, band ×0.4…1.6. Proportional to time, so it may stand in no ranking."""
-    if tdp_w <= 0 or threads <= 0 or inferences <= 0 or not source:
-        raise GreenedgeError(
-            f"an estimate from time needs --tdp (W), the threads it is for and --tdp-source; there "
-            f"are {tdp_w:g} W, "
-            f"{threads} threads, source {source!r}."
-        )
+    check_tdp(tdp_w, threads, source)
     joules = tdp_w / threads * cpu_seconds / inferences
     energy = Figure(
         joules,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-import xml.etree.ElementTree as ElementTree
+import xml.parsers.expat
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from greenedge.errors import GreenedgeError
 from greenedge.energy.labels import Figure
 from greenedge.energy.model import SourceInfo, Trace, integrate
-from greenedge.energy.results import make_row
+from greenedge.energy.results import make_row, trace_json
 from greenedge.energy.sources.perf import stat_joules
 from greenedge.energy.stats import mean_interval
 
@@ -85,19 +86,21 @@ def trace_row(
     name: str,
     trace: Trace,
     windows: list[tuple[float, float]],
-    inferences: int,
+    inferences: float | Sequence[float],
     scope: str = "board",
     idle: list[tuple[float, float]] | None = None,
     covers: str = "the supplied board",
     sync_s: float = 0.0,
     gain_rel: float | None = None,
 ) -> dict:
-    """A replayed row: each window has `inferences`; idle brackets (two a window, in order) give the net."""
-    parts = [integrate(trace, a, b) for a, b in windows]
-    if not parts or inferences <= 0:
+    """A replayed row: each window has `inferences` (one number, or one for each); idle brackets (two a window, in order)
+    give the net."""
+    if not windows or np.any(np.asarray(inferences) <= 0):
         raise GreenedgeError(
-            f"{len(parts)} windows with {inferences} inferences make no figure; give --window A:B and --inferences."
+            f"{len(windows)} windows with {inferences} inferences make no figure; give --window A:B and --inferences."
         )
+    parts = [integrate(trace, a, b) for a, b in windows]
+    inferences = np.broadcast_to(np.asarray(inferences, dtype=float), len(windows))
     if idle and len(idle) != 2 * len(windows):
         raise GreenedgeError(
             f"{len(idle)} idle stretches for {len(windows)} windows; each window has one before and one after."
@@ -105,9 +108,10 @@ def trace_row(
     lengths = np.array([b - a for a, b in windows])
     joules = np.array([joules for joules, _ in parts])
     total = mean_interval(joules / inferences)
-    edge = float(np.mean([u for _, u in parts])) / inferences
-    sync = sync_s * 2**0.5 * float(np.mean(joules / lengths)) / inferences
-    meter = (edge**2 + sync**2 + (((gain_rel or 0.0) * total.mean) ** 2)) ** 0.5
+    # Edges and markers are drawn anew for every window, the gain is the same for all.
+    edge = float(np.mean([u for _, u in parts] / inferences)) / len(windows) ** 0.5
+    sync = sync_s * 2**0.5 * float(np.mean(joules / lengths / inferences))
+    meter = None if gain_rel is None else (edge**2 + sync**2 + (gain_rel * total.mean) ** 2) ** 0.5
     info = SourceInfo(
         "trace:" + trace.meta.get("file", "memory"),
         "stream",
@@ -118,7 +122,10 @@ def trace_row(
         host_included=None,
     )
     figures = {"total": Figure(total.mean, "energy", "j", scope, "replayed", total.low, total.high, meter, covers)}
-    reps = [{"energy_j": float(e / inferences), "window_s": float(s)} for e, s in zip(joules, lengths, strict=True)]
+    reps = [
+        {"energy_j": float(e / n), "window_s": float(s), "inferences": float(n), "spans": [[*map(float, span), "window"]]}
+        for e, s, n, span in zip(joules, lengths, inferences, windows, strict=True)
+    ]
     if idle:
         rest = np.array(
             [j / (b - a) for (j, _), (a, b) in ((integrate(trace, a, b), (a, b)) for a, b in idle)]
@@ -127,13 +134,15 @@ def trace_row(
         figures["net"] = Figure(net.mean, "energy", "j", scope, "replayed", net.low, net.high, meter, covers)
         mean = mean_interval(rest.mean(axis=1))
         figures["idle"] = Figure(mean.mean, "power", "w", scope, "replayed", mean.low, mean.high, None, covers)
-        for rep, value in zip(reps, (joules - rest.mean(axis=1) * lengths) / inferences, strict=True):
+        for k, (rep, value) in enumerate(zip(reps, (joules - rest.mean(axis=1) * lengths) / inferences, strict=True)):
             rep["net_energy_j"] = float(value)
+            rep["spans"] += [[*map(float, span), "idle"] for span in idle[2 * k : 2 * k + 2]]
     row = make_row(name, "trace", info, figures, host_included=None)
     return row | {
         "repetitions": reps,
         "trace_sha256": trace.digest(),
-        "latency_s": {"value": float(np.mean(lengths)) / inferences},
+        "trace": trace_json(trace, "replayed"),
+        "latency_s": {"value": float(np.mean(lengths / inferences))},
     }
 
 
@@ -143,12 +152,12 @@ def mlperf_tiny_row(path: Path) -> dict:
     _small(path)
     text = path.read_text(encoding="utf-8", errors="replace")
     trials = re.findall(
-        r"Energy data for trial \d+.*?Elapsed time\s*:\s*([\d.]+).*?Inferences\s*:\s*(\d+).*?"
-        r"Energy/Inf\s*:\s*([\d.]+) uJ/inf",
+        r"Energy data for trial \d+.*?Elapsed time\s*:\s*(\d+\.?\d*).*?Inferences\s*:\s*([1-9]\d{0,17})\b.*?"
+        r"Energy/Inf\s*:\s*(\d+\.?\d*) uJ/inf",
         text,
         re.DOTALL,
     )
-    median = re.search(r"Median energy cost is ([\d.]+) uJ/inf", text)
+    median = re.search(r"Median energy cost is (\d+\.?\d*) uJ/inf", text)
     if not trials or not median:
         raise GreenedgeError(
             f"{path} has {len(trials)} energy trials and {'a' if median else 'no'} median; give the "
@@ -201,20 +210,9 @@ def vivado_power(path: Path) -> dict[str, Figure | str]:
     Vivado calculates, so every figure is estimated; its report has no band, so none is given. Raises GreenedgeError.
     """
     _small(path)
-    data = path.read_bytes()
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise GreenedgeError(f"{path} declares entities; a Vivado power report has none: give the file Vivado wrote.")
-    try:
-        root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
-        raise GreenedgeError(f"{path} is not XML: {error}; write it with report_power -format xml.") from None
-    cells = {}
-    for row in root.iter("tablerow"):
-        texts = [cell.get("contents", "").strip() for cell in row.iter("tablecell")]
-        if len(texts) >= 2 and texts[0] not in cells:
-            cells[texts[0]] = texts[1]
+    cells = _first_cells(path)
     names = {"total": "Total On-Chip Power (W)", "dynamic": "Dynamic (W)", "static": "Device Static (W)"}
-    missing = [cell for cell in names.values() if not re.fullmatch(r"[\d.]+", cells.get(cell, ""))]
+    missing = [cell for cell in names.values() if not re.fullmatch(r"\d+(\.\d+)?", cells.get(cell, ""))]
     if missing:
         raise GreenedgeError(f"{path} has no number for {', '.join(missing)}; write it with report_power -format xml.")
     figures: dict[str, Figure | str] = {
@@ -223,8 +221,39 @@ def vivado_power(path: Path) -> dict[str, Figure | str]:
     return figures | {"confidence": cells.get("Confidence Level", "not stated")}
 
 
+def _first_cells(path: Path) -> dict[str, str]:
+    """{first cell of a table row: its second cell} of a Vivado report; the first row of a name counts. Raises
+    GreenedgeError for anything that declares entities and for what is no XML."""
+    cells: dict[str, str] = {}
+    row: list[str] = []
+
+    def refuse(*_) -> None:
+        raise GreenedgeError(f"{path} declares entities; a Vivado power report has none: give the file Vivado wrote.")
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        if tag == "tablerow":
+            row.clear()
+        elif tag == "tablecell":
+            row.append(attributes.get("contents", "").strip())
+
+    def end(tag: str) -> None:
+        if tag == "tablerow" and len(row) >= 2:
+            cells.setdefault(row[0], row[1])
+
+    parser = xml.parsers.expat.ParserCreate()
+    parser.StartDoctypeDeclHandler, parser.StartElementHandler, parser.EndElementHandler = refuse, start, end
+    try:
+        with open(path, "rb") as file:
+            parser.ParseFile(file)
+    except xml.parsers.expat.ExpatError as error:
+        raise GreenedgeError(f"{path} is not XML: {error}; write it with report_power -format xml.") from None
+    return cells
+
+
 def vivado_row(name: str, path: Path, cycles: int, clock_hz: float) -> dict:
     """Joules per inference of a streaming design: total on-chip power × initiation interval."""
+    if cycles <= 0 or clock_hz <= 0:
+        raise GreenedgeError(f"{cycles} cycles at {clock_hz:g} Hz make no time; both must be above 0.")
     power = vivado_power(path)
     total, seconds = power["total"], cycles / clock_hz
     info = SourceInfo(
@@ -237,7 +266,7 @@ def vivado_row(name: str, path: Path, cycles: int, clock_hz: float) -> dict:
         notes=(f"Vivado report_power, confidence level {power['confidence']}",),
     )
     energy = Figure(total.value * seconds, "energy", "j", "chip", "estimated", covers="fpga")
-    return make_row(name, "model", info, {"total": energy, "idle": power["static"]}, host_included=False) | {
+    return make_row(name, "model", info, {"total": energy, "power": total}, host_included=False) | {
         "latency_s": {"value": seconds}
     }
 

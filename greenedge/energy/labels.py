@@ -83,6 +83,8 @@ def figure_json(figure: Figure) -> dict:
 
 def figure_from_json(data: dict, base: str) -> Figure:
     """The figure of that base name in `data`. Raises GreenedgeError where key and label disagree."""
+    if not isinstance(data, dict):
+        raise GreenedgeError(f"the figure {base!r} is {str(data)[:40]!r} and no table: measure it again.")
     evidence, unit = data.get("evidence"), data.get("unit")
     if evidence not in EVIDENCE or data.get("scope") not in SCOPES or not isinstance(unit, str):
         raise GreenedgeError(
@@ -98,6 +100,11 @@ def figure_from_json(data: dict, base: str) -> Figure:
             f"the figure {base!r} is {evidence} but stands under {held}; a {evidence} number stands "
             f"under {key} alone: measure it again."
         )
+    parts = [data[key], *(data.get(part) for part in ("low", "high", "instrument_u") if data.get(part) is not None)]
+    if (data.get("low") is None) != (data.get("high") is None):
+        raise GreenedgeError(f"the figure {base!r} has one end of its interval and not the other: measure it again.")
+    if not all(isinstance(part, (int, float)) and not isinstance(part, bool) for part in parts):
+        raise GreenedgeError(f"the figure {base!r} holds {parts!r}, which are not all numbers: measure it again.")
     return Figure(
         value=float(data[key]),
         base=base,

@@ -1,5 +1,10 @@
 """A source must prove that it is alive before a number may be called measured: that a file or event exists proves
-nothing."""
+nothing.
+
+It is watched in turns of rest and load. What it says of each turn is fitted with a constant, a drift and a step under
+load; the step must be real (t-test) and at least 1 % of the power under load. One turn of each would not do: a sensor
+that shows nothing but noise would pass one time in eight.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Source, SourceFault
+from greenedge.energy.model import Source, SourceFault, SourceInfo
+from greenedge.energy.stats import t_quantile
 
+TURNS = 3
 _STALE_S = 1.0
+_CERTAIN = 0.995
 _FIX_EXTERNAL = "use another source or an external meter (greenedge energy probe lists them)"
+
+Load = Callable[[Callable[[], bool]], None]
+# (work or None for rest, seconds) -> times and values seen meanwhile
+Watch = Callable[[Load | None, float], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Liveness:
-    """`state` is alive, dead, stale, implausible, denied or unproven (no load was given); watts at rest and under
+    """`state` is alive, dead, stale, implausible, denied, absent or unproven (no load was given); watts at rest and under
     load."""
 
     state: str
@@ -33,34 +45,39 @@ class Liveness:
 
 
 def check(
-    source: Source,
-    clock: Clock,
-    load: Callable[[Callable[[], bool]], None] | None,
-    seconds: float = 2.0,
-    poll_s: float = 0.001,
+    source: Source, clock: Clock, load: Load | None, seconds: float = 1.0, poll_s: float = 0.001
 ) -> Liveness:
-    """Rest, load, rest; `load(going)` works until `going()` is false. Never raises for a fault of the source."""
-    try:
-        rests, phases = [], []
-        for part in ("rest", "load", "rest") if load else ("rest",):
-            t, values = _watch(source, clock, load if part == "load" else None, seconds, poll_s)
-            phases.append((t, values))
-            rests.append(_power(source, t, values))
-        return _judge(source, phases, rests)
-    except SourceFault as fault:
-        state = {"denied": "denied", "absent": "dead", "dead": "dead"}.get(fault.kind, "implausible")
-        return Liveness(state, fault.reason, fault.fix)
+    """Rest and load in turns of so many seconds (longer for a slow counter); `load(going)` works until `going()` is
+    false. Never raises for a fault of the source."""
+    return check_with(lambda work, for_s: _watch(source, clock, work, for_s, poll_s), source.info, load, seconds)
 
 
-def prove(source: Source, clock: Clock, load: Callable[[Callable[[], bool]], None], seconds: float = 2.0) -> Liveness:
+def prove(source: Source, clock: Clock, load: Load, seconds: float = 1.0) -> Liveness:
     """The proof, or SourceFault with the reason."""
-    found = check(source, clock, load, seconds)
+    return proven(check(source, clock, load, seconds), source.info)
+
+
+def proven(found: Liveness, info: SourceInfo) -> Liveness:
+    """What was found, or SourceFault with the reason."""
     if not found.ok:
-        raise SourceFault(source.info.id, found.state, found.reason, found.fix)
+        raise SourceFault(info.id, found.state, found.reason, found.fix)
     return found
 
 
-def _watch(source: Source, clock: Clock, load, seconds: float, poll_s: float) -> tuple[np.ndarray, np.ndarray]:
+def check_with(watch: Watch, info: SourceInfo, load: Load | None, seconds: float) -> Liveness:
+    """`check` of whatever can be watched: a source, or a recorder that another process feeds."""
+    try:
+        turns = [watch(load if k % 2 else None, seconds) for k in range(2 * TURNS + 1 if load else 1)]
+    except SourceFault as fault:
+        state = {"denied": "denied", "absent": "absent", "dead": "dead"}.get(fault.kind, "implausible")
+        return Liveness(state, fault.reason, fault.fix)
+    period = _period(turns)
+    if info.kind == "counter" and period is not None and 5 * period > seconds * 1.01 and period <= _STALE_S:
+        return check_with(watch, info, load, 5 * period)
+    return _judge(info, turns, [_power(info, t, values) for t, values in turns], period)
+
+
+def _watch(source: Source, clock: Clock, load: Load | None, seconds: float, poll_s: float):
     """Times and values read for so long; under load it is read between pieces of the work."""
     end, rows = clock.now() + seconds, []
 
@@ -69,6 +86,7 @@ def _watch(source: Source, clock: Clock, load, seconds: float, poll_s: float) ->
         rows.append((reading.t, reading.value))
         return clock.now() < end
 
+    look()
     if load:
         load(look)
     while look():
@@ -77,9 +95,9 @@ def _watch(source: Source, clock: Clock, load, seconds: float, poll_s: float) ->
     return t, values
 
 
-def _power(source: Source, t: np.ndarray, values: np.ndarray) -> float:
+def _power(info: SourceInfo, t: np.ndarray, values: np.ndarray) -> float:
     """Mean watts: of a counter from its first to its last change, so that a slow one is not misjudged."""
-    if source.info.kind != "counter":
+    if info.kind != "counter":
         return float(np.mean(values))
     ticks = np.flatnonzero(np.diff(values) != 0) + 1
     if len(ticks) < 2:
@@ -87,63 +105,53 @@ def _power(source: Source, t: np.ndarray, values: np.ndarray) -> float:
     return float((values[ticks[-1]] - values[ticks[0]]) / (t[ticks[-1]] - t[ticks[0]]))
 
 
-def _judge(source: Source, phases, watts: list[float]) -> Liveness:
-    info, period = source.info, _period(phases)
-    values = np.concatenate([values for _, values in phases])
-    seconds = phases[-1][0][-1] - phases[0][0][0]
+def _judge(info: SourceInfo, turns, watts: list[float], period: float | None) -> Liveness:
+    values = np.concatenate([values for _, values in turns])
     if np.all(values == values[0]):
         # A counter is told from its opening on, so a dead 0 and a frozen value look alike here.
-        state, what = (
-            "dead",
-            "reads 0 all the time" if values[0] == 0 and info.kind == "power" else "is frozen: it does not move",
-        )
-        return Liveness(state, f"it {what}, watched for {seconds:.1f} s", _FIX_EXTERNAL, None, watts[0], None)
+        zero = values[0] == 0 and info.kind != "counter"
+        what = "reads 0 all the time" if zero else "is frozen: it does not move"
+        seconds = turns[-1][0][-1] - turns[0][0][0]
+        return Liveness("dead", f"it {what}, watched for {seconds:.1f} s", _FIX_EXTERNAL, None, watts[0], None)
     if max(watts) > info.max_power_w or min(watts) < 0:
-        return Liveness(
-            "implausible",
-            f"it says {max(watts):.6g} W, {info.max_power_w:g} W is the most",
-            _FIX_EXTERNAL,
-            period,
-            watts[0],
-            None,
-        )
+        said = f"it says {max(watts):.6g} W, {info.max_power_w:g} W is the most"
+        return Liveness("implausible", said, _FIX_EXTERNAL, period, watts[0], None)
     if info.kind == "counter" and period is not None and period > _STALE_S:
-        return Liveness(
-            "stale",
-            f"it is updated every {period:.2f} s",
-            "use a source that is updated every second or faster",
-            period,
-            watts[0],
-            None,
-        )
+        fix = "use a source that is updated every second or faster"
+        return Liveness("stale", f"it is updated every {period:.2f} s", fix, period, watts[0], None)
     if len(watts) == 1:
-        return Liveness(
-            "unproven",
-            "no load was given, so it cannot be seen to move with one",
-            "greenedge energy probe -- COMMAND that loads it",
-            period,
-            watts[0],
-            None,
-        )
-    rest, load, after = watts
-    # The step must stand out of what the rests differ by, and of 1 % of the load.
-    if load - (rest + after) / 2 <= max(2 * abs(rest - after), 0.01 * abs(load)):
-        return Liveness(
-            "dead",
-            f"it does not follow the load: {rest:.3g} W at rest, {load:.3g} W under load, {after:.3g} W after",
-            "load what it covers, or " + _FIX_EXTERNAL,
-            period,
-            rest,
-            load,
-        )
-    return Liveness("alive", "", "", period, (rest + after) / 2, load)
+        fix = "greenedge energy probe -- COMMAND that loads it"
+        return Liveness("unproven", "no load was given, so it cannot be seen to move with one", fix, period, watts[0])
+    rest, load = float(np.mean(watts[::2])), float(np.mean(watts[1::2]))
+    step, certain = _step(np.array(watts))
+    if not certain or step < 0.01 * abs(load):
+        spread = max(watts[::2]) - min(watts[::2])
+        said = f"it does not follow the load: {rest:.3g} W at rest (within {spread:.2g} W), {load:.3g} W under load"
+        return Liveness("dead", said, "load what it covers, or " + _FIX_EXTERNAL, period, rest, load)
+    return Liveness("alive", "", "", period, rest, load)
 
 
-def _period(phases) -> float | None:
-    """Median time between changes of the value; None where it changed less than three times."""
-    gaps = []
-    for t, values in phases:
-        changes = np.flatnonzero(np.diff(values) != 0)
-        ticks = (t[changes] + t[changes + 1]) / 2
-        gaps.extend(np.diff(ticks))
+def _step(watts: np.ndarray) -> tuple[float, bool]:
+    """(the step under load in watts, whether it is more than noise), with a linear drift of the whole taken out."""
+    k = np.arange(len(watts))
+    design = np.stack([np.ones(len(watts)), k - k.mean(), k % 2], axis=1)
+    fit, *_ = np.linalg.lstsq(design, watts, rcond=None)
+    dof = len(watts) - design.shape[1]
+    variance = float(np.sum((watts - design @ fit) ** 2)) / dof
+    error = (variance * np.linalg.inv(design.T @ design)[2, 2]) ** 0.5
+    return float(fit[2]), bool(fit[2] > t_quantile(_CERTAIN, dof) * error)
+
+
+def _period(turns) -> float | None:
+    """Median time between changes of the value, at rest where enough were seen; None with fewer than three changes."""
+    gaps: list[float] = []
+    for t, values in turns[::2]:
+        gaps.extend(np.diff(_ticks(t, values)))
+    if len(gaps) < 2:
+        gaps = list(np.diff(_ticks(*(np.concatenate(part) for part in zip(*turns, strict=True)))))
     return float(np.median(gaps)) if len(gaps) >= 2 else None
+
+
+def _ticks(t: np.ndarray, values: np.ndarray) -> np.ndarray:
+    changes = np.flatnonzero(np.diff(values) != 0)
+    return (t[changes] + t[changes + 1]) / 2

@@ -86,18 +86,29 @@ def match_pattern(trace: Trace, groups: Sequence[Sequence[float]], search_s: flo
 
 
 def _correlate(trace: Trace, edges: np.ndarray, centre: float, search_s: float) -> float:
-    """The shift that fits the template best, on a grid of a sample."""
-    step = float(np.median(np.diff(trace.t)))
+    """The shift that fits the template best: on a coarse grid over the whole search, then to a sample around it."""
+    step, shortest = float(np.median(np.diff(trace.t))), float(np.min(np.diff(edges)))
+    coarse = max(step, shortest / 50)
+    shift = _best_shift(trace, edges, centre, search_s, coarse)
+    return shift if coarse == step else _best_shift(trace, edges, shift, 3 * coarse, step)
+
+
+def _best_shift(trace: Trace, edges: np.ndarray, centre: float, search_s: float, step: float) -> float:
     margin = float(np.min(np.diff(edges)))
     span = np.arange(edges[0] - margin, edges[-1] + margin, step)
     template = (np.searchsorted(edges, span, side="right") % 2).astype(float)
     template -= template.mean()
-    shifts = centre + np.arange(-search_s, search_s + step, step)
-    grid = np.arange(span[0] + shifts[0], span[-1] + shifts[-1] + step, step)
+    count = 2 * int(np.ceil(search_s / step)) + 1
+    grid = span[0] + centre + (np.arange(count + len(span) - 1) - count // 2) * step
     watts = np.interp(grid, trace.t, trace.watts)
-    window = np.lib.stride_tricks.sliding_window_view(watts, len(span))
-    scores = (window - window.mean(axis=1, keepdims=True)) @ template
-    scores /= np.maximum(window.std(axis=1) * template.std() * len(span), 1e-30)
+    watts -= watts.mean()
+    # Sliding correlation by FFT, sliding spread by running sums: memory is that of the trace, not of every shift.
+    size = 1 << (len(watts) + len(span)).bit_length()
+    scores = np.fft.irfft(np.fft.rfft(watts, size) * np.conj(np.fft.rfft(template, size)), size)[:count]
+    sums, squares = (np.concatenate([[0.0], np.cumsum(watts**power)]) for power in (1, 2))
+    means = (sums[len(span) :] - sums[: -len(span)]) / len(span)
+    spread = np.maximum((squares[len(span) :] - squares[: -len(span)]) / len(span) - means**2, 0.0) ** 0.5
+    scores /= np.maximum(spread * template.std() * len(span), 1e-30)
     best = int(np.argmax(scores))
     if scores[best] < 0.7:
         raise SourceFault(

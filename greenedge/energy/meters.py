@@ -10,9 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
+from greenedge.energy import liveness
 from greenedge.energy.clock import Clock
 from greenedge.energy.model import Reading, Source, SourceFault, SourceInfo, Trace, integrate
 from greenedge.energy.sampler import SamplerProcess
+
+_LOOK_S = 1.0
+_SILENT = "see that nothing else uses it, and unplug it and plug it in again"
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ class CounterMeter:
         return Edge(reading.t, self.period_s, reading.value)
 
     def guard(self) -> None:
-        if self._guard_s is not None and self.clock.now() - self._last.t > self._guard_s:
+        """Reads before the counter can wrap unseen, and once a second for the power over time."""
+        if self.clock.now() - self._last.t > min(self._guard_s or _LOOK_S, _LOOK_S):
             self._read()
 
     def energy(self, a: Edge, b: Edge) -> tuple[float, float]:
@@ -88,7 +93,7 @@ class CounterMeter:
         return joules, power * ((a.resolution_s**2 + b.resolution_s**2) / 12) ** 0.5
 
     def trace(self) -> Trace | None:
-        """Mean power between readings at least a period apart; None where there are fewer than three."""
+        """Mean power between readings at least a period apart, as steps; None where there are fewer than three."""
         points = [self._log[0]] if self._log else []
         for point in self._log:
             if point[0] - points[-1][0] >= max(self.period_s, 0.1):
@@ -96,7 +101,9 @@ class CounterMeter:
         if len(points) < 3:
             return None
         t, joules = np.array(points).T
-        return Trace((t[1:] + t[:-1]) / 2, np.diff(joules) / np.diff(t))
+        length = np.diff(t)
+        ends = np.stack([t[:-1], t[1:] - 1e-6 * length], axis=1).ravel()
+        return Trace(ends, np.repeat(np.diff(joules) / length, 2))
 
     def digest(self) -> str:
         """sha256 over every reading kept (time and joules, little-endian doubles)."""
@@ -148,6 +155,23 @@ class SampledMeter:
     def digest(self) -> str:
         return hashlib.sha256(np.ascontiguousarray(self.recorder.rows(), "<f8").tobytes()).hexdigest()
 
+    def liveness(self, load: liveness.Load | None, seconds: float = 1.0) -> liveness.Liveness:
+        """The proof from what the recorder sees in turns of rest and load."""
+        return liveness.check_with(self._watched, self.info, load, max(seconds, 5 * self.period_s))
+
+    def _watched(self, load: liveness.Load | None, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+        begun = self.clock.now()
+        if load:
+            load(lambda: self.clock.now() < begun + seconds)
+        else:
+            self.clock.sleep(seconds)
+        trace = self._until(self.clock.now())
+        # The first tenth is left out: a sensor that averages still shows the turn before.
+        inside = (trace.t > begun + seconds / 10) & (trace.t <= self.clock.now())
+        if np.sum(inside) < 2:
+            raise SourceFault(self.info.id, "dead", f"it gave {np.sum(inside)} samples in {seconds:.1f} s", _SILENT)
+        return trace.t[inside], trace.watts[inside]
+
     def stop(self) -> None:
         self.recorder.stop()
 
@@ -158,7 +182,7 @@ class SampledMeter:
                 return _as_trace(rows)
             self.clock.sleep(self.period_s / 4)
         raise SourceFault(
-            self.info.id, "dead", f"its sampler gave nothing after {t:.3f} s", "see the message of the sampler"
+            self.info.id, "dead", f"its sampler gave nothing after {t:.3f} s", _SILENT
         )
 
 

@@ -34,6 +34,7 @@ class Method:
     cooldown_s: float = 5.0
     warm_up_s: float = 30.0
     steady_slope: float = 0.005
+    steady_c: float = 0.5
     steady_windows: int = 5
     min_reps: int = 10
     max_reps: int = 30
@@ -92,13 +93,12 @@ class Windows:
 
     def idle(self, seconds: float) -> list[Window]:
         """Nothing runs; edges on ticks."""
-        pause = min(min(meter.period_s for meter in self.meters) / 50, 0.02)
-        first = self._edges(lambda: self.clock.sleep(pause), lambda t: None)
+        first = self._rest_edges()
         end = self.clock.now() + seconds
         while (left := end - self.clock.now()) > 0:
             self.clock.sleep(min(left, 0.5))
             self.guard()
-        last = self._edges(lambda: self.clock.sleep(pause), lambda t: None)
+        last = self._rest_edges()
         return [
             Window(a.t, b.t, *meter.energy(a, b), 0.0, 0.0)
             for meter, a, b in zip(self.meters, first, last, strict=True)
@@ -111,12 +111,12 @@ class Windows:
         pieces = _Pieces(self, workload, latency_s, delay_s)
         short = min(meter.period_s for meter in self.meters) / 50
         pieces.do(short)
-        first = self._edges(lambda: pieces.do(short), pieces.note)
+        first = self._edges(lambda: pieces.do(short))
         begun, end = pieces.calls, self.clock.now() + seconds
         while self.clock.now() < end or (pieces.calls - begun) * workload.batch < least:
             pieces.do(0.05)
             self.guard()
-        last = self._edges(lambda: pieces.do(short), pieces.note)
+        last = self._edges(lambda: pieces.do(short))
         return [self._window(meter, a, b, pieces) for meter, a, b in zip(self.meters, first, last, strict=True)]
 
     def guard(self) -> None:
@@ -130,7 +130,7 @@ class Windows:
             a.t, b.t, *meter.energy(a, b), float(count), float(np.diff(np.interp([a.t, b.t], ends, active))[0])
         )
 
-    def _edges(self, step: Callable[[], None], note: Callable[[float], None]) -> list[Edge]:
+    def _edges(self, step: Callable[[], None]) -> list[Edge]:
         """One edge a meter, `step` between looks. Raises SourceFault when a counter does not tick."""
         edges: list[Edge | None] = [None] * len(self.meters)
         for meter in self.meters:
@@ -149,21 +149,25 @@ class Windows:
                     f"it has not moved for {self.clock.now() - patience + 2:.1f} s in the middle of a run",
                     "use another source; this one stops at times",
                 )
-        note(self.clock.now())
         return edges
 
     def _whole(self, workload: Workload, seconds: float, least: int) -> list[Window]:
-        """Whole runs: edges at once, their uncertainty a period each."""
-        first, begun, runs = [meter.now() for meter in self.meters], self.clock.now(), 0
+        """Whole runs. The edges lie on ticks before and after them; the rest up to each tick is no work, so its idle
+        energy is taken out as that of a random delay is."""
+        first, begun, runs = self._rest_edges(), self.clock.now(), 0
         while self.clock.now() - begun < seconds or runs * workload.batch < least:
             workload.infer(1, self.guard)
             runs += 1
         busy = self.clock.now() - begun
-        last = [meter.now() for meter in self.meters]
+        last = self._rest_edges()
         return [
-            Window(a.t, b.t, *meter.energy(a, b), float(runs * workload.batch), busy)
+            Window(a.t, b.t, *meter.energy(a, b), float(runs * workload.batch), min(busy, b.t - a.t))
             for meter, a, b in zip(self.meters, first, last, strict=True)
         ]
+
+    def _rest_edges(self) -> list[Edge]:
+        pause = min(min(meter.period_s for meter in self.meters) / 50, 0.02)
+        return self._edges(lambda: self.clock.sleep(pause))
 
 
 class _Pieces:
@@ -189,6 +193,3 @@ class _Pieces:
         self.calls += calls
         self.active += now - begun
         self.log.append((now, self.calls, self.active))
-
-    def note(self, t: float) -> None:
-        """The log already ends at the last call; an edge never lies after it."""

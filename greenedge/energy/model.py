@@ -83,13 +83,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """What looking for sources turned up: an `id` to open, or why it cannot be opened and what to do."""
+    """What looking for sources turned up: an `id` to open, or why it cannot be opened (`state` in one word) and what to
+    do."""
 
     id: str
     scope: str
     covers: str
     reason: str = ""
     fix: str = ""
+    state: str = "absent"
 
     @property
     def ok(self) -> bool:

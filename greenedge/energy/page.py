@@ -12,22 +12,39 @@ _STYLE = (
     "body{font:14px system-ui;margin:2em;max-width:75em}table{border-collapse:collapse}td,th{border:1px solid "
     "#ccc;"
     "padding:.3em .6em;text-align:left}tr.estimated td{color:#777;font-style:italic}figure{margin:1.5em 0}"
+    ".hint{color:#777}"
 )
+
+_HINT = (
+    "Hollow marks are estimated or simulated. An interval is the 95 % interval over repetitions, or the band of an estimate; "
+    "“meter” is the standard uncertainty of the instrument beside it."
+)
+
+
+def table(data: dict) -> str:
+    """The results as an HTML table without its empty columns; the class of a line is its evidence."""
+    rows = [result_cells(row) for row in data["rows"]]
+    used = [k for k in range(len(HEADERS)) if any(cells[k] for cells in rows)]
+    head = "".join(f"<th>{escape(HEADERS[k])}</th>" for k in used)
+    body = "".join(
+        f'<tr class="{escape(row["evidence"])}">' + "".join(f"<td>{escape(cells[k])}</td>" for k in used) + "</tr>"
+        for row, cells in zip(data["rows"], rows, strict=True)
+    )
+    return f'<table class="energy"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def figures(data: dict) -> list[str]:
+    """SVG: energy against latency, the repetitions, power over time."""
+    drawn = [plots.pareto_svg(data), plots.strip_svg(data), *(plots.power_svg(row) for row in data["rows"])]
+    return [figure for figure in drawn if figure]
 
 
 def section(data: dict) -> str:
     """The inner HTML: for a page of its own or for a report of a run."""
-    head = "".join(f"<th>{escape(header)}</th>" for header in HEADERS)
-    body = "".join(
-        f'<tr class="{escape(row["evidence"])}">'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in result_cells(row))
-        + "</tr>"
-        for row in data["rows"]
-    )
-    figures = [plots.pareto_svg(data), plots.strip_svg(data), *(plots.power_svg(row) for row in data["rows"])]
-    drawn = "".join(f"<figure>{figure}</figure>" for figure in figures if figure)
+    drawn = "".join(f"<figure>{figure}</figure>" for figure in figures(data))
+    drawn += f'<p class="hint">{escape(_HINT)}</p>' if drawn else ""
     lines = "".join(f"<li>{escape(line)}</li>" for line in _lines(data))
-    return f"<table><tr>{head}</tr>{body}</table><ul>{lines}</ul>{drawn}"
+    return f'<div class="scroll">{table(data)}</div><ul class="notes">{lines}</ul>{drawn}'
 
 
 def page(data: dict, title: str = "Energy") -> str:

@@ -1,5 +1,5 @@
-"""SVG figures of a document: power over time, repetitions, and energy against latency. Estimates are hollow with a
-bar."""
+"""SVG figures of a document: energy against latency and accuracy, the repetitions, power over time. Estimates and
+simulations are hollow and on no front."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from collections.abc import Callable
 
 from greenedge.energy import results
 from greenedge.energy.labels import evidence_class, key_for
+
+_INK = "#1f5f8b"
+_COLOURS = ("#1f5f8b", "#c2571a", "#2e7d32", "#7b3f98", "#a8323e", "#5d6b73")
+_MARKERS = "osD^vPX<>"
+_WINDOW, _IDLE = "#f6a93b", "#7fb77e"
 
 
 def power_svg(row: dict) -> str | None:
@@ -18,107 +23,122 @@ def power_svg(row: dict) -> str | None:
     watts = trace[key_for("power", "w", row["evidence"] if row["evidence"] != "derived" else "measured")]
 
     def draw(axes) -> None:
-        start = trace["t_s"][0]
-        axes.plot([t - start for t in trace["t_s"]], watts, lw=0.8, color="#1f5f8b")
+        start, told = trace["t_s"][0], set()
         for rep in row["repetitions"]:
             for a, b, kind in rep.get("spans", ()):
-                axes.axvspan(a - start, b - start, color="#9ccc65" if kind == "idle" else "#ffb74d", alpha=0.35, lw=0)
-        axes.set(
-            xlabel="s",
-            ylabel="W",
-            title=f"{row['workload']}, {row['source']['covers']} ({row['evidence']}): green idle, orange window",
-        )
+                label = None if kind in told else kind
+                told.add(kind)
+                colour = _IDLE if kind == "idle" else _WINDOW
+                axes.axvspan(a - start, b - start, color=colour, alpha=0.45, lw=0, label=label)
+        axes.plot([t - start for t in trace["t_s"]], watts, lw=0.9, color=_INK)
+        axes.set(xlabel="s", ylabel="W", title=_plain(f"{row['workload']}: {row['source']['covers']}, {row['evidence']}"))
+        axes.set_ylim(0, 1.1 * max(watts))
+        axes.margins(x=0.01)
+        if told:
+            axes.legend(loc="lower right", ncols=2, fontsize=8)
 
-    return _svg(draw)
+    return _svg(draw, 2.6)
 
 
 def strip_svg(data: dict) -> str | None:
-    """Every repetition of every row that has some."""
-    rows = [row for row in data["rows"] if row.get("repetitions")]
+    """Every repetition of every row that has some, as its distance from the row's mean; the bar is the 95 % interval."""
+    rows = [row for row in data["rows"] if len(row.get("repetitions", ())) > 1]
     if not rows:
         return None
 
     def draw(axes) -> None:
         for place, row in enumerate(rows):
-            key = key_for("energy", "j", row["evidence"])
-            values = [rep[key] for rep in row["repetitions"]]
-            axes.plot(
-                values,
-                [place + 0.08 * ((i % 5) - 2) for i in range(len(values))],
-                "o",
-                ms=4,
-                mfc=_face(row),
-                color="#1f5f8b",
-            )
-        axes.set(yticks=range(len(rows)), yticklabels=[_label(row) for row in rows], xlabel="J per inference, total")
+            total, colour = results.figure(row, "total"), _COLOURS[place % len(_COLOURS)]
+            values = [rep[key_for("energy", "j", row["evidence"])] for rep in row["repetitions"]]
+            away = [100 * (value / total.value - 1) for value in values]
+            heights = [place + 0.07 * ((i % 5) - 2) for i in range(len(values))]
+            if total.low is not None:
+                low, high = (100 * (end / total.value - 1) for end in (total.low, total.high))
+                axes.barh(place, high - low, left=low, height=0.6, color=colour, alpha=0.2, lw=0)
+            axes.plot(away, heights, "o", ms=4, mfc=colour if _solid(row) else "none", color=colour)
+        widest = max(abs(end) for end in axes.get_xlim())
+        axes.set_xlim(-max(widest, 0.01), max(widest, 0.01))
+        axes.axvline(0, lw=0.6, color="#888")
+        axes.set(yticks=range(len(rows)), yticklabels=[_label(row) for row in rows], ylim=(len(rows) - 0.4, -0.6))
+        axes.set(xlabel="repetitions: total energy, % from the mean; bar: 95 % interval of the mean")
 
-    return _svg(draw, 1 + 0.5 * len(rows))
+    return _svg(draw, 0.9 + 0.45 * len(rows))
 
 
 def pareto_svg(data: dict) -> str | None:
-    """Energy against latency with intervals, accuracy beside the point; the front leaves estimates out."""
+    """Energy against latency and, where it is known, against accuracy, with intervals; None for fewer than two points. The
+    front leaves out estimates, and what may stand in no ranking is not drawn."""
     rows = [row for row in data["rows"] if results.figure(row, "total") and row.get("latency_s", {}).get("value")]
-    if not rows:
+    rows = [row for row in rows if row.get("ranking") is not False]
+    if len(rows) < 2:
         return None
+    accurate = [row for row in rows if row.get("accuracy") is not None]
 
-    def draw(axes) -> None:
-        for row in rows:
-            total, latency = results.figure(row, "total"), row["latency_s"]["value"]
-            bars = None if total.low is None else [[total.value - total.low], [total.high - total.value]]
-            axes.errorbar([latency], [total.value], yerr=bars, fmt="o", mfc=_face(row), color="#1f5f8b", capsize=3)
-            accuracy = "" if row.get("accuracy") is None else f", accuracy {row['accuracy']:.3g}"
-            axes.annotate(
-                f"{_label(row)}{accuracy}",
-                (latency, total.value),
-                fontsize=7,
-                xytext=(4, 4),
-                textcoords="offset points",
-            )
+    def draw(figure) -> None:
+        panels = figure.subplots(1, 2 if accurate else 1, sharey=True, squeeze=False)[0]
+        for place, row in enumerate(rows):
+            style = {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
+            _point(panels[0], row, row["latency_s"]["value"], row["latency_s"], style, _label(row))
+            if row in accurate:
+                _point(panels[1], row, 100 * row["accuracy"], {}, style, None)
         points = front(rows)
-        axes.plot([p[0] for p in points], [p[1] for p in points], "--", lw=0.8, color="#555")
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel="latency, s",
-            ylabel="J per inference, total",
-            title="hollow: estimated or simulated, not on the front",
-        )
+        if len(points) > 1:
+            panels[0].plot(*zip(*points, strict=True), "--", lw=0.8, color="#555", label="front (not estimates)")
+        panels[0].set(xscale="log", yscale="log", xlabel="latency, s", ylabel="J per inference, total")
+        if accurate:
+            panels[1].set(xlabel="accuracy, %")
+        for panel in panels:
+            panel.grid(alpha=0.25, which="both", lw=0.5)
+            panel.margins(0.15)
+        figure.legend(loc="outside lower left", fontsize=8, frameon=False)
 
-    return _svg(draw)
+    return _svg(draw, 3.2 + 0.17 * (len(rows) + 1), whole=True)
+
+
+def _point(axes, row: dict, x: float, interval: dict, style: dict, label: str | None) -> None:
+    total = results.figure(row, "total")
+    y = None if total.low is None else [[total.value - total.low], [total.high - total.value]]
+    sides = None if interval.get("low") is None else [[x - interval["low"]], [interval["high"] - x]]
+    face = style["color"] if _solid(row) else "none"
+    axes.errorbar([x], [total.value], yerr=y, xerr=sides, mfc=face, ls="none", capsize=3, ms=7, label=label, **style)
 
 
 def front(rows: list[dict]) -> list[tuple[float, float]]:
     """The (latency, energy) points that no measured or replayed row beats in both; estimates and simulations are not
-    asked."""
-    points = sorted(
-        (row["latency_s"]["value"], results.figure(row, "total").value)
-        for row in rows
-        if evidence_class(row["evidence"]) in ("measured", "replayed")
-    )
+    asked, nor is anything where scopes differ: they do not cover the same thing."""
+    asked = [row for row in rows if evidence_class(row["evidence"]) in ("measured", "replayed")]
+    if len({row["scope"] for row in asked}) > 1:
+        return []
     best: list[tuple[float, float]] = []
-    for point in points:
+    for point in sorted((row["latency_s"]["value"], results.figure(row, "total").value) for row in asked):
         if not best or point[1] < best[-1][1]:
             best.append(point)
     return best
 
 
-def _face(row: dict) -> str:
-    return "none" if evidence_class(row["evidence"]) in ("estimated", "simulated") else "#1f5f8b"
+def _solid(row: dict) -> bool:
+    """Whether the row may be drawn filled: it rests on an instrument."""
+    return evidence_class(row["evidence"]) not in ("estimated", "simulated")
 
 
 def _label(row: dict) -> str:
-    return f"{row['workload']} [{row['evidence']}, {row['scope']}]"
+    return _plain(f"{row['workload']} [{row['evidence']}, {row['scope']}]")
 
 
-def _svg(draw: Callable, height: float = 3.2) -> str:
+def _plain(text: str) -> str:
+    """A name as it is: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
+
+
+def _svg(draw: Callable, height: float = 3.2, whole: bool = False) -> str:
     # A figure of its own, without pyplot: no state outside, no display.
     import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, height), layout="constrained")
-    draw(figure.subplots())
+    figure = Figure(figsize=(8.6, height), layout="constrained")
+    draw(figure if whole else figure.subplots())
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "greenedge", "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"svg.hashsalt": "greenedge", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     return text[text.index("<svg") :]

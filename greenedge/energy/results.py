@@ -7,6 +7,7 @@ import csv
 import datetime
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -22,7 +23,7 @@ from greenedge.files import write_aside
 from greenedge.energy.labels import EVIDENCE, Figure, evidence_class, figure_from_json, figure_json, key_for, worst
 from greenedge.energy.liveness import Liveness
 from greenedge.energy.method import Method
-from greenedge.energy.model import SourceInfo
+from greenedge.energy.model import SourceInfo, Trace
 from greenedge.energy.session import Session
 from greenedge.energy.stats import Interval, bootstrap_product, instrument_u, mean_interval
 
@@ -44,6 +45,7 @@ _FIGURES = {
     "total": ("energy", "j"),
     "net": ("energy", "j"),
     "idle": ("power", "w"),
+    "power": ("power", "w"),
     "edp": ("edp", "js"),
     "carbon": ("carbon", "g"),
 }
@@ -53,7 +55,9 @@ def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0
     """One row of a document: one workload on one source."""
     info, reps, workload = session.meter.info, session.reps, session.workload
     host = workload.host_included if workload.host_included is not None else info.host_included
-    total_evidence = worst([info.evidence, "derived"]) if session.delay_s else info.evidence
+    # What rests between calls is taken out at the idle power, so the total is no longer read off.
+    rested = session.delay_s or not workload.continuous
+    total_evidence = worst([info.evidence, "derived"]) if rested else info.evidence
     u = _instrument(session)
     figures = {
         "total": _figure("energy", "j", mean_interval([r.total_j for r in reps]), info, total_evidence, u),
@@ -88,16 +92,23 @@ def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0
         "repetitions": [_repetition(rep, info.evidence) for rep in reps],
         "trace_sha256": session.meter.digest(),
     }
-    if session.temperature_c != (None, None):
-        row["temperature_c"] = list(session.temperature_c)
+    for key in ("temperature_c", "clock_hz"):
+        if getattr(session, key) != (None, None):
+            row[key] = list(getattr(session, key))
     trace = session.meter.trace()
     if trace is not None:
-        step = max(len(trace.t) // 2000, 1)
-        row["trace"] = {
-            "t_s": trace.t[::step].tolist(),
-            key_for("power", "w", info.evidence): trace.watts[::step].tolist(),
-        }
+        row["trace"] = trace_json(trace, info.evidence)
     return row
+
+
+def trace_json(trace: Trace, evidence: str) -> dict:
+    """At most 2,000 points of a trace, for the eye; its digest is of all."""
+    bins = min(len(trace.t), 2000)
+    cuts = np.linspace(0, len(trace.t), bins + 1).astype(int)[:-1]
+    counts = np.diff(np.append(cuts, len(trace.t)))
+    # Means over bins, not every n-th sample: what is periodic would alias.
+    t, watts = (np.add.reduceat(values, cuts) / counts for values in (trace.t, trace.watts))
+    return {"t_s": t.tolist(), key_for("power", "w", evidence): watts.tolist()}
 
 
 def make_row(
@@ -141,8 +152,8 @@ def make_row(
     return row | ({} if ranking else {"ranking": False})
 
 
-def document(rows: Iterable[dict], note: str = "") -> dict:
-    """A document with its environment, checked."""
+def document(rows: Iterable[dict], note: str = "", session: str | None = None) -> dict:
+    """A document with its environment, checked. `session` is the same for rows that were interleaved."""
     data = {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -150,10 +161,14 @@ def document(rows: Iterable[dict], note: str = "") -> dict:
         "environment": environment(),
         "rows": list(rows),
     }
-    if note:
-        data["note"] = note
+    data |= {key: value for key, value in (("note", note), ("session", session)) if value}
     check_labels(data)
     return data
+
+
+def same_session(one: dict, other: dict) -> bool:
+    """Whether the rows of two documents were measured interleaved, so that their repetitions pair."""
+    return one.get("session") is not None and one["session"] == other.get("session")
 
 
 def environment() -> dict:
@@ -182,22 +197,69 @@ def load(path: Path) -> dict:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GreenedgeError(f"{path} could not be read: {error.strerror}; check its name.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise GreenedgeError(f"{path} is not JSON: {error}; give a file written by greenedge energy measure.") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("rows"), list):
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise GreenedgeError(f"{path} has schema {found!r}; {SCHEMA!r} is read here: measure again.")
+    wrong = next((wrong for k, row in enumerate(data["rows"]) if (wrong := _wrong(row, f"row {k}"))), None)
+    if wrong:
+        raise GreenedgeError(f"{path} is damaged: {wrong}; measure again.")
     check_labels(data)
     return data
+
+
+# What a row holds, as far as anything reads it: type by key, "?" where it may be absent.
+_NUMBER = (int, float)
+_SHAPE = {
+    "workload": str,
+    "kind": str,
+    "scope": str,
+    "evidence": str,
+    "source": {"id": str, "covers": str, "notes?": [str], "overlaps?": [str]},
+    "figures": dict,
+    "flags": [str],
+    "batch?": int,
+    "accuracy?": (*_NUMBER, type(None)),
+    "host_included?": (bool, type(None)),
+    "latency_s?": {"value": _NUMBER, "low?": _NUMBER, "high?": _NUMBER},
+    "repetitions?": [{"spans?": [list]}],
+    "trace?": {"t_s": [_NUMBER]},
+}
+
+
+def _wrong(value: object, where: str, shape: object = None) -> str | None:
+    """What in a row from a file is not as it must be; every number in it is finite."""
+    shape = _SHAPE if shape is None else shape
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{where} is {value}"
+    if isinstance(shape, dict) and isinstance(value, dict):
+        missing = [key for key in shape if not key.endswith("?") and key not in value]
+        if missing:
+            return f"{where} has no {missing[0]!r}"
+        known = {key.removesuffix("?"): part for key, part in shape.items()}
+        # What evidence labels is a number, or a list of them over time.
+        labelled = {key: [_NUMBER] if isinstance(value[key], list) else _NUMBER for key in value if _KEY.fullmatch(key)}
+        found = (_wrong(part, f"{where}, {key}", {**labelled, **known}.get(key, object)) for key, part in value.items())
+        return next(filter(None, found), None)
+    if isinstance(shape, list) and isinstance(value, list):
+        return next(filter(None, (_wrong(part, f"{where}[{k}]", shape[0]) for k, part in enumerate(value))), None)
+    kinds = (dict,) if isinstance(shape, dict) else (list,) if isinstance(shape, list) else shape
+    numeric = isinstance(kinds, tuple) and int in kinds
+    if not isinstance(value, kinds) or (numeric and isinstance(value, bool)):
+        return f"{where} is {type(value).__name__} {str(value)[:40]!r}"
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next(filter(None, (_wrong(part, f"{where}, {key}", object) for key, part in inner)), None)
 
 
 def check_labels(data: dict) -> None:
     """Raises GreenedgeError for a number whose key and evidence disagree, and for a row that is labelled better than
     its figures."""
     for row in data["rows"]:
-        figures = {
-            name: figure_from_json(part, _FIGURES[name][0]) for name, part in row["figures"].items() if name in _FIGURES
-        }
+        if set(row["figures"]) - set(_FIGURES):
+            unknown = sorted(set(row["figures"]) - set(_FIGURES))[0]
+            raise GreenedgeError(f"{row['workload']} has a figure {unknown!r}; figures are {', '.join(_FIGURES)}.")
+        figures = {name: figure_from_json(part, _FIGURES[name][0]) for name, part in row["figures"].items()}
         labels = [figure.evidence for name, figure in figures.items() if name != "carbon"]
         if row.get("evidence") not in EVIDENCE or (
             labels and evidence_class(row["evidence"]) != evidence_class(worst(labels))

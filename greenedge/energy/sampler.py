@@ -22,8 +22,6 @@ from greenedge.energy.clock import RealClock
 from greenedge.energy.model import SourceFault
 
 _ROW = struct.Struct("<dd")
-# A fifth of the step: enough that a periodic load does not stay in phase with the samples.
-_JITTER = 0.2
 
 
 class SamplerProcess:
@@ -61,10 +59,10 @@ class SamplerProcess:
             self._fail()
         return np.frombuffer(data[: len(data) // _ROW.size * _ROW.size], "<f8").reshape(-1, 2)
 
-    def cpu_seconds(self) -> float:
-        """User and system time of the child so far, from /proc."""
-        fields = Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    @property
+    def pid(self) -> int:
+        """Of the child, which is running."""
+        return self._child.pid
 
     def stop(self) -> None:
         self._end()
@@ -91,7 +89,10 @@ class SamplerProcess:
 
 
 def run(source_id: str, root: Path, hz: float, path: str) -> None:
-    """The child's loop. Deadlines are absolute, so sleep does not drift; each is moved by up to a tenth of a step."""
+    """The child's loop: one look in every step, at a moment drawn anew, so that no periodic load stays in phase with it.
+
+    Steps are counted from the start, so sleep does not drift; steps that were slept through are left out.
+    """
     from greenedge.energy.sources import open_source
 
     clock, step, rng = RealClock(), 1 / hz, random.Random(os.getpid())
@@ -100,12 +101,13 @@ def run(source_id: str, root: Path, hz: float, path: str) -> None:
         if source.info.kind == "stream":
             _stream(source, out)
             return
-        due = clock.now()
+        begun = due = clock.now()
+        number = 0
         while not select.select([0], [], [], max(due - clock.now(), 0))[0]:
             reading = source.read()
             out.write(_ROW.pack(reading.t, reading.value))
-            due = max(due, clock.now() - step) + step
-            due += step * _JITTER * (rng.random() - 0.5)
+            number = max(number + 1, int((clock.now() - begun) / step))
+            due = begun + (number + rng.random()) * step
     source.close()
 
 

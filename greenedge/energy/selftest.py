@@ -7,12 +7,17 @@ from pathlib import Path
 
 from greenedge.energy import liveness, results
 from greenedge.energy.clock import VirtualClock
-from greenedge.energy.measure import measure_sources, probe
+from greenedge.energy.measuring import measure_sources, probe
 from greenedge.energy.method import Method
 from greenedge.energy.simulate import FAULTS, FakeCounter, FakeMachine, MachineWorkload
 
 
-def selftest(root: Path = Path("/"), load: Callable | None = None, seconds: float = 2.0) -> dict:
+def selftest(
+    root: Path = Path("/"),
+    load: Callable | None = None,
+    seconds: float = 1.0,
+    progress: Callable[[str, int, int], None] = lambda text, done, of: None,
+) -> dict:
     """{"checks": [{name, ok, figure}], "sources": […], "environment": …}; `ok` is False where any check fails."""
     checks = [_energy(), _wrap(), *_faults()]
     sources = [
@@ -24,7 +29,7 @@ def selftest(root: Path = Path("/"), load: Callable | None = None, seconds: floa
             "reason": p.live.reason,
             "update_period_s": p.live.period_s,
         }
-        for p in probe(root, load=load, seconds=seconds)
+        for p in probe(root, load=load, seconds=seconds, progress=progress)
     ]
     return {
         "schema": "greenedge-energy-selftest/1",

@@ -66,6 +66,7 @@ class Session:
     reps: list[Repetition] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     temperature_c: tuple[float | None, float | None] = (None, None)
+    clock_hz: tuple[float | None, float | None] = (None, None)
 
     def settled(self, method: Method) -> bool:
         if len(self.reps) < method.min_reps:
@@ -81,9 +82,10 @@ def run_session(
     clock: Clock,
     rng: np.random.Generator,
     progress: Progress = lambda text, done, of: None,
-    thermal: Path | None = None,
+    sysfs: Path | None = None,
 ) -> list[Session]:
-    """Sessions, one for each workload and meter. Meters are started and proved alive by the caller.
+    """Sessions, one for each workload and meter. Meters are started and proved alive, workloads set up by the caller;
+    `sysfs` is where temperatures and clocks are read.
 
     Rounds take the workloads in random order and the next round reversed (ABBA); it stops when every session has its
     interval within the target, or after max_reps. Raises SourceFault or GreenedgeError.
@@ -91,11 +93,11 @@ def run_session(
     windows, meters = Windows(list(meters), clock, rng), list(meters)
     length, rest, delay = method.window_s(meters), method.idle_window_s(meters), method.delay_s(meters)
     sessions = {(w.name, m.info.id): Session(w, m, delay) for w in workloads for m in meters}
-    heat = temperature(thermal)
-    latency = {}
-    for workload in workloads:
-        workload.setup()
-        latency[workload.name] = _warm_up(workload, windows, method, length, sessions, progress)
+    heat, pace = temperature(sysfs), clock_rate(sysfs)
+    latency = {
+        workload.name: _warm_up(workload, windows, method, length, sessions, progress, lambda: temperature(sysfs))
+        for workload in workloads
+    }
     order: list[int] = []
     for number in range(method.max_reps):
         order = order[::-1] if number % 2 else [int(i) for i in rng.permutation(len(workloads))]
@@ -115,48 +117,71 @@ def run_session(
                 sessions[workload.name, meter.info.id].reps.append(Repetition(number, place, *three))
         if all(session.settled(method) for session in sessions.values()):
             break
-    for workload in workloads:
-        workload.teardown()
     for session in sessions.values():
-        session.temperature_c = (heat, temperature(thermal))
+        session.temperature_c, session.clock_hz = (heat, temperature(sysfs)), (pace, clock_rate(sysfs))
         session.flags += _flags(session, method)
     return list(sessions.values())
 
 
-def temperature(folder: Path | None) -> float | None:
+def temperature(sysfs: Path | None) -> float | None:
     """The hottest thermal zone in °C, None where there is none."""
+    return max(_numbers(sysfs, "class/thermal/thermal_zone*/temp", 1e-3), default=None)
+
+
+def clock_rate(sysfs: Path | None) -> float | None:
+    """The mean clock of the CPUs in Hz, None where the kernel does not say."""
+    found = _numbers(sysfs, "devices/system/cpu/cpu*/cpufreq/scaling_cur_freq", 1e3)
+    return float(np.mean(found)) if found else None
+
+
+def _numbers(sysfs: Path | None, pattern: str, scale: float) -> list[float]:
     found = []
-    for path in sorted(folder.glob("thermal_zone*/temp")) if folder else ():
+    for path in sorted(sysfs.glob(pattern)) if sysfs else ():
         try:
-            found.append(int(path.read_text().strip()) / 1000)
+            found.append(int(path.read_text().strip()) * scale)
         except (OSError, ValueError):
             continue
-    return max(found, default=None)
+    return found
 
 
-def _warm_up(workload: Workload, windows: Windows, method: Method, length: float, sessions, progress) -> float:
-    """Runs until the last windows' power has no slope, or for warm_up_s; the latency of one call."""
-    clock, powers = windows.clock, [[] for _ in windows.meters]
+def _warm_up(workload: Workload, windows: Windows, method: Method, length: float, sessions, progress, heat) -> float:
+    """Runs until the last windows' power and temperature have no slope, or for warm_up_s (longer where a slow meter
+    takes longer to tell); the latency of one call."""
+    clock, powers, heats = windows.clock, [[] for _ in windows.meters], []
     begun, calls = clock.now(), 0
     workload.infer(1, windows.guard)
-    first = max(clock.now() - begun, 1e-7)
-    latency = first
-    piece = max(length / 5, method.floor_periods * max(meter.period_s for meter in windows.meters))
-    while clock.now() - begun < method.warm_up_s:
-        progress(f"warming up {workload.name}", int(clock.now() - begun), int(method.warm_up_s))
+    latency = max(clock.now() - begun, 1e-7)
+    slowest = max(meter.period_s for meter in windows.meters)
+    piece = max(min(length / 5, method.warm_up_s / method.steady_windows), method.floor_periods * slowest)
+    allowed = max(method.warm_up_s, 2 * method.steady_windows * method.floor_periods * slowest)
+    while clock.now() - begun < allowed:
+        progress(f"warming up {workload.name}", int(clock.now() - begun), int(allowed))
         seen = windows.work(workload, piece, 1, latency, 0.0)
         latency = max(seen[0].active_s / seen[0].count * workload.batch, 1e-7)
         calls += 1
+        heats.append(heat())
         for history, window in zip(powers, seen, strict=True):
             history.append(window.watts)
-        if calls >= method.steady_windows and all(steady(history, method) for history in powers):
+        if calls >= method.steady_windows and all(steady(history, method) for history in powers) and cool(heats, method):
             return latency
     for meter, history in zip(windows.meters, powers, strict=True):
         if not steady(history, method):
             sessions[workload.name, meter.info.id].flags.append(
-                f"power was not steady after {method.warm_up_s:g} s of warm-up"
+                f"power was not steady after {allowed:g} s of warm-up"
+            )
+        elif not cool(heats, method):
+            sessions[workload.name, meter.info.id].flags.append(
+                f"the temperature still rose after {allowed:g} s of warm-up"
             )
     return latency
+
+
+def cool(heats: Sequence[float | None], method: Method) -> bool:
+    """Slope of the temperature over the last windows below steady_c a window; True where it is not known."""
+    last = heats[-method.steady_windows :]
+    if len(last) < 2 or None in last:
+        return True
+    return bool(abs(np.polyfit(np.arange(len(last)), last, 1)[0]) < method.steady_c)
 
 
 def steady(powers: Sequence[float], method: Method) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from greenedge.energy import results
 from greenedge.energy.estimate import digits
 from greenedge.energy.labels import Figure, evidence_class
-from greenedge.energy.measure import Probed
+from greenedge.energy.measuring import Probed
 
-_PREFIX = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+_PREFIX = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
 
 
 def number(value: float, unit: str, estimated: bool = False) -> str:
@@ -46,8 +46,8 @@ def energy_text(figure: Figure | None, estimates: bool, unit: str = "J") -> str:
 
 
 def result_cells(row: dict) -> list[str]:
-    """Workload, source, scope, host, total, net, idle, estimate, evidence: one line of the table."""
-    total, net, idle = (results.figure(row, name) for name in ("total", "net", "idle"))
+    """One line of the table, a cell for each of HEADERS."""
+    total, net, idle, power = (results.figure(row, name) for name in ("total", "net", "idle", "power"))
     host = {True: "included", False: "not included", None: "not known"}[row.get("host_included")]
     latency = row.get("latency_s", {}).get("value")
     return [
@@ -60,6 +60,7 @@ def result_cells(row: dict) -> list[str]:
         energy_text(net, False),
         energy_text(idle, False, "W"),
         energy_text(total, True),
+        energy_text(power, True, "W"),
         row["evidence"],
     ]
 
@@ -74,21 +75,43 @@ HEADERS = (
     "net per inference",
     "idle",
     "estimate per inference",
+    "estimated power",
     "evidence",
 )
 
 
-def result_table(data: dict):
-    """A rich table of a document."""
+_WIDE = 130  # below, a result is a block of lines instead of a row
+
+
+def result_view(data: dict, width: int):
+    """A document for a terminal so many columns wide: a table without its empty columns, or a block for each row."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="energy")
-    for header in HEADERS:
-        table.add_column(header)
-    for row in data["rows"]:
-        table.add_row(*(Text(cell) for cell in result_cells(row)))
+    rows = [result_cells(row) for row in data["rows"]]
+    if width < _WIDE:
+        return Group(*(_block(cells) for cells in rows))
+    used = [k for k in range(len(HEADERS)) if any(cells[k] for cells in rows)]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for k in used:
+        table.add_column(HEADERS[k], overflow="fold")
+    for cells in rows:
+        table.add_row(*(Text(cells[k]) for k in used))
     return table
+
+
+def _block(cells: list[str]):
+    from rich.table import Table
+    from rich.text import Text
+
+    block = Table(box=None, show_header=False, pad_edge=False, title=Text(cells[0], "bold"), title_justify="left")
+    block.add_column(no_wrap=True)
+    block.add_column(overflow="fold")
+    for header, cell in zip(HEADERS[1:], cells[1:], strict=True):
+        if cell:
+            block.add_row(Text(f"  {header}", "dim"), Text(cell))
+    return block
 
 
 def notes(data: dict) -> list[str]:
@@ -101,29 +124,50 @@ def notes(data: dict) -> list[str]:
                 f"{row['workload']}: ESTIMATED {number(carbon.value, 'g', True)} CO2e per inference "
                 f"({number(carbon.low, 'g', True)[2:]}…{number(carbon.high, 'g', True)[2:]})."
             )
+    lines += [
+        f"{row['workload']}: {note}"
+        for row in data["rows"]
+        if evidence_class(row["evidence"]) == "estimated"
+        for note in row["source"].get("notes", ())
+    ]
     lines += [f"{holder} holds {part}: do not add them." for holder, part in results.overlaps(data["rows"])]
     return list(dict.fromkeys(lines))
 
 
-def probe_table(probed: Iterable[Probed]):
+def probe_view(probed: Iterable[Probed]):
+    """What is there as a table, then a line with the cure for everything that is not alive, then what to do."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="energy sources")
-    for header in ("source", "scope", "covers", "state", "update", "rest", "load", "why, and the cure"):
+    probed = list(probed)
+    there = [one for one in probed if one.live.state != "absent"]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in ("source", "scope", "covers", "state", "update", "rest", "load"):
         table.add_column(header, overflow="fold")
-    for one in probed:
+    for one in there:
         live = one.live
-        cells = (
-            one.id,
-            one.scope,
-            one.covers,
-            live.state,
-            "" if live.period_s is None else number(live.period_s, "s"),
-            "" if live.idle_w is None else number(live.idle_w, "W"),
-            "" if live.load_w is None else number(live.load_w, "W"),
-            f"{live.reason}; {live.fix}" if live.reason else "",
-        )
-        # Text, not markup: a cure may hold square brackets.
+        numbers = ((live.period_s, "s"), (live.idle_w, "W"), (live.load_w, "W"))
+        # Text, not markup: a name or a cure may hold square brackets.
+        cells = (one.id, one.scope, one.covers, live.state, *("" if v is None else number(v, u) for v, u in numbers))
         table.add_row(*(Text(cell) for cell in cells))
-    return table
+    lines = [
+        Text.assemble((one.id, "bold"), f" {one.live.state}: {one.live.reason}; {one.live.fix}.")
+        for one in probed
+        if one.live.reason
+    ]
+    return Group(*([table] if there else []), *lines, Text(probe_verdict(probed)))
+
+
+def probe_verdict(probed: Iterable[Probed]) -> str:
+    """What to do now, in one sentence."""
+    probed = list(probed)
+    alive = [one.id for one in probed if one.live.ok]
+    if alive:
+        return f"{len(alive)} of {len(probed)} sources are alive: greenedge energy measure --source {alive[0]} …"
+    if any(one.live.state == "unproven" for one in probed):
+        return "Nothing is proved alive yet: give a load that what they cover feels, greenedge energy probe -- COMMAND."
+    return (
+        "Nothing here can measure energy: follow a cure above or plug in a meter; without one, "
+        "`greenedge energy measure … --source estimate` gives estimates, marked as such."
+    )

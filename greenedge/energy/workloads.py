@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from greenedge.errors import GreenedgeError
 from greenedge.energy.clock import Clock, RealClock
+
+_LOOK_S = 0.05  # how often a look is taken while something else works
 
 
 class Workload(Protocol):
@@ -101,7 +106,7 @@ class CommandWorkload:
         try:
             while True:
                 try:
-                    code = child.wait(timeout=1.0)
+                    code = child.wait(timeout=_LOOK_S)
                     break
                 except subprocess.TimeoutExpired:
                     on_wait()
@@ -118,6 +123,82 @@ class CommandWorkload:
 
     def teardown(self) -> None:
         """Every run has ended."""
+
+
+class PipeWorkload:
+    """A program that keeps a runtime ready: it says `ready`, is told a number and answers `done` after so many calls.
+
+    A process of its own: what it loads does not weigh on us, and a file that makes it crash does not take us with it.
+    """
+
+    continuous = True
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        name: str,
+        kind: str = "runtime",
+        batch: int = 1,
+        accuracy: float | None = None,
+        host_included: bool | None = True,
+        timeout_s: float = 600.0,
+    ):
+        self.argv, self.name, self.kind, self.batch, self.accuracy = tuple(argv), name, kind, batch, accuracy
+        self.host_included, self.timeout_s, self.clock, self._child = host_included, timeout_s, RealClock(), None
+
+    def setup(self) -> None:
+        self._errors = tempfile.TemporaryFile()
+        self._child = subprocess.Popen(
+            self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0
+        )
+        self._expect("ready", lambda: None)
+
+    def infer(self, n: int, on_wait: Callable[[], object]) -> None:
+        try:
+            self._child.stdin.write(f"{n}\n".encode())
+        except BrokenPipeError:
+            raise self._ended() from None
+        self._expect("done", on_wait)
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the program so far."""
+        fields = open(f"/proc/{self._child.pid}/stat").read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def teardown(self) -> None:
+        if self._child is None:
+            return
+        self._child.stdin.close()
+        try:
+            self._child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child.stdout.close()
+        self._errors.close()
+        self._child = None
+
+    def _expect(self, word: str, on_wait: Callable[[], object]) -> None:
+        end, text = self.clock.now() + self.timeout_s, b""
+        while not text.endswith(b"\n"):
+            if select.select([self._child.stdout], [], [], _LOOK_S)[0]:
+                piece = self._child.stdout.read(64)
+                if not piece:
+                    raise self._ended()
+                text += piece
+            else:
+                on_wait()
+            if self.clock.now() > end:
+                raise GreenedgeError(f"{self.name} did not say {word!r} within {self.timeout_s:g} s; give --timeout.")
+        if text.strip() != word.encode():
+            raise GreenedgeError(f"{self.name} said {text[:80]!r} where {word!r} was due; it must keep to the protocol.")
+
+    def _ended(self) -> GreenedgeError:
+        code = self._child.wait()
+        self._errors.seek(0)
+        lines = self._errors.read()[-4096:].decode(errors="replace").strip().splitlines()
+        said = lines[-1].rstrip(".") if lines else "without a word"
+        return GreenedgeError(f"{self.name} ended with {code} while it was measured: {said}.")
 
 
 class SerialWorkload:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from greenedge import __version__
 from greenedge.manifest import load_manifest
-from greenedge.report.summary import read_json
+from greenedge.report.summary import measured_energy, read_json
+from greenedge.report.training import tradeoff, view as training_view
+from greenedge.report.words import count, duration, hertz, joules, percent, size
 
 _HERE = Path(__file__).resolve().parent
 STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "tflite": "TFLite",
-                "netlist": "Netlist", "board": "Board"}
+                "onnxruntime": "ONNX Runtime", "c99": "C99", "netlist": "Netlist", "board": "Virtual board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
-            "estimated_cycles": ("cycles, estimated beforehand", "count"), "clock_hz": ("clock", "hertz"),
+            "estimated_cycles": ("cycles, estimated beforehand", "count"), "core_fmax_hz": ("highest clock of the core", "hertz"), "clock_hz": ("clock", "hertz"),
             "latency_s": ("latency", "time"), "ips": ("inferences per second", "rate"),
             "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
 _RESOURCES = {"lut4": "LUT4", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits",
@@ -26,15 +28,20 @@ ESTIMATED = ("estimated", "estimate")
 
 def render(runs: Sequence[tuple[Path, dict]]) -> str:
     """The page over these runs, each a folder and its summary. Nothing in it is loaded from anywhere else."""
+    views = [_view(run, summary) for run, summary in runs]
+    return template("page.html").render(runs=views, several=len(views) > 1, version=__version__,
+                                        heading=_heading(views), verdict=_overall(views))
+
+
+def template(name: str):
+    """A template of this folder, with the filters that write numbers."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                       lstrip_blocks=True)
-    env.filters |= {"count": count, "hertz": hertz, "time": duration, "size": size, "rate": count, "text": str,
+    env.filters |= {"count": count, "hertz": hertz, "time": duration, "size": size, "rate": count, "text": str, "joules": joules,
                     "percent": percent, "title_of": lambda stage: STAGE_TITLES.get(stage, stage)}
-    views = [_view(run, summary) for run, summary in runs]
-    return env.get_template("page.html").render(runs=views, several=len(views) > 1, version=__version__,
-                                                 heading=_heading(views), verdict=_overall(views))
+    return env.get_template(name)
 
 
 def _heading(views: list[dict]) -> str:
@@ -64,7 +71,9 @@ def _view(run: Path, summary: dict) -> dict:
             "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
             "stages": _stages(manifest), "failed": failed, "layers": lowered.get("layers", []),
             "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
-            "loss": curve(metrics.get("train_loss") or []), "metrics": metrics, "tools": summary.get("tools", {}),
+            "energy": _energy(run, manifest), "energy_cells": _energy_cells(summary),
+            "loss": curve(metrics.get("train_loss") or []), "metrics": metrics,
+            "bill": training_view(metrics), "tradeoff": tradeoff([("training", metrics)]), "tools": summary.get("tools", {}),
             "digests": {name: digest for record in manifest.stages.values() for name, digest in record.outputs.items()
                         if name in summary.get("files", {})} | _rtl_digest(summary)}
 
@@ -92,9 +101,11 @@ def _sentence(entries: list[dict]) -> str:
                 f"{wrong['samples']} samples{where}.")
     if not entries:
         return "Nothing has been compared yet."
-    counts = sorted({entry["samples"] for entry in entries})
-    names = [_named(stage) for stage in _chain(entries)]
-    text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {counts[0]:,} samples"
+    most = max(entry["samples"] for entry in entries)
+    fewer = [entry for entry in entries if entry["samples"] < most]
+    names = [_named(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
+    text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {most:,} samples"
+    text += "".join(f", {_named(entry['candidate'])} on {entry['samples']:,} of them" for entry in fewer)
     tied = sum(entry.get("float_ties", 0) for entry in entries)
     return text + (f", but for {tied} proven float32 tie{'s' if tied > 1 else ''}." if tied else ".")
 
@@ -129,7 +140,8 @@ def _resources(summary: dict, available: dict) -> list[dict]:
         used, total = (summary.get("hardware") or {}).get(key), available.get(_POOL.get(key, key))
         if used is not None:
             share = min(100.0, 100.0 * used / total) if total else None
-            rows.append({"label": label, "used": used, "total": total, "share": share, "evidence": _evidence(summary, key)})
+            rows.append({"label": label, "used": used, "total": total, "share": share, "evidence": _evidence(summary, key),
+                         "core": (summary["hardware"].get("core") or {}).get(key)})
     return rows
 
 
@@ -144,7 +156,32 @@ def _figures(summary: dict) -> list[dict]:
             word = _evidence(summary, key)
             rows.append({"key": key, "label": label, "kind": kind, "value": value, "evidence": word,
                          "estimated": bool(word) and word.split()[0].rstrip(":,") in ESTIMATED})
+    core_hz = ((summary.get("hardware") or {}).get("core") or {}).get("fmax_hz")
+    if core_hz is not None:
+        rows.append({"key": "core_fmax_hz", "label": "highest clock of the core", "kind": "hertz", "value": core_hz,
+                     "evidence": _evidence(summary, "fmax_hz"), "estimated": False})
     return sorted(rows, key=lambda row: list(_FIGURES).index(row["key"]) if row["key"] in _FIGURES else len(_FIGURES))
+
+
+def _energy(run: Path, manifest) -> str:
+    """The section on energy as HTML, empty where nothing was measured or estimated."""
+    document = measured_energy(run, manifest)
+    if document is None:
+        return ""
+    from greenedge.energy.page import section
+
+    return section(document)
+
+
+def _energy_cells(summary: dict) -> list[str]:
+    """Energy per inference in words, for the table over several runs: each with what it covers and how it is known."""
+    if not summary.get("energy"):
+        return []
+    from greenedge.energy import results
+    from greenedge.energy.terminal import energy_text
+
+    found = [(row, results.figure(row, "total")) for row in summary["energy"]]
+    return [f"{energy_text(total, False) or energy_text(total, True)}, {row['source']['covers']}" for row, total in found if total]
 
 
 def _stages(manifest) -> list[dict]:
@@ -163,39 +200,3 @@ def curve(values: list[float], width: float = 320, height: float = 72) -> str:
     span = (high - low) or 1.0
     step = width / (len(numbers) - 1)
     return " ".join(f"{k * step:.1f},{height - (value - low) / span * height:.1f}" for k, value in enumerate(numbers))
-
-
-# -- numbers as texts -----------------------------------------------------------------------------------------------------
-
-
-def count(value: float) -> str:
-    """12 345 with narrow spaces; a fraction keeps four digits."""
-    return f"{value:,.0f}".replace(",", "\u202f") if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _prefixed(value: float, unit: str, steps: Sequence[tuple[float, str]]) -> str:
-    for factor, prefix in steps:
-        if abs(value) >= factor:
-            return f"{value / factor:.4g}\u202f{prefix}{unit}"
-    factor, prefix = steps[-1]
-    return f"{value / factor:.4g}\u202f{prefix}{unit}"
-
-
-def hertz(value: float) -> str:
-    """With MHz, kHz or Hz."""
-    return _prefixed(value, "Hz", ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
-
-
-def duration(value: float) -> str:
-    """With s, ms, µs or ns."""
-    return _prefixed(value, "s", ((1, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")))
-
-
-def size(value: float) -> str:
-    """With MB, kB or bytes."""
-    return f"{value:,.0f} bytes" if value < 1000 else _prefixed(value, "B", ((1e9, "G"), (1e6, "M"), (1e3, "k")))
-
-
-def percent(value: float) -> str:
-    """97.78 %."""
-    return f"{100 * value:.2f}\u202f%"

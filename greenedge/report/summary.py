@@ -19,7 +19,7 @@ def summarise(run: Path) -> dict:
     """The run's numbers, each as the stage that found it wrote it; what is unknown is absent.
 
     Keys: format, model, title, target, backend, accuracy, verify, hardware, edge, energy, seconds, tools, files, notes,
-    evidence. Raises GreenedgeError for a folder that is no run or whose files are damaged.
+    evidence, training (what metrics.json says of the ledger and of each technique). Raises GreenedgeError for a folder that is no run or whose files are damaged.
     """
     manifest = load_manifest(run)
     source, target = manifest.about.get("source") or {}, manifest.about.get("target")
@@ -30,14 +30,56 @@ def summarise(run: Path) -> dict:
     summary = {"format": FORMAT, "model": source.get("name"), "title": source.get("title"), "target": target,
                "backend": manifest.about.get("backend"), "accuracy": verified.get("accuracy", {}),
                "verify": verified.get("verify", []),
-               "hardware": built.get("hardware"), "edge": built.get("edge"), "energy": [],
+               "hardware": built.get("hardware"), "edge": built.get("edge"), "energy": _energy(run, manifest),
                "seconds": {name: r.seconds for name, r in manifest.stages.items() if r.status == "done" and name != "report"},
                "tools": _tools(manifest, built), "files": _files(run, manifest),
-               "evidence": built.get("evidence"), "notes": list(built.get("notes", []))}
+               "training": _training(run), "evidence": built.get("evidence"), "notes": list(built.get("notes", []))}
+    summary["notes"] += [f"{path.name} is the energy of an earlier build; measure again."
+                         for path, document in energy_documents(run) if not _of_build(document, manifest)]
     bitstream = any(name.endswith((".bit", ".bin", ".fs")) for name in summary["files"])
     if bitstream and not (built.get("hardware") or {}).get("host_interface"):
         summary["notes"].append(NO_HOST)
     return {key: value for key, value in summary.items() if value is not None}
+
+
+def energy_documents(run: Path) -> list[tuple[Path, dict]]:
+    """What `greenedge energy measure RUN` kept, checked. Raises GreenedgeError for a file whose labels are broken."""
+    folder = inside(run, "6-measure")
+    if not folder.is_dir():
+        return []
+    from greenedge.energy import results
+
+    return [(path, results.load(path)) for path in sorted(folder.glob("*.json"))]
+
+
+def measured_energy(run: Path, manifest: Manifest) -> dict | None:
+    """One document with every row that is of the build as it is now, traces and all; None without one."""
+    documents = [document for _, document in energy_documents(run) if _of_build(document, manifest)]
+    return documents[0] | {"rows": [row for document in documents for row in document["rows"]]} if documents else None
+
+
+def build_digests(manifest: Manifest) -> dict[str, str]:
+    """{file: sha256} of what was built, without what differs each time although the build is the same."""
+    outputs = manifest.stages["build"].outputs if "build" in manifest.stages else {}
+    return {path: digest for path, digest in outputs.items() if not path.endswith((".log", "/build.json"))}
+
+
+def _of_build(document: dict, manifest: Manifest) -> bool:
+    return bool(document.get("build")) and document["build"] == build_digests(manifest)
+
+
+def _energy(run: Path, manifest: Manifest) -> list[dict]:
+    """The rows of 6-measure without what only a figure needs."""
+    rows = (measured_energy(run, manifest) or {"rows": []})["rows"]
+    return [{key: value for key, value in row.items() if key not in ("trace", "repetitions")} for row in rows]
+
+
+_TRAINING = ("parameters", "epochs", "samples_seen", "steps", "weights_sha256", "ledger", "prune", "distil", "subset", "search")
+
+
+def _training(run: Path) -> dict | None:
+    metrics = read_json(run, "1-train/metrics.json") or {}
+    return {key: metrics[key] for key in _TRAINING if key in metrics} or None
 
 
 def read_json(run: Path, name: str) -> dict | None:

@@ -99,11 +99,11 @@ def shell(core: CoreInfo, target: Target, clock_hz: int | None = None, baud: int
     return join(core, shell_request(target, core.model, clock_hz, baud, link))
 
 
-def join(core: CoreInfo, request: Mapping) -> Shell:
-    """The board around `core` as a request describes it."""
+def join(core: CoreInfo, request: Mapping, cycles: int | None = None) -> Shell:
+    """The board around `core` as a request describes it. `cycles` per inference, where they are known, tell hosts how patient to be."""
     assert re.fullmatch("[0-9a-f]{64}", core.model), "a model is a sha256 in hexadecimal"
     clock = Clock(request["family"], request["board_hz"], request["clock_hz"], tuple(map(tuple, request["pll"])))
-    board = _board(core, request)
+    board = {**_board(core, request), "cycles_per_inference": cycles}
     constraints, content = constraint_file(clock.family, request["pins"], request["io"], clock.board_hz)
     units = {f"board/{name}": (RTL / name).read_bytes() for name in UNITS}
     files = {**units, "board/ge_clock.v": clock_module(clock).encode(), f"board/{constraints}": content,
@@ -213,7 +213,7 @@ def write_shell(folder: Path) -> dict:
     about = json.loads((folder / "streams.json").read_text())
     core = CoreInfo(about["top"], about["streams"][0], about["streams"][-1], request["model"],
                     tuple(f"rtl/{name}" for name in about["sources"]))
-    made = join(core, request)
+    made = join(core, request, about.get("estimated_cycles"))
     for name, content in made.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

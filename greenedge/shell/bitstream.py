@@ -1,8 +1,8 @@
 """From a board's sources to its bitstream with open tools, for every family that greenedge has a shell for.
 
-All paths are relative to the build folder: YoWASP's tools see nothing else. The core stays a module of its own until it
-has been counted, so stat.json has its cells beside the board's; then everything becomes one netlist. The clock must be
-met: timing.py reads nextpnr's report, and where it is not met there is no bitstream.
+All paths are relative to the build folder: YoWASP's tools see nothing else. The core stays a module of its own in the
+netlist, so stat.json has its cells beside the board's, and the very netlist that nextpnr takes can be simulated by its
+streams. The clock must be met: timing.py reads nextpnr's report, and where it is not met there is no bitstream.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from greenedge.target import Target
 from greenedge.tools import Command
 
 NETLIST, REPORT, STAT, TIMING = "netlist.json", "report.json", "stat.json", "timing.json"
+_SYNTHESISED = "synthesised.json"  # before block RAMs take their output registers in
 PRODUCT = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs"}
-_SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin"}
+_SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}
+# Gowin's pads are cells of the netlist; synth_gowin would give the core's own ports some too
+_PADS = {"gowin": "iopadmap -bits -inpad IBUF O:I -outpad OBUF I:O board\n"}
+_PLACE_S = 3600
 _READ = "read_slang --threads 1 --ignore-assertions --allow-use-before-declare"
 
 
@@ -38,17 +42,17 @@ read_verilog board/ge_clock.v
 {_READ} --top board -f board.f
 setattr -mod -set keep_hierarchy 1 {core}
 {_SYNTHESIS[family]} -top board
-tee -q -o {STAT} stat -json
-setattr -mod -unset keep_hierarchy {core}
-flatten
-clean
-write_json {NETLIST}
+{_PADS.get(family, "")}write_json {_SYNTHESISED if family == "ecp5" else NETLIST}
 """
-    return {"board.ys": script.encode()}
+    count = f"read_json {NETLIST}\ntee -q -o {STAT} stat -json -top board\n"
+    return {"board.ys": script.encode(), "count.ys": count.encode()}
 
 
-def bitstream_commands(target: Target, request: Mapping, seed: int = 1) -> tuple[Command, ...]:
-    """From core.f and board.f to the family's product (`PRODUCT`), for the shell that `request` describes."""
+def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: int = 1) -> tuple[Command, ...]:
+    """From core.f and board.f to the family's product (`PRODUCT`), for the shell that `request` describes.
+
+    With `seeds` above 1 so many placements are tried from `seed` on, and the first that meets the clock is taken.
+    """
     family = _known(target)
     name, routed, pack = {
         "ecp5": ("nextpnr-ecp5", ("--textcfg", "top.config"),
@@ -56,11 +60,22 @@ def bitstream_commands(target: Target, request: Mapping, seed: int = 1) -> tuple
         "ice40": ("nextpnr-ice40", ("--asc", "top.asc"), ("{icepack}", "top.asc", PRODUCT["ice40"])),
         "gowin": ("nextpnr-himbaechel", ("--write", "top.pnr.json"),
                   ("{gowin_pack}", *target.device.toolchain.get("pack", ()), "-o", PRODUCT["gowin"], "top.pnr.json"))}[family]
-    place = (f"{{{name}}}", *target.device.toolchain["nextpnr"], "--json", NETLIST, *_constraints(request), *routed,
-             "--timing-allow-fail", "--report", REPORT, "--detailed-timing-report", "--seed", str(seed))
+    arguments = (*target.device.toolchain["nextpnr"], "--json", NETLIST, *_constraints(request), *routed,
+                 "--timing-allow-fail", "--report", REPORT, "--detailed-timing-report")
+    label = "place and route with nextpnr (its first call compiles it: a minute)"
+    if seeds == 1:
+        place = (Command((f"{{{name}}}", *arguments, "--seed", str(seed)), "nextpnr.log", label, _PLACE_S),)
+    else:
+        race = ("{python}", "-m", "greenedge.shell.seeds", str(seed), str(seeds), f"{routed[-1]},{REPORT}", name, *arguments)
+        place = (Command((f"{{{name}}}", "--version"), "nextpnr-version.log", "asking nextpnr for its version"),
+                 Command(race, "nextpnr.log", f"{label}, {seeds} seeds", _PLACE_S * seeds))
+    registers = Command(("{python}", "-m", "greenedge.shell.ram_registers", _SYNTHESISED, NETLIST), "registers.log",
+                        "moving registers into block RAMs")
     return (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"), "yosys-out.log",
                     "synthesis with yosys (its first call compiles it: a minute)"),
-            Command(place, "nextpnr.log", "place and route with nextpnr (its first call compiles it: a minute)", 3600),
+            *((registers,) if family == "ecp5" else ()),
+            Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells"),
+            *place,
             Command(("{python}", "-m", "greenedge.shell.timing"), "timing.log", "checking the clock"),
             Command(pack, "pack.log", "packing the bitstream"))
 

@@ -51,8 +51,8 @@ def require(found: Mapping) -> None:
         lower = int(reached * 0.95 // 1e6 * 1e6) or int(reached * 0.95)
         raise GreenedgeError(
             f"the clock is not met: {reached / 1e6:.1f} MHz are reached of {wanted / 1e6:g} MHz, the longest path runs from "
-            f"{found['from']} to {found['to']}; ask for a lower clock (--set build.clock_hz={lower}) or another placement "
-            "(--set build.seed=2)")
+            f"{found['from']} to {found['to']}; ask for a lower clock (--set build.clock_hz={lower}) or several placements "
+            "(--set build.seeds=4)")
 
 
 def main() -> int:

@@ -78,8 +78,8 @@ def load_state(path: Path) -> dict | None:
         return None
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        if not isinstance(state, dict) or "key" not in state or "model" not in state:
-            raise ValueError("it lacks the weights")
+        if not isinstance(state, dict) or "key" not in state:
+            raise ValueError("it does not say what it belongs to")
         return state
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -14,6 +14,7 @@ import numpy as np
 from greenedge.train.checkpoint import load_state, model_state, save_state, set_model_state
 from greenedge.train.config import TrainSettings
 from greenedge.train.ledger import Ledger, count_macs
+from greenedge.train.power import unmetered
 from greenedge.train.progress import Progress, silent
 
 SCORE_BATCH = 256
@@ -26,7 +27,11 @@ class Job:
     loss        loss(outputs, x, y) → scalar; None for cross-entropy with the settings' label smoothing
     augment     augment(x, generator) → x on each training batch, or None
     order       order(epoch, samples, generator) → indices of that epoch's samples; None for a shuffle of all
-    after_step  called with (model, step, steps) after each update, such as a pruning mask
+    prune       a pruner (see prune.py): masks after each update, kept in the checkpoint
+    teach       teach(loss, outputs, x, indices) → the loss with a teacher's part in it (see distil.py)
+    watch       watch(outputs, y, indices) after each forward pass in training (see subset.py)
+    score       score(outputs, x, y) → a number on the validation samples after each epoch, for the curve
+    meter       joules since it was opened, or None (see power.py)
     checkpoint  where the state of every finished epoch goes; None keeps none
     key         what the run depends on; a checkpoint of another key is ignored
     """
@@ -34,20 +39,29 @@ class Job:
     loss: Callable | None = None
     augment: Callable | None = None
     order: Callable | None = None
-    after_step: Callable | None = None
+    prune: object | None = None
+    teach: Callable | None = None
+    watch: Callable | None = None
+    score: Callable | None = None
+    meter: Callable[[], float | None] = unmetered
     checkpoint: Path | None = None
     key: str = ""
 
 
 @dataclass(frozen=True)
 class History:
-    """What happened: per epoch the mean training loss and, with validation samples, theirs."""
+    """What happened: per epoch the mean training loss and, with validation samples, theirs and their score.
+
+    used        after each epoch (CPU seconds, joules or None) so far, against which the scores are drawn
+    """
 
     ledger: Ledger
     epochs: int
     train_loss: tuple[float, ...] = ()
     validation_loss: tuple[float, ...] = ()
     best_epoch: int | None = None
+    scores: tuple[float, ...] = ()
+    used: tuple[tuple[float, float | None], ...] = ()
 
 
 @dataclass
@@ -60,6 +74,8 @@ class _Run:
     validation_loss: list[float] = field(default_factory=list)
     best_epoch: int | None = None
     best_state: dict | None = None
+    scores: list[float] = field(default_factory=list)
+    used: list = field(default_factory=list)
 
 
 @contextmanager
@@ -81,35 +97,44 @@ def fit(model, x: np.ndarray, y: np.ndarray, settings: TrainSettings, job: Job =
         progress: Progress = silent) -> History:
     """Trains `model` in place on x (N, *shape) and y (N, …) and leaves it in eval mode.
 
-    Call it inside `seeded`. With validation samples the weights of the best epoch are kept.
+    Call it inside `seeded`. With validation samples the weights of the best epoch are kept; of those after pruning has
+    ended, where there is some.
     """
     import torch
 
     x, y = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.ascontiguousarray(y))
-    train, held = _split(len(x), settings)
+    train, held = split(len(x), settings)
     generator = torch.Generator().manual_seed(settings.seed)
     optimiser = make_optimiser(model, settings)
     run = _resume(model, optimiser, generator, job) or _Run()
     macs = count_macs(model, tuple(x.shape[1:]))
-    loss = job.loss or _cross_entropy(settings)
+    loss = job.loss or cross_entropy(settings)
     while run.epoch < settings.epochs and not _exhausted(run, settings):
-        started = time.monotonic()
+        started = time.monotonic(), time.process_time(), job.meter()
         order = train[_order(job, run.epoch, len(train), generator)]
         mean = _epoch(model, x, y, order, optimiser, generator, settings, job, loss, run, macs, progress)
         run.train_loss.append(mean)
         if len(held):
-            _validate(model, x[held], y[held], loss, run, macs)
+            _validate(model, x[held], y[held], loss, run, macs, settings, job)
         run.epoch += 1
-        run.ledger = run.ledger.took(time.monotonic() - started)
+        run.ledger = _took(run.ledger, started, job.meter())
+        run.used.append([run.ledger.cpu_seconds, run.ledger.joules])
         if job.checkpoint is not None:
-            save_state(job.checkpoint, _state(model, optimiser, generator, run, job.key))
+            save_state(job.checkpoint, _state(model, optimiser, generator, run, job))
     if run.best_state is not None:
         set_model_state(model, run.best_state)
     model.eval()
-    return History(run.ledger, run.epoch, tuple(run.train_loss), tuple(run.validation_loss), run.best_epoch)
+    return History(run.ledger, run.epoch, tuple(run.train_loss), tuple(run.validation_loss), run.best_epoch,
+                   tuple(run.scores), tuple(map(tuple, run.used)))
 
 
-def _split(samples: int, settings: TrainSettings):
+def _took(ledger: Ledger, started: tuple, joules: float | None) -> Ledger:
+    wall, cpu, before = started
+    spent = None if before is None or joules is None else joules - before
+    return ledger.took(time.monotonic() - wall, time.process_time() - cpu, spent)
+
+
+def split(samples: int, settings: TrainSettings):
     """Indices to train on and indices held out, a function of the seed alone."""
     import torch
 
@@ -140,23 +165,32 @@ def _epoch(model, x, y, order, optimiser, generator, settings, job, loss, run, m
             group["lr"] = settings.learning_rate * learning_rate_factor(settings.schedule, step, steps)
         inputs = job.augment(x[part], generator) if job.augment else x[part]
         optimiser.zero_grad(set_to_none=True)
-        value = loss(model(inputs), inputs, y[part])
+        outputs = model(inputs)
+        value = loss(outputs, inputs, y[part])
+        if job.watch is not None:
+            job.watch(outputs.detach(), y[part], part)
+        if job.teach is not None:
+            value = job.teach(value, outputs, inputs, part)
         value.backward()
         optimiser.step()
-        if job.after_step is not None:
-            job.after_step(model, step, steps)
+        if job.prune is not None:
+            job.prune.after_step(model, step, steps)
         run.ledger = run.ledger.trained(len(part), macs)
         total += value.item() * len(part)
         progress(step + 1, steps, f"epoch {run.epoch + 1}/{settings.epochs}  loss {value.item():.3f}")
     return total / sum(map(len, batches))
 
 
-def _validate(model, x, y, loss, run: _Run, macs: int) -> None:
+def _validate(model, x, y, loss, run: _Run, macs: int, settings: TrainSettings, job: Job) -> None:
     import torch
 
     outputs = predict(model, x.numpy())
     run.validation_loss.append(float(loss(torch.from_numpy(outputs), x, y)))
+    if job.score is not None:
+        run.scores.append(float(job.score(outputs, x.numpy(), y.numpy())))
     run.ledger = run.ledger.scored(len(x), macs)
+    if job.prune is not None and (run.epoch + 1) / settings.epochs < job.prune.settings.end:
+        return  # the network is not yet as small as it is to be
     if run.best_epoch is None or run.validation_loss[-1] < run.validation_loss[run.best_epoch]:
         run.best_epoch, run.best_state = run.epoch, model_state(model)
 
@@ -196,7 +230,8 @@ def make_optimiser(model, settings: TrainSettings):
     return kind(groups, lr=settings.learning_rate)
 
 
-def _cross_entropy(settings: TrainSettings) -> Callable:
+def cross_entropy(settings: TrainSettings) -> Callable:
+    """loss(outputs, x, y) of a classifier."""
     from torch.nn import functional
 
     return lambda outputs, _x, y: functional.cross_entropy(outputs, y, label_smoothing=settings.label_smoothing)
@@ -216,13 +251,14 @@ def predict(model, x: np.ndarray, batch: int = SCORE_BATCH) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _state(model, optimiser, generator, run: _Run, key: str) -> dict:
+def _state(model, optimiser, generator, run: _Run, job: Job) -> dict:
     import torch
 
-    return {"key": key, "model": model_state(model), "optimiser": optimiser.state_dict(),
+    return {"key": job.key, "model": model_state(model), "optimiser": optimiser.state_dict(),
             "order": generator.get_state(), "rng": torch.get_rng_state(), "epoch": run.epoch,
             "ledger": asdict(run.ledger), "train_loss": run.train_loss,
-            "validation_loss": run.validation_loss, "best_epoch": run.best_epoch, "best_state": run.best_state}
+            "validation_loss": run.validation_loss, "best_epoch": run.best_epoch, "best_state": run.best_state,
+            "scores": run.scores, "used": run.used, "prune": job.prune.state() if job.prune is not None else None}
 
 
 def _resume(model, optimiser, generator, job: Job) -> _Run | None:
@@ -236,5 +272,7 @@ def _resume(model, optimiser, generator, job: Job) -> _Run | None:
     optimiser.load_state_dict(state["optimiser"])
     generator.set_state(state["order"])
     torch.set_rng_state(state["rng"])
+    if job.prune is not None:
+        job.prune.restore(state["prune"])
     return _Run(state["epoch"], Ledger(**state["ledger"]), state["train_loss"], state["validation_loss"],
-                state["best_epoch"], state["best_state"])
+                state["best_epoch"], state["best_state"], state["scores"], state["used"])

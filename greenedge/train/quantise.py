@@ -12,8 +12,9 @@ import itertools
 import operator
 
 from greenedge.errors import Reason, UnsupportedError
-from greenedge.train.config import QuantiseSettings
 from greenedge.quiet import quiet
+from greenedge.train.config import QuantiseSettings
+from greenedge.train.trace import traced
 
 _NO_FORM = "no quantised form is known for it"
 _OTHER = "use a supported layer, or write the network with brevitas.nn"
@@ -27,23 +28,15 @@ def quantise(model, settings: QuantiseSettings, name: str = "model"):
     Raises UnsupportedError with every node that has no quantised form, and for a path in [quantise.layers] that names
     no layer of the network.
     """
-    import torch.fx
-
-    try:
-        traced = torch.fx.symbolic_trace(model)
-    except (TypeError, torch.fx.proxy.TraceError) as error:
-        reason = Reason(type(model).__name__, "untraceable", f"its forward depends on values ({error})",
-                        "a network is quantised from its graph", "compute with tensors alone in forward, or write the "
-                        "network with brevitas.nn and leave [quantise] out")
-        raise UnsupportedError(f"{name} cannot be quantised:", [reason]) from error
-    placer = _Placer(traced, settings)
+    graph = traced(model, name)
+    placer = _Placer(graph, settings)
     with quiet():
         placer.run()
     if placer.reasons:
         raise UnsupportedError(f"{name} cannot be quantised:", placer.reasons)
-    traced.graph.lint()
-    traced.recompile()
-    return traced
+    graph.graph.lint()
+    graph.recompile()
+    return graph
 
 
 class _Placer:
@@ -53,11 +46,11 @@ class _Placer:
     `positive` holds the nodes whose values are never negative, `moves` those that only move values.
     """
 
-    def __init__(self, traced, settings: QuantiseSettings):
-        self.traced = traced
-        self.graph = traced.graph
+    def __init__(self, module, settings: QuantiseSettings):
+        self.traced = module
+        self.graph = module.graph
         self.settings = settings
-        self.modules = dict(traced.named_modules())
+        self.modules = dict(module.named_modules())
         self.paths = sorted(self.modules.keys() - {""})
         self.state: dict = {}
         self.positive: set = set()
@@ -164,7 +157,7 @@ class _Placer:
         if norm is not None and layer.bias is not None:
             absorb_bias(layer, norm)
         if layer.bias is not None:
-            self._pass_scale(node.args[0])
+            pass_scale(self.modules, node.args[0])
         bits = self._layer_bits(node.target, "weight_bits")
         replaced = quantised_layer(layer, bits, self.settings)
         self._set_module(node.target, replaced)
@@ -242,16 +235,6 @@ class _Placer:
             self.positive.add(fresh)
         return fresh
 
-    def _pass_scale(self, node) -> None:
-        """Lets the scale travel with the tensor from its quantisers to a layer whose bias needs it."""
-        if isinstance(node, (tuple, list)):
-            for item in node:
-                self._pass_scale(item)
-        elif node.op == "call_module" and hasattr(self.modules[node.target], "return_quant_tensor"):
-            self.modules[node.target].return_quant_tensor = True
-        else:
-            self._pass_scale(node.args[0])
-
     def _batch_norm_after(self, node):
         from torch import nn
 
@@ -287,6 +270,17 @@ class _Placer:
 
     def _refuse(self, node: str, kind: str, value: str, rule: str, cure: str, module: str | None = None) -> None:
         self.reasons.append(Reason(node, kind, value, rule, cure, None if module == node else module))
+
+
+def pass_scale(modules: dict, node) -> None:
+    """Lets the scale travel with the tensor from its quantisers to a layer whose bias needs it."""
+    if isinstance(node, (tuple, list)):
+        for item in node:
+            pass_scale(modules, item)
+    elif node.op == "call_module" and hasattr(modules[node.target], "return_quant_tensor"):
+        modules[node.target].return_quant_tensor = True
+    else:
+        pass_scale(modules, node.args[0])
 
 
 def act_quant(bits: int, signed: bool, settings: QuantiseSettings, **more):

@@ -18,7 +18,8 @@ import numpy as np
 
 from greenedge.errors import TargetError
 from greenedge.files import sha256_file
-from greenedge.train.config import OPTIONS, TrainSettings
+from greenedge.train.config import OPTIONS, LedgerSettings, TrainSettings
+from greenedge.train.power import check_ledger
 from greenedge.train.settings import Source, apply_overrides, plain, read_table
 
 _MOST_BYTES = 1 << 20  # of flow.toml and of recipe.py; both are written by hand
@@ -26,7 +27,7 @@ _TAKES = "`greenedge run` takes a recipe's name or folder"
 _SEE = "(see the docstring of greenedge.train)"
 _REQUIRED = {"DataSettings": "a frozen dataclass", "ModelSettings": "a frozen dataclass", "load_data": "a function",
              "make_model": "a function"}
-_OPTIONAL = ("data_files", "loss", "augment", "score")
+_OPTIONAL = ("data_files", "loss", "augment", "score", "teacher")
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,27 @@ class Recipe:
     _data_settings: Any = field(repr=False)
     _model_settings: Any = field(repr=False)
     _module: ModuleType = field(repr=False)
+    _teacher_settings: Any = field(default=None, repr=False)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Every table with all defaults filled in, as JSON values; an optional table that is absent stays absent."""
         tables = {"data": self._data_settings, "model": self._model_settings, "train": self.train, **self.options}
+        if self._teacher_settings is not None:
+            tables["teacher"] = self._teacher_settings
         return {name: plain(table) for name, table in tables.items()}
+
+    @property
+    def ledger(self) -> LedgerSettings:
+        """[ledger], or its defaults."""
+        return self.options.get("ledger", LedgerSettings())
 
     @cached_property
     def digest(self) -> str:
         """Sha256 of the name, the settings, recipe.py and the data files: what the trained weights depend on."""
         digest = hashlib.sha256(json.dumps([self.name, self.settings], sort_keys=True).encode())
         digest.update(sha256_file(self.folder / "recipe.py").encode())
-        for path in self.data_files():
+        for path in [*self.data_files(), *([self.teacher_file] if self.teacher_file else [])]:
             digest.update(sha256_file(path).encode())
         return digest.hexdigest()
 
@@ -79,6 +88,17 @@ class Recipe:
             raise TargetError(f"{self.name}: no file {', '.join(missing)}; {where}.")
         return paths
 
+    @property
+    def teacher_file(self) -> Path | None:
+        """The ONNX file of [distil] teacher; raises TargetError where it is not in the recipe's folder."""
+        name = getattr(self.options.get("distil"), "teacher", "")
+        if not name:
+            return None
+        path = (self.folder / name).resolve()
+        if not path.is_relative_to(self.folder) or not path.is_file():
+            raise TargetError(f"{self.name}: [distil] teacher is {name!r}; it must be an ONNX file in the recipe's folder.")
+        return path
+
     def load_data(self) -> Data:
         """The data, checked: float32 images, as many labels as samples, finite, never empty."""
         data = self._module.load_data(self._data_settings)
@@ -90,6 +110,10 @@ class Recipe:
     def make_model(self):
         """A fresh network with random weights of torch's current seed."""
         return self._module.make_model(self._model_settings)
+
+    def make_teacher(self):
+        """The network with [teacher]'s keys over [model]'s, with random weights of torch's current seed."""
+        return self._module.make_model(self._teacher_settings or self._model_settings)
 
     def trained_model(self, folder: Path):
         """The network with the weights that the train stage wrote to `folder`, in eval mode."""
@@ -106,6 +130,15 @@ class Recipe:
     def augment(self) -> Callable | None:
         """augment(x, generator), or None."""
         return getattr(self._module, "augment", None)
+
+    @property
+    def teacher(self) -> Callable | None:
+        """recipe.py's teacher() -> callable, or None."""
+        return getattr(self._module, "teacher", None)
+
+    def first_score(self, outputs: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+        """The metric that stands for the recipe."""
+        return next(iter(self.score(outputs, x, y).values()))
 
     def score(self, outputs: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         """The metrics of a stage's outputs, best known first; accuracy where the recipe has no `score` of its own."""
@@ -145,10 +178,34 @@ def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Rec
     train = read_table(TrainSettings, tables.get("train", {}), "train", source, problems)
     options = {key: read_table(kind, tables[key], key, source, problems) for key, kind in OPTIONS.items()
                if key in tables}
+    teacher = None
+    if isinstance(tables.get("teacher"), dict) and isinstance(tables.get("model"), dict):
+        teacher = read_table(module.ModelSettings, {**tables["model"], **tables["teacher"]}, "teacher", source, problems)
     build = _build_options(tables.get("build", {}), source, problems)
+    if not problems:
+        problems += [f"{source.file}: {text}" for text in _together(options, "teacher" in tables, module)]
     if problems:
         raise TargetError("\n".join(problems))
-    return Recipe(name, tables["title"], folder, train, options, build, data, model, module)
+    return Recipe(name, tables["title"], folder, train, options, build, data, model, module, teacher)
+
+
+def _together(options: Mapping[str, Any], has_teacher: bool, module: ModuleType) -> list[str]:
+    """What is wrong between tables that are each in order."""
+    found, quantise, subset = [], options.get("quantise"), options.get("subset")
+    binary = quantise is not None and 1 in (quantise.weight_bits, *(item.weight_bits for item in quantise.layers.values()))
+    if "prune" in options and binary:
+        found.append("[prune] wants weights that can be zero, [quantise] has 1-bit ones; set weight_bits to 2 or more.")
+    if has_teacher and "distil" not in options:
+        found.append("[teacher] has no [distil] that uses it; add [distil], or take [teacher] away.")
+    if "search" in options and (quantise is None or (quantise.method == "qat" and not quantise.float_epochs)):
+        found.append("[search] looks at a trained float network; set [quantise] float_epochs, or its method to \"ptq\".")
+    if hasattr(module, "loss") and ("distil" in options or (subset is not None and subset.scored)):
+        which = "distil" if "distil" in options else "subset"
+        found.append(f"[{which}] compares classes, and recipe.py has a loss of its own; take [{which}] away or train with the "
+                     "classes' cross-entropy.")
+    if "ledger" in options and (wrong := check_ledger(options["ledger"])):
+        found.append(f"[ledger] country: {wrong}")
+    return found
 
 
 def _read_toml(path: Path, shown: str) -> dict:
@@ -171,7 +228,7 @@ def _build_options(table: object, source: Source, problems: list[str]) -> dict:
 
 
 def _top_level_problems(tables: Mapping, name: str, source: Source) -> list[str]:
-    known = ("name", "title", "data", "model", "train", "build", *OPTIONS)
+    known = ("name", "title", "data", "model", "train", "teacher", "build", *OPTIONS)
     listing = f"a recipe has: {', '.join(sorted(known))}"
     problems = [f"{source.of(key)}: unknown key '{key}'; {listing}." for key in tables if key not in known]
     for key in ("name", "title"):

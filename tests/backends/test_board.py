@@ -147,6 +147,28 @@ def _soaked(board, rng, n, resets):
     return result, board.status()["faults"]
 
 
+def test_the_boards_parser_under_fuzzing(board, rng):
+    """Damaged, cut, doubled and lying frames straight into the pin; after them the board answers as ever."""
+    inputs, outputs = packed(rng, 20)
+    kinds = [protocol.OPEN, protocol.DATA, protocol.READ, protocol.MARK, 0x33, 0xFF]
+    with connected(board) as session:
+        for _ in range(150):
+            payload = rng.integers(0, 256, rng.choice([0, 1, 2, 4, 6, 12, 60])).astype("u1").tobytes()
+            wire = bytearray(protocol.encode(protocol.Frame(int(rng.choice(kinds)), int(rng.integers(65536)), payload)))
+            for _ in range(rng.integers(3)):
+                at = int(rng.integers(len(wire)))
+                match rng.integers(4):
+                    case 0: wire[at] ^= 1 << int(rng.integers(8))
+                    case 1: del wire[at]
+                    case 2: wire[at:at] = bytes(rng.choice([0x7C, 0x7D, 0x7E, 0x7F], rng.integers(1, 4)).astype("u1"))
+                    case 3: wire[at:] = wire[at:at + 5] * int(rng.integers(1, 9))
+            session._port.write(bytes(wire))
+            session._take(session._port.read(0.002))
+        assert session.infer(inputs) == outputs
+        status = session.status()
+    assert status["bad_frames"] > 20 and status.model == MODEL
+
+
 def test_spikes_on_the_line(board, rng):
     inputs, outputs = packed(rng, 100)
     board.glitch(0.001)  # a spike of one cycle is filtered; two in a row, once in a million, are not

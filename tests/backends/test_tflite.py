@@ -88,17 +88,13 @@ def test_a_flipped_weight_is_seen_in_its_layer(rng, tmp_path, convnet):
 
 
 def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
-    import dataclasses
-
-    from greenedge.backends.tflite.arithmetic import EMULATIONS
+    from greenedge.int8.arithmetic import EMULATIONS
     from greenedge.backends.tflite.selftest import self_test
 
     right = self_test()
     assert all(entry["mismatches"] == 0 and entry["ties"] > 200 for entry in right["kernels"].values())
-    away = {name: dataclasses.replace(one, rounded=EMULATIONS["reference"]["FULLY_CONNECTED"].rounded,
-                                      prepare=EMULATIONS["reference"]["FULLY_CONNECTED"].prepare)
-            for name, one in EMULATIONS["xnnpack"].items()}
-    wrong = self_test({**EMULATIONS, "xnnpack": away})
+    away = EMULATIONS["FULLY_CONNECTED"]["reference"]
+    wrong = self_test({name: {**sets, "xnnpack": away} for name, sets in EMULATIONS.items()})
     assert wrong["kernels"]["xnnpack"]["mismatches"] > 0 and wrong["kernels"]["reference"]["mismatches"] == 0
     folder = written(convnet, tmp_path / "build")
     (folder / "selftest.json").write_text(json.dumps({**wrong, "version": "9.9", "left_to_builtins": {}}))
@@ -191,7 +187,7 @@ def test_accumulators_need_a_quantiser(rng):
     sketch = Sketch(rng, (4, 6, 6))
     a, b = sketch.conv("x", 4, (1, 1)), sketch.conv("x", 4, (1, 1))
     total = sketch.add(a, b)
-    pooled = sketch.max_pool(a, (2, 2))
+    pooled = sketch.sum_pool(a, (2, 2))
     assert refusals(sketch, sketch.step(total, per_channel=False), sketch.step(pooled, per_channel=False)) == [
         f"{a}: its accumulators are read by {total}, {pooled}; a quantiser must follow every layer (cure: put a QuantIdentity(bit_width=8) "
         "after it).",
@@ -210,8 +206,8 @@ def test_steps_must_be_a_line_and_rise(rng):
     sketch.ops.append(Requantise("table", (fc,), "table", 0, 0, 15, straight.sign, None, None, frozen(np.zeros((3, 601))), *wide))
     sketch.edges["table"] = Edge("table", (3,), 0, 15)
     assert refusals(sketch, name, "table") == [
-        f"{name}: steps up to 83 accumulators away from evenly spaced ones; LiteRT multiplies and rounds (cure: use a ReLU, or a quantiser in "
-        "front of the other activation).",
+        f"{name}: steps up to 62.4 accumulators off every straight line; LiteRT multiplies and rounds once (cure: use a ReLU and a single "
+        "quantiser behind it).",
         "table: a function that rises and falls; LiteRT multiplies and rounds (cure: use a ReLU)."]
 
 

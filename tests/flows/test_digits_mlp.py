@@ -41,10 +41,11 @@ def _summary(run: Path) -> dict:
 def test_every_stage_gives_the_same_integers(both, target, stage):
     summary = _summary(both / target)
     entries = {(entry["reference"], entry["candidate"]): entry for entry in summary["verify"]}
-    assert {("qonnx", "graph"), ("graph", stage)} <= set(entries)
+    on_board = {"board"} if stage == "rtl" else set()  # the virtual one, every byte through its pins
+    assert {("qonnx", "graph"), ("graph", stage), *(("graph", each) for each in on_board)} <= set(entries)
     for entry in entries.values():
         assert (entry["samples"], entry["outputs"], entry["mismatches"]) == (SAMPLES, 10, 0)
-    assert set(summary["accuracy"]) == {"torch", "qonnx", "graph", stage}
+    assert set(summary["accuracy"]) == {"torch", "qonnx", "graph", stage} | on_board
     assert min(summary["accuracy"].values()) >= 0.96 and len(set(summary["accuracy"].values())) == 1
 
 
@@ -58,6 +59,25 @@ def test_the_bitstream_and_its_numbers(both):
     core = hardware["core"]
     assert core["fmax_hz"] > hardware["clock_hz"] and all(0 < core[key] < hardware[key] for key in ("lut4", "ff", "bram_bits"))
     assert hardware["host_interface"] == "uart, 3,000,000 baud" and not summary["notes"]
+
+
+def test_the_virtual_board_classifies_every_image(both, tmp_path):
+    run = both / "ulx3s-85f"
+    done = _greenedge("infer", run, "--virtual", "--inputs", run / "2-export" / "inputs.npy", "-o", tmp_path / "y.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'y.csv'}: {SAMPLES} × 10 from the virtual board\n"
+    assert f"{SAMPLES} samples, every integer equal to the integer graph's; latency 18.14" in done.stderr
+
+
+def test_the_virtual_board_passes_what_a_real_one_must(both, tmp_path):
+    """What `make board-test` asks of a board on a cable, with noise and resets in the soak."""
+    done = subprocess.run([sys.executable, "-m", "greenedge.boards.acceptance", both / "ulx3s-85f", "--virtual", "--soak", "300",
+                           "-o", tmp_path / "record.json"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["passed"] and record["samples"]["count"] == SAMPLES and record["soak"]["right"] == 300
+    assert record["evidence"] == record["measure"]["evidence"] == "simulated" and record["soak"]["bad_frames"]
+    assert abs(record["measure"]["cycles_per_inference"] / 512 - 1) < 0.1
 
 
 def test_the_edge_binary(both):

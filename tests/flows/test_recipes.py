@@ -8,10 +8,11 @@ import pytest
 from greenedge.export import export_stage
 from greenedge.train import load_recipe, train_stage
 
-REPO_RECIPES = ("digits-cnn", "digits-mlp")
+REPO_RECIPES = ("digits-cnn", "digits-mlp", "jets-mlp")
 SHORT = {"digits-mlp": {"train.epochs": "6", "model.hidden": "32"},
-         "digits-cnn": {"train.epochs": "3", "model.channels": "8", "model.wide_channels": "16"}}
-LEARNT = {"digits-mlp": 0.85, "digits-cnn": 0.3}  # after so few epochs
+         "digits-cnn": {"train.epochs": "3", "model.channels": "8", "model.wide_channels": "16"},
+         "jets-mlp": {"train.epochs": "2", "data.train": "3000", "data.test": "400"}}
+LEARNT = {"digits-mlp": 0.85, "digits-cnn": 0.3, "jets-mlp": 0.5}  # after so few epochs
 
 
 def test_every_recipe_folder_is_listed_here(repo):
@@ -59,7 +60,7 @@ def test_the_integers_of_the_lowered_file_score_like_the_network(short_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, accuracy", [("digits-mlp", 0.97), ("digits-cnn", 0.98)])
+@pytest.mark.parametrize("name, accuracy", [("digits-mlp", 0.97), ("digits-cnn", 0.98), ("jets-mlp", 0.71)])
 def test_recipes_reach_what_their_readme_says(repo, tmp_path, name, accuracy):
     assert train_stage(load_recipe(repo / "flows" / name), tmp_path)["accuracy"] >= accuracy
 

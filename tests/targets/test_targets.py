@@ -24,9 +24,10 @@ def test_board(path: Path):
     assert target.name == path.stem
     assert set(target.backends) <= set(BACKENDS)
     if target.kind == "fpga":
-        assert {"lut4", "ff", "dsp", "bram_bits"} <= set(target.device.resources)
-        assert "nextpnr" in target.device.toolchain
+        assert {"ff", "dsp", "bram_bits"} <= set(target.device.resources)
         assert target.clock_hz and target.clock_pin
+    if target.kind == "fpga" and target.backends != ("hls4ml",):  # what the open tools build
+        assert "lut4" in target.device.resources and "nextpnr" in target.device.toolchain
         assert "{bitstream}" in target.program
 
 

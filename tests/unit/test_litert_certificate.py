@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from greenedge.backends.tflite.arithmetic import KERNEL_SETS
-from greenedge.backends.tflite.certificate import Problem, emulated_levels
-from greenedge.backends.tflite.layout import encode
-from greenedge.backends.tflite.search import off_line, solve
+from greenedge.int8.arithmetic import LITERT
+from greenedge.int8.certificate import Problem, emulated_levels
+from greenedge.int8.levels import encode
+from greenedge.int8.search import solve
+from greenedge.int8.steps import off_line
 
 
 def problem(operator, thresholds, reach, factor, lo):
@@ -70,7 +71,7 @@ def test_the_count_is_what_trying_every_accumulator_gives(rng, operator, weight_
     thresholds = np.clip((thresholds * rng.uniform(0.5, 5, (30, 1))).astype(np.int64) + rng.integers(-300, 300, (30, 1)), -5000, 5000)
     some = problem(operator, thresholds, reach, 127 // ((1 << (weight_bits - 1)) - 1), 0)
     solution = solve(some)
-    for kernels in KERNEL_SETS:
+    for kernels in LITERT:
         differing, largest = count_all(some, solution, kernels)
         assert np.array_equal(differing, solution.verdicts[kernels].differing)
         assert np.array_equal(largest, solution.verdicts[kernels].largest)
@@ -95,7 +96,7 @@ def test_few_steps_and_none(thresholds, factor):
     """One step, all at one accumulator, out of reach above or below, at the ends of the range."""
     some = problem("CONV_2D", np.array(thresholds, np.int64), 50, factor, 0)
     solution = solve(some)
-    for kernels in KERNEL_SETS:
+    for kernels in LITERT:
         differing, _ = count_all(some, solution, kernels)
         assert np.array_equal(differing, solution.verdicts[kernels].differing)
     if thresholds[0] != [-7, -7, 9]:
@@ -104,8 +105,23 @@ def test_few_steps_and_none(thresholds, factor):
 
 def test_lines_are_told_from_other_functions(rng):
     thresholds, reach = batch_norm(rng, 200, 4, 8, 64)
-    assert off_line(thresholds, np.full(200, -reach), np.full(200, reach)).max() < 2
+    assert off_line(thresholds, np.full(200, -reach), np.full(200, reach)).max() < 1e-6
     steep = np.ceil((np.arange(1, 256) - 99.3) / rng.uniform(3, 40, (50, 1))).astype(np.int64)
-    assert off_line(steep, np.full(50, -30), np.full(50, 30)).max() < 2
+    assert off_line(steep, np.full(50, -30), np.full(50, 30)).max() < 1e-6
     sigmoid = np.log((np.arange(1, 16) - 0.5) / (16 - np.arange(1, 16) + 0.5))[None] * 40
     assert off_line(np.ceil(sigmoid).astype(np.int64), np.array([-300]), np.array([300]))[0] > 2
+
+
+def test_the_distance_from_a_line_is_the_smallest_there_is(rng):
+    """Against a fine grid of slopes; twice rounded steps, which look almost like a line, are none."""
+    x = np.arange(-90, 91)
+    twice = np.clip(np.rint(np.rint(x / 3.1) / 2.3), -8, 7)
+    thresholds = np.array([x[np.argmax(twice >= k)] if (twice >= k).any() else 91 for k in range(-7, 8)])
+    rows = np.stack([thresholds, *np.sort(rng.integers(-60, 60, (20, 15)), axis=1)])
+    got = off_line(rows, np.full(21, -90), np.full(21, 90))
+    k, slopes = np.arange(15), np.linspace(0, 182, 40_001)[:, None]
+    for row, distance in zip(rows, got):
+        low, high = np.where(row > -90, row - 1.0, -np.inf), np.where(row <= 90, row, np.inf)
+        gap = ((high - slopes * k).min(axis=1) - (low - slopes * k).max(axis=1)).max()
+        assert abs(max(0, -gap) / 2 - distance) < 0.05
+    assert got[0] > 0.05

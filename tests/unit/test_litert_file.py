@@ -9,8 +9,9 @@ import pytest
 
 from greenedge.backends.tflite import worker
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer, pack
-from greenedge.backends.tflite.layout import Layout, encode, encode_input, image, plain
+from greenedge.backends.tflite.layout import Layout, image, plain
 from greenedge.backends.tflite.runtime import operators, weight_offsets
+from greenedge.int8.levels import encode, encode_input
 
 
 def tiny() -> bytes:
@@ -48,7 +49,7 @@ def test_no_runtime_is_one_sentence(tmp_path, monkeypatch):
     from greenedge.backends.tflite import runtime
     from greenedge.errors import ToolError
 
-    monkeypatch.setattr(runtime, "_watched", lambda *_: (worker.NO_RUNTIME, "INFO: noise\nai-edge-litert: No module named 'ai_edge_litert'\n"))
+    monkeypatch.setattr(runtime, "watched", lambda *_: (worker.NO_RUNTIME, "INFO: noise\nai-edge-litert: No module named 'ai_edge_litert'\n"))
     (tmp_path / "model.tflite").write_bytes(tiny())
     with pytest.raises(ToolError) as error:
         runtime.run_file(tmp_path / "model.tflite", [np.zeros((1, 1), np.int8)])

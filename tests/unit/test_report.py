@@ -12,7 +12,8 @@ from greenedge.errors import GreenedgeError
 from greenedge.flow import run_job
 from greenedge.model_file import ModelFile
 from greenedge.report import summarise, write_report
-from greenedge.report.page import count, curve, duration, hertz, percent, size
+from greenedge.report.page import curve
+from greenedge.report.words import count, duration, hertz, percent, size
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ FINN+ is asked for its own estimate of every layer's cycles.
 Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
 Options: fps (inferences per second wanted) or latency (seconds from first input to last output; without both: the fastest
 that fits), queue (most beats of a queue beside a branch), clock_hz (of the core; default the board file's host.core_hz), baud
-and link (uart or spi; how the host reaches the board), seed (of placement).
+and link (uart or spi; how the host reaches the board), seed (of placement), seeds (how many placements from it on to try; the
+first that meets the clock is taken).
 Files: graph.*, folding.json (what the search chose, and its estimates), job.json and finn.json (what FINN+ was asked and said),
 rtl/ (the core: what is simulated and synthesised), streams.json, simulation.json, shell.json and board/ (what is around the core,
 see greenedge/shell), board.json (for hosts), stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit,
@@ -116,7 +117,7 @@ def _commands(target: Target, options: Mapping[str, object], request: Mapping) -
         Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
         Command((*python(f"{_MODULE}.launch"), "job.json"), "finn.log", "asking FINN+ for its estimate of the cycles", 600),
         Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
-        *bitstream_commands(target, request, _whole(options, "seed", 1)),
+        *bitstream_commands(target, request, _whole(options, "seed", 1), _whole(options, "seeds", 1)),
     )
 
 
@@ -128,6 +129,21 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
 
     result = built.simulate(folder, x, keep, Stall(), lambda line: progress(0, 0, line))
     return dict(result.values)
+
+
+def sampled(folder: Path) -> dict[str, Callable[..., dict[str, np.ndarray]]]:
+    """Further stages, each compared on some of the vectors: the netlist that place and route was given."""
+    return {"netlist": _simulate_netlist} if (folder / "netlist.json").is_file() else {}
+
+
+def _simulate_netlist(folder: Path, x: np.ndarray, progress: Callable[[int, int, str], None]) -> dict[str, np.ndarray]:
+    from greenedge.backends.finn import built
+    from greenedge.backends.finn.netlist import simulate_netlist
+
+    source, streams, _ = built.streams_of(folder)
+    core, family = built.read(folder, "streams.json")["top"], built.read(folder, "shell.json")["family"]
+    return dict(simulate_netlist(folder / "netlist.json", core, family, source, streams[0], x, tied=built.TIED,
+                                 progress=lambda line: progress(0, 0, line)).values)
 
 
 def provenance(folder: Path) -> str | None:

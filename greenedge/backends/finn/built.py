@@ -16,6 +16,7 @@ from greenedge.backends.finn.streams import Stream, seen_as
 from greenedge.errors import GreenedgeError
 from greenedge.manifest import inside
 
+TIED = ".restart(1'b0), "  # inputs of the core that a simulation of its streams holds
 _APART = 0.03  # a difference between FINN+'s cycles and ours that is worth a sentence
 
 
@@ -60,7 +61,7 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], stall: Stall, pro
     """Verilator on the folder's RTL; values of the output and of the kept edges that are streams."""
     source, streams, views = streams_of(folder)
     progress("compiling the RTL with Verilator (kept for the next time)")
-    model = compile_model({**sources_of(folder), "sim_top.sv": sim_top("top", source, streams, ".restart(1'b0), ").encode()}, progress)
+    model = compile_model({**sources_of(folder), "sim_top.sv": sim_top("top", source, streams, TIED).encode()}, progress)
     progress(f"simulating {len(x)} samples cycle by cycle")
     carriers = {edge: stream for edge, view in views.items() for stream in (source, *streams) if stream.name == view.name}
     wanted = [carriers[edge].edge if edge in carriers else edge for edge in keep]

@@ -25,7 +25,7 @@ _HARNESS = Path(__file__).with_name("harness.cpp")
 _RUN_S = 1800
 _LEAST_PORT_BITS = 96  # Verilator gives a port an array of words only beyond 64 bits; the harness reads arrays
 _FLAGS = ("--cc", "--exe", "--build", "-j", "2", "-O3", "--x-initial", "unique", "--no-timing", "--top-module", "sim_top",
-          "--Mdir", "obj", "-o", "../sim", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-CFLAGS", "-O1")
+          "--Mdir", "obj", "-o", "../sim", "-Wno-fatal", "-Werror-USERFATAL", "-Wno-lint", "-Wno-style", "-CFLAGS", "-O1")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
+from greenedge.int8.record import certificate, doubts, read_record, sentence, summary
+from greenedge.int8.store import accepted
 from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
@@ -50,20 +52,24 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
     from greenedge.backends.tflite.deploy import deploy_files
     from greenedge.backends.tflite.emit import write_file
-    from greenedge.backends.tflite.record import certificate
 
     emitted = write_file(graph)
-    edges = {edge: {"tensor": placed.tensor, "offset": placed.code.offset, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi,
-                    "source": placed.layout.source, "order": placed.layout.order, "shape": placed.layout.shape, "file": placed.layout.file}
-             for edge, placed in emitted.placed.items()}
-    about = {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
+    about = edges_of(graph, emitted)
     files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about),
-             **deploy_files(graph, emitted.content, edges)}
+             **deploy_files(graph, emitted.content, about["edges"])}
     command = Command(("{python}", "-m", "greenedge.backends.tflite.selftest", MODEL, SELFTEST), "selftest.log",
                       "LiteRT's arithmetic", timeout_s=300)
     compiler = _compiler(target)
     further, made = (compiler.commands(MODEL, target), compiler.products()) if compiler else ((), ())
     return Plan(files, (command, *further), (MODEL, CERTIFICATE, EDGES, SELFTEST, *made))
+
+
+def edges_of(graph: Graph, emitted) -> dict:
+    """What edges.json says about a written file: which tensor holds which edge, and how."""
+    edges = {edge: {"tensor": placed.tensor, "offset": placed.code.offset, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi,
+                    "source": placed.layout.source, "order": placed.layout.order, "shape": placed.layout.shape, "file": placed.layout.file}
+             for edge, placed in emitted.placed.items()}
+    return {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
 
 
 def _json(value: dict) -> bytes:
@@ -77,51 +83,57 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
     `x` is one array (N, *shape) or a dict from input edge to array; `kernels` is "xnnpack" or "reference"; accumulators
     cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an input's range.
     """
-    from greenedge.backends.tflite.layout import Layout
     from greenedge.backends.tflite.runtime import run_file
 
-    about = _edges(folder)
+    about = read_edges(folder)
     edges = about["edges"]
-    layouts = {name: Layout(*(tuple(edge[part]) for part in ("source", "order", "shape", "file"))) for name, edge in edges.items()}
-    feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
-    stored = [layouts[name].to_file(_accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.int8)
-              for name in about["inputs"]]
     wanted = [name for name in keep if name in edges and name not in about["inputs"]]
-    values = run_file(folder / MODEL, stored, [edges[name]["tensor"] for name in wanted], kernels, progress)
+    values = run_file(folder / MODEL, stored_inputs(about, x), [edges[name]["tensor"] for name in wanted], kernels, progress)
+    try:
+        return graph_outputs(about, values, [*about["outputs"], *wanted])
+    except KeyError as error:
+        raise GreenedgeError(f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again.") from None
+
+
+def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The int8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
+    feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
+    edges = about["edges"]
+    return [_layout(edges[name]).to_file(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.int8)
+            for name in about["inputs"]]
+
+
+def graph_outputs(about: dict, values: Mapping[int, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """{edge: graph integers} from the stored values of tensors. Raises KeyError where one is not there in its shape."""
     result = {}
-    for name in dict.fromkeys([*about["outputs"], *wanted]):
-        held = values.get(edges[name]["tensor"])
-        if held is None or held.shape[1:] != layouts[name].file[1:]:
-            raise GreenedgeError(f"{folder / MODEL} does not hold {name!r} as {EDGES} says; run the build stage again.")
-        result[name] = layouts[name].to_graph(held).astype(np.int64) - edges[name]["offset"]
+    for name in dict.fromkeys(names):
+        edge = about["edges"][name]
+        held = values.get(edge["tensor"])
+        if held is None or held.shape[1:] != tuple(edge["file"][1:]):
+            raise KeyError(name)
+        result[name] = _layout(edge).to_graph(held).astype(np.int64) - edge["offset"]
     return result
 
 
-def _edges(folder: Path) -> dict:
-    about = _read(folder / EDGES)
+def _layout(edge: Mapping):
+    from greenedge.backends.tflite.layout import Layout
+
+    return Layout(*(tuple(edge[part]) for part in ("source", "order", "shape", "file")))
+
+
+def read_edges(folder: Path) -> dict:
+    """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
+    about = read_record(folder / EDGES)
     if about.get("format") != _SHAPE_MARK:
         raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
     return about
 
 
-def _accepted(name: str, edge: dict, values) -> np.ndarray:
-    values = None if values is None else np.asarray(values)
-    if values is None or values.shape[1:] != tuple(edge["shape"]):
-        has = "is missing" if values is None else f"has shape {values.shape}"
-        raise GreenedgeError(f"input {name!r} {has}; it must be {('batch', *edge['shape'])}.")
-    if values.dtype.kind not in "iub":
-        raise GreenedgeError(f"input {name!r} is {values.dtype}; the built file takes integers (floats go through the prologue first).")
-    if values.size and (values.min() < edge["lo"] or values.max() > edge["hi"]):
-        raise GreenedgeError(f"input {name!r} holds {values.min()}…{values.max()}; it must lie in {edge['lo']}…{edge['hi']}.")
-    return values.astype(np.int64)
-
-
 def report(folder: Path) -> dict:
     """{"edge": …}: the file's size, its operators, the runtime, and per kernel set what was proved or why nothing counts."""
-    from greenedge.backends.tflite.record import doubts, summary
     from greenedge.backends.tflite.runtime import operators
 
-    recorded, tested = _read(folder / CERTIFICATE), _read(folder / SELFTEST)
+    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
     told = {}
     for kernels in ("xnnpack", "reference"):
         doubt = doubts(recorded, tested, kernels)
@@ -147,9 +159,7 @@ def _with_compiler(found: dict, folder: Path) -> dict:
 
 def proved(folder: Path) -> str | None:
     """What holds for every input on XNNPACK, in one sentence; None where the runtime's arithmetic is not the emulated one."""
-    from greenedge.backends.tflite.record import doubts, sentence
-
-    recorded, tested = _read(folder / CERTIFICATE), _read(folder / SELFTEST)
+    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
     return None if doubts(recorded, tested, "xnnpack") else sentence(recorded, "xnnpack")
 
 
@@ -168,10 +178,3 @@ def _compilers() -> dict[str, str]:
     from greenedge.backends.tflite import edgetpu, vela
 
     return {**vela.tools(), **edgetpu.tools()}
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None

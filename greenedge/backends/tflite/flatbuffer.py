@@ -47,11 +47,14 @@ class Writer:
     def tensor(self, name: str, shape: Sequence[int], kind: str, quantisation: Quantisation | None = None,
                data: bytes | None = None) -> int:
         """A tensor of `kind` ('INT8', 'INT32'); with `data` it is a constant."""
-        if data is not None:
-            self.buffers.append(data)
-        self.tensors.append((name, tuple(int(d) for d in shape), kind, quantisation,
-                             0 if data is None else len(self.buffers) - 1))
+        self.tensors.append((name, tuple(int(d) for d in shape), kind, quantisation, 0 if data is None else self._buffer(data)))
         return len(self.tensors) - 1
+
+    def _buffer(self, data: bytes) -> int:
+        """Where the bytes are; equal ones are held once."""
+        if data not in self.buffers:
+            self.buffers.append(data)
+        return self.buffers.index(data)
 
     def constant(self, name: str, values: np.ndarray, quantisation: Quantisation | None = None) -> int:
         """A constant tensor of int8 or int32 values."""
@@ -71,7 +74,7 @@ class Writer:
         """The whole file."""
         from ai_edge_litert import schema_py_generated as schema
 
-        subgraph = schema.SubGraphT(name=self.name, inputs=list(inputs), outputs=list(outputs),
+        subgraph = schema.SubGraphT(name=self.name, inputs=_vector(inputs), outputs=_vector(outputs),
                                     tensors=[_tensor(schema, *t) for t in self.tensors],
                                     operators=[_operator(schema, *op) for op in self.operators])
         model = schema.ModelT(version=3, description="greenedge", subgraphs=[subgraph],
@@ -82,13 +85,27 @@ class Writer:
 
 def pack(model) -> bytes:
     """The bytes of a schema ModelT, each buffer aligned as the schema asks."""
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1024)
+    builder = _builder()
     for buffer in model.buffers:
         _pack_aligned(buffer)
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _builder():
+    """A builder that writes equal vectors once: shapes, and the zero points and scales of every channel."""
+    import flatbuffers
+
+    class Sharing(flatbuffers.Builder):
+        def CreateNumpyVector(self, x):
+            key = (x.dtype.str, x.tobytes())
+            if key not in self.shared:
+                self.shared[key] = super().CreateNumpyVector(x)
+            return self.shared[key]
+
+    builder = Sharing(1024)
+    builder.shared = {}
+    return builder
 
 
 def _pack_aligned(buffer) -> None:
@@ -110,13 +127,17 @@ def _pack_aligned(buffer) -> None:
     buffer.Pack = aligned
 
 
+def _vector(values: Sequence[int]) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
 def _tensor(schema, name, shape, kind, quantisation, buffer):
     parameters = None
     if quantisation is not None:
         scales = np.asarray(quantisation.scales, np.float32)
         zeros = np.full(len(scales), quantisation.zero_point, np.int64)
         parameters = schema.QuantizationParametersT(scale=scales, zeroPoint=zeros, quantizedDimension=quantisation.axis)
-    return schema.TensorT(name=name, shape=list(shape), type=getattr(schema.TensorType, kind), buffer=buffer,
+    return schema.TensorT(name=name, shape=_vector(shape), type=getattr(schema.TensorType, kind), buffer=buffer,
                           quantization=parameters, hasRank=True)
 
 
@@ -126,12 +147,12 @@ def _code(schema, kind, version):
 
 
 def _operator(schema, code, kind, inputs, outputs, options: Mapping[str, object]):
-    operator = schema.OperatorT(opcodeIndex=code, inputs=list(inputs), outputs=list(outputs))
+    operator = schema.OperatorT(opcodeIndex=code, inputs=_vector(inputs), outputs=_vector(outputs))
     if kind in _OPTIONS:
         table = getattr(schema, _OPTIONS[kind] + "T")()
         for key, value in options.items():
             assert hasattr(table, key), f"{kind} has no option {key}"
-            setattr(table, key, _enumerated(schema, key, value))
+            setattr(table, key, _vector(value) if isinstance(value, list) else _enumerated(schema, key, value))
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, _OPTIONS[kind])
         operator.builtinOptions = table
     return operator

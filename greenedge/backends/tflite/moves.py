@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
-from greenedge.backends.tflite.layout import Encoding, Layout, image, plain
+from greenedge.backends.tflite.layout import Layout, image, plain
 from greenedge.graph import Concat, DepthToSpace, Graph, MaxPool, Pad, Reshape, Transpose, Upsample
+from greenedge.int8.levels import Encoding
 
 
 @dataclass(frozen=True)

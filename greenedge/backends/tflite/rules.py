@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from greenedge.backends.tflite.arithmetic import LEAST, MOST
-from greenedge.backends.tflite.emit import SUMS, common_range
-from greenedge.backends.tflite.layout import LEVELS, encode
-from greenedge.backends.tflite.search import off_line
+from greenedge.backends.tflite.emit import common_range
 from greenedge.errors import Reason
 from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, Graph, Input, MaxPool, Op, Pad, Requantise,
                              SumPool, Upsample)
-
-_CROOKED = 2.0  # accumulators: rounded straight lines lie within about 1 of the fitted one
-_INT32 = 1 << 31
-_WIDEST_INPUT = 255  # of |stored - zero point|
+from greenedge.int8.arithmetic import MOST
+from greenedge.int8.levels import LEVELS, encode
+from greenedge.int8.rules import pad_level, steps, storage, weights
+from greenedge.int8.steps import SUMS, prepared
 
 
 def reasons_against(graph: Graph) -> list[Reason]:
     """Every reason why the graph has no exact int8 file."""
-    return [reason for op in graph.ops for reason in (*_storage(graph, op), *_of_kind(graph, op))]
-
-
-def _storage(graph: Graph, op: Op) -> list[Reason]:
-    """What every edge must be that is stored: at most 256 levels."""
-    edge = graph.edges[op.output]
-    levels = (op.hi - op.lo if isinstance(op, Requantise) else edge.hi - edge.lo) + 1
-    if levels <= LEVELS + 1:
-        return []
-    if not isinstance(op, SUMS):
-        if not isinstance(op, (Input, Requantise)):
-            return []  # told where the wide numbers come from
-        return [Reason(op.name, "too-wide", f"{levels:,} levels", "int8 holds 256", "quantise to at most 8 bits")]
-    readers = [r for r in graph.consumers(op.output) if not isinstance(r, Requantise)]
-    found = []
-    if readers:
-        found.append(Reason(op.name, "unsupported-graph", f"its accumulators are read by {', '.join(r.name for r in readers)}",
-                            "a quantiser must follow every layer", "put a QuantIdentity(bit_width=8) after it"))
-    if op.output in graph.outputs:
-        found.append(Reason(op.name, "too-wide", f"an output of {edge.bits}-bit accumulators",
-                            "the output of an int8 file has 8 bits", "put a QuantIdentity(bit_width=8) on the model's output"))
-    return found
+    graph = prepared(graph)
+    return [reason for op in graph.ops for reason in (*storage(graph, op), *_of_kind(graph, op))]
 
 
 def _of_kind(graph: Graph, op: Op) -> list[Reason]:
@@ -49,18 +24,7 @@ def _of_kind(graph: Graph, op: Op) -> list[Reason]:
 
 
 def _weights(graph: Graph, op) -> list[Reason]:
-    found = []
-    top = int(np.abs(op.weight).max(initial=0))
-    if op.weight.min(initial=0) < LEAST or op.weight.max(initial=0) > MOST:
-        found.append(Reason(op.name, "too-wide", f"a weight of {top}", "int8 weights lie in -127…127",
-                            "use narrow-range weights of at most 8 bits"))
-    axes = tuple(range(op.weight.ndim - 1)) if isinstance(op, Dense) else tuple(range(1, op.weight.ndim))
-    if isinstance(op, ConvTranspose):
-        axes = (0, *range(2, op.weight.ndim))
-    largest = _WIDEST_INPUT * int(np.abs(op.weight).sum(axis=axes).max(initial=0))
-    if 2 * largest >= _INT32:
-        found.append(Reason(op.name, "too-wide", f"sums of up to {largest:,}", "LiteRT adds up in 32 bits, with room for a bias",
-                            "use fewer inputs or narrower weights"))
+    found = weights(op, "LiteRT")
     if isinstance(op, (Conv, ConvTranspose)) and op.weight.ndim > 4:
         found.append(_rank(op, op.weight.ndim - 2))
     return found
@@ -73,7 +37,7 @@ def _rank(op: Op, axes: int) -> Reason:
 def _conv(graph: Graph, op: Conv) -> list[Reason]:
     found = _weights(graph, op)
     if any(op.pads):
-        found += _pad_level(graph, op, op.pad_value)
+        found += pad_level(graph, op, op.pad_value)
     return found
 
 
@@ -82,16 +46,8 @@ def _pool(graph: Graph, op: MaxPool | SumPool) -> list[Reason]:
     if isinstance(op, MaxPool) and any(d != 1 for d in op.dilations):
         found.append(Reason(op.name, "unsupported-op", f"dilations {tuple(op.dilations)}", "LiteRT's pools have none", "use dilation 1"))
     if isinstance(op, SumPool) and any(op.pads):
-        found += _pad_level(graph, op, op.pad_value)
+        found += pad_level(graph, op, op.pad_value)
     return found
-
-
-def _pad_level(graph: Graph, op: Op, level: int) -> list[Reason]:
-    edge = graph.edges[op.inputs[0]]
-    if edge.hi - edge.lo > LEVELS or edge.lo <= level <= edge.hi:
-        return []
-    return [Reason(op.name, "unsupported-op", f"padding with {level}", f"its input has the levels {edge.lo}…{edge.hi}",
-                   "pad with a level of the quantiser")]
 
 
 def _add(graph: Graph, op: Add) -> list[Reason]:
@@ -126,30 +82,20 @@ def _written(graph: Graph, edge: str) -> tuple[int, int]:
 
 
 def _step(graph: Graph, op: Requantise) -> list[Reason]:
+    found = steps(op, "LiteRT")
     if op.thresholds is None:
-        return [Reason(op.name, "not-monotone", "a function that rises and falls", "LiteRT multiplies and rounds", "use a ReLU")]
-    found = []
+        return found
     rank = len(graph.edges[op.output].shape)
     source = graph.producer(op.inputs[0])
     wanted = {Dense: (rank - 1,), Add: (0, rank - 1)}.get(type(source), (0,) if isinstance(source, SUMS) else (0, rank - 1))
     if len(op.thresholds) > 1 and op.axis not in wanted:
         found.append(Reason(op.name, "unsupported-op", f"a step function per index of axis {op.axis}",
                             "LiteRT has one per output channel", "quantise per channel or per tensor"))
-    crooked = _worst_line(op)
-    if crooked > _CROOKED:
-        found.append(Reason(op.name, "not-affine", f"steps up to {crooked:.0f} accumulators away from evenly spaced ones",
-                            "LiteRT multiplies and rounds", "use a ReLU, or a quantiser in front of the other activation"))
     return found
 
 
-def _worst_line(op: Requantise) -> float:
-    sign = op.sign < 0
-    low, high = np.where(sign, -op.x_hi, op.x_lo), np.where(sign, -op.x_lo, op.x_hi)
-    return float(off_line(op.thresholds, low, high).max(initial=0))
-
-
 def _pad(graph: Graph, op: Pad) -> list[Reason]:
-    return _pad_level(graph, op, op.value)
+    return pad_level(graph, op, op.value)
 
 
 def _upsample(graph: Graph, op: Upsample) -> list[Reason]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +12,10 @@ import numpy as np
 from greenedge.backends.tflite import worker
 from greenedge.backends.tflite.flatbuffer import IDENTIFIER, pack
 from greenedge.errors import GreenedgeError, ToolError
+from greenedge.int8.apart import LIMIT_S, Tell, watched
 
 RUNTIME = "ai-edge-litert"
-_LIMIT_S = 1800
 _MAX_BYTES = 1 << 30
-Tell = Callable[[int, int, str], None]
 
 
 def run_file(model: Path, inputs: Sequence[np.ndarray], keep: Sequence[int] = (), kernels: str = "xnnpack",
@@ -35,32 +32,11 @@ def run_file(model: Path, inputs: Sequence[np.ndarray], keep: Sequence[int] = ()
         (folder / "model.tflite").write_bytes(with_outputs(content, keep, model) if keep else content)
         for k, x in enumerate(inputs):
             np.save(folder / f"x{k}.npy", x)
-        status, said = _watched([sys.executable, worker.__file__, str(folder), kernels], folder / "log", len(inputs[0]), progress)
+        status, said = watched([sys.executable, worker.__file__, str(folder), kernels], folder / "log", len(inputs[0]), "LiteRT", progress)
         if status != 0:
             raise _explained(model, status, said)
         with np.load(folder / "y.npz", allow_pickle=False) as result:
             return {int(name): result[name] for name in result.files}
-
-
-def _watched(argv: list[str], log: Path, total: int, progress: Tell) -> tuple[int | None, str]:
-    """Exit status (None: out of time) and standard error of the worker; its words of progress are passed on."""
-    expired = threading.Event()
-    with open(log, "w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
-        timer = threading.Timer(_LIMIT_S, lambda: (expired.set(), process.kill()))
-        timer.start()
-        try:
-            for line in process.stdout:
-                if line.startswith("done "):
-                    progress(int(line.split()[1]), total, "LiteRT")
-            status = process.wait()
-        finally:
-            timer.cancel()
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        errors.seek(0)
-        return (None if expired.is_set() else status), errors.read()
 
 
 def read_model(model: Path) -> bytes:
@@ -80,7 +56,7 @@ def _explained(model: Path, status: int | None, said: str) -> GreenedgeError:
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("INFO:", "W0000", "WARNING:"))]
     last = lines[-1].rstrip(".") if lines else ""
     if status is None:
-        return ToolError(f"LiteRT did not end within {_LIMIT_S} s on {model}; give it fewer samples.")
+        return ToolError(f"LiteRT did not end within {LIMIT_S} s on {model}; give it fewer samples.")
     if status == worker.NO_RUNTIME:
         return ToolError(f"no TFLite runtime works here ({last}): pip install {RUNTIME}.")
     reason = last if status == worker.BAD_FILE and last else f"the runtime ended with status {status}"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.tflite.arithmetic import EMULATIONS, KERNEL_SETS, Emulation, activation_bounds, stored
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.worker import RESOLVERS, load_runtime, run
+from greenedge.int8.arithmetic import EMULATIONS, LITERT, Emulation, activation_bounds, stored
 
 CHANNELS, INPUTS, SAMPLES = 48, 8, 160
 _SEED = 20261123
@@ -30,7 +30,7 @@ class Case:
 
     operator: str
     content: bytes
-    x: np.ndarray
+    x: tuple[np.ndarray, ...]
     acc: np.ndarray
     scale_in: float
     scales: np.ndarray
@@ -43,7 +43,22 @@ class Case:
 def cases() -> list[Case]:
     """Random scales and tie scales for every operator that a certificate speaks of."""
     rng = np.random.default_rng(_SEED)
-    return [_case(rng, operator, ties) for operator in EMULATIONS["xnnpack"] for ties in (False, True)]
+    operators = [name for name, sets in EMULATIONS.items() if "xnnpack" in sets]
+    return [(_addition if name == "ADD" else _case)(rng, name, ties) for name in operators for ties in (False, True)]
+
+
+def _addition(rng, operator: str, ties: bool) -> Case:
+    """Every pair of int8."""
+    a, b = (v.reshape(1, -1).astype(np.int8) for v in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
+    zero_in, zero_out = int(rng.integers(-20, 20)), int(rng.integers(-60, 60))
+    scale_in, scale_out = (1.0, 2.0) if ties else (float(np.float32(rng.uniform(0.1, 2))) for _ in range(2))
+    writer = Writer("selftest")
+    x = [writer.tensor(name, a.shape, "INT8", Quantisation((scale_in,), zero_in)) for name in "ab"]
+    y = writer.tensor("y", a.shape, "INT8", Quantisation((scale_out,), zero_out))
+    writer.operator(operator, x, [y], 2, fusedActivationFunction="RELU")
+    acc = a.astype(np.int64) + b - 2 * zero_in
+    return Case(operator, writer.finish(x, [y]), (a, b), acc, scale_in, np.ones(1, np.float32), scale_out, zero_out,
+                activation_bounds("RELU", scale_out, zero_out), int((acc % 2).sum()) if ties else 0)
 
 
 def _case(rng, operator: str, ties: bool) -> Case:
@@ -66,7 +81,7 @@ def _case(rng, operator: str, ties: bool) -> Case:
     activation = "RELU" if operator == "CONV_2D" else "NONE"
     content = _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out, activation)
     real = acc * scales.astype(np.float64) * scale_in / scale_out  # exact where there are ties
-    return Case(operator, content, x.reshape(SAMPLES, fan_in) if operator == "FULLY_CONNECTED" else x, acc, scale_in, scales,
+    return Case(operator, content, (x.reshape(SAMPLES, fan_in) if operator == "FULLY_CONNECTED" else x,), acc, scale_in, scales,
                 scale_out, zero_out, activation_bounds(activation, scale_out, zero_out), int(((real % 1 == 0.5) & (np.abs(real) < 64)).sum()))
 
 
@@ -97,14 +112,14 @@ def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS) ->
     Raises RuntimeError where no runtime works.
     """
     runtime, package, version = load_runtime()
-    told = {kernels: {"pairs": 0, "ties": 0, "mismatches": 0} for kernels in KERNEL_SETS}
+    told = {kernels: {"pairs": 0, "ties": 0, "mismatches": 0} for kernels in LITERT}
     for case in cases():
-        for kernels in KERNEL_SETS:
+        for kernels in LITERT:
             resolver = getattr(runtime.OpResolverType, RESOLVERS[kernels])
             interpreter = runtime.Interpreter(model_content=case.content, num_threads=1, experimental_op_resolver_type=resolver)
             interpreter.allocate_tensors()
-            got, = run(interpreter, [case.x], lambda done: None).values()
-            expected = stored(emulations[kernels][case.operator], case.acc, case.scale_in, case.scales, case.scale_out,
+            got, = run(interpreter, list(case.x), lambda done: None).values()
+            expected = stored(emulations[case.operator][kernels], case.acc, case.scale_in, case.scales, case.scale_out,
                               case.zero_point, case.bounds)
             entry = told[kernels]
             entry["pairs"] += expected.size

@@ -4,6 +4,10 @@
 
 FOLDER holds model.tflite and x0.npy, x1.npy, … (int8, one for each input, in the file's order); y.npz and runtime.json are
 written beside them. It prints "done N" as it goes. KERNELS is "xnnpack" or "reference".
+
+    python worker.py --probe MODULE
+
+prints the version of that runtime if it can run a tiny model.
 """
 
 from __future__ import annotations
@@ -22,21 +26,21 @@ RUNTIMES = (("ai_edge_litert.interpreter", "ai-edge-litert"), ("tflite_runtime.i
 RESOLVERS = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
 # A file that hands its input on. tflite_runtime imports under numpy 2 and breaks at the first interpreter: so build one.
 TINY = base64.b64decode(
-    "EAAAAFRGTDMAAAAAAAAAAKb///8UAAAAOAAAAEQAAACgAQAAAwAAAAIAAAAgAAAABAAAAGr///8EAAAACAAAAAEAAAABAAAABAAEAAQAAAAJAAAA"
-    "Z3JlZW5lZGdlAAAAAQAAABQAAAAAAA4AGAAUABAADAAIAAQADgAAABQAAAAcAAAAdAAAAHgAAAB8AAAABAAAAHRpbnkAAAAAAQAAABQAAAAAAA4A"
-    "FgAAABAADAALAAQADgAAABgAAAAAAAARJAAAACgAAAAAAAYACAAEAAYAAAAEAAAAAgAAAAEAAAABAAAAAQAAAAEAAAACAAAAAAAAAAIAAAABAAAA"
-    "AQAAAAEAAAAAAAAAAwAAAIwAAABIAAAAHAAAAAAAFgAYABQAEwAMAAgAAAAAAAAAAAAHABYAAAAAAAABEAAAAAEAAAAAAAACDAAAAAEAAABzAAAA"
-    "AQAAAAIAAADW////AAAAAQwAAAAAAAAJDAAAAAEAAAB5AAAAAgAAAAEAAAABAAAAAAAWABQAEAAPAAAACAAAAAAAAAAAAAcAFgAAAAAAAAEMAAAA"
-    "AAAACQwAAAABAAAAeAAAAAIAAAABAAAAAQAAAAEAAAAQAAAADAAMAAsAAAAAAAQADAAAABYAAAAAAAAW")
+    "EAAAAFRGTDMAAAAAAAAAAKL///8UAAAAPAAAAEgAAACAAQAAAwAAAAIAAAAkAAAABAAAAGb///8EAAAACAAAAAEAAAABAAAAAAAAAAQABAAEAAAA"
+    "CQAAAGdyZWVuZWRnZQAAAAEAAAAUAAAAAAAOABgAFAAQAAwACAAEAA4AAAAUAAAAHAAAAGAAAABkAAAAaAAAAAQAAAB0aW55AAAAAAEAAAAUAAAA"
+    "AAAOABYAAAAQAAwACwAEAA4AAAAYAAAAAAAAESQAAAAUAAAAAAAGAAgABAAGAAAAvAAAAAIAAAAAAAAAAgAAAAEAAAABAAAAAQAAAAAAAAADAAAA"
+    "fAAAAEgAAAAcAAAAAAAWABgAFAATAAwACAAAAAAAAAAAAAcAFgAAAAAAAAEQAAAAAQAAAAAAAAIMAAAAAQAAAHMAAAABAAAAAgAAAOb///8AAAAB"
+    "DAAAAAAAAAk8AAAAAQAAAHkAFgAUABAADwAAAAgAAAAAAAAAAAAHABYAAAAAAAABDAAAAAAAAAkMAAAAAQAAAHgAAAACAAAAAQAAAAEAAAABAAAA"
+    "EAAAAAwADAALAAAAAAAEAAwAAAAWAAAAAAAAFg==")
 NO_RUNTIME = 3  # exit status: no runtime works here
 BAD_FILE = 4  # exit status: the runtime does not take the file
 _EVERY = 64  # samples between two words of progress
 
 
-def load_runtime() -> tuple[object, str, str]:
+def load_runtime(only: str | None = None) -> tuple[object, str, str]:
     """(module, package, version) of the first runtime that can build an interpreter. Raises RuntimeError with every reason."""
     reasons = []
-    for module, package in RUNTIMES:
+    for module, package in [pair for pair in RUNTIMES if only in (None, pair[0])]:
         try:
             found = importlib.import_module(module)
             found.Interpreter(model_content=TINY).allocate_tensors()
@@ -71,6 +75,15 @@ def run(interpreter, inputs: list[np.ndarray], tell) -> dict[str, np.ndarray]:
     return {str(index): value for index, value in values.items()}
 
 
+def probe(module: str) -> int:
+    try:
+        print(load_runtime(module)[2])
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return NO_RUNTIME
+    return 0
+
+
 def main(folder: Path, kernels: str) -> int:
     try:
         runtime, package, version = load_runtime()
@@ -90,4 +103,4 @@ def main(folder: Path, kernels: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(probe(sys.argv[2]) if sys.argv[1] == "--probe" else main(Path(sys.argv[1]), sys.argv[2]))

@@ -22,7 +22,7 @@ def find(root: Path) -> list[Found]:
     try:
         driver = _module().Driver()
     except SourceFault as fault:
-        return [Found("joulescope", "board", "the supplied board", fault.reason, fault.fix)]
+        return [Found("joulescope", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
     try:
         paths = [path for path in driver.device_paths() if _family(path)]
     finally:

@@ -25,7 +25,7 @@ def find(root: Path) -> list[Found]:
         library = _library()
         count = library.nvmlDeviceGetCount()
     except SourceFault as fault:
-        return [Found("nvml", "module", "gpu", fault.reason, fault.fix)]
+        return [Found("nvml", "module", "gpu", fault.reason, fault.fix, fault.kind)]
     found = []
     for index in range(count):
         covers = f"gpu {index}"
@@ -34,7 +34,7 @@ def find(root: Path) -> list[Found]:
                 open_one(library, index, _NoClock()).read()
                 found.append(Found(f"nvml:{index}:{kind}", "module", covers))
             except SourceFault as fault:
-                found.append(Found(f"nvml:{index}:{kind}", "module", covers, fault.reason, fault.fix))
+                found.append(Found(f"nvml:{index}:{kind}", "module", covers, fault.reason, fault.fix, fault.kind))
     return found
 
 

@@ -20,7 +20,7 @@ def find(root: Path) -> list[Found]:
     try:
         devices = _connect(_module()).get_devices()
     except SourceFault as fault:
-        return [Found("otii", "board", "the supplied board", fault.reason, fault.fix)]
+        return [Found("otii", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
     if not devices:
         return [Found("otii", "board", "the supplied board", "the Otii server has no device", _FIX)]
     return [Found(f"otii:{device.id}", "board", "the supplied board") for device in devices]

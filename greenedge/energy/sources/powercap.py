@@ -38,7 +38,7 @@ def find(root: Path) -> list[Found]:
             _read_number(zone / "energy_uj", f"powercap:{zone.name}")
             found.append(Found(f"powercap:{zone.name}", scope, covers))
         except SourceFault as fault:
-            found.append(Found(f"powercap:{zone.name}", "chip", zone.name, fault.reason, fault.fix))
+            found.append(Found(f"powercap:{zone.name}", "chip", zone.name, fault.reason, fault.fix, fault.kind))
     return found
 
 

@@ -19,7 +19,7 @@ def find(root: Path) -> list[Found]:
     try:
         gpus = _gpus()
     except SourceFault as fault:
-        return [Found("zeus", "module", "gpu", fault.reason, fault.fix)]
+        return [Found("zeus", "module", "gpu", fault.reason, fault.fix, fault.kind)]
     return [Found(f"zeus:{index}", "module", f"gpu {index}") for index in range(len(gpus))]
 
 

@@ -24,10 +24,15 @@ module ge_uart_rx #(
 
     assign line = (sync[2] && sync[3]) || (sync[3] && sync[4]) || (sync[2] && sync[4]);
 
+    // half a bit and the cycle that the edge took; a reset of the register, so that the sum keeps its carry chain
+    always_ff @(posedge clk) begin
+        if (rst || left == 0) phase <= 17'h08000 + INC;
+        else phase <= {1'b0, phase[15:0]} + INC;
+    end
+
     always_ff @(posedge clk) begin
         if (rst) begin
             sync    <= '1;
-            phase   <= '0;
             left    <= '0;
             resting <= 1'b0;
             valid   <= 1'b0;
@@ -39,10 +44,8 @@ module ge_uart_rx #(
             if (resting) begin
                 resting <= !line;
             end else if (left == 0) begin
-                phase <= 17'h08000 + INC;                // half a bit, and the cycle that the edge took
                 if (!line) left <= 4'd10;
             end else begin
-                phase <= {1'b0, phase[15:0]} + INC;
                 if (phase[16]) begin
                     left <= left - 1'b1;
                     if (left == 4'd10) begin

@@ -19,13 +19,17 @@ module ge_uart_tx #(
 
     assign ready = (left == 0) || (left == 4'd1 && phase[16]);
 
+    // a reset of the register, not a choice before the sum: the sum keeps its carry chain
+    always_ff @(posedge clk) begin
+        if (rst || left == 0) phase <= INC;
+        else phase <= {1'b0, phase[15:0]} + INC;
+    end
+
     always_ff @(posedge clk) begin
         if (rst) begin
-            phase <= '0;
             left  <= '0;
             tx    <= 1'b1;
         end else begin
-            phase <= (left == 0) ? INC : {1'b0, phase[15:0]} + INC;
             if (ready && valid) begin
                 left <= 4'd10;
                 tx   <= 1'b0;

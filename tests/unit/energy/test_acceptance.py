@@ -100,7 +100,7 @@ def test_stale_counter():
     rms = float(np.sqrt(np.mean(np.square(errors))))
     assert rms <= 0.005, rms
     with pytest.raises(Exception) as caught:
-        Method(min_window_s=0.05, periods=0).window_s([meter])
+        Method(min_window_s=0.05, periods=0).window_s([CounterMeter(source, clock, 0.1)])
     assert str(caught.value) == (
         "a window of 50 ms is too short for a source that is updated every 100 ms: at least "
         "1 s are "

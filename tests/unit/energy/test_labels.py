@@ -15,7 +15,7 @@ from rich.console import Console
 
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.energy import plots, results, terminal
-from greenedge.energy.compare import compare
+from greenedge.energy.comparing import compare
 from greenedge.energy.labels import (
     EVIDENCE,
     SCOPES,
@@ -29,6 +29,7 @@ from greenedge.energy.labels import (
 )
 from greenedge.energy.model import SourceInfo
 from greenedge.energy.page import page
+from greenedge.energy.page import table as page_table
 from greenedge.energy.selftest import simulated_document
 
 
@@ -71,10 +72,21 @@ def test_labels_survive_every_output(parts):
             if evidence_class(row["evidence"]) != "measured":
                 assert row["evidence"].upper() in cells["total per inference"]
         assert cells["evidence"] == row["evidence"]
-    console = Console(width=400, file=io.StringIO())
-    console.print(terminal.result_table(data))
-    text = console.file.getvalue()
-    assert all(row["evidence"] in text for row in rows)
+    # Terminal, wide and narrow, and HTML: every row with its word; an estimate's number never without it.
+    for width in (60, 400):
+        console = Console(width=width, file=io.StringIO())
+        console.print(terminal.result_view(data, width))
+        text = console.file.getvalue()
+        assert all(row["evidence"] in text for row in rows)
+        assert text.count("ESTIMATED") == sum(row["evidence"] == "estimated" for row in rows)
+        assert text.count("SIMULATED") == sum(row["evidence"] == "simulated" for row in rows)
+        assert all(len(line) <= width for line in text.splitlines())
+    lines = re.findall(r'<tr class="(\w+)">(.*?)</tr>', page_table(data))
+    assert [word for word, _ in lines] == [row["evidence"] for row in rows]
+    for word, line in lines:
+        cells = dict(zip(re.findall(r"<th>(.*?)</th>", page_table(data)), re.findall(r"<td>(.*?)</td>", line), strict=True))
+        estimated, read = cells.get("estimate per inference"), cells.get("total per inference")
+        assert bool(estimated) == (word == "estimated") != bool(read)
 
 
 def test_the_page_and_the_figures_keep_the_labels():
@@ -86,7 +98,9 @@ def test_the_page_and_the_figures_keep_the_labels():
     assert "e [estimated, chip]" in html and "SIMULATED" in html
     # The front asks measured and replayed rows alone, though the estimate would beat them.
     assert plots.front(data["rows"]) == [(0.02, 2.0)]
-    assert plots._face(data["rows"][1]) == plots._face(data["rows"][2]) == "none" != plots._face(data["rows"][0])
+    assert [plots._solid(row) for row in data["rows"]] == [True, False, False]
+    other = results.document([_row("m", "measured", value=2.0), _row("n", "measured", "wall", value=1.0)])
+    assert plots.front(other["rows"]) == [], "scopes that differ have no front"
 
 
 @settings(max_examples=80, deadline=None)

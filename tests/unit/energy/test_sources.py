@@ -15,7 +15,7 @@ import pytest
 from greenedge.errors import EvidenceError, TargetError
 from greenedge.energy.clock import RealClock, VirtualClock
 from greenedge.energy.liveness import check
-from greenedge.energy.measure import measure, measure_sources
+from greenedge.energy.measuring import measure, measure_sources
 from greenedge.energy.method import Method
 from greenedge.energy.model import SourceFault
 from greenedge.energy.simulate import FAULTS, FakeCounter, FakeMachine, FakePower, FakePowercapTree, MachineWorkload

@@ -1,13 +1,16 @@
-"""LiteRT's int8 requantisation, to the bit: from the int32 accumulator (bias included) to the stored int8.
+"""Int8 requantisation of LiteRT and ONNX Runtime, to the bit: from the int32 accumulator (bias included) to the stored int8.
 
 Each kernel set has its own arithmetic. With si, sw, so the scales of input, weight and output:
 
     xnnpack     every operator: s = fl32(fl32(si*sw)/so), nearest-even of fl32(fl32(acc)*s)
+                ADD of two inputs of one scale: a 21-bit multiplier and a shift, halves up
+    mlas        ONNX Runtime's CPU kernels: the same as xnnpack's first
     reference   FULLY_CONNECTED: nearest, halves away from zero, of double(acc) * (double(si)*double(sw)/double(so));
-                convolutions: that double as a 31-bit multiplier and a shift, applied with two roundings
+                convolutions: that double as a 31-bit multiplier and a shift, applied with two roundings;
+                ADD: the same to 2**19 times the sum
 
 then + zero point, then clamped to the range the fused activation leaves. Established by measurement against
-ai-edge-litert 2.3.0 (x86-64, and arm64 under emulation); `selftest.py` measures it again on the runtime at hand. Every
+ai-edge-litert 2.3.0 (x86-64, and arm64 under emulation); each back end's `selftest.py` measures it again on the runtime at hand. Every
 function here is monotone in the accumulator, which is why a certificate needs to look at the thresholds only.
 """
 
@@ -18,19 +21,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KERNEL_SETS = ("xnnpack", "reference")
+LITERT = ("xnnpack", "reference")  # LiteRT's kernel sets, the default first
 LEAST, MOST = -128, 127  # int8
 SCALE_LIMIT = 256.0  # XNNPACK refuses a requantisation scale of 256 and more
+ADD_RATIOS = (2.0 ** -10, 2.0 ** 8)  # input scale / output scale of an addition that XNNPACK takes
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
 @dataclass(frozen=True)
 class Emulation:
     """`prepare(si, sw, so)` gives the operator's parameters, one per sw; `rounded(acc, *parameters)` the integer nearest to
-    the accumulator's real value, before the zero point and the clamp. Arrays broadcast."""
+    the accumulator's real value, before the zero point and the clamp; `twice` says whether on two roundings. Arrays broadcast."""
 
     prepare: Callable[[float, np.ndarray, float], tuple[np.ndarray, ...]]
     rounded: Callable[..., np.ndarray]
+    twice: bool = False
 
 
 def stored(emulation: Emulation, acc: np.ndarray, si: float, sw: np.ndarray, so: float, zero_point: int,
@@ -79,7 +84,11 @@ def _reference_dense_rounded(acc, scale):
 
 def _reference_conv_prepare(si, sw, so):
     """QuantizeMultiplier: scale = multiplier / 2**31 * 2**shift, the multiplier rounded to 31 bits, halves up."""
-    fraction, exponent = np.frexp(_double_scale(si, sw, so))
+    return _multiplier(_double_scale(si, sw, so))
+
+
+def _multiplier(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    fraction, exponent = np.frexp(scale)
     multiplier = np.floor(fraction * 2.0 ** 31 + 0.5).astype(np.int64)
     carry = multiplier == 1 << 31
     multiplier, exponent = np.where(carry, multiplier >> 1, multiplier), np.where(carry, exponent + 1, exponent)
@@ -99,12 +108,37 @@ def _reference_conv_rounded(acc, multiplier, shift):
     return (high >> right) + (remainder > half)
 
 
+def _xnnpack_add_prepare(si, sw, so):
+    """The ratio of the scales with 21 bits, at least 2**20; `sw` is 1 (an addition has no weights)."""
+    _, exponent = np.frexp(_xnnpack_prepare(si, sw, so)[0])
+    shift = 21 - exponent.astype(np.int64)
+    return np.rint(np.ldexp(_xnnpack_prepare(si, sw, so)[0].astype(np.float64), shift)).astype(np.int64), shift
+
+
+def _xnnpack_add_rounded(acc, multiplier, shift):
+    return (acc * multiplier + (np.int64(1) << (shift - 1))) >> shift
+
+
+def _reference_add_prepare(si, sw, so):
+    """Both inputs are shifted left by 20 and halved, which is exact; what they add up to is multiplied."""
+    return _multiplier(2 * _double_scale(si, sw, so) / (1 << 20))
+
+
+def _reference_add_rounded(acc, multiplier, shift):
+    return _reference_conv_rounded(acc << 19, multiplier, shift)
+
+
 _XNNPACK = Emulation(_xnnpack_prepare, _xnnpack_rounded)
 _REFERENCE_DENSE = Emulation(_reference_dense_prepare, _reference_dense_rounded)
-_REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_rounded)
+_REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_rounded, twice=True)
 
+_XNNPACK_ADD = Emulation(_xnnpack_add_prepare, _xnnpack_add_rounded)
+_REFERENCE_ADD = Emulation(_reference_add_prepare, _reference_add_rounded, twice=True)
+
+# operator -> {kernel set: its arithmetic}; the first set is the one that a search serves first
 EMULATIONS: dict[str, dict[str, Emulation]] = {
-    "xnnpack": dict.fromkeys(("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"), _XNNPACK),
-    "reference": {"FULLY_CONNECTED": _REFERENCE_DENSE, "CONV_2D": _REFERENCE_CONV, "DEPTHWISE_CONV_2D": _REFERENCE_CONV,
-                  "TRANSPOSE_CONV": _REFERENCE_CONV},
+    "FULLY_CONNECTED": {"xnnpack": _XNNPACK, "reference": _REFERENCE_DENSE},
+    **{name: {"xnnpack": _XNNPACK, "reference": _REFERENCE_CONV} for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")},
+    "ADD": {"xnnpack": _XNNPACK_ADD, "reference": _REFERENCE_ADD},
+    **{name: {"mlas": _XNNPACK} for name in ("QLinearConv", "QGemm", "QuantizeLinear")},
 }

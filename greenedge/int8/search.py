@@ -1,23 +1,25 @@
-"""Chooses, channel by channel, the weight scale and the bias with which LiteRT's arithmetic hits every threshold.
+"""Chooses, channel by channel, the weight scale and the bias with which a runtime's arithmetic hits every threshold.
 
 In real arithmetic a scale s = (levels per accumulator) and an integer constant B are right when, for every level with its
 half h = level - zero_level - 1/2 and its threshold T,
 
     s * (k*(T-1) + B) < h <= s * (k*T + B)
 
-which for each B is an interval of s. The widest intervals are tried with the emulated arithmetic of both kernel sets;
+which for each B is an interval of s. The widest intervals are tried with the emulated arithmetic of all kernel sets;
 the emulation decides, never the interval. Where no candidate is right, the one with the fewest differing accumulators
-is kept, XNNPACK first.
+is kept, the first kernel set of the operator before the others.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.backends.tflite.arithmetic import KERNEL_SETS, SCALE_LIMIT
-from greenedge.backends.tflite.certificate import Problem, Solution, count_differing, judge, wrong_points
+from greenedge.graph import Requantise
+from greenedge.int8.arithmetic import ADD_RATIOS, SCALE_LIMIT
+from greenedge.int8.certificate import Problem, Solution, count_differing, judge, wrong_points
+from greenedge.int8.steps import reach
 
 _BLOCK = 1 << 21  # elements of one intermediate array
 _ROOM = 4.0  # a scale is sought within this factor of the fitted slope
@@ -28,6 +30,7 @@ _FACTORS = 24  # at most this many factors below the largest
 _TOUCHING = 3e-7  # relative: an interval that shrinks to a point (a tie) still counts, its float32 may be right
 _GRID = 41  # slopes per constant where no candidate is right
 _FINALISTS = 6  # of those, how many are counted exactly
+_UNTRIED = 1 << 40  # wrong points of no candidate at all
 
 
 def solve(problem: Problem) -> Solution:
@@ -43,16 +46,36 @@ def solve(problem: Problem) -> Solution:
     return Solution(factor[back], scale[back], constant[back], spread)
 
 
-def off_line(thresholds: np.ndarray, x_lo: np.ndarray, x_hi: np.ndarray) -> np.ndarray:
-    """(R,) how far, in accumulators, the reachable thresholds lie from the nearest evenly spaced ones (least squares).
+def solve_addition(problem: Problem, constant: int) -> tuple[float, Solution] | None:
+    """The output scale with which adding two inputs of one scale is right everywhere for every kernel set, and the proof.
 
-    At most about 1 for every rounded straight line; more means that no multiplier can make these steps.
+    An addition has neither weights nor bias: `constant` is what the zero points take away, and the only freedom is the scale of
+    what is written. None where no scale is right.
     """
-    problem = Problem("CONV_2D", thresholds, x_lo, x_hi, np.ones(len(x_lo), np.int64), 0, 0, 0, (0, 0))
+    b = np.array([[constant]])
+    low, high = _interval(problem, b, 0.0, _fit(problem)[0][:, None])
+    if not low[0, 0] <= high[0, 0] * (1 + _TOUCHING):
+        return None
+    ones, whole = np.ones(1, np.float32), np.array([constant])
+    for fraction in _FRACTIONS:
+        ratio = low[0, 0] * (high[0, 0] / low[0, 0]) ** fraction
+        scale = float(np.float32(problem.scale_in / ratio))
+        if ADD_RATIOS[0] <= ratio < ADD_RATIOS[1]:
+            verdicts = judge(replace(problem, scale_out=scale), ones, whole)
+            if not any(verdict.differing.any() for verdict in verdicts.values()):
+                return scale, Solution(np.ones(1, np.int64), ones, whole, verdicts)
+    return None
+
+
+def line(step: Requantise) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) slope and offset of the real line behind each channel's steps: level ≈ slope*x + offset, before rounding and clamping."""
+    low, high = reach(step)
+    problem = Problem("CONV_2D", step.thresholds, low, high, np.ones(len(low), np.int64), step.lo, 0, 0, (0, 0))
     slope, centre_x, centre_h = _fit(problem)
-    reachable = _reachable(problem)
-    line = centre_x[:, None] + (problem.halves - centre_h[:, None]) / slope[:, None]
-    return np.where(reachable, np.abs(line - (thresholds - 0.5)), 0).max(axis=1, initial=0)
+    varies = _reachable(problem).any(axis=1)
+    constant = step.lo + (step.thresholds <= low[:, None]).sum(axis=1)
+    slope = np.where(varies, slope, 0)
+    return slope * step.sign, np.where(varies, centre_h - slope * centre_x, constant)
 
 
 def _reachable(problem: Problem) -> np.ndarray:
@@ -86,10 +109,10 @@ def _choose(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _choose_varying(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tries one factor after another until both kernel sets are right: another factor puts the constants at other fractions
+    """Tries one factor after another until all kernel sets are right: another factor puts the constants at other fractions
     of an accumulator, and a power of two can hold ties that 18 cannot."""
     factors = _factors(problem.factor)
-    best = _Best.none(len(factors))
+    best = _Best.none(len(problem.kernels), len(factors))
     for attempt in range(factors.shape[1]):
         rows = np.flatnonzero(~best.settled & (factors[:, attempt] > 0))
         if len(rows) == 0:
@@ -113,18 +136,18 @@ class _Best:
     wrong: np.ndarray
 
     @classmethod
-    def none(cls, rows: int) -> _Best:
+    def none(cls, sets: int, rows: int) -> _Best:
         return cls(np.zeros(rows, np.int64), np.ones(rows, np.float32), np.zeros(rows, np.int64),
-                   np.full((len(KERNEL_SETS), rows), np.iinfo(np.int64).max))
+                   np.full((sets, rows), _UNTRIED))
 
     @property
     def settled(self) -> np.ndarray:
         return ~self.wrong.any(axis=0)
 
     def improve(self, rows, factor, scale, constant, wrong) -> None:
-        """Takes the new candidates of `rows` where they are better: XNNPACK first, then the reference kernels."""
+        """Takes the new candidates of `rows` where they are better: the first kernel set before the others."""
         old = self.wrong[:, rows]
-        better = (wrong[0] < old[0]) | ((wrong[0] == old[0]) & (wrong[1] < old[1]))
+        better = (wrong[0] < old[0]) | ((wrong[0] == old[0]) & (wrong[1:].sum(axis=0) < old[1:].sum(axis=0)))
         at = rows[better]
         self.factor[at], self.scale[at], self.constant[at] = factor[better], scale[better], constant[better]
         self.wrong[:, at] = wrong[:, better]
@@ -143,12 +166,12 @@ def _factors(largest: np.ndarray) -> np.ndarray:
 
 def _try_factor(problem: Problem, certified: np.ndarray, first: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best of this factor: scale, constant, (2, R) wrong points. Unless it is the first factor, channels without an
-    interval are passed over; those already `certified` for XNNPACK want one that suits both kernel sets."""
+    interval are passed over; those already `certified` for the first kernel set want one that suits all."""
     constants, lows, highs, both = _candidates(problem)
     scale = _as_weight_scale(problem, np.sqrt(lows[:, :1] * highs[:, :1]))[:, 0]
     constant = constants[:, 0].copy()
     counts = wrong_points(problem, scale[:, None], constant[:, None])
-    wrong = np.stack([counts[kernels][:, 0] for kernels in KERNEL_SETS])
+    wrong = np.stack([counts[kernels][:, 0] for kernels in problem.kernels])
     possible = first | np.where(certified, both, (lows <= highs * (1 + _TOUCHING)).any(axis=1))
     rest = np.flatnonzero(wrong.any(axis=0) & possible)
     if len(rest):
@@ -163,7 +186,7 @@ def _as_weight_scale(problem: Problem, s: np.ndarray) -> np.ndarray:
 
 def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(R, N) constants, the most promising first, with the ends of their intervals of s; and (R,) whether some interval
-    suits both kernel sets."""
+    suits all kernel sets."""
     slope, centre_x, centre_h = _fit(problem)
     middle = np.rint(problem.factor * (centre_h / slope - centre_x)).astype(np.int64)
     reach = max(3, int(problem.factor.max()))
@@ -180,7 +203,7 @@ def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
         nominal = slope[part, None] / some.factor[:, None]
         low, high = _interval(some, b, 0.0, nominal)
         both_low, both_high = low, high
-        if problem.operator != "FULLY_CONNECTED":
+        if problem.rounds_early:
             early = 0.5 / np.frexp(nominal)[0]  # the reference convolution's first rounding comes this much early
             shifted = _interval(some, b, early, nominal)
             both_low, both_high = np.maximum(low, shifted[0]), np.minimum(high, shifted[1])
@@ -222,8 +245,9 @@ def _wide(problem: Problem, constants, lows, highs) -> tuple[np.ndarray, np.ndar
     scales = np.concatenate([scales, *near], axis=1)
     b = np.tile(constants, (1, len(_FRACTIONS) + len(_NEIGHBOURS)))
     counts = wrong_points(problem, scales, b)
-    wrong = np.stack([counts[kernels] for kernels in KERNEL_SETS])
-    best = np.argmin(wrong[0] * (wrong[1].max(initial=0) + 1) + wrong[1], axis=1)
+    wrong = np.stack([counts[kernels] for kernels in problem.kernels])
+    others = wrong[1:].sum(axis=0)
+    best = np.argmin(wrong[0] * (others.max(initial=0) + 1) + others, axis=1)
     row = np.arange(len(best))
     return scales[row, best], b[row, best], wrong[:, row, best]
 
@@ -261,10 +285,11 @@ def _real_distance(problem: Problem, scales: np.ndarray, constants: np.ndarray) 
 
 
 def _count_finalists(problem: Problem, scales: np.ndarray, constants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The finalist with the fewest differing accumulators, XNNPACK before the reference kernels."""
+    """The finalist with the fewest differing accumulators, the first kernel set before the others."""
     counts = [[count_differing(problem, kernels, scales[:, n], constants[:, n])[0] for n in range(scales.shape[1])]
-              for kernels in KERNEL_SETS]
-    xnnpack, reference = (np.stack(c, axis=1).astype(np.float64) for c in counts)
-    best = np.argmin(xnnpack + reference / (reference.max(initial=0) + 1), axis=1)
+              for kernels in problem.kernels]
+    first, *others = (np.stack(c, axis=1).astype(np.float64) for c in counts)
+    rest = sum(others, np.zeros_like(first))
+    best = np.argmin(first + rest / (rest.max(initial=0) + 1), axis=1)
     row = np.arange(len(best))
     return scales[row, best], constants[row, best]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.tflite.arithmetic import KERNEL_SETS
-from greenedge.backends.tflite.emit import Layer
+from greenedge.errors import GreenedgeError
+from greenedge.int8.layers import Layer
 
 FORMAT = "greenedge-certificate/1"
-NAMES = {"xnnpack": "XNNPACK", "reference": "the reference kernels"}
+NAMES = {"xnnpack": "XNNPACK", "reference": "the reference kernels", "mlas": "ONNX Runtime on CPU"}
 _LISTED = 64  # channels that differ, told one by one in a layer
 
 
@@ -22,8 +24,7 @@ def certificate(layers: Sequence[Layer]) -> dict:
 def _entry(layer: Layer) -> dict:
     total = int(layer.accumulators.sum())
     kernels = {}
-    for name in KERNEL_SETS:
-        verdict = layer.solution.verdicts[name]
+    for name, verdict in layer.solution.verdicts.items():
         rows = np.flatnonzero(verdict.differing)
         differing = int(verdict.differing.sum())
         kernels[name] = {"certified": len(verdict.differing) - len(rows), "differing_accumulators": differing, "share": differing / total,
@@ -64,3 +65,11 @@ def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
     if kernels == "xnnpack" and left:
         return f"XNNPACK in {runtime} does not run every {' and '.join(left)} of this file"
     return None
+
+
+def read_record(path: Path) -> dict:
+    """A JSON file of a build. Raises GreenedgeError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None

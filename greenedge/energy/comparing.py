@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from greenedge.errors import GreenedgeError
 from greenedge.energy import results, stats
-from greenedge.energy.labels import check_comparable, key_for
+from greenedge.energy.labels import check_comparable, key_for, worst
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def compare(
         quantity,
         ratio,
         paired,
-        max((a.evidence, b.evidence), key=results.EVIDENCE.index),
+        worst(("derived", a.evidence, b.evidence)),
         stats.verdict(ratio, *names),
         tuple(warnings),
     )

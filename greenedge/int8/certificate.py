@@ -1,4 +1,4 @@
-"""What was proved about one requantisation: per channel, at how many accumulators LiteRT's arithmetic differs from the graph.
+"""What was proved about one requantisation: per channel, at how many accumulators a runtime's arithmetic differs from the graph.
 
 A layer's channels are rows of a `Problem`: the thresholds of the integer graph over the reachable accumulators x, and how
 the file computes: k*x + constant in int32, times a scale, plus the zero point, clamped. All of that is monotone in x, as
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.backends.tflite.arithmetic import EMULATIONS, KERNEL_SETS, stored
+from greenedge.int8.arithmetic import EMULATIONS, stored
 
 _BLOCK = 1 << 21  # elements of one intermediate array
 _INT32 = 1 << 31
@@ -44,6 +44,16 @@ class Problem:
         assert all(a.shape == (rows,) for a in (self.x_lo, self.x_hi, self.factor)), "one value per channel"
 
     @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernel sets that run this operator, the one that counts most first."""
+        return tuple(EMULATIONS[self.operator])
+
+    @property
+    def rounds_early(self) -> bool:
+        """Whether a kernel set rounds twice, so that its steps come up to an accumulator early."""
+        return any(emulation.twice for emulation in EMULATIONS[self.operator].values())
+
+    @property
     def halves(self) -> np.ndarray:
         """(L,) real level, counted from the zero level, at which the stored level steps up: level - zero_level - 1/2."""
         return self.lo + 1 + np.arange(self.thresholds.shape[1]) - self.zero_level - 0.5
@@ -56,7 +66,6 @@ class Problem:
     def rows(self, index: np.ndarray) -> Problem:
         """The same operator with these channels alone."""
         return replace(self, **{name: getattr(self, name)[index] for name in ("thresholds", "x_lo", "x_hi", "factor")})
-
 
     def scaled(self, factor: np.ndarray) -> Problem:
         """The same channels with other factors."""
@@ -93,10 +102,10 @@ def critical_points(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 
 
 def emulated_levels(problem: Problem, kernels: str, x: np.ndarray, scale: np.ndarray, constant: np.ndarray) -> np.ndarray:
-    """Levels LiteRT gives at accumulators x; x, scale and constant broadcast, rows first."""
+    """Levels the runtime gives at accumulators x; x, scale and constant broadcast, rows first."""
     shape = (-1,) + (1,) * (np.ndim(x) - 1)
     acc = problem.factor.reshape(shape) * x + constant
-    value = stored(EMULATIONS[kernels][problem.operator], acc, problem.scale_in, scale, problem.scale_out,
+    value = stored(EMULATIONS[problem.operator][kernels], acc, problem.scale_in, scale, problem.scale_out,
                    problem.zero_point, problem.bounds)
     return value - problem.zero_point + problem.zero_level
 
@@ -106,12 +115,12 @@ def wrong_points(problem: Problem, scales: np.ndarray, constants: np.ndarray) ->
     differs at all of them."""
     points, levels = critical_points(problem)
     rows, candidates = scales.shape
-    counts = {kernels: np.empty((rows, candidates), np.int64) for kernels in KERNEL_SETS}
+    counts = {kernels: np.empty((rows, candidates), np.int64) for kernels in problem.kernels}
     step = max(1, _BLOCK // (candidates * points.shape[1]))
     for begin in range(0, rows, step):
         part = slice(begin, begin + step)
         some = problem.rows(np.arange(rows)[part])
-        for kernels in KERNEL_SETS:
+        for kernels in problem.kernels:
             got = emulated_levels(some, kernels, points[part, None, :], scales[part, :, None], constants[part, :, None])
             counts[kernels][part] = (got != levels[part, None, :]).sum(axis=2)
     unsafe = ~_within_int32(problem, scales, constants)
@@ -130,7 +139,7 @@ def judge(problem: Problem, scale: np.ndarray, constant: np.ndarray) -> dict[str
     """The exact verdict on one (scale, constant) per channel."""
     wrong = wrong_points(problem, scale[:, None], constant[:, None])
     verdicts = {}
-    for kernels in KERNEL_SETS:
+    for kernels in problem.kernels:
         differing = np.zeros(len(scale), np.int64)
         largest = np.zeros(len(scale), np.int64)
         rows = np.flatnonzero(wrong[kernels][:, 0])

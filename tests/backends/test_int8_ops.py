@@ -1,16 +1,23 @@
-"""Every operation in the file gives the graph's integers, on both kernel sets, wherever the certificate says so."""
+"""Every operation in the .tflite and .onnx files gives the graph's integers, on every kernel set, wherever the certificate says so."""
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
-from greenedge.backends.tflite.certificate import Problem, emulated_levels
+from greenedge.backends.onnxruntime import emit as onnx_emit
+from greenedge.backends.onnxruntime import rules as onnx_rules
+from greenedge.backends.onnxruntime.runtime import with_outputs as with_onnx_outputs
+from greenedge.backends.onnxruntime.worker import run as run_onnx
+from greenedge.backends.onnxruntime.worker import session_for
 from greenedge.backends.tflite.emit import write_file
 from greenedge.backends.tflite.rules import reasons_against
 from greenedge.backends.tflite.runtime import with_outputs
 from greenedge.backends.tflite.worker import RESOLVERS, load_runtime, run
-from greenedge.graph import Dense, Edge, frozen, run_graph
+from greenedge.graph import Conv, Dense, Edge, Requantise, frozen, run_graph
+from greenedge.int8.certificate import Problem, emulated_levels
+from greenedge.int8.steps import off_line, prepared
 from tests.backends.graphs import RANGES, Sketch
 
 SAMPLES = 24
@@ -48,7 +55,23 @@ def check(sketch, *outputs, tmp_path, all_certified=True):
             assert set(outputs) <= set(got)
             for edge, values in got.items():
                 assert np.array_equal(values, expected[edge]), (kernels, edge)
+    check_onnx(graph, feeds, all_certified)
     return emitted
+
+
+def check_onnx(graph, feeds, all_certified):
+    """The same for the 8-bit ONNX file."""
+    assert onnx_rules.reasons_against(graph) == []
+    emitted = onnx_emit.write_file(graph)
+    exact = all(not layer.solution.verdicts["mlas"].differing.any() for layer in emitted.layers)
+    assert exact or not all_certified
+    tree = onnx.load_model_from_string(emitted.content)
+    names = with_onnx_outputs(tree, list(emitted.codes))
+    expected = run_graph(graph, feeds, keep=list(emitted.codes))
+    shift = {edge: code.offset + onnx_emit.SHIFT for edge, code in emitted.codes.items()}
+    fed = [(feeds[edge] + shift[edge]).astype(np.uint8) for edge in graph.inputs]
+    for edge, values in zip(names, run_onnx(session_for(tree.SerializeToString()), fed)):
+        assert not exact or np.array_equal(values.astype(np.int64) - shift[edge], expected[edge]), edge
 
 
 @pytest.fixture
@@ -274,3 +297,48 @@ def _block(rng, sketch, edge):
         return sketch.step(sketch.conv_transpose(edge, 4, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)), levels)
     return sketch.step(sketch.conv(edge, int(rng.integers(2, 7)), (3, 3), strides=(2, 2) if min(height, width) > 3 else None,
                                    pads=(1, 1, 1, 1)), levels)
+
+
+@pytest.mark.parametrize("ratio", [0.0731, 0.31, 0.5])
+def test_residual_additions_through_zero_are_litert_additions(rng, tmp_path, ratio):
+    """Two signed branches of one scale, then a quantiser without an offset: ADD where its rounding is right, else a convolution."""
+    sketch = Sketch(rng, (4, 5, 5))
+    a = sketch.step(sketch.conv("x", 6, (1, 1)), "s8")
+    b = sketch.step(sketch.conv("x", 6, (3, 3), pads=(1, 1, 1, 1)), "s8")
+    total = sketch.add(a, b)
+    k = np.arange(1, 16)
+    thresholds = np.ceil((k - 0.5) / ratio).astype(np.int64) + ((k - 0.5) / ratio % 1 == 0) * (k % 2)  # ties go to the even level
+    sketch.ops.append(Requantise("step", (total,), "step", 0, 0, 15, frozen([1]), frozen(thresholds[None]), None, None, frozen([-256]), frozen([254])))
+    sketch.edges["step"] = Edge("step", (6, 5, 5), 0, 15)
+    layers = check(sketch, sketch.step(sketch.conv("step", 3, (3, 3))), tmp_path=tmp_path, all_certified=False).layers
+    assert [layer.operator for layer in layers if layer.name == total] == ["DEPTHWISE_CONV_2D" if ratio == 0.5 else "ADD"]
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_quantisers_are_put_right_behind_their_sums(rng, tmp_path, falling):
+    """Flatten, transpose, upsampling and max pooling between a layer and its quantiser: only a falling step may not pass a maximum."""
+    sketch = Sketch(rng, (2, 8, 8))
+    a, b, c = (sketch.conv("x", 4, (3, 3)) for _ in range(3))
+    pooled = sketch.step(sketch.max_pool(a, (2, 2)), "u4", axis=0, falling=falling)
+    flat = sketch.step(sketch.reshape(b, 4, 36), "u4", axis=0, falling=falling)
+    turned = sketch.step(sketch.transpose(sketch.upsample(c, 1, 2, 1), 1, 2, 0), "u4", axis=2, falling=falling)
+    graph = sketch.graph(pooled, flat, turned)
+    order = [type(op).__name__ for op in prepared(graph).ops if not isinstance(op, Conv)]
+    if falling and any((op.sign < 0).any() for op in sketch.ops if isinstance(op, Requantise) and op.output == pooled):
+        assert [r.node for r in reasons_against(graph)] == [a] and order.index("MaxPool") < order.index("Requantise")
+        return
+    assert order[1:3] == ["Requantise", "MaxPool"]
+    check(sketch, pooled, flat, turned, tmp_path=tmp_path)
+
+
+def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_path):
+    """ReLU6 and its like: a line over 0...83, and the levels up to 255 never reached."""
+    sketch = Sketch(rng, (4,))
+    sums = sketch.dense("x", 3)
+    low, high = sketch.reach[sums]
+    thresholds = np.ceil((np.arange(1, 256) - 0.5) / np.array([[0.9], [1.7], [2.6]])).astype(np.int64)
+    thresholds = np.where(np.arange(1, 256) > 83, high[:, None] + 1, thresholds)
+    sketch.ops.append(Requantise("step", (sums,), "step", 0, 0, 255, frozen([1, 1, 1]), frozen(thresholds), None, None, frozen(low), frozen(high)))
+    sketch.edges["step"] = Edge("step", (3,), 0, 83)
+    assert off_line(thresholds, low, high).max() > 1
+    check(sketch, "step", tmp_path=tmp_path)

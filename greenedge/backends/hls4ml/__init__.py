@@ -1,0 +1,182 @@
+"""Back end `hls4ml`: an HLS project in which every layer computes the graph's integers, its C simulation compiled with g++,
+and the vendor's synthesis where its tool is at hand.
+
+Tools: hls4ml and g++; to synthesise the vendor's (vitis-run or vitis_hls, vivado_hls, i++, catapult, icpx) on PATH, or docker
+with an image built from docker/hls4ml.
+Options: toolchain (vitis, vivado, vivado-accelerator, quartus, oneapi, catapult; default by the device's family), io (io_parallel
+for small models, io_stream for larger), fps (inferences per second wanted), clock_mhz, strategy and reuse (for all layers, or
+strategy.EDGE and reuse.EDGE for one), synthesis (auto, hls, logic, no), container (an image's name).
+Files: graph.*, job.json (what was asked of hls4ml), project.json, project/ (the HLS project), csim.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError, Reason, TargetError
+from greenedge.graph import Graph, save_graph
+from greenedge.target import Target
+from greenedge.tools import Command, Plan
+
+STAGE = "c-simulation"
+_MODULE = "greenedge.backends.hls4ml"
+_SYNTHESIS = ("auto", "hls", "logic", "no")
+_SMALL_MAP = 256  # values of a feature map up to which it is worth having them all at once
+_SYNTHESIS_S = 6 * 3600
+
+
+def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
+    """Every reason why this graph has no exact project for this target; needs no tool."""
+    from greenedge.backends.hls4ml.rules import reasons_against, reasons_against_build
+    from greenedge.backends.hls4ml.toolchains import choose_toolchain
+
+    _known_options(options)
+    chain = choose_toolchain(target, options.get("toolchain"))
+    return reasons_against(graph) or reasons_against_build(graph, target, chain, options)
+
+
+_OPTIONS = ("toolchain", "io", "fps", "clock_mhz", "strategy", "reuse", "synthesis", "container", "seed")
+
+
+def _known_options(options: Mapping[str, object]) -> None:
+    """Raises TargetError for an option that is none of ours."""
+    for key in options:
+        if key.partition(".")[0] not in _OPTIONS:
+            raise TargetError(f"hls4ml has no option build.{key}; it has: {', '.join(_OPTIONS)}.")
+    if options.get("synthesis", "auto") not in _SYNTHESIS:
+        raise TargetError(f"build.synthesis is {options['synthesis']!r}; it is one of {', '.join(_SYNTHESIS)}.")
+    if options.get("io", "io_stream") not in ("io_parallel", "io_stream"):
+        raise TargetError(f"build.io is {options['io']!r}; it is io_parallel or io_stream.")
+
+
+def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
+    """The project, its C simulation on a few samples, and the vendor's synthesis where it is to run."""
+    from greenedge.backends.hls4ml.toolchains import choose_toolchain
+
+    chain = choose_toolchain(target, options.get("toolchain"))
+    job = _job(graph, target, chain, options)
+    python = lambda module, log, label: Command(("{python}", "-m", f"{_MODULE}.{module}"), log, label)
+    commands = [python("project", "hls4ml.log", "hls4ml writes the project")]
+    products = ["project.json", "job.json"]
+    if chain.uncompiled is None:
+        commands.append(python("csim", "csim.log", "compiling the C simulation"))
+        products.append("csim.json")
+    commands += _synthesis(chain, options)
+    return Plan({**_graph_files(graph), "job.json": (json.dumps(job, indent=1) + "\n").encode()}, tuple(commands), tuple(products))
+
+
+def _job(graph: Graph, target: Target, chain, options: Mapping[str, object]) -> dict:
+    """What hls4ml is asked for, in its own words."""
+    from greenedge.backends.hls4ml.folding import fold
+    from greenedge.backends.hls4ml.layers import hand_over
+    from greenedge.backends.hls4ml.rules import clock_hz, cycle_budget
+    from greenedge.backends.hls4ml.toolchains import ACCELERATOR_BOARDS
+
+    layers, budget = hand_over(graph, chain.depthwise).layers, cycle_budget(target, options)
+    folded = {layer.name: fold(layer, budget, options) for layer in layers if layer.weights[0]}
+    settings = {"io_type": options.get("io") or _io(graph), "clock_period": round(1e9 / clock_hz(target, options), 3)}
+    settings |= {"board": ACCELERATOR_BOARDS[target.name]} if chain.name == "vivado-accelerator" else {"part": target.device.part}
+    folding = {name: {"ReuseFactor": f.reuse, "Strategy": f.strategy} for name, f in folded.items()}
+    return {"toolchain": chain.name, "settings": settings, "folding": folding, "logic": int(options.get("synthesis") == "logic"),
+            "estimated_cycles": max((f.cycles for f in folded.values()), default=None)}
+
+
+def _io(graph: Graph) -> str:
+    return "io_stream" if any(len(e.shape) > 1 and int(np.prod(e.shape)) > _SMALL_MAP for e in graph.edges.values()) else "io_parallel"
+
+
+def _synthesis(chain, options: Mapping[str, object]) -> list[Command]:
+    """The vendor's run: asked for, or its program is on PATH."""
+    from greenedge.backends.hls4ml.toolchains import PROJECT
+
+    wanted = options.get("synthesis", "auto")
+    found = vendor_program(chain)
+    if wanted == "no" or (wanted == "auto" and found is None and not options.get("container")):
+        return []
+    argv = next((argv for argv in chain.vendor if argv[0] == found), chain.vendor[0])
+    argv = tuple(word.format(logic=int(wanted == "logic")) for word in argv)
+    if options.get("container"):
+        inside = ("docker", "run", "--rm", "-v", "./:/build", "-w", "/build", str(options["container"]))
+        argv = (*inside, *argv)
+    return [Command(argv, "synthesis.log", f"synthesis with {chain.vendor[0][0]}", timeout_s=_SYNTHESIS_S, cwd=PROJECT)]
+
+
+def vendor_program(chain) -> str | None:
+    """The first of the toolchain's programs that is on PATH."""
+    return next((argv[0] for argv in chain.vendor if argv[0] not in ("make", "cmake") and shutil.which(argv[0])), None)
+
+
+def _graph_files(graph: Graph) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
+        save_graph(graph, Path(scratch))
+        return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
+
+
+def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
+             progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
+    """The project's C++ as it lies in `folder` now, on graph integers; a layer's edge can be kept."""
+    from greenedge.backends.hls4ml.csim import simulate as run
+    from greenedge.backends.hls4ml.csim import toolchain
+
+    chain = toolchain(folder)
+    if chain.uncompiled is not None:
+        raise GreenedgeError(f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with another toolchain to "
+                             "verify the same layers.")
+    return run(folder, np.asarray(x), keep, lambda line: progress(0, 0, line))
+
+
+def provenance(folder: Path) -> str | None:
+    """None where the project is the one that was built, else what is wrong."""
+    from greenedge.backends.hls4ml.csim import digest
+
+    if digest(folder) == _read(folder / "csim.json").get("sources_sha256"):
+        return None
+    return f"{folder / 'project'} is not the project that was built; run the build stage again."
+
+
+def report(folder: Path) -> dict:
+    """{"hardware": …}: the estimate of the folding, seconds, and the vendor's own numbers where it ran."""
+    from greenedge.backends.hls4ml.reports import read_reports
+    from greenedge.backends.hls4ml.toolchains import PROJECT
+
+    job, written = _read(folder / "job.json"), _read(folder / "project.json")
+    compiled = _read(folder / "csim.json") if (folder / "csim.json").is_file() else {}
+    found, evidence = read_reports(folder / PROJECT)
+    hardware = {"toolchain": job["toolchain"], "io": job["settings"]["io_type"], "clock_hz": 1e9 / job["settings"]["clock_period"],
+                "estimated_cycles": job["estimated_cycles"], "write_s": written["seconds"], "csim_compile_s": compiled.get("seconds")} | found
+    hardware = {key: value for key, value in hardware.items() if value is not None}
+    evidence = {"estimated_cycles": "estimated", "write_s": "measured", "csim_compile_s": "measured (0 where it was kept)"} | evidence
+    notes = [] if found else [f"No vendor tool ran: the project for {job['toolchain']} is written and simulated in C; resources and clock are unknown."]
+    return {"hardware": hardware, "evidence": {key: word for key, word in evidence.items() if key in hardware}, "notes": notes,
+            "tools": {**tools({}), "hls4ml": written["hls4ml"]}}
+
+
+def tools(options: Mapping[str, object]) -> dict[str, str]:
+    """hls4ml's version and the vendor's programs at hand. Raises ToolError where hls4ml is not installed."""
+    from greenedge.backends.hls4ml.toolchains import TOOLCHAINS
+    from greenedge.errors import ToolError
+
+    try:
+        found = {name: metadata.version(name) for name in ("hls4ml", "da4ml")}
+    except metadata.PackageNotFoundError as error:
+        raise ToolError(f'{error.name} is not installed: pip install "greenedge[hls]".') from None
+    chain = TOOLCHAINS.get(str(options.get("toolchain", "vitis")))
+    program = vendor_program(chain) if chain else None
+    return found | ({program: "on PATH"} if program else {})
+
+
+def _read(path: Path) -> dict:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it is no table")
+    except (OSError, ValueError) as error:
+        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
+    return data

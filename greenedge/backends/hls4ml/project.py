@@ -1,0 +1,75 @@
+"""Writes the HLS project: graph.* and job.json in, project/ out. A process of its own, hls4ml is imported here alone.
+
+    python -m greenedge.backends.hls4ml.project      in the build folder
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from greenedge.backends.hls4ml.layers import Handover, hand_over, is_traced
+from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP
+from greenedge.errors import GreenedgeError
+from greenedge.files import write_aside
+from greenedge.graph import Graph, load_graph
+
+STAMP = "00000000"  # hls4ml draws one at random; the same project is the same bytes
+
+
+def write_project(graph: Graph, job: Mapping, folder: Path) -> Handover:
+    """The project of `graph` as the job (plan's job.json) says, below `folder`."""
+    from hls4ml.model.graph import ModelGraph
+    from hls4ml.utils.config import create_config
+
+    chain = TOOLCHAINS[job["toolchain"]]
+    handed = hand_over(graph, chain.depthwise)
+    config = create_config(str(folder / PROJECT), TOP, chain.backend, **job["settings"])
+    names = {layer.name: {"Precision": dict(layer.precision), "Trace": is_traced(layer),
+                          **job["folding"].get(layer.name, {})} for layer in handed.layers}
+    # the weights that are simulated are then those of the headers, which the vendor's compiler reads
+    writer = {**config.get("WriterConfig", {}), "WriteWeightsTxt": not chain.weights_in_headers}
+    config |= {"TraceOutput": True, "WriterConfig": writer,
+               "HLSConfig": {"Model": {"Precision": "fixed<16,6>", "ReuseFactor": 1, "Strategy": "latency"}, "LayerName": names}}
+    layers = [{"name": layer.name, "class_name": layer.kind, "inputs": list(layer.inputs), **layer.attributes} for layer in handed.layers]
+    model = ModelGraph.from_layer_list(config, layers, [handed.layers[0].name], [handed.held[graph.outputs[0]].layer])
+    model.write()
+    _settle(folder / PROJECT, model.config.get_config_value("Stamp"), job)
+    return handed
+
+
+def _settle(project: Path, stamp: str, job: Mapping) -> None:
+    """What hls4ml leaves to chance, and what its synthesis script shall do."""
+    for name in ("build_lib.sh", "hls4ml_config.yml"):
+        path = project / name
+        if path.is_file():
+            path.write_text(path.read_text().replace(stamp, STAMP))
+    options = project / "build_opt.tcl"
+    if options.is_file():
+        steps = {"reset": 0, "csim": 0, "synth": 1, "cosim": 0, "validation": 0, "export": 0, "vsynth": job["logic"], "fifo_opt": 0}
+        options.write_text("array set opt {\n" + "".join(f"    {key} {value}\n" for key, value in steps.items()) + "}\n")
+
+
+def main() -> int:
+    """Writes the project of what lies in the working directory."""
+    here = Path(".")
+    try:
+        job = json.loads((here / "job.json").read_text())
+        started = time.monotonic()
+        write_project(load_graph(here), job, here)
+        from importlib.metadata import version
+
+        about = {"hls4ml": version("hls4ml"), "seconds": round(time.monotonic() - started, 2)}
+        with write_aside(here / "project.json") as path:
+            path.write_text(json.dumps(about, indent=1) + "\n")
+    except (GreenedgeError, OSError, ValueError, KeyError, ImportError) as error:
+        print(f"error: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

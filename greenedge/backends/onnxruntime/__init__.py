@@ -1,0 +1,128 @@
+"""Back end `onnxruntime`: an 8-bit ONNX file of the integer graph for desktops and servers, exact, with a proof for every channel.
+
+Tools: `onnxruntime` to run. Options: none.
+Files: model.onnx (QLinearConv, QGemm; uint8 = level + the edge's offset in edges.json; any batch); certificate.json (what was proved about
+each layer's requantisation); edges.json (how each edge of the graph, a tensor of the same name, is stored); selftest.json (the
+emulated arithmetic against the runtime on this processor).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError, Reason
+from greenedge.graph import Graph
+from greenedge.int8.record import certificate, doubts, read_record, sentence, summary
+from greenedge.int8.store import accepted
+from greenedge.target import Target
+from greenedge.tools import Command, Plan
+
+STAGE = "onnxruntime"
+MODEL, CERTIFICATE, EDGES, SELFTEST = "model.onnx", "certificate.json", "edges.json", "selftest.json"
+_FORMAT = "greenedge-onnx-edges/1"
+KERNELS = "mlas"
+
+
+def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
+    """Every reason why the graph has no exact 8-bit ONNX file."""
+    from greenedge.backends.onnxruntime.rules import reasons_against
+
+    return reasons_against(graph)
+
+
+def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
+    """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
+    from greenedge.backends.onnxruntime.emit import write_file
+
+    emitted = write_file(graph)
+    about = edges_of(graph, emitted)
+    files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
+    command = Command(("{python}", "-m", "greenedge.backends.onnxruntime.selftest", SELFTEST), "selftest.log", "ONNX Runtime's arithmetic",
+                      timeout_s=300)
+    return Plan(files, (command,), (MODEL, CERTIFICATE, EDGES, SELFTEST))
+
+
+def edges_of(graph: Graph, emitted) -> dict:
+    """What edges.json says about a written file: how each edge is stored."""
+    from greenedge.backends.onnxruntime.emit import SHIFT
+
+    edges = {edge: {"offset": code.offset + SHIFT, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi, "shape": graph.edges[edge].shape}
+             for edge, code in emitted.codes.items()}
+    return {"format": _FORMAT, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
+
+
+def _json(value: dict) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None) -> dict[str, np.ndarray]:
+    """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers (int64).
+
+    Accumulators cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an input's range.
+    """
+    from greenedge.backends.onnxruntime.runtime import run_file
+
+    about = read_edges(folder)
+    wanted = [name for name in keep if name in about["edges"] and name not in about["inputs"]]
+    values = run_file(folder / MODEL, stored_inputs(about, x), wanted, progress)
+    try:
+        return graph_outputs(about, values, [*about["outputs"], *wanted])
+    except KeyError as error:
+        raise GreenedgeError(f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again.") from None
+
+
+def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
+    feeds, edges = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}, about["edges"]
+    return [(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.uint8) for name in about["inputs"]]
+
+
+def graph_outputs(about: dict, values: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """{edge: graph integers} from the stored values of tensors. Raises KeyError where one is not there in its shape."""
+    result = {}
+    for name in dict.fromkeys(names):
+        edge, held = about["edges"][name], values.get(name)
+        if held is None or held.shape[1:] != tuple(edge["shape"]):
+            raise KeyError(name)
+        result[name] = held.astype(np.int64) - edge["offset"]
+    return result
+
+
+def read_edges(folder: Path) -> dict:
+    """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
+    about = read_record(folder / EDGES)
+    if about.get("format") != _FORMAT:
+        raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
+    return about
+
+
+def report(folder: Path) -> dict:
+    """{"edge": …}: the file's size, its operators, the runtime, and what was proved or why nothing counts."""
+    from greenedge.backends.onnxruntime.runtime import parsed
+
+    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
+    doubt = doubts(recorded, tested, KERNELS)
+    operators: dict[str, int] = {}
+    for node in parsed(folder / MODEL).graph.node:
+        operators[node.op_type] = operators.get(node.op_type, 0) + 1
+    edge = {"bytes": (folder / MODEL).stat().st_size, "runtime": f"{tested['runtime']} {tested['version']}", "kernels": KERNELS,
+            "certificate": {KERNELS: {"withheld": doubt} if doubt else summary(recorded, KERNELS)}, "operators": dict(sorted(operators.items())),
+            "left_to_builtins": {}}
+    return {"edge": edge, "proved": proved(folder), "evidence": {"bytes": "measured", "certificate": "proved"},
+            "tools": {**tools({}), tested["runtime"]: tested["version"]}}
+
+
+def proved(folder: Path) -> str | None:
+    """What holds for every input, in one sentence; None where the runtime's arithmetic is not the emulated one."""
+    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
+    return None if doubts(recorded, tested, KERNELS) else sentence(recorded, KERNELS)
+
+
+def tools(options: Mapping[str, object]) -> dict[str, str]:
+    """The packages that write and run the file."""
+    return {name: metadata.version(name) for name in ("onnx", "onnxruntime")}

@@ -1,0 +1,85 @@
+"""One sum with the quantiser behind it, as a runtime computes it: factor, weight scales, bias, and what was proved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from greenedge.graph import Requantise
+from greenedge.int8.arithmetic import MOST
+from greenedge.int8.certificate import Problem, Solution
+from greenedge.int8.levels import Encoding
+from greenedge.int8.search import solve, solve_addition
+from greenedge.int8.steps import reach
+
+WIDEST_INPUT = 255  # of |stored - zero point|
+INT32 = 1 << 31
+_EXACT_FLOAT = 1 << 24  # the accumulator is turned into float32: beyond this a larger factor gains nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One operator and the proof of its requantisation. `accumulators` (C,): reachable values of each channel."""
+
+    name: str
+    edge: str
+    operator: str
+    solution: Solution
+    accumulators: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """What is stored for an operator: int8-sized weights (C, fan-in), int32-sized bias and float32 weight scale per channel."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    scale: np.ndarray
+    layer: Layer
+
+
+def scaled(operator: str, name: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding, largest: int = MOST) -> Scaled:
+    """Chooses factor, scale and bias of every channel of `operator`, whose weights are (C, fan-in).
+
+    `source` and `code` say how its input and output are stored; no stored weight gets above `largest`.
+    """
+    channels = len(weight)
+    weight = weight * np.broadcast_to(step.sign, (channels,))[:, None]
+    problem = _problem(operator, step, weight, source, code, largest)
+    solution = solve(problem)
+    weight = weight * solution.factor[:, None]
+    assert -MOST - 1 <= weight.min(initial=0) and weight.max(initial=0) <= MOST, "a factor leaves int8"
+    # The runtime sums w*(stored - zero point) = w*(level - zero level): what the zero level takes away, the bias gives back.
+    bias = solution.constant + weight.sum(axis=1) * source.zero_level
+    return Scaled(weight, bias, solution.weight_scale, Layer(name, step.output, operator, solution, problem.x_hi - problem.x_lo + 1))
+
+
+def _problem(operator: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding, largest: int) -> Problem:
+    """`weight` is (C, fan-in), its sign changed where the step function falls."""
+    channels = len(weight)
+    x_lo, x_hi = (np.broadcast_to(end, (channels,)) for end in reach(step))
+    thresholds = np.broadcast_to(step.thresholds, (channels, step.thresholds.shape[1]))
+    varies = ((thresholds > x_lo[:, None]) & (thresholds <= x_hi[:, None])).any(axis=1)
+    furthest = np.maximum(np.maximum(np.abs(x_lo), np.abs(x_hi)), 1)
+    room = np.minimum(_EXACT_FLOAT // furthest, INT32 // 2 // (WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
+    factor = np.maximum(1, np.minimum(largest // np.maximum(np.abs(weight).max(axis=1, initial=1), 1), room))
+    return Problem(operator, thresholds, x_lo, x_hi, np.where(varies, factor, 0), step.lo, code.zero_level, code.zero_point,
+                   code.bounds, source.scale, code.scale)
+
+
+def added(name: str, step: Requantise, source: Encoding, code: Encoding, parts: int = 2) -> tuple[Encoding, Layer] | None:
+    """An addition by the runtime's own operator: the encoding of its output and the proof; None where it would not be exact.
+
+    All parts are stored as `source`; only its scale is free, and a clamp that depends on that scale leaves no freedom.
+    """
+    if code.activation not in ("NONE", "RELU") or len(step.thresholds) > 1 or step.sign[0] < 0 or parts != 2:
+        return None
+    low, high = reach(step)
+    problem = Problem("ADD", step.thresholds, low, high, np.ones(1, np.int64), step.lo, code.zero_level, code.zero_point, code.bounds,
+                      source.scale, code.scale)
+    found = solve_addition(problem, -parts * source.zero_level)
+    if found is None:
+        return None
+    scale, solution = found
+    return replace(code, scale=scale), Layer(name, step.output, "ADD", solution, high - low + 1)

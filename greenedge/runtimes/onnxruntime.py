@@ -1,0 +1,62 @@
+"""ONNX Runtime on CPU: the back end's own 8-bit file, or the float network."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.backends import onnxruntime as backend
+from greenedge.backends.onnxruntime.worker import run as run_session
+from greenedge.backends.onnxruntime.worker import session_for
+from greenedge.errors import UnsupportedError
+from greenedge.graph import Graph
+from greenedge.runtimes import Found, Runtime
+from greenedge.runtimes.floats import float_model
+
+
+def probe(name: str) -> Found:
+    """Whether the package is there and loads."""
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        return Found(name, None, str(error).splitlines()[0], "pip install onnxruntime")
+    return Found(name, metadata.version("onnxruntime"))
+
+
+def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
+    """A session with that many threads."""
+    version = metadata.version("onnxruntime")
+    if name == "onnxruntime-float":
+        session = session_for(float_model(graph).SerializeToString(), threads)
+        return _runtime(name, version, session, graph, None)
+    reasons = backend.check(graph, None, {})
+    if reasons:
+        raise UnsupportedError(f"{graph.name} has no 8-bit file for {name}:", reasons)
+    if model is None:
+        from greenedge.backends.onnxruntime.emit import write_file
+
+        emitted = write_file(graph)
+        content, about = emitted.content, backend.edges_of(graph, emitted)
+    else:
+        content, about = model.read_bytes(), backend.read_edges(model.parent)
+    return _runtime(name, version, session_for(content, threads), graph, about)
+
+
+def _runtime(name: str, version: str, session, graph: Graph, about: dict | None) -> Runtime:
+    names = [value.name for value in session.get_inputs()]
+    outputs = [value.name for value in session.get_outputs()]
+
+    def fed(levels: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(levels, np.float32)] if about is None else backend.stored_inputs(about, levels)
+
+    def run(levels: np.ndarray) -> dict[str, np.ndarray]:
+        values = dict(zip(outputs, run_session(session, fed(levels))))
+        return values if about is None else backend.graph_outputs(about, values, about["outputs"])
+
+    def prepare(levels: np.ndarray):
+        feed = dict(zip(names, fed(levels)))
+        return lambda: session.run(None, feed)
+
+    return Runtime(name, version, "cpu", about is not None, run, prepare)

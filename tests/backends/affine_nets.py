@@ -1,0 +1,55 @@
+"""Small integer graphs whose every quantiser has its affine form, for the back ends that multiply, add and shift."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from greenedge.graph import Graph, Requantise, frozen
+from greenedge.graph.affine import fit_affine
+from tests.backends.graphs import Sketch
+
+
+def with_affine(graph: Graph) -> Graph:
+    """The same graph; its rising steps get the multiply, add and shift that the lowering would find."""
+    return Graph(graph.name, tuple(_fitted(op) if isinstance(op, Requantise) else op for op in graph.ops), graph.edges, graph.outputs)
+
+
+def _fitted(op: Requantise) -> Requantise:
+    found = fit_affine(op.thresholds, op.lo, op.hi, op.x_lo, op.x_hi)
+    assert found is not None, op.name
+    return dataclasses.replace(op, affine=dataclasses.replace(found, m=frozen(found.m), b=frozen(found.b), s=frozen(found.s)))
+
+
+def vectors(rng):
+    """Dense layers with binary and 4-bit weights, ranges that no fixed-point type saturates at, signed outputs."""
+    sketch = Sketch(rng, (8,))
+    a = sketch.step(sketch.dense("x", 6), "skew")
+    return sketch, sketch.step(sketch.dense(a, 3, bits=1), "n4")
+
+
+def residual(rng):
+    """A strided convolution, a depthwise one beside it, their sum, a padded max pool, a dilated convolution, sums, a dense layer."""
+    sketch = Sketch(rng, (2, 7, 7))
+    a = sketch.step(sketch.conv("x", 4, (3, 3), strides=(2, 2), pads=(1, 1, 1, 1)))
+    b = sketch.step(sketch.conv(a, 4, (3, 3), pads=(1, 1, 1, 1), groups=4), "s4")
+    c = sketch.step(sketch.add(a, b, multipliers=(1, 2)), per_channel=False)
+    d = sketch.max_pool(c, (2, 2), (1, 1), (0, 0, 1, 1))
+    e = sketch.step(sketch.conv(d, 3, (2, 2), dilations=(2, 2)))
+    f = sketch.step(sketch.sum_pool(e, (2, 2)))
+    return sketch, sketch.dense(sketch.reshape(f, 3), 2, bits=2)
+
+
+def sequence(rng):
+    """1-d convolutions with groups, a pool, joined channels."""
+    sketch = Sketch(rng, (2, 9), "s4")
+    a = sketch.step(sketch.conv("x", 4, (3,), pads=(1, 1), groups=2))
+    b = sketch.concat(a, sketch.step(sketch.conv("x", 2, (1,))))
+    c = sketch.max_pool(b, (3,))
+    return sketch, sketch.step(sketch.dense(sketch.reshape(c, 18), 3, bits=2), "s4")
+
+
+def made(rng, build, samples: int = 40):
+    """(graph, inputs with both ends of the range among them)."""
+    sketch, output = build(rng)
+    graph = with_affine(sketch.graph(output))
+    return graph, sketch.values(graph, samples)["x"]

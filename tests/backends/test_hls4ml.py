@@ -1,0 +1,128 @@
+"""hls4ml gets the integer graph: its C simulation gives the same integers at every layer, with every toolchain that g++ compiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from greenedge.backends import hls4ml
+from greenedge.errors import GreenedgeError
+from greenedge.graph import run_graph
+from greenedge.target import load_target
+from greenedge.tools import execute
+from tests.backends.affine_nets import made, residual, sequence, vectors
+
+pytestmark = [pytest.mark.tool("g++")]
+BOARD = {"quartus": "arria10-gx", "vivado-accelerator": "pynq-z2"}
+
+
+def built(graph, folder, **options):
+    target = load_target(BOARD.get(options.get("toolchain"), "vcu118"))
+    assert hls4ml.check(graph, target, options) == []
+    execute(hls4ml.plan(graph, target, {"synthesis": "no", **options}), folder)
+    return folder
+
+
+def compare(graph, folder, x, missing: str = "shaped"):
+    keep = [op.output for op in graph.ops if op.inputs]
+    expected = run_graph(graph, x, keep=keep)
+    got = hls4ml.simulate(folder, x, keep)
+    assert set(got) == {edge for edge in keep if not edge.startswith(missing)}
+    for edge, values in got.items():
+        assert np.array_equal(values, expected[edge]), edge
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """(graph, inputs, folder) of a small project in C."""
+    graph, x = made(np.random.default_rng(5), vectors)
+    return graph, x, built(graph, tmp_path_factory.mktemp("hls") / "build")
+
+
+def test_every_layer_of_a_vector_network(project):
+    compare(*[project[k] for k in (0, 2, 1)])
+
+
+def test_every_layer_of_a_residual_network(rng, tmp_path):
+    graph, x = made(rng, residual)
+    compare(graph, built(graph, tmp_path / "build"), x)
+
+
+def test_the_report_says_what_is_known(project):
+    told = hls4ml.report(project[2])
+    assert told["hardware"]["toolchain"] == "vitis" and told["hardware"]["io"] == "io_parallel"
+    assert told["hardware"]["estimated_cycles"] == 1 and "lut" not in told["hardware"] and "fmax_hz" not in told["hardware"]
+    assert told["hardware"]["write_s"] > 0 and told["evidence"]["estimated_cycles"] == "estimated"
+    assert told["notes"] == ["No vendor tool ran: the project for vitis is written and simulated in C; resources and clock are unknown."]
+
+
+def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):
+    import shutil
+
+    graph, x, folder = project
+    copy = tmp_path / "build"
+    shutil.copytree(folder, copy)
+    assert hls4ml.provenance(copy) is None
+    path = next((copy / "project" / "firmware" / "weights").glob("w2.h"))
+    text = path.read_text()
+    first = re.search(r"= \{(-?\d+)", text)
+    path.write_text(text.replace(f"= {{{first[1]}", f"= {{{int(first[1]) ^ 2}", 1))
+    assert hls4ml.provenance(copy) == f"{copy / 'project'} is not the project that was built; run the build stage again."
+    keep = [op.output for op in graph.ops if op.inputs]
+    expected, got = run_graph(graph, x, keep=keep), hls4ml.simulate(copy, x, keep)
+    assert next(edge for edge in keep if not np.array_equal(expected[edge], got[edge])) == "dense1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [vectors, residual, sequence])
+@pytest.mark.parametrize("toolchain, io", [("vitis", "io_stream"), ("vivado", "io_parallel"), ("vivado-accelerator", "io_stream"),
+                                           ("quartus", "io_parallel"), ("catapult", "io_parallel")])
+def test_every_toolchain_that_can_be_compiled_here(rng, tmp_path, toolchain, io, build):
+    graph, x = made(rng, build)
+    compare(graph, built(graph, tmp_path / "build", toolchain=toolchain, io=io), x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy, reuse", [("resource", 4), ("distributed_arithmetic", 1)])
+def test_every_strategy(rng, tmp_path, strategy, reuse):
+    graph, x = made(rng, vectors)
+    options = {"strategy.dense1": strategy, "reuse.dense1": reuse}
+    folder = built(graph, tmp_path / "build", **options)
+    job = json.loads((folder / "job.json").read_text())
+    assert {"ReuseFactor": reuse, "Strategy": strategy} in job["folding"].values()
+    compare(graph, folder, x)
+
+
+def test_oneapi_is_written_and_libero_refused(rng, tmp_path):
+    graph, x = made(rng, vectors)
+    target = load_target("arria10-gx")
+    plan = hls4ml.plan(graph, target, {"toolchain": "oneapi", "synthesis": "no"})
+    execute(plan, tmp_path / "build")
+    folder = tmp_path / "build"
+    assert (folder / "project" / "CMakeLists.txt").is_file()
+    with pytest.raises(GreenedgeError) as error:
+        hls4ml.simulate(folder, x)
+    assert str(error.value) == ("the project for oneapi cannot be simulated here: its C++ is SYCL, which Intel's icpx alone compiles; build with "
+                                "another toolchain to verify the same layers.")
+    refused = [str(reason) for reason in hls4ml.check(graph, target, {"toolchain": "libero"})]
+    assert refused == ["sketch: toolchain libero; hls4ml 1.3 asks for SmartHLS (shls) before it writes anything (cure: choose another toolchain).",
+                       "sketch: a device of family 'arria-10'; libero compiles for polarfire (cure: choose another target or toolchain)."]
+
+
+def test_an_identity_that_clips_is_kept(rng):
+    """hls4ml drops a batch normalisation that multiplies by 1 and adds 0, with what its type clips."""
+    from greenedge.backends.hls4ml.layers import hand_over
+    from greenedge.graph import Affine, frozen
+
+    graph, _ = made(rng, vectors)
+    ops = list(graph.ops)
+    zero = frozen(np.zeros(6))
+    ops[2] = dataclasses.replace(ops[2], affine=Affine(frozen(np.ones(6)), zero, zero), lo=0, hi=7)
+    layers = hand_over(dataclasses.replace(graph, ops=tuple(ops))).layers
+    layer = next(layer for layer in layers if layer.edge == ops[2].output)
+    assert (layer.attributes["scale_data"] == 1).all() and (layer.attributes["bias_data"] == 0.5).all()
+    assert layer.precision["result"] == "ufixed<3,3,TRN,SAT>"

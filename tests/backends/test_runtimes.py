@@ -1,0 +1,122 @@
+"""Every runtime on the same graphs: exact ones give the graph's integers, float ones the same function before rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from greenedge import runtimes
+from greenedge.backends.tflite import worker
+from greenedge.errors import TargetError, ToolError, UnsupportedError
+from greenedge.graph import Requantise, run_graph
+from greenedge.runtimes import Found, found, open_runtime, workload
+from tests.backends.graphs import Sketch
+from tests.backends.nets import inputs, mlp
+
+EXACT = ("litert", "litert-reference", "onnxruntime")
+FLOAT = ("onnxruntime-float", "torch")
+
+
+@pytest.fixture
+def convnet(rng):
+    """Every kind of operation, 4-bit steps."""
+    sketch = Sketch(rng, (2, 8, 8))
+    a = sketch.step(sketch.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)))
+    b = sketch.step(sketch.conv(a, 4, (3, 3), pads=(1, 1, 1, 1), groups=4))
+    c = sketch.max_pool(sketch.step(sketch.add(a, b), per_channel=False), (2, 2))
+    d = sketch.step(sketch.conv_transpose(c, 4, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)))
+    e = sketch.concat(sketch.upsample(c, 1, 4, 4), sketch.depth_to_space(d, 2))
+    f = sketch.step(sketch.sum_pool(sketch.pad(e, (0, 1, 2, 0, 1, 0)), (2, 2)))
+    g = sketch.step(sketch.sum_pool(f, (9, 9)))
+    return sketch.graph(sketch.step(sketch.dense(sketch.reshape(g, 5), 6), "s8"))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_runtimes_give_the_graphs_integers(rng, convnet, name):
+    x = inputs(rng, convnet, 40)
+    runtime = open_runtime(name, convnet)
+    got, expected = runtime.run(x), run_graph(convnet, x)
+    assert runtime.exact and runtime.device == "cpu" and runtime.version
+    assert got.keys() == expected.keys()
+    assert all(got[edge].dtype == np.int64 and np.array_equal(got[edge], expected[edge]) for edge in got)
+
+
+def test_the_float_network_is_the_line_before_rounding(rng):
+    """One layer: its float output, rounded and clamped, is the graph's level but at ties."""
+    sketch = Sketch(rng, (3, 6, 6), "s8")
+    graph = sketch.graph(sketch.step(sketch.conv("x", 5, (3, 3), pads=(1, 0, 0, 1), bits=8), "u8"))
+    x = inputs(rng, graph, 50)
+    edge, = graph.outputs
+    step = next(op for op in graph.ops if isinstance(op, Requantise))
+    expected = run_graph(graph, x)[edge]
+    for name in FLOAT:
+        got = np.clip(np.rint(open_runtime(name, graph).run(x)[edge]), step.lo, step.hi)
+        assert (got != expected).mean() < 0.02 and np.abs(got - expected).max() <= 1, name
+
+
+def test_float_runtimes_agree_with_each_other(rng, convnet):
+    x = inputs(rng, convnet, 30)
+    a, b = (open_runtime(name, convnet).run(x)[convnet.outputs[0]] for name in FLOAT)
+    assert np.allclose(a, b, atol=1e-3 * np.abs(a).max())  # float32 sums in another order
+
+
+@pytest.mark.parametrize("name", (*EXACT, *FLOAT))
+def test_a_prepared_call_can_be_measured(rng, name):
+    graph = mlp(rng)
+    load = workload(open_runtime(name, graph), inputs(rng, graph, 3))
+    load.setup()
+    load.infer(4, lambda: None)
+    load.teardown()
+    assert (load.name, load.batch, load.accuracy) == (f"{name} on cpu", 3, None)
+
+
+@pytest.mark.slow
+def test_the_compiled_network_is_the_eager_one(rng, convnet):
+    x = inputs(rng, convnet, 20)
+    eager, compiled = (open_runtime(name, convnet) for name in ("torch", "torch-compile"))
+    a, b = eager.run(x)[convnet.outputs[0]], compiled.run(x)[convnet.outputs[0]]
+    assert np.allclose(a, b, atol=1e-3 * np.abs(a).max())
+
+
+def test_every_runtime_says_whether_it_works_here(monkeypatch):
+    states = {state.name: state for state in found()}
+    assert list(states) == list(runtimes.RUNTIMES)
+    assert states["litert"].version and states["onnxruntime"].version and states["torch"].version
+    for state in states.values():
+        assert bool(state.version) != bool(state.reason) and bool(state.version) != bool(state.cure)
+
+
+def test_a_runtime_that_only_imports_is_not_there(rng, monkeypatch, tmp_path):
+    """tflite_runtime under numpy 2 imports and dies at its first interpreter, even by a signal: found out in another process."""
+    from greenedge.runtimes import litert
+
+    package = tmp_path / "tflite_runtime"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}")
+    for body, reason in [("def Interpreter(model_content):\n    raise SystemError('numpy.core.multiarray failed to import')\n",
+                          "tflite-runtime: numpy.core.multiarray failed to import"),
+                         ("import os, signal\ndef Interpreter(model_content):\n    os.kill(os.getpid(), signal.SIGSEGV)\n", "it ended with status -11")]:
+        (package / "interpreter.py").write_text(body)
+        litert._probed.cache_clear()
+        state = litert.probe("tflite-runtime")
+        assert state == Found("tflite-runtime", None, reason, 'an environment of its own with "tflite-runtime" and "numpy<2"')
+    with pytest.raises(ToolError) as error:
+        open_runtime("tflite-runtime", mlp(rng))
+    assert str(error.value) == ("tflite-runtime does not work here: it ended with status -11 (cure: an environment of its own with \"tflite-runtime\" "
+                                "and \"numpy<2\").")
+    litert._probed.cache_clear()
+    assert worker.NO_RUNTIME == 3
+
+
+def test_what_cannot_be_is_said(rng):
+    with pytest.raises(TargetError) as error:
+        open_runtime("litertt", mlp(rng))
+    assert str(error.value) == ("there is no runtime 'litertt' (did you mean 'litert'?); runtimes are: litert, litert-reference, tflite-runtime, "
+                                "onnxruntime, onnxruntime-float, torch, torch-compile, torch-cuda, torch-compile-cuda.")
+    sketch = Sketch(rng, (4,))
+    graph = sketch.graph(sketch.dense("x", 3))
+    for name, words in (("litert", "sketch has no int8 file for litert:"), ("onnxruntime", "sketch has no 8-bit file for onnxruntime:")):
+        with pytest.raises(UnsupportedError) as error:
+            open_runtime(name, graph)
+        assert str(error.value).splitlines()[0] == words

@@ -1,0 +1,108 @@
+"""A meter that records by itself, from the timed run to the replayed figure, by load pattern and by pin."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from greenedge.errors import GreenedgeError
+from greenedge.energy import external
+from greenedge.energy.clock import VirtualClock
+from greenedge.energy.commands import app
+from greenedge.energy.method import Method
+from greenedge.energy.simulate import FakeMachine, MachineWorkload
+
+OFFSET_S, DRIFT, RATE = 73.137, 50e-6, 500.0
+
+
+def _recorded(tmp_path, pin_line: bool):
+    """The machine's power as a meter with another clock records it, and the timing of the run."""
+    clock = VirtualClock()
+    machine = FakeMachine(clock, idle_w=5.0, busy_w=15.0)
+    rows = []
+    outer = clock.watch
+
+    class Pin:
+        high = 0
+
+        def set(self, high):
+            self.high = int(high)
+            clock.advance(1e-5)
+
+        def close(self):
+            pass
+
+    pin = Pin() if pin_line else None
+
+    def watch(t):
+        outer(t)
+        rows.append((t, machine.power(t), pin.high if pin else 0))
+
+    clock.watch = watch
+    clock.sleep(1.3)
+    method = Method(min_window_s=10, idle_s=3, cooldown_s=1)
+    timing = external.timed(MachineWorkload(machine, 0.004), method, clock, pin, 5)
+    clock.sleep(2.1)
+    t, watts, level = np.array(rows).T
+    # A change of power holds until the next move of the clock.
+    meter = np.arange((t[0] - OFFSET_S) * 1.0, (t[-1] - OFFSET_S) * (1 + DRIFT), 1 / RATE)
+    host = meter / (1 + DRIFT) + OFFSET_S
+    place = np.minimum(np.searchsorted(t, host), len(t) - 1)
+    noisy = watts[place] * (1 + 0.02 * np.random.default_rng(2).standard_normal(len(meter)))
+    np.savetxt(tmp_path / "meter.csv", np.stack([meter, noisy, level[place]], 1), "%.9g", ",", header="time_s,power_w,d0",
+               comments="")
+    external.save_timing(timing, tmp_path / "timing.json")
+    return timing
+
+
+@pytest.mark.parametrize("pin_line", [False, True])
+def test_a_recording_is_tied_to_the_timed_run(tmp_path, pin_line):
+    """The meter's zero is 73 s away and it runs 50 ppm fast, 2 % noise: total and net within 0.1 and 0.3 %."""
+    timing = _recorded(tmp_path, pin_line)
+    assert len(timing["windows"]) == 5 and bool(timing["edges"]) == pin_line != bool(timing["patterns"])
+    words = ["replay", str(tmp_path / "meter.csv"), "--timing", str(tmp_path / "timing.json"), "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.output)["rows"]
+    middle = timing["windows"][2]["span"][0]
+    there = row["sync"]["offset_s"] + (1 + row["sync"]["drift_ppm"] * 1e-6) * middle
+    assert there == pytest.approx((middle - OFFSET_S) * (1 + DRIFT), abs=1 / RATE)
+    assert row["sync"]["drift_ppm"] == pytest.approx(50, abs=15) and row["evidence"] == "replayed"
+    assert row["figures"]["total"]["energy_j"] == pytest.approx(20 * 0.004, rel=1e-3)
+    assert row["figures"]["net"]["energy_j"] == pytest.approx(15 * 0.004, rel=3e-3)
+    assert len(row["repetitions"]) == 5
+
+
+def test_a_lost_edge_or_pattern_makes_the_run_void(tmp_path):
+    timing = _recorded(tmp_path, True)
+    timing["edges"].pop(3)
+    external.save_timing(timing, tmp_path / "timing.json")
+    done = CliRunner().invoke(app, ["replay", str(tmp_path / "meter.csv"), "--timing", str(tmp_path / "timing.json")])
+    assert done.exit_code == 3 and "the meter saw 10 edges, the host made 9: one is lost or extra" in done.stderr
+    timing["edges"], timing["patterns"] = [], [[1.0, 2.0, 3.5, 4.5], [101.0, 102.0, 103.5, 104.5]]
+    external.save_timing(timing, tmp_path / "timing.json")
+    done = CliRunner().invoke(app, ["replay", str(tmp_path / "meter.csv"), "--timing", str(tmp_path / "timing.json")])
+    assert done.exit_code == 3 and "the load pattern is not in the trace" in done.stderr
+
+
+def test_markers_from_the_command_line(tmp_path):
+    pin = tmp_path / "value"
+    pin.write_text("0\n")
+    words = ["measure", "--external", str(tmp_path / "t.json"), "--marker", f"gpio:{pin}", "--window", "0.1", "--idle", "0.05"]
+    done = CliRunner().invoke(app, [*words, "--max-reps", "2", "--callable", "time:thread_time"])
+    assert done.exit_code == 0, done.output
+    assert f"now: greenedge energy replay RECORDING.csv --timing {tmp_path / 't.json'}" in done.stdout
+    assert len(external.load_timing(tmp_path / "t.json")["edges"]) == 4 and pin.read_text() == "0\n"
+    for marker, said in (
+        ("gpio:", "--marker 'gpio:' is not known; take pattern, gpio:FILE or rts:PORT."),
+        (f"gpio:{tmp_path}/no/value", "cannot be written: No such file or directory; export the GPIO line first."),
+    ):
+        with pytest.raises(GreenedgeError) as caught:
+            external.open_pin(marker)
+        assert said in str(caught.value)
+    (tmp_path / "t.json").write_text("{}")
+    with pytest.raises(GreenedgeError, match="is no timing .*; give a file written by greenedge energy measure --external"):
+        external.load_timing(tmp_path / "t.json")

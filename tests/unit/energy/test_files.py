@@ -1,0 +1,150 @@
+"""Files from strangers: whatever is in them, an answer or one sentence, never a traceback."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from greenedge.errors import GreenedgeError
+from greenedge.energy import estimate, external, importers, plots, results, terminal
+from greenedge.energy.commands import app
+from greenedge.energy.comparing import compare
+from greenedge.energy.page import page
+from greenedge.energy.selftest import simulated_document
+
+SOUND = simulated_document(names=("a", "b"))
+for _row in SOUND["rows"]:
+    del _row["repetitions"][3:]
+    del _row["trace"]
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
+)
+
+
+def _places(value, path=()):
+    """Every place in a document."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield from _places(part, (*path, key))
+
+
+PLACES = [path for path in _places(SOUND) if path]
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.sampled_from(PLACES), values, st.booleans())
+def test_a_changed_result_is_read_or_refused(tmp_path_factory, path, value, remove):
+    data = copy.deepcopy(SOUND)
+    holder = data
+    for key in path[:-1]:
+        holder = holder[key]
+    if remove:
+        del holder[path[-1]]
+    else:
+        holder[path[-1]] = value
+    file = tmp_path_factory.getbasetemp() / "changed.json"
+    file.write_text(json.dumps(data))
+    try:
+        read = results.load(file)
+    except GreenedgeError as error:
+        assert str(error)
+        return
+    terminal.notes(read)
+    results.csv_text(read)
+    assert [terminal.result_cells(row) for row in read["rows"]] is not None
+    if len(read["rows"]) == 2:
+        try:
+            compare(*read["rows"])
+        except GreenedgeError:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "is not JSON"),
+        ('{"schema": "greenedge-energy/1", "rows": [1]}', "is damaged: row 0 is int '1'; measure again."),
+        ('{"schema": "greenedge-energy/1", "rows": [{}]}', "is damaged: row 0 has no 'workload'; measure again."),
+        ('{"schema": "greenedge-energy/9", "rows": []}', "has schema 'greenedge-energy/9'; 'greenedge-energy/1' is read here"),
+    ],
+)
+def test_broken_results_are_refused(tmp_path, text, said):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(GreenedgeError) as caught:
+        results.load(tmp_path / "x.json")
+    assert said in str(caught.value)
+
+
+def test_numbers_without_end_are_refused(tmp_path):
+    data = copy.deepcopy(SOUND)
+    data["rows"][0]["repetitions"][0]["window_s"] = float("inf")
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    with pytest.raises(GreenedgeError, match=r"is damaged: row 0, repetitions\[0\], window_s is inf; measure again"):
+        results.load(tmp_path / "x.json")
+
+
+def test_names_from_strangers_are_drawn_as_they_are():
+    data = copy.deepcopy(simulated_document(names=("a", "b")))
+    for row, name in zip(data["rows"], ("<script>alert(1)</script>", "$\\frac{1$"), strict=True):
+        row["workload"] = name
+    html = page(data)
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    assert plots.pareto_svg(data) and plots.strip_svg(data) and plots.power_svg(data["rows"][1])
+
+
+READERS = {
+    "t.csv": importers.read_csv,
+    "v.xml": importers.vivado_power,
+    "m.txt": importers.mlperf_tiny_row,
+    "p.txt": lambda path: importers.perf_row("w", path, 1),
+    "a.saif": estimate.read_saif,
+    "t.toggles": estimate.read_toggles,
+    "t.json": external.load_timing,
+}
+GOOD = {
+    "t.csv": "time_s,power_w,marker\n0,1,0\n1,2,1\n2,1,0\n",
+    "v.xml": '<r><tablerow><tablecell contents="Total On-Chip Power (W)"/><tablecell contents="1.2"/></tablerow></r>',
+    "m.txt": "Energy data for trial 0\n Elapsed time : 11.0\n Inferences : 5\n Energy/Inf : 1.5 uJ/inf\n"
+    "Median energy cost is 1.5 uJ/inf.\n",
+    "p.txt": "3.00,Joules,power/energy-pkg/,1000,100.00,,\n",
+    "a.saif": "(SAIFILE (TIMESCALE 1 ns) (DURATION 1000) (NET (a (TC 24))))",
+    "t.toggles": "net,toggles\n#seconds,0.5\na,10\n",
+    "t.json": '{"schema": "greenedge-energy-timing/1", "workload": {"name": "w"}, "edges": [], "patterns": [[1, 2]],'
+    ' "windows": [{"span": [3, 4], "inferences": 5, "idle": [[2, 3], [4, 5]]}]}',
+}
+
+
+@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("name", READERS)
+@given(data=st.data())
+def test_any_bytes_are_read_or_refused(tmp_path_factory, name, data):
+    whole = GOOD[name].encode()
+    place = data.draw(st.integers(0, len(whole)))
+    length = data.draw(st.integers(0, 8))
+    other = data.draw(st.one_of(st.binary(max_size=12), st.sampled_from([b"9" * 5000, b"1e999", b"nan", b"-1", b"\xff\xfe"])))
+    file = tmp_path_factory.getbasetemp() / name
+    file.write_bytes(whole[:place] + other + whole[place + length :])
+    try:
+        READERS[name](file)
+    except GreenedgeError as error:
+        assert str(error)
+
+
+def test_entities_are_refused_in_any_encoding(tmp_path):
+    text = '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>'
+    (tmp_path / "p.xml").write_text(text, encoding="utf-16")
+    with pytest.raises(GreenedgeError, match="declares entities"):
+        importers.vivado_power(tmp_path / "p.xml")
+
+
+def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
+    for kind in ("trace", "vivado", "saif", "toggles", "perf", "mlperf-tiny", "results"):
+        done = CliRunner().invoke(app, ["replay", str(tmp_path / "no"), "--as", kind])
+        assert done.exit_code == 1 and str(tmp_path / "no") in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -1,0 +1,161 @@
+"""The energy of built runs: workloads and estimates from what lies in a run's folder, kept in it and shown by its report."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import fakes
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from greenedge import measure
+from greenedge.cli import app
+from greenedge.errors import GreenedgeError
+from greenedge.energy import results
+from greenedge.energy.workloads import PipeWorkload
+
+TDP = ("--source", "estimate", "--tdp", "15", "--threads", "4", "--tdp-source", "a data sheet", "--window", "0.2")
+
+
+def cli(*words, code=0):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == code, (done.output, done.stderr, done.exception)
+    return done
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small model, built for this machine and verified."""
+    folder = tmp_path_factory.mktemp("edge")
+    fakes.write_model(folder / "small.onnx")
+    cli("build", folder / "small.onnx", "--target", "linux-x86", "-o", folder / "run")
+    return folder / "run"
+
+
+def test_an_estimate_is_kept_and_shown(run):
+    done = cli("energy", "measure", run, *TDP, "--carbon", "FRA")
+    assert "ESTIMATED ≈" in done.stdout and "TDP 15 W over 4 threads: a data sheet" in done.stdout
+    data = results.load(run / "6-measure/estimate-cpu.json")
+    (row,) = data["rows"]
+    assert row["workload"] == "small on linux-x86, tflite" and row["ranking"] is False and row["latency_s"]["value"] > 0
+    summary = json.loads((run / "7-report/summary.json").read_text())
+    (shown,) = summary["energy"]
+    assert "energy_estimate_j" in shown["figures"]["total"] and "energy_j" not in json.dumps(summary["energy"])
+    page = (run / "7-report/report.html").read_text()
+    assert "<h3>Energy</h3>" in page and "ESTIMATED ≈" in page and "CC BY 4.0" in page
+    # Measuring again replaces, and the next run of the same command leaves it be.
+    cli("energy", "measure", run, *TDP)
+    assert [path.name for path in (run / "6-measure").iterdir()] == ["estimate-cpu.json"]
+    assert cli("verify", run).exit_code == 0
+    assert json.loads(cli("report", run, "--json", "-o", run / "../page.html").stdout)["runs"][0]["summary"]["energy"]
+
+
+def test_energy_of_another_build_is_not_shown(run):
+    cli("energy", "measure", run, *TDP)
+    path = run / "6-measure/estimate-cpu.json"
+    data = json.loads(path.read_text())
+    data["build"]["4-build/model.tflite"] = "0" * 64
+    path.write_text(json.dumps(data))
+    page = cli("report", run, "-o", run / "../page.html") and (run / "../page.html").read_text()
+    assert "<h3>Energy</h3>" not in page and "estimate-cpu.json is the energy of an earlier build; measure again." in page
+    path.unlink()
+
+
+def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatch):
+    done = cli("energy", "measure", run, "--root", tmp_path, code=3)
+    assert "this machine has no energy source that can be read" in done.stderr
+    assert "give each thing once" in cli("energy", "measure", run, run, "--root", tmp_path, code=1).stderr
+    done = cli("energy", "measure", run, *TDP, "--require", "measured", "--json", code=3)
+    assert json.loads(done.stdout)["error"]["exit_code"] == 3
+    assert "an estimate from CPU time needs --tdp in watts" in cli("energy", "measure", run, "--source", "estimate", code=1).stderr
+    assert "is no run: it has no manifest.json" in cli("energy", "measure", tmp_path, *TDP, code=1).stderr
+    fakes.install(monkeypatch)
+    fakes.write_board(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    fakes.write_model("small.onnx")
+    cli("build", "small.onnx", "--target", tmp_path / "boards" / "bench.toml", "-o", "fake")
+    assert cli("energy", "measure", "fake", code=3).stderr.splitlines()[-1] == (
+        "greenedge: fake is built for bench, which is not this machine: give the --port of the board and a meter on its "
+        "supply, or --source estimate for an estimate from its switching activity."
+    )
+    (tmp_path / "fake/4-build/model.fake").write_bytes(b"")
+    assert "does not hold what was built; run the same" in cli("energy", "measure", "fake", code=1).stderr
+
+
+def test_a_run_is_a_workload(run):
+    opener = measure.RunWorkloads()
+    workload = opener.open(run)
+    try:
+        workload.setup()
+        workload.infer(1000, lambda: None)
+        assert workload.cpu_seconds() > 0 and workload.host_included and workload.continuous
+    finally:
+        workload.teardown()
+        opener.close()
+
+
+def test_everything_after_the_dashes_is_the_command(tmp_path):
+    done = cli("energy", "measure", "--root", tmp_path, "--", sys.executable, "-c", "pass", "--json", "--help", code=3)
+    assert "this machine has no energy source" in done.stderr and not done.stdout
+    done = cli("energy", "measure", "--source", "estimate", *TDP[2:], "--json", "--", sys.executable, "-c", "pass")
+    assert json.loads(done.stdout)["rows"][0]["workload"].endswith("-c pass")
+
+
+SPEAKS = "import sys\nprint('ready', flush=True)\nfor line in sys.stdin: {0}"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise SystemExit('no model')", "w ended with 1 while it was measured: no model."),
+        ("print('steady', flush=True)", "w said b'steady\\n' where 'ready' was due; it must keep to the protocol."),
+        (SPEAKS.format("import os; os.kill(os.getpid(), 11)"), "w ended with -11 while it was measured: without a word."),
+        (SPEAKS.format("print('don', flush=True)"), "w said b'don\\n' where 'done' was due; it must keep to the protocol."),
+        (SPEAKS.format("pass"), "w did not say 'done' within 0.3 s; give --timeout."),
+    ],
+)
+def test_a_program_that_breaks_off_is_one_sentence(code, said):
+    workload = PipeWorkload([sys.executable, "-c", code], "w", timeout_s=5.0)
+    with pytest.raises(GreenedgeError) as caught:
+        try:
+            workload.setup()
+            workload.timeout_s = 0.3 if "0.3" in said else 5.0
+            workload.infer(3, lambda: None)
+        finally:
+            workload.teardown()
+    assert str(caught.value) == said
+
+
+# One byte a sample, answered a cycle later by its complement; `copy` is the same wire under another name.
+TOP = b"""module top(input logic clk, input logic [7:0] s_tdata, input logic s_tvalid, output logic s_tready,
+           output logic [7:0] m_tdata, output logic m_tvalid, input logic m_tready);
+    logic full = 0;
+    logic [7:0] held = 0;
+    logic [7:0] copy;
+    assign copy = held;
+    assign s_tready = 1, m_tvalid = full, m_tdata = ~held;
+    always_ff @(posedge clk) begin full <= s_tvalid; if (s_tvalid) held <= s_tdata; end
+endmodule
+"""
+
+
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+def test_toggles_are_counted_once_and_without_the_clock(tmp_path, rng):
+    """Against a count by hand: the input, the register and its complement toggle alike; the copy is not counted twice."""
+    from greenedge.backends.finn.activity import _compiled, _counted
+    from greenedge.backends.finn.simulation import sim_top
+    from greenedge.backends.finn.streams import Stream
+
+    source = Stream("s", "x", 8, False, 1, 1, (1,))
+    result = Stream("m", "y", 8, False, 1, 1, (1,))
+    model = _compiled({"top.sv": TOP, "sim_top.sv": sim_top("top", source, [result]).encode()}, lambda line: None)
+    x = rng.integers(0, 256, (200, 1))
+    said = _counted(model, tmp_path, source, [result], x)
+    words = said.split()
+    toggles, bits, cycles = (int(words[words.index(word) + 1]) for word in ("toggles", "bits", "cycles"))
+    flips = int(np.bitwise_count(x[1:, 0].astype(np.uint8) ^ x[:-1, 0].astype(np.uint8)).sum())
+    assert abs(toggles - 3 * flips) <= 3 * 8 + 6, (toggles, flips)
+    assert cycles in (200, 201) and bits <= 8 * 3 + 4
