@@ -58,11 +58,14 @@ module ge_window #(
     localparam int ROW    = SH*W - (OW - 1)*SW;                  // ... from the last of a row to the first of the next
     localparam int SAMPLE = H*W - (OH - 1)*SH*W - (OW - 1)*SW;   // ... from the last of a sample
     localparam int FAR    = max(COLUMN, max(OH > 1 ? ROW : 0, SAMPLE));
-    // An output that never waits wants the next window complete when this one ends; an input that never waits wants
-    // room for what comes in while a row of windows is sent. Input or output sets the pace, so one of both is enough.
-    localparam int BURST  = KH*KW + max(0, (OW - 1)*(KH*KW - SW));
+    localparam int TAPS   = KH*KW;                               // a patch takes the time of so many pixels
+    // Where the output sets the pace, the input must be ahead by what the windows advance faster than patches go out;
+    // where the input does, there must be room for what patches take longer than the windows advance.
+    localparam int AHEAD  = reach(COLUMN - TAPS, ROW - TAPS, SAMPLE - TAPS);
+    localparam int BEHIND = reach(TAPS - COLUMN, TAPS - ROW, TAPS - SAMPLE);
+    localparam int MARGIN = OH*OW*TAPS < H*W ? TAPS + BEHIND : AHEAD > 0 ? TAPS + AHEAD : FAR;
     localparam int SLACK  = 3 + 10/G;                            // covers the way from release to reception
-    localparam int PIXELS = LEAD + (OH*OW*KH*KW >= H*W ? FAR : min(FAR, BURST)) + SLACK;
+    localparam int PIXELS = LEAD + MARGIN + SLACK;
     localparam int LEAST  = PIXELS*G;
     localparam int AW     = max(1, $clog2(LEAST));
     // a power of two needs no wrapping; taken where it costs no further block of memory
@@ -86,8 +89,14 @@ module ge_window #(
         return a > b ? a : b;
     endfunction
 
-    function automatic int min(int a, int b);
-        return a < b ? a : b;
+    // the largest sum of consecutive steps, where a sample is OH rows of OW - 1 steps `column`, with `row` between them,
+    // and `sample` follows; at least 0
+    function automatic int reach(int column, int row, int sample);
+        int part, rows, ends;
+        part  = max(0, (OW - 1)*column);                         // within a row
+        rows  = OH > 1 ? row + 2*part + max(0, (OH - 2)*((OW - 1)*column + row)) : part;         // within a sample
+        ends  = OH > 1 ? max(part, (OW - 1)*column + rows - part) : part;                         // up to a sample's end
+        return max(part, max(rows, 2*ends + sample));
     endfunction
 
     function automatic int modulo(int a);                        // for constants: 0 <= result < DEPTH
