@@ -1,4 +1,5 @@
-// One step of a pool, without a register: x itself for the first value, then the larger (MAX = 1) or the sum.
+// One step of a pool, without a register: the larger (MAX = 1) or the sum of x and what came before. A pool starts with
+// so_far = 0: signed values are compared with their sign bit turned, so that 0 is the smallest, and `result` turns it back.
 module ge_accumulate #(
     int unsigned BITS = 4,       // bits of x
     bit          SGN  = 0,       // x is signed
@@ -6,21 +7,23 @@ module ge_accumulate #(
     bit          MAX  = 1
 ) (
     input  logic [BITS-1:0] x,
-    input  logic            first,
     input  logic [OB-1:0]   so_far,
-    output logic [OB-1:0]   now
+    output logic [OB-1:0]   now,
+    output logic [OB-1:0]   result
 );
+    localparam logic [OB-1:0] TURN = OB'(MAX && SGN) << (OB - 1);
     logic [OB-1:0] xw;
     if (SGN) begin : with_sign
-        assign xw = OB'($signed(x));
+        assign xw = OB'($signed(x)) ^ TURN;
     end else begin : without_sign
         assign xw = OB'(x);
     end
     if (MAX) begin : largest
-        // the sign bit turned, signed numbers have the order of unsigned ones
-        localparam logic [OB-1:0] TURN = OB'(SGN) << (OB - 1);
-        assign now = (first || (xw ^ TURN) > (so_far ^ TURN)) ? xw : so_far;
+        logic [OB:0] difference;                                 // written out, a short comparison is a carry chain too
+        assign difference = {1'b0, xw} - {1'b0, so_far};
+        assign now = difference[OB] ? so_far : xw;
     end else begin : sum
-        assign now = (first ? '0 : so_far) + xw;
+        assign now = so_far + xw;
     end
+    assign result = now ^ TURN;
 endmodule

@@ -26,8 +26,7 @@ module ge_pool #(
     if (C % PE != 0) $error("PE must divide C");
 
     logic [TW-1:0] tap;
-    logic          first, last, beat;
-    assign first    = (tap == 0);
+    logic          last, beat;
     assign last     = (tap == TW'(TAPS - 1));
     assign s_tready = !last || !m_tvalid || m_tready;
     assign beat     = s_tvalid && s_tready;
@@ -42,14 +41,15 @@ module ge_pool #(
         end
     end
 
-    logic [PE*OB-1:0] so_far, now, word;
+    logic [PE*OB-1:0] so_far, now, result, word;
     for (genvar p = 0; p < PE; p++) begin : lane
         ge_accumulate #(.BITS(BITS), .SGN(SGN), .OB(OB), .MAX(MAX)) step (
-            .x(s_tdata[p*BITS +: BITS]), .first, .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]));
+            .x(s_tdata[p*BITS +: BITS]), .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]), .result(result[p*OB +: OB]));
     end
     always_ff @(posedge clk) begin
-        if (beat) so_far <= now;
-        if (!m_tvalid || m_tready) word <= now;
+        if (rst || (beat && last)) so_far <= '0;
+        else if (beat) so_far <= now;
+        if (!m_tvalid || m_tready) word <= result;
     end
     assign m_tdata = M_WIDTH'(word);
 endmodule

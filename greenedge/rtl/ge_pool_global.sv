@@ -48,32 +48,38 @@ module ge_pool_global #(
         end
     end
 
-    logic [PE*OB-1:0] so_far, now, word;
+    logic [PE*OB-1:0] so_far, now, result, word;
     for (genvar p = 0; p < PE; p++) begin : lane
         ge_accumulate #(.BITS(BITS), .SGN(SGN), .OB(OB), .MAX(MAX)) step (
-            .x(s_tdata[p*BITS +: BITS]), .first, .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]));
+            .x(s_tdata[p*BITS +: BITS]), .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]), .result(result[p*OB +: OB]));
     end
     always_ff @(posedge clk) begin
-        if (!m_tvalid || m_tready) word <= now;
+        if (!m_tvalid || m_tready) word <= result;
     end
     assign m_tdata = M_WIDTH'(word);
 
-    // ---- delay line: so_far is what `now` was G beats ago
+    // ---- delay line: so_far is what `now` was G beats ago, 0 for the first pixel
     if (G <= 3) begin : registers
         logic [G*PE*OB-1:0] line;
-        always_ff @(posedge clk) if (beat) line <= (G*PE*OB)'({line, now});
+        always_ff @(posedge clk) begin
+            if (rst) line <= '0;
+            else if (beat) line <= (G*PE*OB)'({line, last ? (PE*OB)'(0) : now});
+        end
         assign so_far = line[(G-1)*PE*OB +: PE*OB];
     end else begin : memory
         localparam int unsigned N = G - 1;                       // the two registers behind hold the rest
         (* no_rw_check *) logic [PE*OB-1:0] ring [N];
         logic [PE*OB-1:0] fetched;
         logic [GW-1:0]    wr, rd;
+        logic             next_first;                            // the next beat is of a first pixel
+        assign next_first = (g == GW'(G - 1)) ? last : first;
         always_ff @(posedge clk) begin
             if (beat) begin
                 ring[wr] <= now;
                 fetched  <= ring[rd];
-                so_far   <= fetched;
             end
+            if (rst || (beat && next_first)) so_far <= '0;
+            else if (beat) so_far <= fetched;
         end
         always_ff @(posedge clk) begin
             if (rst) begin

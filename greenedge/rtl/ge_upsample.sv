@@ -30,13 +30,6 @@ module ge_upsample #(
     localparam int AW     = $clog2(DEPTH);
     localparam int PW     = $clog2(PIXELS + 1);
 
-    function automatic logic [AW-1:0] forward(logic [AW-1:0] a, int step);
-        logic [AW:0] ahead, wrapped;
-        ahead   = {1'b0, a} + (AW+1)'((step + DEPTH) % DEPTH);
-        wrapped = {1'b0, a} + (AW+1)'((step + DEPTH) % DEPTH - DEPTH);
-        return wrapped[AW] ? ahead[AW-1:0] : wrapped[AW-1:0];
-    endfunction
-
     // ---- receive; positions count pixels since reset, modulo 2**PW
     (* no_rw_check *) logic [PE*BITS-1:0] ring [DEPTH];          // a word is never read and written at once
     logic [AW-1:0]                    wa;
@@ -73,7 +66,7 @@ module ge_upsample #(
     logic [$clog2(W > 1 ? W : 2)-1:0]   x;
     logic [$clog2(FH > 1 ? FH : 2)-1:0] fh;
     logic [PW-1:0]                      pixel;                   // position of the one that is sent
-    logic [AW-1:0]                      ra;
+    logic [AW-1:0]                      ra, ra_step, next_ra;
     logic                               open, go, freed, last_g, last_fw, last_x, last_fh, again;
     logic [$clog2(CREDITS+1)-1:0]       credit, credit_next;
 
@@ -84,6 +77,8 @@ module ge_upsample #(
     assign again   = last_x && !last_fh;                         // the same row once more
     assign go      = open && (pixel != written);
     assign credit_next = credit + freed - go;
+    assign ra_step = (last_g && !last_fw) ? AW'(DEPTH + 1 - G) : (last_g && again) ? AW'(DEPTH + 1 - W*G) : AW'(1);
+    ge_ring_add #(.DEPTH(DEPTH)) ra_add (.a(ra), .step(ra_step), .y(next_ra));
 
     always_ff @(posedge clk) begin
         if (rst) begin
@@ -101,7 +96,7 @@ module ge_upsample #(
             open   <= (credit_next != 0);
             if (go) begin
                 g  <= last_g ? '0 : g + 1'b1;
-                ra <= !last_g ? forward(ra, 1) : !last_fw ? forward(ra, 1 - G) : again ? forward(ra, 1 - W*G) : forward(ra, 1);
+                ra <= next_ra;
                 if (last_g) fw <= last_fw ? '0 : fw + 1'b1;
                 if (last_g && last_fw) begin
                     x     <= last_x ? '0 : x + 1'b1;

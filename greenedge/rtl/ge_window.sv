@@ -58,13 +58,16 @@ module ge_window #(
     localparam int ROW    = SH*W - (OW - 1)*SW;                  // ... from the last of a row to the first of the next
     localparam int SAMPLE = H*W - (OH - 1)*SH*W - (OW - 1)*SW;   // ... from the last of a sample
     localparam int FAR    = max(COLUMN, max(OH > 1 ? ROW : 0, SAMPLE));
-    // An output that never waits wants the next window complete when this one ends; an input that never waits wants
-    // room for what comes in while a row of windows is sent. Input or output sets the pace, so one of both is enough.
-    localparam int BURST  = KH*KW + max(0, (OW - 1)*(KH*KW - SW));
+    localparam int TAPS   = KH*KW;                               // a patch takes the time of so many pixels
+    // Where the output sets the pace, the input must be ahead by what the windows advance faster than patches go out;
+    // where the input does, there must be room for what patches take longer than the windows advance.
+    localparam int AHEAD  = reach(COLUMN - TAPS, ROW - TAPS, SAMPLE - TAPS);
+    localparam int BEHIND = reach(TAPS - COLUMN, TAPS - ROW, TAPS - SAMPLE);
+    localparam int MARGIN = OH*OW*TAPS < H*W ? TAPS + BEHIND : AHEAD > 0 ? TAPS + AHEAD : FAR;
     localparam int SLACK  = 3 + 10/G;                            // covers the way from release to reception
-    localparam int PIXELS = LEAD + (OH*OW*KH*KW >= H*W ? FAR : min(FAR, BURST)) + SLACK;
+    localparam int PIXELS = LEAD + MARGIN + SLACK;
     localparam int LEAST  = PIXELS*G;
-    localparam int AW     = max(1, $clog2(LEAST));
+    localparam int AW     = $clog2(LEAST);
     // a power of two needs no wrapping; taken where it costs no further block of memory
     localparam int DEPTH  = LEAST > 64 && PE*BITS << AW <= 16384 ? 1 << AW : LEAST;
     localparam int PW     = $clog2(H*W + PIXELS + LEAD + W + FAR) + 1;
@@ -86,19 +89,18 @@ module ge_window #(
         return a > b ? a : b;
     endfunction
 
-    function automatic int min(int a, int b);
-        return a < b ? a : b;
+    // the largest sum of consecutive steps, where a sample is OH rows of OW - 1 steps `column`, with `row` between them,
+    // and `sample` follows; at least 0
+    function automatic int reach(int column, int row, int sample);
+        int part, rows, ends;
+        part  = max(0, (OW - 1)*column);                         // within a row
+        rows  = OH > 1 ? row + 2*part + max(0, (OH - 2)*((OW - 1)*column + row)) : part;     // within a sample
+        ends  = OH > 1 ? max(part, (OW - 1)*column + rows - part) : part;                     // up to a sample's end
+        return max(part, max(rows, 2*ends + sample));
     endfunction
 
     function automatic int modulo(int a);                        // for constants: 0 <= result < DEPTH
         return (a % DEPTH + DEPTH) % DEPTH;
-    endfunction
-
-    function automatic logic [AW-1:0] forward(logic [AW-1:0] a, logic [AW-1:0] step);
-        logic [AW:0] ahead, wrapped;
-        ahead   = {1'b0, a} + {1'b0, step};
-        wrapped = {1'b0, a} + ({1'b0, step} - (AW+1)'(DEPTH));
-        return (DEPTH == 1 << AW || wrapped[AW]) ? ahead[AW-1:0] : wrapped[AW-1:0];
     endfunction
 
     // ---- receive
@@ -140,7 +142,7 @@ module ge_window #(
     logic [$clog2(OH > 1 ? OH : 2)-1:0] oy;
     logic [PW-1:0]                      needed;                  // position behind its last pixel
     logic [PW-1:0]                      sample_end;
-    logic [AW-1:0]                      base;                    // address of its first pixel
+    logic [AW-1:0]                      base, base_step, next_base;      // address of its first pixel
     logic [YW-1:0]                      y0;
     logic [XW-1:0]                      x0;
     logic                               last_ox, last_oy, complete, ready, take;
@@ -149,6 +151,9 @@ module ge_window #(
     assign complete = $signed(PW'(written - needed)) >= 0 || (PB + PR > 0 && $signed(PW'(written - sample_end)) >= 0);
     assign last_ox  = (int'(ox) == OW - 1);
     assign last_oy  = (int'(oy) == OH - 1);
+
+    assign base_step = !last_ox ? AW'(modulo(COLUMN*G)) : !last_oy ? AW'(modulo(ROW*G)) : AW'(modulo(SAMPLE*G));
+    ge_ring_add #(.DEPTH(DEPTH)) base_add (.a(base), .step(base_step), .y(next_base));
 
     if (KH*KW*G > 1) begin : long_patch
         always_ff @(posedge clk) ready <= !rst && complete && !take;
@@ -169,7 +174,7 @@ module ge_window #(
             ox     <= last_ox ? '0 : ox + 1'b1;
             x0     <= last_ox ? XW'(-PL) : x0 + XW'(SW);
             needed <= needed + (!last_ox ? PW'(COLUMN) : !last_oy ? PW'(ROW) : PW'(SAMPLE));
-            base   <= forward(base, !last_ox ? AW'(modulo(COLUMN*G)) : !last_oy ? AW'(modulo(ROW*G)) : AW'(modulo(SAMPLE*G)));
+            base   <= next_base;
             if (last_ox) begin
                 oy <= last_oy ? '0 : oy + 1'b1;
                 y0 <= last_oy ? YW'(-PT) : y0 + YW'(SH);
@@ -183,7 +188,7 @@ module ge_window #(
     logic [W0-1:0] i0;
     logic [W1-1:0] i1;
     logic [W2-1:0] i2;
-    logic [AW-1:0] ra;
+    logic [AW-1:0] ra, ra_step, next_ra;
     logic [YW-1:0] y;
     logic [XW-1:0] x;
     logic          run, open, go, last0, last1, last2, last, in_image, freed;
@@ -195,7 +200,9 @@ module ge_window #(
     assign last   = last0 && last1 && last2;
     assign go     = run && open;
     assign take   = complete && (!run || (go && last));
-    assign in_image = !PADS || (y < YW'(H) && x < XW'(W));         // unsigned: above and left of the image are large numbers
+    assign in_image = !PADS || (y < YW'(H) && x < XW'(W));       // unsigned: above and left of the image are large numbers
+    assign ra_step  = !last0 ? AW'(modulo(A0)) : !last1 ? AW'(modulo(A1 - (N0-1)*A0)) : AW'(modulo(A2 - (N1-1)*A1 - (N0-1)*A0));
+    ge_ring_add #(.DEPTH(DEPTH)) ra_add (.a(ra), .step(ra_step), .y(next_ra));
     assign credit_next = credit + freed - go;
 
     always_ff @(posedge clk) begin
@@ -226,8 +233,7 @@ module ge_window #(
             y  <= y0;
             x  <= x0;
         end else if (go) begin
-            ra <= forward(ra, !last0 ? AW'(modulo(A0)) : !last1 ? AW'(modulo(A1 - (N0-1)*A0))
-                                                                : AW'(modulo(A2 - (N1-1)*A1 - (N0-1)*A0)));
+            ra <= next_ra;
             if (DEPTHWISE) begin
                 x <= x + (!last0 ? XW'(DW) : XW'(-(KW-1)*DW));
                 if (last0) y <= y + (!last1 ? YW'(DH) : YW'(-(KH-1)*DH));

@@ -16,21 +16,20 @@ from greenedge.graph import Graph, run_graph
 from greenedge.target import load_target
 from tests.backends.finn_sketches import SKETCHES, random_network
 from tests.backends.nets import inputs
-from tests.backends.unit_bench import STALLS, Bench, Case, Port
+from tests.backends.unit_bench import Bench, Case, Port
 
 pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++")]
 SAMPLES = 6
 
 
-def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> tuple[Bench, dict[str, float]]:
-    """(a bench with one module per network, folded for `interval` cycles; the cycles that the schedule expects of each)."""
-    cases, sources, expected = [], {}, {}
+def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Bench:
+    """A bench with one module per network, folded for `interval` cycles; each must keep its schedule within 3 % and a cycle."""
+    cases, sources = [], {}
     limits = Limits.of(load_target("ulx3s-85f").device)
     for index, graph in enumerate(graphs):
         design = choose(network_of(graph), limits, Wish(interval)).design
         stitched = stitch(design.network, design.folding)
         module = f"network{index}"
-        expected[f"{module}_case_{index}_m"] = design.schedule.interval
         (folder / module).mkdir()
         for name, content in rtl_files(graph.name, stitched).items():
             if name.endswith(".mem"):
@@ -43,8 +42,9 @@ def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> tu
         source, result = stitched.streams[0], stitched.streams[-1]
         travels = y.reshape(SAMPLES, -1)[:, result.order] - (np.resize(result.offset, y[0].size) if result.offset else 0)
         cases.append(Case(f"{module}_case", {}, [Port("s", source.bits, source.signed, source.elements, x.reshape(SAMPLES, -1)[:, source.order])],
-                          [Port("m", result.bits, result.signed, result.elements, travels)], cycles=None))
-    return Bench(cases, folder, sources), expected
+                          [Port("m", result.bits, result.signed, result.elements, travels)],
+                          design.schedule.interval, 0.03 * design.schedule.interval + 1))
+    return Bench(cases, folder, sources)
 
 
 def _with_reset(module: str, source: int, result: int) -> str:
@@ -56,21 +56,12 @@ endmodule
 """
 
 
-def _exact_and_on_time(bench: Bench, expected: dict[str, float]) -> None:
-    """Every output integer equal, whatever pauses; at full speed the cycles that the schedule foresaw, within 3 %."""
-    for stall in STALLS[1:]:
-        bench.run(stall)
-    pace = bench.run(STALLS[0])
-    apart = {name: (pace[name], cycles) for name, cycles in expected.items() if abs(pace[name] - cycles) > 0.03 * cycles + 1}
-    assert not apart, apart
-
-
 def test_every_kind_of_layer(rng, tmp_path):
     drawn = np.random.default_rng(21)  # the same networks at every run, so that they are compiled once
-    _exact_and_on_time(*networks_bench([sketch(drawn) for sketch in SKETCHES], rng, tmp_path, 400))
+    networks_bench([sketch(drawn) for sketch in SKETCHES], rng, tmp_path, 400).check()
 
 
 @pytest.mark.slow
 def test_random_networks(rng, tmp_path):
     drawn = np.random.default_rng(22)
-    _exact_and_on_time(*networks_bench([random_network(drawn) for _ in range(20)], rng, tmp_path, 60))
+    networks_bench([random_network(drawn) for _ in range(20)], rng, tmp_path, 60).check()

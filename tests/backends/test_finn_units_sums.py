@@ -1,11 +1,14 @@
-"""The units that compute, against numpy, with random pauses on every stream; and a flipped weight, which must be seen."""
+"""The units that compute, against numpy, with random pauses on every stream; and flipped bits and wrong parameters, which must be seen."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.backends.unit_bench import STALLS, Bench, Case, Port
+from tests.backends.test_finn_units_moves import pad_case, window_case
+from tests.backends.unit_bench import Bench, Case, Port
 
 pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++")]
 # C, taps, PE, weight bits, activation bits, signed activations, corrected by the unit
@@ -70,7 +73,7 @@ def threshold_case(rng, c, pe, xb, signed, lo, steps, falls, samples=12):
     x = integers(rng, xb, signed, (samples, c))
     start = -(1 << (xb - 1)) if signed else 0
     thresholds = np.sort(rng.integers(start, start + (1 << xb) + 1, (c, steps)))     # the last value is never reached
-    thresholds[0], thresholds[-1] = start + (1 << xb), start                         # never, always
+    thresholds[0, 0], thresholds[-1, -1] = start, start + (1 << xb)                  # always, never
     falling = rng.integers(0, 2, c) if falls else np.zeros(c, int)
     reached = (x[:, :, None] >= thresholds).sum(2)
     y = lo + np.where(falling, steps - reached, reached)
@@ -118,17 +121,61 @@ def bench(tmp_path_factory):
     return Bench([case(rng, *sizes) for case, many in CASES for sizes in many], tmp_path_factory.mktemp("units"))
 
 
-@pytest.mark.parametrize("stall", STALLS, ids=str)
-def test_units_that_compute(bench, stall):
-    bench.run(stall, check_cycles=stall == STALLS[0])
+def test_units_that_compute(bench):
+    bench.check()
 
 
-def test_one_flipped_weight_bit_is_seen(bench):
-    path = bench.folder / "0_WEIGHTS_FILE.mem"
-    good = path.read_text()
-    path.write_text(f"{int(good[0], 16) ^ 1:x}{good[1:]}")
-    try:
-        with pytest.raises(AssertionError, match="ge_depthwise_0_m .* differ"):
-            bench.run(STALLS[0])
-    finally:
-        path.write_text(good)
+def test_a_flipped_bit_in_any_memory_is_seen(bench):
+    for index, case in enumerate(bench.cases):
+        for parameter in case.memories:
+            if parameter == "CORRECTION_FILE" and not case.parameters["CORRECT"]:
+                continue
+            path = bench.folder / f"{index}_{parameter}.mem"
+            good = path.read_text()
+            first, rest = good.split("\n", 1)
+            path.write_text(f"{int(first, 16) ^ 1:x}\n{rest}")
+            found = bench.differences()
+            path.write_text(good)
+            assert len(found) == 1 and found[0].startswith(f"{case.module}_{index}_m: "), (index, parameter, found)
+
+
+def test_a_wrong_parameter_is_seen(rng, tmp_path):
+    """Each unit told something else than its neighbours: the streams keep their shape, the values must be noticed."""
+    wrong = [
+        (window_case(rng, 2, 3, 3, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1, 4, 0), "PAD", lambda v: v ^ 1),
+        (pad_case(rng, 2, 3, 2, (1, 0, 2, 1), 1, 4), "PAD", lambda v: v ^ 1),
+        (depthwise_case(rng, 2, 4, 1, 4, 4, 0, 0), "ASGN", lambda v: 1),
+        (pool_case(rng, 2, 4, 1, 4, 0, 1), "MAX", lambda v: 0),
+        (pool_global_case(rng, 2, 4, 1, 4, 0, 1), "SGN", lambda v: 1),
+        (add_case(rng, 1, 4, 0, 4, 0, 3, -2), "BM", lambda v: v + 1),
+        (threshold_case(rng, 2, 1, 6, 0, 0, 3, 0), "LO", lambda v: v + 1),
+        (table_case(rng, 2, 2, 1, 4, 0, 3, 9, 4), "XLO", lambda v: v - 1),
+        (argmax_case(rng, 8, 4, 1), "SGN", lambda v: 0),
+    ]
+    bench = Bench([replace(case, parameters={**case.parameters, name: change(case.parameters[name])}) for case, name, change in wrong],
+                  tmp_path)
+    assert [line.split(":")[0] for line in bench.differences()] == [f"{case.module}_{i}_m" for i, (case, _, _) in enumerate(wrong)]
+
+
+@pytest.mark.slow
+def test_units_that_compute_with_many_parameters(rng, tmp_path):
+    sizes = np.random.default_rng(3)
+
+    def some(lo, hi):
+        return int(sizes.integers(lo, hi + 1))
+
+    cases = []
+    for _ in range(8):
+        pe, bits, signed = some(1, 4), some(2, 8), some(0, 1)
+        c, lo = pe * some(1, 6), some(-9, 9)
+        multipliers = [int(m) for m in sizes.integers(-300, 300, 2)]
+        cases += [
+            depthwise_case(rng, c, some(1, 12), pe, some(1, 8), bits, signed, some(0, 1)),
+            pool_case(rng, c, some(1, 12), pe, bits, signed, some(0, 1)),
+            pool_global_case(rng, c, some(1, 20), pe, bits, signed, some(0, 1)),
+            add_case(rng, pe, bits, signed, some(2, 8), some(0, 1), *multipliers),
+            threshold_case(rng, c, pe, bits, signed, lo, some(1, 15), some(0, 1)),
+            table_case(rng, c, *((c, pe) if some(0, 1) else (1, pe)), 8, 1, some(-128, 0), some(1, 128), some(1, 8)),
+            argmax_case(rng, some(1, 20), bits, signed),
+        ]
+    Bench(cases, tmp_path).check()

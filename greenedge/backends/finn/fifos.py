@@ -198,7 +198,7 @@ def _actor(layer: hw.Layer, fold: Fold, links: Mapping[str, _Link]) -> _Actor:
     if isinstance(layer, hw.GlobalPool):  # its cycles go into reading
         cost = np.diff(np.arange(len(gives) + 1) * total // len(gives))
     sources, results = [links[w.name] for w in layer.sources], [links[w.name] for w in layer.results]
-    return _Actor(layer, needs, frees, gives, cost, _LATENCY.get(type(layer), 2), sources, results, seen=[0] * (len(sources) + len(results)))
+    return _Actor(layer, needs, frees, gives, cost, _LATENCY.get(type(layer), 2) + fold.cycles, sources, results, seen=[0] * (len(sources) + len(results)))
 
 
 def _firings(layer: hw.Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
