@@ -17,7 +17,7 @@ from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.folding import Fold, Folding, cycles
 from greenedge.backends.finn.units import ring_pixels
 
-SAMPLES = 6
+SAMPLES, FIRINGS = 6, 300_000  # inferences that are simulated: at least three, more while there are no more firings than these
 SLACK_BEATS = 8          # pipeline registers on the longer way hold what the shorter way must wait for
 SHALLOW_BEATS = 2        # what every unit holds at its ports anyway
 _LATENCY = {hw.MatVec: 12, hw.Depthwise: 12, hw.Step: 10, hw.Window: 4}
@@ -126,7 +126,7 @@ class _Actor:
                 if count > 0 and self._reached(k, link.taken, count) is None], empty
 
 
-def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], beats: int, samples: int = SAMPLES) -> Schedule:
+def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], beats: int) -> Schedule:
     """The network in time, with queues of `depths` integers on the named wires and none elsewhere; `beats` feed one sample.
 
     A wire into a join that `depths` does not name is unbounded. Raises Deadlock.
@@ -143,6 +143,7 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
     for name, wire in joins.items():  # one pixel is on its way through the join
         links[name].capacity = depths[name] + max(wire.channels, links[name].capacity * (not depths[name])) if name in depths else _UNBOUNDED
     links[network.result.name].capacity = _UNBOUNDED
+    samples = min(SAMPLES, max(3, FIRINGS // sum(len(actor.cost) for actor in actors)))
     waiting = list(actors)
     while waiting:
         moved = [actor.advance(samples) for actor in waiting]
