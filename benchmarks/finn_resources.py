@@ -11,34 +11,36 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.finn import resources
-from greenedge.backends.finn.built import cells
-from greenedge.backends.finn.design import Limits
-from greenedge.backends.finn.network import network_of
-from greenedge.backends.finn.search import Wish, choose
-from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch
-from greenedge.target import load_target
-from greenedge.tools import Command, Plan, execute, find_tool
-from tests.backends.finn_sketches import SKETCHES, digits_like, random_network
-from tests.backends.nets import mlp
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-CELLS = {"lut4": "LUT4", "ccu2c": "CCU2C", "ff": "TRELLIS_FF", "ram16": "TRELLIS_DPR16X4", "blocks": "DP16KD"}
+from greenedge.backends.finn import resources  # noqa: E402
+from greenedge.backends.finn.built import cells  # noqa: E402
+from greenedge.backends.finn.design import Limits  # noqa: E402
+from greenedge.backends.finn.network import network_of  # noqa: E402
+from greenedge.backends.finn.search import Wish, choose  # noqa: E402
+from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch  # noqa: E402
+from greenedge.target import load_target  # noqa: E402
+from greenedge.tools import Command, Plan, execute, find_tool  # noqa: E402
+from tests.backends.finn_sketches import SKETCHES, digits_like  # noqa: E402
+from tests.backends.nets import mlp  # noqa: E402
+
+_KINDS = {"lut4": "LUT4", "ccu2c": "CCU2C", "ff": "TRELLIS_FF", "ram16": "TRELLIS_DPR16X4", "blocks": "DP16KD"}
 _SMALL = 20  # cells: below, an error is told in cells and not as a share
 
 
 def designs(rng: np.random.Generator) -> Iterator[tuple[str, Stitched]]:
     """The networks that are measured, at several foldings."""
     limits = Limits.of(load_target("ulx3s-85f").device)
-    graphs = [("digits-cnn", digits_like(rng), (576, 2400)), ("mlp 64-128-10", mlp(rng, (64, 128, 10)), (512, 64)),
-              ("mlp w2a3", mlp(rng, (48, 64, 32, 12), 2, 3, in_signed=True), (300, 24)), ("mlp w8a8", mlp(rng, (40, 30, 10), 8, 8), (300, 40))]
+    graphs = [("digits-cnn", digits_like(rng), (576, 4600)), ("mlp 64-128-10", mlp(rng, (64, 128, 10)), (512, 128)),
+              ("mlp w2a3", mlp(rng, (48, 64, 32, 12), 2, 3, in_signed=True), (300, 24)), ("mlp w8a8", mlp(rng, (40, 30, 10), 8, 8), (300, 60))]
     graphs += [(sketch.__name__, sketch(rng), (150,)) for sketch in SKETCHES]
-    graphs += [(f"random {k}", random_network(rng), (200,)) for k in range(4)]
     for name, graph, intervals in graphs:
         for interval in intervals:
             design = choose(network_of(graph), limits, Wish(interval)).design
@@ -58,7 +60,7 @@ tee -q -o stat.json stat -json
     files = {f"rtl/{name}": content for name, content in rtl_files("resources", stitched).items()} | {"synth.ys": script.encode()}
     execute(Plan(files, (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "synth.ys"), "out.log", "yosys"),), ("stat.json",)), folder)
     stat = json.loads((folder / "stat.json").read_text())
-    return {i.name: {cell: cells(stat, f"{i.unit.module}$top.{i.name}", kind) or 0 for cell, kind in CELLS.items()} for i in units}
+    return {i.name: {cell: cells(stat, f"{i.unit.module}$top.{i.name}", kind) or 0 for cell, kind in _KINDS.items()} for i in units}
 
 
 def fit(rows: list[tuple[str, dict, dict]]) -> str:
@@ -101,7 +103,7 @@ def main() -> None:
                     arguments.counts.write_text(json.dumps(kept))
             measured.append((name, stitched, kept[name]))
     if arguments.fit:
-        rows = [(i.unit.module, resources.features(i.unit)[0], counts[i.name]) for _, stitched, counts in measured
+        rows = [(resources.kind_of(i.unit), resources.features(i.unit)[0], counts[i.name]) for _, stitched, counts in measured
                 for i in stitched.instances if i.unit]
         resources.DATA.write_text(fit(rows))
         resources.coefficients.cache_clear()
@@ -110,21 +112,21 @@ def main() -> None:
 
 def table(measured: list[tuple[str, Stitched, dict]]) -> None:
     """Estimated against counted, per module and per network."""
-    print(f"\n{'unit':16} {'seen':>4}  " + "  ".join(f"{cell:>14}" for cell in CELLS) + "     mean error of a unit")
+    print(f"\n{'unit':16} {'seen':>4}  " + "  ".join(f"{cell:>14}" for cell in _KINDS) + "     mean error of a unit")
     errors: dict[str, dict[str, list[float]]] = {}
     for _, stitched, counts in measured:
         for instance in (i for i in stitched.instances if i.unit):
             guess = resources.estimate(instance.unit)
-            for cell in CELLS:
+            for cell in _KINDS:
                 real = counts[instance.name][cell]
-                errors.setdefault(instance.unit.module, {}).setdefault(cell, []).append(abs(getattr(guess, cell) - real) / max(real, _SMALL))
+                errors.setdefault(resources.kind_of(instance.unit), {}).setdefault(cell, []).append(abs(getattr(guess, cell) - real) / max(real, _SMALL))
     for module, found in sorted(errors.items()):
-        print(f"{module:16} {len(found['lut4']):4}  " + "  ".join(f"{np.mean(found[cell]):14.0%}" for cell in CELLS))
-    print(f"\n{'network':34} " + "  ".join(f"{cell:>22}" for cell in CELLS) + "     estimated, yosys, error")
+        print(f"{module:16} {len(found['lut4']):4}  " + "  ".join(f"{np.mean(found[cell]):14.0%}" for cell in _KINDS))
+    print(f"\n{'network':34} " + "  ".join(f"{cell:>22}" for cell in _KINDS) + "     estimated, yosys, error")
     for name, stitched, counts in measured:
         units = [i for i in stitched.instances if i.unit]
         row = []
-        for cell in CELLS:
+        for cell in _KINDS:
             guess = sum(getattr(resources.estimate(i.unit), cell) for i in units)
             real = sum(counts[i.name][cell] for i in units)
             row.append(f"{guess:7.0f} {real:6} {guess / real - 1:+7.0%}" if real else f"{guess:7.0f} {real:6}        ")

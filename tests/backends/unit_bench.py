@@ -51,7 +51,8 @@ class Case:
     parameters: Mapping[str, int]
     inputs: Sequence[Port]
     outputs: Sequence[Port]
-    cycles: int | None = None
+    cycles: float | None = None
+    tolerance: float = 0  # of cycles
     memories: Mapping[str, tuple[np.ndarray, int]] = field(default_factory=dict)  # parameter -> rows of elements, bits
 
 
@@ -143,6 +144,6 @@ def _difference(name: str, case: Case, port: Port, path: Path, cycles: np.ndarra
     if cycles is not None and case.cycles is not None:
         ends = cycles.reshape(len(port.values), -1)[:, -1]
         steady = np.diff(ends[len(ends) // 2:])
-        if steady.mean() != case.cycles:
+        if abs(steady.mean() - case.cycles) > case.tolerance:
             return f"{name}: {steady} cycles per sample, not {case.cycles}; {dict(case.parameters)}"
     return None

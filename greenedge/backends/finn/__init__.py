@@ -46,7 +46,8 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     """Every reason why this graph cannot be built for this target; needs no tool."""
     from greenedge.backends.finn.network import translate
 
-    network, reasons = translate(graph)
+    network, found = translate(graph)
+    reasons = list(found)
     if target.device.family not in _CELLS or target.clock_hz is None or target.clock_pin is None:
         reasons.append(Reason(graph.name, "unsupported-target", f"a device of family {target.device.family!r}",
                               f"bitstreams are made for {', '.join(_CELLS)} with a clock pin", "choose ulx3s-85f"))

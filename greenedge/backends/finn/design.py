@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from greenedge.backends.finn import layers as hw
@@ -60,8 +60,8 @@ class Design:
 
 def plain(design: Design) -> dict:
     """As folding.json holds it."""
-    layers = [{"name": layer.name, "kind": type(layer).__name__, **asdict(design.folding[layer.name]),
-               "cycles": cycles(layer, design.folding[layer.name])} for layer in design.network.layers if layer.name in design.folding]
+    layers = [{"name": layer.name, "kind": type(layer).__name__, "pe": design.folding[layer.name].pe,
+               "simd": design.folding[layer.name].simd, "cycles_per_beat": design.folding[layer.name].cycles, "cycles": cycles(layer, design.folding[layer.name])} for layer in design.network.layers if layer.name in design.folding]
     queues = {layer.source.name: layer.depth for layer in design.network.layers if isinstance(layer, hw.Queue)}
     return {"layers": layers, "queues": queues, "interval_cycles": design.schedule.interval, "latency_cycles": design.schedule.latency,
             "estimate": {**{f.name: round(getattr(design.cost, f.name)) for f in fields(Cost)}, "logic": round(design.cost.logic)},
@@ -72,7 +72,7 @@ def read_design(graph: Graph, folder: Path) -> tuple[hw.Network, dict[str, Fold]
     """(the network with its queues, its folding) as folding.json in a build folder says. Raises GreenedgeError if it is damaged."""
     try:
         data = json.loads((folder / FILE).read_text())
-        folding = {entry["name"]: Fold(int(entry["pe"]), int(entry["simd"])) for entry in data["layers"]}
+        folding = {entry["name"]: Fold(int(entry["pe"]), int(entry["simd"]), int(entry["cycles_per_beat"])) for entry in data["layers"]}
         queues = {str(name): int(depth) for name, depth in data["queues"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GreenedgeError(f"{folder / FILE} is missing or damaged ({error}); run the build stage again.") from None

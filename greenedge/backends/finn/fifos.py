@@ -17,7 +17,7 @@ from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.folding import Fold, Folding, cycles
 from greenedge.backends.finn.units import ring_pixels
 
-SAMPLES = 4
+SAMPLES, FIRINGS = 6, 300_000  # inferences that are simulated: at least three, more while there are no more firings than these
 SLACK_BEATS = 8          # pipeline registers on the longer way hold what the shorter way must wait for
 SHALLOW_BEATS = 2        # what every unit holds at its ports anyway
 _LATENCY = {hw.MatVec: 12, hw.Depthwise: 12, hw.Step: 10, hw.Window: 4}
@@ -126,7 +126,7 @@ class _Actor:
                 if count > 0 and self._reached(k, link.taken, count) is None], empty
 
 
-def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], beats: int, samples: int = SAMPLES) -> Schedule:
+def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], beats: int) -> Schedule:
     """The network in time, with queues of `depths` integers on the named wires and none elsewhere; `beats` feed one sample.
 
     A wire into a join that `depths` does not name is unbounded. Raises Deadlock.
@@ -143,6 +143,7 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
     for name, wire in joins.items():  # one pixel is on its way through the join
         links[name].capacity = depths[name] + max(wire.channels, links[name].capacity * (not depths[name])) if name in depths else _UNBOUNDED
     links[network.result.name].capacity = _UNBOUNDED
+    samples = min(SAMPLES, max(3, FIRINGS // sum(len(actor.cost) for actor in actors)))
     waiting = list(actors)
     while waiting:
         moved = [actor.advance(samples) for actor in waiting]
@@ -150,7 +151,8 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         if waiting and not any(moved):
             raise _deadlock(waiting, depths)
     done = [time for count, time in links[network.result.name].given if count % network.result.total == 0]
-    interval = (done[-1] - done[0]) / (len(done) - 1) if len(done) > 1 else float(done[0])
+    half = len(done) // 2  # before, the network is still filling
+    interval = (done[-1] - done[half]) / (len(done) - 1 - half) if len(done) > 2 else float(done[0])
     return Schedule(interval, done[0], {name: links[name].most_held() for name in joins})
 
 
@@ -197,7 +199,7 @@ def _actor(layer: hw.Layer, fold: Fold, links: Mapping[str, _Link]) -> _Actor:
     if isinstance(layer, hw.GlobalPool):  # its cycles go into reading
         cost = np.diff(np.arange(len(gives) + 1) * total // len(gives))
     sources, results = [links[w.name] for w in layer.sources], [links[w.name] for w in layer.results]
-    return _Actor(layer, needs, frees, gives, cost, _LATENCY.get(type(layer), 2), sources, results, seen=[0] * (len(sources) + len(results)))
+    return _Actor(layer, needs, frees, gives, cost, _LATENCY.get(type(layer), 2) + fold.cycles, sources, results, seen=[0] * (len(sources) + len(results)))
 
 
 def _firings(layer: hw.Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,10 +17,11 @@ PIN_BITS = 32  # of the top's input and output streams; a wider layer is fed thr
 
 @dataclass(frozen=True)
 class Fold:
-    """`pe` outputs (or channels) and, for a matrix-vector unit, `simd` inputs per cycle."""
+    """`pe` outputs (or channels) and, for a matrix-vector unit, `simd` inputs at a time; `cycles` per beat of a serial unit."""
 
     pe: int
     simd: int = 1
+    cycles: int = 1
 
 
 Folding = Mapping[str, Fold]  # by layer name
@@ -47,8 +48,11 @@ def foldings(layer: hw.Layer) -> Iterator[Fold]:
     elif isinstance(layer, hw.ArgMax):
         yield Fold(1)
     else:
+        serial = layer.serial_cycles if isinstance(layer, hw.Step) else None
         for pe in divisors(_lanes(layer)):
             yield Fold(pe)
+            if serial is not None:
+                yield Fold(pe, cycles=serial)
 
 
 def _lanes(layer: hw.Layer) -> int:
@@ -66,7 +70,7 @@ def cycles(layer: hw.Layer, fold: Fold) -> int:
     """Cycles per inference of one layer, as the unit's documentation counts them."""
     if isinstance(layer, hw.MatVec):
         return layer.vectors * (layer.weight.shape[0] // fold.simd) * (layer.weight.shape[1] // fold.pe)
-    return max(*(wire.total for wire in layer.sources), layer.result.total) // fold.pe
+    return max(*(wire.total for wire in layer.sources), layer.result.total) // fold.pe * fold.cycles
 
 
 def elements(layer: hw.Layer, fold: Fold) -> tuple[int, int]:

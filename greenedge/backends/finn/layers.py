@@ -171,6 +171,14 @@ class Step(Layer):
     table: np.ndarray | None
     table_lo: int = 0
 
+    @property
+    def serial_cycles(self) -> int | None:
+        """Cycles per beat of the unit that multiplies bit by bit; None where it cannot (ge_requantise.sv)."""
+        if self.affine is None:
+            return None
+        multiplier_bits = max(1, int(self.affine[0].max()).bit_length())
+        return multiplier_bits + 2 if self.affine[2] > multiplier_bits else None
+
 
 @dataclass(frozen=True, eq=False)
 class Add(Layer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,22 +37,18 @@ def network_of(graph: Graph) -> hw.Network:
     return network
 
 
-def reasons_against(graph: Graph) -> list[Reason]:
-    """Every reason why `graph` is no network that the units here compute."""
-    return translate(graph)[1]
-
-
-def translate(graph: Graph) -> tuple[hw.Network | None, list[Reason]]:
+@lru_cache(maxsize=2)
+def translate(graph: Graph) -> tuple[hw.Network | None, tuple[Reason, ...]]:
     """(the network, no reasons), or (None, every reason)."""
     builder = _Builder(graph)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         builder.refuse(graph.name, "unsupported-graph", f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
                        "finn streams one input to one output", "cut the model in two")
-        return None, builder.reasons
+        return None, tuple(builder.reasons)
     for op in graph.ops:
         builder.add(op)
     network = builder.finished()
-    return (None, builder.reasons) if builder.reasons else (network, [])
+    return (None, tuple(builder.reasons)) if builder.reasons else (network, ())
 
 
 def channels_last(shape: tuple[int, ...]) -> np.ndarray:

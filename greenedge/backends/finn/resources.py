@@ -52,7 +52,7 @@ def blocks_of(depth: int, bits: int, family: str = "ecp5") -> int:
 def estimate(unit: Unit, family: str = "ecp5") -> Cost:
     """The cost of one unit."""
     parts, blocks = features(unit, family)
-    known = coefficients().get(unit.module, {})
+    known = coefficients().get(kind_of(unit), {})
     cells = {cell: sum(known.get(cell, {}).get(name, 0.0) * amount for name, amount in parts.items()) for cell in CELLS}
     return Cost(**cells, blocks=blocks)
 
@@ -63,9 +63,16 @@ def coefficients() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
     return tomllib.loads(DATA.read_text())["units"]
 
 
+def kind_of(unit: Unit) -> str:
+    """The module whose cells these are: a requantiser with time is another one inside."""
+    p = unit.parameters
+    serial = unit.module == "ge_requantise" and p["CYCLES"] >= p["MB"] + 2 and p["SHIFT"] > p["MB"]
+    return "ge_requantise_serial" if serial else unit.module
+
+
 def features(unit: Unit, family: str = "ecp5") -> tuple[dict[str, float], int]:
     """(what the unit is made of, blocks of memory)."""
-    parts, blocks = _FEATURES[unit.module](unit.parameters, family)
+    parts, blocks = _FEATURES[kind_of(unit)](unit.parameters, family)
     return {**parts, "unit": 1}, blocks
 
 
@@ -104,6 +111,13 @@ def _requantise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     parts = {"product": p["PE"] * p["MB"] * (p["XB"] + 2), "bias": p["PE"] * p["BB"], "memory": _rows(folds, p["PE"] * field),
              "out": p["PE"] * p["OB"]}
     return parts, 0
+
+
+def _serial(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    folds, field = p["C"] // p["PE"], p["MB"] + p["BB"]
+    memory, blocks = (_rows(folds, p["PE"] * field), 0) if folds < 16 else (0.0, blocks_of(folds, p["PE"] * field, family))
+    adder = p["PE"] * max(p["XB"] + 1, p["BB"] - p["MB"] - 1)
+    return {"adder": adder, "out": p["PE"] * p["OB"], "memory": memory}, blocks
 
 
 def _threshold(p: Mapping, family: str) -> tuple[dict[str, float], int]:
@@ -156,7 +170,7 @@ def _queue(p: Mapping, family: str) -> tuple[dict[str, float], int]:
 
 
 _FEATURES: dict[str, Callable[[Mapping, str], tuple[dict[str, float], int]]] = {
-    "ge_mvu": _mvu, "ge_depthwise": _depthwise, "ge_requantise": _requantise, "ge_threshold": _threshold, "ge_table": _table,
+    "ge_mvu": _mvu, "ge_depthwise": _depthwise, "ge_requantise": _requantise, "ge_requantise_serial": _serial, "ge_threshold": _threshold, "ge_table": _table,
     "ge_window": _window, "ge_pad": _words("BITS"), "ge_pool": _pool, "ge_pool_global": _pool_global,
     "ge_add": _words("ABITS", "BBITS", "OB"), "ge_fork": _words("WIDTH"), "ge_concat": _words("WIDTH"), "ge_upsample": _upsample,
     "ge_argmax": _words("BITS", "OB"), "ge_queue": _queue, "ge_width": _width,

@@ -6,6 +6,7 @@ the fewest cycles that fit, or the most that still give the inferences per secon
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,58 +31,78 @@ class Wish:
 
 
 class Search:
-    """All designs of one network on one device, by cycles per inference; each is made once."""
+    """All designs of one network on one device, by cycles per inference; each is simulated once, and only if it is needed."""
 
     def __init__(self, network: hw.Network, limits: Limits, most_beats: int | None = None) -> None:
         self.network, self.limits, self.most_beats = network, limits, most_beats
         self.groups = groups(network)
         self.choices = [self._choices(group) for group in self.groups]
-        least = least_cycles(network)
-        fastest = max([least, *(choices[0][0] for choices in self.choices)])
-        slowest = max([least, *(choices[-1][0] for choices in self.choices)])
-        self.candidates = sorted({c for choices in self.choices for c, _, _ in choices if fastest <= c <= slowest} | {fastest})
+        self.least = least_cycles(network)
+        fastest = max([self.least, *(choices[0][0] for choices in self.choices)])
+        self.candidates = sorted({c for choices in self.choices for c, _, _ in choices if c >= fastest} | {fastest})
         self._made: dict[int, Design] = {}
 
-    def _choices(self, group: tuple[hw.Layer, ...]) -> list[tuple[int, float, Fold]]:
-        """(cycles, share, folding), rising in cycles and falling in share: nothing that is both slower and larger."""
+    def _choices(self, group: tuple[hw.Layer, ...]) -> list[tuple[int, Cost, Fold]]:
+        """(cycles, cost, folding), rising in cycles and falling in cost: nothing that is both slower and larger."""
         found = []
         for fold in foldings(group[-1]):
             cost = sum((estimate(unit_of(layer, fold), self.limits.family) for layer in group), Cost())
-            found.append((max(cycles(layer, fold) for layer in group), self.limits.share(cost), fold))
-        found.sort(key=lambda choice: choice[:2])
-        best: list[tuple[int, float, Fold]] = []
+            found.append((max(cycles(layer, fold) for layer in group), cost, fold))
+        found.sort(key=lambda choice: (choice[0], self.limits.share(choice[1])))
+        best: list[tuple[int, Cost, Fold]] = []
         for choice in found:
-            if not best or choice[1] < best[-1][1]:
+            if not best or self.limits.share(choice[1]) < self.limits.share(best[-1][1]):
                 best.append(choice)
         return best
 
-    def at(self, most_cycles: int) -> Design:
-        """The smallest design whose layers take at most so many cycles each. Raises Deadlock."""
-        if most_cycles not in self._made:
-            folding = {}
-            for group, choices in zip(self.groups, self.choices):
-                fold = [choice for choice in choices if choice[0] <= most_cycles][-1][2]
-                folding |= {layer.name: fold for layer in group}
-            self._made[most_cycles] = designed(self.network, folding, self.limits, self.most_beats)
-        return self._made[most_cycles]
+    def _smallest(self, index: int) -> list[tuple[int, Cost, Fold]]:
+        """Per group the smallest folding that takes at most the candidate's cycles."""
+        most = self.candidates[index]
+        return [[choice for choice in choices if choice[0] <= most][-1] for choices in self.choices]
+
+    def likely_fits(self, index: int) -> bool:
+        """Whether the layers alone fit, without queues and converters."""
+        return self.limits.hold(sum((cost for _, cost, _ in self._smallest(index)), Cost()))
+
+    def design(self, index: int) -> Design:
+        """The smallest design whose layers take at most the candidate's cycles each. Raises Deadlock."""
+        if index not in self._made:
+            folding = {layer.name: fold for group, (_, _, fold) in zip(self.groups, self._smallest(index)) for layer in group}
+            self._made[index] = designed(self.network, folding, self.limits, self.most_beats)
+        return self._made[index]
 
     def fewest(self) -> Design:
         """The fastest design that fits; where none does, the smallest."""
-        low, high = 0, len(self.candidates) - 1
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self.at(self.candidates[middle]).fits else (middle + 1, high)
-        return self.at(self.candidates[low])
+        last = len(self.candidates) - 1
+        index = _first(last, self.likely_fits)
+        while index < last and not self.design(index).fits:
+            index += 1
+        return self.design(index)
 
     def most(self, interval: int | None, latency: int | None) -> Design:
         """The slowest design that gives what is asked for; where none does, the fastest of all."""
-        enough = lambda design: ((interval is None or design.schedule.interval <= interval)
-                                 and (latency is None or design.schedule.latency <= latency))
-        low, high = 0, len(self.candidates) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if enough(self.at(self.candidates[middle])) else (low, middle - 1)
-        return self.at(self.candidates[low])
+        slow = lambda index: interval is not None and max(self.least, *(c for c, _, _ in self._smallest(index))) > interval
+        last = max(0, _first(len(self.candidates), slow) - 1)
+        if latency is not None:
+            last = max(0, _first(last + 1, lambda index: self.design(index).schedule.latency > latency) - 1)
+        while last > 0 and not met(self.design(last), interval, latency):
+            last -= 1
+        return self.design(last)
+
+
+def _first(end: int, holds: Callable[[int], bool]) -> int:
+    """The first index below `end` from which on `holds`, else `end`; it holds for none before and all after."""
+    low, high = 0, end
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
+
+
+def met(design: Design, interval: int | None, latency: int | None) -> bool:
+    """Whether the schedule is as fast as asked."""
+    return ((interval is None or design.schedule.interval <= interval)
+            and (latency is None or design.schedule.latency <= latency))
 
 
 @dataclass(frozen=True)
@@ -109,9 +130,7 @@ def _searched(search: Search, wish: Wish) -> Choice:
     if wish.interval is None and wish.latency is None:
         return Choice(fastest)
     design = search.most(wish.interval, wish.latency)
-    met = ((wish.interval is None or design.schedule.interval <= wish.interval)
-           and (wish.latency is None or design.schedule.latency <= wish.latency))
-    return Choice(design) if met and design.fits else Choice(fastest, "too-slow")
+    return Choice(design) if met(design, wish.interval, wish.latency) and design.fits else Choice(fastest, "too-slow")
 
 
 def designed(network: hw.Network, folding: Folding, limits: Limits, most_beats: int | None = None) -> Design:

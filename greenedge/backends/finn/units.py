@@ -134,7 +134,7 @@ def _affine(layer: hw.Step, fold: Fold) -> Unit:
 
     return Unit("ge_requantise", {
         "C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "MB": mb, "BB": bb, "SHIFT": shift, "LO": layer.lo,
-        "HI": layer.hi, "OB": edge.bits, "PARAMETERS_FILE": _file(layer, "parameters")}, memories)
+        "HI": layer.hi, "OB": edge.bits, "CYCLES": fold.cycles, "PARAMETERS_FILE": _file(layer, "parameters")}, memories)
 
 
 def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
