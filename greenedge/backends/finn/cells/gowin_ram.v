@@ -27,14 +27,14 @@ module ge_gowin_ram #(
     function [10:0] first(input integer width, input [13:0] a);
         first = bytes(width) == 4 ? {a[13:5], 2'b00} : bytes(width) == 2 ? {a[13:4], 1'b0} : a[13:3];
     endfunction
-    function [2:0] within(input integer width, input [13:0] a);
-        within = width == 4 ? {a[2], 2'b00} : width == 2 ? {a[2:1], 1'b0} : a[2:0];
+    function [2:0] bit_of(input integer width, input [13:0] a);
+        bit_of = width == 4 ? {a[2], 2'b00} : width == 2 ? {a[2:1], 1'b0} : a[2:0];
     endfunction
 
     integer w;
     always @(posedge wclk) if (write) begin
         if (bytes(WRITE_WIDTH) == 0)
-            for (w = 0; w < WRITE_WIDTH; w = w + 1) mem[wa[13:3]][within(WRITE_WIDTH, wa) + w[2:0]] <= d[w];
+            for (w = 0; w < WRITE_WIDTH; w = w + 1) mem[wa[13:3]][bit_of(WRITE_WIDTH, wa) + w[2:0]] <= d[w];
         else
             for (w = 0; w < bytes(WRITE_WIDTH); w = w + 1)
                 if (bytes(WRITE_WIDTH) == 1 || wa[w]) mem[first(WRITE_WIDTH, wa) + w[10:0]] <= d[UNIT*w +: UNIT];
@@ -47,7 +47,7 @@ module ge_gowin_ram #(
         else if (read) begin
             if (bytes(READ_WIDTH) == 0)
                 for (r = 0; r < READ_WIDTH; r = r + 1)
-                    q[r] <= write && WRITE_MODE == 1 ? d[r] : mem[ra[13:3]][within(READ_WIDTH, ra) + r[2:0]];
+                    q[r] <= write && WRITE_MODE == 1 ? d[r] : mem[ra[13:3]][bit_of(READ_WIDTH, ra) + r[2:0]];
             else
                 for (r = 0; r < bytes(READ_WIDTH); r = r + 1)
                     q[UNIT*r +: UNIT] <= write && WRITE_MODE == 1 && (bytes(WRITE_WIDTH) == 1 || wa[r]) ? d[UNIT*r +: UNIT]
