@@ -93,7 +93,7 @@ def estimated(run: Path, level: str | None = None, tell: Tell = lambda *_: None)
         _name(manifest, run),
         estimate.device_of(str((manifest.about.get("target") or {}).get("part", ""))),
         hardware["clock_hz"],
-        estimate.Activity(found.toggles, seconds, found.bits, f"the {found.level} of this build", found.samples),
+        estimate.Activity(found.toggles, seconds, found.bits, f"the {found.level} of this build's core", found.samples),
         cycles=round(hardware["cycles_per_inference"]),
         streaming=True,
         accuracy=accuracy_of(run, manifest),
