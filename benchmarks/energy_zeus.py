@@ -20,29 +20,30 @@ from pathlib import Path
 
 RANGE_UJ = 262_143_328_850
 WATTS = 300.0
+ZONE = "sys/class/powercap/intel-rapl/intel-rapl:0"
 
 
 def write_tree(folder: str, before_wrap_j: float) -> None:
-    """energy_uj = start + 300 W · t, from CLOCK_MONOTONIC, replaced whole; `truth` holds the same without the wrap."""
-    zone = Path(folder) / "sys/class/powercap/intel-rapl/intel-rapl:0"
-    aside, target, truth = zone / "aside", zone / "energy_uj", Path(folder) / "truth"
+    """energy_uj = start + 300 W · t, from CLOCK_MONOTONIC, replaced whole."""
+    zone = Path(folder) / ZONE
+    aside, target = zone / "aside", zone / "energy_uj"
     while not (Path(folder) / "go").exists():
         time.sleep(0.005)
     begun = time.monotonic()
     while True:
-        value = int(RANGE_UJ - before_wrap_j * 1e6 + WATTS * (time.monotonic() - begun) * 1e6)
-        for place, number in ((truth, value), (target, value % RANGE_UJ)):
-            aside.write_text(f"{number}\n")
-            aside.rename(place)
+        value = int(RANGE_UJ - before_wrap_j * 1e6 + WATTS * (time.monotonic() - begun) * 1e6) % RANGE_UJ
+        aside.write_text(f"{value}\n")
+        aside.rename(target)
         time.sleep(0.001)
 
 
 def make_tree(folder: Path, before_wrap_j: float) -> None:
-    zone = folder / "sys/class/powercap/intel-rapl/intel-rapl:0"
+    zone = folder / ZONE
     zone.mkdir(parents=True)
     (zone / "name").write_text("package-0\n")
     (zone / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
-    (zone / "energy_uj").write_text(f"{int(RANGE_UJ - before_wrap_j * 1e6)}\n")
+    for place in (zone / "energy_uj", folder / "start"):
+        place.write_text(f"{int(RANGE_UJ - before_wrap_j * 1e6)}\n")
     (folder / "sys/class/powercap/intel-rapl:0").symlink_to(zone)
 
 
@@ -53,8 +54,9 @@ def let_go(folder: Path) -> None:
 
 
 def true_j(folder: Path) -> float:
-    """What the tree has shown so far, unwrapped: on a busy machine its writer may lag, which is no reader's error."""
-    return int((folder / "truth").read_text()) * 1e-6
+    """What the tree shows now, its one wrap taken out: its writer may lag on a busy machine, which is no reader's error."""
+    raw, start = (int((folder / name).read_text()) for name in (f"{ZONE}/energy_uj", "start"))
+    return (raw + (RANGE_UJ if raw < start else 0)) * 1e-6
 
 
 def beyond(joules: float, first: tuple[float, float], last: tuple[float, float]) -> float:
