@@ -54,14 +54,14 @@ def let_go(folder: Path) -> None:
 
 
 def true_j(folder: Path) -> float:
-    """What the tree shows now, its one wrap taken out: its writer may lag on a busy machine, which is no reader's error."""
+    """What the tree shows now, its one wrap taken out: its writer may lag on a busy machine, no reader's error."""
     raw, start = (int((folder / name).read_text()) for name in (f"{ZONE}/energy_uj", "start"))
     return (raw + (RANGE_UJ if raw < start else 0)) * 1e-6
 
 
 def beyond(joules: float, first: tuple[float, float], last: tuple[float, float]) -> float:
-    """Relative error of a window beyond what the truth itself leaves open: it was read before and after each edge, and a
-    busy machine may let time pass in between."""
+    """Relative error of a window beyond what the truth itself leaves open: it was read before and after each edge, and
+    a busy machine may let time pass in between."""
     low, high = last[0] - first[1], last[1] - first[0]
     return (joules - min(max(joules, low), high)) / ((low + high) / 2)
 

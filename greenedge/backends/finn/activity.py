@@ -43,8 +43,8 @@ class Switching:
 
 def switching(folder: Path, x: np.ndarray, level: str | None = None,
               progress: Callable[[str], None] = lambda line: None) -> Switching:
-    """Runs what lies in `folder` on graph integers (samples, *shape). `level` is "netlist" or "rtl"; if it is not said the
-    netlist where there is one. Raises ToolError for what Verilator or the simulation says, or where there is no netlist."""
+    """Runs what lies in `folder` on graph integers (samples, *shape). `level` is "netlist" or "rtl"; if it is not said
+    the netlist where there is one. Raises ToolError for what Verilator or the simulation says, and without a netlist."""
     source, streams, _ = built.streams_of(folder)
     netlist = level == "netlist" or (level is None and (folder / NETLIST).is_file())
     core = built.read(folder, "streams.json")["top"]
@@ -52,7 +52,7 @@ def switching(folder: Path, x: np.ndarray, level: str | None = None,
         streams = [dataclasses.replace(streams[0], name="m")]
         sources = netlist_sources(folder / NETLIST, core, built.read(folder, "shell.json")["family"], progress)
         # What lies inside a cell is no net.
-        sources = {name: _ON + _short(content) if name == "core.v" else _OFF + content for name, content in sources.items()}
+        sources = {name: _ON + _short(text) if name == "core.v" else _OFF + text for name, text in sources.items()}
     else:
         sources = built.sources_of(folder)
     top = _ON + sim_top(core, source, streams, built.TIED).encode()
