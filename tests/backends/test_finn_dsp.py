@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from greenedge.backends.finn.environment import finn_packages
 from greenedge.backends.finn.library import FILES, core_files
 from greenedge.errors import ToolError
 from tests.backends.test_finn_units_sums import integers
-from tests.backends.unit_bench import RTL, STALLS, Bench, Case, Port
+from tests.backends.unit_bench import RTL, Bench, Case, Port
 
 # DSP, K, M, PE, SIMD, weight bits, activation bits, signed activations, narrow weights, corrected
 CASES = [(2, 16, 8, 2, 4, 4, 4, 0, 0, 0), (1, 12, 6, 3, 2, 4, 4, 0, 1, 1), (2, 9, 5, 1, 1, 8, 8, 1, 0, 0), (2, 8, 4, 4, 8, 2, 3, 0, 0, 0),
@@ -37,26 +39,40 @@ def case(rng, dsp, k, m, pe, simd, wb, ab, signed, narrow, correct, samples=12):
 @pytest.mark.tool("finn")
 def test_the_core_computes_what_our_unit_computes(rng, tmp_path, packages):
     unit = {"ge_mvu_dsp.sv": (RTL / "amd" / "ge_mvu_dsp.sv").read_bytes()}
-    bench = Bench([case(rng, *values) for values in CASES], tmp_path, {**core_files(packages, mended=True), **unit})
-    for stall in STALLS:
-        bench.run(stall, check_cycles=stall == STALLS[0])
+    bench = Bench([case(rng, *values) for values in CASES], tmp_path, {**core_files(packages), **unit})
+    bench.check()
     weights = tmp_path / "0_WEIGHTS_FILE.mem"
     first, rest = weights.read_text().split("\n", 1)
     weights.write_text(f"{int(first, 16) ^ 1:0{len(first)}x}\n{rest}")
-    with pytest.raises(AssertionError, match="ge_mvu_dsp_0_m .* differ"):
-        bench.run(STALLS[0])
+    assert [text.split(":")[0] for text in bench.differences()] == ["ge_mvu_dsp_0_m"]
 
 
 @pytest.mark.tool("finn")
-def test_vivado_gets_the_files_as_they_are_and_another_finn_is_refused(tmp_path, packages):
-    plain, mended = core_files(packages, mended=False), core_files(packages, mended=True)
-    assert {name for name in FILES if plain[name] != mended[name]} == {"add_multi.sv", "mvu.sv", "mvu_vvu_8sx9_dsp58.sv"}
+def test_another_finn_is_refused(tmp_path, packages):
     folder = tmp_path / "finn" / "finn-rtllib" / "mvu"
     folder.mkdir(parents=True)
-    for name, content in plain.items():
+    for name in FILES:
+        content = (packages / "finn" / "finn-rtllib" / "mvu" / name).read_bytes()
         (folder / name).write_bytes(content.replace(b"// Adder Tree", b"// Tree"))
     with pytest.raises(ToolError, match=r"add_multi.sv is not as finn-plus 1.6.1 has it \('// Compute the count of decendents' is not there\)."):
-        core_files(tmp_path, mended=True)
-    (folder / "mvu.sv").unlink()
-    with pytest.raises(ToolError, match="mvu.sv cannot be read .*; greenedge wants finn-plus 1.6.1."):
-        core_files(tmp_path, mended=False)
+        core_files(tmp_path)
+    (folder / "add_multi.sv").unlink()
+    with pytest.raises(ToolError, match="add_multi.sv cannot be read .*; greenedge wants finn-plus 1.6.1."):
+        core_files(tmp_path)
+
+
+@pytest.mark.tool("verilator")
+def test_packets_end_with_the_sample_that_ended_them(rng, tmp_path):
+    """Batches of one to five samples: TLAST comes out on the last beat of the last sample, and nowhere else."""
+    ends = np.zeros(60, np.int64)
+    ends[np.cumsum(rng.integers(1, 6, 12)) - 1] = 1
+    ends[-1] = 1
+    values = rng.integers(0, 128, (60, 4))
+    last_in, last_out = np.zeros((60, 4), np.int64), np.zeros((60, 2), np.int64)
+    last_in[:, 3], last_out[:, 1] = ends, ends
+    case = Case("amd_packets", {}, [Port("s", 16, False, 1, values * 2 + last_in)],
+                [Port("m", 16, False, 1, (values[:, ::2] + values[:, 1::2]) % 256 * 2 + last_out)])
+    more = {name: path.read_bytes() for name, path in (("ge_packet.sv", RTL / "amd" / "ge_packet.sv"),
+                                                       ("amd_packets.sv", Path(__file__).with_name("amd_packets.sv")))}
+    bench = Bench([case], tmp_path, more)
+    bench.check()

@@ -1,4 +1,4 @@
-"""FINN's own RTL of the matrix-vector core, taken from the installed package: as it is for Vivado, mended for open tools.
+"""FINN's own RTL of the matrix-vector core, taken from the installed package and mended so that open tools read it too.
 
 Nothing of it is kept in greenedge. Each change looks for the text that it replaces and says so where it is not found, so
 another finn-plus cannot be mended wrongly in silence. FINN's licence (BSD-3-Clause) travels with the copies.
@@ -17,8 +17,8 @@ _MVU = Path("finn") / "finn-rtllib" / "mvu"
 _MAX_BYTES = 1 << 20
 
 
-def core_files(packages: Path, mended: bool) -> dict[str, bytes]:
-    """{file: content} of FINN's core below `packages` (a site-packages folder), mended for Verilator and yosys if asked.
+def core_files(packages: Path) -> dict[str, bytes]:
+    """{file: content} of FINN's core below `packages` (a site-packages folder), mended.
 
     Raises ToolError where a file is missing or is not as finn-plus 1.6.1 has it.
     """
@@ -31,9 +31,8 @@ def core_files(packages: Path, mended: bool) -> dict[str, bytes]:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ToolError(f"{path} cannot be read ({error.strerror.lower()}); greenedge wants finn-plus {VERSION}.") from None
-        if mended:
-            for change in _CHANGES.get(name, ()):
-                text = change(path, text)
+        for change in _CHANGES.get(name, ()):
+            text = change(path, text)
         files[name] = text.encode()
     return files
 

@@ -7,7 +7,8 @@
 // both: OFFSET_FILE holds C (word nf: neurons nf*PE ..., OB bits each). With CORRECT = 1 nothing is left out, C is 0.
 // K/SIMD * M/PE cycles per vector.
 //
-// The weights lie in block memory with its output register. The core takes a word whenever it has an input, so the two read
+// The core reads a vector as it comes and keeps it for the other groups of neurons; the queue before it takes the next vector
+// in meanwhile, as ge_mvu does. The weights lie in block memory with its output register. The core takes a word whenever it has an input, so the two read
 // ranks are kept filled: they advance together when the core takes one.
 module ge_mvu_dsp #(
     int unsigned DSP  = 2,       // 1: DSP48E1 (7 series), 2: DSP48E2 (UltraScale+)
@@ -42,6 +43,12 @@ module ge_mvu_dsp #(
     localparam int unsigned CB    = OB > WB + AB ? OB : WB + AB;   // the core wants room for one product
     localparam int unsigned C_WIDTH = (PE*CB + 7) / 8 * 8;
     localparam int unsigned W_WIDTH = (PE*SIMD*WB + 7) / 8 * 8;
+
+    // ---- the next vector waits here
+    logic [S_WIDTH-1:0] x_tdata;
+    logic               x_tvalid, x_tready;
+    ge_queue #(.WIDTH(S_WIDTH), .DEPTH(K/SIMD)) next (
+        .clk, .rst, .s_tdata, .s_tvalid, .s_tready, .m_tdata(x_tdata), .m_tvalid(x_tvalid), .m_tready(x_tready));
 
     // ---- weights: address, memory, output register; all move on when the core takes a word
     (* rom_style = "block" *) logic [PE*SIMD*WB-1:0] weights [WORDS];
@@ -78,7 +85,7 @@ module ge_mvu_dsp #(
     ) core (
         .ap_clk(clk), .ap_clk2x(clk), .ap_rst_n(!rst),
         .s_axis_weights_tdata(W_WIDTH'(w2)), .s_axis_weights_tvalid(filled[2]), .s_axis_weights_tready(ready),
-        .s_axis_input_tdata(s_tdata), .s_axis_input_tvalid(s_tvalid), .s_axis_input_tready(s_tready),
+        .s_axis_input_tdata(x_tdata), .s_axis_input_tvalid(x_tvalid), .s_axis_input_tready(x_tready),
         .m_axis_output_tdata(sums), .m_axis_output_tvalid(m_tvalid), .m_axis_output_tready(m_tready));
 
     // ---- what ge_mvu leaves out
