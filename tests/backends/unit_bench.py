@@ -66,7 +66,7 @@ def memory(rows: np.ndarray, bits: int) -> bytes:
 class Bench:
     """The compiled model of some cases, which reads its memory files from `folder` at every run.
 
-    `sources` are modules beside those of greenedge/rtl that the cases instantiate.
+    `sources` are modules beside those of greenedge/rtl that the cases instantiate, packages first.
     """
 
     def __init__(self, cases: Sequence[Case], folder: Path, sources: Mapping[str, bytes] | None = None):
@@ -75,7 +75,7 @@ class Bench:
         for index, case in enumerate(self.cases):
             for parameter, (rows, bits) in case.memories.items():
                 (folder / f"{index}_{parameter}.mem").write_bytes(memory(rows, bits))
-        sources = {path.name: path.read_bytes() for path in sorted(RTL.glob("*.sv"))} | dict(sources or {})
+        sources = dict(sources or {}) | {path.name: path.read_bytes() for path in sorted(RTL.glob("*.sv"))}
         self.model = compile_model({**sources, "sim_top.sv": self._top().encode()}, lambda line: None, _HARNESS)
 
     def check(self) -> None:

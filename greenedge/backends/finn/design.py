@@ -30,7 +30,8 @@ class Limits:
 
     @classmethod
     def of(cls, device: Device) -> Limits:
-        logic, bits = device.resources.get("lut4"), device.resources.get("bram_bits")
+        logic = device.resources.get("lut4", device.resources.get("lut"))  # a 6-input table holds what one of four inputs does
+        bits = device.resources.get("bram_bits")
         return cls(device.family, None if logic is None else LOGIC_SHARE * logic,
                    None if bits is None else int(BLOCK_SHARE * (bits // BLOCK_BITS[device.family])))
 

@@ -18,10 +18,12 @@ from greenedge.backends.finn.units import Unit
 DATA = Path(__file__).with_name("resources.toml")
 CELLS = ("lut4", "ccu2c", "ff", "ram16")  # yosys: LUT4, CCU2C, TRELLIS_FF, TRELLIS_DPR16X4
 # widths of a block by its depth: ECP5 DP16KD, iCE40 SB_RAM40_4K, Gowin BSRAM
+AMD = ("zynq", "zynq-us", "virtex-us")
 _BLOCKS = {"ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
            "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
-           "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))}
-BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432}
+           "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
+           **dict.fromkeys(AMD, ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1)))}
+BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432, **dict.fromkeys(AMD, 36864)}
 LUT_RAM_WORDS = 64  # deeper buffers go into blocks
 
 
