@@ -35,7 +35,7 @@ class Limits:
         logic, bits = device.resources.get("lut4"), device.resources.get("bram_bits")
         shell_logic, shell_blocks = SHELL_COST.get(device.family, (0, 0))
         blocks = None if bits is None else bits // BLOCK_BITS[device.family]
-        return cls(device.family, None if logic is None else max(0.0, min(LOGIC_SHARE * logic, FULL * logic - shell_logic)),
+        return cls(device.family, None if logic is None else max(1.0, min(LOGIC_SHARE * logic, FULL * logic - shell_logic)),
                    None if blocks is None else max(0, min(int(BLOCK_SHARE * blocks), blocks - shell_blocks)))
 
     def hold(self, cost: Cost) -> bool:
