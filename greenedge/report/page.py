@@ -112,8 +112,8 @@ def _sentence(entries: list[dict]) -> str:
 
 
 def _named(stage: str) -> str:
-    title = STAGE_TITLES.get(stage, stage)
-    return "the integer graph" if stage == "graph" else title
+    spoken = {"graph": "the integer graph", "netlist": "the netlist", "board": "the virtual board"}
+    return spoken.get(stage) or STAGE_TITLES.get(stage, stage)
 
 
 def _chain(entries: list[dict]) -> list[str]:

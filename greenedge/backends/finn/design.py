@@ -13,10 +13,12 @@ from greenedge.backends.finn.network import network_of
 from greenedge.backends.finn.resources import BLOCK_BITS, Cost
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Graph
+from greenedge.shell import SHELL_COST
 from greenedge.target import Device
 
-# Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the rest.
-LOGIC_SHARE, BLOCK_SHARE = 0.7, 0.9
+# Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the rest;
+# on a small device it needs more than that, and the whole may fill no more than FULL.
+LOGIC_SHARE, BLOCK_SHARE, FULL = 0.7, 0.9, 0.9
 FILE = "folding.json"
 
 
@@ -32,8 +34,10 @@ class Limits:
     def of(cls, device: Device) -> Limits:
         logic = device.resources.get("lut4", device.resources.get("lut"))  # a 6-input table holds what one of four inputs does
         bits = device.resources.get("bram_bits")
-        return cls(device.family, None if logic is None else LOGIC_SHARE * logic,
-                   None if bits is None else int(BLOCK_SHARE * (bits // BLOCK_BITS[device.family])))
+        shell_logic, shell_blocks = SHELL_COST.get(device.family, (0, 0))
+        blocks = None if bits is None else bits // BLOCK_BITS[device.family]
+        return cls(device.family, None if logic is None else max(1.0, min(LOGIC_SHARE * logic, FULL * logic - shell_logic)),
+                   None if blocks is None else max(0, min(int(BLOCK_SHARE * blocks), blocks - shell_blocks)))
 
     def hold(self, cost: Cost) -> bool:
         """Whether that much fits."""
