@@ -45,6 +45,12 @@ class Form:
         stays = None if self.stays is None else torch.from_numpy(self.stays.copy())
         return {"shape": list(self.shape), "stays": stays, "bits": self.bits, "folded": self.folded}
 
+    @classmethod
+    def of(cls, state: dict) -> Form:
+        """The form that `state` gave."""
+        stays = None if state["stays"] is None else state["stays"].numpy().astype(bool)
+        return cls(tuple(state["shape"]), stays, state["bits"], state["folded"])
+
 
 def tools() -> dict[str, str]:
     """Names and versions that the trained weights depend on beside the recipe."""
@@ -129,7 +135,13 @@ def _finished(work: Work, model, form: Form, channels, found):
 
 def _shrunk(recipe: Recipe, form: Form):
     model = recipe.make_model()
-    return model if form.stays is None else shrink(model, find_channels(model, form.shape), form.stays)
+    if form.stays is None:
+        return model
+    channels = find_channels(model, form.shape)
+    if form.stays.shape != (channels.count,):
+        raise GreenedgeError(f"the pruned network had {form.stays.size} channels and {recipe.name}'s has {channels.count}; train "
+                             "again, the recipe has changed since.")
+    return shrink(model, channels, form.stays)
 
 
 def build_model(recipe: Recipe, form: Form = Form()):
@@ -149,10 +161,10 @@ def trained_model(recipe: Recipe, folder: Path):
     state = load_state(Path(folder) / "model.pt")
     if state is None:
         raise GreenedgeError(f"{folder} has no model.pt; run the train stage first.")
-    told = state["form"]
-    stays = None if told["stays"] is None else told["stays"].numpy()
+    if "form" not in state or "model" not in state:
+        raise GreenedgeError(f"{folder}/model.pt lacks the network's form or weights; run the train stage again.")
     with seeded(recipe.train.seed, recipe.train.threads):
-        model = build_model(recipe, Form(tuple(told["shape"]), stays, told["bits"], told["folded"]))
+        model = build_model(recipe, Form.of(state["form"]))
     set_model_state(model, state["model"])
     return model.eval()
 
