@@ -171,7 +171,7 @@ def distil(out: Path, seeds: int, quantised: bool) -> None:
 
 
 def _points(interval) -> str:
-    return f"{100 * interval.value:.2f} points [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+    return f"{100 * interval.mean:.2f} points [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
 
 
 def subset(out: Path, seeds: int, quantised: bool) -> None:
@@ -187,7 +187,7 @@ def subset(out: Path, seeds: int, quantised: bool) -> None:
         energy = sum(_joules(one) for one in some) / sum(_joules(one) for one in full)
         label = some[0]["ledger"]["total"]["energy"]["evidence"]
         print(
-            f"{name:18} {100 * kept.value:.2f} % of full accuracy [{100 * kept.low:.2f}, {100 * kept.high:.2f}] with "
+            f"{name:18} {100 * kept.mean:.2f} % of full accuracy [{100 * kept.low:.2f}, {100 * kept.high:.2f}] with "
             f"{100 * updates:.1f} % of the sample-updates, {100 * energy:.0f} % of the energy ({label})",
             flush=True,
         )
