@@ -14,6 +14,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
 from greenedge.train.channels import find_channels, shrink, slice_state
 from greenedge.train.checkpoint import load_state, model_state, save_state, set_model_state, weights_sha256
+from greenedge.train.distil import mixed
 from greenedge.train.fit import History, fit, predict, seeded
 from greenedge.train.ledger import Ledger
 from greenedge.train.phases import Work, float_weights, make_lesson, sample_order, searched_bits, with_bits
@@ -98,8 +99,12 @@ def _trained(work: Work) -> tuple[object, Form, History, dict]:
         lesson, taught = make_lesson(work, model)
         job = work.job(order=order, prune=pruner, teach=lesson, score=recipe.first_score,
                        checkpoint=work.folder / "checkpoint.pt")
+        if lesson is not None and lesson.settings.mix:
+            job = replace(job, augment=mixed(recipe.augment))
         history = fit(model, work.data.x_train, work.data.y_train, recipe.train, job, work.progress)
         work.phases["train"] = history.ledger
+        if lesson is not None and lesson.known is None:  # the teacher was asked on every sample of every batch
+            work.phases["train"] = history.ledger.scored(history.ledger.samples_seen, lesson.macs)
         form = Form(work.shape, None if channels is None else pruner.stays, found and found["bits"])
         model, form, found = _finished(work, model, form, channels, found)
     about = {"subset": chosen, "distil": taught, "search": found or {},

@@ -222,6 +222,14 @@ def test_a_teacher_file_stays_in_the_recipes_folder(repo):
     )
 
 
+def test_a_teacher_that_is_asked_batch_by_batch_is_counted(repo, tmp_path):
+    settings = {"train.epochs": "2", "model.hidden": "8", "distil.mix": "true", "distil.share": "1.0", "distil.epochs": "1"}
+    metrics = train_stage(load_recipe(repo / "flows" / "digits-mlp", settings), tmp_path)
+    train = metrics["ledger"]["phases"]["train"]
+    assert train["samples_scored"] == train["samples_seen"] == 2 * 1347
+    assert train["macs"] == 4 * train["samples_seen"] * 8 * 74  # 3 for the student's, 1 for a teacher of the same size
+
+
 def test_post_training_quantisation_prunes_and_folds_too(repo, tmp_path):
     settings = {
         "train.epochs": "5",
