@@ -31,13 +31,24 @@ def unit_of(layer: hw.Layer, fold: Fold) -> Unit:
 def ring_pixels(layer: hw.Window, fold: Fold) -> int:
     """Pixels that ge_window stores: the same sum as there."""
     (kh, kw), (sh, sw), (rows, columns) = layer.kernel, layer.strides, layer.out
+    taps = kh * kw
     lead = (kh - 1) * layer.dilations[0] * layer.width + (kw - 1) * layer.dilations[1] + 1
     row = sh * layer.width - (columns - 1) * sw
     sample = (layer.height - (rows - 1) * sh) * layer.width - (columns - 1) * sw
-    far = max(sw, row if rows > 1 else 0, sample)
-    burst = kh * kw + max(0, (columns - 1) * (kh * kw - sw))
-    paced = rows * columns * kh * kw >= layer.height * layer.width
-    return lead + (far if paced else min(far, burst)) + 2 + 10 * fold.pe // layer.source.channels
+    if rows * columns * taps < layer.height * layer.width:
+        margin = taps + _reach(rows, columns, taps - sw, taps - row, taps - sample)
+    else:
+        ahead = _reach(rows, columns, sw - taps, row - taps, sample - taps)
+        margin = taps + ahead if ahead else max(sw, row if rows > 1 else 0, sample)
+    return lead + margin + 3 + 10 * fold.pe // layer.source.channels
+
+
+def _reach(rows: int, columns: int, column: int, row: int, sample: int) -> int:
+    """The largest sum of consecutive steps of a window; see ge_window.sv."""
+    part = max(0, (columns - 1) * column)
+    within = row + 2 * part + max(0, (rows - 2) * ((columns - 1) * column + row)) if rows > 1 else part
+    ends = max(part, (columns - 1) * column + within - part) if rows > 1 else part
+    return max(part, within, 2 * ends + sample)
 
 
 def memory_file(rows: np.ndarray, bits: int) -> bytes:
