@@ -13,6 +13,7 @@ import numpy as np
 from greenedge.graph import Edge
 
 ZERO = np.zeros(1, np.int64)
+MOST_STEPS = 63  # thresholds per channel where there is another form
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +171,13 @@ class Step(Layer):
     falls: np.ndarray
     table: np.ndarray | None
     table_lo: int = 0
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms to choose from: "affine", "thresholds", "table". Many comparators are never smaller than another form."""
+        found = [form for form in ("affine", "table", "thresholds") if getattr(self, form) is not None]
+        few = self.thresholds is not None and self.thresholds.shape[1] <= MOST_STEPS
+        return tuple(found if few or len(found) == 1 else [form for form in found if form != "thresholds"])
 
     @property
     def serial_cycles(self) -> int | None:

@@ -12,7 +12,6 @@ from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.folding import Fold
 
 FOLDER = "rtl"  # memory files are named as seen from the build folder
-MOST_STEPS = 63  # beyond, a layer without affine form is tabulated where it can be
 
 @dataclass(frozen=True)
 class Unit:
@@ -107,11 +106,7 @@ def _pool_global(layer: hw.GlobalPool, fold: Fold) -> Unit:
 
 
 def _step(layer: hw.Step, fold: Fold) -> Unit:
-    if layer.affine is not None:
-        return _affine(layer, fold)
-    if layer.thresholds is not None and (layer.table is None or layer.thresholds.shape[1] <= MOST_STEPS):
-        return _thresholds(layer, fold)
-    return _table(layer, fold)
+    return {"affine": _affine, "thresholds": _thresholds, "table": _table}[fold.form](layer, fold)
 
 
 def _repeated(layer: hw.Step, pe: int) -> tuple[int, np.ndarray]:
