@@ -168,16 +168,27 @@ def report(folder: Path) -> dict:
     counted, in_core = ({name: built.cells(stat, module, *cells) for name, cells in _CELLS[shell["family"]].items()}
                         for module in (None, streams["top"]))
     hardware = {**counted, "comb": built.utilisation(placed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"], "clock_hz": clock_hz,
-                "core": {**in_core, "fmax_hz": timing["core_fmax_hz"], "estimated": design["estimate"]},
+                "core": {**in_core, "fmax_hz": timing["core_fmax_hz"]},
                 "cycles_per_inference": cycles, "latency_s": simulated["latency_cycles"] / clock_hz,
                 "ips": clock_hz / cycles if cycles else None,
-                "estimated_cycles": design["interval_cycles"], "bitstream_bytes": bitstream_of(folder).stat().st_size,
+                **_estimates(design, in_core, shell["family"]), "bitstream_bytes": bitstream_of(folder).stat().st_size,
                 "rtl_sha256": simulated["rtl_sha256"], "host_interface": f"{board['link']}, {board['baud']:,} baud",
                 "tools": dict(record["tools"])}
     evidence = {**dict.fromkeys(counted, "reported by yosys"), **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
-                "cycles_per_inference": "simulated", "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated", "core.estimated": "estimated"}
+                **dict.fromkeys(("cycles_per_inference", "latency_s", "ips"), "simulated"),
+                **dict.fromkeys((key for key in hardware if key.startswith("estimated_")), "estimated")}
     notes = [*design["notes"], *built.apart(design, finn)]
     return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], "finn-plus": finn["finn_plus"]}}
+
+
+def _estimates(design: Mapping, in_core: Mapping, family: str) -> dict:
+    """What was expected of the core before it was built, and how far off the count of LUT4 was."""
+    from greenedge.backends.finn.resources import BLOCK_BITS
+
+    guess, counted = design["estimate"], in_core["lut4"]
+    error = f"{guess['lut4'] / counted - 1:+.0%}" if counted else None
+    return {"estimated_cycles": design["interval_cycles"], "estimated_lut4": guess["lut4"], "estimated_lut4_error": error,
+            "estimated_bram_bits": guess["blocks"] * BLOCK_BITS[family]}
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

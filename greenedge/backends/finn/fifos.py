@@ -221,7 +221,7 @@ def _firings(layer: hw.Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if isinstance(layer, hw.GlobalPool):
         taken = np.arange(1, layer.source.pixels + 1) * layer.source.channels
         return taken[:, None], taken[:, None], np.append(np.zeros(len(taken) - 1, np.int64), layer.result.total)
-    pixels = layer.result.pixels if isinstance(layer, (hw.Linear, hw.Pool, hw.ArgMax)) else max(1, layer.source.pixels)
+    pixels = layer.result.pixels if isinstance(layer, (hw.Linear, hw.Pool)) else max(1, layer.source.pixels)
     j = np.arange(1, pixels + 1)
     taken = np.stack([j * (wire.total // pixels) for wire in layer.sources], axis=1)
     return taken, taken, j * (layer.result.total // pixels)

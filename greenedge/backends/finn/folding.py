@@ -49,8 +49,6 @@ def foldings(layer: hw.Layer) -> Iterator[Fold]:
         for pe in divisors(m):
             for simd in divisors(k):
                 yield Fold(pe, simd)
-    elif isinstance(layer, hw.ArgMax):
-        yield Fold(1)
     elif isinstance(layer, hw.Step):
         for pe in divisors(_lanes(layer)):
             yield from (Fold(pe, form=form) for form in layer.forms)

@@ -149,16 +149,9 @@ def _upsample(layer: hw.Upsample, fold: Fold) -> list[Node]:
                    NumChannels=channels, inputDataType=_type(layer.source)), None)]
 
 
-def _argmax(layer: hw.ArgMax, fold: Fold) -> list[Node]:
-    vectors = layer.result.total
-    return [(_node(layer, "LabelSelect", [_tensor(layer.source, 1, vectors, layer.count)], [_tensor(layer.result, 1, vectors, 1)],
-                   Labels=layer.count, PE=fold.pe, K=1, inputDataType=_type(layer.source), outputDataType=_type(layer.result),
-                   numInputVectors=[1, vectors]), None)]
-
-
 _NODES: dict[type[hw.Layer], Callable[[hw.Layer, Fold], list[Node]]] = {
     hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _global,
-    hw.Step: _step, hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.ArgMax: _argmax,
+    hw.Step: _step, hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample,
 }
 
 

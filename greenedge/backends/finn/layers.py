@@ -217,13 +217,6 @@ class Upsample(Layer):
 
 
 @dataclass(frozen=True, eq=False)
-class ArgMax(Layer):
-    """Index of the first largest of every `count` integers."""
-
-    count: int
-
-
-@dataclass(frozen=True, eq=False)
 class Queue(Layer):
     """A buffer of `depth` integers on one side of a branch."""
 
