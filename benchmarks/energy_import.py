@@ -1,6 +1,7 @@
-"""How long importing the energy harness takes: CPU time in fresh interpreters, in turns, medians; numpy's own share beside.
+"""How long importing the energy harness takes: CPU time in fresh interpreters, in turns, medians; numpy's own share
+beside.
 
-    python benchmarks/energy_import.py [--rounds N]
+python benchmarks/energy_import.py [--rounds N]
 """
 
 from __future__ import annotations

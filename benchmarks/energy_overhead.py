@@ -1,10 +1,10 @@
-"""What the sampling process costs: CPU time of a fixed piece of work with the sampler running and stopped, in alternation,
-and the sampler's own share of a core.
+"""What the sampling process costs: CPU time of a fixed piece of work with the sampler running and stopped, in
+alternation, and the sampler's own share of a core.
 
     python benchmarks/energy_overhead.py [--pairs N]
 
-CPU time and medians of pairs, because wall time on a shared machine is about the neighbours. The interval is that of the
-median (order statistics, no assumption on the noise). The sampler reads a hwmon file, as it does on a board.
+CPU time and medians of pairs, because wall time on a shared machine is about the neighbours. The interval is that of
+the median (order statistics, no assumption on the noise). The sampler reads a hwmon file, as it does on a board.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def main() -> None:
         for hz, (slow, most) in LIMITS.items():
             value, low, high, share = overhead(Path(folder) / str(hz), hz, pairs)
             limit = "–" if slow is None else f"{slow:.1%}"
-            print(f"| {hz} | {value:+.2%} ({low:+.2%} … {high:+.2%}) | {limit} | {share:.2%} | {most:.1%} |", flush=True)
+            print(
+                f"| {hz} | {value:+.2%} ({low:+.2%} … {high:+.2%}) | {limit} | {share:.2%} | {most:.1%} |", flush=True
+            )
 
 
 if __name__ == "__main__":

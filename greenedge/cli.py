@@ -196,7 +196,8 @@ def sweep(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's n
     from greenedge.sweep import Sweep, run_sweep
 
     last = _stage(until or ("report" if target else "train"))
-    wanted = Sweep(flow, vary or [], set_ or [], target or [], backend, out or Path("runs") / f"{Path(flow).name}-sweep", last, energy)
+    folder = out or Path("runs") / f"{Path(flow).name}-sweep"
+    wanted = Sweep(flow, vary or [], set_ or [], target or [], backend, folder, last, energy)
     result = run_sweep(wanted, lambda job: Screen(_title(job)), lambda line: typer.echo(line, err=True))
     if as_json:
         return _print_json(result)
@@ -283,9 +284,9 @@ def verify(run: RunFolder, as_json: Json = False) -> None:
 
 @app.command()
 @_spoken
-def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metavar="X.npy")],
-          out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="Y.npy|Y.csv")] = None,
-          stage: Annotated[str, typer.Option("--stage", metavar="S", help="build (the built thing) or graph.")] = "build",
+def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metavar="X.npy", help="Samples; read piece by piece.")],
+          out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="Y.npy|Y.csv", help="Where the outputs go.")] = None,
+          stage: Annotated[str, typer.Option("--stage", metavar="S", help="build (or its own name: tflite, rtl, …) or graph.")] = "build",
           port: Annotated[Optional[str], typer.Option("--port", metavar="DEV", help="A board's serial port.")] = None,
           virtual: Annotated[bool, typer.Option("--virtual", help="The simulated board, through its pins.")] = False,
           baud: Annotated[Optional[int], typer.Option("--baud", metavar="N", min=1, help="The port's rate, if not the board's.")] = None,
@@ -293,7 +294,6 @@ def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metav
     """Run samples through the built thing, the integer graph, or a board, real or virtual."""
     from greenedge.console import bar
     from greenedge.entry import infer as infer_run
-    from greenedge.entry import save_array
 
     figures = None
     if port and virtual:
@@ -302,20 +302,18 @@ def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metav
         if port or virtual:
             from greenedge.deploy import infer_on_board
 
-            outputs, figures = infer_on_board(run, inputs, port, baud, tell)
+            result, figures = infer_on_board(run, inputs, port, baud, tell, out)
             stage = port or "the virtual board"
         else:
-            outputs = infer_run(run, inputs, stage, tell)
-    first = next(iter(outputs.values()))
-    if out is not None:
-        save_array(out, first)
+            result = infer_run(run, inputs, stage, tell, out)
     if as_json:
-        shown = {name: values.tolist() for name, values in outputs.items()}
+        shown = ({"file": str(out), "samples": result.samples, "shape": list(result.shape), "stage": stage} if out is not None
+                 else {name: values.tolist() for name, values in result.items()})
         return _print_json({"outputs": shown, "board": figures} if figures else shown)
     if out is not None:
-        typer.echo(f"{out}: {' × '.join(map(str, first.shape))} from {stage}")
+        typer.echo(f"{out}: {' × '.join(map(str, (result.samples, *result.shape)))} from {stage}")
     else:
-        for row in first:
+        for row in next(iter(result.values())):
             typer.echo(" ".join(f"{value:g}" for value in row.ravel()))
     if figures:
         from greenedge.deploy import in_words

@@ -12,16 +12,18 @@ from greenedge.manifest import FILE, Manifest, inside, intact, load_manifest
 from greenedge.target import Target, load_target
 
 
-def infer_on_board(run: Path, samples: Path, port: str | None, baud: int | None, tell: Tell) -> tuple[dict, dict]:
+def infer_on_board(run: Path, samples: Path, port: str | None, baud: int | None, tell: Tell, out: Path | None = None) -> tuple:
     """The samples of an .npy file through the board at `port`, or through the virtual board where that is None.
 
-    Returns ({model output: float array}, the board's figures, see greenedge.boards.running.Figures).
+    Returns ({model output: float array}, or with `out` what `greenedge.inference.write` returns; the board's figures, see
+    greenedge.boards.running.Figures).
     Every integer is compared with the integer graph's. Raises VerificationError where one differs, BoardError where the
     board cannot be reached or is another, GreenedgeError where nothing has been built for a board.
     """
     from greenedge.boards import running
     from greenedge.graph import run_graph
     from greenedge.host import run_epilogue, run_prologue
+    from greenedge.inference import write
     from greenedge.lower import load_lowered
     from greenedge.model_file import read_array
     from greenedge.verify import compare
@@ -33,7 +35,8 @@ def infer_on_board(run: Path, samples: Path, port: str | None, baud: int | None,
     outputs, figures = running.infer_on_board(run / FOLDER["build"], next(iter(levels.values())), port, baud, tell)
     edge = lowered.graph.outputs[0]
     compare("graph", "board" if port else "the virtual board", expected[edge], outputs[edge], layer=edge).require()
-    return run_epilogue(lowered, outputs), figures.plain()
+    floats = run_epilogue(lowered, outputs)
+    return floats if out is None else write(out, len(expected[edge]), iter([floats])), figures.plain()
 
 
 def in_words(figures: Mapping) -> str:

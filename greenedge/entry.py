@@ -169,17 +169,6 @@ def read_summary(run: Path) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def save_array(path: Path, array) -> None:
-    """Writes an .npy file, or a table of one sample a line where the name ends in .csv; whole or not at all."""
-    import numpy as np
-
-    with write_aside(path) as aside_path, open(aside_path, "wb") as file:
-        if path.suffix == ".csv":
-            np.savetxt(file, array.reshape(len(array), -1), fmt="%.9g", delimiter=",")
-        else:
-            np.save(file, array, allow_pickle=False)
-
-
 # -- finished runs ------------------------------------------------------------------------------------------------------
 
 
@@ -234,21 +223,36 @@ def _require_as_built(run: Path, manifest: Manifest) -> None:
                                 "the same integers; run the same `greenedge run` or `greenedge build` again to build it anew.")
 
 
-def infer(run: Path, samples: Path, stage: str, tell: Tell) -> dict:
-    """{model output: array} for the samples in an .npy file, from the built thing ("build") or the integer graph ("graph")."""
-    from greenedge.graph import run_graph
-    from greenedge.host import run_epilogue, run_prologue
-    from greenedge.lower import load_lowered
-    from greenedge.model_file import read_array
+def infer(run: Path, samples: Path, stage: str, tell: Tell, out: Path | None = None):
+    """The samples in an .npy file, however large, through the built thing ("build", or its own name: "tflite", "rtl", …) or the
+    integer graph ("graph"), piece by piece.
 
-    if stage not in ("build", "graph"):
-        raise GreenedgeError(f"there is no stage {stage!r} to infer with{nearest(stage, ('build', 'graph'))}; "
-                             "stages are: build, graph.")
+    Into `out` (.npy or .csv), which is returned as greenedge.inference.Written; without it {model output: array}.
+    """
+    from greenedge.inference import open_samples, outputs_of, write
+    from greenedge.lower import load_lowered
+
     lowered = load_lowered(inside(run, FOLDER["lower"]))
-    levels = run_prologue(lowered, read_array(samples))
+    simulate = _simulator(run, lowered.graph, stage)
+    array = open_samples(samples)
+    parts = outputs_of(lowered, array, simulate, tell)
+    if out is not None:
+        return write(out, len(array), parts)
+    import numpy as np
+
+    found = list(parts)
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def _simulator(run: Path, graph, stage: str):
+    """A function from (input integers, tell) to output integers for that stage of the run. Raises GreenedgeError for any other."""
+    from greenedge.graph import run_graph
+
     if stage == "graph":
-        return run_epilogue(lowered, run_graph(lowered.graph, levels))
-    backend = load_backend(built_with(run, load_manifest(run)))
-    feed = levels if len(levels) > 1 else next(iter(levels.values()))
-    edges = backend.simulate(run / FOLDER["build"], feed, (), tell)
-    return run_epilogue(lowered, edges)
+        return lambda levels, tell: run_graph(graph, levels)
+    name = built_with(run, load_manifest(run))
+    backend = load_backend(name)
+    known = list(dict.fromkeys(["build", getattr(backend, "STAGE", name), "graph"]))
+    if stage not in known:
+        raise GreenedgeError(f"{run} has no stage {stage!r} to infer with{nearest(stage, known)}; it has: {', '.join(known)}.")
+    return lambda levels, tell: backend.simulate(run / FOLDER["build"], levels if len(levels) > 1 else next(iter(levels.values())), (), tell)

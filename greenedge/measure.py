@@ -1,11 +1,8 @@
 """The energy of a finished run: what of it can be measured here, what can be estimated, and where the results are kept.
 
-A back end says by modules of its own what its build is good for:
-
-    session.argv(build, vectors)          a program that keeps the build's runtime ready (greenedge.energy PipeWorkload)
-    activity.switching(build, x)          how often the signals of its hardware change while it computes x
-
-Results lie in 6-measure, one file for each set of sources, bound to the build that they are of; the report shows them.
+A run is a workload on every runtime that there is (greenedge.runtimes), in a program of its own; its build is one where
+that runtime or a board is at hand. A back end that makes hardware has a module `activity` whose `switching(build, x)` says
+how often the signals change while it computes x. Results lie in 6-measure, one file for each set of sources, bound to the build that they are of; the report shows them.
 """
 
 from __future__ import annotations
@@ -13,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,11 +20,13 @@ from greenedge.backends import BACKENDS, load_backend
 from greenedge.energy import estimate, results
 from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
-from greenedge.manifest import (Manifest, Record, aside, digest_files, digest_of, explained, hold, inside, intact, load_manifest,
-                                save_manifest)
+from greenedge.runtimes import RUNTIMES
+from greenedge.runtimes import session as runtime_session
+from greenedge.manifest import (Manifest, Record, aside, digest_files, digest_of, explained, hold, inside, intact,
+                                load_manifest, save_manifest)
 
 FOLDER = "6-measure"
-SAMPLES = 64  # of the run's own test vectors, taken in turn
+_EXACT = ("litert", "litert-reference", "tflite-runtime", "onnxruntime")
 Tell = Callable[[int, int, str], None]
 
 
@@ -38,23 +36,25 @@ class RunWorkloads:
     def __init__(self) -> None:
         self._opened = ExitStack()
 
-    def open(self, run: Path, port: str | None = None) -> Workload:
-        """The build of a run on this machine, or on the board at `port`. Raises GreenedgeError, EvidenceError where the
-        build runs on no machine at hand."""
+    def open(self, run: Path, port: str | None = None, runtime: str | None = None) -> Workload:
+        """A run on a runtime of this machine (its build's own if none is named), or on the board at `port`. Raises
+        GreenedgeError, EvidenceError where the build runs on no machine at hand."""
         manifest, backend = _built(run)
         name, accuracy = _name(manifest, run), accuracy_of(run, manifest)
+        if runtime is not None and runtime not in RUNTIMES:
+            raise GreenedgeError(f"there is no runtime {runtime!r}; runtimes are: {', '.join(RUNTIMES)}.")
         if port is not None:
             return self._board(run, port, name, accuracy)
-        session = _offered(backend, "session")
-        if session is None:
+        own = runtime_session.OWN.get(backend, (None,))[0]
+        if runtime is None and own is None:
             raise EvidenceError(
-                f"{run} is built for {_target(manifest)}, which is not this machine: give the --port of the board and a "
-                "meter on its supply, or --source estimate for an estimate from its switching activity."
+                f"{run} is built for {_target(manifest)}, which is not this machine: give the --port of the board and "
+                "a meter on its supply, or --source estimate for an estimate from its switching activity."
             )
-        vectors = self._opened.enter_context(tempfile.NamedTemporaryFile(prefix="greenedge-vectors-", suffix=".npz"))
-        np.savez(vectors, **vectors_of(run))
-        vectors.flush()
-        return PipeWorkload(session.argv(run / "4-build", Path(vectors.name)), name, accuracy=accuracy)
+        if runtime not in (None, own):
+            # The same network on something else: it has the run's accuracy where it computes the same integers.
+            name, accuracy = f"{name.split(' on ')[0]} on {runtime}", accuracy if runtime in _EXACT else None
+        return PipeWorkload(runtime_session.argv(run, runtime or own), name, accuracy=accuracy)
 
     def _board(self, run: Path, port: str, name: str, accuracy: float | None) -> Workload:
         from greenedge.boards.acceptance import measure as board_figures
@@ -71,8 +71,9 @@ class RunWorkloads:
         self._opened.close()
 
 
-def estimated(run: Path, tell: Tell = lambda *_: None) -> dict:
+def estimated(run: Path, level: str | None = None, tell: Tell = lambda *_: None) -> dict:
     """A row of the FPGA's core supply: toggles on the run's own vectors times sourced coefficients, and static power.
+    `level` is "netlist" or "rtl"; the netlist where there is one if it is not said.
 
     Raises GreenedgeError for a run that is no FPGA's or whose device has no coefficients.
     """
@@ -85,14 +86,14 @@ def estimated(run: Path, tell: Tell = lambda *_: None) -> dict:
         )
     x = next(iter(vectors_of(run).values()))
     hardware = load_backend(backend).report(run / "4-build")["hardware"]
-    found = activity.switching(run / "4-build", x, lambda line: tell(0, 0, line))
+    found = activity.switching(run / "4-build", x, level, lambda line: tell(0, 0, line))
     # Every sample's work is in the count once; at full rate it is done in the initiation interval.
     seconds = found.samples * hardware["cycles_per_inference"] / hardware["clock_hz"]
     row = estimate.fpga_row(
         _name(manifest, run),
         estimate.device_of(str((manifest.about.get("target") or {}).get("part", ""))),
         hardware["clock_hz"],
-        estimate.Activity(found.toggles, seconds, found.bits, f"{found.level} of this build", found.samples),
+        estimate.Activity(found.toggles, seconds, found.bits, f"the {found.level} of this build", found.samples),
         cycles=round(hardware["cycles_per_inference"]),
         streaming=True,
         accuracy=accuracy_of(run, manifest),
@@ -134,7 +135,7 @@ def vectors_of(run: Path) -> dict[str, np.ndarray]:
     from greenedge.lower import load_lowered
     from greenedge.model_file import read_array
 
-    inputs = read_array(inside(run, "2-export/inputs.npy"))[:SAMPLES]
+    inputs = read_array(inside(run, "2-export/inputs.npy"))[: runtime_session.SAMPLES]
     return run_prologue(load_lowered(inside(run, "3-lower")), inputs)
 
 

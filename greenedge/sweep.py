@@ -1,4 +1,4 @@
-"""`greenedge sweep`: one recipe, some settings varied, every run side by side; on request all at equal training energy."""
+"""`greenedge sweep`: one recipe, some settings varied, the runs side by side; on request at equal training energy."""
 
 from __future__ import annotations
 
@@ -42,11 +42,15 @@ def variants(vary: Sequence[str]) -> list[dict[str, str]]:
         key, equals, values = text.partition("=")
         choices = [value.strip() for value in re.split(r",(?![^\[]*\])", values)]
         if not equals or not key or not all(choices):
-            raise TargetError(f"--vary {text!r} is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam.")
+            raise TargetError(
+                f"--vary {text!r} is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam."
+            )
         axes.append([(key, value) for value in choices])
     found = [dict(each) for each in itertools.product(*axes)]
     if not vary or len(found) > _MOST:
-        raise TargetError(f"a sweep has 1 to {_MOST} variants, these are {len(found) if vary else 0}; say --vary KEY=VALUE,VALUE.")
+        raise TargetError(
+            f"a sweep has 1 to {_MOST} variants, these are {len(found) if vary else 0}; say --vary KEY=VALUE,VALUE."
+        )
     return found
 
 
@@ -67,17 +71,31 @@ def run_sweep(sweep: Sweep, display: Callable, tell: Callable[[str], None] = lam
         recipe, jobs = _jobs(sweep, each, epochs.get(name))
         runs, _ = run_all(jobs, sweep.out / folder_of(each), sweep.until, display)
         rows.append(row_of(name, runs) | {"settings": each, "folder": folder_of(each)})
-    notes = [f"Each training had {sweep.energy_j:g} J: its epochs follow from a pilot of {_PILOT_EPOCHS}, "
-             "to a whole epoch; the schedule is stretched over them."] if sweep.energy_j else []
-    report = write_sweep(rows, sweep.out / "sweep.html", planned[0][1].title, f"{len(rows)} trainings side by side", notes)
-    result = {"format": "greenedge-sweep/1", "recipe": planned[0][1].name, "rows": rows, "energy_j": sweep.energy_j or None,
-              "epochs": epochs or None, "report": str(report)}
+    notes = (
+        [
+            f"Each training had {sweep.energy_j:g} J: its epochs follow from a pilot of {_PILOT_EPOCHS}, "
+            "to a whole epoch; the schedule is stretched over them."
+        ]
+        if sweep.energy_j
+        else []
+    )
+    report = write_sweep(
+        rows, sweep.out / "sweep.html", planned[0][1].title, f"{len(rows)} trainings side by side", notes
+    )
+    result = {
+        "format": "greenedge-sweep/1",
+        "recipe": planned[0][1].name,
+        "rows": rows,
+        "energy_j": sweep.energy_j or None,
+        "epochs": epochs or None,
+        "report": str(report),
+    }
     _write(sweep.out / "sweep.json", result)
     return result
 
 
 def name_of(settings: Mapping[str, str]) -> str:
-    """"optimiser=adam schedule=cosine": the last part of each key and its value."""
+    """ "optimiser=adam schedule=cosine": the last part of each key and its value."""
     return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
 
 
@@ -92,7 +110,7 @@ def _jobs(sweep: Sweep, settings: Mapping[str, str], epochs: int | None = None):
     texts += [f"train.epochs={epochs}"] if epochs else []
     values, options = split_settings(texts)
     recipe = find_recipe(sweep.flow, values)
-    return recipe, jobs_for(recipe, sweep.targets, sweep.backend, options, sweep.until)
+    return recipe, jobs_for(recipe, sweep.targets, sweep.backend, {**recipe.build, **options}, sweep.until)
 
 
 def _epochs(sweep: Sweep, chosen: Sequence[Mapping[str, str]], tell: Callable[[str], None]) -> dict[str, int]:
@@ -133,8 +151,10 @@ def _pilot(sweep: Sweep, settings: Mapping[str, str]) -> int:
     once = energy_of(metrics["ledger"]["total"])["value"] - epoch * _PILOT_EPOCHS
     epochs = int((sweep.energy_j - once) // epoch) if epoch else 0
     if epochs < 1:
-        raise GreenedgeError(f"{name_of(settings)}: {sweep.energy_j:g} J buy no epoch; one takes about {epoch:.3g} J and what comes "
-                             f"before {once:.3g} J: raise --energy.")
+        raise GreenedgeError(
+            f"{name_of(settings)}: {sweep.energy_j:g} J buy no epoch; one takes about {epoch:.3g} J and what comes "
+            f"before {once:.3g} J: raise --energy."
+        )
     return epochs
 
 

@@ -1,7 +1,7 @@
 """Does a machine sound as it should? MLPerf Tiny's anomaly detection: an autoencoder on log-mel frames of ToyADMOS.
 
-It learns from normal sounds alone; what it reproduces badly is abnormal. `source` "hum" makes sounds of a motor instead,
-a stand-in where the archive is not at hand.
+It learns from normal sounds alone; what it reproduces badly is abnormal. `source` "hum" makes sounds of a motor
+instead, a stand-in where the archive is not at hand.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def data_files(settings: DataSettings) -> list[Path]:
 
 
 def load_data(settings: DataSettings) -> Data:
-    """Windows of 5×128 log-mel energies, standardised by the training windows; y (N, 2) is (1 if abnormal, recording)."""
+    """Windows of 5×128 log-mel energies, standardised by the training ones; y (N, 2) is (1 if abnormal, recording)."""
     train, test = (_toyadmos if settings.source == "toyadmos" else _hum)(settings)
     x_train = np.concatenate([x for x, _ in train])
     x_test = np.concatenate([x for x, _ in test])
@@ -80,7 +80,7 @@ def loss(outputs, x, _y):
 
 
 def score(outputs: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """"auc": the chance that an abnormal recording has the larger mean error than a normal one, ties counting half.
+    """ "auc": the chance that an abnormal recording has the larger mean error than a normal one, ties counting half.
 
     Validation samples are all normal and have no AUC: there it is minus the mean error, so that larger is better too.
     """
@@ -100,7 +100,7 @@ def _windows(samples: np.ndarray, settings: DataSettings) -> np.ndarray:
     if len(mel) < FRAMES:
         raise TargetError(f"a recording has {len(samples)} samples; {1024 + 512 * (FRAMES - 1)} are the fewest.")
     starts = np.linspace(0, len(mel) - FRAMES, settings.windows).round().astype(int)
-    return np.stack([mel[start:start + FRAMES].ravel() for start in starts])
+    return np.stack([mel[start : start + FRAMES].ravel() for start in starts])
 
 
 def _toyadmos(settings: DataSettings) -> tuple[list, list]:
@@ -110,7 +110,11 @@ def _toyadmos(settings: DataSettings) -> tuple[list, list]:
         with zipfile.ZipFile(path) as archive:
             for info in sorted(archive.infolist(), key=lambda entry: entry.filename):
                 found = _NAME.search(info.filename)
-                if not found or info.file_size > _MOST_BYTES or (settings.machine and int(found[3]) != settings.machine):
+                if (
+                    not found
+                    or info.file_size > _MOST_BYTES
+                    or (settings.machine and int(found[3]) != settings.machine)
+                ):
                     continue
                 sound = read_wav(archive.read(info), info.filename, RATE)
                 parts[found[1]].append((_windows(sound, settings), int(found[2] == "anomaly")))
@@ -118,8 +122,10 @@ def _toyadmos(settings: DataSettings) -> tuple[list, list]:
         raise TargetError(f"{path} is no zip archive ({error}); get dev_data_ToyCar.zip anew.") from None
     abnormal = {label for _, label in parts["test"]}
     if not parts["train"] or abnormal != {0, 1} or any(label for _, label in parts["train"]):
-        raise TargetError(f"{path} holds {len(parts['train'])} training and {len(parts['test'])} test recordings of machine "
-                          f"{settings.machine}; normal ones to train on and both kinds to test are needed.")
+        raise TargetError(
+            f"{path} holds {len(parts['train'])} training and {len(parts['test'])} test recordings of machine "
+            f"{settings.machine}; normal ones to train on and both kinds to test are needed."
+        )
     return parts["train"], parts["test"]
 
 
@@ -133,7 +139,11 @@ def _hum(settings: DataSettings) -> tuple[list, list]:
         sound = sum(np.sin(2 * np.pi * base * k * t + rng.uniform(0, 7)) / k for k in range(1, 25))
         sound += rng.normal(0, 0.3, len(t))
         if rattles:
-            sound += rng.uniform(0.1, 0.25) * np.sin(2 * np.pi * rng.uniform(2500, 5000) * t) * (np.sin(2 * np.pi * 7 * t) > 0)
+            sound += (
+                rng.uniform(0.1, 0.25)
+                * np.sin(2 * np.pi * rng.uniform(2500, 5000) * t)
+                * (np.sin(2 * np.pi * 7 * t) > 0)
+            )
         return _windows((0.05 * sound).astype(np.float32), settings)
 
     held = settings.made // 4

@@ -19,7 +19,7 @@ _GET = "get cifar-10-binary.tar.gz anew"
 
 @dataclass(frozen=True)
 class DataSettings:
-    """archive: cifar-10-binary.tar.gz, a path from where greenedge is started. test: of its test images, the first so many."""
+    """archive: cifar-10-binary.tar.gz, a path from where greenedge is started. test: of its test images, so many."""
 
     archive: str = setting("cifar-10-binary.tar.gz")
     test: int = setting(10_000, least=1, most=10_000)
@@ -47,21 +47,35 @@ def load_data(settings: DataSettings) -> Data:
                 name = member.name.rpartition("/")[2]
                 kind = name.partition("_")[0]
                 if kind in parts and name.endswith(".bin"):
-                    parts[kind].append(_records(archive.extractfile(member).read(_MOST_RECORDS * _RECORD + 1), name, path))
+                    parts[kind].append(
+                        _records(archive.extractfile(member).read(_MOST_RECORDS * _RECORD + 1), name, path)
+                    )
     except (tarfile.TarError, EOFError, OSError) as error:
-        hint = "the archive for Python holds pickles, which are programs, and is not read; " if "python" in path.name else ""
+        hint = (
+            "the archive for Python holds pickles, which are programs, and is not read; "
+            if "python" in path.name
+            else ""
+        )
         raise TargetError(f"{path} is no tar.gz archive ({error}); {hint}{_GET}.") from None
     if not parts["data"] or not parts["test"]:
-        hint = "the archive for Python holds pickles, which are programs, and is not read; " if "python" in path.name else ""
-        raise TargetError(f"{path} holds {len(parts['data'])} files data_batch_N.bin and {len(parts['test'])} test_batch.bin; both are "
-                          f"needed: {hint}{_GET}.")
-    train, test = np.concatenate(parts["data"]), np.concatenate(parts["test"])[:settings.test]
+        hint = (
+            "the archive for Python holds pickles, which are programs, and is not read; "
+            if "python" in path.name
+            else ""
+        )
+        raise TargetError(
+            f"{path} holds {len(parts['data'])} files data_batch_N.bin and {len(parts['test'])} test_batch.bin; both "
+            f"are needed: {hint}{_GET}."
+        )
+    train, test = np.concatenate(parts["data"]), np.concatenate(parts["test"])[: settings.test]
     return Data(*_images(train), *_images(test))
 
 
 def _records(data: bytes, name: str, path: Path) -> np.ndarray:
     if not data or len(data) % _RECORD or len(data) > _MOST_RECORDS * _RECORD:
-        raise TargetError(f"{path}: {name} has {len(data):,} bytes; a file has 1 to {_MOST_RECORDS:,} records of {_RECORD:,}: {_GET}.")
+        raise TargetError(
+            f"{path}: {name} has {len(data):,} bytes; a file has 1 to {_MOST_RECORDS:,} records of {_RECORD:,}: {_GET}."
+        )
     records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
     if records[:, 0].max() >= CLASSES:
         raise TargetError(f"{path}: {name} has label {records[:, 0].max()}; labels are 0 to {CLASSES - 1}: {_GET}.")
@@ -82,8 +96,12 @@ def augment(x, generator):
     padded = torch.nn.functional.pad(x, (4, 4, 4, 4))
     rows, columns = torch.randint(0, 9, (2, len(x)), generator=generator)
     rows, columns = rows[:, None] + torch.arange(size), columns[:, None] + torch.arange(size)
-    return padded[torch.arange(len(x))[:, None, None, None], torch.arange(3)[:, None, None], rows[:, None, :, None],
-                  columns[:, None, None, :]]
+    return padded[
+        torch.arange(len(x))[:, None, None, None],
+        torch.arange(3)[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
 
 
 def make_model(settings: ModelSettings):
@@ -104,8 +122,17 @@ def make_model(settings: ModelSettings):
             return self.relu2(branch + (x if self.narrow is None else self.narrow(x)))
 
     c = settings.channels
-    return nn.Sequential(_conv(3, c, 3, 1), nn.BatchNorm2d(c), nn.ReLU(), Block(c, c, 1), Block(c, 2 * c, 2),
-                         Block(2 * c, 4 * c, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * c, CLASSES, bias=False))
+    return nn.Sequential(
+        _conv(3, c, 3, 1),
+        nn.BatchNorm2d(c),
+        nn.ReLU(),
+        Block(c, c, 1),
+        Block(c, 2 * c, 2),
+        Block(2 * c, 4 * c, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * c, CLASSES, bias=False),
+    )
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int):

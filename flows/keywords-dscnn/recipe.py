@@ -29,7 +29,7 @@ _MOST_NOISE = 64 << 20
 class DataSettings:
     """source: "speech-commands" reads `archive`; "espeak-ng" and "tones" make `each` sounds of every class.
 
-    archive: speech_commands_v0.02.tar.gz, a path from where greenedge is started. seed: of made sounds and of drawn ones.
+    archive: speech_commands_v0.02.tar.gz, a path from where greenedge is started. seed: of what is made or drawn.
     """
 
     source: str = setting(choices=("speech-commands", "espeak-ng", "tones"))
@@ -65,14 +65,20 @@ def make_model(settings: ModelSettings):
     width = settings.channels
     layers = [nn.Conv2d(1, width, (10, 4), stride=2, padding=(5, 1), bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     for _ in range(settings.blocks):
-        layers += [nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-                   nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [
+            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, len(WORDS) + 2, bias=False))
 
 
 def _features(samples: np.ndarray) -> np.ndarray:
     second = np.zeros(RATE, np.float32)
-    second[:min(RATE, len(samples))] = samples[:RATE]
+    second[: min(RATE, len(samples))] = samples[:RATE]
     return mfcc(second, RATE, 640, 320, 40, 10)[None]
 
 
@@ -80,11 +86,11 @@ def _arrays(pairs: list) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([x for x, _ in pairs]).astype(np.float32), np.array([y for _, y in pairs], np.int64)
 
 
-# -- Google Speech Commands ---------------------------------------------------------------------------------------------
+# -- Google Speech Commands --------------------------------------------------------------------------------------------
 
 
 def _speech_commands(settings: DataSettings) -> tuple[list, list]:
-    """One pass over the archive; testing_list.txt says what is for the test, whole speakers at a time. Nothing is unpacked.
+    """One pass over the archive, nothing unpacked; testing_list.txt says what is for the test, by whole speakers.
 
     Unknown words are thinned to one in eight and silence is cut from the recordings of noise, so that both are about as
     frequent as a word.
@@ -105,12 +111,16 @@ def _speech_commands(settings: DataSettings) -> tuple[list, list]:
                 elif file.endswith(".wav") and member.size <= _MOST_BYTES:
                     label = WORDS.index(folder) if folder in WORDS else UNKNOWN
                     if label != UNKNOWN or hash_of(file) % 8 == 0:
-                        sounds.append((name, _features(read_wav(archive.extractfile(member).read(), name, RATE)), label))
+                        sounds.append(
+                            (name, _features(read_wav(archive.extractfile(member).read(), name, RATE)), label)
+                        )
     except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
         raise TargetError(f"{path} is no tar.gz archive ({error}); get speech_commands_v0.02.tar.gz anew.") from None
     if not listed or not sounds or not noises:
-        raise TargetError(f"{path} holds {len(sounds)} recordings, {len(noises)} of noise and {len(listed)} lines in "
-                          "testing_list.txt; all are needed: get speech_commands_v0.02.tar.gz anew.")
+        raise TargetError(
+            f"{path} holds {len(sounds)} recordings, {len(noises)} of noise and {len(listed)} lines in "
+            "testing_list.txt; all are needed: get speech_commands_v0.02.tar.gz anew."
+        )
     quiet = _silences(noises, max(2, len(sounds) // 11), np.random.default_rng(settings.seed))
     held = max(1, len(quiet) // 10)
     train = [(x, y) for name, x, y in sounds if name not in listed] + quiet[held:]
@@ -129,24 +139,27 @@ def _silences(noises: list[np.ndarray], count: int, rng: np.random.Generator) ->
     for number in range(count):
         noise = noises[number % len(noises)]
         start = int(rng.integers(max(1, len(noise) - RATE)))
-        found.append((_features(noise[start:start + RATE] * rng.uniform(0, 1)), SILENCE))
+        found.append((_features(noise[start : start + RATE] * rng.uniform(0, 1)), SILENCE))
     return found
 
 
-# -- made sounds --------------------------------------------------------------------------------------------------------
+# -- made sounds -------------------------------------------------------------------------------------------------------
 
 
 def _espeak(settings: DataSettings) -> tuple[list, list]:
-    """Words in espeak-ng's English voices at several speeds and pitches; the last quarter of the voices is the test's."""
-    voices = [f"en{accent}+{kind}" for kind in ("m1", "f1", "m2", "f2", "m3", "f3", "m4", "f4", "m5", "f5", "m6", "m7")
-              for accent in ("", "-us", "-gb-scotland")]
+    """Words in espeak-ng's English voices, at many speeds and pitches; the last quarter of the voices is the test's."""
+    voices = [
+        f"en{accent}+{kind}"
+        for kind in ("m1", "f1", "m2", "f2", "m3", "f3", "m4", "f4", "m5", "f5", "m6", "m7")
+        for accent in ("", "-us", "-gb-scotland")
+    ]
     rng = np.random.default_rng(settings.seed)
     held = max(1, settings.each // 4)
     train, test = [], []
     for label in range(len(WORDS) + 2):
         for number in range(settings.each):
             late = number >= settings.each - held
-            group = voices[-len(voices) // 4:] if late else voices[:-len(voices) // 4]
+            group = voices[-len(voices) // 4 :] if late else voices[: -len(voices) // 4]
             voice, speed, pitch = group[number % len(group)], int(rng.integers(120, 220)), int(rng.integers(30, 70))
             word = WORDS[label] if label < len(WORDS) else OTHERS[int(rng.integers(len(OTHERS)))]
             spoken = np.zeros(0, np.float32) if label == SILENCE else _speak(word, voice, speed, pitch)
@@ -159,7 +172,9 @@ def _speak(word: str, voice: str, speed: int, pitch: int) -> np.ndarray:
     try:
         done = subprocess.run(argv, capture_output=True, timeout=30, check=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError) as error:
-        raise TargetError(f"espeak-ng could not speak {word!r} ({error}); apt install espeak-ng, or --set data.source=tones.") from None
+        raise TargetError(
+            f"espeak-ng could not speak {word!r} ({error}); apt install espeak-ng, or --set data.source=tones."
+        ) from None
     return read_wav(done.stdout, f"espeak-ng's {word!r}", RATE)
 
 
@@ -168,7 +183,7 @@ def _placed(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     sound = sound[:RATE]
     second = np.zeros(RATE, np.float32)
     start = int(rng.integers(RATE - len(sound) + 1))
-    second[start:start + len(sound)] = sound * rng.uniform(0.5, 1)
+    second[start : start + len(sound)] = sound * rng.uniform(0.5, 1)
     return second + rng.normal(0, 0.003, RATE).astype(np.float32)
 
 

@@ -22,6 +22,7 @@ from greenedge.shell.protocol import HEADER, REGISTERS, Decoder, Frame, encode
 Tell = Callable[[int, int, str], None]
 _SILENCE_S = (0.15, 10.0)  # the least and the most that a session waits for a byte before it takes answers for lost
 _OPEN_TRIES = 12
+_NEARLY_FULL = (1 << 32) - (1 << 24)  # more than a board counts between two words of an answer
 _WINDOW = 0x8000  # sequence numbers closer than this are distinct
 
 
@@ -130,7 +131,10 @@ class Session:
 
     def status(self) -> Status:
         """All registers of the board."""
-        words = struct.unpack(f"<{protocol.REGISTER_COUNT}I", self.ask(protocol.READ, bytes((0, protocol.REGISTER_COUNT))))
+        while True:
+            words = struct.unpack(f"<{protocol.REGISTER_COUNT}I", self.ask(protocol.READ, bytes((0, protocol.REGISTER_COUNT))))
+            if max(words[REGISTERS[name]] for name in protocol.LONG) < _NEARLY_FULL:  # else the high word may be of a later time
+                break
         values = {name: words[at] for name, at in REGISTERS.items() if name != "model"}
         for name in protocol.LONG:
             values[name] |= words[REGISTERS[name] + 1] << 32

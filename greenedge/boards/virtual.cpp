@@ -28,7 +28,7 @@
 #include <vector>
 
 static const size_t QUEUE = 4096, KEPT = 1 << 16;
-static const uint64_t SLICE = 512, PRESS = 1000;
+static const uint64_t SLICE = 512, PRESS = 1000, BOOT = 8192;
 
 struct Random {
     uint64_t state;
@@ -213,6 +213,7 @@ struct Virtual {
         const auto end = clock_type::now() + std::chrono::seconds(set["limit_s"]);
         const uint64_t quiet_enough = 40 * 65536 / to.step;          // four bytes' time without a bit
         uint64_t asleep = 0;
+        while (cycle < BOOT) clock();                                // its reset is over before a host can plug it in
         while (running && clock_type::now() < end) {
             bool quiet = to.idle() && from.quiet > quiet_enough && press_until <= cycle;
             asleep = quiet ? asleep + 1 : 0;

@@ -21,13 +21,13 @@ from greenedge.energy.method import Method
 from greenedge.energy.session import Progress
 from greenedge.energy.workloads import CallableWorkload, CommandWorkload, SerialWorkload, Workload, serial_port
 
-ESTIMATE = ("estimate", "estimate:cpu", "estimate:fpga")
+ESTIMATE = ("estimate", "estimate:cpu", "estimate:netlist", "estimate:rtl")
 
 
 class RunWorkloads(Protocol):
     """Opens the builds of runs as workloads, and gives back what it opened."""
 
-    def open(self, run: Path, port: str | None = None) -> Workload: ...
+    def open(self, run: Path, port: str | None = None, runtime: str | None = None) -> Workload: ...
 
     def close(self) -> None: ...
 
@@ -39,7 +39,7 @@ class Runs(Protocol):
 
     def is_hardware(self, run: Path) -> bool: ...
 
-    def estimated(self, run: Path, tell: Progress) -> dict: ...
+    def estimated(self, run: Path, level: str | None, tell: Progress) -> dict: ...
 
     def keep(self, run: Path, data: dict, seconds: float) -> Path: ...
 
@@ -49,6 +49,7 @@ class Asked:
     """What is measured."""
 
     runs: tuple[Path, ...] = ()
+    runtimes: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     callables: tuple[str, ...] = ()
     serial: str | None = None
@@ -92,7 +93,12 @@ def method(window: float, warm_up: float, idle: float, max_reps: int, target: fl
             "windows and idle are above 0 s, the target is a share below 1 (0.02)."
         )
     return Method(
-        min_window_s=window, warm_up_s=warm_up, idle_s=idle, max_reps=max_reps, target=target, min_reps=min(10, max_reps)
+        min_window_s=window,
+        warm_up_s=warm_up,
+        idle_s=idle,
+        max_reps=max_reps,
+        target=target,
+        min_reps=min(10, max_reps),
     )
 
 
@@ -157,7 +163,8 @@ def _workloads(what: Asked, runs: Runs | None, opened: ExitStack) -> tuple[list[
     if what.runs:
         opener = _known(runs).RunWorkloads()
         opened.callback(opener.close)
-        found += [(opener.open(run, what.port), run) for run in what.runs]
+        # Without a runtime named, the build on its own.
+        found += [(opener.open(run, what.port, name), run) for run in what.runs for name in what.runtimes or (None,)]
     found += [(_callable(text, what), None) for text in what.callables]
     if what.serial:
         port = serial_port(what.serial, what.baud)
@@ -180,7 +187,9 @@ def _workloads(what: Asked, runs: Runs | None, opened: ExitStack) -> tuple[list[
 
 def _known(runs: Runs | None) -> Runs:
     if runs is None:
-        raise GreenedgeError("run folders are measured by `greenedge energy measure RUN`; this entry does not know them.")
+        raise GreenedgeError(
+            "run folders are measured by `greenedge energy measure RUN`; this entry does not know them."
+        )
     return runs
 
 
@@ -203,9 +212,11 @@ def _estimates(what: Asked, how: How, runs: Runs | None, progress: Progress) -> 
     others = [source for source in how.sources if source not in ESTIMATE]
     if others:
         raise GreenedgeError(f"{others[0]} and an estimate are not taken at once; measure twice, once with each.")
-    by_time = "estimate:cpu" in how.sources
+    kind = how.sources[0].partition(":")[2]
+    by_time = kind == "cpu" or bool(what.runtimes)
     circuits = [run for run in what.runs if not by_time and _known(runs).is_hardware(run)]
-    rows = [(runs.estimated(run, lambda done, of, text: progress(text, done, of)), run) for run in circuits]
+    level = kind or None
+    rows = [(runs.estimated(run, level, lambda done, of, text: progress(text, done, of)), run) for run in circuits]
     rest = replace(what, runs=tuple(run for run in what.runs if run not in circuits))
     if circuits and not (rest.runs or rest.command or rest.callables or rest.serial):
         return rows

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.energy import asked, results, terminal
+from greenedge.energy import options as o
 from greenedge.energy.comparing import compare as compare_rows
 from greenedge.energy.labels import EVIDENCE, require
 from greenedge.energy.measuring import probe as probe_all
@@ -31,17 +31,6 @@ app = typer.Typer(
     help="Joules per inference, measured and labelled.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-Root = Annotated[Path, typer.Option(hidden=True, help="stands for / (tests)")]
-Out = Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="write the results here (JSON)")]
-Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page here")]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="write a table here")]
-Required = Annotated[
-    str | None, typer.Option("--require", metavar="WORD", help="measured, replayed, simulated: exit 3 below it")
-]
-Country = Annotated[str | None, typer.Option("--carbon", metavar="COUNTRY", help="ISO code or name of the grid's country")]
-Intensity = Annotated[float | None, typer.Option("--intensity", help="g CO2e per kWh instead of the table's")]
 
 
 class _BeforeACommand(TyperCommand):
@@ -73,10 +62,10 @@ def told(as_json: bool = False):
 @app.command(cls=_BeforeACommand)
 def probe(
     context: typer.Context,
-    json_: Json = False,
-    root: Root = Path("/"),
-    seconds: Annotated[float, typer.Option(help="length of each turn of rest and load")] = 1.0,
-    required: Required = None,
+    json_: o.Json = False,
+    root: o.Root = Path("/"),
+    seconds: o.Seconds = 1.0,
+    required: o.Required = None,
 ) -> None:
     """Every source: alive or not, what it covers, its update period, and the cure. -- COMMAND loads what they cover."""
     with told(json_):
@@ -96,55 +85,49 @@ def probe(
 @app.command(cls=_BeforeACommand)
 def measure(
     context: typer.Context,
-    run: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]…", help="built runs; several are interleaved")] = None,
-    source: Annotated[
-        list[str] | None, typer.Option("--source", metavar="ID", help="from probe, or estimate; may be repeated")
-    ] = None,
-    callable_: Annotated[
-        list[str] | None, typer.Option("--callable", metavar="MODULE:FUNCTION", help="one batch a call; may be repeated")
-    ] = None,
-    serial: Annotated[
-        str | None, typer.Option(metavar="PORT", help="a device that speaks the MLPerf Tiny interface")
-    ] = None,
+    run: o.Run = None,
+    source: o.Source = None,
+    callable_: o.Callable = None,
+    serial: o.Serial = None,
     baud: int = 115200,
-    port: Annotated[str | None, typer.Option(metavar="DEV", help="the board that RUN is on")] = None,
-    name: Annotated[str | None, typer.Option(help="of the command, call or device in the results")] = None,
-    inferences: Annotated[int, typer.Option(min=1, help="inferences in one run of the command or call")] = 1,
-    accuracy: Annotated[float | None, typer.Option(help="of the model, for the figure")] = None,
-    window: Annotated[float, typer.Option(help="least seconds of a window")] = 10.0,
-    warm_up: Annotated[float, typer.Option(help="most seconds of warming up")] = 30.0,
-    idle: Annotated[float, typer.Option(help="seconds of rest before and after each window")] = 3.0,
-    max_reps: Annotated[int, typer.Option(min=2, help="repetitions at most")] = 30,
-    target: Annotated[float, typer.Option(help="half-width of the interval to stop at")] = 0.02,
+    port: o.Port = None,
+    runtime: o.Runtime = None,
+    name: o.Name = None,
+    inferences: o.Inferences = 1,
+    accuracy: o.Accuracy = None,
+    window: o.Window = 10.0,
+    warm_up: o.WarmUp = 30.0,
+    idle: o.Idle = 3.0,
+    max_reps: o.MaxReps = 30,
+    target: o.Target = 0.02,
     seed: int = 0,
-    timeout: Annotated[float, typer.Option(help="seconds that one run of the command may take")] = 3600.0,
-    hz: Annotated[float, typer.Option(min=1, max=100, help="samples a second of power sources")] = 10.0,
-    gain: Annotated[float | None, typer.Option(help="standard relative uncertainty of the meter's gain")] = None,
-    max_power: Annotated[float | None, typer.Option(help="watts that it can never exceed")] = None,
-    tdp: Annotated[float | None, typer.Option(help="watts, for an estimate from CPU time")] = None,
-    threads: Annotated[int | None, typer.Option(help="hardware threads that the TDP is for")] = None,
-    tdp_source: Annotated[str, typer.Option(help="where the TDP is documented")] = "",
-    external: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="time the run for a meter that records by itself; see replay")
-    ] = None,
-    marker: Annotated[str, typer.Option(help="pattern (of load), gpio:FILE or rts:PORT")] = "pattern",
-    required: Required = None,
-    country: Country = None,
-    grams: Intensity = None,
-    output: Out = None,
-    html: Html = None,
-    csv: Csv = None,
-    json_: Json = False,
-    root: Root = Path("/"),
+    timeout: o.Timeout = 3600.0,
+    hz: o.Hz = 10.0,
+    gain: o.Gain = None,
+    max_power: o.MaxPower = None,
+    tdp: o.Tdp = None,
+    threads: o.Threads = None,
+    tdp_source: o.TdpSource = "",
+    external: o.External = None,
+    marker: o.Marker = "pattern",
+    required: o.Required = None,
+    country: o.Country = None,
+    grams: o.Intensity = None,
+    output: o.Out = None,
+    html: o.Html = None,
+    csv: o.Csv = None,
+    json_: o.Json = False,
+    root: o.Root = Path("/"),
 ) -> None:
-    """Measure RUN…, -- COMMAND…, --callable or --serial: idle | window | idle, repeated until the interval is within the
-    target. Results of a RUN are kept in it and shown in its report."""
+    """Measure RUN…, -- COMMAND…, --callable or --serial: idle | window | idle, repeated until the interval is within
+    the target. Results of a RUN are kept in it and shown in its report."""
     with told(json_):
         _check_required(required)
         wanted = Wanted(output, html, csv, json_, country, grams)
         wanted.intensity  # noqa: B018 - a country that there is not is refused before anything is measured
         what = asked.Asked(
             runs=tuple(run or ()),
+            runtimes=tuple(runtime or ()),
             command=_command(context),
             callables=tuple(callable_ or ()),
             serial=serial,
@@ -179,13 +162,13 @@ def measure(
 @app.command()
 def compare(
     one: Path,
-    other: Annotated[Path | None, typer.Argument(help="left out: rows of the first file")] = None,
-    row: Annotated[int, typer.Option(help="row of the first file")] = 0,
-    other_row: Annotated[int | None, typer.Option(help="row of the second")] = None,
-    quantity: Annotated[str, typer.Option(help="total or net")] = "total",
-    allow_scope: Annotated[bool, typer.Option("--allow-scope-mismatch")] = False,
-    allow_evidence: Annotated[bool, typer.Option("--allow-evidence-mismatch")] = False,
-    json_: Json = False,
+    other: o.Other = None,
+    row: o.Row = 0,
+    other_row: o.OtherRow = None,
+    quantity: o.Quantity = "total",
+    allow_scope: o.AllowScope = False,
+    allow_evidence: o.AllowEvidence = False,
+    json_: o.Json = False,
 ) -> None:
     """The ratio of two results with its 95 % interval; "not distinguishable" where it spans 1."""
     with told(json_):
@@ -211,31 +194,27 @@ def compare(
 @app.command()
 def replay(
     path: Path,
-    kind: Annotated[
-        str, typer.Option("--as", metavar="KIND", help="trace, mlperf-tiny, vivado, perf, saif, toggles, results")
-    ] = "trace",
-    window: Annotated[list[str] | None, typer.Option(help="START:STOP in s of a window; may be repeated")] = None,
-    idle: Annotated[list[str] | None, typer.Option(help="START:STOP of idle; two a window")] = None,
-    markers: Annotated[bool, typer.Option(help="windows are where the marker line is high")] = False,
-    timing: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="of measure --external: offset and drift are solved for")
-    ] = None,
-    inferences: Annotated[int, typer.Option(min=1, help="in each window")] = 1,
-    volts: Annotated[float | None, typer.Option(help="supply of a trace that holds current alone")] = None,
-    scope: Annotated[str, typer.Option(help="rail, chip, module, board or wall")] = "board",
-    gain: Annotated[float | None, typer.Option(help="standard relative uncertainty of the meter's gain")] = None,
-    device: Annotated[str, typer.Option(help="of toggles: ice40up5k, lfe5u-85f, …")] = "",
+    kind: o.Kind = "trace",
+    window: o.ReplayWindow = None,
+    idle: o.ReplayIdle = None,
+    markers: o.Markers = False,
+    timing: o.Timing = None,
+    inferences: o.ReplayInferences = 1,
+    volts: o.Volts = None,
+    scope: o.Scope = "board",
+    gain: o.Gain = None,
+    device: o.Device = "",
     clock_hz: float | None = None,
-    cycles: Annotated[int | None, typer.Option(help="initiation interval")] = None,
-    single_shot: Annotated[bool, typer.Option(help="cycles are the latency, not the initiation interval")] = False,
+    cycles: o.Cycles = None,
+    single_shot: o.SingleShot = False,
     name: str | None = None,
-    required: Required = None,
-    country: Country = None,
-    grams: Intensity = None,
-    output: Out = None,
-    html: Html = None,
-    csv: Csv = None,
-    json_: Json = False,
+    required: o.Required = None,
+    country: o.Country = None,
+    grams: o.Intensity = None,
+    output: o.Out = None,
+    html: o.Html = None,
+    csv: o.Csv = None,
+    json_: o.Json = False,
 ) -> None:
     """Figures from a recording or a report: replayed from instruments, estimated from models; never measured."""
     with told(json_):
@@ -264,7 +243,12 @@ def replay(
 
 
 @app.command()
-def selftest(output: Out = None, json_: Json = False, root: Root = Path("/"), required: Required = None) -> None:
+def selftest(
+    output: o.Out = None,
+    json_: o.Json = False,
+    root: o.Root = Path("/"),
+    required: o.Required = None,
+) -> None:
     """The harness on fakes with known answers, and the live sources; attach the file to a report."""
     with told(json_):
         with progress_bar() as progress:
@@ -306,7 +290,8 @@ def _row(data: dict, index: int, path: Path) -> dict:
 
 
 def _command_load(argv: tuple[str, ...]) -> Callable | None:
-    """The command, once a CPU at a time and again when it ends, as a load for the liveness test; none given, none made."""
+    """The command, once a CPU at a time and again when it ends, as a load for the liveness test; none given, none
+    made."""
     if not argv:
         return None
 

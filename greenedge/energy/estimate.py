@@ -89,8 +89,9 @@ def device_of(part: str) -> str:
 
 
 def fpga_power(device: str, clock_hz: float, activity: Activity | None) -> tuple[Figure, dict[str, float]]:
-    """P = V · (I_static + I_clock · f) + E_toggle · toggles/s with the band of the coefficients, and its parts in watts.
-    Scope chip (core rail). Without activity, where the device allows that: static power alone, and the covers say so."""
+    """P = V · (I_static + I_clock · f) + E_toggle · toggles/s with the band of the coefficients, and its parts in
+    watts. Scope chip (core rail). Without activity, where the device allows that: static power alone, and the covers
+    say so."""
     c = coefficients()[device_of(device)]
     parts = {"static": c["core_v"] * c["static_a"]}
     if "clock_a_hz" in c:
@@ -136,13 +137,22 @@ def fpga_row(
     )
     c = coefficients()[device_of(device)]
     notes = [f"{part} {digits(watts * 1e3)} mW" for part, watts in parts.items()]
-    notes = ["estimated core supply: " + " + ".join(notes) + f"; band ×{c['band'][0]:g} to ×{c['band'][1]:g}", c["source"]]
+    notes = [
+        "estimated core supply: " + " + ".join(notes) + f"; band ×{c['band'][0]:g} to ×{c['band'][1]:g}",
+        c["source"],
+    ]
     if activity is not None:
         vectors = f" on {activity.samples} real vectors" if activity.samples else ""
         notes.insert(1, f"toggles of {activity.of}{vectors}, without delays: glitches are not in it")
     notes.append("power times " + ("the initiation interval (streaming)" if streaming else "the latency (single shot)"))
     info = SourceInfo(
-        f"estimate:{device}", "model", "chip", power.covers, evidence="estimated", host_included=False, notes=tuple(notes)
+        f"estimate:{device}",
+        "model",
+        "chip",
+        power.covers,
+        evidence="estimated",
+        host_included=False,
+        notes=tuple(notes),
     )
     row = make_row(name, "model", info, {"total": energy, "power": power}, accuracy=accuracy, host_included=False)
     return row | {
@@ -155,8 +165,8 @@ def check_tdp(watts: float | None, threads: int | None, source: str) -> None:
     """Raises GreenedgeError unless all three are given."""
     if not watts or watts <= 0 or not threads or threads <= 0 or not source:
         raise GreenedgeError(
-            f"an estimate from CPU time needs --tdp in watts, the --threads it is for and --tdp-source; there are {watts}, "
-            f"{threads} and {source!r}: look for the CPU's data sheet."
+            f"an estimate from CPU time needs --tdp in watts, the --threads it is for and --tdp-source; there are "
+            f"{watts}, {threads} and {source!r}: look for the CPU's data sheet."
         )
 
 

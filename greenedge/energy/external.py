@@ -1,5 +1,5 @@
-"""A run timed for a meter that records by itself: the host's times of every window, and marks by which they are found in
-the meter's stream.
+"""A run timed for a meter that records by itself: the host's times of every window, and marks by which they are found
+in the meter's stream.
 
 Marks are edges of a pin that the meter records too (the best), or a load pattern before and after the run: the work in
 pulses of uneven length, found again by correlation and solved for offset and drift (see markers).
@@ -186,7 +186,8 @@ def load_timing(path: Path) -> dict:
 
 
 def synchronise(trace: Trace, timing: dict) -> Sync:
-    """From the host's clock to the meter's. Raises SourceFault for lost or extra edges and a pattern that is not there."""
+    """From the host's clock to the meter's. Raises SourceFault for lost or extra edges and a pattern that is not
+    there."""
     if timing["edges"]:
         return match_edges(logic_edges(trace), timing["edges"])
     first = float(trace.t[-1] - trace.t[0])

@@ -93,8 +93,8 @@ def trace_row(
     sync_s: float = 0.0,
     gain_rel: float | None = None,
 ) -> dict:
-    """A replayed row: each window has `inferences` (one number, or one for each); idle brackets (two a window, in order)
-    give the net."""
+    """A replayed row: each window has `inferences` (one number, or one for each); idle brackets (two a window, in
+    order) give the net."""
     if not windows or np.any(np.asarray(inferences) <= 0):
         raise GreenedgeError(
             f"{len(windows)} windows with {inferences} inferences make no figure; give --window A:B and --inferences."
@@ -123,7 +123,12 @@ def trace_row(
     )
     figures = {"total": Figure(total.mean, "energy", "j", scope, "replayed", total.low, total.high, meter, covers)}
     reps = [
-        {"energy_j": float(e / n), "window_s": float(s), "inferences": float(n), "spans": [[*map(float, span), "window"]]}
+        {
+            "energy_j": float(e / n),
+            "window_s": float(s),
+            "inferences": float(n),
+            "spans": [[*map(float, span), "window"]],
+        }
         for e, s, n, span in zip(joules, lengths, inferences, windows, strict=True)
     ]
     if idle:

@@ -29,8 +29,8 @@ Watch = Callable[[Load | None, float], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Liveness:
-    """`state` is alive, dead, stale, implausible, denied, absent or unproven (no load was given); watts at rest and under
-    load."""
+    """`state` is alive, dead, stale, implausible, denied, absent or unproven (no load was given); watts at rest and
+    under load."""
 
     state: str
     reason: str = ""
@@ -44,9 +44,7 @@ class Liveness:
         return self.state == "alive"
 
 
-def check(
-    source: Source, clock: Clock, load: Load | None, seconds: float = 1.0, poll_s: float = 0.001
-) -> Liveness:
+def check(source: Source, clock: Clock, load: Load | None, seconds: float = 1.0, poll_s: float = 0.001) -> Liveness:
     """Rest and load in turns of so many seconds (longer for a slow counter); `load(going)` works until `going()` is
     false. Never raises for a fault of the source."""
     return check_with(lambda work, for_s: _watch(source, clock, work, for_s, poll_s), source.info, load, seconds)

@@ -93,7 +93,9 @@ def _without_mirrors(probed: list[Probed], root: Path, clock: Clock) -> list[Pro
     return [
         one
         if one.id not in twins
-        else Probed(one.id, one.scope, one.covers, liveness.Liveness("mirrored", f"it shows {twins[one.id]} again", fix))
+        else Probed(
+            one.id, one.scope, one.covers, liveness.Liveness("mirrored", f"it shows {twins[one.id]} again", fix)
+        )
         for one in probed
     ]
 
@@ -146,8 +148,8 @@ def measure_sources(
     sampler_hz: float = 10.0,
     make_meter: Callable[[Source], Meter] | None = None,
 ) -> dict:
-    """`measure` on sources that are open. `make_meter` replaces the sampling process (for virtual clocks). Workloads are
-    set up before and torn down after, however it ends."""
+    """`measure` on sources that are open. `make_meter` replaces the sampling process (for virtual clocks). Workloads
+    are set up before and torn down after, however it ends."""
     clock, method = clock or RealClock(), method or Method()
     if required:
         for source in sources:
@@ -163,9 +165,7 @@ def measure_sources(
             meter, live = _proved(source, root, clock, sampler_hz, make_meter, _load_of(workloads[0]), opened)
             meters.append(meter)
             alive[source.info.id] = live
-        sessions = run_session(
-            workloads, meters, method, clock, np.random.default_rng(seed), progress, root / "sys"
-        )
+        sessions = run_session(workloads, meters, method, clock, np.random.default_rng(seed), progress, root / "sys")
         rows = [results.session_row(s, method, alive[s.meter.info.id], seed) for s in sessions]
     _cross_check(rows)
     return results.document(rows, session=secrets.token_hex(8))

@@ -181,9 +181,7 @@ class SampledMeter:
             if len(rows) > 2 and rows[-1, 0] > t:
                 return _as_trace(rows)
             self.clock.sleep(self.period_s / 4)
-        raise SourceFault(
-            self.info.id, "dead", f"its sampler gave nothing after {t:.3f} s", _SILENT
-        )
+        raise SourceFault(self.info.id, "dead", f"its sampler gave nothing after {t:.3f} s", _SILENT)
 
 
 class Recorder(Protocol):

@@ -16,7 +16,8 @@ _STYLE = (
 )
 
 _HINT = (
-    "Hollow marks are estimated or simulated. An interval is the 95 % interval over repetitions, or the band of an estimate; "
+    "Hollow marks are estimated or simulated. An interval is the 95 % interval over repetitions, or the band of an "
+    "estimate; "
     "“meter” is the standard uncertainty of the instrument beside it."
 )
 

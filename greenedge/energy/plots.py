@@ -31,7 +31,9 @@ def power_svg(row: dict) -> str | None:
                 colour = _IDLE if kind == "idle" else _WINDOW
                 axes.axvspan(a - start, b - start, color=colour, alpha=0.45, lw=0, label=label)
         axes.plot([t - start for t in trace["t_s"]], watts, lw=0.9, color=_INK)
-        axes.set(xlabel="s", ylabel="W", title=_plain(f"{row['workload']}: {row['source']['covers']}, {row['evidence']}"))
+        axes.set(
+            xlabel="s", ylabel="W", title=_plain(f"{row['workload']}: {row['source']['covers']}, {row['evidence']}")
+        )
         axes.set_ylim(0, 1.1 * max(watts))
         axes.margins(x=0.01)
         if told:
@@ -41,7 +43,8 @@ def power_svg(row: dict) -> str | None:
 
 
 def strip_svg(data: dict) -> str | None:
-    """Every repetition of every row that has some, as its distance from the row's mean; the bar is the 95 % interval."""
+    """Every repetition of every row that has some, as its distance from the row's mean; the bar is the 95 %
+    interval."""
     rows = [row for row in data["rows"] if len(row.get("repetitions", ())) > 1]
     if not rows:
         return None
@@ -66,8 +69,8 @@ def strip_svg(data: dict) -> str | None:
 
 
 def pareto_svg(data: dict) -> str | None:
-    """Energy against latency and, where it is known, against accuracy, with intervals; None for fewer than two points. The
-    front leaves out estimates, and what may stand in no ranking is not drawn."""
+    """Energy against latency and, where it is known, against accuracy, with intervals; None for fewer than two
+    points. The front leaves out estimates, and what may stand in no ranking is not drawn."""
     rows = [row for row in data["rows"] if results.figure(row, "total") and row.get("latency_s", {}).get("value")]
     rows = [row for row in rows if row.get("ranking") is not False]
     if len(rows) < 2:

@@ -56,7 +56,9 @@ def span(text: str) -> tuple[float, float]:
 def rows_of(recording: Recording, kind: str) -> list[dict]:
     """Raises GreenedgeError for a kind that there is not, and for whatever the file lacks."""
     if kind not in KINDS:
-        raise GreenedgeError(f"--as {kind!r} is not known; take {', '.join(list(KINDS)[:-1])}, {list(KINDS)[-1]} or results.")
+        raise GreenedgeError(
+            f"--as {kind!r} is not known; take {', '.join(list(KINDS)[:-1])}, {list(KINDS)[-1]} or results."
+        )
     if not recording.path.is_file():
         raise GreenedgeError(f"{recording.path} is not there; check its name.")
     return KINDS[kind](recording)

@@ -7,10 +7,8 @@ import csv
 import datetime
 import io
 import json
-import math
 import os
 import platform
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +18,8 @@ import numpy as np
 import greenedge
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
-from greenedge.energy.labels import EVIDENCE, Figure, evidence_class, figure_from_json, figure_json, key_for, worst
+from greenedge.energy.checks import FIGURES, check_labels, wrong
+from greenedge.energy.labels import Figure, evidence_class, figure_from_json, figure_json, key_for, worst
 from greenedge.energy.liveness import Liveness
 from greenedge.energy.method import Method
 from greenedge.energy.model import SourceInfo, Trace
@@ -29,26 +28,6 @@ from greenedge.energy.stats import Interval, bootstrap_product, instrument_u, me
 
 SCHEMA = "greenedge-energy/1"
 _MAX_BYTES = 64 << 20
-# Keys that evidence renames: base and unit.
-LABELLED = (
-    ("energy", "j"),
-    ("net_energy", "j"),
-    ("window_energy", "j"),
-    ("power", "w"),
-    ("idle_power", "w"),
-    ("idle_before", "w"),
-    ("idle_after", "w"),
-    ("edp", "js"),
-    ("carbon", "g"),
-)
-_FIGURES = {
-    "total": ("energy", "j"),
-    "net": ("energy", "j"),
-    "idle": ("power", "w"),
-    "power": ("power", "w"),
-    "edp": ("edp", "js"),
-    "carbon": ("carbon", "g"),
-}
 
 
 def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0) -> dict:
@@ -202,83 +181,17 @@ def load(path: Path) -> dict:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("rows"), list):
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise GreenedgeError(f"{path} has schema {found!r}; {SCHEMA!r} is read here: measure again.")
-    wrong = next((wrong for k, row in enumerate(data["rows"]) if (wrong := _wrong(row, f"row {k}"))), None)
-    if wrong:
-        raise GreenedgeError(f"{path} is damaged: {wrong}; measure again.")
+    reasons = (wrong(row, f"row {k}") for k, row in enumerate(data["rows"]))
+    if reason := next(filter(None, reasons), None):
+        raise GreenedgeError(f"{path} is damaged: {reason}; measure again.")
     check_labels(data)
     return data
-
-
-# What a row holds, as far as anything reads it: type by key, "?" where it may be absent.
-_NUMBER = (int, float)
-_SHAPE = {
-    "workload": str,
-    "kind": str,
-    "scope": str,
-    "evidence": str,
-    "source": {"id": str, "covers": str, "notes?": [str], "overlaps?": [str]},
-    "figures": dict,
-    "flags": [str],
-    "batch?": int,
-    "accuracy?": (*_NUMBER, type(None)),
-    "host_included?": (bool, type(None)),
-    "latency_s?": {"value": _NUMBER, "low?": _NUMBER, "high?": _NUMBER},
-    "repetitions?": [{"spans?": [list]}],
-    "trace?": {"t_s": [_NUMBER]},
-}
-
-
-def _wrong(value: object, where: str, shape: object = None) -> str | None:
-    """What in a row from a file is not as it must be; every number in it is finite."""
-    shape = _SHAPE if shape is None else shape
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{where} is {value}"
-    if isinstance(shape, dict) and isinstance(value, dict):
-        missing = [key for key in shape if not key.endswith("?") and key not in value]
-        if missing:
-            return f"{where} has no {missing[0]!r}"
-        known = {key.removesuffix("?"): part for key, part in shape.items()}
-        # What evidence labels is a number, or a list of them over time.
-        labelled = {key: [_NUMBER] if isinstance(value[key], list) else _NUMBER for key in value if _KEY.fullmatch(key)}
-        found = (_wrong(part, f"{where}, {key}", {**labelled, **known}.get(key, object)) for key, part in value.items())
-        return next(filter(None, found), None)
-    if isinstance(shape, list) and isinstance(value, list):
-        return next(filter(None, (_wrong(part, f"{where}[{k}]", shape[0]) for k, part in enumerate(value))), None)
-    kinds = (dict,) if isinstance(shape, dict) else (list,) if isinstance(shape, list) else shape
-    numeric = isinstance(kinds, tuple) and int in kinds
-    if not isinstance(value, kinds) or (numeric and isinstance(value, bool)):
-        return f"{where} is {type(value).__name__} {str(value)[:40]!r}"
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next(filter(None, (_wrong(part, f"{where}, {key}", object) for key, part in inner)), None)
-
-
-def check_labels(data: dict) -> None:
-    """Raises GreenedgeError for a number whose key and evidence disagree, and for a row that is labelled better than
-    its figures."""
-    for row in data["rows"]:
-        if set(row["figures"]) - set(_FIGURES):
-            unknown = sorted(set(row["figures"]) - set(_FIGURES))[0]
-            raise GreenedgeError(f"{row['workload']} has a figure {unknown!r}; figures are {', '.join(_FIGURES)}.")
-        figures = {name: figure_from_json(part, _FIGURES[name][0]) for name, part in row["figures"].items()}
-        labels = [figure.evidence for name, figure in figures.items() if name != "carbon"]
-        if row.get("evidence") not in EVIDENCE or (
-            labels and evidence_class(row["evidence"]) != evidence_class(worst(labels))
-        ):
-            raise GreenedgeError(
-                f"the row {row['workload']!r} says {row.get('evidence')!r}, its figures are "
-                f"{worst(labels)}; the worst label wins: measure again."
-            )
-        if "carbon" in figures and figures["carbon"].evidence != "estimated":
-            raise GreenedgeError(
-                f"the carbon of {row['workload']!r} says {figures['carbon'].evidence}; carbon is always estimated."
-            )
-        _walk(row, row["evidence"], row["workload"])
 
 
 def figure(row: dict, name: str) -> Figure | None:
     """A figure of a row: total, net, idle, edp, carbon."""
     part = row["figures"].get(name)
-    return figure_from_json(part, _FIGURES[name][0]) if part else None
+    return figure_from_json(part, FIGURES[name][0]) if part else None
 
 
 def csv_text(data: dict) -> str:
@@ -365,28 +278,3 @@ def _repetition(rep, evidence: str) -> dict:
             [part.t0, part.t1, kind] for part, kind in ((rep.before, "idle"), (window, "window"), (rep.after, "idle"))
         ],
     }
-
-
-_KEY = re.compile(
-    "|".join(f"(?P<k{i}>{base}_(?:simulated_|estimate_)?{unit})" for i, (base, unit) in enumerate(LABELLED))
-)
-
-
-def _walk(part: object, evidence: str, where: str) -> None:
-    """Every labelled key in a row agrees with the nearest evidence around it."""
-    if isinstance(part, list):
-        for item in part:
-            _walk(item, evidence, where)
-    if not isinstance(part, dict):
-        return
-    evidence = part.get("evidence", evidence)
-    for key, value in part.items():
-        match = _KEY.fullmatch(key)
-        if match:
-            base, unit = LABELLED[int(match.lastgroup[1:])]
-            wanted = key_for(base, unit, evidence)
-            if key != wanted:
-                raise GreenedgeError(
-                    f"{where}: {key} holds a number that is {evidence}; it stands under {wanted}: measure again."
-                )
-        _walk(value, evidence, where)

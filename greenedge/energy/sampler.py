@@ -89,7 +89,8 @@ class SamplerProcess:
 
 
 def run(source_id: str, root: Path, hz: float, path: str) -> None:
-    """The child's loop: one look in every step, at a moment drawn anew, so that no periodic load stays in phase with it.
+    """The child's loop: one look in every step, at a moment drawn anew, so that no periodic load stays in phase with
+    it.
 
     Steps are counted from the start, so sleep does not drift; steps that were slept through are left out.
     """

@@ -162,13 +162,15 @@ def _warm_up(workload: Workload, windows: Windows, method: Method, length: float
         heats.append(heat())
         for history, window in zip(powers, seen, strict=True):
             history.append(window.watts)
-        if calls >= method.steady_windows and all(steady(history, method) for history in powers) and cool(heats, method):
+        if (
+            calls >= method.steady_windows
+            and all(steady(history, method) for history in powers)
+            and cool(heats, method)
+        ):
             return latency
     for meter, history in zip(windows.meters, powers, strict=True):
         if not steady(history, method):
-            sessions[workload.name, meter.info.id].flags.append(
-                f"power was not steady after {allowed:g} s of warm-up"
-            )
+            sessions[workload.name, meter.info.id].flags.append(f"power was not steady after {allowed:g} s of warm-up")
         elif not cool(heats, method):
             sessions[workload.name, meter.info.id].flags.append(
                 f"the temperature still rose after {allowed:g} s of warm-up"

@@ -75,13 +75,14 @@ def paired_ratio(one: Sequence[float], other: Sequence[float], level: float = LE
 
 def unpaired_ratio(one: Sequence[float], other: Sequence[float], level: float = LEVEL) -> Interval:
     """Ratio of two sessions not measured together: Welch's interval on logs (degrees of freedom by Satterthwaite)."""
-    a, b = np.log(np.asarray(one, dtype=float)), np.log(np.asarray(other, dtype=float))
-    if len(a) < 2 or len(b) < 2 or not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
+    a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    if len(a) < 2 or len(b) < 2 or not (np.all(a > 0) and np.all(b > 0)):
         raise GreenedgeError(
             f"a ratio of sessions takes at least 2 repetitions above 0 J on both sides; there are "
             f"{len(a)} "
             f"and {len(b)}: measure more, or compare totals."
         )
+    a, b = np.log(a), np.log(b)
     va, vb = float(np.var(a, ddof=1)) / len(a), float(np.var(b, ddof=1)) / len(b)
     spread = va + vb
     dof = spread**2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1)) if spread > 0 else min(len(a), len(b)) - 1

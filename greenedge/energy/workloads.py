@@ -191,7 +191,9 @@ class PipeWorkload:
             if self.clock.now() > end:
                 raise GreenedgeError(f"{self.name} did not say {word!r} within {self.timeout_s:g} s; give --timeout.")
         if text.strip() != word.encode():
-            raise GreenedgeError(f"{self.name} said {text[:80]!r} where {word!r} was due; it must keep to the protocol.")
+            raise GreenedgeError(
+                f"{self.name} said {text[:80]!r} where {word!r} was due; it must keep to the protocol."
+            )
 
     def _ended(self) -> GreenedgeError:
         code = self._child.wait()

@@ -4,10 +4,11 @@ Each kernel set has its own arithmetic. With si, sw, so the scales of input, wei
 
     xnnpack     every operator: s = fl32(fl32(si*sw)/so), nearest-even of fl32(fl32(acc)*s)
                 ADD of two inputs of one scale: a 21-bit multiplier and a shift, halves up
+                MEAN of n: the sum of the stored values times fl32(fl32(si/so) * fl32(1/n)), plus what the zero points make, float32
     mlas        ONNX Runtime's CPU kernels: the same as xnnpack's first
     reference   FULLY_CONNECTED: nearest, halves away from zero, of double(acc) * (double(si)*double(sw)/double(so));
                 convolutions: that double as a 31-bit multiplier and a shift, applied with two roundings;
-                ADD: the same to 2**19 times the sum
+                ADD: the same to 2**19 times the sum; MEAN: the same with a multiplier divided by n
 
 then + zero point, then clamped to the range the fused activation leaves. Established by measurement against
 ai-edge-litert 2.3.0 (x86-64, and arm64 under emulation); each back end's `selftest.py` measures it again on the runtime at hand. Every
@@ -25,6 +26,7 @@ LITERT = ("xnnpack", "reference")  # LiteRT's kernel sets, the default first
 LEAST, MOST = -128, 127  # int8
 SCALE_LIMIT = 256.0  # XNNPACK refuses a requantisation scale of 256 and more
 ADD_RATIOS = (2.0 ** -10, 2.0 ** 8)  # input scale / output scale of an addition that XNNPACK takes
+MEAN_RATIOS = (2.0 ** -8, 2.0 ** 7)  # of a mean: those that were tried
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
@@ -134,6 +136,30 @@ _REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_rounded, tw
 
 _XNNPACK_ADD = Emulation(_xnnpack_add_prepare, _xnnpack_add_rounded)
 _REFERENCE_ADD = Emulation(_reference_add_prepare, _reference_add_rounded, twice=True)
+
+
+
+def mean_emulations(count: int, zero_in: int, zero_out: int) -> dict[str, Emulation]:
+    """MEAN over `count` values; the accumulator is the sum of the stored values themselves, zero points and all."""
+
+    def xnnpack_prepare(si, sw, so):
+        scale = (_xnnpack_prepare(si, sw, so)[0] * (np.float32(1) / np.float32(count))).astype(np.float32)
+        return scale, (np.float32(zero_out) - (np.float32(zero_in * count) * scale).astype(np.float32)).astype(np.float32)
+
+    def xnnpack_rounded(acc, scale, addend):
+        value = ((acc.astype(np.float32) * scale).astype(np.float32) + addend).astype(np.float32)
+        return np.rint(value).astype(np.int64) - zero_out
+
+    def reference_prepare(si, sw, so):
+        multiplier, exponent = _multiplier(_double_scale(si, sw, so))
+        shift = np.minimum(min(count.bit_length() - 1, 32), 31 + exponent)
+        return (multiplier << shift) // count, exponent - shift
+
+    def reference_rounded(acc, multiplier, shift):
+        return _reference_conv_rounded(acc - zero_in * count, multiplier, shift)
+
+    return {"xnnpack": Emulation(xnnpack_prepare, xnnpack_rounded), "reference": Emulation(reference_prepare, reference_rounded, twice=True)}
+
 
 # operator -> {kernel set: its arithmetic}; the first set is the one that a search serves first
 EMULATIONS: dict[str, dict[str, Emulation]] = {

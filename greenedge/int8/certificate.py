@@ -9,11 +9,12 @@ accumulators counted exactly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.int8.arithmetic import EMULATIONS, stored
+from greenedge.int8.arithmetic import EMULATIONS, Emulation, stored
 
 _BLOCK = 1 << 21  # elements of one intermediate array
 _INT32 = 1 << 31
@@ -38,6 +39,7 @@ class Problem:
     bounds: tuple[int, int]
     scale_in: float = 1.0
     scale_out: float = 1.0
+    own: Mapping[str, Emulation] | None = None  # where an operator's arithmetic depends on more than its name
 
     def __post_init__(self) -> None:
         rows = len(self.thresholds)
@@ -46,12 +48,17 @@ class Problem:
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernel sets that run this operator, the one that counts most first."""
-        return tuple(EMULATIONS[self.operator])
+        return tuple(self.emulations)
+
+    @property
+    def emulations(self) -> Mapping[str, Emulation]:
+        """{kernel set: its arithmetic}."""
+        return EMULATIONS[self.operator] if self.own is None else self.own
 
     @property
     def rounds_early(self) -> bool:
         """Whether a kernel set rounds twice, so that its steps come up to an accumulator early."""
-        return any(emulation.twice for emulation in EMULATIONS[self.operator].values())
+        return any(emulation.twice for emulation in self.emulations.values())
 
     @property
     def halves(self) -> np.ndarray:
@@ -105,7 +112,7 @@ def emulated_levels(problem: Problem, kernels: str, x: np.ndarray, scale: np.nda
     """Levels the runtime gives at accumulators x; x, scale and constant broadcast, rows first."""
     shape = (-1,) + (1,) * (np.ndim(x) - 1)
     acc = problem.factor.reshape(shape) * x + constant
-    value = stored(EMULATIONS[problem.operator][kernels], acc, problem.scale_in, scale, problem.scale_out,
+    value = stored(problem.emulations[kernels], acc, problem.scale_in, scale, problem.scale_out,
                    problem.zero_point, problem.bounds)
     return value - problem.zero_point + problem.zero_level
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from greenedge.graph import Requantise
-from greenedge.int8.arithmetic import MOST
+from greenedge.int8.arithmetic import ADD_RATIOS, LEAST, MEAN_RATIOS, MOST, mean_emulations
 from greenedge.int8.certificate import Problem, Solution
 from greenedge.int8.levels import Encoding
-from greenedge.int8.search import solve, solve_addition
+from greenedge.int8.search import solve, solve_output_scale
 from greenedge.int8.steps import reach
 
 WIDEST_INPUT = 255  # of |stored - zero point|
@@ -68,18 +68,30 @@ def _problem(operator: str, step: Requantise, weight: np.ndarray, source: Encodi
                    code.bounds, source.scale, code.scale)
 
 
-def added(name: str, step: Requantise, source: Encoding, code: Encoding, parts: int = 2) -> tuple[Encoding, Layer] | None:
-    """An addition by the runtime's own operator: the encoding of its output and the proof; None where it would not be exact.
+def added(name: str, step: Requantise, source: Encoding, code: Encoding) -> tuple[Encoding, Layer] | None:
+    """Two inputs, both stored as `source`, through the runtime's own addition: the encoding of its output and the proof; None where it
+    would not be exact on every kernel set."""
+    zero = 2 * source.zero_level
+    return _weightless("ADD", name, step, source, code, zero, -zero, 1, ADD_RATIOS, code.bounds, all_sets=True)
 
-    All parts are stored as `source`; only its scale is free, and a clamp that depends on that scale leaves no freedom.
-    """
-    if code.activation not in ("NONE", "RELU") or len(step.thresholds) > 1 or step.sign[0] < 0 or parts != 2:
+
+def averaged(name: str, step: Requantise, source: Encoding, code: Encoding, count: int) -> tuple[Encoding, Layer] | None:
+    """The mean of `count` values by the runtime's own operator, as `added`, but exact on the first kernel set alone is enough: what
+    there is instead, a kernel full of ones, takes a quarter of a small network's bytes and time. It has no clamp but int8's own."""
+    own = mean_emulations(count, source.zero_point, code.zero_point)
+    return _weightless("MEAN", name, step, source, code, count * source.zero_level, count * source.offset, count, MEAN_RATIOS, (LEAST, MOST), all_sets=False, own=own)
+
+
+def _weightless(operator: str, name: str, step: Requantise, source: Encoding, code: Encoding, zero: int, constant: int, divisor: int, ratios,
+                bounds: tuple[int, int], all_sets: bool, own=None) -> tuple[Encoding, Layer] | None:
+    """Only the scale of the output is free; a clamp that depends on that scale leaves no freedom."""
+    if code.activation not in ("NONE", "RELU") or len(step.thresholds) > 1 or step.sign[0] < 0:
         return None
     low, high = reach(step)
-    problem = Problem("ADD", step.thresholds, low, high, np.ones(1, np.int64), step.lo, code.zero_level, code.zero_point, code.bounds,
-                      source.scale, code.scale)
-    found = solve_addition(problem, -parts * source.zero_level)
+    problem = Problem(operator, step.thresholds, low, high, np.ones(1, np.int64), step.lo, code.zero_level, code.zero_point, bounds,
+                      source.scale, code.scale, own)
+    found = solve_output_scale(problem, zero, constant, divisor, ratios, all_sets)
     if found is None:
         return None
     scale, solution = found
-    return replace(code, scale=scale), Layer(name, step.output, "ADD", solution, high - low + 1)
+    return replace(code, scale=scale), Layer(name, step.output, operator, solution, high - low + 1)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from greenedge.graph import Requantise
-from greenedge.int8.arithmetic import ADD_RATIOS, SCALE_LIMIT
+from greenedge.int8.arithmetic import SCALE_LIMIT
 from greenedge.int8.certificate import Problem, Solution, count_differing, judge, wrong_points
 from greenedge.int8.steps import reach
 
@@ -46,25 +46,31 @@ def solve(problem: Problem) -> Solution:
     return Solution(factor[back], scale[back], constant[back], spread)
 
 
-def solve_addition(problem: Problem, constant: int) -> tuple[float, Solution] | None:
-    """The output scale with which adding two inputs of one scale is right everywhere for every kernel set, and the proof.
+def solve_output_scale(problem: Problem, zero: int, constant: int, divisor: int, ratios: tuple[float, float],
+                       all_sets: bool) -> tuple[float, Solution] | None:
+    """The output scale with which an operator without weights is right everywhere, and the proof.
 
-    An addition has neither weights nor bias: `constant` is what the zero points take away, and the only freedom is the scale of
-    what is written. None where no scale is right.
+    Its only freedom is the scale of what it writes, which goes into the slope scale_in / (scale_out * divisor); its line goes through
+    the accumulator `zero`. `constant` is what the emulation adds to the accumulator. None where no scale within `ratios` (of input to
+    output) is right for the first kernel set, or, with `all_sets`, for all.
     """
-    b = np.array([[constant]])
-    low, high = _interval(problem, b, 0.0, _fit(problem)[0][:, None])
+    low, high = _interval(problem, np.array([[-zero]]), 0.0, _fit(problem)[0][:, None])
     if not low[0, 0] <= high[0, 0] * (1 + _TOUCHING):
         return None
     ones, whole = np.ones(1, np.float32), np.array([constant])
+    best, fewest = None, np.inf
     for fraction in _FRACTIONS:
-        ratio = low[0, 0] * (high[0, 0] / low[0, 0]) ** fraction
+        ratio = divisor * low[0, 0] * (high[0, 0] / low[0, 0]) ** fraction
         scale = float(np.float32(problem.scale_in / ratio))
-        if ADD_RATIOS[0] <= ratio < ADD_RATIOS[1]:
-            verdicts = judge(replace(problem, scale_out=scale), ones, whole)
-            if not any(verdict.differing.any() for verdict in verdicts.values()):
-                return scale, Solution(np.ones(1, np.int64), ones, whole, verdicts)
-    return None
+        if not ratios[0] <= ratio < ratios[1]:
+            continue
+        verdicts = judge(replace(problem, scale_out=scale), ones, whole)
+        wrong = [int(verdict.differing.sum()) for verdict in verdicts.values()]
+        if wrong[0] == 0 and sum(wrong) < fewest and not (all_sets and any(wrong)):
+            best, fewest = (scale, Solution(np.ones(1, np.int64), ones, whole, verdicts)), sum(wrong)
+        if fewest == 0:
+            break
+    return best
 
 
 def line(step: Requantise) -> tuple[np.ndarray, np.ndarray]:

@@ -42,8 +42,8 @@ def template(name: str):
 
     env = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                       lstrip_blocks=True)
-    env.filters |= {"count": count, "hertz": hertz, "time": duration, "size": size, "rate": count, "text": str, "joules": joules,
-                    "percent": percent, "title_of": lambda stage: STAGE_TITLES.get(stage, stage)}
+    env.filters |= {"count": count, "hertz": hertz, "time": duration, "size": size, "rate": count, "text": str,
+                    "joules": joules, "percent": percent, "title_of": lambda stage: STAGE_TITLES.get(stage, stage)}
     return env.get_template(name)
 
 
@@ -76,7 +76,8 @@ def _view(run: Path, summary: dict) -> dict:
             "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
             "energy": _energy(run, manifest), "energy_cells": _energy_cells(summary),
             "loss": curve(metrics.get("train_loss") or []), "metrics": metrics,
-            "bill": training_view(metrics), "tradeoff": tradeoff([("training", metrics)]), "tools": summary.get("tools", {}),
+            "bill": training_view(metrics), "tradeoff": tradeoff([("training", metrics)]),
+            "tools": summary.get("tools", {}),
             "digests": {name: digest for record in manifest.stages.values() for name, digest in record.outputs.items()
                         if name in summary.get("files", {})} | _rtl_digest(summary)}
 

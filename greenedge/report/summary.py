@@ -19,7 +19,8 @@ def summarise(run: Path) -> dict:
     """The run's numbers, each as the stage that found it wrote it; what is unknown is absent.
 
     Keys: format, model, title, target, backend, accuracy, verify, hardware, edge, energy, seconds, tools, files, notes,
-    evidence, training (what metrics.json says of the ledger and of each technique). Raises GreenedgeError for a folder that is no run or whose files are damaged.
+    evidence, training (what metrics.json says of the ledger and of each technique). Raises GreenedgeError for a folder
+    that is no run or whose files are damaged.
     """
     manifest = load_manifest(run)
     source, target = manifest.about.get("source") or {}, manifest.about.get("target")
@@ -74,7 +75,8 @@ def _energy(run: Path, manifest: Manifest) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in ("trace", "repetitions")} for row in rows]
 
 
-_TRAINING = ("parameters", "epochs", "samples_seen", "steps", "weights_sha256", "ledger", "prune", "distil", "subset", "search")
+_TRAINING = ("parameters", "epochs", "samples_seen", "steps", "weights_sha256", "ledger", "prune", "distil", "subset",
+             "search")
 
 
 def _training(run: Path) -> dict | None:

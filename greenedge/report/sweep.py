@@ -13,25 +13,45 @@ from greenedge.report.training import energy_of, tradeoff
 from greenedge.report.words import count, joules
 
 # key of a row -> (heading, evidence)
-COLUMNS = {"score": ("", ""), "weights": ("weights", ""), "bytes": ("file, bytes", ""), "lut4": ("LUT4", "reported by yosys"),
-           "cycles": ("cycles", "simulated"), "samples_seen": ("sample-updates", ""), "energy": ("training energy", "")}
+COLUMNS = {
+    "score": ("", ""),
+    "weights": ("weights", ""),
+    "bytes": ("file, bytes", ""),
+    "lut4": ("LUT4", "reported by yosys"),
+    "core_lut4": ("of it the core", "reported by yosys"),
+    "cycles": ("cycles", "simulated"),
+    "samples_seen": ("sample-updates", ""),
+    "energy": ("training energy", ""),
+}
 
 
 def row_of(name: str, runs: Sequence[Path]) -> dict:
     """One row from the runs of one training for its targets; what no run knows is absent.
 
-    Keys: name, metric, score, weights, bytes, lut4, cycles, samples_seen, energy, seconds, metrics.
+    Keys: name, metric, score, weights, bytes, lut4, core_lut4, cycles, samples_seen, energy, seconds, metrics.
     """
     metrics = next((found for run in runs if (found := read_json(run, "1-train/metrics.json"))), {})
     total = (metrics.get("ledger") or {}).get("total", {})
-    row = {"name": name, "metric": metrics.get("metric"), "score": metrics.get(metrics.get("metric", "")),
-           "weights": metrics.get("parameters"), "samples_seen": metrics.get("samples_seen"), "energy": energy_of(total),
-           "seconds": metrics.get("seconds"), "metrics": metrics}
+    row = {
+        "name": name,
+        "metric": metrics.get("metric"),
+        "score": metrics.get(metrics.get("metric", "")),
+        "weights": metrics.get("parameters"),
+        "samples_seen": metrics.get("samples_seen"),
+        "energy": energy_of(total),
+        "seconds": metrics.get("seconds"),
+        "metrics": metrics,
+    }
     for run in runs:
         summary = read_json(run, "7-report/summary.json") or {}
         hardware, edge = summary.get("hardware") or {}, summary.get("edge") or {}
-        row |= {"lut4": hardware.get("lut4", row.get("lut4")), "cycles": hardware.get("cycles_per_inference", row.get("cycles")),
-                "bytes": edge.get("bytes", row.get("bytes"))}
+        core = hardware.get("core") or {}
+        row |= {
+            "lut4": hardware.get("lut4", row.get("lut4")),
+            "core_lut4": core.get("lut4", row.get("core_lut4")),
+            "cycles": hardware.get("cycles_per_inference", row.get("cycles")),
+            "bytes": edge.get("bytes", row.get("bytes")),
+        }
     return {key: value for key, value in row.items() if value is not None}
 
 
@@ -55,7 +75,10 @@ def terminal(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     """(headings, rows of texts) for a terminal."""
     columns, cells = shown(rows)
     heads = ["", *(f"{c['label']} ({c['evidence']})" if c["evidence"] else c["label"] for c in columns)]
-    texts = [[f"{joules(cell['value'])} {cell['evidence']}" if isinstance(cell, dict) else cell for cell in line] for line in cells]
+    texts = [
+        [f"{joules(cell['value'])} {cell['evidence']}" if isinstance(cell, dict) else cell for cell in line]
+        for line in cells
+    ]
     return heads, [[row["name"], *line] for row, line in zip(rows, texts)]
 
 
@@ -64,8 +87,9 @@ def write_sweep(rows: Sequence[dict], path: Path, title: str, lead: str, notes: 
     columns, cells = shown(rows)
     views = [{"name": row["name"], "cells": line} for row, line in zip(rows, cells)]
     plot = tradeoff([(row["name"], row.get("metrics", {})) for row in rows])
-    page = template("sweep.html").render(title=title, lead=lead, columns=columns, rows=views, notes=list(notes), plot=plot,
-                                         version=__version__)
+    page = template("sweep.html").render(
+        title=title, lead=lead, columns=columns, rows=views, notes=list(notes), plot=plot, version=__version__
+    )
     with write_aside(path) as aside:
         aside.write_text(page, encoding="utf-8")
     return path

@@ -48,8 +48,9 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     import importlib
 
     from greenedge.backends.tflite.emit import write_file
+    from greenedge.backends.tflite.rules import reasons_against
 
-    reasons = tflite.check(graph, None, {})
+    reasons = reasons_against(graph)  # of the file alone: no target's compiler has a say here
     if reasons:
         raise UnsupportedError(f"{graph.name} has no int8 file for {name}:", reasons)
     found = probe(name)

@@ -3,7 +3,8 @@
 A **recipe** is a folder that a newcomer can copy:
 
     flow.toml     the choices: `name` (same as the folder), `title`, and the tables [data], [model], [train] and, where
-                  used, [quantise], [prune], [distil], [subset]
+                  used, [quantise], [prune], [distil] with [teacher], [subset], [search], [ledger]; config.py says what
+                  each key means
     recipe.py     the data and the network, in plain Python and PyTorch
     README.md     the command and what to expect
 
@@ -18,6 +19,7 @@ recipe.py is code of the user's own machine, loaded by path. It holds
     loss(outputs, x, y) -> scalar tensor               optional; cross-entropy of the logits if absent
     augment(x, generator) -> x                         optional, on a training batch (torch)
     score(outputs, x, y) -> {metric: float}            optional, numpy; {"accuracy": share of argmax == y} if absent
+    teacher() -> callable                              optional, [distil]'s: x → logits, or (logits, {feature: array})
 
 What the flow uses, none of which imports torch before it is called:
 
@@ -32,12 +34,25 @@ What the flow uses, none of which imports torch before it is called:
     greenedge.export.export_stage(recipe, train_folder, folder) -> facts
     progress_bar(title)         context manager that yields `progress`, a callable (done, total, text) drawn by rich
 
-train_stage writes  model.pt (the weights, `weights_only`), metrics.json, x_test.npy, y_test.npy; while it runs,
-checkpoint.pt (removed at the end). After a kill, call it again with the same folder, left as it is: it goes on from the
-checkpoint and ends with the same weights, bit for bit. A checkpoint of another digest is ignored and replaced.
+train_stage writes  model.pt (the weights, `weights_only`, and what was made of the network's form), metrics.json,
+x_test.npy, y_test.npy; while it runs, checkpoint.pt and a file for each finished phase (all removed at the end). After
+a kill, call it again with the same folder, left as it is: it goes on from there and ends with the same weights, bit for
+bit. A checkpoint of another digest is ignored and replaced.
 
 metrics.json: {"recipe", "digest", "seed", "epochs", "metric": name, the metrics themselves ("accuracy": …) on the test
-set, "seconds", "samples_seen", "steps", "weights_sha256", "parameters"}; the returned dict is the same.
+set, "seconds", "samples_seen", "steps", "weights_sha256", "parameters", "ledger": {phases, total, each with "energy"
+under its label}, "spent": joules after each epoch, "curve" where there are validation samples, and a part for each
+technique: "prune", "distil", "subset", "search"}; the returned dict is the same.
+
+The same as plain functions, for a notebook:
+
+    model = quantise(network, QuantiseSettings(weight_bits=4))
+    pruner = make_pruner(model, PruneSettings(kind="structured"), find_channels(network, x.shape[1:]))
+    with seeded(0, 1):
+        lesson = Lesson(model, teacher, DistilSettings())
+        history = fit(model, x, y, TrainSettings(epochs=20), Job(prune=pruner, teach=lesson))
+
+from quantise.py, prune.py, channels.py, distil.py, subset.py, search.py, calibrate.py, fold.py and fit.py.
 
 export_stage writes  model.onnx (one QONNX file, no external data), inputs.npy (the test samples, float32), labels.npy,
 torch.npy (float32 outputs of the trained network on them) and export.json.

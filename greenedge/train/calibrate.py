@@ -6,12 +6,12 @@ import numpy as np
 
 from greenedge.quiet import quiet
 
-_BATCH = 64
+_BATCH = 256
 
 
 def calibrate(model, x: np.ndarray):
     """Sets every activation's scale in a network that `quantise` made from what x (N, *shape) gives there, by Brevitas'
-    calibration (99.999th percentile, mean over batches of 64); the network is left in eval mode and returned."""
+    calibration (99.999th percentile, mean over batches of 256); the network is left in eval mode and returned."""
     import torch
 
     with quiet():

@@ -18,12 +18,48 @@ import numpy as np
 _TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d")
 _LAYERS = ("Linear", "Conv1d", "Conv2d", *_TRANSPOSED)
 _NORMS = ("BatchNorm1d", "BatchNorm2d")
-_CHANNELWISE = ("ReLU", "ReLU6", "Sigmoid", "Tanh", "Hardtanh", "LeakyReLU", "ELU", "SiLU", "GELU", "Identity", "Dropout",
-                "Dropout2d", "MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d",
-                "Upsample")
-_CHANNELWISE_FUNCTIONS = ("relu", "relu_", "relu6", "sigmoid", "tanh", "silu", "gelu", "dropout", "max_pool1d", "max_pool2d",
-                          "boolean_dispatch", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-                          "interpolate", "contiguous", "mean", "fn")
+_CHANNELWISE = (
+    "ReLU",
+    "ReLU6",
+    "Sigmoid",
+    "Tanh",
+    "Hardtanh",
+    "LeakyReLU",
+    "ELU",
+    "SiLU",
+    "GELU",
+    "Identity",
+    "Dropout",
+    "Dropout2d",
+    "MaxPool1d",
+    "MaxPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "Upsample",
+)
+_CHANNELWISE_FUNCTIONS = (
+    "relu",
+    "relu_",
+    "relu6",
+    "sigmoid",
+    "tanh",
+    "silu",
+    "gelu",
+    "dropout",
+    "max_pool1d",
+    "max_pool2d",
+    "boolean_dispatch",
+    "avg_pool1d",
+    "avg_pool2d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "interpolate",
+    "contiguous",
+    "mean",
+    "fn",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,10 +224,14 @@ class _Walk:
             seen.update(own)
             if kinds[path] in _LAYERS and own and not stays & set(own):
                 spaces[path] = np.array(list(dict.fromkeys(own)))
-        return Channels(len(self.parent), {path: roots[labels] for path, labels in self.rows.items()},
-                        {path: roots[labels] for path, labels in self.columns.items()}, spaces,
-                        frozenset(path for path, kind in kinds.items() if kind in _TRANSPOSED),
-                        frozenset(path for path, kind in kinds.items() if kind in _NORMS))
+        return Channels(
+            len(self.parent),
+            {path: roots[labels] for path, labels in self.rows.items()},
+            {path: roots[labels] for path, labels in self.columns.items()},
+            spaces,
+            frozenset(path for path, kind in kinds.items() if kind in _TRANSPOSED),
+            frozenset(path for path, kind in kinds.items() if kind in _NORMS),
+        )
 
 
 def _shape(node) -> tuple[int, ...]:
@@ -212,7 +252,7 @@ def _slice(name: str, tensor, channels: Channels, stays: np.ndarray):
     path = name.rpartition(".")[0]
     while path and path not in channels.rows and path not in channels.columns:
         path = path.rpartition(".")[0]
-    leaf = name[len(path) + 1:]
+    leaf = name[len(path) + 1 :]
     rows, columns = channels.rows.get(path), channels.columns.get(path)
     written, read = (1, 0) if path in channels.swapped else (0, 1)
     if leaf == "weight" and columns is not None:
@@ -236,7 +276,10 @@ def shrink(model, channels: Channels, stays: np.ndarray):
     modules = dict(model.named_modules())
     for path in dict.fromkeys([*channels.rows, *channels.columns]):
         module = modules[path]
-        for kind, items in (("parameter", module.named_parameters(recurse=False)), ("buffer", module.named_buffers(recurse=False))):
+        for kind, items in (
+            ("parameter", module.named_parameters(recurse=False)),
+            ("buffer", module.named_buffers(recurse=False)),
+        ):
             for leaf, tensor in list(items):
                 cut = _slice(f"{path}.{leaf}", tensor.detach(), channels, stays)
                 setattr(module, leaf, torch.nn.Parameter(cut) if kind == "parameter" else cut)

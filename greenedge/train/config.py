@@ -115,7 +115,8 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         if self.start > self.end:
-            raise ValueError(f"starts at {self.start:g} and ends at {self.end:g} of the training; end comes after start")
+            raise ValueError(f"starts at {self.start:g} and ends at {self.end:g} of the training; "
+                             "end comes after start")
         if self.n >= self.m:
             raise ValueError(f"keeps {self.n} of {self.m} weights; n must be below m")
 

@@ -6,8 +6,8 @@
     fit(model, x, y, train, Job(teach=lesson))
 
 The loss becomes (1 - share) · loss + share · T² · KL(teacher/T ‖ student/T) (Hinton, Vinyals and Dean, 2015), and for
-each pair of features the mean squared distance of the two matrices of samples' similarities (Tung and Mori, 2019): those
-are batch × batch, so a narrow student can follow a wide teacher without a layer between them.
+each pair of features the mean squared distance of the two matrices of samples' similarities (Tung and Mori, 2019):
+those are batch × batch, so a narrow student can follow a wide teacher without a layer between them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ class Lesson:
         modules = dict(model.named_modules())
         odd = [student for student, _ in self.pairs if student not in modules]
         if odd:
-            raise TargetError(f"[distil] features names {odd[0]!r}, which the student has not; its layers are: "
-                              f"{', '.join(sorted(modules.keys() - {''}))}.")
+            raise TargetError(
+                f"[distil] features names {odd[0]!r}, which the student has not; its layers are: "
+                f"{', '.join(sorted(modules.keys() - {''}))}."
+            )
         for student, _ in self.pairs:
             modules[student].register_forward_hook(self._keeper(student))
 
@@ -54,11 +56,20 @@ class Lesson:
 
         logits, features = self._answers(x, indices)
         if logits.shape != outputs.shape:
-            raise TargetError(f"the teacher gives {tuple(logits.shape[1:])} outputs a sample and the student "
-                              f"{tuple(outputs.shape[1:])}; they must be of the same classes.")
+            raise TargetError(
+                f"the teacher gives {tuple(logits.shape[1:])} outputs a sample and the student "
+                f"{tuple(outputs.shape[1:])}; they must be of the same classes."
+            )
         heat, share = self.settings.temperature, self.settings.share
-        soft = functional.kl_div(functional.log_softmax(outputs / heat, 1), functional.log_softmax(logits / heat, 1),
-                                 reduction="batchmean", log_target=True) * heat**2
+        soft = (
+            functional.kl_div(
+                functional.log_softmax(outputs / heat, 1),
+                functional.log_softmax(logits / heat, 1),
+                reduction="batchmean",
+                log_target=True,
+            )
+            * heat**2
+        )
         value = (1 - share) * loss + share * soft
         for student, teacher in self.pairs:
             apart = functional.mse_loss(similarities(self.seen[student]), similarities(features[teacher]))
@@ -86,7 +97,7 @@ def ask(teacher: Callable, x: np.ndarray, features: Sequence[str] = ()):
 
     parts, found = [], {name: [] for name in features}
     for start in range(0, len(x), _BATCH):
-        answer = teacher(x[start:start + _BATCH])
+        answer = teacher(x[start : start + _BATCH])
         logits, layers = answer if isinstance(answer, tuple) else (answer, {})
         missing = [name for name in features if name not in layers]
         if missing:
@@ -104,8 +115,10 @@ def torch_teacher(model, features: Sequence[str] = ()) -> Callable:
     modules, seen = dict(model.named_modules()), {}
     odd = [name for name in features if name not in modules]
     if odd:
-        raise TargetError(f"[distil] features names {odd[0]!r}, which the teacher has not; its layers are: "
-                          f"{', '.join(sorted(modules.keys() - {''}))}.")
+        raise TargetError(
+            f"[distil] features names {odd[0]!r}, which the teacher has not; its layers are: "
+            f"{', '.join(sorted(modules.keys() - {''}))}."
+        )
 
     def keeper(name):
         return lambda _module, _inputs, output: seen.__setitem__(name, output.detach().numpy())
@@ -139,19 +152,28 @@ def onnx_teacher(path: Path, features: Sequence[str] = ()) -> Callable:
         tensors = {name for node in proto.graph.node for name in node.output}
         odd = [name for name in features if name not in tensors]
         if odd:
-            raise TargetError(f"[distil] features names {odd[0]!r}, which {path.name} has not; its tensors are: "
-                              f"{', '.join(sorted(tensors))}.")
+            raise TargetError(
+                f"[distil] features names {odd[0]!r}, which {path.name} has not; its tensors are: "
+                f"{', '.join(sorted(tensors))}."
+            )
         have = {item.name for item in proto.graph.output}
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in features if n not in have)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except (DecodeError, onnx.checker.ValidationError, onnxruntime.capi.onnxruntime_pybind11_state.Fail,
-            onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph, onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
-            onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument) as error:
-        raise TargetError(f"[distil] teacher {path.name} is no ONNX model that onnxruntime runs "
-                          f"({str(error).splitlines()[0]}); QONNX is taught from its torch network.") from None
+    except (
+        DecodeError,
+        onnx.checker.ValidationError,
+        onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+        onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph,
+        onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
+        onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+    ) as error:
+        raise TargetError(
+            f"[distil] teacher {path.name} is no ONNX model that onnxruntime runs "
+            f"({str(error).splitlines()[0]}); QONNX is taught from its torch network."
+        ) from None
     given, first = session.get_inputs()[0], session.get_outputs()[0].name
 
     def run(x: np.ndarray):
@@ -159,11 +181,13 @@ def onnx_teacher(path: Path, features: Sequence[str] = ()) -> Callable:
         return logits, dict(zip(features, layers))
 
     if given.shape and given.shape[0] == 1:  # a file of batch size 1
-        return lambda x: _joined([run(x[k:k + 1]) for k in range(len(x))])
+        return lambda x: _joined([run(x[k : k + 1]) for k in range(len(x))])
     return run
 
 
 def _joined(answers: list):
     names = answers[0][1]
-    return (np.concatenate([logits for logits, _ in answers]),
-            {name: np.concatenate([layers[name] for _, layers in answers]) for name in names})
+    return (
+        np.concatenate([logits for logits, _ in answers]),
+        {name: np.concatenate([layers[name] for _, layers in answers]) for name in names},
+    )

@@ -1,7 +1,7 @@
 """Batch norms folded into quantised weights, with biases on the accumulators' grid: what edge certificates ask for.
 
-w'ᵢ = wᵢ·γᵢ/σᵢ and b'ᵢ = βᵢ - μᵢ·γᵢ/σᵢ. With a scale for each channel the weights' integers stay what they are (their sign
-turns where γ is negative); Int32Bias rounds b' to a multiple of input scale × weight scale.
+w'ᵢ = wᵢ·γᵢ/σᵢ and b'ᵢ = βᵢ - μᵢ·γᵢ/σᵢ. With a scale for each channel the weights' integers stay what they are (their
+sign turns where γ is negative); Int32Bias rounds b' to a multiple of input scale × weight scale.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _plain(layer):
 
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, layer.out_features)
-    kind = next(kind for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Conv1d, nn.Conv2d) if isinstance(layer, kind))
+    kind = next(
+        kind for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Conv1d, nn.Conv2d) if isinstance(layer, kind)
+    )
     geometry = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
     if layer.transposed:
         geometry["output_padding"] = layer.output_padding

@@ -77,7 +77,8 @@ def layer_macs(model, sample_shape: tuple[int, ...]) -> dict[str, int]:
         return count
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-    hooks = [layer.register_forward_hook(counter(path)) for path, layer in model.named_modules() if isinstance(layer, kinds)]
+    hooks = [layer.register_forward_hook(counter(path)) for path, layer in model.named_modules()
+             if isinstance(layer, kinds)]
     was_training = model.training
     model.eval()
     try:

@@ -1,7 +1,7 @@
 """What may come before the training proper: a teacher, the choice of samples, epochs in float, the choice of widths.
 
-Each is a phase with a seed of its own and a file of its own beside the checkpoint, written when it is done; a killed run
-finds the finished ones there and ends with the same weights, bit for bit.
+Each is a phase with a seed of its own and a file of its own beside the checkpoint, written when it is done; a killed
+run finds the finished ones there and ends with the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ class Work:
 
     def trained(self, name: str, model, x, y, epochs: int, **more) -> Ledger:
         """Trains a network of a phase in place, with a checkpoint of its own; without early stopping."""
-        settings = replace(self.recipe.train, epochs=epochs, validation=0.0, patience=0,
-                           seed=self.recipe.train.seed + _SEEDS[name])
+        settings = replace(
+            self.recipe.train, epochs=epochs, validation=0.0, patience=0, seed=self.recipe.train.seed + _SEEDS[name]
+        )
         job = self.job(checkpoint=self.folder / _CHECKPOINT.format(name), **more)
         return fit(model, x, y, settings, job, self.told(name)).ledger
 
@@ -105,7 +106,7 @@ def float_weights(work: Work) -> dict | None:
     return work.stored("float", compute)["model"]
 
 
-# -- teacher ------------------------------------------------------------------------------------------------------------
+# -- teacher -----------------------------------------------------------------------------------------------------------
 
 
 def make_lesson(work: Work, model) -> tuple[Lesson | None, dict]:
@@ -136,7 +137,9 @@ def _teacher(work: Work, settings, features: list[str]) -> tuple[Callable, dict,
     def compute() -> dict:
         with work.seeded("teacher"):
             model = recipe.make_teacher()
-            ledger = work.trained("teacher", model, work.data.x_train, work.data.y_train, settings.epochs or recipe.train.epochs)
+            ledger = work.trained(
+                "teacher", model, work.data.x_train, work.data.y_train, settings.epochs or recipe.train.epochs
+            )
         return {"model": model_state(model), "ledger": asdict(ledger)}
 
     state = work.stored("teacher", compute)
@@ -148,7 +151,7 @@ def _teacher(work: Work, settings, features: list[str]) -> tuple[Callable, dict,
     return torch_teacher(model, features), about, count_macs(model, work.shape)
 
 
-# -- samples ------------------------------------------------------------------------------------------------------------
+# -- samples -----------------------------------------------------------------------------------------------------------
 
 
 def sample_order(work: Work) -> tuple[Callable | None, dict]:
@@ -162,8 +165,14 @@ def sample_order(work: Work) -> tuple[Callable | None, dict]:
     x, y = work.data.x_train[members], work.data.y_train[members]
     state = work.stored("scores", lambda: _choice(work, settings, x, y))
     chosen = state["chosen"]
-    about = {"method": settings.method, "curriculum": settings.curriculum, "samples": len(chosen), "of": len(members),
-             "epochs": train.epochs, "score_epochs": settings.score_epochs if settings.scored else 0}
+    about = {
+        "method": settings.method,
+        "curriculum": settings.curriculum,
+        "samples": len(chosen),
+        "of": len(members),
+        "epochs": train.epochs,
+        "score_epochs": settings.score_epochs if settings.scored else 0,
+    }
     if settings.curriculum:
         inner = easy_first(state["scores"].numpy()[chosen.numpy()], train.epochs)
         return lambda epoch, _samples, generator: chosen[inner(epoch, len(chosen), generator)], about
@@ -177,18 +186,27 @@ def _choice(work: Work, settings, x: np.ndarray, y: np.ndarray) -> dict:
     if settings.scored:
         watch = Watch(len(x))
         with work.seeded("scores"):
-            train = replace(work.recipe.train, epochs=settings.score_epochs, validation=0.0, patience=0,
-                            seed=work.recipe.train.seed + _SEEDS["scores"])
+            train = replace(
+                work.recipe.train,
+                epochs=settings.score_epochs,
+                validation=0.0,
+                patience=0,
+                seed=work.recipe.train.seed + _SEEDS["scores"],
+            )
             model = work.recipe.make_model()
             # without a checkpoint: it is short, and what `watch` has seen is no state of the network
             ledger = fit(model, x, y, train, work.job(watch=watch), work.told("scores")).ledger
         scores = watch.scores(settings.method)
     with work.timed() as found:
         chosen = choose(settings, x, y, scores, work.recipe.train.seed)
-    return {"chosen": torch.from_numpy(chosen), "scores": torch.from_numpy(scores), "ledger": asdict(ledger + found["ledger"])}
+    return {
+        "chosen": torch.from_numpy(chosen),
+        "scores": torch.from_numpy(scores),
+        "ledger": asdict(ledger + found["ledger"]),
+    }
 
 
-# -- widths -------------------------------------------------------------------------------------------------------------
+# -- widths ------------------------------------------------------------------------------------------------------------
 
 
 def searched_bits(work: Work, model) -> dict | None:
@@ -202,14 +220,29 @@ def searched_bits(work: Work, model) -> dict | None:
 
     def compute() -> dict:
         with work.timed() as timing:
-            found = search_bits(model, work.data.x_train, work.data.y_train, settings, quantise,
-                                work.recipe.loss or cross_entropy(work.recipe.train))
+            found = search_bits(
+                model,
+                work.data.x_train,
+                work.data.y_train,
+                settings,
+                quantise,
+                work.recipe.loss or cross_entropy(work.recipe.train),
+            )
         options = {path: [[o.bits, o.cost, o.loss] for o in each] for path, each in found.options.items()}
         tried = sum(map(len, options.values())) * min(settings.samples, len(work.data.x_train))
         ledger = timing["ledger"].scored(tried, count_macs(model, work.shape))
-        return {"found": {"bits": dict(found.bits), "cost": found.cost, "loss": found.loss, "unit": settings.unit,
-                          "budget": settings.budget, "options": options,
-                          "evidence": "counted" if settings.unit == "bytes" else "estimated"}, "ledger": asdict(ledger)}
+        return {
+            "found": {
+                "bits": dict(found.bits),
+                "cost": found.cost,
+                "loss": found.loss,
+                "unit": settings.unit,
+                "budget": settings.budget,
+                "options": options,
+                "evidence": "counted" if settings.unit == "bytes" else "estimated",
+            },
+            "ledger": asdict(ledger),
+        }
 
     return work.stored("search", compute)["found"]
 

@@ -39,7 +39,7 @@ def metered(settings: LedgerSettings, root: Path = Path("/"), clock=None) -> Ite
     Raises EvidenceError for a source that was asked for by name and gives nothing.
     """
     if settings.source == "none":
-        yield Power(reason="[ledger] source is \"none\"")
+        yield Power(reason='[ledger] source is "none"')
         return
     try:
         meter = _alive(settings.source, root, clock)
@@ -71,7 +71,9 @@ def _alive(source: str, root: Path, clock):
 
     clock = clock or RealClock()
     if source == "auto":
-        found = [entry.id for entry in find_all(root) if entry.ok and entry.id.partition(":")[0] in ("powercap", "perf")]
+        found = [
+            entry.id for entry in find_all(root) if entry.ok and entry.id.partition(":")[0] in ("powercap", "perf")
+        ]
         if not found:
             raise EvidenceError("no energy source of this machine's CPU can be read (greenedge energy probe says why)")
         source = found[0]
@@ -97,22 +99,34 @@ def energy_of(ledger: Ledger, settings: LedgerSettings, power: Power) -> Figure:
     if power.source is not None and ledger.joules is not None:
         return Figure(ledger.joules, "energy", "j", power.scope, power.evidence, covers=power.covers)
     joules = settings.watts_per_core * ledger.cpu_seconds
-    return Figure(joules, "energy", "j", "chip", "estimated", joules * CPU_BAND[0], joules * CPU_BAND[1],
-                  covers="cpu package share")
+    return Figure(
+        joules,
+        "energy",
+        "j",
+        "chip",
+        "estimated",
+        joules * CPU_BAND[0],
+        joules * CPU_BAND[1],
+        covers="cpu package share",
+    )
 
 
 def bill(phases: dict[str, Ledger], settings: LedgerSettings, power: Power) -> dict:
     """What metrics.json says of the run: every phase and the total, with energy and, where a country is set, carbon."""
     total = sum(phases.values(), Ledger())
     energy = energy_of(total, settings, power)
-    found = {"phases": {name: _entry(ledger, settings, power) for name, ledger in phases.items()},
-             "total": _entry(total, settings, power)}
+    found = {
+        "phases": {name: _entry(ledger, settings, power) for name, ledger in phases.items()},
+        "total": _entry(total, settings, power),
+    }
     if settings.country:
         found["total"]["carbon"] = figure_json(carbon(energy, intensity(settings.country)))
         found["country"] = settings.country
     if energy.evidence == "estimated":
-        found["estimate"] = (f"{settings.watts_per_core:g} W per core, {settings.watts_from}, times CPU seconds; "
-                             f"×{CPU_BAND[0]:g} to ×{CPU_BAND[1]:g}")
+        found["estimate"] = (
+            f"{settings.watts_per_core:g} W per core, {settings.watts_from}, times CPU seconds; "
+            f"×{CPU_BAND[0]:g} to ×{CPU_BAND[1]:g}"
+        )
         found["unmeasured"] = power.reason or "a part of the run was without a meter"
     else:
         found["source"] = power.source
@@ -120,9 +134,15 @@ def bill(phases: dict[str, Ledger], settings: LedgerSettings, power: Power) -> d
 
 
 def _entry(ledger: Ledger, settings: LedgerSettings, power: Power) -> dict:
-    return {"samples_seen": ledger.samples_seen, "samples_scored": ledger.samples_scored, "steps": ledger.steps,
-            "macs": ledger.macs, "seconds": round(ledger.seconds, 3), "cpu_seconds": round(ledger.cpu_seconds, 3),
-            "energy": figure_json(energy_of(ledger, settings, power))}
+    return {
+        "samples_seen": ledger.samples_seen,
+        "samples_scored": ledger.samples_scored,
+        "steps": ledger.steps,
+        "macs": ledger.macs,
+        "seconds": round(ledger.seconds, 3),
+        "cpu_seconds": round(ledger.cpu_seconds, 3),
+        "energy": figure_json(energy_of(ledger, settings, power)),
+    }
 
 
 def check_ledger(settings: LedgerSettings) -> str | None:

@@ -41,15 +41,19 @@ def make_pruner(model, settings: PruneSettings, channels: Channels | None = None
     layers = weight_layers(model)
     unknown = [path for path in settings.keep if path not in layers]
     if unknown:
-        raise TargetError(f"[prune] keep names {unknown[0]!r}, which is no dense or convolutional layer; layers are: "
-                          f"{', '.join(layers)}.")
+        raise TargetError(
+            f"[prune] keep names {unknown[0]!r}, which is no dense or convolutional layer; layers are: "
+            f"{', '.join(layers)}."
+        )
     if settings.kind != "structured":
         return WeightPruner(settings, [path for path in layers if path not in settings.keep])
     assert channels is not None
     spaces = {path: labels for path, labels in channels.spaces.items() if path not in settings.keep}
     if not spaces:
-        raise TargetError("[prune] finds no neurons or channels that can leave: all are inputs, outputs or in keep; use "
-                          "kind \"magnitude\", or a network with hidden layers.")
+        raise TargetError(
+            "[prune] finds no neurons or channels that can leave: all are inputs, outputs or in keep; use "
+            'kind "magnitude", or a network with hidden layers.'
+        )
     return ChannelPruner(settings, channels, spaces)
 
 
@@ -117,7 +121,7 @@ def _largest(size, settings: PruneSettings, grown: float):
 
 
 def _largest_of_m(size, settings: PruneSettings, grown: float):
-    """Mask with at most (m - n)·grown weights gone of every m neighbours along the inputs; a rest below m stays whole."""
+    """Mask with (m - n)·grown weights gone of every m neighbours along the inputs; a rest of fewer stays whole."""
     import torch
 
     flat = size.flatten(1)

@@ -96,7 +96,8 @@ class Recipe:
             return None
         path = (self.folder / name).resolve()
         if not path.is_relative_to(self.folder) or not path.is_file():
-            raise TargetError(f"{self.name}: [distil] teacher is {name!r}; it must be an ONNX file in the recipe's folder.")
+            raise TargetError(f"{self.name}: [distil] teacher is {name!r}; it must be an ONNX file in the recipe's "
+                              "folder.")
         return path
 
     def load_data(self) -> Data:
@@ -180,7 +181,8 @@ def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Rec
                if key in tables}
     teacher = None
     if isinstance(tables.get("teacher"), dict) and isinstance(tables.get("model"), dict):
-        teacher = read_table(module.ModelSettings, {**tables["model"], **tables["teacher"]}, "teacher", source, problems)
+        merged = {**tables["model"], **tables["teacher"]}
+        teacher = read_table(module.ModelSettings, merged, "teacher", source, problems)
     build = _build_options(tables.get("build", {}), source, problems)
     if not problems:
         problems += [f"{source.file}: {text}" for text in _together(options, "teacher" in tables, module)]
@@ -192,17 +194,18 @@ def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Rec
 def _together(options: Mapping[str, Any], has_teacher: bool, module: ModuleType) -> list[str]:
     """What is wrong between tables that are each in order."""
     found, quantise, subset = [], options.get("quantise"), options.get("subset")
-    binary = quantise is not None and 1 in (quantise.weight_bits, *(item.weight_bits for item in quantise.layers.values()))
-    if "prune" in options and binary:
+    widths = [] if quantise is None else [quantise.weight_bits, *(each.weight_bits for each in quantise.layers.values())]
+    if "prune" in options and 1 in widths:
         found.append("[prune] wants weights that can be zero, [quantise] has 1-bit ones; set weight_bits to 2 or more.")
     if has_teacher and "distil" not in options:
         found.append("[teacher] has no [distil] that uses it; add [distil], or take [teacher] away.")
     if "search" in options and (quantise is None or (quantise.method == "qat" and not quantise.float_epochs)):
-        found.append("[search] looks at a trained float network; set [quantise] float_epochs, or its method to \"ptq\".")
+        found.append("[search] looks at a trained float network; set [quantise] float_epochs, or its method to "
+                     "\"ptq\".")
     if hasattr(module, "loss") and ("distil" in options or (subset is not None and subset.scored)):
         which = "distil" if "distil" in options else "subset"
-        found.append(f"[{which}] compares classes, and recipe.py has a loss of its own; take [{which}] away or train with the "
-                     "classes' cross-entropy.")
+        found.append(f"[{which}] compares classes, and recipe.py has a loss of its own; take [{which}] away or train "
+                     "with the classes' cross-entropy.")
     if "ledger" in options and (wrong := check_ledger(options["ledger"])):
         found.append(f"[ledger] country: {wrong}")
     return found

@@ -25,9 +25,15 @@ def read_wav(data: bytes, name: str, rate: int) -> np.ndarray:
     try:
         with wave.open(io.BytesIO(data)) as file:
             frames = min(file.getnframes(), len(data))  # a header of a stream may promise more than there is
-            if file.getsampwidth() != 2 or not 1 <= file.getnchannels() <= 16 or frames > _MOST_SECONDS * file.getframerate():
-                raise GreenedgeError(f"{name} has {8 * file.getsampwidth()} bits, {file.getnchannels()} channels and {frames:,} frames; "
-                                     f"16-bit sounds of up to {_MOST_SECONDS} s are read.")
+            if (
+                file.getsampwidth() != 2
+                or not 1 <= file.getnchannels() <= 16
+                or frames > _MOST_SECONDS * file.getframerate()
+            ):
+                raise GreenedgeError(
+                    f"{name} has {8 * file.getsampwidth()} bits, {file.getnchannels()} channels and {frames:,} frames; "
+                    f"16-bit sounds of up to {_MOST_SECONDS} s are read."
+                )
             raw = np.frombuffer(file.readframes(frames), "<i2").reshape(-1, file.getnchannels())
             found = file.getframerate()
     except (wave.Error, EOFError, ValueError) as error:
@@ -39,8 +45,16 @@ def read_wav(data: bytes, name: str, rate: int) -> np.ndarray:
     return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
 
 
-def log_mel(samples: np.ndarray, rate: int, window: int, hop: int, mels: int, low: float = 0.0, high: float | None = None,
-            floor: float = 1e-6) -> np.ndarray:
+def log_mel(
+    samples: np.ndarray,
+    rate: int,
+    window: int,
+    hop: int,
+    mels: int,
+    low: float = 0.0,
+    high: float | None = None,
+    floor: float = 1e-6,
+) -> np.ndarray:
     """(frames, mels) float32: ln(mel energies + floor); window and hop in samples, a last partial frame left out."""
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
@@ -49,8 +63,16 @@ def log_mel(samples: np.ndarray, rate: int, window: int, hop: int, mels: int, lo
     return np.log(power @ _filters(rate, size, mels, low, high or rate / 2).T + floor).astype(np.float32)
 
 
-def mfcc(samples: np.ndarray, rate: int, window: int, hop: int, mels: int, count: int, low: float = 20.0,
-         high: float = 4000.0) -> np.ndarray:
+def mfcc(
+    samples: np.ndarray,
+    rate: int,
+    window: int,
+    hop: int,
+    mels: int,
+    count: int,
+    low: float = 20.0,
+    high: float = 4000.0,
+) -> np.ndarray:
     """(frames, count) float32: the first cepstral coefficients of each frame."""
     energies = log_mel(samples, rate, window, hop, mels, low, high)
     return (energies @ _dct(mels)[:count].T).astype(np.float32)

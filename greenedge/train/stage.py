@@ -90,7 +90,8 @@ def _trained(work: Work) -> tuple[object, Form, History, dict]:
         before = count_weights(model)
         pruner = None if prune is None else make_pruner(model, prune, channels)
         lesson, taught = make_lesson(work, model)
-        job = work.job(order=order, prune=pruner, teach=lesson, score=recipe.first_score, checkpoint=work.folder / "checkpoint.pt")
+        job = work.job(order=order, prune=pruner, teach=lesson, score=recipe.first_score,
+                       checkpoint=work.folder / "checkpoint.pt")
         history = fit(model, work.data.x_train, work.data.y_train, recipe.train, job, work.progress)
         work.phases["train"] = history.ledger
         form = Form(work.shape, None if channels is None else pruner.stays, found and found["bits"])
@@ -110,13 +111,15 @@ def _finished(work: Work, model, form: Form, channels, found):
     if form.stays is not None:
         tensors["tensors"] = slice_state(tensors["tensors"], channels, form.stays)
         model = _shrunk(recipe, form)
-        model = quantise(model, with_bits(settings, found), recipe.name) if settings and settings.method == "qat" else model
+        if settings is not None and settings.method == "qat":
+            model = quantise(model, with_bits(settings, found), recipe.name)
         set_model_state(model, tensors)
     if settings is not None and settings.method == "ptq":
         found = searched_bits(work, model.eval())
         form = replace(form, bits=found and found["bits"])
         with work.timed() as timing:
-            model = calibrate(quantise(model, with_bits(settings, found), recipe.name), work.data.x_train[:settings.calibration])
+            model = quantise(model, with_bits(settings, found), recipe.name)
+            model = calibrate(model, work.data.x_train[:settings.calibration])
         work.phases["calibration"] = timing["ledger"]
     if settings is not None and settings.fold_batch_norm:
         form = replace(form, folded=True)
@@ -167,9 +170,10 @@ def _metrics(work: Work, model, history: History, outputs: np.ndarray, power: Po
 
 
 def _curve(work: Work, history: History, power: Power) -> dict:
-    """Joules after each epoch, what came before included, and against them the validation scores where there are some."""
+    """Joules after each epoch, what came before included, and against them the validation scores if there are some."""
     before = sum((ledger for name, ledger in work.phases.items() if name not in ("train", "calibration")), Ledger())
-    figures = [energy_of(before + Ledger(cpu_seconds=cpu, joules=joules), work.recipe.ledger, power) for cpu, joules in history.used]
+    figures = [energy_of(before + Ledger(cpu_seconds=cpu, joules=joules), work.recipe.ledger, power)
+               for cpu, joules in history.used]
     spent = {figures[-1].key: [round(figure.value, 6) for figure in figures]}
     if not history.scores:
         return {"spent": spent}
@@ -181,7 +185,8 @@ def _told(prune, before: int, after: int, channels, pruner) -> dict:
     ratio = Compression(before, after).ratio
     told = {"kind": prune.kind, "weights_before": before, "weights_after": after, "compression_ratio": round(ratio, 6)}
     if channels is not None:
-        told["channels"] = {path: [len(labels), int(pruner.stays[labels].sum())] for path, labels in pruner.spaces.items()}
+        told["channels"] = {path: [len(labels), int(pruner.stays[labels].sum())]
+                            for path, labels in pruner.spaces.items()}
     return told
 
 

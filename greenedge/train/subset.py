@@ -1,9 +1,9 @@
 """Fewer samples: which of the training set to use, in what order, and what finding that out costs.
 
-    watch = Watch(len(x), classes)
-    fit(network, x, y, few_epochs, Job(watch=watch))        el2n, forgetting, curriculum: a short training scores samples
-    chosen = choose(settings, x, watch.scores(settings.method), seed)
-    fit(model, x[chosen], …)
+watch = Watch(len(x), classes)
+fit(network, x, y, few_epochs, Job(watch=watch))        el2n, forgetting, curriculum: a short training scores samples
+chosen = choose(settings, x, watch.scores(settings.method), seed)
+fit(model, x[chosen], …)
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def easy_first(scores: np.ndarray, epochs: int):
 
     def pick(epoch: int, samples: int, generator):
         share = min(1.0, 0.3 + 0.7 * epoch / max(1, epochs / 2))
-        easy = order[order < samples][:max(2, round(share * samples))]
+        easy = order[order < samples][: max(2, round(share * samples))]
         return easy[torch.randperm(len(easy), generator=generator)]
 
     return pick

@@ -14,9 +14,13 @@ def traced(model, name: str):
     try:
         return torch.fx.symbolic_trace(model)
     except (TypeError, torch.fx.proxy.TraceError) as error:
-        reason = Reason(type(model).__name__, "untraceable", f"its forward depends on values ({error})",
-                        "a network is quantised from its graph", "compute with tensors alone in forward, or write the "
-                        "network with brevitas.nn and leave [quantise] out")
+        reason = Reason(
+            type(model).__name__,
+            "untraceable",
+            f"its forward depends on values ({error})",
+            "a network is quantised from its graph",
+            "compute with tensors alone in forward, or write the network with brevitas.nn and leave [quantise] out",
+        )
         raise UnsupportedError(f"{name} cannot be quantised:", [reason]) from error
 
 

@@ -62,6 +62,8 @@ module memories (
     logic [17:0] q18;
     logic [8:0]  q9;
     logic [7:0]  q8;
+    logic signed [35:0] product;
+    logic        [35:0] positive;
     always_ff @(posedge clk) begin
         for (int i = 0; i < 4; i++) if (write && be[i]) ram36[wa[8:0]][9*i +: 9] <= d[9*i +: 9];
         for (int i = 0; i < 2; i++) if (write && be[i]) ram18[wa[9:0]][9*i +: 9] <= d[9*i +: 9];
@@ -70,6 +72,9 @@ module memories (
         q18 <= ram18[ra[9:0]];
         q8  <= few[ra[3:0]];
     end
+`ifdef RAM_ONLY
+    assign {q9, product, positive} = '0;
+`else
     // one port that shows what it writes
     always_ff @(posedge clk) begin
         if (write) ram9[wa[10:0]] <= d[8:0];
@@ -77,12 +82,11 @@ module memories (
     end
 
     // ---- multiplied
-    logic signed [35:0] product;
-    logic        [35:0] positive;
     always_ff @(posedge clk) begin
         product  <= $signed(d[17:0]) * $signed(d[35:18]);
         positive <= d[16:0] * {wa, ra[2:0]};
     end
+`endif
 
     assign m = {3'b0, product, positive, q8, q9, q18, q36, a1, a2, a4, b9, b18, b36};
 endmodule

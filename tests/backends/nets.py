@@ -45,6 +45,13 @@ def mlp(rng, sizes=(12, 8, 4), weight_bits=4, act_bits=4, out_bits=8, in_signed=
     return Graph("tiny", tuple(ops), edges, (source,))
 
 
+def without_last_step(graph: Graph) -> Graph:
+    """The same network with the accumulators of its last layer as output."""
+    last = graph.ops[-1]
+    edges = {name: edge for name, edge in graph.edges.items() if name != last.output}
+    return Graph(graph.name, graph.ops[:-1], edges, last.inputs)
+
+
 def inputs(rng, graph: Graph, samples: int) -> np.ndarray:
     """Random integers in the input's range, with both ends among them."""
     edge = graph.edges[graph.inputs[0]]

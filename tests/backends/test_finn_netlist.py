@@ -15,7 +15,7 @@ from greenedge.backends.finn.streams import Stream
 from greenedge.errors import ToolError
 from greenedge.tools import Command, Plan, execute
 
-_SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin"}
+_SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}
 _IN, _OUT = 78, 216
 
 
@@ -62,7 +62,8 @@ endmodule
 """
     feed = Stream("s", "x", 8, False, 10, len(words), (10 * len(words),))
     result = Stream("m", "y", 8, False, _OUT // 8 * len(outputs), len(words), (_OUT // 8 * len(outputs) * len(words),))
-    model = compile_model({**sources, "dut.sv": dut.encode(), "sim_top.sv": sim_top("dut", feed, [result]).encode()}, lambda line: None)
+    model = compile_model({**sources, "dut.sv": dut.encode(), "sim_top.sv": sim_top("dut", feed, [result]).encode()},
+                          lambda line: None, compiler=("-O0",))
     x = np.frombuffer(b"".join(word.to_bytes(10, "little") for word in words), np.uint8).astype(np.int64)[None]
     y = run_model(model, folder, feed, [result], x).values["y"].reshape(len(words), len(outputs), _OUT // 8)
     return {name: y[:, k] for name, k in outputs.items()}
@@ -95,6 +96,30 @@ def test_ecp5_models_do_what_the_source_says(rng, repo, tmp_path):
     assert np.array_equal(y["memories"], y["mapped"])
     assert np.array_equal(y["memories"], y["merged"])
     assert not np.array_equal(y["memories"], y["wrong"])
+
+
+@pytest.mark.slow
+@pytest.mark.tool("yosys")
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+@pytest.mark.parametrize("family", ["ice40", "gowin"])
+def test_small_families_models_do_what_the_source_says(rng, repo, tmp_path, family):
+    """The same memories in iCE40's and Gowin's cells: yosys's models, and ours of Gowin's block RAM."""
+    source = (repo / "tests" / "backends" / "memories.sv").read_bytes()
+    if family == "gowin":
+        source = b"`define RAM_ONLY\n" + source  # no model of its multiplier
+    else:
+        source = source.replace(b'(* ram_style = "distributed" *)', b"")  # there is none
+    contents = _contents(rng)
+    module = _synthesised(tmp_path / "synth", family, source, "memories", contents)["modules"]["memories"]
+    for name, words in contents.items():
+        (tmp_path / name).write_bytes(words)
+    kinds = netlist.cell_kinds({"modules": {"m": module}}, "m")
+    assert {"ice40": {"SB_RAM40_4K", "SB_MAC16"}, "gowin": {"SP", "SPX9", "SDPX9B", "DPX9B", "RAM16SDP4"}}[family] <= set(kinds)
+    words = [int.from_bytes(rng.bytes(10), "little") & ((1 << _IN) - 1) for _ in range(4000)]
+    y = _side_by_side(family, source, {"mapped": module}, tmp_path, words)
+    assert len(np.unique(y["memories"], axis=0)) > 3900
+    assert np.array_equal(y["memories"], y["mapped"])
 
 
 @pytest.mark.tool("yosys")

@@ -314,6 +314,22 @@ def test_residual_additions_through_zero_are_litert_additions(rng, tmp_path, rat
     assert [layer.operator for layer in layers if layer.name == total] == ["DEPTHWISE_CONV_2D" if ratio == 0.5 else "ADD"]
 
 
+@pytest.mark.parametrize("levels, ratio, operator", [("u4", 0.0173, "MEAN"), ("s8", 0.0173, "MEAN"), ("s4", 0.0173, "DEPTHWISE_CONV_2D")])
+def test_pools_over_whole_images_are_means_where_they_are_exact(rng, tmp_path, levels, ratio, operator):
+    """A clamp below int8's own, and it is a convolution again."""
+    sketch = Sketch(rng, (3, 6, 6), levels)
+    total = sketch.sum_pool("x", (6, 6))
+    lo, hi = RANGES[levels]
+    k = np.arange(lo + 1, hi + 1)
+    thresholds = np.ceil((k - 0.5) / ratio / (3 if levels == "s4" else 1)).astype(np.int64)
+    thresholds = thresholds + ((k - 0.5) / ratio % 1 == 0) * (k % 2)  # ties go to the even level
+    low, high = sketch.reach[total]
+    sketch.ops.append(Requantise("step", (total,), "step", 0, lo, hi, frozen([1]), frozen(thresholds[None]), None, None, frozen(low[:1]), frozen(high[:1])))
+    sketch.edges["step"] = Edge("step", (3, 1, 1), lo, hi)
+    emitted = check(sketch, sketch.step(sketch.dense(sketch.reshape("step", 3), 4)), tmp_path=tmp_path, all_certified=False)
+    assert emitted.layers[0].operator == operator
+
+
 @pytest.mark.parametrize("falling", [False, True])
 def test_quantisers_are_put_right_behind_their_sums(rng, tmp_path, falling):
     """Flatten, transpose, upsampling and max pooling between a layer and its quantiser: only a falling step may not pass a maximum."""
@@ -342,3 +358,22 @@ def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_pat
     sketch.edges["step"] = Edge("step", (3,), 0, 83)
     assert off_line(thresholds, low, high).max() > 1
     check(sketch, "step", tmp_path=tmp_path)
+
+
+def test_dense_weights_in_half_a_byte(rng, tmp_path):
+    """The option halves the weights; the self-test of its kernels and the certificate stand for it as for int8."""
+    from greenedge.backends.tflite.selftest import self_test
+
+    sketch = Sketch(rng, (33,))
+    graph = sketch.graph(sketch.step(sketch.dense(sketch.step(sketch.dense("x", 40)), 5)))
+    wide, narrow = write_file(graph), write_file(graph, int4=True)
+    assert len(wide.content) - len(narrow.content) >= (33 * 40 + 40 * 5) // 2 - 32
+    feeds = sketch.values(graph, SAMPLES)
+    expected = run_graph(graph, feeds, keep=list(narrow.placed))
+    for kernels in RESOLVERS:
+        assert self_test(int4=True)["kernels"][kernels]["mismatches"] == 0
+        got = stored(narrow, graph, feeds, kernels, tmp_path)
+        sure = {layer.edge for layer in narrow.layers[:1] if not layer.solution.verdicts[kernels].differing.any()}
+        assert all(np.array_equal(got[edge], expected[edge]) for edge in sure)
+        if all(not layer.solution.verdicts[kernels].differing.any() for layer in narrow.layers):
+            assert all(np.array_equal(values, expected[edge]) for edge, values in got.items())

@@ -237,6 +237,22 @@ def test_weights_and_windows_that_do_not_fit_are_named(rng):
         f"{big}: a weight of 500; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."]
 
 
+@pytest.mark.parametrize("storage, target, says", [
+    ("int4", "linux-x86", "{conv}: int4 weights; LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than int8 (cure: "
+                          "build.storage=int4-dense, or int8 (which is the default))."),
+    ("int2", "linux-x86", "{conv}: int2 weights; LiteRT 2.3 has no int2 convolutions (cure: build.storage=int4-dense, or int8 (which is the default))."),
+    ("int5", "linux-x86", "sketch: build.storage is 'int5'; it is one of int8, int4-dense (cure: leave it out for int8)."),
+    ("int4-dense", "ethos-u55-128", "sketch: build.storage is 'int4-dense'; compilers of accelerators take int8 (Vela 5.2 dies on int4) and pack it "
+                                    "themselves (cure: leave it out for int8).")])
+def test_storage_that_does_not_work_is_refused(rng, storage, target, says):
+    from greenedge.target import load_target
+
+    sketch = Sketch(rng, (2, 4, 4))
+    conv = sketch.conv("x", 3, (3, 3))
+    graph = sketch.graph(sketch.step(conv))
+    assert [str(r) for r in tflite.check(graph, load_target(target), {"storage": storage})][0] == says.format(conv=conv)
+
+
 def test_the_golden_file(repo):
     """The bytes of one small file; GOLDEN=1 writes them anew."""
     import os

@@ -2,14 +2,12 @@
 
 import stat
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from greenedge.boards.programming import UDEV
 from greenedge.cli import app
 from greenedge.deploy import in_words
-from greenedge.entry import save_array
 from greenedge.manifest import Manifest, Record, digest_files, save_manifest
 
 
@@ -90,8 +88,3 @@ def test_figures_in_words():
     figures = {"evidence": "measured", "samples": 450, "latency_s": 1.814e-05, "wall_s": 1.23, "requests_lost": 3, "resets": 1}
     assert in_words(figures) == ("450 samples, every integer equal to the integer graph's; latency 18.14\u202fµs by the board's own counters "
                                  "(measured); 1.2 s for the host; 3 requests sent again, 1 resets.")
-
-
-def test_a_table_of_outputs(tmp_path):
-    save_array(tmp_path / "y.csv", np.array([[1.5, -2], [0.1, 3]]))
-    assert (tmp_path / "y.csv").read_text() == "1.5,-2\n0.1,3\n"

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from greenedge.int8.arithmetic import EMULATIONS, activation_bounds, stored
+from greenedge.int8.arithmetic import EMULATIONS, activation_bounds, mean_emulations, stored
 from greenedge.int8.levels import encode
 
 
@@ -74,3 +74,13 @@ def test_activations_clamp_just_where_the_encoding_says():
                 code = encode(lo, hi)
                 low, high = activation_bounds(code.activation, code.scale, code.zero_point)
                 assert high == 127 and (low == code.bounds[0] or hi - lo == 255), (lo, hi, code)
+
+
+@pytest.mark.parametrize("count", [1, 7, 64, 125])
+def test_means_rise_and_lie_within_half_a_step_of_the_real_ones(rng, count):
+    zero_in, zero_out, si, so = int(rng.integers(-128, 128)), int(rng.integers(-60, 60)), 0.37, 0.71
+    acc = np.arange(-128 * count, 127 * count + 1)
+    real = (acc - zero_in * count) * (np.float32(si) / np.float32(so)) / count
+    for kernels, emulation in mean_emulations(count, zero_in, zero_out).items():
+        got = stored(emulation, acc, si, np.ones(1, np.float32), so, zero_out, (-(1 << 31), 1 << 31)) - zero_out
+        assert (np.diff(got) >= 0).all() and np.abs(got - real).max() < 0.501 + (kernels == "reference") / count, kernels

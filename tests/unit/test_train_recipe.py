@@ -81,15 +81,15 @@ def test_a_good_recipe_fills_in_its_defaults(recipe):
 def test_unknown_keys_are_named_with_the_known_ones(recipe):
     text = FLOW.replace("samples = 8", "samples = 8\nnoize = 1.0") + '\n[pruning]\namount = 0.5\n'
     assert refusal(recipe(text)) == (
-        "tiny/flow.toml: unknown key 'pruning'; a recipe has: build, data, distil, ledger, model, name, prune, quantise, search, "
-        "subset, teacher, title, train.\n"
+        "tiny/flow.toml: unknown key 'pruning'; a recipe has: build, data, distil, ledger, model, name, prune, "
+        "quantise, search, subset, teacher, title, train.\n"
         "tiny/flow.toml: unknown key 'data.noize'; [data] has: noise, samples.")
 
 
 def test_missing_keys_are_named(recipe):
     assert refusal(recipe('name = "tiny"\n')) == (
-        "tiny/flow.toml: 'title' is missing; a recipe has: build, data, distil, ledger, model, name, prune, quantise, search, "
-        "subset, teacher, title, train.\n"
+        "tiny/flow.toml: 'title' is missing; a recipe has: build, data, distil, ledger, model, name, prune, "
+        "quantise, search, subset, teacher, title, train.\n"
         "tiny/flow.toml: 'data.samples' is missing; [data] has: noise, samples.\n"
         "tiny/flow.toml: 'model.hidden' is missing; [model] has: dropout, hidden, norm.\n"
         "tiny/flow.toml: 'train.epochs' is missing; [train] has: batch, epochs, label_smoothing, learning_rate, "

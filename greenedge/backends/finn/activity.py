@@ -1,14 +1,16 @@
-"""Switching activity of a build: how often the signals of its RTL change while it computes real vectors.
+"""Switching activity of a build: how often the nets of its netlist, or the signals of its RTL, change on real vectors.
 
-Verilator evaluates the RTL once a cycle without delays, so glitches are not seen, and signals that synthesis makes or
-merges are not told apart: these are toggles of the RTL, not of the netlist, and whoever uses them says so.
+Verilator evaluates once a cycle without delays, so glitches are not seen. Of the netlist the nets between cells are
+counted: what place and route was given. Of the RTL it is every signal, which synthesis may merge, or split into more.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +18,20 @@ import numpy as np
 import platformdirs
 
 from greenedge.backends.finn import built
+from greenedge.backends.finn.netlist import NETLIST, netlist_sources
 from greenedge.backends.finn.simulation import _FLAGS, _HARNESS, _run, sim_top
-from greenedge.backends.finn.streams import pack
+from greenedge.backends.finn.streams import Stream, pack
 from greenedge.errors import ToolError
 from greenedge.tools import Command, Plan, execute, find_tool
 
 _COUNTER = Path(__file__).with_name("activity.cpp")
+_ON, _OFF = (f"/*verilator tracing_{word}*/\n".encode() for word in ("on", "off"))
 
 
 @dataclass(frozen=True)
 class Switching:
-    """Toggles of so many signal bits while `samples` were computed, from the first word in to the last word out. `level`
-    says of what: the RTL or the netlist."""
+    """Toggles of so many signal bits while `samples` were computed, from the first word in to the last word out.
+    `level` says of what: the RTL or the netlist."""
 
     toggles: int
     bits: int
@@ -36,18 +40,30 @@ class Switching:
     level: str
 
 
-def switching(folder: Path, x: np.ndarray, progress: Callable[[str], None] = lambda line: None) -> Switching:
-    """Runs the RTL in `folder` on graph integers (samples, *shape). Raises ToolError for what Verilator or the
-    simulation says."""
+def switching(folder: Path, x: np.ndarray, level: str | None = None,
+              progress: Callable[[str], None] = lambda line: None) -> Switching:
+    """Runs what lies in `folder` on graph integers (samples, *shape). `level` is "netlist" or "rtl"; if it is not said the
+    netlist where there is one. Raises ToolError for what Verilator or the simulation says, or where there is no netlist."""
     source, streams, _ = built.streams_of(folder)
-    model = _compiled({**built.sources_of(folder), "sim_top.sv": sim_top("top", source, streams).encode()}, progress)
+    netlist = level == "netlist" or (level is None and (folder / NETLIST).is_file())
+    core = built.read(folder, "streams.json")["top"]
+    if netlist:
+        streams = [dataclasses.replace(streams[0], name="m")]
+        sources = netlist_sources(folder / NETLIST, core, built.read(folder, "shell.json")["family"], progress)
+        # What lies inside a cell is no net.
+        sources = {name: (_ON if name == "core.v" else _OFF) + content for name, content in sources.items()}
+    else:
+        sources = built.sources_of(folder)
+    top = _ON + sim_top(core, source, streams, built.TIED).encode()
+    model = _compiled({**sources, "sim_top.sv": top}, progress)
     progress(f"counting toggles over {len(x)} samples")
     said = _counted(model, folder, source, streams, x)
     found = re.search(r"^toggles (\d+) bits (\d+) cycles (\d+)$", said, re.MULTILINE)
     if not found:
-        raise ToolError(f"the simulation of {folder} counted no toggles; remove {model.parent} and run the same command again.")
+        raise ToolError(f"the simulation of {folder} counted no toggles; remove {model.parent} and run the "
+                        "same command again.")
     toggles, bits, cycles = map(int, found.groups())
-    return Switching(toggles, bits, cycles, len(x), "RTL")
+    return Switching(toggles, bits, cycles, len(x), "netlist" if netlist else "RTL")
 
 
 def _compiled(sources: dict[str, bytes], progress: Callable[[str], None]) -> Path:
@@ -56,7 +72,8 @@ def _compiled(sources: dict[str, bytes], progress: Callable[[str], None]) -> Pat
     command = Command(("{verilator}", *_FLAGS, "--trace-vcd", *sources, "activity.cpp"), "verilator.log",
                       "compiling the toggle-counting model with Verilator", timeout_s=1800)
     plan = Plan(files, (command,), ("sim",))
-    folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{find_tool('verilator').version}"
+    name = f"{plan.digest()[:24]}-{find_tool('verilator').version}"
+    folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,9 +82,8 @@ def _compiled(sources: dict[str, bytes], progress: Callable[[str], None]) -> Pat
     return folder / "sim"
 
 
-def _counted(model: Path, folder: Path, source, streams, x: np.ndarray) -> str:
-    import tempfile
-
+def _counted(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray) -> str:
+    """What the simulator said at its end."""
     with tempfile.TemporaryDirectory(prefix="greenedge-activity-") as scratch:
         work = Path(scratch)
         (work / "input.bin").write_bytes(pack(source, x))

@@ -25,7 +25,7 @@ _HARNESS = Path(__file__).with_name("harness.cpp")
 _RUN_S = 1800
 _LEAST_PORT_BITS = 96  # Verilator gives a port an array of words only beyond 64 bits; the harness reads arrays
 _FLAGS = ("--cc", "--exe", "--build", "-j", "2", "-O3", "--x-initial", "unique", "--no-timing", "--top-module", "sim_top",
-          "--Mdir", "obj", "-o", "../sim", "-Wno-fatal", "-Werror-USERFATAL", "-Wno-lint", "-Wno-style", "-CFLAGS", "-O1")
+          "--Mdir", "obj", "-o", "../sim", "-Wno-fatal", "-Werror-USERFATAL", "-Wno-lint", "-Wno-style")
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,26 @@ class Stall:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What a run gave: values by edge, and cycles (None where a single sample cannot tell)."""
+    """What a run gave: values by edge, and cycles (None where a single sample cannot tell).
+
+    `toggles`: how often each bit of the port `nets` changed, where the model has one.
+    """
 
     values: Mapping[str, np.ndarray]
     first_output_cycles: int
     interval_cycles: float | None
     total_cycles: int
+    toggles: np.ndarray | None = None
 
 
-def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "") -> str:
+def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "", nets: Sequence[str] = ()) -> str:
     """SystemVerilog that holds the design and brings every observed stream out through one wide port.
 
-    `tied` has further connections of the design, such as ".restart(1'b0), ".
+    `tied` has further connections of the design, such as ".restart(1'b0), ". `nets` are single-bit nets inside the design
+    whose changes are counted; the model is then compiled with -DNETS=number.
     """
+    count = f",\n    output logic [{max(_LEAST_PORT_BITS, len(nets)) - 1}:0] nets" if nets else ""
+    counted = f"    assign nets = {{{', '.join(f'dut.{net}' for net in reversed(nets))}}};\n" if nets else ""
     width = max(_LEAST_PORT_BITS, sum(s.width for s in streams))
     flags = max(_LEAST_PORT_BITS, len(streams))
     data = ", ".join(f"dut.{s.name}_tdata" for s in reversed(streams))
@@ -66,23 +73,24 @@ module sim_top (
     input  logic        m_tready,
     output logic [{width - 1}:0] stream_tdata,
     output logic [{flags - 1}:0] stream_tvalid,
-    output logic [{flags - 1}:0] stream_tready
+    output logic [{flags - 1}:0] stream_tready{count}
 );
     {dut} dut (.clk, {tied}.s_tdata(s_tdata[{source.width - 1}:0]), .s_tvalid, .s_tready, .m_tdata(), .m_tvalid(), .m_tready);
     assign stream_tdata  = {width}'({{{data}}});
     assign stream_tvalid = {flags}'({{{valid}}});
     assign stream_tready = {flags}'({{{ready}}});
-endmodule
+{counted}endmodule
 """
 
 
-def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None], harness: Path = _HARNESS) -> Path:
+def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None], harness: Path = _HARNESS,
+                  compiler: Sequence[str] = ("-O1",)) -> Path:
     """The simulator of these SystemVerilog sources (name -> content, packages first); compiled once per content.
 
-    `harness` is the C++ program around the model of `sim_top`.
+    `harness` is the C++ program around the model of `sim_top`; `compiler` are flags of the C++ compiler.
     """
     tool = find_tool("verilator")
-    command = Command(("{verilator}", *_FLAGS, *sources, "harness.cpp"), "verilator.log",
+    command = Command(("{verilator}", *_FLAGS, *(word for flag in compiler for word in ("-CFLAGS", flag)), *sources, "harness.cpp"), "verilator.log",
                       "compiling the simulation model with Verilator", timeout_s=1800)
     plan = Plan({**sources, "harness.cpp": harness.read_bytes()}, (command,), ("sim",))
     folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{tool.version}"
@@ -95,8 +103,8 @@ def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None],
 
 
 def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray,
-              keep: Sequence[str] = (), stall: Stall = Stall(), patience: int = 100_000) -> Simulated:
-    """Feeds `x` (samples, *shape) through `model`, which reads its memory files relative to `folder`.
+              keep: Sequence[str] = (), stall: Stall = Stall(), patience: int = 100_000, toggles: bool = False) -> Simulated:
+    """Feeds `x` (samples, *shape) through `model`, which reads its memory files relative to `folder`; `toggles`: it has `nets`.
 
     `streams[0]` is the output. Raises ToolError for a deadlock, a time-out or a model that ends early.
     """
@@ -105,6 +113,8 @@ def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Strea
         (work / "input.bin").write_bytes(pack(source, x))
         lines = [f"input {work / 'input.bin'} {source.bytes} {source.beats} {len(x)}",
                  f"stall {stall.seed} {stall.input_per_256} {stall.output_per_256}", f"patience {patience}"]
+        if toggles:
+            lines.append(f"toggles {work / 'toggles.bin'}")
         offset = 0
         for index, s in enumerate(streams):
             path = work / f"{index}.bin" if index == 0 or s.edge in keep else "-"
@@ -114,10 +124,11 @@ def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Strea
         said = _run(model, folder, work / "run.txt")
         values = {s.edge: unpack(s, (work / f"{index}.bin").read_bytes(), len(x))
                   for index, s in enumerate(streams) if index == 0 or s.edge in keep}
+        changed = np.frombuffer((work / "toggles.bin").read_bytes(), np.int64) if toggles else None
     done = [int(cycle) for cycle in re.findall(r"^done \d+ (\d+)$", said, re.MULTILINE)]
     begin = int(re.search(r"^begin (\d+)$", said, re.MULTILINE).group(1))
     interval = (done[-1] - done[len(done) // 2]) / (len(done) - 1 - len(done) // 2) if len(done) > 2 else None
-    return Simulated(values, done[0] - begin + 1, interval, done[-1] - begin + 1)
+    return Simulated(values, done[0] - begin + 1, interval, done[-1] - begin + 1, changed)
 
 
 def _run(model: Path, folder: Path, description: Path) -> str:

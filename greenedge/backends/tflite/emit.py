@@ -8,18 +8,22 @@ about each channel goes with the file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.layout import image, plain
 from greenedge.backends.tflite.linear import FORMS, Form, addition, alone, by_row, form_of
-from greenedge.backends.tflite.moves import MOVES, Emission, Placed, emit_concat, moved, renamed
-from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise
-from greenedge.int8.layers import Layer, added, scaled
+from greenedge.backends.tflite.moves import MOVES, Emission, Placed, as_image, emit_concat, moved, renamed
+from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise, SumPool
+from greenedge.int8.arithmetic import MOST
+from greenedge.int8.layers import Layer, added, averaged, scaled
 from greenedge.int8.levels import Encoding, encode, encode_input
 from greenedge.int8.steps import SUMS, identity, prepared
+
+MOST_INT4 = 7
+_INT4_VERSION = 12  # of FULLY_CONNECTED: the first whose weights may be int4
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +35,13 @@ class Emitted:
     placed: dict[str, Placed]
 
 
-def write_file(graph: Graph) -> Emitted:
-    """The file for a graph against which there is no reason (rules.py); the same graph gives the same bytes."""
-    em = Emission(prepared(graph), Writer(graph.name))
+def write_file(graph: Graph, int4: bool = False) -> Emitted:
+    """The file for a graph against which there is no reason (rules.py); the same graph gives the same bytes.
+
+    With `int4` the weights of dense layers that have at most 4 bits take half a byte each; there is then no factor left with which a
+    channel could be made finer.
+    """
+    em = Emission(prepared(graph), Writer(graph.name), int4)
     for op in em.graph.ops:
         _emit(em, op)
     inputs = [em.placed[edge].tensor for edge in graph.inputs]
@@ -99,27 +107,41 @@ def _code(em: Emission, step: Requantise) -> Encoding:
 
 
 def _emit_sum(em: Emission, op: Op, step: Requantise) -> None:
+    """By LiteRT's own operator without weights where that is exact, else as a form of convolution."""
     if isinstance(op, Add):
         first = by_row(em, op.inputs[0], step)
         parts = in_one_code(em, [moved(em, em.placed[edge], first.layout, edge) for edge in op.inputs], op)
         direct = _write_add(em, op, step, parts)
-        if direct is not None:
-            em.placed[step.output] = direct
-            return
-        form = addition(em, op, parts)
     else:
-        form = form_of(em, op, step.output)
-    em.placed[step.output] = _write(em, form, step, _code(em, step), op.name)
+        direct = _write_mean(em, op, step) if isinstance(op, SumPool) else None
+    if direct is None:
+        form = addition(em, op, parts) if isinstance(op, Add) else form_of(em, op, step.output)
+        direct = _write(em, form, step, _code(em, step), op.name)
+    em.placed[step.output] = direct
 
 
 def _write_add(em: Emission, op: Add, step: Requantise, parts: Sequence[Placed]) -> Placed | None:
-    """LiteRT's own ADD, where it is exact for every kernel set: smaller and faster than a convolution across the stacked parts."""
-    found = added(op.name, step, parts[0].code, _code(em, step), len(parts)) if set(op.multipliers) == {1} else None
+    """ADD: smaller and faster than a convolution across the stacked parts."""
+    found = added(op.name, step, parts[0].code, _code(em, step)) if op.multipliers == (1, 1) else None
     if found is None:
         return None
     code, layer = found
     result = em.tensor(step.output, parts[0].layout, code)
     em.writer.operator("ADD", [part.tensor for part in parts], [result.tensor], 2, fusedActivationFunction=code.activation)
+    em.layers.append(layer)
+    return result
+
+
+def _write_mean(em: Emission, op: SumPool, step: Requantise) -> Placed | None:
+    """MEAN over whole images: without a kernel full of ones."""
+    source, code = as_image(em, op.inputs[0]), _code(em, step)
+    whole = tuple(op.kernel) == tuple(source.layout.shape[1:]) and not any(op.pads)
+    found = averaged(op.name, step, source.code, code, int(np.prod(op.kernel))) if whole else None
+    if found is None:
+        return None
+    code, layer = found
+    result = em.tensor(step.output, image(em.graph.edges[op.output].shape), code)
+    em.writer.operator("MEAN", [source.tensor, em.constant(f"{step.output}/axes", [1, 2])], [result.tensor], 2, keepDims=True)
     em.layers.append(layer)
     return result
 
@@ -147,17 +169,23 @@ def common_range(codes: Sequence[Encoding]) -> tuple[int, int]:
 def _write(em: Emission, form: Form, step: Requantise, code: Encoding, name: str) -> Placed:
     """Chooses scales and writes the operator; says where its result is."""
     weight = np.moveaxis(form.weight, form.axis, 0)
-    chosen = scaled(form.operator, name, step, weight.reshape(len(weight), -1), form.source.code, code)
+    narrow = em.int4 and form.operator == "FULLY_CONNECTED" and np.abs(form.weight).max(initial=0) <= MOST_INT4
+    chosen = scaled(form.operator, name, step, weight.reshape(len(weight), -1), form.source.code, code, MOST_INT4 if narrow else MOST)
     em.layers.append(chosen.layer)
-    return _operator(em, form, code, np.moveaxis(chosen.weight.reshape(weight.shape), 0, form.axis), chosen.bias, chosen.scale, step.output)
+    stored = np.moveaxis(chosen.weight.reshape(weight.shape), 0, form.axis)
+    quantisation = Quantisation(_floats(chosen.scale), 0, form.axis)
+    if narrow:
+        w = em.writer.packed(f"{step.output}/weight", stored, quantisation)
+        form = replace(form, version=max(form.version, _INT4_VERSION))
+    else:
+        w = em.writer.constant(f"{step.output}/weight", stored.astype(np.int8), quantisation)
+    return _operator(em, form, code, w, chosen.bias, chosen.scale, step.output)
 
 
-def _operator(em: Emission, form: Form, code: Encoding, weight: np.ndarray, bias: np.ndarray, scales: np.ndarray,
-              edge: str) -> Placed:
+def _operator(em: Emission, form: Form, code: Encoding, w: int, bias: np.ndarray, scales: np.ndarray, edge: str) -> Placed:
     si = np.float32(form.source.code.scale)
     direct = form.written is None
     target = em.tensor(edge if direct else f"{edge}/written", form.layout if direct else form.written, code)
-    w = em.writer.constant(f"{edge}/weight", weight.astype(np.int8), Quantisation(_floats(scales), 0, form.axis))
     b = em.writer.constant(f"{edge}/bias", bias.astype(np.int32), Quantisation(_floats(scales * si)))
     inputs, version, options = [form.source.tensor, w, b], form.version, dict(form.options)
     if form.operator == "TRANSPOSE_CONV":

@@ -57,10 +57,16 @@ class Writer:
         return self.buffers.index(data)
 
     def constant(self, name: str, values: np.ndarray, quantisation: Quantisation | None = None) -> int:
-        """A constant tensor of int8 or int32 values."""
-        kind = {"int8": "INT8", "int32": "INT32"}[values.dtype.name]
+        """A constant tensor of int8, int32 or float32 values."""
+        kind = values.dtype.name.upper()
+        assert kind in ("INT8", "INT32", "FLOAT32"), kind
         return self.tensor(name, values.shape, kind, quantisation,
                            np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes())
+
+    def packed(self, name: str, values: np.ndarray, quantisation: Quantisation) -> int:
+        """A constant tensor of int4 values, two a byte, the first in the low half."""
+        flat = np.append(values.reshape(-1), np.zeros(values.size % 2, values.dtype)).astype(np.int64) & 15
+        return self.tensor(name, values.shape, "INT4", quantisation, (flat[::2] | flat[1::2] << 4).astype(np.uint8).tobytes())
 
     def operator(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1,
                  **options: object) -> int:

@@ -23,10 +23,12 @@ class Placed:
 
 @dataclass
 class Emission:
-    """One file in the making: where each edge is, and what was proved so far."""
+    """One file in the making: where each edge is, and what was proved so far. `int4`: whether dense layers of at most 4 bits
+    are stored as such."""
 
     graph: Graph
     writer: Writer
+    int4: bool = False
     placed: dict[str, Placed] = field(default_factory=dict)
     layers: list = field(default_factory=list)
     moved: dict[tuple[int, Layout], Placed] = field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from greenedge.backends.tflite.emit import common_range
 from greenedge.errors import Reason
 from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, Graph, Input, MaxPool, Op, Pad, Requantise,
@@ -11,11 +13,30 @@ from greenedge.int8.levels import LEVELS, encode
 from greenedge.int8.rules import pad_level, steps, storage, weights
 from greenedge.int8.steps import SUMS, prepared
 
+STORAGES = ("int8", "int4-dense")
+_REFUSED = {"int4": "LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than int8",
+            "int2": "LiteRT 2.3 has no int2 convolutions"}
+
 
 def reasons_against(graph: Graph) -> list[Reason]:
     """Every reason why the graph has no exact int8 file."""
     graph = prepared(graph)
     return [reason for op in graph.ops for reason in (*storage(graph, op), *_of_kind(graph, op))]
+
+
+def storage_reasons(graph: Graph, options: Mapping[str, object], compiled: bool) -> list[Reason]:
+    """Why the weights cannot be stored as build.storage says; `compiled` says whether an accelerator's compiler reads the file."""
+    wanted = options.get("storage", STORAGES[0])
+    if wanted == STORAGES[1] and compiled:
+        return [Reason(graph.name, "option", f"build.storage is {wanted!r}", "compilers of accelerators take int8 (Vela 5.2 dies on int4) and pack it "
+                       "themselves", "leave it out for int8")]
+    if wanted in STORAGES:
+        return []
+    if wanted not in _REFUSED:
+        return [Reason(graph.name, "option", f"build.storage is {wanted!r}", f"it is one of {', '.join(STORAGES)}", "leave it out for int8")]
+    return [Reason(op.name, "option", f"{wanted} weights", _REFUSED[wanted], f"build.storage={STORAGES[1]}, or int8 (which is the default)")
+            for op in graph.ops if isinstance(op, (Conv, ConvTranspose))] or [
+                Reason(graph.name, "option", f"build.storage is {wanted!r}", "dense layers alone may be narrower than int8", f"build.storage={STORAGES[1]}")]
 
 
 def _of_kind(graph: Graph, op: Op) -> list[Reason]:

@@ -117,7 +117,9 @@ def find(root: Path) -> list[Found]:
                 found.append(Found(source, "rail", reader.info.covers))
                 reader.close()
             except SourceFault as fault:
-                found.append(Found(source, "rail", f"{chip.name} channel {channel}", fault.reason, fault.fix, fault.kind))
+                found.append(
+                    Found(source, "rail", f"{chip.name} channel {channel}", fault.reason, fault.fix, fault.kind)
+                )
     for board in rail_maps():
         for group, scope in board.groups.items():
             if all(_locate(rail, chips) for rail in board.rails if rail.group == group):

@@ -1,4 +1,9 @@
-// Cycle counters of a session and the status registers of the whole board (protocol.py, REGISTERS).
+// Cycle counters of a session and the status registers of the whole board (protocol.py, REGISTERS), all in one memory.
+//
+// A walk over 16 counters takes two cycles for each: read, then write the sum back. What happens between two visits waits
+// in a few bits: events of the line are at least a byte, 40 cycles, apart and need one bit. A register is therefore up to
+// 33 cycles old when it is read. Constants are the memory's initial content. The walk waits a cycle while a host's READ is
+// served, and nothing is ever read while something is written: no block memory then needs logic around it.
 module ge_counters #(
     int unsigned  CLOCK_HZ = 25_000_000,
     int unsigned  BAUD     = 3_000_000,
@@ -9,118 +14,154 @@ module ge_counters #(
     bit [255:0]   MODEL    = '0      // first byte of the digest in the high bits
 ) (
     input  logic        clk,
-    input  logic        rst,
-    input  logic        restart,
+    input  logic        rst,         // at least 32 cycles: the walk clears the counters
+    input  logic        restart,     // so does this with those of the session
     input  logic        opened,
     input  logic        beat_in,     // a beat went into the core
     input  logic        sample_out,  // the last beat of a sample came out
     input  logic        stall,       // an output waits
     output logic        busy,        // a sample is in the core
-    input  logic        committed, dropped, overflowed, line_error,
-    input  logic [31:0] marks,
+    input  logic        committed, dropped, overflowed, line_error, marked,
     input  logic [4:0]  address,
-    input  logic        latch,       // the word at `address` is read now
-    output logic [31:0] value
+    input  logic        want,        // the register at `address` is asked for, until `valid`
+    output logic [31:0] value,
+    output logic        valid
 );
     localparam int unsigned BW = BEATS > 1 ? $clog2(BEATS) : 1;
 
-    logic [47:0]   cycles, busy_cycles, stalled;
-    logic [31:0]   samples_in, samples_out, latency, interval, since_in, since_out, frames, bad_frames, line_errors;
-    logic [31:0]   overflows, opens;
-    logic [15:0]   kept;
+    // ---- what happens
     logic [BW-1:0] beat;
-    logic [15:0]   pending;
-    logic          first, last, alone, restarted;
+    logic [15:0]   pending;                              // samples in the core
+    logic          first, last, restarted;
+    logic [31:0]   since_in, since_out, interval;
+    logic          alone, timing, fresh;                 // `fresh`: since_in is a latency that has not been written yet
 
     assign first = beat_in && (beat == 0);
     assign last  = (beat == BW'(BEATS - 1));
     assign busy  = (pending != 0);
 
+    // ---- the walk
+    logic        write = 1'b0;                           // second cycle of a visit
+    logic [3:0]  slot  = 4'd0;
+    logic [4:0]  at;                                     // the slot's address: 16 ... 30, and 7 for the marks
+    logic        carry, latency_now;
+
+    assign at = (slot == 4'd15) ? 5'd7 : {1'b1, slot};
+    assign latency_now = write && (slot == 4'd8);
+
+    logic        asked, serve;
+    assign serve = !write && want && !asked;
+    always_ff @(posedge clk) begin
+        write <= !write && !serve;
+        if (write) slot <= slot + 1'b1;
+    end
+
     always_ff @(posedge clk) begin
         if (rst || restart) begin
-            cycles      <= '0;
-            busy_cycles <= '0;
-            stalled     <= '0;
-            samples_in  <= '0;
-            samples_out <= '0;
-            latency     <= '0;
-            interval    <= '0;
-            beat        <= '0;
-            pending      <= '0;
-            alone       <= 1'b0;
+            beat     <= '0;
+            pending  <= '0;
+            interval <= '0;
+            alone    <= 1'b0;
+            timing   <= 1'b0;
+            fresh    <= 1'b0;
         end else begin
-            cycles <= cycles + 1'b1;
-            if (busy || first) busy_cycles <= busy_cycles + 1'b1;
-            if (stall) stalled <= stalled + 1'b1;
             if (beat_in) beat <= last ? '0 : beat + 1'b1;
-            if (first) samples_in <= samples_in + 1'b1;
             if (first != sample_out) pending <= first ? pending + 1'b1 : pending - 1'b1;
-            since_in  <= since_in + 1'b1;
-            since_out <= since_out + 1'b1;
+            since_out <= sample_out ? 32'd1 : since_out + 1'b1;
+            if (sample_out) interval <= since_out;
+            if (timing) since_in <= since_in + 1'b1;
+            if (latency_now) fresh <= 1'b0;
+            if (sample_out && alone && pending == 16'd1) begin
+                since_in <= since_in;
+                timing   <= 1'b0;
+                fresh    <= timing;
+            end
             if (first) begin
-                alone <= (pending == 0);
-                if (pending == 0) since_in <= 32'd2;
-            end
-            if (sample_out) begin
-                samples_out <= samples_out + 1'b1;
-                interval    <= since_out;
-                since_out   <= 32'd1;
-                if (alone && pending == 16'd1) latency <= since_in;
+                alone <= !busy;
+                if (!busy) begin
+                    since_in <= 32'd2;
+                    timing   <= 1'b1;
+                    fresh    <= 1'b0;
+                end
             end
         end
     end
 
+    // ---- what waits for its slot
+    logic [5:0] passed, was_busy, was_stalled, came_in, came_out;
+    logic [5:0] events, set;                             // frames, bad frames, line errors, overflows, opens; marks
+    assign set = {marked, restart && !restarted, overflowed, line_error, dropped, committed};
+
     always_ff @(posedge clk) begin
-        restarted <= restart;
-        if (rst) begin
-            frames      <= '0;
-            bad_frames  <= '0;
-            line_errors <= '0;
-            overflows   <= '0;
-            opens       <= '0;
-            restarted   <= 1'b0;
-        end else begin
-            if (committed)  frames      <= frames + 1'b1;
-            if (dropped)    bad_frames  <= bad_frames + 1'b1;
-            if (line_error) line_errors <= line_errors + 1'b1;
-            if (overflowed) overflows   <= overflows + 1'b1;
-            if (restart && !restarted) opens <= opens + 1'b1;
+        restarted   <= restart;
+        passed      <= ((write && slot == 4'd0) ? 6'd0 : passed) + 6'd1;
+        was_busy    <= ((write && slot == 4'd2) ? 6'd0 : was_busy) + 6'(busy || first);
+        was_stalled <= ((write && slot == 4'd4) ? 6'd0 : was_stalled) + 6'(stall);
+        came_in     <= ((write && slot == 4'd6) ? 6'd0 : came_in) + 6'(first);
+        came_out    <= ((write && slot == 4'd7) ? 6'd0 : came_out) + 6'(sample_out);
+        if (rst || restart) begin
+            passed      <= '0;
+            was_busy    <= '0;
+            was_stalled <= '0;
+            came_in     <= '0;
+            came_out    <= '0;
         end
+        for (int i = 0; i < 6; i++) events[i] <= set[i] || (events[i] && !(write && slot == 4'(10 + i)));
+        if (rst) events <= '0;
+        if (rst) restarted <= 1'b0;
     end
 
-    always_ff @(posedge clk) begin
-        if (latch && address == 5'd16) kept <= cycles[47:32];
-        if (latch && address == 5'd18) kept <= busy_cycles[47:32];
-        if (latch && address == 5'd20) kept <= stalled[47:32];
-    end
-
-    logic [31:0] word;                                   // of the digest, its first byte low
+    logic [5:0] more;
     always_comb begin
-        word = MODEL[32*(7 - address[2:0]) +: 32];
-        unique case (address)
-            5'd0:  value = 32'h31424547;                 // "GEB1"
-            5'd1:  value = 32'd1;
-            5'd2:  value = 32'(CLOCK_HZ);
-            5'd3:  value = 32'(BAUD);
-            5'd4:  value = 32'(IN);
-            5'd5:  value = 32'(OUT);
-            5'd6:  value = 32'(CREDIT);
-            5'd7:  value = marks;
-            5'd16: value = cycles[31:0];
-            5'd18: value = busy_cycles[31:0];
-            5'd20: value = stalled[31:0];
-            5'd17, 5'd19, 5'd21: value = {16'd0, kept};
-            5'd22: value = samples_in;
-            5'd23: value = samples_out;
-            5'd24: value = latency;
-            5'd25: value = interval;
-            5'd26: value = frames;
-            5'd27: value = bad_frames;
-            5'd28: value = line_errors;
-            5'd29: value = overflows;
-            5'd30: value = opens;
-            5'd31: value = {30'd0, busy, opened};
-            default: value = {word[7:0], word[15:8], word[23:16], word[31:24]};
+        unique case (slot)
+            4'd0:       more = passed;
+            4'd2:       more = was_busy;
+            4'd4:       more = was_stalled;
+            4'd6:       more = came_in;
+            4'd7:       more = came_out;
+            4'd8, 4'd9: more = '0;
+            4'd1, 4'd3, 4'd5: more = {5'd0, carry};
+            default:    more = {5'd0, events[slot - 4'd10]};
         endcase
     end
+
+    // ---- the memory
+    (* ram_style = "block" *) logic [31:0] registers [32];
+    logic [31:0] held, sum, next;
+    logic        over, clear;
+
+    initial begin
+        for (int i = 0; i < 32; i++) registers[i] = '0;
+        registers[0] = 32'h31424547;                     // "GEB1"
+        registers[1] = 32'd1;
+        registers[2] = 32'(CLOCK_HZ);
+        registers[3] = 32'(BAUD);
+        registers[4] = 32'(IN);
+        registers[5] = 32'(OUT);
+        registers[6] = 32'(CREDIT);
+        for (int i = 0; i < 8; i++)                      // each word of the digest with its first byte low
+            registers[8 + i] = {MODEL[32*(7-i) +: 8], MODEL[32*(7-i)+8 +: 8], MODEL[32*(7-i)+16 +: 8], MODEL[32*(7-i)+24 +: 8]};
+    end
+
+    assign {over, sum} = {1'b0, held} + 33'(more);
+    assign clear = rst || (restart && slot < 4'd10);
+    always_comb begin
+        next = sum;
+        if (slot == 4'd8 && fresh) next = since_in;
+        if (slot == 4'd9) next = interval;
+        if (clear) next = '0;
+    end
+
+    always_ff @(posedge clk) begin
+        if (write) registers[at] <= next;
+    end
+    always_ff @(posedge clk) begin
+        if (!write) held <= registers[serve ? address : at];
+    end
+    always_ff @(posedge clk) begin
+        if (write) carry <= over && !clear;
+        asked <= serve;
+    end
+    assign valid = asked && want;
+    assign value = (address == 5'd31) ? {30'd0, busy, opened} : held;
 endmodule

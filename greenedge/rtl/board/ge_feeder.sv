@@ -30,7 +30,7 @@ module ge_feeder #(
     output logic                 drop_load,
     // marker
     output logic                 marker,
-    output logic [31:0]          marks,
+    output logic                 marked,             // for one cycle: the marker has changed
     // answer
     output logic [7:0]           job_kind,
     output logic [15:0]          job_seq,
@@ -80,7 +80,7 @@ module ge_feeder #(
 
     assign job_kind     = (code != 0) ? 8'hFF : {1'b1, kind[6:0]};
     assign job_seq      = seq;
-    assign job_argument = (code != 0) ? {24'd0, code} : (kind == MARK) ? marks : argument;
+    assign job_argument = (code != 0) ? {24'd0, code} : (kind == MARK) ? 32'd7 : argument;   // register 7: the edges
     always_comb begin
         unique case (job_kind)
             8'h81, 8'h85: job_length = 16'd4;
@@ -95,6 +95,7 @@ module ge_feeder #(
 
     always_ff @(posedge clk) begin
         drop_load <= 1'b0;
+        marked    <= 1'b0;
         if (rst) begin
             state   <= WAIT;
             frames  <= '0;
@@ -106,7 +107,7 @@ module ge_feeder #(
             filled  <= '0;
             opened  <= 1'b0;
             marker  <= 1'b0;
-            marks   <= '0;
+            marked  <= 1'b0;
             n       <= '0;
         end else begin
             if (committed != freed) frames <= committed ? frames + 1'b1 : frames - 1'b1;
@@ -178,7 +179,7 @@ module ge_feeder #(
                     if (code == 0 && kind == LOOP && argument == 0) code <= 8'd2;
                     if (code == 0 && kind == MARK) begin
                         marker <= argument[24];
-                        if (marker != argument[24]) marks <= marks + 1'b1;
+                        marked <= (marker != argument[24]);
                     end
                     passes <= (kind == LOOP) ? argument : 32'd1;
                     pause  <= PW'(RESTART);

@@ -54,13 +54,13 @@ module ge_host #(
 
     // ---- carry them out
     logic        restart, idle, drop_load, job_valid, job_ready, empty, sample;
-    logic [31:0] drop_passes, marks, job_argument;
+    logic [31:0] drop_passes, job_argument;
     logic [15:0] drop_samples, job_seq, job_length;
     logic [7:0]  job_kind;
 
     ge_feeder #(.AW(AW), .S_BYTES(S_BYTES), .IN(IN), .OUT(OUT)) feeder (
         .clk, .rst, .committed, .rd, .raddr, .ren, .rdata, .restart, .opened, .m_tdata, .m_tvalid, .m_tready, .idle,
-        .drop_passes, .drop_samples, .drop_load, .marker, .marks, .job_kind, .job_seq, .job_length, .job_argument,
+        .drop_passes, .drop_samples, .drop_load, .marker, .marked, .job_kind, .job_seq, .job_length, .job_argument,
         .job_valid, .job_ready);
 
     assign core_rst = rst || restart;
@@ -75,10 +75,11 @@ module ge_host #(
     // ---- registers
     logic [31:0] value;
     logic [4:0]  address;
-    logic        latch;
+    logic        want, found, marked;
     ge_counters #(.CLOCK_HZ(CLOCK_HZ), .BAUD(BAUD), .IN(IN), .OUT(OUT), .BEATS(S_BEATS), .CREDIT(2**AW), .MODEL(MODEL)) counters (
         .clk, .rst, .restart, .opened, .beat_in(m_tvalid && m_tready), .sample_out(sample), .stall(s_tvalid && !s_tready),
-        .busy, .committed, .dropped, .overflowed, .line_error(rx_valid && rx_bad), .marks, .address, .latch, .value);
+        .busy, .committed, .dropped, .overflowed, .line_error(rx_valid && rx_bad), .marked,
+        .address, .want, .value, .valid(found));
 
     // ---- answers: one waits while one is sent
     typedef enum logic [1:0] {REST, HEAD, BODY} state_t;
@@ -95,7 +96,7 @@ module ge_host #(
 
     assign job_ready = !queued;
     assign idle      = !busy && !m_tvalid && empty && !queued && (state == REST);
-    assign latch     = (state == BODY) && (kind == 8'h84) && !loaded;
+    assign want      = (state == BODY) && !loaded;
 
     always_comb begin
         body      = word[7:0];
@@ -137,7 +138,7 @@ module ge_host #(
                     address <= q_argument[4:0];
                     n       <= '0;
                     k       <= '0;
-                    loaded  <= (q_kind != 8'h84);
+                    loaded  <= (q_kind != 8'h84) && (q_kind != 8'h85);
                     state   <= HEAD;
                 end
                 HEAD: if (body_ready) begin
@@ -146,7 +147,7 @@ module ge_host #(
                 end
                 BODY: if (!loaded) begin                 // a register moves on while its bytes go out
                     word   <= value;
-                    loaded <= 1'b1;
+                    loaded <= found;
                 end else if (body_valid && body_ready) begin
                     left <= left - 1'b1;
                     k    <= k + 1'b1;

@@ -52,8 +52,14 @@ def _recorded(tmp_path, pin_line: bool):
     host = meter / (1 + DRIFT) + OFFSET_S
     place = np.minimum(np.searchsorted(t, host), len(t) - 1)
     noisy = watts[place] * (1 + 0.02 * np.random.default_rng(2).standard_normal(len(meter)))
-    np.savetxt(tmp_path / "meter.csv", np.stack([meter, noisy, level[place]], 1), "%.9g", ",", header="time_s,power_w,d0",
-               comments="")
+    np.savetxt(
+        tmp_path / "meter.csv",
+        np.stack([meter, noisy, level[place]], 1),
+        "%.9g",
+        ",",
+        header="time_s,power_w,d0",
+        comments="",
+    )
     external.save_timing(timing, tmp_path / "timing.json")
     return timing
 
@@ -76,6 +82,32 @@ def test_a_recording_is_tied_to_the_timed_run(tmp_path, pin_line):
     assert len(row["repetitions"]) == 5
 
 
+def test_a_joulescope_recording_with_its_marker(tmp_path):
+    """A JLS file as pyjls writes it: power, and the first general-purpose input as one bit a sample."""
+    pyjls = pytest.importorskip("pyjls")
+    fsr, rate, n = pyjls.SignalType.FSR, 1000, 10_000
+    blocks = {"samples_per_data": 65536, "sample_decimate_factor": 1024, "entries_per_summary": 1280}
+    blocks |= {"summary_decimate_factor": 20, "annotation_decimate_factor": 100, "utc_decimate_factor": 100}
+    writer = pyjls.Writer(str(tmp_path / "a.jls"))
+    writer.source_def(source_id=1, name="js220", vendor="x", model="x", version="1", serial_number="1")
+    for signal, kind, name in ((3, pyjls.DataType.F32, "power"), (5, pyjls.DataType.U1, "gpi[0]")):
+        writer.signal_def(
+            signal_id=signal, source_id=1, signal_type=fsr, data_type=kind, sample_rate=rate, name=name, units="", **blocks
+        )
+    high = (np.arange(n) >= 3000) & (np.arange(n) < 7000)
+    writer.fsr_f32(3, 0, np.where(high, 5.0, 2.0).astype(np.float32))
+    writer.fsr(5, 0, np.packbits(high, bitorder="little"))
+    writer.close()
+    words = ["replay", str(tmp_path / "a.jls"), "--markers", "--inferences", "100", "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.output)["rows"][0]["figures"]
+    assert figures["total"]["energy_j"] == pytest.approx(5.0 * 4 / 100, rel=1e-3)
+    (tmp_path / "b.jls").write_bytes(b"no such file")
+    done = CliRunner().invoke(app, ["replay", str(tmp_path / "b.jls"), "--markers"])
+    assert done.exit_code == 1 and "b.jls is not a JLS file" in done.stderr
+
+
 def test_a_lost_edge_or_pattern_makes_the_run_void(tmp_path):
     timing = _recorded(tmp_path, True)
     timing["edges"].pop(3)
@@ -91,7 +123,17 @@ def test_a_lost_edge_or_pattern_makes_the_run_void(tmp_path):
 def test_markers_from_the_command_line(tmp_path):
     pin = tmp_path / "value"
     pin.write_text("0\n")
-    words = ["measure", "--external", str(tmp_path / "t.json"), "--marker", f"gpio:{pin}", "--window", "0.1", "--idle", "0.05"]
+    words = [
+        "measure",
+        "--external",
+        str(tmp_path / "t.json"),
+        "--marker",
+        f"gpio:{pin}",
+        "--window",
+        "0.1",
+        "--idle",
+        "0.05",
+    ]
     done = CliRunner().invoke(app, [*words, "--max-reps", "2", "--callable", "time:thread_time"])
     assert done.exit_code == 0, done.output
     assert f"now: greenedge energy replay RECORDING.csv --timing {tmp_path / 't.json'}" in done.stdout
@@ -104,5 +146,7 @@ def test_markers_from_the_command_line(tmp_path):
             external.open_pin(marker)
         assert said in str(caught.value)
     (tmp_path / "t.json").write_text("{}")
-    with pytest.raises(GreenedgeError, match="is no timing .*; give a file written by greenedge energy measure --external"):
+    with pytest.raises(
+        GreenedgeError, match="is no timing .*; give a file written by greenedge energy measure --external"
+    ):
         external.load_timing(tmp_path / "t.json")

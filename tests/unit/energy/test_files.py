@@ -22,7 +22,12 @@ for _row in SOUND["rows"]:
     del _row["repetitions"][3:]
     del _row["trace"]
 values = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers(), max_size=2),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
     st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
 )
 
@@ -58,7 +63,8 @@ def test_a_changed_result_is_read_or_refused(tmp_path_factory, path, value, remo
         return
     terminal.notes(read)
     results.csv_text(read)
-    assert [terminal.result_cells(row) for row in read["rows"]] is not None
+    for row in read["rows"]:
+        terminal.result_cells(row)
     if len(read["rows"]) == 2:
         try:
             compare(*read["rows"])
@@ -72,7 +78,10 @@ def test_a_changed_result_is_read_or_refused(tmp_path_factory, path, value, remo
         ("[" * 100_000, "is not JSON"),
         ('{"schema": "greenedge-energy/1", "rows": [1]}', "is damaged: row 0 is int '1'; measure again."),
         ('{"schema": "greenedge-energy/1", "rows": [{}]}', "is damaged: row 0 has no 'workload'; measure again."),
-        ('{"schema": "greenedge-energy/9", "rows": []}', "has schema 'greenedge-energy/9'; 'greenedge-energy/1' is read here"),
+        (
+            '{"schema": "greenedge-energy/9", "rows": []}',
+            "has schema 'greenedge-energy/9'; 'greenedge-energy/1' is read here",
+        ),
     ],
 )
 def test_broken_results_are_refused(tmp_path, text, said):
@@ -128,7 +137,9 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, name, data):
     whole = GOOD[name].encode()
     place = data.draw(st.integers(0, len(whole)))
     length = data.draw(st.integers(0, 8))
-    other = data.draw(st.one_of(st.binary(max_size=12), st.sampled_from([b"9" * 5000, b"1e999", b"nan", b"-1", b"\xff\xfe"])))
+    other = data.draw(
+        st.one_of(st.binary(max_size=12), st.sampled_from([b"9" * 5000, b"1e999", b"nan", b"-1", b"\xff\xfe"]))
+    )
     file = tmp_path_factory.getbasetemp() / name
     file.write_bytes(whole[:place] + other + whole[place + length :])
     try:

@@ -84,7 +84,9 @@ def test_labels_survive_every_output(parts):
     lines = re.findall(r'<tr class="(\w+)">(.*?)</tr>', page_table(data))
     assert [word for word, _ in lines] == [row["evidence"] for row in rows]
     for word, line in lines:
-        cells = dict(zip(re.findall(r"<th>(.*?)</th>", page_table(data)), re.findall(r"<td>(.*?)</td>", line), strict=True))
+        cells = dict(
+            zip(re.findall(r"<th>(.*?)</th>", page_table(data)), re.findall(r"<td>(.*?)</td>", line), strict=True)
+        )
         estimated, read = cells.get("estimate per inference"), cells.get("total per inference")
         assert bool(estimated) == (word == "estimated") != bool(read)
 

@@ -131,7 +131,8 @@ def test_workloads_are_torn_down_however_it_ends():
 
 
 def test_whole_runs_are_tied_to_ticks():
-    """A command between the ticks of a 100 ms counter: the rest up to each tick is taken out; and it is called derived."""
+    """A command between the ticks of a 100 ms counter: the rest up to each tick is taken out; and it is called
+    derived."""
     clock = VirtualClock()
     machine = FakeMachine(clock)
     workload = MachineWorkload(machine, 0.37)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-# 60 W, and 240 W more while somebody holds the lock; a counter and an average that are updated every 100 ms by a thread.
+# 60 W, and 240 W more while somebody holds the lock; a counter and an average that a thread updates every 100 ms.
 STUB = r"""
 #include <fcntl.h>
 #include <pthread.h>
@@ -49,30 +49,30 @@ int nvmlDeviceGetFieldValues(void *h, int n, Field *f) {
 """
 
 
-def _greenedge(tmp_path, factor: float, *words: str) -> subprocess.CompletedProcess:
+def _greenedge(tmp_path, *words: str) -> subprocess.CompletedProcess:
     pytest.importorskip("pynvml")
     (tmp_path / "stub.c").write_text(STUB)
     library = tmp_path / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-w", f"-DPOWER_FACTOR={factor}", "-o", library, tmp_path / "stub.c",
-                    "-lpthread"], check=True)
-    env = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "STUB_LOCK": str(tmp_path / "lock"),
-                        "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-w", "-DPOWER_FACTOR=1.12", "-o", library, tmp_path / "stub.c", "-lpthread"],
+        check=True,
+    )
+    env = os.environ | {
+        "LD_LIBRARY_PATH": str(tmp_path),
+        "STUB_LOCK": str(tmp_path / "lock"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     argv = [sys.executable, "-c", "from greenedge.cli import main; main()", "energy", *words]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=400, check=False)
 
 
 @pytest.mark.tool("g++")
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [1.0, 1.12])
-def test_a_gpu_is_proved_and_measured(tmp_path, factor):
+def test_a_gpu_is_proved_and_measured(tmp_path):
     """A command of 300 W for 2 s: 600 J total, 480 J net; a power that says 12 % more than the counter is flagged."""
     work = ["--", "flock", "--no-fork", str(tmp_path / "lock"), "sleep", "2"]
-    if factor == 1.0:
-        done = _greenedge(tmp_path, factor, "probe", "--json", *work)
-        states = {one["id"]: one["state"] for one in json.loads(done.stdout)}
-        assert states["nvml:0:energy"] == states["nvml:0:power"] == "alive", done.stdout
     quick = ("--warm-up", "25", "--max-reps", "2", "--window", "4")
-    done = _greenedge(tmp_path, factor, "measure", "--source", "nvml:0", "--json", *quick, *work)
+    done = _greenedge(tmp_path, "measure", "--source", "nvml:0", "--json", *quick, *work)
     assert done.returncode == 0, done.stderr
     rows = {row["source"]["id"]: row for row in json.loads(done.stdout)["rows"]}
     assert set(rows) == {"nvml:0:energy", "nvml:0:power"}, "the counter is never read alone"
@@ -81,4 +81,4 @@ def test_a_gpu_is_proved_and_measured(tmp_path, factor):
     assert figures["total"]["energy_j"] == pytest.approx(600, rel=0.05)
     assert figures["net"]["energy_j"] == pytest.approx(480, rel=0.05)
     flagged = [any("counter and integrated power differ" in flag for flag in row["flags"]) for row in rows.values()]
-    assert flagged == [factor != 1.0] * 2, [row["flags"] for row in rows.values()]
+    assert flagged == [True, True], [row["flags"] for row in rows.values()]

@@ -193,7 +193,8 @@ def test_fpga_estimate_from_a_netlists_toggles(tmp_path):
 
 
 def test_ecp5_within_a_factor_of_two():
-    """Static power by the data sheet; switching, where it is known, by the energy per toggle of the other 40 nm part."""
+    """Static power by the data sheet; switching, where it is known, by the energy per toggle of the other 40 nm
+    part."""
     row = estimate.fpga_row("net", "lfe5u-85f", 50e6, None, cycles=184, streaming=True)
     part = row["figures"]["total"]
     assert part["energy_estimate_j"] == pytest.approx(1.1 * 0.212 * 184 / 50e6)
@@ -205,7 +206,10 @@ def test_ecp5_within_a_factor_of_two():
         "static": pytest.approx(1.1 * 0.212),
         "switching": pytest.approx(0.16e-12 * 1e9),
     }
-    assert row["source"]["notes"][1] == "toggles of RTL of this build on 64 real vectors, without delays: glitches are not in it"
+    assert (
+        row["source"]["notes"][1]
+        == "toggles of RTL of this build on 64 real vectors, without delays: glitches are not in it"
+    )
     with pytest.raises(GreenedgeError, match="there are no power coefficients for 'GW1NR-9'; devices are: ice40up5k"):
         estimate.device_of("GW1NR-9")
 
@@ -355,7 +359,8 @@ def test_probe_names_the_cure_and_require_exits_3(tmp_path):
     assert "no source on this machine is alive, --require measured was given" in result.stderr
     result = _run("measure", "--root", str(tmp_path), "--require", "measured", "--", "true", code=3)
     assert result.stderr.splitlines()[-1] == (
-        "greenedge: this machine has no energy source that can be read, so nothing can be measured here: plug in a meter "
+        "greenedge: this machine has no energy source that can be read, so nothing can be measured here: plug in "
+        "a meter "
         "(`greenedge energy probe` says what each source lacks), or ask for an estimate with --source estimate."
     )
     _run(

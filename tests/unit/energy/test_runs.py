@@ -1,4 +1,5 @@
-"""The energy of built runs: workloads and estimates from what lies in a run's folder, kept in it and shown by its report."""
+"""The energy of built runs: workloads and estimates from what lies in a run's folder, kept in it and shown by its
+report."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def test_energy_of_another_build_is_not_shown(run):
     data["build"]["4-build/model.tflite"] = "0" * 64
     path.write_text(json.dumps(data))
     page = cli("report", run, "-o", run / "../page.html") and (run / "../page.html").read_text()
-    assert "<h3>Energy</h3>" not in page and "estimate-cpu.json is the energy of an earlier build; measure again." in page
+    assert (
+        "<h3>Energy</h3>" not in page and "estimate-cpu.json is the energy of an earlier build; measure again." in page
+    )
     path.unlink()
 
 
@@ -67,9 +70,14 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
     done = cli("energy", "measure", run, "--root", tmp_path, code=3)
     assert "this machine has no energy source that can be read" in done.stderr
     assert "give each thing once" in cli("energy", "measure", run, run, "--root", tmp_path, code=1).stderr
+    said = cli("energy", "measure", run, "--runtime", "tensorrt", code=1).stderr
+    assert "there is no runtime 'tensorrt'; runtimes are: litert, litert-reference, tflite-runtime, onnxruntime" in said
     done = cli("energy", "measure", run, *TDP, "--require", "measured", "--json", code=3)
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
-    assert "an estimate from CPU time needs --tdp in watts" in cli("energy", "measure", run, "--source", "estimate", code=1).stderr
+    assert (
+        "an estimate from CPU time needs --tdp in watts"
+        in cli("energy", "measure", run, "--source", "estimate", code=1).stderr
+    )
     assert "is no run: it has no manifest.json" in cli("energy", "measure", tmp_path, *TDP, code=1).stderr
     fakes.install(monkeypatch)
     fakes.write_board(tmp_path)
@@ -77,16 +85,19 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
     fakes.write_model("small.onnx")
     cli("build", "small.onnx", "--target", tmp_path / "boards" / "bench.toml", "-o", "fake")
     assert cli("energy", "measure", "fake", code=3).stderr.splitlines()[-1] == (
-        "greenedge: fake is built for bench, which is not this machine: give the --port of the board and a meter on its "
+        "greenedge: fake is built for bench, which is not this machine: give the --port of the board and a meter "
+        "on its "
         "supply, or --source estimate for an estimate from its switching activity."
     )
     (tmp_path / "fake/4-build/model.fake").write_bytes(b"")
     assert "does not hold what was built; run the same" in cli("energy", "measure", "fake", code=1).stderr
 
 
-def test_a_run_is_a_workload(run):
+@pytest.mark.parametrize("runtime", [None, "onnxruntime"])
+def test_a_run_is_a_workload_on_every_runtime(run, runtime):
     opener = measure.RunWorkloads()
-    workload = opener.open(run)
+    workload = opener.open(run, None, runtime)
+    assert workload.name == ("small on onnxruntime" if runtime else "small on linux-x86, tflite")
     try:
         workload.setup()
         workload.infer(1000, lambda: None)
@@ -111,8 +122,14 @@ SPEAKS = "import sys\nprint('ready', flush=True)\nfor line in sys.stdin: {0}"
     [
         ("raise SystemExit('no model')", "w ended with 1 while it was measured: no model."),
         ("print('steady', flush=True)", "w said b'steady\\n' where 'ready' was due; it must keep to the protocol."),
-        (SPEAKS.format("import os; os.kill(os.getpid(), 11)"), "w ended with -11 while it was measured: without a word."),
-        (SPEAKS.format("print('don', flush=True)"), "w said b'don\\n' where 'done' was due; it must keep to the protocol."),
+        (
+            SPEAKS.format("import os; os.kill(os.getpid(), 11)"),
+            "w ended with -11 while it was measured: without a word.",
+        ),
+        (
+            SPEAKS.format("print('don', flush=True)"),
+            "w said b'don\\n' where 'done' was due; it must keep to the protocol.",
+        ),
         (SPEAKS.format("pass"), "w did not say 'done' within 0.3 s; give --timeout."),
     ],
 )
@@ -144,7 +161,8 @@ endmodule
 @pytest.mark.tool("verilator")
 @pytest.mark.tool("g++")
 def test_toggles_are_counted_once_and_without_the_clock(tmp_path, rng):
-    """Against a count by hand: the input, the register and its complement toggle alike; the copy is not counted twice."""
+    """Against a count by hand: the input, the register and its complement toggle alike; the copy is not counted
+    twice."""
     from greenedge.backends.finn.activity import _compiled, _counted
     from greenedge.backends.finn.simulation import sim_top
     from greenedge.backends.finn.streams import Stream

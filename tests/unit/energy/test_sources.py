@@ -511,3 +511,19 @@ def test_zeus_bridge_takes_gpus_alone():
     first = source.read().value
     clock.sleep(2)
     assert source.read().value - first == pytest.approx(100, rel=1e-3)
+
+
+def test_zeus_bridge_takes_the_parts_of_an_apple_chip():
+    clock = VirtualClock()
+    machine = FakeMachine(clock)
+    soc = SimpleNamespace(
+        get_total_energy_consumption=lambda: SimpleNamespace(gpu_mj=round(machine.joules * 1000), ane_mj=None)
+    )
+    source = zeus_bridge.open_source("zeus:apple:gpu", Path("/"), clock, soc)
+    assert (source.info.covers, source.info.scope, source.info.host_included) == ("apple gpu", "chip", False)
+    found = check(source, clock, machine.load)
+    assert found.ok and found.load_w == pytest.approx(30, rel=0.01)
+    with pytest.raises(SourceFault, match="zeus has no figure for it"):
+        zeus_bridge.open_source("zeus:apple:ane", Path("/"), clock, soc).read()
+    with pytest.raises(SourceFault, match="a GPU is zeus:INDEX, a part of an Apple chip zeus:apple:gpu"):
+        zeus_bridge.open_source("zeus:apple:lid", Path("/"), clock, soc)

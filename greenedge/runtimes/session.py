@@ -1,0 +1,61 @@
+"""Keeps a run's network ready on one of the runtimes, to be measured: so many inferences when it is told a number.
+
+    python -m greenedge.runtimes.session RUN RUNTIME
+
+It takes the run's own test inputs in turn, one sample a call. It says `ready`, reads a number a line and answers `done`.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import cycle, islice
+from pathlib import Path
+
+from greenedge.errors import GreenedgeError
+from greenedge.runtimes import open_runtime
+
+SAMPLES = 64
+# The runtime that runs a back end's own file, and that file; every other one writes the network anew from the graph.
+OWN = {"tflite": ("litert", "model.tflite"), "onnxruntime": ("onnxruntime", "model.onnx")}
+
+
+def argv(run: Path, runtime: str) -> tuple[str, ...]:
+    """The command that keeps `run` ready on `runtime`."""
+    return (sys.executable, "-m", "greenedge.runtimes.session", str(run), runtime)
+
+
+def calls_of(run: Path, name: str):
+    """(runtime, its calls in an endless turn over the samples)."""
+    from greenedge.host import run_prologue
+    from greenedge.lower import load_lowered
+    from greenedge.manifest import inside, load_manifest
+    from greenedge.model_file import read_array
+
+    backend = load_manifest(run).about.get("backend")
+    own, file = OWN.get(str(backend), (None, None))
+    model = inside(run, f"4-build/{file}") if file and name.partition("-")[0] == own.partition("-")[0] else None
+    lowered = load_lowered(inside(run, "3-lower"))
+    levels = next(iter(run_prologue(lowered, read_array(inside(run, "2-export/inputs.npy"))[:SAMPLES]).values()))
+    runtime = open_runtime(name, lowered.graph, model if model is not None and model.is_file() else None)
+    return runtime, cycle([runtime.prepare(levels[k : k + 1]) for k in range(len(levels))])
+
+
+def main(run: Path, name: str) -> int:
+    try:
+        runtime, calls = calls_of(run, name)
+        next(calls)()
+    except GreenedgeError as error:
+        print(str(error).splitlines()[0], file=sys.stderr)
+        return 1
+    print("ready", flush=True)
+    for line in sys.stdin:
+        for call in islice(calls, int(line)):
+            call()
+        if runtime.synchronise:
+            runtime.synchronise()
+        print("done", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

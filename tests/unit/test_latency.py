@@ -1,0 +1,24 @@
+"""The interleaved timing on a clock that stands still: every call is timed in every round, and ratios are taken round by round."""
+
+import numpy as np
+import pytest
+
+from greenedge.runtimes.latency import interleaved
+
+
+def test_calls_are_timed_in_turns_and_compared_within_a_round():
+    now, order = [0.0], []
+
+    def call(name, cost):
+        def once():
+            order.append(name)
+            now[0] += cost * (3 if len(order) > 4000 else 1)  # the machine becomes three times slower half-way
+
+        return once
+
+    timings = interleaved({"fast": call("fast", 0.002), "slow": call("slow", 0.008)}, rounds=10, clock=lambda: now[0])
+    assert timings.latency_s("fast").median == pytest.approx(0.002) and timings.latency_s("slow").low == pytest.approx(0.008)
+    assert str(timings.ratio("fast", "slow")) == "0.25 (0.25 … 0.25)"
+    assert all(len(values) == 10 and np.isfinite(values).all() for values in timings.seconds.values())
+    turns = [name for name, before in zip(order, ["", *order]) if name != before]
+    assert turns[-4:] in (["fast", "slow"] * 2, ["slow", "fast"] * 2) or len(turns) >= 10
