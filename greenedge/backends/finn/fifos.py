@@ -152,7 +152,7 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
             raise _deadlock(waiting, depths)
     done = [time for count, time in links[network.result.name].given if count % network.result.total == 0]
     half = len(done) // 2  # before, the network is still filling
-    interval = (done[-1] - done[half]) / (len(done) - 1 - half) if len(done) > 2 else float(done[0])
+    interval = max((done[-1] - done[half]) / (len(done) - 1 - half), *(float(actor.cost.sum()) for actor in actors))
     return Schedule(interval, done[0], {name: links[name].most_held() for name in joins})
 
 
