@@ -3,7 +3,7 @@ FINN+ is asked for its own estimate of every layer's cycles.
 
 Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
 Options: fps (inferences per second wanted) or latency (seconds from first input to last output; without both: the fastest
-that fits), queue (most beats of a queue beside a branch), clock_hz (of the core; default the board file's host.core_hz), baud
+that fits), queue (most beats of a queue beside a branch), finn_plus (0: FINN+ is not asked), clock_hz (of the core; default the board file's host.core_hz), baud
 and link (uart or spi; how the host reaches the board), seed (of placement), seeds (how many placements from it on to try; the
 first that meets the clock is taken).
 Files: graph.*, folding.json (what the search chose, and its estimates), job.json and finn.json (what FINN+ was asked and said),
@@ -64,10 +64,14 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     request = _request(target, options, graph_digest(graph))
     design, reasons = _chosen(network_of(graph), target, options)
     assert not reasons, reasons
-    files = {**_graph_files(graph), FILE: (json.dumps(plain(design), indent=1) + "\n").encode(), **job_files(design, request["clock_hz"]),
-             "shell.json": (json.dumps(request, indent=1) + "\n").encode(), **bitstream_files(target, "top")}
+    files = {**_graph_files(graph), FILE: _json(plain(design)), **job_files(design, request["clock_hz"]), "shell.json": _json(request),
+             **bitstream_files(target, "top")}
     return Plan(files, _commands(target, options, request), ("rtl/top.sv", "streams.json", "simulation.json", "board.json",
                                                              STAT, REPORT, TIMING, PRODUCT[target.device.family]))
+
+
+def _json(data: Mapping) -> bytes:
+    return (json.dumps(data, indent=1) + "\n").encode()
 
 
 def _chosen(network: Network, target: Target, options: Mapping[str, object]) -> tuple[Design, list[Reason]]:
@@ -77,7 +81,8 @@ def _chosen(network: Network, target: Target, options: Mapping[str, object]) -> 
 
     clock_hz = _request(target, options)["clock_hz"]
     fps, latency_s = _number(options, "fps"), _number(options, "latency")
-    wish = Wish(None if fps is None else int(clock_hz / fps), None if latency_s is None else int(clock_hz * latency_s), _whole(options, "queue"))
+    wish = Wish(None if fps is None else int(clock_hz / fps), None if latency_s is None else int(clock_hz * latency_s),
+                _whole(options, "queue"))
     choice = choose(network, Limits.of(target.device), wish)
     return choice.design, refusals(choice, wish, target, clock_hz)
 
@@ -113,10 +118,11 @@ def _commands(target: Target, options: Mapping[str, object], request: Mapping) -
     from greenedge.shell.bitstream import bitstream_commands
 
     python = lambda module: ("{python}", "-m", module)
+    asked = Command((*python(f"{_MODULE}.launch"), "job.json"), "finn.log", "asking FINN+ for its estimate of the cycles", 600)
     return (
         Command(python(f"{_MODULE}.stitch"), "stitch.log", "stitching the RTL"),
         Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
-        Command((*python(f"{_MODULE}.launch"), "job.json"), "finn.log", "asking FINN+ for its estimate of the cycles", 600),
+        *((asked,) if options.get("finn_plus") != 0 else ()),
         Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
         *bitstream_commands(target, request, _whole(options, "seed", 1), _whole(options, "seeds", 1)),
     )
@@ -162,8 +168,8 @@ def report(folder: Path) -> dict:
     from greenedge.shell.bitstream import bitstream_of
 
     stat, placed, simulated, timing = (built.read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing"))
-    streams, record, board, shell, design, finn = (built.read(folder, f"{name}.json")
-                                                   for name in ("streams", "build", "board", "shell", "folding", "finn"))
+    streams, record, board, shell, design = (built.read(folder, f"{name}.json") for name in ("streams", "build", "board", "shell", "folding"))
+    finn = built.read(folder, "finn.json") if (folder / "finn.json").is_file() else None  # FINN+ need not be asked
     cycles, clock_hz = simulated["interval_cycles"], board["clock_hz"]
     counted, in_core = ({name: built.cells(stat, module, *cells) for name, cells in _CELLS[shell["family"]].items()}
                         for module in (None, streams["top"]))
@@ -177,8 +183,9 @@ def report(folder: Path) -> dict:
     evidence = {**dict.fromkeys(counted, "reported by yosys"), **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
                 **dict.fromkeys(("cycles_per_inference", "latency_s", "ips"), "simulated"),
                 **dict.fromkeys((key for key in hardware if key.startswith("estimated_")), "estimated")}
-    notes = [*design["notes"], *built.apart(design, finn)]
-    return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], "finn-plus": finn["finn_plus"]}}
+    notes = [*design["notes"], *(built.apart(design, finn) if finn else ())]
+    asked = {"finn-plus": finn["finn_plus"]} if finn else {}
+    return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], **asked}}
 
 
 def _estimates(design: Mapping, in_core: Mapping, family: str) -> dict:

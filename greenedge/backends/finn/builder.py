@@ -14,8 +14,8 @@ from greenedge.graph import Graph, Op, Reshape, Transpose
 
 MAX_BITS = 8       # of weights, inputs and quantised activations
 MAX_SUM_BITS = 16  # of sums that go into a layer with weights without being quantised before
-_RESERVED = {"top", "clk", "rst", "reset", "restart", "input", "output", "s", "m", "module", "logic", "wire", "reg", "begin", "end", "result",
-             "assign", "for", "if", "else", "case", "initial", "always", "age", "s_gated"}
+_RESERVED = {"top", "clk", "rst", "reset", "restart", "input", "output", "s", "m", "s_gated", "result", "age", "module", "logic", "wire",
+             "reg", "begin", "end", "assign", "for", "if", "else", "case", "initial", "always"}
 
 
 class Refused(Exception):
@@ -70,7 +70,8 @@ class Builder:
         """Who reads the values of `edge`, seen through reshapes; None stands for the output."""
         found: list[Op | None] = [None] if edge in self.graph.outputs else []
         for reader in (op for op in self.graph.consumers(edge) if op.output in self.live):
-            found += self.readers(reader.output) if isinstance(reader, (Reshape, Transpose)) else [reader] * reader.inputs.count(edge)
+            through = isinstance(reader, (Reshape, Transpose))
+            found += self.readers(reader.output) if through else [reader] * reader.inputs.count(edge)
         return found
 
     def take(self, edge: str) -> hw.Wire | None:
@@ -115,7 +116,8 @@ class Builder:
             return
         try:
             if type(op) not in rules:
-                raise Refused("unsupported-op", f"operation {type(op).__name__}", "finn builds no such layer", "choose another back end")
+                raise Refused("unsupported-op", f"operation {type(op).__name__}", "finn builds no such layer",
+                              "choose another back end")
             rules[type(op)](self, op)
         except Refused as refusal:
             self.refuse(op.name, *refusal.args)
@@ -137,7 +139,8 @@ class Builder:
                         "finn gives outputs channels-last", "put the channels first, or reshape on the host")
             return None
         if not self.layers:
-            self.refuse(self.graph.name, "unsupported-graph", "no layer at all", "finn builds at least one layer", "give it a layer")
+            self.refuse(self.graph.name, "unsupported-graph", "no layer at all", "finn builds at least one layer",
+                        "give it a layer")
             return None
         edges = self.graph.edges
         views = tuple(replace(self.written(root), edge=edge, shape=edges[edge].shape, order=order)

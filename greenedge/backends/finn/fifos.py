@@ -140,8 +140,11 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         actors.append(_actor(layer, _fold(layer, folding), links))
         for wire in layer.results:  # what is on its way through the unit's registers
             links[wire.name].capacity += actors[-1].latency * _fold(layer, folding).pe
-    for name, wire in joins.items():  # one pixel is on its way through the join
-        links[name].capacity = depths[name] + max(wire.channels, links[name].capacity * (not depths[name])) if name in depths else _UNBOUNDED
+    for name, wire in joins.items():
+        if name not in depths:
+            links[name].capacity = _UNBOUNDED
+        elif depths[name]:
+            links[name].capacity = depths[name] + wire.channels  # one pixel is on its way through the join
     links[network.result.name].capacity = _UNBOUNDED
     samples = min(SAMPLES, max(3, FIRINGS // sum(len(actor.cost) for actor in actors)))
     waiting = list(actors)
@@ -159,7 +162,8 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
 def _deadlock(waiting: list[_Actor], depths: Mapping[str, int]) -> Deadlock:
     """Told by the queues that are full and by what the joins behind them lack, where there are queues: the rest follows."""
     found = [actor.waits_for() for actor in waiting]
-    full = tuple(name for names, _ in found for name in names if depths.get(name)) or tuple(name for names, _ in found for name in names)
+    every = tuple(name for names, _ in found for name in names)
+    full = tuple(name for name in every if depths.get(name)) or every
     behind = [empty for actor, (_, empty) in zip(waiting, found) if any(link.name in full for link in actor.sources)]
     return Deadlock(full, tuple(name for empty in behind for name in empty))
 
@@ -199,7 +203,8 @@ def _actor(layer: hw.Layer, fold: Fold, links: Mapping[str, _Link]) -> _Actor:
     if isinstance(layer, hw.GlobalPool):  # its cycles go into reading
         cost = np.diff(np.arange(len(gives) + 1) * total // len(gives))
     sources, results = [links[w.name] for w in layer.sources], [links[w.name] for w in layer.results]
-    return _Actor(layer, needs, frees, gives, cost, _LATENCY.get(type(layer), 2) + fold.cycles, sources, results, seen=[0] * (len(sources) + len(results)))
+    latency = _LATENCY.get(type(layer), 2) + fold.cycles
+    return _Actor(layer, needs, frees, gives, cost, latency, sources, results, seen=[0] * (len(sources) + len(results)))
 
 
 def _firings(layer: hw.Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -235,7 +240,8 @@ def _window_firings(layer: hw.Window) -> tuple[np.ndarray, np.ndarray, np.ndarra
     y = at(np.arange(rows), layer.strides[0], layer.kernel[0], layer.dilations[0], top, layer.height)
     x = at(np.arange(columns), layer.strides[1], layer.kernel[1], layer.dilations[1], left, layer.width)
     needs = np.maximum.accumulate((y[:, None] * layer.width + x + 1).ravel())
-    first = ((np.arange(rows) * layer.strides[0] - top)[:, None] * layer.width + np.arange(columns) * layer.strides[1] - left).ravel()
+    start_y, start_x = np.arange(rows) * layer.strides[0] - top, np.arange(columns) * layer.strides[1] - left
+    first = (start_y[:, None] * layer.width + start_x).ravel()
     size = layer.height * layer.width
     frees = np.maximum.accumulate(np.clip(np.append(first[1:], size + first[0]), 0, size))
     return needs[:, None] * channels, frees[:, None] * channels, np.arange(1, rows * columns + 1) * layer.result.channels
@@ -245,7 +251,8 @@ def _concat_firings(layer: hw.Concat) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Turns of a, then b; a turn of many pixels is taken pixel by pixel."""
     a, b = layer.sources
     turns = a.total // layer.chunks[0]
-    parts = [np.arange(1, n + 1) * (chunk // n) for n, chunk in ((max(1, chunk // w.channels), chunk) for w, chunk in zip((a, b), layer.chunks))]
+    pixels = [max(1, chunk // wire.channels) for wire, chunk in zip((a, b), layer.chunks)]
+    parts = [np.arange(1, n + 1) * (chunk // n) for n, chunk in zip(pixels, layer.chunks)]
     one = np.concatenate([np.stack([parts[0], np.zeros_like(parts[0])], 1),
                           np.stack([np.full_like(parts[1], layer.chunks[0]), parts[1]], 1)])
     taken = np.concatenate([one + np.array(layer.chunks) * turn for turn in range(turns)])

@@ -146,7 +146,8 @@ def refusals(choice: Choice, wish: Wish, target: Target, clock_hz: int) -> list[
     if choice.refused == "deadlock":
         full, empty = (", ".join(dict.fromkeys(names)) for names in (choice.stopped.full, choice.stopped.empty))
         return [Reason(f"{choice.stopped.full[0]}_queue", "deadlock", f"a queue of at most {wish.most_beats} beats",
-                       f"the network stops with {full} full while {empty} is waited for", "leave build.queue out: queues are then as deep as needed")]
+                       f"the network stops with {full} full while {empty} is waited for",
+                       "leave build.queue out: queues are then as deep as needed")]
     if design is None or choice.refused is None:
         return []
     name, schedule = design.network.name, design.schedule
@@ -156,8 +157,9 @@ def refusals(choice: Choice, wish: Wish, target: Target, clock_hz: int) -> list[
     if choice.refused == "too-slow":
         asked = [f"{clock_hz / wish.interval:,.0f} inferences per second"] if wish.interval is not None else []
         asked += [f"a latency of {1e6 * wish.latency / clock_hz:,.1f} µs"] if wish.latency is not None else []
-        best = f"{clock_hz / schedule.interval:,.0f} inferences per second with {1e6 * schedule.latency / clock_hz:,.1f} µs of latency"
-        return [Reason(name, "too-slow", " and ".join(asked), f"at {clock_hz / 1e6:g} MHz the fastest that fits {device.title} gives {best}",
+        best = (f"at {clock_hz / 1e6:g} MHz the fastest that fits {device.title} gives {clock_hz / schedule.interval:,.0f} inferences per "
+                f"second with {1e6 * schedule.latency / clock_hz:,.1f} µs of latency")
+        return [Reason(name, "too-slow", " and ".join(asked), best,
                        "ask for that or less, raise build.clock_hz, or choose a larger device")]
     return []
 

@@ -89,8 +89,8 @@ def _window(layer: hw.Window, fold: Fold) -> Unit:
 
 def _pad(layer: hw.Pad, fold: Fold) -> Unit:
     top, left, bottom, right = layer.pads
-    return Unit("ge_pad", {"C": layer.source.channels, "H": layer.height, "W": layer.width, "PT": top, "PL": left, "PB": bottom, "PR": right,
-                           "PE": fold.pe, "BITS": layer.source.bits, "PAD": layer.pad})
+    return Unit("ge_pad", {"C": layer.source.channels, "H": layer.height, "W": layer.width, "PT": top, "PL": left, "PB": bottom,
+                           "PR": right, "PE": fold.pe, "BITS": layer.source.bits, "PAD": layer.pad})
 
 
 def _pool(layer: hw.Pool, fold: Fold) -> Unit:
@@ -143,8 +143,9 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
         lanes = sum(inside[:, k] << (k * bits) for k in range(steps)) + (layer.falls[row].astype(object) << (steps * bits))
         return {f"{layer.name}_thresholds.mem": (lanes.reshape(-1, fold.pe), steps * bits + falls)}
 
-    return Unit("ge_threshold", {"C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "LO": layer.lo, "STEPS": steps,
-                                 "OB": layer.result.bits, "FALLS": int(falls), "THRESHOLDS_FILE": _file(layer, "thresholds")}, memories)
+    return Unit("ge_threshold", {
+        "C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "LO": layer.lo, "STEPS": steps,
+        "OB": layer.result.bits, "FALLS": int(falls), "THRESHOLDS_FILE": _file(layer, "thresholds")}, memories)
 
 
 def _table(layer: hw.Step, fold: Fold) -> Unit:
@@ -188,6 +189,7 @@ def _queue(layer: hw.Queue, fold: Fold) -> Unit:
 
 
 _UNITS: dict[type[hw.Layer], Callable[..., Unit]] = {
-    hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _pool_global, hw.Step: _step,
+    hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _pool_global,
+    hw.Step: _step,
     hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.Queue: _queue,
 }

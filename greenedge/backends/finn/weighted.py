@@ -38,8 +38,8 @@ def window(builder: Builder, op: Op, wire: hw.Wire, kernel, strides, dilations, 
     kernel, strides, dilations = pair(kernel), pair(strides), pair(dilations or (1,) * len(kernel))
     around = (top, left, bottom, right)
     if any(p > (k - 1) * d for p, k, d in zip(around, kernel * 2, dilations * 2)):  # a patch of nothing but padding
-        wire, height, width = padded(builder, op.name + "_pad", wire, height, width, around, pad), height + top + bottom, width + left + right
-        around = (0, 0, 0, 0)
+        wire = padded(builder, op.name + "_pad", wire, height, width, around, pad)
+        height, width, around = height + top + bottom, width + left + right, (0, 0, 0, 0)
     if kernel == strides == (1, 1):
         return wire
     wire = wire.holding(pad) if any(around) else wire
@@ -51,7 +51,8 @@ def window(builder: Builder, op: Op, wire: hw.Wire, kernel, strides, dilations, 
     return builder.inner(replace(layer, results=(patches,)))
 
 
-def padded(builder: Builder, name: str, wire: hw.Wire, height: int, width: int, pads: tuple[int, int, int, int], value: int) -> hw.Wire:
+def padded(builder: Builder, name: str, wire: hw.Wire, height: int, width: int, pads: tuple[int, int, int, int],
+           value: int) -> hw.Wire:
     """The image with padding around it, as a layer of its own."""
     name, wire = builder.names.take(name), wire.holding(value)
     shape = (wire.channels, height + pads[0] + pads[2], width + pads[1] + pads[3])
@@ -80,7 +81,8 @@ def _absorbed(builder: Builder, edge: str) -> bool:
                for reader in builder.readers(edge))
 
 
-def _linear(builder: Builder, op: Op, kind: type, wire: hw.Wire, weight: np.ndarray, axis: int, order: np.ndarray, **more) -> None:
+def _linear(builder: Builder, op: Op, kind: type, wire: hw.Wire, weight: np.ndarray, axis: int, order: np.ndarray,
+            **more) -> None:
     """Appends a MatVec or Depthwise; `axis` of `weight` is summed over, the other one is the outputs."""
     bits = _weight_bits(weight)
     left_out = (weight < 0).sum(axis=axis) * (1 << max(bits - 2, 0))
