@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,23 @@ def test_a_design_is_read_back_as_it_was_written(limits, tmp_path):
     assert folding == dict(design.folding)
     assert [layer.name for layer in network.layers] == [layer.name for layer in design.network.layers]
     assert [layer.name for layer in placed(network_of(graph), {}).layers] == [layer.name for layer in network_of(graph).layers]
+
+
+def test_names_of_a_model_meet_no_names_of_ours(limits):
+    """A model may call its nodes what the stitcher would call a converter, an instance or a queue."""
+    import re
+
+    from greenedge.backends.finn.stitch import rtl_files, stitch
+
+    graph = residual(np.random.default_rng(2))
+    first = [op.name for op in graph.ops if op.inputs]
+    clash = dict(zip(first[1:], [f"{first[0]}{end}" for end in ("_in", "_unit", "_wide", "_in_width", "_to", "_to_queued", "_window_unit")]))
+    renamed = dataclasses.replace(graph, ops=tuple(dataclasses.replace(op, name=clash.get(op.name, op.name)) for op in graph.ops), _by_output={})
+    design = choose(network_of(renamed), limits, Wish(interval=400)).design
+    text = rtl_files("clash", stitch(design.network, design.folding))["top.sv"].decode()
+    names = re.findall(r"^    logic \[.*\] (\w+);|^    ge_\w+ #\(.*\) (\w+) \($", text, re.MULTILINE)
+    names = [a or b for a, b in names]
+    assert len(names) > 20 and len(set(names)) == len(names)
 
 
 def test_arithmetic_of_costs():

@@ -286,13 +286,20 @@ def _depth(wire: hw.Wire, held: int, fold: Fold, most_beats: int | None) -> int:
 def placed(network: hw.Network, depths: Mapping[str, int]) -> hw.Network:
     """The network with queues of so many integers on the named wires."""
     layers: list[hw.Layer] = []
+    names = {wire.name for wire in _wires(network)}
     for layer in network.layers:
         sources = []
         for wire in layer.sources:
             if len(layer.sources) > 1 and wire.name in depths:
-                queued = replace(wire, name=f"{wire.name}_queued", edge="")
+                queued = replace(wire, name=_unlike(f"{wire.name}_queued", names), edge="")
                 layers.append(hw.Queue(f"{wire.name}_queue", (wire,), (queued,), depths[wire.name]))
                 wire = queued
             sources.append(wire)
         layers.append(replace(layer, sources=tuple(sources)))
     return replace(network, layers=tuple(layers))
+
+
+def _unlike(name: str, names: set[str]) -> str:
+    while name in names:
+        name += "_"
+    return name

@@ -36,7 +36,7 @@ def job_files(design: Design, clock_hz: int) -> dict[str, bytes]:
                 node["data"] = f"job/{layer.name}.npy"
                 files[node["data"]] = _npy(data)
             nodes.append(node)
-    renamed = {f"{q.source.name}_queued": q.source.name for q in design.network.layers if isinstance(q, hw.Queue)}
+    renamed = {q.result.name: q.source.name for q in design.network.layers if isinstance(q, hw.Queue)}
     for node in nodes:
         node["inputs"] = [{**tensor, "name": renamed.get(tensor["name"], tensor["name"])} for tensor in node["inputs"]]
     job = {"nodes": nodes, "part": VIRTUAL_PART, "clock_ns": 1e9 / clock_hz}
