@@ -95,6 +95,11 @@ def groups(network: hw.Network) -> list[tuple[hw.Layer, ...]]:
     return found
 
 
+def conversions(given: int, taken: int) -> tuple[int, ...]:
+    """The widths that a stream goes through on its way between two layers: at most two, by the common divisor."""
+    return tuple(size for size in dict.fromkeys((math.gcd(given, taken), taken)) if size != given)
+
+
 def through_pins(elements_per_beat: int, bits: int) -> int:
     """The most integers per beat that divide `elements_per_beat` and fit the pins of the top."""
     return max(d for d in divisors(elements_per_beat) if d == 1 or d * bits <= PIN_BITS)

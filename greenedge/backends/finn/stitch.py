@@ -8,7 +8,6 @@ The units are those of greenedge/rtl; the top is plain SystemVerilog in which ev
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import numpy as np
 
 from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.design import read_design
-from greenedge.backends.finn.folding import Fold, elements, through_pins, tied
+from greenedge.backends.finn.folding import Fold, conversions, elements, through_pins, tied
 from greenedge.backends.finn.streams import Stream, layout_of
 from greenedge.backends.finn.topfile import TOP, Instance, top
 from greenedge.backends.finn.units import FOLDER, Unit, memory_file, unit_of
@@ -88,9 +87,7 @@ class _Stitcher:
             result = replace(stream, name=self.fresh(f"{stem}_wide"), bits=wanted.bits, signed=wanted.signed)
             self.instances.append(Instance(result.name, None, {"s": stream, "m": result}, ("m",)))
             stream = result
-        for size in dict.fromkeys((math.gcd(stream.elements, count), count)):
-            if size == stream.elements:
-                continue
+        for size in conversions(stream.elements, count):
             name = self.fresh(f"{stem}_in" if size == count else f"{stem}_by_{size}")
             result = replace(stream, name=name, elements=size, beats=stream.beats * stream.elements // size)
             unit = Unit("ge_width", {"BITS": stream.bits, "IN": stream.elements, "OUT": size})

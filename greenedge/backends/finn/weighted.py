@@ -43,7 +43,7 @@ def window(builder: Builder, op: Op, wire: hw.Wire, kernel, strides, dilations, 
     if kernel == strides == (1, 1):
         return wire
     wire = wire.holding(pad) if any(around) else wire
-    name = builder.names.take(f"{op.name}window")
+    name = builder.names.take(f"{op.name}_window")
     layer = hw.Window(name, (wire,), (), height, width, kernel, strides, dilations, around, pad, grouped)
     rows, columns = layer.out
     size = rows * columns * layer.taps * wire.channels
