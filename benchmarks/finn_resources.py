@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from greenedge.backends.finn.design import Limits  # noqa: E402
 from greenedge.backends.finn.network import network_of  # noqa: E402
 from greenedge.backends.finn.search import Wish, choose  # noqa: E402
 from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch  # noqa: E402
+from greenedge.backends.finn.units import Unit  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from greenedge.tools import Command, Plan, execute, find_tool  # noqa: E402
 from tests.backends.finn_sketches import SKETCHES, digits_like  # noqa: E402
@@ -38,17 +40,33 @@ _SMALL = 20  # cells: below, an error is told in cells and not as a share
 def designs(rng: np.random.Generator) -> Iterator[tuple[str, Stitched]]:
     """The networks that are measured, at several foldings."""
     limits = Limits.of(load_target("ulx3s-85f").device)
-    graphs = [("digits-cnn", digits_like(rng), (576, 4600)), ("mlp 64-128-10", mlp(rng, (64, 128, 10)), (512, 128)),
+    graphs = [("mlp 64-128-10", mlp(rng, (64, 128, 10)), (512, 128)),
               ("mlp w2a3", mlp(rng, (48, 64, 32, 12), 2, 3, in_signed=True), (300, 24)), ("mlp w8a8", mlp(rng, (40, 30, 10), 8, 8), (300, 60))]
     graphs += [(sketch.__name__, sketch(rng), (150,)) for sketch in SKETCHES]
+    graphs += [("digits-cnn", digits_like(rng), (4600, 576))]
     for name, graph, intervals in graphs:
         for interval in intervals:
             design = choose(network_of(graph), limits, Wish(interval)).design
             yield f"{name} at {design.schedule.interval:.0f} cycles", stitch(design.network, design.folding)
 
 
-def counted(stitched: Stitched, folder: Path) -> dict[str, dict[str, int]]:
-    """{instance: {cell: yosys's count}}."""
+@dataclass(frozen=True)
+class Counted:
+    """A unit and yosys's count of its cells."""
+
+    unit: Unit
+    cells: dict[str, int]
+
+    def plain(self) -> dict:
+        return {"module": self.unit.module, "parameters": dict(self.unit.parameters), "cells": self.cells}
+
+    @classmethod
+    def from_plain(cls, data: dict) -> "Counted":
+        return cls(Unit(data["module"], data["parameters"]), data["cells"])
+
+
+def counted(stitched: Stitched, folder: Path) -> list[Counted]:
+    """Every unit of a network, synthesised."""
     units = [instance for instance in stitched.instances if instance.unit]
     kept = " ".join(f"{instance.unit.module}$top.{instance.name}" for instance in units)
     script = f"""read_slang --threads 1 --ignore-assertions --allow-use-before-declare --keep-hierarchy --top top {' '.join(
@@ -60,19 +78,19 @@ tee -q -o stat.json stat -json
     files = {f"rtl/{name}": content for name, content in rtl_files("resources", stitched).items()} | {"synth.ys": script.encode()}
     execute(Plan(files, (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "synth.ys"), "out.log", "yosys"),), ("stat.json",)), folder)
     stat = json.loads((folder / "stat.json").read_text())
-    return {i.name: {cell: cells(stat, f"{i.unit.module}$top.{i.name}", kind) or 0 for cell, kind in _KINDS.items()} for i in units}
+    return [Counted(i.unit, {cell: cells(stat, f"{i.unit.module}$top.{i.name}", kind) or 0 for cell, kind in _KINDS.items()}) for i in units]
 
 
-def fit(rows: list[tuple[str, dict, dict]]) -> str:
-    """resources.toml from (module, features, counts): non-negative least squares of relative errors."""
+def fit(found: list[Counted]) -> str:
+    """resources.toml: non-negative least squares of relative errors."""
     from scipy.optimize import nnls
 
     text = [f"""# Cells per part of a unit (greenedge/backends/finn/resources.py says what the parts are), on ECP5.
 # Written by `python benchmarks/finn_resources.py --fit`.
-origin = "yosys {find_tool('yosys').version}, synth_ecp5 -abc9, {len(rows)} units"
+origin = "yosys {find_tool('yosys').version}, synth_ecp5 -abc9, {len(found)} units"
 """]
-    for module in sorted({module for module, _, _ in rows}):
-        known = [(parts, counts) for name, parts, counts in rows if name == module]
+    for module in sorted({resources.kind_of(one.unit) for one in found}):
+        known = [(resources.features(one.unit)[0], one.cells) for one in found if resources.kind_of(one.unit) == module]
         names = list(known[0][0])
         text.append(f"[units.{module}]  # {len(known)} measured")
         for cell in resources.CELLS:
@@ -93,42 +111,35 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(7)
     kept = json.loads(arguments.counts.read_text()) if arguments.counts and arguments.counts.is_file() else {}
-    measured = []
     with tempfile.TemporaryDirectory(prefix="greenedge-resources-") as scratch:
         for index, (name, stitched) in enumerate(designs(rng)):
             if name not in kept:
                 print(f"synthesising {name}", flush=True)
-                kept[name] = counted(stitched, Path(scratch) / str(index))
+                kept[name] = [unit.plain() for unit in counted(stitched, Path(scratch) / str(index))]
                 if arguments.counts:
                     arguments.counts.write_text(json.dumps(kept))
-            measured.append((name, stitched, kept[name]))
+    measured = {name: [Counted.from_plain(unit) for unit in units] for name, units in kept.items()}
     if arguments.fit:
-        rows = [(resources.kind_of(i.unit), resources.features(i.unit)[0], counts[i.name]) for _, stitched, counts in measured
-                for i in stitched.instances if i.unit]
-        resources.DATA.write_text(fit(rows))
+        resources.DATA.write_text(fit([unit for units in measured.values() for unit in units]))
         resources.coefficients.cache_clear()
     table(measured)
 
 
-def table(measured: list[tuple[str, Stitched, dict]]) -> None:
+def table(measured: dict[str, list[Counted]]) -> None:
     """Estimated against counted, per module and per network."""
-    print(f"\n{'unit':16} {'seen':>4}  " + "  ".join(f"{cell:>14}" for cell in _KINDS) + "     mean error of a unit")
+    print(f"\n{'unit':20} {'seen':>4}  " + "  ".join(f"{cell:>8}" for cell in _KINDS) + "     mean error of a unit")
     errors: dict[str, dict[str, list[float]]] = {}
-    for _, stitched, counts in measured:
-        for instance in (i for i in stitched.instances if i.unit):
-            guess = resources.estimate(instance.unit)
-            for cell in _KINDS:
-                real = counts[instance.name][cell]
-                errors.setdefault(resources.kind_of(instance.unit), {}).setdefault(cell, []).append(abs(getattr(guess, cell) - real) / max(real, _SMALL))
-    for module, found in sorted(errors.items()):
-        print(f"{module:16} {len(found['lut4']):4}  " + "  ".join(f"{np.mean(found[cell]):14.0%}" for cell in _KINDS))
+    for found in (found for units in measured.values() for found in units):
+        guess = resources.estimate(found.unit)
+        for cell, real in found.cells.items():
+            errors.setdefault(resources.kind_of(found.unit), {}).setdefault(cell, []).append(abs(getattr(guess, cell) - real) / max(real, _SMALL))
+    for module, cells_of in sorted(errors.items()):
+        print(f"{module:20} {len(cells_of['lut4']):4}  " + "  ".join(f"{np.mean(cells_of[cell]):8.0%}" for cell in _KINDS))
     print(f"\n{'network':34} " + "  ".join(f"{cell:>22}" for cell in _KINDS) + "     estimated, yosys, error")
-    for name, stitched, counts in measured:
-        units = [i for i in stitched.instances if i.unit]
+    for name, units in measured.items():
         row = []
         for cell in _KINDS:
-            guess = sum(getattr(resources.estimate(i.unit), cell) for i in units)
-            real = sum(counts[i.name][cell] for i in units)
+            guess, real = sum(getattr(resources.estimate(found.unit), cell) for found in units), sum(found.cells[cell] for found in units)
             row.append(f"{guess:7.0f} {real:6} {guess / real - 1:+7.0%}" if real else f"{guess:7.0f} {real:6}        ")
         print(f"{name:34} " + "  ".join(row))
 

@@ -16,7 +16,10 @@ STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", 
                 "onnxruntime": "ONNX Runtime", "c99": "C99", "netlist": "Netlist", "board": "Virtual board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
-            "estimated_cycles": ("cycles, estimated beforehand", "count"), "core_fmax_hz": ("highest clock of the core", "hertz"), "clock_hz": ("clock", "hertz"),
+            "estimated_cycles": ("cycles, estimated beforehand", "count"), "estimated_lut4": ("LUT4 of the core, estimated beforehand", "count"),
+            "estimated_lut4_error": ("that estimate against yosys's count", "text"),
+            "estimated_bram_bits": ("block RAM bits of the core, estimated beforehand", "count"),
+            "core_fmax_hz": ("highest clock of the core", "hertz"), "clock_hz": ("clock", "hertz"),
             "latency_s": ("latency", "time"), "ips": ("inferences per second", "rate"),
             "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
 _RESOURCES = {"lut4": "LUT4", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits",

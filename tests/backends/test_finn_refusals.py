@@ -98,3 +98,9 @@ def test_a_plan_needs_no_tool_and_says_what_grouping_costs(rng):
 
     plan = finn.plan(grouped(rng), load_target("ulx3s-85f"), {"fps": 1000})
     assert b"is built as a dense one with zeros, 2 times the multiplications and weight memory" in plan.files["folding.json"]
+
+
+def test_finn_plus_can_be_left_out(rng):
+    graph, board = mlp(rng), load_target("ulx3s-85f")
+    asked, alone = (finn.plan(graph, board, {"finn_plus": value}) for value in (1, 0))
+    assert {command.log for command in asked.commands} - {command.log for command in alone.commands} == {"finn.log"}

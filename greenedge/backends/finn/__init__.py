@@ -3,7 +3,7 @@ FINN+ is asked for its own estimate of every layer's cycles.
 
 Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
 Options: fps (inferences per second wanted) or latency (seconds from first input to last output; without both: the fastest
-that fits), queue (most beats of a queue beside a branch), clock_hz (of the core; default the board file's host.core_hz), baud
+that fits), queue (most beats of a queue beside a branch), finn_plus (0: FINN+ is not asked), clock_hz (of the core; default the board file's host.core_hz), baud
 and link (uart or spi; how the host reaches the board), seed (of placement), seeds (how many placements from it on to try; the
 first that meets the clock is taken).
 Files: graph.*, folding.json (what the search chose, and its estimates), job.json and finn.json (what FINN+ was asked and said),
@@ -66,15 +66,19 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     request = _request(target, options, graph_digest(graph))
     design, reasons = _chosen(network_of(graph), target, options)
     assert not reasons, reasons
-    files = {**_graph_files(graph), FILE: (json.dumps(plain(design), indent=1) + "\n").encode(), **job_files(design, request["clock_hz"])}
+    files = {**_graph_files(graph), FILE: _json(plain(design)), **job_files(design, request["clock_hz"])}
     products = ("rtl/top.sv", "streams.json", "simulation.json", STAT)
     if target.device.family in amd.DSP:
         from greenedge.backends.finn.amd.flow import PRODUCTS, amd_commands, amd_files
 
-        return Plan({**files, **amd_files(graph, request)}, (*_core_commands(), *amd_commands()), (*products, *PRODUCTS))
-    files |= {"shell.json": (json.dumps(request, indent=1) + "\n").encode(), **bitstream_files(target, "top")}
-    return Plan(files, (*_core_commands(), *_board_commands(target, options, request)),
+        return Plan({**files, **amd_files(graph, request)}, (*_core_commands(options), *amd_commands()), (*products, *PRODUCTS))
+    files |= {"shell.json": _json(request), **bitstream_files(target, "top")}
+    return Plan(files, (*_core_commands(options), *_board_commands(target, options, request)),
                 (*products, "board.json", REPORT, TIMING, PRODUCT[target.device.family]))
+
+
+def _json(data: Mapping) -> bytes:
+    return (json.dumps(data, indent=1) + "\n").encode()
 
 
 def _chosen(network: Network, target: Target, options: Mapping[str, object]) -> tuple[Design, list[Reason]]:
@@ -84,7 +88,8 @@ def _chosen(network: Network, target: Target, options: Mapping[str, object]) -> 
 
     clock_hz = _request(target, options)["clock_hz"]
     fps, latency_s = _number(options, "fps"), _number(options, "latency")
-    wish = Wish(None if fps is None else int(clock_hz / fps), None if latency_s is None else int(clock_hz * latency_s), _whole(options, "queue"))
+    wish = Wish(None if fps is None else int(clock_hz / fps), None if latency_s is None else int(clock_hz * latency_s),
+                _whole(options, "queue"))
     choice = choose(network, Limits.of(target.device), wish)
     return choice.design, refusals(choice, wish, target, clock_hz)
 
@@ -118,11 +123,12 @@ def _number(options: Mapping[str, object], name: str) -> float | None:
     return value
 
 
-def _core_commands() -> tuple[Command, ...]:
+def _core_commands(options: Mapping[str, object]) -> tuple[Command, ...]:
     python = lambda module: ("{python}", "-m", f"{_MODULE}.{module}")
+    asked = Command((*python("launch"), "job.json"), "finn.log", "asking FINN+ for its estimate of the cycles", 600)
     return (Command(python("stitch"), "stitch.log", "stitching the RTL"),
             Command(python("measure"), "verilator.log", "simulating a few samples with Verilator"),
-            Command((*python("launch"), "job.json"), "finn.log", "asking FINN+ for its estimate of the cycles", 600))
+            *((asked,) if options.get("finn_plus") != 0 else ()))
 
 
 def _board_commands(target: Target, options: Mapping[str, object], request: Mapping) -> tuple[Command, ...]:
@@ -176,22 +182,34 @@ def report(folder: Path) -> dict:
 
         return amd_report(folder)
     stat, placed, simulated, timing = (built.read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing"))
-    streams, record, board, shell, design, finn = (built.read(folder, f"{name}.json")
-                                                   for name in ("streams", "build", "board", "shell", "folding", "finn"))
+    streams, record, board, shell, design = (built.read(folder, f"{name}.json") for name in ("streams", "build", "board", "shell", "folding"))
+    finn = built.read(folder, "finn.json") if (folder / "finn.json").is_file() else None  # FINN+ need not be asked
     cycles, clock_hz = simulated["interval_cycles"], board["clock_hz"]
     counted, in_core = ({name: built.cells(stat, module, *cells) for name, cells in _CELLS[shell["family"]].items()}
                         for module in (None, streams["top"]))
     hardware = {**counted, "comb": built.utilisation(placed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"], "clock_hz": clock_hz,
-                "core": {**in_core, "fmax_hz": timing["core_fmax_hz"], "estimated": design["estimate"]},
+                "core": {**in_core, "fmax_hz": timing["core_fmax_hz"]},
                 "cycles_per_inference": cycles, "latency_s": simulated["latency_cycles"] / clock_hz,
                 "ips": clock_hz / cycles if cycles else None,
-                "estimated_cycles": design["interval_cycles"], "bitstream_bytes": bitstream_of(folder).stat().st_size,
+                **_estimates(design, in_core, shell["family"]), "bitstream_bytes": bitstream_of(folder).stat().st_size,
                 "rtl_sha256": simulated["rtl_sha256"], "host_interface": f"{board['link']}, {board['baud']:,} baud",
                 "tools": dict(record["tools"])}
     evidence = {**dict.fromkeys(counted, "reported by yosys"), **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
-                "cycles_per_inference": "simulated", "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated", "core.estimated": "estimated"}
-    notes = [*design["notes"], *built.apart(design, finn)]
-    return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], "finn-plus": finn["finn_plus"]}}
+                **dict.fromkeys(("cycles_per_inference", "latency_s", "ips"), "simulated"),
+                **dict.fromkeys((key for key in hardware if key.startswith("estimated_")), "estimated")}
+    notes = [*design["notes"], *(built.apart(design, finn) if finn else ())]
+    asked = {"finn-plus": finn["finn_plus"]} if finn else {}
+    return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], **asked}}
+
+
+def _estimates(design: Mapping, in_core: Mapping, family: str) -> dict:
+    """What was expected of the core before it was built, and how far off the count of LUT4 was."""
+    from greenedge.backends.finn.resources import BLOCK_BITS
+
+    guess, counted = design["estimate"], in_core["lut4"]
+    error = f"{guess['lut4'] / counted - 1:+.0%}" if counted else None
+    return {"estimated_cycles": design["interval_cycles"], "estimated_lut4": guess["lut4"], "estimated_lut4_error": error,
+            "estimated_bram_bits": guess["blocks"] * BLOCK_BITS[family]}
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

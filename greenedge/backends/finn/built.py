@@ -93,5 +93,5 @@ def apart(design: dict, finn: dict) -> list[str]:
     others = [f"{layer['name']} {layer['cycles']:,} ({ours[layer['name']]:,})" for layer in known
               if "cycles" in layer and abs(layer["cycles"] - ours[layer["name"]]) > _APART * ours[layer["name"]]]
     silent = [f"{layer['name']} ({layer['refused']})" for layer in known if "refused" in layer]
-    return ([f"FINN+ expects other cycles per inference than we do (ours in brackets): {', '.join(others)}."] if others else []) + (
-        [f"FINN+ gives no estimate for {', '.join(silent)}."] if silent else [])
+    said = ((others, "FINN+ expects other cycles per inference than we do (ours in brackets)"), (silent, "FINN+ gives no estimate of"))
+    return [f"{text}: {', '.join(layers)}." for layers, text in said if layers]

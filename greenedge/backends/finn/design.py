@@ -65,19 +65,29 @@ class Design:
 
 def plain(design: Design) -> dict:
     """As folding.json holds it."""
-    layers = [{"name": layer.name, "kind": type(layer).__name__, "pe": design.folding[layer.name].pe,
-               "simd": design.folding[layer.name].simd, "cycles_per_beat": design.folding[layer.name].cycles, "cycles": cycles(layer, design.folding[layer.name])} for layer in design.network.layers if layer.name in design.folding]
+    folding = design.folding
+    layers = [_plain_layer(layer, folding[layer.name]) for layer in design.network.layers if layer.name in folding]
     queues = {layer.source.name: layer.depth for layer in design.network.layers if isinstance(layer, hw.Queue)}
-    return {"layers": layers, "queues": queues, "interval_cycles": design.schedule.interval, "latency_cycles": design.schedule.latency,
-            "estimate": {**{f.name: round(getattr(design.cost, f.name)) for f in fields(Cost)}, "logic": round(design.cost.logic)},
+    cells = {f.name: round(getattr(design.cost, f.name)) for f in fields(Cost)}
+    return {"layers": layers, "queues": queues, "interval_cycles": design.schedule.interval,
+            "latency_cycles": design.schedule.latency, "estimate": {**cells, "logic": round(design.cost.logic)},
             "notes": list(design.network.notes)}
+
+
+def _plain_layer(layer: hw.Layer, fold: Fold) -> dict:
+    return {"name": layer.name, "kind": type(layer).__name__, "pe": fold.pe, "simd": fold.simd, "form": fold.form,
+            "cycles_per_beat": fold.cycles, "cycles": cycles(layer, fold)}
+
+
+def _fold(entry: dict) -> Fold:
+    return Fold(int(entry["pe"]), int(entry["simd"]), int(entry["cycles_per_beat"]), str(entry["form"]))
 
 
 def read_design(graph: Graph, folder: Path) -> tuple[hw.Network, dict[str, Fold]]:
     """(the network with its queues, its folding) as folding.json in a build folder says. Raises GreenedgeError if it is damaged."""
     try:
         data = json.loads((folder / FILE).read_text())
-        folding = {entry["name"]: Fold(int(entry["pe"]), int(entry["simd"]), int(entry["cycles_per_beat"])) for entry in data["layers"]}
+        folding = {entry["name"]: _fold(entry) for entry in data["layers"]}
         queues = {str(name): int(depth) for name, depth in data["queues"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GreenedgeError(f"{folder / FILE} is missing or damaged ({error}); run the build stage again.") from None

@@ -140,8 +140,11 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         actors.append(_actor(layer, _fold(layer, folding), links))
         for wire in layer.results:  # what is on its way through the unit's registers
             links[wire.name].capacity += actors[-1].latency * _fold(layer, folding).pe
-    for name, wire in joins.items():  # one pixel is on its way through the join
-        links[name].capacity = depths[name] + max(wire.channels, links[name].capacity * (not depths[name])) if name in depths else _UNBOUNDED
+    for name, wire in joins.items():
+        if name not in depths:
+            links[name].capacity = _UNBOUNDED
+        elif depths[name]:
+            links[name].capacity = depths[name] + wire.channels  # one pixel is on its way through the join
     links[network.result.name].capacity = _UNBOUNDED
     samples = min(SAMPLES, max(3, FIRINGS // sum(len(actor.cost) for actor in actors)))
     waiting = list(actors)
@@ -152,14 +155,15 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
             raise _deadlock(waiting, depths)
     done = [time for count, time in links[network.result.name].given if count % network.result.total == 0]
     half = len(done) // 2  # before, the network is still filling
-    interval = (done[-1] - done[half]) / (len(done) - 1 - half) if len(done) > 2 else float(done[0])
+    interval = max((done[-1] - done[half]) / (len(done) - 1 - half), *(float(actor.cost.sum()) for actor in actors))
     return Schedule(interval, done[0], {name: links[name].most_held() for name in joins})
 
 
 def _deadlock(waiting: list[_Actor], depths: Mapping[str, int]) -> Deadlock:
     """Told by the queues that are full and by what the joins behind them lack, where there are queues: the rest follows."""
     found = [actor.waits_for() for actor in waiting]
-    full = tuple(name for names, _ in found for name in names if depths.get(name)) or tuple(name for names, _ in found for name in names)
+    every = tuple(name for names, _ in found for name in names)
+    full = tuple(name for name in every if depths.get(name)) or every
     behind = [empty for actor, (_, empty) in zip(waiting, found) if any(link.name in full for link in actor.sources)]
     return Deadlock(full, tuple(name for empty in behind for name in empty))
 
@@ -199,7 +203,8 @@ def _actor(layer: hw.Layer, fold: Fold, links: Mapping[str, _Link]) -> _Actor:
     if isinstance(layer, hw.GlobalPool):  # its cycles go into reading
         cost = np.diff(np.arange(len(gives) + 1) * total // len(gives))
     sources, results = [links[w.name] for w in layer.sources], [links[w.name] for w in layer.results]
-    return _Actor(layer, needs, frees, gives, cost, _LATENCY.get(type(layer), 2) + fold.cycles, sources, results, seen=[0] * (len(sources) + len(results)))
+    latency = _LATENCY.get(type(layer), 2) + fold.cycles
+    return _Actor(layer, needs, frees, gives, cost, latency, sources, results, seen=[0] * (len(sources) + len(results)))
 
 
 def _firings(layer: hw.Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -221,7 +226,7 @@ def _firings(layer: hw.Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if isinstance(layer, hw.GlobalPool):
         taken = np.arange(1, layer.source.pixels + 1) * layer.source.channels
         return taken[:, None], taken[:, None], np.append(np.zeros(len(taken) - 1, np.int64), layer.result.total)
-    pixels = layer.result.pixels if isinstance(layer, (hw.Linear, hw.Pool, hw.ArgMax)) else max(1, layer.source.pixels)
+    pixels = layer.result.pixels if isinstance(layer, (hw.Linear, hw.Pool)) else max(1, layer.source.pixels)
     j = np.arange(1, pixels + 1)
     taken = np.stack([j * (wire.total // pixels) for wire in layer.sources], axis=1)
     return taken, taken, j * (layer.result.total // pixels)
@@ -235,7 +240,8 @@ def _window_firings(layer: hw.Window) -> tuple[np.ndarray, np.ndarray, np.ndarra
     y = at(np.arange(rows), layer.strides[0], layer.kernel[0], layer.dilations[0], top, layer.height)
     x = at(np.arange(columns), layer.strides[1], layer.kernel[1], layer.dilations[1], left, layer.width)
     needs = np.maximum.accumulate((y[:, None] * layer.width + x + 1).ravel())
-    first = ((np.arange(rows) * layer.strides[0] - top)[:, None] * layer.width + np.arange(columns) * layer.strides[1] - left).ravel()
+    start_y, start_x = np.arange(rows) * layer.strides[0] - top, np.arange(columns) * layer.strides[1] - left
+    first = (start_y[:, None] * layer.width + start_x).ravel()
     size = layer.height * layer.width
     frees = np.maximum.accumulate(np.clip(np.append(first[1:], size + first[0]), 0, size))
     return needs[:, None] * channels, frees[:, None] * channels, np.arange(1, rows * columns + 1) * layer.result.channels
@@ -245,7 +251,8 @@ def _concat_firings(layer: hw.Concat) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Turns of a, then b; a turn of many pixels is taken pixel by pixel."""
     a, b = layer.sources
     turns = a.total // layer.chunks[0]
-    parts = [np.arange(1, n + 1) * (chunk // n) for n, chunk in ((max(1, chunk // w.channels), chunk) for w, chunk in zip((a, b), layer.chunks))]
+    pixels = [max(1, chunk // wire.channels) for wire, chunk in zip((a, b), layer.chunks)]
+    parts = [np.arange(1, n + 1) * (chunk // n) for n, chunk in zip(pixels, layer.chunks)]
     one = np.concatenate([np.stack([parts[0], np.zeros_like(parts[0])], 1),
                           np.stack([np.full_like(parts[1], layer.chunks[0]), parts[1]], 1)])
     taken = np.concatenate([one + np.array(layer.chunks) * turn for turn in range(turns)])
@@ -279,13 +286,20 @@ def _depth(wire: hw.Wire, held: int, fold: Fold, most_beats: int | None) -> int:
 def placed(network: hw.Network, depths: Mapping[str, int]) -> hw.Network:
     """The network with queues of so many integers on the named wires."""
     layers: list[hw.Layer] = []
+    names = {wire.name for wire in _wires(network)}
     for layer in network.layers:
         sources = []
         for wire in layer.sources:
             if len(layer.sources) > 1 and wire.name in depths:
-                queued = replace(wire, name=f"{wire.name}_queued", edge="")
+                queued = replace(wire, name=_unlike(f"{wire.name}_queued", names), edge="")
                 layers.append(hw.Queue(f"{wire.name}_queue", (wire,), (queued,), depths[wire.name]))
                 wire = queued
             sources.append(wire)
         layers.append(replace(layer, sources=tuple(sources)))
     return replace(network, layers=tuple(layers))
+
+
+def _unlike(name: str, names: set[str]) -> str:
+    while name in names:
+        name += "_"
+    return name

@@ -17,11 +17,15 @@ PIN_BITS = 32  # of the top's input and output streams; a wider layer is fed thr
 
 @dataclass(frozen=True)
 class Fold:
-    """`pe` outputs (or channels) and, for a matrix-vector unit, `simd` inputs at a time; `cycles` per beat of a serial unit."""
+    """`pe` outputs (or channels) and, for a matrix-vector unit, `simd` inputs at a time; `cycles` per beat of a serial unit.
+
+    `form` is which of a Step's forms is built.
+    """
 
     pe: int
     simd: int = 1
     cycles: int = 1
+    form: str = ""
 
 
 Folding = Mapping[str, Fold]  # by layer name
@@ -45,14 +49,13 @@ def foldings(layer: hw.Layer) -> Iterator[Fold]:
         for pe in divisors(m):
             for simd in divisors(k):
                 yield Fold(pe, simd)
-    elif isinstance(layer, hw.ArgMax):
-        yield Fold(1)
-    else:
-        serial = layer.serial_cycles if isinstance(layer, hw.Step) else None
+    elif isinstance(layer, hw.Step):
         for pe in divisors(_lanes(layer)):
-            yield Fold(pe)
-            if serial is not None:
-                yield Fold(pe, cycles=serial)
+            yield from (Fold(pe, form=form) for form in layer.forms)
+            if layer.serial_cycles is not None:
+                yield Fold(pe, cycles=layer.serial_cycles, form="affine")
+    else:
+        yield from map(Fold, divisors(_lanes(layer)))
 
 
 def _lanes(layer: hw.Layer) -> int:
@@ -90,6 +93,11 @@ def groups(network: hw.Network) -> list[tuple[hw.Layer, ...]]:
             joined.add(group[1].name)
         found.append(group)
     return found
+
+
+def conversions(given: int, taken: int) -> tuple[int, ...]:
+    """The widths that a stream goes through on its way between two layers: at most two, by the common divisor."""
+    return tuple(size for size in dict.fromkeys((math.gcd(given, taken), taken)) if size != given)
 
 
 def through_pins(elements_per_beat: int, bits: int) -> int:

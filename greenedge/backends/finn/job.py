@@ -36,7 +36,7 @@ def job_files(design: Design, clock_hz: int) -> dict[str, bytes]:
                 node["data"] = f"job/{layer.name}.npy"
                 files[node["data"]] = _npy(data)
             nodes.append(node)
-    renamed = {f"{q.source.name}_queued": q.source.name for q in design.network.layers if isinstance(q, hw.Queue)}
+    renamed = {q.result.name: q.source.name for q in design.network.layers if isinstance(q, hw.Queue)}
     for node in nodes:
         node["inputs"] = [{**tensor, "name": renamed.get(tensor["name"], tensor["name"])} for tensor in node["inputs"]]
     job = {"nodes": nodes, "part": VIRTUAL_PART, "clock_ns": 1e9 / clock_hz}
@@ -78,8 +78,9 @@ def _depthwise(layer: hw.Depthwise, fold: Fold) -> list[Node]:
 
 def _padding(layer: hw.Window | hw.Pad, fold: Fold, name: str, result: dict) -> Node:
     wire = layer.source
-    return (_node(layer, "FMPadding", [_tensor(wire, 1, layer.height, layer.width, wire.channels)], [result], ImgDim=[layer.height, layer.width],
-                  Padding=list(layer.pads), NumChannels=wire.channels, SIMD=fold.pe, inputDataType=_type(wire)) | {"name": name}, None)
+    size = [layer.height, layer.width]
+    return (_node(layer, "FMPadding", [_tensor(wire, 1, *size, wire.channels)], [result], ImgDim=size, Padding=list(layer.pads),
+                  NumChannels=wire.channels, SIMD=fold.pe, inputDataType=_type(wire)) | {"name": name}, None)
 
 
 def _window(layer: hw.Window, fold: Fold) -> list[Node]:
@@ -106,15 +107,16 @@ def _pool(layer: hw.Pool, fold: Fold) -> list[Node]:
 
 def _global(layer: hw.GlobalPool, fold: Fold) -> list[Node]:
     wire = layer.source
-    return [(_node(layer, "GlobalAccPool", [_tensor(wire, 1, 1, wire.pixels, wire.channels)], [_tensor(layer.result, 1, 1, 1, wire.channels)],
-                   NumChannels=wire.channels, PE=fold.pe, inputDataType=_type(wire), numInputVectors=[1, 1, wire.pixels]), None)]
+    source, result = _tensor(wire, 1, 1, wire.pixels, wire.channels), _tensor(layer.result, 1, 1, 1, wire.channels)
+    return [(_node(layer, "GlobalAccPool", [source], [result], NumChannels=wire.channels, PE=fold.pe, inputDataType=_type(wire),
+                   numInputVectors=[1, 1, wire.pixels]), None)]
 
 
 def _step(layer: hw.Step, fold: Fold) -> list[Node]:
     data, channels = layer.thresholds, layer.source.channels
     if data is None or np.any(layer.falls):
         data = np.arange(layer.hi - layer.lo)[None]  # FINN has rising thresholds only; its cycles do not depend on them
-    data = np.resize(data, (channels, data.shape[1])) if channels % len(data) == 0 else np.broadcast_to(data[:1], (channels, data.shape[1]))
+    data = np.resize(data if channels % len(data) == 0 else data[:1], (channels, data.shape[1]))
     kind = Edge("", (), min(int(data.min()), -1), int(data.max())).dtype
     return [(_node(layer, "Thresholding", [_tensor(layer.source)], [_tensor(layer.result)], NumChannels=channels, PE=fold.pe,
                    numSteps=data.shape[1], ActVal=layer.lo, inputDataType=_type(layer.source), weightDataType=kind,
@@ -124,41 +126,36 @@ def _step(layer: hw.Step, fold: Fold) -> list[Node]:
 def _add(layer: hw.Add, fold: Fold) -> list[Node]:
     shape = [1, layer.result.pixels, layer.result.channels]
     a, b = layer.sources
-    return [(_node(layer, "ElementwiseAdd", [_tensor(a, *shape), _tensor(b, *shape)], [_tensor(layer.result)], PE=fold.pe, lhs_dtype=_type(a),
-                   rhs_dtype=_type(b), out_dtype=_type(layer.result), lhs_shape=shape, rhs_shape=shape, out_shape=shape,
-                   lhs_style="input", rhs_style="input"), None)]
+    return [(_node(layer, "ElementwiseAdd", [_tensor(a, *shape), _tensor(b, *shape)], [_tensor(layer.result)], PE=fold.pe,
+                   lhs_dtype=_type(a), rhs_dtype=_type(b), out_dtype=_type(layer.result), lhs_shape=shape, rhs_shape=shape,
+                   out_shape=shape, lhs_style="input", rhs_style="input"), None)]
 
 
 def _fork(layer: hw.Fork, fold: Fold) -> list[Node]:
-    return [(_node(layer, "DuplicateStreams", [_tensor(layer.source)], [_tensor(wire) for wire in layer.results], NumOutputStreams=2,
-                   NumChannels=layer.source.channels, PE=fold.pe, inputDataType=_type(layer.source), numInputVectors=[1, layer.source.pixels]), None)]
+    wire = layer.source
+    return [(_node(layer, "DuplicateStreams", [_tensor(wire)], [_tensor(copy) for copy in layer.results], NumOutputStreams=2,
+                   NumChannels=wire.channels, PE=fold.pe, inputDataType=_type(wire), numInputVectors=[1, wire.pixels]), None)]
 
 
 def _concat(layer: hw.Concat, fold: Fold) -> list[Node]:
     turns = layer.sources[0].total // layer.chunks[0]
     inputs = [_tensor(wire, 1, turns, chunk) for wire, chunk in zip(layer.sources, layer.chunks)]
-    return [(_node(layer, "StreamingConcat", inputs, [_tensor(layer.result, 1, turns, sum(layer.chunks))], SIMD=fold.pe,
-                   ChannelsPerStream=list(layer.chunks), inputDataTypes=[_type(wire) for wire in layer.sources], numInputVectors=[1, turns]), None)]
+    result = _tensor(layer.result, 1, turns, sum(layer.chunks))
+    return [(_node(layer, "StreamingConcat", inputs, [result], SIMD=fold.pe, ChannelsPerStream=list(layer.chunks),
+                   inputDataTypes=[_type(wire) for wire in layer.sources], numInputVectors=[1, turns]), None)]
 
 
 def _upsample(layer: hw.Upsample, fold: Fold) -> list[Node]:
     height, width = layer.height * layer.factors[0], layer.width * layer.factors[1]
     channels = layer.source.channels
     return [(_node(layer, "UpsampleNearestNeighbour", [_tensor(layer.source, 1, layer.height, layer.width, channels)],
-                   [_tensor(layer.result, 1, height, width, channels)], SIMD=fold.pe, HO=height, WO=width, HI=layer.height, WI=layer.width,
-                   NumChannels=channels, inputDataType=_type(layer.source)), None)]
-
-
-def _argmax(layer: hw.ArgMax, fold: Fold) -> list[Node]:
-    vectors = layer.result.total
-    return [(_node(layer, "LabelSelect", [_tensor(layer.source, 1, vectors, layer.count)], [_tensor(layer.result, 1, vectors, 1)],
-                   Labels=layer.count, PE=fold.pe, K=1, inputDataType=_type(layer.source), outputDataType=_type(layer.result),
-                   numInputVectors=[1, vectors]), None)]
+                   [_tensor(layer.result, 1, height, width, channels)], SIMD=fold.pe, HO=height, WO=width, HI=layer.height,
+                   WI=layer.width, NumChannels=channels, inputDataType=_type(layer.source)), None)]
 
 
 _NODES: dict[type[hw.Layer], Callable[[hw.Layer, Fold], list[Node]]] = {
     hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _global,
-    hw.Step: _step, hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.ArgMax: _argmax,
+    hw.Step: _step, hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample,
 }
 
 

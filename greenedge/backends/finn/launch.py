@@ -14,7 +14,7 @@ def main(job: str) -> int:
     try:
         python = finn_python(lambda line: print(line, flush=True))
     except GreenedgeError as error:
-        print(f"error: {error}")
+        print(f"error: {error} FINN+ only checks the cycles: --set build.finn_plus=0 builds without it.")
         return 1
     os.execv(python, [str(python), "-I", str(WORKER), job])
     return 1

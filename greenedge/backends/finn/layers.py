@@ -13,6 +13,7 @@ import numpy as np
 from greenedge.graph import Edge
 
 ZERO = np.zeros(1, np.int64)
+MOST_STEPS = 63  # thresholds per channel where there is another form
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +173,13 @@ class Step(Layer):
     table_lo: int = 0
 
     @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms to choose from: "affine", "thresholds", "table". Many comparators are never smaller than another form."""
+        found = [form for form in ("affine", "table", "thresholds") if getattr(self, form) is not None]
+        few = self.thresholds is not None and self.thresholds.shape[1] <= MOST_STEPS
+        return tuple(found if few or len(found) == 1 else [form for form in found if form != "thresholds"])
+
+    @property
     def serial_cycles(self) -> int | None:
         """Cycles per beat of the unit that multiplies bit by bit; None where it cannot (ge_requantise.sv)."""
         if self.affine is None:
@@ -206,13 +214,6 @@ class Upsample(Layer):
     height: int
     width: int
     factors: tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class ArgMax(Layer):
-    """Index of the first largest of every `count` integers."""
-
-    count: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -172,8 +172,9 @@ def _queue(p: Mapping, family: str) -> tuple[dict[str, float], int]:
 
 
 _FEATURES: dict[str, Callable[[Mapping, str], tuple[dict[str, float], int]]] = {
-    "ge_mvu": _mvu, "ge_depthwise": _depthwise, "ge_requantise": _requantise, "ge_requantise_serial": _serial, "ge_threshold": _threshold, "ge_table": _table,
+    "ge_mvu": _mvu, "ge_depthwise": _depthwise, "ge_requantise": _requantise, "ge_requantise_serial": _serial,
+    "ge_threshold": _threshold, "ge_table": _table,
     "ge_window": _window, "ge_pad": _words("BITS"), "ge_pool": _pool, "ge_pool_global": _pool_global,
     "ge_add": _words("ABITS", "BBITS", "OB"), "ge_fork": _words("WIDTH"), "ge_concat": _words("WIDTH"), "ge_upsample": _upsample,
-    "ge_argmax": _words("BITS", "OB"), "ge_queue": _queue, "ge_width": _width,
+    "ge_queue": _queue, "ge_width": _width,
 }

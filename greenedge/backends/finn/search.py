@@ -14,6 +14,7 @@ from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.design import Design, Limits
 from greenedge.backends.finn.fifos import Deadlock, with_queues
 from greenedge.backends.finn.folding import Fold, Folding, cycles, foldings, groups, least_cycles
+from greenedge.backends.finn.matching import Choice, matched
 from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.stitch import stitch
 from greenedge.backends.finn.units import unit_of
@@ -38,36 +39,27 @@ class Search:
         self.groups = groups(network)
         self.choices = [self._choices(group) for group in self.groups]
         self.least = least_cycles(network)
-        fastest = max([self.least, *(choices[0][0] for choices in self.choices)])
-        self.candidates = sorted({c for choices in self.choices for c, _, _ in choices if c >= fastest} | {fastest})
+        fastest = max([self.least, *(min(choice.cycles for choice in choices) for choices in self.choices)])
+        self.candidates = sorted({choice.cycles for choices in self.choices for choice in choices if choice.cycles >= fastest} | {fastest})
         self._made: dict[int, Design] = {}
 
-    def _choices(self, group: tuple[hw.Layer, ...]) -> list[tuple[int, Cost, Fold]]:
-        """(cycles, cost, folding), rising in cycles and falling in cost: nothing that is both slower and larger."""
-        found = []
-        for fold in foldings(group[-1]):
-            cost = sum((estimate(unit_of(layer, fold), self.limits.family) for layer in group), Cost())
-            found.append((max(cycles(layer, fold) for layer in group), cost, fold))
-        found.sort(key=lambda choice: (choice[0], self.limits.share(choice[1])))
-        best: list[tuple[int, Cost, Fold]] = []
-        for choice in found:
-            if not best or self.limits.share(choice[1]) < self.limits.share(best[-1][1]):
-                best.append(choice)
-        return best
+    def _choices(self, group: tuple[hw.Layer, ...]) -> list[Choice]:
+        return [Choice(max(cycles(layer, fold) for layer in group),
+                       sum((estimate(unit_of(layer, fold), self.limits.family) for layer in group), Cost()), fold) for fold in foldings(group[-1])]
 
-    def _smallest(self, index: int) -> list[tuple[int, Cost, Fold]]:
-        """Per group the smallest folding that takes at most the candidate's cycles."""
-        most = self.candidates[index]
-        return [[choice for choice in choices if choice[0] <= most][-1] for choices in self.choices]
+    def _options(self, index: int) -> list[list[Choice]]:
+        """Per group the foldings that take at most the candidate's cycles."""
+        return [[choice for choice in choices if choice.cycles <= self.candidates[index]] for choices in self.choices]
 
     def likely_fits(self, index: int) -> bool:
         """Whether the layers alone fit, without queues and converters."""
-        return self.limits.hold(sum((cost for _, cost, _ in self._smallest(index)), Cost()))
+        smallest = (min((choice.cost for choice in choices), key=self.limits.share) for choices in self._options(index))
+        return self.limits.hold(sum(smallest, Cost()))
 
     def design(self, index: int) -> Design:
         """The smallest design whose layers take at most the candidate's cycles each. Raises Deadlock."""
         if index not in self._made:
-            folding = {layer.name: fold for group, (_, _, fold) in zip(self.groups, self._smallest(index)) for layer in group}
+            folding = matched(self.network, self.groups, self._options(index), self.limits)
             self._made[index] = designed(self.network, folding, self.limits, self.most_beats)
         return self._made[index]
 
@@ -81,8 +73,7 @@ class Search:
 
     def most(self, interval: int | None, latency: int | None) -> Design:
         """The slowest design that gives what is asked for; where none does, the fastest of all."""
-        slow = lambda index: interval is not None and max(self.least, *(c for c, _, _ in self._smallest(index))) > interval
-        last = max(0, _first(len(self.candidates), slow) - 1)
+        last = max(0, _first(len(self.candidates), lambda index: interval is not None and self.candidates[index] > interval) - 1)
         if latency is not None:
             last = max(0, _first(last + 1, lambda index: self.design(index).schedule.latency > latency) - 1)
         while last > 0 and not met(self.design(last), interval, latency):
@@ -106,7 +97,7 @@ def met(design: Design, interval: int | None, latency: int | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Found:
     """What the search found: the design, or why there is none with the best that there is (None: every one stops)."""
 
     design: Design | None
@@ -115,22 +106,22 @@ class Choice:
 
 
 @lru_cache(maxsize=4)
-def choose(network: hw.Network, limits: Limits, wish: Wish) -> Choice:
+def choose(network: hw.Network, limits: Limits, wish: Wish) -> Found:
     """The design for a wish."""
     try:
         return _searched(Search(network, limits, wish.most_beats), wish)
     except Deadlock as stopped:  # whatever the folding, the same pixels must wait
-        return Choice(None, "deadlock", stopped)
+        return Found(None, "deadlock", stopped)
 
 
-def _searched(search: Search, wish: Wish) -> Choice:
+def _searched(search: Search, wish: Wish) -> Found:
     fastest = search.fewest()
     if not fastest.fits:
-        return Choice(fastest, "too-big")
+        return Found(fastest, "too-big")
     if wish.interval is None and wish.latency is None:
-        return Choice(fastest)
+        return Found(fastest)
     design = search.most(wish.interval, wish.latency)
-    return Choice(design) if met(design, wish.interval, wish.latency) and design.fits else Choice(fastest, "too-slow")
+    return Found(design) if met(design, wish.interval, wish.latency) and design.fits else Found(fastest, "too-slow")
 
 
 def designed(network: hw.Network, folding: Folding, limits: Limits, most_beats: int | None = None) -> Design:
@@ -140,13 +131,14 @@ def designed(network: hw.Network, folding: Folding, limits: Limits, most_beats: 
     return Design(queued, folding, schedule, sum((estimate(unit, limits.family) for unit in units), Cost()), limits)
 
 
-def refusals(choice: Choice, wish: Wish, target: Target, clock_hz: int) -> list[Reason]:
+def refusals(choice: Found, wish: Wish, target: Target, clock_hz: int) -> list[Reason]:
     """Why there is no design, with the best that there is."""
     design, device = choice.design, target.device
     if choice.refused == "deadlock":
         full, empty = (", ".join(dict.fromkeys(names)) for names in (choice.stopped.full, choice.stopped.empty))
         return [Reason(f"{choice.stopped.full[0]}_queue", "deadlock", f"a queue of at most {wish.most_beats} beats",
-                       f"the network stops with {full} full while {empty} is waited for", "leave build.queue out: queues are then as deep as needed")]
+                       f"the network stops with {full} full while {empty} is waited for",
+                       "leave build.queue out: queues are then as deep as needed")]
     if design is None or choice.refused is None:
         return []
     name, schedule = design.network.name, design.schedule
@@ -156,8 +148,9 @@ def refusals(choice: Choice, wish: Wish, target: Target, clock_hz: int) -> list[
     if choice.refused == "too-slow":
         asked = [f"{clock_hz / wish.interval:,.0f} inferences per second"] if wish.interval is not None else []
         asked += [f"a latency of {1e6 * wish.latency / clock_hz:,.1f} µs"] if wish.latency is not None else []
-        best = f"{clock_hz / schedule.interval:,.0f} inferences per second with {1e6 * schedule.latency / clock_hz:,.1f} µs of latency"
-        return [Reason(name, "too-slow", " and ".join(asked), f"at {clock_hz / 1e6:g} MHz the fastest that fits {device.title} gives {best}",
+        best = (f"at {clock_hz / 1e6:g} MHz the fastest that fits {device.title} gives {clock_hz / schedule.interval:,.0f} inferences per "
+                f"second with {1e6 * schedule.latency / clock_hz:,.1f} µs of latency")
+        return [Reason(name, "too-slow", " and ".join(asked), best,
                        "ask for that or less, raise build.clock_hz, or choose a larger device")]
     return []
 

@@ -8,7 +8,6 @@ The units are those of greenedge/rtl; the top is plain SystemVerilog in which ev
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import numpy as np
 from greenedge.backends.finn import amd
 from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.design import read_design
-from greenedge.backends.finn.folding import Fold, elements, through_pins, tied
+from greenedge.backends.finn.folding import Fold, conversions, elements, through_pins, tied
 from greenedge.backends.finn.streams import Stream, layout_of
 from greenedge.backends.finn.topfile import TOP, Instance, top
 from greenedge.backends.finn.units import FOLDER, Unit, memory_file, unit_of
@@ -66,7 +65,7 @@ class _Stitcher:
     def __init__(self, network: hw.Network) -> None:
         self.instances: list[Instance] = []
         self.streams: dict[str, Stream] = {}
-        self.readers = {wire.name: layer for layer in network.layers for wire in layer.sources}
+        self.taken = {network.source.name, *(wire.name for layer in network.layers for wire in layer.results)}
 
     def add(self, layer: hw.Layer, fold: Fold | None) -> None:
         inward, outward = _PORTS.get(type(layer), (("s",), ("m",)))
@@ -79,21 +78,26 @@ class _Stitcher:
             ports[port] = self.adapted(self.streams[layer.sources[k].name], layer.sources[k], taken, stem)
         for port, wire in zip(outward, layer.results):
             ports[port] = self.streams[wire.name] = stream_of(wire, given)
-        self.instances.append(Instance(f"{layer.name}_unit", unit_of(layer, fold), ports, outward))
+        self.instances.append(Instance(self.fresh(f"{layer.name}_unit"), unit_of(layer, fold), ports, outward))
+
+    def fresh(self, wanted: str) -> str:
+        """A name that nothing else in the top has."""
+        while wanted in self.taken:
+            wanted += "_"
+        self.taken.add(wanted)
+        return wanted
 
     def adapted(self, stream: Stream, wanted: hw.Wire, count: int, stem: str) -> Stream:
         """The stream in the type of `wanted`, `count` elements per beat: at most two converters, through the common divisor."""
         if (stream.bits, stream.signed) != (wanted.bits, wanted.signed):
-            result = replace(stream, name=f"{stem}_wide", bits=wanted.bits, signed=wanted.signed)
+            result = replace(stream, name=self.fresh(f"{stem}_wide"), bits=wanted.bits, signed=wanted.signed)
             self.instances.append(Instance(result.name, None, {"s": stream, "m": result}, ("m",)))
             stream = result
-        for size in dict.fromkeys((math.gcd(stream.elements, count), count)):
-            if size == stream.elements:
-                continue
-            name = f"{stem}_in" if size == count else f"{stem}_by_{size}"
+        for size in conversions(stream.elements, count):
+            name = self.fresh(f"{stem}_in" if size == count else f"{stem}_by_{size}")
             result = replace(stream, name=name, elements=size, beats=stream.beats * stream.elements // size)
             unit = Unit("ge_width", {"BITS": stream.bits, "IN": stream.elements, "OUT": size})
-            self.instances.append(Instance(f"{name}_width", unit, {"s": stream, "m": result}, ("m",)))
+            self.instances.append(Instance(self.fresh(f"{name}_width"), unit, {"s": stream, "m": result}, ("m",)))
             stream = result
         return stream
 

@@ -40,8 +40,11 @@ class Stream:
     @property
     def order(self) -> np.ndarray:
         """Row-major index in the edge of every element, as they travel."""
+        if not self.layout:
+            row_major = np.arange(int(np.prod(self.shape))).reshape(self.shape)
+            return np.moveaxis(row_major, 0, -1).ravel() if len(self.shape) > 1 else row_major.ravel()
         index = np.zeros(1, np.int64)
-        for size, stride in self.layout or layout_of(_channels_last(np.arange(int(np.prod(self.shape))).reshape(1, *self.shape)).ravel()):
+        for size, stride in self.layout:
             index = (index[:, None] + np.arange(size) * stride).ravel()
         return index
 
@@ -98,7 +101,3 @@ def layout_of(order: Sequence[int]) -> tuple[tuple[int, int], ...]:
         loops.insert(0, (size, stride))
         order = order.reshape(-1, size)[:, 0]
     return tuple(loops) or ((1, 1),)
-
-
-def _channels_last(x: np.ndarray) -> np.ndarray:
-    return np.moveaxis(x, 1, -1) if x.ndim > 2 else x

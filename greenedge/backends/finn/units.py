@@ -12,7 +12,6 @@ from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.folding import Fold
 
 FOLDER = "rtl"  # memory files are named as seen from the build folder
-MOST_STEPS = 63  # beyond, a layer without affine form is tabulated where it can be
 
 @dataclass(frozen=True)
 class Unit:
@@ -101,8 +100,8 @@ def _window(layer: hw.Window, fold: Fold) -> Unit:
 
 def _pad(layer: hw.Pad, fold: Fold) -> Unit:
     top, left, bottom, right = layer.pads
-    return Unit("ge_pad", {"C": layer.source.channels, "H": layer.height, "W": layer.width, "PT": top, "PL": left, "PB": bottom, "PR": right,
-                           "PE": fold.pe, "BITS": layer.source.bits, "PAD": layer.pad})
+    return Unit("ge_pad", {"C": layer.source.channels, "H": layer.height, "W": layer.width, "PT": top, "PL": left, "PB": bottom,
+                           "PR": right, "PE": fold.pe, "BITS": layer.source.bits, "PAD": layer.pad})
 
 
 def _pool(layer: hw.Pool, fold: Fold) -> Unit:
@@ -118,11 +117,7 @@ def _pool_global(layer: hw.GlobalPool, fold: Fold) -> Unit:
 
 
 def _step(layer: hw.Step, fold: Fold) -> Unit:
-    if layer.affine is not None:
-        return _affine(layer, fold)
-    if layer.thresholds is not None and (layer.table is None or layer.thresholds.shape[1] <= MOST_STEPS):
-        return _thresholds(layer, fold)
-    return _table(layer, fold)
+    return {"affine": _affine, "thresholds": _thresholds, "table": _table}[fold.form](layer, fold)
 
 
 def _repeated(layer: hw.Step, pe: int) -> tuple[int, np.ndarray]:
@@ -159,8 +154,9 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
         lanes = sum(inside[:, k] << (k * bits) for k in range(steps)) + (layer.falls[row].astype(object) << (steps * bits))
         return {f"{layer.name}_thresholds.mem": (lanes.reshape(-1, fold.pe), steps * bits + falls)}
 
-    return Unit("ge_threshold", {"C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "LO": layer.lo, "STEPS": steps,
-                                 "OB": layer.result.bits, "FALLS": int(falls), "THRESHOLDS_FILE": _file(layer, "thresholds")}, memories)
+    return Unit("ge_threshold", {
+        "C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "LO": layer.lo, "STEPS": steps,
+        "OB": layer.result.bits, "FALLS": int(falls), "THRESHOLDS_FILE": _file(layer, "thresholds")}, memories)
 
 
 def _table(layer: hw.Step, fold: Fold) -> Unit:
@@ -199,15 +195,12 @@ def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
                                 "FW": layer.factors[1], "PE": fold.pe, "BITS": layer.source.bits})
 
 
-def _argmax(layer: hw.ArgMax, fold: Fold) -> Unit:
-    return Unit("ge_argmax", {"N": layer.count, "BITS": layer.source.bits, "SGN": int(layer.source.signed), "OB": layer.result.bits})
-
-
 def _queue(layer: hw.Queue, fold: Fold) -> Unit:
     return Unit("ge_queue", {"WIDTH": _width(layer.source, fold), "DEPTH": -(-layer.depth // fold.pe)})
 
 
 _UNITS: dict[type[hw.Layer], Callable[..., Unit]] = {
-    hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _pool_global, hw.Step: _step,
-    hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.ArgMax: _argmax, hw.Queue: _queue,
+    hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _pool_global,
+    hw.Step: _step,
+    hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.Queue: _queue,
 }

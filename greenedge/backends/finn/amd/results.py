@@ -43,7 +43,8 @@ def fmax_hz(path: Path, clock_hz: float) -> float:
 def report(folder: Path) -> dict:
     """{"hardware": …}: resources and clock by Vivado where it ran, else resources by yosys; cycles simulated."""
     read = lambda name: built.read(folder, name)
-    simulated, design, finn, record = (read(f"{name}.json") for name in ("simulation", "folding", "finn", "build"))
+    simulated, design, record = (read(f"{name}.json") for name in ("simulation", "folding", "build"))
+    finn = read("finn.json") if (folder / "finn.json").is_file() else None  # FINN+ need not be asked
     request, vivado, stat = read(REQUEST), read(RESULT), read("stat.json")
     by_vivado = vivado.get("core")
     counted = by_vivado or {**{name: built.cells(stat, None, *cells) for name, cells in _CELLS.items()},
@@ -55,8 +56,9 @@ def report(folder: Path) -> dict:
                 "host_interface": "AXI DMA, vivado/driver.py" if request["shell"] == "vivado_zynq" else "none: FINN's flow makes it"}
     evidence = {**dict.fromkeys(counted, "reported by Vivado" if by_vivado else _BY_YOSYS), "cycles_per_inference": "simulated",
                 "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated"}
-    notes = [*design["notes"], *built.apart(design, finn), *([] if by_vivado else [vivado["said"]])]
-    return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], "finn-plus": finn["finn_plus"]}}
+    notes = [*design["notes"], *(built.apart(design, finn) if finn else ()), *([] if by_vivado else [vivado["said"]])]
+    asked = {"finn-plus": finn["finn_plus"]} if finn else {}
+    return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], **asked}}
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,83 @@
+"""Foldings that suit their neighbours: a converter between two layers of different width costs cells as well.
+
+Layer by layer the folding is taken that is smallest together with the converters on its sides, the others' foldings being as
+they are; two rounds are enough to settle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.design import Limits
+from greenedge.backends.finn.folding import Fold, conversions, elements, through_pins, tied
+from greenedge.backends.finn.resources import Cost, estimate
+from greenedge.backends.finn.units import Unit
+
+_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A folding of one group of layers: its cycles per inference and its cells."""
+
+    cycles: int
+    cost: Cost
+    fold: Fold
+
+
+@dataclass(frozen=True)
+class Link:
+    """A wire between two layers that have foldings; None is the outside, whose width the other side decides."""
+
+    giver: hw.Layer | None
+    taker: hw.Layer | None
+    bits: int
+
+
+def links_of(network: hw.Network) -> list[Link]:
+    """All of them, seen through forks and queues."""
+    givers: dict[str, hw.Layer | None] = {network.source.name: None}
+    links = []
+    for layer in network.layers:
+        if tied(layer):
+            givers |= {wire.name: givers[layer.source.name] for wire in layer.results}
+            continue
+        links += [Link(givers[wire.name], layer, wire.bits) for wire in layer.sources]
+        givers |= {wire.name: layer for wire in layer.results}
+    return [*links, Link(givers[network.result.name], None, network.result.bits)]
+
+
+@cache
+def converters(bits: int, given: int, taken: int, family: str) -> Cost:
+    """What it costs that one side gives and the other takes so many integers per beat."""
+    cost, size = Cost(), given
+    for other in conversions(given, taken):
+        cost, size = cost + estimate(Unit("ge_width", {"BITS": bits, "IN": size, "OUT": other}), family), other
+    return cost
+
+
+def between(link: Link, folding: Mapping[str, Fold], family: str) -> Cost:
+    """The converters on one link."""
+    taken = elements(link.taker, folding[link.taker.name])[0] if link.taker else None
+    given = elements(link.giver, folding[link.giver.name])[1] if link.giver else through_pins(taken, link.bits)
+    return converters(link.bits, given, through_pins(given, link.bits) if taken is None else taken, family)
+
+
+def matched(network: hw.Network, groups: Sequence[tuple[hw.Layer, ...]], options: Sequence[Sequence[Choice]],
+            limits: Limits) -> dict[str, Fold]:
+    """A folding by layer name, from the choices that each group has; `limits` says what is small."""
+    first = [min(choices, key=lambda choice: limits.share(choice.cost)) for choices in options]
+    folding = {layer.name: choice.fold for group, choice in zip(groups, first) for layer in group}
+    links = links_of(network)
+    touching = [[link for link in links if link.giver in group or link.taker in group] for group in groups]
+    for _ in range(_ROUNDS):
+        for group, choices, near in zip(groups, options, touching):
+            def size(choice: Choice) -> float:
+                tried = {**folding, **{layer.name: choice.fold for layer in group}}
+                return limits.share(sum((between(link, tried, limits.family) for link in near), choice.cost))
+
+            folding |= {layer.name: min(choices, key=size).fold for layer in group}
+    return folding

@@ -1,0 +1,104 @@
+"""The search for a folding and the schedule in time: faster means larger, limits hold, queues are as deep as needed and no deeper."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from greenedge.backends.finn.design import Limits, plain, read_design
+from greenedge.backends.finn.fifos import Deadlock, placed, schedule, with_queues
+from greenedge.backends.finn.folding import cycles, divisors, least_cycles
+from greenedge.backends.finn.layers import Queue
+from greenedge.backends.finn.network import network_of
+from greenedge.backends.finn.resources import Cost, blocks_of
+from greenedge.backends.finn.search import Search, Wish, choose
+from greenedge.target import load_target
+from tests.backends.finn_sketches import SKETCHES, digits_like, residual, vectors
+from tests.backends.nets import mlp
+
+
+@pytest.fixture(scope="module")
+def limits() -> Limits:
+    return Limits.of(load_target("ulx3s-25f").device)
+
+
+@pytest.mark.parametrize("sketch", SKETCHES, ids=lambda sketch: sketch.__name__)
+def test_faster_is_never_smaller(limits, sketch):
+    search = Search(network_of(sketch(np.random.default_rng(2))), limits)
+    designs = [search.design(index) for index in range(0, len(search.candidates), max(1, len(search.candidates) // 4))]
+    shares = [limits.share(design.cost) for design in designs]
+    assert all(a >= 0.9 * b for a, b in zip(shares, shares[1:])), shares  # converters may cost a little on the way
+    for design, most in zip(designs, search.candidates[::max(1, len(search.candidates) // 4)]):
+        slowest = max(cycles(layer, design.folding[layer.name]) for layer in design.network.layers if layer.name in design.folding)
+        assert slowest <= most and design.schedule.interval >= max(slowest, least_cycles(search.network)) * 0.999
+
+
+def test_wishes_are_met_with_the_smallest_design(limits):
+    network = network_of(digits_like(np.random.default_rng(2)))
+    fastest = choose(network, limits, Wish()).design
+    for wish in (Wish(interval=5000), Wish(latency=4 * fastest.schedule.latency), Wish(interval=5000, latency=6000)):
+        design = choose(network, limits, wish).design
+        assert wish.interval is None or design.schedule.interval <= wish.interval
+        assert wish.latency is None or design.schedule.latency <= wish.latency
+        assert limits.share(design.cost) < limits.share(fastest.cost)
+    assert choose(network, limits, Wish(interval=10)).refused == "too-slow"
+
+
+def test_a_small_device_is_filled_no_further_than_planned(limits):
+    network = network_of(mlp(np.random.default_rng(2), (256, 128, 128, 10)))
+    small, large = choose(network, limits, Wish()).design, choose(network, Limits.of(load_target("ulx3s-85f").device), Wish()).design
+    assert limits.hold(small.cost) and small.schedule.interval > large.schedule.interval
+    assert not limits.hold(large.cost)
+
+
+def test_queues_are_as_deep_as_needed(limits):
+    network = network_of(residual(np.random.default_rng(2)))
+    design = choose(network, limits, Wish(interval=400)).design
+    queues = {layer.source.name: layer.depth for layer in design.network.layers if isinstance(layer, Queue)}
+    assert queues, "the bare branch waits for the deep one"
+    beats = least_cycles(network)
+    deepest = max(queues, key=queues.get)
+    with pytest.raises(Deadlock) as stopped:
+        schedule(network, design.folding, {**dict.fromkeys(design.schedule.held, 0), **queues, deepest: 1}, beats)
+    assert stopped.value.full[0] == deepest and stopped.value.empty
+    with pytest.raises(Deadlock):
+        with_queues(network, design.folding, beats, most_beats=1)
+    assert schedule(network, design.folding, {}, beats).interval == pytest.approx(design.schedule.interval)
+
+
+def test_a_design_is_read_back_as_it_was_written(limits, tmp_path):
+    import json
+
+    graph = vectors(np.random.default_rng(2))
+    design = choose(network_of(graph), limits, Wish(interval=200)).design
+    (tmp_path / "folding.json").write_text(json.dumps(plain(design)))
+    network, folding = read_design(graph, tmp_path)
+    assert folding == dict(design.folding)
+    assert [layer.name for layer in network.layers] == [layer.name for layer in design.network.layers]
+    assert [layer.name for layer in placed(network_of(graph), {}).layers] == [layer.name for layer in network_of(graph).layers]
+
+
+def test_names_of_a_model_meet_no_names_of_ours(limits):
+    """A model may call its nodes what the stitcher would call a converter, an instance or a queue."""
+    import re
+
+    from greenedge.backends.finn.stitch import rtl_files, stitch
+
+    graph = residual(np.random.default_rng(2))
+    first = [op.name for op in graph.ops if op.inputs]
+    clash = dict(zip(first[1:], [f"{first[0]}{end}" for end in ("_in", "_unit", "_wide", "_in_width", "_to", "_to_queued", "_window_unit")]))
+    renamed = dataclasses.replace(graph, ops=tuple(dataclasses.replace(op, name=clash.get(op.name, op.name)) for op in graph.ops), _by_output={})
+    design = choose(network_of(renamed), limits, Wish(interval=400)).design
+    text = rtl_files("clash", stitch(design.network, design.folding))["top.sv"].decode()
+    names = re.findall(r"^    logic \[.*\] (\w+);|^    ge_\w+ #\(.*\) (\w+) \($", text, re.MULTILINE)
+    names = [a or b for a, b in names]
+    assert len(names) > 20 and len(set(names)) == len(names)
+
+
+def test_arithmetic_of_costs():
+    assert divisors(12) == [1, 2, 3, 4, 6, 12] and divisors(1) == [1]
+    assert (blocks_of(512, 36), blocks_of(513, 36), blocks_of(16384, 1), blocks_of(448, 840)) == (1, 2, 1, 24)
+    assert blocks_of(256, 16, "ice40") == 1
+    assert Cost(1, 2, 3, 4, 5) + Cost(1, 1, 1, 1, 1) == Cost(2, 3, 4, 5, 6)
