@@ -130,6 +130,13 @@ def read_edges(folder: Path) -> dict:
     return about
 
 
+def foresee(graph: Graph):
+    """What the certificate would say, from a sample of channels (greenedge.int8.forecast)."""
+    from greenedge.int8.forecast import forecast
+
+    return forecast(graph, "FULLY_CONNECTED", "CONV_2D")
+
+
 def report(folder: Path) -> dict:
     """{"edge": …}: the file's size, its operators, the runtime, and per kernel set what was proved or why nothing counts."""
     from greenedge.backends.tflite.runtime import operators
