@@ -131,6 +131,20 @@ def test_refusals_are_said_at_once(rng):
         f"{turned}: an input of -12…-3; the zeros between its samples are no int8 there (cure: let the quantiser's levels include 0)."]
 
 
+def test_processors_whose_fast_products_saturate_are_asked_for_exact_ones(tmp_path, monkeypatch):
+    from greenedge.backends.onnxruntime import worker
+
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(worker.platform, "machine", lambda: "x86_64")
+    for text, answer in (("flags\t: sse avx2 avx512f avx512_vnni\n", False), ("flags\t: sse avx2 avx_vnni\n", False),
+                         ("flags\t: sse avx2 avx512f\n", True), ("", True)):
+        file.write_text(text)
+        assert worker.saturates(file) is answer
+    assert worker.saturates(tmp_path / "nothing")
+    monkeypatch.setattr(worker.platform, "machine", lambda: "aarch64")
+    assert not worker.saturates(file)
+
+
 def test_the_golden_file(repo):
     """The digest of one small plan; GOLDEN=1 writes it anew."""
     sketch = Sketch(np.random.default_rng(7), (2, 5, 5))
