@@ -24,7 +24,7 @@ def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple
     if refusals["da4ml"] or refusals["finn"]:
         taker = "finn" if refusals["da4ml"] and not refusals["finn"] else "da4ml" if not refusals["da4ml"] else first
         other = "da4ml" if taker == "finn" else "finn"
-        return taker, f"{taker} was chosen because {other} refuses the model: {refusals[other][0]}"
+        return taker, f"{taker} was chosen because {other} refuses the model: {str(refusals[other][0]).rstrip('.')}"
     if options.get("fps"):
         return "finn", "finn was chosen because a number of inferences per second was asked for: it folds to that"
     share, told = _unrolled(graph, target)

@@ -1,0 +1,41 @@
+"""Which back end is taken where nobody names one, and the sentence that says why."""
+
+from __future__ import annotations
+
+from greenedge.choice import choose
+from greenedge.target import load_target
+from tests.backends.affine_nets import made, residual, vectors, with_affine
+from tests.backends.graphs import Sketch
+from tests.backends.nets import mlp
+
+
+def test_a_small_network_is_unrolled(rng):
+    graph, _ = made(rng, vectors)
+    backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {})
+    assert backend == "da4ml" and reason.startswith("da4ml was chosen because unrolled it is estimated at ")
+    assert reason.endswith("% of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6: small enough for a sample in every clock cycle (at most 20%)")
+    assert graph
+
+
+def test_a_larger_one_is_folded(rng):
+    backend, reason = choose(mlp(rng, (64, 24, 10)), load_target("ulx3s-85f"), {})
+    assert backend == "finn" and reason.startswith("finn was chosen because unrolled it is estimated at ")
+    assert reason.endswith(": more than the 20% up to which a network is unrolled by da4ml")
+
+
+def test_inferences_per_second_are_finns(rng):
+    assert choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"fps": 1000}) == (
+        "finn", "finn was chosen because a number of inferences per second was asked for: it folds to that")
+
+
+def test_a_back_end_that_refuses_gives_way(rng):
+    sketch = Sketch(rng, (4,))
+    steps = sketch.step(sketch.dense("x", 3))
+    backend, reason = choose(sketch.graph(steps), load_target("ulx3s-85f"), {})  # thresholds without a multiply, add and shift
+    assert reason.startswith(f"{backend} was chosen because ") and " refuses the model: " in reason
+
+
+def test_one_back_end_needs_no_reason(rng):
+    graph, _ = made(rng, residual, 2)
+    assert choose(graph, load_target("vcu118"), {}) == ("hls4ml", None)
+    assert with_affine(graph).outputs == graph.outputs
