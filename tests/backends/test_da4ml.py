@@ -113,7 +113,7 @@ def test_what_cannot_be_unrolled_is_told(rng):
         "the quantiser).",
         "sketch: a device of family 'zynq'; bitstreams are made for ecp5, ice40, gowin with a clock pin (cure: choose ulx3s-85f)."]
     for options, text in [({"cutoff": 0}, "--set build.cutoff=0: it must be a number of adders from 1 to 64."),
-                          ({"folding": 1}, "da4ml has no option build.folding; it has: cutoff, clock_hz, baud, link, seed.")]:
+                          ({"folding": 1}, "da4ml has no option build.folding; it has: cutoff, clock_hz, baud, link, seed, seeds.")]:
         with pytest.raises(TargetError) as error:
             da4ml.check(graph, load_target("ulx3s-85f"), options)
         assert str(error.value) == text

@@ -94,7 +94,7 @@ def test_targets_toolchains_and_options_that_do_not_fit_are_told(rng):
     for options, text in [({"toolchain": "gcc"}, "there is no HLS toolchain 'gcc'; toolchains are: vitis, vivado, vivado-accelerator, quartus, "
                                                  "oneapi, catapult, libero."),
                           ({"depth": 3}, "hls4ml has no option build.depth; it has: toolchain, io, fps, clock_mhz, strategy, reuse, synthesis, "
-                                         "container, seed."),
+                                         "seed."),
                           ({"io": "io_serial"}, "build.io is 'io_serial'; it is io_parallel or io_stream."),
                           ({"synthesis": "yes"}, "build.synthesis is 'yes'; it is one of auto, hls, logic, no.")]:
         with pytest.raises(TargetError) as error:
@@ -206,9 +206,26 @@ def test_the_vendors_tool_is_not_asked_for_in_vain(rng):
     graph, _ = made(rng, vectors)
     target = load_target(VU9P)
     assert len(hls4ml.plan(graph, target, {"synthesis": "no"}).commands) == 2
-    asked = hls4ml.plan(graph, target, {"synthesis": "logic", "container": "greenedge-hls4ml"}).commands[-1]
-    assert asked.argv[:8] == ("docker", "run", "--rm", "-v", "./:/build", "-w", "/build", "greenedge-hls4ml")
-    assert asked.argv[8:] == ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl")
+    asked = hls4ml.plan(graph, target, {"synthesis": "logic"})
+    assert asked.commands[-1].argv == ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl")
+    assert b'"logic": 1' in asked.files["job.json"]
+
+
+def test_vitis_runs_in_its_image_in_the_project(rng, tmp_path, monkeypatch):
+    """Docker gets the project's folder, where the vendor's script looks for its files."""
+    from greenedge.tools import Command, _resolve
+
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin" / "docker"
+    docker.write_text("#!/bin/sh\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("GREENEDGE_XILINX", str(tmp_path))
+    graph, _ = made(rng, vectors)
+    command = hls4ml.plan(graph, load_target(VU9P), {"synthesis": "hls"}).commands[-1]
+    assert isinstance(command, Command)
+    argv = _resolve(command, tmp_path, True).argv
+    assert argv[argv.index("--workdir") + 1] == str(tmp_path / "project")
 
 
 def test_weights_reach_hls4ml_as_the_graph_has_them(rng):

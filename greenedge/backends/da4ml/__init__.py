@@ -3,7 +3,8 @@ tools to a bitstream.
 
 Tools: da4ml (a process of its own; LGPL, installed, never part of this project), verilator, yosys with slang, nextpnr and the
 packer of the family.
-Options: cutoff (adders in a row between two registers, default 3), clock_hz, baud and link (as finn's), seed (of placement).
+Options: cutoff (adders in a row between two registers, default 3), clock_hz, baud and link (as finn's), seed (of placement), seeds (how
+many to try).
 Files: graph.*, job.json, rtl/ (da4ml's Verilog and the streams around it: what is simulated and synthesised), streams.json,
 trace.json (adders, stages, seconds), simulation.json, shell.json, board/ and board.json, stat.json, report.json, timing.json, and
 top.bit, top.bin or top.fs.
@@ -27,7 +28,7 @@ from greenedge.tools import Command, Plan
 STAGE = "rtl"
 _MODULE = "greenedge.backends.da4ml"
 _DEFAULT_CUTOFF = 3.0
-_OPTIONS = ("cutoff", "clock_hz", "baud", "link", "seed")
+_OPTIONS = ("cutoff", "clock_hz", "baud", "link", "seed", "seeds")
 # family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
 _CELLS = {
     "ecp5": {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", 18432)},
@@ -66,7 +67,7 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
         Command(python(f"{_MODULE}.generate"), "da4ml.log", "da4ml unrolls the network (its first call compiles it: minutes)", timeout_s=3 * 3600),
         Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
         Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
-        *bitstream_commands(target, request, int(options.get("seed") or 1)))
+        *bitstream_commands(target, request, int(options.get("seed") or 1), int(options.get("seeds") or 1)))
     return Plan(files, commands, ("rtl/top.sv", "streams.json", "trace.json", "simulation.json", "board.json", STAT, REPORT, TIMING,
                                   PRODUCT[target.device.family]))
 
