@@ -8,6 +8,7 @@ from greenedge.backends import load_backend
 from greenedge.graph import Graph
 from greenedge.target import Target
 
+_FOLDED, _UNROLLED = ("fps", "latency", "queue"), ("cutoff",)  # options of the one that the other does not know, or not as a goal
 MOST_SHARE = 0.2  # of a device's LUTs that an unrolled network may be estimated to take before folding is preferred
 
 
@@ -20,23 +21,19 @@ def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple
     first = target.backends[0]
     if not {"finn", "da4ml"} <= set(target.backends):
         return first, None
-    refusals = {name: load_backend(name).check(graph, target, _own(name, options)) for name in ("finn", "da4ml")}
+    refusals = {name: load_backend(name).check(graph, target, {k: v for k, v in options.items() if k not in others})
+                for name, others in (("finn", _UNROLLED), ("da4ml", _FOLDED))}
     if refusals["da4ml"] or refusals["finn"]:
         taker = "finn" if refusals["da4ml"] and not refusals["finn"] else "da4ml" if not refusals["da4ml"] else first
         other = "da4ml" if taker == "finn" else "finn"
         return taker, f"{taker} was chosen because {other} refuses the model: {str(refusals[other][0]).rstrip('.')}"
-    if options.get("fps"):
-        return "finn", "finn was chosen because a number of inferences per second was asked for: it folds to that"
+    for name, own in (("finn", _FOLDED), ("da4ml", _UNROLLED)):
+        if asked := [key for key in own if options.get(key)]:
+            return name, f"{name} was chosen because build.{asked[0]} was asked for, which it takes as its goal"
     share, told = _unrolled(graph, target)
     if share <= MOST_SHARE:
         return "da4ml", f"da4ml was chosen because {told}: small enough for a sample in every clock cycle (at most {MOST_SHARE:.0%})"
     return "finn", f"finn was chosen because {told}: more than the {MOST_SHARE:.0%} up to which a network is unrolled by da4ml"
-
-
-def _own(name: str, options: Mapping[str, object]) -> dict[str, object]:
-    """The options without those that only the other back end knows."""
-    theirs = {"finn": ("cutoff",), "da4ml": ()}[name]
-    return {key: value for key, value in options.items() if key not in theirs}
 
 
 def _unrolled(graph: Graph, target: Target) -> tuple[float, str]:

@@ -113,10 +113,25 @@ def test_what_cannot_be_unrolled_is_told(rng):
         "the quantiser).",
         "sketch: a device of family 'zynq'; bitstreams are made for ecp5, ice40, gowin with a clock pin (cure: choose ulx3s-85f)."]
     for options, text in [({"cutoff": 0}, "--set build.cutoff=0: it must be a number of adders from 1 to 64."),
-                          ({"folding": 1}, "da4ml has no option build.folding; it has: cutoff, clock_hz, baud, link, seed, seeds.")]:
+                          ({"folding": 1}, "da4ml has no option build.folding; it has: cutoff, fps, latency, clock_hz, baud, link, seed, seeds.")]:
         with pytest.raises(TargetError) as error:
             da4ml.check(graph, load_target("ulx3s-85f"), options)
         assert str(error.value) == text
+
+
+def test_wishes_that_cannot_be_are_refused(rng, tmp_path):
+    from greenedge.backends.da4ml.measure import _require_latency
+    from greenedge.errors import GreenedgeError
+
+    graph, _ = made(rng, vectors)
+    assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 60_000_000})] == [
+        "sketch: 60,000,000 inferences per second; a sample enters every 1 cycles of 50 MHz (cure: ask for fewer, or a faster clock)."]
+    assert da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 50_000_000}) == []
+    _require_latency({"latency_s": None, "clock_hz": 1}, 9)
+    with pytest.raises(GreenedgeError) as error:
+        _require_latency({"latency_s": 1e-7, "clock_hz": 50_000_000}, 11)
+    assert str(error.value) == ("a result takes 11 cycles, 220 ns at 50 MHz, and 100 ns were asked for; use a faster clock (--set build.clock_hz) or "
+                                "fewer stages (--set build.cutoff=6)")
 
 
 @pytest.mark.parametrize("target, product", [("ulx3s-85f", "top.bit"), ("icebreaker", "top.bin"), ("tang-nano-9k", "top.fs")])

@@ -3,7 +3,7 @@ tools to a bitstream.
 
 Tools: da4ml (a process of its own; LGPL, installed, never part of this project), verilator, yosys with slang, nextpnr and the
 packer of the family.
-Options: cutoff (adders in a row between two registers, default 3), clock_hz, baud and link (as finn's), seed (of placement), seeds (how
+Options: cutoff (adders in a row between two registers, default 3), fps and latency (wishes: what cannot be is refused), clock_hz, baud and link (as finn's), seed (of placement), seeds (how
 many to try).
 Files: graph.*, job.json, rtl/ (da4ml's Verilog and the streams around it: what is simulated and synthesised), streams.json,
 trace.json (adders, stages, seconds), simulation.json, shell.json, board/ and board.json, stat.json, report.json, timing.json, and
@@ -28,7 +28,7 @@ from greenedge.tools import Command, Plan
 STAGE = "rtl"
 _MODULE = "greenedge.backends.da4ml"
 _DEFAULT_CUTOFF = 3.0
-_OPTIONS = ("cutoff", "clock_hz", "baud", "link", "seed", "seeds")
+_OPTIONS = ("cutoff", "fps", "latency", "clock_hz", "baud", "link", "seed", "seeds")
 # family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
 _CELLS = {
     "ecp5": {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", 18432)},
@@ -39,9 +39,9 @@ _PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # l
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
     """Every reason why this graph cannot be unrolled for this target; needs no tool and traces nothing."""
-    from greenedge.backends.da4ml.rules import reasons_against, too_large
+    from greenedge.backends.da4ml.rules import reasons_against, too_large, too_slow
 
-    unknown = [key for key in options if key not in _OPTIONS and key != "fps"]
+    unknown = [key for key in options if key not in _OPTIONS]
     if unknown:
         raise TargetError(f"da4ml has no option build.{unknown[0]}; it has: {', '.join(_OPTIONS)}.")
     _cutoff(options)
@@ -51,8 +51,7 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
                               f"bitstreams are made for {', '.join(_CELLS)} with a clock pin", "choose ulx3s-85f"))
     if reasons:
         return reasons
-    _request(target, options)
-    return too_large(graph, target)
+    return too_slow(graph, options, _request(target, options)["clock_hz"]) + too_large(graph, target)
 
 
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
@@ -60,7 +59,7 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     from greenedge.shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files
 
     request = _request(target, options, graph_digest(graph))
-    files = {**_graph_files(graph), "job.json": _json({"cutoff": _cutoff(options)}), "shell.json": _json(request),
+    files = {**_graph_files(graph), "job.json": _json({"cutoff": _cutoff(options), "latency_s": options.get("latency"), "clock_hz": request["clock_hz"]}), "shell.json": _json(request),
              **bitstream_files(target, "top")}
     python = lambda module: ("{python}", "-m", module)
     commands = (

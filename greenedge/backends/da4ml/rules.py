@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from greenedge.backends.da4ml.estimate import LUTS_PER_BIT, TRACEABLE, adder_bits
+from greenedge.backends.da4ml.wrapper import streams_of
 from greenedge.errors import Reason
 from greenedge.graph import Graph, Requantise
 from greenedge.target import Target
@@ -30,6 +33,16 @@ def reasons_against(graph: Graph) -> list[Reason]:
 def _product_bits(op: Requantise) -> int:
     reach = max(abs(int(op.x_lo.min())), abs(int(op.x_hi.max())))
     return max((abs(int(m)) * reach + abs(int(b))).bit_length() for m, b in zip(op.affine.m, op.affine.b))
+
+
+def too_slow(graph: Graph, options: Mapping[str, object], clock_hz: int) -> list[Reason]:
+    """More inferences per second than samples enter; a latency is known only when the network has been traced (measure.py)."""
+    wanted = options.get("fps")
+    beats = max(stream.beats for stream in streams_of(graph.edges[graph.inputs[0]], graph.edges[graph.outputs[0]]))
+    if not isinstance(wanted, (int, float)) or wanted * beats <= clock_hz:
+        return []
+    return [Reason(graph.name, "too-slow", f"{wanted:,.0f} inferences per second", f"a sample enters every {beats} cycles of {clock_hz / 1e6:g} MHz",
+                   "ask for fewer, or a faster clock")]
 
 
 def too_large(graph: Graph, target: Target) -> list[Reason]:
