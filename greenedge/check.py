@@ -37,10 +37,14 @@ class Preflight:
             raise UnsupportedError(f"{self.model} cannot be built for {self.target} by {self.backend}:", self.reasons)
 
 
-def check_model(path: Path, target: Target, backend: str, declared: Mapping | None = None,
+def check_model(path: Path, target: Target, backend: str | None, declared: Mapping | None = None,
                 options: Mapping[str, object] | None = None) -> Preflight:
-    """Lowers the model and asks the back end. Raises GreenedgeError for a file that is missing, no ONNX, or damaged."""
+    """Lowers the model and asks the back end; with None the one that would be chosen.
+
+    Raises GreenedgeError for a file that is missing, no ONNX, or damaged.
+    """
     from greenedge.backends import load_backend
+    from greenedge.choice import choose
     from greenedge.lower import lower_source
     from greenedge.lower.source import read_model
 
@@ -49,7 +53,9 @@ def check_model(path: Path, target: Target, backend: str, declared: Mapping | No
     try:
         graph = lower_source(source, declared).graph
     except UnsupportedError as refusal:
-        return Preflight(name, target.name, backend, refusal.reasons)
+        return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
+    if backend is None:
+        backend, _ = choose(graph, target, dict(options or {}))
     module = load_backend(backend)
     reasons = tuple(module.check(graph, target, dict(options or {})))
     notes = _notes(Path(path), graph, module, declared) if not reasons and hasattr(module, "foresee") else ()

@@ -65,7 +65,7 @@ KEYS = "backends, clock, device, experimental, host, io, kind, name, pins, power
      "ulx3s-85f.toml: clock is {'pin': 'G2', 'hz': 0}; it must be { pin = \"…\", hz = a whole number above 0 }."),
     ('"B2"', '"M1"', "ulx3s-85f.toml: pin 'M1' is given to both 'uart_rx' and 'led'; a pin has one signal."),
     ('"fpga"', '"asic"', "ulx3s-85f.toml: kind is 'asic'; a board is one of fpga, cpu, mcu, npu, gpu."),
-    ('["finn"]', "[]", "ulx3s-85f.toml: backends is []; it must be a list of at least one text."),
+    ('["finn", "da4ml"]', "[]", "ulx3s-85f.toml: backends is []; it must be a list of at least one text."),
     (', "{bitstream}"', "", "ulx3s-85f.toml: program is {'argv': ['openFPGALoader', '-b', 'ulx3s']}; "
      'it must be { argv = ["tool", …, "{bitstream}"] }.'),
     ('kind     = "fpga"', "kind     = 7", "ulx3s-85f.toml: kind is 7; it must be text."),
