@@ -15,8 +15,9 @@ from greenedge.errors import GreenedgeError
 from greenedge.graph import Graph
 from greenedge.target import Device
 
-# Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the rest.
-LOGIC_SHARE, BLOCK_SHARE = 0.7, 0.9
+LOGIC_SHARE = 0.8  # of a device's cells that is planned for: beyond, placement and timing suffer
+# what the board's shell takes, seen on ulx3s-85f with a UART (digits-mlp): the device less the core
+SHELL_LOGIC, SHELL_MEMORY_BITS = 3_000, 36_864
 FILE = "folding.json"
 
 
@@ -31,8 +32,9 @@ class Limits:
     @classmethod
     def of(cls, device: Device) -> Limits:
         logic, bits = device.resources.get("lut4"), device.resources.get("bram_bits")
-        return cls(device.family, None if logic is None else LOGIC_SHARE * logic,
-                   None if bits is None else int(BLOCK_SHARE * (bits // BLOCK_BITS[device.family])))
+        block = BLOCK_BITS[device.family]
+        return cls(device.family, None if logic is None else max(0.0, LOGIC_SHARE * logic - SHELL_LOGIC),
+                   None if bits is None else max(0, bits // block - -(-SHELL_MEMORY_BITS // block)))
 
     def hold(self, cost: Cost) -> bool:
         """Whether that much fits."""
