@@ -45,19 +45,21 @@ module ge_width #(
         localparam int unsigned NW = $clog2(N);
         logic [IN*BITS-1:0] word;
         logic [NW-1:0]      n;
-        logic               last;
-        assign last     = (n == NW'(N - 1));
+        logic               last;                                // n is N - 1; a register, or its comparison ends up in every bit
         assign s_tready = !m_tvalid || (m_tready && last);
         always_ff @(posedge clk) begin
-            if (s_tready) word <= s_tdata[IN*BITS-1:0];
-            else if (m_tready) word <= word >> OUT*BITS;
+            if (s_tready || m_tready) word <= (!m_tvalid || last) ? s_tdata[IN*BITS-1:0] : word >> OUT*BITS;
         end
         always_ff @(posedge clk) begin
             if (rst) begin
                 n        <= '0;
+                last     <= 1'b0;
                 m_tvalid <= 1'b0;
             end else begin
-                if (m_tvalid && m_tready) n <= last ? '0 : n + 1'b1;
+                if (m_tvalid && m_tready) begin
+                    n    <= last ? '0 : n + 1'b1;
+                    last <= (n == NW'(N - 2));
+                end
                 if (s_tready) m_tvalid <= s_tvalid;
             end
         end

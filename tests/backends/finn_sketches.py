@@ -99,6 +99,13 @@ def vectors(rng) -> Graph:
     return s.graph(s.step(s.dense(s.concat(a, b), 6, bits=3), "n8"))
 
 
+def flattened(rng) -> Graph:
+    """Accumulators flattened before their quantiser, which has a function for every element; then a dense layer."""
+    s = Sketch(rng, (3, 4, 4), "n4")
+    a = s.step(s.reshape(s.conv("x", 4, (3, 3)), 16), "s4", axis=0)
+    return s.graph(s.step(s.dense(s.step(a, "u4"), 6), "n4"))
+
+
 def digits_like(rng) -> Graph:
     """The layers of the recipe digits-cnn with random weights and straight steps, so that affine forms exist."""
     s = Sketch(rng, (1, 8, 8), "u4")
@@ -123,7 +130,7 @@ def line(s: Sketch, source: str, levels: str = "u4") -> str:
     return name
 
 
-SKETCHES = (convolutions, sequence, residual, accumulators, joined, grouped, functions, padded, vectors)
+SKETCHES = (convolutions, sequence, residual, accumulators, joined, grouped, functions, padded, vectors, flattened)
 
 
 def random_network(rng) -> Graph:

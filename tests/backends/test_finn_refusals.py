@@ -74,7 +74,7 @@ def test_every_refusal_is_a_sentence(repo):
         lines += [f"# {name}", *map(str, finn.check(graph(rng), board, {})), ""]
     for name, (graph, target, options) in OPTIONS.items():
         lines += [f"# {name}", *map(str, finn.check(graph(rng), load_target(target), options)), ""]
-    for name, resources in (("too few blocks", {"bram_bits": 2 * 18432}), ("too few cells", {"lut4": 1000})):
+    for name, resources in (("too few blocks", {"bram_bits": 4 * 18432}), ("too few cells", {"lut4": 4000})):
         small = dataclasses.replace(board, device=dataclasses.replace(board.device, resources=resources))
         lines += [f"# {name}", *map(str, finn.check(mlp(rng, (64, 64, 64, 10)), small, {})), ""]
     golden = repo / "tests" / "golden" / "finn-refusals.txt"

@@ -15,7 +15,7 @@ import numpy as np
 
 from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.folding import Fold, Folding, cycles
-from greenedge.backends.finn.units import ring_pixels
+from greenedge.backends.finn.units import ring_pixels, unit_of
 
 SAMPLES, FIRINGS = 6, 300_000  # inferences that are simulated: at least three, more while there are no more firings than these
 SLACK_BEATS = 8          # pipeline registers on the longer way hold what the shorter way must wait for
@@ -180,7 +180,7 @@ def _own_buffer(layer: hw.Layer, fold: Fold, k: int) -> int:
     """Integers that a unit stores of a source until it needs them no more."""
     wire = layer.sources[k]
     if isinstance(layer, hw.Window):
-        return ring_pixels(layer, fold) * wire.channels
+        return ring_pixels(unit_of(layer, fold).parameters) * wire.channels
     if isinstance(layer, hw.MatVec):
         return 3 * layer.weight.shape[0]
     if isinstance(layer, hw.Upsample):

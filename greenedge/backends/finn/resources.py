@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
-from greenedge.backends.finn.units import Unit
+from greenedge.backends.finn.units import Unit, ring_pixels
 
 DATA = Path(__file__).with_name("resources.toml")
 CELLS = ("lut4", "ccu2c", "ff", "ram16")  # yosys: LUT4, CCU2C, TRELLIS_FF, TRELLIS_DPR16X4
@@ -24,7 +24,7 @@ _BLOCKS = {"ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (163
            "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
            **dict.fromkeys(AMD, ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1)))}
 BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432, **dict.fromkeys(AMD, 36864)}
-LUT_RAM_WORDS = 64  # deeper buffers go into blocks
+_LEAST_USE = 0.06  # of a block's bits: yosys builds what would use less of its blocks from cells (seen at 0.055 and 0.07)
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,9 @@ def _products(lanes: int, p: Mapping, sums: int) -> dict[str, float]:
 
 
 def _buffer(depth: int, bits: int, family: str) -> tuple[float, int]:
-    """(bits of distributed memory, blocks) of a buffer that goes where it is cheaper."""
-    return (_rows(depth, bits), 0) if depth <= LUT_RAM_WORDS else (0.0, blocks_of(depth, bits, family))
+    """(bits of distributed memory, blocks) of a memory that goes where yosys finds it cheaper."""
+    blocks = blocks_of(depth, bits, family)
+    return (0.0, blocks) if depth * bits >= _LEAST_USE * blocks * BLOCK_BITS[family] else (_rows(depth, bits), 0)
 
 
 def _mvu(p: Mapping, family: str) -> tuple[dict[str, float], int]:
@@ -110,9 +111,8 @@ def _depthwise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
 
 def _requantise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     folds, field = p["C"] // p["PE"], p["MB"] + p["BB"]
-    parts = {"product": p["PE"] * p["MB"] * (p["XB"] + 2), "bias": p["PE"] * p["BB"], "memory": _rows(folds, p["PE"] * field),
-             "out": p["PE"] * p["OB"]}
-    return parts, 0
+    memory, blocks = _buffer(folds, p["PE"] * field, family)
+    return {"product": p["PE"] * p["MB"] * (p["XB"] + 2), "bias": p["PE"] * p["BB"], "memory": memory, "out": p["PE"] * p["OB"]}, blocks
 
 
 def _serial(p: Mapping, family: str) -> tuple[dict[str, float], int]:
@@ -135,8 +135,9 @@ def _table(p: Mapping, family: str) -> tuple[dict[str, float], int]:
 
 
 def _window(p: Mapping, family: str) -> tuple[dict[str, float], int]:
-    rows = (p["KH"] - 1) * p["DH"] + 1 + p["SH"]
-    memory, blocks = _buffer(rows * p["W"] * p["C"] // p["PE"], p["PE"] * p["BITS"], family)
+    words = ring_pixels(p) * p["C"] // p["PE"]
+    words = words if words <= 64 else 1 << (words - 1).bit_length()
+    memory, blocks = _buffer(words, p["PE"] * p["BITS"], family)
     return {"memory": memory, "word": p["PE"] * p["BITS"]}, blocks
 
 
@@ -167,7 +168,8 @@ def _upsample(p: Mapping, family: str) -> tuple[dict[str, float], int]:
 
 
 def _queue(p: Mapping, family: str) -> tuple[dict[str, float], int]:
-    memory, blocks = _buffer(p["DEPTH"], p["WIDTH"], family)
+    shallow = p["DEPTH"] <= 64  # as ge_queue chooses
+    memory, blocks = (_rows(p["DEPTH"], p["WIDTH"]), 0) if shallow else (0.0, blocks_of(p["DEPTH"], p["WIDTH"], family))
     return {"word": p["WIDTH"], "memory": memory}, blocks
 
 

@@ -27,27 +27,23 @@ def unit_of(layer: hw.Layer, fold: Fold) -> Unit:
     return _UNITS[type(layer)](layer, fold)
 
 
-def ring_pixels(layer: hw.Window, fold: Fold) -> int:
-    """Pixels that ge_window stores: the same sum as there."""
-    (kh, kw), (sh, sw), (rows, columns) = layer.kernel, layer.strides, layer.out
-    taps = kh * kw
-    lead = (kh - 1) * layer.dilations[0] * layer.width + (kw - 1) * layer.dilations[1] + 1
-    row = sh * layer.width - (columns - 1) * sw
-    sample = (layer.height - (rows - 1) * sh) * layer.width - (columns - 1) * sw
-    if rows * columns * taps < layer.height * layer.width:
-        margin = taps + _reach(rows, columns, taps - sw, taps - row, taps - sample)
-    else:
-        ahead = _reach(rows, columns, sw - taps, row - taps, sample - taps)
-        margin = taps + ahead if ahead else max(sw, row if rows > 1 else 0, sample)
-    return lead + margin + 3 + 10 * fold.pe // layer.source.channels
+def ring_pixels(p: Mapping[str, int | str]) -> int:
+    """Pixels that ge_window stores with these parameters: the sum of its localparams, LEAD + MARGIN + SLACK."""
+    span_h, span_w, taps = p["DH"] * (p["KH"] - 1) + 1, p["DW"] * (p["KW"] - 1) + 1, p["KH"] * p["KW"]
+    rows, columns = (p["H"] + p["PT"] + p["PB"] - span_h) // p["SH"] + 1, (p["W"] + p["PL"] + p["PR"] - span_w) // p["SW"] + 1
+    column, row = p["SW"], p["SH"] * p["W"] - (columns - 1) * p["SW"]
+    sample = (p["H"] - (rows - 1) * p["SH"]) * p["W"] - (columns - 1) * p["SW"]
 
+    def reach(column: int, row: int, sample: int) -> int:
+        part = max(0, (columns - 1) * column)
+        within = row + 2 * part + max(0, (rows - 2) * ((columns - 1) * column + row)) if rows > 1 else part
+        ends = max(part, (columns - 1) * column + within - part) if rows > 1 else part
+        return max(part, within, 2 * ends + sample)
 
-def _reach(rows: int, columns: int, column: int, row: int, sample: int) -> int:
-    """The largest sum of consecutive steps of a window; see ge_window.sv."""
-    part = max(0, (columns - 1) * column)
-    within = row + 2 * part + max(0, (rows - 2) * ((columns - 1) * column + row)) if rows > 1 else part
-    ends = max(part, (columns - 1) * column + within - part) if rows > 1 else part
-    return max(part, within, 2 * ends + sample)
+    ahead, behind = reach(column - taps, row - taps, sample - taps), reach(taps - column, taps - row, taps - sample)
+    far = max(column, row if rows > 1 else 0, sample)
+    margin = taps + behind if rows * columns * taps < p["H"] * p["W"] else taps + ahead if ahead > 0 else far
+    return (span_h - 1) * p["W"] + span_w + margin + 3 + 10 * p["PE"] // p["C"]
 
 
 def memory_file(rows: np.ndarray, bits: int) -> bytes:
