@@ -44,6 +44,9 @@ def test_every_stage_gives_the_same_integers(both, target, stage):
     entries = {(entry["reference"], entry["candidate"]): entry for entry in summary["verify"]}
     on_board = {"board"} if stage == "rtl" else set()  # the virtual one, every byte through its pins
     assert {("qonnx", "graph"), ("graph", stage), *(("graph", each) for each in on_board)} <= set(entries)
+    if stage == "rtl":
+        placed = entries.pop(("graph", "netlist"))
+        assert (placed["samples"], placed["outputs"], placed["mismatches"]) == (24, 10, 0)
     for entry in entries.values():
         assert (entry["samples"], entry["outputs"], entry["mismatches"]) == (SAMPLES, 10, 0)
     assert set(summary["accuracy"]) == {"torch", "qonnx", "graph", stage} | on_board
