@@ -8,8 +8,8 @@ and link (uart or spi; how the host reaches the board), seed (of placement), see
 first that meets the clock is taken).
 Files: graph.*, folding.json (what the search chose, and its estimates), job.json and finn.json (what FINN+ was asked and said),
 rtl/ (the core: what is simulated and synthesised), streams.json, simulation.json, shell.json and board/ (what is around the core,
-see greenedge/shell), board.json (for hosts), stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit,
-top.bin or top.fs.
+see greenedge/shell), board.json (for hosts), netlist.json (what place and route is given; verification simulates its core),
+stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit, top.bin or top.fs.
 """
 
 from __future__ import annotations
