@@ -3,19 +3,21 @@
     python benchmarks/edge_certificates.py [--epochs N] [--only NAME …]
 
 The recipes digits-mlp and digits-cnn (convolution, depthwise, residual addition, both poolings) are trained with float scales; their
-float batch norms stay in. `snap` rows are the same networks with biases on the accumulator's grid (greenedge snap). Every row compares all
+float batch norms stay in. `snap` rows are the same networks with biases on the accumulator's grid (greenedge snap), `kernels=all` rows with build.kernels=all. Every row compares all
 test images with `==`, on all outputs, on both kernel sets of LiteRT and in ONNX Runtime.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends import tflite
 from greenedge.backends.tflite.emit import write_file
 from greenedge.backends.tflite.rules import reasons_against
 from greenedge.backends.tflite.selftest import self_test
@@ -40,14 +42,16 @@ class Row:
     weight_bits: int
     act_bits: int
     snapped: bool = False
+    all_sets: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.recipe} w{self.weight_bits}a{self.act_bits}{' snap' if self.snapped else ''}"
+        return f"{self.recipe} w{self.weight_bits}a{self.act_bits}{' snap' if self.snapped else ''}{' kernels=all' if self.all_sets else ''}"
 
 
 ROWS = tuple(Row(recipe, w, a, snapped) for recipe in ("digits-mlp", "digits-cnn")
-             for w, a, snapped in ((2, 2, False), (3, 3, False), (4, 4, False), (8, 8, True), (8, 8, False)))
+             for w, a, snapped in ((2, 2, False), (3, 3, False), (4, 4, False), (8, 8, True), (8, 8, False))) + tuple(
+    Row("digits-cnn", w, w, all_sets=True) for w in (2, 3, 4))
 
 
 def trained(row: Row, epochs: int, folder: Path) -> Path:
@@ -73,7 +77,7 @@ def measure(row: Row, epochs: int, folder: Path) -> dict:
     lowered = lower_file(model)
     graph = lowered.graph
     assert not reasons_against(graph), reasons_against(graph)
-    emitted = write_file(graph)
+    emitted = write_file(graph, all_sets=row.all_sets)
     proved = certificate(emitted.layers)
     layers = {(layer["operator"], kernels): layer["kernels"][kernels] for layer in proved["layers"] for kernels in ("xnnpack", "reference")}
     worst = max((int(v.differing.max()) for layer in emitted.layers for v in [layer.solution.verdicts["xnnpack"]]), default=0)
@@ -82,8 +86,12 @@ def measure(row: Row, epochs: int, folder: Path) -> dict:
     labels = np.load(export / "labels.npy")
     expected = run_graph(graph, x)
     shown = {"graph": (0, _accuracy(lowered, expected, labels))}
+    built = folder / "built"
+    built.mkdir(exist_ok=True)
+    (built / "model.tflite").write_bytes(emitted.content)
+    (built / "edges.json").write_text(json.dumps(tflite.edges_of(graph, emitted)))
     for name in ("litert", "litert-reference", "onnxruntime"):
-        got = open_runtime(name, graph).run(x)
+        got = open_runtime(name, graph, None if name == "onnxruntime" else built / "model.tflite").run(x)
         shown[name] = (_differing(graph, expected, got), _accuracy(lowered, got, labels))
     return {"row": row.name, "xnnpack": summary(proved, "xnnpack"), "reference": summary(proved, "reference"), "worst_channel": worst,
             "shown": shown, "samples": len(x), "snap_changed": changed, "operators": sorted({name for name, _ in layers})}

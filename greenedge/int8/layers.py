@@ -75,11 +75,12 @@ def added(name: str, step: Requantise, source: Encoding, code: Encoding) -> tupl
     return _weightless("ADD", name, step, source, code, zero, -zero, 1, ADD_RATIOS, code.bounds, all_sets=True)
 
 
-def averaged(name: str, step: Requantise, source: Encoding, code: Encoding, count: int) -> tuple[Encoding, Layer] | None:
-    """The mean of `count` values by the runtime's own operator, as `added`, but exact on the first kernel set alone is enough: what
-    there is instead, a kernel full of ones, takes a quarter of a small network's bytes and time. It has no clamp but int8's own."""
+def averaged(name: str, step: Requantise, source: Encoding, code: Encoding, count: int, all_sets: bool) -> tuple[Encoding, Layer] | None:
+    """The mean of `count` values by the runtime's own operator, as `added`, but exact on the first kernel set is enough unless `all_sets`:
+    what there is instead, a kernel full of ones, takes a quarter of a small network's bytes and time. It has no clamp but int8's own."""
     own = mean_emulations(count, source.zero_point, code.zero_point)
-    return _weightless("MEAN", name, step, source, code, count * source.zero_level, count * source.offset, count, MEAN_RATIOS, (LEAST, MOST), all_sets=False, own=own)
+    return _weightless("MEAN", name, step, source, code, count * source.zero_level, count * source.offset, count, MEAN_RATIOS, (LEAST, MOST),
+                       all_sets, own)
 
 
 def _weightless(operator: str, name: str, step: Requantise, source: Encoding, code: Encoding, zero: int, constant: int, divisor: int, ratios,

@@ -13,6 +13,7 @@ from greenedge.int8.levels import LEVELS, encode
 from greenedge.int8.rules import pad_level, steps, storage, weights
 from greenedge.int8.steps import SUMS, prepared
 
+KERNELS = ("xnnpack", "all")
 STORAGES = ("int8", "int4-dense")
 _REFUSED = {"int4": "LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than int8",
             "int2": "LiteRT 2.3 has no int2 convolutions"}
@@ -24,8 +25,11 @@ def reasons_against(graph: Graph) -> list[Reason]:
     return [reason for op in graph.ops for reason in (*storage(graph, op), *_of_kind(graph, op))]
 
 
-def storage_reasons(graph: Graph, options: Mapping[str, object], compiled: bool) -> list[Reason]:
-    """Why the weights cannot be stored as build.storage says; `compiled` says whether an accelerator's compiler reads the file."""
+def option_reasons(graph: Graph, options: Mapping[str, object], compiled: bool) -> list[Reason]:
+    """Why the file cannot be what build.storage and build.kernels say; `compiled`: whether an accelerator's compiler reads it."""
+    kernels = options.get("kernels", KERNELS[0])
+    if kernels not in KERNELS:
+        return [Reason(graph.name, "option", f"build.kernels is {kernels!r}", f"it is one of {', '.join(KERNELS)}", "leave it out for xnnpack")]
     wanted = options.get("storage", STORAGES[0])
     if wanted == STORAGES[1] and compiled:
         return [Reason(graph.name, "option", f"build.storage is {wanted!r}", "compilers of accelerators take int8 (Vela 5.2 dies on int4) and pack it "
