@@ -11,6 +11,7 @@ from greenedge.backends.onnxruntime import rules as onnx_rules
 from greenedge.backends.onnxruntime.runtime import with_outputs as with_onnx_outputs
 from greenedge.backends.onnxruntime.worker import run as run_onnx
 from greenedge.backends.onnxruntime.worker import session_for
+from greenedge.backends.onnxruntime.writing import SHIFT
 from greenedge.backends.tflite.emit import write_file
 from greenedge.backends.tflite.rules import reasons_against
 from greenedge.backends.tflite.runtime import with_outputs
@@ -68,7 +69,7 @@ def check_onnx(graph, feeds, all_certified):
     tree = onnx.load_model_from_string(emitted.content)
     names = with_onnx_outputs(tree, list(emitted.codes))
     expected = run_graph(graph, feeds, keep=list(emitted.codes))
-    shift = {edge: code.offset + onnx_emit.SHIFT for edge, code in emitted.codes.items()}
+    shift = {edge: code.offset + SHIFT for edge, code in emitted.codes.items()}
     fed = [(feeds[edge] + shift[edge]).astype(np.uint8) for edge in graph.inputs]
     for edge, values in zip(names, run_onnx(session_for(tree.SerializeToString()), fed)):
         assert not exact or np.array_equal(values.astype(np.int64) - shift[edge], expected[edge]), edge

@@ -39,7 +39,7 @@ _SHAPE_MARK = "greenedge-edges/1"
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
     """Every reason why the graph has no exact int8 file."""
-    from greenedge.backends.tflite.rules import reasons_against, option_reasons
+    from greenedge.backends.tflite.rules import option_reasons, reasons_against
 
     compiler = _compiler(target)
     return option_reasons(graph, options, compiler is not None) + reasons_against(graph) + (compiler.reasons_against(graph) if compiler else [])

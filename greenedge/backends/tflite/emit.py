@@ -14,9 +14,35 @@ import numpy as np
 
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.layout import image, plain
-from greenedge.backends.tflite.linear import FORMS, Form, addition, alone, by_row, form_of
-from greenedge.backends.tflite.moves import MOVES, Emission, Placed, as_image, emit_concat, moved, renamed
-from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise, SumPool
+from greenedge.backends.tflite.linear import (
+    FORMS,
+    Form,
+    addition,
+    alone,
+    by_row,
+    form_of,
+)
+from greenedge.backends.tflite.moves import (
+    MOVES,
+    Emission,
+    Placed,
+    as_image,
+    emit_concat,
+    moved,
+    renamed,
+)
+from greenedge.graph import (
+    Add,
+    Concat,
+    Conv,
+    Dense,
+    Edge,
+    Graph,
+    Input,
+    Op,
+    Requantise,
+    SumPool,
+)
 from greenedge.int8.arithmetic import MOST
 from greenedge.int8.layers import Layer, added, averaged, scaled
 from greenedge.int8.levels import Encoding, encode, encode_input

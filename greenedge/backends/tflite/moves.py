@@ -8,7 +8,16 @@ import numpy as np
 
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.layout import Layout, image, plain
-from greenedge.graph import Concat, DepthToSpace, Graph, MaxPool, Pad, Reshape, Transpose, Upsample
+from greenedge.graph import (
+    Concat,
+    DepthToSpace,
+    Graph,
+    MaxPool,
+    Pad,
+    Reshape,
+    Transpose,
+    Upsample,
+)
 from greenedge.int8.levels import Encoding
 
 
