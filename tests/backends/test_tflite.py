@@ -253,6 +253,13 @@ def test_storage_that_does_not_work_is_refused(rng, storage, target, says):
     assert [str(r) for r in tflite.check(graph, load_target(target), {"storage": storage})][0] == says.format(conv=conv)
 
 
+def test_an_unknown_set_of_kernels_is_refused(rng):
+    from greenedge.target import load_target
+
+    assert [str(r) for r in tflite.check(mlp(rng), load_target("linux-x86"), {"kernels": "some"})] == [
+        "tiny: build.kernels is 'some'; it is one of xnnpack, all (cure: leave it out for xnnpack)."]
+
+
 def test_the_golden_file(repo):
     """The bytes of one small file; GOLDEN=1 writes them anew."""
     import os
