@@ -20,29 +20,30 @@ from pathlib import Path
 
 RANGE_UJ = 262_143_328_850
 WATTS = 300.0
+ZONE = "sys/class/powercap/intel-rapl/intel-rapl:0"
 
 
 def write_tree(folder: str, before_wrap_j: float) -> None:
-    """energy_uj = start + 300 W · t, from CLOCK_MONOTONIC, replaced whole; `truth` holds the same without the wrap."""
-    zone = Path(folder) / "sys/class/powercap/intel-rapl/intel-rapl:0"
-    aside, target, truth = zone / "aside", zone / "energy_uj", Path(folder) / "truth"
+    """energy_uj = start + 300 W · t, from CLOCK_MONOTONIC, replaced whole."""
+    zone = Path(folder) / ZONE
+    aside, target = zone / "aside", zone / "energy_uj"
     while not (Path(folder) / "go").exists():
         time.sleep(0.005)
     begun = time.monotonic()
     while True:
-        value = int(RANGE_UJ - before_wrap_j * 1e6 + WATTS * (time.monotonic() - begun) * 1e6)
-        for place, number in ((truth, value), (target, value % RANGE_UJ)):
-            aside.write_text(f"{number}\n")
-            aside.rename(place)
+        value = int(RANGE_UJ - before_wrap_j * 1e6 + WATTS * (time.monotonic() - begun) * 1e6) % RANGE_UJ
+        aside.write_text(f"{value}\n")
+        aside.rename(target)
         time.sleep(0.001)
 
 
 def make_tree(folder: Path, before_wrap_j: float) -> None:
-    zone = folder / "sys/class/powercap/intel-rapl/intel-rapl:0"
+    zone = folder / ZONE
     zone.mkdir(parents=True)
     (zone / "name").write_text("package-0\n")
     (zone / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
-    (zone / "energy_uj").write_text(f"{int(RANGE_UJ - before_wrap_j * 1e6)}\n")
+    for place in (zone / "energy_uj", folder / "start"):
+        place.write_text(f"{int(RANGE_UJ - before_wrap_j * 1e6)}\n")
     (folder / "sys/class/powercap/intel-rapl:0").symlink_to(zone)
 
 
@@ -53,8 +54,16 @@ def let_go(folder: Path) -> None:
 
 
 def true_j(folder: Path) -> float:
-    """What the tree has shown so far, unwrapped: on a busy machine its writer may lag, which is no reader's error."""
-    return int((folder / "truth").read_text()) * 1e-6
+    """What the tree shows now, its one wrap taken out: its writer may lag on a busy machine, no reader's error."""
+    raw, start = (int((folder / name).read_text()) for name in (f"{ZONE}/energy_uj", "start"))
+    return (raw + (RANGE_UJ if raw < start else 0)) * 1e-6
+
+
+def beyond(joules: float, first: tuple[float, float], last: tuple[float, float]) -> float:
+    """Relative error of a window beyond what the truth itself leaves open: it was read before and after each edge, and
+    a busy machine may let time pass in between."""
+    low, high = last[0] - first[1], last[1] - first[0]
+    return (joules - min(max(joules, low), high)) / ((low + high) / 2)
 
 
 def zeus_windows(folder: Path, count: int, length_s: float) -> list[float]:
@@ -70,9 +79,11 @@ def zeus_windows(folder: Path, count: int, length_s: float) -> list[float]:
     for k in range(count):
         before = true_j(folder)
         monitor.begin_window(f"w{k}")
+        first = (before, true_j(folder))
         time.sleep(length_s)
+        before = true_j(folder)
         seen = monitor.end_window(f"w{k}")
-        errors.append(seen.cpu_energy[0] / (true_j(folder) - before) - 1)
+        errors.append(beyond(seen.cpu_energy[0], first, (before, true_j(folder))))
     # Zeus leaves its polling process behind, and this one would wait for it for ever.
     for child in multiprocessing.active_children():
         child.terminate()
@@ -87,10 +98,11 @@ def our_windows(folder: Path, count: int, length_s: float) -> list[float]:
     let_go(folder)
     errors = []
     for _ in range(count):
-        before, first = true_j(folder), source.read().value
+        before, begun, after = true_j(folder), source.read().value, true_j(folder)
+        first = (before, after)
         time.sleep(length_s)
-        seen = source.read().value - first
-        errors.append(seen / (true_j(folder) - before) - 1)
+        before, ended, after = true_j(folder), source.read().value, true_j(folder)
+        errors.append(beyond(ended - begun, first, (before, after)))
     source.close()
     return errors
 

@@ -9,6 +9,7 @@ The prototype (FINN's RTL with a vendor-neutral multiplier): 685 LUT4, 815 flip-
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -20,13 +21,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from finn_core import build_core, check_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
+from greenedge.backends.finn.folding import Fold  # noqa: E402
 from greenedge.backends.finn.network import network_of  # noqa: E402
-from greenedge.backends.finn.search import Wish, choose  # noqa: E402
+from greenedge.backends.finn.search import designed  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from tests.backends.nets import mlp, without_last_step  # noqa: E402
 
 PROTOTYPE = {"lut4": 685, "ff": 815, "ccu2c": 83, "dsp": 5, "bram": 3, "ram16": 0}
-CYCLES = 512
+# as the prototype's; act1 is its thresholding, here a requantiser that takes `serial_cycles` per channel of the 16 there are
+FOLDING = {"fc1": Fold(1, 4), "act1": Fold(1), "fc2": Fold(1, 1)}
 
 
 def main() -> int:
@@ -35,11 +38,13 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, default=Path(tempfile.gettempdir()) / "greenedge-finn-area")
     out = parser.parse_args().out
     graph, target = without_last_step(mlp(np.random.default_rng(1), (64, 32, 10), 4, 4)), load_target("ulx3s-25f")
-    choice = choose(network_of(graph), Limits.of(target.device), Wish(CYCLES))
-    core = build_core(graph, choice.design, target, out, 150e6)
+    network = network_of(graph)
+    serial = next(layer.serial_cycles for layer in network.layers if layer.name == "act1")
+    folding = FOLDING | {"act1": dataclasses.replace(FOLDING["act1"], cycles=serial)}
+    core = build_core(graph, designed(network, folding, Limits.of(target.device)), target, out, 150e6)
     cycles, latency, _ = check_core(core, graph)
-    folding = ", ".join(f"{name} PE {fold.pe} SIMD {fold.simd}" for name, fold in choice.design.folding.items())
-    print(f"{cycles:g} cycles per inference, {latency} from first input to last output; {folding}")
+    folded = ", ".join(f"{name} PE {fold.pe} SIMD {fold.simd}" for name, fold in folding.items())
+    print(f"{cycles:g} cycles per inference, {latency} from first input to last output; {folded}")
     print(f"{'':12s}{'ours':>8s}{'prototype':>12s}{'ratio':>8s}")
     rows = {**{name: (core.counts[name], PROTOTYPE[name]) for name in PROTOTYPE},
             "lut4 + ff": (core.counts["lut4"] + core.counts["ff"], 685 + 815),

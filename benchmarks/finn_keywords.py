@@ -1,15 +1,39 @@
-"""The keyword-spotting network 490-256-256-256-12 (3-bit weights and activations, 8-bit signed inputs) on an ECP5-85F."""
+"""The keyword-spotting network 490-256-256-256-12 (3-bit weights and activations, 8-bit signed inputs) on an ECP5-85F.
+
+    python benchmarks/finn_keywords.py [--cycles 256|512] [--mhz 130] [--no-place] [--no-netlist] [-o FOLDER]
+
+The core alone, pins left to nextpnr: logic, memory, clock, initiation interval and latency, after RTL (with and without
+pauses) and netlist have given the graph's integers. Random weights from a fixed seed. An hour of processor time with place
+and route; a folder that is already built is read again.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
-from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen
-from greenedge.graph.affine import fit_affine
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+from finn_core import build_core, check_core, read_core  # noqa: E402
+
+from greenedge.backends.finn.design import Limits  # noqa: E402
+from greenedge.backends.finn.folding import Fold  # noqa: E402
+from greenedge.backends.finn.network import network_of  # noqa: E402
+from greenedge.backends.finn.search import designed  # noqa: E402
+from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen  # noqa: E402
+from greenedge.graph.affine import fit_affine  # noqa: E402
+from greenedge.target import load_target  # noqa: E402
 
 SIZES, WEIGHT_BITS, ACT_BITS, INPUT_BITS = (490, 256, 256, 256, 12), 3, 3, 8
+# PE and SIMD by layer: what the research's prototype had, at once and with twice the neurons per cycle
+FOLDING = {256: {"fc1": Fold(8, 70), "act1": Fold(2), "fc2": Fold(8, 32), "act2": Fold(1), "fc3": Fold(8, 32), "act3": Fold(1), "fc4": Fold(1, 16)},
+           512: {"fc1": Fold(4, 70), "act1": Fold(1), "fc2": Fold(4, 32), "act2": Fold(1), "fc3": Fold(4, 32), "act3": Fold(1), "fc4": Fold(1, 16)}}
+WANTED_US = 3.7
 
 
 def keyword_graph(seed: int = 1) -> Graph:
@@ -46,3 +70,36 @@ def _steps(rng, name: str, source: str, x: np.ndarray, low: np.ndarray, high: np
     assert affine is not None
     affine = dataclasses.replace(affine, m=frozen(affine.m), b=frozen(affine.b), s=frozen(affine.s))
     return Requantise(name, (source,), name, 0, 0, top, frozen(np.ones(len(low))), frozen(thresholds), affine, None, frozen(low), frozen(high))
+
+
+def main() -> int:
+    """Builds, checks and prints; exit 1 where the initiation interval wanted is not reached."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cycles", type=int, choices=sorted(FOLDING), default=256)
+    parser.add_argument("--mhz", type=float, default=130.0, help="clock asked of nextpnr")
+    parser.add_argument("--seed", type=int, default=1, help="of nextpnr")
+    parser.add_argument("--no-place", action="store_true", help="stop after synthesis")
+    parser.add_argument("--no-netlist", action="store_true", help="do not simulate the netlist (six minutes of compiling)")
+    parser.add_argument("-o", "--out", type=Path, default=None)
+    options = parser.parse_args()
+    out = options.out or Path(tempfile.gettempdir()) / f"greenedge-finn-keywords-{options.cycles}"
+    graph, target = keyword_graph(), load_target("ulx3s-85f")
+    clock_hz = None if options.no_place else options.mhz * 1e6
+    if (out / ("stat.json" if options.no_place else "report.json")).is_file():
+        core = read_core(out, "ecp5", clock_hz)
+    else:
+        design = designed(network_of(graph), FOLDING[options.cycles], Limits.of(target.device))
+        core = build_core(graph, design, target, out, clock_hz, options.seed)
+    print(", ".join(f"{count:,} {name}" for name, count in core.counts.items()), f"(yosys, {target.device.title})", flush=True)
+    cycles, latency, seconds = check_core(core, graph, whole_netlist=not options.no_netlist)
+    print(f"{cycles:g} cycles per inference, {latency} from first input to last output (simulated)")
+    if core.fmax_hz is None:
+        return 0
+    interval_us = 1e6 * cycles / core.fmax_hz
+    print(f"{core.fmax_hz / 1e6:.1f} MHz after routing, {core.comb:,} TRELLIS_COMB; longest path from {core.path}")
+    print(f"initiation interval {interval_us:.2f} us (wanted {WANTED_US}), latency {1e6 * latency / core.fmax_hz:.1f} us")
+    return int(interval_us > WANTED_US)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -85,4 +85,15 @@ def ds_cnn(path: Path, weight_bits: int = 8, act_bits: int = 8) -> None:
     net.save(path, "ds_cnn", (1, 49, 10), net.dense(x, 64, 12), 12)
 
 
+def autoencoder(path: Path, weight_bits: int = 4, act_bits: int = 4) -> None:
+    """ToyADMOS's dense autoencoder: 640 inputs, four layers of 128, 8 in the middle, and back."""
+    net, widths = Network(weight_bits, act_bits), (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)
+    x = net.quant("x", float(np.float32(0.0119)), 8, 1)
+    for fan_in, fan_out in zip(widths[:-2], widths[1:-1]):
+        y = net.node("MatMul", [x, net.weight((fan_in, fan_out), (0,))])
+        norm = (net.rng.uniform(0.5, 1.5, fan_out), net.rng.normal(0, 0.3, fan_out), net.rng.normal(0, 0.3, fan_out), net.rng.uniform(5, 50, fan_out))
+        x = net.relu(net.node("BatchNormalization", [y, *(net.constant(v) for v in norm)]), 0.0173)
+    net.save(path, "autoencoder", (640,), net.dense(x, 128, 640), 640)
+
+
 NETWORKS = {"ResNet-8": (resnet8, (3, 32, 32)), "DS-CNN": (ds_cnn, (1, 49, 10))}

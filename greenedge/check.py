@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from greenedge.errors import Reason, UnsupportedError
 from greenedge.graph import Graph, Requantise
 from greenedge.target import Target
 
+_SNAP_BITS = 16  # of the multipliers that a note speaks of
+
 
 @dataclass(frozen=True)
 class Preflight:
     """What a model is, and why it cannot be built (empty: it can, as far as can be known without building it).
 
-    `layers`, `weight_bits` and `accumulator_bits` are None where the model could not be lowered.
+    `layers`, `weight_bits` and `accumulator_bits` are None where the model could not be lowered. `notes` are sentences about a model
+    that can be built.
     """
 
     model: str
@@ -25,6 +29,7 @@ class Preflight:
     layers: int | None = None
     weight_bits: int | None = None
     accumulator_bits: int | None = None
+    notes: tuple[str, ...] = ()
 
     def require(self) -> None:
         """Raises UnsupportedError with all reasons."""
@@ -32,10 +37,14 @@ class Preflight:
             raise UnsupportedError(f"{self.model} cannot be built for {self.target} by {self.backend}:", self.reasons)
 
 
-def check_model(path: Path, target: Target, backend: str, declared: Mapping | None = None,
+def check_model(path: Path, target: Target, backend: str | None, declared: Mapping | None = None,
                 options: Mapping[str, object] | None = None) -> Preflight:
-    """Lowers the model and asks the back end. Raises GreenedgeError for a file that is missing, no ONNX, or damaged."""
+    """Lowers the model and asks the back end; with None the one that would be chosen.
+
+    Raises GreenedgeError for a file that is missing, no ONNX, or damaged.
+    """
     from greenedge.backends import load_backend
+    from greenedge.choice import choose
     from greenedge.lower import lower_source
     from greenedge.lower.source import read_model
 
@@ -44,10 +53,34 @@ def check_model(path: Path, target: Target, backend: str, declared: Mapping | No
     try:
         graph = lower_source(source, declared).graph
     except UnsupportedError as refusal:
-        return Preflight(name, target.name, backend, refusal.reasons)
-    reasons = tuple(load_backend(backend).check(graph, target, dict(options or {})))
+        return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
+    if backend is None:
+        backend, _ = choose(graph, target, dict(options or {}))
+    module = load_backend(backend)
+    reasons = tuple(module.check(graph, target, dict(options or {})))
+    notes = _notes(Path(path), graph, module, declared) if not reasons and hasattr(module, "foresee") else ()
     return Preflight(name, target.name, backend, reasons, sum(1 for op in graph.ops if op.inputs), weight_bits(graph),
-                     widest_accumulator(graph))
+                     widest_accumulator(graph), notes)
+
+
+def _notes(path: Path, graph: Graph, module, declared: Mapping | None) -> tuple[str, ...]:
+    """What an 8-bit file would not hold exactly, and what `snap` would give."""
+    now = module.foresee(graph)
+    if not now.differing_channels:
+        return ()
+    from greenedge.lower import lower_file
+    from greenedge.lower.snap import snap_file
+
+    with tempfile.TemporaryDirectory(prefix="greenedge-check-") as folder:
+        snapped = Path(folder) / "snapped.onnx"
+        entries = snap_file(path, snapped, _SNAP_BITS, declared)
+        then = module.foresee(lower_file(snapped, declared).graph)
+    changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
+    levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
+    return (f"{now.differing_channels} of {now.channels} channels tried give another level at {now.share:.1e} of their accumulators, by {levels}: "
+            f"an 8-bit file holds whole biases only, so verify may stop at a differing sample. `greenedge snap {path} -o SNAPPED.onnx --bits "
+            f"{_SNAP_BITS}` would change {changed / total:.1e} of the model's own accumulators, after which {then.differing_channels} of "
+            f"{then.channels} differ, at {then.share:.1e}.",)
 
 
 def weight_bits(graph: Graph) -> int:

@@ -148,6 +148,8 @@ def check(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: 
         if not each.reasons:
             typer.echo(f"{each.model} can be built for {each.target} by {each.backend}: {each.layers} layers, "
                        f"{each.weight_bits:,} weight bits, accumulators of up to {each.accumulator_bits} bits.")
+            for note in each.notes:
+                typer.echo(f"note: {note}")
     refused = [each for each in found if each.reasons]
     for each in refused[:-1]:
         typer.echo(f"greenedge: {_refusal(each)}", err=True)

@@ -53,7 +53,7 @@ def examine() -> list[Finding]:
     python = Finding("greenedge", "python", sys.version_info >= (3, 11), platform.python_version(), sys.executable,
                      "everything", "Python 3.11 or later")
     return [own, python, *(_package(*row) for row in _PACKAGES), *(_program(*row) for row in _PROGRAMS),
-            *(_tool(*row) for row in _TOOLS), *_environments()]
+            *(_tool(*row) for row in _TOOLS), *_environments(), *_ports()]
 
 
 def _package(name: str, needed_for: str) -> Finding:
@@ -91,6 +91,14 @@ def _tool(name: str, needed_for: str, extra: str) -> Finding:
         other = str(error).rsplit(": ", 1)[-1].rstrip(".")
         return Finding("tool", name, False, None, None, needed_for, other if "apt" in other else cure)
     return Finding("tool", name, True, tool.version, tool.source, needed_for, cure)
+
+
+def _ports() -> list[Finding]:
+    """Serial ports, behind which a board may be."""
+    from serial.tools import list_ports
+
+    found = [Finding("board", port.device, True, None, port.description, "talking to a board", "") for port in sorted(list_ports.comports())]
+    return found or [Finding("board", "serial port", False, None, None, "talking to a board", "plug a board in")]
 
 
 def _environments() -> list[Finding]:

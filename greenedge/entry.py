@@ -52,7 +52,7 @@ def jobs_for(source, targets: Sequence[str], backend: str | None = None, options
     jobs = []
     for name in dict.fromkeys(targets):
         target = load_target(name)
-        job = Job(source, target, choose_backend(target, backend), dict(options or {}), docker)
+        job = Job(source, target, choose_backend(target, backend), dict(options or {}), docker, settled=backend is not None)
         load_backend(job.backend).tools(job.options)
         jobs.append(job)
     return jobs
@@ -99,7 +99,7 @@ def preflight(model: Path, targets: Sequence[str], backend: str | None, declared
 
     if not targets:
         raise TargetError("no target: say --target NAME; `greenedge targets` lists them.")
-    chosen = [(target, choose_backend(target, backend)) for target in map(load_target, dict.fromkeys(targets))]
+    chosen = [(target, choose_backend(target, backend) if backend else None) for target in map(load_target, dict.fromkeys(targets))]
     types = ModelFile(model, declared=declared).input_types()
     return [check_model(model, target, name, types) for target, name in chosen]
 
@@ -113,8 +113,15 @@ def dry_plan(job: Job) -> list[str]:
                 "(`greenedge build MODEL.onnx --dry-run` shows them)"]
     if job.target is None:
         return [f"# {job.source.name}: no target, so nothing is built"]
-    plan = plan_build(job, lower_file(job.source.path, job.source.input_types()).graph)
-    return [f"# {job.target.name}: {len(plan.files)} files, plan {plan.digest()[:12]}",
+    graph = lower_file(job.source.path, job.source.input_types()).graph
+    if not job.settled:
+        from greenedge.choice import choose
+
+        backend, reason = choose(graph, job.target, job.options)
+        job = replace(job, backend=backend, reason=reason)
+    plan = plan_build(job, graph)
+    why = [f"# {job.reason}"] if job.reason else []
+    return [*why, f"# {job.target.name}: {len(plan.files)} files, plan {plan.digest()[:12]}",
             *(shlex.join(command.argv) for command in plan.commands), f"# gives {', '.join(plan.products)}"]
 
 

@@ -53,6 +53,8 @@ class Job:
     backend: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     docker: bool = False  # where vendor programs run; what is built is the same
+    settled: bool = True  # False: nobody named the back end, so the lowered graph may ask for another
+    reason: str | None = None  # why this back end, where that was decided here
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -69,7 +71,7 @@ class Job:
             about["target"] = {"name": self.target.name, "title": self.target.title, "kind": self.target.kind,
                                "part": device.part, "resources": dict(device.resources),
                                "experimental": self.target.experimental}
-            about |= {"backend": self.backend, "options": dict(self.options)}
+            about |= {"backend": self.backend, "options": dict(self.options), "backend_reason": self.reason}
         return about
 
 
@@ -93,7 +95,8 @@ class Silent:
 
 
 def choose_backend(target: Target, wanted: str | None = None) -> str:
-    """The back end for a target: the one asked for where the target has it, else the target's first."""
+    """The back end for a target: the one asked for where the target has it, else the target's first (which greenedge.choice may
+    put right once the graph is known)."""
     if wanted is None:
         return target.backends[0]
     if wanted not in BACKENDS:
@@ -197,8 +200,20 @@ def run_job(job: Job, run: Path, until: str = "report", beside: Sequence[Path] =
     with hold(run):
         manifest = _opened(job, run)
         for name in job.stages[:job.stages.index(until) + 1]:
+            if name == "build" and not job.settled:
+                job = _settled(job, run)
+                manifest = replace(manifest, about={**manifest.about, **job.about})
             manifest = _one(job, run, manifest, name, beside, display)
     return manifest
+
+
+def _settled(job: Job, run: Path) -> Job:
+    """The job with the back end that its lowered graph asks for."""
+    from greenedge.choice import choose
+    from greenedge.lower import load_lowered
+
+    backend, reason = choose(load_lowered(run / FOLDER["lower"]).graph, job.target, job.options)
+    return replace(job, backend=backend, reason=reason, settled=True)
 
 
 def _opened(job: Job, run: Path) -> Manifest:

@@ -1,8 +1,9 @@
 """The energy of a finished run: what of it can be measured here, what can be estimated, and where the results are kept.
 
 A run is a workload on every runtime that there is (greenedge.runtimes), in a program of its own; its build is one where
-that runtime or a board is at hand. A back end that makes hardware has a module `activity` whose `switching(build, x)` says
-how often the signals change while it computes x. Results lie in 6-measure, one file for each set of sources, bound to the build that they are of; the report shows them.
+that runtime or a board is at hand. A back end that makes hardware has a module `activity` whose `switching(build, x)`
+says how often the signals change while it computes x. Results lie in 6-measure, one file for each set of sources, bound
+to the build that they are of; the report shows them.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def estimated(run: Path, level: str | None = None, tell: Tell = lambda *_: None)
         _name(manifest, run),
         estimate.device_of(str((manifest.about.get("target") or {}).get("part", ""))),
         hardware["clock_hz"],
-        estimate.Activity(found.toggles, seconds, found.bits, f"the {found.level} of this build", found.samples),
+        estimate.Activity(found.toggles, seconds, found.bits, f"the {found.level} of this build's core", found.samples),
         cycles=round(hardware["cycles_per_inference"]),
         streaming=True,
         accuracy=accuracy_of(run, manifest),

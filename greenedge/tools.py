@@ -135,7 +135,7 @@ def _resolve(command: Command, work: Path, docker: bool) -> Tool:
     if docker and program in IMAGES:
         if shutil.which("docker") is None:
             raise ToolError("docker is not on PATH; install it, or leave --docker out.")
-        return Tool(program, tuple(docker_argv(program, (), work)), IMAGES[program].tag, "docker")
+        return Tool(program, tuple(docker_argv(program, (), work / command.cwd)), IMAGES[program].tag, "docker")
     if program == "{python}":
         return Tool("python", (sys.executable,), "", "", {"PYTHONPATH": _search_path()})
     if program.startswith("{") and program.endswith("}"):

@@ -20,6 +20,7 @@ from greenedge.errors import TargetError
 
 BACKENDS = {
     "c99": "greenedge.backends.c99",
+    "da4ml": "greenedge.backends.da4ml",
     "finn": "greenedge.backends.finn",
     "hls4ml": "greenedge.backends.hls4ml",
     "onnxruntime": "greenedge.backends.onnxruntime",

@@ -268,6 +268,7 @@ class _Stream:
         elif now - self.heard > session._silence_s and self.waiting:
             self.lose_all()
             self.heard = now
+            session._silence_s = min(_SILENCE_S[1], 2 * session._silence_s)  # it may be the board that is slow, not the line
         session._batch = self.batch
 
     def _fill(self) -> None:

@@ -212,13 +212,15 @@ struct Virtual {
         using clock_type = std::chrono::steady_clock;
         const auto end = clock_type::now() + std::chrono::seconds(set["limit_s"]);
         const uint64_t quiet_enough = 40 * 65536 / to.step;          // four bytes' time without a bit
-        uint64_t asleep = 0;
+        uint64_t asleep = 0, computing = 0;
         while (cycle < BOOT) clock();                                // its reset is over before a host can plug it in
         while (running && clock_type::now() < end) {
-            bool quiet = to.idle() && from.quiet > quiet_enough && press_until <= cycle;
+            bool silent = to.idle() && from.quiet > quiet_enough && press_until <= cycle, quiet = silent && !top.busy;
             asleep = quiet ? asleep + 1 : 0;
-            // the host may think while its line is silent; a board that has long been silent is not worth a whole core
-            int wait_ms = !to.idle() ? 0 : int(set["wait_us"] / 1000);
+            computing = silent && top.busy ? computing + 1 : 0;
+            // the host may think while its line is silent, but not for as long as the core computes; a board that has long done
+            // nothing is not worth a whole processor
+            int wait_ms = !to.idle() || computing > 8 ? 0 : int(set["wait_us"] / 1000);
             if (asleep > 200) wait_ms = asleep > 1000 ? 20 : 2;
             listen(wait_ms);
             for (uint64_t i = 0; i < SLICE; i++) clock();

@@ -30,7 +30,7 @@ Callable = Annotated[
 Serial = Annotated[str | None, typer.Option(metavar="PORT", help="a device that speaks the MLPerf Tiny interface")]
 Port = Annotated[str | None, typer.Option(metavar="DEV", help="the board that RUN is on")]
 Runtime = Annotated[
-    list[str] | None, typer.Option("--runtime", metavar="NAME", help="litert, torch, …: RUN's network on it; may be repeated")
+    list[str] | None, typer.Option("--runtime", metavar="NAME", help="litert, torch, …: RUN's network on it; repeatable")
 ]
 Name = Annotated[str | None, typer.Option(help="of the command, call or device in the results")]
 Inferences = Annotated[int, typer.Option(min=1, help="inferences in one run of the command or call")]

@@ -12,7 +12,7 @@ from greenedge.report.training import tradeoff, view as training_view
 from greenedge.report.words import count, duration, hertz, joules, percent, size
 
 _HERE = Path(__file__).resolve().parent
-STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "tflite": "TFLite",
+STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "c-simulation": "C simulation", "tflite": "TFLite",
                 "onnxruntime": "ONNX Runtime", "c99": "C99", "netlist": "Netlist", "board": "Virtual board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
@@ -20,9 +20,12 @@ _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz"
             "estimated_lut4_error": ("that estimate against yosys's count", "text"),
             "estimated_bram_bits": ("block RAM bits of the core, estimated beforehand", "count"),
             "core_fmax_hz": ("highest clock of the core", "hertz"), "clock_hz": ("clock", "hertz"),
-            "latency_s": ("latency", "time"), "ips": ("inferences per second", "rate"),
+            "latency_s": ("latency", "time"), "latency_cycles": ("latency in cycles", "count"),
+            "latency_at_core_fmax_s": ("latency at the core's highest clock", "time"), "adders": ("adders", "count"),
+            "pipeline_stages": ("pipeline stages", "count"), "trace_s": ("unrolling took", "time"), "write_s": ("writing the project took", "time"),
+            "csim_compile_s": ("compiling the C simulation took", "time"), "ips": ("inferences per second", "rate"),
             "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
-_RESOURCES = {"lut4": "LUT4", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits",
+_RESOURCES = {"lut4": "LUT4", "lut": "LUTs", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits",
                "comb": "Logic cells, placed"}
 _POOL = {"comb": "lut4"}  # a placed logic cell takes a LUT4, also for carry and small memories
 _ELSEWHERE = ("part", "tools", "bitstream_bytes", "rtl_sha256")  # shown in the heading, the files and the digests
@@ -115,8 +118,8 @@ def _sentence(entries: list[dict]) -> str:
 
 
 def _named(stage: str) -> str:
-    title = STAGE_TITLES.get(stage, stage)
-    return "the integer graph" if stage == "graph" else title
+    spoken = {"graph": "the integer graph", "netlist": "the netlist", "board": "the virtual board"}
+    return spoken.get(stage) or STAGE_TITLES.get(stage, stage)
 
 
 def _chain(entries: list[dict]) -> list[str]:

@@ -37,6 +37,8 @@ def summarise(run: Path) -> dict:
                "training": _training(run), "evidence": built.get("evidence"), "notes": list(built.get("notes", []))}
     summary["notes"] += [f"{path.name} is the energy of an earlier build; measure again."
                          for path, document in energy_documents(run) if not _of_build(document, manifest)]
+    if manifest.about.get("backend_reason"):
+        summary["notes"].insert(0, f"{str(manifest.about['backend_reason'])[:1].upper()}{str(manifest.about['backend_reason'])[1:]}.")
     bitstream = any(name.endswith((".bit", ".bin", ".fs")) for name in summary["files"])
     if bitstream and not (built.get("hardware") or {}).get("host_interface"):
         summary["notes"].append(NO_HOST)

@@ -52,7 +52,7 @@ module ge_add #(
     localparam int COPIES  = ACOPIES + count(BM, 0);
     localparam int MISSING = count(AM, 1) + count(BM, 1);
     localparam int ROWS    = COPIES + (MISSING != 0 ? 1 : 0);
-    if (COPIES == 0) $error("one of the multipliers must not be 0");
+    if (COPIES == 0) $fatal(1, "one of the multipliers must not be 0");
     localparam int unsigned LATENCY = 1 + $clog2(ROWS);          // input register, tree
     localparam int unsigned DEPTH   = 1 << $clog2(LATENCY + 4);  // covers the way there and back
 

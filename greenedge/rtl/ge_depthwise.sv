@@ -41,7 +41,7 @@ module ge_depthwise #(
     localparam int unsigned PRODUCT = WB <= 3 ? 1 : 1 + $clog2(ROWS);    // latency of ge_product
     localparam int unsigned LATENCY = 2 + PRODUCT + 1;                   // memory, product, accumulator
     localparam int unsigned DEPTH   = 1 << $clog2(2 + (LATENCY + 3) / TAPS);    // covers the way there and back
-    if (C % PE != 0) $error("PE must divide C");
+    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     // ---- take in: the first tap of a group needs a credit, the others follow
     logic                       beat, freed, first, last;

@@ -26,7 +26,7 @@ module ge_pad #(
     localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
     localparam int unsigned YW = $clog2(H + PT + PB) + 1;
     localparam int unsigned XW = $clog2(W + PL + PR) + 1;
-    if (C % PE != 0) $error("PE must divide C");
+    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     logic [GW-1:0] g;
     logic [YW-1:0] y;                                            // 0 is the first row, PT the image's first

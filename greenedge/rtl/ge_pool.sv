@@ -23,7 +23,7 @@ module ge_pool #(
     input  logic               m_tready
 );
     localparam int unsigned TW = TAPS > 1 ? $clog2(TAPS) : 1;
-    if (C % PE != 0) $error("PE must divide C");
+    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     logic [TW-1:0] tap;
     logic          last, beat;

@@ -26,7 +26,7 @@ module ge_pool_global #(
     localparam int unsigned G  = C / PE;
     localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
     localparam int unsigned XW = PIXELS > 1 ? $clog2(PIXELS) : 1;
-    if (C % PE != 0) $error("PE must divide C");
+    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     logic [GW-1:0] g;
     logic [XW-1:0] pixel;

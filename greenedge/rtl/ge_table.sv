@@ -30,7 +30,7 @@ module ge_table #(
     localparam int unsigned AW      = WORDS > 1 ? $clog2(WORDS) : 1;
     localparam int unsigned LATENCY = 3;                         // address, memory, output register
     localparam int unsigned DEPTH   = 8;                         // covers the way there and back
-    if (C != 1 && C % PE != 0) $error("PE must divide C, or C be 1");
+    if (C != 1 && C % PE != 0) $fatal(1, "PE must divide C, or C be 1");
 
     // ---- take in
     logic             beat, freed;

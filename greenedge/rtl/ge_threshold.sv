@@ -34,7 +34,7 @@ module ge_threshold #(
     localparam int unsigned FB      = STEPS*TB + FALLS;          // bits of a field
     localparam int unsigned LATENCY = 2 + 1 + $clog2(STEPS) + 1; // memory, comparison, count, LO
     localparam int unsigned DEPTH   = 1 << $clog2(LATENCY + 4);  // covers the way there and back
-    if (C % PE != 0) $error("PE must divide C");
+    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     // ---- take in
     logic                       beat, freed;

@@ -22,7 +22,7 @@ module ge_upsample #(
     input  logic             m_tready
 );
     localparam int G = C / PE;                                   // beats per pixel
-    if (C % PE != 0) $error("PE must divide C");
+    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     localparam int SLACK  = 2 + 10/G;                            // covers the way from release to reception
     localparam int PIXELS = (FH > 1 ? W : 0) + SLACK;

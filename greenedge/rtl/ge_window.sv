@@ -48,8 +48,8 @@ module ge_window #(
     localparam int OW   = (W + PL + PR - SPW) / SW + 1;
     localparam bit PADS = (PT | PL | PB | PR) != 0;
 
-    if (C % PE != 0) $error("PE must divide C");
-    if (PT >= SPH || PB >= SPH || PL >= SPW || PR >= SPW) $error("pads as large as the kernel: use ge_pad");
+    if (C % PE != 0) $fatal(1, "PE must divide C");
+    if (PT >= SPH || PB >= SPH || PL >= SPW || PR >= SPW) $fatal(1, "pads as large as the kernel: use ge_pad");
 
     // ---- geometry of the ring, in pixels
     localparam int START  = -PT*W - PL;                          // position of the first window

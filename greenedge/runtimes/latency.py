@@ -10,6 +10,8 @@ import numpy as np
 
 SLICE_S = 0.004  # one turn of one call lasts about this long, whole calls
 _WARM_S = 0.05
+_LEAST = 9  # calls in a slice
+_AGAIN = 3  # calls before it
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int = 50, clo
 
 
 def _median_of(call: Callable[[], object], n: int, clock: Callable[[], float]) -> float:
-    """Of n calls timed one by one: where another process took the core in the middle of one, that one does not count."""
+    """Of n calls timed one by one, after a few that bring caches and clocks back from the call before: where another process took
+    the core in the middle of one, that one does not count."""
+    for _ in range(_AGAIN):
+        call()
     ends = [clock()]
     for _ in range(n):
         call()
@@ -65,9 +70,9 @@ def _median_of(call: Callable[[], object], n: int, clock: Callable[[], float]) -
 
 
 def _calls_per_slice(call: Callable[[], object], clock: Callable[[], float]) -> int:
-    """Warms the call up; how many of it fill one slice."""
-    begun, n = clock(), 0
-    while clock() - begun < _WARM_S or n < 3:
+    """Warms the call up; how many of it fill one slice, at least a few."""
+    begun, ends = clock(), [clock()]
+    while ends[-1] - begun < _WARM_S or len(ends) <= _LEAST:
         call()
-        n += 1
-    return max(1, round(SLICE_S * n / (clock() - begun)))
+        ends.append(clock())
+    return max(_LEAST, round(SLICE_S / max(float(np.median(np.diff(ends))), 1e-9)))

@@ -2,7 +2,7 @@
 
     python -m greenedge.runtimes.session RUN RUNTIME
 
-It takes the run's own test inputs in turn, one sample a call. It says `ready`, reads a number a line and answers `done`.
+It takes the run's own test inputs in turn, one sample a call. It says `ready`, reads a number a line, answers `done`.
 """
 
 from __future__ import annotations

@@ -132,6 +132,8 @@ class DistilSettings:
     share           of the loss that comes from the teacher's logits
     features        "student=teacher" pairs of layers whose outputs are to relate samples alike (Tung and Mori, 2019)
     feature_weight  weight of that term
+    mix             learns from mixtures of two inputs, which only a teacher can label; wants share 1 (mixup's inputs, Zhang
+                    et al., 2018, as a teacher's questions: Beyer et al., 2022)
     """
 
     teacher: str = setting("")
@@ -140,8 +142,11 @@ class DistilSettings:
     share: float = setting(0.7, least=0, most=1)
     features: tuple[str, ...] = ()
     feature_weight: float = setting(1.0, least=0)
+    mix: bool = setting(False)
 
     def __post_init__(self) -> None:
+        if self.mix and self.share != 1:
+            raise ValueError(f"mixes inputs with share {self.share:g}; mixtures have no label of their own, set share to 1")
         odd = [pair for pair in self.features if pair.count("=") != 1 or not all(pair.split("="))]
         if odd:
             raise ValueError(f"has features {odd[0]!r}; write pairs such as \"relu1=relu1\"")

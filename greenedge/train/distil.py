@@ -25,12 +25,13 @@ _BATCH = 256
 
 class Lesson:
     """Job.teach: the loss with the teacher's part in it. `known` holds the teacher's answers to all training samples
-    where these are always the same (no augmentation), else the teacher is asked batch by batch."""
+    where these are always the same (no augmentation), else the teacher is asked batch by batch, at `macs` a sample."""
 
-    def __init__(self, model, teacher: Callable, settings: DistilSettings, known=None):
+    def __init__(self, model, teacher: Callable, settings: DistilSettings, known=None, macs: int = 0):
         self.teacher = teacher
         self.settings = settings
         self.known = known
+        self.macs = macs
         self.pairs = [tuple(pair.split("=")) for pair in settings.features]
         self.seen: dict = {}
         modules = dict(model.named_modules())
@@ -81,6 +82,18 @@ class Lesson:
             logits, features = self.known
             return logits[indices], {name: array[indices] for name, array in features.items()}
         return ask(self.teacher, x.detach().numpy(), [name for _, name in self.pairs])
+
+
+def mixed(augment: Callable | None) -> Callable:
+    """Job.augment that mixes each input of a batch with another one, λ·x + (1 - λ)·x' with λ uniform, after `augment`."""
+    import torch
+
+    def mix(x, generator):
+        x = x if augment is None else augment(x, generator)
+        share = torch.rand(len(x), generator=generator).view(-1, *[1] * (x.dim() - 1))
+        return share * x + (1 - share) * x[torch.randperm(len(x), generator=generator)]
+
+    return mix
 
 
 def similarities(features):

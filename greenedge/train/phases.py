@@ -116,9 +116,8 @@ def make_lesson(work: Work, model) -> tuple[Lesson | None, dict]:
         return None, {}
     features = [pair.split("=")[1] for pair in settings.features]
     teacher, about, macs = _teacher(work, settings, features)
-    if work.recipe.augment is not None:  # asked on every batch as it comes
-        return Lesson(model, teacher, settings), about
-
+    if work.recipe.augment is not None or settings.mix:  # asked on every batch as it comes
+        return Lesson(model, teacher, settings, macs=macs), about
     with work.timed() as found:
         known = ask(teacher, work.data.x_train, features)
     asked = found["ledger"].scored(len(work.data.x_train), macs)

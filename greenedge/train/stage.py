@@ -14,6 +14,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
 from greenedge.train.channels import find_channels, shrink, slice_state
 from greenedge.train.checkpoint import load_state, model_state, save_state, set_model_state, weights_sha256
+from greenedge.train.distil import mixed
 from greenedge.train.fit import History, fit, predict, seeded
 from greenedge.train.ledger import Ledger
 from greenedge.train.phases import Work, float_weights, make_lesson, sample_order, searched_bits, with_bits
@@ -44,6 +45,12 @@ class Form:
 
         stays = None if self.stays is None else torch.from_numpy(self.stays.copy())
         return {"shape": list(self.shape), "stays": stays, "bits": self.bits, "folded": self.folded}
+
+    @classmethod
+    def of(cls, state: dict) -> Form:
+        """The form that `state` gave."""
+        stays = None if state["stays"] is None else state["stays"].numpy().astype(bool)
+        return cls(tuple(state["shape"]), stays, state["bits"], state["folded"])
 
 
 def tools() -> dict[str, str]:
@@ -92,8 +99,12 @@ def _trained(work: Work) -> tuple[object, Form, History, dict]:
         lesson, taught = make_lesson(work, model)
         job = work.job(order=order, prune=pruner, teach=lesson, score=recipe.first_score,
                        checkpoint=work.folder / "checkpoint.pt")
+        if lesson is not None and lesson.settings.mix:
+            job = replace(job, augment=mixed(recipe.augment))
         history = fit(model, work.data.x_train, work.data.y_train, recipe.train, job, work.progress)
         work.phases["train"] = history.ledger
+        if lesson is not None and lesson.known is None:  # the teacher was asked on every sample of every batch
+            work.phases["train"] = history.ledger.scored(history.ledger.samples_seen, lesson.macs)
         form = Form(work.shape, None if channels is None else pruner.stays, found and found["bits"])
         model, form, found = _finished(work, model, form, channels, found)
     about = {"subset": chosen, "distil": taught, "search": found or {},
@@ -129,7 +140,13 @@ def _finished(work: Work, model, form: Form, channels, found):
 
 def _shrunk(recipe: Recipe, form: Form):
     model = recipe.make_model()
-    return model if form.stays is None else shrink(model, find_channels(model, form.shape), form.stays)
+    if form.stays is None:
+        return model
+    channels = find_channels(model, form.shape)
+    if form.stays.shape != (channels.count,):
+        raise GreenedgeError(f"the pruned network had {form.stays.size} channels and {recipe.name}'s has {channels.count}; train "
+                             "again, the recipe has changed since.")
+    return shrink(model, channels, form.stays)
 
 
 def build_model(recipe: Recipe, form: Form = Form()):
@@ -149,10 +166,10 @@ def trained_model(recipe: Recipe, folder: Path):
     state = load_state(Path(folder) / "model.pt")
     if state is None:
         raise GreenedgeError(f"{folder} has no model.pt; run the train stage first.")
-    told = state["form"]
-    stays = None if told["stays"] is None else told["stays"].numpy()
+    if "form" not in state or "model" not in state:
+        raise GreenedgeError(f"{folder}/model.pt lacks the network's form or weights; run the train stage again.")
     with seeded(recipe.train.seed, recipe.train.threads):
-        model = build_model(recipe, Form(tuple(told["shape"]), stays, told["bits"], told["folded"]))
+        model = build_model(recipe, Form.of(state["form"]))
     set_model_state(model, state["model"])
     return model.eval()
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from greenedge.backends.finn import netlist
-from greenedge.shell.ram_registers import merge_output_registers
+from greenedge.backends import finn
+from greenedge.backends.finn import built, netlist
 from greenedge.backends.finn.simulation import compile_model, run_model, sim_top
 from greenedge.backends.finn.streams import Stream
+from greenedge.energy.estimate import read_toggles
 from greenedge.errors import ToolError
+from greenedge.graph import run_graph
+from greenedge.shell.ram_registers import merge_output_registers
+from greenedge.target import load_target
 from greenedge.tools import Command, Plan, execute
+from tests.backends.nets import inputs, mlp
 
 _SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}
 _IN, _OUT = 78, 216
@@ -120,6 +126,43 @@ def test_small_families_models_do_what_the_source_says(rng, repo, tmp_path, fami
     y = _side_by_side(family, source, {"mapped": module}, tmp_path, words)
     assert len(np.unique(y["memories"], axis=0)) > 3900
     assert np.array_equal(y["memories"], y["mapped"])
+
+
+@pytest.mark.slow
+@pytest.mark.tool("yosys")
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+@pytest.mark.parametrize("board", ["ulx3s-85f", "icebreaker", "tang-nano-9k"])
+def test_the_netlist_of_a_whole_board_computes_the_graph(rng, tmp_path, board):
+    """The core within the board's netlist, as nextpnr gets it; with one bit of one weight turned it must differ."""
+    graph = mlp(rng, (16, 8, 4), 4, 4)
+    plan = finn.plan(graph, load_target(board), {"fps": 10_000})
+    until = next(k for k, command in enumerate(plan.commands) if command.log == "count.log")
+    commands = tuple(command for command in plan.commands[:until + 1] if command.log != "finn.log")
+    folder = tmp_path / "build"
+    execute(dataclasses.replace(plan, commands=commands, products=("netlist.json", "stat.json", "simulation.json")), folder)
+    x = inputs(rng, graph, 24)
+    expected = run_graph(graph, x)[graph.outputs[0]]
+    run = finn.sampled(folder)["netlist"]
+    assert np.array_equal(run(folder, x, lambda *_: None)[graph.outputs[0]], expected)
+    if board == "ulx3s-85f":
+        made = json.loads((folder / "netlist.json").read_text())
+        ram = next(cell for name, cell in made["modules"]["top"]["cells"].items() if cell["type"] == "DP16KD" and "weights" in name)
+        ram["parameters"]["INITVAL_00"] = ram["parameters"]["INITVAL_00"][:-1] + str(1 - int(ram["parameters"]["INITVAL_00"][-1]))
+        (folder / "netlist.json").write_text(json.dumps(made))
+        assert not np.array_equal(run(folder, x, lambda *_: None)[graph.outputs[0]], expected)
+    if board == "icebreaker":
+        counts = count_toggles_of(folder, x)
+        assert len(counts.nets) > 100 and max(counts.nets.values()) <= counts.cycles and sum(counts.nets.values()) > counts.cycles
+        (tmp_path / "toggles.csv").write_text(counts.csv(50e6))
+        assert read_toggles(tmp_path / "toggles.csv").toggles == sum(counts.nets.values())
+
+
+def count_toggles_of(folder, x) -> netlist.Toggles:
+    """The switching activity of the core in a build folder."""
+    source, streams, _ = built.streams_of(folder)
+    family = built.read(folder, "shell.json")["family"]
+    return netlist.count_toggles(folder / "netlist.json", "top", family, source, streams[0], x, tied=built.TIED)
 
 
 @pytest.mark.tool("yosys")

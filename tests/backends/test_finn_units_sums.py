@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from greenedge.errors import ToolError
 from tests.backends.test_finn_units_moves import pad_case, window_case
 from tests.backends.unit_bench import Bench, Case, Port
 
@@ -155,6 +156,13 @@ def test_a_wrong_parameter_is_seen(rng, tmp_path):
     bench = Bench([replace(case, parameters={**case.parameters, name: change(case.parameters[name])}) for case, name, change in wrong],
                   tmp_path)
     assert [line.split(":")[0] for line in bench.differences()] == [f"{case.module}_{i}_m" for i, (case, _, _) in enumerate(wrong)]
+
+
+@pytest.mark.parametrize("change, reason", [({"PE": 4}, "PE must divide C"), ({"PT": 3}, "pads as large as the kernel: use ge_pad")])
+def test_parameters_that_cannot_be_are_refused(rng, tmp_path, change, reason):
+    case = window_case(rng, 6, 4, 4, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 2, 4, 0)
+    with pytest.raises(ToolError, match=reason):
+        Bench([replace(case, parameters={**case.parameters, **change})], tmp_path)
 
 
 @pytest.mark.slow

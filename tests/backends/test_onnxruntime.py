@@ -131,6 +131,39 @@ def test_refusals_are_said_at_once(rng):
         f"{turned}: an input of -12…-3; the zeros between its samples are no int8 there (cure: let the quantiser's levels include 0)."]
 
 
+def test_processors_whose_fast_products_saturate_are_asked_for_exact_ones(tmp_path, monkeypatch):
+    from greenedge.backends.onnxruntime import worker
+
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(worker.platform, "machine", lambda: "x86_64")
+    for text, answer in (("flags\t: sse avx2 avx512f avx512_vnni\n", False), ("flags\t: sse avx2 avx_vnni\n", False),
+                         ("flags\t: sse avx2 avx512f\n", True), ("", True)):
+        file.write_text(text)
+        assert worker.saturates(file) is answer
+    assert worker.saturates(tmp_path / "nothing")
+    monkeypatch.setattr(worker.platform, "machine", lambda: "aarch64")
+    assert not worker.saturates(file)
+
+
+def test_a_whole_run(tmp_path):
+    """From a QONNX file with a softmax at its end to the report; the softmax is the host's."""
+    from greenedge.entry import infer, jobs_for, run_all
+    from greenedge.flow import Silent
+    from greenedge.model_file import ModelFile
+    from tests.lower.models import Model
+
+    model = Model((1, 8)).quant().dense(8, 3).quant(0.3, 8).node("Softmax")
+    path = model.save(tmp_path / "soft.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).uniform(-2, 2, (12, 8)).astype(np.float32))
+    jobs = jobs_for(ModelFile(path, tmp_path / "x.npy"), ["linux-x86"], "onnxruntime")
+    (run,), _ = run_all(jobs, tmp_path / "run", "report", lambda job: Silent())
+    summary = json.loads((run / "7-report" / "summary.json").read_text())
+    assert [entry["mismatches"] for entry in summary["verify"]] == [0, 0]
+    assert summary["verify"][-1]["proved"] == "all 3 channels equal on every reachable accumulator (ONNX Runtime on CPU)"
+    shown, = infer(run, tmp_path / "x.npy", "onnxruntime", lambda *_: None).values()
+    assert shown.shape == (12, 3) and np.allclose(shown.sum(axis=1), 1, atol=1e-6)  # float32 softmax
+
+
 def test_the_golden_file(repo):
     """The digest of one small plan; GOLDEN=1 writes it anew."""
     sketch = Sketch(np.random.default_rng(7), (2, 5, 5))

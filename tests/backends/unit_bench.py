@@ -17,6 +17,7 @@ import numpy as np
 import greenedge
 from greenedge.backends.finn.simulation import Stall, compile_model
 from greenedge.backends.finn.streams import Stream, pack, unpack
+from greenedge.backends.finn.units import memory_file
 
 RTL = Path(greenedge.__file__).parent / "rtl"
 STALLS = (Stall(), Stall(1, 128, 128), Stall(2, 170, 0), Stall(3, 0, 213))
@@ -56,17 +57,10 @@ class Case:
     memories: Mapping[str, tuple[np.ndarray, int]] = field(default_factory=dict)  # parameter -> rows of elements, bits
 
 
-def memory(rows: np.ndarray, bits: int) -> bytes:
-    """One hexadecimal word a line; element 0 of a row in the low bits."""
-    mask = (1 << bits) - 1
-    words = (sum((int(v) & mask) << (i * bits) for i, v in enumerate(row)) for row in rows)
-    return "".join(f"{word:0{(rows.shape[1] * bits + 3) // 4}x}\n" for word in words).encode()
-
-
 class Bench:
     """The compiled model of some cases, which reads its memory files from `folder` at every run.
 
-    `sources` are modules beside those of greenedge/rtl that the cases instantiate.
+    `sources` are modules beside those of greenedge/rtl that the cases instantiate, packages first.
     """
 
     def __init__(self, cases: Sequence[Case], folder: Path, sources: Mapping[str, bytes] | None = None):
@@ -74,8 +68,8 @@ class Bench:
         self.folder = folder
         for index, case in enumerate(self.cases):
             for parameter, (rows, bits) in case.memories.items():
-                (folder / f"{index}_{parameter}.mem").write_bytes(memory(rows, bits))
-        sources = {path.name: path.read_bytes() for path in sorted(RTL.glob("*.sv"))} | dict(sources or {})
+                (folder / f"{index}_{parameter}.mem").write_bytes(memory_file(rows, bits))
+        sources = dict(sources or {}) | {path.name: path.read_bytes() for path in sorted(RTL.glob("*.sv"))}
         self.model = compile_model({**sources, "sim_top.sv": self._top().encode()}, lambda line: None, _HARNESS)
 
     def check(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,9 @@ def test_every_stage_gives_the_same_integers(both, target, stage):
     entries = {(entry["reference"], entry["candidate"]): entry for entry in summary["verify"]}
     on_board = {"board"} if stage == "rtl" else set()  # the virtual one, every byte through its pins
     assert {("qonnx", "graph"), ("graph", stage), *(("graph", each) for each in on_board)} <= set(entries)
+    if stage == "rtl":
+        placed = entries.pop(("graph", "netlist"))
+        assert (placed["samples"], placed["outputs"], placed["mismatches"]) == (24, 10, 0)
     for entry in entries.values():
         assert (entry["samples"], entry["outputs"], entry["mismatches"]) == (SAMPLES, 10, 0)
     assert set(summary["accuracy"]) == {"torch", "qonnx", "graph", stage} | on_board
@@ -147,3 +151,22 @@ def test_a_flipped_bit_that_no_sample_reaches_is_found_too(both):
     assert (done.returncode, done.stderr) == (
         5, f"greenedge: {path} is not the file that was built, its sha256 differs, although every sample gave the same integers; run "
            "the same `greenedge run` or `greenedge build` again to build it anew.\n")
+
+
+@pytest.mark.slow
+def test_the_energy_of_both_is_estimated_and_kept(both, tmp_path):
+    """The bitstream from the toggles of its netlist, the binary from CPU time; in the run's summary and page, as estimates."""
+    shutil.copytree(both, tmp_path / "both")
+    fpga, cpu = tmp_path / "both/ulx3s-85f", tmp_path / "both/linux-x86"
+    tdp = ("--tdp", "15", "--threads", "4", "--tdp-source", "a data sheet", "--window", "1")
+    for run in (fpga, cpu):
+        done = _greenedge("energy", "measure", run, "--source", "estimate", *tdp)
+        assert done.returncode == 0 and "ESTIMATED" in done.stdout, done.stderr
+    (row,) = _summary(fpga)["energy"]
+    assert row["scope"] == "chip" and row["evidence"] == "estimated" and "energy_j" not in row["figures"]["total"]
+    assert row["source"]["notes"][1] == ("toggles of the netlist of this build's core on 64 real vectors, without delays: "
+                                         "glitches are not in it")
+    parts = {part["part"]: part["power_estimate_w"] for part in row["parts"]}
+    assert 0 < parts["switching"] < parts["static"], "an ECP5 of this size mostly leaks"
+    assert _summary(cpu)["energy"][0]["ranking"] is False
+    assert "ESTIMATED" in (fpga / "7-report/report.html").read_text()

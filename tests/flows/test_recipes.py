@@ -82,6 +82,15 @@ def test_recipes_reach_what_their_readme_says(repo, tmp_path, name, accuracy):
     assert train_stage(load_recipe(repo / "flows" / name), tmp_path)["accuracy"] >= accuracy
 
 
+def test_jets_go_through_the_techniques(repo, tmp_path):
+    settings = {"train.epochs": "2", "data.train": "800", "data.test": "200", "prune.kind": "structured", "prune.group": "8",
+                "subset.method": "kcenter", "quantise.float_epochs": "1", "search.budget": "1500", "distil.epochs": "1",
+                "quantise.per_channel": "true", "quantise.fold_batch_norm": "true"}
+    metrics = train_stage(load_recipe(repo / "flows" / "jets-mlp", settings), tmp_path)
+    assert metrics["prune"]["compression_ratio"] > 0.5 and metrics["search"]["cost"] <= 1500
+    assert [left for _, left in metrics["prune"]["channels"].values()] == [32, 16, 16] and metrics["subset"]["samples"] == 400
+
+
 def test_the_augmentation_of_digits_cnn_moves_whole_pixels(repo):
     import torch
 

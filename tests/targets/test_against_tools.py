@@ -27,7 +27,7 @@ FAMILIES = {
               {"lut4": ("LUT4", 1), "ff": ("DFF", 1), "dsp": ("MULT18X18", 1), "bram_bits": ("BSRAM", 18432)}),
 }
 BOARDS = [pytest.param(name, marks=pytest.mark.tool(FAMILIES[load_target(name).device.family][0]))
-          for name in list_targets() if load_target(name).kind == "fpga"]
+          for name in list_targets() if load_target(name).device.family in FAMILIES]
 
 
 def _run(tool: str, words, folder) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -46,3 +47,29 @@ def test_preflight_imports_neither_torch_nor_finn(shared):
               "print(sorted({'torch', 'finn', 'qonnx', 'onnxruntime', 'brevitas'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", script, str(shared / "models" / "TFC_2W2A.onnx")], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("backend", ["tflite", "onnxruntime"])
+def test_a_float_bias_at_8_bits_is_told_with_what_snap_would_give(tmp_path, backend):
+    """Nothing stands against building it, but an int8 file cannot hold it exactly."""
+    rng = np.random.default_rng(3)
+    model = Model((1, 24))
+    model.quant(scale=0.02, bits=8, signed=0)
+    model.node("MatMul", model.weight(rng.integers(-127, 128, (24, 6)) * 0.01, scale=0.01, bits=8))
+    model.node("Add", model.constant(rng.uniform(-0.5, 0.5, 6)))
+    model.quant(scale=0.0613, bits=8)
+    found = check_model(model.save(tmp_path / "w8a8.onnx"), load_target("linux-x86"), backend)
+    note, = found.notes
+    assert not found.reasons
+    assert re.fullmatch(r"\d of 6 channels tried give another level at \d\.\de-0\d of their accumulators, by one level: an 8-bit file holds whole "
+                        r"biases only, so verify may stop at a differing sample\. `greenedge snap \S+/w8a8\.onnx -o SNAPPED\.onnx --bits 16` would "
+                        r"change \d\.\de-0\d of the model's own accumulators, after which \d of 6 differ, at \d\.\de[+-]\d\d\.", note)
+
+
+def test_a_4_bit_model_needs_no_note(tmp_path):
+    model = Model((1, 8))
+    model.quant()
+    model.dense(8, 3)
+    model.node("Add", model.constant([0.13, -0.4, 0.77]))
+    model.quant(scale=0.5)
+    assert check_model(model.save(tmp_path / "w4a4.onnx"), load_target("linux-x86"), "tflite").notes == ()

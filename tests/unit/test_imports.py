@@ -16,6 +16,7 @@ ORDER = (
     ("host", "reference", "model_file", "train", "rtl", "shell", "streams"),
     ("backends.c99", "backends.da4ml", "backends.finn", "backends.hls4ml", "backends.onnxruntime", "backends.tflite"),
     ("backends", "boards"),
+    ("choice",),
     ("check", "verify", "report", "runtimes", "inference"),
     ("flow", "measure"),
     ("entry", "doctor", "console"),

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from greenedge.errors import TargetError
+from greenedge.errors import GreenedgeError, TargetError
 from greenedge.train import load_recipe, train_stage
 
 pytest.importorskip("torch")
@@ -55,7 +55,7 @@ def whole(repo, tmp_path_factory):
 def test_a_run_killed_in_several_phases_ends_with_the_same_weights(repo, tmp_path, whole):
     recipe = repo / "flows" / "digits-mlp"
     steps_left = {}
-    for phase, step in (("float", 20), ("teacher", 30), ("epoch", 25)):  # each within the second epoch of its phase
+    for phase, step in (("teacher", 30), ("epoch", 25)):  # each within the second epoch of its phase
         code = _KILLED.format(phase=phase, step=step, recipe=str(recipe), settings=ALL, folder=str(tmp_path))
         killed = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300, cwd=repo
@@ -94,6 +94,23 @@ def test_a_finished_run_is_built_again_from_its_file(repo, whole):
     x, y = np.load(folder / "x_test.npy"), np.load(folder / "y_test.npy")
     assert recipe.score(predict(model, x), x, y)["accuracy"] == metrics["accuracy"]
     assert tuple(model.get_submodule("fc1").weight.shape) == (8, 64)
+
+
+def test_a_file_of_another_network_is_refused(repo, whole, tmp_path):
+    from greenedge.train.checkpoint import load_state, save_state
+
+    state = load_state(whole[0] / "model.pt")
+    save_state(tmp_path / "model.pt", state | {"form": state["form"] | {"stays": state["form"]["stays"][:-1]}})
+    recipe = load_recipe(repo / "flows" / "digits-mlp", ALL)
+    with pytest.raises(GreenedgeError) as caught:
+        recipe.trained_model(tmp_path)
+    assert str(caught.value) == (
+        "the pruned network had 89 channels and digits-mlp's has 90; train again, the recipe has changed since."
+    )
+    del state["form"]
+    save_state(tmp_path / "model.pt", state)
+    with pytest.raises(GreenedgeError, match="model.pt lacks the network's form or weights; run the train stage again.$"):
+        recipe.trained_model(tmp_path)
 
 
 def test_what_is_told_of_each_technique(whole):
@@ -203,6 +220,14 @@ def test_a_teacher_file_stays_in_the_recipes_folder(repo):
     assert str(caught.value) == (
         "digits-mlp: [distil] teacher is '../digits-cnn/flow.toml'; it must be an ONNX file in the recipe's folder."
     )
+
+
+def test_a_teacher_that_is_asked_batch_by_batch_is_counted(repo, tmp_path):
+    settings = {"train.epochs": "2", "model.hidden": "8", "distil.mix": "true", "distil.share": "1.0", "distil.epochs": "1"}
+    metrics = train_stage(load_recipe(repo / "flows" / "digits-mlp", settings), tmp_path)
+    train = metrics["ledger"]["phases"]["train"]
+    assert train["samples_scored"] == train["samples_seen"] == 2 * 1347
+    assert train["macs"] == 4 * train["samples_seen"] * 8 * 74  # 3 for the student's, 1 for a teacher of the same size
 
 
 def test_post_training_quantisation_prunes_and_folds_too(repo, tmp_path):

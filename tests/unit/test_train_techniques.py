@@ -8,7 +8,7 @@ import pytest
 from greenedge.errors import TargetError
 from greenedge.train.calibrate import calibrate
 from greenedge.train.config import DistilSettings, QuantiseSettings, SearchSettings, SubsetSettings, TrainSettings
-from greenedge.train.distil import Lesson, ask, onnx_teacher, similarities, torch_teacher
+from greenedge.train.distil import Lesson, ask, mixed, onnx_teacher, similarities, torch_teacher
 from greenedge.train.fit import Job, cross_entropy, fit, predict, seeded
 from greenedge.train.fold import fold_batch_norms
 from greenedge.train.quantise import quantise
@@ -62,6 +62,16 @@ def test_known_answers_are_those_of_the_same_samples():
     lesson = Lesson(network(), None, DistilSettings(share=1.0), (logits, {}))
     same = lesson(torch.tensor(9.0), logits[[7, 2]], torch.zeros(2, 4), torch.tensor([7, 2]))
     assert float(same) == pytest.approx(0.0, abs=1e-5)  # float32
+
+
+def test_mixtures_lie_between_two_inputs_of_the_batch():
+    x = torch.eye(6) * torch.arange(1.0, 7)
+    got = mixed(lambda x, _generator: x + 0)(x, torch.Generator().manual_seed(0))
+    shares = got / torch.arange(1.0, 7)
+    assert torch.allclose(shares.sum(1), torch.ones(6)) and ((shares > 0).sum(1) <= 2).all() and (shares < 1).any()
+    assert torch.equal(got, mixed(None)(x, torch.Generator().manual_seed(0)))
+    with pytest.raises(ValueError, match="^mixes inputs with share 0.7; mixtures have no label of their own, set share to 1$"):
+        DistilSettings(mix=True)
 
 
 def test_similarities_are_between_samples():

@@ -89,6 +89,24 @@ def test_a_run_of_equal_stages(tmp_path, monkeypatch, rng):
     assert written["verify"][0]["proved"].startswith("2 requantisers equal real arithmetic on all ")
 
 
+def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
+    run, out, lowered = _run(tmp_path, monkeypatch, rng)
+    seen, wrong = [], []
+
+    def netlist(folder, x, progress):
+        seen.append((folder, len(x)))
+        return {edge: values + np.arange(len(x))[:, None] // 20 * bool(wrong) for edge, values in run_graph(lowered.graph, x).items()}
+
+    monkeypatch.setattr(Candidate, "sampled", lambda self, folder: {"netlist": netlist}, raising=False)
+    assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl, 24 in netlist"
+    assert seen == [(run / "4-build", 24)]
+    written = json.loads((out / "verify.json").read_text())
+    assert [(e["candidate"], e["samples"]) for e in written["verify"]][-1] == ("netlist", 24) and "netlist" not in written["accuracy"]
+    wrong.append(True)
+    with pytest.raises(VerificationError, match=r"^netlist differs from the integer graph on 4 of 24 samples; first at sample 20, layer "):
+        verify_stage(run, out, "any", _tell)
+
+
 def _with(graph: Graph, name: str, **changes) -> Graph:
     ops = tuple(dataclasses.replace(op, **changes) if op.name == name else op for op in graph.ops)
     return Graph(graph.name, ops, graph.edges, graph.outputs)

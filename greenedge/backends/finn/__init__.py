@@ -8,8 +8,8 @@ and link (uart or spi; how the host reaches the board), seed (of placement), see
 first that meets the clock is taken).
 Files: graph.*, folding.json (what the search chose, and its estimates), job.json and finn.json (what FINN+ was asked and said),
 rtl/ (the core: what is simulated and synthesised), streams.json, simulation.json, shell.json and board/ (what is around the core,
-see greenedge/shell), board.json (for hosts), stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit,
-top.bin or top.fs.
+see greenedge/shell), board.json (for hosts), netlist.json (what place and route is given; verification simulates its core),
+stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit, top.bin or top.fs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from greenedge.backends.finn import amd
 from greenedge.errors import Reason, TargetError
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.target import Target
@@ -39,6 +40,7 @@ _CELLS = {
     "ice40": {"lut4": ("SB_LUT4", 1), "ff": ("SB_DFF.*", 1), "dsp": ("SB_MAC16", 1), "bram_bits": ("SB_RAM40_4K.*", 4096)},
     "gowin": {"lut4": ("LUT[1-4]", 1), "ff": ("DFF.*", 1), "dsp": ("MULT18X18", 1), "bram_bits": ("(p?ROM|SDP|DP|SP)X?9?B?", 18432)},
 }
+_FAMILIES = (*_CELLS, *amd.DSP)
 _PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # logic cells in nextpnr's words
 
 
@@ -48,9 +50,9 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
 
     network, found = translate(graph)
     reasons = list(found)
-    if target.device.family not in _CELLS or target.clock_hz is None or target.clock_pin is None:
+    if target.device.family not in _FAMILIES or target.clock_hz is None or target.clock_pin is None:
         reasons.append(Reason(graph.name, "unsupported-target", f"a device of family {target.device.family!r}",
-                              f"bitstreams are made for {', '.join(_CELLS)} with a clock pin", "choose ulx3s-85f"))
+                              f"bitstreams are made for {', '.join(_FAMILIES)} with a clock pin", "choose ulx3s-85f"))
     return reasons or _chosen(network, target, options)[1]
 
 
@@ -64,10 +66,15 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     request = _request(target, options, graph_digest(graph))
     design, reasons = _chosen(network_of(graph), target, options)
     assert not reasons, reasons
-    files = {**_graph_files(graph), FILE: _json(plain(design)), **job_files(design, request["clock_hz"]), "shell.json": _json(request),
-             **bitstream_files(target, "top")}
-    return Plan(files, _commands(target, options, request), ("rtl/top.sv", "streams.json", "simulation.json", "board.json",
-                                                             STAT, REPORT, TIMING, PRODUCT[target.device.family]))
+    files = {**_graph_files(graph), FILE: _json(plain(design)), **job_files(design, request["clock_hz"])}
+    products = ("rtl/top.sv", "streams.json", "simulation.json", STAT)
+    if target.device.family in amd.DSP:
+        from greenedge.backends.finn.amd.flow import PRODUCTS, amd_commands, amd_files
+
+        return Plan({**files, **amd_files(graph, request)}, (*_core_commands(options), *amd_commands()), (*products, *PRODUCTS))
+    files |= {"shell.json": _json(request), **bitstream_files(target, "top")}
+    return Plan(files, (*_core_commands(options), *_board_commands(target, options, request)),
+                (*products, "board.json", REPORT, TIMING, PRODUCT[target.device.family]))
 
 
 def _json(data: Mapping) -> bytes:
@@ -95,6 +102,8 @@ def _graph_files(graph: Graph) -> dict[str, bytes]:
 
 def _request(target: Target, options: Mapping[str, object], model: str = "0" * 64) -> dict:
     """The board's shell as the options want it. Raises TargetError with every reason why the board cannot have it."""
+    if target.device.family in amd.DSP:
+        return amd.request(target, model, _whole(options, "clock_hz"))
     from greenedge.shell import shell_request
 
     return shell_request(target, model, _whole(options, "clock_hz"), _whole(options, "baud"), str(options.get("link") or "uart"))
@@ -114,18 +123,19 @@ def _number(options: Mapping[str, object], name: str) -> float | None:
     return value
 
 
-def _commands(target: Target, options: Mapping[str, object], request: Mapping) -> tuple[Command, ...]:
+def _core_commands(options: Mapping[str, object]) -> tuple[Command, ...]:
+    python = lambda module: ("{python}", "-m", f"{_MODULE}.{module}")
+    asked = Command((*python("launch"), "job.json"), "finn.log", "asking FINN+ for its estimate of the cycles", 600)
+    return (Command(python("stitch"), "stitch.log", "stitching the RTL"),
+            Command(python("measure"), "verilator.log", "simulating a few samples with Verilator"),
+            *((asked,) if options.get("finn_plus") != 0 else ()))
+
+
+def _board_commands(target: Target, options: Mapping[str, object], request: Mapping) -> tuple[Command, ...]:
     from greenedge.shell.bitstream import bitstream_commands
 
-    python = lambda module: ("{python}", "-m", module)
-    asked = Command((*python(f"{_MODULE}.launch"), "job.json"), "finn.log", "asking FINN+ for its estimate of the cycles", 600)
-    return (
-        Command(python(f"{_MODULE}.stitch"), "stitch.log", "stitching the RTL"),
-        Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
-        *((asked,) if options.get("finn_plus") != 0 else ()),
-        Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
-        *bitstream_commands(target, request, _whole(options, "seed", 1), _whole(options, "seeds", 1)),
-    )
+    return (Command(("{python}", "-m", "greenedge.shell"), "shell.log", "putting the core on the board"),
+            *bitstream_commands(target, request, _whole(options, "seed", 1), _whole(options, "seeds", 1)))
 
 
 def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
@@ -167,6 +177,10 @@ def report(folder: Path) -> dict:
     from greenedge.backends.finn import built
     from greenedge.shell.bitstream import bitstream_of
 
+    if (folder / amd.REQUEST).is_file():
+        from greenedge.backends.finn.amd.results import report as amd_report
+
+        return amd_report(folder)
     stat, placed, simulated, timing = (built.read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing"))
     streams, record, board, shell, design = (built.read(folder, f"{name}.json") for name in ("streams", "build", "board", "shell", "folding"))
     finn = built.read(folder, "finn.json") if (folder / "finn.json").is_file() else None  # FINN+ need not be asked

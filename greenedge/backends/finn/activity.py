@@ -25,6 +25,7 @@ from greenedge.errors import ToolError
 from greenedge.tools import Command, Plan, execute, find_tool
 
 _COUNTER = Path(__file__).with_name("activity.cpp")
+_LONGEST = 32
 _ON, _OFF = (f"/*verilator tracing_{word}*/\n".encode() for word in ("on", "off"))
 
 
@@ -42,8 +43,8 @@ class Switching:
 
 def switching(folder: Path, x: np.ndarray, level: str | None = None,
               progress: Callable[[str], None] = lambda line: None) -> Switching:
-    """Runs what lies in `folder` on graph integers (samples, *shape). `level` is "netlist" or "rtl"; if it is not said the
-    netlist where there is one. Raises ToolError for what Verilator or the simulation says, or where there is no netlist."""
+    """Runs what lies in `folder` on graph integers (samples, *shape). `level` is "netlist" or "rtl"; if it is not said
+    the netlist where there is one. Raises ToolError for what Verilator or the simulation says, and without a netlist."""
     source, streams, _ = built.streams_of(folder)
     netlist = level == "netlist" or (level is None and (folder / NETLIST).is_file())
     core = built.read(folder, "streams.json")["top"]
@@ -51,7 +52,7 @@ def switching(folder: Path, x: np.ndarray, level: str | None = None,
         streams = [dataclasses.replace(streams[0], name="m")]
         sources = netlist_sources(folder / NETLIST, core, built.read(folder, "shell.json")["family"], progress)
         # What lies inside a cell is no net.
-        sources = {name: (_ON if name == "core.v" else _OFF) + content for name, content in sources.items()}
+        sources = {name: _ON + _short(text) if name == "core.v" else _OFF + text for name, text in sources.items()}
     else:
         sources = built.sources_of(folder)
     top = _ON + sim_top(core, source, streams, built.TIED).encode()
@@ -64,6 +65,21 @@ def switching(folder: Path, x: np.ndarray, level: str | None = None,
                         "same command again.")
     toggles, bits, cycles = map(int, found.groups())
     return Switching(toggles, bits, cycles, len(x), "netlist" if netlist else "RTL")
+
+
+def _short(verilog: bytes) -> bytes:
+    """The netlist with its flattened names cut short: Verilator 5.48 cannot trace names that are so long that it hashes
+    them. What is called clk in its unit stays so called, for clocks are not counted."""
+    names: dict[bytes, bytes] = {}
+
+    def short(found: re.Match) -> bytes:
+        name = found[1]
+        if len(name) <= _LONGEST:
+            return found[0]
+        clock = b".clk" if name.endswith(b".clk") else b""
+        return b"\\" + names.setdefault(name, b"net%d%b" % (len(names), clock)) + b" "
+
+    return re.sub(rb"\\(\S+)\s", short, verilog)
 
 
 def _compiled(sources: dict[str, bytes], progress: Callable[[str], None]) -> Path:

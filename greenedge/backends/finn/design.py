@@ -13,11 +13,12 @@ from greenedge.backends.finn.network import network_of
 from greenedge.backends.finn.resources import BLOCK_BITS, Cost
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Graph
+from greenedge.shell import SHELL_COST
 from greenedge.target import Device
 
-LOGIC_SHARE = 0.8  # of a device's cells that is planned for: beyond, placement and timing suffer
-# what the board's shell takes, seen on ulx3s-85f with a UART (digits-mlp): the device less the core
-SHELL_LOGIC, SHELL_MEMORY_BITS = 3_000, 36_864
+# Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the rest;
+# on a small device it needs more than that, and the whole may fill no more than FULL.
+LOGIC_SHARE, BLOCK_SHARE, FULL = 0.7, 0.9, 0.9
 FILE = "folding.json"
 
 
@@ -31,10 +32,12 @@ class Limits:
 
     @classmethod
     def of(cls, device: Device) -> Limits:
-        logic, bits = device.resources.get("lut4"), device.resources.get("bram_bits")
-        block = BLOCK_BITS[device.family]
-        return cls(device.family, None if logic is None else max(0.0, LOGIC_SHARE * logic - SHELL_LOGIC),
-                   None if bits is None else max(0, bits // block - -(-SHELL_MEMORY_BITS // block)))
+        logic = device.resources.get("lut4", device.resources.get("lut"))  # a 6-input table holds what one of four inputs does
+        bits = device.resources.get("bram_bits")
+        shell_logic, shell_blocks = SHELL_COST.get(device.family, (0, 0))
+        blocks = None if bits is None else bits // BLOCK_BITS[device.family]
+        return cls(device.family, None if logic is None else max(1.0, min(LOGIC_SHARE * logic, FULL * logic - shell_logic)),
+                   None if blocks is None else max(0, min(int(BLOCK_SHARE * blocks), blocks - shell_blocks)))
 
     def hold(self, cost: Cost) -> bool:
         """Whether that much fits."""

@@ -52,6 +52,12 @@ def finn_python(progress: Callable[[str], None]) -> Path:
     return python
 
 
+def finn_packages(progress: Callable[[str], None]) -> Path:
+    """The folder of FINN+'s installed packages; makes or mends the environment first. Raises ToolError as `finn_python`."""
+    finn_python(progress)
+    return next((environment_folder() / "lib").glob("python*/site-packages"))
+
+
 def _probe(python: Path) -> bool:
     """Whether everything our road imports is there."""
     try:

@@ -161,7 +161,8 @@ def driven_nets(module: Mapping) -> dict[str, str]:
     return nets
 
 
-def _simulate(path, module, family, source, output, x, stall, tied, nets, progress) -> Simulated:
+def _simulate(path: Path, module: str, family: str, source: Stream, output: Stream, x: np.ndarray, stall: Stall, tied: str,
+              nets: tuple[str, ...], progress: Callable[[str], None]) -> Simulated:
     port = dataclasses.replace(output, name="m")
     sources = netlist_sources(path, module, family, progress)
     progress("compiling the synthesised netlist with Verilator (kept for the next time)")

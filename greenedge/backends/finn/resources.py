@@ -18,10 +18,12 @@ from greenedge.backends.finn.units import Unit, ring_pixels
 DATA = Path(__file__).with_name("resources.toml")
 CELLS = ("lut4", "ccu2c", "ff", "ram16")  # yosys: LUT4, CCU2C, TRELLIS_FF, TRELLIS_DPR16X4
 # widths of a block by its depth: ECP5 DP16KD, iCE40 SB_RAM40_4K, Gowin BSRAM
+AMD = ("zynq", "zynq-us", "virtex-us")
 _BLOCKS = {"ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
            "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
-           "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))}
-BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432}
+           "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
+           **dict.fromkeys(AMD, ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1)))}
+BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432, **dict.fromkeys(AMD, 36864)}
 _LEAST_USE = 0.06  # of a block's bits: yosys builds what would use less of its blocks from cells (seen at 0.055 and 0.07)
 
 
@@ -77,8 +79,8 @@ def features(unit: Unit, family: str = "ecp5") -> tuple[dict[str, float], int]:
 
 
 def _rows(depth: int, bits: int) -> float:
-    """Bits of 16-deep distributed memory."""
-    return bits * -(-depth // 16)
+    """Bits of 16-deep distributed memory; a memory of a few words is little more than wires."""
+    return bits * (-(-depth // 16) if depth > 4 else depth / 16)
 
 
 def _products(lanes: int, p: Mapping, sums: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.finn import amd
 from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.design import read_design
 from greenedge.backends.finn.folding import Fold, conversions, elements, through_pins, tied
@@ -45,10 +46,15 @@ class Stitched:
         return tuple(dict.fromkeys(f"{name}.sv" for module in modules for name in _with_parts(module)))
 
 
+def source_of(name: str) -> Path:
+    """Where a source of ours lies."""
+    return next(path for path in (RTL / name, RTL / "amd" / name) if path.is_file())
+
+
 @cache
 def _with_parts(module: str) -> tuple[str, ...]:
     """The modules of ours that a module is made of, then itself."""
-    code = re.sub(r"//.*", "", (RTL / f"{module}.sv").read_text())
+    code = re.sub(r"//.*", "", source_of(f"{module}.sv").read_text())
     parts = dict.fromkeys(re.findall(r"\b(ge_\w+) #?\(", code))
     return tuple(dict.fromkeys([*(name for part in parts if part != module for name in _with_parts(part)), module]))
 
@@ -124,7 +130,7 @@ def stitch(network: hw.Network, folding: Mapping[str, Fold]) -> Stitched:
 
 def rtl_files(name: str, stitched: Stitched) -> dict[str, bytes]:
     """{file below rtl/: content}: the units that are used, their memories, and the top."""
-    files = {source: (RTL / source).read_bytes() for source in stitched.sources}
+    files = {source: source_of(source).read_bytes() for source in stitched.sources}
     for instance in stitched.instances:
         if instance.unit:
             files |= {file: memory_file(*content) for file, content in instance.unit.memories().items()}
@@ -132,10 +138,10 @@ def rtl_files(name: str, stitched: Stitched) -> dict[str, bytes]:
     return files
 
 
-def about(network: hw.Network, stitched: Stitched) -> dict:
-    """What streams.json says."""
+def about(network: hw.Network, stitched: Stitched, core: tuple[str, ...] = ()) -> dict:
+    """What streams.json says; `core` are sources of FINN's, which come first."""
     views = [stream_of(view, 1).plain() for view in network.views]  # under the name of the stream that carries them
-    return {"top": TOP, "sources": [*stitched.sources, f"{TOP}.sv"], "streams": [stream.plain() for stream in stitched.streams],
+    return {"top": TOP, "sources": [*core, *stitched.sources, f"{TOP}.sv"], "streams": [stream.plain() for stream in stitched.streams],
             "views": views}
 
 
@@ -144,12 +150,14 @@ def main() -> int:
     here = Path(".")
     try:
         network, folding = read_design(load_graph(here), here)
-        stitched = stitch(network, folding)
-        for name, content in rtl_files(network.name, stitched).items():
+        stitched, core = stitch(network, folding), {}
+        if (here / amd.REQUEST).is_file():
+            stitched, core = amd.packed(stitched, json.loads((here / amd.REQUEST).read_text()))
+        for name, content in (rtl_files(network.name, stitched) | core).items():
             with write_aside(here / FOLDER / name) as path:
                 path.write_bytes(content)
         with write_aside(here / "streams.json") as path:
-            path.write_text(json.dumps(about(network, stitched), indent=1) + "\n")
+            path.write_text(json.dumps(about(network, stitched, tuple(core)), indent=1) + "\n")
     except (GreenedgeError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}")
         return 1

@@ -1,11 +1,11 @@
 """Back end `hls4ml`: an HLS project in which every layer computes the graph's integers, its C simulation compiled with g++,
 and the vendor's synthesis where its tool is at hand.
 
-Tools: hls4ml and g++; to synthesise the vendor's (vitis-run or vitis_hls, vivado_hls, i++, catapult, icpx) on PATH, or docker
-with an image built from docker/hls4ml.
+Tools: hls4ml and g++; to synthesise the vendor's (vitis-run or vitis_hls, vivado_hls, i++, catapult, icpx) on PATH, or Vitis in the
+image of docker/hls4ml-vitis (--docker --set build.synthesis=hls).
 Options: toolchain (vitis, vivado, vivado-accelerator, quartus, oneapi, catapult; default by the device's family), io (io_parallel
 for small models, io_stream for larger), fps (inferences per second wanted), clock_mhz, strategy and reuse (for all layers, or
-strategy.EDGE and reuse.EDGE for one), synthesis (auto, hls, logic, no), container (an image's name).
+strategy.EDGE and reuse.EDGE for one), synthesis (auto: hls where the tool is on PATH; hls; logic: and Vivado's; no).
 Files: graph.*, job.json (what was asked of hls4ml), project.json, project/ (the HLS project), csim.json.
 """
 
@@ -42,7 +42,7 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     return reasons_against(graph) or reasons_against_build(graph, target, chain, options)
 
 
-_OPTIONS = ("toolchain", "io", "fps", "clock_mhz", "strategy", "reuse", "synthesis", "container", "seed")
+_OPTIONS = ("toolchain", "io", "fps", "clock_mhz", "strategy", "reuse", "synthesis", "seed")
 
 
 def _known_options(options: Mapping[str, object]) -> None:
@@ -98,13 +98,10 @@ def _synthesis(chain, options: Mapping[str, object]) -> list[Command]:
 
     wanted = options.get("synthesis", "auto")
     found = vendor_program(chain)
-    if wanted == "no" or (wanted == "auto" and found is None and not options.get("container")):
+    if wanted == "no" or (wanted == "auto" and found is None):
         return []
     argv = next((argv for argv in chain.vendor if argv[0] == found), chain.vendor[0])
     argv = tuple(word.format(logic=int(wanted == "logic")) for word in argv)
-    if options.get("container"):
-        inside = ("docker", "run", "--rm", "-v", "./:/build", "-w", "/build", str(options["container"]))
-        argv = (*inside, *argv)
     return [Command(argv, "synthesis.log", f"synthesis with {chain.vendor[0][0]}", timeout_s=_SYNTHESIS_S, cwd=PROJECT)]
 
 

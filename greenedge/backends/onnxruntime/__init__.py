@@ -4,6 +4,9 @@ Tools: `onnxruntime` to run. Options: none.
 Files: model.onnx (QLinearConv, QGemm; uint8 = level + the edge's offset in edges.json; any batch); certificate.json (what was proved about
 each layer's requantisation); edges.json (how each edge of the graph, a tensor of the same name, is stored); selftest.json (the
 emulated arithmetic against the runtime on this processor).
+
+A session of one's own gives the same integers, but on an x86 processor without VNNI, whose fast 8-bit products saturate, it must
+be made with the session option session.x64quantprecision=1 (as worker.py does).
 """
 
 from __future__ import annotations
@@ -99,6 +102,13 @@ def read_edges(folder: Path) -> dict:
     if about.get("format") != _FORMAT:
         raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
     return about
+
+
+def foresee(graph: Graph):
+    """What the certificate would say, from a sample of channels (greenedge.int8.forecast)."""
+    from greenedge.int8.forecast import forecast
+
+    return forecast(graph, "QGemm", "QLinearConv")
 
 
 def report(folder: Path) -> dict:

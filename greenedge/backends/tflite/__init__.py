@@ -9,7 +9,8 @@ operators XNNPACK leaves to LiteRT's own kernels); deploy/ (for a board without 
 what vela.py or edgetpu.py says for an NPU.
 
 The file's images have their channels last: an input of shape (C, H, W) in the graph is (1, H, W, C) in the file, and int8 =
-level + the input's offset in edges.json, which is also what the file's own quantisation parameters say.
+level + the input's offset in edges.json, which is also what the file's own quantisation parameters say. A softmax at the
+model's end stays with the host (host.py), on the exact integers that the file gives: LiteRT's own is no softmax but a table.
 """
 
 from __future__ import annotations
@@ -128,6 +129,13 @@ def read_edges(folder: Path) -> dict:
     if about.get("format") != _SHAPE_MARK:
         raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
     return about
+
+
+def foresee(graph: Graph):
+    """What the certificate would say, from a sample of channels (greenedge.int8.forecast)."""
+    from greenedge.int8.forecast import forecast
+
+    return forecast(graph, "FULLY_CONNECTED", "CONV_2D")
 
 
 def report(folder: Path) -> dict:

@@ -31,22 +31,25 @@ module ge_collector #(
     logic [7:0]    store [2**FW];
     logic [FW-1:0] wr, rd;
     logic [FW:0]   fill;
-    logic          pop;
+    logic [7:0]    mid;                                  // what the memory gives, before its register
+    logic          pop, move, mid_valid;
 
     assign drop     = (passes != 0);
     assign s_tready = drop || (bytes_left <= 1 && fill + (FW+1)'(M_BYTES) + (FW+1)'(2) <= (FW+1)'(2**FW));
     assign last     = (beat == BW'(BEATS - 1));
     assign sample   = s_tvalid && s_tready && last;
     assign push     = (bytes_left != 0);
-    assign pop      = (fill != 0) && (!valid || ready);
-    assign empty    = (bytes_left == 0) && (fill == 0) && !valid;
+    assign move     = mid_valid && (!valid || ready);
+    assign pop      = (fill != 0) && (!mid_valid || move);
+    assign empty    = (bytes_left == 0) && (fill == 0) && !mid_valid && !valid;
 
     always_ff @(posedge clk) begin
         if (push) store[wr] <= word[7:0];
     end
 
     always_ff @(posedge clk) begin
-        if (pop) data <= store[rd];
+        if (pop) mid <= store[rd];
+        if (move) data <= mid;
     end
 
     always_ff @(posedge clk) begin
@@ -58,6 +61,7 @@ module ge_collector #(
             wr         <= '0;
             rd         <= '0;
             fill       <= '0;
+            mid_valid  <= 1'b0;
             valid      <= 1'b0;
         end else begin
             if (push) begin
@@ -74,7 +78,8 @@ module ge_collector #(
             end
             if (pop) rd <= rd + 1'b1;
             if (push != pop) fill <= push ? fill + 1'b1 : fill - 1'b1;
-            valid <= pop || (valid && !ready);
+            mid_valid <= pop || (mid_valid && !move);
+            valid     <= move || (valid && !ready);
             if (drop_load) begin
                 passes    <= drop_passes;
                 pass_size <= drop_samples;

@@ -163,7 +163,20 @@ module ge_host #(
         end
     end
 
+    // a byte waits between choosing and sending it, and a new one comes when it has gone: the line is slow, the clock is not
+    logic [7:0] waiting;
+    logic       waiting_last, waits, sent;
+    assign body_ready = !waits;
+    always_ff @(posedge clk) begin
+        if (body_ready) begin
+            waiting      <= body;
+            waiting_last <= body_last;
+        end
+        if (core_rst) waits <= 1'b0;
+        else waits <= waits ? !sent : body_valid;
+    end
+
     ge_enframe enframe (
-        .clk, .rst(core_rst), .s_data(body), .s_last(body_last), .s_valid(body_valid), .s_ready(body_ready),
+        .clk, .rst(core_rst), .s_data(waiting), .s_last(waiting_last), .s_valid(waits), .s_ready(sent),
         .data(tx_data), .valid(tx_valid), .ready(tx_ready));
 endmodule

@@ -1,0 +1,160 @@
+"""Back end `da4ml`: the whole network unrolled into one pipelined circuit of adders, a sample a clock cycle, through the open
+tools to a bitstream.
+
+Tools: da4ml (a process of its own; LGPL, installed, never part of this project), verilator, yosys with slang, nextpnr and the
+packer of the family.
+Options: cutoff (adders in a row between two registers, default 3), fps and latency (wishes: what cannot be is refused), clock_hz, baud and link (as finn's), seed (of placement), seeds (how
+many to try).
+Files: graph.*, job.json, rtl/ (da4ml's Verilog and the streams around it: what is simulated and synthesised), streams.json,
+trace.json (adders, stages, seconds), simulation.json, shell.json, board/ and board.json, stat.json, report.json, timing.json, and
+top.bit, top.bin or top.fs.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.errors import Reason, TargetError
+from greenedge.graph import Graph, graph_digest, save_graph
+from greenedge.target import Target
+from greenedge.tools import Command, Plan
+
+STAGE = "rtl"
+_MODULE = "greenedge.backends.da4ml"
+_DEFAULT_CUTOFF = 3.0
+_OPTIONS = ("cutoff", "fps", "latency", "clock_hz", "baud", "link", "seed", "seeds")
+# family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
+_CELLS = {
+    "ecp5": {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", 18432)},
+    "ice40": {"lut4": ("SB_LUT4", 1), "ff": ("SB_DFF.*", 1), "dsp": ("SB_MAC16", 1), "bram_bits": ("SB_RAM40_4K.*", 4096)},
+    "gowin": {"lut4": ("LUT[1-4]", 1), "ff": ("DFF.*", 1), "dsp": ("MULT18X18", 1), "bram_bits": ("(p?ROM|SDP|DP|SP)X?9?B?", 18432)}}
+_PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # logic cells in nextpnr's words
+
+
+def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
+    """Every reason why this graph cannot be unrolled for this target; needs no tool and traces nothing."""
+    from greenedge.backends.da4ml.rules import reasons_against, too_large, too_slow
+
+    unknown = [key for key in options if key not in _OPTIONS]
+    if unknown:
+        raise TargetError(f"da4ml has no option build.{unknown[0]}; it has: {', '.join(_OPTIONS)}.")
+    _cutoff(options)
+    reasons = reasons_against(graph)
+    if target.device.family not in _CELLS or target.clock_hz is None or target.clock_pin is None:
+        reasons.append(Reason(graph.name, "unsupported-target", f"a device of family {target.device.family!r}",
+                              f"bitstreams are made for {', '.join(_CELLS)} with a clock pin", "choose ulx3s-85f"))
+    if reasons:
+        return reasons
+    return too_slow(graph, options, _request(target, options)["clock_hz"]) + too_large(graph, target)
+
+
+def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
+    """Tracing, a first simulation, the board around the core, synthesis, place and route."""
+    from greenedge.shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files
+
+    request = _request(target, options, graph_digest(graph))
+    files = {**_graph_files(graph), "job.json": _json({"cutoff": _cutoff(options), "latency_s": options.get("latency"), "clock_hz": request["clock_hz"]}), "shell.json": _json(request),
+             **bitstream_files(target, "top")}
+    python = lambda module: ("{python}", "-m", module)
+    commands = (
+        Command(python(f"{_MODULE}.generate"), "da4ml.log", "da4ml unrolls the network (its first call compiles it: minutes)", timeout_s=3 * 3600),
+        Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
+        Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
+        *bitstream_commands(target, request, int(options.get("seed") or 1), int(options.get("seeds") or 1)))
+    return Plan(files, commands, ("rtl/top.sv", "streams.json", "trace.json", "simulation.json", "board.json", STAT, REPORT, TIMING,
+                                  PRODUCT[target.device.family]))
+
+
+def _json(value: Mapping) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _graph_files(graph: Graph) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
+        save_graph(graph, Path(scratch))
+        return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
+
+
+def _cutoff(options: Mapping[str, object]) -> float:
+    value = options.get("cutoff", _DEFAULT_CUTOFF)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 64:
+        raise TargetError(f"--set build.cutoff={value}: it must be a number of adders from 1 to 64.")
+    return float(value)
+
+
+def _request(target: Target, options: Mapping[str, object], model: str = "0" * 64) -> dict:
+    """The board's shell as the options want it. Raises TargetError with every reason why the board cannot have it."""
+    from greenedge.shell import shell_request
+
+    numbers = {}
+    for name in ("clock_hz", "baud"):
+        value = options.get(name)
+        if value is not None and (type(value) is not int or value <= 0):
+            raise TargetError(f"--set build.{name}={value}: it must be a whole number above 0.")
+        numbers[name] = value
+    return shell_request(target, model, numbers["clock_hz"], numbers["baud"], str(options.get("link") or "uart"))
+
+
+def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
+             progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
+    """The RTL that lies in `folder` now, on graph integers; its layers have melted into one another, so nothing can be kept."""
+    from greenedge.backends.da4ml.measure import run
+    from greenedge.backends.finn.simulation import Stall
+
+    return dict(run(folder, np.asarray(x), Stall(), lambda line: progress(0, 0, line)).values)
+
+
+def provenance(folder: Path) -> str | None:
+    """None where the RTL in `folder` is that the bitstream was made from, else what is wrong."""
+    from greenedge.backends.da4ml.built import read, rtl_digest
+
+    if rtl_digest(folder) == read(folder, "simulation.json").get("rtl_sha256"):
+        return None
+    return f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; run the build stage again."
+
+
+def report(folder: Path) -> dict:
+    """{"hardware": …} from da4ml's, yosys's and nextpnr's own words and the simulation's record; below "core" the core's alone."""
+    from greenedge.backends.da4ml.built import cells, placed, read
+    from greenedge.shell.bitstream import bitstream_of
+
+    stat, routed, simulated, timing = (read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing"))
+    trace, record, board, shell = (read(folder, f"{name}.json") for name in ("trace", "build", "board", "shell"))
+    cycles, clock_hz, fmax = simulated["interval_cycles"], board["clock_hz"], timing["core_fmax_hz"]
+    counted, in_core = ({name: cells(stat, module, *kinds) for name, kinds in _CELLS[shell["family"]].items()} for module in (None, "top"))
+    latency = simulated["latency_cycles"]
+    hardware = {**counted, "comb": placed(routed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"], "clock_hz": clock_hz,
+                "core": {**in_core, "fmax_hz": fmax}, "adders": trace["adders"], "pipeline_stages": trace["stages"],
+                "cycles_per_inference": cycles, "latency_cycles": latency, "latency_s": latency / clock_hz,
+                "latency_at_core_fmax_s": latency / fmax if fmax else None, "ips": clock_hz / cycles if cycles else None,
+                "trace_s": trace["seconds"], "bitstream_bytes": bitstream_of(folder).stat().st_size,
+                "rtl_sha256": simulated["rtl_sha256"], "host_interface": f"{board['link']}, {board['baud']:,} baud",
+                "tools": dict(record["tools"])}
+    evidence = {**dict.fromkeys(counted, "reported by yosys"), **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
+                **dict.fromkeys(("adders", "pipeline_stages"), "reported by da4ml"),
+                **dict.fromkeys(("cycles_per_inference", "latency_cycles", "latency_s", "ips"), "simulated"),
+                "latency_at_core_fmax_s": "simulated cycles at nextpnr's clock", "trace_s": "measured"}
+    return {"hardware": hardware, "evidence": evidence, "tools": {**record["tools"], "da4ml": trace["da4ml"]}}
+
+
+def tools(options: Mapping[str, object]) -> dict[str, str]:
+    """Versions that the result depends on; an open tool that is missing says so. Raises ToolError where da4ml is not installed."""
+    from greenedge.errors import ToolError
+    from greenedge.tools import find_tool
+
+    try:
+        found = {"da4ml": metadata.version("da4ml")}
+    except metadata.PackageNotFoundError:
+        raise ToolError('da4ml is not installed: pip install "greenedge[hls]".') from None
+    for name in ("verilator", "yosys", "nextpnr-ecp5", "nextpnr-ice40", "nextpnr-himbaechel"):
+        try:
+            found[name] = str(find_tool(name))
+        except ToolError:
+            found[name] = "absent"
+    return found

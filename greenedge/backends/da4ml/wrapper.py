@@ -1,0 +1,172 @@
+"""The core around da4ml's pipeline: valid/ready streams, credits instead of a clock enable, one sample a cycle.
+
+The pipeline has no stall. So a sample enters only when there is room for its result in the FIFO behind; a chain of valid bits
+as long as the pipeline says when a result leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from greenedge.backends.finn.streams import Stream
+from greenedge.graph import Edge
+
+TOP, KERNEL = "top", "net"
+UNITS = ("ge_fifo.sv", "ge_width.sv")
+MOST_BITS = 256  # of a beat: wider samples come in several
+_ROUND_TRIP = 6  # cycles from a word's leaving the FIFO to the next sample that takes its place, with the FIFO's own register
+_RESET_CYCLES = 15
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One element in da4ml's packed vector: its bits (0: a constant zero), whether signed, and value = bits << shift."""
+
+    width: int
+    signed: bool
+    shift: int
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """da4ml's module: its packed inputs and outputs, and the cycles from an input to its output."""
+
+    inputs: tuple[Wire, ...]
+    outputs: tuple[Wire, ...]
+    latency: int
+
+
+def streams_of(source: Edge, output: Edge) -> tuple[Stream, Stream]:
+    """The core's streams: as many elements in a beat as fit MOST_BITS and divide the sample."""
+    return (_stream("s", source), _stream("result", output))
+
+
+def _stream(name: str, edge: Edge) -> Stream:
+    count = 1
+    for size in edge.shape:
+        count *= size
+    elements = max(d for d in range(1, count + 1) if count % d == 0 and (d == 1 or d * edge.bits <= MOST_BITS))
+    return Stream(name, edge.name, edge.bits, edge.signed, elements, count // elements, edge.shape)
+
+
+def top(kernel: Kernel, source: Stream, output: Stream) -> str:
+    """The core in SystemVerilog: restart, s_… and m_… as greenedge.shell wants them."""
+    n_in, n_out = source.elements * source.beats, output.elements * output.beats
+    wide_in, wide_out = _bytes(n_in * source.bits), _bytes(n_out * output.bits)
+    depth = kernel.latency + _ROUND_TRIP
+    counter = depth.bit_length()
+    return f"""// da4ml's unrolled pipeline between two streams: {kernel.latency} cycles deep, a sample enters in every cycle.
+module {TOP} (
+    input  logic        clk,
+    input  logic        restart,
+    input  logic [{source.width - 1}:0] s_tdata,
+    input  logic        s_tvalid,
+    output logic        s_tready,
+    output logic [{output.width - 1}:0] m_tdata,
+    output logic        m_tvalid,
+    input  logic        m_tready
+);
+    // reset for the first cycles after configuration and after `restart`
+    logic [3:0] age = '0;
+    logic       rst = 1'b1;
+    always_ff @(posedge clk) begin
+        if (restart) age <= '0;
+        else if (age != {_RESET_CYCLES}) age <= age + 1'b1;
+        rst <= restart || (age != {_RESET_CYCLES});
+    end
+
+    logic [{wide_in - 1}:0] sample;
+    logic sample_valid, sample_ready;
+{_gather(source, n_in, wide_in)}
+    // as many samples are under way as the FIFO has places
+    logic [{counter - 1}:0] credits;
+    logic take, freed;
+    logic [{kernel.latency - 1}:0] moving;
+    assign sample_ready = (credits != 0) && !rst;
+    assign take = sample_valid && sample_ready;
+    always_ff @(posedge clk) begin
+        if (rst) begin
+            credits <= {counter}'d{depth};
+            moving  <= '0;
+        end else begin
+            credits <= credits + {counter}'(freed) - {counter}'(take);
+            moving  <= {kernel.latency}'({{moving, take}});
+        end
+    end
+
+    logic [{max(1, sum(w.width for w in kernel.inputs)) - 1}:0] model_inp;
+    logic [{max(1, sum(w.width for w in kernel.outputs)) - 1}:0] model_out;
+{_pack(kernel.inputs, source.bits)}
+    {KERNEL} kernel (.clk, .model_inp, .model_out);
+
+    logic [{wide_out - 1}:0] answer, word;
+    logic word_valid, word_ready;
+{_unpack(kernel.outputs, output.bits, wide_out)}
+    ge_fifo #(.WIDTH({wide_out}), .DEPTH({depth})) answers (
+        .clk, .rst, .push(moving[{kernel.latency - 1}]), .push_data(answer), .freed,
+        .m_tdata(word), .m_tvalid(word_valid), .m_tready(word_ready));
+
+    logic [{output.width - 1}:0] result_tdata;
+    logic result_tvalid, result_tready;
+{_scatter(output, n_out)}
+    assign m_tdata  = result_tdata;
+    assign m_tvalid = result_tvalid && !rst;
+    assign result_tready = m_tready && !rst;
+endmodule
+"""
+
+
+def _bytes(bits: int) -> int:
+    """Bits, padded to whole bytes."""
+    return (bits + 7) // 8 * 8
+
+
+def _gather(source: Stream, count: int, wide: int) -> str:
+    if source.beats == 1:
+        return "    assign sample = s_tdata;\n    assign sample_valid = s_tvalid && !rst;\n    assign s_tready = sample_ready;\n"
+    return f"""    logic gate_ready;
+    ge_width #(.BITS({source.bits}), .IN({source.elements}), .OUT({count})) gather (
+        .clk, .rst, .s_tdata, .s_tvalid(s_tvalid && !rst), .s_tready(gate_ready),
+        .m_tdata(sample), .m_tvalid(sample_valid), .m_tready(sample_ready));
+    assign s_tready = gate_ready && !rst;
+"""
+
+
+def _scatter(output: Stream, count: int) -> str:
+    if output.beats == 1:
+        return "    assign result_tdata = word;\n    assign result_tvalid = word_valid;\n    assign word_ready = result_tready;\n"
+    return f"""    ge_width #(.BITS({output.bits}), .IN({count}), .OUT({output.elements})) scatter (
+        .clk, .rst, .s_tdata(word), .s_tvalid(word_valid), .s_tready(word_ready),
+        .m_tdata(result_tdata), .m_tvalid(result_tvalid), .m_tready(result_tready));
+"""
+
+
+def _pack(wires: Sequence[Wire], bits: int) -> str:
+    """da4ml packs the bits each input needs, the first in the low bits; inputs that no weight reaches have none."""
+    lines, at = [], 0
+    for k, wire in enumerate(wires):
+        if wire.width:
+            low = k * bits + wire.shift
+            lines.append(f"    assign model_inp[{at} +: {wire.width}] = sample[{low} +: {wire.width}];\n")
+            at += wire.width
+    return "".join(lines) or "    assign model_inp = '0;\n"
+
+
+def _unpack(wires: Sequence[Wire], bits: int, wide: int) -> str:
+    """Every output in the same number of bits, with the zeros that da4ml leaves out below and its sign above."""
+    lines, at = [], 0
+    for k, wire in enumerate(wires):
+        place = f"answer[{k * bits} +: {bits}]"
+        if not wire.width:
+            lines.append(f"    assign {place} = '0;\n")
+            continue
+        kept = min(wire.width, bits - wire.shift)
+        above = bits - wire.shift - kept
+        fill = f"model_out[{at + kept - 1}]" if wire.signed else "1'b0"
+        parts = ([f"{{{above}{{{fill}}}}}"] if above else []) + [f"model_out[{at} +: {kept}]"] + ([f"{wire.shift}'d0"] if wire.shift else [])
+        lines.append(f"    assign {place} = {{{', '.join(parts)}}};\n")
+        at += wire.width
+    if wide > len(wires) * bits:
+        lines.append(f"    assign answer[{wide - 1}:{len(wires) * bits}] = '0;\n")
+    return "".join(lines)

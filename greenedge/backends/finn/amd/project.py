@@ -1,0 +1,63 @@
+"""What goes to Vivado and to the board, from templates: projects, the Verilog around the core, the driver, golden samples."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.backends.finn.streams import Stream
+from greenedge.graph import Graph, run_graph
+
+FOLDER = "vivado"
+_TEMPLATES = Path(__file__).with_name("templates")
+_RTL = Path(__file__).resolve().parents[3] / "rtl"
+_PACKETS = ("ge_fifo.sv", "ge_queue.sv", "amd/ge_packet.sv")  # what greenedge_axis.v needs beside the core
+_LANE_BYTES = 4  # of a word of the DMA engine
+_SAMPLES, _SEED = 32, 1
+
+
+def project_files(request: Mapping, about: Mapping, graph: Graph) -> dict[str, bytes]:
+    """{"vivado/…": content} for what amd.json and streams.json say."""
+    first, last = (Stream.from_plain(about["streams"][k]) for k in (0, -1))
+    assert max(first.bytes, last.bytes) <= _LANE_BYTES, "a beat of the core is at most as wide as a word of the DMA engine"
+    values = {**request, "top": about["top"], "sources": " ".join(f"rtl/{name}" for name in about["sources"]), "s_beats": first.beats,
+              "m_beats": last.beats, "taken": first.width, "given": last.width, "mhz": f"{request['clock_hz'] / 1e6:g}",
+              "period_ns": f"{1e9 / request['clock_hz']:.3f}", "digest": request["model"]}
+    names = ["core.tcl", "core.xdc", "memories.tcl"]
+    files = {}
+    if request["shell"] == "vivado_zynq":
+        names += ["overlay.tcl", "greenedge_axis.v", "driver.py"]
+        packets = {name.rpartition("/")[2]: (_RTL / name).read_bytes() for name in _PACKETS}
+        packets = {f"{FOLDER}/{name}": content for name, content in packets.items() if name not in about["sources"]}
+        values |= {**_driver(first, last), "packets": " ".join(packets)}
+        files |= packets
+        files[f"{FOLDER}/golden.npz"] = _golden(graph)
+    return {**files, **{f"{FOLDER}/{name}": _filled(name, values) for name in names}}
+
+
+def _filled(name: str, values: Mapping) -> bytes:
+    text = (_TEMPLATES / name).read_text(encoding="utf-8")
+    return re.sub(r"@(\w+)@", lambda found: str(values[found[1]]), text).encode()
+
+
+def _driver(first: Stream, last: Stream) -> dict[str, object]:
+    values: dict[str, object] = {"out_signed": last.signed, "in_shape": first.shape, "out_shape": last.shape,
+                                 "out_offset": tuple(int(v) for v in np.resize(last.offset or (0,), last.elements * last.beats))}
+    for way, stream in (("in", first), ("out", last)):
+        values |= {f"{way}_bits": stream.bits, f"{way}_elements": stream.elements, f"{way}_beats": stream.beats,
+                   f"{way}_order": [int(k) for k in stream.order]}
+    return values
+
+
+def _golden(graph: Graph) -> bytes:
+    """Random samples, both ends of the range among them, and what the integer graph says to them."""
+    edge = graph.edges[graph.inputs[0]]
+    x = np.random.default_rng(_SEED).integers(edge.lo, edge.hi + 1, (_SAMPLES, *edge.shape))
+    x[0], x[-1] = edge.lo, edge.hi
+    held = io.BytesIO()
+    np.savez(held, x=x.astype(np.int16), y=run_graph(graph, x)[graph.outputs[0]])
+    return held.getvalue()

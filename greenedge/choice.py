@@ -1,0 +1,43 @@
+"""Which back end builds a graph for a target when nobody has named one, and why: a sentence for manifest and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from greenedge.backends import load_backend
+from greenedge.graph import Graph
+from greenedge.target import Target
+
+_FOLDED, _UNROLLED = ("fps", "latency", "queue"), ("cutoff",)  # options of the one that the other does not know, or not as a goal
+MOST_SHARE = 0.2  # of a device's LUTs that an unrolled network may be estimated to take before folding is preferred
+
+
+def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple[str, str | None]:
+    """(back end, reason). The reason is None where the target has one back end, or none but its first was asked.
+
+    Between `finn` and `da4ml` on an open board: unrolled where that is small, for it is the fastest there is; folded else. A
+    back end that refuses the graph gives way to one that takes it.
+    """
+    first = target.backends[0]
+    if not {"finn", "da4ml"} <= set(target.backends):
+        return first, None
+    refusals = {name: load_backend(name).check(graph, target, {k: v for k, v in options.items() if k not in others})
+                for name, others in (("finn", _UNROLLED), ("da4ml", _FOLDED))}
+    if refusals["da4ml"] or refusals["finn"]:
+        taker = "finn" if refusals["da4ml"] and not refusals["finn"] else "da4ml" if not refusals["da4ml"] else first
+        other = "da4ml" if taker == "finn" else "finn"
+        return taker, f"{taker} was chosen because {other} refuses the model: {str(refusals[other][0]).rstrip('.')}"
+    for name, own in (("finn", _FOLDED), ("da4ml", _UNROLLED)):
+        if asked := [key for key in own if options.get(key)]:
+            return name, f"{name} was chosen because build.{asked[0]} was asked for, which it takes as its goal"
+    share, told = _unrolled(graph, target)
+    if share <= MOST_SHARE:
+        return "da4ml", f"da4ml was chosen because {told}: small enough for a sample in every clock cycle (at most {MOST_SHARE:.0%})"
+    return "finn", f"finn was chosen because {told}: more than the {MOST_SHARE:.0%} up to which a network is unrolled by da4ml"
+
+
+def _unrolled(graph: Graph, target: Target) -> tuple[float, str]:
+    from greenedge.backends.da4ml.estimate import LUTS_PER_BIT, adder_bits
+
+    luts, held = LUTS_PER_BIT * sum(adder_bits(graph).values()), target.device.resources["lut4"]
+    return luts / held, f"unrolled it is estimated at {luts:,.0f} LUT4, {luts / held:.0%} of {target.device.title}"

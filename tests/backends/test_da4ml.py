@@ -1,0 +1,147 @@
+"""The unrolled network: its Verilog gives the graph's integers, a sample a cycle, also when the streams around it pause."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from greenedge.backends import da4ml
+from greenedge.backends.da4ml.measure import run
+from greenedge.backends.finn.simulation import Stall
+from greenedge.errors import TargetError
+from greenedge.graph import run_graph
+from greenedge.target import load_target
+from greenedge.tools import execute
+from tests.backends.affine_nets import made, residual, sequence, vectors
+from tests.backends.graphs import Sketch
+
+SIMULATED = [pytest.mark.tool("verilator"), pytest.mark.tool("g++"), pytest.mark.tool("make"), pytest.mark.tool("perl")]
+
+
+def unrolled(graph, folder, target="ulx3s-85f", **options):
+    """The build up to its first simulation, without synthesis."""
+    board = load_target(target)
+    assert da4ml.check(graph, board, options) == []
+    plan = da4ml.plan(graph, board, options)
+    execute(dataclasses.replace(plan, commands=plan.commands[:2], products=plan.products[:4]), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory):
+    graph, x = made(np.random.default_rng(5), vectors)
+    return graph, x, unrolled(graph, tmp_path_factory.mktemp("da4ml") / "build")
+
+
+class TestOneCore:
+    pytestmark = SIMULATED
+
+    def test_gives_the_graphs_integers_a_sample_a_cycle(self, core):
+        graph, x, folder = core
+        expected = run_graph(graph, x)[graph.outputs[0]]
+        assert np.array_equal(da4ml.simulate(folder, x)[graph.outputs[0]], expected)
+        for stall in (Stall(3, 128, 0), Stall(4, 0, 128), Stall(5, 200, 200)):
+            assert np.array_equal(run(folder, x, stall, lambda line: None).values[graph.outputs[0]], expected)
+        simulated, trace = (json.loads((folder / name).read_text()) for name in ("simulation.json", "trace.json"))
+        assert simulated["interval_cycles"] == 1.0 and trace["latency"] == trace["stages"] + 1 <= simulated["latency_cycles"]
+        assert trace["adders"] > 0 and trace["seconds"] > 0
+
+    def test_a_changed_constant_is_seen(self, core, tmp_path):
+        import shutil
+
+        graph, x, folder = core
+        copy = tmp_path / "build"
+        shutil.copytree(folder, copy)
+        assert da4ml.provenance(copy) is None
+        path = copy / "rtl" / "net_stage0.v"
+        text = path.read_text()
+        found = re.search(r"shift_adder #\((.*?)\)", text, re.DOTALL)
+        numbers = found[1].split(",")
+        numbers[-1] = " 0" if numbers[-1].strip() == "1" else " 1"  # adds where it subtracted, or the other way round
+        path.write_text(text.replace(found[0], f"shift_adder #({','.join(numbers)})", 1))
+        assert da4ml.provenance(copy) == (f"the bitstream in {copy} was not made from the RTL that lies in {copy / 'rtl'} now; run the build "
+                                          "stage again.")
+        assert not np.array_equal(da4ml.simulate(copy, x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
+
+
+@pytest.mark.slow
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+@pytest.mark.parametrize("build", [residual, sequence])
+def test_networks_of_every_kind(rng, tmp_path, build):
+    graph, x = made(rng, build)
+    folder = unrolled(graph, tmp_path / "build", cutoff=4)
+    assert np.array_equal(da4ml.simulate(folder, x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
+
+
+@pytest.mark.slow
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("yosys")
+@pytest.mark.tool("nextpnr-ecp5")
+def test_a_bitstream_for_a_board(rng, tmp_path):
+    graph, x = made(rng, vectors)
+    target, folder = load_target("ulx3s-25f"), tmp_path / "build"
+    execute(da4ml.plan(graph, target, {}), folder)
+    told = da4ml.report(folder)["hardware"]
+    assert (folder / "top.bit").stat().st_size == told["bitstream_bytes"] and told["host_interface"].startswith("uart")
+    assert told["cycles_per_inference"] == 1.0 and told["core"]["lut4"] > 0 and told["fmax_hz"] >= told["clock_hz"]
+    assert told["latency_at_core_fmax_s"] == told["latency_cycles"] / told["core"]["fmax_hz"]
+
+
+def test_a_network_too_large_is_refused_before_it_is_traced(rng):
+    sketch = Sketch(rng, (64,))
+    hidden = sketch.step(sketch.dense("x", 256, bits=8))
+    graph = sketch.graph(sketch.dense(hidden, 10, bits=8))
+    from tests.backends.affine_nets import with_affine
+
+    refused = [str(reason) for reason in da4ml.check(with_affine(graph), load_target("ulx3s-25f"), {})]
+    assert len(refused) == 1
+    assert re.fullmatch(r"dense1: the network unrolls to an estimated [\d,]+ LUT4, this layer to [\d,]+ of them; Lattice ECP5 LFE5U-25F, .* has "
+                        r"24,288 \(cure: choose --backend finn, which folds layers, or use fewer bits or neurons\)\.", refused[0])
+
+
+def test_what_cannot_be_unrolled_is_told(rng):
+    sketch = Sketch(rng, (8,))
+    name = sketch.step(sketch.dense("x", 3))
+    graph = sketch.graph(name)  # without its affine form
+    assert [str(reason) for reason in da4ml.check(graph, load_target("pynq-z2"), {})] == [
+        f"{name}: a step function that is no multiply, add and shift; adders compute clip((m*x + b) >> s) (cure: use batch norm and ReLU before "
+        "the quantiser).",
+        "sketch: a device of family 'zynq'; bitstreams are made for ecp5, ice40, gowin with a clock pin (cure: choose ulx3s-85f)."]
+    for options, text in [({"cutoff": 0}, "--set build.cutoff=0: it must be a number of adders from 1 to 64."),
+                          ({"folding": 1}, "da4ml has no option build.folding; it has: cutoff, fps, latency, clock_hz, baud, link, seed, seeds.")]:
+        with pytest.raises(TargetError) as error:
+            da4ml.check(graph, load_target("ulx3s-85f"), options)
+        assert str(error.value) == text
+
+
+def test_wishes_that_cannot_be_are_refused(rng, tmp_path):
+    from greenedge.backends.da4ml.measure import _require_latency
+    from greenedge.errors import GreenedgeError
+
+    graph, _ = made(rng, vectors)
+    assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 60_000_000})] == [
+        "sketch: 60,000,000 inferences per second; a sample enters every 1 cycles of 50 MHz (cure: ask for fewer, or a faster clock)."]
+    assert da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 50_000_000}) == []
+    _require_latency({"latency_s": None, "clock_hz": 1}, 9)
+    with pytest.raises(GreenedgeError) as error:
+        _require_latency({"latency_s": 1e-7, "clock_hz": 50_000_000}, 11)
+    assert str(error.value) == ("a result takes 11 cycles, 220 ns at 50 MHz, and 100 ns were asked for; use a faster clock (--set build.clock_hz) or "
+                                "fewer stages (--set build.cutoff=6)")
+
+
+@pytest.mark.parametrize("target, product", [("ulx3s-85f", "top.bit"), ("icebreaker", "top.bin"), ("tang-nano-9k", "top.fs")])
+def test_a_plan_is_pure_and_ends_in_the_familys_bitstream(rng, target, product):
+    graph, _ = made(rng, vectors)
+    plans = [da4ml.plan(graph, load_target(target), {}) for _ in range(2)]
+    assert plans[0].digest() == plans[1].digest() and plans[0].products[-1] == product
+
+
+def test_the_estimate_counts_signed_digits():
+    from greenedge.backends.da4ml.estimate import digits
+
+    assert list(digits(np.array([0, 1, 2, 3, 5, 7, -7, 11, 15, 31, 85]))) == [0, 1, 1, 2, 2, 2, 2, 3, 2, 2, 4]

@@ -1,0 +1,69 @@
+"""Which back end is taken where nobody names one, and the sentence that says why."""
+
+from __future__ import annotations
+
+from greenedge.choice import choose
+from greenedge.target import load_target
+from tests.backends.affine_nets import made, residual, vectors, with_affine
+from tests.backends.graphs import Sketch
+from tests.backends.nets import mlp
+
+
+def test_a_small_network_is_unrolled(rng):
+    graph, _ = made(rng, vectors)
+    backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {})
+    assert backend == "da4ml" and reason.startswith("da4ml was chosen because unrolled it is estimated at ")
+    assert reason.endswith("% of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6: small enough for a sample in every clock cycle (at most 20%)")
+    assert graph
+
+
+def test_a_larger_one_is_folded(rng):
+    backend, reason = choose(mlp(rng, (64, 24, 10)), load_target("ulx3s-85f"), {})
+    assert backend == "finn" and reason.startswith("finn was chosen because unrolled it is estimated at ")
+    assert reason.endswith(": more than the 20% up to which a network is unrolled by da4ml")
+
+
+def test_inferences_per_second_are_finns(rng):
+    assert choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"fps": 1000}) == (
+        "finn", "finn was chosen because build.fps was asked for, which it takes as its goal")
+    assert choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"cutoff": 4})[0] == "da4ml"
+    backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"latency": 1e-7})
+    assert backend == "da4ml" and reason.startswith("da4ml was chosen because finn refuses the model: ")
+
+
+def test_a_back_end_that_refuses_gives_way(rng):
+    sketch = Sketch(rng, (4,))
+    steps = sketch.step(sketch.dense("x", 3))
+    backend, reason = choose(sketch.graph(steps), load_target("ulx3s-85f"), {})  # thresholds without a multiply, add and shift
+    assert reason.startswith(f"{backend} was chosen because ") and " refuses the model: " in reason
+
+
+def test_one_back_end_needs_no_reason(rng):
+    graph, _ = made(rng, residual, 2)
+    assert choose(graph, load_target("vcu118"), {}) == ("hls4ml", None)
+    assert with_affine(graph).outputs == graph.outputs
+
+
+def test_the_reason_is_in_manifest_and_report(tmp_path, monkeypatch):
+    import json
+
+    import fakes
+
+    from greenedge.entry import dry_plan, jobs_for
+    from greenedge.flow import run_job
+    from greenedge.model_file import ModelFile
+
+    fakes.install(monkeypatch)
+    monkeypatch.setattr("greenedge.choice.choose", lambda graph, target, options: ("fake", "fake was chosen because it is quick"))
+    model = fakes.write_model(tmp_path / "small.onnx")
+    board = fakes.write_board(tmp_path)
+    job, = jobs_for(ModelFile(model), [str(board)])
+    assert dry_plan(job)[0] == "# fake was chosen because it is quick"
+    run_job(job, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert (manifest["backend"], manifest["backend_reason"]) == ("fake", "fake was chosen because it is quick")
+    summary = json.loads((tmp_path / "run" / "7-report" / "summary.json").read_text())
+    assert summary["notes"][0] == "Fake was chosen because it is quick."
+    named, = jobs_for(ModelFile(model), [str(board)], "fake")
+    run_job(named, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["backend_reason"] is None

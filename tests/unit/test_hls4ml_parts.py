@@ -1,0 +1,238 @@
+"""The parts of the hls4ml back end that need no tool: types, folding, refusals, plans, the vendor's reports, a fake vendor."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import stat
+import sys
+
+import numpy as np
+import pytest
+
+from greenedge.backends import hls4ml
+from greenedge.backends.hls4ml.folding import fold, valid_reuse
+from greenedge.backends.hls4ml.layers import hand_over
+from greenedge.backends.hls4ml.precision import clip_type, holds, range_type, scaled_type
+from greenedge.backends.hls4ml.reports import parse_csynth, read_reports
+from greenedge.errors import TargetError, ToolError
+from greenedge.graph import Graph
+from greenedge.target import load_target
+from greenedge.tools import execute
+from tests.backends.affine_nets import made, residual, vectors, with_affine
+from tests.backends.graphs import Sketch
+
+VU9P = "vcu118"
+
+
+def test_types_are_as_wide_as_what_they_hold():
+    assert [range_type(*ends) for ends in [(0, 15), (-8, 7), (-1, 1), (0, 0), (-129, 3)]] == [
+        "ufixed<4,4>", "fixed<4,4>", "fixed<2,2>", "ufixed<1,1>", "fixed<9,9>"]
+    assert scaled_type([3, 700], 12) == "ufixed<10,-2>" and scaled_type([-3], 4) == "fixed<3,-1>"
+    assert clip_type(0, 15, -99, 99) == "ufixed<4,4,TRN,SAT>"
+    assert clip_type(-8, 7, -99, 99) == "fixed<4,4,TRN,SAT>" and clip_type(-7, 7, -99, 99) == "fixed<4,4,TRN,SAT_SYM>"
+    assert clip_type(-1, 1, -5, 5) == "fixed<2,2,TRN,SAT_SYM>"
+    assert clip_type(-3, 11, -99, 99) is None  # no type saturates there
+    assert clip_type(-3, 11, -3, 11) == "fixed<5,5,TRN,SAT>"  # and none must
+    assert holds([1 << 60, 5 << 40]) and not holds([(1 << 53) + 1])
+
+
+def test_reuse_factors_are_hls4mls_own():
+    pytest.importorskip("hls4ml")
+    from hls4ml.backends import get_backend
+
+    backend = get_backend("Vitis")
+    for n_in, n_out in [(16, 64), (12, 5), (7, 3), (1, 8), (36, 10)]:
+        assert valid_reuse(n_in, n_out) == backend.get_valid_reuse_factors(n_in, n_out)
+
+
+def test_folding_follows_the_budget_and_the_options(rng):
+    graph, _ = made(rng, vectors)
+    layer = next(layer for layer in hand_over(graph).layers if layer.weights == (8, 6))
+    assert fold(layer, None, {}) == fold(layer, 1, {}) and fold(layer, None, {}).strategy == "latency"
+    slow = fold(layer, 20, {})
+    assert (slow.reuse, slow.strategy, slow.cycles) == (16, "resource", 16)
+    assert fold(layer, None, {"reuse": 4, "strategy": "resource"}).reuse == 4
+    assert fold(layer, None, {"strategy.dense1": "distributed_arithmetic"}).strategy == "distributed_arithmetic"
+    assert fold(layer, None, {"strategy.other": "resource"}).strategy == "latency"
+
+
+def refusals(graph, target=VU9P, **options) -> list[str]:
+    return [str(reason) for reason in hls4ml.check(graph, load_target(target), options)]
+
+
+def test_what_hls4ml_cannot_be_given_is_told(rng):
+    sketch = Sketch(rng, (4, 6, 6), "s4")
+    a = sketch.conv("x", 4, (1, 1), pads=(1, 1, 1, 1), pad_value=3)
+    b = sketch.max_pool("x", (2, 2), pads=(1, 1, 0, 0))
+    c = sketch.upsample("x", 1, 2, 2)
+    d = sketch.reshape("x", 6, 4, 6)
+    e = sketch.step(sketch.add(a, a), per_channel=False)
+    assert refusals(sketch.graph(e)) == [
+        f"{a}: padding with 3; hls4ml pads with 0 (cure: use a quantiser whose zero point is 0).",
+        f"{b}: padding of levels below 0; hls4ml pads with 0, which would win (cure: put the pool after a ReLU).",
+        f"{c}: operation Upsample; hls4ml gets Dense, Conv, SumPool, MaxPool, Pad, Reshape, Add, Concat, Requantise (cure: use layers of these "
+        "kinds, or choose another back end).",
+        f"{d}: a reshape from (4, 6, 6) to (6, 4, 6); hls4ml has the channels last, so values would have to move (cure: flatten, or keep the "
+        "channels apart).",
+        f"{e}: a step function that is no multiply, add and shift; a batch normalisation computes clip((m*x + b) >> s) (cure: use batch norm and "
+        "ReLU before the quantiser)."]
+
+
+def test_targets_toolchains_and_options_that_do_not_fit_are_told(rng):
+    graph, _ = made(rng, vectors)
+    assert refusals(graph, toolchain="quartus") == [
+        "sketch: a device of family 'virtex-us'; quartus compiles for arria-10 (cure: choose another target or toolchain)."]
+    assert refusals(graph, toolchain="vivado-accelerator") == [
+        "sketch: vcu118; VivadoAccelerator has block designs for pynq-z2, zcu102 (cure: choose toolchain vitis)."]
+    assert refusals(graph, strategy="resource", reuse=5)[0] == (
+        "dense1: reuse factor 5; 8 times 6 multipliers are reused by 1, 2, 4, 8, 16, 24, 48 … (cure: choose one of these).")
+    assert refusals(graph, fps=400_000_000, strategy="resource", reuse=8)[0] == (
+        "dense1: 8 cycles with every multiplier at work; 400000000 inferences per second leave 1 at 125 MHz (cure: ask for fewer inferences per "
+        "second).")
+    for options, text in [({"toolchain": "gcc"}, "there is no HLS toolchain 'gcc'; toolchains are: vitis, vivado, vivado-accelerator, quartus, "
+                                                 "oneapi, catapult, libero."),
+                          ({"depth": 3}, "hls4ml has no option build.depth; it has: toolchain, io, fps, clock_mhz, strategy, reuse, synthesis, "
+                                         "seed."),
+                          ({"io": "io_serial"}, "build.io is 'io_serial'; it is io_parallel or io_stream."),
+                          ({"synthesis": "yes"}, "build.synthesis is 'yes'; it is one of auto, hls, logic, no.")]:
+        with pytest.raises(TargetError) as error:
+            refusals(graph, **options)
+        assert str(error.value) == text
+    with pytest.raises(TargetError) as error:
+        refusals(graph, "ulx3s-85f")
+    assert str(error.value) == ("ulx3s-85f: no HLS toolchain is known for family 'ecp5'; hls4ml serves arria-10, artix-7, kintex-us, polarfire, "
+                                "virtex-us, zynq, zynq-us.")
+
+
+def test_a_layer_too_large_to_unroll_names_the_way_out(rng):
+    sketch = Sketch(rng, (80,))
+    graph = with_affine(sketch.graph(sketch.dense("x", 60)))
+    assert refusals(graph) == []  # folds by itself
+    assert refusals(graph, strategy="latency") == [
+        "dense1: 4,800 multipliers to unroll; HLS compilers unroll at most 4,096 (cure: use --set build.strategy.dense1=resource, or a lower --fps)."]
+
+
+def test_a_plan_is_pure_and_small_models_are_parallel(rng):
+    graph, _ = made(rng, residual)
+    target = load_target(VU9P)
+    plans = [hls4ml.plan(graph, target, {"synthesis": "no"}) for _ in range(2)]
+    assert plans[0].digest() == plans[1].digest() and b'"io_parallel"' in plans[0].files["job.json"]
+    wide = Sketch(rng, (1, 20, 20))
+    big = with_affine(wide.graph(wide.step(wide.conv("x", 4, (3, 3)))))
+    assert b'"io_stream"' in hls4ml.plan(big, target, {"synthesis": "no"}).files["job.json"]
+
+
+def test_names_of_strangers_stay_out_of_the_source(rng):
+    graph, _ = made(rng, vectors)
+    evil = '"); system("rm -rf /"); //'
+    ops = tuple(dataclasses.replace(op, name=evil) for op in graph.ops)
+    names = [layer.name for layer in hand_over(Graph(graph.name, ops, graph.edges, graph.outputs)).layers]
+    assert all(name.replace("_", "").isalnum() for name in names) and len(set(names)) == len(names)
+
+
+def test_the_vendors_reports_are_read(repo, tmp_path):
+    golden = repo / "tests" / "golden" / "hls4ml"
+    report = tmp_path / "net_prj" / "solution1" / "syn" / "report"
+    report.mkdir(parents=True)
+    assert read_reports(tmp_path) == ({}, {})
+    shutil.copy(golden / "net_csynth.xml", report / "net_csynth.xml")
+    found, evidence = read_reports(tmp_path)
+    assert found == {"lut": 63251, "ff": 4394, "dsp": 38, "uram": 0, "bram_bits": 36864, "clock_hz": 2e8, "fmax_hz": 1e9 / 3.625,
+                     "latency_cycles": 9, "cycles_per_inference": 1, "latency_s": pytest.approx(45e-9), "ips": 2e8}
+    assert set(evidence.values()) == {"estimated by the HLS compiler"}
+    shutil.copy(golden / "vivado_synth.rpt", tmp_path)
+    found, evidence = read_reports(tmp_path)
+    assert (found["lut"], found["ff"], found["dsp"], found["bram_bits"]) == (15102, 3120, 0, 3 * 18432)
+    assert evidence["lut"] == "reported by Vivado after logic synthesis" and evidence["latency_s"] == "estimated by the HLS compiler"
+
+
+def test_reports_that_are_none_are_told(repo, tmp_path):
+    text = (repo / "tests" / "golden" / "hls4ml" / "net_csynth.xml").read_text()
+    path = tmp_path / "net_csynth.xml"
+    path.write_text(text.replace("<LUT>63251</LUT>", "<LUT>?</LUT>").replace(">9<", ">undef<"))
+    found = parse_csynth(path)
+    assert found["lut"] is None and found["latency_cycles"] is None and found["latency_s"] is None and found["ff"] == 4394
+    path.write_text(text[:400])
+    with pytest.raises(ToolError, match="net_csynth.xml is damaged .*; run the synthesis again"):
+        parse_csynth(path)
+    path.write_text('<!DOCTYPE x [<!ENTITY a "b">]><profile/>')
+    with pytest.raises(ToolError, match="is no report .it declares entities.; run the synthesis again"):
+        parse_csynth(path)
+
+
+@pytest.fixture
+def vendor(tmp_path, monkeypatch, repo):
+    """A fake vitis-run on PATH that leaves the golden report, or fails as it is told."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    tool = folder / "vitis-run"
+    golden = repo / "tests" / "golden" / "hls4ml" / "net_csynth.xml"
+    tool.write_text(f"""#!{sys.executable}
+import os, pathlib, shutil, sys
+pathlib.Path("argv.txt").write_text(" ".join(sys.argv[1:]))
+if os.environ.get("FAKE") == "fail":
+    print("ERROR: [HLS 200-101] license not found"); sys.exit(1)
+report = pathlib.Path("net_prj/solution1/syn/report"); report.mkdir(parents=True)
+shutil.copy({str(golden)!r}, report)
+""")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return tool
+
+
+def _without_csim(plan):
+    return dataclasses.replace(plan, commands=(plan.commands[0], plan.commands[-1]), products=plan.products[:2])
+
+
+def test_the_vendors_tool_runs_where_it_is_on_path(rng, tmp_path, vendor, monkeypatch):
+    pytest.importorskip("hls4ml")
+    graph, _ = made(rng, vectors)
+    plan = hls4ml.plan(graph, load_target(VU9P), {})
+    assert plan.commands[-1].argv == ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl") and plan.commands[-1].cwd == "project"
+    execute(_without_csim(plan), tmp_path / "build")
+    assert (tmp_path / "build" / "project" / "argv.txt").read_text() == "--mode hls --tcl build_prj.tcl"
+    assert "vsynth 0" in (tmp_path / "build" / "project" / "build_opt.tcl").read_text()
+    told = hls4ml.report(tmp_path / "build")
+    assert told["hardware"]["lut"] == 63251 and told["evidence"]["lut"] == "estimated by the HLS compiler" and told["notes"] == []
+    assert hls4ml.tools({})["vitis-run"] == "on PATH"
+    monkeypatch.setenv("FAKE", "fail")
+    with pytest.raises(ToolError, match=r"synthesis with vitis-run ended with exit status 1: ERROR: \[HLS 200-101\] license not found; the log is "):
+        execute(_without_csim(plan), tmp_path / "again")
+
+
+def test_the_vendors_tool_is_not_asked_for_in_vain(rng):
+    graph, _ = made(rng, vectors)
+    target = load_target(VU9P)
+    assert len(hls4ml.plan(graph, target, {"synthesis": "no"}).commands) == 2
+    asked = hls4ml.plan(graph, target, {"synthesis": "logic"})
+    assert asked.commands[-1].argv == ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl")
+    assert b'"logic": 1' in asked.files["job.json"]
+
+
+def test_vitis_runs_in_its_image_in_the_project(rng, tmp_path, monkeypatch):
+    """Docker gets the project's folder, where the vendor's script looks for its files."""
+    from greenedge.tools import Command, _resolve
+
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin" / "docker"
+    docker.write_text("#!/bin/sh\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("GREENEDGE_XILINX", str(tmp_path))
+    graph, _ = made(rng, vectors)
+    command = hls4ml.plan(graph, load_target(VU9P), {"synthesis": "hls"}).commands[-1]
+    assert isinstance(command, Command)
+    argv = _resolve(command, tmp_path, True).argv
+    assert argv[argv.index("--workdir") + 1] == str(tmp_path / "project")
+
+
+def test_weights_reach_hls4ml_as_the_graph_has_them(rng):
+    graph, _ = made(rng, residual)
+    layers = {layer.edge: layer for layer in hand_over(graph).layers}
+    conv, depthwise = graph.ops[1], graph.ops[3]
+    assert np.array_equal(layers[conv.output].attributes["weight_data"], conv.weight.transpose(2, 3, 1, 0))
+    assert layers[depthwise.output].kind == "DepthwiseConv2D"
+    wide = {layer.edge: layer for layer in hand_over(graph, depthwise=False).layers}[depthwise.output]
+    assert wide.kind == "Conv2D" and np.count_nonzero(wide.attributes["weight_data"]) == np.count_nonzero(depthwise.weight)
