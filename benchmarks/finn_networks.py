@@ -72,7 +72,7 @@ def row(name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | Non
     if not reasons:
         wish = Wish(None if fps is None else int(clock_hz / fps))
         choice = choose(network, Limits.of(target.device), wish)
-        reasons = refusals(choice, wish, target, clock_hz)
+        reasons = refusals(choice, wish, target, clock_hz, f"{fps} inferences per second")
     if reasons:
         return f"{name:22} " + "; ".join(map(str, reasons))
     design = choice.design

@@ -104,7 +104,7 @@ def test_refusals_are_said_at_once(rng):
     assert "fc: weights of 10 bits; finn computes with 1 to 8 bits (cure: quantise to at most 8 bits)." in said
     small = dataclasses.replace(target, device=dataclasses.replace(target.device, resources={"bram_bits": 3 * 18432}))
     assert [str(reason) for reason in finn.check(graph, small, {})] == [
-        "tiny: 2 blocks of block RAM at least; of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6 1 are planned for "
+        "tiny: 2 blocks of block RAM at least; of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6 0 are planned for "
         "(cure: use fewer bits or channels, or a larger device)."]
     x86 = load_target("linux-x86")
     assert [reason.kind for reason in finn.check(graph, x86, {})] == ["unsupported-target"]

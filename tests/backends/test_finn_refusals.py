@@ -59,6 +59,7 @@ CASES = {
     "a wave": _wild,
 }
 OPTIONS = {
+    "faster than the clock": (convolutions, "ulx3s-85f", {"fps": 10 ** 9}),
     "too fast": (convolutions, "ulx3s-85f", {"fps": 10_000_000}),
     "too late": (convolutions, "ulx3s-85f", {"latency": 1e-7}),
     "both": (convolutions, "ulx3s-85f", {"latency": 1e-7, "fps": 10_000_000}),

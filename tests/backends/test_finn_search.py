@@ -29,7 +29,7 @@ def test_faster_is_never_smaller(limits, sketch):
     search = Search(network_of(sketch(np.random.default_rng(2))), limits)
     designs = [search.design(index) for index in range(0, len(search.candidates), max(1, len(search.candidates) // 4))]
     shares = [limits.share(design.cost) for design in designs]
-    assert all(a >= 0.9 * b for a, b in zip(shares, shares[1:])), shares  # converters may cost a little on the way
+    assert all(a >= 0.85 * b for a, b in zip(shares, shares[1:])), shares  # queues may grow on the way
     for design, most in zip(designs, search.candidates[::max(1, len(search.candidates) // 4)]):
         slowest = max(cycles(layer, design.folding[layer.name]) for layer in design.network.layers if layer.name in design.folding)
         assert slowest <= most and design.schedule.interval >= max(slowest, least_cycles(search.network)) * 0.999

@@ -88,10 +88,12 @@ def _chosen(network: Network, target: Target, options: Mapping[str, object]) -> 
 
     clock_hz = _request(target, options)["clock_hz"]
     fps, latency_s = _number(options, "fps"), _number(options, "latency")
-    wish = Wish(None if fps is None else int(clock_hz / fps), None if latency_s is None else int(clock_hz * latency_s),
+    wish = Wish(None if fps is None else max(1, int(clock_hz / fps)), None if latency_s is None else max(1, int(clock_hz * latency_s)),
                 _whole(options, "queue"))
+    asked = [] if fps is None else [f"{fps:,.0f} inferences per second"]
+    asked += [] if latency_s is None else [f"a latency of {1e6 * latency_s:,.4g} µs"]
     choice = choose(network, Limits.of(target.device), wish)
-    return choice.design, refusals(choice, wish, target, clock_hz)
+    return choice.design, refusals(choice, wish, target, clock_hz, " and ".join(asked))
 
 
 def _graph_files(graph: Graph) -> dict[str, bytes]:

@@ -88,7 +88,7 @@ def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | 
 
 def apart(design: dict, finn: dict) -> list[str]:
     """The layers of which FINN+ expects other cycles than we do, or says nothing."""
-    ours = {layer["name"]: layer["cycles"] // layer["cycles_per_beat"] for layer in design["layers"]}  # FINN has no serial units
+    ours = {layer["name"]: layer["cycles"] // layer.get("cycles_per_beat", 1) for layer in design["layers"]}  # FINN has no serial units
     known = [layer for layer in finn["layers"] if layer["name"] in ours]
     others = [f"{layer['name']} {layer['cycles']:,} ({ours[layer['name']]:,})" for layer in known
               if "cycles" in layer and abs(layer["cycles"] - ours[layer["name"]]) > _APART * ours[layer["name"]]]

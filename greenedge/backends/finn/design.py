@@ -18,7 +18,7 @@ from greenedge.target import Device
 
 # Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the rest;
 # on a small device it needs more than that, and the whole may fill no more than FULL.
-LOGIC_SHARE, BLOCK_SHARE, FULL = 0.8, 0.9, 0.9
+LOGIC_SHARE, BLOCK_SHARE, FULL = 0.7, 0.9, 0.9
 FILE = "folding.json"
 
 

@@ -1,7 +1,7 @@
 """Foldings that suit their neighbours: a converter between two layers of different width costs cells as well.
 
 Layer by layer the folding is taken that is smallest together with the converters on its sides, the others' foldings being as
-they are; two rounds are enough to settle.
+they are, for two rounds; from several starts, for what is smallest so depends on where one begins.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.units import Unit
 
 _ROUNDS = 2
+_PACES = (1, 4)  # starts in which every layer gives about so many integers per beat
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,22 @@ def between(link: Link, folding: Mapping[str, Fold], family: str) -> Cost:
 def matched(network: hw.Network, groups: Sequence[tuple[hw.Layer, ...]], options: Sequence[Sequence[Choice]],
             limits: Limits) -> dict[str, Fold]:
     """A folding by layer name, from the choices that each group has; `limits` says what is small."""
-    first = [min(choices, key=lambda choice: limits.share(choice.cost)) for choices in options]
-    folding = {layer.name: choice.fold for group, choice in zip(groups, first) for layer in group}
     links = links_of(network)
     touching = [[link for link in links if link.giver in group or link.taker in group] for group in groups]
-    for _ in range(_ROUNDS):
-        for group, choices, near in zip(groups, options, touching):
-            def size(choice: Choice) -> float:
-                tried = {**folding, **{layer.name: choice.fold for layer in group}}
-                return limits.share(sum((between(link, tried, limits.family) for link in near), choice.cost))
+    starts = [[min(choices, key=lambda choice: limits.share(choice.cost)) for choices in options],
+              *([min(choices, key=lambda choice: (abs(choice.fold.pe - pe), limits.share(choice.cost))) for choices in options]
+                for pe in _PACES)]
+    found = []
+    for chosen in starts:
+        folding = {layer.name: choice.fold for group, choice in zip(groups, chosen) for layer in group}
+        for _ in range(_ROUNDS):
+            for k, (group, choices, near) in enumerate(zip(groups, options, touching)):
+                def size(choice: Choice) -> float:
+                    tried = {**folding, **{layer.name: choice.fold for layer in group}}
+                    return limits.share(sum((between(link, tried, limits.family) for link in near), choice.cost))
 
-            folding |= {layer.name: min(choices, key=size).fold for layer in group}
-    return folding
+                chosen[k] = min(choices, key=size)
+                folding |= {layer.name: chosen[k].fold for layer in group}
+        total = sum((between(link, folding, limits.family) for link in links), sum((choice.cost for choice in chosen), Cost()))
+        found.append((limits.share(total), folding))
+    return min(found, key=lambda entry: entry[0])[1]

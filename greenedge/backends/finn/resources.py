@@ -79,8 +79,8 @@ def features(unit: Unit, family: str = "ecp5") -> tuple[dict[str, float], int]:
 
 
 def _rows(depth: int, bits: int) -> float:
-    """Bits of 16-deep distributed memory."""
-    return bits * -(-depth // 16)
+    """Bits of 16-deep distributed memory; a memory of a few words is little more than wires."""
+    return bits * (-(-depth // 16) if depth > 4 else depth / 16)
 
 
 def _products(lanes: int, p: Mapping, sums: int) -> dict[str, float]:

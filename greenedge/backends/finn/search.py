@@ -131,8 +131,8 @@ def designed(network: hw.Network, folding: Folding, limits: Limits, most_beats: 
     return Design(queued, folding, schedule, sum((estimate(unit, limits.family) for unit in units), Cost()), limits)
 
 
-def refusals(choice: Found, wish: Wish, target: Target, clock_hz: int) -> list[Reason]:
-    """Why there is no design, with the best that there is."""
+def refusals(choice: Found, wish: Wish, target: Target, clock_hz: int, asked: str) -> list[Reason]:
+    """Why there is no design, with the best that there is; `asked` is the speed wanted, in words."""
     design, device = choice.design, target.device
     if choice.refused == "deadlock":
         full, empty = (", ".join(dict.fromkeys(names)) for names in (choice.stopped.full, choice.stopped.empty))
@@ -146,11 +146,9 @@ def refusals(choice: Found, wish: Wish, target: Target, clock_hz: int) -> list[R
         value, rule = _overflow(design, device.title)
         return [Reason(name, "too-big", value, rule, "use fewer bits or channels, or a larger device")]
     if choice.refused == "too-slow":
-        asked = [f"{clock_hz / wish.interval:,.0f} inferences per second"] if wish.interval is not None else []
-        asked += [f"a latency of {1e6 * wish.latency / clock_hz:,.1f} µs"] if wish.latency is not None else []
         best = (f"at {clock_hz / 1e6:g} MHz the fastest that fits {device.title} gives {clock_hz / schedule.interval:,.0f} inferences per "
                 f"second with {1e6 * schedule.latency / clock_hz:,.1f} µs of latency")
-        return [Reason(name, "too-slow", " and ".join(asked), best,
+        return [Reason(name, "too-slow", asked, best,
                        "ask for that or less, raise build.clock_hz, or choose a larger device")]
     return []
 
