@@ -86,6 +86,7 @@ def test_nothing_keeps_an_open_waiting(board, rng):
             session._send(protocol.DATA, inputs[2])
             session._send(protocol.READ, bytes((0, 32)))
             session.open()
+            session._send(protocol.OPEN, b"odd")  # refused, and no reason to break anything off
             assert session.infer(inputs) == outputs and session.status()["samples_out"] == 40
 
 

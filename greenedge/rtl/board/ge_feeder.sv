@@ -61,7 +61,7 @@ module ge_feeder #(
     logic [7:0]    code;
     logic [PW-1:0] pause;
     logic          freed;
-    logic          hurry;                            // an OPEN is in the buffer
+    logic [AW:0]   opening;                          // OPENs in the buffer, well-formed or not
 
     // ---- a byte a cycle out of the buffer, held until it is taken
     logic [15:0]   unread;
@@ -101,7 +101,7 @@ module ge_feeder #(
         marked    <= 1'b0;
         if (rst) begin
             state   <= WAIT;
-            hurry   <= 1'b0;
+            opening <= '0;
             frames  <= '0;
             rd      <= '0;
             rp      <= '0;
@@ -114,7 +114,7 @@ module ge_feeder #(
             marked  <= 1'b0;
             n       <= '0;
         end else begin
-            if (committed && opens) hurry <= 1'b1;
+            if ((committed && opens) != (freed && kind == OPEN)) opening <= freed && kind == OPEN ? opening - 1'b1 : opening + 1'b1;
             if (committed != freed) frames <= committed ? frames + 1'b1 : frames - 1'b1;
             if (fetch) begin
                 rp     <= rp + 1'b1;
@@ -192,7 +192,6 @@ module ge_feeder #(
                 end
                 RESET: begin
                     opened <= 1'b1;
-                    hurry  <= 1'b0;
                     whole  <= 1'b0;
                     filled <= '0;
                     pause  <= pause - 1'b1;
@@ -233,7 +232,7 @@ module ge_feeder #(
                 end
                 default: state <= WAIT;
             endcase
-            if (hurry && kind != OPEN && (state == SETTLE || state == ANSWER || state == FEED)) state <= FREE;
+            if (opening != 0 && kind != OPEN && (state == SETTLE || state == ANSWER || state == FEED)) state <= FREE;
         end
     end
 
