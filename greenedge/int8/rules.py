@@ -47,20 +47,15 @@ def storage(graph: Graph, op: Op) -> list[Reason]:
     return found
 
 
-def weights(op, runtime: str) -> list[Reason]:
-    """Weights and sums must fit int8 and int32."""
+def weights(graph: Graph, op, runtime: str) -> list[Reason]:
+    """Weights and sums must fit int8 and int32; a step function that falls changes the sign of its channel's weights."""
     found = []
-    top = int(np.abs(op.weight).max(initial=0))
-    if op.weight.min(initial=0) < LEAST or op.weight.max(initial=0) > MOST:
-        found.append(
-            Reason(
-                op.name,
-                "too-wide",
-                f"a weight of {top}",
-                "int8 weights lie in -127…127",
-                "use narrow-range weights of at most 8 bits",
-            )
-        )
+    falls = any(isinstance(r, Requantise) and (r.sign < 0).any() for r in graph.consumers(op.output))
+    low, high = int(op.weight.min(initial=0)), int(op.weight.max(initial=0))
+    if low < LEAST + falls or high > MOST:
+        worst = -low if falls else low if -low > high else high
+        found.append(Reason(op.name, "too-wide", f"a weight of {worst}", "int8 weights lie in -127…127",
+                            "use narrow-range weights of at most 8 bits"))
     axes = tuple(range(op.weight.ndim - 1)) if isinstance(op, Dense) else tuple(range(1, op.weight.ndim))
     if isinstance(op, ConvTranspose):
         axes = (0, *range(2, op.weight.ndim))

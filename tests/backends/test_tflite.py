@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -235,6 +236,18 @@ def test_weights_and_windows_that_do_not_fit_are_named(rng):
     assert refusals(sketch, sketch.step(big)) == [
         f"{cube}: a window over 3 axes; LiteRT's int8 kernels have one or two (cure: use 1-D or 2-D layers).",
         f"{big}: a weight of 500; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."]
+
+
+def test_a_weight_that_a_falling_step_would_make_too_large_is_named(rng):
+    sketch = Sketch(rng, (3,), "s8")
+    dense = sketch.dense("x", 2, 8)
+    weight = np.array([[-128, 5], [7, 3], [1, 2]])
+    sketch.ops[-1] = Dense(dense, ("x",), dense, frozen(weight))
+    rising = sketch.step(dense, "s8")
+    assert refusals(sketch, rising) == []
+    sketch.ops[-1] = dataclasses.replace(sketch.ops[-1], sign=frozen([-1, 1]))
+    assert refusals(sketch, rising) == [
+        f"{dense}: a weight of 128; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."]
 
 
 @pytest.mark.parametrize("storage, target, says", [

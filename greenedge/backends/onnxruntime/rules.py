@@ -27,16 +27,16 @@ def _of_kind(graph: Graph, op: Op) -> list[Reason]:
 
 
 def _dense(graph: Graph, op: Dense) -> list[Reason]:
-    return weights(op, RUNTIME)
+    return weights(graph, op, RUNTIME)
 
 
 def _padded(graph: Graph, op: Conv | SumPool) -> list[Reason]:
-    found = weights(op, RUNTIME) if isinstance(op, Conv) else []
+    found = weights(graph, op, RUNTIME) if isinstance(op, Conv) else []
     return found + (pad_level(graph, op, op.pad_value) if any(op.pads) else [])
 
 
 def _conv_transpose(graph: Graph, op: ConvTranspose) -> list[Reason]:
-    edge, found = graph.edges[op.inputs[0]], weights(op, RUNTIME)
+    edge, found = graph.edges[op.inputs[0]], weights(graph, op, RUNTIME)
     if edge.hi - edge.lo <= LEVELS and not LEAST <= MOST - edge.hi <= MOST:
         found.append(
             Reason(

@@ -103,7 +103,7 @@ def _of_kind(graph: Graph, op: Op) -> list[Reason]:
 
 
 def _weights(graph: Graph, op) -> list[Reason]:
-    found = weights(op, "LiteRT")
+    found = weights(graph, op, "LiteRT")
     if isinstance(op, (Conv, ConvTranspose)) and op.weight.ndim > 4:
         found.append(_rank(op, op.weight.ndim - 2))
     return found
