@@ -96,13 +96,13 @@ def test_targets_toolchains_and_options_that_do_not_fit_are_told(rng):
         "dense1: reuse factor 5; 8 times 6 multipliers are reused by 1, 2, 4, 8, 16, 24, 48 … (cure: choose one of "
         "these).")
     assert refusals(graph, fps=400_000_000, strategy="resource", reuse=8)[0] == (
-        "dense1: 8 cycles with every multiplier at work; 400000000 inferences per second leave 1 at 125 MHz (cure: "
+        "dense1: 8 cycles with every multiplier at work; 400000000 inferences per second leave 1 at 200 MHz (cure: "
         "ask for fewer inferences per "
         "second).")
     for options, text in [({"toolchain": "gcc"}, "there is no HLS toolchain 'gcc'; toolchains are: vitis, vivado, "
                                                  "vivado-accelerator, quartus, "
                                                  "oneapi, catapult, libero."),
-                          ({"depth": 3}, "hls4ml has no option build.depth; it has: toolchain, io, fps, clock_mhz, "
+                          ({"depth": 3}, "hls4ml has no option build.depth; it has: toolchain, io, fps, clock_hz, "
                                          "strategy, reuse, synthesis, "
                                          "seed."),
                           ({"io": "io_serial"}, "build.io is 'io_serial'; it is io_parallel or io_stream."),

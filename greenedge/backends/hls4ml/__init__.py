@@ -5,7 +5,7 @@ Tools: hls4ml and g++; to synthesise the vendor's (vitis-run or vitis_hls, vivad
 Vitis in the image of docker/hls4ml-vitis (--docker --set build.synthesis=hls).
 Options: toolchain (vitis, vivado,
 vivado-accelerator, quartus, oneapi, catapult; default by the device's family), io (io_parallel for small models,
-io_stream for larger), fps (inferences per second wanted), clock_mhz, strategy and reuse (for all layers, or
+io_stream for larger), fps (inferences per second wanted), clock_hz, strategy and reuse (for all layers, or
 strategy.EDGE and reuse.EDGE for one), synthesis (auto: hls where the tool is on PATH; hls; logic: and Vivado's; no).
 Files: graph.*, job.json (what was asked of hls4ml), project.json, project/ (the HLS project), csim.json.
 """
@@ -43,7 +43,7 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     return reasons_against(graph) or reasons_against_build(graph, target, chain, options)
 
 
-_OPTIONS = ("toolchain", "io", "fps", "clock_mhz", "strategy", "reuse", "synthesis", "seed")
+_OPTIONS = ("toolchain", "io", "fps", "clock_hz", "strategy", "reuse", "synthesis", "seed")
 
 
 def _known_options(options: Mapping[str, object]) -> None:

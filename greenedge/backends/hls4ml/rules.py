@@ -81,7 +81,7 @@ def _folded(layer: Layer, target: Target, chain: Toolchain, options: Mapping[str
     if budget is not None and folding.cycles > budget:
         found.append(Reason(name, "too-slow", f"{folding.cycles:,} cycles with every multiplier at work",
                             f"{options['fps']} inferences per second leave "
-                            f"{budget:,} at {target.clock_hz / 1e6:g} MHz", "ask for fewer inferences per second"))
+                            f"{budget:,} at {clock_hz(target, options) / 1e6:g} MHz", "ask for fewer inferences per second"))
     return found
 
 
@@ -91,9 +91,9 @@ def cycle_budget(target: Target, options: Mapping[str, object]) -> int | None:
 
 
 def clock_hz(target: Target, options: Mapping[str, object]) -> float:
-    """build.clock_mhz, else what the board file says for a core, else its clock."""
-    asked = options.get("clock_mhz")
-    return float(asked) * 1e6 if asked else float(target.host.get("core_hz") or target.clock_hz or 0) or 200e6
+    """build.clock_hz, else what the board file says for a core, else its clock."""
+    asked = options.get("clock_hz")
+    return float(asked) if asked else float(target.host.get("core_hz") or target.clock_hz or 0) or 200e6
 
 
 def _window(graph: Graph, op: Conv | SumPool) -> list[Reason]:
