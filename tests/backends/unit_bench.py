@@ -75,7 +75,8 @@ class Bench:
     def check(self) -> None:
         """All cases with every pattern of pauses: outputs must be equal, and cycles per sample without pauses."""
         for stall in STALLS:
-            assert not self.differences(stall), stall
+            found = self.differences(stall)
+            assert not found, f"{stall}: {found}"
 
     def differences(self, stall: Stall = Stall()) -> list[str]:
         """One line for each output that is not what its case says. AssertionError where a stream's protocol is broken."""
