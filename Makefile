@@ -9,6 +9,8 @@ BIN    := $(VENV)/bin
 DIGEST := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 READY  := $(VENV)/.ready-$(DIGEST)
 PYTEST := $(BIN)/python -m pytest
+# two at a time, a file's tests together: what a file has built once serves all of them
+TWO    := -n 2 --dist loadfile
 
 BOARD  ?= ulx3s-85f
 PORT   ?= /dev/ttyUSB0
@@ -26,10 +28,10 @@ board-test: $(READY)
 	@$(PYTEST) tests/hardware -m board -s --board-run runs/board-test/$(BOARD) --board-port $(PORT)
 
 test: $(READY)
-	@$(PYTEST) $(TESTFLAGS)
+	@$(PYTEST) $(TWO) $(TESTFLAGS)
 
 test-slow: $(READY)
-	@$(PYTEST) -m slow $(TESTFLAGS) || [ $$? -eq 5 ]
+	@$(PYTEST) $(TWO) -m slow $(TESTFLAGS) || [ $$? -eq 5 ]
 
 test-all: test test-slow
 
@@ -48,5 +50,5 @@ $(READY):
 	@echo "installing PyTorch …"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0
 	@echo "installing greenedge, its compilers and simulators …"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[fpga,hls,test]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[fpga-ice40,fpga-gowin,hls,test]"
 	@touch $@

@@ -31,7 +31,8 @@ def wide(bits: int, size: int):
     return build
 
 
-NETWORKS = {"vectors": vectors, "sequence": sequence, "residual": residual, "16 x 16, 2 bits": wide(2, 16), "16 x 16, 4 bits": wide(4, 16),
+NETWORKS = {"vectors": vectors, "sequence": sequence, "residual": residual, "16 x 16, 2 bits": wide(2, 16),
+            "16 x 16, 4 bits": wide(4, 16),
             "16 x 16, 8 bits": wide(8, 16)}
 
 

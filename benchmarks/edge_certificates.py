@@ -3,19 +3,21 @@
     python benchmarks/edge_certificates.py [--epochs N] [--only NAME …]
 
 The recipes digits-mlp and digits-cnn (convolution, depthwise, residual addition, both poolings) are trained with float scales; their
-float batch norms stay in. `snap` rows are the same networks with biases on the accumulator's grid (greenedge snap). Every row compares all
+float batch norms stay in. `snap` rows are the same networks with biases on the accumulator's grid (greenedge snap), `kernels=all` rows with build.kernels=all. Every row compares all
 test images with `==`, on all outputs, on both kernel sets of LiteRT and in ONNX Runtime.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends import tflite
 from greenedge.backends.tflite.emit import write_file
 from greenedge.backends.tflite.rules import reasons_against
 from greenedge.backends.tflite.selftest import self_test
@@ -40,21 +42,29 @@ class Row:
     weight_bits: int
     act_bits: int
     snapped: bool = False
+    all_sets: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.recipe} w{self.weight_bits}a{self.act_bits}{' snap' if self.snapped else ''}"
+        return f"{self.recipe} w{self.weight_bits}a{self.act_bits}{' snap' if self.snapped else ''}{' kernels=all' if self.all_sets else ''}"
 
 
-ROWS = tuple(Row(recipe, w, a, snapped) for recipe in ("digits-mlp", "digits-cnn")
-             for w, a, snapped in ((2, 2, False), (3, 3, False), (4, 4, False), (8, 8, True), (8, 8, False)))
+ROWS = tuple(
+    Row(recipe, w, a, snapped)
+    for recipe in ("digits-mlp", "digits-cnn")
+    for w, a, snapped in ((2, 2, False), (3, 3, False), (4, 4, False), (8, 8, True), (8, 8, False))
+) + tuple(Row("digits-cnn", w, w, all_sets=True) for w in (2, 3, 4))
 
 
 def trained(row: Row, epochs: int, folder: Path) -> Path:
     """The export folder of the trained network (trained once for rows that share it)."""
     place = folder / f"{row.recipe}-w{row.weight_bits}a{row.act_bits}"
     if not (place / "2-export" / "model.onnx").is_file():
-        settings = {"quantise.weight_bits": str(row.weight_bits), "quantise.act_bits": str(row.act_bits), "train.epochs": str(epochs)}
+        settings = {
+            "quantise.weight_bits": str(row.weight_bits),
+            "quantise.act_bits": str(row.act_bits),
+            "train.epochs": str(epochs),
+        }
         if row.recipe == "digits-cnn":  # 8-bit branches would make the layers before the addition wider than the rest
             settings["quantise.add_bits"] = str(max(row.act_bits, 4))
         recipe = find_recipe(row.recipe, settings)
@@ -73,20 +83,38 @@ def measure(row: Row, epochs: int, folder: Path) -> dict:
     lowered = lower_file(model)
     graph = lowered.graph
     assert not reasons_against(graph), reasons_against(graph)
-    emitted = write_file(graph)
+    emitted = write_file(graph, all_sets=row.all_sets)
     proved = certificate(emitted.layers)
-    layers = {(layer["operator"], kernels): layer["kernels"][kernels] for layer in proved["layers"] for kernels in ("xnnpack", "reference")}
-    worst = max((int(v.differing.max()) for layer in emitted.layers for v in [layer.solution.verdicts["xnnpack"]]), default=0)
+    layers = {
+        (layer["operator"], kernels): layer["kernels"][kernels]
+        for layer in proved["layers"]
+        for kernels in ("xnnpack", "reference")
+    }
+    worst = max(
+        (int(v.differing.max()) for layer in emitted.layers for v in [layer.solution.verdicts["xnnpack"]]), default=0
+    )
     levels = run_prologue(lowered, np.load(export / "inputs.npy"))
-    x, = levels.values()
+    (x,) = levels.values()
     labels = np.load(export / "labels.npy")
     expected = run_graph(graph, x)
     shown = {"graph": (0, _accuracy(lowered, expected, labels))}
+    built = folder / "built"
+    built.mkdir(exist_ok=True)
+    (built / "model.tflite").write_bytes(emitted.content)
+    (built / "edges.json").write_text(json.dumps(tflite.edges_of(graph, emitted)))
     for name in ("litert", "litert-reference", "onnxruntime"):
-        got = open_runtime(name, graph).run(x)
+        got = open_runtime(name, graph, None if name == "onnxruntime" else built / "model.tflite").run(x)
         shown[name] = (_differing(graph, expected, got), _accuracy(lowered, got, labels))
-    return {"row": row.name, "xnnpack": summary(proved, "xnnpack"), "reference": summary(proved, "reference"), "worst_channel": worst,
-            "shown": shown, "samples": len(x), "snap_changed": changed, "operators": sorted({name for name, _ in layers})}
+    return {
+        "row": row.name,
+        "xnnpack": summary(proved, "xnnpack"),
+        "reference": summary(proved, "reference"),
+        "worst_channel": worst,
+        "shown": shown,
+        "samples": len(x),
+        "snap_changed": changed,
+        "operators": sorted({name for name, _ in layers}),
+    }
 
 
 def _differing(graph: Graph, expected, got) -> int:
@@ -103,14 +131,21 @@ def _accuracy(lowered, edges, labels) -> float:
 
 
 def _print(results: list[dict]) -> None:
-    print(f"{'network':24} {'XNNPACK channels':>17} {'differ at':>22} {'worst':>6} {'reference channels':>19} "
-          f"{'samples that differ: XNNPACK, reference, ORT':>46} {'accuracy: graph, XNNPACK, reference, ORT':>42}")
+    print(
+        f"{'network':24} {'XNNPACK channels':>17} {'differ at':>22} {'worst':>6} {'reference channels':>19} "
+        f"{'samples that differ: XNNPACK, reference, ORT':>46} {'accuracy: graph, XNNPACK, reference, ORT':>42}"
+    )
     for r in results:
         a, b = r["xnnpack"], r["reference"]
-        differing = ", ".join(f"{r['shown'][n][0]}" for n in ("litert", "litert-reference", "onnxruntime")) + f" of {r['samples']}"
+        differing = (
+            ", ".join(f"{r['shown'][n][0]}" for n in ("litert", "litert-reference", "onnxruntime"))
+            + f" of {r['samples']}"
+        )
         accuracy = " ".join(f"{r['shown'][n][1]:.4f}" for n in ("graph", "litert", "litert-reference", "onnxruntime"))
-        print(f"{r['row']:24} {a['certified']:>8} of {a['channels']:<5} {a['differing_accumulators']:>8,} ({a['share']:.1e})   {r['worst_channel']:>6} "
-              f"{b['certified']:>10} of {b['channels']:<5} {differing:>46} {accuracy:>42}")
+        print(
+            f"{r['row']:24} {a['certified']:>8} of {a['channels']:<5} {a['differing_accumulators']:>8,} ({a['share']:.1e})   {r['worst_channel']:>6} "
+            f"{b['certified']:>10} of {b['channels']:<5} {differing:>46} {accuracy:>42}"
+        )
     for r in results:
         if r["snap_changed"] is not None:
             print(f"{r['row']}: snap changed {r['snap_changed']:.1e} of the accumulators of the model as trained")
@@ -124,8 +159,10 @@ def main() -> None:
     words = parser.parse_args()
     tested = self_test()
     for kernels, entry in tested["kernels"].items():
-        print(f"self-test of {tested['runtime']} {tested['version']}, {kernels}: {entry['mismatches']} of {entry['pairs']:,} values differ from the "
-              f"emulation ({entry['ties']:,} exact ties)")
+        print(
+            f"self-test of {tested['runtime']} {tested['version']}, {kernels}: {entry['mismatches']} of {entry['pairs']:,} values differ from the "
+            f"emulation ({entry['ties']:,} exact ties)"
+        )
     rows = [row for row in ROWS if not words.only or any(word in row.name for word in words.only)]
     with tempfile.TemporaryDirectory(prefix="greenedge-certificates-") as scratch:
         _print([measure(row, words.epochs, words.keep or Path(scratch)) for row in rows])

@@ -53,17 +53,23 @@ def _checked(graph: Graph, content: bytes, levels: np.ndarray) -> Callable[[], o
     call.x[:] = np.moveaxis(levels, 1, -1).reshape(call.x.shape)
     call()
     got = call.interpreter.get_tensor(call.interpreter.get_output_details()[0]["index"])
-    expected, = open_runtime("onnxruntime-float", graph).run(levels).values()
+    (expected,) = open_runtime("onnxruntime-float", graph).run(levels).values()
     assert np.allclose(got, expected, atol=1e-2 * np.abs(expected).max()), "the float .tflite computes something else"
     return call
 
 
-def contenders(graph: Graph, shape, reference: Path | None, compiled: bool) -> tuple[dict[str, Callable], dict[str, int]]:
+def contenders(
+    graph: Graph, shape, reference: Path | None, compiled: bool
+) -> tuple[dict[str, Callable], dict[str, int]]:
     """(calls, bytes of their files)."""
     levels = np.random.default_rng(0).integers(-128, 128, (1, *shape))
     onnx_float = float_model(graph)
-    files = {OURS: write_file(graph).content, "LiteRT float": float_tflite(onnx_float), "ONNX Runtime int8 (ours)": write_onnx(graph).content,
-             "ONNX Runtime float": onnx_float.SerializeToString()}
+    files = {
+        OURS: write_file(graph).content,
+        "LiteRT float": float_tflite(onnx_float),
+        "ONNX Runtime int8 (ours)": write_onnx(graph).content,
+        "ONNX Runtime float": onnx_float.SerializeToString(),
+    }
     calls = {OURS: litert_call(files[OURS]), "LiteRT float": _checked(graph, files["LiteRT float"], levels)}
     if reference is not None:
         files["MLPerf Tiny reference int8"] = reference.read_bytes()
@@ -94,7 +100,9 @@ def main() -> None:
             for each in calls:
                 us = [v * 1e6 for v in vars(timings.latency_s(each)).values()]
                 size = f"{sizes[each]:,}" if each in sizes else "–"
-                print(f"  {each:28} {size:>9} {us[0]:>9.1f} ({us[1]:.1f} … {us[2]:.1f})   {'' if each == OURS else timings.ratio(OURS, each)}")
+                print(
+                    f"  {each:28} {size:>9} {us[0]:>9.1f} ({us[1]:.1f} … {us[2]:.1f})   {'' if each == OURS else timings.ratio(OURS, each)}"
+                )
         _int4(Path(folder) / "autoencoder.onnx", words.rounds)
 
 
@@ -107,9 +115,11 @@ def _int4(path: Path, rounds: int) -> None:
     print(f"autoencoder w4a4: {sum(op.weight.size for op in graph.ops if hasattr(op, 'weight')):,} weights")
     for name, emitted in (("int8", wide), ("int4-dense", narrow)):
         told = summary(certificate(emitted.layers), "xnnpack")
-        print(f"  storage={name:11} {len(emitted.content):>9,} bytes, {timings.latency_s(name).median * 1e6:.1f} microseconds "
-              f"({timings.ratio(name, 'int8')} of int8), {told['certified']:,} of {told['channels']:,} channels certified, "
-              f"{told['differing_accumulators']:,} accumulators differ")
+        print(
+            f"  storage={name:11} {len(emitted.content):>9,} bytes, {timings.latency_s(name).median * 1e6:.1f} microseconds "
+            f"({timings.ratio(name, 'int8')} of int8), {told['certified']:,} of {told['channels']:,} channels certified, "
+            f"{told['differing_accumulators']:,} accumulators differ"
+        )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from tests.backends.nets import mlp, without_last_step  # noqa: E402
 
 PROTOTYPE = {"lut4": 685, "ff": 815, "ccu2c": 83, "dsp": 5, "bram": 3, "ram16": 0}
 # as the prototype's; act1 is its thresholding, here a requantiser that takes `serial_cycles` per channel of the 16 there are
-FOLDING = {"fc1": Fold(1, 4), "act1": Fold(1), "fc2": Fold(1, 1)}
+FOLDING = {"fc1": Fold(1, 4), "act1": Fold(1, form="affine"), "fc2": Fold(1, 1)}
 
 
 def main() -> int:

@@ -30,9 +30,16 @@ from greenedge.graph.affine import fit_affine  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 
 SIZES, WEIGHT_BITS, ACT_BITS, INPUT_BITS = (490, 256, 256, 256, 12), 3, 3, 8
-# PE and SIMD by layer: what the research's prototype had, at once and with twice the neurons per cycle
-FOLDING = {256: {"fc1": Fold(8, 70), "act1": Fold(2), "fc2": Fold(8, 32), "act2": Fold(1), "fc3": Fold(8, 32), "act3": Fold(1), "fc4": Fold(1, 16)},
-           512: {"fc1": Fold(4, 70), "act1": Fold(1), "fc2": Fold(4, 32), "act2": Fold(1), "fc3": Fold(4, 32), "act3": Fold(1), "fc4": Fold(1, 16)}}
+
+
+def _folding(pe: int, first: int) -> dict[str, Fold]:
+    """PE and SIMD by layer as the research's prototype had them, with 4 neurons per cycle and with 8."""
+    step = lambda lanes: Fold(lanes, form="affine")
+    return {"fc1": Fold(pe, 70), "act1": step(first), "fc2": Fold(pe, 32), "act2": step(1), "fc3": Fold(pe, 32), "act3": step(1),
+            "fc4": Fold(1, 16)}
+
+
+FOLDING = {256: _folding(8, 2), 512: _folding(4, 1)}
 WANTED_US = 3.7
 
 

@@ -47,8 +47,13 @@ def float_tflite(model) -> bytes:
         elif node.op_type == "Reshape":
             x, shape = tensors[source], [int(v) for v in held[node.input[1]][1:]]
             assert int(np.prod(shapes[source][1:])) == 1, "only vectors are flattened here"
-            writer.operator("RESHAPE", [x, writer.constant(f"{output}/shape", np.array([1, *shape], np.int32))], [tensor(output, shape)], 1,
-                            newShape=[1, *shape])
+            writer.operator(
+                "RESHAPE",
+                [x, writer.constant(f"{output}/shape", np.array([1, *shape], np.int32))],
+                [tensor(output, shape)],
+                1,
+                newShape=[1, *shape],
+            )
         elif node.op_type in ("Add", "Mul"):
             parts = [tensors[n] if n in tensors else constant(f"{output}/{n}", _last(held[n])) for n in node.input]
             writer.operator(node.op_type.upper(), parts, [tensor(output, shapes[source])], 1, **fused)
@@ -80,6 +85,15 @@ def _conv(writer, node, a, held, tensors, shapes, tensor, constant, output, fuse
     depthwise = a["group"] > 1
     held_weight = weight.transpose(1, 2, 3, 0) if depthwise else weight.transpose(0, 2, 3, 1)
     inputs = [x, constant(f"{output}/w", held_weight), constant(f"{output}/b", held[node.input[2]])]
-    options = {"strideH": strides[0], "strideW": strides[1], "dilationHFactor": 1, "dilationWFactor": 1, "padding": padding, **fused}
+    options = {
+        "strideH": strides[0],
+        "strideW": strides[1],
+        "dilationHFactor": 1,
+        "dilationWFactor": 1,
+        "padding": padding,
+        **fused,
+    }
     options |= {"depthMultiplier": 1} if depthwise else {}
-    writer.operator("DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", inputs, [tensor(output, (len(weight), *size))], 1, **options)
+    writer.operator(
+        "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", inputs, [tensor(output, (len(weight), *size))], 1, **options
+    )

@@ -32,8 +32,8 @@ FLOW = "digits-mlp"
 BOTH, EDGE = ("ulx3s-85f", "linux-x86"), ("linux-x86",)
 FPS = 97_000  # [build] of the recipe: half of the neurons at twice the speed take the same folding
 STRUCTURED = {"prune.kind": "structured", "prune.share": "0.5"}
-STUDENT = 4  # neurons; its teacher and full-size network has twice as many
-LESSON = {"teacher.hidden": str(2 * STUDENT), "distil.temperature": "2", "distil.share": "0.95", "train.epochs": "40"}
+STUDENT = 8  # neurons; its teacher and full-size network has twice as many
+LESSON = {"teacher.hidden": str(2 * STUDENT), "distil.temperature": "2", "distil.share": "0.9", "train.epochs": "40"}
 SUBSETS = {
     "random, 40 %": ("random", "0.4"),
     "k-center, 40 %": ("kcenter", "0.4"),

@@ -1,11 +1,12 @@
-"""Does the HLS project compute what the model says? Ours beside stock hls4ml, on the same QONNX files and the same samples.
+"""Does the HLS project compute what the model says? Ours beside stock hls4ml, on the same QONNX files and the same
+samples.
 
     python benchmarks/hls4ml_conformance.py [--samples 500] [--only NAME]…
 
-Ours: greenedge lowers the file to the exact integer graph and hands that to hls4ml; its C simulation is compared with the graph,
-all integers, ==. Stock: the file goes through qonnx's clean-up (and channels-last conversion for images) and hls4ml's own
-converter with default settings; its C simulation is compared with qonnx's execution of the same file, in steps of the output
-quantiser. Both projects are compiled by g++ -O0 for Vitis HLS.
+Ours: greenedge lowers the file to the exact integer graph and hands that to hls4ml; its C simulation is compared with
+the graph, all integers, ==. Stock: the file goes through qonnx's clean-up (and channels-last conversion for images) and
+hls4ml's own converter with default settings; its C simulation is compared with qonnx's execution of the same file, in
+steps of the output quantiser. Both projects are compiled by g++ -O0 for Vitis HLS.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def run_stock(model: Path, x: np.ndarray, folder: Path) -> tuple[int, int]:
 
     prepared = _prepared(model, len(x.shape) > 2)
     config = hls4ml.utils.config_from_onnx_model(prepared, granularity="name", backend="Vitis")
-    project = hls4ml.converters.convert_from_onnx_model(prepared, output_dir=str(folder), backend="Vitis", io_type="io_parallel",
+    project = hls4ml.converters.convert_from_onnx_model(prepared, output_dir=str(folder), backend="Vitis",
+                                                        io_type="io_parallel",
                                                         hls_config=config)
     project.write()
     script = folder / "build_lib.sh"
@@ -59,7 +61,8 @@ def run_stock(model: Path, x: np.ndarray, folder: Path) -> tuple[int, int]:
     got = np.asarray(project.predict(np.ascontiguousarray(stored))).reshape(len(x), -1)
     expected = _reference(prepared, stored)
     step = np.abs(np.diff(np.unique(expected))).min()
-    return int((np.abs(got - expected) > 0.25 * step).any(axis=1).sum()), int((got.argmax(1) != expected.argmax(1)).sum())
+    differ = (np.abs(got - expected) > 0.25 * step).any(axis=1)
+    return int(differ.sum()), int((got.argmax(1) != expected.argmax(1)).sum())
 
 
 def _prepared(path: Path, image: bool):
@@ -74,7 +77,8 @@ def _prepared(path: Path, image: bool):
         model.set_initializer(name, np.zeros(model.get_tensor_shape(node.output[0])[-1], np.float32))
         node.input.append(name)
     model = cleanup_model(model.transform(GemmToMatMul()))
-    return cleanup_model(model.transform(ConvertToChannelsLastAndClean(make_input_channels_last=True))) if image else model
+    to_last = ConvertToChannelsLastAndClean(make_input_channels_last=True)
+    return cleanup_model(model.transform(to_last)) if image else model
 
 
 def _reference(model, x: np.ndarray) -> np.ndarray:
@@ -105,7 +109,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    print(f"{'':24} {'ours: differ, argmax':>20}   stock hls4ml, defaults: differ, argmax; of {arguments.samples} samples")
+    print(f"{'':24} {'ours: differ, argmax':>20}   stock hls4ml, defaults: differ, argmax; of {arguments.samples} "
+          f"samples")
     for network in hls_networks.NETWORKS:
         if arguments.only and network.name not in arguments.only:
             continue

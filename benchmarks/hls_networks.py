@@ -1,7 +1,7 @@
 """Twelve small networks of the kinds that users bring to hls4ml, quantised with Brevitas and exported to QONNX.
 
-They are trained for nothing: weights are random, the quantisers' scales and the batch norms have seen random data. What is
-compared is whether two programs compute the same numbers.
+They are trained for nothing: weights are random, the quantisers' scales and the batch norms have seen random data. What
+is compared is whether two programs compute the same numbers.
 """
 
 from __future__ import annotations
@@ -51,17 +51,22 @@ def _model(kind: str, shape: tuple[int, ...]):
 
     if kind == "mlp":
         return nn.Sequential(OrderedDict(**block("fc1", nn.Linear(shape[0], 12, bias=False), nn.BatchNorm1d, 12),
-                                         **block("fc2", nn.Linear(12, 8, bias=False), nn.BatchNorm1d, 8), out=nn.Linear(8, 5, bias=False)))
+                                         **block("fc2", nn.Linear(12, 8, bias=False), nn.BatchNorm1d, 8),
+                                         out=nn.Linear(8, 5, bias=False)))
     if kind == "cnn":
-        return nn.Sequential(OrderedDict(**block("conv1", nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d, 4), pool=nn.MaxPool2d(2),
-                                         **block("conv2", nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d, 4), flat=nn.Flatten(),
+        return nn.Sequential(OrderedDict(**block("conv1", nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d, 4),
+                                         pool=nn.MaxPool2d(2),
+                                         **block("conv2", nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d, 4),
+                                         flat=nn.Flatten(),
                                          out=nn.Linear(16, 5, bias=False)))
     if kind == "depthwise":
         return nn.Sequential(OrderedDict(**block("wise", nn.Conv2d(2, 2, 3, groups=2, bias=False), nn.BatchNorm2d, 2),
-                                         **block("point", nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d, 4), pool=nn.MaxPool2d(3),
+                                         **block("point", nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d, 4),
+                                         pool=nn.MaxPool2d(3),
                                          flat=nn.Flatten(), out=nn.Linear(16, 5, bias=False)))
     if kind == "sequence":
-        return nn.Sequential(OrderedDict(**block("conv1", nn.Conv1d(2, 4, 3, padding=1, bias=False), nn.BatchNorm1d, 4), pool=nn.MaxPool1d(4),
+        return nn.Sequential(OrderedDict(**block("conv1", nn.Conv1d(2, 4, 3, padding=1, bias=False), nn.BatchNorm1d, 4),
+                                         pool=nn.MaxPool1d(4),
                                          flat=nn.Flatten(), out=nn.Linear(16, 5, bias=False)))
     return _residual()
 
@@ -94,7 +99,8 @@ def export(network: Network, path: Path, samples: int, seed: int = 1) -> np.ndar
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    settings = QuantiseSettings(**{"input_bits": 8, "input_signed": True, "input_scale": _SCALE, "output_bits": 8, "add_bits": 4,
+    settings = QuantiseSettings(**{"input_bits": 8, "input_signed": True, "input_scale": _SCALE, "output_bits": 8,
+                                   "add_bits": 4,
                                    **network.settings})
     model = quantise(_model(network.kind, network.shape), settings, network.name)
     draw = lambda count: (rng.integers(-48, 48, (count, *network.shape)) * _SCALE).astype(np.float32)

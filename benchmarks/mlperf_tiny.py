@@ -29,25 +29,41 @@ class Network:
         return name
 
     def quant(self, x: str, scale, bits: int, signed: int) -> str:
-        return self.node("Quant", [x, self.constant(scale), self.constant(0), self.constant(bits)], QONNX, signed=signed, narrow=0,
-                         rounding_mode="ROUND")
+        return self.node(
+            "Quant",
+            [x, self.constant(scale), self.constant(0), self.constant(bits)],
+            QONNX,
+            signed=signed,
+            narrow=0,
+            rounding_mode="ROUND",
+        )
 
     def weight(self, shape, axes) -> str:
         values = self.rng.normal(0, 1, shape)
         top = 2 ** (self.weight_bits - 1) - 1
-        return self.quant(self.constant(values), np.abs(values).max(axis=axes, keepdims=True) / top, self.weight_bits, 1)
+        return self.quant(
+            self.constant(values), np.abs(values).max(axis=axes, keepdims=True) / top, self.weight_bits, 1
+        )
 
     def conv(self, x: str, fan_in: int, fan_out: int, kernel, stride: int = 1, groups: int = 1, pads=None) -> str:
         kernel = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         pads = pads or [k // 2 for k in kernel] * 2
         weight = self.weight((fan_out, fan_in // groups, *kernel), (1, 2, 3))
-        y = self.node("Conv", [x, weight], kernel_shape=list(kernel), strides=[stride] * 2, pads=list(pads), group=groups)
-        norm = (self.rng.uniform(0.5, 1.5, fan_out), self.rng.normal(0, 0.3, fan_out), self.rng.normal(0, 0.3, fan_out),
-                self.rng.uniform(5, 50, fan_out) * (fan_in // groups * kernel[0] * kernel[1] / 144))
+        y = self.node(
+            "Conv", [x, weight], kernel_shape=list(kernel), strides=[stride] * 2, pads=list(pads), group=groups
+        )
+        norm = (
+            self.rng.uniform(0.5, 1.5, fan_out),
+            self.rng.normal(0, 0.3, fan_out),
+            self.rng.normal(0, 0.3, fan_out),
+            self.rng.uniform(5, 50, fan_out) * (fan_in // groups * kernel[0] * kernel[1] / 144),
+        )
         return self.node("BatchNormalization", [y, *(self.constant(v) for v in norm)])
 
     def relu(self, x: str, scale: float) -> str:
-        return self.quant(self.node("Relu", [x]), float(np.float32(scale * 255 / (2 ** self.act_bits - 1))), self.act_bits, 0)
+        return self.quant(
+            self.node("Relu", [x]), float(np.float32(scale * 255 / (2**self.act_bits - 1))), self.act_bits, 0
+        )
 
     def dense(self, x: str, fan_in: int, fan_out: int) -> str:
         y = self.node("MatMul", [x, self.weight((fan_in, fan_out), (0, 1))])
@@ -66,7 +82,9 @@ def resnet8(path: Path, weight_bits: int = 8, act_bits: int = 8) -> None:
     x = net.relu(net.conv(net.quant("x", float(np.float32(0.0119)), 8, 1), 3, 16, 3), 0.0173)
     for fan_in, fan_out, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
         shared = float(np.float32(0.0231))
-        main = net.quant(net.conv(net.relu(net.conv(x, fan_in, fan_out, 3, stride), 0.0173), fan_out, fan_out, 3), shared, 8, 1)
+        main = net.quant(
+            net.conv(net.relu(net.conv(x, fan_in, fan_out, 3, stride), 0.0173), fan_out, fan_out, 3), shared, 8, 1
+        )
         skip = net.quant(x if stride == 1 else net.conv(x, fan_in, fan_out, 1, stride), shared, 8, 1)
         x = net.relu(net.node("Add", [main, skip]), 0.0173)
     x = net.quant(net.node("Flatten", [net.node("GlobalAveragePool", [x])]), float(np.float32(0.0151)), 8, 0)
@@ -77,7 +95,9 @@ def ds_cnn(path: Path, weight_bits: int = 8, act_bits: int = 8) -> None:
     """DS-CNN on 49x10 MFCCs: a 10x4 convolution with stride 2, four depthwise-separable blocks of 64 channels, 12 classes."""
     net = Network(weight_bits, act_bits)
     # TensorFlow's SAME for 49x10, kernel 10x4, stride 2: 4 rows before and 5 after, 1 column before and 1 after
-    x = net.relu(net.conv(net.quant("x", float(np.float32(0.0119)), 8, 1), 1, 64, (10, 4), 2, pads=(4, 1, 5, 1)), 0.0173)
+    x = net.relu(
+        net.conv(net.quant("x", float(np.float32(0.0119)), 8, 1), 1, 64, (10, 4), 2, pads=(4, 1, 5, 1)), 0.0173
+    )
     for _ in range(4):
         x = net.relu(net.conv(x, 64, 64, 3, groups=64), 0.0173)
         x = net.relu(net.conv(x, 64, 64, 1), 0.0173)
@@ -91,7 +111,12 @@ def autoencoder(path: Path, weight_bits: int = 4, act_bits: int = 4) -> None:
     x = net.quant("x", float(np.float32(0.0119)), 8, 1)
     for fan_in, fan_out in zip(widths[:-2], widths[1:-1]):
         y = net.node("MatMul", [x, net.weight((fan_in, fan_out), (0,))])
-        norm = (net.rng.uniform(0.5, 1.5, fan_out), net.rng.normal(0, 0.3, fan_out), net.rng.normal(0, 0.3, fan_out), net.rng.uniform(5, 50, fan_out))
+        norm = (
+            net.rng.uniform(0.5, 1.5, fan_out),
+            net.rng.normal(0, 0.3, fan_out),
+            net.rng.normal(0, 0.3, fan_out),
+            net.rng.uniform(5, 50, fan_out),
+        )
         x = net.relu(net.node("BatchNormalization", [y, *(net.constant(v) for v in norm)]), 0.0173)
     net.save(path, "autoencoder", (640,), net.dense(x, 128, 640), 640)
 

@@ -52,8 +52,10 @@ def depthwise(c, taps, pe, wb, ab, ob):
 
 EXAMPLES = [
     Example("ge_mvu", dict(K=64, M=32, PE=4, SIMD=8, WB=4, AB=4, OB=14), {"s": 32}, {"m": 56}, {"WEIGHTS_FILE": (64, 128)}),
-    Example("ge_requantise", dict(C=32, PE=1, XB=14, MB=12, BB=26, SHIFT=16, OB=4), {"s": 14}, {"m": 4}, {"PARAMETERS_FILE": (32, 38)}),
-    window(8, 8, 3, 1, 1, 2, 4, 0), window(16, 16, 3, 1, 1, 4, 4, 1), window(64, 32, 3, 1, 1, 16, 4, 0), window(32, 28, 2, 2, 0, 8, 4, 1),
+    Example("ge_requantise", dict(C=32, PE=1, XB=14, MB=12, BB=26, SHIFT=16, OB=4), {"s": 14}, {"m": 4},
+            {"PARAMETERS_FILE": (32, 38)}),
+    window(8, 8, 3, 1, 1, 2, 4, 0), window(16, 16, 3, 1, 1, 4, 4, 1),
+    window(64, 32, 3, 1, 1, 16, 4, 0), window(32, 28, 2, 2, 0, 8, 4, 1),
     depthwise(16, 9, 4, 4, 4, 12), depthwise(128, 9, 8, 8, 8, 20),
     Example("ge_pool", dict(C=16, TAPS=4, PE=4, BITS=4, SGN=0, OB=4, MAX=1), {"s": 16}, {"m": 16}),
     Example("ge_pool", dict(C=16, TAPS=9, PE=4, BITS=8, SGN=1, OB=12, MAX=0), {"s": 32}, {"m": 48}),
@@ -88,8 +90,8 @@ def registered(example: Example) -> str:
             body.append(f"    always_ff @(posedge clk) begin {name}_q <= {{{name}_q, pin[{total}]}}; {name}_v <= pin[{total + 1}]; "
                         f"{name}_f <= {name}_r; end\n    assign {name}_d = {name}_q;\n    assign out[{total // 2}] = {name}_f;\n")
         else:
-            body.append(f"    always_ff @(posedge clk) begin {name}_q <= pin[{total}] ? {name}_d : {name}_q >> 1; {name}_r <= pin[{total + 1}]; "
-                        f"{name}_f <= {name}_v; end\n    assign out[{total // 2}] = {name}_f ^ {name}_q[0];\n")
+            body.append(f"    always_ff @(posedge clk) begin {name}_q <= pin[{total}] ? {name}_d : {name}_q >> 1; "
+                        f"{name}_r <= pin[{total + 1}]; {name}_f <= {name}_v; end\n    assign out[{total // 2}] = {name}_f ^ {name}_q[0];\n")
         total += 2
     values = [f".{key}({value})" for key, value in example.parameters.items()] + [f'.{key}("{key}.mem")' for key in example.memories]
     return (f"module bench (input logic clk, input logic reset, input logic [{total - 1}:0] pin, output logic [{total // 2 - 1}:0] out);\n"
@@ -114,8 +116,8 @@ opt_clean
 write_json bench.json
 """.encode()
     yosys = Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "area.ys"), "yosys.txt", "synthesis with yosys", 900)
-    route = Command(("{nextpnr-ecp5}", "--85k", "--package", "CABGA381", "--speed", "6", "--json", "bench.json", "--seed", "1", "--freq", "150",
-                     "--lpf-allow-unconstrained", "--timing-allow-fail", "--report", "report.json", "--textcfg", "bench.config"),
+    route = Command(("{nextpnr-ecp5}", "--85k", "--package", "CABGA381", "--speed", "6", "--json", "bench.json",
+                     "--seed", "1", "--freq", "150", "--lpf-allow-unconstrained", "--timing-allow-fail", "--report", "report.json", "--textcfg", "bench.config"),
                     "nextpnr.log", "place and route with nextpnr-ecp5", 900)
     return Plan(files, (yosys, route) if clock else (yosys,), ("area.json", "report.json") if clock else ("area.json",))
 

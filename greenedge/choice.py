@@ -8,15 +8,16 @@ from greenedge.backends import load_backend
 from greenedge.graph import Graph
 from greenedge.target import Target
 
-_FOLDED, _UNROLLED = ("fps", "latency", "queue"), ("cutoff",)  # options of the one that the other does not know, or not as a goal
+# options of the one that the other does not know, or not as a goal
+_FOLDED, _UNROLLED = ("fps", "latency", "queue"), ("cutoff",)
 MOST_SHARE = 0.2  # of a device's LUTs that an unrolled network may be estimated to take before folding is preferred
 
 
 def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple[str, str | None]:
     """(back end, reason). The reason is None where the target has one back end, or none but its first was asked.
 
-    Between `finn` and `da4ml` on an open board: unrolled where that is small, for it is the fastest there is; folded else. A
-    back end that refuses the graph gives way to one that takes it.
+    Between `finn` and `da4ml` on an open board: unrolled where that is small, for it is the fastest there is; folded
+    else. A back end that refuses the graph gives way to one that takes it.
     """
     first = target.backends[0]
     if not {"finn", "da4ml"} <= set(target.backends):
@@ -32,8 +33,10 @@ def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple
             return name, f"{name} was chosen because build.{asked[0]} was asked for, which it takes as its goal"
     share, told = _unrolled(graph, target)
     if share <= MOST_SHARE:
-        return "da4ml", f"da4ml was chosen because {told}: small enough for a sample in every clock cycle (at most {MOST_SHARE:.0%})"
-    return "finn", f"finn was chosen because {told}: more than the {MOST_SHARE:.0%} up to which a network is unrolled by da4ml"
+        return "da4ml", (f"da4ml was chosen because {told}: small enough for a sample in every clock cycle "
+                         f"(at most {MOST_SHARE:.0%})")
+    return "finn", (f"finn was chosen because {told}: more than the {MOST_SHARE:.0%} up to which a network is "
+                    "unrolled by da4ml")
 
 
 def _unrolled(graph: Graph, target: Target) -> tuple[float, str]:

@@ -16,7 +16,9 @@ from greenedge.lower import Lowered
 
 Tell = Callable[[int, int, str], None]
 Outputs = Mapping[str, np.ndarray]  # model output -> (samples, …)
-Simulate = Callable[[Mapping[str, np.ndarray], Tell], Outputs]  # integers of the input edges -> integers of the output edges
+Simulate = Callable[
+    [Mapping[str, np.ndarray], Tell], Outputs
+]  # integers of the input edges -> integers of the output edges
 
 PIECE_BYTES = 32 << 20  # of samples read at once
 PIECE_SAMPLES = 4096
@@ -52,7 +54,7 @@ def pieces(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(first sample, some samples in memory), in order."""
     step = max(1, min(PIECE_SAMPLES, PIECE_BYTES // max(1, samples[:1].nbytes)))
     for first in range(0, len(samples), step):
-        yield first, np.array(samples[first:first + step])
+        yield first, np.array(samples[first : first + step])
 
 
 def outputs_of(lowered: Lowered, samples: np.ndarray, simulate: Simulate, tell: Tell) -> Iterator[Outputs]:
@@ -74,7 +76,9 @@ def write(path: Path, total: int, parts: Iterator[Outputs]) -> Written:
         raise GreenedgeError(f"{path} does not say how to write; its name must end in {' or '.join(KINDS)}.")
     first = next(parts)
     if path.suffix == ".npy" and len(first) > 1:
-        raise GreenedgeError(f"an .npy file holds one array and the model has the outputs {', '.join(first)}; name a .csv file.")
+        raise GreenedgeError(
+            f"an .npy file holds one array and the model has the outputs {', '.join(first)}; name a .csv file."
+        )
     shape = next(iter(first.values())).shape[1:]
     with write_aside(path) as aside, (_npy if path.suffix == ".npy" else _csv)(aside, total, first) as put:
         put(first)
@@ -85,9 +89,13 @@ def write(path: Path, total: int, parts: Iterator[Outputs]) -> Written:
 
 @contextmanager
 def _npy(path: Path, total: int, first: Outputs):
-    one, = first.values()
+    (one,) = first.values()
     with open(path, "wb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(one.dtype), "fortran_order": False, "shape": (total, *one.shape[1:])}
+        header = {
+            "descr": np.lib.format.dtype_to_descr(one.dtype),
+            "fortran_order": False,
+            "shape": (total, *one.shape[1:]),
+        }
         np.lib.format.write_array_header_1_0(file, header)
         yield lambda part: file.write(np.ascontiguousarray(next(iter(part.values()))).tobytes())
 
@@ -98,4 +106,6 @@ def _csv(path: Path, total: int, first: Outputs):
     names = [f"{name}_{k}" for name, values in first.items() for k in range(int(np.prod(values.shape[1:])))]
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.write(",".join(name.replace(",", "_").replace("\n", "_") for name in names) + "\n")
-        yield lambda part: np.savetxt(file, np.concatenate([v.reshape(len(v), -1) for v in part.values()], axis=1), "%.9g", ",")
+        yield lambda part: np.savetxt(
+            file, np.concatenate([v.reshape(len(v), -1) for v in part.values()], axis=1), "%.9g", ","
+        )

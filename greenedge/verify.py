@@ -328,8 +328,8 @@ def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
     result = {}
     for stage, values in stages.items():
         output = next(iter(run_epilogue(lowered, {edge: values.reshape(-1, *shape)}).values()))
-        if output.ndim == 2 and vectors.labels.shape == (len(vectors.inputs),):
-            result[stage] = float((output.argmax(axis=1) == vectors.labels[:len(output)]).mean())
+        if output.ndim == 2 and vectors.labels.shape == (len(output),):
+            result[stage] = float((output.argmax(axis=1) == vectors.labels).mean())
     return result
 
 

@@ -1,4 +1,6 @@
-"""Five kinds of jets (gluon, light quark, W, Z, top) from 16 substructure observables: the real file, or data made to look like it."""
+"""Five kinds of jets (gluon, light quark, W, Z, top) from 16 substructure observables: the real file, or data made to
+look like it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from greenedge.train import Data, setting
 
 CLASSES = ("g", "q", "w", "z", "t")
 FEATURES = ("zlogz", "c1_b0_mmdt", "c1_b1_mmdt", "c1_b2_mmdt", "c2_b1_mmdt", "c2_b2_mmdt", "d2_b1_mmdt", "d2_b2_mmdt",
-            "d2_a1_b1_mmdt", "d2_a1_b2_mmdt", "m2_b1_mmdt", "m2_b2_mmdt", "n2_b1_mmdt", "n2_b2_mmdt", "mass_mmdt", "multiplicity")
+            "d2_a1_b1_mmdt", "d2_a1_b2_mmdt", "m2_b1_mmdt", "m2_b2_mmdt", "n2_b1_mmdt", "n2_b2_mmdt", "mass_mmdt",
+            "multiplicity")
 _LABEL = "class"
 _MOST_BYTES = 1 << 30  # the real file has about 300 MB
 
@@ -58,7 +61,8 @@ def load_data(settings: DataSettings) -> Data:
                                                         random_state=settings.seed, stratify=y)
     mean, deviation = x_train.mean(axis=0), x_train.std(axis=0)
     deviation[deviation == 0] = 1.0
-    return Data(*(((part - mean) / deviation).astype(np.float32) if part.ndim == 2 else part for part in (x_train, y_train, x_test, y_test)))
+    return Data(*(((part - mean) / deviation).astype(np.float32) if part.ndim == 2 else part
+                  for part in (x_train, y_train, x_test, y_test)))
 
 
 def read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +113,8 @@ def _read_rows(text: io.TextIOBase, path: Path) -> tuple[np.ndarray, np.ndarray]
             values = np.array([float(row[k]) for k in order])
             kind = CLASSES.index(row[label].strip().strip("'\""))
         except (ValueError, IndexError):
-            raise TargetError(f"{path}: row {number} of the data is {','.join(row)[:60]!r}; a jet has {len(FEATURES)} numbers and one of "
+            raise TargetError(f"{path}: row {number} of the data is {','.join(row)[:60]!r}; a jet has {len(FEATURES)} "
+                              f"numbers and one of "
                               f"the classes {', '.join(CLASSES)}.") from None
         if not np.isfinite(values).all():
             raise TargetError(f"{path}: row {number} of the data holds a number that is not finite.")
@@ -139,8 +144,8 @@ def _columns(text: io.TextIOBase, path: Path) -> list[str]:
 
 
 def make_jets(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Look-alikes, no physics: a mass peak, a number of prongs and a number of particles per class, and 16 observables that are
-    noisy, skewed functions of them. W against Z and gluon against quark are hard on purpose."""
+    """Look-alikes, no physics: a mass peak, a number of prongs and a number of particles per class, and 16 observables
+    that are noisy, skewed functions of them. W against Z and gluon against quark are hard on purpose."""
     y = rng.integers(0, len(CLASSES), samples)
     peak, prongs = np.array([0, 0, 80.4, 91.2, 172.8])[y], np.array([1, 1, 2, 2, 3])[y]
     falling = rng.gamma(2.0, np.array([32.0, 24.0, 1, 1, 1])[y])
@@ -166,7 +171,8 @@ def make_model(settings: ModelSettings):
 
     layers, width = OrderedDict(), len(FEATURES)
     for k, hidden in enumerate(settings.hidden, 1):
-        layers |= {f"fc{k}": nn.Linear(width, hidden, bias=False), f"norm{k}": nn.BatchNorm1d(hidden), f"relu{k}": nn.ReLU()}
+        layers |= {f"fc{k}": nn.Linear(width, hidden, bias=False), f"norm{k}": nn.BatchNorm1d(hidden),
+                   f"relu{k}": nn.ReLU()}
         width = hidden
     layers["out"] = nn.Linear(width, len(CLASSES), bias=False)
     return nn.Sequential(layers)

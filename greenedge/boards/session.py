@@ -23,7 +23,6 @@ Tell = Callable[[int, int, str], None]
 _SILENCE_S = (0.15, 10.0)  # the least and the most that a session waits for a byte before it takes answers for lost
 _OPEN_TRIES = 12
 _NEARLY_FULL = (1 << 32) - (1 << 24)  # more than a board counts between two words of an answer
-_WINDOW = 0x8000  # sequence numbers closer than this are distinct
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ def _sample(step: Requantise, layer, operator: str, source):
     weight = _by_channel(layer)
     rows = np.unique(np.linspace(0, len(weight) - 1, CHANNELS).astype(int))
     own = rows if len(step.thresholds) > 1 else np.zeros(1, int)
-    some = replace(step, affine=None, **{name: frozen(getattr(step, name)[own]) for name in ("sign", "thresholds", "x_lo", "x_hi")})
+    some = replace(
+        step, affine=None, **{name: frozen(getattr(step, name)[own]) for name in ("sign", "thresholds", "x_lo", "x_hi")}
+    )
     return scaled(operator, layer.name, some, weight[rows], encode(source.lo, source.hi), encode(step.lo, step.hi))
 
 

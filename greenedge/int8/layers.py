@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from greenedge.graph import Requantise
-from greenedge.int8.arithmetic import ADD_RATIOS, LEAST, MEAN_RATIOS, MOST, mean_emulations
+from greenedge.int8.arithmetic import (
+    ADD_RATIOS,
+    LEAST,
+    MEAN_RATIOS,
+    MOST,
+    mean_emulations,
+)
 from greenedge.int8.certificate import Problem, Solution
 from greenedge.int8.levels import Encoding
 from greenedge.int8.search import solve, solve_output_scale
@@ -39,7 +45,15 @@ class Scaled:
     layer: Layer
 
 
-def scaled(operator: str, name: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding, largest: int = MOST) -> Scaled:
+def scaled(
+    operator: str,
+    name: str,
+    step: Requantise,
+    weight: np.ndarray,
+    source: Encoding,
+    code: Encoding,
+    largest: int = MOST,
+) -> Scaled:
     """Chooses factor, scale and bias of every channel of `operator`, whose weights are (C, fan-in).
 
     `source` and `code` say how its input and output are stored; no stored weight gets above `largest`.
@@ -52,10 +66,17 @@ def scaled(operator: str, name: str, step: Requantise, weight: np.ndarray, sourc
     assert -MOST - 1 <= weight.min(initial=0) and weight.max(initial=0) <= MOST, "a factor leaves int8"
     # The runtime sums w*(stored - zero point) = w*(level - zero level): what the zero level takes away, the bias gives back.
     bias = solution.constant + weight.sum(axis=1) * source.zero_level
-    return Scaled(weight, bias, solution.weight_scale, Layer(name, step.output, operator, solution, problem.x_hi - problem.x_lo + 1))
+    return Scaled(
+        weight,
+        bias,
+        solution.weight_scale,
+        Layer(name, step.output, operator, solution, problem.x_hi - problem.x_lo + 1),
+    )
 
 
-def _problem(operator: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding, largest: int) -> Problem:
+def _problem(
+    operator: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding, largest: int
+) -> Problem:
     """`weight` is (C, fan-in), its sign changed where the step function falls."""
     channels = len(weight)
     x_lo, x_hi = (np.broadcast_to(end, (channels,)) for end in reach(step))
@@ -64,8 +85,19 @@ def _problem(operator: str, step: Requantise, weight: np.ndarray, source: Encodi
     furthest = np.maximum(np.maximum(np.abs(x_lo), np.abs(x_hi)), 1)
     room = np.minimum(_EXACT_FLOAT // furthest, INT32 // 2 // (WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
     factor = np.maximum(1, np.minimum(largest // np.maximum(np.abs(weight).max(axis=1, initial=1), 1), room))
-    return Problem(operator, thresholds, x_lo, x_hi, np.where(varies, factor, 0), step.lo, code.zero_level, code.zero_point,
-                   code.bounds, source.scale, code.scale)
+    return Problem(
+        operator,
+        thresholds,
+        x_lo,
+        x_hi,
+        np.where(varies, factor, 0),
+        step.lo,
+        code.zero_level,
+        code.zero_point,
+        code.bounds,
+        source.scale,
+        code.scale,
+    )
 
 
 def added(name: str, step: Requantise, source: Encoding, code: Encoding) -> tuple[Encoding, Layer] | None:
@@ -75,21 +107,60 @@ def added(name: str, step: Requantise, source: Encoding, code: Encoding) -> tupl
     return _weightless("ADD", name, step, source, code, zero, -zero, 1, ADD_RATIOS, code.bounds, all_sets=True)
 
 
-def averaged(name: str, step: Requantise, source: Encoding, code: Encoding, count: int) -> tuple[Encoding, Layer] | None:
-    """The mean of `count` values by the runtime's own operator, as `added`, but exact on the first kernel set alone is enough: what
-    there is instead, a kernel full of ones, takes a quarter of a small network's bytes and time. It has no clamp but int8's own."""
+def averaged(
+    name: str, step: Requantise, source: Encoding, code: Encoding, count: int, all_sets: bool
+) -> tuple[Encoding, Layer] | None:
+    """The mean of `count` values by the runtime's own operator, as `added`, but exact on the first kernel set is enough unless `all_sets`:
+    what there is instead, a kernel full of ones, takes a quarter of a small network's bytes and time. It has no clamp but int8's own."""
     own = mean_emulations(count, source.zero_point, code.zero_point)
-    return _weightless("MEAN", name, step, source, code, count * source.zero_level, count * source.offset, count, MEAN_RATIOS, (LEAST, MOST), all_sets=False, own=own)
+    return _weightless(
+        "MEAN",
+        name,
+        step,
+        source,
+        code,
+        count * source.zero_level,
+        count * source.offset,
+        count,
+        MEAN_RATIOS,
+        (LEAST, MOST),
+        all_sets,
+        own,
+    )
 
 
-def _weightless(operator: str, name: str, step: Requantise, source: Encoding, code: Encoding, zero: int, constant: int, divisor: int, ratios,
-                bounds: tuple[int, int], all_sets: bool, own=None) -> tuple[Encoding, Layer] | None:
+def _weightless(
+    operator: str,
+    name: str,
+    step: Requantise,
+    source: Encoding,
+    code: Encoding,
+    zero: int,
+    constant: int,
+    divisor: int,
+    ratios,
+    bounds: tuple[int, int],
+    all_sets: bool,
+    own=None,
+) -> tuple[Encoding, Layer] | None:
     """Only the scale of the output is free; a clamp that depends on that scale leaves no freedom."""
     if code.activation not in ("NONE", "RELU") or len(step.thresholds) > 1 or step.sign[0] < 0:
         return None
     low, high = reach(step)
-    problem = Problem(operator, step.thresholds, low, high, np.ones(1, np.int64), step.lo, code.zero_level, code.zero_point, bounds,
-                      source.scale, code.scale, own)
+    problem = Problem(
+        operator,
+        step.thresholds,
+        low,
+        high,
+        np.ones(1, np.int64),
+        step.lo,
+        code.zero_level,
+        code.zero_point,
+        bounds,
+        source.scale,
+        code.scale,
+        own,
+    )
     found = solve_output_scale(problem, zero, constant, divisor, ratios, all_sets)
     if found is None:
         return None

@@ -25,28 +25,51 @@ def storage(graph: Graph, op: Op) -> list[Reason]:
     readers = [r for r in graph.consumers(op.output) if not isinstance(r, Requantise)]
     found = []
     if readers:
-        found.append(Reason(op.name, "unsupported-graph", f"its accumulators are read by {', '.join(r.name for r in readers)}",
-                            "a quantiser must follow every layer", "put a QuantIdentity(bit_width=8) after it"))
+        found.append(
+            Reason(
+                op.name,
+                "unsupported-graph",
+                f"its accumulators are read by {', '.join(r.name for r in readers)}",
+                "a quantiser must follow every layer",
+                "put a QuantIdentity(bit_width=8) after it",
+            )
+        )
     if op.output in graph.outputs:
-        found.append(Reason(op.name, "too-wide", f"an output of {edge.bits}-bit accumulators",
-                            "the output of an int8 file has 8 bits", "put a QuantIdentity(bit_width=8) on the model's output"))
+        found.append(
+            Reason(
+                op.name,
+                "too-wide",
+                f"an output of {edge.bits}-bit accumulators",
+                "the output of an int8 file has 8 bits",
+                "put a QuantIdentity(bit_width=8) on the model's output",
+            )
+        )
     return found
 
 
-def weights(op, runtime: str) -> list[Reason]:
-    """Weights and sums must fit int8 and int32."""
+def weights(graph: Graph, op, runtime: str) -> list[Reason]:
+    """Weights and sums must fit int8 and int32; a step function that falls changes the sign of its channel's weights."""
     found = []
-    top = int(np.abs(op.weight).max(initial=0))
-    if op.weight.min(initial=0) < LEAST or op.weight.max(initial=0) > MOST:
-        found.append(Reason(op.name, "too-wide", f"a weight of {top}", "int8 weights lie in -127…127",
+    falls = any(isinstance(r, Requantise) and (r.sign < 0).any() for r in graph.consumers(op.output))
+    low, high = int(op.weight.min(initial=0)), int(op.weight.max(initial=0))
+    if low < LEAST + falls or high > MOST:
+        worst = -low if falls else low if -low > high else high
+        found.append(Reason(op.name, "too-wide", f"a weight of {worst}", "int8 weights lie in -127…127",
                             "use narrow-range weights of at most 8 bits"))
     axes = tuple(range(op.weight.ndim - 1)) if isinstance(op, Dense) else tuple(range(1, op.weight.ndim))
     if isinstance(op, ConvTranspose):
         axes = (0, *range(2, op.weight.ndim))
     largest = WIDEST_INPUT * int(np.abs(op.weight).sum(axis=axes).max(initial=0))
     if 2 * largest >= INT32:
-        found.append(Reason(op.name, "too-wide", f"sums of up to {largest:,}", f"{runtime} adds up in 32 bits, with room for a bias",
-                            "use fewer inputs or narrower weights"))
+        found.append(
+            Reason(
+                op.name,
+                "too-wide",
+                f"sums of up to {largest:,}",
+                f"{runtime} adds up in 32 bits, with room for a bias",
+                "use fewer inputs or narrower weights",
+            )
+        )
     return found
 
 
@@ -55,16 +78,38 @@ def pad_level(graph: Graph, op: Op, level: int) -> list[Reason]:
     edge = graph.edges[op.inputs[0]]
     if edge.hi - edge.lo > LEVELS or edge.lo <= level <= edge.hi:
         return []
-    return [Reason(op.name, "unsupported-op", f"padding with {level}", f"its input has the levels {edge.lo}…{edge.hi}",
-                   "pad with a level of the quantiser")]
+    return [
+        Reason(
+            op.name,
+            "unsupported-op",
+            f"padding with {level}",
+            f"its input has the levels {edge.lo}…{edge.hi}",
+            "pad with a level of the quantiser",
+        )
+    ]
 
 
 def steps(op: Requantise, runtime: str) -> list[Reason]:
     """Every step function must be a line, rounded once."""
     if op.thresholds is None:
-        return [Reason(op.name, "not-monotone", "a function that rises and falls", f"{runtime} multiplies and rounds", "use a ReLU")]
+        return [
+            Reason(
+                op.name,
+                "not-monotone",
+                "a function that rises and falls",
+                f"{runtime} multiplies and rounds",
+                "use a ReLU",
+            )
+        ]
     if is_straight(op):
         return []
     furthest = off_line(op.thresholds, *reach(op)).max()
-    return [Reason(op.name, "not-affine", f"steps up to {max(furthest, 0.1):.1f} accumulators off every straight line",
-                   f"{runtime} multiplies and rounds once", "use a ReLU and a single quantiser behind it")]
+    return [
+        Reason(
+            op.name,
+            "not-affine",
+            f"steps up to {max(furthest, 0.1):.1f} accumulators off every straight line",
+            f"{runtime} multiplies and rounds once",
+            "use a ReLU and a single quantiser behind it",
+        )
+    ]

@@ -18,7 +18,13 @@ import numpy as np
 
 from greenedge.graph import Requantise
 from greenedge.int8.arithmetic import SCALE_LIMIT
-from greenedge.int8.certificate import Problem, Solution, count_differing, judge, wrong_points
+from greenedge.int8.certificate import (
+    Problem,
+    Solution,
+    count_differing,
+    judge,
+    wrong_points,
+)
 from greenedge.int8.steps import reach
 
 _BLOCK = 1 << 21  # elements of one intermediate array

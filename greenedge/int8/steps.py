@@ -1,6 +1,6 @@
 """The integer graph made fit for runtimes that multiply and round once, right behind every sum. Each pass keeps all outputs.
 
-    graph = prepared(graph)
+graph = prepared(graph)
 """
 
 from __future__ import annotations
@@ -9,7 +9,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from greenedge.graph import Add, Conv, ConvTranspose, Dense, Edge, Graph, MaxPool, Op, Requantise, Reshape, SumPool, Transpose, Upsample, frozen
+from greenedge.graph import (
+    Add,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Edge,
+    Graph,
+    MaxPool,
+    Op,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+    frozen,
+)
 
 SUMS = (Dense, Conv, ConvTranspose, SumPool, Add)  # operations whose results are accumulators
 STRAIGHT = 2e-6  # accumulators: what float64 makes of 0 for the largest accumulators
@@ -41,7 +56,12 @@ def quantise_early(graph: Graph) -> Graph:
 def _early_axis(graph: Graph, step: Requantise) -> int | None:
     """The axis the step function has in front of the operation before it; None where the two cannot change places."""
     move = graph.producer(step.inputs[0])
-    if step.thresholds is None or move.output in graph.outputs or len(graph.consumers(move.output)) > 1 or not _of_a_sum(graph, move):
+    if (
+        step.thresholds is None
+        or move.output in graph.outputs
+        or len(graph.consumers(move.output)) > 1
+        or not _of_a_sum(graph, move)
+    ):
         return None
     shape, wanted = graph.edges[move.inputs[0]].shape, graph.edges[move.output].shape
     if isinstance(move, MaxPool):
@@ -52,7 +72,7 @@ def _early_axis(graph: Graph, step: Requantise) -> int | None:
         return move.perm[step.axis]
     if isinstance(move, Upsample):
         return step.axis if move.factors[step.axis] == 1 else None
-    before, size = int(np.prod(wanted[:step.axis])), wanted[step.axis]
+    before, size = int(np.prod(wanted[: step.axis])), wanted[step.axis]
     return next((a for a, n in enumerate(shape) if n == size and int(np.prod(shape[:a])) == before), None)
 
 
@@ -96,7 +116,7 @@ def _clamped(step: Requantise) -> Requantise:
     low, high = reach(step)
     least = step.lo + int((step.thresholds <= low[:, None]).sum(axis=1).min())
     most = step.lo + int((step.thresholds <= high[:, None]).sum(axis=1).max())
-    some = replace(step, lo=least, hi=most, thresholds=frozen(step.thresholds[:, least - step.lo:most - step.lo]))
+    some = replace(step, lo=least, hi=most, thresholds=frozen(step.thresholds[:, least - step.lo : most - step.lo]))
     return some if least < most and is_straight(some) else step
 
 
@@ -137,8 +157,20 @@ def off_line(thresholds: np.ndarray, x_lo: np.ndarray, x_hi: np.ndarray) -> np.n
 def identity(edge: Edge, output: str) -> Requantise:
     """The quantiser that changes nothing."""
     steps = frozen([np.arange(edge.lo + 1, edge.hi + 1)])
-    return Requantise(f"{edge.name}/stored", (edge.name,), output, 0, edge.lo, edge.hi, frozen([1]), steps, None, None,
-                      frozen([edge.lo]), frozen([edge.hi]))
+    return Requantise(
+        f"{edge.name}/stored",
+        (edge.name,),
+        output,
+        0,
+        edge.lo,
+        edge.hi,
+        frozen([1]),
+        steps,
+        None,
+        None,
+        frozen([edge.lo]),
+        frozen([edge.hi]),
+    )
 
 
 PASSES = (quantise_early, clamp_at_reached)

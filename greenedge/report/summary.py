@@ -106,7 +106,12 @@ def _built(run: Path, manifest: Manifest) -> dict:
     record, backend = manifest.stages.get("build"), manifest.about.get("backend")
     if record is None or record.status != "done" or backend not in BACKENDS:
         return {}
-    return load_backend(backend).report(inside(run, "4-build"))
+    folder = inside(run, "4-build")
+    try:
+        return load_backend(backend).report(folder)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:  # records of another shape than ours
+        raise GreenedgeError(f"{folder} has records that are damaged or of another greenedge ({type(error).__name__}: {error}); "
+                             "run the build stage again.") from None
 
 
 def _tools(manifest: Manifest, built: dict) -> dict[str, str]:

@@ -54,9 +54,10 @@ module ge_mvu #(
     logic [SW-1:0]              ws;
     logic [BW-1:0]              wbank;
     logic [$clog2(BANKS+1)-1:0] held;                            // banks that may not be written yet
+    logic                       full;                            // held == BANKS, from a register: the writers wait for it
     logic                       beat, received, released;
 
-    assign s_tready = (held != BANKS);
+    assign s_tready = !full;
     assign beat     = s_tvalid && s_tready;
     assign received = beat && (ws == SW'(SF - 1));
 
@@ -69,10 +70,14 @@ module ge_mvu #(
             ws    <= '0;
             wbank <= '0;
             held  <= '0;
+            full  <= 1'b0;
         end else begin
             if (beat) ws <= received ? '0 : ws + 1'b1;
             if (received) wbank <= wbank + 1'b1;
-            if (received != released) held <= received ? held + 1'b1 : held - 1'b1;
+            if (received != released) begin
+                held <= received ? held + 1'b1 : held - 1'b1;
+                full <= received && (held == BANKS - 1);
+            end
         end
     end
 

@@ -44,7 +44,8 @@ module ge_pool #(
     logic [PE*OB-1:0] so_far, now, result, word;
     for (genvar p = 0; p < PE; p++) begin : lane
         ge_accumulate #(.BITS(BITS), .SGN(SGN), .OB(OB), .MAX(MAX)) step (
-            .x(s_tdata[p*BITS +: BITS]), .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]), .result(result[p*OB +: OB]));
+            .x(s_tdata[p*BITS +: BITS]), .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]),
+            .result(result[p*OB +: OB]));
     end
     always_ff @(posedge clk) begin
         if (rst || (beat && last)) so_far <= '0;

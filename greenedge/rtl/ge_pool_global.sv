@@ -51,7 +51,8 @@ module ge_pool_global #(
     logic [PE*OB-1:0] so_far, now, result, word;
     for (genvar p = 0; p < PE; p++) begin : lane
         ge_accumulate #(.BITS(BITS), .SGN(SGN), .OB(OB), .MAX(MAX)) step (
-            .x(s_tdata[p*BITS +: BITS]), .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]), .result(result[p*OB +: OB]));
+            .x(s_tdata[p*BITS +: BITS]), .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]),
+            .result(result[p*OB +: OB]));
     end
     always_ff @(posedge clk) begin
         if (!m_tvalid || m_tready) word <= result;

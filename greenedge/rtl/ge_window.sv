@@ -89,8 +89,8 @@ module ge_window #(
         return a > b ? a : b;
     endfunction
 
-    // the largest sum of consecutive steps, where a sample is OH rows of OW - 1 steps `column`, with `row` between them,
-    // and `sample` follows; at least 0
+    // the largest sum of consecutive steps, at least 0: a sample is OH rows of OW - 1 steps `column`, with `row` between
+    // them, and `sample` follows
     function automatic int reach(int column, int row, int sample);
         int part, rows, ends;
         part  = max(0, (OW - 1)*column);                         // within a row
@@ -200,8 +200,9 @@ module ge_window #(
     assign last   = last0 && last1 && last2;
     assign go     = run && open;
     assign take   = complete && (!run || (go && last));
-    assign in_image = !PADS || (y < YW'(H) && x < XW'(W));       // unsigned: above and left of the image are large numbers
-    assign ra_step  = !last0 ? AW'(modulo(A0)) : !last1 ? AW'(modulo(A1 - (N0-1)*A0)) : AW'(modulo(A2 - (N1-1)*A1 - (N0-1)*A0));
+    assign in_image = !PADS || (y < YW'(H) && x < XW'(W));       // above and left of it: large numbers
+    assign ra_step  = !last0 ? AW'(modulo(A0)) : !last1 ? AW'(modulo(A1 - (N0-1)*A0))
+                                                        : AW'(modulo(A2 - (N1-1)*A1 - (N0-1)*A0));
     ge_ring_add #(.DEPTH(DEPTH)) ra_add (.a(ra), .step(ra_step), .y(next_ra));
     assign credit_next = credit + freed - go;
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.errors import ToolError, TargetError
+from greenedge.errors import TargetError, ToolError
 from greenedge.graph import Graph
 from greenedge.target import nearest
 
@@ -85,10 +85,14 @@ def workload(runtime: Runtime, levels: np.ndarray, accuracy: float | None = None
     """One call on `levels` as a workload of the energy harness."""
     from greenedge.energy.workloads import CallableWorkload
 
-    return CallableWorkload(runtime.prepare(levels), f"{runtime.name} on {runtime.device}", len(levels), accuracy, runtime.synchronise)
+    return CallableWorkload(
+        runtime.prepare(levels), f"{runtime.name} on {runtime.device}", len(levels), accuracy, runtime.synchronise
+    )
 
 
 def _module(name: str):
     if name not in RUNTIMES:
-        raise TargetError(f"there is no runtime {name!r}{nearest(name, RUNTIMES)}; runtimes are: {', '.join(RUNTIMES)}.")
+        raise TargetError(
+            f"there is no runtime {name!r}{nearest(name, RUNTIMES)}; runtimes are: {', '.join(RUNTIMES)}."
+        )
     return importlib.import_module(RUNTIMES[name])

@@ -11,8 +11,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool,
-                             Transpose, Upsample)
+from greenedge.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+)
 from greenedge.int8.search import line
 from greenedge.int8.steps import SUMS, identity, prepared
 
@@ -56,8 +72,12 @@ def float_model(graph: Graph):
     for edge in outputs:
         file.node("Mul", [_name(edge), file.constant(f"{edge}/step", 1 / file.scale[edge])], edge)
     value = lambda edge: helper.make_tensor_value_info(edge, TensorProto.FLOAT, ["N", *graph.edges[edge].shape])
-    body = helper.make_graph(file.nodes, graph.name, list(map(value, graph.inputs)), list(map(value, outputs)), file.constants)
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8, producer_name="greenedge")
+    body = helper.make_graph(
+        file.nodes, graph.name, list(map(value, graph.inputs)), list(map(value, outputs)), file.constants
+    )
+    return helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8, producer_name="greenedge"
+    )
 
 
 def _name(edge: str) -> str:
@@ -82,7 +102,9 @@ def _emit(file: _File, op: Op) -> None:
 
 
 def _read_as_it_is(graph: Graph, op: Op) -> bool:
-    return op.output in graph.outputs or any(not isinstance(reader, Requantise) for reader in graph.consumers(op.output))
+    return op.output in graph.outputs or any(
+        not isinstance(reader, Requantise) for reader in graph.consumers(op.output)
+    )
 
 
 def _layer(file: _File, op: Op | None, step: Requantise | None) -> None:
@@ -128,15 +150,28 @@ def _conv(file: _File, op: Conv | ConvTranspose, slope, offset, written: str) ->
             source = _padded(file, source, pads, op.pad_value * file.scale[op.inputs[0]], f"{written}/padded")
             pads = (0,) * len(pads)
     bias = file.constant(f"{written}/bias", np.broadcast_to(offset, (channels,)))
-    file.node("ConvTranspose" if turned else "Conv", [source, file.constant(f"{written}/weight", weight), bias], written,
-              strides=list(op.strides), pads=list(pads), dilations=list(op.dilations), group=op.groups, kernel_shape=list(op.weight.shape[2:]), **more)
+    file.node(
+        "ConvTranspose" if turned else "Conv",
+        [source, file.constant(f"{written}/weight", weight), bias],
+        written,
+        strides=list(op.strides),
+        pads=list(pads),
+        dilations=list(op.dilations),
+        group=op.groups,
+        kernel_shape=list(op.weight.shape[2:]),
+        **more,
+    )
 
 
 def _padded(file: _File, source: str, pads, value: float, output: str, rank: int | None = None) -> str:
     n = len(pads) // 2
     rank = rank or n + 2
     whole = [*[0] * (rank - n), *pads[:n], *[0] * (rank - n), *pads[n:]]
-    return file.node("Pad", [source, file.constant(f"{output}/pads", whole, np.int64), file.constant(f"{output}/level", value)], output)
+    return file.node(
+        "Pad",
+        [source, file.constant(f"{output}/pads", whole, np.int64), file.constant(f"{output}/level", value)],
+        output,
+    )
 
 
 def _scaled_sum(file: _File, op: Op | None, step: Requantise, slope, offset, written: str) -> None:
@@ -144,7 +179,10 @@ def _scaled_sum(file: _File, op: Op | None, step: Requantise, slope, offset, wri
     sources = op.inputs if op is not None else step.inputs
     scale = file.scale[sources[0]]
     if isinstance(op, Add):
-        parts = [_weighted(file, edge, m * scale / file.scale[edge], f"{written}/part{k}") for k, (edge, m) in enumerate(zip(sources, op.multipliers))]
+        parts = [
+            _weighted(file, edge, m * scale / file.scale[edge], f"{written}/part{k}")
+            for k, (edge, m) in enumerate(zip(sources, op.multipliers))
+        ]
         total = parts[0]
         for k, part in enumerate(parts[1:]):
             total = file.node("Add", [total, part], f"{written}/sum{k}")
@@ -156,21 +194,36 @@ def _scaled_sum(file: _File, op: Op | None, step: Requantise, slope, offset, wri
         else:
             source, pads = _name(sources[0]), op.pads
             if any(pads) and op.pad_value:
-                source, pads = _padded(file, source, pads, op.pad_value * file.scale[sources[0]], f"{written}/padded"), (0,) * len(op.pads)
-            file.node("AveragePool", [source], total, kernel_shape=list(op.kernel), strides=list(op.strides), pads=list(pads), count_include_pad=1)
+                source, pads = (
+                    _padded(file, source, pads, op.pad_value * file.scale[sources[0]], f"{written}/padded"),
+                    (0,) * len(op.pads),
+                )
+            file.node(
+                "AveragePool",
+                [source],
+                total,
+                kernel_shape=list(op.kernel),
+                strides=list(op.strides),
+                pads=list(pads),
+                count_include_pad=1,
+            )
     else:
         total = _name(sources[0])
     shape = [1] * (len(file.graph.edges[sources[0]].shape) + 1)
     shape[step.axis + 1] = -1
     one = np.ptp(slope) <= _CLOSE * np.abs(slope).max() and slope[0] > 0
     if not one:
-        total = file.node("Mul", [total, file.constant(f"{written}/slope", (slope / scale).reshape(shape))], f"{written}/scaled")
+        total = file.node(
+            "Mul", [total, file.constant(f"{written}/slope", (slope / scale).reshape(shape))], f"{written}/scaled"
+        )
     file.scale["/next"] = scale / float(slope[0]) if one else 1.0
     small = np.abs(offset).max() < 1e-6 * max(1, step.hi - step.lo)
     if small:
         file.node("Identity", [total], written)
     else:
-        file.node("Add", [total, file.constant(f"{written}/offset", (offset * file.scale["/next"]).reshape(shape))], written)
+        file.node(
+            "Add", [total, file.constant(f"{written}/offset", (offset * file.scale["/next"]).reshape(shape))], written
+        )
 
 
 def _weighted(file: _File, edge: str, factor: float, output: str) -> str:
@@ -186,7 +239,15 @@ def _move(file: _File, op: Op) -> None:
     shape, target = graph.edges[op.inputs[0]].shape, graph.edges[op.output].shape
     if isinstance(op, MaxPool):
         more = {"dilations": list(op.dilations)} if op.dilations else {}
-        file.node("MaxPool", [source], output, kernel_shape=list(op.kernel), strides=list(op.strides), pads=list(op.pads), **more)
+        file.node(
+            "MaxPool",
+            [source],
+            output,
+            kernel_shape=list(op.kernel),
+            strides=list(op.strides),
+            pads=list(op.pads),
+            **more,
+        )
     elif isinstance(op, Reshape):
         file.node("Reshape", [source, file.constant(f"{output}/shape", [0, *op.shape], np.int64)], output)
     elif isinstance(op, Transpose):
@@ -196,7 +257,9 @@ def _move(file: _File, op: Op) -> None:
     elif isinstance(op, Upsample):
         apart = [v for size in shape for v in (size, 1)]
         wide = [v for size, factor in zip(shape, op.factors) for v in (size, factor)]
-        tensor = file.node("Reshape", [source, file.constant(f"{output}/apart", [0, *apart], np.int64)], f"{output}/apart_")
+        tensor = file.node(
+            "Reshape", [source, file.constant(f"{output}/apart", [0, *apart], np.int64)], f"{output}/apart_"
+        )
         tensor = file.node("Expand", [tensor, file.constant(f"{output}/wide", [1, *wide], np.int64)], f"{output}/wide_")
         file.node("Reshape", [tensor, file.constant(f"{output}/shape", [0, *target], np.int64)], output)
     elif isinstance(op, DepthToSpace):
@@ -204,5 +267,7 @@ def _move(file: _File, op: Op) -> None:
     else:
         assert isinstance(op, Concat), op
         scale = file.scale[op.inputs[0]]
-        parts = [_weighted(file, edge, scale / file.scale[edge], f"{output}/part{k}") for k, edge in enumerate(op.inputs)]
+        parts = [
+            _weighted(file, edge, scale / file.scale[edge], f"{output}/part{k}") for k, edge in enumerate(op.inputs)
+        ]
         file.node("Concat", parts, output, axis=op.axis + 1)

@@ -46,13 +46,15 @@ def _spread(values: np.ndarray) -> Spread:
     return Spread(float(median), float(low), float(high))
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int = 50, clock: Callable[[], float] = time.perf_counter) -> Timings:
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], rounds: int = 50, clock: Callable[[], float] = time.perf_counter
+) -> Timings:
     """Times every call once a round, in an order that turns by one each round. What a call starts it must have ended."""
     names = list(calls)
     count = {name: _calls_per_slice(call, clock) for name, call in calls.items()}
     seconds = {name: np.empty(rounds) for name in names}
     for k in range(rounds):
-        for name in names[k % len(names):] + names[:k % len(names)]:
+        for name in names[k % len(names) :] + names[: k % len(names)]:
             seconds[name][k] = _median_of(calls[name], count[name], clock)
     return Timings(seconds)
 

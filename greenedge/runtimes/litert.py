@@ -25,7 +25,11 @@ def probe(name: str) -> Found:
     interpreter down with it."""
     package = "tflite-runtime" if name == "tflite-runtime" else "ai-edge-litert"
     version, reason = _probed(package)
-    cure = "pip install ai-edge-litert" if package == "ai-edge-litert" else 'an environment of its own with "tflite-runtime" and "numpy<2"'
+    cure = (
+        "pip install ai-edge-litert"
+        if package == "ai-edge-litert"
+        else 'an environment of its own with "tflite-runtime" and "numpy<2"'
+    )
     return Found(name, version, reason, "" if version else cure)
 
 
@@ -33,7 +37,9 @@ def probe(name: str) -> Found:
 def _probed(package: str) -> tuple[str | None, str]:
     argv = [sys.executable, worker.__file__, "--probe", _MODULES[package]]
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_PROBE_S)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_PROBE_S
+        )
     except subprocess.TimeoutExpired:
         return None, f"it did not answer within {_PROBE_S} s"
     lines = [line for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines() if line.strip()]
@@ -74,7 +80,7 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
         def call() -> None:
             for k in range(len(fed[0])):
                 for place, x in zip(places, fed):
-                    interpreter.set_tensor(place, x[k:k + 1])
+                    interpreter.set_tensor(place, x[k : k + 1])
                 interpreter.invoke()
 
         return call

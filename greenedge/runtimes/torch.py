@@ -49,7 +49,15 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
         return call
 
     title = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    return Runtime(name, metadata.version("torch"), title, False, run, prepare, torch.cuda.synchronize if device == "cuda" else None)
+    return Runtime(
+        name,
+        metadata.version("torch"),
+        title,
+        False,
+        run,
+        prepare,
+        torch.cuda.synchronize if device == "cuda" else None,
+    )
 
 
 def module_of(model):
@@ -58,8 +66,15 @@ def module_of(model):
     from onnx import helper, numpy_helper
 
     held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    steps = [(_OPS[node.op_type], {a.name: helper.get_attribute_value(a) for a in node.attribute}, list(node.input), node.output[0])
-             for node in model.graph.node]
+    steps = [
+        (
+            _OPS[node.op_type],
+            {a.name: helper.get_attribute_value(a) for a in node.attribute},
+            list(node.input),
+            node.output[0],
+        )
+        for node in model.graph.node
+    ]
     first, outputs = model.graph.input[0].name, [value.name for value in model.graph.output]
 
     class Network(torch.nn.Module):
@@ -117,20 +132,24 @@ def _conv_transpose(torch, a, x, w, b):
 def _max_pool(torch, a, x):
     x, padding = _even(torch, x, a, float("-inf"))
     n = len(a["kernel_shape"])
-    return getattr(torch.nn.functional, f"max_pool{n}d")(x, a["kernel_shape"], a["strides"], padding, a.get("dilations", [1] * n))
+    return getattr(torch.nn.functional, f"max_pool{n}d")(
+        x, a["kernel_shape"], a["strides"], padding, a.get("dilations", [1] * n)
+    )
 
 
 def _average_pool(torch, a, x):
     x, padding = _even(torch, x, a)
-    return getattr(torch.nn.functional, f"avg_pool{len(a['kernel_shape'])}d")(x, a["kernel_shape"], a["strides"], padding)
+    return getattr(torch.nn.functional, f"avg_pool{len(a['kernel_shape'])}d")(
+        x, a["kernel_shape"], a["strides"], padding
+    )
 
 
 def _depth_to_space(torch, a, x):
     n, c, h, w = x.shape
     b = a["blocksize"]
     if a["mode"] == b"DCR":
-        return x.reshape(n, b, b, c // b ** 2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // b ** 2, h * b, w * b)
-    return x.reshape(n, c // b ** 2, b, b, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // b ** 2, h * b, w * b)
+        return x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // b**2, h * b, w * b)
+    return x.reshape(n, c // b**2, b, b, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // b**2, h * b, w * b)
 
 
 _OPS = {

@@ -25,7 +25,7 @@ Requests and their answers, in the order in which they were received:
 
 An answer carries its request's sequence number. After a reset a board answers DATA and LOOP with ERROR "not open" until
 it is opened: what was under way is lost, and the host knows. OPEN is a barrier: the host discards everything before the
-OPENED with its nonce.
+OPENED with its nonce, and the board breaks off what is under way, a LOOP of any length included.
 
 Credits. A request takes HEADER + length bytes of the board's buffer until it has been fed to the core. The host keeps the
 sum over its unanswered requests within the register CREDIT; an answer gives its request's bytes back. A host that has

@@ -30,7 +30,10 @@ def timing(report: Mapping, clock_hz: float) -> dict:
     core = max((endpoint["delay"][-1] for net in report.get("detailed_net_timings", ()) if "<async>" not in net.get("event", "")
                 for endpoint in net["endpoints"] if endpoint["cell"].startswith(_CORE) and "<async>" not in endpoint["event"]),
                default=None)
-    return {"clock_hz": clock_hz, "fmax_hz": min(found, default=None), "core_fmax_hz": 1 / (core * _NS) if core else None,
+    fmax_hz = min(found, default=None)
+    # the longest path of all may end in the core, and the two figures are rounded otherwise
+    core_hz = max(1 / (core * _NS), fmax_hz or 0.0) if core else None
+    return {"clock_hz": clock_hz, "fmax_hz": fmax_hz, "core_fmax_hz": core_hz,
             "from": worst and place(worst["path"][0]["from"]["cell"]), "to": worst and place(worst["path"][-1]["to"]["cell"])}
 
 

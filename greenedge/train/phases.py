@@ -65,9 +65,10 @@ class Work:
 
     def trained(self, name: str, model, x, y, epochs: int, **more) -> Ledger:
         """Trains a network of a phase in place, with a checkpoint of its own; without early stopping."""
-        settings = replace(
-            self.recipe.train, epochs=epochs, validation=0.0, patience=0, seed=self.recipe.train.seed + _SEEDS[name]
-        )
+        seed = self.recipe.train.seed + _SEEDS[name]
+        settings = replace(self.recipe.train, epochs=epochs, validation=0.0, patience=0, seed=seed)
+        if name == "teacher":  # smoothed labels wipe out what a teacher knows of alike classes (Müller et al., 2019)
+            settings = replace(settings, label_smoothing=0.0)
         job = self.job(checkpoint=self.folder / _CHECKPOINT.format(name), **more)
         return fit(model, x, y, settings, job, self.told(name)).ledger
 

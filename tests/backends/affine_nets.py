@@ -11,13 +11,16 @@ from tests.backends.graphs import Sketch
 
 def with_affine(graph: Graph) -> Graph:
     """The same graph; its rising steps get the multiply, add and shift that the lowering would find."""
-    return Graph(graph.name, tuple(_fitted(op) if isinstance(op, Requantise) else op for op in graph.ops), graph.edges, graph.outputs)
+    return Graph(graph.name, tuple(_fitted(op) if isinstance(op, Requantise) else op for op in graph.ops), graph.edges,
+                 graph.outputs)
 
 
 def _fitted(op: Requantise) -> Requantise:
     found = fit_affine(op.thresholds, op.lo, op.hi, op.x_lo, op.x_hi)
     assert found is not None, op.name
-    return dataclasses.replace(op, affine=dataclasses.replace(found, m=frozen(found.m), b=frozen(found.b), s=frozen(found.s)))
+    return dataclasses.replace(op,
+                               affine=dataclasses.replace(found, m=frozen(found.m), b=frozen(found.b),
+                                                          s=frozen(found.s)))
 
 
 def vectors(rng):
@@ -28,7 +31,9 @@ def vectors(rng):
 
 
 def residual(rng):
-    """A strided convolution, a depthwise one beside it, their sum, a padded max pool, a dilated convolution, sums, a dense layer."""
+    """A strided convolution, a depthwise one beside it, their sum, a padded max pool, a dilated convolution, sums, a
+    dense layer.
+    """
     sketch = Sketch(rng, (2, 7, 7))
     a = sketch.step(sketch.conv("x", 4, (3, 3), strides=(2, 2), pads=(1, 1, 1, 1)))
     b = sketch.step(sketch.conv(a, 4, (3, 3), pads=(1, 1, 1, 1), groups=4), "s4")

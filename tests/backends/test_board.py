@@ -76,6 +76,20 @@ def test_a_loop_computes_without_the_line(board, rng):
         assert status["interval"] == 32  # 20 cycles of pause and 12 of work
 
 
+def test_nothing_keeps_an_open_waiting(board, rng):
+    """A host that has died within a loop leaves a board that answers the next one."""
+    inputs, outputs = packed(rng, 40)
+    with connected(board) as session:
+        for _ in range(3):
+            session._send(protocol.LOOP, (2 ** 31).to_bytes(4, "little") + inputs[0])
+            session._send(protocol.LOOP, (2 ** 31).to_bytes(4, "little") + inputs[1])
+            session._send(protocol.DATA, inputs[2])
+            session._send(protocol.READ, bytes((0, 32)))
+            session.open()
+            session._send(protocol.OPEN, b"odd")  # refused, and no reason to break anything off
+            assert session.infer(inputs) == outputs and session.status()["samples_out"] == 40
+
+
 def test_the_marker_counts_its_edges(board):
     with connected(board) as session:
         assert [session.mark(level) for level in (True, True, False, True)] == [1, 1, 2, 3]

@@ -1,4 +1,6 @@
-"""The unrolled network: its Verilog gives the graph's integers, a sample a cycle, also when the streams around it pause."""
+"""The unrolled network: its Verilog gives the graph's integers, a sample a cycle, also when the streams around it
+pause.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ class TestOneCore:
         for stall in (Stall(3, 128, 0), Stall(4, 0, 128), Stall(5, 200, 200)):
             assert np.array_equal(run(folder, x, stall, lambda line: None).values[graph.outputs[0]], expected)
         simulated, trace = (json.loads((folder / name).read_text()) for name in ("simulation.json", "trace.json"))
-        assert simulated["interval_cycles"] == 1.0 and trace["latency"] == trace["stages"] + 1 <= simulated["latency_cycles"]
+        assert simulated["interval_cycles"] == 1.0
+        assert trace["latency"] == trace["stages"] + 1 <= simulated["latency_cycles"]
         assert trace["adders"] > 0 and trace["seconds"] > 0
 
     def test_a_changed_constant_is_seen(self, core, tmp_path):
@@ -63,7 +66,8 @@ class TestOneCore:
         numbers = found[1].split(",")
         numbers[-1] = " 0" if numbers[-1].strip() == "1" else " 1"  # adds where it subtracted, or the other way round
         path.write_text(text.replace(found[0], f"shift_adder #({','.join(numbers)})", 1))
-        assert da4ml.provenance(copy) == (f"the bitstream in {copy} was not made from the RTL that lies in {copy / 'rtl'} now; run the build "
+        assert da4ml.provenance(copy) == (f"the bitstream in {copy} was not made from the RTL that lies in "
+                                          f"{copy / 'rtl'} now; run the build "
                                           "stage again.")
         assert not np.array_equal(da4ml.simulate(copy, x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
 
@@ -100,8 +104,10 @@ def test_a_network_too_large_is_refused_before_it_is_traced(rng):
 
     refused = [str(reason) for reason in da4ml.check(with_affine(graph), load_target("ulx3s-25f"), {})]
     assert len(refused) == 1
-    assert re.fullmatch(r"dense1: the network unrolls to an estimated [\d,]+ LUT4, this layer to [\d,]+ of them; Lattice ECP5 LFE5U-25F, .* has "
-                        r"24,288 \(cure: choose --backend finn, which folds layers, or use fewer bits or neurons\)\.", refused[0])
+    assert re.fullmatch(r"dense1: the network unrolls to an estimated [\d,]+ LUT4, this layer to [\d,]+ of them; "
+                        r"Lattice ECP5 LFE5U-25F, .* has "
+                        r"24,288 \(cure: choose --backend finn, which folds layers, or use fewer bits or neurons\)\.",
+                        refused[0])
 
 
 def test_what_cannot_be_unrolled_is_told(rng):
@@ -109,11 +115,14 @@ def test_what_cannot_be_unrolled_is_told(rng):
     name = sketch.step(sketch.dense("x", 3))
     graph = sketch.graph(name)  # without its affine form
     assert [str(reason) for reason in da4ml.check(graph, load_target("pynq-z2"), {})] == [
-        f"{name}: a step function that is no multiply, add and shift; adders compute clip((m*x + b) >> s) (cure: use batch norm and ReLU before "
+        f"{name}: a step function that is no multiply, add and shift; adders compute clip((m*x + b) >> s) (cure: use "
+        f"batch norm and ReLU before "
         "the quantiser).",
-        "sketch: a device of family 'zynq'; bitstreams are made for ecp5, ice40, gowin with a clock pin (cure: choose ulx3s-85f)."]
+        "sketch: a device of family 'zynq'; bitstreams are made for ecp5, ice40, gowin with a clock pin (cure: choose "
+        "ulx3s-85f)."]
     for options, text in [({"cutoff": 0}, "--set build.cutoff=0: it must be a number of adders from 1 to 64."),
-                          ({"folding": 1}, "da4ml has no option build.folding; it has: cutoff, fps, latency, clock_hz, baud, link, seed, seeds.")]:
+                          ({"folding": 1}, "da4ml has no option build.folding; it has: cutoff, fps, latency, "
+                                           "clock_hz, baud, link, seed, seeds.")]:
         with pytest.raises(TargetError) as error:
             da4ml.check(graph, load_target("ulx3s-85f"), options)
         assert str(error.value) == text
@@ -125,16 +134,19 @@ def test_wishes_that_cannot_be_are_refused(rng, tmp_path):
 
     graph, _ = made(rng, vectors)
     assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 60_000_000})] == [
-        "sketch: 60,000,000 inferences per second; a sample enters every 1 cycles of 50 MHz (cure: ask for fewer, or a faster clock)."]
+        "sketch: 60,000,000 inferences per second; a sample enters every 1 cycles of 50 MHz (cure: ask for fewer, or "
+        "a faster clock)."]
     assert da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 50_000_000}) == []
     _require_latency({"latency_s": None, "clock_hz": 1}, 9)
     with pytest.raises(GreenedgeError) as error:
         _require_latency({"latency_s": 1e-7, "clock_hz": 50_000_000}, 11)
-    assert str(error.value) == ("a result takes 11 cycles, 220 ns at 50 MHz, and 100 ns were asked for; use a faster clock (--set build.clock_hz) or "
+    assert str(error.value) == ("a result takes 11 cycles, 220 ns at 50 MHz, and 100 ns were asked for; use a faster "
+                                "clock (--set build.clock_hz) or "
                                 "fewer stages (--set build.cutoff=6)")
 
 
-@pytest.mark.parametrize("target, product", [("ulx3s-85f", "top.bit"), ("icebreaker", "top.bin"), ("tang-nano-9k", "top.fs")])
+@pytest.mark.parametrize("target, product",
+                         [("ulx3s-85f", "top.bit"), ("icebreaker", "top.bin"), ("tang-nano-9k", "top.fs")])
 def test_a_plan_is_pure_and_ends_in_the_familys_bitstream(rng, target, product):
     graph, _ = made(rng, vectors)
     plans = [da4ml.plan(graph, load_target(target), {}) for _ in range(2)]

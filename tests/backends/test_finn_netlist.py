@@ -69,7 +69,7 @@ endmodule
     feed = Stream("s", "x", 8, False, 10, len(words), (10 * len(words),))
     result = Stream("m", "y", 8, False, _OUT // 8 * len(outputs), len(words), (_OUT // 8 * len(outputs) * len(words),))
     model = compile_model({**sources, "dut.sv": dut.encode(), "sim_top.sv": sim_top("dut", feed, [result]).encode()},
-                          lambda line: None, compiler=("-O0",))
+                          lambda line: None, flags=netlist.FLAGS)
     x = np.frombuffer(b"".join(word.to_bytes(10, "little") for word in words), np.uint8).astype(np.int64)[None]
     y = run_model(model, folder, feed, [result], x).values["y"].reshape(len(words), len(outputs), _OUT // 8)
     return {name: y[:, k] for name, k in outputs.items()}

@@ -42,7 +42,8 @@ def random_window(rng):
         h, w = (int(v) for v in rng.integers(1, 12, 2))
         if h + pads[0] + pads[2] >= span[0] and w + pads[1] + pads[3] >= span[1]:
             pe = int(rng.integers(1, 4))
-            return (pe * int(rng.integers(1, 5)), h, w, kernel, strides, dilations, pads, pe, int(rng.integers(1, 9)), int(rng.integers(0, 2)))
+            c, bits, depthwise = pe * int(rng.integers(1, 5)), int(rng.integers(1, 9)), int(rng.integers(0, 2))
+            return c, h, w, kernel, strides, dilations, pads, pe, bits, depthwise
 
 
 def pad_case(rng, c, h, w, pads, pe, bits, samples=6):
@@ -68,7 +69,8 @@ def fork_case(rng, width, beats=10):
 def concat_case(rng, a, b, turns, width):
     xa, xb = (rng.integers(0, 256, (6, turns, n * width // 8)) for n in (a, b))
     y = np.concatenate([xa, xb], 2)
-    return Case("ge_concat", dict(A=a, B=b, WIDTH=width), [_bytes("a", xa.reshape(6, -1), width), _bytes("b", xb.reshape(6, -1), width)],
+    return Case("ge_concat", dict(A=a, B=b, WIDTH=width), 
+                [_bytes("a", xa.reshape(6, -1), width), _bytes("b", xb.reshape(6, -1), width)],
                 [_bytes("m", y.reshape(6, -1), width)], cycles=turns * (a + b))
 
 
@@ -88,8 +90,10 @@ def _bytes(name, x, width):
 def test_units_that_move_elements(rng, tmp_path):
     bench = Bench([
         *(window_case(rng, *sizes) for sizes in WINDOWS),
-        pad_case(rng, 4, 3, 2, (1, 0, 2, 5), 2, 3), pad_case(rng, 1, 1, 4, (0, 1, 0, 1), 1, 8), pad_case(rng, 2, 2, 2, (0, 0, 0, 0), 1, 4),
-        upsample_case(rng, 4, 2, 3, (2, 2), 2, 4), upsample_case(rng, 3, 1, 5, (1, 3), 3, 5), upsample_case(rng, 2, 3, 1, (3, 1), 1, 1),
+        pad_case(rng, 4, 3, 2, (1, 0, 2, 5), 2, 3), pad_case(rng, 1, 1, 4, (0, 1, 0, 1), 1, 8),
+        pad_case(rng, 2, 2, 2, (0, 0, 0, 0), 1, 4),
+        upsample_case(rng, 4, 2, 3, (2, 2), 2, 4), upsample_case(rng, 3, 1, 5, (1, 3), 3, 5),
+        upsample_case(rng, 2, 3, 1, (3, 1), 1, 1),
         fork_case(rng, 24), concat_case(rng, 1, 1, 5, 8), concat_case(rng, 4, 3, 3, 16),
         queue_case(rng, 2, 8), queue_case(rng, 20, 40), queue_case(rng, 67, 8),
     ], tmp_path)

@@ -1,4 +1,4 @@
-"""The units that compute, against numpy, with random pauses on every stream; and flipped bits and wrong parameters, which must be seen."""
+"""The units that compute, against numpy, with random pauses; flipped bits and wrong parameters must be seen."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def pool_case(rng, c, taps, pe, bits, signed, largest, samples=20):
     ob = bits if largest else sum_bits(taps, bits, signed)
     values = dict(C=c, TAPS=taps, PE=pe, BITS=bits, SGN=signed, OB=ob, MAX=largest)
     y = (x.max(2) if largest else x.sum(2)).reshape(samples, c)
-    return Case("ge_pool", values, [Port("s", bits, bool(signed), pe, x.reshape(samples, -1))], [Port("m", ob, bool(signed), pe, y)],
-                cycles=c // pe * taps)
+    return Case("ge_pool", values, [Port("s", bits, bool(signed), pe, x.reshape(samples, -1))],
+                [Port("m", ob, bool(signed), pe, y)], cycles=c // pe * taps)
 
 
 def pool_global_case(rng, c, pixels, pe, bits, signed, largest, samples=10):
@@ -153,12 +153,13 @@ def test_a_wrong_parameter_is_seen(rng, tmp_path):
         (table_case(rng, 2, 2, 1, 4, 0, 3, 9, 4), "XLO", lambda v: v - 1),
         (argmax_case(rng, 8, 4, 1), "SGN", lambda v: 0),
     ]
-    bench = Bench([replace(case, parameters={**case.parameters, name: change(case.parameters[name])}) for case, name, change in wrong],
-                  tmp_path)
+    bench = Bench([replace(case, parameters={**case.parameters, name: change(case.parameters[name])})
+                   for case, name, change in wrong], tmp_path)
     assert [line.split(":")[0] for line in bench.differences()] == [f"{case.module}_{i}_m" for i, (case, _, _) in enumerate(wrong)]
 
 
-@pytest.mark.parametrize("change, reason", [({"PE": 4}, "PE must divide C"), ({"PT": 3}, "pads as large as the kernel: use ge_pad")])
+@pytest.mark.parametrize("change, reason", [({"PE": 4}, "PE must divide C"),
+                                            ({"PT": 3}, "pads as large as the kernel: use ge_pad")])
 def test_parameters_that_cannot_be_are_refused(rng, tmp_path, change, reason):
     case = window_case(rng, 6, 4, 4, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 2, 4, 0)
     with pytest.raises(ToolError, match=reason):

@@ -1,4 +1,6 @@
-"""The twelve networks of the conformance benchmark, from QONNX to the C simulation: every integer equals the graph's."""
+"""The twelve networks of the conformance benchmark, from QONNX to the C simulation: every integer equals the
+graph's.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.tool("g++")]
-_NAMES = ("mlp w4a4", "mlp w4a4 powers of two", "mlp w4a4 per channel", "mlp w2a2", "mlp w8a8", "mlp ternary", "mlp binary", "cnn w4a4",
+_NAMES = ("mlp w4a4", "mlp w4a4 powers of two", "mlp w4a4 per channel", "mlp w2a2", "mlp w8a8", "mlp ternary",
+          "mlp binary", "cnn w4a4",
           "cnn w8a8 per channel", "depthwise w4a4", "residual w4a4", "sequence w4a4")
 
 

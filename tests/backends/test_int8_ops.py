@@ -11,6 +11,7 @@ from greenedge.backends.onnxruntime import rules as onnx_rules
 from greenedge.backends.onnxruntime.runtime import with_outputs as with_onnx_outputs
 from greenedge.backends.onnxruntime.worker import run as run_onnx
 from greenedge.backends.onnxruntime.worker import session_for
+from greenedge.backends.onnxruntime.writing import SHIFT
 from greenedge.backends.tflite.emit import write_file
 from greenedge.backends.tflite.rules import reasons_against
 from greenedge.backends.tflite.runtime import with_outputs
@@ -68,7 +69,7 @@ def check_onnx(graph, feeds, all_certified):
     tree = onnx.load_model_from_string(emitted.content)
     names = with_onnx_outputs(tree, list(emitted.codes))
     expected = run_graph(graph, feeds, keep=list(emitted.codes))
-    shift = {edge: code.offset + onnx_emit.SHIFT for edge, code in emitted.codes.items()}
+    shift = {edge: code.offset + SHIFT for edge, code in emitted.codes.items()}
     fed = [(feeds[edge] + shift[edge]).astype(np.uint8) for edge in graph.inputs]
     for edge, values in zip(names, run_onnx(session_for(tree.SerializeToString()), fed)):
         assert not exact or np.array_equal(values.astype(np.int64) - shift[edge], expected[edge]), edge
@@ -328,6 +329,8 @@ def test_pools_over_whole_images_are_means_where_they_are_exact(rng, tmp_path, l
     sketch.edges["step"] = Edge("step", (3, 1, 1), lo, hi)
     emitted = check(sketch, sketch.step(sketch.dense(sketch.reshape("step", 3), 4)), tmp_path=tmp_path, all_certified=False)
     assert emitted.layers[0].operator == operator
+    for layer in write_file(sketch.graph(sketch.ops[-1].output), all_sets=True).layers[:1]:  # asked for, every kernel set counts
+        assert layer.operator == "DEPTHWISE_CONV_2D" or not any(v.differing.any() for v in layer.solution.verdicts.values())
 
 
 @pytest.mark.parametrize("falling", [False, True])

@@ -48,13 +48,19 @@ def test_the_built_file_gives_the_graphs_integers_at_every_layer(rng, tmp_path, 
     assert all(np.array_equal(got[edge], expected[edge]) for edge in got)
     report = backend.report(tmp_path / "build")
     assert report["proved"] == "all 14 channels equal on every reachable accumulator (ONNX Runtime on CPU)"
-    assert report["edge"]["bytes"] == (tmp_path / "build" / "model.onnx").stat().st_size and report["edge"]["operators"]["QGemm"] == 1
+    assert (
+        report["edge"]["bytes"] == (tmp_path / "build" / "model.onnx").stat().st_size
+        and report["edge"]["operators"]["QGemm"] == 1
+    )
 
 
 def test_the_file_is_plain_onnx(convnet):
     """Its standard operators check and infer shapes with onnx alone; QGemm is ONNX Runtime's own."""
     tree = onnx.load_model_from_string(backend.plan(convnet, None, {}).files["model.onnx"])
-    assert {(o.domain, o.version) for o in tree.opset_import} == {("", 13), ("com.microsoft", 1)} and tree.ir_version == 8
+    assert {(o.domain, o.version) for o in tree.opset_import} == {
+        ("", 13),
+        ("com.microsoft", 1),
+    } and tree.ir_version == 8
     assert {node.op_type for node in tree.graph.node if node.domain} == {"QGemm"}
     onnx.checker.check_model(tree)
 
@@ -80,12 +86,21 @@ def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
     folder = written(convnet, tmp_path / "build")
     (folder / "selftest.json").write_text(json.dumps({**wrong, "version": "9.9", "left_to_builtins": {}}))
     assert backend.report(folder)["edge"]["certificate"]["mlas"] == {
-        "withheld": f"the arithmetic of onnxruntime 9.9 is not the emulated one: {count:,} of {pairs:,} values of the self-test differ"}
+        "withheld": f"the arithmetic of onnxruntime 9.9 is not the emulated one: {count:,} of {pairs:,} values of the self-test differ"
+    }
     assert backend.proved(folder) is None
 
 
-@pytest.mark.parametrize("damage, says", [("noise", "is no ONNX file"), ("empty", "is no ONNX file"), ("absent", "cannot be read (no such file or directory)"),
-                                          ("swapped", "does not hold "), ("operator", "cannot be run by ONNX Runtime (")])
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        ("noise", "is no ONNX file"),
+        ("empty", "is no ONNX file"),
+        ("absent", "cannot be read (no such file or directory)"),
+        ("swapped", "does not hold "),
+        ("operator", "cannot be run by ONNX Runtime ("),
+    ],
+)
 def test_a_damaged_file_is_one_sentence(rng, tmp_path, damage, says):
     graph = mlp(rng)
     folder = written(graph, tmp_path / "build")
@@ -94,11 +109,20 @@ def test_a_damaged_file_is_one_sentence(rng, tmp_path, damage, says):
     other = backend.plan(mlp(rng, (12, 7, 3)), None, {}).files["model.onnx"]
     path.unlink()
     if damage != "absent":
-        path.write_bytes({"noise": b"GARB" * 9, "empty": b"", "swapped": other, "operator": content.replace(b"QGemm", b"QGezz")}[damage])
+        path.write_bytes(
+            {"noise": b"GARB" * 9, "empty": b"", "swapped": other, "operator": content.replace(b"QGemm", b"QGezz")}[
+                damage
+            ]
+        )
     with pytest.raises(GreenedgeError) as error:
         backend.simulate(folder, inputs(rng, graph, 2))
     text = str(error.value)
-    assert "\n" not in text and text.startswith(str(path)) and says in text and text.endswith("; run the build stage again.")
+    assert (
+        "\n" not in text
+        and text.startswith(str(path))
+        and says in text
+        and text.endswith("; run the build stage again.")
+    )
 
 
 def test_weights_outside_the_file_are_not_read(rng, tmp_path):
@@ -113,12 +137,17 @@ def test_weights_outside_the_file_are_not_read(rng, tmp_path):
 
 def test_refusals_are_said_at_once(rng):
     weight = frozen(np.ones((4, 2)))
-    wide = Graph("g", (Input("x", (), "x"), Dense("fc", ("x",), "fc", weight)), {"x": Edge("x", (4,), 0, 1000), "fc": Edge("fc", (2,), 0, 4000)},
-                 ("fc",))
+    wide = Graph(
+        "g",
+        (Input("x", (), "x"), Dense("fc", ("x",), "fc", weight)),
+        {"x": Edge("x", (4,), 0, 1000), "fc": Edge("fc", (2,), 0, 4000)},
+        ("fc",),
+    )
     assert [str(reason) for reason in backend.check(wide, None, {})] == [
         "x: 1,001 levels; int8 holds 256 (cure: quantise to at most 8 bits).",
         "fc: an output of 12-bit accumulators; the output of an int8 file has 8 bits (cure: put a QuantIdentity(bit_width=8) on the "
-        "model's output)."]
+        "model's output).",
+    ]
     sketch = Sketch(rng, (4, 6, 6), "s8")
     heavy = sketch.add("x", "x", multipliers=(40_000, 1))
     joined = sketch.concat("x", sketch.input("wide", (4, 6, 6), "u8"))
@@ -128,7 +157,8 @@ def test_refusals_are_said_at_once(rng):
         f"{heavy}: branches weighted (40000, 1); together the weights of an addition are at most 32,768 (cure: let both branches share one "
         "quantiser).",
         f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches share one quantiser).",
-        f"{turned}: an input of -12…-3; the zeros between its samples are no int8 there (cure: let the quantiser's levels include 0)."]
+        f"{turned}: an input of -12…-3; the zeros between its samples are no int8 there (cure: let the quantiser's levels include 0).",
+    ]
 
 
 def test_processors_whose_fast_products_saturate_are_asked_for_exact_ones(tmp_path, monkeypatch):
@@ -136,8 +166,12 @@ def test_processors_whose_fast_products_saturate_are_asked_for_exact_ones(tmp_pa
 
     file = tmp_path / "cpuinfo"
     monkeypatch.setattr(worker.platform, "machine", lambda: "x86_64")
-    for text, answer in (("flags\t: sse avx2 avx512f avx512_vnni\n", False), ("flags\t: sse avx2 avx_vnni\n", False),
-                         ("flags\t: sse avx2 avx512f\n", True), ("", True)):
+    for text, answer in (
+        ("flags\t: sse avx2 avx512f avx512_vnni\n", False),
+        ("flags\t: sse avx2 avx_vnni\n", False),
+        ("flags\t: sse avx2 avx512f\n", True),
+        ("", True),
+    ):
         file.write_text(text)
         assert worker.saturates(file) is answer
     assert worker.saturates(tmp_path / "nothing")
@@ -159,8 +193,10 @@ def test_a_whole_run(tmp_path):
     (run,), _ = run_all(jobs, tmp_path / "run", "report", lambda job: Silent())
     summary = json.loads((run / "7-report" / "summary.json").read_text())
     assert [entry["mismatches"] for entry in summary["verify"]] == [0, 0]
-    assert summary["verify"][-1]["proved"] == "all 3 channels equal on every reachable accumulator (ONNX Runtime on CPU)"
-    shown, = infer(run, tmp_path / "x.npy", "onnxruntime", lambda *_: None).values()
+    assert (
+        summary["verify"][-1]["proved"] == "all 3 channels equal on every reachable accumulator (ONNX Runtime on CPU)"
+    )
+    (shown,) = infer(run, tmp_path / "x.npy", "onnxruntime", lambda *_: None).values()
     assert shown.shape == (12, 3) and np.allclose(shown.sum(axis=1), 1, atol=1e-6)  # float32 softmax
 
 

@@ -46,7 +46,7 @@ def test_the_float_network_is_the_line_before_rounding(rng):
     sketch = Sketch(rng, (3, 6, 6), "s8")
     graph = sketch.graph(sketch.step(sketch.conv("x", 5, (3, 3), pads=(1, 0, 0, 1), bits=8), "u8"))
     x = inputs(rng, graph, 50)
-    edge, = graph.outputs
+    (edge,) = graph.outputs
     step = next(op for op in graph.ops if isinstance(op, Requantise))
     expected = run_graph(graph, x)[edge]
     for name in FLOAT:
@@ -95,17 +95,28 @@ def test_a_runtime_that_only_imports_is_not_there(rng, monkeypatch, tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}")
-    for body, reason in [("def Interpreter(model_content):\n    raise SystemError('numpy.core.multiarray failed to import')\n",
-                          "tflite-runtime: numpy.core.multiarray failed to import"),
-                         ("import os, signal\ndef Interpreter(model_content):\n    os.kill(os.getpid(), signal.SIGSEGV)\n", "it ended with status -11")]:
+    for body, reason in [
+        (
+            "def Interpreter(model_content):\n    raise SystemError('numpy.core.multiarray failed to import')\n",
+            "tflite-runtime: numpy.core.multiarray failed to import",
+        ),
+        (
+            "import os, signal\ndef Interpreter(model_content):\n    os.kill(os.getpid(), signal.SIGSEGV)\n",
+            "it ended with status -11",
+        ),
+    ]:
         (package / "interpreter.py").write_text(body)
         litert._probed.cache_clear()
         state = litert.probe("tflite-runtime")
-        assert state == Found("tflite-runtime", None, reason, 'an environment of its own with "tflite-runtime" and "numpy<2"')
+        assert state == Found(
+            "tflite-runtime", None, reason, 'an environment of its own with "tflite-runtime" and "numpy<2"'
+        )
     with pytest.raises(ToolError) as error:
         open_runtime("tflite-runtime", mlp(rng))
-    assert str(error.value) == ("tflite-runtime does not work here: it ended with status -11 (cure: an environment of its own with \"tflite-runtime\" "
-                                "and \"numpy<2\").")
+    assert str(error.value) == (
+        'tflite-runtime does not work here: it ended with status -11 (cure: an environment of its own with "tflite-runtime" '
+        'and "numpy<2").'
+    )
     litert._probed.cache_clear()
     assert worker.NO_RUNTIME == 3
 
@@ -113,11 +124,16 @@ def test_a_runtime_that_only_imports_is_not_there(rng, monkeypatch, tmp_path):
 def test_what_cannot_be_is_said(rng):
     with pytest.raises(TargetError) as error:
         open_runtime("litertt", mlp(rng))
-    assert str(error.value) == ("there is no runtime 'litertt' (did you mean 'litert'?); runtimes are: litert, litert-reference, tflite-runtime, "
-                                "onnxruntime, onnxruntime-float, torch, torch-compile, torch-cuda, torch-compile-cuda.")
+    assert str(error.value) == (
+        "there is no runtime 'litertt' (did you mean 'litert'?); runtimes are: litert, litert-reference, tflite-runtime, "
+        "onnxruntime, onnxruntime-float, torch, torch-compile, torch-cuda, torch-compile-cuda."
+    )
     sketch = Sketch(rng, (4,))
     graph = sketch.graph(sketch.dense("x", 3))
-    for name, words in (("litert", "sketch has no int8 file for litert:"), ("onnxruntime", "sketch has no 8-bit file for onnxruntime:")):
+    for name, words in (
+        ("litert", "sketch has no int8 file for litert:"),
+        ("onnxruntime", "sketch has no 8-bit file for onnxruntime:"),
+    ):
         with pytest.raises(UnsupportedError) as error:
             open_runtime(name, graph)
         assert str(error.value).splitlines()[0] == words

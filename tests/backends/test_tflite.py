@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -237,6 +238,18 @@ def test_weights_and_windows_that_do_not_fit_are_named(rng):
         f"{big}: a weight of 500; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."]
 
 
+def test_a_weight_that_a_falling_step_would_make_too_large_is_named(rng):
+    sketch = Sketch(rng, (3,), "s8")
+    dense = sketch.dense("x", 2, 8)
+    weight = np.array([[-128, 5], [7, 3], [1, 2]])
+    sketch.ops[-1] = Dense(dense, ("x",), dense, frozen(weight))
+    rising = sketch.step(dense, "s8")
+    assert refusals(sketch, rising) == []
+    sketch.ops[-1] = dataclasses.replace(sketch.ops[-1], sign=frozen([-1, 1]))
+    assert refusals(sketch, rising) == [
+        f"{dense}: a weight of 128; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."]
+
+
 @pytest.mark.parametrize("storage, target, says", [
     ("int4", "linux-x86", "{conv}: int4 weights; LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than int8 (cure: "
                           "build.storage=int4-dense, or int8 (which is the default))."),
@@ -251,6 +264,13 @@ def test_storage_that_does_not_work_is_refused(rng, storage, target, says):
     conv = sketch.conv("x", 3, (3, 3))
     graph = sketch.graph(sketch.step(conv))
     assert [str(r) for r in tflite.check(graph, load_target(target), {"storage": storage})][0] == says.format(conv=conv)
+
+
+def test_an_unknown_set_of_kernels_is_refused(rng):
+    from greenedge.target import load_target
+
+    assert [str(r) for r in tflite.check(mlp(rng), load_target("linux-x86"), {"kernels": "some"})] == [
+        "tiny: build.kernels is 'some'; it is one of xnnpack, all (cure: leave it out for xnnpack)."]
 
 
 def test_the_golden_file(repo):

@@ -116,7 +116,7 @@ int main(int argc, char** argv) {
             if (!valid) continue;
             if (s.done == s.beats) return fail(s.name + " sends more than " + std::to_string(s.beats) + " beats");
             std::vector<uint8_t> beat(s.bytes);
-            for (size_t i = 0; i < s.bytes; i++) beat[i] = uint8_t(top.out_tdata[(s.offset + i) / 4] >> (8 * ((s.offset + i) % 4)));
+            for (size_t i = 0, k = s.offset; i < s.bytes; i++, k++) beat[i] = uint8_t(top.out_tdata[k / 4] >> (8 * (k % 4)));
             if (s.waits && beat != s.seen) return fail(s.name + " changed a beat that was waiting");
             s.waits = !bit_at(top.out_tready, s.index);
             s.seen = beat;
@@ -129,8 +129,10 @@ int main(int argc, char** argv) {
         if (open) ended = cycle;
         if (open && cycle - moved > patience) {
             std::string waiting;
-            for (Stream& s : ins) if (s.done < s.beats) waiting += " " + s.name + " " + std::to_string(s.done) + "/" + std::to_string(s.beats);
-            for (Stream& s : outs) if (s.done < s.beats) waiting += " " + s.name + " " + std::to_string(s.done) + "/" + std::to_string(s.beats);
+            for (auto* side : {&ins, &outs})
+                for (Stream& s : *side)
+                    if (s.done < s.beats)
+                        waiting += " " + s.name + " " + std::to_string(s.done) + "/" + std::to_string(s.beats);
             return fail("no stream moved for " + std::to_string(patience) + " cycles:" + waiting);
         }
         top.clk = 1;
@@ -139,7 +141,8 @@ int main(int argc, char** argv) {
         top.eval();
     }
     for (Stream& s : outs) {
-        std::ofstream(s.path, std::ios::binary).write(reinterpret_cast<const char*>(s.data.data()), std::streamsize(s.data.size()));
+        std::ofstream file(s.path, std::ios::binary);
+        file.write(reinterpret_cast<const char*>(s.data.data()), std::streamsize(s.data.size()));
         std::cout << "beats " << s.name;
         for (uint64_t c : s.cycles) std::cout << ' ' << c;
         std::cout << '\n';

@@ -76,7 +76,7 @@ class Bench:
         """All cases with every pattern of pauses: outputs must be equal, and cycles per sample without pauses."""
         for stall in STALLS:
             found = self.differences(stall)
-            assert not found, f"{stall}: {found}"
+            assert not found, "\n".join([str(stall), *found])
 
     def differences(self, stall: Stall = Stall()) -> list[str]:
         """One line for each output that is not what its case says. AssertionError where a stream's protocol is broken."""

@@ -13,7 +13,8 @@ def test_a_small_network_is_unrolled(rng):
     graph, _ = made(rng, vectors)
     backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {})
     assert backend == "da4ml" and reason.startswith("da4ml was chosen because unrolled it is estimated at ")
-    assert reason.endswith("% of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6: small enough for a sample in every clock cycle (at most 20%)")
+    assert reason.endswith("% of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6: small enough for a sample in "
+                           "every clock cycle (at most 20%)")
     assert graph
 
 
@@ -34,7 +35,8 @@ def test_inferences_per_second_are_finns(rng):
 def test_a_back_end_that_refuses_gives_way(rng):
     sketch = Sketch(rng, (4,))
     steps = sketch.step(sketch.dense("x", 3))
-    backend, reason = choose(sketch.graph(steps), load_target("ulx3s-85f"), {})  # thresholds without a multiply, add and shift
+    # thresholds without a multiply, add and shift
+    backend, reason = choose(sketch.graph(steps), load_target("ulx3s-85f"), {})
     assert reason.startswith(f"{backend} was chosen because ") and " refuses the model: " in reason
 
 
@@ -54,7 +56,8 @@ def test_the_reason_is_in_manifest_and_report(tmp_path, monkeypatch):
     from greenedge.model_file import ModelFile
 
     fakes.install(monkeypatch)
-    monkeypatch.setattr("greenedge.choice.choose", lambda graph, target, options: ("fake", "fake was chosen because it is quick"))
+    monkeypatch.setattr("greenedge.choice.choose", lambda graph, target,
+                        options: ("fake", "fake was chosen because it is quick"))
     model = fakes.write_model(tmp_path / "small.onnx")
     board = fakes.write_board(tmp_path)
     job, = jobs_for(ModelFile(model), [str(board)])
@@ -65,5 +68,5 @@ def test_the_reason_is_in_manifest_and_report(tmp_path, monkeypatch):
     summary = json.loads((tmp_path / "run" / "7-report" / "summary.json").read_text())
     assert summary["notes"][0] == "Fake was chosen because it is quick."
     named, = jobs_for(ModelFile(model), [str(board)], "fake")
-    run_job(named, tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["backend_reason"] is None
+    run_job(named, tmp_path / "named")
+    assert json.loads((tmp_path / "named" / "manifest.json").read_text())["backend_reason"] is None

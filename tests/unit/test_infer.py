@@ -29,12 +29,22 @@ def test_pieces_give_what_the_whole_gives(cli, monkeypatch):
     whole = infer(cli_path("run"), cli_path("x.npy"), "graph", lambda *_: None)
     told = []
     monkeypatch.setattr(inference, "PIECE_SAMPLES", 7)
-    name, = whole
+    (name,) = whole
     for stage in ("build", "graph"):
-        written = infer(cli_path("run"), cli_path("x.npy"), stage, lambda done, total, text: told.append((done, total)), cli_path(f"{stage}.npy"))
+        written = infer(
+            cli_path("run"),
+            cli_path("x.npy"),
+            stage,
+            lambda done, total, text: told.append((done, total)),
+            cli_path(f"{stage}.npy"),
+        )
         assert np.array_equal(np.load(f"{stage}.npy"), whole[name]) and (written.samples, written.shape) == (100, (3,))
         assert np.load(f"{stage}.npy").dtype == whole[name].dtype
-    assert (7, 100) in told and told[-1] == (100, 100) and told == sorted(told[:len(told) // 2]) + sorted(told[len(told) // 2:])
+    assert (
+        (7, 100) in told
+        and told[-1] == (100, 100)
+        and told == sorted(told[: len(told) // 2]) + sorted(told[len(told) // 2 :])
+    )
 
 
 def cli_path(name):
@@ -57,8 +67,8 @@ def test_csv_has_a_row_for_each_sample_and_gives_every_float_back(cli, monkeypat
     done = cli("infer", "run", "--inputs", "x.npy", "-o", "y.csv", "--stage", "graph")
     assert (done.exit_code, done.stdout) == (0, "y.csv: 100 × 3 from graph\n"), done.output
     rows = open("y.csv").read().splitlines()
-    expected, = infer(cli_path("run"), cli_path("x.npy"), "graph", lambda *_: None).values()
-    name, = infer(cli_path("run"), cli_path("x.npy"), "graph", lambda *_: None)
+    (expected,) = infer(cli_path("run"), cli_path("x.npy"), "graph", lambda *_: None).values()
+    (name,) = infer(cli_path("run"), cli_path("x.npy"), "graph", lambda *_: None)
     assert rows[0] == f"{name}_0,{name}_1,{name}_2" and len(rows) == 101
     assert np.array_equal(np.array([row.split(",") for row in rows[1:]], np.float32), expected.astype(np.float32))
 
@@ -66,7 +76,7 @@ def test_csv_has_a_row_for_each_sample_and_gives_every_float_back(cli, monkeypat
 def test_json(cli):
     document = json.loads(cli("infer", "run", "--inputs", "x.npy", "-o", "y.npy", "--json").stdout)
     assert document == {"file": "y.npy", "samples": 100, "shape": [3], "stage": "build"}
-    values, = json.loads(cli("infer", "run", "--inputs", "x.npy", "--json").stdout).values()
+    (values,) = json.loads(cli("infer", "run", "--inputs", "x.npy", "--json").stdout).values()
     assert np.array_equal(np.array(values, np.float32), np.load("y.npy").astype(np.float32))
 
 
@@ -85,22 +95,34 @@ def _samples(kind):
         np.save("bad.npy", {"scalar": np.float32(3), "none": np.zeros((0, 6)), "words": np.array(["a"])}[kind])
 
 
-@pytest.mark.parametrize("kind, says", [
-    ("npz", "bad.npy holds several arrays; give a .npy file with one."),
-    ("text", "bad.npy holds no array that numpy.save wrote ("), ("long", "bad.npy holds no array that numpy.save wrote ("),
-    ("scalar", "bad.npy holds one number; give at least one sample, as numbers."),
-    ("none", "bad.npy holds 0 samples of float64; give at least one sample, as numbers."),
-    ("words", "bad.npy holds 1 samples of <U1; give at least one sample, as numbers.")])
+@pytest.mark.parametrize(
+    "kind, says",
+    [
+        ("npz", "bad.npy holds several arrays; give a .npy file with one."),
+        ("text", "bad.npy holds no array that numpy.save wrote ("),
+        ("long", "bad.npy holds no array that numpy.save wrote ("),
+        ("scalar", "bad.npy holds one number; give at least one sample, as numbers."),
+        ("none", "bad.npy holds 0 samples of float64; give at least one sample, as numbers."),
+        ("words", "bad.npy holds 1 samples of <U1; give at least one sample, as numbers."),
+    ],
+)
 def test_samples_that_are_none(cli, kind, says):
     _samples(kind)
     done = cli("infer", "run", "--inputs", "bad.npy", "-o", "y.npy")
     assert done.exit_code == 1 and done.stderr.startswith(f"greenedge: {says}") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words, says", [
-    (("--inputs", "no.npy"), "there is no file no.npy."),
-    (("--inputs", "x.npy", "-o", "y.txt"), "y.txt does not say how to write; its name must end in .npy or .csv."),
-    (("--inputs", "x.npy", "--stage", "biuld"), "run has no stage 'biuld' to infer with (did you mean 'build'?); it has: build, fake, graph.")])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("--inputs", "no.npy"), "there is no file no.npy."),
+        (("--inputs", "x.npy", "-o", "y.txt"), "y.txt does not say how to write; its name must end in .npy or .csv."),
+        (
+            ("--inputs", "x.npy", "--stage", "biuld"),
+            "run has no stage 'biuld' to infer with (did you mean 'build'?); it has: build, fake, graph.",
+        ),
+    ],
+)
 def test_mistakes(cli, words, says):
     done = cli("infer", "run", *words)
     assert (done.exit_code, done.stderr) == (1, f"greenedge: {says}\n")

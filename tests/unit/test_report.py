@@ -111,6 +111,16 @@ def test_a_damaged_file(tmp_path, backend):
                                 "(char 1)); run the same command again to write it anew.")
 
 
+def test_records_of_another_greenedge(tmp_path, backend, monkeypatch):
+    """A build folder whose JSON is whole but has other keys: a sentence, no traceback."""
+    run = _run(tmp_path)
+    monkeypatch.setattr(backend, "report", lambda folder: {}["cycles_per_beat"])
+    with pytest.raises(GreenedgeError) as error:
+        summarise(run)
+    assert str(error.value) == (f"{run / '4-build'} has records that are damaged or of another greenedge (KeyError: 'cycles_per_beat'); "
+                                "run the build stage again.")
+
+
 @pytest.mark.parametrize("text, expected", [
     (count(1234567), "1\u202f234\u202f567"), (count(0.12345), "0.1235"), (hertz(25_000_000), "25\u202fMHz"),
     (duration(3.68e-6), "3.68\u202fµs"), (duration(2e-9), "2\u202fns"), (size(999), "999 bytes"), (size(1_913_000), "1.913\u202fMB"),

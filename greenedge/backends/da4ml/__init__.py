@@ -1,13 +1,13 @@
-"""Back end `da4ml`: the whole network unrolled into one pipelined circuit of adders, a sample a clock cycle, through the open
-tools to a bitstream.
+"""Back end `da4ml`: the whole network unrolled into one pipelined circuit of adders, a sample a clock cycle, through
+the open tools to a bitstream.
 
-Tools: da4ml (a process of its own; LGPL, installed, never part of this project), verilator, yosys with slang, nextpnr and the
-packer of the family.
-Options: cutoff (adders in a row between two registers, default 3), fps and latency (wishes: what cannot be is refused), clock_hz, baud and link (as finn's), seed (of placement), seeds (how
-many to try).
-Files: graph.*, job.json, rtl/ (da4ml's Verilog and the streams around it: what is simulated and synthesised), streams.json,
-trace.json (adders, stages, seconds), simulation.json, shell.json, board/ and board.json, stat.json, report.json, timing.json, and
-top.bit, top.bin or top.fs.
+Tools: da4ml (a process of its own; LGPL, installed, never part of this project), verilator, yosys with slang, nextpnr
+and the packer of the family.
+Options: cutoff (adders in a row between two registers, default 3), fps and latency
+(wishes: what cannot be is refused), clock_hz, baud and link (as finn's), seed (of placement), seeds (how many to try).
+Files: graph.*, job.json, rtl/ (da4ml's Verilog and the streams around it: what is simulated and synthesised),
+streams.json, trace.json (adders, stages, seconds), simulation.json, shell.json, board/ and board.json, stat.json,
+report.json, timing.json, and top.bit, top.bin or top.fs.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ _OPTIONS = ("cutoff", "fps", "latency", "clock_hz", "baud", "link", "seed", "see
 # family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
 _CELLS = {
     "ecp5": {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", 18432)},
-    "ice40": {"lut4": ("SB_LUT4", 1), "ff": ("SB_DFF.*", 1), "dsp": ("SB_MAC16", 1), "bram_bits": ("SB_RAM40_4K.*", 4096)},
-    "gowin": {"lut4": ("LUT[1-4]", 1), "ff": ("DFF.*", 1), "dsp": ("MULT18X18", 1), "bram_bits": ("(p?ROM|SDP|DP|SP)X?9?B?", 18432)}}
+    "ice40": {"lut4": ("SB_LUT4", 1), "ff": ("SB_DFF.*", 1), "dsp": ("SB_MAC16", 1),
+              "bram_bits": ("SB_RAM40_4K.*", 4096)},
+    "gowin": {"lut4": ("LUT[1-4]", 1), "ff": ("DFF.*", 1), "dsp": ("MULT18X18", 1),
+              "bram_bits": ("(p?ROM|SDP|DP|SP)X?9?B?", 18432)}}
 _PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # logic cells in nextpnr's words
 
 
@@ -59,15 +61,19 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     from greenedge.shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files
 
     request = _request(target, options, graph_digest(graph))
-    files = {**_graph_files(graph), "job.json": _json({"cutoff": _cutoff(options), "latency_s": options.get("latency"), "clock_hz": request["clock_hz"]}), "shell.json": _json(request),
+    files = {**_graph_files(graph),
+             "job.json": _json({"cutoff": _cutoff(options), "latency_s": options.get("latency"),
+                                "clock_hz": request["clock_hz"]}), "shell.json": _json(request),
              **bitstream_files(target, "top")}
     python = lambda module: ("{python}", "-m", module)
     commands = (
-        Command(python(f"{_MODULE}.generate"), "da4ml.log", "da4ml unrolls the network (its first call compiles it: minutes)", timeout_s=3 * 3600),
+        Command(python(f"{_MODULE}.generate"), "da4ml.log", "da4ml unrolls the network (its first call compiles it: "
+                                                            "minutes)", timeout_s=3 * 3600),
         Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
         Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
         *bitstream_commands(target, request, int(options.get("seed") or 1), int(options.get("seeds") or 1)))
-    return Plan(files, commands, ("rtl/top.sv", "streams.json", "trace.json", "simulation.json", "board.json", STAT, REPORT, TIMING,
+    return Plan(files, commands,
+                ("rtl/top.sv", "streams.json", "trace.json", "simulation.json", "board.json", STAT, REPORT, TIMING,
                                   PRODUCT[target.device.family]))
 
 
@@ -103,7 +109,9 @@ def _request(target: Target, options: Mapping[str, object], model: str = "0" * 6
 
 def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
              progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
-    """The RTL that lies in `folder` now, on graph integers; its layers have melted into one another, so nothing can be kept."""
+    """The RTL that lies in `folder` now, on graph integers; its layers have melted into one another, so nothing can be
+    kept.
+    """
     from greenedge.backends.da4ml.measure import run
     from greenedge.backends.finn.simulation import Stall
 
@@ -116,27 +124,35 @@ def provenance(folder: Path) -> str | None:
 
     if rtl_digest(folder) == read(folder, "simulation.json").get("rtl_sha256"):
         return None
-    return f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; run the build stage again."
+    return (f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; run the build "
+            "stage again.")
 
 
 def report(folder: Path) -> dict:
-    """{"hardware": …} from da4ml's, yosys's and nextpnr's own words and the simulation's record; below "core" the core's alone."""
+    """{"hardware": …} from da4ml's, yosys's and nextpnr's own words and the simulation's record; below "core" the
+    core's alone.
+    """
     from greenedge.backends.da4ml.built import cells, placed, read
     from greenedge.shell.bitstream import bitstream_of
 
-    stat, routed, simulated, timing = (read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing"))
+    stat, routed, simulated, timing = (read(folder, f"{name}.json")
+                                       for name in ("stat", "report", "simulation", "timing"))
     trace, record, board, shell = (read(folder, f"{name}.json") for name in ("trace", "build", "board", "shell"))
     cycles, clock_hz, fmax = simulated["interval_cycles"], board["clock_hz"], timing["core_fmax_hz"]
-    counted, in_core = ({name: cells(stat, module, *kinds) for name, kinds in _CELLS[shell["family"]].items()} for module in (None, "top"))
+    counted, in_core = ({name: cells(stat, module, *kinds) for name, kinds in _CELLS[shell["family"]].items()}
+                        for module in (None, "top"))
     latency = simulated["latency_cycles"]
-    hardware = {**counted, "comb": placed(routed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"], "clock_hz": clock_hz,
+    hardware = {**counted, "comb": placed(routed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"],
+                "clock_hz": clock_hz,
                 "core": {**in_core, "fmax_hz": fmax}, "adders": trace["adders"], "pipeline_stages": trace["stages"],
                 "cycles_per_inference": cycles, "latency_cycles": latency, "latency_s": latency / clock_hz,
-                "latency_at_core_fmax_s": latency / fmax if fmax else None, "ips": clock_hz / cycles if cycles else None,
+                "latency_at_core_fmax_s": latency / fmax if fmax else None, "ips": clock_hz / cycles if cycles
+                else None,
                 "trace_s": trace["seconds"], "bitstream_bytes": bitstream_of(folder).stat().st_size,
                 "rtl_sha256": simulated["rtl_sha256"], "host_interface": f"{board['link']}, {board['baud']:,} baud",
                 "tools": dict(record["tools"])}
-    evidence = {**dict.fromkeys(counted, "reported by yosys"), **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
+    evidence = {**dict.fromkeys(counted, "reported by yosys"),
+                **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
                 **dict.fromkeys(("adders", "pipeline_stages"), "reported by da4ml"),
                 **dict.fromkeys(("cycles_per_inference", "latency_cycles", "latency_s", "ips"), "simulated"),
                 "latency_at_core_fmax_s": "simulated cycles at nextpnr's clock", "trace_s": "measured"}
@@ -144,7 +160,9 @@ def report(folder: Path) -> dict:
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:
-    """Versions that the result depends on; an open tool that is missing says so. Raises ToolError where da4ml is not installed."""
+    """Versions that the result depends on; an open tool that is missing says so. Raises ToolError where da4ml is not
+    installed.
+    """
     from greenedge.errors import ToolError
     from greenedge.tools import find_tool
 

@@ -1,8 +1,9 @@
 """How large an unrolled graph will be, before it is traced.
 
-da4ml makes adders of products: one per non-zero digit of a weight in canonical signed digits, less what common subexpressions
-save. Counted are the bits of these adders, which is what da4ml calls cost. On six traced networks of 120 to 25,000 bits the
-estimate was 0 to 35 % too high (benchmarks/da4ml_estimate.py prints them anew); larger matrices share more.
+da4ml makes adders of products: one per non-zero digit of a weight in canonical signed digits, less what common
+subexpressions save. Counted are the bits of these adders, which is what da4ml calls cost. On six traced networks of 120
+to 25,000 bits the estimate was 0 to 35 % too high (benchmarks/da4ml_estimate.py prints them anew); larger matrices
+share more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import numpy as np
 
 from greenedge.graph import Conv, ConvTranspose, Dense, Graph, MaxPool, Op, Requantise, SumPool
+from greenedge.graph.half_even import half_even
 
 SHARING = 0.55  # adder bits that are left of the non-zero digits' after common subexpressions
 LUTS_PER_BIT = 1.9  # placed logic cells of an ECP5 per bit: 1.88 to 1.96 on three routed networks
@@ -35,8 +37,8 @@ def _bits(graph: Graph, op: Op) -> float:
         return edge.bits * math.prod(op.kernel) * math.prod(edge.shape)
     if isinstance(op, MaxPool):
         return 2.0 * edge.bits * math.prod(op.kernel) * math.prod(edge.shape)
-    if isinstance(op, Requantise) and op.affine is not None:
-        per_channel = digits(op.affine.m) * graph.edges[op.inputs[0]].bits + 2 * edge.bits
+    if isinstance(op, Requantise) and (affine := op.affine or half_even(op)) is not None:
+        per_channel = digits(affine.m) * graph.edges[op.inputs[0]].bits + 2 * edge.bits
         return float(per_channel.mean() * math.prod(edge.shape))
     return 0.0
 

@@ -1,6 +1,7 @@
 """Traces the graph with da4ml and writes the core: graph.* and job.json in, rtl/, streams.json and trace.json out.
 
-    python -m greenedge.backends.da4ml.generate      in the build folder; a process of its own, da4ml is imported here alone
+    python -m greenedge.backends.da4ml.generate      in the build folder; a process of its own, da4ml is imported here
+    alone
 
 What was traced is kept in the user's cache folder under the digest of graph, options and versions.
 """
@@ -28,7 +29,8 @@ from greenedge.graph import Graph, graph_digest, load_graph
 RTL = Path(__file__).resolve().parents[2] / "rtl"
 FOLDER = "rtl"
 _SUM, _DIFFERENCE = 0, 1  # da4ml's opcodes of its adders
-_COMPILED_FROM = 20_000  # estimated adder bits from which it pays to let numba compile da4ml's solver, about two minutes once
+# estimated adder bits from which it pays to let numba compile da4ml's solver, about two minutes once
+_COMPILED_FROM = 20_000
 _PACKAGES = ("da4ml", "numba", "numpy")
 
 
@@ -51,13 +53,16 @@ def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
     with tempfile.TemporaryDirectory(prefix="greenedge-da4ml-") as scratch:
         RTLModel(pipeline, KERNEL, scratch, "verilog", print_latency=False).write()
         source = Path(scratch) / "src"
-        paths = [*sorted((source / "static").glob("*.v")), *sorted(source.glob(f"{KERNEL}_stage*.v")), source / f"{KERNEL}.v"]
+        paths = [*sorted((source / "static").glob("*.v")), *sorted(source.glob(f"{KERNEL}_stage*.v")),
+                 source / f"{KERNEL}.v"]
         files = {path.name: re.sub(r"(?m)^`timescale.*\n", "", path.read_text()).encode() for path in paths}
     wires = {name: [bits_of(float(q.min), float(q.max), float(q.step)) for q in intervals]
              for name, intervals in (("inputs", pipeline.inp_qint), ("outputs", pipeline.out_qint))}
     stages = len(pipeline.solutions)
-    about = {**wires, "latency": stages + 1, "stages": stages, "cost": float(comb.cost), "register_bits": int(pipeline.reg_bits),
-             "adders": sum(op.opcode in (_SUM, _DIFFERENCE) for op in comb.ops), "seconds": round(time.monotonic() - started, 2)}
+    about = {**wires, "latency": stages + 1, "stages": stages, "cost": float(comb.cost),
+             "register_bits": int(pipeline.reg_bits),
+             "adders": sum(op.opcode in (_SUM, _DIFFERENCE) for op in comb.ops),
+             "seconds": round(time.monotonic() - started, 2)}
     return files, about
 
 
@@ -88,7 +93,8 @@ def write_core(graph: Graph, job: Mapping, folder: Path) -> None:
     files, about, kept = traced(graph, float(job["cutoff"]))
     kernel = Kernel(*(tuple(Wire(*wire) for wire in about[name]) for name in ("inputs", "outputs")), about["latency"])
     source, output = streams_of(graph.edges[graph.inputs[0]], graph.edges[graph.outputs[0]])
-    files = {**{name: (RTL / name).read_bytes() for name in UNITS}, **files, f"{TOP}.sv": top(kernel, source, output).encode()}
+    files = {**{name: (RTL / name).read_bytes() for name in UNITS}, **files,
+             f"{TOP}.sv": top(kernel, source, output).encode()}
     for name, content in files.items():
         with write_aside(folder / FOLDER / name) as path:
             path.write_bytes(content)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from greenedge.backends.da4ml.estimate import LUTS_PER_BIT, TRACEABLE, adder_bits
 from greenedge.backends.da4ml.wrapper import streams_of
 from greenedge.errors import Reason
-from greenedge.graph import Graph, Requantise
+from greenedge.graph import Affine, Graph, Requantise
+from greenedge.graph.half_even import half_even
 from greenedge.target import Target
 
 _MOST_BITS = 60  # of a product with a multiplier: da4ml reckons ranges in doubles
@@ -17,31 +18,37 @@ def reasons_against(graph: Graph) -> list[Reason]:
     """Every reason why the graph has no exact expression of constants and adders."""
     found = []
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        found.append(Reason(graph.name, "unsupported-graph", f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
+        found.append(Reason(graph.name, "unsupported-graph", f"{len(graph.inputs)} inputs and {len(graph.outputs)} "
+                                                             f"outputs",
                             "one input streams to one output", "cut the model in two"))
     for op in graph.ops:
         if not isinstance(op, Requantise):
             continue
-        if op.affine is None:
+        affine = op.affine or half_even(op)
+        if affine is None:
             found.append(Reason(op.name, "no-affine-form", "a step function that is no multiply, add and shift",
                                 "adders compute clip((m*x + b) >> s)", "use batch norm and ReLU before the quantiser"))
-        elif (bits := _product_bits(op)) > _MOST_BITS:
-            found.append(Reason(op.name, "too-wide", f"products of {bits} bits", f"da4ml reckons in {_MOST_BITS}", "use `greenedge snap` to narrow it"))
+        elif (bits := _product_bits(op, affine)) > _MOST_BITS:
+            found.append(Reason(op.name, "too-wide", f"products of {bits} bits", f"da4ml reckons in {_MOST_BITS}",
+                                "use `greenedge snap` to narrow it"))
     return found
 
 
-def _product_bits(op: Requantise) -> int:
+def _product_bits(op: Requantise, affine: Affine) -> int:
     reach = max(abs(int(op.x_lo.min())), abs(int(op.x_hi.max())))
-    return max((abs(int(m)) * reach + abs(int(b))).bit_length() for m, b in zip(op.affine.m, op.affine.b))
+    return max((abs(int(m)) * reach + abs(int(b))).bit_length() for m, b in zip(affine.m, affine.b))
 
 
 def too_slow(graph: Graph, options: Mapping[str, object], clock_hz: int) -> list[Reason]:
-    """More inferences per second than samples enter; a latency is known only when the network has been traced (measure.py)."""
+    """More inferences per second than samples enter; a latency is known only when the network has been traced
+    (measure.py).
+    """
     wanted = options.get("fps")
     beats = max(stream.beats for stream in streams_of(graph.edges[graph.inputs[0]], graph.edges[graph.outputs[0]]))
     if not isinstance(wanted, (int, float)) or wanted * beats <= clock_hz:
         return []
-    return [Reason(graph.name, "too-slow", f"{wanted:,.0f} inferences per second", f"a sample enters every {beats} cycles of {clock_hz / 1e6:g} MHz",
+    return [Reason(graph.name, "too-slow", f"{wanted:,.0f} inferences per second",
+                   f"a sample enters every {beats} cycles of {clock_hz / 1e6:g} MHz",
                    "ask for fewer, or a faster clock")]
 
 
@@ -53,8 +60,10 @@ def too_large(graph: Graph, target: Target) -> list[Reason]:
     largest = max(bits, key=bits.get, default=graph.name)
     cure = "choose --backend finn, which folds layers, or use fewer bits or neurons"
     if held is not None and luts > held:
-        return [Reason(largest, "too-big", f"the network unrolls to an estimated {luts:,.0f} LUT4, this layer to {LUTS_PER_BIT * bits[largest]:,.0f} of them",
+        return [Reason(largest, "too-big", f"the network unrolls to an estimated {luts:,.0f} LUT4, this layer to "
+                                           f"{LUTS_PER_BIT * bits[largest]:,.0f} of them",
                        f"{target.device.title} has {held:,}", cure)]
     if total > TRACEABLE:
-        return [Reason(largest, "too-big", f"the network unrolls to an estimated {total:,.0f} adder bits", f"da4ml traces {TRACEABLE:,} in hours", cure)]
+        return [Reason(largest, "too-big", f"the network unrolls to an estimated {total:,.0f} adder bits",
+                       f"da4ml traces {TRACEABLE:,} in hours", cure)]
     return []

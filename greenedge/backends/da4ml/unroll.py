@@ -1,17 +1,20 @@
 """The integer graph as one expression of da4ml's fixed-point variables: every weight a constant, every value a wire.
 
-da4ml turns products with constant matrices into adder graphs (distributed arithmetic) and knows the range of every wire; what
-it is given here is integers, but for (m*x + b) * 2**-s, whose fraction >> drops.
+da4ml turns products with constant matrices into adder graphs (distributed arithmetic) and knows the range of every
+wire; what it is given here is integers, but for (m*x + b) * 2**-s, whose fraction >> drops.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op, Pad, Requantise,
+from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op,
+                             Pad, Requantise,
                              Reshape, SumPool, Transpose, Upsample)
+from greenedge.graph.half_even import half_even
 
 
 def unroll(graph: Graph, solver: dict | None = None):
@@ -19,7 +22,8 @@ def unroll(graph: Graph, solver: dict | None = None):
     values = {}
     for op in graph.ops:
         xs = [values[name] for name in op.inputs]
-        values[op.output] = _source(graph.edges[op.output], solver) if isinstance(op, Input) else _RULES[type(op)](op, *xs)
+        source = isinstance(op, Input)
+        values[op.output] = _source(graph.edges[op.output], solver) if source else _RULES[type(op)](op, *xs)
     source = values[graph.inputs[0]]
     travelling = np.moveaxis(source._vars, 0, -1) if source._vars.ndim > 1 else source._vars
     return travelling.ravel(), values[graph.outputs[0]]._vars.ravel()
@@ -68,7 +72,8 @@ def _windows(op: Op, x, weight, strides, pads, dilations, groups: int, pad_value
         for g in range(groups):
             vector = window[g * per_in:(g + 1) * per_in].ravel()
             matrix = weight[g * per_out:(g + 1) * per_out].reshape(per_out, -1).T
-            product = _array(x, vector) @ matrix.astype(np.float64) if _variable(vector) else vector.astype(np.float64) @ matrix
+            wires = _array(x, vector) if _variable(vector) else vector.astype(np.float64)
+            product = wires @ matrix.astype(np.float64)
             out[(slice(g * per_out, (g + 1) * per_out), *position)] = getattr(product, "_vars", product)
     return _array(x, out)
 
@@ -100,7 +105,8 @@ def _conv_transpose(op: ConvTranspose, x):
     begin = [r - p for r, p in zip(reach, op.pads[:n])]
     end = [r - p + o for r, p, o in zip(reach, op.pads[n:], op.output_padding)]
     spread = _padded(spread, tuple(max(0, v) for v in (*begin, *end)), 0)
-    spread = spread[(slice(None), *(slice(max(0, -b), spread.shape[1 + i] - max(0, -e)) for i, (b, e) in enumerate(zip(begin, end))))]
+    crop = (slice(max(0, -b), size - max(0, -e)) for size, b, e in zip(spread.shape[1:], begin, end))
+    spread = spread[(slice(None), *crop)]
     per_in = len(op.weight) // op.groups
     turned = op.weight[(slice(None), slice(None), *(slice(None, None, -1) for _ in kernel))]
     turned = turned.reshape(op.groups, per_in, -1, *kernel).swapaxes(1, 2).reshape(-1, per_in, *kernel)
@@ -142,27 +148,53 @@ def _requantise(op: Requantise, x):
     axis = op.axis
     variables = np.moveaxis(x._vars, axis, -1)
     channels = variables.shape[-1]
-    m, b, s, low, high = (np.broadcast_to(v, (channels,)) for v in (op.affine.m, op.affine.b, op.affine.s, op.x_lo, op.x_hi))
+    affine = op.affine or half_even(op)
+    m, b, s, low, high = (np.broadcast_to(v, (channels,)) for v in (affine.m, affine.b, affine.s, op.x_lo, op.x_hi))
     out = np.empty(variables.shape, object)
     for index in np.ndindex(*variables.shape):
         c = index[-1]
-        out[index] = _step(variables[index], int(m[c]), int(b[c]), int(s[c]), op.lo, op.hi, int(low[c]), int(high[c]))
+        line = _Line(int(m[c]), int(b[c]), int(s[c]), op.affine is None)
+        out[index] = line.clipped(variables[index], op.lo, op.hi, int(low[c]), int(high[c]))
     return _array(x, np.moveaxis(out, -1, axis))
 
 
-def _step(x, m: int, b: int, s: int, lo: int, hi: int, x_lo: int, x_hi: int):
-    ends = sorted((m * end + b) >> s for end in (x_lo, x_hi))
-    if min(max(ends[0], lo), hi) == min(max(ends[1], lo), hi):  # also keeps constants from da4ml, which does not truncate them
-        return float(min(max(ends[0], lo), hi))
-    y = x * float(m) + float(b - (lo << s))
-    y = y * 2.0 ** -s
-    # the fraction goes before the clipping: da4ml's relu leaves it in the ranges that it reckons with
-    y = y.quantize(int(y.low < 0), int(y.kif[1]), 0, "WRAP", "TRN")
-    if y.low < 0:
-        y = y.relu()
-    if y.high > hi - lo:
-        y = y.min_of(float(hi - lo))
-    return y + float(lo) if lo else y
+@dataclass(frozen=True)
+class _Line:
+    """(m*x + b) / 2**s, truncated, or rounded to the nearest integer with ties to even."""
+
+    m: int
+    b: int
+    s: int
+    to_even: bool
+
+    def clipped(self, x, lo: int, hi: int, x_lo: int, x_hi: int):
+        """clip(line(x), lo, hi) for x in x_lo…x_hi: a wire, or a number where it is constant (da4ml truncates no
+        constant).
+        """
+        ends = [min(max(self._at(end), lo), hi) for end in (x_lo, x_hi)]
+        if ends[0] == ends[1]:
+            return float(ends[0])
+        y = x * float(self.m) + float(self.b)
+        if self.to_even:  # just under a half is added, and the rest of it where what is left is odd
+            odd = _truncated(y * 2.0 ** -self.s).quantize(0, 1, 0, "WRAP", "TRN")
+            y = y + float((1 << (self.s - 1)) - 1) + odd
+        y = y - float(lo << self.s)
+        # the fraction goes before the clipping: da4ml's relu leaves it in the ranges that it reckons with
+        y = _truncated(y * 2.0 ** -self.s)
+        if y.low < 0:
+            y = y.relu()
+        if y.high > hi - lo:
+            y = y.min_of(float(hi - lo))
+        return y + float(lo) if lo else y
+
+    def _at(self, x: int) -> int:
+        value = self.m * x + self.b
+        return (value + (1 << (self.s - 1)) - 1 + (value >> self.s & 1) if self.to_even else value) >> self.s
+
+
+def _truncated(y):
+    """y without its fraction."""
+    return y.quantize(int(y.low < 0), int(y.kif[1]), 0, "WRAP", "TRN")
 
 
 def _pad(op: Pad, x):
@@ -194,14 +226,15 @@ def _depth_to_space(op: DepthToSpace, x):
     return _array(x, y.reshape(c // b ** 2, h * b, w * b))
 
 
-_RULES = {Dense: _dense, Conv: _conv, ConvTranspose: _conv_transpose, SumPool: _sum_pool, MaxPool: _max_pool, Add: _add, Concat: _concat,
+_RULES = {Dense: _dense, Conv: _conv, ConvTranspose: _conv_transpose, SumPool: _sum_pool, MaxPool: _max_pool, Add: _add,
+          Concat: _concat,
           Requantise: _requantise, Pad: _pad, Reshape: _reshape, Transpose: _transpose, Upsample: _upsample,
           DepthToSpace: _depth_to_space}
 OPERATIONS = (Input, *_RULES)
 
 
 def bits_of(low: float, high: float, step: float) -> tuple[int, bool, int]:
-    """(width, signed, shift) of a wire that da4ml gave the range low…high in steps of `step`: value = wire << shift."""
+    """(width, signed, shift) of a wire with da4ml's range low…high in steps of `step`: value = wire << shift."""
     shift = round(math.log2(step)) if low != high or low else 0
     least, most = round(low / 2 ** shift), round(high / 2 ** shift)
     edge = Edge("", (), least, most)

@@ -1,7 +1,7 @@
 """The core around da4ml's pipeline: valid/ready streams, credits instead of a clock enable, one sample a cycle.
 
-The pipeline has no stall. So a sample enters only when there is room for its result in the FIFO behind; a chain of valid bits
-as long as the pipeline says when a result leaves it.
+The pipeline has no stall. So a sample enters only when there is room for its result in the FIFO behind; a chain of
+valid bits as long as the pipeline says when a result leaves it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from greenedge.graph import Edge
 TOP, KERNEL = "top", "net"
 UNITS = ("ge_fifo.sv", "ge_width.sv")
 MOST_BITS = 256  # of a beat: wider samples come in several
-_ROUND_TRIP = 6  # cycles from a word's leaving the FIFO to the next sample that takes its place, with the FIFO's own register
+_ROUND_TRIP = 6  # cycles from a word's leaving the FIFO to the sample that takes its place, its register included
 _RESET_CYCLES = 15
 
 
 @dataclass(frozen=True)
 class Wire:
-    """One element in da4ml's packed vector: its bits (0: a constant zero), whether signed, and value = bits << shift."""
+    """An element of da4ml's packed vector: its bits (0: a constant zero), whether signed, and value = bits << shift."""
 
     width: int
     signed: bool
@@ -56,7 +56,7 @@ def top(kernel: Kernel, source: Stream, output: Stream) -> str:
     wide_in, wide_out = _bytes(n_in * source.bits), _bytes(n_out * output.bits)
     depth = kernel.latency + _ROUND_TRIP
     counter = depth.bit_length()
-    return f"""// da4ml's unrolled pipeline between two streams: {kernel.latency} cycles deep, a sample enters in every cycle.
+    return f"""// da4ml's pipeline between two streams, {kernel.latency} cycles deep; a sample enters in every cycle.
 module {TOP} (
     input  logic        clk,
     input  logic        restart,
@@ -124,7 +124,8 @@ def _bytes(bits: int) -> int:
 
 def _gather(source: Stream, count: int, wide: int) -> str:
     if source.beats == 1:
-        return "    assign sample = s_tdata;\n    assign sample_valid = s_tvalid && !rst;\n    assign s_tready = sample_ready;\n"
+        return ("    assign sample = s_tdata;\n    assign sample_valid = s_tvalid && !rst;\n"
+                "    assign s_tready = sample_ready;\n")
     return f"""    logic gate_ready;
     ge_width #(.BITS({source.bits}), .IN({source.elements}), .OUT({count})) gather (
         .clk, .rst, .s_tdata, .s_tvalid(s_tvalid && !rst), .s_tready(gate_ready),
@@ -135,7 +136,8 @@ def _gather(source: Stream, count: int, wide: int) -> str:
 
 def _scatter(output: Stream, count: int) -> str:
     if output.beats == 1:
-        return "    assign result_tdata = word;\n    assign result_tvalid = word_valid;\n    assign word_ready = result_tready;\n"
+        return ("    assign result_tdata = word;\n    assign result_tvalid = word_valid;\n"
+                "    assign word_ready = result_tready;\n")
     return f"""    ge_width #(.BITS({output.bits}), .IN({count}), .OUT({output.elements})) scatter (
         .clk, .rst, .s_tdata(word), .s_tvalid(word_valid), .s_tready(word_ready),
         .m_tdata(result_tdata), .m_tvalid(result_tvalid), .m_tready(result_tready));
@@ -164,7 +166,8 @@ def _unpack(wires: Sequence[Wire], bits: int, wide: int) -> str:
         kept = min(wire.width, bits - wire.shift)
         above = bits - wire.shift - kept
         fill = f"model_out[{at + kept - 1}]" if wire.signed else "1'b0"
-        parts = ([f"{{{above}{{{fill}}}}}"] if above else []) + [f"model_out[{at} +: {kept}]"] + ([f"{wire.shift}'d0"] if wire.shift else [])
+        parts = [f"{{{above}{{{fill}}}}}"] if above else []
+        parts += [f"model_out[{at} +: {kept}]", *([f"{wire.shift}'d0"] if wire.shift else [])]
         lines.append(f"    assign {place} = {{{', '.join(parts)}}};\n")
         at += wire.width
     if wide > len(wires) * bits:

@@ -25,6 +25,7 @@ from greenedge.errors import ToolError
 from greenedge.tools import Command, Plan, execute, find_tool
 
 NETLIST = "netlist.json"
+FLAGS = ("-fno-dfg", "-CFLAGS", "-O0")  # thousands of small statements: optimising them would take longer than simulating them
 CELLS = Path(__file__).with_name("cells")
 # yosys's libraries of each family, below its share folder
 _LIBRARIES = {"ecp5": ("ecp5/cells_sim.v",), "ice40": ("ice40/cells_sim.v",), "gowin": ("gowin/cells_sim.v",)}
@@ -166,8 +167,7 @@ def _simulate(path: Path, module: str, family: str, source: Stream, output: Stre
     port = dataclasses.replace(output, name="m")
     sources = netlist_sources(path, module, family, progress)
     progress("compiling the synthesised netlist with Verilator (kept for the next time)")
-    # thousands of small statements: the compiler's optimiser would take longer than the simulation
-    flags = ("-O0", f"-DNETS={len(nets)}") if nets else ("-O0",)
-    model = compile_model({**sources, "sim_top.sv": sim_top(module, source, [port], tied, nets).encode()}, progress, compiler=flags)
+    flags = (*FLAGS, "-CFLAGS", f"-DNETS={len(nets)}") if nets else FLAGS
+    model = compile_model({**sources, "sim_top.sv": sim_top(module, source, [port], tied, nets).encode()}, progress, flags=flags)
     progress(f"simulating {len(x)} samples on the netlist")
     return run_model(model, path.parent, source, [port], x, stall=stall, toggles=bool(nets))

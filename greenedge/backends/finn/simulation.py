@@ -84,13 +84,13 @@ module sim_top (
 
 
 def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None], harness: Path = _HARNESS,
-                  compiler: Sequence[str] = ("-O1",)) -> Path:
+                  flags: Sequence[str] = ("-CFLAGS", "-O1")) -> Path:
     """The simulator of these SystemVerilog sources (name -> content, packages first); compiled once per content.
 
-    `harness` is the C++ program around the model of `sim_top`; `compiler` are flags of the C++ compiler.
+    `harness` is the C++ program around the model of `sim_top`; `flags` are Verilator's, the C++ compiler's among them.
     """
     tool = find_tool("verilator")
-    command = Command(("{verilator}", *_FLAGS, *(word for flag in compiler for word in ("-CFLAGS", flag)), *sources, "harness.cpp"), "verilator.log",
+    command = Command(("{verilator}", *_FLAGS, *flags, *sources, "harness.cpp"), "verilator.log",
                       "compiling the simulation model with Verilator", timeout_s=1800)
     plan = Plan({**sources, "harness.cpp": harness.read_bytes()}, (command,), ("sim",))
     folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{tool.version}"

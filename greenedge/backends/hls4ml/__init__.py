@@ -1,10 +1,11 @@
-"""Back end `hls4ml`: an HLS project in which every layer computes the graph's integers, its C simulation compiled with g++,
-and the vendor's synthesis where its tool is at hand.
+"""Back end `hls4ml`: an HLS project in which every layer computes the graph's integers, its C simulation compiled with
+g++, and the vendor's synthesis where its tool is at hand.
 
-Tools: hls4ml and g++; to synthesise the vendor's (vitis-run or vitis_hls, vivado_hls, i++, catapult, icpx) on PATH, or Vitis in the
-image of docker/hls4ml-vitis (--docker --set build.synthesis=hls).
-Options: toolchain (vitis, vivado, vivado-accelerator, quartus, oneapi, catapult; default by the device's family), io (io_parallel
-for small models, io_stream for larger), fps (inferences per second wanted), clock_mhz, strategy and reuse (for all layers, or
+Tools: hls4ml and g++; to synthesise the vendor's (vitis-run or vitis_hls, vivado_hls, i++, catapult, icpx) on PATH, or
+Vitis in the image of docker/hls4ml-vitis (--docker --set build.synthesis=hls).
+Options: toolchain (vitis, vivado,
+vivado-accelerator, quartus, oneapi, catapult; default by the device's family), io (io_parallel for small models,
+io_stream for larger), fps (inferences per second wanted), clock_hz, strategy and reuse (for all layers, or
 strategy.EDGE and reuse.EDGE for one), synthesis (auto: hls where the tool is on PATH; hls; logic: and Vivado's; no).
 Files: graph.*, job.json (what was asked of hls4ml), project.json, project/ (the HLS project), csim.json.
 """
@@ -42,7 +43,7 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     return reasons_against(graph) or reasons_against_build(graph, target, chain, options)
 
 
-_OPTIONS = ("toolchain", "io", "fps", "clock_mhz", "strategy", "reuse", "synthesis", "seed")
+_OPTIONS = ("toolchain", "io", "fps", "clock_hz", "strategy", "reuse", "synthesis", "seed")
 
 
 def _known_options(options: Mapping[str, object]) -> None:
@@ -69,7 +70,8 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
         commands.append(python("csim", "csim.log", "compiling the C simulation"))
         products.append("csim.json")
     commands += _synthesis(chain, options)
-    return Plan({**_graph_files(graph), "job.json": (json.dumps(job, indent=1) + "\n").encode()}, tuple(commands), tuple(products))
+    return Plan({**_graph_files(graph), "job.json": (json.dumps(job, indent=1) + "\n").encode()}, tuple(commands),
+                tuple(products))
 
 
 def _job(graph: Graph, target: Target, chain, options: Mapping[str, object]) -> dict:
@@ -82,14 +84,17 @@ def _job(graph: Graph, target: Target, chain, options: Mapping[str, object]) -> 
     layers, budget = hand_over(graph, chain.depthwise).layers, cycle_budget(target, options)
     folded = {layer.name: fold(layer, budget, options) for layer in layers if layer.weights[0]}
     settings = {"io_type": options.get("io") or _io(graph), "clock_period": round(1e9 / clock_hz(target, options), 3)}
-    settings |= {"board": ACCELERATOR_BOARDS[target.name]} if chain.name == "vivado-accelerator" else {"part": target.device.part}
+    on_board = chain.name == "vivado-accelerator"
+    settings |= {"board": ACCELERATOR_BOARDS[target.name]} if on_board else {"part": target.device.part}
     folding = {name: {"ReuseFactor": f.reuse, "Strategy": f.strategy} for name, f in folded.items()}
-    return {"toolchain": chain.name, "settings": settings, "folding": folding, "logic": int(options.get("synthesis") == "logic"),
+    return {"toolchain": chain.name, "settings": settings, "folding": folding,
+            "logic": int(options.get("synthesis") == "logic"),
             "estimated_cycles": max((f.cycles for f in folded.values()), default=None)}
 
 
 def _io(graph: Graph) -> str:
-    return "io_stream" if any(len(e.shape) > 1 and int(np.prod(e.shape)) > _SMALL_MAP for e in graph.edges.values()) else "io_parallel"
+    return "io_stream" if any(len(e.shape) > 1 and int(np.prod(e.shape)) > _SMALL_MAP
+                              for e in graph.edges.values()) else "io_parallel"
 
 
 def _synthesis(chain, options: Mapping[str, object]) -> list[Command]:
@@ -124,7 +129,8 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
 
     chain = toolchain(folder)
     if chain.uncompiled is not None:
-        raise GreenedgeError(f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with another toolchain to "
+        raise GreenedgeError(f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with "
+                             f"another toolchain to "
                              "verify the same layers.")
     return run(folder, np.asarray(x), keep, lambda line: progress(0, 0, line))
 
@@ -146,12 +152,17 @@ def report(folder: Path) -> dict:
     job, written = _read(folder / "job.json"), _read(folder / "project.json")
     compiled = _read(folder / "csim.json") if (folder / "csim.json").is_file() else {}
     found, evidence = read_reports(folder / PROJECT)
-    hardware = {"toolchain": job["toolchain"], "io": job["settings"]["io_type"], "clock_hz": 1e9 / job["settings"]["clock_period"],
-                "estimated_cycles": job["estimated_cycles"], "write_s": written["seconds"], "csim_compile_s": compiled.get("seconds")} | found
+    hardware = {"toolchain": job["toolchain"], "io": job["settings"]["io_type"],
+                "clock_hz": 1e9 / job["settings"]["clock_period"],
+                "estimated_cycles": job["estimated_cycles"], "write_s": written["seconds"],
+                "csim_compile_s": compiled.get("seconds")} | found
     hardware = {key: value for key, value in hardware.items() if value is not None}
-    evidence = {"estimated_cycles": "estimated", "write_s": "measured", "csim_compile_s": "measured (0 where it was kept)"} | evidence
-    notes = [] if found else [f"No vendor tool ran: the project for {job['toolchain']} is written and simulated in C; resources and clock are unknown."]
-    return {"hardware": hardware, "evidence": {key: word for key, word in evidence.items() if key in hardware}, "notes": notes,
+    evidence = {"estimated_cycles": "estimated", "write_s": "measured",
+                "csim_compile_s": "measured (0 where it was kept)"} | evidence
+    notes = [] if found else [f"No vendor tool ran: the project for {job['toolchain']} is written and simulated in C; "
+                              f"resources and clock are unknown."]
+    return {"hardware": hardware, "evidence": {key: word for key, word in evidence.items() if key in hardware},
+            "notes": notes,
             "tools": {**tools({}), "hls4ml": written["hls4ml"]}}
 
 

@@ -1,6 +1,7 @@
 """The C simulation: the project's own C++ compiled with g++ once per content, run on integers.
 
-    python -m greenedge.backends.hls4ml.csim      in the build folder, after project: a few random samples; writes csim.json
+    python -m greenedge.backends.hls4ml.csim      in the build folder, after project: a few random samples; writes
+    csim.json
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ SAMPLES, SEED = 32, 1
 _SUFFIXES = (".h", ".hh", ".hpp", ".cpp", ".txt")
 
 
-def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], progress: Callable[[str], None]) -> dict[str, np.ndarray]:
-    """The output and the kept edges (int64, as in the graph) for graph integers x. Raises ToolError where g++ or the program fails."""
+def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], progress: Callable[[str], None]) -> dict[str,
+                                                                                                        np.ndarray]:
+    """The output and the kept edges (int64, as in the graph) for graph integers x. Raises ToolError where g++ or the
+    program fails.
+    """
     graph, chain = load_graph(folder), toolchain(folder)
     handed = hand_over(graph, chain.depthwise)
     progress("compiling the C simulation with g++ (kept for the next time)")
@@ -45,7 +49,8 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], progress: Callabl
         work = Path(scratch)
         (work / "in.bin").write_bytes(np.ascontiguousarray(stored).tobytes())
         _run(program, [str(work / "in.bin"), str(work / "out.bin"), str(work) if layers else "-"])
-        files = {output: work / "out.bin"} | {edge: work / f"{layer}.bin" for layer, edge in layers.items() if edge != output}
+        files = {output: work / "out.bin"} | {edge: work / f"{layer}.bin" for layer, edge in layers.items()
+                                              if edge != output}
         files = {edge: path for edge, path in files.items() if path.is_file()}
         return {edge: _read(path, edge, graph.edges[edge].shape, handed, len(x)) for edge, path in files.items()}
 
@@ -54,7 +59,8 @@ def _read(path: Path, edge: str, shape: tuple[int, ...], handed: Handover, sampl
     values = np.fromfile(path, np.float64)
     order = handed.held[edge].order
     if values.size != samples * len(order) or not np.array_equal(values, np.rint(values)):
-        raise GreenedgeError(f"the C simulation gave no {samples} samples of {len(order)} integers for {edge!r}; run the build stage again.")
+        raise GreenedgeError(f"the C simulation gave no {samples} samples of {len(order)} integers for {edge!r}; run "
+                             f"the build stage again.")
     result = np.empty((samples, len(order)), np.int64)
     result[:, order] = values.reshape(samples, -1).astype(np.int64)
     return result.reshape(samples, *shape)
@@ -65,12 +71,14 @@ def toolchain(folder: Path) -> Toolchain:
     try:
         return TOOLCHAINS[json.loads((folder / "job.json").read_text(encoding="utf-8"))["toolchain"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GreenedgeError(f"{folder / 'job.json'} is missing or damaged ({error}); run the build stage again.") from None
+        path = folder / "job.json"
+        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
 
 
 def sources(folder: Path) -> dict[str, bytes]:
     """Every file of the project that g++ may read, by path below the build."""
-    paths = sorted(path for path in (folder / PROJECT).rglob("*") if path.suffix in _SUFFIXES and path.is_file() and not path.is_symlink())
+    paths = sorted(path for path in (folder / PROJECT).rglob("*") if path.suffix in _SUFFIXES and path.is_file()
+                   and not path.is_symlink())
     if not paths:
         raise GreenedgeError(f"{folder / PROJECT} is missing; run the build stage again.")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if "tb_data" not in path.parts}
@@ -88,7 +96,8 @@ def compile_project(folder: Path, handed: Handover, progress: Callable[[str], No
     """The program for the project's sources as they lie there now; compiled once per content."""
     chain, files = toolchain(folder), sources(folder)
     files = {name: content for name, content in files.items() if not name.endswith("_test.cpp")}
-    plan = Plan({**files, "harness.cpp": _HARNESS.read_bytes(), "traced.h": _traced(handed).encode()}, (_compiler(chain),), ("csim",))
+    plan = Plan({**files, "harness.cpp": _HARNESS.read_bytes(), "traced.h": _traced(handed).encode()},
+                (_compiler(chain),), ("csim",))
     cache = Path(platformdirs.user_cache_dir("greenedge")) / "csim" / plan.digest()[:24]
     cache.parent.mkdir(parents=True, exist_ok=True)
     with open(cache.with_suffix(".lock"), "w") as lock:
@@ -105,7 +114,8 @@ def _traced(handed: Handover) -> str:
         [len(handed.held[layer.edge].order) for layer in traced], [f'"{layer.name}"' for layer in traced]))
     first, last = handed.held[handed.layers[0].edge], handed.held[handed.layers[-1].edge]
     return (f"static const size_t inputs = {len(first.order)}, outputs = {len(last.order)};\n"
-            f"static const size_t traced_sizes[] = {{{sizes} 0}};\nstatic const char *const traced_names[] = {{{names} \"\"}};\n")
+            f"static const size_t traced_sizes[] = {{{sizes} 0}};\nstatic const char *const traced_names[] = "
+            f"{{{names} \"\"}};\n")
 
 
 def _compiler(chain: Toolchain) -> Command:
@@ -113,18 +123,22 @@ def _compiler(chain: Toolchain) -> Command:
     defines += [f'-DAXI_SOURCE="{PROJECT}/{name}"' for name in chain.sources] + [f"-D{name}" for name in chain.defines]
     includes = [f"-I{PROJECT}", f"-I{PROJECT}/firmware", *(f"-I{PROJECT}/{name}" for name in chain.includes)]
     weights = f'-DWEIGHTS_DIR="{PROJECT}/firmware/weights"'
-    return Command(("g++", "-O1" if chain.name == "catapult" else "-O0", "-std=c++17", "-w", "-I.", *includes, *defines, weights,
-                    "harness.cpp", "-o", "csim"), "g++.log", "compiling the C simulation with g++", timeout_s=_COMPILE_S)
+    return Command(("g++", "-O1" if chain.name == "catapult" else "-O0", "-std=c++17", "-w", "-I.", *includes, *defines,
+                    weights,
+                    "harness.cpp", "-o", "csim"), "g++.log", "compiling the C simulation with g++",
+                    timeout_s=_COMPILE_S)
 
 
 def _run(program: Path, arguments: list[str]) -> None:
     try:
-        done = subprocess.run([str(program), *arguments], cwd=program.parent, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        done = subprocess.run([str(program), *arguments], cwd=program.parent, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True,
                               errors="replace", timeout=_RUN_S, check=False)
     except subprocess.TimeoutExpired:
         raise ToolError(f"the C simulation did not end within {_RUN_S} s; give it fewer samples.") from None
     except OSError as error:
-        raise ToolError(f"the C simulation {program} cannot be run ({error.strerror}); remove {program.parent} and run the same command "
+        raise ToolError(f"the C simulation {program} cannot be run ({error.strerror}); remove {program.parent} and "
+                        f"run the same command "
                         "again.") from None
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]

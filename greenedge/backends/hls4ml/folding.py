@@ -1,8 +1,9 @@
 """How often each multiplier is used (the reuse factor) and how each layer is built (the strategy).
 
-A reuse factor R of a layer with n_in inputs and n_out outputs means n_in*n_out/R multipliers and R cycles a vector. hls4ml's
-resource strategy takes those R for which the multipliers fill whole rows or columns (`valid`, its own rule); the latency
-strategy is unrolled and takes R = 1. Cycles of an inference: vectors * R of the slowest layer, as layers are pipelined.
+A reuse factor R of a layer with n_in inputs and n_out outputs means n_in*n_out/R multipliers and R cycles a vector.
+hls4ml's resource strategy takes those R for which the multipliers fill whole rows or columns (`valid`, its own rule);
+the latency strategy is unrolled and takes R = 1. Cycles of an inference: vectors * R of the slowest layer, as layers
+are pipelined.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 Every weight, sum and level is an integer in a type as wide as its proven range. A requantiser is hls4ml's batch
 normalisation with scale m*2^-s and bias b*2^-s, both exact in fixed point, whose result type truncates and saturates:
-clip((m*x + b) >> s, lo, hi). What hls4ml has no layer for becomes one that it has, with the same integers: a sum pool is
-a depthwise convolution with ones, a grouped convolution one with zeros, a dilated kernel one with holes.
+clip((m*x + b) >> s, lo, hi). Steps that round ties to even (half_even.py) are the same with a result type that rounds
+so. What hls4ml has no layer for becomes one that it has, with the same integers: a sum pool is a depthwise convolution
+with ones, a grouped convolution one with zeros, a dilated kernel one with holes.
 
-hls4ml has its channels last. Each edge therefore has an `order`: position i of the layer's output holds element order[i]
-of the graph's edge, counted row by row.
+hls4ml has its channels last. Each edge therefore has an `order`: position i of the layer's output holds element
+order[i] of the graph's edge, counted row by row.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from greenedge.backends.hls4ml.precision import clip_type, range_type, scaled_type
 from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool
+from greenedge.graph.half_even import half_even
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,9 @@ class Handover:
 
 
 def hand_over(graph: Graph, depthwise: bool = True) -> Handover:
-    """The layers of a graph against which there is no reason (rules.py). `depthwise`: the toolchain has such a layer."""
+    """The layers of a graph against which there is no reason (rules.py). `depthwise`: the toolchain has such a
+    layer.
+    """
     work = _Work(graph, depthwise)
     for op in graph.ops:
         _RULES[type(op)](work, op)
@@ -83,14 +87,18 @@ class _Work:
         self.held: dict[str, Held] = {}
 
     def emit(self, kind: str, sources: tuple[str, ...], of: Op, part: str = "", edge: Edge | None = None, order=None,
-             precision: Mapping[str, str] | None = None, weights: tuple[int, int] = (0, 0), vectors: int = 1, **attributes) -> str:
-        """Appends a layer of operation `of` that reads the layers `sources`; with `edge` it holds that edge. Returns its name."""
+             precision: Mapping[str, str] | None = None, weights: tuple[int, int] = (0, 0), vectors: int = 1,
+             **attributes) -> str:
+        """Appends a layer of operation `of` that reads the layers `sources`; with `edge` it holds that edge. Returns
+        its name.
+        """
         name = f"n{len(self.layers)}_{_identifier(of.name)}{part}"
         precision = dict(precision or {})
         if edge is not None:
             precision.setdefault("result", range_type(edge.lo, edge.hi))
             shape = (*edge.shape[1:], edge.shape[0]) if len(edge.shape) > 1 else edge.shape
-            self.held[edge.name] = Held(name, shape, channels_last(edge.shape) if order is None else order, edge.lo, edge.hi)
+            self.held[edge.name] = Held(name, shape, channels_last(edge.shape) if order is None else order, edge.lo,
+                                        edge.hi)
         self.layers.append(Layer(name, kind, sources, attributes, precision, edge and edge.name, weights, vectors))
         return name
 
@@ -119,17 +127,19 @@ def _dense(work: _Work, op: Dense) -> None:
     edge, source = work.edge(op), work.held[op.inputs[0]]
     weight = op.weight[source.order]
     n_in, n_out = weight.shape
-    work.emit("Dense", work.sources(op), op, edge=edge, precision=_sums(edge, weight), weights=(n_in, n_out), n_in=n_in, n_out=n_out,
+    work.emit("Dense", work.sources(op), op, edge=edge, precision=_sums(edge, weight), weights=(n_in, n_out), n_in=n_in,
+              n_out=n_out,
               weight_data=weight.astype(np.float64), bias_data=None)
 
 
 def _sums(edge: Edge, weight: np.ndarray) -> dict[str, str]:
     """Sums may overflow on the way: all arithmetic is modulo the type's range, in which the result lies.
 
-    The weights' type is fixed point also where they are -1, 0, +1: hls4ml's products with its own binary and ternary types
-    lose a bit (Quartus: -a in the type of a).
+    The weights' type is fixed point also where they are -1, 0, +1: hls4ml's products with its own binary and ternary
+    types lose a bit (Quartus: -a in the type of a).
     """
-    return {"weight": range_type(int(weight.min(initial=0)), int(weight.max(initial=0))), "accum": range_type(edge.lo, edge.hi)}
+    return {"weight": range_type(int(weight.min(initial=0)), int(weight.max(initial=0))),
+            "accum": range_type(edge.lo, edge.hi)}
 
 
 def _conv(work: _Work, op: Conv) -> None:
@@ -157,7 +167,8 @@ def _convolution(work: _Work, op: Op, weight: np.ndarray, strides, pads, depthwi
     sizes = {**_windowed(source.shape[1:], edge.shape[1:], strides, pads), **_named("filt", weight.shape[2:]),
              "n_chan": source.shape[0], "n_filt": edge.shape[0], "padding": "valid" if not any(pads) else "same"}
     extra = {"depthwise_data": data, "depth_multiplier": 1} if depthwise else {"weight_data": data}
-    work.emit(f"{'Depthwise' if depthwise else ''}Conv{n}D", work.sources(op), op, edge=edge, precision=_sums(edge, weight),
+    work.emit(f"{'Depthwise' if depthwise else ''}Conv{n}D", work.sources(op), op, edge=edge,
+              precision=_sums(edge, weight),
               weights=per_pixel, vectors=math.prod(edge.shape[1:]), bias_data=None, **sizes, **extra)
 
 
@@ -172,7 +183,8 @@ def _windowed(before, after, strides, pads) -> dict[str, object]:
     begin, end = _named("pad", pads[:n]), _named("pad", pads[n:])
     sides = {"pad_height": ("pad_top", "pad_bottom"), "pad_width": ("pad_left", "pad_right")}
     padding = {side: values[axis] for axis in begin for side, values in zip(sides[axis], (begin, end))}
-    return {**_named("in", before), **_named("out", after), **_named("stride", strides), **padding, "data_format": "channels_last"}
+    return {**_named("in", before), **_named("out", after), **_named("stride", strides), **padding,
+            "data_format": "channels_last"}
 
 
 def _with_holes(weight: np.ndarray, dilations) -> np.ndarray:
@@ -203,7 +215,8 @@ def _max_pool(work: _Work, op: MaxPool) -> None:
     sizes = _windowed(inner, edge.shape[1:], op.strides, (0,) * 2 * n)
     if n == 1:
         sizes |= {"n_in": inner[0], "n_out": edge.shape[1]}
-    work.emit(f"MaxPooling{n}D", sources, op, edge=edge, precision={"accum": range_type(source.lo, source.hi)}, n_filt=edge.shape[0],
+    work.emit(f"MaxPooling{n}D", sources, op, edge=edge, precision={"accum": range_type(source.lo, source.hi)},
+              n_filt=edge.shape[0],
               padding="valid", count_pad=False, **sizes, **_named("pool", op.kernel))
 
 
@@ -234,7 +247,8 @@ def _add(work: _Work, op: Add) -> None:
     edge, order = work.edge(op), work.held[op.inputs[0]].order
     if len(weights) == 1:
         (name, multiplier), = weights.items()
-        _affine(work, op, work.held[name].layer, work.graph.edges[name], "", [multiplier], [0], 0, range_type(edge.lo, edge.hi), edge, order)
+        _affine(work, op, work.held[name].layer, work.graph.edges[name], "", [multiplier], [0], 0,
+                range_type(edge.lo, edge.hi), edge, order)
         return
     terms = [_term(work, op, name, multiplier, k) for k, (name, multiplier) in enumerate(weights.items())]
     total, lo, hi = terms[0]
@@ -242,7 +256,8 @@ def _add(work: _Work, op: Add) -> None:
         lo, hi = lo + low, hi + high
         last = k == len(terms) - 2
         precision = {"result": range_type(edge.lo, edge.hi) if last else range_type(lo, hi)}
-        total = work.emit("Merge", (total, layer), op, "" if last else f"_sum{k}", edge if last else None, order, precision, op="add")
+        total = work.emit("Merge", (total, layer), op, "" if last else f"_sum{k}", edge if last else None, order,
+                          precision, op="add")
 
 
 def _term(work: _Work, op: Add, name: str, multiplier: int, k: int) -> tuple[str, int, int]:
@@ -269,7 +284,7 @@ def _requantise(work: _Work, op: Requantise) -> None:
     if len(edge.shape) == 1 and len(m) > 1:
         m, b = m[source.order], b[source.order]
     least, most = reach(op)
-    result = clip_type(op.lo, op.hi, least, most)
+    result = clip_type(op.lo, op.hi, least, most, "TRN" if op.affine is not None else "RND_CONV")
     reads = work.graph.edges[op.inputs[0]]
     if result is not None:
         _affine(work, op, source.layer, reads, "", m, b, shift, result, edge, source.order)
@@ -277,36 +292,44 @@ def _requantise(work: _Work, op: Requantise) -> None:
     # No type saturates at lo and hi: count from lo with room above, then let the ceiling be a type's, then count back.
     top = (1 << (op.hi - op.lo).bit_length()) - 1
     room = max(most - op.lo, 1).bit_length()
-    layer = _affine(work, op, source.layer, reads, "_floor", m, b - (op.lo << shift), shift, f"ufixed<{room},{room},TRN,SAT>")
+    layer = _affine(work, op, source.layer, reads, "_floor", m, b - (op.lo << shift), shift,
+                    f"ufixed<{room},{room},TRN,SAT>")
     floor = Edge("", edge.shape, 0, (1 << room) - 1)
     up, down = top - (op.hi - op.lo), op.hi - top
     bits = top.bit_length()
     layer = _affine(work, op, layer, floor, "_ceiling", [1], [up], 0, f"ufixed<{bits},{bits},TRN,SAT>")
-    _affine(work, op, layer, Edge("", edge.shape, 0, top), "", [1], [down], 0, range_type(edge.lo, edge.hi), edge, source.order)
+    _affine(work, op, layer, Edge("", edge.shape, 0, top), "", [1], [down], 0, range_type(edge.lo, edge.hi), edge,
+            source.order)
 
 
 def common_shift(op: Requantise) -> tuple[np.ndarray, np.ndarray, int]:
     """(m, b, s) as Python integers with one s for all channels: (m*x + b) >> s is m*2**d, b*2**d, s + d."""
-    shift = int(op.affine.s.max())
-    wider = [1 << (shift - int(s)) for s in op.affine.s]
-    m, b = ([int(v) * w for v, w in zip(values, wider)] for values in (op.affine.m, op.affine.b))
+    affine = op.affine or half_even(op)
+    shift = int(affine.s.max())
+    wider = [1 << (shift - int(s)) for s in affine.s]
+    m, b = ([int(v) * w for v, w in zip(values, wider)] for values in (affine.m, affine.b))
     return np.array(m, object), np.array(b, object), shift
 
 
 def reach(op: Requantise) -> tuple[int, int]:
-    """The least and the largest (m*x + b) >> s over all channels and reachable x, before it is clipped."""
+    """The least and the largest level over all channels and reachable x before it is clipped; one more where it is
+    rounded.
+    """
+    affine = op.affine or half_even(op)
     ends = [(int(m) * int(x) + int(b)) >> int(s) for x_end in (op.x_lo, op.x_hi)
-            for m, b, s, x in zip(op.affine.m, op.affine.b, op.affine.s, np.broadcast_to(x_end, op.affine.m.shape))]
-    return min(ends), max(ends)
+            for m, b, s, x in zip(affine.m, affine.b, affine.s, np.broadcast_to(x_end, affine.m.shape))]
+    return min(ends), max(ends) + (op.affine is None)
 
 
-def _affine(work: _Work, op: Op, layer: str, source: Edge, part: str, m, b, shift: int, result: str, edge: Edge | None = None,
+def _affine(work: _Work, op: Op, layer: str, source: Edge, part: str, m, b, shift: int, result: str,
+            edge: Edge | None = None,
             order=None) -> str:
     """A batch normalisation (m*x + b) * 2**-shift with that result type; m and b per channel, or one for all."""
     image = len(source.shape) > 1
     count = source.shape[0]
     m, b = (np.resize(np.array([int(v) for v in values], object), count) for values in (m, b))
-    if (m == 1 << shift).all() and not b.any():  # hls4ml would drop it, and its clipping with it: add half a step, which >> drops
+    # hls4ml would drop it, and its clipping with it: add half a step, which >> drops
+    if (m == 1 << shift).all() and not b.any():
         m, b, shift = m * 2, b + 1, shift + 1
     precision = {"scale": scaled_type(m, shift), "bias": scaled_type(b, shift), "result": result}
     return work.emit("BatchNormalization", (layer,), op, part, edge, order, precision, n_in=math.prod(source.shape),
@@ -317,6 +340,7 @@ def _scaled(values, shift: int) -> np.ndarray:
     return np.array([math.ldexp(int(v), -shift) for v in values])
 
 
-_RULES = {Input: _input, Dense: _dense, Conv: _conv, SumPool: _sum_pool, MaxPool: _max_pool, Pad: _pad, Reshape: _reshape, Add: _add,
+_RULES = {Input: _input, Dense: _dense, Conv: _conv, SumPool: _sum_pool, MaxPool: _max_pool, Pad: _pad,
+          Reshape: _reshape, Add: _add,
           Concat: _concat, Requantise: _requantise}
 OPERATIONS = tuple(_RULES)

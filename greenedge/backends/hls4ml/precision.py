@@ -1,6 +1,7 @@
 """Fixed-point types that hold exactly what the graph computes, as hls4ml writes them.
 
-`fixed<W,I>` has W bits, I of them before the point; TRN rounds towards minus infinity, as >> does; SAT clips to the
+`fixed<W,I>` has W bits, I of them before the point; TRN rounds towards minus infinity, as >> does, RND_CONV to
+the nearest integer with ties to even; SAT clips to the
 type's range and SAT_SYM to the same without its lowest value.
 """
 
@@ -26,13 +27,14 @@ def scaled_type(values: Iterable[int], shift: int) -> str:
     return f"{'fixed' if edge.signed else 'ufixed'}<{edge.bits},{edge.bits - shift}>"
 
 
-def clip_type(lo: int, hi: int, least: int, most: int) -> str | None:
+def clip_type(lo: int, hi: int, least: int, most: int, rounding: str = "TRN") -> str | None:
     """A type whose saturation is clip(v, lo, hi) for every v in least…most; None where a type has no such range."""
     for bits in range(1, 63):
-        for kind, mode, low, high in (("ufixed", "SAT", 0, (1 << bits) - 1), ("fixed", "SAT", -(1 << (bits - 1)), (1 << (bits - 1)) - 1),
+        for kind, mode, low, high in (("ufixed", "SAT", 0, (1 << bits) - 1),
+                                      ("fixed", "SAT", -(1 << (bits - 1)), (1 << (bits - 1)) - 1),
                                       ("fixed", "SAT_SYM", 1 - (1 << (bits - 1)), (1 << (bits - 1)) - 1)):
             if (low == lo or (low < lo <= least)) and (high == hi or (high > hi >= most)):
-                return f"{kind}<{bits},{bits},TRN,{mode}>"
+                return f"{kind}<{bits},{bits},{rounding},{mode}>"
     return None
 
 

@@ -33,8 +33,10 @@ def write_project(graph: Graph, job: Mapping, folder: Path) -> Handover:
     # the weights that are simulated are then those of the headers, which the vendor's compiler reads
     writer = {**config.get("WriterConfig", {}), "WriteWeightsTxt": not chain.weights_in_headers}
     config |= {"TraceOutput": True, "WriterConfig": writer,
-               "HLSConfig": {"Model": {"Precision": "fixed<16,6>", "ReuseFactor": 1, "Strategy": "latency"}, "LayerName": names}}
-    layers = [{"name": layer.name, "class_name": layer.kind, "inputs": list(layer.inputs), **layer.attributes} for layer in handed.layers]
+               "HLSConfig": {"Model": {"Precision": "fixed<16,6>", "ReuseFactor": 1, "Strategy": "latency"},
+                             "LayerName": names}}
+    layers = [{"name": layer.name, "class_name": layer.kind, "inputs": list(layer.inputs), **layer.attributes}
+              for layer in handed.layers]
     model = ModelGraph.from_layer_list(config, layers, [handed.layers[0].name], [handed.held[graph.outputs[0]].layer])
     model.write()
     _settle(folder / PROJECT, model.config.get_config_value("Stamp"), job)
@@ -49,8 +51,10 @@ def _settle(project: Path, stamp: str, job: Mapping) -> None:
             path.write_text(path.read_text().replace(stamp, STAMP))
     options = project / "build_opt.tcl"
     if options.is_file():
-        steps = {"reset": 0, "csim": 0, "synth": 1, "cosim": 0, "validation": 0, "export": 0, "vsynth": job["logic"], "fifo_opt": 0}
-        options.write_text("array set opt {\n" + "".join(f"    {key} {value}\n" for key, value in steps.items()) + "}\n")
+        steps = {"reset": 0, "csim": 0, "synth": 1, "cosim": 0, "validation": 0, "export": 0, "vsynth": job["logic"],
+                 "fifo_opt": 0}
+        options.write_text("array set opt {\n" + "".join(f"    {key} {value}\n" for key,
+                                                         value in steps.items()) + "}\n")
 
 
 def main() -> int:

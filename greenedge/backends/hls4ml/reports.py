@@ -1,5 +1,5 @@
-"""Numbers from the reports that the vendor's tools leave in the project: Vivado HLS and Vitis HLS (csynth.xml), Vivado's
-utilisation after logic synthesis. What a report does not say stays None."""
+"""Numbers from the reports that the vendor's tools leave in the project: Vivado HLS and Vitis HLS (csynth.xml),
+Vivado's utilisation after logic synthesis. What a report does not say stays None."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _CSYNTH = (f"{TOP}_prj/solution1/syn/report/{TOP}_csynth.xml", f"{TOP}_prj/solut
 _LOGIC = "vivado_synth.rpt"
 _MOST_BYTES = 16 << 20
 _BRAM18_BITS = 18 * 1024
-_ROWS = {"lut": r"(?:CLB|Slice) LUTs\*?", "ff": r"(?:CLB|Slice) Registers", "dsp": r"DSPs", "bram36": r"Block RAM Tile", "uram": r"URAM"}
+_ROWS = {"lut": r"(?:CLB|Slice) LUTs\*?", "ff": r"(?:CLB|Slice) Registers", "dsp": r"DSPs", "bram36": r"Block RAM Tile",
+         "uram": r"URAM"}
 
 
 def read_reports(project: Path) -> tuple[dict, dict]:
@@ -27,7 +28,8 @@ def read_reports(project: Path) -> tuple[dict, dict]:
     path = next((project / name for name in _CSYNTH if (project / name).is_file()), None)
     if path is not None:
         hardware = parse_csynth(path)
-        evidence = dict.fromkeys((key for key, value in hardware.items() if value is not None), "estimated by the HLS compiler")
+        evidence = dict.fromkeys((key for key, value in hardware.items() if value is not None),
+                                 "estimated by the HLS compiler")
     if (project / _LOGIC).is_file():
         logic = parse_utilisation(project / _LOGIC)
         hardware |= logic
@@ -51,7 +53,8 @@ def parse_csynth(path: Path) -> dict[str, float | int | None]:
     brams = _number(root, "AreaEstimates/Resources/BRAM_18K")
     counts = {key: _whole(_number(root, f"AreaEstimates/Resources/{name}")) for key, name in (
         ("lut", "LUT"), ("ff", "FF"), ("dsp", "DSP"), ("uram", "URAM"))}
-    counts["dsp"] = counts["dsp"] if counts["dsp"] is not None else _whole(_number(root, "AreaEstimates/Resources/DSP48E"))
+    counts["dsp"] = counts["dsp"] if counts["dsp"] is not None else _whole(_number(root,
+                                                                                   "AreaEstimates/Resources/DSP48E"))
     return {**counts, "bram_bits": None if brams is None else int(brams) * _BRAM18_BITS,
             "clock_hz": 1e9 / clock if clock else None, "fmax_hz": 1e9 / period if period else None,
             "latency_cycles": _whole(cycles), "cycles_per_inference": _whole(interval),

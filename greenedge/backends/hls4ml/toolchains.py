@@ -14,10 +14,12 @@ PROJECT = "project"  # the folder below the build
 
 @dataclass(frozen=True)
 class Toolchain:
-    """`includes` are below the project. `families`: devices it compiles for, the first toolchain of a family is its default.
+    """`includes` are below the project. `families`: devices it compiles for, the first toolchain of a family is its
+    default.
 
-    `vendor` are the programs of which one runs the synthesis, with their arguments; `depthwise`: hls4ml has such a layer for
-    it; `float_bits`: significant bits of the numbers at its interface; `uncompiled`: why its C++ is not compiled here.
+    `vendor` are the programs of which one runs the synthesis, with their arguments; `depthwise`: hls4ml has such a
+    layer for it; `float_bits`: significant bits of the numbers at its interface; `uncompiled`: why its C++ is not
+    compiled here.
     """
 
     name: str
@@ -41,15 +43,18 @@ _XILINX = ("zynq", "zynq-us", "virtex-us", "kintex-us", "artix-7")
 TOOLCHAINS: Mapping[str, Toolchain] = {chain.name: chain for chain in (
     Toolchain("vitis", "Vitis", _XILINX, _AP, _VITIS),
     Toolchain("vivado", "Vivado", _XILINX, _AP, (("vivado_hls", "-f", "build_prj.tcl", _ARGUMENTS),)),
-    Toolchain("vivado-accelerator", "VivadoAccelerator", _XILINX, _AP, (("vivado_hls", "-f", "build_prj.tcl", _ARGUMENTS),),
+    Toolchain("vivado-accelerator", "VivadoAccelerator", _XILINX, _AP,
+              (("vivado_hls", "-f", "build_prj.tcl", _ARGUMENTS),),
               sources=(f"firmware/{TOP}_axi.cpp",), float_bits=24),
-    Toolchain("quartus", "Quartus", ("arria-10",), ("firmware/ac_types", "firmware/ap_types"), (("make", f"{TOP}-fpga"),),
+    Toolchain("quartus", "Quartus", ("arria-10",), ("firmware/ac_types", "firmware/ap_types"),
+              (("make", f"{TOP}-fpga"),),
               depthwise=False, defines=("BRIDGE_SIZES",)),
     Toolchain("oneapi", "oneAPI", ("arria-10",), (), (("cmake", "--build", "."),), depthwise=False,
               uncompiled="its C++ is SYCL, which Intel's icpx alone compiles"),
     Toolchain("catapult", "Catapult", _XILINX + ("arria-10",), ("firmware/ac_types/include", "firmware/ac_math/include",
               "firmware/ac_simutils/include", "firmware/nnet_utils"),
-              (("catapult", "-product", "ultra", "-shell", "-f", "build_prj.tcl", "-eval", f"set ::argv \"{_ARGUMENTS}\""),),
+              (("catapult", "-product", "ultra", "-shell", "-f", "build_prj.tcl", "-eval",
+                f"set ::argv \"{_ARGUMENTS}\""),),
               weights_in_headers=False),
     Toolchain("libero", "Libero", ("polarfire",), (), (("shls", "hw"),),
               uncompiled="hls4ml 1.3 asks for SmartHLS (shls) before it writes anything"))}
@@ -66,6 +71,7 @@ def choose_toolchain(target: Target, wanted: object) -> Toolchain:
     fits = [chain for chain in TOOLCHAINS.values() if target.device.family in chain.families]
     if not fits:
         known = sorted({family for chain in TOOLCHAINS.values() for family in chain.families})
-        raise TargetError(f"{target.name}: no HLS toolchain is known for family {target.device.family!r}; hls4ml serves "
+        raise TargetError(f"{target.name}: no HLS toolchain is known for family {target.device.family!r}; hls4ml "
+                          f"serves "
                           f"{', '.join(known)}.")
     return fits[0]

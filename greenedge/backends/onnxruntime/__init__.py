@@ -45,17 +45,28 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     emitted = write_file(graph)
     about = edges_of(graph, emitted)
     files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
-    command = Command(("{python}", "-m", "greenedge.backends.onnxruntime.selftest", SELFTEST), "selftest.log", "ONNX Runtime's arithmetic",
-                      timeout_s=300)
+    command = Command(
+        ("{python}", "-m", "greenedge.backends.onnxruntime.selftest", SELFTEST),
+        "selftest.log",
+        "ONNX Runtime's arithmetic",
+        timeout_s=300,
+    )
     return Plan(files, (command,), (MODEL, CERTIFICATE, EDGES, SELFTEST))
 
 
 def edges_of(graph: Graph, emitted) -> dict:
     """What edges.json says about a written file: how each edge is stored."""
-    from greenedge.backends.onnxruntime.emit import SHIFT
+    from greenedge.backends.onnxruntime.writing import SHIFT
 
-    edges = {edge: {"offset": code.offset + SHIFT, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi, "shape": graph.edges[edge].shape}
-             for edge, code in emitted.codes.items()}
+    edges = {
+        edge: {
+            "offset": code.offset + SHIFT,
+            "lo": graph.edges[edge].lo,
+            "hi": graph.edges[edge].hi,
+            "shape": graph.edges[edge].shape,
+        }
+        for edge, code in emitted.codes.items()
+    }
     return {"format": _FORMAT, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
 
 
@@ -63,7 +74,9 @@ def _json(value: dict) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None) -> dict[str, np.ndarray]:
+def simulate(
+    folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None
+) -> dict[str, np.ndarray]:
     """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers (int64).
 
     Accumulators cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an input's range.
@@ -76,13 +89,18 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
     try:
         return graph_outputs(about, values, [*about["outputs"], *wanted])
     except KeyError as error:
-        raise GreenedgeError(f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again.") from None
+        raise GreenedgeError(
+            f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again."
+        ) from None
 
 
 def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
     feeds, edges = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}, about["edges"]
-    return [(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.uint8) for name in about["inputs"]]
+    return [
+        (accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.uint8)
+        for name in about["inputs"]
+    ]
 
 
 def graph_outputs(about: dict, values: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -100,7 +118,9 @@ def read_edges(folder: Path) -> dict:
     """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
     about = read_record(folder / EDGES)
     if about.get("format") != _FORMAT:
-        raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
+        raise GreenedgeError(
+            f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again."
+        )
     return about
 
 
@@ -120,11 +140,20 @@ def report(folder: Path) -> dict:
     operators: dict[str, int] = {}
     for node in parsed(folder / MODEL).graph.node:
         operators[node.op_type] = operators.get(node.op_type, 0) + 1
-    edge = {"bytes": (folder / MODEL).stat().st_size, "runtime": f"{tested['runtime']} {tested['version']}", "kernels": KERNELS,
-            "certificate": {KERNELS: {"withheld": doubt} if doubt else summary(recorded, KERNELS)}, "operators": dict(sorted(operators.items())),
-            "left_to_builtins": {}}
-    return {"edge": edge, "proved": proved(folder), "evidence": {"bytes": "measured", "certificate": "proved"},
-            "tools": {**tools({}), tested["runtime"]: tested["version"]}}
+    edge = {
+        "bytes": (folder / MODEL).stat().st_size,
+        "runtime": f"{tested['runtime']} {tested['version']}",
+        "kernels": KERNELS,
+        "certificate": {KERNELS: {"withheld": doubt} if doubt else summary(recorded, KERNELS)},
+        "operators": dict(sorted(operators.items())),
+        "left_to_builtins": {},
+    }
+    return {
+        "edge": edge,
+        "proved": proved(folder),
+        "evidence": {"bytes": "measured", "certificate": "proved"},
+        "tools": {**tools({}), tested["runtime"]: tested["version"]},
+    }
 
 
 def proved(folder: Path) -> str | None:

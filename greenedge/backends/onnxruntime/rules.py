@@ -10,7 +10,9 @@ from greenedge.int8.rules import pad_level, steps, storage, weights
 from greenedge.int8.steps import SUMS, prepared
 
 RUNTIME = "ONNX Runtime"
-WIDEST_ADDITION = 1 << 15  # of the sum of |multiplier|: 128 times that, and half as much again, are whole numbers in float32
+WIDEST_ADDITION = (
+    1 << 15
+)  # of the sum of |multiplier|: 128 times that, and half as much again, are whole numbers in float32
 
 
 def reasons_against(graph: Graph) -> list[Reason]:
@@ -25,19 +27,26 @@ def _of_kind(graph: Graph, op: Op) -> list[Reason]:
 
 
 def _dense(graph: Graph, op: Dense) -> list[Reason]:
-    return weights(op, RUNTIME)
+    return weights(graph, op, RUNTIME)
 
 
 def _padded(graph: Graph, op: Conv | SumPool) -> list[Reason]:
-    found = weights(op, RUNTIME) if isinstance(op, Conv) else []
+    found = weights(graph, op, RUNTIME) if isinstance(op, Conv) else []
     return found + (pad_level(graph, op, op.pad_value) if any(op.pads) else [])
 
 
 def _conv_transpose(graph: Graph, op: ConvTranspose) -> list[Reason]:
-    edge, found = graph.edges[op.inputs[0]], weights(op, RUNTIME)
+    edge, found = graph.edges[op.inputs[0]], weights(graph, op, RUNTIME)
     if edge.hi - edge.lo <= LEVELS and not LEAST <= MOST - edge.hi <= MOST:
-        found.append(Reason(op.name, "unsupported-op", f"an input of {edge.lo}…{edge.hi}", "the zeros between its samples are no int8 there",
-                            "let the quantiser's levels include 0"))
+        found.append(
+            Reason(
+                op.name,
+                "unsupported-op",
+                f"an input of {edge.lo}…{edge.hi}",
+                "the zeros between its samples are no int8 there",
+                "let the quantiser's levels include 0",
+            )
+        )
     return found
 
 
@@ -45,8 +54,15 @@ def _add(graph: Graph, op: Add) -> list[Reason]:
     total = sum(abs(m) for m in op.multipliers)
     if total <= WIDEST_ADDITION:
         return []
-    return [Reason(op.name, "too-wide", f"branches weighted {tuple(op.multipliers)}", f"together the weights of an addition are at most {WIDEST_ADDITION:,}",
-                   "let both branches share one quantiser")]
+    return [
+        Reason(
+            op.name,
+            "too-wide",
+            f"branches weighted {tuple(op.multipliers)}",
+            f"together the weights of an addition are at most {WIDEST_ADDITION:,}",
+            "let both branches share one quantiser",
+        )
+    ]
 
 
 def _step(graph: Graph, op: Requantise) -> list[Reason]:
@@ -55,8 +71,15 @@ def _step(graph: Graph, op: Requantise) -> list[Reason]:
         return found
     wanted = rank - 1 if isinstance(source, Dense) else 0
     if op.axis != wanted:
-        found.append(Reason(op.name, "unsupported-op", f"a step function per index of axis {op.axis}",
-                            f"{RUNTIME} has one per output channel", "quantise per channel or per tensor"))
+        found.append(
+            Reason(
+                op.name,
+                "unsupported-op",
+                f"a step function per index of axis {op.axis}",
+                f"{RUNTIME} has one per output channel",
+                "quantise per channel or per tensor",
+            )
+        )
     return found
 
 
@@ -71,7 +94,24 @@ def _concat(graph: Graph, op: Concat) -> list[Reason]:
     if hi - lo <= LEVELS or any(edge.hi - edge.lo > LEVELS for edge in edges):
         return []
     ranges = " and ".join(f"{edge.name} {edge.lo}…{edge.hi}" for edge in edges)
-    return [Reason(op.name, "too-wide", f"inputs {ranges}", "together they must fit 256 levels", "let both branches share one quantiser")]
+    return [
+        Reason(
+            op.name,
+            "too-wide",
+            f"inputs {ranges}",
+            "together they must fit 256 levels",
+            "let both branches share one quantiser",
+        )
+    ]
 
 
-_CHECKS = {Dense: _dense, Conv: _padded, SumPool: _padded, ConvTranspose: _conv_transpose, Add: _add, Requantise: _step, Pad: _pad, Concat: _concat}
+_CHECKS = {
+    Dense: _dense,
+    Conv: _padded,
+    SumPool: _padded,
+    ConvTranspose: _conv_transpose,
+    Add: _add,
+    Requantise: _step,
+    Pad: _pad,
+    Concat: _concat,
+}

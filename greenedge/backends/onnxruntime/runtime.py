@@ -16,7 +16,9 @@ from greenedge.int8.apart import LIMIT_S, Tell, watched
 _MAX_BYTES = 1 << 30
 
 
-def run_file(model: Path, inputs: Sequence[np.ndarray], keep: Sequence[str] = (), progress: Tell = lambda *_: None) -> dict[str, np.ndarray]:
+def run_file(
+    model: Path, inputs: Sequence[np.ndarray], keep: Sequence[str] = (), progress: Tell = lambda *_: None
+) -> dict[str, np.ndarray]:
     """{tensor: values, batch first} of the file's outputs and of the tensors named in `keep`.
 
     Raises GreenedgeError for a file that the runtime does not take, ToolError where there is no runtime.

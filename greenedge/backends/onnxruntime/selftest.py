@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.onnxruntime.emit import CONTRIB, IR, OPSET, SHIFT
 from greenedge.backends.onnxruntime.worker import run, session_for
+from greenedge.backends.onnxruntime.writing import CONTRIB, IR, OPSET, SHIFT
 from greenedge.int8.arithmetic import EMULATIONS, Emulation, stored
 
 CHANNELS, INPUTS, SAMPLES = 32, 36, 96
@@ -62,31 +62,65 @@ def _case(rng, kind: str, flavour: str) -> Case:
         scales = (2 * rng.integers(0, 4, CHANNELS) + 1) * 2.0 ** -rng.integers(2, 6, CHANNELS)
     else:
         scale_in, scale_out = (1.0, 1.0) if alone else (float(np.float32(rng.uniform(0.1, 2))) for _ in range(2))
-        scales = np.exp(rng.uniform(np.log(0.5), np.log(200), CHANNELS)) / (np.abs(acc).max(axis=0) + 1) * scale_out / scale_in
+        scales = (
+            np.exp(rng.uniform(np.log(0.5), np.log(200), CHANNELS))
+            / (np.abs(acc).max(axis=0) + 1)
+            * scale_out
+            / scale_in
+        )
     scales = scales.astype(np.float32)
     content = _file(kind, weight, bias, scale_in, scales, scale_out, zero_in, zero_out)
     real = acc * scales.astype(np.float64) * scale_in / scale_out
     fed = (x + SHIFT).astype(np.uint8)
-    return Case("QLinearConv" if kind == "depthwise" else kind, content, fed if kind == "QGemm" or alone else fed[:, :, None, None], acc, scale_in,
-                scales, scale_out, zero_out, int(((real % 1 == 0.5) & (np.abs(real) < 64)).sum()))
+    return Case(
+        "QLinearConv" if kind == "depthwise" else kind,
+        content,
+        fed if kind == "QGemm" or alone else fed[:, :, None, None],
+        acc,
+        scale_in,
+        scales,
+        scale_out,
+        zero_out,
+        int(((real % 1 == 0.5) & (np.abs(real) < 64)).sum()),
+    )
 
 
 def _file(kind: str, weight, bias, scale_in, scales, scale_out, zero_in, zero_out) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
-    held = {"xs": np.float32(scale_in), "xz": np.uint8(zero_in + SHIFT), "ws": scales, "wz": np.zeros(len(weight), np.int8), "ys": np.float32(scale_out),
-            "yz": np.uint8(zero_out + SHIFT), "b": bias.astype(np.int32), "w": weight.astype(np.int8)}
+    held = {
+        "xs": np.float32(scale_in),
+        "xz": np.uint8(zero_in + SHIFT),
+        "ws": scales,
+        "wz": np.zeros(len(weight), np.int8),
+        "ys": np.float32(scale_out),
+        "yz": np.uint8(zero_out + SHIFT),
+        "b": bias.astype(np.int32),
+        "w": weight.astype(np.int8),
+    }
     if kind == "QGemm":
         held["w"] = held["w"].T
         nodes = [helper.make_node("QGemm", ["x", "xs", "xz", "w", "ws", "wz", "b", "ys", "yz"], ["y"], domain=CONTRIB)]
     elif kind == "QuantizeLinear":
         held |= {"w": weight[:, 0].astype(np.float32), "b": (bias - SHIFT * weight[:, 0]).astype(np.float32)}
-        nodes = [helper.make_node("Cast", ["x"], ["f"], to=1), helper.make_node("Mul", ["f", "w"], ["m"]), helper.make_node("Add", ["m", "b"], ["a"]),
-                 helper.make_node("Mul", ["a", "ws"], ["r"]), helper.make_node("QuantizeLinear", ["r", "ys", "yz"], ["y"])]
+        nodes = [
+            helper.make_node("Cast", ["x"], ["f"], to=1),
+            helper.make_node("Mul", ["f", "w"], ["m"]),
+            helper.make_node("Add", ["m", "b"], ["a"]),
+            helper.make_node("Mul", ["a", "ws"], ["r"]),
+            helper.make_node("QuantizeLinear", ["r", "ys", "yz"], ["y"]),
+        ]
     else:
         held["w"] = held["w"][:, :, None, None]
-        nodes = [helper.make_node("QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"], ["y"], kernel_shape=[1, 1],
-                                  group=len(weight) if kind == "depthwise" else 1)]
+        nodes = [
+            helper.make_node(
+                "QLinearConv",
+                ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"],
+                ["y"],
+                kernel_shape=[1, 1],
+                group=len(weight) if kind == "depthwise" else 1,
+            )
+        ]
     used = {name for node in nodes for name in node.input}
     tail = [None, None] if kind in ("depthwise", "QLinearConv") else []
     value = lambda name: helper.make_tensor_value_info(name, TensorProto.UINT8, [None, None, *tail])
@@ -102,8 +136,10 @@ def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS) ->
 
     entry = {"pairs": 0, "ties": 0, "mismatches": 0}
     for case in cases():
-        got, = run(session_for(case.content), [case.x])
-        expected = stored(emulations[case.operator]["mlas"], case.acc, case.scale_in, case.scales, case.scale_out, case.zero_point)
+        (got,) = run(session_for(case.content), [case.x])
+        expected = stored(
+            emulations[case.operator]["mlas"], case.acc, case.scale_in, case.scales, case.scale_out, case.zero_point
+        )
         entry["pairs"] += expected.size
         entry["ties"] += case.ties
         entry["mismatches"] += int((got.reshape(expected.shape).astype(np.int64) - SHIFT != expected).sum())
@@ -114,7 +150,9 @@ def main(out: Path) -> None:
     told = {"format": "greenedge-runtime/1", **self_test(), "left_to_builtins": {}}
     out.write_text(json.dumps(told, indent=1) + "\n")
     entry = told["kernels"]["mlas"]
-    print(f"mlas: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from the emulation")
+    print(
+        f"mlas: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from the emulation"
+    )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ def run(session, inputs: list[np.ndarray], tell=lambda done: None) -> list[np.nd
     names = [value.name for value in session.get_inputs()]
     total, parts = len(inputs[0]), []
     for k in range(0, total, _BATCH):
-        parts.append(session.run(None, {name: np.ascontiguousarray(x[k:k + _BATCH]) for name, x in zip(names, inputs)}))
+        parts.append(
+            session.run(None, {name: np.ascontiguousarray(x[k : k + _BATCH]) for name, x in zip(names, inputs)})
+        )
         tell(min(k + _BATCH, total))
     if not parts:
         return [np.zeros((0, *value.shape[1:]), np.uint8) for value in session.get_outputs()]

@@ -1,8 +1,10 @@
 """Back end `tflite`: an int8 .tflite file written straight from the integer graph, with a proof for every channel.
 
 Tools: none to build but Python (Vela for an Ethos-U; edgetpu_compiler for an Edge TPU, where found); to run, `ai-edge-litert`
-(or `tflite-runtime`). Options: storage=int4-dense stores dense layers of at most 4 bits in half
-a byte a weight (LiteRT on CPU only; channels lose the factor that makes them finer).
+(or `tflite-runtime`).
+Options: storage=int4-dense stores dense layers of at most 4 bits in half a byte a weight (LiteRT on CPU only; channels lose the
+factor that makes them finer). kernels=all avoids operators that are exact on XNNPACK alone (a MEAN becomes a convolution with ones,
+larger and slower), so that LiteRT's reference kernels and the older runtime come as near as they can.
 Files: model.tflite; certificate.json (what was proved about each layer's requantisation, per kernel set); edges.json (which
 tensor holds which edge of the graph, and how); selftest.json (the emulated arithmetic against the runtime, and which
 operators XNNPACK leaves to LiteRT's own kernels); deploy/ (for a board without greenedge: model, runner, golden samples);
@@ -37,10 +39,10 @@ _SHAPE_MARK = "greenedge-edges/1"
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
     """Every reason why the graph has no exact int8 file."""
-    from greenedge.backends.tflite.rules import reasons_against, storage_reasons
+    from greenedge.backends.tflite.rules import option_reasons, reasons_against
 
     compiler = _compiler(target)
-    return storage_reasons(graph, options, compiler is not None) + reasons_against(graph) + (compiler.reasons_against(graph) if compiler else [])
+    return option_reasons(graph, options, compiler is not None) + reasons_against(graph) + (compiler.reasons_against(graph) if compiler else [])
 
 
 def _compiler(target: Target):
@@ -55,7 +57,7 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     from greenedge.backends.tflite.deploy import deploy_files
     from greenedge.backends.tflite.emit import write_file
 
-    emitted = write_file(graph, options.get("storage") == "int4-dense")
+    emitted = write_file(graph, options.get("storage") == "int4-dense", options.get("kernels") == "all")
     about = edges_of(graph, emitted)
     files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about),
              **deploy_files(graph, emitted.content, about["edges"])}

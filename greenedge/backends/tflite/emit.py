@@ -14,9 +14,35 @@ import numpy as np
 
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.layout import image, plain
-from greenedge.backends.tflite.linear import FORMS, Form, addition, alone, by_row, form_of
-from greenedge.backends.tflite.moves import MOVES, Emission, Placed, as_image, emit_concat, moved, renamed
-from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise, SumPool
+from greenedge.backends.tflite.linear import (
+    FORMS,
+    Form,
+    addition,
+    alone,
+    by_row,
+    form_of,
+)
+from greenedge.backends.tflite.moves import (
+    MOVES,
+    Emission,
+    Placed,
+    as_image,
+    emit_concat,
+    moved,
+    renamed,
+)
+from greenedge.graph import (
+    Add,
+    Concat,
+    Conv,
+    Dense,
+    Edge,
+    Graph,
+    Input,
+    Op,
+    Requantise,
+    SumPool,
+)
 from greenedge.int8.arithmetic import MOST
 from greenedge.int8.layers import Layer, added, averaged, scaled
 from greenedge.int8.levels import Encoding, encode, encode_input
@@ -35,13 +61,13 @@ class Emitted:
     placed: dict[str, Placed]
 
 
-def write_file(graph: Graph, int4: bool = False) -> Emitted:
+def write_file(graph: Graph, int4: bool = False, all_sets: bool = False) -> Emitted:
     """The file for a graph against which there is no reason (rules.py); the same graph gives the same bytes.
 
     With `int4` the weights of dense layers that have at most 4 bits take half a byte each; there is then no factor left with which a
-    channel could be made finer.
+    channel could be made finer. With `all_sets` operators that are exact on XNNPACK alone are avoided.
     """
-    em = Emission(prepared(graph), Writer(graph.name), int4)
+    em = Emission(prepared(graph), Writer(graph.name), int4, all_sets)
     for op in em.graph.ops:
         _emit(em, op)
     inputs = [em.placed[edge].tensor for edge in graph.inputs]
@@ -136,7 +162,7 @@ def _write_mean(em: Emission, op: SumPool, step: Requantise) -> Placed | None:
     """MEAN over whole images: without a kernel full of ones."""
     source, code = as_image(em, op.inputs[0]), _code(em, step)
     whole = tuple(op.kernel) == tuple(source.layout.shape[1:]) and not any(op.pads)
-    found = averaged(op.name, step, source.code, code, int(np.prod(op.kernel))) if whole else None
+    found = averaged(op.name, step, source.code, code, int(np.prod(op.kernel)), em.all_sets) if whole else None
     if found is None:
         return None
     code, layer = found

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from greenedge.backends.tflite.layout import Layout, image, plain
-from greenedge.backends.tflite.moves import Emission, Placed, as_image, as_plain, moved, renamed, two, window_padding, write_concat
+from greenedge.backends.tflite.moves import (
+    Emission,
+    Placed,
+    as_image,
+    as_plain,
+    renamed,
+    two,
+    window_padding,
+    write_concat,
+)
 from greenedge.graph import Add, Conv, ConvTranspose, Dense, Op, Requantise, SumPool
 
 

@@ -8,7 +8,16 @@ import numpy as np
 
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.layout import Layout, image, plain
-from greenedge.graph import Concat, DepthToSpace, Graph, MaxPool, Pad, Reshape, Transpose, Upsample
+from greenedge.graph import (
+    Concat,
+    DepthToSpace,
+    Graph,
+    MaxPool,
+    Pad,
+    Reshape,
+    Transpose,
+    Upsample,
+)
 from greenedge.int8.levels import Encoding
 
 
@@ -24,11 +33,12 @@ class Placed:
 @dataclass
 class Emission:
     """One file in the making: where each edge is, and what was proved so far. `int4`: whether dense layers of at most 4 bits
-    are stored as such."""
+    are stored as such; `all_sets`: whether what is exact on XNNPACK alone will not do."""
 
     graph: Graph
     writer: Writer
     int4: bool = False
+    all_sets: bool = False
     placed: dict[str, Placed] = field(default_factory=dict)
     layers: list = field(default_factory=list)
     moved: dict[tuple[int, Layout], Placed] = field(default_factory=dict)

@@ -6,16 +6,32 @@ from collections.abc import Mapping
 
 from greenedge.backends.tflite.emit import common_range
 from greenedge.errors import Reason
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, Graph, Input, MaxPool, Op, Pad, Requantise,
-                             SumPool, Upsample)
+from greenedge.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    SumPool,
+    Upsample,
+)
 from greenedge.int8.arithmetic import MOST
 from greenedge.int8.levels import LEVELS, encode
 from greenedge.int8.rules import pad_level, steps, storage, weights
 from greenedge.int8.steps import SUMS, prepared
 
+KERNELS = ("xnnpack", "all")
 STORAGES = ("int8", "int4-dense")
-_REFUSED = {"int4": "LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than int8",
-            "int2": "LiteRT 2.3 has no int2 convolutions"}
+_REFUSED = {
+    "int4": "LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than int8",
+    "int2": "LiteRT 2.3 has no int2 convolutions",
+}
 
 
 def reasons_against(graph: Graph) -> list[Reason]:
@@ -24,19 +40,61 @@ def reasons_against(graph: Graph) -> list[Reason]:
     return [reason for op in graph.ops for reason in (*storage(graph, op), *_of_kind(graph, op))]
 
 
-def storage_reasons(graph: Graph, options: Mapping[str, object], compiled: bool) -> list[Reason]:
-    """Why the weights cannot be stored as build.storage says; `compiled` says whether an accelerator's compiler reads the file."""
+def option_reasons(graph: Graph, options: Mapping[str, object], compiled: bool) -> list[Reason]:
+    """Why the file cannot be what build.storage and build.kernels say; `compiled`: whether an accelerator's compiler reads it."""
+    kernels = options.get("kernels", KERNELS[0])
+    if kernels not in KERNELS:
+        return [
+            Reason(
+                graph.name,
+                "option",
+                f"build.kernels is {kernels!r}",
+                f"it is one of {', '.join(KERNELS)}",
+                "leave it out for xnnpack",
+            )
+        ]
     wanted = options.get("storage", STORAGES[0])
     if wanted == STORAGES[1] and compiled:
-        return [Reason(graph.name, "option", f"build.storage is {wanted!r}", "compilers of accelerators take int8 (Vela 5.2 dies on int4) and pack it "
-                       "themselves", "leave it out for int8")]
+        return [
+            Reason(
+                graph.name,
+                "option",
+                f"build.storage is {wanted!r}",
+                "compilers of accelerators take int8 (Vela 5.2 dies on int4) and pack it themselves",
+                "leave it out for int8",
+            )
+        ]
     if wanted in STORAGES:
         return []
     if wanted not in _REFUSED:
-        return [Reason(graph.name, "option", f"build.storage is {wanted!r}", f"it is one of {', '.join(STORAGES)}", "leave it out for int8")]
-    return [Reason(op.name, "option", f"{wanted} weights", _REFUSED[wanted], f"build.storage={STORAGES[1]}, or int8 (which is the default)")
-            for op in graph.ops if isinstance(op, (Conv, ConvTranspose))] or [
-                Reason(graph.name, "option", f"build.storage is {wanted!r}", "dense layers alone may be narrower than int8", f"build.storage={STORAGES[1]}")]
+        return [
+            Reason(
+                graph.name,
+                "option",
+                f"build.storage is {wanted!r}",
+                f"it is one of {', '.join(STORAGES)}",
+                "leave it out for int8",
+            )
+        ]
+    return [
+        Reason(
+            op.name,
+            "option",
+            f"{wanted} weights",
+            _REFUSED[wanted],
+            f"build.storage={STORAGES[1]}, or int8 (which is the default)",
+        )
+        for op in graph.ops
+        if isinstance(op, (Conv, ConvTranspose))
+    ] or [
+        Reason(
+            graph.name,
+            "option",
+            f"build.storage is {wanted!r}",
+            "dense layers alone may be narrower than int8",
+            f"build.storage={STORAGES[1]}",
+        )
+    ]
 
 
 def _of_kind(graph: Graph, op: Op) -> list[Reason]:
@@ -45,14 +103,20 @@ def _of_kind(graph: Graph, op: Op) -> list[Reason]:
 
 
 def _weights(graph: Graph, op) -> list[Reason]:
-    found = weights(op, "LiteRT")
+    found = weights(graph, op, "LiteRT")
     if isinstance(op, (Conv, ConvTranspose)) and op.weight.ndim > 4:
         found.append(_rank(op, op.weight.ndim - 2))
     return found
 
 
 def _rank(op: Op, axes: int) -> Reason:
-    return Reason(op.name, "unsupported-op", f"a window over {axes} axes", "LiteRT's int8 kernels have one or two", "use 1-D or 2-D layers")
+    return Reason(
+        op.name,
+        "unsupported-op",
+        f"a window over {axes} axes",
+        "LiteRT's int8 kernels have one or two",
+        "use 1-D or 2-D layers",
+    )
 
 
 def _conv(graph: Graph, op: Conv) -> list[Reason]:
@@ -65,7 +129,15 @@ def _conv(graph: Graph, op: Conv) -> list[Reason]:
 def _pool(graph: Graph, op: MaxPool | SumPool) -> list[Reason]:
     found = [_rank(op, len(op.kernel))] if len(op.kernel) > 2 else []
     if isinstance(op, MaxPool) and any(d != 1 for d in op.dilations):
-        found.append(Reason(op.name, "unsupported-op", f"dilations {tuple(op.dilations)}", "LiteRT's pools have none", "use dilation 1"))
+        found.append(
+            Reason(
+                op.name,
+                "unsupported-op",
+                f"dilations {tuple(op.dilations)}",
+                "LiteRT's pools have none",
+                "use dilation 1",
+            )
+        )
     if isinstance(op, SumPool) and any(op.pads):
         found += pad_level(graph, op, op.pad_value)
     return found
@@ -74,8 +146,15 @@ def _pool(graph: Graph, op: MaxPool | SumPool) -> list[Reason]:
 def _add(graph: Graph, op: Add) -> list[Reason]:
     found = []
     if max(abs(m) for m in op.multipliers) > MOST:
-        found.append(Reason(op.name, "too-wide", f"branches weighted {tuple(op.multipliers)}", f"the weights of an addition lie in -{MOST}…{MOST}",
-                            "let both branches share one quantiser"))
+        found.append(
+            Reason(
+                op.name,
+                "too-wide",
+                f"branches weighted {tuple(op.multipliers)}",
+                f"the weights of an addition lie in -{MOST}…{MOST}",
+                "let both branches share one quantiser",
+            )
+        )
     return found + _common(graph, op)
 
 
@@ -88,7 +167,15 @@ def _common(graph: Graph, op: Op) -> list[Reason]:
     if hi - lo <= LEVELS:
         return []
     ranges = " and ".join(f"{edge.name} {edge.lo}…{edge.hi}" for edge in edges)
-    return [Reason(op.name, "too-wide", f"inputs {ranges}", "together they must fit 256 levels", "let both branches share one quantiser")]
+    return [
+        Reason(
+            op.name,
+            "too-wide",
+            f"inputs {ranges}",
+            "together they must fit 256 levels",
+            "let both branches share one quantiser",
+        )
+    ]
 
 
 def _written(graph: Graph, edge: str) -> tuple[int, int]:
@@ -108,10 +195,19 @@ def _step(graph: Graph, op: Requantise) -> list[Reason]:
         return found
     rank = len(graph.edges[op.output].shape)
     source = graph.producer(op.inputs[0])
-    wanted = {Dense: (rank - 1,), Add: (0, rank - 1)}.get(type(source), (0,) if isinstance(source, SUMS) else (0, rank - 1))
+    wanted = {Dense: (rank - 1,), Add: (0, rank - 1)}.get(
+        type(source), (0,) if isinstance(source, SUMS) else (0, rank - 1)
+    )
     if len(op.thresholds) > 1 and op.axis not in wanted:
-        found.append(Reason(op.name, "unsupported-op", f"a step function per index of axis {op.axis}",
-                            "LiteRT has one per output channel", "quantise per channel or per tensor"))
+        found.append(
+            Reason(
+                op.name,
+                "unsupported-op",
+                f"a step function per index of axis {op.axis}",
+                "LiteRT has one per output channel",
+                "quantise per channel or per tensor",
+            )
+        )
     return found
 
 
@@ -122,12 +218,30 @@ def _pad(graph: Graph, op: Pad) -> list[Reason]:
 def _upsample(graph: Graph, op: Upsample) -> list[Reason]:
     if len(op.factors) in (2, 3) and op.factors[0] == 1:
         return []
-    return [Reason(op.name, "unsupported-op", f"factors {tuple(op.factors)}", "LiteRT resizes one or two image axes", "upsample height and width")]
+    return [
+        Reason(
+            op.name,
+            "unsupported-op",
+            f"factors {tuple(op.factors)}",
+            "LiteRT resizes one or two image axes",
+            "upsample height and width",
+        )
+    ]
 
 
 def _concat(graph: Graph, op: Concat) -> list[Reason]:
     return _common(graph, op)
 
 
-_CHECKS = {Dense: _weights, Conv: _conv, ConvTranspose: _weights, SumPool: _pool, MaxPool: _pool, Add: _add, Requantise: _step,
-           Pad: _pad, Upsample: _upsample, Concat: _concat}
+_CHECKS = {
+    Dense: _weights,
+    Conv: _conv,
+    ConvTranspose: _weights,
+    SumPool: _pool,
+    MaxPool: _pool,
+    Add: _add,
+    Requantise: _step,
+    Pad: _pad,
+    Upsample: _upsample,
+    Concat: _concat,
+}

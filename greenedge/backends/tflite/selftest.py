@@ -18,7 +18,14 @@ import numpy as np
 
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.worker import RESOLVERS, load_runtime, run
-from greenedge.int8.arithmetic import EMULATIONS, LITERT, Emulation, activation_bounds, mean_emulations, stored
+from greenedge.int8.arithmetic import (
+    EMULATIONS,
+    LITERT,
+    Emulation,
+    activation_bounds,
+    mean_emulations,
+    stored,
+)
 
 CHANNELS, INPUTS, SAMPLES = 48, 8, 160
 _SEED = 20261123

@@ -15,6 +15,7 @@ module ge_deframe #(
     output logic [AW-1:0] waddr,
     output logic [7:0]    wdata,
     output logic          committed,                     // for one cycle: one more whole frame
+    output logic          opens,                         // with `committed`: it is OPEN
     output logic          dropped,                       // for one cycle: what came was no frame
     output logic          overflowed                     // for one cycle: a frame had no room
 );
@@ -23,12 +24,13 @@ module ge_deframe #(
     phase_t       phase;
     logic [15:0]  left, length;                          // bytes left of this phase, payload length
     logic [AW:0]  wr, at;                                // end of the committed frames; where the next byte goes
-    logic         escaped, broken, full;
+    logic         escaped, broken, full, is_open;
     logic         begun;                                 // at least one byte since the last flag
     logic [15:0]  a, b, a_next, b_next;
     logic [7:0]   plain;
     logic         flag, byte_in, body;
 
+    always_ff @(posedge clk) opens <= is_open;
     assign flag    = valid && !bad && data == 8'h7E;
     assign byte_in = valid && !bad && (data[7:2] != 6'h1F);
     assign plain   = escaped ? data ^ 8'h20 : data;
@@ -85,6 +87,7 @@ module ge_deframe #(
             escaped <= !bad && data == 8'h7D;
             if (bad || data == 8'h7F || (data == 8'h7D && escaped)) broken <= 1'b1;
             if (body) begin
+                if (phase == HEAD && left == 16'd5) is_open <= (plain == 8'h01);
                 a <= a_next;
                 b <= b_next;
                 if (full) overflow <= 1'b1;

@@ -2,7 +2,8 @@
 //
 // DATA and LOOP are measured first (whole number of samples?), by counting: no divider. LOOP waits until the core is
 // empty and then reads the same samples again and again. OPEN holds `restart` for RESTART cycles, which resets the core
-// and everything behind it; nothing that was under way can come out afterwards.
+// and everything behind it; nothing that was under way can come out afterwards. Nothing keeps an OPEN waiting either: what is
+// under way when it arrives, be it two thousand million passes of a LOOP, is broken off.
 module ge_feeder #(
     int unsigned AW      = 11,       // the request buffer has 2**AW bytes
     int unsigned S_BYTES = 1,        // bytes of a beat into the core
@@ -14,6 +15,7 @@ module ge_feeder #(
     input  logic                 rst,
     // frames
     input  logic                 committed,
+    input  logic                 opens,              // with `committed`: that frame is OPEN
     output logic [AW:0]          rd,                 // everything before is free
     output logic [AW-1:0]        raddr,
     output logic                 ren,
@@ -59,6 +61,7 @@ module ge_feeder #(
     logic [7:0]    code;
     logic [PW-1:0] pause;
     logic          freed;
+    logic [AW:0]   opening;                          // OPENs in the buffer, well-formed or not
 
     // ---- a byte a cycle out of the buffer, held until it is taken
     logic [15:0]   unread;
@@ -98,6 +101,7 @@ module ge_feeder #(
         marked    <= 1'b0;
         if (rst) begin
             state   <= WAIT;
+            opening <= '0;
             frames  <= '0;
             rd      <= '0;
             rp      <= '0;
@@ -110,6 +114,7 @@ module ge_feeder #(
             marked  <= 1'b0;
             n       <= '0;
         end else begin
+            if ((committed && opens) != (freed && kind == OPEN)) opening <= freed && kind == OPEN ? opening - 1'b1 : opening + 1'b1;
             if (committed != freed) frames <= committed ? frames + 1'b1 : frames - 1'b1;
             if (fetch) begin
                 rp     <= rp + 1'b1;
@@ -227,6 +232,7 @@ module ge_feeder #(
                 end
                 default: state <= WAIT;
             endcase
+            if (opening != 0 && kind != OPEN && (state == SETTLE || state == ANSWER || state == FEED)) state <= FREE;
         end
     end
 

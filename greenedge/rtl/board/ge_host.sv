@@ -39,11 +39,11 @@ module ge_host #(
     logic [AW:0]   rd;
     logic [AW-1:0] waddr, raddr;
     logic [7:0]    wdata, rdata;
-    logic          we, ren, committed, dropped, overflowed;
+    logic          we, ren, committed, opens, dropped, overflowed;
     logic [7:0]    buffer [2**AW];
 
     ge_deframe #(.AW(AW)) deframe (
-        .clk, .rst, .data(rx_data), .valid(rx_valid), .bad(rx_bad), .rd, .we, .waddr, .wdata, .committed, .dropped, .overflowed);
+        .clk, .rst, .data(rx_data), .valid(rx_valid), .bad(rx_bad), .rd, .we, .waddr, .wdata, .committed, .opens, .dropped, .overflowed);
 
     always_ff @(posedge clk) begin
         if (we) buffer[waddr] <= wdata;
@@ -59,7 +59,7 @@ module ge_host #(
     logic [7:0]  job_kind;
 
     ge_feeder #(.AW(AW), .S_BYTES(S_BYTES), .IN(IN), .OUT(OUT)) feeder (
-        .clk, .rst, .committed, .rd, .raddr, .ren, .rdata, .restart, .opened, .m_tdata, .m_tvalid, .m_tready, .idle,
+        .clk, .rst, .committed, .opens, .rd, .raddr, .ren, .rdata, .restart, .opened, .m_tdata, .m_tvalid, .m_tready, .idle,
         .drop_passes, .drop_samples, .drop_load, .marker, .marked, .job_kind, .job_seq, .job_length, .job_argument,
         .job_valid, .job_ready);
 
