@@ -17,6 +17,7 @@ from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.units import Unit
 
 _ROUNDS = 2
+_TOO_SLOW = 1e9
 _PACES = (1, 4)  # starts in which every layer gives about so many integers per beat
 
 
@@ -36,6 +37,7 @@ class Link:
     giver: hw.Layer | None
     taker: hw.Layer | None
     bits: int
+    total: int  # integers per inference
 
 
 def links_of(network: hw.Network) -> list[Link]:
@@ -46,9 +48,9 @@ def links_of(network: hw.Network) -> list[Link]:
         if tied(layer):
             givers |= {wire.name: givers[layer.source.name] for wire in layer.results}
             continue
-        links += [Link(givers[wire.name], layer, wire.bits) for wire in layer.sources]
+        links += [Link(givers[wire.name], layer, wire.bits, wire.total) for wire in layer.sources]
         givers |= {wire.name: layer for wire in layer.results}
-    return [*links, Link(givers[network.result.name], None, network.result.bits)]
+    return [*links, Link(givers[network.result.name], None, network.result.bits, network.result.total)]
 
 
 @cache
@@ -60,15 +62,18 @@ def converters(bits: int, given: int, taken: int, family: str) -> Cost:
     return cost
 
 
-def between(link: Link, folding: Mapping[str, Fold], family: str) -> Cost:
-    """The converters on one link."""
+def between(link: Link, folding: Mapping[str, Fold], family: str, most_cycles: int) -> Cost:
+    """The converters on one link; no device holds those that would need more cycles than that."""
     taken = elements(link.taker, folding[link.taker.name])[0] if link.taker else None
     given = elements(link.giver, folding[link.giver.name])[1] if link.giver else through_pins(taken, link.bits)
-    return converters(link.bits, given, through_pins(given, link.bits) if taken is None else taken, family)
+    taken = through_pins(given, link.bits) if taken is None else taken
+    if link.total // min(given, *conversions(given, taken), taken) > most_cycles:
+        return Cost(lut4=_TOO_SLOW)
+    return converters(link.bits, given, taken, family)
 
 
 def matched(network: hw.Network, groups: Sequence[tuple[hw.Layer, ...]], options: Sequence[Sequence[Choice]],
-            limits: Limits) -> dict[str, Fold]:
+            limits: Limits, most_cycles: int) -> dict[str, Fold]:
     """A folding by layer name, from the choices that each group has; `limits` says what is small."""
     links = links_of(network)
     touching = [[link for link in links if link.giver in group or link.taker in group] for group in groups]
@@ -82,10 +87,10 @@ def matched(network: hw.Network, groups: Sequence[tuple[hw.Layer, ...]], options
             for k, (group, choices, near) in enumerate(zip(groups, options, touching)):
                 def size(choice: Choice) -> float:
                     tried = {**folding, **{layer.name: choice.fold for layer in group}}
-                    return limits.share(sum((between(link, tried, limits.family) for link in near), choice.cost))
+                    return limits.share(sum((between(link, tried, limits.family, most_cycles) for link in near), choice.cost))
 
                 chosen[k] = min(choices, key=size)
                 folding |= {layer.name: chosen[k].fold for layer in group}
-        total = sum((between(link, folding, limits.family) for link in links), sum((choice.cost for choice in chosen), Cost()))
+        total = sum((between(link, folding, limits.family, most_cycles) for link in links), sum((c.cost for c in chosen), Cost()))
         found.append((limits.share(total), folding))
     return min(found, key=lambda entry: entry[0])[1]

@@ -7,14 +7,14 @@ the fewest cycles that fit, or the most that still give the inferences per secon
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.design import Design, Limits
 from greenedge.backends.finn.fifos import Deadlock, with_queues
 from greenedge.backends.finn.folding import Fold, Folding, cycles, foldings, groups, least_cycles
-from greenedge.backends.finn.matching import Choice, matched
+from greenedge.backends.finn.matching import Choice, links_of, matched
 from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.stitch import stitch
 from greenedge.backends.finn.units import unit_of
@@ -36,7 +36,7 @@ class Search:
 
     def __init__(self, network: hw.Network, limits: Limits, most_beats: int | None = None) -> None:
         self.network, self.limits, self.most_beats = network, limits, most_beats
-        self.groups = groups(network)
+        self.groups, self.links = groups(network), links_of(network)
         self.choices = [self._choices(group) for group in self.groups]
         self.least = least_cycles(network)
         fastest = max([self.least, *(min(choice.cycles for choice in choices) for choices in self.choices)])
@@ -44,8 +44,11 @@ class Search:
         self._made: dict[int, Design] = {}
 
     def _choices(self, group: tuple[hw.Layer, ...]) -> list[Choice]:
+        """A global pool gives all it has at once and takes nothing meanwhile, so behind it no step is serial."""
+        hurried = any(link.taker in group and isinstance(link.giver, hw.GlobalPool) for link in self.links)
         return [Choice(max(cycles(layer, fold) for layer in group),
-                       sum((estimate(unit_of(layer, fold), self.limits.family) for layer in group), Cost()), fold) for fold in foldings(group[-1])]
+                       sum((estimate(unit_of(layer, fold), self.limits.family) for layer in group), Cost()), fold)
+                for fold in foldings(group[-1]) if fold.cycles == 1 or not hurried]
 
     def _options(self, index: int) -> list[list[Choice]]:
         """Per group the foldings that take at most the candidate's cycles."""
@@ -59,7 +62,7 @@ class Search:
     def design(self, index: int) -> Design:
         """The smallest design whose layers take at most the candidate's cycles each. Raises Deadlock."""
         if index not in self._made:
-            folding = matched(self.network, self.groups, self._options(index), self.limits)
+            folding = matched(self.network, self.groups, self._options(index), self.limits, max(self.least, self.candidates[index]))
             self._made[index] = designed(self.network, folding, self.limits, self.most_beats)
         return self._made[index]
 
@@ -127,8 +130,11 @@ def _searched(search: Search, wish: Wish) -> Found:
 def designed(network: hw.Network, folding: Folding, limits: Limits, most_beats: int | None = None) -> Design:
     """The design with exactly this folding. Raises Deadlock."""
     queued, schedule = with_queues(network, folding, least_cycles(network), most_beats)
-    units = [instance.unit for instance in stitch(queued, folding).instances if instance.unit]  # converters included
-    return Design(queued, folding, schedule, sum((estimate(unit, limits.family) for unit in units), Cost()), limits)
+    instances = stitch(queued, folding).instances  # converters included
+    beats = max(stream.beats for instance in instances for stream in instance.ports.values())  # none moves more than one a cycle
+    schedule = replace(schedule, interval=max(schedule.interval, beats))
+    cost = sum((estimate(instance.unit, limits.family) for instance in instances if instance.unit), Cost())
+    return Design(queued, folding, schedule, cost, limits)
 
 
 def refusals(choice: Found, wish: Wish, target: Target, clock_hz: int, asked: str) -> list[Reason]:
