@@ -31,6 +31,7 @@ from greenedge.export import export_stage
 from greenedge.graph import Graph, run_graph
 from greenedge.host import run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.snap import snap_file
 from greenedge.target import load_target
 from greenedge.tools import execute, find_tool
 from greenedge.train import load_recipe, train_stage
@@ -41,7 +42,7 @@ _PUBLISHED = (("hls4ml, Fahim et al. (QAT, pruned)", "76 %", 63_251, "45 ns"), (
 _LUTS = {"ecp5": r"LUT4", "xcup": r"LUT[1-6]"}
 
 
-def trained(folder: Path, hidden: str, share: float) -> tuple[Graph, np.ndarray, float]:
+def trained(folder: Path, hidden: str, share: float, snap: int) -> tuple[Graph, np.ndarray, float]:
     """(integer graph, integers of the test samples, accuracy of the network)."""
     settings = {"model.hidden": f"[{hidden}]"}
     if share:
@@ -49,7 +50,9 @@ def trained(folder: Path, hidden: str, share: float) -> tuple[Graph, np.ndarray,
     recipe = load_recipe(_REPO / "flows" / "jets-mlp", settings)
     metrics = train_stage(recipe, folder / "1-train")
     export_stage(recipe, folder / "1-train", folder / "2-export")
-    lowered = lower_file(folder / "2-export" / "model.onnx")
+    model = folder / "2-export" / "model.onnx"
+    snap_file(model, folder / "snapped.onnx", snap)
+    lowered = lower_file(folder / "snapped.onnx")
     x = np.load(folder / "2-export" / "inputs.npy")
     return lowered.graph, next(iter(run_prologue(lowered, x).values())), metrics["accuracy"]
 
@@ -79,14 +82,18 @@ def main() -> None:
     parser.add_argument("--hidden", default="64,32,32")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--prune", type=float, default=0.0, help="share of the weights that training takes out")
+    parser.add_argument("--snap", type=int, default=8, help="bits of the requantisers' multipliers: da4ml's Verilog "
+                                                            "wants few")
     parser.add_argument("--route", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jets-") as scratch:
         folder = Path(scratch)
-        graph, test, accuracy = trained(folder, arguments.hidden, arguments.prune)
+        graph, test, accuracy = trained(folder, arguments.hidden, arguments.prune, arguments.snap)
         print(f"16-{arguments.hidden.replace(',', '-')}-5, 6 bits: accuracy {accuracy:.4f} on made data, estimated "
               f"{sum(adder_bits(graph).values()):,.0f} adder bits")
         target = load_target("ulx3s-85f")
+        for reason in da4ml.check(graph, target, {}):
+            print(f"refused for {target.name}: {reason}")
         plan = da4ml.plan(graph, target, {})
         if not arguments.route:
             plan = dataclasses.replace(plan, commands=plan.commands[:2], products=plan.products[:4])

@@ -128,6 +128,16 @@ def test_what_cannot_be_unrolled_is_told(rng):
         assert str(error.value) == text
 
 
+def test_scales_too_deep_for_da4ml_are_refused(rng):
+    from tests.backends.nets import mlp
+
+    refused = [str(reason) for reason in da4ml.check(mlp(rng, (5, 5, 5, 5, 5, 4), 6, 6), load_target("ulx3s-85f"), {})]
+    assert len(refused) == 1
+    assert re.fullmatch(r"tiny: its requantisers shift \d+ bits one behind another; da4ml 0.5 keeps them all as one scale, and its "
+                        r"Verilog was found right up to 56 \(cure: use `greenedge snap` for shorter multipliers, or choose --backend "
+                        r"finn\)\.", refused[0])
+
+
 def test_wishes_that_cannot_be_are_refused(rng, tmp_path):
     from greenedge.backends.da4ml.measure import _require_latency
     from greenedge.errors import GreenedgeError

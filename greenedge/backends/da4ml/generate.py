@@ -8,6 +8,7 @@ What was traced is kept in the user's cache folder under the digest of graph, op
 
 from __future__ import annotations
 
+import decimal
 import hashlib
 import json
 import re
@@ -31,6 +32,10 @@ FOLDER = "rtl"
 _SUM, _DIFFERENCE = 0, 1  # da4ml's opcodes of its adders
 # estimated adder bits from which it pays to let numba compile da4ml's solver, about two minutes once
 _COMPILED_FROM = 20_000
+# da4ml keeps the shifts of all layers behind one another as decimal powers of two, which Python rounds to 28 digits:
+# beyond
+# 2**-40 the circuit would be another one. 2**-s has fewer than s + 1 digits.
+_DIGITS = 4096
 _PACKAGES = ("da4ml", "numba", "numpy")
 
 
@@ -48,14 +53,18 @@ def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
 
     from greenedge.backends.da4ml.unroll import bits_of, unroll
 
-    comb = comb_trace(*unroll(graph))
-    pipeline = to_pipeline(comb, cutoff, verbose=False)
+    with decimal.localcontext() as context:
+        context.prec = _DIGITS
+        comb = comb_trace(*unroll(graph))
+        pipeline = to_pipeline(comb, cutoff, verbose=False)
     with tempfile.TemporaryDirectory(prefix="greenedge-da4ml-") as scratch:
         RTLModel(pipeline, KERNEL, scratch, "verilog", print_latency=False).write()
         source = Path(scratch) / "src"
-        paths = [*sorted((source / "static").glob("*.v")), *sorted(source.glob(f"{KERNEL}_stage*.v")),
+        # without its look-up table, which nothing here has and which names a file that is not there
+        static = [path for path in sorted((source / "static").glob("*.v")) if path.name != "lookup_table.v"]
+        paths = [*static, *sorted(source.glob(f"{KERNEL}_stage*.v")),
                  source / f"{KERNEL}.v"]
-        files = {path.name: re.sub(r"(?m)^`timescale.*\n", "", path.read_text()).encode() for path in paths}
+        files = {path.name: _mended(path.read_text()).encode() for path in paths}
     wires = {name: [bits_of(float(q.min), float(q.max), float(q.step)) for q in intervals]
              for name, intervals in (("inputs", pipeline.inp_qint), ("outputs", pipeline.out_qint))}
     stages = len(pipeline.solutions)
@@ -64,6 +73,13 @@ def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
              "adders": sum(op.opcode in (_SUM, _DIFFERENCE) for op in comb.ops),
              "seconds": round(time.monotonic() - started, 2)}
     return files, about
+
+
+def _mended(text: str) -> str:
+    """da4ml's Verilog without time scales, its constants with their widths: a literal without one has 32 bits."""
+    text = re.sub(r"(?m)^`timescale.*\n", "", text)
+    return re.sub(r"assign (v\d+)\[(\d+):0\] = '(b[01]+);",
+                  lambda found: f"assign {found[1]}[{found[2]}:0] = {int(found[2]) + 1}'{found[3]};", text)
 
 
 def traced(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict, bool]:

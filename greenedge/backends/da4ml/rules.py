@@ -11,6 +11,7 @@ from greenedge.graph import Affine, Graph, Requantise
 from greenedge.graph.half_even import half_even
 from greenedge.target import Target
 
+_MOST_SHIFT = 56  # a residual network with 56 bits was equal in every sample, a chain with 58 in none
 _MOST_BITS = 60  # of a product with a multiplier: da4ml reckons ranges in doubles
 
 
@@ -31,7 +32,22 @@ def reasons_against(graph: Graph) -> list[Reason]:
         elif (bits := _product_bits(op, affine)) > _MOST_BITS:
             found.append(Reason(op.name, "too-wide", f"products of {bits} bits", f"da4ml reckons in {_MOST_BITS}",
                                 "use `greenedge snap` to narrow it"))
+    if not found and (deepest := max(_shifts(graph).values())) > _MOST_SHIFT:
+        found.append(Reason(graph.name, "too-deep", f"its requantisers shift {deepest} bits one behind another",
+                            f"da4ml 0.5 keeps them all as one scale, and its Verilog was found right up to "
+                            f"{_MOST_SHIFT}",
+                            "use `greenedge snap` for shorter multipliers, or choose --backend finn"))
     return found
+
+
+def _shifts(graph: Graph) -> dict[str, int]:
+    """Per edge the bits that requantisers one behind another have shifted out on the way to it, at most."""
+    sums: dict[str, int] = {}
+    for op in graph.ops:
+        affine = (op.affine or half_even(op)) if isinstance(op, Requantise) else None
+        before = max((sums[edge] for edge in op.inputs), default=0)
+        sums[op.output] = before + (int(affine.s.max()) if affine is not None else 0)
+    return sums
 
 
 def _product_bits(op: Requantise, affine: Affine) -> int:
