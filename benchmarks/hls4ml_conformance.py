@@ -107,6 +107,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--only", action="append")
     arguments = parser.parse_args()
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     print(f"{'':24} {'ours: differ, argmax':>20}   stock hls4ml, defaults: differ, argmax; of {arguments.samples} "
