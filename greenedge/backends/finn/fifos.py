@@ -217,12 +217,12 @@ def _firings(layer: hw.Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         inside = np.pad(np.ones((layer.height, layer.width), np.int64), (layer.pads[::2], layer.pads[1::2]))
         taken = np.cumsum(inside.ravel())[:, None] * layer.source.channels
         return taken, taken, np.arange(1, inside.size + 1) * layer.result.channels
-    if isinstance(layer, hw.Upsample):
-        row = np.repeat(np.arange(1, layer.height + 1), layer.factors[0]) * layer.width * layer.source.channels
-        out = np.arange(1, len(row) + 1) * layer.result.total // len(row)
-        last = np.append(row[1:] > row[:-1], True)
-        frees = np.where(last, row, row - layer.width * layer.source.channels)
-        return row[:, None], frees[:, None], out
+    if isinstance(layer, hw.Upsample):  # a row is kept until its last repetition, and freed pixel by pixel then
+        (down, across), channels = layer.factors, layer.source.channels
+        i, j = np.divmod(np.arange(layer.height * down * layer.width * across), layer.width * across)
+        needs = i // down * layer.width + j // across + 1
+        frees = np.where((i % down == down - 1) & (j % across == across - 1), needs, i // down * layer.width)
+        return needs[:, None] * channels, np.maximum.accumulate(frees)[:, None] * channels, np.arange(1, len(i) + 1) * channels
     if isinstance(layer, hw.GlobalPool):
         taken = np.arange(1, layer.source.pixels + 1) * layer.source.channels
         return taken[:, None], taken[:, None], np.append(np.zeros(len(taken) - 1, np.int64), layer.result.total)
