@@ -184,7 +184,7 @@ def _own_buffer(layer: hw.Layer, fold: Fold, k: int) -> int:
     if isinstance(layer, hw.MatVec):
         return 3 * layer.weight.shape[0]
     if isinstance(layer, hw.Upsample):
-        return 2 * layer.width * wire.channels
+        return (layer.width * (layer.factors[0] > 1) + 2 + 10 * fold.pe // wire.channels) * wire.channels
     return 3 * wire.channels
 
 
