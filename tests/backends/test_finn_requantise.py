@@ -9,8 +9,8 @@ import pytest
 
 import greenedge
 from greenedge.backends.finn.simulation import Stall, compile_model, run_model, sim_top
-from greenedge.backends.finn.stitch import _memory
 from greenedge.backends.finn.streams import Stream
+from greenedge.backends.finn.units import memory_file
 
 _RTL = Path(greenedge.__file__).parent / "rtl"
 _FILES = ("ge_fifo.sv", "ge_scale.sv", "ge_clip.sv", "ge_requantise_serial.sv", "ge_requantise.sv")
@@ -34,7 +34,7 @@ def test_requantiser(rng, tmp_path, case):
     ends = np.concatenate([m * x_lo + b, m * x_hi + b, b])
     bb = max(int(np.abs(ends).max()).bit_length() + 1, shift + ob + 1)
     fields = (m.astype(object) << bb) | (b.astype(object) & ((1 << bb) - 1))
-    (tmp_path / "p.mem").write_bytes(_memory(fields.reshape(-1, pe), mb + bb))
+    (tmp_path / "p.mem").write_bytes(memory_file(fields.reshape(-1, pe), mb + bb))
     source = Stream("s", "x", xb, bool(signed), pe, channels // pe, (channels,))
     result = Stream("m", "y", ob, lo < 0, pe, channels // pe, (channels,))
     values = dict(C=channels, PE=pe, XB=xb, XSGN=signed, MB=mb, BB=bb, SHIFT=shift, LO=lo, HI=hi, OB=ob, CYCLES=cycles)

@@ -343,7 +343,8 @@ def stub(tmp_path_factory):
     )
     loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     loaded.stub_set.argtypes = [ctypes.c_ulonglong, ctypes.c_uint, ctypes.c_int]
-    return loaded
+    yield loaded
+    loaded.stub_leave()  # it stays loaded, and other tests are of a machine without a GPU
 
 
 def _gpu(stub, read=1.0):
