@@ -27,7 +27,8 @@ def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple
     if refusals["da4ml"] or refusals["finn"]:
         taker = "finn" if refusals["da4ml"] and not refusals["finn"] else "da4ml" if not refusals["da4ml"] else first
         other = "da4ml" if taker == "finn" else "finn"
-        return taker, f"{taker} was chosen because {other} refuses the model: {str(refusals[other][0]).rstrip('.')}"
+        why = refusals[other][0]
+        return taker, f"{taker} was chosen because {other} refuses the model ({why.node}: {why.value}; {why.rule})"
     for name, own in (("finn", _FOLDED), ("da4ml", _UNROLLED)):
         if asked := [key for key in own if options.get(key)]:
             return name, f"{name} was chosen because build.{asked[0]} was asked for, which it takes as its goal"

@@ -29,7 +29,7 @@ def test_inferences_per_second_are_finns(rng):
         "finn", "finn was chosen because build.fps was asked for, which it takes as its goal")
     assert choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"cutoff": 4})[0] == "da4ml"
     backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"latency": 1e-7})
-    assert backend == "da4ml" and reason.startswith("da4ml was chosen because finn refuses the model: ")
+    assert backend == "da4ml" and reason.startswith("da4ml was chosen because finn refuses the model (")
 
 
 def test_a_back_end_that_refuses_gives_way(rng):
@@ -37,7 +37,7 @@ def test_a_back_end_that_refuses_gives_way(rng):
     steps = sketch.step(sketch.dense("x", 3))
     # thresholds without a multiply, add and shift
     backend, reason = choose(sketch.graph(steps), load_target("ulx3s-85f"), {})
-    assert reason.startswith(f"{backend} was chosen because ") and " refuses the model: " in reason
+    assert reason.startswith(f"{backend} was chosen because ") and " refuses the model (" in reason
 
 
 def test_one_back_end_needs_no_reason(rng):
