@@ -44,6 +44,16 @@ def residual(rng):
     return sketch, sketch.dense(sketch.reshape(f, 3), 2, bits=2)
 
 
+def streamed(rng):
+    """What a residual network has that can be streamed: pools whose windows lie side by side."""
+    sketch = Sketch(rng, (2, 8, 8))
+    a = sketch.step(sketch.conv("x", 4, (3, 3), strides=(2, 2), pads=(1, 1, 1, 1)))
+    b = sketch.step(sketch.conv(a, 4, (3, 3), pads=(1, 1, 1, 1), groups=4), "s4")
+    c = sketch.step(sketch.add(a, b, multipliers=(1, 2)), per_channel=False)
+    d = sketch.step(sketch.sum_pool(sketch.max_pool(c, (2, 2)), (2, 2)))
+    return sketch, sketch.dense(sketch.reshape(d, 4), 2, bits=2)
+
+
 def sequence(rng):
     """1-d convolutions with groups, a pool, joined channels."""
     sketch = Sketch(rng, (2, 9), "s4")

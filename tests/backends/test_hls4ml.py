@@ -16,7 +16,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.graph import run_graph
 from greenedge.target import load_target
 from greenedge.tools import execute
-from tests.backends.affine_nets import made, residual, sequence, vectors
+from tests.backends.affine_nets import made, residual, sequence, streamed, vectors
 
 pytestmark = [pytest.mark.tool("g++")]
 BOARD = {"quartus": "arria10-gx", "vivado-accelerator": "pynq-z2"}
@@ -87,8 +87,15 @@ def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):
                          [("vitis", "io_stream"), ("vivado", "io_parallel"), ("vivado-accelerator", "io_stream"),
                                            ("quartus", "io_parallel"), ("catapult", "io_parallel")])
 def test_every_toolchain_that_can_be_compiled_here(rng, tmp_path, toolchain, io, build):
-    graph, x = made(rng, build)
+    graph, x = made(rng, streamed if io == "io_stream" and build is residual else build)
     compare(graph, built(graph, tmp_path / "build", toolchain=toolchain, io=io), x)
+
+
+def test_overlapping_pools_cannot_be_streamed(rng):
+    graph, _ = made(rng, residual)
+    reason, = hls4ml.check(graph, load_target("vcu118"), {"io": "io_stream"})
+    assert (reason.value, reason.rule, reason.cure) == ("windows (2, 2) every (1, 1)", "hls4ml's streamed pools take windows side by side",
+                                                       "choose --set build.io=io_parallel")
 
 
 @pytest.mark.slow

@@ -50,6 +50,10 @@ def reasons_against_build(graph: Graph, target: Target, chain: Toolchain,
         found.append(Reason(graph.name, "unsupported-target", f"{target.name}",
                             f"VivadoAccelerator has block designs for {', '.join(ACCELERATOR_BOARDS)}",
                             "choose toolchain vitis"))
+    if options.get("io") == "io_stream":
+        found += [Reason(op.name, "unsupported-op", f"windows {tuple(op.kernel)} every {tuple(op.strides)}",
+                         "hls4ml's streamed pools take windows side by side", "choose --set build.io=io_parallel")
+                  for op in graph.ops if isinstance(op, MaxPool) and tuple(op.kernel) != tuple(op.strides)]
     edges = [graph.edges[name] for name in (*graph.inputs, *graph.outputs)]
     found += [Reason(edge.name, "too-wide", f"{edge.bits} bits at the interface",
                      f"{chain.name} hands over floats of {chain.float_bits} bits",

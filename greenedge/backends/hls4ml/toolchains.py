@@ -55,7 +55,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = {chain.name: chain for chain in (
               "firmware/ac_simutils/include", "firmware/nnet_utils"),
               (("catapult", "-product", "ultra", "-shell", "-f", "build_prj.tcl", "-eval",
                 f"set ::argv \"{_ARGUMENTS}\""),),
-              weights_in_headers=False),
+              depthwise=False, weights_in_headers=False),  # its depthwise layers went wrong where a stride left pixels over
     Toolchain("libero", "Libero", ("polarfire",), (), (("shls", "hw"),),
               uncompiled="hls4ml 1.3 asks for SmartHLS (shls) before it writes anything"))}
 # boards that VivadoAccelerator has a block design for: our name -> its name
