@@ -8,8 +8,9 @@ places and routes the core on an ECP5-85F board (many minutes for the full netwo
 
 The published figures come from the real jets, from other quantisations and pruning, and from Vivado's synthesis and
 placement; LUT counts of yosys for a network trained on look-alikes can stand beside them, but not be ranked with them.
-Unpruned, the network
-does not fit the ECP5-85F: da4ml counts 49,500 adder bits, about 94,000 of its 83,640 logic cells.
+
+By default three quarters of the weights are pruned by magnitude: unpruned (--prune 0), the network does not fit the
+ECP5-85F; da4ml counts 49,500 adder bits, about 94,000 of its 83,640 logic cells.
 """
 
 from __future__ import annotations
@@ -80,6 +81,17 @@ def luts(cells: dict[str, int], family: str) -> int:
     return sum(count for kind, count in cells.items() if re.fullmatch(_LUTS[family], kind))
 
 
+def told_cells(folder: Path, family: str) -> str:
+    """The kernel's cells in words; a synthesis that does not end has none."""
+    try:
+        cells = counted(folder, family)
+    except subprocess.TimeoutExpired as error:
+        return f"synthesis did not end in {error.timeout / 60:.0f} minutes"
+    carry = sum(cells.get(kind, 0) for kind in ("CCU2C", "CARRY4", "CARRY8"))
+    registers = sum(count for kind, count in cells.items() if re.fullmatch(r"TRELLIS_FF|FD[RSCP]E", kind))
+    return f"{luts(cells, family):,} LUTs, {carry:,} carry cells, {registers:,} flip-flops"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hidden", default="64,32,32")
@@ -114,9 +126,8 @@ def main() -> None:
               f"kernel, "
               f"{simulated['latency_cycles']} through the core with its FIFO; {trace['adders']:,} adders, cost "
               f"{trace['cost']:,.0f} (da4ml)")
-        ecp5, xcup = counted(build, "ecp5"), counted(build, "xcup")
-        print(f"yosys, kernel alone: ECP5 {luts(ecp5, 'ecp5'):,} LUT4 and {ecp5.get('CCU2C', 0):,} CCU2C; "
-              f"xcup {luts(xcup, 'xcup'):,} LUTs, {xcup.get('CARRY8', 0) + xcup.get('CARRY4', 0):,} carry cells")
+        for family in _LUTS:
+            print(f"yosys, kernel alone, {family}: {told_cells(build, family)}", flush=True)
         if arguments.route:
             told = da4ml.report(build)["hardware"]
             print(f"routed on {target.title}: {told['comb']:,} logic cells with the board's shell, core "
