@@ -8,8 +8,9 @@ places and routes the core on an ECP5-85F board (many minutes for the full netwo
 
 The published figures come from the real jets, from other quantisations and pruning, and from Vivado's synthesis and
 placement; LUT counts of yosys for a network trained on look-alikes can stand beside them, but not be ranked with them.
-Unpruned, the network
-does not fit the ECP5-85F: da4ml counts 49,500 adder bits, about 94,000 of its 83,640 logic cells.
+
+By default three quarters of the weights are pruned by magnitude: unpruned (--prune 0), the network does not fit the
+ECP5-85F; da4ml counts 49,500 adder bits, about 94,000 of its 83,640 logic cells.
 """
 
 from __future__ import annotations
@@ -43,18 +44,20 @@ _LUTS = {"ecp5": r"LUT4", "xcup": r"LUT[1-6]"}
 
 
 def trained(folder: Path, hidden: str, share: float, snap: int) -> tuple[Graph, np.ndarray, float]:
-    """(integer graph, integers of the test samples, accuracy of the network)."""
+    """(integer graph, integers of the test samples, accuracy of the graph on them)."""
     settings = {"model.hidden": f"[{hidden}]"}
     if share:
         settings |= {"prune.kind": "magnitude", "prune.share": str(share)}
     recipe = load_recipe(_REPO / "flows" / "jets-mlp", settings)
-    metrics = train_stage(recipe, folder / "1-train")
+    train_stage(recipe, folder / "1-train")
     export_stage(recipe, folder / "1-train", folder / "2-export")
     model = folder / "2-export" / "model.onnx"
     snap_file(model, folder / "snapped.onnx", snap)
     lowered = lower_file(folder / "snapped.onnx")
-    x = np.load(folder / "2-export" / "inputs.npy")
-    return lowered.graph, next(iter(run_prologue(lowered, x).values())), metrics["accuracy"]
+    x, labels = (np.load(folder / "2-export" / f"{name}.npy") for name in ("inputs", "labels"))
+    test = next(iter(run_prologue(lowered, x).values()))
+    scores = run_graph(lowered.graph, test)[lowered.graph.outputs[0]]
+    return lowered.graph, test, float((scores.argmax(1) == labels).mean())
 
 
 def counted(folder: Path, family: str) -> dict[str, int]:
@@ -62,7 +65,8 @@ def counted(folder: Path, family: str) -> dict[str, int]:
     names = [name for name in json.loads((folder / "streams.json").read_text())["sources"]
              if not name.startswith(("ge_", "top"))]
     synth = {"ecp5": "synth_ecp5 -abc9 -top net", "xcup": "synth_xilinx -family xcup -top net"}[family]
-    script = f"read_verilog {' '.join(f'rtl/{name}' for name in names)}\n{synth}\ntee -q -o {family}.json stat -json\n"
+    sources = " ".join(f"rtl/{name}" for name in names)
+    script = f"read_verilog -sv {sources}\n{synth}\ntee -q -o {family}.json stat -json\n"
     (folder / f"{family}.ys").write_text(script)
     tool = find_tool("yosys")
     done = subprocess.run([*tool.argv, "-q", "-s", f"{family}.ys"], cwd=folder, capture_output=True, text=True,
@@ -77,19 +81,31 @@ def luts(cells: dict[str, int], family: str) -> int:
     return sum(count for kind, count in cells.items() if re.fullmatch(_LUTS[family], kind))
 
 
+def told_cells(folder: Path, family: str) -> str:
+    """The kernel's cells in words; a synthesis that does not end has none."""
+    try:
+        cells = counted(folder, family)
+    except subprocess.TimeoutExpired as error:
+        return f"synthesis did not end in {error.timeout / 60:.0f} minutes"
+    carry = sum(cells.get(kind, 0) for kind in ("CCU2C", "CARRY4", "CARRY8"))
+    registers = sum(count for kind, count in cells.items() if re.fullmatch(r"TRELLIS_FF|FD[RSCP]E", kind))
+    return f"{luts(cells, family):,} LUTs, {carry:,} carry cells, {registers:,} flip-flops"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hidden", default="64,32,32")
     parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--prune", type=float, default=0.0, help="share of the weights that training takes out")
-    parser.add_argument("--snap", type=int, default=8, help="bits of the requantisers' multipliers: da4ml's Verilog "
-                                                            "wants few")
+    parser.add_argument("--prune", type=float, default=0.75, help="share of the weights that training takes out")
+    parser.add_argument("--snap", type=int, default=8, help="bits of the requantisers' multipliers: fewer are fewer "
+                                                            "adders")
     parser.add_argument("--route", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jets-") as scratch:
         folder = Path(scratch)
         graph, test, accuracy = trained(folder, arguments.hidden, arguments.prune, arguments.snap)
-        print(f"16-{arguments.hidden.replace(',', '-')}-5, 6 bits: accuracy {accuracy:.4f} on made data, estimated "
+        print(f"16-{arguments.hidden.replace(',', '-')}-5, 6 bits, {arguments.prune:.0%} of the weights pruned: "
+              f"the integer graph's accuracy {accuracy:.4f} on made data, estimated "
               f"{sum(adder_bits(graph).values()):,.0f} adder bits")
         target = load_target("ulx3s-85f")
         for reason in da4ml.check(graph, target, {}):
@@ -110,9 +126,8 @@ def main() -> None:
               f"kernel, "
               f"{simulated['latency_cycles']} through the core with its FIFO; {trace['adders']:,} adders, cost "
               f"{trace['cost']:,.0f} (da4ml)")
-        ecp5, xcup = counted(build, "ecp5"), counted(build, "xcup")
-        print(f"yosys, kernel alone: ECP5 {luts(ecp5, 'ecp5'):,} LUT4 and {ecp5.get('CCU2C', 0):,} CCU2C; "
-              f"xcup {luts(xcup, 'xcup'):,} LUTs, {xcup.get('CARRY8', 0) + xcup.get('CARRY4', 0):,} carry cells")
+        for family in _LUTS:
+            print(f"yosys, kernel alone, {family}: {told_cells(build, family)}", flush=True)
         if arguments.route:
             told = da4ml.report(build)["hardware"]
             print(f"routed on {target.title}: {told['comb']:,} logic cells with the board's shell, core "

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 from greenedge.backends import da4ml
+from greenedge.backends.da4ml.chain import Circuit, layout
 from greenedge.backends.da4ml.measure import run
+from greenedge.backends.da4ml.pieces import pieces_of
 from greenedge.backends.finn.simulation import Stall
 from greenedge.errors import TargetError
-from greenedge.graph import run_graph
+from greenedge.graph import Affine, Graph, Input, Requantise, frozen, run_graph
 from greenedge.target import load_target
 from greenedge.tools import execute
-from tests.backends.affine_nets import made, residual, sequence, vectors
+from tests.backends.affine_nets import made, residual, sequence, vectors, with_affine
 from tests.backends.graphs import Sketch
 
 SIMULATED = [pytest.mark.tool("verilator"), pytest.mark.tool("g++"), pytest.mark.tool("make"), pytest.mark.tool("perl")]
@@ -31,6 +33,28 @@ def unrolled(graph, folder, target="ulx3s-85f", **options):
     plan = da4ml.plan(graph, board, options)
     execute(dataclasses.replace(plan, commands=plan.commands[:2], products=plan.products[:4]), folder)
     return folder
+
+
+def branches(rng):
+    """Sums that two requantisers read, joined again behind branches of other lengths; one branch is constant."""
+    sketch = Sketch(rng, (6,))
+    wide = sketch.dense("x", 5)
+    a, b = sketch.step(wide), sketch.step(wide, "s4")
+    for _ in range(2):
+        a = sketch.step(sketch.dense(a, 5))
+    total = sketch.step(sketch.add(a, b, multipliers=(1, 3)))
+    dead = sketch.dense("x", 4)
+    sketch.ops[-1] = dataclasses.replace(sketch.ops[-1], weight=frozen(np.zeros((6, 4))))
+    joined = sketch.concat(total, sketch.step(dead, "s4"))
+    return sketch, sketch.step(sketch.dense(joined, 3), "s4")
+
+
+def deep(rng):
+    """Seven requantisers one behind another: da4ml's Verilog of the whole at once was wrong."""
+    sketch, name = Sketch(rng, (5,)), "x"
+    for _ in range(6):
+        name = sketch.step(sketch.dense(name, 5, bits=6))
+    return sketch, sketch.step(sketch.dense(name, 4, bits=6), "s8")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +84,7 @@ class TestOneCore:
         copy = tmp_path / "build"
         shutil.copytree(folder, copy)
         assert da4ml.provenance(copy) is None
-        path = copy / "rtl" / "net_stage0.v"
+        path = copy / "rtl" / "net0_stage0.v"
         text = path.read_text()
         found = re.search(r"shift_adder #\((.*?)\)", text, re.DOTALL)
         numbers = found[1].split(",")
@@ -75,7 +99,7 @@ class TestOneCore:
 @pytest.mark.slow
 @pytest.mark.tool("verilator")
 @pytest.mark.tool("g++")
-@pytest.mark.parametrize("build", [residual, sequence])
+@pytest.mark.parametrize("build", [residual, sequence, branches, deep])
 def test_networks_of_every_kind(rng, tmp_path, build):
     graph, x = made(rng, build)
     folder = unrolled(graph, tmp_path / "build", cutoff=4)
@@ -100,8 +124,6 @@ def test_a_network_too_large_is_refused_before_it_is_traced(rng):
     sketch = Sketch(rng, (64,))
     hidden = sketch.step(sketch.dense("x", 256, bits=8))
     graph = sketch.graph(sketch.dense(hidden, 10, bits=8))
-    from tests.backends.affine_nets import with_affine
-
     refused = [str(reason) for reason in da4ml.check(with_affine(graph), load_target("ulx3s-25f"), {})]
     assert len(refused) == 1
     assert re.fullmatch(r"dense1: the network unrolls to an estimated [\d,]+ LUT4, this layer to [\d,]+ of them; "
@@ -128,14 +150,46 @@ def test_what_cannot_be_unrolled_is_told(rng):
         assert str(error.value) == text
 
 
-def test_scales_too_deep_for_da4ml_are_refused(rng):
-    from tests.backends.nets import mlp
+def test_a_shift_too_deep_for_da4ml_is_refused_with_its_layer(rng):
+    sketch = Sketch(rng, (6,), "s4")
+    name = sketch.step(sketch.dense("x", 3), "s4")
+    graph = with_affine(sketch.graph(name))
+    refused = [str(reason) for reason in da4ml.check(_shifted(graph, 34), load_target("ulx3s-85f"), {})]
+    assert refused == [f"{name}: constants with 37 zeros behind a shift of 34; da4ml 0.5 finds 31, and its Verilog is "
+                       "wrong beyond (cure: use `greenedge snap` for shorter multipliers, or choose --backend finn)."]
+    assert da4ml.check(_shifted(graph, 28), load_target("ulx3s-85f"), {}) == []
 
-    refused = [str(reason) for reason in da4ml.check(mlp(rng, (5, 5, 5, 5, 5, 4), 6, 6), load_target("ulx3s-85f"), {})]
-    assert len(refused) == 1
-    assert re.fullmatch(r"tiny: its requantisers shift \d+ bits one behind another; da4ml 0.5 keeps them all as one scale, and its "
-                        r"Verilog was found right up to 56 \(cure: use `greenedge snap` for shorter multipliers, or choose --backend "
-                        r"finn\)\.", refused[0])
+
+def _shifted(graph: Graph, shift: int) -> Graph:
+    """The same function with its multipliers, offsets and shifts made longer."""
+    def longer(op):
+        if not isinstance(op, Requantise):
+            return op
+        more = np.array([1 << (shift - int(s)) for s in op.affine.s])
+        affine = Affine(*map(frozen, (op.affine.m * more, op.affine.b * more, np.full_like(op.affine.s, shift))))
+        return dataclasses.replace(op, affine=affine)
+    return Graph(graph.name, tuple(map(longer, graph.ops)), graph.edges, graph.outputs)
+
+
+class TestPieces:
+    def test_end_at_requantisers_and_where_an_edge_is_read_twice(self, rng):
+        graph, _ = made(rng, branches)
+        pieces = pieces_of(graph)
+        assert sorted(op.name for piece in pieces for op in piece.ops) == sorted(
+            op.name for op in graph.ops if not isinstance(op, Input))
+        there = set(graph.inputs)
+        for piece in pieces:
+            assert set(piece.sources) <= there
+            there.add(piece.output)
+        wide = next(op.output for op in graph.ops if len(graph.consumers(op.output)) > 1 and not isinstance(op, Input))
+        assert [piece.sources for piece in pieces if piece.output == wide] == [("x",)]
+
+    def test_a_source_waits_for_the_slower_one(self):
+        circuit = lambda output, stages, *sources: Circuit(
+            dict.fromkeys(sources, ()), output, (), (("m", 1),) * stages, 1, True)
+        found = layout("x", [circuit("a", 2, "x"), circuit("b", 3, "a"), circuit("sum", 1, "a", "b", "x")])
+        assert found.at == {"x": 0, "a": 2, "b": 5, "sum": 6}
+        assert found.kept == {"x": 5, "a": 3, "b": 0, "sum": 0}
 
 
 def test_wishes_that_cannot_be_are_refused(rng, tmp_path):

@@ -8,39 +8,38 @@ What was traced is kept in the user's cache folder under the digest of graph, op
 
 from __future__ import annotations
 
-import decimal
 import hashlib
 import json
-import re
+import math
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 
-from greenedge.backends.da4ml.wrapper import KERNEL, TOP, UNITS, Kernel, Wire, streams_of, top
+from greenedge.backends.da4ml.chain import KERNEL, kernel, layout
+from greenedge.backends.da4ml.pieces import pieces_of
+from greenedge.backends.da4ml.wrapper import TOP, UNITS, streams_of, top
 from greenedge.errors import GreenedgeError
 from greenedge.files import sha256_file, write_aside
 from greenedge.graph import Graph, graph_digest, load_graph
 
 RTL = Path(__file__).resolve().parents[2] / "rtl"
 FOLDER = "rtl"
-_SUM, _DIFFERENCE = 0, 1  # da4ml's opcodes of its adders
 # estimated adder bits from which it pays to let numba compile da4ml's solver, about two minutes once
 _COMPILED_FROM = 20_000
-# da4ml keeps the shifts of all layers behind one another as decimal powers of two, which Python rounds to 28 digits:
-# beyond
-# 2**-40 the circuit would be another one. 2**-s has fewer than s + 1 digits.
-_DIGITS = 4096
+_CODE = ("pieces.py", "unroll.py", "trace.py", "chain.py", "generate.py")
 _PACKAGES = ("da4ml", "numba", "numpy")
 
 
 def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
-    """(da4ml's Verilog by name, what it says about it) for at most `cutoff` adders in a row between two registers."""
+    """(the kernel's Verilog by name, what da4ml says about it) for at most `cutoff` adders in a row between two
+    registers.
+    """
     from greenedge.backends.da4ml.estimate import adder_bits
 
     started = time.monotonic()
@@ -48,43 +47,36 @@ def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
         import numba
 
         numba.config.DISABLE_JIT = True
-    from da4ml.codegen import RTLModel
-    from da4ml.trace import comb_trace, to_pipeline
+    from greenedge.backends.da4ml.trace import full_span, trace
 
-    from greenedge.backends.da4ml.unroll import bits_of, unroll
-
-    with decimal.localcontext() as context:
-        context.prec = _DIGITS
-        comb = comb_trace(*unroll(graph))
-        pipeline = to_pipeline(comb, cutoff, verbose=False)
-    with tempfile.TemporaryDirectory(prefix="greenedge-da4ml-") as scratch:
-        RTLModel(pipeline, KERNEL, scratch, "verilog", print_latency=False).write()
-        source = Path(scratch) / "src"
-        # without its look-up table, which nothing here has and which names a file that is not there
-        static = [path for path in sorted((source / "static").glob("*.v")) if path.name != "lookup_table.v"]
-        paths = [*static, *sorted(source.glob(f"{KERNEL}_stage*.v")),
-                 source / f"{KERNEL}.v"]
-        files = {path.name: _mended(path.read_text()).encode() for path in paths}
-    wires = {name: [bits_of(float(q.min), float(q.max), float(q.step)) for q in intervals]
-             for name, intervals in (("inputs", pipeline.inp_qint), ("outputs", pipeline.out_qint))}
-    stages = len(pipeline.solutions)
-    about = {**wires, "latency": stages + 1, "stages": stages, "cost": float(comb.cost),
-             "register_bits": int(pipeline.reg_bits),
-             "adders": sum(op.opcode in (_SUM, _DIFFERENCE) for op in comb.ops),
+    pieces = pieces_of(graph)
+    source = graph.inputs[0]
+    spans, circuits, files, layers = {source: full_span(graph.edges[source])}, [], {}, []
+    for k, piece in enumerate(pieces):
+        print(f"layer {k + 1} of {len(pieces)}: {piece.output}", flush=True)
+        found = trace(f"{KERNEL}{k}", piece, spans, graph.edges[piece.output], cutoff)
+        spans[piece.output] = found.span
+        circuits.append(found.circuit)
+        layers.append({"layer": piece.output, **found.counts})
+        files |= found.files
+    sizes = {name: (math.prod(edge.shape), edge.bits) for name, edge in graph.edges.items()}
+    text, registers = kernel(circuits, source, graph.outputs[0], sizes, _travelling(graph.edges[source].shape))
+    stages = layout(source, circuits).at[graph.outputs[0]]
+    about = {"latency": stages + 1, "stages": stages, "register_bits": registers, "layers": layers,
+             **{name: sum(layer[name] for layer in layers) for name in ("cost", "adders")},
              "seconds": round(time.monotonic() - started, 2)}
-    return files, about
+    return {**files, f"{KERNEL}.sv": text.encode()}, about
 
 
-def _mended(text: str) -> str:
-    """da4ml's Verilog without time scales, its constants with their widths: a literal without one has 32 bits."""
-    text = re.sub(r"(?m)^`timescale.*\n", "", text)
-    return re.sub(r"assign (v\d+)\[(\d+):0\] = '(b[01]+);",
-                  lambda found: f"assign {found[1]}[{found[2]}:0] = {int(found[2]) + 1}'{found[3]};", text)
+def _travelling(shape: tuple[int, ...]) -> list[int]:
+    """The element of a sample at every place of the stream: channels last."""
+    order = np.arange(math.prod(shape)).reshape(shape)
+    return [int(k) for k in (np.moveaxis(order, 0, -1) if len(shape) > 1 else order).ravel()]
 
 
 def traced(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict, bool]:
     """`kernel_files`, from the cache where they are there; the last says whether they were."""
-    code = [sha256_file(Path(__file__).with_name(name)) for name in ("unroll.py", "generate.py")]
+    code = [sha256_file(Path(__file__).with_name(name)) for name in _CODE]
     key = json.dumps([graph_digest(graph), cutoff, code, [version(name) for name in _PACKAGES]])
     folder = Path(platformdirs.user_cache_dir("greenedge")) / "da4ml" / hashlib.sha256(key.encode()).hexdigest()[:24]
     if (folder / "about.json").is_file():
@@ -107,15 +99,14 @@ def traced(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict, bool]:
 def write_core(graph: Graph, job: Mapping, folder: Path) -> None:
     """rtl/, streams.json and trace.json of the graph in `folder`."""
     files, about, kept = traced(graph, float(job["cutoff"]))
-    kernel = Kernel(*(tuple(Wire(*wire) for wire in about[name]) for name in ("inputs", "outputs")), about["latency"])
     source, output = streams_of(graph.edges[graph.inputs[0]], graph.edges[graph.outputs[0]])
     files = {**{name: (RTL / name).read_bytes() for name in UNITS}, **files,
-             f"{TOP}.sv": top(kernel, source, output).encode()}
+             f"{TOP}.sv": top(about["latency"], source, output).encode()}
     for name, content in files.items():
         with write_aside(folder / FOLDER / name) as path:
             path.write_bytes(content)
     streams = {"top": TOP, "sources": list(files), "streams": [source.plain(), output.plain()]}
-    trace = {key: about[key] for key in ("latency", "stages", "cost", "register_bits", "adders", "seconds")}
+    trace = {key: about[key] for key in ("latency", "stages", "cost", "register_bits", "adders", "seconds", "layers")}
     trace |= {"kept": kept, "cutoff": job["cutoff"], "da4ml": version("da4ml")}
     for name, content in (("streams.json", streams), ("trace.json", trace)):
         with write_aside(folder / name) as path:

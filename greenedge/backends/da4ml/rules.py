@@ -11,8 +11,10 @@ from greenedge.graph import Affine, Graph, Requantise
 from greenedge.graph.half_even import half_even
 from greenedge.target import Target
 
-_MOST_SHIFT = 56  # a residual network with 56 bits was equal in every sample, a chain with 58 in none
-_MOST_BITS = 60  # of a product with a multiplier: da4ml reckons ranges in doubles
+_MOST_BITS = 48  # of a product with a multiplier: da4ml takes widths from log2 in doubles, exact up to 2**48
+# da4ml looks for no more zeros than these below a constant; where one is shifted further, the multiplexer of its clip
+# takes the wrong bits (0.5.2: single requantisers were right up to 32 and wrong from 33 on)
+_MOST_ZEROS = 31
 
 
 def reasons_against(graph: Graph) -> list[Reason]:
@@ -32,27 +34,22 @@ def reasons_against(graph: Graph) -> list[Reason]:
         elif (bits := _product_bits(op, affine)) > _MOST_BITS:
             found.append(Reason(op.name, "too-wide", f"products of {bits} bits", f"da4ml reckons in {_MOST_BITS}",
                                 "use `greenedge snap` to narrow it"))
-    if not found and (deepest := max(_shifts(graph).values())) > _MOST_SHIFT:
-        found.append(Reason(graph.name, "too-deep", f"its requantisers shift {deepest} bits one behind another",
-                            f"da4ml 0.5 keeps them all as one scale, and its Verilog was found right up to "
-                            f"{_MOST_SHIFT}",
-                            "use `greenedge snap` for shorter multipliers, or choose --backend finn"))
+        elif (zeros := _zeros_below(op, affine)) > _MOST_ZEROS:
+            found.append(Reason(op.name, "too-deep", f"constants with {zeros} zeros behind a shift of {affine.s.max()}",
+                                f"da4ml 0.5 finds {_MOST_ZEROS}, and its Verilog is wrong beyond",
+                                "use `greenedge snap` for shorter multipliers, or choose --backend finn"))
     return found
-
-
-def _shifts(graph: Graph) -> dict[str, int]:
-    """Per edge the bits that requantisers one behind another have shifted out on the way to it, at most."""
-    sums: dict[str, int] = {}
-    for op in graph.ops:
-        affine = (op.affine or half_even(op)) if isinstance(op, Requantise) else None
-        before = max((sums[edge] for edge in op.inputs), default=0)
-        sums[op.output] = before + (int(affine.s.max()) if affine is not None else 0)
-    return sums
 
 
 def _product_bits(op: Requantise, affine: Affine) -> int:
     reach = max(abs(int(op.x_lo.min())), abs(int(op.x_hi.max())))
     return max((abs(int(m)) * reach + abs(int(b))).bit_length() for m, b in zip(affine.m, affine.b))
+
+
+def _zeros_below(op: Requantise, affine: Affine) -> int:
+    """Zeros at the low end of the constants that clip and offset a result, counted where it still has its fraction."""
+    zeros = [(value & -value).bit_length() - 1 for value in (op.lo, op.hi - op.lo) if value]
+    return int(affine.s.max()) + max(zeros, default=0)
 
 
 def too_slow(graph: Graph, options: Mapping[str, object], clock_hz: int) -> list[Reason]:

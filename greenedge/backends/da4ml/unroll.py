@@ -1,4 +1,5 @@
-"""The integer graph as one expression of da4ml's fixed-point variables: every weight a constant, every value a wire.
+"""A piece of the integer graph as one expression of da4ml's fixed-point variables: every weight a constant, every value
+a wire.
 
 da4ml turns products with constant matrices into adder graphs (distributed arithmetic) and knows the range of every
 wire; what it is given here is integers, but for (m*x + b) * 2**-s, whose fraction >> drops.
@@ -7,33 +8,43 @@ wire; what it is given here is integers, but for (m*x + b) * 2**-s, whose fracti
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from greenedge.backends.da4ml.pieces import Piece
 from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op,
                              Pad, Requantise,
                              Reshape, SumPool, Transpose, Upsample)
 from greenedge.graph.half_even import half_even
 
 
-def unroll(graph: Graph, solver: dict | None = None):
-    """(inputs, outputs) as da4ml arrays, flat: the inputs channels last, the outputs row by row as in the graph."""
-    values = {}
-    for op in graph.ops:
-        xs = [values[name] for name in op.inputs]
-        source = isinstance(op, Input)
-        values[op.output] = _source(graph.edges[op.output], solver) if source else _RULES[type(op)](op, *xs)
-    source = values[graph.inputs[0]]
-    travelling = np.moveaxis(source._vars, 0, -1) if source._vars.ndim > 1 else source._vars
-    return travelling.ravel(), values[graph.outputs[0]]._vars.ravel()
+@dataclass(frozen=True)
+class Span:
+    """The least and the greatest value of every element of an edge, in its shape, and the steps between (floats)."""
+
+    low: np.ndarray
+    high: np.ndarray
+    step: np.ndarray
 
 
-def _source(edge: Edge, solver: dict | None):
+def unroll(piece: Piece, spans: Mapping[str, Span]):
+    """(variables of every source, of the output) as da4ml's, each as a flat array in the order of its edge.
+
+    A constant output is a number. `spans` has the ranges of the sources' elements.
+    """
+    values = {name: _source(spans[name]) for name in piece.sources}
+    sources = [values[name]._vars.ravel() for name in piece.sources]
+    for op in piece.ops:
+        values[op.output] = _RULES[type(op)](op, *(values[name] for name in op.inputs))
+    return sources, values[piece.output]._vars.ravel()
+
+
+def _source(span: Span):
     from da4ml.trace import FixedVariableArray, HWConfig
 
-    full = lambda value: np.full(edge.shape, float(value))
-    return FixedVariableArray.from_lhs(full(edge.lo), full(edge.hi), full(1), HWConfig(1, -1, -1), 0.0, solver)
+    return FixedVariableArray.from_lhs(span.low, span.high, span.step, HWConfig(1, -1, -1), 0.0)
 
 
 def _array(like, variables):

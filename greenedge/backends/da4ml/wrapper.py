@@ -6,35 +6,15 @@ valid bits as long as the pipeline says when a result leaves it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
+from greenedge.backends.da4ml.chain import KERNEL
 from greenedge.backends.finn.streams import Stream
 from greenedge.graph import Edge
 
-TOP, KERNEL = "top", "net"
+TOP = "top"
 UNITS = ("ge_fifo.sv", "ge_width.sv")
 MOST_BITS = 256  # of a beat: wider samples come in several
 _ROUND_TRIP = 6  # cycles from a word's leaving the FIFO to the sample that takes its place, its register included
 _RESET_CYCLES = 15
-
-
-@dataclass(frozen=True)
-class Wire:
-    """An element of da4ml's packed vector: its bits (0: a constant zero), whether signed, and value = bits << shift."""
-
-    width: int
-    signed: bool
-    shift: int
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """da4ml's module: its packed inputs and outputs, and the cycles from an input to its output."""
-
-    inputs: tuple[Wire, ...]
-    outputs: tuple[Wire, ...]
-    latency: int
 
 
 def streams_of(source: Edge, output: Edge) -> tuple[Stream, Stream]:
@@ -50,13 +30,13 @@ def _stream(name: str, edge: Edge) -> Stream:
     return Stream(name, edge.name, edge.bits, edge.signed, elements, count // elements, edge.shape)
 
 
-def top(kernel: Kernel, source: Stream, output: Stream) -> str:
-    """The core in SystemVerilog: restart, s_… and m_… as greenedge.shell wants them."""
+def top(latency: int, source: Stream, output: Stream) -> str:
+    """The core in SystemVerilog around a kernel `latency` cycles deep: restart, s_… and m_… as the shell wants."""
     n_in, n_out = source.elements * source.beats, output.elements * output.beats
     wide_in, wide_out = _bytes(n_in * source.bits), _bytes(n_out * output.bits)
-    depth = kernel.latency + _ROUND_TRIP
+    depth = latency + _ROUND_TRIP
     counter = depth.bit_length()
-    return f"""// da4ml's pipeline between two streams, {kernel.latency} cycles deep; a sample enters in every cycle.
+    return f"""// da4ml's pipeline between two streams, {latency} cycles deep; a sample enters in every cycle.
 module {TOP} (
     input  logic        clk,
     input  logic        restart,
@@ -82,7 +62,7 @@ module {TOP} (
     // as many samples are under way as the FIFO has places
     logic [{counter - 1}:0] credits;
     logic take, freed;
-    logic [{kernel.latency - 1}:0] moving;
+    logic [{latency - 1}:0] moving;
     assign sample_ready = (credits != 0) && !rst;
     assign take = sample_valid && sample_ready;
     always_ff @(posedge clk) begin
@@ -91,20 +71,16 @@ module {TOP} (
             moving  <= '0;
         end else begin
             credits <= credits + {counter}'(freed) - {counter}'(take);
-            moving  <= {kernel.latency}'({{moving, take}});
+            moving  <= {latency}'({{moving, take}});
         end
     end
 
-    logic [{max(1, sum(w.width for w in kernel.inputs)) - 1}:0] model_inp;
-    logic [{max(1, sum(w.width for w in kernel.outputs)) - 1}:0] model_out;
-{_pack(kernel.inputs, source.bits)}
-    {KERNEL} kernel (.clk, .model_inp, .model_out);
-
     logic [{wide_out - 1}:0] answer, word;
     logic word_valid, word_ready;
-{_unpack(kernel.outputs, output.bits, wide_out)}
+{_zeros(n_out * output.bits, wide_out)}    {KERNEL} kernel (
+        .clk, .sample(sample[{n_in * source.bits - 1}:0]), .answer(answer[{n_out * output.bits - 1}:0]));
     ge_fifo #(.WIDTH({wide_out}), .DEPTH({depth})) answers (
-        .clk, .rst, .push(moving[{kernel.latency - 1}]), .push_data(answer), .freed,
+        .clk, .rst, .push(moving[{latency - 1}]), .push_data(answer), .freed,
         .m_tdata(word), .m_tvalid(word_valid), .m_tready(word_ready));
 
     logic [{output.width - 1}:0] result_tdata;
@@ -120,6 +96,10 @@ endmodule
 def _bytes(bits: int) -> int:
     """Bits, padded to whole bytes."""
     return (bits + 7) // 8 * 8
+
+
+def _zeros(bits: int, wide: int) -> str:
+    return f"    assign answer[{wide - 1}:{bits}] = '0;\n" if wide > bits else ""
 
 
 def _gather(source: Stream, count: int, wide: int) -> str:
@@ -142,34 +122,3 @@ def _scatter(output: Stream, count: int) -> str:
         .clk, .rst, .s_tdata(word), .s_tvalid(word_valid), .s_tready(word_ready),
         .m_tdata(result_tdata), .m_tvalid(result_tvalid), .m_tready(result_tready));
 """
-
-
-def _pack(wires: Sequence[Wire], bits: int) -> str:
-    """da4ml packs the bits each input needs, the first in the low bits; inputs that no weight reaches have none."""
-    lines, at = [], 0
-    for k, wire in enumerate(wires):
-        if wire.width:
-            low = k * bits + wire.shift
-            lines.append(f"    assign model_inp[{at} +: {wire.width}] = sample[{low} +: {wire.width}];\n")
-            at += wire.width
-    return "".join(lines) or "    assign model_inp = '0;\n"
-
-
-def _unpack(wires: Sequence[Wire], bits: int, wide: int) -> str:
-    """Every output in the same number of bits, with the zeros that da4ml leaves out below and its sign above."""
-    lines, at = [], 0
-    for k, wire in enumerate(wires):
-        place = f"answer[{k * bits} +: {bits}]"
-        if not wire.width:
-            lines.append(f"    assign {place} = '0;\n")
-            continue
-        kept = min(wire.width, bits - wire.shift)
-        above = bits - wire.shift - kept
-        fill = f"model_out[{at + kept - 1}]" if wire.signed else "1'b0"
-        parts = [f"{{{above}{{{fill}}}}}"] if above else []
-        parts += [f"model_out[{at} +: {kept}]", *([f"{wire.shift}'d0"] if wire.shift else [])]
-        lines.append(f"    assign {place} = {{{', '.join(parts)}}};\n")
-        at += wire.width
-    if wide > len(wires) * bits:
-        lines.append(f"    assign answer[{wide - 1}:{len(wires) * bits}] = '0;\n")
-    return "".join(lines)

@@ -1,0 +1,159 @@
+"""The pieces' circuits one behind another: registers in front of every stage, and as many on the edges beside them.
+
+Every edge is a plain vector of integers. A piece starts when the last of its sources is there; the others wait for it
+in shift registers, so that a sample can enter in every cycle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+KERNEL = "net"
+
+
+@dataclass(frozen=True)
+class Wire:
+    """An element of da4ml's packed vector: its bits (0: a constant zero), whether signed, and value = bits << shift."""
+
+    width: int
+    signed: bool
+    shift: int
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A traced piece: the wires that it reads of every source and gives for its output, and its stages' input bits.
+
+    `stages` names da4ml's modules with the bits they take; they are registers' widths unless the piece is mere wiring.
+    `output_bits` is what the last of them gives. Without stages the output is `constants`.
+    """
+
+    sources: Mapping[str, tuple[Wire, ...]]
+    output: str
+    wires: tuple[Wire, ...]
+    stages: tuple[tuple[str, int], ...]
+    output_bits: int
+    registered: bool
+    constants: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Cycles after a sample's at which each edge has its value, and for how many more it is kept."""
+
+    at: Mapping[str, int]
+    kept: Mapping[str, int]
+
+
+def layout(source: str, circuits: Iterable[Circuit]) -> Layout:
+    """When every edge is there, counted in registers behind `source`."""
+    at, kept = {source: 0}, {source: 0}
+    for circuit in circuits:
+        start = max((at[edge] for edge in circuit.sources), default=0)
+        for edge in circuit.sources:
+            kept[edge] = max(kept[edge], start - at[edge])
+        at[circuit.output] = start + (len(circuit.stages) if circuit.registered else 0)
+        kept[circuit.output] = 0
+    return Layout(at, kept)
+
+
+def kernel(circuits: Sequence[Circuit], source: str, output: str, sizes: Mapping[str, tuple[int, int]],
+           order: Sequence[int]) -> tuple[str, int]:
+    """(module `net` in SystemVerilog from `sample` to `answer`, its register bits).
+
+    `sizes` has (elements, bits of each) of every edge, `order` the element at every place of the sample; the last
+    register is the answer's.
+    """
+    plan = layout(source, circuits)
+    names = {edge: f"edge{k}" for k, edge in enumerate(plan.at)}
+    wide = {edge: sizes[edge][0] * sizes[edge][1] for edge in plan.at}
+    bits, registers = sizes[source][1], wide[output]
+    body = [f"    logic [{wide[source] - 1}:0] {names[source]};",
+            *(f"    assign {names[source]}[{to * bits} +: {bits}] = sample[{k * bits} +: {bits}];"
+              for k, to in enumerate(order)), _kept(names[source], wide[source], plan.kept[source])]
+    for k, circuit in enumerate(circuits):
+        edge = circuit.output
+        body += [f"    // {re.sub(r'[^-+.A-Za-z0-9_]', '_', edge)}: there after {plan.at[edge]} cycles",
+                 f"    logic [{wide[edge] - 1}:0] {names[edge]};"]
+        start = max((plan.at[name] for name in circuit.sources), default=0)
+        late = {name: _late(names[name], start - plan.at[name]) for name in circuit.sources}
+        body += [_circuit(f"p{k}", circuit, late, sizes, names[edge]), _kept(names[edge], wide[edge], plan.kept[edge])]
+        registers += sum(bits for _, bits in circuit.stages) if circuit.registered else 0
+    registers += sum(plan.kept[edge] * wide[edge] for edge in plan.at)
+    text = "\n".join(line for line in body if line)
+    return f"""// layer by layer: a sample enters in every cycle and leaves {plan.at[output] + 1} cycles later
+module {KERNEL} (
+    input  logic clk,
+    input  logic [{wide[source] - 1}:0] sample,
+    output logic [{wide[output] - 1}:0] answer
+);
+{text}
+    always_ff @(posedge clk) answer <= {names[output]};
+endmodule
+""", registers
+
+
+def _late(name: str, cycles: int) -> str:
+    return f"{name}_late{cycles}" if cycles else name
+
+
+def _kept(name: str, bits: int, cycles: int) -> str:
+    """A shift register behind an edge that another branch lags behind."""
+    return "\n".join(f"    logic [{bits - 1}:0] {_late(name, c)};\n"
+                     f"    always_ff @(posedge clk) {_late(name, c)} <= {_late(name, c - 1)};"
+                     for c in range(1, cycles + 1))
+
+
+def _circuit(name: str, circuit: Circuit, late: Mapping[str, str], sizes: Mapping, target: str) -> str:
+    """da4ml's stages between the packed bits of the sources and the integers of the output."""
+    bits = sizes[circuit.output][1]
+    if not circuit.stages:
+        return "\n".join(f"    assign {target}[{k * bits} +: {bits}] = {bits}'d{value & ((1 << bits) - 1)};"
+                         for k, value in enumerate(circuit.constants))
+    lines = [f"    logic [{circuit.stages[0][1] - 1}:0] {name}_packed;"]
+    at = 0
+    for edge, wires in circuit.sources.items():
+        packed, at = _pack(f"{name}_packed", at, wires, sizes[edge][1], late[edge])
+        lines += packed
+    before = f"{name}_packed"
+    given = [*(width for _, width in circuit.stages[1:]), circuit.output_bits]
+    for i, ((module, width), out) in enumerate(zip(circuit.stages, given)):
+        taken = before
+        if circuit.registered:
+            taken = f"{name}_in{i}"
+            lines += [f"    logic [{width - 1}:0] {taken};", f"    always_ff @(posedge clk) {taken} <= {before};"]
+        before = f"{name}_out{i}"
+        lines += [f"    logic [{out - 1}:0] {before};",
+                  f"    {module} {name}_stage{i} (.model_inp({taken}), .model_out({before}));"]
+    return "\n".join([*lines, *_unpack(before, circuit.wires, bits, target)])
+
+
+def _pack(packed: str, at: int, wires: Sequence[Wire], bits: int, edge: str) -> tuple[list[str], int]:
+    """da4ml packs the bits each input needs, the first in the low bits; inputs that no weight reaches have none."""
+    lines = []
+    for k, wire in enumerate(wires):
+        if wire.width:
+            taken = f"{edge}[{k * bits + wire.shift} +: {wire.width}]"
+            lines.append(f"    assign {packed}[{at} +: {wire.width}] = {taken};")
+            at += wire.width
+    return lines, at
+
+
+def _unpack(packed: str, wires: Sequence[Wire], bits: int, edge: str) -> list[str]:
+    """Every output in the same number of bits, with the zeros that da4ml leaves out below and its sign above."""
+    lines, at = [], 0
+    for k, wire in enumerate(wires):
+        place = f"{edge}[{k * bits} +: {bits}]"
+        if not wire.width:
+            lines.append(f"    assign {place} = '0;")
+            continue
+        width = min(wire.width, bits - wire.shift)
+        above = bits - wire.shift - width
+        fill = f"{packed}[{at + width - 1}]" if wire.signed else "1'b0"
+        parts = [f"{{{above}{{{fill}}}}}"] if above else []
+        parts += [f"{packed}[{at} +: {width}]", *([f"{wire.shift}'d0"] if wire.shift else [])]
+        lines.append(f"    assign {place} = {{{', '.join(parts)}}};")
+        at += wire.width
+    return lines
