@@ -1,7 +1,7 @@
 // Takes the core's outputs: counts samples, drops those of the passes that nobody asked for, keeps the others as bytes.
 //
-// `s_tready` is a register, so that no path runs from here into the core and back. `drop_load` comes while nothing is in
-// the core or here: what is dropped never waits for room.
+// `s_tready` is a register, so that no path runs from here into the core and back. `drop_load` comes while nothing is
+// in the core or here: what is dropped never waits for room.
 module ge_collector #(
     int unsigned M_BYTES = 1,        // bytes of a beat
     int unsigned BEATS   = 1,        // beats of a sample

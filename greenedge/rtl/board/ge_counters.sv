@@ -1,10 +1,10 @@
 // Cycle counters of a session and the status registers of the whole board (protocol.py, REGISTERS), all in one memory.
 //
-// A walk over 16 counters takes two cycles for each: one reads a counter and adds up the one before, one writes that sum
-// back. What happens between two visits waits in a few bits: events of the line are at least a byte, 40 cycles, apart and
-// need one bit. A register is therefore up to 36 cycles old when it is read. Constants are the memory's initial content.
-// The walk waits a cycle while a host's READ is served, and nothing is ever read while something is written: no block
-// memory then needs logic around it.
+// A walk over 16 counters takes two cycles for each: one reads a counter and adds up the one before, one writes that
+// sum back. What happens between two visits waits in a few bits: events of the line are at least a byte, 40 cycles,
+// apart and need one bit. A register is therefore up to 36 cycles old when it is read. Constants are the memory's
+// initial content. The walk waits a cycle while a host's READ is served, and nothing is ever read while something is
+// written: no block memory then needs logic around it.
 module ge_counters #(
     int unsigned  CLOCK_HZ = 25_000_000,
     int unsigned  BAUD     = 3_000_000,
@@ -33,7 +33,7 @@ module ge_counters #(
     // ---- what happens
     logic [BW-1:0] beat;
     logic [15:0]   pending;                              // samples in the core
-    logic          entered, left, waited;                // beat_in, sample_out, stall a cycle later: short paths to the core
+    logic          entered, left, waited; // beat_in, sample_out, stall, a cycle later: short paths to the core
     logic          occupied, first, last, restarted;
     logic [31:0]   since_in, since_out, interval;
     logic          alone, timing, fresh;                 // `fresh`: since_in is a latency that has not been written yet
