@@ -30,7 +30,7 @@ UNITS = ("ge_check.sv", "ge_uart_rx.sv", "ge_uart_tx.sv", "ge_spi.sv", "ge_defra
          "ge_collector.sv", "ge_counters.sv", "ge_host.sv", "ge_reset.sv", "ge_light.sv")
 LINKS = {"uart": ("uart_rx", "uart_tx"), "spi": ("spi_sck", "spi_mosi", "spi_miso", "spi_cs")}
 # family -> what a shell takes of a device: logic cells as placed, block memories (benchmarks/board_bitstreams.py, without the core)
-SHELL_COST = {"ecp5": (2700, 3), "ice40": (2250, 7), "gowin": (1900, 3)}
+SHELL_COST = {"ecp5": (2700, 3), "ice40": (2400, 7), "gowin": (2000, 3)}
 BAUDS = (115_200, 3_000_000)
 DEFAULT_BAUD = 115_200
 CYCLES_PER_BIT = 4  # least that the UART needs

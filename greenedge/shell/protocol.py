@@ -58,7 +58,7 @@ NOT_OPEN, BAD_LENGTH, UNKNOWN = 1, 2, 3
 ERRORS = {NOT_OPEN: "the board has been reset since the session began", BAD_LENGTH: "a length that is no whole number of samples",
           UNKNOWN: "a request that this board does not know"}
 
-# Status registers of 32 bits, up to 33 cycles old; a count of cycles has two, the low one first. Where the low one is about to
+# Status registers of 32 bits, up to 36 cycles old; a count of cycles has two, the low one first. Where the low one is about to
 # overflow, the high one may be of a later time: read again. What is marked * starts anew with every OPEN.
 REGISTERS = {"magic": 0, "version": 1, "clock_hz": 2, "baud": 3, "input_bytes": 4, "output_bytes": 5, "credit": 6,
              "marks": 7, "model": 8,               # model: 8 registers, sha256 of the integer graph

@@ -1,8 +1,11 @@
 // Takes the core's outputs: counts samples, drops those of the passes that nobody asked for, keeps the others as bytes.
+//
+// `s_tready` is a register, so that no path runs from here into the core and back. `drop_load` comes while nothing is
+// in the core or here: what is dropped never waits for room.
 module ge_collector #(
     int unsigned M_BYTES = 1,        // bytes of a beat
     int unsigned BEATS   = 1,        // beats of a sample
-    int unsigned FW      = 9         // the store has 2**FW bytes, at least M_BYTES
+    int unsigned FW      = 9         // the store has 2**FW bytes, at least M_BYTES + 2
 ) (
     input  logic                 clk,
     input  logic                 rst,
@@ -25,8 +28,8 @@ module ge_collector #(
     logic [NW-1:0]        bytes_left;
     logic [BW-1:0]        beat;
     logic [31:0]          passes;
-    logic [15:0]          in_pass, pass_size;
-    logic                 drop, last, push;
+    logic [15:0]          left, pass_size;               // samples left of this pass
+    logic                 drop, last, push, keep;
 
     logic [7:0]    store [2**FW];
     logic [FW-1:0] wr, rd;
@@ -34,14 +37,13 @@ module ge_collector #(
     logic [7:0]    mid;                                  // what the memory gives, before its register
     logic          pop, move, mid_valid;
 
-    assign drop     = (passes != 0);
-    assign s_tready = drop || (bytes_left <= 1 && fill + (FW+1)'(M_BYTES) + (FW+1)'(2) <= (FW+1)'(2**FW));
-    assign last     = (beat == BW'(BEATS - 1));
-    assign sample   = s_tvalid && s_tready && last;
-    assign push     = (bytes_left != 0);
-    assign move     = mid_valid && (!valid || ready);
-    assign pop      = (fill != 0) && (!mid_valid || move);
-    assign empty    = (bytes_left == 0) && (fill == 0) && !mid_valid && !valid;
+    assign last   = (beat == BW'(BEATS - 1));
+    assign sample = s_tvalid && s_tready && last;
+    assign keep   = s_tvalid && s_tready && !drop;
+    assign push   = (bytes_left != 0);
+    assign move   = mid_valid && (!valid || ready);
+    assign pop    = (fill != 0) && (!mid_valid || move);
+    assign empty  = (bytes_left == 0) && (fill == 0) && !mid_valid && !valid;
 
     always_ff @(posedge clk) begin
         if (push) store[wr] <= word[7:0];
@@ -57,7 +59,9 @@ module ge_collector #(
             bytes_left <= '0;
             beat       <= '0;
             passes     <= '0;
-            in_pass    <= '0;
+            left       <= '0;
+            drop       <= 1'b0;
+            s_tready   <= 1'b0;
             wr         <= '0;
             rd         <= '0;
             fill       <= '0;
@@ -76,17 +80,23 @@ module ge_collector #(
                     bytes_left <= NW'(M_BYTES);
                 end
             end
+            // two bytes that are here already may have to be stored before the word that comes then
+            s_tready <= (keep ? M_BYTES == 1 : bytes_left <= 2) && fill <= (FW+1)'(2**FW - M_BYTES - 2);
             if (pop) rd <= rd + 1'b1;
             if (push != pop) fill <= push ? fill + 1'b1 : fill - 1'b1;
             mid_valid <= pop || (mid_valid && !move);
             valid     <= move || (valid && !ready);
             if (drop_load) begin
                 passes    <= drop_passes;
+                drop      <= (drop_passes != 0);
                 pass_size <= drop_samples;
-                in_pass   <= '0;
+                left      <= drop_samples;
             end else if (sample && drop) begin
-                in_pass <= (in_pass + 1'b1 == pass_size) ? '0 : in_pass + 1'b1;
-                if (in_pass + 1'b1 == pass_size) passes <= passes - 1'b1;
+                left <= (left == 16'd1) ? pass_size : left - 1'b1;
+                if (left == 16'd1) begin
+                    passes <= passes - 1'b1;
+                    drop   <= (passes != 32'd1);
+                end
             end
         end
     end

@@ -1,9 +1,10 @@
 // Cycle counters of a session and the status registers of the whole board (protocol.py, REGISTERS), all in one memory.
 //
-// A walk over 16 counters takes two cycles for each: read, then write the sum back. What happens between two visits waits
-// in a few bits: events of the line are at least a byte, 40 cycles, apart and need one bit. A register is therefore up to
-// 33 cycles old when it is read. Constants are the memory's initial content. The walk waits a cycle while a host's READ is
-// served, and nothing is ever read while something is written: no block memory then needs logic around it.
+// A walk over 16 counters takes two cycles for each: one reads a counter and adds up the one before, one writes that
+// sum back. What happens between two visits waits in a few bits: events of the line are at least a byte, 40 cycles,
+// apart and need one bit. A register is therefore up to 36 cycles old when it is read. Constants are the memory's
+// initial content. The walk waits a cycle while a host's READ is served, and nothing is ever read while something is
+// written: no block memory then needs logic around it.
 module ge_counters #(
     int unsigned  CLOCK_HZ = 25_000_000,
     int unsigned  BAUD     = 3_000_000,
@@ -14,7 +15,7 @@ module ge_counters #(
     bit [255:0]   MODEL    = '0      // first byte of the digest in the high bits
 ) (
     input  logic        clk,
-    input  logic        rst,         // at least 32 cycles: the walk clears the counters
+    input  logic        rst,         // at least 36 cycles: the walk clears the counters
     input  logic        restart,     // so does this with those of the session
     input  logic        opened,
     input  logic        beat_in,     // a beat went into the core
@@ -32,29 +33,42 @@ module ge_counters #(
     // ---- what happens
     logic [BW-1:0] beat;
     logic [15:0]   pending;                              // samples in the core
-    logic          first, last, restarted;
+    logic          entered, left, waited; // beat_in, sample_out, stall, a cycle later: short paths to the core
+    logic          occupied, first, last, restarted;
     logic [31:0]   since_in, since_out, interval;
     logic          alone, timing, fresh;                 // `fresh`: since_in is a latency that has not been written yet
 
-    assign first = beat_in && (beat == 0);
-    assign last  = (beat == BW'(BEATS - 1));
-    assign busy  = (pending != 0);
+    assign first    = entered && (beat == 0);
+    assign last     = (beat == BW'(BEATS - 1));
+    assign occupied = (pending != 0);
+    assign busy     = occupied || entered;
+
+    always_ff @(posedge clk) begin
+        entered <= beat_in;
+        left    <= sample_out;
+        waited  <= stall;
+    end
 
     // ---- the walk
     logic        write = 1'b0;                           // second cycle of a visit
-    logic [3:0]  slot  = 4'd0;
-    logic [4:0]  at;                                     // the slot's address: 16 ... 30, and 7 for the marks
+    logic [3:0]  slot  = 4'd0;                           // read
+    logic [3:0]  late  = 4'd15;                          // the one before: summed up and written
     logic        carry, latency_now;
 
-    assign at = (slot == 4'd15) ? 5'd7 : {1'b1, slot};
-    assign latency_now = write && (slot == 4'd8);
-
-    logic        asked, serve;
+    logic        asked, serve, add;
     assign serve = !write && want && !asked;
+    assign add   = !write && !serve;                     // first cycle of a visit
+    assign latency_now = add && (late == 4'd8);
     always_ff @(posedge clk) begin
-        write <= !write && !serve;
+        write <= add;
         if (write) slot <= slot + 1'b1;
+        if (write) late <= slot;
     end
+
+    // a slot's address: 16 ... 30, and 7 for the marks
+    function automatic logic [4:0] place(input logic [3:0] of);
+        return (of == 4'd15) ? 5'd7 : {1'b1, of};
+    endfunction
 
     always_ff @(posedge clk) begin
         if (rst || restart) begin
@@ -65,20 +79,20 @@ module ge_counters #(
             timing   <= 1'b0;
             fresh    <= 1'b0;
         end else begin
-            if (beat_in) beat <= last ? '0 : beat + 1'b1;
-            if (first != sample_out) pending <= first ? pending + 1'b1 : pending - 1'b1;
-            since_out <= sample_out ? 32'd1 : since_out + 1'b1;
-            if (sample_out) interval <= since_out;
+            if (entered) beat <= last ? '0 : beat + 1'b1;
+            if (first != left) pending <= first ? pending + 1'b1 : pending - 1'b1;
+            since_out <= left ? 32'd1 : since_out + 1'b1;
+            if (left) interval <= since_out;
             if (timing) since_in <= since_in + 1'b1;
             if (latency_now) fresh <= 1'b0;
-            if (sample_out && alone && pending == 16'd1) begin
+            if (left && alone && pending == 16'd1) begin
                 since_in <= since_in;
                 timing   <= 1'b0;
                 fresh    <= timing;
             end
             if (first) begin
-                alone <= !busy;
-                if (!busy) begin
+                alone <= !occupied;
+                if (!occupied) begin
                     since_in <= 32'd2;
                     timing   <= 1'b1;
                     fresh    <= 1'b0;
@@ -94,11 +108,11 @@ module ge_counters #(
 
     always_ff @(posedge clk) begin
         restarted   <= restart;
-        passed      <= ((write && slot == 4'd0) ? 6'd0 : passed) + 6'd1;
-        was_busy    <= ((write && slot == 4'd2) ? 6'd0 : was_busy) + 6'(busy || first);
-        was_stalled <= ((write && slot == 4'd4) ? 6'd0 : was_stalled) + 6'(stall);
-        came_in     <= ((write && slot == 4'd6) ? 6'd0 : came_in) + 6'(first);
-        came_out    <= ((write && slot == 4'd7) ? 6'd0 : came_out) + 6'(sample_out);
+        passed      <= ((add && late == 4'd0) ? 6'd0 : passed) + 6'd1;
+        was_busy    <= ((add && late == 4'd2) ? 6'd0 : was_busy) + 6'(busy);
+        was_stalled <= ((add && late == 4'd4) ? 6'd0 : was_stalled) + 6'(waited);
+        came_in     <= ((add && late == 4'd6) ? 6'd0 : came_in) + 6'(first);
+        came_out    <= ((add && late == 4'd7) ? 6'd0 : came_out) + 6'(left);
         if (rst || restart) begin
             passed      <= '0;
             was_busy    <= '0;
@@ -106,14 +120,14 @@ module ge_counters #(
             came_in     <= '0;
             came_out    <= '0;
         end
-        for (int i = 0; i < 6; i++) events[i] <= set[i] || (events[i] && !(write && slot == 4'(10 + i)));
+        for (int i = 0; i < 6; i++) events[i] <= set[i] || (events[i] && !(add && late == 4'(10 + i)));
         if (rst) events <= '0;
         if (rst) restarted <= 1'b0;
     end
 
     logic [5:0] more;
     always_comb begin
-        unique case (slot)
+        unique case (late)
             4'd0:       more = passed;
             4'd2:       more = was_busy;
             4'd4:       more = was_stalled;
@@ -121,13 +135,13 @@ module ge_counters #(
             4'd7:       more = came_out;
             4'd8, 4'd9: more = '0;
             4'd1, 4'd3, 4'd5: more = {5'd0, carry};
-            default:    more = {5'd0, events[slot - 4'd10]};
+            default:    more = {5'd0, events[late - 4'd10]};
         endcase
     end
 
     // ---- the memory
     (* ram_style = "block" *) logic [31:0] registers [32];
-    logic [31:0] held, sum, next;
+    logic [31:0] held, found, sum, next, total;
     logic        over, clear;
 
     initial begin
@@ -143,23 +157,25 @@ module ge_counters #(
             registers[8 + i] = {MODEL[32*(7-i) +: 8], MODEL[32*(7-i)+8 +: 8], MODEL[32*(7-i)+16 +: 8], MODEL[32*(7-i)+24 +: 8]};
     end
 
-    assign {over, sum} = {1'b0, held} + 33'(more);
-    assign clear = rst || (restart && slot < 4'd10);
+    assign {over, sum} = {1'b0, found} + 33'(more);
+    assign clear = rst || (restart && late < 4'd10);
     always_comb begin
         next = sum;
-        if (slot == 4'd8 && fresh) next = since_in;
-        if (slot == 4'd9) next = interval;
+        if (late == 4'd8 && fresh) next = since_in;
+        if (late == 4'd9) next = interval;
         if (clear) next = '0;
     end
 
     always_ff @(posedge clk) begin
-        if (write) registers[at] <= next;
+        if (write) registers[place(late)] <= total;
     end
     always_ff @(posedge clk) begin
-        if (!write) held <= registers[serve ? address : at];
+        if (!write) held <= registers[serve ? address : place(slot)];
     end
     always_ff @(posedge clk) begin
-        if (write) carry <= over && !clear;
+        if (write) found <= held;                        // the memory is slow to answer: a register before the adder
+        if (add) total <= next;
+        if (add) carry <= over && !clear;
         asked <= serve;
     end
     assign valid = asked && want;

@@ -38,7 +38,7 @@ module ge_deframe #(
     assign we      = body && !full;
     assign waddr   = at[AW-1:0];
     assign wdata   = plain;
-    assign full    = (at - rd) == (AW+1)'(1 << AW);
+    always_ff @(posedge clk) full <= (at - rd) == (AW+1)'(1 << AW);   // bytes come many cycles apart
 
     ge_check #(.POLY(16'h1021)) check_a (.crc(a), .data(plain), .next(a_next));
     ge_check #(.POLY(16'h8BB7)) check_b (.crc(b), .data(plain), .next(b_next));

@@ -63,12 +63,16 @@ module ge_feeder #(
     logic          freed;
     logic [AW:0]   opening;                          // OPENs in the buffer, well-formed or not
 
-    // ---- a byte a cycle out of the buffer, held until it is taken
+    // ---- a byte a cycle out of the buffer and into a register, held until it is taken
     logic [15:0]   unread;
-    assign fetch = (unread != 0) && (!q_valid || take);
+    logic          fetched, move;                    // the buffer's output is a byte that is not in `q` yet
+    assign move  = fetched && (!q_valid || take);
+    assign fetch = (unread != 0) && (!fetched || move);
     assign raddr = rp[AW-1:0];
     assign ren   = fetch;
-    assign q     = rdata;
+    always_ff @(posedge clk) begin
+        if (move) q <= rdata;
+    end
 
     // ---- beats for the core
     localparam int unsigned NB = S_BYTES > 1 ? $clog2(S_BYTES) : 1;
@@ -107,6 +111,7 @@ module ge_feeder #(
             rp      <= '0;
             unread  <= '0;
             q_valid <= 1'b0;
+            fetched <= 1'b0;
             whole   <= 1'b0;
             filled  <= '0;
             opened  <= 1'b0;
@@ -120,7 +125,8 @@ module ge_feeder #(
                 rp     <= rp + 1'b1;
                 unread <= unread - 1'b1;
             end
-            q_valid <= fetch || (q_valid && !take);
+            fetched <= fetch || (fetched && !move);
+            q_valid <= move || (q_valid && !take);
             if (whole && m_tready) whole <= 1'b0;
 
             unique case (state)
@@ -165,7 +171,7 @@ module ge_feeder #(
                 else if (take) begin
                     n <= n + 1'b1;
                     argument <= (kind == READ) ? {16'd0, q, argument[15:8]} : {q, argument[31:8]};
-                    if (unread == 0 && !fetch) state <= (kind == LOOP) ? MEASURE : DECIDE;
+                    if (unread == 0 && !fetched) state <= (kind == LOOP) ? MEASURE : DECIDE;
                     if (kind == LOOP) body <= length - 16'd4;
                 end
                 MEASURE: begin
@@ -213,7 +219,7 @@ module ge_feeder #(
                         filled <= (filled == NB'(S_BYTES - 1)) ? '0 : filled + 1'b1;
                         if (filled == NB'(S_BYTES - 1)) whole <= 1'b1;
                     end
-                    if (unread == 0 && !q_valid) begin
+                    if (unread == 0 && !fetched && !q_valid) begin
                         if (passes != 1) begin
                             passes <= passes - 1'b1;
                             rp     <= samples_at;
@@ -227,6 +233,7 @@ module ge_feeder #(
                     rp      <= rd + (AW+1)'(5) + (AW+1)'(length);
                     rd      <= rd + (AW+1)'(5) + (AW+1)'(length);
                     unread  <= '0;
+                    fetched <= 1'b0;
                     q_valid <= 1'b0;
                     state   <= WAIT;
                 end
@@ -236,6 +243,6 @@ module ge_feeder #(
         end
     end
 
-    assign drop_passes  = passes - 1'b1;
+    always_ff @(posedge clk) drop_passes <= passes - 1'b1;    // `passes` is set two cycles before drop_load
     assign drop_samples = count;
 endmodule
