@@ -200,6 +200,8 @@ def distil(out: Path, seeds: int, quantised: bool) -> None:
         back = [taught - alone for _, alone, taught in found]
         share, half = (100 * part for part in _share(back, lost))
         print(f"  lost {_points(mean_interval(lost))}, came back {_points(mean_interval(back))}")
+        if mean_interval(lost).low <= 0:
+            print("  the loss itself is not certain at these seeds, its share even less")
         verdict = "met" if share >= 50 else "not met"
         print(
             f"  {share:.0f} % [{share - half:.0f}, {share + half:.0f}] of what was lost came back, mean of {seeds} "
