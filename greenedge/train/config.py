@@ -130,6 +130,8 @@ class DistilSettings:
     epochs          of that training; 0 for [train]'s
     temperature     T of softmax(logits / T)
     share           of the loss that comes from the teacher's logits
+    teacher_scale   multiplies the teacher's logits before anything else; below 1 where the student's range is too
+                    narrow for a confident teacher's, as that of a young output quantiser is
     features        "student=teacher" pairs of layers whose outputs are to relate samples alike (Tung and Mori, 2019)
     feature_weight  weight of that term
     mix             learns from mixtures of two inputs, which only a teacher can label; wants share 1 (mixup's inputs, Zhang
@@ -140,6 +142,7 @@ class DistilSettings:
     epochs: int = setting(0, least=0)
     temperature: float = setting(4.0, least=0.01, most=100)
     share: float = setting(0.7, least=0, most=1)
+    teacher_scale: float = setting(1.0, least=0.001, most=1000)
     features: tuple[str, ...] = ()
     feature_weight: float = setting(1.0, least=0)
     mix: bool = setting(False)

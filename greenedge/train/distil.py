@@ -5,9 +5,10 @@
     lesson = Lesson(model, teacher, settings)
     fit(model, x, y, train, Job(teach=lesson))
 
-The loss becomes (1 - share) · loss + share · T² · KL(teacher/T ‖ student/T) (Hinton, Vinyals and Dean, 2015), and for
-each pair of features the mean squared distance of the two matrices of samples' similarities (Tung and Mori, 2019):
-those are batch × batch, so a narrow student can follow a wide teacher without a layer between them.
+The loss becomes (1 - share) · loss + share · T² · KL(s·teacher/T ‖ student/T) (Hinton, Vinyals and Dean, 2015; s is
+teacher_scale, 1 there), and for each pair of features the mean squared distance of the two matrices of samples'
+similarities (Tung and Mori, 2019): those are batch × batch, so a narrow student can follow a wide teacher without a
+layer between them.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Lesson:
                 f"{tuple(outputs.shape[1:])}; they must be of the same classes."
             )
         heat, share = self.settings.temperature, self.settings.share
+        logits = logits * self.settings.teacher_scale
         soft = (
             functional.kl_div(
                 functional.log_softmax(outputs / heat, 1),

@@ -47,10 +47,11 @@ def test_a_student_that_only_listens_agrees_with_its_teacher():
 
 
 def test_the_loss_is_as_written():
-    heat, share = 4.0, 0.75
+    heat, share, scale = 4.0, 0.75, 0.25
     x, student, teacher = torch.zeros(5, 4), torch.randn(5, 3), torch.randn(5, 3)
-    lesson = Lesson(network(), lambda _x: teacher.numpy(), DistilSettings(share=share, temperature=heat))
-    p, q = (teacher / heat).softmax(1), (student / heat).softmax(1)
+    settings = DistilSettings(share=share, temperature=heat, teacher_scale=scale)
+    lesson = Lesson(network(), lambda _x: teacher.numpy(), settings)
+    p, q = (scale * teacher / heat).softmax(1), (student / heat).softmax(1)
     expected = 0.25 * 2.0 + share * heat**2 * (p * (p / q).log()).sum(1).mean()
     assert float(lesson(torch.tensor(2.0), student, x, torch.arange(5))) == pytest.approx(
         float(expected), rel=1e-5
