@@ -127,6 +127,21 @@ def test_vivado_is_run_where_it_is(stitched, tmp_path):
 
 
 @pytest.mark.tool("finn")
+def test_vivado_as_a_step_of_the_plan(stitched, graph, tmp_path):
+    """Asked for by name it is a command of the plan's own, which --docker runs in an image; its reports are read afterwards."""
+    plan = finn.plan(graph, load_target("pynq-z1"), {"fps": 500_000, "synthesis": "vivado"})
+    assert [command.argv[-1] for command in plan.commands if command.argv[0] == "vivado"] == ["vivado/core.tcl", "vivado/overlay.tcl"]
+    folder, made = copied(stitched, tmp_path), fake_vivado(tmp_path / "bin")
+    for name in ("utilization.rpt", "timing.rpt"):
+        (folder / "vivado" / name).write_text((made / name).read_text())
+    assert "did not make vivado/greenedge.bit" in ran(folder, "amd read", status=1)
+    (folder / "vivado" / "greenedge.bit").write_bytes(b"x")
+    ran(folder, "amd read")
+    found = json.loads((folder / "vivado.json").read_text())
+    assert (found["vivado"], found["core"]["lut"]) == ("in an image", 812)
+
+
+@pytest.mark.tool("finn")
 @pytest.mark.parametrize("how, said", [
     ({"status": 1}, "error: vivado ended with exit status 1 on core.tcl: ERROR: [Synth 8-439] module 'mvu' not found; its log is vivado/core.log."),
     ({"bitstream": False}, "error: Vivado ended without an error but did not make vivado/greenedge.bit; its log is vivado/overlay.log."),

@@ -3,9 +3,10 @@ FINN+ is asked for its own estimate of every layer's cycles.
 
 Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
 Options: fps (inferences per second wanted) or latency (seconds from first input to last output; without both: the fastest
-that fits), queue (most beats of a queue beside a branch), finn_plus (0: FINN+ is not asked), clock_hz (of the core; default the board file's host.core_hz), baud
-and link (uart or spi; how the host reaches the board), seed (of placement), seeds (how many placements from it on to try; the
-first that meets the clock is taken).
+that fits), queue (most beats of a queue beside a branch), finn_plus (0: FINN+ is not asked), clock_hz (of the core; default
+the board file's host.core_hz), baud and link (uart or spi; how the host reaches the board), seed (of placement), seeds (how
+many placements from it on to try; the first that meets the clock is taken), synthesis (vivado: on AMD boards Vivado is a step
+that must succeed, and --docker runs it in its image).
 Files: graph.*, folding.json (what the search chose, and its estimates), job.json and finn.json (what FINN+ was asked and said),
 rtl/ (the core: what is simulated and synthesised), streams.json, simulation.json, shell.json and board/ (what is around the core,
 see greenedge/shell), board.json (for hosts), netlist.json (what place and route is given; verification simulates its core),
@@ -71,7 +72,8 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     if target.device.family in amd.DSP:
         from greenedge.backends.finn.amd.flow import PRODUCTS, amd_commands, amd_files
 
-        return Plan({**files, **amd_files(graph, request)}, (*_core_commands(options), *amd_commands()), (*products, *PRODUCTS))
+        return Plan({**files, **amd_files(graph, request)}, (*_core_commands(options), *amd_commands(request, options.get("synthesis") == "vivado")),
+                    (*products, *PRODUCTS))
     files |= {"shell.json": _json(request), **bitstream_files(target, "top")}
     return Plan(files, (*_core_commands(options), *_board_commands(target, options, request)),
                 (*products, "board.json", REPORT, TIMING, PRODUCT[target.device.family]))

@@ -2,6 +2,7 @@
 
     python -m greenedge.backends.finn.amd write      what Vivado and the board want, from amd.json and streams.json
     python -m greenedge.backends.finn.amd run        Vivado, and FINN's complete flow, where they are; writes vivado.json
+    python -m greenedge.backends.finn.amd read       vivado.json from the reports of a Vivado that the plan itself ran
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from greenedge.graph import load_graph
 _LIMIT_S = 3 * 3600
 _MISSING = ("vivado is not on PATH: the project, the overlay and its driver, and FINN's own flow (finn-build/) are written, nothing was "
             "synthesised by Vivado; run `vivado -mode batch -source vivado/core.tcl` (and overlay.tcl) in the build folder where it is, "
-            "or build with --docker.")
+            "or build with --set build.synthesis=vivado, with --docker in its image.")
 
 
 def main(what: str) -> int:
@@ -39,7 +40,10 @@ def main(what: str) -> int:
             files["core.f"] = "".join(f"rtl/{name}\n" for name in about["sources"]).encode()
         else:
             vivado = shutil.which("vivado")
-            result = _implemented(here, request, vivado) if vivado else {"vivado": None, "said": _MISSING}
+            if what == "run" and vivado is None:
+                result = {"vivado": None, "said": _MISSING}
+            else:
+                result = _implemented(here, request, vivado, what == "run")
             files = {RESULT: (json.dumps(result, indent=1) + "\n").encode()}
         for name, content in files.items():
             with write_aside(here / name) as path:
@@ -50,9 +54,10 @@ def main(what: str) -> int:
     return 0
 
 
-def _implemented(here: Path, request: dict, vivado: str) -> dict:
-    """Vivado's numbers of the core, and the overlay where the board has one."""
-    _run(here, vivado, "core")
+def _implemented(here: Path, request: dict, vivado: str | None, run: bool) -> dict:
+    """Vivado's numbers of the core, and the overlay where the board has one; it is run first unless it has been."""
+    if run:
+        _run(here, vivado, "core")
     counted = utilisation(here / FOLDER / "utilization.rpt")
     highest = fmax_hz(here / FOLDER / "timing.rpt", request["clock_hz"])
     if highest < request["clock_hz"]:
@@ -60,11 +65,12 @@ def _implemented(here: Path, request: dict, vivado: str) -> dict:
                         "ask for a slower clock with --set build.clock_hz=….")
     bitstream = None
     if request["shell"] == "vivado_zynq":
-        _run(here, vivado, "overlay")
+        if run:
+            _run(here, vivado, "overlay")
         bitstream = f"{FOLDER}/greenedge.bit"
         if not (here / bitstream).is_file():
             raise ToolError(f"Vivado ended without an error but did not make {bitstream}; its log is {FOLDER}/overlay.log.")
-    return {"vivado": _version(vivado), "core": {**counted, "fmax_hz": highest}, "bitstream": bitstream, "finn": _finn(here)}
+    return {"vivado": _version(vivado) if vivado else "in an image", "core": {**counted, "fmax_hz": highest}, "bitstream": bitstream, "finn": _finn(here)}
 
 
 def _finn(here: Path) -> str | None:

@@ -50,9 +50,15 @@ def finn_files(graph: Graph, request: Mapping) -> dict[str, bytes]:
             f"{FINN}/README.md": (_TEMPLATES / "finn-build.md").read_bytes()}
 
 
-def amd_commands() -> tuple[Command, ...]:
-    """The project's texts, a resource check with open tools, Vivado where it is."""
+def amd_commands(request: Mapping, vivado: bool = False) -> tuple[Command, ...]:
+    """The project's texts, a resource check with open tools, then Vivado: where it is, or (`vivado`) as a step that must succeed,
+    which --docker can run in its image."""
     python = lambda *words: ("{python}", "-m", _MODULE, *words)
-    return (Command(python("write"), "amd.log", "writing the Vivado project"),
-            Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "amd.ys"), "yosys-out.log", "checking resources with yosys"),
-            Command(python("run"), "vivado.log", "Vivado, where it is", timeout_s=8 * 3600))
+    before = (Command(python("write"), "amd.log", "writing the Vivado project"),
+              Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "amd.ys"), "yosys-out.log", "checking resources with yosys"))
+    if not vivado:
+        return (*before, Command(python("run"), "vivado.log", "Vivado, where it is", timeout_s=8 * 3600))
+    names = ("core", "overlay") if request["shell"] == "vivado_zynq" else ("core",)
+    return (*before, *(Command(("vivado", "-mode", "batch", "-nojournal", "-source", f"vivado/{name}.tcl"), f"vivado-{name}.log",
+                               f"Vivado on {name}.tcl", timeout_s=3 * 3600) for name in names),
+            Command(python("read"), "vivado.log", "reading Vivado's reports"))
