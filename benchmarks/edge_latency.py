@@ -1,85 +1,175 @@
 """Bytes and latency of our 8-bit files against float runtimes: one thread, batch 1, all in turns within one run.
 
     python benchmarks/edge_latency.py [--rounds N] [--reference kws_ref_model_int8.tflite] [--compile]
+    python benchmarks/edge_latency.py --prepare FOLDER [--reference …]      only writes the files, with inputs and what they must give
+    python benchmarks/edge_latency.py --from FOLDER [--rounds N] [--compile] only times them, on this machine or another
 
 ResNet-8 and DS-CNN shapes with random weights (w8a8, float batch norm); `--reference` puts MLPerf Tiny's own int8 DS-CNN beside ours.
-The baseline is a float *runtime* (ONNX Runtime, LiteRT with XNNPACK); PyTorch eager is shown for what it is. Ratios are taken round by
-round; in brackets the middle 80 % of them. The float networks are those behind the same integer graphs, batch norm folded in.
+The baseline is a float *runtime* (ONNX Runtime, LiteRT with XNNPACK); PyTorch (eager; on CUDA where there is one) is shown for what it is.
+Ratios are taken round by round; in brackets the middle 80 % of them. The float networks are those behind the same integer graphs, batch
+norm folded in. `--from` needs numpy, ai-edge-litert, onnxruntime and, for its rows, torch; greenedge may lie in PYTHONPATH uninstalled.
+Before it is timed, each file must give what it gave where it was written: 8-bit ones every integer, float ones to a hundredth.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
+import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from float_tflite import float_tflite
-from mlperf_tiny import NETWORKS, autoencoder
 
-from greenedge.backends.onnxruntime.emit import write_file as write_onnx
-from greenedge.backends.tflite.emit import write_file
-from greenedge.graph import Graph
-from greenedge.int8.record import certificate, summary
-from greenedge.lower import lower_file
-from greenedge.runtimes import open_runtime
-from greenedge.runtimes.floats import float_model
+from greenedge.backends.onnxruntime.worker import saturates, session_for
 from greenedge.runtimes.latency import interleaved
 
-OURS = "LiteRT int8 (ours)"
+FORMAT, ABOUT = "greenedge-latency/1", "prepared.json"
+_NEAR = 1e-2  # of the largest float output: runtimes add up in different orders
 
 
-def litert_call(content: bytes, kind=np.int8) -> Callable[[], object]:
-    """One inference of a .tflite file on XNNPACK with random input."""
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A file made ready: one inference with its input, and the output of that."""
+
+    call: Callable[[], object]
+    output: np.ndarray
+
+
+def opened(folder: Path, about: dict, how: str = "cpu") -> Opened:
+    """A prepared file in its runtime. Raises ImportError where that is not installed."""
+    with np.load(folder / f"{about['file']}.npz") as sample:
+        x = sample["x"]
+    return {"litert": _litert, "onnxruntime": _onnxruntime, "torch": _torch}[about["runtime"]](folder / about["file"], x, how)
+
+
+def _litert(path: Path, x: np.ndarray, how: str) -> Opened:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
     interpreter.allocate_tensors()
-    entry = interpreter.get_input_details()[0]
-    x = np.random.default_rng(0).integers(-128, 128, entry["shape"]).astype(kind)
+    place, leave = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
     def call() -> None:
-        interpreter.set_tensor(entry["index"], x)
+        interpreter.set_tensor(place, x)
         interpreter.invoke()
 
-    call.interpreter, call.x = interpreter, x
-    return call
-
-
-def _checked(graph: Graph, content: bytes, levels: np.ndarray) -> Callable[[], object]:
-    """The float .tflite, which must give what ONNX Runtime gives with the float network."""
-    call = litert_call(content, np.float32)
-    call.x[:] = np.moveaxis(levels, 1, -1).reshape(call.x.shape)
     call()
-    got = call.interpreter.get_tensor(call.interpreter.get_output_details()[0]["index"])
-    (expected,) = open_runtime("onnxruntime-float", graph).run(levels).values()
-    assert np.allclose(got, expected, atol=1e-2 * np.abs(expected).max()), "the float .tflite computes something else"
-    return call
+    return Opened(call, interpreter.get_tensor(leave))
 
 
-def contenders(
-    graph: Graph, shape, reference: Path | None, compiled: bool
-) -> tuple[dict[str, Callable], dict[str, int]]:
-    """(calls, bytes of their files)."""
-    levels = np.random.default_rng(0).integers(-128, 128, (1, *shape))
-    onnx_float = float_model(graph)
-    files = {
-        OURS: write_file(graph).content,
-        "LiteRT float": float_tflite(onnx_float),
-        "ONNX Runtime int8 (ours)": write_onnx(graph).content,
-        "ONNX Runtime float": onnx_float.SerializeToString(),
-    }
-    calls = {OURS: litert_call(files[OURS]), "LiteRT float": _checked(graph, files["LiteRT float"], levels)}
-    if reference is not None:
-        files["MLPerf Tiny reference int8"] = reference.read_bytes()
-        calls["MLPerf Tiny reference int8"] = litert_call(files["MLPerf Tiny reference int8"])
-    calls["ONNX Runtime int8 (ours)"] = open_runtime("onnxruntime", graph).prepare(levels)
-    calls["ONNX Runtime float"] = open_runtime("onnxruntime-float", graph).prepare(levels)
-    calls["PyTorch float, eager"] = open_runtime("torch", graph).prepare(levels)
-    if compiled:
-        calls["PyTorch float, compiled"] = open_runtime("torch-compile", graph).prepare(levels)
-    return calls, {name: len(content) for name, content in files.items()}
+def _onnxruntime(path: Path, x: np.ndarray, how: str) -> Opened:
+    session = session_for(path.read_bytes())
+    feed = {session.get_inputs()[0].name: x}
+    return Opened(lambda: session.run(None, feed), session.run(None, feed)[0])
+
+
+def _torch(path: Path, x: np.ndarray, how: str) -> Opened:
+    """`how` is cpu, compiled, cuda or compiled-cuda; a call ends when its output is there."""
+    import torch
+
+    from greenedge.runtimes.torch import module_from
+
+    torch.set_num_threads(1)
+    about = json.loads(path.read_text())
+    with np.load(path.parent / "constants.npz") as held:
+        constants = {name: held[f"c{k}"] for k, name in enumerate(about["constants"])}
+    device = "cuda" if how.endswith("cuda") else "cpu"
+    network, given = module_from(about, constants).eval().to(device), torch.from_numpy(x).to(device)
+    network = torch.compile(network) if how.startswith("compiled") else network
+
+    def call() -> object:
+        with torch.inference_mode():
+            result = network(given)[0]
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return result
+
+    return Opened(call, call().cpu().numpy())
+
+
+def _ways(about: dict, compiled: bool) -> dict[str, str]:
+    """{name of the row: how} of one prepared file."""
+    if about["runtime"] != "torch":
+        return {about["name"]: "cpu"}
+    import torch
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    on = {"cpu": "", "cuda": f", {torch.cuda.get_device_name()}" if len(devices) > 1 else ""}
+    ways = {f"{about['name']}, eager{on[d]}": d for d in devices}
+    return ways | ({f"{about['name']}, compiled{on[d]}": f"compiled-{d}" for d in devices} if compiled else {})
+
+
+def contenders(folder: Path, network: dict, compiled: bool) -> tuple[dict[str, Callable], dict[str, int | None]]:
+    """(calls, bytes of their files) of all that can run here; says what cannot, and what gives something else."""
+    calls, sizes = {}, {}
+    for about in network["contenders"]:
+        try:
+            ready = {name: opened(folder, about, how) for name, how in _ways(about, compiled).items()}
+        except ImportError as error:
+            print(f"  {about['name']}: not run here ({error})")
+            continue
+        with np.load(folder / f"{about['file']}.npz") as sample:
+            expected = sample["y"]
+        for name, each in ready.items():
+            _compare(name, about["exact"], expected, each.output)
+            calls[name], sizes[name] = each.call, about["bytes"]
+    return calls, sizes
+
+
+def _compare(name: str, exact: bool, expected: np.ndarray, got: np.ndarray) -> None:
+    expected, got = expected.reshape(-1), np.asarray(got).reshape(-1)
+    if expected.size != got.size or not exact and not np.allclose(got, expected, atol=_NEAR * np.abs(expected).max(), rtol=0):
+        sys.exit(f"{name} computes something else than it must; nothing was timed.")
+    if exact and (differing := int((got != expected).sum())):
+        print(f"  {name}: {differing} of {got.size} output integers are other than where the file was written")
+
+
+def time_files(folder: Path, rounds: int, compiled: bool) -> None:
+    """Prints one table a network."""
+    print(_machine())
+    for network in _read(folder)["networks"]:
+        print(f"{network['name']}: {network['weights']:,} weights")
+        calls, sizes = contenders(folder, network, compiled)
+        timings, base = interleaved(calls, rounds), network["base"]
+        print(f"  {'runtime':34} {'bytes':>9} {'microseconds':>24}   {base} / this")
+        for each in calls:
+            us = [v * 1e6 for v in vars(timings.latency_s(each)).values()]
+            size = f"{sizes[each]:,}" if sizes[each] else "–"
+            ratio = "" if each == base or base not in calls else timings.ratio(base, each)
+            print(f"  {each:34} {size:>9} {us[0]:>9.1f} ({us[1]:.1f} … {us[2]:.1f})   {ratio}")
+        for line in network["told"]:
+            print(f"  {line}")
+
+
+def _read(folder: Path) -> dict:
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{folder} holds no prepared files ({error}); write them with --prepare {folder}.")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        sys.exit(f"{folder / ABOUT} is of another version of this benchmark; write it again with --prepare {folder}.")
+    return about
+
+
+def _machine() -> str:
+    """Processor and versions, one line."""
+    try:
+        rows = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        rows = []
+    name = next((row.partition(":")[2].strip() for row in rows if row.startswith("model name")), platform.machine())
+    found = [name, "one thread", *(["no VNNI: ONNX Runtime is asked for exact 8-bit products"] if saturates() else [])]
+    for package in ("ai-edge-litert", "onnxruntime", "torch", "numpy"):
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            found.append(f"no {package}")
+    return ", ".join(found)
 
 
 def main() -> None:
@@ -87,39 +177,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--compile", action="store_true", help="torch.compile too (takes minutes)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--prepare", type=Path, metavar="FOLDER", help="write the files there and time nothing")
+    where.add_argument("--from", type=Path, metavar="FOLDER", dest="prepared", help="time the files that lie there")
     words = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (make, shape) in NETWORKS.items():
-            path = Path(folder) / f"{name}.onnx"
-            make(path)
-            graph = lower_file(path).graph
-            calls, sizes = contenders(graph, shape, words.reference if name == "DS-CNN" else None, words.compile)
-            timings = interleaved(calls, words.rounds)
-            print(f"{name}: {sum(op.weight.size for op in graph.ops if hasattr(op, 'weight')):,} weights")
-            print(f"  {'runtime':28} {'bytes':>9} {'microseconds':>24}   ours / this")
-            for each in calls:
-                us = [v * 1e6 for v in vars(timings.latency_s(each)).values()]
-                size = f"{sizes[each]:,}" if each in sizes else "–"
-                print(
-                    f"  {each:28} {size:>9} {us[0]:>9.1f} ({us[1]:.1f} … {us[2]:.1f})   {'' if each == OURS else timings.ratio(OURS, each)}"
-                )
-        _int4(Path(folder) / "autoencoder.onnx", words.rounds)
+    if words.prepared is not None:
+        time_files(words.prepared, words.rounds, words.compile)
+        return
+    from edge_files import prepare
 
-
-def _int4(path: Path, rounds: int) -> None:
-    """Dense weights of 4 bits in half a byte each, against the same in int8."""
-    autoencoder(path)
-    graph = lower_file(path).graph
-    wide, narrow = write_file(graph), write_file(graph, int4=True)
-    timings = interleaved({"int8": litert_call(wide.content), "int4-dense": litert_call(narrow.content)}, rounds)
-    print(f"autoencoder w4a4: {sum(op.weight.size for op in graph.ops if hasattr(op, 'weight')):,} weights")
-    for name, emitted in (("int8", wide), ("int4-dense", narrow)):
-        told = summary(certificate(emitted.layers), "xnnpack")
-        print(
-            f"  storage={name:11} {len(emitted.content):>9,} bytes, {timings.latency_s(name).median * 1e6:.1f} microseconds "
-            f"({timings.ratio(name, 'int8')} of int8), {told['certified']:,} of {told['channels']:,} channels certified, "
-            f"{told['differing_accumulators']:,} accumulators differ"
-        )
+    if words.reference is not None and not words.reference.is_file():
+        parser.error(f"there is no file {words.reference}")
+    if words.prepare is not None:
+        prepare(words.prepare, words.reference)
+        print(f"written; time them with --from {words.prepare}")
+        return
+    with tempfile.TemporaryDirectory(prefix="greenedge-latency-") as scratch:
+        prepare(Path(scratch), words.reference)
+        time_files(Path(scratch), words.rounds, words.compile)
 
 
 if __name__ == "__main__":

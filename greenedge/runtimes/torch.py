@@ -62,20 +62,36 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
 
 def module_of(model):
     """A torch Module with the nodes of a float ONNX model of ours; one input, a tuple of outputs."""
-    import torch
+    return module_from(*plain(model))
+
+
+def plain(model) -> tuple[dict, dict[str, np.ndarray]]:
+    """({"input", "outputs", "nodes"}, constants) of a float ONNX model of ours, without onnx: the first goes into JSON as it is."""
     from onnx import helper, numpy_helper
 
-    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    steps = [
-        (
-            _OPS[node.op_type],
-            {a.name: helper.get_attribute_value(a) for a in node.attribute},
-            list(node.input),
-            node.output[0],
-        )
+    nodes = [
+        {
+            "kind": node.op_type,
+            "attributes": {a.name: _attribute(helper.get_attribute_value(a)) for a in node.attribute},
+            "inputs": list(node.input),
+            "output": node.output[0],
+        }
         for node in model.graph.node
     ]
-    first, outputs = model.graph.input[0].name, [value.name for value in model.graph.output]
+    about = {"input": model.graph.input[0].name, "outputs": [value.name for value in model.graph.output], "nodes": nodes}
+    return about, {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def _attribute(value):
+    return value.decode() if isinstance(value, bytes) else list(value) if not isinstance(value, (int, float)) else value
+
+
+def module_from(about: dict, held: dict[str, np.ndarray]):
+    """The Module of what `plain` gave."""
+    import torch
+
+    first, outputs = about["input"], about["outputs"]
+    steps = [(_OPS[node["kind"]], node["attributes"], node["inputs"], node["output"]) for node in about["nodes"]]
 
     class Network(torch.nn.Module):
         def __init__(self):
@@ -147,7 +163,7 @@ def _average_pool(torch, a, x):
 def _depth_to_space(torch, a, x):
     n, c, h, w = x.shape
     b = a["blocksize"]
-    if a["mode"] == b"DCR":
+    if a["mode"] == "DCR":
         return x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // b**2, h * b, w * b)
     return x.reshape(n, c // b**2, b, b, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // b**2, h * b, w * b)
 
