@@ -21,7 +21,7 @@ from greenedge.backends import BACKENDS, load_backend
 from greenedge.energy import estimate, results
 from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
-from greenedge.runtimes import RUNTIMES
+from greenedge.runtimes import BATCHING, RUNTIMES
 from greenedge.runtimes import session as runtime_session
 from greenedge.manifest import (Manifest, Record, aside, digest_files, digest_of, explained, hold, inside, intact,
                                 load_manifest, save_manifest)
@@ -37,13 +37,18 @@ class RunWorkloads:
     def __init__(self) -> None:
         self._opened = ExitStack()
 
-    def open(self, run: Path, port: str | None = None, runtime: str | None = None) -> Workload:
-        """A run on a runtime of this machine (its build's own if none is named), or on the board at `port`. Raises
-        GreenedgeError, EvidenceError where the build runs on no machine at hand."""
+    def open(self, run: Path, port: str | None = None, runtime: str | None = None, batch: int = 1) -> Workload:
+        """A run on a runtime of this machine (its build's own if none is named), `batch` samples at once, or on the
+        board at `port`. Raises GreenedgeError, EvidenceError where the build runs on no machine at hand."""
         manifest, backend = _built(run)
         name, accuracy = _name(manifest, run), accuracy_of(run, manifest)
         if runtime is not None and runtime not in RUNTIMES:
             raise GreenedgeError(f"there is no runtime {runtime!r}; runtimes are: {', '.join(RUNTIMES)}.")
+        if batch > 1 and (port is not None or (runtime or runtime_session.OWN.get(backend, (None,))[0]) not in BATCHING):
+            raise GreenedgeError(
+                f"{runtime or (f'the board at {port}' if port else backend)} takes one sample at a time, --batch {batch} "
+                f"was given; the runtimes that take more are: {', '.join(BATCHING)}."
+            )
         if port is not None:
             return self._board(run, port, name, accuracy)
         own = runtime_session.OWN.get(backend, (None,))[0]
@@ -55,7 +60,8 @@ class RunWorkloads:
         if runtime not in (None, own):
             # The same network on something else: it has the run's accuracy where it computes the same integers.
             name, accuracy = f"{name.split(' on ')[0]} on {runtime}", accuracy if runtime in _EXACT else None
-        return PipeWorkload(runtime_session.argv(run, runtime or own), name, accuracy=accuracy)
+        name = name if batch == 1 else f"{name}, {batch} at once"
+        return PipeWorkload(runtime_session.argv(run, runtime or own, batch), name, batch=batch, accuracy=accuracy)
 
     def _board(self, run: Path, port: str, name: str, accuracy: float | None) -> Workload:
         from greenedge.boards.acceptance import measure as board_figures

@@ -19,7 +19,7 @@ from greenedge.energy.labels import SCOPES, require
 from greenedge.energy.measuring import measure
 from greenedge.energy.method import Method
 from greenedge.energy.session import Progress
-from greenedge.energy.workloads import CallableWorkload, CommandWorkload, SerialWorkload, Workload, serial_port
+from greenedge.energy.workloads import CallableWorkload, CommandWorkload, SerialWorkload, Workload, at_once, serial_port
 
 ESTIMATE = ("estimate", "estimate:cpu", "estimate:netlist", "estimate:rtl")
 
@@ -27,7 +27,9 @@ ESTIMATE = ("estimate", "estimate:cpu", "estimate:netlist", "estimate:rtl")
 class RunWorkloads(Protocol):
     """Opens the builds of runs as workloads, and gives back what it opened."""
 
-    def open(self, run: Path, port: str | None = None, runtime: str | None = None) -> Workload: ...
+    def open(
+        self, run: Path, port: str | None = None, runtime: str | None = None, batch: int = 1
+    ) -> Workload: ...
 
     def close(self) -> None: ...
 
@@ -50,6 +52,7 @@ class Asked:
 
     runs: tuple[Path, ...] = ()
     runtimes: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
     command: tuple[str, ...] = ()
     callables: tuple[str, ...] = ()
     serial: str | None = None
@@ -164,7 +167,12 @@ def _workloads(what: Asked, runs: Runs | None, opened: ExitStack) -> tuple[list[
         opener = _known(runs).RunWorkloads()
         opened.callback(opener.close)
         # Without a runtime named, the build on its own.
-        found += [(opener.open(run, what.port, name), run) for run in what.runs for name in what.runtimes or (None,)]
+        found += [
+            (opener.open(run, what.port, name, batch), run)
+            for run in what.runs
+            for name in what.runtimes or (None,)
+            for batch in what.batches or (1,)
+        ]
     found += [(_callable(text, what), None) for text in what.callables]
     if what.serial:
         port = serial_port(what.serial, what.baud)
@@ -243,8 +251,8 @@ def _cpu_estimate(workload: Workload, tdp: Tdp, seconds: float) -> dict:
         workload.teardown()
     count = calls * workload.batch
     return estimate.cpu_row(
-        workload.name, spent, count, tdp.watts, tdp.threads, tdp.source, elapsed / count, workload.accuracy
-    )
+        workload.name, spent, count, tdp.watts, tdp.threads, tdp.source, elapsed / count * at_once(workload), workload.accuracy
+    ) | {"batch": workload.batch}
 
 
 def _own_cpu_seconds() -> float:

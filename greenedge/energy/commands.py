@@ -92,6 +92,7 @@ def measure(
     baud: int = 115200,
     port: o.Port = None,
     runtime: o.Runtime = None,
+    batch: o.Batch = None,
     name: o.Name = None,
     inferences: o.Inferences = 1,
     accuracy: o.Accuracy = None,
@@ -128,6 +129,7 @@ def measure(
         what = asked.Asked(
             runs=tuple(run or ()),
             runtimes=tuple(runtime or ()),
+            batches=tuple(batch or ()),
             command=_command(context),
             callables=tuple(callable_ or ()),
             serial=serial,

@@ -125,7 +125,8 @@ def _judge(info: SourceInfo, turns, watts: list[float], period: float | None) ->
     if not certain or step < 0.01 * abs(load):
         spread = max(watts[::2]) - min(watts[::2])
         said = f"it does not follow the load: {rest:.3g} W at rest (within {spread:.2g} W), {load:.3g} W under load"
-        return Liveness("dead", said, "load what it covers, or " + _FIX_EXTERNAL, period, rest, load)
+        fix = "load what it covers (light work: a heavier --batch first), or " + _FIX_EXTERNAL
+        return Liveness("dead", said, fix, period, rest, load)
     return Liveness("alive", "", "", period, rest, load)
 
 

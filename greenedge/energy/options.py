@@ -32,6 +32,10 @@ Port = Annotated[str | None, typer.Option(metavar="DEV", help="the board that RU
 Runtime = Annotated[
     list[str] | None, typer.Option("--runtime", metavar="NAME", help="litert, torch, …: RUN's network on it; repeatable")
 ]
+Batch = Annotated[
+    list[int] | None,
+    typer.Option(min=1, max=1 << 16, metavar="N", help="RUN's samples at once; repeatable, the heaviest first"),
+]
 Name = Annotated[str | None, typer.Option(help="of the command, call or device in the results")]
 Inferences = Annotated[int, typer.Option(min=1, help="inferences in one run of the command or call")]
 Accuracy = Annotated[float | None, typer.Option(help="of the model, for the figure")]

@@ -32,7 +32,7 @@ def power_svg(row: dict) -> str | None:
                 axes.axvspan(a - start, b - start, color=colour, alpha=0.45, lw=0, label=label)
         axes.plot([t - start for t in trace["t_s"]], watts, lw=0.9, color=_INK)
         axes.set(
-            xlabel="s", ylabel="W", title=_plain(f"{row['workload']}: {row['source']['covers']}, {row['evidence']}")
+            xlabel="s", ylabel="W", title=_plain(f"{row['workload']}: {results.source_text(row)}, {row['evidence']}")
         )
         axes.set_ylim(0, 1.1 * max(watts))
         axes.margins(x=0.01)
@@ -63,9 +63,9 @@ def strip_svg(data: dict) -> str | None:
         axes.set_xlim(-max(widest, 0.01), max(widest, 0.01))
         axes.axvline(0, lw=0.6, color="#888")
         axes.set(yticks=range(len(rows)), yticklabels=[_label(row) for row in rows], ylim=(len(rows) - 0.4, -0.6))
-        axes.set(xlabel="repetitions: total energy, % from the mean; bar: 95 % interval of the mean")
+        axes.set(xlabel="total energy, % from the mean of the repetitions;\nbar: 95 % interval of the mean")
 
-    return _svg(draw, 0.9 + 0.45 * len(rows))
+    return _svg(draw, 1.1 + 0.45 * len(rows))
 
 
 def pareto_svg(data: dict) -> str | None:
@@ -125,7 +125,7 @@ def _solid(row: dict) -> bool:
 
 
 def _label(row: dict) -> str:
-    return _plain(f"{row['workload']} [{row['evidence']}, {row['scope']}]")
+    return _plain(f"{row['workload']} [{results.source_text(row)}; {row['evidence']}, {row['scope']}]")
 
 
 def _plain(text: str) -> str:

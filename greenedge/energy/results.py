@@ -33,7 +33,9 @@ _MAX_BYTES = 64 << 20
 def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0) -> dict:
     """One row of a document: one workload on one source."""
     info, reps, workload = session.meter.info, session.reps, session.workload
-    host = workload.host_included if workload.host_included is not None else info.host_included
+    # A machine that takes part is not in the figure where the source does not see it: a GPU's counter has no CPU.
+    asked = info.host_included is not False and workload.host_included is not None
+    host = workload.host_included if asked else info.host_included
     # What rests between calls is taken out at the idle power, so the total is no longer read off.
     rested = session.delay_s or not workload.continuous
     total_evidence = worst([info.evidence, "derived"]) if rested else info.evidence
@@ -192,6 +194,12 @@ def figure(row: dict, name: str) -> Figure | None:
     """A figure of a row: total, net, idle, edp, carbon."""
     part = row["figures"].get(name)
     return figure_from_json(part, FIGURES[name][0]) if part else None
+
+
+def source_text(row: dict) -> str:
+    """What a row's source covers and how it tells it: one GPU has a counter and a power."""
+    kind = row["source"].get("kind")
+    return row["source"]["covers"] + (f", {kind}" if kind in ("counter", "power", "stream") else "")
 
 
 def csv_text(data: dict) -> str:

@@ -13,7 +13,7 @@ from greenedge.energy.clock import Clock
 from greenedge.energy.meters import Meter
 from greenedge.energy.method import Method, Window, Windows
 from greenedge.energy.stats import mean_interval
-from greenedge.energy.workloads import Workload
+from greenedge.energy.workloads import Workload, at_once
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,6 +27,7 @@ class Repetition:
     before: Window
     window: Window
     after: Window
+    together: int = 1  # inferences that are done at once
 
     @property
     def idle_w(self) -> float:
@@ -53,7 +54,8 @@ class Repetition:
 
     @property
     def latency_s(self) -> float:
-        return self.window.active_s / self.window.count
+        """From the asking to the answer: a whole batch, where the inferences of one are computed at once."""
+        return self.window.active_s / self.window.count * self.together
 
 
 @dataclass
@@ -114,7 +116,7 @@ def run_session(
             during = windows.work(workload, length, method.min_inferences, latency[workload.name], delay)
             after = windows.idle(rest)
             for meter, *three in zip(meters, before, during, after, strict=True):
-                sessions[workload.name, meter.info.id].reps.append(Repetition(number, place, *three))
+                sessions[workload.name, meter.info.id].reps.append(Repetition(number, place, *three, at_once(workload)))
         if all(session.settled(method) for session in sessions.values()):
             break
     for session in sessions.values():

@@ -52,7 +52,7 @@ def result_cells(row: dict) -> list[str]:
     latency = row.get("latency_s", {}).get("value")
     return [
         row["workload"],
-        row["source"]["covers"],
+        results.source_text(row),
         row["scope"],
         host,
         number(latency, "s") if latency else "",

@@ -21,7 +21,8 @@ class Workload(Protocol):
 
     It calls `on_wait` now and then while it waits for something outside this process (a counter may need a look). A
     `continuous` workload may be asked in small pieces without a pause between; others are run whole.
-    `host_included` says whether the machine that feeds it is part of the work (None: as the source says).
+    `host_included` says whether the machine that feeds it is part of the work (None: as the source says). Where the
+    inferences of a call are computed at once, each waiting for all, `together` is true.
     """
 
     name: str
@@ -36,6 +37,11 @@ class Workload(Protocol):
     def infer(self, n: int, on_wait: Callable[[], None]) -> None: ...
 
     def teardown(self) -> None: ...
+
+
+def at_once(workload: Workload) -> int:
+    """Inferences whose answers come together."""
+    return workload.batch if getattr(workload, "together", False) else 1
 
 
 class CallableWorkload:
@@ -131,7 +137,7 @@ class PipeWorkload:
     A process of its own: what it loads does not weigh on us, and a file that makes it crash does not take us with it.
     """
 
-    continuous = True
+    continuous, together = True, True
 
     def __init__(
         self,

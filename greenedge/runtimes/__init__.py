@@ -36,6 +36,8 @@ RUNTIMES = {
     "torch-cuda": "greenedge.runtimes.torch",
     "torch-compile-cuda": "greenedge.runtimes.torch",
 }
+# those whose file leaves the number of samples open: a batch is computed at once, not sample by sample
+BATCHING = tuple(name for name in RUNTIMES if name.startswith(("torch", "onnxruntime")))
 
 
 @dataclass(frozen=True, eq=False)

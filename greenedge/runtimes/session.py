@@ -1,8 +1,8 @@
 """Keeps a run's network ready on one of the runtimes, to be measured: so many inferences when it is told a number.
 
-    python -m greenedge.runtimes.session RUN RUNTIME
+    python -m greenedge.runtimes.session RUN RUNTIME [BATCH]
 
-It takes the run's own test inputs in turn, one sample a call. It says `ready`, reads a number a line, answers `done`.
+It takes the run's own test inputs in turn, one sample a call, or BATCH of them. It says `ready`, reads a number a line, answers `done`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import sys
 from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
+
 from greenedge.errors import GreenedgeError
 from greenedge.runtimes import open_runtime
 
 SAMPLES = 64
+_HELD = 4  # batches, made of the samples over and over: of one alone the device could keep everything at hand
 # The runtime that runs a back end's own file, and that file; every other one writes the network anew from the graph.
 OWN = {"tflite": ("litert", "model.tflite"), "onnxruntime": ("onnxruntime", "model.onnx")}
 
 
-def argv(run: Path, runtime: str) -> tuple[str, ...]:
-    """The command that keeps `run` ready on `runtime`."""
-    return (sys.executable, "-m", "greenedge.runtimes.session", str(run), runtime)
+def argv(run: Path, runtime: str, batch: int = 1) -> tuple[str, ...]:
+    """The command that keeps `run` ready on `runtime`, `batch` samples a call."""
+    return (sys.executable, "-m", "greenedge.runtimes.session", str(run), runtime, str(batch))
 
 
-def calls_of(run: Path, name: str):
+def calls_of(run: Path, name: str, batch: int = 1):
     """(runtime, its calls in an endless turn over the samples)."""
     from greenedge.host import run_prologue
     from greenedge.lower import load_lowered
@@ -37,12 +40,14 @@ def calls_of(run: Path, name: str):
     lowered = load_lowered(inside(run, "3-lower"))
     levels = next(iter(run_prologue(lowered, read_array(inside(run, "2-export/inputs.npy"))[:SAMPLES]).values()))
     runtime = open_runtime(name, lowered.graph, model if model is not None and model.is_file() else None)
-    return runtime, cycle([runtime.prepare(levels[k : k + 1]) for k in range(len(levels))])
+    if batch > 1:
+        levels = levels[np.arange(_HELD * batch) % len(levels)]
+    return runtime, cycle([runtime.prepare(levels[k : k + batch]) for k in range(0, len(levels), batch)])
 
 
-def main(run: Path, name: str) -> int:
+def main(run: Path, name: str, batch: int = 1) -> int:
     try:
-        runtime, calls = calls_of(run, name)
+        runtime, calls = calls_of(run, name, batch)
         next(calls)()
     except GreenedgeError as error:
         print(str(error).splitlines()[0], file=sys.stderr)
@@ -58,4 +63,4 @@ def main(run: Path, name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])))

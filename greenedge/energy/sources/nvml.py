@@ -75,6 +75,10 @@ class _Gpu:
             self.handle = library.nvmlDeviceGetHandleByIndex(index)
         except library.NVMLError as error:
             raise self.fault(error) from None
+        try:
+            self.named = (str(library.nvmlDeviceGetName(self.handle)),)
+        except (library.NVMLError, AttributeError):
+            self.named = ()
 
     def fault(self, error: Exception) -> SourceFault:
         text = str(error)
@@ -109,7 +113,7 @@ class NvmlEnergy(_Gpu):
             max_power_w=_MAX_W,
             host_included=False,
             part_time=_SENSOR_S,
-            notes=("integrates the power sensor, which may see a quarter of the time",),
+            notes=(*self.named, "integrates the power sensor, which may see a quarter of the time",),
         )
         self._unwrap, self.guard_s = Unwrapper(self.info), None
 
@@ -145,7 +149,7 @@ class NvmlPower(_Gpu):
             max_power_w=_MAX_W,
             host_included=False,
             part_time=_SENSOR_S,
-            notes=(note,),
+            notes=(*self.named, note),
         )
         self.guard_s = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -159,3 +160,15 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
     for kind in ("trace", "vivado", "saif", "toggles", "perf", "mlperf-tiny", "results"):
         done = CliRunner().invoke(app, ["replay", str(tmp_path / "no"), "--as", kind])
         assert done.exit_code == 1 and str(tmp_path / "no") in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+RECORDS = sorted((Path(__file__).parents[3] / "benchmarks" / "records").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_records_of_machines_that_were_at_hand_are_whole(path):
+    """They load by the rules of today, are measured, and say that a GPU does not see its host."""
+    data = results.load(path)
+    assert all(row["evidence"] in ("measured", "derived") and row["liveness"]["state"] == "alive" for row in data["rows"])
+    assert {row["host_included"] for row in data["rows"]} == {False}
+    assert "<svg" in page(data)

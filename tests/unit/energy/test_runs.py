@@ -72,6 +72,8 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
     assert "give each thing once" in cli("energy", "measure", run, run, "--root", tmp_path, code=1).stderr
     said = cli("energy", "measure", run, "--runtime", "tensorrt", code=1).stderr
     assert "there is no runtime 'tensorrt'; runtimes are: litert, litert-reference, tflite-runtime, onnxruntime" in said
+    said = cli("energy", "measure", run, "--batch", "64", code=1).stderr
+    assert "tflite takes one sample at a time, --batch 64 was given; the runtimes that take more are: onnxruntime" in said
     done = cli("energy", "measure", run, *TDP, "--require", "measured", "--json", code=3)
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
     assert (
@@ -105,6 +107,16 @@ def test_a_run_is_a_workload_on_every_runtime(run, runtime):
     finally:
         workload.teardown()
         opener.close()
+
+
+def test_a_batch_is_told_as_one_and_waits_for_all(run):
+    """The latency of 64 at once is that of the whole call; its energy is divided by all."""
+    cli("energy", "measure", run, "--runtime", "onnxruntime", "--batch", "64", "--batch", "1", *TDP, "--window", "0.2")
+    many, one = results.load(run / "6-measure/estimate-cpu.json")["rows"]
+    assert (many["workload"], many["batch"]) == ("small on onnxruntime, 64 at once", 64) and one["batch"] == 1
+    assert many["latency_s"]["value"] > one["latency_s"]["value"]
+    energy = [row["figures"]["total"]["energy_estimate_j"] for row in (many, one)]
+    assert energy[0] < energy[1]
 
 
 def test_everything_after_the_dashes_is_the_command(tmp_path):
