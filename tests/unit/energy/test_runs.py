@@ -110,10 +110,10 @@ def test_a_run_is_a_workload_on_every_runtime(run, runtime):
 
 
 def test_a_batch_is_told_as_one_and_waits_for_all(run):
-    """The latency of 64 at once is that of the whole call; its energy is divided by all."""
-    cli("energy", "measure", run, "--runtime", "onnxruntime", "--batch", "64", "--batch", "1", *TDP, "--window", "0.2")
+    """The latency of 4096 at once is that of the whole call; its energy is divided by all."""
+    cli("energy", "measure", run, "--runtime", "onnxruntime", "--batch", "4096", "--batch", "1", *TDP, "--window", "0.2")
     many, one = results.load(run / "6-measure/estimate-cpu.json")["rows"]
-    assert (many["workload"], many["batch"]) == ("small on onnxruntime, 64 at once", 64) and one["batch"] == 1
+    assert (many["workload"], many["batch"]) == ("small on onnxruntime, 4096 at once", 4096) and one["batch"] == 1
     assert many["latency_s"]["value"] > one["latency_s"]["value"]
     energy = [row["figures"]["total"]["energy_estimate_j"] for row in (many, one)]
     assert energy[0] < energy[1]
