@@ -44,14 +44,13 @@ class RunWorkloads:
         name, accuracy = _name(manifest, run), accuracy_of(run, manifest)
         if runtime is not None and runtime not in RUNTIMES:
             raise GreenedgeError(f"there is no runtime {runtime!r}; runtimes are: {', '.join(RUNTIMES)}.")
-        if batch > 1 and (port is not None or (runtime or runtime_session.OWN.get(backend, (None,))[0]) not in BATCHING):
-            raise GreenedgeError(
-                f"{runtime or (f'the board at {port}' if port else backend)} takes one sample at a time, --batch {batch} "
-                f"was given; the runtimes that take more are: {', '.join(BATCHING)}."
-            )
+        own = runtime_session.OWN.get(backend, (None,))[0]
+        if batch > 1 and (port is not None or (runtime or own) not in BATCHING):
+            one = runtime or (backend if port is None else f"the board at {port}")
+            raise GreenedgeError(f"{one} takes one sample at a time, --batch {batch} was given; the runtimes that take "
+                                 f"more are: {', '.join(BATCHING)}.")
         if port is not None:
             return self._board(run, port, name, accuracy)
-        own = runtime_session.OWN.get(backend, (None,))[0]
         if runtime is None and own is None:
             raise EvidenceError(
                 f"{run} is built for {_target(manifest)}, which is not this machine: give the --port of the board and "

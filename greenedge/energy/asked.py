@@ -250,9 +250,11 @@ def _cpu_estimate(workload: Workload, tdp: Tdp, seconds: float) -> dict:
     finally:
         workload.teardown()
     count = calls * workload.batch
-    return estimate.cpu_row(
-        workload.name, spent, count, tdp.watts, tdp.threads, tdp.source, elapsed / count * at_once(workload), workload.accuracy
-    ) | {"batch": workload.batch}
+    latency = elapsed / count * at_once(workload)
+    row = estimate.cpu_row(
+        workload.name, spent, count, tdp.watts, tdp.threads, tdp.source, latency, workload.accuracy
+    )
+    return row | {"batch": workload.batch}
 
 
 def _own_cpu_seconds() -> float:
