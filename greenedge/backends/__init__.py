@@ -8,7 +8,8 @@ A back end is a module with five functions and inherits from nothing:
     report(folder) -> dict                                {"hardware": {…}} or {"edge": {…}}, from the tools' own logs
     tools(options) -> {name: version}                     what enters the key of the build stage
 
-It may also have STAGE (what verify calls the built thing), `proved` and `provenance`.
+It may also have STAGE (what verify calls the built thing), `proved`, `provenance`, `stalled` (as `simulate`, while both ends of the
+circuit's stream pause at random) and `sampled` ({stage: function}, each compared on a few vectors).
 """
 
 from __future__ import annotations

@@ -152,6 +152,17 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
     return dict(result.values)
 
 
+def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
+            progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
+    """The same as `simulate`, with random pauses at both ends of the stream."""
+    from greenedge.backends.finn import built
+    from greenedge.backends.finn.simulation import Stall
+
+    source, streams, _ = built.streams_of(folder)
+    stall = Stall.at_pace(source, streams[0], built.read(folder, "simulation.json").get("interval_cycles"))
+    return dict(built.simulate(folder, x, keep, stall, lambda line: progress(0, 0, line)).values)
+
+
 def sampled(folder: Path) -> dict[str, Callable[..., dict[str, np.ndarray]]]:
     """Further stages, each compared on some of the vectors: the netlist that place and route was given."""
     return {"netlist": _simulate_netlist} if (folder / "netlist.json").is_file() else {}
