@@ -117,9 +117,10 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
 
     Raises VerificationError on any difference, after everything has been written.
     """
-    from greenedge.backends import load_backend
+    from greenedge.backends import load_backend, lowered_for
 
-    lowered = _with_trace(run)
+    module = load_backend(backend)
+    lowered = lowered_for(module, _with_trace(run))
     vectors = _vectors(run / "2-export")
     ints = _prologue(lowered, vectors)
     stages: dict[str, np.ndarray] = {}
@@ -129,7 +130,6 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     stages["graph"] = _joined(lowered.graph, graph_outputs)
     reports.append(_against_qonnx(lowered, run / "2-export" / "model.onnx", vectors, ints, stages, tell))
     reports += _against_torch(lowered, vectors, ints, stages)
-    module = load_backend(backend)
     candidate = getattr(module, "STAGE", backend)
     if lowered.prologue is None and len(lowered.graph.inputs) > 1:
         raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one input.")
@@ -329,8 +329,8 @@ def _first_layer(graph: Graph, simulate, build: Path, x: np.ndarray, first: Firs
 
 
 def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
-    """Share of samples whose largest output is the labelled class, per stage, through the common epilogue."""
-    from greenedge.host import run_epilogue
+    """Share of samples whose class is the labelled one, per stage, through the common epilogue."""
+    from greenedge.host import classes, run_epilogue
 
     if vectors.labels is None or len(lowered.graph.outputs) != 1:
         return {}
@@ -338,9 +338,9 @@ def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
     shape = lowered.graph.edges[edge].shape
     result = {}
     for stage, values in stages.items():
-        output = next(iter(run_epilogue(lowered, {edge: values.reshape(-1, *shape)}).values()))
-        if output.ndim == 2 and vectors.labels.shape == (len(output),):
-            result[stage] = float((output.argmax(axis=1) == vectors.labels).mean())
+        found = classes(next(iter(run_epilogue(lowered, {edge: values.reshape(-1, *shape)}).values())))
+        if found is not None and vectors.labels.shape == found.shape:
+            result[stage] = float((found == vectors.labels).mean())
     return result
 
 

@@ -16,7 +16,7 @@ from greenedge.errors import VerificationError
 from greenedge.graph import Add, Dense, Edge, Graph, Input, run_graph
 from greenedge.target import load_target
 from greenedge.tools import Plan, execute
-from tests.backends.finn_sketches import joined, padded, residual
+from tests.backends.finn_sketches import classified, joined, padded, residual
 from tests.backends.nets import inputs, mlp
 
 
@@ -56,7 +56,7 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
 @pytest.mark.tool("finn")
 def test_finn_expects_the_same_cycles(rng, tmp_path):
     """FINN+ takes every kind of layer in its own terms, and counts as we do wherever its unit works alike."""
-    for index, sketch in enumerate((residual, joined, padded)):
+    for index, sketch in enumerate((residual, joined, padded, classified)):
         plan = finn.plan(sketch(rng), load_target("ulx3s-85f"), {})
         ask = next(command for command in plan.commands if command.log == "finn.log")
         execute(dataclasses.replace(plan, commands=(ask,), products=("finn.json",)), tmp_path / str(index))
