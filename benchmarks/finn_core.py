@@ -105,10 +105,11 @@ def check_core(core: Core, graph: Graph, samples: int = 24, whole_netlist: bool 
     x = np.random.default_rng(1).integers(edge.lo, edge.hi + 1, (samples, *edge.shape))
     expected = run_graph(graph, x)[output]
     free = built.simulate(core.folder, x, (), Stall(), tell)
-    runs = {"RTL": free.values[output], "RTL with stalls": built.simulate(core.folder, x, (), Stall(2, 96, 96), tell).values[output]}
+    source, streams, _ = built.streams_of(core.folder)
+    pauses = Stall.at_pace(source, streams[0], free.interval_cycles, seed=2)
+    runs = {"RTL": free.values[output], "RTL with stalls": built.simulate(core.folder, x, (), pauses, tell).values[output]}
     began = time.monotonic()
     if whole_netlist:
-        source, streams, _ = built.streams_of(core.folder)
         runs["netlist"] = simulate_netlist(core.folder / "netlist.json", "top", core.family, source, streams[0], x, tied=built.TIED,
                                            progress=tell).values[streams[0].edge].reshape(expected.shape)
     for name, got in runs.items():

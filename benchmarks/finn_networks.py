@@ -88,7 +88,9 @@ def row(name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | Non
     began = time.monotonic()
     free = built.simulate(folder, x, (), Stall(), lambda line: None)
     simulated = time.monotonic() - began
-    paused = built.simulate(folder, x, (), Stall(2, 96, 96), lambda line: None)
+    source, streams, _ = built.streams_of(folder)
+    pauses = Stall.at_pace(source, streams[0], free.interval_cycles, seed=2)
+    paused = built.simulate(folder, x, (), pauses, lambda line: None)
     expected = run_graph(graph, x)[graph.outputs[0]]
     wrong, stalled = (int((run.values[graph.outputs[0]] != expected).reshape(len(x), -1).any(axis=1).sum()) for run in (free, paused))
     lut4 = _counted(stitched, files, folder / "yosys") if synthesis else None

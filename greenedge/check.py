@@ -43,7 +43,7 @@ def check_model(path: Path, target: Target, backend: str | None, declared: Mappi
 
     Raises GreenedgeError for a file that is missing, no ONNX, or damaged.
     """
-    from greenedge.backends import load_backend
+    from greenedge.backends import graph_for, load_backend
     from greenedge.choice import choose
     from greenedge.lower import lower_source
     from greenedge.lower.source import read_model
@@ -51,14 +51,17 @@ def check_model(path: Path, target: Target, backend: str | None, declared: Mappi
     source = read_model(Path(path))
     name = Path(path).name
     try:
-        graph = lower_source(source, declared).graph
+        graph = lowered = lower_source(source, declared).graph
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
     if backend is None:
         backend, _ = choose(graph, target, dict(options or {}))
     module = load_backend(backend)
+    graph = graph_for(module, graph)
     reasons = tuple(module.check(graph, target, dict(options or {})))
     notes = _notes(Path(path), graph, module, declared) if not reasons and hasattr(module, "foresee") else ()
+    if lowered is not graph:
+        notes = (f"{lowered.outputs[0]} runs on the host: {backend} gives the scores that it chooses from.", *notes)
     return Preflight(name, target.name, backend, reasons, sum(1 for op in graph.ops if op.inputs), weight_bits(graph),
                      widest_accumulator(graph), notes)
 
@@ -68,13 +71,14 @@ def _notes(path: Path, graph: Graph, module, declared: Mapping | None) -> tuple[
     now = module.foresee(graph)
     if not now.differing_channels:
         return ()
+    from greenedge.backends import graph_for
     from greenedge.lower import lower_file
     from greenedge.lower.snap import snap_file
 
     with tempfile.TemporaryDirectory(prefix="greenedge-check-") as folder:
         snapped = Path(folder) / "snapped.onnx"
         entries = snap_file(path, snapped, _SNAP_BITS, declared)
-        then = module.foresee(lower_file(snapped, declared).graph)
+        then = module.foresee(graph_for(module, lower_file(snapped, declared).graph))
     changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
     levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
     return (f"{now.differing_channels} of {now.channels} channels tried give another level at {now.share:.1e} of their accumulators, by {levels}: "

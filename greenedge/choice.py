@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from greenedge.backends import load_backend
+from greenedge.backends import graph_for, load_backend
 from greenedge.graph import Graph
 from greenedge.target import Target
 
@@ -22,7 +22,8 @@ def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple
     first = target.backends[0]
     if not {"finn", "da4ml"} <= set(target.backends):
         return first, None
-    refusals = {name: load_backend(name).check(graph, target, {k: v for k, v in options.items() if k not in others})
+    modules = {name: load_backend(name) for name in ("finn", "da4ml")}
+    refusals = {name: modules[name].check(graph_for(modules[name], graph), target, {k: v for k, v in options.items() if k not in others})
                 for name, others in (("finn", _UNROLLED), ("da4ml", _FOLDED))}
     if refusals["da4ml"] or refusals["finn"]:
         taker = "finn" if refusals["da4ml"] and not refusals["finn"] else "da4ml" if not refusals["da4ml"] else first
@@ -32,7 +33,7 @@ def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple
     for name, own in (("finn", _FOLDED), ("da4ml", _UNROLLED)):
         if asked := [key for key in own if options.get(key)]:
             return name, f"{name} was chosen because build.{asked[0]} was asked for, which it takes as its goal"
-    share, told = _unrolled(graph, target)
+    share, told = _unrolled(graph_for(modules["da4ml"], graph), target)
     if share <= MOST_SHARE:
         return "da4ml", (f"da4ml was chosen because {told}: small enough for a sample in every clock cycle "
                          f"(at most {MOST_SHARE:.0%})")

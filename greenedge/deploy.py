@@ -20,6 +20,7 @@ def infer_on_board(run: Path, samples: Path, port: str | None, baud: int | None,
     Every integer is compared with the integer graph's. Raises VerificationError where one differs, BoardError where the
     board cannot be reached or is another, GreenedgeError where nothing has been built for a board.
     """
+    from greenedge.backends import load_backend, lowered_for
     from greenedge.boards import running
     from greenedge.graph import run_graph
     from greenedge.host import run_epilogue, run_prologue
@@ -28,8 +29,8 @@ def infer_on_board(run: Path, samples: Path, port: str | None, baud: int | None,
     from greenedge.model_file import read_array
     from greenedge.verify import compare
 
-    built_with(run, load_manifest(run))
-    lowered = load_lowered(inside(run, FOLDER["lower"]))
+    backend = load_backend(built_with(run, load_manifest(run)))
+    lowered = lowered_for(backend, load_lowered(inside(run, FOLDER["lower"])))
     levels = run_prologue(lowered, read_array(samples))
     expected = run_graph(lowered.graph, levels)
     outputs, figures = running.infer_on_board(run / FOLDER["build"], next(iter(levels.values())), port, baud, tell)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from greenedge.backends import BACKENDS, load_backend
+from greenedge.backends import BACKENDS, load_backend, lowered_for
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.files import write_aside
 from greenedge.flow import FOLDER, STAGES, Job, Tell, choose_backend, compare_stages, plan_build, run_job, run_jobs
@@ -161,13 +161,14 @@ def snap_model(model: Path, out: Path, bits: int, inputs: Path | None, labels: P
 
 
 def _accuracy(lowered, x, y) -> float:
-    """Share of samples whose largest output is the labelled class."""
+    """Share of samples whose class is the labelled one."""
     from greenedge.graph import run_graph
-    from greenedge.host import run_epilogue, run_prologue
+    from greenedge.host import classes, run_epilogue, run_prologue
 
     edges = run_graph(lowered.graph, run_prologue(lowered, x))
     output = next(iter(run_epilogue(lowered, edges).values()))
-    return float((output.reshape(len(output), -1).argmax(axis=1) == y).mean())
+    found = classes(output)
+    return float(((output.reshape(len(output), -1).argmax(axis=1) if found is None else found) == y).mean())
 
 
 def read_summary(run: Path) -> dict | None:
@@ -240,6 +241,8 @@ def infer(run: Path, samples: Path, stage: str, tell: Tell, out: Path | None = N
     from greenedge.lower import load_lowered
 
     lowered = load_lowered(inside(run, FOLDER["lower"]))
+    if stage != "graph":
+        lowered = lowered_for(load_backend(built_with(run, load_manifest(run))), lowered)
     simulate = _simulator(run, lowered.graph, stage)
     array = open_samples(samples)
     parts = outputs_of(lowered, array, simulate, tell)

@@ -38,6 +38,13 @@ def run_epilogue(lowered: Lowered, edges: Mapping[str, np.ndarray]) -> dict[str,
     return _run(lowered.epilogue, {edge: np.asarray(edges[edge], np.int64) for edge in dict.fromkeys(lowered.graph.outputs)})
 
 
+def classes(output: np.ndarray) -> np.ndarray | None:
+    """The class of every sample, (N,): the index that the model gives, or that of its largest score; None for what is neither."""
+    if output.dtype.kind in "iu":
+        return output.reshape(-1) if output.size == len(output) else None
+    return output.argmax(axis=1) if output.ndim == 2 else None
+
+
 def _made(lowered: Lowered) -> set[str]:
     return {value.name for value in lowered.prologue.graph.output} if lowered.prologue is not None else set()
 

@@ -61,12 +61,16 @@ class VerificationReport:
         if self.mismatches:
             first = self.first
             raise VerificationError(
-                f"{self.candidate} differs from {_spoken(self.reference)} on {self.mismatches} of {self.samples} samples; first at sample "
+                f"{_in_words(self.candidate)} differs from {_spoken(self.reference)} on {self.mismatches} of {self.samples} samples; first at sample "
                 f"{first.sample}, layer {first.layer}: expected {_shown(first.expected)}, got {_shown(first.got)}.")
 
 
 def _spoken(stage: str) -> str:
     return "the integer graph" if stage == "graph" else stage
+
+
+def _in_words(candidate: str) -> str:
+    return candidate.replace("-stalls", " with random stalls")
 
 
 def _shown(values: list[int]) -> str:
@@ -113,9 +117,10 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
 
     Raises VerificationError on any difference, after everything has been written.
     """
-    from greenedge.backends import load_backend
+    from greenedge.backends import load_backend, lowered_for
 
-    lowered = _with_trace(run)
+    module = load_backend(backend)
+    lowered = lowered_for(module, _with_trace(run))
     vectors = _vectors(run / "2-export")
     ints = _prologue(lowered, vectors)
     stages: dict[str, np.ndarray] = {}
@@ -125,14 +130,19 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     stages["graph"] = _joined(lowered.graph, graph_outputs)
     reports.append(_against_qonnx(lowered, run / "2-export" / "model.onnx", vectors, ints, stages, tell))
     reports += _against_torch(lowered, vectors, ints, stages)
-    module = load_backend(backend)
     candidate = getattr(module, "STAGE", backend)
     if lowered.prologue is None and len(lowered.graph.inputs) > 1:
         raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one input.")
-    reports.append(_against_build(lowered.graph, module, candidate, run / "4-build", ints, graph_outputs, stages, tell))
+    build = (run / "4-build", ints, graph_outputs)
+    proved = module.proved(run / "4-build") if hasattr(module, "proved") else None
+    reports.append(_against_build(lowered.graph, module.simulate, candidate, *build, stages, tell, proved))
+    again: dict[str, np.ndarray] = {}
+    if hasattr(module, "stalled"):
+        reports.append(_against_build(lowered.graph, module.stalled, f"{candidate}-stalls", *build, again, tell))
     if (run / "4-build" / "board.json").is_file():
         reports += _against_board(lowered.graph, run / "4-build", next(iter(ints.values())), graph_outputs, stages, tell)
-    accuracy = _accuracies(lowered, vectors, stages)  # not of what follows: on so few samples it says nothing
+    accuracy = _accuracies(lowered, vectors, stages)  # not of what follows: the same circuit again, or on few samples
+    stages |= again
     reports += _against_sampled(lowered.graph, module, run / "4-build", ints, stages, tell)
     _write(folder, reports, stages, accuracy, lowered.graph)
     for report in reports:
@@ -264,17 +274,18 @@ def integers_of(values: np.ndarray, scale: np.ndarray, zero: np.ndarray, apart: 
     return levels.astype(np.int64) if np.abs(y - levels).max(initial=0) <= apart else None
 
 
-def _against_build(graph: Graph, module, candidate: str, build: Path, ints, expected, stages, tell: Tell) -> VerificationReport:
-    """The built thing against the graph; on a difference, layer by layer until the first that differs."""
-    x = next(iter(ints.values()))
-    got = module.simulate(build, x, (), lambda done, total, text="": tell(done, total, f"{candidate} {text}".strip()))
+def _against_build(graph: Graph, simulate, candidate: str, build: Path, ints, expected, stages, tell: Tell,
+                   proved: str | None = None) -> VerificationReport:
+    """What `simulate` makes of all vectors against the graph; on a difference, layer by layer until the first that differs."""
+    x, name = next(iter(ints.values())), _in_words(candidate)
+    got = simulate(build, x, (), lambda done, total, text="": tell(done, total, f"{name} {text}".strip()))
     stages[candidate] = _joined(graph, got)
-    proved = module.proved(build) if hasattr(module, "proved") else None
     report = compare("graph", candidate, _joined(graph, expected), stages[candidate], layer=graph.outputs[0], proved=proved)
     if not report.mismatches:
         return report
-    tell(0, 0, f"{candidate} differs: looking for the first layer")
-    return dataclasses.replace(report, first=_first_layer(graph, module, build, x, report.first))
+    tell(0, 0, f"{name} differs: looking for the first layer")
+    until = x[:report.first.sample + 1]  # random stalls come again only with all that went before
+    return dataclasses.replace(report, first=_first_layer(graph, simulate, build, until, report.first))
 
 
 def _against_board(graph: Graph, build: Path, x: np.ndarray, expected, stages, tell: Tell) -> list[VerificationReport]:
@@ -305,21 +316,21 @@ def _against_sampled(graph: Graph, module, build: Path, ints, stages, tell: Tell
     return reports
 
 
-def _first_layer(graph: Graph, module, build: Path, x: np.ndarray, first: First) -> First:
-    sample = x[first.sample:first.sample + 1]
+def _first_layer(graph: Graph, simulate, build: Path, x: np.ndarray, first: First) -> First:
+    """The first layer that differs on the last of the samples `x`, which is the one that `first` is about."""
     names = [op.output for op in graph.ops if op.inputs]
-    expected = run_graph(graph, sample, keep=names)
-    got = module.simulate(build, sample, names, lambda *_: None)
+    expected = run_graph(graph, x[-1:], keep=names)
+    got = {name: np.asarray(values)[-1:] for name, values in simulate(build, x, names, lambda *_: None).items()}
     for name in names:
         if name in got and not np.array_equal(expected[name], got[name]):
-            found = _first(name, expected[name], np.asarray(got[name]))
+            found = _first(name, expected[name], got[name])
             return dataclasses.replace(found, sample=first.sample)
     return first
 
 
 def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
-    """Share of samples whose largest output is the labelled class, per stage, through the common epilogue."""
-    from greenedge.host import run_epilogue
+    """Share of samples whose class is the labelled one, per stage, through the common epilogue."""
+    from greenedge.host import classes, run_epilogue
 
     if vectors.labels is None or len(lowered.graph.outputs) != 1:
         return {}
@@ -327,9 +338,9 @@ def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
     shape = lowered.graph.edges[edge].shape
     result = {}
     for stage, values in stages.items():
-        output = next(iter(run_epilogue(lowered, {edge: values.reshape(-1, *shape)}).values()))
-        if output.ndim == 2 and vectors.labels.shape == (len(output),):
-            result[stage] = float((output.argmax(axis=1) == vectors.labels).mean())
+        found = classes(next(iter(run_epilogue(lowered, {edge: values.reshape(-1, *shape)}).values())))
+        if found is not None and vectors.labels.shape == found.shape:
+            result[stage] = float((found == vectors.labels).mean())
     return result
 
 

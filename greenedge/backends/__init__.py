@@ -8,15 +8,23 @@ A back end is a module with five functions and inherits from nothing:
     report(folder) -> dict                                {"hardware": {…}} or {"edge": {…}}, from the tools' own logs
     tools(options) -> {name: version}                     what enters the key of the build stage
 
-It may also have STAGE (what verify calls the built thing), `proved` and `provenance`.
+It may also have STAGE (what verify calls the built thing), `proved`, `provenance`, `stalled` (as `simulate`, while
+both ends of the circuit's stream pause at random), `sampled` ({stage: function}, each compared on a few vectors) and
+TOP1 (it builds an ArgMax at the graph's end; for every other back end that is the host's work, and what is built and
+compared are the scores).
 """
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from greenedge.errors import TargetError
+
+if TYPE_CHECKING:
+    from greenedge.graph import Graph
+    from greenedge.lower import Lowered
 
 BACKENDS = {
     "c99": "greenedge.backends.c99",
@@ -26,6 +34,20 @@ BACKENDS = {
     "onnxruntime": "greenedge.backends.onnxruntime",
     "tflite": "greenedge.backends.tflite",
 }
+
+
+def graph_for(backend: ModuleType, graph: Graph) -> Graph:
+    """What of a graph the back end builds: all of it, or the scores whose index the host finds."""
+    from greenedge.lower.scores import scores_of
+
+    return graph if getattr(backend, "TOP1", False) else scores_of(graph)
+
+
+def lowered_for(backend: ModuleType, lowered: Lowered) -> Lowered:
+    """The same for a graph with its two host models."""
+    from greenedge.lower.scores import hosted
+
+    return lowered if getattr(backend, "TOP1", False) else hosted(lowered)
 
 
 def load_backend(name: str) -> ModuleType:

@@ -136,15 +136,17 @@ def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int)
     from greenedge.graph import run_graph
     from greenedge.host import run_prologue
     from greenedge.lower import load_lowered
+    from greenedge.lower.scores import scores_of
 
     inputs = run / "2-export" / "inputs.npy"
     if not inputs.is_file():
         raise GreenedgeError(f"{inputs} is missing: {run} is no run with test samples.")
     lowered = load_lowered(run / "3-lower")
     levels = run_prologue(lowered, np.load(inputs, allow_pickle=False))
-    edge = lowered.graph.outputs[0]
+    given = read_board(run / "4-build")["output"]["stream"]["edge"]
+    graph = lowered.graph if given in lowered.graph.outputs else scores_of(lowered.graph)
     began = time.monotonic()
-    expected = run_graph(lowered.graph, levels)[edge]
+    expected = run_graph(graph, levels)[graph.outputs[0]]
     record = accept(run / "4-build", next(iter(levels.values())), expected, port, baud, soak_samples)
     return {**record, "seconds": round(time.monotonic() - began, 1)}
 

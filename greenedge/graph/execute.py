@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.graph.ops import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op,
-                                 Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
+from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool,
+                                 Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
 
 _BATCH_BYTES = 256 << 20  # bound on the largest intermediate of one batch: the im2col matrix of a convolution
 
@@ -248,6 +248,10 @@ def _depth_to_space(op: DepthToSpace, xs, edges):
     return y.reshape(n, c // b ** 2, h * b, w * b)
 
 
+def _arg_max(op: ArgMax, xs, edges):
+    return np.expand_dims(xs[0].argmax(axis=op.axis + 1), op.axis + 1)  # NumPy takes the first of equals
+
+
 _RUN = {Dense: _dense, Conv: _conv, ConvTranspose: _conv_transpose, MaxPool: _max_pool, SumPool: _sum_pool, Add: _add,
         Concat: _concat, Requantise: _requantise, Pad: _pad, Reshape: _reshape, Transpose: _transpose,
-        Upsample: _upsample, DepthToSpace: _depth_to_space}
+        Upsample: _upsample, DepthToSpace: _depth_to_space, ArgMax: _arg_max}

@@ -189,10 +189,20 @@ class DepthToSpace(Op):
     mode: str = "DCR"
 
 
+@dataclass(frozen=True, eq=False)
+class ArgMax(Op):
+    """Where along `axis` (counted without the batch) the largest value is, the first of them where several are equal.
+
+    The axis stays, with size 1.
+    """
+
+    axis: int
+
+
 OPS: dict[str, type[Op]] = {
     op.__name__: op
     for op in (Input, Dense, Conv, ConvTranspose, MaxPool, SumPool, Add, Concat, Requantise, Pad, Reshape, Transpose,
-               Upsample, DepthToSpace)
+               Upsample, DepthToSpace, ArgMax)
 }
 
 

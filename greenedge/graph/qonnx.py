@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.graph.ops import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op,
-                                 Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
+from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool,
+                                 Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
 
 _OPSET = 13
 _THRESHOLD_DOMAIN = "qonnx.custom_op.general"
@@ -30,12 +30,18 @@ class _Writer:
             self.types[name] = dtype
         return name
 
+    @property
+    def element(self) -> int:
+        """ONNX's name of the type that holds the integers."""
+        import onnx
+
+        return onnx.TensorProto.DOUBLE if self.kind is np.float64 else onnx.TensorProto.FLOAT
+
     def inner_node(self, op: str, inputs, output: str, shape, element=None, **attrs) -> str:
         """A node whose output is no edge of the graph; its shape (without the batch) is given."""
         import onnx
 
-        float_type = onnx.TensorProto.DOUBLE if self.kind is np.float64 else onnx.TensorProto.FLOAT
-        self.inner.append(onnx.helper.make_tensor_value_info(output, element or float_type, [1, *shape]))
+        self.inner.append(onnx.helper.make_tensor_value_info(output, element or self.element, [1, *shape]))
         return self.node(op, inputs, output, **attrs)
 
     def node(self, op: str, inputs, output: str, **attrs) -> str:
@@ -54,8 +60,10 @@ def to_qonnx(graph: Graph):
     for op in graph.ops:
         if not isinstance(op, Input):
             _WRITE[type(op)](writer, op)
-    element = onnx.TensorProto.DOUBLE if writer.kind is np.float64 else onnx.TensorProto.FLOAT
-    info = lambda edge: onnx.helper.make_tensor_value_info(edge, element, [1, *graph.edges[edge].shape])
+    element = writer.element
+    indices = {op.output for op in graph.ops if isinstance(op, ArgMax) and not graph.consumers(op.output)}
+    info = lambda edge: onnx.helper.make_tensor_value_info(edge, onnx.TensorProto.INT64 if edge in indices else element,
+                                                           [1, *graph.edges[edge].shape])
     inner = [op.output for op in graph.ops if op.inputs and op.output not in graph.outputs]
     proto = onnx.helper.make_graph(writer.nodes, graph.name, [info(e) for e in graph.inputs], [info(e) for e in graph.outputs],
                                    [numpy_helper.from_array(array, name) for name, array in writer.constants.items()],
@@ -179,6 +187,24 @@ def _depth_to_space(w: _Writer, op: DepthToSpace) -> None:
     w.node("DepthToSpace", op.inputs, op.output, blocksize=op.block, mode=op.mode)
 
 
+def _arg_max(w: _Writer, op: ArgMax) -> None:
+    """The indices of a TopK, which is what FINN knows; the lower of equals comes first there too."""
+    import onnx
+
+    read, shape = bool(w.graph.consumers(op.output)), w.graph.edges[op.output].shape
+    index = f"{op.name}_index" if read else op.output
+    if read:
+        w.inner.append(onnx.helper.make_tensor_value_info(index, onnx.TensorProto.INT64, [1, *shape]))
+    largest = f"{op.name}_largest"
+    w.inner.append(onnx.helper.make_tensor_value_info(largest, w.element, [1, *shape]))
+    count = w.constant(f"{op.name}_k", [1], kind=np.int64)
+    w.nodes.append(onnx.helper.make_node("TopK", [op.inputs[0], count], [largest, index], name=op.output,
+                                         axis=op.axis + 1, largest=1))
+    if read:
+        w.node("Cast", [index], op.output, to=w.element)
+
+
 _WRITE = {Dense: _dense, Conv: _conv, ConvTranspose: _conv_transpose, MaxPool: _max_pool, SumPool: _sum_pool, Add: _add,
           Concat: _concat, Requantise: _requantise, Pad: _pad, Reshape: _reshape, Transpose: _transpose,
-          Upsample: _upsample, DepthToSpace: _depth_to_space}
+          Upsample: _upsample, DepthToSpace: _depth_to_space,
+          ArgMax: _arg_max}

@@ -23,7 +23,7 @@ from greenedge.files import write_aside
 from greenedge.graph.ops import Graph, Requantise
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.graph.store import graph_digest, load_graph, save_graph
-from greenedge.lower import ends
+from greenedge.lower import ends, top1
 from greenedge.lower.builder import Trace
 from greenedge.lower.lowering import InputType, Walk, finished
 from greenedge.lower.source import Source, read_model
@@ -74,10 +74,11 @@ def lower_source(source: Source, declared: Mapping[str | None, InputType] | None
                                    "train it with Brevitas quantisers and export it with export_qonnx"))
     if walk.reasons:
         raise UnsupportedError(f"{source.name} cannot become an integer graph:", walk.reasons)
+    boundaries = top1.with_index(walk, boundaries)
     graph = finished(walk, boundaries)
     outputs = []
     for tensor, edge in boundaries.items():
-        scale, zero = ends.dequantiser(walk.values[tensor].expr)
+        scale, zero = ends.dequantiser(ends.expr_of(walk, tensor))
         outputs.append(Output(edge, tensor, scale, zero, tensor in source.outputs))
     return Lowered(graph, ends.prologue(walk), ends.epilogue(walk, boundaries), tuple(outputs), types, source, walk.builder.trace)
 

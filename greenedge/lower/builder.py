@@ -13,8 +13,8 @@ from fractions import Fraction
 import numpy as np
 
 from greenedge.graph.affine import fit_affine
-from greenedge.graph.ops import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op,
-                                 Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen)
+from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool,
+                                 Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen)
 from greenedge.lower.expr import Const, Expr, Var, affine_of
 from greenedge.lower.rounding import Quantiser
 from greenedge.lower.source import Node
@@ -445,6 +445,12 @@ def _depth_to_space(op: DepthToSpace, edges, ranges):
     return (c // op.block ** 2, h * op.block, w * op.block), low.min(keepdims=True), high.max(keepdims=True)
 
 
+def _arg_max(op: ArgMax, edges, ranges):
+    shape = tuple(1 if axis == op.axis else size for axis, size in enumerate(edges[0].shape))
+    ones = (1,) * len(shape)
+    return shape, np.zeros(ones, np.int64), np.full(ones, edges[0].shape[op.axis] - 1)
+
+
 _DERIVE = {Dense: _dense, Conv: _conv, ConvTranspose: _conv_transpose, MaxPool: _pooled, SumPool: _pooled, Add: _add,
            Concat: _concat, Requantise: _requantise, Pad: _pad, Reshape: _reshape, Transpose: _transpose,
-           Upsample: _upsample, DepthToSpace: _depth_to_space}
+           Upsample: _upsample, DepthToSpace: _depth_to_space, ArgMax: _arg_max}

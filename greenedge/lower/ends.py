@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.lower.expr import Expr, affine_of
+from greenedge.lower.expr import Expr, Var, affine_of
 from greenedge.lower.lowering import Walk
 from greenedge.lower.quantisers import integer_range
 from greenedge.lower.source import QONNX_DOMAINS, Node
@@ -82,11 +82,36 @@ def epilogue(walk: Walk, boundaries: dict[str, str]):
 
     model = _Model("epilogue", max(walk.source.opset, 13))
     for tensor, edge in boundaries.items():
-        _dequantise(model, edge, walk.values[tensor].expr, tensor)
+        if isinstance(walk.values[tensor], Host):
+            _index(model, edge, len(walk.builder.edges[edge].shape) + 1, np.ndim(walk.values[tensor].example), tensor)
+        else:
+            _dequantise(model, edge, walk.values[tensor].expr, tensor)
     _copy(walk, model, list(walk.source.outputs), set(boundaries))
     inputs = [(edge, onnx.TensorProto.INT64, ("batch", *walk.builder.edges[edge].shape)) for edge in dict.fromkeys(boundaries.values())]
-    outputs = [(name, onnx.TensorProto.FLOAT, ("batch", *walk.shape_of(walk.values[name])[1:])) for name in walk.source.outputs]
+    outputs = [(name, _element(walk.values[name]), ("batch", *walk.shape_of(walk.values[name])[1:])) for name in walk.source.outputs]
     return model.build(inputs, outputs)
+
+
+def _element(value) -> int:
+    """ONNX's name of the type of a model's output: integers are indices."""
+    import onnx
+
+    whole = isinstance(value, Host) and value.example.dtype.kind in "iu"
+    return onnx.TensorProto.INT64 if whole else onnx.TensorProto.FLOAT
+
+
+def expr_of(walk: Walk, tensor: str) -> Expr:
+    """The real function of the integers at a tensor where they end. An index, which is no tensor of reals, is itself."""
+    value = walk.values[tensor]
+    return Var() if isinstance(value, Host) else value.expr
+
+
+def _index(model: _Model, edge: str, rank: int, wanted: int, tensor: str) -> None:
+    """The index as the model has it, of rank `wanted`: without the axis of the channels where it keeps no dimensions."""
+    if rank == wanted:
+        model.node("Identity", [edge], tensor)
+    else:
+        model.node("Squeeze", [edge, model.constant(np.array([1], np.int64))], tensor)
 
 
 def dequantiser(expr: Expr) -> tuple[np.ndarray, np.ndarray] | None:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from greenedge.graph.execute import execute_op
-from greenedge.graph.ops import Input, Requantise
+from greenedge.graph.ops import ArgMax, Input, Requantise
 from greenedge.lower import Lowered
-from greenedge.lower.ties import error_of, possible_levels
+from greenedge.lower.ties import error_of, may_win, possible_levels
 
 _MOST_TRIED = 256
 
@@ -35,14 +35,19 @@ def reachable_by_ties(lowered: Lowered, ints: Mapping[str, np.ndarray], wanted: 
                 if isinstance(op, Requantise) and op.output in trace.quantised:
                     pending += _alternatives(k, op, graph, trace, values, errors)
             errors[op.output] = error_of(op, graph, trace, values, errors)
-        if (np.abs(values[output] - wanted) <= _noise(graph.producer(output), errors[output])).all():
+        if _agrees(graph.producer(output), values, errors, wanted):
             return True
     return False
 
 
-def _noise(op, error: np.ndarray) -> np.ndarray | int:
-    """By how much an integer read off a float may differ: not at all for a level, by the rounding of its sum for an accumulator."""
-    return 0 if isinstance(op, Requantise) else np.floor(error + 0.5)
+def _agrees(op, values, errors, wanted: np.ndarray) -> bool:
+    """Whether an integer read off a float may be `wanted`: a level is exact, an accumulator differs by the rounding of
+    its sum, and which value is the largest may hang on that rounding.
+    """
+    if isinstance(op, ArgMax):
+        return bool(may_win(op, values[op.inputs[0]], errors[op.inputs[0]], wanted.reshape(values[op.output].shape)).all())
+    noise = 0 if isinstance(op, Requantise) else np.floor(errors[op.output] + 0.5)
+    return bool((np.abs(values[op.output] - wanted) <= noise).all())
 
 
 def _alternatives(k: int, op: Requantise, graph, trace, values, errors) -> list:

@@ -202,10 +202,11 @@ class Walk:
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def boundaries(self) -> dict[str, str]:
+    def boundaries(self, until: str | None = None) -> dict[str, str]:
         """{tensor: edge} where integers end: walking back from the outputs, the first tensors that are edges themselves.
 
-        The output of a quantiser that only renamed the integers of an earlier edge counts too.
+        What lies behind the tensor `until` does not count. The output of a quantiser that only renamed the integers of an
+        earlier edge counts too.
         """
         producers = {name: node for node in self.source.nodes for name in node.outputs if name}
         found: dict[str, str] = {}
@@ -213,7 +214,7 @@ class Walk:
         while stack:
             tensor = stack.pop()
             value = self.values.get(tensor)
-            if tensor in seen or isinstance(value, (Constant, Grid, Broken)) or value is None:
+            if tensor in seen or tensor == until or isinstance(value, (Constant, Grid, Broken)) or value is None:
                 continue
             seen.add(tensor)
             if isinstance(value, Live) and (self.builder.trace.births[value.edge].tensor == tensor or self._renamed(tensor, producers)):

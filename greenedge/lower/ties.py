@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.graph.execute import execute_op, linear_float
-from greenedge.graph.ops import Add, Conv, ConvTranspose, Dense, Graph, Input, Op, Pad, Requantise, SumPool
+from greenedge.graph.ops import Add, ArgMax, Conv, ConvTranspose, Dense, Graph, Input, Op, Pad, Requantise, SumPool
 from greenedge.lower.builder import Quantised, Trace
 from greenedge.lower.ends import dequantiser
 from greenedge.lower.expr import U32
@@ -104,12 +104,29 @@ def _count_below(boundary: np.ndarray, y: np.ndarray, axis: int, side: str) -> n
     return np.moveaxis(rows, 0, axis)
 
 
+def may_win(op: ArgMax, x: np.ndarray, error: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Whether float32 may find the largest value of x (batch first, each known to `error`) at `index`.
+
+    Another than the exact one it finds only where the error decides: equal integers without one are equal floats, of
+    which every runtime takes the first.
+    """
+    axis = op.axis + 1
+    inside = np.clip(index, 0, x.shape[axis] - 1)
+    there, around = (np.take_along_axis(part, inside, axis) for part in (x, error))
+    above = there + around - (x - error).max(axis=axis, keepdims=True)
+    sharp = (error == 0).all(axis=axis, keepdims=True)
+    return (inside == index) & np.where(sharp, index == execute_op(op, [x], None), above >= 0)
+
+
 def _differences(op: Op, trace: Trace, values, errors, got: np.ndarray) -> list[Difference]:
     expected = values[op.output]
     where = np.argwhere(expected != got)
     if not len(where):
         return []
-    if not isinstance(op, Requantise):  # an accumulator, read off a float by rounding to the nearest integer
+    if isinstance(op, ArgMax):
+        either = may_win(op, values[op.inputs[0]], errors[op.inputs[0]], got)
+        lowest, highest = (np.where(either, pick(expected, got), expected) for pick in (np.minimum, np.maximum))
+    elif not isinstance(op, Requantise):  # an accumulator, read off a float by rounding to the nearest integer
         apart = np.floor(errors[op.output] + 0.5).astype(np.int64)
         lowest, highest = expected - apart, expected + apart
     elif op.output in trace.quantised:
@@ -128,7 +145,7 @@ def error_of(op: Op, graph: Graph, trace: Trace, values: Mapping[str, np.ndarray
     A quantiser's output is exact: what dequantising it costs is counted where it is read.
     """
     shape = values[op.output].shape
-    if isinstance(op, Input) or (isinstance(op, Requantise) and op.output in trace.births):
+    if isinstance(op, (Input, ArgMax)) or (isinstance(op, Requantise) and op.output in trace.births):
         return np.zeros(shape)
     if isinstance(op, Requantise):  # no quantiser of the model: float arithmetic whose exact values are whole numbers
         if op.output not in trace.quantised:

@@ -12,7 +12,7 @@ from greenedge.report.training import tradeoff, view as training_view
 from greenedge.report.words import count, duration, hertz, joules, percent, size
 
 _HERE = Path(__file__).resolve().parent
-STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "c-simulation": "C simulation", "tflite": "TFLite",
+STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "rtl-stalls": "RTL with random stalls", "c-simulation": "C simulation", "tflite": "TFLite",
                 "onnxruntime": "ONNX Runtime", "c99": "C99", "netlist": "Netlist", "board": "Virtual board"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),

@@ -31,13 +31,14 @@ def calls_of(run: Path, name: str, batch: int = 1):
     """(runtime, its calls in an endless turn over the samples)."""
     from greenedge.host import run_prologue
     from greenedge.lower import load_lowered
+    from greenedge.lower.scores import hosted
     from greenedge.manifest import inside, load_manifest
     from greenedge.model_file import read_array
 
     backend = load_manifest(run).about.get("backend")
     own, file = OWN.get(str(backend), (None, None))
     model = inside(run, f"4-build/{file}") if file and name.partition("-")[0] == own.partition("-")[0] else None
-    lowered = load_lowered(inside(run, "3-lower"))
+    lowered = hosted(load_lowered(inside(run, "3-lower")))
     levels = next(iter(run_prologue(lowered, read_array(inside(run, "2-export/inputs.npy"))[:SAMPLES]).values()))
     runtime = open_runtime(name, lowered.graph, model if model is not None and model.is_file() else None)
     if batch > 1:

@@ -106,6 +106,18 @@ def flattened(rng) -> Graph:
     return s.graph(s.step(s.dense(s.step(a, "u4"), 6), "n4"))
 
 
+def labelled(rng) -> Graph:
+    """The class of every pixel: the first largest of signed sums, whose matrix unit must add what it leaves out."""
+    s = Sketch(rng, (3, 4, 5), "s4")
+    return s.graph(s.arg_max(s.conv(s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "u4"), 6, (1, 1), bits=2)))
+
+
+def classified(rng) -> Graph:
+    """One class a sample, of few levels, so that many are equal."""
+    s = Sketch(rng, (10,), "u4")
+    return s.graph(s.arg_max(s.step(s.dense(s.step(s.dense("x", 8), "u4"), 7), "s2")))
+
+
 def digits_like(rng) -> Graph:
     """The layers of the recipe digits-cnn with random weights and straight steps, so that affine forms exist."""
     s = Sketch(rng, (1, 8, 8), "u4")
@@ -130,7 +142,7 @@ def line(s: Sketch, source: str, levels: str = "u4") -> str:
     return name
 
 
-SKETCHES = (convolutions, sequence, residual, accumulators, joined, grouped, functions, padded, vectors, flattened)
+SKETCHES = (convolutions, sequence, residual, accumulators, joined, grouped, functions, padded, vectors, flattened, labelled, classified)
 
 
 def random_network(rng) -> Graph:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Pad, Requantise, Reshape,
+from greenedge.graph import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Pad, Requantise, Reshape,
                              SumPool, Transpose, Upsample, frozen, run_graph)
 
 RANGES = {"u1": (0, 1), "u4": (0, 15), "u7": (0, 127), "u8": (0, 255), "s2": (-2, 1), "s4": (-8, 7), "n4": (-7, 7), "s8": (-128, 127), "n8": (-127, 127),
@@ -82,6 +82,10 @@ class Sketch:
         split = weight.reshape(groups, -1, channels // groups, *kernel)
         low, high = self._products(source, split, (1, *range(3, split.ndim)), 0)
         return self._add(op, low.reshape(-1), high.reshape(-1))
+
+    def arg_max(self, source, axis=0):
+        name = self._name("index")
+        return self._add(ArgMax(name, (source,), name, axis), 0, self.edges[source].shape[axis] - 1)
 
     def sum_pool(self, source, kernel, strides=None, pads=None, pad_value=0):
         name, n = self._name("sum"), len(kernel)

@@ -8,13 +8,15 @@ import json
 import numpy as np
 import pytest
 
+from greenedge import verify
 from greenedge.backends import finn
 from greenedge.backends.finn import built
 from greenedge.backends.finn.simulation import Stall
+from greenedge.errors import VerificationError
 from greenedge.graph import Add, Dense, Edge, Graph, Input, run_graph
 from greenedge.target import load_target
 from greenedge.tools import Plan, execute
-from tests.backends.finn_sketches import joined, padded, residual
+from tests.backends.finn_sketches import classified, joined, padded, residual
 from tests.backends.nets import inputs, mlp
 
 
@@ -42,14 +44,19 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
     for stall in (Stall(3, 128, 0), Stall(4, 0, 128), Stall(5, 200, 200)):
         result = built.simulate(folder, x, (), stall, lambda line: None)
         assert np.array_equal(result.values[graph.outputs[0]], expected[graph.outputs[0]])
+    assert np.array_equal(finn.stalled(folder, x)[graph.outputs[0]], expected[graph.outputs[0]])
     simulated, design = (json.loads((folder / name).read_text()) for name in ("simulation.json", "folding.json"))
+    source, streams, _ = built.streams_of(folder)
+    pauses = Stall.at_pace(source, streams[0], simulated["interval_cycles"])
+    slowed, free = (built.simulate(folder, x, (), stall, lambda line: None).total_cycles for stall in (pauses, Stall()))
+    assert slowed > 1.05 * free, "pauses that the design notices"
     assert 0.97 <= simulated["interval_cycles"] / design["interval_cycles"] <= 1.03
 
 
 @pytest.mark.tool("finn")
 def test_finn_expects_the_same_cycles(rng, tmp_path):
     """FINN+ takes every kind of layer in its own terms, and counts as we do wherever its unit works alike."""
-    for index, sketch in enumerate((residual, joined, padded)):
+    for index, sketch in enumerate((residual, joined, padded, classified)):
         plan = finn.plan(sketch(rng), load_target("ulx3s-85f"), {})
         ask = next(command for command in plan.commands if command.log == "finn.log")
         execute(dataclasses.replace(plan, commands=(ask,), products=("finn.json",)), tmp_path / str(index))
@@ -76,6 +83,31 @@ def test_a_flipped_weight_bit_shows_in_its_layer(rng, tmp_path):
     assert not np.array_equal(got["fc1"], expected["fc1"])
     assert finn.provenance(folder) == (f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; "
                                        "run the build stage again.")
+
+
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+def test_what_is_right_at_full_speed_only_is_found_by_the_stalls(rng, tmp_path):
+    """The last step reads other data once a beat has waited for it: no beat waits unless the output does."""
+    graph = mlp(rng, (12, 8, 4))
+    folder = tmp_path / "build"
+    plan = finn.plan(graph, load_target("ulx3s-85f"), {"fps": 1_000_000})
+    execute(dataclasses.replace(plan, commands=plan.commands[:1], products=plan.products[:2]), folder)
+    interval = json.loads((folder / "folding.json").read_text())["interval_cycles"]
+    (folder / "simulation.json").write_text(json.dumps({"interval_cycles": interval}))
+    path = folder / "rtl" / "top.sv"
+    text = path.read_text()
+    assert text.count(".s_tdata(fc2_tdata)") == 1
+    waited = "    logic waited = 1'b0;\n    always_ff @(posedge clk) waited <= fc2_tvalid && !fc2_tready;\n"
+    path.write_text(text.replace(".s_tdata(fc2_tdata)", ".s_tdata(waited ? ~fc2_tdata : fc2_tdata)").replace("endmodule", waited + "endmodule"))
+    x = inputs(rng, graph, 200)
+    expected = run_graph(graph, x)
+    stages, tell = {}, lambda *_: None
+    assert not verify._against_build(graph, finn.simulate, "rtl", folder, {"x": x}, expected, stages, tell).mismatches
+    report = verify._against_build(graph, finn.stalled, "rtl-stalls", folder, {"x": x}, expected, stages, tell)
+    assert report.mismatches and report.first.layer == graph.outputs[0]
+    with pytest.raises(VerificationError, match=r"^rtl with random stalls differs from the integer graph on "):
+        report.require()
 
 
 def test_a_plan_is_pure_and_as_agreed(rng, repo):

@@ -43,6 +43,7 @@ def _summary(run: Path) -> dict:
 def test_every_stage_gives_the_same_integers(both, target, stage):
     summary = _summary(both / target)
     entries = {(entry["reference"], entry["candidate"]): entry for entry in summary["verify"]}
+    assert (("graph", "rtl-stalls") in entries) == (stage == "rtl")
     on_board = {"board"} if stage == "rtl" else set()  # the virtual one, every byte through its pins
     assert {("qonnx", "graph"), ("graph", stage), *(("graph", each) for each in on_board)} <= set(entries)
     if stage == "rtl":

@@ -46,8 +46,11 @@ class Model:
         return self.node("MatMul", self.weight(np.arange(fan_in * fan_out).reshape(fan_in, fan_out) % 5 - 2))
 
     def proto(self, outputs=None):
-        value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        graph = helper.make_graph(self.nodes, "tiny", [value("x", list(self.shape))], [value(name, None) for name in outputs or [self.tensor]],
+        value = lambda name, shape, kind=TensorProto.FLOAT: helper.make_tensor_value_info(name, kind, shape)
+        whole = {name for node in self.nodes for name in node.output[-1:] if node.op_type in ("ArgMax", "TopK")}
+        kinds = {name: TensorProto.INT64 for name in whole}
+        graph = helper.make_graph(self.nodes, "tiny", [value("x", list(self.shape))],
+                                  [value(name, None, kinds.get(name, TensorProto.FLOAT)) for name in outputs or [self.tensor]],
                                   self.constants)
         for tensor, kind in self.annotations.items():
             entry = graph.quantization_annotation.add()

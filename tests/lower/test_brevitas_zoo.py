@@ -65,7 +65,7 @@ def _check_saved(lowered, ints, ours) -> None:
             assert np.array_equal(context[edge], values[k:k + 1]), f"{edge} differs in the saved QONNX form"
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "inception"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "inception", "classes"])
 def test_the_saved_form_lowers_to_the_same_integers(tmp_path, name):
     """graph.onnx is QONNX with integer types noted on it: lowering it again gives a graph that computes the same."""
     samples = export(name, tmp_path / "model.onnx")

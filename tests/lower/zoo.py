@@ -76,6 +76,13 @@ class NegativeGammas(nn.Module):
             self.norm.weight.copy_(torch.tensor([1.0, -0.7, 0.0, -1.3, 0.4, 2.0]))
 
 
+class Index(nn.Module):
+    """Where the largest value is."""
+
+    def forward(self, x):
+        return torch.argmax(x, dim=1)
+
+
 def _two_heads() -> nn.Module:
     class TwoHeads(nn.Module):
         def __init__(self):
@@ -132,6 +139,8 @@ ZOO = {
     "upsampled": (IMAGE, lambda: nn.Sequential(Act(4), conv(1, 4, 3, stride=2), relu(), nn.Upsample(scale_factor=2), conv(4, 4, 3, padding=1), relu(),
                                                nn.PixelShuffle(2), conv(1, 2, 1), Act())),
     "two-heads": ((10,), _two_heads),
+    # the index of raw sums: of equal ones float32 may find another, by its own rounding
+    "classes": (VECTOR, lambda: nn.Sequential(Act(2), dense(12, 10, 2), relu(2), dense(10, 4, 2), Index())),
 }
 
 

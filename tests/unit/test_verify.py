@@ -107,6 +107,34 @@ def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
         verify_stage(run, out, "any", _tell)
 
 
+def test_all_vectors_go_through_a_stalled_stream_too(tmp_path, monkeypatch, rng):
+    """Right at full speed and wrong in a pause: that is a difference, named with the layer of the stalled run."""
+    run, out, lowered = _run(tmp_path, monkeypatch, rng)
+    seen, wrong = [], []
+    layer = [op.output for op in lowered.graph.ops if op.inputs][1]
+
+    def stalled(self, folder, x, keep=(), progress=None):
+        seen.append((folder, len(x), len(keep)))
+        values = run_graph(lowered.graph, x, keep)
+        late = np.arange(len(x)) >= 30
+        return {edge: v + late[:, None] * bool(wrong and edge in (layer, lowered.graph.outputs[0])) for edge, v in values.items()}
+
+    monkeypatch.setattr(Candidate, "stalled", stalled, raising=False)
+    assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl, rtl-stalls"
+    assert seen == [(run / "4-build", 40, 0)]
+    written = json.loads((out / "verify.json").read_text())
+    assert written["verify"][-1] | {"first": None} == {
+        "reference": "graph", "candidate": "rtl-stalls", "samples": 40, "outputs": 3, "mismatches": 0, "float_ties": 0, "proved": None,
+        "first": None}
+    assert np.array_equal(np.load(out / "rtl-stalls.npy"), np.load(out / "graph.npy")) and "rtl-stalls" not in written["accuracy"]
+    wrong.append(True)
+    with pytest.raises(VerificationError) as error:
+        verify_stage(run, out, "any", _tell)
+    assert str(error.value).startswith("rtl with random stalls differs from the integer graph on 10 of 40 samples; first at sample 30, "
+                                       f"layer {layer}: expected [")
+    assert error.value.exit_code == 5 and seen[-1][1:] == (31, len(lowered.graph.ops) - 1), "the pauses up to that sample again"
+
+
 def _with(graph: Graph, name: str, **changes) -> Graph:
     ops = tuple(dataclasses.replace(op, **changes) if op.name == name else op for op in graph.ops)
     return Graph(graph.name, ops, graph.edges, graph.outputs)

@@ -118,6 +118,17 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
     return dict(run(folder, np.asarray(x), Stall(), lambda line: progress(0, 0, line)).values)
 
 
+def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
+            progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
+    """The same as `simulate`, with random pauses at both ends of the stream."""
+    from greenedge.backends.da4ml.built import read, streams_of
+    from greenedge.backends.da4ml.measure import run
+    from greenedge.backends.finn.simulation import Stall
+
+    stall = Stall.at_pace(*streams_of(folder), read(folder, "simulation.json").get("interval_cycles"))
+    return dict(run(folder, np.asarray(x), stall, lambda line: progress(0, 0, line)).values)
+
+
 def provenance(folder: Path) -> str | None:
     """None where the RTL in `folder` is that the bitstream was made from, else what is wrong."""
     from greenedge.backends.da4ml.built import read, rtl_digest

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from greenedge.backends.finn.streams import Stream
 from greenedge.errors import GreenedgeError
 from greenedge.manifest import inside
 
@@ -23,6 +24,12 @@ def read(folder: Path, name: str) -> dict:
     except (OSError, ValueError) as error:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
     return data
+
+
+def streams_of(folder: Path) -> tuple[Stream, Stream]:
+    """(input stream, output stream) of the core."""
+    source, output = (Stream.from_plain(entry) for entry in read(folder, "streams.json")["streams"])
+    return source, output
 
 
 def sources_of(folder: Path) -> dict[str, bytes]:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.da4ml.built import read, rtl_digest, sources_of
+from greenedge.backends.da4ml.built import read, rtl_digest, sources_of, streams_of
 from greenedge.backends.finn.simulation import Simulated, Stall, compile_model, run_model, sim_top
-from greenedge.backends.finn.streams import Stream
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
 from greenedge.graph import load_graph, run_graph
@@ -24,7 +23,7 @@ SAMPLES, SEED = 64, 1
 
 def run(folder: Path, x: np.ndarray, stall: Stall, progress: Callable[[str], None]) -> Simulated:
     """Verilator on the folder's RTL: the output edge, and cycles."""
-    source, output = (Stream.from_plain(entry) for entry in read(folder, "streams.json")["streams"])
+    source, output = streams_of(folder)
     progress("compiling the RTL with Verilator (kept for the next time)")
     top = sim_top("top", source, [output], ".restart(1'b0), ")
     model = compile_model({**sources_of(folder), "sim_top.sv": top.encode()}, progress)
@@ -50,7 +49,7 @@ def main() -> int:
         edge = graph.edges[graph.inputs[0]]
         x = np.random.default_rng(SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
         free = run(here, x, Stall(), print)
-        stalled = run(here, x, Stall(seed=2, input_per_256=96, output_per_256=96), print)
+        stalled = run(here, x, Stall.at_pace(*streams_of(here), free.interval_cycles, seed=2), print)
         expected = run_graph(graph, x)[graph.outputs[0]]
         for how, result in (("", free), (" with random stalls", stalled)):
             if not np.array_equal(result.values[graph.outputs[0]], expected):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from greenedge.backends.finn.layers import Network
 
 STAGE = "rtl"
+TOP1 = True  # an index at the model's end is found in hardware
 _MODULE = "greenedge.backends.finn"
 # family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
 _CELLS = {
@@ -150,6 +151,17 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
 
     result = built.simulate(folder, x, keep, Stall(), lambda line: progress(0, 0, line))
     return dict(result.values)
+
+
+def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
+            progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
+    """The same as `simulate`, with random pauses at both ends of the stream."""
+    from greenedge.backends.finn import built
+    from greenedge.backends.finn.simulation import Stall
+
+    source, streams, _ = built.streams_of(folder)
+    stall = Stall.at_pace(source, streams[0], built.read(folder, "simulation.json").get("interval_cycles"))
+    return dict(built.simulate(folder, x, keep, stall, lambda line: progress(0, 0, line)).values)
 
 
 def sampled(folder: Path) -> dict[str, Callable[..., dict[str, np.ndarray]]]:

@@ -153,9 +153,15 @@ def _upsample(layer: hw.Upsample, fold: Fold) -> list[Node]:
                    WI=layer.width, NumChannels=channels, inputDataType=_type(layer.source)), None)]
 
 
+def _arg_max(layer: hw.ArgMax, fold: Fold) -> list[Node]:
+    wire = layer.source
+    return [(_node(layer, "LabelSelect", [_tensor(wire)], [_tensor(layer.result)], Labels=wire.channels, PE=fold.pe, K=1,
+                   inputDataType=_type(wire), outputDataType=_type(layer.result), numInputVectors=[1, wire.pixels]), None)]
+
+
 _NODES: dict[type[hw.Layer], Callable[[hw.Layer, Fold], list[Node]]] = {
     hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _global,
-    hw.Step: _step, hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample,
+    hw.Step: _step, hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.ArgMax: _arg_max,
 }
 
 

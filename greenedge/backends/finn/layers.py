@@ -217,6 +217,11 @@ class Upsample(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class ArgMax(Layer):
+    """The index of the first largest channel of every pixel."""
+
+
+@dataclass(frozen=True, eq=False)
 class Queue(Layer):
     """A buffer of `depth` integers on one side of a branch."""
 

@@ -28,7 +28,8 @@ def main() -> int:
         edge = graph.edges[graph.inputs[0]]
         x = np.random.default_rng(SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
         free = built.simulate(here, x, (), Stall(), print)
-        stalled = built.simulate(here, x, (), Stall(seed=2, input_per_256=96, output_per_256=96), print)
+        source, streams, _ = built.streams_of(here)
+        stalled = built.simulate(here, x, (), Stall.at_pace(source, streams[0], free.interval_cycles, seed=2), print)
         expected = run_graph(graph, x)[graph.outputs[0]]
         for how, result in (("", free), (" with random stalls", stalled)):
             if not np.array_equal(result.values[graph.outputs[0]], expected):

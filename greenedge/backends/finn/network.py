@@ -13,14 +13,14 @@ from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn import weighted, weightless
 from greenedge.backends.finn.builder import Builder
 from greenedge.errors import Reason
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape,
-                             SumPool, Transpose, Upsample)
+from greenedge.graph import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Graph, Input, MaxPool, Op, Pad, Requantise,
+                             Reshape, SumPool, Transpose, Upsample)
 
 
 RULES: dict[type[Op], Callable[[Builder, Op], None]] = {
     Input: weightless.source, Reshape: weightless.view, Transpose: weightless.view, Dense: weighted.dense, Conv: weighted.conv,
     MaxPool: weightless.pool, SumPool: weightless.pool, Pad: weightless.pad, Requantise: weightless.requantise, Add: weightless.add,
-    Concat: weightless.concat, Upsample: weightless.upsample,
+    Concat: weightless.concat, Upsample: weightless.upsample, ArgMax: weightless.arg_max,
     ConvTranspose: weightless.unbuilt("a transposed convolution", "use nearest-neighbour upsampling and a convolution"),
     DepthToSpace: weightless.unbuilt("DepthToSpace", "use nearest-neighbour upsampling and a convolution"),
 }

@@ -178,5 +178,5 @@ _FEATURES: dict[str, Callable[[Mapping, str], tuple[dict[str, float], int]]] = {
     "ge_threshold": _threshold, "ge_table": _table,
     "ge_window": _window, "ge_pad": _words("BITS"), "ge_pool": _pool, "ge_pool_global": _pool_global,
     "ge_add": _words("ABITS", "BBITS", "OB"), "ge_fork": _words("WIDTH"), "ge_concat": _words("WIDTH"), "ge_upsample": _upsample,
-    "ge_queue": _queue, "ge_width": _width,
+    "ge_queue": _queue, "ge_width": _width, "ge_argmax": _words("BITS", "OB"),
 }

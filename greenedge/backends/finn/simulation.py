@@ -36,6 +36,16 @@ class Stall:
     input_per_256: int = 0
     output_per_256: int = 0
 
+    @classmethod
+    def at_pace(cls, source: Stream, output: Stream, interval: float | None, seed: int = 1) -> Stall:
+        """Pauses so often that either end alone would pass a sample in about `interval` cycles, the design's own pace.
+
+        So now the input, now the output and now the design is the slowest, and every queue runs full and empty. A pause of a
+        few cycles that a busy design does not even notice would check little. Without an interval one cycle in four.
+        """
+        input_, output_ = (min(255, max(64, 256 - round(256 * stream.beats / interval))) if interval else 64 for stream in (source, output))
+        return cls(seed, input_, output_)
+
 
 @dataclass(frozen=True)
 class Simulated:

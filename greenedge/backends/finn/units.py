@@ -191,6 +191,11 @@ def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
                                 "FW": layer.factors[1], "PE": fold.pe, "BITS": layer.source.bits})
 
 
+def _arg_max(layer: hw.ArgMax, fold: Fold) -> Unit:
+    source = layer.source
+    return Unit("ge_argmax", {"N": source.channels, "BITS": source.bits, "SGN": int(source.signed), "OB": layer.result.bits})
+
+
 def _queue(layer: hw.Queue, fold: Fold) -> Unit:
     return Unit("ge_queue", {"WIDTH": _width(layer.source, fold), "DEPTH": -(-layer.depth // fold.pe)})
 
@@ -198,5 +203,5 @@ def _queue(layer: hw.Queue, fold: Fold) -> Unit:
 _UNITS: dict[type[hw.Layer], Callable[..., Unit]] = {
     hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _pool_global,
     hw.Step: _step,
-    hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.Queue: _queue,
+    hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.Queue: _queue, hw.ArgMax: _arg_max,
 }

@@ -11,7 +11,7 @@ from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.builder import MAX_BITS, Builder, Refused, channels_last, too_wide
 from greenedge.backends.finn.steps import MAX_TABLE, step_of
 from greenedge.backends.finn.weighted import image, padded, pair, window
-from greenedge.graph import Add, Concat, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample
+from greenedge.graph import Add, ArgMax, Concat, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample
 
 
 def source(builder: Builder, op: Input) -> None:
@@ -165,6 +165,19 @@ def upsample(builder: Builder, op: Upsample) -> None:
     order = channels_last(builder.graph.edges[op.output].shape)
     result = replace(wire, name=name, edge=op.output, shape=builder.graph.edges[op.output].shape, order=order)
     builder.give(hw.Upsample(name, (wire,), (result,), height, width, pair(op.factors[1:])))
+
+
+def arg_max(builder: Builder, op: ArgMax) -> None:
+    wire = builder.take(op.inputs[0])
+    if wire is None:
+        return
+    shape = builder.graph.edges[op.inputs[0]].shape
+    if op.axis or not np.array_equal(wire.order, channels_last(shape)):
+        raise Refused("unsupported-op", f"an ArgMax along axis {op.axis} of {shape}",
+                      "finn compares channels, as they come one after another", "take it over the channels, or on the host")
+    name = builder.names.take(op.name)
+    result = builder.wire(name, op.output, channels_last(builder.graph.edges[op.output].shape), 1)
+    builder.give(hw.ArgMax(name, (replace(wire, channels=shape[0]),), (result,)))
 
 
 def unbuilt(value: str, cure: str) -> Callable[[Builder, Op], None]:

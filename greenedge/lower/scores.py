@@ -1,0 +1,47 @@
+"""A model that ends in the index of its largest score, for back ends that give scores: the ArgMax goes to the host."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from greenedge.graph.ops import ArgMax, Graph
+from greenedge.lower import Lowered, Output
+
+
+def scores_of(graph: Graph) -> Graph:
+    """The graph without the ArgMax at its end, if there is one."""
+    last = graph.producer(graph.outputs[0])
+    if len(graph.outputs) != 1 or not isinstance(last, ArgMax):
+        return graph
+    edges = {name: edge for name, edge in graph.edges.items() if name != last.output}
+    return Graph(graph.name, tuple(op for op in graph.ops if op is not last), edges, last.inputs)
+
+
+def hosted(lowered: Lowered) -> Lowered:
+    """The same model with that ArgMax in its epilogue: for a back end that gives scores."""
+    graph = scores_of(lowered.graph)
+    if graph is lowered.graph:
+        return lowered
+    last, (edge,) = lowered.graph.producer(lowered.graph.outputs[0]), graph.outputs
+    output = Output(edge, edge, np.array(1.0), np.array(0.0), False)
+    epilogue = _indexing(lowered.epilogue, last, graph)
+    return dataclasses.replace(lowered, graph=graph, epilogue=epilogue, outputs=(output,))
+
+
+def _indexing(epilogue, last: ArgMax, graph: Graph):
+    """The epilogue behind an ONNX ArgMax."""
+    import onnx
+
+    model = onnx.ModelProto()
+    model.CopyFrom(epilogue)
+    edge = last.inputs[0]
+    shape = ["batch", *graph.edges[edge].shape]
+    found = onnx.helper.make_node("ArgMax", [edge], [last.output], name=f"{last.output}_on_host", axis=last.axis + 1,
+                                  keepdims=1)
+    nodes = [found, *model.graph.node]
+    del model.graph.node[:], model.graph.input[:]
+    model.graph.node.extend(nodes)
+    model.graph.input.append(onnx.helper.make_tensor_value_info(edge, onnx.TensorProto.INT64, shape))
+    return model
