@@ -51,14 +51,17 @@ def check_model(path: Path, target: Target, backend: str | None, declared: Mappi
     source = read_model(Path(path))
     name = Path(path).name
     try:
-        graph = lower_source(source, declared).graph
+        lowered = lower_source(source, declared)
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
+    graph = lowered.graph
     if backend is None:
         backend, _ = choose(graph, target, dict(options or {}))
     module = load_backend(backend)
     reasons = tuple(module.check(graph, target, dict(options or {})))
     notes = _notes(Path(path), graph, module, declared) if not reasons and hasattr(module, "foresee") else ()
+    if not reasons and hasattr(module, "ends"):
+        notes += tuple(module.ends(lowered, target, dict(options or {}))[1])
     return Preflight(name, target.name, backend, reasons, sum(1 for op in graph.ops if op.inputs), weight_bits(graph),
                      widest_accumulator(graph), notes)
 

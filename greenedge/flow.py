@@ -36,7 +36,7 @@ FOLDER = {"train": "1-train", "export": "2-export", "lower": "3-lower", "build":
 _READS = {"train": (), "export": ("train",), "lower": ("export",), "build": ("lower",),
           "verify": ("export", "lower", "build"), "report": ("train", "export", "lower", "build", "verify")}
 _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"), "lower": ("lower", "graph"),
-         "build": ("backends/{backend}", "int8", "rtl", "shell", "graph", "tools.py", "toolbox.py"),
+         "build": ("backends/{backend}", "endings.py", "int8", "rtl", "shell", "graph", "tools.py", "toolbox.py"),
          "verify": ("verify.py", "boards", "shell", "reference.py", "host.py", "backends/{backend}", "int8", "rtl", "graph", "lower"),
          "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
@@ -142,19 +142,20 @@ def _build(job: Job, run: Path, tell: Tell) -> str:
     from greenedge.lower import load_lowered
     from greenedge.tools import execute
 
-    plan = plan_build(job, load_lowered(run / FOLDER["lower"]).graph)
+    plan = plan_build(job, load_lowered(run / FOLDER["lower"]))
     execute(plan, run / FOLDER["build"], lambda line: tell(0, 0, line), job.docker)
     deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
     return f"{deployed} {_size(run / FOLDER['build'] / deployed)}"
 
 
-def plan_build(job: Job, graph):
-    """The back end's plan for a graph. Raises UnsupportedError with every reason why it cannot."""
-    backend = load_backend(job.backend)
+def plan_build(job: Job, lowered):
+    """The back end's plan for a lowered model. Raises UnsupportedError with every reason why it cannot."""
+    backend, graph = load_backend(job.backend), lowered.graph
     reasons = backend.check(graph, job.target, job.options)
     if reasons:
         raise UnsupportedError(f"{job.source.name} cannot be built for {job.target.name} by {job.backend}:", reasons)
-    return backend.plan(graph, job.target, job.options)
+    further = (backend.ends(lowered, job.target, job.options),) if hasattr(backend, "ends") else ()
+    return backend.plan(graph, job.target, job.options, *further)
 
 
 def _verify(job: Job, run: Path, tell: Tell) -> str:

@@ -3,7 +3,8 @@
     report = compare("graph", "rtl", expected, got)     # arrays of integers, batch first; all outputs
     report.require()                                    # VerificationError names the first sample and layer
 
-Zero samples, another shape, NaN: an error, never a pass. What was proved and what was sampled are two fields.
+Zero samples, another shape, NaN: an error, never a pass. What was proved and what was sampled are two fields. Float outputs that a built
+file computes itself, behind the integers, are another matter: `compare_floats` takes the largest difference that is allowed.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _BOARD_CYCLES = 60_000_000  # of the virtual board in one verification: well bel
 
 @dataclass(frozen=True)
 class First:
-    """The first difference: which sample, which layer, and the integers there (at most eight, from the first that differs)."""
+    """The first difference: which sample, which layer, and the values there (at most eight, from the first that differs)."""
 
     sample: int
     layer: str
-    expected: list[int]
-    got: list[int]
+    expected: list[int | float]
+    got: list[int | float]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class VerificationReport:
 
     `samples` were compared on all `outputs` integers of each; `mismatches` counts differing samples, `float_ties` those of a
     float reference in which every difference is a proven float32 tie (these are no mismatches). `proved` says what holds
-    for every input, None where equality was sampled only.
+    for every input, None where equality was sampled only. `within` is None for integers; for floats it is the largest absolute difference
+    that is no mismatch (0: they are equal), and `largest` the one that was found.
     """
 
     reference: str
@@ -55,22 +57,27 @@ class VerificationReport:
     float_ties: int = 0
     proved: str | None = None
     first: First | None = None
+    within: float | None = None
+    largest: float | None = None
 
     def require(self) -> None:
         """Raises VerificationError where anything differs."""
         if self.mismatches:
             first = self.first
             raise VerificationError(
-                f"{self.candidate} differs from {_spoken(self.reference)} on {self.mismatches} of {self.samples} samples; first at sample "
+                f"{self.candidate} differs from {_spoken(self.reference)} {self._by()}on {self.mismatches} of {self.samples} samples; first at sample "
                 f"{first.sample}, layer {first.layer}: expected {_shown(first.expected)}, got {_shown(first.got)}.")
+
+    def _by(self) -> str:
+        return f"by more than {self.within:g} " if self.within else ""
 
 
 def _spoken(stage: str) -> str:
-    return "the integer graph" if stage == "graph" else stage
+    return {"graph": "the integer graph", "epilogue": "the host's epilogue"}.get(stage, stage)
 
 
-def _shown(values: list[int]) -> str:
-    return f"[{', '.join(map(str, values))}]"
+def _shown(values: list[int | float]) -> str:
+    return f"[{', '.join(f'{v:.9g}' if isinstance(v, float) else str(v) for v in values)}]"
 
 
 def compare(reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, *, layer: str = "output",
@@ -87,6 +94,22 @@ def compare(reference: str, candidate: str, expected: np.ndarray, got: np.ndarra
     differs = (expected != got).reshape(len(expected), -1).any(axis=1)
     first = _first(layer, expected, got) if differs.any() else None
     return VerificationReport(reference, candidate, len(expected), int(expected[0].size), int(differs.sum()), 0, proved, first)
+
+
+def compare_floats(reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, within: float, *, layer: str) -> VerificationReport:
+    """Floats with the batch first, no two further apart than `within`. Raises VerificationError for zero samples, other shapes, NaN."""
+    expected, got = np.asarray(expected, np.float64), np.asarray(got, np.float64)
+    if expected.shape != got.shape or not expected.size:
+        raise VerificationError(f"{candidate} gave floats of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same, "
+                                "and of at least one sample.")
+    for stage, values in ((reference, expected), (candidate, got)):
+        if not np.isfinite(values).all():
+            raise VerificationError(f"{stage} gave NaN or infinity in {layer}; only numbers are compared.")
+    apart = np.abs(expected - got).reshape(len(expected), -1)
+    far = (apart > within).any(axis=1)
+    first = _first(layer, expected, np.where(np.abs(expected - got) > within, got, expected)) if far.any() else None
+    return VerificationReport(reference, candidate, len(expected), int(expected[0].size), int(far.sum()), first=first, within=within,
+                              largest=float(apart.max()))
 
 
 def _first(layer: str, expected: np.ndarray, got: np.ndarray) -> First:
@@ -130,6 +153,8 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     if lowered.prologue is None and len(lowered.graph.inputs) > 1:
         raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one input.")
     reports.append(_against_build(lowered.graph, module, candidate, run / "4-build", ints, graph_outputs, stages, tell))
+    floats = _against_floats(lowered, module, candidate, run / "4-build", ints, stages[candidate], tell) if hasattr(module, "floats") else []
+    reports += floats
     if (run / "4-build" / "board.json").is_file():
         reports += _against_board(lowered.graph, run / "4-build", next(iter(ints.values())), graph_outputs, stages, tell)
     accuracy = _accuracies(lowered, vectors, stages)  # not of what follows: on so few samples it says nothing
@@ -141,7 +166,8 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
         raise VerificationError(wrong)
     fewer = [name for name in stages if len(stages[name]) < len(vectors.inputs)]
     whole = ", ".join(name for name in stages if name not in fewer)
-    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer)
+    near = "".join(f", {report.candidate} {f'within {report.within:g}' if report.within else 'too'}" for report in floats)
+    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer) + near
 
 
 def _with_trace(run: Path) -> Lowered:
@@ -275,6 +301,25 @@ def _against_build(graph: Graph, module, candidate: str, build: Path, ints, expe
         return report
     tell(0, 0, f"{candidate} differs: looking for the first layer")
     return dataclasses.replace(report, first=_first_layer(graph, module, build, x, report.first))
+
+
+def _against_floats(lowered: Lowered, module, candidate: str, build: Path, ints, integers: np.ndarray, tell: Tell) -> list[VerificationReport]:
+    """The float outputs that the built thing computes itself, against the host's from the integers that it gave."""
+    from greenedge.host import run_epilogue
+
+    given = module.floats(build, next(iter(ints.values())), lambda done, total, text="": tell(done, total, f"{candidate} floats {text}".strip()))
+    if not given:
+        return []
+    expected = run_epilogue(lowered, _parted(lowered.graph, integers))
+    return [compare_floats("epilogue", f"{candidate} {name}", expected[name], values, within, layer=name)
+            for name, (values, within) in given.items()]
+
+
+def _parted(graph: Graph, joined: np.ndarray) -> dict[str, np.ndarray]:
+    """What `_joined` put side by side, edge by edge."""
+    sizes = [int(np.prod(graph.edges[edge].shape)) for edge in graph.outputs]
+    parts = np.split(joined, np.cumsum(sizes)[:-1], axis=1)
+    return {edge: part.reshape(len(joined), *graph.edges[edge].shape) for edge, part in zip(graph.outputs, parts)}
 
 
 def _against_board(graph: Graph, build: Path, x: np.ndarray, expected, stages, tell: Tell) -> list[VerificationReport]:

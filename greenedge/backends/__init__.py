@@ -8,7 +8,9 @@ A back end is a module with five functions and inherits from nothing:
     report(folder) -> dict                                {"hardware": {…}} or {"edge": {…}}, from the tools' own logs
     tools(options) -> {name: version}                     what enters the key of the build stage
 
-It may also have STAGE (what verify calls the built thing), `proved` and `provenance`.
+It may also have STAGE (what verify calls the built thing), `proved` and `provenance`; and, where what it builds can carry the
+model's float end (greenedge.endings), `ends(lowered, target, options)`, whose result `plan` takes as its fourth argument, and
+`floats(folder, x, progress)`, which gives those outputs.
 """
 
 from __future__ import annotations

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.tflite.finish import WITHIN
+from greenedge.endings import Ending
 from greenedge.graph import Graph, run_graph
 
 FOLDER = "deploy"
@@ -21,10 +23,10 @@ numpy
 """
 
 
-def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping]) -> dict[str, bytes]:
+def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carried: Sequence[Ending] = ()) -> dict[str, bytes]:
     """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.
 
-    What the golden samples must give comes from the integer graph.
+    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return {}
@@ -36,8 +38,9 @@ def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping]) -> di
     about = {key: {part: edges[name][part] for part in ("offset", "lo", "hi", "source", "order", "shape", "file")}
              for key, name in ends.items()}
     about["golden_sha256"] = hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()
+    about["floats"] = [{"name": end.output, "within": 0.0 if end.softmax is None else WITHIN} for end in carried]
     golden = io.BytesIO()
-    np.savez(golden, x=x.astype(np.int16), y=y)
+    np.savez(golden, x=x.astype(np.int16), y=y, **{f"f{k}": end.apply(y) for k, end in enumerate(carried)})
     files = {"model.tflite": model, "run.py": _RUNNER.read_bytes(), "requirements.txt": _REQUIREMENTS.encode(),
              "io.json": (json.dumps(about, indent=1) + "\n").encode(), "golden.npz": golden.getvalue()}
     return {f"{FOLDER}/{name}": content for name, content in files.items()}

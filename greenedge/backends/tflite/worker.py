@@ -59,16 +59,16 @@ def interpreter_for(runtime: object, model: Path, kernels: str):
 
 
 def run(interpreter, inputs: list[np.ndarray], tell) -> dict[str, np.ndarray]:
-    """{tensor index: int8 values, batch first} of all outputs, one sample at a time as on the board."""
+    """{tensor index: values as they are stored, batch first} of all outputs, one sample at a time as on the board."""
     entries = [entry["index"] for entry in interpreter.get_input_details()]
-    exits = [(out["index"], tuple(out["shape"][1:])) for out in interpreter.get_output_details()]
+    exits = [(out["index"], tuple(out["shape"][1:]), out["dtype"]) for out in interpreter.get_output_details()]
     total = len(inputs[0])
-    values = {index: np.empty((total, *shape), np.int8) for index, shape in exits}
+    values = {index: np.empty((total, *shape), kind) for index, shape, kind in exits}
     for k in range(total):
         for index, x in zip(entries, inputs):
             interpreter.set_tensor(index, x[k:k + 1])
         interpreter.invoke()
-        for index, _ in exits:
+        for index, _, _ in exits:
             values[index][k] = interpreter.get_tensor(index)[0]
         if (k + 1) % _EVERY == 0 or k + 1 == total:
             tell(k + 1)
