@@ -27,13 +27,14 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
-from greenedge.int8.record import certificate, doubts, read_record, sentence, summary
-from greenedge.int8.store import accepted
+from greenedge.int8.record import certificate, doubts, read_proof, sentence, summary
+from greenedge.int8 import store
 from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
 STAGE = "tflite"
 MODEL, CERTIFICATE, EDGES, SELFTEST = "model.tflite", "certificate.json", "edges.json", "selftest.json"
+_SETS = ("xnnpack", "reference")
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 _SHAPE_MARK = "greenedge-edges/1"
 
@@ -120,7 +121,7 @@ def floats(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], progress=lamb
     from greenedge.backends.tflite.runtime import run_file
 
     about = read_edges(folder)
-    told = about.get("floats", {})
+    told = about["floats"]
     if not told:
         return {}
     values = run_file(folder / MODEL, stored_inputs(about, x), (), kernels, progress)
@@ -135,10 +136,7 @@ def floats(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], progress=lamb
 
 def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The int8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
-    feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
-    edges = about["edges"]
-    return [_layout(edges[name]).to_file(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.int8)
-            for name in about["inputs"]]
+    return [_layout(edge).to_file(levels).astype(np.int8) for edge, levels in store.stored(about, x)]
 
 
 def graph_outputs(about: dict, values: Mapping[int, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -161,9 +159,16 @@ def _layout(edge: Mapping):
 
 def read_edges(folder: Path) -> dict:
     """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
-    about = read_record(folder / EDGES)
-    if about.get("format") != _SHAPE_MARK:
-        raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
+    path = folder / EDGES
+    about = store.read_edges(path, _SHAPE_MARK, ("tensor",), ("source", "order", "file"))
+    for name, edge in about["edges"].items():
+        sizes = {int(np.prod(edge[key], dtype=object)) for key in ("source", "shape", "file")}
+        if len(sizes) != 1 or sorted(edge["order"]) != list(range(len(edge["source"]))):
+            raise store.damaged(path, f"the shapes of {name!r} do not go together")
+    told = about.setdefault("floats", {})
+    if not isinstance(told, dict) or not all(isinstance(output, dict) and type(output.get("tensor")) is int and isinstance(output.get("softmax"), bool)
+                                             and isinstance(output.get("edge"), str) and output["edge"] in about["edges"] for output in told.values()):
+        raise store.damaged(path, "its float outputs are no tensors of edges")
     return about
 
 
@@ -178,9 +183,9 @@ def report(folder: Path) -> dict:
     """{"edge": …}: the file's size, its operators, the runtime, and per kernel set what was proved or why nothing counts."""
     from greenedge.backends.tflite.runtime import operators
 
-    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
     told = {}
-    for kernels in ("xnnpack", "reference"):
+    for kernels in _SETS:
         doubt = doubts(recorded, tested, kernels)
         told[kernels] = {"withheld": doubt} if doubt else summary(recorded, kernels)
     edge = {"bytes": (folder / MODEL).stat().st_size, "runtime": f"{tested['runtime']} {tested['version']}", "kernels": "xnnpack",
@@ -192,11 +197,11 @@ def report(folder: Path) -> dict:
 
 def _output_notes(about: dict) -> list[str]:
     """What the file gives behind the integers, and what it does not."""
-    told, first = about.get("floats", {}), len({about["edges"][edge]["tensor"] for edge in about["outputs"]})
+    told, first = about["floats"], len({about["edges"][edge]["tensor"] for edge in about["outputs"]})
     notes = [f"{MODEL} also gives the model's own {'softmax' if output['softmax'] else 'float output'} {name!r} as its output {first + k}, in "
              f"float32, behind the exact integers (output {'0' if first == 1 else f'0 to {first - 1}'})."
              for k, (name, output) in enumerate(told.items())]
-    return notes + list(about.get("notes", []))
+    return notes + [str(note) for note in about.get("notes", [])]
 
 
 def _with_compiler(found: dict, folder: Path) -> dict:
@@ -213,7 +218,7 @@ def _with_compiler(found: dict, folder: Path) -> dict:
 
 def proved(folder: Path) -> str | None:
     """What holds for every input on XNNPACK, in one sentence; None where the runtime's arithmetic is not the emulated one."""
-    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
     return None if doubts(recorded, tested, "xnnpack") else sentence(recorded, "xnnpack")
 
 
