@@ -27,7 +27,7 @@ from greenedge.manifest import (Manifest, Record, aside, digest_files, digest_of
                                 load_manifest, save_manifest)
 
 FOLDER = "6-measure"
-_EXACT = ("litert", "litert-reference", "tflite-runtime", "onnxruntime")
+_SAME = ("litert", "onnxruntime")  # one arithmetic, XNNPACK's; the reference kernels and tflite-runtime may round otherwise
 Tell = Callable[[int, int, str], None]
 
 
@@ -54,7 +54,7 @@ class RunWorkloads:
             )
         if runtime not in (None, own):
             # The same network on something else: it has the run's accuracy where it computes the same integers.
-            name, accuracy = f"{name.split(' on ')[0]} on {runtime}", accuracy if runtime in _EXACT else None
+            name, accuracy = f"{name.split(' on ')[0]} on {runtime}", accuracy if runtime in _SAME else None
         return PipeWorkload(runtime_session.argv(run, runtime or own), name, accuracy=accuracy)
 
     def _board(self, run: Path, port: str, name: str, accuracy: float | None) -> Workload:

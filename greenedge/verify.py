@@ -25,6 +25,7 @@ from greenedge.lower.ends import elementwise
 from greenedge.lower.source import read_model
 
 Tell = Callable[[int, int, str], None]
+BESIDE = 256  # vectors at most for other kernels of the same file, which may be slow
 SAMPLED = 24  # vectors for stages that are slow to simulate, such as a netlist
 _BOARD_CYCLES = 60_000_000  # of the virtual board in one verification: well below a minute
 
@@ -155,19 +156,22 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     reports.append(_against_build(lowered.graph, module, candidate, run / "4-build", ints, graph_outputs, stages, tell))
     floats = _against_floats(lowered, module, candidate, run / "4-build", ints, stages[candidate], tell) if hasattr(module, "floats") else []
     reports += floats
+    others = _against_others(lowered.graph, module, run / "4-build", ints, stages["graph"], tell)
+    reports += [report for report, claimed in others if claimed]
     if (run / "4-build" / "board.json").is_file():
         reports += _against_board(lowered.graph, run / "4-build", next(iter(ints.values())), graph_outputs, stages, tell)
     accuracy = _accuracies(lowered, vectors, stages)  # not of what follows: on so few samples it says nothing
     reports += _against_sampled(lowered.graph, module, run / "4-build", ints, stages, tell)
-    _write(folder, reports, stages, accuracy, lowered.graph)
+    _write(folder, reports, [report for report, claimed in others if not claimed], stages, accuracy, lowered.graph)
     for report in reports:
         report.require()
     if hasattr(module, "provenance") and (wrong := module.provenance(run / "4-build")):
         raise VerificationError(wrong)
     fewer = [name for name in stages if len(stages[name]) < len(vectors.inputs)]
     whole = ", ".join(name for name in stages if name not in fewer)
+    aside = "".join(f"; {r.candidate} {f'differs on {r.mismatches}' if r.mismatches else 'equal'} of {r.samples}" for r, _ in others)
     near = "".join(f", {report.candidate} {f'within {report.within:g}' if report.within else 'too'}" for report in floats)
-    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer) + near
+    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer) + near + aside
 
 
 def _with_trace(run: Path) -> Lowered:
@@ -303,6 +307,16 @@ def _against_build(graph: Graph, module, candidate: str, build: Path, ints, expe
     return dataclasses.replace(report, first=_first_layer(graph, module, build, x, report.first))
 
 
+def _against_others(graph: Graph, module, build: Path, ints, expected: np.ndarray, tell: Tell) -> list[tuple[VerificationReport, bool]]:
+    """Other kernels on the same file, each with whether it must be equal, on `BESIDE` vectors at most."""
+    reports = []
+    for name, (run, proved, claimed) in (module.beside(build) if hasattr(module, "beside") else {}).items():
+        x = next(iter(ints.values()))[:BESIDE]
+        got = _joined(graph, run(x, lambda done, total, text="": tell(done, total, f"{name} {text}".strip())))
+        reports.append((compare("graph", name, expected[:BESIDE], got, layer=graph.outputs[0], proved=proved), claimed))
+    return reports
+
+
 def _against_floats(lowered: Lowered, module, candidate: str, build: Path, ints, integers: np.ndarray, tell: Tell) -> list[VerificationReport]:
     """The float outputs that the built thing computes itself, against the host's from the integers that it gave."""
     from greenedge.host import run_epilogue
@@ -381,13 +395,14 @@ def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
 _ORDER = ("torch", "qonnx", "graph")
 
 
-def _write(folder: Path, reports, stages, accuracy, graph: Graph) -> None:
+def _write(folder: Path, reports, told, stages, accuracy, graph: Graph) -> None:
     order = sorted(stages, key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
     for stage in order:
         with write_aside(folder / f"{stage}.npy") as path, open(path, "wb") as file:
             np.save(file, stages[stage])
     entries = [dataclasses.asdict(report) for report in reports]
     content = {"format": "greenedge-verify/1", "model": graph.name, "stages": order, "verify": entries,
+               "beside": [dataclasses.asdict(report) for report in told],
                "accuracy": {stage: accuracy[stage] for stage in order if stage in accuracy}}
     with write_aside(folder / "verify.json") as path:
         path.write_text(json.dumps(content, indent=1) + "\n")

@@ -10,7 +10,8 @@ A back end is a module with five functions and inherits from nothing:
 
 It may also have STAGE (what verify calls the built thing), `proved` and `provenance`; and, where what it builds can carry the
 model's float end (greenedge.endings), `ends(lowered, target, options)`, whose result `plan` takes as its fourth argument, and
-`floats(folder, x, progress)`, which gives those outputs.
+`floats(folder, x, progress)`, which gives those outputs. `beside(folder)` names other ways of running the same file: {stage: (run(x,
+progress), what is proved of it, whether that is equality everywhere)}; where it is not, a difference is told and stops nothing.
 """
 
 from __future__ import annotations

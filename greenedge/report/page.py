@@ -12,7 +12,8 @@ from greenedge.report.training import tradeoff, view as training_view
 from greenedge.report.words import count, duration, hertz, joules, percent, size
 
 _HERE = Path(__file__).resolve().parent
-STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "c-simulation": "C simulation", "tflite": "TFLite",
+STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "c-simulation": "C simulation", "tflite": "TFLite (XNNPACK)",
+                "tflite-reference": "TFLite (reference kernels)",
                 "onnxruntime": "ONNX Runtime", "c99": "C99", "netlist": "Netlist", "board": "Virtual board", "epilogue": "Epilogue (host)"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
@@ -68,7 +69,7 @@ def _view(run: Path, summary: dict) -> dict:
     lowered = read_json(run, "3-lower/lower.json") or {}
     metrics = read_json(run, "1-train/metrics.json") or {}
     return {"name": summary.get("model") or run.name, "title": summary.get("title") or run.name, "target": target,
-            "backend": summary.get("backend"), "verdict": _verdict(manifest, entries), "verify": entries,
+            "backend": summary.get("backend"), "verdict": _verdict(manifest, entries), "verify": entries, "beside": summary.get("beside", []),
             "sentence": _sentence(entries), "chain": _chain(entries), "accuracy": summary.get("accuracy", {}),
             "resources": _resources(summary, target.get("resources") or {}),
             "figures": _figures(summary), "files": summary.get("files", {}), "notes": summary.get("notes", []),

@@ -17,7 +17,7 @@ from greenedge.graph import Graph
 from greenedge.runtimes import Found, Runtime
 
 _PROBE_S = 60
-_KERNELS = {"litert": "xnnpack", "litert-reference": "reference", "tflite-runtime": "xnnpack"}
+_KERNELS = {"litert": "xnnpack", "litert-reference": "reference"}  # tflite-runtime's own choice is of neither's arithmetic
 _MODULES = {package: module for module, package in worker.RUNTIMES}
 
 
@@ -65,7 +65,7 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     emitted = write_file(graph) if model is None else None
     content = emitted.content if emitted else read_model(model)
     about = tflite.edges_of(graph, emitted) if emitted else tflite.read_edges(model.parent)
-    resolver = getattr(module.OpResolverType, worker.RESOLVERS[_KERNELS[name]])
+    resolver = getattr(module.OpResolverType, worker.RESOLVERS[_KERNELS.get(name, "xnnpack")])
     try:
         interpreter = module.Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=resolver)
         interpreter.allocate_tensors()
@@ -93,4 +93,4 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
 
         return call
 
-    return Runtime(name, found.version, "cpu", True, run, prepare)
+    return Runtime(name, found.version, "cpu", True, run, prepare, kernels=_KERNELS.get(name))

@@ -75,4 +75,4 @@ def _runtime(name: str, version: str, session, graph: Graph, about: dict | None)
         feed = dict(zip(names, fed(levels)))
         return lambda: session.run(None, feed)
 
-    return Runtime(name, version, "cpu", about is not None, run, prepare)
+    return Runtime(name, version, "cpu", about is not None, run, prepare, kernels=None if about is None else backend.KERNELS)

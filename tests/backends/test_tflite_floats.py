@@ -146,10 +146,10 @@ def test_a_whole_run_says_what_was_compared_how(run, tmp_path):
 
     summary = json.loads((run / "7-report" / "summary.json").read_text())
     name = "tflite " + lower_file(tmp_path / "soft.onnx").epilogue.graph.output[0].name
-    floats = summary["verify"][-1]
+    floats = next(entry for entry in summary["verify"] if entry["candidate"] == name)
     assert (floats["reference"], floats["candidate"], floats["samples"], floats["outputs"]) == ("epilogue", name, 12, 3)
     assert floats["mismatches"] == 0 and floats["within"] == 1e-6 and 0 <= floats["largest"] <= 1e-6
-    assert all(entry["within"] is None for entry in summary["verify"][:-1])
+    assert all(entry["within"] is None for entry in summary["verify"] if entry is not floats)
     assert any("behind the exact integers (output 0)" in note for note in summary["notes"])
     page = (run / "7-report" / "report.html").read_text()
     assert "12 of 12 within 1e-06" in page and "behind those integers" in page
@@ -169,7 +169,45 @@ def test_a_wrong_scale_before_the_softmax_is_rejected_although_every_integer_is_
     text = str(error.value)
     assert text.startswith("tflite ") and " differs from the host's epilogue by more than 1e-06 on " in text and "first at sample " in text
     entries = json.loads((run / "5-verify" / "verify.json").read_text())["verify"]
-    assert [bool(entry["mismatches"]) for entry in entries] == [False, False, True]
+    assert [entry["candidate"] for entry in entries if entry["mismatches"]] == [text.partition(" differs")[0]]
+
+
+def test_both_kernel_sets_are_compared_and_said(run):
+    summary = json.loads((run / "7-report" / "summary.json").read_text())
+    told = {entry["candidate"]: entry["proved"] for entry in summary["verify"] if entry["reference"] == "graph"}
+    assert told == {"tflite": "all 3 channels equal on every reachable accumulator (XNNPACK)",
+                    "tflite-reference": "all 3 channels equal on every reachable accumulator (the reference kernels)"}
+    assert summary["beside"] == []
+    page = (run / "7-report" / "report.html").read_text()
+    assert "TFLite (XNNPACK)" in page and "TFLite (reference kernels)" in page
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_other_kernels_that_differ_stop_a_run_only_where_they_are_proved_equal(run, monkeypatch, claimed):
+    from greenedge.entry import verify_again
+
+    def wrong(x, progress):
+        return {edge: values + 1 for edge, values in tflite.simulate(run / "4-build", x).items()}
+
+    monkeypatch.setattr(tflite, "beside", lambda folder: {"tflite-reference": (wrong, None, claimed)})
+    if claimed:
+        with pytest.raises(VerificationError, match="tflite-reference differs from the integer graph on 12 of 12 samples; first at sample 0, layer "):
+            verify_again(run, lambda *_: None)
+        return
+    content = verify_again(run, lambda *_: None)
+    assert [(entry["candidate"], entry["mismatches"]) for entry in content["beside"]] == [("tflite-reference", 12)]
+    assert not any(entry["mismatches"] for entry in content["verify"])
+    assert json.loads((run / "manifest.json").read_text())["stages"]["verify"]["note"].endswith("; tflite-reference differs on 12 of 12")
+
+
+def test_a_proof_of_another_runtime_is_not_claimed(run):
+    path = run / "4-build" / "selftest.json"
+    tested = json.loads(path.read_text())
+    assert tflite.proved(run / "4-build") is not None
+    path.write_text(json.dumps({**tested, "version": "2.0.0"}))
+    assert tflite.proved(run / "4-build") is None
+    ((_, proof, claimed),) = tflite.beside(run / "4-build").values()
+    assert proof is None and not claimed
 
 
 def test_the_board_folder_tests_and_gives_the_softmax(soft):

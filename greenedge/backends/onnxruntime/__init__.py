@@ -148,9 +148,11 @@ def report(folder: Path) -> dict:
 
 
 def proved(folder: Path) -> str | None:
-    """What holds for every input, in one sentence; None where the runtime's arithmetic is not the emulated one."""
+    """What holds for every input, in one sentence; None where the runtime at hand is not the one that was tested, or its arithmetic not the
+    emulated one."""
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
-    return None if doubts(recorded, tested, KERNELS) else sentence(recorded, KERNELS)
+    here = metadata.version("onnxruntime") == tested["version"]
+    return sentence(recorded, KERNELS) if here and not doubts(recorded, tested, KERNELS) else None
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

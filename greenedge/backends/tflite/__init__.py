@@ -216,10 +216,28 @@ def _with_compiler(found: dict, folder: Path) -> dict:
     return found
 
 
-def proved(folder: Path) -> str | None:
-    """What holds for every input on XNNPACK, in one sentence; None where the runtime's arithmetic is not the emulated one."""
+def beside(folder: Path) -> dict[str, tuple]:
+    """LiteRT's reference kernels on the same file: {stage: (run, what is proved of it, whether that is equality everywhere)}."""
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
-    return None if doubts(recorded, tested, "xnnpack") else sentence(recorded, "xnnpack")
+    told = summary(recorded, "reference")
+    holds = doubts(recorded, tested, "reference") is None and _is_here(tested)
+    run = lambda x, progress: simulate(folder, x, (), progress, "reference")
+    return {f"{STAGE}-reference": (run, sentence(recorded, "reference") if holds else None, holds and told["certified"] == told["channels"])}
+
+
+def _is_here(tested: Mapping) -> bool:
+    """Whether the runtime whose arithmetic was tested is the one at hand."""
+    try:
+        return metadata.version(str(tested["runtime"])) == tested["version"]
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def proved(folder: Path) -> str | None:
+    """What holds for every input on XNNPACK, in one sentence; None where the runtime at hand is not the one that was tested, or its
+    arithmetic not the emulated one."""
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
+    return None if doubts(recorded, tested, "xnnpack") or not _is_here(tested) else sentence(recorded, "xnnpack")
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

@@ -17,7 +17,8 @@ from greenedge.graph import Graph, run_graph
 FOLDER = "deploy"
 SAMPLES, _SEED = 32, 1
 _RUNNER = Path(__file__).with_name("on_board.py")
-_REQUIREMENTS = """# 64-bit Linux; on a 32-bit board take tflite-runtime==2.14.0 and numpy<2 instead
+_REQUIREMENTS = """# 64-bit Linux; on a 32-bit board take tflite-runtime==2.14.0 and numpy<2 instead, which runs the file but rounds otherwise:
+# integers one level apart that the self-test then counts are that runtime's own
 ai-edge-litert>=2.1
 numpy
 """

@@ -2,8 +2,8 @@
 
     python worker.py FOLDER KERNELS
 
-FOLDER holds model.tflite and x0.npy, x1.npy, … (int8, one for each input, in the file's order); y.npz and runtime.json are
-written beside them. It prints "done N" as it goes. KERNELS is "xnnpack" or "reference".
+FOLDER holds model.tflite and x0.npy, x1.npy, … (int8, one for each input, in the file's order); y.npz is written
+beside them. It prints "done N" as it goes. KERNELS is "xnnpack" or "reference".
 
     python worker.py --probe MODULE
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import json
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -86,7 +85,7 @@ def probe(module: str) -> int:
 
 def main(folder: Path, kernels: str) -> int:
     try:
-        runtime, package, version = load_runtime()
+        runtime, _, _ = load_runtime()
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return NO_RUNTIME
@@ -98,7 +97,6 @@ def main(folder: Path, kernels: str) -> int:
         print(str(error).splitlines()[0] if str(error) else type(error).__name__, file=sys.stderr)
         return BAD_FILE
     np.savez(folder / "y.npz", **values)
-    (folder / "runtime.json").write_text(json.dumps({"runtime": package, "version": version, "kernels": kernels}))
     return 0
 
 
