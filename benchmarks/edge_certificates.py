@@ -3,8 +3,11 @@
     python benchmarks/edge_certificates.py [--epochs N] [--only NAME …]
 
 The recipes digits-mlp and digits-cnn (convolution, depthwise, residual addition, both poolings) are trained with float scales; their
-float batch norms stay in. `snap` rows are the same networks with biases on the accumulator's grid (greenedge snap), `kernels=all` rows with build.kernels=all. Every row compares all
-test images with `==`, on all outputs, on both kernel sets of LiteRT and in ONNX Runtime.
+float batch norms stay in. `snap` rows are the same networks with biases on the accumulator's grid (greenedge snap), `kernels=all` rows with
+build.kernels=all. `Int32Bias` rows are networks whose batch norms were folded after training, with Brevitas' Int32Bias on that grid
+(quantise.fold_batch_norm, a weight scale per channel). Every row compares all test images with `==`, on all outputs, on both kernel sets of
+LiteRT and in ONNX Runtime. "worst" is the channel with the most differing accumulators, of so many that it can reach. Under the table
+stands what preflight says of the 8-bit networks.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from greenedge.backends import tflite
 from greenedge.backends.tflite.emit import write_file
 from greenedge.backends.tflite.rules import reasons_against
 from greenedge.backends.tflite.selftest import self_test
+from greenedge.check import check_model
 from greenedge.entry import find_recipe
 from greenedge.export import export_stage
 from greenedge.graph import Graph, run_graph
@@ -29,6 +33,7 @@ from greenedge.int8.record import certificate, summary
 from greenedge.lower import lower_file
 from greenedge.lower.snap import snap_file
 from greenedge.runtimes import open_runtime
+from greenedge.target import load_target
 from greenedge.train import train_stage
 
 SNAP_BITS = 16
@@ -36,29 +41,38 @@ SNAP_BITS = 16
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe and its bit widths; `snapped` where biases are put on the grid after training."""
+    """A recipe and its bit widths; `snapped` where biases are put on the grid after training, `int32_bias` where batch norms are folded."""
 
     recipe: str
     weight_bits: int
     act_bits: int
     snapped: bool = False
     all_sets: bool = False
+    int32_bias: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.recipe} w{self.weight_bits}a{self.act_bits}{' snap' if self.snapped else ''}{' kernels=all' if self.all_sets else ''}"
+        kinds = {"snap": self.snapped, "kernels=all": self.all_sets, "Int32Bias": self.int32_bias}
+        return " ".join([f"{self.recipe} w{self.weight_bits}a{self.act_bits}", *(kind for kind, on in kinds.items() if on)])
 
 
 ROWS = tuple(
-    Row(recipe, w, a, snapped)
+    Row(recipe, w, a, snapped, False, int32_bias)
     for recipe in ("digits-mlp", "digits-cnn")
-    for w, a, snapped in ((2, 2, False), (3, 3, False), (4, 4, False), (8, 8, True), (8, 8, False))
+    for w, a, snapped, int32_bias in (
+        (2, 2, False, False),
+        (3, 3, False, False),
+        (4, 4, False, False),
+        (8, 8, True, False),
+        (8, 8, False, True),
+        (8, 8, False, False),
+    )
 ) + tuple(Row("digits-cnn", w, w, all_sets=True) for w in (2, 3, 4))
 
 
 def trained(row: Row, epochs: int, folder: Path) -> Path:
     """The export folder of the trained network (trained once for rows that share it)."""
-    place = folder / f"{row.recipe}-w{row.weight_bits}a{row.act_bits}"
+    place = folder / f"{row.recipe}-w{row.weight_bits}a{row.act_bits}{'-int32bias' if row.int32_bias else ''}"
     if not (place / "2-export" / "model.onnx").is_file():
         settings = {
             "quantise.weight_bits": str(row.weight_bits),
@@ -67,6 +81,8 @@ def trained(row: Row, epochs: int, folder: Path) -> Path:
         }
         if row.recipe == "digits-cnn":  # 8-bit branches would make the layers before the addition wider than the rest
             settings["quantise.add_bits"] = str(max(row.act_bits, 4))
+        if row.int32_bias:
+            settings |= {"quantise.fold_batch_norm": "true", "quantise.per_channel": "true"}
         recipe = find_recipe(row.recipe, settings)
         train_stage(recipe, place / "1-train")
         export_stage(recipe, place / "1-train", place / "2-export")
@@ -91,8 +107,11 @@ def measure(row: Row, epochs: int, folder: Path) -> dict:
         for kernels in ("xnnpack", "reference")
     }
     worst = max(
-        (int(v.differing.max()) for layer in emitted.layers for v in [layer.solution.verdicts["xnnpack"]]), default=0
+        (int(n), int(of))
+        for layer in emitted.layers
+        for n, of in zip(layer.solution.verdicts["xnnpack"].differing, layer.accumulators)
     )
+    preflight = check_model(model, load_target("linux-x86"), "tflite").notes if row.act_bits == 8 else ()
     levels = run_prologue(lowered, np.load(export / "inputs.npy"))
     (x,) = levels.values()
     labels = np.load(export / "labels.npy")
@@ -110,6 +129,7 @@ def measure(row: Row, epochs: int, folder: Path) -> dict:
         "xnnpack": summary(proved, "xnnpack"),
         "reference": summary(proved, "reference"),
         "worst_channel": worst,
+        "preflight": preflight,
         "shown": shown,
         "samples": len(x),
         "snap_changed": changed,
@@ -132,23 +152,27 @@ def _accuracy(lowered, edges, labels) -> float:
 
 def _print(results: list[dict]) -> None:
     print(
-        f"{'network':24} {'XNNPACK channels':>17} {'differ at':>22} {'worst':>6} {'reference channels':>19} "
+        f"{'network':24} {'XNNPACK channels':>17} {'differ at':>22} {'worst':>16} {'reference channels':>19} "
         f"{'samples that differ: XNNPACK, reference, ORT':>46} {'accuracy: graph, XNNPACK, reference, ORT':>42}"
     )
     for r in results:
         a, b = r["xnnpack"], r["reference"]
+        worst = f"{r['worst_channel'][0]} of {r['worst_channel'][1]:,}"
         differing = (
             ", ".join(f"{r['shown'][n][0]}" for n in ("litert", "litert-reference", "onnxruntime"))
             + f" of {r['samples']}"
         )
         accuracy = " ".join(f"{r['shown'][n][1]:.4f}" for n in ("graph", "litert", "litert-reference", "onnxruntime"))
         print(
-            f"{r['row']:24} {a['certified']:>8} of {a['channels']:<5} {a['differing_accumulators']:>8,} ({a['share']:.1e})   {r['worst_channel']:>6} "
+            f"{r['row']:24} {a['certified']:>8} of {a['channels']:<5} {a['differing_accumulators']:>8,} ({a['share']:.1e}) {worst:>16} "
             f"{b['certified']:>10} of {b['channels']:<5} {differing:>46} {accuracy:>42}"
         )
     for r in results:
         if r["snap_changed"] is not None:
             print(f"{r['row']}: snap changed {r['snap_changed']:.1e} of the accumulators of the model as trained")
+    for r in results:
+        for note in r["preflight"] or (["all channels tried are equal everywhere"] if "w8a8" in r["row"] else []):
+            print(f"{r['row']}, preflight: {note}")
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def check_model(path: Path, target: Target, backend: str | None, declared: Mappi
 
     Raises GreenedgeError for a file that is missing, no ONNX, or damaged.
     """
-    from greenedge.backends import graph_for, load_backend
+    from greenedge.backends import load_backend, lowered_for
     from greenedge.choice import choose
     from greenedge.lower import lower_source
     from greenedge.lower.source import read_model
@@ -51,17 +51,21 @@ def check_model(path: Path, target: Target, backend: str | None, declared: Mappi
     source = read_model(Path(path))
     name = Path(path).name
     try:
-        graph = lowered = lower_source(source, declared).graph
+        lowered = lower_source(source, declared)
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
+    whole = lowered.graph
     if backend is None:
-        backend, _ = choose(graph, target, dict(options or {}))
+        backend, _ = choose(whole, target, dict(options or {}))
     module = load_backend(backend)
-    graph = graph_for(module, graph)
+    lowered = lowered_for(module, lowered)
+    graph = lowered.graph
     reasons = tuple(module.check(graph, target, dict(options or {})))
     notes = _notes(Path(path), graph, module, declared) if not reasons and hasattr(module, "foresee") else ()
-    if lowered is not graph:
-        notes = (f"{lowered.outputs[0]} runs on the host: {backend} gives the scores that it chooses from.", *notes)
+    if lowered.graph is not whole:
+        notes = (f"{whole.outputs[0]} runs on the host: {backend} gives the scores that it chooses from.", *notes)
+    if not reasons and hasattr(module, "ends"):
+        notes += tuple(module.ends(lowered, target, dict(options or {}))[1])
     return Preflight(name, target.name, backend, reasons, sum(1 for op in graph.ops if op.inputs), weight_bits(graph),
                      widest_accumulator(graph), notes)
 
@@ -82,7 +86,7 @@ def _notes(path: Path, graph: Graph, module, declared: Mapping | None) -> tuple[
     changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
     levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
     return (f"{now.differing_channels} of {now.channels} channels tried give another level at {now.share:.1e} of their accumulators, by {levels}: "
-            f"an 8-bit file holds whole biases only, so verify may stop at a differing sample. `greenedge snap {path} -o SNAPPED.onnx --bits "
+            f"an 8-bit file holds whole biases and float32 scales only, so verify may stop at a differing sample. `greenedge snap {path} -o SNAPPED.onnx --bits "
             f"{_SNAP_BITS}` would change {changed / total:.1e} of the model's own accumulators, after which {then.differing_channels} of "
             f"{then.channels} differ, at {then.share:.1e}.",)
 

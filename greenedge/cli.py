@@ -279,7 +279,8 @@ def verify(run: RunFolder, as_json: Json = False) -> None:
             results.append({"folder": str(folder)} | verify_again(folder, tell))
     if as_json:
         return _print_json(results)
-    rows = [[r["folder"], e["reference"], e["candidate"], str(e["samples"]), str(e["mismatches"])]
+    rows = [[r["folder"], e["reference"], e["candidate"], str(e["samples"]),
+             f"{e['mismatches']} (within {e['within']:g})" if e.get("within") else str(e["mismatches"])]
             for r in results for e in r["verify"]]
     _table(["run", "reference", "candidate", "samples", "mismatches"], rows)
 

@@ -113,13 +113,13 @@ def dry_plan(job: Job) -> list[str]:
                 "(`greenedge build MODEL.onnx --dry-run` shows them)"]
     if job.target is None:
         return [f"# {job.source.name}: no target, so nothing is built"]
-    graph = lower_file(job.source.path, job.source.input_types()).graph
+    lowered = lower_file(job.source.path, job.source.input_types())
     if not job.settled:
         from greenedge.choice import choose
 
-        backend, reason = choose(graph, job.target, job.options)
+        backend, reason = choose(lowered.graph, job.target, job.options)
         job = replace(job, backend=backend, reason=reason)
-    plan = plan_build(job, graph)
+    plan = plan_build(job, lowered)
     why = [f"# {job.reason}"] if job.reason else []
     return [*why, f"# {job.target.name}: {len(plan.files)} files, plan {plan.digest()[:12]}",
             *(shlex.join(command.argv) for command in plan.commands), f"# gives {', '.join(plan.products)}"]
@@ -233,7 +233,7 @@ def _require_as_built(run: Path, manifest: Manifest) -> None:
 
 def infer(run: Path, samples: Path, stage: str, tell: Tell, out: Path | None = None):
     """The samples in an .npy file, however large, through the built thing ("build", or its own name: "tflite", "rtl", …) or the
-    integer graph ("graph"), piece by piece.
+    integer graph ("graph"), piece by piece. Float outputs that the built thing gives itself are its own, the others the host's.
 
     Into `out` (.npy or .csv), which is returned as greenedge.inference.Written; without it {model output: array}.
     """
@@ -243,9 +243,9 @@ def infer(run: Path, samples: Path, stage: str, tell: Tell, out: Path | None = N
     lowered = load_lowered(inside(run, FOLDER["lower"]))
     if stage != "graph":
         lowered = lowered_for(load_backend(built_with(run, load_manifest(run))), lowered)
-    simulate = _simulator(run, lowered.graph, stage)
+    model = _model(run, lowered, stage)
     array = open_samples(samples)
-    parts = outputs_of(lowered, array, simulate, tell)
+    parts = outputs_of(lowered, array, model, tell)
     if out is not None:
         return write(out, len(array), parts)
     import numpy as np
@@ -254,15 +254,25 @@ def infer(run: Path, samples: Path, stage: str, tell: Tell, out: Path | None = N
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
-def _simulator(run: Path, graph, stage: str):
-    """A function from (input integers, tell) to output integers for that stage of the run. Raises GreenedgeError for any other."""
+def _model(run: Path, lowered, stage: str):
+    """A function from (input integers, tell) to the model's outputs for that stage of the run. Raises GreenedgeError for any other."""
     from greenedge.graph import run_graph
+    from greenedge.host import run_epilogue
 
     if stage == "graph":
-        return lambda levels, tell: run_graph(graph, levels)
+        return lambda levels, tell: run_epilogue(lowered, run_graph(lowered.graph, levels))
     name = built_with(run, load_manifest(run))
     backend = load_backend(name)
     known = list(dict.fromkeys(["build", getattr(backend, "STAGE", name), "graph"]))
     if stage not in known:
         raise GreenedgeError(f"{run} has no stage {stage!r} to infer with{nearest(stage, known)}; it has: {', '.join(known)}.")
-    return lambda levels, tell: backend.simulate(run / FOLDER["build"], levels if len(levels) > 1 else next(iter(levels.values())), (), tell)
+    build = run / FOLDER["build"]
+
+    def model(levels, tell):
+        x = levels if len(levels) > 1 else next(iter(levels.values()))
+        own = backend.floats(build, x, tell) if hasattr(backend, "floats") else {}
+        if set(own) == {value.name for value in lowered.epilogue.graph.output}:
+            return {name: values for name, (values, _) in own.items()}
+        return run_epilogue(lowered, backend.simulate(build, x, (), tell))
+
+    return model

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from greenedge import __version__
-from greenedge.backends import BACKENDS, graph_for, load_backend
+from greenedge.backends import BACKENDS, load_backend, lowered_for
 from greenedge.errors import GreenedgeError, TargetError, UnsupportedError, VerificationError
 from greenedge.files import sha256_file
 from greenedge.manifest import (FILE, Manifest, Record, aside, copy_stage, digest_files, digest_of, explained, hold, intact,
@@ -36,7 +36,7 @@ FOLDER = {"train": "1-train", "export": "2-export", "lower": "3-lower", "build":
 _READS = {"train": (), "export": ("train",), "lower": ("export",), "build": ("lower",),
           "verify": ("export", "lower", "build"), "report": ("train", "export", "lower", "build", "verify")}
 _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"), "lower": ("lower", "graph"),
-         "build": ("backends/{backend}", "int8", "rtl", "shell", "graph", "lower/scores.py", "tools.py", "toolbox.py"),
+         "build": ("backends/{backend}", "endings.py", "int8", "rtl", "shell", "graph", "lower/scores.py", "tools.py", "toolbox.py"),
          "verify": ("verify.py", "boards", "shell", "reference.py", "host.py", "backends/{backend}", "int8", "rtl", "graph", "lower"),
          "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
@@ -142,20 +142,22 @@ def _build(job: Job, run: Path, tell: Tell) -> str:
     from greenedge.lower import load_lowered
     from greenedge.tools import execute
 
-    plan = plan_build(job, load_lowered(run / FOLDER["lower"]).graph)
+    plan = plan_build(job, load_lowered(run / FOLDER["lower"]))
     execute(plan, run / FOLDER["build"], lambda line: tell(0, 0, line), job.docker)
     deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
     return f"{deployed} {_size(run / FOLDER['build'] / deployed)}"
 
 
-def plan_build(job: Job, graph):
-    """The back end's plan for a graph. Raises UnsupportedError with every reason why it cannot."""
+def plan_build(job: Job, lowered):
+    """The back end's plan for a lowered model. Raises UnsupportedError with every reason why it cannot."""
     backend = load_backend(job.backend)
-    graph = graph_for(backend, graph)
+    lowered = lowered_for(backend, lowered)
+    graph = lowered.graph
     reasons = backend.check(graph, job.target, job.options)
     if reasons:
         raise UnsupportedError(f"{job.source.name} cannot be built for {job.target.name} by {job.backend}:", reasons)
-    return backend.plan(graph, job.target, job.options)
+    further = (backend.ends(lowered, job.target, job.options),) if hasattr(backend, "ends") else ()
+    return backend.plan(graph, job.target, job.options, *further)
 
 
 def _verify(job: Job, run: Path, tell: Tell) -> str:

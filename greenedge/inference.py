@@ -11,14 +11,12 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
-from greenedge.host import run_epilogue, run_prologue
+from greenedge.host import run_prologue
 from greenedge.lower import Lowered
 
 Tell = Callable[[int, int, str], None]
 Outputs = Mapping[str, np.ndarray]  # model output -> (samples, …)
-Simulate = Callable[
-    [Mapping[str, np.ndarray], Tell], Outputs
-]  # integers of the input edges -> integers of the output edges
+Model = Callable[[Mapping[str, np.ndarray], Tell], Outputs]  # integers of the input edges -> the model's float outputs
 
 PIECE_BYTES = 32 << 20  # of samples read at once
 PIECE_SAMPLES = 4096
@@ -57,13 +55,12 @@ def pieces(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield first, np.array(samples[first : first + step])
 
 
-def outputs_of(lowered: Lowered, samples: np.ndarray, simulate: Simulate, tell: Tell) -> Iterator[Outputs]:
+def outputs_of(lowered: Lowered, samples: np.ndarray, model: Model, tell: Tell) -> Iterator[Outputs]:
     """The model's float outputs, piece by piece; `tell` hears of every sample."""
     total = len(samples)
     for first, piece in pieces(samples):
         levels = run_prologue(lowered, piece)
-        edges = simulate(levels, lambda done, of, text="": tell(first + done if of else first, total, text))
-        yield run_epilogue(lowered, edges)
+        yield model(levels, lambda done, of, text="": tell(first + done if of else first, total, text))
         tell(first + len(piece), total, "")
 
 

@@ -27,7 +27,7 @@ from greenedge.manifest import (Manifest, Record, aside, digest_files, digest_of
                                 load_manifest, save_manifest)
 
 FOLDER = "6-measure"
-_EXACT = ("litert", "litert-reference", "tflite-runtime", "onnxruntime")
+_SAME = ("litert", "onnxruntime")  # one arithmetic, XNNPACK's; the reference kernels and tflite-runtime may round otherwise
 Tell = Callable[[int, int, str], None]
 
 
@@ -58,7 +58,7 @@ class RunWorkloads:
             )
         if runtime not in (None, own):
             # The same network on something else: it has the run's accuracy where it computes the same integers.
-            name, accuracy = f"{name.split(' on ')[0]} on {runtime}", accuracy if runtime in _EXACT else None
+            name, accuracy = f"{name.split(' on ')[0]} on {runtime}", accuracy if runtime in _SAME else None
         name = name if batch == 1 else f"{name}, {batch} at once"
         return PipeWorkload(runtime_session.argv(run, runtime or own, batch), name, batch=batch, accuracy=accuracy)
 

@@ -3,7 +3,8 @@
     report = compare("graph", "rtl", expected, got)     # arrays of integers, batch first; all outputs
     report.require()                                    # VerificationError names the first sample and layer
 
-Zero samples, another shape, NaN: an error, never a pass. What was proved and what was sampled are two fields.
+Zero samples, another shape, NaN: an error, never a pass. What was proved and what was sampled are two fields. Float outputs that a built
+file computes itself, behind the integers, are another matter: `compare_floats` takes the largest difference that is allowed.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from greenedge.lower.ends import elementwise
 from greenedge.lower.source import read_model
 
 Tell = Callable[[int, int, str], None]
+BESIDE = 256  # vectors at most for other kernels of the same file, which may be slow
 SAMPLED = 24  # vectors for stages that are slow to simulate, such as a netlist
 _BOARD_CYCLES = 60_000_000  # of the virtual board in one verification: well below a minute
 
 
 @dataclass(frozen=True)
 class First:
-    """The first difference: which sample, which layer, and the integers there (at most eight, from the first that differs)."""
+    """The first difference: which sample, which layer, and the values there (at most eight, from the first that differs)."""
 
     sample: int
     layer: str
-    expected: list[int]
-    got: list[int]
+    expected: list[int | float]
+    got: list[int | float]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class VerificationReport:
 
     `samples` were compared on all `outputs` integers of each; `mismatches` counts differing samples, `float_ties` those of a
     float reference in which every difference is a proven float32 tie (these are no mismatches). `proved` says what holds
-    for every input, None where equality was sampled only.
+    for every input, None where equality was sampled only. `within` is None for integers; for floats it is the largest absolute difference
+    that is no mismatch (0: they are equal), and `largest` the one that was found.
     """
 
     reference: str
@@ -55,26 +58,32 @@ class VerificationReport:
     float_ties: int = 0
     proved: str | None = None
     first: First | None = None
+    within: float | None = None
+    largest: float | None = None
 
     def require(self) -> None:
         """Raises VerificationError where anything differs."""
         if self.mismatches:
             first = self.first
             raise VerificationError(
-                f"{_in_words(self.candidate)} differs from {_spoken(self.reference)} on {self.mismatches} of {self.samples} samples; first at sample "
+                f"{_in_words(self.candidate)} differs from {_spoken(self.reference)} {self._by()}on {self.mismatches} of "
+                f"{self.samples} samples; first at sample "
                 f"{first.sample}, layer {first.layer}: expected {_shown(first.expected)}, got {_shown(first.got)}.")
+
+    def _by(self) -> str:
+        return f"by more than {self.within:g} " if self.within else ""
 
 
 def _spoken(stage: str) -> str:
-    return "the integer graph" if stage == "graph" else stage
+    return {"graph": "the integer graph", "epilogue": "the host's epilogue"}.get(stage, stage)
 
 
 def _in_words(candidate: str) -> str:
     return candidate.replace("-stalls", " with random stalls")
 
 
-def _shown(values: list[int]) -> str:
-    return f"[{', '.join(map(str, values))}]"
+def _shown(values: list[int | float]) -> str:
+    return f"[{', '.join(f'{v:.9g}' if isinstance(v, float) else str(v) for v in values)}]"
 
 
 def compare(reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, *, layer: str = "output",
@@ -91,6 +100,22 @@ def compare(reference: str, candidate: str, expected: np.ndarray, got: np.ndarra
     differs = (expected != got).reshape(len(expected), -1).any(axis=1)
     first = _first(layer, expected, got) if differs.any() else None
     return VerificationReport(reference, candidate, len(expected), int(expected[0].size), int(differs.sum()), 0, proved, first)
+
+
+def compare_floats(reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, within: float, *, layer: str) -> VerificationReport:
+    """Floats with the batch first, no two further apart than `within`. Raises VerificationError for zero samples, other shapes, NaN."""
+    expected, got = np.asarray(expected, np.float64), np.asarray(got, np.float64)
+    if expected.shape != got.shape or not expected.size:
+        raise VerificationError(f"{candidate} gave floats of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same, "
+                                "and of at least one sample.")
+    for stage, values in ((reference, expected), (candidate, got)):
+        if not np.isfinite(values).all():
+            raise VerificationError(f"{stage} gave NaN or infinity in {layer}; only numbers are compared.")
+    apart = np.abs(expected - got).reshape(len(expected), -1)
+    far = (apart > within).any(axis=1)
+    first = _first(layer, expected, np.where(np.abs(expected - got) > within, got, expected)) if far.any() else None
+    return VerificationReport(reference, candidate, len(expected), int(expected[0].size), int(far.sum()), first=first, within=within,
+                              largest=float(apart.max()))
 
 
 def _first(layer: str, expected: np.ndarray, got: np.ndarray) -> First:
@@ -139,19 +164,25 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     again: dict[str, np.ndarray] = {}
     if hasattr(module, "stalled"):
         reports.append(_against_build(lowered.graph, module.stalled, f"{candidate}-stalls", *build, again, tell))
+    floats = _against_floats(lowered, module, candidate, run / "4-build", ints, stages[candidate], tell) if hasattr(module, "floats") else []
+    reports += floats
+    others = _against_others(lowered.graph, module, run / "4-build", ints, stages["graph"], tell)
+    reports += [report for report, claimed in others if claimed]
     if (run / "4-build" / "board.json").is_file():
         reports += _against_board(lowered.graph, run / "4-build", next(iter(ints.values())), graph_outputs, stages, tell)
     accuracy = _accuracies(lowered, vectors, stages)  # not of what follows: the same circuit again, or on few samples
     stages |= again
     reports += _against_sampled(lowered.graph, module, run / "4-build", ints, stages, tell)
-    _write(folder, reports, stages, accuracy, lowered.graph)
+    _write(folder, reports, [report for report, claimed in others if not claimed], stages, accuracy, lowered.graph)
     for report in reports:
         report.require()
     if hasattr(module, "provenance") and (wrong := module.provenance(run / "4-build")):
         raise VerificationError(wrong)
     fewer = [name for name in stages if len(stages[name]) < len(vectors.inputs)]
     whole = ", ".join(name for name in stages if name not in fewer)
-    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer)
+    aside = "".join(f"; {r.candidate} {f'differs on {r.mismatches}' if r.mismatches else 'equal'} of {r.samples}" for r, _ in others)
+    near = "".join(f", {report.candidate} {f'within {report.within:g}' if report.within else 'too'}" for report in floats)
+    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer) + near + aside
 
 
 def _with_trace(run: Path) -> Lowered:
@@ -288,6 +319,35 @@ def _against_build(graph: Graph, simulate, candidate: str, build: Path, ints, ex
     return dataclasses.replace(report, first=_first_layer(graph, simulate, build, until, report.first))
 
 
+def _against_others(graph: Graph, module, build: Path, ints, expected: np.ndarray, tell: Tell) -> list[tuple[VerificationReport, bool]]:
+    """Other kernels on the same file, each with whether it must be equal, on `BESIDE` vectors at most."""
+    reports = []
+    for name, (run, proved, claimed) in (module.beside(build) if hasattr(module, "beside") else {}).items():
+        x = next(iter(ints.values()))[:BESIDE]
+        got = _joined(graph, run(x, lambda done, total, text="": tell(done, total, f"{name} {text}".strip())))
+        reports.append((compare("graph", name, expected[:BESIDE], got, layer=graph.outputs[0], proved=proved), claimed))
+    return reports
+
+
+def _against_floats(lowered: Lowered, module, candidate: str, build: Path, ints, integers: np.ndarray, tell: Tell) -> list[VerificationReport]:
+    """The float outputs that the built thing computes itself, against the host's from the integers that it gave."""
+    from greenedge.host import run_epilogue
+
+    given = module.floats(build, next(iter(ints.values())), lambda done, total, text="": tell(done, total, f"{candidate} floats {text}".strip()))
+    if not given:
+        return []
+    expected = run_epilogue(lowered, _parted(lowered.graph, integers))
+    return [compare_floats("epilogue", f"{candidate} {name}", expected[name], values, within, layer=name)
+            for name, (values, within) in given.items()]
+
+
+def _parted(graph: Graph, joined: np.ndarray) -> dict[str, np.ndarray]:
+    """What `_joined` put side by side, edge by edge."""
+    sizes = [int(np.prod(graph.edges[edge].shape)) for edge in graph.outputs]
+    parts = np.split(joined, np.cumsum(sizes)[:-1], axis=1)
+    return {edge: part.reshape(len(joined), *graph.edges[edge].shape) for edge, part in zip(graph.outputs, parts)}
+
+
 def _against_board(graph: Graph, build: Path, x: np.ndarray, expected, stages, tell: Tell) -> list[VerificationReport]:
     """The virtual board, every byte through its pins, against the graph: as many samples as are simulated in reasonable time.
 
@@ -347,13 +407,14 @@ def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
 _ORDER = ("torch", "qonnx", "graph")
 
 
-def _write(folder: Path, reports, stages, accuracy, graph: Graph) -> None:
+def _write(folder: Path, reports, told, stages, accuracy, graph: Graph) -> None:
     order = sorted(stages, key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
     for stage in order:
         with write_aside(folder / f"{stage}.npy") as path, open(path, "wb") as file:
             np.save(file, stages[stage])
     entries = [dataclasses.asdict(report) for report in reports]
     content = {"format": "greenedge-verify/1", "model": graph.name, "stages": order, "verify": entries,
+               "beside": [dataclasses.asdict(report) for report in told],
                "accuracy": {stage: accuracy[stage] for stage in order if stage in accuracy}}
     with write_aside(folder / "verify.json") as path:
         path.write_text(json.dumps(content, indent=1) + "\n")

@@ -11,7 +11,10 @@ A back end is a module with five functions and inherits from nothing:
 It may also have STAGE (what verify calls the built thing), `proved`, `provenance`, `stalled` (as `simulate`, while
 both ends of the circuit's stream pause at random), `sampled` ({stage: function}, each compared on a few vectors) and
 TOP1 (it builds an ArgMax at the graph's end; for every other back end that is the host's work, and what is built and
-compared are the scores).
+compared are the scores). Where what it builds can carry the model's float end (greenedge.endings), it has
+`ends(lowered, target, options)`, whose result `plan` takes as its fourth argument, and `floats(folder, x, progress)`,
+which gives those outputs. `beside(folder)` names other ways of running the same file: {stage: (run(x, progress), what is
+proved of it, whether that is equality everywhere)}; where it is not, a difference is told and stops nothing.
 """
 
 from __future__ import annotations

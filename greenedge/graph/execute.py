@@ -46,8 +46,7 @@ def accepted(edge: Edge, values) -> np.ndarray:
     if values.shape[1:] != edge.shape:
         raise GreenedgeError(f"input {edge.name!r} has shape {values.shape}; it must be {('batch', *edge.shape)}.")
     if values.dtype.kind not in "iub":
-        raise GreenedgeError(f"input {edge.name!r} is {values.dtype}; the integer graph takes integers "
-                             "(floats go through its prologue first).")
+        raise GreenedgeError(f"input {edge.name!r} is {values.dtype}; it takes integers (floats go through the prologue first).")
     if values.size and (values.min() < edge.lo or values.max() > edge.hi):
         raise GreenedgeError(f"input {edge.name!r} holds {values.min()}…{values.max()}; "
                              f"it must lie in {edge.lo}…{edge.hi} ({edge.dtype}).")

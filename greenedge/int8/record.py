@@ -67,9 +67,24 @@ def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
     return None
 
 
+def read_proof(certificate: Path, selftest: Path, kernels: Sequence[str]) -> tuple[dict, dict]:
+    """certificate.json and selftest.json of a build, as this module reads them for these kernel sets. Raises GreenedgeError where one is
+    missing or damaged."""
+    recorded, tested = read_record(certificate), read_record(selftest)
+    try:
+        for name in kernels:
+            summary(recorded, name), doubts(recorded, tested, name)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise GreenedgeError(f"{certificate} or {selftest.name} is damaged ({type(error).__name__}: {error}); run the build stage again.") from None
+    return recorded, tested
+
+
 def read_record(path: Path) -> dict:
     """A JSON file of a build. Raises GreenedgeError where it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
+    if not isinstance(read, dict):
+        raise GreenedgeError(f"{path} is damaged (it holds no table); run the build stage again.")
+    return read

@@ -12,8 +12,10 @@ from greenedge.report.training import tradeoff, view as training_view
 from greenedge.report.words import count, duration, hertz, joules, percent, size
 
 _HERE = Path(__file__).resolve().parent
-STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL", "rtl-stalls": "RTL with random stalls", "c-simulation": "C simulation", "tflite": "TFLite",
-                "onnxruntime": "ONNX Runtime", "c99": "C99", "netlist": "Netlist", "board": "Virtual board"}
+STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL",
+                "rtl-stalls": "RTL with random stalls", "c-simulation": "C simulation", "tflite": "TFLite (XNNPACK)",
+                "tflite-reference": "TFLite (reference kernels)", "onnxruntime": "ONNX Runtime", "c99": "C99",
+                "netlist": "Netlist", "board": "Virtual board", "epilogue": "Epilogue (host)"}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
 _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
             "estimated_cycles": ("cycles, estimated beforehand", "count"), "estimated_lut4": ("LUT4 of the core, estimated beforehand", "count"),
@@ -68,7 +70,7 @@ def _view(run: Path, summary: dict) -> dict:
     lowered = read_json(run, "3-lower/lower.json") or {}
     metrics = read_json(run, "1-train/metrics.json") or {}
     return {"name": summary.get("model") or run.name, "title": summary.get("title") or run.name, "target": target,
-            "backend": summary.get("backend"), "verdict": _verdict(manifest, entries), "verify": entries,
+            "backend": summary.get("backend"), "verdict": _verdict(manifest, entries), "verify": entries, "beside": summary.get("beside", []),
             "sentence": _sentence(entries), "chain": _chain(entries), "accuracy": summary.get("accuracy", {}),
             "resources": _resources(summary, target.get("resources") or {}),
             "figures": _figures(summary), "files": summary.get("files", {}), "notes": summary.get("notes", []),
@@ -108,6 +110,7 @@ def _sentence(entries: list[dict]) -> str:
                 f"{wrong['samples']} samples{where}.")
     if not entries:
         return "Nothing has been compared yet."
+    entries = [entry for entry in entries if entry.get("within") is None]  # the rest are floats, each with its row
     most = max(entry["samples"] for entry in entries)
     fewer = [entry for entry in entries if entry["samples"] < most]
     names = [_named(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
@@ -118,7 +121,7 @@ def _sentence(entries: list[dict]) -> str:
 
 
 def _named(stage: str) -> str:
-    spoken = {"graph": "the integer graph", "netlist": "the netlist", "board": "the virtual board"}
+    spoken = {"graph": "the integer graph", "epilogue": "the host's epilogue", "netlist": "the netlist", "board": "the virtual board"}
     return spoken.get(stage) or STAGE_TITLES.get(stage, stage)
 
 

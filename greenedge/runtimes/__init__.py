@@ -7,8 +7,9 @@
 
     greenedge.runtimes.found()                       # which of them work on this machine, and why the others do not
 
-`exact` runtimes hold the graph's integers and are compared with `==`; the others run its float network (floats.py), which is what
-every claim about speed is measured against. A runtime is one module with `probe(name)` and `open_(name, graph, model, threads)`.
+`exact` runtimes run the graph's 8-bit file and give integers; `kernels` names the set of the certificate that says at which accumulators
+they are the graph's own (none does for tflite-runtime, whose 2.14 rounds otherwise). The others run its float network (floats.py), which
+is what every claim about speed is measured against. A runtime is one module with `probe(name)` and `open_(name, graph, model, threads)`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ BATCHING = tuple(name for name in RUNTIMES if name.startswith(("torch", "onnxrun
 class Runtime:
     """A network made ready. `run` takes graph integers (N, *shape) of the first input and gives {output edge: values}: int64
     where `exact`, else float32 levels. `prepare` takes such integers and gives a call that infers them once; on a device that
-    answers before it has finished, `synchronise` waits for it."""
+    answers before it has finished, `synchronise` waits for it. `kernels`: whose certificate counts for it (greenedge.int8.record), or None."""
 
     name: str
     version: str
@@ -53,6 +54,7 @@ class Runtime:
     run: Callable[[np.ndarray], dict[str, np.ndarray]]
     prepare: Callable[[np.ndarray], Callable[[], object]]
     synchronise: Callable[[], object] | None = None
+    kernels: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ import numpy as np
 
 from greenedge.backends import tflite
 from greenedge.backends.tflite import worker
-from greenedge.errors import UnsupportedError
+from greenedge.backends.tflite.runtime import read_model
+from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.runtimes import Found, Runtime
 
 _PROBE_S = 60
-_KERNELS = {"litert": "xnnpack", "litert-reference": "reference", "tflite-runtime": "xnnpack"}
+_KERNELS = {"litert": "xnnpack", "litert-reference": "reference"}  # tflite-runtime's own choice is of neither's arithmetic
 _MODULES = {package: module for module, package in worker.RUNTIMES}
 
 
@@ -62,17 +63,24 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     found = probe(name)
     module = importlib.import_module(_MODULES["tflite-runtime" if name == "tflite-runtime" else "ai-edge-litert"])
     emitted = write_file(graph) if model is None else None
-    content = emitted.content if emitted else model.read_bytes()
+    content = emitted.content if emitted else read_model(model)
     about = tflite.edges_of(graph, emitted) if emitted else tflite.read_edges(model.parent)
-    resolver = getattr(module.OpResolverType, worker.RESOLVERS[_KERNELS[name]])
-    interpreter = module.Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=resolver)
-    interpreter.allocate_tensors()
+    resolver = getattr(module.OpResolverType, worker.RESOLVERS[_KERNELS.get(name, "xnnpack")])
+    try:
+        interpreter = module.Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=resolver)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError, TypeError, MemoryError) as error:
+        line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise GreenedgeError(f"{model or graph.name} cannot be run by {name} ({line}); run the build stage again.") from None
     places = [entry["index"] for entry in interpreter.get_input_details()]
 
     def run(levels: np.ndarray) -> dict[str, np.ndarray]:
         fed = tflite.stored_inputs(about, levels)
         values = worker.run(interpreter, fed, lambda done: None)
-        return tflite.graph_outputs(about, {int(tensor): value for tensor, value in values.items()}, about["outputs"])
+        try:
+            return tflite.graph_outputs(about, {int(tensor): value for tensor, value in values.items()}, about["outputs"])
+        except KeyError as error:
+            raise GreenedgeError(f"{model} does not hold {error.args[0]!r} as its edges.json says; run the build stage again.") from None
 
     def prepare(levels: np.ndarray):
         fed = tflite.stored_inputs(about, levels)
@@ -85,4 +93,4 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
 
         return call
 
-    return Runtime(name, found.version, "cpu", True, run, prepare)
+    return Runtime(name, found.version, "cpu", True, run, prepare, kernels=_KERNELS.get(name))

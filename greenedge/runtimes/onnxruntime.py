@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends import onnxruntime as backend
+from greenedge.backends.onnxruntime.runtime import parsed
 from greenedge.backends.onnxruntime.worker import run as run_session
 from greenedge.backends.onnxruntime.worker import session_for
-from greenedge.errors import UnsupportedError
+from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.runtimes import Found, Runtime
 from greenedge.runtimes.floats import float_model
@@ -40,8 +41,23 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
         emitted = write_file(graph)
         content, about = emitted.content, backend.edges_of(graph, emitted)
     else:
-        content, about = model.read_bytes(), backend.read_edges(model.parent)
-    return _runtime(name, version, session_for(content, threads), graph, about)
+        content, about = parsed(model).SerializeToString(), backend.read_edges(model.parent)
+    try:
+        session = session_for(content, threads)
+    except Exception as error:  # the runtime's errors have no common class of their own
+        raise GreenedgeError(f"{model or graph.name} cannot be run by ONNX Runtime ({_line(error)}); run the build stage again.") from None
+    return _runtime(name, version, session, graph, about)
+
+
+def _levels(graph: Graph, about: dict, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    try:
+        return backend.graph_outputs(about, values, about["outputs"])
+    except KeyError as error:
+        raise GreenedgeError(f"the file of {graph.name} does not hold {error.args[0]!r} as its edges.json says; run the build stage again.") from None
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _runtime(name: str, version: str, session, graph: Graph, about: dict | None) -> Runtime:
@@ -53,10 +69,10 @@ def _runtime(name: str, version: str, session, graph: Graph, about: dict | None)
 
     def run(levels: np.ndarray) -> dict[str, np.ndarray]:
         values = dict(zip(outputs, run_session(session, fed(levels))))
-        return values if about is None else backend.graph_outputs(about, values, about["outputs"])
+        return values if about is None else _levels(graph, about, values)
 
     def prepare(levels: np.ndarray):
         feed = dict(zip(names, fed(levels)))
         return lambda: session.run(None, feed)
 
-    return Runtime(name, version, "cpu", about is not None, run, prepare)
+    return Runtime(name, version, "cpu", about is not None, run, prepare, kernels=None if about is None else backend.KERNELS)

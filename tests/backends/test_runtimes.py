@@ -36,6 +36,7 @@ def test_exact_runtimes_give_the_graphs_integers(rng, convnet, name):
     x = inputs(rng, convnet, 40)
     runtime = open_runtime(name, convnet)
     got, expected = runtime.run(x), run_graph(convnet, x)
+    assert runtime.kernels == {"litert": "xnnpack", "litert-reference": "reference", "onnxruntime": "mlas"}[name]
     assert runtime.exact and runtime.device == "cpu" and runtime.version
     assert got.keys() == expected.keys()
     assert all(got[edge].dtype == np.int64 and np.array_equal(got[edge], expected[edge]) for edge in got)

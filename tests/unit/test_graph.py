@@ -84,7 +84,7 @@ def test_types_are_the_narrowest(lo, hi, dtype):
 
 @pytest.mark.parametrize("x, said", [
     (np.zeros((2, 5), np.int64), "input 'x' has shape (2, 5); it must be ('batch', 4)."),
-    (np.zeros((2, 4)), "input 'x' is float64; the integer graph takes integers (floats go through its prologue first)."),
+    (np.zeros((2, 4)), "input 'x' is float64; it takes integers (floats go through the prologue first)."),
     (np.full((1, 4), 9), "input 'x' holds 9…9; it must lie in 0…7 (UINT3)."),
     ({}, "input 'x' is missing; it has shape ('batch', 4)."),
 ])

@@ -13,7 +13,7 @@ ORDER = (
     ("files", "toolbox", "container", "target"),
     ("graph", "tools", "manifest"),
     ("lower", "export", "energy", "int8"),
-    ("host", "reference", "model_file", "train", "rtl", "shell", "streams"),
+    ("endings", "host", "reference", "model_file", "train", "rtl", "shell", "streams"),
     ("backends.c99", "backends.da4ml", "backends.finn", "backends.hls4ml", "backends.onnxruntime", "backends.tflite"),
     ("backends", "boards"),
     ("choice",),

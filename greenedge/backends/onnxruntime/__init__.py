@@ -20,8 +20,8 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
-from greenedge.int8.record import certificate, doubts, read_record, sentence, summary
-from greenedge.int8.store import accepted
+from greenedge.int8.record import certificate, doubts, read_proof, sentence, summary
+from greenedge.int8 import store
 from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
@@ -96,11 +96,7 @@ def simulate(
 
 def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
-    feeds, edges = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}, about["edges"]
-    return [
-        (accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.uint8)
-        for name in about["inputs"]
-    ]
+    return [levels.astype(np.uint8) for _, levels in store.stored(about, x)]
 
 
 def graph_outputs(about: dict, values: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -108,7 +104,7 @@ def graph_outputs(about: dict, values: Mapping[str, np.ndarray], names: Sequence
     result = {}
     for name in dict.fromkeys(names):
         edge, held = about["edges"][name], values.get(name)
-        if held is None or held.shape[1:] != tuple(edge["shape"]):
+        if held is None or held.dtype != np.uint8 or held.shape[1:] != tuple(edge["shape"]):
             raise KeyError(name)
         result[name] = held.astype(np.int64) - edge["offset"]
     return result
@@ -116,12 +112,7 @@ def graph_outputs(about: dict, values: Mapping[str, np.ndarray], names: Sequence
 
 def read_edges(folder: Path) -> dict:
     """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
-    about = read_record(folder / EDGES)
-    if about.get("format") != _FORMAT:
-        raise GreenedgeError(
-            f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again."
-        )
-    return about
+    return store.read_edges(folder / EDGES, _FORMAT)
 
 
 def foresee(graph: Graph):
@@ -135,7 +126,7 @@ def report(folder: Path) -> dict:
     """{"edge": …}: the file's size, its operators, the runtime, and what was proved or why nothing counts."""
     from greenedge.backends.onnxruntime.runtime import parsed
 
-    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
     doubt = doubts(recorded, tested, KERNELS)
     operators: dict[str, int] = {}
     for node in parsed(folder / MODEL).graph.node:
@@ -157,9 +148,11 @@ def report(folder: Path) -> dict:
 
 
 def proved(folder: Path) -> str | None:
-    """What holds for every input, in one sentence; None where the runtime's arithmetic is not the emulated one."""
-    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
-    return None if doubts(recorded, tested, KERNELS) else sentence(recorded, KERNELS)
+    """What holds for every input, in one sentence; None where the runtime at hand is not the one that was tested, or its arithmetic not the
+    emulated one."""
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
+    here = metadata.version("onnxruntime") == tested["version"]
+    return sentence(recorded, KERNELS) if here and not doubts(recorded, tested, KERNELS) else None
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +51,29 @@ def parsed(model: Path):
         raise GreenedgeError(f"{model} cannot be read ({error.strerror.lower()}); run the build stage again.") from None
     except DecodeError:
         raise GreenedgeError(f"{model} is no ONNX file; run the build stage again.") from None
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tree.graph.initializer):
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(tree.graph)):
         raise GreenedgeError(f"{model} keeps its weights in other files; run the build stage again.")
-    if not tree.graph.node or not tree.graph.output:
+    if not tree.graph.node or not tree.graph.output or not all(isinstance(name, str) for name in _names(tree.graph)):
         raise GreenedgeError(f"{model} is no ONNX file; run the build stage again.")
     return tree
+
+
+def _tensors(graph) -> Iterator:
+    """Every constant, also those in attributes and inner graphs."""
+    yield from graph.initializer
+    yield from (part for tensor in graph.sparse_initializer for part in (tensor.values, tensor.indices))
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            if inner.node:
+                yield from _tensors(inner)
+
+
+def _names(graph) -> Iterator:
+    """What protobuf gives as bytes where it is no UTF-8."""
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    yield from (value.name for value in (*graph.input, *graph.output, *graph.initializer))
 
 
 def with_outputs(tree, keep: Sequence[str]) -> list[str]:

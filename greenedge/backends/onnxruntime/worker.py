@@ -61,6 +61,8 @@ def main(folder: Path) -> int:
         session = session_for((folder / "model.onnx").read_bytes())
         inputs = [np.load(folder / f"x{k}.npy", mmap_mode="r") for k in range(len(session.get_inputs()))]
         values = run(session, inputs, lambda done: print(f"done {done}", flush=True))
+        if any(value.dtype.kind not in "iufb" for value in values):
+            raise ValueError("its outputs are not all numbers")
     except ImportError as error:
         print(error, file=sys.stderr)
         return NO_RUNTIME

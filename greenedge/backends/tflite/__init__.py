@@ -4,15 +4,16 @@ Tools: none to build but Python (Vela for an Ethos-U; edgetpu_compiler for an Ed
 (or `tflite-runtime`).
 Options: storage=int4-dense stores dense layers of at most 4 bits in half a byte a weight (LiteRT on CPU only; channels lose the
 factor that makes them finer). kernels=all avoids operators that are exact on XNNPACK alone (a MEAN becomes a convolution with ones,
-larger and slower), so that LiteRT's reference kernels and the older runtime come as near as they can.
+larger and slower), so that LiteRT's reference kernels and the older runtime come as near as they can. outputs=float lets the file
+give the model's float outputs too, outputs=integers nothing but integers; without either, a softmax.
 Files: model.tflite; certificate.json (what was proved about each layer's requantisation, per kernel set); edges.json (which
 tensor holds which edge of the graph, and how); selftest.json (the emulated arithmetic against the runtime, and which
 operators XNNPACK leaves to LiteRT's own kernels); deploy/ (for a board without greenedge: model, runner, golden samples);
 what vela.py or edgetpu.py says for an NPU.
 
 The file's images have their channels last: an input of shape (C, H, W) in the graph is (1, H, W, C) in the file, and int8 =
-level + the input's offset in edges.json, which is also what the file's own quantisation parameters say. A softmax at the
-model's end stays with the host (host.py), on the exact integers that the file gives: LiteRT's own is no softmax but a table.
+level + the input's offset in edges.json, which is also what the file's own quantisation parameters say. Behind the exact integers
+come the model's float outputs, named as in the model (finish.py): the integers are what is proved and compared with ==.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
-from greenedge.int8.record import certificate, doubts, read_record, sentence, summary
-from greenedge.int8.store import accepted
+from greenedge.int8.record import certificate, doubts, read_proof, sentence, summary
+from greenedge.int8 import store
 from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
 STAGE = "tflite"
 MODEL, CERTIFICATE, EDGES, SELFTEST = "model.tflite", "certificate.json", "edges.json", "selftest.json"
+_SETS = ("xnnpack", "reference")
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 _SHAPE_MARK = "greenedge-edges/1"
 
@@ -45,6 +47,13 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     return option_reasons(graph, options, compiler is not None) + reasons_against(graph) + (compiler.reasons_against(graph) if compiler else [])
 
 
+def ends(lowered, target: Target, options: Mapping[str, object]) -> tuple[tuple, list[str]]:
+    """(the model's float outputs that the file carries, a sentence for each that it leaves to the host)."""
+    from greenedge.backends.tflite.finish import carried
+
+    return carried(lowered, options, _compiler(target) is not None)
+
+
 def _compiler(target: Target):
     """The module for the compiler that a target wants after LiteRT's file, or None."""
     from greenedge.backends.tflite import edgetpu, vela
@@ -52,15 +61,19 @@ def _compiler(target: Target):
     return vela if "vela" in target.device.toolchain else edgetpu if target.device.family == "edge-tpu" else None
 
 
-def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
-    """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
+def plan(graph: Graph, target: Target, options: Mapping[str, object], ended: tuple[tuple, list[str]] = ((), [])) -> Plan:
+    """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine.
+
+    `ended` is what `ends` gave.
+    """
     from greenedge.backends.tflite.deploy import deploy_files
     from greenedge.backends.tflite.emit import write_file
 
-    emitted = write_file(graph, options.get("storage") == "int4-dense", options.get("kernels") == "all")
-    about = edges_of(graph, emitted)
+    carried, notes = ended
+    emitted = write_file(graph, options.get("storage") == "int4-dense", options.get("kernels") == "all", carried)
+    about = {**edges_of(graph, emitted, carried), "notes": notes}
     files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about),
-             **deploy_files(graph, emitted.content, about["edges"])}
+             **deploy_files(graph, emitted.content, about["edges"], carried)}
     command = Command(("{python}", "-m", "greenedge.backends.tflite.selftest", MODEL, SELFTEST), "selftest.log",
                       "LiteRT's arithmetic", timeout_s=300)
     compiler = _compiler(target)
@@ -68,12 +81,13 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     return Plan(files, (command, *further), (MODEL, CERTIFICATE, EDGES, SELFTEST, *made))
 
 
-def edges_of(graph: Graph, emitted) -> dict:
-    """What edges.json says about a written file: which tensor holds which edge, and how."""
+def edges_of(graph: Graph, emitted, carried: Sequence = ()) -> dict:
+    """What edges.json says about a written file: which tensor holds which edge, and how; which are the model's float outputs."""
     edges = {edge: {"tensor": placed.tensor, "offset": placed.code.offset, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi,
                     "source": placed.layout.source, "order": placed.layout.order, "shape": placed.layout.shape, "file": placed.layout.file}
              for edge, placed in emitted.placed.items()}
-    return {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
+    floats = {end.output: {"tensor": emitted.floats[end.output], "edge": end.edge, "softmax": end.softmax is not None} for end in carried}
+    return {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges, "floats": floats}
 
 
 def _json(value: dict) -> bytes:
@@ -99,12 +113,30 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
         raise GreenedgeError(f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again.") from None
 
 
+def floats(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], progress=lambda *_: None, kernels: str = "xnnpack"
+           ) -> dict[str, tuple[np.ndarray, float]]:
+    """{model output: (float32 values in the graph's order, their largest difference from the host's that is no error)} of the float
+    outputs that the file itself gives: 0 for scores, which are the host's bit for bit. Raises GreenedgeError as `simulate` does."""
+    from greenedge.backends.tflite.finish import WITHIN
+    from greenedge.backends.tflite.runtime import run_file
+
+    about = read_edges(folder)
+    told = about["floats"]
+    if not told:
+        return {}
+    values = run_file(folder / MODEL, stored_inputs(about, x), (), kernels, progress)
+    result = {}
+    for name, output in told.items():
+        edge, held = about["edges"][output["edge"]], values.get(output["tensor"])
+        if held is None or held.dtype != np.float32 or held.shape[1:] != tuple(edge["file"][1:]):
+            raise GreenedgeError(f"{folder / MODEL} does not hold {name!r} as {EDGES} says; run the build stage again.")
+        result[name] = _layout(edge).to_graph(held), WITHIN if output["softmax"] else 0.0
+    return result
+
+
 def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The int8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
-    feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
-    edges = about["edges"]
-    return [_layout(edges[name]).to_file(accepted(name, edges[name], feeds.get(name)) + edges[name]["offset"]).astype(np.int8)
-            for name in about["inputs"]]
+    return [_layout(edge).to_file(levels).astype(np.int8) for edge, levels in store.stored(about, x)]
 
 
 def graph_outputs(about: dict, values: Mapping[int, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -113,7 +145,7 @@ def graph_outputs(about: dict, values: Mapping[int, np.ndarray], names: Sequence
     for name in dict.fromkeys(names):
         edge = about["edges"][name]
         held = values.get(edge["tensor"])
-        if held is None or held.shape[1:] != tuple(edge["file"][1:]):
+        if held is None or held.dtype != np.int8 or held.shape[1:] != tuple(edge["file"][1:]):
             raise KeyError(name)
         result[name] = _layout(edge).to_graph(held).astype(np.int64) - edge["offset"]
     return result
@@ -127,9 +159,16 @@ def _layout(edge: Mapping):
 
 def read_edges(folder: Path) -> dict:
     """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
-    about = read_record(folder / EDGES)
-    if about.get("format") != _SHAPE_MARK:
-        raise GreenedgeError(f"{folder / EDGES} is damaged (its format is {about.get('format')!r}); run the build stage again.")
+    path = folder / EDGES
+    about = store.read_edges(path, _SHAPE_MARK, ("tensor",), ("source", "order", "file"))
+    for name, edge in about["edges"].items():
+        sizes = {int(np.prod(edge[key], dtype=object)) for key in ("source", "shape", "file")}
+        if len(sizes) != 1 or sorted(edge["order"]) != list(range(len(edge["source"]))):
+            raise store.damaged(path, f"the shapes of {name!r} do not go together")
+    told = about.setdefault("floats", {})
+    if not isinstance(told, dict) or not all(isinstance(output, dict) and type(output.get("tensor")) is int and isinstance(output.get("softmax"), bool)
+                                             and isinstance(output.get("edge"), str) and output["edge"] in about["edges"] for output in told.values()):
+        raise store.damaged(path, "its float outputs are no tensors of edges")
     return about
 
 
@@ -144,16 +183,25 @@ def report(folder: Path) -> dict:
     """{"edge": …}: the file's size, its operators, the runtime, and per kernel set what was proved or why nothing counts."""
     from greenedge.backends.tflite.runtime import operators
 
-    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
     told = {}
-    for kernels in ("xnnpack", "reference"):
+    for kernels in _SETS:
         doubt = doubts(recorded, tested, kernels)
         told[kernels] = {"withheld": doubt} if doubt else summary(recorded, kernels)
     edge = {"bytes": (folder / MODEL).stat().st_size, "runtime": f"{tested['runtime']} {tested['version']}", "kernels": "xnnpack",
             "certificate": told, "operators": operators(folder / MODEL), "left_to_builtins": tested["left_to_builtins"]}
-    found = {"edge": edge, "proved": proved(folder), "evidence": {"bytes": "measured", "certificate": "proved"}, "notes": [],
+    found = {"edge": edge, "proved": proved(folder), "evidence": {"bytes": "measured", "certificate": "proved"}, "notes": _output_notes(read_edges(folder)),
              "tools": {**tools({}), tested["runtime"]: tested["version"]}}
     return _with_compiler(found, folder)
+
+
+def _output_notes(about: dict) -> list[str]:
+    """What the file gives behind the integers, and what it does not."""
+    told, first = about["floats"], len({about["edges"][edge]["tensor"] for edge in about["outputs"]})
+    notes = [f"{MODEL} also gives the model's own {'softmax' if output['softmax'] else 'float output'} {name!r} as its output {first + k}, in "
+             f"float32, behind the exact integers (output {'0' if first == 1 else f'0 to {first - 1}'})."
+             for k, (name, output) in enumerate(told.items())]
+    return notes + [str(note) for note in about.get("notes", [])]
 
 
 def _with_compiler(found: dict, folder: Path) -> dict:
@@ -168,10 +216,28 @@ def _with_compiler(found: dict, folder: Path) -> dict:
     return found
 
 
+def beside(folder: Path) -> dict[str, tuple]:
+    """LiteRT's reference kernels on the same file: {stage: (run, what is proved of it, whether that is equality everywhere)}."""
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
+    told = summary(recorded, "reference")
+    holds = doubts(recorded, tested, "reference") is None and _is_here(tested)
+    run = lambda x, progress: simulate(folder, x, (), progress, "reference")
+    return {f"{STAGE}-reference": (run, sentence(recorded, "reference") if holds else None, holds and told["certified"] == told["channels"])}
+
+
+def _is_here(tested: Mapping) -> bool:
+    """Whether the runtime whose arithmetic was tested is the one at hand."""
+    try:
+        return metadata.version(str(tested["runtime"])) == tested["version"]
+    except metadata.PackageNotFoundError:
+        return False
+
+
 def proved(folder: Path) -> str | None:
-    """What holds for every input on XNNPACK, in one sentence; None where the runtime's arithmetic is not the emulated one."""
-    recorded, tested = read_record(folder / CERTIFICATE), read_record(folder / SELFTEST)
-    return None if doubts(recorded, tested, "xnnpack") else sentence(recorded, "xnnpack")
+    """What holds for every input on XNNPACK, in one sentence; None where the runtime at hand is not the one that was tested, or its
+    arithmetic not the emulated one."""
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
+    return None if doubts(recorded, tested, "xnnpack") or not _is_here(tested) else sentence(recorded, "xnnpack")
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

@@ -5,26 +5,29 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.tflite.finish import WITHIN
+from greenedge.endings import Ending
 from greenedge.graph import Graph, run_graph
 
 FOLDER = "deploy"
 SAMPLES, _SEED = 32, 1
 _RUNNER = Path(__file__).with_name("on_board.py")
-_REQUIREMENTS = """# 64-bit Linux; on a 32-bit board take tflite-runtime==2.14.0 and numpy<2 instead
+_REQUIREMENTS = """# 64-bit Linux; on a 32-bit board take tflite-runtime==2.14.0 and numpy<2 instead, which runs the file but rounds otherwise:
+# integers one level apart that the self-test then counts are that runtime's own
 ai-edge-litert>=2.1
 numpy
 """
 
 
-def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping]) -> dict[str, bytes]:
+def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carried: Sequence[Ending] = ()) -> dict[str, bytes]:
     """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.
 
-    What the golden samples must give comes from the integer graph.
+    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return {}
@@ -36,8 +39,9 @@ def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping]) -> di
     about = {key: {part: edges[name][part] for part in ("offset", "lo", "hi", "source", "order", "shape", "file")}
              for key, name in ends.items()}
     about["golden_sha256"] = hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()
+    about["floats"] = [{"name": end.output, "within": 0.0 if end.softmax is None else WITHIN} for end in carried]
     golden = io.BytesIO()
-    np.savez(golden, x=x.astype(np.int16), y=y)
+    np.savez(golden, x=x.astype(np.int16), y=y, **{f"f{k}": end.apply(y) for k, end in enumerate(carried)})
     files = {"model.tflite": model, "run.py": _RUNNER.read_bytes(), "requirements.txt": _REQUIREMENTS.encode(),
              "io.json": (json.dumps(about, indent=1) + "\n").encode(), "golden.npz": golden.getvalue()}
     return {f"{FOLDER}/{name}": content for name, content in files.items()}

@@ -8,10 +8,11 @@ about each channel goes with the file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from greenedge.backends.tflite.finish import finish
 from greenedge.backends.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.tflite.layout import image, plain
 from greenedge.backends.tflite.linear import (
@@ -31,6 +32,7 @@ from greenedge.backends.tflite.moves import (
     moved,
     renamed,
 )
+from greenedge.endings import Ending
 from greenedge.graph import (
     Add,
     Concat,
@@ -54,18 +56,20 @@ _INT4_VERSION = 12  # of FULLY_CONNECTED: the first whose weights may be int4
 
 @dataclass(frozen=True, eq=False)
 class Emitted:
-    """A file, the proofs of its layers, and where each stored edge of the graph is in it."""
+    """A file, the proofs of its layers, where each stored edge of the graph is in it, and its float outputs: {name: tensor}."""
 
     content: bytes
     layers: tuple[Layer, ...]
     placed: dict[str, Placed]
+    floats: dict[str, int] = field(default_factory=dict)
 
 
-def write_file(graph: Graph, int4: bool = False, all_sets: bool = False) -> Emitted:
+def write_file(graph: Graph, int4: bool = False, all_sets: bool = False, ends: Sequence[Ending] = ()) -> Emitted:
     """The file for a graph against which there is no reason (rules.py); the same graph gives the same bytes.
 
     With `int4` the weights of dense layers that have at most 4 bits take half a byte each; there is then no factor left with which a
     channel could be made finer. With `all_sets` operators that are exact on XNNPACK alone are avoided.
+    `ends` (finish.py) become further outputs behind the graph's own.
     """
     em = Emission(prepared(graph), Writer(graph.name), int4, all_sets)
     for op in em.graph.ops:
@@ -74,8 +78,9 @@ def write_file(graph: Graph, int4: bool = False, all_sets: bool = False) -> Emit
     for edge in graph.outputs:
         em.placed[edge] = _as_output(em, edge, inputs)
     outputs = list(dict.fromkeys(em.placed[edge].tensor for edge in graph.outputs))
+    floats = {end.output: finish(em, end) for end in ends}
     own = {edge: placed for edge, placed in em.placed.items() if edge in graph.edges}
-    return Emitted(em.writer.finish(inputs, outputs), tuple(em.layers), own)
+    return Emitted(em.writer.finish(inputs, [*outputs, *floats.values()]), tuple(em.layers), own, floats)
 
 
 def _as_output(em: Emission, edge: str, inputs: list[int]) -> Placed:

@@ -22,6 +22,7 @@ _OPTIONS = {
     "TRANSPOSE": "TransposeOptions", "CONCATENATION": "ConcatenationOptions", "PAD": "PadOptions",
     "PADV2": "PadV2Options", "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions", "QUANTIZE": "QuantizeOptions",
     "DEPTH_TO_SPACE": "DepthToSpaceOptions", "SLICE": "SliceOptions", "ADD": "AddOptions", "MEAN": "ReducerOptions", "GATHER": "GatherOptions",
+    "MUL": "MulOptions", "SUB": "SubOptions", "SOFTMAX": "SoftmaxOptions", "DEQUANTIZE": "DequantizeOptions",
 }
 
 
@@ -46,7 +47,7 @@ class Writer:
 
     def tensor(self, name: str, shape: Sequence[int], kind: str, quantisation: Quantisation | None = None,
                data: bytes | None = None) -> int:
-        """A tensor of `kind` ('INT8', 'INT32'); with `data` it is a constant."""
+        """A tensor of `kind` ('INT8', 'INT32', 'FLOAT32'); with `data` it is a constant."""
         self.tensors.append((name, tuple(int(d) for d in shape), kind, quantisation, 0 if data is None else self._buffer(data)))
         return len(self.tensors) - 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from greenedge.backends.tflite.emit import common_range
+from greenedge.backends.tflite.finish import OUTPUTS
 from greenedge.errors import Reason
 from greenedge.graph import (
     Add,
@@ -41,18 +42,22 @@ def reasons_against(graph: Graph) -> list[Reason]:
 
 
 def option_reasons(graph: Graph, options: Mapping[str, object], compiled: bool) -> list[Reason]:
-    """Why the file cannot be what build.storage and build.kernels say; `compiled`: whether an accelerator's compiler reads it."""
-    kernels = options.get("kernels", KERNELS[0])
-    if kernels not in KERNELS:
-        return [
-            Reason(
-                graph.name,
-                "option",
-                f"build.kernels is {kernels!r}",
-                f"it is one of {', '.join(KERNELS)}",
-                "leave it out for xnnpack",
-            )
-        ]
+    """Why the file cannot be what build.storage, build.kernels and build.outputs say; `compiled`: whether an accelerator's compiler reads it."""
+    found = [
+        Reason(
+            graph.name,
+            "option",
+            f"build.{option} is {options[option]!r}",
+            f"it is one of {', '.join(known)}",
+            f"leave it out for {known[0]}",
+        )
+        for option, known in (("kernels", KERNELS), ("outputs", OUTPUTS))
+        if options.get(option, known[0]) not in known
+    ]
+    return found + _storage_reasons(graph, options, compiled)
+
+
+def _storage_reasons(graph: Graph, options: Mapping[str, object], compiled: bool) -> list[Reason]:
     wanted = options.get("storage", STORAGES[0])
     if wanted == STORAGES[1] and compiled:
         return [

@@ -20,7 +20,7 @@ _MAX_BYTES = 1 << 30
 
 def run_file(model: Path, inputs: Sequence[np.ndarray], keep: Sequence[int] = (), kernels: str = "xnnpack",
              progress: Tell = lambda *_: None) -> dict[int, np.ndarray]:
-    """{tensor index: stored int8 values, batch first} of the file's outputs and of the tensors numbered in `keep`.
+    """{tensor index: stored values, batch first} of the file's outputs (int8; float32 for its float outputs) and of the tensors numbered in `keep`.
 
     `inputs` are int8, (N, …), one for each of the file's inputs in its own order. What is kept comes from the same bytes
     with those tensors declared as outputs too. Raises GreenedgeError for a file that the runtime does not take, ToolError

@@ -2,8 +2,8 @@
 
     python worker.py FOLDER KERNELS
 
-FOLDER holds model.tflite and x0.npy, x1.npy, … (int8, one for each input, in the file's order); y.npz and runtime.json are
-written beside them. It prints "done N" as it goes. KERNELS is "xnnpack" or "reference".
+FOLDER holds model.tflite and x0.npy, x1.npy, … (int8, one for each input, in the file's order); y.npz is written
+beside them. It prints "done N" as it goes. KERNELS is "xnnpack" or "reference".
 
     python worker.py --probe MODULE
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import json
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -59,16 +58,16 @@ def interpreter_for(runtime: object, model: Path, kernels: str):
 
 
 def run(interpreter, inputs: list[np.ndarray], tell) -> dict[str, np.ndarray]:
-    """{tensor index: int8 values, batch first} of all outputs, one sample at a time as on the board."""
+    """{tensor index: values as they are stored, batch first} of all outputs, one sample at a time as on the board."""
     entries = [entry["index"] for entry in interpreter.get_input_details()]
-    exits = [(out["index"], tuple(out["shape"][1:])) for out in interpreter.get_output_details()]
+    exits = [(out["index"], tuple(out["shape"][1:]), out["dtype"]) for out in interpreter.get_output_details()]
     total = len(inputs[0])
-    values = {index: np.empty((total, *shape), np.int8) for index, shape in exits}
+    values = {index: np.empty((total, *shape), kind) for index, shape, kind in exits}
     for k in range(total):
         for index, x in zip(entries, inputs):
             interpreter.set_tensor(index, x[k:k + 1])
         interpreter.invoke()
-        for index, _ in exits:
+        for index, _, _ in exits:
             values[index][k] = interpreter.get_tensor(index)[0]
         if (k + 1) % _EVERY == 0 or k + 1 == total:
             tell(k + 1)
@@ -86,7 +85,7 @@ def probe(module: str) -> int:
 
 def main(folder: Path, kernels: str) -> int:
     try:
-        runtime, package, version = load_runtime()
+        runtime, _, _ = load_runtime()
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return NO_RUNTIME
@@ -98,7 +97,6 @@ def main(folder: Path, kernels: str) -> int:
         print(str(error).splitlines()[0] if str(error) else type(error).__name__, file=sys.stderr)
         return BAD_FILE
     np.savez(folder / "y.npz", **values)
-    (folder / "runtime.json").write_text(json.dumps({"runtime": package, "version": version, "kernels": kernels}))
     return 0
 
 
