@@ -30,7 +30,7 @@ class Probe:
 
 
 def read_probes(streams: Mapping, edges: Mapping[str, Edge]) -> tuple[list[Probe], int]:
-    """(probes, the pipeline's cycles) as generate wrote them into streams.json. Raises GreenedgeError for other data."""
+    """(probes, the pipeline's cycles) as generate wrote them to streams.json. Raises GreenedgeError for other data."""
     try:
         probes = [Probe(str(p["edge"]), str(p["net"]), int(p["at"])) for p in streams["probes"]]
         latency = int(streams["latency"])
