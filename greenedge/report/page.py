@@ -27,8 +27,9 @@ _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz"
             "pipeline_stages": ("pipeline stages", "count"), "trace_s": ("unrolling took", "time"), "write_s": ("writing the project took", "time"),
             "csim_compile_s": ("compiling the C simulation took", "time"), "ips": ("inferences per second", "rate"),
             "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
-_RESOURCES = {"lut4": "LUT4", "lut": "LUTs", "ff": "Flip-flops", "dsp": "DSP blocks", "bram_bits": "Block RAM bits",
-               "comb": "Logic cells, placed"}
+_RESOURCES = {"lut4": "LUT4", "lut": "LUTs", "alm": "ALMs", "alut": "ALUTs", "ff": "Flip-flops", "dsp": "DSP blocks",
+              "bram_bits": "Block RAM bits", "ram_blocks": "RAM blocks", "uram": "UltraRAM blocks", "mlab": "MLABs",
+              "comb": "Logic cells, placed"}
 _POOL = {"comb": "lut4"}  # a placed logic cell takes a LUT4, also for carry and small memories
 _ELSEWHERE = ("part", "tools", "bitstream_bytes", "rtl_sha256")  # shown in the heading, the files and the digests
 ESTIMATED = ("estimated", "estimate")
@@ -143,15 +144,21 @@ def _evidence(summary: dict, key: str) -> str | None:
     return str(word) if word else None
 
 
+def _is_estimate(word: str | None) -> bool:
+    return bool(word) and word.split()[0].rstrip(":,") in ESTIMATED
+
+
 def _resources(summary: dict, available: dict) -> list[dict]:
     """What the tools counted beside what the device has; the bar's width is for the eye alone."""
     rows = []
+    hardware = summary.get("hardware") or {}
     for key, label in _RESOURCES.items():
-        used, total = (summary.get("hardware") or {}).get(key), available.get(_POOL.get(key, key))
+        used, total, word = hardware.get(key), available.get(_POOL.get(key, key)), _evidence(summary, key)
         if used is not None:
             share = min(100.0, 100.0 * used / total) if total else None
-            rows.append({"label": label, "used": used, "total": total, "share": share, "evidence": _evidence(summary, key),
-                         "core": (summary["hardware"].get("core") or {}).get(key)})
+            rows.append({"label": label, "used": used, "total": total, "share": share, "evidence": word,
+                         "estimated": _is_estimate(word), "core": (hardware.get("core") or {}).get(key),
+                         "before": (hardware.get("hls_estimates") or {}).get(key)})
     return rows
 
 
@@ -165,7 +172,7 @@ def _figures(summary: dict) -> list[dict]:
             label, kind = _FIGURES.get(key, (key.replace("_", " "), "text"))
             word = _evidence(summary, key)
             rows.append({"key": key, "label": label, "kind": kind, "value": value, "evidence": word,
-                         "estimated": bool(word) and word.split()[0].rstrip(":,") in ESTIMATED})
+                         "estimated": _is_estimate(word)})
     core_hz = ((summary.get("hardware") or {}).get("core") or {}).get("fmax_hz")
     if core_hz is not None:
         rows.append({"key": "core_fmax_hz", "label": "highest clock of the core", "kind": "hertz", "value": core_hz,

@@ -10,16 +10,20 @@ import re
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from greenedge.backends import da4ml
 from greenedge.backends.da4ml.chain import Circuit, layout
 from greenedge.backends.da4ml.measure import run
 from greenedge.backends.da4ml.pieces import pieces_of
+from greenedge.backends.da4ml.probe import Probe, read_probes
 from greenedge.backends.finn.simulation import Stall
-from greenedge.errors import TargetError
-from greenedge.graph import Affine, Graph, Input, Requantise, frozen, run_graph
+from greenedge.cli import app
+from greenedge.errors import GreenedgeError, TargetError, VerificationError
+from greenedge.graph import Affine, Edge, Graph, Input, Requantise, frozen, run_graph
 from greenedge.target import load_target
 from greenedge.tools import execute
+from greenedge.verify import _against_build
 from tests.backends.affine_nets import made, residual, sequence, vectors, with_affine
 from tests.backends.graphs import Sketch
 
@@ -33,6 +37,15 @@ def unrolled(graph, folder, target="ulx3s-85f", **options):
     plan = da4ml.plan(graph, board, options)
     execute(dataclasses.replace(plan, commands=plan.commands[:2], products=plan.products[:4]), folder)
     return folder
+
+
+def alter(path):
+    """The first adder of a stage subtracts, or the other way round."""
+    text = path.read_text()
+    found = re.search(r"shift_adder #\((.*?)\)", text, re.DOTALL)
+    numbers = found[1].split(",")
+    numbers[-1] = " 0" if numbers[-1].strip() == "1" else " 1"
+    path.write_text(text.replace(found[0], f"shift_adder #({','.join(numbers)})", 1))
 
 
 def branches(rng):
@@ -85,16 +98,43 @@ class TestOneCore:
         copy = tmp_path / "build"
         shutil.copytree(folder, copy)
         assert da4ml.provenance(copy) is None
-        path = copy / "rtl" / "net0_stage0.v"
-        text = path.read_text()
-        found = re.search(r"shift_adder #\((.*?)\)", text, re.DOTALL)
-        numbers = found[1].split(",")
-        numbers[-1] = " 0" if numbers[-1].strip() == "1" else " 1"  # adds where it subtracted, or the other way round
-        path.write_text(text.replace(found[0], f"shift_adder #({','.join(numbers)})", 1))
+        alter(copy / "rtl" / "net0_stage0.v")
         assert da4ml.provenance(copy) == (f"the bitstream in {copy} was not made from the RTL that lies in "
                                           f"{copy / 'rtl'} now; run the build "
                                           "stage again.")
         assert not np.array_equal(da4ml.simulate(copy, x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
+
+
+    def test_an_altered_layer_is_named_with_its_sample(self, core, tmp_path):
+        import shutil
+
+        graph, x, folder = core
+        copy = tmp_path / "build"
+        shutil.copytree(folder, copy)
+        alter(copy / "rtl" / "net0_stage0.v")
+        expected = run_graph(graph, x)
+        report = _against_build(graph, da4ml, "rtl", copy, {"x": x}, expected, {}, lambda *_: None)
+        layer = next(op.output for op in graph.ops if isinstance(op, Requantise))
+        assert report.mismatches and report.first.layer == layer != graph.outputs[0]
+        got = da4ml.simulate(copy, x)[graph.outputs[0]]
+        assert report.first.sample == int((got != expected[graph.outputs[0]]).any(axis=1).argmax())
+        said = (rf"rtl differs from the integer graph on \d+ of 40 samples; first at sample {report.first.sample}, "
+                rf"layer {layer}: expected .*")
+        with pytest.raises(VerificationError, match=said):
+            report.require()
+
+
+def test_layers_that_are_none_are_not_probed():
+    edges = {"a": Edge("a", (3,), 0, 7)}
+    good = {"latency": 4, "probes": [{"edge": "a", "net": "edge1", "at": 3}]}
+    assert read_probes(good, edges) == ([Probe("a", "edge1", 3)], 4)
+    for change in ({"net": "edge1; $finish"}, {"edge": "b"}, {"at": 4}):
+        with pytest.raises(GreenedgeError) as error:
+            read_probes({**good, "probes": [{**good["probes"][0], **change}]}, edges)
+        assert str(error.value) == "streams.json names layers that the graph has not; run the build stage again."
+    with pytest.raises(GreenedgeError) as error:
+        read_probes({"latency": 4}, edges)
+    assert str(error.value) == "streams.json names no layers (KeyError('probes')); run the build stage again."
 
 
 @pytest.mark.slow
@@ -104,21 +144,37 @@ class TestOneCore:
 def test_networks_of_every_kind(rng, tmp_path, build):
     graph, x = made(rng, build)
     folder = unrolled(graph, tmp_path / "build", cutoff=4)
-    assert np.array_equal(da4ml.simulate(folder, x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
+    ends = [op.output for op in graph.ops if op.inputs]
+    expected, got = run_graph(graph, x, keep=ends), da4ml.simulate(folder, x, ends)
+    assert {op.output for op in graph.ops if isinstance(op, Requantise)} <= set(got)
+    for edge in got:
+        assert np.array_equal(got[edge], expected[edge]), edge
 
 
 @pytest.mark.slow
 @pytest.mark.tool("verilator")
 @pytest.mark.tool("yosys")
 @pytest.mark.tool("nextpnr-ecp5")
-def test_a_bitstream_for_a_board(rng, tmp_path):
-    graph, x = made(rng, vectors)
-    target, folder = load_target("ulx3s-25f"), tmp_path / "build"
-    execute(da4ml.plan(graph, target, {}), folder)
-    told = da4ml.report(folder)["hardware"]
-    assert (folder / "top.bit").stat().st_size == told["bitstream_bytes"] and told["host_interface"].startswith("uart")
-    assert told["cycles_per_inference"] == 1.0 and told["core"]["lut4"] > 0 and told["fmax_hz"] >= told["clock_hz"]
+def test_a_run_for_a_board_and_its_first_wrong_layer(tmp_path):
+    """From a model's file to the bitstream; altered Verilog ends `verify` with the sample and the layer."""
+    from tests.unit import fakes
+
+    x, run = tmp_path / "x.npy", tmp_path / "run"
+    np.save(x, np.random.default_rng(3).integers(0, 15, (60, 6)).astype(np.float32))
+    model = fakes.write_model(tmp_path / "small.onnx")
+    done = CliRunner().invoke(app, ["build", str(model), "--target", "ulx3s-25f", "--backend", "da4ml", "--inputs",
+                                    str(x), "-o", str(run)])
+    assert done.exit_code == 0, done.output
+    told = json.loads((run / "7-report" / "summary.json").read_text())["hardware"]
+    assert (run / "4-build" / "top.bit").stat().st_size == told["bitstream_bytes"]
+    assert told["host_interface"].startswith("uart") and told["cycles_per_inference"] == 1.0 and told["adders"] > 0
+    assert told["core"]["lut4"] > 0 and told["fmax_hz"] >= told["clock_hz"]
     assert told["latency_at_core_fmax_s"] == told["latency_cycles"] / told["core"]["fmax_hz"]
+    alter(run / "4-build" / "rtl" / "net0_stage0.v")
+    done = CliRunner().invoke(app, ["verify", str(run)])
+    assert done.exit_code == 5
+    assert re.fullmatch(r"greenedge: rtl differs from the integer graph on \d+ of 60 samples; first at sample \d+, "
+                        r"layer act: expected \[[-\d, ]+\], got \[[-\d, ]+\]\.\n", done.stderr), done.stderr
 
 
 def test_a_network_too_large_is_refused_before_it_is_traced(rng):
@@ -195,7 +251,6 @@ class TestPieces:
 
 def test_wishes_that_cannot_be_are_refused(rng, tmp_path):
     from greenedge.backends.da4ml.measure import _require_latency
-    from greenedge.errors import GreenedgeError
 
     graph, _ = made(rng, vectors)
     assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 60_000_000})] == [

@@ -69,6 +69,8 @@ def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):
     graph, x, folder = project
     copy = tmp_path / "build"
     shutil.copytree(folder, copy)
+    (copy / "project" / "net_prj").mkdir()
+    (copy / "project" / "net_prj" / "a_o.pp.cpp").write_text("int left_by_the_vendor;")
     assert hls4ml.provenance(copy) is None
     path = next((copy / "project" / "firmware" / "weights").glob("w2.h"))
     text = path.read_text()

@@ -1,14 +1,9 @@
-"""The parts of the hls4ml back end that need no tool: types, folding, refusals, plans, the vendor's reports, a fake
-vendor.
-"""
+"""The parts of the hls4ml back end that need no tool: types, folding, refusals, plans."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import stat
-import sys
 
 import numpy as np
 import pytest
@@ -17,11 +12,9 @@ from greenedge.backends import hls4ml
 from greenedge.backends.hls4ml.folding import fold, valid_reuse
 from greenedge.backends.hls4ml.layers import hand_over
 from greenedge.backends.hls4ml.precision import clip_type, holds, range_type, scaled_type
-from greenedge.backends.hls4ml.reports import parse_csynth, read_reports
-from greenedge.errors import TargetError, ToolError
+from greenedge.errors import TargetError
 from greenedge.graph import Graph
 from greenedge.target import load_target
-from greenedge.tools import execute
 from tests.backends.affine_nets import made, residual, vectors, with_affine
 from tests.backends.graphs import Sketch
 
@@ -106,7 +99,8 @@ def test_targets_toolchains_and_options_that_do_not_fit_are_told(rng):
                                          "strategy, reuse, synthesis, "
                                          "seed."),
                           ({"io": "io_serial"}, "build.io is 'io_serial'; it is io_parallel or io_stream."),
-                          ({"synthesis": "yes"}, "build.synthesis is 'yes'; it is one of auto, hls, logic, no.")]:
+                          ({"synthesis": "yes"}, "build.synthesis is 'yes'; it is one of auto, hls, logic, "
+                                                "bitstream, no.")]:
         with pytest.raises(TargetError) as error:
             refusals(graph, **options)
         assert str(error.value) == text
@@ -144,88 +138,19 @@ def test_names_of_strangers_stay_out_of_the_source(rng):
     assert all(name.replace("_", "").isalnum() for name in names) and len(set(names)) == len(names)
 
 
-def test_the_vendors_reports_are_read(repo, tmp_path):
-    golden = repo / "tests" / "golden" / "hls4ml"
-    report = tmp_path / "net_prj" / "solution1" / "syn" / "report"
-    report.mkdir(parents=True)
-    assert read_reports(tmp_path) == ({}, {})
-    shutil.copy(golden / "net_csynth.xml", report / "net_csynth.xml")
-    found, evidence = read_reports(tmp_path)
-    assert found == {"lut": 63251, "ff": 4394, "dsp": 38, "uram": 0, "bram_bits": 36864, "clock_hz": 2e8,
-                     "fmax_hz": 1e9 / 3.625,
-                     "latency_cycles": 9, "cycles_per_inference": 1, "latency_s": pytest.approx(45e-9), "ips": 2e8}
-    assert set(evidence.values()) == {"estimated by the HLS compiler"}
-    shutil.copy(golden / "vivado_synth.rpt", tmp_path)
-    found, evidence = read_reports(tmp_path)
-    assert (found["lut"], found["ff"], found["dsp"], found["bram_bits"]) == (15102, 3120, 0, 3 * 18432)
-    assert evidence["lut"] == "reported by Vivado after logic synthesis"
-    assert evidence["latency_s"] == "estimated by the HLS compiler"
-
-
-def test_reports_that_are_none_are_told(repo, tmp_path):
-    text = (repo / "tests" / "golden" / "hls4ml" / "net_csynth.xml").read_text()
-    path = tmp_path / "net_csynth.xml"
-    path.write_text(text.replace("<LUT>63251</LUT>", "<LUT>?</LUT>").replace(">9<", ">undef<"))
-    found = parse_csynth(path)
-    assert found["lut"] is found["latency_cycles"] is found["latency_s"] is None and found["ff"] == 4394
-    path.write_text(text[:400])
-    with pytest.raises(ToolError, match="net_csynth.xml is damaged .*; run the synthesis again"):
-        parse_csynth(path)
-    path.write_text('<!DOCTYPE x [<!ENTITY a "b">]><profile/>')
-    with pytest.raises(ToolError, match="is no report .it declares entities.; run the synthesis again"):
-        parse_csynth(path)
-
-
-@pytest.fixture
-def vendor(tmp_path, monkeypatch, repo):
-    """A fake vitis-run on PATH that leaves the golden report, or fails as it is told."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    tool = folder / "vitis-run"
-    golden = repo / "tests" / "golden" / "hls4ml" / "net_csynth.xml"
-    tool.write_text(f"""#!{sys.executable}
-import os, pathlib, shutil, sys
-pathlib.Path("argv.txt").write_text(" ".join(sys.argv[1:]))
-if os.environ.get("FAKE") == "fail":
-    print("ERROR: [HLS 200-101] license not found"); sys.exit(1)
-report = pathlib.Path("net_prj/solution1/syn/report"); report.mkdir(parents=True)
-shutil.copy({str(golden)!r}, report)
-""")
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return tool
-
-
-def _without_csim(plan):
-    return dataclasses.replace(plan, commands=(plan.commands[0], plan.commands[-1]), products=plan.products[:2])
-
-
-def test_the_vendors_tool_runs_where_it_is_on_path(rng, tmp_path, vendor, monkeypatch):
-    pytest.importorskip("hls4ml")
-    graph, _ = made(rng, vectors)
-    plan = hls4ml.plan(graph, load_target(VU9P), {})
-    assert plan.commands[-1].argv == ("vitis-run", "--mode", "hls", "--tcl",
-                                      "build_prj.tcl") and plan.commands[-1].cwd == "project"
-    execute(_without_csim(plan), tmp_path / "build")
-    assert (tmp_path / "build" / "project" / "argv.txt").read_text() == "--mode hls --tcl build_prj.tcl"
-    assert "vsynth 0" in (tmp_path / "build" / "project" / "build_opt.tcl").read_text()
-    told = hls4ml.report(tmp_path / "build")
-    assert told["hardware"]["lut"] == 63251 and told["notes"] == []
-    assert told["evidence"]["lut"] == "estimated by the HLS compiler"
-    assert hls4ml.tools({})["vitis-run"] == "on PATH"
-    monkeypatch.setenv("FAKE", "fail")
-    with pytest.raises(ToolError, match=r"synthesis with vitis-run ended with exit status 1: ERROR: \[HLS 200-101\] "
-                                        r"license not found; the log is "):
-        execute(_without_csim(plan), tmp_path / "again")
-
-
 def test_the_vendors_tool_is_not_asked_for_in_vain(rng):
     graph, _ = made(rng, vectors)
     target = load_target(VU9P)
     assert len(hls4ml.plan(graph, target, {"synthesis": "no"}).commands) == 2
     asked = hls4ml.plan(graph, target, {"synthesis": "logic"})
     assert asked.commands[-1].argv == ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl")
-    assert b'"logic": 1' in asked.files["job.json"]
+    assert b'"logic": 1' in asked.files["job.json"] and asked.products[-1] == "project/vivado_synth.rpt"
+    assert refusals(graph, synthesis="bitstream") == [
+        "sketch: synthesis bitstream; vitis goes to hls or logic (cure: choose toolchain vivado-accelerator)."]
+    accelerator = {"toolchain": "vivado-accelerator", "synthesis": "bitstream"}
+    board = load_target("pynq-z2")
+    assert hls4ml.check(graph, board, accelerator) == []
+    assert [command.argv[0] for command in hls4ml.plan(graph, board, accelerator).commands[2:]] == ["vivado_hls", "vivado"]
 
 
 def test_vitis_runs_in_its_image_in_the_project(rng, tmp_path, monkeypatch):

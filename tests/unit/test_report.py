@@ -128,3 +128,14 @@ def test_records_of_another_greenedge(tmp_path, backend, monkeypatch):
 ])
 def test_numbers_as_text(text, expected):
     assert text == expected
+
+
+def test_an_estimated_resource_is_told_from_a_counted_one():
+    from greenedge.report.page import _resources
+
+    summary = {"hardware": {"lut": 15102, "dsp": 38, "alm": 9120.5, "hls_estimates": {"lut": 63251}},
+               "evidence": {"lut": "reported by Vivado after logic synthesis", "dsp": "estimated by the HLS compiler"}}
+    rows = {row["label"]: row for row in _resources(summary, {"lut": 1_182_240})}
+    assert list(rows) == ["LUTs", "ALMs", "DSP blocks"]
+    assert (rows["LUTs"]["estimated"], rows["LUTs"]["before"], rows["LUTs"]["total"]) == (False, 63251, 1_182_240)
+    assert rows["DSP blocks"]["estimated"] and rows["DSP blocks"]["before"] is None

@@ -109,13 +109,13 @@ def _request(target: Target, options: Mapping[str, object], model: str = "0" * 6
 
 def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
              progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
-    """The RTL that lies in `folder` now, on graph integers; its layers have melted into one another, so nothing can be
-    kept.
+    """The RTL that lies in `folder` now, on graph integers; an edge at which a layer ends can be kept: a requantiser's,
+    and one that several operations read (pieces.py).
     """
     from greenedge.backends.da4ml.measure import run
     from greenedge.backends.finn.simulation import Stall
 
-    return dict(run(folder, np.asarray(x), Stall(), lambda line: progress(0, 0, line)).values)
+    return dict(run(folder, np.asarray(x), Stall(), lambda line: progress(0, 0, line), keep).values)
 
 
 def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
@@ -126,7 +126,7 @@ def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
     from greenedge.backends.finn.simulation import Stall
 
     stall = Stall.at_pace(*streams_of(folder), read(folder, "simulation.json").get("interval_cycles"))
-    return dict(run(folder, np.asarray(x), stall, lambda line: progress(0, 0, line)).values)
+    return dict(run(folder, np.asarray(x), stall, lambda line: progress(0, 0, line), keep).values)
 
 
 def provenance(folder: Path) -> str | None:

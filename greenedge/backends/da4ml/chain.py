@@ -46,6 +46,11 @@ class Layout:
     at: Mapping[str, int]
     kept: Mapping[str, int]
 
+    @property
+    def nets(self) -> dict[str, str]:
+        """The kernel's net of every edge."""
+        return {edge: f"edge{k}" for k, edge in enumerate(self.at)}
+
 
 def layout(source: str, circuits: Iterable[Circuit]) -> Layout:
     """When every edge is there, counted in registers behind `source`."""
@@ -67,7 +72,7 @@ def kernel(circuits: Sequence[Circuit], source: str, output: str, sizes: Mapping
     register is the answer's.
     """
     plan = layout(source, circuits)
-    names = {edge: f"edge{k}" for k, edge in enumerate(plan.at)}
+    names = plan.nets
     wide = {edge: sizes[edge][0] * sizes[edge][1] for edge in plan.at}
     bits, registers = sizes[source][1], wide[output]
     body = [f"    logic [{wide[source] - 1}:0] {names[source]};",

@@ -61,8 +61,11 @@ def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
         files |= found.files
     sizes = {name: (math.prod(edge.shape), edge.bits) for name, edge in graph.edges.items()}
     text, registers = kernel(circuits, source, graph.outputs[0], sizes, _travelling(graph.edges[source].shape))
-    stages = layout(source, circuits).at[graph.outputs[0]]
+    plan = layout(source, circuits)
+    stages = plan.at[graph.outputs[0]]
     about = {"latency": stages + 1, "stages": stages, "register_bits": registers, "layers": layers,
+             "probes": [{"edge": circuit.output, "net": plan.nets[circuit.output], "at": plan.at[circuit.output]}
+                        for circuit in circuits],
              **{name: sum(layer[name] for layer in layers) for name in ("cost", "adders")},
              "seconds": round(time.monotonic() - started, 2)}
     return {**files, f"{KERNEL}.sv": text.encode()}, about
@@ -105,7 +108,8 @@ def write_core(graph: Graph, job: Mapping, folder: Path) -> None:
     for name, content in files.items():
         with write_aside(folder / FOLDER / name) as path:
             path.write_bytes(content)
-    streams = {"top": TOP, "sources": list(files), "streams": [source.plain(), output.plain()]}
+    streams = {"top": TOP, "sources": list(files), "streams": [source.plain(), output.plain()],
+               "latency": about["latency"], "probes": about["probes"]}
     trace = {key: about[key] for key in ("latency", "stages", "cost", "register_bits", "adders", "seconds", "layers")}
     trace |= {"kept": kept, "cutoff": job["cutoff"], "da4ml": version("da4ml")}
     for name, content in (("streams.json", streams), ("trace.json", trace)):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from greenedge.backends.da4ml.built import read, rtl_digest, sources_of, streams_of
+from greenedge.backends.da4ml.probe import MODULE, probed, read_probes
+from greenedge.backends.da4ml.wrapper import TOP
 from greenedge.backends.finn.simulation import Simulated, Stall, compile_model, run_model, sim_top
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
@@ -21,14 +23,22 @@ from greenedge.graph import load_graph, run_graph
 SAMPLES, SEED = 64, 1
 
 
-def run(folder: Path, x: np.ndarray, stall: Stall, progress: Callable[[str], None]) -> Simulated:
-    """Verilator on the folder's RTL: the output edge, and cycles."""
+def run(folder: Path, x: np.ndarray, stall: Stall, progress: Callable[[str], None],
+        keep: Sequence[str] = ()) -> Simulated:
+    """Verilator on the folder's RTL: the output edge, those of `keep` at which a layer ends, and cycles."""
     source, output = streams_of(folder)
+    sources, dut, streams = sources_of(folder), TOP, [output]
+    if keep:
+        edges = load_graph(folder).edges
+        probes, latency = read_probes(read(folder, "streams.json"), edges)
+        probes = [probe for probe in probes if probe.edge in keep and probe.edge != output.edge]
+        text, taps = probed(probes, latency, source, output, edges)
+        sources, dut, streams = {**sources, "probed.sv": text.encode()}, MODULE, [output, *taps]
     progress("compiling the RTL with Verilator (kept for the next time)")
-    top = sim_top("top", source, [output], ".restart(1'b0), ")
-    model = compile_model({**sources_of(folder), "sim_top.sv": top.encode()}, progress)
+    top = sim_top(dut, source, streams, ".restart(1'b0), ")
+    model = compile_model({**sources, "sim_top.sv": top.encode()}, progress)
     progress(f"simulating {len(x)} samples cycle by cycle")
-    return run_model(model, folder, source, [output], x, (), stall)
+    return run_model(model, folder, source, streams, x, keep, stall)
 
 
 def _require_latency(job: dict, cycles: int) -> None:

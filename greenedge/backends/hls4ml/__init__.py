@@ -6,8 +6,10 @@ Vitis in the image of docker/hls4ml-vitis (--docker --set build.synthesis=hls).
 Options: toolchain (vitis, vivado,
 vivado-accelerator, quartus, oneapi, catapult; default by the device's family), io (io_parallel for small models,
 io_stream for larger), fps (inferences per second wanted), clock_hz, strategy and reuse (for all layers, or
-strategy.EDGE and reuse.EDGE for one), synthesis (auto: hls where the tool is on PATH; hls; logic: and Vivado's; no).
-Files: graph.*, job.json (what was asked of hls4ml), project.json, project/ (the HLS project), csim.json.
+strategy.EDGE and reuse.EDGE for one), synthesis (auto: hls where the tool is on PATH; hls; logic: and that of the RTL,
+by Vivado or Quartus; bitstream: the accelerator of toolchain vivado-accelerator; no).
+Files: graph.*, job.json (what was asked of hls4ml), project.json, project/ (the HLS project, and what the vendor's
+tools leave in it), csim.json.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from greenedge.tools import Command, Plan
 
 STAGE = "c-simulation"
 _MODULE = "greenedge.backends.hls4ml"
-_SYNTHESIS = ("auto", "hls", "logic", "no")
+_SYNTHESIS = ("auto", "hls", "logic", "bitstream", "no")
 _SMALL_MAP = 256  # values of a feature map up to which it is worth having them all at once
 _SYNTHESIS_S = 6 * 3600
 
@@ -59,7 +61,7 @@ def _known_options(options: Mapping[str, object]) -> None:
 
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """The project, its C simulation on a few samples, and the vendor's synthesis where it is to run."""
-    from greenedge.backends.hls4ml.toolchains import choose_toolchain
+    from greenedge.backends.hls4ml.toolchains import PROJECT, choose_toolchain
 
     chain = choose_toolchain(target, options.get("toolchain"))
     job = _job(graph, target, chain, options)
@@ -69,7 +71,9 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     if chain.uncompiled is None:
         commands.append(python("csim", "csim.log", "compiling the C simulation"))
         products.append("csim.json")
-    commands += _synthesis(chain, options)
+    kind, synthesis = _synthesis(chain, options)
+    commands += synthesis
+    products += [f"{PROJECT}/{chain.reports[kind]}"] if synthesis else []
     return Plan({**_graph_files(graph), "job.json": (json.dumps(job, indent=1) + "\n").encode()}, tuple(commands),
                 tuple(products))
 
@@ -97,22 +101,22 @@ def _io(graph: Graph) -> str:
                               for e in graph.edges.values()) else "io_parallel"
 
 
-def _synthesis(chain, options: Mapping[str, object]) -> list[Command]:
-    """The vendor's run: asked for, or its program is on PATH."""
+def _synthesis(chain, options: Mapping[str, object]) -> tuple[str, list[Command]]:
+    """(how far the vendor goes, what it runs): asked for, or its program is on PATH; else nothing."""
     from greenedge.backends.hls4ml.toolchains import PROJECT
 
-    wanted = options.get("synthesis", "auto")
-    found = vendor_program(chain)
+    wanted, found = str(options.get("synthesis", "auto")), vendor_at_hand(chain)
     if wanted == "no" or (wanted == "auto" and found is None):
-        return []
-    argv = next((argv for argv in chain.vendor if argv[0] == found), chain.vendor[0])
-    argv = tuple(word.format(logic=int(wanted == "logic")) for word in argv)
-    return [Command(argv, "synthesis.log", f"synthesis with {chain.vendor[0][0]}", timeout_s=_SYNTHESIS_S, cwd=PROJECT)]
+        return wanted, []
+    kind, vendor = "hls" if wanted == "auto" else wanted, found or chain.vendor[0]
+    label = f"{'bitstream' if kind == 'bitstream' else 'synthesis'} with {vendor.program}"
+    return kind, [Command(argv, "synthesis.log", label, timeout_s=_SYNTHESIS_S, cwd=PROJECT)
+                  for argv in getattr(vendor, kind)]
 
 
-def vendor_program(chain) -> str | None:
-    """The first of the toolchain's programs that is on PATH."""
-    return next((argv[0] for argv in chain.vendor if argv[0] not in ("make", "cmake") and shutil.which(argv[0])), None)
+def vendor_at_hand(chain):
+    """The first of the toolchain's vendors whose program is on PATH."""
+    return next((vendor for vendor in chain.vendor if shutil.which(vendor.program)), None)
 
 
 def _graph_files(graph: Graph) -> dict[str, bytes]:
@@ -137,7 +141,7 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
 
 def provenance(folder: Path) -> str | None:
     """None where the project is the one that was built, else what is wrong."""
-    from greenedge.backends.hls4ml.csim import digest
+    from greenedge.backends.hls4ml.sources import digest
 
     if digest(folder) == _read(folder / "csim.json").get("sources_sha256"):
         return None
@@ -151,19 +155,22 @@ def report(folder: Path) -> dict:
 
     job, written = _read(folder / "job.json"), _read(folder / "project.json")
     compiled = _read(folder / "csim.json") if (folder / "csim.json").is_file() else {}
-    found, evidence = read_reports(folder / PROJECT)
+    found, evidence = read_reports(folder / PROJECT, job["toolchain"])
     hardware = {"toolchain": job["toolchain"], "io": job["settings"]["io_type"],
                 "clock_hz": 1e9 / job["settings"]["clock_period"],
                 "estimated_cycles": job["estimated_cycles"], "write_s": written["seconds"],
                 "csim_compile_s": compiled.get("seconds")} | found
     hardware = {key: value for key, value in hardware.items() if value is not None}
     evidence = {"estimated_cycles": "estimated", "write_s": "measured",
-                "csim_compile_s": "measured (0 where it was kept)"} | evidence
+                "csim_compile_s": "measured (0 where it was kept)", "clock_hz": "asked for"} | evidence
     notes = [] if found else [f"No vendor tool ran: the project for {job['toolchain']} is written and simulated in C; "
                               f"resources and clock are unknown."]
+    if found.get("fmax_hz", hardware["clock_hz"]) < hardware["clock_hz"]:
+        notes.append(f"The clock of {hardware['clock_hz'] / 1e6:g} MHz is not met: {found['fmax_hz'] / 1e6:.4g} MHz, "
+                     f"{evidence['fmax_hz']}.")
     return {"hardware": hardware, "evidence": {key: word for key, word in evidence.items() if key in hardware},
             "notes": notes,
-            "tools": {**tools({}), "hls4ml": written["hls4ml"]}}
+            "tools": {**tools({"toolchain": job["toolchain"]}), "hls4ml": written["hls4ml"]}}
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:
@@ -176,8 +183,8 @@ def tools(options: Mapping[str, object]) -> dict[str, str]:
     except metadata.PackageNotFoundError as error:
         raise ToolError(f'{error.name} is not installed: pip install "greenedge[hls]".') from None
     chain = TOOLCHAINS.get(str(options.get("toolchain", "vitis")))
-    program = vendor_program(chain) if chain else None
-    return found | ({program: "on PATH"} if program else {})
+    vendor = vendor_at_hand(chain) if chain else None
+    return found | ({vendor.program: "on PATH"} if vendor else {})
 
 
 def _read(path: Path) -> dict:

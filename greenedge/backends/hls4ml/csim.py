@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 import platformdirs
 
 from greenedge.backends.hls4ml.layers import Handover, hand_over, is_traced
+from greenedge.backends.hls4ml.sources import digest, sources
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP, Toolchain
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files import write_aside
@@ -29,7 +29,6 @@ from greenedge.tools import Command, Plan, execute
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _COMPILE_S, _RUN_S = 1800, 3600
 SAMPLES, SEED = 32, 1
-_SUFFIXES = (".h", ".hh", ".hpp", ".cpp", ".txt")
 
 
 def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], progress: Callable[[str], None]) -> dict[str,
@@ -73,23 +72,6 @@ def toolchain(folder: Path) -> Toolchain:
     except (OSError, ValueError, KeyError, TypeError) as error:
         path = folder / "job.json"
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
-
-
-def sources(folder: Path) -> dict[str, bytes]:
-    """Every file of the project that g++ may read, by path below the build."""
-    paths = sorted(path for path in (folder / PROJECT).rglob("*") if path.suffix in _SUFFIXES and path.is_file()
-                   and not path.is_symlink())
-    if not paths:
-        raise GreenedgeError(f"{folder / PROJECT} is missing; run the build stage again.")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if "tb_data" not in path.parts}
-
-
-def digest(folder: Path) -> str:
-    """sha256 over the sources: what is simulated and what the vendor's compiler reads."""
-    found = hashlib.sha256()
-    for name, content in sources(folder).items():
-        found.update(f"{name}\0{len(content)}\0".encode() + content)
-    return found.hexdigest()
 
 
 def compile_project(folder: Path, handed: Handover, progress: Callable[[str], None]) -> Path:

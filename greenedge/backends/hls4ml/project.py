@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from greenedge.backends.hls4ml.layers import Handover, hand_over, is_traced
+from greenedge.backends.hls4ml.sources import sources_within
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
@@ -45,10 +47,19 @@ def write_project(graph: Graph, job: Mapping, folder: Path) -> Handover:
 
 def _settle(project: Path, stamp: str, job: Mapping) -> None:
     """What hls4ml leaves to chance, and what its synthesis script shall do."""
-    for name in ("build_lib.sh", "hls4ml_config.yml"):
+    for name in ("build_lib.sh", "CMakeLists.txt", f"src/{TOP}_bridge.cpp"):
         path = project / name
         if path.is_file():
             path.write_text(path.read_text().replace(stamp, STAMP))
+    config = project / "hls4ml_config.yml"  # has it in quotes where it looks like a number
+    config.write_text(re.sub(r"(?m)^Stamp: .*$", f"Stamp: '{STAMP}'", config.read_text()))
+    bridge = project / f"{TOP}_bridge.cpp"
+    if bridge.is_file():  # Catapult's names a folder of this machine
+        bridge.write_text(re.sub(r'(s_weights_dir = )".*"', r'\1"firmware/weights"', bridge.read_text()))
+    project.with_suffix(".tar.gz").unlink(missing_ok=True)  # what Catapult's writer packs, whatever it is told
+    script = project / "vivado_synth.tcl"
+    if job["toolchain"] == "vivado-accelerator" and script.is_file():  # its RTL has the streams around the network
+        script.write_text(script.read_text().replace("-top ${project_name} ", "-top ${project_name}_axi "))
     options = project / "build_opt.tcl"
     if options.is_file():
         steps = {"reset": 0, "csim": 0, "synth": 1, "cosim": 0, "validation": 0, "export": 0, "vsynth": job["logic"],
@@ -66,7 +77,8 @@ def main() -> int:
         write_project(load_graph(here), job, here)
         from importlib.metadata import version
 
-        about = {"hls4ml": version("hls4ml"), "seconds": round(time.monotonic() - started, 2)}
+        about = {"hls4ml": version("hls4ml"), "seconds": round(time.monotonic() - started, 2),
+                 "sources": sources_within(here)}
         with write_aside(here / "project.json") as path:
             path.write_text(json.dumps(about, indent=1) + "\n")
     except (GreenedgeError, OSError, ValueError, KeyError, ImportError) as error:

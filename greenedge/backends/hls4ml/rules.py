@@ -42,6 +42,11 @@ def reasons_against_build(graph: Graph, target: Target, chain: Toolchain,
     if chain.name == "libero":
         found.append(Reason(graph.name, "no-toolchain", f"toolchain {chain.name}", chain.uncompiled or "",
                             "choose another toolchain"))
+    kind = options.get("synthesis", "auto")
+    if chain.reports and kind not in ("auto", "no", *chain.reports):
+        found.append(Reason(graph.name, "bad-option", f"synthesis {kind}",
+                            f"{chain.name} goes to {' or '.join(chain.reports)}",
+                            "choose toolchain vivado-accelerator"))
     if target.device.family not in chain.families:
         found.append(Reason(graph.name, "unsupported-target", f"a device of family {target.device.family!r}",
                             f"{chain.name} compiles for {', '.join(chain.families)}",

@@ -13,21 +13,33 @@ PROJECT = "project"  # the folder below the build
 
 
 @dataclass(frozen=True)
+class Vendor:
+    """A program that compiles a project to hardware: what is run below the project, up to the HLS compiler's estimate,
+    and what for counts after logic synthesis (or after routing, with `bitstream`).
+    """
+
+    program: str
+    hls: tuple[tuple[str, ...], ...]
+    logic: tuple[tuple[str, ...], ...]
+    bitstream: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Toolchain:
     """`includes` are below the project. `families`: devices it compiles for, the first toolchain of a family is its
     default.
 
-    `vendor` are the programs of which one runs the synthesis, with their arguments; `depthwise`: hls4ml has such a
-    layer for it; `float_bits`: significant bits of the numbers at its interface; `uncompiled`: why its C++ is not
-    compiled here.
+    `vendor` are the programs of which one runs the synthesis; `reports` is what it must leave below the project, by
+    kind of synthesis; `depthwise`: hls4ml has such a layer for it; `float_bits`: significant bits of the numbers at
+    its interface; `uncompiled`: why its C++ is not compiled here.
     """
 
     name: str
     backend: str
     families: tuple[str, ...]
     includes: tuple[str, ...]
-    vendor: tuple[tuple[str, ...], ...]
-    io: tuple[str, ...] = ("io_parallel", "io_stream")
+    vendor: tuple[Vendor, ...]
+    reports: Mapping[str, str]
     depthwise: bool = True
     weights_in_headers: bool = True
     sources: tuple[str, ...] = ()
@@ -36,27 +48,58 @@ class Toolchain:
     uncompiled: str | None = None
 
 
-_ARGUMENTS = "reset=0 csim=0 synth=1 cosim=0 validation=0 export=0 vsynth={logic} fifo_opt=0"
+def _arguments(logic: int, export: int = 0) -> str:
+    return f"reset=0 csim=0 synth=1 cosim=0 validation=0 export={export} vsynth={logic} fifo_opt=0"
+
+
+def _vivado(logic: int, export: int = 0) -> tuple[str, ...]:
+    return ("vivado_hls", "-f", "build_prj.tcl", _arguments(logic, export))
+
+
+def _catapult(logic: int) -> tuple[tuple[str, ...], ...]:
+    words = f'set ::argv "{_arguments(logic)}"'
+    return (("catapult", "-product", "ultra", "-shell", "-f", "build_prj.tcl", "-eval", words),)
+
+
+def _oneapi(target: str) -> tuple[tuple[str, ...], ...]:
+    return (("cmake", "-S", ".", "-B", "build"), ("cmake", "--build", "build", "--target", target))
+
+
 _AP = ("firmware/ap_types",)
-_VITIS = (("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl"), ("vitis_hls", "-f", "build_prj.tcl"))
+_VITIS = tuple(Vendor(argv[0], (argv,), (argv,)) for argv in (  # build_opt.tcl says how far they go
+    ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl"), ("vitis_hls", "-f", "build_prj.tcl")))
 _XILINX = ("zynq", "zynq-us", "virtex-us", "kintex-us", "artix-7")
+_SOLUTION = f"{TOP}_prj/solution1/syn/report"
+_CATAPULT = f"{TOP}_prj/{TOP}.v1"
+ROUTED = f"{TOP}_vivado_accelerator/project_1.runs/impl_1"
 TOOLCHAINS: Mapping[str, Toolchain] = {chain.name: chain for chain in (
-    Toolchain("vitis", "Vitis", _XILINX, _AP, _VITIS),
-    Toolchain("vivado", "Vivado", _XILINX, _AP, (("vivado_hls", "-f", "build_prj.tcl", _ARGUMENTS),)),
+    Toolchain("vitis", "Vitis", _XILINX, _AP, _VITIS,
+              {"hls": f"{_SOLUTION}/{TOP}_csynth.xml", "logic": "vivado_synth.rpt"}),
+    Toolchain("vivado", "Vivado", _XILINX, _AP, (Vendor("vivado_hls", (_vivado(0),), (_vivado(1),)),),
+              {"hls": f"{_SOLUTION}/{TOP}_csynth.xml", "logic": "vivado_synth.rpt"}),
     Toolchain("vivado-accelerator", "VivadoAccelerator", _XILINX, _AP,
-              (("vivado_hls", "-f", "build_prj.tcl", _ARGUMENTS),),
+              (Vendor("vivado_hls", (_vivado(0),), (_vivado(1),),
+                      (_vivado(0, 1), ("vivado", "-mode", "batch", "-source", "design.tcl"))),),
+              {"hls": f"{_SOLUTION}/{TOP}_axi_csynth.xml", "logic": "vivado_synth.rpt",
+               "bitstream": f"{ROUTED}/design_1_wrapper.bit"},
               sources=(f"firmware/{TOP}_axi.cpp",), float_bits=24),
     Toolchain("quartus", "Quartus", ("arria-10",), ("firmware/ac_types", "firmware/ap_types"),
-              (("make", f"{TOP}-fpga"),),
+              (Vendor("i++", (("make", f"{TOP}-fpga"),),
+                      (("make", f"{TOP}-fpga", "QUARTUS_COMPILE=--quartus-compile"),)),),
+              {"hls": f"{TOP}-fpga.prj/reports/lib/report_data.js",
+               "logic": f"{TOP}-fpga.prj/reports/lib/quartus_data.js"},
               depthwise=False, defines=("BRIDGE_SIZES",)),
-    Toolchain("oneapi", "oneAPI", ("arria-10",), (), (("cmake", "--build", "."),), depthwise=False,
+    Toolchain("oneapi", "oneAPI", ("arria-10",), (), (Vendor("icpx", _oneapi("report"), _oneapi("fpga")),),
+              {"hls": f"build/{TOP}.report.prj/reports/resources/json/summary.ndjson",
+               "logic": f"build/{TOP}.fpga.prj/reports/resources/json/quartus.ndjson"}, depthwise=False,
               uncompiled="its C++ is SYCL, which Intel's icpx alone compiles"),
-    Toolchain("catapult", "Catapult", _XILINX + ("arria-10",), ("firmware/ac_types/include", "firmware/ac_math/include",
+    Toolchain("catapult", "Catapult", _XILINX, ("firmware/ac_types/include", "firmware/ac_math/include",
               "firmware/ac_simutils/include", "firmware/nnet_utils"),
-              (("catapult", "-product", "ultra", "-shell", "-f", "build_prj.tcl", "-eval",
-                f"set ::argv \"{_ARGUMENTS}\""),),
-              depthwise=False, weights_in_headers=False),  # its depthwise layers went wrong where a stride left pixels over
-    Toolchain("libero", "Libero", ("polarfire",), (), (("shls", "hw"),),
+              (Vendor("catapult", _catapult(0), _catapult(1)),),
+              {"hls": f"{_CATAPULT}/rtl.rpt", "logic": f"{_CATAPULT}/vivado_concat_v/utilization_synth.rpt"},
+              # its depthwise layers went wrong where a stride left pixels over
+              depthwise=False, weights_in_headers=False),
+    Toolchain("libero", "Libero", ("polarfire",), (), (), {},
               uncompiled="hls4ml 1.3 asks for SmartHLS (shls) before it writes anything"))}
 # boards that VivadoAccelerator has a block design for: our name -> its name
 ACCELERATOR_BOARDS = {"pynq-z2": "pynq-z2", "zcu102": "zcu102"}

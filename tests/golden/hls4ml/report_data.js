@@ -1,0 +1,4 @@
+var infoJSON={"compileInfo":{"name":"Info","nodes":[{"name":"net","family":"Arria10","product":"Intel HLS Compiler","command":"i++ -march=10AX115S3F45E2SGE3 net_test.cpp -o net-fpga"}]}};
+var areaJSON={"columns":["","ALUTs","FFs","RAMs","DSPs","MLABs"],"debug_enabled":"true","type":"module","total_percent":[2.92,1.46,1.71,0.07,3.16,0.1],"total":[24953,58241,2,48,31],"name":"net","max_resources":[854400,1708800,2713,1518,0],"children":[{"name":"net","type":"function","data":[24953,58241,2,48,31],"details":[{"type":"text","text":"It's the network\'s only component."}]}]};
+var loopsJSON={"columns":["","Pipelined","II","Bottleneck","Details"],"children":[]};
+var fileJSON=[{"path":"firmware/net.cpp","name":"net.cpp","has_active_debug_locs":true,"absName":"/x/firmware/net.cpp","content":"var areaJSON={};"}];
