@@ -113,7 +113,7 @@ class TestOneCore:
         shutil.copytree(folder, copy)
         alter(copy / "rtl" / "net0_stage0.v")
         expected = run_graph(graph, x)
-        report = _against_build(graph, da4ml, "rtl", copy, {"x": x}, expected, {}, lambda *_: None)
+        report = _against_build(graph, da4ml.simulate, "rtl", copy, {"x": x}, expected, {}, lambda *_: None)
         layer = next(op.output for op in graph.ops if isinstance(op, Requantise))
         assert report.mismatches and report.first.layer == layer != graph.outputs[0]
         got = da4ml.simulate(copy, x)[graph.outputs[0]]
