@@ -293,3 +293,28 @@ def test_a_build_for_every_board(graph, tmp_path, rng, name):
     assert np.array_equal(finn.simulate(tmp_path / "b", x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
     told = finn.report(tmp_path / "b")
     assert told["hardware"]["lut"] > 100 and told["evidence"]["lut"].startswith("reported by yosys") and told["notes"]
+
+
+@pytest.mark.parametrize("shape, refused", [((5,), False), ((4, 3, 3), True)])
+def test_finns_own_flow_refuses_an_index_that_it_would_misread(shape, refused):
+    """The step's own function, without FINN around it: its LabelSelect is over the last axis, whatever a TopK says."""
+    import ast
+    from importlib import resources
+
+    from qonnx.core.modelwrapper import ModelWrapper
+
+    from greenedge.graph.qonnx import to_qonnx
+
+    net = Sketch(np.random.default_rng(5), shape, "s4")
+    model = ModelWrapper(to_qonnx(net.graph(net.arg_max("x"))))
+    steps = (resources.files("greenedge.backends.finn.amd") / "templates" / "greenedge_steps.py").read_text()
+    function = next(node for node in ast.parse(steps).body if getattr(node, "name", "") == "_require_last_axis")
+    names: dict = {}
+    exec(compile(ast.Module([function], []), "greenedge_steps.py", "exec"), names)
+    if not refused:
+        names["_require_last_axis"](model)
+        return
+    with pytest.raises(RuntimeError) as error:
+        names["_require_last_axis"](model)
+    assert str(error.value) == ("index1 is over axis 1 of 4; FINN's LabelSelect is over the last one only: leave the ArgMax out of the model, "
+                                "and take it on the host")

@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++")]
 SAMPLES = 6
 
 
-def networks_bench(graphs: list[Graph], rng, folder, interval: int | None, apart: float = 0.03) -> Bench:
-    """A bench with one module per network, folded for `interval` cycles; each must keep its schedule within `apart` and a cycle."""
+def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Bench:
+    """A bench with one module per network, folded for `interval` cycles; each must keep its schedule within 3 % and a cycle."""
     cases, sources = [], {}
     limits = Limits.of(load_target("ulx3s-85f").device)
     for index, graph in enumerate(graphs):
@@ -45,7 +45,7 @@ def networks_bench(graphs: list[Graph], rng, folder, interval: int | None, apart
         travels = y.reshape(SAMPLES, -1)[:, result.order] - (np.resize(result.offset, y[0].size) if result.offset else 0)
         cases.append(Case(f"{module}_case", {}, [Port("s", source.bits, source.signed, source.elements, x.reshape(SAMPLES, -1)[:, source.order])],
                           [Port("m", result.bits, result.signed, result.elements, travels)],
-                          design.schedule.interval, apart * design.schedule.interval + 1))
+                          design.schedule.interval, 0.03 * design.schedule.interval + 1))
     return Bench(cases, folder, sources)
 
 
@@ -65,9 +65,8 @@ def test_every_kind_of_layer(rng, tmp_path):
 
 @pytest.mark.slow
 def test_random_networks(rng, tmp_path):
-    """19 of these 20 keep their schedule within 3 %; one, nested concatenations before an upsampling, takes 14 % longer."""
     drawn = np.random.default_rng(22)
-    networks_bench([random_network(drawn) for _ in range(20)], rng, tmp_path, 60, apart=0.14).check()
+    networks_bench([random_network(drawn) for _ in range(20)], rng, tmp_path, 60).check()
 
 
 @pytest.mark.slow

@@ -9,13 +9,15 @@ import pytest
 
 from greenedge.backends.finn.design import Limits, plain, read_design
 from greenedge.backends.finn.fifos import Deadlock, placed, schedule, with_queues
-from greenedge.backends.finn.folding import cycles, divisors, least_cycles
-from greenedge.backends.finn.layers import Queue
+from greenedge.backends.finn.folding import Fold, cycles, divisors, least_cycles
+from greenedge.backends.finn.layers import Queue, Step
 from greenedge.backends.finn.network import network_of
 from greenedge.backends.finn.resources import Cost, blocks_of
 from greenedge.backends.finn.search import Search, Wish, choose
+from greenedge.backends.finn.stitch import stitch
 from greenedge.target import load_target
 from tests.backends.finn_sketches import SKETCHES, digits_like, residual, vectors
+from tests.backends.graphs import Sketch
 from tests.backends.nets import mlp
 
 
@@ -66,6 +68,23 @@ def test_queues_are_as_deep_as_needed(limits):
     with pytest.raises(Deadlock):
         with_queues(network, design.folding, beats, most_beats=1)
     assert schedule(network, design.folding, {}, beats).interval == pytest.approx(design.schedule.interval)
+
+
+def test_a_queue_is_as_wide_as_the_layer_that_takes_turns(limits):
+    """Channels of two branches in turn: with its beats made wider behind the queue, each branch would come at half the pace."""
+    s = Sketch(np.random.default_rng(2), (2, 4, 4))
+    a = s.step(s.conv("x", 8, (1, 1)), "u4")
+    network = network_of(s.graph(s.concat(a, s.step(s.conv(a, 8, (3, 3), pads=(1, 1, 1, 1)), "u4"))))
+    design = choose(network, limits, Wish(interval=1000)).design
+    names = {type(layer).__name__: layer.name for layer in network.layers}
+    steps = [layer.name for layer in network.layers if isinstance(layer, Step)]
+    for wide, narrow, expected in ((8, 2, 8), (8, 4, 8), (2, 4, 4)):
+        folding = {**design.folding, **{name: dataclasses.replace(design.folding[name], pe=narrow) for name in steps},
+                   names["Concat"]: Fold(wide)}
+        queued, _ = with_queues(network, folding, least_cycles(network))
+        queues = [one for one in stitch(queued, folding).instances if one.unit and one.unit.module == "ge_queue"]
+        assert queues and {one.ports["m"].elements for one in queues} == {expected}
+        assert all(one.unit.parameters["WIDTH"] == 4 * expected for one in queues)
 
 
 def test_a_design_is_read_back_as_it_was_written(limits, tmp_path):

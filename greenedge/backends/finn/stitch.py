@@ -62,15 +62,18 @@ def _with_parts(module: str) -> tuple[str, ...]:
 class _Stitcher:
     """Adds one layer after another; puts converters where two layers differ in width or type."""
 
-    def __init__(self, network: hw.Network) -> None:
+    def __init__(self, network: hw.Network, folding: Mapping[str, Fold]) -> None:
+        queued = {layer.result.name for layer in network.layers if isinstance(layer, hw.Queue)}
+        self.behind = {wire.name: elements(layer, folding[layer.name])[0] for layer in network.layers if not tied(layer)
+                       for wire in layer.sources if wire.name in queued}
         self.instances: list[Instance] = []
         self.streams: dict[str, Stream] = {}
         self.taken = {network.source.name, *(wire.name for layer in network.layers for wire in layer.results)}
 
     def add(self, layer: hw.Layer, fold: Fold | None) -> None:
         inward, outward = _PORTS.get(type(layer), (("s",), ("m",)))
-        if fold is None:  # passes beats on as they come
-            fold = Fold(self.streams[layer.source.name].elements)
+        if fold is None:
+            fold = self.passed_on(layer)
         taken, given = elements(layer, fold)
         ports = {}
         for k, port in enumerate(inward):
@@ -79,6 +82,15 @@ class _Stitcher:
         for port, wire in zip(outward, layer.results):
             ports[port] = self.streams[wire.name] = stream_of(wire, given)
         self.instances.append(Instance(self.fresh(f"{layer.name}_unit"), unit_of(layer, fold), ports, outward))
+
+    def passed_on(self, layer: hw.Layer) -> Fold:
+        """How many integers per beat a fork or a queue has: as they come, but a queue before a wider layer holds that layer's.
+
+        What joins two branches may take them in turn, each at full speed. A converter behind the queue would then give beats
+        at the pace of its narrower side, and between its turns it would wait with one beat in it.
+        """
+        given, taken = self.streams[layer.source.name].elements, self.behind.get(layer.result.name)
+        return Fold(given if taken is None or given % taken == 0 else taken)
 
     def fresh(self, wanted: str) -> str:
         """A name that nothing else in the top has."""
@@ -111,7 +123,7 @@ def stream_of(wire: hw.Wire, count: int) -> Stream:
 
 def stitch(network: hw.Network, folding: Mapping[str, Fold]) -> Stitched:
     """The units of a network (with its queues) and the streams between them."""
-    stitcher = _Stitcher(network)
+    stitcher = _Stitcher(network, folding)
     reader = next(layer for layer in network.layers if network.source.name in {wire.name for wire in layer.sources})
     first = elements(reader, folding[reader.name])[0] if not tied(reader) else network.source.channels
     source = stitcher.streams[network.source.name] = stream_of(network.source, through_pins(first, network.source.bits))
