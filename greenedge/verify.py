@@ -25,7 +25,7 @@ from greenedge.lower.ends import elementwise
 from greenedge.lower.source import read_model
 
 Tell = Callable[[int, int, str], None]
-BESIDE = 256  # vectors at most for other kernels of the same file, which may be slow
+BESIDE = 512  # vectors at most for other kernels of the same file, which may be slow
 SAMPLED = 24  # vectors for stages that are slow to simulate, such as a netlist
 _BOARD_CYCLES = 60_000_000  # of the virtual board in one verification: well below a minute
 
@@ -180,7 +180,7 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
         raise VerificationError(wrong)
     fewer = [name for name in stages if len(stages[name]) < len(vectors.inputs)]
     whole = ", ".join(name for name in stages if name not in fewer)
-    aside = "".join(f"; {r.candidate} {f'differs on {r.mismatches}' if r.mismatches else 'equal'} of {r.samples}" for r, _ in others)
+    aside = "".join(f"; {r.candidate} {f'differs on {r.mismatches} of' if r.mismatches else 'equal on'} {r.samples}" for r, _ in others)
     near = "".join(f", {report.candidate} {f'within {report.within:g}' if report.within else 'too'}" for report in floats)
     return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer) + near + aside
 

@@ -72,7 +72,7 @@ def _view(run: Path, summary: dict) -> dict:
     metrics = read_json(run, "1-train/metrics.json") or {}
     return {"name": summary.get("model") or run.name, "title": summary.get("title") or run.name, "target": target,
             "backend": summary.get("backend"), "verdict": _verdict(manifest, entries), "verify": entries, "beside": summary.get("beside", []),
-            "sentence": _sentence(entries), "chain": _chain(entries), "accuracy": summary.get("accuracy", {}),
+            "sentence": _sentence(entries), "chain": _chain([entry for entry in entries if entry.get("within") is None]), "accuracy": summary.get("accuracy", {}),
             "resources": _resources(summary, target.get("resources") or {}),
             "figures": _figures(summary), "files": summary.get("files", {}), "notes": summary.get("notes", []),
             "built": {name.removeprefix("4-build/"): size for name, size in summary.get("files", {}).items()
