@@ -157,9 +157,10 @@ def report(folder: Path) -> dict:
                 "clock_hz": clock_hz,
                 "core": {**in_core, "fmax_hz": fmax}, "adders": trace["adders"], "pipeline_stages": trace["stages"],
                 "cycles_per_inference": cycles, "latency_cycles": latency, "latency_s": latency / clock_hz,
-                "latency_at_core_fmax_s": latency / fmax if fmax else None, "ips": clock_hz / cycles if cycles
-                else None,
-                "trace_s": trace["seconds"], "layers": trace["layers"], "bitstream_bytes": bitstream_of(folder).stat().st_size,
+                "latency_at_core_fmax_s": latency / fmax if fmax else None,
+                "ips": clock_hz / cycles if cycles else None,
+                "trace_s": trace["seconds"], "layers": trace["layers"],
+                "bitstream_bytes": bitstream_of(folder).stat().st_size,
                 "rtl_sha256": simulated["rtl_sha256"], "host_interface": f"{board['link']}, {board['baud']:,} baud",
                 "tools": dict(record["tools"])}
     evidence = {**dict.fromkeys(counted, "reported by yosys"),

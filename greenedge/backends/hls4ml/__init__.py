@@ -162,8 +162,9 @@ def report(folder: Path) -> dict:
                 "estimated_cycles": job["estimated_cycles"], "write_s": written["seconds"],
                 "csim_compile_s": compiled.get("seconds"), "layers": written["layers"]} | found
     hardware = {key: value for key, value in hardware.items() if value is not None}
+    compiled_when = "measured when it was first compiled" if compiled.get("kept") else "measured"
     evidence = {"estimated_cycles": "estimated", "write_s": "measured", "clock_hz": "asked for",
-                "csim_compile_s": "measured when it was first compiled" if compiled.get("kept") else "measured"} | evidence
+                "csim_compile_s": compiled_when} | evidence
     made = "written" if not compiled else "written and simulated in C"
     notes = [] if found else [f"No vendor tool ran: the project for {job['toolchain']}, 4-build/{PROJECT}, is {made}; "
                               "resources and the clock that it reaches are unknown."]
