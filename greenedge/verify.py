@@ -264,8 +264,8 @@ def _proof(graph: Graph) -> str | None:
     with_affine = sum(1 for entry in entries if entry.get("proved"))
     if not ops:
         return "integer arithmetic only: nothing is rounded"
-    return (f"{len(ops)} requantisers equal real arithmetic on all {sum(e['accumulators'] for e in entries):,} reachable accumulators; "
-            f"affine form equal too for {with_affine}")
+    return (f"{len(ops)} requantisers equal real arithmetic on all {sum(e['accumulators'] for e in entries):,} reachable accumulators"
+            + (f"; affine form equal too for {with_affine}" if with_affine else ""))
 
 
 def _against_torch(lowered: Lowered, vectors: Vectors, ints, stages) -> list[VerificationReport]:

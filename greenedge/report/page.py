@@ -24,12 +24,19 @@ _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz"
             "core_fmax_hz": ("highest clock of the core", "hertz"), "clock_hz": ("clock", "hertz"),
             "latency_s": ("latency", "time"), "latency_cycles": ("latency in cycles", "count"),
             "latency_at_core_fmax_s": ("latency at the core's highest clock", "time"), "adders": ("adders", "count"),
-            "pipeline_stages": ("pipeline stages", "count"), "trace_s": ("unrolling took", "time"), "write_s": ("writing the project took", "time"),
+            "pipeline_stages": ("pipeline stages", "count"), "trace_s": ("unrolling into Verilog took", "time"),
+            "loop_interval_cycles": ("interval of the slowest loop, cycles", "count"),
+            "loop_latency_cycles": ("latency of the longest loop, cycles", "count"), "area_score": ("area score", "count"),
+            "toolchain": ("toolchain", "text"), "io": ("inputs and outputs", "text"), "write_s": ("writing the project took", "time"),
             "csim_compile_s": ("compiling the C simulation took", "time"), "ips": ("inferences per second", "rate"),
             "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
 _RESOURCES = {"lut4": "LUT4", "lut": "LUTs", "alm": "ALMs", "alut": "ALUTs", "ff": "Flip-flops", "dsp": "DSP blocks",
               "bram_bits": "Block RAM bits", "ram_blocks": "RAM blocks", "uram": "UltraRAM blocks", "mlab": "MLABs",
               "comb": "Logic cells, placed"}
+# of a layer as the hardware's maker records it: key -> heading; shown where any layer has it
+_LAYER_COLUMNS = {"kind": "built as", "reuse_factor": "reuse factor", "strategy": "strategy", "cycles": "cycles, estimated",
+                  "result": "result", "within": "types within", "adders": "adders", "cost": "bits of adders", "stages": "pipeline stages", "seconds": "seconds to trace"}
+_WITHIN = {"weight": "weights", "accum": "accumulator", "scale": "scale", "bias": "bias"}
 _POOL = {"comb": "lut4"}  # a placed logic cell takes a LUT4, also for carry and small memories
 _ELSEWHERE = ("part", "tools", "bitstream_bytes", "rtl_sha256")  # shown in the heading, the files and the digests
 ESTIMATED = ("estimated", "estimate")
@@ -78,6 +85,7 @@ def _view(run: Path, summary: dict) -> dict:
             "built": {name.removeprefix("4-build/"): size for name, size in summary.get("files", {}).items()
                       if name.startswith("4-build/")},
             "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
+            "made": _made(summary), "hardware_layers": _hardware_layers(summary),
             "stages": _stages(manifest), "failed": failed, "layers": lowered.get("layers", []),
             "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
             "energy": _energy(run, manifest), "energy_cells": _energy_cells(summary),
@@ -160,6 +168,24 @@ def _resources(summary: dict, available: dict) -> list[dict]:
                          "estimated": _is_estimate(word), "core": (hardware.get("core") or {}).get(key),
                          "before": (hardware.get("hls_estimates") or {}).get(key)})
     return rows
+
+
+def _made(summary: dict) -> str:
+    """What the figures are of."""
+    hardware = summary.get("hardware") or {}
+    return ("On the chip" if any(hardware.get(key) is not None for key in _RESOURCES) else "The HLS project"
+            if "toolchain" in hardware else "The binary")
+
+
+def _hardware_layers(summary: dict) -> dict:
+    """{"columns": headings, "rows": [(layer, its cells)]} of what the hardware's maker said of every layer."""
+    layers = [dict(layer) for layer in (summary.get("hardware") or {}).get("layers") or []]
+    for layer in layers:
+        if types := [f"{word} {layer[key]}" for key, word in _WITHIN.items() if key in layer]:
+            layer["within"] = ", ".join(types)
+    keys = [key for key in _LAYER_COLUMNS if any(key in layer for layer in layers)]
+    return {"columns": [_LAYER_COLUMNS[key] for key in keys],
+            "rows": [(layer["layer"], [layer.get(key) for key in keys]) for layer in layers]}
 
 
 def _figures(summary: dict) -> list[dict]:

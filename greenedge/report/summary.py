@@ -38,7 +38,7 @@ def summarise(run: Path) -> dict:
     summary["notes"] += [f"{path.name} is the energy of an earlier build; measure again."
                          for path, document in energy_documents(run) if not _of_build(document, manifest)]
     if manifest.about.get("backend_reason"):
-        summary["notes"].insert(0, f"{str(manifest.about['backend_reason'])[:1].upper()}{str(manifest.about['backend_reason'])[1:]}.")
+        summary["notes"].insert(0, f"The back end {manifest.about['backend_reason']}.")
     bitstream = any(name.endswith((".bit", ".bin", ".fs")) for name in summary["files"])
     if bitstream and not (built.get("hardware") or {}).get("host_interface"):
         summary["notes"].append(NO_HOST)

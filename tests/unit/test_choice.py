@@ -66,7 +66,7 @@ def test_the_reason_is_in_manifest_and_report(tmp_path, monkeypatch):
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert (manifest["backend"], manifest["backend_reason"]) == ("fake", "fake was chosen because it is quick")
     summary = json.loads((tmp_path / "run" / "7-report" / "summary.json").read_text())
-    assert summary["notes"][0] == "Fake was chosen because it is quick."
+    assert summary["notes"][0] == "The back end fake was chosen because it is quick."
     named, = jobs_for(ModelFile(model), [str(board)], "fake")
     run_job(named, tmp_path / "named")
     assert json.loads((tmp_path / "named" / "manifest.json").read_text())["backend_reason"] is None

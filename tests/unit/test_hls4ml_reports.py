@@ -60,8 +60,12 @@ def test_of_the_accelerators_block_design(lay):
     lay("util.rpt")
     routed = "net_vivado_accelerator/project_1.runs/impl_1/design_1_wrapper_timing_summary_routed.rpt"
     found, evidence = read_reports(lay(routed, "timing_summary.rpt"), "vivado-accelerator")
-    assert found == {"lut": 6180, "ff": 8122, "dsp": 38, "bram_bits": 7 * 18432, "fmax_hz": 125_000_000}
+    assert found == {"lut": 6180, "ff": 8122, "dsp": 38, "bram_bits": 7 * 18432, "fmax_hz": 125_000_000,
+                     "clock_hz": 100_000_000}
     assert set(evidence.values()) == {"reported by Vivado after routing, with the block design around it"}
+    found, evidence = read_reports(lay(f"{SOLUTION}/net_axi_csynth.xml", "net_csynth.xml"), "vivado-accelerator")
+    assert (found["latency_cycles"], found["latency_s"], found["ips"]) == (9, pytest.approx(90e-9), 100_000_000)
+    assert found["lut"] == 6180 and found["hls_estimates"]["lut"] == 63251 and evidence["ips"] == ESTIMATED
 
 
 def test_of_intels_compiler(lay):
@@ -273,3 +277,41 @@ def test_a_clock_that_is_not_met_is_said(tmp_path, tools, repo):
     told = hls4ml.report(tmp_path / "build")
     assert told["notes"] == ["The clock of 400 MHz is not met: 275.9 MHz, estimated by the HLS compiler."]
     assert told["evidence"]["clock_hz"] == "asked for"
+
+
+@pytest.mark.parametrize("toolchain, places", [
+    ("vivado-accelerator", {"net_csynth.xml": f"{SOLUTION}/net_axi_csynth.xml", "vivado_synth.rpt": "vivado_synth.rpt",
+                            "util.rpt": "util.rpt"}),
+    ("quartus", {f"{name}.js": f"{INTEL}/{name}.js" for name in ("report_data", "verification_data", "quartus_data")}),
+    ("oneapi", {f"{name}.ndjson": f"{ONEAPI}/{name}.ndjson" for name in ("summary", "loop_attr", "quartus")}),
+    ("catapult", {"cycle.rpt": f"{CATAPULT}/cycle.rpt", "rtl.rpt": f"{CATAPULT}/rtl.rpt",
+                  "timing_summary.rpt": f"{CATAPULT}/vivado_concat_v/timing_summary_synth.rpt"})])
+def test_whatever_is_spoiled_a_report_is_read_or_told(rng, repo, tmp_path, toolchain, places):
+    """Cut, with bytes changed, with numbers in place of words: numbers that are counts, or one sentence."""
+    golden = {name: (repo / "tests" / "golden" / "hls4ml" / name).read_bytes() for name in places}
+    told = 0
+    for _ in range(60):
+        for name, place in places.items():
+            path = tmp_path / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(_spoiled(rng, golden[name]))
+        try:
+            found, evidence = read_reports(tmp_path, toolchain)
+            assert set(evidence) == set(found) - {"hls_estimates"}
+            assert all(type(value) in (int, float) for key, value in found.items() if key != "hls_estimates")
+        except ToolError as error:
+            told += 1
+            assert str(error).endswith("; run the synthesis again.")
+    assert 0 < told < 60
+
+
+def _spoiled(rng, content: bytes) -> bytes:
+    kind = rng.integers(4)
+    if kind == 0:
+        return content
+    if kind == 1:
+        return content[:rng.integers(len(content))]
+    spoiled = bytearray(content)
+    for at in rng.integers(0, len(content), 4):
+        spoiled[at] = rng.choice(list(b'{}[]",:|0 -\n\x00\xff')) if kind == 2 else content[rng.integers(len(content))]
+    return bytes(spoiled)

@@ -139,3 +139,19 @@ def test_an_estimated_resource_is_told_from_a_counted_one():
     assert list(rows) == ["LUTs", "ALMs", "DSP blocks"]
     assert (rows["LUTs"]["estimated"], rows["LUTs"]["before"], rows["LUTs"]["total"]) == (False, 63251, 1_182_240)
     assert rows["DSP blocks"]["estimated"] and rows["DSP blocks"]["before"] is None
+
+
+def test_layers_in_hardware_are_shown_as_their_maker_records_them():
+    from greenedge.report.page import _hardware_layers, _made
+
+    layers = [{"layer": "fc1", "kind": "Dense n1_fc1", "result": "fixed<9,9>", "accum": "fixed<9,9>",
+               "weight": "fixed<4,4>", "reuse_factor": 2, "strategy": "resource", "cycles": 2},
+              {"layer": "act", "kind": "BatchNormalization n2_act", "result": "ufixed<4,4>", "scale": "a", "bias": "b"}]
+    shown = _hardware_layers({"hardware": {"layers": layers}})
+    assert shown["columns"] == ["built as", "reuse factor", "strategy", "cycles, estimated", "result", "types within"]
+    assert shown["rows"][0] == ("fc1", ["Dense n1_fc1", 2, "resource", 2, "fixed<9,9>",
+                                        "weights fixed<4,4>, accumulator fixed<9,9>"])
+    assert shown["rows"][1][1][1:4] == [None] * 3 and shown["rows"][1][1][-1] == "scale a, bias b"
+    assert _hardware_layers({}) == {"columns": [], "rows": []}
+    assert [_made({"hardware": h}) for h in ({"lut": 0}, {"toolchain": "vitis"}, None)] == [
+        "On the chip", "The HLS project", "The binary"]

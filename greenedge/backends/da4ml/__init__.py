@@ -157,16 +157,18 @@ def report(folder: Path) -> dict:
                 "clock_hz": clock_hz,
                 "core": {**in_core, "fmax_hz": fmax}, "adders": trace["adders"], "pipeline_stages": trace["stages"],
                 "cycles_per_inference": cycles, "latency_cycles": latency, "latency_s": latency / clock_hz,
-                "latency_at_core_fmax_s": latency / fmax if fmax else None, "ips": clock_hz / cycles if cycles
-                else None,
-                "trace_s": trace["seconds"], "bitstream_bytes": bitstream_of(folder).stat().st_size,
+                "latency_at_core_fmax_s": latency / fmax if fmax else None,
+                "ips": clock_hz / cycles if cycles else None,
+                "trace_s": trace["seconds"], "layers": trace["layers"],
+                "bitstream_bytes": bitstream_of(folder).stat().st_size,
                 "rtl_sha256": simulated["rtl_sha256"], "host_interface": f"{board['link']}, {board['baud']:,} baud",
                 "tools": dict(record["tools"])}
     evidence = {**dict.fromkeys(counted, "reported by yosys"),
                 **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
                 **dict.fromkeys(("adders", "pipeline_stages"), "reported by da4ml"),
                 **dict.fromkeys(("cycles_per_inference", "latency_cycles", "latency_s", "ips"), "simulated"),
-                "latency_at_core_fmax_s": "simulated cycles at nextpnr's clock", "trace_s": "measured"}
+                "latency_at_core_fmax_s": "simulated cycles at nextpnr's clock",
+                "trace_s": "measured when it was first traced" if trace["kept"] else "measured"}
     return {"hardware": hardware, "evidence": evidence, "tools": {**record["tools"], "da4ml": trace["da4ml"]}}
 
 

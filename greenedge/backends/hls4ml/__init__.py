@@ -67,7 +67,7 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     job = _job(graph, target, chain, options)
     python = lambda module, log, label: Command(("{python}", "-m", f"{_MODULE}.{module}"), log, label)
     commands = [python("project", "hls4ml.log", "hls4ml writes the project")]
-    products = ["project.json", "job.json"]
+    products = [f"{PROJECT}/{chain.top}", "project.json", "job.json"]
     if chain.uncompiled is None:
         commands.append(python("csim", "csim.log", "compiling the C simulation"))
         products.append("csim.json")
@@ -90,7 +90,8 @@ def _job(graph: Graph, target: Target, chain, options: Mapping[str, object]) -> 
     settings = {"io_type": options.get("io") or _io(graph), "clock_period": round(1e9 / clock_hz(target, options), 3)}
     on_board = chain.name == "vivado-accelerator"
     settings |= {"board": ACCELERATOR_BOARDS[target.name]} if on_board else {"part": target.device.part}
-    folding = {name: {"ReuseFactor": f.reuse, "Strategy": f.strategy} for name, f in folded.items()}
+    folding = {name: {"ReuseFactor": f.reuse, "Strategy": f.strategy, "Cycles": f.cycles}
+               for name, f in folded.items()}
     return {"toolchain": chain.name, "settings": settings, "folding": folding,
             "logic": int(options.get("synthesis") == "logic"),
             "estimated_cycles": max((f.cycles for f in folded.values()), default=None)}
@@ -159,12 +160,14 @@ def report(folder: Path) -> dict:
     hardware = {"toolchain": job["toolchain"], "io": job["settings"]["io_type"],
                 "clock_hz": 1e9 / job["settings"]["clock_period"],
                 "estimated_cycles": job["estimated_cycles"], "write_s": written["seconds"],
-                "csim_compile_s": compiled.get("seconds")} | found
+                "csim_compile_s": compiled.get("seconds"), "layers": written["layers"]} | found
     hardware = {key: value for key, value in hardware.items() if value is not None}
-    evidence = {"estimated_cycles": "estimated", "write_s": "measured",
-                "csim_compile_s": "measured (0 where it was kept)", "clock_hz": "asked for"} | evidence
-    notes = [] if found else [f"No vendor tool ran: the project for {job['toolchain']} is written and simulated in C; "
-                              f"resources and clock are unknown."]
+    compiled_when = "measured when it was first compiled" if compiled.get("kept") else "measured"
+    evidence = {"estimated_cycles": "estimated", "write_s": "measured", "clock_hz": "asked for",
+                "csim_compile_s": compiled_when} | evidence
+    made = "written" if not compiled else "written and simulated in C"
+    notes = [] if found else [f"No vendor tool ran: the project for {job['toolchain']}, 4-build/{PROJECT}, is {made}; "
+                              "resources and the clock that it reaches are unknown."]
     if found.get("fmax_hz", hardware["clock_hz"]) < hardware["clock_hz"]:
         notes.append(f"The clock of {hardware['clock_hz'] / 1e6:g} MHz is not met: {found['fmax_hz'] / 1e6:.4g} MHz, "
                      f"{evidence['fmax_hz']}.")

@@ -11,8 +11,8 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP, Toolc
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files import write_aside
 from greenedge.graph import load_graph, run_graph
-from greenedge.tools import Command, Plan, execute
+from greenedge.tools import RECORD, Command, Plan, execute
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _COMPILE_S, _RUN_S = 1800, 3600
@@ -39,7 +39,7 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], progress: Callabl
     graph, chain = load_graph(folder), toolchain(folder)
     handed = hand_over(graph, chain.depthwise)
     progress("compiling the C simulation with g++ (kept for the next time)")
-    program = compile_project(folder, handed, progress)
+    program = compile_project(folder, handed, progress).program
     source, output = handed.held[graph.inputs[0]], graph.outputs[0]
     stored = x.reshape(len(x), -1)[:, source.order].astype(np.float64)
     layers = {layer.name: layer.edge for layer in handed.layers if is_traced(layer) and layer.edge in keep}
@@ -74,7 +74,16 @@ def toolchain(folder: Path) -> Toolchain:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
 
 
-def compile_project(folder: Path, handed: Handover, progress: Callable[[str], None]) -> Path:
+@dataclass(frozen=True)
+class Compiled:
+    """The program, how long g++ took when it made it, and whether that was an earlier time."""
+
+    program: Path
+    seconds: float
+    kept: bool
+
+
+def compile_project(folder: Path, handed: Handover, progress: Callable[[str], None]) -> Compiled:
     """The program for the project's sources as they lie there now; compiled once per content."""
     chain, files = toolchain(folder), sources(folder)
     files = {name: content for name, content in files.items() if not name.endswith("_test.cpp")}
@@ -84,9 +93,11 @@ def compile_project(folder: Path, handed: Handover, progress: Callable[[str], No
     cache.parent.mkdir(parents=True, exist_ok=True)
     with open(cache.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (cache / "csim").is_file():
+        kept = (cache / "csim").is_file()
+        if not kept:
             execute(plan, cache, progress)
-    return cache / "csim"
+    seconds = json.loads((cache / RECORD).read_text(encoding="utf-8"))["seconds"]
+    return Compiled(cache / "csim", float(sum(seconds.values())), kept)
 
 
 def _traced(handed: Handover) -> str:
@@ -106,8 +117,7 @@ def _compiler(chain: Toolchain) -> Command:
     includes = [f"-I{PROJECT}", f"-I{PROJECT}/firmware", *(f"-I{PROJECT}/{name}" for name in chain.includes)]
     weights = f'-DWEIGHTS_DIR="{PROJECT}/firmware/weights"'
     return Command(("g++", "-O1" if chain.name == "catapult" else "-O0", "-std=c++17", "-w", "-I.", *includes, *defines,
-                    weights,
-                    "harness.cpp", "-o", "csim"), "g++.log", "compiling the C simulation with g++",
+                    weights, "harness.cpp", "-o", "csim"), "g++.log", "compiling the C simulation with g++",
                     timeout_s=_COMPILE_S)
 
 
@@ -134,12 +144,12 @@ def main() -> int:
         graph = load_graph(here)
         edge = graph.edges[graph.inputs[0]]
         x = np.random.default_rng(SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
-        started = time.monotonic()
+        compiled = compile_project(here, hand_over(graph, toolchain(here).depthwise), print)
         got = simulate(here, x, (), print)
-        seconds = round(time.monotonic() - started, 2)
         if not np.array_equal(got[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]]):
             raise GreenedgeError("the C simulation differs from the integer graph on random samples")
-        record = {"samples": SAMPLES, "seconds": seconds, "sources_sha256": digest(here)}
+        record = {"samples": SAMPLES, "seconds": compiled.seconds, "kept": compiled.kept,
+                  "sources_sha256": digest(here)}
         with write_aside(here / "csim.json") as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
     except GreenedgeError as error:

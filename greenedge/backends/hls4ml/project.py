@@ -31,7 +31,8 @@ def write_project(graph: Graph, job: Mapping, folder: Path) -> Handover:
     handed = hand_over(graph, chain.depthwise)
     config = create_config(str(folder / PROJECT), TOP, chain.backend, **job["settings"])
     names = {layer.name: {"Precision": dict(layer.precision), "Trace": is_traced(layer),
-                          **job["folding"].get(layer.name, {})} for layer in handed.layers}
+                          **{key: value for key, value in job["folding"].get(layer.name, {}).items()
+                             if key != "Cycles"}} for layer in handed.layers}
     # the weights that are simulated are then those of the headers, which the vendor's compiler reads
     writer = {**config.get("WriterConfig", {}), "WriteWeightsTxt": not chain.weights_in_headers}
     config |= {"TraceOutput": True, "WriterConfig": writer,
@@ -68,17 +69,25 @@ def _settle(project: Path, stamp: str, job: Mapping) -> None:
                                                          value in steps.items()) + "}\n")
 
 
+def _layers(handed: Handover, job: Mapping) -> list[dict]:
+    """What hls4ml was given of every layer, for the report."""
+    words = {"ReuseFactor": "reuse_factor", "Strategy": "strategy", "Cycles": "cycles"}
+    return [{"layer": layer.edge or layer.name, "kind": f"{layer.kind} {layer.name}", **layer.precision,
+             **{words[key]: value for key, value in job["folding"].get(layer.name, {}).items()}}
+            for layer in handed.layers]
+
+
 def main() -> int:
     """Writes the project of what lies in the working directory."""
     here = Path(".")
     try:
         job = json.loads((here / "job.json").read_text())
         started = time.monotonic()
-        write_project(load_graph(here), job, here)
+        handed = write_project(load_graph(here), job, here)
         from importlib.metadata import version
 
         about = {"hls4ml": version("hls4ml"), "seconds": round(time.monotonic() - started, 2),
-                 "sources": sources_within(here)}
+                 "sources": sources_within(here), "layers": _layers(handed, job)}
         with write_aside(here / "project.json") as path:
             path.write_text(json.dumps(about, indent=1) + "\n")
     except (GreenedgeError, OSError, ValueError, KeyError, ImportError) as error:

@@ -31,7 +31,7 @@ class Toolchain:
 
     `vendor` are the programs of which one runs the synthesis; `reports` is what it must leave below the project, by
     kind of synthesis; `depthwise`: hls4ml has such a layer for it; `float_bits`: significant bits of the numbers at
-    its interface; `uncompiled`: why its C++ is not compiled here.
+    its interface; `uncompiled`: why its C++ is not compiled here; `top`: the network's own source.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Toolchain:
     defines: tuple[str, ...] = ()
     float_bits: int = 53
     uncompiled: str | None = None
+    top: str = f"firmware/{TOP}.cpp"
 
 
 def _arguments(logic: int, export: int = 0) -> str:
@@ -92,7 +93,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = {chain.name: chain for chain in (
     Toolchain("oneapi", "oneAPI", ("arria-10",), (), (Vendor("icpx", _oneapi("report"), _oneapi("fpga")),),
               {"hls": f"build/{TOP}.report.prj/reports/resources/json/summary.ndjson",
                "logic": f"build/{TOP}.fpga.prj/reports/resources/json/quartus.ndjson"}, depthwise=False,
-              uncompiled="its C++ is SYCL, which Intel's icpx alone compiles"),
+              uncompiled="its C++ is SYCL, which Intel's icpx alone compiles", top=f"src/firmware/{TOP}.cpp"),
     Toolchain("catapult", "Catapult", _XILINX, ("firmware/ac_types/include", "firmware/ac_math/include",
               "firmware/ac_simutils/include", "firmware/nnet_utils"),
               (Vendor("catapult", _catapult(0), _catapult(1)),),

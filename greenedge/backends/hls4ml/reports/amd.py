@@ -32,8 +32,17 @@ def read(project: Path) -> list[Reading]:
     if (path := project / "util.rpt").is_file():
         found.append(Reading(_ROUTED, parse_hierarchy(path)))
     if (path := project / ROUTED / "design_1_wrapper_timing_summary_routed.rpt").is_file():
-        found.append(Reading(_ROUTED, parse_timing(path)))
+        timing = parse_timing(path)
+        found += [Reading(_ROUTED, timing), *_at_board_clock(found, timing["clock_hz"])]
     return found
+
+
+def _at_board_clock(found: list[Reading], clock_hz: float | None) -> list[Reading]:
+    """The compiler's cycles at the clock that the block design gives, which need not be the one asked for."""
+    cycles = next((reading.numbers for reading in found if "latency_cycles" in reading.numbers), None)
+    if cycles is None or clock_hz is None:
+        return []
+    return [Reading(ESTIMATED, paced(cycles["latency_cycles"], cycles["cycles_per_inference"], 1e9 / clock_hz))]
 
 
 def parse_csynth(path: Path) -> list[Reading]:
@@ -88,7 +97,7 @@ def parse_hierarchy(path: Path) -> dict[str, float | None]:
 
 
 def parse_timing(path: Path) -> dict[str, float | None]:
-    """The highest clock of report_timing_summary: 1 / (period - worst slack), where all clocks have one period."""
+    """The clock of report_timing_summary and its highest, 1 / (period - worst slack), where all have one period."""
     text = text_of(path)
     slack = re.search(r"^[ \t]*WNS\(ns\).*\n[- \t]*\n[ \t]*(-?[\d.]+|NA)\s", text, re.MULTILINE)
     if slack is None:
@@ -96,4 +105,5 @@ def parse_timing(path: Path) -> dict[str, float | None]:
     periods = {number(found) for found in _CLOCK.findall(text)}
     worst = number(slack[1])
     period = periods.pop() if len(periods) == 1 else None
-    return {"fmax_hz": 1e9 / (period - worst) if period and worst is not None and worst < period else None}
+    return {"clock_hz": 1e9 / period if period else None,
+            "fmax_hz": 1e9 / (period - worst) if period and worst is not None and worst < period else None}

@@ -22,10 +22,14 @@ def read(project: Path) -> list[Reading]:
         found += parse_cycles(path)
     if (path := solution / "rtl.rpt").is_file():
         found.append(Reading(ESTIMATED, parse_rtl(path)))
-    for name, parse in (("utilization_synth.rpt", parse_utilisation), ("timing_summary_synth.rpt", parse_timing)):
+    for name, parse in (("utilization_synth.rpt", parse_utilisation), ("timing_summary_synth.rpt", _highest)):
         if (path := solution / "vivado_concat_v" / name).is_file():
             found.append(Reading(SYNTHESISED, parse(path)))
     return found
+
+
+def _highest(path: Path) -> dict[str, float | None]:
+    return {"fmax_hz": parse_timing(path)["fmax_hz"]}
 
 
 def parse_cycles(path: Path) -> list[Reading]:
