@@ -64,7 +64,7 @@ def check_model(path: Path, target: Target, backend: str | None, declared: Mappi
     notes = _notes(Path(path), graph, module, declared) if not reasons and hasattr(module, "foresee") else ()
     if lowered.graph is not whole:
         notes = (f"{whole.outputs[0]} runs on the host: {backend} gives the scores that it chooses from.", *notes)
-    if not reasons and hasattr(module, "ends"):
+    elif not reasons and hasattr(module, "ends"):
         notes += tuple(module.ends(lowered, target, dict(options or {}))[1])
     return Preflight(name, target.name, backend, reasons, sum(1 for op in graph.ops if op.inputs), weight_bits(graph),
                      widest_accumulator(graph), notes)

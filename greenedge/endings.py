@@ -35,7 +35,7 @@ class Ending:
 
 
 def endings(lowered: Lowered) -> tuple[tuple[Ending, ...], dict[str, str]]:
-    """(the outputs that end so, {any other output: the operator that the host runs for it}), in the model's order."""
+    """(the outputs that end so, {any other output: the operators that the host runs for it}), in the model's order."""
     made = {name: node for node in lowered.epilogue.graph.node for name in node.output}
     bounds = {output.tensor: output for output in lowered.outputs}
     found, left = [], {}
@@ -49,8 +49,20 @@ def endings(lowered: Lowered) -> tuple[tuple[Ending, ...], dict[str, str]]:
             rank = len(lowered.graph.edges[bound.edge].shape)
             found.append(_ending(name, bound, axis + rank if axis < 0 else axis - 1))
         else:
-            left[name] = node.op_type if node is not None else "other arithmetic"
+            left[name] = ", ".join(dict.fromkeys(_operators(made, name, set(bounds)))) or "dequantisation"
     return tuple(found), left
+
+
+def _operators(made: dict, name: str, stop: set[str]) -> list[str]:
+    """The operators on the way to a tensor, the first first; a tensor is reached once."""
+    found, seen, stack = [], set(), [name]
+    while stack:
+        tensor = stack.pop()
+        if tensor in made and tensor not in stop | seen:
+            found.insert(0, made[tensor].op_type)
+            stack += made[tensor].input
+        seen.add(tensor)
+    return found
 
 
 def _ending(name: str, bound, softmax: int | None) -> Ending:

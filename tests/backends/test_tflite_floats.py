@@ -112,7 +112,7 @@ def test_what_stays_with_the_host_is_said_beforehand(tmp_path):
     name = lower_file(path).epilogue.graph.output[0].name
     told = check_model(path, load_target("linux-x86"), "tflite")
     assert told.reasons == () and told.notes[-1] == (
-        f"model.tflite ends at the integers of which {name!r} is made; its Sigmoid is the host's.")
+        f"model.tflite ends at the integers of which {name!r} is made; what makes it runs on the host: Sigmoid.")
 
 
 def test_a_softmax_along_another_axis_stays_with_the_host(tmp_path, rng):

@@ -41,3 +41,5 @@ def test_scores_are_the_hosts_bit_for_bit(tmp_path, rng):
 def test_what_else_a_model_does_is_named(tmp_path):
     found, left = endings(lowered(scores().node("Sigmoid"), tmp_path))
     assert found == () and list(left.values()) == ["Sigmoid"]
+    found, left = endings(lowered(scores().node("Softmax", axis=1).node("Neg").node("Exp"), tmp_path))
+    assert found == () and list(left.values()) == ["Softmax, Neg, Exp"]

@@ -28,7 +28,7 @@ def carried(lowered: Lowered, options: Mapping[str, object], compiled: bool) -> 
     """The float outputs that the file gives, and a sentence for each that someone may miss. `compiled`: for an accelerator."""
     wanted = options.get("outputs", OUTPUTS[0])
     found, left = endings(lowered)
-    notes = [f"model.tflite ends at the integers of which {name!r} is made; its {operator} is the host's." for name, operator in left.items()]
+    notes = [f"model.tflite ends at the integers of which {name!r} is made; what makes it runs on the host: {operators}." for name, operators in left.items()]
     taken = []
     for end in found:
         soft = end.softmax is not None
