@@ -27,7 +27,7 @@ def infer_on_board(run: Path, samples: Path, port: str | None, baud: int | None,
     from greenedge.inference import write
     from greenedge.lower import load_lowered
     from greenedge.model_file import read_array
-    from greenedge.verify import compare
+    from greenedge.compare import compare
 
     backend = load_backend(built_with(run, load_manifest(run)))
     lowered = lowered_for(backend, load_lowered(inside(run, FOLDER["lower"])))

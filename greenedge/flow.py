@@ -37,7 +37,7 @@ _READS = {"train": (), "export": ("train",), "lower": ("export",), "build": ("lo
           "verify": ("export", "lower", "build"), "report": ("train", "export", "lower", "build", "verify")}
 _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"), "lower": ("lower", "graph"),
          "build": ("backends/{backend}", "endings.py", "int8", "rtl", "shell", "graph", "lower/scores.py", "tools.py", "toolbox.py"),
-         "verify": ("verify.py", "boards", "shell", "reference.py", "host.py", "backends/{backend}", "int8", "rtl", "graph", "lower"),
+         "verify": ("verify.py", "compare.py", "boards", "shell", "reference.py", "host.py", "backends/{backend}", "int8", "rtl", "graph", "lower"),
          "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
              "report": ("jinja2",)}

@@ -1,11 +1,4 @@
-"""The same vectors through every stage, integers compared with ==.
-
-    report = compare("graph", "rtl", expected, got)     # arrays of integers, batch first; all outputs
-    report.require()                                    # VerificationError names the first sample and layer
-
-Zero samples, another shape, NaN: an error, never a pass. What was proved and what was sampled are two fields. Float outputs that a built
-file computes itself, behind the integers, are another matter: `compare_floats` takes the largest difference that is allowed.
-"""
+"""The same vectors through every stage of a run, integers compared with == (compare.py)."""
 
 from __future__ import annotations
 
@@ -17,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from greenedge.compare import First, VerificationReport, compare, compare_floats, first_difference, in_words
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files import write_aside
 from greenedge.graph import Graph, Requantise, run_graph
@@ -29,104 +23,6 @@ BESIDE = 512  # vectors at most for other kernels of the same file, which may be
 SAMPLED = 24  # vectors for stages that are slow to simulate, such as a netlist
 _BOARD_CYCLES = 60_000_000  # of the virtual board in one verification: well below a minute
 
-
-@dataclass(frozen=True)
-class First:
-    """The first difference: which sample, which layer, and the values there (at most eight, from the first that differs)."""
-
-    sample: int
-    layer: str
-    expected: list[int | float]
-    got: list[int | float]
-
-
-@dataclass(frozen=True)
-class VerificationReport:
-    """Candidate against reference on the same inputs.
-
-    `samples` were compared on all `outputs` integers of each; `mismatches` counts differing samples, `float_ties` those of a
-    float reference in which every difference is a proven float32 tie (these are no mismatches). `proved` says what holds
-    for every input, None where equality was sampled only. `within` is None for integers; for floats it is the largest absolute difference
-    that is no mismatch (0: they are equal), and `largest` the one that was found.
-    """
-
-    reference: str
-    candidate: str
-    samples: int
-    outputs: int
-    mismatches: int
-    float_ties: int = 0
-    proved: str | None = None
-    first: First | None = None
-    within: float | None = None
-    largest: float | None = None
-
-    def require(self) -> None:
-        """Raises VerificationError where anything differs."""
-        if self.mismatches:
-            first = self.first
-            raise VerificationError(
-                f"{_in_words(self.candidate)} differs from {_spoken(self.reference)} {self._by()}on {self.mismatches} of "
-                f"{self.samples} samples; first at sample "
-                f"{first.sample}, layer {first.layer}: expected {_shown(first.expected)}, got {_shown(first.got)}.")
-
-    def _by(self) -> str:
-        return f"by more than {self.within:g} " if self.within else ""
-
-
-def _spoken(stage: str) -> str:
-    return {"graph": "the integer graph", "epilogue": "the host's epilogue"}.get(stage, stage)
-
-
-def _in_words(candidate: str) -> str:
-    return candidate.replace("-stalls", " with random stalls")
-
-
-def _shown(values: list[int | float]) -> str:
-    return f"[{', '.join(f'{v:.9g}' if isinstance(v, float) else str(v) for v in values)}]"
-
-
-def compare(reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, *, layer: str = "output",
-            proved: str | None = None) -> VerificationReport:
-    """Both arrays are integers with the batch first. Raises VerificationError for zero samples, other shapes or non-integers."""
-    expected, got = np.asarray(expected), np.asarray(got)
-    for stage, values in ((reference, expected), (candidate, got)):
-        if values.dtype.kind not in "iu":
-            raise VerificationError(f"{stage} gave {values.dtype} and not integers; only integers are compared.")
-    if expected.shape != got.shape:
-        raise VerificationError(f"{candidate} gave outputs of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same.")
-    if not len(expected):
-        raise VerificationError(f"{candidate} was compared with {_spoken(reference)} on zero samples; give at least one.")
-    differs = (expected != got).reshape(len(expected), -1).any(axis=1)
-    first = _first(layer, expected, got) if differs.any() else None
-    return VerificationReport(reference, candidate, len(expected), int(expected[0].size), int(differs.sum()), 0, proved, first)
-
-
-def compare_floats(reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, within: float, *, layer: str) -> VerificationReport:
-    """Floats with the batch first, no two further apart than `within`. Raises VerificationError for zero samples, other shapes, NaN."""
-    expected, got = np.asarray(expected, np.float64), np.asarray(got, np.float64)
-    if expected.shape != got.shape or not expected.size:
-        raise VerificationError(f"{candidate} gave floats of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same, "
-                                "and of at least one sample.")
-    for stage, values in ((reference, expected), (candidate, got)):
-        if not np.isfinite(values).all():
-            raise VerificationError(f"{stage} gave NaN or infinity in {layer}; only numbers are compared.")
-    apart = np.abs(expected - got).reshape(len(expected), -1)
-    far = (apart > within).any(axis=1)
-    first = _first(layer, expected, np.where(np.abs(expected - got) > within, got, expected)) if far.any() else None
-    return VerificationReport(reference, candidate, len(expected), int(expected[0].size), int(far.sum()), first=first, within=within,
-                              largest=float(apart.max()))
-
-
-def _first(layer: str, expected: np.ndarray, got: np.ndarray) -> First:
-    """The first differing sample and up to eight integers from the first that differs."""
-    sample = int((expected != got).reshape(len(expected), -1).any(axis=1).argmax())
-    a, b = expected[sample].ravel(), got[sample].ravel()
-    start = int((a != b).argmax())
-    return First(sample, layer, a[start:start + 8].tolist(), b[start:start + 8].tolist())
-
-
-# -- a whole run ------------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Vectors:
@@ -253,7 +149,7 @@ def _first_input(lowered: Lowered, given, ints) -> First | None:
     allowed = 0 if elementwise(lowered.prologue) else 1
     for edge in ints:
         if np.abs(given[edge] - ints[edge]).max(initial=0) > allowed:
-            return _first(edge, given[edge], ints[edge])
+            return first_difference(edge, given[edge], ints[edge])
     return None
 
 
@@ -308,7 +204,7 @@ def integers_of(values: np.ndarray, scale: np.ndarray, zero: np.ndarray, apart: 
 def _against_build(graph: Graph, simulate, candidate: str, build: Path, ints, expected, stages, tell: Tell,
                    proved: str | None = None) -> VerificationReport:
     """What `simulate` makes of all vectors against the graph; on a difference, layer by layer until the first that differs."""
-    x, name = next(iter(ints.values())), _in_words(candidate)
+    x, name = next(iter(ints.values())), in_words(candidate)
     got = simulate(build, x, (), lambda done, total, text="": tell(done, total, f"{name} {text}".strip()))
     stages[candidate] = _joined(graph, got)
     report = compare("graph", candidate, _joined(graph, expected), stages[candidate], layer=graph.outputs[0], proved=proved)
@@ -383,7 +279,7 @@ def _first_layer(graph: Graph, simulate, build: Path, x: np.ndarray, first: Firs
     got = {name: np.asarray(values)[-1:] for name, values in simulate(build, x, names, lambda *_: None).items()}
     for name in names:
         if name in got and not np.array_equal(expected[name], got[name]):
-            found = _first(name, expected[name], got[name])
+            found = first_difference(name, expected[name], got[name])
             return dataclasses.replace(found, sample=first.sample)
     return first
 

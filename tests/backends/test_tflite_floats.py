@@ -16,7 +16,7 @@ from greenedge.graph import run_graph
 from greenedge.host import run_epilogue, run_prologue
 from greenedge.lower import lower_file
 from greenedge.target import load_target
-from greenedge.verify import compare_floats
+from greenedge.compare import compare_floats
 from tests.backends.graphs import Sketch
 from tests.lower.models import Model
 

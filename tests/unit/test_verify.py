@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from greenedge import verify
+from greenedge.compare import compare
 from greenedge.errors import VerificationError
 from greenedge.graph import Dense, Graph, Requantise, frozen, run_graph
 from greenedge.lower import lower_file, save_lowered
-from greenedge.verify import compare, verify_stage
+from greenedge.verify import verify_stage
 from tests.lower.models import Model
 
 
