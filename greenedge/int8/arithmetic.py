@@ -4,11 +4,12 @@ Each kernel set has its own arithmetic. With si, sw, so the scales of input, wei
 
     xnnpack     every operator: s = fl32(fl32(si*sw)/so), nearest-even of fl32(fl32(acc)*s)
                 ADD of two inputs of one scale: a 21-bit multiplier and a shift, halves up
+                QUANTIZE of int8: the ratio of the scales in 256ths, halves up
                 MEAN of n: the sum of the stored values times fl32(fl32(si/so) * fl32(1/n)), plus what the zero points make, float32
     mlas        ONNX Runtime's CPU kernels: the same as xnnpack's first
     reference   FULLY_CONNECTED: nearest, halves away from zero, of double(acc) * (double(si)*double(sw)/double(so));
                 convolutions: that double as a 31-bit multiplier and a shift, applied with two roundings;
-                ADD: the same to 2**19 times the sum; MEAN: the same with a multiplier divided by n
+                QUANTIZE: the same; ADD: the same to 2**19 times the sum; MEAN: the same with a multiplier divided by n
 
 then + zero point, then clamped to the range the fused activation leaves. Established by measurement against
 ai-edge-litert 2.3.0 (x86-64, and arm64 under emulation); each back end's `selftest.py` measures it again on the runtime at hand. Every
@@ -26,6 +27,7 @@ LITERT = ("xnnpack", "reference")  # LiteRT's kernel sets, the default first
 LEAST, MOST = -128, 127  # int8
 SCALE_LIMIT = 256.0  # XNNPACK refuses a requantisation scale of 256 and more
 ADD_RATIOS = (2.0 ** -10, 2.0 ** 8)  # input scale / output scale of an addition that XNNPACK takes
+QUANTISE_RATIO = 2.0 ** 7  # the largest input scale / output scale of int8 to int8 that XNNPACK takes
 MEAN_RATIOS = (2.0 ** -8, 2.0 ** 7)  # of a mean: those that were tried
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 
@@ -130,6 +132,14 @@ def _reference_add_rounded(acc, multiplier, shift):
     return _reference_conv_rounded(acc << 19, multiplier, shift)
 
 
+def _xnnpack_quantise_prepare(si, sw, so):
+    return (np.rint(256 * _xnnpack_prepare(si, sw, so)[0].astype(np.float64)).astype(np.int64),)
+
+
+def _xnnpack_quantise_rounded(acc, multiplier):
+    return (acc * multiplier + 128) >> 8
+
+
 _XNNPACK = Emulation(_xnnpack_prepare, _xnnpack_rounded)
 _REFERENCE_DENSE = Emulation(_reference_dense_prepare, _reference_dense_rounded)
 _REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_rounded, twice=True)
@@ -165,6 +175,7 @@ def mean_emulations(count: int, zero_in: int, zero_out: int) -> dict[str, Emulat
 EMULATIONS: dict[str, dict[str, Emulation]] = {
     "FULLY_CONNECTED": {"xnnpack": _XNNPACK, "reference": _REFERENCE_DENSE},
     **{name: {"xnnpack": _XNNPACK, "reference": _REFERENCE_CONV} for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")},
+    "QUANTIZE": {"xnnpack": Emulation(_xnnpack_quantise_prepare, _xnnpack_quantise_rounded), "reference": _REFERENCE_CONV},
     "ADD": {"xnnpack": _XNNPACK_ADD, "reference": _REFERENCE_ADD},
     **{name: {"mlas": _XNNPACK} for name in ("QLinearConv", "QGemm", "QuantizeLinear")},
 }

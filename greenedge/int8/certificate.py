@@ -24,7 +24,8 @@ _INT32 = 1 << 31
 class Problem:
     """R channels of one operator; level = lo + count(x >= thresholds), for x_lo <= x <= x_hi.
 
-    thresholds (R, L) ascending, x_lo, x_hi, factor (R,) int64; `factor` is k, 0 for a channel whose level never changes.
+    thresholds (R, L) ascending, x_lo, x_hi, factor (R,) int64; `factor` is k, 0 for a channel whose level never changes. It is a multiple
+    of `lift`, by which the input was multiplied beforehand.
     zero_level is the level that the zero point stands for; bounds are the stored values the fused activation leaves.
     """
 
@@ -39,6 +40,7 @@ class Problem:
     bounds: tuple[int, int]
     scale_in: float = 1.0
     scale_out: float = 1.0
+    lift: int = 1
     own: Mapping[str, Emulation] | None = None  # where an operator's arithmetic depends on more than its name
 
     def __post_init__(self) -> None:

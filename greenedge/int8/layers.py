@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.graph import Requantise
+from greenedge.graph import Edge, Requantise
 from greenedge.int8.arithmetic import (
     ADD_RATIOS,
     LEAST,
@@ -14,10 +14,10 @@ from greenedge.int8.arithmetic import (
     MOST,
     mean_emulations,
 )
-from greenedge.int8.certificate import Problem, Solution
-from greenedge.int8.levels import Encoding
+from greenedge.int8.certificate import Problem, Solution, judge
+from greenedge.int8.levels import Encoding, lifted
 from greenedge.int8.search import solve, solve_output_scale
-from greenedge.int8.steps import reach
+from greenedge.int8.steps import reach, times
 
 WIDEST_INPUT = 255  # of |stored - zero point|
 INT32 = 1 << 31
@@ -37,12 +37,15 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """What is stored for an operator: int8-sized weights (C, fan-in), int32-sized bias and float32 weight scale per channel."""
+    """What is stored for an operator: int8-sized weights (C, fan-in), int32-sized bias and float32 weight scale per channel; it takes
+    its input `lift` times as large as the graph has it, stored as `source`."""
 
     weight: np.ndarray
     bias: np.ndarray
     scale: np.ndarray
     layer: Layer
+    lift: int
+    source: Encoding
 
 
 def scaled(
@@ -53,16 +56,43 @@ def scaled(
     source: Encoding,
     code: Encoding,
     largest: int = MOST,
+    all_sets: bool = False,
 ) -> Scaled:
     """Chooses factor, scale and bias of every channel of `operator`, whose weights are (C, fan-in).
 
-    `source` and `code` say how its input and output are stored; no stored weight gets above `largest`.
+    `source` and `code` say how its input and output are stored; no stored weight gets above `largest`. A bias is a whole number of
+    accumulators, and the coarser these are, the fewer lines it can hold. Where that leaves a channel wrong on the first kernel set (on
+    any, with `all_sets`), the input is taken multiplied, as far as int8 has room for its few levels: accumulators are then finer.
     """
+    plain = _scaled(operator, name, step, weight, source, code, largest, 1)
+    lift, wider = lifted(source)
+    if lift == 1 or not _wrong(plain, all_sets):
+        return plain
+    finer = _scaled(operator, name, step, weight, wider, code, largest, lift)
+    return finer if _wrong(finer, all_sets) < _wrong(plain, all_sets) else plain
+
+
+def _wrong(chosen: Scaled, all_sets: bool) -> int:
+    """Accumulators of the kernel sets that count at which another level comes out."""
+    verdicts = list(chosen.layer.solution.verdicts.values())
+    return sum(int(verdict.differing.sum()) for verdict in verdicts[: None if all_sets else 1])
+
+
+def _scaled(
+    operator: str,
+    name: str,
+    step: Requantise,
+    weight: np.ndarray,
+    source: Encoding,
+    code: Encoding,
+    largest: int,
+    lift: int,
+) -> Scaled:
     channels = len(weight)
     weight = weight * np.broadcast_to(step.sign, (channels,))[:, None]
-    problem = _problem(operator, step, weight, source, code, largest)
+    problem = _problem(operator, step, weight, source, code, largest, lift)
     solution = solve(problem)
-    weight = weight * solution.factor[:, None]
+    weight = weight * (solution.factor // lift)[:, None]
     assert -MOST - 1 <= weight.min(initial=0) and weight.max(initial=0) <= MOST, "a factor leaves int8"
     # The runtime sums w*(stored - zero point) = w*(level - zero level): what the zero level takes away, the bias gives back.
     bias = solution.constant + weight.sum(axis=1) * source.zero_level
@@ -71,11 +101,13 @@ def scaled(
         bias,
         solution.weight_scale,
         Layer(name, step.output, operator, solution, problem.x_hi - problem.x_lo + 1),
+        lift,
+        source,
     )
 
 
 def _problem(
-    operator: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding, largest: int
+    operator: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding, largest: int, lift: int
 ) -> Problem:
     """`weight` is (C, fan-in), its sign changed where the step function falls."""
     channels = len(weight)
@@ -83,21 +115,34 @@ def _problem(
     thresholds = np.broadcast_to(step.thresholds, (channels, step.thresholds.shape[1]))
     varies = ((thresholds > x_lo[:, None]) & (thresholds <= x_hi[:, None])).any(axis=1)
     furthest = np.maximum(np.maximum(np.abs(x_lo), np.abs(x_hi)), 1)
-    room = np.minimum(_EXACT_FLOAT // furthest, INT32 // 2 // (WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
+    room = np.minimum(_EXACT_FLOAT // (lift * furthest), INT32 // 2 // (WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
     factor = np.maximum(1, np.minimum(largest // np.maximum(np.abs(weight).max(axis=1, initial=1), 1), room))
     return Problem(
         operator,
         thresholds,
         x_lo,
         x_hi,
-        np.where(varies, factor, 0),
+        np.where(varies, lift * factor, 0),
         step.lo,
         code.zero_level,
         code.zero_point,
         code.bounds,
         source.scale,
         code.scale,
+        lift,
     )
+
+
+def multiplied(name: str, edge: Edge, source: Encoding, lift: int, code: Encoding) -> Layer | None:
+    """The runtime's QUANTIZE from `source` to `code`, which holds `lift` times the levels of `edge`: the proof, None where it is none."""
+    step = times(edge, name, lift)
+    problem = Problem("QUANTIZE", step.thresholds, *reach(step), np.ones(1, np.int64), step.lo, code.zero_level, code.zero_point,
+                      (LEAST, MOST), source.scale, code.scale)
+    one, constant = np.ones(1, np.float32), np.array([-source.zero_level])
+    solution = Solution(problem.factor, one, constant, judge(problem, one, constant))
+    if any(verdict.differing.any() for verdict in solution.verdicts.values()):
+        return None
+    return Layer(name, name, "QUANTIZE", solution, problem.x_hi - problem.x_lo + 1)
 
 
 def added(name: str, step: Requantise, source: Encoding, code: Encoding) -> tuple[Encoding, Layer] | None:
@@ -159,7 +204,7 @@ def _weightless(
         bounds,
         source.scale,
         code.scale,
-        own,
+        own=own,
     )
     found = solve_output_scale(problem, zero, constant, divisor, ratios, all_sets)
     if found is None:

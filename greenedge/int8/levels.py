@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.int8.arithmetic import LEAST, MOST
+from greenedge.int8.arithmetic import LEAST, MOST, QUANTISE_RATIO
 
 LEVELS = MOST - LEAST  # steps that an int8 tensor can hold
 
@@ -40,6 +40,13 @@ class Encoding:
     def alike(self, other: Encoding) -> bool:
         """Whether the same int8 means the same level, and the file says the same about it."""
         return (self.offset, self.zero_level, self.scale) == (other.offset, other.zero_level, other.scale)
+
+
+def lifted(code: Encoding) -> tuple[int, Encoding]:
+    """(m, the encoding of m times each level), m the largest that int8 has room for; nothing beyond is reached or clamped."""
+    m = min(LEVELS // max(code.hi - code.lo, 1), int(QUANTISE_RATIO))
+    scale = float(np.float32(code.scale / m))
+    return m, Encoding(m * code.lo, m * code.hi, m * code.zero_level, scale, "NONE")
 
 
 def encode_input(lo: int, hi: int, zero_level: int | None = None) -> Encoding:

@@ -123,7 +123,7 @@ def _choose(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _choose_varying(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tries one factor after another until all kernel sets are right: another factor puts the constants at other fractions
     of an accumulator, and a power of two can hold ties that 18 cannot."""
-    factors = _factors(problem.factor)
+    factors = _factors(problem.factor // problem.lift) * problem.lift
     best = _Best.none(len(problem.kernels), len(factors))
     for attempt in range(factors.shape[1]):
         rows = np.flatnonzero(~best.settled & (factors[:, attempt] > 0))

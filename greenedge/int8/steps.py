@@ -156,14 +156,19 @@ def off_line(thresholds: np.ndarray, x_lo: np.ndarray, x_hi: np.ndarray) -> np.n
 
 def identity(edge: Edge, output: str) -> Requantise:
     """The quantiser that changes nothing."""
-    steps = frozen([np.arange(edge.lo + 1, edge.hi + 1)])
+    return times(edge, output, 1)
+
+
+def times(edge: Edge, output: str, m: int) -> Requantise:
+    """The quantiser that makes m times each level of it: level j is reached at the edge's level ceil(j / m)."""
+    steps = frozen([-(-np.arange(m * edge.lo + 1, m * edge.hi + 1) // m)])
     return Requantise(
         f"{edge.name}/stored",
         (edge.name,),
         output,
         0,
-        edge.lo,
-        edge.hi,
+        m * edge.lo,
+        m * edge.hi,
         frozen([1]),
         steps,
         None,

@@ -18,6 +18,7 @@ from greenedge.backends.tflite.runtime import with_outputs
 from greenedge.backends.tflite.worker import RESOLVERS, load_runtime, run
 from greenedge.graph import Conv, Dense, Edge, Requantise, frozen, run_graph
 from greenedge.int8.certificate import Problem, emulated_levels
+from greenedge.int8.layers import _scaled
 from greenedge.int8.steps import off_line, prepared
 from tests.backends.graphs import RANGES, Sketch
 
@@ -91,6 +92,29 @@ def test_every_range_of_levels(rng, tmp_path, levels):
 def test_every_width_of_weights(rng, tmp_path, bits):
     sketch = Sketch(rng, (20,))
     check(sketch, sketch.step(sketch.dense("x", 16, bits)), tmp_path=tmp_path, all_certified=bits <= 4)
+
+
+@pytest.mark.parametrize("levels", ["u4", "s4", "up"])
+@pytest.mark.parametrize("all_sets", [False, True])
+def test_levels_are_multiplied_where_biases_must_be_finer(rng, tmp_path, levels, all_sets):
+    """4-bit weights and activations into 8 bits: 255 steps leave a bias less room than a whole accumulator, 18 times finer or not. Two
+    layers read one multiplied tensor, and its padding stands for the same level."""
+    sketch = Sketch(rng, (5, 6, 6), levels)
+    pad = max(0, RANGES[levels][0])
+    a, b = (sketch.step(sketch.conv("x", 24, (3, 3), pads=(1, 1, 1, 1), pad_value=pad), "s8", axis=0) for _ in range(2))
+    graph = sketch.graph(a, b)
+    emitted = write_file(graph, all_sets=all_sets)
+    assert [layer.name for layer in emitted.layers].count(f"{a}/input") == 1 and len(emitted.layers) == 3
+    for kernels in ("xnnpack", "reference"):
+        differing = sum(int(layer.solution.verdicts[kernels].differing.sum()) for layer in emitted.layers)
+        assert differing == 0 if kernels == "xnnpack" else differing <= 3
+        feeds = sketch.values(graph, SAMPLES)
+        got, expected = stored(emitted, graph, feeds, kernels, tmp_path), run_graph(graph, feeds)
+        assert differing or all(np.array_equal(got[edge], expected[edge]) for edge in (a, b))
+    check_onnx(graph, feeds, True)
+    conv, step = graph.ops[1], graph.ops[2]
+    alone = _scaled("CONV_2D", conv.name, step, conv.weight.reshape(24, -1), emitted.placed["x"].code, emitted.placed[a].code, 127, 1)
+    assert alone.layer.solution.verdicts["xnnpack"].differing.any(), "the input need not have been multiplied"
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])
@@ -364,19 +388,22 @@ def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_pat
 
 
 def test_dense_weights_in_half_a_byte(rng, tmp_path):
-    """The option halves the weights; the self-test of its kernels and the certificate stand for it as for int8."""
+    """The option halves the weights; the self-test of its kernels and the certificate stand for it as for int8. No weight has room for
+    a factor, but the levels of the input have."""
     from greenedge.backends.tflite.selftest import self_test
 
-    sketch = Sketch(rng, (33,))
-    graph = sketch.graph(sketch.step(sketch.dense(sketch.step(sketch.dense("x", 40)), 5)))
+    sketch = Sketch(rng, (134,))
+    graph = sketch.graph(sketch.step(sketch.dense(sketch.step(sketch.dense("x", 140)), 5)))
     wide, narrow = write_file(graph), write_file(graph, int4=True)
-    assert len(wide.content) - len(narrow.content) >= (33 * 40 + 40 * 5) // 2 - 32
+    assert len(wide.content) - len(narrow.content) >= (134 * 140 + 140 * 5) // 2 - 1024  # two QUANTIZE
+    assert not any(layer.solution.verdicts["xnnpack"].differing.any() for layer in narrow.layers)
+    odd = Sketch(rng, (133,))
+    odd = odd.graph(odd.step(odd.dense("x", 7)))
+    assert write_file(odd, int4=True).content == write_file(odd).content, "XNNPACK takes odd rows of int4 wrongly"
     feeds = sketch.values(graph, SAMPLES)
     expected = run_graph(graph, feeds, keep=list(narrow.placed))
     for kernels in RESOLVERS:
         assert self_test(int4=True)["kernels"][kernels]["mismatches"] == 0
         got = stored(narrow, graph, feeds, kernels, tmp_path)
-        sure = {layer.edge for layer in narrow.layers[:1] if not layer.solution.verdicts[kernels].differing.any()}
-        assert all(np.array_equal(got[edge], expected[edge]) for edge in sure)
         if all(not layer.solution.verdicts[kernels].differing.any() for layer in narrow.layers):
             assert all(np.array_equal(values, expected[edge]) for edge, values in got.items())

@@ -15,7 +15,7 @@ from greenedge.backends.onnxruntime.moves import MOVES
 from greenedge.backends.onnxruntime.writing import CONTRIB, IR, OPSET, SHIFT, File, code_of, padded
 from greenedge.graph import Add, Concat, Conv, ConvTranspose, Dense, Edge, Graph, Input, Op, Requantise, SumPool
 from greenedge.int8.arithmetic import LEAST, MOST
-from greenedge.int8.layers import Layer, scaled
+from greenedge.int8.layers import Layer, Scaled, scaled
 from greenedge.int8.levels import Encoding
 from greenedge.int8.steps import SUMS, identity, prepared
 
@@ -114,6 +114,21 @@ def _scaled(
     return chosen
 
 
+def _lifted(file: File, tensor: str, source: Encoding, chosen: Scaled) -> str:
+    """The tensor with its levels multiplied, as `chosen` takes them: in int32, where nothing is rounded."""
+    if chosen.lift == 1:
+        return tensor
+    name = f"{tensor}/lifted"
+    if name not in file.lifted:
+        file.lifted.add(name)
+        more = chosen.source.offset + SHIFT - chosen.lift * (source.offset + SHIFT)
+        wide = file.node("Cast", [tensor], f"{name}/wide", to=6)
+        wide = file.node("Mul", [wide, file.constant(f"{name}/factor", chosen.lift, np.int32)], f"{name}/product")
+        wide = file.node("Add", [wide, file.constant(f"{name}/more", more, np.int32)], f"{name}/sum")
+        file.node("Cast", [wide], name, to=2)
+    return name
+
+
 def _numbers(file: File, edge: str, source: Encoding, code: Encoding) -> tuple[list[str], list[str]]:
     """(scale and zero point of the input, of the output)."""
 
@@ -129,7 +144,8 @@ def _numbers(file: File, edge: str, source: Encoding, code: Encoding) -> tuple[l
 def _dense(file: File, op: Dense, step: Requantise, code: Encoding, written: str) -> None:
     source, edge, tensor = file.codes[op.inputs[0]], step.output, op.inputs[0]
     chosen = _scaled(file, "QGemm", op.name, step, op.weight.T, source, code)
-    x, y = _numbers(file, edge, source, code)
+    tensor = _lifted(file, tensor, source, chosen)
+    x, y = _numbers(file, edge, chosen.source, code)
     w = [
         file.constant(f"{edge}/weight", chosen.weight.T, np.int8),
         file.constant(f"{edge}/weight_scale", chosen.scale),
@@ -161,7 +177,8 @@ def _convolution(
     """QLinearConv with weights (O, I/groups, *kernel)."""
     edge = step.output
     chosen = _scaled(file, "QLinearConv", name, step, weight.reshape(len(weight), -1), source, code)
-    x, y = _numbers(file, edge, source, code)
+    tensor = _lifted(file, tensor, source, chosen)
+    x, y = _numbers(file, edge, chosen.source, code)
     w = [
         file.constant(f"{edge}/weight", chosen.weight.reshape(weight.shape), np.int8),
         file.constant(f"{edge}/weight_scale", chosen.scale),

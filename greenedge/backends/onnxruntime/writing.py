@@ -25,6 +25,7 @@ class File:
     constants: list = field(default_factory=list)
     codes: dict[str, Encoding] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
+    lifted: set[str] = field(default_factory=set)  # tensors whose levels are there multiplied too
 
     def constant(self, name: str, values, kind=np.float32) -> str:
         from onnx import numpy_helper

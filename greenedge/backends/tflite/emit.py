@@ -46,7 +46,7 @@ from greenedge.graph import (
     SumPool,
 )
 from greenedge.int8.arithmetic import MOST
-from greenedge.int8.layers import Layer, added, averaged, scaled
+from greenedge.int8.layers import Layer, Scaled, added, averaged, multiplied, scaled
 from greenedge.int8.levels import Encoding, encode, encode_input
 from greenedge.int8.steps import SUMS, identity, prepared
 
@@ -67,8 +67,8 @@ class Emitted:
 def write_file(graph: Graph, int4: bool = False, all_sets: bool = False, ends: Sequence[Ending] = ()) -> Emitted:
     """The file for a graph against which there is no reason (rules.py); the same graph gives the same bytes.
 
-    With `int4` the weights of dense layers that have at most 4 bits take half a byte each; there is then no factor left with which a
-    channel could be made finer. With `all_sets` operators that are exact on XNNPACK alone are avoided.
+    With `int4` the weights of dense layers that have at most 4 bits, and an even number for each output, take half a byte each; there is
+    then no factor left with which a channel could be made finer. With `all_sets` operators that are exact on XNNPACK alone are avoided.
     `ends` (finish.py) become further outputs behind the graph's own.
     """
     em = Emission(prepared(graph), Writer(graph.name), int4, all_sets)
@@ -200,8 +200,13 @@ def common_range(codes: Sequence[Encoding]) -> tuple[int, int]:
 def _write(em: Emission, form: Form, step: Requantise, code: Encoding, name: str) -> Placed:
     """Chooses scales and writes the operator; says where its result is."""
     weight = np.moveaxis(form.weight, form.axis, 0)
-    narrow = em.int4 and form.operator == "FULLY_CONNECTED" and np.abs(form.weight).max(initial=0) <= MOST_INT4
-    chosen = scaled(form.operator, name, step, weight.reshape(len(weight), -1), form.source.code, code, MOST_INT4 if narrow else MOST)
+    # XNNPACK (in LiteRT 2.3) is a level off now and then where rows of int4 end in the middle of a byte.
+    narrow = (em.int4 and form.operator == "FULLY_CONNECTED" and form.weight.shape[1] % 2 == 0
+              and np.abs(form.weight).max(initial=0) <= MOST_INT4)
+    largest = MOST_INT4 if narrow else MOST
+    chosen = scaled(form.operator, name, step, weight.reshape(len(weight), -1), form.source.code, code, largest, em.all_sets)
+    if chosen.lift > 1:
+        form = replace(form, source=_lifted(em, form.source, chosen))
     em.layers.append(chosen.layer)
     stored = np.moveaxis(chosen.weight.reshape(weight.shape), 0, form.axis)
     quantisation = Quantisation(_floats(chosen.scale), 0, form.axis)
@@ -211,6 +216,19 @@ def _write(em: Emission, form: Form, step: Requantise, code: Encoding, name: str
     else:
         w = em.writer.constant(f"{step.output}/weight", stored.astype(np.int8), quantisation)
     return _operator(em, form, code, w, chosen.bias, chosen.scale, step.output)
+
+
+def _lifted(em: Emission, placed: Placed, chosen: Scaled) -> Placed:
+    """The tensor with its levels multiplied, for an operator that needs finer accumulators; written once for all that do."""
+    if placed.tensor not in em.lifted:
+        name = f"{chosen.layer.edge}/input"
+        about = Edge(name, placed.layout.shape, placed.code.lo, placed.code.hi)
+        layer = multiplied(name, about, placed.code, chosen.lift, chosen.source)
+        assert layer is not None, "whole multiples within int8 are exact in both arithmetics"
+        em.layers.append(layer)
+        em.lifted[placed.tensor] = em.tensor(name, placed.layout, chosen.source)
+        em.writer.operator("QUANTIZE", [placed.tensor], [em.lifted[placed.tensor].tensor], 2)
+    return em.lifted[placed.tensor]
 
 
 def _operator(em: Emission, form: Form, code: Encoding, w: int, bias: np.ndarray, scales: np.ndarray, edge: str) -> Placed:

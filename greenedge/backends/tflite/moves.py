@@ -42,6 +42,7 @@ class Emission:
     placed: dict[str, Placed] = field(default_factory=dict)
     layers: list = field(default_factory=list)
     moved: dict[tuple[int, Layout], Placed] = field(default_factory=dict)
+    lifted: dict[int, Placed] = field(default_factory=dict)
 
     def tensor(self, name: str, layout: Layout, code: Encoding) -> Placed:
         index = self.writer.tensor(name, layout.file, "INT8", Quantisation((code.scale,), code.zero_point))

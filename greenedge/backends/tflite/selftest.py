@@ -52,7 +52,8 @@ def cases(int4: bool = False) -> list[Case]:
     """Random scales and tie scales for every operator that a certificate speaks of; with `int4` narrow dense weights too."""
     rng = np.random.default_rng(_SEED)
     operators = [name for name, sets in EMULATIONS.items() if "xnnpack" in sets]
-    return [(_addition if name == "ADD" else _case)(rng, name, ties) for name in operators for ties in (False, True)] + [
+    own = {"ADD": _addition, "QUANTIZE": _quantisation}
+    return [own.get(name, _case)(rng, name, ties) for name in operators for ties in (False, True)] + [
         _mean(rng, ties) for ties in (False, True)] + (
         [_case(rng, "FULLY_CONNECTED", ties, int4=True) for ties in (False, True)] if int4 else [])
 
@@ -69,6 +70,20 @@ def _addition(rng, operator: str, ties: bool) -> Case:
     acc = a.astype(np.int64) + b - 2 * zero_in
     return Case(operator, writer.finish(x, [y]), (a, b), acc, scale_in, np.ones(1, np.float32), scale_out, zero_out,
                 activation_bounds("RELU", scale_out, zero_out), int((acc % 2).sum()) if ties else 0)
+
+
+def _quantisation(rng, operator: str, ties: bool) -> Case:
+    """Every int8, and ratios of the scales from 1/8 to 100."""
+    x = np.arange(-128, 128).reshape(1, 1, 1, -1).astype(np.int8)
+    zero_in, zero_out = int(rng.integers(-128, 128)), int(rng.integers(-60, 60))
+    scale_in, scale_out = (1.0, 2.0) if ties else (float(np.float32(v)) for v in np.exp(rng.uniform(-1, 1, 2)) * (7, 1))
+    writer = Writer("selftest")
+    a = writer.tensor("x", x.shape, "INT8", Quantisation((scale_in,), zero_in))
+    y = writer.tensor("y", x.shape, "INT8", Quantisation((scale_out,), zero_out))
+    writer.operator(operator, [a], [y], 2)
+    acc = x.astype(np.int64) - zero_in
+    return Case(operator, writer.finish([a], [y]), (x,), acc, scale_in, np.ones(1, np.float32), scale_out, zero_out, (-128, 127),
+                int((acc % 2).sum()) if ties else 0)
 
 
 def _mean(rng, ties: bool) -> Case:
