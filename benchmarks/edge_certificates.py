@@ -79,8 +79,6 @@ def trained(row: Row, epochs: int, folder: Path) -> Path:
             "quantise.act_bits": str(row.act_bits),
             "train.epochs": str(epochs),
         }
-        if row.recipe == "digits-cnn":  # 8-bit branches would make the layers before the addition wider than the rest
-            settings["quantise.add_bits"] = str(max(row.act_bits, 4))
         if row.int32_bias:
             settings |= {"quantise.fold_batch_norm": "true", "quantise.per_channel": "true"}
         recipe = find_recipe(row.recipe, settings)
