@@ -47,14 +47,15 @@ class VerificationReport:
     within: float | None = None
     largest: float | None = None
 
-    def require(self) -> None:
-        """Raises VerificationError where anything differs."""
+    def require(self, foretold: str | None = None) -> None:
+        """Raises VerificationError where anything differs; `foretold` is what the build had said of that, and the cure."""
         if self.mismatches:
             first = self.first
             raise VerificationError(
                 f"{in_words(self.candidate)} differs from {_spoken(self.reference)} {self._by()}on {self.mismatches} of "
                 f"{self.samples} samples; first at sample "
-                f"{first.sample}, layer {first.layer}: expected {_shown(first.expected)}, got {_shown(first.got)}.")
+                f"{first.sample}, layer {first.layer}: expected {_shown(first.expected)}, got {_shown(first.got)}"
+                f"{f'; {foretold}' if foretold else ''}.")
 
     def _by(self) -> str:
         return f"by more than {self.within:g} " if self.within else ""

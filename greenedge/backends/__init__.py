@@ -14,7 +14,8 @@ TOP1 (it builds an ArgMax at the graph's end; for every other back end that is t
 compared are the scores). Where what it builds can carry the model's float end (greenedge.endings), it has
 `ends(lowered, target, options)`, whose result `plan` takes as its fourth argument, and `floats(folder, x, progress)`,
 which gives those outputs. `beside(folder)` names other ways of running the same file: {stage: (run(x, progress), what is
-proved of it, whether that is equality everywhere)}; where it is not, a difference is told and stops nothing.
+proved of it, whether that is equality everywhere)}; where it is not, a difference is told and stops nothing. `foretold(folder)` says what was known beforehand of a difference
+with the graph, and its cure.
 """
 
 from __future__ import annotations

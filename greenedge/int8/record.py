@@ -54,6 +54,15 @@ def sentence(recorded: dict, kernels: str) -> str:
             f"differ at {told['differing_accumulators']:,} of {told['accumulators']:,}, by {levels}")
 
 
+def foretold(recorded: dict, kernels: str) -> str | None:
+    """What a certificate had said of differences, with the cure; None where there are none."""
+    told = summary(recorded, kernels)
+    if told["certified"] == told["channels"]:
+        return None
+    return (f"as its certificate foretold: {sentence(recorded, kernels)} (cure: put the biases on the accumulators' grid, with "
+            "quantise.fold_batch_norm=true in training or with `greenedge snap` afterwards, or use fewer activation bits)")
+
+
 def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
     """Why the certificate does not count for this kernel set on the runtime that was tested; None where it does."""
     result = tested["kernels"][kernels]

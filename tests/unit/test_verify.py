@@ -108,6 +108,13 @@ def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
         verify_stage(run, out, "any", _tell)
 
 
+def test_what_a_build_foretold_of_its_difference_is_said_with_it(tmp_path, monkeypatch, rng):
+    run, out, _ = _run(tmp_path, monkeypatch, rng, _flipped)
+    monkeypatch.setattr(Candidate, "foretold", lambda self, folder: f"as {folder.name} foretold", raising=False)
+    with pytest.raises(VerificationError, match=r"^rtl differs from the integer graph on .*\]; as 4-build foretold\.$"):
+        verify_stage(run, out, "any", _tell)
+
+
 def test_all_vectors_go_through_a_stalled_stream_too(tmp_path, monkeypatch, rng):
     """Right at full speed and wrong in a pause: that is a difference, named with the layer of the stalled run."""
     run, out, lowered = _run(tmp_path, monkeypatch, rng)
@@ -141,14 +148,16 @@ def _with(graph: Graph, name: str, **changes) -> Graph:
     return Graph(graph.name, ops, graph.edges, graph.outputs)
 
 
-def test_a_flipped_weight_bit_names_its_layer(tmp_path, monkeypatch, rng):
-    def flip(graph: Graph) -> Graph:
-        layer = [op for op in graph.ops if isinstance(op, Dense)][0]
-        weight = layer.weight.copy()
-        weight[2, 1] ^= 4
-        return _with(graph, layer.name, weight=frozen(weight))
+def _flipped(graph: Graph) -> Graph:
+    """One bit of one weight of the first layer."""
+    layer = [op for op in graph.ops if isinstance(op, Dense)][0]
+    weight = layer.weight.copy()
+    weight[2, 1] ^= 4
+    return _with(graph, layer.name, weight=frozen(weight))
 
-    run, out, lowered = _run(tmp_path, monkeypatch, rng, flip)
+
+def test_a_flipped_weight_bit_names_its_layer(tmp_path, monkeypatch, rng):
+    run, out, lowered = _run(tmp_path, monkeypatch, rng, _flipped)
     first = [op.name for op in lowered.graph.ops if isinstance(op, Dense)][0]
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)

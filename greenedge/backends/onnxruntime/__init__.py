@@ -21,7 +21,7 @@ import numpy as np
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
 from greenedge.int8.record import certificate, doubts, read_proof, sentence, summary
-from greenedge.int8 import store
+from greenedge.int8 import record, store
 from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
@@ -153,6 +153,12 @@ def proved(folder: Path) -> str | None:
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
     here = metadata.version("onnxruntime") == tested["version"]
     return sentence(recorded, KERNELS) if here and not doubts(recorded, tested, KERNELS) else None
+
+
+def foretold(folder: Path) -> str | None:
+    """What the certificate had said of differences, with the cure; None where it knows none."""
+    recorded, _ = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
+    return record.foretold(recorded, KERNELS)
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

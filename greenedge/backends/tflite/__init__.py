@@ -28,7 +28,7 @@ import numpy as np
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
 from greenedge.int8.record import certificate, doubts, read_proof, sentence, summary
-from greenedge.int8 import store
+from greenedge.int8 import record, store
 from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
@@ -238,6 +238,12 @@ def proved(folder: Path) -> str | None:
     arithmetic not the emulated one."""
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
     return None if doubts(recorded, tested, "xnnpack") or not _is_here(tested) else sentence(recorded, "xnnpack")
+
+
+def foretold(folder: Path) -> str | None:
+    """What the certificate had said of differences, with the cure; None where it knows none."""
+    recorded, _ = read_proof(folder / CERTIFICATE, folder / SELFTEST, ("xnnpack",))
+    return record.foretold(recorded, "xnnpack")
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:
