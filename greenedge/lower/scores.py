@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from greenedge.errors import GreenedgeError
 from greenedge.graph.ops import ArgMax, Graph
 from greenedge.lower import Lowered, Output
 
@@ -20,7 +21,10 @@ def scores_of(graph: Graph) -> Graph:
 
 
 def hosted(lowered: Lowered) -> Lowered:
-    """The same model with that ArgMax in its epilogue: for a back end that gives scores."""
+    """The same model with that ArgMax in its epilogue: for a back end that gives scores.
+
+    Raises GreenedgeError for an epilogue that is another model's.
+    """
     graph = scores_of(lowered.graph)
     if graph is lowered.graph:
         return lowered
@@ -31,17 +35,19 @@ def hosted(lowered: Lowered) -> Lowered:
 
 
 def _indexing(epilogue, last: ArgMax, graph: Graph):
-    """The epilogue behind an ONNX ArgMax."""
+    """The epilogue with an ONNX ArgMax in place of the node that gives the index its shape (an Identity or a Squeeze)."""
     import onnx
 
     model = onnx.ModelProto()
     model.CopyFrom(epilogue)
     edge = last.inputs[0]
-    shape = ["batch", *graph.edges[edge].shape]
-    found = onnx.helper.make_node("ArgMax", [edge], [last.output], name=f"{last.output}_on_host", axis=last.axis + 1,
-                                  keepdims=1)
-    nodes = [found, *model.graph.node]
-    del model.graph.node[:], model.graph.input[:]
-    model.graph.node.extend(nodes)
-    model.graph.input.append(onnx.helper.make_tensor_value_info(edge, onnx.TensorProto.INT64, shape))
+    shaping = next((node for node in model.graph.node if last.output in node.input), None)
+    if shaping is None or shaping.op_type not in ("Identity", "Squeeze"):
+        raise GreenedgeError(f"epilogue.onnx reads no index {last.output!r}, with which the graph ends; run the lower stage again.")
+    found = onnx.helper.make_node("ArgMax", [edge], list(shaping.output), name=f"{last.output}_on_host",
+                                  axis=last.axis + 1, keepdims=int(shaping.op_type == "Identity"))
+    shaping.CopyFrom(found)
+    del model.graph.input[:]
+    model.graph.input.append(onnx.helper.make_tensor_value_info(edge, onnx.TensorProto.INT64,
+                                                                ["batch", *graph.edges[edge].shape]))
     return model

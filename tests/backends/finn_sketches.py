@@ -118,6 +118,13 @@ def classified(rng) -> Graph:
     return s.graph(s.arg_max(s.step(s.dense(s.step(s.dense("x", 8), "u4"), 7), "s2")))
 
 
+def shortcut(rng) -> Graph:
+    """The bare branch must hold a vector of two beats before the other one, which needs it whole, gives anything."""
+    s = Sketch(rng, (24,), "u4")
+    a = s.step(s.dense("x", 2), "u4")
+    return s.graph(s.step(s.add(a, s.step(s.dense(a, 2), "u4")), "u4"))
+
+
 def digits_like(rng) -> Graph:
     """The layers of the recipe digits-cnn with random weights and straight steps, so that affine forms exist."""
     s = Sketch(rng, (1, 8, 8), "u4")
@@ -142,7 +149,7 @@ def line(s: Sketch, source: str, levels: str = "u4") -> str:
     return name
 
 
-SKETCHES = (convolutions, sequence, residual, accumulators, joined, grouped, functions, padded, vectors, flattened, labelled, classified)
+SKETCHES = (convolutions, sequence, residual, accumulators, joined, grouped, functions, padded, vectors, flattened, labelled, classified, shortcut)
 
 
 def random_network(rng) -> Graph:

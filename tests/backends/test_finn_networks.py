@@ -64,8 +64,9 @@ def test_every_kind_of_layer(rng, tmp_path):
 
 
 @pytest.mark.slow
-def test_random_networks(rng, tmp_path):
-    drawn = np.random.default_rng(22)
+@pytest.mark.parametrize("seed", [22, 23])  # the same networks at every run
+def test_random_networks(rng, tmp_path, seed):
+    drawn = np.random.default_rng(seed)
     networks_bench([random_network(drawn) for _ in range(20)], rng, tmp_path, 60).check()
 
 

@@ -10,13 +10,13 @@ import pytest
 from greenedge.backends.finn.design import Limits, plain, read_design
 from greenedge.backends.finn.fifos import Deadlock, placed, schedule, with_queues
 from greenedge.backends.finn.folding import Fold, cycles, divisors, least_cycles
-from greenedge.backends.finn.layers import Queue, Step
+from greenedge.backends.finn.layers import Fork, Queue, Step
 from greenedge.backends.finn.network import network_of
 from greenedge.backends.finn.resources import Cost, blocks_of
 from greenedge.backends.finn.search import Search, Wish, choose
 from greenedge.backends.finn.stitch import stitch
 from greenedge.target import load_target
-from tests.backends.finn_sketches import SKETCHES, digits_like, residual, vectors
+from tests.backends.finn_sketches import SKETCHES, digits_like, residual, shortcut, vectors
 from tests.backends.graphs import Sketch
 from tests.backends.nets import mlp
 
@@ -85,6 +85,23 @@ def test_a_queue_is_as_wide_as_the_layer_that_takes_turns(limits):
         queues = [one for one in stitch(queued, folding).instances if one.unit and one.unit.module == "ge_queue"]
         assert queues and {one.ports["m"].elements for one in queues} == {expected}
         assert all(one.unit.parameters["WIDTH"] == 4 * expected for one in queues)
+
+
+def test_a_bare_branch_holds_what_the_other_one_needs_whole(limits):
+    """A fork holds one beat for both: two beats that a matrix unit must have before it gives anything take a queue."""
+    network = network_of(shortcut(np.random.default_rng(2)))
+    design = choose(network, limits, Wish(interval=400)).design
+    queues = {layer.source.name: layer.depth for layer in design.network.layers if isinstance(layer, Queue)}
+    bare, = (wire.name for layer in network.layers if isinstance(layer, Fork) for wire in layer.results[:1])
+    assert design.schedule.held[bare] == 2 and queues == {bare: 10}
+
+
+def test_a_small_network_is_simulated_until_it_is_full(limits):
+    """Many samples are in it at once; its pace is that of its slowest layer, and not of the first few samples."""
+    for sketch in (vectors, shortcut):
+        design = choose(network_of(sketch(np.random.default_rng(2))), limits, Wish()).design
+        slowest = max(cycles(layer, design.folding[layer.name]) for layer in design.network.layers if layer.name in design.folding)
+        assert design.schedule.interval == slowest and design.schedule.latency > 15 * slowest
 
 
 def test_a_design_is_read_back_as_it_was_written(limits, tmp_path):

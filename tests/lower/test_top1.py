@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
 
+from greenedge.errors import GreenedgeError
 from greenedge.graph import ArgMax, Edge, Graph, Input, graph_digest, run_graph
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.host import classes, run_epilogue, run_prologue
@@ -137,6 +140,15 @@ def test_the_host_finds_the_same_index(rng, tmp_path):
     assert scores_of(moved.graph) is moved.graph
     x = _x(rng)
     assert np.array_equal(_found(moved, x), _found(lowered, x)) and _found(moved, x).shape == (SAMPLES,)
+
+
+def test_another_models_epilogue_is_refused(rng, tmp_path):
+    lowered = lower_file(_model(rng).node("ArgMax", axis=1).save(tmp_path / "m.onnx"))
+    other = lower_file(_model(rng).save(tmp_path / "other.onnx"))
+    with pytest.raises(GreenedgeError) as error:
+        hosted(dataclasses.replace(lowered, epilogue=other.epilogue))
+    assert str(error.value) == (f"epilogue.onnx reads no index {lowered.graph.outputs[0]!r}, with which the graph ends; run the lower "
+                                "stage again.")
 
 
 @pytest.mark.parametrize("shape, axis", [((7,), 0), ((3, 4, 5), 0), ((3, 4, 5), 2)])

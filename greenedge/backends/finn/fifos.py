@@ -18,8 +18,10 @@ from greenedge.backends.finn.folding import Fold, Folding, cycles
 from greenedge.backends.finn.units import ring_pixels, unit_of
 
 SAMPLES, FIRINGS = 6, 300_000  # inferences that are simulated: at least three, more while there are no more firings than these
+FEW = 2_000  # firings that cost no time: small networks, which many samples are in at once, are simulated until they are filled
 SLACK_BEATS = 8          # pipeline registers on the longer way hold what the shorter way must wait for
-SHALLOW_BEATS = 2        # what every unit holds at its ports anyway
+SHALLOW_BEATS = 2        # what a branch's last unit holds on its way out, with what lies before it, anyway
+_ONE_BEAT = (hw.Fork, hw.Concat, hw.Pad)  # hold one beat, and behind them comes a fork that waits for it
 _LATENCY = {hw.MatVec: 12, hw.Depthwise: 12, hw.Step: 10, hw.Window: 4}
 _UNBOUNDED = 1 << 60
 
@@ -144,9 +146,10 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         if name not in depths:
             links[name].capacity = _UNBOUNDED
         elif depths[name]:
-            links[name].capacity = depths[name] + wire.channels  # one pixel is on its way through the join
+            links[name].capacity += depths[name] - 2 * wire.channels  # one pixel, not three, is on its way through the join
     links[network.result.name].capacity = _UNBOUNDED
-    samples = min(SAMPLES, max(3, FIRINGS // sum(len(actor.cost) for actor in actors)))
+    firings = sum(len(actor.cost) for actor in actors)
+    samples = max(3, min(max(SAMPLES, FEW // firings), FIRINGS // firings))
     waiting = list(actors)
     while waiting:
         moved = [actor.advance(samples) for actor in waiting]
@@ -269,15 +272,22 @@ def with_queues(network: hw.Network, folding: Folding, beats: int, most_beats: i
     for layer in network.layers:
         if len(layer.sources) > 1:
             for wire in layer.sources:
-                depths[wire.name] = _depth(wire, free.held[wire.name], _fold(layer, folding), most_beats)
+                shallow = _shallow(network, wire)
+                depths[wire.name] = _depth(free.held[wire.name], _fold(layer, folding), shallow, most_beats)
     made = placed(network, {name: depth for name, depth in depths.items() if depth})
     return made, schedule(network, folding, depths, beats) if depths else free
 
 
-def _depth(wire: hw.Wire, held: int, fold: Fold, most_beats: int | None) -> int:
+def _shallow(network: hw.Network, wire: hw.Wire) -> int:
+    """Beats into a join that are held without a queue."""
+    giver = next((layer for layer in network.layers if wire.name in {result.name for result in layer.results}), None)
+    return 1 if giver is None or isinstance(giver, _ONE_BEAT) else SHALLOW_BEATS
+
+
+def _depth(held: int, fold: Fold, shallow: int, most_beats: int | None) -> int:
     """Integers that the queue holds, a whole number of the join's beats; 0 where none is needed."""
     beats = -(-held // fold.pe)
-    if beats <= SHALLOW_BEATS:
+    if beats <= shallow:
         return 0
     beats += SLACK_BEATS
     return fold.pe * (min(beats, most_beats) if most_beats is not None else beats)
