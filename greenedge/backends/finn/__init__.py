@@ -108,7 +108,7 @@ def _graph_files(graph: Graph) -> dict[str, bytes]:
 def _request(target: Target, options: Mapping[str, object], model: str = "0" * 64) -> dict:
     """The board's shell as the options want it. Raises TargetError with every reason why the board cannot have it."""
     if target.device.family in amd.DSP:
-        return amd.request(target, model, _whole(options, "clock_hz"))
+        return amd.request(target, model, _whole(options, "clock_hz"), _number(options, "fps"))
     from greenedge.shell import shell_request
 
     return shell_request(target, model, _whole(options, "clock_hz"), _whole(options, "baud"), str(options.get("link") or "uart"))

@@ -25,8 +25,8 @@ BOARDS = {
 }
 
 
-def request(target: Target, model: str, clock_hz: int | None = None) -> dict:
-    """Everything about the board that the later steps need: plain data for a plan's amd.json.
+def request(target: Target, model: str, clock_hz: int | None = None, fps: float | None = None) -> dict:
+    """Everything about the board that the later steps need: plain data for a plan's amd.json. `fps` is what FINN's own flow folds for.
 
     Raises TargetError for a family or board that is not AMD's.
     """
@@ -34,7 +34,8 @@ def request(target: Target, model: str, clock_hz: int | None = None) -> dict:
         raise TargetError(f"{target.name}: family {target.device.family!r} is none of AMD's; those are {', '.join(DSP)}.")
     finn, board_part, shell = BOARDS.get(target.name, (None, None, None))
     return {"target": target.name, "model": model, "part": target.device.part, "family": target.device.family,
-            "clock_hz": clock_hz or target.clock_hz, "dsp": target.device.resources.get("dsp", 0), "finn_board": finn, "board_part": board_part, "shell": shell}
+            "clock_hz": clock_hz or target.clock_hz, "dsp": target.device.resources.get("dsp", 0), "finn_board": finn, "board_part": board_part, "shell": shell,
+            "fps": fps}
 
 
 def packed(stitched, request: Mapping):

@@ -16,6 +16,7 @@ PRODUCTS = ("vivado/core.tcl", f"{FINN}/build.yaml", RESULT)
 _TEMPLATES = Path(__file__).with_name("templates")
 _MODULE = "greenedge.backends.finn.amd"
 # the yosys family for the resource check
+_FPS = 10_000  # FINN's flow has no "fastest that fits": without --fps it folds for this
 _XILINX = {"zynq": "xc7", "zynq-us": "xcup", "virtex-us": "xcup"}
 
 
@@ -42,7 +43,8 @@ def finn_files(graph: Graph, request: Mapping) -> dict[str, bytes]:
              "step_generate_hardware", "step_create_stitched_ip", "step_prepare_synthesis", "step_synthesize_bitfile",
              "step_make_driver", "step_deployment_package"]
     settings = {"output_dir": "output", "board": request["finn_board"], "shell_flow_type": request["shell"],
-                "synth_clk_period_ns": round(1e9 / request["clock_hz"], 3), "standalone_thresholds": True, "target_fps": 10000,
+                "synth_clk_period_ns": round(1e9 / request["clock_hz"], 3), "standalone_thresholds": True,
+                "target_fps": round(request["fps"] or _FPS),
                 "generate_outputs": outputs, "steps": steps}
     text = "# FINN's complete flow for this model. Made by greenedge.\n" + json.dumps(settings, indent=1) + "\n"  # JSON is YAML
     return {f"{FINN}/build.yaml": text.encode(), f"{FINN}/model.onnx": to_qonnx(graph).SerializeToString(deterministic=True),
