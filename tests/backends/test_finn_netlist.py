@@ -13,7 +13,6 @@ from greenedge.backends import finn
 from greenedge.backends.finn import built, netlist
 from greenedge.backends.finn.simulation import compile_model, run_model, sim_top
 from greenedge.backends.finn.streams import Stream
-from greenedge.energy.estimate import read_toggles
 from greenedge.errors import ToolError
 from greenedge.graph import run_graph
 from greenedge.shell.ram_registers import merge_output_registers
@@ -151,18 +150,6 @@ def test_the_netlist_of_a_whole_board_computes_the_graph(rng, tmp_path, board):
         ram["parameters"]["INITVAL_00"] = ram["parameters"]["INITVAL_00"][:-1] + str(1 - int(ram["parameters"]["INITVAL_00"][-1]))
         (folder / "netlist.json").write_text(json.dumps(made))
         assert not np.array_equal(run(folder, x, lambda *_: None)[graph.outputs[0]], expected)
-    if board == "icebreaker":
-        counts = count_toggles_of(folder, x)
-        assert len(counts.nets) > 100 and max(counts.nets.values()) <= counts.cycles and sum(counts.nets.values()) > counts.cycles
-        (tmp_path / "toggles.csv").write_text(counts.csv(50e6))
-        assert read_toggles(tmp_path / "toggles.csv").toggles == sum(counts.nets.values())
-
-
-def count_toggles_of(folder, x) -> netlist.Toggles:
-    """The switching activity of the core in a build folder."""
-    source, streams, _ = built.streams_of(folder)
-    family = built.read(folder, "shell.json")["family"]
-    return netlist.count_toggles(folder / "netlist.json", "top", family, source, streams[0], x, tied=built.TIED)
 
 
 @pytest.mark.tool("yosys")

@@ -8,8 +8,6 @@
 //   stream NAME INDEX BYTE_OFFSET BYTES_PER_BEAT BEATS_PER_SAMPLE PATH-or-'-'     the first one is the output
 //   stall SEED IN_PER_256 OUT_PER_256         how often the input pauses and the output is not ready; 0 0: never
 //   patience CYCLES                           without one beat on any stream: a deadlock
-//   toggles PATH                              only if compiled with NETS, the width of sim_top's port of that name: how
-//                                             often each of its bits changed from one cycle to the next, as 64-bit counts
 // Prints one line per sample, "done SAMPLE CYCLE", then "cycles TOTAL"; exit 2 and a sentence for a deadlock.
 #include "Vsim_top.h"
 #include "verilated.h"
@@ -36,7 +34,6 @@ struct Run {
     std::vector<Stream> streams;
     uint32_t seed = 1, stall_in = 0, stall_out = 0;
     uint64_t patience = 100000;
-    std::string toggles;
 };
 
 static uint32_t xorshift(uint32_t& s) {
@@ -66,8 +63,6 @@ static bool read_run(const char* path, Run& run) {
             in >> run.seed >> run.stall_in >> run.stall_out;
         } else if (word == "patience") {
             in >> run.patience;
-        } else if (word == "toggles") {
-            in >> run.toggles;
         }
         if (!in) return false;
     }
@@ -75,19 +70,6 @@ static bool read_run(const char* path, Run& run) {
     run.input.assign(std::istreambuf_iterator<char>(data), {});
     return !run.streams.empty() && run.input.size() == run.in_bytes * run.in_beats * run.samples;
 }
-
-#ifdef NETS
-static std::vector<uint64_t> changes(NETS);
-
-static void count_changes(const Vsim_top& top, bool first) {
-    static std::vector<uint32_t> before((NETS + 31) / 32);
-    for (size_t w = 0; w < before.size(); w++) {
-        uint32_t now = top.nets[w], changed = first ? 0 : now ^ before[w];
-        before[w] = now;
-        for (; changed; changed &= changed - 1) changes[32 * w + size_t(__builtin_ctz(changed))]++;
-    }
-}
-#endif
 
 static int deadlock(const Run& run, Vsim_top& top, uint64_t beats_in) {
     std::cout << "error: no stream moved for " << run.patience << " cycles after " << beats_in << " input beats and "
@@ -151,9 +133,6 @@ int main(int argc, char** argv) {
             if (k == 0 && s.seen % s.beats == 0) std::cout << "done " << s.seen / s.beats - 1 << ' ' << cycle << '\n';
         }
         if (cycle - moved > run.patience) return deadlock(run, top, in);
-#ifdef NETS
-        count_changes(top, cycle == 0);
-#endif
         top.clk = 1;
         top.eval();
         top.clk = 0;
@@ -169,9 +148,6 @@ int main(int argc, char** argv) {
             return 1;
         }
     }
-#ifdef NETS
-    std::ofstream(run.toggles, std::ios::binary).write(reinterpret_cast<const char*>(changes.data()), std::streamsize(8 * NETS));
-#endif
     std::cout << "cycles " << cycle << '\n';
     top.final();
     return 0;

@@ -14,7 +14,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -117,57 +116,16 @@ def netlist_sources(path: Path, module: str, family: str, progress: Callable[[st
     return {**cell_models(kinds, family), "core.v": core_verilog(path, module, progress)}
 
 
-@dataclass(frozen=True)
-class Toggles:
-    """How often each net of a core changed in `cycles` clock cycles, sampled once a cycle: glitches are not in it, nor is the clock."""
-
-    nets: Mapping[str, int]
-    cycles: int
-    inferences: int
-
-    def csv(self, clock_hz: float) -> str:
-        """What greenedge.energy.estimate.read_toggles reads."""
-        rows = "".join(f'"{name}",{count}\n' for name, count in self.nets.items())
-        return f"net,toggles\n{rows}#seconds,{self.cycles / clock_hz!r}\n"
-
-
 def simulate_netlist(path: Path, module: str, family: str, source: Stream, output: Stream, x: np.ndarray, *,
                      stall: Stall = Stall(), tied: str = "", progress: Callable[[str], None] = lambda _: None) -> Simulated:
     """`x` through the netlist's module; memory contents are those of the netlist, no file is read.
 
     `tied` has further connections of the module, as for sim_top.
     """
-    return _simulate(path, module, family, source, output, x, stall, tied, (), progress)
-
-
-def count_toggles(path: Path, module: str, family: str, source: Stream, output: Stream, x: np.ndarray, *,
-                  tied: str = "", progress: Callable[[str], None] = lambda _: None) -> Toggles:
-    """The switching activity of the netlist's module while it computes `x` without pauses."""
-    nets = driven_nets(json.loads(path.read_bytes())["modules"][module])
-    done = _simulate(path, module, family, source, output, x, Stall(), tied, tuple(nets.values()), progress)
-    return Toggles(dict(zip(nets, done.toggles.tolist())), done.total_cycles, len(x))
-
-
-def driven_nets(module: Mapping) -> dict[str, str]:
-    """Every net that a cell drives, once: its name -> how Verilog refers to it."""
-    driven = {bit for cell in module["cells"].values() for port, bits in cell["connections"].items()
-              if cell["port_directions"][port] == "output" for bit in bits}
-    nets = {}
-    for name, about in module["netnames"].items():
-        for index, bit in enumerate(about["bits"]):
-            if bit in driven:
-                driven.discard(bit)
-                at = f"[{index + about.get('offset', 0)}]" if len(about["bits"]) > 1 else ""
-                nets[name + at] = f"\\{name} {at}".rstrip() + ("" if at else " ")
-    return nets
-
-
-def _simulate(path: Path, module: str, family: str, source: Stream, output: Stream, x: np.ndarray, stall: Stall, tied: str,
-              nets: tuple[str, ...], progress: Callable[[str], None]) -> Simulated:
     port = dataclasses.replace(output, name="m")
     sources = netlist_sources(path, module, family, progress)
     progress("compiling the synthesised netlist with Verilator (kept for the next time)")
-    flags = (*FLAGS, "-CFLAGS", f"-DNETS={len(nets)}") if nets else FLAGS
-    model = compile_model({**sources, "sim_top.sv": sim_top(module, source, [port], tied, nets).encode()}, progress, flags=flags)
+    top = sim_top(module, source, [port], tied)
+    model = compile_model({**sources, "sim_top.sv": top.encode()}, progress, flags=FLAGS)
     progress(f"simulating {len(x)} samples on the netlist")
-    return run_model(model, path.parent, source, [port], x, stall=stall, toggles=bool(nets))
+    return run_model(model, path.parent, source, [port], x, stall=stall)

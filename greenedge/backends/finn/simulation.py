@@ -49,26 +49,19 @@ class Stall:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What a run gave: values by edge, and cycles (None where a single sample cannot tell).
-
-    `toggles`: how often each bit of the port `nets` changed, where the model has one.
-    """
+    """What a run gave: values by edge, and cycles (None where a single sample cannot tell)."""
 
     values: Mapping[str, np.ndarray]
     first_output_cycles: int
     interval_cycles: float | None
     total_cycles: int
-    toggles: np.ndarray | None = None
 
 
-def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "", nets: Sequence[str] = ()) -> str:
+def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "") -> str:
     """SystemVerilog that holds the design and brings every observed stream out through one wide port.
 
-    `tied` has further connections of the design, such as ".restart(1'b0), ". `nets` are single-bit nets inside the design
-    whose changes are counted; the model is then compiled with -DNETS=number.
+    `tied` has further connections of the design, such as ".restart(1'b0), ".
     """
-    count = f",\n    output logic [{max(_LEAST_PORT_BITS, len(nets)) - 1}:0] nets" if nets else ""
-    counted = f"    assign nets = {{{', '.join(f'dut.{net}' for net in reversed(nets))}}};\n" if nets else ""
     width = max(_LEAST_PORT_BITS, sum(s.width for s in streams))
     flags = max(_LEAST_PORT_BITS, len(streams))
     data = ", ".join(f"dut.{s.name}_tdata" for s in reversed(streams))
@@ -83,13 +76,13 @@ module sim_top (
     input  logic        m_tready,
     output logic [{width - 1}:0] stream_tdata,
     output logic [{flags - 1}:0] stream_tvalid,
-    output logic [{flags - 1}:0] stream_tready{count}
+    output logic [{flags - 1}:0] stream_tready
 );
     {dut} dut (.clk, {tied}.s_tdata(s_tdata[{source.width - 1}:0]), .s_tvalid, .s_tready, .m_tdata(), .m_tvalid(), .m_tready);
     assign stream_tdata  = {width}'({{{data}}});
     assign stream_tvalid = {flags}'({{{valid}}});
     assign stream_tready = {flags}'({{{ready}}});
-{counted}endmodule
+endmodule
 """
 
 
@@ -113,8 +106,8 @@ def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None],
 
 
 def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray,
-              keep: Sequence[str] = (), stall: Stall = Stall(), patience: int = 100_000, toggles: bool = False) -> Simulated:
-    """Feeds `x` (samples, *shape) through `model`, which reads its memory files relative to `folder`; `toggles`: it has `nets`.
+              keep: Sequence[str] = (), stall: Stall = Stall(), patience: int = 100_000) -> Simulated:
+    """Feeds `x` (samples, *shape) through `model`, which reads its memory files relative to `folder`.
 
     `streams[0]` is the output. Raises ToolError for a deadlock, a time-out or a model that ends early.
     """
@@ -123,8 +116,6 @@ def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Strea
         (work / "input.bin").write_bytes(pack(source, x))
         lines = [f"input {work / 'input.bin'} {source.bytes} {source.beats} {len(x)}",
                  f"stall {stall.seed} {stall.input_per_256} {stall.output_per_256}", f"patience {patience}"]
-        if toggles:
-            lines.append(f"toggles {work / 'toggles.bin'}")
         offset = 0
         for index, s in enumerate(streams):
             path = work / f"{index}.bin" if index == 0 or s.edge in keep else "-"
@@ -134,11 +125,10 @@ def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Strea
         said = _run(model, folder, work / "run.txt")
         values = {s.edge: unpack(s, (work / f"{index}.bin").read_bytes(), len(x))
                   for index, s in enumerate(streams) if index == 0 or s.edge in keep}
-        changed = np.frombuffer((work / "toggles.bin").read_bytes(), np.int64) if toggles else None
     done = [int(cycle) for cycle in re.findall(r"^done \d+ (\d+)$", said, re.MULTILINE)]
     begin = int(re.search(r"^begin (\d+)$", said, re.MULTILINE).group(1))
     interval = (done[-1] - done[len(done) // 2]) / (len(done) - 1 - len(done) // 2) if len(done) > 2 else None
-    return Simulated(values, done[0] - begin + 1, interval, done[-1] - begin + 1, changed)
+    return Simulated(values, done[0] - begin + 1, interval, done[-1] - begin + 1)
 
 
 def _run(model: Path, folder: Path, description: Path) -> str:
