@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -99,13 +100,30 @@ def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _quiet, 
         # all of them before the first runs: nobody waits for a tool that is not there
         for command, tool in [(command, _resolve(command, work, docker)) for command in plan.commands]:
             started = time.monotonic()
-            _run(command, tool, work, progress)
+            with _ending_on_term():
+                _run(command, tool, work, progress)
             if tool.name != "python":
                 record["tools"][tool.name] = str(tool)
             record["seconds"][command.label] = round(time.monotonic() - started, 1)
         _check_products(plan, work)
         (work / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         _replace(work, folder)
+
+
+@contextmanager
+def _ending_on_term() -> Iterator[None]:
+    """SIGTERM ends this process by way of an exception, where nobody has said what it does.
+
+    A plan's own Python may carry out a plan too, whose programs have a session of their own: it must end them.
+    """
+    unsaid = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if unsaid:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        if unsaid:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

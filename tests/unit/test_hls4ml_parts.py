@@ -170,6 +170,17 @@ def test_vitis_runs_in_its_image_in_the_project(rng, tmp_path, monkeypatch):
     assert argv[argv.index("--workdir") + 1] == str(tmp_path / "project")
 
 
+def test_the_list_of_weights_that_is_compiled_is_the_headers():
+    from greenedge.backends.hls4ml.csim import tabulated
+
+    given = b"#ifndef W2_H_\n\nstatic const w_t w2[3] = {1, -0.50, 7};\n\n#endif\n"
+    assert tabulated(given) == (
+        b"#ifndef W2_H_\n\nstatic const double w2_listed[3] = {1, -0.50, 7};\nw_t w2[3];\n"
+        b"static const bool w2_filled = [] { for (int k = 0; k < 3; k++) w2[k] = w2_listed[k]; return true; }();"
+        b"\n\n#endif\n")
+    assert tabulated(b"w_t w2[2][2] = {{1, 2}, {3, 4}};\n") == b"w_t w2[2][2] = {{1, 2}, {3, 4}};\n"
+
+
 def test_weights_reach_hls4ml_as_the_graph_has_them(rng):
     graph, _ = made(rng, residual)
     layers = {layer.edge: layer for layer in hand_over(graph).layers}
