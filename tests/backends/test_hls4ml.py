@@ -107,7 +107,7 @@ def test_every_strategy(rng, tmp_path, strategy, reuse):
     options = {"strategy.dense1": strategy, "reuse.dense1": reuse}
     folder = built(graph, tmp_path / "build", **options)
     job = json.loads((folder / "job.json").read_text())
-    assert {"ReuseFactor": reuse, "Strategy": strategy} in job["folding"].values()
+    assert {"ReuseFactor": reuse, "Strategy": strategy, "Cycles": reuse} in job["folding"].values()
     compare(graph, folder, x)
 
 
