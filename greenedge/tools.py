@@ -116,7 +116,8 @@ def _ending_on_term() -> Iterator[None]:
 
     A plan's own Python may carry out a plan too, whose programs have a session of their own: it must end them.
     """
-    unsaid = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ours = threading.current_thread() is threading.main_thread()
+    unsaid = ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if unsaid:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

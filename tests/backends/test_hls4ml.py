@@ -59,8 +59,8 @@ def test_the_report_says_what_is_known(project):
     assert told["hardware"]["toolchain"] == "vitis" and told["hardware"]["io"] == "io_parallel"
     assert told["hardware"]["estimated_cycles"] == 1 and not {"lut", "fmax_hz"} & set(told["hardware"])
     assert told["hardware"]["write_s"] > 0 and told["evidence"]["estimated_cycles"] == "estimated"
-    assert told["notes"] == ["No vendor tool ran: the project for vitis, 4-build/project, is written and simulated in C; "
-                             "resources and the clock that it reaches are unknown."]
+    assert told["notes"] == ["No vendor tool ran: the project for vitis, 4-build/project, is written and simulated in "
+                             "C; resources and the clock that it reaches are unknown."]
 
 
 def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):

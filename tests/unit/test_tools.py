@@ -141,8 +141,9 @@ def test_what_a_plans_python_runs_ends_with_it(tmp_path):
     """A plan within a plan: its program has a session of its own, and must not be left behind."""
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    nested = ("import pathlib; from greenedge.tools import Command, Plan, execute; "
-              f"execute(Plan({{}}, (Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'),), ()), pathlib.Path('in'))")
+    nested = ("import pathlib; from greenedge.tools import Command, Plan, execute; within = "
+              f"Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'); "
+              "execute(Plan({}, (within,), ()), pathlib.Path('in'))")
     with pytest.raises(ToolError, match="^around did not end within 6 s and was stopped"):
         execute(Plan({}, (Command(("{python}", "-c", nested), "out.log", "around", timeout_s=6),), ()), tmp_path / "out")
     assert not _alive(int(pid_file.read_text()))

@@ -1,9 +1,10 @@
 """How large an unrolled graph will be, before it is traced.
 
 da4ml makes adders of products: one per non-zero digit of a weight in canonical signed digits, less what common
-subexpressions save. Counted are the bits of these adders, which is what da4ml calls cost. On nine traced networks of 690
-to 20,300 bits the estimate was 4 % too low to 19 % too high; larger matrices share more. In logic cells it was 33 to
-59 % above what yosys counts, which placement adds 25 to 29 % to (benchmarks/da4ml_estimate.py prints all but the last).
+subexpressions save. Counted are the bits of these adders, which is what da4ml calls cost. On nine traced networks of
+690 to 20,300 bits the estimate was 4 % too low to 19 % too high; larger matrices share more. In logic cells it was 33
+to 59 % above what yosys counts, which placement adds 25 to 29 % to (benchmarks/da4ml_estimate.py prints all but the
+last).
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ def compile_project(folder: Path, handed: Handover, progress: Callable[[str], No
 def tabulated(header: bytes) -> bytes:
     """A header of weights whose list is plain doubles, from which the array is filled when the program starts.
 
-    The same text gives the same values (rules.py: doubles hold them), but a list of fixed-point objects is a constructor
-    call each to g++: 55,000 weights took it more than three minutes, and take three seconds so.
+    The same text gives the same values (rules.py: doubles hold them), but a list of fixed-point objects is a
+    constructor call each to g++: 55,000 weights took it more than three minutes, and take three seconds so.
     """
     return _LISTED.sub(rb"static const double \g<name>_listed[\g<size>] = {\g<list>};\n"
                        rb"\g<type> \g<name>[\g<size>];\n"

@@ -90,7 +90,8 @@ def _folded(layer: Layer, target: Target, chain: Toolchain, options: Mapping[str
     if budget is not None and folding.cycles > budget:
         found.append(Reason(name, "too-slow", f"{folding.cycles:,} cycles with every multiplier at work",
                             f"{options['fps']} inferences per second leave "
-                            f"{budget:,} at {clock_hz(target, options) / 1e6:g} MHz", "ask for fewer inferences per second"))
+                            f"{budget:,} at {clock_hz(target, options) / 1e6:g} MHz",
+                            "ask for fewer inferences per second"))
     return found
 
 
