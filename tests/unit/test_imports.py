@@ -21,6 +21,7 @@ ORDER = (
     ("flow", "measure"),
     ("entry", "doctor", "console"),
     ("deploy", "sweep"),
+    ("api",),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}

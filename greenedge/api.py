@@ -1,0 +1,172 @@
+"""The verbs of the command line as functions, for notebooks and scripts.
+
+    from greenedge import api
+
+    run = api.build(model, "ulx3s-85f", inputs=x, labels=y)     # a Brevitas module, or the path of an ONNX file
+    run.summary["accuracy"], run.summary["hardware"]
+    run.infer(x)                                                # {model output: array}, by the RTL that was synthesised
+    api.report(run, other)
+
+They do what the verbs do and write the same run folders, so either can go on where the other stopped. Errors are those of
+greenedge.errors. (Not in `greenedge` itself: its modules check, report and verify have the names of verbs.)
+"""
+
+from __future__ import annotations
+
+import html
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from greenedge import entry
+from greenedge.console import Screen
+from greenedge.errors import GreenedgeError
+from greenedge.flow import Silent
+from greenedge.model_file import ModelFile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from greenedge.check import Preflight
+    from greenedge.target import Target
+
+Model = Any  # a path, or a torch.nn.Module with Brevitas quantisers
+Names = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder."""
+
+    folder: Path
+
+    @property
+    def summary(self) -> dict:
+        """7-report/summary.json: accuracy, verify, hardware or edge, energy, seconds; what is not known is absent."""
+        found = entry.read_summary(self.folder)
+        if found is None:
+            raise GreenedgeError(f"{self.folder} has no report yet; let it run to the end.")
+        return found
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / "7-report" / "report.html"
+
+    def infer(self, x: np.ndarray, stage: str = "build") -> dict[str, np.ndarray]:
+        """{model output: (N, …) floats} for samples (N, *shape), by the built thing or, with stage "graph", the integer graph."""
+        with _saved(x) as path:
+            return entry.infer(self.folder, path, stage, _untold)
+
+    def verify(self) -> dict:
+        """Compares again what lies in the folder now. Raises VerificationError."""
+        return entry.verify_again(self.folder, _untold)
+
+    def program(self, target: str | None = None) -> list[str]:
+        """Loads the bitstream onto its board; the command that did it."""
+        from greenedge.deploy import program_run
+
+        return program_run(self.folder, target, False, False, _untold)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was compared, and the figures of the hardware or the binary."""
+        found = self.summary
+        rows = [(f"{one['candidate']} against {one['reference']}", f"{one['samples'] - one['mismatches']:,} of {one['samples']:,} equal")
+                for one in found.get("verify", ())]
+        rows += [(key, value) for part in ("hardware", "edge") for key, value in (found.get(part) or {}).items()
+                 if isinstance(value, (int, float, str))]
+        cells = "".join(f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>" for key, value in rows)
+        return f"<table><caption>{html.escape(str(self.folder))}</caption>{cells}</table>"
+
+
+def build(model: Model, target: Names, *, inputs: np.ndarray | None = None, labels: np.ndarray | None = None, name: str | None = None,
+          backend: str | None = None, input_type: Names = (), out: str | Path | None = None, progress: bool = True, **options: object) -> Any:
+    """Builds and verifies a model for a target, or for several; returns its Run, or a list of them.
+
+    model       path of an ONNX file, or a torch module with Brevitas quantisers (it is exported in eval mode, and needs `inputs`)
+    inputs      float32 (N, *shape) to verify with; drawn at random for a file where they are not given. labels: (N,) classes
+    options     of the back end, as --set build.KEY has them: fps=20000, latency=1e-5, clock_hz=100e6, storage="int4-dense", …
+    """
+    with ExitStack() as opened:
+        source = _source(model, inputs, labels, name, input_type, opened)
+        return _carried_out(entry.jobs_for(source, _names(target), backend, options), out, progress, isinstance(target, str))
+
+
+def run(flow: str, target: Names = (), *, settings: Mapping[str, object] | None = None, backend: str | None = None, until: str = "report",
+        out: str | Path | None = None, progress: bool = True, **options: object) -> Any:
+    """Runs a recipe by its name or folder; `settings` are the recipe's, as {"train.epochs": 20}. Returns its Run, or one a target."""
+    recipe = entry.find_recipe(flow, {key: str(value) for key, value in (settings or {}).items()})
+    jobs = entry.jobs_for(recipe, _names(target), backend, {**recipe.build, **options}, until)
+    return _carried_out(jobs, out, progress, isinstance(target, str) or not target, until)
+
+
+def check(model: Model, target: Names, *, inputs: np.ndarray | None = None, backend: str | None = None, input_type: Names = ()) -> list[Preflight]:
+    """The preflight of a model for each target: `reasons` why not (none: it can be built), and `notes`."""
+    with ExitStack() as opened:
+        source = _source(model, inputs, None, None, input_type, opened)
+        return entry.preflight(source.path, _names(target), backend, source.declared)
+
+
+def report(*runs: Run | str | Path, out: str | Path = "report.html") -> Path:
+    """One page over several runs."""
+    from greenedge.report import write_report
+
+    return write_report([each.folder if isinstance(each, Run) else Path(each) for each in runs], Path(out))
+
+
+def targets() -> list[Target]:
+    """Every target that ships with greenedge."""
+    from greenedge.target import list_targets, load_target
+
+    return [load_target(each) for each in list_targets()]
+
+
+def _untold(done: int, total: int, text: str = "") -> None:
+    """Progress that nobody watches."""
+
+
+def _names(target: Names) -> list[str]:
+    return [target] if isinstance(target, str) else list(target)
+
+
+def _carried_out(jobs, out, progress: bool, single: bool, until: str = "report"):
+    shown = (lambda job: Screen(f"{job.source.name} → {job.target.name}" if job.target else job.source.name)) if progress else (lambda job: Silent())
+    folders, _ = entry.run_all(jobs, None if out is None else Path(out), until, shown)
+    runs = [Run(folder) for folder in folders]
+    return runs[0] if single else runs
+
+
+def _source(model: Model, inputs, labels, name: str | None, input_type: Names, opened: ExitStack) -> ModelFile:
+    """The model as a file with its samples in files, for as long as `opened` is open."""
+    samples, classes = (None if array is None else opened.enter_context(_saved(array)) for array in (inputs, labels))
+    declared = entry.input_types(_names(input_type))
+    if isinstance(model, (str, Path)):
+        return ModelFile(Path(model), samples, classes, declared)
+    if inputs is None or not len(inputs):
+        raise GreenedgeError(f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in float32.")
+    import numpy as np
+
+    from greenedge.export import export_model
+
+    path = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="greenedge-model-"))) / f"{name or type(model).__name__.lower()}.onnx"
+    training = model.training
+    model.eval()
+    try:
+        export_model(model, np.asarray(inputs[:8], np.float32), path)
+    finally:
+        model.train(training)
+    return ModelFile(path, samples, classes, declared)
+
+
+@contextmanager
+def _saved(array):
+    """The path of an .npy file that holds the array."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(prefix="greenedge-samples-") as folder:
+        path = Path(folder) / "samples.npy"
+        np.save(path, np.asarray(array), allow_pickle=False)
+        yield path

@@ -1,0 +1,72 @@
+"""The verbs as functions: a Brevitas module goes in, a run comes out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from greenedge import api
+from greenedge.errors import GreenedgeError, TargetError, UnsupportedError
+
+torch = pytest.importorskip("torch")
+
+
+def _network(ends_in_levels: bool = True):
+    import brevitas.nn as qnn
+
+    torch.manual_seed(0)
+    end = [qnn.QuantIdentity(bit_width=8)] if ends_in_levels else []
+    return torch.nn.Sequential(
+        qnn.QuantIdentity(bit_width=4, return_quant_tensor=True), qnn.QuantLinear(8, 6, bias=False, weight_bit_width=4),
+        torch.nn.BatchNorm1d(6), qnn.QuantReLU(bit_width=4), qnn.QuantLinear(6, 3, bias=False, weight_bit_width=4), *end)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(60, 8)).astype(np.float32), rng.integers(0, 3, 60)
+
+
+def test_a_module_becomes_a_run(samples, tmp_path):
+    (x, y), model = samples, _network()
+    with torch.no_grad():
+        model(torch.from_numpy(x))  # the quantisers learn their scales
+    assert [found.reasons for found in api.check(model, "linux-x86", inputs=x)] == [()]
+    run = api.build(model, "linux-x86", inputs=x, labels=y, name="tiny", out=tmp_path / "run", progress=False)
+    assert run.folder == tmp_path / "run" and run.report.is_file() and model.training
+    assert run.summary["accuracy"]["tflite"] == run.summary["accuracy"]["graph"]
+    model.eval()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x)).numpy()
+    for stage in ("build", "graph"):
+        (got,) = run.infer(x, stage).values()
+        assert np.allclose(got, expected, atol=1e-6)
+    assert run.verify()["verify"][1] | {"first": 0} == run.summary["verify"][1] | {"first": 0}
+    shown = run._repr_html_()
+    assert "tflite against graph</td><td>60 of 60 equal" in shown and "<td>bytes</td>" in shown
+    assert api.report(run, out=tmp_path / "page.html").is_file()
+    (run.folder / "4-build" / "model.tflite").write_bytes(b"TFL3")
+    with pytest.raises(GreenedgeError):
+        run.verify()
+
+
+def test_what_cannot_be_built_is_an_error_with_reasons(samples, tmp_path):
+    x, _ = samples
+    with pytest.raises(UnsupportedError, match="put a QuantIdentity") as caught:
+        api.build(_network(ends_in_levels=False), "linux-x86", inputs=x, out=tmp_path / "run", progress=False)
+    assert len(caught.value.reasons) == 1
+    with pytest.raises(GreenedgeError, match=r"^Sequential is exported with samples, and none are given; say inputs=X"):
+        api.build(_network(), "linux-x86")
+    with pytest.raises(TargetError, match="did you mean"):
+        api.build(_network(), "linux-x68", inputs=x)
+    with pytest.raises(GreenedgeError, match="has no report yet; let it run to the end"):
+        api.Run(tmp_path).summary
+    assert "ulx3s-85f" in {target.name for target in api.targets()}
+
+
+def test_importing_it_loads_nothing_heavy():
+    code = "import sys, greenedge.api; print([m for m in ('torch', 'onnx', 'brevitas', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
