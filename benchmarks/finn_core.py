@@ -21,10 +21,10 @@ sys.path[:0] = [str(ROOT)]
 from greenedge.backends.finn import built  # noqa: E402
 from greenedge.backends.finn.design import Design  # noqa: E402
 from greenedge.backends.finn.netlist import simulate_netlist  # noqa: E402
-from greenedge.backends.finn.simulation import Stall  # noqa: E402
 from greenedge.backends.finn.stitch import about, rtl_files, stitch  # noqa: E402
 from greenedge.graph import Graph, run_graph, save_graph  # noqa: E402
 from greenedge.shell.timing import timing  # noqa: E402
+from greenedge.streams.simulation import Stall  # noqa: E402
 from greenedge.target import Target  # noqa: E402
 from greenedge.tools import Command, Plan, execute  # noqa: E402
 

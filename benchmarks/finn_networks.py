@@ -27,10 +27,10 @@ from greenedge.backends.finn import built  # noqa: E402
 from greenedge.backends.finn.design import FILE, Limits, plain  # noqa: E402
 from greenedge.backends.finn.network import translate  # noqa: E402
 from greenedge.backends.finn.search import Wish, choose, refusals  # noqa: E402
-from greenedge.backends.finn.simulation import Stall  # noqa: E402
 from greenedge.backends.finn.stitch import about, rtl_files, stitch  # noqa: E402
 from greenedge.graph import Graph, run_graph  # noqa: E402
 from greenedge.shell import shell_request  # noqa: E402
+from greenedge.streams.simulation import Stall  # noqa: E402
 from greenedge.target import Target, load_target  # noqa: E402
 from greenedge.tools import Command, Plan, execute  # noqa: E402
 

@@ -61,7 +61,7 @@ def _package(name: str, needed_for: str) -> Finding:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         version = None
-    package = f'"greenedge[hls]"' if name in ("hls4ml", "da4ml") else name
+    package = '"greenedge[hls]"' if name in ("hls4ml", "da4ml") else name
     return Finding("package", name, version is not None, version, None, needed_for, f"pip install {package}")
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from greenedge.backends import BACKENDS, load_backend, lowered_for
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
-from greenedge.files import write_aside
 from greenedge.flow import FOLDER, STAGES, Job, Tell, choose_backend, compare_stages, plan_build, run_job, run_jobs
 from greenedge.manifest import (FILE, Manifest, Record, digest_files, explained, hold, inside, intact,
                                 load_manifest, save_manifest)

@@ -6,7 +6,6 @@ it are unchanged and its outputs still hash the same; it is copied where a run b
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,8 +20,20 @@ from greenedge import __version__
 from greenedge.backends import BACKENDS, load_backend, lowered_for
 from greenedge.errors import GreenedgeError, TargetError, UnsupportedError, VerificationError
 from greenedge.files import sha256_file
-from greenedge.manifest import (FILE, Manifest, Record, aside, copy_stage, digest_files, digest_of, explained, hold, intact,
-                                load_manifest, save_manifest)
+from greenedge.manifest import (
+    FILE,
+    Manifest,
+    Record,
+    aside,
+    copy_stage,
+    digest_files,
+    digest_of,
+    explained,
+    hold,
+    intact,
+    load_manifest,
+    save_manifest,
+)
 from greenedge.model_file import ModelFile, import_stage
 from greenedge.target import Target
 from greenedge.tools import RECORD
@@ -36,8 +47,8 @@ FOLDER = {"train": "1-train", "export": "2-export", "lower": "3-lower", "build":
 _READS = {"train": (), "export": ("train",), "lower": ("export",), "build": ("lower",),
           "verify": ("export", "lower", "build"), "report": ("train", "export", "lower", "build", "verify")}
 _CODE = {"train": ("train",), "export": ("export.py", "train", "model_file.py"), "lower": ("lower", "graph"),
-         "build": ("backends/{backend}", "endings.py", "int8", "rtl", "shell", "graph", "lower/scores.py", "tools.py", "toolbox.py"),
-         "verify": ("verify.py", "compare.py", "boards", "shell", "reference.py", "host.py", "backends/{backend}", "int8", "rtl", "graph", "lower"),
+         "build": ("backends/{backend}", "endings.py", "int8", "rtl", "shell", "streams", "graph", "lower/scores.py", "tools.py", "toolbox.py"),
+         "verify": ("verify.py", "compare.py", "boards", "shell", "streams", "reference.py", "host.py", "backends/{backend}", "int8", "rtl", "graph", "lower"),
          "report": ("report",)}
 _PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
              "report": ("jinja2",)}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.finn.streams import Stream, pack, unpack
 from greenedge.boards.errors import BoardError
 from greenedge.boards.ports import SerialPort
 from greenedge.boards.session import Session
 from greenedge.boards.virtual import VirtualBoard, read_board
 from greenedge.errors import GreenedgeError
+from greenedge.streams import Stream, pack, unpack
 
 Tell = Callable[[int, int, str], None]
 

@@ -117,7 +117,7 @@ def read_board(folder: Path) -> dict:
 
 def compile_board(folder: Path, board: Mapping, progress: Callable[[str], None]) -> Path:
     """The simulator of the board in a build folder; compiled once per content of its sources."""
-    from greenedge.backends.finn.simulation import compile_model
+    from greenedge.streams.simulation import compile_model
 
     if board["link"] != "uart":
         raise GreenedgeError(f"{folder}: the virtual board has a UART and this one is reached by {board['link']}.")

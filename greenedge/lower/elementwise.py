@@ -13,7 +13,7 @@ import numpy as np
 from greenedge.graph.ops import Add
 from greenedge.lower.builder import Refused
 from greenedge.lower.expr import BatchNorm, Clip, Const, Expr, Magnitude, Slope, Smooth
-from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
+from greenedge.lower.values import Constant, Grid, Live, Value
 
 _MAX_MULTIPLIER = 256
 _BIG = 3.0e38  # an end of a Clip that is not given: beyond every float32

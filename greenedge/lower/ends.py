@@ -9,7 +9,7 @@ from greenedge.lower.expr import Expr, Var, affine_of
 from greenedge.lower.lowering import Walk
 from greenedge.lower.quantisers import integer_range
 from greenedge.lower.source import QONNX_DOMAINS, Node
-from greenedge.lower.values import Constant, Grid, Host, Live
+from greenedge.lower.values import Constant, Grid, Host
 
 OPSET = 20
 

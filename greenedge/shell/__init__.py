@@ -40,7 +40,7 @@ _OUTPUTS = {"uart_tx", "spi_miso", "led", "marker"}
 
 @dataclass(frozen=True)
 class CoreInfo:
-    """A finished core. `source` and `output` describe its streams as greenedge.backends.finn.streams.Stream.plain does."""
+    """A finished core. `source` and `output` describe its streams as greenedge.streams.Stream.plain does."""
 
     module: str
     source: Mapping[str, object]

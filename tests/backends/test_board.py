@@ -8,13 +8,13 @@ import time
 import numpy as np
 import pytest
 
-from greenedge.backends.finn.streams import Stream, pack, unpack
 from greenedge.boards.errors import BoardError
 from greenedge.boards.ports import SerialPort
 from greenedge.boards.session import Session
 from greenedge.boards.soak import soak
 from greenedge.boards.virtual import VirtualBoard
 from greenedge.shell import protocol
+from greenedge.streams import Stream, pack, unpack
 from tests.backends.standin import MODEL, OUTPUT, SOURCE, build_standin, samples
 
 pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++"), pytest.mark.tool("make")]

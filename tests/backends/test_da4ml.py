@@ -17,10 +17,10 @@ from greenedge.backends.da4ml.chain import Circuit, layout
 from greenedge.backends.da4ml.measure import run
 from greenedge.backends.da4ml.pieces import pieces_of
 from greenedge.backends.da4ml.probe import Probe, read_probes
-from greenedge.backends.finn.simulation import Stall
 from greenedge.cli import app
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.graph import Affine, Edge, Graph, Input, Requantise, frozen, run_graph
+from greenedge.streams.simulation import Stall
 from greenedge.target import load_target
 from greenedge.tools import execute
 from greenedge.verify import _against_build

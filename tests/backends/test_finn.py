@@ -11,9 +11,9 @@ import pytest
 from greenedge import verify
 from greenedge.backends import finn
 from greenedge.backends.finn import built
-from greenedge.backends.finn.simulation import Stall
 from greenedge.errors import VerificationError
 from greenedge.graph import Add, Dense, Edge, Graph, Input, run_graph
+from greenedge.streams.simulation import Stall
 from greenedge.target import load_target
 from greenedge.tools import Plan, execute
 from tests.backends.finn_sketches import classified, joined, padded, residual

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from greenedge.backends import finn
-from greenedge.backends.finn import built, netlist
-from greenedge.backends.finn.simulation import compile_model, run_model, sim_top
-from greenedge.backends.finn.streams import Stream
+from greenedge.backends.finn import netlist
 from greenedge.errors import ToolError
 from greenedge.graph import run_graph
 from greenedge.shell.ram_registers import merge_output_registers
+from greenedge.streams import Stream
+from greenedge.streams.simulation import compile_model, run_model, sim_top
 from greenedge.target import load_target
 from greenedge.tools import Command, Plan, execute
 from tests.backends.nets import inputs, mlp

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import greenedge
-from greenedge.backends.finn.simulation import Stall, compile_model, run_model, sim_top
-from greenedge.backends.finn.streams import Stream
 from greenedge.errors import ToolError
+from greenedge.streams import Stream
+from greenedge.streams.simulation import Stall, compile_model, run_model, sim_top
 
 pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++")]
 _RTL = Path(greenedge.__file__).parent / "rtl"

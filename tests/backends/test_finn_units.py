@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import greenedge
-from greenedge.backends.finn.simulation import Stall, compile_model, run_model, sim_top
-from greenedge.backends.finn.streams import Stream
 from greenedge.backends.finn.units import memory_file
+from greenedge.streams import Stream
+from greenedge.streams.simulation import Stall, compile_model, run_model, sim_top
 
 _RTL = Path(greenedge.__file__).parent / "rtl"
 _FILES = ("ge_fifo.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_mvu.sv")

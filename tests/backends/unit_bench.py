@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 import greenedge
-from greenedge.backends.finn.simulation import Stall, compile_model
-from greenedge.backends.finn.streams import Stream, pack, unpack
 from greenedge.backends.finn.units import memory_file
+from greenedge.streams import Stream, pack, unpack
+from greenedge.streams.simulation import Stall, compile_model
 
 RTL = Path(greenedge.__file__).parent / "rtl"
 STALLS = (Stall(), Stall(1, 128, 128), Stall(2, 170, 0), Stall(3, 0, 213))

@@ -11,12 +11,12 @@ import pytest
 
 from greenedge.backends import finn
 from greenedge.backends.finn import built
-from greenedge.backends.finn.simulation import Stall
 from greenedge.entry import find_recipe
 from greenedge.flow import Job, run_job
 from greenedge.graph import run_graph
 from greenedge.host import run_prologue
 from greenedge.lower import load_lowered
+from greenedge.streams.simulation import Stall
 from greenedge.target import load_target
 from greenedge.tools import execute
 

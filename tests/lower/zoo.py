@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from brevitas import nn as qnn
-from brevitas.quant import (Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Int8WeightPerTensorFixedPoint, Int32Bias,
+from brevitas.quant import (Int8WeightPerChannelFloat, Int8WeightPerTensorFixedPoint, Int32Bias,
                             ShiftedUint8ActPerTensorFloat, SignedBinaryActPerTensorConst, SignedBinaryWeightPerTensorConst,
                             SignedTernaryWeightPerTensorConst, Uint8ActPerTensorFixedPoint)
 from torch import nn

@@ -25,15 +25,11 @@ ORDER = (
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
-# what simulates any core with streams; it lies beside the back end that had it first
-STREAMS = ("greenedge.backends.finn.streams", "greenedge.backends.finn.simulation")
 HEAVY = {"numba", "hls4ml", "da4ml", "torch", "onnx", "numpy", "scipy", "sklearn", "matplotlib", "qonnx", "brevitas", "ai_edge_litert", "jinja2"}
 
 
 def _part(module: str) -> str:
     """The part a module of ours belongs to; back ends count each for itself."""
-    if module in STREAMS:
-        return "streams"
     names = module.split(".")[1:]
     return ".".join(names[:2]) if names[0] == "backends" and len(names) > 1 else names[0]
 

@@ -113,7 +113,7 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
     and one that several operations read (pieces.py).
     """
     from greenedge.backends.da4ml.measure import run
-    from greenedge.backends.finn.simulation import Stall
+    from greenedge.streams.simulation import Stall
 
     return dict(run(folder, np.asarray(x), Stall(), lambda line: progress(0, 0, line), keep).values)
 
@@ -123,7 +123,7 @@ def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
     """The same as `simulate`, with random pauses at both ends of the stream."""
     from greenedge.backends.da4ml.built import read, streams_of
     from greenedge.backends.da4ml.measure import run
-    from greenedge.backends.finn.simulation import Stall
+    from greenedge.streams.simulation import Stall
 
     stall = Stall.at_pace(*streams_of(folder), read(folder, "simulation.json").get("interval_cycles"))
     return dict(run(folder, np.asarray(x), stall, lambda line: progress(0, 0, line), keep).values)

@@ -7,9 +7,9 @@ import json
 import re
 from pathlib import Path
 
-from greenedge.backends.finn.streams import Stream
 from greenedge.errors import GreenedgeError
 from greenedge.manifest import inside
+from greenedge.streams import Stream
 
 FOLDER = "rtl"
 

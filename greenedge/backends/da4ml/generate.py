@@ -23,10 +23,11 @@ import platformdirs
 
 from greenedge.backends.da4ml.chain import KERNEL, kernel, layout
 from greenedge.backends.da4ml.pieces import pieces_of
-from greenedge.backends.da4ml.wrapper import TOP, UNITS, streams_of, top
+from greenedge.backends.da4ml.wrapper import UNITS, streams_of, top
 from greenedge.errors import GreenedgeError
 from greenedge.files import sha256_file, write_aside
 from greenedge.graph import Graph, graph_digest, load_graph
+from greenedge.streams.core import TOP
 
 RTL = Path(__file__).resolve().parents[2] / "rtl"
 FOLDER = "rtl"

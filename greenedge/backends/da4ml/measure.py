@@ -14,11 +14,11 @@ import numpy as np
 
 from greenedge.backends.da4ml.built import read, rtl_digest, sources_of, streams_of
 from greenedge.backends.da4ml.probe import MODULE, probed, read_probes
-from greenedge.backends.da4ml.wrapper import TOP
-from greenedge.backends.finn.simulation import Simulated, Stall, compile_model, run_model, sim_top
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
 from greenedge.graph import load_graph, run_graph
+from greenedge.streams.core import TOP
+from greenedge.streams.simulation import Simulated, Stall, compile_model, run_model, sim_top
 
 SAMPLES, SEED = 64, 1
 

@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from greenedge.backends.da4ml.wrapper import TOP
-from greenedge.backends.finn.streams import Stream
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Edge
+from greenedge.streams import Stream
+from greenedge.streams.core import TOP
 
 MODULE = "probed"
 _MOST_CYCLES = 1 << 16

@@ -7,14 +7,13 @@ valid bits as long as the pipeline says when a result leaves it.
 from __future__ import annotations
 
 from greenedge.backends.da4ml.chain import KERNEL
-from greenedge.backends.finn.streams import Stream
 from greenedge.graph import Edge
+from greenedge.streams import Stream
+from greenedge.streams.core import core
 
-TOP = "top"
 UNITS = ("ge_fifo.sv", "ge_width.sv")
 MOST_BITS = 256  # of a beat: wider samples come in several
 _ROUND_TRIP = 6  # cycles from a word's leaving the FIFO to the sample that takes its place, its register included
-_RESET_CYCLES = 15
 
 
 def streams_of(source: Edge, output: Edge) -> tuple[Stream, Stream]:
@@ -36,27 +35,8 @@ def top(latency: int, source: Stream, output: Stream) -> str:
     wide_in, wide_out = _bytes(n_in * source.bits), _bytes(n_out * output.bits)
     depth = latency + _ROUND_TRIP
     counter = depth.bit_length()
-    return f"""// da4ml's pipeline between two streams, {latency} cycles deep; a sample enters in every cycle.
-module {TOP} (
-    input  logic        clk,
-    input  logic        restart,
-    input  logic [{source.width - 1}:0] s_tdata,
-    input  logic        s_tvalid,
-    output logic        s_tready,
-    output logic [{output.width - 1}:0] m_tdata,
-    output logic        m_tvalid,
-    input  logic        m_tready
-);
-    // reset for the first cycles after configuration and after `restart`
-    logic [3:0] age = '0;
-    logic       rst = 1'b1;
-    always_ff @(posedge clk) begin
-        if (restart) age <= '0;
-        else if (age != {_RESET_CYCLES}) age <= age + 1'b1;
-        rst <= restart || (age != {_RESET_CYCLES});
-    end
-
-    logic [{wide_in - 1}:0] sample;
+    comment = f"// da4ml's pipeline between two streams, {latency} cycles deep; a sample enters in every cycle."
+    return core(comment, source, output, f"""    logic [{wide_in - 1}:0] sample;
     logic sample_valid, sample_ready;
 {_gather(source, n_in, wide_in)}
     // as many samples are under way as the FIFO has places
@@ -85,12 +65,7 @@ module {TOP} (
 
     logic [{output.width - 1}:0] result_tdata;
     logic result_tvalid, result_tready;
-{_scatter(output, n_out)}
-    assign m_tdata  = result_tdata;
-    assign m_tvalid = result_tvalid && !rst;
-    assign result_tready = m_tready && !rst;
-endmodule
-"""
+{_scatter(output, n_out)}""")
 
 
 def _bytes(bits: int) -> int:

@@ -147,7 +147,7 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
              progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
     """The RTL that lies in `folder`, with its memory files as they are now, on graph integers."""
     from greenedge.backends.finn import built
-    from greenedge.backends.finn.simulation import Stall
+    from greenedge.streams.simulation import Stall
 
     result = built.simulate(folder, x, keep, Stall(), lambda line: progress(0, 0, line))
     return dict(result.values)
@@ -157,7 +157,7 @@ def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
             progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
     """The same as `simulate`, with random pauses at both ends of the stream."""
     from greenedge.backends.finn import built
-    from greenedge.backends.finn.simulation import Stall
+    from greenedge.streams.simulation import Stall
 
     source, streams, _ = built.streams_of(folder)
     stall = Stall.at_pace(source, streams[0], built.read(folder, "simulation.json").get("interval_cycles"))

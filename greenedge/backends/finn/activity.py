@@ -19,9 +19,9 @@ import platformdirs
 
 from greenedge.backends.finn import built
 from greenedge.backends.finn.netlist import NETLIST, netlist_sources
-from greenedge.backends.finn.simulation import _FLAGS, _HARNESS, _run, sim_top
-from greenedge.backends.finn.streams import Stream, pack
 from greenedge.errors import ToolError
+from greenedge.streams import Stream, pack
+from greenedge.streams.simulation import _FLAGS, _HARNESS, _run, sim_top
 from greenedge.tools import Command, Plan, execute, find_tool
 
 _COUNTER = Path(__file__).with_name("activity.cpp")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.finn.simulation import Simulated, Stall, compile_model, run_model, sim_top
 from greenedge.backends.finn.units import FOLDER
-from greenedge.backends.finn.streams import Stream, seen_as
 from greenedge.errors import GreenedgeError
 from greenedge.manifest import inside
+from greenedge.streams import Stream, seen_as
+from greenedge.streams.simulation import Simulated, Stall, compile_model, run_model, sim_top
 
 TIED = ".restart(1'b0), "  # inputs of the core that a simulation of its streams holds
 _APART = 0.03  # a difference between FINN+'s cycles and ours that is worth a sentence

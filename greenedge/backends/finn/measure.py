@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.finn import built
-from greenedge.backends.finn.simulation import Stall
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
 from greenedge.graph import load_graph, run_graph
+from greenedge.streams.simulation import Stall
 
 SAMPLES, SEED = 12, 1
 

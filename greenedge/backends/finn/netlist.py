@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.finn.simulation import Simulated, Stall, compile_model, run_model, sim_top
-from greenedge.backends.finn.streams import Stream
 from greenedge.errors import ToolError
+from greenedge.streams import Stream
+from greenedge.streams.simulation import Simulated, Stall, compile_model, run_model, sim_top
 from greenedge.tools import Command, Plan, execute, find_tool
 
 NETLIST = "netlist.json"

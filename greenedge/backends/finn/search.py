@@ -13,7 +13,7 @@ from functools import lru_cache
 from greenedge.backends.finn import layers as hw
 from greenedge.backends.finn.design import Design, Limits
 from greenedge.backends.finn.fifos import Deadlock, with_queues
-from greenedge.backends.finn.folding import Fold, Folding, cycles, foldings, groups, least_cycles
+from greenedge.backends.finn.folding import Folding, cycles, foldings, groups, least_cycles
 from greenedge.backends.finn.matching import Choice, links_of, matched
 from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.stitch import stitch

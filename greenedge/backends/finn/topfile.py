@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from greenedge.backends.finn.streams import Stream
 from greenedge.backends.finn.units import Unit
-
-TOP = "top"
-_RESET_CYCLES = 15
+from greenedge.streams import Stream
+from greenedge.streams.core import core
 
 
 @dataclass(frozen=True)
@@ -23,41 +21,17 @@ class Instance:
 
 
 def top(model: str, instances: Sequence[Instance], source: Stream, result: Stream) -> str:
-    """The stitched top. It resets itself after configuration, and whenever `restart` is high."""
+    """The stitched top."""
     body = "\n".join("".join(_declared(instance.ports[port]) for port in instance.gives) + _placed(instance) for instance in instances)
-    return f"""// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.
-// Stitched by greenedge; these files are what is simulated and what is synthesised.
-module {TOP} (
-    input  logic        clk,
-    input  logic        restart,
-    input  logic [{source.width - 1}:0] s_tdata,
-    input  logic        s_tvalid,
-    output logic        s_tready,
-    output logic [{result.width - 1}:0] m_tdata,
-    output logic        m_tvalid,
-    input  logic        m_tready
-);
-    // reset for the first cycles after configuration and after `restart`
-    logic [3:0] age = '0;
-    logic       rst = 1'b1;
-    always_ff @(posedge clk) begin
-        if (restart) age <= '0;
-        else if (age != {_RESET_CYCLES}) age <= age + 1'b1;
-        rst <= restart || (age != {_RESET_CYCLES});
-    end
-
-    logic [{source.width - 1}:0] s_gated_tdata;
+    comment = (f"// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.\n"
+               "// Stitched by greenedge; these files are what is simulated and what is synthesised.")
+    return core(comment, source, result, f"""    logic [{source.width - 1}:0] s_gated_tdata;
     logic s_gated_tvalid, s_gated_tready;
     assign s_gated_tdata  = s_tdata;
     assign s_gated_tvalid = s_tvalid && !rst;
     assign s_tready       = s_gated_tready && !rst;
 
-{body}
-    assign m_tdata  = {result.name}_tdata;
-    assign m_tvalid = {result.name}_tvalid && !rst;
-    assign {result.name}_tready = m_tready && !rst;
-endmodule
-"""
+{body}""")
 
 
 def _comment(text: str) -> str:

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from greenedge import measure
 from greenedge.cli import app
-from greenedge.errors import GreenedgeError
 from greenedge.energy import results
 from greenedge.energy.method import Window
 from greenedge.energy.session import Repetition
 from greenedge.energy.workloads import PipeWorkload, at_once
+from greenedge.errors import GreenedgeError
 
 TDP = ("--source", "estimate", "--tdp", "15", "--threads", "4", "--tdp-source", "a data sheet", "--window", "0.2")
 
@@ -183,8 +183,8 @@ def test_toggles_are_counted_once_and_without_the_clock(tmp_path, rng):
     """Against a count by hand: the input, the register and its complement toggle alike; the copy is not counted
     twice."""
     from greenedge.backends.finn.activity import _compiled, _counted
-    from greenedge.backends.finn.simulation import sim_top
-    from greenedge.backends.finn.streams import Stream
+    from greenedge.streams import Stream
+    from greenedge.streams.simulation import sim_top
 
     source = Stream("s", "x", 8, False, 1, 1, (1,))
     result = Stream("m", "y", 8, False, 1, 1, (1,))

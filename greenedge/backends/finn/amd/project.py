@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.finn.streams import Stream
 from greenedge.graph import Graph, run_graph
+from greenedge.streams import Stream
 
 FOLDER = "vivado"
 _TEMPLATES = Path(__file__).with_name("templates")

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from greenedge.backends.finn.streams import Stream, pack, unpack
 from greenedge.errors import ToolError
+from greenedge.streams import Stream, pack, unpack
 from greenedge.tools import Command, Plan, execute, find_tool
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
