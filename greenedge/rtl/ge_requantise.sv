@@ -3,8 +3,7 @@
 // PE channels at a time. Where the stream leaves enough cycles per beat (CYCLES), one adder per channel multiplies bit by
 // bit: a tenth of the area (ge_requantise_serial). Else a new beat is taken every cycle; the multiplier is then a pipeline
 // of look-up tables because an unregistered DSP block is the slowest path of such a design (research: 117 to 131 MHz with
-// it, 139 to 170 MHz without). As in ge_mvu nothing waits: a word is taken in only when the output buffer has room for its
-// result.
+// it, 139 to 170 MHz without).
 //
 // PARAMETERS_FILE: word f holds PE fields of {m, b}, channel f*PE in the low bits; m unsigned in MB bits, b signed in BB.
 module ge_requantise #(
@@ -37,47 +36,19 @@ module ge_requantise #(
             .C(C), .PE(PE), .XB(XB), .XSGN(XSGN), .MB(MB), .BB(BB), .SHIFT(SHIFT), .LO(LO), .HI(HI), .OB(OB),
             .PARAMETERS_FILE(PARAMETERS_FILE)) unit (.*);
     end else begin : parallel
-        localparam int unsigned CF      = C / PE;
-        localparam int unsigned CW      = CF > 1 ? $clog2(CF) : 1;
         localparam int unsigned FB      = MB + BB;                   // bits of one parameter field
         localparam int unsigned XS      = XSGN ? XB : XB + 1;
         localparam int unsigned LEVELS  = $clog2((MB + 1) / 2);
         localparam int unsigned SCALE   = 1 + LEVELS;
         localparam int unsigned LATENCY = 2 + SCALE + 2;             // memory, product, bias, clip
-        localparam int unsigned DEPTH   = 1 << $clog2(LATENCY + 4);  // covers the way there and back
 
-        // ---- take in
-        logic                       beat, freed;
-        logic [$clog2(DEPTH+1)-1:0] credit;
-        logic [CW-1:0]              c;
-        assign s_tready = (credit != 0);
-        assign beat     = s_tvalid && s_tready;
-        always_ff @(posedge clk) begin
-            if (rst) begin
-                credit <= ($clog2(DEPTH+1))'(DEPTH);
-                c      <= '0;
-            end else begin
-                if (beat != freed) credit <= beat ? credit - 1'b1 : credit + 1'b1;
-                if (beat) c <= (c == CW'(CF - 1)) ? '0 : c + 1'b1;
-            end
-        end
-
-        // ---- read the channel's parameters: memory, then its output register
-        logic [PE*FB-1:0]   parameters [CF];
-        initial $readmemh(PARAMETERS_FILE, parameters);
-        logic [PE*FB-1:0]   p1, p2;
-        logic [PE*XB-1:0]   x1, x2;
-        logic [LATENCY:1]   valid;
-        always_ff @(posedge clk) begin
-            p1    <= parameters[c];
-            p2    <= p1;
-            x1    <= s_tdata[PE*XB-1:0];
-            x2    <= x1;
-            valid <= rst ? '0 : {valid[LATENCY-1:1], beat};
-        end
+        logic [PE*XB-1:0] xs;
+        logic [PE*FB-1:0] fields;
+        logic [PE*OB-1:0] y;
+        ge_by_channel #(.C(C), .PE(PE), .XB(XB), .FB(FB), .OB(OB), .LATENCY(LATENCY), .FILE(PARAMETERS_FILE)) frame (
+            .clk, .rst, .s_tdata, .s_tvalid, .s_tready, .x(xs), .fields, .y, .m_tdata, .m_tvalid, .m_tready);
 
         // ---- scale, add, shift, clip
-        logic [PE*OB-1:0] y;
         for (genvar p = 0; p < PE; p++) begin : lane
             logic [XS-1:0]          x;
             logic [MB-1:0]          m;
@@ -86,11 +57,11 @@ module ge_requantise #(
             logic [XS+MB-1:0]       product;
             logic signed [BB-1:0]   sum;
             logic [OB-1:0]          level;
-            assign {m, b} = p2[p*FB +: FB];
+            assign {m, b} = fields[p*FB +: FB];
             if (XSGN) begin : with_sign
-                assign x = x2[p*XB +: XB];
+                assign x = xs[p*XB +: XB];
             end else begin : without_sign
-                assign x = {1'b0, x2[p*XB +: XB]};
+                assign x = {1'b0, xs[p*XB +: XB]};
             end
             ge_scale #(.XB(XS), .MB(MB), .LEVELS(LEVELS)) scale (.clk, .x, .m, .p(product));
             always_ff @(posedge clk) b_wait <= (SCALE*BB)'({b_wait, b});
@@ -98,11 +69,5 @@ module ge_requantise #(
             ge_clip #(.XB(BB - SHIFT), .LO(LO), .HI(HI), .OB(OB)) clip (.x(sum[BB-1:SHIFT]), .y(level));
             always_ff @(posedge clk) y[p*OB +: OB] <= level;
         end
-
-        // ---- hand over
-        logic [PE*OB-1:0] word;
-        ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
-            .clk, .rst, .push(valid[LATENCY]), .push_data(y), .freed, .m_tdata(word), .m_tvalid, .m_tready);
-        assign m_tdata = M_WIDTH'(word);
     end
 endmodule

@@ -28,54 +28,25 @@ module ge_threshold #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
-    localparam int unsigned CF      = C / PE;
-    localparam int unsigned CW      = CF > 1 ? $clog2(CF) : 1;
     localparam int unsigned TB      = XB + 1;
     localparam int unsigned FB      = STEPS*TB + FALLS;          // bits of a field
     localparam int unsigned LATENCY = 2 + 1 + $clog2(STEPS) + 1; // memory, comparison, count, LO
-    localparam int unsigned DEPTH   = 1 << $clog2(LATENCY + 4);  // covers the way there and back
-    if (C % PE != 0) $fatal(1, "PE must divide C");
 
-    // ---- take in
-    logic                       beat, freed;
-    logic [$clog2(DEPTH+1)-1:0] credit;
-    logic [CW-1:0]              c;
-    assign s_tready = (credit != 0);
-    assign beat     = s_tvalid && s_tready;
-    always_ff @(posedge clk) begin
-        if (rst) begin
-            credit <= ($clog2(DEPTH+1))'(DEPTH);
-            c      <= '0;
-        end else begin
-            if (beat != freed) credit <= beat ? credit - 1'b1 : credit + 1'b1;
-            if (beat) c <= (c == CW'(CF - 1)) ? '0 : c + 1'b1;
-        end
-    end
-
-    // ---- read the channel's thresholds: memory, then its output register
-    logic [PE*FB-1:0] thresholds [CF];
-    initial $readmemh(THRESHOLDS_FILE, thresholds);
-    logic [PE*FB-1:0] t1, t2;
-    logic [PE*XB-1:0] x1, x2;
-    logic [LATENCY:1] valid;
-    always_ff @(posedge clk) begin
-        t1    <= thresholds[c];
-        t2    <= t1;
-        x1    <= s_tdata[PE*XB-1:0];
-        x2    <= x1;
-        valid <= rst ? '0 : {valid[LATENCY-1:1], beat};
-    end
+    logic [PE*XB-1:0] xs;
+    logic [PE*FB-1:0] fields;
+    logic [PE*OB-1:0] y;
+    ge_by_channel #(.C(C), .PE(PE), .XB(XB), .FB(FB), .OB(OB), .LATENCY(LATENCY), .FILE(THRESHOLDS_FILE)) frame (
+        .clk, .rst, .s_tdata, .s_tvalid, .s_tready, .x(xs), .fields, .y, .m_tdata, .m_tvalid, .m_tready);
 
     // ---- compare, count
-    logic [PE*OB-1:0] y;
     for (genvar p = 0; p < PE; p++) begin : lane
         logic [FB-1:0]      field;
         logic [2*STEPS-1:0] reached;                             // 0 or 1 as signed words for the tree
         logic [1+$clog2(STEPS):0] count;
         logic [TB-1:0]      x;
         // the sign bit turned, signed numbers have the order of unsigned ones
-        assign field = t2[p*FB +: FB];
-        assign x     = {XSGN & ~x2[p*XB+XB-1], x2[p*XB +: XB]};
+        assign field = fields[p*FB +: FB];
+        assign x     = {XSGN & ~xs[p*XB+XB-1], xs[p*XB +: XB]};
         for (genvar k = 0; k < STEPS; k++) begin : step
             logic [TB-1:0] t;
             assign t = field[k*TB +: TB] ^ (TB'(XSGN) << (TB - 1));
@@ -84,10 +55,4 @@ module ge_threshold #(
         ge_adder_tree #(.N(STEPS), .WIDTH(2)) tree (.clk, .x(reached), .sum(count));
         always_ff @(posedge clk) y[p*OB +: OB] <= OB'(LO) + OB'(count);
     end
-
-    // ---- hand over
-    logic [PE*OB-1:0] word;
-    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
-        .clk, .rst, .push(valid[LATENCY]), .push_data(y), .freed, .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = M_WIDTH'(word);
 endmodule
