@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,35 +51,46 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     stages["graph"] = _joined(lowered.graph, graph_outputs)
     reports.append(_against_qonnx(lowered, run / "2-export" / "model.onnx", vectors, ints, stages, tell))
     reports += _against_torch(lowered, vectors, ints, stages)
-    candidate = getattr(module, "STAGE", backend)
+    candidate, build = getattr(module, "STAGE", backend), run / "4-build"
     if lowered.prologue is None and len(lowered.graph.inputs) > 1:
-        raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one input.")
-    build = (run / "4-build", ints, graph_outputs)
-    proved = module.proved(run / "4-build") if hasattr(module, "proved") else None
-    reports.append(_against_build(lowered.graph, module.simulate, candidate, *build, stages, tell, proved))
+        raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one "
+                             "input.")
+    proved = module.proved(build) if hasattr(module, "proved") else None
+    reports.append(_against_build(lowered.graph, module.simulate, candidate, build, ints, graph_outputs, stages, tell, proved))
     again: dict[str, np.ndarray] = {}
     if hasattr(module, "stalled"):
-        reports.append(_against_build(lowered.graph, module.stalled, f"{candidate}-stalls", *build, again, tell))
-    floats = _against_floats(lowered, module, candidate, run / "4-build", ints, stages[candidate], tell) if hasattr(module, "floats") else []
-    reports += floats
-    others = _against_others(lowered.graph, module, run / "4-build", ints, stages["graph"], tell)
-    reports += [report for report, claimed in others if claimed]
-    if (run / "4-build" / "board.json").is_file():
-        reports += _against_board(lowered.graph, run / "4-build", next(iter(ints.values())), graph_outputs, stages, tell)
+        reports.append(_against_build(lowered.graph, module.stalled, f"{candidate}-stalls", build, ints, graph_outputs, again, tell))
+    floats = _against_floats(lowered, module, candidate, build, ints, stages[candidate], tell)
+    others = _against_others(lowered.graph, module, build, ints, stages["graph"], tell)
+    reports += [*floats, *(report for report, claimed in others if claimed)]
+    if (build / "board.json").is_file():
+        reports += _against_board(lowered.graph, build, next(iter(ints.values())), graph_outputs, stages, tell)
     accuracy = _accuracies(lowered, vectors, stages)  # not of what follows: the same circuit again, or on few samples
     stages |= again
-    reports += _against_sampled(lowered.graph, module, run / "4-build", ints, stages, tell)
+    reports += _against_sampled(lowered.graph, module, build, ints, stages, tell)
     _write(folder, reports, [report for report, claimed in others if not claimed], stages, accuracy, lowered.graph)
+    _require(reports, module, candidate, build)
+    return _note(len(vectors.inputs), stages, floats, others)
+
+
+def _require(reports: Sequence[VerificationReport], module, candidate: str, build: Path) -> None:
+    """Raises VerificationError for the first difference, or where the build is not what it was made from."""
     for report in reports:
         of_build = report.candidate == candidate and report.mismatches and hasattr(module, "foretold")
-        report.require(module.foretold(run / "4-build") if of_build else None)
-    if hasattr(module, "provenance") and (wrong := module.provenance(run / "4-build")):
+        report.require(module.foretold(build) if of_build else None)
+    if hasattr(module, "provenance") and (wrong := module.provenance(build)):
         raise VerificationError(wrong)
-    fewer = [name for name in stages if len(stages[name]) < len(vectors.inputs)]
+
+
+def _note(samples: int, stages, floats, others) -> str:
+    """What was compared, in one line."""
+    fewer = [name for name in stages if len(stages[name]) < samples]
     whole = ", ".join(name for name in stages if name not in fewer)
-    aside = "".join(f"; {r.candidate} {f'differs on {r.mismatches} of' if r.mismatches else 'equal on'} {r.samples}" for r, _ in others)
+    few = "".join(f", {len(stages[name])} in {name}" for name in fewer)
     near = "".join(f", {report.candidate} {f'within {report.within:g}' if report.within else 'too'}" for report in floats)
-    return f"{len(vectors.inputs)} samples equal in {whole}" + "".join(f", {len(stages[name])} in {name}" for name in fewer) + near + aside
+    beside = "".join(f"; {one.candidate} {f'differs on {one.mismatches} of' if one.mismatches else 'equal on'} {one.samples}"
+                     for one, _ in others)
+    return f"{samples} samples equal in {whole}{few}{near}{beside}"
 
 
 def _with_trace(run: Path) -> Lowered:
@@ -230,6 +241,8 @@ def _against_floats(lowered: Lowered, module, candidate: str, build: Path, ints,
     """The float outputs that the built thing computes itself, against the host's from the integers that it gave."""
     from greenedge.host import run_epilogue
 
+    if not hasattr(module, "floats"):
+        return []
     given = module.floats(build, next(iter(ints.values())), lambda done, total, text="": tell(done, total, f"{candidate} floats {text}".strip()))
     if not given:
         return []
