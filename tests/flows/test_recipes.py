@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 
 from greenedge.export import export_stage
+from greenedge.graph import run_graph
+from greenedge.host import run_epilogue, run_prologue
+from greenedge.lower import lower_file
+from greenedge.runtimes import open_runtime
 from greenedge.train import load_recipe, train_stage
 from tests.flows.test_loaders import cifar_archive
 
@@ -60,10 +64,6 @@ def test_a_short_training_already_learns(short_run):
 
 def test_the_integers_of_the_lowered_file_score_like_the_network(short_run):
     """The integer graph's outputs are torch's, but for samples whose float32 value fell on another side of a step."""
-    from greenedge.graph import run_graph
-    from greenedge.host import run_epilogue, run_prologue
-    from greenedge.lower import lower_file
-
     recipe, folder, metrics = short_run
     inputs, labels, outputs = (np.load(folder / "2-export" / f"{name}.npy") for name in ("inputs", "labels", "torch"))
     lowered = lower_file(folder / "2-export" / "model.onnx")
@@ -74,6 +74,15 @@ def test_the_integers_of_the_lowered_file_score_like_the_network(short_run):
     assert (np.abs(floats - outputs) > step).any(axis=1).sum() <= 1
     metric = metrics["metric"]
     assert recipe.score(floats, inputs, labels)[metric] == pytest.approx(metrics[metric], abs=1 / len(labels))
+
+
+def test_the_8_bit_file_gives_the_same_integers(short_run):
+    """As the recipe stands: a user's first edge binary is verified."""
+    _, folder, _ = short_run
+    lowered = lower_file(folder / "2-export" / "model.onnx")
+    levels = next(iter(run_prologue(lowered, np.load(folder / "2-export" / "inputs.npy")).values()))
+    expected, got = run_graph(lowered.graph, levels), open_runtime("litert", lowered.graph).run(levels)
+    assert all(np.array_equal(got[edge], expected[edge]) for edge in lowered.graph.outputs)
 
 
 @pytest.mark.slow
