@@ -7,6 +7,7 @@ blocks' shapes. Estimates only: what yosys then counts is reported beside them.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -122,10 +123,19 @@ def _serial(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     return {"adder": adder, "out": p["PE"] * p["OB"], "memory": memory}, blocks
 
 
+def _columns(depth: int, bits: int) -> float:
+    """Expected number of different bits of a read-only memory made of look-up tables: equal columns are built once, and a
+    few words have few columns (bits drawn at random from the 2**depth there can be)."""
+    kinds = 2.0 ** min(depth, 64)
+    return -kinds * math.expm1(-bits / kinds)
+
+
 def _threshold(p: Mapping, family: str) -> tuple[dict[str, float], int]:
-    lanes = p["PE"] * p["STEPS"]
-    memory, blocks = _buffer(p["C"] // p["PE"], lanes * (p["XB"] + 1), family)
-    return {"compare": lanes * (p["XB"] + 1), "count": lanes, "memory": memory}, blocks
+    lanes, folds = p["PE"] * p["STEPS"], p["C"] // p["PE"]
+    _, blocks = _buffer(folds, lanes * (p["XB"] + 1), family)
+    columns = 0.0 if blocks else _columns(folds, lanes * (p["XB"] + 1))
+    return {"compare": lanes * (p["XB"] + 1), "count": lanes, "columns": columns, "tables": columns * -(-folds // 16),
+            "word": p["PE"] * p["XB"]}, blocks
 
 
 def _table(p: Mapping, family: str) -> tuple[dict[str, float], int]:
@@ -138,7 +148,9 @@ def _window(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     words = ring_pixels(p) * p["C"] // p["PE"]
     words = words if words <= 64 else 1 << (words - 1).bit_length()
     memory, blocks = _buffer(words, p["PE"] * p["BITS"], family)
-    return {"memory": memory, "word": p["PE"] * p["BITS"]}, blocks
+    counters = sum(int(p[name]).bit_length() for name in ("H", "W", "KH", "KW")) + (p["C"] // p["PE"]).bit_length()
+    pads = counters if p["PT"] or p["PL"] or p["PB"] or p["PR"] else 0  # each position is compared with the image's edges
+    return {"memory": memory, "word": p["PE"] * p["BITS"], "counters": counters, "pads": pads}, blocks
 
 
 def _words(*names: str) -> Callable[[Mapping, str], tuple[dict[str, float], int]]:
@@ -170,7 +182,7 @@ def _upsample(p: Mapping, family: str) -> tuple[dict[str, float], int]:
 def _queue(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     shallow = p["DEPTH"] <= 64  # as ge_queue chooses
     memory, blocks = (_rows(p["DEPTH"], p["WIDTH"]), 0) if shallow else (0.0, blocks_of(p["DEPTH"], p["WIDTH"], family))
-    return {"word": p["WIDTH"], "memory": memory}, blocks
+    return {"word": p["WIDTH"], "memory": memory, "counters": int(p["DEPTH"]).bit_length()}, blocks
 
 
 _FEATURES: dict[str, Callable[[Mapping, str], tuple[dict[str, float], int]]] = {
