@@ -149,3 +149,11 @@ def test_a_faster_design_is_taken_where_the_slow_one_is_larger(rng):
     wish = Wish(interval=int(search.design(slow).schedule.interval))
     found = choose(network, limits, wish)
     assert found.refused is None and found.design.fits and found.design.schedule.interval <= wish.interval
+
+
+def test_on_ice40_adders_are_counted_among_the_luts():
+    from greenedge.backends.finn import _estimates
+
+    design = {"interval_cycles": 256.0, "estimate": {"lut4": 300, "ccu2c": 50, "ram16": 2, "blocks": 1}}
+    assert _estimates(design, {"lut4": 400}, "ice40")["estimated_lut4_error"] == "+0%"
+    assert _estimates(design, {"lut4": 400}, "ecp5")["estimated_lut4_error"] == "-25%"
