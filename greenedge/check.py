@@ -64,6 +64,10 @@ def check_model(path: Path, target: Target, backend: str | None, declared: Mappi
     notes = _notes(Path(path), graph, module, declared) if not reasons and hasattr(module, "foresee") else ()
     if lowered.graph is not whole:
         notes = (f"{whole.outputs[0]} runs on the host: {backend} gives the scores that it chooses from.", *notes)
+    elif getattr(module, "TOP1", False):
+        notes = (*notes, *(f"{node.name or node.output[0]} runs on the host: in hardware it takes the first largest of integers of one scale and "
+                           "bias along the channels (cure: one per-tensor quantiser before it)."
+                           for node in lowered.epilogue.graph.node if node.op_type in ("ArgMax", "TopK")))
     elif not reasons and hasattr(module, "ends"):
         notes += tuple(module.ends(lowered, target, dict(options or {}))[1])
     return Preflight(name, target.name, backend, reasons, sum(1 for op in graph.ops if op.inputs), weight_bits(graph),

@@ -8,8 +8,7 @@ from greenedge.backends import graph_for, load_backend
 from greenedge.graph import Graph
 from greenedge.target import Target
 
-# options of the one that the other does not know, or not as a goal
-_FOLDED, _UNROLLED = ("fps", "latency", "queue"), ("cutoff",)
+_GOALS = ("fps", "latency")  # both back ends know them; folding is what they steer
 MOST_SHARE = 0.2  # of a device's LUTs that an unrolled network may be estimated to take before folding is preferred
 
 
@@ -23,16 +22,17 @@ def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple
     if not {"finn", "da4ml"} <= set(target.backends):
         return first, None
     modules = {name: load_backend(name) for name in ("finn", "da4ml")}
-    refusals = {name: modules[name].check(graph_for(modules[name], graph), target, {k: v for k, v in options.items() if k not in others})
-                for name, others in (("finn", _UNROLLED), ("da4ml", _FOLDED))}
+    for name, other in (("finn", "da4ml"), ("da4ml", "finn")):
+        if own := [key for key in options if key in modules[name].OPTIONS and key not in modules[other].OPTIONS]:
+            return name, f"{name} was chosen because build.{own[0]} was set, which {other} does not have"
+    refusals = {name: module.check(graph_for(module, graph), target, options) for name, module in modules.items()}
     if refusals["da4ml"] or refusals["finn"]:
         taker = "finn" if refusals["da4ml"] and not refusals["finn"] else "da4ml" if not refusals["da4ml"] else first
         other = "da4ml" if taker == "finn" else "finn"
         why = refusals[other][0]
         return taker, f"{taker} was chosen because {other} refuses the model ({why.node}: {why.value}; {why.rule})"
-    for name, own in (("finn", _FOLDED), ("da4ml", _UNROLLED)):
-        if asked := [key for key in own if options.get(key)]:
-            return name, f"{name} was chosen because build.{asked[0]} was asked for, which it takes as its goal"
+    if asked := [key for key in _GOALS if options.get(key)]:
+        return "finn", f"finn was chosen because build.{asked[0]} was asked for, which it takes as its goal"
     share, told = _unrolled(graph_for(modules["da4ml"], graph), target)
     if share <= MOST_SHARE:
         return "da4ml", (f"da4ml was chosen because {told}: small enough for a sample in every clock cycle "

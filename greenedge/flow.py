@@ -151,12 +151,14 @@ def _lower(job: Job, run: Path, tell: Tell) -> str:
 
 def _build(job: Job, run: Path, tell: Tell) -> str:
     from greenedge.lower import load_lowered
+    from greenedge.report.summary import in_a_line
     from greenedge.tools import execute
 
     plan = plan_build(job, load_lowered(run / FOLDER["lower"]))
     execute(plan, run / FOLDER["build"], lambda line: tell(0, 0, line), job.docker)
     deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
-    return f"{deployed} {_size(run / FOLDER['build'] / deployed)}"
+    reached = in_a_line(load_backend(job.backend).report(run / FOLDER["build"]).get("hardware", {}))
+    return ", ".join([f"{deployed} {_size(run / FOLDER['build'] / deployed)}", *reached])
 
 
 def plan_build(job: Job, lowered):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +16,8 @@ from pathlib import Path
 from greenedge.errors import ToolError
 
 _PROBE_S = 60
+_LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ KNOWN = {
     "vela": _Known("ethos-u-vela", "vela"),
 }
 _LEAST_VERILATOR = 5
+
+
+def end_with_parent() -> None:
+    """For `preexec_fn`: the kernel ends the child when its parent ends, also where that was killed outright (prctl(2))."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def find_tool(name: str) -> Tool:

@@ -30,7 +30,7 @@ from pathlib import Path, PurePosixPath
 
 from greenedge.container import IMAGES, docker_argv, why_not
 from greenedge.errors import ToolError
-from greenedge.toolbox import Tool, find_tool
+from greenedge.toolbox import Tool, end_with_parent, find_tool
 
 __all__ = ["RECORD", "Command", "Plan", "Tool", "execute", "find_tool"]
 
@@ -181,7 +181,7 @@ def _run(command: Command, tool: Tool, work: Path, progress: Callable[[str], Non
         begin = out.tell()
         process = subprocess.Popen([*tool.argv, *command.argv[1:]], cwd=cwd, stdin=subprocess.DEVNULL, stdout=out,
                                    stderr=subprocess.STDOUT, env={**os.environ, **tool.env, **command.env},
-                                   start_new_session=True)
+                                   start_new_session=True, preexec_fn=end_with_parent)
         try:
             status = _watch(process, command, log, begin, progress)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from greenedge.backends import BACKENDS, load_backend
@@ -112,6 +113,18 @@ def _built(run: Path, manifest: Manifest) -> dict:
     except (KeyError, TypeError, IndexError, AttributeError) as error:  # records of another shape than ours
         raise GreenedgeError(f"{folder} has records that are damaged or of another greenedge ({type(error).__name__}: {error}); "
                              "run the build stage again.") from None
+
+
+def in_a_line(hardware: Mapping) -> list[str]:
+    """What was built for an FPGA, in words for a terminal: its pace, its clock, its size and how far off the estimate was."""
+    said = []
+    if cycles := hardware.get("cycles_per_inference"):
+        said.append(f"{cycles:,.0f} cycles an inference (simulated)")
+    if hardware.get("fmax_hz"):
+        said.append(f"{hardware['fmax_hz'] / 1e6:.1f} MHz reached of {hardware['clock_hz'] / 1e6:g}")
+    if error := hardware.get("estimated_lut4_error"):
+        said.append(f"core of {hardware['core']['lut4']:,} LUT4 (estimate {error})")
+    return said
 
 
 def _tools(manifest: Manifest, built: dict) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files import write_aside
 from greenedge.shell.timing import timing
-from greenedge.tools import Tool, find_tool
+from greenedge.toolbox import Tool, end_with_parent, find_tool
 
 FOLDER = "seeds"
 _POLL_S, _GRACE_S = 0.1, 5.0
@@ -64,7 +64,7 @@ def _start(tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seed: i
     own = [f"{FOLDER}/{seed}/{argument}" if argument in outputs else argument for argument in arguments]
     with open(folder / "nextpnr.log", "wb") as log:
         return subprocess.Popen([*tool.argv, *own, "--seed", str(seed)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                env={**os.environ, **tool.env})
+                                env={**os.environ, **tool.env}, preexec_fn=end_with_parent)
 
 
 def _reached(seed: int, clock_hz: float) -> float:

@@ -19,6 +19,7 @@ import platformdirs
 
 from greenedge.errors import ToolError
 from greenedge.streams import Stream, pack, unpack
+from greenedge.toolbox import end_with_parent
 from greenedge.tools import Command, Plan, execute, find_tool
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
@@ -134,7 +135,7 @@ def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Strea
 def _run(model: Path, folder: Path, description: Path) -> str:
     try:
         done = subprocess.run([str(model), str(description)], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, errors="replace", timeout=_RUN_S, check=False)
+                              text=True, errors="replace", timeout=_RUN_S, check=False, preexec_fn=end_with_parent)
     except subprocess.TimeoutExpired:
         raise ToolError(f"the simulation of {folder} did not end within {_RUN_S} s; give it fewer samples.") from None
     except OSError as error:

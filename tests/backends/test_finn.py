@@ -11,6 +11,10 @@ import pytest
 from greenedge import verify
 from greenedge.backends import finn
 from greenedge.backends.finn import built
+from greenedge.backends.finn.design import Limits
+from greenedge.backends.finn.network import network_of
+from greenedge.backends.finn.search import Wish, choose
+from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.errors import VerificationError
 from greenedge.graph import Add, Dense, Edge, Graph, Input, run_graph
 from greenedge.streams.simulation import Stall
@@ -51,6 +55,13 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
     slowed, free = (built.simulate(folder, x, (), stall, lambda line: None).total_cycles for stall in (pauses, Stall()))
     assert slowed > 1.05 * free, "pauses that the design notices"
     assert 0.97 <= simulated["interval_cycles"] / design["interval_cycles"] <= 1.03
+
+
+def test_the_top_says_what_its_streams_carry(rng):
+    network = network_of(mlp(rng))
+    design = choose(network, Limits.of(load_target("ulx3s-85f").device), Wish(interval=512)).design
+    top = rtl_files("m", stitch(design.network, design.folding))["top.sv"].decode()
+    assert "    logic [7:0] act1_tdata;  // 1 x 4 bits unsigned, 8 beats a sample\n" in top
 
 
 @pytest.mark.tool("finn")

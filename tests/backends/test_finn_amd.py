@@ -292,7 +292,7 @@ def test_a_build_for_every_board(graph, tmp_path, rng, name):
     x = rng.integers(-8, 8, (30, 2, 6, 6))
     assert np.array_equal(finn.simulate(tmp_path / "b", x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
     told = finn.report(tmp_path / "b")
-    assert told["hardware"]["lut"] > 100 and told["evidence"]["lut"].startswith("reported by yosys") and told["notes"]
+    assert told["hardware"]["lut"] > 100 and told["evidence"]["lut"].startswith("reported by yosys") and told["notes"] and told["evidence"]["clock_hz"] == "asked for"
 
 
 @pytest.mark.parametrize("shape, refused", [((5,), False), ((4, 3, 3), True)])

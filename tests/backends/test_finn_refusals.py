@@ -87,7 +87,11 @@ def test_every_refusal_is_a_sentence(repo):
 @pytest.mark.parametrize("options, said", [
     ({"fps": "many"}, "--set build.fps=many: it must be a number above 0."),
     ({"latency": -1}, "--set build.latency=-1: it must be a number above 0."),
-    ({"queue": 0}, "--set build.queue=0: it must be a whole number above 0.")])
+    ({"queue": 0}, "--set build.queue=0: it must be a whole number above 0."),
+    ({"clock_hz": 2.5}, "--set build.clock_hz=2.5: it must be a whole number above 0."),
+    ({"synthesis": "logic"}, "--set build.synthesis=logic: it must be vivado, or be left out."),
+    ({"finn_plus": 2}, "--set build.finn_plus=2: it must be 0 or 1, or be left out."),
+    ({"fsp": 1000}, "finn has no option build.fsp; it has: fps, latency, queue, finn_plus, clock_hz, baud, link, seed, seeds, synthesis.")])
 def test_options_that_are_none(rng, options, said):
     with pytest.raises(TargetError) as caught:
         finn.check(mlp(rng), load_target("ulx3s-85f"), options)
@@ -99,6 +103,11 @@ def test_a_plan_needs_no_tool_and_says_what_grouping_costs(rng):
 
     plan = finn.plan(grouped(rng), load_target("ulx3s-85f"), {"fps": 1000})
     assert b"is built as a dense one with zeros, 2 times the multiplications and weight memory" in plan.files["folding.json"]
+
+
+def test_a_clock_may_be_written_with_an_exponent(rng):
+    graph, board = mlp(rng), load_target("ulx3s-85f")
+    assert finn.plan(graph, board, {"clock_hz": 40e6}) == finn.plan(graph, board, {"clock_hz": 40_000_000})
 
 
 def test_finn_plus_can_be_left_out(rng):

@@ -16,7 +16,7 @@ from greenedge.backends.finn.resources import Cost, blocks_of
 from greenedge.backends.finn.search import Search, Wish, choose
 from greenedge.backends.finn.stitch import stitch
 from greenedge.target import load_target
-from tests.backends.finn_sketches import SKETCHES, digits_like, residual, shortcut, vectors
+from tests.backends.finn_sketches import SKETCHES, digits_like, joined, residual, shortcut, vectors
 from tests.backends.graphs import Sketch
 from tests.backends.nets import mlp
 
@@ -138,3 +138,22 @@ def test_arithmetic_of_costs():
     assert (blocks_of(512, 36), blocks_of(513, 36), blocks_of(16384, 1), blocks_of(448, 840)) == (1, 2, 1, 24)
     assert blocks_of(256, 16, "ice40") == 1
     assert Cost(1, 2, 3, 4, 5) + Cost(1, 1, 1, 1, 1) == Cost(2, 3, 4, 5, 6)
+
+
+def test_a_faster_design_is_taken_where_the_slow_one_is_larger(rng):
+    """Of `joined` on a device with five blocks, the design of the middle needs seven, its neighbours five."""
+    network = network_of(joined(np.random.default_rng(1)))
+    limits = dataclasses.replace(Limits.of(load_target("ulx3s-25f").device), blocks=5)
+    search = Search(network, limits)
+    slow = next(index for index in range(1, len(search.candidates)) if not search.design(index).fits and search.design(index - 1).fits)
+    wish = Wish(interval=int(search.design(slow).schedule.interval))
+    found = choose(network, limits, wish)
+    assert found.refused is None and found.design.fits and found.design.schedule.interval <= wish.interval
+
+
+def test_on_ice40_adders_are_counted_among_the_luts():
+    from greenedge.backends.finn import _estimates
+
+    design = {"interval_cycles": 256.0, "estimate": {"lut4": 300, "ccu2c": 50, "ram16": 2, "blocks": 1}}
+    assert _estimates(design, {"lut4": 400}, "ice40")["estimated_lut4_error"] == "+0%"
+    assert _estimates(design, {"lut4": 400}, "ecp5")["estimated_lut4_error"] == "-25%"

@@ -116,6 +116,17 @@ def test_everything_else_stays_on_the_host(rng, tmp_path, end):
     assert np.array_equal(_found(lowered, x), _reference(path, x))
 
 
+def test_check_says_that_it_stays_on_the_host(rng, tmp_path):
+    from greenedge.check import check_model
+    from greenedge.target import load_target
+
+    m = _model(rng)
+    path = m.node("Add", m.constant(np.arange(5))).node("ArgMax", axis=1).save(tmp_path / "m.onnx")
+    assert any(note.endswith(" runs on the host: in hardware it takes the first largest of integers of one scale and bias along the channels "
+                             "(cure: one per-tensor quantiser before it).")
+               for note in check_model(path, load_target("ulx3s-85f"), "finn").notes)
+
+
 def test_scores_that_are_an_output_too_stay_one(rng, tmp_path):
     m = _model(rng)
     scores = m.tensor

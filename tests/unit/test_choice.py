@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from greenedge.choice import choose
+from greenedge.errors import TargetError
 from greenedge.target import load_target
 from tests.backends.affine_nets import made, residual, vectors, with_affine
 from tests.backends.graphs import Sketch
@@ -30,6 +33,21 @@ def test_inferences_per_second_are_finns(rng):
     assert choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"cutoff": 4})[0] == "da4ml"
     backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"latency": 1e-7})
     assert backend == "da4ml" and reason.startswith("da4ml was chosen because finn refuses the model (")
+
+
+def test_an_option_that_one_of_them_has_decides(rng):
+    graph = mlp(rng, (8, 6, 4), 3, 3)
+    for options, name, reason in (({"finn_plus": 0}, "finn", "build.finn_plus was set, which da4ml does not have"),
+                                  ({"fps": 1e12, "queue": 4}, "finn", "build.queue was set, which da4ml does not have"),
+                                  ({"cutoff": 4}, "da4ml", "build.cutoff was set, which finn does not have")):
+        assert choose(graph, load_target("ulx3s-85f"), options) == (name, f"{name} was chosen because {reason}")
+
+
+def test_an_option_that_neither_has_is_refused(rng):
+    with pytest.raises(TargetError) as refused:
+        choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"fsp": 1000})
+    assert str(refused.value) == ("finn has no option build.fsp; it has: fps, latency, queue, finn_plus, clock_hz, baud, link, seed, "
+                                  "seeds, synthesis.")
 
 
 def test_a_back_end_that_refuses_gives_way(rng):

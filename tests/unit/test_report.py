@@ -155,3 +155,11 @@ def test_layers_in_hardware_are_shown_as_their_maker_records_them():
     assert _hardware_layers({}) == {"columns": [], "rows": []}
     assert [_made({"hardware": h}) for h in ({"lut": 0}, {"toolchain": "vitis"}, None)] == [
         "On the chip", "The HLS project", "The binary"]
+
+
+def test_a_terminal_is_told_the_figures_in_a_line():
+    from greenedge.report.summary import in_a_line
+
+    board = {"cycles_per_inference": 5120.0, "fmax_hz": 105.1e6, "clock_hz": 50_000_000, "core": {"lut4": 1777}, "estimated_lut4_error": "+10%"}
+    assert in_a_line(board) == ["5,120 cycles an inference (simulated)", "105.1 MHz reached of 50", "core of 1,777 LUT4 (estimate +10%)"]
+    assert in_a_line({"cycles_per_inference": None, "clock_hz": 1e8}) == []

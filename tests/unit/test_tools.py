@@ -4,6 +4,7 @@ can fail: exit 1, exit 0 without the product, hang, leave children behind, fill 
 import json
 import os
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -147,6 +148,24 @@ def test_what_a_plans_python_runs_ends_with_it(tmp_path):
     with pytest.raises(ToolError, match="^around did not end within 6 s and was stopped"):
         execute(Plan({}, (Command(("{python}", "-c", nested), "out.log", "around", timeout_s=6),), ()), tmp_path / "out")
     assert not _alive(int(pid_file.read_text()))
+
+
+def test_what_a_killed_run_had_started_ends_too(fake, tmp_path):
+    """kill -9 runs no handler of ours: the kernel ends the tool, and running again recovers."""
+    pid_file = tmp_path / "pid"
+    sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    run = ("import pathlib; from greenedge.tools import Command, Plan, execute; "
+           f"execute(Plan({{}}, (Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'),), ()), pathlib.Path({str(fake)!r}))")
+    killed = subprocess.Popen([sys.executable, "-c", run])
+    for _ in range(600):
+        if pid_file.is_file() and pid_file.read_text():
+            break
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    assert not _alive(int(pid_file.read_text()))
+    execute(plan("good"), fake)
+    assert (fake / "top.bit").read_text() == "product "
 
 
 def test_what_was_whole_stays_until_its_successor_is(fake):

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 STAGE = "rtl"
 TOP1 = True  # an index at the model's end is found in hardware
+OPTIONS = ("fps", "latency", "queue", "finn_plus", "clock_hz", "baud", "link", "seed", "seeds", "synthesis")
+_WORDS = {"synthesis": ("vivado",), "finn_plus": (0, 1)}
 _MODULE = "greenedge.backends.finn"
 # family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
 _CELLS = {
@@ -47,9 +49,10 @@ _PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # l
 
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
-    """Every reason why this graph cannot be built for this target; needs no tool."""
+    """Every reason why this graph cannot be built for this target; needs no tool. Raises TargetError for an unknown option."""
     from greenedge.backends.finn.network import translate
 
+    _known(options)
     network, found = translate(graph)
     reasons = list(found)
     if target.device.family not in _FAMILIES or target.clock_hz is None or target.clock_pin is None:
@@ -78,6 +81,15 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     files |= {"shell.json": _json(request), **bitstream_files(target, "top")}
     return Plan(files, (*_core_commands(options), *_board_commands(target, options, request)),
                 (*products, "board.json", REPORT, TIMING, PRODUCT[target.device.family]))
+
+
+def _known(options: Mapping[str, object]) -> None:
+    """Raises TargetError for an option, or a word as its value, that is none of ours."""
+    if unknown := [key for key in options if key not in OPTIONS]:
+        raise TargetError(f"finn has no option build.{unknown[0]}; it has: {', '.join(OPTIONS)}.")
+    for key, words in _WORDS.items():
+        if options.get(key, words[0]) not in words:
+            raise TargetError(f"--set build.{key}={options[key]}: it must be {' or '.join(map(str, words))}, or be left out.")
 
 
 def _json(data: Mapping) -> bytes:
@@ -116,6 +128,8 @@ def _request(target: Target, options: Mapping[str, object], model: str = "0" * 6
 
 def _whole(options: Mapping[str, object], name: str, default: int | None = None) -> int | None:
     value = options.get(name, default)
+    if type(value) is float and value.is_integer():  # 50e6
+        value = int(value)
     if value is not None and (type(value) is not int or value <= 0):
         raise TargetError(f"--set build.{name}={value}: it must be a whole number above 0.")
     return value
@@ -223,8 +237,9 @@ def _estimates(design: Mapping, in_core: Mapping, family: str) -> dict:
     from greenedge.backends.finn.resources import BLOCK_BITS
 
     guess, counted = design["estimate"], in_core["lut4"]
-    error = f"{guess['lut4'] / counted - 1:+.0%}" if counted else None
-    return {"estimated_cycles": design["interval_cycles"], "estimated_lut4": guess["lut4"], "estimated_lut4_error": error,
+    lut4 = guess["lut4"] + (2 * guess["ccu2c"] if family == "ice40" else 0)  # a bit of an adder is a LUT with its carry there
+    error = f"{lut4 / counted - 1:+.0%}" if counted else None
+    return {"estimated_cycles": design["interval_cycles"], "estimated_lut4": lut4, "estimated_lut4_error": error,
             "estimated_bram_bits": guess["blocks"] * BLOCK_BITS[family]}
 
 

@@ -75,11 +75,13 @@ class Search:
         return self.design(index)
 
     def most(self, interval: int | None, latency: int | None) -> Design:
-        """The slowest design that gives what is asked for; where none does, the fastest of all."""
+        """The slowest design that fits and gives what is asked for; where none does, the fastest of all.
+
+        A slower one is smaller as a rule only: its converters may take more."""
         last = max(0, _first(len(self.candidates), lambda index: interval is not None and self.candidates[index] > interval) - 1)
         if latency is not None:
             last = max(0, _first(last + 1, lambda index: self.design(index).schedule.latency > latency) - 1)
-        while last > 0 and not met(self.design(last), interval, latency):
+        while last > 0 and not (met(self.design(last), interval, latency) and self.design(last).fits):
             last -= 1
         return self.design(last)
 

@@ -40,7 +40,8 @@ def _comment(text: str) -> str:
 
 
 def _declared(stream: Stream) -> str:
-    return (f"    logic [{stream.width - 1}:0] {stream.name}_tdata;\n"
+    beat = f"{stream.elements} x {stream.bits} bits {'signed' if stream.signed else 'unsigned'}, {stream.beats:,} beats a sample"
+    return (f"    logic [{stream.width - 1}:0] {stream.name}_tdata;  // {beat}\n"
             f"    logic {stream.name}_tvalid, {stream.name}_tready;\n")
 
 

@@ -15,8 +15,8 @@ FINN = "finn-build"
 PRODUCTS = ("vivado/core.tcl", f"{FINN}/build.yaml", RESULT)
 _TEMPLATES = Path(__file__).with_name("templates")
 _MODULE = "greenedge.backends.finn.amd"
-# the yosys family for the resource check
 _FPS = 10_000  # FINN's flow has no "fastest that fits": without --fps it folds for this
+# yosys's family for the resource check
 _XILINX = {"zynq": "xc7", "zynq-us": "xcup", "virtex-us": "xcup"}
 
 

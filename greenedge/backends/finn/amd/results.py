@@ -55,7 +55,8 @@ def report(folder: Path) -> dict:
                 "rtl_sha256": simulated["rtl_sha256"], "tools": dict(record["tools"]),
                 "host_interface": "AXI DMA, vivado/driver.py" if request["shell"] == "vivado_zynq" else "none: FINN's flow makes it"}
     evidence = {**dict.fromkeys(counted, "reported by Vivado" if by_vivado else _BY_YOSYS), "cycles_per_inference": "simulated",
-                "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated"}
+                "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated",
+                **({} if by_vivado else {"clock_hz": "asked for"})}
     notes = [*design["notes"], *(built.apart(design, finn) if finn else ()), *([] if by_vivado else [vivado["said"]])]
     asked = {"finn-plus": finn["finn_plus"]} if finn else {}
     return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], **asked}}
