@@ -202,11 +202,24 @@ def _check_equal(model, proto, samples: np.ndarray, shown: str) -> None:
 
 
 def outputs_of(model, samples: np.ndarray, batch: int = 256) -> np.ndarray:
-    """The float32 outputs of a torch network on samples (N, *shape), in batches."""
+    """The float32 outputs of a torch network on samples (N, *shape), in batches.
+
+    Raises GreenedgeError where it gives anything but one tensor.
+    """
     import torch
 
     with torch.no_grad():
-        return np.concatenate([model(part).numpy() for part in torch.from_numpy(samples).split(batch)])
+        return np.concatenate([_tensor(model(part)).numpy() for part in torch.from_numpy(samples).split(batch)])
+
+
+def _tensor(given):
+    """The values of a network's output, which Brevitas wraps where the last quantiser has return_quant_tensor=True."""
+    import torch
+
+    given = getattr(given, "value", given)
+    if not isinstance(given, torch.Tensor):
+        raise GreenedgeError(f"the network gives a {type(given).__name__}, and one tensor is exported; let its forward return one.")
+    return given
 
 
 def execute(proto, samples: np.ndarray) -> np.ndarray:
