@@ -20,6 +20,7 @@ from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
 STAGE = "c99"
+OPTIONS = ()
 
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:

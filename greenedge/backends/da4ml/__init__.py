@@ -28,7 +28,7 @@ from greenedge.tools import Command, Plan
 STAGE = "rtl"
 _MODULE = "greenedge.backends.da4ml"
 _DEFAULT_CUTOFF = 3.0
-_OPTIONS = ("cutoff", "fps", "latency", "clock_hz", "baud", "link", "seed", "seeds")
+OPTIONS = ("cutoff", "fps", "latency", "clock_hz", "baud", "link", "seed", "seeds")
 # family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
 _CELLS = {
     "ecp5": {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", 18432)},
@@ -43,9 +43,9 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     """Every reason why this graph cannot be unrolled for this target; needs no tool and traces nothing."""
     from greenedge.backends.da4ml.rules import reasons_against, too_large, too_slow
 
-    unknown = [key for key in options if key not in _OPTIONS]
+    unknown = [key for key in options if key not in OPTIONS]
     if unknown:
-        raise TargetError(f"da4ml has no option build.{unknown[0]}; it has: {', '.join(_OPTIONS)}.")
+        raise TargetError(f"da4ml has no option build.{unknown[0]}; it has: {', '.join(OPTIONS)}.")
     _cutoff(options)
     reasons = reasons_against(graph)
     if target.device.family not in _CELLS or target.clock_hz is None or target.clock_pin is None:

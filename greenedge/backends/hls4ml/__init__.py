@@ -45,14 +45,14 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     return reasons_against(graph) or reasons_against_build(graph, target, chain, options)
 
 
-_OPTIONS = ("toolchain", "io", "fps", "clock_hz", "strategy", "reuse", "synthesis", "seed")
+OPTIONS = ("toolchain", "io", "fps", "clock_hz", "strategy", "reuse", "synthesis", "seed")
 
 
 def _known_options(options: Mapping[str, object]) -> None:
     """Raises TargetError for an option that is none of ours."""
     for key in options:
-        if key.partition(".")[0] not in _OPTIONS:
-            raise TargetError(f"hls4ml has no option build.{key}; it has: {', '.join(_OPTIONS)}.")
+        if key.partition(".")[0] not in OPTIONS:
+            raise TargetError(f"hls4ml has no option build.{key}; it has: {', '.join(OPTIONS)}.")
     if options.get("synthesis", "auto") not in _SYNTHESIS:
         raise TargetError(f"build.synthesis is {options['synthesis']!r}; it is one of {', '.join(_SYNTHESIS)}.")
     if options.get("io", "io_stream") not in ("io_parallel", "io_stream"):
