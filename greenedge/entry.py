@@ -221,7 +221,10 @@ def verify_again(run: Path, tell: Tell) -> dict:
         done = replace(record, status="done", error=None, note=note, outputs=digest_files(run, FOLDER["verify"]))
         if done.outputs != record.outputs or record.status != "done":
             save_manifest(replace(manifest, stages={**stages, "verify": done}), run)
-        return json.loads((run / FOLDER["verify"] / "verify.json").read_text())
+        found = json.loads((run / FOLDER["verify"] / "verify.json").read_text())
+    if "unverified" in found:
+        raise GreenedgeError(found["unverified"])
+    return found
 
 
 def _require_as_built(run: Path, manifest: Manifest) -> None:

@@ -15,7 +15,8 @@ compared are the scores). Where what it builds can carry the model's float end (
 `ends(lowered, target, options)`, whose result `plan` takes as its fourth argument, and `floats(folder, x, progress)`,
 which gives those outputs. `beside(folder)` names other ways of running the same file: {stage: (run(x, progress), what is
 proved of it, whether that is equality everywhere)}; where it is not, a difference is told and stops nothing. `foretold(folder)` says what was known beforehand of a difference
-with the graph, and its cure.
+with the graph, and its cure. `unverified(folder)` says why what was built cannot be run here (None where it can): the run then ends
+with a report that says so.
 """
 
 from __future__ import annotations

@@ -126,17 +126,22 @@ def _graph_files(graph: Graph) -> dict[str, bytes]:
         return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
 
 
+def unverified(folder: Path) -> str | None:
+    """Why what lies in `folder` cannot be run here, or None."""
+    from greenedge.backends.hls4ml.csim import toolchain
+
+    chain = toolchain(folder)
+    return chain.uncompiled and (f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with another "
+                                 "toolchain to verify the same layers.")
+
+
 def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
              progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
     """The project's C++ as it lies in `folder` now, on graph integers; a layer's edge can be kept."""
     from greenedge.backends.hls4ml.csim import simulate as run
-    from greenedge.backends.hls4ml.csim import toolchain
 
-    chain = toolchain(folder)
-    if chain.uncompiled is not None:
-        raise GreenedgeError(f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with "
-                             f"another toolchain to "
-                             "verify the same layers.")
+    if why := unverified(folder):
+        raise GreenedgeError(why)
     return run(folder, np.asarray(x), keep, lambda line: progress(0, 0, line))
 
 
