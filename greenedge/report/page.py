@@ -29,7 +29,10 @@ _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz"
             "loop_latency_cycles": ("latency of the longest loop, cycles", "count"), "area_score": ("area score", "count"),
             "toolchain": ("toolchain", "text"), "io": ("inputs and outputs", "text"), "write_s": ("writing the project took", "time"),
             "csim_compile_s": ("compiling the C simulation took", "time"), "ips": ("inferences per second", "rate"),
-            "bytes": ("size of the model", "size"), "ram_bytes": ("working memory", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
+            "bytes": ("size of the model", "size"), "ram_bytes": ("working memory", "size"),
+            "npu_bytes": ("size of the NPU's file", "size"), "estimated_latency_s": ("latency", "time"), "estimated_clock_hz": ("clock", "hertz"),
+            "estimated_sram_bytes": ("SRAM", "size"), "estimated_flash_and_dram_bytes": ("flash and DRAM", "size"),
+            "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
 _RESOURCES = {"lut4": "LUT4", "lut": "LUTs", "alm": "ALMs", "alut": "ALUTs", "ff": "Flip-flops", "dsp": "DSP blocks",
               "bram_bits": "Block RAM bits", "ram_blocks": "RAM blocks", "uram": "UltraRAM blocks", "mlab": "MLABs",
               "comb": "Logic cells, placed"}
