@@ -128,5 +128,5 @@ def _files(run: Path, manifest: Manifest) -> dict[str, int]:
     """What came out, in bytes: the models and the built products."""
     names = [name for stage in ("export", "lower", "build") if stage in manifest.stages
              for name in manifest.stages[stage].outputs]
-    wanted = [name for name in names if name.endswith(_PRODUCTS) and name.count("/") == 1]
+    wanted = [name for name in names if name.endswith(_PRODUCTS) and (name.count("/") == 1 or "/npu/" in name)]
     return {name: inside(run, name).stat().st_size for name in wanted if inside(run, name).is_file()}
