@@ -89,8 +89,11 @@ def _notes(path: Path, graph: Graph, module, declared: Mapping | None) -> tuple[
         then = module.foresee(graph_for(module, lower_file(snapped, declared).graph))
     changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
     levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
-    return (f"{now.differing_channels} of {now.channels} channels tried give another level at {now.share:.1e} of their accumulators, by {levels}: "
-            f"an 8-bit file holds whole biases and float32 scales only, so verify may stop at a differing sample. `greenedge snap {path} -o SNAPPED.onnx --bits "
+    said = (f"{now.differing_channels} of {now.channels} channels tried give another level at {now.share:.1e} of their accumulators, by {levels}: "
+            "an 8-bit file holds whole biases and float32 scales only, so verify may stop at a differing sample.")
+    if then.share >= now.share:
+        return (f"{said} `greenedge snap` would not make them fewer; fewer activation bits would.",)
+    return (f"{said} `greenedge snap {path} -o SNAPPED.onnx --bits "
             f"{_SNAP_BITS}` would change {changed / total:.1e} of the model's own accumulators, after which {then.differing_channels} of "
             f"{then.channels} differ, at {then.share:.1e}.",)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from greenedge.backends import BACKENDS, load_backend, lowered_for
+from greenedge.backends import BACKENDS, check_options, load_backend, lowered_for
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.flow import FOLDER, STAGES, Job, Tell, choose_backend, compare_stages, plan_build, run_job, run_jobs
 from greenedge.manifest import (FILE, Manifest, Record, digest_files, explained, hold, inside, intact,
@@ -48,6 +48,7 @@ def jobs_for(source, targets: Sequence[str], backend: str | None = None, options
                           "the build.")
     if not building:
         return [Job(source)]
+    check_options(options or {})
     jobs = []
     for name in dict.fromkeys(targets):
         target = load_target(name)
@@ -220,7 +221,10 @@ def verify_again(run: Path, tell: Tell) -> dict:
         done = replace(record, status="done", error=None, note=note, outputs=digest_files(run, FOLDER["verify"]))
         if done.outputs != record.outputs or record.status != "done":
             save_manifest(replace(manifest, stages={**stages, "verify": done}), run)
-        return json.loads((run / FOLDER["verify"] / "verify.json").read_text())
+        found = json.loads((run / FOLDER["verify"] / "verify.json").read_text())
+    if "unverified" in found:
+        raise GreenedgeError(found["unverified"])
+    return found
 
 
 def _require_as_built(run: Path, manifest: Manifest) -> None:
@@ -239,9 +243,10 @@ def infer(run: Path, samples: Path, stage: str, tell: Tell, out: Path | None = N
     from greenedge.inference import open_samples, outputs_of, write
     from greenedge.lower import load_lowered
 
+    manifest = load_manifest(run)
     lowered = load_lowered(inside(run, FOLDER["lower"]))
     if stage != "graph":
-        lowered = lowered_for(load_backend(built_with(run, load_manifest(run))), lowered)
+        lowered = lowered_for(load_backend(built_with(run, manifest)), lowered)
     model = _model(run, lowered, stage)
     array = open_samples(samples)
     parts = outputs_of(lowered, array, model, tell)

@@ -69,6 +69,7 @@ def export_model(model, samples: np.ndarray, path: Path) -> dict:
         _export_raw(model, samples[:1], raw)
         proto = onnx.load(raw)  # and with it the weights that the exporter put beside it
     clean(proto)
+    _unsigned_bits(model, proto.graph)
     _check_equal(model, proto, samples, path.name)
     if proto.ByteSize() > _MOST_BYTES:
         size = proto.ByteSize()
@@ -146,6 +147,22 @@ def _module_of(node) -> str | None:
     return _PROXIES.split(modules[-1])[0] if modules else None
 
 
+def _unsigned_bits(model, graph) -> None:
+    """Brevitas writes every 1-bit quantiser as a BipolarQuant, levels -1 and 1; an unsigned one, such as QuantReLU(bit_width=1), has 0 and 1."""
+    from onnx import helper, numpy_helper
+
+    for node in graph.node:
+        path = next((item.value for item in node.metadata_props if item.key == "module"), None)
+        quantiser = getattr(model.get_submodule(path), "act_quant", None) if node.op_type == "BipolarQuant" and path else None
+        if quantiser is None or quantiser.is_signed is not False:
+            continue
+        for role, value in (("zero_point", 0.0), ("bits", 1.0)):
+            graph.initializer.append(numpy_helper.from_array(np.float32(value).reshape(()), f"{node.name}.{role}"))
+            node.input.append(f"{node.name}.{role}")
+        node.op_type = "Quant"
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in (("signed", 0), ("narrow", 0), ("rounding_mode", "ROUND")))
+
+
 def _own_parameters(graph) -> None:
     """Every node gets parameters under its own names; the exporter shares equal ones and names some after its steps."""
     initial = {item.name: item for item in graph.initializer}
@@ -202,11 +219,24 @@ def _check_equal(model, proto, samples: np.ndarray, shown: str) -> None:
 
 
 def outputs_of(model, samples: np.ndarray, batch: int = 256) -> np.ndarray:
-    """The float32 outputs of a torch network on samples (N, *shape), in batches."""
+    """The float32 outputs of a torch network on samples (N, *shape), in batches.
+
+    Raises GreenedgeError where it gives anything but one tensor.
+    """
     import torch
 
     with torch.no_grad():
-        return np.concatenate([model(part).numpy() for part in torch.from_numpy(samples).split(batch)])
+        return np.concatenate([_tensor(model(part)).numpy() for part in torch.from_numpy(samples).split(batch)])
+
+
+def _tensor(given):
+    """The values of a network's output, which Brevitas wraps where the last quantiser has return_quant_tensor=True."""
+    import torch
+
+    given = getattr(given, "value", given)
+    if not isinstance(given, torch.Tensor):
+        raise GreenedgeError(f"the network gives a {type(given).__name__}, and one tensor is exported; let its forward return one.")
+    return given
 
 
 def execute(proto, samples: np.ndarray) -> np.ndarray:

@@ -38,8 +38,8 @@ def open_samples(path: Path) -> np.ndarray:
         raise GreenedgeError(f"there is no file {path}.")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise GreenedgeError(f"{path} holds no array that numpy.save wrote ({error}).") from None
+    except (ValueError, EOFError, OSError):  # numpy's own words advise to unpickle the file
+        raise GreenedgeError(f"{path} is no .npy file of numbers; write it with numpy.save.") from None
     if not isinstance(array, np.ndarray):
         raise GreenedgeError(f"{path} holds several arrays; give a .npy file with one.")
     if array.ndim == 0 or not len(array) or array.dtype.kind not in "fiub":

@@ -88,8 +88,8 @@ def read_array(path: Path) -> np.ndarray:
         raise GreenedgeError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise GreenedgeError(f"{path} holds no array that numpy.save wrote ({error}).") from None
+    except (ValueError, EOFError, OSError):  # numpy's own words advise to unpickle the file
+        raise GreenedgeError(f"{path} is no .npy file of numbers; write it with numpy.save.") from None
     if not isinstance(array, np.ndarray):
         raise GreenedgeError(f"{path} holds several arrays; give a .npy file with one.")
     return array

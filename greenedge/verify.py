@@ -55,6 +55,11 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     if lowered.prologue is None and len(lowered.graph.inputs) > 1:
         raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one "
                              "input.")
+    if hasattr(module, "unverified") and (why := module.unverified(build)):
+        _write(folder, reports, [], stages, _accuracies(lowered, vectors, stages), lowered.graph, why)
+        for report in reports:
+            report.require()
+        return f"{_note(len(vectors.inputs), stages, (), ())}; not verified: {why}"
     proved = module.proved(build) if hasattr(module, "proved") else None
     reports.append(_against_build(lowered.graph, module.simulate, candidate, build, ints, graph_outputs, stages, tell, proved))
     again: dict[str, np.ndarray] = {}
@@ -317,7 +322,7 @@ def _accuracies(lowered: Lowered, vectors: Vectors, stages) -> dict[str, float]:
 _ORDER = ("torch", "qonnx", "graph")
 
 
-def _write(folder: Path, reports, told, stages, accuracy, graph: Graph) -> None:
+def _write(folder: Path, reports, told, stages, accuracy, graph: Graph, unverified: str | None = None) -> None:
     order = sorted(stages, key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
     for stage in order:
         with write_aside(folder / f"{stage}.npy") as path, open(path, "wb") as file:
@@ -325,6 +330,7 @@ def _write(folder: Path, reports, told, stages, accuracy, graph: Graph) -> None:
     entries = [dataclasses.asdict(report) for report in reports]
     content = {"format": "greenedge-verify/1", "model": graph.name, "stages": order, "verify": entries,
                "beside": [dataclasses.asdict(report) for report in told],
-               "accuracy": {stage: accuracy[stage] for stage in order if stage in accuracy}}
+               "accuracy": {stage: accuracy[stage] for stage in order if stage in accuracy},
+               **({"unverified": unverified} if unverified else {})}
     with write_aside(folder / "verify.json") as path:
         path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """The back ends: one dict from name to module, imported when asked for.
 
-A back end is a module with five functions and inherits from nothing:
+A back end is a module with five functions and OPTIONS (the names that --set build.NAME may have for it), and inherits from nothing:
 
     check(graph, target, options) -> list[Reason]         every reason why it cannot; needs no tool, fast
     plan(graph, target, options) -> Plan                  pure: the same inputs give the same bytes
@@ -15,16 +15,19 @@ compared are the scores). Where what it builds can carry the model's float end (
 `ends(lowered, target, options)`, whose result `plan` takes as its fourth argument, and `floats(folder, x, progress)`,
 which gives those outputs. `beside(folder)` names other ways of running the same file: {stage: (run(x, progress), what is
 proved of it, whether that is equality everywhere)}; where it is not, a difference is told and stops nothing. `foretold(folder)` says what was known beforehand of a difference
-with the graph, and its cure.
+with the graph, and its cure. `unverified(folder)` says why what was built cannot be run here (None where it can): the run then ends
+with a report that says so.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from greenedge.errors import TargetError
+from greenedge.target import nearest
 
 if TYPE_CHECKING:
     from greenedge.graph import Graph
@@ -59,3 +62,12 @@ def load_backend(name: str) -> ModuleType:
     if name not in BACKENDS:
         raise TargetError(f"there is no back end {name!r}; back ends are: {', '.join(sorted(BACKENDS))}.")
     return importlib.import_module(BACKENDS[name])
+
+
+def check_options(options: Iterable[str]) -> None:
+    """Raises TargetError for an option that no back end has. One that another has is none of this one's business: a recipe's
+    [build] is for all of its targets."""
+    known = {name for backend in BACKENDS for name in load_backend(backend).OPTIONS} if options else set()
+    for key in options:
+        if key.partition(".")[0] not in known:
+            raise TargetError(f"no back end has an option build.{key}{nearest(key, known)}; there are: {', '.join(sorted(known))}.")

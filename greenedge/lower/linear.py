@@ -157,7 +157,7 @@ def _activation(walk, node, value: Value) -> Live:
                       "float arithmetic is possible before the first and after the last integer layer only",
                       f"remove {value.origin.op} or move it behind the last layer")
     raise Refused("unquantised-input", "the model's input reaches it without a quantiser", "integer layers need quantised inputs",
-                  "put a QuantIdentity(bit_width=8) first, or declare the input, for example --input uint8:1/255")
+                  "put a QuantIdentity(bit_width=8) first, or declare the input, for example --input-type uint8:1/255")
 
 
 def _whole(zero: np.ndarray, what: str) -> np.ndarray:

@@ -99,7 +99,7 @@ def multi_threshold(walk, node, args) -> Value:
     value, thresholds = args[0], args[1]
     if not isinstance(thresholds, Constant) or not isinstance(value, Live):
         raise Refused("unsupported-op", "MultiThreshold of a float tensor", "its input must be integers",
-                      "annotate the input (--input uint8:1)")
+                      "annotate the input (--input-type uint8:1)")
     rank = len(walk.builder.edges[value.edge].shape)
     layout = node.attrs.get("data_layout") or {2: "NC", 3: "NWC", 4: "NCHW"}.get(rank + 1, "NC")
     axis = layout.index("C") - 1
@@ -146,7 +146,7 @@ def dequantize_linear(walk, node, args) -> Value:
         return Grid(ints, _broadcast(scale, ints), _broadcast(zero, ints), max(int(np.abs(ints).max(initial=1)).bit_length() + 1, 8))
     if not isinstance(args[0], Live):
         raise Refused("unquantised-input", "DequantizeLinear of a tensor that no quantiser made", "integers must come from a quantiser",
-                      "declare the input, for example --input int8:1")
+                      "declare the input, for example --input-type int8:1")
     rank = len(walk.builder.edges[args[0].edge].shape)
     s, z = (Const.of(walk.builder.param(part, rank, "a scale")) for part in (scale, zero))
     return Live(args[0].edge, (args[0].expr - z) * s)

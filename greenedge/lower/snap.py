@@ -6,7 +6,7 @@ accumulator's grid (all that an int8 TFLite bias can hold), is wanted, the model
     f(acc)  →  (acc + beta) * m / 2**s      m of at most N bits, beta a whole number, per channel
 
 written into the QONNX file as   tensor / weight scale / input scale + beta, * m/2**s, + 2**-(s+2), * output scale   in place of
-what stood between the layer and its quantiser. In real arithmetic the divisions give back the accumulator exactly, and
+what stood between the layer and its quantiser; a float bias of the layer's own is in beta then, and leaves the layer. In real arithmetic the divisions give back the accumulator exactly, and
 the quarter step keeps every value off the rounding boundaries, so the lowered affine form is (m, m*beta + 2**(s-1), s).
 
     report = snap_file(source, target, multiplier_bits=8)
@@ -102,12 +102,14 @@ def _snap(lowered: Lowered, op: Requantise, proto, bits: int) -> tuple[Snapped, 
     accumulators = int((op.x_hi - op.x_lo + 1).sum())
     graph, layer = lowered.graph, lowered.graph.producer(op.inputs[0])
     quantised, birth = lowered.trace.quantised.get(op.output), lowered.trace.births.get(op.inputs[0])
-    left = None
+    left = biased = None
     if op.affine is None:
         left = "it has no affine form"
     elif not isinstance(layer, (Dense, Conv, ConvTranspose)) or len(graph.consumers(op.inputs[0])) > 1:
         left = "it follows no layer of its own"
-    elif quantised is None or quantised.before is not None or birth is None or (parts := affine_of(birth.expr)) is None or np.any(np.asarray(parts[1]) != 0):
+    elif quantised is None or quantised.before is not None or birth is None or (parts := affine_of(birth.expr)) is None:
+        left = "its accumulator has no scale of its own"
+    elif np.any(np.asarray(parts[1]) != 0) and (biased := _biased(proto, birth.tensor, np.ravel(parts[1]))) is None:
         left = "its accumulator has an offset of its own; move the bias behind the layer"
     if left is not None:
         return Snapped(op.name, len(op.sign), accumulators, left=left), None
@@ -115,10 +117,25 @@ def _snap(lowered: Lowered, op: Requantise, proto, bits: int) -> tuple[Snapped, 
     if node is None:
         return Snapped(op.name, len(op.sign), accumulators, left="its quantiser is no Quant node that rounds to nearest"), None
     line = _fit(op, bits)
+    if biased is not None:
+        del biased.input[2]
     _rewrite(proto, node, birth.tensor, _scales(lowered, op, np.asarray(parts[0])), line, len(graph.edges[op.output].shape), op.axis)
     changed, largest = _changed(op, line)
     width = max(int(abs(int(m))).bit_length() for m in line.m)
     return Snapped(op.name, len(op.sign), accumulators, changed, largest, width), line
+
+
+def _biased(proto, tensor: str, offset: np.ndarray):
+    """The layer that writes `tensor`, where its own constant float bias is all of the offset."""
+    from onnx import numpy_helper
+
+    node = next((node for node in proto.graph.node if tensor in node.output), None)
+    held = {item.name: item for item in proto.graph.initializer}
+    if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) != 3 or node.input[2] not in held:
+        return None
+    bias = np.ravel(numpy_helper.to_array(held[node.input[2]]))
+    same = len(bias) == len(offset) and all(Fraction(float(b)) == part for b, part in zip(bias, offset))
+    return node if same else None
 
 
 def _quantiser(proto, tensor: str):

@@ -29,7 +29,10 @@ _FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz"
             "loop_latency_cycles": ("latency of the longest loop, cycles", "count"), "area_score": ("area score", "count"),
             "toolchain": ("toolchain", "text"), "io": ("inputs and outputs", "text"), "write_s": ("writing the project took", "time"),
             "csim_compile_s": ("compiling the C simulation took", "time"), "ips": ("inferences per second", "rate"),
-            "bytes": ("file size", "size"), "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
+            "bytes": ("size of the model", "size"), "ram_bytes": ("working memory", "size"),
+            "npu_bytes": ("size of the NPU's file", "size"), "estimated_latency_s": ("latency", "time"), "estimated_clock_hz": ("clock", "hertz"),
+            "estimated_sram_bytes": ("SRAM", "size"), "estimated_flash_and_dram_bytes": ("flash and DRAM", "size"),
+            "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
 _RESOURCES = {"lut4": "LUT4", "lut": "LUTs", "alm": "ALMs", "alut": "ALUTs", "ff": "Flip-flops", "dsp": "DSP blocks",
               "bram_bits": "Block RAM bits", "ram_blocks": "RAM blocks", "uram": "UltraRAM blocks", "mlab": "MLABs",
               "comb": "Logic cells, placed"}
@@ -38,7 +41,7 @@ _LAYER_COLUMNS = {"kind": "built as", "reuse_factor": "reuse factor", "strategy"
                   "result": "result", "within": "types within", "adders": "adders", "cost": "bits of adders", "stages": "pipeline stages", "seconds": "seconds to trace"}
 _WITHIN = {"weight": "weights", "accum": "accumulator", "scale": "scale", "bias": "bias"}
 _POOL = {"comb": "lut4"}  # a placed logic cell takes a LUT4, also for carry and small memories
-_ELSEWHERE = ("part", "tools", "bitstream_bytes", "rtl_sha256")  # shown in the heading, the files and the digests
+_ELSEWHERE = ("selftest", "part", "tools", "bitstream_bytes", "rtl_sha256")  # shown in the heading, the files and the digests
 ESTIMATED = ("estimated", "estimate")
 
 
@@ -78,8 +81,8 @@ def _view(run: Path, summary: dict) -> dict:
     lowered = read_json(run, "3-lower/lower.json") or {}
     metrics = read_json(run, "1-train/metrics.json") or {}
     return {"name": summary.get("model") or run.name, "title": summary.get("title") or run.name, "target": target,
-            "backend": summary.get("backend"), "verdict": _verdict(manifest, entries), "verify": entries, "beside": summary.get("beside", []),
-            "sentence": _sentence(entries), "chain": _chain([entry for entry in entries if entry.get("within") is None]), "accuracy": summary.get("accuracy", {}),
+            "backend": summary.get("backend"), "verdict": "open" if summary.get("unverified") else _verdict(manifest, entries), "verify": entries, "beside": summary.get("beside", []),
+            "sentence": _sentence(entries) + (f" What was built is not verified: {summary['unverified']}" if summary.get("unverified") else ""), "chain": _chain([entry for entry in entries if entry.get("within") is None]), "accuracy": summary.get("accuracy", {}),
             "resources": _resources(summary, target.get("resources") or {}),
             "figures": _figures(summary), "files": summary.get("files", {}), "notes": summary.get("notes", []),
             "built": {name.removeprefix("4-build/"): size for name, size in summary.get("files", {}).items()

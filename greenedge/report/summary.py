@@ -19,7 +19,8 @@ _MAX_BYTES = 64 << 20
 def summarise(run: Path) -> dict:
     """The run's numbers, each as the stage that found it wrote it; what is unknown is absent.
 
-    Keys: format, model, title, target, backend, accuracy, verify, beside (compared too, equality not claimed), hardware, edge, energy, seconds, tools, files, notes,
+    Keys: format, model, title, target, backend, accuracy, verify, beside (compared too, equality not claimed), unverified (why what was
+    built was not compared), hardware, edge, energy, seconds, tools, files, notes,
     evidence, training (what metrics.json says of the ledger and of each technique). Raises GreenedgeError for a folder
     that is no run or whose files are damaged.
     """
@@ -31,7 +32,7 @@ def summarise(run: Path) -> dict:
         built["hardware"] = {"part": target.get("part")} | built["hardware"]
     summary = {"format": FORMAT, "model": source.get("name"), "title": source.get("title"), "target": target,
                "backend": manifest.about.get("backend"), "accuracy": verified.get("accuracy", {}),
-               "verify": verified.get("verify", []), "beside": verified.get("beside", []),
+               "verify": verified.get("verify", []), "beside": verified.get("beside", []), "unverified": verified.get("unverified"),
                "hardware": built.get("hardware"), "edge": built.get("edge"), "energy": _energy(run, manifest),
                "seconds": {name: r.seconds for name, r in manifest.stages.items() if r.status == "done" and name != "report"},
                "tools": _tools(manifest, built), "files": _files(run, manifest),
@@ -140,5 +141,5 @@ def _files(run: Path, manifest: Manifest) -> dict[str, int]:
     """What came out, in bytes: the models and the built products."""
     names = [name for stage in ("export", "lower", "build") if stage in manifest.stages
              for name in manifest.stages[stage].outputs]
-    wanted = [name for name in names if name.endswith(_PRODUCTS) and name.count("/") == 1]
+    wanted = [name for name in names if name.endswith(_PRODUCTS) and (name.count("/") == 1 or "/npu/" in name)]
     return {name: inside(run, name).stat().st_size for name in wanted if inside(run, name).is_file()}

@@ -104,6 +104,14 @@ def test_buffers_that_live_at_once_share_no_byte(rng):
     assert program.arena_bytes % 4 == 0 and program.arena_bytes < sum(b.bytes for b in program.buffers.values())
 
 
+def test_the_report_says_where_the_package_is_and_what_it_takes(rng, target, tmp_path):
+    net = Sketch(rng, (6,), "s4")
+    folder = built(net.graph(net.step(net.dense("x", 3), "u4")), target, tmp_path / "b")
+    found = c99.report(folder)
+    assert found["edge"]["bytes"] > 18 and found["edge"]["ram_bytes"] == 0  # one layer writes where the caller reads
+    assert found["notes"][0].startswith("The package is the folder 4-build (README.md there). Its self-test on this machine: ")
+
+
 @pytest.mark.parametrize("place", ["_w[", "_m["])
 def test_a_changed_constant_is_found(rng, target, tmp_path, place):
     """The verifier rejects: one weight or multiplier in model.c changed by one."""

@@ -111,6 +111,12 @@ def test_every_strategy(rng, tmp_path, strategy, reuse):
     compare(graph, folder, x)
 
 
+def test_a_layer_that_is_not_there_is_not_folded(rng):
+    graph, _ = made(rng, vectors)
+    told, = hls4ml.check(graph, load_target("vcu118"), {"reuse.dense9": 4, "strategy.dense1": "latency"})
+    assert str(told).startswith("dense9: no layer of this name, asked for by build.reuse.dense9 (did you mean 'dense")
+
+
 def test_oneapi_is_written_and_libero_refused(rng, tmp_path):
     graph, x = made(rng, vectors)
     target = load_target("arria10-gx")

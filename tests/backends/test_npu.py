@@ -99,7 +99,7 @@ def test_what_the_edge_tpu_cannot(rng):
     graph = net.graph(net.dense(image, 3))
     said = [f"{r.value}; {r.rule} ({r.cure})" for r in tflite.check(graph, load_target("coral-edge-tpu"), {})]
     assert said[-4:] == [
-        "a dilated depthwise convolution; the Edge TPU has none (use a dilation of 1)",
+        "a dilated convolution in groups; the Edge TPU has none (use a dilation of 1)",
         "padding of channels; the Edge TPU pads rows and columns (add the channels in the layer before)",
         "dilations (2, 1); the Edge TPU wants the same along both axes (use equal dilations)",
         f"outputs of shape {graph.edges[graph.outputs[0]].shape}; the Edge TPU's dense layer writes one vector (use a 1x1 convolution)"]

@@ -85,7 +85,7 @@ def test_scales_per_channel_and_images_with_their_channels_last(tmp_path, rng):
     edge = graph.outputs[0]
     scale = np.float32(rng.uniform(0.01, 0.3, (1, 3, 1, 1)))
     carried = (Ending("scores", edge, scale, np.float32([[[[0.5]], [[-7.25]], [[3]]]])), Ending("probs", edge, scale, np.float32(0), 0))
-    plan = tflite.plan(graph, load_target("linux-x86"), {}, (carried, []))
+    plan = tflite.plan(graph, load_target("linux-x86"), {}, (carried, [], None))
     for name, content in plan.files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -100,7 +100,7 @@ def test_scales_per_channel_and_images_with_their_channels_last(tmp_path, rng):
     ({}, "linux-x86", 1, []), ({"outputs": "integers"}, "linux-x86", 0, []), ({"outputs": "float"}, "raspberry-pi-4", 1, []),
     ({}, "ethos-u55-128", 0, ["model.tflite ends at the integers: an accelerator takes no floats, so '{name}' is the host's."])])
 def test_which_floats_the_file_carries(soft, options, target, names, says):
-    carried, notes = tflite.ends(soft[0], load_target(target), options)
+    carried, notes, _ = tflite.ends(soft[0], load_target(target), options)
     name = soft[0].epilogue.graph.output[0].name
     assert len(carried) == names and notes == [text.format(name=name) for text in says]
 

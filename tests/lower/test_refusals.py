@@ -56,7 +56,7 @@ CASES = {
                        "qnn.QuantLinear(weight_bit_width=4) and train or calibrate again)."]),
     "float input": (lambda: Model().dense(),
                     ["MatMul_2: the model's input reaches it without a quantiser; integer layers need quantised inputs (cure: put a "
-                     "QuantIdentity(bit_width=8) first, or declare the input, for example --input uint8:1/255)."]),
+                     "QuantIdentity(bit_width=8) first, or declare the input, for example --input-type uint8:1/255)."]),
     "all reasons at once": (lambda: (m := Model().quant()).node("MatMul", m.constant(np.full((4, 3), 0.3)), name="fc1").node(
         "Relu").node("MatMul", m.constant(np.full((3, 2), 0.7)), name="fc2"),
         ["fc1: its weights are float32 of shape (4, 3); an integer layer needs quantised weights (cure: use "

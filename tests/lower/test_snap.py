@@ -9,6 +9,7 @@ import pytest
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Requantise, run_graph
 from greenedge.host import run_prologue
+from greenedge.int8.forecast import forecast
 from greenedge.lower import lower_file
 from greenedge.lower.snap import snap_file
 from greenedge.lower.ties import explain
@@ -52,6 +53,22 @@ def test_the_rewritten_model_is_the_chosen_one(rng, tmp_path, bits):
     ours = run_graph(after.graph, run_prologue(after, samples))[after.graph.outputs[0]]
     assert all(d.proven_tie for d in explain(after.graph, after.trace, given))
     assert (given[after.graph.outputs[0]] == ours).mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["Gemm", "Conv"])
+def test_a_float_bias_of_the_layers_own_goes_onto_the_grid(rng, tmp_path, kind):
+    """Brevitas' default: bias=True without a quantiser for it."""
+    m = Model((1, 4, 5, 5) if kind == "Conv" else (1, 16)).quant(float(np.float32(0.013)), 8)
+    shape = (6, 4, 3, 3) if kind == "Conv" else (16, 6)
+    m.node(kind, m.weight(rng.integers(-127, 128, shape) * 0.5, bits=8), m.constant(rng.normal(0, 3, 6))).quant(float(np.float32(1.7)), 8)
+    m.nodes.sort(key=lambda node: not node.input[0].startswith("c"))
+    source = m.save(tmp_path / "m.onnx")
+    entry, = snap_file(source, tmp_path / "s.onnx", 16)
+    assert entry.left is None and 0 < entry.changed and entry.share < 1e-3 and entry.largest == 1
+    before, after = (forecast(lower_file(path).graph, "FULLY_CONNECTED", "CONV_2D") for path in (source, tmp_path / "s.onnx"))
+    assert before.differing_accumulators > 20 * after.differing_accumulators  # an int8 file can hold it now
+    layer = next(node for node in onnx.load(str(tmp_path / "s.onnx")).graph.node if node.op_type == kind)
+    assert len(layer.input) == 2 and len(next(n for n in onnx.load(str(source)).graph.node if n.op_type == kind).input) == 3
 
 
 def test_snapping_twice_changes_nothing_more(rng, tmp_path):

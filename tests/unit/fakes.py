@@ -73,7 +73,7 @@ def write_board(folder: Path) -> Path:
 def install(monkeypatch, command: str = COPY, version: str = "1") -> types.ModuleType:
     """Puts the fake among the back ends. `command` is the Python that its one build command runs."""
     module = types.ModuleType("fake_backend")
-    module.STAGE = "fake"
+    module.STAGE, module.OPTIONS = "fake", ("fps",)
     module.check = lambda graph, target, options: []
     module.plan = lambda graph, target, options: _plan(graph, command)
     module.simulate = _simulate

@@ -14,11 +14,11 @@ from greenedge.errors import GreenedgeError, TargetError, UnsupportedError
 torch = pytest.importorskip("torch")
 
 
-def _network(ends_in_levels: bool = True):
+def _network(ends_in_levels: bool = True, carry: bool = False):
     import brevitas.nn as qnn
 
     torch.manual_seed(0)
-    end = [qnn.QuantIdentity(bit_width=8)] if ends_in_levels else []
+    end = [qnn.QuantIdentity(bit_width=8, return_quant_tensor=carry)] if ends_in_levels else []
     return torch.nn.Sequential(
         qnn.QuantIdentity(bit_width=4, return_quant_tensor=True), qnn.QuantLinear(8, 6, bias=False, weight_bit_width=4),
         torch.nn.BatchNorm1d(6), qnn.QuantReLU(bit_width=4), qnn.QuantLinear(6, 3, bias=False, weight_bit_width=4), *end)
@@ -62,9 +62,27 @@ def test_what_cannot_be_built_is_an_error_with_reasons(samples, tmp_path):
         api.build(_network(), "linux-x86")
     with pytest.raises(TargetError, match="did you mean"):
         api.build(_network(), "linux-x68", inputs=x)
+    with pytest.raises(TargetError, match=r"^no back end has an option build.storag \(did you mean 'storage'\?\); there are: baud, clock_hz, "):
+        api.build(_network(), "linux-x86", inputs=x, storag="int4-dense")
     with pytest.raises(GreenedgeError, match="has no report yet; let it run to the end"):
         api.Run(tmp_path).summary
     assert "ulx3s-85f" in {target.name for target in api.targets()}
+
+
+def test_a_module_may_end_in_a_tensor_of_brevitas_own_and_in_no_more_than_one(samples):
+    x, _ = samples
+    assert [found.reasons for found in api.check(_network(carry=True), "linux-x86", inputs=x)] == [()]
+
+    class Pair(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = _network()
+
+        def forward(self, x):
+            return self.net(x), x
+
+    with pytest.raises(GreenedgeError, match="^the network gives a tuple, and one tensor is exported; let its forward return one"):
+        api.check(Pair(), "linux-x86", inputs=x)
 
 
 def test_importing_it_loads_nothing_heavy():

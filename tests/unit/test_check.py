@@ -11,6 +11,7 @@ import pytest
 
 from greenedge.check import check_model, weight_bits, widest_accumulator
 from greenedge.errors import UnsupportedError
+from greenedge.int8.forecast import Forecast
 from greenedge.target import load_target
 from tests.lower.models import Model
 
@@ -64,6 +65,18 @@ def test_a_float_bias_at_8_bits_is_told_with_what_snap_would_give(tmp_path, back
     assert re.fullmatch(r"\d of 6 channels tried give another level at \d\.\de-0\d of their accumulators, by one level: an 8-bit file holds whole "
                         r"biases and float32 scales only, so verify may stop at a differing sample\. `greenedge snap \S+/w8a8\.onnx -o SNAPPED\.onnx --bits 16` would "
                         r"change \d\.\de-0\d of the model's own accumulators, after which \d of 6 differ, at \d\.\de[+-]\d\d\.", note)
+
+
+def test_snap_is_not_advised_where_it_gives_nothing(tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    model = Model((1, 24))
+    model.quant(scale=0.02, bits=8, signed=0)
+    model.node("MatMul", model.weight(rng.integers(-127, 128, (24, 6)) * 0.01, scale=0.01, bits=8))
+    model.node("Add", model.constant(rng.uniform(-0.5, 0.5, 6)))
+    model.quant(scale=0.0613, bits=8)
+    monkeypatch.setattr("greenedge.backends.tflite.foresee", lambda graph: Forecast(6, 3, 1000, 3, 1))
+    note, = check_model(model.save(tmp_path / "w8a8.onnx"), load_target("linux-x86"), "tflite").notes
+    assert note.endswith("so verify may stop at a differing sample. `greenedge snap` would not make them fewer; fewer activation bits would.")
 
 
 def test_a_4_bit_model_needs_no_note(tmp_path):

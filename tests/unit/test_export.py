@@ -117,6 +117,20 @@ def test_a_file_that_computes_something_else_is_refused(network, samples, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_one_unsigned_bit_has_the_levels_0_and_1(tmp_path):
+    """Brevitas writes every 1-bit quantiser as a BipolarQuant."""
+    import torch
+    from brevitas import nn as qnn
+
+    model = torch.nn.Sequential(qnn.QuantLinear(4, 3, bias=False, weight_bit_width=4), qnn.QuantReLU(bit_width=1))
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    model(torch.from_numpy(x))
+    export.export_model(model.eval(), x, tmp_path / "bit.onnx")  # executes the file, and compares
+    last = onnx.load(tmp_path / "bit.onnx").graph.node[-1]
+    assert last.op_type == "Quant" and list(last.input)[2:] == ["1.act_quant.zero_point", "1.act_quant.bits"]
+    assert len(np.unique(export.outputs_of(model, x))) == 2 and export.outputs_of(model, x).min() == 0
+
+
 def test_what_torch_cannot_export_is_one_sentence(tmp_path):
     import torch
 

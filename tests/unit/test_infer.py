@@ -99,8 +99,8 @@ def _samples(kind):
     "kind, says",
     [
         ("npz", "bad.npy holds several arrays; give a .npy file with one."),
-        ("text", "bad.npy holds no array that numpy.save wrote ("),
-        ("long", "bad.npy holds no array that numpy.save wrote ("),
+        ("text", "bad.npy is no .npy file of numbers; write it with numpy.save."),
+        ("long", "bad.npy is no .npy file of numbers; write it with numpy.save."),
         ("scalar", "bad.npy holds one number; give at least one sample, as numbers."),
         ("none", "bad.npy holds 0 samples of float64; give at least one sample, as numbers."),
         ("words", "bad.npy holds 1 samples of <U1; give at least one sample, as numbers."),

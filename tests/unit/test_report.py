@@ -7,7 +7,7 @@ import fakes
 import numpy as np
 import pytest
 
-from greenedge.entry import jobs_for
+from greenedge.entry import jobs_for, verify_again
 from greenedge.errors import GreenedgeError
 from greenedge.flow import run_job
 from greenedge.model_file import ModelFile
@@ -52,6 +52,17 @@ def test_the_page_stands_alone(tmp_path, backend):
     assert not re.search(r"""(src|href)=["'](?!#)""", page) and "url(" not in page and "<script" not in page
     assert "QONNX, the integer graph and fake gave the same integers on all 20 samples." in page
     assert "20 of 20 equal" in page
+
+
+def test_what_cannot_be_run_here_is_said_not_to_be_verified(tmp_path, backend):
+    why = "the project cannot be simulated here: only its maker compiles it."
+    backend.unverified = lambda folder: why
+    run = _run(tmp_path)
+    summary, page = json.loads((run / "7-report" / "summary.json").read_text()), (run / "7-report" / "report.html").read_text()
+    assert summary["unverified"] == why and set(summary["accuracy"]) == {"qonnx", "graph"} and len(summary["verify"]) == 1
+    assert f"gave the same integers on all 20 samples. What was built is not verified: {why}" in page and 'class="card verdict open"' in page
+    with pytest.raises(GreenedgeError, match="^the project cannot be simulated here"):
+        verify_again(run, lambda *words: None)
 
 
 def test_nothing_in_a_name_becomes_markup(tmp_path, backend):

@@ -20,6 +20,7 @@ from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
 STAGE = "c99"
+OPTIONS = ()
 
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
@@ -87,7 +88,14 @@ def report(folder: Path) -> dict:
     edge = {"bytes": constant_bytes(program), "ram_bytes": program.arena_bytes, "runtime": "freestanding C99", "kernels": "ge_kernels.c",
             "selftest": tested["said"], "compiled": tested["sizes"]}
     evidence = {"bytes": "counted", "ram_bytes": "counted", "compiled": "measured by the cross compiler's size"}
-    return {"edge": edge, "evidence": evidence, "tools": tools({})}
+    return {"edge": edge, "evidence": evidence, "tools": tools({}), "notes": _notes(edge)}
+
+
+def _notes(edge: Mapping) -> list[str]:
+    """What a page says of the package beside its figures: what lies where, the self-test, the flash of compiled code."""
+    compiled = [f"{sizes['flash_bytes']:,} bytes of flash on {core}" for core, sizes in edge["compiled"].items()]
+    return [f"The package is the folder 4-build (README.md there). Its self-test on this machine: {edge['selftest']}."
+            + (f" Compiled, kernels and constants together: {', '.join(compiled)}." if compiled else "")]
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

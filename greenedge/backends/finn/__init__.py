@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from greenedge.backends.finn.layers import Network
 
 STAGE = "rtl"
+OPTIONS = ("fps", "latency", "queue", "finn_plus", "clock_hz", "baud", "link", "seed", "seeds", "synthesis")
 TOP1 = True  # an index at the model's end is found in hardware
 OPTIONS = ("fps", "latency", "queue", "finn_plus", "clock_hz", "baud", "link", "seed", "seeds", "synthesis")
 _WORDS = {"synthesis": ("vivado",), "finn_plus": (0, 1)}

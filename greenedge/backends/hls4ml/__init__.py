@@ -45,14 +45,14 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     return reasons_against(graph) or reasons_against_build(graph, target, chain, options)
 
 
-_OPTIONS = ("toolchain", "io", "fps", "clock_hz", "strategy", "reuse", "synthesis", "seed")
+OPTIONS = ("toolchain", "io", "fps", "clock_hz", "strategy", "reuse", "synthesis", "seed")
 
 
 def _known_options(options: Mapping[str, object]) -> None:
     """Raises TargetError for an option that is none of ours."""
     for key in options:
-        if key.partition(".")[0] not in _OPTIONS:
-            raise TargetError(f"hls4ml has no option build.{key}; it has: {', '.join(_OPTIONS)}.")
+        if key.partition(".")[0] not in OPTIONS:
+            raise TargetError(f"hls4ml has no option build.{key}; it has: {', '.join(OPTIONS)}.")
     if options.get("synthesis", "auto") not in _SYNTHESIS:
         raise TargetError(f"build.synthesis is {options['synthesis']!r}; it is one of {', '.join(_SYNTHESIS)}.")
     if options.get("io", "io_stream") not in ("io_parallel", "io_stream"):
@@ -126,17 +126,22 @@ def _graph_files(graph: Graph) -> dict[str, bytes]:
         return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
 
 
+def unverified(folder: Path) -> str | None:
+    """Why what lies in `folder` cannot be run here, or None."""
+    from greenedge.backends.hls4ml.csim import toolchain
+
+    chain = toolchain(folder)
+    return chain.uncompiled and (f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with another "
+                                 "toolchain to verify the same layers.")
+
+
 def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
              progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
     """The project's C++ as it lies in `folder` now, on graph integers; a layer's edge can be kept."""
     from greenedge.backends.hls4ml.csim import simulate as run
-    from greenedge.backends.hls4ml.csim import toolchain
 
-    chain = toolchain(folder)
-    if chain.uncompiled is not None:
-        raise GreenedgeError(f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with "
-                             f"another toolchain to "
-                             "verify the same layers.")
+    if why := unverified(folder):
+        raise GreenedgeError(why)
     return run(folder, np.asarray(x), keep, lambda line: progress(0, 0, line))
 
 

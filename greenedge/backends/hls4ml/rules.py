@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from greenedge.backends.hls4ml.toolchains import ACCELERATOR_BOARDS, Toolchain
 from greenedge.errors import Reason
 from greenedge.graph import Add, Concat, Conv, Dense, Graph, MaxPool, Op, Pad, Requantise, Reshape, SumPool
 from greenedge.graph.half_even import half_even
-from greenedge.target import Target
+from greenedge.target import Target, nearest
 
 _OTHER = "use layers of these kinds, or choose another back end"
 
@@ -64,8 +64,16 @@ def reasons_against_build(graph: Graph, target: Target, chain: Toolchain,
                      f"{chain.name} hands over floats of {chain.float_bits} bits",
                      "quantise the output, or choose toolchain vitis") for edge in edges
                      if edge.bits > chain.float_bits]
-    layers = hand_over(graph, chain.depthwise).layers
-    return found + [reason for layer in layers if layer.weights[0] for reason in _folded(layer, target, chain, options)]
+    layers = [layer for layer in hand_over(graph, chain.depthwise).layers if layer.weights[0]]
+    return (found + _unknown_layers([str(layer.edge) for layer in layers], options)
+            + [reason for layer in layers for reason in _folded(layer, target, chain, options)])
+
+
+def _unknown_layers(names: Sequence[str], options: Mapping[str, object]) -> list[Reason]:
+    """build.reuse.LAYER and build.strategy.LAYER for layers that the network has not."""
+    asked = [(key, key.partition(".")[2]) for key in options if "." in key]
+    return [Reason(name, "bad-option", f"no layer of this name, asked for by build.{key}{nearest(name, names)}",
+                   f"the layers that are folded are {', '.join(names)}", "name one of these") for key, name in asked if name not in names]
 
 
 def _folded(layer: Layer, target: Target, chain: Toolchain, options: Mapping[str, object]) -> list[Reason]:

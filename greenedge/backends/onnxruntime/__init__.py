@@ -26,6 +26,7 @@ from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
 STAGE = "onnxruntime"
+OPTIONS = ()
 MODEL, CERTIFICATE, EDGES, SELFTEST = "model.onnx", "certificate.json", "edges.json", "selftest.json"
 _FORMAT = "greenedge-onnx-edges/1"
 KERNELS = "mlas"

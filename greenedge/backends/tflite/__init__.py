@@ -33,6 +33,7 @@ from greenedge.target import Target
 from greenedge.tools import Command, Plan
 
 STAGE = "tflite"
+OPTIONS = ("storage", "kernels", "outputs")
 MODEL, CERTIFICATE, EDGES, SELFTEST = "model.tflite", "certificate.json", "edges.json", "selftest.json"
 _SETS = ("xnnpack", "reference")
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
@@ -47,11 +48,13 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     return option_reasons(graph, options, compiler is not None) + reasons_against(graph) + (compiler.reasons_against(graph) if compiler else [])
 
 
-def ends(lowered, target: Target, options: Mapping[str, object]) -> tuple[tuple, list[str]]:
-    """(the model's float outputs that the file carries, a sentence for each that it leaves to the host)."""
+def ends(lowered, target: Target, options: Mapping[str, object]) -> tuple[tuple, list[str], dict | None]:
+    """(the model's float outputs that the file carries, a sentence for each that it leaves to the host, what makes the input's
+    integers of floats where one quantiser does)."""
+    from greenedge.backends.tflite.deploy import quantiser
     from greenedge.backends.tflite.finish import carried
 
-    return carried(lowered, options, _compiler(target) is not None)
+    return *carried(lowered, options, _compiler(target) is not None), quantiser(lowered.prologue)
 
 
 def _compiler(target: Target):
@@ -61,7 +64,7 @@ def _compiler(target: Target):
     return vela if "vela" in target.device.toolchain else edgetpu if target.device.family == "edge-tpu" else None
 
 
-def plan(graph: Graph, target: Target, options: Mapping[str, object], ended: tuple[tuple, list[str]] = ((), [])) -> Plan:
+def plan(graph: Graph, target: Target, options: Mapping[str, object], ended: tuple[tuple, list[str], dict | None] = ((), [], None)) -> Plan:
     """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine.
 
     `ended` is what `ends` gave.
@@ -69,11 +72,11 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object], ended: tup
     from greenedge.backends.tflite.deploy import deploy_files
     from greenedge.backends.tflite.emit import write_file
 
-    carried, notes = ended
+    carried, notes, entry = ended
     emitted = write_file(graph, options.get("storage") == "int4-dense", options.get("kernels") == "all", carried)
     about = {**edges_of(graph, emitted, carried), "notes": notes}
     files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about),
-             **deploy_files(graph, emitted.content, about["edges"], carried)}
+             **deploy_files(graph, emitted.content, about["edges"], carried, entry)}
     command = Command(("{python}", "-m", "greenedge.backends.tflite.selftest", MODEL, SELFTEST), "selftest.log",
                       "LiteRT's arithmetic", timeout_s=300)
     compiler = _compiler(target)

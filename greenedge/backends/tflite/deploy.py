@@ -24,10 +24,11 @@ numpy
 """
 
 
-def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carried: Sequence[Ending] = ()) -> dict[str, bytes]:
+def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carried: Sequence[Ending] = (),
+                 entry: Mapping | None = None) -> dict[str, bytes]:
     """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.
 
-    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs.
+    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs. `entry`: what `quantiser` found, by which the runner takes floats too.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return {}
@@ -38,6 +39,7 @@ def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carri
     y = run_graph(graph, x)[ends["output"]]
     about = {key: {part: edges[name][part] for part in ("offset", "lo", "hi", "source", "order", "shape", "file")}
              for key, name in ends.items()}
+    about["input"]["quantiser"] = entry
     about["golden_sha256"] = hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()
     about["floats"] = [{"name": end.output, "within": 0.0 if end.softmax is None else WITHIN} for end in carried]
     golden = io.BytesIO()
@@ -45,3 +47,19 @@ def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carri
     files = {"model.tflite": model, "run.py": _RUNNER.read_bytes(), "requirements.txt": _REQUIREMENTS.encode(),
              "io.json": (json.dumps(about, indent=1) + "\n").encode(), "golden.npz": golden.getvalue()}
     return {f"{FOLDER}/{name}": content for name, content in files.items()}
+
+
+def quantiser(prologue) -> dict | None:
+    """{"scale", "zero", "lo", "hi"} where an ONNX prologue (None: the model takes integers) is round(clip(x/scale + zero, lo, hi)) alone,
+    half to even, with one scale for the whole input; else None."""
+    from onnx import numpy_helper
+
+    nodes = [] if prologue is None else list(prologue.graph.node)
+    if [node.op_type for node in nodes if node.op_type != "Add"] != ["Div", "Clip", "Round", "Cast"]:
+        return None
+    held = {item.name: numpy_helper.to_array(item) for item in prologue.graph.initializer}
+    values = {node.op_type: [held[name] for name in node.input if name in held] for node in nodes}
+    scale, zero, lo, hi = *values["Div"], *values.get("Add", [np.float32(0)]), *values["Clip"]
+    if any(value.size != 1 for value in (scale, zero, lo, hi)) or nodes[0].input[0] != prologue.graph.input[0].name:
+        return None
+    return {key: float(value.reshape(())) for key, value in (("scale", scale), ("zero", zero), ("lo", lo), ("hi", hi))}

@@ -35,7 +35,7 @@ def _against(graph: Graph, op: Op) -> list[Reason]:
     """Coral documentation, "TensorFlow models on the Edge TPU", supported operations and their known limitations."""
     rule = None
     if isinstance(op, Conv) and op.groups > 1 and any(d != 1 for d in op.dilations):
-        rule = ("a dilated depthwise convolution", "the Edge TPU has none", "use a dilation of 1")
+        rule = ("a dilated convolution in groups", "the Edge TPU has none", "use a dilation of 1")
     elif isinstance(op, (Conv, ConvTranspose, MaxPool, SumPool)) and len(set(getattr(op, "dilations", ()) or (1,))) > 1:
         rule = (f"dilations {tuple(op.dilations)}", "the Edge TPU wants the same along both axes", "use equal dilations")
     elif isinstance(op, Dense) and len(graph.edges[op.output].shape) > 1:

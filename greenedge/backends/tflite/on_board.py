@@ -1,7 +1,8 @@
 """The model on a board, without greenedge: needs numpy and ai-edge-litert, or tflite-runtime where only that exists.
 
     python run.py --selftest [--kernels reference]    the golden samples: every output integer and their hash, the float outputs
-    python run.py X.npy [-o Y.npy] [--output NAME]    integers (N, *shape) in, integers out (shapes and ranges: io.json);
+    python run.py X.npy [-o Y.npy] [--output NAME]    integers (N, *shape) in, integers out (shapes and ranges: io.json); floats are
+                                                      quantised first, as the model does, where io.json has its quantiser;
                                                       with --output one of the model's own float outputs, such as its softmax
 """
 import argparse, hashlib, importlib, json, pathlib, sys
@@ -27,8 +28,12 @@ def interpreter(kernels):
 
 def run(model, x):  # [the integers, then the float outputs]
     source, result = IO["input"], IO["output"]
+    made = source["quantiser"]
+    if made and x.dtype.kind == "f" and np.isfinite(x).all():  # in float32, half to even, as the model's own quantiser
+        x = x.astype(np.float32) / np.float32(made["scale"]) + np.float32(made["zero"])
+        x = np.rint(np.clip(x, made["lo"], made["hi"])).astype(np.int64)
     if x.shape[1:] != tuple(source["shape"]) or x.dtype.kind not in "iu" or x.size and (x.min() < source["lo"] or x.max() > source["hi"]):
-        sys.exit(f"the input must be integers {source['lo']} to {source['hi']} of shape (N, {', '.join(map(str, source['shape']))})")
+        sys.exit(f"the input must be integers {source['lo']} to {source['hi']}{' or finite floats' if made else ''} of shape (N, {', '.join(map(str, source['shape']))})")
     stored = x.reshape(len(x), *source["source"]).transpose(0, *(a + 1 for a in source["order"]))
     stored = (stored.astype(np.int16) + source["offset"]).astype(np.int8).reshape(len(x), *source["file"][1:])
     entry, leave = model.get_input_details()[0]["index"], [each["index"] for each in model.get_output_details()]
