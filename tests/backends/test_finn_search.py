@@ -96,6 +96,16 @@ def test_a_bare_branch_holds_what_the_other_one_needs_whole(limits):
     assert design.schedule.held[bare] == 2 and queues == {bare: 10}
 
 
+def test_a_global_pool_at_the_end_answers_after_all_its_pixels(limits):
+    """Its firings before the last give nothing, and none of them is the end of a sample."""
+    s = Sketch(np.random.default_rng(3), (2, 8, 8))
+    network = network_of(s.graph(s.sum_pool(s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "u4"), (8, 8))))
+    design = choose(network, limits, Wish()).design
+    assert design.schedule.latency >= 64 and design.schedule.latency >= design.schedule.interval
+    wished = choose(network, limits, Wish(latency=design.schedule.latency // 2))
+    assert wished.refused == "too-slow"
+
+
 def test_a_small_network_is_simulated_until_it_is_full(limits):
     """Many samples are in it at once; its pace is that of its slowest layer, and not of the first few samples."""
     for sketch in (vectors, shortcut):

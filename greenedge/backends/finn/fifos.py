@@ -156,7 +156,11 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         waiting = [actor for actor in waiting if actor.fired < len(actor.cost) * samples]
         if waiting and not any(moved):
             raise _deadlock(waiting, depths)
-    done = [time for count, time in links[network.result.name].given if count % network.result.total == 0]
+    ends: dict[int, int] = {}  # a global pool's firings give nothing but the last: a sample ends when its count is first reached
+    for count, time in links[network.result.name].given:
+        if count and count % network.result.total == 0:
+            ends.setdefault(count, time)
+    done = list(ends.values())
     half = len(done) // 2  # before, the network is still filling
     interval = max((done[-1] - done[half]) / (len(done) - 1 - half), *(float(actor.cost.sum()) for actor in actors))
     return Schedule(interval, done[0], {name: links[name].most_held() for name in joins})
