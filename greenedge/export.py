@@ -148,7 +148,8 @@ def _module_of(node) -> str | None:
 
 
 def _unsigned_bits(model, graph) -> None:
-    """Brevitas writes every 1-bit quantiser as a BipolarQuant, levels -1 and 1; an unsigned one, such as QuantReLU(bit_width=1), has 0 and 1."""
+    """Brevitas writes every 1-bit quantiser as a BipolarQuant, levels -1 and 1; an unsigned one, such as
+    QuantReLU(bit_width=1), has 0 and 1."""
     from onnx import helper, numpy_helper
 
     for node in graph.node:
@@ -160,7 +161,8 @@ def _unsigned_bits(model, graph) -> None:
             graph.initializer.append(numpy_helper.from_array(np.float32(value).reshape(()), f"{node.name}.{role}"))
             node.input.append(f"{node.name}.{role}")
         node.op_type = "Quant"
-        node.attribute.extend(helper.make_attribute(key, value) for key, value in (("signed", 0), ("narrow", 0), ("rounding_mode", "ROUND")))
+        settings = {"signed": 0, "narrow": 0, "rounding_mode": "ROUND"}
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in settings.items())
 
 
 def _own_parameters(graph) -> None:
@@ -235,7 +237,8 @@ def _tensor(given):
 
     given = getattr(given, "value", given)
     if not isinstance(given, torch.Tensor):
-        raise GreenedgeError(f"the network gives a {type(given).__name__}, and one tensor is exported; let its forward return one.")
+        raise GreenedgeError(f"the network gives a {type(given).__name__}, and one tensor is exported; let its forward "
+                             "return one.")
     return given
 
 

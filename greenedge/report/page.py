@@ -75,14 +75,15 @@ def _overall(views: list[dict]) -> str:
 def _view(run: Path, summary: dict) -> dict:
     """Everything that the page shows of one run, already in words and texts."""
     manifest = load_manifest(run)
-    entries = _ordered(summary.get("verify", []))
+    entries, unverified = _ordered(summary.get("verify", [])), summary.get("unverified")
     target = summary.get("target") or {}
     failed = [(name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")]
     lowered = read_json(run, "3-lower/lower.json") or {}
     metrics = read_json(run, "1-train/metrics.json") or {}
     return {"name": summary.get("model") or run.name, "title": summary.get("title") or run.name, "target": target,
-            "backend": summary.get("backend"), "verdict": "open" if summary.get("unverified") else _verdict(manifest, entries), "verify": entries, "beside": summary.get("beside", []),
-            "sentence": _sentence(entries) + (f" What was built is not verified: {summary['unverified']}" if summary.get("unverified") else ""), "chain": _chain([entry for entry in entries if entry.get("within") is None]), "accuracy": summary.get("accuracy", {}),
+            "backend": summary.get("backend"), "verdict": _verdict(manifest, entries, unverified), "verify": entries, "beside": summary.get("beside", []),
+            "sentence": _sentence(entries) + (f" What was built is not verified: {unverified}" if unverified else ""),
+            "chain": _chain([entry for entry in entries if entry.get("within") is None]), "accuracy": summary.get("accuracy", {}),
             "resources": _resources(summary, target.get("resources") or {}),
             "figures": _figures(summary), "files": summary.get("files", {}), "notes": summary.get("notes", []),
             "built": {name.removeprefix("4-build/"): size for name, size in summary.get("files", {}).items()
@@ -104,12 +105,12 @@ def _rtl_digest(summary: dict) -> dict[str, str]:
     return {"all RTL that was verified": digest} if digest else {}
 
 
-def _verdict(manifest, entries: list[dict]) -> str:
+def _verdict(manifest, entries: list[dict], unverified: str | None) -> str:
     """"differs" where anything differed, "equal" where the verify stage ended well, else "open"."""
     if any(entry["mismatches"] for entry in entries):
         return "differs"
     record = manifest.stages.get("verify")
-    return "equal" if entries and record is not None and record.status == "done" else "open"
+    return "equal" if not unverified and entries and record is not None and record.status == "done" else "open"
 
 
 def _sentence(entries: list[dict]) -> str:

@@ -28,7 +28,8 @@ def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carri
                  entry: Mapping | None = None) -> dict[str, bytes]:
     """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.
 
-    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs. `entry`: what `quantiser` found, by which the runner takes floats too.
+    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs.
+    `entry`: what `quantiser` found, by which the runner takes floats too.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return {}
@@ -50,8 +51,8 @@ def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carri
 
 
 def quantiser(prologue) -> dict | None:
-    """{"scale", "zero", "lo", "hi"} where an ONNX prologue (None: the model takes integers) is round(clip(x/scale + zero, lo, hi)) alone,
-    half to even, with one scale for the whole input; else None."""
+    """{"scale", "zero", "lo", "hi"} where an ONNX prologue is round(clip(x/scale + zero, lo, hi)) alone, half to even,
+    with one scale for the whole input; else None, as for a model that takes integers and has no prologue."""
     from onnx import numpy_helper
 
     nodes = [] if prologue is None else list(prologue.graph.node)
