@@ -7,6 +7,7 @@ answer 0 for ever, with exit status 0: only the liveness test tells (research/en
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import struct
@@ -135,9 +136,9 @@ def stat_joules(text: str) -> dict[str, float]:
         try:
             value = float(fields[0])
         except ValueError:
-            raise SourceFault(
-                f"perf:{event}", "implausible", f"perf says {fields[0]!r}", "run perf in the C locale"
-            ) from None
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise SourceFault(f"perf:{event}", "implausible", f"perf says {fields[0]!r}", "run perf in the C locale")
         if value == 0.0:
             raise SourceFault(
                 f"perf:{event}", "dead", "perf says 0.00 Joules: the event exists, the counter does not", _FIX_ABSENT

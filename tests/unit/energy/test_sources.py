@@ -255,6 +255,9 @@ def test_perf_denied(tmp_path):
         ("1,5,Joules,power/energy-pkg/\n", "absent"),
         ("", "absent"),
         ("4.2e,Joules,power/energy-pkg/,1,1,,\n", "implausible"),
+        ("nan,Joules,power/energy-pkg/,1,1,,\n", "implausible"),
+        ("1e999,Joules,power/energy-pkg/,1,1,,\n", "implausible"),
+        ("-3.0,Joules,power/energy-pkg/,1,1,,\n", "implausible"),
     ],
 )
 def test_perf_stat_output_without_a_number(text, kind):
