@@ -10,7 +10,7 @@ import pytest
 
 from greenedge import verify
 from greenedge.backends import finn
-from greenedge.backends.finn import built
+from greenedge.backends.finn import built, measure
 from greenedge.backends.finn.design import Limits
 from greenedge.backends.finn.network import network_of
 from greenedge.backends.finn.search import Wish, choose
@@ -94,6 +94,25 @@ def test_a_flipped_weight_bit_shows_in_its_layer(rng, tmp_path):
     assert not np.array_equal(got["fc1"], expected["fc1"])
     assert finn.provenance(folder) == (f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; "
                                        "run the build stage again.")
+
+
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+def test_a_latency_that_the_simulation_misses_ends_the_build(rng, tmp_path, monkeypatch, capsys):
+    """The schedule may be a few cycles off; what was promised is looked at again before synthesis."""
+    folder = tmp_path / "build"
+    plan = finn.plan(mlp(rng, (12, 8, 4)), load_target("ulx3s-85f"), {"latency": 1e-3})
+    assert json.loads(plan.files["folding.json"])["asked_latency_cycles"] == 50_000
+    execute(_until_simulated(plan), folder)
+    cycles = json.loads((folder / "simulation.json").read_text())["latency_cycles"]
+    chosen = json.loads((folder / "folding.json").read_text())
+    monkeypatch.chdir(folder)
+    for asked, ended in ((cycles, 0), (cycles - 1, 1)):
+        (folder / "folding.json").write_text(json.dumps(chosen | {"asked_latency_cycles": asked}))
+        assert measure.main() == ended
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"error: a result takes {cycles} cycles in simulation, and {cycles - 1} were asked for; ask for a little less with "
+        "--latency, or raise build.clock_hz")
 
 
 @pytest.mark.tool("verilator")

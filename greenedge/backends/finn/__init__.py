@@ -32,9 +32,9 @@ from greenedge.tools import Command, Plan
 if TYPE_CHECKING:
     from greenedge.backends.finn.design import Design
     from greenedge.backends.finn.layers import Network
+    from greenedge.backends.finn.search import Wish
 
 STAGE = "rtl"
-OPTIONS = ("fps", "latency", "queue", "finn_plus", "clock_hz", "baud", "link", "seed", "seeds", "synthesis")
 TOP1 = True  # an index at the model's end is found in hardware
 OPTIONS = ("fps", "latency", "queue", "finn_plus", "clock_hz", "baud", "link", "seed", "seeds", "synthesis")
 _WORDS = {"synthesis": ("vivado",), "finn_plus": (0, 1)}
@@ -72,7 +72,9 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     request = _request(target, options, graph_digest(graph))
     design, reasons = _chosen(network_of(graph), target, options)
     assert not reasons, reasons
-    files = {**_graph_files(graph), FILE: _json(plain(design)), **job_files(design, request["clock_hz"])}
+    wish = _wish(target, options)
+    asked = {} if wish.latency is None else {"asked_latency_cycles": wish.latency}  # looked at again once it is simulated
+    files = {**_graph_files(graph), FILE: _json(plain(design) | asked), **job_files(design, request["clock_hz"])}
     products = ("rtl/top.sv", "streams.json", "simulation.json", STAT)
     if target.device.family in amd.DSP:
         from greenedge.backends.finn.amd.flow import PRODUCTS, amd_commands, amd_files
@@ -100,16 +102,24 @@ def _json(data: Mapping) -> bytes:
 def _chosen(network: Network, target: Target, options: Mapping[str, object]) -> tuple[Design, list[Reason]]:
     """The design that the options ask for, or why there is none. Raises TargetError for options that are not understood."""
     from greenedge.backends.finn.design import Limits
-    from greenedge.backends.finn.search import Wish, choose, refusals
+    from greenedge.backends.finn.search import choose, refusals
 
-    clock_hz = _request(target, options)["clock_hz"]
+    clock_hz, wish = _request(target, options)["clock_hz"], _wish(target, options)
     fps, latency_s = _number(options, "fps"), _number(options, "latency")
-    wish = Wish(None if fps is None else max(1, int(clock_hz / fps)), None if latency_s is None else max(1, int(clock_hz * latency_s)),
-                _whole(options, "queue"))
     asked = [] if fps is None else [f"{fps:,.0f} inferences per second"]
     asked += [] if latency_s is None else [f"a latency of {1e6 * latency_s:,.4g} µs"]
     choice = choose(network, Limits.of(target.device), wish)
     return choice.design, refusals(choice, wish, target, clock_hz, " and ".join(asked))
+
+
+def _wish(target: Target, options: Mapping[str, object]) -> Wish:
+    """What the options ask for, in cycles."""
+    from greenedge.backends.finn.search import Wish
+
+    clock_hz = _request(target, options)["clock_hz"]
+    fps, latency_s = _number(options, "fps"), _number(options, "latency")
+    return Wish(None if fps is None else max(1, int(clock_hz / fps)),
+                None if latency_s is None else max(1, int(clock_hz * latency_s)), _whole(options, "queue"))
 
 
 def _graph_files(graph: Graph) -> dict[str, bytes]:

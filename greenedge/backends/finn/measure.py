@@ -12,12 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.finn import built
+from greenedge.backends.finn.design import FILE
 from greenedge.errors import GreenedgeError
 from greenedge.files import write_aside
 from greenedge.graph import load_graph, run_graph
 from greenedge.streams.simulation import Stall
 
 SAMPLES, SEED = 12, 1
+
+
+def _require_latency(asked: int | None, cycles: int) -> None:
+    """Refuses a core that is slower than was promised, before it is synthesised: the schedule foresees it to a few cycles."""
+    if asked is not None and cycles > asked:
+        raise GreenedgeError(f"a result takes {cycles:,} cycles in simulation, and {asked:,} were asked for; ask for a little "
+                             "less with --latency, or raise build.clock_hz")
 
 
 def main() -> int:
@@ -34,6 +42,7 @@ def main() -> int:
         for how, result in (("", free), (" with random stalls", stalled)):
             if not np.array_equal(result.values[graph.outputs[0]], expected):
                 raise GreenedgeError(f"the stitched RTL differs from the integer graph on random samples{how}")
+        _require_latency(built.read(here, FILE).get("asked_latency_cycles"), free.first_output_cycles)
         record = {"samples": SAMPLES, "interval_cycles": free.interval_cycles, "latency_cycles": free.first_output_cycles,
                   "stalled": "equal", "rtl_sha256": built.rtl_digest(here)}
         with write_aside(here / "simulation.json") as path:
