@@ -57,16 +57,18 @@ def scaled(
     code: Encoding,
     largest: int = MOST,
     all_sets: bool = False,
+    liftable: bool = True,
 ) -> Scaled:
     """Chooses factor, scale and bias of every channel of `operator`, whose weights are (C, fan-in).
 
     `source` and `code` say how its input and output are stored; no stored weight gets above `largest`. A bias is a whole number of
     accumulators, and the coarser these are, the fewer lines it can hold. Where that leaves a channel wrong on the first kernel set (on
-    any, with `all_sets`), the input is taken multiplied, as far as int8 has room for its few levels: accumulators are then finer.
+    any, with `all_sets`), the input is taken multiplied, as far as int8 has room for its few levels: accumulators are then finer. Where
+    the tensor holds other values than its levels, it is not `liftable`.
     """
     plain = _scaled(operator, name, step, weight, source, code, largest, 1)
     lift, wider = lifted(source)
-    if lift == 1 or not _wrong(plain, all_sets):
+    if not liftable or lift == 1 or not _wrong(plain, all_sets):
         return plain
     finer = _scaled(operator, name, step, weight, wider, code, largest, lift)
     return finer if _wrong(finer, all_sets) < _wrong(plain, all_sets) else plain

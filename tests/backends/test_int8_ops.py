@@ -184,6 +184,26 @@ def test_transposed_convolutions(rng, tmp_path, kernel, strides, pads, extra, di
     check(sketch, sketch.step(turned, levels), tmp_path=tmp_path, all_certified=levels == "u4")
 
 
+@pytest.mark.parametrize("levels, zero", [("up", 3), ("down", -12), ("skew", -3)])
+def test_a_transposed_convolution_wants_its_zero_point_at_level_0(rng, levels, zero):
+    """What lies between the samples counts as the zero point in LiteRT; ONNX Runtime is given zeros, which stay as they are."""
+    sketch = Sketch(rng, (5, 6, 6), levels)
+    hidden = sketch.step(sketch.conv("x", 4, (1, 1)), levels)
+    total = sketch.conv_transpose(hidden, 24, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
+    graph = sketch.graph(sketch.step(total, "s8", axis=0))
+    lo, hi = RANGES[levels]
+    reason, = reasons_against(graph)
+    assert (reason.node, reason.value) == (total, f"an input of {lo}…{hi}, whose zero point stands for {zero}")
+    if levels == "down":  # its zeros are no int8 either
+        return
+    emitted, feeds, edge = onnx_emit.write_file(graph), sketch.values(graph, SAMPLES), graph.outputs[0]
+    fed = (feeds["x"] + emitted.codes["x"].offset + SHIFT).astype(np.uint8)
+    got = run_onnx(session_for(emitted.content), [fed])[0].astype(np.int64) - SHIFT - emitted.codes[edge].offset
+    apart = np.abs(got - run_graph(graph, feeds)[edge])
+    most = max(int(layer.solution.verdicts["mlas"].largest.max()) for layer in emitted.layers)
+    assert apart.max() <= most <= 1 and apart.mean() < 1e-3
+
+
 @pytest.mark.parametrize("kernel, strides, pads", [((2, 2), None, None), ((3, 3), (2, 2), (1, 1, 1, 1)), ((3, 3), (2, 2), (0, 1, 1, 0)),
                                                    ((2, 3), (1, 1), (0, 1, 1, 1))])
 @pytest.mark.parametrize("levels", ["u4", "s4"])

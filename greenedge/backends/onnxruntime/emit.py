@@ -107,9 +107,16 @@ def _quantised(file: File, op: Op | None, step: Requantise, code: Encoding) -> N
 
 
 def _scaled(
-    file: File, operator: str, name: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding
+    file: File,
+    operator: str,
+    name: str,
+    step: Requantise,
+    weight: np.ndarray,
+    source: Encoding,
+    code: Encoding,
+    liftable: bool = True,
 ):
-    chosen = scaled(operator, name, step, weight, source, code)
+    chosen = scaled(operator, name, step, weight, source, code, liftable=liftable)
     file.layers.append(chosen.layer)
     return chosen
 
@@ -172,11 +179,12 @@ def _convolution(
     step: Requantise,
     code: Encoding,
     written: str,
+    liftable: bool = True,
     **attributes,
 ) -> None:
     """QLinearConv with weights (O, I/groups, *kernel)."""
     edge = step.output
-    chosen = _scaled(file, "QLinearConv", name, step, weight.reshape(len(weight), -1), source, code)
+    chosen = _scaled(file, "QLinearConv", name, step, weight.reshape(len(weight), -1), source, code, liftable)
     tensor = _lifted(file, tensor, source, chosen)
     x, y = _numbers(file, edge, chosen.source, code)
     w = [
@@ -265,8 +273,9 @@ def _conv_transpose(file: File, op: ConvTranspose, step: Requantise, code: Encod
         .swapaxes(1, 2)
         .reshape(-1, per_in, *turned.shape[2:])
     )
+    held = source.lo <= 0 <= source.hi  # level 0 lies between the samples; multiplied, only levels have room in int8
     _convolution(
-        file, tensor, source, weight, op.name, step, code, written, dilations=list(op.dilations), group=op.groups
+        file, tensor, source, weight, op.name, step, code, written, held, dilations=list(op.dilations), group=op.groups
     )
 
 

@@ -115,11 +115,11 @@ def _input(em: Emission, edge: str) -> Placed:
     reader = next(iter(em.graph.consumers(edge)), None)
     channels_last = len(about.shape) == 3 or (len(about.shape) == 2 and reader is not None and not isinstance(reader, Dense)
                                               and type(reader) in FORMS)
-    code = encode_input(about.lo, about.hi, _padding_level(em.graph, edge, about.lo, about.hi))
+    code = encode_input(about.lo, about.hi, padding_level(em.graph, edge, about.lo, about.hi))
     return em.tensor(edge, image(about.shape) if channels_last else plain(about.shape), code)
 
 
-def _padding_level(graph: Graph, edge: str, lo: int, hi: int) -> int | None:
+def padding_level(graph: Graph, edge: str, lo: int, hi: int) -> int | None:
     """The level with which the readers of an edge pad it, where they agree on one: the best zero level."""
     levels = {reader.pad_value for reader in graph.consumers(edge) if isinstance(reader, Conv) and any(reader.pads)}
     return levels.pop() if len(levels) == 1 and lo <= min(levels) <= hi else None
@@ -134,7 +134,7 @@ def _emit_step(em: Emission, step: Requantise) -> None:
 
 
 def _code(em: Emission, step: Requantise) -> Encoding:
-    return encode(step.lo, step.hi, _padding_level(em.graph, step.output, step.lo, step.hi))
+    return encode(step.lo, step.hi, padding_level(em.graph, step.output, step.lo, step.hi))
 
 
 def _emit_sum(em: Emission, op: Op, step: Requantise) -> None:
@@ -180,7 +180,8 @@ def _write_mean(em: Emission, op: SumPool, step: Requantise) -> Placed | None:
 def in_one_code(em: Emission, parts: Sequence[Placed], op: Op) -> list[Placed]:
     """The parts in one encoding: where theirs differ, those that do not have the common one are written again."""
     if all(part.code.alike(parts[0].code) for part in parts):
-        return list(parts)
+        lowest = min(part.code.lo for part in parts)  # alike says nothing of it: the tops are the same
+        return [replace(part, code=replace(part.code, lo=lowest)) for part in parts]
     common = encode(*common_range([part.code for part in parts]))
     result = []
     for part, edge in zip(parts, op.inputs):

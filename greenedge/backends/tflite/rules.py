@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from greenedge.backends.tflite.emit import common_range
+from greenedge.backends.tflite.emit import common_range, padding_level
 from greenedge.backends.tflite.finish import OUTPUTS
 from greenedge.errors import Reason
 from greenedge.graph import (
@@ -23,7 +23,7 @@ from greenedge.graph import (
     Upsample,
 )
 from greenedge.int8.arithmetic import MOST
-from greenedge.int8.levels import LEVELS, encode
+from greenedge.int8.levels import LEVELS, encode, encode_input
 from greenedge.int8.rules import pad_level, steps, storage, weights
 from greenedge.int8.steps import SUMS, prepared
 
@@ -129,6 +129,35 @@ def _conv(graph: Graph, op: Conv) -> list[Reason]:
     if any(op.pads):
         found += pad_level(graph, op, op.pad_value)
     return found
+
+
+def _conv_transpose(graph: Graph, op: ConvTranspose) -> list[Reason]:
+    """What lies between the samples adds nothing, as the zero point does; so that has to stand for level 0."""
+    found, edge = _weights(graph, op), graph.edges[op.inputs[0]]
+    zero = _zero_level(graph, edge.name) if edge.hi - edge.lo <= LEVELS else 0
+    if zero != 0:
+        found.append(
+            Reason(
+                op.name,
+                "unsupported-op",
+                f"an input of {edge.lo}…{edge.hi}, whose zero point stands for {zero}",
+                "LiteRT's transposed convolution takes the zero point for 0",
+                "let the quantiser begin at 0, or be symmetric",
+            )
+        )
+    return found
+
+
+def _zero_level(graph: Graph, edge: str) -> int:
+    """The level that the zero point of a stored edge will stand for."""
+    op = graph.producer(edge)
+    lo, hi = _written(graph, edge)
+    if hi - lo > LEVELS:
+        return 0  # refused for another reason
+    if isinstance(op, (Input, Requantise, *SUMS)):
+        encoding = encode_input if isinstance(op, Input) else encode
+        return encoding(lo, hi, padding_level(graph, edge, lo, hi)).zero_level
+    return encode(lo, hi).zero_level if isinstance(op, Concat) else _zero_level(graph, op.inputs[0])
 
 
 def _pool(graph: Graph, op: MaxPool | SumPool) -> list[Reason]:
@@ -241,7 +270,7 @@ def _concat(graph: Graph, op: Concat) -> list[Reason]:
 _CHECKS = {
     Dense: _weights,
     Conv: _conv,
-    ConvTranspose: _weights,
+    ConvTranspose: _conv_transpose,
     SumPool: _pool,
     MaxPool: _pool,
     Add: _add,
