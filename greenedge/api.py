@@ -83,7 +83,8 @@ class Run:
 
 
 def build(model: Model, target: Names, *, inputs: np.ndarray | None = None, labels: np.ndarray | None = None, name: str | None = None,
-          backend: str | None = None, input_type: Names = (), out: str | Path | None = None, progress: bool = True, **options: object) -> Any:
+          backend: str | None = None, input_type: Names = (), out: str | Path | None = None, progress: bool = True,
+          **options: object) -> Run | list[Run]:
     """Builds and verifies a model for a target, or for several; returns its Run, or a list of them.
 
     model       path of an ONNX file, or a torch module with Brevitas quantisers (it is exported in eval mode, and needs `inputs`)
@@ -96,7 +97,7 @@ def build(model: Model, target: Names, *, inputs: np.ndarray | None = None, labe
 
 
 def run(flow: str, target: Names = (), *, settings: Mapping[str, object] | None = None, backend: str | None = None, until: str = "report",
-        out: str | Path | None = None, progress: bool = True, **options: object) -> Any:
+        out: str | Path | None = None, progress: bool = True, **options: object) -> Run | list[Run]:
     """Runs a recipe by its name or folder; `settings` are the recipe's, as {"train.epochs": 20}. Returns its Run, or one a target."""
     recipe = entry.find_recipe(flow, {key: str(value) for key, value in (settings or {}).items()})
     jobs = entry.jobs_for(recipe, _names(target), backend, {**recipe.build, **options}, until)
@@ -133,8 +134,8 @@ def _names(target: Names) -> list[str]:
 
 
 def _carried_out(jobs, out, progress: bool, single: bool, until: str = "report"):
-    shown = (lambda job: Screen(f"{job.source.name} → {job.target.name}" if job.target else job.source.name)) if progress else (lambda job: Silent())
-    folders, _ = entry.run_all(jobs, None if out is None else Path(out), until, shown)
+    display = (lambda job: Screen(job.title)) if progress else (lambda job: Silent())
+    folders, _ = entry.run_all(jobs, None if out is None else Path(out), until, display)
     runs = [Run(folder) for folder in folders]
     return runs[0] if single else runs
 

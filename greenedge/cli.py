@@ -200,7 +200,7 @@ def sweep(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's n
     last = _stage(until or ("report" if target else "train"))
     folder = out or Path("runs") / f"{Path(flow).name}-sweep"
     wanted = Sweep(flow, vary or [], set_ or [], target or [], backend, folder, last, energy)
-    result = run_sweep(wanted, lambda job: Screen(_title(job)), lambda line: typer.echo(line, err=True))
+    result = run_sweep(wanted, lambda job: Screen(job.title), lambda line: typer.echo(line, err=True))
     if as_json:
         return _print_json(result)
     _table(*terminal(result["rows"]))
@@ -253,17 +253,13 @@ def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json:
             for line in dry_plan(job):
                 typer.echo(line)
         return
-    runs, report = run_all(jobs, out, until, lambda job: Screen(_title(job)))
+    runs, report = run_all(jobs, out, until, lambda job: Screen(job.title))
     if as_json:
         from greenedge.entry import read_summary
 
         return _print_json({"runs": [{"folder": str(run), "summary": read_summary(run)} for run in runs],
                             "report": str(report) if report else None})
     typer.echo(f"report: {report}" if report else f"run: {runs[0]} (stopped after {until})")
-
-
-def _title(job) -> str:
-    return f"{job.source.name} → {job.target.name}" if job.target else job.source.name
 
 
 @app.command()

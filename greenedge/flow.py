@@ -73,6 +73,11 @@ class Job:
         return tuple(name for name in STAGES if not (name == "train" and isinstance(self.source, ModelFile)))
 
     @property
+    def title(self) -> str:
+        """What a person sees above the stages."""
+        return f"{self.source.name} → {self.target.name}" if self.target else self.source.name
+
+    @property
     def about(self) -> dict:
         """What the manifest says the run is about."""
         kind = "model" if isinstance(self.source, ModelFile) else "recipe"

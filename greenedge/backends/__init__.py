@@ -1,6 +1,7 @@
 """The back ends: one dict from name to module, imported when asked for.
 
-A back end is a module with five functions and OPTIONS (the names that --set build.NAME may have for it), and inherits from nothing:
+A back end is a module with five functions and OPTIONS (the names that --set build.NAME may have for it), and inherits
+from nothing:
 
     check(graph, target, options) -> list[Reason]         every reason why it cannot; needs no tool, fast
     plan(graph, target, options) -> Plan                  pure: the same inputs give the same bytes
@@ -14,9 +15,9 @@ TOP1 (it builds an ArgMax at the graph's end; for every other back end that is t
 compared are the scores). Where what it builds can carry the model's float end (greenedge.endings), it has
 `ends(lowered, target, options)`, whose result `plan` takes as its fourth argument, and `floats(folder, x, progress)`,
 which gives those outputs. `beside(folder)` names other ways of running the same file: {stage: (run(x, progress), what is
-proved of it, whether that is equality everywhere)}; where it is not, a difference is told and stops nothing. `foretold(folder)` says what was known beforehand of a difference
-with the graph, and its cure. `unverified(folder)` says why what was built cannot be run here (None where it can): the run then ends
-with a report that says so.
+proved of it, whether that is equality everywhere)}; where it is not, a difference is told and stops nothing.
+`foretold(folder)` says what was known beforehand of a difference with the graph, and its cure. `unverified(folder)` says
+why what was built cannot be run here (None where it can): the run then ends with a report that says so.
 """
 
 from __future__ import annotations

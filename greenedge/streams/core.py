@@ -8,13 +8,9 @@ TOP = "top"
 _RESET_CYCLES = 15
 
 
-def core(comment: str, source: Stream, output: Stream, body: str) -> str:
-    """Module `top` around `body`, which has the reset in `rst` and drives the stream called `output.name`.
-
-    The core resets itself after configuration, and whenever `restart` is high; meanwhile nothing leaves it.
-    """
-    return f"""{comment}
-module {TOP} (
+def head(name: str, source: Stream, output: Stream) -> str:
+    """The module line and ports of a core, or of something around one."""
+    return f"""module {name} (
     input  logic        clk,
     input  logic        restart,
     input  logic [{source.width - 1}:0] s_tdata,
@@ -23,7 +19,16 @@ module {TOP} (
     output logic [{output.width - 1}:0] m_tdata,
     output logic        m_tvalid,
     input  logic        m_tready
-);
+);"""
+
+
+def core(comment: str, source: Stream, output: Stream, body: str) -> str:
+    """Module `top` around `body`, which has the reset in `rst` and drives the stream called `output.name`.
+
+    The core resets itself after configuration, and whenever `restart` is high; meanwhile nothing leaves it.
+    """
+    return f"""{comment}
+{head(TOP, source, output)}
     // reset for the first cycles after configuration and after `restart`
     logic [3:0] age = '0;
     logic       rst = 1'b1;

@@ -184,7 +184,7 @@ def test_transposed_convolutions(rng, tmp_path, kernel, strides, pads, extra, di
     check(sketch, sketch.step(turned, levels), tmp_path=tmp_path, all_certified=levels == "u4")
 
 
-@pytest.mark.parametrize("levels, zero", [("up", 3), ("down", -12), ("skew", -3)])
+@pytest.mark.parametrize("levels, zero", [("up", 3), ("down", -3), ("skew", -3)])
 def test_a_transposed_convolution_wants_its_zero_point_at_level_0(rng, levels, zero):
     """What lies between the samples counts as the zero point in LiteRT; ONNX Runtime is given zeros, which stay as they are."""
     sketch = Sketch(rng, (5, 6, 6), levels)

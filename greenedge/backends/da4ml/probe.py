@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Edge
 from greenedge.streams import Stream
-from greenedge.streams.core import TOP
+from greenedge.streams.core import TOP, head
 
 MODULE = "probed"
 _MOST_CYCLES = 1 << 16
@@ -48,15 +48,7 @@ def probed(probes: Sequence[Probe], latency: int, source: Stream, output: Stream
     streams = [_stream(k, edges[probe.edge]) for k, probe in enumerate(probes)]
     body = "\n".join(_tapped(probe, stream, latency) for probe, stream in zip(probes, streams))
     return f"""// Simulation only: the core with the values of its layers, each beside the result that it led to.
-module {MODULE} (
-    input  logic clk, restart,
-    input  logic [{source.width - 1}:0] s_tdata,
-    input  logic s_tvalid,
-    output logic s_tready,
-    output logic [{output.width - 1}:0] m_tdata,
-    output logic m_tvalid,
-    input  logic m_tready
-);
+{head(MODULE, source, output)}
     {TOP} core (.*);
     logic [{output.width - 1}:0] {output.name}_tdata;
     logic {output.name}_tvalid, {output.name}_tready, leaves;
