@@ -123,9 +123,9 @@ def _small(folder: Path) -> Path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import numpy as np
 
-    from greenedge.backends import tflite
+    from greenedge.backends.int8 import tflite
     from greenedge.target import load_target
-    from greenedge.tools import execute
+    from greenedge.tools.run import execute
     from tests.backends.graphs import Sketch
 
     net = Sketch(np.random.default_rng(1), (3, 12, 12))

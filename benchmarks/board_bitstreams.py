@@ -17,10 +17,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "backends")]
 from standin import MODEL, OUTPUT, SOURCE, CORE  # noqa: E402
 
 from greenedge.errors import GreenedgeError  # noqa: E402
-from greenedge.shell import CoreInfo, join, shell_request  # noqa: E402
-from greenedge.shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files  # noqa: E402
+from greenedge.hdl.board_shell import CoreInfo, join, shell_request  # noqa: E402
+from greenedge.hdl.board_shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
-from greenedge.tools import Plan, execute  # noqa: E402
+from greenedge.tools.plan import Plan
+from greenedge.tools.run import execute  # noqa: E402
 
 BOARDS = ("ulx3s-85f", "colorlight-i5", "orangecrab-25f", "icebreaker", "tang-nano-9k")
 

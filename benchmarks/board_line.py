@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from greenedge.boards.ports import SerialPort  # noqa: E402
-from greenedge.boards.running import pack_samples, streams_of  # noqa: E402
-from greenedge.boards.session import Session  # noqa: E402
+from greenedge.boards.board_runner import pack_samples, streams_of  # noqa: E402
+from greenedge.boards.link_session import Session  # noqa: E402
 from greenedge.boards.virtual import VirtualBoard  # noqa: E402
 from tests.backends.standin import build_standin  # noqa: E402
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from greenedge.backends.da4ml.estimate import LUTS_PER_BIT, adder_bits  # noqa: E402
 from greenedge.backends.da4ml.generate import kernel_files  # noqa: E402
-from greenedge.tools import find_tool  # noqa: E402
+from greenedge.tools.run import find_tool  # noqa: E402
 from tests.backends.affine_nets import made, residual, sequence, vectors  # noqa: E402
 from tests.backends.graphs import Sketch  # noqa: E402
 

@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends import tflite
-from greenedge.backends.tflite.emit import write_file
-from greenedge.backends.tflite.rules import reasons_against
-from greenedge.backends.tflite.selftest import self_test
-from greenedge.check import check_model
-from greenedge.entry import find_recipe
-from greenedge.export import export_stage
+from greenedge.backends.int8 import tflite
+from greenedge.backends.int8.tflite.emit import write_file
+from greenedge.backends.int8.tflite.rules import reasons_against
+from greenedge.backends.int8.tflite.selftest import self_test
+from greenedge.backends.preflight import check_model
+from greenedge.run.jobs import find_recipe
+from greenedge.frontends.brevitas import export_stage
 from greenedge.graph import Graph, run_graph
-from greenedge.host import run_epilogue, run_prologue
-from greenedge.int8.record import certificate, summary
+from greenedge.lower.float_io import run_epilogue, run_prologue
+from greenedge.backends.int8.proof_record import certificate, summary
 from greenedge.lower import lower_file
 from greenedge.lower.snap import snap_file
 from greenedge.runtimes import open_runtime

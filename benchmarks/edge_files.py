@@ -10,13 +10,13 @@ from edge_latency import ABOUT, FORMAT, opened
 from float_tflite import float_tflite
 from mlperf_tiny import NETWORKS, autoencoder
 
-from greenedge.backends.onnxruntime import edges_of as onnx_edges
-from greenedge.backends.onnxruntime import stored_inputs as onnx_inputs
-from greenedge.backends.onnxruntime.emit import write_file as write_onnx
-from greenedge.backends.tflite import edges_of, stored_inputs
-from greenedge.backends.tflite.emit import write_file
+from greenedge.backends.int8.onnxruntime import edges_of as onnx_edges
+from greenedge.backends.int8.onnxruntime import stored_inputs as onnx_inputs
+from greenedge.backends.int8.onnxruntime.emit import write_file as write_onnx
+from greenedge.backends.int8.tflite import edges_of, stored_inputs
+from greenedge.backends.int8.tflite.emit import write_file
 from greenedge.graph import Graph
-from greenedge.int8.record import certificate, summary
+from greenedge.backends.int8.proof_record import certificate, summary
 from greenedge.lower import lower_file
 from greenedge.runtimes import open_runtime
 from greenedge.runtimes.floats import float_model

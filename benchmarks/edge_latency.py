@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.onnxruntime.worker import saturates, session_for
+from greenedge.backends.int8.onnxruntime.worker import saturates, session_for
 from greenedge.runtimes.latency import interleaved
 
 FORMAT, ABOUT = "greenedge-latency/1", "prepared.json"

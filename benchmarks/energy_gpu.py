@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.energy import results
-from greenedge.energy.measuring import measure
+from greenedge.energy.measurement import measure
 from greenedge.energy.method import Method
 from greenedge.energy.stats import mean_interval
 from greenedge.energy.workloads import CallableWorkload

@@ -22,7 +22,7 @@ from finn_core import build_core, check_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
 from greenedge.backends.finn.folding import Fold  # noqa: E402
-from greenedge.backends.finn.network import network_of  # noqa: E402
+from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
 from greenedge.backends.finn.search import designed  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from tests.backends.nets import mlp, without_last_step  # noqa: E402

@@ -18,15 +18,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from greenedge.backends.finn import built  # noqa: E402
+from greenedge.backends.finn import build_dir  # noqa: E402
 from greenedge.backends.finn.design import Design  # noqa: E402
 from greenedge.backends.finn.netlist import simulate_netlist  # noqa: E402
 from greenedge.backends.finn.stitch import about, rtl_files, stitch  # noqa: E402
 from greenedge.graph import Graph, run_graph, save_graph  # noqa: E402
-from greenedge.shell.timing import timing  # noqa: E402
-from greenedge.streams.simulation import Stall  # noqa: E402
+from greenedge.hdl.board_shell.timing import timing  # noqa: E402
+from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
 from greenedge.target import Target  # noqa: E402
-from greenedge.tools import Command, Plan, execute  # noqa: E402
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute  # noqa: E402
 
 _SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}
 _CELLS = {"lut4": "LUT4|SB_LUT4|LUT[1-3]", "ccu2c": "CCU2C", "ff": "TRELLIS_FF|SB_DFF.*|DFF.*", "dsp": "MULT18X18D|SB_MAC16",
@@ -64,7 +65,7 @@ def build_core(graph: Graph, design: Design, target: Target, folder: Path, clock
     files["core.ys"] = (f"read_slang --threads 1 --top top {sources}\n{_SYNTHESIS[family]} -top top\nwrite_json synthesised.json\n").encode()
     files["count.ys"] = b"read_json netlist.json\ntee -q -o stat.json stat -json -top top\n"
     commands = [Command(("{yosys}", "-q", "-s", "core.ys"), "yosys.log", "synthesis with yosys", 3600),
-                Command(("{python}", "-m", "greenedge.shell.ram_registers", "synthesised.json", "netlist.json"), "registers.log",
+                Command(("{python}", "-m", "greenedge.hdl.board_shell.ram_registers", "synthesised.json", "netlist.json"), "registers.log",
                         "moving registers into block RAMs"),
                 Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells")]
     products = ["netlist.json", "stat.json"]
@@ -86,12 +87,12 @@ def _place(target: Target, clock_hz: float, seed: int) -> Command:
 
 def read_core(folder: Path, family: str, clock_hz: float | None) -> Core:
     """What lies in a folder that `build_core` made."""
-    counts = {name: built.cells(built.read(folder, "stat.json"), "top", pattern) or 0 for name, pattern in _CELLS.items()}
+    counts = {name: build_dir.cells(build_dir.read(folder, "stat.json"), "top", pattern) or 0 for name, pattern in _CELLS.items()}
     if clock_hz is None:
         return Core(folder, family, counts, None, None, "")
-    report = built.read(folder, "report.json")
+    report = build_dir.read(folder, "report.json")
     found = timing(report, clock_hz)
-    return Core(folder, family, counts, found["fmax_hz"], built.utilisation(report, "TRELLIS_COMB"), f"{_spoken(found['from'])} to {_spoken(found['to'])}")
+    return Core(folder, family, counts, found["fmax_hz"], build_dir.utilisation(report, "TRELLIS_COMB"), f"{_spoken(found['from'])} to {_spoken(found['to'])}")
 
 
 def _spoken(place: str | None) -> str:
@@ -104,13 +105,13 @@ def check_core(core: Core, graph: Graph, samples: int = 24, whole_netlist: bool 
     edge, output = graph.edges[graph.inputs[0]], graph.outputs[0]
     x = np.random.default_rng(1).integers(edge.lo, edge.hi + 1, (samples, *edge.shape))
     expected = run_graph(graph, x)[output]
-    free = built.simulate(core.folder, x, (), Stall(), tell)
-    source, streams, _ = built.streams_of(core.folder)
+    free = build_dir.simulate(core.folder, x, (), Stall(), tell)
+    source, streams, _ = build_dir.streams_of(core.folder)
     pauses = Stall.at_pace(source, streams[0], free.interval_cycles, seed=2)
-    runs = {"RTL": free.values[output], "RTL with stalls": built.simulate(core.folder, x, (), pauses, tell).values[output]}
+    runs = {"RTL": free.values[output], "RTL with stalls": build_dir.simulate(core.folder, x, (), pauses, tell).values[output]}
     began = time.monotonic()
     if whole_netlist:
-        runs["netlist"] = simulate_netlist(core.folder / "netlist.json", "top", core.family, source, streams[0], x, tied=built.TIED,
+        runs["netlist"] = simulate_netlist(core.folder / "netlist.json", "top", core.family, source, streams[0], x, tied=build_dir.TIED,
                                            progress=tell).values[streams[0].edge].reshape(expected.shape)
     for name, got in runs.items():
         if not np.array_equal(got, expected):

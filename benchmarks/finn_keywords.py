@@ -23,7 +23,7 @@ from finn_core import build_core, check_core, read_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
 from greenedge.backends.finn.folding import Fold  # noqa: E402
-from greenedge.backends.finn.network import network_of  # noqa: E402
+from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
 from greenedge.backends.finn.search import designed  # noqa: E402
 from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen  # noqa: E402
 from greenedge.graph.affine import fit_affine  # noqa: E402

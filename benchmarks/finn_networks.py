@@ -23,16 +23,17 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from greenedge.backends.finn import built  # noqa: E402
+from greenedge.backends.finn import build_dir  # noqa: E402
 from greenedge.backends.finn.design import FILE, Limits, plain  # noqa: E402
-from greenedge.backends.finn.network import translate  # noqa: E402
+from greenedge.backends.finn.dialect.lower import translate  # noqa: E402
 from greenedge.backends.finn.search import Wish, choose, refusals  # noqa: E402
 from greenedge.backends.finn.stitch import about, rtl_files, stitch  # noqa: E402
 from greenedge.graph import Graph, run_graph  # noqa: E402
-from greenedge.shell import shell_request  # noqa: E402
-from greenedge.streams.simulation import Stall  # noqa: E402
+from greenedge.hdl.board_shell import shell_request  # noqa: E402
+from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
 from greenedge.target import Target, load_target  # noqa: E402
-from greenedge.tools import Command, Plan, execute  # noqa: E402
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute  # noqa: E402
 
 HEAD = (f"{'network':22} {'cycles':>7} {'simulated':>9} {'latency':>8} {'samples':>7} {'wrong':>5} {'stalled':>7} {'compile s':>9} {'samples/s':>9} "
         f"{'LUT4 est.':>9} {'yosys':>7} {'error':>6}")
@@ -40,7 +41,7 @@ HEAD = (f"{'network':22} {'cycles':>7} {'simulated':>9} {'latency':>8} {'samples
 
 def models(words: list[str], rng: np.random.Generator, samples: int) -> Iterator[tuple[str, Graph, np.ndarray]]:
     """(name, graph, input integers)."""
-    from greenedge.host import run_prologue
+    from greenedge.lower.float_io import run_prologue
     from greenedge.lower import load_lowered, lower_file
 
     for word in words:
@@ -83,14 +84,14 @@ def row(name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | Non
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
     began = time.monotonic()
-    built.simulate(folder, x[:1], (), Stall(), lambda line: None)
+    build_dir.simulate(folder, x[:1], (), Stall(), lambda line: None)
     compiled = time.monotonic() - began
     began = time.monotonic()
-    free = built.simulate(folder, x, (), Stall(), lambda line: None)
+    free = build_dir.simulate(folder, x, (), Stall(), lambda line: None)
     simulated = time.monotonic() - began
-    source, streams, _ = built.streams_of(folder)
+    source, streams, _ = build_dir.streams_of(folder)
     pauses = Stall.at_pace(source, streams[0], free.interval_cycles, seed=2)
-    paused = built.simulate(folder, x, (), pauses, lambda line: None)
+    paused = build_dir.simulate(folder, x, (), pauses, lambda line: None)
     expected = run_graph(graph, x)[graph.outputs[0]]
     wrong, stalled = (int((run.values[graph.outputs[0]] != expected).reshape(len(x), -1).any(axis=1).sum()) for run in (free, paused))
     lut4 = _counted(stitched, files, folder / "yosys") if synthesis else None
@@ -106,7 +107,7 @@ def _counted(stitched, files: dict[str, bytes], folder: Path) -> int:
               "synth_ecp5 -abc9 -top top\ntee -q -o stat.json stat -json\n")
     command = Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "synth.ys"), "out.log", "yosys", 3600)
     execute(Plan({**files, "synth.ys": script.encode()}, (command,), ("stat.json",)), folder)
-    return built.cells(json.loads((folder / "stat.json").read_text()), None, "LUT4")
+    return build_dir.cells(json.loads((folder / "stat.json").read_text()), None, "LUT4")
 
 
 def main() -> None:

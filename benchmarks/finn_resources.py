@@ -22,14 +22,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from greenedge.backends.finn import resources  # noqa: E402
-from greenedge.backends.finn.built import cells  # noqa: E402
+from greenedge.backends.finn.build_dir import cells  # noqa: E402
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.network import network_of  # noqa: E402
+from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
 from greenedge.backends.finn.search import Wish, choose  # noqa: E402
 from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch  # noqa: E402
 from greenedge.backends.finn.units import Unit  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
-from greenedge.tools import Command, Plan, execute, find_tool  # noqa: E402
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute, find_tool  # noqa: E402
 from tests.backends.finn_sketches import SKETCHES, digits_like  # noqa: E402
 from tests.backends.nets import mlp  # noqa: E402
 

@@ -22,7 +22,7 @@ from greenedge.backends import finn  # noqa: E402
 from greenedge.errors import GreenedgeError  # noqa: E402
 from greenedge.graph import run_graph  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
-from greenedge.tools import execute  # noqa: E402
+from greenedge.tools.run import execute  # noqa: E402
 from tests.backends.nets import inputs, mlp  # noqa: E402
 
 BOARDS = ("icebreaker", "tang-nano-9k")

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from greenedge.shell.protocol import Decoder  # noqa: E402
+from greenedge.hdl.board_shell.protocol import Decoder  # noqa: E402
 from tests.fuzz import compile_fuzzer, run_fuzzer  # noqa: E402
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.graph import run_graph
-from greenedge.host import run_epilogue, run_prologue
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
 
 

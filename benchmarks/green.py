@@ -24,9 +24,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from greenedge.entry import find_recipe, jobs_for, run_all, split_settings
+from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 from greenedge.energy.stats import mean_interval
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 from greenedge.report.sweep import row_of, terminal, write_sweep
 from greenedge.train import train_stage
 

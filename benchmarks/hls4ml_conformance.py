@@ -24,10 +24,10 @@ import numpy as np
 import hls_networks
 from greenedge.backends import hls4ml as ours
 from greenedge.graph import run_graph
-from greenedge.host import run_prologue
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower import lower_file
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 
 
 def run_ours(model: Path, x: np.ndarray, folder: Path) -> tuple[int, int, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.train.config import QuantiseSettings
+from greenedge.train.recipe_config import QuantiseSettings
 
 _SCALE, _BATCH, _STEPS = 0.0625, 32, 120
 
@@ -94,7 +94,7 @@ def export(network: Network, path: Path, samples: int, seed: int = 1) -> np.ndar
     """Writes the network as QONNX; returns float32 samples (samples, *shape) on the input quantiser's grid."""
     import torch
 
-    from greenedge.export import export_model
+    from greenedge.frontends.brevitas import export_model
     from greenedge.train.quantise import quantise
 
     torch.manual_seed(seed)

@@ -28,13 +28,14 @@ import numpy as np
 
 from greenedge.backends import da4ml
 from greenedge.backends.da4ml.estimate import adder_bits
-from greenedge.export import export_stage
+from greenedge.frontends.brevitas import export_stage
 from greenedge.graph import Graph, run_graph
-from greenedge.host import run_prologue
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower import lower_file
 from greenedge.lower.snap import snap_file
 from greenedge.target import load_target
-from greenedge.tools import execute, find_tool
+from greenedge.tools.discover import find_tool
+from greenedge.tools.run import execute
 from greenedge.train import load_recipe, train_stage
 
 _REPO = Path(__file__).resolve().parent.parent

@@ -18,9 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from greenedge.errors import GreenedgeError  # noqa: E402
-from greenedge.tools import Command, Plan, execute  # noqa: E402
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute  # noqa: E402
 
-RTL = Path(__file__).resolve().parent.parent / "greenedge" / "rtl"
+RTL = Path(__file__).resolve().parent.parent / "greenedge" / "hdl" / "rtl"
 CELLS = ("LUT4", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4", "DP16KD", "MULT18X18D")
 
 

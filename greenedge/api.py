@@ -21,16 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greenedge import entry
-from greenedge.console import Screen
+from greenedge.run import jobs as entry
+from greenedge.run.progress import Screen
 from greenedge.errors import GreenedgeError
-from greenedge.flow import Silent
-from greenedge.model_file import ModelFile
+from greenedge.run.stages import Silent
+from greenedge.frontends.import_onnx import ModelFile
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from greenedge.check import Preflight
+    from greenedge.backends.preflight import Preflight
     from greenedge.target import Target
 
 Model = Any  # a path, or a torch.nn.Module with Brevitas quantisers
@@ -67,7 +67,7 @@ class Run:
 
     def program(self, target: str | None = None) -> list[str]:
         """Loads the bitstream onto its board; the command that did it."""
-        from greenedge.deploy import program_run
+        from greenedge.run.board_verbs import program_run
 
         return program_run(self.folder, target, False, False, _untold)
 
@@ -150,7 +150,7 @@ def _source(model: Model, inputs, labels, name: str | None, input_type: Names, o
         raise GreenedgeError(f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in float32.")
     import numpy as np
 
-    from greenedge.export import export_model
+    from greenedge.frontends.brevitas import export_model
 
     path = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="greenedge-model-"))) / f"{name or type(model).__name__.lower()}.onnx"
     training = model.training

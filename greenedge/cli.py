@@ -101,7 +101,7 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 @_spoken
 def doctor(as_json: Json = False) -> None:
     """Show tools, environments and boards: what was found, what is missing, how to get it."""
-    from greenedge.doctor import examine
+    from greenedge.run.doctor import examine
 
     findings = examine()
     if as_json:
@@ -136,7 +136,7 @@ def targets(name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = N
 def check(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: Targets = None, backend: Backend = None,
           input_type: InputTypes = None, as_json: Json = False) -> None:
     """Preflight: say whether a model can go to a target, or every reason why not, with the node and the cure."""
-    from greenedge.entry import input_types, preflight
+    from greenedge.run.jobs import input_types, preflight
 
     found = preflight(model, target or [], backend, input_types(input_type or []))
     if as_json:
@@ -173,7 +173,7 @@ def run(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's nam
         set_: Sets = None, backend: Backend = None, fps: Fps = None, latency: Latency = None, docker: Docker = False,
         dry_run: DryRun = False, as_json: Json = False) -> None:
     """Run a recipe: train, export, lower, build, verify, report. Finished stages are not repeated."""
-    from greenedge.entry import find_recipe, jobs_for, split_settings
+    from greenedge.run.jobs import find_recipe, jobs_for, split_settings
 
     settings, options = split_settings(set_ or [])
     recipe = find_recipe(flow, settings)
@@ -193,9 +193,9 @@ def sweep(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's n
               "Last stage; the report with a target, training without."))] = None,
           set_: Sets = None, backend: Backend = None, as_json: Json = False) -> None:
     """Train a recipe in variants and set them side by side: accuracy, size, cycles, energy."""
-    from greenedge.console import Screen
+    from greenedge.run.progress import Screen
     from greenedge.report.sweep import terminal
-    from greenedge.sweep import Sweep, run_sweep
+    from greenedge.run.sweep import Sweep, run_sweep
 
     last = _stage(until or ("report" if target else "train"))
     folder = out or Path("runs") / f"{Path(flow).name}-sweep"
@@ -216,8 +216,8 @@ def build(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: 
           out: Out = None, until: Annotated[str, typer.Option("--until", metavar="STAGE")] = "report", set_: Sets = None,
           input_type: InputTypes = None, docker: Docker = False, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Build somebody's QONNX model for a target and verify it."""
-    from greenedge.entry import input_types, jobs_for, split_settings
-    from greenedge.model_file import ModelFile
+    from greenedge.run.jobs import input_types, jobs_for, split_settings
+    from greenedge.frontends.import_onnx import ModelFile
 
     settings, options = split_settings(set_ or [])
     if settings:
@@ -234,7 +234,7 @@ def _speed(fps: int | None, latency: float | None) -> dict:
 
 
 def _stage(name: str) -> str:
-    from greenedge.flow import STAGES
+    from greenedge.run.stages import STAGES
     from greenedge.target import nearest
 
     if name not in STAGES:
@@ -245,8 +245,8 @@ def _stage(name: str) -> str:
 
 def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json: bool) -> None:
     """Runs jobs and says where the report is; the last line on stdout names it."""
-    from greenedge.console import Screen
-    from greenedge.entry import dry_plan, run_all
+    from greenedge.run.progress import Screen
+    from greenedge.run.jobs import dry_plan, run_all
 
     if dry_run:
         for job in jobs:
@@ -255,7 +255,7 @@ def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json:
         return
     runs, report = run_all(jobs, out, until, lambda job: Screen(job.title))
     if as_json:
-        from greenedge.entry import read_summary
+        from greenedge.run.jobs import read_summary
 
         return _print_json({"runs": [{"folder": str(run), "summary": read_summary(run)} for run in runs],
                             "report": str(report) if report else None})
@@ -266,8 +266,8 @@ def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json:
 @_spoken
 def verify(run: RunFolder, as_json: Json = False) -> None:
     """Compare again, on what lies in the run's folder now."""
-    from greenedge.console import bar
-    from greenedge.entry import runs_in, verify_again
+    from greenedge.run.progress import bar
+    from greenedge.run.jobs import runs_in, verify_again
 
     results = []
     for folder in runs_in(run):
@@ -291,15 +291,15 @@ def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metav
           baud: Annotated[Optional[int], typer.Option("--baud", metavar="N", min=1, help="The port's rate, if not the board's.")] = None,
           as_json: Json = False) -> None:
     """Run samples through the built thing, the integer graph, or a board, real or virtual."""
-    from greenedge.console import bar
-    from greenedge.entry import infer as infer_run
+    from greenedge.run.progress import bar
+    from greenedge.run.jobs import infer as infer_run
 
     figures = None
     if port and virtual:
         raise typer.BadParameter("a board is real or virtual; say --port DEV or --virtual.", param_hint="--port")
     with bar("infer") as tell:
         if port or virtual:
-            from greenedge.deploy import infer_on_board
+            from greenedge.run.board_verbs import infer_on_board
 
             result, figures = infer_on_board(run, inputs, port, baud, tell, out)
             stage = port or "the virtual board"
@@ -315,7 +315,7 @@ def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metav
         for row in next(iter(result.values())):
             typer.echo(" ".join(f"{value:g}" for value in row.ravel()))
     if figures:
-        from greenedge.deploy import in_words
+        from greenedge.run.board_verbs import in_words
 
         typer.echo(in_words(figures), err=True)
 
@@ -330,8 +330,8 @@ def program(run: Annotated[Optional[Path], typer.Argument(metavar="RUN", help="F
             dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and do not run it.")] = False,
             as_json: Json = False) -> None:
     """Load a run's bitstream onto its board."""
-    from greenedge.console import bar
-    from greenedge.deploy import program_run, udev_rules
+    from greenedge.run.progress import bar
+    from greenedge.run.board_verbs import program_run, udev_rules
 
     if udev:
         return typer.echo(udev_rules(), nl=False)
@@ -349,7 +349,7 @@ def program(run: Annotated[Optional[Path], typer.Argument(metavar="RUN", help="F
 def report(run: Annotated[list[Path], typer.Argument(metavar="RUN…")],
            out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="FILE")] = None, as_json: Json = False) -> None:
     """Write one page over one run or several, from what the runs recorded."""
-    from greenedge.entry import read_summary, runs_in
+    from greenedge.run.jobs import read_summary, runs_in
     from greenedge.report import write_report
 
     runs = [folder for each in run for folder in runs_in(each)]
@@ -369,7 +369,7 @@ def snap(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
          labels: Annotated[Optional[Path], typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
          input_type: InputTypes = None, as_json: Json = False) -> None:
     """Narrow every requantiser's multiplier by redefining the model, and say how much that changes."""
-    from greenedge.entry import input_types, snap_model
+    from greenedge.run.jobs import input_types, snap_model
 
     result = snap_model(model, out, bits, inputs, labels, input_types(input_type or []))
     if as_json:
@@ -387,7 +387,7 @@ def snap(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
                                "allow_interspersed_args": False})
 def energy(context: typer.Context) -> None:
     """Measure joules per inference: probe, measure, compare, replay, selftest."""
-    from greenedge import measure
+    from greenedge.run import energy as measure
     from greenedge.energy.commands import app as energy_app
 
     energy_app(context.args, prog_name="greenedge energy", obj=measure)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from greenedge.errors import TargetError
-from greenedge.shipped import shipped
+from greenedge.files.package_data import shipped
 
 KINDS = ("fpga", "cpu", "mcu", "npu", "gpu")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

@@ -15,7 +15,7 @@ import numpy as np
 
 from greenedge.errors import TargetError
 from greenedge.train import Data, setting
-from greenedge.train.sound import log_mel, read_wav
+from greenedge.train.audio import log_mel, read_wav
 
 RATE, MELS, FRAMES = 16_000, 128, 5
 _MOST_BYTES = 4 << 20  # of one recording of eleven seconds

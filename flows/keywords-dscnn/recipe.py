@@ -15,7 +15,7 @@ import numpy as np
 
 from greenedge.errors import TargetError
 from greenedge.train import Data, setting
-from greenedge.train.sound import mfcc, read_wav
+from greenedge.train.audio import mfcc, read_wav
 
 WORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 SILENCE, UNKNOWN = len(WORDS), len(WORDS) + 1

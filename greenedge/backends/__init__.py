@@ -12,7 +12,7 @@ from nothing:
 It may also have STAGE (what verify calls the built thing), `proved`, `provenance`, `stalled` (as `simulate`, while
 both ends of the circuit's stream pause at random), `sampled` ({stage: function}, each compared on a few vectors) and
 TOP1 (it builds an ArgMax at the graph's end; for every other back end that is the host's work, and what is built and
-compared are the scores). Where what it builds can carry the model's float end (greenedge.endings), it has
+compared are the scores). Where what it builds can carry the model's float end (greenedge.lower.dequantise), it has
 `ends(lowered, target, options)`, whose result `plan` takes as its fourth argument, and `floats(folder, x, progress)`,
 which gives those outputs. `beside(folder)` names other ways of running the same file: {stage: (run(x, progress), what is
 proved of it, whether that is equality everywhere)}; where it is not, a difference is told and stops nothing.
@@ -39,21 +39,21 @@ BACKENDS = {
     "da4ml": "greenedge.backends.da4ml",
     "finn": "greenedge.backends.finn",
     "hls4ml": "greenedge.backends.hls4ml",
-    "onnxruntime": "greenedge.backends.onnxruntime",
-    "tflite": "greenedge.backends.tflite",
+    "onnxruntime": "greenedge.backends.int8.onnxruntime",
+    "tflite": "greenedge.backends.int8.tflite",
 }
 
 
 def graph_for(backend: ModuleType, graph: Graph) -> Graph:
     """What of a graph the back end builds: all of it, or the scores whose index the host finds."""
-    from greenedge.lower.scores import scores_of
+    from greenedge.legalise.argmax_to_host import scores_of
 
     return graph if getattr(backend, "TOP1", False) else scores_of(graph)
 
 
 def lowered_for(backend: ModuleType, lowered: Lowered) -> Lowered:
     """The same for a graph with its two host models."""
-    from greenedge.lower.scores import hosted
+    from greenedge.legalise.argmax_to_host import hosted
 
     return lowered if getattr(backend, "TOP1", False) else hosted(lowered)
 

@@ -23,12 +23,12 @@ import numpy as np
 
 from greenedge import __version__
 from greenedge.boards.errors import BoardError
-from greenedge.boards.running import connected, infer_on_board, pack_samples, unpack_results
-from greenedge.boards.session import Session
+from greenedge.boards.board_runner import connected, infer_on_board, pack_samples, unpack_results
+from greenedge.boards.link_session import Session
 from greenedge.boards.soak import soak
 from greenedge.boards.virtual import VirtualBoard, read_board
 from greenedge.errors import GreenedgeError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 
 Tell = Callable[[int, int, str], None]
 NOISE = 0.005  # of bytes corrupted, and as many dropped, on the virtual board
@@ -134,9 +134,9 @@ def write_record(record: dict, folder: Path, path: Path | None = None) -> Path:
 def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int) -> dict:
     """`accept` with a run's own test samples, against its integer graph."""
     from greenedge.graph import run_graph
-    from greenedge.host import run_prologue
+    from greenedge.lower.float_io import run_prologue
     from greenedge.lower import load_lowered
-    from greenedge.lower.scores import scores_of
+    from greenedge.legalise.argmax_to_host import scores_of
 
     inputs = run / "2-export" / "inputs.npy"
     if not inputs.is_file():

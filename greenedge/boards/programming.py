@@ -9,11 +9,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from greenedge.container import docker_argv, why_not
+from greenedge.tools.container import docker_argv, why_not
 from greenedge.errors import TargetError, ToolError
-from greenedge.shell.bitstream import bitstream_of
+from greenedge.hdl.board_shell.bitstream import bitstream_of
 from greenedge.target import Target
-from greenedge.toolbox import find_tool
+from greenedge.tools.discover import find_tool
 
 _TIMEOUT_S = 300
 # USB ids: FTDI 0403 (FT232H/FT2232H/FT4232H/FT231X: ULX3S, iCEBreaker, Tang Nano 9K), CMSIS-DAP 0d28 and 1209 (Colorlight's

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from greenedge.boards.session import Session
+from greenedge.boards.link_session import Session
 
 
 @dataclass(frozen=True)

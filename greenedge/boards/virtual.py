@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, ToolError
-from greenedge.shell import simulation_sources
+from greenedge.hdl.board_shell import simulation_sources
 
 HARNESS = Path(__file__).with_name("virtual.cpp")
 _ANSWER_S = 30
@@ -117,7 +117,7 @@ def read_board(folder: Path) -> dict:
 
 def compile_board(folder: Path, board: Mapping, progress: Callable[[str], None]) -> Path:
     """The simulator of the board in a build folder; compiled once per content of its sources."""
-    from greenedge.streams.simulation import compile_model
+    from greenedge.hdl.axi_stream.simulation import compile_model
 
     if board["link"] != "uart":
         raise GreenedgeError(f"{folder}: the virtual board has a UART and this one is reached by {board['link']}.")

@@ -18,8 +18,8 @@ _HOME = {
     "PipeWorkload": "workloads",
     "SerialWorkload": "workloads",
     "Workload": "workloads",
-    "compare": "comparing",
-    "measure": "measuring",
+    "compare": "comparison",
+    "measure": "measurement",
 }
 
 __all__ = list(_HOME)

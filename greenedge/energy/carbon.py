@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError
-from greenedge.energy.labels import Figure
+from greenedge.energy.evidence import Figure
 
 ATTRIBUTION = (
     "Carbon intensity: Our World in Data, from Ember and the Energy Institute, CC BY 4.0 "

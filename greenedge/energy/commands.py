@@ -16,13 +16,13 @@ import typer
 from typer.core import TyperCommand
 
 from greenedge.errors import EvidenceError, GreenedgeError
-from greenedge.energy import asked, results, terminal
+from greenedge.energy import request, results, terminal
 from greenedge.energy import options as o
-from greenedge.energy.comparing import compare as compare_rows
-from greenedge.energy.labels import EVIDENCE, require
-from greenedge.energy.measuring import probe as probe_all
-from greenedge.energy.output import Wanted, console, finish, progress_bar, write_text
-from greenedge.energy.replaying import Recording, rows_of, span
+from greenedge.energy.comparison import compare as compare_rows
+from greenedge.energy.evidence import EVIDENCE, require
+from greenedge.energy.measurement import probe as probe_all
+from greenedge.energy.render import Wanted, console, finish, progress_bar, write_text
+from greenedge.energy.replay import Recording, rows_of, span
 from greenedge.energy.selftest import selftest as run_selftest
 
 app = typer.Typer(
@@ -126,7 +126,7 @@ def measure(
         _check_required(required)
         wanted = Wanted(output, html, csv, json_, country, grams)
         wanted.intensity  # noqa: B018 - a country that there is not is refused before anything is measured
-        what = asked.Asked(
+        what = request.Asked(
             runs=tuple(run or ()),
             runtimes=tuple(runtime or ()),
             batches=tuple(batch or ()),
@@ -140,22 +140,22 @@ def measure(
             accuracy=accuracy,
             timeout_s=timeout,
         )
-        how = asked.How(
+        how = request.How(
             sources=tuple(source or ()),
-            method=asked.method(window, warm_up, idle, max_reps, target),
+            method=request.method(window, warm_up, idle, max_reps, target),
             root=root,
             seed=seed,
             hz=hz,
             gain=gain,
             max_power_w=max_power,
-            tdp=asked.Tdp(tdp, threads, tdp_source),
+            tdp=request.Tdp(tdp, threads, tdp_source),
             required=required,
         )
         with progress_bar() as progress:
             if external is not None:
-                text = asked.time_for_meter(what, how, context.obj, external, marker, progress)
+                text = request.time_for_meter(what, how, context.obj, external, marker, progress)
             else:
-                data = asked.carry_out(what, how, context.obj, progress, wanted.intensity)
+                data = request.carry_out(what, how, context.obj, progress, wanted.intensity)
         if external is not None:
             return typer.echo(text)
         finish(data, wanted)
@@ -221,7 +221,7 @@ def replay(
     """Figures from a recording or a report: replayed from instruments, estimated from models; never measured."""
     with told(json_):
         _check_required(required)
-        asked.check_scope(scope)
+        request.check_scope(scope)
         recording = Recording(
             path,
             name or path.stem,

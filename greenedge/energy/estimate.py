@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError
-from greenedge.energy.labels import Figure
-from greenedge.energy.model import SourceInfo
+from greenedge.energy.evidence import Figure
+from greenedge.energy.source import SourceInfo
 from greenedge.energy.results import make_row
 
 CPU_BAND = (0.4, 1.6)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.energy.labels import Figure
-from greenedge.energy.model import SourceInfo, Trace, integrate
+from greenedge.energy.evidence import Figure
+from greenedge.energy.source import SourceInfo, Trace, integrate
 from greenedge.energy.results import make_row, trace_json
 from greenedge.energy.sources.perf import stat_joules
 from greenedge.energy.stats import mean_interval

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Source, SourceFault, SourceInfo
+from greenedge.energy.source import Source, SourceFault, SourceInfo
 from greenedge.energy.stats import t_quantile
 
 TURNS = 3

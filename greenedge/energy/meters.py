@@ -12,7 +12,7 @@ import numpy as np
 
 from greenedge.energy import liveness
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Reading, Source, SourceFault, SourceInfo, Trace, integrate
+from greenedge.energy.source import Reading, Source, SourceFault, SourceInfo, Trace, integrate
 from greenedge.energy.sampler import SamplerProcess
 
 _LOOK_S = 1.0

@@ -10,7 +10,7 @@ import numpy as np
 from greenedge.errors import GreenedgeError
 from greenedge.energy.clock import Clock
 from greenedge.energy.meters import Edge, Meter
-from greenedge.energy.model import SourceFault
+from greenedge.energy.source import SourceFault
 from greenedge.energy.workloads import Workload
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 
 from greenedge.energy import results
-from greenedge.energy.labels import evidence_class, key_for
+from greenedge.energy.evidence import evidence_class, key_for
 
 _INK = "#1f5f8b"
 _COLOURS = ("#1f5f8b", "#c2571a", "#2e7d32", "#7b3f98", "#a8323e", "#5d6b73")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.energy.clock import RealClock
-from greenedge.energy.model import SourceFault
+from greenedge.energy.source import SourceFault
 
 _ROW = struct.Struct("<dd")
 

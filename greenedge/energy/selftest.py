@@ -7,7 +7,7 @@ from pathlib import Path
 
 from greenedge.energy import liveness, results
 from greenedge.energy.clock import VirtualClock
-from greenedge.energy.measuring import measure_sources, probe
+from greenedge.energy.measurement import measure_sources, probe
 from greenedge.energy.method import Method
 from greenedge.energy.simulate import FAULTS, FakeCounter, FakeMachine, MachineWorkload
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from greenedge.energy import results
 from greenedge.energy.estimate import digits
-from greenedge.energy.labels import Figure, evidence_class
-from greenedge.energy.measuring import Probed
+from greenedge.energy.evidence import Figure, evidence_class
+from greenedge.energy.measurement import Probed
 
 _PREFIX = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
 

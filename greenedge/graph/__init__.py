@@ -5,8 +5,7 @@
 """
 
 from greenedge.graph.execute import run_graph
-from greenedge.graph.ops import (OPS, Add, Affine, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph,
-                                 Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen)
+from greenedge.graph.ops import (OPS, Add, Affine, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen)
 from greenedge.graph.store import graph_digest, load_graph, save_graph
 
 __all__ = ["OPS", "Add", "Affine", "ArgMax", "Concat", "Conv", "ConvTranspose", "Dense", "DepthToSpace", "Edge", "Graph", "Input",

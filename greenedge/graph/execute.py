@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool,
-                                 Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
+from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
 
 _BATCH_BYTES = 256 << 20  # bound on the largest intermediate of one batch: the im2col matrix of a convolution
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool,
-                                 Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
+from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
 
 _OPSET = 13
 _THRESHOLD_DOMAIN = "qonnx.custom_op.general"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 from greenedge.graph.ops import OPS, Affine, Edge, Graph, Op, frozen
 
 FORMAT = "greenedge-graph/1"

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason, UnsupportedError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 from greenedge.graph.ops import Graph, Requantise
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.graph.store import graph_digest, load_graph, save_graph
-from greenedge.lower import ends, top1
+from greenedge.lower import prologue_epilogue, argmax
 from greenedge.lower.builder import Trace
 from greenedge.lower.lowering import InputType, Walk, finished
-from greenedge.lower.source import Source, read_model
+from greenedge.frontends.source import Source, read_model
 
 __all__ = ["InputType", "Lowered", "load_lowered", "lower_file", "lower_source", "parse_input_type", "save_lowered"]
 
@@ -74,13 +74,13 @@ def lower_source(source: Source, declared: Mapping[str | None, InputType] | None
                                    "train it with Brevitas quantisers and export it with export_qonnx"))
     if walk.reasons:
         raise UnsupportedError(f"{source.name} cannot become an integer graph:", walk.reasons)
-    boundaries = top1.with_index(walk, boundaries)
+    boundaries = argmax.with_index(walk, boundaries)
     graph = finished(walk, boundaries)
     outputs = []
     for tensor, edge in boundaries.items():
-        scale, zero = ends.dequantiser(ends.expr_of(walk, tensor))
+        scale, zero = prologue_epilogue.dequantiser(prologue_epilogue.expr_of(walk, tensor))
         outputs.append(Output(edge, tensor, scale, zero, tensor in source.outputs))
-    return Lowered(graph, ends.prologue(walk), ends.epilogue(walk, boundaries), tuple(outputs), types, source, walk.builder.trace)
+    return Lowered(graph, prologue_epilogue.prologue(walk), prologue_epilogue.epilogue(walk, boundaries), tuple(outputs), types, source, walk.builder.trace)
 
 
 def _declared(source: Source, declared: Mapping[str | None, InputType]) -> dict[str, InputType]:

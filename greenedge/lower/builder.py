@@ -13,12 +13,11 @@ from fractions import Fraction
 import numpy as np
 
 from greenedge.graph.affine import fit_affine
-from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool,
-                                 Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen)
+from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen)
 from greenedge.lower.expr import Const, Expr, Var, affine_of
 from greenedge.lower.rounding import Quantiser
-from greenedge.lower.source import Node
-from greenedge.lower.step import Undecidable, negated, step_function
+from greenedge.frontends.source import Node
+from greenedge.lower.step_function import Undecidable, negated, step_function
 from greenedge.lower.values import Live, compressed
 
 MAX_ACCUMULATOR = 1 << 47  # beyond this no back end has an accumulator, and float64 sums would not be exact

@@ -15,8 +15,8 @@ from greenedge.graph.ops import Graph
 from greenedge.lower import elementwise, linear, pooling, quantisers, structure
 from greenedge.lower.builder import Birth, Builder, Refused
 from greenedge.lower.expr import Const, Var
-from greenedge.lower.finish import absorb_signs, fuse_requantisers, remove_dead
-from greenedge.lower.source import Node, Source
+from greenedge.lower.passes import absorb_signs, fuse_requantisers, remove_dead
+from greenedge.frontends.source import Node, Source
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value, compressed
 
 FAMILIES = [quantisers, linear, elementwise, structure, pooling]

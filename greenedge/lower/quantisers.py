@@ -12,7 +12,7 @@ import numpy as np
 
 from greenedge.lower.builder import Refused
 from greenedge.lower.expr import Const, Var
-from greenedge.lower.rounding import MODES, Quantiser, bipolar, quantiser, round_exact, round_floats, shifted, truncation
+from greenedge.lower.rounding import (MODES, Quantiser, bipolar, quantiser, round_exact, round_floats, shifted, truncation)
 from greenedge.lower.values import Constant, Grid, Host, Live, Value
 
 MAX_LEVEL_BITS = 16  # thresholds are listed one by one; wider integers exist as biases and accumulators

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 from greenedge.graph.ops import Conv, ConvTranspose, Dense, Graph, Requantise
 from greenedge.lower import Lowered, lower_file
 from greenedge.lower.expr import affine_of

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from greenedge.lower.expr import Const, Expr
-from greenedge.lower.source import Node
+from greenedge.frontends.source import Node
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 from greenedge.report.page import render
 from greenedge.report.summary import summarise
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from greenedge import __version__
-from greenedge.manifest import load_manifest
+from greenedge.run.manifest import load_manifest
 from greenedge.report.summary import measured_energy, read_json
 from greenedge.report.training import tradeoff, view as training_view
-from greenedge.report.words import count, duration, hertz, joules, percent, size
+from greenedge.report.format import count, duration, hertz, joules, percent, size
 
 _HERE = Path(__file__).resolve().parent
 STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL",
@@ -215,7 +215,7 @@ def _energy(run: Path, manifest) -> str:
     document = measured_energy(run, manifest)
     if document is None:
         return ""
-    from greenedge.energy.page import section
+    from greenedge.energy.html import section
 
     return section(document)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from greenedge.backends import BACKENDS, load_backend
 from greenedge.errors import GreenedgeError
-from greenedge.manifest import Manifest, inside, load_manifest
+from greenedge.run.manifest import Manifest, inside, load_manifest
 
 FORMAT = "greenedge-summary/1"
 NO_HOST = "The bitstream has no host interface yet: it computes, but no cable carries samples in and answers out."

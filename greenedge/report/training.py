@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from greenedge.report.words import count, duration, joules, percent
+from greenedge.report.format import count, duration, joules, percent
 
 _WIDTH, _HEIGHT = 600.0, 220.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 12.0, 34.0

@@ -45,7 +45,7 @@ BATCHING = tuple(name for name in RUNTIMES if name.startswith(("torch", "onnxrun
 class Runtime:
     """A network made ready. `run` takes graph integers (N, *shape) of the first input and gives {output edge: values}: int64
     where `exact`, else float32 levels. `prepare` takes such integers and gives a call that infers them once; on a device that
-    answers before it has finished, `synchronise` waits for it. `kernels`: whose certificate counts for it (greenedge.int8.record), or None."""
+    answers before it has finished, `synchronise` waits for it. `kernels`: whose certificate counts for it (greenedge.backends.int8.proof_record), or None."""
 
     name: str
     version: str

@@ -11,26 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from greenedge.graph import (
-    Add,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    DepthToSpace,
-    Graph,
-    Input,
-    MaxPool,
-    Op,
-    Pad,
-    Requantise,
-    Reshape,
-    SumPool,
-    Transpose,
-    Upsample,
-)
-from greenedge.int8.search import line
-from greenedge.int8.steps import SUMS, identity, prepared
+from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
+from greenedge.backends.int8.search import line
+from greenedge.backends.int8.legalise import SUMS, identity, prepared
 
 _OPSET = 13
 _CLOSE = 1e-12

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends import tflite
-from greenedge.backends.tflite import worker
-from greenedge.backends.tflite.runtime import read_model
+from greenedge.backends.int8 import tflite
+from greenedge.backends.int8.tflite import worker
+from greenedge.backends.int8.tflite.runtime import read_model
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.runtimes import Found, Runtime
@@ -54,8 +54,8 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     """The exact int8 file on that runtime's kernels."""
     import importlib
 
-    from greenedge.backends.tflite.emit import write_file
-    from greenedge.backends.tflite.rules import reasons_against
+    from greenedge.backends.int8.tflite.emit import write_file
+    from greenedge.backends.int8.tflite.rules import reasons_against
 
     reasons = reasons_against(graph)  # of the file alone: no target's compiler has a say here
     if reasons:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends import onnxruntime as backend
-from greenedge.backends.onnxruntime.runtime import parsed
-from greenedge.backends.onnxruntime.worker import run as run_session
-from greenedge.backends.onnxruntime.worker import session_for
+from greenedge.backends.int8 import onnxruntime as backend
+from greenedge.backends.int8.onnxruntime.runtime import parsed
+from greenedge.backends.int8.onnxruntime.worker import run as run_session
+from greenedge.backends.int8.onnxruntime.worker import session_for
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.runtimes import Found, Runtime
@@ -36,7 +36,7 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     if reasons:
         raise UnsupportedError(f"{graph.name} has no 8-bit file for {name}:", reasons)
     if model is None:
-        from greenedge.backends.onnxruntime.emit import write_file
+        from greenedge.backends.int8.onnxruntime.emit import write_file
 
         emitted = write_file(graph)
         content, about = emitted.content, backend.edges_of(graph, emitted)

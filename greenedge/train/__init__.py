@@ -31,7 +31,7 @@ What the flow uses, none of which imports torch before it is called:
                                 beside the versions of tools()
     recipe.score(outputs, x, y) {metric: float} for any stage's outputs; "accuracy" first where the recipe classifies
     train_stage(recipe, folder, progress) -> metrics
-    greenedge.export.export_stage(recipe, train_folder, folder) -> facts
+    greenedge.frontends.brevitas.export_stage(recipe, train_folder, folder) -> facts
     progress_bar(title)         context manager that yields `progress`, a callable (done, total, text) drawn by rich
 
 train_stage writes  model.pt (the weights, `weights_only`, and what was made of the network's form), metrics.json,
@@ -60,7 +60,7 @@ torch.npy (float32 outputs of the trained network on them) and export.json.
 
 from greenedge.train.progress import progress_bar
 from greenedge.train.recipe import Data, Recipe, load_recipe
-from greenedge.train.settings import setting
-from greenedge.train.stage import tools, train_stage
+from greenedge.train.toml_tables import setting
+from greenedge.train.train_stage import tools, train_stage
 
 __all__ = ["Data", "Recipe", "load_recipe", "progress_bar", "setting", "tools", "train_stage"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.quiet import quiet
+from greenedge._warnings import quiet
 
 _BATCH = 256
 

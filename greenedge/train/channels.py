@@ -89,7 +89,7 @@ def find_channels(model, sample_shape: tuple[int, ...]) -> Channels:
     import torch
     from torch.fx.passes.shape_prop import ShapeProp
 
-    from greenedge.train.trace import traced_copy
+    from greenedge.train.fx_trace import traced_copy
 
     traced = traced_copy(model)
     with torch.no_grad():

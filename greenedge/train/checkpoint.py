@@ -11,7 +11,7 @@ import pickle
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 
 
 def model_state(model) -> dict:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import TargetError
-from greenedge.train.config import DistilSettings
+from greenedge.train.recipe_config import DistilSettings
 
 _BATCH = 256
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.train.checkpoint import load_state, model_state, save_state, set_model_state
-from greenedge.train.config import TrainSettings
+from greenedge.train.recipe_config import TrainSettings
 from greenedge.train.ledger import Ledger, count_macs
-from greenedge.train.power import unmetered
+from greenedge.train.training_energy import unmetered
 from greenedge.train.progress import Progress, silent
 
 SCORE_BATCH = 256

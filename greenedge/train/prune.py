@@ -18,7 +18,7 @@ import numpy as np
 
 from greenedge.errors import TargetError
 from greenedge.train.channels import Channels
-from greenedge.train.config import PruneSettings
+from greenedge.train.recipe_config import PruneSettings
 
 _UPDATES = 100  # of the masks, over a whole training
 

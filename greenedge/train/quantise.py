@@ -12,9 +12,9 @@ import itertools
 import operator
 
 from greenedge.errors import Reason, UnsupportedError
-from greenedge.quiet import quiet
-from greenedge.train.config import QuantiseSettings
-from greenedge.train.trace import traced
+from greenedge._warnings import quiet
+from greenedge.train.recipe_config import QuantiseSettings
+from greenedge.train.fx_trace import traced
 
 _NO_FORM = "no quantised form is known for it"
 _OTHER = "use a supported layer, or write the network with brevitas.nn"

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from greenedge.errors import TargetError
-from greenedge.files import sha256_file
-from greenedge.train.config import OPTIONS, LedgerSettings, TrainSettings
-from greenedge.train.power import check_ledger
-from greenedge.train.settings import Source, apply_overrides, plain, read_table
+from greenedge.files.atomic_write import sha256_file
+from greenedge.train.recipe_config import OPTIONS, LedgerSettings, TrainSettings
+from greenedge.train.training_energy import check_ledger
+from greenedge.train.toml_tables import Source, apply_overrides, plain, read_table
 
 _MOST_BYTES = 1 << 20  # of flow.toml and of recipe.py; both are written by hand
 _TAKES = "`greenedge run` takes a recipe's name or folder"
@@ -118,7 +118,7 @@ class Recipe:
 
     def trained_model(self, folder: Path):
         """The network with the weights that the train stage wrote to `folder`, in eval mode."""
-        from greenedge.train.stage import trained_model
+        from greenedge.train.train_stage import trained_model
 
         return trained_model(self, folder)
 

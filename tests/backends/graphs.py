@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.graph import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Pad, Requantise, Reshape,
-                             SumPool, Transpose, Upsample, frozen, run_graph)
+from greenedge.graph import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen, run_graph)
 
 RANGES = {"u1": (0, 1), "u4": (0, 15), "u7": (0, 127), "u8": (0, 255), "s2": (-2, 1), "s4": (-8, 7), "n4": (-7, 7), "s8": (-128, 127), "n8": (-127, 127),
           "up": (3, 12), "down": (-12, -3), "skew": (-3, 11)}

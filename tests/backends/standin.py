@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.shell import CoreInfo, shell
+from greenedge.hdl.board_shell import CoreInfo, shell
 from greenedge.target import load_target
 
 MODEL = "5a" * 31 + "7e"

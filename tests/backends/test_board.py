@@ -10,11 +10,11 @@ import pytest
 
 from greenedge.boards.errors import BoardError
 from greenedge.boards.ports import SerialPort
-from greenedge.boards.session import Session
+from greenedge.boards.link_session import Session
 from greenedge.boards.soak import soak
 from greenedge.boards.virtual import VirtualBoard
-from greenedge.shell import protocol
-from greenedge.streams import Stream, pack, unpack
+from greenedge.hdl.board_shell import protocol
+from greenedge.hdl.axi_stream import Stream, pack, unpack
 from tests.backends.standin import MODEL, OUTPUT, SOURCE, build_standin, samples
 
 pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++"), pytest.mark.tool("make")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenedge.shell import RTL
+from greenedge.hdl.board_shell import RTL
 from tests.backends.unit_bench import Bench, Case, Port
 
 pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++")]

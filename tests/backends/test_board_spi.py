@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from greenedge.shell import protocol
-from greenedge.shell.protocol import Decoder, Frame, encode
-from greenedge.streams import Stream, pack, unpack
-from greenedge.streams.simulation import compile_model
+from greenedge.hdl.board_shell import protocol
+from greenedge.hdl.board_shell.protocol import Decoder, Frame, encode
+from greenedge.hdl.axi_stream import Stream, pack, unpack
+from greenedge.hdl.axi_stream.simulation import compile_model
 from tests.backends.standin import OUTPUT, SOURCE, build_standin, samples
 
 SIM_TOP = """module sim_top (input logic clk, spi_sck, spi_mosi, spi_cs, button, output logic spi_miso, led, marker);

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from greenedge.backends import c99
-from greenedge.backends.c99.program import form_of, program_of, reasons_against
+from greenedge.backends.c99.memory_plan import form_of, program_of, reasons_against
 from greenedge.errors import ToolError
 from greenedge.graph import Conv, Edge, Graph, Input, Requantise, frozen, run_graph
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 from tests.backends.graphs import RANGES, Sketch
 
 SAMPLES = 12

@@ -13,17 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from greenedge.backends import da4ml
-from greenedge.backends.da4ml.chain import Circuit, layout
-from greenedge.backends.da4ml.measure import run
-from greenedge.backends.da4ml.pieces import pieces_of
-from greenedge.backends.da4ml.probe import Probe, read_probes
+from greenedge.backends.da4ml.pipeline import Circuit, layout
+from greenedge.backends.da4ml.initial_simulation import run
+from greenedge.backends.da4ml.partition import pieces_of
+from greenedge.backends.da4ml.tapped_core import Probe, read_probes
 from greenedge.cli import app
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.graph import Affine, Edge, Graph, Input, Requantise, frozen, run_graph
-from greenedge.streams.simulation import Stall
+from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.target import load_target
-from greenedge.tools import execute
-from greenedge.verify import _against_build
+from greenedge.tools.run import execute
+from greenedge.verify.stage import _against_build
 from tests.backends.affine_nets import made, residual, sequence, vectors, with_affine
 from tests.backends.graphs import Sketch
 
@@ -250,7 +250,7 @@ class TestPieces:
 
 
 def test_wishes_that_cannot_be_are_refused(rng, tmp_path):
-    from greenedge.backends.da4ml.measure import _require_latency
+    from greenedge.backends.da4ml.initial_simulation import _require_latency
 
     graph, _ = made(rng, vectors)
     assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 60_000_000})] == [

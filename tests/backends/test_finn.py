@@ -8,18 +8,19 @@ import json
 import numpy as np
 import pytest
 
-from greenedge import verify
+from greenedge.verify import stage
 from greenedge.backends import finn
-from greenedge.backends.finn import built, measure
+from greenedge.backends.finn import build_dir, initial_simulation
 from greenedge.backends.finn.design import Limits
-from greenedge.backends.finn.network import network_of
+from greenedge.backends.finn.dialect.lower import network_of
 from greenedge.backends.finn.search import Wish, choose
 from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.errors import VerificationError
 from greenedge.graph import Add, Dense, Edge, Graph, Input, run_graph
-from greenedge.streams.simulation import Stall
+from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.target import load_target
-from greenedge.tools import Plan, execute
+from greenedge.tools.plan import Plan
+from greenedge.tools.run import execute
 from tests.backends.finn_sketches import classified, joined, padded, residual
 from tests.backends.nets import inputs, mlp
 
@@ -46,13 +47,13 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
     for edge in keep:
         assert np.array_equal(got[edge], expected[edge]), edge
     for stall in (Stall(3, 128, 0), Stall(4, 0, 128), Stall(5, 200, 200)):
-        result = built.simulate(folder, x, (), stall, lambda line: None)
+        result = build_dir.simulate(folder, x, (), stall, lambda line: None)
         assert np.array_equal(result.values[graph.outputs[0]], expected[graph.outputs[0]])
     assert np.array_equal(finn.stalled(folder, x)[graph.outputs[0]], expected[graph.outputs[0]])
     simulated, design = (json.loads((folder / name).read_text()) for name in ("simulation.json", "folding.json"))
-    source, streams, _ = built.streams_of(folder)
+    source, streams, _ = build_dir.streams_of(folder)
     pauses = Stall.at_pace(source, streams[0], simulated["interval_cycles"])
-    slowed, free = (built.simulate(folder, x, (), stall, lambda line: None).total_cycles for stall in (pauses, Stall()))
+    slowed, free = (build_dir.simulate(folder, x, (), stall, lambda line: None).total_cycles for stall in (pauses, Stall()))
     assert slowed > 1.05 * free, "pauses that the design notices"
     assert 0.97 <= simulated["interval_cycles"] / design["interval_cycles"] <= 1.03
 
@@ -109,7 +110,7 @@ def test_a_latency_that_the_simulation_misses_ends_the_build(rng, tmp_path, monk
     monkeypatch.chdir(folder)
     for asked, ended in ((cycles, 0), (cycles - 1, 1)):
         (folder / "folding.json").write_text(json.dumps(chosen | {"asked_latency_cycles": asked}))
-        assert measure.main() == ended
+        assert initial_simulation.main() == ended
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"error: a result takes {cycles} cycles in simulation, and {cycles - 1} were asked for; ask for a little less with "
         "--latency, or raise build.clock_hz")
@@ -133,8 +134,8 @@ def test_what_is_right_at_full_speed_only_is_found_by_the_stalls(rng, tmp_path):
     x = inputs(rng, graph, 200)
     expected = run_graph(graph, x)
     stages, tell = {}, lambda *_: None
-    assert not verify._against_build(graph, finn.simulate, "rtl", folder, {"x": x}, expected, stages, tell).mismatches
-    report = verify._against_build(graph, finn.stalled, "rtl-stalls", folder, {"x": x}, expected, stages, tell)
+    assert not stage._against_build(graph, finn.simulate, "rtl", folder, {"x": x}, expected, stages, tell).mismatches
+    report = stage._against_build(graph, finn.stalled, "rtl-stalls", folder, {"x": x}, expected, stages, tell)
     assert report.mismatches and report.first.layer == graph.outputs[0]
     with pytest.raises(VerificationError, match=r"^rtl with random stalls differs from the integer graph on "):
         report.require()

@@ -17,9 +17,9 @@ from greenedge.backends.finn.amd.units import chosen, packed, slices
 from greenedge.backends.finn.units import Unit
 from greenedge.errors import GreenedgeError
 from greenedge.graph import run_graph
-from greenedge.streams import Stream, pack
+from greenedge.hdl.axi_stream import Stream, pack
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
 from tests.backends.unit_bench import Bench, Case, Port
 
@@ -171,7 +171,7 @@ import json, os
 from pathlib import Path
 import numpy as np
 from greenedge.graph import load_graph, run_graph
-from greenedge.streams import Stream, pack, unpack
+from greenedge.hdl.axi_stream import Stream, pack, unpack
 
 BUILD = Path(__file__).parent / "b"
 FIRST, LAST = (Stream.from_plain(json.loads((BUILD / "streams.json").read_text())["streams"][k]) for k in (0, -1))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from greenedge.backends.finn.environment import finn_packages
+from greenedge.backends.finn.finnplus.environment import finn_packages
 from greenedge.backends.finn.library import FILES, core_files
 from greenedge.errors import ToolError
 from tests.backends.test_finn_units_sums import integers

@@ -13,11 +13,12 @@ from greenedge.backends import finn
 from greenedge.backends.finn import netlist
 from greenedge.errors import ToolError
 from greenedge.graph import run_graph
-from greenedge.shell.ram_registers import merge_output_registers
-from greenedge.streams import Stream
-from greenedge.streams.simulation import compile_model, run_model, sim_top
+from greenedge.hdl.board_shell.ram_registers import merge_output_registers
+from greenedge.hdl.axi_stream import Stream
+from greenedge.hdl.axi_stream.simulation import compile_model, run_model, sim_top
 from greenedge.target import load_target
-from greenedge.tools import Command, Plan, execute
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute
 from tests.backends.nets import inputs, mlp
 
 _SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from greenedge.backends.finn.design import Limits
-from greenedge.backends.finn.network import network_of
+from greenedge.backends.finn.dialect.lower import network_of
 from greenedge.backends.finn.search import Wish, choose
 from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.graph import Graph, run_graph
@@ -75,7 +75,7 @@ def test_a_public_model_on_a_small_device(rng, tmp_path, shared):
     """TFC_2W2A, from the file alone, folded for 60,000 inferences per second on a 25F."""
     from greenedge.backends import finn
     from greenedge.lower import lower_file
-    from greenedge.tools import execute
+    from greenedge.tools.run import execute
 
     graph = lower_file(shared / "models" / "TFC_2W2A.onnx", None).graph
     plan = finn.plan(graph, load_target("ulx3s-25f"), {"fps": 60_000})

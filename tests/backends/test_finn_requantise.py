@@ -9,10 +9,10 @@ import pytest
 
 import greenedge
 from greenedge.backends.finn.units import memory_file
-from greenedge.streams import Stream
-from greenedge.streams.simulation import Stall, compile_model, run_model, sim_top
+from greenedge.hdl.axi_stream import Stream
+from greenedge.hdl.axi_stream.simulation import Stall, compile_model, run_model, sim_top
 
-_RTL = Path(greenedge.__file__).parent / "rtl"
+_RTL = Path(greenedge.__file__).parent / "hdl" / "rtl"
 _FILES = ("ge_fifo.sv", "ge_by_channel.sv", "ge_scale.sv", "ge_clip.sv", "ge_requantise_serial.sv", "ge_requantise.sv")
 # channels, PE, input bits, signed input, multiplier bits, shift, lowest and highest level, cycles per beat
 CASES = [(32, 1, 13, 1, 13, 19, 0, 15, 16), (6, 2, 7, 1, 6, 4, -3, 5, 8)]

@@ -10,8 +10,8 @@ import pytest
 from greenedge.backends.finn.design import Limits, plain, read_design
 from greenedge.backends.finn.fifos import Deadlock, placed, schedule, with_queues
 from greenedge.backends.finn.folding import Fold, cycles, divisors, least_cycles
-from greenedge.backends.finn.layers import Fork, Queue, Step
-from greenedge.backends.finn.network import network_of
+from greenedge.backends.finn.dialect.ops import Fork, Queue, Step
+from greenedge.backends.finn.dialect.lower import network_of
 from greenedge.backends.finn.resources import Cost, blocks_of
 from greenedge.backends.finn.search import Search, Wish, choose
 from greenedge.backends.finn.stitch import stitch

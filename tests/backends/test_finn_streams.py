@@ -9,11 +9,11 @@ import pytest
 
 import greenedge
 from greenedge.errors import ToolError
-from greenedge.streams import Stream
-from greenedge.streams.simulation import Stall, compile_model, run_model, sim_top
+from greenedge.hdl.axi_stream import Stream
+from greenedge.hdl.axi_stream.simulation import Stall, compile_model, run_model, sim_top
 
 pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++")]
-_RTL = Path(greenedge.__file__).parent / "rtl"
+_RTL = Path(greenedge.__file__).parent / "hdl" / "rtl"
 _STALLS = (Stall(), Stall(1, 128, 128), Stall(2, 170, 0), Stall(3, 0, 213))
 
 

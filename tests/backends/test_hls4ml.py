@@ -15,7 +15,7 @@ from greenedge.backends import hls4ml
 from greenedge.errors import GreenedgeError
 from greenedge.graph import run_graph
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 from tests.backends.affine_nets import made, residual, sequence, streamed, vectors
 
 pytestmark = [pytest.mark.tool("g++")]

@@ -34,10 +34,10 @@ def test_every_network_is_named_here(networks):
 def test_hls4ml_gives_the_graphs_integers(networks, tmp_path, name):
     from greenedge.backends import hls4ml
     from greenedge.graph import run_graph
-    from greenedge.host import run_prologue
+    from greenedge.lower.float_io import run_prologue
     from greenedge.lower import lower_file
     from greenedge.target import load_target
-    from greenedge.tools import execute
+    from greenedge.tools.run import execute
 
     known, export = networks
     x = export(known[name], tmp_path / "model.onnx", 200)

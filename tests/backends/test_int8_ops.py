@@ -6,20 +6,20 @@ import numpy as np
 import onnx
 import pytest
 
-from greenedge.backends.onnxruntime import emit as onnx_emit
-from greenedge.backends.onnxruntime import rules as onnx_rules
-from greenedge.backends.onnxruntime.runtime import with_outputs as with_onnx_outputs
-from greenedge.backends.onnxruntime.worker import run as run_onnx
-from greenedge.backends.onnxruntime.worker import session_for
-from greenedge.backends.onnxruntime.writing import SHIFT
-from greenedge.backends.tflite.emit import write_file
-from greenedge.backends.tflite.rules import reasons_against
-from greenedge.backends.tflite.runtime import with_outputs
-from greenedge.backends.tflite.worker import RESOLVERS, load_runtime, run
+from greenedge.backends.int8.onnxruntime import emit as onnx_emit
+from greenedge.backends.int8.onnxruntime import rules as onnx_rules
+from greenedge.backends.int8.onnxruntime.runtime import with_outputs as with_onnx_outputs
+from greenedge.backends.int8.onnxruntime.worker import run as run_onnx
+from greenedge.backends.int8.onnxruntime.worker import session_for
+from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT
+from greenedge.backends.int8.tflite.emit import write_file
+from greenedge.backends.int8.tflite.rules import reasons_against
+from greenedge.backends.int8.tflite.runtime import with_outputs
+from greenedge.backends.int8.tflite.worker import RESOLVERS, load_runtime, run
 from greenedge.graph import Conv, Dense, Edge, Requantise, frozen, run_graph
-from greenedge.int8.certificate import Problem, emulated_levels
-from greenedge.int8.layers import _scaled
-from greenedge.int8.steps import off_line, prepared
+from greenedge.backends.int8.certificate import Problem, emulated_levels
+from greenedge.backends.int8.layers import _scaled
+from greenedge.backends.int8.legalise import off_line, prepared
 from tests.backends.graphs import RANGES, Sketch
 
 SAMPLES = 24
@@ -410,7 +410,7 @@ def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_pat
 def test_dense_weights_in_half_a_byte(rng, tmp_path):
     """The option halves the weights; the self-test of its kernels and the certificate stand for it as for int8. No weight has room for
     a factor, but the levels of the input have."""
-    from greenedge.backends.tflite.selftest import self_test
+    from greenedge.backends.int8.tflite.selftest import self_test
 
     sketch = Sketch(rng, (134,))
     graph = sketch.graph(sketch.step(sketch.dense(sketch.step(sketch.dense("x", 140)), 5)))

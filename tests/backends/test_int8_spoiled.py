@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from greenedge.backends import onnxruntime, tflite
+from greenedge.backends.int8 import onnxruntime, tflite
 from greenedge.errors import GreenedgeError
 from greenedge.runtimes import open_runtime
 from greenedge.target import load_target

@@ -7,12 +7,12 @@ import stat
 import numpy as np
 import pytest
 
-from greenedge.backends import tflite
-from greenedge.backends.tflite import edgetpu, vela
+from greenedge.backends.int8 import tflite
+from greenedge.backends.int8.tflite import edgetpu, vela
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.graph import run_graph
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
 
 

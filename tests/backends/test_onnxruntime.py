@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from greenedge.backends import onnxruntime as backend
-from greenedge.backends.onnxruntime.selftest import self_test
+from greenedge.backends.int8 import onnxruntime as backend
+from greenedge.backends.int8.onnxruntime.selftest import self_test
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Dense, Edge, Graph, Input, frozen, run_graph
-from greenedge.int8.arithmetic import EMULATIONS
-from greenedge.tools import execute
+from greenedge.backends.int8.arithmetic import EMULATIONS
+from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
 
@@ -162,7 +162,7 @@ def test_refusals_are_said_at_once(rng):
 
 
 def test_processors_whose_fast_products_saturate_are_asked_for_exact_ones(tmp_path, monkeypatch):
-    from greenedge.backends.onnxruntime import worker
+    from greenedge.backends.int8.onnxruntime import worker
 
     file = tmp_path / "cpuinfo"
     monkeypatch.setattr(worker.platform, "machine", lambda: "x86_64")
@@ -181,9 +181,9 @@ def test_processors_whose_fast_products_saturate_are_asked_for_exact_ones(tmp_pa
 
 def test_a_whole_run(tmp_path):
     """From a QONNX file with a softmax at its end to the report; the softmax is the host's."""
-    from greenedge.entry import infer, jobs_for, run_all
-    from greenedge.flow import Silent
-    from greenedge.model_file import ModelFile
+    from greenedge.run.jobs import infer, jobs_for, run_all
+    from greenedge.run.stages import Silent
+    from greenedge.frontends.import_onnx import ModelFile
     from tests.lower.models import Model
 
     model = Model((1, 8)).quant().dense(8, 3).quant(0.3, 8).node("Softmax")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from greenedge import runtimes
-from greenedge.backends.tflite import worker
+from greenedge.backends.int8.tflite import worker
 from greenedge.errors import TargetError, ToolError, UnsupportedError
 from greenedge.graph import Requantise, run_graph
 from greenedge.runtimes import Found, found, open_runtime, workload

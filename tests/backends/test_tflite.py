@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from greenedge.backends import tflite
-from greenedge.backends.tflite.runtime import weight_offsets
+from greenedge.backends.int8 import tflite
+from greenedge.backends.int8.tflite.runtime import weight_offsets
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen, run_graph
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
 
@@ -89,8 +89,8 @@ def test_a_flipped_weight_is_seen_in_its_layer(rng, tmp_path, convnet):
 
 
 def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
-    from greenedge.int8.arithmetic import EMULATIONS
-    from greenedge.backends.tflite.selftest import self_test
+    from greenedge.backends.int8.arithmetic import EMULATIONS
+    from greenedge.backends.int8.tflite.selftest import self_test
 
     right = self_test()
     assert all(entry["mismatches"] == 0 and entry["ties"] > 200 for entry in right["kernels"].values())
@@ -108,7 +108,7 @@ def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
 
 
 def test_operators_that_xnnpack_leaves_withhold_its_certificate(tmp_path, convnet):
-    from greenedge.backends.tflite.selftest import self_test
+    from greenedge.backends.int8.tflite.selftest import self_test
 
     folder = written(convnet, tmp_path / "build")
     (folder / "selftest.json").write_text(json.dumps({**self_test(), "version": "9.9", "left_to_builtins": {"CONV_2D": 1, "RESHAPE": 5}}))

@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from greenedge.backends import tflite
-from greenedge.backends.tflite.deploy import quantiser
+from greenedge.backends.int8 import tflite
+from greenedge.backends.int8.tflite.deploy import quantiser
 from greenedge.graph import run_graph
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
 
 

@@ -9,14 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from greenedge.backends import tflite
-from greenedge.endings import Ending, endings
+from greenedge.backends.int8 import tflite
+from greenedge.lower.dequantise import Ending, endings
 from greenedge.errors import VerificationError
 from greenedge.graph import run_graph
-from greenedge.host import run_epilogue, run_prologue
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
 from greenedge.target import load_target
-from greenedge.compare import compare_floats
+from greenedge.verify.compare import compare_floats
 from tests.backends.graphs import Sketch
 from tests.lower.models import Model
 
@@ -106,7 +106,7 @@ def test_which_floats_the_file_carries(soft, options, target, names, says):
 
 
 def test_what_stays_with_the_host_is_said_beforehand(tmp_path):
-    from greenedge.check import check_model
+    from greenedge.backends.preflight import check_model
 
     path = model().node("Sigmoid", name="s").save(tmp_path / "m.onnx")
     name = lower_file(path).epilogue.graph.output[0].name
@@ -119,7 +119,7 @@ def test_a_softmax_along_another_axis_stays_with_the_host(tmp_path, rng):
     net = Sketch(rng, (4, 6), "u4")
     graph = net.graph(net.step(net.dense("x", 3), "s8"))
     end = Ending("probs", graph.outputs[0], np.float32(0.1), np.float32(0), 0)
-    from greenedge.backends.tflite.finish import _last
+    from greenedge.backends.int8.tflite.float_outputs import _last
 
     assert not _last(graph, end) and _last(graph, Ending("probs", end.edge, end.scale, end.zero, 1))
 
@@ -131,9 +131,9 @@ def test_an_unknown_choice_of_outputs_is_refused(soft):
 
 @pytest.fixture
 def run(tmp_path):
-    from greenedge.entry import jobs_for, run_all
-    from greenedge.flow import Silent
-    from greenedge.model_file import ModelFile
+    from greenedge.run.jobs import jobs_for, run_all
+    from greenedge.run.stages import Silent
+    from greenedge.frontends.import_onnx import ModelFile
 
     path = model().node("Softmax").save(tmp_path / "soft.onnx")
     np.save(tmp_path / "x.npy", np.random.default_rng(1).uniform(-2, 2, (12, 8)).astype(np.float32))
@@ -142,7 +142,7 @@ def run(tmp_path):
 
 
 def test_a_whole_run_says_what_was_compared_how(run, tmp_path):
-    from greenedge.entry import infer
+    from greenedge.run.jobs import infer
 
     summary = json.loads((run / "7-report" / "summary.json").read_text())
     name = "tflite " + lower_file(tmp_path / "soft.onnx").epilogue.graph.output[0].name
@@ -158,7 +158,7 @@ def test_a_whole_run_says_what_was_compared_how(run, tmp_path):
 
 
 def test_a_wrong_scale_before_the_softmax_is_rejected_although_every_integer_is_equal(run):
-    from greenedge.entry import verify_again
+    from greenedge.run.jobs import verify_again
 
     path = run / "4-build" / "model.tflite"
     content, scale = path.read_bytes(), np.float32(0.3).tobytes()
@@ -185,7 +185,7 @@ def test_both_kernel_sets_are_compared_and_said(run):
 
 @pytest.mark.parametrize("claimed", [True, False])
 def test_other_kernels_that_differ_stop_a_run_only_where_they_are_proved_equal(run, monkeypatch, claimed):
-    from greenedge.entry import verify_again
+    from greenedge.run.jobs import verify_again
 
     def wrong(x, progress):
         return {edge: values + 1 for edge, values in tflite.simulate(run / "4-build", x).items()}

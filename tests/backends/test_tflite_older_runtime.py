@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from greenedge.backends import tflite
-from greenedge.backends.tflite import worker
+from greenedge.backends.int8 import tflite
+from greenedge.backends.int8.tflite import worker
 from greenedge.errors import ToolError
 from greenedge.target import load_target
 from tests.backends.nets import inputs, mlp

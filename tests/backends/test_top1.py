@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from greenedge.backends import BACKENDS, finn, graph_for, load_backend
-from greenedge.check import check_model
-from greenedge.deploy import infer_on_board
-from greenedge.entry import infer, verify_again
+from greenedge.backends.preflight import check_model
+from greenedge.run.board_verbs import infer_on_board
+from greenedge.run.jobs import infer, verify_again
 from greenedge.errors import VerificationError
-from greenedge.flow import Job, run_job
+from greenedge.run.stages import Job, run_job
 from greenedge.graph import ArgMax, load_graph, run_graph
-from greenedge.model_file import ModelFile
+from greenedge.frontends.import_onnx import ModelFile
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 from tests.backends.finn_sketches import classified
 from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs

@@ -16,10 +16,10 @@ import numpy as np
 
 import greenedge
 from greenedge.backends.finn.units import memory_file
-from greenedge.streams import Stream, pack, unpack
-from greenedge.streams.simulation import Stall, compile_model
+from greenedge.hdl.axi_stream import Stream, pack, unpack
+from greenedge.hdl.axi_stream.simulation import Stall, compile_model
 
-RTL = Path(greenedge.__file__).parent / "rtl"
+RTL = Path(greenedge.__file__).parent / "hdl" / "rtl"
 STALLS = (Stall(), Stall(1, 128, 128), Stall(2, 170, 0), Stall(3, 0, 213))
 _HARNESS = Path(__file__).with_name("unit_bench.cpp")
 _LEAST_PORT_BITS = 96  # Verilator gives a port an array of words only beyond 64 bits; the harness reads arrays

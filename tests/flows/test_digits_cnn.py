@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from greenedge.backends import finn
-from greenedge.backends.finn import built
-from greenedge.entry import find_recipe
-from greenedge.flow import Job, run_job
+from greenedge.backends.finn import build_dir
+from greenedge.run.jobs import find_recipe
+from greenedge.run.stages import Job, run_job
 from greenedge.graph import run_graph
-from greenedge.host import run_prologue
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower import load_lowered
-from greenedge.streams.simulation import Stall
+from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 
 pytestmark = [pytest.mark.slow, *(pytest.mark.tool(name) for name in ("g++", "make", "perl", "verilator"))]
 
@@ -33,7 +33,7 @@ def test_the_rtl_gives_the_graphs_integers(tmp_path):
     keep = [op.output for op in lowered.graph.ops if op.inputs]
     expected = run_graph(lowered.graph, x, keep=keep)
     for stall in (Stall(), Stall(3, 100, 100), Stall(4, 0, 200)):
-        got = built.simulate(tmp_path / "build", x, keep, stall, lambda line: None)
+        got = build_dir.simulate(tmp_path / "build", x, keep, stall, lambda line: None)
         for edge in keep:
             assert np.array_equal(got.values[edge], expected[edge]), (edge, stall)
     _on_time(tmp_path / "build")

@@ -14,7 +14,7 @@ import pytest
 
 from greenedge.errors import GreenedgeError, TargetError
 from greenedge.train import load_recipe
-from greenedge.train.sound import log_mel, mfcc, read_wav
+from greenedge.train.audio import log_mel, mfcc, read_wav
 
 
 def wav(samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> bytes:

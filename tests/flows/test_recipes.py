@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from greenedge.export import export_stage
+from greenedge.frontends.brevitas import export_stage
 from greenedge.graph import run_graph
-from greenedge.host import run_epilogue, run_prologue
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
 from greenedge.runtimes import open_runtime
 from greenedge.train import load_recipe, train_stage

@@ -12,7 +12,7 @@ from pathlib import Path
 import greenedge
 
 _HERE = Path(__file__).resolve().parent
-_HEADER = Path(greenedge.__file__).parent / "shell" / "templates"  # what is filled in is not read: GE_INPUT_BYTES is defined
+_HEADER = Path(greenedge.__file__).parent / "hdl" / "board_shell" / "templates"  # what is filled in is not read: GE_INPUT_BYTES is defined
 _SANE = ("-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 

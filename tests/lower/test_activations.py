@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from greenedge.graph import run_graph
-from greenedge.host import run_prologue
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower import lower_file
-from greenedge.lower.ties import explain
-from greenedge.reference import qonnx_integers
+from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import Model
 
 PLAIN = {"Relu": {}, "LeakyRelu": {"alpha": 0.1}, "Sigmoid": {}, "Tanh": {}, "HardSigmoid": {}, "HardSwish": {}, "Elu": {}, "Softplus": {},

@@ -10,10 +10,10 @@ import pytest
 
 from greenedge.graph import Requantise, run_graph
 from greenedge.graph.qonnx import to_qonnx
-from greenedge.host import run_epilogue, run_prologue
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import load_lowered, lower_file, proof, save_lowered
-from greenedge.lower.ties import explain
-from greenedge.reference import qonnx_integers
+from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.verify.reference import qonnx_integers
 from tests.lower.zoo import ZOO, make
 
 # not monotone, so tabulated: no affine form can exist

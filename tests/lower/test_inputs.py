@@ -7,10 +7,10 @@ import pytest
 
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Input, Requantise, run_graph
-from greenedge.host import run_epilogue, run_prologue
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file, parse_input_type
-from greenedge.lower.ties import explain
-from greenedge.reference import qonnx_integers
+from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import QONNX, Model
 
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from greenedge.errors import UnsupportedError
 from greenedge.graph import run_graph
 from greenedge.graph.qonnx import to_qonnx
-from greenedge.host import run_prologue
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower import lower_file
-from greenedge.lower.ties import explain
-from greenedge.reference import read_integers
+from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.verify.reference import read_integers
 from tests.lower.networks import networks
 
 FAST, SLOW = 120, 600

@@ -8,10 +8,10 @@ import pytest
 
 from greenedge.errors import UnsupportedError
 from greenedge.graph import run_graph
-from greenedge.host import run_epilogue, run_prologue
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
-from greenedge.lower.ties import explain
-from greenedge.reference import qonnx_integers
+from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import QONNX, Model
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Requantise, run_graph
-from greenedge.host import run_prologue
-from greenedge.int8.forecast import forecast
+from greenedge.lower.float_io import run_prologue
+from greenedge.backends.int8.preflight_estimate import forecast
 from greenedge.lower import lower_file
 from greenedge.lower.snap import snap_file
-from greenedge.lower.ties import explain
-from greenedge.reference import qonnx_integers
+from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import Model
 
 

@@ -11,11 +11,11 @@ import pytest
 from greenedge.errors import GreenedgeError
 from greenedge.graph import ArgMax, Edge, Graph, Input, graph_digest, run_graph
 from greenedge.graph.qonnx import to_qonnx
-from greenedge.host import classes, run_epilogue, run_prologue
+from greenedge.lower.float_io import classes, run_epilogue, run_prologue
 from greenedge.lower import load_lowered, lower_file, save_lowered
-from greenedge.lower.scores import hosted, scores_of
-from greenedge.lower.ties import may_win
-from greenedge.reference import _executor
+from greenedge.legalise.argmax_to_host import hosted, scores_of
+from greenedge.lower.float_ties.outputs_only import may_win
+from greenedge.verify.reference import _executor
 from tests.lower.models import Model
 
 SAMPLES = 200
@@ -117,7 +117,7 @@ def test_everything_else_stays_on_the_host(rng, tmp_path, end):
 
 
 def test_check_says_that_it_stays_on_the_host(rng, tmp_path):
-    from greenedge.check import check_model
+    from greenedge.backends.preflight import check_model
     from greenedge.target import load_target
 
     m = _model(rng)

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from greenedge.target import list_targets, load_target
-from greenedge.tools import find_tool
+from greenedge.tools.discover import find_tool
 
 BLINK = """
 module top(input clk, input button, input uart_rx, output reg led, output uart_tx);

@@ -7,7 +7,7 @@ import pytest
 
 from greenedge.backends import BACKENDS
 from greenedge.errors import TargetError
-from greenedge.shipped import shipped
+from greenedge.files.package_data import shipped
 from greenedge.target import list_targets, load_device, load_target
 
 BOARDS = sorted((shipped("targets") / "boards").glob("*.toml"))

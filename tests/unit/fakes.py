@@ -89,7 +89,7 @@ def _plan(graph, command: str):
     import tempfile
 
     from greenedge.graph import save_graph
-    from greenedge.tools import Command, Plan
+    from greenedge.tools.plan import Command, Plan
 
     with tempfile.TemporaryDirectory() as scratch:
         save_graph(graph, Path(scratch))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from greenedge.shell.protocol import Decoder
+from greenedge.hdl.board_shell.protocol import Decoder
 from tests.fuzz import compile_fuzzer, run_fuzzer
 
 _MAX_BODY = 5 + 128 + 4  # as target.c has it

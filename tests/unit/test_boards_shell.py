@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from greenedge.errors import TargetError
-from greenedge.shell import UNITS, CoreInfo, join, shell, shell_request, write_shell
-from greenedge.shell.clocks import Clock, clock_module, core_clock
-from greenedge.shell.pins import constraint_file
+from greenedge.hdl.board_shell import UNITS, CoreInfo, join, shell, shell_request, write_shell
+from greenedge.hdl.board_shell.clocks import Clock, clock_module, core_clock
+from greenedge.hdl.board_shell.pins import constraint_file
 from greenedge.target import load_target
 
 MODEL = "ab" * 32

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from greenedge.shell import timing
+from greenedge.hdl.board_shell import timing
 
 
 def _report(reached: float = 15.6, ends: tuple[str, str] = ("core.fc1_unit.credit_SB_DFF_Q", "core.act1_unit.lane[0].sum_SB_DFF_Q"),

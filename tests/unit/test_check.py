@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from greenedge.check import check_model, weight_bits, widest_accumulator
+from greenedge.backends.preflight import check_model, weight_bits, widest_accumulator
 from greenedge.errors import UnsupportedError
-from greenedge.int8.forecast import Forecast
+from greenedge.backends.int8.preflight_estimate import Forecast
 from greenedge.target import load_target
 from tests.lower.models import Model
 
@@ -43,7 +43,7 @@ def test_weights_and_accumulators_are_counted(tmp_path):
 
 
 def test_preflight_imports_neither_torch_nor_finn(shared):
-    script = ("import sys; from pathlib import Path; from greenedge.check import check_model; from greenedge.target import load_target; "
+    script = ("import sys; from pathlib import Path; from greenedge.backends.preflight import check_model; from greenedge.target import load_target; "
               "found = check_model(Path(sys.argv[1]), load_target('ulx3s-25f'), 'finn'); assert found.reasons == (), found.reasons; "
               "print(sorted({'torch', 'finn', 'qonnx', 'onnxruntime', 'brevitas'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", script, str(shared / "models" / "TFC_2W2A.onnx")], capture_output=True, text=True, check=True)
@@ -74,7 +74,7 @@ def test_snap_is_not_advised_where_it_gives_nothing(tmp_path, monkeypatch):
     model.node("MatMul", model.weight(rng.integers(-127, 128, (24, 6)) * 0.01, scale=0.01, bits=8))
     model.node("Add", model.constant(rng.uniform(-0.5, 0.5, 6)))
     model.quant(scale=0.0613, bits=8)
-    monkeypatch.setattr("greenedge.backends.tflite.foresee", lambda graph: Forecast(6, 3, 1000, 3, 1))
+    monkeypatch.setattr("greenedge.backends.int8.tflite.foresee", lambda graph: Forecast(6, 3, 1000, 3, 1))
     note, = check_model(model.save(tmp_path / "w8a8.onnx"), load_target("linux-x86"), "tflite").notes
     assert note.endswith("so verify may stop at a differing sample. `greenedge snap` would not make them fewer; fewer activation bits would.")
 

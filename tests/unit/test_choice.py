@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenedge.choice import choose
+from greenedge.backends.select import choose
 from greenedge.errors import TargetError
 from greenedge.target import load_target
 from tests.backends.affine_nets import made, residual, vectors, with_affine
@@ -69,12 +69,12 @@ def test_the_reason_is_in_manifest_and_report(tmp_path, monkeypatch):
 
     import fakes
 
-    from greenedge.entry import dry_plan, jobs_for
-    from greenedge.flow import run_job
-    from greenedge.model_file import ModelFile
+    from greenedge.run.jobs import dry_plan, jobs_for
+    from greenedge.run.stages import run_job
+    from greenedge.frontends.import_onnx import ModelFile
 
     fakes.install(monkeypatch)
-    monkeypatch.setattr("greenedge.choice.choose", lambda graph, target,
+    monkeypatch.setattr("greenedge.backends.select.choose", lambda graph, target,
                         options: ("fake", "fake was chosen because it is quick"))
     model = fakes.write_model(tmp_path / "small.onnx")
     board = fakes.write_board(tmp_path)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from greenedge.backends import BACKENDS
 from greenedge.cli import app
-from greenedge.entry import list_recipes
+from greenedge.run.jobs import list_recipes
 from greenedge.target import list_targets
 
 
@@ -164,7 +164,7 @@ def test_ctrl_c(cli, model, monkeypatch):
     def interrupted(*words, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("greenedge.entry.run_job", interrupted)
+    monkeypatch.setattr("greenedge.run.jobs.run_job", interrupted)
     done = cli("build", "small.onnx", "-t", "BENCH", "-o", "run")
     assert (done.exit_code, done.stderr) == (
         130, "small → bench\ngreenedge: interrupted; the same command goes on from the last finished stage.\n")
@@ -174,7 +174,7 @@ def test_a_defect_of_ours_keeps_its_traceback(cli, model, monkeypatch):
     def broken(*words, **more):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("greenedge.entry.run_job", broken)
+    monkeypatch.setattr("greenedge.run.jobs.run_job", broken)
     assert isinstance(cli("build", "small.onnx", "-t", "BENCH", "-o", "run").exception, ZeroDivisionError)
 
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from greenedge.console import Screen
+from greenedge.run.progress import Screen
 
 
 def _screen(terminal: bool) -> tuple[Screen, io.StringIO]:

@@ -6,9 +6,10 @@ import stat
 
 import pytest
 
-from greenedge.container import IMAGES, docker_argv
+from greenedge.tools.container import IMAGES, docker_argv
 from greenedge.errors import ToolError
-from greenedge.tools import Command, Plan, execute
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from greenedge.boards.programming import UDEV
 from greenedge.cli import app
-from greenedge.deploy import in_words
-from greenedge.manifest import Manifest, Record, digest_files, save_manifest
+from greenedge.run.board_verbs import in_words
+from greenedge.run.manifest import Manifest, Record, digest_files, save_manifest
 
 
 def cli(*words):

@@ -4,7 +4,7 @@ import json
 
 from typer.testing import CliRunner
 
-from greenedge import doctor
+from greenedge.run import doctor
 from greenedge.cli import app
 
 
@@ -22,7 +22,7 @@ def test_a_missing_tool_names_the_extra(monkeypatch):
 
         raise ToolError(f"{name} is not on PATH and x is not installed: pip install x.")
 
-    monkeypatch.setattr("greenedge.tools.find_tool", none)
+    monkeypatch.setattr("greenedge.tools.run.find_tool", none)
     found = {finding.name: finding for finding in doctor.examine()}
     assert (found["yosys"].found, found["yosys"].version, found["yosys"].cure) == (False, None, 'pip install "greenedge[fpga]"')
     done = CliRunner().invoke(app, ["doctor"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from greenedge.endings import endings
+from greenedge.lower.dequantise import endings
 from greenedge.graph import run_graph
-from greenedge.host import run_epilogue, run_prologue
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
 from tests.lower.models import Model
 

@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from greenedge import export
+from greenedge.frontends import brevitas
 from greenedge.errors import GreenedgeError
-from greenedge.train.config import QuantiseSettings
+from greenedge.train.recipe_config import QuantiseSettings
 from greenedge.train.fit import seeded
 from greenedge.train.quantise import quantise
 
@@ -49,7 +49,7 @@ def samples():
 def exported(network, samples, tmp_path_factory):
     """(folder, facts)"""
     folder = tmp_path_factory.mktemp("exported")
-    return folder, export.export_model(network, samples, folder / "model.onnx")
+    return folder, brevitas.export_model(network, samples, folder / "model.onnx")
 
 
 def test_one_file_that_stands_alone(exported):
@@ -85,18 +85,18 @@ def test_nothing_of_the_machine_is_in_the_file(exported):
 
 
 def test_the_same_network_gives_the_same_bytes(network, samples, exported, tmp_path):
-    facts = export.export_model(network, samples, tmp_path / "again.onnx")
+    facts = brevitas.export_model(network, samples, tmp_path / "again.onnx")
     assert facts["sha256"] == exported[1]["sha256"]
 
 
 def test_it_says_nothing_on_the_way(network, samples, tmp_path, capfd, recwarn):
-    export.export_model(network, samples, tmp_path / "model.onnx")
+    brevitas.export_model(network, samples, tmp_path / "model.onnx")
     assert capfd.readouterr() == ("", "") and not list(recwarn)
 
 
 def test_outputs_are_those_of_the_network(network, samples, exported):
     proto = onnx.load(exported[0] / "model.onnx")
-    got, expected = export.execute(proto, samples), export.outputs_of(network, samples)
+    got, expected = brevitas.execute(proto, samples), brevitas.outputs_of(network, samples)
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()  # float32 sums in another order
 
 
@@ -106,10 +106,10 @@ def test_a_file_that_computes_something_else_is_refused(network, samples, tmp_pa
         weight = next(item for item in proto.graph.initializer if item.name == "conv.weight")
         weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
 
-    clean = export.clean
-    monkeypatch.setattr(export, "clean", corrupt)
+    clean = brevitas.clean
+    monkeypatch.setattr(brevitas, "clean", corrupt)
     with pytest.raises(GreenedgeError) as caught:
-        export.export_model(network, samples, tmp_path / "model.onnx")
+        brevitas.export_model(network, samples, tmp_path / "model.onnx")
     assert re.fullmatch(
         r"model.onnx computes something else than the network it came from: 5 of 5 samples differ, by up to [0-9.e-]+ "
         r"where [0-9.e-]+ is float rounding; the network has a layer that its exporter does not know\.",
@@ -125,10 +125,10 @@ def test_one_unsigned_bit_has_the_levels_0_and_1(tmp_path):
     model = torch.nn.Sequential(qnn.QuantLinear(4, 3, bias=False, weight_bit_width=4), qnn.QuantReLU(bit_width=1))
     x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
     model(torch.from_numpy(x))
-    export.export_model(model.eval(), x, tmp_path / "bit.onnx")  # executes the file, and compares
+    brevitas.export_model(model.eval(), x, tmp_path / "bit.onnx")  # executes the file, and compares
     last = onnx.load(tmp_path / "bit.onnx").graph.node[-1]
     assert last.op_type == "Quant" and list(last.input)[2:] == ["1.act_quant.zero_point", "1.act_quant.bits"]
-    assert len(np.unique(export.outputs_of(model, x))) == 2 and export.outputs_of(model, x).min() == 0
+    assert len(np.unique(brevitas.outputs_of(model, x))) == 2 and brevitas.outputs_of(model, x).min() == 0
 
 
 def test_what_torch_cannot_export_is_one_sentence(tmp_path):
@@ -139,7 +139,7 @@ def test_what_torch_cannot_export_is_one_sentence(tmp_path):
             return x if x.sum() > 0 else -x
 
     with pytest.raises(GreenedgeError) as caught:
-        export.export_model(Sorting().eval(), np.ones((1, 4), np.float32), tmp_path / "model.onnx")
+        brevitas.export_model(Sorting().eval(), np.ones((1, 4), np.float32), tmp_path / "model.onnx")
     rule = r"torch cannot export the network to ONNX: [^\n]+; replace the module it names by a supported one\."
     assert re.fullmatch(rule, str(caught.value))
 
@@ -149,7 +149,7 @@ def test_the_stage_writes_inputs_labels_and_float_outputs(repo, tmp_path):
 
     recipe = load_recipe(repo / "flows" / "digits-mlp", {"train.epochs": "2", "model.hidden": "16"})
     metrics = train_stage(recipe, tmp_path / "1-train")
-    facts = export.export_stage(recipe, tmp_path / "1-train", tmp_path / "2-export")
+    facts = brevitas.export_stage(recipe, tmp_path / "1-train", tmp_path / "2-export")
     assert sorted(path.name for path in (tmp_path / "2-export").iterdir()) == [
         "export.json", "inputs.npy", "labels.npy", "model.onnx", "torch.npy"]
     assert json.loads((tmp_path / "2-export" / "export.json").read_text()) == facts
@@ -162,4 +162,4 @@ def test_the_stage_needs_a_trained_network(repo, tmp_path):
     from greenedge.train import load_recipe
 
     with pytest.raises(GreenedgeError, match=f"^{tmp_path} has no model.pt; run the train stage first.$"):
-        export.export_stage(load_recipe(repo / "flows" / "digits-mlp"), tmp_path, tmp_path / "out")
+        brevitas.export_stage(load_recipe(repo / "flows" / "digits-mlp"), tmp_path, tmp_path / "out")

@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from greenedge.lower.expr import U32, BatchNorm, Clip, Const, Magnitude, Product, Quotient, Slope, Smooth, Sum, Var, affine_of
+from greenedge.lower.expr import (U32, BatchNorm, Clip, Const, Magnitude, Product, Quotient, Slope, Smooth, Sum, Var, affine_of)
 from greenedge.lower.rounding import quantiser
-from greenedge.lower.step import Undecidable, step_function
+from greenedge.lower.step_function import Undecidable, step_function
 
 
 def _random(rng, depth: int = 3):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from greenedge.backends.finn import environment
+from greenedge.backends.finn.finnplus import environment
 from greenedge.errors import ToolError
 
 FAKE = f"""#!{sys.executable}

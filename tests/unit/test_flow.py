@@ -16,11 +16,11 @@ from pathlib import Path
 import fakes
 import pytest
 
-from greenedge.entry import infer, jobs_for, verify_again
+from greenedge.run.jobs import infer, jobs_for, verify_again
 from greenedge.errors import GreenedgeError, ToolError, VerificationError
-from greenedge.flow import run_job, run_jobs
-from greenedge.manifest import hold, load_manifest
-from greenedge.model_file import ModelFile
+from greenedge.run.stages import run_job, run_jobs
+from greenedge.run.manifest import hold, load_manifest
+from greenedge.frontends.import_onnx import ModelFile
 
 STAGES = ["export", "lower", "build", "verify", "report"]
 
@@ -158,7 +158,7 @@ def test_ctrl_c(job, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("greenedge.verify.verify_stage", interrupted)
+        patch.setattr("greenedge.verify.stage.verify_stage", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _run(job, tmp_path / "run")
     assert load_manifest(tmp_path / "run").stages["verify"].status == "interrupted"
@@ -172,9 +172,9 @@ def test_killed_without_a_word(model, board, tmp_path):
         import sys; sys.path.insert(0, {str(here)!r})
         import fakes, pytest
         from pathlib import Path
-        from greenedge.entry import jobs_for
-        from greenedge.flow import run_job
-        from greenedge.model_file import ModelFile
+        from greenedge.run.jobs import jobs_for
+        from greenedge.run.stages import run_job
+        from greenedge.frontends.import_onnx import ModelFile
         with pytest.MonkeyPatch.context() as patch:
             fakes.install(patch, sys.argv[1])
             run_job(jobs_for(ModelFile(Path({str(model)!r})), [{str(board)!r}])[0], Path({str(run)!r}))
@@ -198,7 +198,7 @@ def test_a_full_disk(job, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", "inputs.npy")
 
     with monkeypatch.context() as patch:
-        patch.setattr("greenedge.model_file.np.save", full)
+        patch.setattr("greenedge.frontends.import_onnx.np.save", full)
         with pytest.raises(GreenedgeError) as error:
             _run(job, tmp_path / "run")
     assert str(error.value) == (f"{tmp_path / 'run'} could not be written: the disk is full; free some space and run the same "

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from greenedge.errors import GreenedgeError
-from greenedge.graph import (Conv, ConvTranspose, DepthToSpace, Edge, Graph, Input, MaxPool, SumPool, Upsample, graph_digest, load_graph,
-                             run_graph, save_graph)
+from greenedge.graph import (Conv, ConvTranspose, DepthToSpace, Edge, Graph, Input, MaxPool, SumPool, Upsample, graph_digest, load_graph, run_graph, save_graph)
 
 
 def _one(op, shape, lo=-8, hi=7, out=None) -> Graph:

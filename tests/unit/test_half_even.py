@@ -74,7 +74,7 @@ _REPLAY = """
 import sys
 from pathlib import Path
 import numpy as np
-from greenedge.backends.da4ml.pieces import pieces_of
+from greenedge.backends.da4ml.partition import pieces_of
 from greenedge.backends.da4ml.trace import full_span
 from greenedge.backends.da4ml.unroll import unroll
 from greenedge.graph import load_graph

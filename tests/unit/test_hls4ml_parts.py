@@ -155,7 +155,8 @@ def test_the_vendors_tool_is_not_asked_for_in_vain(rng):
 
 def test_vitis_runs_in_its_image_in_the_project(rng, tmp_path, monkeypatch):
     """Docker gets the project's folder, where the vendor's script looks for its files."""
-    from greenedge.tools import Command, _resolve
+    from greenedge.tools.plan import Command
+    from greenedge.tools.run import _resolve
 
     (tmp_path / "bin").mkdir()
     docker = tmp_path / "bin" / "docker"

@@ -16,7 +16,7 @@ from greenedge.backends.hls4ml.reports import amd, catapult, intel, read_reports
 from greenedge.backends.hls4ml.reports.reading import count, number
 from greenedge.errors import ToolError
 from greenedge.target import load_target
-from greenedge.tools import execute
+from greenedge.tools.run import execute
 from tests.backends.affine_nets import made, vectors
 
 ESTIMATED = "estimated by the HLS compiler"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from greenedge import inference
+from greenedge.run import infer as inference
 from greenedge.cli import app
-from greenedge.entry import infer
+from greenedge.run.jobs import infer
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from greenedge.int8.arithmetic import EMULATIONS, activation_bounds, mean_emulations, stored
-from greenedge.int8.levels import encode
+from greenedge.backends.int8.arithmetic import EMULATIONS, activation_bounds, mean_emulations, stored
+from greenedge.backends.int8.quant_params import encode
 
 
 def nearest(value: Fraction, halves: str) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from greenedge.int8.arithmetic import LITERT
-from greenedge.int8.certificate import Problem, emulated_levels
-from greenedge.int8.levels import encode
-from greenedge.int8.search import solve
-from greenedge.int8.steps import off_line
+from greenedge.backends.int8.arithmetic import LITERT
+from greenedge.backends.int8.certificate import Problem, emulated_levels
+from greenedge.backends.int8.quant_params import encode
+from greenedge.backends.int8.search import solve
+from greenedge.backends.int8.legalise import off_line
 
 
 def problem(operator, thresholds, reach, factor, lo):

@@ -7,11 +7,11 @@ import base64
 import numpy as np
 import pytest
 
-from greenedge.backends.tflite import worker
-from greenedge.backends.tflite.flatbuffer import Quantisation, Writer, pack
-from greenedge.backends.tflite.layout import Layout, image, plain
-from greenedge.backends.tflite.runtime import operators, weight_offsets
-from greenedge.int8.levels import encode, encode_input
+from greenedge.backends.int8.tflite import worker
+from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer, pack
+from greenedge.backends.int8.tflite.layout import Layout, image, plain
+from greenedge.backends.int8.tflite.runtime import operators, weight_offsets
+from greenedge.backends.int8.quant_params import encode, encode_input
 
 
 def tiny() -> bytes:
@@ -46,7 +46,7 @@ def test_runtimes_that_only_import_are_passed_over(monkeypatch):
 
 
 def test_no_runtime_is_one_sentence(tmp_path, monkeypatch):
-    from greenedge.backends.tflite import runtime
+    from greenedge.backends.int8.tflite import runtime
     from greenedge.errors import ToolError
 
     monkeypatch.setattr(runtime, "watched", lambda *_: (worker.NO_RUNTIME, "INFO: noise\nai-edge-litert: No module named 'ai_edge_litert'\n"))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from greenedge.errors import GreenedgeError
-from greenedge.manifest import Manifest, Record, aside, digest_files, inside, intact, load_manifest, save_manifest
+from greenedge.run.manifest import Manifest, Record, aside, digest_files, inside, intact, load_manifest, save_manifest
 
 ABOUT = {"source": {"kind": "model", "name": "small"}}
 

@@ -7,13 +7,13 @@ import fakes
 import numpy as np
 import pytest
 
-from greenedge.entry import jobs_for, verify_again
+from greenedge.run.jobs import jobs_for, verify_again
 from greenedge.errors import GreenedgeError
-from greenedge.flow import run_job
-from greenedge.model_file import ModelFile
+from greenedge.run.stages import run_job
+from greenedge.frontends.import_onnx import ModelFile
 from greenedge.report import summarise, write_report
 from greenedge.report.page import curve
-from greenedge.report.words import count, duration, hertz, percent, size
+from greenedge.report.format import count, duration, hertz, percent, size
 
 
 @pytest.fixture

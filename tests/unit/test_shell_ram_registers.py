@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from greenedge.shell.ram_registers import Merged, main, merge_output_registers
+from greenedge.hdl.board_shell.ram_registers import Merged, main, merge_output_registers
 
 CLK, RST = 2, 3
 

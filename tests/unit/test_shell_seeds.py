@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from greenedge.shell import seeds
-from greenedge.tools import Command, Plan, execute
+from greenedge.hdl.board_shell import seeds
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute
 from greenedge.errors import ToolError
 
 FAKE = """#!{python}
@@ -79,7 +80,7 @@ def test_when_every_seed_fails_one_sentence_says_so(tmp_path, monkeypatch, capsy
 def test_whoever_ends_the_race_ends_every_placement(tmp_path, monkeypatch):
     assert _race(tmp_path, monkeypatch, {1: 120.0}) == 0  # the fake is on PATH now
     (tmp_path / "bin" / "nextpnr-ecp5").write_text(FAKE.format(python=sys.executable, behaviour={1: "hangs", 2: "hangs"}))
-    command = Command(("{python}", "-m", "greenedge.shell.seeds", "1", "2", "top.config,report.json", "nextpnr-ecp5", "--textcfg",
+    command = Command(("{python}", "-m", "greenedge.hdl.board_shell.seeds", "1", "2", "top.config,report.json", "nextpnr-ecp5", "--textcfg",
                        "top.config", "--report", "report.json"), "nextpnr.log", "place and route", timeout_s=6)
     with pytest.raises(ToolError, match="^place and route did not end within 6 s and was stopped"):
         execute(Plan({"shell.json": b'{"clock_hz": 1}'}, (command,), ("top.config",)), tmp_path / "build")

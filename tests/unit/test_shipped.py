@@ -2,17 +2,17 @@
 
 import tomllib
 
-from greenedge import shipped
+from greenedge.files import package_data
 
 
 def test_beside_the_package_in_a_checkout(repo):
-    assert shipped.shipped("targets") == repo / "targets" and shipped.shipped("flows") == repo / "flows"
+    assert package_data.shipped("targets") == repo / "targets" and package_data.shipped("flows") == repo / "flows"
 
 
 def test_inside_the_package_once_installed(tmp_path, monkeypatch):
     (tmp_path / "greenedge" / "_data" / "targets").mkdir(parents=True)
-    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path / "greenedge")
-    assert shipped.shipped("targets") == tmp_path / "greenedge" / "_data" / "targets"
+    monkeypatch.setattr(package_data, "_PACKAGE", tmp_path / "greenedge")
+    assert package_data.shipped("targets") == tmp_path / "greenedge" / "_data" / "targets"
 
 
 def test_the_wheel_takes_both_along(repo):

@@ -9,7 +9,7 @@ import pytest
 from greenedge.errors import GreenedgeError, TargetError
 from greenedge.report.sweep import terminal, write_sweep
 from greenedge.report.training import tradeoff
-from greenedge.sweep import Sweep, folder_of, name_of, run_sweep, variants
+from greenedge.run.sweep import Sweep, folder_of, name_of, run_sweep, variants
 
 
 def _sweep(out, vary, energy=0.0, sets=("train.epochs=1", "model.hidden=8", "ledger.source=none")) -> Sweep:
@@ -57,7 +57,7 @@ def test_a_wrong_variant_is_refused_before_the_first_is_trained(tmp_path):
 
 
 def _silent():
-    from greenedge.flow import Silent
+    from greenedge.run.stages import Silent
 
     return Silent()
 

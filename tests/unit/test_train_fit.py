@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from greenedge.errors import GreenedgeError
-from greenedge.train.config import QuantiseSettings, TrainSettings
+from greenedge.train.recipe_config import QuantiseSettings, TrainSettings
 from greenedge.train.fit import Job, fit, learning_rate_factor, make_optimiser, predict, seeded
 from greenedge.train.ledger import Ledger, count_macs
 

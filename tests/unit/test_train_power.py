@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from greenedge.energy.clock import VirtualClock
-from greenedge.energy.model import SourceInfo
+from greenedge.energy.source import SourceInfo
 from greenedge.errors import EvidenceError
-from greenedge.train import power
-from greenedge.train.config import LedgerSettings
+from greenedge.train import training_energy
+from greenedge.train.recipe_config import LedgerSettings
 from greenedge.train.ledger import Ledger
-from greenedge.train.power import Power, bill, energy_of, metered
+from greenedge.train.training_energy import Power, bill, energy_of, metered
 
 MEASURED = Power(lambda: 1.0, "powercap:0", "chip", "cpu package", "measured")
 
@@ -44,7 +44,7 @@ def test_a_live_meter_counts_from_its_opening(monkeypatch):
     clock = VirtualClock()
     clock.sleep(5)
     meter = FakeMeter(clock)
-    monkeypatch.setattr(power, "_alive", lambda *_: meter)
+    monkeypatch.setattr(training_energy, "_alive", lambda *_: meter)
     with metered(LedgerSettings()) as found:
         assert found.read() == pytest.approx(0, abs=0.01)  # the virtual clock moves a little at every look
         clock.sleep(3)

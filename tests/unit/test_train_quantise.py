@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from greenedge.errors import UnsupportedError
-from greenedge.train.config import LayerBits, QuantiseSettings
+from greenedge.train.recipe_config import LayerBits, QuantiseSettings
 from greenedge.train.fit import predict, seeded
 from greenedge.train.quantise import quantise
 

@@ -7,13 +7,13 @@ import pytest
 
 from greenedge.errors import TargetError
 from greenedge.train.calibrate import calibrate
-from greenedge.train.config import DistilSettings, QuantiseSettings, SearchSettings, SubsetSettings, TrainSettings
+from greenedge.train.recipe_config import (DistilSettings, QuantiseSettings, SearchSettings, SubsetSettings, TrainSettings)
 from greenedge.train.distil import Lesson, ask, mixed, onnx_teacher, similarities, torch_teacher
 from greenedge.train.fit import Job, cross_entropy, fit, predict, seeded
-from greenedge.train.fold import fold_batch_norms
+from greenedge.train.fold_bn import fold_batch_norms
 from greenedge.train.quantise import quantise
 from greenedge.train.search import Option, cheapest_loss, cost, rounded, search_bits
-from greenedge.train.subset import Watch, choose, easy_first, k_center
+from greenedge.train.coreset import Watch, choose, easy_first, k_center
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -240,7 +240,7 @@ def _levels(layer):
 
 
 def test_a_folded_network_exports_and_its_requantisers_are_affine(tmp_path):
-    from greenedge.export import export_model
+    from greenedge.frontends.brevitas import export_model
     from greenedge.graph import Requantise
     from greenedge.lower import lower_file
 

@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from greenedge import verify
-from greenedge.compare import compare
+from greenedge.verify import stage
+from greenedge.verify.compare import compare
 from greenedge.errors import VerificationError
 from greenedge.graph import Dense, Graph, Requantise, frozen, run_graph
 from greenedge.lower import lower_file, save_lowered
-from greenedge.verify import verify_stage
+from greenedge.verify.stage import verify_stage
 from tests.lower.models import Model
 
 
@@ -174,7 +174,7 @@ def test_a_graph_that_rounds_otherwise_is_no_tie(tmp_path, monkeypatch, rng):
         wrong = _with(lowered.graph, step.name, thresholds=frozen(step.thresholds + 1), affine=None)
         return dataclasses.replace(lowered, graph=wrong)
 
-    monkeypatch.setattr(verify, "lower_source", moved)
+    monkeypatch.setattr(stage, "lower_source", moved)
     save_lowered(moved(None), run / "3-lower")
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
@@ -201,9 +201,9 @@ def _tie_model(tmp_path):
 
 def test_a_genuine_float32_tie_is_proven_and_counted(tmp_path, rng):
     """Levels k with 2.5*k on a half: real arithmetic ties exactly, to even; float32's quotient falls on either side."""
-    from greenedge.host import run_prologue
-    from greenedge.lower.ties import explain
-    from greenedge.reference import qonnx_integers
+    from greenedge.lower.float_io import run_prologue
+    from greenedge.lower.float_ties.outputs_only import explain
+    from greenedge.verify.reference import qonnx_integers
 
     path = _tie_model(tmp_path)
     lowered = lower_file(path)
@@ -228,8 +228,8 @@ def test_a_genuine_float32_tie_is_proven_and_counted(tmp_path, rng):
 
 
 def test_torch_outputs_are_explained_by_ties_or_not_at_all(tmp_path):
-    from greenedge.host import run_prologue
-    from greenedge.lower.flips import reachable_by_ties
+    from greenedge.lower.float_io import run_prologue
+    from greenedge.lower.float_ties.explain import reachable_by_ties
 
     lowered = lower_file(_tie_model(tmp_path))
     ints = run_prologue(lowered, np.array([[1 / 3]], np.float32))  # level 1: 2.5 lies between 2 and 3
@@ -239,21 +239,21 @@ def test_torch_outputs_are_explained_by_ties_or_not_at_all(tmp_path):
 
 
 def test_outputs_that_are_no_levels_are_refused():
-    assert verify.integers_of(np.array([[0.5, 1.0]]), np.array(0.5), np.array(0.0)).tolist() == [[1, 2]]
-    assert verify.integers_of(np.array([[0.5, 1.2]]), np.array(0.5), np.array(0.0)) is None
-    assert verify.integers_of(np.array([[np.nan]]), np.array(0.5), np.array(0.0)) is None
+    assert stage.integers_of(np.array([[0.5, 1.0]]), np.array(0.5), np.array(0.0)).tolist() == [[1, 2]]
+    assert stage.integers_of(np.array([[0.5, 1.2]]), np.array(0.5), np.array(0.0)) is None
+    assert stage.integers_of(np.array([[np.nan]]), np.array(0.5), np.array(0.0)) is None
 
 
 def test_an_input_that_the_prologue_rounds_otherwise_is_a_difference(tmp_path, monkeypatch, rng):
     run, out, lowered = _run(tmp_path, monkeypatch, rng)
-    from greenedge.host import run_prologue
+    from greenedge.lower.float_io import run_prologue
 
     def wrong(lowered, vectors):
         ints = {edge: values.copy() for edge, values in run_prologue(lowered, vectors.inputs).items()}
         ints["x"][3, 2] = -8 if ints["x"][3, 2] > -8 else -7
         return ints
 
-    monkeypatch.setattr(verify, "_prologue", wrong)
+    monkeypatch.setattr(stage, "_prologue", wrong)
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
     assert str(error.value).startswith("graph differs from qonnx on ") and "first at sample 3, layer x: expected [" in str(error.value)
@@ -266,5 +266,5 @@ def test_a_prologue_that_adds_up_may_be_one_level_apart(tmp_path, apart, passes)
     lowered = lower_file(m.save(tmp_path / "m.onnx"))
     ints = {"x": np.zeros((2, 4), np.int64)}
     given = {"x": ints["x"] + np.array([[0, 0, 0, 0], [0, apart, 0, 0]])}
-    first = verify._first_input(lowered, given, ints)
+    first = stage._first_input(lowered, given, ints)
     assert first is None if passes else (first.sample, first.layer, first.expected[0], first.got[0]) == (1, "x", 2, 0)

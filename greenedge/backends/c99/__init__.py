@@ -17,7 +17,7 @@ import numpy as np
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
 from greenedge.target import Target
-from greenedge.tools import Command, Plan
+from greenedge.tools.plan import Command, Plan
 
 STAGE = "c99"
 OPTIONS = ()
@@ -25,14 +25,14 @@ OPTIONS = ()
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
     """Every reason why the graph is no exact C package for this target; needs no tool."""
-    from greenedge.backends.c99.program import reasons_against
+    from greenedge.backends.c99.memory_plan import reasons_against
 
     return reasons_against(graph) or _against_memory(graph, target)
 
 
 def _against_memory(graph: Graph, target: Target) -> list[Reason]:
     from greenedge.backends.c99.emit import constant_bytes
-    from greenedge.backends.c99.program import program_of
+    from greenedge.backends.c99.memory_plan import program_of
 
     program, reasons = program_of(graph), []
     for kind, needed, what in (("ram_bytes", program.arena_bytes, "working memory"),
@@ -47,7 +47,7 @@ def _against_memory(graph: Graph, target: Target) -> list[Reason]:
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """The package; what is left to run is its self-test."""
     from greenedge.backends.c99.emit import package_files
-    from greenedge.backends.c99.program import program_of
+    from greenedge.backends.c99.memory_plan import program_of
     from greenedge.graph import save_graph
 
     files = package_files(program_of(graph))
@@ -65,7 +65,7 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
     Returns the outputs and those of the kept edges that are stored (accumulators that a requantiser reads are not).
     Raises GreenedgeError for values outside an input's range.
     """
-    from greenedge.backends.c99.program import program_of
+    from greenedge.backends.c99.memory_plan import program_of
     from greenedge.backends.c99.run import run_package
     from greenedge.graph import load_graph
     from greenedge.graph.execute import accepted
@@ -81,7 +81,7 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
 def report(folder: Path) -> dict:
     """{"edge": …}: bytes of constants and of working memory, and of compiled code where a cross compiler was found."""
     from greenedge.backends.c99.emit import constant_bytes
-    from greenedge.backends.c99.program import program_of
+    from greenedge.backends.c99.memory_plan import program_of
     from greenedge.graph import load_graph
 
     program, tested = program_of(load_graph(folder)), _read(folder / "selftest.json")

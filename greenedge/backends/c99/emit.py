@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.c99.layers import Text, place, write_call
-from greenedge.backends.c99.program import Code, Program
+from greenedge.backends.c99.initialisers import Text, place, write_call
+from greenedge.backends.c99.memory_plan import Code, Program
 from greenedge.graph import graph_digest, run_graph
 
 PACKAGE = Path(__file__).with_name("package")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.c99.emit import elements, from_stored, to_stored
-from greenedge.backends.c99.program import Program
+from greenedge.backends.c99.memory_plan import Program
 from greenedge.errors import ToolError
 
 COMPILERS = ("gcc", "cc", "clang")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from greenedge.backends.c99.run import called, compile_selftest
 from greenedge.errors import GreenedgeError, VerificationError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 
 _CROSS = {"cortex-m4": ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb"),
           "rv32imac": ("riscv64-unknown-elf-gcc", "-march=rv32imac", "-mabi=ilp32")}

@@ -23,7 +23,7 @@ import numpy as np
 from greenedge.errors import Reason, TargetError
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.target import Target
-from greenedge.tools import Command, Plan
+from greenedge.tools.plan import Command, Plan
 
 STAGE = "rtl"
 _MODULE = "greenedge.backends.da4ml"
@@ -58,7 +58,7 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
 
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """Tracing, a first simulation, the board around the core, synthesis, place and route."""
-    from greenedge.shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files
+    from greenedge.hdl.board_shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files
 
     request = _request(target, options, graph_digest(graph))
     files = {**_graph_files(graph),
@@ -70,7 +70,7 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
         Command(python(f"{_MODULE}.generate"), "da4ml.log", "da4ml unrolls the network (its first call compiles it: "
                                                             "minutes)", timeout_s=3 * 3600),
         Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
-        Command(python("greenedge.shell"), "shell.log", "putting the core on the board"),
+        Command(python("greenedge.hdl.board_shell"), "shell.log", "putting the core on the board"),
         *bitstream_commands(target, request, int(options.get("seed") or 1), int(options.get("seeds") or 1)))
     return Plan(files, commands,
                 ("rtl/top.sv", "streams.json", "trace.json", "simulation.json", "board.json", STAT, REPORT, TIMING,
@@ -96,7 +96,7 @@ def _cutoff(options: Mapping[str, object]) -> float:
 
 def _request(target: Target, options: Mapping[str, object], model: str = "0" * 64) -> dict:
     """The board's shell as the options want it. Raises TargetError with every reason why the board cannot have it."""
-    from greenedge.shell import shell_request
+    from greenedge.hdl.board_shell import shell_request
 
     numbers = {}
     for name in ("clock_hz", "baud"):
@@ -112,8 +112,8 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
     """The RTL that lies in `folder` now, on graph integers; an edge at which a layer ends can be kept: a requantiser's,
     and one that several operations read (pieces.py).
     """
-    from greenedge.backends.da4ml.measure import run
-    from greenedge.streams.simulation import Stall
+    from greenedge.backends.da4ml.initial_simulation import run
+    from greenedge.hdl.axi_stream.simulation import Stall
 
     return dict(run(folder, np.asarray(x), Stall(), lambda line: progress(0, 0, line), keep).values)
 
@@ -121,9 +121,9 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
 def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
             progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
     """The same as `simulate`, with random pauses at both ends of the stream."""
-    from greenedge.backends.da4ml.built import read, streams_of
-    from greenedge.backends.da4ml.measure import run
-    from greenedge.streams.simulation import Stall
+    from greenedge.backends.da4ml.build_dir import read, streams_of
+    from greenedge.backends.da4ml.initial_simulation import run
+    from greenedge.hdl.axi_stream.simulation import Stall
 
     stall = Stall.at_pace(*streams_of(folder), read(folder, "simulation.json").get("interval_cycles"))
     return dict(run(folder, np.asarray(x), stall, lambda line: progress(0, 0, line), keep).values)
@@ -131,7 +131,7 @@ def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
 
 def provenance(folder: Path) -> str | None:
     """None where the RTL in `folder` is that the bitstream was made from, else what is wrong."""
-    from greenedge.backends.da4ml.built import read, rtl_digest
+    from greenedge.backends.da4ml.build_dir import read, rtl_digest
 
     if rtl_digest(folder) == read(folder, "simulation.json").get("rtl_sha256"):
         return None
@@ -143,8 +143,8 @@ def report(folder: Path) -> dict:
     """{"hardware": …} from da4ml's, yosys's and nextpnr's own words and the simulation's record; below "core" the
     core's alone.
     """
-    from greenedge.backends.da4ml.built import cells, placed, read
-    from greenedge.shell.bitstream import bitstream_of
+    from greenedge.backends.da4ml.build_dir import cells, placed, read
+    from greenedge.hdl.board_shell.bitstream import bitstream_of
 
     stat, routed, simulated, timing = (read(folder, f"{name}.json")
                                        for name in ("stat", "report", "simulation", "timing"))
@@ -177,7 +177,7 @@ def tools(options: Mapping[str, object]) -> dict[str, str]:
     installed.
     """
     from greenedge.errors import ToolError
-    from greenedge.tools import find_tool
+    from greenedge.tools.discover import find_tool
 
     try:
         found = {"da4ml": metadata.version("da4ml")}

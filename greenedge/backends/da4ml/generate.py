@@ -21,19 +21,19 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from greenedge.backends.da4ml.chain import KERNEL, kernel, layout
-from greenedge.backends.da4ml.pieces import pieces_of
+from greenedge.backends.da4ml.pipeline import KERNEL, kernel, layout
+from greenedge.backends.da4ml.partition import pieces_of
 from greenedge.backends.da4ml.wrapper import UNITS, streams_of, top
 from greenedge.errors import GreenedgeError
-from greenedge.files import sha256_file, write_aside
+from greenedge.files.atomic_write import sha256_file, write_aside
 from greenedge.graph import Graph, graph_digest, load_graph
-from greenedge.streams.core import TOP
+from greenedge.hdl import RTL
+from greenedge.hdl.axi_stream.core import TOP
 
-RTL = Path(__file__).resolve().parents[2] / "rtl"
 FOLDER = "rtl"
 # estimated adder bits from which it pays to let numba compile da4ml's solver, about two minutes once
 _COMPILED_FROM = 20_000
-_CODE = ("pieces.py", "unroll.py", "trace.py", "chain.py", "generate.py")
+_CODE = ("partition.py", "unroll.py", "trace.py", "pipeline.py", "generate.py")
 _PACKAGES = ("da4ml", "numba", "numpy")
 
 

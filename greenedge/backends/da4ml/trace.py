@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.da4ml.chain import Circuit, Wire
-from greenedge.backends.da4ml.pieces import Piece
+from greenedge.backends.da4ml.pipeline import Circuit, Wire
+from greenedge.backends.da4ml.partition import Piece
 from greenedge.backends.da4ml.unroll import Span, bits_of, unroll
 from greenedge.graph import Edge
 

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.backends.da4ml.pieces import Piece
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Input, MaxPool, Op,
-                             Pad, Requantise,
-                             Reshape, SumPool, Transpose, Upsample)
+from greenedge.backends.da4ml.partition import Piece
+from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
 from greenedge.graph.half_even import half_even
 
 

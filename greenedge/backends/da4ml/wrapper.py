@@ -6,10 +6,10 @@ valid bits as long as the pipeline says when a result leaves it.
 
 from __future__ import annotations
 
-from greenedge.backends.da4ml.chain import KERNEL
+from greenedge.backends.da4ml.pipeline import KERNEL
 from greenedge.graph import Edge
-from greenedge.streams import Stream
-from greenedge.streams.core import core
+from greenedge.hdl.axi_stream import Stream
+from greenedge.hdl.axi_stream.core import core
 
 UNITS = ("ge_fifo.sv", "ge_width.sv")
 MOST_BITS = 256  # of a beat: wider samples come in several

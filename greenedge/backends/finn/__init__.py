@@ -27,11 +27,11 @@ from greenedge.backends.finn import amd
 from greenedge.errors import Reason, TargetError
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.target import Target
-from greenedge.tools import Command, Plan
+from greenedge.tools.plan import Command, Plan
 
 if TYPE_CHECKING:
     from greenedge.backends.finn.design import Design
-    from greenedge.backends.finn.layers import Network
+    from greenedge.backends.finn.dialect.ops import Network
     from greenedge.backends.finn.search import Wish
 
 STAGE = "rtl"
@@ -51,7 +51,7 @@ _PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # l
 
 def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
     """Every reason why this graph cannot be built for this target; needs no tool. Raises TargetError for an unknown option."""
-    from greenedge.backends.finn.network import translate
+    from greenedge.backends.finn.dialect.lower import translate
 
     _known(options)
     network, found = translate(graph)
@@ -65,9 +65,9 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
 def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     """Stitching, a first simulation, FINN+'s estimates, the board around the core, synthesis, place and route."""
     from greenedge.backends.finn.design import FILE, plain
-    from greenedge.backends.finn.job import job_files
-    from greenedge.backends.finn.network import network_of
-    from greenedge.shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_files
+    from greenedge.backends.finn.finnplus.request import job_files
+    from greenedge.backends.finn.dialect.lower import network_of
+    from greenedge.hdl.board_shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_files
 
     request = _request(target, options, graph_digest(graph))
     design, reasons = _chosen(network_of(graph), target, options)
@@ -132,7 +132,7 @@ def _request(target: Target, options: Mapping[str, object], model: str = "0" * 6
     """The board's shell as the options want it. Raises TargetError with every reason why the board cannot have it."""
     if target.device.family in amd.DSP:
         return amd.request(target, model, _whole(options, "clock_hz"), _number(options, "fps"))
-    from greenedge.shell import shell_request
+    from greenedge.hdl.board_shell import shell_request
 
     return shell_request(target, model, _whole(options, "clock_hz"), _whole(options, "baud"), str(options.get("link") or "uart"))
 
@@ -162,31 +162,31 @@ def _core_commands(options: Mapping[str, object]) -> tuple[Command, ...]:
 
 
 def _board_commands(target: Target, options: Mapping[str, object], request: Mapping) -> tuple[Command, ...]:
-    from greenedge.shell.bitstream import bitstream_commands
+    from greenedge.hdl.board_shell.bitstream import bitstream_commands
 
-    return (Command(("{python}", "-m", "greenedge.shell"), "shell.log", "putting the core on the board"),
+    return (Command(("{python}", "-m", "greenedge.hdl.board_shell"), "shell.log", "putting the core on the board"),
             *bitstream_commands(target, request, _whole(options, "seed", 1), _whole(options, "seeds", 1)))
 
 
 def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
              progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
     """The RTL that lies in `folder`, with its memory files as they are now, on graph integers."""
-    from greenedge.backends.finn import built
-    from greenedge.streams.simulation import Stall
+    from greenedge.backends.finn import build_dir
+    from greenedge.hdl.axi_stream.simulation import Stall
 
-    result = built.simulate(folder, x, keep, Stall(), lambda line: progress(0, 0, line))
+    result = build_dir.simulate(folder, x, keep, Stall(), lambda line: progress(0, 0, line))
     return dict(result.values)
 
 
 def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
             progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
     """The same as `simulate`, with random pauses at both ends of the stream."""
-    from greenedge.backends.finn import built
-    from greenedge.streams.simulation import Stall
+    from greenedge.backends.finn import build_dir
+    from greenedge.hdl.axi_stream.simulation import Stall
 
-    source, streams, _ = built.streams_of(folder)
-    stall = Stall.at_pace(source, streams[0], built.read(folder, "simulation.json").get("interval_cycles"))
-    return dict(built.simulate(folder, x, keep, stall, lambda line: progress(0, 0, line)).values)
+    source, streams, _ = build_dir.streams_of(folder)
+    stall = Stall.at_pace(source, streams[0], build_dir.read(folder, "simulation.json").get("interval_cycles"))
+    return dict(build_dir.simulate(folder, x, keep, stall, lambda line: progress(0, 0, line)).values)
 
 
 def sampled(folder: Path) -> dict[str, Callable[..., dict[str, np.ndarray]]]:
@@ -195,40 +195,40 @@ def sampled(folder: Path) -> dict[str, Callable[..., dict[str, np.ndarray]]]:
 
 
 def _simulate_netlist(folder: Path, x: np.ndarray, progress: Callable[[int, int, str], None]) -> dict[str, np.ndarray]:
-    from greenedge.backends.finn import built
+    from greenedge.backends.finn import build_dir
     from greenedge.backends.finn.netlist import simulate_netlist
 
-    source, streams, _ = built.streams_of(folder)
-    core, family = built.read(folder, "streams.json")["top"], built.read(folder, "shell.json")["family"]
-    return dict(simulate_netlist(folder / "netlist.json", core, family, source, streams[0], x, tied=built.TIED,
+    source, streams, _ = build_dir.streams_of(folder)
+    core, family = build_dir.read(folder, "streams.json")["top"], build_dir.read(folder, "shell.json")["family"]
+    return dict(simulate_netlist(folder / "netlist.json", core, family, source, streams[0], x, tied=build_dir.TIED,
                                  progress=lambda line: progress(0, 0, line)).values)
 
 
 def provenance(folder: Path) -> str | None:
     """None where the RTL and memory files in `folder` are those the bitstream was made from, else what is wrong."""
-    from greenedge.backends.finn import built
+    from greenedge.backends.finn import build_dir
 
-    if built.rtl_digest(folder) == built.read(folder, "simulation.json").get("rtl_sha256"):
+    if build_dir.rtl_digest(folder) == build_dir.read(folder, "simulation.json").get("rtl_sha256"):
         return None
     return f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; run the build stage again."
 
 
 def report(folder: Path) -> dict:
     """{"hardware": …} from the logs of yosys and nextpnr and the simulation's record: the board's, and below "core" the core's."""
-    from greenedge.backends.finn import built
-    from greenedge.shell.bitstream import bitstream_of
+    from greenedge.backends.finn import build_dir
+    from greenedge.hdl.board_shell.bitstream import bitstream_of
 
     if (folder / amd.REQUEST).is_file():
         from greenedge.backends.finn.amd.results import report as amd_report
 
         return amd_report(folder)
-    stat, placed, simulated, timing = (built.read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing"))
-    streams, record, board, shell, design = (built.read(folder, f"{name}.json") for name in ("streams", "build", "board", "shell", "folding"))
-    finn = built.read(folder, "finn.json") if (folder / "finn.json").is_file() else None  # FINN+ need not be asked
+    stat, placed, simulated, timing = (build_dir.read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing"))
+    streams, record, board, shell, design = (build_dir.read(folder, f"{name}.json") for name in ("streams", "build", "board", "shell", "folding"))
+    finn = build_dir.read(folder, "finn.json") if (folder / "finn.json").is_file() else None  # FINN+ need not be asked
     cycles, clock_hz = simulated["interval_cycles"], board["clock_hz"]
-    counted, in_core = ({name: built.cells(stat, module, *cells) for name, cells in _CELLS[shell["family"]].items()}
+    counted, in_core = ({name: build_dir.cells(stat, module, *cells) for name, cells in _CELLS[shell["family"]].items()}
                         for module in (None, streams["top"]))
-    hardware = {**counted, "comb": built.utilisation(placed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"], "clock_hz": clock_hz,
+    hardware = {**counted, "comb": build_dir.utilisation(placed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"], "clock_hz": clock_hz,
                 "core": {**in_core, "fmax_hz": timing["core_fmax_hz"]},
                 "cycles_per_inference": cycles, "latency_s": simulated["latency_cycles"] / clock_hz,
                 "ips": clock_hz / cycles if cycles else None,
@@ -238,7 +238,7 @@ def report(folder: Path) -> dict:
     evidence = {**dict.fromkeys(counted, "reported by yosys"), **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
                 **dict.fromkeys(("cycles_per_inference", "latency_s", "ips"), "simulated"),
                 **dict.fromkeys((key for key in hardware if key.startswith("estimated_")), "estimated")}
-    notes = [*design["notes"], *(built.apart(design, finn) if finn else ())]
+    notes = [*design["notes"], *(build_dir.apart(design, finn) if finn else ())]
     asked = {"finn-plus": finn["finn_plus"]} if finn else {}
     return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], **asked}}
 
@@ -256,9 +256,9 @@ def _estimates(design: Mapping, in_core: Mapping, family: str) -> dict:
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:
     """Versions that the result depends on; a tool that is missing says so."""
-    from greenedge.backends.finn.environment import pins
+    from greenedge.backends.finn.finnplus.environment import pins
     from greenedge.errors import ToolError
-    from greenedge.tools import find_tool
+    from greenedge.tools.discover import find_tool
 
     found = {"finn-plus": next(pin.split("==")[1] for pin in pins() if pin.startswith("finn-plus=="))}
     for name in ("verilator", "yosys", "nextpnr-ecp5", "nextpnr-ice40", "nextpnr-himbaechel"):

@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from greenedge.backends.finn import built
+from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.netlist import NETLIST, netlist_sources
 from greenedge.errors import ToolError
-from greenedge.streams import Stream, pack
-from greenedge.streams.simulation import _FLAGS, _HARNESS, _run, sim_top
-from greenedge.tools import Command, Plan, execute, find_tool
+from greenedge.hdl.axi_stream import Stream, pack
+from greenedge.hdl.axi_stream.simulation import _FLAGS, _HARNESS, _run, sim_top
+from greenedge.tools.discover import find_tool
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute
 
 _COUNTER = Path(__file__).with_name("activity.cpp")
 _LONGEST = 32
@@ -45,17 +47,17 @@ def switching(folder: Path, x: np.ndarray, level: str | None = None,
               progress: Callable[[str], None] = lambda line: None) -> Switching:
     """Runs what lies in `folder` on graph integers (samples, *shape). `level` is "netlist" or "rtl"; if it is not said
     the netlist where there is one. Raises ToolError for what Verilator or the simulation says, and without a netlist."""
-    source, streams, _ = built.streams_of(folder)
+    source, streams, _ = build_dir.streams_of(folder)
     netlist = level == "netlist" or (level is None and (folder / NETLIST).is_file())
-    core = built.read(folder, "streams.json")["top"]
+    core = build_dir.read(folder, "streams.json")["top"]
     if netlist:
         streams = [dataclasses.replace(streams[0], name="m")]
-        sources = netlist_sources(folder / NETLIST, core, built.read(folder, "shell.json")["family"], progress)
+        sources = netlist_sources(folder / NETLIST, core, build_dir.read(folder, "shell.json")["family"], progress)
         # What lies inside a cell is no net.
         sources = {name: _ON + _short(text) if name == "core.v" else _OFF + text for name, text in sources.items()}
     else:
-        sources = built.sources_of(folder)
-    top = _ON + sim_top(core, source, streams, built.TIED).encode()
+        sources = build_dir.sources_of(folder)
+    top = _ON + sim_top(core, source, streams, build_dir.TIED).encode()
     model = _compiled({**sources, "sim_top.sv": top}, progress)
     progress(f"counting toggles over {len(x)} samples")
     said = _counted(model, folder, source, streams, x)

@@ -6,14 +6,14 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.fifos import Schedule, placed
 from greenedge.backends.finn.folding import Fold, Folding, cycles
-from greenedge.backends.finn.network import network_of
+from greenedge.backends.finn.dialect.lower import network_of
 from greenedge.backends.finn.resources import BLOCK_BITS, Cost
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Graph
-from greenedge.shell import SHELL_COST
+from greenedge.hdl.board_shell import SHELL_COST
 from greenedge.target import Device
 
 # Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the rest;

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.folding import Fold, Folding, cycles
 from greenedge.backends.finn.units import ring_pixels, unit_of
 

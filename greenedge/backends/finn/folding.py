@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.dialect import ops as hw
 
 PIN_BITS = 32  # of the top's input and output streams; a wider layer is fed through a converter
 

@@ -19,9 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import ToolError
-from greenedge.streams import Stream
-from greenedge.streams.simulation import Simulated, Stall, compile_model, run_model, sim_top
-from greenedge.tools import Command, Plan, execute, find_tool
+from greenedge.hdl.axi_stream import Stream
+from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
+from greenedge.tools.discover import find_tool
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute
 
 NETLIST = "netlist.json"
 FLAGS = ("-fno-dfg", "-CFLAGS", "-O0")  # thousands of small statements: optimising them would take longer than simulating them

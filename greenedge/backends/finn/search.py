@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.design import Design, Limits
 from greenedge.backends.finn.fifos import Deadlock, with_queues
 from greenedge.backends.finn.folding import Folding, cycles, foldings, groups, least_cycles
-from greenedge.backends.finn.matching import Choice, links_of, matched
+from greenedge.backends.finn.width_matching import Choice, links_of, matched
 from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.stitch import stitch
 from greenedge.backends.finn.units import unit_of

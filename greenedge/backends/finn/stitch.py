@@ -18,18 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.finn import amd
-from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.design import read_design
 from greenedge.backends.finn.folding import Fold, conversions, elements, through_pins, tied
 from greenedge.backends.finn.topfile import Instance, top
 from greenedge.backends.finn.units import FOLDER, Unit, memory_file, unit_of
 from greenedge.errors import GreenedgeError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 from greenedge.graph import load_graph
-from greenedge.streams import Stream, layout_of
-from greenedge.streams.core import TOP
+from greenedge.hdl import RTL
+from greenedge.hdl.axi_stream import Stream, layout_of
+from greenedge.hdl.axi_stream.core import TOP
 
-RTL = Path(__file__).resolve().parents[2] / "rtl"
 _PORTS = {hw.Fork: (("s",), ("m0", "m1")), hw.Add: (("a", "b"), ("m",)), hw.Concat: (("a", "b"), ("m",))}
 
 

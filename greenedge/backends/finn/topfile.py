@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from greenedge.backends.finn.units import Unit
-from greenedge.streams import Stream
-from greenedge.streams.core import core
+from greenedge.hdl.axi_stream import Stream
+from greenedge.hdl.axi_stream.core import core
 
 
 @dataclass(frozen=True)

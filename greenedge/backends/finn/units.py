@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from greenedge.backends.finn import layers as hw
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.folding import Fold
 
 FOLDER = "rtl"  # memory files are named as seen from the build folder

@@ -26,7 +26,7 @@ import numpy as np
 from greenedge.errors import GreenedgeError, Reason, TargetError
 from greenedge.graph import Graph, save_graph
 from greenedge.target import Target
-from greenedge.tools import Command, Plan
+from greenedge.tools.plan import Command, Plan
 
 STAGE = "c-simulation"
 _MODULE = "greenedge.backends.hls4ml"

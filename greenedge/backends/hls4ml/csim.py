@@ -23,9 +23,10 @@ from greenedge.backends.hls4ml.layers import Handover, hand_over, is_traced
 from greenedge.backends.hls4ml.sources import digest, sources
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP, Toolchain
 from greenedge.errors import GreenedgeError, ToolError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 from greenedge.graph import load_graph, run_graph
-from greenedge.tools import RECORD, Command, Plan, execute
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import RECORD, execute
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _COMPILE_S, _RUN_S = 1800, 3600

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.backends.hls4ml.precision import clip_type, range_type, scaled_type
-from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool
+from greenedge.graph import (Add, Concat, Conv, Dense, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool)
 from greenedge.graph.half_even import half_even
 
 

@@ -16,7 +16,7 @@ from greenedge.backends.hls4ml.layers import Handover, hand_over, is_traced
 from greenedge.backends.hls4ml.sources import sources_within
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP
 from greenedge.errors import GreenedgeError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 from greenedge.graph import Graph, load_graph
 
 STAMP = "00000000"  # hls4ml draws one at random; the same project is the same bytes

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from greenedge.errors import EvidenceError
 from greenedge.energy.clock import Clock, RealClock
-from greenedge.energy.model import Found, Source
+from greenedge.energy.source import Found, Source
 
 SOURCES = {
     "powercap": "greenedge.energy.sources.powercap",

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from greenedge.errors import TargetError
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
-from greenedge.shipped import shipped
+from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.files.package_data import shipped
 
 # Greatest gain error of the sensor alone, the first page of TI's data sheets INA226 (SBOS547), INA3221 (SBOS576),
 # INA260

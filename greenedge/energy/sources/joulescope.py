@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
 
 _FIX_PACKAGE = 'pip install "greenedge[joulescope]"'
 _FIX_USB = "plug it in and install its udev rule (99-joulescope.rules, group plugdev)"

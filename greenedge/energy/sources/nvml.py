@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Found, Reading, SourceFault, SourceInfo
-from greenedge.energy.wrap import Unwrapper
+from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.counter_unwrap import Unwrapper
 
 _FIX_PACKAGE = 'pip install "greenedge[nvidia]"'
 _FIX_DRIVER = "install the NVIDIA driver, or give the container the GPU (--gpus all)"

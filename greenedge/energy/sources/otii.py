@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Found, SourceFault, SourceInfo
+from greenedge.energy.source import Found, SourceFault, SourceInfo
 
 _FIX = 'pip install "greenedge[otii]", start otii_server and log in with a licence for automation'
 

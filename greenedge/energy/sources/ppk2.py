@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.model import Found, SourceFault, SourceInfo
+from greenedge.energy.source import Found, SourceFault, SourceInfo
 
 SAMPLE_S = 10e-6
 BIN = 100

@@ -7,10 +7,10 @@ import pytest
 
 from greenedge.energy.importers import trace_row
 from greenedge.energy.liveness import check
-from greenedge.energy.markers import match_edges, match_pattern
+from greenedge.energy.sync_edges import match_edges, match_pattern
 from greenedge.energy.meters import CounterMeter
 from greenedge.energy.method import Method, Window, Windows
-from greenedge.energy.model import SourceFault, Trace, integrate
+from greenedge.energy.source import SourceFault, Trace, integrate
 from greenedge.energy.session import Repetition, run_session
 from greenedge.energy.simulate import MachineWorkload
 from greenedge.energy.stats import mean_interval
@@ -204,7 +204,7 @@ def test_marker_sync_by_gpio_and_a_lost_edge():
     """9b: numbered edges give the line to a sample; one lost edge makes the run void."""
     edges = np.arange(1.0, 60.0, 3.7)
     trace = _meter_trace(np.random.default_rng(1), edges, markers=edges)
-    from greenedge.energy.markers import logic_edges
+    from greenedge.energy.sync_edges import logic_edges
 
     seen = logic_edges(trace)
     sync = match_edges(seen, edges)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from greenedge.errors import GreenedgeError
-from greenedge.energy import external
+from greenedge.energy import external_meter
 from greenedge.energy.clock import VirtualClock
 from greenedge.energy.commands import app
 from greenedge.energy.method import Method
@@ -44,7 +44,7 @@ def _recorded(tmp_path, pin_line: bool):
     clock.watch = watch
     clock.sleep(1.3)
     method = Method(min_window_s=10, idle_s=3, cooldown_s=1)
-    timing = external.timed(MachineWorkload(machine, 0.004), method, clock, pin, 5)
+    timing = external_meter.timed(MachineWorkload(machine, 0.004), method, clock, pin, 5)
     clock.sleep(2.1)
     t, watts, level = np.array(rows).T
     # A change of power holds until the next move of the clock.
@@ -60,7 +60,7 @@ def _recorded(tmp_path, pin_line: bool):
         header="time_s,power_w,d0",
         comments="",
     )
-    external.save_timing(timing, tmp_path / "timing.json")
+    external_meter.save_timing(timing, tmp_path / "timing.json")
     return timing
 
 
@@ -111,11 +111,11 @@ def test_a_joulescope_recording_with_its_marker(tmp_path):
 def test_a_lost_edge_or_pattern_makes_the_run_void(tmp_path):
     timing = _recorded(tmp_path, True)
     timing["edges"].pop(3)
-    external.save_timing(timing, tmp_path / "timing.json")
+    external_meter.save_timing(timing, tmp_path / "timing.json")
     done = CliRunner().invoke(app, ["replay", str(tmp_path / "meter.csv"), "--timing", str(tmp_path / "timing.json")])
     assert done.exit_code == 3 and "the meter saw 10 edges, the host made 9: one is lost or extra" in done.stderr
     timing["edges"], timing["patterns"] = [], [[1.0, 2.0, 3.5, 4.5], [101.0, 102.0, 103.5, 104.5]]
-    external.save_timing(timing, tmp_path / "timing.json")
+    external_meter.save_timing(timing, tmp_path / "timing.json")
     done = CliRunner().invoke(app, ["replay", str(tmp_path / "meter.csv"), "--timing", str(tmp_path / "timing.json")])
     assert done.exit_code == 3 and "the load pattern is not in the trace" in done.stderr
 
@@ -137,16 +137,16 @@ def test_markers_from_the_command_line(tmp_path):
     done = CliRunner().invoke(app, [*words, "--max-reps", "2", "--callable", "time:thread_time"])
     assert done.exit_code == 0, done.output
     assert f"now: greenedge energy replay RECORDING.csv --timing {tmp_path / 't.json'}" in done.stdout
-    assert len(external.load_timing(tmp_path / "t.json")["edges"]) == 4 and pin.read_text() == "0\n"
+    assert len(external_meter.load_timing(tmp_path / "t.json")["edges"]) == 4 and pin.read_text() == "0\n"
     for marker, said in (
         ("gpio:", "--marker 'gpio:' is not known; take pattern, gpio:FILE or rts:PORT."),
         (f"gpio:{tmp_path}/no/value", "cannot be written: No such file or directory; export the GPIO line first."),
     ):
         with pytest.raises(GreenedgeError) as caught:
-            external.open_pin(marker)
+            external_meter.open_pin(marker)
         assert said in str(caught.value)
     (tmp_path / "t.json").write_text("{}")
     with pytest.raises(
         GreenedgeError, match="is no timing .*; give a file written by greenedge energy measure --external"
     ):
-        external.load_timing(tmp_path / "t.json")
+        external_meter.load_timing(tmp_path / "t.json")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from greenedge.errors import GreenedgeError
-from greenedge.energy import estimate, external, importers, plots, results, terminal
+from greenedge.energy import estimate, external_meter, importers, plots, results, terminal
 from greenedge.energy.commands import app
-from greenedge.energy.comparing import compare
-from greenedge.energy.page import page
+from greenedge.energy.comparison import compare
+from greenedge.energy.html import page
 from greenedge.energy.selftest import simulated_document
 
 SOUND = simulated_document(names=("a", "b"))
@@ -116,7 +116,7 @@ READERS = {
     "p.txt": lambda path: importers.perf_row("w", path, 1),
     "a.saif": estimate.read_saif,
     "t.toggles": estimate.read_toggles,
-    "t.json": external.load_timing,
+    "t.json": external_meter.load_timing,
 }
 GOOD = {
     "t.csv": "time_s,power_w,marker\n0,1,0\n1,2,1\n2,1,0\n",

@@ -15,21 +15,11 @@ from rich.console import Console
 
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.energy import plots, results, terminal
-from greenedge.energy.comparing import compare
-from greenedge.energy.labels import (
-    EVIDENCE,
-    SCOPES,
-    Figure,
-    add,
-    check_comparable,
-    evidence_class,
-    key_for,
-    require,
-    worst,
-)
-from greenedge.energy.model import SourceInfo
-from greenedge.energy.page import page
-from greenedge.energy.page import table as page_table
+from greenedge.energy.comparison import compare
+from greenedge.energy.evidence import (EVIDENCE, SCOPES, Figure, add, check_comparable, evidence_class, key_for, require, worst)
+from greenedge.energy.source import SourceInfo
+from greenedge.energy.html import page
+from greenedge.energy.html import table as page_table
 from greenedge.energy.selftest import simulated_document
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from greenedge.energy.clock import VirtualClock
 from greenedge.energy.liveness import check
-from greenedge.energy.measuring import measure_sources
+from greenedge.energy.measurement import measure_sources
 from greenedge.energy.meters import InlineRecorder, SampledMeter
 from greenedge.energy.method import Method
-from greenedge.energy.model import Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Reading, SourceFault, SourceInfo
 from greenedge.energy.simulate import FakeCounter, FakeMachine, FakePower, MachineWorkload
 
 

@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 from greenedge.errors import GreenedgeError
 from greenedge.energy import carbon, estimate, importers, results, stats
 from greenedge.energy.commands import app
-from greenedge.energy.labels import Figure
-from greenedge.energy.measuring import measure
+from greenedge.energy.evidence import Figure
+from greenedge.energy.measurement import measure
 from greenedge.energy.method import Method
-from greenedge.energy.model import SourceFault, Trace, integrate
+from greenedge.energy.source import SourceFault, Trace, integrate
 from greenedge.energy.sampler import SamplerProcess
 from greenedge.energy.simulate import FakePowercapTree
 from greenedge.energy.workloads import CallableWorkload, CommandWorkload, SerialWorkload

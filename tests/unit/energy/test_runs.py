@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from greenedge import measure
+from greenedge.run import energy
 from greenedge.cli import app
 from greenedge.energy import results
 from greenedge.energy.method import Window
@@ -99,7 +99,7 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("runtime", [None, "onnxruntime"])
 def test_a_run_is_a_workload_on_every_runtime(run, runtime):
-    opener = measure.RunWorkloads()
+    opener = energy.RunWorkloads()
     workload = opener.open(run, None, runtime)
     assert workload.name == ("small on onnxruntime" if runtime else "small on linux-x86, tflite")
     try:
@@ -183,8 +183,8 @@ def test_toggles_are_counted_once_and_without_the_clock(tmp_path, rng):
     """Against a count by hand: the input, the register and its complement toggle alike; the copy is not counted
     twice."""
     from greenedge.backends.finn.activity import _compiled, _counted
-    from greenedge.streams import Stream
-    from greenedge.streams.simulation import sim_top
+    from greenedge.hdl.axi_stream import Stream
+    from greenedge.hdl.axi_stream.simulation import sim_top
 
     source = Stream("s", "x", 8, False, 1, 1, (1,))
     result = Stream("m", "y", 8, False, 1, 1, (1,))

@@ -44,7 +44,7 @@ def packed(stitched, request: Mapping):
     Raises ToolError where FINN+'s environment cannot be had.
     """
     from greenedge.backends.finn.amd.units import MODULE, with_packed
-    from greenedge.backends.finn.environment import finn_packages
+    from greenedge.backends.finn.finnplus.environment import finn_packages
     from greenedge.backends.finn.library import core_files
 
     instances = with_packed(stitched.instances, DSP[request["family"]], request["dsp"])

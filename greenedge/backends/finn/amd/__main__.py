@@ -20,7 +20,7 @@ from greenedge.backends.finn.amd.flow import FINN
 from greenedge.backends.finn.amd.project import FOLDER, project_files
 from greenedge.backends.finn.amd.results import fmax_hz, utilisation
 from greenedge.errors import GreenedgeError, ToolError
-from greenedge.files import write_aside
+from greenedge.files.atomic_write import write_aside
 from greenedge.graph import load_graph
 
 _LIMIT_S = 3 * 3600

@@ -9,7 +9,7 @@ from pathlib import Path
 from greenedge.backends.finn.amd import REQUEST, RESULT
 from greenedge.graph import Graph
 from greenedge.graph.qonnx import to_qonnx
-from greenedge.tools import Command
+from greenedge.tools.plan import Command
 
 FINN = "finn-build"
 PRODUCTS = ("vivado/core.tcl", f"{FINN}/build.yaml", RESULT)

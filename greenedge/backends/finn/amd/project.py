@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.graph import Graph, run_graph
-from greenedge.streams import Stream
+from greenedge.hdl import RTL
+from greenedge.hdl.axi_stream import Stream
 
 FOLDER = "vivado"
 _TEMPLATES = Path(__file__).with_name("templates")
-_RTL = Path(__file__).resolve().parents[3] / "rtl"
 _PACKETS = ("ge_fifo.sv", "ge_queue.sv", "amd/ge_packet.sv")  # what greenedge_axis.v needs beside the core
 _LANE_BYTES = 4  # of a word of the DMA engine
 _SAMPLES, _SEED = 32, 1
@@ -31,7 +31,7 @@ def project_files(request: Mapping, about: Mapping, graph: Graph) -> dict[str, b
     files = {}
     if request["shell"] == "vivado_zynq":
         names += ["overlay.tcl", "greenedge_axis.v", "driver.py"]
-        packets = {name.rpartition("/")[2]: (_RTL / name).read_bytes() for name in _PACKETS}
+        packets = {name.rpartition("/")[2]: (RTL / name).read_bytes() for name in _PACKETS}
         packets = {f"{FOLDER}/{name}": content for name, content in packets.items() if name not in about["sources"]}
         values |= {**_driver(first, last), "packets": " ".join(packets)}
         files |= packets
@@ -40,7 +40,8 @@ def project_files(request: Mapping, about: Mapping, graph: Graph) -> dict[str, b
 
 
 def _filled(name: str, values: Mapping) -> bytes:
-    text = (_TEMPLATES / name).read_text(encoding="utf-8")
+    template = _TEMPLATES / f"{name}.in" if name.endswith(".py") else _TEMPLATES / name
+    text = template.read_text(encoding="utf-8")
     return re.sub(r"@(\w+)@", lambda found: str(values[found[1]]), text).encode()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from greenedge.backends.finn import built
+from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.amd import REQUEST, RESULT
 from greenedge.errors import GreenedgeError
 
@@ -42,13 +42,13 @@ def fmax_hz(path: Path, clock_hz: float) -> float:
 
 def report(folder: Path) -> dict:
     """{"hardware": …}: resources and clock by Vivado where it ran, else resources by yosys; cycles simulated."""
-    read = lambda name: built.read(folder, name)
+    read = lambda name: build_dir.read(folder, name)
     simulated, design, record = (read(f"{name}.json") for name in ("simulation", "folding", "build"))
     finn = read("finn.json") if (folder / "finn.json").is_file() else None  # FINN+ need not be asked
     request, vivado, stat = read(REQUEST), read(RESULT), read("stat.json")
     by_vivado = vivado.get("core")
-    counted = by_vivado or {**{name: built.cells(stat, None, *cells) for name, cells in _CELLS.items()},
-                            "bram_bits": sum(built.cells(stat, None, kind, bits) or 0 for kind, bits in _BLOCKS.items())}
+    counted = by_vivado or {**{name: build_dir.cells(stat, None, *cells) for name, cells in _CELLS.items()},
+                            "bram_bits": sum(build_dir.cells(stat, None, kind, bits) or 0 for kind, bits in _BLOCKS.items())}
     clock_hz, cycles = request["clock_hz"], simulated["interval_cycles"]
     hardware = {**counted, "clock_hz": clock_hz, "cycles_per_inference": cycles, "latency_s": simulated["latency_cycles"] / clock_hz,
                 "ips": clock_hz / cycles if cycles else None, "estimated_cycles": design["interval_cycles"],
@@ -57,7 +57,7 @@ def report(folder: Path) -> dict:
     evidence = {**dict.fromkeys(counted, "reported by Vivado" if by_vivado else _BY_YOSYS), "cycles_per_inference": "simulated",
                 "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated",
                 **({} if by_vivado else {"clock_hz": "asked for"})}
-    notes = [*design["notes"], *(built.apart(design, finn) if finn else ()), *([] if by_vivado else [vivado["said"]])]
+    notes = [*design["notes"], *(build_dir.apart(design, finn) if finn else ()), *([] if by_vivado else [vivado["said"]])]
     asked = {"finn-plus": finn["finn_plus"]} if finn else {}
     return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], **asked}}
 

@@ -8,8 +8,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from greenedge.backends.hls4ml.reports.reading import (ASKED, BRAM18_BITS, ESTIMATED, Reading, count, damaged, number,
-                                                       paced, text_of)
+from greenedge.backends.hls4ml.reports.reading import (ASKED, BRAM18_BITS, ESTIMATED, Reading, count, damaged, number, paced, text_of)
 from greenedge.backends.hls4ml.toolchains import ROUTED, TOP
 from greenedge.errors import ToolError
 

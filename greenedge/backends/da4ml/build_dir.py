@@ -1,0 +1,63 @@
+"""A build folder read back: its RTL as it lies there now, and the tools' own numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from greenedge.errors import GreenedgeError
+from greenedge.run.manifest import inside
+from greenedge.hdl.axi_stream import Stream
+
+FOLDER = "rtl"
+
+
+def read(folder: Path, name: str) -> dict:
+    """A JSON file of the build. Raises GreenedgeError where it is missing or damaged."""
+    path = folder / name
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it is no table")
+    except (OSError, ValueError) as error:
+        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
+    return data
+
+
+def streams_of(folder: Path) -> tuple[Stream, Stream]:
+    """(input stream, output stream) of the core."""
+    source, output = (Stream.from_plain(entry) for entry in read(folder, "streams.json")["streams"])
+    return source, output
+
+
+def sources_of(folder: Path) -> dict[str, bytes]:
+    """The files that were synthesised, as they are in the folder now."""
+    try:
+        return {name: inside(folder / FOLDER, name).read_bytes() for name in read(folder, "streams.json")["sources"]}
+    except OSError as error:
+        raise GreenedgeError(f"{error.filename} is missing; run the build stage again.") from None
+
+
+def rtl_digest(folder: Path) -> str:
+    """sha256 over every RTL file of the build: what a bitstream was made from."""
+    digest = hashlib.sha256()
+    for name, content in sorted(sources_of(folder).items()):
+        digest.update(f"{name}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | None:
+    """Cells whose type matches, times `each`, from yosys's `stat -json`: of a module, or of the whole design."""
+    entry = stat.get("design") if module is None else stat.get("modules", {}).get(f"\\{module}")
+    if not isinstance(entry, dict):
+        return None
+    return each * sum(int(count) for kind, count in entry.get("num_cells_by_type", {}).items()
+                      if re.fullmatch(pattern, kind))
+
+
+def placed(report: dict, name: str) -> int | None:
+    """How many cells of a kind nextpnr used."""
+    entry = report.get("utilization", {}).get(name)
+    return int(entry["used"]) if isinstance(entry, dict) and "used" in entry else None

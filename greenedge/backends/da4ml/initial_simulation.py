@@ -1,0 +1,80 @@
+"""Counts cycles of the core on random samples, with and without stalls: simulated, not estimated.
+
+    python -m greenedge.backends.da4ml.initial_simulation      in the build folder, after generate; writes simulation.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.backends.da4ml.build_dir import read, rtl_digest, sources_of, streams_of
+from greenedge.backends.da4ml.tapped_core import MODULE, probed, read_probes
+from greenedge.errors import GreenedgeError
+from greenedge.files.atomic_write import write_aside
+from greenedge.graph import load_graph, run_graph
+from greenedge.hdl.axi_stream.core import TOP
+from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
+
+SAMPLES, SEED = 64, 1
+
+
+def run(folder: Path, x: np.ndarray, stall: Stall, progress: Callable[[str], None],
+        keep: Sequence[str] = ()) -> Simulated:
+    """Verilator on the folder's RTL: the output edge, those of `keep` at which a layer ends, and cycles."""
+    source, output = streams_of(folder)
+    sources, dut, streams = sources_of(folder), TOP, [output]
+    if keep:
+        edges = load_graph(folder).edges
+        probes, latency = read_probes(read(folder, "streams.json"), edges)
+        probes = [probe for probe in probes if probe.edge in keep and probe.edge != output.edge]
+        text, taps = probed(probes, latency, source, output, edges)
+        sources, dut, streams = {**sources, "probed.sv": text.encode()}, MODULE, [output, *taps]
+    progress("compiling the RTL with Verilator (kept for the next time)")
+    top = sim_top(dut, source, streams, ".restart(1'b0), ")
+    model = compile_model({**sources, "sim_top.sv": top.encode()}, progress)
+    progress(f"simulating {len(x)} samples cycle by cycle")
+    return run_model(model, folder, source, streams, x, keep, stall)
+
+
+def _require_latency(job: dict, cycles: int) -> None:
+    """Refuses a core that is slower than asked for, before it is placed."""
+    wanted, reached = job.get("latency_s"), cycles / job["clock_hz"]
+    if wanted is not None and reached > wanted:
+        raise GreenedgeError(f"a result takes {cycles} cycles, {reached * 1e9:,.0f} ns at {job['clock_hz'] / 1e6:g} "
+                             f"MHz, and {wanted * 1e9:,.0f} ns were "
+                             "asked for; use a faster clock (--set build.clock_hz) or fewer stages (--set "
+                             "build.cutoff=6)")
+
+
+def main() -> int:
+    """Simulates what lies in the working directory and refuses a first difference at once."""
+    here = Path(".")
+    try:
+        graph = load_graph(here)
+        edge = graph.edges[graph.inputs[0]]
+        x = np.random.default_rng(SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
+        free = run(here, x, Stall(), print)
+        stalled = run(here, x, Stall.at_pace(*streams_of(here), free.interval_cycles, seed=2), print)
+        expected = run_graph(graph, x)[graph.outputs[0]]
+        for how, result in (("", free), (" with random stalls", stalled)):
+            if not np.array_equal(result.values[graph.outputs[0]], expected):
+                raise GreenedgeError(f"the unrolled RTL differs from the integer graph on random samples{how}")
+        _require_latency(read(here, "job.json"), free.first_output_cycles)
+        record = {"samples": SAMPLES, "interval_cycles": free.interval_cycles,
+                  "latency_cycles": free.first_output_cycles,
+                  "stalled": "equal", "rtl_sha256": rtl_digest(here)}
+        with write_aside(here / "simulation.json") as path:
+            path.write_text(json.dumps(record, indent=1) + "\n")
+    except GreenedgeError as error:
+        print(f"error: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""What was proved about one requantisation: per channel, at how many accumulators a runtime's arithmetic differs from the graph.
+
+A layer's channels are rows of a `Problem`: the thresholds of the integer graph over the reachable accumulators x, and how
+the file computes: k*x + constant in int32, times a scale, plus the zero point, clamped. All of that is monotone in x, as
+is the graph's own step function, so comparing the two at T-1 and T of every threshold and at both ends of the range
+compares them everywhere. Where they differ the emulated thresholds are found by bisection and the differing
+accumulators counted exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from greenedge.backends.int8.arithmetic import EMULATIONS, Emulation, stored
+
+_BLOCK = 1 << 21  # elements of one intermediate array
+_INT32 = 1 << 31
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """R channels of one operator; level = lo + count(x >= thresholds), for x_lo <= x <= x_hi.
+
+    thresholds (R, L) ascending, x_lo, x_hi, factor (R,) int64; `factor` is k, 0 for a channel whose level never changes. It is a multiple
+    of `lift`, by which the input was multiplied beforehand.
+    zero_level is the level that the zero point stands for; bounds are the stored values the fused activation leaves.
+    """
+
+    operator: str
+    thresholds: np.ndarray
+    x_lo: np.ndarray
+    x_hi: np.ndarray
+    factor: np.ndarray
+    lo: int
+    zero_level: int
+    zero_point: int
+    bounds: tuple[int, int]
+    scale_in: float = 1.0
+    scale_out: float = 1.0
+    lift: int = 1
+    own: Mapping[str, Emulation] | None = None  # where an operator's arithmetic depends on more than its name
+
+    def __post_init__(self) -> None:
+        rows = len(self.thresholds)
+        assert all(a.shape == (rows,) for a in (self.x_lo, self.x_hi, self.factor)), "one value per channel"
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernel sets that run this operator, the one that counts most first."""
+        return tuple(self.emulations)
+
+    @property
+    def emulations(self) -> Mapping[str, Emulation]:
+        """{kernel set: its arithmetic}."""
+        return EMULATIONS[self.operator] if self.own is None else self.own
+
+    @property
+    def rounds_early(self) -> bool:
+        """Whether a kernel set rounds twice, so that its steps come up to an accumulator early."""
+        return any(emulation.twice for emulation in self.emulations.values())
+
+    @property
+    def halves(self) -> np.ndarray:
+        """(L,) real level, counted from the zero level, at which the stored level steps up: level - zero_level - 1/2."""
+        return self.lo + 1 + np.arange(self.thresholds.shape[1]) - self.zero_level - 0.5
+
+    @property
+    def clipped(self) -> np.ndarray:
+        """(R, L) thresholds within x_lo … x_hi + 1; at x_lo always reached, at x_hi + 1 never."""
+        return np.clip(self.thresholds, self.x_lo[:, None], self.x_hi[:, None] + 1)
+
+    def rows(self, index: np.ndarray) -> Problem:
+        """The same operator with these channels alone."""
+        return replace(self, **{name: getattr(self, name)[index] for name in ("thresholds", "x_lo", "x_hi", "factor")})
+
+    def scaled(self, factor: np.ndarray) -> Problem:
+        """The same channels with other factors."""
+        return replace(self, factor=factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Per channel (R,): how many reachable accumulators give another level, and by how many levels at most."""
+
+    differing: np.ndarray
+    largest: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The chosen factors, float32 weight scales and integer constants (R,), and the verdict for each kernel set."""
+
+    factor: np.ndarray
+    weight_scale: np.ndarray
+    constant: np.ndarray
+    verdicts: dict[str, Verdict]
+
+
+def critical_points(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """(R, 2L+2) accumulators that decide equality, and the graph's level at each."""
+    clipped = problem.clipped
+    ends = np.stack([problem.x_lo, problem.x_hi], axis=1)
+    points = np.concatenate([np.maximum(clipped - 1, ends[:, :1]), np.minimum(clipped, ends[:, 1:]), ends], axis=1)
+    levels = np.empty_like(points)
+    for row, thresholds in enumerate(problem.thresholds):
+        levels[row] = np.searchsorted(thresholds, points[row], side="right")
+    return points, levels + problem.lo
+
+
+def emulated_levels(problem: Problem, kernels: str, x: np.ndarray, scale: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    """Levels the runtime gives at accumulators x; x, scale and constant broadcast, rows first."""
+    shape = (-1,) + (1,) * (np.ndim(x) - 1)
+    acc = problem.factor.reshape(shape) * x + constant
+    value = stored(problem.emulations[kernels], acc, problem.scale_in, scale, problem.scale_out,
+                   problem.zero_point, problem.bounds)
+    return value - problem.zero_point + problem.zero_level
+
+
+def wrong_points(problem: Problem, scales: np.ndarray, constants: np.ndarray) -> dict[str, np.ndarray]:
+    """For candidates (R, N): at how many critical points each kernel set differs; a candidate that could leave int32
+    differs at all of them."""
+    points, levels = critical_points(problem)
+    rows, candidates = scales.shape
+    counts = {kernels: np.empty((rows, candidates), np.int64) for kernels in problem.kernels}
+    step = max(1, _BLOCK // (candidates * points.shape[1]))
+    for begin in range(0, rows, step):
+        part = slice(begin, begin + step)
+        some = problem.rows(np.arange(rows)[part])
+        for kernels in problem.kernels:
+            got = emulated_levels(some, kernels, points[part, None, :], scales[part, :, None], constants[part, :, None])
+            counts[kernels][part] = (got != levels[part, None, :]).sum(axis=2)
+    unsafe = ~_within_int32(problem, scales, constants)
+    return {kernels: np.where(unsafe, points.shape[1], count) for kernels, count in counts.items()}
+
+
+def _within_int32(problem: Problem, scales: np.ndarray, constants: np.ndarray) -> np.ndarray:
+    """Whether accumulator, and accumulator shifted left as the reference kernels do for a scale above 1, fit int32."""
+    reach = np.maximum(np.abs(problem.x_lo), np.abs(problem.x_hi)) * problem.factor
+    largest = reach[:, None] + np.abs(constants)
+    growth = np.maximum(1.0, 2.0 * scales.astype(np.float64) * problem.scale_in / problem.scale_out)
+    return largest * growth < _INT32
+
+
+def judge(problem: Problem, scale: np.ndarray, constant: np.ndarray) -> dict[str, Verdict]:
+    """The exact verdict on one (scale, constant) per channel."""
+    wrong = wrong_points(problem, scale[:, None], constant[:, None])
+    verdicts = {}
+    for kernels in problem.kernels:
+        differing = np.zeros(len(scale), np.int64)
+        largest = np.zeros(len(scale), np.int64)
+        rows = np.flatnonzero(wrong[kernels][:, 0])
+        if len(rows):
+            differing[rows], largest[rows] = count_differing(problem.rows(rows), kernels, scale[rows], constant[rows])
+        verdicts[kernels] = Verdict(differing, largest)
+    return verdicts
+
+
+def count_differing(problem: Problem, kernels: str, scale: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel: the number of reachable accumulators with another level, and the largest difference in levels."""
+    wanted, got = problem.clipped, _emulated_thresholds(problem, kernels, scale, constant)
+    differing = np.zeros(len(scale), np.int64)
+    largest = np.zeros(len(scale), np.int64)
+    for row, (a, b) in enumerate(zip(wanted, got)):
+        edges = np.unique(np.concatenate([a, b]))
+        apart = np.abs(np.searchsorted(a, edges[:-1], side="right") - np.searchsorted(b, edges[:-1], side="right"))
+        differing[row] = (np.diff(edges) * (apart > 0)).sum()
+        largest[row] = apart.max(initial=0)
+    return differing, largest
+
+
+def _emulated_thresholds(problem: Problem, kernels: str, scale: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    """(R, L): the smallest accumulator in x_lo … x_hi + 1 at which the emulated level reaches lo + 1, lo + 2, …"""
+    levels = problem.lo + 1 + np.arange(problem.thresholds.shape[1])
+    low = np.broadcast_to(problem.x_lo[:, None], problem.thresholds.shape).copy()
+    high = np.broadcast_to(problem.x_hi[:, None] + 1, problem.thresholds.shape).copy()
+    while np.any(low < high):
+        middle = (low + high) >> 1
+        reached = emulated_levels(problem, kernels, np.minimum(middle, problem.x_hi[:, None]), scale[:, None],
+                                  constant[:, None]) >= levels
+        searching = low < high
+        high = np.where(searching & reached, middle, high)
+        low = np.where(searching & ~reached, middle + 1, low)
+    return low

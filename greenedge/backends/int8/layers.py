@@ -1,0 +1,209 @@
+"""One sum with the quantiser behind it, as a runtime computes it: factor, weight scales, bias, and what was proved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from greenedge.graph import Edge, Requantise
+from greenedge.backends.int8.arithmetic import ADD_RATIOS, LEAST, MEAN_RATIOS, MOST, mean_emulations
+from greenedge.backends.int8.certificate import Problem, Solution, judge
+from greenedge.backends.int8.quant_params import Encoding, lifted
+from greenedge.backends.int8.search import solve, solve_output_scale
+from greenedge.backends.int8.legalise import reach, times
+
+WIDEST_INPUT = 255  # of |stored - zero point|
+INT32 = 1 << 31
+_EXACT_FLOAT = 1 << 24  # the accumulator is turned into float32: beyond this a larger factor gains nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One operator and the proof of its requantisation. `accumulators` (C,): reachable values of each channel."""
+
+    name: str
+    edge: str
+    operator: str
+    solution: Solution
+    accumulators: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """What is stored for an operator: int8-sized weights (C, fan-in), int32-sized bias and float32 weight scale per channel; it takes
+    its input `lift` times as large as the graph has it, stored as `source`."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    scale: np.ndarray
+    layer: Layer
+    lift: int
+    source: Encoding
+
+
+def scaled(
+    operator: str,
+    name: str,
+    step: Requantise,
+    weight: np.ndarray,
+    source: Encoding,
+    code: Encoding,
+    largest: int = MOST,
+    all_sets: bool = False,
+    liftable: bool = True,
+) -> Scaled:
+    """Chooses factor, scale and bias of every channel of `operator`, whose weights are (C, fan-in).
+
+    `source` and `code` say how its input and output are stored; no stored weight gets above `largest`. A bias is a whole number of
+    accumulators, and the coarser these are, the fewer lines it can hold. Where that leaves a channel wrong on the first kernel set (on
+    any, with `all_sets`), the input is taken multiplied, as far as int8 has room for its few levels: accumulators are then finer. Where
+    the tensor holds other values than its levels, it is not `liftable`.
+    """
+    plain = _scaled(operator, name, step, weight, source, code, largest, 1)
+    lift, wider = lifted(source)
+    if not liftable or lift == 1 or not _wrong(plain, all_sets):
+        return plain
+    finer = _scaled(operator, name, step, weight, wider, code, largest, lift)
+    return finer if _wrong(finer, all_sets) < _wrong(plain, all_sets) else plain
+
+
+def _wrong(chosen: Scaled, all_sets: bool) -> int:
+    """Accumulators of the kernel sets that count at which another level comes out."""
+    verdicts = list(chosen.layer.solution.verdicts.values())
+    return sum(int(verdict.differing.sum()) for verdict in verdicts[: None if all_sets else 1])
+
+
+def _scaled(
+    operator: str,
+    name: str,
+    step: Requantise,
+    weight: np.ndarray,
+    source: Encoding,
+    code: Encoding,
+    largest: int,
+    lift: int,
+) -> Scaled:
+    channels = len(weight)
+    weight = weight * np.broadcast_to(step.sign, (channels,))[:, None]
+    problem = _problem(operator, step, weight, source, code, largest, lift)
+    solution = solve(problem)
+    weight = weight * (solution.factor // lift)[:, None]
+    assert -MOST - 1 <= weight.min(initial=0) and weight.max(initial=0) <= MOST, "a factor leaves int8"
+    # The runtime sums w*(stored - zero point) = w*(level - zero level): what the zero level takes away, the bias gives back.
+    bias = solution.constant + weight.sum(axis=1) * source.zero_level
+    return Scaled(
+        weight,
+        bias,
+        solution.weight_scale,
+        Layer(name, step.output, operator, solution, problem.x_hi - problem.x_lo + 1),
+        lift,
+        source,
+    )
+
+
+def _problem(
+    operator: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding, largest: int, lift: int
+) -> Problem:
+    """`weight` is (C, fan-in), its sign changed where the step function falls."""
+    channels = len(weight)
+    x_lo, x_hi = (np.broadcast_to(end, (channels,)) for end in reach(step))
+    thresholds = np.broadcast_to(step.thresholds, (channels, step.thresholds.shape[1]))
+    varies = ((thresholds > x_lo[:, None]) & (thresholds <= x_hi[:, None])).any(axis=1)
+    furthest = np.maximum(np.maximum(np.abs(x_lo), np.abs(x_hi)), 1)
+    room = np.minimum(_EXACT_FLOAT // (lift * furthest), INT32 // 2 // (WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
+    factor = np.maximum(1, np.minimum(largest // np.maximum(np.abs(weight).max(axis=1, initial=1), 1), room))
+    return Problem(
+        operator,
+        thresholds,
+        x_lo,
+        x_hi,
+        np.where(varies, lift * factor, 0),
+        step.lo,
+        code.zero_level,
+        code.zero_point,
+        code.bounds,
+        source.scale,
+        code.scale,
+        lift,
+    )
+
+
+def multiplied(name: str, edge: Edge, source: Encoding, lift: int, code: Encoding) -> Layer | None:
+    """The runtime's QUANTIZE from `source` to `code`, which holds `lift` times the levels of `edge`: the proof, None where it is none."""
+    step = times(edge, name, lift)
+    problem = Problem("QUANTIZE", step.thresholds, *reach(step), np.ones(1, np.int64), step.lo, code.zero_level, code.zero_point,
+                      (LEAST, MOST), source.scale, code.scale)
+    one, constant = np.ones(1, np.float32), np.array([-source.zero_level])
+    solution = Solution(problem.factor, one, constant, judge(problem, one, constant))
+    if any(verdict.differing.any() for verdict in solution.verdicts.values()):
+        return None
+    return Layer(name, name, "QUANTIZE", solution, problem.x_hi - problem.x_lo + 1)
+
+
+def added(name: str, step: Requantise, source: Encoding, code: Encoding) -> tuple[Encoding, Layer] | None:
+    """Two inputs, both stored as `source`, through the runtime's own addition: the encoding of its output and the proof; None where it
+    would not be exact on every kernel set."""
+    zero = 2 * source.zero_level
+    return _weightless("ADD", name, step, source, code, zero, -zero, 1, ADD_RATIOS, code.bounds, all_sets=True)
+
+
+def averaged(
+    name: str, step: Requantise, source: Encoding, code: Encoding, count: int, all_sets: bool
+) -> tuple[Encoding, Layer] | None:
+    """The mean of `count` values by the runtime's own operator, as `added`, but exact on the first kernel set is enough unless `all_sets`:
+    what there is instead, a kernel full of ones, takes a quarter of a small network's bytes and time. It has no clamp but int8's own."""
+    own = mean_emulations(count, source.zero_point, code.zero_point)
+    return _weightless(
+        "MEAN",
+        name,
+        step,
+        source,
+        code,
+        count * source.zero_level,
+        count * source.offset,
+        count,
+        MEAN_RATIOS,
+        (LEAST, MOST),
+        all_sets,
+        own,
+    )
+
+
+def _weightless(
+    operator: str,
+    name: str,
+    step: Requantise,
+    source: Encoding,
+    code: Encoding,
+    zero: int,
+    constant: int,
+    divisor: int,
+    ratios,
+    bounds: tuple[int, int],
+    all_sets: bool,
+    own=None,
+) -> tuple[Encoding, Layer] | None:
+    """Only the scale of the output is free; a clamp that depends on that scale leaves no freedom."""
+    if code.activation not in ("NONE", "RELU") or len(step.thresholds) > 1 or step.sign[0] < 0:
+        return None
+    low, high = reach(step)
+    problem = Problem(
+        operator,
+        step.thresholds,
+        low,
+        high,
+        np.ones(1, np.int64),
+        step.lo,
+        code.zero_level,
+        code.zero_point,
+        bounds,
+        source.scale,
+        code.scale,
+        own=own,
+    )
+    found = solve_output_scale(problem, zero, constant, divisor, ratios, all_sets)
+    if found is None:
+        return None
+    scale, solution = found
+    return replace(code, scale=scale), Layer(name, step.output, operator, solution, high - low + 1)

@@ -1,0 +1,167 @@
+"""Back end `onnxruntime`: an 8-bit ONNX file of the integer graph for desktops and servers, exact, with a proof for every channel.
+
+Tools: `onnxruntime` to run. Options: none.
+Files: model.onnx (QLinearConv, QGemm; uint8 = level + the edge's offset in edges.json; any batch); certificate.json (what was proved about
+each layer's requantisation); edges.json (how each edge of the graph, a tensor of the same name, is stored); selftest.json (the
+emulated arithmetic against the runtime on this processor).
+
+A session of one's own gives the same integers, but on an x86 processor without VNNI, whose fast 8-bit products saturate, it must
+be made with the session option session.x64quantprecision=1 (as worker.py does).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError, Reason
+from greenedge.graph import Graph
+from greenedge.backends.int8.proof_record import certificate, doubts, read_proof, sentence, summary
+from greenedge.backends.int8 import proof_record, edges_json
+from greenedge.target import Target
+from greenedge.tools.plan import Command, Plan
+
+STAGE = "onnxruntime"
+OPTIONS = ()
+MODEL, CERTIFICATE, EDGES, SELFTEST = "model.onnx", "certificate.json", "edges.json", "selftest.json"
+_FORMAT = "greenedge-onnx-edges/1"
+KERNELS = "mlas"
+
+
+def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
+    """Every reason why the graph has no exact 8-bit ONNX file."""
+    from greenedge.backends.int8.onnxruntime.rules import reasons_against
+
+    return reasons_against(graph)
+
+
+def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
+    """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
+    from greenedge.backends.int8.onnxruntime.emit import write_file
+
+    emitted = write_file(graph)
+    about = edges_of(graph, emitted)
+    files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
+    command = Command(
+        ("{python}", "-m", "greenedge.backends.int8.onnxruntime.selftest", SELFTEST),
+        "selftest.log",
+        "ONNX Runtime's arithmetic",
+        timeout_s=300,
+    )
+    return Plan(files, (command,), (MODEL, CERTIFICATE, EDGES, SELFTEST))
+
+
+def edges_of(graph: Graph, emitted) -> dict:
+    """What edges.json says about a written file: how each edge is stored."""
+    from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT
+
+    edges = {
+        edge: {
+            "offset": code.offset + SHIFT,
+            "lo": graph.edges[edge].lo,
+            "hi": graph.edges[edge].hi,
+            "shape": graph.edges[edge].shape,
+        }
+        for edge, code in emitted.codes.items()
+    }
+    return {"format": _FORMAT, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
+
+
+def _json(value: dict) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def simulate(
+    folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None
+) -> dict[str, np.ndarray]:
+    """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers (int64).
+
+    Accumulators cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an input's range.
+    """
+    from greenedge.backends.int8.onnxruntime.runtime import run_file
+
+    about = read_edges(folder)
+    wanted = [name for name in keep if name in about["edges"] and name not in about["inputs"]]
+    values = run_file(folder / MODEL, stored_inputs(about, x), wanted, progress)
+    try:
+        return graph_outputs(about, values, [*about["outputs"], *wanted])
+    except KeyError as error:
+        raise GreenedgeError(
+            f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again."
+        ) from None
+
+
+def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
+    return [levels.astype(np.uint8) for _, levels in edges_json.stored(about, x)]
+
+
+def graph_outputs(about: dict, values: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """{edge: graph integers} from the stored values of tensors. Raises KeyError where one is not there in its shape."""
+    result = {}
+    for name in dict.fromkeys(names):
+        edge, held = about["edges"][name], values.get(name)
+        if held is None or held.dtype != np.uint8 or held.shape[1:] != tuple(edge["shape"]):
+            raise KeyError(name)
+        result[name] = held.astype(np.int64) - edge["offset"]
+    return result
+
+
+def read_edges(folder: Path) -> dict:
+    """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
+    return edges_json.read_edges(folder / EDGES, _FORMAT)
+
+
+def foresee(graph: Graph):
+    """What the certificate would say, from a sample of channels (greenedge.backends.int8.preflight_estimate)."""
+    from greenedge.backends.int8.preflight_estimate import forecast
+
+    return forecast(graph, "QGemm", "QLinearConv")
+
+
+def report(folder: Path) -> dict:
+    """{"edge": …}: the file's size, its operators, the runtime, and what was proved or why nothing counts."""
+    from greenedge.backends.int8.onnxruntime.runtime import parsed
+
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
+    doubt = doubts(recorded, tested, KERNELS)
+    operators: dict[str, int] = {}
+    for node in parsed(folder / MODEL).graph.node:
+        operators[node.op_type] = operators.get(node.op_type, 0) + 1
+    edge = {
+        "bytes": (folder / MODEL).stat().st_size,
+        "runtime": f"{tested['runtime']} {tested['version']}",
+        "kernels": KERNELS,
+        "certificate": {KERNELS: {"withheld": doubt} if doubt else summary(recorded, KERNELS)},
+        "operators": dict(sorted(operators.items())),
+        "left_to_builtins": {},
+    }
+    return {
+        "edge": edge,
+        "proved": proved(folder),
+        "evidence": {"bytes": "measured", "certificate": "proved"},
+        "tools": {**tools({}), tested["runtime"]: tested["version"]},
+    }
+
+
+def proved(folder: Path) -> str | None:
+    """What holds for every input, in one sentence; None where the runtime at hand is not the one that was tested, or its arithmetic not the
+    emulated one."""
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
+    here = metadata.version("onnxruntime") == tested["version"]
+    return sentence(recorded, KERNELS) if here and not doubts(recorded, tested, KERNELS) else None
+
+
+def foretold(folder: Path) -> str | None:
+    """What the certificate had said of differences, with the cure; None where it knows none."""
+    recorded, _ = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
+    return proof_record.foretold(recorded, KERNELS)
+
+
+def tools(options: Mapping[str, object]) -> dict[str, str]:
+    """The packages that write and run the file."""
+    return {name: metadata.version(name) for name in ("onnx", "onnxruntime")}

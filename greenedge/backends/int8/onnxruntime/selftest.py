@@ -1,0 +1,159 @@
+"""Checks the emulated arithmetic against the ONNX Runtime at hand, in about a second.
+
+    python -m greenedge.backends.int8.onnxruntime.selftest OUT.json
+
+Every operator that a certificate speaks of is run with random scales, with scales full of exact ties, and with the largest
+weights and inputs (on processors without exact 8-bit products those saturate), and compared value by value.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.backends.int8.onnxruntime.worker import run, session_for
+from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, SHIFT
+from greenedge.backends.int8.arithmetic import EMULATIONS, Emulation, stored
+
+CHANNELS, INPUTS, SAMPLES = 32, 36, 96
+KINDS = ("QGemm", "QLinearConv", "depthwise", "QuantizeLinear")
+_SEED = 20261125
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One operator on SAMPLES vectors: its file, its input, and what the emulation needs to foretell its output."""
+
+    operator: str
+    content: bytes
+    x: np.ndarray
+    acc: np.ndarray
+    scale_in: float
+    scales: np.ndarray
+    scale_out: float
+    zero_point: int
+    ties: int
+
+
+def cases() -> list[Case]:
+    """Random scales, scales with ties, and largest values, for every operator."""
+    rng = np.random.default_rng(_SEED)
+    return [_case(rng, kind, flavour) for kind in KINDS for flavour in ("random", "ties", "largest")]
+
+
+def _case(rng, kind: str, flavour: str) -> Case:
+    alone, depthwise = kind == "QuantizeLinear", kind in ("depthwise", "QuantizeLinear")
+    zero_in, zero_out = (0 if alone else int(rng.integers(-20, 20))), int(rng.integers(-60, 60))
+    shape = (SAMPLES, CHANNELS if depthwise else INPUTS)
+    x = rng.choice(np.array([-128, 127]), shape) if flavour == "largest" else rng.integers(-128, 128, shape)
+    top = {"random": 127, "ties": 3, "largest": 127}[flavour]
+    weight = rng.integers(-top, top + 1, (CHANNELS, 1 if depthwise else INPUTS))
+    weight = np.where(flavour == "largest", np.where(weight < 0, -127, 127), weight)
+    bias = (rng.normal(0, 300, CHANNELS)).astype(np.int64)
+    values = x - zero_in
+    acc = (values * weight[:, 0] if depthwise else values @ weight.T) + bias
+    if flavour == "ties":
+        scale_in, scale_out = (1.0, 1.0) if alone else (0.5, 2.0)
+        scales = (2 * rng.integers(0, 4, CHANNELS) + 1) * 2.0 ** -rng.integers(2, 6, CHANNELS)
+    else:
+        scale_in, scale_out = (1.0, 1.0) if alone else (float(np.float32(rng.uniform(0.1, 2))) for _ in range(2))
+        scales = (
+            np.exp(rng.uniform(np.log(0.5), np.log(200), CHANNELS))
+            / (np.abs(acc).max(axis=0) + 1)
+            * scale_out
+            / scale_in
+        )
+    scales = scales.astype(np.float32)
+    content = _file(kind, weight, bias, scale_in, scales, scale_out, zero_in, zero_out)
+    real = acc * scales.astype(np.float64) * scale_in / scale_out
+    fed = (x + SHIFT).astype(np.uint8)
+    return Case(
+        "QLinearConv" if kind == "depthwise" else kind,
+        content,
+        fed if kind == "QGemm" or alone else fed[:, :, None, None],
+        acc,
+        scale_in,
+        scales,
+        scale_out,
+        zero_out,
+        int(((real % 1 == 0.5) & (np.abs(real) < 64)).sum()),
+    )
+
+
+def _file(kind: str, weight, bias, scale_in, scales, scale_out, zero_in, zero_out) -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    held = {
+        "xs": np.float32(scale_in),
+        "xz": np.uint8(zero_in + SHIFT),
+        "ws": scales,
+        "wz": np.zeros(len(weight), np.int8),
+        "ys": np.float32(scale_out),
+        "yz": np.uint8(zero_out + SHIFT),
+        "b": bias.astype(np.int32),
+        "w": weight.astype(np.int8),
+    }
+    if kind == "QGemm":
+        held["w"] = held["w"].T
+        nodes = [helper.make_node("QGemm", ["x", "xs", "xz", "w", "ws", "wz", "b", "ys", "yz"], ["y"], domain=CONTRIB)]
+    elif kind == "QuantizeLinear":
+        held |= {"w": weight[:, 0].astype(np.float32), "b": (bias - SHIFT * weight[:, 0]).astype(np.float32)}
+        nodes = [
+            helper.make_node("Cast", ["x"], ["f"], to=1),
+            helper.make_node("Mul", ["f", "w"], ["m"]),
+            helper.make_node("Add", ["m", "b"], ["a"]),
+            helper.make_node("Mul", ["a", "ws"], ["r"]),
+            helper.make_node("QuantizeLinear", ["r", "ys", "yz"], ["y"]),
+        ]
+    else:
+        held["w"] = held["w"][:, :, None, None]
+        nodes = [
+            helper.make_node(
+                "QLinearConv",
+                ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"],
+                ["y"],
+                kernel_shape=[1, 1],
+                group=len(weight) if kind == "depthwise" else 1,
+            )
+        ]
+    used = {name for node in nodes for name in node.input}
+    tail = [None, None] if kind in ("depthwise", "QLinearConv") else []
+    value = lambda name: helper.make_tensor_value_info(name, TensorProto.UINT8, [None, None, *tail])
+    constants = [numpy_helper.from_array(np.ascontiguousarray(v), name) for name, v in held.items() if name in used]
+    graph = helper.make_graph(nodes, "selftest", [value("x")], [value("y")], constants)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR).SerializeToString()
+
+
+def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS) -> dict:
+    """{"runtime", "version", "kernels": {"mlas": {"pairs", "ties", "mismatches"}}}: emulated against real, value by value."""
+    import onnxruntime
+
+    entry = {"pairs": 0, "ties": 0, "mismatches": 0}
+    for case in cases():
+        (got,) = run(session_for(case.content), [case.x])
+        expected = stored(
+            emulations[case.operator]["mlas"], case.acc, case.scale_in, case.scales, case.scale_out, case.zero_point
+        )
+        entry["pairs"] += expected.size
+        entry["ties"] += case.ties
+        entry["mismatches"] += int((got.reshape(expected.shape).astype(np.int64) - SHIFT != expected).sum())
+    return {"runtime": "onnxruntime", "version": onnxruntime.__version__, "kernels": {"mlas": entry}}
+
+
+def main(out: Path) -> None:
+    told = {"format": "greenedge-runtime/1", **self_test(), "left_to_builtins": {}}
+    out.write_text(json.dumps(told, indent=1) + "\n")
+    entry = told["kernels"]["mlas"]
+    print(
+        f"mlas: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from the emulation"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

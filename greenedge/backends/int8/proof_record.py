@@ -1,0 +1,99 @@
+"""What was proved about a file, as data and in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError
+from greenedge.backends.int8.layers import Layer
+
+FORMAT = "greenedge-certificate/1"
+NAMES = {"xnnpack": "XNNPACK", "reference": "the reference kernels", "mlas": "ONNX Runtime on CPU"}
+_LISTED = 64  # channels that differ, told one by one in a layer
+
+
+def certificate(layers: Sequence[Layer]) -> dict:
+    """Per layer and kernel set: the channels equal on every reachable accumulator, and for the others at how many they differ."""
+    return {"format": FORMAT, "layers": [_entry(layer) for layer in layers]}
+
+
+def _entry(layer: Layer) -> dict:
+    total = int(layer.accumulators.sum())
+    kernels = {}
+    for name, verdict in layer.solution.verdicts.items():
+        rows = np.flatnonzero(verdict.differing)
+        differing = int(verdict.differing.sum())
+        kernels[name] = {"certified": len(verdict.differing) - len(rows), "differing_accumulators": differing, "share": differing / total,
+                         "largest_difference": int(verdict.largest.max(initial=0)),
+                         "channels": {str(c): int(verdict.differing[c]) for c in rows[:_LISTED]}}
+    return {"layer": layer.name, "edge": layer.edge, "operator": layer.operator, "channels": len(layer.accumulators),
+            "accumulators": total, "kernels": kernels}
+
+
+def summary(recorded: dict, kernels: str) -> dict:
+    """Totals over the layers of a certificate, for one kernel set."""
+    layers = [(layer, layer["kernels"][kernels]) for layer in recorded["layers"]]
+    total = sum(layer["accumulators"] for layer, _ in layers)
+    differing = sum(verdict["differing_accumulators"] for _, verdict in layers)
+    return {"channels": sum(layer["channels"] for layer, _ in layers), "certified": sum(verdict["certified"] for _, verdict in layers),
+            "accumulators": total, "differing_accumulators": differing, "share": differing / total if total else 0.0,
+            "largest_difference": max((verdict["largest_difference"] for _, verdict in layers), default=0)}
+
+
+def sentence(recorded: dict, kernels: str) -> str:
+    """What holds for every input, in one sentence."""
+    told = summary(recorded, kernels)
+    if told["certified"] == told["channels"]:
+        return f"all {told['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]})"
+    levels = "one level" if told["largest_difference"] == 1 else f"up to {told['largest_difference']} levels"
+    return (f"{told['certified']:,} of {told['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]}); the others "
+            f"differ at {told['differing_accumulators']:,} of {told['accumulators']:,}, by {levels}")
+
+
+def foretold(recorded: dict, kernels: str) -> str | None:
+    """What a certificate had said of differences, with the cure; None where there are none."""
+    told = summary(recorded, kernels)
+    if told["certified"] == told["channels"]:
+        return None
+    return (f"as its certificate foretold: {sentence(recorded, kernels)} (cure: put the biases on the accumulators' grid, with "
+            "quantise.fold_batch_norm=true in training or with `greenedge snap` afterwards, or use fewer activation bits)")
+
+
+def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
+    """Why the certificate does not count for this kernel set on the runtime that was tested; None where it does."""
+    result = tested["kernels"][kernels]
+    runtime = f"{tested['runtime']} {tested['version']}"
+    if result["mismatches"]:
+        return (f"the arithmetic of {runtime} is not the emulated one: {result['mismatches']:,} of {result['pairs']:,} values of the "
+                "self-test differ")
+    left = sorted({layer["operator"] for layer in recorded["layers"]} & set(tested["left_to_builtins"]))
+    if kernels == "xnnpack" and left:
+        return f"XNNPACK in {runtime} does not run every {' and '.join(left)} of this file"
+    return None
+
+
+def read_proof(certificate: Path, selftest: Path, kernels: Sequence[str]) -> tuple[dict, dict]:
+    """certificate.json and selftest.json of a build, as this module reads them for these kernel sets. Raises GreenedgeError where one is
+    missing or damaged."""
+    recorded, tested = read_record(certificate), read_record(selftest)
+    try:
+        for name in kernels:
+            summary(recorded, name), doubts(recorded, tested, name)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise GreenedgeError(f"{certificate} or {selftest.name} is damaged ({type(error).__name__}: {error}); run the build stage again.") from None
+    return recorded, tested
+
+
+def read_record(path: Path) -> dict:
+    """A JSON file of a build. Raises GreenedgeError where it is missing or damaged."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
+    if not isinstance(read, dict):
+        raise GreenedgeError(f"{path} is damaged (it holds no table); run the build stage again.")
+    return read

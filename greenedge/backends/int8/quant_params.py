@@ -1,0 +1,70 @@
+"""Which int8 stands for which level of an edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from greenedge.backends.int8.arithmetic import LEAST, MOST, QUANTISE_RATIO
+
+LEVELS = MOST - LEAST  # steps that an int8 tensor can hold
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """int8 = level + offset. `zero_level` is the level the zero point stands for; lo … hi are the levels it is for.
+
+    The top needs no clamp (127 saturates); `activation` is what clamps the bottom.
+    """
+
+    lo: int
+    hi: int
+    zero_level: int
+    scale: float
+    activation: str
+
+    @property
+    def offset(self) -> int:
+        return MOST - self.hi
+
+    @property
+    def zero_point(self) -> int:
+        return self.zero_level + self.offset
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The stored values of lo and hi."""
+        return self.lo + self.offset, MOST
+
+    def alike(self, other: Encoding) -> bool:
+        """Whether the same int8 means the same level, and the file says the same about it."""
+        return (self.offset, self.zero_level, self.scale) == (other.offset, other.zero_level, other.scale)
+
+
+def lifted(code: Encoding) -> tuple[int, Encoding]:
+    """(m, the encoding of m times each level), m the largest that int8 has room for; nothing beyond is reached or clamped."""
+    m = min(LEVELS // max(code.hi - code.lo, 1), int(QUANTISE_RATIO))
+    scale = float(np.float32(code.scale / m))
+    return m, Encoding(m * code.lo, m * code.hi, m * code.zero_level, scale, "NONE")
+
+
+def encode_input(lo: int, hi: int, zero_level: int | None = None) -> Encoding:
+    """The encoding of an input, whose levels need no clamp: the zero point is free."""
+    return replace(encode(lo, hi), zero_level=min(max(0, lo), hi) if zero_level is None else zero_level, scale=1.0, activation="NONE")
+
+
+def encode(lo: int, hi: int, zero_level: int | None = None) -> Encoding:
+    """The encoding of levels lo … hi, at most 256 of them; the zero point is put at `zero_level` where the clamp allows it.
+
+    Below 256 levels the bottom is clamped by RELU where lo is the zero level, by RELU_N1_TO_1 where real -1 can be made to
+    mean lo without cutting the top; otherwise the zero point moves to lo.
+    """
+    assert hi - lo <= LEVELS, "more levels than int8 holds"
+    zero = min(max(0, lo), hi) if zero_level is None else zero_level
+    below = zero - lo
+    if hi - lo == LEVELS:
+        return Encoding(lo, hi, zero, 1.0, "NONE")
+    if below > 0 and zero + below >= hi:
+        return Encoding(lo, hi, zero, float(np.float32(1) / np.float32(below)), "RELU_N1_TO_1")
+    return Encoding(lo, hi, lo, 1.0, "RELU")

@@ -1,0 +1,66 @@
+"""The folder that goes to a board: model, runner, requirements, golden samples with the hash of what they must give."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.backends.int8.tflite.float_outputs import WITHIN
+from greenedge.lower.dequantise import Ending
+from greenedge.graph import Graph, run_graph
+
+FOLDER = "deploy"
+SAMPLES, _SEED = 32, 1
+_RUNNER = Path(__file__).with_name("on_board.py")
+_REQUIREMENTS = """# 64-bit Linux; on a 32-bit board take tflite-runtime==2.14.0 and numpy<2 instead, which runs the file but rounds otherwise:
+# integers one level apart that the self-test then counts are that runtime's own
+ai-edge-litert>=2.1
+numpy
+"""
+
+
+def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carried: Sequence[Ending] = (),
+                 entry: Mapping | None = None) -> dict[str, bytes]:
+    """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.
+
+    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs.
+    `entry`: what `quantiser` found, by which the runner takes floats too.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        return {}
+    ends = {"input": graph.inputs[0], "output": graph.outputs[0]}
+    edge = graph.edges[ends["input"]]
+    x = np.random.default_rng(_SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
+    x[0], x[-1] = edge.lo, edge.hi
+    y = run_graph(graph, x)[ends["output"]]
+    about = {key: {part: edges[name][part] for part in ("offset", "lo", "hi", "source", "order", "shape", "file")}
+             for key, name in ends.items()}
+    about["input"]["quantiser"] = entry
+    about["golden_sha256"] = hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()
+    about["floats"] = [{"name": end.output, "within": 0.0 if end.softmax is None else WITHIN} for end in carried]
+    golden = io.BytesIO()
+    np.savez(golden, x=x.astype(np.int16), y=y, **{f"f{k}": end.apply(y) for k, end in enumerate(carried)})
+    files = {"model.tflite": model, "run.py": _RUNNER.read_bytes(), "requirements.txt": _REQUIREMENTS.encode(),
+             "io.json": (json.dumps(about, indent=1) + "\n").encode(), "golden.npz": golden.getvalue()}
+    return {f"{FOLDER}/{name}": content for name, content in files.items()}
+
+
+def quantiser(prologue) -> dict | None:
+    """{"scale", "zero", "lo", "hi"} where an ONNX prologue is round(clip(x/scale + zero, lo, hi)) alone, half to even,
+    with one scale for the whole input; else None, as for a model that takes integers and has no prologue."""
+    from onnx import numpy_helper
+
+    nodes = [] if prologue is None else list(prologue.graph.node)
+    if [node.op_type for node in nodes if node.op_type != "Add"] != ["Div", "Clip", "Round", "Cast"]:
+        return None
+    held = {item.name: numpy_helper.to_array(item) for item in prologue.graph.initializer}
+    values = {node.op_type: [held[name] for name in node.input if name in held] for node in nodes}
+    scale, zero, lo, hi = *values["Div"], *values.get("Add", [np.float32(0)]), *values["Clip"]
+    if any(value.size != 1 for value in (scale, zero, lo, hi)) or nodes[0].input[0] != prologue.graph.input[0].name:
+        return None
+    return {key: float(value.reshape(())) for key, value in (("scale", scale), ("zero", zero), ("lo", lo), ("hi", hi))}

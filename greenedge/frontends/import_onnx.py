@@ -1,0 +1,156 @@
+"""A run that begins with somebody's ONNX file: checked on the way in, copied into the run, with test vectors beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError
+from greenedge.files.atomic_write import sha256_file
+
+SAMPLES = 100  # drawn where no --inputs are given
+_SEED = 1
+_MAX_BYTES = 8 << 30
+_QUANTISERS = ("Quant", "IntQuant")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An ONNX file, the samples to verify it with (drawn at random where `samples` is None) and their labels.
+
+    `declared` gives integer types to inputs that have no quantiser, as text: {"input" or "": "uint8:1/255"}.
+    """
+
+    path: Path
+    samples: Path | None = None
+    labels: Path | None = None
+    declared: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def title(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """sha256 of everything that enters the run, by role."""
+        if not self.path.is_file():
+            raise GreenedgeError(f"{self.path} does not exist; give the path of an ONNX file.")
+        files = {"model": self.path, "inputs": self.samples, "labels": self.labels}
+        digests = {role: sha256_file(_present(path)) for role, path in files.items() if path is not None}
+        digests |= {f"data {path.name}": sha256_file(path) for path in _external(self.path)}
+        return digests | {f"declared {name}": text for name, text in self.declared.items()}
+
+    def input_types(self) -> dict:
+        """`declared` as the lowering wants it."""
+        from greenedge.lower import parse_input_type
+
+        return {name or None: parse_input_type(text) for name, text in self.declared.items()}
+
+
+def import_stage(model: ModelFile, folder: Path) -> str:
+    """Writes model.onnx (one file), inputs.npy, export.json and, where given, labels.npy. Returns a note.
+
+    Raises GreenedgeError for a file that is missing, no ONNX, no array, or of another shape than the model's input.
+    """
+    import onnx
+
+    from greenedge.frontends.source import read_model
+
+    source = read_model(model.path)
+    onnx.save(onnx.load(model.path), folder / "model.onnx")
+    name, shape = next(iter(source.inputs.items()))
+    if model.samples is None:
+        samples, note = _drawn(source, name, model.input_types()), f"{SAMPLES} samples drawn at random"
+    else:
+        samples = _samples(model.samples, name, shape)
+        note = f"{len(samples)} samples"
+    np.save(folder / "inputs.npy", samples, allow_pickle=False)
+    if model.labels is not None:
+        np.save(folder / "labels.npy", _labels(model.labels, len(samples)), allow_pickle=False)
+    facts = {"nodes": len(source.nodes), "samples": len(samples), "drawn": model.samples is None,
+             "input": {"name": name, "shape": list(shape)}, "opset": source.opset}
+    (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return f"{len(source.nodes)} nodes, {note}"
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array in an .npy file. Raises GreenedgeError for a file that is missing, too large, or none."""
+    if _present(path).stat().st_size > _MAX_BYTES:
+        raise GreenedgeError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError):  # numpy's own words advise to unpickle the file
+        raise GreenedgeError(f"{path} is no .npy file of numbers; write it with numpy.save.") from None
+    if not isinstance(array, np.ndarray):
+        raise GreenedgeError(f"{path} holds several arrays; give a .npy file with one.")
+    return array
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise GreenedgeError(f"there is no file {path}.")
+    return path
+
+
+def _samples(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    samples = read_array(path)
+    wanted = tuple(shape[1:])
+    if samples.ndim != len(shape) or any(size is not None and size != got for size, got in zip(wanted, samples.shape[1:])):
+        raise GreenedgeError(f"{path} has shape {samples.shape}; input {name!r} wants {('samples', *wanted)}.")
+    if not len(samples) or samples.dtype.kind not in "fiub":
+        raise GreenedgeError(f"{path} holds {len(samples)} samples of {samples.dtype}; give at least one, as numbers.")
+    return samples
+
+
+def _labels(path: Path, count: int) -> np.ndarray:
+    labels = read_array(path)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise GreenedgeError(f"{path} has shape {labels.shape} of {labels.dtype}; labels are {count} whole numbers, one a "
+                             "sample.")
+    return labels
+
+
+def _drawn(source, name: str, declared: Mapping) -> np.ndarray:
+    """Random samples that reach every level of the input's quantiser, and a little beyond its clamps."""
+    rng = np.random.default_rng(_SEED)
+    shape = (SAMPLES, *(size or 1 for size in source.inputs[name][1:]))
+    kind = declared.get(name, declared.get(None))
+    if kind is not None:
+        return (rng.integers(kind.lo, kind.hi, shape, endpoint=True) * float(kind.scale)).astype(np.float32)
+    for node in source.nodes:
+        if node.op in _QUANTISERS and node.inputs[0] == name and all(i in source.constants for i in node.inputs[1:4]):
+            scale, zero, bits = (source.constants[i].astype(np.float64) for i in node.inputs[1:4])
+            levels = 2.0 ** float(bits.max())
+            low = -levels / 2 if node.attrs.get("signed", 1) else 0.0
+            return (rng.uniform((low - 1 - zero) * scale, (low + levels - zero) * scale, shape)).astype(np.float32)
+    annotation = source.annotations.get(name, "")
+    if annotation == "BIPOLAR":
+        return rng.choice(np.array([-1, 1], np.float32), shape)
+    if annotation.removeprefix("U").startswith("INT"):
+        from greenedge.lower import parse_input_type
+
+        kind = parse_input_type(annotation.lower())
+        return rng.integers(kind.lo, kind.hi, shape, endpoint=True).astype(np.float32)
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def _external(path: Path) -> list[Path]:
+    """The data files that an ONNX file refers to, those that lie beside it."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError, ValueError):
+        return []  # read_model says what is wrong with it
+    names = {entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    return [path.parent / name for name in sorted(names) if (path.parent / name).is_file() and Path(name).name == name]

@@ -1,0 +1,46 @@
+"""The frame of every core as SystemVerilog text: its ports, which the shell knows, and its reset of itself."""
+
+from __future__ import annotations
+
+from greenedge.hdl.axi_stream import Stream
+
+TOP = "top"
+_RESET_CYCLES = 15
+
+
+def head(name: str, source: Stream, output: Stream) -> str:
+    """The module line and ports of a core, or of something around one."""
+    return f"""module {name} (
+    input  logic        clk,
+    input  logic        restart,
+    input  logic [{source.width - 1}:0] s_tdata,
+    input  logic        s_tvalid,
+    output logic        s_tready,
+    output logic [{output.width - 1}:0] m_tdata,
+    output logic        m_tvalid,
+    input  logic        m_tready
+);"""
+
+
+def core(comment: str, source: Stream, output: Stream, body: str) -> str:
+    """Module `top` around `body`, which has the reset in `rst` and drives the stream called `output.name`.
+
+    The core resets itself after configuration, and whenever `restart` is high; meanwhile nothing leaves it.
+    """
+    return f"""{comment}
+{head(TOP, source, output)}
+    // reset for the first cycles after configuration and after `restart`
+    logic [3:0] age = '0;
+    logic       rst = 1'b1;
+    always_ff @(posedge clk) begin
+        if (restart) age <= '0;
+        else if (age != {_RESET_CYCLES}) age <= age + 1'b1;
+        rst <= restart || (age != {_RESET_CYCLES});
+    end
+
+{body}
+    assign m_tdata  = {output.name}_tdata;
+    assign m_tvalid = {output.name}_tvalid && !rst;
+    assign {output.name}_tready = m_tready && !rst;
+endmodule
+"""

@@ -1,0 +1,150 @@
+"""Runs the built RTL with Verilator: the very files that are synthesised, memory files read anew at every run.
+
+The compiled model is kept in the user's cache folder under the digest of its sources. Memory files (weights,
+parameters) are no part of that digest because the model reads them when it starts, from the build folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+from greenedge.errors import ToolError
+from greenedge.hdl.axi_stream import Stream, pack, unpack
+from greenedge.tools.discover import end_with_parent
+from greenedge.tools.discover import find_tool
+from greenedge.tools.plan import Command, Plan
+from greenedge.tools.run import execute
+
+_HARNESS = Path(__file__).with_name("harness.cpp")
+_RUN_S = 1800
+_LEAST_PORT_BITS = 96  # Verilator gives a port an array of words only beyond 64 bits; the harness reads arrays
+_FLAGS = ("--cc", "--exe", "--build", "-j", "2", "-O3", "--x-initial", "unique", "--no-timing", "--top-module", "sim_top",
+          "--Mdir", "obj", "-o", "../sim", "-Wno-fatal", "-Werror-USERFATAL", "-Wno-lint", "-Wno-style")
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Random pauses: the input holds back, the output is not ready, in so many of 256 cycles."""
+
+    seed: int = 1
+    input_per_256: int = 0
+    output_per_256: int = 0
+
+    @classmethod
+    def at_pace(cls, source: Stream, output: Stream, interval: float | None, seed: int = 1) -> Stall:
+        """Pauses so often that either end alone would pass a sample in about `interval` cycles, the design's own pace.
+
+        So now the input, now the output and now the design is the slowest, and every queue runs full and empty. A pause of a
+        few cycles that a busy design does not even notice would check little. Without an interval one cycle in four.
+        """
+        input_, output_ = (min(255, max(64, 256 - round(256 * stream.beats / interval))) if interval else 64 for stream in (source, output))
+        return cls(seed, input_, output_)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a run gave: values by edge, and cycles (None where a single sample cannot tell)."""
+
+    values: Mapping[str, np.ndarray]
+    first_output_cycles: int
+    interval_cycles: float | None
+    total_cycles: int
+
+
+def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "") -> str:
+    """SystemVerilog that holds the design and brings every observed stream out through one wide port.
+
+    `tied` has further connections of the design, such as ".restart(1'b0), ".
+    """
+    width = max(_LEAST_PORT_BITS, sum(s.width for s in streams))
+    flags = max(_LEAST_PORT_BITS, len(streams))
+    data = ", ".join(f"dut.{s.name}_tdata" for s in reversed(streams))
+    valid = ", ".join(f"dut.{s.name}_tvalid" for s in reversed(streams))
+    ready = ", ".join(f"dut.{s.name}_tready" for s in reversed(streams))
+    return f"""// Simulation only: {dut} with its streams brought out for the harness.
+module sim_top (
+    input  logic        clk,
+    input  logic [{max(_LEAST_PORT_BITS, source.width) - 1}:0] s_tdata,
+    input  logic        s_tvalid,
+    output logic        s_tready,
+    input  logic        m_tready,
+    output logic [{width - 1}:0] stream_tdata,
+    output logic [{flags - 1}:0] stream_tvalid,
+    output logic [{flags - 1}:0] stream_tready
+);
+    {dut} dut (.clk, {tied}.s_tdata(s_tdata[{source.width - 1}:0]), .s_tvalid, .s_tready, .m_tdata(), .m_tvalid(), .m_tready);
+    assign stream_tdata  = {width}'({{{data}}});
+    assign stream_tvalid = {flags}'({{{valid}}});
+    assign stream_tready = {flags}'({{{ready}}});
+endmodule
+"""
+
+
+def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None], harness: Path = _HARNESS,
+                  flags: Sequence[str] = ("-CFLAGS", "-O1")) -> Path:
+    """The simulator of these SystemVerilog sources (name -> content, packages first); compiled once per content.
+
+    `harness` is the C++ program around the model of `sim_top`; `flags` are Verilator's, the C++ compiler's among them.
+    """
+    tool = find_tool("verilator")
+    command = Command(("{verilator}", *_FLAGS, *flags, *sources, "harness.cpp"), "verilator.log",
+                      "compiling the simulation model with Verilator", timeout_s=1800)
+    plan = Plan({**sources, "harness.cpp": harness.read_bytes()}, (command,), ("sim",))
+    folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{tool.version}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:  # two runs of one design wait for each other instead of sharing a work folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "sim").is_file():
+            execute(plan, folder, progress)
+    return folder / "sim"
+
+
+def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray,
+              keep: Sequence[str] = (), stall: Stall = Stall(), patience: int = 100_000) -> Simulated:
+    """Feeds `x` (samples, *shape) through `model`, which reads its memory files relative to `folder`.
+
+    `streams[0]` is the output. Raises ToolError for a deadlock, a time-out or a model that ends early.
+    """
+    with tempfile.TemporaryDirectory(prefix="greenedge-sim-") as scratch:
+        work = Path(scratch)
+        (work / "input.bin").write_bytes(pack(source, x))
+        lines = [f"input {work / 'input.bin'} {source.bytes} {source.beats} {len(x)}",
+                 f"stall {stall.seed} {stall.input_per_256} {stall.output_per_256}", f"patience {patience}"]
+        offset = 0
+        for index, s in enumerate(streams):
+            path = work / f"{index}.bin" if index == 0 or s.edge in keep else "-"
+            lines.append(f"stream {s.name} {index} {offset} {s.bytes} {s.beats} {path}")
+            offset += s.bytes
+        (work / "run.txt").write_text("\n".join(lines) + "\n")
+        said = _run(model, folder, work / "run.txt")
+        values = {s.edge: unpack(s, (work / f"{index}.bin").read_bytes(), len(x))
+                  for index, s in enumerate(streams) if index == 0 or s.edge in keep}
+    done = [int(cycle) for cycle in re.findall(r"^done \d+ (\d+)$", said, re.MULTILINE)]
+    begin = int(re.search(r"^begin (\d+)$", said, re.MULTILINE).group(1))
+    interval = (done[-1] - done[len(done) // 2]) / (len(done) - 1 - len(done) // 2) if len(done) > 2 else None
+    return Simulated(values, done[0] - begin + 1, interval, done[-1] - begin + 1)
+
+
+def _run(model: Path, folder: Path, description: Path) -> str:
+    try:
+        done = subprocess.run([str(model), str(description)], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, errors="replace", timeout=_RUN_S, check=False, preexec_fn=end_with_parent)
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"the simulation of {folder} did not end within {_RUN_S} s; give it fewer samples.") from None
+    except OSError as error:
+        raise ToolError(f"the simulation model {model} cannot be run ({error.strerror}); remove {model.parent} and run "
+                        "the same command again.") from None
+    if done.returncode == 0:
+        return done.stdout
+    said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith(("done", "begin"))]
+    reason = re.sub(r"^error: ", "", said[0]) if said else f"it ended with exit status {done.returncode}"
+    raise ToolError(f"the simulation of {folder} stopped: {reason.rstrip('.')}.")

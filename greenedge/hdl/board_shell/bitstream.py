@@ -1,0 +1,93 @@
+"""From a board's sources to its bitstream with open tools, for every family that greenedge has a shell for.
+
+All paths are relative to the build folder: YoWASP's tools see nothing else. The core stays a module of its own in the
+netlist, so stat.json has its cells beside the board's, and the very netlist that nextpnr takes can be simulated by its
+streams. The clock must be met: timing.py reads nextpnr's report, and where it is not met there is no bitstream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from greenedge.errors import GreenedgeError, TargetError
+from greenedge.hdl.board_shell.pins import constraint_name
+from greenedge.target import Target
+from greenedge.tools.plan import Command
+
+NETLIST, REPORT, STAT, TIMING = "netlist.json", "report.json", "stat.json", "timing.json"
+_SYNTHESISED = "synthesised.json"  # before block RAMs take their output registers in
+PRODUCT = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs"}
+_SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}
+# Gowin's pads are cells of the netlist; synth_gowin would give the core's own ports some too
+_PADS = {"gowin": "iopadmap -bits -inpad IBUF O:I -outpad OBUF I:O board\n"}
+_PLACE_S = 3600
+_READ = "read_slang --threads 1 --ignore-assertions --allow-use-before-declare"
+
+
+def bitstream_of(build: Path) -> Path:
+    """The bitstream in a build folder. Raises GreenedgeError where there is none."""
+    found = [build / name for name in PRODUCT.values() if (build / name).is_file()]
+    if not found:
+        raise GreenedgeError(f"{build} has no bitstream ({', '.join(PRODUCT.values())}); run the build for a board to its end.")
+    return found[0]
+
+
+def bitstream_files(target: Target, core: str) -> dict[str, bytes]:
+    """What the commands read beside the sources; `core` is the core's module."""
+    family = _known(target)
+    # a module that is there already stands for its instances, so the board finds the core and the vendor's PLL
+    script = f"""{_READ} --top {core} -f core.f
+read_verilog board/ge_clock.v
+{_READ} --top board -f board.f
+setattr -mod -set keep_hierarchy 1 {core}
+{_SYNTHESIS[family]} -top board
+{_PADS.get(family, "")}write_json {_SYNTHESISED if family == "ecp5" else NETLIST}
+"""
+    count = f"read_json {NETLIST}\ntee -q -o {STAT} stat -json -top board\n"
+    return {"board.ys": script.encode(), "count.ys": count.encode()}
+
+
+def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: int = 1) -> tuple[Command, ...]:
+    """From core.f and board.f to the family's product (`PRODUCT`), for the shell that `request` describes.
+
+    With `seeds` above 1 so many placements are tried from `seed` on, and the first that meets the clock is taken.
+    """
+    family = _known(target)
+    name, routed, pack = {
+        "ecp5": ("nextpnr-ecp5", ("--textcfg", "top.config"),
+                 ("{ecppack}", "--compress", "--input", "top.config", "--bit", PRODUCT["ecp5"])),
+        "ice40": ("nextpnr-ice40", ("--asc", "top.asc"), ("{icepack}", "top.asc", PRODUCT["ice40"])),
+        "gowin": ("nextpnr-himbaechel", ("--write", "top.pnr.json"),
+                  ("{gowin_pack}", *target.device.toolchain.get("pack", ()), "-o", PRODUCT["gowin"], "top.pnr.json"))}[family]
+    arguments = (*target.device.toolchain["nextpnr"], "--json", NETLIST, *_constraints(request), *routed,
+                 "--timing-allow-fail", "--report", REPORT, "--detailed-timing-report")
+    label = "place and route with nextpnr (its first call compiles it: a minute)"
+    if seeds == 1:
+        place = (Command((f"{{{name}}}", *arguments, "--seed", str(seed)), "nextpnr.log", label, _PLACE_S),)
+    else:
+        race = ("{python}", "-m", "greenedge.hdl.board_shell.seeds", str(seed), str(seeds), f"{routed[-1]},{REPORT}", name, *arguments)
+        place = (Command((f"{{{name}}}", "--version"), "nextpnr-version.log", "asking nextpnr for its version"),
+                 Command(race, "nextpnr.log", f"{label}, {seeds} seeds", _PLACE_S * seeds))
+    registers = Command(("{python}", "-m", "greenedge.hdl.board_shell.ram_registers", _SYNTHESISED, NETLIST), "registers.log",
+                        "moving registers into block RAMs")
+    return (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"), "yosys-out.log",
+                    "synthesis with yosys (its first call compiles it: a minute)"),
+            *((registers,) if family == "ecp5" else ()),
+            Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells"),
+            *place,
+            Command(("{python}", "-m", "greenedge.hdl.board_shell.timing"), "timing.log", "checking the clock"),
+            Command(pack, "pack.log", "packing the bitstream"))
+
+
+def _constraints(request: Mapping) -> tuple[str, ...]:
+    path, frequency = f"board/{constraint_name(request['family'])}", ("--freq", f"{request['clock_hz'] / 1e6:g}")
+    how = {"ecp5": ("--lpf", path), "ice40": ("--pcf", path), "gowin": ("--vopt", f"cst={path}")}
+    return (*how[request["family"]], *frequency)
+
+
+def _known(target: Target) -> str:
+    family = target.device.family
+    if family not in PRODUCT:
+        raise TargetError(f"{target.name}: greenedge makes no bitstream for family {family!r}; it does for {', '.join(PRODUCT)}.")
+    return family

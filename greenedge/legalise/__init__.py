@@ -1,0 +1,1 @@
+"""Exact graph-to-graph passes that back ends share."""

@@ -1,0 +1,1 @@
+"""Where float32 arithmetic may differ from real arithmetic: a level at a rounding tie."""

@@ -1,0 +1,94 @@
+"""The ways out of a finished run: its bitstream onto a board, its samples through one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from greenedge.run.jobs import built_with
+from greenedge.errors import GreenedgeError, TargetError, VerificationError
+from greenedge.run.stages import FOLDER, Tell
+from greenedge.run.manifest import FILE, Manifest, inside, intact, load_manifest
+from greenedge.target import Target, load_target
+
+
+def infer_on_board(run: Path, samples: Path, port: str | None, baud: int | None, tell: Tell, out: Path | None = None) -> tuple:
+    """The samples of an .npy file through the board at `port`, or through the virtual board where that is None.
+
+    Returns ({model output: float array}, or with `out` what `greenedge.run.infer.write` returns; the board's figures, see
+    greenedge.boards.board_runner.Figures).
+    Every integer is compared with the integer graph's. Raises VerificationError where one differs, BoardError where the
+    board cannot be reached or is another, GreenedgeError where nothing has been built for a board.
+    """
+    from greenedge.backends import load_backend, lowered_for
+    from greenedge.boards import board_runner
+    from greenedge.graph import run_graph
+    from greenedge.lower.float_io import run_epilogue, run_prologue
+    from greenedge.run.infer import write
+    from greenedge.lower import load_lowered
+    from greenedge.frontends.import_onnx import read_array
+    from greenedge.verify.compare import compare
+
+    backend = load_backend(built_with(run, load_manifest(run)))
+    lowered = lowered_for(backend, load_lowered(inside(run, FOLDER["lower"])))
+    levels = run_prologue(lowered, read_array(samples))
+    expected = run_graph(lowered.graph, levels)
+    outputs, figures = board_runner.infer_on_board(run / FOLDER["build"], next(iter(levels.values())), port, baud, tell)
+    edge = lowered.graph.outputs[0]
+    got = next(iter(outputs.values())).reshape(expected[edge].shape)  # a board calls its output after the stream
+    compare("graph", "the board" if port else "the virtual board", expected[edge], got, layer=edge).require()
+    floats = run_epilogue(lowered, {edge: got})
+    return floats if out is None else write(out, len(expected[edge]), iter([floats])), figures.plain()
+
+
+def in_words(figures: Mapping) -> str:
+    """The figures for a person, each with how it is known."""
+    from greenedge.report.page import duration
+
+    latency, line = figures.get("latency_s"), figures.get("line_s")
+    parts = [f"{figures['samples']:,} samples, every integer equal to the integer graph's"]
+    if latency is not None:
+        parts.append(f"latency {duration(latency)} by the board's own counters ({figures['evidence']})")
+    parts.append(f"{figures['wall_s']:.1f} s for the host" + (f", {duration(line)} on the line (simulated)" if line else ""))
+    if figures["requests_lost"] or figures["resets"]:
+        parts.append(f"{figures['requests_lost']:,} requests sent again, {figures['resets']:,} resets")
+    return "; ".join(parts) + "."
+
+
+def udev_rules() -> str:
+    """The text of a udev rules file."""
+    from greenedge.boards.programming import UDEV
+
+    return UDEV
+
+
+def program_run(run: Path, target: str | None, docker: bool, dry_run: bool, tell: Callable[[int, int, str], None]) -> list[str]:
+    """Programs the run's board; returns the command. `target` is the board file where it is none that ships with greenedge.
+
+    Raises VerificationError for a bitstream that is not the one that was built, ToolError for what goes wrong on the way.
+    """
+    from greenedge.boards.programming import program as load
+    from greenedge.boards.programming import program_argv
+    from greenedge.hdl.board_shell.bitstream import bitstream_of
+
+    manifest = load_manifest(run)
+    built_with(run, manifest)
+    board = _board(run, manifest, target)
+    bitstream = bitstream_of(run / FOLDER["build"])
+    name = f"{FOLDER['build']}/{bitstream.name}"
+    if not intact(run, {name: manifest.stages["build"].outputs.get(name, "")}):
+        raise VerificationError(f"{bitstream} is not the file that was built, its sha256 differs; run the same `greenedge run` or "
+                                "`greenedge build` again to build it anew.")
+    return program_argv(board, bitstream, docker) if dry_run else load(bitstream.parent, board, docker, tell)
+
+
+def _board(run: Path, manifest: Manifest, given: str | None) -> Target:
+    """The board's own file; a run folder says only its name, for it may come from anybody."""
+    about = manifest.about.get("target")
+    name = about.get("name") if isinstance(about, dict) else None
+    if not isinstance(name, str):
+        raise GreenedgeError(f"{run / FILE} names no target; run it for a board.")
+    board = load_target(given or name)
+    if board.name != name:
+        raise TargetError(f"{run} was built for {name!r}, not for {board.name!r}; choose that board.")
+    return board

@@ -1,0 +1,184 @@
+"""The energy of a finished run: what of it can be measured here, what can be estimated, and where the results are kept.
+
+A run is a workload on every runtime that there is (greenedge.runtimes), in a program of its own; its build is one where
+that runtime or a board is at hand. A back end that makes hardware has a module `activity` whose `switching(build, x)`
+says how often the signals change while it computes x. Results lie in 6-measure, one file for each set of sources, bound
+to the build that they are of; the report shows them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from greenedge.backends import BACKENDS, load_backend
+from greenedge.energy import estimate, results
+from greenedge.energy.workloads import PipeWorkload, Workload
+from greenedge.errors import EvidenceError, GreenedgeError
+from greenedge.runtimes import BATCHING, RUNTIMES
+from greenedge.runtimes import session as runtime_session
+from greenedge.run.manifest import (Manifest, Record, aside, digest_files, digest_of, explained, hold, inside, intact, load_manifest, save_manifest)
+
+FOLDER = "6-measure"
+_SAME = ("litert", "onnxruntime")  # one arithmetic, XNNPACK's; the reference kernels and tflite-runtime may round otherwise
+Tell = Callable[[int, int, str], None]
+
+
+class RunWorkloads:
+    """Opens runs as workloads; what it opened (files, ports) is given back by `close`."""
+
+    def __init__(self) -> None:
+        self._opened = ExitStack()
+
+    def open(self, run: Path, port: str | None = None, runtime: str | None = None, batch: int = 1) -> Workload:
+        """A run on a runtime of this machine (its build's own if none is named), `batch` samples at once, or on the
+        board at `port`. Raises GreenedgeError, EvidenceError where the build runs on no machine at hand."""
+        manifest, backend = _built(run)
+        name, accuracy = _name(manifest, run), accuracy_of(run, manifest)
+        if runtime is not None and runtime not in RUNTIMES:
+            raise GreenedgeError(f"there is no runtime {runtime!r}; runtimes are: {', '.join(RUNTIMES)}.")
+        own = runtime_session.OWN.get(backend, (None,))[0]
+        if batch > 1 and (port is not None or (runtime or own) not in BATCHING):
+            one = runtime or (backend if port is None else f"the board at {port}")
+            raise GreenedgeError(f"{one} takes one sample at a time, --batch {batch} was given; the runtimes that take "
+                                 f"more are: {', '.join(BATCHING)}.")
+        if port is not None:
+            return self._board(run, port, name, accuracy)
+        if runtime is None and own is None:
+            raise EvidenceError(
+                f"{run} is built for {_target(manifest)}, which is not this machine: give the --port of the board and "
+                "a meter on its supply, or --source estimate for an estimate from its switching activity."
+            )
+        if runtime not in (None, own):
+            # The same network on something else: it has the run's accuracy where it computes the same integers.
+            name, accuracy = f"{name.split(' on ')[0]} on {runtime}", accuracy if runtime in _SAME else None
+        name = name if batch == 1 else f"{name}, {batch} at once"
+        return PipeWorkload(runtime_session.argv(run, runtime or own, batch), name, batch=batch, accuracy=accuracy)
+
+    def _board(self, run: Path, port: str, name: str, accuracy: float | None) -> Workload:
+        from greenedge.boards.acceptance import measure as board_figures
+        from greenedge.boards.board_runner import connected, pack_samples
+        from greenedge.boards.board_energy_workload import BoardWorkload
+
+        build = run / "4-build"
+        session, _ = self._opened.enter_context(connected(build, port))
+        sample = pack_samples(session.board, next(iter(vectors_of(run).values()))[:1])[0]
+        return BoardWorkload(session, sample, name, 1 / board_figures(session, sample, 1.0)["inferences_per_s"],
+                             accuracy)
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+def estimated(run: Path, level: str | None = None, tell: Tell = lambda *_: None) -> dict:
+    """A row of the FPGA's core supply: toggles on the run's own vectors times sourced coefficients, and static power.
+    `level` is "netlist" or "rtl"; the netlist where there is one if it is not said.
+
+    Raises GreenedgeError for a run that is no FPGA's or whose device has no coefficients.
+    """
+    manifest, backend = _built(run)
+    activity = _offered(backend, "activity")
+    if activity is None:
+        raise GreenedgeError(
+            f"{run} is built for {_target(manifest)} by {backend}, whose switching activity is not to be had; "
+            "FPGA runs of finn have it."
+        )
+    x = next(iter(vectors_of(run).values()))
+    hardware = load_backend(backend).report(run / "4-build")["hardware"]
+    found = activity.switching(run / "4-build", x, level, lambda line: tell(0, 0, line))
+    # Every sample's work is in the count once; at full rate it is done in the initiation interval.
+    seconds = found.samples * hardware["cycles_per_inference"] / hardware["clock_hz"]
+    row = estimate.fpga_row(
+        _name(manifest, run),
+        estimate.device_of(str((manifest.about.get("target") or {}).get("part", ""))),
+        hardware["clock_hz"],
+        estimate.Activity(found.toggles, seconds, found.bits, f"the {found.level} of this build's core", found.samples),
+        cycles=round(hardware["cycles_per_inference"]),
+        streaming=True,
+        accuracy=accuracy_of(run, manifest),
+    )
+    # What a sample takes from end to end; the energy goes by the interval between samples.
+    return row | {"latency_s": {"value": hardware["latency_s"]}}
+
+
+def is_hardware(run: Path) -> bool:
+    """Whether the run's build is a circuit whose switching can be counted."""
+    return _offered(_built(run)[1], "activity") is not None
+
+
+def keep(run: Path, data: dict, seconds: float) -> Path:
+    """Writes the document into the run and the run's report anew; returns the document's path."""
+    from greenedge.report import report_stage
+    from greenedge.report.summary import build_digests
+
+    build = build_digests(load_manifest(run))
+    sources = "-".join(sorted({re.sub(r"[^A-Za-z0-9]+", "-", row["source"]["id"]).strip("-") for row in data["rows"]}))
+    name = f"{sources or 'energy'}.json"
+    with hold(run), explained(run):
+        (run / FOLDER).mkdir(exist_ok=True)
+        results.save(data | {"build": build}, run / FOLDER / name)
+        manifest = load_manifest(run)
+        record = Record("done", digest_of([name, data["created"], build]), build,
+                        outputs=digest_files(run, FOLDER), started=data["created"], seconds=round(seconds, 2),
+                        note=f"{len(data['rows'])} energy result(s)")
+        stages = {key: value for key, value in manifest.stages.items() if key not in ("measure", "report")}
+        save_manifest(Manifest(manifest.about, {**stages, "measure": record}), run)
+        with aside(run / "7-report") as work:
+            report_stage(run, work)
+    return run / FOLDER / name
+
+
+def vectors_of(run: Path) -> dict[str, np.ndarray]:
+    """{input edge: graph integers (samples, *shape)} of the run's own test inputs."""
+    from greenedge.lower.float_io import run_prologue
+    from greenedge.lower import load_lowered
+    from greenedge.frontends.import_onnx import read_array
+
+    inputs = read_array(inside(run, "2-export/inputs.npy"))[: runtime_session.SAMPLES]
+    return run_prologue(load_lowered(inside(run, "3-lower")), inputs)
+
+
+def accuracy_of(run: Path, manifest: Manifest) -> float | None:
+    """The accuracy that verifying the build found; None where nothing has labels."""
+    from greenedge.report.summary import read_json
+
+    backend = str(manifest.about.get("backend"))
+    stage = getattr(load_backend(backend), "STAGE", backend)
+    found = (read_json(run, "5-verify/verify.json") or {}).get("accuracy", {}).get(stage)
+    return float(found) if isinstance(found, (int, float)) else None
+
+
+def _built(run: Path) -> tuple[Manifest, str]:
+    """The manifest and the back end of a run whose build is whole."""
+    manifest = load_manifest(run)
+    record, backend = manifest.stages.get("build"), manifest.about.get("backend")
+    if record is None or record.status != "done" or backend not in BACKENDS:
+        raise GreenedgeError(f"{run} has nothing built; run `greenedge run` or `greenedge build` for it to the end.")
+    if not intact(run, record.outputs):
+        raise GreenedgeError(f"{run / '4-build'} does not hold what was built; run the same `greenedge run` or "
+                             "`greenedge build` again.")
+    return manifest, str(backend)
+
+
+def _offered(backend: str, module: str):
+    """greenedge.backends.BACKEND.MODULE where the back end has it."""
+    name = f"{BACKENDS[backend]}.{module}"
+    try:
+        return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    except ModuleNotFoundError:  # a back end that is one module
+        return None
+
+
+def _name(manifest: Manifest, run: Path) -> str:
+    model = (manifest.about.get("source") or {}).get("name") or run.name
+    return f"{model} on {_target(manifest)}, {manifest.about.get('backend')}"
+
+
+def _target(manifest: Manifest) -> str:
+    return str((manifest.about.get("target") or {}).get("name", "no target"))

@@ -1,0 +1,1 @@
+"""External programs: which are found, what a plan runs, and how."""

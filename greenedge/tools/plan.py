@@ -1,0 +1,41 @@
+"""A plan: the files to write and the programs to run, as data with a digest. It names programs by what they are, `{yosys}` or
+`{python}`, never by where they lie, so the same plan has the same digest on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Command:
+    """One program to run. `log` and `cwd` are relative to the plan's folder; `argv[0]` may be '{python}' or '{tool}'."""
+
+    argv: tuple[str, ...]
+    log: str
+    label: str
+    timeout_s: float = 1800
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = "."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Files to write, commands to run in order, products that must then exist and not be empty."""
+
+    files: Mapping[str, bytes]
+    commands: tuple[Command, ...]
+    products: tuple[str, ...]
+
+    def digest(self) -> str:
+        """sha256 over everything in the plan; the same on every machine."""
+        digest = hashlib.sha256()
+        for name in sorted(self.files):
+            digest.update(f"{name}\0{len(self.files[name])}\0".encode() + self.files[name])
+        for command in self.commands:
+            digest.update(json.dumps([list(command.argv), command.log, command.label, command.timeout_s,
+                                      sorted(command.env.items()), command.cwd]).encode())
+        digest.update(json.dumps(list(self.products)).encode())
+        return digest.hexdigest()

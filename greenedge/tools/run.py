@@ -1,0 +1,254 @@
+"""The one place that runs external programs.
+
+A back end writes a `Plan` (files, commands, products); `execute` carries it out. A plan names its programs by what
+they are, `{yosys}` or `{python}`, never by where they lie, so the same plan has the same digest on every machine;
+`find_tool` says which program stands for the name here.
+
+Whole or absent: `execute` works in `<folder>.part` and renames it to `folder` as its last act. A tool that is killed,
+a full disk or Ctrl-C therefore never leaves a half-written product under its final name; the logs stay in
+`<folder>.part` until the same plan is run again, which starts from nothing. A folder that was whole stays as it was
+until its successor is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from greenedge.errors import ToolError
+from greenedge.tools.container import IMAGES, docker_argv, why_not
+from greenedge.tools.discover import Tool, end_with_parent, find_tool
+from greenedge.tools.plan import Command, Plan
+
+RECORD = "build.json"  # what execute() leaves beside the products: the plan's digest, the tools' versions, the seconds
+_PROGRESS_S = 2.0  # a tool's own output is passed on at most this often
+_GRACE_S = 2.0  # between SIGTERM and SIGKILL
+_POLL_S = 0.05
+_LEAST_FREE_BYTES = 1 << 20  # a failure with less space left than this is taken for a full disk
+# first a line that says so ("ERROR: …", "file:3: error: …", "%Error-X: …"), then one that has the word, but not as an option
+_ERROR_LINES = (re.compile(r"(?<![-\w])%?(\w*error|fatal)(-\w+)?:", re.IGNORECASE),
+                re.compile(r"(?<![-\w])(error|exception|fatal|aborted)\b", re.IGNORECASE))
+_PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+
+
+def _quiet(line: str) -> None:
+    """The progress call-back of a caller that shows none."""
+
+
+def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _quiet, docker: bool = False) -> None:
+    """Carries out `plan`; afterwards `folder` holds its files, logs and products, and nothing else.
+
+    `progress` receives one line at a time; with `docker`, programs that docker/ has an image of run there. Raises ToolError, one sentence, for a tool that is missing, fails, runs out
+    of time or ends without its product, and for a full disk. No process outlives the call.
+    """
+    folder = Path(folder)
+    work = folder.with_name(folder.name + ".part")
+    with _disk_errors(folder):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        for name, content in plan.files.items():
+            path = _inside(work, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        record = {"plan": plan.digest(), "tools": {}, "seconds": {}}
+        # all of them before the first runs: nobody waits for a tool that is not there
+        for command, tool in [(command, _resolve(command, work, docker)) for command in plan.commands]:
+            started = time.monotonic()
+            with _ending_on_term():
+                _run(command, tool, work, progress)
+            if tool.name != "python":
+                record["tools"][tool.name] = str(tool)
+            record["seconds"][command.label] = round(time.monotonic() - started, 1)
+        _check_products(plan, work)
+        (work / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        _replace(work, folder)
+
+
+@contextmanager
+def _ending_on_term() -> Iterator[None]:
+    """SIGTERM ends this process by way of an exception, where nobody has said what it does.
+
+    A plan's own Python may carry out a plan too, whose programs have a session of their own: it must end them.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    unsaid = ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if unsaid:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        if unsaid:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ToolError(_full_disk(folder)) from None
+        raise ToolError(f"{error.filename or folder} could not be written: {(error.strerror or str(error)).lower()}; "
+                        "choose another folder with -o.") from None
+
+
+def _full_disk(folder: Path) -> str:
+    return f"{folder} could not be written: the disk is full; free some space and run the same command again."
+
+
+def _inside(folder: Path, name: str) -> Path:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        raise ToolError(f"a plan names the file {name!r}; it must be a relative path that stays inside the build folder.")
+    return folder / parts
+
+
+def _resolve(command: Command, work: Path, docker: bool) -> Tool:
+    program = command.argv[0]
+    if docker and program in IMAGES:
+        if shutil.which("docker") is None:
+            raise ToolError("docker is not on PATH; install it, or leave --docker out.")
+        return Tool(program, tuple(docker_argv(program, (), work / command.cwd)), IMAGES[program].tag, "docker")
+    if program == "{python}":
+        return Tool("python", (sys.executable,), "", "", {"PYTHONPATH": _search_path()})
+    if program.startswith("{") and program.endswith("}"):
+        return find_tool(program[1:-1])
+    found = shutil.which(program)
+    if found is None:
+        raise ToolError(f"{program} is not on PATH; install it, then run the same command again.")
+    return Tool(Path(program).name, (found,), "", "PATH")
+
+
+def _search_path() -> str:
+    """PYTHONPATH under which a child finds this very greenedge, whatever its working directory."""
+    known = [str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    return os.pathsep.join(dict.fromkeys([str(_PACKAGE_ROOT), *known]))
+
+
+def _run(command: Command, tool: Tool, work: Path, progress: Callable[[str], None]) -> None:
+    cwd = _inside(work, command.cwd) if command.cwd != "." else work
+    log = _inside(work, command.log)
+    cwd.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    progress(command.label)
+    with open(log, "ab") as out:
+        begin = out.tell()
+        process = subprocess.Popen([*tool.argv, *command.argv[1:]], cwd=cwd, stdin=subprocess.DEVNULL, stdout=out,
+                                   stderr=subprocess.STDOUT, env={**os.environ, **tool.env, **command.env},
+                                   start_new_session=True, preexec_fn=end_with_parent)
+        try:
+            status = _watch(process, command, log, begin, progress)
+        finally:
+            _end_group(process)
+    if status is None:
+        raise ToolError(f"{command.label} did not end within {command.timeout_s:g} s and was stopped; "
+                        f"the log is {log}.")
+    if status != 0:
+        wrong = why_not(tool.name, log.read_text(errors="replace")) if tool.source == "docker" else None
+        raise ToolError(wrong or _failure(command, status, log, begin, work))
+
+
+def _watch(process: subprocess.Popen, command: Command, log: Path, begin: int,
+           progress: Callable[[str], None]) -> int | None:
+    """The exit status, or None when the time limit has passed."""
+    started = told = time.monotonic()
+    last = ""
+    while True:
+        try:
+            return process.wait(timeout=_POLL_S)
+        except subprocess.TimeoutExpired:
+            now = time.monotonic()
+        if now - started > command.timeout_s:
+            return None
+        if now - told >= _PROGRESS_S:
+            told = now
+            line = _last_line(log, begin)
+            if line and line != last:
+                progress(f"{command.label}: {line}")
+                last = line
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """Ends whatever of the process group is still alive: first asked, then made to."""
+    for signal_number, wait_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
+        try:
+            os.killpg(process.pid, signal_number)
+        except ProcessLookupError:
+            break
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline and _group_lives(process):
+            time.sleep(_POLL_S)
+    process.wait()
+
+
+def _group_lives(process: subprocess.Popen) -> bool:
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _last_line(log: Path, begin: int) -> str:
+    with open(log, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(begin, size - 4096))
+        lines = [_printable(line) for line in file.read().splitlines()]
+    lines = [line for line in lines if line]
+    return lines[-1] if lines else ""
+
+
+def _printable(line: bytes | str, most: int = 160) -> str:
+    text = line.decode(errors="replace") if isinstance(line, bytes) else line
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    return "".join(c for c in text if c.isprintable()).strip()[:most]
+
+
+def _failure(command: Command, status: int, log: Path, begin: int, work: Path) -> str:
+    with open(log, "rb") as file:
+        file.seek(begin)
+        lines = [_printable(line, 400) for line in file.read().splitlines()]
+    lines = [line for line in lines if line]
+    text = "\n".join(lines)
+    if "No space left on device" in text or shutil.disk_usage(work).free < _LEAST_FREE_BYTES:
+        return _full_disk(work)
+    found = [line for pattern in _ERROR_LINES for line in lines if pattern.search(line)]
+    said = (found or lines[-1:] or ["it printed nothing"])[0]
+    if status == 1 and command.argv[0] == "{python}" and said.startswith("error: "):  # one of ours: it has said everything
+        return f"{said.removeprefix('error: ').rstrip('.')}; the log is {log}."
+    ended = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+    return f"{command.label} {ended}: {said.rstrip('.')}; the log is {log}."
+
+
+def _check_products(plan: Plan, work: Path) -> None:
+    for product in plan.products:
+        path = _inside(work, product)
+        if not path.is_file() or path.stat().st_size == 0:
+            last = plan.commands[-1] if plan.commands else None
+            where = f"; the log is {work / last.log}" if last else ""
+            state = "left it empty" if path.is_file() else "did not make it"
+            raise ToolError(f"{product} is missing: {last.label if last else 'the plan'} ended without an error "
+                            f"but {state}{where}.")
+
+
+def _replace(work: Path, folder: Path) -> None:
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(work, folder)
+    shutil.rmtree(old, ignore_errors=True)

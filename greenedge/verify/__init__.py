@@ -1,0 +1,1 @@
+"""The same vectors through every stage, compared with ==."""
