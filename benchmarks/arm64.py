@@ -20,12 +20,39 @@ import platformdirs
 
 EMULATOR = "qemu-aarch64-static"
 PYTHON = "3.11"
-_DEBS = ("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8", "libssl3", "libbz2-1.0", "liblzma5", "libuuid1",
-         "libsqlite3-0", "libncursesw6", "libtinfo6", "libreadline8", "libdb5.3", "libnsl2", "libtirpc3", "libcrypt1", "libcom-err2",
-         "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0", "libkeyutils1",
-         f"python{PYTHON}", f"python{PYTHON}-minimal", f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib")
+_DEBS = (
+    "libc6",
+    "libgcc-s1",
+    "libstdc++6",
+    "zlib1g",
+    "libexpat1",
+    "libffi8",
+    "libssl3",
+    "libbz2-1.0",
+    "liblzma5",
+    "libuuid1",
+    "libsqlite3-0",
+    "libncursesw6",
+    "libtinfo6",
+    "libreadline8",
+    "libdb5.3",
+    "libnsl2",
+    "libtirpc3",
+    "libcrypt1",
+    "libcom-err2",
+    "libgssapi-krb5-2",
+    "libkrb5-3",
+    "libk5crypto3",
+    "libkrb5support0",
+    "libkeyutils1",
+    f"python{PYTHON}",
+    f"python{PYTHON}-minimal",
+    f"libpython{PYTHON}-minimal",
+    f"libpython{PYTHON}-stdlib",
+)
 _WHEELS = ("ai-edge-litert", "numpy")
-_CPUINFO = "".join(f"""processor\t: {core}
+_CPUINFO = "".join(
+    f"""processor\t: {core}
 BogoMIPS\t: 108.00
 Features\t: fp asimd evtstrm crc32 cpuid
 CPU implementer\t: 0x41
@@ -34,7 +61,9 @@ CPU variant\t: 0x0
 CPU part\t: 0xd08
 CPU revision\t: 3
 
-""" for core in range(4))
+"""
+    for core in range(4)
+)
 _STEP_S = 600
 
 
@@ -48,7 +77,10 @@ def main(run: Path | None) -> int:
         print(f"{'kernels':10}  {'machine':10}  self-test")
         equal = True
         for kernels in ("xnnpack", "reference"):
-            said = {"x86-64": _selftest([sys.executable], deploy, kernels), "arm64": _selftest(emulated(root), deploy, kernels)}
+            said = {
+                "x86-64": _selftest([sys.executable], deploy, kernels),
+                "arm64": _selftest(emulated(root), deploy, kernels),
+            }
             for machine, text in said.items():
                 print(f"{kernels:10}  {machine:10}  {text}")
             equal &= len(set(said.values())) == 1 and " 0 differ" in said["arm64"]
@@ -58,8 +90,18 @@ def main(run: Path | None) -> int:
 
 def emulated(root: Path) -> list[str]:
     """The argv that runs the arm64 Python."""
-    return [EMULATOR, "-cpu", "cortex-a72", "-L", str(root), "-E", f"PYTHONHOME={root / 'usr'}", "-E", f"PYTHONPATH={root / 'site'}",
-            str(root / "usr" / "bin" / f"python{PYTHON}")]
+    return [
+        EMULATOR,
+        "-cpu",
+        "cortex-a72",
+        "-L",
+        str(root),
+        "-E",
+        f"PYTHONHOME={root / 'usr'}",
+        "-E",
+        f"PYTHONPATH={root / 'site'}",
+        str(root / "usr" / "bin" / f"python{PYTHON}"),
+    ]
 
 
 def arm64_root(root: Path) -> Path:
@@ -71,8 +113,11 @@ def arm64_root(root: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="greenedge-arm64-apt-") as scratch:
         _debs(Path(scratch), root)
         _wheels(Path(scratch), root / "site")
-    for name, content in (("proc/cpuinfo", _CPUINFO), ("sys/devices/system/cpu/possible", "0-3\n"),
-                          ("sys/devices/system/cpu/present", "0-3\n")):
+    for name, content in (
+        ("proc/cpuinfo", _CPUINFO),
+        ("sys/devices/system/cpu/possible", "0-3\n"),
+        ("sys/devices/system/cpu/present", "0-3\n"),
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
     (root / ".ready").touch()
@@ -84,9 +129,22 @@ def _debs(scratch: Path, root: Path) -> None:
     for name in ("state/lists/partial", "cache/archives/partial"):
         (scratch / name).mkdir(parents=True)
     (scratch / "state" / "status").touch()
-    apt = ["apt-get", "-qq", "-o", "APT::Architecture=arm64", "-o", "APT::Architectures=arm64", "-o", f"Dir::State={scratch / 'state'}",
-           "-o", f"Dir::State::status={scratch / 'state' / 'status'}", "-o", f"Dir::Cache={scratch / 'cache'}",
-           "-o", "APT::Sandbox::User=root"]
+    apt = [
+        "apt-get",
+        "-qq",
+        "-o",
+        "APT::Architecture=arm64",
+        "-o",
+        "APT::Architectures=arm64",
+        "-o",
+        f"Dir::State={scratch / 'state'}",
+        "-o",
+        f"Dir::State::status={scratch / 'state' / 'status'}",
+        "-o",
+        f"Dir::Cache={scratch / 'cache'}",
+        "-o",
+        "APT::Sandbox::User=root",
+    ]
     _call([*apt, "update"], scratch)
     _call([*apt, "download", *_DEBS], scratch)
     for deb in sorted(scratch.glob("*.deb")):
@@ -95,17 +153,48 @@ def _debs(scratch: Path, root: Path) -> None:
 
 def _wheels(scratch: Path, site: Path) -> None:
     pins = Path(__file__).resolve().parent.parent / "constraints.txt"
-    _call([sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-c", str(pins), "--only-binary", ":all:",
-           "--python-version", PYTHON, "--platform", "manylinux_2_27_aarch64", "--platform", "manylinux_2_17_aarch64",
-           "--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_28_aarch64", "-d", str(scratch / "wheels"), *_WHEELS], scratch)
+    _call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--disable-pip-version-check",
+            "-c",
+            str(pins),
+            "--only-binary",
+            ":all:",
+            "--python-version",
+            PYTHON,
+            "--platform",
+            "manylinux_2_27_aarch64",
+            "--platform",
+            "manylinux_2_17_aarch64",
+            "--platform",
+            "manylinux2014_aarch64",
+            "--platform",
+            "manylinux_2_28_aarch64",
+            "-d",
+            str(scratch / "wheels"),
+            *_WHEELS,
+        ],
+        scratch,
+    )
     for wheel in sorted((scratch / "wheels").glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(site)
 
 
 def _selftest(python: list[str], deploy: Path, kernels: str) -> str:
-    done = subprocess.run([*python, "run.py", "--selftest", "--kernels", kernels], cwd=deploy, capture_output=True, text=True,
-                          timeout=_STEP_S, check=False)
+    done = subprocess.run(
+        [*python, "run.py", "--selftest", "--kernels", kernels],
+        cwd=deploy,
+        capture_output=True,
+        text=True,
+        timeout=_STEP_S,
+        check=False,
+    )
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     for line in lines[1:] if done.returncode == 0 else []:  # floats are near each other, not equal
         print(f"{kernels:10}  {'arm64' if python[0] == EMULATOR else 'x86-64':10}  {line}")

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "backends")]
 
-from standin import MODEL, OUTPUT, SOURCE, CORE  # noqa: E402
+from standin import CORE, MODEL, OUTPUT, SOURCE  # noqa: E402
 
 from greenedge.errors import GreenedgeError  # noqa: E402
 from greenedge.hdl.board_shell import CoreInfo, join, shell_request  # noqa: E402
@@ -31,16 +31,22 @@ def build(board: str, folder: Path) -> str:
     request = shell_request(target, MODEL)
     made = join(CoreInfo("ge_standin", SOURCE, OUTPUT, MODEL, ("ge_standin.sv",)), request)
     product = PRODUCT[target.device.family]
-    files = {**made.files, **bitstream_files(target, "ge_standin"), "ge_standin.sv": CORE.read_bytes(),
-             "shell.json": json.dumps(request).encode()}
+    files = {
+        **made.files,
+        **bitstream_files(target, "ge_standin"),
+        "ge_standin.sv": CORE.read_bytes(),
+        "shell.json": json.dumps(request).encode(),
+    }
     plan = Plan(files, bitstream_commands(target, request), (product, REPORT, STAT, TIMING))
     began = time.monotonic()
     execute(plan, folder, lambda line: print(f"  {line}", file=sys.stderr))
     report = json.loads((folder / REPORT).read_text())
     reached = min(clock["achieved"] for clock in report["fmax"].values())
     used = {key: value["used"] for key, value in report["utilization"].items() if value["used"]}
-    return (f"{board:15s} {target.device.family:6s} {made.clock_hz / 1e6:5.1f} MHz asked, {reached:6.1f} MHz reached, "
-            f"{(folder / product).stat().st_size:,} bytes of {product}, {time.monotonic() - began:.0f} s, {used}")
+    return (
+        f"{board:15s} {target.device.family:6s} {made.clock_hz / 1e6:5.1f} MHz asked, {reached:6.1f} MHz reached, "
+        f"{(folder / product).stat().st_size:,} bytes of {product}, {time.monotonic() - began:.0f} s, {used}"
+    )
 
 
 def main() -> int:

@@ -17,9 +17,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from greenedge.boards.ports import SerialPort  # noqa: E402
 from greenedge.boards.board_runner import pack_samples, streams_of  # noqa: E402
 from greenedge.boards.link_session import Session  # noqa: E402
+from greenedge.boards.ports import SerialPort  # noqa: E402
 from greenedge.boards.virtual import VirtualBoard  # noqa: E402
 from tests.backends.standin import build_standin  # noqa: E402
 
@@ -52,8 +52,10 @@ def main() -> int:
         if not arguments.run:
             build_standin(folder)
         with VirtualBoard(folder) as board:
-            print(f"{board.board['target']}, {board.board['baud']:,} baud, {board.board['input']['bytes']} bytes in, "
-                  f"{board.board['output']['bytes']} out")
+            print(
+                f"{board.board['target']}, {board.board['baud']:,} baud, {board.board['input']['bytes']} bytes in, "
+                f"{board.board['output']['bytes']} out"
+            )
             print("portion  inferences/s  line's limit  share")
             for portion in PORTIONS:
                 rate, limit = measure(board, portion)

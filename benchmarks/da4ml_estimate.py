@@ -35,19 +35,28 @@ _HOUR = 3600
 
 def mlp(bits: int, *sizes: int):
     """Dense layers with weights of `bits` bits, a step behind each."""
+
     def build(rng):
         sketch = Sketch(rng, (sizes[0],))
         name = "x"
         for size in sizes[1:-1]:
             name = sketch.step(sketch.dense(name, size, bits=bits))
         return sketch, sketch.step(sketch.dense(name, sizes[-1], bits=bits), "s8")
+
     return build
 
 
-NETWORKS = {"vectors": vectors, "sequence": sequence, "residual": residual, "16-16-4, 2 bits": mlp(2, 16, 16, 4),
-            "16-16-4, 4 bits": mlp(4, 16, 16, 4), "16-16-4, 8 bits": mlp(8, 16, 16, 4),
-            "32-32-16-5, 2 bits": mlp(2, 32, 32, 16, 5), "32-32-16-5, 4 bits": mlp(4, 32, 32, 16, 5),
-            "64-32-10, 4 bits": mlp(4, 64, 32, 10)}
+NETWORKS = {
+    "vectors": vectors,
+    "sequence": sequence,
+    "residual": residual,
+    "16-16-4, 2 bits": mlp(2, 16, 16, 4),
+    "16-16-4, 4 bits": mlp(4, 16, 16, 4),
+    "16-16-4, 8 bits": mlp(8, 16, 16, 4),
+    "32-32-16-5, 2 bits": mlp(2, 32, 32, 16, 5),
+    "32-32-16-5, 4 bits": mlp(4, 32, 32, 16, 5),
+    "64-32-10, 4 bits": mlp(4, 64, 32, 10),
+}
 
 
 def graph_of(name: str):
@@ -68,11 +77,13 @@ def cells(files: dict[str, bytes]) -> int:
         folder = Path(scratch)
         for name, content in files.items():
             (folder / name).write_bytes(content)
-        (folder / "run.ys").write_text(f"read_verilog -sv {' '.join(files)}\nsynth_ecp5 -abc9 -top net\n"
-                                       "tee -q -o stat.json stat -json\n")
+        (folder / "run.ys").write_text(
+            f"read_verilog -sv {' '.join(files)}\nsynth_ecp5 -abc9 -top net\ntee -q -o stat.json stat -json\n"
+        )
         tool = find_tool("yosys")
-        subprocess.run([*tool.argv, "-q", "-s", "run.ys"], cwd=folder, check=True, timeout=_HOUR,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*tool.argv, "-q", "-s", "run.ys"], cwd=folder, check=True, timeout=_HOUR, stdout=subprocess.DEVNULL
+        )
         kinds = json.loads((folder / "stat.json").read_text())["design"]["num_cells_by_type"]
     return kinds.get("LUT4", 0) + 2 * kinds.get("CCU2C", 0)
 

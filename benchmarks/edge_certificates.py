@@ -21,17 +21,17 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.int8 import tflite
+from greenedge.backends.int8.proof_record import certificate, summary
 from greenedge.backends.int8.tflite.emit import write_file
 from greenedge.backends.int8.tflite.rules import reasons_against
 from greenedge.backends.int8.tflite.selftest import self_test
 from greenedge.backends.preflight import check_model
-from greenedge.run.jobs import find_recipe
 from greenedge.frontends.brevitas import export_stage
 from greenedge.graph import Graph, run_graph
-from greenedge.lower.float_io import run_epilogue, run_prologue
-from greenedge.backends.int8.proof_record import certificate, summary
 from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower.snap import snap_file
+from greenedge.run.jobs import find_recipe
 from greenedge.runtimes import open_runtime
 from greenedge.target import load_target
 from greenedge.train import train_stage
@@ -53,7 +53,9 @@ class Row:
     @property
     def name(self) -> str:
         kinds = {"snap": self.snapped, "kernels=all": self.all_sets, "Int32Bias": self.int32_bias}
-        return " ".join([f"{self.recipe} w{self.weight_bits}a{self.act_bits}", *(kind for kind, on in kinds.items() if on)])
+        return " ".join(
+            [f"{self.recipe} w{self.weight_bits}a{self.act_bits}", *(kind for kind, on in kinds.items() if on)]
+        )
 
 
 ROWS = tuple(

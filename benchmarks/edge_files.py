@@ -13,15 +13,14 @@ from mlperf_tiny import NETWORKS, autoencoder
 from greenedge.backends.int8.onnxruntime import edges_of as onnx_edges
 from greenedge.backends.int8.onnxruntime import stored_inputs as onnx_inputs
 from greenedge.backends.int8.onnxruntime.emit import write_file as write_onnx
+from greenedge.backends.int8.proof_record import certificate, summary
 from greenedge.backends.int8.tflite import edges_of, stored_inputs
 from greenedge.backends.int8.tflite.emit import write_file
 from greenedge.graph import Graph
-from greenedge.backends.int8.proof_record import certificate, summary
 from greenedge.lower import lower_file
 from greenedge.runtimes import open_runtime
 from greenedge.runtimes.floats import float_model
 from greenedge.runtimes.torch import plain
-
 
 
 def prepare(folder: Path, reference: Path | None) -> None:
@@ -49,7 +48,14 @@ def _compared(name: str, make, shape, folder: Path, reference: Path | None) -> d
     (float_y,) = open_runtime("onnxruntime-float", graph).run(levels).values()
     place = folder / name
     held = [
-        _held(place, "LiteRT int8 (ours)", "litert", "ours.tflite", emitted.content, *stored_inputs(edges_of(graph, emitted), levels)),
+        _held(
+            place,
+            "LiteRT int8 (ours)",
+            "litert",
+            "ours.tflite",
+            emitted.content,
+            *stored_inputs(edges_of(graph, emitted), levels),
+        ),
         _held(place, "LiteRT float", "litert", "float.tflite", float_tflite(onnx_float), _last(float_x), float_y),
     ]
     if reference is not None:
@@ -58,7 +64,9 @@ def _compared(name: str, make, shape, folder: Path, reference: Path | None) -> d
     int8_x = onnx_inputs(onnx_edges(graph, onnx_int8), levels)
     held += [
         _held(place, "ONNX Runtime int8 (ours)", "onnxruntime", "ours.onnx", onnx_int8.content, *int8_x),
-        _held(place, "ONNX Runtime float", "onnxruntime", "float.onnx", onnx_float.SerializeToString(), float_x, float_y),
+        _held(
+            place, "ONNX Runtime float", "onnxruntime", "float.onnx", onnx_float.SerializeToString(), float_x, float_y
+        ),
         _module(place, "PyTorch float", onnx_float, float_x, float_y),
     ]
     return {"name": name, "weights": _weights(graph), "base": held[0]["name"], "contenders": held, "told": []}
@@ -71,13 +79,21 @@ def _storage(folder: Path) -> dict:
     held, told = [], []
     for storage, emitted in (("int8", write_file(graph)), ("int4-dense", write_file(graph, int4=True))):
         x = stored_inputs(edges_of(graph, emitted), levels)
-        held.append(_held(folder / "autoencoder w4a4", f"storage={storage}", "litert", f"{storage}.tflite", emitted.content, *x))
+        held.append(
+            _held(folder / "autoencoder w4a4", f"storage={storage}", "litert", f"{storage}.tflite", emitted.content, *x)
+        )
         proved = summary(certificate(emitted.layers), "xnnpack")
         told.append(
             f"storage={storage}: {proved['certified']:,} of {proved['channels']:,} channels certified, "
             f"{proved['differing_accumulators']:,} accumulators differ"
         )
-    return {"name": "autoencoder w4a4", "weights": _weights(graph), "base": held[1]["name"], "contenders": held, "told": told}
+    return {
+        "name": "autoencoder w4a4",
+        "weights": _weights(graph),
+        "base": held[1]["name"],
+        "contenders": held,
+        "told": told,
+    }
 
 
 def _weights(graph: Graph) -> int:
@@ -88,10 +104,18 @@ def _last(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(x, 1, -1))
 
 
-def _held(place: Path, name: str, runtime: str, file: str, content: bytes, x: np.ndarray, y: np.ndarray | None = None) -> dict:
+def _held(
+    place: Path, name: str, runtime: str, file: str, content: bytes, x: np.ndarray, y: np.ndarray | None = None
+) -> dict:
     """A file with its input beside it, and the float output it must come near to: an 8-bit file must give what it gives here."""
     (place / file).write_bytes(content)
-    about = {"name": name, "runtime": runtime, "file": f"{place.name}/{file}", "bytes": len(content), "exact": y is None}
+    about = {
+        "name": name,
+        "runtime": runtime,
+        "file": f"{place.name}/{file}",
+        "bytes": len(content),
+        "exact": y is None,
+    }
     if y is None:
         np.savez(place / f"{file}.npz", x=x, y=np.zeros(0))
         y = opened(place.parent, about).output

@@ -44,7 +44,9 @@ def opened(folder: Path, about: dict, how: str = "cpu") -> Opened:
     """A prepared file in its runtime. Raises ImportError where that is not installed."""
     with np.load(folder / f"{about['file']}.npz") as sample:
         x = sample["x"]
-    return {"litert": _litert, "onnxruntime": _onnxruntime, "torch": _torch}[about["runtime"]](folder / about["file"], x, how)
+    return {"litert": _litert, "onnxruntime": _onnxruntime, "torch": _torch}[about["runtime"]](
+        folder / about["file"], x, how
+    )
 
 
 def _litert(path: Path, x: np.ndarray, how: str) -> Opened:
@@ -123,7 +125,11 @@ def contenders(folder: Path, network: dict, compiled: bool) -> tuple[dict[str, C
 
 def _compare(name: str, exact: bool, expected: np.ndarray, got: np.ndarray) -> None:
     expected, got = expected.reshape(-1), np.asarray(got).reshape(-1)
-    if expected.size != got.size or not exact and not np.allclose(got, expected, atol=_NEAR * np.abs(expected).max(), rtol=0):
+    if (
+        expected.size != got.size
+        or not exact
+        and not np.allclose(got, expected, atol=_NEAR * np.abs(expected).max(), rtol=0)
+    ):
         sys.exit(f"{name} computes something else than it must; nothing was timed.")
     if exact and (differing := int((got != expected).sum())):
         print(f"  {name}: {differing} of {got.size} output integers are other than where the file was written")

@@ -50,16 +50,23 @@ def verdicts(rows: list[dict]) -> list[tuple[bool, str]]:
     counter, power = (results.figure(by[False, kind], "total").value for kind in ("energy", "power"))
     apart = abs(counter - power) / max(counter, power)
     flagged = any("counter and integrated power differ" in flag for flag in by[False, "energy"]["flags"])
-    said.append((apart <= 0.05 or flagged, f"counter {counter:.4g} J, integrated power {power:.4g} J a product: "
-                                           f"{apart:.2%} apart{', flagged' if flagged else ''}"))
+    said.append(
+        (
+            apart <= 0.05 or flagged,
+            f"counter {counter:.4g} J, integrated power {power:.4g} J a product: "
+            f"{apart:.2%} apart{', flagged' if flagged else ''}",
+        )
+    )
     for kind in ("energy", "power"):
         joules = np.array([rep["energy_j"] for rep in by[False, kind]["repetitions"]])
         spread = float(joules.std(ddof=1) / joules.mean())
         said.append((spread < 0.02, f"{kind}: {len(joules)} repetitions vary by {spread:.2%}"))
-        net = mean_interval([rep["net_energy_j"] / rep["window_s"] * rep["inferences"]
-                             for rep in by[True, kind]["repetitions"]])
-        said.append((net.low <= 0 <= net.high, f"{kind}: rest takes {net.mean:+.3f} W net "
-                                               f"({net.low:+.3f} … {net.high:+.3f})"))
+        net = mean_interval(
+            [rep["net_energy_j"] / rep["window_s"] * rep["inferences"] for rep in by[True, kind]["repetitions"]]
+        )
+        said.append(
+            (net.low <= 0 <= net.high, f"{kind}: rest takes {net.mean:+.3f} W net ({net.low:+.3f} … {net.high:+.3f})")
+        )
     return said
 
 
@@ -82,8 +89,10 @@ def main() -> int:
         results.save(document, words.output)
     for row in document["rows"]:
         total, idle = (results.figure(row, name) for name in ("total", "idle"))
-        print(f"{row['workload']} by {row['source']['id']}: {total.value:.4g} J ({total.low:.4g} … {total.high:.4g}), "
-              f"idle {idle.value:.1f} W, {row['latency_s']['value'] * 1e3:.3f} ms; liveness {row['liveness']}")
+        print(
+            f"{row['workload']} by {row['source']['id']}: {total.value:.4g} J ({total.low:.4g} … {total.high:.4g}), "
+            f"idle {idle.value:.1f} W, {row['latency_s']['value'] * 1e3:.3f} ms; liveness {row['liveness']}"
+        )
         for flag in row["flags"]:
             print(f"  flagged: {flag}")
     found = verdicts(document["rows"])

@@ -21,8 +21,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from finn_core import build_core, check_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.folding import Fold  # noqa: E402
 from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
+from greenedge.backends.finn.folding import Fold  # noqa: E402
 from greenedge.backends.finn.search import designed  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from tests.backends.nets import mlp, without_last_step  # noqa: E402
@@ -46,12 +46,16 @@ def main() -> int:
     folded = ", ".join(f"{name} PE {fold.pe} SIMD {fold.simd}" for name, fold in folding.items())
     print(f"{cycles:g} cycles per inference, {latency} from first input to last output; {folded}")
     print(f"{'':12s}{'ours':>8s}{'prototype':>12s}{'ratio':>8s}")
-    rows = {**{name: (core.counts[name], PROTOTYPE[name]) for name in PROTOTYPE},
-            "lut4 + ff": (core.counts["lut4"] + core.counts["ff"], 685 + 815),
-            "+ 2 ccu2c": (core.counts["lut4"] + core.counts["ff"] + 2 * core.counts["ccu2c"], 685 + 815 + 2 * 83)}
+    rows = {
+        **{name: (core.counts[name], PROTOTYPE[name]) for name in PROTOTYPE},
+        "lut4 + ff": (core.counts["lut4"] + core.counts["ff"], 685 + 815),
+        "+ 2 ccu2c": (core.counts["lut4"] + core.counts["ff"] + 2 * core.counts["ccu2c"], 685 + 815 + 2 * 83),
+    }
     for name, (ours, theirs) in rows.items():
         print(f"{name:12s}{ours:8d}{theirs:12d}{f'{ours / theirs:8.2f}' if theirs else '':>8s}")
-    print(f"{'MHz':12s}{core.fmax_hz / 1e6:8.1f}{90.1:12.1f}{core.fmax_hz / 90.1e6:8.2f}   longest path from {core.path}")
+    print(
+        f"{'MHz':12s}{core.fmax_hz / 1e6:8.1f}{90.1:12.1f}{core.fmax_hz / 90.1e6:8.2f}   longest path from {core.path}"
+    )
     return 0
 
 

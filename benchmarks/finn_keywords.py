@@ -22,8 +22,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from finn_core import build_core, check_core, read_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.folding import Fold  # noqa: E402
 from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
+from greenedge.backends.finn.folding import Fold  # noqa: E402
 from greenedge.backends.finn.search import designed  # noqa: E402
 from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen  # noqa: E402
 from greenedge.graph.affine import fit_affine  # noqa: E402
@@ -35,8 +35,15 @@ SIZES, WEIGHT_BITS, ACT_BITS, INPUT_BITS = (490, 256, 256, 256, 12), 3, 3, 8
 def _folding(pe: int, first: int) -> dict[str, Fold]:
     """PE and SIMD by layer as the research's prototype had them, with 4 neurons per cycle and with 8."""
     step = lambda lanes: Fold(lanes, form="affine")
-    return {"fc1": Fold(pe, 70), "act1": step(first), "fc2": Fold(pe, 32), "act2": step(1), "fc3": Fold(pe, 32), "act3": step(1),
-            "fc4": Fold(1, 16)}
+    return {
+        "fc1": Fold(pe, 70),
+        "act1": step(first),
+        "fc2": Fold(pe, 32),
+        "act2": step(1),
+        "fc3": Fold(pe, 32),
+        "act3": step(1),
+        "fc4": Fold(1, 16),
+    }
 
 
 FOLDING = {256: _folding(8, 2), 512: _folding(4, 1)}
@@ -50,7 +57,9 @@ def keyword_graph(seed: int = 1) -> Graph:
     x = rng.integers(lo, hi + 1, (256, SIZES[0]))
     ops, edges, source = [Input("x", (), "x")], {"x": Edge("x", (SIZES[0],), lo, hi)}, "x"
     for k, (fan_in, fan_out) in enumerate(zip(SIZES, SIZES[1:]), 1):
-        weight = np.clip(np.rint(rng.normal(0, 1.6, (fan_in, fan_out))), -(1 << (WEIGHT_BITS - 1)), (1 << (WEIGHT_BITS - 1)) - 1)
+        weight = np.clip(
+            np.rint(rng.normal(0, 1.6, (fan_in, fan_out))), -(1 << (WEIGHT_BITS - 1)), (1 << (WEIGHT_BITS - 1)) - 1
+        )
         weight = frozen(weight.astype(np.int64))
         ends = np.stack([weight * lo, weight * hi])
         low, high = ends.min(0).sum(0), ends.max(0).sum(0)
@@ -76,7 +85,20 @@ def _steps(rng, name: str, source: str, x: np.ndarray, low: np.ndarray, high: np
     affine = fit_affine(thresholds, 0, top, low, high)
     assert affine is not None
     affine = dataclasses.replace(affine, m=frozen(affine.m), b=frozen(affine.b), s=frozen(affine.s))
-    return Requantise(name, (source,), name, 0, 0, top, frozen(np.ones(len(low))), frozen(thresholds), affine, None, frozen(low), frozen(high))
+    return Requantise(
+        name,
+        (source,),
+        name,
+        0,
+        0,
+        top,
+        frozen(np.ones(len(low))),
+        frozen(thresholds),
+        affine,
+        None,
+        frozen(low),
+        frozen(high),
+    )
 
 
 def main() -> int:
@@ -86,7 +108,9 @@ def main() -> int:
     parser.add_argument("--mhz", type=float, default=130.0, help="clock asked of nextpnr")
     parser.add_argument("--seed", type=int, default=1, help="of nextpnr")
     parser.add_argument("--no-place", action="store_true", help="stop after synthesis")
-    parser.add_argument("--no-netlist", action="store_true", help="do not simulate the netlist (six minutes of compiling)")
+    parser.add_argument(
+        "--no-netlist", action="store_true", help="do not simulate the netlist (six minutes of compiling)"
+    )
     parser.add_argument("-o", "--out", type=Path, default=None)
     options = parser.parse_args()
     out = options.out or Path(tempfile.gettempdir()) / f"greenedge-finn-keywords-{options.cycles}"
@@ -97,14 +121,20 @@ def main() -> int:
     else:
         design = designed(network_of(graph), FOLDING[options.cycles], Limits.of(target.device))
         core = build_core(graph, design, target, out, clock_hz, options.seed)
-    print(", ".join(f"{count:,} {name}" for name, count in core.counts.items()), f"(yosys, {target.device.title})", flush=True)
+    print(
+        ", ".join(f"{count:,} {name}" for name, count in core.counts.items()),
+        f"(yosys, {target.device.title})",
+        flush=True,
+    )
     cycles, latency, seconds = check_core(core, graph, whole_netlist=not options.no_netlist)
     print(f"{cycles:g} cycles per inference, {latency} from first input to last output (simulated)")
     if core.fmax_hz is None:
         return 0
     interval_us = 1e6 * cycles / core.fmax_hz
     print(f"{core.fmax_hz / 1e6:.1f} MHz after routing, {core.comb:,} TRELLIS_COMB; longest path from {core.path}")
-    print(f"initiation interval {interval_us:.2f} us (wanted {WANTED_US}), latency {1e6 * latency / core.fmax_hz:.1f} us")
+    print(
+        f"initiation interval {interval_us:.2f} us (wanted {WANTED_US}), latency {1e6 * latency / core.fmax_hz:.1f} us"
+    )
     return int(interval_us > WANTED_US)
 
 

@@ -29,26 +29,32 @@ from greenedge.backends.finn.dialect.lower import translate  # noqa: E402
 from greenedge.backends.finn.search import Wish, choose, refusals  # noqa: E402
 from greenedge.backends.finn.stitch import about, rtl_files, stitch  # noqa: E402
 from greenedge.graph import Graph, run_graph  # noqa: E402
-from greenedge.hdl.board_shell import shell_request  # noqa: E402
 from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
+from greenedge.hdl.board_shell import shell_request  # noqa: E402
 from greenedge.target import Target, load_target  # noqa: E402
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute  # noqa: E402
 
-HEAD = (f"{'network':22} {'cycles':>7} {'simulated':>9} {'latency':>8} {'samples':>7} {'wrong':>5} {'stalled':>7} {'compile s':>9} {'samples/s':>9} "
-        f"{'LUT4 est.':>9} {'yosys':>7} {'error':>6}")
+HEAD = (
+    f"{'network':22} {'cycles':>7} {'simulated':>9} {'latency':>8} {'samples':>7} {'wrong':>5} {'stalled':>7} {'compile s':>9} {'samples/s':>9} "
+    f"{'LUT4 est.':>9} {'yosys':>7} {'error':>6}"
+)
 
 
 def models(words: list[str], rng: np.random.Generator, samples: int) -> Iterator[tuple[str, Graph, np.ndarray]]:
     """(name, graph, input integers)."""
-    from greenedge.lower.float_io import run_prologue
     from greenedge.lower import load_lowered, lower_file
+    from greenedge.lower.float_io import run_prologue
 
     for word in words:
         path = Path(word)
         if path.is_dir():
             lowered = load_lowered(path / "3-lower")
-            yield path.name, lowered.graph, next(iter(run_prologue(lowered, np.load(path / "2-export" / "inputs.npy")).values()))
+            yield (
+                path.name,
+                lowered.graph,
+                next(iter(run_prologue(lowered, np.load(path / "2-export" / "inputs.npy")).values())),
+            )
         else:
             graph = lower_file(path, None).graph
             yield path.stem, graph, _random(rng, graph, samples)
@@ -66,7 +72,9 @@ def _random(rng: np.random.Generator, graph: Graph, samples: int) -> np.ndarray:
     return rng.integers(edge.lo, edge.hi + 1, (samples, *edge.shape))
 
 
-def row(name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | None, synthesis: bool, folder: Path) -> str:
+def row(
+    name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | None, synthesis: bool, folder: Path
+) -> str:
     """One line of the table. Raises GreenedgeError where a tool fails."""
     network, reasons = translate(graph)
     clock_hz = shell_request(target, "0" * 64)["clock_hz"]
@@ -79,7 +87,10 @@ def row(name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | Non
     design = choice.design
     stitched = stitch(design.network, design.folding)
     files = {f"rtl/{file}": content for file, content in rtl_files(graph.name, stitched).items()}
-    files |= {"streams.json": json.dumps(about(design.network, stitched)).encode(), FILE: json.dumps(plain(design)).encode()}
+    files |= {
+        "streams.json": json.dumps(about(design.network, stitched)).encode(),
+        FILE: json.dumps(plain(design)).encode(),
+    }
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
@@ -93,18 +104,24 @@ def row(name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | Non
     pauses = Stall.at_pace(source, streams[0], free.interval_cycles, seed=2)
     paused = build_dir.simulate(folder, x, (), pauses, lambda line: None)
     expected = run_graph(graph, x)[graph.outputs[0]]
-    wrong, stalled = (int((run.values[graph.outputs[0]] != expected).reshape(len(x), -1).any(axis=1).sum()) for run in (free, paused))
+    wrong, stalled = (
+        int((run.values[graph.outputs[0]] != expected).reshape(len(x), -1).any(axis=1).sum()) for run in (free, paused)
+    )
     lut4 = _counted(stitched, files, folder / "yosys") if synthesis else None
     counted = f"{lut4:7,} {design.cost.lut4 / lut4 - 1:+6.0%}" if lut4 else f"{'':7} {'':6}"
-    return (f"{name:22} {design.schedule.interval:7.0f} {free.interval_cycles or 0:9.1f} {free.first_output_cycles:8,} {len(x):7,} {wrong:5} {stalled:7} "
-            f"{compiled:9.1f} {len(x) / simulated:9,.0f} {design.cost.lut4:9,.0f} {counted}")
+    return (
+        f"{name:22} {design.schedule.interval:7.0f} {free.interval_cycles or 0:9.1f} {free.first_output_cycles:8,} {len(x):7,} {wrong:5} {stalled:7} "
+        f"{compiled:9.1f} {len(x) / simulated:9,.0f} {design.cost.lut4:9,.0f} {counted}"
+    )
 
 
 def _counted(stitched, files: dict[str, bytes], folder: Path) -> int:
     """LUT4 of the core for ECP5."""
     sources = " ".join(f"rtl/{name}" for name in (*stitched.sources, "top.sv"))
-    script = (f"read_slang --threads 1 --ignore-assertions --allow-use-before-declare --top top {sources}\n"
-              "synth_ecp5 -abc9 -top top\ntee -q -o stat.json stat -json\n")
+    script = (
+        f"read_slang --threads 1 --ignore-assertions --allow-use-before-declare --top top {sources}\n"
+        "synth_ecp5 -abc9 -top top\ntee -q -o stat.json stat -json\n"
+    )
     command = Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "synth.ys"), "out.log", "yosys", 3600)
     execute(Plan({**files, "synth.ys": script.encode()}, (command,), ("stat.json",)), folder)
     return build_dir.cells(json.loads((folder / "stat.json").read_text()), None, "LUT4")
@@ -121,7 +138,18 @@ def main() -> None:
     print(HEAD, flush=True)
     for name, graph, x in models(arguments.models, np.random.default_rng(1), arguments.samples):
         with tempfile.TemporaryDirectory(prefix="greenedge-networks-") as scratch:
-            print(row(name, graph, x, load_target(arguments.target), arguments.fps, not arguments.no_synthesis, Path(scratch)), flush=True)
+            print(
+                row(
+                    name,
+                    graph,
+                    x,
+                    load_target(arguments.target),
+                    arguments.fps,
+                    not arguments.no_synthesis,
+                    Path(scratch),
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

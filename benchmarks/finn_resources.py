@@ -41,8 +41,11 @@ _SMALL = 20  # cells: below, an error is told in cells and not as a share
 def designs(rng: np.random.Generator) -> Iterator[tuple[str, Stitched]]:
     """The networks that are measured, at several foldings."""
     limits = Limits.of(load_target("ulx3s-85f").device)
-    graphs = [("mlp 64-128-10", mlp(rng, (64, 128, 10)), (512, 128)),
-              ("mlp w2a3", mlp(rng, (48, 64, 32, 12), 2, 3, in_signed=True), (300, 24)), ("mlp w8a8", mlp(rng, (40, 30, 10), 8, 8), (300, 60))]
+    graphs = [
+        ("mlp 64-128-10", mlp(rng, (64, 128, 10)), (512, 128)),
+        ("mlp w2a3", mlp(rng, (48, 64, 32, 12), 2, 3, in_signed=True), (300, 24)),
+        ("mlp w8a8", mlp(rng, (40, 30, 10), 8, 8), (300, 60)),
+    ]
     graphs += [(sketch.__name__, sketch(rng), (150,)) for sketch in SKETCHES]
     graphs += [("digits-cnn", digits_like(rng), (4600, 576))]
     for name, graph, intervals in graphs:
@@ -62,7 +65,7 @@ class Counted:
         return {"module": self.unit.module, "parameters": dict(self.unit.parameters), "cells": self.cells}
 
     @classmethod
-    def from_plain(cls, data: dict) -> "Counted":
+    def from_plain(cls, data: dict) -> Counted:
         return cls(Unit(data["module"], data["parameters"]), data["cells"])
 
 
@@ -70,26 +73,43 @@ def counted(stitched: Stitched, folder: Path) -> list[Counted]:
     """Every unit of a network, synthesised."""
     units = [instance for instance in stitched.instances if instance.unit]
     kept = " ".join(f"{instance.unit.module}$top.{instance.name}" for instance in units)
-    script = f"""read_slang --threads 1 --ignore-assertions --allow-use-before-declare --keep-hierarchy --top top {' '.join(
-        f'rtl/{name}' for name in (*stitched.sources, 'top.sv'))}
+    script = f"""read_slang --threads 1 --ignore-assertions --allow-use-before-declare --keep-hierarchy --top top {
+        " ".join(f"rtl/{name}" for name in (*stitched.sources, "top.sv"))
+    }
 setattr -mod -set keep_hierarchy 1 {kept}
 synth_ecp5 -abc9 -top top
 tee -q -o stat.json stat -json
 """
-    files = {f"rtl/{name}": content for name, content in rtl_files("resources", stitched).items()} | {"synth.ys": script.encode()}
-    execute(Plan(files, (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "synth.ys"), "out.log", "yosys"),), ("stat.json",)), folder)
+    files = {f"rtl/{name}": content for name, content in rtl_files("resources", stitched).items()} | {
+        "synth.ys": script.encode()
+    }
+    execute(
+        Plan(
+            files,
+            (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "synth.ys"), "out.log", "yosys"),),
+            ("stat.json",),
+        ),
+        folder,
+    )
     stat = json.loads((folder / "stat.json").read_text())
-    return [Counted(i.unit, {cell: cells(stat, f"{i.unit.module}$top.{i.name}", kind) or 0 for cell, kind in _KINDS.items()}) for i in units]
+    return [
+        Counted(
+            i.unit, {cell: cells(stat, f"{i.unit.module}$top.{i.name}", kind) or 0 for cell, kind in _KINDS.items()}
+        )
+        for i in units
+    ]
 
 
 def fit(found: list[Counted]) -> str:
     """resources.toml: non-negative least squares of relative errors."""
     from scipy.optimize import nnls
 
-    text = [f"""# Cells per part of a unit (greenedge/backends/finn/resources.py says what the parts are), on ECP5.
+    text = [
+        f"""# Cells per part of a unit (greenedge/backends/finn/resources.py says what the parts are), on ECP5.
 # Written by `python benchmarks/finn_resources.py --fit`.
-origin = "yosys {find_tool('yosys').version}, synth_ecp5 -abc9, {len(found)} units"
-"""]
+origin = "yosys {find_tool("yosys").version}, synth_ecp5 -abc9, {len(found)} units"
+"""
+    ]
     for module in sorted({resources.kind_of(one.unit) for one in found}):
         known = [(resources.features(one.unit)[0], one.cells) for one in found if resources.kind_of(one.unit) == module]
         names = list(known[0][0])
@@ -133,14 +153,21 @@ def table(measured: dict[str, list[Counted]]) -> None:
     for found in (found for units in measured.values() for found in units):
         guess = resources.estimate(found.unit)
         for cell, real in found.cells.items():
-            errors.setdefault(resources.kind_of(found.unit), {}).setdefault(cell, []).append(abs(getattr(guess, cell) - real) / max(real, _SMALL))
+            errors.setdefault(resources.kind_of(found.unit), {}).setdefault(cell, []).append(
+                abs(getattr(guess, cell) - real) / max(real, _SMALL)
+            )
     for module, cells_of in sorted(errors.items()):
-        print(f"{module:20} {len(cells_of['lut4']):4}  " + "  ".join(f"{np.mean(cells_of[cell]):8.0%}" for cell in _KINDS))
+        print(
+            f"{module:20} {len(cells_of['lut4']):4}  " + "  ".join(f"{np.mean(cells_of[cell]):8.0%}" for cell in _KINDS)
+        )
     print(f"\n{'network':34} " + "  ".join(f"{cell:>22}" for cell in _KINDS) + "     estimated, yosys, error")
     for name, units in measured.items():
         row = []
         for cell in _KINDS:
-            guess, real = sum(getattr(resources.estimate(found.unit), cell) for found in units), sum(found.cells[cell] for found in units)
+            guess, real = (
+                sum(getattr(resources.estimate(found.unit), cell) for found in units),
+                sum(found.cells[cell] for found in units),
+            )
             row.append(f"{guess:7.0f} {real:6} {guess / real - 1:+7.0%}" if real else f"{guess:7.0f} {real:6}        ")
         print(f"{name:34} " + "  ".join(row))
 

@@ -41,12 +41,22 @@ def build(board: str, folder: Path) -> str:
         return f"{board:14s} not built: {error}"
     x = inputs(rng, graph, 24)
     expected = run_graph(graph, x)[graph.outputs[0]]
-    stages = {"rtl": finn.simulate(folder, x), **{name: run(folder, x, lambda *_: None) for name, run in finn.sampled(folder).items()}}
-    exact = ", ".join(f"{name} {'exact' if np.array_equal(got[graph.outputs[0]], expected) else 'DIFFERS'}" for name, got in stages.items())
+    stages = {
+        "rtl": finn.simulate(folder, x),
+        **{name: run(folder, x, lambda *_: None) for name, run in finn.sampled(folder).items()},
+    }
+    exact = ", ".join(
+        f"{name} {'exact' if np.array_equal(got[graph.outputs[0]], expected) else 'DIFFERS'}"
+        for name, got in stages.items()
+    )
     hardware = finn.report(folder)["hardware"]
-    counts = ", ".join(f"{hardware[name]:,} {name}" for name in ("lut4", "ff", "bram_bits", "comb") if hardware[name] is not None)
-    return (f"{board:14s} {hardware['clock_hz'] / 1e6:g} MHz asked, {hardware['fmax_hz'] / 1e6:.1f} reached, {counts}, bitstream of "
-            f"{hardware['bitstream_bytes']:,} bytes; {exact} on {len(x)} vectors; {time.monotonic() - began:.0f} s")
+    counts = ", ".join(
+        f"{hardware[name]:,} {name}" for name in ("lut4", "ff", "bram_bits", "comb") if hardware[name] is not None
+    )
+    return (
+        f"{board:14s} {hardware['clock_hz'] / 1e6:g} MHz asked, {hardware['fmax_hz'] / 1e6:.1f} reached, {counts}, bitstream of "
+        f"{hardware['bitstream_bytes']:,} bytes; {exact} on {len(x)} vectors; {time.monotonic() - began:.0f} s"
+    )
 
 
 def main() -> int:

@@ -33,8 +33,11 @@ def main() -> int:
                 decoder = Decoder(limit=137)
                 same = [(f.kind, f.seq, f.payload) for f in decoder.feed(data)] == frames and decoder.bad == bad
                 assert same, f"the codecs differ on {data.hex()}"
-            print(f"seed {seed}: {found.executions:,} executions, {found.edges} edges, {len(found.corpus)} inputs kept, all with the "
-                  f"Python codec's frames; {time.process_time() - began:.0f} s", flush=True)
+            print(
+                f"seed {seed}: {found.executions:,} executions, {found.edges} edges, {len(found.corpus)} inputs kept, all with the "
+                f"Python codec's frames; {time.process_time() - began:.0f} s",
+                flush=True,
+            )
     return 0
 
 

@@ -1,6 +1,6 @@
 """The integer graph's executor against qonnx's, on the same samples of TFC_2W2A in one run; prints the ratio per sample.
 
-    python benchmarks/graph_speed.py MODEL.onnx [--batch 1000] [--qonnx-samples 50] [--rounds 5]
+python benchmarks/graph_speed.py MODEL.onnx [--batch 1000] [--qonnx-samples 50] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.graph import run_graph
-from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_epilogue, run_prologue
 
 
 def main() -> None:
@@ -43,16 +43,24 @@ def main() -> None:
         edges = run_graph(lowered.graph, ints)
         ours = (time.perf_counter() - started) / words.batch
         started = time.perf_counter()
-        rows = [execute_onnx(model, {name: x[k:k + 1]})[model.graph.output[0].name] for k in range(words.qonnx_samples)]
+        rows = [
+            execute_onnx(model, {name: x[k : k + 1]})[model.graph.output[0].name] for k in range(words.qonnx_samples)
+        ]
         theirs = (time.perf_counter() - started) / words.qonnx_samples
         ratios.append(theirs / ours)
     expected = np.concatenate(rows)
-    got = next(iter(run_epilogue(lowered, {edge: part[:words.qonnx_samples] for edge, part in edges.items()}).values()))
+    got = next(
+        iter(run_epilogue(lowered, {edge: part[: words.qonnx_samples] for edge, part in edges.items()}).values())
+    )
     scale = float(np.abs(expected).max())
     worst = float(np.abs(got - expected).max())
     print(f"per sample: graph {ours * 1e6:.1f} us (batch {words.batch}), qonnx {theirs * 1e6:.0f} us")
-    print(f"ratio qonnx / graph: median {statistics.median(ratios):.0f}, {min(ratios):.0f} to {max(ratios):.0f} over {words.rounds} rounds")
-    print(f"outputs after the common epilogue differ by at most {worst / scale:.1e} of the largest (float32 dequantisation)")
+    print(
+        f"ratio qonnx / graph: median {statistics.median(ratios):.0f}, {min(ratios):.0f} to {max(ratios):.0f} over {words.rounds} rounds"
+    )
+    print(
+        f"outputs after the common epilogue differ by at most {worst / scale:.1e} of the largest (float32 dequantisation)"
+    )
 
 
 if __name__ == "__main__":

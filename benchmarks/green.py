@@ -24,10 +24,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 from greenedge.energy.stats import mean_interval
 from greenedge.files.atomic_write import write_aside
 from greenedge.report.sweep import row_of, terminal, write_sweep
+from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 from greenedge.train import train_stage
 
 FLOW = "digits-mlp"

@@ -19,13 +19,13 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import hls_networks
 import numpy as np
 
-import hls_networks
 from greenedge.backends import hls4ml as ours
 from greenedge.graph import run_graph
-from greenedge.lower.float_io import run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_prologue
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 
@@ -50,9 +50,9 @@ def run_stock(model: Path, x: np.ndarray, folder: Path) -> tuple[int, int]:
 
     prepared = _prepared(model, len(x.shape) > 2)
     config = hls4ml.utils.config_from_onnx_model(prepared, granularity="name", backend="Vitis")
-    project = hls4ml.converters.convert_from_onnx_model(prepared, output_dir=str(folder), backend="Vitis",
-                                                        io_type="io_parallel",
-                                                        hls_config=config)
+    project = hls4ml.converters.convert_from_onnx_model(
+        prepared, output_dir=str(folder), backend="Vitis", io_type="io_parallel", hls_config=config
+    )
     project.write()
     script = folder / "build_lib.sh"
     script.write_text(script.read_text().replace("-O3", "-O0"))
@@ -112,8 +112,9 @@ def main() -> None:
     onnxruntime.set_default_logger_severity(3)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    print(f"{'':24} {'ours: differ, argmax':>20}   stock hls4ml, defaults: differ, argmax; of {arguments.samples} "
-          f"samples")
+    print(
+        f"{'':24} {'ours: differ, argmax':>20}   stock hls4ml, defaults: differ, argmax; of {arguments.samples} samples"
+    )
     for network in hls_networks.NETWORKS:
         if arguments.only and network.name not in arguments.only:
             continue

@@ -50,24 +50,42 @@ def _model(kind: str, shape: tuple[int, ...]):
         return {name: layer, f"{name}_norm": norm(channels), f"{name}_relu": nn.ReLU()}
 
     if kind == "mlp":
-        return nn.Sequential(OrderedDict(**block("fc1", nn.Linear(shape[0], 12, bias=False), nn.BatchNorm1d, 12),
-                                         **block("fc2", nn.Linear(12, 8, bias=False), nn.BatchNorm1d, 8),
-                                         out=nn.Linear(8, 5, bias=False)))
+        return nn.Sequential(
+            OrderedDict(
+                **block("fc1", nn.Linear(shape[0], 12, bias=False), nn.BatchNorm1d, 12),
+                **block("fc2", nn.Linear(12, 8, bias=False), nn.BatchNorm1d, 8),
+                out=nn.Linear(8, 5, bias=False),
+            )
+        )
     if kind == "cnn":
-        return nn.Sequential(OrderedDict(**block("conv1", nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d, 4),
-                                         pool=nn.MaxPool2d(2),
-                                         **block("conv2", nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d, 4),
-                                         flat=nn.Flatten(),
-                                         out=nn.Linear(16, 5, bias=False)))
+        return nn.Sequential(
+            OrderedDict(
+                **block("conv1", nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d, 4),
+                pool=nn.MaxPool2d(2),
+                **block("conv2", nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d, 4),
+                flat=nn.Flatten(),
+                out=nn.Linear(16, 5, bias=False),
+            )
+        )
     if kind == "depthwise":
-        return nn.Sequential(OrderedDict(**block("wise", nn.Conv2d(2, 2, 3, groups=2, bias=False), nn.BatchNorm2d, 2),
-                                         **block("point", nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d, 4),
-                                         pool=nn.MaxPool2d(3),
-                                         flat=nn.Flatten(), out=nn.Linear(16, 5, bias=False)))
+        return nn.Sequential(
+            OrderedDict(
+                **block("wise", nn.Conv2d(2, 2, 3, groups=2, bias=False), nn.BatchNorm2d, 2),
+                **block("point", nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d, 4),
+                pool=nn.MaxPool2d(3),
+                flat=nn.Flatten(),
+                out=nn.Linear(16, 5, bias=False),
+            )
+        )
     if kind == "sequence":
-        return nn.Sequential(OrderedDict(**block("conv1", nn.Conv1d(2, 4, 3, padding=1, bias=False), nn.BatchNorm1d, 4),
-                                         pool=nn.MaxPool1d(4),
-                                         flat=nn.Flatten(), out=nn.Linear(16, 5, bias=False)))
+        return nn.Sequential(
+            OrderedDict(
+                **block("conv1", nn.Conv1d(2, 4, 3, padding=1, bias=False), nn.BatchNorm1d, 4),
+                pool=nn.MaxPool1d(4),
+                flat=nn.Flatten(),
+                out=nn.Linear(16, 5, bias=False),
+            )
+        )
     return _residual()
 
 
@@ -99,9 +117,16 @@ def export(network: Network, path: Path, samples: int, seed: int = 1) -> np.ndar
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    settings = QuantiseSettings(**{"input_bits": 8, "input_signed": True, "input_scale": _SCALE, "output_bits": 8,
-                                   "add_bits": 4,
-                                   **network.settings})
+    settings = QuantiseSettings(
+        **{
+            "input_bits": 8,
+            "input_signed": True,
+            "input_scale": _SCALE,
+            "output_bits": 8,
+            "add_bits": 4,
+            **network.settings,
+        }
+    )
     model = quantise(_model(network.kind, network.shape), settings, network.name)
     draw = lambda count: (rng.integers(-48, 48, (count, *network.shape)) * _SCALE).astype(np.float32)
     with torch.no_grad():

@@ -30,8 +30,8 @@ from greenedge.backends import da4ml
 from greenedge.backends.da4ml.estimate import adder_bits
 from greenedge.frontends.brevitas import export_stage
 from greenedge.graph import Graph, run_graph
-from greenedge.lower.float_io import run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower.snap import snap_file
 from greenedge.target import load_target
 from greenedge.tools.discover import find_tool
@@ -39,8 +39,11 @@ from greenedge.tools.run import execute
 from greenedge.train import load_recipe, train_stage
 
 _REPO = Path(__file__).resolve().parent.parent
-_PUBLISHED = (("hls4ml, Fahim et al. (QAT, pruned)", "76 %", 63_251, "45 ns"), ("TreeLUT I", "76.0 %", 2_234, "2.7 ns"),
-              ("NeuraLUT-Assemble", "76.0 %", 1_780, "2.1 ns"))
+_PUBLISHED = (
+    ("hls4ml, Fahim et al. (QAT, pruned)", "76 %", 63_251, "45 ns"),
+    ("TreeLUT I", "76.0 %", 2_234, "2.7 ns"),
+    ("NeuraLUT-Assemble", "76.0 %", 1_780, "2.1 ns"),
+)
 _LUTS = {"ecp5": r"LUT4", "xcup": r"LUT[1-6]"}
 
 
@@ -63,15 +66,19 @@ def trained(folder: Path, hidden: str, share: float, snap: int) -> tuple[Graph, 
 
 def counted(folder: Path, family: str) -> dict[str, int]:
     """Cells of the kernel alone after yosys's synthesis for a family, by type."""
-    names = [name for name in json.loads((folder / "streams.json").read_text())["sources"]
-             if not name.startswith(("ge_", "top"))]
+    names = [
+        name
+        for name in json.loads((folder / "streams.json").read_text())["sources"]
+        if not name.startswith(("ge_", "top"))
+    ]
     synth = {"ecp5": "synth_ecp5 -abc9 -top net", "xcup": "synth_xilinx -family xcup -top net"}[family]
     sources = " ".join(f"rtl/{name}" for name in names)
     script = f"read_verilog -sv {sources}\n{synth}\ntee -q -o {family}.json stat -json\n"
     (folder / f"{family}.ys").write_text(script)
     tool = find_tool("yosys")
-    done = subprocess.run([*tool.argv, "-q", "-s", f"{family}.ys"], cwd=folder, capture_output=True, text=True,
-                          timeout=3600, check=False)
+    done = subprocess.run(
+        [*tool.argv, "-q", "-s", f"{family}.ys"], cwd=folder, capture_output=True, text=True, timeout=3600, check=False
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-500:])
     stat = json.loads((folder / f"{family}.json").read_text())
@@ -98,16 +105,19 @@ def main() -> None:
     parser.add_argument("--hidden", default="64,32,32")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--prune", type=float, default=0.75, help="share of the weights that training takes out")
-    parser.add_argument("--snap", type=int, default=8, help="bits of the requantisers' multipliers: fewer are fewer "
-                                                            "adders")
+    parser.add_argument(
+        "--snap", type=int, default=8, help="bits of the requantisers' multipliers: fewer are fewer adders"
+    )
     parser.add_argument("--route", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jets-") as scratch:
         folder = Path(scratch)
         graph, test, accuracy = trained(folder, arguments.hidden, arguments.prune, arguments.snap)
-        print(f"16-{arguments.hidden.replace(',', '-')}-5, 6 bits, {arguments.prune:.0%} of the weights pruned: "
-              f"the integer graph's accuracy {accuracy:.4f} on made data, estimated "
-              f"{sum(adder_bits(graph).values()):,.0f} adder bits")
+        print(
+            f"16-{arguments.hidden.replace(',', '-')}-5, 6 bits, {arguments.prune:.0%} of the weights pruned: "
+            f"the integer graph's accuracy {accuracy:.4f} on made data, estimated "
+            f"{sum(adder_bits(graph).values()):,.0f} adder bits"
+        )
         target = load_target("ulx3s-85f")
         for reason in da4ml.check(graph, target, {}):
             print(f"refused for {target.name}: {reason}")
@@ -118,22 +128,28 @@ def main() -> None:
         execute(plan, build, lambda line: print(f"  … {line}"[:110], flush=True))
         trace, simulated = (json.loads((build / name).read_text()) for name in ("trace.json", "simulation.json"))
         rest = np.random.default_rng(0).integers(-32, 32, (max(0, arguments.samples - len(test)), *test.shape[1:]))
-        x = np.concatenate([test[:arguments.samples], rest])
+        x = np.concatenate([test[: arguments.samples], rest])
         started = time.monotonic()
         same = np.array_equal(da4ml.simulate(build, x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
-        print(f"Verilog {'equals' if same else 'DIFFERS FROM'} the graph on {len(x):,} samples "
-              f"({time.monotonic() - started:.0f} s)")
-        print(f"interval {simulated['interval_cycles']:g} cycles (simulated), {trace['latency']} cycles through the "
-              f"kernel, "
-              f"{simulated['latency_cycles']} through the core with its FIFO; {trace['adders']:,} adders, cost "
-              f"{trace['cost']:,.0f} (da4ml)")
+        print(
+            f"Verilog {'equals' if same else 'DIFFERS FROM'} the graph on {len(x):,} samples "
+            f"({time.monotonic() - started:.0f} s)"
+        )
+        print(
+            f"interval {simulated['interval_cycles']:g} cycles (simulated), {trace['latency']} cycles through the "
+            f"kernel, "
+            f"{simulated['latency_cycles']} through the core with its FIFO; {trace['adders']:,} adders, cost "
+            f"{trace['cost']:,.0f} (da4ml)"
+        )
         for family in _LUTS:
             print(f"yosys, kernel alone, {family}: {told_cells(build, family)}", flush=True)
         if arguments.route:
             told = da4ml.report(build)["hardware"]
-            print(f"routed on {target.title}: {told['comb']:,} logic cells with the board's shell, core "
-                  f"{told['core']['fmax_hz'] / 1e6:.1f} MHz, "
-                  f"latency {1e9 * told['latency_at_core_fmax_s']:.0f} ns")
+            print(
+                f"routed on {target.title}: {told['comb']:,} logic cells with the board's shell, core "
+                f"{told['core']['fmax_hz'] / 1e6:.1f} MHz, "
+                f"latency {1e9 * told['latency_at_core_fmax_s']:.0f} ns"
+            )
         print("\npublished on the real jets (OpenML), xcvu9p, Vivado: not the same data, not the same flow")
         for name, reached, count, latency in _PUBLISHED:
             print(f"  {name:36} {reached:>7} {count:8,} LUT  {latency}")

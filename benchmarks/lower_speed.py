@@ -1,6 +1,6 @@
 """Seconds to lower a model: a given file and a ResNet-8 (w8a8, per-channel scales, float batch norm, 32x32x3).
 
-    python benchmarks/lower_speed.py [MODEL.onnx ...]
+python benchmarks/lower_speed.py [MODEL.onnx ...]
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ def main() -> None:
             lowered = time.perf_counter()
             proofs = [proof(op) for op in graph.ops if isinstance(op, Requantise)]
             done = time.perf_counter()
-            print(f"{path.name}: lowered in {lowered - started:.2f} s, proofs checked in {done - lowered:.2f} s; {len(graph.ops)} operations, "
-                  f"{sum(p['accumulators'] for p in proofs):,} reachable accumulators, "
-                  f"{sum(1 for p in proofs if p.get('proved'))} of {len(proofs)} requantisers with an affine form "
-                  f"(multiplier up to {max((p['affine']['multiplier_bits'] for p in proofs if p['affine']), default=0)} bits)")
+            print(
+                f"{path.name}: lowered in {lowered - started:.2f} s, proofs checked in {done - lowered:.2f} s; {len(graph.ops)} operations, "
+                f"{sum(p['accumulators'] for p in proofs):,} reachable accumulators, "
+                f"{sum(1 for p in proofs if p.get('proved'))} of {len(proofs)} requantisers with an affine form "
+                f"(multiplier up to {max((p['affine']['multiplier_bits'] for p in proofs if p['affine']), default=0)} bits)"
+            )
 
 
 if __name__ == "__main__":

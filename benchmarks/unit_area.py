@@ -41,23 +41,54 @@ class Example:
 
 
 def window(c, side, kernel, stride, pad, pe, bits, depthwise):
-    values = dict(C=c, H=side, W=side, KH=kernel, KW=kernel, SH=stride, SW=stride, DH=1, DW=1, PT=pad, PL=pad, PB=pad, PR=pad,
-                  PE=pe, BITS=bits, DEPTHWISE=depthwise)
+    values = dict(
+        C=c,
+        H=side,
+        W=side,
+        KH=kernel,
+        KW=kernel,
+        SH=stride,
+        SW=stride,
+        DH=1,
+        DW=1,
+        PT=pad,
+        PL=pad,
+        PB=pad,
+        PR=pad,
+        PE=pe,
+        BITS=bits,
+        DEPTHWISE=depthwise,
+    )
     return Example("ge_window", values, {"s": pe * bits}, {"m": pe * bits})
 
 
 def depthwise(c, taps, pe, wb, ab, ob):
-    return Example("ge_depthwise", dict(C=c, TAPS=taps, PE=pe, WB=wb, AB=ab, OB=ob), {"s": pe * ab}, {"m": pe * ob},
-                   {"WEIGHTS_FILE": (c // pe * taps, pe * wb)})
+    return Example(
+        "ge_depthwise",
+        dict(C=c, TAPS=taps, PE=pe, WB=wb, AB=ab, OB=ob),
+        {"s": pe * ab},
+        {"m": pe * ob},
+        {"WEIGHTS_FILE": (c // pe * taps, pe * wb)},
+    )
 
 
 EXAMPLES = [
-    Example("ge_mvu", dict(K=64, M=32, PE=4, SIMD=8, WB=4, AB=4, OB=14), {"s": 32}, {"m": 56}, {"WEIGHTS_FILE": (64, 128)}),
-    Example("ge_requantise", dict(C=32, PE=1, XB=14, MB=12, BB=26, SHIFT=16, OB=4), {"s": 14}, {"m": 4},
-            {"PARAMETERS_FILE": (32, 38)}),
-    window(8, 8, 3, 1, 1, 2, 4, 0), window(16, 16, 3, 1, 1, 4, 4, 1),
-    window(64, 32, 3, 1, 1, 16, 4, 0), window(32, 28, 2, 2, 0, 8, 4, 1),
-    depthwise(16, 9, 4, 4, 4, 12), depthwise(128, 9, 8, 8, 8, 20),
+    Example(
+        "ge_mvu", dict(K=64, M=32, PE=4, SIMD=8, WB=4, AB=4, OB=14), {"s": 32}, {"m": 56}, {"WEIGHTS_FILE": (64, 128)}
+    ),
+    Example(
+        "ge_requantise",
+        dict(C=32, PE=1, XB=14, MB=12, BB=26, SHIFT=16, OB=4),
+        {"s": 14},
+        {"m": 4},
+        {"PARAMETERS_FILE": (32, 38)},
+    ),
+    window(8, 8, 3, 1, 1, 2, 4, 0),
+    window(16, 16, 3, 1, 1, 4, 4, 1),
+    window(64, 32, 3, 1, 1, 16, 4, 0),
+    window(32, 28, 2, 2, 0, 8, 4, 1),
+    depthwise(16, 9, 4, 4, 4, 12),
+    depthwise(128, 9, 8, 8, 8, 20),
     Example("ge_pool", dict(C=16, TAPS=4, PE=4, BITS=4, SGN=0, OB=4, MAX=1), {"s": 16}, {"m": 16}),
     Example("ge_pool", dict(C=16, TAPS=9, PE=4, BITS=8, SGN=1, OB=12, MAX=0), {"s": 32}, {"m": 48}),
     Example("ge_pool_global", dict(C=16, PIXELS=64, PE=1, BITS=4, OB=10), {"s": 4}, {"m": 10}),
@@ -68,36 +99,50 @@ EXAMPLES = [
     Example("ge_queue", dict(WIDTH=16, DEPTH=32), {"s": 16}, {"m": 16}),
     Example("ge_queue", dict(WIDTH=16, DEPTH=1500), {"s": 16}, {"m": 16}),
     Example("ge_threshold", dict(C=16, PE=1, XB=12, STEPS=3, OB=2), {"s": 12}, {"m": 2}, {"THRESHOLDS_FILE": (16, 39)}),
-    Example("ge_threshold", dict(C=64, PE=2, XB=14, STEPS=15, OB=4), {"s": 28}, {"m": 8}, {"THRESHOLDS_FILE": (32, 450)}),
+    Example(
+        "ge_threshold", dict(C=64, PE=2, XB=14, STEPS=15, OB=4), {"s": 28}, {"m": 8}, {"THRESHOLDS_FILE": (32, 450)}
+    ),
     Example("ge_concat", dict(A=4, B=2, WIDTH=16), {"a": 16, "b": 16}, {"m": 16}),
     Example("ge_pad", dict(C=16, H=16, W=16, PE=4, BITS=4), {"s": 16}, {"m": 16}),
     Example("ge_upsample", dict(C=16, H=8, W=8, PE=4, BITS=4), {"s": 16}, {"m": 16}),
     Example("ge_argmax", dict(N=10, BITS=12, OB=4), {"s": 12}, {"m": 4}),
-    Example("ge_table", dict(C=1, PE=2, XB=8, XLO=-128, SIZE=256, OB=8), {"s": 16}, {"m": 16}, {"TABLE_FILE": (256, 16)}),
+    Example(
+        "ge_table", dict(C=1, PE=2, XB=8, XLO=-128, SIZE=256, OB=8), {"s": 16}, {"m": 16}, {"TABLE_FILE": (256, 16)}
+    ),
     Example("ge_width", dict(BITS=4, IN=2, OUT=8), {"s": 8}, {"m": 32}),
 ]
 
 
 def registered(example: Example) -> str:
     """The unit between registers that a few pins fill and empty."""
-    streams = [*((name, bits, True) for name, bits in example.inputs.items()),
-               *((name, bits, False) for name, bits in example.outputs.items())]
+    streams = [
+        *((name, bits, True) for name, bits in example.inputs.items()),
+        *((name, bits, False) for name, bits in example.outputs.items()),
+    ]
     body, ports, total = [], [], 0
     for name, bits, is_input in streams:
         width = (bits + 7) // 8 * 8
         ports.append(f".{name}_tdata({name}_d), .{name}_tvalid({name}_v), .{name}_tready({name}_r)")
         body.append(f"    logic [{width - 1}:0] {name}_d, {name}_q;\n    logic {name}_v, {name}_r, {name}_f;\n")
         if is_input:
-            body.append(f"    always_ff @(posedge clk) begin {name}_q <= {{{name}_q, pin[{total}]}}; {name}_v <= pin[{total + 1}]; "
-                        f"{name}_f <= {name}_r; end\n    assign {name}_d = {name}_q;\n    assign out[{total // 2}] = {name}_f;\n")
+            body.append(
+                f"    always_ff @(posedge clk) begin {name}_q <= {{{name}_q, pin[{total}]}}; {name}_v <= pin[{total + 1}]; "
+                f"{name}_f <= {name}_r; end\n    assign {name}_d = {name}_q;\n    assign out[{total // 2}] = {name}_f;\n"
+            )
         else:
-            body.append(f"    always_ff @(posedge clk) begin {name}_q <= pin[{total}] ? {name}_d : {name}_q >> 1; "
-                        f"{name}_r <= pin[{total + 1}]; {name}_f <= {name}_v; end\n    assign out[{total // 2}] = {name}_f ^ {name}_q[0];\n")
+            body.append(
+                f"    always_ff @(posedge clk) begin {name}_q <= pin[{total}] ? {name}_d : {name}_q >> 1; "
+                f"{name}_r <= pin[{total + 1}]; {name}_f <= {name}_v; end\n    assign out[{total // 2}] = {name}_f ^ {name}_q[0];\n"
+            )
         total += 2
-    values = [f".{key}({value})" for key, value in example.parameters.items()] + [f'.{key}("{key}.mem")' for key in example.memories]
-    return (f"module bench (input logic clk, input logic reset, input logic [{total - 1}:0] pin, output logic [{total // 2 - 1}:0] out);\n"
-            f"    logic rst;\n    always_ff @(posedge clk) rst <= reset;\n{''.join(body)}"
-            f"    {example.unit} #({', '.join(values)}) unit (.clk, .rst, {', '.join(ports)});\nendmodule\n")
+    values = [f".{key}({value})" for key, value in example.parameters.items()] + [
+        f'.{key}("{key}.mem")' for key in example.memories
+    ]
+    return (
+        f"module bench (input logic clk, input logic reset, input logic [{total - 1}:0] pin, output logic [{total // 2 - 1}:0] out);\n"
+        f"    logic rst;\n    always_ff @(posedge clk) rst <= reset;\n{''.join(body)}"
+        f"    {example.unit} #({', '.join(values)}) unit (.clk, .rst, {', '.join(ports)});\nendmodule\n"
+    )
 
 
 def plan(example: Example, clock: bool) -> Plan:
@@ -107,7 +152,9 @@ def plan(example: Example, clock: bool) -> Plan:
     files = {**sources, "bench.sv": registered(example).encode()}
     for key, (words, bits) in example.memories.items():
         files[f"{key}.mem"] = "".join(f"{draw.getrandbits(bits):x}\n" for _ in range(words)).encode()
-    files["area.ys"] = f"""read_slang --threads 1 --ignore-assertions --best-effort-hierarchy --top bench {' '.join(sources)} bench.sv
+    files[
+        "area.ys"
+    ] = f"""read_slang --threads 1 --ignore-assertions --best-effort-hierarchy --top bench {" ".join(sources)} bench.sv
 setattr -mod -set keep_hierarchy 1 {example.unit}$bench.unit
 synth_ecp5 -abc9 -top bench
 tee -q -o area.json stat -json
@@ -117,9 +164,31 @@ opt_clean
 write_json bench.json
 """.encode()
     yosys = Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "area.ys"), "yosys.txt", "synthesis with yosys", 900)
-    route = Command(("{nextpnr-ecp5}", "--85k", "--package", "CABGA381", "--speed", "6", "--json", "bench.json",
-                     "--seed", "1", "--freq", "150", "--lpf-allow-unconstrained", "--timing-allow-fail", "--report", "report.json", "--textcfg", "bench.config"),
-                    "nextpnr.log", "place and route with nextpnr-ecp5", 900)
+    route = Command(
+        (
+            "{nextpnr-ecp5}",
+            "--85k",
+            "--package",
+            "CABGA381",
+            "--speed",
+            "6",
+            "--json",
+            "bench.json",
+            "--seed",
+            "1",
+            "--freq",
+            "150",
+            "--lpf-allow-unconstrained",
+            "--timing-allow-fail",
+            "--report",
+            "report.json",
+            "--textcfg",
+            "bench.config",
+        ),
+        "nextpnr.log",
+        "place and route with nextpnr-ecp5",
+        900,
+    )
     return Plan(files, (yosys, route) if clock else (yosys,), ("area.json", "report.json") if clock else ("area.json",))
 
 
@@ -139,9 +208,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", default="build/units")
     parser.add_argument("--no-clock", action="store_true", help="synthesis only")
-    parser.add_argument("patterns", nargs="*", help="regular expressions: only units whose name and parameters one of them matches")
+    parser.add_argument(
+        "patterns", nargs="*", help="regular expressions: only units whose name and parameters one of them matches"
+    )
     arguments = parser.parse_args()
-    print("| unit | parameters | LUT4 | CCU2C | FF | LUTRAM | DP16KD | MULT18 | Fmax MHz |\n|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| unit | parameters | LUT4 | CCU2C | FF | LUTRAM | DP16KD | MULT18 | Fmax MHz |\n|---|---|---|---|---|---|---|---|---|"
+    )
     failed = 0
     for index, example in enumerate(EXAMPLES):
         if arguments.patterns and not any(re.search(pattern, example.name) for pattern in arguments.patterns):

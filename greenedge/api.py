@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greenedge.errors import GreenedgeError
+from greenedge.frontends.import_onnx import ModelFile
 from greenedge.run import jobs as entry
 from greenedge.run.progress import Screen
-from greenedge.errors import GreenedgeError
 from greenedge.run.stages import Silent
-from greenedge.frontends.import_onnx import ModelFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,17 +74,38 @@ class Run:
     def _repr_html_(self) -> str:
         """What a notebook shows: what was compared, and the figures of the hardware or the binary."""
         found = self.summary
-        rows = [(f"{one['candidate']} against {one['reference']}", f"{one['samples'] - one['mismatches']:,} of {one['samples']:,} equal")
-                for one in found.get("verify", ())]
-        rows += [(key, value) for part in ("hardware", "edge") for key, value in (found.get(part) or {}).items()
-                 if isinstance(value, (int, float, str))]
-        cells = "".join(f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>" for key, value in rows)
+        rows = [
+            (
+                f"{one['candidate']} against {one['reference']}",
+                f"{one['samples'] - one['mismatches']:,} of {one['samples']:,} equal",
+            )
+            for one in found.get("verify", ())
+        ]
+        rows += [
+            (key, value)
+            for part in ("hardware", "edge")
+            for key, value in (found.get(part) or {}).items()
+            if isinstance(value, (int, float, str))
+        ]
+        cells = "".join(
+            f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>" for key, value in rows
+        )
         return f"<table><caption>{html.escape(str(self.folder))}</caption>{cells}</table>"
 
 
-def build(model: Model, target: Names, *, inputs: np.ndarray | None = None, labels: np.ndarray | None = None, name: str | None = None,
-          backend: str | None = None, input_type: Names = (), out: str | Path | None = None, progress: bool = True,
-          **options: object) -> Run | list[Run]:
+def build(
+    model: Model,
+    target: Names,
+    *,
+    inputs: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    name: str | None = None,
+    backend: str | None = None,
+    input_type: Names = (),
+    out: str | Path | None = None,
+    progress: bool = True,
+    **options: object,
+) -> Run | list[Run]:
     """Builds and verifies a model for a target, or for several; returns its Run, or a list of them.
 
     model       path of an ONNX file, or a torch module with Brevitas quantisers (it is exported in eval mode, and needs `inputs`)
@@ -93,18 +114,31 @@ def build(model: Model, target: Names, *, inputs: np.ndarray | None = None, labe
     """
     with ExitStack() as opened:
         source = _source(model, inputs, labels, name, input_type, opened)
-        return _carried_out(entry.jobs_for(source, _names(target), backend, options), out, progress, isinstance(target, str))
+        return _carried_out(
+            entry.jobs_for(source, _names(target), backend, options), out, progress, isinstance(target, str)
+        )
 
 
-def run(flow: str, target: Names = (), *, settings: Mapping[str, object] | None = None, backend: str | None = None, until: str = "report",
-        out: str | Path | None = None, progress: bool = True, **options: object) -> Run | list[Run]:
+def run(
+    flow: str,
+    target: Names = (),
+    *,
+    settings: Mapping[str, object] | None = None,
+    backend: str | None = None,
+    until: str = "report",
+    out: str | Path | None = None,
+    progress: bool = True,
+    **options: object,
+) -> Run | list[Run]:
     """Runs a recipe by its name or folder; `settings` are the recipe's, as {"train.epochs": 20}. Returns its Run, or one a target."""
     recipe = entry.find_recipe(flow, {key: str(value) for key, value in (settings or {}).items()})
     jobs = entry.jobs_for(recipe, _names(target), backend, {**recipe.build, **options}, until)
     return _carried_out(jobs, out, progress, isinstance(target, str) or not target, until)
 
 
-def check(model: Model, target: Names, *, inputs: np.ndarray | None = None, backend: str | None = None, input_type: Names = ()) -> list[Preflight]:
+def check(
+    model: Model, target: Names, *, inputs: np.ndarray | None = None, backend: str | None = None, input_type: Names = ()
+) -> list[Preflight]:
     """The preflight of a model for each target: `reasons` why not (none: it can be built), and `notes`."""
     with ExitStack() as opened:
         source = _source(model, inputs, None, None, input_type, opened)
@@ -147,12 +181,17 @@ def _source(model: Model, inputs, labels, name: str | None, input_type: Names, o
     if isinstance(model, (str, Path)):
         return ModelFile(Path(model), samples, classes, declared)
     if inputs is None or not len(inputs):
-        raise GreenedgeError(f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in float32.")
+        raise GreenedgeError(
+            f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in float32."
+        )
     import numpy as np
 
     from greenedge.frontends.brevitas import export_model
 
-    path = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="greenedge-model-"))) / f"{name or type(model).__name__.lower()}.onnx"
+    path = (
+        Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="greenedge-model-")))
+        / f"{name or type(model).__name__.lower()}.onnx"
+    )
     training = model.training
     model.eval()
     try:

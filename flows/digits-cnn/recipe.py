@@ -32,8 +32,12 @@ def load_data(settings: DataSettings) -> Data:
 
     images, labels = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(
-        images.astype(np.float32).reshape(-1, 1, 8, 8), labels.astype(np.int64), test_size=settings.test,
-        random_state=settings.seed, stratify=labels)
+        images.astype(np.float32).reshape(-1, 1, 8, 8),
+        labels.astype(np.int64),
+        test_size=settings.test,
+        random_state=settings.seed,
+        stratify=labels,
+    )
     return Data(x_train, y_train, x_test, y_test)
 
 

@@ -32,8 +32,12 @@ def load_data(settings: DataSettings) -> Data:
 
     images, labels = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(
-        images.astype(np.float32), labels.astype(np.int64), test_size=settings.test, random_state=settings.seed,
-        stratify=labels)
+        images.astype(np.float32),
+        labels.astype(np.int64),
+        test_size=settings.test,
+        random_state=settings.seed,
+        stratify=labels,
+    )
     return Data(x_train, y_train, x_test, y_test)
 
 
@@ -41,9 +45,11 @@ def make_model(settings: ModelSettings):
     """Dense(hidden), batch norm, ReLU, Dense(10); quantised by [quantise] in flow.toml."""
     from torch import nn
 
-    return nn.Sequential(OrderedDict(
-        fc1=nn.Linear(64, settings.hidden, bias=False),
-        norm1=nn.BatchNorm1d(settings.hidden),
-        relu1=nn.ReLU(),
-        fc2=nn.Linear(settings.hidden, 10, bias=False),
-    ))
+    return nn.Sequential(
+        OrderedDict(
+            fc1=nn.Linear(64, settings.hidden, bias=False),
+            norm1=nn.BatchNorm1d(settings.hidden),
+            relu1=nn.ReLU(),
+            fc2=nn.Linear(settings.hidden, 10, bias=False),
+        )
+    )

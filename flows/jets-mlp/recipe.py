@@ -17,9 +17,24 @@ from greenedge.errors import TargetError
 from greenedge.train import Data, setting
 
 CLASSES = ("g", "q", "w", "z", "t")
-FEATURES = ("zlogz", "c1_b0_mmdt", "c1_b1_mmdt", "c1_b2_mmdt", "c2_b1_mmdt", "c2_b2_mmdt", "d2_b1_mmdt", "d2_b2_mmdt",
-            "d2_a1_b1_mmdt", "d2_a1_b2_mmdt", "m2_b1_mmdt", "m2_b2_mmdt", "n2_b1_mmdt", "n2_b2_mmdt", "mass_mmdt",
-            "multiplicity")
+FEATURES = (
+    "zlogz",
+    "c1_b0_mmdt",
+    "c1_b1_mmdt",
+    "c1_b2_mmdt",
+    "c2_b1_mmdt",
+    "c2_b2_mmdt",
+    "d2_b1_mmdt",
+    "d2_b2_mmdt",
+    "d2_a1_b1_mmdt",
+    "d2_a1_b2_mmdt",
+    "m2_b1_mmdt",
+    "m2_b2_mmdt",
+    "n2_b1_mmdt",
+    "n2_b2_mmdt",
+    "mass_mmdt",
+    "multiplicity",
+)
 _LABEL = "class"
 _MOST_BYTES = 1 << 30  # the real file has about 300 MB
 
@@ -53,16 +68,23 @@ def load_data(settings: DataSettings) -> Data:
     if settings.file:
         x, y = read_file(Path(settings.file))
         if len(x) < settings.train + settings.test:
-            raise TargetError(f"{settings.file} has {len(x):,} jets; data.train and data.test ask for "
-                              f"{settings.train + settings.test:,}.")
+            raise TargetError(
+                f"{settings.file} has {len(x):,} jets; data.train and data.test ask for "
+                f"{settings.train + settings.test:,}."
+            )
     else:
         x, y = make_jets(np.random.default_rng(settings.seed), settings.train + settings.test)
-    x_train, x_test, y_train, y_test = train_test_split(x, y, train_size=settings.train, test_size=settings.test,
-                                                        random_state=settings.seed, stratify=y)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, y, train_size=settings.train, test_size=settings.test, random_state=settings.seed, stratify=y
+    )
     mean, deviation = x_train.mean(axis=0), x_train.std(axis=0)
     deviation[deviation == 0] = 1.0
-    return Data(*(((part - mean) / deviation).astype(np.float32) if part.ndim == 2 else part
-                  for part in (x_train, y_train, x_test, y_test)))
+    return Data(
+        *(
+            ((part - mean) / deviation).astype(np.float32) if part.ndim == 2 else part
+            for part in (x_train, y_train, x_test, y_test)
+        )
+    )
 
 
 def read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +117,7 @@ class _Limited(io.RawIOBase):
         self._seen += len(data)
         if self._seen > _MOST_BYTES:
             raise TargetError(f"{self._path} unpacks to more than {_MOST_BYTES:,} bytes; no more are read.")
-        buffer[:len(data)] = data
+        buffer[: len(data)] = data
         return len(data)
 
 
@@ -113,9 +135,11 @@ def _read_rows(text: io.TextIOBase, path: Path) -> tuple[np.ndarray, np.ndarray]
             values = np.array([float(row[k]) for k in order])
             kind = CLASSES.index(row[label].strip().strip("'\""))
         except (ValueError, IndexError):
-            raise TargetError(f"{path}: row {number} of the data is {','.join(row)[:60]!r}; a jet has {len(FEATURES)} "
-                              f"numbers and one of "
-                              f"the classes {', '.join(CLASSES)}.") from None
+            raise TargetError(
+                f"{path}: row {number} of the data is {','.join(row)[:60]!r}; a jet has {len(FEATURES)} "
+                f"numbers and one of "
+                f"the classes {', '.join(CLASSES)}."
+            ) from None
         if not np.isfinite(values).all():
             raise TargetError(f"{path}: row {number} of the data holds a number that is not finite.")
         x.append(values)
@@ -171,8 +195,11 @@ def make_model(settings: ModelSettings):
 
     layers, width = OrderedDict(), len(FEATURES)
     for k, hidden in enumerate(settings.hidden, 1):
-        layers |= {f"fc{k}": nn.Linear(width, hidden, bias=False), f"norm{k}": nn.BatchNorm1d(hidden),
-                   f"relu{k}": nn.ReLU()}
+        layers |= {
+            f"fc{k}": nn.Linear(width, hidden, bias=False),
+            f"norm{k}": nn.BatchNorm1d(hidden),
+            f"relu{k}": nn.ReLU(),
+        }
         width = hidden
     layers["out"] = nn.Linear(width, len(CLASSES), bias=False)
     return nn.Sequential(layers)

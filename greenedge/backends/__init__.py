@@ -71,4 +71,6 @@ def check_options(options: Iterable[str]) -> None:
     known = {name for backend in BACKENDS for name in load_backend(backend).OPTIONS} if options else set()
     for key in options:
         if key.partition(".")[0] not in known:
-            raise TargetError(f"no back end has an option build.{key}{nearest(key, known)}; there are: {', '.join(sorted(known))}.")
+            raise TargetError(
+                f"no back end has an option build.{key}{nearest(key, known)}; there are: {', '.join(sorted(known))}."
+            )

@@ -37,16 +37,21 @@ class Preflight:
             raise UnsupportedError(f"{self.model} cannot be built for {self.target} by {self.backend}:", self.reasons)
 
 
-def check_model(path: Path, target: Target, backend: str | None, declared: Mapping | None = None,
-                options: Mapping[str, object] | None = None) -> Preflight:
+def check_model(
+    path: Path,
+    target: Target,
+    backend: str | None,
+    declared: Mapping | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Preflight:
     """Lowers the model and asks the back end; with None the one that would be chosen.
 
     Raises GreenedgeError for a file that is missing, no ONNX, or damaged.
     """
     from greenedge.backends import load_backend, lowered_for
     from greenedge.backends.select import choose
-    from greenedge.lower import lower_source
     from greenedge.frontends.source import read_model
+    from greenedge.lower import lower_source
 
     source = read_model(Path(path))
     name = Path(path).name
@@ -65,13 +70,27 @@ def check_model(path: Path, target: Target, backend: str | None, declared: Mappi
     if lowered.graph is not whole:
         notes = (f"{whole.outputs[0]} runs on the host: {backend} gives the scores that it chooses from.", *notes)
     elif getattr(module, "TOP1", False):
-        notes = (*notes, *(f"{node.name or node.output[0]} runs on the host: in hardware it takes the first largest of integers of one scale and "
-                           "bias along the channels (cure: one per-tensor quantiser before it)."
-                           for node in lowered.epilogue.graph.node if node.op_type in ("ArgMax", "TopK")))
+        notes = (
+            *notes,
+            *(
+                f"{node.name or node.output[0]} runs on the host: in hardware it takes the first largest of integers of one scale and "
+                "bias along the channels (cure: one per-tensor quantiser before it)."
+                for node in lowered.epilogue.graph.node
+                if node.op_type in ("ArgMax", "TopK")
+            ),
+        )
     elif not reasons and hasattr(module, "ends"):
         notes += tuple(module.ends(lowered, target, dict(options or {}))[1])
-    return Preflight(name, target.name, backend, reasons, sum(1 for op in graph.ops if op.inputs), weight_bits(graph),
-                     widest_accumulator(graph), notes)
+    return Preflight(
+        name,
+        target.name,
+        backend,
+        reasons,
+        sum(1 for op in graph.ops if op.inputs),
+        weight_bits(graph),
+        widest_accumulator(graph),
+        notes,
+    )
 
 
 def _notes(path: Path, graph: Graph, module, declared: Mapping | None) -> tuple[str, ...]:
@@ -89,13 +108,17 @@ def _notes(path: Path, graph: Graph, module, declared: Mapping | None) -> tuple[
         then = module.foresee(graph_for(module, lower_file(snapped, declared).graph))
     changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
     levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
-    said = (f"{now.differing_channels} of {now.channels} channels tried give another level at {now.share:.1e} of their accumulators, by {levels}: "
-            "an 8-bit file holds whole biases and float32 scales only, so verify may stop at a differing sample.")
+    said = (
+        f"{now.differing_channels} of {now.channels} channels tried give another level at {now.share:.1e} of their accumulators, by {levels}: "
+        "an 8-bit file holds whole biases and float32 scales only, so verify may stop at a differing sample."
+    )
     if then.share >= now.share:
         return (f"{said} `greenedge snap` would not make them fewer; fewer activation bits would.",)
-    return (f"{said} `greenedge snap {path} -o SNAPPED.onnx --bits "
-            f"{_SNAP_BITS}` would change {changed / total:.1e} of the model's own accumulators, after which {then.differing_channels} of "
-            f"{then.channels} differ, at {then.share:.1e}.",)
+    return (
+        f"{said} `greenedge snap {path} -o SNAPPED.onnx --bits "
+        f"{_SNAP_BITS}` would change {changed / total:.1e} of the model's own accumulators, after which {then.differing_channels} of "
+        f"{then.channels} differ, at {then.share:.1e}.",
+    )
 
 
 def weight_bits(graph: Graph) -> int:
@@ -112,4 +135,7 @@ def weight_bits(graph: Graph) -> int:
 
 def widest_accumulator(graph: Graph) -> int:
     """Bits of the widest edge that a sum of products writes (0 without one)."""
-    return max((graph.edges[op.output].bits for op in graph.ops if not isinstance(op, Requantise) and hasattr(op, "weight")), default=0)
+    return max(
+        (graph.edges[op.output].bits for op in graph.ops if not isinstance(op, Requantise) and hasattr(op, "weight")),
+        default=0,
+    )

@@ -35,10 +35,13 @@ def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple
         return "finn", f"finn was chosen because build.{asked[0]} was asked for, which it takes as its goal"
     share, told = _unrolled(graph_for(modules["da4ml"], graph), target)
     if share <= MOST_SHARE:
-        return "da4ml", (f"da4ml was chosen because {told}: small enough for a sample in every clock cycle "
-                         f"(at most {MOST_SHARE:.0%})")
-    return "finn", (f"finn was chosen because {told}: more than the {MOST_SHARE:.0%} up to which a network is "
-                    "unrolled by da4ml")
+        return "da4ml", (
+            f"da4ml was chosen because {told}: small enough for a sample in every clock cycle "
+            f"(at most {MOST_SHARE:.0%})"
+        )
+    return "finn", (
+        f"finn was chosen because {told}: more than the {MOST_SHARE:.0%} up to which a network is unrolled by da4ml"
+    )
 
 
 def _unrolled(graph: Graph, target: Target) -> tuple[float, str]:

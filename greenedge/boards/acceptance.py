@@ -16,14 +16,14 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from greenedge import __version__
-from greenedge.boards.errors import BoardError
 from greenedge.boards.board_runner import connected, infer_on_board, pack_samples, unpack_results
+from greenedge.boards.errors import BoardError
 from greenedge.boards.link_session import Session
 from greenedge.boards.soak import soak
 from greenedge.boards.virtual import VirtualBoard, read_board
@@ -43,7 +43,12 @@ def self_test(session: Session, sample: bytes, expected: bytes) -> dict:
         raise BoardError(f"{session.name} counted marker edges {edges}; one more than before was due.")
     if session.loop(sample, 3, 1) != expected:
         raise BoardError(f"{session.name} computes something else in a loop; this is a defect of the build.")
-    return {"version": status["version"], "clock_hz": status["clock_hz"], "model": status.model, "marker_edges": edges[1]}
+    return {
+        "version": status["version"],
+        "clock_hz": status["clock_hz"],
+        "model": status.model,
+        "marker_edges": edges[1],
+    }
 
 
 def measure(session: Session, sample: bytes, seconds: float = _LOOP_S) -> dict:
@@ -56,13 +61,26 @@ def measure(session: Session, sample: bytes, seconds: float = _LOOP_S) -> dict:
     session.loop(sample, passes, 60 * seconds + 5)
     status = session.status()
     clock = status["clock_hz"]
-    return {"inferences": status["samples_out"], "cycles_per_inference": status["busy"] / status["samples_out"],
-            "inferences_per_s": clock * status["samples_out"] / status["busy"], "latency_cycles": latency,
-            "latency_s": latency / clock, "stalled_cycles": status["stalled"]}
+    return {
+        "inferences": status["samples_out"],
+        "cycles_per_inference": status["busy"] / status["samples_out"],
+        "inferences_per_s": clock * status["samples_out"] / status["busy"],
+        "latency_cycles": latency,
+        "latency_s": latency / clock,
+        "stalled_cycles": status["stalled"],
+    }
 
 
-def accept(build: Path, x: np.ndarray, expected: np.ndarray, port: str | None = None, baud: int | None = None,
-           soak_samples: int = 2000, loop_s: float = _LOOP_S, tell: Tell = lambda *_: None) -> dict:
+def accept(
+    build: Path,
+    x: np.ndarray,
+    expected: np.ndarray,
+    port: str | None = None,
+    baud: int | None = None,
+    soak_samples: int = 2000,
+    loop_s: float = _LOOP_S,
+    tell: Tell = lambda *_: None,
+) -> dict:
     """The record. Raises BoardError where the board fails; a record with "passed": false says that results differed."""
     board = read_board(build)
     outputs, figures = infer_on_board(build, x, port, baud, tell)
@@ -76,14 +94,25 @@ def accept(build: Path, x: np.ndarray, expected: np.ndarray, port: str | None = 
         tested = self_test(session, samples[0], known[0])
         measured = measure(session, samples[0], 0.002 if virtual else loop_s)
         many = [k % len(samples) for k in range(soak_samples)]
-        soaked = soak(session, [samples[k] for k in many], [known[k] for k in many], _trouble(virtual, soak_samples), tell=tell)
-    return {"format": "greenedge-board-record/1", "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "greenedge": __version__, "python": platform.python_version(), "system": platform.platform(terse=True),
-            "target": board["target"], "model": board["model"], "baud": baud or board["baud"],
-            "evidence": figures.evidence, "self_test": tested,
-            "samples": {"count": len(x), "different": different, **figures.plain()}, "soak": soaked.plain(),
-            "measure": {"evidence": figures.evidence, **measured},
-            "passed": different == 0 and soaked.passed}
+        soaked = soak(
+            session, [samples[k] for k in many], [known[k] for k in many], _trouble(virtual, soak_samples), tell=tell
+        )
+    return {
+        "format": "greenedge-board-record/1",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "greenedge": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "target": board["target"],
+        "model": board["model"],
+        "baud": baud or board["baud"],
+        "evidence": figures.evidence,
+        "self_test": tested,
+        "samples": {"count": len(x), "different": different, **figures.plain()},
+        "soak": soaked.plain(),
+        "measure": {"evidence": figures.evidence, **measured},
+        "passed": different == 0 and soaked.passed,
+    }
 
 
 def _trouble(virtual: VirtualBoard | None, samples: int, resets: int = 3) -> Callable[[int], None]:
@@ -134,9 +163,9 @@ def write_record(record: dict, folder: Path, path: Path | None = None) -> Path:
 def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int) -> dict:
     """`accept` with a run's own test samples, against its integer graph."""
     from greenedge.graph import run_graph
-    from greenedge.lower.float_io import run_prologue
-    from greenedge.lower import load_lowered
     from greenedge.legalise.argmax_to_host import scores_of
+    from greenedge.lower import load_lowered
+    from greenedge.lower.float_io import run_prologue
 
     inputs = run / "2-export" / "inputs.npy"
     if not inputs.is_file():

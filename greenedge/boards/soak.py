@@ -34,8 +34,14 @@ class Soak:
         return {**asdict(self), "passed": self.passed}
 
 
-def soak(session: Session, samples: Sequence[bytes], expected: Sequence[bytes], disturb: Callable[[int], None] = lambda done: None,
-         portion: int = 500, tell: Callable[[int, int, str], None] = lambda *_: None) -> Soak:
+def soak(
+    session: Session,
+    samples: Sequence[bytes],
+    expected: Sequence[bytes],
+    disturb: Callable[[int], None] = lambda done: None,
+    portion: int = 500,
+    tell: Callable[[int, int, str], None] = lambda *_: None,
+) -> Soak:
     """Streams `samples` in portions; `disturb(done)` is called between answers and may do anything to the board.
 
     A result that would come twice would raise `done` above its portion, which is counted.
@@ -43,7 +49,7 @@ def soak(session: Session, samples: Sequence[bytes], expected: Sequence[bytes], 
     began = time.monotonic()
     right = lost = wrong = twice = 0
     for first in range(0, len(samples), portion):
-        part = samples[first:first + portion]
+        part = samples[first : first + portion]
         answered: list[int] = []
 
         def told(done: int, total: int, text: str) -> None:
@@ -54,10 +60,20 @@ def soak(session: Session, samples: Sequence[bytes], expected: Sequence[bytes], 
         results = session.infer(part, told)
         came = sum(result is not None for result in results)
         twice += max(0, (answered[-1] if answered else 0) - came)
-        for result, want in zip(results, expected[first:first + portion], strict=True):
+        for result, want in zip(results, expected[first : first + portion], strict=True):
             lost += result is None
             right += result == want
             wrong += result is not None and result != want
     tally = session.tally
-    return Soak(len(samples), right, lost, wrong, twice, tally.requests, tally.lost, tally.bad_frames, tally.resets,
-                round(time.monotonic() - began, 2))
+    return Soak(
+        len(samples),
+        right,
+        lost,
+        wrong,
+        twice,
+        tally.requests,
+        tally.lost,
+        tally.bad_frames,
+        tally.resets,
+        round(time.monotonic() - began, 2),
+    )

@@ -27,12 +27,24 @@ _PINS = {"led": 1, "marker": 1}  # outputs that a board may lack
 class VirtualBoard:
     """A board that is simulated. `port` is a path that stays the same when the board is unplugged and plugged again."""
 
-    def __init__(self, folder: Path, seed: int = 1, limit_s: int = 600, wait_us: int = 1000,
-                 progress: Callable[[str], None] = lambda line: None):
+    def __init__(
+        self,
+        folder: Path,
+        seed: int = 1,
+        limit_s: int = 600,
+        wait_us: int = 1000,
+        progress: Callable[[str], None] = lambda line: None,
+    ):
         self.folder = Path(folder)
         self.board = read_board(self.folder)
-        self._settings = {"clock_hz": self.board["clock_hz"], "baud": self.board["baud"], "seed": seed, "limit_s": limit_s,
-                          "wait_us": wait_us, "button_low": int("button" in self.board["active_low"])}
+        self._settings = {
+            "clock_hz": self.board["clock_hz"],
+            "baud": self.board["baud"],
+            "seed": seed,
+            "limit_s": limit_s,
+            "wait_us": wait_us,
+            "button_low": int("button" in self.board["active_low"]),
+        }
         self._progress = progress
 
     def __enter__(self) -> VirtualBoard:
@@ -42,8 +54,9 @@ class VirtualBoard:
         self.port = str(work / "tty")
         description = work / "board.txt"
         description.write_text("".join(f"{key} {value}\n" for key, value in self._settings.items()))
-        self._process = subprocess.Popen([str(model), str(description)], cwd=self.folder, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            [str(model), str(description)], cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         try:
             self.plug()
         except GreenedgeError:
@@ -94,7 +107,9 @@ class VirtualBoard:
             self._process.stdin.write(text + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise ToolError(f"the virtual board of {self.folder} has ended; its time limit is {self._settings['limit_s']} s.") from None
+            raise ToolError(
+                f"the virtual board of {self.folder} has ended; its time limit is {self._settings['limit_s']} s."
+            ) from None
         if not select.select([self._process.stdout], [], [], _ANSWER_S)[0]:
             raise ToolError(f"the virtual board of {self.folder} does not answer within {_ANSWER_S} s.")
         words = self._process.stdout.readline().split()
@@ -107,7 +122,9 @@ def read_board(folder: Path) -> dict:
     try:
         board = json.loads(path.read_text())
     except FileNotFoundError:
-        raise GreenedgeError(f"{path} is missing: what was built there has no host interface; build it for a board.") from None
+        raise GreenedgeError(
+            f"{path} is missing: what was built there has no host interface; build it for a board."
+        ) from None
     except ValueError as error:
         raise GreenedgeError(f"{path} is damaged ({error}); run the build stage again.") from None
     if board.get("format") != "greenedge-board/1":
@@ -128,9 +145,11 @@ def compile_board(folder: Path, board: Mapping, progress: Callable[[str], None])
 
 def sim_top(top: str) -> str:
     """The wrapper that gives every board the same pins; a board without a LED or marker shows it dark."""
-    header = top[top.index("module board ("):top.index(");")]
+    header = top[top.index("module board (") : top.index(");")]
     missing = "".join(f"    assign {pin} = 1'b0;\n" for pin in _PINS if f"logic {pin}" not in header)
-    pins = ", ".join(f".{pin}" for pin in ("clk", "uart_rx", "uart_tx", "led", "button", "marker") if f"logic {pin}" in header)
+    pins = ", ".join(
+        f".{pin}" for pin in ("clk", "uart_rx", "uart_tx", "led", "button", "marker") if f"logic {pin}" in header
+    )
     return f"""// Simulation only: the board's pins.
 module sim_top (
     input  logic clk,
@@ -145,4 +164,3 @@ module sim_top (
     assign busy = board.busy;  // no pin: tells the simulator that a silent board is at work
 {missing}endmodule
 """
-

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy.evidence import Figure
+from greenedge.errors import GreenedgeError
 
 ATTRIBUTION = (
     "Carbon intensity: Our World in Data, from Ember and the Energy Institute, CC BY 4.0 "

@@ -15,15 +15,15 @@ from pathlib import Path
 import typer
 from typer.core import TyperCommand
 
-from greenedge.errors import EvidenceError, GreenedgeError
-from greenedge.energy import request, results, terminal
 from greenedge.energy import options as o
+from greenedge.energy import request, results, terminal
 from greenedge.energy.comparison import compare as compare_rows
 from greenedge.energy.evidence import EVIDENCE, require
 from greenedge.energy.measurement import probe as probe_all
 from greenedge.energy.render import Wanted, console, finish, progress_bar, write_text
 from greenedge.energy.replay import Recording, rows_of, span
 from greenedge.energy.selftest import selftest as run_selftest
+from greenedge.errors import EvidenceError, GreenedgeError
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy import results, stats
 from greenedge.energy.evidence import check_comparable, key_for, worst
+from greenedge.errors import GreenedgeError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy.evidence import Figure
-from greenedge.energy.source import SourceInfo
 from greenedge.energy.results import make_row
+from greenedge.energy.source import SourceInfo
+from greenedge.errors import GreenedgeError
 
 CPU_BAND = (0.4, 1.6)
 _COEFFICIENTS = Path(__file__).parent / "data/fpga.toml"

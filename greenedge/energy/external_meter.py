@@ -11,14 +11,14 @@ import json
 from pathlib import Path
 from typing import Protocol
 
+from greenedge.energy.clock import Clock
+from greenedge.energy.method import Method
+from greenedge.energy.session import Progress
+from greenedge.energy.source import Trace
+from greenedge.energy.sync_edges import Sync, logic_edges, match_edges, match_pattern
+from greenedge.energy.workloads import Workload, serial_port
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import write_aside
-from greenedge.energy.clock import Clock
-from greenedge.energy.sync_edges import Sync, logic_edges, match_edges, match_pattern
-from greenedge.energy.method import Method
-from greenedge.energy.source import Trace
-from greenedge.energy.session import Progress
-from greenedge.energy.workloads import Workload, serial_port
 
 SCHEMA = "greenedge-energy-timing/1"
 # Lengths of the pulses and the rests between them, in units: uneven, so that no shift fits but the true one.

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy.evidence import Figure
-from greenedge.energy.source import SourceInfo, Trace, integrate
 from greenedge.energy.results import make_row, trace_json
+from greenedge.energy.source import SourceInfo, Trace, integrate
 from greenedge.energy.sources.perf import stat_joules
 from greenedge.energy.stats import mean_interval
+from greenedge.errors import GreenedgeError
 
 _MAX_BYTES = 1 << 30
 # Column names that mean the same, with the factor to s, W, V, A (PPK2's export, Joulescope's, Otii's, our own).

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.errors import EvidenceError
 from greenedge.energy import liveness, results
 from greenedge.energy.clock import Clock, RealClock
+from greenedge.energy.counter_unwrap import adopt
 from greenedge.energy.evidence import require
 from greenedge.energy.meters import CounterMeter, Meter, SampledMeter
 from greenedge.energy.method import Method
-from greenedge.energy.source import Found, Source, SourceFault
 from greenedge.energy.session import Progress, run_session
+from greenedge.energy.source import Found, Source, SourceFault
 from greenedge.energy.sources import find_all, open_source
 from greenedge.energy.sources.powercap import Powercap, mirrored
 from greenedge.energy.workloads import Workload
-from greenedge.energy.counter_unwrap import adopt
+from greenedge.errors import EvidenceError
 
 _PREFERRED = ("powercap", "perf", "nvml", "hwmon", "joulescope", "ppk2", "otii", "zeus")
 NOTHING = (

@@ -12,8 +12,8 @@ import numpy as np
 
 from greenedge.energy import liveness
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Reading, Source, SourceFault, SourceInfo, Trace, integrate
 from greenedge.energy.sampler import SamplerProcess
+from greenedge.energy.source import Reading, Source, SourceFault, SourceInfo, Trace, integrate
 
 _LOOK_S = 1.0
 _SILENT = "see that nothing else uses it, and unplug it and plug it in again"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy.clock import Clock
 from greenedge.energy.meters import Edge, Meter
 from greenedge.energy.source import SourceFault
 from greenedge.energy.workloads import Workload
+from greenedge.errors import GreenedgeError
 
 
 @dataclass(frozen=True)

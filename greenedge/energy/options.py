@@ -30,7 +30,8 @@ Callable = Annotated[
 Serial = Annotated[str | None, typer.Option(metavar="PORT", help="a device that speaks the MLPerf Tiny interface")]
 Port = Annotated[str | None, typer.Option(metavar="DEV", help="the board that RUN is on")]
 Runtime = Annotated[
-    list[str] | None, typer.Option("--runtime", metavar="NAME", help="litert, torch, …: RUN's network on it; repeatable")
+    list[str] | None,
+    typer.Option("--runtime", metavar="NAME", help="litert, torch, …: RUN's network on it; repeatable"),
 ]
 Batch = Annotated[
     list[int] | None,

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenedge.files.atomic_write import write_aside
 from greenedge.energy import carbon, results, terminal
+from greenedge.files.atomic_write import write_aside
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy import estimate, external_meter, importers
-from greenedge.energy.sync_edges import logic_edges
 from greenedge.energy.source import Trace
+from greenedge.energy.sync_edges import logic_edges
+from greenedge.errors import GreenedgeError
 
 
 @dataclass(frozen=True)

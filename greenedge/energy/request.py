@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy import carbon, estimate, external_meter, render, results
 from greenedge.energy.clock import RealClock
 from greenedge.energy.evidence import SCOPES, require
 from greenedge.energy.measurement import measure
 from greenedge.energy.method import Method
 from greenedge.energy.session import Progress
-from greenedge.energy.workloads import (CallableWorkload, CommandWorkload, SerialWorkload, Workload, at_once, serial_port)
+from greenedge.energy.workloads import CallableWorkload, CommandWorkload, SerialWorkload, Workload, at_once, serial_port
+from greenedge.errors import GreenedgeError
 
 ESTIMATE = ("estimate", "estimate:cpu", "estimate:netlist", "estimate:rtl")
 
@@ -27,9 +27,7 @@ ESTIMATE = ("estimate", "estimate:cpu", "estimate:netlist", "estimate:rtl")
 class RunWorkloads(Protocol):
     """Opens the builds of runs as workloads, and gives back what it opened."""
 
-    def open(
-        self, run: Path, port: str | None = None, runtime: str | None = None, batch: int = 1
-    ) -> Workload: ...
+    def open(self, run: Path, port: str | None = None, runtime: str | None = None, batch: int = 1) -> Workload: ...
 
     def close(self) -> None: ...
 
@@ -251,9 +249,7 @@ def _cpu_estimate(workload: Workload, tdp: Tdp, seconds: float) -> dict:
         workload.teardown()
     count = calls * workload.batch
     latency = elapsed / count * at_once(workload)
-    row = estimate.cpu_row(
-        workload.name, spent, count, tdp.watts, tdp.threads, tdp.source, latency, workload.accuracy
-    )
+    row = estimate.cpu_row(workload.name, spent, count, tdp.watts, tdp.threads, tdp.source, latency, workload.accuracy)
     return row | {"batch": workload.batch}
 
 

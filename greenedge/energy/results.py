@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 
 import greenedge
-from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
-from greenedge.energy.schema import FIGURES, check_labels, wrong
 from greenedge.energy.evidence import Figure, evidence_class, figure_from_json, figure_json, key_for, worst
 from greenedge.energy.liveness import Liveness
 from greenedge.energy.method import Method
-from greenedge.energy.source import SourceInfo, Trace
+from greenedge.energy.schema import FIGURES, check_labels, wrong
 from greenedge.energy.session import Session
+from greenedge.energy.source import SourceInfo, Trace
 from greenedge.energy.stats import Interval, bootstrap_product, instrument_u, mean_interval
+from greenedge.errors import GreenedgeError
+from greenedge.files.atomic_write import write_aside
 
 SCHEMA = "greenedge-energy/1"
 _MAX_BYTES = 64 << 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy.evidence import EVIDENCE, evidence_class, figure_from_json, key_for, worst
+from greenedge.errors import GreenedgeError
 
 # Keys that evidence renames: base and unit.
 LABELLED = (

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from greenedge.energy.clock import VirtualClock
-from greenedge.energy.source import Reading, SourceFault, SourceInfo
 from greenedge.energy.counter_unwrap import Unwrapper
+from greenedge.energy.source import Reading, SourceFault, SourceInfo
 
 FAULTS = ("zero", "frozen", "reset", "denied", "nan", "implausible", "unmoved")
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.energy.evidence import EVIDENCE, SCOPES
+from greenedge.errors import EvidenceError, GreenedgeError
 
 KINDS = ("counter", "power", "stream", "model")
 

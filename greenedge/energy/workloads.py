@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy.clock import Clock, RealClock
+from greenedge.errors import GreenedgeError
 
 _LOOK_S = 0.05  # how often a look is taken while something else works
 

@@ -12,18 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
+from greenedge._warnings import quiet
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import sha256_file, write_aside
-from greenedge._warnings import quiet
 
 _MOST_BYTES = 1 << 31  # protobuf's own limit on one message
 _SCOPES = "pkg.torch.onnx.name_scopes"  # what torch's exporter writes: the path of modules, then the traced function
 _PROXIES = re.compile(r"\.(?:act|weight|bias)_quant(?:\.|$)")  # Brevitas' own levels below a layer
 _QUANTISERS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
 _ROLES = {  # names of parameters by their place among a node's inputs
-    "Quant": ("", "scale", "zero_point", "bits"), "IntQuant": ("", "scale", "zero_point", "bits"),
-    "BipolarQuant": ("", "scale"), "Gemm": ("", "weight", "bias"), "MatMul": ("", "weight"),
-    "Conv": ("", "weight", "bias"), "ConvTranspose": ("", "weight", "bias"),
+    "Quant": ("", "scale", "zero_point", "bits"),
+    "IntQuant": ("", "scale", "zero_point", "bits"),
+    "BipolarQuant": ("", "scale"),
+    "Gemm": ("", "weight", "bias"),
+    "MatMul": ("", "weight"),
+    "Conv": ("", "weight", "bias"),
+    "ConvTranspose": ("", "weight", "bias"),
     "BatchNormalization": ("", "weight", "bias", "running_mean", "running_var"),
 }
 _CHECKED = 4  # samples on which the file is compared with the network
@@ -76,10 +80,14 @@ def export_model(model, samples: np.ndarray, path: Path) -> dict:
         raise GreenedgeError(f"{path.name} would take {size} bytes; one ONNX file holds at most {_MOST_BYTES}.")
     with write_aside(path) as aside:
         onnx.save(proto, aside)
-    return {"input": _shape(proto.graph.input[0]), "output": _shape(proto.graph.output[0]),
-            "nodes": len(proto.graph.node), "sha256": sha256_file(path),
-            "opset": {item.domain or "ai.onnx": item.version for item in proto.opset_import},
-            "tools": {name: version(name) for name in ("torch", "brevitas", "onnx", "onnxscript", "qonnx")}}
+    return {
+        "input": _shape(proto.graph.input[0]),
+        "output": _shape(proto.graph.output[0]),
+        "nodes": len(proto.graph.node),
+        "sha256": sha256_file(path),
+        "opset": {item.domain or "ai.onnx": item.version for item in proto.opset_import},
+        "tools": {name: version(name) for name in ("torch", "brevitas", "onnx", "onnxscript", "qonnx")},
+    }
 
 
 def _export_raw(model, sample: np.ndarray, path: Path) -> None:
@@ -89,12 +97,19 @@ def _export_raw(model, sample: np.ndarray, path: Path) -> None:
         from brevitas.export import export_qonnx
 
         try:
-            export_qonnx(model, args=torch.from_numpy(sample), export_path=str(path), verbose=False,
-                         keep_initializers_as_inputs=False)
+            export_qonnx(
+                model,
+                args=torch.from_numpy(sample),
+                export_path=str(path),
+                verbose=False,
+                keep_initializers_as_inputs=False,
+            )
         except Exception as error:  # torch's exporter raises many kinds; the first line says what it could not take
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            raise GreenedgeError(f"torch cannot export the network to ONNX: {lines[0].strip()}; replace the module it "
-                                 "names by a supported one.") from error
+            raise GreenedgeError(
+                f"torch cannot export the network to ONNX: {lines[0].strip()}; replace the module it "
+                "names by a supported one."
+            ) from error
 
 
 def clean(proto) -> None:
@@ -154,7 +169,9 @@ def _unsigned_bits(model, graph) -> None:
 
     for node in graph.node:
         path = next((item.value for item in node.metadata_props if item.key == "module"), None)
-        quantiser = getattr(model.get_submodule(path), "act_quant", None) if node.op_type == "BipolarQuant" and path else None
+        quantiser = (
+            getattr(model.get_submodule(path), "act_quant", None) if node.op_type == "BipolarQuant" and path else None
+        )
         if quantiser is None or quantiser.is_signed is not False:
             continue
         for role, value in (("zero_point", 0.0), ("bits", 1.0)):
@@ -209,15 +226,18 @@ def _check_equal(model, proto, samples: np.ndarray, shown: str) -> None:
     expected = outputs_of(model, samples, batch=1)
     got = execute(proto, samples)
     if got.shape != expected.shape:
-        raise GreenedgeError(f"{shown} has outputs of shape {got.shape}, the network it came from {expected.shape}; "
-                             f"{_UNKNOWN}.")
+        raise GreenedgeError(
+            f"{shown} has outputs of shape {got.shape}, the network it came from {expected.shape}; {_UNKNOWN}."
+        )
     bound = _NOISE * max(1e-30, float(np.abs(expected).max()))
     apart = np.abs(got - expected).reshape(len(samples), -1).max(axis=1)
     wrong = int((~(apart <= bound)).sum())  # a NaN is wrong too
     if wrong > (_TIED if len(samples) > 2 else 0):
-        raise GreenedgeError(f"{shown} computes something else than the network it came from: {wrong} of "
-                             f"{len(samples)} samples differ, by up to {float(apart.max()):.3g} where {bound:.3g} is "
-                             f"float rounding; {_UNKNOWN}.")
+        raise GreenedgeError(
+            f"{shown} computes something else than the network it came from: {wrong} of "
+            f"{len(samples)} samples differ, by up to {float(apart.max()):.3g} where {bound:.3g} is "
+            f"float rounding; {_UNKNOWN}."
+        )
 
 
 def outputs_of(model, samples: np.ndarray, batch: int = 256) -> np.ndarray:
@@ -237,8 +257,9 @@ def _tensor(given):
 
     given = getattr(given, "value", given)
     if not isinstance(given, torch.Tensor):
-        raise GreenedgeError(f"the network gives a {type(given).__name__}, and one tensor is exported; let its forward "
-                             "return one.")
+        raise GreenedgeError(
+            f"the network gives a {type(given).__name__}, and one tensor is exported; let its forward return one."
+        )
     return given
 
 
@@ -251,4 +272,4 @@ def execute(proto, samples: np.ndarray) -> np.ndarray:
     with quiet():
         wrapper = ModelWrapper(proto).transform(InferShapes())
         first, last = proto.graph.input[0].name, proto.graph.output[0].name
-        return np.concatenate([execute_onnx(wrapper, {first: samples[i:i + 1]})[last] for i in range(len(samples))])
+        return np.concatenate([execute_onnx(wrapper, {first: samples[i : i + 1]})[last] for i in range(len(samples))])

@@ -76,8 +76,13 @@ def import_stage(model: ModelFile, folder: Path) -> str:
     np.save(folder / "inputs.npy", samples, allow_pickle=False)
     if model.labels is not None:
         np.save(folder / "labels.npy", _labels(model.labels, len(samples)), allow_pickle=False)
-    facts = {"nodes": len(source.nodes), "samples": len(samples), "drawn": model.samples is None,
-             "input": {"name": name, "shape": list(shape)}, "opset": source.opset}
+    facts = {
+        "nodes": len(source.nodes),
+        "samples": len(samples),
+        "drawn": model.samples is None,
+        "input": {"name": name, "shape": list(shape)},
+        "opset": source.opset,
+    }
     (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     return f"{len(source.nodes)} nodes, {note}"
 
@@ -104,7 +109,9 @@ def _present(path: Path) -> Path:
 def _samples(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     samples = read_array(path)
     wanted = tuple(shape[1:])
-    if samples.ndim != len(shape) or any(size is not None and size != got for size, got in zip(wanted, samples.shape[1:])):
+    if samples.ndim != len(shape) or any(
+        size is not None and size != got for size, got in zip(wanted, samples.shape[1:])
+    ):
         raise GreenedgeError(f"{path} has shape {samples.shape}; input {name!r} wants {('samples', *wanted)}.")
     if not len(samples) or samples.dtype.kind not in "fiub":
         raise GreenedgeError(f"{path} holds {len(samples)} samples of {samples.dtype}; give at least one, as numbers.")
@@ -114,8 +121,9 @@ def _samples(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray
 def _labels(path: Path, count: int) -> np.ndarray:
     labels = read_array(path)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise GreenedgeError(f"{path} has shape {labels.shape} of {labels.dtype}; labels are {count} whole numbers, one a "
-                             "sample.")
+        raise GreenedgeError(
+            f"{path} has shape {labels.shape} of {labels.dtype}; labels are {count} whole numbers, one a sample."
+        )
     return labels
 
 
@@ -152,5 +160,7 @@ def _external(path: Path) -> list[Path]:
         proto = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):
         return []  # read_model says what is wrong with it
-    names = {entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    names = {
+        entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
     return [path.parent / name for name in sorted(names) if (path.parent / name).is_file() and Path(name).name == name]

@@ -53,8 +53,16 @@ def read_model(path: Path) -> Source:
     proto = _load(path)
     try:
         return _parsed(path, proto)
-    except (UnicodeDecodeError, KeyError, TypeError, ValueError, OverflowError) as error:  # names that are no text, unknown types
-        raise GreenedgeError(f"{path} is damaged ({str(error).splitlines()[0][:120]}); export the model again.") from None
+    except (
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ) as error:  # names that are no text, unknown types
+        raise GreenedgeError(
+            f"{path} is damaged ({str(error).splitlines()[0][:120]}); export the model again."
+        ) from None
 
 
 def _parsed(path: Path, proto) -> Source:
@@ -67,15 +75,23 @@ def _parsed(path: Path, proto) -> Source:
     nodes = _sorted(path, graph, constants)
     opset = max([entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")], default=13)
     if opset > onnx.defs.onnx_opset_version():
-        raise GreenedgeError(f"{path}: opset {opset} is newer than the {onnx.defs.onnx_opset_version()} that this onnx package knows; "
-                             "export with a lower opset_version.")
+        raise GreenedgeError(
+            f"{path}: opset {opset} is newer than the {onnx.defs.onnx_opset_version()} that this onnx package knows; "
+            "export with a lower opset_version."
+        )
     _check_nodes(path, graph, opset)
     inputs = {v.name: _shape(v) for v in graph.input if v.name not in constants}
     outputs = {v.name: _shape(v) for v in graph.output}
     if not inputs or not outputs:
-        raise GreenedgeError(f"{path}: the model has {len(inputs)} inputs and {len(outputs)} outputs; it needs at least one of each.")
-    annotations = {a.tensor_name: entry.value for a in graph.quantization_annotation
-                   for entry in a.quant_parameter_tensor_names if entry.key == "finn_datatype"}
+        raise GreenedgeError(
+            f"{path}: the model has {len(inputs)} inputs and {len(outputs)} outputs; it needs at least one of each."
+        )
+    annotations = {
+        a.tensor_name: entry.value
+        for a in graph.quantization_annotation
+        for entry in a.quant_parameter_tensor_names
+        if entry.key == "finn_datatype"
+    }
     return Source(graph.name or path.stem, nodes, constants, inputs, outputs, annotations, opset)
 
 
@@ -91,11 +107,15 @@ def _load(path: Path):
     except FileNotFoundError:
         raise GreenedgeError(f"{path} does not exist; give the path of an ONNX file.") from None
     except (IsADirectoryError, PermissionError) as error:
-        raise GreenedgeError(f"{path} cannot be read: {error.strerror.lower()}; give the path of an ONNX file.") from None
+        raise GreenedgeError(
+            f"{path} cannot be read: {error.strerror.lower()}; give the path of an ONNX file."
+        ) from None
     except (DecodeError, ValueError, UnicodeDecodeError):
         raise GreenedgeError(f"{path} is not an ONNX file; export one with brevitas.export.export_qonnx.") from None
     if not proto.graph.node or not proto.opset_import:
-        raise GreenedgeError(f"{path} is not an ONNX model with a graph in it; export one with brevitas.export.export_qonnx.")
+        raise GreenedgeError(
+            f"{path} is not an ONNX model with a graph in it; export one with brevitas.export.export_qonnx."
+        )
     return proto
 
 
@@ -116,20 +136,26 @@ def _constants(path: Path, graph) -> dict[str, np.ndarray]:
 
     constants, total = {}, 0
     tensors = [(t.name, t) for t in graph.initializer]
-    tensors += [(n.output[0], a.t) for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
+    tensors += [
+        (n.output[0], a.t) for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    ]
     for name, tensor in tensors:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external(path, name, tensor)
         total += 8 * int(np.prod([max(0, d) for d in tensor.dims], dtype=object))
         if total > MAX_CONSTANT_BYTES:
-            raise GreenedgeError(f"{path}: its constants take more than {MAX_CONSTANT_BYTES:,} bytes at {name!r}; "
-                                 "no supported target holds such a model.")
+            raise GreenedgeError(
+                f"{path}: its constants take more than {MAX_CONSTANT_BYTES:,} bytes at {name!r}; "
+                "no supported target holds such a model."
+            )
         if name in constants:
             raise GreenedgeError(f"{path}: constant {name!r} is given twice; export the model again.")
         try:
             constants[name] = numpy_helper.to_array(tensor, base_dir=str(path.parent))
         except (ValueError, TypeError, RuntimeError, onnx.checker.ValidationError, OSError) as error:
-            raise GreenedgeError(f"{path}: constant {name!r} is damaged ({str(error).splitlines()[0]}); export the model again.") from None
+            raise GreenedgeError(
+                f"{path}: constant {name!r} is damaged ({str(error).splitlines()[0]}); export the model again."
+            ) from None
     for node in graph.node:
         if node.op_type == "Constant" and node.output[0] not in constants:
             constants[node.output[0]] = _plain_constant(node)
@@ -151,15 +177,21 @@ def _check_external(path: Path, name: str, tensor) -> None:
     location = entries.get("location", "")
     file = (path.parent / location).resolve()
     if not location or path.parent.resolve() not in file.parents:
-        raise GreenedgeError(f"{path}: constant {name!r} refers to {location!r}, outside the model's folder; "
-                             "keep external data beside the model.")
+        raise GreenedgeError(
+            f"{path}: constant {name!r} refers to {location!r}, outside the model's folder; "
+            "keep external data beside the model."
+        )
     if not file.is_file():
-        raise GreenedgeError(f"{path}: constant {name!r} is stored in {location!r}, which is missing; "
-                             "keep the file beside the model or export a single file.")
+        raise GreenedgeError(
+            f"{path}: constant {name!r} is stored in {location!r}, which is missing; "
+            "keep the file beside the model or export a single file."
+        )
     offset, length = (int(entries.get(key, "0") or 0) for key in ("offset", "length"))
     if offset < 0 or length < 0 or offset + length > file.stat().st_size:
-        raise GreenedgeError(f"{path}: constant {name!r} needs bytes {offset}…{offset + length} of {location!r}, "
-                             f"which has {file.stat().st_size}; export the model again.")
+        raise GreenedgeError(
+            f"{path}: constant {name!r} needs bytes {offset}…{offset + length} of {location!r}, "
+            f"which has {file.stat().st_size}; export the model again."
+        )
 
 
 def _check_finite(path: Path, graph, constants: dict[str, np.ndarray]) -> None:
@@ -168,12 +200,16 @@ def _check_finite(path: Path, graph, constants: dict[str, np.ndarray]) -> None:
     for name, array in constants.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all() and (name not in limits or np.isnan(array).any()):
             user = next((n.name or n.op_type for n in graph.node if name in n.input), "no node")
-            raise GreenedgeError(f"{path}: constant {name!r}, used by {user}, holds NaN or infinity; "
-                                 "train or export the model again.")
+            raise GreenedgeError(
+                f"{path}: constant {name!r}, used by {user}, holds NaN or infinity; train or export the model again."
+            )
 
 
 def _shape(value_info) -> tuple[int | None, ...]:
-    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in value_info.type.tensor_type.shape.dim)
+    return tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
+        for d in value_info.type.tensor_type.shape.dim
+    )
 
 
 def _sorted(path: Path, graph, constants) -> tuple[Node, ...]:
@@ -197,7 +233,9 @@ def _sorted(path: Path, graph, constants) -> tuple[Node, ...]:
             k = waiting[0]
             missing = [i for i in protos[k].input if i not in known and i not in written]
             if missing:
-                raise GreenedgeError(f"{path}: {names[k]} reads tensor {missing[0]!r}, which no node writes; export the model again.")
+                raise GreenedgeError(
+                    f"{path}: {names[k]} reads tensor {missing[0]!r}, which no node writes; export the model again."
+                )
             raise GreenedgeError(f"{path}: the graph has a cycle through {names[k]}; a network must be acyclic.")
         for k in ready:
             known.update(protos[k].output)
@@ -218,8 +256,12 @@ def _check_nodes(path: Path, graph, opset: int) -> None:
             try:
                 onnx.checker.check_node(node, context)
             except onnx.checker.ValidationError as error:
-                reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "it does not follow its schema")
-                raise GreenedgeError(f"{path}: node {node.name or node.op_type} is malformed ({reason.rstrip('.')}); export the model again.") from None
+                reason = next(
+                    (line.strip() for line in str(error).splitlines() if line.strip()), "it does not follow its schema"
+                )
+                raise GreenedgeError(
+                    f"{path}: node {node.name or node.op_type} is malformed ({reason.rstrip('.')}); export the model again."
+                ) from None
 
 
 def _unique_names(protos) -> list[str]:

@@ -1,13 +1,59 @@
 """The exact integer graph: its operations, their execution, and how it is stored.
 
-    graph = load_graph(folder)                 # 3-lower of a run
-    y = run_graph(graph, x)                    # {output edge: int64 array}; x is an int array with the batch first
+graph = load_graph(folder)                 # 3-lower of a run
+y = run_graph(graph, x)                    # {output edge: int64 array}; x is an int array with the batch first
 """
 
 from greenedge.graph.execute import run_graph
-from greenedge.graph.ops import (OPS, Add, Affine, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen)
+from greenedge.graph.ops import (
+    OPS,
+    Add,
+    Affine,
+    ArgMax,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Edge,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+    frozen,
+)
 from greenedge.graph.store import graph_digest, load_graph, save_graph
 
-__all__ = ["OPS", "Add", "Affine", "ArgMax", "Concat", "Conv", "ConvTranspose", "Dense", "DepthToSpace", "Edge", "Graph", "Input",
-           "MaxPool", "Op", "Pad", "Requantise", "Reshape", "SumPool", "Transpose", "Upsample", "frozen", "graph_digest",
-           "load_graph", "run_graph", "save_graph"]
+__all__ = [
+    "OPS",
+    "Add",
+    "Affine",
+    "ArgMax",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "Dense",
+    "DepthToSpace",
+    "Edge",
+    "Graph",
+    "Input",
+    "MaxPool",
+    "Op",
+    "Pad",
+    "Requantise",
+    "Reshape",
+    "SumPool",
+    "Transpose",
+    "Upsample",
+    "frozen",
+    "graph_digest",
+    "load_graph",
+    "run_graph",
+    "save_graph",
+]

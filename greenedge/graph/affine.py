@@ -35,12 +35,16 @@ class _Conditions:
     stay_k: np.ndarray
     stay: np.ndarray
 
-    def rows(self, which) -> "_Conditions":
+    def rows(self, which) -> _Conditions:
         return _Conditions(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
-    def as_objects(self) -> "_Conditions":
-        return _Conditions(*(part if part.dtype == bool else part.astype(object)
-                             for part in (getattr(self, name) for name in self.__dataclass_fields__)))
+    def as_objects(self) -> _Conditions:
+        return _Conditions(
+            *(
+                part if part.dtype == bool else part.astype(object)
+                for part in (getattr(self, name) for name in self.__dataclass_fields__)
+            )
+        )
 
 
 def fit_affine(thresholds: np.ndarray, lo: int, hi: int, x_lo: np.ndarray, x_hi: np.ndarray) -> Affine | None:
@@ -71,11 +75,16 @@ def _conditions(thresholds: np.ndarray, lo: int, hi: int, x_lo: np.ndarray, x_hi
     k = np.broadcast_to(np.arange(lo + 1, hi + 1), (channels, count))
     low, high = x_lo[:, None], x_hi[:, None]
     inside = (thresholds > low) & (thresholds <= high)
-    base = lo + (thresholds <= low).sum(axis=1, keepdims=True)    # level at x_lo
-    top = lo + (thresholds <= high).sum(axis=1, keepdims=True)    # level at x_hi
+    base = lo + (thresholds <= low).sum(axis=1, keepdims=True)  # level at x_lo
+    top = lo + (thresholds <= high).sum(axis=1, keepdims=True)  # level at x_hi
     return _Conditions(
-        np.hstack([thresholds, low]), np.hstack([k, base]), np.hstack([inside, base > lo]),
-        np.hstack([thresholds - 1, high]), np.hstack([k, top + 1]), np.hstack([inside, top < hi]))
+        np.hstack([thresholds, low]),
+        np.hstack([k, base]),
+        np.hstack([inside, base > lo]),
+        np.hstack([thresholds - 1, high]),
+        np.hstack([k, top + 1]),
+        np.hstack([inside, top < hi]),
+    )
 
 
 def _solve(conditions: _Conditions, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -117,7 +126,9 @@ def _slope_bound(conditions: _Conditions, s: np.ndarray) -> np.ndarray:
         last = stay[conditions.stay_x[c, stay].argmax()]
         run = int(conditions.stay_x[c, last] - conditions.reach_x[c, first])
         rise = int(conditions.stay_k[c, last] - conditions.reach_k[c, first])
-        span = int(conditions.stay_k[c, stay].max() - min(conditions.reach_k[c, reach].min(), conditions.stay_k[c, stay].min()))
+        span = int(
+            conditions.stay_k[c, stay].max() - min(conditions.reach_k[c, reach].min(), conditions.stay_k[c, stay].min())
+        )
         levels.append((rise, run) if run > 0 else (span + 2, 1))
     return np.array([(max(rise, 1) << int(shift)) // run + 1 for (rise, run), shift in zip(levels, s)], dtype=object)
 

@@ -12,12 +12,33 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
+from greenedge.graph.ops import (
+    Add,
+    ArgMax,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Edge,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+)
 
 _BATCH_BYTES = 256 << 20  # bound on the largest intermediate of one batch: the im2col matrix of a convolution
 
 
-def run_graph(graph: Graph, x: np.ndarray | Mapping[str, np.ndarray], keep: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def run_graph(
+    graph: Graph, x: np.ndarray | Mapping[str, np.ndarray], keep: Iterable[str] = ()
+) -> dict[str, np.ndarray]:
     """The outputs of `graph` (and the edges named in `keep`) as int64 arrays, batch axis first.
 
     `x` is one array, or a dict from input edge to array. Raises GreenedgeError for another shape, a value outside the
@@ -28,10 +49,10 @@ def run_graph(graph: Graph, x: np.ndarray | Mapping[str, np.ndarray], keep: Iter
     samples = {len(values) for values in feeds.values()}
     if len(samples) != 1:
         raise GreenedgeError(f"{graph.name}: inputs have different numbers of samples, {sorted(samples)}.")
-    total, = samples
+    (total,) = samples
     wanted = list(dict.fromkeys([*graph.outputs, *keep]))
     step = max(1, _BATCH_BYTES // (8 * _widest(graph)))
-    parts = [_run_batch(graph, {e: v[i:i + step] for e, v in feeds.items()}, wanted) for i in range(0, total, step)]
+    parts = [_run_batch(graph, {e: v[i : i + step] for e, v in feeds.items()}, wanted) for i in range(0, total, step)]
     if not parts:
         return {edge: np.zeros((0, *graph.edges[edge].shape), np.int64) for edge in wanted}
     return {edge: np.concatenate([part[edge] for part in parts]) for edge in wanted}
@@ -45,10 +66,14 @@ def accepted(edge: Edge, values) -> np.ndarray:
     if values.shape[1:] != edge.shape:
         raise GreenedgeError(f"input {edge.name!r} has shape {values.shape}; it must be {('batch', *edge.shape)}.")
     if values.dtype.kind not in "iub":
-        raise GreenedgeError(f"input {edge.name!r} is {values.dtype}; it takes integers (floats go through the prologue first).")
+        raise GreenedgeError(
+            f"input {edge.name!r} is {values.dtype}; it takes integers (floats go through the prologue first)."
+        )
     if values.size and (values.min() < edge.lo or values.max() > edge.hi):
-        raise GreenedgeError(f"input {edge.name!r} holds {values.min()}…{values.max()}; "
-                             f"it must lie in {edge.lo}…{edge.hi} ({edge.dtype}).")
+        raise GreenedgeError(
+            f"input {edge.name!r} holds {values.min()}…{values.max()}; "
+            f"it must lie in {edge.lo}…{edge.hi} ({edge.dtype})."
+        )
     return values.astype(np.int64)
 
 
@@ -58,7 +83,9 @@ def _widest(graph: Graph) -> int:
     for op in graph.ops:
         size = int(np.prod(graph.edges[op.output].shape))
         if isinstance(op, Conv):
-            size = max(size, int(np.prod(op.weight.shape[1:])) * op.groups * int(np.prod(graph.edges[op.output].shape[1:])))
+            size = max(
+                size, int(np.prod(op.weight.shape[1:])) * op.groups * int(np.prod(graph.edges[op.output].shape[1:]))
+            )
         elif isinstance(op, ConvTranspose):
             size *= int(np.prod(op.strides)) * int(np.prod(op.weight.shape[2:]))
         sizes.append(size)
@@ -131,7 +158,7 @@ def _conv(op: Conv, xs, edges):
     x = _padded(xs[0], op.pads, op.pad_value)
     magnitude = None if edges is None else max(_magnitude(edges), abs(op.pad_value))
     view = _windows(x, kernel, op.strides, op.dilations)
-    batch, out = view.shape[0], view.shape[2:2 + n]
+    batch, out = view.shape[0], view.shape[2 : 2 + n]
     g, per_in, per_out = op.groups, op.weight.shape[1], op.weight.shape[0] // op.groups
     # (N, g, I/g, *out, *k) -> (g, N*out, I/g*k), one matrix product per group
     view = view.reshape(batch, g, per_in, *out, *kernel)
@@ -240,16 +267,29 @@ def _depth_to_space(op: DepthToSpace, xs, edges):
     n, c, h, w = xs[0].shape
     b = op.block
     if op.mode == "DCR":
-        y = xs[0].reshape(n, b, b, c // b ** 2, h, w).transpose(0, 3, 4, 1, 5, 2)
+        y = xs[0].reshape(n, b, b, c // b**2, h, w).transpose(0, 3, 4, 1, 5, 2)
     else:
-        y = xs[0].reshape(n, c // b ** 2, b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
-    return y.reshape(n, c // b ** 2, h * b, w * b)
+        y = xs[0].reshape(n, c // b**2, b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return y.reshape(n, c // b**2, h * b, w * b)
 
 
 def _arg_max(op: ArgMax, xs, edges):
     return np.expand_dims(xs[0].argmax(axis=op.axis + 1), op.axis + 1)  # NumPy takes the first of equals
 
 
-_RUN = {Dense: _dense, Conv: _conv, ConvTranspose: _conv_transpose, MaxPool: _max_pool, SumPool: _sum_pool, Add: _add,
-        Concat: _concat, Requantise: _requantise, Pad: _pad, Reshape: _reshape, Transpose: _transpose,
-        Upsample: _upsample, DepthToSpace: _depth_to_space, ArgMax: _arg_max}
+_RUN = {
+    Dense: _dense,
+    Conv: _conv,
+    ConvTranspose: _conv_transpose,
+    MaxPool: _max_pool,
+    SumPool: _sum_pool,
+    Add: _add,
+    Concat: _concat,
+    Requantise: _requantise,
+    Pad: _pad,
+    Reshape: _reshape,
+    Transpose: _transpose,
+    Upsample: _upsample,
+    DepthToSpace: _depth_to_space,
+    ArgMax: _arg_max,
+}

@@ -19,8 +19,10 @@ def half_even(op: Requantise) -> Affine | None:
     function on every reachable x; None where there are none."""
     if op.thresholds is None:
         return None
-    rows = [_fit(t, op.lo, op.hi, *sorted((int(sign * lo), int(sign * hi))))
-            for t, sign, lo, hi in zip(op.thresholds, op.sign, op.x_lo, op.x_hi)]
+    rows = [
+        _fit(t, op.lo, op.hi, *sorted((int(sign * lo), int(sign * hi))))
+        for t, sign, lo, hi in zip(op.thresholds, op.sign, op.x_lo, op.x_hi)
+    ]
     if any(row is None for row in rows):
         return None
     return Affine(frozen(op.sign), frozen([b for b, _ in rows]), frozen([s for _, s in rows]))

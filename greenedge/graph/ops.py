@@ -201,8 +201,23 @@ class ArgMax(Op):
 
 OPS: dict[str, type[Op]] = {
     op.__name__: op
-    for op in (Input, Dense, Conv, ConvTranspose, MaxPool, SumPool, Add, Concat, Requantise, Pad, Reshape, Transpose,
-               Upsample, DepthToSpace, ArgMax)
+    for op in (
+        Input,
+        Dense,
+        Conv,
+        ConvTranspose,
+        MaxPool,
+        SumPool,
+        Add,
+        Concat,
+        Requantise,
+        Pad,
+        Reshape,
+        Transpose,
+        Upsample,
+        DepthToSpace,
+        ArgMax,
+    )
 }
 
 

@@ -9,7 +9,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
+from greenedge.graph.ops import (
+    Add,
+    ArgMax,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Edge,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+)
 
 _OPSET = 13
 _THRESHOLD_DOMAIN = "qonnx.custom_op.general"
@@ -61,12 +80,18 @@ def to_qonnx(graph: Graph):
             _WRITE[type(op)](writer, op)
     element = writer.element
     indices = {op.output for op in graph.ops if isinstance(op, ArgMax) and not graph.consumers(op.output)}
-    info = lambda edge: onnx.helper.make_tensor_value_info(edge, onnx.TensorProto.INT64 if edge in indices else element,
-                                                           [1, *graph.edges[edge].shape])
+    info = lambda edge: onnx.helper.make_tensor_value_info(
+        edge, onnx.TensorProto.INT64 if edge in indices else element, [1, *graph.edges[edge].shape]
+    )
     inner = [op.output for op in graph.ops if op.inputs and op.output not in graph.outputs]
-    proto = onnx.helper.make_graph(writer.nodes, graph.name, [info(e) for e in graph.inputs], [info(e) for e in graph.outputs],
-                                   [numpy_helper.from_array(array, name) for name, array in writer.constants.items()],
-                                   value_info=[*(info(e) for e in inner), *writer.inner])
+    proto = onnx.helper.make_graph(
+        writer.nodes,
+        graph.name,
+        [info(e) for e in graph.inputs],
+        [info(e) for e in graph.outputs],
+        [numpy_helper.from_array(array, name) for name, array in writer.constants.items()],
+        value_info=[*(info(e) for e in inner), *writer.inner],
+    )
     types = writer.types | {name: edge.dtype for name, edge in graph.edges.items()}
     for name, dtype in sorted(types.items()):
         entry = proto.quantization_annotation.add()
@@ -91,17 +116,36 @@ def _conv(w: _Writer, op: Conv) -> None:
         n = len(op.strides)
         shape = w.graph.edges[source].shape
         wide = (shape[0], *(d + op.pads[i] + op.pads[n + i] for i, d in enumerate(shape[1:])))
-        source = w.inner_node("Pad", _pad_inputs(w, op, (0, *op.pads[:n], 0, *op.pads[n:]), op.pad_value), f"{op.name}_padded", wide)
+        source = w.inner_node(
+            "Pad", _pad_inputs(w, op, (0, *op.pads[:n], 0, *op.pads[n:]), op.pad_value), f"{op.name}_padded", wide
+        )
         pads = (0,) * len(op.pads)
     weight = w.constant(f"{op.name}_weight", op.weight, _weight_type(op.weight))
-    w.node("Conv", [source, weight], op.output, kernel_shape=op.weight.shape[2:], strides=op.strides, pads=pads,
-           dilations=op.dilations, group=op.groups)
+    w.node(
+        "Conv",
+        [source, weight],
+        op.output,
+        kernel_shape=op.weight.shape[2:],
+        strides=op.strides,
+        pads=pads,
+        dilations=op.dilations,
+        group=op.groups,
+    )
 
 
 def _conv_transpose(w: _Writer, op: ConvTranspose) -> None:
     weight = w.constant(f"{op.name}_weight", op.weight, _weight_type(op.weight))
-    w.node("ConvTranspose", [op.inputs[0], weight], op.output, kernel_shape=op.weight.shape[2:], strides=op.strides, pads=op.pads,
-           dilations=op.dilations, output_padding=op.output_padding, group=op.groups)
+    w.node(
+        "ConvTranspose",
+        [op.inputs[0], weight],
+        op.output,
+        kernel_shape=op.weight.shape[2:],
+        strides=op.strides,
+        pads=op.pads,
+        dilations=op.dilations,
+        output_padding=op.output_padding,
+        group=op.groups,
+    )
 
 
 def _pad_inputs(w: _Writer, op: Op, pads, value: int) -> list[str]:
@@ -123,14 +167,21 @@ def _sum_pool(w: _Writer, op: SumPool) -> None:
     """A sum under a window is a depthwise convolution with ones."""
     channels = w.graph.edges[op.inputs[0]].shape[0]
     ones = np.ones((channels, 1, *op.kernel), np.int64)
-    _conv(w, Conv(op.name, op.inputs, op.output, ones, op.strides, op.pads, (1,) * len(op.kernel), channels, op.pad_value))
+    _conv(
+        w, Conv(op.name, op.inputs, op.output, ones, op.strides, op.pads, (1,) * len(op.kernel), channels, op.pad_value)
+    )
 
 
 def _add(w: _Writer, op: Add) -> None:
     terms = []
     for k, (m, edge) in enumerate(zip(op.multipliers, op.inputs)):
-        terms.append(edge if m == 1 else w.inner_node(
-            "Mul", [edge, w.constant(f"{op.name}_m{k}", m)], f"{op.name}_term{k}", w.graph.edges[edge].shape))
+        terms.append(
+            edge
+            if m == 1
+            else w.inner_node(
+                "Mul", [edge, w.constant(f"{op.name}_m{k}", m)], f"{op.name}_term{k}", w.graph.edges[edge].shape
+            )
+        )
     w.node("Add", terms, op.output)
 
 
@@ -146,13 +197,25 @@ def _requantise(w: _Writer, op: Requantise) -> None:
     spread[op.axis + 1] = len(op.sign)
     source = op.inputs[0]
     if (op.sign < 0).any():
-        source = w.inner_node("Mul", [source, w.constant(f"{op.name}_sign", op.sign.reshape(spread))], f"{op.name}_signed",
-                              w.graph.edges[source].shape)
+        source = w.inner_node(
+            "Mul",
+            [source, w.constant(f"{op.name}_sign", op.sign.reshape(spread))],
+            f"{op.name}_signed",
+            w.graph.edges[source].shape,
+        )
     layout = "".join("C" if axis == op.axis else "HWDE"[axis] for axis in range(rank))
     low, high = (int(f(op.thresholds)) for f in (np.min, np.max)) if op.thresholds.size else (0, 1)
     name = w.constant(f"{op.name}_thresholds", op.thresholds, Edge("t", (), min(low, 0), max(high, 1)).dtype)
     out_type = w.graph.edges[op.output].dtype
-    w.node("MultiThreshold", [source, name], op.output, domain=_THRESHOLD_DOMAIN, out_dtype=out_type, out_bias=float(op.lo), data_layout="N" + layout)
+    w.node(
+        "MultiThreshold",
+        [source, name],
+        op.output,
+        domain=_THRESHOLD_DOMAIN,
+        out_dtype=out_type,
+        out_bias=float(op.lo),
+        data_layout="N" + layout,
+    )
 
 
 def _table(w: _Writer, op: Requantise) -> None:
@@ -164,7 +227,9 @@ def _table(w: _Writer, op: Requantise) -> None:
     spread[op.axis + 1] = len(op.sign)
     offset = (np.arange(len(op.table)) * op.table.shape[1] - op.x_lo).reshape(spread)
     shape = w.graph.edges[op.inputs[0]].shape
-    index = w.inner_node("Add", [op.inputs[0], w.constant(f"{op.name}_offset", offset)], f"{op.name}_float_index", shape)
+    index = w.inner_node(
+        "Add", [op.inputs[0], w.constant(f"{op.name}_offset", offset)], f"{op.name}_float_index", shape
+    )
     index = w.inner_node("Cast", [index], f"{op.name}_index", shape, onnx.TensorProto.INT64, to=onnx.TensorProto.INT64)
     w.node("Gather", [w.constant(f"{op.name}_table", op.table.reshape(-1)), index], op.output)
 
@@ -179,7 +244,14 @@ def _transpose(w: _Writer, op: Transpose) -> None:
 
 def _upsample(w: _Writer, op: Upsample) -> None:
     scales = w.constant(f"{op.name}_scales", [1, *op.factors], kind=np.float32)
-    w.node("Resize", [op.inputs[0], "", scales], op.output, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    w.node(
+        "Resize",
+        [op.inputs[0], "", scales],
+        op.output,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
 
 
 def _depth_to_space(w: _Writer, op: DepthToSpace) -> None:
@@ -197,13 +269,28 @@ def _arg_max(w: _Writer, op: ArgMax) -> None:
     largest = f"{op.name}_largest"
     w.inner.append(onnx.helper.make_tensor_value_info(largest, w.element, [1, *shape]))
     count = w.constant(f"{op.name}_k", [1], kind=np.int64)
-    w.nodes.append(onnx.helper.make_node("TopK", [op.inputs[0], count], [largest, index], name=op.output,
-                                         axis=op.axis + 1, largest=1))
+    w.nodes.append(
+        onnx.helper.make_node(
+            "TopK", [op.inputs[0], count], [largest, index], name=op.output, axis=op.axis + 1, largest=1
+        )
+    )
     if read:
         w.node("Cast", [index], op.output, to=w.element)
 
 
-_WRITE = {Dense: _dense, Conv: _conv, ConvTranspose: _conv_transpose, MaxPool: _max_pool, SumPool: _sum_pool, Add: _add,
-          Concat: _concat, Requantise: _requantise, Pad: _pad, Reshape: _reshape, Transpose: _transpose,
-          Upsample: _upsample, DepthToSpace: _depth_to_space,
-          ArgMax: _arg_max}
+_WRITE = {
+    Dense: _dense,
+    Conv: _conv,
+    ConvTranspose: _conv_transpose,
+    MaxPool: _max_pool,
+    SumPool: _sum_pool,
+    Add: _add,
+    Concat: _concat,
+    Requantise: _requantise,
+    Pad: _pad,
+    Reshape: _reshape,
+    Transpose: _transpose,
+    Upsample: _upsample,
+    DepthToSpace: _depth_to_space,
+    ArgMax: _arg_max,
+}

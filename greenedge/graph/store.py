@@ -42,7 +42,9 @@ def load_graph(folder: Path) -> Graph:
     except FileNotFoundError as error:
         raise GreenedgeError(f"{error.filename} is missing; run the lower stage again.") from None
     except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise GreenedgeError(f"{folder}: the stored integer graph is damaged ({error}); run the lower stage again.") from None
+        raise GreenedgeError(
+            f"{folder}: the stored integer graph is damaged ({error}); run the lower stage again."
+        ) from None
 
 
 def graph_digest(graph: Graph) -> str:
@@ -85,7 +87,9 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
 def _join(structure: dict, arrays: dict[str, np.ndarray]) -> Graph:
     def rich(value):
         if isinstance(value, dict):
-            return arrays[value["array"]] if "array" in value else Affine(*(rich(value[part]) for part in ("m", "b", "s")))
+            return (
+                arrays[value["array"]] if "array" in value else Affine(*(rich(value[part]) for part in ("m", "b", "s")))
+            )
         return tuple(value) if isinstance(value, list) else value
 
     ops: list[Op] = []

@@ -43,11 +43,20 @@ def _indexing(epilogue, last: ArgMax, graph: Graph):
     edge = last.inputs[0]
     shaping = next((node for node in model.graph.node if last.output in node.input), None)
     if shaping is None or shaping.op_type not in ("Identity", "Squeeze"):
-        raise GreenedgeError(f"epilogue.onnx reads no index {last.output!r}, with which the graph ends; run the lower stage again.")
-    found = onnx.helper.make_node("ArgMax", [edge], list(shaping.output), name=f"{last.output}_on_host",
-                                  axis=last.axis + 1, keepdims=int(shaping.op_type == "Identity"))
+        raise GreenedgeError(
+            f"epilogue.onnx reads no index {last.output!r}, with which the graph ends; run the lower stage again."
+        )
+    found = onnx.helper.make_node(
+        "ArgMax",
+        [edge],
+        list(shaping.output),
+        name=f"{last.output}_on_host",
+        axis=last.axis + 1,
+        keepdims=int(shaping.op_type == "Identity"),
+    )
     shaping.CopyFrom(found)
     del model.graph.input[:]
-    model.graph.input.append(onnx.helper.make_tensor_value_info(edge, onnx.TensorProto.INT64,
-                                                                ["batch", *graph.edges[edge].shape]))
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info(edge, onnx.TensorProto.INT64, ["batch", *graph.edges[edge].shape])
+    )
     return model

@@ -20,13 +20,13 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason, UnsupportedError
 from greenedge.files.atomic_write import write_aside
+from greenedge.frontends.source import Source, read_model
 from greenedge.graph.ops import Graph, Requantise
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.graph.store import graph_digest, load_graph, save_graph
-from greenedge.lower import prologue_epilogue, argmax
+from greenedge.lower import argmax, prologue_epilogue
 from greenedge.lower.builder import Trace
 from greenedge.lower.lowering import InputType, Walk, finished
-from greenedge.frontends.source import Source, read_model
 
 __all__ = ["InputType", "Lowered", "load_lowered", "lower_file", "lower_source", "parse_input_type", "save_lowered"]
 
@@ -70,8 +70,15 @@ def lower_source(source: Source, declared: Mapping[str | None, InputType] | None
     walk.run()
     boundaries = walk.boundaries() if not walk.reasons else {}
     if not walk.reasons and not boundaries:
-        walk.reasons.append(Reason(source.name, "unquantised", "it has no quantised layer", "integer layers need quantised weights and activations",
-                                   "train it with Brevitas quantisers and export it with export_qonnx"))
+        walk.reasons.append(
+            Reason(
+                source.name,
+                "unquantised",
+                "it has no quantised layer",
+                "integer layers need quantised weights and activations",
+                "train it with Brevitas quantisers and export it with export_qonnx",
+            )
+        )
     if walk.reasons:
         raise UnsupportedError(f"{source.name} cannot become an integer graph:", walk.reasons)
     boundaries = argmax.with_index(walk, boundaries)
@@ -80,14 +87,26 @@ def lower_source(source: Source, declared: Mapping[str | None, InputType] | None
     for tensor, edge in boundaries.items():
         scale, zero = prologue_epilogue.dequantiser(prologue_epilogue.expr_of(walk, tensor))
         outputs.append(Output(edge, tensor, scale, zero, tensor in source.outputs))
-    return Lowered(graph, prologue_epilogue.prologue(walk), prologue_epilogue.epilogue(walk, boundaries), tuple(outputs), types, source, walk.builder.trace)
+    return Lowered(
+        graph,
+        prologue_epilogue.prologue(walk),
+        prologue_epilogue.epilogue(walk, boundaries),
+        tuple(outputs),
+        types,
+        source,
+        walk.builder.trace,
+    )
 
 
 def _declared(source: Source, declared: Mapping[str | None, InputType]) -> dict[str, InputType]:
     unknown = sorted(name for name in declared if name is not None and name not in source.inputs)
     if unknown:
-        raise GreenedgeError(f"{source.name} has no input {unknown[0]!r}; its inputs are {', '.join(sorted(source.inputs))}.")
-    return {name: declared.get(name, declared.get(None)) for name in source.inputs if name in declared or None in declared}
+        raise GreenedgeError(
+            f"{source.name} has no input {unknown[0]!r}; its inputs are {', '.join(sorted(source.inputs))}."
+        )
+    return {
+        name: declared.get(name, declared.get(None)) for name in source.inputs if name in declared or None in declared
+    }
 
 
 _INPUT_TYPE = re.compile(r"(u?int)(\d{1,2})(?::(\S+))?")
@@ -109,9 +128,14 @@ def parse_input_type(text: str) -> InputType:
         base, operator, other = scale.groups()
         if operator == "**" and (abs(float(other)) > 64 or float(other) != int(float(other)) or len(base) > 8):
             raise GreenedgeError(f"input type {text!r} is not understood; {rule}.")
-        value = Fraction(base) if not operator else Fraction(base) ** int(other) if operator == "**" else \
-            (Fraction(base) / Fraction(other) if Fraction(other) else Fraction(0))
-    if value <= 0 or abs(value) > 10 ** 9:
+        value = (
+            Fraction(base)
+            if not operator
+            else Fraction(base) ** int(other)
+            if operator == "**"
+            else (Fraction(base) / Fraction(other) if Fraction(other) else Fraction(0))
+        )
+    if value <= 0 or abs(value) > 10**9:
         raise GreenedgeError(f"input type {text!r} has the step {float(value):g}; it must be positive; {rule}.")
     bits = int(match.group(2))
     lo, hi = (0, (1 << bits) - 1) if match.group(1) == "uint" else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
@@ -120,10 +144,15 @@ def parse_input_type(text: str) -> InputType:
 
 # -- storage ----------------------------------------------------------------------------------------------------------
 
+
 def save_lowered(lowered: Lowered, folder: Path) -> None:
     """Writes graph.json, graph.npz, graph.onnx, prologue.onnx (where there is one), epilogue.onnx and lower.json."""
     save_graph(lowered.graph, folder)
-    models = {"graph.onnx": to_qonnx(lowered.graph), "prologue.onnx": lowered.prologue, "epilogue.onnx": lowered.epilogue}
+    models = {
+        "graph.onnx": to_qonnx(lowered.graph),
+        "prologue.onnx": lowered.prologue,
+        "epilogue.onnx": lowered.epilogue,
+    }
     for name, model in models.items():
         if model is not None:
             with write_aside(folder / name) as path:
@@ -141,25 +170,54 @@ def load_lowered(folder: Path) -> Lowered:
     graph = load_graph(folder)
     try:
         summary = json.loads((folder / "lower.json").read_text())
-        models = {name: onnx.load_model_from_string((folder / name).read_bytes()) if (folder / name).exists() else None
-                  for name in ("prologue.onnx", "epilogue.onnx")}
-        outputs = tuple(Output(o["edge"], o["tensor"], np.array(o["scale"]), np.array(o["zero"]), bool(o["dequantised"]))
-                        for o in summary["outputs"])
+        models = {
+            name: onnx.load_model_from_string((folder / name).read_bytes()) if (folder / name).exists() else None
+            for name in ("prologue.onnx", "epilogue.onnx")
+        }
+        outputs = tuple(
+            Output(o["edge"], o["tensor"], np.array(o["scale"]), np.array(o["zero"]), bool(o["dequantised"]))
+            for o in summary["outputs"]
+        )
         declared = {name: InputType(t["lo"], t["hi"], Fraction(t["scale"])) for name, t in summary["declared"].items()}
     except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
-        raise GreenedgeError(f"{folder}: the stored lowering is damaged ({error}); run the lower stage again.") from None
+        raise GreenedgeError(
+            f"{folder}: the stored lowering is damaged ({error}); run the lower stage again."
+        ) from None
     return Lowered(graph, models["prologue.onnx"], models["epilogue.onnx"], outputs, declared)
 
 
 def _summary(lowered: Lowered) -> dict:
     graph = lowered.graph
-    layers = [{"name": op.name, "op": type(op).__name__, "shape": list(graph.edges[op.output].shape), "type": graph.edges[op.output].dtype,
-               "lo": graph.edges[op.output].lo, "hi": graph.edges[op.output].hi} for op in graph.ops]
+    layers = [
+        {
+            "name": op.name,
+            "op": type(op).__name__,
+            "shape": list(graph.edges[op.output].shape),
+            "type": graph.edges[op.output].dtype,
+            "lo": graph.edges[op.output].lo,
+            "hi": graph.edges[op.output].hi,
+        }
+        for op in graph.ops
+    ]
     requantisers = [proof(op) for op in graph.ops if isinstance(op, Requantise)]
-    return {"format": "greenedge-lower/1", "name": graph.name, "digest": graph_digest(graph), "layers": layers, "requantisers": requantisers,
-            "outputs": [{"edge": o.edge, "tensor": o.tensor, "scale": o.scale.tolist(), "zero": o.zero.tolist(), "dequantised": o.dequantised}
-                        for o in lowered.outputs],
-            "declared": {name: {"lo": t.lo, "hi": t.hi, "scale": str(t.scale)} for name, t in lowered.declared.items()}}
+    return {
+        "format": "greenedge-lower/1",
+        "name": graph.name,
+        "digest": graph_digest(graph),
+        "layers": layers,
+        "requantisers": requantisers,
+        "outputs": [
+            {
+                "edge": o.edge,
+                "tensor": o.tensor,
+                "scale": o.scale.tolist(),
+                "zero": o.zero.tolist(),
+                "dequantised": o.dequantised,
+            }
+            for o in lowered.outputs
+        ],
+        "declared": {name: {"lo": t.lo, "hi": t.hi, "scale": str(t.scale)} for name, t in lowered.declared.items()},
+    }
 
 
 def proof(op: Requantise) -> dict:
@@ -169,16 +227,33 @@ def proof(op: Requantise) -> dict:
     """
     from greenedge.graph.execute import _count
 
-    entry = {"name": op.name, "channels": len(op.sign), "levels": op.hi - op.lo + 1,
-             "accumulators": int((op.x_hi - op.x_lo + 1).sum()), "form": "table" if op.table is not None else "thresholds"}
+    entry = {
+        "name": op.name,
+        "channels": len(op.sign),
+        "levels": op.hi - op.lo + 1,
+        "accumulators": int((op.x_hi - op.x_lo + 1).sum()),
+        "form": "table" if op.table is not None else "thresholds",
+    }
     if op.affine is None or op.thresholds is None:
         return entry | {"affine": None}
     t = op.sign[:, None] * op.thresholds
     points = np.hstack([t, t - op.sign[:, None], op.x_lo[:, None], op.x_hi[:, None]])
     points = np.clip(points, op.x_lo[:, None], op.x_hi[:, None]).T
-    affine = np.array([[min(max((int(m) * int(x) + int(b)) >> int(s), op.lo), op.hi)
-                        for x, m, b, s in zip(row, op.affine.m, op.affine.b, op.affine.s)] for row in points])
+    affine = np.array(
+        [
+            [
+                min(max((int(m) * int(x) + int(b)) >> int(s), op.lo), op.hi)
+                for x, m, b, s in zip(row, op.affine.m, op.affine.b, op.affine.s)
+            ]
+            for row in points
+        ]
+    )
     disagreeing = int((affine != _count(op, points)).sum())
     assert disagreeing == 0, f"{op.name}: the affine form differs from the thresholds at {disagreeing} points"
-    return entry | {"affine": {"multiplier_bits": max(int(abs(int(m))).bit_length() for m in op.affine.m), "shift": int(op.affine.s.max())},
-                    "proved": "thresholds and affine form agree on every reachable accumulator"}
+    return entry | {
+        "affine": {
+            "multiplier_bits": max(int(abs(int(m))).bit_length() for m in op.affine.m),
+            "shift": int(op.affine.s.max()),
+        },
+        "proved": "thresholds and affine form agree on every reachable accumulator",
+    }

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from greenedge.frontends.source import Node
 from greenedge.graph.ops import ArgMax, Input
 from greenedge.lower.builder import Birth
 from greenedge.lower.expr import Var, affine_of
 from greenedge.lower.lowering import Walk
-from greenedge.frontends.source import Node
 from greenedge.lower.values import Constant, Live
 
-_CHANNELS = 1      # the axis of an ONNX tensor along which the scores of one sample or pixel lie
-_EXACT = 1 << 23   # up to here neighbouring integers stay apart in float32, scaled or not
+_CHANNELS = 1  # the axis of an ONNX tensor along which the scores of one sample or pixel lie
+_EXACT = 1 << 23  # up to here neighbouring integers stay apart in float32, scaled or not
 
 
 def with_index(walk: Walk, boundaries: dict[str, str]) -> dict[str, str]:

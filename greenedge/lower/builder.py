@@ -12,11 +12,31 @@ from fractions import Fraction
 
 import numpy as np
 
+from greenedge.frontends.source import Node
 from greenedge.graph.affine import fit_affine
-from greenedge.graph.ops import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen)
+from greenedge.graph.ops import (
+    Add,
+    ArgMax,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Edge,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+    frozen,
+)
 from greenedge.lower.expr import Const, Expr, Var, affine_of
 from greenedge.lower.rounding import Quantiser
-from greenedge.frontends.source import Node
 from greenedge.lower.step_function import Undecidable, negated, step_function
 from greenedge.lower.values import Live, compressed
 
@@ -106,8 +126,12 @@ class Builder:
         """Adds an operation whose output edge is named like itself; its shape and range are derived here."""
         shape, low, high = _derive(op, [self.edges[e] for e in op.inputs], [self.ranges[e] for e in op.inputs])
         if max(abs(int(low.min())), abs(int(high.max()))) >= MAX_ACCUMULATOR:
-            raise Refused("too-wide", f"its accumulator reaches {max(abs(int(low.min())), abs(int(high.max()))):,}",
-                          "accumulators must stay below 2**47", "use fewer bits or a smaller fan-in")
+            raise Refused(
+                "too-wide",
+                f"its accumulator reaches {max(abs(int(low.min())), abs(int(high.max()))):,}",
+                "accumulators must stay below 2**47",
+                "use fewer bits or a smaller fan-in",
+            )
         self._record(op, shape, low, high)
         return op.output
 
@@ -122,14 +146,22 @@ class Builder:
         """A model's array that broadcasts against a batched tensor, as one against it without the batch (rank axes)."""
         array = np.asarray(array)
         if array.ndim > rank + 1:
-            if any(d != 1 for d in array.shape[:array.ndim - rank - 1]):
-                raise Refused("unsupported-shape", f"{what} has shape {array.shape}",
-                              f"it must broadcast against {rank} axes", "give it one value per channel")
-            array = array.reshape(array.shape[array.ndim - rank - 1:])
+            if any(d != 1 for d in array.shape[: array.ndim - rank - 1]):
+                raise Refused(
+                    "unsupported-shape",
+                    f"{what} has shape {array.shape}",
+                    f"it must broadcast against {rank} axes",
+                    "give it one value per channel",
+                )
+            array = array.reshape(array.shape[array.ndim - rank - 1 :])
         array = array.reshape((1,) * (rank + 1 - array.ndim) + array.shape)
         if array.shape[0] != 1:
-            raise Refused("unsupported-shape", f"{what} has shape {array.shape}, which varies along the batch",
-                          "one value per channel is the finest", "give it one value per channel")
+            raise Refused(
+                "unsupported-shape",
+                f"{what} has shape {array.shape}, which varies along the batch",
+                "one value per channel is the finest",
+                "give it one value per channel",
+            )
         return array[0]
 
     # -- quantisation -----------------------------------------------------------------------------------------------
@@ -151,10 +183,23 @@ class Builder:
             low, high = np.where(step.sign > 0, x_lo, -x_hi), np.where(step.sign > 0, x_hi, -x_lo)
             affine = fit_affine(step.thresholds, levels.lo, levels.hi, low, high)
             if affine is not None:
-                affine = dataclasses.replace(affine, m=frozen(affine.m * step.sign), b=frozen(affine.b), s=frozen(affine.s))
-        op = Requantise(name, (source.edge,), name, axis, levels.lo, levels.hi, frozen(step.sign),
-                        None if step.thresholds is None else frozen(step.thresholds), affine,
-                        None if step.table is None else frozen(step.table), frozen(x_lo), frozen(x_hi))
+                affine = dataclasses.replace(
+                    affine, m=frozen(affine.m * step.sign), b=frozen(affine.b), s=frozen(affine.s)
+                )
+        op = Requantise(
+            name,
+            (source.edge,),
+            name,
+            axis,
+            levels.lo,
+            levels.hi,
+            frozen(step.sign),
+            None if step.thresholds is None else frozen(step.thresholds),
+            affine,
+            None if step.table is None else frozen(step.table),
+            frozen(x_lo),
+            frozen(x_hi),
+        )
         self.emit(op)
         self.trace.quantised[name] = Quantised(y, levels, axis)
         return Live(name, back(Var()))
@@ -163,10 +208,16 @@ class Builder:
         """(axis, y with flat constants, x_lo, x_hi): the one axis along which the function or the range varies."""
         rank = len(edge.shape)
         low, high = self.ranges[edge.name]
-        varying = {axis for array in y.constants() if array.ndim == rank for axis in range(rank) if array.shape[axis] > 1}
+        varying = {
+            axis for array in y.constants() if array.ndim == rank for axis in range(rank) if array.shape[axis] > 1
+        }
         if len(varying) > 1:
-            raise Refused("unsupported-scale", f"its function varies along {len(varying)} axes {sorted(varying)}",
-                          "scales, biases and batch norms may vary along one axis", "use one value per channel")
+            raise Refused(
+                "unsupported-scale",
+                f"its function varies along {len(varying)} axes {sorted(varying)}",
+                "scales, biases and batch norms may vary along one axis",
+                "use one value per channel",
+            )
         axis = varying.pop() if varying else _range_axis(low, high)
         keep = tuple(a for a in range(rank) if a != axis)
         low, high = low.min(axis=keep), high.max(axis=keep)
@@ -182,9 +233,12 @@ class Builder:
         if parts is None:
             return None
         rank = len(self.edges[value.edge].shape)
-        alpha, beta = (self.param(np.asarray(part, dtype=object), rank, "a scale") if np.ndim(part) > rank
-                       else np.asarray(part, dtype=object).reshape((1,) * (rank - np.ndim(part)) + np.shape(part))
-                       for part in parts)
+        alpha, beta = (
+            self.param(np.asarray(part, dtype=object), rank, "a scale")
+            if np.ndim(part) > rank
+            else np.asarray(part, dtype=object).reshape((1,) * (rank - np.ndim(part)) + np.shape(part))
+            for part in parts
+        )
         if np.any(alpha == 0):
             return None
         return compressed(alpha), compressed(np.asarray(-beta / alpha, dtype=object))
@@ -197,36 +251,56 @@ class Builder:
         if self.grid(value) is not None:
             return value
         cure = "put a QuantIdentity or QuantReLU(bit_width=…) before this layer"
-        low, high = (int(part.flat[0]) for part in (self.ranges[value.edge][0].min(keepdims=True),
-                                                    self.ranges[value.edge][1].max(keepdims=True)))
+        low, high = (
+            int(part.flat[0])
+            for part in (self.ranges[value.edge][0].min(keepdims=True), self.ranges[value.edge][1].max(keepdims=True))
+        )
         if any(array.size > 1 for array in value.expr.constants()) or high - low > 1 << 12:
-            raise Refused("unquantised-activation", "its input is not quantised", "integer layers need quantised inputs", cure)
+            raise Refused(
+                "unquantised-activation", "its input is not quantised", "integer layers need quantised inputs", cure
+            )
         pairs = [value.expr.exactly(x, 0, 64) for x in range(low, high + 1)]
         if any(a != b for a, b in pairs):
-            raise Refused("unquantised-activation", "its input is not quantised", "integer layers need quantised inputs", cure)
+            raise Refused(
+                "unquantised-activation", "its input is not quantised", "integer layers need quantised inputs", cure
+            )
         unit = _common_unit([a for a, _ in pairs])
         ints = [int(a / unit) for a, _ in pairs]
         if max(ints) - min(ints) > 1 << 16:
-            raise Refused("unquantised-activation", "its input lies on no grid of 16 bits", "integer layers need quantised inputs", cure)
+            raise Refused(
+                "unquantised-activation",
+                "its input lies on no grid of 16 bits",
+                "integer layers need quantised inputs",
+                cure,
+            )
         from greenedge.lower.rounding import quantiser
 
         scale = Const.of(np.array(unit, dtype=object))
-        return self.requantise(node, value, value.expr / scale, quantiser("HALF_EVEN", min(ints), max(ints)),
-                               lambda q: q * scale)
+        return self.requantise(
+            node, value, value.expr / scale, quantiser("HALF_EVEN", min(ints), max(ints)), lambda q: q * scale
+        )
 
     def oriented(self, value: Live) -> Live:
         """The same tensor with every channel rising: weights of falling channels change sign in the layer before."""
         edge = self.edges[value.edge]
         direction = value.expr.direction()
         if np.isnan(direction).any():
-            raise Refused("unsupported-order", "it follows a function that is not monotone",
-                          "a maximum commutes with rising functions only", "put the quantiser before the pool")
+            raise Refused(
+                "unsupported-order",
+                "it follows a function that is not monotone",
+                "a maximum commutes with rising functions only",
+                "put the quantiser before the pool",
+            )
         if not (direction < 0).any():
             return value
         op = self.producer(value.edge)
         if not isinstance(op, (Dense, Conv, ConvTranspose)):
-            raise Refused("unsupported-order", "it follows a falling function", "a maximum commutes with rising functions only",
-                          "put the quantiser before the pool")
+            raise Refused(
+                "unsupported-order",
+                "it follows a falling function",
+                "a maximum commutes with rising functions only",
+                "put the quantiser before the pool",
+            )
         rank = len(edge.shape)
         channel = rank - 1 if isinstance(op, Dense) else 0
         sign = np.where(direction < 0, -1, 1).reshape(-1)
@@ -260,8 +334,12 @@ def _refusing(compute):
     try:
         return compute()
     except Undecidable as error:
-        raise Refused("no-step-function", str(error), "a quantiser's input must be decidable on its whole range",
-                      "use a monotone activation, or quantise to fewer bits before it") from None
+        raise Refused(
+            "no-step-function",
+            str(error),
+            "a quantiser's input must be decidable on its whole range",
+            "use a monotone activation, or quantise to fewer bits before it",
+        ) from None
 
 
 def _pure_shift(step, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> int | None:
@@ -277,8 +355,9 @@ def _pure_shift(step, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> 
         return None
     k = np.arange(levels.lo + 1, levels.hi + 1)
     inside = (k - d > x_lo[:, None]) & (k - d <= x_hi[:, None])
-    right = np.where(inside, step.thresholds == k - d, True) & ~((step.thresholds > x_lo[:, None])
-                                                              & (step.thresholds <= x_hi[:, None]) & ~inside)
+    right = np.where(inside, step.thresholds == k - d, True) & ~(
+        (step.thresholds > x_lo[:, None]) & (step.thresholds <= x_hi[:, None]) & ~inside
+    )
     return d if right.all() else None
 
 
@@ -300,6 +379,7 @@ def _common_unit(values: list[Fraction]) -> Fraction:
 
 # -- shapes and ranges ------------------------------------------------------------------------------------------------
 
+
 def _derive(op: Op, edges: list[Edge], ranges) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     """(shape, lowest, highest) of an operation's output from those of its inputs."""
     return _DERIVE[type(op)](op, edges, ranges)
@@ -319,8 +399,12 @@ def _products(weight: np.ndarray, low: np.ndarray, high: np.ndarray):
 def _dense(op: Dense, edges, ranges):
     shape = edges[0].shape
     if shape[-1:] != op.weight.shape[:1]:
-        raise Refused("bad-shape", f"its input has {shape[-1] if shape else 0} features and its weights {op.weight.shape[0]}",
-                      "they must match", "export the model again")
+        raise Refused(
+            "bad-shape",
+            f"its input has {shape[-1] if shape else 0} features and its weights {op.weight.shape[0]}",
+            "they must match",
+            "export the model again",
+        )
     low, high = (np.broadcast_to(part, (*part.shape[:-1], shape[-1])) for part in ranges[0])
     keep = tuple(range(low.ndim - 1))
     low, high = low.min(axis=keep), high.max(axis=keep)
@@ -338,18 +422,28 @@ def _channel_range(edge: Edge, ranges, extra: int | None):
 
 def _window_shape(size, kernel, strides, pads, dilations):
     n = len(kernel)
-    out = tuple((size[i] + pads[i] + pads[n + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(n))
+    out = tuple(
+        (size[i] + pads[i] + pads[n + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(n)
+    )
     if min(out, default=1) < 1:
-        raise Refused("bad-shape", f"its window {tuple(kernel)} does not fit {tuple(size)}", "the window must fit its padded input",
-                      "use a smaller kernel or more padding")
+        raise Refused(
+            "bad-shape",
+            f"its window {tuple(kernel)} does not fit {tuple(size)}",
+            "the window must fit its padded input",
+            "use a smaller kernel or more padding",
+        )
     return out
 
 
 def _conv(op: Conv, edges, ranges):
     edge, n = edges[0], op.weight.ndim - 2
     if len(edge.shape) != n + 1 or edge.shape[0] != op.weight.shape[1] * op.groups:
-        raise Refused("bad-shape", f"its input has shape {edge.shape} and its weights {op.weight.shape} in {op.groups} groups",
-                      "channels must match", "export the model again")
+        raise Refused(
+            "bad-shape",
+            f"its input has shape {edge.shape} and its weights {op.weight.shape} in {op.groups} groups",
+            "channels must match",
+            "export the model again",
+        )
     low, high = _channel_range(edge, ranges[0], op.pad_value if any(op.pads) else None)
     grouped = lambda part: np.repeat(part.reshape(op.groups, -1), op.weight.shape[0] // op.groups, axis=0)
     expand = lambda part: grouped(part).reshape(*op.weight.shape[:2], *(1,) * n)
@@ -367,15 +461,26 @@ def _conv_transpose(op: ConvTranspose, edges, ranges):
     per_group = lambda part: part.reshape(op.groups, -1, *part.shape[1:])
     out = op.weight.shape[1] * op.groups
     total = lambda part: np.moveaxis(per_group(part), 2, 1).reshape(out, -1).sum(1).reshape(-1, *(1,) * n)
-    size = tuple((edge.shape[1 + i] - 1) * op.strides[i] - op.pads[i] - op.pads[n + i]
-                 + op.dilations[i] * (op.weight.shape[2 + i] - 1) + op.output_padding[i] + 1 for i in range(n))
+    size = tuple(
+        (edge.shape[1 + i] - 1) * op.strides[i]
+        - op.pads[i]
+        - op.pads[n + i]
+        + op.dilations[i] * (op.weight.shape[2 + i] - 1)
+        + op.output_padding[i]
+        + 1
+        for i in range(n)
+    )
     return (out, *size), total(np.minimum(small, 0)), total(np.maximum(large, 0))
 
 
 def _pooled(op, edges, ranges):
     if len(edges[0].shape) != len(op.kernel) + 1:
-        raise Refused("bad-shape", f"a window of {len(op.kernel)} axes on a tensor of shape {edges[0].shape}", "pools run over images",
-                      "export the model again")
+        raise Refused(
+            "bad-shape",
+            f"a window of {len(op.kernel)} axes on a tensor of shape {edges[0].shape}",
+            "pools run over images",
+            "export the model again",
+        )
     dilations = getattr(op, "dilations", ()) or (1,) * len(op.kernel)
     shape = (edges[0].shape[0], *_window_shape(edges[0].shape[1:], op.kernel, op.strides, op.pads, dilations))
     extra = op.pad_value if isinstance(op, SumPool) and any(op.pads) else None
@@ -386,8 +491,12 @@ def _pooled(op, edges, ranges):
 
 def _add(op: Add, edges, ranges):
     if len({edge.shape for edge in edges}) != 1:
-        raise Refused("bad-shape", f"its inputs have shapes {[edge.shape for edge in edges]}", "the branches must have one shape",
-                      "expand the smaller branch explicitly")
+        raise Refused(
+            "bad-shape",
+            f"its inputs have shapes {[edge.shape for edge in edges]}",
+            "the branches must have one shape",
+            "expand the smaller branch explicitly",
+        )
     terms = [_products(np.int64(m), *pair) for m, pair in zip(op.multipliers, ranges)]
     return edges[0].shape, sum(low for low, _ in terms), sum(high for _, high in terms)
 
@@ -435,13 +544,14 @@ def _upsample(op: Upsample, edges, ranges):
         for axis, factor in enumerate(op.factors):
             part = np.repeat(part, factor, axis=axis) if part.shape[axis] > 1 else part
         return part
+
     return tuple(d * f for d, f in zip(edges[0].shape, op.factors)), *(stretched(part) for part in ranges[0])
 
 
 def _depth_to_space(op: DepthToSpace, edges, ranges):
     c, h, w = edges[0].shape
     low, high = ranges[0]
-    return (c // op.block ** 2, h * op.block, w * op.block), low.min(keepdims=True), high.max(keepdims=True)
+    return (c // op.block**2, h * op.block, w * op.block), low.min(keepdims=True), high.max(keepdims=True)
 
 
 def _arg_max(op: ArgMax, edges, ranges):
@@ -450,6 +560,19 @@ def _arg_max(op: ArgMax, edges, ranges):
     return shape, np.zeros(ones, np.int64), np.full(ones, edges[0].shape[op.axis] - 1)
 
 
-_DERIVE = {Dense: _dense, Conv: _conv, ConvTranspose: _conv_transpose, MaxPool: _pooled, SumPool: _pooled, Add: _add,
-           Concat: _concat, Requantise: _requantise, Pad: _pad, Reshape: _reshape, Transpose: _transpose,
-           Upsample: _upsample, DepthToSpace: _depth_to_space, ArgMax: _arg_max}
+_DERIVE = {
+    Dense: _dense,
+    Conv: _conv,
+    ConvTranspose: _conv_transpose,
+    MaxPool: _pooled,
+    SumPool: _pooled,
+    Add: _add,
+    Concat: _concat,
+    Requantise: _requantise,
+    Pad: _pad,
+    Reshape: _reshape,
+    Transpose: _transpose,
+    Upsample: _upsample,
+    DepthToSpace: _depth_to_space,
+    ArgMax: _arg_max,
+}

@@ -1,7 +1,7 @@
 """Arithmetic between quantisers: it only extends the real function that the next quantiser turns into steps.
 
-    f(q) then BatchNormalization / Add / Mul / ReLU / Sigmoid / …  →  g(q) = that of f(q); no operation is emitted
-    scale_a*a + scale_b*b  →  unit * (p*a + r*b), where scale_a/scale_b = p/r is a ratio of small whole numbers
+f(q) then BatchNormalization / Add / Mul / ReLU / Sigmoid / …  →  g(q) = that of f(q); no operation is emitted
+scale_a*a + scale_b*b  →  unit * (p*a + r*b), where scale_a/scale_b = p/r is a ratio of small whole numbers
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ def _constant(walk, value: Value, live: Live, what: str) -> Const:
     array = walk.builder.param(array, rank, what)
     shape = walk.builder.edges[live.edge].shape
     if any(d not in (1, full) for d, full in zip(array.shape, shape)):
-        raise Refused("unsupported-shape", f"{what} of shape {array.shape} against a tensor of shape {shape}",
-                      "constants may not widen the tensor", "expand the tensor explicitly")
+        raise Refused(
+            "unsupported-shape",
+            f"{what} of shape {array.shape} against a tensor of shape {shape}",
+            "constants may not widen the tensor",
+            "expand the tensor explicitly",
+        )
     return Const.of(array)
 
 
@@ -60,15 +64,24 @@ def arithmetic(combine, integer_sign: int | None):
             return Live(a.edge, combine(a.expr, c))
         if isinstance(b, Live) and isinstance(a, (Constant, Grid)):
             if node.op == "Div":
-                raise Refused("unsupported-op", "a constant divided by an activation", "divisors must be constant", "use a multiplication")
+                raise Refused(
+                    "unsupported-op",
+                    "a constant divided by an activation",
+                    "divisors must be constant",
+                    "use a multiplication",
+                )
             return Live(b.edge, combine(_constant(walk, a, b, "a constant"), b.expr))
         if not (isinstance(a, Live) and isinstance(b, Live)):
             return walk.fold(node, args)
         if a.edge == b.edge and node.op != "Div":
             return Live(a.edge, combine(a.expr, b.expr))
         if integer_sign is None:
-            raise Refused("two-activations", f"{node.op} of two different activations", "branches are joined by Add or Concat",
-                          "keep gating on the host or replace it by an addition")
+            raise Refused(
+                "two-activations",
+                f"{node.op} of two different activations",
+                "branches are joined by Add or Concat",
+                "keep gating on the host or replace it by an addition",
+            )
         return join(walk, node, a, b, integer_sign)
 
     return rule
@@ -87,8 +100,12 @@ def join(walk, node, a: Live, b: Live, sign: int) -> Live:
     ratio = ratios.pop() if len(ratios) == 1 else Fraction(0)
     if not ratio or max(abs(ratio.numerator), ratio.denominator) > _MAX_MULTIPLIER:
         shown = f"{float(np.ravel(scale_a)[0]):.6g} and {float(np.ravel(scale_b)[0]):.6g}"
-        raise Refused("unequal-scales", f"it adds branches with scales {shown}", "branches must have one scale, or scales in a small whole ratio",
-                      "share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + self.q(b)")
+        raise Refused(
+            "unequal-scales",
+            f"it adds branches with scales {shown}",
+            "branches must have one scale, or scales in a small whole ratio",
+            "share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + self.q(b)",
+        )
     p, r = ratio.numerator, sign * ratio.denominator
     name = walk.builder.unique(node)
     edge = walk.builder.emit_sum(Add(name, (a.edge, b.edge), name, (p, r)), a, b)
@@ -113,19 +130,32 @@ def batch_norm(walk, node, args) -> Value:
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
     if node.attrs.get("training_mode", 0):
-        raise Refused("dynamic-quantiser", "a batch norm in training mode", "its statistics must be constant",
-                      "call model.eval() before the export")
+        raise Refused(
+            "dynamic-quantiser",
+            "a batch norm in training mode",
+            "its statistics must be constant",
+            "call model.eval() before the export",
+        )
     names = ("scale", "bias", "mean", "variance")
     if not all(isinstance(part, (Constant, Grid)) for part in args[1:5]):
-        raise Refused("dynamic-quantiser", "a batch norm with parameters computed at run time", "they must be constant", "export the model again")
+        raise Refused(
+            "dynamic-quantiser",
+            "a batch norm with parameters computed at run time",
+            "they must be constant",
+            "export the model again",
+        )
     rank = len(walk.builder.edges[args[0].edge].shape)
     spread = (-1, *(1,) * (rank - 1))
     gamma, beta, mean, variance = (np.asarray(_real(part)).reshape(spread) for part in args[1:5])
     epsilon = Fraction(float(np.float32(node.attrs.get("epsilon", 1e-5))))
     total = np.vectorize(lambda v: Fraction(float(v)) + epsilon, otypes=[object])(variance)
     if any(v <= 0 for v in total.ravel().tolist()):
-        raise Refused("bad-scale", "a batch norm whose variance is not positive", f"its {names[3]} plus epsilon must be positive",
-                      "train or calibrate the model again")
+        raise Refused(
+            "bad-scale",
+            "a batch norm whose variance is not positive",
+            f"its {names[3]} plus epsilon must be positive",
+            "train or calibrate the model again",
+        )
     parts = [Const.of(part if part.dtype == object else part.astype(np.float64)) for part in (gamma, beta, mean)]
     return Live(args[0].edge, BatchNorm((args[0].expr, *parts, Const.of(total))))
 
@@ -154,7 +184,9 @@ def clip(walk, node, args) -> Value:
 
 def hard_sigmoid(walk, node, args) -> Value:
     alpha, beta = (float(np.float32(node.attrs.get(key, default))) for key, default in (("alpha", 0.2), ("beta", 0.5)))
-    return _on_live(walk, node, args, lambda e: Clip((e * Const.of(alpha) + Const.of(beta), Const.of(0.0), Const.of(1.0))))
+    return _on_live(
+        walk, node, args, lambda e: Clip((e * Const.of(alpha) + Const.of(beta), Const.of(0.0), Const.of(1.0)))
+    )
 
 
 def _hard_swish(e: Expr) -> Expr:
@@ -185,12 +217,19 @@ def power(walk, node, args) -> Value:
     if isinstance(args[0], Live) and isinstance(args[1], (Constant, Grid)):
         exponents = set(np.ravel(_real(args[1])).tolist())
         if len(exponents) != 1:
-            raise Refused("unsupported-op", f"{len(exponents)} different powers in one node", "one power for all channels", "split it by channel")
+            raise Refused(
+                "unsupported-op",
+                f"{len(exponents)} different powers in one node",
+                "one power for all channels",
+                "split it by channel",
+            )
         exponent = float(exponents.pop())
         if exponent == 2:
             return Live(args[0].edge, args[0].expr * args[0].expr)
         if exponent != 1:
-            raise Refused("unsupported-op", f"a power of {exponent:g}", "the powers 1 and 2 are taken", "use another activation")
+            raise Refused(
+                "unsupported-op", f"a power of {exponent:g}", "the powers 1 and 2 are taken", "use another activation"
+            )
         return args[0]
     return walk.fold(node, args)
 
@@ -203,7 +242,12 @@ def extremum(which):
         fixed = [value for value in args if isinstance(value, (Constant, Grid))]
         if len(live) != 1 or len(fixed) != len(args) - 1:
             if live:
-                raise Refused("two-activations", f"{node.op} of two activations", "one side must be constant", "use MaxPool or a ReLU")
+                raise Refused(
+                    "two-activations",
+                    f"{node.op} of two activations",
+                    "one side must be constant",
+                    "use MaxPool or a ReLU",
+                )
             return walk.fold(node, args)
         expr = live[0].expr
         for value in fixed:
@@ -220,13 +264,31 @@ def identity(walk, node, args) -> Value:
 
 _zero = Const.of(0.0)
 RULES = {
-    "Add": arithmetic(lambda a, b: a + b, 1), "Sub": arithmetic(lambda a, b: a - b, -1),
-    "Mul": arithmetic(lambda a, b: a * b, None), "Div": arithmetic(lambda a, b: a / b, None),
-    "Sum": sum_rule, "BatchNormalization": batch_norm, "Pow": power, "Max": extremum("Max"), "Min": extremum("Min"),
-    "Relu": unary(lambda e: Slope((e, _zero))), "LeakyRelu": leaky_relu, "PRelu": prelu, "Clip": clip,
-    "HardSigmoid": hard_sigmoid, "HardSwish": unary(_hard_swish), "Gelu": gelu, "Elu": elu,
-    "Sigmoid": unary(lambda e: Smooth((e,), "sigmoid")), "Tanh": unary(lambda e: Smooth((e,), "tanh")),
-    "Erf": unary(lambda e: Smooth((e,), "erf")), "Exp": unary(lambda e: Smooth((e,), "exp")),
-    "Softplus": unary(lambda e: Smooth((e,), "softplus")), "Neg": unary(lambda e: -e), "Abs": unary(lambda e: Magnitude((e,))),
-    "Identity": identity, "Dropout": identity, "Cast": identity,
+    "Add": arithmetic(lambda a, b: a + b, 1),
+    "Sub": arithmetic(lambda a, b: a - b, -1),
+    "Mul": arithmetic(lambda a, b: a * b, None),
+    "Div": arithmetic(lambda a, b: a / b, None),
+    "Sum": sum_rule,
+    "BatchNormalization": batch_norm,
+    "Pow": power,
+    "Max": extremum("Max"),
+    "Min": extremum("Min"),
+    "Relu": unary(lambda e: Slope((e, _zero))),
+    "LeakyRelu": leaky_relu,
+    "PRelu": prelu,
+    "Clip": clip,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": unary(_hard_swish),
+    "Gelu": gelu,
+    "Elu": elu,
+    "Sigmoid": unary(lambda e: Smooth((e,), "sigmoid")),
+    "Tanh": unary(lambda e: Smooth((e,), "tanh")),
+    "Erf": unary(lambda e: Smooth((e,), "erf")),
+    "Exp": unary(lambda e: Smooth((e,), "exp")),
+    "Softplus": unary(lambda e: Smooth((e,), "softplus")),
+    "Neg": unary(lambda e: -e),
+    "Abs": unary(lambda e: Magnitude((e,))),
+    "Identity": identity,
+    "Dropout": identity,
+    "Cast": identity,
 }

@@ -23,18 +23,18 @@ from functools import cached_property
 
 import numpy as np
 
-U64, U32 = 2.0 ** -53, 2.0 ** -24
+U64, U32 = 2.0**-53, 2.0**-24
 
 # Bound on the error of exp, tanh and erf in units of the last place. numpy documents at most 4 ulp for its vector
 # kernels and libm stays below 2; ONNX Runtime's float32 kernels are rational approximations of the same quality.
 _LIBM_ULPS = 16
 
 # The bounds are computed in float64 themselves, a few roundings each: this factor is larger than all of them together.
-_SLACK = 1 + 2.0 ** -20
+_SLACK = 1 + 2.0**-20
 
 # What one operation may lose where its result is too small for the format: float64 rounds to denormals, a float32 runtime
 # may flush everything below its smallest normal number to zero.
-_UNDERFLOW = {U64: 2.0 ** -1074, U32: 2.0 ** -126}
+_UNDERFLOW = {U64: 2.0**-1074, U32: 2.0**-126}
 
 # exp(x) beyond this is a number that no later arithmetic of a quantised model can use, and too long to write down.
 _MOST_EXPONENT = 1 << 13
@@ -58,7 +58,7 @@ def _rounded(value: np.ndarray, inherited: np.ndarray, u: float) -> np.ndarray:
 class Expr:
     """One node of an expression; `args` are its operands."""
 
-    args: tuple["Expr", ...] = ()
+    args: tuple[Expr, ...] = ()
 
     @cached_property
     def extent(self) -> tuple[int, int]:
@@ -66,26 +66,26 @@ class Expr:
         depths, counts = zip((0, 0), *(arg.extent for arg in self.args))
         return 1 + max(depths), 1 + sum(counts)
 
-    def __add__(self, other: "Expr") -> "Expr":
+    def __add__(self, other: Expr) -> Expr:
         return Sum((self, other))
 
-    def __mul__(self, other: "Expr") -> "Expr":
+    def __mul__(self, other: Expr) -> Expr:
         return Product((self, other))
 
-    def __truediv__(self, other: "Expr") -> "Expr":
+    def __truediv__(self, other: Expr) -> Expr:
         return Quotient((self, other))
 
-    def __neg__(self) -> "Expr":
+    def __neg__(self) -> Expr:
         return Const.of(-1.0) * self
 
-    def __sub__(self, other: "Expr") -> "Expr":
+    def __sub__(self, other: Expr) -> Expr:
         return self + (-other)
 
-    def map_constants(self, change: ShapeChange) -> "Expr":
+    def map_constants(self, change: ShapeChange) -> Expr:
         """The same function after every constant array went through `change`."""
         return replace(self, args=tuple(arg.map_constants(change) for arg in self.args))
 
-    def substitute(self, inner: "Expr") -> "Expr":
+    def substitute(self, inner: Expr) -> Expr:
         """This function of `inner` instead of the variable."""
         return replace(self, args=tuple(arg.substitute(inner) for arg in self.args))
 
@@ -131,7 +131,7 @@ class Const(Expr):
     values: np.ndarray = None
 
     @staticmethod
-    def of(values) -> "Const":
+    def of(values) -> Const:
         """A constant from floats, integers or Fractions; kept as float64 wherever that is exact."""
         array = np.asarray(values)
         if array.dtype == object or array.dtype.kind in "iu":
@@ -388,11 +388,18 @@ def _smooth_exact(function: str, value: Fraction, bits: int) -> Fraction:
     import mpmath
 
     if function in ("exp", "softplus") and value > _MOST_EXPONENT:
-        raise Undecidable(f"{function} of {float(min(value, Fraction(10 ** 300))):.3g} is beyond any number that a model holds")
+        raise Undecidable(
+            f"{function} of {float(min(value, Fraction(10**300))):.3g} is beyond any number that a model holds"
+        )
     with mpmath.workprec(bits + 32):
         a = mpmath.mpf(value.numerator) / value.denominator
-        v = {"sigmoid": lambda: 1 / (1 + mpmath.exp(-a)), "tanh": lambda: mpmath.tanh(a), "erf": lambda: mpmath.erf(a),
-             "exp": lambda: mpmath.exp(a), "softplus": lambda: mpmath.log1p(mpmath.exp(a))}[function]()
+        v = {
+            "sigmoid": lambda: 1 / (1 + mpmath.exp(-a)),
+            "tanh": lambda: mpmath.tanh(a),
+            "erf": lambda: mpmath.erf(a),
+            "exp": lambda: mpmath.exp(a),
+            "softplus": lambda: mpmath.log1p(mpmath.exp(a)),
+        }[function]()
         return Fraction(int(mpmath.floor(mpmath.ldexp(v, bits))), 1 << bits)
 
 

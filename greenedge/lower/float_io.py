@@ -35,7 +35,9 @@ def run_prologue(lowered: Lowered, x: np.ndarray | Mapping[str, np.ndarray]) -> 
 
 def run_epilogue(lowered: Lowered, edges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """{model output: float array} from the integers on the output edges."""
-    return _run(lowered.epilogue, {edge: np.asarray(edges[edge], np.int64) for edge in dict.fromkeys(lowered.graph.outputs)})
+    return _run(
+        lowered.epilogue, {edge: np.asarray(edges[edge], np.int64) for edge in dict.fromkeys(lowered.graph.outputs)}
+    )
 
 
 def classes(output: np.ndarray) -> np.ndarray | None:
@@ -71,9 +73,13 @@ def _direct(lowered: Lowered, edge: str, feeds) -> np.ndarray:
     step = float(kind.scale) if kind else 1.0
     ints = np.rint(values.astype(np.float64) / step)
     off = np.abs(values - (ints * step))
-    if values.size and (not np.isfinite(values).all() or off.max() > 1e-6 * max(1.0, step, float(np.abs(values).max()))):
-        raise GreenedgeError(f"input {edge!r} holds {float(values.ravel()[np.nanargmax(off)]):g}, which is no multiple of its step {step:g}; "
-                             "quantise the data or declare another input type.")
+    if values.size and (
+        not np.isfinite(values).all() or off.max() > 1e-6 * max(1.0, step, float(np.abs(values).max()))
+    ):
+        raise GreenedgeError(
+            f"input {edge!r} holds {float(values.ravel()[np.nanargmax(off)]):g}, which is no multiple of its step {step:g}; "
+            "quantise the data or declare another input type."
+        )
     return ints.astype(np.int64)
 
 
@@ -91,7 +97,7 @@ def _run(model, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     total = len(next(iter(feeds.values())))
     if total and not any(node.op_type in _FIXED_BATCH for node in model.graph.node):
         return dict(zip(names, session.run(None, feeds)))
-    parts = [session.run(None, {name: part[i:i + 1] for name, part in feeds.items()}) for i in range(total)]
+    parts = [session.run(None, {name: part[i : i + 1] for name, part in feeds.items()}) for i in range(total)]
     if not parts:
         return {name: np.zeros((0,)) for name in names}
     return {name: np.concatenate([part[k] for part in parts]) for k, name in enumerate(names)}

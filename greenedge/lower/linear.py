@@ -1,6 +1,6 @@
 """Layers of multiplications: MatMul, Gemm, Conv, ConvTranspose.
 
-    scale_x*(q - zero_x) · scale_w[o]*(w - zero_w)  →  scale_x*scale_w[o] * (Dense/Conv(q) - zero_x * sum of w)
+scale_x*(q - zero_x) · scale_w[o]*(w - zero_w)  →  scale_x*scale_w[o] * (Dense/Conv(q) - zero_x * sum of w)
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ def matmul(walk, node, args) -> Value:
         return _matmul_from_left(walk, node, a, b)
     weight = _weights(walk, node, b, "qnn.QuantLinear")
     if weight.ints.ndim != 2:
-        raise Refused("unsupported-shape", f"weights of shape {weight.ints.shape}", "a dense layer has a matrix of weights",
-                      "split it into one layer per matrix")
+        raise Refused(
+            "unsupported-shape",
+            f"weights of shape {weight.ints.shape}",
+            "a dense layer has a matrix of weights",
+            "split it into one layer per matrix",
+        )
     return _dense(walk, node, a, weight)
 
 
@@ -34,11 +38,19 @@ def _matmul_from_left(walk, node, a, b) -> Value:
     value = _activation(walk, node, b)
     rank = len(walk.builder.edges[value.edge].shape)
     if weight.ints.ndim != 2 or rank != 2:
-        raise Refused("unsupported-shape", f"weights on the left of a tensor with {rank} axes", "W @ x is taken for x of two axes",
-                      "use x @ W")
-    turned = walk.transform(node, value, lambda name: Transpose(name, (value.edge,), name, (1, 0)), lambda p: p.transpose(1, 0))
+        raise Refused(
+            "unsupported-shape",
+            f"weights on the left of a tensor with {rank} axes",
+            "W @ x is taken for x of two axes",
+            "use x @ W",
+        )
+    turned = walk.transform(
+        node, value, lambda name: Transpose(name, (value.edge,), name, (1, 0)), lambda p: p.transpose(1, 0)
+    )
     result = _dense(walk, node, turned, weight.map(lambda p: p.T))
-    return walk.transform(node, result, lambda name: Transpose(name, (result.edge,), name, (1, 0)), lambda p: p.transpose(1, 0))
+    return walk.transform(
+        node, result, lambda name: Transpose(name, (result.edge,), name, (1, 0)), lambda p: p.transpose(1, 0)
+    )
 
 
 def gemm(walk, node, args) -> Value:
@@ -66,18 +78,34 @@ def _dense(walk, node, x: Value, weight: Grid) -> Live:
     if scale.size > 1:
         along = np.broadcast_to(scale.reshape(-1), (ints.shape[0],)) if scale.shape[-1] > 1 else None
         if along is None or any(d > 1 for d in scale.shape[:-1]):
-            raise Refused("unsupported-scale", "its input's scale varies along an axis that is kept", "one scale per tensor", "use a per-tensor scale")
+            raise Refused(
+                "unsupported-scale",
+                "its input's scale varies along an axis that is kept",
+                "one scale per tensor",
+                "use a per-tensor scale",
+            )
         ints, scale = _fold_input_scales(ints, along, 0)
     w_scale = weight.scale.reshape(-1)
     if weight.scale.shape[0] > 1:
-        raise Refused("unsupported-scale", "its weight scale varies along the inputs", "weights have one scale per output channel",
-                      "use Int8WeightPerChannelFloat")
+        raise Refused(
+            "unsupported-scale",
+            "its weight scale varies along the inputs",
+            "weights have one scale per output channel",
+            "use Int8WeightPerChannelFloat",
+        )
     name = walk.builder.unique(node)
     zeros = _whole(zero, "input zero point").reshape(-1)
     edge = walk.builder.emit_sum(Dense(name, (value.edge,), name, frozen(ints)), value)
     offset = (ints * (zeros[:, None] if zeros.size > 1 else zeros)).sum(axis=0)
     ones = (1,) * (rank - 1)
-    return Live(edge, _rescaled(offset.reshape(*ones, -1), w_scale.reshape(*ones, -1), np.asarray(scale).reshape(-1)[:1].reshape((1,) * rank)))
+    return Live(
+        edge,
+        _rescaled(
+            offset.reshape(*ones, -1),
+            w_scale.reshape(*ones, -1),
+            np.asarray(scale).reshape(-1)[:1].reshape((1,) * rank),
+        ),
+    )
 
 
 def conv(walk, node, args) -> Value:
@@ -90,12 +118,16 @@ def conv(walk, node, args) -> Value:
     ints, scale, zeros, w_scale = _grouped(walk, value, weight, groups, n)
     name = walk.builder.unique(node)
     if any(pads) and len(set(zeros.tolist())) > 1:
-        raise Refused("unsupported-scale", "padding an input whose zero point varies per channel", "one zero point per padded tensor",
-                      "use a per-tensor zero point")
+        raise Refused(
+            "unsupported-scale",
+            "padding an input whose zero point varies per channel",
+            "one zero point per padded tensor",
+            "use a per-tensor zero point",
+        )
     op = Conv(name, (value.edge,), name, frozen(ints), strides, pads, dilations, groups, int(zeros[0]))
     out = walk.builder.emit_sum(op, value)
-    sums = ints.reshape(ints.shape[0], ints.shape[1], -1).sum(2)                       # (O, I/g)
-    per_group = np.broadcast_to(zeros, (edge.shape[0],)).reshape(groups, -1)           # (g, I/g)
+    sums = ints.reshape(ints.shape[0], ints.shape[1], -1).sum(2)  # (O, I/g)
+    per_group = np.broadcast_to(zeros, (edge.shape[0],)).reshape(groups, -1)  # (g, I/g)
     offset = (sums * np.repeat(per_group, ints.shape[0] // groups, axis=0)).sum(1)
     spread = (-1, *(1,) * n)
     result = Live(out, _rescaled(offset.reshape(spread), w_scale.reshape(spread), scale.reshape(spread)))
@@ -107,44 +139,74 @@ def conv_transpose(walk, node, args) -> Value:
     value = _activation(walk, node, args[0])
     n = weight.ints.ndim - 2
     if node.attrs.get("output_shape") or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
-        raise Refused("unsupported-shape", "ConvTranspose with output_shape or auto_pad", "pads must be explicit",
-                      "set padding and output_padding")
+        raise Refused(
+            "unsupported-shape",
+            "ConvTranspose with output_shape or auto_pad",
+            "pads must be explicit",
+            "set padding and output_padding",
+        )
     strides, dilations, groups = window_attributes(node, n)
     pads = tuple(node.attrs.get("pads", (0,) * (2 * n)))
     output_padding = tuple(node.attrs.get("output_padding", (0,) * n))
     scale, zero = walk.builder.grid(value)
     zeros = _whole(zero, "input zero point").reshape(-1)
     if scale.size > 1 or zeros.any():
-        raise Refused("unsupported-scale", "a transposed convolution of an input with a zero point or per-channel scale",
-                      "its border sees fewer samples", "use a symmetric per-tensor quantiser")
+        raise Refused(
+            "unsupported-scale",
+            "a transposed convolution of an input with a zero point or per-channel scale",
+            "its border sees fewer samples",
+            "use a symmetric per-tensor quantiser",
+        )
     ints = weight.ints - _whole(weight.zero, "weight zero point")
     if weight.scale.shape[0] > 1 or (groups > 1 and weight.scale.shape[1] > 1):
-        raise Refused("unsupported-scale", "its weight scale varies along the inputs", "weights have one scale per output channel",
-                      "use one weight scale per tensor")
+        raise Refused(
+            "unsupported-scale",
+            "its weight scale varies along the inputs",
+            "weights have one scale per output channel",
+            "use one weight scale per tensor",
+        )
     name = walk.builder.unique(node)
-    out = walk.builder.emit_sum(ConvTranspose(name, (value.edge,), name, frozen(ints), strides, pads, dilations, output_padding, groups), value)
+    out = walk.builder.emit_sum(
+        ConvTranspose(name, (value.edge,), name, frozen(ints), strides, pads, dilations, output_padding, groups), value
+    )
     spread = (-1, *(1,) * n)
-    result = Live(out, _rescaled(np.zeros((1,) * (n + 1), np.int64), weight.scale.reshape(-1).reshape(spread), scale.reshape((1,) * (n + 1))))
+    result = Live(
+        out,
+        _rescaled(
+            np.zeros((1,) * (n + 1), np.int64), weight.scale.reshape(-1).reshape(spread), scale.reshape((1,) * (n + 1))
+        ),
+    )
     return _with_bias(walk, result, _bias(args[2]), False) if len(args) > 2 and args[2] is not None else result
 
 
 # -- pieces -----------------------------------------------------------------------------------------------------------
+
 
 def _weights(walk, node, value: Value, layer: str) -> Grid:
     if isinstance(value, Grid):
         return value
     if isinstance(value, Constant):
         array = np.asarray(value.array)
-        if array.dtype.kind in "iu" or (np.array_equal(array, np.rint(array)) and np.abs(array).max(initial=0) < 1 << 15):
+        if array.dtype.kind in "iu" or (
+            np.array_equal(array, np.rint(array)) and np.abs(array).max(initial=0) < 1 << 15
+        ):
             ints = array.astype(np.int64)
             bits = int(np.abs(ints).max(initial=1)).bit_length() + 1
             return Grid(ints, np.ones((1,) * ints.ndim), np.zeros((1,) * ints.ndim), bits)
-        raise Refused("unquantised", f"its weights are {array.dtype} of shape {array.shape}", "an integer layer needs quantised weights",
-                      f"use {layer}(weight_bit_width=4) and train or calibrate again")
+        raise Refused(
+            "unquantised",
+            f"its weights are {array.dtype} of shape {array.shape}",
+            "an integer layer needs quantised weights",
+            f"use {layer}(weight_bit_width=4) and train or calibrate again",
+        )
     if isinstance(value, Broken):
         raise walk.silent()
-    raise Refused("two-activations", "both its inputs are activations", "products of two activations are not integer layers yet",
-                  "keep attention-like products on the host")
+    raise Refused(
+        "two-activations",
+        "both its inputs are activations",
+        "products of two activations are not integer layers yet",
+        "keep attention-like products on the host",
+    )
 
 
 def _activation(walk, node, value: Value) -> Live:
@@ -153,18 +215,29 @@ def _activation(walk, node, value: Value) -> Live:
     if isinstance(value, Broken):
         raise walk.silent()
     if isinstance(value, Host) and value.origin is not None:
-        raise Refused("float-island", f"its input passed through {value.why}",
-                      "float arithmetic is possible before the first and after the last integer layer only",
-                      f"remove {value.origin.op} or move it behind the last layer")
-    raise Refused("unquantised-input", "the model's input reaches it without a quantiser", "integer layers need quantised inputs",
-                  "put a QuantIdentity(bit_width=8) first, or declare the input, for example --input-type uint8:1/255")
+        raise Refused(
+            "float-island",
+            f"its input passed through {value.why}",
+            "float arithmetic is possible before the first and after the last integer layer only",
+            f"remove {value.origin.op} or move it behind the last layer",
+        )
+    raise Refused(
+        "unquantised-input",
+        "the model's input reaches it without a quantiser",
+        "integer layers need quantised inputs",
+        "put a QuantIdentity(bit_width=8) first, or declare the input, for example --input-type uint8:1/255",
+    )
 
 
 def _whole(zero: np.ndarray, what: str) -> np.ndarray:
     values = np.asarray(zero)
     if any(abs(v) > 1 << 31 or v != int(v) for v in values.ravel().tolist()):
-        raise Refused("unsupported-zero-point", f"a fractional or huge {what}", "zero points must be integers of at most 32 bits",
-                      "use a symmetric quantiser")
+        raise Refused(
+            "unsupported-zero-point",
+            f"a fractional or huge {what}",
+            "zero points must be integers of at most 32 bits",
+            "use a symmetric quantiser",
+        )
     return values.astype(np.int64)
 
 
@@ -173,8 +246,12 @@ def _fold_input_scales(ints: np.ndarray, scales: np.ndarray, axis: int):
     base = min(scales.tolist())
     ratios = [s / base for s in scales.tolist()]
     if any(r.denominator != 1 or r > _MAX_MULTIPLIER for r in ratios):
-        raise Refused("unsupported-scale", "its input channels have scales in no small whole ratio", "a sum needs one scale",
-                      "use one per-tensor quantiser before this layer")
+        raise Refused(
+            "unsupported-scale",
+            "its input channels have scales in no small whole ratio",
+            "a sum needs one scale",
+            "use one per-tensor quantiser before this layer",
+        )
     shape = [1] * ints.ndim
     shape[axis] = -1
     return ints * np.array([int(r) for r in ratios]).reshape(shape), np.array([base], dtype=object)
@@ -185,11 +262,20 @@ def _grouped(walk, value: Live, weight: Grid, groups: int, n: int):
     scale, zero = walk.builder.grid(value)
     channels = walk.builder.edges[value.edge].shape[0]
     if any(d > 1 for part in (scale, zero) for d in part.shape[1:]):
-        raise Refused("unsupported-scale", "its input's scale varies along the image", "scales vary per channel at most", "use a per-tensor scale")
+        raise Refused(
+            "unsupported-scale",
+            "its input's scale varies along the image",
+            "scales vary per channel at most",
+            "use a per-tensor scale",
+        )
     ints = weight.ints - _whole(weight.zero, "weight zero point")
     if any(d > 1 for d in weight.scale.shape[1:]):
-        raise Refused("unsupported-scale", "its weight scale varies along the inputs", "weights have one scale per output channel",
-                      "use Int8WeightPerChannelFloat")
+        raise Refused(
+            "unsupported-scale",
+            "its weight scale varies along the inputs",
+            "weights have one scale per output channel",
+            "use Int8WeightPerChannelFloat",
+        )
     zeros = np.broadcast_to(_whole(zero, "input zero point").reshape(-1), (channels,))
     scales = np.broadcast_to(scale.reshape(-1), (channels,))
     per_out = ints.shape[0] // groups
@@ -198,8 +284,12 @@ def _grouped(walk, value: Live, weight: Grid, groups: int, n: int):
     if ints.shape[1] == 1:  # depthwise: every output sees one input channel
         return ints, np.repeat(scales, per_out), zeros, weight.scale.reshape(-1)
     if groups > 1:
-        raise Refused("unsupported-scale", "a grouped convolution of channels with unequal scales", "one scale per group",
-                      "use one per-tensor quantiser before this layer")
+        raise Refused(
+            "unsupported-scale",
+            "a grouped convolution of channels with unequal scales",
+            "one scale per group",
+            "use one per-tensor quantiser before this layer",
+        )
     ints, scale = _fold_input_scales(ints, scales, 1)
     return ints, scale, zeros, weight.scale.reshape(-1)
 
@@ -217,7 +307,12 @@ def _bias(value: Value) -> np.ndarray:
         return value.real()
     if isinstance(value, Constant):
         return np.asarray(value.array, np.float64)
-    raise Refused("two-activations", "its bias is computed at run time", "biases must be constant", "call model.eval() before the export")
+    raise Refused(
+        "two-activations",
+        "its bias is computed at run time",
+        "biases must be constant",
+        "call model.eval() before the export",
+    )
 
 
 def _with_bias(walk, value: Live, bias: np.ndarray, channel_last: bool) -> Live:
@@ -233,7 +328,11 @@ def _with_bias(walk, value: Live, bias: np.ndarray, channel_last: bool) -> Live:
 
 def window_attributes(node, n: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """(strides, dilations, groups) with ONNX's defaults."""
-    return (tuple(node.attrs.get("strides", (1,) * n)), tuple(node.attrs.get("dilations", (1,) * n)), int(node.attrs.get("group", 1)))
+    return (
+        tuple(node.attrs.get("strides", (1,) * n)),
+        tuple(node.attrs.get("dilations", (1,) * n)),
+        int(node.attrs.get("group", 1)),
+    )
 
 
 def paddings(node, size, kernel, strides, dilations) -> tuple[int, ...]:
@@ -244,7 +343,10 @@ def paddings(node, size, kernel, strides, dilations) -> tuple[int, ...]:
         return tuple(node.attrs.get("pads", (0,) * (2 * n)))
     if auto == "VALID":
         return (0,) * (2 * n)
-    total = [max((-(-size[i] // strides[i]) - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 - size[i], 0) for i in range(n)]
+    total = [
+        max((-(-size[i] // strides[i]) - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 - size[i], 0)
+        for i in range(n)
+    ]
     small, large = [t // 2 for t in total], [t - t // 2 for t in total]
     return tuple((*small, *large) if auto == "SAME_UPPER" else (*large, *small))
 

@@ -11,12 +11,12 @@ from fractions import Fraction
 import numpy as np
 
 from greenedge.errors import Reason
+from greenedge.frontends.source import Node, Source
 from greenedge.graph.ops import Graph
 from greenedge.lower import elementwise, linear, pooling, quantisers, structure
 from greenedge.lower.builder import Birth, Builder, Refused
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.passes import absorb_signs, fuse_requantisers, remove_dead
-from greenedge.frontends.source import Node, Source
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value, compressed
 
 FAMILIES = [quantisers, linear, elementwise, structure, pooling]
@@ -73,8 +73,15 @@ class Walk:
     def _input(self, name: str, shape, declared: InputType | None) -> Value:
         full = tuple(size or (self.batch if axis == 0 else 1) for axis, size in enumerate(shape))
         if any(size is None for size in shape[1:]) or not shape:
-            self._refuse(name, Refused("dynamic-shape", f"input of shape {shape}", "only the batch axis may be open",
-                                       "export with a fixed input shape"))
+            self._refuse(
+                name,
+                Refused(
+                    "dynamic-shape",
+                    f"input of shape {shape}",
+                    "only the batch axis may be open",
+                    "export with a fixed input shape",
+                ),
+            )
             return Broken()
         kind = declared or _annotated(self.source.annotations.get(name))
         if kind is None:
@@ -89,12 +96,17 @@ class Walk:
         """The input edge made by quantising a host tensor; one edge for equal quantisers of one tensor."""
         tensor = node.inputs[0]
         for known in self.host_inputs:
-            if (known.tensor, known.lo, known.hi, known.mode) == (tensor, levels.lo, levels.hi, mode) \
-                    and np.array_equal(known.scale, scale) and np.array_equal(known.zero, zero):
+            if (
+                (known.tensor, known.lo, known.hi, known.mode) == (tensor, levels.lo, levels.hi, mode)
+                and np.array_equal(known.scale, scale)
+                and np.array_equal(known.zero, zero)
+            ):
                 return known.edge
         name = next(iter(self.source.inputs)) if not self.host_inputs else node.module or node.name
         edge = self.builder.input(name, value.example.shape[1:], levels.lo, levels.hi)
-        self.host_inputs.append(HostInput(edge, tensor, np.asarray(scale), np.asarray(zero), levels.lo, levels.hi, mode))
+        self.host_inputs.append(
+            HostInput(edge, tensor, np.asarray(scale), np.asarray(zero), levels.lo, levels.hi, mode)
+        )
         return edge
 
     # -- walking ----------------------------------------------------------------------------------------------------
@@ -116,7 +128,12 @@ class Walk:
         count = len(node.outputs)
         try:
             if node.op in _RECURRENT:
-                raise Refused("unsupported-op", f"{node.op}", "networks are feed-forward", "unroll the loop or keep it on the host")
+                raise Refused(
+                    "unsupported-op",
+                    f"{node.op}",
+                    "networks are feed-forward",
+                    "unroll the loop or keep it on the host",
+                )
             if any(isinstance(arg, Broken) for arg in args) and node.op not in linear.RULES:
                 return [Broken()] * count
             if node.op in ("Shape", "Size"):
@@ -124,8 +141,11 @@ class Walk:
             rule = RULES.get(node.op)
             if rule is None or not self._has_arity(node, args):
                 return self._elsewhere(node, args)
-            if all(arg is None or isinstance(arg, (Constant, Host)) for arg in args) and node.op not in quantisers.RULES \
-                    and node.op not in linear.RULES:
+            if (
+                all(arg is None or isinstance(arg, (Constant, Host)) for arg in args)
+                and node.op not in quantisers.RULES
+                and node.op not in linear.RULES
+            ):
                 return self._elsewhere(node, args)
             result = rule(self, node, args)
             return (list(result) if isinstance(result, (list, tuple)) else [result]) + [Broken()] * (count - 1)
@@ -138,7 +158,9 @@ class Walk:
     def _has_arity(self, node: Node, args) -> bool:
         if args and args[0] is not None:
             return True
-        raise Refused("bad-shape", f"{node.op} without its first input", "every layer reads something", "export the model again")
+        raise Refused(
+            "bad-shape", f"{node.op} without its first input", "every layer reads something", "export the model again"
+        )
 
     def _refuse(self, name: str, refusal: Refused, module: str | None = None) -> None:
         reason = Reason(name, refusal.kind, refusal.value, refusal.rule, refusal.cure, module)
@@ -154,13 +176,15 @@ class Walk:
         """A tensor's shape with its batch axis."""
         if isinstance(value, Live):
             return (self.batch, *self.builder.edges[value.edge].shape)
-        return np.shape(value.example if isinstance(value, Host) else value.ints if isinstance(value, Grid) else value.array)
+        return np.shape(
+            value.example if isinstance(value, Host) else value.ints if isinstance(value, Grid) else value.array
+        )
 
     def _shape(self, node: Node, value: Value) -> Value:
         shape = np.array(self.shape_of(value), np.int64)
         if node.op == "Size":
             return Constant(np.array(shape.prod()))
-        return Constant(shape[node.attrs.get("start", 0):node.attrs.get("end", len(shape))])
+        return Constant(shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))])
 
     def transform(self, node: Node, value: Live, make, change) -> Live:
         """Emits the operation make(name) and carries every constant of the expression through `change`."""
@@ -186,10 +210,18 @@ class Walk:
             return [Constant(result) for result in results]
         after = next((host for host in hosts if host.origin is not None), None)
         if live and any(host.origin is None for host in hosts):
-            raise Refused("float-island", f"{node.op} joins integers with the float input", "a skip from the float input needs the same quantiser",
-                          "quantise the input once and use the quantised tensor on both paths")
+            raise Refused(
+                "float-island",
+                f"{node.op} joins integers with the float input",
+                "a skip from the float input needs the same quantiser",
+                "quantise the input once and use the quantised tensor on both paths",
+            )
         if live or after:
-            origin, why = (after.origin, after.why) if after else (node, f"{node.op} ({node.name}), which has no integer form here")
+            origin, why = (
+                (after.origin, after.why)
+                if after
+                else (node, f"{node.op} ({node.name}), which has no integer form here")
+            )
             return [Host(result, origin, why) for result in results]
         return [Host(result) for result in results]
 
@@ -217,13 +249,22 @@ class Walk:
             if tensor in seen or tensor == until or isinstance(value, (Constant, Grid, Broken)) or value is None:
                 continue
             seen.add(tensor)
-            if isinstance(value, Live) and (self.builder.trace.births[value.edge].tensor == tensor or self._renamed(tensor, producers)):
+            if isinstance(value, Live) and (
+                self.builder.trace.births[value.edge].tensor == tensor or self._renamed(tensor, producers)
+            ):
                 found[tensor] = value.edge
             elif tensor in producers:
                 stack.extend(name for name in producers[tensor].inputs if name)
             else:
-                self._refuse(tensor, Refused("unquantised", "an output that no integer layer computes",
-                                             "every output must come from a quantised layer", "quantise the model's layers"))
+                self._refuse(
+                    tensor,
+                    Refused(
+                        "unquantised",
+                        "an output that no integer layer computes",
+                        "every output must come from a quantised layer",
+                        "quantise the model's layers",
+                    ),
+                )
         return found
 
     def _renamed(self, tensor: str, producers: dict[str, Node]) -> bool:
@@ -238,18 +279,29 @@ def evaluate(node: Node, arrays, opset: int) -> list[np.ndarray]:
     proto = onnx.NodeProto()
     proto.CopyFrom(node.proto)
     if proto.domain not in ("", "ai.onnx"):
-        raise Refused("unsupported-op", f"operator {proto.domain}.{node.op}", "it is no standard ONNX or QONNX operator", "replace the layer")
+        raise Refused(
+            "unsupported-op",
+            f"operator {proto.domain}.{node.op}",
+            "it is no standard ONNX or QONNX operator",
+            "replace the layer",
+        )
     names = [name for name, array in zip(node.inputs, arrays) if array is not None]
     untyped = lambda name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None)
-    graph = onnx.helper.make_graph([proto], "one", [untyped(n) for n in dict.fromkeys(names)], [untyped(o) for o in node.outputs if o])
+    graph = onnx.helper.make_graph(
+        [proto], "one", [untyped(n) for n in dict.fromkeys(names)], [untyped(o) for o in node.outputs if o]
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
         feeds = {name: array for name, array in zip(node.inputs, arrays) if array is not None}
         return [np.asarray(part) for part in ReferenceEvaluator(model).run(None, feeds)]
     except (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise Refused("unsupported-op", f"{node.op} could not be evaluated ({first})", "it is outside what this converter knows",
-                      "replace the layer or export with another opset") from None
+        raise Refused(
+            "unsupported-op",
+            f"{node.op} could not be evaluated ({first})",
+            "it is outside what this converter knows",
+            "replace the layer or export with another opset",
+        ) from None
 
 
 def _annotated(name: str | None) -> InputType | None:

@@ -20,8 +20,14 @@ def fuse_requantisers(graph: Graph, trace: Trace) -> Graph:
         if not isinstance(op, Requantise) or op.thresholds is None:
             continue
         inner = ops.get(op.inputs[0])
-        if (isinstance(inner, Requantise) and inner.thresholds is not None and op.inputs[0] not in graph.outputs
-                and len(graph.consumers(inner.output)) == 1 and (op.sign > 0).all() and _same_axis(op, inner)):
+        if (
+            isinstance(inner, Requantise)
+            and inner.thresholds is not None
+            and op.inputs[0] not in graph.outputs
+            and len(graph.consumers(inner.output)) == 1
+            and (op.sign > 0).all()
+            and _same_axis(op, inner)
+        ):
             ops[op.output] = _composed(op, inner)
             gone.add(inner.output)
             if op.output in trace.quantised:
@@ -48,8 +54,16 @@ def _composed(outer: Requantise, inner: Requantise) -> Requantise:
     affine = fit_affine(thresholds, outer.lo, outer.hi, low, high)
     if affine is not None:
         affine = dataclasses.replace(affine, m=frozen(affine.m * sign), b=frozen(affine.b), s=frozen(affine.s))
-    return dataclasses.replace(outer, inputs=inner.inputs, axis=axis, sign=frozen(sign), thresholds=frozen(thresholds), affine=affine,
-                               x_lo=frozen(np.broadcast_to(inner.x_lo, (channels,))), x_hi=frozen(np.broadcast_to(inner.x_hi, (channels,))))
+    return dataclasses.replace(
+        outer,
+        inputs=inner.inputs,
+        axis=axis,
+        sign=frozen(sign),
+        thresholds=frozen(thresholds),
+        affine=affine,
+        x_lo=frozen(np.broadcast_to(inner.x_lo, (channels,))),
+        x_hi=frozen(np.broadcast_to(inner.x_hi, (channels,))),
+    )
 
 
 def absorb_signs(graph: Graph, trace: Trace) -> Graph:
@@ -61,16 +75,26 @@ def absorb_signs(graph: Graph, trace: Trace) -> Graph:
         layer = ops[op.inputs[0]]
         edge = edges[layer.output]
         channel = len(edge.shape) - 1 if isinstance(layer, Dense) else 0
-        if (not isinstance(layer, (Dense, Conv, ConvTranspose)) or len(graph.consumers(layer.output)) > 1
-                or layer.output in graph.outputs or op.axis != channel):
+        if (
+            not isinstance(layer, (Dense, Conv, ConvTranspose))
+            or len(graph.consumers(layer.output)) > 1
+            or layer.output in graph.outputs
+            or op.axis != channel
+        ):
             continue
         sign = np.broadcast_to(op.sign, (edge.shape[channel],))
         ops[layer.output] = flip_weights(layer, sign, layer.name)
         low, high = np.where(op.sign > 0, op.x_lo, -op.x_hi), np.where(op.sign > 0, op.x_hi, -op.x_lo)
         affine = op.affine and dataclasses.replace(op.affine, m=frozen(op.affine.m * op.sign))
-        ops[op.output] = dataclasses.replace(op, sign=frozen(np.ones_like(op.sign)), affine=affine, x_lo=frozen(low), x_hi=frozen(high))
-        edges[layer.output] = Edge(edge.name, edge.shape, min(int(low.min()), -edge.hi if (sign < 0).all() else int(low.min())),
-                                   max(int(high.max()), -edge.lo if (sign < 0).all() else int(high.max())))
+        ops[op.output] = dataclasses.replace(
+            op, sign=frozen(np.ones_like(op.sign)), affine=affine, x_lo=frozen(low), x_hi=frozen(high)
+        )
+        edges[layer.output] = Edge(
+            edge.name,
+            edge.shape,
+            min(int(low.min()), -edge.hi if (sign < 0).all() else int(low.min())),
+            max(int(high.max()), -edge.lo if (sign < 0).all() else int(high.max())),
+        )
         spread = [1] * len(edge.shape)
         spread[channel] = -1
         turned = Const.of(sign.reshape(spread).astype(float)) * Var()
@@ -96,4 +120,6 @@ def remove_dead(graph: Graph, trace: Trace) -> Graph:
 
 def _with(graph: Graph, ops: list[Op]) -> Graph:
     kept = {op.output for op in ops}
-    return Graph(graph.name, tuple(ops), {name: edge for name, edge in graph.edges.items() if name in kept}, graph.outputs)
+    return Graph(
+        graph.name, tuple(ops), {name: edge for name, edge in graph.edges.items() if name in kept}, graph.outputs
+    )

@@ -33,11 +33,15 @@ def max_pool(walk, node, args) -> Value:
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
     if len(node.outputs) > 1 and node.outputs[1]:
-        raise Refused("unsupported-op", "MaxPool with indices", "only the values are computed", "use return_indices=False")
+        raise Refused(
+            "unsupported-op", "MaxPool with indices", "only the values are computed", "use return_indices=False"
+        )
     value = walk.builder.oriented(args[0])
     kernel, strides, pads, dilations = _window(walk, node, value)
     _check_constant_over_image(walk, value)
-    return walk.transform(node, value, lambda name: MaxPool(name, (value.edge,), name, kernel, strides, pads, dilations), lambda p: p)
+    return walk.transform(
+        node, value, lambda name: MaxPool(name, (value.edge,), name, kernel, strides, pads, dilations), lambda p: p
+    )
 
 
 def global_max_pool(walk, node, args) -> Value:
@@ -47,7 +51,9 @@ def global_max_pool(walk, node, args) -> Value:
     kernel = walk.builder.edges[value.edge].shape[1:]
     _check_constant_over_image(walk, value)
     ones, zeros = (1,) * len(kernel), (0,) * (2 * len(kernel))
-    return walk.transform(node, value, lambda name: MaxPool(name, (value.edge,), name, kernel, ones, zeros, ones), lambda p: p)
+    return walk.transform(
+        node, value, lambda name: MaxPool(name, (value.edge,), name, kernel, ones, zeros, ones), lambda p: p
+    )
 
 
 def average_pool(walk, node, args) -> Value:
@@ -57,8 +63,12 @@ def average_pool(walk, node, args) -> Value:
     if any(d != 1 for d in dilations):
         raise Refused("unsupported-op", "a dilated average pool", "average pools are dense", "use dilation 1")
     if any(pads) and (not node.attrs.get("count_include_pad", 0) or node.attrs.get("ceil_mode", 0)):
-        raise Refused("unsupported-op", "an average pool whose divisor changes at the border", "all windows must have one divisor",
-                      "use count_include_pad=True, or pad explicitly")
+        raise Refused(
+            "unsupported-op",
+            "an average pool whose divisor changes at the border",
+            "all windows must have one divisor",
+            "use count_include_pad=True, or pad explicitly",
+        )
     return _averaged(walk, node, args[0], kernel, strides, pads)
 
 
@@ -76,7 +86,12 @@ def reduce_mean(walk, node, args) -> Value:
     shape = walk.builder.edges[args[0].edge].shape
     axes = {_axis(a, len(shape)) for a in _axes(node, args) or range(1, len(shape) + 1)}
     if axes != set(range(1, len(shape))) or len(shape) < 2:
-        raise Refused("unsupported-op", f"a mean over axes {sorted(a + 1 for a in axes)}", "means are over all image axes", "use a global average pool")
+        raise Refused(
+            "unsupported-op",
+            f"a mean over axes {sorted(a + 1 for a in axes)}",
+            "means are over all image axes",
+            "use a global average pool",
+        )
     kernel = shape[1:]
     result = _averaged(walk, node, args[0], kernel, (1,) * len(kernel), (0,) * (2 * len(kernel)))
     return result if node.attrs.get("keepdims", 1) else to_shape(walk, node, result, shape[:1])
@@ -88,8 +103,12 @@ def _averaged(walk, node, value: Live, kernel, strides, pads) -> Live:
     scale, zero = walk.builder.grid(value)
     fills = {int(z) if z.denominator == 1 else None for z in np.ravel(zero).tolist()}
     if any(pads) and (len(fills) > 1 or None in fills):
-        raise Refused("unsupported-zero-point", "padding with a zero point that is fractional or varies", "the padding value is one integer",
-                      "use a symmetric quantiser")
+        raise Refused(
+            "unsupported-zero-point",
+            "padding with a zero point that is fractional or varies",
+            "the padding value is one integer",
+            "use a symmetric quantiser",
+        )
     name = walk.builder.unique(node)
     fill = fills.pop() if any(pads) else 0
     edge = walk.builder.emit_sum(SumPool(name, (value.edge,), name, kernel, strides, pads, fill), value)
@@ -100,9 +119,18 @@ def _averaged(walk, node, value: Live, kernel, strides, pads) -> Live:
 
 def _check_constant_over_image(walk, value: Live) -> None:
     if any(d > 1 for array in value.expr.constants() for d in array.shape[1:]):
-        raise Refused("unsupported-scale", "a pool over a tensor whose scale varies along the image", "scales vary per channel at most",
-                      "use a per-tensor or per-channel scale")
+        raise Refused(
+            "unsupported-scale",
+            "a pool over a tensor whose scale varies along the image",
+            "scales vary per channel at most",
+            "use a per-tensor or per-channel scale",
+        )
 
 
-RULES = {"MaxPool": max_pool, "GlobalMaxPool": global_max_pool, "AveragePool": average_pool,
-         "GlobalAveragePool": global_average_pool, "ReduceMean": reduce_mean}
+RULES = {
+    "MaxPool": max_pool,
+    "GlobalMaxPool": global_max_pool,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": global_average_pool,
+    "ReduceMean": reduce_mean,
+}

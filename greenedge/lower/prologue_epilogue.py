@@ -5,18 +5,45 @@ from __future__ import annotations
 
 import numpy as np
 
+from greenedge.frontends.source import QONNX_DOMAINS, Node
 from greenedge.lower.expr import Expr, Var, affine_of
 from greenedge.lower.lowering import Walk
 from greenedge.lower.quantisers import integer_range
-from greenedge.frontends.source import QONNX_DOMAINS, Node
 from greenedge.lower.values import Constant, Grid, Host
 
 OPSET = 20
 
 
 # What computes every number of its output from one number of each input, in float32 alike everywhere.
-_ELEMENTWISE = {"Abs", "Add", "Cast", "Ceil", "Clip", "Concat", "Div", "Flatten", "Floor", "Gather", "GreaterOrEqual", "Identity", "Max", "Min",
-                "Mul", "Neg", "Pad", "Relu", "Reshape", "Round", "Sign", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"}
+_ELEMENTWISE = {
+    "Abs",
+    "Add",
+    "Cast",
+    "Ceil",
+    "Clip",
+    "Concat",
+    "Div",
+    "Flatten",
+    "Floor",
+    "Gather",
+    "GreaterOrEqual",
+    "Identity",
+    "Max",
+    "Min",
+    "Mul",
+    "Neg",
+    "Pad",
+    "Relu",
+    "Reshape",
+    "Round",
+    "Sign",
+    "Slice",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
+    "Where",
+}
 
 
 def elementwise(model) -> bool:
@@ -51,12 +78,15 @@ class _Model:
 
         used = {name for node in self.nodes for name in node.input}
         graph = onnx.helper.make_graph(
-            self.nodes, self.name,
+            self.nodes,
+            self.name,
             [onnx.helper.make_tensor_value_info(name, kind, list(shape)) for name, kind, shape in inputs],
             [onnx.helper.make_tensor_value_info(name, kind, list(shape)) for name, kind, shape in outputs],
-            [numpy_helper.from_array(array, name) for name, array in self.initialisers.items() if name in used])
-        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self.opset)], ir_version=8,
-                                      producer_name="greenedge")
+            [numpy_helper.from_array(array, name) for name, array in self.initialisers.items() if name in used],
+        )
+        return onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", self.opset)], ir_version=8, producer_name="greenedge"
+        )
 
 
 def prologue(walk: Walk):
@@ -72,7 +102,10 @@ def prologue(walk: Walk):
         levels = _levels(model, host.tensor, host.scale, host.zero, host.lo, host.hi, host.mode)
         model.node("Cast", [levels], host.edge, to=onnx.TensorProto.INT64)
         outputs.append((host.edge, onnx.TensorProto.INT64, ("batch", *walk.builder.edges[host.edge].shape)))
-    inputs = [(name, onnx.TensorProto.FLOAT, ("batch", *[d or 1 for d in walk.source.inputs[name][1:]])) for name in walk.float_inputs]
+    inputs = [
+        (name, onnx.TensorProto.FLOAT, ("batch", *[d or 1 for d in walk.source.inputs[name][1:]]))
+        for name in walk.float_inputs
+    ]
     return model.build(inputs, outputs)
 
 
@@ -87,8 +120,14 @@ def epilogue(walk: Walk, boundaries: dict[str, str]):
         else:
             _dequantise(model, edge, walk.values[tensor].expr, tensor)
     _copy(walk, model, list(walk.source.outputs), set(boundaries))
-    inputs = [(edge, onnx.TensorProto.INT64, ("batch", *walk.builder.edges[edge].shape)) for edge in dict.fromkeys(boundaries.values())]
-    outputs = [(name, _element(walk.values[name]), ("batch", *walk.shape_of(walk.values[name])[1:])) for name in walk.source.outputs]
+    inputs = [
+        (edge, onnx.TensorProto.INT64, ("batch", *walk.builder.edges[edge].shape))
+        for edge in dict.fromkeys(boundaries.values())
+    ]
+    outputs = [
+        (name, _element(walk.values[name]), ("batch", *walk.shape_of(walk.values[name])[1:]))
+        for name in walk.source.outputs
+    ]
     return model.build(inputs, outputs)
 
 
@@ -194,9 +233,12 @@ def _levels(model: _Model, tensor: str, scale, zero, lo: int, hi: int, mode: str
         return model.node(simple[mode], [y])
     sign, size = model.node("Sign", [y]), model.node("Abs", [y])
     half = model.constant(np.float32(0.5))
-    rounded = {"UP": lambda: model.node("Ceil", [size]), "DOWN": lambda: model.node("Floor", [size]),
-               "HALF_UP": lambda: model.node("Floor", [model.node("Add", [size, half])]),
-               "HALF_DOWN": lambda: model.node("Ceil", [model.node("Sub", [size, half])])}[mode]()
+    rounded = {
+        "UP": lambda: model.node("Ceil", [size]),
+        "DOWN": lambda: model.node("Floor", [size]),
+        "HALF_UP": lambda: model.node("Floor", [model.node("Add", [size, half])]),
+        "HALF_DOWN": lambda: model.node("Ceil", [model.node("Sub", [size, half])]),
+    }[mode]()
     return model.node("Mul", [sign, rounded])
 
 

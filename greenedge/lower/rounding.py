@@ -16,11 +16,11 @@ import numpy as np
 # mode -> k -> (boundary, inclusive); QONNX quant_op specification, and numpy's round (half to even) for ROUND.
 _BOUNDARY: dict[str, Callable[[int], tuple[Fraction, bool]]] = {
     "HALF_EVEN": lambda k: (Fraction(2 * k - 1, 2), k % 2 == 0),
-    "HALF_UP": lambda k: (Fraction(2 * k - 1, 2), k >= 1),    # half away from zero
+    "HALF_UP": lambda k: (Fraction(2 * k - 1, 2), k >= 1),  # half away from zero
     "HALF_DOWN": lambda k: (Fraction(2 * k - 1, 2), k <= 0),  # half towards zero
     "CEIL": lambda k: (Fraction(k - 1), False),
     "FLOOR": lambda k: (Fraction(k), True),
-    "UP": lambda k: (Fraction(k - 1), False) if k >= 1 else (Fraction(k), True),    # away from zero
+    "UP": lambda k: (Fraction(k - 1), False) if k >= 1 else (Fraction(k), True),  # away from zero
     "DOWN": lambda k: (Fraction(k), True) if k >= 1 else (Fraction(k - 1), False),  # towards zero
 }
 _ALIASES = {"ROUND": "HALF_EVEN"}
@@ -81,7 +81,12 @@ def truncation(mode: str, shift: int, lo: int, hi: int) -> Quantiser:
 def round_floats(mode: str, y: np.ndarray) -> np.ndarray:
     """Floats rounded in their own precision, as a runtime does it."""
     size = np.abs(y)
-    away = {"HALF_UP": np.floor(size + 0.5), "HALF_DOWN": np.ceil(size - 0.5), "UP": np.ceil(size), "DOWN": np.floor(size)}
+    away = {
+        "HALF_UP": np.floor(size + 0.5),
+        "HALF_DOWN": np.ceil(size - 0.5),
+        "UP": np.ceil(size),
+        "DOWN": np.floor(size),
+    }
     direct = {"HALF_EVEN": np.rint, "CEIL": np.ceil, "FLOOR": np.floor}
     name = _ALIASES.get(mode, mode)
     return (direct[name](y) if name in direct else np.sign(y) * away[name]).astype(np.int64)

@@ -94,7 +94,9 @@ def _check(graph: Graph, wanted: dict[str, _Line]) -> None:
         x_lo, x_hi = (np.broadcast_to(part, (channels,)) for part in (op.x_lo, op.x_hi))
         thresholds = np.broadcast_to(op.thresholds, (channels, op.thresholds.shape[1]))
         expected = np.clip(_thresholds(line, op.lo, op.hi), x_lo[:, None], x_hi[:, None] + 1)
-        assert np.array_equal(np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1), expected), f"{name} was not written as chosen"
+        assert np.array_equal(np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1), expected), (
+            f"{name} was not written as chosen"
+        )
 
 
 def _snap(lowered: Lowered, op: Requantise, proto, bits: int) -> tuple[Snapped, _Line | None]:
@@ -115,11 +117,21 @@ def _snap(lowered: Lowered, op: Requantise, proto, bits: int) -> tuple[Snapped, 
         return Snapped(op.name, len(op.sign), accumulators, left=left), None
     node = _quantiser(proto, lowered.trace.births[op.output].tensor)
     if node is None:
-        return Snapped(op.name, len(op.sign), accumulators, left="its quantiser is no Quant node that rounds to nearest"), None
+        return Snapped(
+            op.name, len(op.sign), accumulators, left="its quantiser is no Quant node that rounds to nearest"
+        ), None
     line = _fit(op, bits)
     if biased is not None:
         del biased.input[2]
-    _rewrite(proto, node, birth.tensor, _scales(lowered, op, np.asarray(parts[0])), line, len(graph.edges[op.output].shape), op.axis)
+    _rewrite(
+        proto,
+        node,
+        birth.tensor,
+        _scales(lowered, op, np.asarray(parts[0])),
+        line,
+        len(graph.edges[op.output].shape),
+        op.axis,
+    )
     changed, largest = _changed(op, line)
     width = max(int(abs(int(m))).bit_length() for m in line.m)
     return Snapped(op.name, len(op.sign), accumulators, changed, largest, width), line
@@ -131,7 +143,12 @@ def _biased(proto, tensor: str, offset: np.ndarray):
 
     node = next((node for node in proto.graph.node if tensor in node.output), None)
     held = {item.name: item for item in proto.graph.initializer}
-    if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) != 3 or node.input[2] not in held:
+    if (
+        node is None
+        or node.op_type not in ("Conv", "ConvTranspose", "Gemm")
+        or len(node.input) != 3
+        or node.input[2] not in held
+    ):
         return None
     bias = np.ravel(numpy_helper.to_array(held[node.input[2]]))
     same = len(bias) == len(offset) and all(Fraction(float(b)) == part for b, part in zip(bias, offset))
@@ -182,8 +199,9 @@ def _fit_channel(op: Requantise, c: int, bits: int) -> tuple[int, int, int, int]
 
 
 def _span(op: Requantise, c: int) -> int:
-    reached = (op.thresholds[c] > min(op.sign[c] * op.x_lo[c], op.sign[c] * op.x_hi[c])) \
-        & (op.thresholds[c] <= max(op.sign[c] * op.x_lo[c], op.sign[c] * op.x_hi[c]))
+    reached = (op.thresholds[c] > min(op.sign[c] * op.x_lo[c], op.sign[c] * op.x_hi[c])) & (
+        op.thresholds[c] <= max(op.sign[c] * op.x_lo[c], op.sign[c] * op.x_hi[c])
+    )
     return int(reached.sum())
 
 
@@ -223,11 +241,16 @@ def _rewrite(proto, quant, tensor: str, scales, line: _Line, rank: int, axis: in
     spread[axis + 1] = -1
     out_scale, zero = (_value(proto, quant.input[k]) for k in (1, 2))
     constant_rows = line.m == 0
-    factor = np.where(constant_rows, 0.0, line.m / 2.0 ** line.s)
+    factor = np.where(constant_rows, 0.0, line.m / 2.0**line.s)
     offset = np.where(constant_rows, line.level, 2.0 ** -(line.s + 2.0)) - zero.reshape(-1)
-    steps = [("Div", np.array([float(w) for w in np.ravel(w_scale)]).reshape(spread)), ("Div", np.array(float(x_scale))),
-             ("Add", line.beta.astype(float).reshape(spread)), ("Mul", factor.reshape(spread)), ("Add", offset.reshape(spread)),
-             ("Mul", out_scale)]
+    steps = [
+        ("Div", np.array([float(w) for w in np.ravel(w_scale)]).reshape(spread)),
+        ("Div", np.array(float(x_scale))),
+        ("Add", line.beta.astype(float).reshape(spread)),
+        ("Mul", factor.reshape(spread)),
+        ("Add", offset.reshape(spread)),
+        ("Mul", out_scale),
+    ]
     index = list(proto.graph.node).index(quant)
     taken = {t.name for t in proto.graph.initializer}
     base = quant.name or quant.output[0]
@@ -235,7 +258,9 @@ def _rewrite(proto, quant, tensor: str, scales, line: _Line, rank: int, axis: in
         base += "_again"
     for k, (op, value) in enumerate(steps):
         exact = np.asarray(value, np.float32)
-        assert np.array_equal(exact.astype(np.float64), np.asarray(value, np.float64)), f"{quant.name}: a snapped constant is no float32"
+        assert np.array_equal(exact.astype(np.float64), np.asarray(value, np.float64)), (
+            f"{quant.name}: a snapped constant is no float32"
+        )
         name = f"{base}_snap_{k}"
         proto.graph.initializer.append(numpy_helper.from_array(exact, name))
         proto.graph.node.insert(index + k, helper.make_node(op, [tensor, name], [f"{name}_out"], name=name))

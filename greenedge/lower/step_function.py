@@ -13,8 +13,8 @@ import numpy as np
 from greenedge.lower.expr import U64, Const, Expr, Undecidable, Var
 from greenedge.lower.rounding import Quantiser
 
-MAX_TABLE = 1 << 18          # entries per channel of a function that is not monotone
-_MAX_TABLES = 1 << 25        # entries of all channels together: 256 MiB
+MAX_TABLE = 1 << 18  # entries per channel of a function that is not monotone
+_MAX_TABLES = 1 << 25  # entries of all channels together: 256 MiB
 _PRECISIONS = (96, 256, 1024)  # bits tried before a comparison counts as undecidable
 
 
@@ -37,7 +37,9 @@ def step_function(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray
     if np.isnan(direction).any():
         return _tabulated(y, levels, x_lo, x_hi)
     sign = np.where(direction < 0, -1, 1).astype(np.int64)
-    column = y.map_constants(lambda a: np.broadcast_to(a.reshape(-1, 1), (channels, 1)) if a.size > 1 else a.reshape(1, 1))
+    column = y.map_constants(
+        lambda a: np.broadcast_to(a.reshape(-1, 1), (channels, 1)) if a.size > 1 else a.reshape(1, 1)
+    )
     low, high = np.where(sign > 0, x_lo, -x_hi), np.where(sign > 0, x_hi, -x_lo)
     return Step(sign, _bisect(column, levels, sign, low, high), None)
 
@@ -45,8 +47,8 @@ def step_function(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray
 def _bisect(y: Expr, levels: Quantiser, sign: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """(C, L) smallest t in [low, high + 1] whose level, y(sign*t), reaches each boundary; y is rising in t."""
     shape = (len(sign), levels.hi - levels.lo)
-    below = np.broadcast_to(low[:, None] - 1, shape).copy()     # known not to reach, or one below the range
-    reach = np.broadcast_to(high[:, None] + 1, shape).copy()    # known to reach, or one above the range
+    below = np.broadcast_to(low[:, None] - 1, shape).copy()  # known not to reach, or one below the range
+    reach = np.broadcast_to(high[:, None] + 1, shape).copy()  # known to reach, or one above the range
     while True:
         active = reach - below > 1
         if not active.any():
@@ -88,11 +90,15 @@ def _tabulated(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -
     """Every level of every reachable x; thresholds after all where the table turns out to be monotone."""
     span = int((x_hi - x_lo).max()) + 1
     if span > MAX_TABLE:
-        raise Undecidable(f"the function is not monotone and its input takes {span:,} values; at most {MAX_TABLE:,} are tabulated")
+        raise Undecidable(
+            f"the function is not monotone and its input takes {span:,} values; at most {MAX_TABLE:,} are tabulated"
+        )
     channels = len(x_lo)
     if channels * span > _MAX_TABLES:
-        raise Undecidable(f"the function is not monotone and its {channels:,} channels take {span:,} values each; at most {_MAX_TABLES:,} are "
-                          "tabulated in all")
+        raise Undecidable(
+            f"the function is not monotone and its {channels:,} channels take {span:,} values each; at most {_MAX_TABLES:,} are "
+            "tabulated in all"
+        )
     table = np.empty((channels, span), np.int64)
     for c in range(channels):
         one = y.map_constants(lambda a: a.reshape(-1)[[c if a.size > 1 else 0]].reshape(1, 1))
@@ -105,14 +111,19 @@ def _tabulated(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -
 
 
 def _row(levels: Quantiser, channel: int) -> Quantiser:
-    boundary, inclusive = (part if part.ndim == 1 else part[channel if len(part) > 1 else 0] for part in (levels.boundary, levels.inclusive))
+    boundary, inclusive = (
+        part if part.ndim == 1 else part[channel if len(part) > 1 else 0]
+        for part in (levels.boundary, levels.inclusive)
+    )
     return Quantiser(levels.lo, levels.hi, boundary, inclusive)
 
 
 def _levels_at(y: Expr, levels: Quantiser, x: np.ndarray) -> np.ndarray:
     """Levels of one channel at each x, decided exactly."""
     with np.errstate(all="ignore"):
-        value, error = (np.broadcast_to(part.reshape(-1), x.shape) for part in y.approximate(x.reshape(1, -1).astype(float)))
+        value, error = (
+            np.broadcast_to(part.reshape(-1), x.shape) for part in y.approximate(x.reshape(1, -1).astype(float))
+        )
         margin = error + 4 * U64 * (np.abs(value) + np.abs(levels.boundary).max(initial=0))
     guess = np.searchsorted(levels.boundary, value, side="left")
     known = np.isfinite(value) & np.isfinite(margin)
@@ -136,7 +147,7 @@ def _thresholds_of(table, levels, sign, x_lo, x_hi) -> np.ndarray:
     wanted = np.arange(levels.lo + 1, levels.hi + 1)
     rows = []
     for c, row in enumerate(table):
-        row = row[:x_hi[c] - x_lo[c] + 1]
+        row = row[: x_hi[c] - x_lo[c] + 1]
         rising = row if sign[c] > 0 else row[::-1]
         start = x_lo[c] if sign[c] > 0 else -x_hi[c]
         rows.append(start + np.searchsorted(rising, wanted, side="left"))

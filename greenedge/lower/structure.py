@@ -16,7 +16,12 @@ def _live(walk, node, args) -> Live | None:
 
 def _ints(value: Value, what: str) -> list[int]:
     if not isinstance(value, Constant):
-        raise Refused("dynamic-shape", f"its {what} is computed from the data", "shapes must be static", "export with fixed shapes")
+        raise Refused(
+            "dynamic-shape",
+            f"its {what} is computed from the data",
+            "shapes must be static",
+            "export with fixed shapes",
+        )
     return [int(v) for v in np.ravel(value.array)]
 
 
@@ -24,7 +29,9 @@ def _axis(axis: int, rank: int) -> int:
     """An ONNX axis as one without the batch; `rank` counts without the batch."""
     axis = axis + rank + 1 if axis < 0 else axis
     if not 1 <= axis <= rank:
-        raise Refused("unsupported-shape", f"axis {axis}", "the batch axis stays where it is", "keep the batch axis first")
+        raise Refused(
+            "unsupported-shape", f"axis {axis}", "the batch axis stays where it is", "keep the batch axis first"
+        )
     return axis - 1
 
 
@@ -32,7 +39,9 @@ def to_shape(walk, node, value: Live, shape: tuple[int, ...]) -> Live:
     """A reshape of everything but the batch."""
     if shape == walk.builder.edges[value.edge].shape:
         return value
-    return walk.transform(node, value, lambda name: Reshape(name, (value.edge,), name, shape), lambda p: p.reshape(shape))
+    return walk.transform(
+        node, value, lambda name: Reshape(name, (value.edge,), name, shape), lambda p: p.reshape(shape)
+    )
 
 
 def reshape(walk, node, args) -> Value:
@@ -49,7 +58,12 @@ def reshape(walk, node, args) -> Value:
         rest = int(np.prod([d for d in target if d != -1]))
         target = [total // max(1, rest) if d == -1 else d for d in target]
     if not target or target[0] != walk.batch or int(np.prod(target)) != total:
-        raise Refused("unsupported-shape", f"a reshape of {full} to {tuple(target)}", "the batch axis must stay the first", "flatten from axis 1")
+        raise Refused(
+            "unsupported-shape",
+            f"a reshape of {full} to {tuple(target)}",
+            "the batch axis must stay the first",
+            "flatten from axis 1",
+        )
     return to_shape(walk, node, value, tuple(target[1:]))
 
 
@@ -58,7 +72,12 @@ def flatten(walk, node, args) -> Value:
     if value is None:
         return walk.fold(node, args)
     if int(node.attrs.get("axis", 1)) != 1:
-        raise Refused("unsupported-shape", f"Flatten from axis {node.attrs.get('axis')}", "the batch axis must stay the first", "flatten from axis 1")
+        raise Refused(
+            "unsupported-shape",
+            f"Flatten from axis {node.attrs.get('axis')}",
+            "the batch axis must stay the first",
+            "flatten from axis 1",
+        )
     return to_shape(walk, node, value, (int(np.prod(walk.builder.edges[value.edge].shape)),))
 
 
@@ -72,12 +91,18 @@ def transpose(walk, node, args) -> Value:
     rank = len(walk.builder.edges[value.edge].shape)
     perm = list(node.attrs.get("perm") or reversed(range(rank + 1)))
     if perm[0] != 0:
-        raise Refused("unsupported-shape", f"a transposition {tuple(perm)} that moves the batch", "the batch axis stays where it is",
-                      "keep the batch axis first")
+        raise Refused(
+            "unsupported-shape",
+            f"a transposition {tuple(perm)} that moves the batch",
+            "the batch axis stays where it is",
+            "keep the batch axis first",
+        )
     inner = tuple(p - 1 for p in perm[1:])
     if inner == tuple(range(rank)):
         return value
-    return walk.transform(node, value, lambda name: Transpose(name, (value.edge,), name, inner), lambda p: p.transpose(inner))
+    return walk.transform(
+        node, value, lambda name: Transpose(name, (value.edge,), name, inner), lambda p: p.transpose(inner)
+    )
 
 
 def _axes(node, args) -> list[int] | None:
@@ -120,7 +145,12 @@ def pad(walk, node, args) -> Value:
     if value is None:
         return walk.fold(node, args)
     if node.attrs.get("mode", "constant") != "constant":
-        raise Refused("unsupported-op", f"padding mode {node.attrs['mode']!r}", "padding is by a constant", "use padding_mode='zeros'")
+        raise Refused(
+            "unsupported-op",
+            f"padding mode {node.attrs['mode']!r}",
+            "padding is by a constant",
+            "use padding_mode='zeros'",
+        )
     rank = len(walk.builder.edges[value.edge].shape)
     pads = list(node.attrs["pads"]) if "pads" in node.attrs else _ints(args[1], "padding")
     if len(args) > 3 and args[3] is not None:
@@ -130,20 +160,40 @@ def pad(walk, node, args) -> Value:
             full[axis], full[rank + 1 + axis] = pads[k], pads[len(axes) + k]
         pads = full
     if pads[0] or pads[rank + 1] or min(pads) < 0:
-        raise Refused("unsupported-shape", f"padding {tuple(pads)}", "pads are not negative and leave the batch alone", "crop on the host")
+        raise Refused(
+            "unsupported-shape",
+            f"padding {tuple(pads)}",
+            "pads are not negative and leave the batch alone",
+            "crop on the host",
+        )
     given = args[2] if len(args) > 2 and args[2] is not None else None
-    fill = float(np.ravel(given.array)[0]) if isinstance(given, Constant) and given.array.size else float(node.attrs.get("value", 0.0))
+    fill = (
+        float(np.ravel(given.array)[0])
+        if isinstance(given, Constant) and given.array.size
+        else float(node.attrs.get("value", 0.0))
+    )
     value = walk.builder.materialise(node, value)
     scale, zero = walk.builder.grid(value)
     from fractions import Fraction
 
-    level = {Fraction(fill) / s + z for s, z in zip(np.broadcast_to(scale, np.broadcast_shapes(scale.shape, zero.shape)).ravel().tolist(),
-                                                    np.broadcast_to(zero, np.broadcast_shapes(scale.shape, zero.shape)).ravel().tolist())}
+    level = {
+        Fraction(fill) / s + z
+        for s, z in zip(
+            np.broadcast_to(scale, np.broadcast_shapes(scale.shape, zero.shape)).ravel().tolist(),
+            np.broadcast_to(zero, np.broadcast_shapes(scale.shape, zero.shape)).ravel().tolist(),
+        )
+    }
     if len(level) != 1 or next(iter(level)).denominator != 1:
-        raise Refused("unsupported-shape", f"padding by {fill:g}, which is not on the tensor's grid", "the fill must be one of the quantiser's values",
-                      "pad with zeros")
-    inner = tuple(pads[1:rank + 1] + pads[rank + 2:])
-    return walk.transform(node, value, lambda name: Pad(name, (value.edge,), name, inner, int(next(iter(level)))), lambda p: _kept(p))
+        raise Refused(
+            "unsupported-shape",
+            f"padding by {fill:g}, which is not on the tensor's grid",
+            "the fill must be one of the quantiser's values",
+            "pad with zeros",
+        )
+    inner = tuple(pads[1 : rank + 1] + pads[rank + 2 :])
+    return walk.transform(
+        node, value, lambda name: Pad(name, (value.edge,), name, inner, int(next(iter(level)))), lambda p: _kept(p)
+    )
 
 
 def _kept(part: np.ndarray) -> np.ndarray:
@@ -155,8 +205,12 @@ def concat(walk, node, args) -> Value:
     if all(isinstance(value, (Constant, Grid)) for value in args):
         return walk.fold(node, args)
     if not all(isinstance(value, Live) for value in args):
-        raise Refused("float-island", "it joins integers with floats or constants", "all parts must be activations of the integer graph",
-                      "quantise every branch")
+        raise Refused(
+            "float-island",
+            "it joins integers with floats or constants",
+            "all parts must be activations of the integer graph",
+            "quantise every branch",
+        )
     rank = len(walk.builder.edges[args[0].edge].shape)
     axis = _axis(int(node.attrs.get("axis", 1)), rank)
     parts = [walk.builder.materialise(node, value) for value in args]
@@ -180,16 +234,28 @@ def resize(walk, node, args) -> Value:
     if value is None:
         return walk.fold(node, args)
     if str(node.attrs.get("mode", "nearest")) != "nearest":
-        raise Refused("unsupported-op", f"{node.attrs['mode']} resizing", "nearest neighbour by whole factors is taken", "use mode='nearest'")
+        raise Refused(
+            "unsupported-op",
+            f"{node.attrs['mode']} resizing",
+            "nearest neighbour by whole factors is taken",
+            "use mode='nearest'",
+        )
     shape = (walk.batch, *walk.builder.edges[value.edge].shape)
     factors = _factors(node, args, shape)
     if factors[0] != 1 or any(f != int(f) or f < 1 for f in factors):
-        raise Refused("unsupported-shape", f"a resize by {tuple(round(f, 4) for f in factors)}", "whole factors of at least 1", "use a whole scale_factor")
+        raise Refused(
+            "unsupported-shape",
+            f"a resize by {tuple(round(f, 4) for f in factors)}",
+            "whole factors of at least 1",
+            "use a whole scale_factor",
+        )
     _check_nearest(node)
     inner = tuple(int(f) for f in factors[1:])
     if all(f == 1 for f in inner):
         return value
-    stretched = lambda p: np.concatenate([p], axis=0) if all(d == 1 or f == 1 for d, f in zip(p.shape, inner)) else _repeat(p, inner)
+    stretched = lambda p: (
+        np.concatenate([p], axis=0) if all(d == 1 or f == 1 for d, f in zip(p.shape, inner)) else _repeat(p, inner)
+    )
     return walk.transform(node, value, lambda name: Upsample(name, (value.edge,), name, inner), stretched)
 
 
@@ -201,17 +267,37 @@ def _factors(node, args, shape) -> list[float]:
         return [float(v) for v in np.ravel(scales.array)]
     if len(args) > 3 and args[3] is not None:
         return [new / old for new, old in zip(_ints(args[3], "target size"), shape)]
-    raise Refused("dynamic-shape", "its factors are computed from the data", "shapes must be static", "export with fixed shapes")
+    raise Refused(
+        "dynamic-shape", "its factors are computed from the data", "shapes must be static", "export with fixed shapes"
+    )
 
 
 def _check_nearest(node) -> None:
     """Whole-factor nearest resizing repeats samples under these coordinate rules; others shift the image."""
-    rule = (node.attrs.get("coordinate_transformation_mode", "half_pixel"), node.attrs.get("nearest_mode", "round_prefer_floor"))
-    if node.op == "Resize" and rule not in (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil"),
-                                            ("half_pixel", "floor"), ("pytorch_half_pixel", "round_prefer_floor")):
-        raise Refused("unsupported-op", f"nearest resizing with {rule[0]} and {rule[1]}", "it must repeat samples", "use mode='nearest'")
+    rule = (
+        node.attrs.get("coordinate_transformation_mode", "half_pixel"),
+        node.attrs.get("nearest_mode", "round_prefer_floor"),
+    )
+    if node.op == "Resize" and rule not in (
+        ("asymmetric", "floor"),
+        ("half_pixel", "round_prefer_floor"),
+        ("half_pixel", "round_prefer_ceil"),
+        ("half_pixel", "floor"),
+        ("pytorch_half_pixel", "round_prefer_floor"),
+    ):
+        raise Refused(
+            "unsupported-op",
+            f"nearest resizing with {rule[0]} and {rule[1]}",
+            "it must repeat samples",
+            "use mode='nearest'",
+        )
     if rule == ("half_pixel", "floor"):
-        raise Refused("unsupported-op", "nearest resizing with half_pixel and floor", "it must repeat samples", "use mode='nearest'")
+        raise Refused(
+            "unsupported-op",
+            "nearest resizing with half_pixel and floor",
+            "it must repeat samples",
+            "use mode='nearest'",
+        )
 
 
 def _repeat(part: np.ndarray, factors) -> np.ndarray:
@@ -226,11 +312,25 @@ def depth_to_space(walk, node, args) -> Value:
         return walk.fold(node, args)
     value = walk.builder.materialise(node, value)
     if any(part.size > 1 for part in walk.builder.grid(value)):
-        raise Refused("unsupported-scale", "DepthToSpace of a tensor with per-channel scales", "one scale per tensor",
-                      "put a per-tensor quantiser before it")
+        raise Refused(
+            "unsupported-scale",
+            "DepthToSpace of a tensor with per-channel scales",
+            "one scale per tensor",
+            "put a per-tensor quantiser before it",
+        )
     block, mode = int(node.attrs["blocksize"]), str(node.attrs.get("mode", "DCR"))
     return walk.transform(node, value, lambda name: DepthToSpace(name, (value.edge,), name, block, mode), _kept)
 
 
-RULES = {"Reshape": reshape, "Flatten": flatten, "Transpose": transpose, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Pad": pad,
-         "Concat": concat, "Resize": resize, "Upsample": resize, "DepthToSpace": depth_to_space}
+RULES = {
+    "Reshape": reshape,
+    "Flatten": flatten,
+    "Transpose": transpose,
+    "Squeeze": squeeze,
+    "Unsqueeze": unsqueeze,
+    "Pad": pad,
+    "Concat": concat,
+    "Resize": resize,
+    "Upsample": resize,
+    "DepthToSpace": depth_to_space,
+}

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from greenedge.lower.expr import Const, Expr
 from greenedge.frontends.source import Node
+from greenedge.lower.expr import Const, Expr
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Grid:
         zero = np.vectorize(Fraction, otypes=[object])(np.asarray(self.zero, float))
         return (np.vectorize(Fraction, otypes=[object])(self.ints) - zero) * scale
 
-    def map(self, change) -> "Grid":
+    def map(self, change) -> Grid:
         """The same constant after a change of shape (transpose, reshape, …)."""
         full = lambda part: change(np.broadcast_to(part, self.ints.shape))
         return Grid(change(self.ints), compressed(full(self.scale)), compressed(full(self.zero)), self.bits)

@@ -6,60 +6,126 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from greenedge import __version__
-from greenedge.run.manifest import load_manifest
-from greenedge.report.summary import measured_energy, read_json
-from greenedge.report.training import tradeoff, view as training_view
 from greenedge.report.format import count, duration, hertz, joules, percent, size
+from greenedge.report.summary import measured_energy, read_json
+from greenedge.report.training import tradeoff
+from greenedge.report.training import view as training_view
+from greenedge.run.manifest import load_manifest
 
 _HERE = Path(__file__).resolve().parent
-STAGE_TITLES = {"torch": "PyTorch", "qonnx": "QONNX", "graph": "Integer graph", "rtl": "RTL",
-                "rtl-stalls": "RTL with random stalls", "c-simulation": "C simulation", "tflite": "TFLite (XNNPACK)",
-                "tflite-reference": "TFLite (reference kernels)", "onnxruntime": "ONNX Runtime", "c99": "C99",
-                "netlist": "Netlist", "board": "Virtual board", "epilogue": "Epilogue (host)"}
+STAGE_TITLES = {
+    "torch": "PyTorch",
+    "qonnx": "QONNX",
+    "graph": "Integer graph",
+    "rtl": "RTL",
+    "rtl-stalls": "RTL with random stalls",
+    "c-simulation": "C simulation",
+    "tflite": "TFLite (XNNPACK)",
+    "tflite-reference": "TFLite (reference kernels)",
+    "onnxruntime": "ONNX Runtime",
+    "c99": "C99",
+    "netlist": "Netlist",
+    "board": "Virtual board",
+    "epilogue": "Epilogue (host)",
+}
 # key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
-_FIGURES = {"cycles_per_inference": ("cycles per inference", "count"), "fmax_hz": ("highest clock", "hertz"),
-            "estimated_cycles": ("cycles, estimated beforehand", "count"), "estimated_lut4": ("LUT4 of the core, estimated beforehand", "count"),
-            "estimated_lut4_error": ("that estimate against yosys's count", "text"),
-            "estimated_bram_bits": ("block RAM bits of the core, estimated beforehand", "count"),
-            "core_fmax_hz": ("highest clock of the core", "hertz"), "clock_hz": ("clock", "hertz"),
-            "latency_s": ("latency", "time"), "latency_cycles": ("latency in cycles", "count"),
-            "latency_at_core_fmax_s": ("latency at the core's highest clock", "time"), "adders": ("adders", "count"),
-            "pipeline_stages": ("pipeline stages", "count"), "trace_s": ("unrolling into Verilog took", "time"),
-            "loop_interval_cycles": ("interval of the slowest loop, cycles", "count"),
-            "loop_latency_cycles": ("latency of the longest loop, cycles", "count"), "area_score": ("area score", "count"),
-            "toolchain": ("toolchain", "text"), "io": ("inputs and outputs", "text"), "write_s": ("writing the project took", "time"),
-            "csim_compile_s": ("compiling the C simulation took", "time"), "ips": ("inferences per second", "rate"),
-            "bytes": ("size of the model", "size"), "ram_bytes": ("working memory", "size"),
-            "npu_bytes": ("size of the NPU's file", "size"), "estimated_latency_s": ("latency", "time"), "estimated_clock_hz": ("clock", "hertz"),
-            "estimated_sram_bytes": ("SRAM", "size"), "estimated_flash_and_dram_bytes": ("flash and DRAM", "size"),
-            "runtime": ("runtime", "text"), "kernels": ("kernels", "text")}
-_RESOURCES = {"lut4": "LUT4", "lut": "LUTs", "alm": "ALMs", "alut": "ALUTs", "ff": "Flip-flops", "dsp": "DSP blocks",
-              "bram_bits": "Block RAM bits", "ram_blocks": "RAM blocks", "uram": "UltraRAM blocks", "mlab": "MLABs",
-              "comb": "Logic cells, placed"}
+_FIGURES = {
+    "cycles_per_inference": ("cycles per inference", "count"),
+    "fmax_hz": ("highest clock", "hertz"),
+    "estimated_cycles": ("cycles, estimated beforehand", "count"),
+    "estimated_lut4": ("LUT4 of the core, estimated beforehand", "count"),
+    "estimated_lut4_error": ("that estimate against yosys's count", "text"),
+    "estimated_bram_bits": ("block RAM bits of the core, estimated beforehand", "count"),
+    "core_fmax_hz": ("highest clock of the core", "hertz"),
+    "clock_hz": ("clock", "hertz"),
+    "latency_s": ("latency", "time"),
+    "latency_cycles": ("latency in cycles", "count"),
+    "latency_at_core_fmax_s": ("latency at the core's highest clock", "time"),
+    "adders": ("adders", "count"),
+    "pipeline_stages": ("pipeline stages", "count"),
+    "trace_s": ("unrolling into Verilog took", "time"),
+    "loop_interval_cycles": ("interval of the slowest loop, cycles", "count"),
+    "loop_latency_cycles": ("latency of the longest loop, cycles", "count"),
+    "area_score": ("area score", "count"),
+    "toolchain": ("toolchain", "text"),
+    "io": ("inputs and outputs", "text"),
+    "write_s": ("writing the project took", "time"),
+    "csim_compile_s": ("compiling the C simulation took", "time"),
+    "ips": ("inferences per second", "rate"),
+    "bytes": ("size of the model", "size"),
+    "ram_bytes": ("working memory", "size"),
+    "npu_bytes": ("size of the NPU's file", "size"),
+    "estimated_latency_s": ("latency", "time"),
+    "estimated_clock_hz": ("clock", "hertz"),
+    "estimated_sram_bytes": ("SRAM", "size"),
+    "estimated_flash_and_dram_bytes": ("flash and DRAM", "size"),
+    "runtime": ("runtime", "text"),
+    "kernels": ("kernels", "text"),
+}
+_RESOURCES = {
+    "lut4": "LUT4",
+    "lut": "LUTs",
+    "alm": "ALMs",
+    "alut": "ALUTs",
+    "ff": "Flip-flops",
+    "dsp": "DSP blocks",
+    "bram_bits": "Block RAM bits",
+    "ram_blocks": "RAM blocks",
+    "uram": "UltraRAM blocks",
+    "mlab": "MLABs",
+    "comb": "Logic cells, placed",
+}
 # of a layer as the hardware's maker records it: key -> heading; shown where any layer has it
-_LAYER_COLUMNS = {"kind": "built as", "reuse_factor": "reuse factor", "strategy": "strategy", "cycles": "cycles, estimated",
-                  "result": "result", "within": "types within", "adders": "adders", "cost": "bits of adders", "stages": "pipeline stages", "seconds": "seconds to trace"}
+_LAYER_COLUMNS = {
+    "kind": "built as",
+    "reuse_factor": "reuse factor",
+    "strategy": "strategy",
+    "cycles": "cycles, estimated",
+    "result": "result",
+    "within": "types within",
+    "adders": "adders",
+    "cost": "bits of adders",
+    "stages": "pipeline stages",
+    "seconds": "seconds to trace",
+}
 _WITHIN = {"weight": "weights", "accum": "accumulator", "scale": "scale", "bias": "bias"}
 _POOL = {"comb": "lut4"}  # a placed logic cell takes a LUT4, also for carry and small memories
-_ELSEWHERE = ("selftest", "part", "tools", "bitstream_bytes", "rtl_sha256")  # shown in the heading, the files and the digests
+_ELSEWHERE = (
+    "selftest",
+    "part",
+    "tools",
+    "bitstream_bytes",
+    "rtl_sha256",
+)  # shown in the heading, the files and the digests
 ESTIMATED = ("estimated", "estimate")
 
 
 def render(runs: Sequence[tuple[Path, dict]]) -> str:
     """The page over these runs, each a folder and its summary. Nothing in it is loaded from anywhere else."""
     views = [_view(run, summary) for run, summary in runs]
-    return template("page.html").render(runs=views, several=len(views) > 1, version=__version__,
-                                        heading=_heading(views), verdict=_overall(views))
+    return template("page.html").render(
+        runs=views, several=len(views) > 1, version=__version__, heading=_heading(views), verdict=_overall(views)
+    )
 
 
 def template(name: str):
     """A template of this folder, with the filters that write numbers."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    env = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                      lstrip_blocks=True)
-    env.filters |= {"count": count, "hertz": hertz, "time": duration, "size": size, "rate": count, "text": str,
-                    "joules": joules, "percent": percent, "title_of": lambda stage: STAGE_TITLES.get(stage, stage)}
+    env = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters |= {
+        "count": count,
+        "hertz": hertz,
+        "time": duration,
+        "size": size,
+        "rate": count,
+        "text": str,
+        "joules": joules,
+        "percent": percent,
+        "title_of": lambda stage: STAGE_TITLES.get(stage, stage),
+    }
     return env.get_template(name)
 
 
@@ -77,27 +143,53 @@ def _view(run: Path, summary: dict) -> dict:
     manifest = load_manifest(run)
     entries, unverified = _ordered(summary.get("verify", [])), summary.get("unverified")
     target = summary.get("target") or {}
-    failed = [(name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")]
+    failed = [
+        (name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")
+    ]
     lowered = read_json(run, "3-lower/lower.json") or {}
     metrics = read_json(run, "1-train/metrics.json") or {}
-    return {"name": summary.get("model") or run.name, "title": summary.get("title") or run.name, "target": target,
-            "backend": summary.get("backend"), "verdict": _verdict(manifest, entries, unverified), "verify": entries, "beside": summary.get("beside", []),
-            "sentence": _sentence(entries) + (f" What was built is not verified: {unverified}" if unverified else ""),
-            "chain": _chain([entry for entry in entries if entry.get("within") is None]), "accuracy": summary.get("accuracy", {}),
-            "resources": _resources(summary, target.get("resources") or {}),
-            "figures": _figures(summary), "files": summary.get("files", {}), "notes": summary.get("notes", []),
-            "built": {name.removeprefix("4-build/"): size for name, size in summary.get("files", {}).items()
-                      if name.startswith("4-build/")},
-            "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
-            "made": _made(summary), "hardware_layers": _hardware_layers(summary),
-            "stages": _stages(manifest), "failed": failed, "layers": lowered.get("layers", []),
-            "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
-            "energy": _energy(run, manifest), "energy_cells": _energy_cells(summary),
-            "loss": curve(metrics.get("train_loss") or []), "metrics": metrics,
-            "bill": training_view(metrics), "tradeoff": tradeoff([("training", metrics)]),
-            "tools": summary.get("tools", {}),
-            "digests": {name: digest for record in manifest.stages.values() for name, digest in record.outputs.items()
-                        if name in summary.get("files", {})} | _rtl_digest(summary)}
+    return {
+        "name": summary.get("model") or run.name,
+        "title": summary.get("title") or run.name,
+        "target": target,
+        "backend": summary.get("backend"),
+        "verdict": _verdict(manifest, entries, unverified),
+        "verify": entries,
+        "beside": summary.get("beside", []),
+        "sentence": _sentence(entries) + (f" What was built is not verified: {unverified}" if unverified else ""),
+        "chain": _chain([entry for entry in entries if entry.get("within") is None]),
+        "accuracy": summary.get("accuracy", {}),
+        "resources": _resources(summary, target.get("resources") or {}),
+        "figures": _figures(summary),
+        "files": summary.get("files", {}),
+        "notes": summary.get("notes", []),
+        "built": {
+            name.removeprefix("4-build/"): size
+            for name, size in summary.get("files", {}).items()
+            if name.startswith("4-build/")
+        },
+        "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
+        "made": _made(summary),
+        "hardware_layers": _hardware_layers(summary),
+        "stages": _stages(manifest),
+        "failed": failed,
+        "layers": lowered.get("layers", []),
+        "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
+        "energy": _energy(run, manifest),
+        "energy_cells": _energy_cells(summary),
+        "loss": curve(metrics.get("train_loss") or []),
+        "metrics": metrics,
+        "bill": training_view(metrics),
+        "tradeoff": tradeoff([("training", metrics)]),
+        "tools": summary.get("tools", {}),
+        "digests": {
+            name: digest
+            for record in manifest.stages.values()
+            for name, digest in record.outputs.items()
+            if name in summary.get("files", {})
+        }
+        | _rtl_digest(summary),
+    }
 
 
 def _rtl_digest(summary: dict) -> dict[str, str]:
@@ -106,7 +198,7 @@ def _rtl_digest(summary: dict) -> dict[str, str]:
 
 
 def _verdict(manifest, entries: list[dict], unverified: str | None) -> str:
-    """"differs" where anything differed, "equal" where the verify stage ended well, else "open"."""
+    """ "differs" where anything differed, "equal" where the verify stage ended well, else "open"."""
     if any(entry["mismatches"] for entry in entries):
         return "differs"
     record = manifest.stages.get("verify")
@@ -119,8 +211,10 @@ def _sentence(entries: list[dict]) -> str:
     if wrong:
         first = wrong.get("first")
         where = f"; first at sample {first['sample']}, layer {first['layer']}" if first else ""
-        return (f"{_named(wrong['candidate'])} differs from {_named(wrong['reference'])} on {wrong['mismatches']} of "
-                f"{wrong['samples']} samples{where}.")
+        return (
+            f"{_named(wrong['candidate'])} differs from {_named(wrong['reference'])} on {wrong['mismatches']} of "
+            f"{wrong['samples']} samples{where}."
+        )
     if not entries:
         return "Nothing has been compared yet."
     entries = [entry for entry in entries if entry.get("within") is None]  # the rest are floats, each with its row
@@ -134,7 +228,12 @@ def _sentence(entries: list[dict]) -> str:
 
 
 def _named(stage: str) -> str:
-    spoken = {"graph": "the integer graph", "epilogue": "the host's epilogue", "netlist": "the netlist", "board": "the virtual board"}
+    spoken = {
+        "graph": "the integer graph",
+        "epilogue": "the host's epilogue",
+        "netlist": "the netlist",
+        "board": "the virtual board",
+    }
     return spoken.get(stage) or STAGE_TITLES.get(stage, stage)
 
 
@@ -168,17 +267,31 @@ def _resources(summary: dict, available: dict) -> list[dict]:
         used, total, word = hardware.get(key), available.get(_POOL.get(key, key)), _evidence(summary, key)
         if used is not None:
             share = min(100.0, 100.0 * used / total) if total else None
-            rows.append({"label": label, "used": used, "total": total, "share": share, "evidence": word,
-                         "estimated": _is_estimate(word), "core": (hardware.get("core") or {}).get(key),
-                         "before": (hardware.get("hls_estimates") or {}).get(key)})
+            rows.append(
+                {
+                    "label": label,
+                    "used": used,
+                    "total": total,
+                    "share": share,
+                    "evidence": word,
+                    "estimated": _is_estimate(word),
+                    "core": (hardware.get("core") or {}).get(key),
+                    "before": (hardware.get("hls_estimates") or {}).get(key),
+                }
+            )
     return rows
 
 
 def _made(summary: dict) -> str:
     """What the figures are of."""
     hardware = summary.get("hardware") or {}
-    return ("On the chip" if any(hardware.get(key) is not None for key in _RESOURCES) else "The HLS project"
-            if "toolchain" in hardware else "The binary")
+    return (
+        "On the chip"
+        if any(hardware.get(key) is not None for key in _RESOURCES)
+        else "The HLS project"
+        if "toolchain" in hardware
+        else "The binary"
+    )
 
 
 def _hardware_layers(summary: dict) -> dict:
@@ -188,8 +301,10 @@ def _hardware_layers(summary: dict) -> dict:
         if types := [f"{word} {layer[key]}" for key, word in _WITHIN.items() if key in layer]:
             layer["within"] = ", ".join(types)
     keys = [key for key in _LAYER_COLUMNS if any(key in layer for layer in layers)]
-    return {"columns": [_LAYER_COLUMNS[key] for key in keys],
-            "rows": [(layer["layer"], [layer.get(key) for key in keys]) for layer in layers]}
+    return {
+        "columns": [_LAYER_COLUMNS[key] for key in keys],
+        "rows": [(layer["layer"], [layer.get(key) for key in keys]) for layer in layers],
+    }
 
 
 def _figures(summary: dict) -> list[dict]:
@@ -201,12 +316,28 @@ def _figures(summary: dict) -> list[dict]:
                 continue
             label, kind = _FIGURES.get(key, (key.replace("_", " "), "text"))
             word = _evidence(summary, key)
-            rows.append({"key": key, "label": label, "kind": kind, "value": value, "evidence": word,
-                         "estimated": _is_estimate(word)})
+            rows.append(
+                {
+                    "key": key,
+                    "label": label,
+                    "kind": kind,
+                    "value": value,
+                    "evidence": word,
+                    "estimated": _is_estimate(word),
+                }
+            )
     core_hz = ((summary.get("hardware") or {}).get("core") or {}).get("fmax_hz")
     if core_hz is not None:
-        rows.append({"key": "core_fmax_hz", "label": "highest clock of the core", "kind": "hertz", "value": core_hz,
-                     "evidence": _evidence(summary, "fmax_hz"), "estimated": False})
+        rows.append(
+            {
+                "key": "core_fmax_hz",
+                "label": "highest clock of the core",
+                "kind": "hertz",
+                "value": core_hz,
+                "evidence": _evidence(summary, "fmax_hz"),
+                "estimated": False,
+            }
+        )
     return sorted(rows, key=lambda row: list(_FIGURES).index(row["key"]) if row["key"] in _FIGURES else len(_FIGURES))
 
 
@@ -228,14 +359,27 @@ def _energy_cells(summary: dict) -> list[str]:
     from greenedge.energy.terminal import energy_text
 
     found = [(row, results.figure(row, "total")) for row in summary["energy"]]
-    return [f"{energy_text(total, False) or energy_text(total, True)}, {row['source']['covers']}" for row, total in found if total]
+    return [
+        f"{energy_text(total, False) or energy_text(total, True)}, {row['source']['covers']}"
+        for row, total in found
+        if total
+    ]
 
 
 def _stages(manifest) -> list[dict]:
     records = {name: record for name, record in manifest.stages.items() if name != "report"}
     longest = max((r.seconds or 0 for r in records.values()), default=0) or 1
-    return [{"name": name, "seconds": r.seconds, "status": r.status, "note": r.note, "copied": r.reused_from,
-             "width": 100 * (r.seconds or 0) / longest} for name, r in records.items()]
+    return [
+        {
+            "name": name,
+            "seconds": r.seconds,
+            "status": r.status,
+            "note": r.note,
+            "copied": r.reused_from,
+            "width": 100 * (r.seconds or 0) / longest,
+        }
+        for name, r in records.items()
+    ]
 
 
 def curve(values: list[float], width: float = 320, height: float = 72) -> str:

@@ -30,15 +30,31 @@ def summarise(run: Path) -> dict:
     built = _built(run, manifest)
     if built.get("hardware") and target:
         built["hardware"] = {"part": target.get("part")} | built["hardware"]
-    summary = {"format": FORMAT, "model": source.get("name"), "title": source.get("title"), "target": target,
-               "backend": manifest.about.get("backend"), "accuracy": verified.get("accuracy", {}),
-               "verify": verified.get("verify", []), "beside": verified.get("beside", []), "unverified": verified.get("unverified"),
-               "hardware": built.get("hardware"), "edge": built.get("edge"), "energy": _energy(run, manifest),
-               "seconds": {name: r.seconds for name, r in manifest.stages.items() if r.status == "done" and name != "report"},
-               "tools": _tools(manifest, built), "files": _files(run, manifest),
-               "training": _training(run), "evidence": built.get("evidence"), "notes": list(built.get("notes", []))}
-    summary["notes"] += [f"{path.name} is the energy of an earlier build; measure again."
-                         for path, document in energy_documents(run) if not _of_build(document, manifest)]
+    summary = {
+        "format": FORMAT,
+        "model": source.get("name"),
+        "title": source.get("title"),
+        "target": target,
+        "backend": manifest.about.get("backend"),
+        "accuracy": verified.get("accuracy", {}),
+        "verify": verified.get("verify", []),
+        "beside": verified.get("beside", []),
+        "unverified": verified.get("unverified"),
+        "hardware": built.get("hardware"),
+        "edge": built.get("edge"),
+        "energy": _energy(run, manifest),
+        "seconds": {name: r.seconds for name, r in manifest.stages.items() if r.status == "done" and name != "report"},
+        "tools": _tools(manifest, built),
+        "files": _files(run, manifest),
+        "training": _training(run),
+        "evidence": built.get("evidence"),
+        "notes": list(built.get("notes", [])),
+    }
+    summary["notes"] += [
+        f"{path.name} is the energy of an earlier build; measure again."
+        for path, document in energy_documents(run)
+        if not _of_build(document, manifest)
+    ]
     if manifest.about.get("backend_reason"):
         summary["notes"].insert(0, f"The back end {manifest.about['backend_reason']}.")
     bitstream = any(name.endswith((".bit", ".bin", ".fs")) for name in summary["files"])
@@ -79,8 +95,18 @@ def _energy(run: Path, manifest: Manifest) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in ("trace", "repetitions")} for row in rows]
 
 
-_TRAINING = ("parameters", "epochs", "samples_seen", "steps", "weights_sha256", "ledger", "prune", "distil", "subset",
-             "search")
+_TRAINING = (
+    "parameters",
+    "epochs",
+    "samples_seen",
+    "steps",
+    "weights_sha256",
+    "ledger",
+    "prune",
+    "distil",
+    "subset",
+    "search",
+)
 
 
 def _training(run: Path) -> dict | None:
@@ -112,8 +138,10 @@ def _built(run: Path, manifest: Manifest) -> dict:
     try:
         return load_backend(backend).report(folder)
     except (KeyError, TypeError, IndexError, AttributeError) as error:  # records of another shape than ours
-        raise GreenedgeError(f"{folder} has records that are damaged or of another greenedge ({type(error).__name__}: {error}); "
-                             "run the build stage again.") from None
+        raise GreenedgeError(
+            f"{folder} has records that are damaged or of another greenedge ({type(error).__name__}: {error}); "
+            "run the build stage again."
+        ) from None
 
 
 def in_a_line(hardware: Mapping) -> list[str]:
@@ -139,7 +167,11 @@ def _tools(manifest: Manifest, built: dict) -> dict[str, str]:
 
 def _files(run: Path, manifest: Manifest) -> dict[str, int]:
     """What came out, in bytes: the models and the built products."""
-    names = [name for stage in ("export", "lower", "build") if stage in manifest.stages
-             for name in manifest.stages[stage].outputs]
+    names = [
+        name
+        for stage in ("export", "lower", "build")
+        if stage in manifest.stages
+        for name in manifest.stages[stage].outputs
+    ]
     wanted = [name for name in names if name.endswith(_PRODUCTS) and (name.count("/") == 1 or "/npu/" in name)]
     return {name: inside(run, name).stat().st_size for name in wanted if inside(run, name).is_file()}

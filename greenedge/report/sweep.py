@@ -7,10 +7,10 @@ from pathlib import Path
 
 from greenedge import __version__
 from greenedge.files.atomic_write import write_aside
+from greenedge.report.format import count, joules
 from greenedge.report.page import template
 from greenedge.report.summary import read_json
 from greenedge.report.training import energy_of, tradeoff
-from greenedge.report.format import count, joules
 
 # key of a row -> (heading, evidence)
 COLUMNS = {

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from greenedge.run.jobs import built_with
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
-from greenedge.run.stages import FOLDER, Tell
+from greenedge.run.jobs import built_with
 from greenedge.run.manifest import FILE, Manifest, inside, intact, load_manifest
+from greenedge.run.stages import FOLDER, Tell
 from greenedge.target import Target, load_target
 
 
-def infer_on_board(run: Path, samples: Path, port: str | None, baud: int | None, tell: Tell, out: Path | None = None) -> tuple:
+def infer_on_board(
+    run: Path, samples: Path, port: str | None, baud: int | None, tell: Tell, out: Path | None = None
+) -> tuple:
     """The samples of an .npy file through the board at `port`, or through the virtual board where that is None.
 
     Returns ({model output: float array}, or with `out` what `greenedge.run.infer.write` returns; the board's figures, see
@@ -22,11 +24,11 @@ def infer_on_board(run: Path, samples: Path, port: str | None, baud: int | None,
     """
     from greenedge.backends import load_backend, lowered_for
     from greenedge.boards import board_runner
+    from greenedge.frontends.import_onnx import read_array
     from greenedge.graph import run_graph
+    from greenedge.lower import load_lowered
     from greenedge.lower.float_io import run_epilogue, run_prologue
     from greenedge.run.infer import write
-    from greenedge.lower import load_lowered
-    from greenedge.frontends.import_onnx import read_array
     from greenedge.verify.compare import compare
 
     backend = load_backend(built_with(run, load_manifest(run)))
@@ -49,7 +51,9 @@ def in_words(figures: Mapping) -> str:
     parts = [f"{figures['samples']:,} samples, every integer equal to the integer graph's"]
     if latency is not None:
         parts.append(f"latency {duration(latency)} by the board's own counters ({figures['evidence']})")
-    parts.append(f"{figures['wall_s']:.1f} s for the host" + (f", {duration(line)} on the line (simulated)" if line else ""))
+    parts.append(
+        f"{figures['wall_s']:.1f} s for the host" + (f", {duration(line)} on the line (simulated)" if line else "")
+    )
     if figures["requests_lost"] or figures["resets"]:
         parts.append(f"{figures['requests_lost']:,} requests sent again, {figures['resets']:,} resets")
     return "; ".join(parts) + "."
@@ -62,7 +66,9 @@ def udev_rules() -> str:
     return UDEV
 
 
-def program_run(run: Path, target: str | None, docker: bool, dry_run: bool, tell: Callable[[int, int, str], None]) -> list[str]:
+def program_run(
+    run: Path, target: str | None, docker: bool, dry_run: bool, tell: Callable[[int, int, str], None]
+) -> list[str]:
     """Programs the run's board; returns the command. `target` is the board file where it is none that ships with greenedge.
 
     Raises VerificationError for a bitstream that is not the one that was built, ToolError for what goes wrong on the way.
@@ -77,8 +83,10 @@ def program_run(run: Path, target: str | None, docker: bool, dry_run: bool, tell
     bitstream = bitstream_of(run / FOLDER["build"])
     name = f"{FOLDER['build']}/{bitstream.name}"
     if not intact(run, {name: manifest.stages["build"].outputs.get(name, "")}):
-        raise VerificationError(f"{bitstream} is not the file that was built, its sha256 differs; run the same `greenedge run` or "
-                                "`greenedge build` again to build it anew.")
+        raise VerificationError(
+            f"{bitstream} is not the file that was built, its sha256 differs; run the same `greenedge run` or "
+            "`greenedge build` again to build it anew."
+        )
     return program_argv(board, bitstream, docker) if dry_run else load(bitstream.parent, board, docker, tell)
 
 

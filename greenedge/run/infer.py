@@ -11,8 +11,8 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import write_aside
-from greenedge.lower.float_io import run_prologue
 from greenedge.lower import Lowered
+from greenedge.lower.float_io import run_prologue
 
 Tell = Callable[[int, int, str], None]
 Outputs = Mapping[str, np.ndarray]  # model output -> (samples, …)

@@ -10,10 +10,31 @@ from pathlib import Path
 
 from greenedge.backends import BACKENDS, check_options, load_backend, lowered_for
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
-from greenedge.run.stages import (FOLDER, STAGES, Job, Tell, choose_backend, compare_stages, plan_build, run_job, run_jobs)
-from greenedge.run.manifest import (FILE, Manifest, Record, digest_files, explained, hold, inside, intact, load_manifest, save_manifest)
-from greenedge.frontends.import_onnx import ModelFile
 from greenedge.files.package_data import shipped
+from greenedge.frontends.import_onnx import ModelFile
+from greenedge.run.manifest import (
+    FILE,
+    Manifest,
+    Record,
+    digest_files,
+    explained,
+    hold,
+    inside,
+    intact,
+    load_manifest,
+    save_manifest,
+)
+from greenedge.run.stages import (
+    FOLDER,
+    STAGES,
+    Job,
+    Tell,
+    choose_backend,
+    compare_stages,
+    plan_build,
+    run_job,
+    run_jobs,
+)
 from greenedge.target import load_target, nearest
 
 BUILD = "build."  # settings with this prefix go to the back end, all others to the recipe
@@ -30,28 +51,39 @@ def find_recipe(name: str, settings: Mapping[str, str]):
 
     folder = Path(name) if "/" in name or (Path(name) / "flow.toml").is_file() else shipped("flows") / name
     if "/" not in name and not (folder / "flow.toml").is_file():
-        raise TargetError(f"there is no recipe {name!r}{nearest(name, list_recipes())}; recipes are: "
-                          f"{', '.join(list_recipes())}; a folder with a flow.toml is one too.")
+        raise TargetError(
+            f"there is no recipe {name!r}{nearest(name, list_recipes())}; recipes are: "
+            f"{', '.join(list_recipes())}; a folder with a flow.toml is one too."
+        )
     return load_recipe(folder, {key: text for key, text in settings.items() if not key.startswith(BUILD)})
 
 
-def jobs_for(source, targets: Sequence[str], backend: str | None = None, options: Mapping[str, object] | None = None,
-             until: str = "report", docker: bool = False) -> list[Job]:
+def jobs_for(
+    source,
+    targets: Sequence[str],
+    backend: str | None = None,
+    options: Mapping[str, object] | None = None,
+    until: str = "report",
+    docker: bool = False,
+) -> list[Job]:
     """One job per target, each checked as far as it goes without work: the target, the back end, its tools.
 
     Raises TargetError and ToolError before anything is trained.
     """
     building = list(STAGES).index(until) >= list(STAGES).index("build")
     if not targets and building:
-        raise TargetError("no target: say --target NAME (`greenedge targets` lists them), or --until lower to stop before "
-                          "the build.")
+        raise TargetError(
+            "no target: say --target NAME (`greenedge targets` lists them), or --until lower to stop before the build."
+        )
     if not building:
         return [Job(source)]
     check_options(options or {})
     jobs = []
     for name in dict.fromkeys(targets):
         target = load_target(name)
-        job = Job(source, target, choose_backend(target, backend), dict(options or {}), docker, settled=backend is not None)
+        job = Job(
+            source, target, choose_backend(target, backend), dict(options or {}), docker, settled=backend is not None
+        )
         load_backend(job.backend).tools(job.options)
         jobs.append(job)
     return jobs
@@ -64,8 +96,9 @@ def split_settings(texts: Sequence[str]) -> tuple[dict[str, str], dict[str, obje
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise TargetError(f"--set {text!r} is not understood; write KEY=VALUE, such as train.epochs=20 or "
-                              "build.fps=100000.")
+            raise TargetError(
+                f"--set {text!r} is not understood; write KEY=VALUE, such as train.epochs=20 or build.fps=100000."
+            )
         if key.startswith(BUILD):
             options[key.removeprefix(BUILD)] = _number(value)
         else:
@@ -86,7 +119,9 @@ def input_types(texts: Sequence[str]) -> dict[str, str]:
     """("NAME=TYPE" or "TYPE", …) as {name, or "" for every input: type}. Raises GreenedgeError for a type that is none."""
     from greenedge.lower import parse_input_type
 
-    declared = {name if equals else "": kind if equals else name for name, equals, kind in (t.partition("=") for t in texts)}
+    declared = {
+        name if equals else "": kind if equals else name for name, equals, kind in (t.partition("=") for t in texts)
+    }
     for kind in declared.values():
         parse_input_type(kind)
     return declared
@@ -98,7 +133,10 @@ def preflight(model: Path, targets: Sequence[str], backend: str | None, declared
 
     if not targets:
         raise TargetError("no target: say --target NAME; `greenedge targets` lists them.")
-    chosen = [(target, choose_backend(target, backend) if backend else None) for target in map(load_target, dict.fromkeys(targets))]
+    chosen = [
+        (target, choose_backend(target, backend) if backend else None)
+        for target in map(load_target, dict.fromkeys(targets))
+    ]
     types = ModelFile(model, declared=declared).input_types()
     return [check_model(model, target, name, types) for target, name in chosen]
 
@@ -108,8 +146,10 @@ def dry_plan(job: Job) -> list[str]:
     from greenedge.lower import lower_file
 
     if not isinstance(job.source, ModelFile):
-        return [f"# {job.source.name}: {', '.join(job.stages)}; the build's commands follow from the trained network "
-                "(`greenedge build MODEL.onnx --dry-run` shows them)"]
+        return [
+            f"# {job.source.name}: {', '.join(job.stages)}; the build's commands follow from the trained network "
+            "(`greenedge build MODEL.onnx --dry-run` shows them)"
+        ]
     if job.target is None:
         return [f"# {job.source.name}: no target, so nothing is built"]
     lowered = lower_file(job.source.path, job.source.input_types())
@@ -120,8 +160,12 @@ def dry_plan(job: Job) -> list[str]:
         job = replace(job, backend=backend, reason=reason)
     plan = plan_build(job, lowered)
     why = [f"# {job.reason}"] if job.reason else []
-    return [*why, f"# {job.target.name}: {len(plan.files)} files, plan {plan.digest()[:12]}",
-            *(shlex.join(command.argv) for command in plan.commands), f"# gives {', '.join(plan.products)}"]
+    return [
+        *why,
+        f"# {job.target.name}: {len(plan.files)} files, plan {plan.digest()[:12]}",
+        *(shlex.join(command.argv) for command in plan.commands),
+        f"# gives {', '.join(plan.products)}",
+    ]
 
 
 def run_all(jobs: Sequence[Job], out: Path | None, until: str, display) -> tuple[list[Path], Path | None]:
@@ -139,13 +183,15 @@ def run_all(jobs: Sequence[Job], out: Path | None, until: str, display) -> tuple
     return runs, base / "report.html" if until == "report" else None
 
 
-def snap_model(model: Path, out: Path, bits: int, inputs: Path | None, labels: Path | None, declared: Mapping[str, str]) -> dict:
+def snap_model(
+    model: Path, out: Path, bits: int, inputs: Path | None, labels: Path | None, declared: Mapping[str, str]
+) -> dict:
     """Writes the snapped model; returns what became of every requantiser and, with labelled samples, the accuracies."""
     import dataclasses
 
+    from greenedge.frontends.import_onnx import read_array
     from greenedge.lower import lower_file
     from greenedge.lower.snap import snap_file
-    from greenedge.frontends.import_onnx import read_array
 
     if (inputs is None) != (labels is None):
         raise GreenedgeError("--inputs and --labels belong together: samples and their classes.")
@@ -229,8 +275,10 @@ def verify_again(run: Path, tell: Tell) -> dict:
 def _require_as_built(run: Path, manifest: Manifest) -> None:
     changed = [path for path, digest in manifest.stages["build"].outputs.items() if not intact(run, {path: digest})]
     if changed:
-        raise VerificationError(f"{run / changed[0]} is not the file that was built, its sha256 differs, although every sample gave "
-                                "the same integers; run the same `greenedge run` or `greenedge build` again to build it anew.")
+        raise VerificationError(
+            f"{run / changed[0]} is not the file that was built, its sha256 differs, although every sample gave "
+            "the same integers; run the same `greenedge run` or `greenedge build` again to build it anew."
+        )
 
 
 def infer(run: Path, samples: Path, stage: str, tell: Tell, out: Path | None = None):
@@ -239,8 +287,8 @@ def infer(run: Path, samples: Path, stage: str, tell: Tell, out: Path | None = N
 
     Into `out` (.npy or .csv), which is returned as greenedge.run.infer.Written; without it {model output: array}.
     """
-    from greenedge.run.infer import open_samples, outputs_of, write
     from greenedge.lower import load_lowered
+    from greenedge.run.infer import open_samples, outputs_of, write
 
     manifest = load_manifest(run)
     lowered = load_lowered(inside(run, FOLDER["lower"]))
@@ -268,7 +316,9 @@ def _model(run: Path, lowered, stage: str):
     backend = load_backend(name)
     known = list(dict.fromkeys(["build", getattr(backend, "STAGE", name), "graph"]))
     if stage not in known:
-        raise GreenedgeError(f"{run} has no stage {stage!r} to infer with{nearest(stage, known)}; it has: {', '.join(known)}.")
+        raise GreenedgeError(
+            f"{run} has no stage {stage!r} to infer with{nearest(stage, known)}; it has: {', '.join(known)}."
+        )
     build = run / FOLDER["build"]
 
     def model(levels, tell):

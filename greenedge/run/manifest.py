@@ -77,8 +77,10 @@ def load_manifest(folder: Path) -> Manifest:
     except ValueError as error:
         raise GreenedgeError(_damaged(path, error)) from None
     if data.get("format") != FORMAT:
-        raise GreenedgeError(f"{path}: format is {data.get('format')!r}, this greenedge reads {FORMAT!r}; use the greenedge "
-                             "that wrote it, or choose another folder with -o.")
+        raise GreenedgeError(
+            f"{path}: format is {data.get('format')!r}, this greenedge reads {FORMAT!r}; use the greenedge "
+            "that wrote it, or choose another folder with -o."
+        )
     try:
         stages = {name: _record(folder, name, entry) for name, entry in data["stages"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -110,8 +112,10 @@ def inside(folder: Path, name: str) -> Path:
     parts = PurePosixPath(name)
     leaves = parts.is_absolute() or ".." in parts.parts or not parts.parts
     if leaves or not (folder / parts).resolve().is_relative_to(folder.resolve()):
-        raise GreenedgeError(f"{folder / FILE} names the file {name!r}, which lies outside the run's folder; "
-                             "use only runs that you or someone you trust made.")
+        raise GreenedgeError(
+            f"{folder / FILE} names the file {name!r}, which lies outside the run's folder; "
+            "use only runs that you or someone you trust made."
+        )
     return folder / parts
 
 
@@ -128,8 +132,9 @@ def digest_files(folder: Path, below: str) -> dict[str, str]:
 
 def intact(folder: Path, outputs: Mapping[str, str]) -> bool:
     """Whether every one of these files is there and hashes the same."""
-    return bool(outputs) and all((folder / path).is_file() and sha256_file(folder / path) == digest
-                                 for path, digest in outputs.items())
+    return bool(outputs) and all(
+        (folder / path).is_file() and sha256_file(folder / path) == digest for path, digest in outputs.items()
+    )
 
 
 @contextmanager
@@ -147,8 +152,9 @@ def hold(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             owner = handle.read(20).strip() or "unknown"
-            raise GreenedgeError(f"{folder} is in use by process {owner}; wait for it, or choose another folder with -o."
-                                 ) from None
+            raise GreenedgeError(
+                f"{folder} is in use by process {owner}; wait for it, or choose another folder with -o."
+            ) from None
         with explained(folder):
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")
@@ -196,8 +202,10 @@ def explained(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _full(folder):
             raise GreenedgeError(_full_disk(folder)) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise GreenedgeError(f"{error.filename or folder} could not be written: {error.strerror.lower()}; "
-                                 "choose another folder with -o.") from error
+            raise GreenedgeError(
+                f"{error.filename or folder} could not be written: {error.strerror.lower()}; "
+                "choose another folder with -o."
+            ) from error
         raise
     except Exception as error:  # torch and onnx report a full disk as whatever their writer raised
         if _full(folder):

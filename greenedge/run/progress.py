@@ -31,12 +31,19 @@ class Screen:
             return
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (TextColumn(" "), SpinnerColumn(), TextColumn("{task.description:<7}"), BarColumn(bar_width=24),
-                   TimeElapsedColumn(), TextColumn("[dim]{task.fields[text]}"))
+        columns = (
+            TextColumn(" "),
+            SpinnerColumn(),
+            TextColumn("{task.description:<7}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[text]}"),
+        )
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(name, total=None, text="")
-            yield lambda done, total, text: bar.update(task, completed=done, total=total or None,
-                                                       text=_plain(text.strip()[:max(20, self.console.width - 50)]))
+            yield lambda done, total, text: bar.update(
+                task, completed=done, total=total or None, text=_plain(text.strip()[: max(20, self.console.width - 50)])
+            )
 
     def _seldom(self) -> Callable[[int, int, str], None]:
         """Prints what it is told as a line, but not more often than every few seconds."""

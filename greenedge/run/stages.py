@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +20,21 @@ from greenedge import __version__
 from greenedge.backends import BACKENDS, load_backend, lowered_for
 from greenedge.errors import GreenedgeError, TargetError, UnsupportedError, VerificationError
 from greenedge.files.atomic_write import sha256_file
-from greenedge.run.manifest import (FILE, Manifest, Record, aside, copy_stage, digest_files, digest_of, explained, hold, intact, load_manifest, save_manifest)
 from greenedge.frontends.import_onnx import ModelFile, import_stage
+from greenedge.run.manifest import (
+    FILE,
+    Manifest,
+    Record,
+    aside,
+    copy_stage,
+    digest_files,
+    digest_of,
+    explained,
+    hold,
+    intact,
+    load_manifest,
+    save_manifest,
+)
 from greenedge.target import Target
 from greenedge.tools.run import RECORD
 
@@ -29,16 +42,35 @@ Tell = Callable[[int, int, str], None]  # (done, total, text); total 0 where the
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 # what a stage writes, what it reads, and which of our own code its result depends on ({backend} is the chosen one)
-FOLDER = {"train": "1-train", "export": "2-export", "lower": "3-lower", "build": "4-build", "verify": "5-verify",
-          "report": "7-report"}
-_READS = {"train": (), "export": ("train",), "lower": ("export",), "build": ("lower",),
-          "verify": ("export", "lower", "build"), "report": ("train", "export", "lower", "build", "verify")}
-_CODE = {"train": ("train",), "export": ("frontends", "train"), "lower": ("frontends", "lower", "graph"),
-         "build": ("{backend}", "backends/int8", "legalise", "hdl", "graph", "lower/dequantise.py", "tools"),
-         "verify": ("verify", "boards", "hdl", "{backend}", "backends/int8", "graph", "lower", "legalise"),
-         "report": ("report",)}
-_PACKAGES = {"lower": ("onnx", "qonnx", "numpy"), "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
-             "report": ("jinja2",)}
+FOLDER = {
+    "train": "1-train",
+    "export": "2-export",
+    "lower": "3-lower",
+    "build": "4-build",
+    "verify": "5-verify",
+    "report": "7-report",
+}
+_READS = {
+    "train": (),
+    "export": ("train",),
+    "lower": ("export",),
+    "build": ("lower",),
+    "verify": ("export", "lower", "build"),
+    "report": ("train", "export", "lower", "build", "verify"),
+}
+_CODE = {
+    "train": ("train",),
+    "export": ("frontends", "train"),
+    "lower": ("frontends", "lower", "graph"),
+    "build": ("{backend}", "backends/int8", "legalise", "hdl", "graph", "lower/dequantise.py", "tools"),
+    "verify": ("verify", "boards", "hdl", "{backend}", "backends/int8", "graph", "lower", "legalise"),
+    "report": ("report",),
+}
+_PACKAGES = {
+    "lower": ("onnx", "qonnx", "numpy"),
+    "verify": ("onnx", "qonnx", "onnxruntime", "numpy"),
+    "report": ("jinja2",),
+}
 _DEPLOYED = (".bit", ".bin", ".fs", ".tflite", ".onnx")  # what goes onto a machine, among the products of a build
 
 
@@ -71,9 +103,14 @@ class Job:
         about = {"source": {"kind": kind, "name": self.source.name, "title": self.source.title}}
         if self.target is not None:
             device = self.target.device
-            about["target"] = {"name": self.target.name, "title": self.target.title, "kind": self.target.kind,
-                               "part": device.part, "resources": dict(device.resources),
-                               "experimental": self.target.experimental}
+            about["target"] = {
+                "name": self.target.name,
+                "title": self.target.title,
+                "kind": self.target.kind,
+                "part": device.part,
+                "resources": dict(device.resources),
+                "experimental": self.target.experimental,
+            }
             about |= {"backend": self.backend, "options": dict(self.options), "backend_reason": self.reason}
         return about
 
@@ -105,7 +142,9 @@ def choose_backend(target: Target, wanted: str | None = None) -> str:
     if wanted not in BACKENDS:
         load_backend(wanted)
     if wanted not in target.backends:
-        raise TargetError(f"{target.name} cannot be built by {wanted!r}; its back ends are: {', '.join(target.backends)}.")
+        raise TargetError(
+            f"{target.name} cannot be built by {wanted!r}; its back ends are: {', '.join(target.backends)}."
+        )
     return wanted
 
 
@@ -193,13 +232,21 @@ def _report(job: Job, run: Path, tell: Tell) -> str:
 
 
 STAGES: dict[str, Callable[[Job, Path, Tell], str]] = {
-    "train": _train, "export": _export, "lower": _lower, "build": _build, "verify": _verify, "report": _report}
+    "train": _train,
+    "export": _export,
+    "lower": _lower,
+    "build": _build,
+    "verify": _verify,
+    "report": _report,
+}
 
 
 # -- the loop -----------------------------------------------------------------------------------------------------------
 
 
-def run_job(job: Job, run: Path, until: str = "report", beside: Sequence[Path] = (), display: Display = Silent()) -> Manifest:
+def run_job(
+    job: Job, run: Path, until: str = "report", beside: Sequence[Path] = (), display: Display = Silent()
+) -> Manifest:
     """Runs the stages of `job` up to `until` in the folder `run`; returns the manifest.
 
     `beside` are runs to copy finished stages from. A stage's error goes to the manifest and then up. Raises
@@ -207,7 +254,7 @@ def run_job(job: Job, run: Path, until: str = "report", beside: Sequence[Path] =
     """
     with hold(run):
         manifest = _opened(job, run)
-        for name in job.stages[:job.stages.index(until) + 1]:
+        for name in job.stages[: job.stages.index(until) + 1]:
             if name == "build" and not job.settled:
                 job = _settled(job, run)
                 manifest = replace(manifest, about={**manifest.about, **job.about})
@@ -235,8 +282,10 @@ def _opened(job: Job, run: Path) -> Manifest:
     for key in ("source", "target"):
         ours, theirs = (about.get(key) or {} for about in (job.about, manifest.about))
         if ours and theirs and ours.get("name") != theirs.get("name"):
-            raise GreenedgeError(f"{run} holds a run of {key} {theirs.get('name')!r}, not {ours['name']!r}; "
-                                 "choose another folder with -o.")
+            raise GreenedgeError(
+                f"{run} holds a run of {key} {theirs.get('name')!r}, not {ours['name']!r}; "
+                "choose another folder with -o."
+            )
     return replace(manifest, about={**manifest.about, **job.about})
 
 
@@ -251,7 +300,7 @@ def _one(job: Job, run: Path, manifest: Manifest, name: str, beside: Sequence[Pa
         if found:
             copy_stage(other, found.outputs, run)
             return _saved(manifest, run, name, replace(found, reused_from=other.name), display)
-    fresh = replace(fresh, started=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    fresh = replace(fresh, started=datetime.now(UTC).isoformat(timespec="seconds"))
     save_manifest(manifest.with_stage(name, fresh), run)
     began = time.monotonic()
     try:
@@ -298,7 +347,9 @@ def _planned(job: Job, manifest: Manifest, name: str) -> Record:
     inputs: dict[str, str] = {}
     for earlier in _READS[name]:
         if earlier in manifest.stages:
-            inputs |= {path: digest for path, digest in manifest.stages[earlier].outputs.items() if not _tells_time(path)}
+            inputs |= {
+                path: digest for path, digest in manifest.stages[earlier].outputs.items() if not _tells_time(path)
+            }
     if name == "train":
         inputs["recipe"] = job.source.digest
     elif name == "export":
@@ -321,9 +372,23 @@ def _tells_time(path: str) -> bool:
 
 def _options(job: Job) -> dict:
     target = job.target
-    return {**{str(k): v for k, v in job.options.items()}, "backend": job.backend, "target": target.name,
-            "facts": digest_of([target.device.part, dict(target.device.resources), target.clock_hz, target.clock_pin,
-                                dict(target.pins), _plain(target.io), _plain(target.host), _plain(target.device.toolchain)])}
+    return {
+        **{str(k): v for k, v in job.options.items()},
+        "backend": job.backend,
+        "target": target.name,
+        "facts": digest_of(
+            [
+                target.device.part,
+                dict(target.device.resources),
+                target.clock_hz,
+                target.clock_pin,
+                dict(target.pins),
+                _plain(target.io),
+                _plain(target.host),
+                _plain(target.device.toolchain),
+            ]
+        ),
+    }
 
 
 def _plain(table: Mapping) -> dict:
@@ -332,7 +397,9 @@ def _plain(table: Mapping) -> dict:
 
 def _tools(job: Job, name: str) -> dict[str, str]:
     """Names and versions of what that stage's result depends on beside its inputs."""
-    tools = {"greenedge": f"{__version__}+{_code_digest(tuple(p.format(backend=_backend_folder(job)) for p in _CODE[name]))}"}
+    tools = {
+        "greenedge": f"{__version__}+{_code_digest(tuple(p.format(backend=_backend_folder(job)) for p in _CODE[name]))}"
+    }
     tools |= {package: version(package) for package in _PACKAGES.get(name, ())}
     if name in ("train", "export") and not isinstance(job.source, ModelFile):
         from greenedge.train import tools as train_tools
@@ -367,13 +434,14 @@ def _size(path: Path) -> str:
 # -- several targets -------------------------------------------------------------------------------------------------------
 
 
-def run_jobs(jobs: Sequence[Job], base: Path, until: str = "report", display: Callable[[Job], Display] = lambda job: Silent()
-             ) -> list[Path]:
+def run_jobs(
+    jobs: Sequence[Job], base: Path, until: str = "report", display: Callable[[Job], Display] = lambda job: Silent()
+) -> list[Path]:
     """Runs each job in base/<target>; what one finished the next ones copy. Ends with one report over all in base."""
     runs = [base / job.target.name for job in jobs]
     with hold(base):
         for number, (job, run) in enumerate(zip(jobs, runs)):
-            run_job(job, run, until, [*runs[:number], *runs[number + 1:], base], display(job))
+            run_job(job, run, until, [*runs[:number], *runs[number + 1 :], base], display(job))
         if until == "report":
             from greenedge.report import write_report
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 from greenedge.errors import GreenedgeError, TargetError
 from greenedge.files.atomic_write import write_aside
+from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 
 _PILOT_EPOCHS = 4
 _MOST = 256  # variants of one sweep

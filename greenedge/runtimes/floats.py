@@ -11,9 +11,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
-from greenedge.backends.int8.search import line
 from greenedge.backends.int8.legalise import SUMS, identity, prepared
+from greenedge.backends.int8.search import line
+from greenedge.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+)
 
 _OPSET = 13
 _CLOSE = 1e-12

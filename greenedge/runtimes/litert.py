@@ -17,7 +17,10 @@ from greenedge.graph import Graph
 from greenedge.runtimes import Found, Runtime
 
 _PROBE_S = 60
-_KERNELS = {"litert": "xnnpack", "litert-reference": "reference"}  # tflite-runtime's own choice is of neither's arithmetic
+_KERNELS = {
+    "litert": "xnnpack",
+    "litert-reference": "reference",
+}  # tflite-runtime's own choice is of neither's arithmetic
 _MODULES = {package: module for module, package in worker.RUNTIMES}
 
 
@@ -67,20 +70,28 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     about = tflite.edges_of(graph, emitted) if emitted else tflite.read_edges(model.parent)
     resolver = getattr(module.OpResolverType, worker.RESOLVERS[_KERNELS.get(name, "xnnpack")])
     try:
-        interpreter = module.Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=resolver)
+        interpreter = module.Interpreter(
+            model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
+        )
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError, TypeError, MemoryError) as error:
         line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        raise GreenedgeError(f"{model or graph.name} cannot be run by {name} ({line}); run the build stage again.") from None
+        raise GreenedgeError(
+            f"{model or graph.name} cannot be run by {name} ({line}); run the build stage again."
+        ) from None
     places = [entry["index"] for entry in interpreter.get_input_details()]
 
     def run(levels: np.ndarray) -> dict[str, np.ndarray]:
         fed = tflite.stored_inputs(about, levels)
         values = worker.run(interpreter, fed, lambda done: None)
         try:
-            return tflite.graph_outputs(about, {int(tensor): value for tensor, value in values.items()}, about["outputs"])
+            return tflite.graph_outputs(
+                about, {int(tensor): value for tensor, value in values.items()}, about["outputs"]
+            )
         except KeyError as error:
-            raise GreenedgeError(f"{model} does not hold {error.args[0]!r} as its edges.json says; run the build stage again.") from None
+            raise GreenedgeError(
+                f"{model} does not hold {error.args[0]!r} as its edges.json says; run the build stage again."
+            ) from None
 
     def prepare(levels: np.ndarray):
         fed = tflite.stored_inputs(about, levels)

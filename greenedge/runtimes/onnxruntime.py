@@ -45,7 +45,9 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     try:
         session = session_for(content, threads)
     except Exception as error:  # the runtime's errors have no common class of their own
-        raise GreenedgeError(f"{model or graph.name} cannot be run by ONNX Runtime ({_line(error)}); run the build stage again.") from None
+        raise GreenedgeError(
+            f"{model or graph.name} cannot be run by ONNX Runtime ({_line(error)}); run the build stage again."
+        ) from None
     return _runtime(name, version, session, graph, about)
 
 
@@ -53,7 +55,9 @@ def _levels(graph: Graph, about: dict, values: dict[str, np.ndarray]) -> dict[st
     try:
         return backend.graph_outputs(about, values, about["outputs"])
     except KeyError as error:
-        raise GreenedgeError(f"the file of {graph.name} does not hold {error.args[0]!r} as its edges.json says; run the build stage again.") from None
+        raise GreenedgeError(
+            f"the file of {graph.name} does not hold {error.args[0]!r} as its edges.json says; run the build stage again."
+        ) from None
 
 
 def _line(error: Exception) -> str:
@@ -75,4 +79,6 @@ def _runtime(name: str, version: str, session, graph: Graph, about: dict | None)
         feed = dict(zip(names, fed(levels)))
         return lambda: session.run(None, feed)
 
-    return Runtime(name, version, "cpu", about is not None, run, prepare, kernels=None if about is None else backend.KERNELS)
+    return Runtime(
+        name, version, "cpu", about is not None, run, prepare, kernels=None if about is None else backend.KERNELS
+    )

@@ -29,11 +29,11 @@ def argv(run: Path, runtime: str, batch: int = 1) -> tuple[str, ...]:
 
 def calls_of(run: Path, name: str, batch: int = 1):
     """(runtime, its calls in an endless turn over the samples)."""
-    from greenedge.lower.float_io import run_prologue
-    from greenedge.lower import load_lowered
-    from greenedge.legalise.argmax_to_host import hosted
-    from greenedge.run.manifest import inside, load_manifest
     from greenedge.frontends.import_onnx import read_array
+    from greenedge.legalise.argmax_to_host import hosted
+    from greenedge.lower import load_lowered
+    from greenedge.lower.float_io import run_prologue
+    from greenedge.run.manifest import inside, load_manifest
 
     backend = load_manifest(run).about.get("backend")
     own, file = OWN.get(str(backend), (None, None))

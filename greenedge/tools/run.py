@@ -13,7 +13,6 @@ until its successor is whole.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -23,9 +22,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from greenedge.errors import ToolError
@@ -39,8 +37,10 @@ _GRACE_S = 2.0  # between SIGTERM and SIGKILL
 _POLL_S = 0.05
 _LEAST_FREE_BYTES = 1 << 20  # a failure with less space left than this is taken for a full disk
 # first a line that says so ("ERROR: …", "file:3: error: …", "%Error-X: …"), then one that has the word, but not as an option
-_ERROR_LINES = (re.compile(r"(?<![-\w])%?(\w*error|fatal)(-\w+)?:", re.IGNORECASE),
-                re.compile(r"(?<![-\w])(error|exception|fatal|aborted)\b", re.IGNORECASE))
+_ERROR_LINES = (
+    re.compile(r"(?<![-\w])%?(\w*error|fatal)(-\w+)?:", re.IGNORECASE),
+    re.compile(r"(?<![-\w])(error|exception|fatal|aborted)\b", re.IGNORECASE),
+)
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -101,8 +101,10 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ToolError(_full_disk(folder)) from None
-        raise ToolError(f"{error.filename or folder} could not be written: {(error.strerror or str(error)).lower()}; "
-                        "choose another folder with -o.") from None
+        raise ToolError(
+            f"{error.filename or folder} could not be written: {(error.strerror or str(error)).lower()}; "
+            "choose another folder with -o."
+        ) from None
 
 
 def _full_disk(folder: Path) -> str:
@@ -112,7 +114,9 @@ def _full_disk(folder: Path) -> str:
 def _inside(folder: Path, name: str) -> Path:
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-        raise ToolError(f"a plan names the file {name!r}; it must be a relative path that stays inside the build folder.")
+        raise ToolError(
+            f"a plan names the file {name!r}; it must be a relative path that stays inside the build folder."
+        )
     return folder / parts
 
 
@@ -146,23 +150,32 @@ def _run(command: Command, tool: Tool, work: Path, progress: Callable[[str], Non
     progress(command.label)
     with open(log, "ab") as out:
         begin = out.tell()
-        process = subprocess.Popen([*tool.argv, *command.argv[1:]], cwd=cwd, stdin=subprocess.DEVNULL, stdout=out,
-                                   stderr=subprocess.STDOUT, env={**os.environ, **tool.env, **command.env},
-                                   start_new_session=True, preexec_fn=end_with_parent)
+        process = subprocess.Popen(
+            [*tool.argv, *command.argv[1:]],
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **tool.env, **command.env},
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
         try:
             status = _watch(process, command, log, begin, progress)
         finally:
             _end_group(process)
     if status is None:
-        raise ToolError(f"{command.label} did not end within {command.timeout_s:g} s and was stopped; "
-                        f"the log is {log}.")
+        raise ToolError(
+            f"{command.label} did not end within {command.timeout_s:g} s and was stopped; the log is {log}."
+        )
     if status != 0:
         wrong = why_not(tool.name, log.read_text(errors="replace")) if tool.source == "docker" else None
         raise ToolError(wrong or _failure(command, status, log, begin, work))
 
 
-def _watch(process: subprocess.Popen, command: Command, log: Path, begin: int,
-           progress: Callable[[str], None]) -> int | None:
+def _watch(
+    process: subprocess.Popen, command: Command, log: Path, begin: int, progress: Callable[[str], None]
+) -> int | None:
     """The exit status, or None when the time limit has passed."""
     started = told = time.monotonic()
     last = ""
@@ -228,7 +241,9 @@ def _failure(command: Command, status: int, log: Path, begin: int, work: Path) -
         return _full_disk(work)
     found = [line for pattern in _ERROR_LINES for line in lines if pattern.search(line)]
     said = (found or lines[-1:] or ["it printed nothing"])[0]
-    if status == 1 and command.argv[0] == "{python}" and said.startswith("error: "):  # one of ours: it has said everything
+    if (
+        status == 1 and command.argv[0] == "{python}" and said.startswith("error: ")
+    ):  # one of ours: it has said everything
         return f"{said.removeprefix('error: ').rstrip('.')}; the log is {log}."
     ended = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
     return f"{command.label} {ended}: {said.rstrip('.')}; the log is {log}."
@@ -241,8 +256,9 @@ def _check_products(plan: Plan, work: Path) -> None:
             last = plan.commands[-1] if plan.commands else None
             where = f"; the log is {work / last.log}" if last else ""
             state = "left it empty" if path.is_file() else "did not make it"
-            raise ToolError(f"{product} is missing: {last.label if last else 'the plan'} ended without an error "
-                            f"but {state}{where}.")
+            raise ToolError(
+                f"{product} is missing: {last.label if last else 'the plan'} ended without an error but {state}{where}."
+            )
 
 
 def _replace(work: Path, folder: Path) -> None:

@@ -29,8 +29,10 @@ def set_model_state(model, state: dict) -> None:
     there = {name: tuple(tensor.shape) for name, tensor in state["tensors"].items()}
     if shapes != there:
         odd = sorted(name for name in shapes.keys() | there.keys() if shapes.get(name) != there.get(name))
-        raise GreenedgeError(f"the weights do not fit the network: {', '.join(odd[:5])} differ in name or shape; "
-                             "train again, the recipe has changed since they were written.")
+        raise GreenedgeError(
+            f"the weights do not fit the network: {', '.join(odd[:5])} differ in name or shape; "
+            "train again, the recipe has changed since they were written."
+        )
     with torch.no_grad():
         for name, tensor in here.items():
             tensor.copy_(state["tensors"][name])

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.train.checkpoint import load_state, model_state, save_state, set_model_state
-from greenedge.train.recipe_config import TrainSettings
 from greenedge.train.ledger import Ledger, count_macs
-from greenedge.train.training_energy import unmetered
 from greenedge.train.progress import Progress, silent
+from greenedge.train.recipe_config import TrainSettings
+from greenedge.train.training_energy import unmetered
 
 SCORE_BATCH = 256
 
@@ -93,8 +93,9 @@ def seeded(seed: int, threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fit(model, x: np.ndarray, y: np.ndarray, settings: TrainSettings, job: Job = Job(),
-        progress: Progress = silent) -> History:
+def fit(
+    model, x: np.ndarray, y: np.ndarray, settings: TrainSettings, job: Job = Job(), progress: Progress = silent
+) -> History:
     """Trains `model` in place on x (N, *shape) and y (N, …) and leaves it in eval mode.
 
     Call it inside `seeded`. With validation samples the weights of the best epoch are kept; of those after pruning has
@@ -124,8 +125,15 @@ def fit(model, x: np.ndarray, y: np.ndarray, settings: TrainSettings, job: Job =
     if run.best_state is not None:
         set_model_state(model, run.best_state)
     model.eval()
-    return History(run.ledger, run.epoch, tuple(run.train_loss), tuple(run.validation_loss), run.best_epoch,
-                   tuple(run.scores), tuple(map(tuple, run.used)))
+    return History(
+        run.ledger,
+        run.epoch,
+        tuple(run.train_loss),
+        tuple(run.validation_loss),
+        run.best_epoch,
+        tuple(run.scores),
+        tuple(map(tuple, run.used)),
+    )
 
 
 def _took(ledger: Ledger, started: tuple, joules: float | None) -> Ledger:
@@ -254,11 +262,22 @@ def predict(model, x: np.ndarray, batch: int = SCORE_BATCH) -> np.ndarray:
 def _state(model, optimiser, generator, run: _Run, job: Job) -> dict:
     import torch
 
-    return {"key": job.key, "model": model_state(model), "optimiser": optimiser.state_dict(),
-            "order": generator.get_state(), "rng": torch.get_rng_state(), "epoch": run.epoch,
-            "ledger": asdict(run.ledger), "train_loss": run.train_loss,
-            "validation_loss": run.validation_loss, "best_epoch": run.best_epoch, "best_state": run.best_state,
-            "scores": run.scores, "used": run.used, "prune": job.prune.state() if job.prune is not None else None}
+    return {
+        "key": job.key,
+        "model": model_state(model),
+        "optimiser": optimiser.state_dict(),
+        "order": generator.get_state(),
+        "rng": torch.get_rng_state(),
+        "epoch": run.epoch,
+        "ledger": asdict(run.ledger),
+        "train_loss": run.train_loss,
+        "validation_loss": run.validation_loss,
+        "best_epoch": run.best_epoch,
+        "best_state": run.best_state,
+        "scores": run.scores,
+        "used": run.used,
+        "prune": job.prune.state() if job.prune is not None else None,
+    }
 
 
 def _resume(model, optimiser, generator, job: Job) -> _Run | None:
@@ -274,5 +293,13 @@ def _resume(model, optimiser, generator, job: Job) -> _Run | None:
     torch.set_rng_state(state["rng"])
     if job.prune is not None:
         job.prune.restore(state["prune"])
-    return _Run(state["epoch"], Ledger(**state["ledger"]), state["train_loss"], state["validation_loss"],
-                state["best_epoch"], state["best_state"], state["scores"], state["used"])
+    return _Run(
+        state["epoch"],
+        Ledger(**state["ledger"]),
+        state["train_loss"],
+        state["validation_loss"],
+        state["best_epoch"],
+        state["best_state"],
+        state["scores"],
+        state["used"],
+    )

@@ -7,8 +7,8 @@ sign turns where γ is negative); Int32Bias rounds b' to a multiple of input sca
 from __future__ import annotations
 
 from greenedge._warnings import quiet
-from greenedge.train.recipe_config import QuantiseSettings
 from greenedge.train.quantise import pass_scale, quantised_layer
+from greenedge.train.recipe_config import QuantiseSettings
 
 
 def fold_batch_norms(graph, settings: QuantiseSettings):

@@ -29,8 +29,12 @@ class Ledger:
 
     def trained(self, samples: int, macs_per_sample: int) -> Ledger:
         """After one update on `samples` samples."""
-        return replace(self, samples_seen=self.samples_seen + samples, steps=self.steps + 1,
-                       macs=self.macs + 3 * macs_per_sample * samples)
+        return replace(
+            self,
+            samples_seen=self.samples_seen + samples,
+            steps=self.steps + 1,
+            macs=self.macs + 3 * macs_per_sample * samples,
+        )
 
     def scored(self, samples: int, macs_per_sample: int) -> Ledger:
         """After a forward pass of `samples` samples."""
@@ -38,13 +42,23 @@ class Ledger:
 
     def took(self, seconds: float, cpu_seconds: float = 0.0, joules: float | None = None) -> Ledger:
         """After so much more of wall time, CPU time and metered energy."""
-        return replace(self, seconds=self.seconds + seconds, cpu_seconds=self.cpu_seconds + cpu_seconds,
-                       joules=_sum(self.joules, joules))
+        return replace(
+            self,
+            seconds=self.seconds + seconds,
+            cpu_seconds=self.cpu_seconds + cpu_seconds,
+            joules=_sum(self.joules, joules),
+        )
 
     def __add__(self, other: Ledger) -> Ledger:
-        return Ledger(self.samples_seen + other.samples_seen, self.samples_scored + other.samples_scored,
-                      self.steps + other.steps, self.macs + other.macs, self.seconds + other.seconds,
-                      self.cpu_seconds + other.cpu_seconds, _sum(self.joules, other.joules))
+        return Ledger(
+            self.samples_seen + other.samples_seen,
+            self.samples_scored + other.samples_scored,
+            self.steps + other.steps,
+            self.macs + other.macs,
+            self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
+            _sum(self.joules, other.joules),
+        )
 
 
 def _sum(one: float | None, other: float | None) -> float | None:
@@ -77,8 +91,9 @@ def layer_macs(model, sample_shape: tuple[int, ...]) -> dict[str, int]:
         return count
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-    hooks = [layer.register_forward_hook(counter(path)) for path, layer in model.named_modules()
-             if isinstance(layer, kinds)]
+    hooks = [
+        layer.register_forward_hook(counter(path)) for path, layer in model.named_modules() if isinstance(layer, kinds)
+    ]
     was_training = model.training
     model.eval()
     try:

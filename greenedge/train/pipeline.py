@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.train.checkpoint import load_state, model_state, save_state, set_model_state
-from greenedge.train.recipe_config import LayerBits
+from greenedge.train.coreset import Watch, choose, easy_first
 from greenedge.train.distil import Lesson, ask, onnx_teacher, torch_teacher
 from greenedge.train.fit import Job, fit, predict, seeded, split
 from greenedge.train.ledger import Ledger, count_macs
-from greenedge.train.training_energy import unmetered
 from greenedge.train.progress import Progress, silent
 from greenedge.train.recipe import Data, Recipe
-from greenedge.train.coreset import Watch, choose, easy_first
+from greenedge.train.recipe_config import LayerBits
+from greenedge.train.training_energy import unmetered
 
 _SEEDS = {"teacher": 101, "scores": 102, "float": 103}  # added to the recipe's, so that no phase hangs on another
 _CHECKPOINT = "checkpoint-{}.pt"

@@ -11,10 +11,10 @@ from __future__ import annotations
 import itertools
 import operator
 
-from greenedge.errors import Reason, UnsupportedError
 from greenedge._warnings import quiet
-from greenedge.train.recipe_config import QuantiseSettings
+from greenedge.errors import Reason, UnsupportedError
 from greenedge.train.fx_trace import traced
+from greenedge.train.recipe_config import QuantiseSettings
 
 _NO_FORM = "no quantised form is known for it"
 _OTHER = "use a supported layer, or write the network with brevitas.nn"
@@ -63,8 +63,13 @@ class _Placer:
             self._visit(node)
         for path in self.settings.layers:
             if path not in self.used_layers:
-                self._refuse(path, "unknown-layer", "[quantise.layers] names it", "no quantised layer has that path",
-                             f"use one of: {', '.join(self.paths)}")
+                self._refuse(
+                    path,
+                    "unknown-layer",
+                    "[quantise.layers] names it",
+                    "no quantised layer has that path",
+                    f"use one of: {', '.join(self.paths)}",
+                )
 
     def _visit(self, node) -> None:
         if node.op == "placeholder":
@@ -75,8 +80,14 @@ class _Placer:
         elif node.op == "call_module":
             self._visit_module(node, self.modules[node.target])
         elif node.op == "get_attr":
-            self._refuse(node.name, "constant", f"a constant tensor ({node.target})", "constants have no quantiser",
-                         "fold it into a layer's weights", node.target)
+            self._refuse(
+                node.name,
+                "constant",
+                f"a constant tensor ({node.target})",
+                "constants have no quantiser",
+                "fold it into a layer's weights",
+                node.target,
+            )
         else:
             self._visit_function(node)
 
@@ -106,8 +117,7 @@ class _Placer:
         elif isinstance(module, (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.PixelShuffle)):
             self._move(node)
         else:
-            self._refuse(node.name, "unsupported-layer", f"a {type(module).__name__}", _NO_FORM, _OTHER,
-                         node.target)
+            self._refuse(node.name, "unsupported-layer", f"a {type(module).__name__}", _NO_FORM, _OTHER, node.target)
 
     def _visit_function(self, node) -> None:
         import torch
@@ -216,8 +226,12 @@ class _Placer:
             chain, source = [], node.args[0]
         path = source.target if source.op == "call_module" else source.name
         bits = self._layer_bits(path, "act_bits")
-        self._quantiser_after(source, f"{path}_quant", quantiser(bits, source not in self.positive, self.settings),
-                              only=None if chain else node)
+        self._quantiser_after(
+            source,
+            f"{path}_quant",
+            quantiser(bits, source not in self.positive, self.settings),
+            only=None if chain else node,
+        )
         self.state.update(dict.fromkeys(chain, "quantised"))
 
     def _quantiser_after(self, node, path: str, module, only=None):
@@ -265,8 +279,14 @@ class _Placer:
     def _refuse_upsample(self, node, mode: str) -> None:
         if mode != "nearest":
             module = node.target if node.op == "call_module" else None
-            self._refuse(node.name, "unsupported-mode", f"interpolation mode '{mode}'", "only 'nearest' copies levels",
-                         "use mode='nearest'", module)
+            self._refuse(
+                node.name,
+                "unsupported-mode",
+                f"interpolation mode '{mode}'",
+                "only 'nearest' copies levels",
+                "use mode='nearest'",
+                module,
+            )
 
     def _refuse(self, node: str, kind: str, value: str, rule: str, cure: str, module: str | None = None) -> None:
         self.reasons.append(Reason(node, kind, value, rule, cure, None if module == node else module))
@@ -287,8 +307,12 @@ def act_quant(bits: int, signed: bool, settings: QuantiseSettings, **more):
     """Brevitas' activation quantiser with a scale learned from the 99.999th percentile of the first batches."""
     from brevitas import quant
 
-    kinds = {(False, False): quant.Uint8ActPerTensorFloat, (True, False): quant.Int8ActPerTensorFloat,
-             (False, True): quant.Uint8ActPerTensorFixedPoint, (True, True): quant.Int8ActPerTensorFixedPoint}
+    kinds = {
+        (False, False): quant.Uint8ActPerTensorFloat,
+        (True, False): quant.Int8ActPerTensorFloat,
+        (False, True): quant.Uint8ActPerTensorFixedPoint,
+        (True, True): quant.Int8ActPerTensorFixedPoint,
+    }
     return kinds[signed, settings.power_of_two].let(bit_width=bits, collect_stats_steps=_COLLECT_STEPS, **more)
 
 
@@ -309,8 +333,9 @@ def input_quantiser(settings: QuantiseSettings):
         # Brevitas divides the threshold by the largest level's magnitude, 2^(bits-1) if signed and 2^bits - 1 if not
         levels = 2 ** (settings.input_bits - 1) if settings.input_signed else 2**settings.input_bits - 1
         fixed = {"scaling_impl_type": ScalingImplType.CONST, "scaling_init": settings.input_scale * levels}
-    return QuantIdentity(act_quant=act_quant(settings.input_bits, settings.input_signed, settings, **fixed),
-                         return_quant_tensor=False)
+    return QuantIdentity(
+        act_quant=act_quant(settings.input_bits, settings.input_signed, settings, **fixed), return_quant_tensor=False
+    )
 
 
 def weight_quant(bits: int, settings: QuantiseSettings):
@@ -320,8 +345,10 @@ def weight_quant(bits: int, settings: QuantiseSettings):
 
     if bits == 1:
         return quant.SignedBinaryWeightPerTensorConst.let(
-            scaling_impl_type=ScalingImplType.PARAMETER_FROM_STATS, scaling_stats_op="ave",
-            scaling_per_output_channel=settings.per_channel)
+            scaling_impl_type=ScalingImplType.PARAMETER_FROM_STATS,
+            scaling_stats_op="ave",
+            scaling_per_output_channel=settings.per_channel,
+        )
     kind = quant.Int8WeightPerTensorFixedPoint if settings.power_of_two else quant.Int8WeightPerTensorFloat
     return kind.let(bit_width=bits, scaling_per_output_channel=settings.per_channel)
 
@@ -332,8 +359,12 @@ def quantised_layer(layer, bits: int, settings: QuantiseSettings):
     from brevitas import nn as qnn
     from brevitas.quant import Int32Bias
 
-    common = {"bias": layer.bias is not None, "weight_quant": weight_quant(bits, settings),
-              "bias_quant": Int32Bias if layer.bias is not None else None, "return_quant_tensor": False}
+    common = {
+        "bias": layer.bias is not None,
+        "weight_quant": weight_quant(bits, settings),
+        "bias_quant": Int32Bias if layer.bias is not None else None,
+        "return_quant_tensor": False,
+    }
     if isinstance(layer, torch.nn.Linear):
         fresh = qnn.QuantLinear(layer.in_features, layer.out_features, **common)
     else:

@@ -19,14 +19,18 @@ import numpy as np
 from greenedge.errors import TargetError
 from greenedge.files.atomic_write import sha256_file
 from greenedge.train.recipe_config import OPTIONS, LedgerSettings, TrainSettings
-from greenedge.train.training_energy import check_ledger
 from greenedge.train.toml_tables import Source, apply_overrides, plain, read_table
+from greenedge.train.training_energy import check_ledger
 
 _MOST_BYTES = 1 << 20  # of flow.toml and of recipe.py; both are written by hand
 _TAKES = "`greenedge run` takes a recipe's name or folder"
 _SEE = "(see the docstring of greenedge.train)"
-_REQUIRED = {"DataSettings": "a frozen dataclass", "ModelSettings": "a frozen dataclass", "load_data": "a function",
-             "make_model": "a function"}
+_REQUIRED = {
+    "DataSettings": "a frozen dataclass",
+    "ModelSettings": "a frozen dataclass",
+    "load_data": "a function",
+    "make_model": "a function",
+}
 _OPTIONAL = ("data_files", "loss", "augment", "score", "teacher")
 
 
@@ -96,8 +100,9 @@ class Recipe:
             return None
         path = (self.folder / name).resolve()
         if not path.is_relative_to(self.folder) or not path.is_file():
-            raise TargetError(f"{self.name}: [distil] teacher is {name!r}; it must be an ONNX file in the recipe's "
-                              "folder.")
+            raise TargetError(
+                f"{self.name}: [distil] teacher is {name!r}; it must be an ONNX file in the recipe's folder."
+            )
         return path
 
     def load_data(self) -> Data:
@@ -177,8 +182,9 @@ def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Rec
     data = read_table(module.DataSettings, tables.get("data", {}), "data", source, problems)
     model = read_table(module.ModelSettings, tables.get("model", {}), "model", source, problems)
     train = read_table(TrainSettings, tables.get("train", {}), "train", source, problems)
-    options = {key: read_table(kind, tables[key], key, source, problems) for key, kind in OPTIONS.items()
-               if key in tables}
+    options = {
+        key: read_table(kind, tables[key], key, source, problems) for key, kind in OPTIONS.items() if key in tables
+    }
     teacher = None
     if isinstance(tables.get("teacher"), dict) and isinstance(tables.get("model"), dict):
         merged = {**tables["model"], **tables["teacher"]}
@@ -194,18 +200,21 @@ def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Rec
 def _together(options: Mapping[str, Any], has_teacher: bool, module: ModuleType) -> list[str]:
     """What is wrong between tables that are each in order."""
     found, quantise, subset = [], options.get("quantise"), options.get("subset")
-    widths = [] if quantise is None else [quantise.weight_bits, *(each.weight_bits for each in quantise.layers.values())]
+    widths = (
+        [] if quantise is None else [quantise.weight_bits, *(each.weight_bits for each in quantise.layers.values())]
+    )
     if "prune" in options and 1 in widths:
         found.append("[prune] wants weights that can be zero, [quantise] has 1-bit ones; set weight_bits to 2 or more.")
     if has_teacher and "distil" not in options:
         found.append("[teacher] has no [distil] that uses it; add [distil], or take [teacher] away.")
     if "search" in options and (quantise is None or (quantise.method == "qat" and not quantise.float_epochs)):
-        found.append("[search] looks at a trained float network; set [quantise] float_epochs, or its method to "
-                     "\"ptq\".")
+        found.append('[search] looks at a trained float network; set [quantise] float_epochs, or its method to "ptq".')
     if hasattr(module, "loss") and ("distil" in options or (subset is not None and subset.scored)):
         which = "distil" if "distil" in options else "subset"
-        found.append(f"[{which}] compares classes, and recipe.py has a loss of its own; take [{which}] away or train "
-                     "with the classes' cross-entropy.")
+        found.append(
+            f"[{which}] compares classes, and recipe.py has a loss of its own; take [{which}] away or train "
+            "with the classes' cross-entropy."
+        )
     if "ledger" in options and (wrong := check_ledger(options["ledger"])):
         found.append(f"[ledger] country: {wrong}")
     return found
@@ -224,8 +233,10 @@ def _read_toml(path: Path, shown: str) -> dict:
 
 def _build_options(table: object, source: Source, problems: list[str]) -> dict:
     if not isinstance(table, dict) or not all(type(value) in (int, float, str) for value in table.values()):
-        problems.append(f"{source.of('build')}: build is {table!r}; it must be a table of numbers and texts for the back end, such as "
-                        "fps = 100_000.")
+        problems.append(
+            f"{source.of('build')}: build is {table!r}; it must be a table of numbers and texts for the back end, such as "
+            "fps = 100_000."
+        )
         return {}
     return dict(table)
 

@@ -86,10 +86,12 @@ class QuantiseSettings:
     def __post_init__(self) -> None:
         binary = 1 in (self.weight_bits, *(layer.weight_bits for layer in self.layers.values()))
         if self.fold_batch_norm and (binary or not self.per_channel):
-            raise ValueError("folds batch norms, which gives each channel a scale of its own; set per_channel to true "
-                             "and weight_bits to 2 or more")
+            raise ValueError(
+                "folds batch norms, which gives each channel a scale of its own; set per_channel to true "
+                "and weight_bits to 2 or more"
+            )
         if self.method == "ptq" and self.float_epochs:
-            raise ValueError("has float_epochs with method \"ptq\", which trains in float only; set float_epochs to 0")
+            raise ValueError('has float_epochs with method "ptq", which trains in float only; set float_epochs to 0')
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         if self.start > self.end:
-            raise ValueError(f"starts at {self.start:g} and ends at {self.end:g} of the training; "
-                             "end comes after start")
+            raise ValueError(
+                f"starts at {self.start:g} and ends at {self.end:g} of the training; end comes after start"
+            )
         if self.n >= self.m:
             raise ValueError(f"keeps {self.n} of {self.m} weights; n must be below m")
 
@@ -149,10 +152,12 @@ class DistilSettings:
 
     def __post_init__(self) -> None:
         if self.mix and self.share != 1:
-            raise ValueError(f"mixes inputs with share {self.share:g}; mixtures have no label of their own, set share to 1")
+            raise ValueError(
+                f"mixes inputs with share {self.share:g}; mixtures have no label of their own, set share to 1"
+            )
         odd = [pair for pair in self.features if pair.count("=") != 1 or not all(pair.split("="))]
         if odd:
-            raise ValueError(f"has features {odd[0]!r}; write pairs such as \"relu1=relu1\"")
+            raise ValueError(f'has features {odd[0]!r}; write pairs such as "relu1=relu1"')
 
 
 @dataclass(frozen=True)
@@ -216,5 +221,10 @@ class LedgerSettings:
 
 
 OPTIONS: dict[str, type] = {  # tables that a recipe may leave out
-    "quantise": QuantiseSettings, "prune": PruneSettings, "distil": DistilSettings, "subset": SubsetSettings,
-    "search": SearchSettings, "ledger": LedgerSettings}
+    "quantise": QuantiseSettings,
+    "prune": PruneSettings,
+    "distil": DistilSettings,
+    "subset": SubsetSettings,
+    "search": SearchSettings,
+    "ledger": LedgerSettings,
+}

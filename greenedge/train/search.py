@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.errors import TargetError
-from greenedge.train.recipe_config import LayerBits, QuantiseSettings, SearchSettings
 from greenedge.train.fit import predict
 from greenedge.train.ledger import layer_macs
 from greenedge.train.prune import weight_layers
+from greenedge.train.recipe_config import LayerBits, QuantiseSettings, SearchSettings
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,14 @@ import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes",
-          tuple[int, ...]: "a list of whole numbers", tuple[str, ...]: "a list of texts"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text in quotes",
+    tuple[int, ...]: "a list of whole numbers",
+    tuple[str, ...]: "a list of texts",
+}
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,9 @@ class Source:
         return "--set" if hit else self.file
 
 
-def setting(default=MISSING, *, least: float | None = None, most: float | None = None,
-            choices: tuple[str, ...] | None = None):
+def setting(
+    default=MISSING, *, least: float | None = None, most: float | None = None, choices: tuple[str, ...] | None = None
+):
     """A dataclass field with a rule; without `default` the key is required."""
     rules = {"least": least, "most": most, "choices": choices}
     metadata = {name: rule for name, rule in rules.items() if rule is not None}
@@ -106,7 +113,8 @@ def _within(value, rules: Mapping) -> bool:
         return False
     parts = value if isinstance(value, tuple) else (value,)
     return all(part >= rules["least"] for part in parts if "least" in rules) and all(
-        part <= rules["most"] for part in parts if "most" in rules)
+        part <= rules["most"] for part in parts if "most" in rules
+    )
 
 
 def _rule(kind, rules: Mapping) -> str:

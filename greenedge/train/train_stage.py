@@ -18,11 +18,11 @@ from greenedge.train.distil import mixed
 from greenedge.train.fit import History, fit, predict, seeded
 from greenedge.train.ledger import Ledger
 from greenedge.train.pipeline import Work, float_weights, make_lesson, sample_order, searched_bits, with_bits
-from greenedge.train.training_energy import Power, bill, energy_of, metered
 from greenedge.train.progress import Progress, silent
 from greenedge.train.prune import Compression, count_weights, make_pruner
 from greenedge.train.quantise import quantise
 from greenedge.train.recipe import Recipe
+from greenedge.train.training_energy import Power, bill, energy_of, metered
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ def _trained(work: Work) -> tuple[object, Form, History, dict]:
         before = count_weights(model)
         pruner = None if prune is None else make_pruner(model, prune, channels)
         lesson, taught = make_lesson(work, model)
-        job = work.job(order=order, prune=pruner, teach=lesson, score=recipe.first_score,
-                       checkpoint=work.folder / "checkpoint.pt")
+        job = work.job(
+            order=order, prune=pruner, teach=lesson, score=recipe.first_score, checkpoint=work.folder / "checkpoint.pt"
+        )
         if lesson is not None and lesson.settings.mix:
             job = replace(job, augment=mixed(recipe.augment))
         history = fit(model, work.data.x_train, work.data.y_train, recipe.train, job, work.progress)
@@ -107,8 +108,12 @@ def _trained(work: Work) -> tuple[object, Form, History, dict]:
             work.phases["train"] = history.ledger.scored(history.ledger.samples_seen, lesson.macs)
         form = Form(work.shape, None if channels is None else pruner.stays, found and found["bits"])
         model, form, found = _finished(work, model, form, channels, found)
-    about = {"subset": chosen, "distil": taught, "search": found or {},
-             "prune": {} if prune is None else _told(prune, before, count_weights(model), channels, pruner)}
+    about = {
+        "subset": chosen,
+        "distil": taught,
+        "search": found or {},
+        "prune": {} if prune is None else _told(prune, before, count_weights(model), channels, pruner),
+    }
     return model, form, history, {name: part for name, part in about.items() if part}
 
 
@@ -130,7 +135,7 @@ def _finished(work: Work, model, form: Form, channels, found):
         form = replace(form, bits=found and found["bits"])
         with work.timed() as timing:
             model = quantise(model, with_bits(settings, found), recipe.name)
-            model = calibrate(model, work.data.x_train[:settings.calibration])
+            model = calibrate(model, work.data.x_train[: settings.calibration])
         work.phases["calibration"] = timing["ledger"]
     if settings is not None and settings.fold_batch_norm:
         form = replace(form, folded=True)
@@ -144,8 +149,10 @@ def _shrunk(recipe: Recipe, form: Form):
         return model
     channels = find_channels(model, form.shape)
     if form.stays.shape != (channels.count,):
-        raise GreenedgeError(f"the pruned network had {form.stays.size} channels and {recipe.name}'s has {channels.count}; train "
-                             "again, the recipe has changed since.")
+        raise GreenedgeError(
+            f"the pruned network had {form.stays.size} channels and {recipe.name}'s has {channels.count}; train "
+            "again, the recipe has changed since."
+        )
     return shrink(model, channels, form.stays)
 
 
@@ -178,19 +185,33 @@ def _metrics(work: Work, model, history: History, outputs: np.ndarray, power: Po
     recipe, data = work.recipe, work.data
     scores = recipe.score(outputs, data.x_test, data.y_test)
     total = sum(work.phases.values(), Ledger())
-    return {"recipe": recipe.name, "digest": recipe.digest, "seed": recipe.train.seed, "epochs": history.epochs,
-            "metric": next(iter(scores)), **scores, "seconds": round(total.seconds, 3),
-            "samples_seen": total.samples_seen, "steps": total.steps, "macs": total.macs,
-            "weights_sha256": weights_sha256(model), "parameters": sum(item.numel() for item in model.parameters()),
-            "train_loss": list(history.train_loss), "validation_loss": list(history.validation_loss),
-            "ledger": bill(work.phases, recipe.ledger, power), **_curve(work, history, power)}
+    return {
+        "recipe": recipe.name,
+        "digest": recipe.digest,
+        "seed": recipe.train.seed,
+        "epochs": history.epochs,
+        "metric": next(iter(scores)),
+        **scores,
+        "seconds": round(total.seconds, 3),
+        "samples_seen": total.samples_seen,
+        "steps": total.steps,
+        "macs": total.macs,
+        "weights_sha256": weights_sha256(model),
+        "parameters": sum(item.numel() for item in model.parameters()),
+        "train_loss": list(history.train_loss),
+        "validation_loss": list(history.validation_loss),
+        "ledger": bill(work.phases, recipe.ledger, power),
+        **_curve(work, history, power),
+    }
 
 
 def _curve(work: Work, history: History, power: Power) -> dict:
     """Joules after each epoch, what came before included, and against them the validation scores if there are some."""
     before = sum((ledger for name, ledger in work.phases.items() if name not in ("train", "calibration")), Ledger())
-    figures = [energy_of(before + Ledger(cpu_seconds=cpu, joules=joules), work.recipe.ledger, power)
-               for cpu, joules in history.used]
+    figures = [
+        energy_of(before + Ledger(cpu_seconds=cpu, joules=joules), work.recipe.ledger, power)
+        for cpu, joules in history.used
+    ]
     spent = {figures[-1].key: [round(figure.value, 6) for figure in figures]}
     if not history.scores:
         return {"spent": spent}
@@ -202,8 +223,9 @@ def _told(prune, before: int, after: int, channels, pruner) -> dict:
     ratio = Compression(before, after).ratio
     told = {"kind": prune.kind, "weights_before": before, "weights_after": after, "compression_ratio": round(ratio, 6)}
     if channels is not None:
-        told["channels"] = {path: [len(labels), int(pruner.stays[labels].sum())]
-                            for path, labels in pruner.spaces.items()}
+        told["channels"] = {
+            path: [len(labels), int(pruner.stays[labels].sum())] for path, labels in pruner.spaces.items()
+        }
     return told
 
 

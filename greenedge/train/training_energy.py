@@ -11,8 +11,8 @@ from greenedge.energy.carbon import carbon, intensity
 from greenedge.energy.estimate import CPU_BAND
 from greenedge.energy.evidence import Figure, figure_json
 from greenedge.errors import EvidenceError, GreenedgeError
-from greenedge.train.recipe_config import LedgerSettings
 from greenedge.train.ledger import Ledger
+from greenedge.train.recipe_config import LedgerSettings
 
 
 def unmetered() -> float | None:

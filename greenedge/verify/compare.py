@@ -55,7 +55,8 @@ class VerificationReport:
                 f"{in_words(self.candidate)} differs from {_spoken(self.reference)} {self._by()}on {self.mismatches} of "
                 f"{self.samples} samples; first at sample "
                 f"{first.sample}, layer {first.layer}: expected {_shown(first.expected)}, got {_shown(first.got)}"
-                f"{f'; {foretold}' if foretold else ''}.")
+                f"{f'; {foretold}' if foretold else ''}."
+            )
 
     def _by(self) -> str:
         return f"by more than {self.within:g} " if self.within else ""
@@ -73,36 +74,65 @@ def _shown(values: list[int | float]) -> str:
     return f"[{', '.join(f'{v:.9g}' if isinstance(v, float) else str(v) for v in values)}]"
 
 
-def compare(reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, *, layer: str = "output",
-            proved: str | None = None) -> VerificationReport:
+def compare(
+    reference: str,
+    candidate: str,
+    expected: np.ndarray,
+    got: np.ndarray,
+    *,
+    layer: str = "output",
+    proved: str | None = None,
+) -> VerificationReport:
     """Both arrays are integers with the batch first. Raises VerificationError for zero samples, other shapes or non-integers."""
     expected, got = np.asarray(expected), np.asarray(got)
     for stage, values in ((reference, expected), (candidate, got)):
         if values.dtype.kind not in "iu":
             raise VerificationError(f"{stage} gave {values.dtype} and not integers; only integers are compared.")
     if expected.shape != got.shape:
-        raise VerificationError(f"{candidate} gave outputs of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same.")
+        raise VerificationError(
+            f"{candidate} gave outputs of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same."
+        )
     if not len(expected):
-        raise VerificationError(f"{candidate} was compared with {_spoken(reference)} on zero samples; give at least one.")
+        raise VerificationError(
+            f"{candidate} was compared with {_spoken(reference)} on zero samples; give at least one."
+        )
     differs = (expected != got).reshape(len(expected), -1).any(axis=1)
     first = first_difference(layer, expected, got) if differs.any() else None
-    return VerificationReport(reference, candidate, len(expected), int(expected[0].size), int(differs.sum()), 0, proved, first)
+    return VerificationReport(
+        reference, candidate, len(expected), int(expected[0].size), int(differs.sum()), 0, proved, first
+    )
 
 
-def compare_floats(reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, within: float, *, layer: str) -> VerificationReport:
+def compare_floats(
+    reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, within: float, *, layer: str
+) -> VerificationReport:
     """Floats with the batch first, no two further apart than `within`. Raises VerificationError for zero samples, other shapes, NaN."""
     expected, got = np.asarray(expected, np.float64), np.asarray(got, np.float64)
     if expected.shape != got.shape or not expected.size:
-        raise VerificationError(f"{candidate} gave floats of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same, "
-                                "and of at least one sample.")
+        raise VerificationError(
+            f"{candidate} gave floats of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same, "
+            "and of at least one sample."
+        )
     for stage, values in ((reference, expected), (candidate, got)):
         if not np.isfinite(values).all():
             raise VerificationError(f"{stage} gave NaN or infinity in {layer}; only numbers are compared.")
     apart = np.abs(expected - got).reshape(len(expected), -1)
     far = (apart > within).any(axis=1)
-    first = first_difference(layer, expected, np.where(np.abs(expected - got) > within, got, expected)) if far.any() else None
-    return VerificationReport(reference, candidate, len(expected), int(expected[0].size), int(far.sum()), first=first, within=within,
-                              largest=float(apart.max()))
+    first = (
+        first_difference(layer, expected, np.where(np.abs(expected - got) > within, got, expected))
+        if far.any()
+        else None
+    )
+    return VerificationReport(
+        reference,
+        candidate,
+        len(expected),
+        int(expected[0].size),
+        int(far.sum()),
+        first=first,
+        within=within,
+        largest=float(apart.max()),
+    )
 
 
 def first_difference(layer: str, expected: np.ndarray, got: np.ndarray) -> First:
@@ -110,4 +140,4 @@ def first_difference(layer: str, expected: np.ndarray, got: np.ndarray) -> First
     sample = int((expected != got).reshape(len(expected), -1).any(axis=1).argmax())
     a, b = expected[sample].ravel(), got[sample].ravel()
     start = int((a != b).argmax())
-    return First(sample, layer, a[start:start + 8].tolist(), b[start:start + 8].tolist())
+    return First(sample, layer, a[start : start + 8].tolist(), b[start : start + 8].tolist())

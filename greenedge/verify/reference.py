@@ -15,7 +15,9 @@ from greenedge.lower import Lowered
 from greenedge.lower.prologue_epilogue import dequantiser
 
 
-def qonnx_integers(lowered: Lowered, model: Path, inputs: np.ndarray, tell: Callable[[int, int, str], None]) -> dict[str, np.ndarray]:
+def qonnx_integers(
+    lowered: Lowered, model: Path, inputs: np.ndarray, tell: Callable[[int, int, str], None]
+) -> dict[str, np.ndarray]:
     """{edge: integers} of every input, requantiser and output whose tensor qonnx computes, sample by sample.
 
     Integers are read off the float tensors by their exact scale and zero point. Raises VerificationError where a tensor
@@ -43,7 +45,9 @@ def read_integers(lowered: Lowered, context: Mapping[str, np.ndarray], first: in
         level = np.rint(y)
         is_level = isinstance(lowered.graph.producer(edge), (Input, Requantise))
         if not np.isfinite(y).all() or (is_level and np.abs(y - level).max(initial=0) >= 0.25):
-            raise VerificationError(f"qonnx gave values on tensor {tensor!r} from sample {first} on that are no multiples of its scale.")
+            raise VerificationError(
+                f"qonnx gave values on tensor {tensor!r} from sample {first} on that are no multiples of its scale."
+            )
         result[edge] = level.astype(np.int64)
     return result
 
@@ -56,7 +60,10 @@ def _readable(lowered: Lowered) -> dict[str, tuple[str, np.ndarray, np.ndarray]]
         birth = lowered.trace.births.get(edge)
         parts = dequantiser(birth.expr) if birth is not None else None
         if parts is not None:
-            found[edge] = (birth.tensor, *(np.asarray(part)[None] if np.ndim(part) else np.asarray(part) for part in parts))
+            found[edge] = (
+                birth.tensor,
+                *(np.asarray(part)[None] if np.ndim(part) else np.asarray(part) for part in parts),
+            )
     return found
 
 
@@ -78,7 +85,9 @@ def _executor(path: Path):
         with _quiet():
             model = ModelWrapper(str(path)).transform(InferShapes())
     except (RuntimeError, AssertionError, ValueError, KeyError) as error:
-        raise GreenedgeError(f"{path}: qonnx cannot read the model ({str(error).splitlines()[0]}); export it with export_qonnx.") from None
+        raise GreenedgeError(
+            f"{path}: qonnx cannot read the model ({str(error).splitlines()[0]}); export it with export_qonnx."
+        ) from None
     constants = {tensor.name for tensor in model.graph.initializer}
     name = next(value.name for value in model.graph.input if value.name not in constants)
     shape = model.get_tensor_shape(name)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.verify.compare import First, VerificationReport, compare, compare_floats, first_difference, in_words
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import write_aside
+from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, Requantise, run_graph
 from greenedge.lower import Lowered, load_lowered, lower_source, proof
 from greenedge.lower.prologue_epilogue import elementwise
-from greenedge.frontends.source import read_model
+from greenedge.verify.compare import First, VerificationReport, compare, compare_floats, first_difference, in_words
 
 Tell = Callable[[int, int, str], None]
 BESIDE = 512  # vectors at most for other kernels of the same file, which may be slow
@@ -53,18 +53,25 @@ def verify_stage(run: Path, folder: Path, backend: str, tell: Tell) -> str:
     reports += _against_torch(lowered, vectors, ints, stages)
     candidate, build = getattr(module, "STAGE", backend), run / "4-build"
     if lowered.prologue is None and len(lowered.graph.inputs) > 1:
-        raise GreenedgeError(f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one "
-                             "input.")
+        raise GreenedgeError(
+            f"{lowered.graph.name} has {len(lowered.graph.inputs)} inputs; builds are verified with one input."
+        )
     if hasattr(module, "unverified") and (why := module.unverified(build)):
         _write(folder, reports, [], stages, _accuracies(lowered, vectors, stages), lowered.graph, why)
         for report in reports:
             report.require()
         return f"{_note(len(vectors.inputs), stages, (), ())}; not verified: {why}"
     proved = module.proved(build) if hasattr(module, "proved") else None
-    reports.append(_against_build(lowered.graph, module.simulate, candidate, build, ints, graph_outputs, stages, tell, proved))
+    reports.append(
+        _against_build(lowered.graph, module.simulate, candidate, build, ints, graph_outputs, stages, tell, proved)
+    )
     again: dict[str, np.ndarray] = {}
     if hasattr(module, "stalled"):
-        reports.append(_against_build(lowered.graph, module.stalled, f"{candidate}-stalls", build, ints, graph_outputs, again, tell))
+        reports.append(
+            _against_build(
+                lowered.graph, module.stalled, f"{candidate}-stalls", build, ints, graph_outputs, again, tell
+            )
+        )
     floats = _against_floats(lowered, module, candidate, build, ints, stages[candidate], tell)
     others = _against_others(lowered.graph, module, build, ints, stages["graph"], tell)
     reports += [*floats, *(report for report, claimed in others if claimed)]
@@ -92,9 +99,13 @@ def _note(samples: int, stages, floats, others) -> str:
     fewer = [name for name in stages if len(stages[name]) < samples]
     whole = ", ".join(name for name in stages if name not in fewer)
     few = "".join(f", {len(stages[name])} in {name}" for name in fewer)
-    near = "".join(f", {report.candidate} {f'within {report.within:g}' if report.within else 'too'}" for report in floats)
-    beside = "".join(f"; {one.candidate} {f'differs on {one.mismatches} of' if one.mismatches else 'equal on'} {one.samples}"
-                     for one, _ in others)
+    near = "".join(
+        f", {report.candidate} {f'within {report.within:g}' if report.within else 'too'}" for report in floats
+    )
+    beside = "".join(
+        f"; {one.candidate} {f'differs on {one.mismatches} of' if one.mismatches else 'equal on'} {one.samples}"
+        for one, _ in others
+    )
     return f"{samples} samples equal in {whole}{few}{near}{beside}"
 
 
@@ -105,8 +116,10 @@ def _with_trace(run: Path) -> Lowered:
     stored = load_lowered(run / "3-lower")
     again = lower_source(read_model(run / "2-export" / "model.onnx"), dict(stored.declared))
     if graph_digest(again.graph) != graph_digest(stored.graph):
-        raise VerificationError(f"{run / '3-lower'} does not hold the integer graph of {run / '2-export' / 'model.onnx'}; "
-                                "run the lower stage again.")
+        raise VerificationError(
+            f"{run / '3-lower'} does not hold the integer graph of {run / '2-export' / 'model.onnx'}; "
+            "run the lower stage again."
+        )
     return again
 
 
@@ -153,7 +166,9 @@ def _against_qonnx(lowered: Lowered, model: Path, vectors: Vectors, ints, stages
     if wrong or not differences:
         first = wrong[0] if wrong else None
         where = First(first.sample, first.layer, [first.expected], [first.got]) if first else report.first
-        return dataclasses.replace(report, first=where, mismatches=max(report.mismatches, len({d.sample for d in wrong})))
+        return dataclasses.replace(
+            report, first=where, mismatches=max(report.mismatches, len({d.sample for d in wrong}))
+        )
     return dataclasses.replace(report, mismatches=0, float_ties=report.mismatches, first=None)
 
 
@@ -177,8 +192,10 @@ def _proof(graph: Graph) -> str | None:
     with_affine = sum(1 for entry in entries if entry.get("proved"))
     if not ops:
         return "integer arithmetic only: nothing is rounded"
-    return (f"{len(ops)} requantisers equal real arithmetic on all {sum(e['accumulators'] for e in entries):,} reachable accumulators"
-            + (f"; affine form equal too for {with_affine}" if with_affine else ""))
+    return (
+        f"{len(ops)} requantisers equal real arithmetic on all {sum(e['accumulators'] for e in entries):,} reachable accumulators"
+        + (f"; affine form equal too for {with_affine}" if with_affine else "")
+    )
 
 
 def _against_torch(lowered: Lowered, vectors: Vectors, ints, stages) -> list[VerificationReport]:
@@ -191,13 +208,17 @@ def _against_torch(lowered: Lowered, vectors: Vectors, ints, stages) -> list[Ver
     is_level = isinstance(lowered.graph.producer(output.edge), Requantise)
     levels = integers_of(vectors.torch, output.scale, output.zero, 0.25 if is_level else 0.5)
     if levels is None:
-        raise VerificationError("torch gave outputs that are NaN or no multiples of the output scale; export the model again.")
+        raise VerificationError(
+            "torch gave outputs that are NaN or no multiples of the output scale; export the model again."
+        )
     stages["torch"] = levels.reshape(len(levels), -1)
     report = compare("torch", "graph", stages["torch"], stages["graph"])
     if not report.mismatches:
         return [report]
     samples = np.flatnonzero((stages["torch"] != stages["graph"]).any(axis=1))
-    tied = [s for s in samples if reachable_by_ties(lowered, {e: v[s:s + 1] for e, v in ints.items()}, levels[s:s + 1])]
+    tied = [
+        s for s in samples if reachable_by_ties(lowered, {e: v[s : s + 1] for e, v in ints.items()}, levels[s : s + 1])
+    ]
     left = np.setdiff1d(samples, tied)
     kept = np.delete(np.arange(len(levels)), tied)
     rest = compare("torch", "graph", stages["torch"][kept], stages["graph"][kept]) if len(kept) else report
@@ -218,21 +239,26 @@ def integers_of(values: np.ndarray, scale: np.ndarray, zero: np.ndarray, apart: 
     return levels.astype(np.int64) if np.abs(y - levels).max(initial=0) <= apart else None
 
 
-def _against_build(graph: Graph, simulate, candidate: str, build: Path, ints, expected, stages, tell: Tell,
-                   proved: str | None = None) -> VerificationReport:
+def _against_build(
+    graph: Graph, simulate, candidate: str, build: Path, ints, expected, stages, tell: Tell, proved: str | None = None
+) -> VerificationReport:
     """What `simulate` makes of all vectors against the graph; on a difference, layer by layer until the first that differs."""
     x, name = next(iter(ints.values())), in_words(candidate)
     got = simulate(build, x, (), lambda done, total, text="": tell(done, total, f"{name} {text}".strip()))
     stages[candidate] = _joined(graph, got)
-    report = compare("graph", candidate, _joined(graph, expected), stages[candidate], layer=graph.outputs[0], proved=proved)
+    report = compare(
+        "graph", candidate, _joined(graph, expected), stages[candidate], layer=graph.outputs[0], proved=proved
+    )
     if not report.mismatches:
         return report
     tell(0, 0, f"{name} differs: looking for the first layer")
-    until = x[:report.first.sample + 1]  # random stalls come again only with all that went before
+    until = x[: report.first.sample + 1]  # random stalls come again only with all that went before
     return dataclasses.replace(report, first=_first_layer(graph, simulate, build, until, report.first))
 
 
-def _against_others(graph: Graph, module, build: Path, ints, expected: np.ndarray, tell: Tell) -> list[tuple[VerificationReport, bool]]:
+def _against_others(
+    graph: Graph, module, build: Path, ints, expected: np.ndarray, tell: Tell
+) -> list[tuple[VerificationReport, bool]]:
     """Other kernels on the same file, each with whether it must be equal, on `BESIDE` vectors at most."""
     reports = []
     for name, (run, proved, claimed) in (module.beside(build) if hasattr(module, "beside") else {}).items():
@@ -242,18 +268,26 @@ def _against_others(graph: Graph, module, build: Path, ints, expected: np.ndarra
     return reports
 
 
-def _against_floats(lowered: Lowered, module, candidate: str, build: Path, ints, integers: np.ndarray, tell: Tell) -> list[VerificationReport]:
+def _against_floats(
+    lowered: Lowered, module, candidate: str, build: Path, ints, integers: np.ndarray, tell: Tell
+) -> list[VerificationReport]:
     """The float outputs that the built thing computes itself, against the host's from the integers that it gave."""
     from greenedge.lower.float_io import run_epilogue
 
     if not hasattr(module, "floats"):
         return []
-    given = module.floats(build, next(iter(ints.values())), lambda done, total, text="": tell(done, total, f"{candidate} floats {text}".strip()))
+    given = module.floats(
+        build,
+        next(iter(ints.values())),
+        lambda done, total, text="": tell(done, total, f"{candidate} floats {text}".strip()),
+    )
     if not given:
         return []
     expected = run_epilogue(lowered, _parted(lowered.graph, integers))
-    return [compare_floats("epilogue", f"{candidate} {name}", expected[name], values, within, layer=name)
-            for name, (values, within) in given.items()]
+    return [
+        compare_floats("epilogue", f"{candidate} {name}", expected[name], values, within, layer=name)
+        for name, (values, within) in given.items()
+    ]
 
 
 def _parted(graph: Graph, joined: np.ndarray) -> dict[str, np.ndarray]:
@@ -275,7 +309,9 @@ def _against_board(graph: Graph, build: Path, x: np.ndarray, expected, stages, t
     if board["link"] != "uart":
         return []
     count = samples_within(board, len(x), _BOARD_CYCLES)
-    outputs, _ = infer_on_board(build, x[:count], tell=lambda done, total, text: tell(done, total, f"virtual board {text}".strip()))
+    outputs, _ = infer_on_board(
+        build, x[:count], tell=lambda done, total, text: tell(done, total, f"virtual board {text}".strip())
+    )
     stages["board"] = next(iter(outputs.values())).reshape(count, -1)  # a board calls its output after the stream
     return [compare("graph", "board", _joined(graph, expected)[:count], stages["board"], layer=graph.outputs[0])]
 
@@ -328,9 +364,14 @@ def _write(folder: Path, reports, told, stages, accuracy, graph: Graph, unverifi
         with write_aside(folder / f"{stage}.npy") as path, open(path, "wb") as file:
             np.save(file, stages[stage])
     entries = [dataclasses.asdict(report) for report in reports]
-    content = {"format": "greenedge-verify/1", "model": graph.name, "stages": order, "verify": entries,
-               "beside": [dataclasses.asdict(report) for report in told],
-               "accuracy": {stage: accuracy[stage] for stage in order if stage in accuracy},
-               **({"unverified": unverified} if unverified else {})}
+    content = {
+        "format": "greenedge-verify/1",
+        "model": graph.name,
+        "stages": order,
+        "verify": entries,
+        "beside": [dataclasses.asdict(report) for report in told],
+        "accuracy": {stage: accuracy[stage] for stage in order if stage in accuracy},
+        **({"unverified": unverified} if unverified else {}),
+    }
     with write_aside(folder / "verify.json") as path:
         path.write_text(json.dumps(content, indent=1) + "\n")

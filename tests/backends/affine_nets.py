@@ -11,16 +11,20 @@ from tests.backends.graphs import Sketch
 
 def with_affine(graph: Graph) -> Graph:
     """The same graph; its rising steps get the multiply, add and shift that the lowering would find."""
-    return Graph(graph.name, tuple(_fitted(op) if isinstance(op, Requantise) else op for op in graph.ops), graph.edges,
-                 graph.outputs)
+    return Graph(
+        graph.name,
+        tuple(_fitted(op) if isinstance(op, Requantise) else op for op in graph.ops),
+        graph.edges,
+        graph.outputs,
+    )
 
 
 def _fitted(op: Requantise) -> Requantise:
     found = fit_affine(op.thresholds, op.lo, op.hi, op.x_lo, op.x_hi)
     assert found is not None, op.name
-    return dataclasses.replace(op,
-                               affine=dataclasses.replace(found, m=frozen(found.m), b=frozen(found.b),
-                                                          s=frozen(found.s)))
+    return dataclasses.replace(
+        op, affine=dataclasses.replace(found, m=frozen(found.m), b=frozen(found.b), s=frozen(found.s))
+    )
 
 
 def vectors(rng):

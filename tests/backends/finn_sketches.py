@@ -15,7 +15,22 @@ def table(s: Sketch, source: str, per_channel: bool = True) -> str:
     low, high = np.full(count, edge.lo), np.full(count, edge.hi)
     name = f"table{len(s.ops)}"
     levels = s.rng.integers(0, 16, (count, edge.hi - edge.lo + 1))
-    s.ops.append(Requantise(name, (source,), name, 0, 0, 15, frozen(np.ones(count)), None, None, frozen(levels), frozen(low), frozen(high)))
+    s.ops.append(
+        Requantise(
+            name,
+            (source,),
+            name,
+            0,
+            0,
+            15,
+            frozen(np.ones(count)),
+            None,
+            None,
+            frozen(levels),
+            frozen(low),
+            frozen(high),
+        )
+    )
     s.edges[name] = Edge(name, edge.shape, 0, 15)
     return name
 
@@ -141,7 +156,9 @@ def line(s: Sketch, source: str, levels: str = "u4") -> str:
     edge = s.edges[source]
     count = edge.shape[0]
     low, high = s.reach.get(source, (np.array([edge.lo]), np.array([edge.hi])))
-    low, high = (np.full(count, v.min() if side else v.max()) if len(v) != count else v for side, v in ((1, low), (0, high)))
+    low, high = (
+        np.full(count, v.min() if side else v.max()) if len(v) != count else v for side, v in ((1, low), (0, high))
+    )
     name = f"line{len(s.ops)}"
     op = requantise(s.rng, name, source, low, high, *RANGES[levels])
     s.ops.append(op)
@@ -149,13 +166,31 @@ def line(s: Sketch, source: str, levels: str = "u4") -> str:
     return name
 
 
-SKETCHES = (convolutions, sequence, residual, accumulators, joined, grouped, functions, padded, vectors, flattened, labelled, classified, shortcut)
+SKETCHES = (
+    convolutions,
+    sequence,
+    residual,
+    accumulators,
+    joined,
+    grouped,
+    functions,
+    padded,
+    vectors,
+    flattened,
+    labelled,
+    classified,
+    shortcut,
+)
 
 
 def random_network(rng) -> Graph:
     """Three to six random layers on a small image or sequence."""
     dims = int(rng.integers(1, 3))
-    s = Sketch(rng, (int(rng.integers(1, 5)), *(int(v) for v in rng.integers(5, 9, dims))), str(rng.choice(["u4", "s4", "n4", "u8"])))
+    s = Sketch(
+        rng,
+        (int(rng.integers(1, 5)), *(int(v) for v in rng.integers(5, 9, dims))),
+        str(rng.choice(["u4", "s4", "n4", "u8"])),
+    )
     last = "x"
     for _ in range(int(rng.integers(3, 7))):
         last = _grown(s, last, dims)
@@ -171,7 +206,9 @@ def _grown(s: Sketch, last: str, dims: int) -> str:
     same = (1,) * (2 * dims)
     if kind == "conv":
         stride = (int(rng.integers(1, 3)),) * dims
-        return s.step(s.conv(last, int(rng.integers(1, 7)), (3,) * dims, stride, same, bits=int(rng.choice([1, 2, 4, 8]))), levels)
+        return s.step(
+            s.conv(last, int(rng.integers(1, 7)), (3,) * dims, stride, same, bits=int(rng.choice([1, 2, 4, 8]))), levels
+        )
     if kind == "deep":
         return s.step(s.conv(last, shape[0], (3,) * dims, pads=same, groups=shape[0]), levels)
     if kind == "pool":

@@ -4,10 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.graph import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Graph, Input, MaxPool, Pad, Requantise, Reshape, SumPool, Transpose, Upsample, frozen, run_graph)
+from greenedge.graph import (
+    Add,
+    ArgMax,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Edge,
+    Graph,
+    Input,
+    MaxPool,
+    Pad,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+    frozen,
+    run_graph,
+)
 
-RANGES = {"u1": (0, 1), "u4": (0, 15), "u7": (0, 127), "u8": (0, 255), "s2": (-2, 1), "s4": (-8, 7), "n4": (-7, 7), "s8": (-128, 127), "n8": (-127, 127),
-          "up": (3, 12), "down": (-12, -3), "skew": (-3, 11)}
+RANGES = {
+    "u1": (0, 1),
+    "u4": (0, 15),
+    "u7": (0, 127),
+    "u8": (0, 255),
+    "s2": (-2, 1),
+    "s4": (-8, 7),
+    "n4": (-7, 7),
+    "s8": (-128, 127),
+    "n8": (-127, 127),
+    "up": (3, 12),
+    "down": (-12, -3),
+    "skew": (-3, 11),
+}
 
 
 class Sketch:
@@ -37,8 +69,12 @@ class Sketch:
     def _add(self, op, low=None, high=None):
         """Appends `op`; its shape is what executing it gives, its range what is said or what its inputs have."""
         ends = [self.edges[e] for e in op.inputs]
-        small = Graph("one", (*(Input(e.name, (), e.name) for e in ends), op),
-                      {**{e.name: e for e in ends}, op.output: Edge(op.output, (), 0, 0)}, (op.output,))
+        small = Graph(
+            "one",
+            (*(Input(e.name, (), e.name) for e in ends), op),
+            {**{e.name: e for e in ends}, op.output: Edge(op.output, (), 0, 0)},
+            (op.output,),
+        )
         shape = run_graph(small, {e.name: np.full((1, *e.shape), e.lo) for e in ends})[op.output].shape[1:]
         low = min(e.lo for e in ends) if low is None else low
         high = max(e.hi for e in ends) if high is None else high
@@ -143,7 +179,9 @@ class Sketch:
         thresholds = np.ceil(centre[:, None] + (k - 0.5 - (lo + hi) / 2) / slope[:, None]).astype(np.int64)
         thresholds = np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1)
         name = self._name("step")
-        op = Requantise(name, (source,), name, axis, lo, hi, frozen(sign), frozen(thresholds), None, None, frozen(low), frozen(high))
+        op = Requantise(
+            name, (source,), name, axis, lo, hi, frozen(sign), frozen(thresholds), None, None, frozen(low), frozen(high)
+        )
         self.ops.append(op)
         self.edges[name] = Edge(name, shape, lo, hi)
         return name

@@ -21,7 +21,20 @@ def requantise(rng, name: str, source: str, low, high, lo: int, hi: int) -> Requ
     affine = fit_affine(thresholds, lo, hi, low, high)
     assert affine is not None
     affine = dataclasses.replace(affine, m=frozen(affine.m), b=frozen(affine.b), s=frozen(affine.s))
-    return Requantise(name, (source,), name, 0, lo, hi, frozen(np.ones(len(low))), frozen(thresholds), affine, None, frozen(low), frozen(high))
+    return Requantise(
+        name,
+        (source,),
+        name,
+        0,
+        lo,
+        hi,
+        frozen(np.ones(len(low))),
+        frozen(thresholds),
+        affine,
+        None,
+        frozen(low),
+        frozen(high),
+    )
 
 
 def mlp(rng, sizes=(12, 8, 4), weight_bits=4, act_bits=4, out_bits=8, in_signed=False) -> Graph:
@@ -31,7 +44,11 @@ def mlp(rng, sizes=(12, 8, 4), weight_bits=4, act_bits=4, out_bits=8, in_signed=
     source, span = "x", (in_lo, in_hi)
     for k, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
         top = max(1, (1 << (weight_bits - 1)) - 1)
-        weight = rng.choice([-1, 1], (fan_in, fan_out)) if weight_bits == 1 else rng.integers(-top, top + 1, (fan_in, fan_out))
+        weight = (
+            rng.choice([-1, 1], (fan_in, fan_out))
+            if weight_bits == 1
+            else rng.integers(-top, top + 1, (fan_in, fan_out))
+        )
         products = np.stack([weight * span[0], weight * span[1]])
         low, high = products.min(0).sum(0), products.max(0).sum(0)
         name = f"fc{k + 1}"

@@ -8,8 +8,26 @@ from greenedge.hdl.board_shell import CoreInfo, shell
 from greenedge.target import load_target
 
 MODEL = "5a" * 31 + "7e"
-SOURCE = {"name": "input", "edge": "input", "bits": 5, "signed": False, "elements": 2, "beats": 3, "shape": (6,), "offset": ()}
-OUTPUT = {"name": "sums", "edge": "sums", "bits": 9, "signed": False, "elements": 1, "beats": 6, "shape": (6,), "offset": ()}
+SOURCE = {
+    "name": "input",
+    "edge": "input",
+    "bits": 5,
+    "signed": False,
+    "elements": 2,
+    "beats": 3,
+    "shape": (6,),
+    "offset": (),
+}
+OUTPUT = {
+    "name": "sums",
+    "edge": "sums",
+    "bits": 9,
+    "signed": False,
+    "elements": 1,
+    "beats": 6,
+    "shape": (6,),
+    "offset": (),
+}
 CORE = Path(__file__).resolve().parents[1] / "rtl" / "ge_standin.sv"
 
 

@@ -11,11 +11,22 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.tool("qemu-aarch64-static")
 def test_x86_and_arm64_give_the_same_hashes(repo):
-    done = subprocess.run([sys.executable, "benchmarks/arm64.py"], cwd=repo, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        [sys.executable, "benchmarks/arm64.py"], cwd=repo, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0 and done.stdout.strip().endswith("identical"), (done.stdout, done.stderr)
 
 
 def test_a_run_without_a_deploy_folder_is_refused(repo, tmp_path):
-    done = subprocess.run([sys.executable, "benchmarks/arm64.py", str(tmp_path)], cwd=repo, capture_output=True, text=True, timeout=60,
-                          check=False)
-    assert (done.returncode, done.stderr.strip()) == (1, f"{tmp_path} has no 4-build/deploy; give a finished run for an edge target.")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/arm64.py", str(tmp_path)],
+        cwd=repo,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.strip()) == (
+        1,
+        f"{tmp_path} has no 4-build/deploy; give a finished run for an edge target.",
+    )

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from greenedge.boards.errors import BoardError
-from greenedge.boards.ports import SerialPort
 from greenedge.boards.link_session import Session
+from greenedge.boards.ports import SerialPort
 from greenedge.boards.soak import soak
 from greenedge.boards.virtual import VirtualBoard
-from greenedge.hdl.board_shell import protocol
 from greenedge.hdl.axi_stream import Stream, pack, unpack
+from greenedge.hdl.board_shell import protocol
 from tests.backends.standin import MODEL, OUTPUT, SOURCE, build_standin, samples
 
 pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++"), pytest.mark.tool("make")]
@@ -45,7 +45,7 @@ def packed(rng, n: int) -> tuple[list[bytes], list[bytes]]:
 
 def cut(data: bytes, n: int) -> list[bytes]:
     size = len(data) // n
-    return [data[k * size:(k + 1) * size] for k in range(n)]
+    return [data[k * size : (k + 1) * size] for k in range(n)]
 
 
 def test_every_result_equals(board, rng):
@@ -81,8 +81,8 @@ def test_nothing_keeps_an_open_waiting(board, rng):
     inputs, outputs = packed(rng, 40)
     with connected(board) as session:
         for _ in range(3):
-            session._send(protocol.LOOP, (2 ** 31).to_bytes(4, "little") + inputs[0])
-            session._send(protocol.LOOP, (2 ** 31).to_bytes(4, "little") + inputs[1])
+            session._send(protocol.LOOP, (2**31).to_bytes(4, "little") + inputs[0])
+            session._send(protocol.LOOP, (2**31).to_bytes(4, "little") + inputs[1])
             session._send(protocol.DATA, inputs[2])
             session._send(protocol.READ, bytes((0, 32)))
             session.open()
@@ -172,10 +172,14 @@ def test_the_boards_parser_under_fuzzing(board, rng):
             for _ in range(rng.integers(3)):
                 at = int(rng.integers(len(wire)))
                 match rng.integers(4):
-                    case 0: wire[at] ^= 1 << int(rng.integers(8))
-                    case 1: del wire[at]
-                    case 2: wire[at:at] = bytes(rng.choice([0x7C, 0x7D, 0x7E, 0x7F], rng.integers(1, 4)).astype("u1"))
-                    case 3: wire[at:] = wire[at:at + 5] * int(rng.integers(1, 9))
+                    case 0:
+                        wire[at] ^= 1 << int(rng.integers(8))
+                    case 1:
+                        del wire[at]
+                    case 2:
+                        wire[at:at] = bytes(rng.choice([0x7C, 0x7D, 0x7E, 0x7F], rng.integers(1, 4)).astype("u1"))
+                    case 3:
+                        wire[at:] = wire[at : at + 5] * int(rng.integers(1, 9))
             session._port.write(bytes(wire))
             session._take(session._port.read(0.002))
         assert session.infer(inputs) == outputs
@@ -231,24 +235,30 @@ def test_a_cable_that_stays_away(board, rng):
             session.infer(inputs, disturb, batch=4)
     came = [k for k, result in enumerate(error.value.results) if result is not None]
     assert 50 < len(came) < 200 and all(error.value.results[k] == outputs[k] for k in came)
-    assert str(error.value).endswith(f"; {len(came)} of 200 results have come, none twice; plug the board in and run the same "
-                                     "command again.")
+    assert str(error.value).endswith(
+        f"; {len(came)} of 200 results have come, none twice; plug the board in and run the same command again."
+    )
 
 
 def test_a_board_with_another_model(board):
     with pytest.raises(BoardError) as error:
         Session(lambda: SerialPort(board.port, 3_000_000), {**board.board, "model": "00" * 32}, "it").__enter__()
-    assert str(error.value) == ("it holds model 5a5a5a5a5a5a, the run is model 000000000000; program it first "
-                                "(greenedge program RUN).")
+    assert str(error.value) == (
+        "it holds model 5a5a5a5a5a5a, the run is model 000000000000; program it first (greenedge program RUN)."
+    )
 
 
 def test_nobody_answers():
     master, slave = os.openpty()
     try:
         with pytest.raises(BoardError) as error:
-            Session(lambda: SerialPort(os.ttyname(slave), 115_200), {"baud": 115_200}, "it", _silence_s=0.01).__enter__()
-        assert str(error.value) == ("nobody answers at it with 115,200 baud; is the board on, and programmed with this run "
-                                    "(greenedge program RUN)?")
+            Session(
+                lambda: SerialPort(os.ttyname(slave), 115_200), {"baud": 115_200}, "it", _silence_s=0.01
+            ).__enter__()
+        assert str(error.value) == (
+            "nobody answers at it with 115,200 baud; is the board on, and programmed with this run "
+            "(greenedge program RUN)?"
+        )
     finally:
         os.close(master)
         os.close(slave)
@@ -273,8 +283,12 @@ def test_the_client_without_greenedge(board, folder, rng, tmp_path):
     x, y = samples(rng, 20)
     np.save(tmp_path / "x.npy", x)
     board.noise(0.002, 0.002)
-    done = subprocess.run([sys.executable, "-I", str(folder / "client.py"), board.port, str(tmp_path / "x.npy")],
-                          capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-I", str(folder / "client.py"), board.port, str(tmp_path / "x.npy")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     assert np.array_equal([[int(v) for v in line.split()] for line in done.stdout.splitlines()], y)
 
@@ -282,8 +296,22 @@ def test_the_client_without_greenedge(board, folder, rng, tmp_path):
 def test_the_c_header_without_greenedge(board, folder, rng, tmp_path, repo):
     x, y = samples(rng, 20)
     source = repo / "tests" / "backends" / "client_main.c"
-    subprocess.run(["gcc", "-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", f"-I{folder}", str(source), "-o",
-                    str(tmp_path / "client")], check=True)
+    subprocess.run(
+        [
+            "gcc",
+            "-std=c99",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-D_GNU_SOURCE",
+            f"-I{folder}",
+            str(source),
+            "-o",
+            str(tmp_path / "client"),
+        ],
+        check=True,
+    )
     board.noise(0.002, 0.002)
     done = subprocess.run([str(tmp_path / "client"), board.port], input=pack(_IN, x), capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr

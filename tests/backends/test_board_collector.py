@@ -20,16 +20,28 @@ _ALONE = b"""module collector_alone #(int unsigned M_BYTES = 1, BEATS = 1, FW = 
 endmodule
 """
 # bytes of a beat, beats of a sample, bytes of the store as a power of two, passes that are dropped, samples of a pass
-CASES = [(1, 10, 4, 0, 1), (2, 6, 9, 0, 1), (3, 1, 5, 0, 1), (7, 2, 5, 0, 1), (14, 1, 4, 0, 1),
-         (1, 1, 4, 3, 2), (5, 2, 5, 2, 3)]
+CASES = [
+    (1, 10, 4, 0, 1),
+    (2, 6, 9, 0, 1),
+    (3, 1, 5, 0, 1),
+    (7, 2, 5, 0, 1),
+    (14, 1, 4, 0, 1),
+    (1, 1, 4, 3, 2),
+    (5, 2, 5, 2, 3),
+]
 
 
 def case(rng, width, beats, store, passes, size, samples=40):
     x = rng.integers(0, 256, (samples, width * beats))
     steady = 1 << store >= 2 * width + 4  # the store has room for a word while another is on its way out
     values = dict(M_BYTES=width, BEATS=beats, FW=store, PASSES=passes, SAMPLES=size)
-    return Case("collector_alone", values, [Port("s", 8, False, width, x)], [Port("m", 8, False, 1, x[passes * size:])],
-                cycles=width * beats if steady else None)
+    return Case(
+        "collector_alone",
+        values,
+        [Port("s", 8, False, width, x)],
+        [Port("m", 8, False, 1, x[passes * size :])],
+        cycles=width * beats if steady else None,
+    )
 
 
 def test_bytes_come_in_order_and_dropped_passes_do_not(rng, tmp_path):

@@ -48,12 +48,19 @@ def everything(rng) -> tuple[Sketch, list[str]]:
     depth = net.step(net.conv(stem, 6, (3, 3), pads=(2, 2, 2, 2), dilations=(2, 2), groups=6), "u8", axis=0)
     both = net.step(net.add(stem, depth, multipliers=(3, -2)), "s8", axis=0, falling=True)
     joined = net.concat(both, net.max_pool(both, (3, 3), (1, 1), (1, 1, 1, 1)), depth)
-    pooled = net.step(net.sum_pool(net.step(joined, "skew", axis=0), (2, 2), pads=(1, 0, 0, 1), pad_value=-1), "u4", axis=0)
+    pooled = net.step(
+        net.sum_pool(net.step(joined, "skew", axis=0), (2, 2), pads=(1, 0, 0, 1), pad_value=-1), "u4", axis=0
+    )
     turned = net.step(net.conv_transpose(pooled, 8, (3, 2), (2, 2), (1, 0, 1, 0), (1, 0), groups=2), "up", axis=0)
     moved = net.transpose(net.pad(net.upsample(net.depth_to_space(turned, 2), 1, 2, 1), (0, 1, 0, 0, 0, 2), 4), 1, 2, 0)
     crossed = net.depth_to_space(turned, 2, "CRD")
     flat = net.reshape(pooled, int(np.prod(net.edges[pooled].shape)))
-    return net, [net.dense(net.step(net.dense(flat, 12), "u8"), 5), moved, crossed, net.add(pooled, pooled, multipliers=(200, 77))]
+    return net, [
+        net.dense(net.step(net.dense(flat, 12), "u8"), 5),
+        moved,
+        crossed,
+        net.add(pooled, pooled, multipliers=(200, 77)),
+    ]
 
 
 def test_every_operation(rng, target, tmp_path):
@@ -71,7 +78,12 @@ def test_sequences_and_every_range_of_levels(rng, target, tmp_path):
 
 def test_signs_and_several_vectors(rng, target, tmp_path):
     net = Sketch(rng, (6, 20), "s2")
-    check(net, net.step(net.dense(net.step(net.dense("x", 9, 1), "u1", per_channel=False), 7, 2), "n8"), target=target, folder=tmp_path / "b")
+    check(
+        net,
+        net.step(net.dense(net.step(net.dense("x", 9, 1), "u1", per_channel=False), 7, 2), "n8"),
+        target=target,
+        folder=tmp_path / "b",
+    )
 
 
 def test_a_table(rng, target, tmp_path):
@@ -95,11 +107,14 @@ def test_buffers_that_live_at_once_share_no_byte(rng):
             assert written.get(root(edge), edge) is not None
         begin = program.buffers[call.output]
         if begin.parameter is None:
-            later = [e for other in program.calls[program.calls.index(call) + 1:] for e in other.op.inputs]
+            later = [e for other in program.calls[program.calls.index(call) + 1 :] for e in other.op.inputs]
             for edge in later:
                 other = program.buffers[edge]
                 if other.parameter is None and edge in written.values() and root(edge) != root(call.output):
-                    assert begin.offset + begin.bytes <= other.offset or other.offset + other.bytes <= begin.offset, (call.output, edge)
+                    assert begin.offset + begin.bytes <= other.offset or other.offset + other.bytes <= begin.offset, (
+                        call.output,
+                        edge,
+                    )
         written[root(call.output)] = call.output
     assert program.arena_bytes % 4 == 0 and program.arena_bytes < sum(b.bytes for b in program.buffers.values())
 
@@ -109,7 +124,9 @@ def test_the_report_says_where_the_package_is_and_what_it_takes(rng, target, tmp
     folder = built(net.graph(net.step(net.dense("x", 3), "u4")), target, tmp_path / "b")
     found = c99.report(folder)
     assert found["edge"]["bytes"] > 18 and found["edge"]["ram_bytes"] == 0  # one layer writes where the caller reads
-    assert found["notes"][0].startswith("The package is the folder 4-build (README.md there). Its self-test on this machine: ")
+    assert found["notes"][0].startswith(
+        "The package is the folder 4-build (README.md there). Its self-test on this machine: "
+    )
 
 
 @pytest.mark.parametrize("place", ["_w[", "_m["])
@@ -123,12 +140,17 @@ def test_a_changed_constant_is_found(rng, target, tmp_path, place):
     source = (folder / "model.c").read_text()
     head, tail = source.split(place, 1)
     first = tail.split("{\n    ", 1)[1].split(",")[0]
-    (folder / "model.c").write_text(head + place + tail.replace("{\n    " + first, "{\n    " + str(int(first) + (40 if place == "_m[" else 1)), 1))
+    (folder / "model.c").write_text(
+        head + place + tail.replace("{\n    " + first, "{\n    " + str(int(first) + (40 if place == "_m[" else 1)), 1)
+    )
     feeds = net.values(graph, 200)
     assert not np.array_equal(c99.simulate(folder, feeds)[step], run_graph(graph, feeds)[step])
     with pytest.raises(ToolError, match="the self-test of the C package ended with exit status 1: .* differ"):
         plan = c99.plan(graph, target, {})
-        execute(type(plan)({**plan.files, "model.c": (folder / "model.c").read_bytes()}, plan.commands, plan.products), tmp_path / "c")
+        execute(
+            type(plan)({**plan.files, "model.c": (folder / "model.c").read_bytes()}, plan.commands, plan.products),
+            tmp_path / "c",
+        )
 
 
 def _with_affine(graph: Graph) -> Graph:
@@ -136,8 +158,12 @@ def _with_affine(graph: Graph) -> Graph:
 
     from greenedge.graph.affine import fit_affine
 
-    ops = [replace(op, affine=fit_affine(op.thresholds, op.lo, op.hi, op.x_lo, op.x_hi), thresholds=None)
-           if isinstance(op, Requantise) else op for op in graph.ops]
+    ops = [
+        replace(op, affine=fit_affine(op.thresholds, op.lo, op.hi, op.x_lo, op.x_hi), thresholds=None)
+        if isinstance(op, Requantise)
+        else op
+        for op in graph.ops
+    ]
     assert form_of(ops[-1]) == "affine"
     return Graph(graph.name, tuple(ops), graph.edges, graph.outputs)
 
@@ -147,8 +173,11 @@ def test_sums_that_could_overflow_are_refused(rng):
     weight = frozen(np.full((1, 700, 100), -128))
     net.ops.append(Conv("sums", ("x",), "sums", weight, (1,), (0, 0), (1,)))
     net.edges["sums"] = Edge("sums", (1, 1), -70_000 * 255 * 128, 0)
-    reason, = reasons_against(net.graph("sums"))
-    assert (reason.value, reason.rule) == ("sums of up to 33 bits", "the kernels multiply 8-bit operands and add in 32 bits")
+    (reason,) = reasons_against(net.graph("sums"))
+    assert (reason.value, reason.rule) == (
+        "sums of up to 33 bits",
+        "the kernels multiply 8-bit operands and add in 32 bits",
+    )
 
 
 def test_refusals(rng):
@@ -161,14 +190,15 @@ def test_refusals(rng):
     assert said == [
         "x: an axis of 70,000; sizes are 16 bits wide (split the layer).",
         "dense1: input of 9 bits; the kernels multiply 8-bit operands and add in 32 bits (quantise to at most 8 bits before this layer).",
-        "y: values of 42 bits; the kernels multiply 8-bit operands and add in 32 bits (quantise to at most 8 bits before this layer)."]
+        "y: values of 42 bits; the kernels multiply 8-bit operands and add in 32 bits (quantise to at most 8 bits before this layer).",
+    ]
 
 
 def test_too_little_memory(rng):
     small = load_target("hifive1-revb")
     net = Sketch(rng, (1, 200, 200))
     graph = net.graph(net.step(net.conv(net.step(net.conv("x", 1, (1, 1)), "u4", axis=0), 1, (3, 3)), "u4", axis=0))
-    reason, = c99.check(graph, small, {})
+    (reason,) = c99.check(graph, small, {})
     assert (reason.value, reason.rule) == ("40,000 bytes of working memory", "SiFive FE310-G002, RISC-V E31 has 16,384")
 
 
@@ -176,21 +206,62 @@ _ARM = [pytest.mark.tool("arm-none-eabi-gcc"), pytest.mark.tool("qemu-system-arm
 _RISCV = [pytest.mark.tool("riscv64-unknown-elf-gcc"), pytest.mark.tool("qemu-system-riscv32")]
 
 
-@pytest.mark.parametrize("machine", [pytest.param("mps2-an386", marks=_ARM), pytest.param("mps2-an500", marks=_ARM),
-                                     pytest.param("riscv", marks=_RISCV)])
+@pytest.mark.parametrize(
+    "machine",
+    [
+        pytest.param("mps2-an386", marks=_ARM),
+        pytest.param("mps2-an500", marks=_ARM),
+        pytest.param("riscv", marks=_RISCV),
+    ],
+)
 def test_bare_machines_give_the_same_integers(rng, target, tmp_path, machine):
     """The package on emulated Cortex-M4, Cortex-M7 and RISC-V cores, without any C library."""
-    gcc, emulator = (("riscv64-unknown-elf-gcc", "qemu-system-riscv32") if machine == "riscv" else ("arm-none-eabi-gcc", "qemu-system-arm"))
+    gcc, emulator = (
+        ("riscv64-unknown-elf-gcc", "qemu-system-riscv32")
+        if machine == "riscv"
+        else ("arm-none-eabi-gcc", "qemu-system-arm")
+    )
     net, outputs = everything(rng)
     folder = built(net.graph(*outputs), target, tmp_path / "b")
-    core = {"mps2-an386": ("-mcpu=cortex-m4", "-mthumb"), "mps2-an500": ("-mcpu=cortex-m7", "-mthumb"),
-            "riscv": ("-march=rv32imac", "-mabi=ilp32")}[machine]
+    core = {
+        "mps2-an386": ("-mcpu=cortex-m4", "-mthumb"),
+        "mps2-an500": ("-mcpu=cortex-m7", "-mthumb"),
+        "riscv": ("-march=rv32imac", "-mabi=ilp32"),
+    }[machine]
     script = "port/riscv.ld" if machine == "riscv" else "port/cortex-m.ld"
-    subprocess.run([gcc, *core, "-Os", "-std=c99", "-ffreestanding", "-nostdlib", "-Lport", "-T", script, "ge_kernels.c", "model.c",
-                    "selftest.c", "port/bare.c", "-lgcc", "-o", "selftest.elf"], cwd=folder, check=True, timeout=120)
+    subprocess.run(
+        [
+            gcc,
+            *core,
+            "-Os",
+            "-std=c99",
+            "-ffreestanding",
+            "-nostdlib",
+            "-Lport",
+            "-T",
+            script,
+            "ge_kernels.c",
+            "model.c",
+            "selftest.c",
+            "port/bare.c",
+            "-lgcc",
+            "-o",
+            "selftest.elf",
+        ],
+        cwd=folder,
+        check=True,
+        timeout=120,
+    )
     board = ["-M", "virt", "-bios", "none"] if machine == "riscv" else ["-M", machine]
-    run = subprocess.run([emulator, *board, "-nographic", "-semihosting-config", "enable=on,target=native", "-kernel", "selftest.elf"],
-                         cwd=folder, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+    run = subprocess.run(
+        [emulator, *board, "-nographic", "-semihosting-config", "enable=on,target=native", "-kernel", "selftest.elf"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     said = (run.stdout + run.stderr).split()
     assert run.returncode == 0 and said[said.index("differing") + 1] == "00000000", (run.stdout, run.stderr)
     assert said[said.index("hash") + 1] == said[said.index("expected") + 1]

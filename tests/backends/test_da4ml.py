@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from greenedge.backends import da4ml
-from greenedge.backends.da4ml.pipeline import Circuit, layout
 from greenedge.backends.da4ml.initial_simulation import run
 from greenedge.backends.da4ml.partition import pieces_of
+from greenedge.backends.da4ml.pipeline import Circuit, layout
 from greenedge.backends.da4ml.tapped_core import Probe, read_probes
 from greenedge.cli import app
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
@@ -99,11 +99,12 @@ class TestOneCore:
         shutil.copytree(folder, copy)
         assert da4ml.provenance(copy) is None
         alter(copy / "rtl" / "net0_stage0.v")
-        assert da4ml.provenance(copy) == (f"the bitstream in {copy} was not made from the RTL that lies in "
-                                          f"{copy / 'rtl'} now; run the build "
-                                          "stage again.")
+        assert da4ml.provenance(copy) == (
+            f"the bitstream in {copy} was not made from the RTL that lies in "
+            f"{copy / 'rtl'} now; run the build "
+            "stage again."
+        )
         assert not np.array_equal(da4ml.simulate(copy, x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
-
 
     def test_an_altered_layer_is_named_with_its_sample(self, core, tmp_path):
         import shutil
@@ -118,8 +119,10 @@ class TestOneCore:
         assert report.mismatches and report.first.layer == layer != graph.outputs[0]
         got = da4ml.simulate(copy, x)[graph.outputs[0]]
         assert report.first.sample == int((got != expected[graph.outputs[0]]).any(axis=1).argmax())
-        said = (rf"rtl differs from the integer graph on \d+ of 40 samples; first at sample {report.first.sample}, "
-                rf"layer {layer}: expected .*")
+        said = (
+            rf"rtl differs from the integer graph on \d+ of 40 samples; first at sample {report.first.sample}, "
+            rf"layer {layer}: expected .*"
+        )
         with pytest.raises(VerificationError, match=said):
             report.require()
 
@@ -162,8 +165,9 @@ def test_a_run_for_a_board_and_its_first_wrong_layer(tmp_path):
     x, run = tmp_path / "x.npy", tmp_path / "run"
     np.save(x, np.random.default_rng(3).integers(0, 15, (60, 6)).astype(np.float32))
     model = fakes.write_model(tmp_path / "small.onnx")
-    done = CliRunner().invoke(app, ["build", str(model), "--target", "ulx3s-25f", "--backend", "da4ml", "--inputs",
-                                    str(x), "-o", str(run)])
+    done = CliRunner().invoke(
+        app, ["build", str(model), "--target", "ulx3s-25f", "--backend", "da4ml", "--inputs", str(x), "-o", str(run)]
+    )
     assert done.exit_code == 0, done.output
     told = json.loads((run / "7-report" / "summary.json").read_text())["hardware"]
     assert (run / "4-build" / "top.bit").stat().st_size == told["bitstream_bytes"]
@@ -173,8 +177,11 @@ def test_a_run_for_a_board_and_its_first_wrong_layer(tmp_path):
     alter(run / "4-build" / "rtl" / "net0_stage0.v")
     done = CliRunner().invoke(app, ["verify", str(run)])
     assert done.exit_code == 5
-    assert re.fullmatch(r"greenedge: rtl differs from the integer graph on \d+ of 60 samples; first at sample \d+, "
-                        r"layer act: expected \[[-\d, ]+\], got \[[-\d, ]+\]\.\n", done.stderr), done.stderr
+    assert re.fullmatch(
+        r"greenedge: rtl differs from the integer graph on \d+ of 60 samples; first at sample \d+, "
+        r"layer act: expected \[[-\d, ]+\], got \[[-\d, ]+\]\.\n",
+        done.stderr,
+    ), done.stderr
 
 
 def test_a_network_too_large_is_refused_before_it_is_traced(rng):
@@ -183,10 +190,12 @@ def test_a_network_too_large_is_refused_before_it_is_traced(rng):
     graph = sketch.graph(sketch.dense(hidden, 10, bits=8))
     refused = [str(reason) for reason in da4ml.check(with_affine(graph), load_target("ulx3s-25f"), {})]
     assert len(refused) == 1
-    assert re.fullmatch(r"dense1: the network unrolls to an estimated [\d,]+ LUT4, this layer to [\d,]+ of them; "
-                        r"Lattice ECP5 LFE5U-25F, .* has "
-                        r"24,288 \(cure: choose --backend finn, which folds layers, or use fewer bits or neurons\)\.",
-                        refused[0])
+    assert re.fullmatch(
+        r"dense1: the network unrolls to an estimated [\d,]+ LUT4, this layer to [\d,]+ of them; "
+        r"Lattice ECP5 LFE5U-25F, .* has "
+        r"24,288 \(cure: choose --backend finn, which folds layers, or use fewer bits or neurons\)\.",
+        refused[0],
+    )
 
 
 def test_what_cannot_be_unrolled_is_told(rng):
@@ -198,10 +207,15 @@ def test_what_cannot_be_unrolled_is_told(rng):
         f"batch norm and ReLU before "
         "the quantiser).",
         "sketch: a device of family 'zynq'; bitstreams are made for ecp5, ice40, gowin with a clock pin (cure: choose "
-        "ulx3s-85f)."]
-    for options, text in [({"cutoff": 0}, "--set build.cutoff=0: it must be a number of adders from 1 to 64."),
-                          ({"folding": 1}, "da4ml has no option build.folding; it has: cutoff, fps, latency, "
-                                           "clock_hz, baud, link, seed, seeds.")]:
+        "ulx3s-85f).",
+    ]
+    for options, text in [
+        ({"cutoff": 0}, "--set build.cutoff=0: it must be a number of adders from 1 to 64."),
+        (
+            {"folding": 1},
+            "da4ml has no option build.folding; it has: cutoff, fps, latency, clock_hz, baud, link, seed, seeds.",
+        ),
+    ]:
         with pytest.raises(TargetError) as error:
             da4ml.check(graph, load_target("ulx3s-85f"), options)
         assert str(error.value) == text
@@ -212,19 +226,23 @@ def test_a_shift_too_deep_for_da4ml_is_refused_with_its_layer(rng):
     name = sketch.step(sketch.dense("x", 3), "s4")
     graph = with_affine(sketch.graph(name))
     refused = [str(reason) for reason in da4ml.check(_shifted(graph, 34), load_target("ulx3s-85f"), {})]
-    assert refused == [f"{name}: constants with 37 zeros behind a shift of 34; da4ml 0.5 finds 31, and its Verilog is "
-                       "wrong beyond (cure: use `greenedge snap` for shorter multipliers, or choose --backend finn)."]
+    assert refused == [
+        f"{name}: constants with 37 zeros behind a shift of 34; da4ml 0.5 finds 31, and its Verilog is "
+        "wrong beyond (cure: use `greenedge snap` for shorter multipliers, or choose --backend finn)."
+    ]
     assert da4ml.check(_shifted(graph, 28), load_target("ulx3s-85f"), {}) == []
 
 
 def _shifted(graph: Graph, shift: int) -> Graph:
     """The same function with its multipliers, offsets and shifts made longer."""
+
     def longer(op):
         if not isinstance(op, Requantise):
             return op
         more = np.array([1 << (shift - int(s)) for s in op.affine.s])
         affine = Affine(*map(frozen, (op.affine.m * more, op.affine.b * more, np.full_like(op.affine.s, shift))))
         return dataclasses.replace(op, affine=affine)
+
     return Graph(graph.name, tuple(map(longer, graph.ops)), graph.edges, graph.outputs)
 
 
@@ -233,7 +251,8 @@ class TestPieces:
         graph, _ = made(rng, branches)
         pieces = pieces_of(graph)
         assert sorted(op.name for piece in pieces for op in piece.ops) == sorted(
-            op.name for op in graph.ops if not isinstance(op, Input))
+            op.name for op in graph.ops if not isinstance(op, Input)
+        )
         there = set(graph.inputs)
         for piece in pieces:
             assert set(piece.sources) <= there
@@ -243,7 +262,8 @@ class TestPieces:
 
     def test_a_source_waits_for_the_slower_one(self):
         circuit = lambda output, stages, *sources: Circuit(
-            dict.fromkeys(sources, ()), output, (), (("m", 1),) * stages, 1, True)
+            dict.fromkeys(sources, ()), output, (), (("m", 1),) * stages, 1, True
+        )
         found = layout("x", [circuit("a", 2, "x"), circuit("b", 3, "a"), circuit("sum", 1, "a", "b", "x")])
         assert found.at == {"x": 0, "a": 2, "b": 5, "sum": 6}
         assert found.kept == {"x": 5, "a": 3, "b": 0, "sum": 0}
@@ -255,18 +275,22 @@ def test_wishes_that_cannot_be_are_refused(rng, tmp_path):
     graph, _ = made(rng, vectors)
     assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 60_000_000})] == [
         "sketch: 60,000,000 inferences per second; a sample enters every 1 cycles of 50 MHz (cure: ask for fewer, or "
-        "a faster clock)."]
+        "a faster clock)."
+    ]
     assert da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 50_000_000}) == []
     _require_latency({"latency_s": None, "clock_hz": 1}, 9)
     with pytest.raises(GreenedgeError) as error:
         _require_latency({"latency_s": 1e-7, "clock_hz": 50_000_000}, 11)
-    assert str(error.value) == ("a result takes 11 cycles, 220 ns at 50 MHz, and 100 ns were asked for; use a faster "
-                                "clock (--set build.clock_hz) or "
-                                "fewer stages (--set build.cutoff=6)")
+    assert str(error.value) == (
+        "a result takes 11 cycles, 220 ns at 50 MHz, and 100 ns were asked for; use a faster "
+        "clock (--set build.clock_hz) or "
+        "fewer stages (--set build.cutoff=6)"
+    )
 
 
-@pytest.mark.parametrize("target, product",
-                         [("ulx3s-85f", "top.bit"), ("icebreaker", "top.bin"), ("tang-nano-9k", "top.fs")])
+@pytest.mark.parametrize(
+    "target, product", [("ulx3s-85f", "top.bit"), ("icebreaker", "top.bin"), ("tang-nano-9k", "top.fs")]
+)
 def test_a_plan_is_pure_and_ends_in_the_familys_bitstream(rng, target, product):
     graph, _ = made(rng, vectors)
     plans = [da4ml.plan(graph, load_target(target), {}) for _ in range(2)]

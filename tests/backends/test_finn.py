@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 
-from greenedge.verify import stage
 from greenedge.backends import finn
 from greenedge.backends.finn import build_dir, initial_simulation
 from greenedge.backends.finn.design import Limits
@@ -21,6 +20,7 @@ from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.target import load_target
 from greenedge.tools.plan import Plan
 from greenedge.tools.run import execute
+from greenedge.verify import stage
 from tests.backends.finn_sketches import classified, joined, padded, residual
 from tests.backends.nets import inputs, mlp
 
@@ -32,7 +32,9 @@ def _until_simulated(plan: Plan) -> Plan:
 
 @pytest.mark.tool("verilator")
 @pytest.mark.tool("g++")
-@pytest.mark.parametrize("sizes, weight_bits, act_bits, in_signed", [((12, 8, 4), 4, 4, False), ((30, 6, 10, 3), 2, 3, True)])
+@pytest.mark.parametrize(
+    "sizes, weight_bits, act_bits, in_signed", [((12, 8, 4), 4, 4, False), ((30, 6, 10, 3), 2, 3, True)]
+)
 def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bits, in_signed):
     graph = mlp(rng, sizes, weight_bits, act_bits, in_signed=in_signed)
     target = load_target("ulx3s-85f")
@@ -53,7 +55,9 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
     simulated, design = (json.loads((folder / name).read_text()) for name in ("simulation.json", "folding.json"))
     source, streams, _ = build_dir.streams_of(folder)
     pauses = Stall.at_pace(source, streams[0], simulated["interval_cycles"])
-    slowed, free = (build_dir.simulate(folder, x, (), stall, lambda line: None).total_cycles for stall in (pauses, Stall()))
+    slowed, free = (
+        build_dir.simulate(folder, x, (), stall, lambda line: None).total_cycles for stall in (pauses, Stall())
+    )
     assert slowed > 1.05 * free, "pauses that the design notices"
     assert 0.97 <= simulated["interval_cycles"] / design["interval_cycles"] <= 1.03
 
@@ -72,10 +76,16 @@ def test_finn_expects_the_same_cycles(rng, tmp_path):
         plan = finn.plan(sketch(rng), load_target("ulx3s-85f"), {})
         ask = next(command for command in plan.commands if command.log == "finn.log")
         execute(dataclasses.replace(plan, commands=(ask,), products=("finn.json",)), tmp_path / str(index))
-        said, design = (json.loads((tmp_path / str(index) / name).read_text()) for name in ("finn.json", "folding.json"))
+        said, design = (
+            json.loads((tmp_path / str(index) / name).read_text()) for name in ("finn.json", "folding.json")
+        )
         ours = {layer["name"]: layer["cycles"] for layer in design["layers"]}
         assert not [layer for layer in said["layers"] if "refused" in layer]
-        alike = [layer for layer in said["layers"] if layer["op"] not in ("ConvolutionInputGenerator", "GlobalAccPool") and layer["name"] in ours]
+        alike = [
+            layer
+            for layer in said["layers"]
+            if layer["op"] not in ("ConvolutionInputGenerator", "GlobalAccPool") and layer["name"] in ours
+        ]
         assert alike and all(layer["cycles"] == ours[layer["name"]] for layer in alike), alike
 
 
@@ -93,8 +103,10 @@ def test_a_flipped_weight_bit_shows_in_its_layer(rng, tmp_path):
     x = inputs(rng, graph, 20)
     expected, got = run_graph(graph, x, keep=["fc1"]), finn.simulate(folder, x, ["fc1"])
     assert not np.array_equal(got["fc1"], expected["fc1"])
-    assert finn.provenance(folder) == (f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; "
-                                       "run the build stage again.")
+    assert finn.provenance(folder) == (
+        f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; "
+        "run the build stage again."
+    )
 
 
 @pytest.mark.tool("verilator")
@@ -113,7 +125,8 @@ def test_a_latency_that_the_simulation_misses_ends_the_build(rng, tmp_path, monk
         assert initial_simulation.main() == ended
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"error: a result takes {cycles} cycles in simulation, and {cycles - 1} were asked for; ask for a little less with "
-        "--latency, or raise build.clock_hz")
+        "--latency, or raise build.clock_hz"
+    )
 
 
 @pytest.mark.tool("verilator")
@@ -130,7 +143,11 @@ def test_what_is_right_at_full_speed_only_is_found_by_the_stalls(rng, tmp_path):
     text = path.read_text()
     assert text.count(".s_tdata(fc2_tdata)") == 1
     waited = "    logic waited = 1'b0;\n    always_ff @(posedge clk) waited <= fc2_tvalid && !fc2_tready;\n"
-    path.write_text(text.replace(".s_tdata(fc2_tdata)", ".s_tdata(waited ? ~fc2_tdata : fc2_tdata)").replace("endmodule", waited + "endmodule"))
+    path.write_text(
+        text.replace(".s_tdata(fc2_tdata)", ".s_tdata(waited ? ~fc2_tdata : fc2_tdata)").replace(
+            "endmodule", waited + "endmodule"
+        )
+    )
     x = inputs(rng, graph, 200)
     expected = run_graph(graph, x)
     stages, tell = {}, lambda *_: None
@@ -147,10 +164,20 @@ def test_a_plan_is_pure_and_as_agreed(rng, repo):
 
     plan = finn.plan(mlp(np.random.default_rng(0)), load_target("ulx3s-85f"), {})
     assert plan.digest() == finn.plan(mlp(np.random.default_rng(0)), load_target("ulx3s-85f"), {}).digest()
-    text = "\n".join([*(f"{command.label}\n    {' '.join(command.argv)}" for command in plan.commands),
-                      "", plan.files["board.ys"].decode(), plan.files["shell.json"].decode(), plan.files["folding.json"].decode(),
-                      plan.files["job.json"].decode(),
-                      "gives " + ", ".join(plan.products)]) + "\n"
+    text = (
+        "\n".join(
+            [
+                *(f"{command.label}\n    {' '.join(command.argv)}" for command in plan.commands),
+                "",
+                plan.files["board.ys"].decode(),
+                plan.files["shell.json"].decode(),
+                plan.files["folding.json"].decode(),
+                plan.files["job.json"].decode(),
+                "gives " + ", ".join(plan.products),
+            ]
+        )
+        + "\n"
+    )
     golden = repo / "tests" / "golden" / "finn-ulx3s-85f.txt"
     if os.environ.get("GOLDEN") == "1":
         golden.write_text(text)
@@ -160,14 +187,19 @@ def test_a_plan_is_pure_and_as_agreed(rng, repo):
 def test_refusals_are_said_at_once(rng):
     graph = mlp(rng)
     target = load_target("ulx3s-85f")
-    wide = Graph("g", (Input("x", (), "x"), Dense("fc", ("x",), "fc", np.full((2, 2), 300)), Add("sum", ("fc", "fc"), "sum", (1, 1))),
-                 {"x": Edge("x", (2,), 0, 4095), "fc": Edge("fc", (2,), 0, 10 ** 7), "sum": Edge("sum", (2,), 0, 2 * 10 ** 7)}, ("sum",))
+    wide = Graph(
+        "g",
+        (Input("x", (), "x"), Dense("fc", ("x",), "fc", np.full((2, 2), 300)), Add("sum", ("fc", "fc"), "sum", (1, 1))),
+        {"x": Edge("x", (2,), 0, 4095), "fc": Edge("fc", (2,), 0, 10**7), "sum": Edge("sum", (2,), 0, 2 * 10**7)},
+        ("sum",),
+    )
     said = [str(reason) for reason in finn.check(wide, target, {})]
     assert "x: input of 12 bits; finn computes with 1 to 8 bits (cure: quantise to at most 8 bits)." in said
     assert "fc: weights of 10 bits; finn computes with 1 to 8 bits (cure: quantise to at most 8 bits)." in said
     small = dataclasses.replace(target, device=dataclasses.replace(target.device, resources={"bram_bits": 3 * 18432}))
     assert [str(reason) for reason in finn.check(graph, small, {})] == [
         "tiny: 2 blocks of block RAM at least; of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6 0 are planned for "
-        "(cure: use fewer bits or channels, or a larger device)."]
+        "(cure: use fewer bits or channels, or a larger device)."
+    ]
     x86 = load_target("linux-x86")
     assert [reason.kind for reason in finn.check(graph, x86, {})] == ["unsupported-target"]

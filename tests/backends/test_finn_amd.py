@@ -66,8 +66,15 @@ def stitched(graph, tmp_path_factory):
 def ran(folder, module, path=None, status=0):
     environment = {**os.environ, **({"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"} if path else {})}
     first, *rest = module.split()
-    done = subprocess.run([sys.executable, "-m", f"greenedge.backends.finn.{first}", *rest], cwd=folder, env=environment, capture_output=True,
-                          text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", f"greenedge.backends.finn.{first}", *rest],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
@@ -81,21 +88,33 @@ def copied(folder, tmp_path):
 @pytest.mark.tool("finn")
 def test_the_texts_for_vivado_and_finn(stitched, repo):
     """Byte for byte; GOLDEN=1 writes them anew."""
-    names = ("vivado/core.tcl", "vivado/core.xdc", "vivado/memories.tcl", "vivado/overlay.tcl", "vivado/greenedge_axis.v",
-             "vivado/driver.py", "finn-build/build.yaml", "amd.ys")
+    names = (
+        "vivado/core.tcl",
+        "vivado/core.xdc",
+        "vivado/memories.tcl",
+        "vivado/overlay.tcl",
+        "vivado/greenedge_axis.v",
+        "vivado/driver.py",
+        "finn-build/build.yaml",
+        "amd.ys",
+    )
     text = "".join(f"==== {name}\n{(stitched / name).read_text()}" for name in names)
     golden = repo / "tests" / "golden" / "amd-pynq-z1.txt"
     if os.environ.get("GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()
-    assert (stitched / "finn-build" / "greenedge_steps.py").is_file() and "ge_mvu_dsp" in (stitched / "rtl" / "top.sv").read_text()
+    assert (stitched / "finn-build" / "greenedge_steps.py").is_file() and "ge_mvu_dsp" in (
+        stitched / "rtl" / "top.sv"
+    ).read_text()
 
 
 @pytest.mark.tool("finn")
 def test_without_vivado_the_report_says_what_is_missing(stitched, tmp_path):
     folder = copied(stitched, tmp_path)
     ran(folder, "amd run")
-    assert json.loads((folder / "vivado.json").read_text())["said"].startswith("vivado is not on PATH: the project, the overlay and its driver")
+    assert json.loads((folder / "vivado.json").read_text())["said"].startswith(
+        "vivado is not on PATH: the project, the overlay and its driver"
+    )
 
 
 def fake_vivado(folder, slack="1.250", status=0, bitstream=True, utilisation=UTILISATION):
@@ -121,16 +140,26 @@ def test_vivado_is_run_where_it_is(stitched, tmp_path):
     folder = copied(stitched, tmp_path)
     ran(folder, "amd run", fake_vivado(tmp_path / "bin"))
     found = json.loads((folder / "vivado.json").read_text())
-    assert found == {"vivado": "2024.2", "core": {"lut": 812, "ff": 1033, "dsp": 4, "bram_bits": 92160, "fmax_hz": 1e9 / 8.75},
-                     "bitstream": "vivado/greenedge.bit", "finn": None}
-    assert [line.split()[-1] for line in (folder / "argv.txt").read_text().splitlines()] == ["vivado/core.tcl", "vivado/overlay.tcl"]
+    assert found == {
+        "vivado": "2024.2",
+        "core": {"lut": 812, "ff": 1033, "dsp": 4, "bram_bits": 92160, "fmax_hz": 1e9 / 8.75},
+        "bitstream": "vivado/greenedge.bit",
+        "finn": None,
+    }
+    assert [line.split()[-1] for line in (folder / "argv.txt").read_text().splitlines()] == [
+        "vivado/core.tcl",
+        "vivado/overlay.tcl",
+    ]
 
 
 @pytest.mark.tool("finn")
 def test_vivado_as_a_step_of_the_plan(stitched, graph, tmp_path):
     """Asked for by name it is a command of the plan's own, which --docker runs in an image; its reports are read afterwards."""
     plan = finn.plan(graph, load_target("pynq-z1"), {"fps": 500_000, "synthesis": "vivado"})
-    assert [command.argv[-1] for command in plan.commands if command.argv[0] == "vivado"] == ["vivado/core.tcl", "vivado/overlay.tcl"]
+    assert [command.argv[-1] for command in plan.commands if command.argv[0] == "vivado"] == [
+        "vivado/core.tcl",
+        "vivado/overlay.tcl",
+    ]
     folder, made = copied(stitched, tmp_path), fake_vivado(tmp_path / "bin")
     for name in ("utilization.rpt", "timing.rpt"):
         (folder / "vivado" / name).write_text((made / name).read_text())
@@ -142,12 +171,28 @@ def test_vivado_as_a_step_of_the_plan(stitched, graph, tmp_path):
 
 
 @pytest.mark.tool("finn")
-@pytest.mark.parametrize("how, said", [
-    ({"status": 1}, "error: vivado ended with exit status 1 on core.tcl: ERROR: [Synth 8-439] module 'mvu' not found; its log is vivado/core.log."),
-    ({"bitstream": False}, "error: Vivado ended without an error but did not make vivado/greenedge.bit; its log is vivado/overlay.log."),
-    ({"slack": "-2.500"}, "error: Vivado closes the core at 80.0 MHz, 100 MHz are asked for; ask for a slower clock with --set build.clock_hz=…."),
-    ({"utilisation": "nothing"}, "error: vivado/utilization.rpt is no utilisation report of Vivado; run the build stage again."),
-], ids=["fails", "no product", "too slow", "no report"])
+@pytest.mark.parametrize(
+    "how, said",
+    [
+        (
+            {"status": 1},
+            "error: vivado ended with exit status 1 on core.tcl: ERROR: [Synth 8-439] module 'mvu' not found; its log is vivado/core.log.",
+        ),
+        (
+            {"bitstream": False},
+            "error: Vivado ended without an error but did not make vivado/greenedge.bit; its log is vivado/overlay.log.",
+        ),
+        (
+            {"slack": "-2.500"},
+            "error: Vivado closes the core at 80.0 MHz, 100 MHz are asked for; ask for a slower clock with --set build.clock_hz=….",
+        ),
+        (
+            {"utilisation": "nothing"},
+            "error: vivado/utilization.rpt is no utilisation report of Vivado; run the build stage again.",
+        ),
+    ],
+    ids=["fails", "no product", "too slow", "no report"],
+)
 def test_a_vivado_that_fails(stitched, tmp_path, how, said):
     folder = copied(stitched, tmp_path)
     assert ran(folder, "amd run", fake_vivado(tmp_path / "bin", **how), status=1).splitlines()[-1] == said
@@ -210,12 +255,22 @@ def test_the_driver_runs_on_a_board(stitched, graph, tmp_path, rng):
 
     def drive(*words, **more):
         path = os.pathsep.join([str(tmp_path), *sys.path])
-        return subprocess.run([sys.executable, "driver.py", *words], cwd=folder / "vivado", capture_output=True, text=True, timeout=120,
-                              env={**os.environ, "PYTHONPATH": path, **more}, check=False)
+        return subprocess.run(
+            [sys.executable, "driver.py", *words],
+            cwd=folder / "vivado",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "PYTHONPATH": path, **more},
+            check=False,
+        )
 
     done = drive("--selftest")
     assert (done.returncode, done.stdout) == (0, "192 output integers, 0 differ\n"), done.stderr
-    assert (drive("--selftest", WRONG="1").returncode, drive("--selftest", WRONG="1").stdout) == (1, "192 output integers, 1 differ\n")
+    assert (drive("--selftest", WRONG="1").returncode, drive("--selftest", WRONG="1").stdout) == (
+        1,
+        "192 output integers, 1 differ\n",
+    )
     x = rng.integers(-8, 8, (300, 2, 6, 6))
     np.save(folder / "vivado" / "x.npy", x)
     assert drive("x.npy", "-o", "y.npy").returncode == 0
@@ -226,8 +281,18 @@ def test_the_driver_runs_on_a_board(stitched, graph, tmp_path, rng):
 
 def unit(pe, simd, wb=4, ab=4, least=-7):
     words = np.full((4, pe * simd), least)
-    parameters = {"K": 2 * simd, "M": 2 * pe, "PE": pe, "SIMD": simd, "WB": wb, "AB": ab, "ASGN": 0, "OB": 12, "CORRECT": 0,
-                  "WEIGHTS_FILE": "rtl/a_weights.mem"}
+    parameters = {
+        "K": 2 * simd,
+        "M": 2 * pe,
+        "PE": pe,
+        "SIMD": simd,
+        "WB": wb,
+        "AB": ab,
+        "ASGN": 0,
+        "OB": 12,
+        "CORRECT": 0,
+        "WEIGHTS_FILE": "rtl/a_weights.mem",
+    }
     return Unit("ge_mvu", parameters, lambda: {"a_weights.mem": (words, wb)})
 
 
@@ -248,7 +313,9 @@ def test_slices_are_given_to_the_largest_units():
 @pytest.mark.tool("verilator")
 def test_the_core_between_the_streams_of_a_dma_engine(stitched, graph, tmp_path, rng):
     """greenedge_axis.v as it is written, packets of three samples, random pauses; TLAST travels as bit 32 of each beat."""
-    first, last = (Stream.from_plain(json.loads((stitched / "streams.json").read_text())["streams"][k]) for k in (0, -1))
+    first, last = (
+        Stream.from_plain(json.loads((stitched / "streams.json").read_text())["streams"][k]) for k in (0, -1)
+    )
     x = rng.integers(-8, 8, (30, 2, 6, 6))
     y = run_graph(graph, x)[graph.outputs[0]]
     ports = []
@@ -292,7 +359,12 @@ def test_a_build_for_every_board(graph, tmp_path, rng, name):
     x = rng.integers(-8, 8, (30, 2, 6, 6))
     assert np.array_equal(finn.simulate(tmp_path / "b", x)[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]])
     told = finn.report(tmp_path / "b")
-    assert told["hardware"]["lut"] > 100 and told["evidence"]["lut"].startswith("reported by yosys") and told["notes"] and told["evidence"]["clock_hz"] == "asked for"
+    assert (
+        told["hardware"]["lut"] > 100
+        and told["evidence"]["lut"].startswith("reported by yosys")
+        and told["notes"]
+        and told["evidence"]["clock_hz"] == "asked for"
+    )
 
 
 @pytest.mark.parametrize("shape, refused", [((5,), False), ((4, 3, 3), True)])
@@ -316,5 +388,7 @@ def test_finns_own_flow_refuses_an_index_that_it_would_misread(shape, refused):
         return
     with pytest.raises(RuntimeError) as error:
         names["_require_last_axis"](model)
-    assert str(error.value) == ("index1 is over axis 1 of 4; FINN's LabelSelect is over the last one only: leave the ArgMax out of the model, "
-                                "and take it on the host")
+    assert str(error.value) == (
+        "index1 is over axis 1 of 4; FINN's LabelSelect is over the last one only: leave the ArgMax out of the model, "
+        "and take it on the host"
+    )

@@ -14,8 +14,13 @@ from tests.backends.test_finn_units_sums import integers
 from tests.backends.unit_bench import RTL, Bench, Case, Port
 
 # DSP, K, M, PE, SIMD, weight bits, activation bits, signed activations, narrow weights, corrected
-CASES = [(2, 16, 8, 2, 4, 4, 4, 0, 0, 0), (1, 12, 6, 3, 2, 4, 4, 0, 1, 1), (2, 9, 5, 1, 1, 8, 8, 1, 0, 0), (2, 8, 4, 4, 8, 2, 3, 0, 0, 0),
-         (1, 10, 10, 5, 5, 8, 8, 0, 1, 0)]
+CASES = [
+    (2, 16, 8, 2, 4, 4, 4, 0, 0, 0),
+    (1, 12, 6, 3, 2, 4, 4, 0, 1, 1),
+    (2, 9, 5, 1, 1, 8, 8, 1, 0, 0),
+    (2, 8, 4, 4, 8, 2, 3, 0, 0, 0),
+    (1, 10, 10, 5, 5, 8, 8, 0, 1, 0),
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +35,17 @@ def case(rng, dsp, k, m, pe, simd, wb, ab, signed, narrow, correct, samples=12):
     left_out = (weight < 0).sum(0) << max(wb - 2, 0)
     bits = int((np.abs(weight).sum(0) * (1 << ab) + left_out).max()).bit_length() + 1
     words = weight.T.reshape(m // pe, pe, k // simd, simd).transpose(0, 2, 1, 3).reshape(-1, pe * simd)
-    values = dict(DSP=dsp, NARROW=narrow, K=k, M=m, PE=pe, SIMD=simd, WB=wb, AB=ab, ASGN=signed, OB=bits, CORRECT=correct)
-    return Case("ge_mvu_dsp", values, [Port("s", ab, bool(signed), simd, x)], [Port("m", bits, True, pe, x @ weight - (0 if correct else left_out))],
-                cycles=k // simd * (m // pe), memories={"WEIGHTS_FILE": (words, wb), "OFFSET_FILE": (left_out.reshape(-1, pe), bits)})
+    values = dict(
+        DSP=dsp, NARROW=narrow, K=k, M=m, PE=pe, SIMD=simd, WB=wb, AB=ab, ASGN=signed, OB=bits, CORRECT=correct
+    )
+    return Case(
+        "ge_mvu_dsp",
+        values,
+        [Port("s", ab, bool(signed), simd, x)],
+        [Port("m", bits, True, pe, x @ weight - (0 if correct else left_out))],
+        cycles=k // simd * (m // pe),
+        memories={"WEIGHTS_FILE": (words, wb), "OFFSET_FILE": (left_out.reshape(-1, pe), bits)},
+    )
 
 
 @pytest.mark.tool("verilator")
@@ -54,7 +67,10 @@ def test_another_finn_is_refused(tmp_path, packages):
     for name in FILES:
         content = (packages / "finn" / "finn-rtllib" / "mvu" / name).read_bytes()
         (folder / name).write_bytes(content.replace(b"// Adder Tree", b"// Tree"))
-    with pytest.raises(ToolError, match=r"add_multi.sv is not as finn-plus 1.6.1 has it \('// Compute the count of decendents' is not there\)."):
+    with pytest.raises(
+        ToolError,
+        match=r"add_multi.sv is not as finn-plus 1.6.1 has it \('// Compute the count of decendents' is not there\).",
+    ):
         core_files(tmp_path)
     (folder / "add_multi.sv").unlink()
     with pytest.raises(ToolError, match="add_multi.sv cannot be read .*; greenedge wants finn-plus 1.6.1."):
@@ -70,9 +86,18 @@ def test_packets_end_with_the_sample_that_ended_them(rng, tmp_path):
     values = rng.integers(0, 128, (60, 4))
     last_in, last_out = np.zeros((60, 4), np.int64), np.zeros((60, 2), np.int64)
     last_in[:, 3], last_out[:, 1] = ends, ends
-    case = Case("amd_packets", {}, [Port("s", 16, False, 1, values * 2 + last_in)],
-                [Port("m", 16, False, 1, (values[:, ::2] + values[:, 1::2]) % 256 * 2 + last_out)])
-    more = {name: path.read_bytes() for name, path in (("ge_packet.sv", RTL / "amd" / "ge_packet.sv"),
-                                                       ("amd_packets.sv", Path(__file__).with_name("amd_packets.sv")))}
+    case = Case(
+        "amd_packets",
+        {},
+        [Port("s", 16, False, 1, values * 2 + last_in)],
+        [Port("m", 16, False, 1, (values[:, ::2] + values[:, 1::2]) % 256 * 2 + last_out)],
+    )
+    more = {
+        name: path.read_bytes()
+        for name, path in (
+            ("ge_packet.sv", RTL / "amd" / "ge_packet.sv"),
+            ("amd_packets.sv", Path(__file__).with_name("amd_packets.sv")),
+        )
+    }
     bench = Bench([case], tmp_path, more)
     bench.check()

@@ -13,9 +13,9 @@ from greenedge.backends import finn
 from greenedge.backends.finn import netlist
 from greenedge.errors import ToolError
 from greenedge.graph import run_graph
-from greenedge.hdl.board_shell.ram_registers import merge_output_registers
 from greenedge.hdl.axi_stream import Stream
 from greenedge.hdl.axi_stream.simulation import compile_model, run_model, sim_top
+from greenedge.hdl.board_shell.ram_registers import merge_output_registers
 from greenedge.target import load_target
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute
@@ -41,7 +41,9 @@ def _synthesised(folder, family: str, source: bytes, top: str, files: dict[str, 
     return json.loads((folder / "netlist.json").read_text())
 
 
-def _side_by_side(family: str, source: bytes, variants: dict[str, dict], folder, words: list[int]) -> dict[str, np.ndarray]:
+def _side_by_side(
+    family: str, source: bytes, variants: dict[str, dict], folder, words: list[int]
+) -> dict[str, np.ndarray]:
     """The output of the module and of each variant of its netlist, cycle by cycle, on the same input words."""
     sources = {"memories.sv": source}
     for name, module in variants.items():
@@ -50,7 +52,10 @@ def _side_by_side(family: str, source: bytes, variants: dict[str, dict], folder,
         made = netlist.netlist_sources(path, name, family, lambda line: None)
         sources |= {**{key: text for key, text in made.items() if key != "core.v"}, f"{name}.v": made["core.v"]}
     outputs = {"memories": 0, **{name: k + 1 for k, name in enumerate(variants)}}
-    body = "\n".join(f"    memories_{k} u{k} (.clk, .s(held), .m(m[{k}]));".replace(f"memories_{k}", name) for name, k in outputs.items())
+    body = "\n".join(
+        f"    memories_{k} u{k} (.clk, .s(held), .m(m[{k}]));".replace(f"memories_{k}", name)
+        for name, k in outputs.items()
+    )
     dut = f"""module dut (input logic clk, input logic [79:0] s_tdata, input logic s_tvalid, output logic s_tready,
     output logic [{_OUT * len(outputs) - 1}:0] m_tdata, output logic m_tvalid, input logic m_tready);
     logic [{_OUT - 1}:0] m [{len(outputs)}];
@@ -68,8 +73,11 @@ endmodule
 """
     feed = Stream("s", "x", 8, False, 10, len(words), (10 * len(words),))
     result = Stream("m", "y", 8, False, _OUT // 8 * len(outputs), len(words), (_OUT // 8 * len(outputs) * len(words),))
-    model = compile_model({**sources, "dut.sv": dut.encode(), "sim_top.sv": sim_top("dut", feed, [result]).encode()},
-                          lambda line: None, flags=netlist.FLAGS)
+    model = compile_model(
+        {**sources, "dut.sv": dut.encode(), "sim_top.sv": sim_top("dut", feed, [result]).encode()},
+        lambda line: None,
+        flags=netlist.FLAGS,
+    )
     x = np.frombuffer(b"".join(word.to_bytes(10, "little") for word in words), np.uint8).astype(np.int64)[None]
     y = run_model(model, folder, feed, [result], x).values["y"].reshape(len(words), len(outputs), _OUT // 8)
     return {name: y[:, k] for name, k in outputs.items()}
@@ -92,11 +100,13 @@ def test_ecp5_models_do_what_the_source_says(rng, repo, tmp_path):
     merged, wrong = copy.deepcopy(module), copy.deepcopy(module)
     done = merge_output_registers({"modules": {"merged": merged}})
     assert done.flip_flops >= 36 + 18 and done.changed >= 2
-    spoilt = next(c for c in wrong["cells"].values() if c["type"] == "DP16KD" and int(c["parameters"]["DATA_WIDTH_B"], 2) == 36)
+    spoilt = next(
+        c for c in wrong["cells"].values() if c["type"] == "DP16KD" and int(c["parameters"]["DATA_WIDTH_B"], 2) == 36
+    )
     bits = spoilt["parameters"]["INITVAL_00"]
     spoilt["parameters"]["INITVAL_00"] = bits[:-1] + str(1 - int(bits[-1]))  # bit 0 of address 0
     words = [int.from_bytes(rng.bytes(10), "little") & ((1 << _IN) - 1) for _ in range(4000)]
-    words[-40:] = [word & ~0x3fff for word in words[-40:]]  # address 0 of every memory
+    words[-40:] = [word & ~0x3FFF for word in words[-40:]]  # address 0 of every memory
     y = _side_by_side("ecp5", source, {"mapped": module, "merged": merged, "wrong": wrong}, tmp_path, words)
     assert len(np.unique(y["memories"], axis=0)) > 3900
     assert np.array_equal(y["memories"], y["mapped"])
@@ -121,7 +131,9 @@ def test_small_families_models_do_what_the_source_says(rng, repo, tmp_path, fami
     for name, words in contents.items():
         (tmp_path / name).write_bytes(words)
     kinds = netlist.cell_kinds({"modules": {"m": module}}, "m")
-    assert {"ice40": {"SB_RAM40_4K", "SB_MAC16"}, "gowin": {"SP", "SPX9", "SDPX9B", "DPX9B", "RAM16SDP4"}}[family] <= set(kinds)
+    assert {"ice40": {"SB_RAM40_4K", "SB_MAC16"}, "gowin": {"SP", "SPX9", "SDPX9B", "DPX9B", "RAM16SDP4"}}[
+        family
+    ] <= set(kinds)
     words = [int.from_bytes(rng.bytes(10), "little") & ((1 << _IN) - 1) for _ in range(4000)]
     y = _side_by_side(family, source, {"mapped": module}, tmp_path, words)
     assert len(np.unique(y["memories"], axis=0)) > 3900
@@ -138,17 +150,25 @@ def test_the_netlist_of_a_whole_board_computes_the_graph(rng, tmp_path, board):
     graph = mlp(rng, (16, 8, 4), 4, 4)
     plan = finn.plan(graph, load_target(board), {"fps": 10_000})
     until = next(k for k, command in enumerate(plan.commands) if command.log == "count.log")
-    commands = tuple(command for command in plan.commands[:until + 1] if command.log != "finn.log")
+    commands = tuple(command for command in plan.commands[: until + 1] if command.log != "finn.log")
     folder = tmp_path / "build"
-    execute(dataclasses.replace(plan, commands=commands, products=("netlist.json", "stat.json", "simulation.json")), folder)
+    execute(
+        dataclasses.replace(plan, commands=commands, products=("netlist.json", "stat.json", "simulation.json")), folder
+    )
     x = inputs(rng, graph, 24)
     expected = run_graph(graph, x)[graph.outputs[0]]
     run = finn.sampled(folder)["netlist"]
     assert np.array_equal(run(folder, x, lambda *_: None)[graph.outputs[0]], expected)
     if board == "ulx3s-85f":
         made = json.loads((folder / "netlist.json").read_text())
-        ram = next(cell for name, cell in made["modules"]["top"]["cells"].items() if cell["type"] == "DP16KD" and "weights" in name)
-        ram["parameters"]["INITVAL_00"] = ram["parameters"]["INITVAL_00"][:-1] + str(1 - int(ram["parameters"]["INITVAL_00"][-1]))
+        ram = next(
+            cell
+            for name, cell in made["modules"]["top"]["cells"].items()
+            if cell["type"] == "DP16KD" and "weights" in name
+        )
+        ram["parameters"]["INITVAL_00"] = ram["parameters"]["INITVAL_00"][:-1] + str(
+            1 - int(ram["parameters"]["INITVAL_00"][-1])
+        )
         (folder / "netlist.json").write_text(json.dumps(made))
         assert not np.array_equal(run(folder, x, lambda *_: None)[graph.outputs[0]], expected)
 
@@ -158,13 +178,30 @@ def test_the_netlist_of_a_whole_board_computes_the_graph(rng, tmp_path, board):
 @pytest.mark.tool("g++")
 def test_modes_without_a_model_are_refused(tmp_path):
     bits = {"A": ["0"] * 1, "Z": [2]}
-    netlist_of = lambda kind: {"modules": {"core": {"attributes": {}, "ports": {"z": {"direction": "output", "bits": [2]}},
-                                                    "netnames": {"z": {"hide_name": 0, "bits": [2], "attributes": {}}},
-                                                    "cells": {"u": {"hide_name": 0, "type": kind, "parameters": {}, "attributes": {},
-                                                                    "port_directions": {"A": "input", "Z": "output"},
-                                                                    "connections": bits}}}}}
-    with pytest.raises(ToolError, match=r"^the netlist holds 1 ALU54B, of which there is no simulation model in yosys's ecp5 library "
-                                        r"nor in greenedge; it cannot be simulated\.$"):
+    netlist_of = lambda kind: {
+        "modules": {
+            "core": {
+                "attributes": {},
+                "ports": {"z": {"direction": "output", "bits": [2]}},
+                "netnames": {"z": {"hide_name": 0, "bits": [2], "attributes": {}}},
+                "cells": {
+                    "u": {
+                        "hide_name": 0,
+                        "type": kind,
+                        "parameters": {},
+                        "attributes": {},
+                        "port_directions": {"A": "input", "Z": "output"},
+                        "connections": bits,
+                    }
+                },
+            }
+        }
+    }
+    with pytest.raises(
+        ToolError,
+        match=r"^the netlist holds 1 ALU54B, of which there is no simulation model in yosys's ecp5 library "
+        r"nor in greenedge; it cannot be simulated\.$",
+    ):
         netlist.cell_models(netlist.cell_kinds(netlist_of("ALU54B"), "core"), "ecp5")
     assert "dp16kd.v" in netlist.cell_models({"DP16KD": 1, "CCU2C": 3}, "ecp5")
     assert "dp16kd.v" not in netlist.cell_models({"LUT4": 1}, "ecp5")
@@ -176,8 +213,14 @@ module sim_top (input clk); dut dut (.clk, .q()); endmodule
     models = netlist.cell_models({"DP16KD": 1}, "ecp5")
     with pytest.raises(ToolError, match="no chip select and no dynamic"):
         compile_model({**models, "dut.sv": wrapper}, lambda line: None)
-    for path, said in ((tmp_path / "none.json", "FileNotFoundError"), (tmp_path / "bad.json", "JSONDecodeError"), (tmp_path / "other.json", "KeyError")):
+    for path, said in (
+        (tmp_path / "none.json", "FileNotFoundError"),
+        (tmp_path / "bad.json", "JSONDecodeError"),
+        (tmp_path / "other.json", "KeyError"),
+    ):
         (tmp_path / "bad.json").write_text("{")
         (tmp_path / "other.json").write_text('{"modules": {}}')
-        with pytest.raises(ToolError, match=rf"{path.name} is missing or damaged \({said}.*run the build stage again\.$"):
+        with pytest.raises(
+            ToolError, match=rf"{path.name} is missing or damaged \({said}.*run the build stage again\.$"
+        ):
             netlist.netlist_sources(path, "core", "ecp5", lambda line: None)

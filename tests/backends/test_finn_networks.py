@@ -38,14 +38,25 @@ def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Be
                 (folder / module / name).write_bytes(content)
             elif name == "top.sv":
                 text = content.decode().replace("module top (", f"module {module} (").replace('"rtl/', f'"{module}/')
-                sources[f"{module}.sv"] = (text + _with_reset(module, stitched.streams[0].width, stitched.streams[-1].width)).encode()
+                sources[f"{module}.sv"] = (
+                    text + _with_reset(module, stitched.streams[0].width, stitched.streams[-1].width)
+                ).encode()
         x = inputs(rng, graph, SAMPLES)
         y = run_graph(graph, x)[graph.outputs[0]]
         source, result = stitched.streams[0], stitched.streams[-1]
-        travels = y.reshape(SAMPLES, -1)[:, result.order] - (np.resize(result.offset, y[0].size) if result.offset else 0)
-        cases.append(Case(f"{module}_case", {}, [Port("s", source.bits, source.signed, source.elements, x.reshape(SAMPLES, -1)[:, source.order])],
-                          [Port("m", result.bits, result.signed, result.elements, travels)],
-                          design.schedule.interval, 0.03 * design.schedule.interval + 1))
+        travels = y.reshape(SAMPLES, -1)[:, result.order] - (
+            np.resize(result.offset, y[0].size) if result.offset else 0
+        )
+        cases.append(
+            Case(
+                f"{module}_case",
+                {},
+                [Port("s", source.bits, source.signed, source.elements, x.reshape(SAMPLES, -1)[:, source.order])],
+                [Port("m", result.bits, result.signed, result.elements, travels)],
+                design.schedule.interval,
+                0.03 * design.schedule.interval + 1,
+            )
+        )
     return Bench(cases, folder, sources)
 
 

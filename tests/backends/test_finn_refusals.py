@@ -21,6 +21,7 @@ def _sketch(build, shape=(4, 6, 6), levels="u4"):
     def graph(rng):
         s = Sketch(rng, shape, levels)
         return s.graph(build(s))
+
     return graph
 
 
@@ -30,16 +31,46 @@ def _two_inputs(rng):
 
 
 def _wide(rng):
-    return Graph("wide", (Input("x", (), "x"), Dense("fc", ("x",), "fc", np.full((2, 2), 300)), Add("sum", ("fc", "fc"), "sum", (1, 1)),
-                          Dense("last", ("sum",), "last", np.full((2, 2), 3))),
-                 {"x": Edge("x", (2,), 0, 4095), "fc": Edge("fc", (2,), 0, 10 ** 7), "sum": Edge("sum", (2,), 0, 2 * 10 ** 7),
-                  "last": Edge("last", (2,), 0, 12 * 10 ** 7)}, ("last",))
+    return Graph(
+        "wide",
+        (
+            Input("x", (), "x"),
+            Dense("fc", ("x",), "fc", np.full((2, 2), 300)),
+            Add("sum", ("fc", "fc"), "sum", (1, 1)),
+            Dense("last", ("sum",), "last", np.full((2, 2), 3)),
+        ),
+        {
+            "x": Edge("x", (2,), 0, 4095),
+            "fc": Edge("fc", (2,), 0, 10**7),
+            "sum": Edge("sum", (2,), 0, 2 * 10**7),
+            "last": Edge("last", (2,), 0, 12 * 10**7),
+        },
+        ("last",),
+    )
 
 
 def _wild(rng):
     """A function of 20,001 values that is not monotone."""
-    table = Requantise("wave", ("x",), "wave", 0, 0, 1, frozen([1]), None, None, frozen(np.arange(20001)[None] % 2), frozen([-10000]), frozen([10000]))
-    return Graph("wild", (Input("x", (), "x"), table), {"x": Edge("x", (4,), -10000, 10000), "wave": Edge("wave", (4,), 0, 1)}, ("wave",))
+    table = Requantise(
+        "wave",
+        ("x",),
+        "wave",
+        0,
+        0,
+        1,
+        frozen([1]),
+        None,
+        None,
+        frozen(np.arange(20001)[None] % 2),
+        frozen([-10000]),
+        frozen([10000]),
+    )
+    return Graph(
+        "wild",
+        (Input("x", (), "x"), table),
+        {"x": Edge("x", (4,), -10000, 10000), "wave": Edge("wave", (4,), 0, 1)},
+        ("wave",),
+    )
 
 
 CASES = {
@@ -53,13 +84,15 @@ CASES = {
     "channels padded": _sketch(lambda s: s.pad("x", (1, 0, 0, 0, 0, 0))),
     "channels repeated": _sketch(lambda s: s.upsample("x", 2, 1, 1)),
     "one branch to add": _sketch(lambda s: s.add("x", multipliers=(3,))),
-    "branches in other orders": _sketch(lambda s: s.add(s.reshape("x", 36, 4), s.reshape(s.transpose("x", 1, 2, 0), 36, 4))),
+    "branches in other orders": _sketch(
+        lambda s: s.add(s.reshape("x", 36, 4), s.reshape(s.transpose("x", 1, 2, 0), 36, 4))
+    ),
     "output turned": _sketch(lambda s: s.transpose(s.step("x"), 1, 2, 0)),
     "no layer": _sketch(lambda s: "x"),
     "a wave": _wild,
 }
 OPTIONS = {
-    "faster than the clock": (convolutions, "ulx3s-85f", {"fps": 10 ** 9}),
+    "faster than the clock": (convolutions, "ulx3s-85f", {"fps": 10**9}),
     "too fast": (convolutions, "ulx3s-85f", {"fps": 10_000_000}),
     "too late": (convolutions, "ulx3s-85f", {"latency": 1e-7}),
     "both": (convolutions, "ulx3s-85f", {"latency": 1e-7, "fps": 10_000_000}),
@@ -84,14 +117,21 @@ def test_every_refusal_is_a_sentence(repo):
     assert "\n".join(lines) == golden.read_text()
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"fps": "many"}, "--set build.fps=many: it must be a number above 0."),
-    ({"latency": -1}, "--set build.latency=-1: it must be a number above 0."),
-    ({"queue": 0}, "--set build.queue=0: it must be a whole number above 0."),
-    ({"clock_hz": 2.5}, "--set build.clock_hz=2.5: it must be a whole number above 0."),
-    ({"synthesis": "logic"}, "--set build.synthesis=logic: it must be vivado, or be left out."),
-    ({"finn_plus": 2}, "--set build.finn_plus=2: it must be 0 or 1, or be left out."),
-    ({"fsp": 1000}, "finn has no option build.fsp; it has: fps, latency, queue, finn_plus, clock_hz, baud, link, seed, seeds, synthesis.")])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"fps": "many"}, "--set build.fps=many: it must be a number above 0."),
+        ({"latency": -1}, "--set build.latency=-1: it must be a number above 0."),
+        ({"queue": 0}, "--set build.queue=0: it must be a whole number above 0."),
+        ({"clock_hz": 2.5}, "--set build.clock_hz=2.5: it must be a whole number above 0."),
+        ({"synthesis": "logic"}, "--set build.synthesis=logic: it must be vivado, or be left out."),
+        ({"finn_plus": 2}, "--set build.finn_plus=2: it must be 0 or 1, or be left out."),
+        (
+            {"fsp": 1000},
+            "finn has no option build.fsp; it has: fps, latency, queue, finn_plus, clock_hz, baud, link, seed, seeds, synthesis.",
+        ),
+    ],
+)
 def test_options_that_are_none(rng, options, said):
     with pytest.raises(TargetError) as caught:
         finn.check(mlp(rng), load_target("ulx3s-85f"), options)
@@ -102,7 +142,10 @@ def test_a_plan_needs_no_tool_and_says_what_grouping_costs(rng):
     from tests.backends.finn_sketches import grouped
 
     plan = finn.plan(grouped(rng), load_target("ulx3s-85f"), {"fps": 1000})
-    assert b"is built as a dense one with zeros, 2 times the multiplications and weight memory" in plan.files["folding.json"]
+    assert (
+        b"is built as a dense one with zeros, 2 times the multiplications and weight memory"
+        in plan.files["folding.json"]
+    )
 
 
 def test_a_clock_may_be_written_with_an_exponent(rng):

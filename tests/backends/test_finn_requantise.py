@@ -16,7 +16,13 @@ _RTL = Path(greenedge.__file__).parent / "hdl" / "rtl"
 _FILES = ("ge_fifo.sv", "ge_by_channel.sv", "ge_scale.sv", "ge_clip.sv", "ge_requantise_serial.sv", "ge_requantise.sv")
 # channels, PE, input bits, signed input, multiplier bits, shift, lowest and highest level, cycles per beat
 CASES = [(32, 1, 13, 1, 13, 19, 0, 15, 16), (6, 2, 7, 1, 6, 4, -3, 5, 8)]
-SLOW = [(6, 2, 7, 0, 5, 9, -8, 7, 7), (18, 3, 9, 1, 9, 14, 0, 6, 1), (1, 1, 4, 0, 1, 3, 0, 1, 3), (40, 2, 16, 1, 1, 2, -128, 127, 3), (3, 1, 18, 1, 15, 24, 0, 7, 17)]
+SLOW = [
+    (6, 2, 7, 0, 5, 9, -8, 7, 7),
+    (18, 3, 9, 1, 9, 14, 0, 6, 1),
+    (1, 1, 4, 0, 1, 3, 0, 1, 3),
+    (40, 2, 16, 1, 1, 2, -128, 127, 3),
+    (3, 1, 18, 1, 15, 24, 0, 7, 17),
+]
 
 
 @pytest.mark.tool("verilator")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from greenedge.backends.finn.design import Limits, plain, read_design
+from greenedge.backends.finn.dialect.lower import network_of
+from greenedge.backends.finn.dialect.ops import Fork, Queue, Step
 from greenedge.backends.finn.fifos import Deadlock, placed, schedule, with_queues
 from greenedge.backends.finn.folding import Fold, cycles, divisors, least_cycles
-from greenedge.backends.finn.dialect.ops import Fork, Queue, Step
-from greenedge.backends.finn.dialect.lower import network_of
 from greenedge.backends.finn.resources import Cost, blocks_of
 from greenedge.backends.finn.search import Search, Wish, choose
 from greenedge.backends.finn.stitch import stitch
@@ -32,8 +32,10 @@ def test_faster_is_never_smaller(limits, sketch):
     designs = [search.design(index) for index in range(0, len(search.candidates), max(1, len(search.candidates) // 4))]
     shares = [limits.share(design.cost) for design in designs]
     assert all(a >= 0.85 * b for a, b in zip(shares, shares[1:])), shares  # queues may grow on the way
-    for design, most in zip(designs, search.candidates[::max(1, len(search.candidates) // 4)]):
-        slowest = max(cycles(layer, design.folding[layer.name]) for layer in design.network.layers if layer.name in design.folding)
+    for design, most in zip(designs, search.candidates[:: max(1, len(search.candidates) // 4)]):
+        slowest = max(
+            cycles(layer, design.folding[layer.name]) for layer in design.network.layers if layer.name in design.folding
+        )
         assert slowest <= most and design.schedule.interval >= max(slowest, least_cycles(search.network)) * 0.999
 
 
@@ -50,7 +52,10 @@ def test_wishes_are_met_with_the_smallest_design(limits):
 
 def test_a_small_device_is_filled_no_further_than_planned(limits):
     network = network_of(mlp(np.random.default_rng(2), (256, 128, 128, 10)))
-    small, large = choose(network, limits, Wish()).design, choose(network, Limits.of(load_target("ulx3s-85f").device), Wish()).design
+    small, large = (
+        choose(network, limits, Wish()).design,
+        choose(network, Limits.of(load_target("ulx3s-85f").device), Wish()).design,
+    )
     assert limits.hold(small.cost) and small.schedule.interval > large.schedule.interval
     assert not limits.hold(large.cost)
 
@@ -79,8 +84,11 @@ def test_a_queue_is_as_wide_as_the_layer_that_takes_turns(limits):
     names = {type(layer).__name__: layer.name for layer in network.layers}
     steps = [layer.name for layer in network.layers if isinstance(layer, Step)]
     for wide, narrow, expected in ((8, 2, 8), (8, 4, 8), (2, 4, 4)):
-        folding = {**design.folding, **{name: dataclasses.replace(design.folding[name], pe=narrow) for name in steps},
-                   names["Concat"]: Fold(wide)}
+        folding = {
+            **design.folding,
+            **{name: dataclasses.replace(design.folding[name], pe=narrow) for name in steps},
+            names["Concat"]: Fold(wide),
+        }
         queued, _ = with_queues(network, folding, least_cycles(network))
         queues = [one for one in stitch(queued, folding).instances if one.unit and one.unit.module == "ge_queue"]
         assert queues and {one.ports["m"].elements for one in queues} == {expected}
@@ -92,7 +100,7 @@ def test_a_bare_branch_holds_what_the_other_one_needs_whole(limits):
     network = network_of(shortcut(np.random.default_rng(2)))
     design = choose(network, limits, Wish(interval=400)).design
     queues = {layer.source.name: layer.depth for layer in design.network.layers if isinstance(layer, Queue)}
-    bare, = (wire.name for layer in network.layers if isinstance(layer, Fork) for wire in layer.results[:1])
+    (bare,) = (wire.name for layer in network.layers if isinstance(layer, Fork) for wire in layer.results[:1])
     assert design.schedule.held[bare] == 2 and queues == {bare: 10}
 
 
@@ -110,7 +118,9 @@ def test_a_small_network_is_simulated_until_it_is_full(limits):
     """Many samples are in it at once; its pace is that of its slowest layer, and not of the first few samples."""
     for sketch in (vectors, shortcut):
         design = choose(network_of(sketch(np.random.default_rng(2))), limits, Wish()).design
-        slowest = max(cycles(layer, design.folding[layer.name]) for layer in design.network.layers if layer.name in design.folding)
+        slowest = max(
+            cycles(layer, design.folding[layer.name]) for layer in design.network.layers if layer.name in design.folding
+        )
         assert design.schedule.interval == slowest and design.schedule.latency > 15 * slowest
 
 
@@ -123,7 +133,9 @@ def test_a_design_is_read_back_as_it_was_written(limits, tmp_path):
     network, folding = read_design(graph, tmp_path)
     assert folding == dict(design.folding)
     assert [layer.name for layer in network.layers] == [layer.name for layer in design.network.layers]
-    assert [layer.name for layer in placed(network_of(graph), {}).layers] == [layer.name for layer in network_of(graph).layers]
+    assert [layer.name for layer in placed(network_of(graph), {}).layers] == [
+        layer.name for layer in network_of(graph).layers
+    ]
 
 
 def test_names_of_a_model_meet_no_names_of_ours(limits):
@@ -134,8 +146,15 @@ def test_names_of_a_model_meet_no_names_of_ours(limits):
 
     graph = residual(np.random.default_rng(2))
     first = [op.name for op in graph.ops if op.inputs]
-    clash = dict(zip(first[1:], [f"{first[0]}{end}" for end in ("_in", "_unit", "_wide", "_in_width", "_to", "_to_queued", "_window_unit")]))
-    renamed = dataclasses.replace(graph, ops=tuple(dataclasses.replace(op, name=clash.get(op.name, op.name)) for op in graph.ops), _by_output={})
+    clash = dict(
+        zip(
+            first[1:],
+            [f"{first[0]}{end}" for end in ("_in", "_unit", "_wide", "_in_width", "_to", "_to_queued", "_window_unit")],
+        )
+    )
+    renamed = dataclasses.replace(
+        graph, ops=tuple(dataclasses.replace(op, name=clash.get(op.name, op.name)) for op in graph.ops), _by_output={}
+    )
     design = choose(network_of(renamed), limits, Wish(interval=400)).design
     text = rtl_files("clash", stitch(design.network, design.folding))["top.sv"].decode()
     names = re.findall(r"^    logic \[.*\] (\w+);|^    ge_\w+ #\(.*\) (\w+) \($", text, re.MULTILINE)
@@ -155,7 +174,11 @@ def test_a_faster_design_is_taken_where_the_slow_one_is_larger(rng):
     network = network_of(joined(np.random.default_rng(1)))
     limits = dataclasses.replace(Limits.of(load_target("ulx3s-25f").device), blocks=5)
     search = Search(network, limits)
-    slow = next(index for index in range(1, len(search.candidates)) if not search.design(index).fits and search.design(index - 1).fits)
+    slow = next(
+        index
+        for index in range(1, len(search.candidates))
+        if not search.design(index).fits and search.design(index - 1).fits
+    )
     wish = Wish(interval=int(search.design(slow).schedule.interval))
     found = choose(network, limits, wish)
     assert found.refused is None and found.design.fits and found.design.schedule.interval <= wish.interval

@@ -32,8 +32,9 @@ endmodule
 
 def _model(files, dut: str, source: Stream, result: Stream) -> Path:
     sources = {name: (_RTL / name).read_bytes() for name in files}
-    return compile_model(sources | {"dut.sv": dut.encode(), "sim_top.sv": sim_top("dut", source, [result]).encode()},
-                         lambda line: None)
+    return compile_model(
+        sources | {"dut.sv": dut.encode(), "sim_top.sv": sim_top("dut", source, [result]).encode()}, lambda line: None
+    )
 
 
 @pytest.mark.parametrize("bits, narrow, wide", [(3, 1, 6), (5, 4, 2)], ids=["widen", "narrow"])
@@ -63,7 +64,9 @@ def test_requantiser_scales_shifts_and_clips_exactly(rng, tmp_path, c, pe, xb, s
     settings = dict(C=c, PE=pe, XB=xb, XSGN=signed, MB=mb, BB=bb, SHIFT=shift, LO=lo, HI=hi, OB=ob)
     parameters = ", ".join(f".{key}({value})" for key, value in settings.items())
     dut = _dut(source, result, f'ge_requantise #({parameters}, .PARAMETERS_FILE("p.mem"))')
-    model = _model(("ge_fifo.sv", "ge_by_channel.sv", "ge_scale.sv", "ge_clip.sv", "ge_requantise.sv"), dut, source, result)
+    model = _model(
+        ("ge_fifo.sv", "ge_by_channel.sv", "ge_scale.sv", "ge_clip.sv", "ge_requantise.sv"), dut, source, result
+    )
     x = rng.integers(low, high + 1, (60, c))
     x[0], x[1] = low, high
     expected = np.clip((m * x + b) >> shift, lo, hi)
@@ -74,11 +77,16 @@ def test_requantiser_scales_shifts_and_clips_exactly(rng, tmp_path, c, pe, xb, s
 
 def test_a_deadlock_is_one_sentence(rng, tmp_path):
     source, result = Stream("s", "x", 4, False, 1, 8, (8,)), Stream("m", "y", 4, False, 2, 4, (8,))
-    dut = _dut(source, result, "ge_width #(.BITS(4), .IN(1), .OUT(2))", ready="1'b0").replace(
-        "endmodule", "    wire unused = m_tready;\nendmodule").replace(".m_tvalid, .m_tready(1'b0)", ".m_tvalid(), .m_tready(1'b0)")
+    dut = (
+        _dut(source, result, "ge_width #(.BITS(4), .IN(1), .OUT(2))", ready="1'b0")
+        .replace("endmodule", "    wire unused = m_tready;\nendmodule")
+        .replace(".m_tvalid, .m_tready(1'b0)", ".m_tvalid(), .m_tready(1'b0)")
+    )
     dut = dut.replace("assign rst =", "assign m_tvalid = 1'b0;\n    assign rst =")
     model = _model(("ge_width.sv",), dut, source, result)
     with pytest.raises(ToolError) as caught:
         run_model(model, tmp_path, source, [result], rng.integers(0, 16, (3, 8)), patience=200)
-    assert str(caught.value) == (f"the simulation of {tmp_path} stopped: no stream moved for 200 cycles after 4 input beats and "
-                                 "0 output beats; waiting: m is empty, end.")
+    assert str(caught.value) == (
+        f"the simulation of {tmp_path} stopped: no stream moved for 200 cycles after 4 input beats and "
+        "0 output beats; waiting: m is empty, end."
+    )

@@ -12,26 +12,47 @@ pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++")]
 # C, H, W, kernel, strides, dilations, pads (top, left, bottom, right), PE, bits, depthwise
 WINDOWS = [
     (4, 6, 5, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 2, 4, 0),
-    (2, 4, 6, (2, 2), (2, 2), (1, 1), (0, 0, 0, 0), 2, 8, 1),    # input and output equally fast
+    (2, 4, 6, (2, 2), (2, 2), (1, 1), (0, 0, 0, 0), 2, 8, 1),  # input and output equally fast
     (6, 7, 7, (3, 2), (2, 3), (2, 1), (2, 0, 1, 1), 3, 3, 1),
-    (1, 1, 9, (1, 3), (1, 2), (1, 1), (0, 1, 0, 1), 1, 1, 0),    # one dimension
-    (3, 5, 4, (1, 1), (2, 2), (1, 1), (0, 0, 0, 0), 3, 5, 0),    # subsampling: most pixels are dropped
-    (2, 3, 3, (3, 3), (1, 1), (1, 1), (0, 0, 0, 0), 1, 4, 0),    # the kernel is the image
+    (1, 1, 9, (1, 3), (1, 2), (1, 1), (0, 1, 0, 1), 1, 1, 0),  # one dimension
+    (3, 5, 4, (1, 1), (2, 2), (1, 1), (0, 0, 0, 0), 3, 5, 0),  # subsampling: most pixels are dropped
+    (2, 3, 3, (3, 3), (1, 1), (1, 1), (0, 0, 0, 0), 1, 4, 0),  # the kernel is the image
 ]
 
 
 def window_case(rng, c, h, w, kernel, strides, dilations, pads, pe, bits, depthwise, samples=6):
     x = rng.integers(0, 1 << bits, (samples, c, h, w))
     fill = int(rng.integers(0, 1 << bits)) if any(pads) else 0
-    patches = _windows(_padded(x, pads, fill), kernel, strides, dilations)           # (N, C, OH, OW, KH, KW)
+    patches = _windows(_padded(x, pads, fill), kernel, strides, dilations)  # (N, C, OH, OW, KH, KW)
     n, _, oh, ow, kh, kw = patches.shape
     grouped = patches.reshape(n, c // pe, pe, oh, ow, kh, kw)
     order = (0, 3, 4, 1, 5, 6, 2) if depthwise else (0, 3, 4, 5, 6, 1, 2)
-    values = dict(C=c, H=h, W=w, KH=kh, KW=kw, SH=strides[0], SW=strides[1], DH=dilations[0], DW=dilations[1],
-                  PT=pads[0], PL=pads[1], PB=pads[2], PR=pads[3], PE=pe, BITS=bits, PAD=fill, DEPTHWISE=depthwise)
-    return Case("ge_window", values, [_image("s", x, pe, bits)],
-                [Port("m", bits, False, pe, grouped.transpose(order).reshape(n, -1))],
-                cycles=c // pe * max(h * w, oh * ow * kh * kw))
+    values = dict(
+        C=c,
+        H=h,
+        W=w,
+        KH=kh,
+        KW=kw,
+        SH=strides[0],
+        SW=strides[1],
+        DH=dilations[0],
+        DW=dilations[1],
+        PT=pads[0],
+        PL=pads[1],
+        PB=pads[2],
+        PR=pads[3],
+        PE=pe,
+        BITS=bits,
+        PAD=fill,
+        DEPTHWISE=depthwise,
+    )
+    return Case(
+        "ge_window",
+        values,
+        [_image("s", x, pe, bits)],
+        [Port("m", bits, False, pe, grouped.transpose(order).reshape(n, -1))],
+        cycles=c // pe * max(h * w, oh * ow * kh * kw),
+    )
 
 
 def random_window(rng):
@@ -63,15 +84,25 @@ def upsample_case(rng, c, h, w, factors, pe, bits, samples=6):
 
 def fork_case(rng, width, beats=10):
     x = rng.integers(0, 256, (6, beats * width // 8))
-    return Case("ge_fork", dict(WIDTH=width), [_bytes("s", x, width)], [_bytes("m0", x, width), _bytes("m1", x, width)], cycles=beats)
+    return Case(
+        "ge_fork",
+        dict(WIDTH=width),
+        [_bytes("s", x, width)],
+        [_bytes("m0", x, width), _bytes("m1", x, width)],
+        cycles=beats,
+    )
 
 
 def concat_case(rng, a, b, turns, width):
     xa, xb = (rng.integers(0, 256, (6, turns, n * width // 8)) for n in (a, b))
     y = np.concatenate([xa, xb], 2)
-    return Case("ge_concat", dict(A=a, B=b, WIDTH=width), 
-                [_bytes("a", xa.reshape(6, -1), width), _bytes("b", xb.reshape(6, -1), width)],
-                [_bytes("m", y.reshape(6, -1), width)], cycles=turns * (a + b))
+    return Case(
+        "ge_concat",
+        dict(A=a, B=b, WIDTH=width),
+        [_bytes("a", xa.reshape(6, -1), width), _bytes("b", xb.reshape(6, -1), width)],
+        [_bytes("m", y.reshape(6, -1), width)],
+        cycles=turns * (a + b),
+    )
 
 
 def queue_case(rng, depth, width):
@@ -88,15 +119,24 @@ def _bytes(name, x, width):
 
 
 def test_units_that_move_elements(rng, tmp_path):
-    bench = Bench([
-        *(window_case(rng, *sizes) for sizes in WINDOWS),
-        pad_case(rng, 4, 3, 2, (1, 0, 2, 5), 2, 3), pad_case(rng, 1, 1, 4, (0, 1, 0, 1), 1, 8),
-        pad_case(rng, 2, 2, 2, (0, 0, 0, 0), 1, 4),
-        upsample_case(rng, 4, 2, 3, (2, 2), 2, 4), upsample_case(rng, 3, 1, 5, (1, 3), 3, 5),
-        upsample_case(rng, 2, 3, 1, (3, 1), 1, 1),
-        fork_case(rng, 24), concat_case(rng, 1, 1, 5, 8), concat_case(rng, 4, 3, 3, 16),
-        queue_case(rng, 2, 8), queue_case(rng, 20, 40), queue_case(rng, 67, 8),
-    ], tmp_path)
+    bench = Bench(
+        [
+            *(window_case(rng, *sizes) for sizes in WINDOWS),
+            pad_case(rng, 4, 3, 2, (1, 0, 2, 5), 2, 3),
+            pad_case(rng, 1, 1, 4, (0, 1, 0, 1), 1, 8),
+            pad_case(rng, 2, 2, 2, (0, 0, 0, 0), 1, 4),
+            upsample_case(rng, 4, 2, 3, (2, 2), 2, 4),
+            upsample_case(rng, 3, 1, 5, (1, 3), 3, 5),
+            upsample_case(rng, 2, 3, 1, (3, 1), 1, 1),
+            fork_case(rng, 24),
+            concat_case(rng, 1, 1, 5, 8),
+            concat_case(rng, 4, 3, 3, 16),
+            queue_case(rng, 2, 8),
+            queue_case(rng, 20, 40),
+            queue_case(rng, 67, 8),
+        ],
+        tmp_path,
+    )
     bench.check()
 
 
@@ -112,12 +152,19 @@ def test_many_pads_upsamplings_queues(rng, tmp_path):
     sizes = np.random.default_rng(2)
 
     def some(lo, hi, count=None):
-        return int(sizes.integers(lo, hi + 1)) if count is None else tuple(int(v) for v in sizes.integers(lo, hi + 1, count))
+        return (
+            int(sizes.integers(lo, hi + 1))
+            if count is None
+            else tuple(int(v) for v in sizes.integers(lo, hi + 1, count))
+        )
 
     cases = []
     for _ in range(10):
         pe, depth = some(1, 3), some(1, 130)
-        cases += [pad_case(rng, pe * some(1, 4), *some(1, 6, 2), some(0, 4, 4), pe, some(1, 8)),
-                  upsample_case(rng, pe * some(1, 4), *some(1, 6, 2), some(1, 4, 2), pe, some(1, 8)),
-                  concat_case(rng, some(1, 6), some(1, 6), some(1, 8), 8 * some(1, 4)), queue_case(rng, depth, 8 * some(1, 5))]
+        cases += [
+            pad_case(rng, pe * some(1, 4), *some(1, 6, 2), some(0, 4, 4), pe, some(1, 8)),
+            upsample_case(rng, pe * some(1, 4), *some(1, 6, 2), some(1, 4, 2), pe, some(1, 8)),
+            concat_case(rng, some(1, 6), some(1, 6), some(1, 8), 8 * some(1, 4)),
+            queue_case(rng, depth, 8 * some(1, 5)),
+        ]
     Bench(cases, tmp_path).check()

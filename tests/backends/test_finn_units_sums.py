@@ -39,10 +39,17 @@ def depthwise_case(rng, c, taps, pe, wb, ab, signed, correct, samples=20):
     bits = int((np.abs(weight).sum(1) * (1 << ab) + left_out).max()).bit_length() + 1
     words = weight.reshape(c // pe, pe, taps).transpose(0, 2, 1).reshape(-1, pe)
     values = dict(C=c, TAPS=taps, PE=pe, WB=wb, AB=ab, ASGN=signed, OB=bits, CORRECT=correct)
-    return Case("ge_depthwise", values, [Port("s", ab, bool(signed), pe, x.reshape(samples, -1))],
-                [Port("m", bits, True, pe, y if correct else y - left_out)], cycles=c // pe * taps,
-                memories={"WEIGHTS_FILE": ((words < 0).astype(int) if wb == 1 else words, wb),
-                          "CORRECTION_FILE": (left_out.reshape(-1, pe), bits)})
+    return Case(
+        "ge_depthwise",
+        values,
+        [Port("s", ab, bool(signed), pe, x.reshape(samples, -1))],
+        [Port("m", bits, True, pe, y if correct else y - left_out)],
+        cycles=c // pe * taps,
+        memories={
+            "WEIGHTS_FILE": ((words < 0).astype(int) if wb == 1 else words, wb),
+            "CORRECTION_FILE": (left_out.reshape(-1, pe), bits),
+        },
+    )
 
 
 def pool_case(rng, c, taps, pe, bits, signed, largest, samples=20):
@@ -50,40 +57,67 @@ def pool_case(rng, c, taps, pe, bits, signed, largest, samples=20):
     ob = bits if largest else sum_bits(taps, bits, signed)
     values = dict(C=c, TAPS=taps, PE=pe, BITS=bits, SGN=signed, OB=ob, MAX=largest)
     y = (x.max(2) if largest else x.sum(2)).reshape(samples, c)
-    return Case("ge_pool", values, [Port("s", bits, bool(signed), pe, x.reshape(samples, -1))],
-                [Port("m", ob, bool(signed), pe, y)], cycles=c // pe * taps)
+    return Case(
+        "ge_pool",
+        values,
+        [Port("s", bits, bool(signed), pe, x.reshape(samples, -1))],
+        [Port("m", ob, bool(signed), pe, y)],
+        cycles=c // pe * taps,
+    )
 
 
 def pool_global_case(rng, c, pixels, pe, bits, signed, largest, samples=10):
     x = integers(rng, bits, signed, (samples, pixels, c))
     ob = bits if largest else sum_bits(pixels, bits, signed)
     values = dict(C=c, PIXELS=pixels, PE=pe, BITS=bits, SGN=signed, OB=ob, MAX=largest)
-    return Case("ge_pool_global", values, [Port("s", bits, bool(signed), pe, x.reshape(samples, -1))],
-                [Port("m", ob, bool(signed), pe, x.max(1) if largest else x.sum(1))], cycles=c // pe * pixels)
+    return Case(
+        "ge_pool_global",
+        values,
+        [Port("s", bits, bool(signed), pe, x.reshape(samples, -1))],
+        [Port("m", ob, bool(signed), pe, x.max(1) if largest else x.sum(1))],
+        cycles=c // pe * pixels,
+    )
 
 
 def add_case(rng, pe, a_bits, a_signed, b_bits, b_signed, am, bm, samples=10, count=6):
-    a, b = integers(rng, a_bits, a_signed, (samples, count * pe)), integers(rng, b_bits, b_signed, (samples, count * pe))
+    a, b = (
+        integers(rng, a_bits, a_signed, (samples, count * pe)),
+        integers(rng, b_bits, b_signed, (samples, count * pe)),
+    )
     ob = int(abs(am) * (1 << a_bits) + abs(bm) * (1 << b_bits)).bit_length() + 1
     values = dict(PE=pe, ABITS=a_bits, ASGN=a_signed, BBITS=b_bits, BSGN=b_signed, AM=am, BM=bm, OB=ob)
-    return Case("ge_add", values, [Port("a", a_bits, bool(a_signed), pe, a), Port("b", b_bits, bool(b_signed), pe, b)],
-                [Port("m", ob, True, pe, am * a + bm * b)], cycles=count)
+    return Case(
+        "ge_add",
+        values,
+        [Port("a", a_bits, bool(a_signed), pe, a), Port("b", b_bits, bool(b_signed), pe, b)],
+        [Port("m", ob, True, pe, am * a + bm * b)],
+        cycles=count,
+    )
 
 
 def threshold_case(rng, c, pe, xb, signed, lo, steps, falls, samples=12):
     x = integers(rng, xb, signed, (samples, c))
     start = -(1 << (xb - 1)) if signed else 0
-    thresholds = np.sort(rng.integers(start, start + (1 << xb) + 1, (c, steps)))     # the last value is never reached
-    thresholds[0, 0], thresholds[-1, -1] = start, start + (1 << xb)                  # always, never
+    thresholds = np.sort(rng.integers(start, start + (1 << xb) + 1, (c, steps)))  # the last value is never reached
+    thresholds[0, 0], thresholds[-1, -1] = start, start + (1 << xb)  # always, never
     falling = rng.integers(0, 2, c) if falls else np.zeros(c, int)
     reached = (x[:, :, None] >= thresholds).sum(2)
     y = lo + np.where(falling, steps - reached, reached)
     ob = max(int(lo + steps).bit_length() + (lo < 0), int(-lo - 1).bit_length() + 1 if lo < 0 else 1)
-    fields = [sum((int(t) & ((2 << xb) - 1)) << (k * (xb + 1)) for k, t in enumerate(row)) | int(falling[i]) << (steps * (xb + 1))
-              for i, row in enumerate(thresholds)]
+    fields = [
+        sum((int(t) & ((2 << xb) - 1)) << (k * (xb + 1)) for k, t in enumerate(row))
+        | int(falling[i]) << (steps * (xb + 1))
+        for i, row in enumerate(thresholds)
+    ]
     values = dict(C=c, PE=pe, XB=xb, XSGN=signed, LO=lo, STEPS=steps, OB=ob, FALLS=falls)
-    return Case("ge_threshold", values, [Port("s", xb, bool(signed), pe, x)], [Port("m", ob, lo < 0, pe, y)], cycles=c // pe,
-                memories={"THRESHOLDS_FILE": (np.array(fields, object).reshape(-1, pe), steps * (xb + 1) + falls)})
+    return Case(
+        "ge_threshold",
+        values,
+        [Port("s", xb, bool(signed), pe, x)],
+        [Port("m", ob, lo < 0, pe, y)],
+        cycles=c // pe,
+        memories={"THRESHOLDS_FILE": (np.array(fields, object).reshape(-1, pe), steps * (xb + 1) + falls)},
+    )
 
 
 def table_case(rng, c, tables, pe, xb, signed, lo, size, ob, samples=12):
@@ -93,15 +127,26 @@ def table_case(rng, c, tables, pe, xb, signed, lo, size, ob, samples=12):
     y = table[np.arange(c) % tables, x - lo]
     words = np.broadcast_to(table, (max(tables, pe), size)).reshape(-1, pe, size).transpose(0, 2, 1).reshape(-1, pe)
     values = dict(C=tables, PE=pe, XB=xb, XSGN=signed, XLO=lo, SIZE=size, OB=ob)
-    return Case("ge_table", values, [Port("s", xb, bool(signed), pe, x)], [Port("m", ob, False, pe, y)], cycles=c // pe,
-                memories={"TABLE_FILE": (words, ob)})
+    return Case(
+        "ge_table",
+        values,
+        [Port("s", xb, bool(signed), pe, x)],
+        [Port("m", ob, False, pe, y)],
+        cycles=c // pe,
+        memories={"TABLE_FILE": (words, ob)},
+    )
 
 
 def argmax_case(rng, n, bits, signed, samples=20):
     x = integers(rng, bits, signed, (samples, n))
     ob = max(1, (n - 1).bit_length())
-    return Case("ge_argmax", dict(N=n, BITS=bits, SGN=signed, OB=ob), [Port("s", bits, bool(signed), 1, x)],
-                [Port("m", ob, False, 1, x.argmax(1)[:, None])], cycles=n)
+    return Case(
+        "ge_argmax",
+        dict(N=n, BITS=bits, SGN=signed, OB=ob),
+        [Port("s", bits, bool(signed), 1, x)],
+        [Port("m", ob, False, 1, x.argmax(1)[:, None])],
+        cycles=n,
+    )
 
 
 GLOBAL_POOLS = [(4, 9, 4, 4, 0, 0), (6, 3, 2, 8, 1, 1), (8, 5, 1, 3, 1, 0), (4, 2, 1, 5, 0, 1), (2, 1, 1, 4, 0, 0)]
@@ -112,8 +157,15 @@ THRESHOLDS = [(4, 2, 8, 1, 0, 3, 0), (3, 1, 5, 0, -4, 7, 1), (2, 2, 12, 1, -1, 1
 # channels, tables, PE, input bits, signed, lowest x, values of x, output bits
 TABLES = [(6, 1, 2, 6, 1, -20, 37, 4), (4, 4, 2, 4, 0, 3, 9, 8), (3, 3, 1, 5, 1, -16, 32, 1)]
 ARGMAXES = [(10, 8, 1), (7, 2, 0), (1, 4, 1)]
-CASES = [(depthwise_case, DEPTHWISE), (pool_case, POOLS), (pool_global_case, GLOBAL_POOLS), (add_case, ADDS),
-         (threshold_case, THRESHOLDS), (table_case, TABLES), (argmax_case, ARGMAXES)]
+CASES = [
+    (depthwise_case, DEPTHWISE),
+    (pool_case, POOLS),
+    (pool_global_case, GLOBAL_POOLS),
+    (add_case, ADDS),
+    (threshold_case, THRESHOLDS),
+    (table_case, TABLES),
+    (argmax_case, ARGMAXES),
+]
 
 
 @pytest.fixture(scope="module")
@@ -153,13 +205,21 @@ def test_a_wrong_parameter_is_seen(rng, tmp_path):
         (table_case(rng, 2, 2, 1, 4, 0, 3, 9, 4), "XLO", lambda v: v - 1),
         (argmax_case(rng, 8, 4, 1), "SGN", lambda v: 0),
     ]
-    bench = Bench([replace(case, parameters={**case.parameters, name: change(case.parameters[name])})
-                   for case, name, change in wrong], tmp_path)
-    assert [line.split(":")[0] for line in bench.differences()] == [f"{case.module}_{i}_m" for i, (case, _, _) in enumerate(wrong)]
+    bench = Bench(
+        [
+            replace(case, parameters={**case.parameters, name: change(case.parameters[name])})
+            for case, name, change in wrong
+        ],
+        tmp_path,
+    )
+    assert [line.split(":")[0] for line in bench.differences()] == [
+        f"{case.module}_{i}_m" for i, (case, _, _) in enumerate(wrong)
+    ]
 
 
-@pytest.mark.parametrize("change, reason", [({"PE": 4}, "PE must divide C"),
-                                            ({"PT": 3}, "pads as large as the kernel: use ge_pad")])
+@pytest.mark.parametrize(
+    "change, reason", [({"PE": 4}, "PE must divide C"), ({"PT": 3}, "pads as large as the kernel: use ge_pad")]
+)
 def test_parameters_that_cannot_be_are_refused(rng, tmp_path, change, reason):
     case = window_case(rng, 6, 4, 4, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 2, 4, 0)
     with pytest.raises(ToolError, match=reason):

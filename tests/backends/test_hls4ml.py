@@ -59,8 +59,10 @@ def test_the_report_says_what_is_known(project):
     assert told["hardware"]["toolchain"] == "vitis" and told["hardware"]["io"] == "io_parallel"
     assert told["hardware"]["estimated_cycles"] == 1 and not {"lut", "fmax_hz"} & set(told["hardware"])
     assert told["hardware"]["write_s"] > 0 and told["evidence"]["estimated_cycles"] == "estimated"
-    assert told["notes"] == ["No vendor tool ran: the project for vitis, 4-build/project, is written and simulated in "
-                             "C; resources and the clock that it reaches are unknown."]
+    assert told["notes"] == [
+        "No vendor tool ran: the project for vitis, 4-build/project, is written and simulated in "
+        "C; resources and the clock that it reaches are unknown."
+    ]
 
 
 def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):
@@ -85,9 +87,16 @@ def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [vectors, residual, sequence])
-@pytest.mark.parametrize("toolchain, io",
-                         [("vitis", "io_stream"), ("vivado", "io_parallel"), ("vivado-accelerator", "io_stream"),
-                                           ("quartus", "io_parallel"), ("catapult", "io_parallel")])
+@pytest.mark.parametrize(
+    "toolchain, io",
+    [
+        ("vitis", "io_stream"),
+        ("vivado", "io_parallel"),
+        ("vivado-accelerator", "io_stream"),
+        ("quartus", "io_parallel"),
+        ("catapult", "io_parallel"),
+    ],
+)
 def test_every_toolchain_that_can_be_compiled_here(rng, tmp_path, toolchain, io, build):
     graph, x = made(rng, streamed if io == "io_stream" and build is residual else build)
     compare(graph, built(graph, tmp_path / "build", toolchain=toolchain, io=io), x)
@@ -95,9 +104,12 @@ def test_every_toolchain_that_can_be_compiled_here(rng, tmp_path, toolchain, io,
 
 def test_overlapping_pools_cannot_be_streamed(rng):
     graph, _ = made(rng, residual)
-    reason, = hls4ml.check(graph, load_target("vcu118"), {"io": "io_stream"})
-    assert (reason.value, reason.rule, reason.cure) == ("windows (2, 2) every (1, 1)", "hls4ml's streamed pools take windows side by side",
-                                                       "choose --set build.io=io_parallel")
+    (reason,) = hls4ml.check(graph, load_target("vcu118"), {"io": "io_stream"})
+    assert (reason.value, reason.rule, reason.cure) == (
+        "windows (2, 2) every (1, 1)",
+        "hls4ml's streamed pools take windows side by side",
+        "choose --set build.io=io_parallel",
+    )
 
 
 @pytest.mark.slow
@@ -113,7 +125,7 @@ def test_every_strategy(rng, tmp_path, strategy, reuse):
 
 def test_a_layer_that_is_not_there_is_not_folded(rng):
     graph, _ = made(rng, vectors)
-    told, = hls4ml.check(graph, load_target("vcu118"), {"reuse.dense9": 4, "strategy.dense1": "latency"})
+    (told,) = hls4ml.check(graph, load_target("vcu118"), {"reuse.dense9": 4, "strategy.dense1": "latency"})
     assert str(told).startswith("dense9: no layer of this name, asked for by build.reuse.dense9 (did you mean 'dense")
 
 
@@ -126,14 +138,18 @@ def test_oneapi_is_written_and_libero_refused(rng, tmp_path):
     assert (folder / "project" / "CMakeLists.txt").is_file()
     with pytest.raises(GreenedgeError) as error:
         hls4ml.simulate(folder, x)
-    assert str(error.value) == ("the project for oneapi cannot be simulated here: its C++ is SYCL, which Intel's icpx "
-                                "alone compiles; build with "
-                                "another toolchain to verify the same layers.")
+    assert str(error.value) == (
+        "the project for oneapi cannot be simulated here: its C++ is SYCL, which Intel's icpx "
+        "alone compiles; build with "
+        "another toolchain to verify the same layers."
+    )
     refused = [str(reason) for reason in hls4ml.check(graph, target, {"toolchain": "libero"})]
-    assert refused == ["sketch: toolchain libero; hls4ml 1.3 asks for SmartHLS (shls) before it writes anything "
-                       "(cure: choose another toolchain).",
-                       "sketch: a device of family 'arria-10'; libero compiles for polarfire (cure: choose another "
-                       "target or toolchain)."]
+    assert refused == [
+        "sketch: toolchain libero; hls4ml 1.3 asks for SmartHLS (shls) before it writes anything "
+        "(cure: choose another toolchain).",
+        "sketch: a device of family 'arria-10'; libero compiles for polarfire (cure: choose another "
+        "target or toolchain).",
+    ]
 
 
 def test_an_identity_that_clips_is_kept(rng):

@@ -11,9 +11,20 @@ import numpy as np
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.tool("g++")]
-_NAMES = ("mlp w4a4", "mlp w4a4 powers of two", "mlp w4a4 per channel", "mlp w2a2", "mlp w8a8", "mlp ternary",
-          "mlp binary", "cnn w4a4",
-          "cnn w8a8 per channel", "depthwise w4a4", "residual w4a4", "sequence w4a4")
+_NAMES = (
+    "mlp w4a4",
+    "mlp w4a4 powers of two",
+    "mlp w4a4 per channel",
+    "mlp w2a2",
+    "mlp w8a8",
+    "mlp ternary",
+    "mlp binary",
+    "cnn w4a4",
+    "cnn w8a8 per channel",
+    "depthwise w4a4",
+    "residual w4a4",
+    "sequence w4a4",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +45,8 @@ def test_every_network_is_named_here(networks):
 def test_hls4ml_gives_the_graphs_integers(networks, tmp_path, name):
     from greenedge.backends import hls4ml
     from greenedge.graph import run_graph
-    from greenedge.lower.float_io import run_prologue
     from greenedge.lower import lower_file
+    from greenedge.lower.float_io import run_prologue
     from greenedge.target import load_target
     from greenedge.tools.run import execute
 

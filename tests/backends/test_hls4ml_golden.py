@@ -25,14 +25,32 @@ _TCL = (("project.tcl", r"^set .*"), ("vivado_synth.tcl", r"^synth_design .*"))
 ESSENTIAL = {
     "vitis": (*_TCL, ("build_opt.tcl", r".+"), _TYPES, _CALLS, _FOLDED),
     "vivado": (*_TCL, _TYPES, _FOLDED),
-    "vivado-accelerator": (*_TCL, ("build_prj.tcl", r"^(?:set_top|add_files) .*"), _TYPES, _FOLDED,
-                           ("firmware/net_axi.h", r"^static const .*|^ *typedef .*")),
+    "vivado-accelerator": (
+        *_TCL,
+        ("build_prj.tcl", r"^(?:set_top|add_files) .*"),
+        _TYPES,
+        _FOLDED,
+        ("firmware/net_axi.h", r"^static const .*|^ *typedef .*"),
+    ),
     "quartus": (("Makefile", r"^(?:DEVICE|TARGETS|SOURCE_FILES) .*"), _TYPES, _FOLDED),
-    "catapult": (("build_prj.tcl", r"^ *(?:project (?:new|load)|set design_top|solution file add|set hls_clock_period|"
-                                   r"setup_xilinx_part \{).*"), _TYPES, _FOLDED),
-    "oneapi": (("CMakeLists.txt", r"^ *set\((?:FPGA_DEVICE|USER_FPGA_FLAGS|TARGET_NAME|LIBRARY_NAME|LIB_STAMP|"
-                                  r"SOURCE_FILES) .*"),
-               *((f"src/{name}", lines) for name, lines in (_TYPES, _FOLDED)))}
+    "catapult": (
+        (
+            "build_prj.tcl",
+            r"^ *(?:project (?:new|load)|set design_top|solution file add|set hls_clock_period|"
+            r"setup_xilinx_part \{).*",
+        ),
+        _TYPES,
+        _FOLDED,
+    ),
+    "oneapi": (
+        (
+            "CMakeLists.txt",
+            r"^ *set\((?:FPGA_DEVICE|USER_FPGA_FLAGS|TARGET_NAME|LIBRARY_NAME|LIB_STAMP|"
+            r"SOURCE_FILES) .*",
+        ),
+        *((f"src/{name}", lines) for name, lines in (_TYPES, _FOLDED)),
+    ),
+}
 OPTIONS = {"synthesis": "hls", "strategy.dense3": "resource", "reuse.dense3": 3}
 
 
@@ -43,8 +61,13 @@ def written(toolchain: str, folder) -> str:
     graph, _ = made(np.random.default_rng(5), vectors)
     plan = hls4ml.plan(graph, load_target(BOARDS.get(toolchain, "vcu118")), {"toolchain": toolchain, **OPTIONS})
     write_project(graph, json.loads(plan.files["job.json"]), folder)
-    parts = [*(f"{command.cwd}: {' '.join(command.argv)}" for command in plan.commands),
-             "gives " + ", ".join(plan.products), "", "# job.json", plan.files["job.json"].decode().rstrip()]
+    parts = [
+        *(f"{command.cwd}: {' '.join(command.argv)}" for command in plan.commands),
+        "gives " + ", ".join(plan.products),
+        "",
+        "# job.json",
+        plan.files["job.json"].decode().rstrip(),
+    ]
     for name, lines in ESSENTIAL[toolchain]:
         found = re.findall(lines, (folder / "project" / name).read_text(), re.MULTILINE)
         assert found, name
@@ -83,7 +106,9 @@ def test_a_project_is_the_same_bytes_every_time(tmp_path, monkeypatch):
 def test_libero_is_refused_and_oneapi_is_not_simulated():
     graph, _ = made(np.random.default_rng(5), vectors)
     refused = [str(reason) for reason in hls4ml.check(graph, load_target("arria10-gx"), {"toolchain": "libero"})]
-    assert refused[0] == ("sketch: toolchain libero; hls4ml 1.3 asks for SmartHLS (shls) before it writes anything "
-                          "(cure: choose another toolchain).")
+    assert refused[0] == (
+        "sketch: toolchain libero; hls4ml 1.3 asks for SmartHLS (shls) before it writes anything "
+        "(cure: choose another toolchain)."
+    )
     plan = hls4ml.plan(graph, load_target("arria10-gx"), {"toolchain": "oneapi", "synthesis": "no"})
     assert [command.log for command in plan.commands] == ["hls4ml.log"] and "csim.json" not in plan.products

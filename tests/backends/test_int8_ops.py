@@ -6,20 +6,20 @@ import numpy as np
 import onnx
 import pytest
 
+from greenedge.backends.int8.certificate import Problem, emulated_levels
+from greenedge.backends.int8.layers import _scaled
+from greenedge.backends.int8.legalise import off_line, prepared
 from greenedge.backends.int8.onnxruntime import emit as onnx_emit
 from greenedge.backends.int8.onnxruntime import rules as onnx_rules
+from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT
 from greenedge.backends.int8.onnxruntime.runtime import with_outputs as with_onnx_outputs
 from greenedge.backends.int8.onnxruntime.worker import run as run_onnx
 from greenedge.backends.int8.onnxruntime.worker import session_for
-from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT
 from greenedge.backends.int8.tflite.emit import write_file
 from greenedge.backends.int8.tflite.rules import reasons_against
 from greenedge.backends.int8.tflite.runtime import with_outputs
 from greenedge.backends.int8.tflite.worker import RESOLVERS, load_runtime, run
 from greenedge.graph import Conv, Dense, Edge, Requantise, frozen, run_graph
-from greenedge.backends.int8.certificate import Problem, emulated_levels
-from greenedge.backends.int8.layers import _scaled
-from greenedge.backends.int8.legalise import off_line, prepared
 from tests.backends.graphs import RANGES, Sketch
 
 SAMPLES = 24
@@ -30,16 +30,22 @@ def stored(emitted, graph, feeds, kernels, tmp_path):
     runtime, _, _ = load_runtime()
     tensors = {edge: placed.tensor for edge, placed in emitted.placed.items() if edge not in graph.inputs}
     content = with_outputs(emitted.content, list(tensors.values()), tmp_path)
-    interpreter = runtime.Interpreter(model_content=content, num_threads=1,
-                                      experimental_op_resolver_type=getattr(runtime.OpResolverType, RESOLVERS[kernels]))
+    interpreter = runtime.Interpreter(
+        model_content=content,
+        num_threads=1,
+        experimental_op_resolver_type=getattr(runtime.OpResolverType, RESOLVERS[kernels]),
+    )
     interpreter.allocate_tensors()
     x = []
     for edge in graph.inputs:
         placed = emitted.placed[edge]
         x.append(placed.layout.to_file(feeds[edge] + placed.code.offset).astype(np.int8))
     values = run(interpreter, x, lambda done: None)
-    return {edge: emitted.placed[edge].layout.to_graph(values[str(t)]).astype(np.int64) - emitted.placed[edge].code.offset
-            for edge, t in tensors.items() if str(t) in values}
+    return {
+        edge: emitted.placed[edge].layout.to_graph(values[str(t)]).astype(np.int64) - emitted.placed[edge].code.offset
+        for edge, t in tensors.items()
+        if str(t) in values
+    }
 
 
 def check(sketch, *outputs, tmp_path, all_certified=True):
@@ -85,7 +91,12 @@ def image(rng):
 def test_every_range_of_levels(rng, tmp_path, levels):
     sketch = Sketch(rng, (14,), levels)
     hidden = sketch.step(sketch.dense("x", 12), levels)
-    check(sketch, sketch.step(sketch.dense(hidden, 5), levels), tmp_path=tmp_path, all_certified=levels not in ("s8", "u8", "n8"))
+    check(
+        sketch,
+        sketch.step(sketch.dense(hidden, 5), levels),
+        tmp_path=tmp_path,
+        all_certified=levels not in ("s8", "u8", "n8"),
+    )
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 8])
@@ -113,7 +124,16 @@ def test_levels_are_multiplied_where_biases_must_be_finer(rng, tmp_path, levels,
         assert differing or all(np.array_equal(got[edge], expected[edge]) for edge in (a, b))
     check_onnx(graph, feeds, True)
     conv, step = graph.ops[1], graph.ops[2]
-    alone = _scaled("CONV_2D", conv.name, step, conv.weight.reshape(24, -1), emitted.placed["x"].code, emitted.placed[a].code, 127, 1)
+    alone = _scaled(
+        "CONV_2D",
+        conv.name,
+        step,
+        conv.weight.reshape(24, -1),
+        emitted.placed["x"].code,
+        emitted.placed[a].code,
+        127,
+        1,
+    )
     assert alone.layer.solution.verdicts["xnnpack"].differing.any(), "the input need not have been multiplied"
 
 
@@ -130,21 +150,49 @@ def test_what_is_not_certified_differs_just_where_the_emulation_says(rng, tmp_pa
     graph = sketch.graph(step)
     feeds = sketch.values(graph, 400)
     emitted = write_file(graph)
-    layer, = emitted.layers
+    (layer,) = emitted.layers
     expected = run_graph(graph, feeds, keep=[sums])
     about = sketch.ops[-1]
     code = emitted.placed[step].code
-    problem = Problem(layer.operator, about.thresholds, about.x_lo, about.x_hi, layer.solution.factor, about.lo, code.zero_level,
-                      code.zero_point, code.bounds, emitted.placed["x"].code.scale, code.scale)
-    told = emulated_levels(problem, kernels, expected[sums].reshape(400, 40).T, layer.solution.weight_scale[:, None],
-                           layer.solution.constant[:, None]).T
+    problem = Problem(
+        layer.operator,
+        about.thresholds,
+        about.x_lo,
+        about.x_hi,
+        layer.solution.factor,
+        about.lo,
+        code.zero_level,
+        code.zero_point,
+        code.bounds,
+        emitted.placed["x"].code.scale,
+        code.scale,
+    )
+    told = emulated_levels(
+        problem,
+        kernels,
+        expected[sums].reshape(400, 40).T,
+        layer.solution.weight_scale[:, None],
+        layer.solution.constant[:, None],
+    ).T
     assert np.array_equal(stored(emitted, graph, feeds, kernels, tmp_path)[step].reshape(400, 40), told)
     assert layer.solution.verdicts[kernels].differing.any()
 
 
-@pytest.mark.parametrize("more", [
-    {}, {"pads": (1, 1, 1, 1)}, {"pads": (1, 0, 0, 1)}, {"strides": (2, 2), "pads": (1, 0, 1, 1)}, {"strides": (2, 2), "pads": (1, 1, 1, 1)},
-    {"dilations": (2, 1)}, {"dilations": (2, 2), "pads": (2, 2, 2, 2)}, {"pads": (1, 1, 1, 1), "pad_value": 5}, {"groups": 3}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"pads": (1, 1, 1, 1)},
+        {"pads": (1, 0, 0, 1)},
+        {"strides": (2, 2), "pads": (1, 0, 1, 1)},
+        {"strides": (2, 2), "pads": (1, 1, 1, 1)},
+        {"dilations": (2, 1)},
+        {"dilations": (2, 2), "pads": (2, 2, 2, 2)},
+        {"pads": (1, 1, 1, 1), "pad_value": 5},
+        {"groups": 3},
+    ],
+    ids=str,
+)
 def test_convolutions(image, tmp_path, more):
     check(image, image.step(image.conv("x", 6, (3, 3), **more)), tmp_path=tmp_path)
 
@@ -153,13 +201,21 @@ def test_convolutions(image, tmp_path, more):
 def test_padding_stands_for_its_level(rng, tmp_path, levels):
     sketch = Sketch(rng, (2, 5, 5), levels)
     hidden = sketch.step(sketch.conv("x", 4, (3, 3), pads=(1, 1, 1, 1), pad_value=max(0, RANGES[levels][0])), levels)
-    check(sketch, sketch.step(sketch.conv(hidden, 3, (3, 3), pads=(1, 1, 1, 1), pad_value=max(0, RANGES[levels][0]))), tmp_path=tmp_path)
+    check(
+        sketch,
+        sketch.step(sketch.conv(hidden, 3, (3, 3), pads=(1, 1, 1, 1), pad_value=max(0, RANGES[levels][0]))),
+        tmp_path=tmp_path,
+    )
 
 
 @pytest.mark.parametrize("channels, groups, multiplier", [(4, 4, 1), (4, 4, 2), (6, 2, 1)])
 def test_grouped_and_depthwise_convolutions(rng, tmp_path, channels, groups, multiplier):
     sketch = Sketch(rng, (channels, 6, 6))
-    check(sketch, sketch.step(sketch.conv("x", channels * multiplier, (3, 3), pads=(1, 1, 1, 1), groups=groups)), tmp_path=tmp_path)
+    check(
+        sketch,
+        sketch.step(sketch.conv("x", channels * multiplier, (3, 3), pads=(1, 1, 1, 1), groups=groups)),
+        tmp_path=tmp_path,
+    )
 
 
 def test_signals(rng, tmp_path):
@@ -171,15 +227,24 @@ def test_signals(rng, tmp_path):
     check(sketch, sketch.step(sketch.dense(flat, 5)), tmp_path=tmp_path)
 
 
-@pytest.mark.parametrize("kernel, strides, pads, extra, dilations, groups", [
-    ((2, 2), (2, 2), (0, 0, 0, 0), (0, 0), None, 1), ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), None, 1),
-    ((4, 4), (2, 2), (1, 1, 1, 1), (0, 0), None, 1), ((3, 3), (2, 2), (0, 0, 0, 0), (0, 0), None, 1),
-    ((5, 3), (2, 1), (1, 0, 0, 1), (0, 0), None, 1), ((3, 3), (3, 3), (1, 1, 1, 1), (2, 2), None, 2),
-    ((3, 2), (1, 2), (0, 0, 0, 0), (0, 0), (2, 1), 1), ((1, 1), (2, 2), (0, 0, 0, 0), (1, 1), None, 1),
-    ((3,), (2,), (1, 1), (1,), None, 1)], ids=str)
+@pytest.mark.parametrize(
+    "kernel, strides, pads, extra, dilations, groups",
+    [
+        ((2, 2), (2, 2), (0, 0, 0, 0), (0, 0), None, 1),
+        ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), None, 1),
+        ((4, 4), (2, 2), (1, 1, 1, 1), (0, 0), None, 1),
+        ((3, 3), (2, 2), (0, 0, 0, 0), (0, 0), None, 1),
+        ((5, 3), (2, 1), (1, 0, 0, 1), (0, 0), None, 1),
+        ((3, 3), (3, 3), (1, 1, 1, 1), (2, 2), None, 2),
+        ((3, 2), (1, 2), (0, 0, 0, 0), (0, 0), (2, 1), 1),
+        ((1, 1), (2, 2), (0, 0, 0, 0), (1, 1), None, 1),
+        ((3,), (2,), (1, 1), (1,), None, 1),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("levels", ["u4", "s8"])
 def test_transposed_convolutions(rng, tmp_path, kernel, strides, pads, extra, dilations, groups, levels):
-    sketch = Sketch(rng, (4, 5, 4)[:1 + len(kernel)])
+    sketch = Sketch(rng, (4, 5, 4)[: 1 + len(kernel)])
     turned = sketch.conv_transpose("x", 6, kernel, strides, pads, extra, dilations, groups)
     check(sketch, sketch.step(turned, levels), tmp_path=tmp_path, all_certified=levels == "u4")
 
@@ -192,7 +257,7 @@ def test_a_transposed_convolution_wants_its_zero_point_at_level_0(rng, levels, z
     total = sketch.conv_transpose(hidden, 24, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
     graph = sketch.graph(sketch.step(total, "s8", axis=0))
     lo, hi = RANGES[levels]
-    reason, = reasons_against(graph)
+    (reason,) = reasons_against(graph)
     assert (reason.node, reason.value) == (total, f"an input of {lo}…{hi}, whose zero point stands for {zero}")
     if levels == "down":  # its zeros are no int8 either
         return
@@ -204,8 +269,15 @@ def test_a_transposed_convolution_wants_its_zero_point_at_level_0(rng, levels, z
     assert apart.max() <= most <= 1 and apart.mean() < 1e-3
 
 
-@pytest.mark.parametrize("kernel, strides, pads", [((2, 2), None, None), ((3, 3), (2, 2), (1, 1, 1, 1)), ((3, 3), (2, 2), (0, 1, 1, 0)),
-                                                   ((2, 3), (1, 1), (0, 1, 1, 1))])
+@pytest.mark.parametrize(
+    "kernel, strides, pads",
+    [
+        ((2, 2), None, None),
+        ((3, 3), (2, 2), (1, 1, 1, 1)),
+        ((3, 3), (2, 2), (0, 1, 1, 0)),
+        ((2, 3), (1, 1), (0, 1, 1, 1)),
+    ],
+)
 @pytest.mark.parametrize("levels", ["u4", "s4"])
 def test_max_pools(rng, tmp_path, kernel, strides, pads, levels):
     sketch = Sketch(rng, (3, 7, 8), levels)
@@ -213,10 +285,14 @@ def test_max_pools(rng, tmp_path, kernel, strides, pads, levels):
     check(sketch, pooled, sketch.step(sketch.conv(pooled, 4, (1, 1))), tmp_path=tmp_path)
 
 
-@pytest.mark.parametrize("kernel, strides, pads", [((9, 8), None, None), ((3, 3), (2, 2), (1, 1, 1, 1)), ((2, 2), None, None)])
+@pytest.mark.parametrize(
+    "kernel, strides, pads", [((9, 8), None, None), ((3, 3), (2, 2), (1, 1, 1, 1)), ((2, 2), None, None)]
+)
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_average_pools(image, tmp_path, kernel, strides, pads, per_channel):
-    check(image, image.step(image.sum_pool("x", kernel, strides, pads), "u4", per_channel=per_channel), tmp_path=tmp_path)
+    check(
+        image, image.step(image.sum_pool("x", kernel, strides, pads), "u4", per_channel=per_channel), tmp_path=tmp_path
+    )
 
 
 @pytest.mark.parametrize("levels, second", [("s8", "s8"), ("u4", "s4"), ("u4", "u4"), ("n4", "s4")])
@@ -225,7 +301,12 @@ def test_residual_additions(rng, tmp_path, levels, second, multipliers):
     sketch = Sketch(rng, (4, 5, 5))
     a = sketch.step(sketch.conv("x", 6, (1, 1)), levels)
     b = sketch.step(sketch.conv("x", 6, (3, 3), pads=(1, 1, 1, 1)), second)
-    check(sketch, sketch.step(sketch.add(a, b, multipliers=multipliers), "u4", per_channel=False), tmp_path=tmp_path, all_certified=levels != "s8")
+    check(
+        sketch,
+        sketch.step(sketch.add(a, b, multipliers=multipliers), "u4", per_channel=False),
+        tmp_path=tmp_path,
+        all_certified=levels != "s8",
+    )
 
 
 def test_additions_of_vectors_and_of_three(rng, tmp_path):
@@ -258,7 +339,14 @@ def test_flattened_images_keep_their_order(image, tmp_path, per_channel):
     back = image.reshape(flat, 4, 8, 7)
     shaped = image.reshape(flat, 8, 28)
     again = image.step(flat, "s4", axis=0, per_channel=per_channel)
-    check(image, flat, image.step(image.conv(back, 3, (3, 3))), image.step(image.dense(shaped, 5)), again, tmp_path=tmp_path)
+    check(
+        image,
+        flat,
+        image.step(image.conv(back, 3, (3, 3))),
+        image.step(image.dense(shaped, 5)),
+        again,
+        tmp_path=tmp_path,
+    )
 
 
 def test_transposes(image, tmp_path):
@@ -340,8 +428,12 @@ def _block(rng, sketch, edge):
         return sketch.concat(edge, other)
     if kind == 5 and height <= 8:
         return sketch.step(sketch.conv_transpose(edge, 4, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)), levels)
-    return sketch.step(sketch.conv(edge, int(rng.integers(2, 7)), (3, 3), strides=(2, 2) if min(height, width) > 3 else None,
-                                   pads=(1, 1, 1, 1)), levels)
+    return sketch.step(
+        sketch.conv(
+            edge, int(rng.integers(2, 7)), (3, 3), strides=(2, 2) if min(height, width) > 3 else None, pads=(1, 1, 1, 1)
+        ),
+        levels,
+    )
 
 
 @pytest.mark.parametrize("ratio", [0.0731, 0.31, 0.5])
@@ -352,14 +444,35 @@ def test_residual_additions_through_zero_are_litert_additions(rng, tmp_path, rat
     b = sketch.step(sketch.conv("x", 6, (3, 3), pads=(1, 1, 1, 1)), "s8")
     total = sketch.add(a, b)
     k = np.arange(1, 16)
-    thresholds = np.ceil((k - 0.5) / ratio).astype(np.int64) + ((k - 0.5) / ratio % 1 == 0) * (k % 2)  # ties go to the even level
-    sketch.ops.append(Requantise("step", (total,), "step", 0, 0, 15, frozen([1]), frozen(thresholds[None]), None, None, frozen([-256]), frozen([254])))
+    thresholds = np.ceil((k - 0.5) / ratio).astype(np.int64) + ((k - 0.5) / ratio % 1 == 0) * (
+        k % 2
+    )  # ties go to the even level
+    sketch.ops.append(
+        Requantise(
+            "step",
+            (total,),
+            "step",
+            0,
+            0,
+            15,
+            frozen([1]),
+            frozen(thresholds[None]),
+            None,
+            None,
+            frozen([-256]),
+            frozen([254]),
+        )
+    )
     sketch.edges["step"] = Edge("step", (6, 5, 5), 0, 15)
     layers = check(sketch, sketch.step(sketch.conv("step", 3, (3, 3))), tmp_path=tmp_path, all_certified=False).layers
-    assert [layer.operator for layer in layers if layer.name == total] == ["DEPTHWISE_CONV_2D" if ratio == 0.5 else "ADD"]
+    assert [layer.operator for layer in layers if layer.name == total] == [
+        "DEPTHWISE_CONV_2D" if ratio == 0.5 else "ADD"
+    ]
 
 
-@pytest.mark.parametrize("levels, ratio, operator", [("u4", 0.0173, "MEAN"), ("s8", 0.0173, "MEAN"), ("s4", 0.0173, "DEPTHWISE_CONV_2D")])
+@pytest.mark.parametrize(
+    "levels, ratio, operator", [("u4", 0.0173, "MEAN"), ("s8", 0.0173, "MEAN"), ("s4", 0.0173, "DEPTHWISE_CONV_2D")]
+)
 def test_pools_over_whole_images_are_means_where_they_are_exact(rng, tmp_path, levels, ratio, operator):
     """A clamp below int8's own, and it is a convolution again."""
     sketch = Sketch(rng, (3, 6, 6), levels)
@@ -369,12 +482,33 @@ def test_pools_over_whole_images_are_means_where_they_are_exact(rng, tmp_path, l
     thresholds = np.ceil((k - 0.5) / ratio / (3 if levels == "s4" else 1)).astype(np.int64)
     thresholds = thresholds + ((k - 0.5) / ratio % 1 == 0) * (k % 2)  # ties go to the even level
     low, high = sketch.reach[total]
-    sketch.ops.append(Requantise("step", (total,), "step", 0, lo, hi, frozen([1]), frozen(thresholds[None]), None, None, frozen(low[:1]), frozen(high[:1])))
+    sketch.ops.append(
+        Requantise(
+            "step",
+            (total,),
+            "step",
+            0,
+            lo,
+            hi,
+            frozen([1]),
+            frozen(thresholds[None]),
+            None,
+            None,
+            frozen(low[:1]),
+            frozen(high[:1]),
+        )
+    )
     sketch.edges["step"] = Edge("step", (3, 1, 1), lo, hi)
-    emitted = check(sketch, sketch.step(sketch.dense(sketch.reshape("step", 3), 4)), tmp_path=tmp_path, all_certified=False)
+    emitted = check(
+        sketch, sketch.step(sketch.dense(sketch.reshape("step", 3), 4)), tmp_path=tmp_path, all_certified=False
+    )
     assert emitted.layers[0].operator == operator
-    for layer in write_file(sketch.graph(sketch.ops[-1].output), all_sets=True).layers[:1]:  # asked for, every kernel set counts
-        assert layer.operator == "DEPTHWISE_CONV_2D" or not any(v.differing.any() for v in layer.solution.verdicts.values())
+    for layer in write_file(sketch.graph(sketch.ops[-1].output), all_sets=True).layers[
+        :1
+    ]:  # asked for, every kernel set counts
+        assert layer.operator == "DEPTHWISE_CONV_2D" or not any(
+            v.differing.any() for v in layer.solution.verdicts.values()
+        )
 
 
 @pytest.mark.parametrize("falling", [False, True])
@@ -401,7 +535,22 @@ def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_pat
     low, high = sketch.reach[sums]
     thresholds = np.ceil((np.arange(1, 256) - 0.5) / np.array([[0.9], [1.7], [2.6]])).astype(np.int64)
     thresholds = np.where(np.arange(1, 256) > 83, high[:, None] + 1, thresholds)
-    sketch.ops.append(Requantise("step", (sums,), "step", 0, 0, 255, frozen([1, 1, 1]), frozen(thresholds), None, None, frozen(low), frozen(high)))
+    sketch.ops.append(
+        Requantise(
+            "step",
+            (sums,),
+            "step",
+            0,
+            0,
+            255,
+            frozen([1, 1, 1]),
+            frozen(thresholds),
+            None,
+            None,
+            frozen(low),
+            frozen(high),
+        )
+    )
     sketch.edges["step"] = Edge("step", (3,), 0, 83)
     assert off_line(thresholds, low, high).max() > 1
     check(sketch, "step", tmp_path=tmp_path)

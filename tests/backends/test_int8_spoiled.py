@@ -27,7 +27,12 @@ def built(request, rng, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     counted = {"pairs": 9, "ties": 1, "mismatches": 0}
-    record = {"runtime": "r", "version": "1", "kernels": dict.fromkeys(("mlas", "xnnpack", "reference"), counted), "left_to_builtins": {}}
+    record = {
+        "runtime": "r",
+        "version": "1",
+        "kernels": dict.fromkeys(("mlas", "xnnpack", "reference"), counted),
+        "left_to_builtins": {},
+    }
     (tmp_path / "selftest.json").write_text(json.dumps(record))
     return module, tmp_path / file, runtime, graph
 
@@ -61,12 +66,19 @@ def test_the_runtime_in_our_own_process_says_it_too(rng, built):
     assert text.startswith(f"{path} "), text
 
 
-@pytest.mark.parametrize("edges, says", [
-    ([1], "edges.json is damaged (it holds no table)"), ("[[" * 3000, "edges.json is missing or damaged (maximum recursion depth"),
-    ({"edges": 3}, "edges.json is damaged (it has no edges)"), ({"edges": {}}, "edges.json is damaged (its inputs are no edges)"),
-    ({"outputs": 7}, "edges.json is damaged (its outputs are no edges)"), ({"format": 1}, "edges.json is damaged (its format is 1)"),
-    ({"x": {"offset": "a"}}, "edges.json is damaged ('offset' of 'x' is no integer)"),
-    ({"x": {"shape": [1 << 40]}}, "edges.json is damaged ('shape' of 'x' is no list of integers)")])
+@pytest.mark.parametrize(
+    "edges, says",
+    [
+        ([1], "edges.json is damaged (it holds no table)"),
+        ("[[" * 3000, "edges.json is missing or damaged (maximum recursion depth"),
+        ({"edges": 3}, "edges.json is damaged (it has no edges)"),
+        ({"edges": {}}, "edges.json is damaged (its inputs are no edges)"),
+        ({"outputs": 7}, "edges.json is damaged (its outputs are no edges)"),
+        ({"format": 1}, "edges.json is damaged (its format is 1)"),
+        ({"x": {"offset": "a"}}, "edges.json is damaged ('offset' of 'x' is no integer)"),
+        ({"x": {"shape": [1 << 40]}}, "edges.json is damaged ('shape' of 'x' is no list of integers)"),
+    ],
+)
 def test_damaged_edges_are_one_sentence(rng, built, edges, says):
     module, path, _, graph = built
     place = path.with_name("edges.json")
@@ -88,10 +100,21 @@ def test_damaged_records_are_one_sentence(built, record):
             assert " damaged (" in sentence(lambda: call(path.parent))
 
 
-@pytest.mark.parametrize("more, says", [
-    ({"x": {"order": [1]}}, "the shapes of 'x' do not go together"), ({"x": {"file": [1, 3]}}, "the shapes of 'x' do not go together"),
-    ({"floats": {"y": {"tensor": 0, "edge": "nowhere", "softmax": True}}}, "its float outputs are no tensors of edges"),
-    ({"floats": {"y": {"tensor": 1, "edge": "x", "softmax": True}}}, "model.tflite does not hold 'y' as edges.json says")])
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        ({"x": {"order": [1]}}, "the shapes of 'x' do not go together"),
+        ({"x": {"file": [1, 3]}}, "the shapes of 'x' do not go together"),
+        (
+            {"floats": {"y": {"tensor": 0, "edge": "nowhere", "softmax": True}}},
+            "its float outputs are no tensors of edges",
+        ),
+        (
+            {"floats": {"y": {"tensor": 1, "edge": "x", "softmax": True}}},
+            "model.tflite does not hold 'y' as edges.json says",
+        ),
+    ],
+)
 def test_what_only_tflite_has_is_checked_too(rng, tmp_path, more, says):
     graph = mlp(rng)
     files = tflite.plan(graph, load_target("linux-x86"), {}).files
@@ -121,12 +144,19 @@ def _elsewhere(content: bytes) -> bytes:
     return tree.SerializeToString()
 
 
-@pytest.mark.parametrize("spoil, says", [
-    (lambda content: content.replace(b"act2", b"\xff\xfe\xfd\xfc"), "model.onnx is no ONNX file"),
-    (lambda content: content.replace(b"QGemm", b"\xff\xfe\xfd\xfc\xfb"), "model.onnx is no ONNX file"),
-    (lambda content: _behind(content, TensorProto.STRING), "model.onnx cannot be run by ONNX Runtime (its outputs are not all numbers)"),
-    (lambda content: _behind(content, TensorProto.FLOAT), "model.onnx does not hold 'act2' as edges.json says"),
-    (_elsewhere, "model.onnx keeps its weights in other files")])
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (lambda content: content.replace(b"act2", b"\xff\xfe\xfd\xfc"), "model.onnx is no ONNX file"),
+        (lambda content: content.replace(b"QGemm", b"\xff\xfe\xfd\xfc\xfb"), "model.onnx is no ONNX file"),
+        (
+            lambda content: _behind(content, TensorProto.STRING),
+            "model.onnx cannot be run by ONNX Runtime (its outputs are not all numbers)",
+        ),
+        (lambda content: _behind(content, TensorProto.FLOAT), "model.onnx does not hold 'act2' as edges.json says"),
+        (_elsewhere, "model.onnx keeps its weights in other files"),
+    ],
+)
 def test_an_onnx_file_that_parses_and_is_none_of_ours(rng, tmp_path, spoil, says):
     graph = mlp(rng)
     for name, content in onnxruntime.plan(graph, None, {}).files.items():

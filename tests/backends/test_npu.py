@@ -31,10 +31,15 @@ def test_vela_compiles_the_verified_file(rng, tmp_path, name):
     assert tflite.check(graph, target, {}) == []
     execute(tflite.plan(graph, target, {}), tmp_path / "b")
     feeds = net.values(graph, 20)
-    assert np.array_equal(tflite.simulate(tmp_path / "b", feeds)[graph.outputs[0]], run_graph(graph, feeds)[graph.outputs[0]])
+    assert np.array_equal(
+        tflite.simulate(tmp_path / "b", feeds)[graph.outputs[0]], run_graph(graph, feeds)[graph.outputs[0]]
+    )
     told = tflite.report(tmp_path / "b")
     edge, evidence = told["edge"], told["evidence"]
-    assert edge["estimated_cycles"] > 100 and edge["estimated_latency_s"] == edge["estimated_cycles"] / edge["estimated_clock_hz"]
+    assert (
+        edge["estimated_cycles"] > 100
+        and edge["estimated_latency_s"] == edge["estimated_cycles"] / edge["estimated_clock_hz"]
+    )
     assert edge["estimated_sram_bytes"] > 0 and edge["npu_bytes"] > 0 and edge["left_to_the_cpu"] == "no layer"
     assert {word for key, word in evidence.items() if key.startswith("estimated_")} == {"estimated by Vela"}
     assert "latency_s" not in edge  # what was not measured has no measured name
@@ -69,9 +74,14 @@ def test_without_the_compiler_the_file_is_exact_and_the_report_says_what_is_miss
     assert tflite.check(graph, target, {}) == []
     execute(tflite.plan(graph, target, {}), tmp_path / "b")
     feeds = net.values(graph, 20)
-    assert np.array_equal(tflite.simulate(tmp_path / "b", feeds)[graph.outputs[0]], run_graph(graph, feeds)[graph.outputs[0]])
+    assert np.array_equal(
+        tflite.simulate(tmp_path / "b", feeds)[graph.outputs[0]], run_graph(graph, feeds)[graph.outputs[0]]
+    )
     told = tflite.report(tmp_path / "b")
-    assert told["notes"][0].startswith("edgetpu_compiler is not on PATH: model.tflite is exact") and "npu_bytes" not in told["edge"]
+    assert (
+        told["notes"][0].startswith("edgetpu_compiler is not on PATH: model.tflite is exact")
+        and "npu_bytes" not in told["edge"]
+    )
 
 
 def test_the_compiler_is_run_where_it_is(rng, tmp_path, monkeypatch):
@@ -102,7 +112,8 @@ def test_what_the_edge_tpu_cannot(rng):
         "a dilated convolution in groups; the Edge TPU has none (use a dilation of 1)",
         "padding of channels; the Edge TPU pads rows and columns (add the channels in the layer before)",
         "dilations (2, 1); the Edge TPU wants the same along both axes (use equal dilations)",
-        f"outputs of shape {graph.edges[graph.outputs[0]].shape}; the Edge TPU's dense layer writes one vector (use a 1x1 convolution)"]
+        f"outputs of shape {graph.edges[graph.outputs[0]].shape}; the Edge TPU's dense layer writes one vector (use a 1x1 convolution)",
+    ]
 
 
 def test_the_record_of_the_compiler_may_be_damaged(rng, tmp_path):

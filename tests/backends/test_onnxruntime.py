@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 from greenedge.backends.int8 import onnxruntime as backend
+from greenedge.backends.int8.arithmetic import EMULATIONS
 from greenedge.backends.int8.onnxruntime.selftest import self_test
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Dense, Edge, Graph, Input, frozen, run_graph
-from greenedge.backends.int8.arithmetic import EMULATIONS
 from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
@@ -181,9 +181,9 @@ def test_processors_whose_fast_products_saturate_are_asked_for_exact_ones(tmp_pa
 
 def test_a_whole_run(tmp_path):
     """From a QONNX file with a softmax at its end to the report; the softmax is the host's."""
+    from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import infer, jobs_for, run_all
     from greenedge.run.stages import Silent
-    from greenedge.frontends.import_onnx import ModelFile
     from tests.lower.models import Model
 
     model = Model((1, 8)).quant().dense(8, 3).quant(0.3, 8).node("Softmax")

@@ -62,7 +62,13 @@ def test_the_report_says_what_was_built_and_proved(tmp_path, convnet):
     report = tflite.report(folder)
     edge = report["edge"]
     assert edge["bytes"] == (folder / "model.tflite").stat().st_size
-    assert edge["operators"] == {"CONCATENATION": 1, "CONV_2D": 1, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 1, "RESHAPE": 5}
+    assert edge["operators"] == {
+        "CONCATENATION": 1,
+        "CONV_2D": 1,
+        "DEPTHWISE_CONV_2D": 2,
+        "FULLY_CONNECTED": 1,
+        "RESHAPE": 5,
+    }
     assert edge["runtime"].startswith("ai-edge-litert ") and edge["left_to_builtins"] == {}
     assert edge["certificate"]["xnnpack"]["certified"] == edge["certificate"]["xnnpack"]["channels"] == 4 + 4 + 4 + 5
     assert report["proved"] == "all 17 channels equal on every reachable accumulator (XNNPACK)"
@@ -70,7 +76,10 @@ def test_the_report_says_what_was_built_and_proved(tmp_path, convnet):
 
 
 def test_a_plan_is_pure(convnet):
-    assert tflite.plan(convnet, load_target("linux-x86"), {}).digest() == tflite.plan(convnet, load_target("linux-x86"), {}).digest()
+    assert (
+        tflite.plan(convnet, load_target("linux-x86"), {}).digest()
+        == tflite.plan(convnet, load_target("linux-x86"), {}).digest()
+    )
 
 
 def test_a_flipped_weight_is_seen_in_its_layer(rng, tmp_path, convnet):
@@ -102,7 +111,8 @@ def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
     report = tflite.report(folder)
     count, pairs = (wrong["kernels"]["xnnpack"][key] for key in ("mismatches", "pairs"))
     assert report["edge"]["certificate"]["xnnpack"] == {
-        "withheld": f"the arithmetic of ai-edge-litert 9.9 is not the emulated one: {count:,} of {pairs:,} values of the self-test differ"}
+        "withheld": f"the arithmetic of ai-edge-litert 9.9 is not the emulated one: {count:,} of {pairs:,} values of the self-test differ"
+    }
     assert "certified" in report["edge"]["certificate"]["reference"]
     assert report["proved"] is None and tflite.proved(folder) is None
 
@@ -111,9 +121,12 @@ def test_operators_that_xnnpack_leaves_withhold_its_certificate(tmp_path, convne
     from greenedge.backends.int8.tflite.selftest import self_test
 
     folder = written(convnet, tmp_path / "build")
-    (folder / "selftest.json").write_text(json.dumps({**self_test(), "version": "9.9", "left_to_builtins": {"CONV_2D": 1, "RESHAPE": 5}}))
+    (folder / "selftest.json").write_text(
+        json.dumps({**self_test(), "version": "9.9", "left_to_builtins": {"CONV_2D": 1, "RESHAPE": 5}})
+    )
     assert tflite.report(folder)["edge"]["certificate"]["xnnpack"] == {
-        "withheld": "XNNPACK in ai-edge-litert 9.9 does not run every CONV_2D of this file"}
+        "withheld": "XNNPACK in ai-edge-litert 9.9 does not run every CONV_2D of this file"
+    }
 
 
 def test_what_is_left_to_the_runtimes_own_kernels_is_seen(rng, tmp_path):
@@ -126,9 +139,16 @@ def test_what_is_left_to_the_runtimes_own_kernels_is_seen(rng, tmp_path):
     assert edge["operators"]["CONV_2D"] == 2
 
 
-@pytest.mark.parametrize("damage, says", [
-    ("magic", "is no .tflite file"), ("empty", "is no .tflite file"), ("cut", "cannot be run by LiteRT ("),
-    ("absent", "cannot be read (no such file or directory)"), ("swapped", "does not hold ")])
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        ("magic", "is no .tflite file"),
+        ("empty", "is no .tflite file"),
+        ("cut", "cannot be run by LiteRT ("),
+        ("absent", "cannot be read (no such file or directory)"),
+        ("swapped", "does not hold "),
+    ],
+)
 def test_a_damaged_file_is_one_sentence(rng, tmp_path, damage, says):
     graph = mlp(rng)
     folder = written(graph, tmp_path / "build")
@@ -137,18 +157,27 @@ def test_a_damaged_file_is_one_sentence(rng, tmp_path, damage, says):
     other = tflite.plan(mlp(rng, (12, 7, 3)), load_target("linux-x86"), {}).files["model.tflite"]
     path.unlink()
     if damage != "absent":
-        path.write_bytes({"magic": b"GARB" * 9, "empty": b"", "cut": content[:len(content) // 3], "swapped": other}[damage])
+        path.write_bytes(
+            {"magic": b"GARB" * 9, "empty": b"", "cut": content[: len(content) // 3], "swapped": other}[damage]
+        )
     with pytest.raises(GreenedgeError) as error:
         tflite.simulate(folder, inputs(rng, graph, 2))
     text = str(error.value)
-    assert "\n" not in text and text.startswith(str(path)) and says in text and text.endswith("; run the build stage again.")
+    assert (
+        "\n" not in text
+        and text.startswith(str(path))
+        and says in text
+        and text.endswith("; run the build stage again.")
+    )
 
 
 def test_inputs_are_checked(rng, tmp_path):
     folder = written(mlp(rng), tmp_path / "build")
-    for x, text in [(np.zeros((2, 5), np.int64), "input 'x' has shape (2, 5); it must be ('batch', 12)."),
-                    (np.zeros((2, 12)), "input 'x' is float64; it takes integers (floats go through the prologue first)."),
-                    (np.full((2, 12), 16), "input 'x' holds 16…16; it must lie in 0…15 (UINT4).")]:
+    for x, text in [
+        (np.zeros((2, 5), np.int64), "input 'x' has shape (2, 5); it must be ('batch', 12)."),
+        (np.zeros((2, 12)), "input 'x' is float64; it takes integers (floats go through the prologue first)."),
+        (np.full((2, 12), 16), "input 'x' holds 16…16; it must lie in 0…15 (UINT4)."),
+    ]:
         with pytest.raises(GreenedgeError) as error:
             tflite.simulate(folder, x)
         assert str(error.value) == text
@@ -161,7 +190,8 @@ def test_refusals_are_said_at_once():
     assert [str(reason) for reason in tflite.check(graph, load_target("linux-x86"), {})] == [
         "x: 1,001 levels; int8 holds 256 (cure: quantise to at most 8 bits).",
         "fc: an output of 12-bit accumulators; the output of an int8 file has 8 bits (cure: put a QuantIdentity(bit_width=8) on the "
-        "model's output)."]
+        "model's output).",
+    ]
 
 
 def refusals(sketch, *outputs):
@@ -176,7 +206,8 @@ def test_accumulators_need_a_quantiser(rng):
     assert refusals(sketch, sketch.step(total, per_channel=False), sketch.step(pooled, per_channel=False)) == [
         f"{a}: its accumulators are read by {total}, {pooled}; a quantiser must follow every layer (cure: put a QuantIdentity(bit_width=8) "
         "after it).",
-        f"{b}: its accumulators are read by {total}; a quantiser must follow every layer (cure: put a QuantIdentity(bit_width=8) after it)."]
+        f"{b}: its accumulators are read by {total}; a quantiser must follow every layer (cure: put a QuantIdentity(bit_width=8) after it).",
+    ]
 
 
 def test_steps_must_be_a_line_and_rise(rng):
@@ -185,15 +216,22 @@ def test_steps_must_be_a_line_and_rise(rng):
     name = sketch.step(fc)
     straight = sketch.ops.pop()
     low, high = straight.x_lo, straight.x_hi
-    bent = frozen(np.sort(np.concatenate([np.tile(np.linspace(-90, -60, 8), (3, 1)), np.tile(np.linspace(-50, 200, 7), (3, 1))], 1)))
+    bent = frozen(
+        np.sort(
+            np.concatenate([np.tile(np.linspace(-90, -60, 8), (3, 1)), np.tile(np.linspace(-50, 200, 7), (3, 1))], 1)
+        )
+    )
     wide = (frozen(np.full(3, -300)), frozen(np.full(3, 300)))
     sketch.ops.append(Requantise(name, (fc,), name, 0, 0, 15, straight.sign, bent, None, None, *wide))
-    sketch.ops.append(Requantise("table", (fc,), "table", 0, 0, 15, straight.sign, None, None, frozen(np.zeros((3, 601))), *wide))
+    sketch.ops.append(
+        Requantise("table", (fc,), "table", 0, 0, 15, straight.sign, None, None, frozen(np.zeros((3, 601))), *wide)
+    )
     sketch.edges["table"] = Edge("table", (3,), 0, 15)
     assert refusals(sketch, name, "table") == [
         f"{name}: steps up to 62.4 accumulators off every straight line; LiteRT multiplies and rounds once (cure: use a ReLU and a single "
         "quantiser behind it).",
-        "table: a function that rises and falls; LiteRT multiplies and rounds (cure: use a ReLU)."]
+        "table: a function that rises and falls; LiteRT multiplies and rounds (cure: use a ReLU).",
+    ]
 
 
 def test_what_litert_has_no_kernel_for_is_named(rng):
@@ -209,7 +247,8 @@ def test_what_litert_has_no_kernel_for_is_named(rng):
         f"{apart}: factors (2, 1, 1); LiteRT resizes one or two image axes (cure: upsample height and width).",
         f"{total}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches share one quantiser).",
         f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches share one quantiser).",
-        f"{heavy}: branches weighted (200, 1); the weights of an addition lie in -127…127 (cure: let both branches share one quantiser)."]
+        f"{heavy}: branches weighted (200, 1); the weights of an addition lie in -127…127 (cure: let both branches share one quantiser).",
+    ]
 
 
 def test_weights_and_windows_that_do_not_fit_are_named(rng):
@@ -219,7 +258,8 @@ def test_weights_and_windows_that_do_not_fit_are_named(rng):
     sketch.ops[-1] = Dense(big, sketch.ops[-1].inputs, big, frozen(np.full((2, 3), 500)))
     assert refusals(sketch, sketch.step(big)) == [
         f"{cube}: a window over 3 axes; LiteRT's int8 kernels have one or two (cure: use 1-D or 2-D layers).",
-        f"{big}: a weight of 500; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."]
+        f"{big}: a weight of 500; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits).",
+    ]
 
 
 def test_a_weight_that_a_falling_step_would_make_too_large_is_named(rng):
@@ -231,16 +271,37 @@ def test_a_weight_that_a_falling_step_would_make_too_large_is_named(rng):
     assert refusals(sketch, rising) == []
     sketch.ops[-1] = dataclasses.replace(sketch.ops[-1], sign=frozen([-1, 1]))
     assert refusals(sketch, rising) == [
-        f"{dense}: a weight of 128; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."]
+        f"{dense}: a weight of 128; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."
+    ]
 
 
-@pytest.mark.parametrize("storage, target, says", [
-    ("int4", "linux-x86", "{conv}: int4 weights; LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than int8 (cure: "
-                          "build.storage=int4-dense, or int8 (which is the default))."),
-    ("int2", "linux-x86", "{conv}: int2 weights; LiteRT 2.3 has no int2 convolutions (cure: build.storage=int4-dense, or int8 (which is the default))."),
-    ("int5", "linux-x86", "sketch: build.storage is 'int5'; it is one of int8, int4-dense (cure: leave it out for int8)."),
-    ("int4-dense", "ethos-u55-128", "sketch: build.storage is 'int4-dense'; compilers of accelerators take int8 (Vela 5.2 dies on int4) and pack it "
-                                    "themselves (cure: leave it out for int8).")])
+@pytest.mark.parametrize(
+    "storage, target, says",
+    [
+        (
+            "int4",
+            "linux-x86",
+            "{conv}: int4 weights; LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than int8 (cure: "
+            "build.storage=int4-dense, or int8 (which is the default)).",
+        ),
+        (
+            "int2",
+            "linux-x86",
+            "{conv}: int2 weights; LiteRT 2.3 has no int2 convolutions (cure: build.storage=int4-dense, or int8 (which is the default)).",
+        ),
+        (
+            "int5",
+            "linux-x86",
+            "sketch: build.storage is 'int5'; it is one of int8, int4-dense (cure: leave it out for int8).",
+        ),
+        (
+            "int4-dense",
+            "ethos-u55-128",
+            "sketch: build.storage is 'int4-dense'; compilers of accelerators take int8 (Vela 5.2 dies on int4) and pack it "
+            "themselves (cure: leave it out for int8).",
+        ),
+    ],
+)
 def test_storage_that_does_not_work_is_refused(rng, storage, target, says):
     from greenedge.target import load_target
 
@@ -254,7 +315,8 @@ def test_an_unknown_set_of_kernels_is_refused(rng):
     from greenedge.target import load_target
 
     assert [str(r) for r in tflite.check(mlp(rng), load_target("linux-x86"), {"kernels": "some"})] == [
-        "tiny: build.kernels is 'some'; it is one of xnnpack, all (cure: leave it out for xnnpack)."]
+        "tiny: build.kernels is 'some'; it is one of xnnpack, all (cure: leave it out for xnnpack)."
+    ]
 
 
 def test_the_golden_file(repo):

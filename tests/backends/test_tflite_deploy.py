@@ -25,20 +25,28 @@ def built(rng, tmp_path):
 
 
 def ran(folder, *arguments):
-    return subprocess.run([sys.executable, "run.py", *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "run.py", *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_it_tests_itself_on_both_kernel_sets_and_finds_a_changed_model(built):
     graph, folder = built
     for kernels in ("xnnpack", "reference"):
         done = ran(folder, "--selftest", "--kernels", kernels)
-        assert done.returncode == 0 and done.stdout.startswith("576 output integers, 0 differ, sha256 "), (done.stdout, done.stderr)
+        assert done.returncode == 0 and done.stdout.startswith("576 output integers, 0 differ, sha256 "), (
+            done.stdout,
+            done.stderr,
+        )
     content = bytearray((folder / "model.tflite").read_bytes())
     weights = graph.ops[1].weight.transpose(0, 2, 3, 1)
     factor = 127 // int(np.abs(weights).max())
-    at = next(content.find((weights * k).astype(np.int8).tobytes()) for k in range(factor, 0, -1)
-              if (weights * k).astype(np.int8).tobytes() in content)
-    content[at:at + 18] = bytes(18)
+    at = next(
+        content.find((weights * k).astype(np.int8).tobytes())
+        for k in range(factor, 0, -1)
+        if (weights * k).astype(np.int8).tobytes() in content
+    )
+    content[at : at + 18] = bytes(18)
     (folder / "model.tflite").write_bytes(content)
     assert ran(folder, "--selftest").returncode == 1
 
@@ -62,11 +70,24 @@ def test_it_takes_floats_where_one_quantiser_makes_the_integers(rng, tmp_path):
     constants = {"scale": 0.3, "zero": 1.0, "lo": -8.0, "hi": 7.0}
 
     def prologue(**changed):
-        held = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in {**constants, **changed}.items()]
-        nodes = [helper.make_node(kind, inputs, [out], **more) for kind, inputs, out, more in (
-            ("Div", ["f", "scale"], "a", {}), ("Add", ["a", "zero"], "b", {}), ("Clip", ["b", "lo", "hi"], "c", {}),
-            ("Round", ["c"], "d", {}), ("Cast", ["d"], "x", {"to": TensorProto.INT64}))]
-        ends = (helper.make_tensor_value_info("f", TensorProto.FLOAT, [1, 6]), helper.make_tensor_value_info("x", TensorProto.INT64, [1, 6]))
+        held = [
+            numpy_helper.from_array(np.asarray(value, np.float32), name)
+            for name, value in {**constants, **changed}.items()
+        ]
+        nodes = [
+            helper.make_node(kind, inputs, [out], **more)
+            for kind, inputs, out, more in (
+                ("Div", ["f", "scale"], "a", {}),
+                ("Add", ["a", "zero"], "b", {}),
+                ("Clip", ["b", "lo", "hi"], "c", {}),
+                ("Round", ["c"], "d", {}),
+                ("Cast", ["d"], "x", {"to": TensorProto.INT64}),
+            )
+        ]
+        ends = (
+            helper.make_tensor_value_info("f", TensorProto.FLOAT, [1, 6]),
+            helper.make_tensor_value_info("x", TensorProto.INT64, [1, 6]),
+        )
         return helper.make_model(helper.make_graph(nodes, "prologue", *([end] for end in ends), held))
 
     assert quantiser(None) is None and quantiser(prologue(scale=np.full(6, 0.3))) is None
@@ -80,4 +101,8 @@ def test_it_takes_floats_where_one_quantiser_makes_the_integers(rng, tmp_path):
     levels = np.rint(np.clip(x / np.float32(0.3) + np.float32(1), -8, 7)).astype(np.int64)
     assert np.array_equal(np.load(folder / "y.npy"), run_graph(graph, levels)[graph.outputs[0]])
     np.save(folder / "x.npy", x * np.nan)
-    assert ran(folder, "x.npy").stderr.strip().endswith("the input must be integers -8 to 7 or finite floats of shape (N, 6)")
+    assert (
+        ran(folder, "x.npy")
+        .stderr.strip()
+        .endswith("the input must be integers -8 to 7 or finite floats of shape (N, 6)")
+    )

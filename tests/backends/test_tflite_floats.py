@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from greenedge.backends.int8 import tflite
-from greenedge.lower.dequantise import Ending, endings
 from greenedge.errors import VerificationError
 from greenedge.graph import run_graph
-from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.dequantise import Ending, endings
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.target import load_target
 from greenedge.verify.compare import compare_floats
 from tests.backends.graphs import Sketch
@@ -47,9 +47,11 @@ def test_the_file_gives_integers_first_and_then_the_models_softmax(soft, kernels
     lowered, x, folder = soft
     levels = run_prologue(lowered, x)
     edges = run_graph(lowered.graph, levels)
-    (name, expected), = run_epilogue(lowered, edges).items()
+    ((name, expected),) = run_epilogue(lowered, edges).items()
     (x,) = levels.values()
-    assert np.array_equal(tflite.simulate(folder, x, kernels=kernels)[lowered.graph.outputs[0]], edges[lowered.graph.outputs[0]])
+    assert np.array_equal(
+        tflite.simulate(folder, x, kernels=kernels)[lowered.graph.outputs[0]], edges[lowered.graph.outputs[0]]
+    )
     ((got_name, (got, within)),) = tflite.floats(folder, x, kernels=kernels).items()
     assert got_name == name and got.dtype == np.float32 and within == 1e-6
     assert compare_floats("epilogue", "tflite", expected, got, within, layer=name).mismatches == 0
@@ -74,7 +76,9 @@ def test_scores_are_the_hosts_bit_for_bit(tmp_path, rng, kernels, narrow, bits, 
     lowered = lower_file(made.save(tmp_path / "m.onnx"))
     folder = written(lowered, tmp_path / "b", outputs="float")
     (x,) = run_prologue(lowered, rng.uniform(-2, 2, (300, 8)).astype(np.float32)).values()
-    (expected,) = run_epilogue(lowered, tflite.simulate(folder, x, kernels=kernels)).values()  # of the file's integers: they are not the matter here
+    (expected,) = run_epilogue(
+        lowered, tflite.simulate(folder, x, kernels=kernels)
+    ).values()  # of the file's integers: they are not the matter here
     ((got, within),) = tflite.floats(folder, x, kernels=kernels).values()
     assert within == 0 and np.array_equal(got, expected) and len(np.unique(got)) > 2
 
@@ -84,7 +88,10 @@ def test_scales_per_channel_and_images_with_their_channels_last(tmp_path, rng):
     graph = net.graph(net.step(net.conv("x", 3, (3, 3)), "s8", axis=0))
     edge = graph.outputs[0]
     scale = np.float32(rng.uniform(0.01, 0.3, (1, 3, 1, 1)))
-    carried = (Ending("scores", edge, scale, np.float32([[[[0.5]], [[-7.25]], [[3]]]])), Ending("probs", edge, scale, np.float32(0), 0))
+    carried = (
+        Ending("scores", edge, scale, np.float32([[[[0.5]], [[-7.25]], [[3]]]])),
+        Ending("probs", edge, scale, np.float32(0), 0),
+    )
     plan = tflite.plan(graph, load_target("linux-x86"), {}, (carried, [], None))
     for name, content in plan.files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -96,9 +103,20 @@ def test_scales_per_channel_and_images_with_their_channels_last(tmp_path, rng):
     assert np.array_equal(tflite.simulate(tmp_path, x)[edge], levels)
 
 
-@pytest.mark.parametrize("options, target, names, says", [
-    ({}, "linux-x86", 1, []), ({"outputs": "integers"}, "linux-x86", 0, []), ({"outputs": "float"}, "raspberry-pi-4", 1, []),
-    ({}, "ethos-u55-128", 0, ["model.tflite ends at the integers: an accelerator takes no floats, so '{name}' is the host's."])])
+@pytest.mark.parametrize(
+    "options, target, names, says",
+    [
+        ({}, "linux-x86", 1, []),
+        ({"outputs": "integers"}, "linux-x86", 0, []),
+        ({"outputs": "float"}, "raspberry-pi-4", 1, []),
+        (
+            {},
+            "ethos-u55-128",
+            0,
+            ["model.tflite ends at the integers: an accelerator takes no floats, so '{name}' is the host's."],
+        ),
+    ],
+)
 def test_which_floats_the_file_carries(soft, options, target, names, says):
     carried, notes, _ = tflite.ends(soft[0], load_target(target), options)
     name = soft[0].epilogue.graph.output[0].name
@@ -112,7 +130,8 @@ def test_what_stays_with_the_host_is_said_beforehand(tmp_path):
     name = lower_file(path).epilogue.graph.output[0].name
     told = check_model(path, load_target("linux-x86"), "tflite")
     assert told.reasons == () and told.notes[-1] == (
-        f"model.tflite ends at the integers of which {name!r} is made; what makes it runs on the host: Sigmoid.")
+        f"model.tflite ends at the integers of which {name!r} is made; what makes it runs on the host: Sigmoid."
+    )
 
 
 def test_a_softmax_along_another_axis_stays_with_the_host(tmp_path, rng):
@@ -126,18 +145,24 @@ def test_a_softmax_along_another_axis_stays_with_the_host(tmp_path, rng):
 
 def test_an_unknown_choice_of_outputs_is_refused(soft):
     assert [str(r) for r in tflite.check(soft[0].graph, load_target("linux-x86"), {"outputs": "all"})] == [
-        f"{soft[0].graph.name}: build.outputs is 'all'; it is one of softmax, float, integers (cure: leave it out for softmax)."]
+        f"{soft[0].graph.name}: build.outputs is 'all'; it is one of softmax, float, integers (cure: leave it out for softmax)."
+    ]
 
 
 @pytest.fixture
 def run(tmp_path):
+    from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import jobs_for, run_all
     from greenedge.run.stages import Silent
-    from greenedge.frontends.import_onnx import ModelFile
 
     path = model().node("Softmax").save(tmp_path / "soft.onnx")
     np.save(tmp_path / "x.npy", np.random.default_rng(1).uniform(-2, 2, (12, 8)).astype(np.float32))
-    (run,), _ = run_all(jobs_for(ModelFile(path, tmp_path / "x.npy"), ["linux-x86"], "tflite"), tmp_path / "run", "report", lambda job: Silent())
+    (run,), _ = run_all(
+        jobs_for(ModelFile(path, tmp_path / "x.npy"), ["linux-x86"], "tflite"),
+        tmp_path / "run",
+        "report",
+        lambda job: Silent(),
+    )
     return run
 
 
@@ -153,7 +178,9 @@ def test_a_whole_run_says_what_was_compared_how(run, tmp_path):
     assert any("behind the exact integers (output 0)" in note for note in summary["notes"])
     page = (run / "7-report" / "report.html").read_text()
     assert "12 of 12 within 1e-06" in page and "behind those integers" in page
-    (shown,), (host,) = (infer(run, tmp_path / "x.npy", stage, lambda *_: None).values() for stage in ("tflite", "graph"))
+    (shown,), (host,) = (
+        infer(run, tmp_path / "x.npy", stage, lambda *_: None).values() for stage in ("tflite", "graph")
+    )
     assert shown.shape == (12, 3) and shown.dtype == np.float32 and np.abs(shown - host).max() < 1e-6
 
 
@@ -167,7 +194,11 @@ def test_a_wrong_scale_before_the_softmax_is_rejected_although_every_integer_is_
     with pytest.raises(VerificationError) as error:
         verify_again(run, lambda *_: None)
     text = str(error.value)
-    assert text.startswith("tflite ") and " differs from the host's epilogue by more than 1e-06 on " in text and "first at sample " in text
+    assert (
+        text.startswith("tflite ")
+        and " differs from the host's epilogue by more than 1e-06 on " in text
+        and "first at sample " in text
+    )
     entries = json.loads((run / "5-verify" / "verify.json").read_text())["verify"]
     assert [entry["candidate"] for entry in entries if entry["mismatches"]] == [text.partition(" differs")[0]]
 
@@ -175,8 +206,10 @@ def test_a_wrong_scale_before_the_softmax_is_rejected_although_every_integer_is_
 def test_both_kernel_sets_are_compared_and_said(run):
     summary = json.loads((run / "7-report" / "summary.json").read_text())
     told = {entry["candidate"]: entry["proved"] for entry in summary["verify"] if entry["reference"] == "graph"}
-    assert told == {"tflite": "all 3 channels equal on every reachable accumulator (XNNPACK)",
-                    "tflite-reference": "all 3 channels equal on every reachable accumulator (the reference kernels)"}
+    assert told == {
+        "tflite": "all 3 channels equal on every reachable accumulator (XNNPACK)",
+        "tflite-reference": "all 3 channels equal on every reachable accumulator (the reference kernels)",
+    }
     assert summary["beside"] == []
     page = (run / "7-report" / "report.html").read_text()
     assert "Epilogue (host)</b>" not in page  # a tolerance is no link in the chain of equal integers
@@ -192,13 +225,18 @@ def test_other_kernels_that_differ_stop_a_run_only_where_they_are_proved_equal(r
 
     monkeypatch.setattr(tflite, "beside", lambda folder: {"tflite-reference": (wrong, None, claimed)})
     if claimed:
-        with pytest.raises(VerificationError, match="tflite-reference differs from the integer graph on 12 of 12 samples; first at sample 0, layer "):
+        with pytest.raises(
+            VerificationError,
+            match="tflite-reference differs from the integer graph on 12 of 12 samples; first at sample 0, layer ",
+        ):
             verify_again(run, lambda *_: None)
         return
     content = verify_again(run, lambda *_: None)
     assert [(entry["candidate"], entry["mismatches"]) for entry in content["beside"]] == [("tflite-reference", 12)]
     assert not any(entry["mismatches"] for entry in content["verify"])
-    assert json.loads((run / "manifest.json").read_text())["stages"]["verify"]["note"].endswith("; tflite-reference differs on 12 of 12")
+    assert json.loads((run / "manifest.json").read_text())["stages"]["verify"]["note"].endswith(
+        "; tflite-reference differs on 12 of 12"
+    )
 
 
 def test_a_proof_of_another_runtime_is_not_claimed(run):
@@ -214,11 +252,16 @@ def test_a_proof_of_another_runtime_is_not_claimed(run):
 def test_the_board_folder_tests_and_gives_the_softmax(soft):
     lowered, x, folder = soft
     deploy = folder / "deploy"
-    ran = lambda *words: subprocess.run([sys.executable, "run.py", *words], cwd=deploy, capture_output=True, text=True, timeout=120, check=False)
+    ran = lambda *words: subprocess.run(
+        [sys.executable, "run.py", *words], cwd=deploy, capture_output=True, text=True, timeout=120, check=False
+    )
     (end,), _ = endings(lowered)
     for kernels in ("xnnpack", "reference"):
         done = ran("--selftest", "--kernels", kernels)
-        assert done.returncode == 0 and done.stdout.splitlines()[1].startswith(f"{end.output}: floats at most "), (done.stdout, done.stderr)
+        assert done.returncode == 0 and done.stdout.splitlines()[1].startswith(f"{end.output}: floats at most "), (
+            done.stdout,
+            done.stderr,
+        )
     (levels,) = run_prologue(lowered, x).values()
     np.save(deploy / "x.npy", levels)
     assert ran("x.npy", "-o", "p.npy", "--output", end.output).returncode == 0
@@ -231,8 +274,13 @@ def test_the_board_folder_tests_and_gives_the_softmax(soft):
 
 def test_floats_that_are_none_are_no_pass():
     ones = np.ones((2, 3))
-    for got, says in [(ones[:, :2], "tflite gave floats of shape (2, 2), the host's epilogue (2, 3); they must be the same, and of at least one sample."),
-                      (ones * np.nan, "tflite gave NaN or infinity in y; only numbers are compared.")]:
+    for got, says in [
+        (
+            ones[:, :2],
+            "tflite gave floats of shape (2, 2), the host's epilogue (2, 3); they must be the same, and of at least one sample.",
+        ),
+        (ones * np.nan, "tflite gave NaN or infinity in y; only numbers are compared."),
+    ]:
         with pytest.raises(VerificationError) as error:
             compare_floats("epilogue", "tflite", ones, got, 1e-6, layer="y")
         assert str(error.value) == says

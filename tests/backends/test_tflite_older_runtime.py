@@ -15,7 +15,7 @@ from greenedge.target import load_target
 from tests.backends.nets import inputs, mlp
 
 # Takes any model, one input of 12 and one output of 4; every output is the sample's first value.
-WORKS = '''
+WORKS = """
 import numpy as np
 class OpResolverType: AUTO, BUILTIN_REF = "auto", "ref"
 class Interpreter:
@@ -26,7 +26,7 @@ class Interpreter:
     def set_tensor(self, index, x): self.x = x
     def invoke(self): pass
     def get_tensor(self, index): return np.repeat(self.x[:, :1], 4, axis=1)
-'''
+"""
 NUMPY_2 = "def Interpreter(**more):\n    raise SystemError('numpy.core.multiarray failed to import')\n"
 
 
@@ -42,6 +42,7 @@ def built(rng, tmp_path):
 @pytest.fixture
 def installed(tmp_path, monkeypatch, built):
     """Puts stand-ins of both runtimes before the real ones, for programs that we start."""
+
     def put(litert: str, older: str) -> None:
         graph, folder = built
         tensor = tflite.read_edges(folder)["edges"][graph.outputs[0]]["tensor"]
@@ -53,6 +54,7 @@ def installed(tmp_path, monkeypatch, built):
         meta.mkdir()
         (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+
     return put
 
 
@@ -64,7 +66,10 @@ def test_the_older_runtime_is_taken_where_litert_is_not_there(rng, built, instal
     first = x[:, 0] + edges[graph.inputs[0]]["offset"] - edges[graph.outputs[0]]["offset"]
     assert np.array_equal(tflite.simulate(folder, x)[graph.outputs[0]], np.repeat(first[:, None], 4, axis=1))
     probe = [sys.executable, worker.__file__, "--probe"]
-    said = [subprocess.run([*probe, module], capture_output=True, text=True, timeout=60, check=False) for module, _ in worker.RUNTIMES]
+    said = [
+        subprocess.run([*probe, module], capture_output=True, text=True, timeout=60, check=False)
+        for module, _ in worker.RUNTIMES
+    ]
     assert [(done.returncode, done.stdout.strip()) for done in said] == [(worker.NO_RUNTIME, ""), (0, "2.14.0")]
 
 
@@ -73,14 +78,23 @@ def test_where_neither_works_every_reason_is_said(rng, built, installed):
     installed("raise ImportError('no LiteRT')", NUMPY_2)
     with pytest.raises(ToolError) as error:
         tflite.simulate(folder, inputs(rng, graph, 2))
-    assert str(error.value) == ("no TFLite runtime works here (ai-edge-litert: no LiteRT; tflite-runtime: numpy.core.multiarray failed to import): "
-                                "pip install ai-edge-litert.")
+    assert str(error.value) == (
+        "no TFLite runtime works here (ai-edge-litert: no LiteRT; tflite-runtime: numpy.core.multiarray failed to import): "
+        "pip install ai-edge-litert."
+    )
 
 
 def test_the_board_falls_back_and_its_self_test_finds_other_integers(built, installed):
     _, folder = built
     installed("raise ImportError('no LiteRT')", WORKS)
-    ran = lambda: subprocess.run([sys.executable, "run.py", "--selftest"], cwd=folder / "deploy", capture_output=True, text=True, timeout=60, check=False)
+    ran = lambda: subprocess.run(
+        [sys.executable, "run.py", "--selftest"],
+        cwd=folder / "deploy",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     done = ran()
     assert done.returncode == 1 and done.stderr.strip() == "ai_edge_litert.interpreter: no LiteRT"
     assert done.stdout.startswith("128 output integers, ") and " 0 differ" not in done.stdout
@@ -89,5 +103,15 @@ def test_the_board_falls_back_and_its_self_test_finds_other_integers(built, inst
 
 def test_a_board_without_a_runtime_is_told_what_to_install(built, installed):
     installed("raise ImportError('no LiteRT')", NUMPY_2)
-    done = subprocess.run([sys.executable, "run.py", "--selftest"], cwd=built[1] / "deploy", capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "no runtime works here: pip install -r requirements.txt"
+    done = subprocess.run(
+        [sys.executable, "run.py", "--selftest"],
+        cwd=built[1] / "deploy",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (
+        done.returncode == 1
+        and done.stderr.splitlines()[-1] == "no runtime works here: pip install -r requirements.txt"
+    )

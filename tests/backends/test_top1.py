@@ -10,12 +10,12 @@ import pytest
 
 from greenedge.backends import BACKENDS, finn, graph_for, load_backend
 from greenedge.backends.preflight import check_model
+from greenedge.errors import VerificationError
+from greenedge.frontends.import_onnx import ModelFile
+from greenedge.graph import ArgMax, load_graph, run_graph
 from greenedge.run.board_verbs import infer_on_board
 from greenedge.run.jobs import infer, verify_again
-from greenedge.errors import VerificationError
 from greenedge.run.stages import Job, run_job
-from greenedge.graph import ArgMax, load_graph, run_graph
-from greenedge.frontends.import_onnx import ModelFile
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.finn_sketches import classified
@@ -52,9 +52,15 @@ def _run(model, tmp_path, target: str, backend: str):
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("backend, target", [("tflite", "linux-x86"), ("onnxruntime", "linux-x86"), pytest.param(
-    "c99", "cortex-m4", marks=pytest.mark.tool("g++")), pytest.param(
-        "hls4ml", "vcu118", marks=[pytest.mark.slow, pytest.mark.tool("g++")])])
+@pytest.mark.parametrize(
+    "backend, target",
+    [
+        ("tflite", "linux-x86"),
+        ("onnxruntime", "linux-x86"),
+        pytest.param("c99", "cortex-m4", marks=pytest.mark.tool("g++")),
+        pytest.param("hls4ml", "vcu118", marks=[pytest.mark.slow, pytest.mark.tool("g++")]),
+    ],
+)
 def test_behind_other_back_ends_the_host_finds_it(model, tmp_path, backend, target):
     run = _run(model, tmp_path, target, backend)
     summary = json.loads((run / "7-report" / "summary.json").read_text())
@@ -64,7 +70,9 @@ def test_behind_other_back_ends_the_host_finds_it(model, tmp_path, backend, targ
     assert set(summary["accuracy"].values()) == {1.0}
     got = next(iter(infer(run, model[1], "build", lambda *_: None).values()))
     assert np.array_equal(got, model[2])
-    note = f"{load_graph(run / '3-lower').outputs[0]} runs on the host: {backend} gives the scores that it chooses from."
+    note = (
+        f"{load_graph(run / '3-lower').outputs[0]} runs on the host: {backend} gives the scores that it chooses from."
+    )
     assert note in check_model(model[0], load_target(target), backend).notes
 
 
@@ -73,8 +81,14 @@ def test_every_back_end_plans_what_it_builds(model, tmp_path):
     from greenedge.lower import lower_file
 
     graph = lower_file(model[0]).graph
-    targets = {"c99": "cortex-m4", "da4ml": "ulx3s-85f", "finn": "ulx3s-85f", "hls4ml": "vcu118",
-               "onnxruntime": "linux-x86", "tflite": "linux-x86"}
+    targets = {
+        "c99": "cortex-m4",
+        "da4ml": "ulx3s-85f",
+        "finn": "ulx3s-85f",
+        "hls4ml": "vcu118",
+        "onnxruntime": "linux-x86",
+        "tflite": "linux-x86",
+    }
     assert set(targets) == set(BACKENDS)
     for name, target in targets.items():
         module = load_backend(name)
@@ -96,7 +110,10 @@ class TestInHardware:
         x = inputs(rng, graph, 300)
         keep = [op.output for op in graph.ops if op.inputs]
         expected, got = run_graph(graph, x, keep=keep), finn.simulate(tmp_path, x, keep)
-        assert all(np.array_equal(got[edge], expected[edge]) for edge in keep) and got[graph.outputs[0]].shape == (300, 1)
+        assert all(np.array_equal(got[edge], expected[edge]) for edge in keep) and got[graph.outputs[0]].shape == (
+            300,
+            1,
+        )
         scores = expected[keep[-2]]
         assert ((scores == scores.max(axis=1, keepdims=True)).sum(axis=1) > 1).any(), "equal scores are among them"
         assert np.array_equal(finn.stalled(tmp_path, x)[graph.outputs[0]], expected[graph.outputs[0]])
@@ -116,8 +133,11 @@ class TestInHardware:
         assert np.array_equal(next(iter(outputs.values())), model[2])
         unit = run / "4-build" / "rtl" / "ge_argmax.sv"
         unit.write_text(unit.read_text().replace("(x > largest)", "(x >= largest)"))
-        with pytest.raises(VerificationError, match=r"^rtl differs from the integer graph on \d+ of 40 samples; "
-                                                    r"first at sample \d+, layer ArgMax_"):
+        with pytest.raises(
+            VerificationError,
+            match=r"^rtl differs from the integer graph on \d+ of 40 samples; "
+            r"first at sample \d+, layer ArgMax_",
+        ):
             verify_again(run, lambda *_: None)
 
 
@@ -126,4 +146,5 @@ def test_other_axes_are_refused(rng):
     graph = s.graph(s.arg_max(s.step(s.conv("x", 4, (1, 1)), "u4"), 1))
     assert [str(reason) for reason in finn.check(graph, load_target("ulx3s-85f"), {})] == [
         f"{graph.ops[-1].name}: an ArgMax along axis 1 of (4, 4, 5); finn compares channels, as they come one after another "
-        "(cure: take it over the channels, or on the host)."]
+        "(cure: take it over the channels, or on the host)."
+    ]

@@ -83,12 +83,21 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="greenedge-units-") as scratch:
             lines, outputs = self._description(Path(scratch), stall)
             (Path(scratch) / "run.txt").write_text("\n".join(lines) + "\n")
-            done = subprocess.run([str(self.model), f"{scratch}/run.txt"], cwd=self.folder, capture_output=True, text=True,
-                                  timeout=600, check=False)
+            done = subprocess.run(
+                [str(self.model), f"{scratch}/run.txt"],
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=False,
+            )
             assert done.returncode == 0, done.stdout + done.stderr
             cycles = {line.split()[1]: np.array(line.split()[2:], np.int64) for line in done.stdout.splitlines()}
             full_speed = not stall.input_per_256 and not stall.output_per_256
-            found = (_difference(name, case, port, path, cycles[name] if full_speed else None) for name, case, port, path in outputs)
+            found = (
+                _difference(name, case, port, path, cycles[name] if full_speed else None)
+                for name, case, port, path in outputs
+            )
             return [line for line in found if line]
 
     def _description(self, scratch: Path, stall: Stall):
@@ -106,8 +115,11 @@ class Bench:
         return lines, outputs
 
     def _ports(self, side: str):
-        return [(f"{case.module}_{index}_{port.name}", case, port)
-                for index, case in enumerate(self.cases) for port in getattr(case, side)]
+        return [
+            (f"{case.module}_{index}_{port.name}", case, port)
+            for index, case in enumerate(self.cases)
+            for port in getattr(case, side)
+        ]
 
     def _top(self) -> str:
         body, widths, counts = [], {}, {}
@@ -118,14 +130,23 @@ class Bench:
             for kind, ports in (("in", case.inputs), ("out", case.outputs)):
                 for port in ports:
                     width, low, k = port.stream().width, widths.get(kind, 0), counts.get(kind, 0)
-                    wires.append(f".{port.name}_tdata({kind}_tdata[{low} +: {width}]), .{port.name}_tvalid({kind}_tvalid[{k}]), "
-                                 f".{port.name}_tready({kind}_tready[{k}])")
+                    wires.append(
+                        f".{port.name}_tdata({kind}_tdata[{low} +: {width}]), .{port.name}_tvalid({kind}_tvalid[{k}]), "
+                        f".{port.name}_tready({kind}_tready[{k}])"
+                    )
                     widths[kind], counts[kind] = low + width, k + 1
             body.append(f"    {case.module} #({', '.join(values)}) u{index} (.clk, .rst, {', '.join(wires)});\n")
-        ports = "".join(f"    {way} logic [{max(_LEAST_PORT_BITS, width) - 1}:0] {name},\n"
-                        for way, name, width in (("input ", "in_tdata", widths["in"]), ("input ", "in_tvalid", counts["in"]),
-                                                 ("output", "in_tready", counts["in"]), ("output", "out_tdata", widths["out"]),
-                                                 ("output", "out_tvalid", counts["out"]), ("input ", "out_tready", counts["out"])))
+        ports = "".join(
+            f"    {way} logic [{max(_LEAST_PORT_BITS, width) - 1}:0] {name},\n"
+            for way, name, width in (
+                ("input ", "in_tdata", widths["in"]),
+                ("input ", "in_tvalid", counts["in"]),
+                ("output", "in_tready", counts["in"]),
+                ("output", "out_tdata", widths["out"]),
+                ("output", "out_tvalid", counts["out"]),
+                ("input ", "out_tready", counts["out"]),
+            )
+        )
         return f"module sim_top (\n{ports}    input  logic clk,\n    input  logic rst\n);\n{''.join(body)}endmodule\n"
 
 
@@ -134,11 +155,13 @@ def _difference(name: str, case: Case, port: Port, path: Path, cycles: np.ndarra
     wrong = np.argwhere(got != port.values)
     if len(wrong):
         place = tuple(int(i) for i in wrong[0])
-        return (f"{name}: {len(wrong)} of {got.size} differ, first at {place}: expected {port.values[place]}, got {got[place]}; "
-                f"{dict(case.parameters)}")
+        return (
+            f"{name}: {len(wrong)} of {got.size} differ, first at {place}: expected {port.values[place]}, got {got[place]}; "
+            f"{dict(case.parameters)}"
+        )
     if cycles is not None and case.cycles is not None:
         ends = cycles.reshape(len(port.values), -1)[:, -1]
-        steady = np.diff(ends[len(ends) // 2:])
+        steady = np.diff(ends[len(ends) // 2 :])
         if abs(steady.mean() - case.cycles) > case.tolerance:
             return f"{name}: {steady} cycles per sample, not {case.cycles}; {dict(case.parameters)}"
     return None

@@ -11,12 +11,12 @@ import pytest
 
 from greenedge.backends import finn
 from greenedge.backends.finn import build_dir
+from greenedge.graph import run_graph
+from greenedge.hdl.axi_stream.simulation import Stall
+from greenedge.lower import load_lowered
+from greenedge.lower.float_io import run_prologue
 from greenedge.run.jobs import find_recipe
 from greenedge.run.stages import Job, run_job
-from greenedge.graph import run_graph
-from greenedge.lower.float_io import run_prologue
-from greenedge.lower import load_lowered
-from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 

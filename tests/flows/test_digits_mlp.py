@@ -17,8 +17,13 @@ PIXEL = 28  # in the middle of the image; the corners are black in every digit, 
 
 
 def _greenedge(*words) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "greenedge.cli", *map(str, words)], capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [sys.executable, "-m", "greenedge.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +68,11 @@ def test_the_bitstream_and_its_numbers(both):
     assert all(hardware[key] > 0 for key in ("lut4", "ff", "bram_bits", "fmax_hz", "cycles_per_inference", "latency_s"))
     assert hardware["fmax_hz"] > hardware["clock_hz"] == 50_000_000
     core = hardware["core"]
-    assert core["fmax_hz"] > hardware["clock_hz"] and all(0 < core[key] < hardware[key] for key in ("lut4", "ff", "bram_bits"))
+    assert core["fmax_hz"] > hardware["clock_hz"] and all(
+        0 < core[key] < hardware[key] for key in ("lut4", "ff", "bram_bits")
+    )
     assert hardware["host_interface"] == "uart, 3,000,000 baud"
-    reason, = (note.split(" (")[0] for note in summary["notes"])
+    (reason,) = (note.split(" (")[0] for note in summary["notes"])
     assert reason == "The back end finn was chosen because da4ml refuses the model"
 
 
@@ -74,14 +81,33 @@ def test_the_virtual_board_classifies_every_image(both, tmp_path):
     done = _greenedge("infer", run, "--virtual", "--inputs", run / "2-export" / "inputs.npy", "-o", tmp_path / "y.csv")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'y.csv'}: {SAMPLES} × 10 from the virtual board\n"
-    assert re.search(rf"^{SAMPLES} samples, every integer equal to the integer graph's; latency [\d.]+\u202fµs by the board's own counters "
-                     r"\(simulated\)", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(
+        rf"^{SAMPLES} samples, every integer equal to the integer graph's; latency [\d.]+\u202fµs by the board's own counters "
+        r"\(simulated\)",
+        done.stderr,
+        re.MULTILINE,
+    ), done.stderr
 
 
 def test_the_virtual_board_passes_what_a_real_one_must(both, tmp_path):
     """What `make board-test` asks of a board on a cable, with noise and resets in the soak."""
-    done = subprocess.run([sys.executable, "-m", "greenedge.boards.acceptance", both / "ulx3s-85f", "--virtual", "--soak", "300",
-                           "-o", tmp_path / "record.json"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "greenedge.boards.acceptance",
+            both / "ulx3s-85f",
+            "--virtual",
+            "--soak",
+            "300",
+            "-o",
+            tmp_path / "record.json",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["passed"] and record["samples"]["count"] == SAMPLES and record["soak"]["right"] == 300
@@ -128,14 +154,17 @@ def _flip_in_tflite(run: Path, channel: int = 64, pixel: int = PIXEL) -> Path:
     weights = max((bytes(buffer.data) for buffer in model.buffers if buffer.data is not None), key=len)
     assert len(weights) == 128 * 64
     at = data.index(weights) + 64 * channel + pixel
-    path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1:])
+    path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
     return path
 
 
-@pytest.mark.parametrize("target, stage, layer, flip", [
-    ("ulx3s-85f", "rtl", "fc1", _flip_in_memory_file),
-    ("linux-x86", "tflite", "relu1", _flip_in_tflite),  # there the layer and its quantiser are one operation
-])
+@pytest.mark.parametrize(
+    "target, stage, layer, flip",
+    [
+        ("ulx3s-85f", "rtl", "fc1", _flip_in_memory_file),
+        ("linux-x86", "tflite", "relu1", _flip_in_tflite),  # there the layer and its quantiser are one operation
+    ],
+)
 def test_a_flipped_weight_bit_is_found_and_named(both, target, stage, layer, flip):
     run = both / target
     good = {path: path.read_bytes() for path in (run / "4-build").rglob("*") if path.is_file()}
@@ -155,8 +184,10 @@ def test_a_flipped_bit_that_no_sample_reaches_is_found_too(both):
     done = _greenedge("verify", run)
     path.write_bytes(good)
     assert (done.returncode, done.stderr) == (
-        5, f"greenedge: {path} is not the file that was built, its sha256 differs, although every sample gave the same integers; run "
-           "the same `greenedge run` or `greenedge build` again to build it anew.\n")
+        5,
+        f"greenedge: {path} is not the file that was built, its sha256 differs, although every sample gave the same integers; run "
+        "the same `greenedge run` or `greenedge build` again to build it anew.\n",
+    )
 
 
 @pytest.mark.slow
@@ -170,8 +201,9 @@ def test_the_energy_of_both_is_estimated_and_kept(both, tmp_path):
         assert done.returncode == 0 and "ESTIMATED" in done.stdout, done.stderr
     (row,) = _summary(fpga)["energy"]
     assert row["scope"] == "chip" and row["evidence"] == "estimated" and "energy_j" not in row["figures"]["total"]
-    assert row["source"]["notes"][1] == ("toggles of the netlist of this build's core on 64 real vectors, without delays: "
-                                         "glitches are not in it")
+    assert row["source"]["notes"][1] == (
+        "toggles of the netlist of this build's core on 64 real vectors, without delays: glitches are not in it"
+    )
     parts = {part["part"]: part["power_estimate_w"] for part in row["parts"]}
     assert 0 < parts["switching"] < parts["static"], "an ECP5 of this size mostly leaks"
     assert _summary(cpu)["energy"][0]["ranking"] is False

@@ -20,8 +20,9 @@ def recipe(repo):
     return sys.modules[type(loaded._data_settings).__module__]
 
 
-def written(recipe, path: Path, rng, rows: int = 60, kind: str = "arff", shuffled: bool = False) -> tuple[np.ndarray,
-                                                                                                          list[str]]:
+def written(
+    recipe, path: Path, rng, rows: int = 60, kind: str = "arff", shuffled: bool = False
+) -> tuple[np.ndarray, list[str]]:
     """A small file like OpenML's: ids before, the class in the middle."""
     x = rng.normal(size=(rows, 16)).round(4)
     labels = [recipe.CLASSES[k % 5] for k in range(rows)]
@@ -29,8 +30,15 @@ def written(recipe, path: Path, rng, rows: int = 60, kind: str = "arff", shuffle
     names = ["index", *(recipe.FEATURES[k] for k in order), "class"]
     lines = [",".join(["7", *(repr(float(row[k])) for k in order), label]) for row, label in zip(x, labels)]
     if kind == "arff":
-        head = ["% made by a test", "@RELATION jets", "", *(f"@ATTRIBUTE {name} REAL" for name in names[:-1]),
-                "@ATTRIBUTE class {g,q,w,z,t}", "", "@DATA"]
+        head = [
+            "% made by a test",
+            "@RELATION jets",
+            "",
+            *(f"@ATTRIBUTE {name} REAL" for name in names[:-1]),
+            "@ATTRIBUTE class {g,q,w,z,t}",
+            "",
+            "@DATA",
+        ]
     else:
         head = [",".join(names)]
     text = "\n".join([*head, *lines]) + "\n"
@@ -38,8 +46,9 @@ def written(recipe, path: Path, rng, rows: int = 60, kind: str = "arff", shuffle
     return x, labels
 
 
-@pytest.mark.parametrize("name, kind",
-                         [("jets.arff", "arff"), ("jets.arff.gz", "arff"), ("jets.csv", "csv"), ("jets.csv.gz", "csv")])
+@pytest.mark.parametrize(
+    "name, kind", [("jets.arff", "arff"), ("jets.arff.gz", "arff"), ("jets.csv", "csv"), ("jets.csv.gz", "csv")]
+)
 def test_the_real_files_are_read(recipe, rng, tmp_path, name, kind):
     x, labels = written(recipe, tmp_path / name, rng, kind=kind, shuffled=True)
     got, classes = recipe.read_file(tmp_path / name)
@@ -48,14 +57,16 @@ def test_the_real_files_are_read(recipe, rng, tmp_path, name, kind):
 
 def test_the_file_enters_the_recipe(repo, recipe, rng, tmp_path):
     written(recipe, tmp_path / "jets.csv", rng, rows=300, kind="csv")
-    loaded = load_recipe(repo / "flows" / "jets-mlp",
-                         {"data.file": str(tmp_path / "jets.csv"), "data.train": "200", "data.test": "100"})
+    loaded = load_recipe(
+        repo / "flows" / "jets-mlp", {"data.file": str(tmp_path / "jets.csv"), "data.train": "200", "data.test": "100"}
+    )
     before, data = loaded.digest, loaded.load_data()
     assert data.x_train.shape == (200, 16) and data.x_test.dtype == np.float32
     assert np.abs(data.x_train.mean(axis=0)).max() < 1e-5
     written(recipe, tmp_path / "jets.csv", np.random.default_rng(1), rows=300, kind="csv")
-    again = load_recipe(repo / "flows" / "jets-mlp",
-                        {"data.file": str(tmp_path / "jets.csv"), "data.train": "200", "data.test": "100"})
+    again = load_recipe(
+        repo / "flows" / "jets-mlp", {"data.file": str(tmp_path / "jets.csv"), "data.train": "200", "data.test": "100"}
+    )
     assert again.digest != before
 
 
@@ -73,9 +84,11 @@ def test_what_is_wrong_with_a_file_is_told(repo, recipe, rng, tmp_path, monkeypa
     assert said() == f"jets.csv has no column 'zlogz'; data set 42468 has: {', '.join((*recipe.FEATURES, 'class'))}."
     head = ",".join((*recipe.FEATURES, "class"))
     path.write_text(f"{head}\n{','.join('1' * 16)},h\n")
-    assert said() == ("jets.csv: row 1 of the data is '1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,h'; a jet has 16 numbers and "
-                      "one of the classes "
-                      "g, q, w, z, t.")
+    assert said() == (
+        "jets.csv: row 1 of the data is '1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,h'; a jet has 16 numbers and "
+        "one of the classes "
+        "g, q, w, z, t."
+    )
     path.write_text(f"{head}\n{','.join(['1'] * 15)},inf,g\n")
     assert said() == "jets.csv: row 1 of the data holds a number that is not finite."
     path.write_text(f"{head}\n")

@@ -7,27 +7,55 @@ import pytest
 
 from greenedge.frontends.brevitas import export_stage
 from greenedge.graph import run_graph
-from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.runtimes import open_runtime
 from greenedge.train import load_recipe, train_stage
 from tests.flows.test_loaders import cifar_archive
 
 REPO_RECIPES = ("anomaly-autoencoder", "cifar-resnet8", "digits-cnn", "digits-mlp", "jets-mlp", "keywords-dscnn")
-SHORT = {"digits-mlp": {"train.epochs": "6", "model.hidden": "32"},
-         "digits-cnn": {"train.epochs": "3", "model.channels": "8", "model.wide_channels": "16"},
-         "jets-mlp": {"train.epochs": "2", "data.train": "3000", "data.test": "400"},
-         "keywords-dscnn": {"data.source": "tones", "data.each": "8", "model.channels": "8", "model.blocks": "1",
-                            "train.epochs": "20", "train.batch": "16", "train.validation": "0.0", "train.patience": "0",
-                            "train.learning_rate": "0.02"},
-         "anomaly-autoencoder": {"data.source": "hum", "data.made": "24", "data.windows": "8", "model.width": "32",
-                                 "train.epochs": "20", "train.batch": "16", "train.learning_rate": "0.01"},
-         "cifar-resnet8": {"data.archive": "ARCHIVE", "model.channels": "2", "train.epochs": "8", "train.batch": "16",
-                           "train.learning_rate": "0.05"}}
+SHORT = {
+    "digits-mlp": {"train.epochs": "6", "model.hidden": "32"},
+    "digits-cnn": {"train.epochs": "3", "model.channels": "8", "model.wide_channels": "16"},
+    "jets-mlp": {"train.epochs": "2", "data.train": "3000", "data.test": "400"},
+    "keywords-dscnn": {
+        "data.source": "tones",
+        "data.each": "8",
+        "model.channels": "8",
+        "model.blocks": "1",
+        "train.epochs": "20",
+        "train.batch": "16",
+        "train.validation": "0.0",
+        "train.patience": "0",
+        "train.learning_rate": "0.02",
+    },
+    "anomaly-autoencoder": {
+        "data.source": "hum",
+        "data.made": "24",
+        "data.windows": "8",
+        "model.width": "32",
+        "train.epochs": "20",
+        "train.batch": "16",
+        "train.learning_rate": "0.01",
+    },
+    "cifar-resnet8": {
+        "data.archive": "ARCHIVE",
+        "model.channels": "2",
+        "train.epochs": "8",
+        "train.batch": "16",
+        "train.learning_rate": "0.05",
+    },
+}
 OTHER_SOURCE = {"keywords-dscnn": "tones", "anomaly-autoencoder": "hum"}  # that need no archive
 SLOW = ("anomaly-autoencoder", "cifar-resnet8")
-LEARNT = {"digits-mlp": 0.85, "digits-cnn": 0.3, "jets-mlp": 0.5, "keywords-dscnn": 0.3,
-          "anomaly-autoencoder": 0.6, "cifar-resnet8": 0.15}
+LEARNT = {
+    "digits-mlp": 0.85,
+    "digits-cnn": 0.3,
+    "jets-mlp": 0.5,
+    "keywords-dscnn": 0.3,
+    "anomaly-autoencoder": 0.6,
+    "cifar-resnet8": 0.15,
+}
 
 
 def test_every_recipe_folder_is_listed_here(repo):
@@ -44,14 +72,18 @@ def test_a_recipe_is_whole(repo, name):
         assert recipe.digest == again.digest
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-                                        for name in sorted(SHORT)])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(SHORT)],
+)
 def short_run(request, repo, tmp_path_factory):
     """(recipe, run folder, metrics) after a few epochs."""
     folder = tmp_path_factory.mktemp(request.param)
     archive = cifar_archive(folder / "cifar-10-binary.tar.gz", 120, 40)
-    recipe = load_recipe(repo / "flows" / request.param, {key: str(archive) if value == "ARCHIVE" else value
-                                                          for key, value in SHORT[request.param].items()})
+    recipe = load_recipe(
+        repo / "flows" / request.param,
+        {key: str(archive) if value == "ARCHIVE" else value for key, value in SHORT[request.param].items()},
+    )
     metrics = train_stage(recipe, folder / "1-train")
     export_stage(recipe, folder / "1-train", folder / "2-export")
     return recipe, folder, metrics
@@ -92,12 +124,24 @@ def test_recipes_reach_what_their_readme_says(repo, tmp_path, name, accuracy):
 
 
 def test_jets_go_through_the_techniques(repo, tmp_path):
-    settings = {"train.epochs": "2", "data.train": "800", "data.test": "200", "prune.kind": "structured", "prune.group": "8",
-                "subset.method": "kcenter", "quantise.float_epochs": "1", "search.budget": "1500", "distil.epochs": "1",
-                "quantise.per_channel": "true", "quantise.fold_batch_norm": "true"}
+    settings = {
+        "train.epochs": "2",
+        "data.train": "800",
+        "data.test": "200",
+        "prune.kind": "structured",
+        "prune.group": "8",
+        "subset.method": "kcenter",
+        "quantise.float_epochs": "1",
+        "search.budget": "1500",
+        "distil.epochs": "1",
+        "quantise.per_channel": "true",
+        "quantise.fold_batch_norm": "true",
+    }
     metrics = train_stage(load_recipe(repo / "flows" / "jets-mlp", settings), tmp_path)
     assert metrics["prune"]["compression_ratio"] > 0.5 and metrics["search"]["cost"] <= 1500
-    assert [left for _, left in metrics["prune"]["channels"].values()] == [32, 16, 16] and metrics["subset"]["samples"] == 400
+    assert [left for _, left in metrics["prune"]["channels"].values()] == [32, 16, 16] and metrics["subset"][
+        "samples"
+    ] == 400
 
 
 def test_the_augmentation_of_digits_cnn_moves_whole_pixels(repo):

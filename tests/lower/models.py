@@ -23,17 +23,30 @@ class Model:
         self.constants.append(numpy_helper.from_array(np.asarray(values, kind), name))
         return name
 
-    def node(self, op: str, *extra: str, source: str | None = None, domain: str = "", name: str | None = None, **attrs) -> "Model":
+    def node(
+        self, op: str, *extra: str, source: str | None = None, domain: str = "", name: str | None = None, **attrs
+    ) -> Model:
         self.count += 1
         output = f"t{self.count}"
         inputs = [self.tensor if source is None else source, *extra]
-        self.nodes.append(helper.make_node(op, inputs, [output], name=name or f"{op}_{self.count}", domain=domain, **attrs))
+        self.nodes.append(
+            helper.make_node(op, inputs, [output], name=name or f"{op}_{self.count}", domain=domain, **attrs)
+        )
         self.tensor = output
         return self
 
-    def quant(self, scale=0.25, bits=4, signed=1, narrow=0, zero=0.0, source=None, mode="ROUND") -> "Model":
-        return self.node("Quant", self.constant(scale), self.constant(zero), self.constant(float(bits)), source=source, domain=QONNX,
-                         signed=signed, narrow=narrow, rounding_mode=mode)
+    def quant(self, scale=0.25, bits=4, signed=1, narrow=0, zero=0.0, source=None, mode="ROUND") -> Model:
+        return self.node(
+            "Quant",
+            self.constant(scale),
+            self.constant(zero),
+            self.constant(float(bits)),
+            source=source,
+            domain=QONNX,
+            signed=signed,
+            narrow=narrow,
+            rounding_mode=mode,
+        )
 
     def weight(self, values, scale=0.5, bits=4) -> str:
         """A quantised constant's tensor; the current tensor stays."""
@@ -42,16 +55,20 @@ class Model:
         made, self.tensor = self.tensor, now
         return made
 
-    def dense(self, fan_in=4, fan_out=3) -> "Model":
+    def dense(self, fan_in=4, fan_out=3) -> Model:
         return self.node("MatMul", self.weight(np.arange(fan_in * fan_out).reshape(fan_in, fan_out) % 5 - 2))
 
     def proto(self, outputs=None):
         value = lambda name, shape, kind=TensorProto.FLOAT: helper.make_tensor_value_info(name, kind, shape)
         whole = {name for node in self.nodes for name in node.output[-1:] if node.op_type in ("ArgMax", "TopK")}
-        kinds = {name: TensorProto.INT64 for name in whole}
-        graph = helper.make_graph(self.nodes, "tiny", [value("x", list(self.shape))],
-                                  [value(name, None, kinds.get(name, TensorProto.FLOAT)) for name in outputs or [self.tensor]],
-                                  self.constants)
+        kinds = dict.fromkeys(whole, TensorProto.INT64)
+        graph = helper.make_graph(
+            self.nodes,
+            "tiny",
+            [value("x", list(self.shape))],
+            [value(name, None, kinds.get(name, TensorProto.FLOAT)) for name in outputs or [self.tensor]],
+            self.constants,
+        )
         for tensor, kind in self.annotations.items():
             entry = graph.quantization_annotation.add()
             entry.tensor_name = tensor

@@ -16,7 +16,7 @@ class Network:
 
     def __init__(self, draw):
         self.draw, self.nodes, self.constants, self.count = draw, [], [], 0
-        self.rng = np.random.default_rng(draw(st.integers(0, 2 ** 16)))
+        self.rng = np.random.default_rng(draw(st.integers(0, 2**16)))
         self.tensor, self.shape = "x", self._input_shape()
         self.first_shape = self.shape
 
@@ -25,7 +25,12 @@ class Network:
         channels = self.draw(st.integers(1, 4))
         if kind == "vector":
             return (BATCH, self.draw(st.integers(1, 9)))
-        return (BATCH, channels, self.draw(st.integers(4, 7)), *((self.draw(st.integers(4, 7)),) if kind == "image" else ()))
+        return (
+            BATCH,
+            channels,
+            self.draw(st.integers(4, 7)),
+            *((self.draw(st.integers(4, 7)),) if kind == "image" else ()),
+        )
 
     # -- pieces of a file ---------------------------------------------------------------------------------------------
 
@@ -40,7 +45,9 @@ class Network:
 
     def node(self, op: str, inputs, domain: str = "", **attrs) -> str:
         output = self.name(op.lower())
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{op}_{self.count}", domain=domain, **attrs))
+        self.nodes.append(
+            helper.make_node(op, list(inputs), [output], name=f"{op}_{self.count}", domain=domain, **attrs)
+        )
         return output
 
     def apply(self, op: str, *extra, shape=None, **attrs) -> None:
@@ -56,13 +63,21 @@ class Network:
         return float(np.float32(size * self.rng.uniform(0.6, 1.6)))
 
     def quant(self, tensor: str, scale, bits: int, signed: bool, narrow: bool, mode="ROUND", zero=0.0) -> str:
-        return self.node("Quant", [tensor, self.constant(scale), self.constant(zero), self.constant(float(bits))],
-                         domain="qonnx.custom_op.general", signed=int(signed), narrow=int(narrow), rounding_mode=mode)
+        return self.node(
+            "Quant",
+            [tensor, self.constant(scale), self.constant(zero), self.constant(float(bits))],
+            domain="qonnx.custom_op.general",
+            signed=int(signed),
+            narrow=int(narrow),
+            rounding_mode=mode,
+        )
 
     def activation(self, size: float = 1.0, per_channel: bool = False) -> None:
         """A quantiser on the current tensor, whose values are of about `size`."""
         if self.draw(st.integers(0, 9)) == 0:
-            self.tensor = self.node("BipolarQuant", [self.tensor, self.constant(self.scale(size))], domain="qonnx.custom_op.general")
+            self.tensor = self.node(
+                "BipolarQuant", [self.tensor, self.constant(self.scale(size))], domain="qonnx.custom_op.general"
+            )
             return
         bits, signed = self.draw(st.integers(1, 8)), self.draw(st.booleans())
         narrow = self.draw(st.booleans()) and bits > 1
@@ -82,8 +97,12 @@ class Network:
             values[tuple(slice(None) if a != channel_axis else 0 for a in range(len(shape)))] = 0  # a dead channel
         bits = self.draw(st.integers(1, 8))
         if self.draw(st.integers(0, 7)) == 0:
-            return self.node("BipolarQuant", [self.constant(values), self.constant(self.scale(0.5))], domain="qonnx.custom_op.general")
-        scale = self.scale(2.0 / 2 ** bits)
+            return self.node(
+                "BipolarQuant",
+                [self.constant(values), self.constant(self.scale(0.5))],
+                domain="qonnx.custom_op.general",
+            )
+        scale = self.scale(2.0 / 2**bits)
         if self.draw(st.booleans()):
             spread = [1] * len(shape)
             spread[channel_axis] = shape[channel_axis]
@@ -104,7 +123,11 @@ class Network:
         k, m = self.shape[1], self.draw(st.integers(1, 5))
         how = self.draw(st.sampled_from(["MatMul", "Gemm", "GemmT", "Turned"]))
         if how in ("MatMul", "Turned"):
-            weight = self.weights((k, m), 1) if how == "MatMul" else self.node("Transpose", [self.weights((m, k), 0)], perm=[1, 0])
+            weight = (
+                self.weights((k, m), 1)
+                if how == "MatMul"
+                else self.node("Transpose", [self.weights((m, k), 0)], perm=[1, 0])
+            )
             self.apply("MatMul", weight, shape=(BATCH, m))
             return
         weight = self.weights((m, k), 0) if how == "GemmT" else self.weights((k, m), 1)
@@ -119,19 +142,40 @@ class Network:
         dilations = [self.draw(st.integers(1, 2)) if k > 1 else 1 for k in kernel]
         strides = [self.draw(st.integers(1, 2)) for _ in range(n)]
         pads = [self.draw(st.integers(0, 2)) for _ in range(2 * n)]
-        size = [(self.shape[2 + i] + pads[i] + pads[n + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(n)]
+        size = [
+            (self.shape[2 + i] + pads[i] + pads[n + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1
+            for i in range(n)
+        ]
         if min(size) < 1:
             return
         weight = self.weights((out, channels // groups, *kernel), 0)
         bias = [self.constant(self.rng.normal(0, 1, out))] if self.draw(st.booleans()) else []
-        self.apply("Conv", weight, *bias, shape=(BATCH, out, *size), group=groups, strides=strides, pads=pads, dilations=dilations,
-                   kernel_shape=kernel)
+        self.apply(
+            "Conv",
+            weight,
+            *bias,
+            shape=(BATCH, out, *size),
+            group=groups,
+            strides=strides,
+            pads=pads,
+            dilations=dilations,
+            kernel_shape=kernel,
+        )
 
     def conv_transpose(self) -> None:
         n, channels, out = len(self.shape) - 2, self.shape[1], self.draw(st.integers(1, 3))
-        kernel, strides = [self.draw(st.integers(1, 3)) for _ in range(n)], [self.draw(st.integers(1, 2)) for _ in range(n)]
+        kernel, strides = (
+            [self.draw(st.integers(1, 3)) for _ in range(n)],
+            [self.draw(st.integers(1, 2)) for _ in range(n)],
+        )
         size = [(d - 1) * s + k for d, s, k in zip(self.shape[2:], strides, kernel)]
-        self.apply("ConvTranspose", self.weights((channels, out, *kernel), 1), shape=(BATCH, out, *size), strides=strides, kernel_shape=kernel)
+        self.apply(
+            "ConvTranspose",
+            self.weights((channels, out, *kernel), 1),
+            shape=(BATCH, out, *size),
+            strides=strides,
+            kernel_shape=kernel,
+        )
 
     def between(self) -> None:
         """A chain of real functions between a layer and its quantiser."""
@@ -149,11 +193,17 @@ class Network:
         self.apply(self.draw(st.sampled_from(["Add", "Sub"])), self.constant(value))
 
     def _stretch(self) -> None:
-        value = self.rng.uniform(0.3, 2, self.channel_shape()) * self.rng.choice([-1, 1]) if self.draw(st.booleans()) else self.rng.uniform(0.3, 2)
+        value = (
+            self.rng.uniform(0.3, 2, self.channel_shape()) * self.rng.choice([-1, 1])
+            if self.draw(st.booleans())
+            else self.rng.uniform(0.3, 2)
+        )
         self.apply(self.draw(st.sampled_from(["Mul", "Div"])), self.constant(value))
 
     def _curve(self) -> None:
-        op = self.draw(st.sampled_from(["Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "SiLU", "HardSigmoid", "Elu"]))
+        op = self.draw(
+            st.sampled_from(["Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "SiLU", "HardSigmoid", "Elu"])
+        )
         if op == "PRelu":
             self.apply("PRelu", self.constant(self.rng.uniform(0, 0.5, self.channel_shape()[1:])))
         elif op == "Clip":
@@ -206,13 +256,24 @@ class Network:
         self.apply("GlobalAveragePool", shape=(*self.shape[:2], *(1,) * (len(self.shape) - 2)))
 
     def _upsample(self) -> None:
-        self.apply("Resize", "", self.constant([1, 1, 2, 2]), shape=(*self.shape[:2], 2 * self.shape[2], 2 * self.shape[3]), mode="nearest",
-                   coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+        self.apply(
+            "Resize",
+            "",
+            self.constant([1, 1, 2, 2]),
+            shape=(*self.shape[:2], 2 * self.shape[2], 2 * self.shape[3]),
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
 
     def _depth_to_space(self) -> None:
         if self.shape[1] % 4 == 0:
-            self.apply("DepthToSpace", shape=(BATCH, self.shape[1] // 4, 2 * self.shape[2], 2 * self.shape[3]), blocksize=2,
-                       mode=self.draw(st.sampled_from(["DCR", "CRD"])))
+            self.apply(
+                "DepthToSpace",
+                shape=(BATCH, self.shape[1] // 4, 2 * self.shape[2], 2 * self.shape[3]),
+                blocksize=2,
+                mode=self.draw(st.sampled_from(["DCR", "CRD"])),
+            )
 
     def _swap(self) -> None:
         self.apply("Transpose", shape=(BATCH, self.shape[2], self.shape[1], self.shape[3]), perm=[0, 2, 1, 3])
@@ -235,13 +296,17 @@ class Network:
         start, shape = self.tensor, self.shape
         ends = []
         for _ in range(2):
-            self.tensor = self.quant(start, self.scale(0.1), self.draw(st.integers(2, 8)), self.draw(st.booleans()), False)
+            self.tensor = self.quant(
+                start, self.scale(0.1), self.draw(st.integers(2, 8)), self.draw(st.booleans()), False
+            )
             ends.append(self.tensor)
         self.tensor, self.shape = self.node("Concat", ends, axis=1), (BATCH, 2 * shape[1], *shape[2:])
 
     def model(self) -> onnx.ModelProto:
         value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
-        graph = helper.make_graph(self.nodes, "random", [value("x", self.first_shape)], [value(self.tensor, self.shape)], self.constants)
+        graph = helper.make_graph(
+            self.nodes, "random", [value("x", self.first_shape)], [value(self.tensor, self.shape)], self.constants
+        )
         opsets = [helper.make_opsetid("", 13), helper.make_opsetid("qonnx.custom_op.general", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 

@@ -6,14 +6,28 @@ import numpy as np
 import pytest
 
 from greenedge.graph import run_graph
-from greenedge.lower.float_io import run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower.float_ties.outputs_only import explain
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import Model
 
-PLAIN = {"Relu": {}, "LeakyRelu": {"alpha": 0.1}, "Sigmoid": {}, "Tanh": {}, "HardSigmoid": {}, "HardSwish": {}, "Elu": {}, "Softplus": {},
-         "Erf": {}, "Neg": {}, "Abs": {}, "Exp": {}, "Gelu": {}, "Identity": {}}
+PLAIN = {
+    "Relu": {},
+    "LeakyRelu": {"alpha": 0.1},
+    "Sigmoid": {},
+    "Tanh": {},
+    "HardSigmoid": {},
+    "HardSwish": {},
+    "Elu": {},
+    "Softplus": {},
+    "Erf": {},
+    "Neg": {},
+    "Abs": {},
+    "Exp": {},
+    "Gelu": {},
+    "Identity": {},
+}
 
 
 def _agrees(model: Model, tmp_path, samples) -> None:
@@ -35,8 +49,9 @@ def test_activation(tmp_path, name, scale):
 
 def test_parametric_ones_and_squares(tmp_path, rng):
     m = Model((1, 4, 8, 8)).quant(0.05, 8)
-    m.node("PRelu", m.constant(np.float32([0.1, 0.25, 0.0, 0.9]).reshape(4, 1, 1))).quant(0.07, 8).node("Pow", m.constant(2.0)).node(
-        "Max", m.constant(0.5)).node("Min", m.constant(9.0)).quant(0.11, 7)
+    m.node("PRelu", m.constant(np.float32([0.1, 0.25, 0.0, 0.9]).reshape(4, 1, 1))).quant(0.07, 8).node(
+        "Pow", m.constant(2.0)
+    ).node("Max", m.constant(0.5)).node("Min", m.constant(9.0)).quant(0.11, 7)
     _agrees(m, tmp_path, rng.uniform(-6, 6, (4, 4, 8, 8)).astype(np.float32))
 
 
@@ -54,13 +69,30 @@ def test_a_model_as_onnx_runtime_quantises_it(tmp_path, rng):
     from onnx import TensorProto, helper, numpy_helper
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    tensors = {"w1": rng.normal(0, 0.4, (6, 2, 3, 3)), "b1": rng.normal(0, 0.2, 6), "w2": rng.normal(0, 0.3, (96, 5)), "b2": rng.normal(0, 0.2, 5)}
-    nodes = [helper.make_node("Conv", ["x", "w1", "b1"], ["a"], name="conv"), helper.make_node("Relu", ["a"], ["b"], name="relu"),
-             helper.make_node("Flatten", ["b"], ["c"], name="flat"), helper.make_node("Gemm", ["c", "w2", "b2"], ["y"], name="fc")]
+    tensors = {
+        "w1": rng.normal(0, 0.4, (6, 2, 3, 3)),
+        "b1": rng.normal(0, 0.2, 6),
+        "w2": rng.normal(0, 0.3, (96, 5)),
+        "b2": rng.normal(0, 0.2, 5),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], name="conv"),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("Flatten", ["b"], ["c"], name="flat"),
+        helper.make_node("Gemm", ["c", "w2", "b2"], ["y"], name="fc"),
+    ]
     value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-    graph = helper.make_graph(nodes, "float", [value("x", [1, 2, 6, 6])], [value("y", [1, 5])],
-                              [numpy_helper.from_array(v.astype(np.float32), k) for k, v in tensors.items()])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(tmp_path / "float.onnx"))
+    graph = helper.make_graph(
+        nodes,
+        "float",
+        [value("x", [1, 2, 6, 6])],
+        [value("y", [1, 5])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in tensors.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
+        str(tmp_path / "float.onnx"),
+    )
     samples = rng.normal(0, 1, (30, 2, 6, 6)).astype(np.float32)
 
     class Reader(CalibrationDataReader):
@@ -69,14 +101,21 @@ def test_a_model_as_onnx_runtime_quantises_it(tmp_path, rng):
         def get_next(self):
             return next(self.rows, None)
 
-    quantize_static(str(tmp_path / "float.onnx"), str(tmp_path / "q.onnx"), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+    quantize_static(
+        str(tmp_path / "float.onnx"),
+        str(tmp_path / "q.onnx"),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
     lowered = lower_file(tmp_path / "q.onnx")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(tmp_path / "q.onnx"), options, providers=["CPUExecutionProvider"])
     expected = np.concatenate([session.run(None, {"x": sample[None]})[0] for sample in samples])
-    output, = lowered.outputs
+    (output,) = lowered.outputs
     ours = run_graph(lowered.graph, run_prologue(lowered, samples))[output.edge]
     levels = np.rint(expected / output.scale + output.zero)
     assert np.abs(ours - levels).max() <= 1 and (ours == levels).mean() > 0.98  # onnxruntime executes in float32: ties

@@ -10,8 +10,8 @@ import pytest
 
 from greenedge.graph import Requantise, run_graph
 from greenedge.graph.qonnx import to_qonnx
-from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import load_lowered, lower_file, proof, save_lowered
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower.float_ties.outputs_only import explain
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.zoo import ZOO, make
@@ -60,9 +60,13 @@ def _check_saved(lowered, ints, ours) -> None:
     assert all(v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for v in saved.graph.input)
     model = ModelWrapper(saved)
     for k in (0, 5):
-        context = execute_onnx(model, {edge: part[k:k + 1].astype(np.float32) for edge, part in ints.items()}, return_full_exec_context=True)
+        context = execute_onnx(
+            model,
+            {edge: part[k : k + 1].astype(np.float32) for edge, part in ints.items()},
+            return_full_exec_context=True,
+        )
         for edge, values in ours.items():
-            assert np.array_equal(context[edge], values[k:k + 1]), f"{edge} differs in the saved QONNX form"
+            assert np.array_equal(context[edge], values[k : k + 1]), f"{edge} differs in the saved QONNX form"
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "inception", "classes"])
@@ -74,6 +78,6 @@ def test_the_saved_form_lowers_to_the_same_integers(tmp_path, name):
     again = lower_file(tmp_path / "lower" / "graph.onnx")
     ints = run_prologue(lowered, samples)
     first = run_graph(lowered.graph, ints)[lowered.graph.outputs[0]]
-    edge, = again.graph.inputs
+    (edge,) = again.graph.inputs
     second = run_graph(again.graph, {edge: next(iter(ints.values()))})[again.graph.outputs[0]]
     assert np.array_equal(first, second)

@@ -7,8 +7,8 @@ import pytest
 
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Input, Requantise, run_graph
-from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file, parse_input_type
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower.float_ties.outputs_only import explain
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import QONNX, Model
@@ -46,7 +46,9 @@ def test_a_declared_input_takes_reals_on_its_grid_only(tmp_path):
     assert run_prologue(lowered, np.array([[0.5, -1.0, 2.0, 0.0]]))["x"].tolist() == [[1, -2, 4, 0]]
     with pytest.raises(GreenedgeError) as error:
         run_prologue(lowered, np.array([[0.5, 0.6, 2.0, 0.0]]))
-    assert str(error.value) == ("input 'x' holds 0.6, which is no multiple of its step 0.5; quantise the data or declare another input type.")
+    assert str(error.value) == (
+        "input 'x' holds 0.6, which is no multiple of its step 0.5; quantise the data or declare another input type."
+    )
 
 
 def test_an_unknown_input_is_named(tmp_path):
@@ -59,14 +61,21 @@ def test_an_annotated_input_is_integer(rng, tmp_path):
     m = Model().dense()
     m.annotations["x"] = "UINT4"
     lowered, ints, _ = _equal(tmp_path, m, rng.integers(0, 16, (8, 4)).astype(np.float32))
-    assert lowered.prologue is None and isinstance(lowered.graph.ops[0], Input) and lowered.graph.edges["x"].dtype == "UINT4"
+    assert (
+        lowered.prologue is None
+        and isinstance(lowered.graph.ops[0], Input)
+        and lowered.graph.edges["x"].dtype == "UINT4"
+    )
 
 
-@pytest.mark.parametrize("x, said", [
-    (np.zeros((2, 5)), "input 'x' has shape (2, 5); it must be ('batch', 4)."),
-    (np.full((1, 4), np.nan), "input 'x' holds NaN or infinity; clean the data first."),
-    ({"y": np.zeros((1, 4))}, "input 'x' is missing; it has shape ('batch', 4)."),
-])
+@pytest.mark.parametrize(
+    "x, said",
+    [
+        (np.zeros((2, 5)), "input 'x' has shape (2, 5); it must be ('batch', 4)."),
+        (np.full((1, 4), np.nan), "input 'x' holds NaN or infinity; clean the data first."),
+        ({"y": np.zeros((1, 4))}, "input 'x' is missing; it has shape ('batch', 4)."),
+    ],
+)
 def test_wrong_float_inputs_are_named(tmp_path, x, said):
     lowered = lower_file(Model().quant().dense().save(tmp_path / "m.onnx"))
     with pytest.raises(GreenedgeError) as error:
@@ -79,7 +88,8 @@ def test_constant_sub_graphs_as_exporters_leave_them(rng, tmp_path):
     m = Model((1, 2, 6, 6)).quant()
     tensor = m.tensor
     m.node("Shape").node("Gather", m.constant(0, np.int64), axis=0).node("Unsqueeze", m.constant([0], np.int64)).node(
-        "Concat", m.constant([-1], np.int64), axis=0)
+        "Concat", m.constant([-1], np.int64), axis=0
+    )
     m.node("Reshape", m.tensor, source=tensor).dense(72, 3).quant(0.7, 8)
     _equal(tmp_path, m, rng.normal(0, 1, (6, 2, 6, 6)))
 
@@ -99,25 +109,50 @@ def test_two_outputs_and_a_host_epilogue(rng, tmp_path):
 def _qcdq(m: Model, scale, lo, hi) -> Model:
     """As Brevitas writes fewer than 8 bits: QuantizeLinear, Clip, DequantizeLinear."""
     s, z = m.constant(np.float32(scale)), m.constant(0, np.int8)
-    return m.node("QuantizeLinear", s, z).node("Clip", m.constant(lo, np.int8), m.constant(hi, np.int8)).node("DequantizeLinear", s, z)
+    return (
+        m.node("QuantizeLinear", s, z)
+        .node("Clip", m.constant(lo, np.int8), m.constant(hi, np.int8))
+        .node("DequantizeLinear", s, z)
+    )
 
 
 def test_qcdq(rng, tmp_path):
     m = _qcdq(Model(), 0.21, -8, 7)
     weight = m.constant(rng.integers(-7, 8, (4, 3)), np.int8)
     now = m.tensor
-    m.node("DequantizeLinear", m.constant(rng.uniform(0.1, 0.4, 3)), m.constant(np.zeros(3), np.int8), source=weight, axis=1)
+    m.node(
+        "DequantizeLinear",
+        m.constant(rng.uniform(0.1, 0.4, 3)),
+        m.constant(np.zeros(3), np.int8),
+        source=weight,
+        axis=1,
+    )
     dequantised = m.tensor
     m.node("MatMul", dequantised, source=now).node("Relu")
     _qcdq(m, 0.37, 0, 15).dense(3, 2).quant(0.5, 8)
     lowered, ints, ours = _equal(tmp_path, m, rng.normal(0, 1, (40, 4)))
-    assert [type(op).__name__ for op in lowered.graph.ops] == ["Input", "Requantise", "Dense", "Requantise", "Dense", "Requantise"]
+    assert [type(op).__name__ for op in lowered.graph.ops] == [
+        "Input",
+        "Requantise",
+        "Dense",
+        "Requantise",
+        "Dense",
+        "Requantise",
+    ]
 
 
 def test_truncation_of_a_pool(rng, tmp_path):
     m = Model((1, 2, 6, 6)).quant(0.25, 4, signed=0).node("AveragePool", kernel_shape=[2, 2], strides=[2, 2])
     m.node("Mul", m.constant(4.0))
-    m.node("Trunc", m.constant(0.25), m.constant(0.0), m.constant(6.0), m.constant(4.0), domain=QONNX, rounding_mode="FLOOR")
+    m.node(
+        "Trunc",
+        m.constant(0.25),
+        m.constant(0.0),
+        m.constant(6.0),
+        m.constant(4.0),
+        domain=QONNX,
+        rounding_mode="FLOOR",
+    )
     m.node("Flatten").dense(18, 3).quant(0.5, 8)
     _equal(tmp_path, m, rng.normal(0, 2, (10, 2, 6, 6)))
 
@@ -131,5 +166,8 @@ def test_everything_public_either_lowers_or_says_why(shared):
             found[path.name] = len(lower_file(path).graph.ops)
         except UnsupportedError as refusal:
             found[path.name] = [reason.node for reason in refusal.reasons]
-    assert found == {"TFC_2W2A.onnx": 8, "mnist_conv_float.onnx": ["Convolution28", "Convolution110", "Times212"],
-                     "residual_block_clean.onnx": ["Conv_0", "Conv_1", "Conv_2"]}
+    assert found == {
+        "TFC_2W2A.onnx": 8,
+        "mnist_conv_float.onnx": ["Convolution28", "Convolution110", "Times212"],
+        "residual_block_clean.onnx": ["Conv_0", "Conv_1", "Conv_2"],
+    }

@@ -12,16 +12,24 @@ from hypothesis import HealthCheck, given, settings
 from greenedge.errors import UnsupportedError
 from greenedge.graph import run_graph
 from greenedge.graph.qonnx import to_qonnx
-from greenedge.lower.float_io import run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower.float_ties.outputs_only import explain
 from greenedge.verify.reference import read_integers
 from tests.lower.networks import networks
 
 FAST, SLOW = 120, 600
 # Reasons that a random network may earn: its own shape asks for them, and each is tested by its full text elsewhere.
-_EXPECTED = {"too-wide", "no-step-function", "unsupported-scale", "unsupported-order", "unsupported-zero-point", "unsupported-op",
-             "unquantised-activation", "unsupported-shape"}
+_EXPECTED = {
+    "too-wide",
+    "no-step-function",
+    "unsupported-scale",
+    "unsupported-order",
+    "unsupported-zero-point",
+    "unsupported-op",
+    "unquantised-activation",
+    "unsupported-shape",
+}
 
 
 def _execute(model: onnx.ModelProto, feeds):
@@ -61,9 +69,9 @@ def _check_saved_form(lowered, ints, ours) -> None:
     if any(value.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE for value in saved.graph.input):
         return  # wider than float32: qonnx's runtime has no float64 convolution
     for k in (0, 3):
-        context = _execute(saved, {edge: values[k:k + 1].astype(np.float32) for edge, values in ints.items()})
+        context = _execute(saved, {edge: values[k : k + 1].astype(np.float32) for edge, values in ints.items()})
         for edge in lowered.graph.outputs:
-            assert np.array_equal(context[edge], ours[edge][k:k + 1]), f"{edge} differs in the saved QONNX form"
+            assert np.array_equal(context[edge], ours[edge][k : k + 1]), f"{edge} differs in the saved QONNX form"
 
 
 @settings(max_examples=FAST, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -8,8 +8,8 @@ import pytest
 
 from greenedge.errors import UnsupportedError
 from greenedge.graph import run_graph
-from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower.float_ties.outputs_only import explain
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import QONNX, Model
@@ -24,7 +24,9 @@ def _onnxruntime(path, samples) -> np.ndarray:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it merges quantisers, which rounds otherwise
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )  # it merges quantisers, which rounds otherwise
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, {"x": row[None].astype(np.float32)})[0] for row in samples])
 
@@ -129,7 +131,14 @@ def test_trunc_of_both_versions(rng, tmp_path, mode, zero):
     samples = rng.normal(0, 20, (20, 4)).astype(np.float32)
     for extra in ((6.0, 4.0), (6.0, 0.25 * 4, 4.0)):
         m = Model().quant(0.25, 7, signed=1, zero=zero)
-        m.node("Trunc", m.constant(0.25), m.constant(zero), *(m.constant(v) for v in extra), domain=QONNX, rounding_mode=mode)
+        m.node(
+            "Trunc",
+            m.constant(0.25),
+            m.constant(zero),
+            *(m.constant(v) for v in extra),
+            domain=QONNX,
+            rounding_mode=mode,
+        )
         path = m.quant(1.0, 6).save(tmp_path / "m.onnx")
         if len(extra) == 3:
             proto = m.proto()
@@ -147,28 +156,61 @@ def test_thresholds_in_any_order(tmp_path):
 
 def _thresholds(shape, scale=1.0) -> Model:
     m = Model().quant(1.0, 5)
-    return m.node("MultiThreshold", m.constant(np.zeros(shape)), domain=QONNX, out_dtype="UINT2", out_scale=scale, name="mt")
+    return m.node(
+        "MultiThreshold", m.constant(np.zeros(shape)), domain=QONNX, out_dtype="UINT2", out_scale=scale, name="mt"
+    )
 
 
 def _bits_per_channel() -> Model:
     m = Model()
-    return m.node("Quant", m.constant(0.5), m.constant(0.0), m.constant([[4.0, 4.0, 3.0, 4.0]]), domain=QONNX, signed=1, narrow=0, name="q")
+    return m.node(
+        "Quant",
+        m.constant(0.5),
+        m.constant(0.0),
+        m.constant([[4.0, 4.0, 3.0, 4.0]]),
+        domain=QONNX,
+        signed=1,
+        narrow=0,
+        name="q",
+    )
 
 
 def _trunc_scales() -> Model:
     m = Model().quant(0.25, 7)
-    return m.node("Trunc", m.constant(0.25), m.constant(0.0), m.constant(6.0), m.constant([[1.0, 2.0, 1.0, 1.0]]), m.constant(4.0), domain=QONNX,
-                  name="cut")
+    return m.node(
+        "Trunc",
+        m.constant(0.25),
+        m.constant(0.0),
+        m.constant(6.0),
+        m.constant([[1.0, 2.0, 1.0, 1.0]]),
+        m.constant(4.0),
+        domain=QONNX,
+        name="cut",
+    )
 
 
-@pytest.mark.parametrize("make, said", [
-    (lambda: _thresholds((3, 2)), "mt: thresholds of shape (3, 2) for 4 channels; one row, or one row per channel (cure: export the model again)."),
-    (lambda: _thresholds((1, 2), 0.0), "mt: out_scale 0; scales must not be zero (cure: export the model again)."),
-    (_bits_per_channel, "q: 2 bit widths in one quantiser; one bit width per tensor (cure: use one bit_width for all channels)."),
-    (_trunc_scales, "cut: Trunc by 2 different numbers of bits; all channels drop as many (cure: quantise with QuantIdentity instead)."),
-    (lambda: _linear(_linear(Model((1, 1)), 0.5, 0), np.full(4, 0.5), np.zeros(4, np.int8), axis=1),
-     "QuantizeLinear_3: a scale of shape (4,) against a tensor of shape (1,); quantisers may not widen the tensor (cure: export the model again)."),
-])
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (
+            lambda: _thresholds((3, 2)),
+            "mt: thresholds of shape (3, 2) for 4 channels; one row, or one row per channel (cure: export the model again).",
+        ),
+        (lambda: _thresholds((1, 2), 0.0), "mt: out_scale 0; scales must not be zero (cure: export the model again)."),
+        (
+            _bits_per_channel,
+            "q: 2 bit widths in one quantiser; one bit width per tensor (cure: use one bit_width for all channels).",
+        ),
+        (
+            _trunc_scales,
+            "cut: Trunc by 2 different numbers of bits; all channels drop as many (cure: quantise with QuantIdentity instead).",
+        ),
+        (
+            lambda: _linear(_linear(Model((1, 1)), 0.5, 0), np.full(4, 0.5), np.zeros(4, np.int8), axis=1),
+            "QuantizeLinear_3: a scale of shape (4,) against a tensor of shape (1,); quantisers may not widen the tensor (cure: export the model again).",
+        ),
+    ],
+)
 def test_refusal(tmp_path, make, said):
     with pytest.raises(UnsupportedError) as error:
         lower_file(make().save(tmp_path / "m.onnx"))

@@ -38,7 +38,18 @@ def _dynamic_scale() -> Model:
     m = Model()
     m.node("Abs")
     scale = m.tensor
-    return m.node("Quant", scale, m.constant(0), m.constant(4), source="x", domain=QONNX, signed=1, narrow=0, rounding_mode="ROUND", name="q")
+    return m.node(
+        "Quant",
+        scale,
+        m.constant(0),
+        m.constant(4),
+        source="x",
+        domain=QONNX,
+        signed=1,
+        narrow=0,
+        rounding_mode="ROUND",
+        name="q",
+    )
 
 
 def _conv(m: Model, name="conv", **attrs) -> Model:
@@ -51,94 +62,222 @@ def _per_channel_input() -> Model:
 
 
 CASES = {
-    "float weights": (lambda: (m := Model().quant()).node("MatMul", m.constant(np.full((4, 3), 0.3)), name="fc"),
-                      ["fc: its weights are float32 of shape (4, 3); an integer layer needs quantised weights (cure: use "
-                       "qnn.QuantLinear(weight_bit_width=4) and train or calibrate again)."]),
-    "float input": (lambda: Model().dense(),
-                    ["MatMul_2: the model's input reaches it without a quantiser; integer layers need quantised inputs (cure: put a "
-                     "QuantIdentity(bit_width=8) first, or declare the input, for example --input-type uint8:1/255)."]),
-    "all reasons at once": (lambda: (m := Model().quant()).node("MatMul", m.constant(np.full((4, 3), 0.3)), name="fc1").node(
-        "Relu").node("MatMul", m.constant(np.full((3, 2), 0.7)), name="fc2"),
-        ["fc1: its weights are float32 of shape (4, 3); an integer layer needs quantised weights (cure: use "
-         "qnn.QuantLinear(weight_bit_width=4) and train or calibrate again).",
-         "fc2: its weights are float32 of shape (3, 2); an integer layer needs quantised weights (cure: use "
-         "qnn.QuantLinear(weight_bit_width=4) and train or calibrate again)."]),
-    "no quantiser between layers": (lambda: (m := Model().quant().dense().node("Sigmoid")).node("MatMul", m.weight(np.ones((3, 2))), name="fc2"),
-                                    ["fc2: its input is not quantised; integer layers need quantised inputs (cure: put a QuantIdentity or "
-                                     "QuantReLU(bit_width=…) before this layer)."]),
-    "softmax between layers": (_softmax_between,
-                               ["Quant_5: its input passed through Softmax (attention), which has no integer form here; float arithmetic is "
-                                "possible before the first and after the last integer layer only (cure: remove Softmax or move it behind "
-                                "the last layer)."]),
-    "unequal scales": (lambda: _two_branches(float(np.float32(0.37))),
-                       ["join: it adds branches with scales 0.37 and 0.1; branches must have one scale, or scales in a small whole ratio "
-                        "(cure: share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + self.q(b))."]),
-    "negative scale": (lambda: Model().quant(-0.5),
-                       ["Quant_1: scale -0.5; scales must be positive (cure: train a few steps before the export, or remove the dead channel)."]),
-    "zero scale": (lambda: Model().quant(0.0),
-                   ["Quant_1: scale 0; scales must be positive (cure: train a few steps before the export, or remove the dead channel)."]),
-    "rounding": (lambda: Model().quant(mode="STOCHASTIC"),
-                 ["Quant_1: rounding mode 'STOCHASTIC'; the modes are ROUND, HALF_EVEN, HALF_UP, HALF_DOWN, CEIL, FLOOR, UP, DOWN (cure: use "
-                  "ROUND)."]),
-    "fractional bits": (lambda: Model().quant(bits=3.5),
-                        ["Quant_1: bit width 3.5; whole widths from 1 to 32 bits (cure: set bit_width to a whole number)."]),
-    "wide activations": (lambda: Model().quant(bits=24),
-                         ["Quant_1: 24-bit activations; activations have at most 16 bits (cure: use 8 bits or fewer)."]),
-    "scale computed at run time": (_dynamic_scale,
-                                   ["q: its scale is computed at run time; quantisers must have constant parameters (cure: call model.eval() "
-                                    "before the export and use a static quantiser)."]),
-    "float quantiser": (lambda: Model().node("FloatQuant", domain=QONNX, name="f8"),
-                        ["f8: FloatQuant quantises to floating point; the integer graph holds integers only (cure: use an integer quantiser "
-                         "such as Int8ActPerTensorFloat)."]),
-    "recurrent": (lambda: (m := Model((5, 1, 4)).quant()).node("LSTM", m.constant(np.ones((1, 12, 4))), m.constant(np.ones((1, 12, 3))), name="rnn",
-                                                              hidden_size=3),
-                  ["rnn: LSTM; networks are feed-forward (cure: unroll the loop or keep it on the host)."]),
-    "product of activations": (lambda: (m := Model().quant().dense(4, 4)).quant(0.7).node("Mul", "t1", name="gate"),
-                               ["gate: Mul of two different activations; branches are joined by Add or Concat (cure: keep gating on the host or "
-                                "replace it by an addition)."]),
-    "per-channel input scale": (_per_channel_input,
-                                ["conv: its input channels have scales in no small whole ratio; a sum needs one scale (cure: use one per-tensor "
-                                 "quantiser before this layer)."]),
-    "batch moved": (lambda: _image().node("Transpose", name="t", perm=[1, 0, 2, 3]).quant(),
-                    ["t: a transposition (1, 0, 2, 3) that moves the batch; the batch axis stays where it is (cure: keep the batch axis first)."]),
-    "batch reshaped": (lambda: (m := _image()).node("Reshape", m.constant([2, 36], np.int64), name="r").quant(),
-                       ["r: a reshape of (1, 2, 6, 6) to (2, 36); the batch axis must stay the first (cure: flatten from axis 1)."]),
-    "bilinear": (lambda: (m := _image()).node("Resize", "", m.constant([1, 1, 2, 2]), name="up", mode="linear").quant(),
-                 ["up: linear resizing; nearest neighbour by whole factors is taken (cure: use mode='nearest')."]),
-    "uneven average": (lambda: _image().node("AveragePool", name="avg", kernel_shape=[3, 3], pads=[1, 1, 1, 1]).quant(),
-                       ["avg: an average pool whose divisor changes at the border; all windows must have one divisor (cure: use "
-                        "count_include_pad=True, or pad explicitly)."]),
-    "window too large": (lambda: _image().node("MaxPool", name="pool", kernel_shape=[9, 9]).quant(),
-                         ["pool: its window (9, 9) does not fit (6, 6); the window must fit its padded input (cure: use a smaller kernel or "
-                          "more padding)."]),
-    "reflecting pad": (lambda: (m := _image()).node("Pad", m.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), name="p", mode="reflect").quant(),
-                       ["p: padding mode 'reflect'; padding is by a constant (cure: use padding_mode='zeros')."]),
-    "pad off the grid": (lambda: (m := _image()).node("Pad", m.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), m.constant(0.3), name="p").quant(),
-                         ["p: padding by 0.3, which is not on the tensor's grid; the fill must be one of the quantiser's values (cure: pad with "
-                          "zeros)."]),
-    "max of a function that turns": (lambda: _image().node("Abs").node("Sub", "c0").node("MaxPool", name="pool", kernel_shape=[2, 2]).quant(),
-                                     ["pool: it follows a function that is not monotone; a maximum commutes with rising functions only (cure: "
-                                      "put the quantiser before the pool)."]),
-    "training batch norm": (lambda: (m := Model(opset=15).quant().dense()).node("BatchNormalization", *(m.constant(np.ones(3)) for _ in range(4)),
-                                                                                 name="bn", training_mode=1).quant(),
-                            ["bn: a batch norm in training mode; its statistics must be constant (cure: call model.eval() before the export)."]),
-    "dead variance": (lambda: (m := Model().quant().dense()).node("BatchNormalization", *(m.constant(np.full(3, -1.0)) for _ in range(4)), name="bn").quant(),
-                      ["bn: a batch norm whose variance is not positive; its variance plus epsilon must be positive (cure: train or calibrate the "
-                       "model again)."]),
-    "division by zero": (lambda: (m := Model().quant()).node("Div", m.constant(0.0), name="d").quant(),
-                         ["d: a division by zero; divisors must not be zero (cure: export the model again)."]),
-    "strange domain": (lambda: Model().quant().dense().node("Frobnicate", name="f", domain="com.stranger").quant().dense(3, 2),
-                       ["f: operator com.stranger.Frobnicate; it is no standard ONNX or QONNX operator (cure: replace the layer)."]),
-    "attention": (lambda: (m := Model((1, 4, 4)).quant()).node("MatMul", m.tensor, name="qk").quant(),
-                  ["qk: both its inputs are activations; products of two activations are not integer layers yet (cure: keep attention-like "
-                   "products on the host)."]),
-    "nothing quantised": (lambda: Model().node("Relu"),
-                          ["x: an output that no integer layer computes; every output must come from a quantised layer (cure: quantise the "
-                           "model's layers)."]),
-    "open shape": (lambda: Model(("n", "k")).quant(),
-                   ["x: input of shape (None, None); only the batch axis may be open (cure: export with a fixed input shape)."]),
-    "features do not match": (lambda: Model((1, 5)).quant().dense(4, 3),
-                              ["MatMul_3: its input has 5 features and its weights 4; they must match (cure: export the model again)."]),
+    "float weights": (
+        lambda: (m := Model().quant()).node("MatMul", m.constant(np.full((4, 3), 0.3)), name="fc"),
+        [
+            "fc: its weights are float32 of shape (4, 3); an integer layer needs quantised weights (cure: use "
+            "qnn.QuantLinear(weight_bit_width=4) and train or calibrate again)."
+        ],
+    ),
+    "float input": (
+        lambda: Model().dense(),
+        [
+            "MatMul_2: the model's input reaches it without a quantiser; integer layers need quantised inputs (cure: put a "
+            "QuantIdentity(bit_width=8) first, or declare the input, for example --input-type uint8:1/255)."
+        ],
+    ),
+    "all reasons at once": (
+        lambda: (
+            (m := Model().quant())
+            .node("MatMul", m.constant(np.full((4, 3), 0.3)), name="fc1")
+            .node("Relu")
+            .node("MatMul", m.constant(np.full((3, 2), 0.7)), name="fc2")
+        ),
+        [
+            "fc1: its weights are float32 of shape (4, 3); an integer layer needs quantised weights (cure: use "
+            "qnn.QuantLinear(weight_bit_width=4) and train or calibrate again).",
+            "fc2: its weights are float32 of shape (3, 2); an integer layer needs quantised weights (cure: use "
+            "qnn.QuantLinear(weight_bit_width=4) and train or calibrate again).",
+        ],
+    ),
+    "no quantiser between layers": (
+        lambda: (m := Model().quant().dense().node("Sigmoid")).node("MatMul", m.weight(np.ones((3, 2))), name="fc2"),
+        [
+            "fc2: its input is not quantised; integer layers need quantised inputs (cure: put a QuantIdentity or "
+            "QuantReLU(bit_width=…) before this layer)."
+        ],
+    ),
+    "softmax between layers": (
+        _softmax_between,
+        [
+            "Quant_5: its input passed through Softmax (attention), which has no integer form here; float arithmetic is "
+            "possible before the first and after the last integer layer only (cure: remove Softmax or move it behind "
+            "the last layer)."
+        ],
+    ),
+    "unequal scales": (
+        lambda: _two_branches(float(np.float32(0.37))),
+        [
+            "join: it adds branches with scales 0.37 and 0.1; branches must have one scale, or scales in a small whole ratio "
+            "(cure: share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + self.q(b))."
+        ],
+    ),
+    "negative scale": (
+        lambda: Model().quant(-0.5),
+        [
+            "Quant_1: scale -0.5; scales must be positive (cure: train a few steps before the export, or remove the dead channel)."
+        ],
+    ),
+    "zero scale": (
+        lambda: Model().quant(0.0),
+        [
+            "Quant_1: scale 0; scales must be positive (cure: train a few steps before the export, or remove the dead channel)."
+        ],
+    ),
+    "rounding": (
+        lambda: Model().quant(mode="STOCHASTIC"),
+        [
+            "Quant_1: rounding mode 'STOCHASTIC'; the modes are ROUND, HALF_EVEN, HALF_UP, HALF_DOWN, CEIL, FLOOR, UP, DOWN (cure: use "
+            "ROUND)."
+        ],
+    ),
+    "fractional bits": (
+        lambda: Model().quant(bits=3.5),
+        ["Quant_1: bit width 3.5; whole widths from 1 to 32 bits (cure: set bit_width to a whole number)."],
+    ),
+    "wide activations": (
+        lambda: Model().quant(bits=24),
+        ["Quant_1: 24-bit activations; activations have at most 16 bits (cure: use 8 bits or fewer)."],
+    ),
+    "scale computed at run time": (
+        _dynamic_scale,
+        [
+            "q: its scale is computed at run time; quantisers must have constant parameters (cure: call model.eval() "
+            "before the export and use a static quantiser)."
+        ],
+    ),
+    "float quantiser": (
+        lambda: Model().node("FloatQuant", domain=QONNX, name="f8"),
+        [
+            "f8: FloatQuant quantises to floating point; the integer graph holds integers only (cure: use an integer quantiser "
+            "such as Int8ActPerTensorFloat)."
+        ],
+    ),
+    "recurrent": (
+        lambda: (m := Model((5, 1, 4)).quant()).node(
+            "LSTM", m.constant(np.ones((1, 12, 4))), m.constant(np.ones((1, 12, 3))), name="rnn", hidden_size=3
+        ),
+        ["rnn: LSTM; networks are feed-forward (cure: unroll the loop or keep it on the host)."],
+    ),
+    "product of activations": (
+        lambda: (m := Model().quant().dense(4, 4)).quant(0.7).node("Mul", "t1", name="gate"),
+        [
+            "gate: Mul of two different activations; branches are joined by Add or Concat (cure: keep gating on the host or "
+            "replace it by an addition)."
+        ],
+    ),
+    "per-channel input scale": (
+        _per_channel_input,
+        [
+            "conv: its input channels have scales in no small whole ratio; a sum needs one scale (cure: use one per-tensor "
+            "quantiser before this layer)."
+        ],
+    ),
+    "batch moved": (
+        lambda: _image().node("Transpose", name="t", perm=[1, 0, 2, 3]).quant(),
+        [
+            "t: a transposition (1, 0, 2, 3) that moves the batch; the batch axis stays where it is (cure: keep the batch axis first)."
+        ],
+    ),
+    "batch reshaped": (
+        lambda: (m := _image()).node("Reshape", m.constant([2, 36], np.int64), name="r").quant(),
+        ["r: a reshape of (1, 2, 6, 6) to (2, 36); the batch axis must stay the first (cure: flatten from axis 1)."],
+    ),
+    "bilinear": (
+        lambda: (m := _image()).node("Resize", "", m.constant([1, 1, 2, 2]), name="up", mode="linear").quant(),
+        ["up: linear resizing; nearest neighbour by whole factors is taken (cure: use mode='nearest')."],
+    ),
+    "uneven average": (
+        lambda: _image().node("AveragePool", name="avg", kernel_shape=[3, 3], pads=[1, 1, 1, 1]).quant(),
+        [
+            "avg: an average pool whose divisor changes at the border; all windows must have one divisor (cure: use "
+            "count_include_pad=True, or pad explicitly)."
+        ],
+    ),
+    "window too large": (
+        lambda: _image().node("MaxPool", name="pool", kernel_shape=[9, 9]).quant(),
+        [
+            "pool: its window (9, 9) does not fit (6, 6); the window must fit its padded input (cure: use a smaller kernel or "
+            "more padding)."
+        ],
+    ),
+    "reflecting pad": (
+        lambda: (
+            (m := _image())
+            .node("Pad", m.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), name="p", mode="reflect")
+            .quant()
+        ),
+        ["p: padding mode 'reflect'; padding is by a constant (cure: use padding_mode='zeros')."],
+    ),
+    "pad off the grid": (
+        lambda: (
+            (m := _image())
+            .node("Pad", m.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), m.constant(0.3), name="p")
+            .quant()
+        ),
+        [
+            "p: padding by 0.3, which is not on the tensor's grid; the fill must be one of the quantiser's values (cure: pad with "
+            "zeros)."
+        ],
+    ),
+    "max of a function that turns": (
+        lambda: _image().node("Abs").node("Sub", "c0").node("MaxPool", name="pool", kernel_shape=[2, 2]).quant(),
+        [
+            "pool: it follows a function that is not monotone; a maximum commutes with rising functions only (cure: "
+            "put the quantiser before the pool)."
+        ],
+    ),
+    "training batch norm": (
+        lambda: (
+            (m := Model(opset=15).quant().dense())
+            .node("BatchNormalization", *(m.constant(np.ones(3)) for _ in range(4)), name="bn", training_mode=1)
+            .quant()
+        ),
+        [
+            "bn: a batch norm in training mode; its statistics must be constant (cure: call model.eval() before the export)."
+        ],
+    ),
+    "dead variance": (
+        lambda: (
+            (m := Model().quant().dense())
+            .node("BatchNormalization", *(m.constant(np.full(3, -1.0)) for _ in range(4)), name="bn")
+            .quant()
+        ),
+        [
+            "bn: a batch norm whose variance is not positive; its variance plus epsilon must be positive (cure: train or calibrate the "
+            "model again)."
+        ],
+    ),
+    "division by zero": (
+        lambda: (m := Model().quant()).node("Div", m.constant(0.0), name="d").quant(),
+        ["d: a division by zero; divisors must not be zero (cure: export the model again)."],
+    ),
+    "strange domain": (
+        lambda: Model().quant().dense().node("Frobnicate", name="f", domain="com.stranger").quant().dense(3, 2),
+        ["f: operator com.stranger.Frobnicate; it is no standard ONNX or QONNX operator (cure: replace the layer)."],
+    ),
+    "attention": (
+        lambda: (m := Model((1, 4, 4)).quant()).node("MatMul", m.tensor, name="qk").quant(),
+        [
+            "qk: both its inputs are activations; products of two activations are not integer layers yet (cure: keep attention-like "
+            "products on the host)."
+        ],
+    ),
+    "nothing quantised": (
+        lambda: Model().node("Relu"),
+        [
+            "x: an output that no integer layer computes; every output must come from a quantised layer (cure: quantise the "
+            "model's layers)."
+        ],
+    ),
+    "open shape": (
+        lambda: Model(("n", "k")).quant(),
+        ["x: input of shape (None, None); only the batch axis may be open (cure: export with a fixed input shape)."],
+    ),
+    "features do not match": (
+        lambda: Model((1, 5)).quant().dense(4, 3),
+        ["MatMul_3: its input has 5 features and its weights 4; they must match (cure: export the model again)."],
+    ),
 }
 
 

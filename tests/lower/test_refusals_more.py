@@ -100,7 +100,7 @@ def scale_over_the_image(op="MaxPool", **attrs) -> Model:
 
 def wide() -> Model:
     m = Model((1, 4)).quant(0.25, 16)
-    m.node("MatMul", m.weight(np.full((4, 1), 2.0 ** 31), 1.0, 32), name="n")
+    m.node("MatMul", m.weight(np.full((4, 1), 2.0**31), 1.0, 32), name="n")
     return m.quant()
 
 
@@ -127,33 +127,77 @@ def bad_weight_scale() -> Model:
 
 
 CASES = {
-    "activation over a wide range": lambda: (m := wide_dense().node("Relu")).node("MatMul", ones(m, 3, 2), name="n").quant(),
+    "activation over a wide range": lambda: (
+        (m := wide_dense().node("Relu")).node("MatMul", ones(m, 3, 2), name="n").quant()
+    ),
     "a function that turns over a wide range": lambda: wide_dense(16).node("Abs").quant(),
-    "fractional zero point": lambda: (m := Model().quant(0.25, 4, zero=0.5)).node("MatMul", ones(m, 4, 3), name="n").quant(),
-    "scale along a kept axis": lambda: (m := Model((1, 4, 3)).quant(np.float32([0.1, 0.2, 0.3, 0.4]).reshape(1, 4, 1))).node(
-        "MatMul", ones(m, 3, 2), name="n").quant(),
+    "fractional zero point": lambda: (
+        (m := Model().quant(0.25, 4, zero=0.5)).node("MatMul", ones(m, 4, 3), name="n").quant()
+    ),
+    "scale along a kept axis": lambda: (
+        (m := Model((1, 4, 3)).quant(np.float32([0.1, 0.2, 0.3, 0.4]).reshape(1, 4, 1)))
+        .node("MatMul", ones(m, 3, 2), name="n")
+        .quant()
+    ),
     "a reshape that cannot be": lambda: (m := Model()).node("Reshape", m.constant([7], np.int64), name="n").quant(),
-    "padded average with a fractional zero point": lambda: image(zero=0.5).node("AveragePool", name="n", kernel_shape=[2, 2], pads=[1, 1, 1, 1],
-                                                                               count_include_pad=1).quant(),
+    "padded average with a fractional zero point": lambda: (
+        image(zero=0.5)
+        .node("AveragePool", name="n", kernel_shape=[2, 2], pads=[1, 1, 1, 1], count_include_pad=1)
+        .quant()
+    ),
     "trunc to too many levels": lambda: trunc(wide_dense(12), 0.125, 0.0, 20.0, 20.0, rounding_mode="FLOOR"),
-    "trunc by several amounts": lambda: trunc(Model().quant(0.25, 8), 0.25, 0.0, 8.0, [0.5, 1.0, 0.5, 0.5], 4.0, rounding_mode="FLOOR"),
-    "thresholds without a step": lambda: (m := Model().quant()).node("MultiThreshold", m.constant(np.ones((1, 3))), domain=QONNX, name="n",
-                                                                     out_dtype="UINT2", out_scale=0.0),
-    "thresholds for other channels": lambda: (m := Model().quant()).node("MultiThreshold", m.constant(np.ones((3, 3))), domain=QONNX, name="n",
-                                                                         out_dtype="UINT2"),
-    "float zero point": lambda: (m := Model().quant()).node("QuantizeLinear", m.constant(0.1), m.constant(0.0), name="n"),
+    "trunc by several amounts": lambda: trunc(
+        Model().quant(0.25, 8), 0.25, 0.0, 8.0, [0.5, 1.0, 0.5, 0.5], 4.0, rounding_mode="FLOOR"
+    ),
+    "thresholds without a step": lambda: (m := Model().quant()).node(
+        "MultiThreshold", m.constant(np.ones((1, 3))), domain=QONNX, name="n", out_dtype="UINT2", out_scale=0.0
+    ),
+    "thresholds for other channels": lambda: (m := Model().quant()).node(
+        "MultiThreshold", m.constant(np.ones((3, 3))), domain=QONNX, name="n", out_dtype="UINT2"
+    ),
+    "float zero point": lambda: (m := Model().quant()).node(
+        "QuantizeLinear", m.constant(0.1), m.constant(0.0), name="n"
+    ),
     "weight scale of another shape": bad_weight_scale,
-    "activation scale of another shape": lambda: (m := Model().quant()).node("Quant", m.constant(np.full(5, 0.1)), m.constant(0.0), m.constant(4.0),
-                                                                             domain=QONNX, signed=1, narrow=0, rounding_mode="ROUND", name="n"),
-    "resize between samples": lambda: (m := image()).node("Resize", "", m.constant([1, 1, 2, 2]), name="n", mode="nearest",
-                                                          coordinate_transformation_mode="half_pixel", nearest_mode="floor").quant(),
+    "activation scale of another shape": lambda: (m := Model().quant()).node(
+        "Quant",
+        m.constant(np.full(5, 0.1)),
+        m.constant(0.0),
+        m.constant(4.0),
+        domain=QONNX,
+        signed=1,
+        narrow=0,
+        rounding_mode="ROUND",
+        name="n",
+    ),
+    "resize between samples": lambda: (
+        (m := image())
+        .node(
+            "Resize",
+            "",
+            m.constant([1, 1, 2, 2]),
+            name="n",
+            mode="nearest",
+            coordinate_transformation_mode="half_pixel",
+            nearest_mode="floor",
+        )
+        .quant()
+    ),
     "channels do not match": lambda: (m := image(3)).node("Conv", ones(m, 2, 2, 3, 3), name="n").quant(),
     "pool of a vector": lambda: Model().quant().node("MaxPool", name="n", kernel_shape=[2]).quant(),
-    "shapes of branches": lambda: (m := image()).node("MaxPool", kernel_shape=[2, 2]).node("Add", "t1", name="n").quant(),
+    "shapes of branches": lambda: (
+        (m := image()).node("MaxPool", kernel_shape=[2, 2]).node("Add", "t1", name="n").quant()
+    ),
     "accumulator too wide": wide,
-    "constant along the batch": lambda: (m := Model((2, 4)).quant()).node("Add", m.constant(np.arange(8.0).reshape(2, 4)), name="n").quant(),
-    "constant of higher rank": lambda: (m := Model().quant()).node("Add", m.constant(np.ones((2, 1, 4))), name="n").quant(),
-    "constant that widens": lambda: (m := Model((1, 1)).quant()).node("Add", m.constant(np.ones((1, 5))), name="n").quant(),
+    "constant along the batch": lambda: (
+        (m := Model((2, 4)).quant()).node("Add", m.constant(np.arange(8.0).reshape(2, 4)), name="n").quant()
+    ),
+    "constant of higher rank": lambda: (
+        (m := Model().quant()).node("Add", m.constant(np.ones((2, 1, 4))), name="n").quant()
+    ),
+    "constant that widens": lambda: (
+        (m := Model((1, 1)).quant()).node("Add", m.constant(np.ones((1, 5))), name="n").quant()
+    ),
     "two axes": lambda: (m := image()).node("Mul", m.constant(np.arange(1.0, 13).reshape(1, 2, 6, 1))).quant(),
     "no grid": values_on_no_grid,
     "pool of a falling function": lambda: image().node("Neg").node("MaxPool", name="n", kernel_shape=[2, 2]).quant(),
@@ -165,39 +209,86 @@ CASES = {
     "divided by": lambda: (m := Model().quant()).node("Div", "t1", source=m.constant(1.0), name="n").quant(),
     "maximum of two": two_maxima,
     "weights of three axes": lambda: (m := Model((1, 4, 4)).quant()).node("MatMul", ones(m, 2, 4, 3), name="n").quant(),
-    "weights on the left of a vector": lambda: (m := Model((1, 4)).quant()).node("MatMul", "t1", source=ones(m, 3, 4), name="n").quant(),
+    "weights on the left of a vector": lambda: (
+        (m := Model((1, 4)).quant()).node("MatMul", "t1", source=ones(m, 3, 4), name="n").quant()
+    ),
     "transposed gemm": lambda: (m := Model((1, 4)).quant()).node("Gemm", ones(m, 1, 3), name="n", transA=1).quant(),
     "weights along the inputs": weights_along_inputs,
     "conv weights along the inputs": conv_weights_along_inputs,
     "transposed conv weights along the inputs": lambda: conv_weights_along_inputs("ConvTranspose", axis=0),
-    "transposed conv with a shape": lambda: (m := image()).node("ConvTranspose", ones(m, 2, 2, 3, 3), name="n", output_shape=[8, 8]).quant(),
-    "transposed conv with a zero point": lambda: (m := image(zero=2.0)).node("ConvTranspose", ones(m, 2, 2, 3, 3), name="n").quant(),
-    "padding with two zero points": lambda: (m := per_channel([0.1, 0.1], zero=np.float32([0, 1]).reshape(1, 2, 1, 1))).node(
-        "Conv", ones(m, 2, 2, 3, 3), name="n", pads=[1, 1, 1, 1]).quant(),
+    "transposed conv with a shape": lambda: (
+        (m := image()).node("ConvTranspose", ones(m, 2, 2, 3, 3), name="n", output_shape=[8, 8]).quant()
+    ),
+    "transposed conv with a zero point": lambda: (
+        (m := image(zero=2.0)).node("ConvTranspose", ones(m, 2, 2, 3, 3), name="n").quant()
+    ),
+    "padding with two zero points": lambda: (
+        (m := per_channel([0.1, 0.1], zero=np.float32([0, 1]).reshape(1, 2, 1, 1)))
+        .node("Conv", ones(m, 2, 2, 3, 3), name="n", pads=[1, 1, 1, 1])
+        .quant()
+    ),
     "groups of unequal scales": grouped_unequal,
     "scale over the image": lambda: scale_over_the_image("Conv"),
     "pool over the image": lambda: scale_over_the_image(kernel_shape=[2, 2]),
-    "conv behind softmax": lambda: (m := image().node("Softmax", axis=1, name="soft")).node("Conv", ones(m, 2, 2, 3, 3), name="n").quant(),
+    "conv behind softmax": lambda: (
+        (m := image().node("Softmax", axis=1, name="soft")).node("Conv", ones(m, 2, 2, 3, 3), name="n").quant()
+    ),
     "skip from the float input": skip_from_the_float_input,
     "pool with indices": pool_with_indices,
-    "dilated average": lambda: Model((1, 2, 6, 6), opset=19).quant().node("AveragePool", name="n", kernel_shape=[2, 2], dilations=[2, 2]).quant(),
+    "dilated average": lambda: (
+        Model((1, 2, 6, 6), opset=19)
+        .quant()
+        .node("AveragePool", name="n", kernel_shape=[2, 2], dilations=[2, 2])
+        .quant()
+    ),
     "mean over channels": lambda: image().node("ReduceMean", name="n", axes=[1]).quant(),
     "trunc of floats": lambda: trunc(Model(), 0.25, 0.0, 8.0, 4.0, rounding_mode="FLOOR"),
     "trunc upwards": lambda: trunc(Model().quant(0.25, 8), 0.25, 0.0, 4.0, 8.0, rounding_mode="FLOOR"),
-    "trunc of a curve that turns": lambda: trunc(Model().quant(0.25, 8).node("Abs"), 0.25, 0.0, 8.0, 4.0, rounding_mode="FLOOR"),
-    "thresholds on floats": lambda: (m := Model()).node("MultiThreshold", m.constant(np.ones((1, 3))), domain=QONNX, name="n", out_dtype="UINT2"),
-    "dequantised floats": lambda: (m := Model()).node("DequantizeLinear", m.constant(0.1), m.constant(0, np.int8), name="n").dense(),
-    "two bit widths": lambda: (m := Model()).node("Quant", m.constant(0.1), m.constant(0.0), m.constant([4.0, 8.0, 4.0, 4.0]), domain=QONNX, signed=1,
-                                                  narrow=0, rounding_mode="ROUND", name="n"),
+    "trunc of a curve that turns": lambda: trunc(
+        Model().quant(0.25, 8).node("Abs"), 0.25, 0.0, 8.0, 4.0, rounding_mode="FLOOR"
+    ),
+    "thresholds on floats": lambda: (m := Model()).node(
+        "MultiThreshold", m.constant(np.ones((1, 3))), domain=QONNX, name="n", out_dtype="UINT2"
+    ),
+    "dequantised floats": lambda: (
+        (m := Model()).node("DequantizeLinear", m.constant(0.1), m.constant(0, np.int8), name="n").dense()
+    ),
+    "two bit widths": lambda: (m := Model()).node(
+        "Quant",
+        m.constant(0.1),
+        m.constant(0.0),
+        m.constant([4.0, 8.0, 4.0, 4.0]),
+        domain=QONNX,
+        signed=1,
+        narrow=0,
+        rounding_mode="ROUND",
+        name="n",
+    ),
     "resize at run time": lambda: (d := dynamic(image()))[0].node("Resize", "", d[1], name="n", mode="nearest").quant(),
     "axis of the batch": lambda: image().node("Concat", "t1", name="n", axis=0).quant(),
     "flatten from the batch": lambda: image().node("Flatten", name="n", axis=2).quant(),
-    "negative padding": lambda: (m := image()).node("Pad", m.constant([0, 0, -1, 0, 0, 0, 0, 0], np.int64), name="n").quant(),
+    "negative padding": lambda: (
+        (m := image()).node("Pad", m.constant([0, 0, -1, 0, 0, 0, 0, 0], np.int64), name="n").quant()
+    ),
     "joined with a constant": joined_with_a_constant,
-    "resize by a fraction": lambda: (m := image()).node("Resize", "", m.constant([1, 1, 1.5, 1.5]), name="n", mode="nearest").quant(),
-    "resize that shifts": lambda: (m := image()).node("Resize", "", m.constant([1, 1, 2, 2]), name="n", mode="nearest",
-                                                      coordinate_transformation_mode="align_corners").quant(),
-    "depth to space per channel": lambda: per_channel([0.1, 0.2, 0.3, 0.4], shape=(1, 4, 6, 6)).node("DepthToSpace", name="n", blocksize=2).quant(),
+    "resize by a fraction": lambda: (
+        (m := image()).node("Resize", "", m.constant([1, 1, 1.5, 1.5]), name="n", mode="nearest").quant()
+    ),
+    "resize that shifts": lambda: (
+        (m := image())
+        .node(
+            "Resize",
+            "",
+            m.constant([1, 1, 2, 2]),
+            name="n",
+            mode="nearest",
+            coordinate_transformation_mode="align_corners",
+        )
+        .quant()
+    ),
+    "depth to space per channel": lambda: (
+        per_channel([0.1, 0.2, 0.3, 0.4], shape=(1, 4, 6, 6)).node("DepthToSpace", name="n", blocksize=2).quant()
+    ),
 }
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
+from greenedge.backends.int8.preflight_estimate import forecast
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Requantise, run_graph
-from greenedge.lower.float_io import run_prologue
-from greenedge.backends.int8.preflight_estimate import forecast
 from greenedge.lower import lower_file
-from greenedge.lower.snap import snap_file
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.lower.snap import snap_file
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import Model
 
@@ -21,8 +21,15 @@ def _model(rng, path, bits: int = 8):
     """A w8a8 layer with a float batch norm, then another layer: negative, zero and positive factors."""
     m = Model((1, 16)).quant(float(np.float32(0.013)), bits)
     m.node("MatMul", m.weight(rng.integers(-127, 128, (16, 6)) * 0.5, bits=8))
-    params = (np.array([1.1, -0.7, 0.0, 1.9, -1.2, 0.4]), rng.normal(0, 0.5, 6), rng.normal(0, 0.5, 6), rng.uniform(30, 90, 6))
-    m.node("BatchNormalization", *(m.constant(p) for p in params)).node("Relu").quant(float(np.float32(0.021)), bits, signed=0)
+    params = (
+        np.array([1.1, -0.7, 0.0, 1.9, -1.2, 0.4]),
+        rng.normal(0, 0.5, 6),
+        rng.normal(0, 0.5, 6),
+        rng.uniform(30, 90, 6),
+    )
+    m.node("BatchNormalization", *(m.constant(p) for p in params)).node("Relu").quant(
+        float(np.float32(0.021)), bits, signed=0
+    )
     m.node("MatMul", m.weight(rng.integers(-127, 128, (6, 3)) * 0.5, bits=8)).quant(float(np.float32(0.37)), bits)
     m.nodes.sort(key=lambda node: not node.input[0].startswith("c"))
     return m.save(path)
@@ -43,7 +50,10 @@ def test_the_rewritten_model_is_the_chosen_one(rng, tmp_path, bits):
             counted = 0
             for c in range(len(op.sign)):
                 x = np.arange(op.x_lo[c], op.x_hi[c] + 1)
-                old, new = (np.searchsorted(step.thresholds[c if len(step.sign) > 1 else 0], x, side="right") for step in (steps[op.name], op))
+                old, new = (
+                    np.searchsorted(step.thresholds[c if len(step.sign) > 1 else 0], x, side="right")
+                    for step in (steps[op.name], op)
+                )
                 counted += int((old != new).sum())
             scale = 1 if len(steps[op.name].sign) == len(op.sign) else len(op.sign)
             assert entry.changed * scale == counted
@@ -60,15 +70,22 @@ def test_a_float_bias_of_the_layers_own_goes_onto_the_grid(rng, tmp_path, kind):
     """Brevitas' default: bias=True without a quantiser for it."""
     m = Model((1, 4, 5, 5) if kind == "Conv" else (1, 16)).quant(float(np.float32(0.013)), 8)
     shape = (6, 4, 3, 3) if kind == "Conv" else (16, 6)
-    m.node(kind, m.weight(rng.integers(-127, 128, shape) * 0.5, bits=8), m.constant(rng.normal(0, 3, 6))).quant(float(np.float32(1.7)), 8)
+    m.node(kind, m.weight(rng.integers(-127, 128, shape) * 0.5, bits=8), m.constant(rng.normal(0, 3, 6))).quant(
+        float(np.float32(1.7)), 8
+    )
     m.nodes.sort(key=lambda node: not node.input[0].startswith("c"))
     source = m.save(tmp_path / "m.onnx")
-    entry, = snap_file(source, tmp_path / "s.onnx", 16)
+    (entry,) = snap_file(source, tmp_path / "s.onnx", 16)
     assert entry.left is None and 0 < entry.changed and entry.share < 1e-3 and entry.largest == 1
-    before, after = (forecast(lower_file(path).graph, "FULLY_CONNECTED", "CONV_2D") for path in (source, tmp_path / "s.onnx"))
+    before, after = (
+        forecast(lower_file(path).graph, "FULLY_CONNECTED", "CONV_2D") for path in (source, tmp_path / "s.onnx")
+    )
     assert before.differing_accumulators > 20 * after.differing_accumulators  # an int8 file can hold it now
     layer = next(node for node in onnx.load(str(tmp_path / "s.onnx")).graph.node if node.op_type == kind)
-    assert len(layer.input) == 2 and len(next(n for n in onnx.load(str(source)).graph.node if n.op_type == kind).input) == 3
+    assert (
+        len(layer.input) == 2
+        and len(next(n for n in onnx.load(str(source)).graph.node if n.op_type == kind).input) == 3
+    )
 
 
 def test_snapping_twice_changes_nothing_more(rng, tmp_path):

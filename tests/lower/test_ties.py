@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from greenedge.graph import Requantise, run_graph
-from greenedge.lower.float_io import run_prologue
 from greenedge.lower import lower_file, parse_input_type
+from greenedge.lower.float_io import run_prologue
 from greenedge.lower.float_ties.explain import reachable_by_ties
 from greenedge.lower.float_ties.outputs_only import explain
 from greenedge.verify.reference import qonnx_integers, read_integers
@@ -41,7 +41,7 @@ def _run(path, samples, declared=None):
 
 
 def _all_proven(lowered, ours, given, least: int) -> None:
-    output, = lowered.graph.outputs
+    (output,) = lowered.graph.outputs
     differences = explain(lowered.graph, lowered.trace, given)
     assert len(differences) >= least, "the model makes too few ties to test anything"
     assert all(d.proven_tie for d in differences), [d for d in differences if not d.proven_tie][:3]
@@ -49,7 +49,11 @@ def _all_proven(lowered, ours, given, least: int) -> None:
     forged = {edge: values.copy() for edge, values in given.items()}
     at = differences[0]
     forged[output][at.sample][at.index] = at.got + np.sign(at.got - at.expected)  # a level further
-    assert [d.proven_tie for d in explain(lowered.graph, lowered.trace, forged) if (d.sample, d.index) == (at.sample, at.index)] == [False]
+    assert [
+        d.proven_tie
+        for d in explain(lowered.graph, lowered.trace, forged)
+        if (d.sample, d.index) == (at.sample, at.index)
+    ] == [False]
     elsewhere = next(i for i in range(CHANNELS) if i not in {d.index[0] for d in differences if d.sample == 1})
     forged = {edge: values.copy() for edge, values in given.items()}
     forged[output][1, elsewhere] += 1  # a sample away from every boundary
@@ -103,7 +107,7 @@ def _wide(rng, tmp_path):
 def test_accumulators_beyond_float32_are_explained_by_their_sums(rng, tmp_path):
     path, samples = _wide(rng, tmp_path)
     lowered, ints, ours, given = _run(path, samples)
-    output, = lowered.graph.outputs
+    (output,) = lowered.graph.outputs
     assert (ours != given[output]).any(), "float32 held every sum: nothing is tested"
     differences = explain(lowered.graph, lowered.trace, given)
     assert len(differences) == int((ours != given[output]).sum()) and all(d.proven_tie for d in differences)
@@ -118,10 +122,15 @@ def test_a_difference_of_an_output_accumulator_is_not_hidden_by_a_tie_before_it(
     m = Model((1, 4)).quant(0.5, 4).dense(4, 3)
     lowered, ints, ours, given = _run(m.save(tmp_path / "m.onnx"), rng.normal(0, 2, (8, 4)).astype(np.float32))
     assert explain(lowered.graph, lowered.trace, given) == []
-    output, = lowered.graph.outputs
+    (output,) = lowered.graph.outputs
     given[output][5, 1] += 1
-    difference, = explain(lowered.graph, lowered.trace, given)
-    assert (difference.sample, difference.layer, difference.index, difference.proven_tie) == (5, lowered.graph.producer(output).name, (1,), False)
+    (difference,) = explain(lowered.graph, lowered.trace, given)
+    assert (difference.sample, difference.layer, difference.index, difference.proven_tie) == (
+        5,
+        lowered.graph.producer(output).name,
+        (1,),
+        False,
+    )
 
 
 def test_a_value_between_levels_is_no_execution_of_this_model(tmp_path):

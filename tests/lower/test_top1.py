@@ -11,9 +11,9 @@ import pytest
 from greenedge.errors import GreenedgeError
 from greenedge.graph import ArgMax, Edge, Graph, Input, graph_digest, run_graph
 from greenedge.graph.qonnx import to_qonnx
-from greenedge.lower.float_io import classes, run_epilogue, run_prologue
-from greenedge.lower import load_lowered, lower_file, save_lowered
 from greenedge.legalise.argmax_to_host import hosted, scores_of
+from greenedge.lower import load_lowered, lower_file, save_lowered
+from greenedge.lower.float_io import classes, run_epilogue, run_prologue
 from greenedge.lower.float_ties.outputs_only import may_win
 from greenedge.verify.reference import _executor
 from tests.lower.models import Model
@@ -43,26 +43,39 @@ def _found(lowered, x) -> np.ndarray:
     return next(iter(run_epilogue(lowered, run_graph(lowered.graph, run_prologue(lowered, x))).values()))
 
 
-@pytest.mark.parametrize("end", [
-    lambda m: m.node("ArgMax", axis=1, keepdims=1),
-    lambda m: m.node("ArgMax", axis=-1, keepdims=0),
-    lambda m: m.node("Mul", m.constant(3.0)).node("Add", m.constant(-0.5)).node("ArgMax", axis=1),
-])
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda m: m.node("ArgMax", axis=1, keepdims=1),
+        lambda m: m.node("ArgMax", axis=-1, keepdims=0),
+        lambda m: m.node("Mul", m.constant(3.0)).node("Add", m.constant(-0.5)).node("ArgMax", axis=1),
+    ],
+)
 def test_the_index_is_the_graphs(rng, tmp_path, end):
     path = end(_model(rng)).save(tmp_path / "m.onnx")
     lowered = lower_file(path)
     last = lowered.graph.ops[-1]
     edge = lowered.graph.edges[last.output]
-    assert isinstance(last, ArgMax) and lowered.graph.outputs == (last.output,) and (edge.shape, edge.lo, edge.hi) == ((1,), 0, 4)
+    assert (
+        isinstance(last, ArgMax)
+        and lowered.graph.outputs == (last.output,)
+        and (edge.shape, edge.lo, edge.hi) == ((1,), 0, 4)
+    )
     x = _x(rng)
     scores = run_graph(lowered.graph, run_prologue(lowered, x), keep=last.inputs)[last.inputs[0]]
     assert ((scores == scores.max(axis=1, keepdims=True)).sum(axis=1) > 1).mean() > 0.3, "ties in many samples"
     expected, got = _reference(path, x[:40]), _found(lowered, x)
-    assert got.dtype == np.int64 and np.array_equal(got[:40], expected) and np.array_equal(classes(got), scores.argmax(axis=1))
+    assert (
+        got.dtype == np.int64
+        and np.array_equal(got[:40], expected)
+        and np.array_equal(classes(got), scores.argmax(axis=1))
+    )
 
 
 def test_what_follows_the_index_runs_on_the_host(rng, tmp_path):
-    path = _model(rng).node("ArgMax", axis=1, keepdims=0).node("Cast", to=onnx.TensorProto.FLOAT).save(tmp_path / "m.onnx")
+    path = (
+        _model(rng).node("ArgMax", axis=1, keepdims=0).node("Cast", to=onnx.TensorProto.FLOAT).save(tmp_path / "m.onnx")
+    )
     lowered = lower_file(path)
     assert isinstance(lowered.graph.ops[-1], ArgMax)
     got = _found(lowered, _x(rng, 20))
@@ -71,7 +84,9 @@ def test_what_follows_the_index_runs_on_the_host(rng, tmp_path):
 
 def test_topk_of_one_is_an_index_too(rng, tmp_path):
     m = _model(rng)
-    m.nodes.append(onnx.helper.make_node("TopK", [m.tensor, m.constant([1], np.int64)], ["values", "indices"], name="top"))
+    m.nodes.append(
+        onnx.helper.make_node("TopK", [m.tensor, m.constant([1], np.int64)], ["values", "indices"], name="top")
+    )
     path = m.save(tmp_path / "m.onnx", ["indices"])
     lowered = lower_file(path)
     assert isinstance(lowered.graph.ops[-1], ArgMax)
@@ -84,7 +99,9 @@ def test_topk_of_one_is_an_index_too(rng, tmp_path):
 
 def _hosted_topk(rng, tmp_path, count: int, largest: int) -> bool:
     m = _model(rng)
-    node = onnx.helper.make_node("TopK", [m.tensor, m.constant([count], np.int64)], ["values", "indices"], largest=largest)
+    node = onnx.helper.make_node(
+        "TopK", [m.tensor, m.constant([count], np.int64)], ["values", "indices"], largest=largest
+    )
     m.nodes.append(node)
     return not [op for op in lower_file(m.save(tmp_path / "m.onnx", ["indices"])).graph.ops if isinstance(op, ArgMax)]
 
@@ -101,10 +118,12 @@ def test_every_pixel_has_an_index(rng, tmp_path):
     assert got.shape == (9, 4, 5) and np.array_equal(got, _reference(path, x)) and classes(got) is None
 
 
-_HOSTED = [("last of equals", lambda m: m.node("ArgMax", axis=1, select_last_index=1)),
-          ("after a softmax", lambda m: m.node("Softmax", axis=1).node("ArgMax", axis=1)),
-          ("turned over", lambda m: m.node("Neg").node("ArgMax", axis=1)),
-          ("biases of their own", lambda m: m.node("Add", m.constant(np.arange(5))).node("ArgMax", axis=1))]
+_HOSTED = [
+    ("last of equals", lambda m: m.node("ArgMax", axis=1, select_last_index=1)),
+    ("after a softmax", lambda m: m.node("Softmax", axis=1).node("ArgMax", axis=1)),
+    ("turned over", lambda m: m.node("Neg").node("ArgMax", axis=1)),
+    ("biases of their own", lambda m: m.node("Add", m.constant(np.arange(5))).node("ArgMax", axis=1)),
+]
 
 
 @pytest.mark.parametrize("end", [end for _, end in _HOSTED], ids=[name for name, _ in _HOSTED])
@@ -122,9 +141,13 @@ def test_check_says_that_it_stays_on_the_host(rng, tmp_path):
 
     m = _model(rng)
     path = m.node("Add", m.constant(np.arange(5))).node("ArgMax", axis=1).save(tmp_path / "m.onnx")
-    assert any(note.endswith(" runs on the host: in hardware it takes the first largest of integers of one scale and bias along the channels "
-                             "(cure: one per-tensor quantiser before it).")
-               for note in check_model(path, load_target("ulx3s-85f"), "finn").notes)
+    assert any(
+        note.endswith(
+            " runs on the host: in hardware it takes the first largest of integers of one scale and bias along the channels "
+            "(cure: one per-tensor quantiser before it)."
+        )
+        for note in check_model(path, load_target("ulx3s-85f"), "finn").notes
+    )
 
 
 def test_scores_that_are_an_output_too_stay_one(rng, tmp_path):
@@ -147,7 +170,9 @@ def test_the_host_finds_the_same_index(rng, tmp_path):
     stored = load_lowered(tmp_path)
     assert graph_digest(stored.graph) == graph_digest(lowered.graph)
     moved = hosted(stored)
-    assert moved.graph.outputs == lowered.graph.ops[-1].inputs and not [op for op in moved.graph.ops if isinstance(op, ArgMax)]
+    assert moved.graph.outputs == lowered.graph.ops[-1].inputs and not [
+        op for op in moved.graph.ops if isinstance(op, ArgMax)
+    ]
     assert scores_of(moved.graph) is moved.graph
     x = _x(rng)
     assert np.array_equal(_found(moved, x), _found(lowered, x)) and _found(moved, x).shape == (SAMPLES,)
@@ -158,8 +183,10 @@ def test_another_models_epilogue_is_refused(rng, tmp_path):
     other = lower_file(_model(rng).save(tmp_path / "other.onnx"))
     with pytest.raises(GreenedgeError) as error:
         hosted(dataclasses.replace(lowered, epilogue=other.epilogue))
-    assert str(error.value) == (f"epilogue.onnx reads no index {lowered.graph.outputs[0]!r}, with which the graph ends; run the lower "
-                                "stage again.")
+    assert str(error.value) == (
+        f"epilogue.onnx reads no index {lowered.graph.outputs[0]!r}, with which the graph ends; run the lower "
+        "stage again."
+    )
 
 
 @pytest.mark.parametrize("shape, axis", [((7,), 0), ((3, 4, 5), 0), ((3, 4, 5), 2)])
@@ -168,18 +195,26 @@ def test_the_operation_is_onnxs(rng, shape, axis):
     import onnxruntime
 
     shape_out = tuple(1 if k == axis else size for k, size in enumerate(shape))
-    graph = Graph("one", (Input("x", (), "x"), ArgMax("y", ("x",), "y", axis)),
-                  {"x": Edge("x", shape, -2, 1), "y": Edge("y", shape_out, 0, shape[axis] - 1)}, ("y",))
+    graph = Graph(
+        "one",
+        (Input("x", (), "x"), ArgMax("y", ("x",), "y", axis)),
+        {"x": Edge("x", shape, -2, 1), "y": Edge("y", shape_out, 0, shape[axis] - 1)},
+        ("y",),
+    )
     x = rng.integers(-2, 2, (50, *shape))
     node = onnx.helper.make_node("ArgMax", ["x"], ["y"], axis=axis + 1, keepdims=1, select_last_index=0)
     value = lambda name, kind: onnx.helper.make_tensor_value_info(name, kind, None)
-    proto = onnx.helper.make_graph([node], "one", [value("x", onnx.TensorProto.FLOAT)], [value("y", onnx.TensorProto.INT64)])
+    proto = onnx.helper.make_graph(
+        [node], "one", [value("x", onnx.TensorProto.FLOAT)], [value("y", onnx.TensorProto.INT64)]
+    )
     model = onnx.helper.make_model(proto, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     got = run_graph(graph, x)["y"]
     assert np.array_equal(got, session.run(None, {"x": x.astype(np.float32)})[0])
     stored = onnxruntime.InferenceSession(to_qonnx(graph).SerializeToString())
-    assert np.array_equal(got[:10], np.concatenate([stored.run(None, {"x": one[None].astype(np.float32)})[0] for one in x[:10]]))
+    assert np.array_equal(
+        got[:10], np.concatenate([stored.run(None, {"x": one[None].astype(np.float32)})[0] for one in x[:10]])
+    )
 
 
 def test_only_float32s_own_error_may_choose_another_of_equals():

@@ -40,8 +40,18 @@ def write_model(path: Path, features: int = 6, hidden: int = 5, classes: int = 3
 
     def quant(source, name, scale, bits, signed):
         parameters = [constant(f"{name}_s", scale), constant(f"{name}_z", 0.0), constant(f"{name}_b", bits)]
-        nodes.append(helper.make_node("Quant", [source, *parameters], [name], name=name, domain="qonnx.custom_op.general",
-                                      signed=signed, narrow=0, rounding_mode="ROUND"))
+        nodes.append(
+            helper.make_node(
+                "Quant",
+                [source, *parameters],
+                [name],
+                name=name,
+                domain="qonnx.custom_op.general",
+                signed=signed,
+                narrow=0,
+                rounding_mode="ROUND",
+            )
+        )
         return name
 
     def dense(source, name, rows, columns):
@@ -55,8 +65,13 @@ def write_model(path: Path, features: int = 6, hidden: int = 5, classes: int = 3
     x = quant("relu", "act", 0.5, 4.0, 0)
     x = dense(x, "fc2", hidden, classes)
     x = quant(x, "y", 0.25, 8.0, 1)
-    graph = helper.make_graph(nodes, "small", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, features])],
-                              [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, classes])], constants)
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, features])],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, classes])],
+        constants,
+    )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("qonnx.custom_op.general", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
     return path
@@ -77,8 +92,10 @@ def install(monkeypatch, command: str = COPY, version: str = "1") -> types.Modul
     module.check = lambda graph, target, options: []
     module.plan = lambda graph, target, options: _plan(graph, command)
     module.simulate = _simulate
-    module.report = lambda folder: {"edge": {"bytes": (folder / "model.fake").stat().st_size, "runtime": "fake"},
-                                    "evidence": {"bytes": "counted"}}
+    module.report = lambda folder: {
+        "edge": {"bytes": (folder / "model.fake").stat().st_size, "runtime": "fake"},
+        "evidence": {"bytes": "counted"},
+    }
     module.tools = lambda options: {"fake": version}
     monkeypatch.setitem(BACKENDS, "fake", "fake_backend")
     monkeypatch.setitem(sys.modules, "fake_backend", module)

@@ -40,8 +40,12 @@ def test_no_smaller_shift_would_do(rng):
         x = np.arange(x_lo, x_hi + 1)
         levels = _levels(thresholds, x, lo)
         for m in range(5 * power + 2):
-            least = max((int(level) * power - m * int(v) for level, v in zip(levels, x) if level > lo), default=-10 ** 9)
-            most = min(((int(level) + 1) * power - 1 - m * int(v) for level, v in zip(levels, x) if level < hi), default=10 ** 9)
+            least = max(
+                (int(level) * power - m * int(v) for level, v in zip(levels, x) if level > lo), default=-(10**9)
+            )
+            most = min(
+                ((int(level) + 1) * power - 1 - m * int(v) for level, v in zip(levels, x) if level < hi), default=10**9
+            )
             assert least > most, f"shift {found.s[0] - 1} would do with m = {m}"
 
 
@@ -66,4 +70,7 @@ def test_eight_bits_over_wide_accumulators(rng, reach, slope):
     for c in range(32):
         x = np.concatenate([thresholds[c], thresholds[c] - 1, rng.integers(-reach, reach, 2000)])
         x = np.clip(x, -reach, reach)
-        assert np.array_equal(np.clip((found.m[c] * x + found.b[c]) >> found.s[c], 0, 255), np.searchsorted(thresholds[c], x, side="right"))
+        assert np.array_equal(
+            np.clip((found.m[c] * x + found.b[c]) >> found.s[c], 0, 255),
+            np.searchsorted(thresholds[c], x, side="right"),
+        )

@@ -20,8 +20,13 @@ def _network(ends_in_levels: bool = True, carry: bool = False):
     torch.manual_seed(0)
     end = [qnn.QuantIdentity(bit_width=8, return_quant_tensor=carry)] if ends_in_levels else []
     return torch.nn.Sequential(
-        qnn.QuantIdentity(bit_width=4, return_quant_tensor=True), qnn.QuantLinear(8, 6, bias=False, weight_bit_width=4),
-        torch.nn.BatchNorm1d(6), qnn.QuantReLU(bit_width=4), qnn.QuantLinear(6, 3, bias=False, weight_bit_width=4), *end)
+        qnn.QuantIdentity(bit_width=4, return_quant_tensor=True),
+        qnn.QuantLinear(8, 6, bias=False, weight_bit_width=4),
+        torch.nn.BatchNorm1d(6),
+        qnn.QuantReLU(bit_width=4),
+        qnn.QuantLinear(6, 3, bias=False, weight_bit_width=4),
+        *end,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,10 @@ def test_what_cannot_be_built_is_an_error_with_reasons(samples, tmp_path):
         api.build(_network(), "linux-x86")
     with pytest.raises(TargetError, match="did you mean"):
         api.build(_network(), "linux-x68", inputs=x)
-    with pytest.raises(TargetError, match=r"^no back end has an option build.storag \(did you mean 'storage'\?\); there are: baud, clock_hz, "):
+    with pytest.raises(
+        TargetError,
+        match=r"^no back end has an option build.storag \(did you mean 'storage'\?\); there are: baud, clock_hz, ",
+    ):
         api.build(_network(), "linux-x86", inputs=x, storag="int4-dense")
     with pytest.raises(GreenedgeError, match="has no report yet; let it run to the end"):
         api.Run(tmp_path).summary
@@ -81,10 +89,14 @@ def test_a_module_may_end_in_a_tensor_of_brevitas_own_and_in_no_more_than_one(sa
         def forward(self, x):
             return self.net(x), x
 
-    with pytest.raises(GreenedgeError, match="^the network gives a tuple, and one tensor is exported; let its forward return one"):
+    with pytest.raises(
+        GreenedgeError, match="^the network gives a tuple, and one tensor is exported; let its forward return one"
+    ):
         api.check(Pair(), "linux-x86", inputs=x)
 
 
 def test_importing_it_loads_nothing_heavy():
-    code = "import sys, greenedge.api; print([m for m in ('torch', 'onnx', 'brevitas', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import sys, greenedge.api; print([m for m in ('torch', 'onnx', 'brevitas', 'matplotlib') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

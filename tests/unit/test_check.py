@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from greenedge.backends.int8.preflight_estimate import Forecast
 from greenedge.backends.preflight import check_model, weight_bits, widest_accumulator
 from greenedge.errors import UnsupportedError
-from greenedge.backends.int8.preflight_estimate import Forecast
 from greenedge.target import load_target
 from tests.lower.models import Model
 
@@ -29,7 +29,9 @@ def test_reasons_of_the_back_end_stand_beside(tmp_path):
     assert [reason.node for reason in found.reasons] == ["MatMul_3"]
     with pytest.raises(UnsupportedError) as error:
         found.require()
-    assert error.value.exit_code == 4 and str(error.value).startswith("m.onnx cannot be built for linux-x86 by tflite:\n  MatMul_3: ")
+    assert error.value.exit_code == 4 and str(error.value).startswith(
+        "m.onnx cannot be built for linux-x86 by tflite:\n  MatMul_3: "
+    )
 
 
 def test_weights_and_accumulators_are_counted(tmp_path):
@@ -43,10 +45,17 @@ def test_weights_and_accumulators_are_counted(tmp_path):
 
 
 def test_preflight_imports_neither_torch_nor_finn(shared):
-    script = ("import sys; from pathlib import Path; from greenedge.backends.preflight import check_model; from greenedge.target import load_target; "
-              "found = check_model(Path(sys.argv[1]), load_target('ulx3s-25f'), 'finn'); assert found.reasons == (), found.reasons; "
-              "print(sorted({'torch', 'finn', 'qonnx', 'onnxruntime', 'brevitas'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", script, str(shared / "models" / "TFC_2W2A.onnx")], capture_output=True, text=True, check=True)
+    script = (
+        "import sys; from pathlib import Path; from greenedge.backends.preflight import check_model; from greenedge.target import load_target; "
+        "found = check_model(Path(sys.argv[1]), load_target('ulx3s-25f'), 'finn'); assert found.reasons == (), found.reasons; "
+        "print(sorted({'torch', 'finn', 'qonnx', 'onnxruntime', 'brevitas'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(shared / "models" / "TFC_2W2A.onnx")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -60,11 +69,14 @@ def test_a_float_bias_at_8_bits_is_told_with_what_snap_would_give(tmp_path, back
     model.node("Add", model.constant(rng.uniform(-0.5, 0.5, 6)))
     model.quant(scale=0.0613, bits=8)
     found = check_model(model.save(tmp_path / "w8a8.onnx"), load_target("linux-x86"), backend)
-    note, = found.notes
+    (note,) = found.notes
     assert not found.reasons
-    assert re.fullmatch(r"\d of 6 channels tried give another level at \d\.\de-0\d of their accumulators, by one level: an 8-bit file holds whole "
-                        r"biases and float32 scales only, so verify may stop at a differing sample\. `greenedge snap \S+/w8a8\.onnx -o SNAPPED\.onnx --bits 16` would "
-                        r"change \d\.\de-0\d of the model's own accumulators, after which \d of 6 differ, at \d\.\de[+-]\d\d\.", note)
+    assert re.fullmatch(
+        r"\d of 6 channels tried give another level at \d\.\de-0\d of their accumulators, by one level: an 8-bit file holds whole "
+        r"biases and float32 scales only, so verify may stop at a differing sample\. `greenedge snap \S+/w8a8\.onnx -o SNAPPED\.onnx --bits 16` would "
+        r"change \d\.\de-0\d of the model's own accumulators, after which \d of 6 differ, at \d\.\de[+-]\d\d\.",
+        note,
+    )
 
 
 def test_snap_is_not_advised_where_it_gives_nothing(tmp_path, monkeypatch):
@@ -75,8 +87,10 @@ def test_snap_is_not_advised_where_it_gives_nothing(tmp_path, monkeypatch):
     model.node("Add", model.constant(rng.uniform(-0.5, 0.5, 6)))
     model.quant(scale=0.0613, bits=8)
     monkeypatch.setattr("greenedge.backends.int8.tflite.foresee", lambda graph: Forecast(6, 3, 1000, 3, 1))
-    note, = check_model(model.save(tmp_path / "w8a8.onnx"), load_target("linux-x86"), "tflite").notes
-    assert note.endswith("so verify may stop at a differing sample. `greenedge snap` would not make them fewer; fewer activation bits would.")
+    (note,) = check_model(model.save(tmp_path / "w8a8.onnx"), load_target("linux-x86"), "tflite").notes
+    assert note.endswith(
+        "so verify may stop at a differing sample. `greenedge snap` would not make them fewer; fewer activation bits would."
+    )
 
 
 def test_a_4_bit_model_needs_no_note(tmp_path):

@@ -16,8 +16,10 @@ def test_a_small_network_is_unrolled(rng):
     graph, _ = made(rng, vectors)
     backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {})
     assert backend == "da4ml" and reason.startswith("da4ml was chosen because unrolled it is estimated at ")
-    assert reason.endswith("% of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6: small enough for a sample in "
-                           "every clock cycle (at most 20%)")
+    assert reason.endswith(
+        "% of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6: small enough for a sample in "
+        "every clock cycle (at most 20%)"
+    )
     assert graph
 
 
@@ -29,7 +31,9 @@ def test_a_larger_one_is_folded(rng):
 
 def test_inferences_per_second_are_finns(rng):
     assert choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"fps": 1000}) == (
-        "finn", "finn was chosen because build.fps was asked for, which it takes as its goal")
+        "finn",
+        "finn was chosen because build.fps was asked for, which it takes as its goal",
+    )
     assert choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"cutoff": 4})[0] == "da4ml"
     backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"latency": 1e-7})
     assert backend == "da4ml" and reason.startswith("da4ml was chosen because finn refuses the model (")
@@ -37,17 +41,21 @@ def test_inferences_per_second_are_finns(rng):
 
 def test_an_option_that_one_of_them_has_decides(rng):
     graph = mlp(rng, (8, 6, 4), 3, 3)
-    for options, name, reason in (({"finn_plus": 0}, "finn", "build.finn_plus was set, which da4ml does not have"),
-                                  ({"fps": 1e12, "queue": 4}, "finn", "build.queue was set, which da4ml does not have"),
-                                  ({"cutoff": 4}, "da4ml", "build.cutoff was set, which finn does not have")):
+    for options, name, reason in (
+        ({"finn_plus": 0}, "finn", "build.finn_plus was set, which da4ml does not have"),
+        ({"fps": 1e12, "queue": 4}, "finn", "build.queue was set, which da4ml does not have"),
+        ({"cutoff": 4}, "da4ml", "build.cutoff was set, which finn does not have"),
+    ):
         assert choose(graph, load_target("ulx3s-85f"), options) == (name, f"{name} was chosen because {reason}")
 
 
 def test_an_option_that_neither_has_is_refused(rng):
     with pytest.raises(TargetError) as refused:
         choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"fsp": 1000})
-    assert str(refused.value) == ("finn has no option build.fsp; it has: fps, latency, queue, finn_plus, clock_hz, baud, link, seed, "
-                                  "seeds, synthesis.")
+    assert str(refused.value) == (
+        "finn has no option build.fsp; it has: fps, latency, queue, finn_plus, clock_hz, baud, link, seed, "
+        "seeds, synthesis."
+    )
 
 
 def test_a_back_end_that_refuses_gives_way(rng):
@@ -69,22 +77,24 @@ def test_the_reason_is_in_manifest_and_report(tmp_path, monkeypatch):
 
     import fakes
 
+    from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import dry_plan, jobs_for
     from greenedge.run.stages import run_job
-    from greenedge.frontends.import_onnx import ModelFile
 
     fakes.install(monkeypatch)
-    monkeypatch.setattr("greenedge.backends.select.choose", lambda graph, target,
-                        options: ("fake", "fake was chosen because it is quick"))
+    monkeypatch.setattr(
+        "greenedge.backends.select.choose",
+        lambda graph, target, options: ("fake", "fake was chosen because it is quick"),
+    )
     model = fakes.write_model(tmp_path / "small.onnx")
     board = fakes.write_board(tmp_path)
-    job, = jobs_for(ModelFile(model), [str(board)])
+    (job,) = jobs_for(ModelFile(model), [str(board)])
     assert dry_plan(job)[0] == "# fake was chosen because it is quick"
     run_job(job, tmp_path / "run")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert (manifest["backend"], manifest["backend_reason"]) == ("fake", "fake was chosen because it is quick")
     summary = json.loads((tmp_path / "run" / "7-report" / "summary.json").read_text())
     assert summary["notes"][0] == "The back end fake was chosen because it is quick."
-    named, = jobs_for(ModelFile(model), [str(board)], "fake")
+    (named,) = jobs_for(ModelFile(model), [str(board)], "fake")
     run_job(named, tmp_path / "named")
     assert json.loads((tmp_path / "named" / "manifest.json").read_text())["backend_reason"] is None

@@ -2,8 +2,8 @@
 
 import json
 import os
-import sys
 import subprocess
+import sys
 
 import fakes
 import numpy as np
@@ -26,7 +26,9 @@ def cli(tmp_path, monkeypatch):
     fakes.write_board(tmp_path)
 
     def run(*words):
-        return CliRunner().invoke(app, [str(word).replace("BENCH", str(tmp_path / "boards" / "bench.toml")) for word in words])
+        return CliRunner().invoke(
+            app, [str(word).replace("BENCH", str(tmp_path / "boards" / "bench.toml")) for word in words]
+        )
 
     return run
 
@@ -69,14 +71,19 @@ def test_json_for_machines(cli, model):
     assert (document["clock_pin"], document["device"]["resources"]["lut4"]) == ("G2", 83640)
     assert [target["name"] for target in json.loads(cli("targets", "--json").stdout)] == list_targets()
     done = cli("build", "nosuch.onnx", "-t", "BENCH", "--json")
-    assert json.loads(done.stdout)["error"] == {"kind": "GreenedgeError", "exit_code": 1,
-                                                "message": "nosuch.onnx does not exist; give the path of an ONNX file."}
+    assert json.loads(done.stdout)["error"] == {
+        "kind": "GreenedgeError",
+        "exit_code": 1,
+        "message": "nosuch.onnx does not exist; give the path of an ONNX file.",
+    }
 
 
 def test_check(cli, model):
     done = cli("check", "small.onnx", "--target", "BENCH")
-    assert (done.exit_code, done.stdout) == (0, "small.onnx can be built for bench by fake: 4 layers, 180 weight bits, "
-                                                "accumulators of up to 9 bits.\n")
+    assert (done.exit_code, done.stdout) == (
+        0,
+        "small.onnx can be built for bench by fake: 4 layers, 180 weight bits, accumulators of up to 9 bits.\n",
+    )
 
 
 def test_dry_run_prints_commands_and_runs_none(cli, model):
@@ -92,43 +99,92 @@ def test_a_flipped_weight(cli, model, tmp_path):
     fakes.flip_one_weight(tmp_path / "work" / "run" / "4-build")
     done = cli("verify", "run")
     assert done.exit_code == 5
-    assert done.stderr.startswith("greenedge: fake differs from the integer graph on ") and "layer fc1: expected [" in done.stderr
+    assert (
+        done.stderr.startswith("greenedge: fake differs from the integer graph on ")
+        and "layer fc1: expected [" in done.stderr
+    )
 
 
 TARGETS = ", ".join(list_targets())
 
 
-@pytest.mark.parametrize("words, code, message", [
-    (["build", "nosuch.onnx", "-t", "BENCH"], 1, "nosuch.onnx does not exist; give the path of an ONNX file."),
-    (["check", "nosuch.onnx", "-t", "BENCH"], 1, "nosuch.onnx does not exist; give the path of an ONNX file."),
-    (["build", "text.onnx", "-t", "BENCH"], 1,
-     "text.onnx is not an ONNX file; export one with brevitas.export.export_qonnx."),
-    (["check", "small.onnx", "-t", "ulx3s"], 1,
-     f"there is no target 'ulx3s' (did you mean 'ulx3s-85f'?); targets are: {TARGETS}."),
-    (["targets", "ice"], 1, f"there is no target 'ice'; targets are: {TARGETS}."),
-    (["targets", "nosuch.toml"], 1, "nosuch.toml: there is no such board file."),
-    (["build", "small.onnx"], 1, "no target: say --target NAME (`greenedge targets` lists them), or --until lower to stop before "
-                                 "the build."),
-    (["check", "small.onnx"], 1, "no target: say --target NAME; `greenedge targets` lists them."),
-    (["build", "small.onnx", "-t", "BENCH", "--backend", "finn"], 1,
-     "bench cannot be built by 'finn'; its back ends are: fake."),
-    (["build", "small.onnx", "-t", "BENCH", "--backend", "nosuch"], 1,
-     f"there is no back end 'nosuch'; back ends are: {', '.join(sorted({*BACKENDS, 'fake'}))}."),
-    (["run", "digit-mlp", "-t", "BENCH"], 1, "there is no recipe 'digit-mlp' (did you mean 'digits-mlp'?); recipes are: "
-                                             f"{', '.join(list_recipes())}; a folder with a flow.toml is one too."),
-    (["run", "digits-mlp", "--set", "epochs"], 1,
-     "--set 'epochs' is not understood; write KEY=VALUE, such as train.epochs=20 or build.fps=100000."),
-    (["verify", "nosuch"], 1, "nosuch is no run: it has no manifest.json; `greenedge run` and `greenedge build` make one."),
-    (["infer", "nosuch", "--inputs", "wide.npy"], 1, "nosuch is no run: it has no manifest.json; `greenedge run` and `greenedge build` make one."),
-    (["report", "nosuch"], 1, "nosuch is no run: it has no manifest.json; `greenedge run` and `greenedge build` make one."),
-    (["build", "small.onnx", "-t", "BENCH", "--inputs", "nosuch.npy"], 1, "there is no file nosuch.npy."),
-    (["build", "small.onnx", "-t", "BENCH", "--inputs", "wide.npy"], 1,
-     "wide.npy has shape (4, 7); input 'x' wants ('samples', 6)."),
-    (["build", "small.onnx", "-t", "BENCH", "--inputs", "objects.npy"], 1,
-     "objects.npy is no .npy file of numbers; write it with numpy.save."),
-    (["build", "small.onnx", "-t", "BENCH", "--inputs", "x.npy", "--labels", "wide.npy"], 1,
-     "wide.npy has shape (4, 7) of float64; labels are 4 whole numbers, one a sample."),
-])
+@pytest.mark.parametrize(
+    "words, code, message",
+    [
+        (["build", "nosuch.onnx", "-t", "BENCH"], 1, "nosuch.onnx does not exist; give the path of an ONNX file."),
+        (["check", "nosuch.onnx", "-t", "BENCH"], 1, "nosuch.onnx does not exist; give the path of an ONNX file."),
+        (
+            ["build", "text.onnx", "-t", "BENCH"],
+            1,
+            "text.onnx is not an ONNX file; export one with brevitas.export.export_qonnx.",
+        ),
+        (
+            ["check", "small.onnx", "-t", "ulx3s"],
+            1,
+            f"there is no target 'ulx3s' (did you mean 'ulx3s-85f'?); targets are: {TARGETS}.",
+        ),
+        (["targets", "ice"], 1, f"there is no target 'ice'; targets are: {TARGETS}."),
+        (["targets", "nosuch.toml"], 1, "nosuch.toml: there is no such board file."),
+        (
+            ["build", "small.onnx"],
+            1,
+            "no target: say --target NAME (`greenedge targets` lists them), or --until lower to stop before the build.",
+        ),
+        (["check", "small.onnx"], 1, "no target: say --target NAME; `greenedge targets` lists them."),
+        (
+            ["build", "small.onnx", "-t", "BENCH", "--backend", "finn"],
+            1,
+            "bench cannot be built by 'finn'; its back ends are: fake.",
+        ),
+        (
+            ["build", "small.onnx", "-t", "BENCH", "--backend", "nosuch"],
+            1,
+            f"there is no back end 'nosuch'; back ends are: {', '.join(sorted({*BACKENDS, 'fake'}))}.",
+        ),
+        (
+            ["run", "digit-mlp", "-t", "BENCH"],
+            1,
+            "there is no recipe 'digit-mlp' (did you mean 'digits-mlp'?); recipes are: "
+            f"{', '.join(list_recipes())}; a folder with a flow.toml is one too.",
+        ),
+        (
+            ["run", "digits-mlp", "--set", "epochs"],
+            1,
+            "--set 'epochs' is not understood; write KEY=VALUE, such as train.epochs=20 or build.fps=100000.",
+        ),
+        (
+            ["verify", "nosuch"],
+            1,
+            "nosuch is no run: it has no manifest.json; `greenedge run` and `greenedge build` make one.",
+        ),
+        (
+            ["infer", "nosuch", "--inputs", "wide.npy"],
+            1,
+            "nosuch is no run: it has no manifest.json; `greenedge run` and `greenedge build` make one.",
+        ),
+        (
+            ["report", "nosuch"],
+            1,
+            "nosuch is no run: it has no manifest.json; `greenedge run` and `greenedge build` make one.",
+        ),
+        (["build", "small.onnx", "-t", "BENCH", "--inputs", "nosuch.npy"], 1, "there is no file nosuch.npy."),
+        (
+            ["build", "small.onnx", "-t", "BENCH", "--inputs", "wide.npy"],
+            1,
+            "wide.npy has shape (4, 7); input 'x' wants ('samples', 6).",
+        ),
+        (
+            ["build", "small.onnx", "-t", "BENCH", "--inputs", "objects.npy"],
+            1,
+            "objects.npy is no .npy file of numbers; write it with numpy.save.",
+        ),
+        (
+            ["build", "small.onnx", "-t", "BENCH", "--inputs", "x.npy", "--labels", "wide.npy"],
+            1,
+            "wide.npy has shape (4, 7) of float64; labels are 4 whole numbers, one a sample.",
+        ),
+    ],
+)
 def test_a_mistake_is_one_sentence(cli, model, words, code, message):
     with open("text.onnx", "w") as file:
         file.write("not a model")
@@ -140,7 +196,9 @@ def test_a_mistake_is_one_sentence(cli, model, words, code, message):
     assert "Traceback" not in done.output
 
 
-@pytest.mark.parametrize("words", [["nosuch"], ["build"], ["build", "small.onnx", "--nosuch"], ["run", "digits-mlp", "--until", "buld"]])
+@pytest.mark.parametrize(
+    "words", [["nosuch"], ["build"], ["build", "small.onnx", "--nosuch"], ["run", "digits-mlp", "--until", "buld"]]
+)
 def test_wrong_usage_ends_with_2(cli, words):
     assert cli(*words).exit_code == 2
 
@@ -154,8 +212,10 @@ def test_a_path_out_of_the_flow_folder_is_no_recipe(cli):
 def test_a_float_model_is_refused_with_the_cure(cli, shared):
     done = cli("check", shared / "models" / "mnist_conv_float.onnx", "--target", "BENCH")
     assert done.exit_code == 4
-    assert ("Convolution28: its weights are float32 of shape (8, 1, 5, 5); an integer layer needs quantised weights (cure: use "
-            "qnn.QuantConv2d(weight_bit_width=4) and train or calibrate again).") in done.stderr
+    assert (
+        "Convolution28: its weights are float32 of shape (8, 1, 5, 5); an integer layer needs quantised weights (cure: use "
+        "qnn.QuantConv2d(weight_bit_width=4) and train or calibrate again)."
+    ) in done.stderr
     done = cli("check", shared / "models" / "mnist_conv_float.onnx", "--target", "BENCH", "--json")
     assert done.exit_code == 4 and json.loads(done.stdout)[0]["reasons"][0]["node"] == "Convolution28"
 
@@ -167,7 +227,9 @@ def test_ctrl_c(cli, model, monkeypatch):
     monkeypatch.setattr("greenedge.run.jobs.run_job", interrupted)
     done = cli("build", "small.onnx", "-t", "BENCH", "-o", "run")
     assert (done.exit_code, done.stderr) == (
-        130, "small → bench\ngreenedge: interrupted; the same command goes on from the last finished stage.\n")
+        130,
+        "small → bench\ngreenedge: interrupted; the same command goes on from the last finished stage.\n",
+    )
 
 
 def test_a_defect_of_ours_keeps_its_traceback(cli, model, monkeypatch):
@@ -179,5 +241,7 @@ def test_a_defect_of_ours_keeps_its_traceback(cli, model, monkeypatch):
 
 
 def test_the_script_is_there():
-    done = subprocess.run([sys.executable, "-m", "greenedge.cli", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "greenedge.cli", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("greenedge 0.")

@@ -9,7 +9,9 @@ from greenedge.run.progress import Screen
 
 def _screen(terminal: bool) -> tuple[Screen, io.StringIO]:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=100, highlight=False, color_system=None, legacy_windows=False)
+    console = Console(
+        file=out, force_terminal=terminal, width=100, highlight=False, color_system=None, legacy_windows=False
+    )
     return Screen("[bold]net[/bold] → board", console), out
 
 

@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from greenedge.tools.container import IMAGES, docker_argv
 from greenedge.errors import ToolError
+from greenedge.tools.container import IMAGES, docker_argv
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute
 
@@ -19,7 +19,9 @@ def docker(tmp_path, monkeypatch):
     def make(says: str = "", status: int = 0, product: str = "top.bit"):
         path = tmp_path / "bin" / "docker"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/argv\necho '{says}'\necho bits > {product}\nexit {status}\n")
+        path.write_text(
+            f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/argv\necho '{says}'\necho bits > {product}\nexit {status}\n"
+        )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
 
@@ -30,7 +32,11 @@ def docker(tmp_path, monkeypatch):
     return make
 
 
-PLAN = Plan({"build.tcl": b"exit\n"}, (Command(("vivado", "-mode", "batch", "-source", "build.tcl"), "vivado.log", "Vivado"),), ("top.bit",))
+PLAN = Plan(
+    {"build.tcl": b"exit\n"},
+    (Command(("vivado", "-mode", "batch", "-source", "build.tcl"), "vivado.log", "Vivado"),),
+    ("top.bit",),
+)
 
 
 def test_a_plans_vendor_tool_runs_in_its_image(docker, tmp_path):
@@ -40,7 +46,11 @@ def test_a_plans_vendor_tool_runs_in_its_image(docker, tmp_path):
     assert (tmp_path / "argv").read_text().split() == [
         *f"run --rm --init --network none --mount type=bind,source={work},target={work} --workdir {work} --user {user} --env HOME=/tmp "
         f"--mount type=bind,source={tmp_path}/Xilinx,target=/tools/Xilinx,readonly greenedge/finn-vivado:2024.2 vivado".split(),
-        "-mode", "batch", "-source", "build.tcl"]
+        "-mode",
+        "batch",
+        "-source",
+        "build.tcl",
+    ]
     assert '"vivado": "greenedge/finn-vivado:2024.2 (docker)"' in (folder / "build.json").read_text()
 
 
@@ -50,13 +60,30 @@ def test_without_it_the_tool_is_looked_for_here(docker, tmp_path):
     assert str(error.value) == "vivado is not on PATH; install it, then run the same command again."
 
 
-@pytest.mark.parametrize("says, status, product, message", [
-    ("ERROR: [Common 17-345] no licence", 1, "top.bit", "Vivado ended with exit status 1: ERROR: [Common 17-345] no licence; the log is "
-     "{work}/vivado.log."),
-    ("No such image: greenedge/finn-vivado", 125, "top.bit", "docker has no image greenedge/finn-vivado:2024.2: docker build -t "
-     "greenedge/finn-vivado:2024.2 docker/finn-vivado."),
-    ("done", 0, "other.bit", "top.bit is missing: Vivado ended without an error but did not make it; the log is {work}/vivado.log."),
-])
+@pytest.mark.parametrize(
+    "says, status, product, message",
+    [
+        (
+            "ERROR: [Common 17-345] no licence",
+            1,
+            "top.bit",
+            "Vivado ended with exit status 1: ERROR: [Common 17-345] no licence; the log is {work}/vivado.log.",
+        ),
+        (
+            "No such image: greenedge/finn-vivado",
+            125,
+            "top.bit",
+            "docker has no image greenedge/finn-vivado:2024.2: docker build -t "
+            "greenedge/finn-vivado:2024.2 docker/finn-vivado.",
+        ),
+        (
+            "done",
+            0,
+            "other.bit",
+            "top.bit is missing: Vivado ended without an error but did not make it; the log is {work}/vivado.log.",
+        ),
+    ],
+)
 def test_what_goes_wrong_in_it(docker, tmp_path, says, status, product, message):
     docker(says, status, product)
     with pytest.raises(ToolError) as error:
@@ -66,16 +93,24 @@ def test_what_goes_wrong_in_it(docker, tmp_path, says, status, product, message)
 
 def test_what_cannot_be_asked(docker, tmp_path, monkeypatch):
     for program, folder, message in (
-            ("yosys", tmp_path, "no image has yosys; images have: openFPGALoader, v++, vitis-run, vitis_hls, vivado."),
-            ("vivado", tmp_path / "a,b", f"docker cannot mount {tmp_path}/a,b: commas and quotes in a path mean something else to it; "
-             "choose another folder.")):
+        ("yosys", tmp_path, "no image has yosys; images have: openFPGALoader, v++, vitis-run, vitis_hls, vivado."),
+        (
+            "vivado",
+            tmp_path / "a,b",
+            f"docker cannot mount {tmp_path}/a,b: commas and quotes in a path mean something else to it; "
+            "choose another folder.",
+        ),
+    ):
         with pytest.raises(ToolError) as error:
             docker_argv(program, (), folder)
         assert str(error.value) == message
     monkeypatch.setenv("GREENEDGE_XILINX", "/nowhere")
     with pytest.raises(ToolError) as error:
         docker_argv("vivado", (), tmp_path)
-    assert str(error.value) == "AMD's tools are not in /nowhere; install them there, or say where they are in GREENEDGE_XILINX."
+    assert (
+        str(error.value)
+        == "AMD's tools are not in /nowhere; install them there, or say where they are in GREENEDGE_XILINX."
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError) as error:
         execute(PLAN, tmp_path / "4-build", docker=True)

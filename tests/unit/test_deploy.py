@@ -26,7 +26,7 @@ def run(tmp_path, monkeypatch):
     save_manifest(Manifest(about).with_stage("build", built), folder)
     loader = tmp_path / "bin" / "openFPGALoader"
     loader.parent.mkdir()
-    loader.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/argv\n")
+    loader.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/argv\n')
     loader.chmod(loader.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{loader.parent}:/usr/bin:/bin")
     return folder
@@ -34,7 +34,9 @@ def run(tmp_path, monkeypatch):
 
 def test_program(run, tmp_path):
     done = cli("program", run)
-    assert (done.exit_code, done.stdout) == (0, f"programmed: openFPGALoader -b ulx3s {run}/4-build/top.bit\n"), done.stderr
+    assert (done.exit_code, done.stdout) == (0, f"programmed: openFPGALoader -b ulx3s {run}/4-build/top.bit\n"), (
+        done.stderr
+    )
     assert (tmp_path / "argv").read_text() == f"-b ulx3s {run}/4-build/top.bit\n"
 
 
@@ -43,7 +45,9 @@ def test_a_dry_run_programs_nothing(run, tmp_path):
     done = cli("program", run, "--dry-run")
     assert (done.exit_code, done.stdout) == (0, f"openFPGALoader -b ulx3s {run}/4-build/top.bit\n")
     done = cli("program", run, "--dry-run", "--docker")
-    assert done.stdout.startswith("docker run --rm ") and done.stdout.endswith(f" openFPGALoader -b ulx3s {run}/4-build/top.bit\n")
+    assert done.stdout.startswith("docker run --rm ") and done.stdout.endswith(
+        f" openFPGALoader -b ulx3s {run}/4-build/top.bit\n"
+    )
     assert not (tmp_path / "argv").exists()
 
 
@@ -54,13 +58,19 @@ def test_udev_rules_for_a_pipe():
 def test_a_bitstream_that_was_not_built(run):
     (run / "4-build" / "top.bit").write_bytes(b"other")
     done = cli("program", run)
-    assert (done.exit_code, done.stderr) == (5, f"greenedge: {run}/4-build/top.bit is not the file that was built, its sha256 differs; run "
-                                                "the same `greenedge run` or `greenedge build` again to build it anew.\n")
+    assert (done.exit_code, done.stderr) == (
+        5,
+        f"greenedge: {run}/4-build/top.bit is not the file that was built, its sha256 differs; run "
+        "the same `greenedge run` or `greenedge build` again to build it anew.\n",
+    )
 
 
 def test_a_board_that_it_was_not_built_for(run):
     done = cli("program", run, "--target", "icebreaker")
-    assert (done.exit_code, done.stderr) == (1, f"greenedge: {run} was built for 'ulx3s-85f', not for 'icebreaker'; choose that board.\n")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        f"greenedge: {run} was built for 'ulx3s-85f', not for 'icebreaker'; choose that board.\n",
+    )
 
 
 def test_a_run_folder_decides_on_no_command(run):
@@ -74,8 +84,10 @@ def test_a_run_folder_decides_on_no_command(run):
 def test_nothing_built(tmp_path):
     save_manifest(Manifest({"source": {"name": "m"}}), tmp_path)
     done = cli("program", tmp_path)
-    assert (done.exit_code, done.stderr) == (1, f"greenedge: {tmp_path} has nothing built; run `greenedge run` or `greenedge build` for "
-                                                "it to the end.\n")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        f"greenedge: {tmp_path} has nothing built; run `greenedge run` or `greenedge build` for it to the end.\n",
+    )
 
 
 def test_wrong_usage(run):
@@ -85,6 +97,15 @@ def test_wrong_usage(run):
 
 
 def test_figures_in_words():
-    figures = {"evidence": "measured", "samples": 450, "latency_s": 1.814e-05, "wall_s": 1.23, "requests_lost": 3, "resets": 1}
-    assert in_words(figures) == ("450 samples, every integer equal to the integer graph's; latency 18.14\u202fµs by the board's own counters "
-                                 "(measured); 1.2 s for the host; 3 requests sent again, 1 resets.")
+    figures = {
+        "evidence": "measured",
+        "samples": 450,
+        "latency_s": 1.814e-05,
+        "wall_s": 1.23,
+        "requests_lost": 3,
+        "resets": 1,
+    }
+    assert in_words(figures) == (
+        "450 samples, every integer equal to the integer graph's; latency 18.14\u202fµs by the board's own counters "
+        "(measured); 1.2 s for the host; 3 requests sent again, 1 resets."
+    )

@@ -4,8 +4,8 @@ import json
 
 from typer.testing import CliRunner
 
-from greenedge.run import doctor
 from greenedge.cli import app
+from greenedge.run import doctor
 
 
 def test_what_is_missing_comes_with_its_cure(monkeypatch):
@@ -24,7 +24,11 @@ def test_a_missing_tool_names_the_extra(monkeypatch):
 
     monkeypatch.setattr("greenedge.tools.run.find_tool", none)
     found = {finding.name: finding for finding in doctor.examine()}
-    assert (found["yosys"].found, found["yosys"].version, found["yosys"].cure) == (False, None, 'pip install "greenedge[fpga]"')
+    assert (found["yosys"].found, found["yosys"].version, found["yosys"].cure) == (
+        False,
+        None,
+        'pip install "greenedge[fpga]"',
+    )
     done = CliRunner().invoke(app, ["doctor"])
     assert done.exit_code == 0 and 'pip install "greenedge[fpga]"' in done.stdout
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from greenedge.lower.dequantise import endings
 from greenedge.graph import run_graph
-from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower import lower_file
+from greenedge.lower.dequantise import endings
+from greenedge.lower.float_io import run_epilogue, run_prologue
 from tests.lower.models import Model
 
 
@@ -24,7 +24,9 @@ def scores(channels=3):
 def test_a_softmax_is_found_and_is_the_hosts(tmp_path, rng, axis):
     model = lowered(scores().node("Softmax", **({} if axis is None else {"axis": axis})), tmp_path)
     (end,), left = endings(model)
-    assert left == {} and end.softmax == 0 and end.edge == model.graph.outputs[0] and end.scale.item() == np.float32(0.3)
+    assert (
+        left == {} and end.softmax == 0 and end.edge == model.graph.outputs[0] and end.scale.item() == np.float32(0.3)
+    )
     edges = run_graph(model.graph, run_prologue(model, rng.uniform(-2, 2, (20, 8)).astype(np.float32)))
     (host,) = run_epilogue(model, edges).values()
     assert np.abs(end.apply(edges[end.edge]) - host).max() < 2e-7
@@ -35,7 +37,12 @@ def test_scores_are_the_hosts_bit_for_bit(tmp_path, rng):
     (end,), left = endings(model)
     edges = run_graph(model.graph, run_prologue(model, rng.uniform(-2, 2, (20, 8)).astype(np.float32)))
     (host,) = run_epilogue(model, edges).values()
-    assert left == {} and end.softmax is None and np.array_equal(end.apply(edges[end.edge]), host) and host.dtype == np.float32
+    assert (
+        left == {}
+        and end.softmax is None
+        and np.array_equal(end.apply(edges[end.edge]), host)
+        and host.dtype == np.float32
+    )
 
 
 def test_what_else_a_model_does_is_named(tmp_path):

@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from greenedge.frontends import brevitas
 from greenedge.errors import GreenedgeError
-from greenedge.train.recipe_config import QuantiseSettings
+from greenedge.frontends import brevitas
 from greenedge.train.fit import seeded
 from greenedge.train.quantise import quantise
+from greenedge.train.recipe_config import QuantiseSettings
 
 onnx = pytest.importorskip("onnx")
 
@@ -67,16 +67,36 @@ def test_one_file_that_stands_alone(exported):
 def test_nodes_and_parameters_bear_the_names_of_the_modules(exported):
     graph = onnx.load(exported[0] / "model.onnx").graph
     assert {node.name: node.op_type for node in graph.node} == {
-        "input_quant.act_quant": "Quant", "conv.weight_quant": "Quant", "conv": "Conv", "norm": "BatchNormalization",
-        "relu": "Relu", "relu.act_quant": "Quant", "add_in_quant.act_quant": "Quant", "Add": "Add",
-        "add_quant.act_quant": "Quant", "pool": "MaxPool", "mean": "ReduceMean", "mean_quant.act_quant": "Quant",
-        "Reshape": "Reshape", "head.weight_quant": "Quant", "head.bias_quant": "Quant", "head": "Gemm",
-        "output_quant.act_quant": "Quant"}
+        "input_quant.act_quant": "Quant",
+        "conv.weight_quant": "Quant",
+        "conv": "Conv",
+        "norm": "BatchNormalization",
+        "relu": "Relu",
+        "relu.act_quant": "Quant",
+        "add_in_quant.act_quant": "Quant",
+        "Add": "Add",
+        "add_quant.act_quant": "Quant",
+        "pool": "MaxPool",
+        "mean": "ReduceMean",
+        "mean_quant.act_quant": "Quant",
+        "Reshape": "Reshape",
+        "head.weight_quant": "Quant",
+        "head.bias_quant": "Quant",
+        "head": "Gemm",
+        "output_quant.act_quant": "Quant",
+    }
     modules = {node.name: item.value for node in graph.node for item in node.metadata_props}
     assert modules["conv"] == modules["conv.weight_quant"] == "conv" and modules["relu.act_quant"] == "relu"
     parameters = {item.name for item in graph.initializer}
-    assert {"conv.weight", "conv.weight_quant.scale", "norm.running_var", "head.weight", "head.bias",
-            "head.bias_quant.scale", "relu.act_quant.bits"} <= parameters
+    assert {
+        "conv.weight",
+        "conv.weight_quant.scale",
+        "norm.running_var",
+        "head.weight",
+        "head.bias",
+        "head.bias_quant.scale",
+        "relu.act_quant.bits",
+    } <= parameters
 
 
 def test_nothing_of_the_machine_is_in_the_file(exported):
@@ -113,7 +133,8 @@ def test_a_file_that_computes_something_else_is_refused(network, samples, tmp_pa
     assert re.fullmatch(
         r"model.onnx computes something else than the network it came from: 5 of 5 samples differ, by up to [0-9.e-]+ "
         r"where [0-9.e-]+ is float rounding; the network has a layer that its exporter does not know\.",
-        str(caught.value))
+        str(caught.value),
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -151,7 +172,12 @@ def test_the_stage_writes_inputs_labels_and_float_outputs(repo, tmp_path):
     metrics = train_stage(recipe, tmp_path / "1-train")
     facts = brevitas.export_stage(recipe, tmp_path / "1-train", tmp_path / "2-export")
     assert sorted(path.name for path in (tmp_path / "2-export").iterdir()) == [
-        "export.json", "inputs.npy", "labels.npy", "model.onnx", "torch.npy"]
+        "export.json",
+        "inputs.npy",
+        "labels.npy",
+        "model.onnx",
+        "torch.npy",
+    ]
     assert json.loads((tmp_path / "2-export" / "export.json").read_text()) == facts
     inputs, outputs = (np.load(tmp_path / "2-export" / f"{name}.npy") for name in ("inputs", "torch"))
     assert inputs.shape == (450, 64) and inputs.dtype == outputs.dtype == np.float32 and outputs.shape == (450, 10)

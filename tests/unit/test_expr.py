@@ -7,7 +7,20 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from greenedge.lower.expr import (U32, BatchNorm, Clip, Const, Magnitude, Product, Quotient, Slope, Smooth, Sum, Var, affine_of)
+from greenedge.lower.expr import (
+    U32,
+    BatchNorm,
+    Clip,
+    Const,
+    Magnitude,
+    Product,
+    Quotient,
+    Slope,
+    Smooth,
+    Sum,
+    Var,
+    affine_of,
+)
 from greenedge.lower.rounding import quantiser
 from greenedge.lower.step_function import Undecidable, step_function
 
@@ -18,11 +31,18 @@ def _random(rng, depth: int = 3):
     if depth == 0:
         return Var()
     inner = _random(rng, depth - 1)
-    make = [lambda: inner + c(), lambda: inner * c(), lambda: inner / Const.of(float(np.float32(rng.uniform(0.2, 3)))), lambda: inner - c(),
-            lambda: Slope((inner, Const.of(float(np.float32(rng.uniform(0, 1)))))), lambda: Clip((inner, Const.of(-1.5), Const.of(2.5))),
-            lambda: Magnitude((inner,)), lambda: Smooth((inner / Const.of(8.0),), str(rng.choice(["sigmoid", "tanh", "erf", "softplus"]))),
-            lambda: BatchNorm((inner, c(), c(), c(), Const.of(float(np.float32(rng.uniform(0.1, 4)))))),
-            lambda: inner * Smooth((inner / Const.of(4.0),), "sigmoid")]
+    make = [
+        lambda: inner + c(),
+        lambda: inner * c(),
+        lambda: inner / Const.of(float(np.float32(rng.uniform(0.2, 3)))),
+        lambda: inner - c(),
+        lambda: Slope((inner, Const.of(float(np.float32(rng.uniform(0, 1)))))),
+        lambda: Clip((inner, Const.of(-1.5), Const.of(2.5))),
+        lambda: Magnitude((inner,)),
+        lambda: Smooth((inner / Const.of(8.0),), str(rng.choice(["sigmoid", "tanh", "erf", "softplus"]))),
+        lambda: BatchNorm((inner, c(), c(), c(), Const.of(float(np.float32(rng.uniform(0.1, 4)))))),
+        lambda: inner * Smooth((inner / Const.of(4.0),), "sigmoid"),
+    ]
     return make[int(rng.integers(len(make)))]()
 
 
@@ -39,7 +59,10 @@ def test_the_float64_bound_is_never_exceeded(rng):
 def test_the_float32_bound_covers_a_float32_execution(rng):
     """A chain as a runtime executes it, every operation rounded to float32."""
     for _ in range(300):
-        scale, bias, mean, var, gamma = (np.float32(v) for v in (rng.uniform(0.001, 1), rng.normal(), rng.normal(), rng.uniform(0.1, 4), rng.normal()))
+        scale, bias, mean, var, gamma = (
+            np.float32(v)
+            for v in (rng.uniform(0.001, 1), rng.normal(), rng.normal(), rng.uniform(0.1, 4), rng.normal())
+        )
         x = int(rng.integers(-5000, 5000))
         expr = BatchNorm((Var() * Const.of(float(scale)), *(Const.of(float(v)) for v in (gamma, bias, mean, var))))
         exact, bound = (float(np.asarray(part).reshape(-1)[0]) for part in expr.approximate(np.array([float(x)]), U32))
@@ -63,10 +86,19 @@ def _executed(expr, x: np.ndarray) -> np.ndarray:
         return np.where(args[0] >= 0, args[0], args[0] * args[1])
     if isinstance(expr, Smooth):
         one = np.float32(1)
-        return {"sigmoid": lambda v: one / (one + np.exp(-v)), "tanh": np.tanh, "softplus": lambda v: np.logaddexp(np.float32(0), v),
-                "erf": lambda v: np.vectorize(_erf)(v).astype(np.float32)}[expr.function](args[0])
-    return {Sum: np.add, Product: np.multiply, Quotient: np.divide, Clip: lambda v, lo, hi: np.minimum(np.maximum(v, lo), hi),
-            Magnitude: np.abs}[type(expr)](*args)
+        return {
+            "sigmoid": lambda v: one / (one + np.exp(-v)),
+            "tanh": np.tanh,
+            "softplus": lambda v: np.logaddexp(np.float32(0), v),
+            "erf": lambda v: np.vectorize(_erf)(v).astype(np.float32),
+        }[expr.function](args[0])
+    return {
+        Sum: np.add,
+        Product: np.multiply,
+        Quotient: np.divide,
+        Clip: lambda v, lo, hi: np.minimum(np.maximum(v, lo), hi),
+        Magnitude: np.abs,
+    }[type(expr)](*args)
 
 
 def _erf(v) -> float:
@@ -99,9 +131,9 @@ def test_the_float32_bound_counts_what_cancels():
 
 def test_constants_that_no_float32_holds_are_rounded_by_a_runtime():
     """A bias of 2**24 + 1 steps is exact in float64, but a float32 runtime adds 2**24."""
-    expr = Var() + Const.of(2.0 ** 24 + 1)
-    value, bound = expr.approximate(np.array([-(2.0 ** 24)]), U32)
-    assert value[0] == 1 and np.float32(2.0 ** 24 + 1) - np.float32(2.0 ** 24) == 0 and bound[0] >= 1
+    expr = Var() + Const.of(2.0**24 + 1)
+    value, bound = expr.approximate(np.array([-(2.0**24)]), U32)
+    assert value[0] == 1 and np.float32(2.0**24 + 1) - np.float32(2.0**24) == 0 and bound[0] >= 1
 
 
 def test_products_below_the_smallest_float_keep_a_bound():
@@ -125,7 +157,7 @@ def test_a_tree_knows_its_depth_and_what_it_costs_to_evaluate():
     assert expr.extent == (1, 1)
     for _ in range(50):
         expr = expr + expr  # shared branches: 2**50 evaluations
-    assert expr.extent == (51, 2 ** 51 - 1)
+    assert expr.extent == (51, 2**51 - 1)
 
 
 def test_directions_are_true(rng):
@@ -161,7 +193,11 @@ def test_steps_are_those_of_brute_force(rng):
         step = step_function(y, levels, np.array([-70]), np.array([70]))
         x = np.arange(-70, 71)
         brute = [min(max(_round(y.exactly(int(v), 0, 200)), -3), 4) for v in x]
-        got = step.table[0] if step.table is not None else -3 + (step.sign[0] * x[:, None] >= step.thresholds[0]).sum(axis=1)
+        got = (
+            step.table[0]
+            if step.table is not None
+            else -3 + (step.sign[0] * x[:, None] >= step.thresholds[0]).sum(axis=1)
+        )
         assert np.array_equal(got, brute)
 
 
@@ -182,4 +218,6 @@ def test_ties_go_to_even_exactly():
 def test_a_wide_range_of_a_function_that_turns_is_refused():
     with pytest.raises(Undecidable) as error:
         step_function(Magnitude((Var(),)), quantiser("ROUND", 0, 3), np.array([-200_000]), np.array([200_000]))
-    assert str(error.value) == ("the function is not monotone and its input takes 400,001 values; at most 262,144 are tabulated")
+    assert str(error.value) == (
+        "the function is not monotone and its input takes 400,001 values; at most 262,144 are tabulated"
+    )

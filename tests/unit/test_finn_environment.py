@@ -88,16 +88,20 @@ def test_other_pins_are_another_environment(fake, tmp_path, monkeypatch):
 
 def test_without_an_index_it_is_one_sentence_and_running_again_recovers(fake):
     (fake / "pip").write_text("ERROR: Could not find a version that satisfies the requirement finn-plus==1.6.1")
-    assert _refusal() == ("the FINN+ environment needs a package index once, and none could be reached; connect, then run "
-                          "the same command again.")
+    assert _refusal() == (
+        "the FINN+ environment needs a package index once, and none could be reached; connect, then run "
+        "the same command again."
+    )
     (fake / "pip").write_text("good")
     assert environment.finn_python(lambda line: None).exists()
 
 
 def test_a_full_disk_is_one_sentence(fake):
     (fake / "pip").write_text("OSError: [Errno 28] No space left on device")
-    assert _refusal() == (f"{environment.environment_folder()} could not be written: the disk is full; free some space and "
-                          "run the same command again.")
+    assert _refusal() == (
+        f"{environment.environment_folder()} could not be written: the disk is full; free some space and "
+        "run the same command again."
+    )
 
 
 def test_another_failure_of_pip_is_quoted(fake):
@@ -107,8 +111,10 @@ def test_another_failure_of_pip_is_quoted(fake):
 
 def test_an_environment_that_cannot_import_finn_is_never_kept(fake):
     (fake / "probe").write_text("bad")
-    assert _refusal() == (f"the FINN+ environment was installed but FINN+ cannot be imported by Python "
-                          f"{platform.python_version()}; use Python 3.11 to 3.13.")
+    assert _refusal() == (
+        f"the FINN+ environment was installed but FINN+ cannot be imported by Python "
+        f"{platform.python_version()}; use Python 3.11 to 3.13."
+    )
 
 
 def test_a_killed_installation_leaves_nothing_under_the_final_name(fake, monkeypatch):

@@ -16,11 +16,11 @@ from pathlib import Path
 import fakes
 import pytest
 
-from greenedge.run.jobs import infer, jobs_for, verify_again
 from greenedge.errors import GreenedgeError, ToolError, VerificationError
-from greenedge.run.stages import run_job, run_jobs
-from greenedge.run.manifest import hold, load_manifest
 from greenedge.frontends.import_onnx import ModelFile
+from greenedge.run.jobs import infer, jobs_for, verify_again
+from greenedge.run.manifest import hold, load_manifest
+from greenedge.run.stages import run_job, run_jobs
 
 STAGES = ["export", "lower", "build", "verify", "report"]
 
@@ -67,7 +67,9 @@ def test_every_stage_runs_once(job, tmp_path):
     assert _run(job, run) == dict.fromkeys(STAGES, "unchanged")
     summary = json.loads((run / "7-report" / "summary.json").read_text())
     assert [(e["reference"], e["candidate"], e["samples"], e["mismatches"]) for e in summary["verify"]] == [
-        ("qonnx", "graph", 100, 0), ("graph", "fake", 100, 0)]
+        ("qonnx", "graph", 100, 0),
+        ("graph", "fake", 100, 0),
+    ]
     assert summary["edge"]["runtime"] == "fake"
     assert summary["energy"] == []
     assert list(summary["seconds"]) == ["export", "lower", "build", "verify"]
@@ -80,8 +82,13 @@ def test_every_stage_runs_once(job, tmp_path):
 def test_a_changed_tool_builds_again_but_lowers_not(job, tmp_path, monkeypatch):
     _run(job, tmp_path / "run")
     fakes.install(monkeypatch, version="2")
-    assert _run(job, tmp_path / "run") == {"export": "unchanged", "lower": "unchanged", "build": "done", "verify": "done",
-                                           "report": "done"}
+    assert _run(job, tmp_path / "run") == {
+        "export": "unchanged",
+        "lower": "unchanged",
+        "build": "done",
+        "verify": "done",
+        "report": "done",
+    }
 
 
 def test_a_changed_option_builds_again(job, board, model, tmp_path):
@@ -93,8 +100,9 @@ def test_a_changed_option_builds_again(job, board, model, tmp_path):
 def test_a_changed_model_starts_over(job, model, tmp_path):
     _run(job, tmp_path / "run")
     fakes.write_model(model, hidden=7)
-    assert _run(jobs_for(ModelFile(model), [str(tmp_path / "boards" / "bench.toml")])[0], tmp_path / "run") \
-        == dict.fromkeys(STAGES, "done")
+    assert _run(
+        jobs_for(ModelFile(model), [str(tmp_path / "boards" / "bench.toml")])[0], tmp_path / "run"
+    ) == dict.fromkeys(STAGES, "done")
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other")])
@@ -105,7 +113,10 @@ def test_a_lost_or_changed_output_is_made_again(job, tmp_path, damage):
     record = run / "4-build" / "build.json"
     record.write_text(record.read_text().replace('"seconds"', '"other seconds"'))
     ends = _run(job, run)
-    assert ends.pop("report") in ("done", "unchanged")  # it shows the seconds that the build took, which may be the same
+    assert ends.pop("report") in (
+        "done",
+        "unchanged",
+    )  # it shows the seconds that the build took, which may be the same
     assert ends == {"export": "unchanged", "lower": "unchanged", "build": "done", "verify": "unchanged"}
 
 
@@ -135,7 +146,9 @@ def test_the_second_target_copies_what_the_first_has(model, board, tmp_path, mon
 
 def test_a_tool_killed_half_way(job, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    fakes.install(monkeypatch, "import os, signal; open('model.fake', 'w').write('half'); os.kill(os.getpid(), signal.SIGKILL)")
+    fakes.install(
+        monkeypatch, "import os, signal; open('model.fake', 'w').write('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
     with pytest.raises(ToolError) as error:
         _run(job, run)
     assert "\n" not in str(error.value) and "fake" in str(error.value)
@@ -143,7 +156,13 @@ def test_a_tool_killed_half_way(job, tmp_path, monkeypatch):
     record = load_manifest(run).stages["build"]
     assert (record.status, record.error) == ("failed", str(error.value))
     fakes.install(monkeypatch)
-    assert _run(job, run) == {"export": "unchanged", "lower": "unchanged", "build": "done", "verify": "done", "report": "done"}
+    assert _run(job, run) == {
+        "export": "unchanged",
+        "lower": "unchanged",
+        "build": "done",
+        "verify": "done",
+        "report": "done",
+    }
     assert not list(run.glob("*.part"))
 
 
@@ -201,8 +220,9 @@ def test_a_full_disk(job, tmp_path, monkeypatch):
         patch.setattr("greenedge.frontends.import_onnx.np.save", full)
         with pytest.raises(GreenedgeError) as error:
             _run(job, tmp_path / "run")
-    assert str(error.value) == (f"{tmp_path / 'run'} could not be written: the disk is full; free some space and run the same "
-                                "command again.")
+    assert str(error.value) == (
+        f"{tmp_path / 'run'} could not be written: the disk is full; free some space and run the same command again."
+    )
     assert not (tmp_path / "run" / "2-export").exists()
     assert _run(job, tmp_path / "run") == dict.fromkeys(STAGES, "done")
 
@@ -221,8 +241,9 @@ def test_a_folder_that_cannot_be_written(job, tmp_path):
 def test_two_processes_on_one_run(job, tmp_path):
     with hold(tmp_path / "run"), pytest.raises(GreenedgeError) as error:
         _run(job, tmp_path / "run")
-    assert str(error.value) == (f"{tmp_path / 'run'} is in use by process {os.getpid()}; wait for it, or choose another folder "
-                                "with -o.")
+    assert str(error.value) == (
+        f"{tmp_path / 'run'} is in use by process {os.getpid()}; wait for it, or choose another folder with -o."
+    )
 
 
 def test_a_folder_with_something_else_in_it(job, tmp_path):
@@ -238,7 +259,9 @@ def test_a_folder_with_another_run_in_it(job, board, tmp_path):
     other = fakes.write_model(tmp_path / "other.onnx")
     with pytest.raises(GreenedgeError) as error:
         _run(jobs_for(ModelFile(other), [str(board)])[0], tmp_path / "run")
-    assert str(error.value) == (f"{tmp_path / 'run'} holds a run of source 'small', not 'other'; choose another folder with -o.")
+    assert str(error.value) == (
+        f"{tmp_path / 'run'} holds a run of source 'small', not 'other'; choose another folder with -o."
+    )
 
 
 # -- finished runs --------------------------------------------------------------------------------------------------------
@@ -254,7 +277,13 @@ def test_verify_again_finds_a_flipped_weight(job, tmp_path):
     assert "fake differs from the integer graph on " in str(error.value) and "layer fc1" in str(error.value)
     assert json.loads((run / "5-verify" / "verify.json").read_text())["verify"][1]["mismatches"] > 0
     assert load_manifest(run).stages["verify"].status == "failed"
-    assert _run(job, run) == {"export": "unchanged", "lower": "unchanged", "build": "done", "verify": "done", "report": "done"}
+    assert _run(job, run) == {
+        "export": "unchanged",
+        "lower": "unchanged",
+        "build": "done",
+        "verify": "done",
+        "report": "done",
+    }
 
 
 def test_a_difference_stops_the_run(job, tmp_path, monkeypatch):
@@ -279,4 +308,7 @@ def test_nothing_built(job, tmp_path):
     _run(job, tmp_path / "run", until="lower")
     with pytest.raises(GreenedgeError) as error:
         verify_again(tmp_path / "run", lambda *words: None)
-    assert str(error.value) == f"{tmp_path / 'run'} has nothing built; run `greenedge run` or `greenedge build` for it to the end."
+    assert (
+        str(error.value)
+        == f"{tmp_path / 'run'} has nothing built; run `greenedge run` or `greenedge build` for it to the end."
+    )

@@ -9,11 +9,25 @@ import numpy as np
 import pytest
 
 from greenedge.errors import GreenedgeError
-from greenedge.graph import (Conv, ConvTranspose, DepthToSpace, Edge, Graph, Input, MaxPool, SumPool, Upsample, graph_digest, load_graph, run_graph, save_graph)
+from greenedge.graph import (
+    Conv,
+    ConvTranspose,
+    DepthToSpace,
+    Edge,
+    Graph,
+    Input,
+    MaxPool,
+    SumPool,
+    Upsample,
+    graph_digest,
+    load_graph,
+    run_graph,
+    save_graph,
+)
 
 
 def _one(op, shape, lo=-8, hi=7, out=None) -> Graph:
-    edges = {"x": Edge("x", shape, lo, hi), "y": Edge("y", out or shape, -10 ** 6, 10 ** 6)}
+    edges = {"x": Edge("x", shape, lo, hi), "y": Edge("y", out or shape, -(10**6), 10**6)}
     return Graph("one", (Input("x", (), "x"), op), edges, ("y",))
 
 
@@ -26,12 +40,21 @@ def test_convolutions_are_torchs(rng, groups):
     weight = rng.integers(-7, 8, (8, 4 // groups, 3, 2))
     op = Conv("y", ("x",), "y", weight, (2, 1), (1, 0, 2, 1), (1, 2), groups)
     padded = functional.pad(torch.tensor(x).double(), (0, 1, 1, 2))
-    expected = functional.conv2d(padded, torch.tensor(weight).double(), stride=(2, 1), dilation=(1, 2), groups=groups).numpy()
+    expected = functional.conv2d(
+        padded, torch.tensor(weight).double(), stride=(2, 1), dilation=(1, 2), groups=groups
+    ).numpy()
     assert np.array_equal(run_graph(_one(op, (4, 9, 7), out=expected.shape[1:]), x)["y"], expected)
     weight = rng.integers(-7, 8, (4, 3, 3, 2))
     op = ConvTranspose("y", ("x",), "y", weight, (2, 3), (1, 0, 1, 0), (1, 2), (1, 1), groups)
-    expected = functional.conv_transpose2d(torch.tensor(x).double(), torch.tensor(weight).double(), stride=(2, 3), padding=(1, 0),
-                                           dilation=(1, 2), output_padding=(1, 1), groups=groups).numpy()
+    expected = functional.conv_transpose2d(
+        torch.tensor(x).double(),
+        torch.tensor(weight).double(),
+        stride=(2, 3),
+        padding=(1, 0),
+        dilation=(1, 2),
+        output_padding=(1, 1),
+        groups=groups,
+    ).numpy()
     assert np.array_equal(run_graph(_one(op, (4, 9, 7), out=expected.shape[1:]), x)["y"], expected)
 
 
@@ -42,7 +65,9 @@ def test_one_dimension_and_pools_are_torchs(rng):
     x = rng.integers(-8, 8, (2, 3, 12))
     weight = rng.integers(-7, 8, (4, 3, 3))
     op = Conv("y", ("x",), "y", weight, (2,), (1, 1), (2,))
-    expected = functional.conv1d(torch.tensor(x).double(), torch.tensor(weight).double(), stride=2, padding=1, dilation=2).numpy()
+    expected = functional.conv1d(
+        torch.tensor(x).double(), torch.tensor(weight).double(), stride=2, padding=1, dilation=2
+    ).numpy()
     assert np.array_equal(run_graph(_one(op, (3, 12), out=expected.shape[1:]), x)["y"], expected)
     image = rng.integers(-8, 8, (2, 3, 7, 8))
     pooled = functional.max_pool2d(torch.tensor(image).double(), 3, 2, 1).numpy()
@@ -59,9 +84,13 @@ def test_movers_are_torchs(rng):
 
     x = rng.integers(-8, 8, (2, 8, 3, 4))
     shuffled = functional.pixel_shuffle(torch.tensor(x), 2).numpy()
-    assert np.array_equal(run_graph(_one(DepthToSpace("y", ("x",), "y", 2, "CRD"), (8, 3, 4), out=(2, 6, 8)), x)["y"], shuffled)
+    assert np.array_equal(
+        run_graph(_one(DepthToSpace("y", ("x",), "y", 2, "CRD"), (8, 3, 4), out=(2, 6, 8)), x)["y"], shuffled
+    )
     larger = functional.interpolate(torch.tensor(x).double(), scale_factor=(2, 3), mode="nearest").numpy()
-    assert np.array_equal(run_graph(_one(Upsample("y", ("x",), "y", (1, 2, 3)), (8, 3, 4), out=(8, 6, 12)), x)["y"], larger)
+    assert np.array_equal(
+        run_graph(_one(Upsample("y", ("x",), "y", (1, 2, 3)), (8, 3, 4), out=(8, 6, 12)), x)["y"], larger
+    )
 
 
 def test_sums_beyond_float32_and_float64_stay_exact():
@@ -69,24 +98,43 @@ def test_sums_beyond_float32_and_float64_stay_exact():
 
     for size in (1 << 12, 1 << 26, 1 << 40):
         weight = np.array([[size], [size - 1], [1 - size]])
-        graph = Graph("wide", (Input("x", (), "x"), Dense("y", ("x",), "y", weight)),
-                      {"x": Edge("x", (3,), -(1 << 20), 1 << 20), "y": Edge("y", (1,), 0, 0)}, ("y",))
+        graph = Graph(
+            "wide",
+            (Input("x", (), "x"), Dense("y", ("x",), "y", weight)),
+            {"x": Edge("x", (3,), -(1 << 20), 1 << 20), "y": Edge("y", (1,), 0, 0)},
+            ("y",),
+        )
         x = np.array([[1 << 20, 1, 3], [-1, 1 << 20, (1 << 20) - 1]])
-        assert run_graph(graph, x)["y"].tolist() == [[sum(int(a) * int(b) for a, b in zip(row, weight[:, 0]))] for row in x]
+        assert run_graph(graph, x)["y"].tolist() == [
+            [sum(int(a) * int(b) for a, b in zip(row, weight[:, 0]))] for row in x
+        ]
 
 
-@pytest.mark.parametrize("lo, hi, dtype", [(0, 15, "UINT4"), (-8, 7, "INT4"), (0, 0, "UINT1"), (-1, 0, "INT1"), (-1, 1, "INT2"), (0, 16, "UINT5"),
-                                           (-128, 254, "INT9")])
+@pytest.mark.parametrize(
+    "lo, hi, dtype",
+    [
+        (0, 15, "UINT4"),
+        (-8, 7, "INT4"),
+        (0, 0, "UINT1"),
+        (-1, 0, "INT1"),
+        (-1, 1, "INT2"),
+        (0, 16, "UINT5"),
+        (-128, 254, "INT9"),
+    ],
+)
 def test_types_are_the_narrowest(lo, hi, dtype):
     assert Edge("x", (), lo, hi).dtype == dtype
 
 
-@pytest.mark.parametrize("x, said", [
-    (np.zeros((2, 5), np.int64), "input 'x' has shape (2, 5); it must be ('batch', 4)."),
-    (np.zeros((2, 4)), "input 'x' is float64; it takes integers (floats go through the prologue first)."),
-    (np.full((1, 4), 9), "input 'x' holds 9…9; it must lie in 0…7 (UINT3)."),
-    ({}, "input 'x' is missing; it has shape ('batch', 4)."),
-])
+@pytest.mark.parametrize(
+    "x, said",
+    [
+        (np.zeros((2, 5), np.int64), "input 'x' has shape (2, 5); it must be ('batch', 4)."),
+        (np.zeros((2, 4)), "input 'x' is float64; it takes integers (floats go through the prologue first)."),
+        (np.full((1, 4), 9), "input 'x' holds 9…9; it must lie in 0…7 (UINT3)."),
+        ({}, "input 'x' is missing; it has shape ('batch', 4)."),
+    ],
+)
 def test_wrong_inputs_are_named(x, said):
     graph = Graph("g", (Input("x", (), "x"),), {"x": Edge("x", (4,), 0, 7)}, ("x",))
     with pytest.raises(GreenedgeError) as error:
@@ -116,7 +164,9 @@ def test_one_weight_changes_the_digest(rng, tmp_path):
     weight[0, 0] += 1
     import dataclasses
 
-    other = dataclasses.replace(graph, ops=(graph.ops[0], dataclasses.replace(graph.ops[1], weight=weight), *graph.ops[2:]), _by_output={})
+    other = dataclasses.replace(
+        graph, ops=(graph.ops[0], dataclasses.replace(graph.ops[1], weight=weight), *graph.ops[2:]), _by_output={}
+    )
     assert graph_digest(other) != graph_digest(graph)
 
 

@@ -16,7 +16,7 @@ from greenedge.graph.half_even import half_even
 
 
 def rounded(x, b, s, lo, hi):
-    return np.clip(np.rint((x + b) / 2.0 ** s), lo, hi).astype(np.int64)
+    return np.clip(np.rint((x + b) / 2.0**s), lo, hi).astype(np.int64)
 
 
 def step(rng, b, s, lo, hi, x_lo, x_hi) -> Requantise:
@@ -24,8 +24,9 @@ def step(rng, b, s, lo, hi, x_lo, x_hi) -> Requantise:
     levels = rounded(x, b, s, lo, hi)
     thresholds = [int(x[levels >= k][0]) if (levels >= k).any() else x_hi + 1 for k in range(lo + 1, hi + 1)]
     ones = frozen([1])
-    return Requantise("act", ("fc",), "act", 0, lo, hi, ones, frozen([thresholds]), None, None, frozen([x_lo]),
-                      frozen([x_hi]))
+    return Requantise(
+        "act", ("fc",), "act", 0, lo, hi, ones, frozen([thresholds]), None, None, frozen([x_lo]), frozen([x_hi])
+    )
 
 
 @pytest.mark.parametrize("b, s, lo, hi", [(0, 2, 0, 15), (3, 1, -8, 7), (-5, 4, -7, 7), (100, 3, 0, 15), (8, 4, 0, 1)])
@@ -52,8 +53,12 @@ def tied(rng) -> tuple[Graph, np.ndarray]:
     low, high = (weight * np.where(weight > 0, 0, 15)).sum(0), (weight * np.where(weight > 0, 15, 0)).sum(0)
     ends = int(low.min()), int(high.max())
     act = step(rng, 2, 3, 0, 15, *ends)
-    edges = {"x": Edge("x", (6,), 0, 15), "fc": Edge("fc", (5,), *ends), "act": Edge("act", (5,), 0, 15),
-             "y": Edge("y", (3,), -315, 315)}
+    edges = {
+        "x": Edge("x", (6,), 0, 15),
+        "fc": Edge("fc", (5,), *ends),
+        "act": Edge("act", (5,), 0, 15),
+        "y": Edge("y", (3,), -315, 315),
+    }
     last = rng.integers(-4, 5, (5, 3))
     ops = (Input("x", (), "x"), Dense("fc", ("x",), "fc", frozen(weight)), act, Dense("y", ("act",), "y", frozen(last)))
     return Graph("tied", ops, edges, ("y",)), rng.integers(0, 16, (300, 6))

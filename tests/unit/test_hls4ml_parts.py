@@ -23,7 +23,12 @@ VU9P = "vcu118"
 
 def test_types_are_as_wide_as_what_they_hold():
     assert [range_type(*ends) for ends in [(0, 15), (-8, 7), (-1, 1), (0, 0), (-129, 3)]] == [
-        "ufixed<4,4>", "fixed<4,4>", "fixed<2,2>", "ufixed<1,1>", "fixed<9,9>"]
+        "ufixed<4,4>",
+        "fixed<4,4>",
+        "fixed<2,2>",
+        "ufixed<1,1>",
+        "fixed<9,9>",
+    ]
     assert scaled_type([3, 700], 12) == "ufixed<10,-2>" and scaled_type([-3], 4) == "fixed<3,-1>"
     assert clip_type(0, 15, -99, 99) == "ufixed<4,4,TRN,SAT>"
     assert clip_type(-8, 7, -99, 99) == "fixed<4,4,TRN,SAT>" and clip_type(-7, 7, -99, 99) == "fixed<4,4,TRN,SAT_SYM>"
@@ -75,40 +80,52 @@ def test_what_hls4ml_cannot_be_given_is_told(rng):
         "channels apart).",
         f"{e}: a step function that is no multiply, add and shift; a batch normalisation computes clip((m*x + b) >> "
         f"s) (cure: use batch norm and "
-        "ReLU before the quantiser)."]
+        "ReLU before the quantiser).",
+    ]
 
 
 def test_targets_toolchains_and_options_that_do_not_fit_are_told(rng):
     graph, _ = made(rng, vectors)
     assert refusals(graph, toolchain="quartus") == [
         "sketch: a device of family 'virtex-us'; quartus compiles for arria-10 (cure: choose another target or "
-        "toolchain)."]
+        "toolchain)."
+    ]
     assert refusals(graph, toolchain="vivado-accelerator") == [
-        "sketch: vcu118; VivadoAccelerator has block designs for pynq-z2, zcu102 (cure: choose toolchain vitis)."]
+        "sketch: vcu118; VivadoAccelerator has block designs for pynq-z2, zcu102 (cure: choose toolchain vitis)."
+    ]
     assert refusals(graph, strategy="resource", reuse=5)[0] == (
         "dense1: reuse factor 5; 8 times 6 multipliers are reused by 1, 2, 4, 8, 16, 24, 48 … (cure: choose one of "
-        "these).")
+        "these)."
+    )
     assert refusals(graph, fps=400_000_000, strategy="resource", reuse=8)[0] == (
         "dense1: 8 cycles with every multiplier at work; 400000000 inferences per second leave 1 at 200 MHz (cure: "
         "ask for fewer inferences per "
-        "second).")
-    for options, text in [({"toolchain": "gcc"}, "there is no HLS toolchain 'gcc'; toolchains are: vitis, vivado, "
-                                                 "vivado-accelerator, quartus, "
-                                                 "oneapi, catapult, libero."),
-                          ({"depth": 3}, "hls4ml has no option build.depth; it has: toolchain, io, fps, clock_hz, "
-                                         "strategy, reuse, synthesis, "
-                                         "seed."),
-                          ({"io": "io_serial"}, "build.io is 'io_serial'; it is io_parallel or io_stream."),
-                          ({"synthesis": "yes"}, "build.synthesis is 'yes'; it is one of auto, hls, logic, "
-                                                "bitstream, no.")]:
+        "second)."
+    )
+    for options, text in [
+        (
+            {"toolchain": "gcc"},
+            "there is no HLS toolchain 'gcc'; toolchains are: vitis, vivado, "
+            "vivado-accelerator, quartus, "
+            "oneapi, catapult, libero.",
+        ),
+        (
+            {"depth": 3},
+            "hls4ml has no option build.depth; it has: toolchain, io, fps, clock_hz, strategy, reuse, synthesis, seed.",
+        ),
+        ({"io": "io_serial"}, "build.io is 'io_serial'; it is io_parallel or io_stream."),
+        ({"synthesis": "yes"}, "build.synthesis is 'yes'; it is one of auto, hls, logic, bitstream, no."),
+    ]:
         with pytest.raises(TargetError) as error:
             refusals(graph, **options)
         assert str(error.value) == text
     with pytest.raises(TargetError) as error:
         refusals(graph, "ulx3s-85f")
-    assert str(error.value) == ("ulx3s-85f: no HLS toolchain is known for family 'ecp5'; hls4ml serves arria-10, "
-                                "artix-7, kintex-us, polarfire, "
-                                "virtex-us, zynq, zynq-us.")
+    assert str(error.value) == (
+        "ulx3s-85f: no HLS toolchain is known for family 'ecp5'; hls4ml serves arria-10, "
+        "artix-7, kintex-us, polarfire, "
+        "virtex-us, zynq, zynq-us."
+    )
 
 
 def test_a_layer_too_large_to_unroll_names_the_way_out(rng):
@@ -117,7 +134,8 @@ def test_a_layer_too_large_to_unroll_names_the_way_out(rng):
     assert refusals(graph) == []  # folds by itself
     assert refusals(graph, strategy="latency") == [
         "dense1: 4,800 multipliers to unroll; HLS compilers unroll at most 4,096 (cure: use --set "
-        "build.strategy.dense1=resource, or a lower --fps)."]
+        "build.strategy.dense1=resource, or a lower --fps)."
+    ]
 
 
 def test_a_plan_is_pure_and_small_models_are_parallel(rng):
@@ -146,11 +164,15 @@ def test_the_vendors_tool_is_not_asked_for_in_vain(rng):
     assert asked.commands[-1].argv == ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl")
     assert b'"logic": 1' in asked.files["job.json"] and asked.products[-1] == "project/vivado_synth.rpt"
     assert refusals(graph, synthesis="bitstream") == [
-        "sketch: synthesis bitstream; vitis goes to hls or logic (cure: choose toolchain vivado-accelerator)."]
+        "sketch: synthesis bitstream; vitis goes to hls or logic (cure: choose toolchain vivado-accelerator)."
+    ]
     accelerator = {"toolchain": "vivado-accelerator", "synthesis": "bitstream"}
     board = load_target("pynq-z2")
     assert hls4ml.check(graph, board, accelerator) == []
-    assert [command.argv[0] for command in hls4ml.plan(graph, board, accelerator).commands[2:]] == ["vivado_hls", "vivado"]
+    assert [command.argv[0] for command in hls4ml.plan(graph, board, accelerator).commands[2:]] == [
+        "vivado_hls",
+        "vivado",
+    ]
 
 
 def test_vitis_runs_in_its_image_in_the_project(rng, tmp_path, monkeypatch):
@@ -178,7 +200,8 @@ def test_the_list_of_weights_that_is_compiled_is_the_headers():
     assert tabulated(given) == (
         b"#ifndef W2_H_\n\nstatic const double w2_listed[3] = {1, -0.50, 7};\nw_t w2[3];\n"
         b"static const bool w2_filled = [] { for (int k = 0; k < 3; k++) w2[k] = w2_listed[k]; return true; }();"
-        b"\n\n#endif\n")
+        b"\n\n#endif\n"
+    )
     assert tabulated(b"w_t w2[2][2] = {{1, 2}, {3, 4}};\n") == b"w_t w2[2][2] = {{1, 2}, {3, 4}};\n"
 
 

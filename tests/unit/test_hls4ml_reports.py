@@ -29,11 +29,13 @@ ONEAPI = "build/net.fpga.prj/reports/resources/json"
 @pytest.fixture
 def lay(repo, tmp_path):
     """lay("where/name", "golden"): a golden report at its place in a project; gives the project."""
+
     def laid(place: str, golden: str | None = None):
         path = tmp_path / place
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(repo / "tests" / "golden" / "hls4ml" / (golden or path.name), path)
         return tmp_path
+
     return laid
 
 
@@ -42,13 +44,25 @@ def test_without_a_report_nothing_is_known(tmp_path):
         assert read_reports(tmp_path, toolchain) == ({}, {})
 
 
-@pytest.mark.parametrize("toolchain, name", [("vitis", "net_csynth.xml"), ("vivado", "net_csynth.xml"),
-                                             ("vivado-accelerator", "net_axi_csynth.xml")])
+@pytest.mark.parametrize(
+    "toolchain, name",
+    [("vitis", "net_csynth.xml"), ("vivado", "net_csynth.xml"), ("vivado-accelerator", "net_axi_csynth.xml")],
+)
 def test_of_vivado_hls_and_vitis(lay, toolchain, name):
     found, evidence = read_reports(lay(f"{SOLUTION}/{name}", "net_csynth.xml"), toolchain)
-    assert found == {"lut": 63251, "ff": 4394, "dsp": 38, "uram": 0, "bram_bits": 36864, "clock_hz": 2e8,
-                     "fmax_hz": 1e9 / 3.625, "latency_cycles": 9, "cycles_per_inference": 1,
-                     "latency_s": pytest.approx(45e-9), "ips": 2e8}
+    assert found == {
+        "lut": 63251,
+        "ff": 4394,
+        "dsp": 38,
+        "uram": 0,
+        "bram_bits": 36864,
+        "clock_hz": 2e8,
+        "fmax_hz": 1e9 / 3.625,
+        "latency_cycles": 9,
+        "cycles_per_inference": 1,
+        "latency_s": pytest.approx(45e-9),
+        "ips": 2e8,
+    }
     assert evidence.pop("clock_hz") == "asked for" and set(evidence.values()) == {ESTIMATED}
     found, evidence = read_reports(lay("vivado_synth.rpt"), toolchain)
     assert (found["lut"], found["ff"], found["dsp"], found["bram_bits"]) == (15102, 3120, 0, 3 * 18432)
@@ -60,8 +74,14 @@ def test_of_the_accelerators_block_design(lay):
     lay("util.rpt")
     routed = "net_vivado_accelerator/project_1.runs/impl_1/design_1_wrapper_timing_summary_routed.rpt"
     found, evidence = read_reports(lay(routed, "timing_summary.rpt"), "vivado-accelerator")
-    assert found == {"lut": 6180, "ff": 8122, "dsp": 38, "bram_bits": 7 * 18432, "fmax_hz": 125_000_000,
-                     "clock_hz": 100_000_000}
+    assert found == {
+        "lut": 6180,
+        "ff": 8122,
+        "dsp": 38,
+        "bram_bits": 7 * 18432,
+        "fmax_hz": 125_000_000,
+        "clock_hz": 100_000_000,
+    }
     assert set(evidence.values()) == {"reported by Vivado after routing, with the block design around it"}
     found, evidence = read_reports(lay(f"{SOLUTION}/net_axi_csynth.xml", "net_csynth.xml"), "vivado-accelerator")
     assert (found["latency_cycles"], found["latency_s"], found["ips"]) == (9, pytest.approx(90e-9), 100_000_000)
@@ -72,21 +92,33 @@ def test_of_intels_compiler(lay):
     lay(f"{INTEL}/report_data.js")
     lay(f"{INTEL}/verification_data.js")
     found, evidence = read_reports(lay(f"{INTEL}/quartus_data.js"), "quartus")
-    assert found == {"alut": 24953, "ff": 21004, "ram_blocks": 2, "dsp": 48, "mlab": 30, "alm": 9120.5,
-                     "latency_cycles": 15, "cycles_per_inference": 1, "fmax_hz": 312_500_000,
-                     "hls_estimates": {"ff": 58241, "ram_blocks": 2, "dsp": 48, "mlab": 31}}
-    assert evidence == {"alut": ESTIMATED, **dict.fromkeys(("alm", "ff", "ram_blocks", "dsp", "mlab", "fmax_hz"),
-                                                           "reported by Quartus after fitting"),
-                        **dict.fromkeys(("latency_cycles", "cycles_per_inference"),
-                                        "simulated by the HLS compiler's tools")}
+    assert found == {
+        "alut": 24953,
+        "ff": 21004,
+        "ram_blocks": 2,
+        "dsp": 48,
+        "mlab": 30,
+        "alm": 9120.5,
+        "latency_cycles": 15,
+        "cycles_per_inference": 1,
+        "fmax_hz": 312_500_000,
+        "hls_estimates": {"ff": 58241, "ram_blocks": 2, "dsp": 48, "mlab": 31},
+    }
+    assert evidence == {
+        "alut": ESTIMATED,
+        **dict.fromkeys(("alm", "ff", "ram_blocks", "dsp", "mlab", "fmax_hz"), "reported by Quartus after fitting"),
+        **dict.fromkeys(("latency_cycles", "cycles_per_inference"), "simulated by the HLS compiler's tools"),
+    }
 
 
 def test_of_intels_compiler_alone(lay, tmp_path):
     """Before the simulator and the fitter have run their files are there, and say nothing."""
     lay(f"{INTEL}/report_data.js")
     (tmp_path / INTEL / "verification_data.js").write_text("var verifJSON={};\n")
-    fitter = {"quartusFitClockSummary": {"nodes": [{"clock": "TBD"}]},
-              "quartusFitResourceUsageSummary": {"nodes": [{"name": "net", "alm": "TBD"}]}}
+    fitter = {
+        "quartusFitClockSummary": {"nodes": [{"clock": "TBD"}]},
+        "quartusFitResourceUsageSummary": {"nodes": [{"name": "net", "alm": "TBD"}]},
+    }
     (tmp_path / INTEL / "quartus_data.js").write_text(f"var quartusJSON={json.dumps(fitter)};")
     found, evidence = read_reports(tmp_path, "quartus")
     assert found == {"alut": 24953, "ff": 58241, "ram_blocks": 2, "dsp": 48, "mlab": 31}
@@ -97,8 +129,16 @@ def test_of_oneapi(lay, tmp_path):
     early = ONEAPI.replace("fpga", "report")
     lay(f"{early}/summary.ndjson")
     found, evidence = read_reports(lay(f"{early}/loop_attr.ndjson"), "oneapi")
-    assert found == {"alut": 2462, "ff": 7938, "ram_blocks": 77, "dsp": 0, "mlab": 92, "fmax_hz": 210_500_000,
-                     "loop_interval_cycles": 1, "loop_latency_cycles": 176}
+    assert found == {
+        "alut": 2462,
+        "ff": 7938,
+        "ram_blocks": 77,
+        "dsp": 0,
+        "mlab": 92,
+        "fmax_hz": 210_500_000,
+        "loop_interval_cycles": 1,
+        "loop_latency_cycles": 176,
+    }
     assert set(evidence.values()) == {ESTIMATED}
     for name in ("summary", "loop_attr", "quartus"):
         lay(f"{ONEAPI}/{name}.ndjson")
@@ -111,13 +151,22 @@ def test_of_oneapi(lay, tmp_path):
 def test_of_catapult(lay, tmp_path):
     lay(f"{CATAPULT}/cycle.rpt")
     found, evidence = read_reports(lay(f"{CATAPULT}/rtl.rpt"), "catapult")
-    assert found == {"clock_hz": 200_000_000, "latency_cycles": 12, "cycles_per_inference": 1, "ips": 200_000_000,
-                     "latency_s": pytest.approx(60e-9), "lut": 820, "ff": 183, "area_score": 2205.1,
-                     "fmax_hz": pytest.approx(1e9 / 4.237)}  # and no DSPs: the library counts them in two ways
+    assert found == {
+        "clock_hz": 200_000_000,
+        "latency_cycles": 12,
+        "cycles_per_inference": 1,
+        "ips": 200_000_000,
+        "latency_s": pytest.approx(60e-9),
+        "lut": 820,
+        "ff": 183,
+        "area_score": 2205.1,
+        "fmax_hz": pytest.approx(1e9 / 4.237),
+    }  # and no DSPs: the library counts them in two ways
     assert evidence.pop("clock_hz") == "asked for" and set(evidence.values()) == {ESTIMATED}
     lay(f"{CATAPULT}/vivado_concat_v/utilization_synth.rpt", "vivado_synth.rpt")
-    found, evidence = read_reports(lay(f"{CATAPULT}/vivado_concat_v/timing_summary_synth.rpt", "timing_summary.rpt"),
-                                   "catapult")
+    found, evidence = read_reports(
+        lay(f"{CATAPULT}/vivado_concat_v/timing_summary_synth.rpt", "timing_summary.rpt"), "catapult"
+    )
     assert (found["lut"], found["dsp"], found["fmax_hz"]) == (15102, 0, 125_000_000)
     assert found["hls_estimates"]["lut"] == 820 and evidence["lut"] == "reported by Vivado after logic synthesis"
     newest = tmp_path / "net_prj" / "net.v10"  # a later solution of the same project
@@ -140,27 +189,55 @@ def test_what_a_report_does_not_know_is_absent(repo, tmp_path):
 SPOILED = [
     (amd.parse_csynth, "net_csynth.xml", lambda t: t[:60], "is damaged (unclosed token: line 3, column 0)"),
     (amd.parse_csynth, "net_csynth.xml", lambda t: "<profile/>", "is damaged (it has no estimates)"),
-    (amd.parse_csynth, "net_csynth.xml", lambda t: '<!DOCTYPE x [<!ENTITY a "b">]><profile/>',
-     "is no report (it declares entities)"),
+    (
+        amd.parse_csynth,
+        "net_csynth.xml",
+        lambda t: '<!DOCTYPE x [<!ENTITY a "b">]><profile/>',
+        "is no report (it declares entities)",
+    ),
     (amd.parse_utilisation, "vivado_synth.rpt", lambda t: t.replace("|", " "), "is no utilisation report"),
     (amd.parse_hierarchy, "util.rpt", lambda t: t.replace("(top)", "(low)"), "is no utilisation report"),
     (amd.parse_timing, "timing_summary.rpt", lambda t: t.replace("WNS", "TNS"), "is no timing summary"),
-    (catapult.parse_cycles, "cycle.rpt", lambda t: t.replace("Design Total", "Sum"),
-     "is no report of Catapult's cycles"),
+    (
+        catapult.parse_cycles,
+        "cycle.rpt",
+        lambda t: t.replace("Design Total", "Sum"),
+        "is no report of Catapult's cycles",
+    ),
     (catapult.parse_rtl, "rtl.rpt", lambda t: t[:300], "is no report of Catapult's RTL"),
     (intel.parse_area, "report_data.js", lambda t: t.replace("areaJSON", "aJSON"), "is damaged (it has no areaJSON)"),
-    (intel.parse_area, "report_data.js", lambda t: "var areaJSON=alert(1);",
-     "is damaged (Expecting value: line 1 column 1 (char 0))"),
+    (
+        intel.parse_area,
+        "report_data.js",
+        lambda t: "var areaJSON=alert(1);",
+        "is damaged (Expecting value: line 1 column 1 (char 0))",
+    ),
     (intel.parse_area, "report_data.js", lambda t: "var areaJSON=[];", "is damaged (it has no total)"),
-    (intel.parse_area, "report_data.js", lambda t: 'var areaJSON={"total":[1]};',
-     "is damaged (its totals are not those of a design)"),
-    (intel.parse_summary, "summary.ndjson", lambda t: t.replace('"Total"', '"Sum"'),
-     "is damaged (it has no line Total)"),
-    (intel.parse_summary, "summary.ndjson", lambda t: t.replace("7938", "NaN"),
-     "is damaged (NaN is no number of a report)"),
+    (
+        intel.parse_area,
+        "report_data.js",
+        lambda t: 'var areaJSON={"total":[1]};',
+        "is damaged (its totals are not those of a design)",
+    ),
+    (
+        intel.parse_summary,
+        "summary.ndjson",
+        lambda t: t.replace('"Total"', '"Sum"'),
+        "is damaged (it has no line Total)",
+    ),
+    (
+        intel.parse_summary,
+        "summary.ndjson",
+        lambda t: t.replace("7938", "NaN"),
+        "is damaged (NaN is no number of a report)",
+    ),
     (intel.parse_loops, "loop_attr.ndjson", lambda t: "[" * 100_000, "is damaged ("),
-    (lambda path: intel.parse_fit(path, intel.variable(path, "quartusJSON")), "quartus_data.js",
-     lambda t: t.replace("quartusFitClockSummary", "clocks"), "is damaged (it has no quartusFitClockSummary)"),
+    (
+        lambda path: intel.parse_fit(path, intel.variable(path, "quartusJSON")),
+        "quartus_data.js",
+        lambda t: t.replace("quartusFitClockSummary", "clocks"),
+        "is damaged (it has no quartusFitClockSummary)",
+    ),
 ]
 
 
@@ -187,20 +264,31 @@ def test_a_report_too_long_to_be_one_is_not_read(tmp_path):
 # toolchain -> (programs, options, {golden report: where the tool leaves it})
 FAKES = {
     "vitis": (("vitis-run",), {}, {"net_csynth.xml": f"{SOLUTION}/net_csynth.xml"}),
-    "vivado": (("vivado_hls",), {"synthesis": "logic"}, {"net_csynth.xml": f"{SOLUTION}/net_csynth.xml",
-                                                         "vivado_synth.rpt": "vivado_synth.rpt"}),
+    "vivado": (
+        ("vivado_hls",),
+        {"synthesis": "logic"},
+        {"net_csynth.xml": f"{SOLUTION}/net_csynth.xml", "vivado_synth.rpt": "vivado_synth.rpt"},
+    ),
     "quartus": (("i++", "make"), {}, {"report_data.js": f"{INTEL}/report_data.js"}),
     "oneapi": (("icpx", "cmake"), {}, {"summary.ndjson": f"{ONEAPI.replace('fpga', 'report')}/summary.ndjson"}),
     "catapult": (("catapult",), {}, {"rtl.rpt": f"{CATAPULT}/rtl.rpt", "cycle.rpt": f"{CATAPULT}/cycle.rpt"}),
-    "vivado-accelerator": (("vivado_hls", "vivado"), {"synthesis": "bitstream"}, {
-        "net_csynth.xml": f"{SOLUTION}/net_axi_csynth.xml", "util.rpt": "util.rpt",
-        "rtl.rpt": "net_vivado_accelerator/project_1.runs/impl_1/design_1_wrapper.bit"})}
+    "vivado-accelerator": (
+        ("vivado_hls", "vivado"),
+        {"synthesis": "bitstream"},
+        {
+            "net_csynth.xml": f"{SOLUTION}/net_axi_csynth.xml",
+            "util.rpt": "util.rpt",
+            "rtl.rpt": "net_vivado_accelerator/project_1.runs/impl_1/design_1_wrapper.bit",
+        },
+    ),
+}
 BOARDS = {"quartus": "arria10-gx", "oneapi": "arria10-gx", "vivado-accelerator": "pynq-z2"}
 
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch, repo):
     """tools(toolchain): fakes on PATH that leave its golden reports and C++ of their own beside them, or fail."""
+
     def install(toolchain: str) -> dict:
         programs, options, reports = FAKES[toolchain]
         folder, golden = tmp_path / "bin", repo / "tests" / "golden" / "hls4ml"
@@ -221,6 +309,7 @@ for name, place in {reports!r}.items() if os.environ.get("FAKE") != "nothing" el
             (folder / program).chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
         return {"toolchain": toolchain, **options}
+
     return install
 
 
@@ -255,14 +344,18 @@ def test_a_vendors_tool_that_fails_ends_the_build(tmp_path, tools, monkeypatch, 
     monkeypatch.setenv("FAKE", "fail")
     with pytest.raises(ToolError) as error:
         execute(_plan(options), tmp_path / "build")
-    assert str(error.value) == (f"synthesis with {program} ended with exit status 1: ERROR: [HLS 200-101] license not "
-                                f"found; the log is {tmp_path / 'build.part' / 'synthesis.log'}.")
+    assert str(error.value) == (
+        f"synthesis with {program} ended with exit status 1: ERROR: [HLS 200-101] license not "
+        f"found; the log is {tmp_path / 'build.part' / 'synthesis.log'}."
+    )
     monkeypatch.setenv("FAKE", "nothing")
     with pytest.raises(ToolError) as error:
         execute(_plan(options), tmp_path / "build")
-    assert str(error.value) == (f"project/{_report_of(toolchain)} is missing: "
-                                f"synthesis with {program} ended without an error but did not make it; the log is "
-                                f"{tmp_path / 'build.part' / 'synthesis.log'}.")
+    assert str(error.value) == (
+        f"project/{_report_of(toolchain)} is missing: "
+        f"synthesis with {program} ended without an error but did not make it; the log is "
+        f"{tmp_path / 'build.part' / 'synthesis.log'}."
+    )
 
 
 def _report_of(toolchain: str) -> str:
@@ -279,13 +372,32 @@ def test_a_clock_that_is_not_met_is_said(tmp_path, tools, repo):
     assert told["evidence"]["clock_hz"] == "asked for"
 
 
-@pytest.mark.parametrize("toolchain, places", [
-    ("vivado-accelerator", {"net_csynth.xml": f"{SOLUTION}/net_axi_csynth.xml", "vivado_synth.rpt": "vivado_synth.rpt",
-                            "util.rpt": "util.rpt"}),
-    ("quartus", {f"{name}.js": f"{INTEL}/{name}.js" for name in ("report_data", "verification_data", "quartus_data")}),
-    ("oneapi", {f"{name}.ndjson": f"{ONEAPI}/{name}.ndjson" for name in ("summary", "loop_attr", "quartus")}),
-    ("catapult", {"cycle.rpt": f"{CATAPULT}/cycle.rpt", "rtl.rpt": f"{CATAPULT}/rtl.rpt",
-                  "timing_summary.rpt": f"{CATAPULT}/vivado_concat_v/timing_summary_synth.rpt"})])
+@pytest.mark.parametrize(
+    "toolchain, places",
+    [
+        (
+            "vivado-accelerator",
+            {
+                "net_csynth.xml": f"{SOLUTION}/net_axi_csynth.xml",
+                "vivado_synth.rpt": "vivado_synth.rpt",
+                "util.rpt": "util.rpt",
+            },
+        ),
+        (
+            "quartus",
+            {f"{name}.js": f"{INTEL}/{name}.js" for name in ("report_data", "verification_data", "quartus_data")},
+        ),
+        ("oneapi", {f"{name}.ndjson": f"{ONEAPI}/{name}.ndjson" for name in ("summary", "loop_attr", "quartus")}),
+        (
+            "catapult",
+            {
+                "cycle.rpt": f"{CATAPULT}/cycle.rpt",
+                "rtl.rpt": f"{CATAPULT}/rtl.rpt",
+                "timing_summary.rpt": f"{CATAPULT}/vivado_concat_v/timing_summary_synth.rpt",
+            },
+        ),
+    ],
+)
 def test_whatever_is_spoiled_a_report_is_read_or_told(rng, repo, tmp_path, toolchain, places):
     """Cut, with bytes changed, with numbers in place of words: numbers that are counts, or one sentence."""
     golden = {name: (repo / "tests" / "golden" / "hls4ml" / name).read_bytes() for name in places}
@@ -310,7 +422,7 @@ def _spoiled(rng, content: bytes) -> bytes:
     if kind == 0:
         return content
     if kind == 1:
-        return content[:rng.integers(len(content))]
+        return content[: rng.integers(len(content))]
     spoiled = bytearray(content)
     for at in rng.integers(0, len(content), 4):
         spoiled[at] = rng.choice(list(b'{}[]",:|0 -\n\x00\xff')) if kind == 2 else content[rng.integers(len(content))]

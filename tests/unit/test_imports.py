@@ -25,7 +25,21 @@ ORDER = (
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
-HEAVY = {"numba", "hls4ml", "da4ml", "torch", "onnx", "numpy", "scipy", "sklearn", "matplotlib", "qonnx", "brevitas", "ai_edge_litert", "jinja2"}
+HEAVY = {
+    "numba",
+    "hls4ml",
+    "da4ml",
+    "torch",
+    "onnx",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "qonnx",
+    "brevitas",
+    "ai_edge_litert",
+    "jinja2",
+}
 
 
 def _part(module: str) -> str:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from greenedge.run import infer as inference
 from greenedge.cli import app
+from greenedge.run import infer as inference
 from greenedge.run.jobs import infer
 
 

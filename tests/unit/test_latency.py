@@ -17,7 +17,9 @@ def test_calls_are_timed_in_turns_and_compared_within_a_round():
         return once
 
     timings = interleaved({"fast": call("fast", 0.002), "slow": call("slow", 0.008)}, rounds=10, clock=lambda: now[0])
-    assert timings.latency_s("fast").median == pytest.approx(0.002) and timings.latency_s("slow").low == pytest.approx(0.008)
+    assert timings.latency_s("fast").median == pytest.approx(0.002) and timings.latency_s("slow").low == pytest.approx(
+        0.008
+    )
     assert str(timings.ratio("fast", "slow")) == "0.25 (0.25 … 0.25)"
     assert all(len(values) == 10 and np.isfinite(values).all() for values in timings.seconds.values())
     turns = [name for name, before in zip(order, ["", *order]) if name != before]

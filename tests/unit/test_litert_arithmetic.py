@@ -24,7 +24,9 @@ def nearest(value: Fraction, halves: str) -> int:
 def pairs(rng):
     """Accumulators and scales, exact ties among them."""
     acc = np.concatenate([rng.integers(-(1 << 20), 1 << 20, 300), rng.integers(-400, 400, 300)])
-    scale = np.concatenate([np.exp(rng.uniform(-14, -1, 300)), (2 * rng.integers(0, 9, 300) + 1) * 2.0 ** -rng.integers(1, 9, 300)])
+    scale = np.concatenate(
+        [np.exp(rng.uniform(-14, -1, 300)), (2 * rng.integers(0, 9, 300) + 1) * 2.0 ** -rng.integers(1, 9, 300)]
+    )
     return acc, scale.astype(np.float32)
 
 
@@ -53,8 +55,8 @@ def test_reference_convolutions_round_twice(pairs):
 
 def test_scales_are_multiplied_and_divided_in_the_kernels_own_precision():
     si, sw, so = 0.1, np.float32([0.3]), 0.7
-    single, = EMULATIONS["CONV_2D"]["xnnpack"].prepare(si, sw, so)
-    double, = EMULATIONS["FULLY_CONNECTED"]["reference"].prepare(si, sw, so)
+    (single,) = EMULATIONS["CONV_2D"]["xnnpack"].prepare(si, sw, so)
+    (double,) = EMULATIONS["FULLY_CONNECTED"]["reference"].prepare(si, sw, so)
     assert single[0] == np.float32(np.float32(np.float32(0.1) * np.float32(0.3)) / np.float32(0.7))
     assert double[0] == float(np.float32(0.1)) * float(np.float32(0.3)) / float(np.float32(0.7)) != float(single[0])
 
@@ -83,4 +85,6 @@ def test_means_rise_and_lie_within_half_a_step_of_the_real_ones(rng, count):
     real = (acc - zero_in * count) * (np.float32(si) / np.float32(so)) / count
     for kernels, emulation in mean_emulations(count, zero_in, zero_out).items():
         got = stored(emulation, acc, si, np.ones(1, np.float32), so, zero_out, (-(1 << 31), 1 << 31)) - zero_out
-        assert (np.diff(got) >= 0).all() and np.abs(got - real).max() < 0.501 + (kernels == "reference") / count, kernels
+        assert (np.diff(got) >= 0).all() and np.abs(got - real).max() < 0.501 + (kernels == "reference") / count, (
+            kernels
+        )

@@ -7,9 +7,9 @@ import pytest
 
 from greenedge.backends.int8.arithmetic import LITERT
 from greenedge.backends.int8.certificate import Problem, emulated_levels
+from greenedge.backends.int8.legalise import off_line
 from greenedge.backends.int8.quant_params import encode
 from greenedge.backends.int8.search import solve
-from greenedge.backends.int8.legalise import off_line
 
 
 def problem(operator, thresholds, reach, factor, lo):
@@ -17,8 +17,19 @@ def problem(operator, thresholds, reach, factor, lo):
     code = encode(lo, hi)
     rows = len(thresholds)
     varies = ((thresholds > -reach) & (thresholds <= reach)).any(axis=1)
-    return Problem(operator, thresholds, np.full(rows, -reach), np.full(rows, reach), np.where(varies, factor, 0), lo, code.zero_level,
-                   code.zero_point, code.bounds, 1.0, code.scale)
+    return Problem(
+        operator,
+        thresholds,
+        np.full(rows, -reach),
+        np.full(rows, reach),
+        np.where(varies, factor, 0),
+        lo,
+        code.zero_level,
+        code.zero_point,
+        code.bounds,
+        1.0,
+        code.scale,
+    )
 
 
 def batch_norm(rng, rows, weight_bits, act_bits, fan_in, grid=False, lo=0):
@@ -35,8 +46,13 @@ def batch_norm(rng, rows, weight_bits, act_bits, fan_in, grid=False, lo=0):
 def count_all(some, solution, kernels):
     """Differing accumulators and largest difference, by trying every one."""
     x = np.arange(some.x_lo.min(), some.x_hi.max() + 1)
-    got = emulated_levels(some.scaled(solution.factor), kernels, np.broadcast_to(x, (len(some.factor), len(x))),
-                          solution.weight_scale[:, None], solution.constant[:, None])
+    got = emulated_levels(
+        some.scaled(solution.factor),
+        kernels,
+        np.broadcast_to(x, (len(some.factor), len(x))),
+        solution.weight_scale[:, None],
+        solution.constant[:, None],
+    )
     wanted = some.lo + np.stack([np.searchsorted(row, x, side="right") for row in some.thresholds])
     return (got != wanted).sum(axis=1), np.abs(got - wanted).max(axis=1)
 
@@ -68,7 +84,9 @@ def test_8_bit_layers_with_biases_on_the_grid_miss_a_handful(rng):
 @pytest.mark.parametrize("weight_bits, act_bits, reach", [(8, 8, 3000), (4, 8, 3000), (8, 4, 900)])
 def test_the_count_is_what_trying_every_accumulator_gives(rng, operator, weight_bits, act_bits, reach):
     thresholds, _ = batch_norm(rng, 30, weight_bits, act_bits, 1)
-    thresholds = np.clip((thresholds * rng.uniform(0.5, 5, (30, 1))).astype(np.int64) + rng.integers(-300, 300, (30, 1)), -5000, 5000)
+    thresholds = np.clip(
+        (thresholds * rng.uniform(0.5, 5, (30, 1))).astype(np.int64) + rng.integers(-300, 300, (30, 1)), -5000, 5000
+    )
     some = problem(operator, thresholds, reach, 127 // ((1 << (weight_bits - 1)) - 1), 0)
     solution = solve(some)
     for kernels in LITERT:
@@ -82,15 +100,18 @@ def test_ties_to_even_are_exact_on_xnnpack_alone(rng):
     x = np.arange(-4000, 4001)
     rows = []
     for _ in range(40):
-        levels = np.clip(np.rint((x + rng.integers(-300, 300)) * (2 * rng.integers(0, 4) + 1) * 2.0 ** -9), -128, 127)
+        levels = np.clip(np.rint((x + rng.integers(-300, 300)) * (2 * rng.integers(0, 4) + 1) * 2.0**-9), -128, 127)
         rows.append([x[np.argmax(levels >= k)] if (levels >= k).any() else 4001 for k in range(-127, 128)])
     solution = solve(problem("CONV_2D", np.array(rows), 4000, 18, -128))
     assert not solution.verdicts["xnnpack"].differing.any()
     assert solution.verdicts["reference"].differing.all()
 
 
-@pytest.mark.parametrize("thresholds", [[[5]], [[-40]], [[0, 0, 0]], [[-7, -7, 9]], [[51, 51, 51]], [[-50, -50, -50]], [[-49, 50, 51]],
-                                        [[-50, 3, 51]]], ids=str)
+@pytest.mark.parametrize(
+    "thresholds",
+    [[[5]], [[-40]], [[0, 0, 0]], [[-7, -7, 9]], [[51, 51, 51]], [[-50, -50, -50]], [[-49, 50, 51]], [[-50, 3, 51]]],
+    ids=str,
+)
 @pytest.mark.parametrize("factor", [1, 18, 127])
 def test_few_steps_and_none(thresholds, factor):
     """One step, all at one accumulator, out of reach above or below, at the ends of the range."""

@@ -32,14 +32,18 @@ def _message(folder):
 
 
 def test_no_run(tmp_path):
-    assert _message(tmp_path) == (f"{tmp_path} is no run: it has no manifest.json; `greenedge run` and `greenedge build` make one.")
+    assert _message(tmp_path) == (
+        f"{tmp_path} is no run: it has no manifest.json; `greenedge run` and `greenedge build` make one."
+    )
 
 
 def test_damaged(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text('{"format": "greenedge-run/1", ')
-    assert _message(tmp_path) == (f"{path} is damaged (Expecting property name enclosed in double quotes: line 1 column 31 "
-                                  "(char 30)); delete it and run the same command again.")
+    assert _message(tmp_path) == (
+        f"{path} is damaged (Expecting property name enclosed in double quotes: line 1 column 31 "
+        "(char 30)); delete it and run the same command again."
+    )
     path.write_text("[]")
     assert _message(tmp_path) == f"{path} is damaged (it is no table); delete it and run the same command again."
     path.write_bytes(b"\xff\xfe")
@@ -48,25 +52,35 @@ def test_damaged(tmp_path):
 
 def test_another_format(tmp_path):
     _write(tmp_path, format="greenedge-run/9")
-    assert _message(tmp_path) == (f"{tmp_path / 'manifest.json'}: format is 'greenedge-run/9', this greenedge reads "
-                                  "'greenedge-run/1'; use the greenedge that wrote it, or choose another folder with -o.")
+    assert _message(tmp_path) == (
+        f"{tmp_path / 'manifest.json'}: format is 'greenedge-run/9', this greenedge reads "
+        "'greenedge-run/1'; use the greenedge that wrote it, or choose another folder with -o."
+    )
 
 
-@pytest.mark.parametrize("stages, reason", [
-    ({"export": {"status": "done", "key": "k", "colour": 1}}, "stage 'export' has unknown keys ['colour']"),
-    ({"export": {"status": "fine", "key": "k"}}, "stage 'export' has status 'fine'"),
-    ({"export": {"status": "done", "key": "k", "outputs": []}}, "outputs of stage 'export' is no table"),
-])
+@pytest.mark.parametrize(
+    "stages, reason",
+    [
+        ({"export": {"status": "done", "key": "k", "colour": 1}}, "stage 'export' has unknown keys ['colour']"),
+        ({"export": {"status": "fine", "key": "k"}}, "stage 'export' has status 'fine'"),
+        ({"export": {"status": "done", "key": "k", "outputs": []}}, "outputs of stage 'export' is no table"),
+    ],
+)
 def test_stages_that_are_none(tmp_path, stages, reason):
     _write(tmp_path, stages=stages)
-    assert _message(tmp_path) == f"{tmp_path / 'manifest.json'} is damaged ({reason}); delete it and run the same command again."
+    assert (
+        _message(tmp_path)
+        == f"{tmp_path / 'manifest.json'} is damaged ({reason}); delete it and run the same command again."
+    )
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "2-export/../../secret", ""])
 def test_a_path_that_leaves_the_run(tmp_path, name):
     _write(tmp_path, stages={"export": {"status": "done", "key": "k", "outputs": {name: "0" * 64}}})
-    assert _message(tmp_path) == (f"{tmp_path / 'manifest.json'} names the file {name!r}, which lies outside the run's folder; "
-                                  "use only runs that you or someone you trust made.")
+    assert _message(tmp_path) == (
+        f"{tmp_path / 'manifest.json'} names the file {name!r}, which lies outside the run's folder; "
+        "use only runs that you or someone you trust made."
+    )
 
 
 def test_a_link_that_leaves_the_run(tmp_path):

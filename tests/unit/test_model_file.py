@@ -14,7 +14,8 @@ def test_samples_are_drawn_over_the_quantisers_range(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         assert import_stage(model, tmp_path / folder) == f"14 nodes, {SAMPLES} samples drawn at random".replace(
-            "14", str(len(onnx.load(model.path).graph.node)))
+            "14", str(len(onnx.load(model.path).graph.node))
+        )
     a, b = (np.load(tmp_path / folder / "inputs.npy") for folder in "ab")
     assert a.shape == (SAMPLES, 6) and a.dtype == np.float32 and (a == b).all()
     assert a.min() < 0 and a.max() > 15  # UINT4 at scale 1: beyond both clamps

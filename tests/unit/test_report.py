@@ -7,13 +7,13 @@ import fakes
 import numpy as np
 import pytest
 
-from greenedge.run.jobs import jobs_for, verify_again
 from greenedge.errors import GreenedgeError
-from greenedge.run.stages import run_job
 from greenedge.frontends.import_onnx import ModelFile
 from greenedge.report import summarise, write_report
-from greenedge.report.page import curve
 from greenedge.report.format import count, duration, hertz, percent, size
+from greenedge.report.page import curve
+from greenedge.run.jobs import jobs_for, verify_again
+from greenedge.run.stages import run_job
 
 
 @pytest.fixture
@@ -58,9 +58,17 @@ def test_what_cannot_be_run_here_is_said_not_to_be_verified(tmp_path, backend):
     why = "the project cannot be simulated here: only its maker compiles it."
     backend.unverified = lambda folder: why
     run = _run(tmp_path)
-    summary, page = json.loads((run / "7-report" / "summary.json").read_text()), (run / "7-report" / "report.html").read_text()
-    assert summary["unverified"] == why and set(summary["accuracy"]) == {"qonnx", "graph"} and len(summary["verify"]) == 1
-    assert f"gave the same integers on all 20 samples. What was built is not verified: {why}" in page and 'class="card verdict open"' in page
+    summary, page = (
+        json.loads((run / "7-report" / "summary.json").read_text()),
+        (run / "7-report" / "report.html").read_text(),
+    )
+    assert (
+        summary["unverified"] == why and set(summary["accuracy"]) == {"qonnx", "graph"} and len(summary["verify"]) == 1
+    )
+    assert (
+        f"gave the same integers on all 20 samples. What was built is not verified: {why}" in page
+        and 'class="card verdict open"' in page
+    )
     with pytest.raises(GreenedgeError, match="^the project cannot be simulated here"):
         verify_again(run, lambda *words: None)
 
@@ -86,7 +94,10 @@ def test_a_difference_is_shown(tmp_path, backend):
     run = _run(tmp_path)
     path = run / "5-verify" / "verify.json"
     verified = json.loads(path.read_text())
-    verified["verify"][1] |= {"mismatches": 3, "first": {"sample": 17, "layer": "fc2", "expected": [2, 3], "got": [2, 9]}}
+    verified["verify"][1] |= {
+        "mismatches": 3,
+        "first": {"sample": 17, "layer": "fc2", "expected": [2, 3], "got": [2, 9]},
+    }
     path.write_text(json.dumps(verified))
     page = write_report([run], tmp_path / "page.html").read_text()
     assert "fake differs from the integer graph on 3 of 20 samples; first at sample 17, layer fc2." in page
@@ -95,14 +106,25 @@ def test_a_difference_is_shown(tmp_path, backend):
 
 def test_an_estimate_is_drawn_hollow(tmp_path, backend, monkeypatch):
     run = _run(tmp_path)
-    monkeypatch.setattr(backend, "report", lambda folder: {
-        "hardware": {"lut4": 1200, "fmax_hz": 71.3e6, "cycles_per_inference": 1024, "ips": None},
-        "evidence": {"fmax_hz": "estimated by nextpnr", "cycles_per_inference": "simulated"}})
+    monkeypatch.setattr(
+        backend,
+        "report",
+        lambda folder: {
+            "hardware": {"lut4": 1200, "fmax_hz": 71.3e6, "cycles_per_inference": 1024, "ips": None},
+            "evidence": {"fmax_hz": "estimated by nextpnr", "cycles_per_inference": "simulated"},
+        },
+    )
     page = write_report([run], tmp_path / "page.html").read_text()
-    assert re.search(r'<div class="estimated"><dt>highest clock</dt><dd><span class="value">71.3\u202fMHz</span> '
-                     r'<em class="evidence hollow">estimated by nextpnr</em>', page)
-    assert re.search(r'<div class=""><dt>cycles per inference</dt><dd><span class="value">1\u202f024</span> '
-                     r'<em class="evidence">simulated</em>', page)
+    assert re.search(
+        r'<div class="estimated"><dt>highest clock</dt><dd><span class="value">71.3\u202fMHz</span> '
+        r'<em class="evidence hollow">estimated by nextpnr</em>',
+        page,
+    )
+    assert re.search(
+        r'<div class=""><dt>cycles per inference</dt><dd><span class="value">1\u202f024</span> '
+        r'<em class="evidence">simulated</em>',
+        page,
+    )
     assert "inferences per second" not in page  # unknown
 
 
@@ -118,8 +140,10 @@ def test_a_damaged_file(tmp_path, backend):
     path.write_text("{")
     with pytest.raises(GreenedgeError) as error:
         summarise(run)
-    assert str(error.value) == (f"{path} is damaged (Expecting property name enclosed in double quotes: line 1 column 2 "
-                                "(char 1)); run the same command again to write it anew.")
+    assert str(error.value) == (
+        f"{path} is damaged (Expecting property name enclosed in double quotes: line 1 column 2 "
+        "(char 1)); run the same command again to write it anew."
+    )
 
 
 def test_records_of_another_greenedge(tmp_path, backend, monkeypatch):
@@ -128,15 +152,27 @@ def test_records_of_another_greenedge(tmp_path, backend, monkeypatch):
     monkeypatch.setattr(backend, "report", lambda folder: {}["cycles_per_beat"])
     with pytest.raises(GreenedgeError) as error:
         summarise(run)
-    assert str(error.value) == (f"{run / '4-build'} has records that are damaged or of another greenedge (KeyError: 'cycles_per_beat'); "
-                                "run the build stage again.")
+    assert str(error.value) == (
+        f"{run / '4-build'} has records that are damaged or of another greenedge (KeyError: 'cycles_per_beat'); "
+        "run the build stage again."
+    )
 
 
-@pytest.mark.parametrize("text, expected", [
-    (count(1234567), "1\u202f234\u202f567"), (count(0.12345), "0.1235"), (hertz(25_000_000), "25\u202fMHz"),
-    (duration(3.68e-6), "3.68\u202fµs"), (duration(2e-9), "2\u202fns"), (size(999), "999 bytes"), (size(1_913_000), "1.913\u202fMB"),
-    (percent(0.97777), "97.78\u202f%"), (curve([1.0]), ""), (curve([2.0, 1.0]), "0.0,0.0 320.0,72.0"),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (count(1234567), "1\u202f234\u202f567"),
+        (count(0.12345), "0.1235"),
+        (hertz(25_000_000), "25\u202fMHz"),
+        (duration(3.68e-6), "3.68\u202fµs"),
+        (duration(2e-9), "2\u202fns"),
+        (size(999), "999 bytes"),
+        (size(1_913_000), "1.913\u202fMB"),
+        (percent(0.97777), "97.78\u202f%"),
+        (curve([1.0]), ""),
+        (curve([2.0, 1.0]), "0.0,0.0 320.0,72.0"),
+    ],
+)
 def test_numbers_as_text(text, expected):
     assert text == expected
 
@@ -144,8 +180,10 @@ def test_numbers_as_text(text, expected):
 def test_an_estimated_resource_is_told_from_a_counted_one():
     from greenedge.report.page import _resources
 
-    summary = {"hardware": {"lut": 15102, "dsp": 38, "alm": 9120.5, "hls_estimates": {"lut": 63251}},
-               "evidence": {"lut": "reported by Vivado after logic synthesis", "dsp": "estimated by the HLS compiler"}}
+    summary = {
+        "hardware": {"lut": 15102, "dsp": 38, "alm": 9120.5, "hls_estimates": {"lut": 63251}},
+        "evidence": {"lut": "reported by Vivado after logic synthesis", "dsp": "estimated by the HLS compiler"},
+    }
     rows = {row["label"]: row for row in _resources(summary, {"lut": 1_182_240})}
     assert list(rows) == ["LUTs", "ALMs", "DSP blocks"]
     assert (rows["LUTs"]["estimated"], rows["LUTs"]["before"], rows["LUTs"]["total"]) == (False, 63251, 1_182_240)
@@ -155,22 +193,47 @@ def test_an_estimated_resource_is_told_from_a_counted_one():
 def test_layers_in_hardware_are_shown_as_their_maker_records_them():
     from greenedge.report.page import _hardware_layers, _made
 
-    layers = [{"layer": "fc1", "kind": "Dense n1_fc1", "result": "fixed<9,9>", "accum": "fixed<9,9>",
-               "weight": "fixed<4,4>", "reuse_factor": 2, "strategy": "resource", "cycles": 2},
-              {"layer": "act", "kind": "BatchNormalization n2_act", "result": "ufixed<4,4>", "scale": "a", "bias": "b"}]
+    layers = [
+        {
+            "layer": "fc1",
+            "kind": "Dense n1_fc1",
+            "result": "fixed<9,9>",
+            "accum": "fixed<9,9>",
+            "weight": "fixed<4,4>",
+            "reuse_factor": 2,
+            "strategy": "resource",
+            "cycles": 2,
+        },
+        {"layer": "act", "kind": "BatchNormalization n2_act", "result": "ufixed<4,4>", "scale": "a", "bias": "b"},
+    ]
     shown = _hardware_layers({"hardware": {"layers": layers}})
     assert shown["columns"] == ["built as", "reuse factor", "strategy", "cycles, estimated", "result", "types within"]
-    assert shown["rows"][0] == ("fc1", ["Dense n1_fc1", 2, "resource", 2, "fixed<9,9>",
-                                        "weights fixed<4,4>, accumulator fixed<9,9>"])
+    assert shown["rows"][0] == (
+        "fc1",
+        ["Dense n1_fc1", 2, "resource", 2, "fixed<9,9>", "weights fixed<4,4>, accumulator fixed<9,9>"],
+    )
     assert shown["rows"][1][1][1:4] == [None] * 3 and shown["rows"][1][1][-1] == "scale a, bias b"
     assert _hardware_layers({}) == {"columns": [], "rows": []}
     assert [_made({"hardware": h}) for h in ({"lut": 0}, {"toolchain": "vitis"}, None)] == [
-        "On the chip", "The HLS project", "The binary"]
+        "On the chip",
+        "The HLS project",
+        "The binary",
+    ]
 
 
 def test_a_terminal_is_told_the_figures_in_a_line():
     from greenedge.report.summary import in_a_line
 
-    board = {"cycles_per_inference": 5120.0, "fmax_hz": 105.1e6, "clock_hz": 50_000_000, "core": {"lut4": 1777}, "estimated_lut4_error": "+10%"}
-    assert in_a_line(board) == ["5,120 cycles an inference (simulated)", "105.1 MHz reached of 50", "core of 1,777 LUT4 (estimate +10%)"]
+    board = {
+        "cycles_per_inference": 5120.0,
+        "fmax_hz": 105.1e6,
+        "clock_hz": 50_000_000,
+        "core": {"lut4": 1777},
+        "estimated_lut4_error": "+10%",
+    }
+    assert in_a_line(board) == [
+        "5,120 cycles an inference (simulated)",
+        "105.1 MHz reached of 50",
+        "core of 1,777 LUT4 (estimate +10%)",
+    ]
     assert in_a_line({"cycles_per_inference": None, "clock_hz": 1e8}) == []

@@ -13,7 +13,10 @@ HALVES = [Fraction(n, 4) for n in range(-22, 23)]
 
 
 def _by_boundaries(levels, y: Fraction) -> int:
-    reached = sum(y > Fraction(float(b)) or (y == Fraction(float(b)) and inclusive) for b, inclusive in zip(levels.boundary, levels.inclusive))
+    reached = sum(
+        y > Fraction(float(b)) or (y == Fraction(float(b)) and inclusive)
+        for b, inclusive in zip(levels.boundary, levels.inclusive)
+    )
     return levels.lo + reached
 
 
@@ -39,4 +42,9 @@ def test_truncation_is_two_roundings(mode, shift):
 
 
 def test_bipolar_has_no_zero():
-    assert [_by_boundaries(bipolar(), y) for y in (Fraction(-1), Fraction(-1, 9), Fraction(0), Fraction(2))] == [-1, -1, 1, 1]
+    assert [_by_boundaries(bipolar(), y) for y in (Fraction(-1), Fraction(-1, 9), Fraction(0), Fraction(2))] == [
+        -1,
+        -1,
+        1,
+        1,
+    ]

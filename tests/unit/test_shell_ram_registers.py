@@ -14,20 +14,42 @@ CLK, RST = 2, 3
 
 def _netlist(wide: bool = False) -> dict:
     """A RAM with two outputs on port B (in 36-bit mode one of them on DOA), each behind one flip-flop."""
+
     def cell(kind, parameters, connections):
-        return {"type": kind, "parameters": parameters, "connections": {port: [bit] for port, bit in connections.items()},
-                "port_directions": {port: "output" if port[:2] in ("DO", "Q") else "input" for port in connections}}
+        return {
+            "type": kind,
+            "parameters": parameters,
+            "connections": {port: [bit] for port, bit in connections.items()},
+            "port_directions": {port: "output" if port[:2] in ("DO", "Q") else "input" for port in connections},
+        }
 
     outputs = ("DOA0", "DOB0") if wide else ("DOB0", "DOB1")
-    ram = cell("DP16KD", {"DATA_WIDTH_A": f"{36 if wide else 18:032b}", "DATA_WIDTH_B": f"{36 if wide else 18:032b}", "REGMODE_A": "NOREG",
-                          "REGMODE_B": "NOREG", "CLKBMUX": "CLKB"},
-               {"CLKA": "0", "CLKB": CLK, "RSTA": "0", "RSTB": "0", "OCEA": "0", "OCEB": "1", outputs[0]: 10, outputs[1]: 11})
-    flip_flop = lambda d, q: cell("TRELLIS_FF", {"CEMUX": "1 ", "CLKMUX": "CLK", "LSRMUX": "LSR", "REGSET": "RESET"},
-                                  {"CLK": CLK, "DI": d, "LSR": "0", "Q": q})
+    ram = cell(
+        "DP16KD",
+        {
+            "DATA_WIDTH_A": f"{36 if wide else 18:032b}",
+            "DATA_WIDTH_B": f"{36 if wide else 18:032b}",
+            "REGMODE_A": "NOREG",
+            "REGMODE_B": "NOREG",
+            "CLKBMUX": "CLKB",
+        },
+        {"CLKA": "0", "CLKB": CLK, "RSTA": "0", "RSTB": "0", "OCEA": "0", "OCEB": "1", outputs[0]: 10, outputs[1]: 11},
+    )
+    flip_flop = lambda d, q: cell(
+        "TRELLIS_FF",
+        {"CEMUX": "1 ", "CLKMUX": "CLK", "LSRMUX": "LSR", "REGSET": "RESET"},
+        {"CLK": CLK, "DI": d, "LSR": "0", "Q": q},
+    )
     reader = cell("LUT4", {}, {"A": 20, "B": 21, "Z": 30})
-    return {"modules": {"core": {"ports": {"clk": {"bits": [CLK]}, "rst": {"bits": [RST]}, "y": {"bits": [30]}},
-                                 "cells": {"ram": ram, "f0": flip_flop(10, 20), "f1": flip_flop(11, 21), "l": reader}},
-                        "library": {"ports": {}, "cells": {}}}}
+    return {
+        "modules": {
+            "core": {
+                "ports": {"clk": {"bits": [CLK]}, "rst": {"bits": [RST]}, "y": {"bits": [30]}},
+                "cells": {"ram": ram, "f0": flip_flop(10, 20), "f1": flip_flop(11, 21), "l": reader},
+            },
+            "library": {"ports": {}, "cells": {}},
+        }
+    }
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -48,6 +70,7 @@ def _change(path: str, value):
     def apply(netlist):
         cell, group, key = path.split("/")
         netlist["modules"]["core"]["cells"][cell][group][key] = value
+
     return apply
 
 
@@ -59,10 +82,21 @@ def _read_at_a_port(netlist):
     netlist["modules"]["core"]["ports"]["raw"] = {"bits": [11]}
 
 
-@pytest.mark.parametrize("change", [
-    _second_reader, _read_at_a_port, _change("f0/parameters/CEMUX", "CE"), _change("f1/connections/LSR", [RST]),
-    _change("f0/parameters/REGSET", "SET"), _change("f0/connections/CLK", [4]), _change("f1/parameters/CLKMUX", "INV"),
-    _change("ram/connections/RSTB", [RST]), _change("ram/parameters/REGMODE_B", "OUTREG"), _change("l/connections/D", [11])])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _second_reader,
+        _read_at_a_port,
+        _change("f0/parameters/CEMUX", "CE"),
+        _change("f1/connections/LSR", [RST]),
+        _change("f0/parameters/REGSET", "SET"),
+        _change("f0/connections/CLK", [4]),
+        _change("f1/parameters/CLKMUX", "INV"),
+        _change("ram/connections/RSTB", [RST]),
+        _change("ram/parameters/REGMODE_B", "OUTREG"),
+        _change("l/connections/D", [11]),
+    ],
+)
 def test_it_leaves_everything_else_alone(change):
     netlist = _netlist()
     change(netlist)

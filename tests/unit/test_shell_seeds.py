@@ -9,10 +9,10 @@ import time
 
 import pytest
 
+from greenedge.errors import ToolError
 from greenedge.hdl.board_shell import seeds
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute
-from greenedge.errors import ToolError
 
 FAKE = """#!{python}
 import json, os, signal, sys, time
@@ -45,7 +45,16 @@ def _race(tmp_path, monkeypatch, behaviour: dict, processors: int = 8) -> int:
     work.mkdir()
     (work / "shell.json").write_text('{"clock_hz": 100000000}')
     monkeypatch.chdir(work)
-    return seeds.main("1", str(len(behaviour)), "top.config,report.json", "nextpnr-ecp5", "--textcfg", "top.config", "--report", "report.json")
+    return seeds.main(
+        "1",
+        str(len(behaviour)),
+        "top.config,report.json",
+        "nextpnr-ecp5",
+        "--textcfg",
+        "top.config",
+        "--report",
+        "report.json",
+    )
 
 
 def test_the_first_that_meets_the_clock_is_taken(tmp_path, monkeypatch, capsys):
@@ -66,11 +75,18 @@ def test_without_one_the_fastest_is_left_for_the_check_of_the_clock(tmp_path, mo
     assert json.loads((tmp_path / "work" / "seeds.json").read_text())["fmax_hz"] == {"1": 80e6, "2": 95.5e6}
 
 
-@pytest.mark.parametrize("behaviour, message", [
-    ({1: "fails"}, "error: nextpnr-ecp5 with seed 1 ended with exit status 1: ERROR: no room for 9 cells\n"),
-    ({1: "killed"}, "error: nextpnr-ecp5 with seed 1 was killed by SIGKILL: it printed nothing\n"),
-    ({1: "damaged"}, "error: seeds/1/report.json is missing or damaged (Expecting property name enclosed in double quotes: "
-     "line 1 column 2 (char 1)); run the build stage again\n")])
+@pytest.mark.parametrize(
+    "behaviour, message",
+    [
+        ({1: "fails"}, "error: nextpnr-ecp5 with seed 1 ended with exit status 1: ERROR: no room for 9 cells\n"),
+        ({1: "killed"}, "error: nextpnr-ecp5 with seed 1 was killed by SIGKILL: it printed nothing\n"),
+        (
+            {1: "damaged"},
+            "error: seeds/1/report.json is missing or damaged (Expecting property name enclosed in double quotes: "
+            "line 1 column 2 (char 1)); run the build stage again\n",
+        ),
+    ],
+)
 def test_when_every_seed_fails_one_sentence_says_so(tmp_path, monkeypatch, capsys, behaviour, message):
     assert _race(tmp_path, monkeypatch, behaviour) == 1
     assert capsys.readouterr().out == message
@@ -79,9 +95,27 @@ def test_when_every_seed_fails_one_sentence_says_so(tmp_path, monkeypatch, capsy
 
 def test_whoever_ends_the_race_ends_every_placement(tmp_path, monkeypatch):
     assert _race(tmp_path, monkeypatch, {1: 120.0}) == 0  # the fake is on PATH now
-    (tmp_path / "bin" / "nextpnr-ecp5").write_text(FAKE.format(python=sys.executable, behaviour={1: "hangs", 2: "hangs"}))
-    command = Command(("{python}", "-m", "greenedge.hdl.board_shell.seeds", "1", "2", "top.config,report.json", "nextpnr-ecp5", "--textcfg",
-                       "top.config", "--report", "report.json"), "nextpnr.log", "place and route", timeout_s=6)
+    (tmp_path / "bin" / "nextpnr-ecp5").write_text(
+        FAKE.format(python=sys.executable, behaviour={1: "hangs", 2: "hangs"})
+    )
+    command = Command(
+        (
+            "{python}",
+            "-m",
+            "greenedge.hdl.board_shell.seeds",
+            "1",
+            "2",
+            "top.config,report.json",
+            "nextpnr-ecp5",
+            "--textcfg",
+            "top.config",
+            "--report",
+            "report.json",
+        ),
+        "nextpnr.log",
+        "place and route",
+        timeout_s=6,
+    )
     with pytest.raises(ToolError, match="^place and route did not end within 6 s and was stopped"):
         execute(Plan({"shell.json": b'{"clock_hz": 1}'}, (command,), ("top.config",)), tmp_path / "build")
     for began in (tmp_path / "build.part").glob("began-*"):

@@ -12,7 +12,9 @@ from tests.lower.models import Model
 
 
 def _greenedge(*words) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "greenedge.cli", *map(str, words)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "greenedge.cli", *map(str, words)], capture_output=True, text=True, check=False
+    )
 
 
 def test_snap_says_what_changed_and_what_it_cost(tmp_path, rng):
@@ -29,4 +31,7 @@ def test_snap_says_what_changed_and_what_it_cost(tmp_path, rng):
     assert result["accuracy"]["samples"] == 20 and result["requantisers"][0]["multiplier_bits"] <= 5
     assert (tmp_path / "s.onnx").stat().st_size > 100
     alone = _greenedge(*words)
-    assert (alone.returncode, alone.stderr) == (1, "greenedge: --inputs and --labels belong together: samples and their classes.\n")
+    assert (alone.returncode, alone.stderr) == (
+        1,
+        "greenedge: --inputs and --labels belong together: samples and their classes.\n",
+    )

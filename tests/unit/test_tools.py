@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from greenedge.tools import discover
 from greenedge.errors import ToolError
+from greenedge.tools import discover
 from greenedge.tools.discover import find_tool
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import RECORD, execute
@@ -75,15 +75,24 @@ def test_a_plan_leaves_files_products_log_and_record(fake):
 
 def test_exit_status_becomes_one_sentence_with_the_first_error_line(fake):
     assert refusal(plan("fail"), fake) == (
-        f"synthesis ended with exit status 1: ERROR: no such module `top'; the log is {fake}.part/synth.log.")
+        f"synthesis ended with exit status 1: ERROR: no such module `top'; the log is {fake}.part/synth.log."
+    )
     assert not fake.exists()
 
 
-@pytest.mark.parametrize("log, said", [
-    ("c++ -Wno-error -O2 a.cpp\nno errors so far\na.cpp:3:5: error: 'x' was not declared\n", "a.cpp:3:5: error: 'x' was not declared"),
-    ("%Warning: w\n%Error-PINMISSING: top.sv:3: pin\n", "%Error-PINMISSING: top.sv:3: pin"),
-    ("Traceback\nValueError: no weights\n", "ValueError: no weights"),
-    ("place\nAborted after 3 s\n", "Aborted after 3 s"), ("one\ntwo\n", "two")])
+@pytest.mark.parametrize(
+    "log, said",
+    [
+        (
+            "c++ -Wno-error -O2 a.cpp\nno errors so far\na.cpp:3:5: error: 'x' was not declared\n",
+            "a.cpp:3:5: error: 'x' was not declared",
+        ),
+        ("%Warning: w\n%Error-PINMISSING: top.sv:3: pin\n", "%Error-PINMISSING: top.sv:3: pin"),
+        ("Traceback\nValueError: no weights\n", "ValueError: no weights"),
+        ("place\nAborted after 3 s\n", "Aborted after 3 s"),
+        ("one\ntwo\n", "two"),
+    ],
+)
 def test_the_line_that_says_the_error_is_quoted(tmp_path, log, said):
     command = Command(("{python}", "-c", f"print({log!r}, end=''); raise SystemExit(1)"), "x.log", "asking")
     with pytest.raises(ToolError) as caught:
@@ -102,19 +111,22 @@ def test_a_program_of_ours_has_said_everything(tmp_path):
 def test_nothing_runs_while_a_later_tool_is_missing(fake, tmp_path):
     touch = Command(("{python}", "-c", f"open({str(tmp_path / 'ran')!r}, 'w')"), "x.log", "first")
     assert refusal(Plan({}, (touch, Command(("nosuchtool",), "y.log", "then")), ()), fake) == (
-        "nosuchtool is not on PATH; install it, then run the same command again.")
+        "nosuchtool is not on PATH; install it, then run the same command again."
+    )
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_mute_failure_says_what_there_is(fake):
     assert refusal(plan("mute"), fake) == (
-        f"synthesis ended with exit status 3: argv mode.txt top.bit; the log is {fake}.part/synth.log.")
+        f"synthesis ended with exit status 3: argv mode.txt top.bit; the log is {fake}.part/synth.log."
+    )
 
 
 @pytest.mark.parametrize("mode, state", [("no-product", "did not make it"), ("empty", "left it empty")])
 def test_exit_zero_without_the_product_is_an_error(fake, mode, state):
     assert refusal(plan(mode), fake) == (
-        f"top.bit is missing: synthesis ended without an error but {state}; the log is {fake}.part/synth.log.")
+        f"top.bit is missing: synthesis ended without an error but {state}; the log is {fake}.part/synth.log."
+    )
 
 
 def test_a_hang_ends_with_the_whole_process_group(fake, tmp_path):
@@ -144,11 +156,15 @@ def test_what_a_plans_python_runs_ends_with_it(tmp_path):
     """A plan within a plan: its program has a session of its own, and must not be left behind."""
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    nested = ("import pathlib; from greenedge.tools.plan import Command, Plan, execute; within = "
-              f"Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'); "
-              "execute(Plan({}, (within,), ()), pathlib.Path('in'))")
+    nested = (
+        "import pathlib; from greenedge.tools.plan import Command, Plan, execute; within = "
+        f"Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'); "
+        "execute(Plan({}, (within,), ()), pathlib.Path('in'))"
+    )
     with pytest.raises(ToolError, match="^around did not end within 6 s and was stopped"):
-        execute(Plan({}, (Command(("{python}", "-c", nested), "out.log", "around", timeout_s=6),), ()), tmp_path / "out")
+        execute(
+            Plan({}, (Command(("{python}", "-c", nested), "out.log", "around", timeout_s=6),), ()), tmp_path / "out"
+        )
     assert not _alive(int(pid_file.read_text()))
 
 
@@ -156,8 +172,10 @@ def test_what_a_killed_run_had_started_ends_too(fake, tmp_path):
     """kill -9 runs no handler of ours: the kernel ends the tool, and running again recovers."""
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    run = ("import pathlib; from greenedge.tools.plan import Command, Plan, execute; "
-           f"execute(Plan({{}}, (Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'),), ()), pathlib.Path({str(fake)!r}))")
+    run = (
+        "import pathlib; from greenedge.tools.plan import Command, Plan, execute; "
+        f"execute(Plan({{}}, (Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'),), ()), pathlib.Path({str(fake)!r}))"
+    )
     killed = subprocess.Popen([sys.executable, "-c", run])
     for _ in range(600):
         if pid_file.is_file() and pid_file.read_text():
@@ -181,23 +199,26 @@ def test_what_was_whole_stays_until_its_successor_is(fake):
 
 def test_a_full_disk_is_one_sentence(fake):
     assert refusal(plan("full"), fake) == (
-        f"{fake}.part could not be written: the disk is full; free some space and run the same command again.")
+        f"{fake}.part could not be written: the disk is full; free some space and run the same command again."
+    )
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ToolError) as caught:
         execute(Plan({}, (), ()), tmp_path / "file" / "build")
-    assert str(caught.value) == (f"{tmp_path}/file/build.part could not be written: not a directory; "
-                                 "choose another folder with -o.")
+    assert str(caught.value) == (
+        f"{tmp_path}/file/build.part could not be written: not a directory; choose another folder with -o."
+    )
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside"])
 def test_no_file_of_a_plan_leaves_its_folder(tmp_path, name):
     with pytest.raises(ToolError) as caught:
         execute(Plan({name: b"x"}, (), ()), tmp_path / "build")
-    assert str(caught.value) == (f"a plan names the file {name!r}; it must be a relative path that stays inside the "
-                                 "build folder.")
+    assert str(caught.value) == (
+        f"a plan names the file {name!r}; it must be a relative path that stays inside the build folder."
+    )
 
 
 def test_an_unknown_program_is_one_sentence(tmp_path):
@@ -207,8 +228,9 @@ def test_an_unknown_program_is_one_sentence(tmp_path):
 
 
 def test_python_is_this_interpreter_and_finds_greenedge(tmp_path):
-    command = Command(("{python}", "-c", "import greenedge.errors, sys; open('who', 'w').write(sys.executable)"),
-                      "who.log", "asking")
+    command = Command(
+        ("{python}", "-c", "import greenedge.errors, sys; open('who', 'w').write(sys.executable)"), "who.log", "asking"
+    )
     execute(Plan({}, (command,), ("who",)), tmp_path / "build")
     assert (tmp_path / "build" / "who").read_text() == sys.executable
 
@@ -236,7 +258,9 @@ def test_find_tool_names_the_package(monkeypatch):
 @pytest.mark.parametrize("has_slang", [True, False])
 def test_a_native_yosys_is_taken_only_with_slang(tmp_path, monkeypatch, has_slang):
     script = tmp_path / "yosys"
-    script.write_text(f"#!/bin/sh\n[ \"$1\" = -V ] && echo 'Yosys 0.68 (git sha1 1234)' && exit 0\nexit {int(not has_slang)}\n")
+    script.write_text(
+        f"#!/bin/sh\n[ \"$1\" = -V ] && echo 'Yosys 0.68 (git sha1 1234)' && exit 0\nexit {int(not has_slang)}\n"
+    )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(discover, "_packaged", lambda name, known: discover.Tool(name, ("x",), "1.0", known.package))

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from greenedge.errors import GreenedgeError
-from greenedge.train.recipe_config import QuantiseSettings, TrainSettings
 from greenedge.train.fit import Job, fit, learning_rate_factor, make_optimiser, predict, seeded
 from greenedge.train.ledger import Ledger, count_macs
+from greenedge.train.recipe_config import QuantiseSettings, TrainSettings
 
 SETTINGS = TrainSettings(epochs=3, batch=16, validation=0.25, patience=2, learning_rate=0.01)
 
@@ -27,8 +27,10 @@ def network():
 
     from greenedge.train.quantise import quantise
 
-    return quantise(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3)),
-                    QuantiseSettings())
+    return quantise(
+        nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3)),
+        QuantiseSettings(),
+    )
 
 
 def samples():
@@ -128,8 +130,10 @@ def test_weights_of_another_network_are_refused():
 
     with pytest.raises(GreenedgeError) as caught:
         set_model_state(torch.nn.Linear(2, 3), model_state(torch.nn.Linear(2, 4)))
-    assert str(caught.value) == ("the weights do not fit the network: bias, weight differ in name or shape; "
-                                 "train again, the recipe has changed since they were written.")
+    assert str(caught.value) == (
+        "the weights do not fit the network: bias, weight differ in name or shape; "
+        "train again, the recipe has changed since they were written."
+    )
 
 
 def test_early_stopping_keeps_the_best_epoch():
@@ -147,8 +151,9 @@ def test_early_stopping_keeps_the_best_epoch():
 def test_the_ledger_counts_what_was_done():
     history = train(replace(SETTINGS, patience=0))[1]
     macs = 6 * 8 + 8 * 3
-    expected = Ledger(samples_seen=3 * 72, samples_scored=3 * 24, steps=3 * 5, macs=macs * 3 * (3 * 72 + 24),
-                      joules=None)  # no meter was given, so nobody knows
+    expected = Ledger(
+        samples_seen=3 * 72, samples_scored=3 * 24, steps=3 * 5, macs=macs * 3 * (3 * 72 + 24), joules=None
+    )  # no meter was given, so nobody knows
     assert counted(history) == expected
     assert history.ledger.seconds > 0 and history.ledger.cpu_seconds > 0
 
@@ -156,8 +161,12 @@ def test_the_ledger_counts_what_was_done():
 def test_macs_of_dense_and_convolutional_layers():
     from torch import nn
 
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2), nn.ConvTranspose2d(4, 2, 2, stride=2),
-                          nn.Flatten(), nn.Linear(2 * 8 * 8, 5))
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2),
+        nn.ConvTranspose2d(4, 2, 2, stride=2),
+        nn.Flatten(),
+        nn.Linear(2 * 8 * 8, 5),
+    )
     assert count_macs(model, (2, 8, 8)) == 4 * 16 * 9 + 4 * 16 * 2 * 4 + 128 * 5
     assert model.training
 
@@ -202,8 +211,13 @@ def test_a_loss_and_an_augmentation_of_the_recipes_own():
     x = np.ones((8, 3), np.float32)
     with seeded(0, 1):
         model = torch.nn.Linear(3, 3)
-        fit(model, x, x, TrainSettings(epochs=60, batch=4, learning_rate=0.1),
-            Job(loss=lambda outputs, inputs, y: ((outputs - y) ** 2).mean(), augment=augment))
+        fit(
+            model,
+            x,
+            x,
+            TrainSettings(epochs=60, batch=4, learning_rate=0.1),
+            Job(loss=lambda outputs, inputs, y: ((outputs - y) ** 2).mean(), augment=augment),
+        )
     assert seen == [4] * 120
     assert np.abs(predict(model, x) - 1).max() < 0.1
 
@@ -216,4 +230,8 @@ def test_metrics_are_plain_json(repo, tmp_path):
     assert json.loads((tmp_path / "1-train" / "metrics.json").read_text()) == metrics
     assert metrics["metric"] == "accuracy" and metrics["samples_seen"] == 1347 and metrics["recipe"] == "digits-mlp"
     assert sorted(path.name for path in (tmp_path / "1-train").iterdir()) == [
-        "metrics.json", "model.pt", "x_test.npy", "y_test.npy"]
+        "metrics.json",
+        "model.pt",
+        "x_test.npy",
+        "y_test.npy",
+    ]

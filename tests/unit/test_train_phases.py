@@ -109,7 +109,9 @@ def test_a_file_of_another_network_is_refused(repo, whole, tmp_path):
     )
     del state["form"]
     save_state(tmp_path / "model.pt", state)
-    with pytest.raises(GreenedgeError, match="model.pt lacks the network's form or weights; run the train stage again.$"):
+    with pytest.raises(
+        GreenedgeError, match="model.pt lacks the network's form or weights; run the train stage again.$"
+    ):
         recipe.trained_model(tmp_path)
 
 
@@ -223,7 +225,13 @@ def test_a_teacher_file_stays_in_the_recipes_folder(repo):
 
 
 def test_a_teacher_that_is_asked_batch_by_batch_is_counted(repo, tmp_path):
-    settings = {"train.epochs": "2", "model.hidden": "8", "distil.mix": "true", "distil.share": "1.0", "distil.epochs": "1"}
+    settings = {
+        "train.epochs": "2",
+        "model.hidden": "8",
+        "distil.mix": "true",
+        "distil.share": "1.0",
+        "distil.epochs": "1",
+    }
     metrics = train_stage(load_recipe(repo / "flows" / "digits-mlp", settings), tmp_path)
     train = metrics["ledger"]["phases"]["train"]
     assert train["samples_scored"] == train["samples_seen"] == 2 * 1347

@@ -10,8 +10,8 @@ from greenedge.energy.clock import VirtualClock
 from greenedge.energy.source import SourceInfo
 from greenedge.errors import EvidenceError
 from greenedge.train import training_energy
-from greenedge.train.recipe_config import LedgerSettings
 from greenedge.train.ledger import Ledger
+from greenedge.train.recipe_config import LedgerSettings
 from greenedge.train.training_energy import Power, bill, energy_of, metered
 
 MEASURED = Power(lambda: 1.0, "powercap:0", "chip", "cpu package", "measured")

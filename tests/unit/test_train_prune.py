@@ -10,10 +10,10 @@ import pytest
 from greenedge.errors import TargetError
 from greenedge.train.channels import find_channels, shrink, slice_state
 from greenedge.train.checkpoint import model_state, set_model_state
-from greenedge.train.recipe_config import PruneSettings, QuantiseSettings, TrainSettings
 from greenedge.train.fit import Job, fit, predict, seeded
-from greenedge.train.prune import (Compression, count_weights, growth, importance, kept_count, make_pruner, weight_layers)
+from greenedge.train.prune import Compression, count_weights, growth, importance, kept_count, make_pruner, weight_layers
 from greenedge.train.quantise import quantise
+from greenedge.train.recipe_config import PruneSettings, QuantiseSettings, TrainSettings
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from greenedge.errors import UnsupportedError
-from greenedge.train.recipe_config import LayerBits, QuantiseSettings
 from greenedge.train.fit import predict, seeded
 from greenedge.train.quantise import quantise
+from greenedge.train.recipe_config import LayerBits, QuantiseSettings
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -42,15 +42,39 @@ def bits_of(model, path: str) -> int:
 
 def test_where_the_quantisers_are():
     model = quantise(Residual(), QuantiseSettings())
-    assert nodes(model) == ["x", "input_quant", "stem", "norm1", "relu_2", "depth", "norm2",
-                            "add_in_quant", "add_in_quant", "add", "relu", "pool", "mean", "mean_quant", "flatten",
-                            "head", "output_quant", "output"]
+    assert nodes(model) == [
+        "x",
+        "input_quant",
+        "stem",
+        "norm1",
+        "relu_2",
+        "depth",
+        "norm2",
+        "add_in_quant",
+        "add_in_quant",
+        "add",
+        "relu",
+        "pool",
+        "mean",
+        "mean_quant",
+        "flatten",
+        "head",
+        "output_quant",
+        "output",
+    ]
     assert model.stem.bias is None and model.head.bias is not None
     assert model.relu_2.return_quant_tensor is False and model.mean_quant.return_quant_tensor is True
-    signed = {path: bool(model.get_submodule(path).act_quant.is_signed)
-              for path in ("input_quant", "relu_2", "add_in_quant", "mean_quant", "output_quant")}
-    assert signed == {"input_quant": False, "relu_2": False, "add_in_quant": True, "mean_quant": False,
-                      "output_quant": True}
+    signed = {
+        path: bool(model.get_submodule(path).act_quant.is_signed)
+        for path in ("input_quant", "relu_2", "add_in_quant", "mean_quant", "output_quant")
+    }
+    assert signed == {
+        "input_quant": False,
+        "relu_2": False,
+        "add_in_quant": True,
+        "mean_quant": False,
+        "output_quant": True,
+    }
 
 
 def test_an_absorbed_bias_changes_nothing():
@@ -89,8 +113,9 @@ def test_activations_of_every_width(activations):
 
 
 def test_widths_of_single_layers():
-    settings = QuantiseSettings(weight_bits=4, act_bits=3, layers={"stem": LayerBits(weight_bits=8),
-                                                                 "mean": LayerBits(act_bits=6)})
+    settings = QuantiseSettings(
+        weight_bits=4, act_bits=3, layers={"stem": LayerBits(weight_bits=8), "mean": LayerBits(act_bits=6)}
+    )
     model = quantise(Residual(), settings)
     widths = {path: bits_of(model, path) for path in ("stem", "depth", "head", "relu_2", "mean_quant", "add_in_quant")}
     assert widths == {"stem": 8, "depth": 4, "head": 4, "relu_2": 3, "mean_quant": 6, "add_in_quant": 8}
@@ -148,7 +173,8 @@ def test_every_reason_is_given_at_once():
         "  exp: a call of exp; no quantised form is known for it (cure: use a supported layer, or write the network "
         "with brevitas.nn).\n"
         "  up: interpolation mode 'bilinear'; only 'nearest' copies levels (cure: use mode='nearest').\n"
-        "  fc2: [quantise.layers] names it; no quantised layer has that path (cure: use one of: fc, norm, up).")
+        "  fc2: [quantise.layers] names it; no quantised layer has that path (cure: use one of: fc, norm, up)."
+    )
 
 
 def test_a_network_that_cannot_be_traced_is_refused():
@@ -162,4 +188,5 @@ def test_a_network_that_cannot_be_traced_is_refused():
         "branching cannot be quantised:\n"
         "  Branching: its forward depends on values (symbolically traced variables cannot be used as inputs to control "
         "flow); a network is quantised from its graph (cure: compute with tensors alone in forward, or write the "
-        "network with brevitas.nn and leave [quantise] out).")
+        "network with brevitas.nn and leave [quantise] out)."
+    )

@@ -20,7 +20,7 @@ hidden = [4, 4]
 [train]
 epochs = 1
 """
-RECIPE = '''
+RECIPE = """
 from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
@@ -47,18 +47,20 @@ def load_data(settings):
 
 def make_model(settings):
     raise AssertionError("no test here builds it")
-'''
+"""
 
 
 @pytest.fixture
 def recipe(tmp_path):
     """write(flow, recipe) → the folder of a recipe."""
+
     def write(flow: str = FLOW, code: str = RECIPE):
         folder = tmp_path / "tiny"
         folder.mkdir(exist_ok=True)
         (folder / "flow.toml").write_text(flow)
         (folder / "recipe.py").write_text(code)
         return folder
+
     return write
 
 
@@ -79,11 +81,12 @@ def test_a_good_recipe_fills_in_its_defaults(recipe):
 
 
 def test_unknown_keys_are_named_with_the_known_ones(recipe):
-    text = FLOW.replace("samples = 8", "samples = 8\nnoize = 1.0") + '\n[pruning]\namount = 0.5\n'
+    text = FLOW.replace("samples = 8", "samples = 8\nnoize = 1.0") + "\n[pruning]\namount = 0.5\n"
     assert refusal(recipe(text)) == (
         "tiny/flow.toml: unknown key 'pruning'; a recipe has: build, data, distil, ledger, model, name, prune, "
         "quantise, search, subset, teacher, title, train.\n"
-        "tiny/flow.toml: unknown key 'data.noize'; [data] has: noise, samples.")
+        "tiny/flow.toml: unknown key 'data.noize'; [data] has: noise, samples."
+    )
 
 
 def test_missing_keys_are_named(recipe):
@@ -93,20 +96,22 @@ def test_missing_keys_are_named(recipe):
         "tiny/flow.toml: 'data.samples' is missing; [data] has: noise, samples.\n"
         "tiny/flow.toml: 'model.hidden' is missing; [model] has: dropout, hidden, norm.\n"
         "tiny/flow.toml: 'train.epochs' is missing; [train] has: batch, epochs, label_smoothing, learning_rate, "
-        "momentum, optimiser, patience, schedule, seed, threads, validation, weight_decay.")
+        "momentum, optimiser, patience, schedule, seed, threads, validation, weight_decay."
+    )
 
 
 def test_wrong_types_and_ranges_are_named(recipe):
     text = FLOW.replace("samples = 8", "samples = 0\nnoise = true")
     text = text.replace("[4, 4]", '["a"]\ndropout = 1\nnorm = "layer"')
-    assert refusal(recipe(text.replace("epochs = 1", 'epochs = 1.5\nvalidation = 0.9'))) == (
+    assert refusal(recipe(text.replace("epochs = 1", "epochs = 1.5\nvalidation = 0.9"))) == (
         "tiny/flow.toml: data.samples is 0; it must be a whole number of at least 1.\n"
         "tiny/flow.toml: data.noise is True; it must be a number.\n"
         "tiny/flow.toml: model.hidden is ['a']; it must be a list of whole numbers.\n"
         "tiny/flow.toml: model.dropout is 1; it must be true or false.\n"
         "tiny/flow.toml: model.norm is 'layer'; it must be one of: batch, none.\n"
         "tiny/flow.toml: train.epochs is 1.5; it must be a whole number of at least 1.\n"
-        "tiny/flow.toml: train.validation is 0.9; it must be a number from 0 to 0.5.")
+        "tiny/flow.toml: train.validation is 0.9; it must be a number from 0 to 0.5."
+    )
 
 
 def test_overrides_are_checked_like_the_file_and_named_as_what_they_are(recipe):
@@ -115,50 +120,59 @@ def test_overrides_are_checked_like_the_file_and_named_as_what_they_are(recipe):
         "--set: 'data.samples.x' goes below a value that is no table.\n"
         "--set: 'epochs' names no setting; write TABLE.KEY=VALUE, such as train.epochs=2.\n"
         "--set: unknown key 'model.depth'; [model] has: dropout, hidden, norm.\n"
-        "--set: train.epochs is 'two'; it must be a whole number of at least 1.")
+        "--set: train.epochs is 'two'; it must be a whole number of at least 1."
+    )
 
 
 def test_a_rule_across_keys_is_told_in_place(recipe):
     assert refusal(recipe(), {"model.hidden": "[1, 1, 1, 1]"}) == (
-        "tiny/flow.toml: [model] hidden has 4 layers; this network takes at most 3.")
+        "tiny/flow.toml: [model] hidden has 4 layers; this network takes at most 3."
+    )
     assert refusal(recipe(FLOW + "patience = 3\n")) == (
-        "tiny/flow.toml: [train] has patience without validation samples; set validation to 0.1, or patience to 0.")
+        "tiny/flow.toml: [train] has patience without validation samples; set validation to 0.1, or patience to 0."
+    )
 
 
 def test_quantise_table_reaches_single_layers(recipe):
     text = FLOW + '[quantise]\nweight_bits = 2\n[quantise.layers."fc.2"]\nweight_bits = 8\n'
     assert load_recipe(recipe(text)).options["quantise"].layers["fc.2"].weight_bits == 8
     assert refusal(recipe(text + "bits = 3\n")) == (
-        "tiny/flow.toml: unknown key 'quantise.layers.fc.2.bits'; [quantise.layers.fc.2] has: act_bits, weight_bits.")
+        "tiny/flow.toml: unknown key 'quantise.layers.fc.2.bits'; [quantise.layers.fc.2] has: act_bits, weight_bits."
+    )
 
 
 def test_the_name_is_the_folder(recipe):
     assert refusal(recipe(FLOW.replace('"tiny"', '"other"'))) == (
-        "tiny/flow.toml: name is 'other'; it must be the folder's name, 'tiny'.")
+        "tiny/flow.toml: name is 'other'; it must be the folder's name, 'tiny'."
+    )
 
 
 def test_files_that_are_no_recipe(recipe, tmp_path):
     assert refusal(tmp_path / "gone") == (
-        f"{tmp_path}/gone is no recipe: it has no flow.toml; `greenedge run` takes a recipe's name or folder.")
+        f"{tmp_path}/gone is no recipe: it has no flow.toml; `greenedge run` takes a recipe's name or folder."
+    )
     assert refusal(recipe("name = ")) == "tiny/flow.toml is not TOML: Invalid value (at end of document)."
     folder = recipe()
     (folder / "recipe.py").unlink()
     assert refusal(folder) == (
-        f"{folder} is no recipe: it has no recipe.py; `greenedge run` takes a recipe's name or folder.")
+        f"{folder} is no recipe: it has no recipe.py; `greenedge run` takes a recipe's name or folder."
+    )
     (folder / "flow.toml").write_text("#" * (1 << 20) + "\n")
     assert refusal(folder) == "tiny/flow.toml has 1048577 bytes; a recipe's settings take at most 1048576."
 
 
 def test_code_that_is_no_recipe(recipe):
     assert refusal(recipe(code="import no_such_thing")) == (
-        "tiny/recipe.py cannot be loaded: ModuleNotFoundError: No module named 'no_such_thing'.")
+        "tiny/recipe.py cannot be loaded: ModuleNotFoundError: No module named 'no_such_thing'."
+    )
     assert refusal(recipe(code="class DataSettings: pass\nscore = 3\ndef load_data(s): pass")) == (
         "tiny/recipe.py: 'DataSettings' is no dataclass; it must be a frozen dataclass "
         "(see the docstring of greenedge.train).\n"
         "tiny/recipe.py: 'ModelSettings' is missing; it must be a frozen dataclass "
         "(see the docstring of greenedge.train).\n"
         "tiny/recipe.py: 'make_model' is missing; it must be a function (see the docstring of greenedge.train).\n"
-        "tiny/recipe.py: 'score' is 3; it must be a function.")
+        "tiny/recipe.py: 'score' is 3; it must be a function."
+    )
 
 
 def test_data_is_checked(recipe):
@@ -169,7 +183,8 @@ def test_data_is_checked(recipe):
     assert str(caught.value) == (
         "tiny: x_train is float64 with 8 samples; it must be float32, finite and not empty.\n"
         "tiny: x_test is float64 with 8 samples; it must be float32, finite and not empty.\n"
-        "tiny: x_test has 8 samples and y_test 3; they must be as many.")
+        "tiny: x_test has 8 samples and y_test 3; they must be as many."
+    )
     with pytest.raises(TargetError, match="^tiny: load_data returned NoneType; it must return greenedge.train.Data.$"):
         load_recipe(recipe(code=RECIPE.replace("return Data", "Data"))).load_data()
 
@@ -194,4 +209,5 @@ def test_build_options_are_no_part_of_the_training(recipe):
     assert (plain.build, fast.build) == ({}, {"fps": 1000})
     assert plain.digest == fast.digest
     assert refusal(recipe(FLOW + "\n[build]\nfps = [1]\n")) == (
-        "tiny/flow.toml: build is {'fps': [1]}; it must be a table of numbers and texts for the back end, such as fps = 100_000.")
+        "tiny/flow.toml: build is {'fps': [1]}; it must be a table of numbers and texts for the back end, such as fps = 100_000."
+    )

@@ -7,13 +7,19 @@ import pytest
 
 from greenedge.errors import TargetError
 from greenedge.train.calibrate import calibrate
-from greenedge.train.recipe_config import (DistilSettings, QuantiseSettings, SearchSettings, SubsetSettings, TrainSettings)
+from greenedge.train.coreset import Watch, choose, easy_first, k_center
 from greenedge.train.distil import Lesson, ask, mixed, onnx_teacher, similarities, torch_teacher
 from greenedge.train.fit import Job, cross_entropy, fit, predict, seeded
 from greenedge.train.fold_bn import fold_batch_norms
 from greenedge.train.quantise import quantise
+from greenedge.train.recipe_config import (
+    DistilSettings,
+    QuantiseSettings,
+    SearchSettings,
+    SubsetSettings,
+    TrainSettings,
+)
 from greenedge.train.search import Option, cheapest_loss, cost, rounded, search_bits
-from greenedge.train.coreset import Watch, choose, easy_first, k_center
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -71,7 +77,9 @@ def test_mixtures_lie_between_two_inputs_of_the_batch():
     shares = got / torch.arange(1.0, 7)
     assert torch.allclose(shares.sum(1), torch.ones(6)) and ((shares > 0).sum(1) <= 2).all() and (shares < 1).any()
     assert torch.equal(got, mixed(None)(x, torch.Generator().manual_seed(0)))
-    with pytest.raises(ValueError, match="^mixes inputs with share 0.7; mixtures have no label of their own, set share to 1$"):
+    with pytest.raises(
+        ValueError, match="^mixes inputs with share 0.7; mixtures have no label of their own, set share to 1$"
+    ):
         DistilSettings(mix=True)
 
 

@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from greenedge.verify import stage
-from greenedge.verify.compare import compare
 from greenedge.errors import VerificationError
 from greenedge.graph import Dense, Graph, Requantise, frozen, run_graph
 from greenedge.lower import lower_file, save_lowered
+from greenedge.verify import stage
+from greenedge.verify.compare import compare
 from greenedge.verify.stage import verify_stage
 from tests.lower.models import Model
 
@@ -29,17 +29,34 @@ def test_a_difference_names_sample_and_layer():
     got[2, 1] = 9
     with pytest.raises(VerificationError) as error:
         compare("graph", "rtl", expected, got, layer="Dense_1").require()
-    assert str(error.value) == ("rtl differs from the integer graph on 1 of 4 samples; first at sample 2, layer Dense_1: expected [7, 8], "
-                                "got [9, 8].")
+    assert str(error.value) == (
+        "rtl differs from the integer graph on 1 of 4 samples; first at sample 2, layer Dense_1: expected [7, 8], "
+        "got [9, 8]."
+    )
     assert error.value.exit_code == 5
 
 
-@pytest.mark.parametrize("expected, got, said", [
-    (np.zeros((0, 3), int), np.zeros((0, 3), int), "rtl was compared with the integer graph on zero samples; give at least one."),
-    (np.zeros((2, 3), int), np.zeros((2, 4), int), "rtl gave outputs of shape (2, 4), the integer graph (2, 3); they must be the same."),
-    (np.zeros((2, 3), int), np.zeros((2, 3)), "rtl gave float64 and not integers; only integers are compared."),
-    (np.zeros((2, 3), int), np.full((2, 3), np.nan), "rtl gave float64 and not integers; only integers are compared."),
-])
+@pytest.mark.parametrize(
+    "expected, got, said",
+    [
+        (
+            np.zeros((0, 3), int),
+            np.zeros((0, 3), int),
+            "rtl was compared with the integer graph on zero samples; give at least one.",
+        ),
+        (
+            np.zeros((2, 3), int),
+            np.zeros((2, 4), int),
+            "rtl gave outputs of shape (2, 4), the integer graph (2, 3); they must be the same.",
+        ),
+        (np.zeros((2, 3), int), np.zeros((2, 3)), "rtl gave float64 and not integers; only integers are compared."),
+        (
+            np.zeros((2, 3), int),
+            np.full((2, 3), np.nan),
+            "rtl gave float64 and not integers; only integers are compared.",
+        ),
+    ],
+)
 def test_what_is_no_comparison_is_an_error(expected, got, said):
     with pytest.raises(VerificationError) as error:
         compare("graph", "rtl", expected, got)
@@ -60,7 +77,13 @@ class Candidate:
 
 def _run(tmp_path, monkeypatch, rng, change=None, samples: int = 40):
     """A run folder of a small two-layer model, with a candidate that `change` may have damaged."""
-    m = Model((1, 6)).quant(float(np.float32(0.21)), 4).node("MatMul", "w1").node("Relu").quant(float(np.float32(0.33)), 4, signed=0)
+    m = (
+        Model((1, 6))
+        .quant(float(np.float32(0.21)), 4)
+        .node("MatMul", "w1")
+        .node("Relu")
+        .quant(float(np.float32(0.33)), 4, signed=0)
+    )
     m.nodes[1].input[1] = m.weight(rng.integers(-7, 8, (6, 5)) * 0.5)
     m.node("MatMul", m.weight(rng.integers(-7, 8, (5, 3)) * 0.5)).quant(float(np.float32(0.4)), 8)
     m.nodes.sort(key=lambda node: not node.input[0].startswith("c"))
@@ -85,7 +108,10 @@ def test_a_run_of_equal_stages(tmp_path, monkeypatch, rng):
     run, out, _ = _run(tmp_path, monkeypatch, rng)
     assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl"
     written = json.loads((out / "verify.json").read_text())
-    assert [(e["reference"], e["candidate"], e["mismatches"]) for e in written["verify"]] == [("qonnx", "graph", 0), ("graph", "rtl", 0)]
+    assert [(e["reference"], e["candidate"], e["mismatches"]) for e in written["verify"]] == [
+        ("qonnx", "graph", 0),
+        ("graph", "rtl", 0),
+    ]
     assert set(written["accuracy"]) == {"qonnx", "graph", "rtl"} and len(set(written["accuracy"].values())) == 1
     assert written["verify"][0]["proved"].startswith("2 requantisers equal real arithmetic on all ")
 
@@ -96,15 +122,24 @@ def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
 
     def netlist(folder, x, progress):
         seen.append((folder, len(x)))
-        return {edge: values + np.arange(len(x))[:, None] // 20 * bool(wrong) for edge, values in run_graph(lowered.graph, x).items()}
+        return {
+            edge: values + np.arange(len(x))[:, None] // 20 * bool(wrong)
+            for edge, values in run_graph(lowered.graph, x).items()
+        }
 
     monkeypatch.setattr(Candidate, "sampled", lambda self, folder: {"netlist": netlist}, raising=False)
     assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl, 24 in netlist"
     assert seen == [(run / "4-build", 24)]
     written = json.loads((out / "verify.json").read_text())
-    assert [(e["candidate"], e["samples"]) for e in written["verify"]][-1] == ("netlist", 24) and "netlist" not in written["accuracy"]
+    assert [(e["candidate"], e["samples"]) for e in written["verify"]][-1] == (
+        "netlist",
+        24,
+    ) and "netlist" not in written["accuracy"]
     wrong.append(True)
-    with pytest.raises(VerificationError, match=r"^netlist differs from the integer graph on 4 of 24 samples; first at sample 20, layer "):
+    with pytest.raises(
+        VerificationError,
+        match=r"^netlist differs from the integer graph on 4 of 24 samples; first at sample 20, layer ",
+    ):
         verify_stage(run, out, "any", _tell)
 
 
@@ -125,22 +160,41 @@ def test_all_vectors_go_through_a_stalled_stream_too(tmp_path, monkeypatch, rng)
         seen.append((folder, len(x), len(keep)))
         values = run_graph(lowered.graph, x, keep)
         late = np.arange(len(x)) >= 30
-        return {edge: v + late[:, None] * bool(wrong and edge in (layer, lowered.graph.outputs[0])) for edge, v in values.items()}
+        return {
+            edge: v + late[:, None] * bool(wrong and edge in (layer, lowered.graph.outputs[0]))
+            for edge, v in values.items()
+        }
 
     monkeypatch.setattr(Candidate, "stalled", stalled, raising=False)
     assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl, rtl-stalls"
     assert seen == [(run / "4-build", 40, 0)]
     written = json.loads((out / "verify.json").read_text())
     assert written["verify"][-1] | {"first": None} == {
-        "reference": "graph", "candidate": "rtl-stalls", "samples": 40, "outputs": 3, "mismatches": 0, "float_ties": 0, "proved": None,
-        "first": None, "within": None, "largest": None}
-    assert np.array_equal(np.load(out / "rtl-stalls.npy"), np.load(out / "graph.npy")) and "rtl-stalls" not in written["accuracy"]
+        "reference": "graph",
+        "candidate": "rtl-stalls",
+        "samples": 40,
+        "outputs": 3,
+        "mismatches": 0,
+        "float_ties": 0,
+        "proved": None,
+        "first": None,
+        "within": None,
+        "largest": None,
+    }
+    assert (
+        np.array_equal(np.load(out / "rtl-stalls.npy"), np.load(out / "graph.npy"))
+        and "rtl-stalls" not in written["accuracy"]
+    )
     wrong.append(True)
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
-    assert str(error.value).startswith("rtl with random stalls differs from the integer graph on 10 of 40 samples; first at sample 30, "
-                                       f"layer {layer}: expected [")
-    assert error.value.exit_code == 5 and seen[-1][1:] == (31, len(lowered.graph.ops) - 1), "the pauses up to that sample again"
+    assert str(error.value).startswith(
+        "rtl with random stalls differs from the integer graph on 10 of 40 samples; first at sample 30, "
+        f"layer {layer}: expected ["
+    )
+    assert error.value.exit_code == 5 and seen[-1][1:] == (31, len(lowered.graph.ops) - 1), (
+        "the pauses up to that sample again"
+    )
 
 
 def _with(graph: Graph, name: str, **changes) -> Graph:
@@ -161,7 +215,9 @@ def test_a_flipped_weight_bit_names_its_layer(tmp_path, monkeypatch, rng):
     first = [op.name for op in lowered.graph.ops if isinstance(op, Dense)][0]
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
-    assert str(error.value).startswith("rtl differs from the integer graph on ") and f", layer {first}: expected [" in str(error.value)
+    assert str(error.value).startswith(
+        "rtl differs from the integer graph on "
+    ) and f", layer {first}: expected [" in str(error.value)
     assert json.loads((out / "verify.json").read_text())["verify"][-1]["first"]["layer"] == first
 
 
@@ -179,7 +235,9 @@ def test_a_graph_that_rounds_otherwise_is_no_tie(tmp_path, monkeypatch, rng):
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
     step = [op.name for op in lowered.graph.ops if isinstance(op, Requantise)][-1]
-    assert str(error.value).startswith("graph differs from qonnx on ") and f", layer {step}: expected [" in str(error.value)
+    assert str(error.value).startswith("graph differs from qonnx on ") and f", layer {step}: expected [" in str(
+        error.value
+    )
 
 
 def test_a_lowering_of_another_model_is_refused(tmp_path, monkeypatch, rng):
@@ -187,8 +245,10 @@ def test_a_lowering_of_another_model_is_refused(tmp_path, monkeypatch, rng):
     Model((1, 6)).quant().dense(6, 3).quant(0.5, 8).save(run / "2-export" / "model.onnx")
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
-    assert str(error.value) == (f"{run / '3-lower'} does not hold the integer graph of {run / '2-export' / 'model.onnx'}; run the lower stage "
-                                "again.")
+    assert str(error.value) == (
+        f"{run / '3-lower'} does not hold the integer graph of {run / '2-export' / 'model.onnx'}; run the lower stage "
+        "again."
+    )
 
 
 def _tie_model(tmp_path):
@@ -256,7 +316,9 @@ def test_an_input_that_the_prologue_rounds_otherwise_is_a_difference(tmp_path, m
     monkeypatch.setattr(stage, "_prologue", wrong)
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
-    assert str(error.value).startswith("graph differs from qonnx on ") and "first at sample 3, layer x: expected [" in str(error.value)
+    assert str(error.value).startswith(
+        "graph differs from qonnx on "
+    ) and "first at sample 3, layer x: expected [" in str(error.value)
 
 
 @pytest.mark.parametrize("apart, passes", [(1, True), (2, False)])

@@ -35,12 +35,21 @@ def _against_memory(graph: Graph, target: Target) -> list[Reason]:
     from greenedge.backends.c99.memory_plan import program_of
 
     program, reasons = program_of(graph), []
-    for kind, needed, what in (("ram_bytes", program.arena_bytes, "working memory"),
-                               ("flash_bytes", constant_bytes(program), "weights and parameters")):
+    for kind, needed, what in (
+        ("ram_bytes", program.arena_bytes, "working memory"),
+        ("flash_bytes", constant_bytes(program), "weights and parameters"),
+    ):
         held = target.device.resources.get(kind)
         if held is not None and needed > held:
-            reasons.append(Reason(graph.name, "too-big", f"{needed:,} bytes of {what}",
-                                  f"{target.device.title} has {held:,}", "use fewer channels, or a larger device"))
+            reasons.append(
+                Reason(
+                    graph.name,
+                    "too-big",
+                    f"{needed:,} bytes of {what}",
+                    f"{target.device.title} has {held:,}",
+                    "use fewer channels, or a larger device",
+                )
+            )
     return reasons
 
 
@@ -54,12 +63,18 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
         save_graph(graph, Path(scratch))
         files |= {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
-    command = Command(("{python}", "-m", "greenedge.backends.c99.selftest"), "selftest.log", "compiling and testing the C package", 900)
+    command = Command(
+        ("{python}", "-m", "greenedge.backends.c99.selftest"),
+        "selftest.log",
+        "compiling and testing the C package",
+        900,
+    )
     return Plan(files, (command,), ("model.c", "model.h", "selftest.json"))
 
 
-def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (),
-             progress=lambda *_: None) -> dict[str, np.ndarray]:
+def simulate(
+    folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None
+) -> dict[str, np.ndarray]:
     """The C files that lie in `folder`, compiled for this machine, on graph integers (N, *shape).
 
     Returns the outputs and those of the kept edges that are stored (accumulators that a requantiser reads are not).
@@ -85,8 +100,14 @@ def report(folder: Path) -> dict:
     from greenedge.graph import load_graph
 
     program, tested = program_of(load_graph(folder)), _read(folder / "selftest.json")
-    edge = {"bytes": constant_bytes(program), "ram_bytes": program.arena_bytes, "runtime": "freestanding C99", "kernels": "ge_kernels.c",
-            "selftest": tested["said"], "compiled": tested["sizes"]}
+    edge = {
+        "bytes": constant_bytes(program),
+        "ram_bytes": program.arena_bytes,
+        "runtime": "freestanding C99",
+        "kernels": "ge_kernels.c",
+        "selftest": tested["said"],
+        "compiled": tested["sizes"],
+    }
     evidence = {"bytes": "counted", "ram_bytes": "counted", "compiled": "measured by the cross compiler's size"}
     return {"edge": edge, "evidence": evidence, "tools": tools({}), "notes": _notes(edge)}
 
@@ -94,8 +115,10 @@ def report(folder: Path) -> dict:
 def _notes(edge: Mapping) -> list[str]:
     """What a page says of the package beside its figures: what lies where, the self-test, the flash of compiled code."""
     compiled = [f"{sizes['flash_bytes']:,} bytes of flash on {core}" for core, sizes in edge["compiled"].items()]
-    return [f"The package is the folder 4-build (README.md there). Its self-test on this machine: {edge['selftest']}."
-            + (f" Compiled, kernels and constants together: {', '.join(compiled)}." if compiled else "")]
+    return [
+        f"The package is the folder 4-build (README.md there). Its self-test on this machine: {edge['selftest']}."
+        + (f" Compiled, kernels and constants together: {', '.join(compiled)}." if compiled else "")
+    ]
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

@@ -21,9 +21,15 @@ def package_files(program: Program) -> dict[str, bytes]:
     for k, call in enumerate(program.calls):
         write_call(text, program, call, k)
         text.statements.append(f"MODEL_TRACE({k}, {place(program, call.output)});")
-    files = {path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in sorted(PACKAGE.rglob("*")) if path.is_file()}
-    return {**files, "model.h": _header(program, text.bytes).encode(), "model.c": _source(program, text).encode(),
-            "golden.h": _golden(program).encode()}
+    files = {
+        path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in sorted(PACKAGE.rglob("*")) if path.is_file()
+    }
+    return {
+        **files,
+        "model.h": _header(program, text.bytes).encode(),
+        "model.c": _source(program, text).encode(),
+        "golden.h": _golden(program).encode(),
+    }
 
 
 def constant_bytes(program: Program) -> int:
@@ -67,10 +73,15 @@ def _header(program: Program, constants: int) -> str:
     for what, letter, edges in (("input", "X", graph.inputs), ("output", "Y", graph.outputs)):
         for k, name in enumerate(edges):
             edge, code = graph.edges[name], program.codes[name]
-            held = "the value itself" if code.wide else "level" if not code.offset else f"level - MODEL_{letter}{k}_OFFSET"
-            lines += [f"/* {what} {k}, {_plain(name)}: levels {edge.lo} to {edge.hi} of shape {edge.shape}, each stored as {held} */",
-                      f"#define MODEL_{letter}{k}_SIZE {elements(program, name)}",
-                      f"#define MODEL_{letter}{k}_OFFSET {code.offset}", ""]
+            held = (
+                "the value itself" if code.wide else "level" if not code.offset else f"level - MODEL_{letter}{k}_OFFSET"
+            )
+            lines += [
+                f"/* {what} {k}, {_plain(name)}: levels {edge.lo} to {edge.hi} of shape {edge.shape}, each stored as {held} */",
+                f"#define MODEL_{letter}{k}_SIZE {elements(program, name)}",
+                f"#define MODEL_{letter}{k}_OFFSET {code.offset}",
+                "",
+            ]
     words = max(1, -(-program.arena_bytes // 4))
     return f"""/* {_plain(graph.name)}: an integer network in freestanding C99. Made by greenedge.
  *
@@ -121,8 +132,10 @@ void model_run({_parameters(program)}) {{
 
 
 def _copy_out(program: Program, edge: str, parameter: str) -> str:
-    return (f"    for (uint32_t i = 0; i < {elements(program, edge)}; i++) "
-            f"{parameter}[i] = ((const {program.codes[edge].c_type} *)({place(program, edge)}))[i];\n")
+    return (
+        f"    for (uint32_t i = 0; i < {elements(program, edge)}; i++) "
+        f"{parameter}[i] = ((const {program.codes[edge].c_type} *)({place(program, edge)}))[i];\n"
+    )
 
 
 def _golden(program: Program) -> str:
@@ -140,13 +153,17 @@ def _golden(program: Program) -> str:
             code = program.codes[name]
             flat = to_stored(values[name].reshape(GOLDEN_SAMPLES, -1), code)
             rows = ",\n    ".join("{" + ", ".join(map(str, row)) + "}" for row in flat)
-            arrays.append(f"static const {code.c_type} golden_{letter}{k}[GOLDEN_SAMPLES][{flat.shape[1]}] = {{\n    {rows}}};\n")
+            arrays.append(
+                f"static const {code.c_type} golden_{letter}{k}[GOLDEN_SAMPLES][{flat.shape[1]}] = {{\n    {rows}}};\n"
+            )
     runs = [f"golden_x{k}[n]" for k in range(len(graph.inputs))] + [f"result_y{k}" for k in range(len(graph.outputs))]
     for k, name in enumerate(graph.outputs):
         names.append(f"static {program.codes[name].c_type} result_y{k}[{elements(program, name)}];\n")
-    checks = "\\\n".join(f"    for (uint32_t i = 0; i < MODEL_Y{k}_SIZE; i++) {{ "
-                         f"visit(result_y{k}[i] + MODEL_Y{k}_OFFSET, golden_y{k}[n][i] + MODEL_Y{k}_OFFSET) }} "
-                         for k in range(len(graph.outputs)))
+    checks = "\\\n".join(
+        f"    for (uint32_t i = 0; i < MODEL_Y{k}_SIZE; i++) {{ "
+        f"visit(result_y{k}[i] + MODEL_Y{k}_OFFSET, golden_y{k}[n][i] + MODEL_Y{k}_OFFSET) }} "
+        for k in range(len(graph.outputs))
+    )
     return f"""/* {GOLDEN_SAMPLES} samples with their results in the integer graph, and the hash of those results. Made by greenedge. */
 #include "model.h"
 

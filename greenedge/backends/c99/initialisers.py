@@ -8,7 +8,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from greenedge.backends.c99.memory_plan import Call, Code, Program, form_of
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, MaxPool, Pad, Requantise, SumPool, Transpose, Upsample)
+from greenedge.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    MaxPool,
+    Pad,
+    Requantise,
+    SumPool,
+    Transpose,
+    Upsample,
+)
 
 _DIMS = 6
 _PER_LINE = 20
@@ -26,8 +39,10 @@ class Text:
         """A constant array; returns its name."""
         flat = [int(v) for v in np.asarray(values).reshape(-1)]
         suffix = "LL" if kind == "int64_t" else ""
-        rows = [", ".join(f"{v}{suffix}" if v != -(1 << 63) else "INT64_MIN" for v in flat[k:k + _PER_LINE])
-                for k in range(0, len(flat), _PER_LINE)]
+        rows = [
+            ", ".join(f"{v}{suffix}" if v != -(1 << 63) else "INT64_MIN" for v in flat[k : k + _PER_LINE])
+            for k in range(0, len(flat), _PER_LINE)
+        ]
         self.constants.append(f"static const {kind} {name}[{len(flat)}] = {{\n    " + ",\n    ".join(rows) + "};\n")
         self.bytes += len(flat) * int(kind.removesuffix("_t").lstrip("uint")) // 8
         return name
@@ -61,20 +76,33 @@ def _sink(text: Text, program: Program, call: Call, name: str, step: Requantise 
 
 def _step(text: Text, program: Program, op: Requantise, name: str) -> str:
     shape, channels = program.graph.edges[op.inputs[0]].shape, len(op.x_lo)
-    fields: dict[str, object] = {"channels": channels, "inner": int(np.prod(shape[op.axis + 1:], dtype=np.int64)),
-                                 "lo": op.lo, "hi": op.hi}
+    fields: dict[str, object] = {
+        "channels": channels,
+        "inner": int(np.prod(shape[op.axis + 1 :], dtype=np.int64)),
+        "lo": op.lo,
+        "hi": op.hi,
+    }
     form = form_of(op)
     if form == "affine":
         spread = lambda values: np.broadcast_to(values, (channels,))
-        fields |= {"m": text.array("int32_t", f"{name}_m", spread(op.affine.m)),
-                   "b": text.array("int64_t", f"{name}_b", spread(op.affine.b)),
-                   "s": text.array("uint8_t", f"{name}_s", spread(op.affine.s))}
+        fields |= {
+            "m": text.array("int32_t", f"{name}_m", spread(op.affine.m)),
+            "b": text.array("int64_t", f"{name}_b", spread(op.affine.b)),
+            "s": text.array("uint8_t", f"{name}_s", spread(op.affine.s)),
+        }
     elif form == "thresholds":
-        fields |= {"thresholds": text.array("int32_t", f"{name}_thresholds", np.broadcast_to(op.thresholds, (channels, op.hi - op.lo))),
-                   "sign": text.array("int8_t", f"{name}_sign", np.broadcast_to(op.sign, (channels,)))}
+        fields |= {
+            "thresholds": text.array(
+                "int32_t", f"{name}_thresholds", np.broadcast_to(op.thresholds, (channels, op.hi - op.lo))
+            ),
+            "sign": text.array("int8_t", f"{name}_sign", np.broadcast_to(op.sign, (channels,))),
+        }
     else:
-        fields |= {"table": text.array("int16_t", f"{name}_table", np.broadcast_to(op.table, (channels, op.table.shape[1]))),
-                   "first": text.array("int32_t", f"{name}_first", op.x_lo), "table_size": op.table.shape[1]}
+        fields |= {
+            "table": text.array("int16_t", f"{name}_table", np.broadcast_to(op.table, (channels, op.table.shape[1]))),
+            "first": text.array("int32_t", f"{name}_first", op.x_lo),
+            "table_size": op.table.shape[1],
+        }
     return text.record("ge_step", f"{name}_step", fields)
 
 
@@ -87,8 +115,12 @@ def _dense(text: Text, program: Program, call: Call, name: str) -> None:
     op, graph = call.op, program.graph
     k, m = op.weight.shape
     offset = program.codes[op.inputs[0]].offset
-    fields = {"vectors": int(np.prod(graph.edges[op.inputs[0]].shape[:-1], dtype=np.int64)), "k": k, "m": m,
-              "weight": text.array("int8_t", f"{name}_w", op.weight.T)}
+    fields = {
+        "vectors": int(np.prod(graph.edges[op.inputs[0]].shape[:-1], dtype=np.int64)),
+        "k": k,
+        "m": m,
+        "weight": text.array("int8_t", f"{name}_w", op.weight.T),
+    }
     if offset:
         fields["bias"] = text.array("int32_t", f"{name}_bias", offset * op.weight.sum(axis=0))
     fields["sink"] = _sink(text, program, call, name, call.step)
@@ -107,24 +139,36 @@ def _geometry(program: Program, call: Call, kernel: tuple[int, ...]) -> dict[str
     source, result = graph.edges[op.inputs[0]].shape, graph.edges[op.output].shape
     n = len(kernel)
     pairs = {"in": _planes(source[1:], 1), "out": _planes(result[1:], 1)}
-    taps = {"kernel": _planes(kernel, 1), "stride": _planes(op.strides, 1),
-            "dilation": _planes(getattr(op, "dilations", ()) or (1,) * n, 1)}
+    taps = {
+        "kernel": _planes(kernel, 1),
+        "stride": _planes(op.strides, 1),
+        "dilation": _planes(getattr(op, "dilations", ()) or (1,) * n, 1),
+    }
     top, left = _planes(op.pads[:n], 0)
-    return {**{f"{key}_{axis}": v for key, pair in {**pairs, **taps}.items() for axis, v in zip("hw", pair)},
-            "pad_top": top, "pad_left": left}
+    return {
+        **{f"{key}_{axis}": v for key, pair in {**pairs, **taps}.items() for axis, v in zip("hw", pair)},
+        "pad_top": top,
+        "pad_left": left,
+    }
 
 
 def _conv(text: Text, program: Program, call: Call, name: str) -> None:
     op, graph = call.op, program.graph
     offset = program.codes[op.inputs[0]].offset
     turned = isinstance(op, ConvTranspose)
-    fields = {"in_c": graph.edges[op.inputs[0]].shape[0], "out_c": graph.edges[op.output].shape[0],
-              **_geometry(program, call, op.weight.shape[2:]), "groups": op.groups,
-              "weight": text.array("int8_t", f"{name}_w", op.weight)}
+    fields = {
+        "in_c": graph.edges[op.inputs[0]].shape[0],
+        "out_c": graph.edges[op.output].shape[0],
+        **_geometry(program, call, op.weight.shape[2:]),
+        "groups": op.groups,
+        "weight": text.array("int8_t", f"{name}_w", op.weight),
+    }
     if not turned:
         fields["pad"] = op.pad_value - offset
         if offset:
-            fields["bias"] = text.array("int32_t", f"{name}_bias", offset * op.weight.reshape(len(op.weight), -1).sum(axis=1))
+            fields["bias"] = text.array(
+                "int32_t", f"{name}_bias", offset * op.weight.reshape(len(op.weight), -1).sum(axis=1)
+            )
     fields["sink"] = _sink(text, program, call, name, call.step)
     text.record("ge_conv_transpose_layer" if turned else "ge_conv_layer", name, fields)
     if turned:
@@ -137,9 +181,14 @@ def _pool(text: Text, program: Program, call: Call, name: str) -> None:
     op, graph = call.op, program.graph
     largest = isinstance(op, MaxPool)
     source = graph.edges[op.inputs[0]]
-    fields = {"channels": source.shape[0], **_geometry(program, call, op.kernel), "max": int(largest),
-              "pad": source.lo if largest else op.pad_value, "from": _code(program.codes[op.inputs[0]]),
-              "sink": _sink(text, program, call, name, call.step)}
+    fields = {
+        "channels": source.shape[0],
+        **_geometry(program, call, op.kernel),
+        "max": int(largest),
+        "pad": source.lo if largest else op.pad_value,
+        "from": _code(program.codes[op.inputs[0]]),
+        "sink": _sink(text, program, call, name, call.step),
+    }
     text.record("ge_pool_layer", name, fields)
     _statement(text, program, call, "pool", name)
 
@@ -148,26 +197,48 @@ def _add(text: Text, program: Program, call: Call, name: str) -> None:
     op, graph = call.op, program.graph
     codes = ", ".join(_code(program.codes[edge]) for edge in op.inputs)
     text.constants.append(f"static const ge_code {name}_from[{len(op.inputs)}] = {{{codes}}};\n")
-    fields = {"size": int(np.prod(graph.edges[op.output].shape, dtype=np.int64)), "terms": len(op.inputs),
-              "multiplier": text.array("int32_t", f"{name}_multiplier", np.array(op.multipliers)), "from": f"{name}_from",
-              "sink": _sink(text, program, call, name, call.step)}
+    fields = {
+        "size": int(np.prod(graph.edges[op.output].shape, dtype=np.int64)),
+        "terms": len(op.inputs),
+        "multiplier": text.array("int32_t", f"{name}_multiplier", np.array(op.multipliers)),
+        "from": f"{name}_from",
+        "sink": _sink(text, program, call, name, call.step),
+    }
     text.record("ge_add_layer", name, fields)
     sources = ", ".join(place(program, edge) for edge in op.inputs)
-    text.statements.append(f"{{ const void *terms[] = {{{sources}}}; ge_add(&{name}, terms, {place(program, call.output)}); }}")
+    text.statements.append(
+        f"{{ const void *terms[] = {{{sources}}}; ge_add(&{name}, terms, {place(program, call.output)}); }}"
+    )
 
 
 def _row_major(shape: tuple[int, ...]) -> list[int]:
-    return [int(np.prod(shape[k + 1:], dtype=np.int64)) for k in range(len(shape))]
+    return [int(np.prod(shape[k + 1 :], dtype=np.int64)) for k in range(len(shape))]
 
 
-def _copy(text: Text, program: Program, call: Call, name: str, size, from_stride, to_stride, to_start=0, source=None,
-          step: Requantise | None = None) -> None:
+def _copy(
+    text: Text,
+    program: Program,
+    call: Call,
+    name: str,
+    size,
+    from_stride,
+    to_stride,
+    to_start=0,
+    source=None,
+    step: Requantise | None = None,
+) -> None:
     """One strided copy of `source` (the operation's first input if None) into the call's output."""
     source = source or call.op.inputs[0]
-    lines = {key: [fill] * (_DIMS - len(values)) + [int(v) for v in values]
-             for key, values, fill in (("size", size, 1), ("from_stride", from_stride, 0), ("to_stride", to_stride, 0))}
-    fields = {**{key: "{" + ", ".join(map(str, values)) + "}" for key, values in lines.items()}, "to_start": to_start,
-              "from": _code(program.codes[source]), "sink": _sink(text, program, call, name, step)}
+    lines = {
+        key: [fill] * (_DIMS - len(values)) + [int(v) for v in values]
+        for key, values, fill in (("size", size, 1), ("from_stride", from_stride, 0), ("to_stride", to_stride, 0))
+    }
+    fields = {
+        **{key: "{" + ", ".join(map(str, values)) + "}" for key, values in lines.items()},
+        "to_start": to_start,
+        "from": _code(program.codes[source]),
+        "sink": _sink(text, program, call, name, step),
+    }
     text.record("ge_copy_layer", name, fields)
     text.statements.append(f"ge_copy(&{name}, {place(program, source)}, {place(program, call.output)});")
 
@@ -217,7 +288,7 @@ def _depth_to_space(text: Text, program: Program, call: Call, name: str) -> None
     """Output (channel, row, row in block, column, column in block); the input's channels are split as the mode says."""
     c, h, w = program.graph.edges[call.op.inputs[0]].shape
     b = call.op.block
-    inner, plane = c // b ** 2, h * w
+    inner, plane = c // b**2, h * w
     if call.op.mode == "DCR":
         channel, row, column = plane, b * inner * plane, inner * plane
     else:
@@ -226,5 +297,17 @@ def _depth_to_space(text: Text, program: Program, call: Call, name: str) -> None
     _copy(text, program, call, name, size, (channel, w, row, 1, column), _row_major(size))
 
 
-_WRITERS = {Dense: _dense, Conv: _conv, ConvTranspose: _conv, MaxPool: _pool, SumPool: _pool, Add: _add, Requantise: _step_alone,
-            Transpose: _transpose, Concat: _concat, Pad: _pad, Upsample: _upsample, DepthToSpace: _depth_to_space}
+_WRITERS = {
+    Dense: _dense,
+    Conv: _conv,
+    ConvTranspose: _conv,
+    MaxPool: _pool,
+    SumPool: _pool,
+    Add: _add,
+    Requantise: _step_alone,
+    Transpose: _transpose,
+    Concat: _concat,
+    Pad: _pad,
+    Upsample: _upsample,
+    DepthToSpace: _depth_to_space,
+}

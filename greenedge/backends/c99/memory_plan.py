@@ -84,20 +84,42 @@ def reasons_against(graph: Graph) -> list[Reason]:
         elif max(abs(edge.lo), abs(edge.hi)) > INT32:
             reasons.append(_too_wide(op, f"values of {edge.bits} bits"))
         if len(edge.shape) > 4:
-            reasons.append(Reason(op.name, "unsupported-op", f"a tensor of {len(edge.shape)} axes", "the kernels have up to 4",
-                                  "use 1-d or 2-d layers"))
+            reasons.append(
+                Reason(
+                    op.name,
+                    "unsupported-op",
+                    f"a tensor of {len(edge.shape)} axes",
+                    "the kernels have up to 4",
+                    "use 1-d or 2-d layers",
+                )
+            )
         if max(edge.shape, default=1) > _INT16 * 2:
-            reasons.append(Reason(op.name, "too-big", f"an axis of {max(edge.shape):,}", "sizes are 16 bits wide",
-                                  "split the layer"))
+            reasons.append(
+                Reason(
+                    op.name, "too-big", f"an axis of {max(edge.shape):,}", "sizes are 16 bits wide", "split the layer"
+                )
+            )
         if isinstance(op, Requantise) and form_of(op) is None:
-            reasons.append(Reason(op.name, "unsupported-op", "a step function of more than 65,536 entries",
-                                  "it is stored as a table", "use a monotone activation such as ReLU"))
+            reasons.append(
+                Reason(
+                    op.name,
+                    "unsupported-op",
+                    "a step function of more than 65,536 entries",
+                    "it is stored as a table",
+                    "use a monotone activation such as ReLU",
+                )
+            )
     return reasons
 
 
 def _too_wide(op: Op, value: str) -> Reason:
-    return Reason(op.name, "too-wide", value, "the kernels multiply 8-bit operands and add in 32 bits",
-                  "quantise to at most 8 bits before this layer")
+    return Reason(
+        op.name,
+        "too-wide",
+        value,
+        "the kernels multiply 8-bit operands and add in 32 bits",
+        "quantise to at most 8 bits before this layer",
+    )
 
 
 def _against_linear(graph: Graph, op: Dense | Conv | ConvTranspose) -> list[Reason]:
@@ -105,7 +127,9 @@ def _against_linear(graph: Graph, op: Dense | Conv | ConvTranspose) -> list[Reas
     if code_of(source).wide:
         reasons.append(_too_wide(op, f"input of {source.bits} bits"))
     if int(op.weight.min()) < -128 or int(op.weight.max()) > 127:
-        reasons.append(_too_wide(op, f"weights of {Edge('', (), int(op.weight.min()), int(op.weight.max())).bits} bits"))
+        reasons.append(
+            _too_wide(op, f"weights of {Edge('', (), int(op.weight.min()), int(op.weight.max())).bits} bits")
+        )
     largest = _largest_sum(op, source)
     if largest > INT32:
         reasons.append(_too_wide(op, f"sums of up to {largest.bit_length() + 1} bits"))
@@ -121,7 +145,7 @@ def _largest_sum(op: Dense | Conv | ConvTranspose, source: Edge) -> int:
 
 
 def form_of(op: Requantise) -> str | None:
-    """"affine", "thresholds" or "table": the form of fewest bytes that fits the kernel's integers."""
+    """ "affine", "thresholds" or "table": the form of fewest bytes that fits the kernel's integers."""
     sizes = {}
     channels, steps = len(op.x_lo), op.hi - op.lo
     if op.table is not None:
@@ -154,7 +178,12 @@ def program_of(graph: Graph) -> Program:
 def _fused(graph: Graph, op: Op) -> Requantise | None:
     """The requantiser that alone reads what `op` writes."""
     readers = graph.consumers(op.output)
-    if isinstance(op, _FUSED) and len(readers) == 1 and isinstance(readers[0], Requantise) and op.output not in graph.outputs:
+    if (
+        isinstance(op, _FUSED)
+        and len(readers) == 1
+        and isinstance(readers[0], Requantise)
+        and op.output not in graph.outputs
+    ):
         return readers[0]
     return None
 
@@ -186,8 +215,9 @@ def _buffers(graph: Graph, calls: tuple[Call, ...], codes: dict[str, Code]):
     wanted = [(size(root), root) for root in first if root not in held]
     placed: list[tuple[int, int, str]] = []
     for length, root in sorted(wanted, reverse=True):  # largest first, each at the lowest offset free while it lives
-        taken = sorted((begin, end) for begin, end, other in placed
-                       if first[other] <= last[root] and first[root] <= last[other])
+        taken = sorted(
+            (begin, end) for begin, end, other in placed if first[other] <= last[root] and first[root] <= last[other]
+        )
         offset = 0
         for begin, end in taken:
             if begin - offset >= length:

@@ -30,7 +30,12 @@ def compiler() -> str:
 
 def version(path: str) -> str:
     """What a compiler says of itself, in one line."""
-    return called([path, "--version"], Path("."), _COMPILE_S, f"{path} --version").decode(errors="replace").splitlines()[0].strip()
+    return (
+        called([path, "--version"], Path("."), _COMPILE_S, f"{path} --version")
+        .decode(errors="replace")
+        .splitlines()[0]
+        .strip()
+    )
 
 
 def called(argv: list[str], folder: Path, timeout_s: float, what: str, data: bytes = b"") -> bytes:
@@ -54,28 +59,56 @@ def compile_selftest(folder: Path, out: Path) -> None:
     called([compiler(), *_STRICT, "-o", str(out), *sources], folder, _COMPILE_S, "compiling the C package")
 
 
-def run_package(folder: Path, program: Program, feeds: list[np.ndarray], trace: bool, scratch: Path,
-                progress: Callable[[int, int, str], None]) -> dict[str, np.ndarray]:
+def run_package(
+    folder: Path,
+    program: Program,
+    feeds: list[np.ndarray],
+    trace: bool,
+    scratch: Path,
+    progress: Callable[[int, int, str], None],
+) -> dict[str, np.ndarray]:
     """{edge: int64} of the outputs, and with `trace` of every stored edge, for graph integers (N, *shape) per input."""
     (scratch / "runner.h").write_text(_runner_header(program))
     runner = scratch / "runner"
     sources = [str(folder / "ge_kernels.c"), str(folder / "model.c"), str(_RUNNER)]
-    called([compiler(), "-std=c99", "-O2", "-DMODEL_TRACE=runner_trace", "-I", str(folder), "-I", str(scratch), "-o", str(runner),
-            *sources], scratch, _COMPILE_S, "compiling the C package")
+    called(
+        [
+            compiler(),
+            "-std=c99",
+            "-O2",
+            "-DMODEL_TRACE=runner_trace",
+            "-I",
+            str(folder),
+            "-I",
+            str(scratch),
+            "-o",
+            str(runner),
+            *sources,
+        ],
+        scratch,
+        _COMPILE_S,
+        "compiling the C package",
+    )
     total = len(feeds[0])
     names = [*([call.output for call in program.calls] if trace else []), *program.graph.outputs]
     sizes = [elements(program, name) * program.codes[name].bytes for name in names]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for begin in range(0, total, _CHUNK):
-        stored = [to_stored(x[begin:begin + _CHUNK], program.codes[edge]).reshape(-1).view(np.uint8)
-                  for edge, x in zip(program.graph.inputs, feeds)]
+        stored = [
+            to_stored(x[begin : begin + _CHUNK], program.codes[edge]).reshape(-1).view(np.uint8)
+            for edge, x in zip(program.graph.inputs, feeds)
+        ]
         count = min(_CHUNK, total - begin)
         data = np.concatenate([part.reshape(count, -1) for part in stored], axis=1).tobytes()
         out = called([str(runner), *(["trace"] if trace else [])], scratch, _RUN_S, "running the C package", data)
         if len(out) != count * sum(sizes):
-            raise ToolError(f"the C package gave {len(out):,} bytes instead of {count * sum(sizes):,}; run the build stage again.")
+            raise ToolError(
+                f"the C package gave {len(out):,} bytes instead of {count * sum(sizes):,}; run the build stage again."
+            )
         rows = np.frombuffer(out, np.uint8).reshape(count, -1)
-        pieces = dict(zip(names, np.split(rows, np.cumsum(sizes)[:-1], axis=1)))  # an output that was traced too is there twice
+        pieces = dict(
+            zip(names, np.split(rows, np.cumsum(sizes)[:-1], axis=1))
+        )  # an output that was traced too is there twice
         for name, piece in pieces.items():
             values = from_stored(piece.tobytes(), program.codes[name])
             parts[name].append(values.reshape(count, *program.graph.edges[name].shape))
@@ -86,11 +119,16 @@ def run_package(folder: Path, program: Program, feeds: list[np.ndarray], trace: 
 def _runner_header(program: Program) -> str:
     graph = program.graph
     sizes = ", ".join(str(elements(program, call.output) * program.codes[call.output].bytes) for call in program.calls)
-    arrays = [f"static {program.codes[e].c_type} {letter}{k}[{elements(program, e)}];\n"
-              for letter, edges in (("x", graph.inputs), ("y", graph.outputs)) for k, e in enumerate(edges)]
+    arrays = [
+        f"static {program.codes[e].c_type} {letter}{k}[{elements(program, e)}];\n"
+        for letter, edges in (("x", graph.inputs), ("y", graph.outputs))
+        for k, e in enumerate(edges)
+    ]
     inputs, outputs = [f"x{k}" for k in range(len(graph.inputs))], [f"y{k}" for k in range(len(graph.outputs))]
     reads = " && ".join(f"fread({name}, sizeof {name}, 1, stdin) == 1" for name in inputs)
     writes = "; ".join(f"fwrite({name}, sizeof {name}, 1, stdout)" for name in outputs)
-    return (f'#include "model.h"\n#define RUNNER_CALL_BYTES {{{sizes or 0}}}\n{"".join(arrays)}'
-            f"#define RUNNER_READ ({reads})\n#define RUNNER_WRITE do {{ {writes}; }} while (0)\n"
-            f"#define RUNNER_RUN model_run({', '.join([*inputs, *outputs, 'memory'])})\n")
+    return (
+        f'#include "model.h"\n#define RUNNER_CALL_BYTES {{{sizes or 0}}}\n{"".join(arrays)}'
+        f"#define RUNNER_READ ({reads})\n#define RUNNER_WRITE do {{ {writes}; }} while (0)\n"
+        f"#define RUNNER_RUN model_run({', '.join([*inputs, *outputs, 'memory'])})\n"
+    )

@@ -1,6 +1,6 @@
 """Compiles and runs the package's own self-test here, and asks cross compilers that are found for the size of the code.
 
-    python -m greenedge.backends.c99.selftest       in the build folder; writes selftest.json
+python -m greenedge.backends.c99.selftest       in the build folder; writes selftest.json
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from greenedge.backends.c99.run import called, compile_selftest
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import write_aside
 
-_CROSS = {"cortex-m4": ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb"),
-          "rv32imac": ("riscv64-unknown-elf-gcc", "-march=rv32imac", "-mabi=ilp32")}
+_CROSS = {
+    "cortex-m4": ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb"),
+    "rv32imac": ("riscv64-unknown-elf-gcc", "-march=rv32imac", "-mabi=ilp32"),
+}
 _ASK_S = 300
 
 
@@ -46,7 +48,12 @@ def _size(folder: Path, argv: tuple[str, ...]) -> dict[str, int] | None:
         return None
     totals = [0, 0]
     for source in ("ge_kernels.c", "model.c"):
-        called([*argv, "-Os", "-std=c99", "-ffreestanding", "-c", source, "-o", "size.o"], folder, _ASK_S, f"compiling for {argv[1]}")
+        called(
+            [*argv, "-Os", "-std=c99", "-ffreestanding", "-c", source, "-o", "size.o"],
+            folder,
+            _ASK_S,
+            f"compiling for {argv[1]}",
+        )
         text, data, bss = called([sizer, "size.o"], folder, _ASK_S, sizer).decode().splitlines()[1].split()[:3]
         totals = [totals[0] + int(text) + int(data), totals[1] + int(data) + int(bss)]
     (folder / "size.o").unlink()

@@ -32,10 +32,19 @@ OPTIONS = ("cutoff", "fps", "latency", "clock_hz", "baud", "link", "seed", "seed
 # family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
 _CELLS = {
     "ecp5": {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", 18432)},
-    "ice40": {"lut4": ("SB_LUT4", 1), "ff": ("SB_DFF.*", 1), "dsp": ("SB_MAC16", 1),
-              "bram_bits": ("SB_RAM40_4K.*", 4096)},
-    "gowin": {"lut4": ("LUT[1-4]", 1), "ff": ("DFF.*", 1), "dsp": ("MULT18X18", 1),
-              "bram_bits": ("(p?ROM|SDP|DP|SP)X?9?B?", 18432)}}
+    "ice40": {
+        "lut4": ("SB_LUT4", 1),
+        "ff": ("SB_DFF.*", 1),
+        "dsp": ("SB_MAC16", 1),
+        "bram_bits": ("SB_RAM40_4K.*", 4096),
+    },
+    "gowin": {
+        "lut4": ("LUT[1-4]", 1),
+        "ff": ("DFF.*", 1),
+        "dsp": ("MULT18X18", 1),
+        "bram_bits": ("(p?ROM|SDP|DP|SP)X?9?B?", 18432),
+    },
+}
 _PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # logic cells in nextpnr's words
 
 
@@ -49,8 +58,15 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     _cutoff(options)
     reasons = reasons_against(graph)
     if target.device.family not in _CELLS or target.clock_hz is None or target.clock_pin is None:
-        reasons.append(Reason(graph.name, "unsupported-target", f"a device of family {target.device.family!r}",
-                              f"bitstreams are made for {', '.join(_CELLS)} with a clock pin", "choose ulx3s-85f"))
+        reasons.append(
+            Reason(
+                graph.name,
+                "unsupported-target",
+                f"a device of family {target.device.family!r}",
+                f"bitstreams are made for {', '.join(_CELLS)} with a clock pin",
+                "choose ulx3s-85f",
+            )
+        )
     if reasons:
         return reasons
     return too_slow(graph, options, _request(target, options)["clock_hz"]) + too_large(graph, target)
@@ -61,20 +77,41 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     from greenedge.hdl.board_shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files
 
     request = _request(target, options, graph_digest(graph))
-    files = {**_graph_files(graph),
-             "job.json": _json({"cutoff": _cutoff(options), "latency_s": options.get("latency"),
-                                "clock_hz": request["clock_hz"]}), "shell.json": _json(request),
-             **bitstream_files(target, "top")}
+    files = {
+        **_graph_files(graph),
+        "job.json": _json(
+            {"cutoff": _cutoff(options), "latency_s": options.get("latency"), "clock_hz": request["clock_hz"]}
+        ),
+        "shell.json": _json(request),
+        **bitstream_files(target, "top"),
+    }
     python = lambda module: ("{python}", "-m", module)
     commands = (
-        Command(python(f"{_MODULE}.generate"), "da4ml.log", "da4ml unrolls the network (its first call compiles it: "
-                                                            "minutes)", timeout_s=3 * 3600),
+        Command(
+            python(f"{_MODULE}.generate"),
+            "da4ml.log",
+            "da4ml unrolls the network (its first call compiles it: minutes)",
+            timeout_s=3 * 3600,
+        ),
         Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
         Command(python("greenedge.hdl.board_shell"), "shell.log", "putting the core on the board"),
-        *bitstream_commands(target, request, int(options.get("seed") or 1), int(options.get("seeds") or 1)))
-    return Plan(files, commands,
-                ("rtl/top.sv", "streams.json", "trace.json", "simulation.json", "board.json", STAT, REPORT, TIMING,
-                                  PRODUCT[target.device.family]))
+        *bitstream_commands(target, request, int(options.get("seed") or 1), int(options.get("seeds") or 1)),
+    )
+    return Plan(
+        files,
+        commands,
+        (
+            "rtl/top.sv",
+            "streams.json",
+            "trace.json",
+            "simulation.json",
+            "board.json",
+            STAT,
+            REPORT,
+            TIMING,
+            PRODUCT[target.device.family],
+        ),
+    )
 
 
 def _json(value: Mapping) -> bytes:
@@ -107,8 +144,9 @@ def _request(target: Target, options: Mapping[str, object], model: str = "0" * 6
     return shell_request(target, model, numbers["clock_hz"], numbers["baud"], str(options.get("link") or "uart"))
 
 
-def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
-             progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
+def simulate(
+    folder: Path, x: np.ndarray, keep: Sequence[str] = (), progress: Callable[[int, int, str], None] = lambda *_: None
+) -> dict[str, np.ndarray]:
     """The RTL that lies in `folder` now, on graph integers; an edge at which a layer ends can be kept: a requantiser's,
     and one that several operations read (pieces.py).
     """
@@ -118,8 +156,9 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
     return dict(run(folder, np.asarray(x), Stall(), lambda line: progress(0, 0, line), keep).values)
 
 
-def stalled(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
-            progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
+def stalled(
+    folder: Path, x: np.ndarray, keep: Sequence[str] = (), progress: Callable[[int, int, str], None] = lambda *_: None
+) -> dict[str, np.ndarray]:
     """The same as `simulate`, with random pauses at both ends of the stream."""
     from greenedge.backends.da4ml.build_dir import read, streams_of
     from greenedge.backends.da4ml.initial_simulation import run
@@ -135,8 +174,10 @@ def provenance(folder: Path) -> str | None:
 
     if rtl_digest(folder) == read(folder, "simulation.json").get("rtl_sha256"):
         return None
-    return (f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; run the build "
-            "stage again.")
+    return (
+        f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; run the build "
+        "stage again."
+    )
 
 
 def report(folder: Path) -> dict:
@@ -146,29 +187,44 @@ def report(folder: Path) -> dict:
     from greenedge.backends.da4ml.build_dir import cells, placed, read
     from greenedge.hdl.board_shell.bitstream import bitstream_of
 
-    stat, routed, simulated, timing = (read(folder, f"{name}.json")
-                                       for name in ("stat", "report", "simulation", "timing"))
+    stat, routed, simulated, timing = (
+        read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing")
+    )
     trace, record, board, shell = (read(folder, f"{name}.json") for name in ("trace", "build", "board", "shell"))
     cycles, clock_hz, fmax = simulated["interval_cycles"], board["clock_hz"], timing["core_fmax_hz"]
-    counted, in_core = ({name: cells(stat, module, *kinds) for name, kinds in _CELLS[shell["family"]].items()}
-                        for module in (None, "top"))
+    counted, in_core = (
+        {name: cells(stat, module, *kinds) for name, kinds in _CELLS[shell["family"]].items()}
+        for module in (None, "top")
+    )
     latency = simulated["latency_cycles"]
-    hardware = {**counted, "comb": placed(routed, _PLACED[shell["family"]]), "fmax_hz": timing["fmax_hz"],
-                "clock_hz": clock_hz,
-                "core": {**in_core, "fmax_hz": fmax}, "adders": trace["adders"], "pipeline_stages": trace["stages"],
-                "cycles_per_inference": cycles, "latency_cycles": latency, "latency_s": latency / clock_hz,
-                "latency_at_core_fmax_s": latency / fmax if fmax else None,
-                "ips": clock_hz / cycles if cycles else None,
-                "trace_s": trace["seconds"], "layers": trace["layers"],
-                "bitstream_bytes": bitstream_of(folder).stat().st_size,
-                "rtl_sha256": simulated["rtl_sha256"], "host_interface": f"{board['link']}, {board['baud']:,} baud",
-                "tools": dict(record["tools"])}
-    evidence = {**dict.fromkeys(counted, "reported by yosys"),
-                **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
-                **dict.fromkeys(("adders", "pipeline_stages"), "reported by da4ml"),
-                **dict.fromkeys(("cycles_per_inference", "latency_cycles", "latency_s", "ips"), "simulated"),
-                "latency_at_core_fmax_s": "simulated cycles at nextpnr's clock",
-                "trace_s": "measured when it was first traced" if trace["kept"] else "measured"}
+    hardware = {
+        **counted,
+        "comb": placed(routed, _PLACED[shell["family"]]),
+        "fmax_hz": timing["fmax_hz"],
+        "clock_hz": clock_hz,
+        "core": {**in_core, "fmax_hz": fmax},
+        "adders": trace["adders"],
+        "pipeline_stages": trace["stages"],
+        "cycles_per_inference": cycles,
+        "latency_cycles": latency,
+        "latency_s": latency / clock_hz,
+        "latency_at_core_fmax_s": latency / fmax if fmax else None,
+        "ips": clock_hz / cycles if cycles else None,
+        "trace_s": trace["seconds"],
+        "layers": trace["layers"],
+        "bitstream_bytes": bitstream_of(folder).stat().st_size,
+        "rtl_sha256": simulated["rtl_sha256"],
+        "host_interface": f"{board['link']}, {board['baud']:,} baud",
+        "tools": dict(record["tools"]),
+    }
+    evidence = {
+        **dict.fromkeys(counted, "reported by yosys"),
+        **dict.fromkeys(("comb", "fmax_hz"), "reported by nextpnr"),
+        **dict.fromkeys(("adders", "pipeline_stages"), "reported by da4ml"),
+        **dict.fromkeys(("cycles_per_inference", "latency_cycles", "latency_s", "ips"), "simulated"),
+        "latency_at_core_fmax_s": "simulated cycles at nextpnr's clock",
+        "trace_s": "measured when it was first traced" if trace["kept"] else "measured",
+    }
     return {"hardware": hardware, "evidence": evidence, "tools": {**record["tools"], "da4ml": trace["da4ml"]}}
 
 

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError
-from greenedge.run.manifest import inside
 from greenedge.hdl.axi_stream import Stream
+from greenedge.run.manifest import inside
 
 FOLDER = "rtl"
 
@@ -53,8 +53,9 @@ def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | 
     entry = stat.get("design") if module is None else stat.get("modules", {}).get(f"\\{module}")
     if not isinstance(entry, dict):
         return None
-    return each * sum(int(count) for kind, count in entry.get("num_cells_by_type", {}).items()
-                      if re.fullmatch(pattern, kind))
+    return each * sum(
+        int(count) for kind, count in entry.get("num_cells_by_type", {}).items() if re.fullmatch(pattern, kind)
+    )
 
 
 def placed(report: dict, name: str) -> int | None:

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from greenedge.backends.da4ml.pipeline import KERNEL, kernel, layout
 from greenedge.backends.da4ml.partition import pieces_of
+from greenedge.backends.da4ml.pipeline import KERNEL, kernel, layout
 from greenedge.backends.da4ml.wrapper import UNITS, streams_of, top
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import sha256_file, write_aside
@@ -64,11 +64,18 @@ def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
     text, registers = kernel(circuits, source, graph.outputs[0], sizes, _travelling(graph.edges[source].shape))
     plan = layout(source, circuits)
     stages = plan.at[graph.outputs[0]]
-    about = {"latency": stages + 1, "stages": stages, "register_bits": registers, "layers": layers,
-             "probes": [{"edge": circuit.output, "net": plan.nets[circuit.output], "at": plan.at[circuit.output]}
-                        for circuit in circuits],
-             **{name: sum(layer[name] for layer in layers) for name in ("cost", "adders")},
-             "seconds": round(time.monotonic() - started, 2)}
+    about = {
+        "latency": stages + 1,
+        "stages": stages,
+        "register_bits": registers,
+        "layers": layers,
+        "probes": [
+            {"edge": circuit.output, "net": plan.nets[circuit.output], "at": plan.at[circuit.output]}
+            for circuit in circuits
+        ],
+        **{name: sum(layer[name] for layer in layers) for name in ("cost", "adders")},
+        "seconds": round(time.monotonic() - started, 2),
+    }
     return {**files, f"{KERNEL}.sv": text.encode()}, about
 
 
@@ -104,13 +111,21 @@ def write_core(graph: Graph, job: Mapping, folder: Path) -> None:
     """rtl/, streams.json and trace.json of the graph in `folder`."""
     files, about, kept = traced(graph, float(job["cutoff"]))
     source, output = streams_of(graph.edges[graph.inputs[0]], graph.edges[graph.outputs[0]])
-    files = {**{name: (RTL / name).read_bytes() for name in UNITS}, **files,
-             f"{TOP}.sv": top(about["latency"], source, output).encode()}
+    files = {
+        **{name: (RTL / name).read_bytes() for name in UNITS},
+        **files,
+        f"{TOP}.sv": top(about["latency"], source, output).encode(),
+    }
     for name, content in files.items():
         with write_aside(folder / FOLDER / name) as path:
             path.write_bytes(content)
-    streams = {"top": TOP, "sources": list(files), "streams": [source.plain(), output.plain()],
-               "latency": about["latency"], "probes": about["probes"]}
+    streams = {
+        "top": TOP,
+        "sources": list(files),
+        "streams": [source.plain(), output.plain()],
+        "latency": about["latency"],
+        "probes": about["probes"],
+    }
     trace = {key: about[key] for key in ("latency", "stages", "cost", "register_bits", "adders", "seconds", "layers")}
     trace |= {"kept": kept, "cutoff": job["cutoff"], "da4ml": version("da4ml")}
     for name, content in (("streams.json", streams), ("trace.json", trace)):

@@ -1,6 +1,6 @@
 """Counts cycles of the core on random samples, with and without stalls: simulated, not estimated.
 
-    python -m greenedge.backends.da4ml.initial_simulation      in the build folder, after generate; writes simulation.json
+python -m greenedge.backends.da4ml.initial_simulation      in the build folder, after generate; writes simulation.json
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model,
 SAMPLES, SEED = 64, 1
 
 
-def run(folder: Path, x: np.ndarray, stall: Stall, progress: Callable[[str], None],
-        keep: Sequence[str] = ()) -> Simulated:
+def run(
+    folder: Path, x: np.ndarray, stall: Stall, progress: Callable[[str], None], keep: Sequence[str] = ()
+) -> Simulated:
     """Verilator on the folder's RTL: the output edge, those of `keep` at which a layer ends, and cycles."""
     source, output = streams_of(folder)
     sources, dut, streams = sources_of(folder), TOP, [output]
@@ -45,10 +46,12 @@ def _require_latency(job: dict, cycles: int) -> None:
     """Refuses a core that is slower than asked for, before it is placed."""
     wanted, reached = job.get("latency_s"), cycles / job["clock_hz"]
     if wanted is not None and reached > wanted:
-        raise GreenedgeError(f"a result takes {cycles} cycles, {reached * 1e9:,.0f} ns at {job['clock_hz'] / 1e6:g} "
-                             f"MHz, and {wanted * 1e9:,.0f} ns were "
-                             "asked for; use a faster clock (--set build.clock_hz) or fewer stages (--set "
-                             "build.cutoff=6)")
+        raise GreenedgeError(
+            f"a result takes {cycles} cycles, {reached * 1e9:,.0f} ns at {job['clock_hz'] / 1e6:g} "
+            f"MHz, and {wanted * 1e9:,.0f} ns were "
+            "asked for; use a faster clock (--set build.clock_hz) or fewer stages (--set "
+            "build.cutoff=6)"
+        )
 
 
 def main() -> int:
@@ -65,9 +68,13 @@ def main() -> int:
             if not np.array_equal(result.values[graph.outputs[0]], expected):
                 raise GreenedgeError(f"the unrolled RTL differs from the integer graph on random samples{how}")
         _require_latency(read(here, "job.json"), free.first_output_cycles)
-        record = {"samples": SAMPLES, "interval_cycles": free.interval_cycles,
-                  "latency_cycles": free.first_output_cycles,
-                  "stalled": "equal", "rtl_sha256": rtl_digest(here)}
+        record = {
+            "samples": SAMPLES,
+            "interval_cycles": free.interval_cycles,
+            "latency_cycles": free.first_output_cycles,
+            "stalled": "equal",
+            "rtl_sha256": rtl_digest(here),
+        }
         with write_aside(here / "simulation.json") as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
     except GreenedgeError as error:

@@ -24,8 +24,11 @@ class Piece:
 
 def pieces_of(graph: Graph) -> list[Piece]:
     """Every operation but the inputs in exactly one piece, the pieces in an order in which they can be computed."""
-    ends = {op.output for op in graph.ops if isinstance(op, (Input, Requantise)) or op.output in graph.outputs
-            or len(graph.consumers(op.output)) > 1}
+    ends = {
+        op.output
+        for op in graph.ops
+        if isinstance(op, (Input, Requantise)) or op.output in graph.outputs or len(graph.consumers(op.output)) > 1
+    }
     return [_piece(graph, op, ends) for op in graph.ops if op.output in ends and not isinstance(op, Input)]
 
 

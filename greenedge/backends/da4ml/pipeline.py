@@ -64,8 +64,9 @@ def layout(source: str, circuits: Iterable[Circuit]) -> Layout:
     return Layout(at, kept)
 
 
-def kernel(circuits: Sequence[Circuit], source: str, output: str, sizes: Mapping[str, tuple[int, int]],
-           order: Sequence[int]) -> tuple[str, int]:
+def kernel(
+    circuits: Sequence[Circuit], source: str, output: str, sizes: Mapping[str, tuple[int, int]], order: Sequence[int]
+) -> tuple[str, int]:
     """(module `net` in SystemVerilog from `sample` to `answer`, its register bits).
 
     `sizes` has (elements, bits of each) of every edge, `order` the element at every place of the sample; the last
@@ -75,20 +76,28 @@ def kernel(circuits: Sequence[Circuit], source: str, output: str, sizes: Mapping
     names = plan.nets
     wide = {edge: sizes[edge][0] * sizes[edge][1] for edge in plan.at}
     bits, registers = sizes[source][1], wide[output]
-    body = [f"    logic [{wide[source] - 1}:0] {names[source]};",
-            *(f"    assign {names[source]}[{to * bits} +: {bits}] = sample[{k * bits} +: {bits}];"
-              for k, to in enumerate(order)), _kept(names[source], wide[source], plan.kept[source])]
+    body = [
+        f"    logic [{wide[source] - 1}:0] {names[source]};",
+        *(
+            f"    assign {names[source]}[{to * bits} +: {bits}] = sample[{k * bits} +: {bits}];"
+            for k, to in enumerate(order)
+        ),
+        _kept(names[source], wide[source], plan.kept[source]),
+    ]
     for k, circuit in enumerate(circuits):
         edge = circuit.output
-        body += [f"    // {re.sub(r'[^-+.A-Za-z0-9_]', '_', edge)}: there after {plan.at[edge]} cycles",
-                 f"    logic [{wide[edge] - 1}:0] {names[edge]};"]
+        body += [
+            f"    // {re.sub(r'[^-+.A-Za-z0-9_]', '_', edge)}: there after {plan.at[edge]} cycles",
+            f"    logic [{wide[edge] - 1}:0] {names[edge]};",
+        ]
         start = max((plan.at[name] for name in circuit.sources), default=0)
         late = {name: _late(names[name], start - plan.at[name]) for name in circuit.sources}
         body += [_circuit(f"p{k}", circuit, late, sizes, names[edge]), _kept(names[edge], wide[edge], plan.kept[edge])]
         registers += sum(bits for _, bits in circuit.stages) if circuit.registered else 0
     registers += sum(plan.kept[edge] * wide[edge] for edge in plan.at)
     text = "\n".join(line for line in body if line)
-    return f"""// layer by layer: a sample enters in every cycle and leaves {plan.at[output] + 1} cycles later
+    return (
+        f"""// layer by layer: a sample enters in every cycle and leaves {plan.at[output] + 1} cycles later
 module {KERNEL} (
     input  logic clk,
     input  logic [{wide[source] - 1}:0] sample,
@@ -97,7 +106,9 @@ module {KERNEL} (
 {text}
     always_ff @(posedge clk) answer <= {names[output]};
 endmodule
-""", registers
+""",
+        registers,
+    )
 
 
 def _late(name: str, cycles: int) -> str:
@@ -106,17 +117,21 @@ def _late(name: str, cycles: int) -> str:
 
 def _kept(name: str, bits: int, cycles: int) -> str:
     """A shift register behind an edge that another branch lags behind."""
-    return "\n".join(f"    logic [{bits - 1}:0] {_late(name, c)};\n"
-                     f"    always_ff @(posedge clk) {_late(name, c)} <= {_late(name, c - 1)};"
-                     for c in range(1, cycles + 1))
+    return "\n".join(
+        f"    logic [{bits - 1}:0] {_late(name, c)};\n"
+        f"    always_ff @(posedge clk) {_late(name, c)} <= {_late(name, c - 1)};"
+        for c in range(1, cycles + 1)
+    )
 
 
 def _circuit(name: str, circuit: Circuit, late: Mapping[str, str], sizes: Mapping, target: str) -> str:
     """da4ml's stages between the packed bits of the sources and the integers of the output."""
     bits = sizes[circuit.output][1]
     if not circuit.stages:
-        return "\n".join(f"    assign {target}[{k * bits} +: {bits}] = {bits}'d{value & ((1 << bits) - 1)};"
-                         for k, value in enumerate(circuit.constants))
+        return "\n".join(
+            f"    assign {target}[{k * bits} +: {bits}] = {bits}'d{value & ((1 << bits) - 1)};"
+            for k, value in enumerate(circuit.constants)
+        )
     lines = [f"    logic [{circuit.stages[0][1] - 1}:0] {name}_packed;"]
     at = 0
     for edge, wires in circuit.sources.items():
@@ -130,8 +145,10 @@ def _circuit(name: str, circuit: Circuit, late: Mapping[str, str], sizes: Mappin
             taken = f"{name}_in{i}"
             lines += [f"    logic [{width - 1}:0] {taken};", f"    always_ff @(posedge clk) {taken} <= {before};"]
         before = f"{name}_out{i}"
-        lines += [f"    logic [{out - 1}:0] {before};",
-                  f"    {module} {name}_stage{i} (.model_inp({taken}), .model_out({before}));"]
+        lines += [
+            f"    logic [{out - 1}:0] {before};",
+            f"    {module} {name}_stage{i} (.model_inp({taken}), .model_out({before}));",
+        ]
     return "\n".join([*lines, *_unpack(before, circuit.wires, bits, target)])
 
 

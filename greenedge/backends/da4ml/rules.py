@@ -21,23 +21,49 @@ def reasons_against(graph: Graph) -> list[Reason]:
     """Every reason why the graph has no exact expression of constants and adders."""
     found = []
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        found.append(Reason(graph.name, "unsupported-graph", f"{len(graph.inputs)} inputs and {len(graph.outputs)} "
-                                                             f"outputs",
-                            "one input streams to one output", "cut the model in two"))
+        found.append(
+            Reason(
+                graph.name,
+                "unsupported-graph",
+                f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
+                "one input streams to one output",
+                "cut the model in two",
+            )
+        )
     for op in graph.ops:
         if not isinstance(op, Requantise):
             continue
         affine = op.affine or half_even(op)
         if affine is None:
-            found.append(Reason(op.name, "no-affine-form", "a step function that is no multiply, add and shift",
-                                "adders compute clip((m*x + b) >> s)", "use batch norm and ReLU before the quantiser"))
+            found.append(
+                Reason(
+                    op.name,
+                    "no-affine-form",
+                    "a step function that is no multiply, add and shift",
+                    "adders compute clip((m*x + b) >> s)",
+                    "use batch norm and ReLU before the quantiser",
+                )
+            )
         elif (bits := _product_bits(op, affine)) > _MOST_BITS:
-            found.append(Reason(op.name, "too-wide", f"products of {bits} bits", f"da4ml reckons in {_MOST_BITS}",
-                                "use `greenedge snap` to narrow it"))
+            found.append(
+                Reason(
+                    op.name,
+                    "too-wide",
+                    f"products of {bits} bits",
+                    f"da4ml reckons in {_MOST_BITS}",
+                    "use `greenedge snap` to narrow it",
+                )
+            )
         elif (zeros := _zeros_below(op, affine)) > _MOST_ZEROS:
-            found.append(Reason(op.name, "too-deep", f"constants with {zeros} zeros behind a shift of {affine.s.max()}",
-                                f"da4ml 0.5 finds {_MOST_ZEROS}, and its Verilog is wrong beyond",
-                                "use `greenedge snap` for shorter multipliers, or choose --backend finn"))
+            found.append(
+                Reason(
+                    op.name,
+                    "too-deep",
+                    f"constants with {zeros} zeros behind a shift of {affine.s.max()}",
+                    f"da4ml 0.5 finds {_MOST_ZEROS}, and its Verilog is wrong beyond",
+                    "use `greenedge snap` for shorter multipliers, or choose --backend finn",
+                )
+            )
     return found
 
 
@@ -60,9 +86,15 @@ def too_slow(graph: Graph, options: Mapping[str, object], clock_hz: int) -> list
     beats = max(stream.beats for stream in streams_of(graph.edges[graph.inputs[0]], graph.edges[graph.outputs[0]]))
     if not isinstance(wanted, (int, float)) or wanted * beats <= clock_hz:
         return []
-    return [Reason(graph.name, "too-slow", f"{wanted:,.0f} inferences per second",
-                   f"a sample enters every {beats} cycles of {clock_hz / 1e6:g} MHz",
-                   "ask for fewer, or a faster clock")]
+    return [
+        Reason(
+            graph.name,
+            "too-slow",
+            f"{wanted:,.0f} inferences per second",
+            f"a sample enters every {beats} cycles of {clock_hz / 1e6:g} MHz",
+            "ask for fewer, or a faster clock",
+        )
+    ]
 
 
 def too_large(graph: Graph, target: Target) -> list[Reason]:
@@ -73,10 +105,24 @@ def too_large(graph: Graph, target: Target) -> list[Reason]:
     largest = max(bits, key=bits.get, default=graph.name)
     cure = "choose --backend finn, which folds layers, or use fewer bits or neurons"
     if held is not None and luts > held:
-        return [Reason(largest, "too-big", f"the network unrolls to an estimated {luts:,.0f} LUT4, this layer to "
-                                           f"{LUTS_PER_BIT * bits[largest]:,.0f} of them",
-                       f"{target.device.title} has {held:,}", cure)]
+        return [
+            Reason(
+                largest,
+                "too-big",
+                f"the network unrolls to an estimated {luts:,.0f} LUT4, this layer to "
+                f"{LUTS_PER_BIT * bits[largest]:,.0f} of them",
+                f"{target.device.title} has {held:,}",
+                cure,
+            )
+        ]
     if total > TRACEABLE:
-        return [Reason(largest, "too-big", f"the network unrolls to an estimated {total:,.0f} adder bits",
-                       f"da4ml traces {TRACEABLE:,} in hours", cure)]
+        return [
+            Reason(
+                largest,
+                "too-big",
+                f"the network unrolls to an estimated {total:,.0f} adder bits",
+                f"da4ml traces {TRACEABLE:,} in hours",
+                cure,
+            )
+        ]
     return []

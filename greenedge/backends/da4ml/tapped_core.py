@@ -42,12 +42,14 @@ def read_probes(streams: Mapping, edges: Mapping[str, Edge]) -> tuple[list[Probe
     return probes, latency
 
 
-def probed(probes: Sequence[Probe], latency: int, source: Stream, output: Stream,
-           edges: Mapping[str, Edge]) -> tuple[str, list[Stream]]:
+def probed(
+    probes: Sequence[Probe], latency: int, source: Stream, output: Stream, edges: Mapping[str, Edge]
+) -> tuple[str, list[Stream]]:
     """(module `probed` around the core, the streams of the probes), with the core's own ports."""
     streams = [_stream(k, edges[probe.edge]) for k, probe in enumerate(probes)]
     body = "\n".join(_tapped(probe, stream, latency) for probe, stream in zip(probes, streams))
-    return f"""// Simulation only: the core with the values of its layers, each beside the result that it led to.
+    return (
+        f"""// Simulation only: the core with the values of its layers, each beside the result that it led to.
 {head(MODULE, source, output)}
     {TOP} core (.*);
     logic [{output.width - 1}:0] {output.name}_tdata;
@@ -58,7 +60,9 @@ def probed(probes: Sequence[Probe], latency: int, source: Stream, output: Stream
     assign leaves = core.moving[{latency - 1}];
 {body}
 endmodule
-""", streams
+""",
+        streams,
+    )
 
 
 def _stream(k: int, edge: Edge) -> Stream:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.da4ml.pipeline import Circuit, Wire
 from greenedge.backends.da4ml.partition import Piece
+from greenedge.backends.da4ml.pipeline import Circuit, Wire
 from greenedge.backends.da4ml.unroll import Span, bits_of, unroll
 from greenedge.graph import Edge
 
@@ -54,13 +54,19 @@ def trace(name: str, piece: Piece, spans: Mapping[str, Span], edge: Edge, cutoff
     starts = np.cumsum([0, *(len(values) for values in sources)])
     taken = {source: tuple(wires[a:b]) for source, a, b in zip(piece.sources, starts, starts[1:])}
     given = tuple(Wire(*bits_of(*map(float, q))) for q in pipeline.out_qint)
-    stages = tuple((f"{name}_stage{k}", sum(bits_of(*map(float, q))[0] for q in stage.inp_qint))
-                   for k, stage in enumerate(pipeline.solutions))
+    stages = tuple(
+        (f"{name}_stage{k}", sum(bits_of(*map(float, q))[0] for q in stage.inp_qint))
+        for k, stage in enumerate(pipeline.solutions)
+    )
     registered = any(latency > 0 for latency in comb.out_latency)
     circuit = Circuit(taken, piece.output, given, stages, sum(wire.width for wire in given), registered)
     span = _proved(pipeline.out_qint, edge)
-    counts = {"cost": float(comb.cost), "adders": sum(op.opcode in (_SUM, _DIFFERENCE) for op in comb.ops),
-              "stages": len(stages) if registered else 0, "seconds": round(time.monotonic() - started, 2)}
+    counts = {
+        "cost": float(comb.cost),
+        "adders": sum(op.opcode in (_SUM, _DIFFERENCE) for op in comb.ops),
+        "stages": len(stages) if registered else 0,
+        "seconds": round(time.monotonic() - started, 2),
+    }
     return Traced(circuit, span, _verilog(name, pipeline), counts)
 
 
@@ -82,8 +88,9 @@ def _fixed(piece: Piece, constants: list[int], edge: Edge) -> Traced:
     """A piece that no input reaches."""
     values = np.array(constants, float).reshape(edge.shape)
     circuit = Circuit({}, piece.output, (), (), 0, False, tuple(constants))
-    return Traced(circuit, Span(values, values, np.ones(edge.shape)), {},
-                  {"cost": 0.0, "adders": 0, "stages": 0, "seconds": 0.0})
+    return Traced(
+        circuit, Span(values, values, np.ones(edge.shape)), {}, {"cost": 0.0, "adders": 0, "stages": 0, "seconds": 0.0}
+    )
 
 
 def _verilog(name: str, pipeline) -> dict[str, bytes]:
@@ -102,5 +109,8 @@ def _verilog(name: str, pipeline) -> dict[str, bytes]:
 def _mended(text: str) -> str:
     """da4ml's Verilog without time scales, its constants with their widths: a literal without one has 32 bits."""
     text = re.sub(r"(?m)^`timescale.*\n", "", text)
-    return re.sub(r"assign (v\d+)\[(\d+):0\] = '(b[01]+);",
-                  lambda found: f"assign {found[1]}[{found[2]}:0] = {int(found[2]) + 1}'{found[3]};", text)
+    return re.sub(
+        r"assign (v\d+)\[(\d+):0\] = '(b[01]+);",
+        lambda found: f"assign {found[1]}[{found[2]}:0] = {int(found[2]) + 1}'{found[3]};",
+        text,
+    )

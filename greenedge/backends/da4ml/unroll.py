@@ -14,7 +14,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.backends.da4ml.partition import Piece
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Edge, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
+from greenedge.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Edge,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+)
 from greenedge.graph.half_even import half_even
 
 
@@ -79,8 +96,8 @@ def _windows(op: Op, x, weight, strides, pads, dilations, groups: int, pad_value
     for position in np.ndindex(*out.shape[1:]):
         window = padded[np.ix_(range(padded.shape[0]), *(places[i][position[i]] for i in range(n)))]
         for g in range(groups):
-            vector = window[g * per_in:(g + 1) * per_in].ravel()
-            matrix = weight[g * per_out:(g + 1) * per_out].reshape(per_out, -1).T
+            vector = window[g * per_in : (g + 1) * per_in].ravel()
+            matrix = weight[g * per_out : (g + 1) * per_out].reshape(per_out, -1).T
             wires = _array(x, vector) if _variable(vector) else vector.astype(np.float64)
             product = wires @ matrix.astype(np.float64)
             out[(slice(g * per_out, (g + 1) * per_out), *position)] = getattr(product, "_vars", product)
@@ -93,8 +110,10 @@ def _variable(values: np.ndarray) -> bool:
 
 def _places(space, kernel, strides, dilations) -> list[list[list[int]]]:
     """Per axis and output position the indices under the window."""
-    return [[[o * s + k * d for k in range(width)] for o in range((size - (width - 1) * d - 1) // s + 1)]
-            for size, width, s, d in zip(space, kernel, strides, dilations)]
+    return [
+        [[o * s + k * d for k in range(width)] for o in range((size - (width - 1) * d - 1) // s + 1)]
+        for size, width, s, d in zip(space, kernel, strides, dilations)
+    ]
 
 
 def _padded(variables: np.ndarray, pads, value: int) -> np.ndarray:
@@ -136,7 +155,7 @@ def _max_pool(op: MaxPool, x):
 
 def _largest(values: list):
     while len(values) > 1:
-        values = [a.max_of(b) for a, b in zip(values[::2], values[1::2])] + values[len(values) // 2 * 2:]
+        values = [a.max_of(b) for a, b in zip(values[::2], values[1::2])] + values[len(values) // 2 * 2 :]
     return values[0]
 
 
@@ -185,11 +204,11 @@ class _Line:
             return float(ends[0])
         y = x * float(self.m) + float(self.b)
         if self.to_even:  # just under a half is added, and the rest of it where what is left is odd
-            odd = _truncated(y * 2.0 ** -self.s).quantize(0, 1, 0, "WRAP", "TRN")
+            odd = _truncated(y * 2.0**-self.s).quantize(0, 1, 0, "WRAP", "TRN")
             y = y + float((1 << (self.s - 1)) - 1) + odd
         y = y - float(lo << self.s)
         # the fraction goes before the clipping: da4ml's relu leaves it in the ranges that it reckons with
-        y = _truncated(y * 2.0 ** -self.s)
+        y = _truncated(y * 2.0**-self.s)
         if y.low < 0:
             y = y.relu()
         if y.high > hi - lo:
@@ -229,22 +248,33 @@ def _depth_to_space(op: DepthToSpace, x):
     c, h, w = x.shape
     b = op.block
     if op.mode == "DCR":
-        y = x._vars.reshape(b, b, c // b ** 2, h, w).transpose(2, 3, 0, 4, 1)
+        y = x._vars.reshape(b, b, c // b**2, h, w).transpose(2, 3, 0, 4, 1)
     else:
-        y = x._vars.reshape(c // b ** 2, b, b, h, w).transpose(0, 3, 1, 4, 2)
-    return _array(x, y.reshape(c // b ** 2, h * b, w * b))
+        y = x._vars.reshape(c // b**2, b, b, h, w).transpose(0, 3, 1, 4, 2)
+    return _array(x, y.reshape(c // b**2, h * b, w * b))
 
 
-_RULES = {Dense: _dense, Conv: _conv, ConvTranspose: _conv_transpose, SumPool: _sum_pool, MaxPool: _max_pool, Add: _add,
-          Concat: _concat,
-          Requantise: _requantise, Pad: _pad, Reshape: _reshape, Transpose: _transpose, Upsample: _upsample,
-          DepthToSpace: _depth_to_space}
+_RULES = {
+    Dense: _dense,
+    Conv: _conv,
+    ConvTranspose: _conv_transpose,
+    SumPool: _sum_pool,
+    MaxPool: _max_pool,
+    Add: _add,
+    Concat: _concat,
+    Requantise: _requantise,
+    Pad: _pad,
+    Reshape: _reshape,
+    Transpose: _transpose,
+    Upsample: _upsample,
+    DepthToSpace: _depth_to_space,
+}
 OPERATIONS = (Input, *_RULES)
 
 
 def bits_of(low: float, high: float, step: float) -> tuple[int, bool, int]:
     """(width, signed, shift) of a wire with da4ml's range low…high in steps of `step`: value = wire << shift."""
     shift = round(math.log2(step)) if low != high or low else 0
-    least, most = round(low / 2 ** shift), round(high / 2 ** shift)
+    least, most = round(low / 2**shift), round(high / 2**shift)
     edge = Edge("", (), least, most)
     return (0 if least == most == 0 else edge.bits), edge.signed, shift

@@ -36,7 +36,11 @@ def top(latency: int, source: Stream, output: Stream) -> str:
     depth = latency + _ROUND_TRIP
     counter = depth.bit_length()
     comment = f"// da4ml's pipeline between two streams, {latency} cycles deep; a sample enters in every cycle."
-    return core(comment, source, output, f"""    logic [{wide_in - 1}:0] sample;
+    return core(
+        comment,
+        source,
+        output,
+        f"""    logic [{wide_in - 1}:0] sample;
     logic sample_valid, sample_ready;
 {_gather(source, n_in, wide_in)}
     // as many samples are under way as the FIFO has places
@@ -65,7 +69,8 @@ def top(latency: int, source: Stream, output: Stream) -> str:
 
     logic [{output.width - 1}:0] result_tdata;
     logic result_tvalid, result_tready;
-{_scatter(output, n_out)}""")
+{_scatter(output, n_out)}""",
+    )
 
 
 def _bytes(bits: int) -> int:
@@ -79,8 +84,10 @@ def _zeros(bits: int, wide: int) -> str:
 
 def _gather(source: Stream, count: int, wide: int) -> str:
     if source.beats == 1:
-        return ("    assign sample = s_tdata;\n    assign sample_valid = s_tvalid && !rst;\n"
-                "    assign s_tready = sample_ready;\n")
+        return (
+            "    assign sample = s_tdata;\n    assign sample_valid = s_tvalid && !rst;\n"
+            "    assign s_tready = sample_ready;\n"
+        )
     return f"""    logic gate_ready;
     ge_width #(.BITS({source.bits}), .IN({source.elements}), .OUT({count})) gather (
         .clk, .rst, .s_tdata, .s_tvalid(s_tvalid && !rst), .s_tready(gate_ready),
@@ -91,8 +98,10 @@ def _gather(source: Stream, count: int, wide: int) -> str:
 
 def _scatter(output: Stream, count: int) -> str:
     if output.beats == 1:
-        return ("    assign result_tdata = word;\n    assign result_tvalid = word_valid;\n"
-                "    assign word_ready = result_tready;\n")
+        return (
+            "    assign result_tdata = word;\n    assign result_tvalid = word_valid;\n"
+            "    assign word_ready = result_tready;\n"
+        )
     return f"""    ge_width #(.BITS({output.bits}), .IN({count}), .OUT({output.elements})) scatter (
         .clk, .rst, .s_tdata(word), .s_tvalid(word_valid), .s_tready(word_ready),
         .m_tdata(result_tdata), .m_tvalid(result_tvalid), .m_tready(result_tready));

@@ -43,8 +43,9 @@ class Switching:
     level: str
 
 
-def switching(folder: Path, x: np.ndarray, level: str | None = None,
-              progress: Callable[[str], None] = lambda line: None) -> Switching:
+def switching(
+    folder: Path, x: np.ndarray, level: str | None = None, progress: Callable[[str], None] = lambda line: None
+) -> Switching:
     """Runs what lies in `folder` on graph integers (samples, *shape). `level` is "netlist" or "rtl"; if it is not said
     the netlist where there is one. Raises ToolError for what Verilator or the simulation says, and without a netlist."""
     source, streams, _ = build_dir.streams_of(folder)
@@ -63,8 +64,9 @@ def switching(folder: Path, x: np.ndarray, level: str | None = None,
     said = _counted(model, folder, source, streams, x)
     found = re.search(r"^toggles (\d+) bits (\d+) cycles (\d+)$", said, re.MULTILINE)
     if not found:
-        raise ToolError(f"the simulation of {folder} counted no toggles; remove {model.parent} and run the "
-                        "same command again.")
+        raise ToolError(
+            f"the simulation of {folder} counted no toggles; remove {model.parent} and run the same command again."
+        )
     toggles, bits, cycles = map(int, found.groups())
     return Switching(toggles, bits, cycles, len(x), "netlist" if netlist else "RTL")
 
@@ -87,8 +89,12 @@ def _short(verilog: bytes) -> bytes:
 def _compiled(sources: dict[str, bytes], progress: Callable[[str], None]) -> Path:
     """The counting simulator of these sources, kept like every other compiled model."""
     files = {**sources, "activity.cpp": _COUNTER.read_bytes(), "run.cpp": _HARNESS.read_bytes()}
-    command = Command(("{verilator}", *_FLAGS, "--trace-vcd", *sources, "activity.cpp"), "verilator.log",
-                      "compiling the toggle-counting model with Verilator", timeout_s=1800)
+    command = Command(
+        ("{verilator}", *_FLAGS, "--trace-vcd", *sources, "activity.cpp"),
+        "verilator.log",
+        "compiling the toggle-counting model with Verilator",
+        timeout_s=1800,
+    )
     plan = Plan(files, (command,), ("sim",))
     name = f"{plan.digest()[:24]}-{find_tool('verilator').version}"
     folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / name

@@ -12,9 +12,9 @@ import numpy as np
 
 from greenedge.backends.finn.units import FOLDER
 from greenedge.errors import GreenedgeError
-from greenedge.run.manifest import inside
 from greenedge.hdl.axi_stream import Stream, seen_as
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
+from greenedge.run.manifest import inside
 
 TIED = ".restart(1'b0), "  # inputs of the core that a simulation of its streams holds
 _APART = 0.03  # a difference between FINN+'s cycles and ours that is worth a sentence
@@ -57,17 +57,25 @@ def rtl_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], stall: Stall, progress: Callable[[str], None]) -> Simulated:
+def simulate(
+    folder: Path, x: np.ndarray, keep: Sequence[str], stall: Stall, progress: Callable[[str], None]
+) -> Simulated:
     """Verilator on the folder's RTL; values of the output and of the kept edges that are streams."""
     source, streams, views = streams_of(folder)
     progress("compiling the RTL with Verilator (kept for the next time)")
-    model = compile_model({**sources_of(folder), "sim_top.sv": sim_top("top", source, streams, TIED).encode()}, progress)
+    model = compile_model(
+        {**sources_of(folder), "sim_top.sv": sim_top("top", source, streams, TIED).encode()}, progress
+    )
     progress(f"simulating {len(x)} samples cycle by cycle")
-    carriers = {edge: stream for edge, view in views.items() for stream in (source, *streams) if stream.name == view.name}
+    carriers = {
+        edge: stream for edge, view in views.items() for stream in (source, *streams) if stream.name == view.name
+    }
     wanted = [carriers[edge].edge if edge in carriers else edge for edge in keep]
     result = run_model(model, folder, source, streams, x, wanted, stall)
     values = {source.edge: x, **result.values}
-    seen = {edge: seen_as(carriers[edge], values[carriers[edge].edge], views[edge]) for edge in keep if edge in carriers}
+    seen = {
+        edge: seen_as(carriers[edge], values[carriers[edge].edge], views[edge]) for edge in keep if edge in carriers
+    }
     return Simulated({**result.values, **seen}, result.first_output_cycles, result.interval_cycles, result.total_cycles)
 
 
@@ -88,10 +96,18 @@ def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | 
 
 def apart(design: dict, finn: dict) -> list[str]:
     """The layers of which FINN+ expects other cycles than we do, or says nothing."""
-    ours = {layer["name"]: layer["cycles"] // layer.get("cycles_per_beat", 1) for layer in design["layers"]}  # FINN has no serial units
+    ours = {
+        layer["name"]: layer["cycles"] // layer.get("cycles_per_beat", 1) for layer in design["layers"]
+    }  # FINN has no serial units
     known = [layer for layer in finn["layers"] if layer["name"] in ours]
-    others = [f"{layer['name']} {layer['cycles']:,} ({ours[layer['name']]:,})" for layer in known
-              if "cycles" in layer and abs(layer["cycles"] - ours[layer["name"]]) > _APART * ours[layer["name"]]]
+    others = [
+        f"{layer['name']} {layer['cycles']:,} ({ours[layer['name']]:,})"
+        for layer in known
+        if "cycles" in layer and abs(layer["cycles"] - ours[layer["name"]]) > _APART * ours[layer["name"]]
+    ]
     silent = [f"{layer['name']} ({layer['refused']})" for layer in known if "refused" in layer]
-    said = ((others, "FINN+ expects other cycles per inference than we do (ours in brackets)"), (silent, "FINN+ gives no estimate of"))
+    said = (
+        (others, "FINN+ expects other cycles per inference than we do (ours in brackets)"),
+        (silent, "FINN+ gives no estimate of"),
+    )
     return [f"{text}: {', '.join(layers)}." for layers, text in said if layers]

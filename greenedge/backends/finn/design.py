@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from greenedge.backends.finn.dialect import ops as hw
+from greenedge.backends.finn.dialect.lower import network_of
 from greenedge.backends.finn.fifos import Schedule, placed
 from greenedge.backends.finn.folding import Fold, Folding, cycles
-from greenedge.backends.finn.dialect.lower import network_of
 from greenedge.backends.finn.resources import BLOCK_BITS, Cost
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Graph
@@ -32,12 +32,17 @@ class Limits:
 
     @classmethod
     def of(cls, device: Device) -> Limits:
-        logic = device.resources.get("lut4", device.resources.get("lut"))  # a 6-input table holds what one of four inputs does
+        logic = device.resources.get(
+            "lut4", device.resources.get("lut")
+        )  # a 6-input table holds what one of four inputs does
         bits = device.resources.get("bram_bits")
         shell_logic, shell_blocks = SHELL_COST.get(device.family, (0, 0))
         blocks = None if bits is None else bits // BLOCK_BITS[device.family]
-        return cls(device.family, None if logic is None else max(1.0, min(LOGIC_SHARE * logic, FULL * logic - shell_logic)),
-                   None if blocks is None else max(0, min(int(BLOCK_SHARE * blocks), blocks - shell_blocks)))
+        return cls(
+            device.family,
+            None if logic is None else max(1.0, min(LOGIC_SHARE * logic, FULL * logic - shell_logic)),
+            None if blocks is None else max(0, min(int(BLOCK_SHARE * blocks), blocks - shell_blocks)),
+        )
 
     def hold(self, cost: Cost) -> bool:
         """Whether that much fits."""
@@ -69,14 +74,26 @@ def plain(design: Design) -> dict:
     layers = [_plain_layer(layer, folding[layer.name]) for layer in design.network.layers if layer.name in folding]
     queues = {layer.source.name: layer.depth for layer in design.network.layers if isinstance(layer, hw.Queue)}
     cells = {f.name: round(getattr(design.cost, f.name)) for f in fields(Cost)}
-    return {"layers": layers, "queues": queues, "interval_cycles": design.schedule.interval,
-            "latency_cycles": design.schedule.latency, "estimate": {**cells, "logic": round(design.cost.logic)},
-            "notes": list(design.network.notes)}
+    return {
+        "layers": layers,
+        "queues": queues,
+        "interval_cycles": design.schedule.interval,
+        "latency_cycles": design.schedule.latency,
+        "estimate": {**cells, "logic": round(design.cost.logic)},
+        "notes": list(design.network.notes),
+    }
 
 
 def _plain_layer(layer: hw.Layer, fold: Fold) -> dict:
-    return {"name": layer.name, "kind": type(layer).__name__, "pe": fold.pe, "simd": fold.simd, "form": fold.form,
-            "cycles_per_beat": fold.cycles, "cycles": cycles(layer, fold)}
+    return {
+        "name": layer.name,
+        "kind": type(layer).__name__,
+        "pe": fold.pe,
+        "simd": fold.simd,
+        "form": fold.form,
+        "cycles_per_beat": fold.cycles,
+        "cycles": cycles(layer, fold),
+    }
 
 
 def _fold(entry: dict) -> Fold:

@@ -17,10 +17,13 @@ from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.folding import Fold, Folding, cycles
 from greenedge.backends.finn.units import ring_pixels, unit_of
 
-SAMPLES, FIRINGS = 6, 300_000  # inferences that are simulated: at least three, more while there are no more firings than these
+SAMPLES, FIRINGS = (
+    6,
+    300_000,
+)  # inferences that are simulated: at least three, more while there are no more firings than these
 FEW = 2_000  # firings that cost no time: small networks, which many samples are in at once, are simulated until they are filled
-SLACK_BEATS = 8          # pipeline registers on the longer way hold what the shorter way must wait for
-SHALLOW_BEATS = 2        # what a branch's last unit holds on its way out, with what lies before it, anyway
+SLACK_BEATS = 8  # pipeline registers on the longer way hold what the shorter way must wait for
+SHALLOW_BEATS = 2  # what a branch's last unit holds on its way out, with what lies before it, anyway
 _ONE_BEAT = (hw.Fork, hw.Concat, hw.Pad)  # hold one beat, and behind them comes a fork that waits for it
 _LATENCY = {hw.MatVec: 12, hw.Depthwise: 12, hw.Step: 10, hw.Window: 4}
 _UNBOUNDED = 1 << 60
@@ -54,7 +57,9 @@ class _Link:
 
     def most_held(self) -> int:
         """Integers between both ends at the worst moment; what is taken and given in one cycle passes by each other."""
-        changes = sorted([(time, 1, count) for count, time in self.given] + [(time, 0, count) for count, time in self.taken])
+        changes = sorted(
+            [(time, 1, count) for count, time in self.given] + [(time, 0, count) for count, time in self.taken]
+        )
         given = taken = most = 0
         for _, is_given, count in changes:
             given, taken = (count, taken) if is_given else (given, count)
@@ -121,11 +126,17 @@ class _Actor:
     def waits_for(self) -> tuple[list[str], list[str]]:
         """(full results, empty sources) of the firing that cannot start."""
         sample, row = divmod(self.fired, len(self.cost))
-        empty = [link.name for k, link in enumerate(self.sources)
-                 if self._reached(k, link.given, sample * self.totals[k] + int(self.needs[row, k])) is None]
+        empty = [
+            link.name
+            for k, link in enumerate(self.sources)
+            if self._reached(k, link.given, sample * self.totals[k] + int(self.needs[row, k])) is None
+        ]
         room = [(link, sample * int(self.gives[-1]) + int(self.gives[row]) - link.capacity) for link in self.results]
-        return [link.name for k, (link, count) in enumerate(room, len(self.sources))
-                if count > 0 and self._reached(k, link.taken, count) is None], empty
+        return [
+            link.name
+            for k, (link, count) in enumerate(room, len(self.sources))
+            if count > 0 and self._reached(k, link.taken, count) is None
+        ], empty
 
 
 def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], beats: int) -> Schedule:
@@ -146,7 +157,9 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         if name not in depths:
             links[name].capacity = _UNBOUNDED
         elif depths[name]:
-            links[name].capacity += depths[name] - 2 * wire.channels  # one pixel, not three, is on its way through the join
+            links[name].capacity += (
+                depths[name] - 2 * wire.channels
+            )  # one pixel, not three, is on its way through the join
     links[network.result.name].capacity = _UNBOUNDED
     firings = sum(len(actor.cost) for actor in actors)
     samples = max(3, min(max(SAMPLES, FEW // firings), FIRINGS // firings))
@@ -156,7 +169,9 @@ def schedule(network: hw.Network, folding: Folding, depths: Mapping[str, int], b
         waiting = [actor for actor in waiting if actor.fired < len(actor.cost) * samples]
         if waiting and not any(moved):
             raise _deadlock(waiting, depths)
-    ends: dict[int, int] = {}  # a global pool's firings give nothing but the last: a sample ends when its count is first reached
+    ends: dict[
+        int, int
+    ] = {}  # a global pool's firings give nothing but the last: a sample ends when its count is first reached
     for count, time in links[network.result.name].given:
         if count and count % network.result.total == 0:
             ends.setdefault(count, time)
@@ -229,7 +244,11 @@ def _firings(layer: hw.Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         i, j = np.divmod(np.arange(layer.height * down * layer.width * across), layer.width * across)
         needs = i // down * layer.width + j // across + 1
         frees = np.where((i % down == down - 1) & (j % across == across - 1), needs, i // down * layer.width)
-        return needs[:, None] * channels, np.maximum.accumulate(frees)[:, None] * channels, np.arange(1, len(i) + 1) * channels
+        return (
+            needs[:, None] * channels,
+            np.maximum.accumulate(frees)[:, None] * channels,
+            np.arange(1, len(i) + 1) * channels,
+        )
     if isinstance(layer, hw.GlobalPool):
         taken = np.arange(1, layer.source.pixels + 1) * layer.source.channels
         return taken[:, None], taken[:, None], np.append(np.zeros(len(taken) - 1, np.int64), layer.result.total)
@@ -251,7 +270,11 @@ def _window_firings(layer: hw.Window) -> tuple[np.ndarray, np.ndarray, np.ndarra
     first = (start_y[:, None] * layer.width + start_x).ravel()
     size = layer.height * layer.width
     frees = np.maximum.accumulate(np.clip(np.append(first[1:], size + first[0]), 0, size))
-    return needs[:, None] * channels, frees[:, None] * channels, np.arange(1, rows * columns + 1) * layer.result.channels
+    return (
+        needs[:, None] * channels,
+        frees[:, None] * channels,
+        np.arange(1, rows * columns + 1) * layer.result.channels,
+    )
 
 
 def _concat_firings(layer: hw.Concat) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -260,13 +283,19 @@ def _concat_firings(layer: hw.Concat) -> tuple[np.ndarray, np.ndarray, np.ndarra
     turns = a.total // layer.chunks[0]
     pixels = [max(1, chunk // wire.channels) for wire, chunk in zip((a, b), layer.chunks)]
     parts = [np.arange(1, n + 1) * (chunk // n) for n, chunk in zip(pixels, layer.chunks)]
-    one = np.concatenate([np.stack([parts[0], np.zeros_like(parts[0])], 1),
-                          np.stack([np.full_like(parts[1], layer.chunks[0]), parts[1]], 1)])
+    one = np.concatenate(
+        [
+            np.stack([parts[0], np.zeros_like(parts[0])], 1),
+            np.stack([np.full_like(parts[1], layer.chunks[0]), parts[1]], 1),
+        ]
+    )
     taken = np.concatenate([one + np.array(layer.chunks) * turn for turn in range(turns)])
     return taken, taken, taken.sum(axis=1)
 
 
-def with_queues(network: hw.Network, folding: Folding, beats: int, most_beats: int | None = None) -> tuple[hw.Network, Schedule]:
+def with_queues(
+    network: hw.Network, folding: Folding, beats: int, most_beats: int | None = None
+) -> tuple[hw.Network, Schedule]:
     """The network with a queue on every wire into a join that must wait longer than its units' own registers hold.
 
     `most_beats` caps every queue. Raises Deadlock where the network would then stop.

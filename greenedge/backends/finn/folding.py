@@ -89,7 +89,10 @@ def groups(network: hw.Network) -> list[tuple[hw.Layer, ...]]:
             continue
         group = (layer,)
         if isinstance(layer, hw.Window) and layer.grouped:
-            group = (layer, next(reader for reader in network.layers if layer.result.name in {w.name for w in reader.sources}))
+            group = (
+                layer,
+                next(reader for reader in network.layers if layer.result.name in {w.name for w in reader.sources}),
+            )
             joined.add(group[1].name)
         found.append(group)
     return found

@@ -1,6 +1,6 @@
 """Counts cycles of the stitched RTL on a few random samples: simulated, not estimated.
 
-    python -m greenedge.backends.finn.initial_simulation      in the build folder, after stitching; writes simulation.json
+python -m greenedge.backends.finn.initial_simulation      in the build folder, after stitching; writes simulation.json
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ SAMPLES, SEED = 12, 1
 def _require_latency(asked: int | None, cycles: int) -> None:
     """Refuses a core that is slower than was promised, before it is synthesised: the schedule foresees it to a few cycles."""
     if asked is not None and cycles > asked:
-        raise GreenedgeError(f"a result takes {cycles:,} cycles in simulation, and {asked:,} were asked for; ask for a little "
-                             "less with --latency, or raise build.clock_hz")
+        raise GreenedgeError(
+            f"a result takes {cycles:,} cycles in simulation, and {asked:,} were asked for; ask for a little "
+            "less with --latency, or raise build.clock_hz"
+        )
 
 
 def main() -> int:
@@ -37,14 +39,21 @@ def main() -> int:
         x = np.random.default_rng(SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
         free = build_dir.simulate(here, x, (), Stall(), print)
         source, streams, _ = build_dir.streams_of(here)
-        stalled = build_dir.simulate(here, x, (), Stall.at_pace(source, streams[0], free.interval_cycles, seed=2), print)
+        stalled = build_dir.simulate(
+            here, x, (), Stall.at_pace(source, streams[0], free.interval_cycles, seed=2), print
+        )
         expected = run_graph(graph, x)[graph.outputs[0]]
         for how, result in (("", free), (" with random stalls", stalled)):
             if not np.array_equal(result.values[graph.outputs[0]], expected):
                 raise GreenedgeError(f"the stitched RTL differs from the integer graph on random samples{how}")
         _require_latency(build_dir.read(here, FILE).get("asked_latency_cycles"), free.first_output_cycles)
-        record = {"samples": SAMPLES, "interval_cycles": free.interval_cycles, "latency_cycles": free.first_output_cycles,
-                  "stalled": "equal", "rtl_sha256": build_dir.rtl_digest(here)}
+        record = {
+            "samples": SAMPLES,
+            "interval_cycles": free.interval_cycles,
+            "latency_cycles": free.first_output_cycles,
+            "stalled": "equal",
+            "rtl_sha256": build_dir.rtl_digest(here),
+        }
         with write_aside(here / "simulation.json") as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
     except GreenedgeError as error:

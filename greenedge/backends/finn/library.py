@@ -11,7 +11,14 @@ from pathlib import Path
 
 from greenedge.errors import ToolError
 
-FILES = ("mvu_pkg.sv", "add_multi.sv", "replay_buffer.sv", "mvu_vvu_8sx9_dsp58.sv", "mvu.sv", "mvu_vvu_axi.sv")  # packages first
+FILES = (
+    "mvu_pkg.sv",
+    "add_multi.sv",
+    "replay_buffer.sv",
+    "mvu_vvu_8sx9_dsp58.sv",
+    "mvu.sv",
+    "mvu_vvu_axi.sv",
+)  # packages first
 VERSION = "1.6.1"
 _MVU = Path("finn") / "finn-rtllib" / "mvu"
 _MAX_BYTES = 1 << 20
@@ -30,7 +37,9 @@ def core_files(packages: Path) -> dict[str, bytes]:
                 raise ToolError(f"{path} has more than {_MAX_BYTES:,} bytes; finn-plus {VERSION} has it smaller.")
             text = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise ToolError(f"{path} cannot be read ({error.strerror.lower()}); greenedge wants finn-plus {VERSION}.") from None
+            raise ToolError(
+                f"{path} cannot be read ({error.strerror.lower()}); greenedge wants finn-plus {VERSION}."
+            ) from None
         for change in _CHANGES.get(name, ()):
             text = change(path, text)
         files[name] = text.encode()
@@ -60,4 +69,7 @@ def _drop_watchdog(path: Path, text: str) -> str:
 
 
 _CHANGES: dict[str, tuple[Callable[[Path, str], str], ...]] = {
-    "add_multi.sv": (_hoist_constant_function,), "mvu.sv": (_drop_watchdog,), "mvu_vvu_8sx9_dsp58.sv": (_drop_watchdog,)}
+    "add_multi.sv": (_hoist_constant_function,),
+    "mvu.sv": (_drop_watchdog,),
+    "mvu_vvu_8sx9_dsp58.sv": (_drop_watchdog,),
+}

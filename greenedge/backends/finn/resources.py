@@ -20,12 +20,16 @@ DATA = Path(__file__).with_name("resources.toml")
 CELLS = ("lut4", "ccu2c", "ff", "ram16")  # yosys: LUT4, CCU2C, TRELLIS_FF, TRELLIS_DPR16X4
 # widths of a block by its depth: ECP5 DP16KD, iCE40 SB_RAM40_4K, Gowin BSRAM
 AMD = ("zynq", "zynq-us", "virtex-us")
-_BLOCKS = {"ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
-           "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
-           "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
-           **dict.fromkeys(AMD, ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1)))}
+_BLOCKS = {
+    "ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
+    "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
+    "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
+    **dict.fromkeys(AMD, ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1))),
+}
 BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432, **dict.fromkeys(AMD, 36864)}
-_LEAST_USE = 0.06  # of a block's bits: yosys builds what would use less of its blocks from cells (seen at 0.055 and 0.07)
+_LEAST_USE = (
+    0.06  # of a block's bits: yosys builds what would use less of its blocks from cells (seen at 0.055 and 0.07)
+)
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,12 @@ def _rows(depth: int, bits: int) -> float:
 def _products(lanes: int, p: Mapping, sums: int) -> dict[str, float]:
     """`lanes` products of a WB-bit weight and an AB-bit activation, added in groups into `sums` accumulators."""
     low_rows = (max(p["WB"] - 2, 0) + 1) // 2
-    return {"digit": lanes * (p["AB"] + 2), "row": lanes * low_rows * (p["AB"] + p["WB"]),
-            "tree": (lanes - sums) * (p["AB"] + p["WB"] + 1), "sum": sums * p["OB"]}
+    return {
+        "digit": lanes * (p["AB"] + 2),
+        "row": lanes * low_rows * (p["AB"] + p["WB"]),
+        "tree": (lanes - sums) * (p["AB"] + p["WB"] + 1),
+        "sum": sums * p["OB"],
+    }
 
 
 def _buffer(depth: int, bits: int, family: str) -> tuple[float, int]:
@@ -113,12 +121,19 @@ def _depthwise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
 def _requantise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     folds, field = p["C"] // p["PE"], p["MB"] + p["BB"]
     memory, blocks = _buffer(folds, p["PE"] * field, family)
-    return {"product": p["PE"] * p["MB"] * (p["XB"] + 2), "bias": p["PE"] * p["BB"], "memory": memory, "out": p["PE"] * p["OB"]}, blocks
+    return {
+        "product": p["PE"] * p["MB"] * (p["XB"] + 2),
+        "bias": p["PE"] * p["BB"],
+        "memory": memory,
+        "out": p["PE"] * p["OB"],
+    }, blocks
 
 
 def _serial(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     folds, field = p["C"] // p["PE"], p["MB"] + p["BB"]
-    memory, blocks = (_rows(folds, p["PE"] * field), 0) if folds < 16 else (0.0, blocks_of(folds, p["PE"] * field, family))
+    memory, blocks = (
+        (_rows(folds, p["PE"] * field), 0) if folds < 16 else (0.0, blocks_of(folds, p["PE"] * field, family))
+    )
     adder = p["PE"] * max(p["XB"] + 1, p["BB"] - p["MB"] - 1)
     return {"adder": adder, "out": p["PE"] * p["OB"], "memory": memory}, blocks
 
@@ -134,8 +149,13 @@ def _threshold(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     lanes, folds = p["PE"] * p["STEPS"], p["C"] // p["PE"]
     _, blocks = _buffer(folds, lanes * (p["XB"] + 1), family)
     columns = 0.0 if blocks else _columns(folds, lanes * (p["XB"] + 1))
-    return {"compare": lanes * (p["XB"] + 1), "count": lanes, "columns": columns, "tables": columns * -(-folds // 16),
-            "word": p["PE"] * p["XB"]}, blocks
+    return {
+        "compare": lanes * (p["XB"] + 1),
+        "count": lanes,
+        "columns": columns,
+        "tables": columns * -(-folds // 16),
+        "word": p["PE"] * p["XB"],
+    }, blocks
 
 
 def _table(p: Mapping, family: str) -> tuple[dict[str, float], int]:
@@ -149,20 +169,27 @@ def _window(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     words = words if words <= 64 else 1 << (words - 1).bit_length()
     memory, blocks = _buffer(words, p["PE"] * p["BITS"], family)
     counters = sum(int(p[name]).bit_length() for name in ("H", "W", "KH", "KW")) + (p["C"] // p["PE"]).bit_length()
-    pads = counters if p["PT"] or p["PL"] or p["PB"] or p["PR"] else 0  # each position is compared with the image's edges
+    pads = (
+        counters if p["PT"] or p["PL"] or p["PB"] or p["PR"] else 0
+    )  # each position is compared with the image's edges
     return {"memory": memory, "word": p["PE"] * p["BITS"], "counters": counters, "pads": pads}, blocks
 
 
 def _words(*names: str) -> Callable[[Mapping, str], tuple[dict[str, float], int]]:
     """Units that are registers and adders over one beat: bits of it."""
+
     def parts(p: Mapping, family: str) -> tuple[dict[str, float], int]:
         return {"word": p.get("PE", 1) * sum(p[name] for name in names)}, 0
+
     return parts
 
 
 def _width(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     wide = max(p["IN"], p["OUT"])
-    return {"wide": wide * p["BITS"] if p["IN"] < p["OUT"] else 0, "narrow": wide * p["BITS"] if p["IN"] > p["OUT"] else 0}, 0
+    return {
+        "wide": wide * p["BITS"] if p["IN"] < p["OUT"] else 0,
+        "narrow": wide * p["BITS"] if p["IN"] > p["OUT"] else 0,
+    }, 0
 
 
 def _pool(p: Mapping, family: str) -> tuple[dict[str, float], int]:
@@ -186,9 +213,21 @@ def _queue(p: Mapping, family: str) -> tuple[dict[str, float], int]:
 
 
 _FEATURES: dict[str, Callable[[Mapping, str], tuple[dict[str, float], int]]] = {
-    "ge_mvu": _mvu, "ge_depthwise": _depthwise, "ge_requantise": _requantise, "ge_requantise_serial": _serial,
-    "ge_threshold": _threshold, "ge_table": _table,
-    "ge_window": _window, "ge_pad": _words("BITS"), "ge_pool": _pool, "ge_pool_global": _pool_global,
-    "ge_add": _words("ABITS", "BBITS", "OB"), "ge_fork": _words("WIDTH"), "ge_concat": _words("WIDTH"), "ge_upsample": _upsample,
-    "ge_queue": _queue, "ge_width": _width, "ge_argmax": _words("BITS", "OB"),
+    "ge_mvu": _mvu,
+    "ge_depthwise": _depthwise,
+    "ge_requantise": _requantise,
+    "ge_requantise_serial": _serial,
+    "ge_threshold": _threshold,
+    "ge_table": _table,
+    "ge_window": _window,
+    "ge_pad": _words("BITS"),
+    "ge_pool": _pool,
+    "ge_pool_global": _pool_global,
+    "ge_add": _words("ABITS", "BBITS", "OB"),
+    "ge_fork": _words("WIDTH"),
+    "ge_concat": _words("WIDTH"),
+    "ge_upsample": _upsample,
+    "ge_queue": _queue,
+    "ge_width": _width,
+    "ge_argmax": _words("BITS", "OB"),
 }

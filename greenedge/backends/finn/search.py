@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.design import Design, Limits
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.fifos import Deadlock, with_queues
 from greenedge.backends.finn.folding import Folding, cycles, foldings, groups, least_cycles
-from greenedge.backends.finn.width_matching import Choice, links_of, matched
 from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.stitch import stitch
 from greenedge.backends.finn.units import unit_of
+from greenedge.backends.finn.width_matching import Choice, links_of, matched
 from greenedge.errors import Reason
 from greenedge.target import Target
 
@@ -40,15 +40,23 @@ class Search:
         self.choices = [self._choices(group) for group in self.groups]
         self.least = least_cycles(network)
         fastest = max([self.least, *(min(choice.cycles for choice in choices) for choices in self.choices)])
-        self.candidates = sorted({choice.cycles for choices in self.choices for choice in choices if choice.cycles >= fastest} | {fastest})
+        self.candidates = sorted(
+            {choice.cycles for choices in self.choices for choice in choices if choice.cycles >= fastest} | {fastest}
+        )
         self._made: dict[int, Design] = {}
 
     def _choices(self, group: tuple[hw.Layer, ...]) -> list[Choice]:
         """A global pool gives all it has at once and takes nothing meanwhile, so behind it no step is serial."""
         hurried = any(link.taker in group and isinstance(link.giver, hw.GlobalPool) for link in self.links)
-        return [Choice(max(cycles(layer, fold) for layer in group),
-                       sum((estimate(unit_of(layer, fold), self.limits.family) for layer in group), Cost()), fold)
-                for fold in foldings(group[-1]) if fold.cycles == 1 or not hurried]
+        return [
+            Choice(
+                max(cycles(layer, fold) for layer in group),
+                sum((estimate(unit_of(layer, fold), self.limits.family) for layer in group), Cost()),
+                fold,
+            )
+            for fold in foldings(group[-1])
+            if fold.cycles == 1 or not hurried
+        ]
 
     def _options(self, index: int) -> list[list[Choice]]:
         """Per group the foldings that take at most the candidate's cycles."""
@@ -62,7 +70,9 @@ class Search:
     def design(self, index: int) -> Design:
         """The smallest design whose layers take at most the candidate's cycles each. Raises Deadlock."""
         if index not in self._made:
-            folding = matched(self.network, self.groups, self._options(index), self.limits, max(self.least, self.candidates[index]))
+            folding = matched(
+                self.network, self.groups, self._options(index), self.limits, max(self.least, self.candidates[index])
+            )
             self._made[index] = designed(self.network, folding, self.limits, self.most_beats)
         return self._made[index]
 
@@ -78,7 +88,10 @@ class Search:
         """The slowest design that fits and gives what is asked for; where none does, the fastest of all.
 
         A slower one is smaller as a rule only: its converters may take more."""
-        last = max(0, _first(len(self.candidates), lambda index: interval is not None and self.candidates[index] > interval) - 1)
+        last = max(
+            0,
+            _first(len(self.candidates), lambda index: interval is not None and self.candidates[index] > interval) - 1,
+        )
         if latency is not None:
             last = max(0, _first(last + 1, lambda index: self.design(index).schedule.latency > latency) - 1)
         while last > 0 and not (met(self.design(last), interval, latency) and self.design(last).fits):
@@ -97,8 +110,9 @@ def _first(end: int, holds: Callable[[int], bool]) -> int:
 
 def met(design: Design, interval: int | None, latency: int | None) -> bool:
     """Whether the schedule is as fast as asked."""
-    return ((interval is None or design.schedule.interval <= interval)
-            and (latency is None or design.schedule.latency <= latency))
+    return (interval is None or design.schedule.interval <= interval) and (
+        latency is None or design.schedule.latency <= latency
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,9 @@ def designed(network: hw.Network, folding: Folding, limits: Limits, most_beats: 
     """The design with exactly this folding. Raises Deadlock."""
     queued, schedule = with_queues(network, folding, least_cycles(network), most_beats)
     instances = stitch(queued, folding).instances  # converters included
-    beats = max(stream.beats for instance in instances for stream in instance.ports.values())  # none moves more than one a cycle
+    beats = max(
+        stream.beats for instance in instances for stream in instance.ports.values()
+    )  # none moves more than one a cycle
     schedule = replace(schedule, interval=max(schedule.interval, beats))
     cost = sum((estimate(instance.unit, limits.family) for instance in instances if instance.unit), Cost())
     return Design(queued, folding, schedule, cost, limits)
@@ -144,9 +160,15 @@ def refusals(choice: Found, wish: Wish, target: Target, clock_hz: int, asked: st
     design, device = choice.design, target.device
     if choice.refused == "deadlock":
         full, empty = (", ".join(dict.fromkeys(names)) for names in (choice.stopped.full, choice.stopped.empty))
-        return [Reason(f"{choice.stopped.full[0]}_queue", "deadlock", f"a queue of at most {wish.most_beats} beats",
-                       f"the network stops with {full} full while {empty} is waited for",
-                       "leave build.queue out: queues are then as deep as needed")]
+        return [
+            Reason(
+                f"{choice.stopped.full[0]}_queue",
+                "deadlock",
+                f"a queue of at most {wish.most_beats} beats",
+                f"the network stops with {full} full while {empty} is waited for",
+                "leave build.queue out: queues are then as deep as needed",
+            )
+        ]
     if design is None or choice.refused is None:
         return []
     name, schedule = design.network.name, design.schedule
@@ -154,10 +176,15 @@ def refusals(choice: Found, wish: Wish, target: Target, clock_hz: int, asked: st
         value, rule = _overflow(design, device.title)
         return [Reason(name, "too-big", value, rule, "use fewer bits or channels, or a larger device")]
     if choice.refused == "too-slow":
-        best = (f"at {clock_hz / 1e6:g} MHz the fastest that fits {device.title} gives {clock_hz / schedule.interval:,.0f} inferences per "
-                f"second with {1e6 * schedule.latency / clock_hz:,.1f} µs of latency")
-        return [Reason(name, "too-slow", asked, best,
-                       "ask for that or less, raise build.clock_hz, or choose a larger device")]
+        best = (
+            f"at {clock_hz / 1e6:g} MHz the fastest that fits {device.title} gives {clock_hz / schedule.interval:,.0f} inferences per "
+            f"second with {1e6 * schedule.latency / clock_hz:,.1f} µs of latency"
+        )
+        return [
+            Reason(
+                name, "too-slow", asked, best, "ask for that or less, raise build.clock_hz, or choose a larger device"
+            )
+        ]
     return []
 
 

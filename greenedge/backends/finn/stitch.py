@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.finn import amd
-from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.design import read_design
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.folding import Fold, conversions, elements, through_pins, tied
 from greenedge.backends.finn.topfile import Instance, top
 from greenedge.backends.finn.units import FOLDER, Unit, memory_file, unit_of
@@ -65,8 +65,13 @@ class _Stitcher:
 
     def __init__(self, network: hw.Network, folding: Mapping[str, Fold]) -> None:
         queued = {layer.result.name for layer in network.layers if isinstance(layer, hw.Queue)}
-        self.behind = {wire.name: elements(layer, folding[layer.name])[0] for layer in network.layers if not tied(layer)
-                       for wire in layer.sources if wire.name in queued}
+        self.behind = {
+            wire.name: elements(layer, folding[layer.name])[0]
+            for layer in network.layers
+            if not tied(layer)
+            for wire in layer.sources
+            if wire.name in queued
+        }
         self.instances: list[Instance] = []
         self.streams: dict[str, Stream] = {}
         self.taken = {network.source.name, *(wire.name for layer in network.layers for wire in layer.results)}
@@ -130,7 +135,9 @@ def stitch(network: hw.Network, folding: Mapping[str, Fold]) -> Stitched:
     source = stitcher.streams[network.source.name] = stream_of(network.source, through_pins(first, network.source.bits))
     for layer in network.layers:
         stitcher.add(layer, folding.get(layer.name))
-    result = replace(stitcher.streams[network.result.name], edge=network.result.edge, shape=network.result.shape, layout=())
+    result = replace(
+        stitcher.streams[network.result.name], edge=network.result.edge, shape=network.result.shape, layout=()
+    )
     result = stitcher.adapted(result, network.result, through_pins(result.elements, result.bits), "result")
     edges = {source.edge, result.edge, ""}
     between = []
@@ -154,8 +161,12 @@ def rtl_files(name: str, stitched: Stitched) -> dict[str, bytes]:
 def about(network: hw.Network, stitched: Stitched, core: tuple[str, ...] = ()) -> dict:
     """What streams.json says; `core` are sources of FINN's, which come first."""
     views = [stream_of(view, 1).plain() for view in network.views]  # under the name of the stream that carries them
-    return {"top": TOP, "sources": [*core, *stitched.sources, f"{TOP}.sv"], "streams": [stream.plain() for stream in stitched.streams],
-            "views": views}
+    return {
+        "top": TOP,
+        "sources": [*core, *stitched.sources, f"{TOP}.sv"],
+        "streams": [stream.plain() for stream in stitched.streams],
+        "views": views,
+    }
 
 
 def main() -> int:

@@ -22,16 +22,26 @@ class Instance:
 
 def top(model: str, instances: Sequence[Instance], source: Stream, result: Stream) -> str:
     """The stitched top."""
-    body = "\n".join("".join(_declared(instance.ports[port]) for port in instance.gives) + _placed(instance) for instance in instances)
-    comment = (f"// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.\n"
-               "// Stitched by greenedge; these files are what is simulated and what is synthesised.")
-    return core(comment, source, result, f"""    logic [{source.width - 1}:0] s_gated_tdata;
+    body = "\n".join(
+        "".join(_declared(instance.ports[port]) for port in instance.gives) + _placed(instance)
+        for instance in instances
+    )
+    comment = (
+        f"// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.\n"
+        "// Stitched by greenedge; these files are what is simulated and what is synthesised."
+    )
+    return core(
+        comment,
+        source,
+        result,
+        f"""    logic [{source.width - 1}:0] s_gated_tdata;
     logic s_gated_tvalid, s_gated_tready;
     assign s_gated_tdata  = s_tdata;
     assign s_gated_tvalid = s_tvalid && !rst;
     assign s_tready       = s_gated_tready && !rst;
 
-{body}""")
+{body}""",
+    )
 
 
 def _comment(text: str) -> str:
@@ -41,8 +51,10 @@ def _comment(text: str) -> str:
 
 def _declared(stream: Stream) -> str:
     beat = f"{stream.elements} x {stream.bits} bits {'signed' if stream.signed else 'unsigned'}, {stream.beats:,} beats a sample"
-    return (f"    logic [{stream.width - 1}:0] {stream.name}_tdata;  // {beat}\n"
-            f"    logic {stream.name}_tvalid, {stream.name}_tready;\n")
+    return (
+        f"    logic [{stream.width - 1}:0] {stream.name}_tdata;  // {beat}\n"
+        f"    logic {stream.name}_tvalid, {stream.name}_tready;\n"
+    )
 
 
 def _name(stream: Stream) -> str:
@@ -52,20 +64,28 @@ def _name(stream: Stream) -> str:
 def _placed(instance: Instance) -> str:
     if instance.unit is None:
         return _wiring(instance.ports["s"], instance.ports["m"])
-    values = ", ".join(f'.{key}("{value}")' if isinstance(value, str) else f".{key}({value})"
-                       for key, value in instance.unit.parameters.items())
-    rows = (", ".join(f".{port}_{part}({_name(stream)}_{part})" for part in ("tdata", "tvalid", "tready"))
-            for port, stream in instance.ports.items())
+    values = ", ".join(
+        f'.{key}("{value}")' if isinstance(value, str) else f".{key}({value})"
+        for key, value in instance.unit.parameters.items()
+    )
+    rows = (
+        ", ".join(f".{port}_{part}({_name(stream)}_{part})" for part in ("tdata", "tvalid", "tready"))
+        for port, stream in instance.ports.items()
+    )
     ports = ",\n        ".join((".clk, .rst", *rows))
     return f"    {instance.unit.module} #({values}) {instance.name} (\n        {ports});\n"
 
 
 def _wiring(source: Stream, result: Stream) -> str:
     """Every element in more bits."""
-    lanes = "".join(f"    assign {result.name}_tdata[{k * result.bits} +: {result.bits}] = {result.bits}'("
-                    f"{'$signed' if source.signed else ''}({_name(source)}_tdata[{k * source.bits} +: {source.bits}]));\n"
-                    for k in range(source.elements))
+    lanes = "".join(
+        f"    assign {result.name}_tdata[{k * result.bits} +: {result.bits}] = {result.bits}'("
+        f"{'$signed' if source.signed else ''}({_name(source)}_tdata[{k * source.bits} +: {source.bits}]));\n"
+        for k in range(source.elements)
+    )
     used = source.elements * result.bits
     rest = f"    assign {result.name}_tdata[{result.width - 1}:{used}] = '0;\n" if used < result.width else ""
-    return (f"{lanes}{rest}    assign {result.name}_tvalid = {_name(source)}_tvalid;\n"
-            f"    assign {_name(source)}_tready = {result.name}_tready;\n")
+    return (
+        f"{lanes}{rest}    assign {result.name}_tvalid = {_name(source)}_tvalid;\n"
+        f"    assign {_name(source)}_tready = {result.name}_tready;\n"
+    )

@@ -13,6 +13,7 @@ from greenedge.backends.finn.folding import Fold
 
 FOLDER = "rtl"  # memory files are named as seen from the build folder
 
+
 @dataclass(frozen=True)
 class Unit:
     """A module with its parameters. `memories` makes its memory files: file name -> (rows of integers, bits of each)."""
@@ -30,7 +31,10 @@ def unit_of(layer: hw.Layer, fold: Fold) -> Unit:
 def ring_pixels(p: Mapping[str, int | str]) -> int:
     """Pixels that ge_window stores with these parameters: the sum of its localparams, LEAD + MARGIN + SLACK."""
     span_h, span_w, taps = p["DH"] * (p["KH"] - 1) + 1, p["DW"] * (p["KW"] - 1) + 1, p["KH"] * p["KW"]
-    rows, columns = (p["H"] + p["PT"] + p["PB"] - span_h) // p["SH"] + 1, (p["W"] + p["PL"] + p["PR"] - span_w) // p["SW"] + 1
+    rows, columns = (
+        (p["H"] + p["PT"] + p["PB"] - span_h) // p["SH"] + 1,
+        (p["W"] + p["PL"] + p["PR"] - span_w) // p["SW"] + 1,
+    )
     column, row = p["SW"], p["SH"] * p["W"] - (columns - 1) * p["SW"]
     sample = (p["H"] - (rows - 1) * p["SH"]) * p["W"] - (columns - 1) * p["SW"]
 
@@ -67,16 +71,25 @@ def _linear(layer: hw.Linear, words: Callable[[], np.ndarray], pe: int, paramete
         return made
 
     source = layer.source
-    common = {"WB": layer.weight_bits, "AB": source.bits, "ASGN": int(source.signed), "OB": layer.result.bits,
-              "CORRECT": int(layer.correct), "WEIGHTS_FILE": _file(layer, "weights")}
+    common = {
+        "WB": layer.weight_bits,
+        "AB": source.bits,
+        "ASGN": int(source.signed),
+        "OB": layer.result.bits,
+        "CORRECT": int(layer.correct),
+        "WEIGHTS_FILE": _file(layer, "weights"),
+    }
     correction = {"CORRECTION_FILE": _file(layer, "correction")} if layer.correct else {}
     return Unit(module, {**parameters, **common, **correction}, memories)
 
 
 def _matvec(layer: hw.MatVec, fold: Fold) -> Unit:
     k, m = layer.weight.shape
-    words = lambda: layer.weight.T.reshape(m // fold.pe, fold.pe, k // fold.simd, fold.simd).transpose(0, 2, 1, 3).reshape(
-        -1, fold.pe * fold.simd)
+    words = lambda: (
+        layer.weight.T.reshape(m // fold.pe, fold.pe, k // fold.simd, fold.simd)
+        .transpose(0, 2, 1, 3)
+        .reshape(-1, fold.pe * fold.simd)
+    )
     return _linear(layer, words, fold.pe, {"K": k, "M": m, "PE": fold.pe, "SIMD": fold.simd}, "ge_mvu")
 
 
@@ -88,28 +101,79 @@ def _depthwise(layer: hw.Depthwise, fold: Fold) -> Unit:
 
 def _window(layer: hw.Window, fold: Fold) -> Unit:
     top, left, bottom, right = layer.pads
-    return Unit("ge_window", {
-        "C": layer.source.channels, "H": layer.height, "W": layer.width, "KH": layer.kernel[0], "KW": layer.kernel[1],
-        "SH": layer.strides[0], "SW": layer.strides[1], "DH": layer.dilations[0], "DW": layer.dilations[1], "PT": top, "PL": left,
-        "PB": bottom, "PR": right, "PE": fold.pe, "BITS": layer.source.bits, "PAD": layer.pad, "DEPTHWISE": int(layer.grouped)})
+    return Unit(
+        "ge_window",
+        {
+            "C": layer.source.channels,
+            "H": layer.height,
+            "W": layer.width,
+            "KH": layer.kernel[0],
+            "KW": layer.kernel[1],
+            "SH": layer.strides[0],
+            "SW": layer.strides[1],
+            "DH": layer.dilations[0],
+            "DW": layer.dilations[1],
+            "PT": top,
+            "PL": left,
+            "PB": bottom,
+            "PR": right,
+            "PE": fold.pe,
+            "BITS": layer.source.bits,
+            "PAD": layer.pad,
+            "DEPTHWISE": int(layer.grouped),
+        },
+    )
 
 
 def _pad(layer: hw.Pad, fold: Fold) -> Unit:
     top, left, bottom, right = layer.pads
-    return Unit("ge_pad", {"C": layer.source.channels, "H": layer.height, "W": layer.width, "PT": top, "PL": left, "PB": bottom,
-                           "PR": right, "PE": fold.pe, "BITS": layer.source.bits, "PAD": layer.pad})
+    return Unit(
+        "ge_pad",
+        {
+            "C": layer.source.channels,
+            "H": layer.height,
+            "W": layer.width,
+            "PT": top,
+            "PL": left,
+            "PB": bottom,
+            "PR": right,
+            "PE": fold.pe,
+            "BITS": layer.source.bits,
+            "PAD": layer.pad,
+        },
+    )
 
 
 def _pool(layer: hw.Pool, fold: Fold) -> Unit:
     source = layer.source
-    return Unit("ge_pool", {"C": layer.result.channels, "TAPS": layer.taps, "PE": fold.pe, "BITS": source.bits,
-                            "SGN": int(source.signed), "OB": layer.result.bits, "MAX": int(layer.largest)})
+    return Unit(
+        "ge_pool",
+        {
+            "C": layer.result.channels,
+            "TAPS": layer.taps,
+            "PE": fold.pe,
+            "BITS": source.bits,
+            "SGN": int(source.signed),
+            "OB": layer.result.bits,
+            "MAX": int(layer.largest),
+        },
+    )
 
 
 def _pool_global(layer: hw.GlobalPool, fold: Fold) -> Unit:
     source = layer.source
-    return Unit("ge_pool_global", {"C": source.channels, "PIXELS": source.pixels, "PE": fold.pe, "BITS": source.bits,
-                                   "SGN": int(source.signed), "OB": layer.result.bits, "MAX": int(layer.largest)})
+    return Unit(
+        "ge_pool_global",
+        {
+            "C": source.channels,
+            "PIXELS": source.pixels,
+            "PE": fold.pe,
+            "BITS": source.bits,
+            "SGN": int(source.signed),
+            "OB": layer.result.bits,
+            "MAX": int(layer.largest),
+        },
+    )
 
 
 def _step(layer: hw.Step, fold: Fold) -> Unit:
@@ -134,9 +198,24 @@ def _affine(layer: hw.Step, fold: Fold) -> Unit:
         fields = (m.astype(object) << bb) | (b.astype(object) & ((1 << bb) - 1))
         return {f"{layer.name}_parameters.mem": (fields[row].reshape(-1, fold.pe), mb + bb)}
 
-    return Unit("ge_requantise", {
-        "C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "MB": mb, "BB": bb, "SHIFT": shift, "LO": layer.lo,
-        "HI": layer.hi, "OB": edge.bits, "CYCLES": fold.cycles, "PARAMETERS_FILE": _file(layer, "parameters")}, memories)
+    return Unit(
+        "ge_requantise",
+        {
+            "C": channels,
+            "PE": fold.pe,
+            "XB": source.bits,
+            "XSGN": int(source.signed),
+            "MB": mb,
+            "BB": bb,
+            "SHIFT": shift,
+            "LO": layer.lo,
+            "HI": layer.hi,
+            "OB": edge.bits,
+            "CYCLES": fold.cycles,
+            "PARAMETERS_FILE": _file(layer, "parameters"),
+        },
+        memories,
+    )
 
 
 def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
@@ -147,12 +226,26 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
     def memories():
         least = -(1 << (source.bits - 1)) if source.signed else 0
         inside = np.clip(layer.thresholds, least, least + (1 << source.bits))[row].astype(object) & ((1 << bits) - 1)
-        lanes = sum(inside[:, k] << (k * bits) for k in range(steps)) + (layer.falls[row].astype(object) << (steps * bits))
+        lanes = sum(inside[:, k] << (k * bits) for k in range(steps)) + (
+            layer.falls[row].astype(object) << (steps * bits)
+        )
         return {f"{layer.name}_thresholds.mem": (lanes.reshape(-1, fold.pe), steps * bits + falls)}
 
-    return Unit("ge_threshold", {
-        "C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "LO": layer.lo, "STEPS": steps,
-        "OB": layer.result.bits, "FALLS": int(falls), "THRESHOLDS_FILE": _file(layer, "thresholds")}, memories)
+    return Unit(
+        "ge_threshold",
+        {
+            "C": channels,
+            "PE": fold.pe,
+            "XB": source.bits,
+            "XSGN": int(source.signed),
+            "LO": layer.lo,
+            "STEPS": steps,
+            "OB": layer.result.bits,
+            "FALLS": int(falls),
+            "THRESHOLDS_FILE": _file(layer, "thresholds"),
+        },
+        memories,
+    )
 
 
 def _table(layer: hw.Step, fold: Fold) -> Unit:
@@ -164,14 +257,37 @@ def _table(layer: hw.Step, fold: Fold) -> Unit:
         rows = layer.table[row].reshape(-1, fold.pe, size).transpose(0, 2, 1).reshape(-1, fold.pe)
         return {f"{layer.name}_table.mem": (rows, layer.result.bits)}
 
-    return Unit("ge_table", {"C": channels, "PE": fold.pe, "XB": source.bits, "XSGN": int(source.signed), "XLO": layer.table_lo,
-                             "SIZE": size, "OB": layer.result.bits, "TABLE_FILE": _file(layer, "table")}, memories)
+    return Unit(
+        "ge_table",
+        {
+            "C": channels,
+            "PE": fold.pe,
+            "XB": source.bits,
+            "XSGN": int(source.signed),
+            "XLO": layer.table_lo,
+            "SIZE": size,
+            "OB": layer.result.bits,
+            "TABLE_FILE": _file(layer, "table"),
+        },
+        memories,
+    )
 
 
 def _add(layer: hw.Add, fold: Fold) -> Unit:
     a, b = layer.sources
-    return Unit("ge_add", {"PE": fold.pe, "ABITS": a.bits, "ASGN": int(a.signed), "BBITS": b.bits, "BSGN": int(b.signed),
-                           "AM": layer.multipliers[0], "BM": layer.multipliers[1], "OB": layer.result.bits})
+    return Unit(
+        "ge_add",
+        {
+            "PE": fold.pe,
+            "ABITS": a.bits,
+            "ASGN": int(a.signed),
+            "BBITS": b.bits,
+            "BSGN": int(b.signed),
+            "AM": layer.multipliers[0],
+            "BM": layer.multipliers[1],
+            "OB": layer.result.bits,
+        },
+    )
 
 
 def _width(wire: hw.Wire, fold: Fold) -> int:
@@ -183,17 +299,32 @@ def _fork(layer: hw.Fork, fold: Fold) -> Unit:
 
 
 def _concat(layer: hw.Concat, fold: Fold) -> Unit:
-    return Unit("ge_concat", {"A": layer.chunks[0] // fold.pe, "B": layer.chunks[1] // fold.pe, "WIDTH": _width(layer.source, fold)})
+    return Unit(
+        "ge_concat",
+        {"A": layer.chunks[0] // fold.pe, "B": layer.chunks[1] // fold.pe, "WIDTH": _width(layer.source, fold)},
+    )
 
 
 def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
-    return Unit("ge_upsample", {"C": layer.source.channels, "H": layer.height, "W": layer.width, "FH": layer.factors[0],
-                                "FW": layer.factors[1], "PE": fold.pe, "BITS": layer.source.bits})
+    return Unit(
+        "ge_upsample",
+        {
+            "C": layer.source.channels,
+            "H": layer.height,
+            "W": layer.width,
+            "FH": layer.factors[0],
+            "FW": layer.factors[1],
+            "PE": fold.pe,
+            "BITS": layer.source.bits,
+        },
+    )
 
 
 def _arg_max(layer: hw.ArgMax, fold: Fold) -> Unit:
     source = layer.source
-    return Unit("ge_argmax", {"N": source.channels, "BITS": source.bits, "SGN": int(source.signed), "OB": layer.result.bits})
+    return Unit(
+        "ge_argmax", {"N": source.channels, "BITS": source.bits, "SGN": int(source.signed), "OB": layer.result.bits}
+    )
 
 
 def _queue(layer: hw.Queue, fold: Fold) -> Unit:
@@ -201,7 +332,17 @@ def _queue(layer: hw.Queue, fold: Fold) -> Unit:
 
 
 _UNITS: dict[type[hw.Layer], Callable[..., Unit]] = {
-    hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _pool_global,
+    hw.MatVec: _matvec,
+    hw.Depthwise: _depthwise,
+    hw.Window: _window,
+    hw.Pad: _pad,
+    hw.Pool: _pool,
+    hw.GlobalPool: _pool_global,
     hw.Step: _step,
-    hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.Queue: _queue, hw.ArgMax: _arg_max,
+    hw.Add: _add,
+    hw.Fork: _fork,
+    hw.Concat: _concat,
+    hw.Upsample: _upsample,
+    hw.Queue: _queue,
+    hw.ArgMax: _arg_max,
 }

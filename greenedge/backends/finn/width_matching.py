@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.design import Limits
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.folding import Fold, conversions, elements, through_pins, tied
 from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.units import Unit
@@ -72,25 +72,43 @@ def between(link: Link, folding: Mapping[str, Fold], family: str, most_cycles: i
     return converters(link.bits, given, taken, family)
 
 
-def matched(network: hw.Network, groups: Sequence[tuple[hw.Layer, ...]], options: Sequence[Sequence[Choice]],
-            limits: Limits, most_cycles: int) -> dict[str, Fold]:
+def matched(
+    network: hw.Network,
+    groups: Sequence[tuple[hw.Layer, ...]],
+    options: Sequence[Sequence[Choice]],
+    limits: Limits,
+    most_cycles: int,
+) -> dict[str, Fold]:
     """A folding by layer name, from the choices that each group has; `limits` says what is small."""
     links = links_of(network)
     touching = [[link for link in links if link.giver in group or link.taker in group] for group in groups]
-    starts = [[min(choices, key=lambda choice: limits.share(choice.cost)) for choices in options],
-              *([min(choices, key=lambda choice: (abs(choice.fold.pe - pe), limits.share(choice.cost))) for choices in options]
-                for pe in _PACES)]
+    starts = [
+        [min(choices, key=lambda choice: limits.share(choice.cost)) for choices in options],
+        *(
+            [
+                min(choices, key=lambda choice: (abs(choice.fold.pe - pe), limits.share(choice.cost)))
+                for choices in options
+            ]
+            for pe in _PACES
+        ),
+    ]
     found = []
     for chosen in starts:
         folding = {layer.name: choice.fold for group, choice in zip(groups, chosen) for layer in group}
         for _ in range(_ROUNDS):
             for k, (group, choices, near) in enumerate(zip(groups, options, touching)):
+
                 def size(choice: Choice) -> float:
                     tried = {**folding, **{layer.name: choice.fold for layer in group}}
-                    return limits.share(sum((between(link, tried, limits.family, most_cycles) for link in near), choice.cost))
+                    return limits.share(
+                        sum((between(link, tried, limits.family, most_cycles) for link in near), choice.cost)
+                    )
 
                 chosen[k] = min(choices, key=size)
                 folding |= {layer.name: chosen[k].fold for layer in group}
-        total = sum((between(link, folding, limits.family, most_cycles) for link in links), sum((c.cost for c in chosen), Cost()))
+        total = sum(
+            (between(link, folding, limits.family, most_cycles) for link in links),
+            sum((c.cost for c in chosen), Cost()),
+        )
         found.append((limits.share(total), folding))
     return min(found, key=lambda entry: entry[0])[1]

@@ -74,8 +74,11 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     kind, synthesis = _synthesis(chain, options)
     commands += synthesis
     products += [f"{PROJECT}/{chain.reports[kind]}"] if synthesis else []
-    return Plan({**_graph_files(graph), "job.json": (json.dumps(job, indent=1) + "\n").encode()}, tuple(commands),
-                tuple(products))
+    return Plan(
+        {**_graph_files(graph), "job.json": (json.dumps(job, indent=1) + "\n").encode()},
+        tuple(commands),
+        tuple(products),
+    )
 
 
 def _job(graph: Graph, target: Target, chain, options: Mapping[str, object]) -> dict:
@@ -90,16 +93,22 @@ def _job(graph: Graph, target: Target, chain, options: Mapping[str, object]) -> 
     settings = {"io_type": options.get("io") or _io(graph), "clock_period": round(1e9 / clock_hz(target, options), 3)}
     on_board = chain.name == "vivado-accelerator"
     settings |= {"board": ACCELERATOR_BOARDS[target.name]} if on_board else {"part": target.device.part}
-    folding = {name: {"ReuseFactor": f.reuse, "Strategy": f.strategy, "Cycles": f.cycles}
-               for name, f in folded.items()}
-    return {"toolchain": chain.name, "settings": settings, "folding": folding,
-            "logic": int(options.get("synthesis") == "logic"),
-            "estimated_cycles": max((f.cycles for f in folded.values()), default=None)}
+    folding = {name: {"ReuseFactor": f.reuse, "Strategy": f.strategy, "Cycles": f.cycles} for name, f in folded.items()}
+    return {
+        "toolchain": chain.name,
+        "settings": settings,
+        "folding": folding,
+        "logic": int(options.get("synthesis") == "logic"),
+        "estimated_cycles": max((f.cycles for f in folded.values()), default=None),
+    }
 
 
 def _io(graph: Graph) -> str:
-    return "io_stream" if any(len(e.shape) > 1 and int(np.prod(e.shape)) > _SMALL_MAP
-                              for e in graph.edges.values()) else "io_parallel"
+    return (
+        "io_stream"
+        if any(len(e.shape) > 1 and int(np.prod(e.shape)) > _SMALL_MAP for e in graph.edges.values())
+        else "io_parallel"
+    )
 
 
 def _synthesis(chain, options: Mapping[str, object]) -> tuple[str, list[Command]]:
@@ -111,8 +120,9 @@ def _synthesis(chain, options: Mapping[str, object]) -> tuple[str, list[Command]
         return wanted, []
     kind, vendor = "hls" if wanted == "auto" else wanted, found or chain.vendor[0]
     label = f"{'bitstream' if kind == 'bitstream' else 'synthesis'} with {vendor.program}"
-    return kind, [Command(argv, "synthesis.log", label, timeout_s=_SYNTHESIS_S, cwd=PROJECT)
-                  for argv in getattr(vendor, kind)]
+    return kind, [
+        Command(argv, "synthesis.log", label, timeout_s=_SYNTHESIS_S, cwd=PROJECT) for argv in getattr(vendor, kind)
+    ]
 
 
 def vendor_at_hand(chain):
@@ -131,12 +141,15 @@ def unverified(folder: Path) -> str | None:
     from greenedge.backends.hls4ml.csim import toolchain
 
     chain = toolchain(folder)
-    return chain.uncompiled and (f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with another "
-                                 "toolchain to verify the same layers.")
+    return chain.uncompiled and (
+        f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with another "
+        "toolchain to verify the same layers."
+    )
 
 
-def simulate(folder: Path, x: np.ndarray, keep: Sequence[str] = (),
-             progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, np.ndarray]:
+def simulate(
+    folder: Path, x: np.ndarray, keep: Sequence[str] = (), progress: Callable[[int, int, str], None] = lambda *_: None
+) -> dict[str, np.ndarray]:
     """The project's C++ as it lies in `folder` now, on graph integers; a layer's edge can be kept."""
     from greenedge.backends.hls4ml.csim import simulate as run
 
@@ -162,23 +175,43 @@ def report(folder: Path) -> dict:
     job, written = _read(folder / "job.json"), _read(folder / "project.json")
     compiled = _read(folder / "csim.json") if (folder / "csim.json").is_file() else {}
     found, evidence = read_reports(folder / PROJECT, job["toolchain"])
-    hardware = {"toolchain": job["toolchain"], "io": job["settings"]["io_type"],
-                "clock_hz": 1e9 / job["settings"]["clock_period"],
-                "estimated_cycles": job["estimated_cycles"], "write_s": written["seconds"],
-                "csim_compile_s": compiled.get("seconds"), "layers": written["layers"]} | found
+    hardware = {
+        "toolchain": job["toolchain"],
+        "io": job["settings"]["io_type"],
+        "clock_hz": 1e9 / job["settings"]["clock_period"],
+        "estimated_cycles": job["estimated_cycles"],
+        "write_s": written["seconds"],
+        "csim_compile_s": compiled.get("seconds"),
+        "layers": written["layers"],
+    } | found
     hardware = {key: value for key, value in hardware.items() if value is not None}
     compiled_when = "measured when it was first compiled" if compiled.get("kept") else "measured"
-    evidence = {"estimated_cycles": "estimated", "write_s": "measured", "clock_hz": "asked for",
-                "csim_compile_s": compiled_when} | evidence
+    evidence = {
+        "estimated_cycles": "estimated",
+        "write_s": "measured",
+        "clock_hz": "asked for",
+        "csim_compile_s": compiled_when,
+    } | evidence
     made = "written" if not compiled else "written and simulated in C"
-    notes = [] if found else [f"No vendor tool ran: the project for {job['toolchain']}, 4-build/{PROJECT}, is {made}; "
-                              "resources and the clock that it reaches are unknown."]
+    notes = (
+        []
+        if found
+        else [
+            f"No vendor tool ran: the project for {job['toolchain']}, 4-build/{PROJECT}, is {made}; "
+            "resources and the clock that it reaches are unknown."
+        ]
+    )
     if found.get("fmax_hz", hardware["clock_hz"]) < hardware["clock_hz"]:
-        notes.append(f"The clock of {hardware['clock_hz'] / 1e6:g} MHz is not met: {found['fmax_hz'] / 1e6:.4g} MHz, "
-                     f"{evidence['fmax_hz']}.")
-    return {"hardware": hardware, "evidence": {key: word for key, word in evidence.items() if key in hardware},
-            "notes": notes,
-            "tools": {**tools({"toolchain": job["toolchain"]}), "hls4ml": written["hls4ml"]}}
+        notes.append(
+            f"The clock of {hardware['clock_hz'] / 1e6:g} MHz is not met: {found['fmax_hz'] / 1e6:.4g} MHz, "
+            f"{evidence['fmax_hz']}."
+        )
+    return {
+        "hardware": hardware,
+        "evidence": {key: word for key, word in evidence.items() if key in hardware},
+        "notes": notes,
+        "tools": {**tools({"toolchain": job["toolchain"]}), "hls4ml": written["hls4ml"]},
+    }
 
 
 def tools(options: Mapping[str, object]) -> dict[str, str]:

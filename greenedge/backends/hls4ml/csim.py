@@ -1,7 +1,7 @@
 """The C simulation: the project's own C++ compiled with g++ once per content, run on integers.
 
-    python -m greenedge.backends.hls4ml.csim      in the build folder, after project: a few random samples; writes
-    csim.json
+python -m greenedge.backends.hls4ml.csim      in the build folder, after project: a few random samples; writes
+csim.json
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ from greenedge.tools.run import RECORD, execute
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _COMPILE_S, _RUN_S = 1800, 3600
 SAMPLES, SEED = 32, 1
-_LISTED = re.compile(rb"^(?:static )?(?:const )?(?P<type>\w+) (?P<name>\w+)\[(?P<size>\d+)\] = \{(?P<list>[^{}]*)\};",
-                     re.MULTILINE)
+_LISTED = re.compile(
+    rb"^(?:static )?(?:const )?(?P<type>\w+) (?P<name>\w+)\[(?P<size>\d+)\] = \{(?P<list>[^{}]*)\};", re.MULTILINE
+)
 
 
-def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], progress: Callable[[str], None]) -> dict[str,
-                                                                                                        np.ndarray]:
+def simulate(
+    folder: Path, x: np.ndarray, keep: Sequence[str], progress: Callable[[str], None]
+) -> dict[str, np.ndarray]:
     """The output and the kept edges (int64, as in the graph) for graph integers x. Raises ToolError where g++ or the
     program fails.
     """
@@ -52,8 +54,9 @@ def simulate(folder: Path, x: np.ndarray, keep: Sequence[str], progress: Callabl
         work = Path(scratch)
         (work / "in.bin").write_bytes(np.ascontiguousarray(stored).tobytes())
         _run(program, [str(work / "in.bin"), str(work / "out.bin"), str(work) if layers else "-"])
-        files = {output: work / "out.bin"} | {edge: work / f"{layer}.bin" for layer, edge in layers.items()
-                                              if edge != output}
+        files = {output: work / "out.bin"} | {
+            edge: work / f"{layer}.bin" for layer, edge in layers.items() if edge != output
+        }
         files = {edge: path for edge, path in files.items() if path.is_file()}
         return {edge: _read(path, edge, graph.edges[edge].shape, handed, len(x)) for edge, path in files.items()}
 
@@ -62,8 +65,10 @@ def _read(path: Path, edge: str, shape: tuple[int, ...], handed: Handover, sampl
     values = np.fromfile(path, np.float64)
     order = handed.held[edge].order
     if values.size != samples * len(order) or not np.array_equal(values, np.rint(values)):
-        raise GreenedgeError(f"the C simulation gave no {samples} samples of {len(order)} integers for {edge!r}; run "
-                             f"the build stage again.")
+        raise GreenedgeError(
+            f"the C simulation gave no {samples} samples of {len(order)} integers for {edge!r}; run "
+            f"the build stage again."
+        )
     result = np.empty((samples, len(order)), np.int64)
     result[:, order] = values.reshape(samples, -1).astype(np.int64)
     return result.reshape(samples, *shape)
@@ -90,10 +95,16 @@ class Compiled:
 def compile_project(folder: Path, handed: Handover, progress: Callable[[str], None]) -> Compiled:
     """The program for the project's sources as they lie there now; compiled once per content."""
     chain, files = toolchain(folder), sources(folder)
-    files = {name: tabulated(content) if "/weights/" in name and name.endswith(".h") else content
-             for name, content in files.items() if not name.endswith("_test.cpp")}
-    plan = Plan({**files, "harness.cpp": _HARNESS.read_bytes(), "traced.h": _traced(handed).encode()},
-                (_compiler(chain),), ("csim",))
+    files = {
+        name: tabulated(content) if "/weights/" in name and name.endswith(".h") else content
+        for name, content in files.items()
+        if not name.endswith("_test.cpp")
+    }
+    plan = Plan(
+        {**files, "harness.cpp": _HARNESS.read_bytes(), "traced.h": _traced(handed).encode()},
+        (_compiler(chain),),
+        ("csim",),
+    )
     cache = Path(platformdirs.user_cache_dir("greenedge")) / "csim" / plan.digest()[:24]
     cache.parent.mkdir(parents=True, exist_ok=True)
     with open(cache.with_suffix(".lock"), "w") as lock:
@@ -111,21 +122,31 @@ def tabulated(header: bytes) -> bytes:
     The same text gives the same values (rules.py: doubles hold them), but a list of fixed-point objects is a
     constructor call each to g++: 55,000 weights took it more than three minutes, and take three seconds so.
     """
-    return _LISTED.sub(rb"static const double \g<name>_listed[\g<size>] = {\g<list>};\n"
-                       rb"\g<type> \g<name>[\g<size>];\n"
-                       rb"static const bool \g<name>_filled = [] { for (int k = 0; k < \g<size>; k++) "
-                       rb"\g<name>[k] = \g<name>_listed[k]; return true; }();", header)
+    return _LISTED.sub(
+        rb"static const double \g<name>_listed[\g<size>] = {\g<list>};\n"
+        rb"\g<type> \g<name>[\g<size>];\n"
+        rb"static const bool \g<name>_filled = [] { for (int k = 0; k < \g<size>; k++) "
+        rb"\g<name>[k] = \g<name>_listed[k]; return true; }();",
+        header,
+    )
 
 
 def _traced(handed: Handover) -> str:
     """What the harness must know: sizes, and the names of the traced layers."""
     traced = [layer for layer in handed.layers if is_traced(layer)]
-    sizes, names = (" ".join(f"{value}," for value in values) for values in (
-        [len(handed.held[layer.edge].order) for layer in traced], [f'"{layer.name}"' for layer in traced]))
+    sizes, names = (
+        " ".join(f"{value}," for value in values)
+        for values in (
+            [len(handed.held[layer.edge].order) for layer in traced],
+            [f'"{layer.name}"' for layer in traced],
+        )
+    )
     first, last = handed.held[handed.layers[0].edge], handed.held[handed.layers[-1].edge]
-    return (f"static const size_t inputs = {len(first.order)}, outputs = {len(last.order)};\n"
-            f"static const size_t traced_sizes[] = {{{sizes} 0}};\nstatic const char *const traced_names[] = "
-            f"{{{names} \"\"}};\n")
+    return (
+        f"static const size_t inputs = {len(first.order)}, outputs = {len(last.order)};\n"
+        f"static const size_t traced_sizes[] = {{{sizes} 0}};\nstatic const char *const traced_names[] = "
+        f'{{{names} ""}};\n'
+    )
 
 
 def _compiler(chain: Toolchain) -> Command:
@@ -133,22 +154,46 @@ def _compiler(chain: Toolchain) -> Command:
     defines += [f'-DAXI_SOURCE="{PROJECT}/{name}"' for name in chain.sources] + [f"-D{name}" for name in chain.defines]
     includes = [f"-I{PROJECT}", f"-I{PROJECT}/firmware", *(f"-I{PROJECT}/{name}" for name in chain.includes)]
     weights = f'-DWEIGHTS_DIR="{PROJECT}/firmware/weights"'
-    return Command(("g++", "-O1" if chain.name == "catapult" else "-O0", "-std=c++17", "-w", "-I.", *includes, *defines,
-                    weights, "harness.cpp", "-o", "csim"), "g++.log", "compiling the C simulation with g++",
-                    timeout_s=_COMPILE_S)
+    return Command(
+        (
+            "g++",
+            "-O1" if chain.name == "catapult" else "-O0",
+            "-std=c++17",
+            "-w",
+            "-I.",
+            *includes,
+            *defines,
+            weights,
+            "harness.cpp",
+            "-o",
+            "csim",
+        ),
+        "g++.log",
+        "compiling the C simulation with g++",
+        timeout_s=_COMPILE_S,
+    )
 
 
 def _run(program: Path, arguments: list[str]) -> None:
     try:
-        done = subprocess.run([str(program), *arguments], cwd=program.parent, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True,
-                              errors="replace", timeout=_RUN_S, check=False)
+        done = subprocess.run(
+            [str(program), *arguments],
+            cwd=program.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_RUN_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise ToolError(f"the C simulation did not end within {_RUN_S} s; give it fewer samples.") from None
     except OSError as error:
-        raise ToolError(f"the C simulation {program} cannot be run ({error.strerror}); remove {program.parent} and "
-                        f"run the same command "
-                        "again.") from None
+        raise ToolError(
+            f"the C simulation {program} cannot be run ({error.strerror}); remove {program.parent} and "
+            f"run the same command "
+            "again."
+        ) from None
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
         raise ToolError(f"the C simulation stopped: {said[0]}.")
@@ -165,8 +210,12 @@ def main() -> int:
         got = simulate(here, x, (), print)
         if not np.array_equal(got[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]]):
             raise GreenedgeError("the C simulation differs from the integer graph on random samples")
-        record = {"samples": SAMPLES, "seconds": compiled.seconds, "kept": compiled.kept,
-                  "sources_sha256": digest(here)}
+        record = {
+            "samples": SAMPLES,
+            "seconds": compiled.seconds,
+            "kept": compiled.kept,
+            "sources_sha256": digest(here),
+        }
         with write_aside(here / "csim.json") as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
     except GreenedgeError as error:

@@ -28,6 +28,7 @@ class Folding:
 
 def valid_reuse(n_in: int, n_out: int) -> list[int]:
     """The reuse factors of the resource strategy (hls4ml's FPGABackend.get_valid_reuse_factors), ascending."""
+
     def valid(reuse: int) -> bool:
         multipliers = -(-n_in * n_out // min(n_in, reuse))
         whole = multipliers % n_out == 0 if reuse < n_in else reuse % n_in == 0

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.backends.hls4ml.precision import clip_type, range_type, scaled_type
-from greenedge.graph import (Add, Concat, Conv, Dense, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool)
+from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool
 from greenedge.graph.half_even import half_even
 
 
@@ -86,9 +86,19 @@ class _Work:
         self.layers: list[Layer] = []
         self.held: dict[str, Held] = {}
 
-    def emit(self, kind: str, sources: tuple[str, ...], of: Op, part: str = "", edge: Edge | None = None, order=None,
-             precision: Mapping[str, str] | None = None, weights: tuple[int, int] = (0, 0), vectors: int = 1,
-             **attributes) -> str:
+    def emit(
+        self,
+        kind: str,
+        sources: tuple[str, ...],
+        of: Op,
+        part: str = "",
+        edge: Edge | None = None,
+        order=None,
+        precision: Mapping[str, str] | None = None,
+        weights: tuple[int, int] = (0, 0),
+        vectors: int = 1,
+        **attributes,
+    ) -> str:
         """Appends a layer of operation `of` that reads the layers `sources`; with `edge` it holds that edge. Returns
         its name.
         """
@@ -97,8 +107,9 @@ class _Work:
         if edge is not None:
             precision.setdefault("result", range_type(edge.lo, edge.hi))
             shape = (*edge.shape[1:], edge.shape[0]) if len(edge.shape) > 1 else edge.shape
-            self.held[edge.name] = Held(name, shape, channels_last(edge.shape) if order is None else order, edge.lo,
-                                        edge.hi)
+            self.held[edge.name] = Held(
+                name, shape, channels_last(edge.shape) if order is None else order, edge.lo, edge.hi
+            )
         self.layers.append(Layer(name, kind, sources, attributes, precision, edge and edge.name, weights, vectors))
         return name
 
@@ -127,9 +138,18 @@ def _dense(work: _Work, op: Dense) -> None:
     edge, source = work.edge(op), work.held[op.inputs[0]]
     weight = op.weight[source.order]
     n_in, n_out = weight.shape
-    work.emit("Dense", work.sources(op), op, edge=edge, precision=_sums(edge, weight), weights=(n_in, n_out), n_in=n_in,
-              n_out=n_out,
-              weight_data=weight.astype(np.float64), bias_data=None)
+    work.emit(
+        "Dense",
+        work.sources(op),
+        op,
+        edge=edge,
+        precision=_sums(edge, weight),
+        weights=(n_in, n_out),
+        n_in=n_in,
+        n_out=n_out,
+        weight_data=weight.astype(np.float64),
+        bias_data=None,
+    )
 
 
 def _sums(edge: Edge, weight: np.ndarray) -> dict[str, str]:
@@ -138,8 +158,10 @@ def _sums(edge: Edge, weight: np.ndarray) -> dict[str, str]:
     The weights' type is fixed point also where they are -1, 0, +1: hls4ml's products with its own binary and ternary
     types lose a bit (Quartus: -a in the type of a).
     """
-    return {"weight": range_type(int(weight.min(initial=0)), int(weight.max(initial=0))),
-            "accum": range_type(edge.lo, edge.hi)}
+    return {
+        "weight": range_type(int(weight.min(initial=0)), int(weight.max(initial=0))),
+        "accum": range_type(edge.lo, edge.hi),
+    }
 
 
 def _conv(work: _Work, op: Conv) -> None:
@@ -164,12 +186,26 @@ def _convolution(work: _Work, op: Op, weight: np.ndarray, strides, pads, depthwi
     # (O, I, *kernel) -> (*kernel, I, O); depthwise (C, 1, *kernel) -> (*kernel, C, 1)
     axes = (*range(2, 2 + n), 0, 1) if depthwise else (*range(2, 2 + n), 1, 0)
     data = weight.transpose(axes).astype(np.float64)
-    sizes = {**_windowed(source.shape[1:], edge.shape[1:], strides, pads), **_named("filt", weight.shape[2:]),
-             "n_chan": source.shape[0], "n_filt": edge.shape[0], "padding": "valid" if not any(pads) else "same"}
+    sizes = {
+        **_windowed(source.shape[1:], edge.shape[1:], strides, pads),
+        **_named("filt", weight.shape[2:]),
+        "n_chan": source.shape[0],
+        "n_filt": edge.shape[0],
+        "padding": "valid" if not any(pads) else "same",
+    }
     extra = {"depthwise_data": data, "depth_multiplier": 1} if depthwise else {"weight_data": data}
-    work.emit(f"{'Depthwise' if depthwise else ''}Conv{n}D", work.sources(op), op, edge=edge,
-              precision=_sums(edge, weight),
-              weights=per_pixel, vectors=math.prod(edge.shape[1:]), bias_data=None, **sizes, **extra)
+    work.emit(
+        f"{'Depthwise' if depthwise else ''}Conv{n}D",
+        work.sources(op),
+        op,
+        edge=edge,
+        precision=_sums(edge, weight),
+        weights=per_pixel,
+        vectors=math.prod(edge.shape[1:]),
+        bias_data=None,
+        **sizes,
+        **extra,
+    )
 
 
 def _named(what: str, values) -> dict[str, int]:
@@ -183,8 +219,13 @@ def _windowed(before, after, strides, pads) -> dict[str, object]:
     begin, end = _named("pad", pads[:n]), _named("pad", pads[n:])
     sides = {"pad_height": ("pad_top", "pad_bottom"), "pad_width": ("pad_left", "pad_right")}
     padding = {side: values[axis] for axis in begin for side, values in zip(sides[axis], (begin, end))}
-    return {**_named("in", before), **_named("out", after), **_named("stride", strides), **padding,
-            "data_format": "channels_last"}
+    return {
+        **_named("in", before),
+        **_named("out", after),
+        **_named("stride", strides),
+        **padding,
+        "data_format": "channels_last",
+    }
 
 
 def _with_holes(weight: np.ndarray, dilations) -> np.ndarray:
@@ -201,7 +242,7 @@ def _with_zeros(weight: np.ndarray, groups: int) -> np.ndarray:
     wide = np.zeros((len(weight), per_in * groups, *weight.shape[2:]), np.int64)
     for g in range(groups):
         rows = slice(g * per_out, (g + 1) * per_out)
-        wide[rows, g * per_in:(g + 1) * per_in] = weight[rows]
+        wide[rows, g * per_in : (g + 1) * per_in] = weight[rows]
     return wide
 
 
@@ -215,21 +256,38 @@ def _max_pool(work: _Work, op: MaxPool) -> None:
     sizes = _windowed(inner, edge.shape[1:], op.strides, (0,) * 2 * n)
     if n == 1:
         sizes |= {"n_in": inner[0], "n_out": edge.shape[1]}
-    work.emit(f"MaxPooling{n}D", sources, op, edge=edge, precision={"accum": range_type(source.lo, source.hi)},
-              n_filt=edge.shape[0],
-              padding="valid", count_pad=False, **sizes, **_named("pool", op.kernel))
+    work.emit(
+        f"MaxPooling{n}D",
+        sources,
+        op,
+        edge=edge,
+        precision={"accum": range_type(source.lo, source.hi)},
+        n_filt=edge.shape[0],
+        padding="valid",
+        count_pad=False,
+        **sizes,
+        **_named("pool", op.kernel),
+    )
 
 
 def _padded(work: _Work, op: Op, layer: str, source: Edge, inner, pads, part: str, edge: Edge | None = None) -> str:
     n = len(inner)
     sizes = _windowed(source.shape[1:], inner, (1,) * n, pads)
-    return work.emit(f"ZeroPadding{n}D", (layer,), op, part, edge, n_chan=source.shape[0],
-                     precision={"result": range_type(min(source.lo, 0), max(source.hi, 0))}, **sizes)
+    return work.emit(
+        f"ZeroPadding{n}D",
+        (layer,),
+        op,
+        part,
+        edge,
+        n_chan=source.shape[0],
+        precision={"result": range_type(min(source.lo, 0), max(source.hi, 0))},
+        **sizes,
+    )
 
 
 def _pad(work: _Work, op: Pad) -> None:
     edge, n = work.edge(op), len(op.pads) // 2
-    pads = (*op.pads[1:n], *op.pads[n + 1:])
+    pads = (*op.pads[1:n], *op.pads[n + 1 :])
     _padded(work, op, work.sources(op)[0], work.graph.edges[op.inputs[0]], edge.shape[1:], pads, "", edge)
 
 
@@ -246,9 +304,20 @@ def _add(work: _Work, op: Add) -> None:
         weights[name] = weights.get(name, 0) + multiplier
     edge, order = work.edge(op), work.held[op.inputs[0]].order
     if len(weights) == 1:
-        (name, multiplier), = weights.items()
-        _affine(work, op, work.held[name].layer, work.graph.edges[name], "", [multiplier], [0], 0,
-                range_type(edge.lo, edge.hi), edge, order)
+        ((name, multiplier),) = weights.items()
+        _affine(
+            work,
+            op,
+            work.held[name].layer,
+            work.graph.edges[name],
+            "",
+            [multiplier],
+            [0],
+            0,
+            range_type(edge.lo, edge.hi),
+            edge,
+            order,
+        )
         return
     terms = [_term(work, op, name, multiplier, k) for k, (name, multiplier) in enumerate(weights.items())]
     total, lo, hi = terms[0]
@@ -256,8 +325,9 @@ def _add(work: _Work, op: Add) -> None:
         lo, hi = lo + low, hi + high
         last = k == len(terms) - 2
         precision = {"result": range_type(edge.lo, edge.hi) if last else range_type(lo, hi)}
-        total = work.emit("Merge", (total, layer), op, "" if last else f"_sum{k}", edge if last else None, order,
-                          precision, op="add")
+        total = work.emit(
+            "Merge", (total, layer), op, "" if last else f"_sum{k}", edge if last else None, order, precision, op="add"
+        )
 
 
 def _term(work: _Work, op: Add, name: str, multiplier: int, k: int) -> tuple[str, int, int]:
@@ -292,14 +362,26 @@ def _requantise(work: _Work, op: Requantise) -> None:
     # No type saturates at lo and hi: count from lo with room above, then let the ceiling be a type's, then count back.
     top = (1 << (op.hi - op.lo).bit_length()) - 1
     room = max(most - op.lo, 1).bit_length()
-    layer = _affine(work, op, source.layer, reads, "_floor", m, b - (op.lo << shift), shift,
-                    f"ufixed<{room},{room},TRN,SAT>")
+    layer = _affine(
+        work, op, source.layer, reads, "_floor", m, b - (op.lo << shift), shift, f"ufixed<{room},{room},TRN,SAT>"
+    )
     floor = Edge("", edge.shape, 0, (1 << room) - 1)
     up, down = top - (op.hi - op.lo), op.hi - top
     bits = top.bit_length()
     layer = _affine(work, op, layer, floor, "_ceiling", [1], [up], 0, f"ufixed<{bits},{bits},TRN,SAT>")
-    _affine(work, op, layer, Edge("", edge.shape, 0, top), "", [1], [down], 0, range_type(edge.lo, edge.hi), edge,
-            source.order)
+    _affine(
+        work,
+        op,
+        layer,
+        Edge("", edge.shape, 0, top),
+        "",
+        [1],
+        [down],
+        0,
+        range_type(edge.lo, edge.hi),
+        edge,
+        source.order,
+    )
 
 
 def common_shift(op: Requantise) -> tuple[np.ndarray, np.ndarray, int]:
@@ -316,14 +398,27 @@ def reach(op: Requantise) -> tuple[int, int]:
     rounded.
     """
     affine = op.affine or half_even(op)
-    ends = [(int(m) * int(x) + int(b)) >> int(s) for x_end in (op.x_lo, op.x_hi)
-            for m, b, s, x in zip(affine.m, affine.b, affine.s, np.broadcast_to(x_end, affine.m.shape))]
+    ends = [
+        (int(m) * int(x) + int(b)) >> int(s)
+        for x_end in (op.x_lo, op.x_hi)
+        for m, b, s, x in zip(affine.m, affine.b, affine.s, np.broadcast_to(x_end, affine.m.shape))
+    ]
     return min(ends), max(ends) + (op.affine is None)
 
 
-def _affine(work: _Work, op: Op, layer: str, source: Edge, part: str, m, b, shift: int, result: str,
-            edge: Edge | None = None,
-            order=None) -> str:
+def _affine(
+    work: _Work,
+    op: Op,
+    layer: str,
+    source: Edge,
+    part: str,
+    m,
+    b,
+    shift: int,
+    result: str,
+    edge: Edge | None = None,
+    order=None,
+) -> str:
     """A batch normalisation (m*x + b) * 2**-shift with that result type; m and b per channel, or one for all."""
     image = len(source.shape) > 1
     count = source.shape[0]
@@ -332,15 +427,35 @@ def _affine(work: _Work, op: Op, layer: str, source: Edge, part: str, m, b, shif
     if (m == 1 << shift).all() and not b.any():
         m, b, shift = m * 2, b + 1, shift + 1
     precision = {"scale": scaled_type(m, shift), "bias": scaled_type(b, shift), "result": result}
-    return work.emit("BatchNormalization", (layer,), op, part, edge, order, precision, n_in=math.prod(source.shape),
-                     n_filt=count if image else -1, scale_data=_scaled(m, shift), bias_data=_scaled(b, shift))
+    return work.emit(
+        "BatchNormalization",
+        (layer,),
+        op,
+        part,
+        edge,
+        order,
+        precision,
+        n_in=math.prod(source.shape),
+        n_filt=count if image else -1,
+        scale_data=_scaled(m, shift),
+        bias_data=_scaled(b, shift),
+    )
 
 
 def _scaled(values, shift: int) -> np.ndarray:
     return np.array([math.ldexp(int(v), -shift) for v in values])
 
 
-_RULES = {Input: _input, Dense: _dense, Conv: _conv, SumPool: _sum_pool, MaxPool: _max_pool, Pad: _pad,
-          Reshape: _reshape, Add: _add,
-          Concat: _concat, Requantise: _requantise}
+_RULES = {
+    Input: _input,
+    Dense: _dense,
+    Conv: _conv,
+    SumPool: _sum_pool,
+    MaxPool: _max_pool,
+    Pad: _pad,
+    Reshape: _reshape,
+    Add: _add,
+    Concat: _concat,
+    Requantise: _requantise,
+}
 OPERATIONS = tuple(_RULES)

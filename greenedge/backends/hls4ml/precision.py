@@ -30,9 +30,11 @@ def scaled_type(values: Iterable[int], shift: int) -> str:
 def clip_type(lo: int, hi: int, least: int, most: int, rounding: str = "TRN") -> str | None:
     """A type whose saturation is clip(v, lo, hi) for every v in least…most; None where a type has no such range."""
     for bits in range(1, 63):
-        for kind, mode, low, high in (("ufixed", "SAT", 0, (1 << bits) - 1),
-                                      ("fixed", "SAT", -(1 << (bits - 1)), (1 << (bits - 1)) - 1),
-                                      ("fixed", "SAT_SYM", 1 - (1 << (bits - 1)), (1 << (bits - 1)) - 1)):
+        for kind, mode, low, high in (
+            ("ufixed", "SAT", 0, (1 << bits) - 1),
+            ("fixed", "SAT", -(1 << (bits - 1)), (1 << (bits - 1)) - 1),
+            ("fixed", "SAT_SYM", 1 - (1 << (bits - 1)), (1 << (bits - 1)) - 1),
+        ):
             if (low == lo or (low < lo <= least)) and (high == hi or (high > hi >= most)):
                 return f"{kind}<{bits},{bits},{rounding},{mode}>"
     return None

@@ -1,6 +1,6 @@
 """Writes the HLS project: graph.* and job.json in, project/ out. A process of its own, hls4ml is imported here alone.
 
-    python -m greenedge.backends.hls4ml.project      in the build folder
+python -m greenedge.backends.hls4ml.project      in the build folder
 """
 
 from __future__ import annotations
@@ -30,16 +30,28 @@ def write_project(graph: Graph, job: Mapping, folder: Path) -> Handover:
     chain = TOOLCHAINS[job["toolchain"]]
     handed = hand_over(graph, chain.depthwise)
     config = create_config(str(folder / PROJECT), TOP, chain.backend, **job["settings"])
-    names = {layer.name: {"Precision": dict(layer.precision), "Trace": is_traced(layer),
-                          **{key: value for key, value in job["folding"].get(layer.name, {}).items()
-                             if key != "Cycles"}} for layer in handed.layers}
+    names = {
+        layer.name: {
+            "Precision": dict(layer.precision),
+            "Trace": is_traced(layer),
+            **{key: value for key, value in job["folding"].get(layer.name, {}).items() if key != "Cycles"},
+        }
+        for layer in handed.layers
+    }
     # the weights that are simulated are then those of the headers, which the vendor's compiler reads
     writer = {**config.get("WriterConfig", {}), "WriteWeightsTxt": not chain.weights_in_headers}
-    config |= {"TraceOutput": True, "WriterConfig": writer,
-               "HLSConfig": {"Model": {"Precision": "fixed<16,6>", "ReuseFactor": 1, "Strategy": "latency"},
-                             "LayerName": names}}
-    layers = [{"name": layer.name, "class_name": layer.kind, "inputs": list(layer.inputs), **layer.attributes}
-              for layer in handed.layers]
+    config |= {
+        "TraceOutput": True,
+        "WriterConfig": writer,
+        "HLSConfig": {
+            "Model": {"Precision": "fixed<16,6>", "ReuseFactor": 1, "Strategy": "latency"},
+            "LayerName": names,
+        },
+    }
+    layers = [
+        {"name": layer.name, "class_name": layer.kind, "inputs": list(layer.inputs), **layer.attributes}
+        for layer in handed.layers
+    ]
     model = ModelGraph.from_layer_list(config, layers, [handed.layers[0].name], [handed.held[graph.outputs[0]].layer])
     model.write()
     _settle(folder / PROJECT, model.config.get_config_value("Stamp"), job)
@@ -63,18 +75,33 @@ def _settle(project: Path, stamp: str, job: Mapping) -> None:
         script.write_text(script.read_text().replace("-top ${project_name} ", "-top ${project_name}_axi "))
     options = project / "build_opt.tcl"
     if options.is_file():
-        steps = {"reset": 0, "csim": 0, "synth": 1, "cosim": 0, "validation": 0, "export": 0, "vsynth": job["logic"],
-                 "fifo_opt": 0}
-        options.write_text("array set opt {\n" + "".join(f"    {key} {value}\n" for key,
-                                                         value in steps.items()) + "}\n")
+        steps = {
+            "reset": 0,
+            "csim": 0,
+            "synth": 1,
+            "cosim": 0,
+            "validation": 0,
+            "export": 0,
+            "vsynth": job["logic"],
+            "fifo_opt": 0,
+        }
+        options.write_text(
+            "array set opt {\n" + "".join(f"    {key} {value}\n" for key, value in steps.items()) + "}\n"
+        )
 
 
 def _layers(handed: Handover, job: Mapping) -> list[dict]:
     """What hls4ml was given of every layer, for the report."""
     words = {"ReuseFactor": "reuse_factor", "Strategy": "strategy", "Cycles": "cycles"}
-    return [{"layer": layer.edge or layer.name, "kind": f"{layer.kind} {layer.name}", **layer.precision,
-             **{words[key]: value for key, value in job["folding"].get(layer.name, {}).items()}}
-            for layer in handed.layers]
+    return [
+        {
+            "layer": layer.edge or layer.name,
+            "kind": f"{layer.kind} {layer.name}",
+            **layer.precision,
+            **{words[key]: value for key, value in job["folding"].get(layer.name, {}).items()},
+        }
+        for layer in handed.layers
+    ]
 
 
 def main() -> int:
@@ -86,8 +113,12 @@ def main() -> int:
         handed = write_project(load_graph(here), job, here)
         from importlib.metadata import version
 
-        about = {"hls4ml": version("hls4ml"), "seconds": round(time.monotonic() - started, 2),
-                 "sources": sources_within(here), "layers": _layers(handed, job)}
+        about = {
+            "hls4ml": version("hls4ml"),
+            "seconds": round(time.monotonic() - started, 2),
+            "sources": sources_within(here),
+            "layers": _layers(handed, job),
+        }
         with write_aside(here / "project.json") as path:
             path.write_text(json.dumps(about, indent=1) + "\n")
     except (GreenedgeError, OSError, ValueError, KeyError, ImportError) as error:

@@ -17,8 +17,11 @@ _SUFFIXES = (".h", ".hh", ".hpp", ".cpp", ".txt")
 
 def sources_within(folder: Path) -> list[str]:
     """Every file of a freshly written project that a compiler may read, by path below the build."""
-    paths = sorted(path for path in (folder / PROJECT).rglob("*") if path.suffix in _SUFFIXES and path.is_file()
-                   and not path.is_symlink())
+    paths = sorted(
+        path
+        for path in (folder / PROJECT).rglob("*")
+        if path.suffix in _SUFFIXES and path.is_file() and not path.is_symlink()
+    )
     return [path.relative_to(folder).as_posix() for path in paths if "tb_data" not in path.parts]
 
 

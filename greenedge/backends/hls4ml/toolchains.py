@@ -67,41 +67,115 @@ def _oneapi(target: str) -> tuple[tuple[str, ...], ...]:
 
 
 _AP = ("firmware/ap_types",)
-_VITIS = tuple(Vendor(argv[0], (argv,), (argv,)) for argv in (  # build_opt.tcl says how far they go
-    ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl"), ("vitis_hls", "-f", "build_prj.tcl")))
+_VITIS = tuple(
+    Vendor(argv[0], (argv,), (argv,))
+    for argv in (  # build_opt.tcl says how far they go
+        ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl"),
+        ("vitis_hls", "-f", "build_prj.tcl"),
+    )
+)
 _XILINX = ("zynq", "zynq-us", "virtex-us", "kintex-us", "artix-7")
 _SOLUTION = f"{TOP}_prj/solution1/syn/report"
 _CATAPULT = f"{TOP}_prj/{TOP}.v1"
 ROUTED = f"{TOP}_vivado_accelerator/project_1.runs/impl_1"
-TOOLCHAINS: Mapping[str, Toolchain] = {chain.name: chain for chain in (
-    Toolchain("vitis", "Vitis", _XILINX, _AP, _VITIS,
-              {"hls": f"{_SOLUTION}/{TOP}_csynth.xml", "logic": "vivado_synth.rpt"}),
-    Toolchain("vivado", "Vivado", _XILINX, _AP, (Vendor("vivado_hls", (_vivado(0),), (_vivado(1),)),),
-              {"hls": f"{_SOLUTION}/{TOP}_csynth.xml", "logic": "vivado_synth.rpt"}),
-    Toolchain("vivado-accelerator", "VivadoAccelerator", _XILINX, _AP,
-              (Vendor("vivado_hls", (_vivado(0),), (_vivado(1),),
-                      (_vivado(0, 1), ("vivado", "-mode", "batch", "-source", "design.tcl"))),),
-              {"hls": f"{_SOLUTION}/{TOP}_axi_csynth.xml", "logic": "vivado_synth.rpt",
-               "bitstream": f"{ROUTED}/design_1_wrapper.bit"},
-              sources=(f"firmware/{TOP}_axi.cpp",), float_bits=24),
-    Toolchain("quartus", "Quartus", ("arria-10",), ("firmware/ac_types", "firmware/ap_types"),
-              (Vendor("i++", (("make", f"{TOP}-fpga"),),
-                      (("make", f"{TOP}-fpga", "QUARTUS_COMPILE=--quartus-compile"),)),),
-              {"hls": f"{TOP}-fpga.prj/reports/lib/report_data.js",
-               "logic": f"{TOP}-fpga.prj/reports/lib/quartus_data.js"},
-              depthwise=False, defines=("BRIDGE_SIZES",)),
-    Toolchain("oneapi", "oneAPI", ("arria-10",), (), (Vendor("icpx", _oneapi("report"), _oneapi("fpga")),),
-              {"hls": f"build/{TOP}.report.prj/reports/resources/json/summary.ndjson",
-               "logic": f"build/{TOP}.fpga.prj/reports/resources/json/quartus.ndjson"}, depthwise=False,
-              uncompiled="its C++ is SYCL, which Intel's icpx alone compiles", top=f"src/firmware/{TOP}.cpp"),
-    Toolchain("catapult", "Catapult", _XILINX, ("firmware/ac_types/include", "firmware/ac_math/include",
-              "firmware/ac_simutils/include", "firmware/nnet_utils"),
-              (Vendor("catapult", _catapult(0), _catapult(1)),),
-              {"hls": f"{_CATAPULT}/rtl.rpt", "logic": f"{_CATAPULT}/vivado_concat_v/utilization_synth.rpt"},
-              # its depthwise layers went wrong where a stride left pixels over
-              depthwise=False, weights_in_headers=False),
-    Toolchain("libero", "Libero", ("polarfire",), (), (), {},
-              uncompiled="hls4ml 1.3 asks for SmartHLS (shls) before it writes anything"))}
+TOOLCHAINS: Mapping[str, Toolchain] = {
+    chain.name: chain
+    for chain in (
+        Toolchain(
+            "vitis",
+            "Vitis",
+            _XILINX,
+            _AP,
+            _VITIS,
+            {"hls": f"{_SOLUTION}/{TOP}_csynth.xml", "logic": "vivado_synth.rpt"},
+        ),
+        Toolchain(
+            "vivado",
+            "Vivado",
+            _XILINX,
+            _AP,
+            (Vendor("vivado_hls", (_vivado(0),), (_vivado(1),)),),
+            {"hls": f"{_SOLUTION}/{TOP}_csynth.xml", "logic": "vivado_synth.rpt"},
+        ),
+        Toolchain(
+            "vivado-accelerator",
+            "VivadoAccelerator",
+            _XILINX,
+            _AP,
+            (
+                Vendor(
+                    "vivado_hls",
+                    (_vivado(0),),
+                    (_vivado(1),),
+                    (_vivado(0, 1), ("vivado", "-mode", "batch", "-source", "design.tcl")),
+                ),
+            ),
+            {
+                "hls": f"{_SOLUTION}/{TOP}_axi_csynth.xml",
+                "logic": "vivado_synth.rpt",
+                "bitstream": f"{ROUTED}/design_1_wrapper.bit",
+            },
+            sources=(f"firmware/{TOP}_axi.cpp",),
+            float_bits=24,
+        ),
+        Toolchain(
+            "quartus",
+            "Quartus",
+            ("arria-10",),
+            ("firmware/ac_types", "firmware/ap_types"),
+            (
+                Vendor(
+                    "i++", (("make", f"{TOP}-fpga"),), (("make", f"{TOP}-fpga", "QUARTUS_COMPILE=--quartus-compile"),)
+                ),
+            ),
+            {
+                "hls": f"{TOP}-fpga.prj/reports/lib/report_data.js",
+                "logic": f"{TOP}-fpga.prj/reports/lib/quartus_data.js",
+            },
+            depthwise=False,
+            defines=("BRIDGE_SIZES",),
+        ),
+        Toolchain(
+            "oneapi",
+            "oneAPI",
+            ("arria-10",),
+            (),
+            (Vendor("icpx", _oneapi("report"), _oneapi("fpga")),),
+            {
+                "hls": f"build/{TOP}.report.prj/reports/resources/json/summary.ndjson",
+                "logic": f"build/{TOP}.fpga.prj/reports/resources/json/quartus.ndjson",
+            },
+            depthwise=False,
+            uncompiled="its C++ is SYCL, which Intel's icpx alone compiles",
+            top=f"src/firmware/{TOP}.cpp",
+        ),
+        Toolchain(
+            "catapult",
+            "Catapult",
+            _XILINX,
+            (
+                "firmware/ac_types/include",
+                "firmware/ac_math/include",
+                "firmware/ac_simutils/include",
+                "firmware/nnet_utils",
+            ),
+            (Vendor("catapult", _catapult(0), _catapult(1)),),
+            {"hls": f"{_CATAPULT}/rtl.rpt", "logic": f"{_CATAPULT}/vivado_concat_v/utilization_synth.rpt"},
+            # its depthwise layers went wrong where a stride left pixels over
+            depthwise=False,
+            weights_in_headers=False,
+        ),
+        Toolchain(
+            "libero",
+            "Libero",
+            ("polarfire",),
+            (),
+            (),
+            {},
+            uncompiled="hls4ml 1.3 asks for SmartHLS (shls) before it writes anything",
+        ),
+    )
+}
 # boards that VivadoAccelerator has a block design for: our name -> its name
 ACCELERATOR_BOARDS = {"pynq-z2": "pynq-z2", "zcu102": "zcu102"}
 
@@ -115,7 +189,9 @@ def choose_toolchain(target: Target, wanted: object) -> Toolchain:
     fits = [chain for chain in TOOLCHAINS.values() if target.device.family in chain.families]
     if not fits:
         known = sorted({family for chain in TOOLCHAINS.values() for family in chain.families})
-        raise TargetError(f"{target.name}: no HLS toolchain is known for family {target.device.family!r}; hls4ml "
-                          f"serves "
-                          f"{', '.join(known)}.")
+        raise TargetError(
+            f"{target.name}: no HLS toolchain is known for family {target.device.family!r}; hls4ml "
+            f"serves "
+            f"{', '.join(known)}."
+        )
     return fits[0]

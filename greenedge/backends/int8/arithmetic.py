@@ -26,9 +26,9 @@ import numpy as np
 LITERT = ("xnnpack", "reference")  # LiteRT's kernel sets, the default first
 LEAST, MOST = -128, 127  # int8
 SCALE_LIMIT = 256.0  # XNNPACK refuses a requantisation scale of 256 and more
-ADD_RATIOS = (2.0 ** -10, 2.0 ** 8)  # input scale / output scale of an addition that XNNPACK takes
-QUANTISE_RATIO = 2.0 ** 7  # the largest input scale / output scale of int8 to int8 that XNNPACK takes
-MEAN_RATIOS = (2.0 ** -8, 2.0 ** 7)  # of a mean: those that were tried
+ADD_RATIOS = (2.0**-10, 2.0**8)  # input scale / output scale of an addition that XNNPACK takes
+QUANTISE_RATIO = 2.0**7  # the largest input scale / output scale of int8 to int8 that XNNPACK takes
+MEAN_RATIOS = (2.0**-8, 2.0**7)  # of a mean: those that were tried
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
@@ -42,8 +42,15 @@ class Emulation:
     twice: bool = False
 
 
-def stored(emulation: Emulation, acc: np.ndarray, si: float, sw: np.ndarray, so: float, zero_point: int,
-           bounds: tuple[int, int] = (LEAST, MOST)) -> np.ndarray:
+def stored(
+    emulation: Emulation,
+    acc: np.ndarray,
+    si: float,
+    sw: np.ndarray,
+    so: float,
+    zero_point: int,
+    bounds: tuple[int, int] = (LEAST, MOST),
+) -> np.ndarray:
     """What the operator stores for accumulators `acc` (int64 within int32; broadcasts against sw): int64 in `bounds`."""
     value = emulation.rounded(np.asarray(acc, np.int64), *emulation.prepare(si, sw, so))
     return np.clip(value + zero_point, *bounds)
@@ -93,7 +100,7 @@ def _reference_conv_prepare(si, sw, so):
 
 def _multiplier(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     fraction, exponent = np.frexp(scale)
-    multiplier = np.floor(fraction * 2.0 ** 31 + 0.5).astype(np.int64)
+    multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
     carry = multiplier == 1 << 31
     multiplier, exponent = np.where(carry, multiplier >> 1, multiplier), np.where(carry, exponent + 1, exponent)
     lost = exponent < -31
@@ -148,13 +155,14 @@ _XNNPACK_ADD = Emulation(_xnnpack_add_prepare, _xnnpack_add_rounded)
 _REFERENCE_ADD = Emulation(_reference_add_prepare, _reference_add_rounded, twice=True)
 
 
-
 def mean_emulations(count: int, zero_in: int, zero_out: int) -> dict[str, Emulation]:
     """MEAN over `count` values; the accumulator is the sum of the stored values themselves, zero points and all."""
 
     def xnnpack_prepare(si, sw, so):
         scale = (_xnnpack_prepare(si, sw, so)[0] * (np.float32(1) / np.float32(count))).astype(np.float32)
-        return scale, (np.float32(zero_out) - (np.float32(zero_in * count) * scale).astype(np.float32)).astype(np.float32)
+        return scale, (np.float32(zero_out) - (np.float32(zero_in * count) * scale).astype(np.float32)).astype(
+            np.float32
+        )
 
     def xnnpack_rounded(acc, scale, addend):
         value = ((acc.astype(np.float32) * scale).astype(np.float32) + addend).astype(np.float32)
@@ -168,14 +176,23 @@ def mean_emulations(count: int, zero_in: int, zero_out: int) -> dict[str, Emulat
     def reference_rounded(acc, multiplier, shift):
         return _reference_conv_rounded(acc - zero_in * count, multiplier, shift)
 
-    return {"xnnpack": Emulation(xnnpack_prepare, xnnpack_rounded), "reference": Emulation(reference_prepare, reference_rounded, twice=True)}
+    return {
+        "xnnpack": Emulation(xnnpack_prepare, xnnpack_rounded),
+        "reference": Emulation(reference_prepare, reference_rounded, twice=True),
+    }
 
 
 # operator -> {kernel set: its arithmetic}; the first set is the one that a search serves first
 EMULATIONS: dict[str, dict[str, Emulation]] = {
     "FULLY_CONNECTED": {"xnnpack": _XNNPACK, "reference": _REFERENCE_DENSE},
-    **{name: {"xnnpack": _XNNPACK, "reference": _REFERENCE_CONV} for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")},
-    "QUANTIZE": {"xnnpack": Emulation(_xnnpack_quantise_prepare, _xnnpack_quantise_rounded), "reference": _REFERENCE_CONV},
+    **{
+        name: {"xnnpack": _XNNPACK, "reference": _REFERENCE_CONV}
+        for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+    },
+    "QUANTIZE": {
+        "xnnpack": Emulation(_xnnpack_quantise_prepare, _xnnpack_quantise_rounded),
+        "reference": _REFERENCE_CONV,
+    },
     "ADD": {"xnnpack": _XNNPACK_ADD, "reference": _REFERENCE_ADD},
     **{name: {"mlas": _XNNPACK} for name in ("QLinearConv", "QGemm", "QuantizeLinear")},
 }

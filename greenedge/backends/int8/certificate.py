@@ -110,12 +110,15 @@ def critical_points(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     return points, levels + problem.lo
 
 
-def emulated_levels(problem: Problem, kernels: str, x: np.ndarray, scale: np.ndarray, constant: np.ndarray) -> np.ndarray:
+def emulated_levels(
+    problem: Problem, kernels: str, x: np.ndarray, scale: np.ndarray, constant: np.ndarray
+) -> np.ndarray:
     """Levels the runtime gives at accumulators x; x, scale and constant broadcast, rows first."""
     shape = (-1,) + (1,) * (np.ndim(x) - 1)
     acc = problem.factor.reshape(shape) * x + constant
-    value = stored(problem.emulations[kernels], acc, problem.scale_in, scale, problem.scale_out,
-                   problem.zero_point, problem.bounds)
+    value = stored(
+        problem.emulations[kernels], acc, problem.scale_in, scale, problem.scale_out, problem.zero_point, problem.bounds
+    )
     return value - problem.zero_point + problem.zero_level
 
 
@@ -158,7 +161,9 @@ def judge(problem: Problem, scale: np.ndarray, constant: np.ndarray) -> dict[str
     return verdicts
 
 
-def count_differing(problem: Problem, kernels: str, scale: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def count_differing(
+    problem: Problem, kernels: str, scale: np.ndarray, constant: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Per channel: the number of reachable accumulators with another level, and the largest difference in levels."""
     wanted, got = problem.clipped, _emulated_thresholds(problem, kernels, scale, constant)
     differing = np.zeros(len(scale), np.int64)
@@ -178,8 +183,12 @@ def _emulated_thresholds(problem: Problem, kernels: str, scale: np.ndarray, cons
     high = np.broadcast_to(problem.x_hi[:, None] + 1, problem.thresholds.shape).copy()
     while np.any(low < high):
         middle = (low + high) >> 1
-        reached = emulated_levels(problem, kernels, np.minimum(middle, problem.x_hi[:, None]), scale[:, None],
-                                  constant[:, None]) >= levels
+        reached = (
+            emulated_levels(
+                problem, kernels, np.minimum(middle, problem.x_hi[:, None]), scale[:, None], constant[:, None]
+            )
+            >= levels
+        )
         searching = low < high
         high = np.where(searching & reached, middle, high)
         low = np.where(searching & ~reached, middle + 1, low)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.int8.proof_record import read_record
 from greenedge.errors import GreenedgeError
 from greenedge.graph.execute import accepted
 from greenedge.graph.ops import Edge
-from greenedge.backends.int8.proof_record import read_record
 
 _FAR = 1 << 31  # no level and no size lies beyond
 
@@ -44,7 +44,11 @@ def read_edges(path: Path, mark: str, whole: tuple[str, ...] = (), lists: tuple[
                 raise damaged(path, f"{key!r} of {name!r} is no list of integers")
     for key in ("inputs", "outputs"):
         names = about.get(key)
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name in edges for name in names):
+        if (
+            not isinstance(names, list)
+            or not names
+            or not all(isinstance(name, str) and name in edges for name in names)
+        ):
             raise damaged(path, f"its {key} are no edges")
     return about
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.graph import Edge, Requantise
 from greenedge.backends.int8.arithmetic import ADD_RATIOS, LEAST, MEAN_RATIOS, MOST, mean_emulations
 from greenedge.backends.int8.certificate import Problem, Solution, judge
+from greenedge.backends.int8.legalise import reach, times
 from greenedge.backends.int8.quant_params import Encoding, lifted
 from greenedge.backends.int8.search import solve, solve_output_scale
-from greenedge.backends.int8.legalise import reach, times
+from greenedge.graph import Edge, Requantise
 
 WIDEST_INPUT = 255  # of |stored - zero point|
 INT32 = 1 << 31
@@ -132,8 +132,18 @@ def _problem(
 def multiplied(name: str, edge: Edge, source: Encoding, lift: int, code: Encoding) -> Layer | None:
     """The runtime's QUANTIZE from `source` to `code`, which holds `lift` times the levels of `edge`: the proof, None where it is none."""
     step = times(edge, name, lift)
-    problem = Problem("QUANTIZE", step.thresholds, *reach(step), np.ones(1, np.int64), step.lo, code.zero_level, code.zero_point,
-                      (LEAST, MOST), source.scale, code.scale)
+    problem = Problem(
+        "QUANTIZE",
+        step.thresholds,
+        *reach(step),
+        np.ones(1, np.int64),
+        step.lo,
+        code.zero_level,
+        code.zero_point,
+        (LEAST, MOST),
+        source.scale,
+        code.scale,
+    )
     one, constant = np.ones(1, np.float32), np.array([-source.zero_level])
     solution = Solution(problem.factor, one, constant, judge(problem, one, constant))
     if any(verdict.differing.any() for verdict in solution.verdicts.values()):

@@ -9,7 +9,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from greenedge.graph import (Add, Conv, ConvTranspose, Dense, Edge, Graph, MaxPool, Op, Requantise, Reshape, SumPool, Transpose, Upsample, frozen)
+from greenedge.graph import (
+    Add,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Edge,
+    Graph,
+    MaxPool,
+    Op,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+    frozen,
+)
 
 SUMS = (Dense, Conv, ConvTranspose, SumPool, Add)  # operations whose results are accumulators
 STRAIGHT = 2e-6  # accumulators: what float64 makes of 0 for the largest accumulators

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.graph import Conv, ConvTranspose, Dense, Graph, Requantise, frozen
 from greenedge.backends.int8.layers import scaled
-from greenedge.backends.int8.quant_params import LEVELS, encode
 from greenedge.backends.int8.legalise import is_straight, prepared
+from greenedge.backends.int8.quant_params import LEVELS, encode
+from greenedge.graph import Conv, ConvTranspose, Dense, Graph, Requantise, frozen
 
 CHANNELS = 16  # tried in each layer, evenly spaced
 

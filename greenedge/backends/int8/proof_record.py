@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.errors import GreenedgeError
 from greenedge.backends.int8.layers import Layer
+from greenedge.errors import GreenedgeError
 
 FORMAT = "greenedge-certificate/1"
 NAMES = {"xnnpack": "XNNPACK", "reference": "the reference kernels", "mlas": "ONNX Runtime on CPU"}
@@ -27,11 +27,21 @@ def _entry(layer: Layer) -> dict:
     for name, verdict in layer.solution.verdicts.items():
         rows = np.flatnonzero(verdict.differing)
         differing = int(verdict.differing.sum())
-        kernels[name] = {"certified": len(verdict.differing) - len(rows), "differing_accumulators": differing, "share": differing / total,
-                         "largest_difference": int(verdict.largest.max(initial=0)),
-                         "channels": {str(c): int(verdict.differing[c]) for c in rows[:_LISTED]}}
-    return {"layer": layer.name, "edge": layer.edge, "operator": layer.operator, "channels": len(layer.accumulators),
-            "accumulators": total, "kernels": kernels}
+        kernels[name] = {
+            "certified": len(verdict.differing) - len(rows),
+            "differing_accumulators": differing,
+            "share": differing / total,
+            "largest_difference": int(verdict.largest.max(initial=0)),
+            "channels": {str(c): int(verdict.differing[c]) for c in rows[:_LISTED]},
+        }
+    return {
+        "layer": layer.name,
+        "edge": layer.edge,
+        "operator": layer.operator,
+        "channels": len(layer.accumulators),
+        "accumulators": total,
+        "kernels": kernels,
+    }
 
 
 def summary(recorded: dict, kernels: str) -> dict:
@@ -39,9 +49,14 @@ def summary(recorded: dict, kernels: str) -> dict:
     layers = [(layer, layer["kernels"][kernels]) for layer in recorded["layers"]]
     total = sum(layer["accumulators"] for layer, _ in layers)
     differing = sum(verdict["differing_accumulators"] for _, verdict in layers)
-    return {"channels": sum(layer["channels"] for layer, _ in layers), "certified": sum(verdict["certified"] for _, verdict in layers),
-            "accumulators": total, "differing_accumulators": differing, "share": differing / total if total else 0.0,
-            "largest_difference": max((verdict["largest_difference"] for _, verdict in layers), default=0)}
+    return {
+        "channels": sum(layer["channels"] for layer, _ in layers),
+        "certified": sum(verdict["certified"] for _, verdict in layers),
+        "accumulators": total,
+        "differing_accumulators": differing,
+        "share": differing / total if total else 0.0,
+        "largest_difference": max((verdict["largest_difference"] for _, verdict in layers), default=0),
+    }
 
 
 def sentence(recorded: dict, kernels: str) -> str:
@@ -50,8 +65,10 @@ def sentence(recorded: dict, kernels: str) -> str:
     if told["certified"] == told["channels"]:
         return f"all {told['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]})"
     levels = "one level" if told["largest_difference"] == 1 else f"up to {told['largest_difference']} levels"
-    return (f"{told['certified']:,} of {told['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]}); the others "
-            f"differ at {told['differing_accumulators']:,} of {told['accumulators']:,}, by {levels}")
+    return (
+        f"{told['certified']:,} of {told['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]}); the others "
+        f"differ at {told['differing_accumulators']:,} of {told['accumulators']:,}, by {levels}"
+    )
 
 
 def foretold(recorded: dict, kernels: str) -> str | None:
@@ -59,8 +76,10 @@ def foretold(recorded: dict, kernels: str) -> str | None:
     told = summary(recorded, kernels)
     if told["certified"] == told["channels"]:
         return None
-    return (f"as its certificate foretold: {sentence(recorded, kernels)} (cure: put the biases on the accumulators' grid, with "
-            "quantise.fold_batch_norm=true in training or with `greenedge snap` afterwards, or use fewer activation bits)")
+    return (
+        f"as its certificate foretold: {sentence(recorded, kernels)} (cure: put the biases on the accumulators' grid, with "
+        "quantise.fold_batch_norm=true in training or with `greenedge snap` afterwards, or use fewer activation bits)"
+    )
 
 
 def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
@@ -68,8 +87,10 @@ def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
     result = tested["kernels"][kernels]
     runtime = f"{tested['runtime']} {tested['version']}"
     if result["mismatches"]:
-        return (f"the arithmetic of {runtime} is not the emulated one: {result['mismatches']:,} of {result['pairs']:,} values of the "
-                "self-test differ")
+        return (
+            f"the arithmetic of {runtime} is not the emulated one: {result['mismatches']:,} of {result['pairs']:,} values of the "
+            "self-test differ"
+        )
     left = sorted({layer["operator"] for layer in recorded["layers"]} & set(tested["left_to_builtins"]))
     if kernels == "xnnpack" and left:
         return f"XNNPACK in {runtime} does not run every {' and '.join(left)} of this file"
@@ -84,7 +105,9 @@ def read_proof(certificate: Path, selftest: Path, kernels: Sequence[str]) -> tup
         for name in kernels:
             summary(recorded, name), doubts(recorded, tested, name)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise GreenedgeError(f"{certificate} or {selftest.name} is damaged ({type(error).__name__}: {error}); run the build stage again.") from None
+        raise GreenedgeError(
+            f"{certificate} or {selftest.name} is damaged ({type(error).__name__}: {error}); run the build stage again."
+        ) from None
     return recorded, tested
 
 

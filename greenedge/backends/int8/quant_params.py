@@ -51,7 +51,12 @@ def lifted(code: Encoding) -> tuple[int, Encoding]:
 
 def encode_input(lo: int, hi: int, zero_level: int | None = None) -> Encoding:
     """The encoding of an input, whose levels need no clamp: the zero point is free."""
-    return replace(encode(lo, hi), zero_level=min(max(0, lo), hi) if zero_level is None else zero_level, scale=1.0, activation="NONE")
+    return replace(
+        encode(lo, hi),
+        zero_level=min(max(0, lo), hi) if zero_level is None else zero_level,
+        scale=1.0,
+        activation="NONE",
+    )
 
 
 def encode(lo: int, hi: int, zero_level: int | None = None) -> Encoding:

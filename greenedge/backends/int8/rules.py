@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.errors import Reason
-from greenedge.graph import ConvTranspose, Dense, Graph, Input, Op, Requantise
 from greenedge.backends.int8.arithmetic import LEAST, MOST
 from greenedge.backends.int8.layers import INT32, WIDEST_INPUT
-from greenedge.backends.int8.quant_params import LEVELS
 from greenedge.backends.int8.legalise import SUMS, is_straight, off_line, reach
+from greenedge.backends.int8.quant_params import LEVELS
+from greenedge.errors import Reason
+from greenedge.graph import ConvTranspose, Dense, Graph, Input, Op, Requantise
 
 
 def storage(graph: Graph, op: Op) -> list[Reason]:
@@ -54,8 +54,15 @@ def weights(graph: Graph, op, runtime: str) -> list[Reason]:
     low, high = int(op.weight.min(initial=0)), int(op.weight.max(initial=0))
     if low < LEAST + falls or high > MOST:
         worst = -low if falls else low if -low > high else high
-        found.append(Reason(op.name, "too-wide", f"a weight of {worst}", "int8 weights lie in -127…127",
-                            "use narrow-range weights of at most 8 bits"))
+        found.append(
+            Reason(
+                op.name,
+                "too-wide",
+                f"a weight of {worst}",
+                "int8 weights lie in -127…127",
+                "use narrow-range weights of at most 8 bits",
+            )
+        )
     axes = tuple(range(op.weight.ndim - 1)) if isinstance(op, Dense) else tuple(range(1, op.weight.ndim))
     if isinstance(op, ConvTranspose):
         axes = (0, *range(2, op.weight.ndim))

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.graph import Requantise
 from greenedge.backends.int8.arithmetic import SCALE_LIMIT
 from greenedge.backends.int8.certificate import Problem, Solution, count_differing, judge, wrong_points
 from greenedge.backends.int8.legalise import reach
+from greenedge.graph import Requantise
 
 _BLOCK = 1 << 21  # elements of one intermediate array
 _ROOM = 4.0  # a scale is sought within this factor of the fitted slope
@@ -46,8 +46,9 @@ def solve(problem: Problem) -> Solution:
     return Solution(factor[back], scale[back], constant[back], spread)
 
 
-def solve_output_scale(problem: Problem, zero: int, constant: int, divisor: int, ratios: tuple[float, float],
-                       all_sets: bool) -> tuple[float, Solution] | None:
+def solve_output_scale(
+    problem: Problem, zero: int, constant: int, divisor: int, ratios: tuple[float, float], all_sets: bool
+) -> tuple[float, Solution] | None:
     """The output scale with which an operator without weights is right everywhere, and the proof.
 
     Its only freedom is the scale of what it writes, which goes into the slope scale_in / (scale_out * divisor); its line goes through
@@ -98,7 +99,9 @@ def _fit(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     variance = (dx * dx).sum(axis=1)
     jump = dh.max(axis=1, initial=0) - dh.min(axis=1, initial=0)
     far = np.maximum(problem.x_hi - centre_x, centre_x - problem.x_lo) + 1
-    single = np.where(jump > 0, 1 + jump, 0.5 / far)  # steps at one accumulator only: steep, or too flat for a second one
+    single = np.where(
+        jump > 0, 1 + jump, 0.5 / far
+    )  # steps at one accumulator only: steep, or too flat for a second one
     slope = np.where(variance > 0, (dx * dh).sum(axis=1) / np.maximum(variance, 1e-300), single)
     return slope, centre_x, centre_h
 
@@ -143,8 +146,12 @@ class _Best:
 
     @classmethod
     def none(cls, sets: int, rows: int) -> _Best:
-        return cls(np.zeros(rows, np.int64), np.ones(rows, np.float32), np.zeros(rows, np.int64),
-                   np.full((sets, rows), _UNTRIED))
+        return cls(
+            np.zeros(rows, np.int64),
+            np.ones(rows, np.float32),
+            np.zeros(rows, np.int64),
+            np.full((sets, rows), _UNTRIED),
+        )
 
     @property
     def settled(self) -> np.ndarray:
@@ -181,7 +188,9 @@ def _try_factor(problem: Problem, certified: np.ndarray, first: bool) -> tuple[n
     possible = first | np.where(certified, both, (lows <= highs * (1 + _TOUCHING)).any(axis=1))
     rest = np.flatnonzero(wrong.any(axis=0) & possible)
     if len(rest):
-        scale[rest], constant[rest], wrong[:, rest] = _wide(problem.rows(rest), constants[rest], lows[rest], highs[rest])
+        scale[rest], constant[rest], wrong[:, rest] = _wide(
+            problem.rows(rest), constants[rest], lows[rest], highs[rest]
+        )
     return scale, constant, wrong
 
 
@@ -213,8 +222,13 @@ def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
             early = 0.5 / np.frexp(nominal)[0]  # the reference convolution's first rounding comes this much early
             shifted = _interval(some, b, early, nominal)
             both_low, both_high = np.maximum(low, shifted[0]), np.minimum(high, shifted[1])
-        order = np.concatenate([np.argsort(both_low / both_high, axis=1, kind="stable")[:, :keep],
-                                np.argsort(low / high, axis=1, kind="stable")[:, :keep]], axis=1)
+        order = np.concatenate(
+            [
+                np.argsort(both_low / both_high, axis=1, kind="stable")[:, :keep],
+                np.argsort(low / high, axis=1, kind="stable")[:, :keep],
+            ],
+            axis=1,
+        )
         fits = np.take_along_axis(both_low < both_high, order, axis=1)
         both[part] = fits.any(axis=1)
         constants[part] = np.take_along_axis(b, order, axis=1)
@@ -223,7 +237,9 @@ def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return constants, lows, highs, both
 
 
-def _interval(problem: Problem, b: np.ndarray, early: np.ndarray | float, nominal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _interval(
+    problem: Problem, b: np.ndarray, early: np.ndarray | float, nominal: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """For constants b (R, N): the ends (R, N) of the s that are right in real arithmetic; low > high where there is none."""
     clipped, h = problem.clipped[:, None, :], problem.halves
     k = problem.factor[:, None, None]
@@ -233,8 +249,11 @@ def _interval(problem: Problem, b: np.ndarray, early: np.ndarray | float, nomina
     with np.errstate(divide="ignore", invalid="ignore"):
         up, down = h / u, h / v
     no = np.inf
-    upper = np.where(h > 0, np.where(below & (u > 0), up, no),
-                     np.minimum(np.where(below & (u >= 0), 0, no), np.where(reached & (v < 0), down, no)))
+    upper = np.where(
+        h > 0,
+        np.where(below & (u > 0), up, no),
+        np.minimum(np.where(below & (u >= 0), 0, no), np.where(reached & (v < 0), down, no)),
+    )
     lower = np.where(h > 0, np.where(reached, np.where(v > 0, down, no), 0), np.where(below & (u < 0), up, 0))
     low = np.maximum(lower.max(axis=2, initial=0), nominal / _ROOM)
     high = np.minimum(upper.min(axis=2, initial=no), np.minimum(nominal * _ROOM, SCALE_LIMIT * 0.99))
@@ -243,10 +262,10 @@ def _interval(problem: Problem, b: np.ndarray, early: np.ndarray | float, nomina
 
 def _wide(problem: Problem, constants, lows, highs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Several places in several intervals, judged by the emulations: scale, constant, (2, R) wrong points."""
-    ratio = np.minimum(highs / lows, _ROOM ** 2)
-    places = np.concatenate([lows * ratio ** f for f in _FRACTIONS], axis=1)
+    ratio = np.minimum(highs / lows, _ROOM**2)
+    places = np.concatenate([lows * ratio**f for f in _FRACTIONS], axis=1)
     scales = _as_weight_scale(problem, places)
-    middle = scales[:, :lows.shape[1]]
+    middle = scales[:, : lows.shape[1]]
     near = [(middle.view(np.int32) + n).astype(np.int32).view(np.float32) for n in _NEIGHBOURS]
     scales = np.concatenate([scales, *near], axis=1)
     b = np.tile(constants, (1, len(_FRACTIONS) + len(_NEIGHBOURS)))
@@ -272,8 +291,11 @@ def _fewest(problem: Problem, scale: np.ndarray, constant: np.ndarray) -> tuple[
     scales = _as_weight_scale(problem, grid.reshape(len(b), -1))
     constants = np.repeat(b, _GRID, axis=1)
     order = np.argsort(_real_distance(problem, scales, constants), axis=1, kind="stable")[:, :_FINALISTS]
-    return _count_finalists(problem, np.column_stack([scale, np.take_along_axis(scales, order, axis=1)]),
-                            np.column_stack([constant, np.take_along_axis(constants, order, axis=1)]))
+    return _count_finalists(
+        problem,
+        np.column_stack([scale, np.take_along_axis(scales, order, axis=1)]),
+        np.column_stack([constant, np.take_along_axis(constants, order, axis=1)]),
+    )
 
 
 def _real_distance(problem: Problem, scales: np.ndarray, constants: np.ndarray) -> np.ndarray:
@@ -292,8 +314,10 @@ def _real_distance(problem: Problem, scales: np.ndarray, constants: np.ndarray) 
 
 def _count_finalists(problem: Problem, scales: np.ndarray, constants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The finalist with the fewest differing accumulators, the first kernel set before the others."""
-    counts = [[count_differing(problem, kernels, scales[:, n], constants[:, n])[0] for n in range(scales.shape[1])]
-              for kernels in problem.kernels]
+    counts = [
+        [count_differing(problem, kernels, scales[:, n], constants[:, n])[0] for n in range(scales.shape[1])]
+        for kernels in problem.kernels
+    ]
     first, *others = (np.stack(c, axis=1).astype(np.float64) for c in counts)
     rest = sum(others, np.zeros_like(first))
     best = np.argmin(first + rest / (rest.max(initial=0) + 1), axis=1)

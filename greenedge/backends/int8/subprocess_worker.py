@@ -11,8 +11,9 @@ LIMIT_S = 1800
 Tell = Callable[[int, int, str], None]
 
 
-def watched(argv: list[str], log: Path, total: int, label: str, progress: Tell = lambda *_: None,
-            limit_s: float = LIMIT_S) -> tuple[int | None, str]:
+def watched(
+    argv: list[str], log: Path, total: int, label: str, progress: Tell = lambda *_: None, limit_s: float = LIMIT_S
+) -> tuple[int | None, str]:
     """Exit status (None: out of time) and standard error of the worker; its words of progress ("done N") are passed on."""
     expired = threading.Event()
     with open(log, "w+", encoding="utf-8", errors="replace") as errors:

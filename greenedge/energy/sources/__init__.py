@@ -12,9 +12,9 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from greenedge.errors import EvidenceError
 from greenedge.energy.clock import Clock, RealClock
 from greenedge.energy.source import Found, Source
+from greenedge.errors import EvidenceError
 
 SOURCES = {
     "powercap": "greenedge.energy.sources.powercap",

@@ -13,9 +13,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenedge.errors import TargetError
 from greenedge.energy.clock import Clock
 from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.errors import TargetError
 from greenedge.files.package_data import shipped
 
 # Greatest gain error of the sensor alone, the first page of TI's data sheets INA226 (SBOS547), INA3221 (SBOS576),

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
 from greenedge.energy.counter_unwrap import Unwrapper
+from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
 
 _FIX_PACKAGE = 'pip install "greenedge[nvidia]"'
 _FIX_DRIVER = "install the NVIDIA driver, or give the container the GPU (--gpus all)"
@@ -113,7 +113,10 @@ class NvmlEnergy(_Gpu):
             max_power_w=_MAX_W,
             host_included=False,
             part_time=_SENSOR_S,
-            notes=(*self.named, "integrates the power sensor, which may see a quarter of the time",),
+            notes=(
+                *self.named,
+                "integrates the power sensor, which may see a quarter of the time",
+            ),
         )
         self._unwrap, self.guard_s = Unwrapper(self.info), None
 

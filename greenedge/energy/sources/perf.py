@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
 from greenedge.energy.counter_unwrap import Unwrapper
+from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
 
 _PMU = "sys/bus/event_source/devices/power"
 _COVERS = {

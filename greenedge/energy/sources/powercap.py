@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
 from greenedge.energy.counter_unwrap import Unwrapper
+from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
 
 _ZONE = re.compile(r"intel-rapl(-mmio)?:\d+(:\d+)?")
 _FIX_DENIED = (

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
 from greenedge.energy.counter_unwrap import Unwrapper
+from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
 
 _FIX = 'pip install "greenedge[zeus]" on a machine with an AMD or Apple GPU; for NVIDIA use nvml'
 # Part of an Apple chip -> (Zeus's field in millijoules, what it covers)

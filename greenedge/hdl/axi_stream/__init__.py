@@ -55,8 +55,13 @@ class Stream:
     @classmethod
     def from_plain(cls, data: dict) -> Stream:
         """From what `plain` gave."""
-        return cls(**{**data, **{key: tuple(data[key]) for key in ("shape", "offset") if key in data},
-                      "layout": tuple(tuple(loop) for loop in data.get("layout", ()))})
+        return cls(
+            **{
+                **data,
+                **{key: tuple(data[key]) for key in ("shape", "offset") if key in data},
+                "layout": tuple(tuple(loop) for loop in data.get("layout", ())),
+            }
+        )
 
 
 def pack(stream: Stream, x: np.ndarray) -> bytes:
@@ -64,14 +69,14 @@ def pack(stream: Stream, x: np.ndarray) -> bytes:
     ordered = x.reshape(len(x), -1)[:, stream.order].reshape(len(x), stream.beats, stream.elements, 1).astype(np.int64)
     bits = ((ordered >> np.arange(stream.bits)) & 1).astype(np.uint8).reshape(len(x) * stream.beats, -1)
     padded = np.zeros((len(bits), stream.width), np.uint8)
-    padded[:, :bits.shape[1]] = bits
+    padded[:, : bits.shape[1]] = bits
     return np.packbits(padded, axis=1, bitorder="little").tobytes()
 
 
 def unpack(stream: Stream, data: bytes, samples: int) -> np.ndarray:
     """The int64 values, of shape (samples, *shape), that those beats carry. ValueError for another number of bytes."""
     beats = np.frombuffer(data, np.uint8).reshape(samples * stream.beats, stream.bytes)
-    bits = np.unpackbits(beats, axis=1, bitorder="little")[:, :stream.elements * stream.bits]
+    bits = np.unpackbits(beats, axis=1, bitorder="little")[:, : stream.elements * stream.bits]
     bits = bits.reshape(-1, stream.bits).astype(np.int64)
     weights = 1 << np.arange(stream.bits, dtype=np.int64)
     if stream.signed:

@@ -19,16 +19,34 @@ import platformdirs
 
 from greenedge.errors import ToolError
 from greenedge.hdl.axi_stream import Stream, pack, unpack
-from greenedge.tools.discover import end_with_parent
-from greenedge.tools.discover import find_tool
+from greenedge.tools.discover import end_with_parent, find_tool
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _RUN_S = 1800
 _LEAST_PORT_BITS = 96  # Verilator gives a port an array of words only beyond 64 bits; the harness reads arrays
-_FLAGS = ("--cc", "--exe", "--build", "-j", "2", "-O3", "--x-initial", "unique", "--no-timing", "--top-module", "sim_top",
-          "--Mdir", "obj", "-o", "../sim", "-Wno-fatal", "-Werror-USERFATAL", "-Wno-lint", "-Wno-style")
+_FLAGS = (
+    "--cc",
+    "--exe",
+    "--build",
+    "-j",
+    "2",
+    "-O3",
+    "--x-initial",
+    "unique",
+    "--no-timing",
+    "--top-module",
+    "sim_top",
+    "--Mdir",
+    "obj",
+    "-o",
+    "../sim",
+    "-Wno-fatal",
+    "-Werror-USERFATAL",
+    "-Wno-lint",
+    "-Wno-style",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,10 @@ class Stall:
         So now the input, now the output and now the design is the slowest, and every queue runs full and empty. A pause of a
         few cycles that a busy design does not even notice would check little. Without an interval one cycle in four.
         """
-        input_, output_ = (min(255, max(64, 256 - round(256 * stream.beats / interval))) if interval else 64 for stream in (source, output))
+        input_, output_ = (
+            min(255, max(64, 256 - round(256 * stream.beats / interval))) if interval else 64
+            for stream in (source, output)
+        )
         return cls(seed, input_, output_)
 
 
@@ -89,27 +110,45 @@ endmodule
 """
 
 
-def compile_model(sources: Mapping[str, bytes], progress: Callable[[str], None], harness: Path = _HARNESS,
-                  flags: Sequence[str] = ("-CFLAGS", "-O1")) -> Path:
+def compile_model(
+    sources: Mapping[str, bytes],
+    progress: Callable[[str], None],
+    harness: Path = _HARNESS,
+    flags: Sequence[str] = ("-CFLAGS", "-O1"),
+) -> Path:
     """The simulator of these SystemVerilog sources (name -> content, packages first); compiled once per content.
 
     `harness` is the C++ program around the model of `sim_top`; `flags` are Verilator's, the C++ compiler's among them.
     """
     tool = find_tool("verilator")
-    command = Command(("{verilator}", *_FLAGS, *flags, *sources, "harness.cpp"), "verilator.log",
-                      "compiling the simulation model with Verilator", timeout_s=1800)
+    command = Command(
+        ("{verilator}", *_FLAGS, *flags, *sources, "harness.cpp"),
+        "verilator.log",
+        "compiling the simulation model with Verilator",
+        timeout_s=1800,
+    )
     plan = Plan({**sources, "harness.cpp": harness.read_bytes()}, (command,), ("sim",))
     folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{tool.version}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as lock:  # two runs of one design wait for each other instead of sharing a work folder
+    with open(
+        folder.with_suffix(".lock"), "w"
+    ) as lock:  # two runs of one design wait for each other instead of sharing a work folder
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "sim").is_file():
             execute(plan, folder, progress)
     return folder / "sim"
 
 
-def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray,
-              keep: Sequence[str] = (), stall: Stall = Stall(), patience: int = 100_000) -> Simulated:
+def run_model(
+    model: Path,
+    folder: Path,
+    source: Stream,
+    streams: Sequence[Stream],
+    x: np.ndarray,
+    keep: Sequence[str] = (),
+    stall: Stall = Stall(),
+    patience: int = 100_000,
+) -> Simulated:
     """Feeds `x` (samples, *shape) through `model`, which reads its memory files relative to `folder`.
 
     `streams[0]` is the output. Raises ToolError for a deadlock, a time-out or a model that ends early.
@@ -117,8 +156,11 @@ def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Strea
     with tempfile.TemporaryDirectory(prefix="greenedge-sim-") as scratch:
         work = Path(scratch)
         (work / "input.bin").write_bytes(pack(source, x))
-        lines = [f"input {work / 'input.bin'} {source.bytes} {source.beats} {len(x)}",
-                 f"stall {stall.seed} {stall.input_per_256} {stall.output_per_256}", f"patience {patience}"]
+        lines = [
+            f"input {work / 'input.bin'} {source.bytes} {source.beats} {len(x)}",
+            f"stall {stall.seed} {stall.input_per_256} {stall.output_per_256}",
+            f"patience {patience}",
+        ]
         offset = 0
         for index, s in enumerate(streams):
             path = work / f"{index}.bin" if index == 0 or s.edge in keep else "-"
@@ -126,8 +168,11 @@ def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Strea
             offset += s.bytes
         (work / "run.txt").write_text("\n".join(lines) + "\n")
         said = _run(model, folder, work / "run.txt")
-        values = {s.edge: unpack(s, (work / f"{index}.bin").read_bytes(), len(x))
-                  for index, s in enumerate(streams) if index == 0 or s.edge in keep}
+        values = {
+            s.edge: unpack(s, (work / f"{index}.bin").read_bytes(), len(x))
+            for index, s in enumerate(streams)
+            if index == 0 or s.edge in keep
+        }
     done = [int(cycle) for cycle in re.findall(r"^done \d+ (\d+)$", said, re.MULTILINE)]
     begin = int(re.search(r"^begin (\d+)$", said, re.MULTILINE).group(1))
     interval = (done[-1] - done[len(done) // 2]) / (len(done) - 1 - len(done) // 2) if len(done) > 2 else None
@@ -136,13 +181,24 @@ def run_model(model: Path, folder: Path, source: Stream, streams: Sequence[Strea
 
 def _run(model: Path, folder: Path, description: Path) -> str:
     try:
-        done = subprocess.run([str(model), str(description)], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, errors="replace", timeout=_RUN_S, check=False, preexec_fn=end_with_parent)
+        done = subprocess.run(
+            [str(model), str(description)],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_RUN_S,
+            check=False,
+            preexec_fn=end_with_parent,
+        )
     except subprocess.TimeoutExpired:
         raise ToolError(f"the simulation of {folder} did not end within {_RUN_S} s; give it fewer samples.") from None
     except OSError as error:
-        raise ToolError(f"the simulation model {model} cannot be run ({error.strerror}); remove {model.parent} and run "
-                        "the same command again.") from None
+        raise ToolError(
+            f"the simulation model {model} cannot be run ({error.strerror}); remove {model.parent} and run "
+            "the same command again."
+        ) from None
     if done.returncode == 0:
         return done.stdout
     said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith(("done", "begin"))]

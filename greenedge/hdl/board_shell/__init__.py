@@ -27,8 +27,20 @@ __all__ = ["CoreInfo", "Shell", "shell", "shell_request"]
 
 RTL = hdl.RTL / "board"
 TEMPLATES = Path(__file__).with_name("templates")
-UNITS = ("ge_check.sv", "ge_uart_rx.sv", "ge_uart_tx.sv", "ge_spi.sv", "ge_deframe.sv", "ge_enframe.sv", "ge_feeder.sv",
-         "ge_collector.sv", "ge_counters.sv", "ge_host.sv", "ge_reset.sv", "ge_light.sv")
+UNITS = (
+    "ge_check.sv",
+    "ge_uart_rx.sv",
+    "ge_uart_tx.sv",
+    "ge_spi.sv",
+    "ge_deframe.sv",
+    "ge_enframe.sv",
+    "ge_feeder.sv",
+    "ge_collector.sv",
+    "ge_counters.sv",
+    "ge_host.sv",
+    "ge_reset.sv",
+    "ge_light.sv",
+)
 LINKS = {"uart": ("uart_rx", "uart_tx"), "spi": ("spi_sck", "spi_mosi", "spi_miso", "spi_cs")}
 # family -> what a shell takes of a device: logic cells as placed, block memories (benchmarks/board_bitstreams.py, without the core)
 SHELL_COST = {"ecp5": (2700, 3), "ice40": (2400, 7), "gowin": (2000, 3)}
@@ -65,7 +77,9 @@ class Shell:
     board: Mapping[str, object]
 
 
-def shell_request(target: Target, model: str, clock_hz: int | None = None, baud: int | None = None, link: str = "uart") -> dict:
+def shell_request(
+    target: Target, model: str, clock_hz: int | None = None, baud: int | None = None, link: str = "uart"
+) -> dict:
     """Everything about the shell that is known before the core is: plain data for a plan's shell.json.
 
     `clock_hz`: core clock wanted, the board file's host.core_hz if None, else the board's own. Raises TargetError with
@@ -82,22 +96,37 @@ def shell_request(target: Target, model: str, clock_hz: int | None = None, baud:
     if not BAUDS[0] <= baud <= BAUDS[1]:
         reasons.append(f"{target.name}: {baud:,} baud is asked for; a board's UART does {BAUDS[0]:,} to {BAUDS[1]:,}.")
     if not target.clock_hz or not target.clock_pin:
-        reasons.append(f"{target.name}: key 'clock' is missing; a shell needs the pin and frequency of the board's clock.")
+        reasons.append(
+            f"{target.name}: key 'clock' is missing; a shell needs the pin and frequency of the board's clock."
+        )
     if reasons:
         raise TargetError("\n".join(reasons))
     clock = core_clock(target.device.family, target.clock_hz, wanted)
     if link == "uart" and clock.hz < CYCLES_PER_BIT * baud:
-        raise TargetError(f"{target.name}: {baud:,} baud need a clock of at least {CYCLES_PER_BIT * baud / 1e6:g} MHz and the core's "
-                          f"is {clock.hz / 1e6:g} MHz; choose a lower rate or a faster clock.")
+        raise TargetError(
+            f"{target.name}: {baud:,} baud need a clock of at least {CYCLES_PER_BIT * baud / 1e6:g} MHz and the core's "
+            f"is {clock.hz / 1e6:g} MHz; choose a lower rate or a faster clock."
+        )
     signals = ("clk", *LINKS[link], *(name for name in ("led", "button", "marker") if name in target.pins))
     pins = {name: target.clock_pin if name == "clk" else target.pins[name] for name in signals}
-    return {"target": target.name, "model": model, "link": link, "baud": baud, "family": clock.family,
-            "board_hz": clock.board_hz, "clock_hz": clock.hz, "pll": [list(item) for item in clock.settings], "pins": pins,
-            "io": {name: list(target.io.get(name, target.io.get("default", ()))) for name in signals},
-            "active_low": [name for name in target.host.get("active_low", ()) if name in pins]}
+    return {
+        "target": target.name,
+        "model": model,
+        "link": link,
+        "baud": baud,
+        "family": clock.family,
+        "board_hz": clock.board_hz,
+        "clock_hz": clock.hz,
+        "pll": [list(item) for item in clock.settings],
+        "pins": pins,
+        "io": {name: list(target.io.get(name, target.io.get("default", ()))) for name in signals},
+        "active_low": [name for name in target.host.get("active_low", ()) if name in pins],
+    }
 
 
-def shell(core: CoreInfo, target: Target, clock_hz: int | None = None, baud: int | None = None, link: str = "uart") -> Shell:
+def shell(
+    core: CoreInfo, target: Target, clock_hz: int | None = None, baud: int | None = None, link: str = "uart"
+) -> Shell:
     """The board around `core`. Raises TargetError as `shell_request` does."""
     return join(core, shell_request(target, core.model, clock_hz, baud, link))
 
@@ -109,14 +138,21 @@ def join(core: CoreInfo, request: Mapping, cycles: int | None = None) -> Shell:
     board = {**_board(core, request), "cycles_per_inference": cycles}
     constraints, content = constraint_file(clock.family, request["pins"], request["io"], clock.board_hz)
     units = {f"board/{name}": (RTL / name).read_bytes() for name in UNITS}
-    files = {**units, "board/ge_clock.v": clock_module(clock).encode(), f"board/{constraints}": content,
-             "board/board.sv": _top(core, request, board).encode(),
-             "board/sim_clock.v": simulated_clock_module().encode(),
-             "board.json": (json.dumps(board, indent=1) + "\n").encode(), **_clients(board)}
+    files = {
+        **units,
+        "board/ge_clock.v": clock_module(clock).encode(),
+        f"board/{constraints}": content,
+        "board/board.sv": _top(core, request, board).encode(),
+        "board/sim_clock.v": simulated_clock_module().encode(),
+        "board.json": (json.dumps(board, indent=1) + "\n").encode(),
+        **_clients(board),
+    }
     sources = (*units, "board/board.sv")
     for name, listed in (("core.f", core.sources), ("board.f", sources)):
         files[name] = "".join(f"{path}\n" for path in listed).encode()
-    return Shell(files, sources, (*core.sources, *units, "board/sim_clock.v", "board/board.sv"), "board", clock.hz, board)
+    return Shell(
+        files, sources, (*core.sources, *units, "board/sim_clock.v", "board/board.sv"), "board", clock.hz, board
+    )
 
 
 def _board(core: CoreInfo, request: Mapping) -> dict:
@@ -129,10 +165,22 @@ def _board(core: CoreInfo, request: Mapping) -> dict:
     buffer_log2 = max(_LEAST_BUFFER, (2 * (sizes["input"]["bytes"] + 16) - 1).bit_length())
     store_log2 = max(9, (2 * sizes["output"]["bytes_per_beat"] - 1).bit_length())
     assert sizes["input"]["bytes"] <= 32_000 and sizes["output"]["bytes"] <= 32_000, "a sample must fit a frame"
-    return {"format": "greenedge-board/1", "protocol": protocol.VERSION, "target": request["target"], "model": core.model,
-            "link": request["link"], "baud": request["baud"], "clock_hz": request["clock_hz"], "credit": 1 << buffer_log2,
-            "buffer_log2": buffer_log2, "store_log2": store_log2, "input": {**sizes["input"], "stream": dict(core.source)},
-            "output": {**sizes["output"], "stream": dict(core.output)}, "active_low": list(request["active_low"]), "sources": list(core.sources)}
+    return {
+        "format": "greenedge-board/1",
+        "protocol": protocol.VERSION,
+        "target": request["target"],
+        "model": core.model,
+        "link": request["link"],
+        "baud": request["baud"],
+        "clock_hz": request["clock_hz"],
+        "credit": 1 << buffer_log2,
+        "buffer_log2": buffer_log2,
+        "store_log2": store_log2,
+        "input": {**sizes["input"], "stream": dict(core.source)},
+        "output": {**sizes["output"], "stream": dict(core.output)},
+        "active_low": list(request["active_low"]),
+        "sources": list(core.sources),
+    }
 
 
 def _top(core: CoreInfo, request: Mapping, board: Mapping) -> str:
@@ -194,12 +242,23 @@ def _clients(board: Mapping) -> dict[str, bytes]:
     """The hosts that need no greenedge: client.py and greenedge_client.h."""
     source, output = board["input"]["stream"], board["output"]["stream"]
     digest = bytes.fromhex(board["model"])
-    values = {"input_bytes": board["input"]["bytes"], "output_bytes": board["output"]["bytes"], "baud": board["baud"],
-              "model": ", ".join(f"0x{byte:02x}" for byte in digest), "digest": board["model"], "target": board["target"]}
+    values = {
+        "input_bytes": board["input"]["bytes"],
+        "output_bytes": board["output"]["bytes"],
+        "baud": board["baud"],
+        "model": ", ".join(f"0x{byte:02x}" for byte in digest),
+        "digest": board["model"],
+        "target": board["target"],
+    }
     for name, stream in (("in", source), ("out", output)):
-        values |= {f"{name}_bits": stream["bits"], f"{name}_elements": stream["elements"], f"{name}_beats": stream["beats"],
-                   f"{name}_shape": tuple(stream["shape"]), f"{name}_signed": bool(stream["signed"]),
-                   f"{name}_offset": tuple(stream.get("offset", ()))}
+        values |= {
+            f"{name}_bits": stream["bits"],
+            f"{name}_elements": stream["elements"],
+            f"{name}_beats": stream["beats"],
+            f"{name}_shape": tuple(stream["shape"]),
+            f"{name}_signed": bool(stream["signed"]),
+            f"{name}_offset": tuple(stream.get("offset", ())),
+        }
     files = {}
     for name in ("client.py", "greenedge_client.h"):
         template = TEMPLATES / f"{name}.in" if name.endswith(".py") else TEMPLATES / name
@@ -215,8 +274,13 @@ def write_shell(folder: Path) -> dict:
     """
     request = json.loads((folder / "shell.json").read_text())
     about = json.loads((folder / "streams.json").read_text())
-    core = CoreInfo(about["top"], about["streams"][0], about["streams"][-1], request["model"],
-                    tuple(f"rtl/{name}" for name in about["sources"]))
+    core = CoreInfo(
+        about["top"],
+        about["streams"][0],
+        about["streams"][-1],
+        request["model"],
+        tuple(f"rtl/{name}" for name in about["sources"]),
+    )
     made = join(core, request, about.get("estimated_cycles"))
     for name, content in made.files.items():
         path = folder / name

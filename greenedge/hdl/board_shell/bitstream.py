@@ -29,7 +29,9 @@ def bitstream_of(build: Path) -> Path:
     """The bitstream in a build folder. Raises GreenedgeError where there is none."""
     found = [build / name for name in PRODUCT.values() if (build / name).is_file()]
     if not found:
-        raise GreenedgeError(f"{build} has no bitstream ({', '.join(PRODUCT.values())}); run the build for a board to its end.")
+        raise GreenedgeError(
+            f"{build} has no bitstream ({', '.join(PRODUCT.values())}); run the build for a board to its end."
+        )
     return found[0]
 
 
@@ -55,29 +57,64 @@ def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: i
     """
     family = _known(target)
     name, routed, pack = {
-        "ecp5": ("nextpnr-ecp5", ("--textcfg", "top.config"),
-                 ("{ecppack}", "--compress", "--input", "top.config", "--bit", PRODUCT["ecp5"])),
+        "ecp5": (
+            "nextpnr-ecp5",
+            ("--textcfg", "top.config"),
+            ("{ecppack}", "--compress", "--input", "top.config", "--bit", PRODUCT["ecp5"]),
+        ),
         "ice40": ("nextpnr-ice40", ("--asc", "top.asc"), ("{icepack}", "top.asc", PRODUCT["ice40"])),
-        "gowin": ("nextpnr-himbaechel", ("--write", "top.pnr.json"),
-                  ("{gowin_pack}", *target.device.toolchain.get("pack", ()), "-o", PRODUCT["gowin"], "top.pnr.json"))}[family]
-    arguments = (*target.device.toolchain["nextpnr"], "--json", NETLIST, *_constraints(request), *routed,
-                 "--timing-allow-fail", "--report", REPORT, "--detailed-timing-report")
+        "gowin": (
+            "nextpnr-himbaechel",
+            ("--write", "top.pnr.json"),
+            ("{gowin_pack}", *target.device.toolchain.get("pack", ()), "-o", PRODUCT["gowin"], "top.pnr.json"),
+        ),
+    }[family]
+    arguments = (
+        *target.device.toolchain["nextpnr"],
+        "--json",
+        NETLIST,
+        *_constraints(request),
+        *routed,
+        "--timing-allow-fail",
+        "--report",
+        REPORT,
+        "--detailed-timing-report",
+    )
     label = "place and route with nextpnr (its first call compiles it: a minute)"
     if seeds == 1:
         place = (Command((f"{{{name}}}", *arguments, "--seed", str(seed)), "nextpnr.log", label, _PLACE_S),)
     else:
-        race = ("{python}", "-m", "greenedge.hdl.board_shell.seeds", str(seed), str(seeds), f"{routed[-1]},{REPORT}", name, *arguments)
-        place = (Command((f"{{{name}}}", "--version"), "nextpnr-version.log", "asking nextpnr for its version"),
-                 Command(race, "nextpnr.log", f"{label}, {seeds} seeds", _PLACE_S * seeds))
-    registers = Command(("{python}", "-m", "greenedge.hdl.board_shell.ram_registers", _SYNTHESISED, NETLIST), "registers.log",
-                        "moving registers into block RAMs")
-    return (Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"), "yosys-out.log",
-                    "synthesis with yosys (its first call compiles it: a minute)"),
-            *((registers,) if family == "ecp5" else ()),
-            Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells"),
-            *place,
-            Command(("{python}", "-m", "greenedge.hdl.board_shell.timing"), "timing.log", "checking the clock"),
-            Command(pack, "pack.log", "packing the bitstream"))
+        race = (
+            "{python}",
+            "-m",
+            "greenedge.hdl.board_shell.seeds",
+            str(seed),
+            str(seeds),
+            f"{routed[-1]},{REPORT}",
+            name,
+            *arguments,
+        )
+        place = (
+            Command((f"{{{name}}}", "--version"), "nextpnr-version.log", "asking nextpnr for its version"),
+            Command(race, "nextpnr.log", f"{label}, {seeds} seeds", _PLACE_S * seeds),
+        )
+    registers = Command(
+        ("{python}", "-m", "greenedge.hdl.board_shell.ram_registers", _SYNTHESISED, NETLIST),
+        "registers.log",
+        "moving registers into block RAMs",
+    )
+    return (
+        Command(
+            ("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"),
+            "yosys-out.log",
+            "synthesis with yosys (its first call compiles it: a minute)",
+        ),
+        *((registers,) if family == "ecp5" else ()),
+        Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells"),
+        *place,
+        Command(("{python}", "-m", "greenedge.hdl.board_shell.timing"), "timing.log", "checking the clock"),
+        Command(pack, "pack.log", "packing the bitstream"),
+    )
 
 
 def _constraints(request: Mapping) -> tuple[str, ...]:
@@ -89,5 +126,7 @@ def _constraints(request: Mapping) -> tuple[str, ...]:
 def _known(target: Target) -> str:
     family = target.device.family
     if family not in PRODUCT:
-        raise TargetError(f"{target.name}: greenedge makes no bitstream for family {family!r}; it does for {', '.join(PRODUCT)}.")
+        raise TargetError(
+            f"{target.name}: greenedge makes no bitstream for family {family!r}; it does for {', '.join(PRODUCT)}."
+        )
     return family

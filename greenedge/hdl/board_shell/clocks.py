@@ -28,12 +28,18 @@ def core_clock(family: str, board_hz: int, wanted_hz: int) -> Clock:
     if wanted_hz == board_hz:
         return Clock(family, board_hz, board_hz)
     if family not in _SEARCH:
-        raise TargetError(f"greenedge knows no PLL of family {family!r}; it knows {', '.join(_SEARCH)}, "
-                          f"or use the board's own {board_hz / _MHZ:g} MHz.")
-    found = [(-hz, abs(vco - ideal), settings) for hz, vco, ideal, settings in _SEARCH[family](board_hz) if hz <= wanted_hz]
+        raise TargetError(
+            f"greenedge knows no PLL of family {family!r}; it knows {', '.join(_SEARCH)}, "
+            f"or use the board's own {board_hz / _MHZ:g} MHz."
+        )
+    found = [
+        (-hz, abs(vco - ideal), settings) for hz, vco, ideal, settings in _SEARCH[family](board_hz) if hz <= wanted_hz
+    ]
     if not found:
-        raise TargetError(f"the PLL of {family} makes nothing at or below {wanted_hz / _MHZ:g} MHz from "
-                          f"{board_hz / _MHZ:g} MHz; ask for another core clock.")
+        raise TargetError(
+            f"the PLL of {family} makes nothing at or below {wanted_hz / _MHZ:g} MHz from "
+            f"{board_hz / _MHZ:g} MHz; ask for another core clock."
+        )
     hz, _, settings = min(found)
     return Clock(family, board_hz, int(-hz), settings)
 
@@ -48,8 +54,12 @@ def _ecp5(board_hz: int) -> Iterator[tuple]:
             hz = board_hz * feedback / refer
             for out in range(1, 129):
                 if hz % 1 == 0 and 10 * _MHZ <= hz <= 400 * _MHZ and 400 * _MHZ <= hz * out <= 800 * _MHZ:
-                    yield hz, hz * out, 600 * _MHZ, (("CLKI_DIV", refer), ("CLKFB_DIV", feedback), ("CLKOP_DIV", out),
-                                                     ("CLKOP_CPHASE", out // 2))
+                    yield (
+                        hz,
+                        hz * out,
+                        600 * _MHZ,
+                        (("CLKI_DIV", refer), ("CLKFB_DIV", feedback), ("CLKOP_DIV", out), ("CLKOP_CPHASE", out // 2)),
+                    )
 
 
 def _ice40(board_hz: int) -> Iterator[tuple]:
@@ -64,9 +74,14 @@ def _ice40(board_hz: int) -> Iterator[tuple]:
         for divf in range(128):
             vco = detector * (divf + 1)
             for divq in range(1, 7):
-                hz = vco / 2 ** divq
+                hz = vco / 2**divq
                 if hz % 1 == 0 and 533 * _MHZ <= vco <= 1066 * _MHZ and 16 * _MHZ <= hz <= 275 * _MHZ:
-                    yield hz, vco, 800 * _MHZ, (("DIVR", divr), ("DIVF", divf), ("DIVQ", divq), ("FILTER_RANGE", filter_range))
+                    yield (
+                        hz,
+                        vco,
+                        800 * _MHZ,
+                        (("DIVR", divr), ("DIVF", divf), ("DIVQ", divq), ("FILTER_RANGE", filter_range)),
+                    )
 
 
 def _gowin(board_hz: int) -> Iterator[tuple]:
@@ -136,4 +151,6 @@ module ge_clock (
 
 def simulated_clock_module() -> str:
     """Stands for `ge_clock` in simulation: there the pin itself moves at the core's frequency, already locked."""
-    return clock_module(Clock("simulation", 1, 1)).replace("the board's own clock", "simulation: the pin moves at the core's rate")
+    return clock_module(Clock("simulation", 1, 1)).replace(
+        "the board's own clock", "simulation: the pin moves at the core's rate"
+    )

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from greenedge.errors import TargetError
 
 
-def constraint_file(family: str, pins: Mapping[str, str], io: Mapping[str, Sequence[str]], clock_hz: int) -> tuple[str, bytes]:
+def constraint_file(
+    family: str, pins: Mapping[str, str], io: Mapping[str, Sequence[str]], clock_hz: int
+) -> tuple[str, bytes]:
     """(name, content) for signals {port: pin}. `io` has settings per signal as the tool writes them ("IO_TYPE=LVCMOS33"),
     under "default" for those that are not named. Raises TargetError for a family without a writer."""
     name, write = constraint_name(family), _WRITERS[family][1]
     settings = {port: tuple(io.get(port, io.get("default", ()))) for port in pins}
     return name, "".join(f"{line}\n" for line in write(pins, settings, clock_hz)).encode()
-
 
 
 def constraint_name(family: str) -> str:
@@ -33,8 +34,10 @@ def _lpf(pins, settings, clock_hz) -> list[str]:
 
 
 def _pcf(pins, settings, clock_hz) -> list[str]:
-    return [*(" ".join(("set_io", *settings[port], port, pin)) for port, pin in pins.items()),
-            f"set_frequency clk {clock_hz / 1e6:g}"]
+    return [
+        *(" ".join(("set_io", *settings[port], port, pin)) for port, pin in pins.items()),
+        f"set_frequency clk {clock_hz / 1e6:g}",
+    ]
 
 
 def _cst(pins, settings, clock_hz) -> list[str]:

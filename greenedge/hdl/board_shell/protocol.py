@@ -52,21 +52,52 @@ MAX_PAYLOAD = 0xFFFF
 OPEN, DATA, LOOP, READ, MARK = 0x01, 0x02, 0x03, 0x04, 0x05
 ANSWER = 0x80
 OPENED, RESULT, LOOPED, VALUES, MARKED, ERROR = 0x81, 0x82, 0x83, 0x84, 0x85, 0xFF
-NAMES = {OPEN: "OPEN", DATA: "DATA", LOOP: "LOOP", READ: "READ", MARK: "MARK", OPENED: "OPENED", RESULT: "RESULT",
-         LOOPED: "LOOPED", VALUES: "VALUES", MARKED: "MARKED", ERROR: "ERROR"}
+NAMES = {
+    OPEN: "OPEN",
+    DATA: "DATA",
+    LOOP: "LOOP",
+    READ: "READ",
+    MARK: "MARK",
+    OPENED: "OPENED",
+    RESULT: "RESULT",
+    LOOPED: "LOOPED",
+    VALUES: "VALUES",
+    MARKED: "MARKED",
+    ERROR: "ERROR",
+}
 NOT_OPEN, BAD_LENGTH, UNKNOWN = 1, 2, 3
-ERRORS = {NOT_OPEN: "the board has been reset since the session began", BAD_LENGTH: "a length that is no whole number of samples",
-          UNKNOWN: "a request that this board does not know"}
+ERRORS = {
+    NOT_OPEN: "the board has been reset since the session began",
+    BAD_LENGTH: "a length that is no whole number of samples",
+    UNKNOWN: "a request that this board does not know",
+}
 
 # Status registers of 32 bits, up to 36 cycles old; a count of cycles has two, the low one first. Where the low one is about to
 # overflow, the high one may be of a later time: read again. What is marked * starts anew with every OPEN.
-REGISTERS = {"magic": 0, "version": 1, "clock_hz": 2, "baud": 3, "input_bytes": 4, "output_bytes": 5, "credit": 6,
-             "marks": 7, "model": 8,               # model: 8 registers, sha256 of the integer graph
-             "cycles": 16, "busy": 18, "stalled": 20,  # *: all; a sample in the core; an output not taken
-             "samples_in": 22, "samples_out": 23,  # *
-             "latency": 24,                        # *: cycles from first beat in to last beat out, last sample alone
-             "interval": 25,                       # *: cycles between the last two samples' last beats
-             "frames": 26, "bad_frames": 27, "line_errors": 28, "overflows": 29, "opens": 30, "state": 31}
+REGISTERS = {
+    "magic": 0,
+    "version": 1,
+    "clock_hz": 2,
+    "baud": 3,
+    "input_bytes": 4,
+    "output_bytes": 5,
+    "credit": 6,
+    "marks": 7,
+    "model": 8,  # model: 8 registers, sha256 of the integer graph
+    "cycles": 16,
+    "busy": 18,
+    "stalled": 20,  # *: all; a sample in the core; an output not taken
+    "samples_in": 22,
+    "samples_out": 23,  # *
+    "latency": 24,  # *: cycles from first beat in to last beat out, last sample alone
+    "interval": 25,  # *: cycles between the last two samples' last beats
+    "frames": 26,
+    "bad_frames": 27,
+    "line_errors": 28,
+    "overflows": 29,
+    "opens": 30,
+    "state": 31,
+}
 REGISTER_COUNT = 32
 LONG = ("cycles", "busy", "stalled")
 

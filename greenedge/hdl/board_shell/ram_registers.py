@@ -65,14 +65,22 @@ def _merge(ram: dict, cells: dict, readers: Mapping) -> int:
 def _merge_port(ram: dict, sides: str, cells: dict, readers: Mapping) -> int:
     clock_side = sides[-1]  # a 36-bit read belongs to port B's clock
     connections = ram["connections"]
-    if connections.get(f"RST{clock_side}", ["0"]) != ["0"] or any(_text(ram, f"REGMODE_{side}", "NOREG") != "NOREG" for side in sides):
+    if connections.get(f"RST{clock_side}", ["0"]) != ["0"] or any(
+        _text(ram, f"REGMODE_{side}", "NOREG") != "NOREG" for side in sides
+    ):
         return 0
     clock = (connections[f"CLK{clock_side}"], _text(ram, f"CLK{clock_side}MUX", f"CLK{clock_side}") == "INV")
     moves: dict[str, str] = {}
     for port, bits in connections.items():
         if not port.startswith("DO") or port[2] not in sides:
             continue
-        using = [reader for bit in bits if not isinstance(bit, str) for reader in readers[bit] if reader[1] != port or cells.get(reader[0]) is not ram]
+        using = [
+            reader
+            for bit in bits
+            if not isinstance(bit, str)
+            for reader in readers[bit]
+            if reader[1] != port or cells.get(reader[0]) is not ram
+        ]
         if not using:
             continue
         name, pin = using[0]
@@ -93,8 +101,13 @@ def _plain(cell: Mapping | None, clock: tuple) -> bool:
     if cell is None or cell["type"] != "TRELLIS_FF":
         return False
     connections = cell["connections"]
-    return (_text(cell, "CEMUX", "1") == "1" and connections.get("LSR", ["0"]) == ["0"] and _text(cell, "LSRMUX", "LSR") == "LSR"
-            and _text(cell, "REGSET", "RESET") == "RESET" and (connections["CLK"], _text(cell, "CLKMUX", "CLK") == "INV") == clock)
+    return (
+        _text(cell, "CEMUX", "1") == "1"
+        and connections.get("LSR", ["0"]) == ["0"]
+        and _text(cell, "LSRMUX", "LSR") == "LSR"
+        and _text(cell, "REGSET", "RESET") == "RESET"
+        and (connections["CLK"], _text(cell, "CLKMUX", "CLK") == "INV") == clock
+    )
 
 
 def _text(cell: Mapping, name: str, default: str) -> str:

@@ -27,7 +27,9 @@ FOLDER = "seeds"
 _POLL_S, _GRACE_S = 0.1, 5.0
 
 
-def race(tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seeds: Sequence[int], clock_hz: float) -> dict[int, float]:
+def race(
+    tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seeds: Sequence[int], clock_hz: float
+) -> dict[int, float]:
     """Clocks reached by seed, in the order in which they ended. Raises ToolError where every seed failed.
 
     As many run at a time as there are processors. They stay in our process group: whoever ends us ends them.
@@ -63,8 +65,14 @@ def _start(tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seed: i
     folder.mkdir(parents=True, exist_ok=True)
     own = [f"{FOLDER}/{seed}/{argument}" if argument in outputs else argument for argument in arguments]
     with open(folder / "nextpnr.log", "wb") as log:
-        return subprocess.Popen([*tool.argv, *own, "--seed", str(seed)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                env={**os.environ, **tool.env}, preexec_fn=end_with_parent)
+        return subprocess.Popen(
+            [*tool.argv, *own, "--seed", str(seed)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **tool.env},
+            preexec_fn=end_with_parent,
+        )
 
 
 def _reached(seed: int, clock_hz: float) -> float:
@@ -106,7 +114,10 @@ def main(first: str, count: str, outputs: str, name: str, *arguments: str) -> in
         print((Path(FOLDER) / str(chosen) / "nextpnr.log").read_text(errors="replace"))
         shutil.rmtree(FOLDER)
         with write_aside(Path("seeds.json")) as path:
-            path.write_text(json.dumps({"chosen": chosen, "fmax_hz": {str(seed): hz for seed, hz in reached.items()}}, indent=1) + "\n")
+            path.write_text(
+                json.dumps({"chosen": chosen, "fmax_hz": {str(seed): hz for seed, hz in reached.items()}}, indent=1)
+                + "\n"
+            )
     except (GreenedgeError, OSError, ValueError, KeyError) as error:
         print(f"error: {str(error).rstrip('.')}")
         return 1

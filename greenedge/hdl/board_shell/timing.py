@@ -27,14 +27,26 @@ def timing(report: Mapping, clock_hz: float) -> dict:
     found = [entry["achieved"] * 1e6 for entry in report.get("fmax", {}).values()]
     paths = [path for path in report.get("critical_paths", ()) if "<async>" not in (path["from"], path["to"])]
     worst = max(paths, key=lambda path: sum(step["delay"] for step in path["path"]), default=None)
-    core = max((endpoint["delay"][-1] for net in report.get("detailed_net_timings", ()) if "<async>" not in net.get("event", "")
-                for endpoint in net["endpoints"] if endpoint["cell"].startswith(_CORE) and "<async>" not in endpoint["event"]),
-               default=None)
+    core = max(
+        (
+            endpoint["delay"][-1]
+            for net in report.get("detailed_net_timings", ())
+            if "<async>" not in net.get("event", "")
+            for endpoint in net["endpoints"]
+            if endpoint["cell"].startswith(_CORE) and "<async>" not in endpoint["event"]
+        ),
+        default=None,
+    )
     fmax_hz = min(found, default=None)
     # the longest path of all may end in the core, and the two figures are rounded otherwise
     core_hz = max(1 / (core * _NS), fmax_hz or 0.0) if core else None
-    return {"clock_hz": clock_hz, "fmax_hz": fmax_hz, "core_fmax_hz": core_hz,
-            "from": worst and place(worst["path"][0]["from"]["cell"]), "to": worst and place(worst["path"][-1]["to"]["cell"])}
+    return {
+        "clock_hz": clock_hz,
+        "fmax_hz": fmax_hz,
+        "core_fmax_hz": core_hz,
+        "from": worst and place(worst["path"][0]["from"]["cell"]),
+        "to": worst and place(worst["path"][-1]["to"]["cell"]),
+    }
 
 
 def place(cell: str) -> str:
@@ -55,7 +67,8 @@ def require(found: Mapping) -> None:
         raise GreenedgeError(
             f"the clock is not met: {reached / 1e6:.1f} MHz are reached of {wanted / 1e6:g} MHz, the longest path runs from "
             f"{found['from']} to {found['to']}; ask for a lower clock (--set build.clock_hz={lower}) or several placements "
-            "(--set build.seeds=4)")
+            "(--set build.seeds=4)"
+        )
 
 
 def main() -> int:

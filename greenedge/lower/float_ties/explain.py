@@ -22,7 +22,7 @@ _MOST_TRIED = 256
 def reachable_by_ties(lowered: Lowered, ints: Mapping[str, np.ndarray], wanted: np.ndarray) -> bool:
     """Whether flipping ties of this one sample leads to `wanted` on the (single) output edge."""
     graph, trace = lowered.graph, lowered.trace
-    output, = graph.outputs
+    (output,) = graph.outputs
     pending = [(0, {edge: ints[edge] for edge in graph.inputs}, {})]
     tried = 0
     while pending and tried < _MOST_TRIED:
@@ -45,7 +45,9 @@ def _agrees(op, values, errors, wanted: np.ndarray) -> bool:
     its sum, and which value is the largest may hang on that rounding.
     """
     if isinstance(op, ArgMax):
-        return bool(may_win(op, values[op.inputs[0]], errors[op.inputs[0]], wanted.reshape(values[op.output].shape)).all())
+        return bool(
+            may_win(op, values[op.inputs[0]], errors[op.inputs[0]], wanted.reshape(values[op.output].shape)).all()
+        )
     noise = 0 if isinstance(op, Requantise) else np.floor(errors[op.output] + 0.5)
     return bool((np.abs(values[op.output] - wanted) <= noise).all())
 

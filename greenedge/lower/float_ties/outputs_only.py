@@ -19,8 +19,8 @@ import numpy as np
 from greenedge.graph.execute import execute_op, linear_float
 from greenedge.graph.ops import Add, ArgMax, Conv, ConvTranspose, Dense, Graph, Input, Op, Pad, Requantise, SumPool
 from greenedge.lower.builder import Quantised, Trace
-from greenedge.lower.prologue_epilogue import dequantiser
 from greenedge.lower.expr import U32
+from greenedge.lower.prologue_epilogue import dequantiser
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,18 @@ def _differences(op: Op, trace: Trace, values, errors, got: np.ndarray) -> list[
         lowest, highest = possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
     else:
         lowest = highest = expected
-    return [Difference(at[0], op.name, tuple(at[1:]), *(int(part[tuple(at)]) for part in (expected, got, lowest, highest)))
-            for at in where.tolist()]
+    return [
+        Difference(at[0], op.name, tuple(at[1:]), *(int(part[tuple(at)]) for part in (expected, got, lowest, highest)))
+        for at in where.tolist()
+    ]
 
 
 # -- the error of a float execution ------------------------------------------------------------------------------------
 
-def error_of(op: Op, graph: Graph, trace: Trace, values: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray]) -> np.ndarray:
+
+def error_of(
+    op: Op, graph: Graph, trace: Trace, values: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray]
+) -> np.ndarray:
     """Bound on how far the float tensor behind op.output is from its integers, in units of them.
 
     A quantiser's output is exact: what dequantising it costs is counted where it is read.
@@ -191,4 +196,6 @@ def _on_magnitudes(op: Op, xs: list[np.ndarray]) -> np.ndarray:
         return sum(abs(m) * x for m, x in zip(op.multipliers, xs))
     if isinstance(op, SumPool):
         return execute_op(dataclasses.replace(op, pad_value=0), xs, None)
-    return linear_float(dataclasses.replace(op, weight=np.abs(op.weight), **({"pad_value": 0} if isinstance(op, Conv) else {})), xs[0])
+    return linear_float(
+        dataclasses.replace(op, weight=np.abs(op.weight), **({"pad_value": 0} if isinstance(op, Conv) else {})), xs[0]
+    )

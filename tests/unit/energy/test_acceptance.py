@@ -7,13 +7,13 @@ import pytest
 
 from greenedge.energy.importers import trace_row
 from greenedge.energy.liveness import check
-from greenedge.energy.sync_edges import match_edges, match_pattern
 from greenedge.energy.meters import CounterMeter
 from greenedge.energy.method import Method, Window, Windows
-from greenedge.energy.source import SourceFault, Trace, integrate
 from greenedge.energy.session import Repetition, run_session
 from greenedge.energy.simulate import MachineWorkload
+from greenedge.energy.source import SourceFault, Trace, integrate
 from greenedge.energy.stats import mean_interval
+from greenedge.energy.sync_edges import match_edges, match_pattern
 from tests.unit.energy.fakes import ar1, setup
 
 RANGE_J = 262143.328850

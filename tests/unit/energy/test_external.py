@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy import external_meter
 from greenedge.energy.clock import VirtualClock
 from greenedge.energy.commands import app
 from greenedge.energy.method import Method
 from greenedge.energy.simulate import FakeMachine, MachineWorkload
+from greenedge.errors import GreenedgeError
 
 OFFSET_S, DRIFT, RATE = 73.137, 50e-6, 500.0
 
@@ -92,7 +92,14 @@ def test_a_joulescope_recording_with_its_marker(tmp_path):
     writer.source_def(source_id=1, name="js220", vendor="x", model="x", version="1", serial_number="1")
     for signal, kind, name in ((3, pyjls.DataType.F32, "power"), (5, pyjls.DataType.U1, "gpi[0]")):
         writer.signal_def(
-            signal_id=signal, source_id=1, signal_type=fsr, data_type=kind, sample_rate=rate, name=name, units="", **blocks
+            signal_id=signal,
+            source_id=1,
+            signal_type=fsr,
+            data_type=kind,
+            sample_rate=rate,
+            name=name,
+            units="",
+            **blocks,
         )
     high = (np.arange(n) >= 3000) & (np.arange(n) < 7000)
     writer.fsr_f32(3, 0, np.where(high, 5.0, 2.0).astype(np.float32))

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy import estimate, external_meter, importers, plots, results, terminal
 from greenedge.energy.commands import app
 from greenedge.energy.comparison import compare
 from greenedge.energy.html import page
 from greenedge.energy.selftest import simulated_document
+from greenedge.errors import GreenedgeError
 
 SOUND = simulated_document(names=("a", "b"))
 for _row in SOUND["rows"]:
@@ -169,6 +169,8 @@ RECORDS = sorted((Path(__file__).parents[3] / "benchmarks" / "records").glob("*.
 def test_records_of_machines_that_were_at_hand_are_whole(path):
     """They load by the rules of today, are measured, and say that a GPU does not see its host."""
     data = results.load(path)
-    assert all(row["evidence"] in ("measured", "derived") and row["liveness"]["state"] == "alive" for row in data["rows"])
+    assert all(
+        row["evidence"] in ("measured", "derived") and row["liveness"]["state"] == "alive" for row in data["rows"]
+    )
     assert {row["host_included"] for row in data["rows"]} == {False}
     assert "<svg" in page(data)

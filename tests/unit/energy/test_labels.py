@@ -13,14 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.energy import plots, results, terminal
 from greenedge.energy.comparison import compare
-from greenedge.energy.evidence import (EVIDENCE, SCOPES, Figure, add, check_comparable, evidence_class, key_for, require, worst)
-from greenedge.energy.source import SourceInfo
+from greenedge.energy.evidence import (
+    EVIDENCE,
+    SCOPES,
+    Figure,
+    add,
+    check_comparable,
+    evidence_class,
+    key_for,
+    require,
+    worst,
+)
 from greenedge.energy.html import page
 from greenedge.energy.html import table as page_table
 from greenedge.energy.selftest import simulated_document
+from greenedge.energy.source import SourceInfo
+from greenedge.errors import EvidenceError, GreenedgeError
 
 
 def _row(name, evidence, scope="chip", covers="cpu", value=1.5, accuracy=None, **more):

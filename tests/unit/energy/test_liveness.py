@@ -10,8 +10,8 @@ from greenedge.energy.liveness import check
 from greenedge.energy.measurement import measure_sources
 from greenedge.energy.meters import InlineRecorder, SampledMeter
 from greenedge.energy.method import Method
-from greenedge.energy.source import Reading, SourceFault, SourceInfo
 from greenedge.energy.simulate import FakeCounter, FakeMachine, FakePower, MachineWorkload
+from greenedge.energy.source import Reading, SourceFault, SourceInfo
 
 
 class Noise:

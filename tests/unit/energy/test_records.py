@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from greenedge.errors import GreenedgeError
 from greenedge.energy import carbon, estimate, importers, results, stats
 from greenedge.energy.commands import app
 from greenedge.energy.evidence import Figure
 from greenedge.energy.measurement import measure
 from greenedge.energy.method import Method
-from greenedge.energy.source import SourceFault, Trace, integrate
 from greenedge.energy.sampler import SamplerProcess
 from greenedge.energy.simulate import FakePowercapTree
+from greenedge.energy.source import SourceFault, Trace, integrate
 from greenedge.energy.workloads import CallableWorkload, CommandWorkload, SerialWorkload
+from greenedge.errors import GreenedgeError
 from tests.unit.energy.fakes import hwmon_chip
 
 

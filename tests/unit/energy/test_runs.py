@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from greenedge.run import energy
 from greenedge.cli import app
 from greenedge.energy import results
 from greenedge.energy.method import Window
 from greenedge.energy.session import Repetition
 from greenedge.energy.workloads import PipeWorkload, at_once
 from greenedge.errors import GreenedgeError
+from greenedge.run import energy
 
 TDP = ("--source", "estimate", "--tdp", "15", "--threads", "4", "--tdp-source", "a data sheet", "--window", "0.2")
 
@@ -75,7 +75,9 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
     said = cli("energy", "measure", run, "--runtime", "tensorrt", code=1).stderr
     assert "there is no runtime 'tensorrt'; runtimes are: litert, litert-reference, tflite-runtime, onnxruntime" in said
     said = cli("energy", "measure", run, "--batch", "64", code=1).stderr
-    assert "tflite takes one sample at a time, --batch 64 was given; the runtimes that take more are: onnxruntime" in said
+    assert (
+        "tflite takes one sample at a time, --batch 64 was given; the runtimes that take more are: onnxruntime" in said
+    )
     done = cli("energy", "measure", run, *TDP, "--require", "measured", "--json", code=3)
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
     assert (

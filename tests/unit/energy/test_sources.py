@@ -12,18 +12,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from greenedge.errors import EvidenceError, TargetError
 from greenedge.energy.clock import RealClock, VirtualClock
+from greenedge.energy.counter_unwrap import adopt
 from greenedge.energy.liveness import check
 from greenedge.energy.measurement import measure, measure_sources
 from greenedge.energy.method import Method
-from greenedge.energy.source import SourceFault
 from greenedge.energy.simulate import FAULTS, FakeCounter, FakeMachine, FakePower, FakePowercapTree, MachineWorkload
+from greenedge.energy.source import SourceFault
 from greenedge.energy.sources import SOURCES, find_all, hwmon, load, nvml, perf, powercap, ppk2
 from greenedge.energy.sources import zeus as zeus_bridge
 from greenedge.energy.sources.joulescope import Joulescope
 from greenedge.energy.sources.otii import Otii
-from greenedge.energy.counter_unwrap import adopt
+from greenedge.errors import EvidenceError, TargetError
 from tests.unit.energy.fakes import NVML_STUB, hwmon_chip, setup
 
 

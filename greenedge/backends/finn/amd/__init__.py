@@ -31,11 +31,22 @@ def request(target: Target, model: str, clock_hz: int | None = None, fps: float 
     Raises TargetError for a family or board that is not AMD's.
     """
     if target.device.family not in DSP:
-        raise TargetError(f"{target.name}: family {target.device.family!r} is none of AMD's; those are {', '.join(DSP)}.")
+        raise TargetError(
+            f"{target.name}: family {target.device.family!r} is none of AMD's; those are {', '.join(DSP)}."
+        )
     finn, board_part, shell = BOARDS.get(target.name, (None, None, None))
-    return {"target": target.name, "model": model, "part": target.device.part, "family": target.device.family,
-            "clock_hz": clock_hz or target.clock_hz, "dsp": target.device.resources.get("dsp", 0), "finn_board": finn, "board_part": board_part, "shell": shell,
-            "fps": fps}
+    return {
+        "target": target.name,
+        "model": model,
+        "part": target.device.part,
+        "family": target.device.family,
+        "clock_hz": clock_hz or target.clock_hz,
+        "dsp": target.device.resources.get("dsp", 0),
+        "finn_board": finn,
+        "board_part": board_part,
+        "shell": shell,
+        "fps": fps,
+    }
 
 
 def packed(stitched, request: Mapping):

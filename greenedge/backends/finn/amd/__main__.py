@@ -1,8 +1,8 @@
 """In the build folder, after stitching:
 
-    python -m greenedge.backends.finn.amd write      what Vivado and the board want, from amd.json and streams.json
-    python -m greenedge.backends.finn.amd run        Vivado, and FINN's complete flow, where they are; writes vivado.json
-    python -m greenedge.backends.finn.amd read       vivado.json from the reports of a Vivado that the plan itself ran
+python -m greenedge.backends.finn.amd write      what Vivado and the board want, from amd.json and streams.json
+python -m greenedge.backends.finn.amd run        Vivado, and FINN's complete flow, where they are; writes vivado.json
+python -m greenedge.backends.finn.amd read       vivado.json from the reports of a Vivado that the plan itself ran
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from greenedge.files.atomic_write import write_aside
 from greenedge.graph import load_graph
 
 _LIMIT_S = 3 * 3600
-_MISSING = ("vivado is not on PATH: the project, the overlay and its driver, and FINN's own flow (finn-build/) are written, nothing was "
-            "synthesised by Vivado; run `vivado -mode batch -source vivado/core.tcl` (and overlay.tcl) in the build folder where it is, "
-            "or build with --set build.synthesis=vivado, with --docker in its image.")
+_MISSING = (
+    "vivado is not on PATH: the project, the overlay and its driver, and FINN's own flow (finn-build/) are written, nothing was "
+    "synthesised by Vivado; run `vivado -mode batch -source vivado/core.tcl` (and overlay.tcl) in the build folder where it is, "
+    "or build with --set build.synthesis=vivado, with --docker in its image."
+)
 
 
 def main(what: str) -> int:
@@ -61,16 +63,25 @@ def _implemented(here: Path, request: dict, vivado: str | None, run: bool) -> di
     counted = utilisation(here / FOLDER / "utilization.rpt")
     highest = fmax_hz(here / FOLDER / "timing.rpt", request["clock_hz"])
     if highest < request["clock_hz"]:
-        raise ToolError(f"Vivado closes the core at {highest / 1e6:.1f} MHz, {request['clock_hz'] / 1e6:g} MHz are asked for; "
-                        "ask for a slower clock with --set build.clock_hz=….")
+        raise ToolError(
+            f"Vivado closes the core at {highest / 1e6:.1f} MHz, {request['clock_hz'] / 1e6:g} MHz are asked for; "
+            "ask for a slower clock with --set build.clock_hz=…."
+        )
     bitstream = None
     if request["shell"] == "vivado_zynq":
         if run:
             _run(here, vivado, "overlay")
         bitstream = f"{FOLDER}/greenedge.bit"
         if not (here / bitstream).is_file():
-            raise ToolError(f"Vivado ended without an error but did not make {bitstream}; its log is {FOLDER}/overlay.log.")
-    return {"vivado": _version(vivado) if vivado else "in an image", "core": {**counted, "fmax_hz": highest}, "bitstream": bitstream, "finn": _finn(here)}
+            raise ToolError(
+                f"Vivado ended without an error but did not make {bitstream}; its log is {FOLDER}/overlay.log."
+            )
+    return {
+        "vivado": _version(vivado) if vivado else "in an image",
+        "core": {**counted, "fmax_hz": highest},
+        "bitstream": bitstream,
+        "finn": _finn(here),
+    }
 
 
 def _finn(here: Path) -> str | None:
@@ -82,13 +93,24 @@ def _finn(here: Path) -> str | None:
     folder = here / FINN
     with open(folder / "finn.log", "wb") as log:
         try:
-            done = subprocess.run([finn, "build", "build.yaml", "model.onnx"], cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
-                                  stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(folder.absolute())},
-                                  timeout=_LIMIT_S, check=False)
+            done = subprocess.run(
+                [finn, "build", "build.yaml", "model.onnx"],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": str(folder.absolute())},
+                timeout=_LIMIT_S,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
-            raise ToolError(f"finn build did not end within {_LIMIT_S // 3600} hours and was stopped; its log is {folder / 'finn.log'}.") from None
+            raise ToolError(
+                f"finn build did not end within {_LIMIT_S // 3600} hours and was stopped; its log is {folder / 'finn.log'}."
+            ) from None
     if done.returncode != 0 or not (folder / "output").is_dir():
-        raise ToolError(f"finn build ended with exit status {done.returncode} and left no output; its log is {folder / 'finn.log'}.")
+        raise ToolError(
+            f"finn build ended with exit status {done.returncode} and left no output; its log is {folder / 'finn.log'}."
+        )
     return f"{FINN}/output"
 
 
@@ -97,18 +119,30 @@ def _run(here: Path, vivado: str, name: str) -> None:
     print(f"progress: Vivado on {name}.tcl", flush=True)
     argv = [vivado, "-mode", "batch", "-nojournal", "-log", str(log), "-source", f"{FOLDER}/{name}.tcl"]
     try:
-        done = subprocess.run(argv, cwd=here, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                              timeout=_LIMIT_S, check=False)
+        done = subprocess.run(
+            argv,
+            cwd=here,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LIMIT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise ToolError(f"vivado did not end within {_LIMIT_S // 3600} hours on {name}.tcl and was stopped.") from None
     if done.returncode != 0:
         said = re.search(r"^ERROR:.*$", done.stdout + done.stderr, re.MULTILINE)
-        raise ToolError(f"vivado ended with exit status {done.returncode} on {name}.tcl: "
-                        f"{said[0][:200] if said else 'it printed no error'}; its log is {log}.")
+        raise ToolError(
+            f"vivado ended with exit status {done.returncode} on {name}.tcl: "
+            f"{said[0][:200] if said else 'it printed no error'}; its log is {log}."
+        )
 
 
 def _version(vivado: str) -> str:
-    done = subprocess.run([vivado, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [vivado, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
+    )
     found = re.search(r"v(\d{4}\.\d[\w.]*)", done.stdout)
     return found[1] if found else "unknown"
 

@@ -38,29 +38,63 @@ tee -q -o stat.json stat -json
 def finn_files(graph: Graph, request: Mapping) -> dict[str, bytes]:
     """FINN's complete flow on the integer graph: model, configuration, the step that hands the graph over, how to run it."""
     outputs = ["estimate_reports", "stitched_ip", "bitfile", "pynq_driver", "deployment_package"]
-    steps = ["greenedge_steps.step_hand_over", "step_convert_to_hw", "step_create_dataflow_partition", "step_specialize_layers",
-             "step_target_fps_parallelization", "step_apply_folding_config", "step_generate_estimate_reports",
-             "step_generate_hardware", "step_create_stitched_ip", "step_prepare_synthesis", "step_synthesize_bitfile",
-             "step_make_driver", "step_deployment_package"]
-    settings = {"output_dir": "output", "board": request["finn_board"], "shell_flow_type": request["shell"],
-                "synth_clk_period_ns": round(1e9 / request["clock_hz"], 3), "standalone_thresholds": True,
-                "target_fps": round(request["fps"] or _FPS),
-                "generate_outputs": outputs, "steps": steps}
-    text = "# FINN's complete flow for this model. Made by greenedge.\n" + json.dumps(settings, indent=1) + "\n"  # JSON is YAML
-    return {f"{FINN}/build.yaml": text.encode(), f"{FINN}/model.onnx": to_qonnx(graph).SerializeToString(deterministic=True),
-            f"{FINN}/greenedge_steps.py": (_TEMPLATES / "greenedge_steps.py").read_bytes(),
-            f"{FINN}/README.md": (_TEMPLATES / "finn-build.md").read_bytes()}
+    steps = [
+        "greenedge_steps.step_hand_over",
+        "step_convert_to_hw",
+        "step_create_dataflow_partition",
+        "step_specialize_layers",
+        "step_target_fps_parallelization",
+        "step_apply_folding_config",
+        "step_generate_estimate_reports",
+        "step_generate_hardware",
+        "step_create_stitched_ip",
+        "step_prepare_synthesis",
+        "step_synthesize_bitfile",
+        "step_make_driver",
+        "step_deployment_package",
+    ]
+    settings = {
+        "output_dir": "output",
+        "board": request["finn_board"],
+        "shell_flow_type": request["shell"],
+        "synth_clk_period_ns": round(1e9 / request["clock_hz"], 3),
+        "standalone_thresholds": True,
+        "target_fps": round(request["fps"] or _FPS),
+        "generate_outputs": outputs,
+        "steps": steps,
+    }
+    text = (
+        "# FINN's complete flow for this model. Made by greenedge.\n" + json.dumps(settings, indent=1) + "\n"
+    )  # JSON is YAML
+    return {
+        f"{FINN}/build.yaml": text.encode(),
+        f"{FINN}/model.onnx": to_qonnx(graph).SerializeToString(deterministic=True),
+        f"{FINN}/greenedge_steps.py": (_TEMPLATES / "greenedge_steps.py").read_bytes(),
+        f"{FINN}/README.md": (_TEMPLATES / "finn-build.md").read_bytes(),
+    }
 
 
 def amd_commands(request: Mapping, vivado: bool = False) -> tuple[Command, ...]:
     """The project's texts, a resource check with open tools, then Vivado: where it is, or (`vivado`) as a step that must succeed,
     which --docker can run in its image."""
     python = lambda *words: ("{python}", "-m", _MODULE, *words)
-    before = (Command(python("write"), "amd.log", "writing the Vivado project"),
-              Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "amd.ys"), "yosys-out.log", "checking resources with yosys"))
+    before = (
+        Command(python("write"), "amd.log", "writing the Vivado project"),
+        Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "amd.ys"), "yosys-out.log", "checking resources with yosys"),
+    )
     if not vivado:
         return (*before, Command(python("run"), "vivado.log", "Vivado, where it is", timeout_s=8 * 3600))
     names = ("core", "overlay") if request["shell"] == "vivado_zynq" else ("core",)
-    return (*before, *(Command(("vivado", "-mode", "batch", "-nojournal", "-source", f"vivado/{name}.tcl"), f"vivado-{name}.log",
-                               f"Vivado on {name}.tcl", timeout_s=3 * 3600) for name in names),
-            Command(python("read"), "vivado.log", "reading Vivado's reports"))
+    return (
+        *before,
+        *(
+            Command(
+                ("vivado", "-mode", "batch", "-nojournal", "-source", f"vivado/{name}.tcl"),
+                f"vivado-{name}.log",
+                f"Vivado on {name}.tcl",
+                timeout_s=3 * 3600,
+            )
+            for name in names
+        ),
+        Command(python("read"), "vivado.log", "reading Vivado's reports"),
+    )

@@ -23,10 +23,21 @@ _SAMPLES, _SEED = 32, 1
 def project_files(request: Mapping, about: Mapping, graph: Graph) -> dict[str, bytes]:
     """{"vivado/…": content} for what amd.json and streams.json say."""
     first, last = (Stream.from_plain(about["streams"][k]) for k in (0, -1))
-    assert max(first.bytes, last.bytes) <= _LANE_BYTES, "a beat of the core is at most as wide as a word of the DMA engine"
-    values = {**request, "top": about["top"], "sources": " ".join(f"rtl/{name}" for name in about["sources"]), "s_beats": first.beats,
-              "m_beats": last.beats, "taken": first.width, "given": last.width, "mhz": f"{request['clock_hz'] / 1e6:g}",
-              "period_ns": f"{1e9 / request['clock_hz']:.3f}", "digest": request["model"]}
+    assert max(first.bytes, last.bytes) <= _LANE_BYTES, (
+        "a beat of the core is at most as wide as a word of the DMA engine"
+    )
+    values = {
+        **request,
+        "top": about["top"],
+        "sources": " ".join(f"rtl/{name}" for name in about["sources"]),
+        "s_beats": first.beats,
+        "m_beats": last.beats,
+        "taken": first.width,
+        "given": last.width,
+        "mhz": f"{request['clock_hz'] / 1e6:g}",
+        "period_ns": f"{1e9 / request['clock_hz']:.3f}",
+        "digest": request["model"],
+    }
     names = ["core.tcl", "core.xdc", "memories.tcl"]
     files = {}
     if request["shell"] == "vivado_zynq":
@@ -46,11 +57,19 @@ def _filled(name: str, values: Mapping) -> bytes:
 
 
 def _driver(first: Stream, last: Stream) -> dict[str, object]:
-    values: dict[str, object] = {"out_signed": last.signed, "in_shape": first.shape, "out_shape": last.shape,
-                                 "out_offset": tuple(int(v) for v in np.resize(last.offset or (0,), last.elements * last.beats))}
+    values: dict[str, object] = {
+        "out_signed": last.signed,
+        "in_shape": first.shape,
+        "out_shape": last.shape,
+        "out_offset": tuple(int(v) for v in np.resize(last.offset or (0,), last.elements * last.beats)),
+    }
     for way, stream in (("in", first), ("out", last)):
-        values |= {f"{way}_bits": stream.bits, f"{way}_elements": stream.elements, f"{way}_beats": stream.beats,
-                   f"{way}_order": [int(k) for k in stream.order]}
+        values |= {
+            f"{way}_bits": stream.bits,
+            f"{way}_elements": stream.elements,
+            f"{way}_beats": stream.beats,
+            f"{way}_order": [int(k) for k in stream.order],
+        }
     return values
 
 

@@ -10,8 +10,14 @@ from greenedge.backends.finn.amd import REQUEST, RESULT
 from greenedge.errors import GreenedgeError
 
 # row of report_utilization -> (our name, how much one counts)
-_ROWS = {"CLB LUTs": ("lut", 1), "Slice LUTs": ("lut", 1), "CLB Registers": ("ff", 1), "Slice Registers": ("ff", 1), "DSPs": ("dsp", 1),
-         "Block RAM Tile": ("bram_bits", 36864)}
+_ROWS = {
+    "CLB LUTs": ("lut", 1),
+    "Slice LUTs": ("lut", 1),
+    "CLB Registers": ("ff", 1),
+    "Slice Registers": ("ff", 1),
+    "DSPs": ("dsp", 1),
+    "Block RAM Tile": ("bram_bits", 36864),
+}
 _CELLS = {"lut": ("LUT[1-6]", 1), "ff": ("FD[RSCP]E", 1), "dsp": ("DSP48E[12]", 1)}
 _BLOCKS = {"RAMB36E[12]": 36864, "RAMB18E[12]": 18432}
 _BY_YOSYS = "reported by yosys, FINN's core as behaviour: its DSP packing shows in Vivado only"
@@ -47,17 +53,37 @@ def report(folder: Path) -> dict:
     finn = read("finn.json") if (folder / "finn.json").is_file() else None  # FINN+ need not be asked
     request, vivado, stat = read(REQUEST), read(RESULT), read("stat.json")
     by_vivado = vivado.get("core")
-    counted = by_vivado or {**{name: build_dir.cells(stat, None, *cells) for name, cells in _CELLS.items()},
-                            "bram_bits": sum(build_dir.cells(stat, None, kind, bits) or 0 for kind, bits in _BLOCKS.items())}
+    counted = by_vivado or {
+        **{name: build_dir.cells(stat, None, *cells) for name, cells in _CELLS.items()},
+        "bram_bits": sum(build_dir.cells(stat, None, kind, bits) or 0 for kind, bits in _BLOCKS.items()),
+    }
     clock_hz, cycles = request["clock_hz"], simulated["interval_cycles"]
-    hardware = {**counted, "clock_hz": clock_hz, "cycles_per_inference": cycles, "latency_s": simulated["latency_cycles"] / clock_hz,
-                "ips": clock_hz / cycles if cycles else None, "estimated_cycles": design["interval_cycles"],
-                "rtl_sha256": simulated["rtl_sha256"], "tools": dict(record["tools"]),
-                "host_interface": "AXI DMA, vivado/driver.py" if request["shell"] == "vivado_zynq" else "none: FINN's flow makes it"}
-    evidence = {**dict.fromkeys(counted, "reported by Vivado" if by_vivado else _BY_YOSYS), "cycles_per_inference": "simulated",
-                "latency_s": "simulated", "ips": "simulated", "estimated_cycles": "estimated",
-                **({} if by_vivado else {"clock_hz": "asked for"})}
-    notes = [*design["notes"], *(build_dir.apart(design, finn) if finn else ()), *([] if by_vivado else [vivado["said"]])]
+    hardware = {
+        **counted,
+        "clock_hz": clock_hz,
+        "cycles_per_inference": cycles,
+        "latency_s": simulated["latency_cycles"] / clock_hz,
+        "ips": clock_hz / cycles if cycles else None,
+        "estimated_cycles": design["interval_cycles"],
+        "rtl_sha256": simulated["rtl_sha256"],
+        "tools": dict(record["tools"]),
+        "host_interface": "AXI DMA, vivado/driver.py"
+        if request["shell"] == "vivado_zynq"
+        else "none: FINN's flow makes it",
+    }
+    evidence = {
+        **dict.fromkeys(counted, "reported by Vivado" if by_vivado else _BY_YOSYS),
+        "cycles_per_inference": "simulated",
+        "latency_s": "simulated",
+        "ips": "simulated",
+        "estimated_cycles": "estimated",
+        **({} if by_vivado else {"clock_hz": "asked for"}),
+    }
+    notes = [
+        *design["notes"],
+        *(build_dir.apart(design, finn) if finn else ()),
+        *([] if by_vivado else [vivado["said"]]),
+    ]
     asked = {"finn-plus": finn["finn_plus"]} if finn else {}
     return {"hardware": hardware, "evidence": evidence, "notes": notes, "tools": {**record["tools"], **asked}}
 

@@ -34,8 +34,12 @@ def packed(unit: Unit, version: int) -> Unit | None:
     if version == 1 and not narrow:  # DSP48E1 has no room for the widest negative product
         return None
     offset = name.replace("_weights.mem", "_offset.mem")
-    parameters = {"DSP": version, "NARROW": narrow, **{key: p[key] for key in ("K", "M", "PE", "SIMD", "WB", "AB", "ASGN", "OB", "CORRECT")},
-                  "WEIGHTS_FILE": p["WEIGHTS_FILE"]}
+    parameters = {
+        "DSP": version,
+        "NARROW": narrow,
+        **{key: p[key] for key in ("K", "M", "PE", "SIMD", "WB", "AB", "ASGN", "OB", "CORRECT")},
+        "WEIGHTS_FILE": p["WEIGHTS_FILE"],
+    }
     if p["CORRECT"]:
         return Unit(MODULE, parameters, lambda: {name: files[name]})
     folds = p["M"] // p["PE"]

@@ -12,10 +12,35 @@ from greenedge.backends.finn.dialect import ops as hw
 from greenedge.errors import Reason
 from greenedge.graph import Graph, Op, Reshape, Transpose
 
-MAX_BITS = 8       # of weights, inputs and quantised activations
+MAX_BITS = 8  # of weights, inputs and quantised activations
 MAX_SUM_BITS = 16  # of sums that go into a layer with weights without being quantised before
-_RESERVED = {"top", "clk", "rst", "reset", "restart", "input", "output", "s", "m", "s_gated", "result", "age", "module", "logic", "wire",
-             "reg", "begin", "end", "assign", "for", "if", "else", "case", "initial", "always"}
+_RESERVED = {
+    "top",
+    "clk",
+    "rst",
+    "reset",
+    "restart",
+    "input",
+    "output",
+    "s",
+    "m",
+    "s_gated",
+    "result",
+    "age",
+    "module",
+    "logic",
+    "wire",
+    "reg",
+    "begin",
+    "end",
+    "assign",
+    "for",
+    "if",
+    "else",
+    "case",
+    "initial",
+    "always",
+}
 
 
 class Refused(Exception):
@@ -58,7 +83,7 @@ class Builder:
             self.live |= set(op.inputs) if op.output in self.live else set()
         self.names = Names()
         self.source: hw.Wire | None = None
-        self.free: dict[str, list[hw.Wire]] = {}   # wires of an edge that nobody has taken yet
+        self.free: dict[str, list[hw.Wire]] = {}  # wires of an edge that nobody has taken yet
         self.views: dict[str, tuple[str, np.ndarray]] = {}  # edge -> (the edge whose wire carries it, order)
 
     # -- edges and wires
@@ -116,8 +141,12 @@ class Builder:
             return
         try:
             if type(op) not in rules:
-                raise Refused("unsupported-op", f"operation {type(op).__name__}", "finn builds no such layer",
-                              "choose another back end")
+                raise Refused(
+                    "unsupported-op",
+                    f"operation {type(op).__name__}",
+                    "finn builds no such layer",
+                    "choose another back end",
+                )
             rules[type(op)](self, op)
         except Refused as refusal:
             self.refuse(op.name, *refusal.args)
@@ -135,16 +164,29 @@ class Builder:
             return None
         if not np.array_equal(wire.order, channels_last(wire.shape)):
             producer = self.graph.producer(output)
-            self.refuse(producer.name, "unsupported-op", f"an output of {wire.shape} whose first axis does not come innermost",
-                        "finn gives outputs channels-last", "put the channels first, or reshape on the host")
+            self.refuse(
+                producer.name,
+                "unsupported-op",
+                f"an output of {wire.shape} whose first axis does not come innermost",
+                "finn gives outputs channels-last",
+                "put the channels first, or reshape on the host",
+            )
             return None
         if not self.layers:
-            self.refuse(self.graph.name, "unsupported-graph", "no layer at all", "finn builds at least one layer",
-                        "give it a layer")
+            self.refuse(
+                self.graph.name,
+                "unsupported-graph",
+                "no layer at all",
+                "finn builds at least one layer",
+                "give it a layer",
+            )
             return None
         edges = self.graph.edges
-        views = tuple(replace(self.written(root), edge=edge, shape=edges[edge].shape, order=order)
-                      for edge, (root, order) in self.views.items() if self.written(root) is not None)
+        views = tuple(
+            replace(self.written(root), edge=edge, shape=edges[edge].shape, order=order)
+            for edge, (root, order) in self.views.items()
+            if self.written(root) is not None
+        )
         return hw.Network(self.graph.name, self.source, tuple(self.layers), wire, views, tuple(self.notes))
 
     def _wires(self) -> list[hw.Wire]:

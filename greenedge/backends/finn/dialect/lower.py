@@ -9,18 +9,47 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.dialect import lower_mvu, lower_stream
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.dialect.builder import Builder
 from greenedge.errors import Reason
-from greenedge.graph import (Add, ArgMax, Concat, Conv, ConvTranspose, Dense, DepthToSpace, Graph, Input, MaxPool, Op, Pad, Requantise, Reshape, SumPool, Transpose, Upsample)
-
+from greenedge.graph import (
+    Add,
+    ArgMax,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    Reshape,
+    SumPool,
+    Transpose,
+    Upsample,
+)
 
 RULES: dict[type[Op], Callable[[Builder, Op], None]] = {
-    Input: lower_stream.source, Reshape: lower_stream.view, Transpose: lower_stream.view, Dense: lower_mvu.dense, Conv: lower_mvu.conv,
-    MaxPool: lower_stream.pool, SumPool: lower_stream.pool, Pad: lower_stream.pad, Requantise: lower_stream.requantise, Add: lower_stream.add,
-    Concat: lower_stream.concat, Upsample: lower_stream.upsample, ArgMax: lower_stream.arg_max,
-    ConvTranspose: lower_stream.unbuilt("a transposed convolution", "use nearest-neighbour upsampling and a convolution"),
+    Input: lower_stream.source,
+    Reshape: lower_stream.view,
+    Transpose: lower_stream.view,
+    Dense: lower_mvu.dense,
+    Conv: lower_mvu.conv,
+    MaxPool: lower_stream.pool,
+    SumPool: lower_stream.pool,
+    Pad: lower_stream.pad,
+    Requantise: lower_stream.requantise,
+    Add: lower_stream.add,
+    Concat: lower_stream.concat,
+    Upsample: lower_stream.upsample,
+    ArgMax: lower_stream.arg_max,
+    ConvTranspose: lower_stream.unbuilt(
+        "a transposed convolution", "use nearest-neighbour upsampling and a convolution"
+    ),
     DepthToSpace: lower_stream.unbuilt("DepthToSpace", "use nearest-neighbour upsampling and a convolution"),
 }
 
@@ -37,8 +66,13 @@ def translate(graph: Graph) -> tuple[hw.Network | None, tuple[Reason, ...]]:
     """(the network, no reasons), or (None, every reason)."""
     builder = Builder(graph)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        builder.refuse(graph.name, "unsupported-graph", f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
-                       "finn streams one input to one output", "cut the model in two")
+        builder.refuse(
+            graph.name,
+            "unsupported-graph",
+            f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
+            "finn streams one input to one output",
+            "cut the model in two",
+        )
         return None, tuple(builder.reasons)
     for op in graph.ops:
         builder.add(op, RULES)

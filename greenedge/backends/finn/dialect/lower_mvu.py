@@ -16,11 +16,19 @@ def image(builder: Builder, op: Op, wire: hw.Wire) -> tuple[hw.Wire, int, int]:
     """(the wire in pixels, height, width) of an image or a sequence that travels channels-last."""
     shape = wire.shape
     if len(shape) not in (2, 3):
-        raise Refused("unsupported-op", f"{type(op).__name__} on {shape}", "finn computes on (channels, height, width) and "
-                       "(channels, length)", "use two or fewer spatial axes")
+        raise Refused(
+            "unsupported-op",
+            f"{type(op).__name__} on {shape}",
+            "finn computes on (channels, height, width) and (channels, length)",
+            "use two or fewer spatial axes",
+        )
     if not np.array_equal(wire.order, channels_last(shape)):
-        raise Refused("unsupported-op", f"{type(op).__name__} on {shape} after a reshape or transposition that moves channels",
-                       "finn streams images channels-last", "leave the reshape out, or put it before the model")
+        raise Refused(
+            "unsupported-op",
+            f"{type(op).__name__} on {shape} after a reshape or transposition that moves channels",
+            "finn streams images channels-last",
+            "leave the reshape out, or put it before the model",
+        )
     return replace(wire, channels=shape[0]), shape[1] if len(shape) == 3 else 1, shape[-1]
 
 
@@ -29,7 +37,9 @@ def pair(values: Sequence[int], one: int = 1) -> tuple[int, int]:
     return (values[0], values[1]) if len(values) == 2 else (one, values[0])
 
 
-def window(builder: Builder, op: Op, wire: hw.Wire, kernel, strides, dilations, pads, pad: int, grouped: bool) -> hw.Wire:
+def window(
+    builder: Builder, op: Op, wire: hw.Wire, kernel, strides, dilations, pads, pad: int, grouped: bool
+) -> hw.Wire:
     """The patches of an image, or the image itself where every pixel is one patch."""
     wire, height, width = image(builder, op, wire)
     half = len(pads) // 2
@@ -47,12 +57,15 @@ def window(builder: Builder, op: Op, wire: hw.Wire, kernel, strides, dilations, 
     layer = hw.Window(name, (wire,), (), height, width, kernel, strides, dilations, around, pad, grouped)
     rows, columns = layer.out
     size = rows * columns * layer.taps * wire.channels
-    patches = replace(wire, name=name, edge="", shape=(size,), channels=wire.channels * layer.taps, order=np.arange(size))
+    patches = replace(
+        wire, name=name, edge="", shape=(size,), channels=wire.channels * layer.taps, order=np.arange(size)
+    )
     return builder.inner(replace(layer, results=(patches,)))
 
 
-def padded(builder: Builder, name: str, wire: hw.Wire, height: int, width: int, pads: tuple[int, int, int, int],
-           value: int) -> hw.Wire:
+def padded(
+    builder: Builder, name: str, wire: hw.Wire, height: int, width: int, pads: tuple[int, int, int, int], value: int
+) -> hw.Wire:
     """The image with padding around it, as a layer of its own."""
     name, wire = builder.names.take(name), wire.holding(value)
     shape = (wire.channels, height + pads[0] + pads[2], width + pads[1] + pads[3])
@@ -77,12 +90,15 @@ def _check_widths(builder: Builder, op: Dense | Conv) -> None:
 
 def _absorbed(builder: Builder, edge: str) -> bool:
     """Whether every reader takes a constant per channel into its own numbers."""
-    return all(isinstance(reader, Requantise) or (isinstance(reader, Add) and _absorbed(builder, reader.output))
-               for reader in builder.readers(edge))
+    return all(
+        isinstance(reader, Requantise) or (isinstance(reader, Add) and _absorbed(builder, reader.output))
+        for reader in builder.readers(edge)
+    )
 
 
-def _linear(builder: Builder, op: Op, kind: type, wire: hw.Wire, weight: np.ndarray, axis: int, order: np.ndarray,
-            **more) -> None:
+def _linear(
+    builder: Builder, op: Op, kind: type, wire: hw.Wire, weight: np.ndarray, axis: int, order: np.ndarray, **more
+) -> None:
     """Appends a MatVec or Depthwise; `axis` of `weight` is summed over, the other one is the outputs."""
     bits = _weight_bits(weight)
     left_out = (weight < 0).sum(axis=axis) * (1 << max(bits - 2, 0))
@@ -92,8 +108,15 @@ def _linear(builder: Builder, op: Op, kind: type, wire: hw.Wire, weight: np.ndar
     lowest = int((products.min(axis=0).sum(axis=axis) - missing).min())
     highest = int((products.max(axis=0).sum(axis=axis) - missing).max())
     name = builder.names.take(op.name)
-    result = builder.wire(name, op.output, order, weight.shape[1 - axis], lo=min(lowest, -1), hi=highest,
-                       offset=hw.ZERO if correct or not np.any(left_out) else left_out)
+    result = builder.wire(
+        name,
+        op.output,
+        order,
+        weight.shape[1 - axis],
+        lo=min(lowest, -1),
+        hi=highest,
+        offset=hw.ZERO if correct or not np.any(left_out) else left_out,
+    )
     builder.give(kind(name, (wire,), (result,), weight, bits, left_out, correct, **more))
 
 
@@ -105,8 +128,12 @@ def dense(builder: Builder, op: Dense) -> None:
     k, m = op.weight.shape
     row, column = np.divmod(wire.order.reshape(-1, k), k)
     if np.any(row != row[:, :1]) or np.any(column != column[0]):
-        raise Refused("unsupported-op", f"a dense layer along the last axis of {wire.shape}",
-                       "finn streams the channels innermost", "put the features into the channels, or use a 1×1 convolution")
+        raise Refused(
+            "unsupported-op",
+            f"a dense layer along the last axis of {wire.shape}",
+            "finn streams the channels innermost",
+            "put the features into the channels, or use a 1×1 convolution",
+        )
     order = (row[:, :1] * m + np.arange(m)).ravel()
     _linear(builder, op, hw.MatVec, wire, op.weight[column[0]], 0, order)
 
@@ -128,8 +155,10 @@ def conv(builder: Builder, op: Conv) -> None:
     weight = op.weight.reshape(outputs, per_group, -1)
     if op.groups > 1:
         weight = _spread(weight, op.groups)
-        builder.notes.append(f"{op.name}: a convolution in {op.groups} groups is built as a dense one with zeros, {op.groups} times "
-                          "the multiplications and weight memory of its groups.")
+        builder.notes.append(
+            f"{op.name}: a convolution in {op.groups} groups is built as a dense one with zeros, {op.groups} times "
+            "the multiplications and weight memory of its groups."
+        )
     patches = window(builder, op, wire, *geometry, False)
     matrix = weight.transpose(2, 1, 0).reshape(-1, outputs)  # rows in (kh, kw, c) order, as patches come
     _linear(builder, op, hw.MatVec, patches, matrix, 0, order, spread=op.groups)
@@ -139,7 +168,9 @@ def _repeated(builder: Builder, op: Conv, wire: hw.Wire, times: int) -> hw.Wire:
     """Every channel `times` times in a row: the input of a depthwise convolution with a channel multiplier."""
     if times == 1:
         return wire
-    builder.notes.append(f"{op.name}: a depthwise convolution with multiplier {times} reads every channel {times} times.")
+    builder.notes.append(
+        f"{op.name}: a depthwise convolution with multiplier {times} reads every channel {times} times."
+    )
     name = builder.names.take(f"{op.name}_repeat")
     shape = (wire.channels * times, *wire.shape[1:])
     flat = replace(wire, channels=1)  # a row per pixel, each channel a point of it
@@ -154,5 +185,5 @@ def _spread(weight: np.ndarray, groups: int) -> np.ndarray:
     dense = np.zeros((outputs, per_group * groups, taps), np.int64)
     for g in range(groups):
         rows = slice(g * outputs // groups, (g + 1) * outputs // groups)
-        dense[rows, g * per_group:(g + 1) * per_group] = weight[rows]
+        dense[rows, g * per_group : (g + 1) * per_group] = weight[rows]
     return dense

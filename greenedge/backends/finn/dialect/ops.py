@@ -95,7 +95,9 @@ class Window(Layer):
     def out(self) -> tuple[int, int]:
         """Output rows and columns."""
         size = (self.height + self.pads[0] + self.pads[2], self.width + self.pads[1] + self.pads[3])
-        rows, columns = ((n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(size, self.kernel, self.dilations, self.strides))
+        rows, columns = (
+            (n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(size, self.kernel, self.dilations, self.strides)
+        )
         return rows, columns
 
     @property

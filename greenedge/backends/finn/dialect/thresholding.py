@@ -20,7 +20,9 @@ def step_of(op: Requantise, name: str, wire: Wire, result: Wire) -> Step | None:
     channel, period = _channels(op, wire)
     offset = np.tile(wire.offset, period // len(wire.offset))
     of = lambda values: values[channel % len(values)]
-    affine = None if op.affine is None else common_shift(Affine(of(op.affine.m), of(op.affine.b), of(op.affine.s)), offset)
+    affine = (
+        None if op.affine is None else common_shift(Affine(of(op.affine.m), of(op.affine.b), of(op.affine.s)), offset)
+    )
     falls, thresholds, table = of(op.sign) < 0, None, None
     if op.thresholds is not None:
         steps = of(op.thresholds)
@@ -34,7 +36,7 @@ def step_of(op: Requantise, name: str, wire: Wire, result: Wire) -> Step | None:
 
 def _channels(op: Requantise, wire: Wire) -> tuple[np.ndarray, int]:
     """(channel of the function for each of the first `period` integers, the period after which all repeats)."""
-    inner = int(np.prod(wire.shape[op.axis + 1:]))
+    inner = int(np.prod(wire.shape[op.axis + 1 :]))
     count = max(len(op.x_lo), len(op.sign))
     channel = wire.order // inner % wire.shape[op.axis] if count > 1 else np.zeros(wire.total, np.int64)
     for period in (p for p in range(1, wire.total + 1) if wire.total % p == 0 and p % len(wire.offset) == 0):

@@ -61,8 +61,15 @@ def finn_packages(progress: Callable[[str], None]) -> Path:
 def _probe(python: Path) -> bool:
     """Whether everything our road imports is there."""
     try:
-        done = subprocess.run([str(python), "-I", str(WORKER), "--probe"], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, errors="replace", timeout=_PROBE_S, check=False)
+        done = subprocess.run(
+            [str(python), "-I", str(WORKER), "--probe"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PROBE_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and done.stdout.strip().endswith("ok")
@@ -75,39 +82,79 @@ def _make(folder: Path, progress: Callable[[str], None]) -> None:
         progress("making the FINN+ environment (first use; 100 MB to fetch)")
         _call([sys.executable, "-m", "venv", str(aside)], "python -m venv")
         progress(f"installing FINN+ and {len(pins()) - 1} packages (half a minute)")
-        _call([str(aside / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", "--no-deps", "--retries", "2",
-               "--disable-pip-version-check", "-r", str(PINS)], "pip")
+        _call(
+            [
+                str(aside / "bin" / "python"),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-input",
+                "--no-deps",
+                "--retries",
+                "2",
+                "--disable-pip-version-check",
+                "-r",
+                str(PINS),
+            ],
+            "pip",
+        )
         if not _probe(aside / "bin" / "python"):
-            raise ToolError(f"the FINN+ environment was installed but FINN+ cannot be imported by Python "
-                            f"{platform.python_version()}; use Python 3.11 to 3.13.")
+            raise ToolError(
+                f"the FINN+ environment was installed but FINN+ cannot be imported by Python "
+                f"{platform.python_version()}; use Python 3.11 to 3.13."
+            )
         try:
             os.rename(aside, folder)
         except OSError:
             if not _probe(folder / "bin" / "python"):  # someone else made it meanwhile, or it cannot be made
-                raise ToolError(f"{folder} could not be written; free some space or permit writing there, "
-                                "then run the same command again.") from None
+                raise ToolError(
+                    f"{folder} could not be written; free some space or permit writing there, "
+                    "then run the same command again."
+                ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _call(argv: list[str], what: str) -> None:
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                              timeout=_INSTALL_S, check=False)
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_INSTALL_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise ToolError(f"{what} did not end within {_INSTALL_S} s while making the FINN+ environment; "
-                        "run the same command again.") from None
+        raise ToolError(
+            f"{what} did not end within {_INSTALL_S} s while making the FINN+ environment; run the same command again."
+        ) from None
     if done.returncode == 0:
         return
     said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     text = "\n".join(said)
     if "No space left on device" in text:
-        raise ToolError(f"{environment_folder()} could not be written: the disk is full; free some space and run the "
-                        "same command again.")
-    if any(word in text for word in ("NewConnectionError", "Could not find a version", "Temporary failure",
-                                     "ConnectTimeout", "No matching distribution")):
-        raise ToolError("the FINN+ environment needs a package index once, and none could be reached; connect, then run "
-                        "the same command again.")
+        raise ToolError(
+            f"{environment_folder()} could not be written: the disk is full; free some space and run the "
+            "same command again."
+        )
+    if any(
+        word in text
+        for word in (
+            "NewConnectionError",
+            "Could not find a version",
+            "Temporary failure",
+            "ConnectTimeout",
+            "No matching distribution",
+        )
+    ):
+        raise ToolError(
+            "the FINN+ environment needs a package index once, and none could be reached; connect, then run "
+            "the same command again."
+        )
     reason = next((line for line in said if "error" in line.lower()), said[-1] if said else "it printed nothing")
-    raise ToolError(f"{what} ended with exit status {done.returncode} while making the FINN+ environment: "
-                    f"{reason.rstrip('.')}.")
+    raise ToolError(
+        f"{what} ended with exit status {done.returncode} while making the FINN+ environment: {reason.rstrip('.')}."
+    )

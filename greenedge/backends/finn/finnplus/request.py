@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.design import Design
+from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.folding import Fold
 from greenedge.graph import Edge
 
@@ -60,56 +60,158 @@ def _node(layer: hw.Layer, op: str, inputs: list[dict], outputs: list[dict], **a
 
 def _matvec(layer: hw.MatVec, fold: Fold) -> list[Node]:
     k, m = layer.weight.shape
-    kind = Edge("", (), min(int(layer.weight.min()), -2), max(int(layer.weight.max()), 1)).dtype  # FINN's RTL unit wants two bits
-    return [(_node(layer, "MVAU", [_tensor(layer.source, 1, layer.vectors, k)], [_tensor(layer.result, 1, layer.vectors, m)],
-                   MW=k, MH=m, SIMD=fold.simd, PE=fold.pe, inputDataType=_type(layer.source), weightDataType=kind,
-                   outputDataType=_type(layer.result), accDataType=_type(layer.result), ActVal=0, noActivation=1,
-                   numInputVectors=[1, layer.vectors]), layer.weight)]
+    kind = Edge(
+        "", (), min(int(layer.weight.min()), -2), max(int(layer.weight.max()), 1)
+    ).dtype  # FINN's RTL unit wants two bits
+    return [
+        (
+            _node(
+                layer,
+                "MVAU",
+                [_tensor(layer.source, 1, layer.vectors, k)],
+                [_tensor(layer.result, 1, layer.vectors, m)],
+                MW=k,
+                MH=m,
+                SIMD=fold.simd,
+                PE=fold.pe,
+                inputDataType=_type(layer.source),
+                weightDataType=kind,
+                outputDataType=_type(layer.result),
+                accDataType=_type(layer.result),
+                ActVal=0,
+                noActivation=1,
+                numInputVectors=[1, layer.vectors],
+            ),
+            layer.weight,
+        )
+    ]
 
 
 def _depthwise(layer: hw.Depthwise, fold: Fold) -> list[Node]:
     channels, taps = layer.weight.shape
     kind = Edge("", (), min(int(layer.weight.min()), -2), max(int(layer.weight.max()), 1)).dtype
-    return [(_node(layer, "VVAU", [_tensor(layer.source, 1, 1, layer.vectors, channels * taps)],
-                   [_tensor(layer.result, 1, 1, layer.vectors, channels)], Channels=channels, Kernel=[1, taps], Dim=[1, layer.vectors],
-                   PE=fold.pe, SIMD=1, inputDataType=_type(layer.source), weightDataType=kind, outputDataType=_type(layer.result),
-                   accDataType=_type(layer.result), ActVal=0, noActivation=1), layer.weight.reshape(channels, 1, 1, taps))]
+    return [
+        (
+            _node(
+                layer,
+                "VVAU",
+                [_tensor(layer.source, 1, 1, layer.vectors, channels * taps)],
+                [_tensor(layer.result, 1, 1, layer.vectors, channels)],
+                Channels=channels,
+                Kernel=[1, taps],
+                Dim=[1, layer.vectors],
+                PE=fold.pe,
+                SIMD=1,
+                inputDataType=_type(layer.source),
+                weightDataType=kind,
+                outputDataType=_type(layer.result),
+                accDataType=_type(layer.result),
+                ActVal=0,
+                noActivation=1,
+            ),
+            layer.weight.reshape(channels, 1, 1, taps),
+        )
+    ]
 
 
 def _padding(layer: hw.Window | hw.Pad, fold: Fold, name: str, result: dict) -> Node:
     wire = layer.source
     size = [layer.height, layer.width]
-    return (_node(layer, "FMPadding", [_tensor(wire, 1, *size, wire.channels)], [result], ImgDim=size, Padding=list(layer.pads),
-                  NumChannels=wire.channels, SIMD=fold.pe, inputDataType=_type(wire)) | {"name": name}, None)
+    return (
+        _node(
+            layer,
+            "FMPadding",
+            [_tensor(wire, 1, *size, wire.channels)],
+            [result],
+            ImgDim=size,
+            Padding=list(layer.pads),
+            NumChannels=wire.channels,
+            SIMD=fold.pe,
+            inputDataType=_type(wire),
+        )
+        | {"name": name},
+        None,
+    )
 
 
 def _window(layer: hw.Window, fold: Fold) -> list[Node]:
     wire, (rows, columns) = layer.source, layer.out
     height, width = layer.height + layer.pads[0] + layer.pads[2], layer.width + layer.pads[1] + layer.pads[3]
-    inside = {**_tensor(wire, 1, height, width, wire.channels), "name": f"{layer.name}_padded" if any(layer.pads) else wire.name}
+    inside = {
+        **_tensor(wire, 1, height, width, wire.channels),
+        "name": f"{layer.name}_padded" if any(layer.pads) else wire.name,
+    }
     made = [_padding(layer, fold, f"{layer.name}_padding", inside)] if any(layer.pads) else []
-    return [*made, (_node(
-        layer, "ConvolutionInputGenerator", [inside], [_tensor(layer.result, 1, rows, columns, layer.result.channels)],
-        ConvKernelDim=list(layer.kernel), IFMChannels=wire.channels, IFMDim=[height, width], OFMDim=[rows, columns], SIMD=fold.pe,
-        Stride=list(layer.strides), Dilation=list(layer.dilations), inputDataType=_type(wire), outputDataType=_type(wire),
-        depthwise=int(layer.grouped), is1D=int(height == 1)), None)]
+    return [
+        *made,
+        (
+            _node(
+                layer,
+                "ConvolutionInputGenerator",
+                [inside],
+                [_tensor(layer.result, 1, rows, columns, layer.result.channels)],
+                ConvKernelDim=list(layer.kernel),
+                IFMChannels=wire.channels,
+                IFMDim=[height, width],
+                OFMDim=[rows, columns],
+                SIMD=fold.pe,
+                Stride=list(layer.strides),
+                Dilation=list(layer.dilations),
+                inputDataType=_type(wire),
+                outputDataType=_type(wire),
+                depthwise=int(layer.grouped),
+                is1D=int(height == 1),
+            ),
+            None,
+        ),
+    ]
 
 
 def _pad(layer: hw.Pad, fold: Fold) -> list[Node]:
-    return [_padding(layer, fold, layer.name, _tensor(layer.result, 1, *layer.result.shape[-2:], layer.result.channels))]
+    return [
+        _padding(layer, fold, layer.name, _tensor(layer.result, 1, *layer.result.shape[-2:], layer.result.channels))
+    ]
 
 
 def _pool(layer: hw.Pool, fold: Fold) -> list[Node]:
-    return [(_node(layer, "Pool", [_tensor(layer.source)], [_tensor(layer.result)], Channels=layer.result.channels, PE=fold.pe,
-                   KernelSize=[1, layer.taps], Function="MaxPool" if layer.largest else "AccPool", OutImgDims=[1, layer.result.pixels],
-                   InputDataType=_type(layer.source), OutputDataType=_type(layer.result)), None)]
+    return [
+        (
+            _node(
+                layer,
+                "Pool",
+                [_tensor(layer.source)],
+                [_tensor(layer.result)],
+                Channels=layer.result.channels,
+                PE=fold.pe,
+                KernelSize=[1, layer.taps],
+                Function="MaxPool" if layer.largest else "AccPool",
+                OutImgDims=[1, layer.result.pixels],
+                InputDataType=_type(layer.source),
+                OutputDataType=_type(layer.result),
+            ),
+            None,
+        )
+    ]
 
 
 def _global(layer: hw.GlobalPool, fold: Fold) -> list[Node]:
     wire = layer.source
     source, result = _tensor(wire, 1, 1, wire.pixels, wire.channels), _tensor(layer.result, 1, 1, 1, wire.channels)
-    return [(_node(layer, "GlobalAccPool", [source], [result], NumChannels=wire.channels, PE=fold.pe, inputDataType=_type(wire),
-                   numInputVectors=[1, 1, wire.pixels]), None)]
+    return [
+        (
+            _node(
+                layer,
+                "GlobalAccPool",
+                [source],
+                [result],
+                NumChannels=wire.channels,
+                PE=fold.pe,
+                inputDataType=_type(wire),
+                numInputVectors=[1, 1, wire.pixels],
+            ),
+            None,
+        )
+    ]
 
 
 def _step(layer: hw.Step, fold: Fold) -> list[Node]:
@@ -118,50 +220,150 @@ def _step(layer: hw.Step, fold: Fold) -> list[Node]:
         data = np.arange(layer.hi - layer.lo)[None]  # FINN has rising thresholds only; its cycles do not depend on them
     data = np.resize(data if channels % len(data) == 0 else data[:1], (channels, data.shape[1]))
     kind = Edge("", (), min(int(data.min()), -1), int(data.max())).dtype
-    return [(_node(layer, "Thresholding", [_tensor(layer.source)], [_tensor(layer.result)], NumChannels=channels, PE=fold.pe,
-                   numSteps=data.shape[1], ActVal=layer.lo, inputDataType=_type(layer.source), weightDataType=kind,
-                   outputDataType=_type(layer.result), numInputVectors=[1, layer.source.pixels]), data)]
+    return [
+        (
+            _node(
+                layer,
+                "Thresholding",
+                [_tensor(layer.source)],
+                [_tensor(layer.result)],
+                NumChannels=channels,
+                PE=fold.pe,
+                numSteps=data.shape[1],
+                ActVal=layer.lo,
+                inputDataType=_type(layer.source),
+                weightDataType=kind,
+                outputDataType=_type(layer.result),
+                numInputVectors=[1, layer.source.pixels],
+            ),
+            data,
+        )
+    ]
 
 
 def _add(layer: hw.Add, fold: Fold) -> list[Node]:
     shape = [1, layer.result.pixels, layer.result.channels]
     a, b = layer.sources
-    return [(_node(layer, "ElementwiseAdd", [_tensor(a, *shape), _tensor(b, *shape)], [_tensor(layer.result)], PE=fold.pe,
-                   lhs_dtype=_type(a), rhs_dtype=_type(b), out_dtype=_type(layer.result), lhs_shape=shape, rhs_shape=shape,
-                   out_shape=shape, lhs_style="input", rhs_style="input"), None)]
+    return [
+        (
+            _node(
+                layer,
+                "ElementwiseAdd",
+                [_tensor(a, *shape), _tensor(b, *shape)],
+                [_tensor(layer.result)],
+                PE=fold.pe,
+                lhs_dtype=_type(a),
+                rhs_dtype=_type(b),
+                out_dtype=_type(layer.result),
+                lhs_shape=shape,
+                rhs_shape=shape,
+                out_shape=shape,
+                lhs_style="input",
+                rhs_style="input",
+            ),
+            None,
+        )
+    ]
 
 
 def _fork(layer: hw.Fork, fold: Fold) -> list[Node]:
     wire = layer.source
-    return [(_node(layer, "DuplicateStreams", [_tensor(wire)], [_tensor(copy) for copy in layer.results], NumOutputStreams=2,
-                   NumChannels=wire.channels, PE=fold.pe, inputDataType=_type(wire), numInputVectors=[1, wire.pixels]), None)]
+    return [
+        (
+            _node(
+                layer,
+                "DuplicateStreams",
+                [_tensor(wire)],
+                [_tensor(copy) for copy in layer.results],
+                NumOutputStreams=2,
+                NumChannels=wire.channels,
+                PE=fold.pe,
+                inputDataType=_type(wire),
+                numInputVectors=[1, wire.pixels],
+            ),
+            None,
+        )
+    ]
 
 
 def _concat(layer: hw.Concat, fold: Fold) -> list[Node]:
     turns = layer.sources[0].total // layer.chunks[0]
     inputs = [_tensor(wire, 1, turns, chunk) for wire, chunk in zip(layer.sources, layer.chunks)]
     result = _tensor(layer.result, 1, turns, sum(layer.chunks))
-    return [(_node(layer, "StreamingConcat", inputs, [result], SIMD=fold.pe, ChannelsPerStream=list(layer.chunks),
-                   inputDataTypes=[_type(wire) for wire in layer.sources], numInputVectors=[1, turns]), None)]
+    return [
+        (
+            _node(
+                layer,
+                "StreamingConcat",
+                inputs,
+                [result],
+                SIMD=fold.pe,
+                ChannelsPerStream=list(layer.chunks),
+                inputDataTypes=[_type(wire) for wire in layer.sources],
+                numInputVectors=[1, turns],
+            ),
+            None,
+        )
+    ]
 
 
 def _upsample(layer: hw.Upsample, fold: Fold) -> list[Node]:
     height, width = layer.height * layer.factors[0], layer.width * layer.factors[1]
     channels = layer.source.channels
-    return [(_node(layer, "UpsampleNearestNeighbour", [_tensor(layer.source, 1, layer.height, layer.width, channels)],
-                   [_tensor(layer.result, 1, height, width, channels)], SIMD=fold.pe, HO=height, WO=width, HI=layer.height,
-                   WI=layer.width, NumChannels=channels, inputDataType=_type(layer.source)), None)]
+    return [
+        (
+            _node(
+                layer,
+                "UpsampleNearestNeighbour",
+                [_tensor(layer.source, 1, layer.height, layer.width, channels)],
+                [_tensor(layer.result, 1, height, width, channels)],
+                SIMD=fold.pe,
+                HO=height,
+                WO=width,
+                HI=layer.height,
+                WI=layer.width,
+                NumChannels=channels,
+                inputDataType=_type(layer.source),
+            ),
+            None,
+        )
+    ]
 
 
 def _arg_max(layer: hw.ArgMax, fold: Fold) -> list[Node]:
     wire = layer.source
-    return [(_node(layer, "LabelSelect", [_tensor(wire)], [_tensor(layer.result)], Labels=wire.channels, PE=fold.pe, K=1,
-                   inputDataType=_type(wire), outputDataType=_type(layer.result), numInputVectors=[1, wire.pixels]), None)]
+    return [
+        (
+            _node(
+                layer,
+                "LabelSelect",
+                [_tensor(wire)],
+                [_tensor(layer.result)],
+                Labels=wire.channels,
+                PE=fold.pe,
+                K=1,
+                inputDataType=_type(wire),
+                outputDataType=_type(layer.result),
+                numInputVectors=[1, wire.pixels],
+            ),
+            None,
+        )
+    ]
 
 
 _NODES: dict[type[hw.Layer], Callable[[hw.Layer, Fold], list[Node]]] = {
-    hw.MatVec: _matvec, hw.Depthwise: _depthwise, hw.Window: _window, hw.Pad: _pad, hw.Pool: _pool, hw.GlobalPool: _global,
-    hw.Step: _step, hw.Add: _add, hw.Fork: _fork, hw.Concat: _concat, hw.Upsample: _upsample, hw.ArgMax: _arg_max,
+    hw.MatVec: _matvec,
+    hw.Depthwise: _depthwise,
+    hw.Window: _window,
+    hw.Pad: _pad,
+    hw.Pool: _pool,
+    hw.GlobalPool: _global,
+    hw.Step: _step,
+    hw.Add: _add,
+    hw.Fork: _fork,
+    hw.Concat: _concat,
+    hw.Upsample: _upsample,
+    hw.ArgMax: _arg_max,
 }
 
 

@@ -24,8 +24,22 @@ from pathlib import Path
 
 FINN_VERSION = "1.6.1"
 # FINN+ imports these while it loads; on our road none of their code runs, so none is installed (1.5 GB less).
-ABSENT = ("torch", "onnxruntime", "onnxscript", "onnx_ir", "onnx_passes", "onnxoptimizer", "scipy", "pandas", "sklearn",
-          "mip", "psutil", "matplotlib", "brevitas", "toml")
+ABSENT = (
+    "torch",
+    "onnxruntime",
+    "onnxscript",
+    "onnx_ir",
+    "onnx_passes",
+    "onnxoptimizer",
+    "scipy",
+    "pandas",
+    "sklearn",
+    "mip",
+    "psutil",
+    "matplotlib",
+    "brevitas",
+    "toml",
+)
 
 
 class AbsentType(type):
@@ -75,8 +89,12 @@ def boot(folder: Path) -> None:
     """Lets FINN+ be imported without Vivado and keeps all it writes inside `folder`. Before any other finn import."""
     sys.meta_path.insert(0, AbsentFinder())
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update(FINN_BUILD_DIR=str(folder), FINN_SETTINGS=str(folder / "settings.yaml"),
-                      FINN_DEPS=str(folder / "no_deps"), NUM_DEFAULT_WORKERS="1")
+    os.environ.update(
+        FINN_BUILD_DIR=str(folder),
+        FINN_SETTINGS=str(folder / "settings.yaml"),
+        FINN_DEPS=str(folder / "no_deps"),
+        NUM_DEFAULT_WORKERS="1",
+    )
     import finn.util.settings as settings
     from finn.interface.settings import FINNSettings
 
@@ -109,7 +127,9 @@ def build_model(job: dict):
     nodes, infos, initials, kinds = [], {}, {}, {}
     for entry in job["nodes"]:
         for tensor in (*entry["inputs"], *entry["outputs"]):
-            infos.setdefault(tensor["name"], helper.make_tensor_value_info(tensor["name"], TensorProto.FLOAT, tensor["shape"]))
+            infos.setdefault(
+                tensor["name"], helper.make_tensor_value_info(tensor["name"], TensorProto.FLOAT, tensor["shape"])
+            )
             kinds[tensor["name"]] = tensor["type"]
         names = [tensor["name"] for tensor in entry["inputs"]]
         if "data" in entry:
@@ -117,13 +137,25 @@ def build_model(job: dict):
             names.append(data)
             initials[data] = np.load(entry["data"], allow_pickle=False).astype(np.float32)
             kinds[data] = entry["attributes"]["weightDataType"]
-        nodes.append(helper.make_node(entry["op"] + "_" + variant_of(entry["op"]), names, [t["name"] for t in entry["outputs"]],
-                                      domain=f"finn.custom_op.fpgadataflow.{variant_of(entry['op'])}", backend="fpgadataflow",
-                                      name=entry["name"], **entry["attributes"]))
+        nodes.append(
+            helper.make_node(
+                entry["op"] + "_" + variant_of(entry["op"]),
+                names,
+                [t["name"] for t in entry["outputs"]],
+                domain=f"finn.custom_op.fpgadataflow.{variant_of(entry['op'])}",
+                backend="fpgadataflow",
+                name=entry["name"],
+                **entry["attributes"],
+            )
+        )
     written = {name for node in nodes for name in node.output}
     read = {name for node in nodes for name in node.input}
-    graph = helper.make_graph(nodes, "network", [info for name, info in infos.items() if name not in written],
-                              [info for name, info in infos.items() if name not in read])
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [info for name, info in infos.items() if name not in written],
+        [info for name, info in infos.items() if name not in read],
+    )
     model = ModelWrapper(qonnx_make_model(graph))
     for name, value in initials.items():
         model.set_initializer(name, value)
@@ -133,7 +165,7 @@ def build_model(job: dict):
 
 
 def variant_of(op: str) -> str:
-    """"rtl" or "hls": FINN's RTL where it has it. Raises RuntimeError for an operation that this FINN+ has not."""
+    """ "rtl" or "hls": FINN's RTL where it has it. Raises RuntimeError for an operation that this FINN+ has not."""
     from finn.custom_op.fpgadataflow.hls import custom_op as hls
     from finn.custom_op.fpgadataflow.rtl import custom_op as rtl
 

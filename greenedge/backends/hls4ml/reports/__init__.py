@@ -11,8 +11,14 @@ from greenedge.backends.hls4ml.reports import amd, catapult, intel
 from greenedge.backends.hls4ml.reports.reading import ESTIMATED, Reading
 
 _READERS: Mapping[str, Callable[[Path], list[Reading]]] = {
-    "vitis": amd.read, "vivado": amd.read, "vivado-accelerator": amd.read, "quartus": intel.read_quartus,
-    "oneapi": intel.read_oneapi, "catapult": catapult.read, "libero": lambda project: []}
+    "vitis": amd.read,
+    "vivado": amd.read,
+    "vivado-accelerator": amd.read,
+    "quartus": intel.read_quartus,
+    "oneapi": intel.read_oneapi,
+    "catapult": catapult.read,
+    "libero": lambda project: [],
+}
 ESTIMATES = "hls_estimates"
 
 

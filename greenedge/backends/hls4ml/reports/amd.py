@@ -8,16 +8,32 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from greenedge.backends.hls4ml.reports.reading import (ASKED, BRAM18_BITS, ESTIMATED, Reading, count, damaged, number, paced, text_of)
+from greenedge.backends.hls4ml.reports.reading import (
+    ASKED,
+    BRAM18_BITS,
+    ESTIMATED,
+    Reading,
+    count,
+    damaged,
+    number,
+    paced,
+    text_of,
+)
 from greenedge.backends.hls4ml.toolchains import ROUTED, TOP
 from greenedge.errors import ToolError
 
-_CSYNTH = tuple(f"{TOP}_prj/solution1/syn/report/{name}.xml" for name in (f"{TOP}_csynth", f"{TOP}_axi_csynth",
-                                                                          "csynth"))
+_CSYNTH = tuple(
+    f"{TOP}_prj/solution1/syn/report/{name}.xml" for name in (f"{TOP}_csynth", f"{TOP}_axi_csynth", "csynth")
+)
 SYNTHESISED = "reported by Vivado after logic synthesis"
 _ROUTED = "reported by Vivado after routing, with the block design around it"
-_ROWS = {"lut": r"(?:CLB|Slice) LUTs\*?", "ff": r"(?:CLB|Slice) Registers", "dsp": r"DSPs", "bram36": r"Block RAM Tile",
-         "uram": r"URAM"}
+_ROWS = {
+    "lut": r"(?:CLB|Slice) LUTs\*?",
+    "ff": r"(?:CLB|Slice) Registers",
+    "dsp": r"DSPs",
+    "bram36": r"Block RAM Tile",
+    "uram": r"URAM",
+}
 _CLOCK = re.compile(r"^[ \t]*\S+[ \t]+\{[\d. -]+\}[ \t]+([\d.]+)[ \t]+[\d.]+[ \t]*$", re.MULTILINE)
 _COLUMNS = {"lut": "Total LUTs", "ff": "FFs", "uram": "URAM", "dsp": "DSP48 Blocks|DSP Blocks"}
 
@@ -61,8 +77,12 @@ def parse_csynth(path: Path) -> list[Reading]:
     counts = {key: used(name) for key, name in (("lut", "LUT"), ("ff", "FF"), ("dsp", "DSP"), ("uram", "URAM"))}
     counts["dsp"] = counts["dsp"] if counts["dsp"] is not None else used("DSP48E")  # Vivado HLS's name
     pace = paced(said(latency + "Worst-caseLatency"), said(latency + "Interval-max"), clock)
-    estimated = {**counts, "bram_bits": None if brams is None else brams * BRAM18_BITS,
-                 "fmax_hz": 1e9 / period if period else None, **pace}
+    estimated = {
+        **counts,
+        "bram_bits": None if brams is None else brams * BRAM18_BITS,
+        "fmax_hz": 1e9 / period if period else None,
+        **pace,
+    }
     if all(value is None for value in (*estimated.values(), clock)):
         raise damaged(path, "it has no estimates")
     return [Reading(ASKED, {"clock_hz": 1e9 / clock if clock else None}), Reading(ESTIMATED, estimated)]
@@ -81,15 +101,19 @@ def parse_utilisation(path: Path) -> dict[str, float | None]:
 
 def parse_hierarchy(path: Path) -> dict[str, float | None]:
     """The same of report_utilization -hierarchical, of the row of the top."""
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text_of(path).splitlines()
-            if line.startswith("|") and line.count("|") > 6]
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in text_of(path).splitlines()
+        if line.startswith("|") and line.count("|") > 6
+    ]
     names = next((row for row in rows if "Total LUTs" in row), None)
     top = next((row for row in rows if len(row) > 1 and row[1] == "(top)"), None)
     if names is None or top is None or len(names) != len(top):
         raise ToolError(f"{path} is no utilisation report; run the synthesis again.")
     cells = {name: count(cell.partition("(")[0]) for name, cell in zip(names, top)}
-    counts = {key: next((cells[name] for name in label.split("|") if name in cells), None)
-              for key, label in _COLUMNS.items()}
+    counts = {
+        key: next((cells[name] for name in label.split("|") if name in cells), None) for key, label in _COLUMNS.items()
+    }
     halves = [cells.get("RAMB36"), cells.get("RAMB18")]
     bits = None if None in halves else (2 * halves[0] + halves[1]) * BRAM18_BITS
     return counts | {"bram_bits": bits}
@@ -104,5 +128,7 @@ def parse_timing(path: Path) -> dict[str, float | None]:
     periods = {number(found) for found in _CLOCK.findall(text)}
     worst = number(slack[1])
     period = periods.pop() if len(periods) == 1 else None
-    return {"clock_hz": 1e9 / period if period else None,
-            "fmax_hz": 1e9 / (period - worst) if period and worst is not None and worst < period else None}
+    return {
+        "clock_hz": 1e9 / period if period else None,
+        "fmax_hz": 1e9 / (period - worst) if period and worst is not None and worst < period else None,
+    }

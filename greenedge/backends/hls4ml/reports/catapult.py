@@ -58,6 +58,10 @@ def parse_rtl(path: Path) -> dict[str, float | None]:
     registers = re.search(r"^[ \t]*Register\s+Size\(bits\)(?:.*\n)+?[ \t]*Total:\s+(\d+)", text, re.MULTILINE)
     delay = re.search(r"^[ \t]*Max Delay:\s+([\d.]+)", text, re.MULTILINE)
     longest = number(delay[1][:16]) if delay else None
-    return {"lut": areas.get("LUTs"), "dsp": dsps[0] if len(dsps) == 1 else None,
-            "ff": number(registers[1]) if registers else None, "area_score": number(score[1]) if score else None,
-            "fmax_hz": 1e9 / longest if longest else None}
+    return {
+        "lut": areas.get("LUTs"),
+        "dsp": dsps[0] if len(dsps) == 1 else None,
+        "ff": number(registers[1]) if registers else None,
+        "area_score": number(score[1]) if score else None,
+        "fmax_hz": 1e9 / longest if longest else None,
+    }

@@ -54,7 +54,7 @@ def variable(path: Path, name: str) -> object:
     begin = re.search(rf"\bvar\s+{name}\s*=\s*", text)
     if begin is None:
         raise damaged(path, f"it has no {name}")
-    return json_of(path, text[begin.end():].replace("\\'", "'"))  # JavaScript's escape that JSON has not
+    return json_of(path, text[begin.end() :].replace("\\'", "'"))  # JavaScript's escape that JSON has not
 
 
 def parse_area(path: Path) -> dict[str, float | None]:
@@ -107,10 +107,14 @@ def parse_summary(path: Path) -> dict[str, float | None]:
 def parse_loops(path: Path) -> dict[str, float | None]:
     """The clock of the slowest loop, and the longest loop's interval and latency: of loops, not of an inference."""
     loops = [line for line in _lines(path) if {"af", "ii", "lt"} <= set(line)]
-    clocks, intervals, latencies = ([found for loop in loops if (found := number(loop[key])) is not None]
-                                    for key in ("af", "ii", "lt"))
-    return {"fmax_hz": 1e6 * min(clocks) if clocks else None, "loop_interval_cycles": max(intervals, default=None),
-            "loop_latency_cycles": max(latencies, default=None)}
+    clocks, intervals, latencies = (
+        [found for loop in loops if (found := number(loop[key])) is not None] for key in ("af", "ii", "lt")
+    )
+    return {
+        "fmax_hz": 1e6 * min(clocks) if clocks else None,
+        "loop_interval_cycles": max(intervals, default=None),
+        "loop_latency_cycles": max(latencies, default=None),
+    }
 
 
 def _lines(path: Path) -> Iterable[dict]:

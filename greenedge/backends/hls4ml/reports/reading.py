@@ -26,8 +26,11 @@ class Reading:
 
     def known(self) -> dict[str, float | int]:
         """The numbers that the report says, whole ones as integers."""
-        return {key: int(value) if isinstance(value, float) and value.is_integer() else value
-                for key, value in self.numbers.items() if value is not None}
+        return {
+            key: int(value) if isinstance(value, float) and value.is_integer() else value
+            for key, value in self.numbers.items()
+            if value is not None
+        }
 
 
 def text_of(path: Path) -> str:
@@ -75,6 +78,9 @@ def count(value: object) -> float | None:
 
 def paced(cycles: float | None, interval: float | None, period_ns: float | None) -> dict[str, float | None]:
     """Latency and throughput from cycles and the clock's period; None where one of them is unknown."""
-    return {"latency_cycles": cycles, "cycles_per_inference": interval,
-            "latency_s": cycles * period_ns * 1e-9 if cycles is not None and period_ns else None,
-            "ips": 1e9 / (period_ns * interval) if period_ns and interval else None}
+    return {
+        "latency_cycles": cycles,
+        "cycles_per_inference": interval,
+        "latency_s": cycles * period_ns * 1e-9 if cycles is not None and period_ns else None,
+        "ips": 1e9 / (period_ns * interval) if period_ns and interval else None,
+    }

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.int8 import edges_json, proof_record
+from greenedge.backends.int8.proof_record import certificate, doubts, read_proof, sentence, summary
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
-from greenedge.backends.int8.proof_record import certificate, doubts, read_proof, sentence, summary
-from greenedge.backends.int8 import proof_record, edges_json
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
 

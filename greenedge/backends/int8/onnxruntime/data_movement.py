@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from greenedge.backends.int8.onnxruntime.onnx_builder import File, padded
-from greenedge.graph import DepthToSpace, MaxPool, Pad, Reshape, Transpose, Upsample
 from greenedge.backends.int8.quant_params import Encoding
+from greenedge.graph import DepthToSpace, MaxPool, Pad, Reshape, Transpose, Upsample
 
 
 def _max_pool(file: File, op: MaxPool) -> Encoding:

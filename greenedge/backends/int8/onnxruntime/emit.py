@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.backends.int8.onnxruntime.data_movement import MOVES
-from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, SHIFT, File, code_of, padded
-from greenedge.graph import Add, Concat, Conv, ConvTranspose, Dense, Edge, Graph, Input, Op, Requantise, SumPool
 from greenedge.backends.int8.arithmetic import LEAST, MOST
 from greenedge.backends.int8.layers import Layer, Scaled, scaled
-from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.legalise import SUMS, identity, prepared
+from greenedge.backends.int8.onnxruntime.data_movement import MOVES
+from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, SHIFT, File, code_of, padded
+from greenedge.backends.int8.quant_params import Encoding
+from greenedge.graph import Add, Concat, Conv, ConvTranspose, Dense, Edge, Graph, Input, Op, Requantise, SumPool
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from greenedge.graph import Graph
 from greenedge.backends.int8.layers import Layer
 from greenedge.backends.int8.quant_params import LEVELS, Encoding
+from greenedge.graph import Graph
 
 OPSET, IR = 13, 8  # the oldest with per-channel QuantizeLinear: ONNX Runtime 1.8 and later read the file
 CONTRIB = "com.microsoft"

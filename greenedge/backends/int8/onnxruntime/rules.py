@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from greenedge.errors import Reason
-from greenedge.graph import Add, Concat, Conv, ConvTranspose, Dense, Graph, Op, Pad, Requantise, SumPool
 from greenedge.backends.int8.arithmetic import LEAST, MOST
+from greenedge.backends.int8.legalise import SUMS, prepared
 from greenedge.backends.int8.quant_params import LEVELS
 from greenedge.backends.int8.rules import pad_level, steps, storage, weights
-from greenedge.backends.int8.legalise import SUMS, prepared
+from greenedge.errors import Reason
+from greenedge.graph import Add, Concat, Conv, ConvTranspose, Dense, Graph, Op, Pad, Requantise, SumPool
 
 RUNTIME = "ONNX Runtime"
 WIDEST_ADDITION = (

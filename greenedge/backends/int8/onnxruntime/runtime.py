@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.int8.onnxruntime import worker
-from greenedge.errors import GreenedgeError, ToolError
 from greenedge.backends.int8.subprocess_worker import LIMIT_S, Tell, watched
+from greenedge.errors import GreenedgeError, ToolError
 
 _MAX_BYTES = 1 << 30
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.int8.onnxruntime.worker import run, session_for
-from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, SHIFT
 from greenedge.backends.int8.arithmetic import EMULATIONS, Emulation, stored
+from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, SHIFT
+from greenedge.backends.int8.onnxruntime.worker import run, session_for
 
 CHANNELS, INPUTS, SAMPLES = 32, 36, 96
 KINDS = ("QGemm", "QLinearConv", "depthwise", "QuantizeLinear")

@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.int8 import edges_json, proof_record
+from greenedge.backends.int8.proof_record import certificate, doubts, read_proof, sentence, summary
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
-from greenedge.backends.int8.proof_record import certificate, doubts, read_proof, sentence, summary
-from greenedge.backends.int8 import proof_record, edges_json
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
 
@@ -45,7 +45,11 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
     from greenedge.backends.int8.tflite.rules import option_reasons, reasons_against
 
     compiler = _compiler(target)
-    return option_reasons(graph, options, compiler is not None) + reasons_against(graph) + (compiler.reasons_against(graph) if compiler else [])
+    return (
+        option_reasons(graph, options, compiler is not None)
+        + reasons_against(graph)
+        + (compiler.reasons_against(graph) if compiler else [])
+    )
 
 
 def ends(lowered, target: Target, options: Mapping[str, object]) -> tuple[tuple, list[str], dict | None]:
@@ -64,7 +68,12 @@ def _compiler(target: Target):
     return vela if "vela" in target.device.toolchain else edgetpu if target.device.family == "edge-tpu" else None
 
 
-def plan(graph: Graph, target: Target, options: Mapping[str, object], ended: tuple[tuple, list[str], dict | None] = ((), [], None)) -> Plan:
+def plan(
+    graph: Graph,
+    target: Target,
+    options: Mapping[str, object],
+    ended: tuple[tuple, list[str], dict | None] = ((), [], None),
+) -> Plan:
     """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine.
 
     `ended` is what `ends` gave.
@@ -75,10 +84,18 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object], ended: tup
     carried, notes, entry = ended
     emitted = write_file(graph, options.get("storage") == "int4-dense", options.get("kernels") == "all", carried)
     about = {**edges_of(graph, emitted, carried), "notes": notes}
-    files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about),
-             **deploy_files(graph, emitted.content, about["edges"], carried, entry)}
-    command = Command(("{python}", "-m", "greenedge.backends.int8.tflite.selftest", MODEL, SELFTEST), "selftest.log",
-                      "LiteRT's arithmetic", timeout_s=300)
+    files = {
+        MODEL: emitted.content,
+        CERTIFICATE: _json(certificate(emitted.layers)),
+        EDGES: _json(about),
+        **deploy_files(graph, emitted.content, about["edges"], carried, entry),
+    }
+    command = Command(
+        ("{python}", "-m", "greenedge.backends.int8.tflite.selftest", MODEL, SELFTEST),
+        "selftest.log",
+        "LiteRT's arithmetic",
+        timeout_s=300,
+    )
     compiler = _compiler(target)
     further, made = (compiler.commands(MODEL, target), compiler.products()) if compiler else ((), ())
     return Plan(files, (command, *further), (MODEL, CERTIFICATE, EDGES, SELFTEST, *made))
@@ -86,10 +103,23 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object], ended: tup
 
 def edges_of(graph: Graph, emitted, carried: Sequence = ()) -> dict:
     """What edges.json says about a written file: which tensor holds which edge, and how; which are the model's float outputs."""
-    edges = {edge: {"tensor": placed.tensor, "offset": placed.code.offset, "lo": graph.edges[edge].lo, "hi": graph.edges[edge].hi,
-                    "source": placed.layout.source, "order": placed.layout.order, "shape": placed.layout.shape, "file": placed.layout.file}
-             for edge, placed in emitted.placed.items()}
-    floats = {end.output: {"tensor": emitted.floats[end.output], "edge": end.edge, "softmax": end.softmax is not None} for end in carried}
+    edges = {
+        edge: {
+            "tensor": placed.tensor,
+            "offset": placed.code.offset,
+            "lo": graph.edges[edge].lo,
+            "hi": graph.edges[edge].hi,
+            "source": placed.layout.source,
+            "order": placed.layout.order,
+            "shape": placed.layout.shape,
+            "file": placed.layout.file,
+        }
+        for edge, placed in emitted.placed.items()
+    }
+    floats = {
+        end.output: {"tensor": emitted.floats[end.output], "edge": end.edge, "softmax": end.softmax is not None}
+        for end in carried
+    }
     return {"format": _SHAPE_MARK, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges, "floats": floats}
 
 
@@ -97,8 +127,13 @@ def _json(value: dict) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None,
-             kernels: str = "xnnpack") -> dict[str, np.ndarray]:
+def simulate(
+    folder: Path,
+    x: np.ndarray | Mapping[str, np.ndarray],
+    keep: Sequence[str] = (),
+    progress=lambda *_: None,
+    kernels: str = "xnnpack",
+) -> dict[str, np.ndarray]:
     """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers (int64).
 
     `x` is one array (N, *shape) or a dict from input edge to array; `kernels` is "xnnpack" or "reference"; accumulators
@@ -109,15 +144,20 @@ def simulate(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Seque
     about = read_edges(folder)
     edges = about["edges"]
     wanted = [name for name in keep if name in edges and name not in about["inputs"]]
-    values = run_file(folder / MODEL, stored_inputs(about, x), [edges[name]["tensor"] for name in wanted], kernels, progress)
+    values = run_file(
+        folder / MODEL, stored_inputs(about, x), [edges[name]["tensor"] for name in wanted], kernels, progress
+    )
     try:
         return graph_outputs(about, values, [*about["outputs"], *wanted])
     except KeyError as error:
-        raise GreenedgeError(f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again.") from None
+        raise GreenedgeError(
+            f"{folder / MODEL} does not hold {error.args[0]!r} as {EDGES} says; run the build stage again."
+        ) from None
 
 
-def floats(folder: Path, x: np.ndarray | Mapping[str, np.ndarray], progress=lambda *_: None, kernels: str = "xnnpack"
-           ) -> dict[str, tuple[np.ndarray, float]]:
+def floats(
+    folder: Path, x: np.ndarray | Mapping[str, np.ndarray], progress=lambda *_: None, kernels: str = "xnnpack"
+) -> dict[str, tuple[np.ndarray, float]]:
     """{model output: (float32 values in the graph's order, their largest difference from the host's that is no error)} of the float
     outputs that the file itself gives: 0 for scores, which are the host's bit for bit. Raises GreenedgeError as `simulate` does."""
     from greenedge.backends.int8.tflite.float_outputs import WITHIN
@@ -169,8 +209,14 @@ def read_edges(folder: Path) -> dict:
         if len(sizes) != 1 or sorted(edge["order"]) != list(range(len(edge["source"]))):
             raise edges_json.damaged(path, f"the shapes of {name!r} do not go together")
     told = about.setdefault("floats", {})
-    if not isinstance(told, dict) or not all(isinstance(output, dict) and type(output.get("tensor")) is int and isinstance(output.get("softmax"), bool)
-                                             and isinstance(output.get("edge"), str) and output["edge"] in about["edges"] for output in told.values()):
+    if not isinstance(told, dict) or not all(
+        isinstance(output, dict)
+        and type(output.get("tensor")) is int
+        and isinstance(output.get("softmax"), bool)
+        and isinstance(output.get("edge"), str)
+        and output["edge"] in about["edges"]
+        for output in told.values()
+    ):
         raise edges_json.damaged(path, "its float outputs are no tensors of edges")
     return about
 
@@ -191,19 +237,32 @@ def report(folder: Path) -> dict:
     for kernels in _SETS:
         doubt = doubts(recorded, tested, kernels)
         told[kernels] = {"withheld": doubt} if doubt else summary(recorded, kernels)
-    edge = {"bytes": (folder / MODEL).stat().st_size, "runtime": f"{tested['runtime']} {tested['version']}", "kernels": "xnnpack",
-            "certificate": told, "operators": operators(folder / MODEL), "left_to_builtins": tested["left_to_builtins"]}
-    found = {"edge": edge, "proved": proved(folder), "evidence": {"bytes": "measured", "certificate": "proved"}, "notes": _output_notes(read_edges(folder)),
-             "tools": {**tools({}), tested["runtime"]: tested["version"]}}
+    edge = {
+        "bytes": (folder / MODEL).stat().st_size,
+        "runtime": f"{tested['runtime']} {tested['version']}",
+        "kernels": "xnnpack",
+        "certificate": told,
+        "operators": operators(folder / MODEL),
+        "left_to_builtins": tested["left_to_builtins"],
+    }
+    found = {
+        "edge": edge,
+        "proved": proved(folder),
+        "evidence": {"bytes": "measured", "certificate": "proved"},
+        "notes": _output_notes(read_edges(folder)),
+        "tools": {**tools({}), tested["runtime"]: tested["version"]},
+    }
     return _with_compiler(found, folder)
 
 
 def _output_notes(about: dict) -> list[str]:
     """What the file gives behind the integers, and what it does not."""
     told, first = about["floats"], len({about["edges"][edge]["tensor"] for edge in about["outputs"]})
-    notes = [f"{MODEL} also gives the model's own {'softmax' if output['softmax'] else 'float output'} {name!r} as its output {first + k}, in "
-             f"float32, behind the exact integers (output {'0' if first == 1 else f'0 to {first - 1}'})."
-             for k, (name, output) in enumerate(told.items())]
+    notes = [
+        f"{MODEL} also gives the model's own {'softmax' if output['softmax'] else 'float output'} {name!r} as its output {first + k}, in "
+        f"float32, behind the exact integers (output {'0' if first == 1 else f'0 to {first - 1}'})."
+        for k, (name, output) in enumerate(told.items())
+    ]
     return notes + [str(note) for note in about.get("notes", [])]
 
 
@@ -214,8 +273,11 @@ def _with_compiler(found: dict, folder: Path) -> dict:
     for compiler in (vela, edgetpu):
         if compiler.made(folder):
             more = compiler.report(folder)
-            found = {**found, **{key: {**found[key], **more[key]} for key in ("edge", "evidence", "tools")},
-                     "notes": [*found["notes"], *more["notes"]]}
+            found = {
+                **found,
+                **{key: {**found[key], **more[key]} for key in ("edge", "evidence", "tools")},
+                "notes": [*found["notes"], *more["notes"]],
+            }
     return found
 
 
@@ -225,7 +287,13 @@ def beside(folder: Path) -> dict[str, tuple]:
     told = summary(recorded, "reference")
     holds = doubts(recorded, tested, "reference") is None and _is_here(tested)
     run = lambda x, progress: simulate(folder, x, (), progress, "reference")
-    return {f"{STAGE}-reference": (run, sentence(recorded, "reference") if holds else None, holds and told["certified"] == told["channels"])}
+    return {
+        f"{STAGE}-reference": (
+            run,
+            sentence(recorded, "reference") if holds else None,
+            holds and told["certified"] == told["channels"],
+        )
+    }
 
 
 def _is_here(tested: Mapping) -> bool:

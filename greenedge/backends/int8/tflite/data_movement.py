@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.int8.tflite.layout import Layout, image, plain
 from greenedge.graph import Concat, DepthToSpace, Graph, MaxPool, Pad, Reshape, Transpose, Upsample
-from greenedge.backends.int8.quant_params import Encoding
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def as_plain(em: Emission, edge: str) -> Placed:
     return moved(em, placed, plain(placed.layout.shape), edge)
 
 
-def padded(em: Emission, placed: Placed, pads: tuple[int, ...], level: int, name: str, edge: str | None = None) -> Placed:
+def padded(
+    em: Emission, placed: Placed, pads: tuple[int, ...], level: int, name: str, edge: str | None = None
+) -> Placed:
     """The tensor with (begin…, end…) more of `level` along the graph's last axes; it becomes `edge` where one is named."""
     layout, n = placed.layout, len(pads) // 2
     rank = len(layout.shape)
@@ -120,7 +122,9 @@ def padded(em: Emission, placed: Placed, pads: tuple[int, ...], level: int, name
     else:
         stored = np.array([level + placed.code.offset], np.int8)
         quantisation = Quantisation((placed.code.scale,), placed.code.zero_point)
-        em.writer.operator("PADV2", [*inputs, em.writer.constant(f"{name}/pad", stored, quantisation)], [result.tensor], 2)
+        em.writer.operator(
+            "PADV2", [*inputs, em.writer.constant(f"{name}/pad", stored, quantisation)], [result.tensor], 2
+        )
     return result
 
 
@@ -161,8 +165,18 @@ def emit_max_pool(em: Emission, op: MaxPool) -> None:
     result = em.tensor(op.output, image(em.graph.edges[op.output].shape), source.code)
     height, width = two(op.kernel)
     strides = two(op.strides)
-    em.writer.operator("MAX_POOL_2D", [source.tensor], [result.tensor], 2, padding=padding, filterHeight=height, filterWidth=width,
-                       strideH=strides[0], strideW=strides[1], fusedActivationFunction="NONE")
+    em.writer.operator(
+        "MAX_POOL_2D",
+        [source.tensor],
+        [result.tensor],
+        2,
+        padding=padding,
+        filterHeight=height,
+        filterWidth=width,
+        strideH=strides[0],
+        strideW=strides[1],
+        fusedActivationFunction="NONE",
+    )
     em.placed[op.output] = result
 
 
@@ -170,7 +184,9 @@ def emit_reshape(em: Emission, op: Reshape) -> None:
     placed = em.placed[op.inputs[0]]
     layout = placed.layout
     if len(op.shape) == 1 and not layout.flattened and not layout.natural:
-        target = Layout(layout.source, layout.order, tuple(op.shape), (1, *op.shape))  # the next layer's weights are turned
+        target = Layout(
+            layout.source, layout.order, tuple(op.shape), (1, *op.shape)
+        )  # the next layer's weights are turned
     else:
         placed, target = moved(em, placed, plain(layout.shape), op.inputs[0]), plain(tuple(op.shape))
     em.placed[op.output] = renamed(em, placed, target, op.output)
@@ -219,7 +235,9 @@ def emit_pad(em: Emission, op: Pad) -> None:
 def write_concat(em: Emission, parts: list[Placed], axis: int, result: Placed) -> None:
     """Joins along an axis of the file; all parts share one encoding."""
     assert all(p.code.alike(parts[0].code) for p in parts), "parts of different encodings"
-    em.writer.operator("CONCATENATION", [p.tensor for p in parts], [result.tensor], 2, axis=axis, fusedActivationFunction="NONE")
+    em.writer.operator(
+        "CONCATENATION", [p.tensor for p in parts], [result.tensor], 2, axis=axis, fusedActivationFunction="NONE"
+    )
 
 
 def emit_concat(em: Emission, op: Concat, parts: list[Placed]) -> None:
@@ -236,5 +254,11 @@ def emit_concat(em: Emission, op: Concat, parts: list[Placed]) -> None:
     em.placed[op.output] = result
 
 
-MOVES = {MaxPool: emit_max_pool, Reshape: emit_reshape, Transpose: emit_transpose, Upsample: emit_upsample,
-         DepthToSpace: emit_depth_to_space, Pad: emit_pad}
+MOVES = {
+    MaxPool: emit_max_pool,
+    Reshape: emit_reshape,
+    Transpose: emit_transpose,
+    Upsample: emit_upsample,
+    DepthToSpace: emit_depth_to_space,
+    Pad: emit_pad,
+}

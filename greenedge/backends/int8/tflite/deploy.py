@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.int8.tflite.float_outputs import WITHIN
-from greenedge.lower.dequantise import Ending
 from greenedge.graph import Graph, run_graph
+from greenedge.lower.dequantise import Ending
 
 FOLDER = "deploy"
 SAMPLES, _SEED = 32, 1
@@ -24,8 +24,13 @@ numpy
 """
 
 
-def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carried: Sequence[Ending] = (),
-                 entry: Mapping | None = None) -> dict[str, bytes]:
+def deploy_files(
+    graph: Graph,
+    model: bytes,
+    edges: Mapping[str, Mapping],
+    carried: Sequence[Ending] = (),
+    entry: Mapping | None = None,
+) -> dict[str, bytes]:
     """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.
 
     What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs.
@@ -38,15 +43,22 @@ def deploy_files(graph: Graph, model: bytes, edges: Mapping[str, Mapping], carri
     x = np.random.default_rng(_SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
     x[0], x[-1] = edge.lo, edge.hi
     y = run_graph(graph, x)[ends["output"]]
-    about = {key: {part: edges[name][part] for part in ("offset", "lo", "hi", "source", "order", "shape", "file")}
-             for key, name in ends.items()}
+    about = {
+        key: {part: edges[name][part] for part in ("offset", "lo", "hi", "source", "order", "shape", "file")}
+        for key, name in ends.items()
+    }
     about["input"]["quantiser"] = entry
     about["golden_sha256"] = hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()
     about["floats"] = [{"name": end.output, "within": 0.0 if end.softmax is None else WITHIN} for end in carried]
     golden = io.BytesIO()
     np.savez(golden, x=x.astype(np.int16), y=y, **{f"f{k}": end.apply(y) for k, end in enumerate(carried)})
-    files = {"model.tflite": model, "run.py": _RUNNER.read_bytes(), "requirements.txt": _REQUIREMENTS.encode(),
-             "io.json": (json.dumps(about, indent=1) + "\n").encode(), "golden.npz": golden.getvalue()}
+    files = {
+        "model.tflite": model,
+        "run.py": _RUNNER.read_bytes(),
+        "requirements.txt": _REQUIREMENTS.encode(),
+        "io.json": (json.dumps(about, indent=1) + "\n").encode(),
+        "golden.npz": golden.getvalue(),
+    }
     return {f"{FOLDER}/{name}": content for name, content in files.items()}
 
 

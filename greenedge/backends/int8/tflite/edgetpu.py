@@ -22,8 +22,10 @@ from greenedge.tools.plan import Command
 
 COMPILER, RECORD, COMPILED = "edgetpu_compiler", "edgetpu.json", "model_edgetpu.tflite"
 _LIMIT_S = 600
-_MISSING = (f"{COMPILER} is not on PATH: model.tflite is exact and fits the Edge TPU's rules, but is not compiled for it; run "
-            f"`{COMPILER} model.tflite` where the compiler is (coral.ai, Edge TPU Compiler).")
+_MISSING = (
+    f"{COMPILER} is not on PATH: model.tflite is exact and fits the Edge TPU's rules, but is not compiled for it; run "
+    f"`{COMPILER} model.tflite` where the compiler is (coral.ai, Edge TPU Compiler)."
+)
 
 
 def reasons_against(graph: Graph) -> list[Reason]:
@@ -37,10 +39,17 @@ def _against(graph: Graph, op: Op) -> list[Reason]:
     if isinstance(op, Conv) and op.groups > 1 and any(d != 1 for d in op.dilations):
         rule = ("a dilated convolution in groups", "the Edge TPU has none", "use a dilation of 1")
     elif isinstance(op, (Conv, ConvTranspose, MaxPool, SumPool)) and len(set(getattr(op, "dilations", ()) or (1,))) > 1:
-        rule = (f"dilations {tuple(op.dilations)}", "the Edge TPU wants the same along both axes", "use equal dilations")
+        rule = (
+            f"dilations {tuple(op.dilations)}",
+            "the Edge TPU wants the same along both axes",
+            "use equal dilations",
+        )
     elif isinstance(op, Dense) and len(graph.edges[op.output].shape) > 1:
-        rule = (f"outputs of shape {graph.edges[op.output].shape}", "the Edge TPU's dense layer writes one vector",
-                "use a 1x1 convolution")
+        rule = (
+            f"outputs of shape {graph.edges[op.output].shape}",
+            "the Edge TPU's dense layer writes one vector",
+            "use a 1x1 convolution",
+        )
     elif isinstance(op, Pad) and (op.pads[0] or op.pads[len(op.pads) // 2]) and len(op.pads) > 2:
         rule = ("padding of channels", "the Edge TPU pads rows and columns", "add the channels in the layer before")
     elif isinstance(op, (Transpose, Upsample)) and len(graph.edges[op.output].shape) > 3:
@@ -69,9 +78,12 @@ def report(folder: Path) -> dict:
         raise GreenedgeError(f"{folder / RECORD} is missing or damaged ({error}); run the build stage again.") from None
     if not record["compiled"]:
         return {"edge": {}, "evidence": {}, "notes": [record["said"]], "tools": {}}
-    return {"edge": {"npu_bytes": (folder / COMPILED).stat().st_size, "left_to_the_cpu": record["left"]},
-            "evidence": {"npu_bytes": "measured", "left_to_the_cpu": f"reported by {COMPILER}"},
-            "notes": ["Verified is the int8 file before the Edge TPU's compiler."], "tools": {}}
+    return {
+        "edge": {"npu_bytes": (folder / COMPILED).stat().st_size, "left_to_the_cpu": record["left"]},
+        "evidence": {"npu_bytes": "measured", "left_to_the_cpu": f"reported by {COMPILER}"},
+        "notes": ["Verified is the int8 file before the Edge TPU's compiler."],
+        "tools": {},
+    }
 
 
 def made(folder: Path) -> bool:
@@ -90,8 +102,15 @@ def main(model: str) -> int:
     record = {"compiled": False, "said": _MISSING}
     if program:
         try:
-            done = subprocess.run([program, "-s", "-o", ".", model], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                                  errors="replace", timeout=_LIMIT_S, check=False)
+            done = subprocess.run(
+                [program, "-s", "-o", ".", model],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_LIMIT_S,
+                check=False,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             print(f"error: {COMPILER}: {error}")
             return 1

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from greenedge.backends.int8.tflite.float_outputs import finish
-from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer
-from greenedge.backends.int8.tflite.layout import image, plain
-from greenedge.backends.int8.tflite.linear import FORMS, Form, addition, alone, by_row, form_of
-from greenedge.backends.int8.tflite.data_movement import (MOVES, Emission, Placed, as_image, emit_concat, moved, renamed)
-from greenedge.lower.dequantise import Ending
-from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise, SumPool
 from greenedge.backends.int8.arithmetic import MOST
 from greenedge.backends.int8.layers import Layer, Scaled, added, averaged, multiplied, scaled
-from greenedge.backends.int8.quant_params import Encoding, encode, encode_input
 from greenedge.backends.int8.legalise import SUMS, identity, prepared
+from greenedge.backends.int8.quant_params import Encoding, encode, encode_input
+from greenedge.backends.int8.tflite.data_movement import MOVES, Emission, Placed, as_image, emit_concat, moved, renamed
+from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer
+from greenedge.backends.int8.tflite.float_outputs import finish
+from greenedge.backends.int8.tflite.layout import image, plain
+from greenedge.backends.int8.tflite.linear import FORMS, Form, addition, alone, by_row, form_of
+from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise, SumPool
+from greenedge.lower.dequantise import Ending
 
 MOST_INT4 = 7
 _INT4_VERSION = 12  # of FULLY_CONNECTED: the first whose weights may be int4
@@ -81,14 +81,17 @@ def _emit(em: Emission, op: Op) -> None:
 
 def stored_unquantised(graph: Graph, op: Op) -> bool:
     """Whether something other than a quantiser reads the accumulators of `op`: they are then stored as they are."""
-    return op.output in graph.outputs or any(not isinstance(reader, Requantise) for reader in graph.consumers(op.output))
+    return op.output in graph.outputs or any(
+        not isinstance(reader, Requantise) for reader in graph.consumers(op.output)
+    )
 
 
 def _input(em: Emission, edge: str) -> Placed:
     about = em.graph.edges[edge]
     reader = next(iter(em.graph.consumers(edge)), None)
-    channels_last = len(about.shape) == 3 or (len(about.shape) == 2 and reader is not None and not isinstance(reader, Dense)
-                                              and type(reader) in FORMS)
+    channels_last = len(about.shape) == 3 or (
+        len(about.shape) == 2 and reader is not None and not isinstance(reader, Dense) and type(reader) in FORMS
+    )
     code = encode_input(about.lo, about.hi, padding_level(em.graph, edge, about.lo, about.hi))
     return em.tensor(edge, image(about.shape) if channels_last else plain(about.shape), code)
 
@@ -104,7 +107,9 @@ def _emit_step(em: Emission, step: Requantise) -> None:
     if isinstance(op, SUMS) and not stored_unquantised(em.graph, op):
         _emit_sum(em, op, step)
     else:
-        em.placed[step.output] = _write(em, alone(em, by_row(em, step.inputs[0], step), step.name), step, _code(em, step), step.name)
+        em.placed[step.output] = _write(
+            em, alone(em, by_row(em, step.inputs[0], step), step.name), step, _code(em, step), step.name
+        )
 
 
 def _code(em: Emission, step: Requantise) -> Encoding:
@@ -132,7 +137,9 @@ def _write_add(em: Emission, op: Add, step: Requantise, parts: Sequence[Placed])
         return None
     code, layer = found
     result = em.tensor(step.output, parts[0].layout, code)
-    em.writer.operator("ADD", [part.tensor for part in parts], [result.tensor], 2, fusedActivationFunction=code.activation)
+    em.writer.operator(
+        "ADD", [part.tensor for part in parts], [result.tensor], 2, fusedActivationFunction=code.activation
+    )
     em.layers.append(layer)
     return result
 
@@ -146,7 +153,9 @@ def _write_mean(em: Emission, op: SumPool, step: Requantise) -> Placed | None:
         return None
     code, layer = found
     result = em.tensor(step.output, image(em.graph.edges[op.output].shape), code)
-    em.writer.operator("MEAN", [source.tensor, em.constant(f"{step.output}/axes", [1, 2])], [result.tensor], 2, keepDims=True)
+    em.writer.operator(
+        "MEAN", [source.tensor, em.constant(f"{step.output}/axes", [1, 2])], [result.tensor], 2, keepDims=True
+    )
     em.layers.append(layer)
     return result
 
@@ -176,10 +185,16 @@ def _write(em: Emission, form: Form, step: Requantise, code: Encoding, name: str
     """Chooses scales and writes the operator; says where its result is."""
     weight = np.moveaxis(form.weight, form.axis, 0)
     # XNNPACK (in LiteRT 2.3) is a level off now and then where rows of int4 end in the middle of a byte.
-    narrow = (em.int4 and form.operator == "FULLY_CONNECTED" and form.weight.shape[1] % 2 == 0
-              and np.abs(form.weight).max(initial=0) <= MOST_INT4)
+    narrow = (
+        em.int4
+        and form.operator == "FULLY_CONNECTED"
+        and form.weight.shape[1] % 2 == 0
+        and np.abs(form.weight).max(initial=0) <= MOST_INT4
+    )
     largest = MOST_INT4 if narrow else MOST
-    chosen = scaled(form.operator, name, step, weight.reshape(len(weight), -1), form.source.code, code, largest, em.all_sets)
+    chosen = scaled(
+        form.operator, name, step, weight.reshape(len(weight), -1), form.source.code, code, largest, em.all_sets
+    )
     if chosen.lift > 1:
         form = replace(form, source=_lifted(em, form.source, chosen))
     em.layers.append(chosen.layer)
@@ -206,7 +221,9 @@ def _lifted(em: Emission, placed: Placed, chosen: Scaled) -> Placed:
     return em.lifted[placed.tensor]
 
 
-def _operator(em: Emission, form: Form, code: Encoding, w: int, bias: np.ndarray, scales: np.ndarray, edge: str) -> Placed:
+def _operator(
+    em: Emission, form: Form, code: Encoding, w: int, bias: np.ndarray, scales: np.ndarray, edge: str
+) -> Placed:
     si = np.float32(form.source.code.scale)
     direct = form.written is None
     target = em.tensor(edge if direct else f"{edge}/written", form.layout if direct else form.written, code)
@@ -224,7 +241,9 @@ def _operator(em: Emission, form: Form, code: Encoding, w: int, bias: np.ndarray
         return renamed(em, target, form.layout, edge)
     result = em.tensor(edge, form.layout, code)
     begin = em.constant(f"{edge}/begin", [0, *form.crop, 0])
-    em.writer.operator("SLICE", [target.tensor, begin, em.constant(f"{edge}/size", form.layout.file)], [result.tensor], 2)
+    em.writer.operator(
+        "SLICE", [target.tensor, begin, em.constant(f"{edge}/size", form.layout.file)], [result.tensor], 2
+    )
     return result
 
 

@@ -17,12 +17,27 @@ _LARGEST_OLD_CODE = 127  # operator codes above this live in builtin_code alone 
 
 # operator -> the name of its options table, where it has one
 _OPTIONS = {
-    "FULLY_CONNECTED": "FullyConnectedOptions", "CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
-    "TRANSPOSE_CONV": "TransposeConvOptions", "MAX_POOL_2D": "Pool2DOptions", "RESHAPE": "ReshapeOptions",
-    "TRANSPOSE": "TransposeOptions", "CONCATENATION": "ConcatenationOptions", "PAD": "PadOptions",
-    "PADV2": "PadV2Options", "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions", "QUANTIZE": "QuantizeOptions",
-    "DEPTH_TO_SPACE": "DepthToSpaceOptions", "SLICE": "SliceOptions", "ADD": "AddOptions", "MEAN": "ReducerOptions", "GATHER": "GatherOptions",
-    "MUL": "MulOptions", "SUB": "SubOptions", "SOFTMAX": "SoftmaxOptions", "DEQUANTIZE": "DequantizeOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "TRANSPOSE_CONV": "TransposeConvOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
+    "RESHAPE": "ReshapeOptions",
+    "TRANSPOSE": "TransposeOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "PAD": "PadOptions",
+    "PADV2": "PadV2Options",
+    "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
+    "QUANTIZE": "QuantizeOptions",
+    "DEPTH_TO_SPACE": "DepthToSpaceOptions",
+    "SLICE": "SliceOptions",
+    "ADD": "AddOptions",
+    "MEAN": "ReducerOptions",
+    "GATHER": "GatherOptions",
+    "MUL": "MulOptions",
+    "SUB": "SubOptions",
+    "SOFTMAX": "SoftmaxOptions",
+    "DEQUANTIZE": "DequantizeOptions",
 }
 
 
@@ -45,10 +60,18 @@ class Writer:
     operators: list = field(default_factory=list)
     codes: list[tuple[str, int]] = field(default_factory=list)
 
-    def tensor(self, name: str, shape: Sequence[int], kind: str, quantisation: Quantisation | None = None,
-               data: bytes | None = None) -> int:
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        kind: str,
+        quantisation: Quantisation | None = None,
+        data: bytes | None = None,
+    ) -> int:
         """A tensor of `kind` ('INT8', 'INT32', 'FLOAT32'); with `data` it is a constant."""
-        self.tensors.append((name, tuple(int(d) for d in shape), kind, quantisation, 0 if data is None else self._buffer(data)))
+        self.tensors.append(
+            (name, tuple(int(d) for d in shape), kind, quantisation, 0 if data is None else self._buffer(data))
+        )
         return len(self.tensors) - 1
 
     def _buffer(self, data: bytes) -> int:
@@ -61,16 +84,24 @@ class Writer:
         """A constant tensor of int8, int32 or float32 values."""
         kind = values.dtype.name.upper()
         assert kind in ("INT8", "INT32", "FLOAT32"), kind
-        return self.tensor(name, values.shape, kind, quantisation,
-                           np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes())
+        return self.tensor(
+            name,
+            values.shape,
+            kind,
+            quantisation,
+            np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes(),
+        )
 
     def packed(self, name: str, values: np.ndarray, quantisation: Quantisation) -> int:
         """A constant tensor of int4 values, two a byte, the first in the low half."""
         flat = np.append(values.reshape(-1), np.zeros(values.size % 2, values.dtype)).astype(np.int64) & 15
-        return self.tensor(name, values.shape, "INT4", quantisation, (flat[::2] | flat[1::2] << 4).astype(np.uint8).tobytes())
+        return self.tensor(
+            name, values.shape, "INT4", quantisation, (flat[::2] | flat[1::2] << 4).astype(np.uint8).tobytes()
+        )
 
-    def operator(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1,
-                 **options: object) -> int:
+    def operator(
+        self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int = 1, **options: object
+    ) -> int:
         """An operator; `options` are the fields of its options table, such as fusedActivationFunction='RELU'."""
         if (kind, version) not in self.codes:
             self.codes.append((kind, version))
@@ -81,12 +112,20 @@ class Writer:
         """The whole file."""
         from ai_edge_litert import schema_py_generated as schema
 
-        subgraph = schema.SubGraphT(name=self.name, inputs=_vector(inputs), outputs=_vector(outputs),
-                                    tensors=[_tensor(schema, *t) for t in self.tensors],
-                                    operators=[_operator(schema, *op) for op in self.operators])
-        model = schema.ModelT(version=3, description="greenedge", subgraphs=[subgraph],
-                              operatorCodes=[_code(schema, *code) for code in self.codes],
-                              buffers=[schema.BufferT(data=np.frombuffer(b, np.uint8) if b else None) for b in self.buffers])
+        subgraph = schema.SubGraphT(
+            name=self.name,
+            inputs=_vector(inputs),
+            outputs=_vector(outputs),
+            tensors=[_tensor(schema, *t) for t in self.tensors],
+            operators=[_operator(schema, *op) for op in self.operators],
+        )
+        model = schema.ModelT(
+            version=3,
+            description="greenedge",
+            subgraphs=[subgraph],
+            operatorCodes=[_code(schema, *code) for code in self.codes],
+            buffers=[schema.BufferT(data=np.frombuffer(b, np.uint8) if b else None) for b in self.buffers],
+        )
         return pack(model)
 
 
@@ -124,7 +163,7 @@ def _pack_aligned(buffer) -> None:
         if data:
             builder.StartVector(1, len(data), _ALIGNMENT)
             builder.head -= len(data)
-            builder.Bytes[builder.head:builder.head + len(data)] = data
+            builder.Bytes[builder.head : builder.head + len(data)] = data
             vector = builder.EndVector()
         schema.BufferStart(builder)
         if data:
@@ -144,8 +183,14 @@ def _tensor(schema, name, shape, kind, quantisation, buffer):
         scales = np.asarray(quantisation.scales, np.float32)
         zeros = np.full(len(scales), quantisation.zero_point, np.int64)
         parameters = schema.QuantizationParametersT(scale=scales, zeroPoint=zeros, quantizedDimension=quantisation.axis)
-    return schema.TensorT(name=name, shape=_vector(shape), type=getattr(schema.TensorType, kind), buffer=buffer,
-                          quantization=parameters, hasRank=True)
+    return schema.TensorT(
+        name=name,
+        shape=_vector(shape),
+        type=getattr(schema.TensorType, kind),
+        buffer=buffer,
+        quantization=parameters,
+        hasRank=True,
+    )
 
 
 def _code(schema, kind, version):

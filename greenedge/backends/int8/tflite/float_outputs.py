@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from greenedge.backends.int8.tflite.layout import image, plain
 from greenedge.backends.int8.tflite.data_movement import Emission, Placed
-from greenedge.lower.dequantise import Ending, endings
+from greenedge.backends.int8.tflite.layout import image, plain
 from greenedge.graph import Graph
 from greenedge.lower import Lowered
+from greenedge.lower.dequantise import Ending, endings
 
 OUTPUTS = ("softmax", "float", "integers")
 WITHIN = 1e-6  # a softmax's largest difference from the host's: two float32 exponentials and sums, each a few units of the last place
@@ -28,16 +28,23 @@ def carried(lowered: Lowered, options: Mapping[str, object], compiled: bool) -> 
     """The float outputs that the file gives, and a sentence for each that someone may miss. `compiled`: for an accelerator."""
     wanted = options.get("outputs", OUTPUTS[0])
     found, left = endings(lowered)
-    notes = [f"model.tflite ends at the integers of which {name!r} is made; what makes it runs on the host: {operators}." for name, operators in left.items()]
+    notes = [
+        f"model.tflite ends at the integers of which {name!r} is made; what makes it runs on the host: {operators}."
+        for name, operators in left.items()
+    ]
     taken = []
     for end in found:
         soft = end.softmax is not None
         if wanted == "integers" or not soft and wanted != "float":
             continue
         if compiled:
-            notes.append(f"model.tflite ends at the integers: an accelerator takes no floats, so {end.output!r} is the host's.")
+            notes.append(
+                f"model.tflite ends at the integers: an accelerator takes no floats, so {end.output!r} is the host's."
+            )
         elif soft and not _last(lowered.graph, end):
-            notes.append(f"model.tflite ends at the integers: LiteRT's softmax runs along the last axis, {end.output!r} along another, on the host.")
+            notes.append(
+                f"model.tflite ends at the integers: LiteRT's softmax runs along the last axis, {end.output!r} along another, on the host."
+            )
         else:
             taken.append(end)
     return tuple(taken), notes
@@ -54,7 +61,11 @@ def finish(em: Emission, end: Ending) -> int:
     """Writes the operators; returns the tensor that is the output, which has the output's name."""
     placed = em.placed[end.edge]
     steps = [("DEQUANTIZE", None, 2), *_whole(placed)]
-    steps += [("SUB", part, 1) for part in (_constant(placed, -placed.code.zero_level), _constant(placed, end.zero)) if np.any(part)]
+    steps += [
+        ("SUB", part, 1)
+        for part in (_constant(placed, -placed.code.zero_level), _constant(placed, end.zero))
+        if np.any(part)
+    ]
     scale = _constant(placed, end.scale)
     steps += [("MUL", scale, 1)] if np.any(scale != 1) else []
     steps += [("SOFTMAX", None, 1)] if end.softmax is not None else []
@@ -67,13 +78,21 @@ def finish(em: Emission, end: Ending) -> int:
     return tensor
 
 
-_OPTIONS = {"SUB": {"fusedActivationFunction": "NONE"}, "MUL": {"fusedActivationFunction": "NONE"}, "SOFTMAX": {"beta": 1.0}}
+_OPTIONS = {
+    "SUB": {"fusedActivationFunction": "NONE"},
+    "MUL": {"fusedActivationFunction": "NONE"},
+    "SOFTMAX": {"beta": 1.0},
+}
 
 
 def _whole(placed: Placed) -> Sequence[tuple]:
     """What makes whole numbers of the dequantised ones: the encoding's scale is 1 or 1/n."""
     count = round(1 / placed.code.scale)
-    return [] if count == 1 else [("MUL", np.full(1, count, np.float32), 1), ("SUB", np.full(1, -0.5, np.float32), 1), ("FLOOR", None, 1)]
+    return (
+        []
+        if count == 1
+        else [("MUL", np.full(1, count, np.float32), 1), ("SUB", np.full(1, -0.5, np.float32), 1), ("FLOOR", None, 1)]
+    )
 
 
 def _constant(placed: Placed, values) -> np.ndarray:

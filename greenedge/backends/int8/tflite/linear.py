@@ -12,8 +12,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from greenedge.backends.int8.tflite.data_movement import (
+    Emission,
+    Placed,
+    as_image,
+    as_plain,
+    renamed,
+    two,
+    window_padding,
+    write_concat,
+)
 from greenedge.backends.int8.tflite.layout import Layout, image, plain
-from greenedge.backends.int8.tflite.data_movement import (Emission, Placed, as_image, as_plain, renamed, two, window_padding, write_concat)
 from greenedge.graph import Add, Conv, ConvTranspose, Dense, Op, Requantise, SumPool
 
 
@@ -61,14 +70,27 @@ def _conv(em: Emission, op: Conv, shape) -> Form:
     depthwise = op.groups == channels and op.groups > 1 and op.weight.shape[1] == 1
     options = _window_options(op.strides, op.dilations, padding)
     if depthwise:
-        return Form("DEPTHWISE_CONV_2D", 3, weight.transpose(1, 2, 3, 0), 3, source, image(shape),
-                    options={**options, "depthMultiplier": len(weight) // channels})
+        return Form(
+            "DEPTHWISE_CONV_2D",
+            3,
+            weight.transpose(1, 2, 3, 0),
+            3,
+            source,
+            image(shape),
+            options={**options, "depthMultiplier": len(weight) // channels},
+        )
     return Form("CONV_2D", 3, weight.transpose(0, 2, 3, 1), 0, source, image(shape), options=options)
 
 
 def _window_options(strides, dilations, padding: str) -> dict:
     (stride_h, stride_w), (dilation_h, dilation_w) = two(strides), two(dilations)
-    return {"strideH": stride_h, "strideW": stride_w, "dilationHFactor": dilation_h, "dilationWFactor": dilation_w, "padding": padding}
+    return {
+        "strideH": stride_h,
+        "strideW": stride_w,
+        "dilationHFactor": dilation_h,
+        "dilationWFactor": dilation_w,
+        "padding": padding,
+    }
 
 
 def _sum_pool(em: Emission, op: SumPool, shape) -> Form:
@@ -96,8 +118,17 @@ def _conv_transpose(em: Emission, op: ConvTranspose, shape) -> Form:
     longer = np.pad(weight, [(0, 0), (0, 0), *((0, max(0, -end)) for _, end in cuts)])
     full = [(size - 1) * s + k for size, s, k in zip(source.layout.file[1:3], strides, longer.shape[2:])]
     written = replace(layout, file=(1, *full, shape[0]))
-    return Form("TRANSPOSE_CONV", 3, longer.transpose(1, 2, 3, 0), 0, source, layout, written, {**options, "padding": "VALID"},
-                crop=tuple(begin for begin, _ in cuts))
+    return Form(
+        "TRANSPOSE_CONV",
+        3,
+        longer.transpose(1, 2, 3, 0),
+        0,
+        source,
+        layout,
+        written,
+        {**options, "padding": "VALID"},
+        crop=tuple(begin for begin, _ in cuts),
+    )
 
 
 def _padding(values: tuple[int, ...]) -> tuple[int, int]:
@@ -113,7 +144,7 @@ def _one_group(op: ConvTranspose) -> np.ndarray:
     dense = np.zeros((inputs, per_out * op.groups, *op.weight.shape[2:]), np.int64)
     per_in = inputs // op.groups
     for g in range(op.groups):
-        dense[g * per_in:(g + 1) * per_in, g * per_out:(g + 1) * per_out] = op.weight[g * per_in:(g + 1) * per_in]
+        dense[g * per_in : (g + 1) * per_in, g * per_out : (g + 1) * per_out] = op.weight[g * per_in : (g + 1) * per_in]
     return dense
 
 
@@ -123,7 +154,7 @@ def _spread(weight: np.ndarray, dilations: tuple[int, int]) -> np.ndarray:
         return weight
     height, width = ((k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations))
     wide = np.zeros((*weight.shape[:2], height, width), np.int64)
-    wide[:, :, ::dilations[0], ::dilations[1]] = weight
+    wide[:, :, :: dilations[0], :: dilations[1]] = weight
     return wide
 
 

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from greenedge.backends.int8.arithmetic import MOST
+from greenedge.backends.int8.legalise import SUMS, prepared
+from greenedge.backends.int8.quant_params import LEVELS, encode, encode_input
+from greenedge.backends.int8.rules import pad_level, steps, storage, weights
 from greenedge.backends.int8.tflite.emit import common_range, padding_level
 from greenedge.backends.int8.tflite.float_outputs import OUTPUTS
 from greenedge.errors import Reason
-from greenedge.graph import (Add, Concat, Conv, ConvTranspose, Dense, Graph, Input, MaxPool, Op, Pad, Requantise, SumPool, Upsample)
-from greenedge.backends.int8.arithmetic import MOST
-from greenedge.backends.int8.quant_params import LEVELS, encode, encode_input
-from greenedge.backends.int8.rules import pad_level, steps, storage, weights
-from greenedge.backends.int8.legalise import SUMS, prepared
+from greenedge.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Graph,
+    Input,
+    MaxPool,
+    Op,
+    Pad,
+    Requantise,
+    SumPool,
+    Upsample,
+)
 
 KERNELS = ("xnnpack", "all")
 STORAGES = ("int8", "int4-dense")

@@ -9,17 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.int8.subprocess_worker import LIMIT_S, Tell, watched
 from greenedge.backends.int8.tflite import worker
 from greenedge.backends.int8.tflite.flatbuffer import IDENTIFIER, pack
 from greenedge.errors import GreenedgeError, ToolError
-from greenedge.backends.int8.subprocess_worker import LIMIT_S, Tell, watched
 
 RUNTIME = "ai-edge-litert"
 _MAX_BYTES = 1 << 30
 
 
-def run_file(model: Path, inputs: Sequence[np.ndarray], keep: Sequence[int] = (), kernels: str = "xnnpack",
-             progress: Tell = lambda *_: None) -> dict[int, np.ndarray]:
+def run_file(
+    model: Path,
+    inputs: Sequence[np.ndarray],
+    keep: Sequence[int] = (),
+    kernels: str = "xnnpack",
+    progress: Tell = lambda *_: None,
+) -> dict[int, np.ndarray]:
     """{tensor index: stored values, batch first} of the file's outputs (int8; float32 for its float outputs) and of the tensors numbered in `keep`.
 
     `inputs` are int8, (N, …), one for each of the file's inputs in its own order. What is kept comes from the same bytes
@@ -32,7 +37,9 @@ def run_file(model: Path, inputs: Sequence[np.ndarray], keep: Sequence[int] = ()
         (folder / "model.tflite").write_bytes(with_outputs(content, keep, model) if keep else content)
         for k, x in enumerate(inputs):
             np.save(folder / f"x{k}.npy", x)
-        status, said = watched([sys.executable, worker.__file__, str(folder), kernels], folder / "log", len(inputs[0]), "LiteRT", progress)
+        status, said = watched(
+            [sys.executable, worker.__file__, str(folder), kernels], folder / "log", len(inputs[0]), "LiteRT", progress
+        )
         if status != 0:
             raise _explained(model, status, said)
         with np.load(folder / "y.npz", allow_pickle=False) as result:
@@ -53,7 +60,11 @@ def read_model(model: Path) -> bytes:
 
 
 def _explained(model: Path, status: int | None, said: str) -> GreenedgeError:
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("INFO:", "W0000", "WARNING:"))]
+    lines = [
+        line.strip()
+        for line in said.splitlines()
+        if line.strip() and not line.startswith(("INFO:", "W0000", "WARNING:"))
+    ]
     last = lines[-1].rstrip(".") if lines else ""
     if status is None:
         return ToolError(f"LiteRT did not end within {LIMIT_S} s on {model}; give it fewer samples.")

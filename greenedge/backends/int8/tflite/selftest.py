@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.int8.arithmetic import EMULATIONS, LITERT, Emulation, activation_bounds, mean_emulations, stored
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.int8.tflite.worker import RESOLVERS, load_runtime, run
-from greenedge.backends.int8.arithmetic import (EMULATIONS, LITERT, Emulation, activation_bounds, mean_emulations, stored)
 
 CHANNELS, INPUTS, SAMPLES = 48, 8, 160
 _SEED = 20261123
@@ -46,9 +46,11 @@ def cases(int4: bool = False) -> list[Case]:
     rng = np.random.default_rng(_SEED)
     operators = [name for name, sets in EMULATIONS.items() if "xnnpack" in sets]
     own = {"ADD": _addition, "QUANTIZE": _quantisation}
-    return [own.get(name, _case)(rng, name, ties) for name in operators for ties in (False, True)] + [
-        _mean(rng, ties) for ties in (False, True)] + (
-        [_case(rng, "FULLY_CONNECTED", ties, int4=True) for ties in (False, True)] if int4 else [])
+    return (
+        [own.get(name, _case)(rng, name, ties) for name in operators for ties in (False, True)]
+        + [_mean(rng, ties) for ties in (False, True)]
+        + ([_case(rng, "FULLY_CONNECTED", ties, int4=True) for ties in (False, True)] if int4 else [])
+    )
 
 
 def _addition(rng, operator: str, ties: bool) -> Case:
@@ -61,8 +63,18 @@ def _addition(rng, operator: str, ties: bool) -> Case:
     y = writer.tensor("y", a.shape, "INT8", Quantisation((scale_out,), zero_out))
     writer.operator(operator, x, [y], 2, fusedActivationFunction="RELU")
     acc = a.astype(np.int64) + b - 2 * zero_in
-    return Case(operator, writer.finish(x, [y]), (a, b), acc, scale_in, np.ones(1, np.float32), scale_out, zero_out,
-                activation_bounds("RELU", scale_out, zero_out), int((acc % 2).sum()) if ties else 0)
+    return Case(
+        operator,
+        writer.finish(x, [y]),
+        (a, b),
+        acc,
+        scale_in,
+        np.ones(1, np.float32),
+        scale_out,
+        zero_out,
+        activation_bounds("RELU", scale_out, zero_out),
+        int((acc % 2).sum()) if ties else 0,
+    )
 
 
 def _quantisation(rng, operator: str, ties: bool) -> Case:
@@ -75,14 +87,28 @@ def _quantisation(rng, operator: str, ties: bool) -> Case:
     y = writer.tensor("y", x.shape, "INT8", Quantisation((scale_out,), zero_out))
     writer.operator(operator, [a], [y], 2)
     acc = x.astype(np.int64) - zero_in
-    return Case(operator, writer.finish([a], [y]), (x,), acc, scale_in, np.ones(1, np.float32), scale_out, zero_out, (-128, 127),
-                int((acc % 2).sum()) if ties else 0)
+    return Case(
+        operator,
+        writer.finish([a], [y]),
+        (x,),
+        acc,
+        scale_in,
+        np.ones(1, np.float32),
+        scale_out,
+        zero_out,
+        (-128, 127),
+        int((acc % 2).sum()) if ties else 0,
+    )
 
 
 def _mean(rng, ties: bool) -> Case:
     """Means over images of 5x7 around every int8, zero points far apart."""
     count, zero_in, zero_out = 32 if ties else 35, int(rng.integers(-128, 128)), int(rng.integers(-60, 60))
-    x = np.clip(rng.integers(-128, 128, (SAMPLES, 1, 1, CHANNELS)) + rng.integers(-9, 10, (SAMPLES, count, 1, CHANNELS)), -128, 127).astype(np.int8)
+    x = np.clip(
+        rng.integers(-128, 128, (SAMPLES, 1, 1, CHANNELS)) + rng.integers(-9, 10, (SAMPLES, count, 1, CHANNELS)),
+        -128,
+        127,
+    ).astype(np.int8)
     scale_in, scale_out = (1.0, 1.0) if ties else (float(np.float32(rng.uniform(0.1, 2))) for _ in range(2))
     writer = Writer("selftest")
     a = writer.tensor("x", (1, count, 1, CHANNELS), "INT8", Quantisation((scale_in,), zero_in))
@@ -90,8 +116,19 @@ def _mean(rng, ties: bool) -> Case:
     writer.operator("MEAN", [a, writer.constant("axes", np.array([1, 2], np.int32))], [y], 2, keepDims=True)
     acc = x.astype(np.int64).sum(axis=(1, 2))
     tied = int((acc % count == count // 2).sum()) if ties else 0
-    return Case("MEAN", writer.finish([a], [y]), (x,), acc, scale_in, np.ones(1, np.float32), scale_out, zero_out, (-128, 127), tied,
-                mean_emulations(count, zero_in, zero_out))
+    return Case(
+        "MEAN",
+        writer.finish([a], [y]),
+        (x,),
+        acc,
+        scale_in,
+        np.ones(1, np.float32),
+        scale_out,
+        zero_out,
+        (-128, 127),
+        tied,
+        mean_emulations(count, zero_in, zero_out),
+    )
 
 
 def _case(rng, operator: str, ties: bool, int4: bool = False) -> Case:
@@ -99,7 +136,7 @@ def _case(rng, operator: str, ties: bool, int4: bool = False) -> Case:
     fan_in = CHANNELS if depthwise else INPUTS
     x = rng.integers(-128, 128, (SAMPLES, 1, 1, fan_in)).astype(np.int8)
     zero_in, zero_out = int(rng.integers(-20, 20)), int(rng.integers(-60, 60))
-    top, reach = (3, 2.0 ** 8) if ties else (7 if int4 else 127, 2.0 ** rng.uniform(5, 22, CHANNELS))
+    top, reach = (3, 2.0**8) if ties else (7 if int4 else 127, 2.0 ** rng.uniform(5, 22, CHANNELS))
     weight = rng.integers(-top, top + 1, (CHANNELS, 1 if depthwise else INPUTS))
     bias = (rng.normal(0, 1, CHANNELS) * reach).astype(np.int64)
     values = x[:, 0, 0].astype(np.int64) - zero_in
@@ -109,13 +146,28 @@ def _case(rng, operator: str, ties: bool, int4: bool = False) -> Case:
         scales = (2 * rng.integers(0, 4, CHANNELS) + 1) * 2.0 ** -rng.integers(2, 6, CHANNELS)
     else:
         scale_in, scale_out = float(np.float32(rng.uniform(0.1, 2))), float(np.float32(rng.uniform(0.1, 2)))
-        scales = np.exp(rng.uniform(np.log(0.5), np.log(200), CHANNELS)) / (np.abs(acc).max(axis=0) + 1) * scale_out / scale_in
+        scales = (
+            np.exp(rng.uniform(np.log(0.5), np.log(200), CHANNELS))
+            / (np.abs(acc).max(axis=0) + 1)
+            * scale_out
+            / scale_in
+        )
     scales = scales.astype(np.float32)
     activation = "RELU" if operator == "CONV_2D" else "NONE"
     content = _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out, activation, int4)
     real = acc * scales.astype(np.float64) * scale_in / scale_out  # exact where there are ties
-    return Case(operator, content, (x.reshape(SAMPLES, fan_in) if operator == "FULLY_CONNECTED" else x,), acc, scale_in, scales,
-                scale_out, zero_out, activation_bounds(activation, scale_out, zero_out), int(((real % 1 == 0.5) & (np.abs(real) < 64)).sum()))
+    return Case(
+        operator,
+        content,
+        (x.reshape(SAMPLES, fan_in) if operator == "FULLY_CONNECTED" else x,),
+        acc,
+        scale_in,
+        scales,
+        scale_out,
+        zero_out,
+        activation_bounds(activation, scale_out, zero_out),
+        int(((real % 1 == 0.5) & (np.abs(real) < 64)).sum()),
+    )
 
 
 def _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out, activation, int4) -> bytes:
@@ -129,14 +181,20 @@ def _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out
     floats = tuple(float(s) for s in scales)
     parameters = Quantisation(floats, 0, 3 if depthwise else 0)
     w = writer.packed("w", shaped, parameters) if int4 else writer.constant("w", shaped.astype(np.int8), parameters)
-    b = writer.constant("b", bias.astype(np.int32), Quantisation(tuple(float(np.float32(scale_in) * s) for s in scales)))
+    b = writer.constant(
+        "b", bias.astype(np.int32), Quantisation(tuple(float(np.float32(scale_in) * s) for s in scales))
+    )
     window = {} if dense else {"strideH": 1, "strideW": 1, "padding": "VALID"}
     if operator == "TRANSPOSE_CONV":
-        writer.operator(operator, [writer.constant("s", np.array([1, 1, 1, CHANNELS], np.int32)), w, x, b], [y], 3, **window)
+        writer.operator(
+            operator, [writer.constant("s", np.array([1, 1, 1, CHANNELS], np.int32)), w, x, b], [y], 3, **window
+        )
         return writer.finish([x], [y])
     window |= {} if dense else {"dilationHFactor": 1, "dilationWFactor": 1}
     window |= {"depthMultiplier": 1} if depthwise else {}
-    writer.operator(operator, [x, w, b], [y], (12 if int4 else 5) if dense else 3, fusedActivationFunction=activation, **window)
+    writer.operator(
+        operator, [x, w, b], [y], (12 if int4 else 5) if dense else 3, fusedActivationFunction=activation, **window
+    )
     return writer.finish([x], [y])
 
 
@@ -150,11 +208,20 @@ def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS, in
     for case in cases(int4):
         for kernels in LITERT:
             resolver = getattr(runtime.OpResolverType, RESOLVERS[kernels])
-            interpreter = runtime.Interpreter(model_content=case.content, num_threads=1, experimental_op_resolver_type=resolver)
+            interpreter = runtime.Interpreter(
+                model_content=case.content, num_threads=1, experimental_op_resolver_type=resolver
+            )
             interpreter.allocate_tensors()
-            got, = run(interpreter, list(case.x), lambda done: None).values()
-            expected = stored((case.own or emulations[case.operator])[kernels], case.acc, case.scale_in, case.scales, case.scale_out,
-                              case.zero_point, case.bounds)
+            (got,) = run(interpreter, list(case.x), lambda done: None).values()
+            expected = stored(
+                (case.own or emulations[case.operator])[kernels],
+                case.acc,
+                case.scale_in,
+                case.scales,
+                case.scale_out,
+                case.zero_point,
+                case.bounds,
+            )
             entry = told[kernels]
             entry["pairs"] += expected.size
             entry["ties"] += case.ties
@@ -190,14 +257,22 @@ def _has_int4(model: Path) -> bool:
 
     from greenedge.backends.int8.tflite.runtime import parsed, read_model
 
-    return any(tensor.type == schema.TensorType.INT4 for tensor in parsed(read_model(model), model).subgraphs[0].tensors)
+    return any(
+        tensor.type == schema.TensorType.INT4 for tensor in parsed(read_model(model), model).subgraphs[0].tensors
+    )
 
 
 def main(model: Path, out: Path) -> None:
-    told = {"format": "greenedge-runtime/1", **self_test(int4=_has_int4(model)), "left_to_builtins": left_to_builtins(model)}
+    told = {
+        "format": "greenedge-runtime/1",
+        **self_test(int4=_has_int4(model)),
+        "left_to_builtins": left_to_builtins(model),
+    }
     out.write_text(json.dumps(told, indent=1) + "\n")
     for kernels, entry in told["kernels"].items():
-        print(f"{kernels}: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from the emulation")
+        print(
+            f"{kernels}: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from the emulation"
+        )
 
 
 if __name__ == "__main__":

@@ -43,13 +43,24 @@ def report(folder: Path) -> dict:
     summary, layers = _only_row(folder), _rows(folder / LAYERS)
     left = [f"{row['Name']} ({row['Original Operator']})" for row in layers if row["Target"].strip() != "NPU"]
     kib = lambda *keys: int(sum(float(summary[key]) for key in keys) * _KIB)
-    estimates = {"estimated_cycles": int(float(summary["cycles_total"])), "estimated_latency_s": float(summary["inference_time"]),
-                 "estimated_sram_bytes": kib("sram_memory_used"),
-                 "estimated_flash_and_dram_bytes": kib("off_chip_flash_memory_used", "on_chip_flash_memory_used", "dram_memory_used"),
-                 "estimated_clock_hz": float(summary["core_clock"])}
-    edge = {"npu_bytes": (folder / COMPILED).stat().st_size, **estimates, "left_to_the_cpu": ", ".join(left) or "no layer"}
+    estimates = {
+        "estimated_cycles": int(float(summary["cycles_total"])),
+        "estimated_latency_s": float(summary["inference_time"]),
+        "estimated_sram_bytes": kib("sram_memory_used"),
+        "estimated_flash_and_dram_bytes": kib(
+            "off_chip_flash_memory_used", "on_chip_flash_memory_used", "dram_memory_used"
+        ),
+        "estimated_clock_hz": float(summary["core_clock"]),
+    }
+    edge = {
+        "npu_bytes": (folder / COMPILED).stat().st_size,
+        **estimates,
+        "left_to_the_cpu": ", ".join(left) or "no layer",
+    }
     evidence = {**dict.fromkeys(estimates, _BY_VELA), "left_to_the_cpu": "reported by Vela", "npu_bytes": "measured"}
-    notes = ["Verified is the int8 file that Vela compiled; its command stream cannot be run here, and its figures are Vela's estimates."]
+    notes = [
+        "Verified is the int8 file that Vela compiled; its command stream cannot be run here, and its figures are Vela's estimates."
+    ]
     return {"edge": edge, "evidence": evidence, "notes": notes, "tools": tools()}
 
 

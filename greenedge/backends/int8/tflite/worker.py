@@ -30,7 +30,8 @@ TINY = base64.b64decode(
     "AAAOABYAAAAQAAwACwAEAA4AAAAYAAAAAAAAESQAAAAUAAAAAAAGAAgABAAGAAAAvAAAAAIAAAAAAAAAAgAAAAEAAAABAAAAAQAAAAAAAAADAAAA"
     "fAAAAEgAAAAcAAAAAAAWABgAFAATAAwACAAAAAAAAAAAAAcAFgAAAAAAAAEQAAAAAQAAAAAAAAIMAAAAAQAAAHMAAAABAAAAAgAAAOb///8AAAAB"
     "DAAAAAAAAAk8AAAAAQAAAHkAFgAUABAADwAAAAgAAAAAAAAAAAAHABYAAAAAAAABDAAAAAAAAAkMAAAAAQAAAHgAAAACAAAAAQAAAAEAAAABAAAA"
-    "EAAAAAwADAALAAAAAAAEAAwAAAAWAAAAAAAAFg==")
+    "EAAAAAwADAALAAAAAAAEAAwAAAAWAAAAAAAAFg=="
+)
 NO_RUNTIME = 3  # exit status: no runtime works here
 BAD_FILE = 4  # exit status: the runtime does not take the file
 _EVERY = 64  # samples between two words of progress
@@ -44,7 +45,14 @@ def load_runtime(only: str | None = None) -> tuple[object, str, str]:
             found = importlib.import_module(module)
             found.Interpreter(model_content=TINY).allocate_tensors()
             return found, package, metadata.version(package)
-        except (ImportError, SystemError, AttributeError, ValueError, RuntimeError, metadata.PackageNotFoundError) as error:
+        except (
+            ImportError,
+            SystemError,
+            AttributeError,
+            ValueError,
+            RuntimeError,
+            metadata.PackageNotFoundError,
+        ) as error:
             reasons.append(f"{package}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     raise RuntimeError("; ".join(reasons))
 
@@ -65,7 +73,7 @@ def run(interpreter, inputs: list[np.ndarray], tell) -> dict[str, np.ndarray]:
     values = {index: np.empty((total, *shape), kind) for index, shape, kind in exits}
     for k in range(total):
         for index, x in zip(entries, inputs):
-            interpreter.set_tensor(index, x[k:k + 1])
+            interpreter.set_tensor(index, x[k : k + 1])
         interpreter.invoke()
         for index, _, _ in exits:
             values[index][k] = interpreter.get_tensor(index)[0]

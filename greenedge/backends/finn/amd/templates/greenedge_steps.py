@@ -2,14 +2,14 @@
 
 Made by greenedge; imported by `finn build build.yaml model.onnx` beside it.
 """
+
+import finn.transformation.streamline.absorb as absorb
+import finn.transformation.streamline.reorder as reorder
 import numpy as np
 from qonnx.core.onnx_exec import execute_onnx
 from qonnx.transformation.general import GiveReadableTensorNames, GiveUniqueNodeNames, RemoveUnusedTensors
 from qonnx.transformation.infer_shapes import InferShapes
 from qonnx.transformation.lower_convs_to_matmul import LowerConvsToMatMul
-
-import finn.transformation.streamline.absorb as absorb
-import finn.transformation.streamline.reorder as reorder
 
 SAMPLES, SEED = 3, 1
 
@@ -21,9 +21,17 @@ def step_hand_over(model, cfg):
     samples = _samples(model)
     before = [_run(model, x) for x in samples]
     model = model.transform(LowerConvsToMatMul())
-    for change in (reorder.MakeMaxPoolNHWC, absorb.AbsorbTransposeIntoMultiThreshold, reorder.MoveTransposePastFork,
-                   reorder.MoveTransposePastJoinAdd, absorb.AbsorbTransposeIntoMultiThreshold, absorb.AbsorbConsecutiveTransposes,
-                   reorder.MakeMaxPoolNHWC, absorb.AbsorbConsecutiveTransposes, absorb.AbsorbTransposeIntoFlatten):
+    for change in (
+        reorder.MakeMaxPoolNHWC,
+        absorb.AbsorbTransposeIntoMultiThreshold,
+        reorder.MoveTransposePastFork,
+        reorder.MoveTransposePastJoinAdd,
+        absorb.AbsorbTransposeIntoMultiThreshold,
+        absorb.AbsorbConsecutiveTransposes,
+        reorder.MakeMaxPoolNHWC,
+        absorb.AbsorbConsecutiveTransposes,
+        absorb.AbsorbTransposeIntoFlatten,
+    ):
         model = model.transform(change())
     model = model.transform(InferShapes()).transform(GiveUniqueNodeNames()).transform(GiveReadableTensorNames())
     model = model.transform(RemoveUnusedTensors())
@@ -39,8 +47,10 @@ def _require_last_axis(model):
         axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
         rank = len(model.get_tensor_shape(node.input[0]))
         if node.op_type == "TopK" and axes and axes[0] % rank != rank - 1:
-            raise RuntimeError(f"{node.name} is over axis {axes[0]} of {rank}; FINN's LabelSelect is over the last one only: "
-                               "leave the ArgMax out of the model, and take it on the host")
+            raise RuntimeError(
+                f"{node.name} is over axis {axes[0]} of {rank}; FINN's LabelSelect is over the last one only: "
+                "leave the ArgMax out of the model, and take it on the host"
+            )
 
 
 def _samples(model):
