@@ -1,4 +1,4 @@
-"""The four kinds of error, by who must act. Imports nothing from greenedge.
+"""The four kinds of error, by who must act, and the reasons of a refusal. Imports nothing from greenedge.
 
 Every message is for a person: place, value, rule, cure, in one sentence. The command line prints it without a
 traceback; anything else that escapes is our own defect and keeps its traceback.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 class GreenedgeError(Exception):
@@ -30,16 +31,48 @@ class EvidenceError(GreenedgeError):
     exit_code = 3
 
 
+class ReasonKind(StrEnum):
+    """What sort of fault a reason names; programs may tell reasons apart by it."""
+
+    BAD_SCALE = "bad-scale"
+    DYNAMIC_QUANTISER = "dynamic-quantiser"
+    DYNAMIC_SHAPE = "dynamic-shape"
+    NO_AFFINE_FORM = "no-affine-form"
+    NO_STEP_FUNCTION = "no-step-function"
+    NO_TOOLCHAIN = "no-toolchain"
+    NOT_MONOTONE = "not-monotone"
+    OPTION = "option"
+    TOO_BIG = "too-big"
+    TOO_DEEP = "too-deep"
+    TOO_SLOW = "too-slow"
+    TOO_WIDE = "too-wide"
+    UNEQUAL_SCALES = "unequal-scales"
+    UNKNOWN_LAYER = "unknown-layer"
+    UNQUANTISED = "unquantised"
+    UNSUPPORTED_BITS = "unsupported-bits"
+    UNSUPPORTED_FUNCTION = "unsupported-function"
+    UNSUPPORTED_GRAPH = "unsupported-graph"
+    UNSUPPORTED_LAYER = "unsupported-layer"
+    UNSUPPORTED_MODE = "unsupported-mode"
+    UNSUPPORTED_OP = "unsupported-op"
+    UNSUPPORTED_ORDER = "unsupported-order"
+    UNSUPPORTED_ROUNDING = "unsupported-rounding"
+    UNSUPPORTED_SCALE = "unsupported-scale"
+    UNSUPPORTED_SHAPE = "unsupported-shape"
+    UNSUPPORTED_TARGET = "unsupported-target"
+    UNSUPPORTED_ZERO_POINT = "unsupported-zero-point"
+    UNTRACEABLE = "untraceable"
+
+
 @dataclass(frozen=True)
 class Reason:
     """One reason why a model cannot go a way: the node, what is there, the rule it breaks, what to change.
 
-    `kind` is a short class name such as "unquantised", "unsupported-op" or "too-big"; `module` is the torch module
-    path where the exporter left one.
+    `module` is the torch module path where the exporter left one.
     """
 
     node: str
-    kind: str
+    kind: ReasonKind
     value: str
     rule: str
     cure: str
@@ -48,6 +81,18 @@ class Reason:
     def __str__(self) -> str:
         where = f"{self.node} ({self.module})" if self.module else self.node
         return f"{where}: {self.value}; {self.rule} (cure: {self.cure})."
+
+
+class Refused(Exception):
+    """Raised inside a rule that cannot take its node or operation; the walk over the model turns it into a Reason."""
+
+    def __init__(self, kind: ReasonKind, value: str, rule: str, cure: str) -> None:
+        self.kind, self.value, self.rule, self.cure = kind, value, rule, cure
+        super().__init__(value)
+
+    def at(self, node: str, module: str | None = None) -> Reason:
+        """This refusal as the reason of one node."""
+        return Reason(node, self.kind, self.value, self.rule, self.cure, module)
 
 
 class UnsupportedError(GreenedgeError):

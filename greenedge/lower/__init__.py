@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.errors import GreenedgeError, Reason, UnsupportedError
+from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedError
 from greenedge.files.atomic_write import write_aside
 from greenedge.frontends.source import Source, read_model
 from greenedge.graph.ops import Graph, Requantise
@@ -73,7 +73,7 @@ def lower_source(source: Source, declared: Mapping[str | None, InputType] | None
         walk.reasons.append(
             Reason(
                 source.name,
-                "unquantised",
+                ReasonKind.UNQUANTISED,
                 "it has no quantised layer",
                 "integer layers need quantised weights and activations",
                 "train it with Brevitas quantisers and export it with export_qonnx",

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from greenedge.errors import ReasonKind
 from greenedge.frontends.source import Node
 from greenedge.graph.affine import fit_affine
 from greenedge.graph.ops import (
@@ -127,7 +128,7 @@ class Builder:
         shape, low, high = _derive(op, [self.edges[e] for e in op.inputs], [self.ranges[e] for e in op.inputs])
         if max(abs(int(low.min())), abs(int(high.max()))) >= MAX_ACCUMULATOR:
             raise Refused(
-                "too-wide",
+                ReasonKind.TOO_WIDE,
                 f"its accumulator reaches {max(abs(int(low.min())), abs(int(high.max()))):,}",
                 "accumulators must stay below 2**47",
                 "use fewer bits or a smaller fan-in",
@@ -148,7 +149,7 @@ class Builder:
         if array.ndim > rank + 1:
             if any(d != 1 for d in array.shape[: array.ndim - rank - 1]):
                 raise Refused(
-                    "unsupported-shape",
+                    ReasonKind.UNSUPPORTED_SHAPE,
                     f"{what} has shape {array.shape}",
                     f"it must broadcast against {rank} axes",
                     "give it one value per channel",
@@ -157,7 +158,7 @@ class Builder:
         array = array.reshape((1,) * (rank + 1 - array.ndim) + array.shape)
         if array.shape[0] != 1:
             raise Refused(
-                "unsupported-shape",
+                ReasonKind.UNSUPPORTED_SHAPE,
                 f"{what} has shape {array.shape}, which varies along the batch",
                 "one value per channel is the finest",
                 "give it one value per channel",
@@ -213,7 +214,7 @@ class Builder:
         }
         if len(varying) > 1:
             raise Refused(
-                "unsupported-scale",
+                ReasonKind.UNSUPPORTED_SCALE,
                 f"its function varies along {len(varying)} axes {sorted(varying)}",
                 "scales, biases and batch norms may vary along one axis",
                 "use one value per channel",
@@ -257,18 +258,18 @@ class Builder:
         )
         if any(array.size > 1 for array in value.expr.constants()) or high - low > 1 << 12:
             raise Refused(
-                "unquantised-activation", "its input is not quantised", "integer layers need quantised inputs", cure
+                ReasonKind.UNQUANTISED, "its input is not quantised", "integer layers need quantised inputs", cure
             )
         pairs = [value.expr.exactly(x, 0, 64) for x in range(low, high + 1)]
         if any(a != b for a, b in pairs):
             raise Refused(
-                "unquantised-activation", "its input is not quantised", "integer layers need quantised inputs", cure
+                ReasonKind.UNQUANTISED, "its input is not quantised", "integer layers need quantised inputs", cure
             )
         unit = _common_unit([a for a, _ in pairs])
         ints = [int(a / unit) for a, _ in pairs]
         if max(ints) - min(ints) > 1 << 16:
             raise Refused(
-                "unquantised-activation",
+                ReasonKind.UNQUANTISED,
                 "its input lies on no grid of 16 bits",
                 "integer layers need quantised inputs",
                 cure,
@@ -286,7 +287,7 @@ class Builder:
         direction = value.expr.direction()
         if np.isnan(direction).any():
             raise Refused(
-                "unsupported-order",
+                ReasonKind.UNSUPPORTED_ORDER,
                 "it follows a function that is not monotone",
                 "a maximum commutes with rising functions only",
                 "put the quantiser before the pool",
@@ -296,7 +297,7 @@ class Builder:
         op = self.producer(value.edge)
         if not isinstance(op, (Dense, Conv, ConvTranspose)):
             raise Refused(
-                "unsupported-order",
+                ReasonKind.UNSUPPORTED_ORDER,
                 "it follows a falling function",
                 "a maximum commutes with rising functions only",
                 "put the quantiser before the pool",
@@ -335,7 +336,7 @@ def _refusing(compute):
         return compute()
     except Undecidable as error:
         raise Refused(
-            "no-step-function",
+            ReasonKind.NO_STEP_FUNCTION,
             str(error),
             "a quantiser's input must be decidable on its whole range",
             "use a monotone activation, or quantise to fewer bits before it",
@@ -400,7 +401,7 @@ def _dense(op: Dense, edges, ranges):
     shape = edges[0].shape
     if shape[-1:] != op.weight.shape[:1]:
         raise Refused(
-            "bad-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"its input has {shape[-1] if shape else 0} features and its weights {op.weight.shape[0]}",
             "they must match",
             "export the model again",
@@ -427,7 +428,7 @@ def _window_shape(size, kernel, strides, pads, dilations):
     )
     if min(out, default=1) < 1:
         raise Refused(
-            "bad-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"its window {tuple(kernel)} does not fit {tuple(size)}",
             "the window must fit its padded input",
             "use a smaller kernel or more padding",
@@ -439,7 +440,7 @@ def _conv(op: Conv, edges, ranges):
     edge, n = edges[0], op.weight.ndim - 2
     if len(edge.shape) != n + 1 or edge.shape[0] != op.weight.shape[1] * op.groups:
         raise Refused(
-            "bad-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"its input has shape {edge.shape} and its weights {op.weight.shape} in {op.groups} groups",
             "channels must match",
             "export the model again",
@@ -476,7 +477,7 @@ def _conv_transpose(op: ConvTranspose, edges, ranges):
 def _pooled(op, edges, ranges):
     if len(edges[0].shape) != len(op.kernel) + 1:
         raise Refused(
-            "bad-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"a window of {len(op.kernel)} axes on a tensor of shape {edges[0].shape}",
             "pools run over images",
             "export the model again",
@@ -492,7 +493,7 @@ def _pooled(op, edges, ranges):
 def _add(op: Add, edges, ranges):
     if len({edge.shape for edge in edges}) != 1:
         raise Refused(
-            "bad-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"its inputs have shapes {[edge.shape for edge in edges]}",
             "the branches must have one shape",
             "expand the smaller branch explicitly",

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from greenedge.errors import ReasonKind
 from greenedge.graph.ops import Add
 from greenedge.lower.builder import Refused
 from greenedge.lower.expr import BatchNorm, Clip, Const, Expr, Magnitude, Slope, Smooth
@@ -45,7 +46,7 @@ def _constant(walk, value: Value, live: Live, what: str) -> Const:
     shape = walk.builder.edges[live.edge].shape
     if any(d not in (1, full) for d, full in zip(array.shape, shape)):
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"{what} of shape {array.shape} against a tensor of shape {shape}",
             "constants may not widen the tensor",
             "expand the tensor explicitly",
@@ -65,7 +66,7 @@ def arithmetic(combine, integer_sign: int | None):
         if isinstance(b, Live) and isinstance(a, (Constant, Grid)):
             if node.op == "Div":
                 raise Refused(
-                    "unsupported-op",
+                    ReasonKind.UNSUPPORTED_OP,
                     "a constant divided by an activation",
                     "divisors must be constant",
                     "use a multiplication",
@@ -89,7 +90,7 @@ def arithmetic(combine, integer_sign: int | None):
 
 def _check_divisor(node, constant: Const) -> None:
     if node.op == "Div" and np.any(constant.values == 0):
-        raise Refused("bad-scale", "a division by zero", "divisors must not be zero", "export the model again")
+        raise Refused(ReasonKind.BAD_SCALE, "a division by zero", "divisors must not be zero", "export the model again")
 
 
 def join(walk, node, a: Live, b: Live, sign: int) -> Live:
@@ -101,7 +102,7 @@ def join(walk, node, a: Live, b: Live, sign: int) -> Live:
     if not ratio or max(abs(ratio.numerator), ratio.denominator) > _MAX_MULTIPLIER:
         shown = f"{float(np.ravel(scale_a)[0]):.6g} and {float(np.ravel(scale_b)[0]):.6g}"
         raise Refused(
-            "unequal-scales",
+            ReasonKind.UNEQUAL_SCALES,
             f"it adds branches with scales {shown}",
             "branches must have one scale, or scales in a small whole ratio",
             "share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + self.q(b)",
@@ -131,7 +132,7 @@ def batch_norm(walk, node, args) -> Value:
         return walk.fold(node, args)
     if node.attrs.get("training_mode", 0):
         raise Refused(
-            "dynamic-quantiser",
+            ReasonKind.DYNAMIC_QUANTISER,
             "a batch norm in training mode",
             "its statistics must be constant",
             "call model.eval() before the export",
@@ -139,7 +140,7 @@ def batch_norm(walk, node, args) -> Value:
     names = ("scale", "bias", "mean", "variance")
     if not all(isinstance(part, (Constant, Grid)) for part in args[1:5]):
         raise Refused(
-            "dynamic-quantiser",
+            ReasonKind.DYNAMIC_QUANTISER,
             "a batch norm with parameters computed at run time",
             "they must be constant",
             "export the model again",
@@ -151,7 +152,7 @@ def batch_norm(walk, node, args) -> Value:
     total = np.vectorize(lambda v: Fraction(float(v)) + epsilon, otypes=[object])(variance)
     if any(v <= 0 for v in total.ravel().tolist()):
         raise Refused(
-            "bad-scale",
+            ReasonKind.BAD_SCALE,
             "a batch norm whose variance is not positive",
             f"its {names[3]} plus epsilon must be positive",
             "train or calibrate the model again",
@@ -218,7 +219,7 @@ def power(walk, node, args) -> Value:
         exponents = set(np.ravel(_real(args[1])).tolist())
         if len(exponents) != 1:
             raise Refused(
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"{len(exponents)} different powers in one node",
                 "one power for all channels",
                 "split it by channel",
@@ -228,7 +229,10 @@ def power(walk, node, args) -> Value:
             return Live(args[0].edge, args[0].expr * args[0].expr)
         if exponent != 1:
             raise Refused(
-                "unsupported-op", f"a power of {exponent:g}", "the powers 1 and 2 are taken", "use another activation"
+                ReasonKind.UNSUPPORTED_OP,
+                f"a power of {exponent:g}",
+                "the powers 1 and 2 are taken",
+                "use another activation",
             )
         return args[0]
     return walk.fold(node, args)

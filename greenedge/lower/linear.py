@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from greenedge.errors import ReasonKind
 from greenedge.graph.ops import Conv, ConvTranspose, Dense, Transpose, frozen
 from greenedge.lower.builder import Refused
 from greenedge.lower.expr import Const, Expr, Var
@@ -24,7 +25,7 @@ def matmul(walk, node, args) -> Value:
     weight = _weights(walk, node, b, "qnn.QuantLinear")
     if weight.ints.ndim != 2:
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"weights of shape {weight.ints.shape}",
             "a dense layer has a matrix of weights",
             "split it into one layer per matrix",
@@ -39,7 +40,7 @@ def _matmul_from_left(walk, node, a, b) -> Value:
     rank = len(walk.builder.edges[value.edge].shape)
     if weight.ints.ndim != 2 or rank != 2:
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"weights on the left of a tensor with {rank} axes",
             "W @ x is taken for x of two axes",
             "use x @ W",
@@ -56,7 +57,9 @@ def _matmul_from_left(walk, node, a, b) -> Value:
 def gemm(walk, node, args) -> Value:
     attrs = node.attrs
     if attrs.get("transA", 0):
-        raise Refused("unsupported-shape", "Gemm with transA", "the batch is the first axis", "use a Linear layer")
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE, "Gemm with transA", "the batch is the first axis", "use a Linear layer"
+        )
     weight = _weights(walk, node, args[1], "qnn.QuantLinear")
     if attrs.get("transB", 0):
         weight = weight.map(lambda p: p.T)
@@ -79,7 +82,7 @@ def _dense(walk, node, x: Value, weight: Grid) -> Live:
         along = np.broadcast_to(scale.reshape(-1), (ints.shape[0],)) if scale.shape[-1] > 1 else None
         if along is None or any(d > 1 for d in scale.shape[:-1]):
             raise Refused(
-                "unsupported-scale",
+                ReasonKind.UNSUPPORTED_SCALE,
                 "its input's scale varies along an axis that is kept",
                 "one scale per tensor",
                 "use a per-tensor scale",
@@ -88,7 +91,7 @@ def _dense(walk, node, x: Value, weight: Grid) -> Live:
     w_scale = weight.scale.reshape(-1)
     if weight.scale.shape[0] > 1:
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "its weight scale varies along the inputs",
             "weights have one scale per output channel",
             "use Int8WeightPerChannelFloat",
@@ -119,7 +122,7 @@ def conv(walk, node, args) -> Value:
     name = walk.builder.unique(node)
     if any(pads) and len(set(zeros.tolist())) > 1:
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "padding an input whose zero point varies per channel",
             "one zero point per padded tensor",
             "use a per-tensor zero point",
@@ -140,7 +143,7 @@ def conv_transpose(walk, node, args) -> Value:
     n = weight.ints.ndim - 2
     if node.attrs.get("output_shape") or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             "ConvTranspose with output_shape or auto_pad",
             "pads must be explicit",
             "set padding and output_padding",
@@ -152,7 +155,7 @@ def conv_transpose(walk, node, args) -> Value:
     zeros = _whole(zero, "input zero point").reshape(-1)
     if scale.size > 1 or zeros.any():
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "a transposed convolution of an input with a zero point or per-channel scale",
             "its border sees fewer samples",
             "use a symmetric per-tensor quantiser",
@@ -160,7 +163,7 @@ def conv_transpose(walk, node, args) -> Value:
     ints = weight.ints - _whole(weight.zero, "weight zero point")
     if weight.scale.shape[0] > 1 or (groups > 1 and weight.scale.shape[1] > 1):
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "its weight scale varies along the inputs",
             "weights have one scale per output channel",
             "use one weight scale per tensor",
@@ -194,7 +197,7 @@ def _weights(walk, node, value: Value, layer: str) -> Grid:
             bits = int(np.abs(ints).max(initial=1)).bit_length() + 1
             return Grid(ints, np.ones((1,) * ints.ndim), np.zeros((1,) * ints.ndim), bits)
         raise Refused(
-            "unquantised",
+            ReasonKind.UNQUANTISED,
             f"its weights are {array.dtype} of shape {array.shape}",
             "an integer layer needs quantised weights",
             f"use {layer}(weight_bit_width=4) and train or calibrate again",
@@ -222,7 +225,7 @@ def _activation(walk, node, value: Value) -> Live:
             f"remove {value.origin.op} or move it behind the last layer",
         )
     raise Refused(
-        "unquantised-input",
+        ReasonKind.UNQUANTISED,
         "the model's input reaches it without a quantiser",
         "integer layers need quantised inputs",
         "put a QuantIdentity(bit_width=8) first, or declare the input, for example --input-type uint8:1/255",
@@ -233,7 +236,7 @@ def _whole(zero: np.ndarray, what: str) -> np.ndarray:
     values = np.asarray(zero)
     if any(abs(v) > 1 << 31 or v != int(v) for v in values.ravel().tolist()):
         raise Refused(
-            "unsupported-zero-point",
+            ReasonKind.UNSUPPORTED_ZERO_POINT,
             f"a fractional or huge {what}",
             "zero points must be integers of at most 32 bits",
             "use a symmetric quantiser",
@@ -247,7 +250,7 @@ def _fold_input_scales(ints: np.ndarray, scales: np.ndarray, axis: int):
     ratios = [s / base for s in scales.tolist()]
     if any(r.denominator != 1 or r > _MAX_MULTIPLIER for r in ratios):
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "its input channels have scales in no small whole ratio",
             "a sum needs one scale",
             "use one per-tensor quantiser before this layer",
@@ -263,7 +266,7 @@ def _grouped(walk, value: Live, weight: Grid, groups: int, n: int):
     channels = walk.builder.edges[value.edge].shape[0]
     if any(d > 1 for part in (scale, zero) for d in part.shape[1:]):
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "its input's scale varies along the image",
             "scales vary per channel at most",
             "use a per-tensor scale",
@@ -271,7 +274,7 @@ def _grouped(walk, value: Live, weight: Grid, groups: int, n: int):
     ints = weight.ints - _whole(weight.zero, "weight zero point")
     if any(d > 1 for d in weight.scale.shape[1:]):
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "its weight scale varies along the inputs",
             "weights have one scale per output channel",
             "use Int8WeightPerChannelFloat",
@@ -285,7 +288,7 @@ def _grouped(walk, value: Live, weight: Grid, groups: int, n: int):
         return ints, np.repeat(scales, per_out), zeros, weight.scale.reshape(-1)
     if groups > 1:
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "a grouped convolution of channels with unequal scales",
             "one scale per group",
             "use one per-tensor quantiser before this layer",

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.frontends.source import Node, Source
 from greenedge.graph.ops import Graph
 from greenedge.lower import elementwise, linear, pooling, quantisers, structure
@@ -76,7 +76,7 @@ class Walk:
             self._refuse(
                 name,
                 Refused(
-                    "dynamic-shape",
+                    ReasonKind.DYNAMIC_SHAPE,
                     f"input of shape {shape}",
                     "only the batch axis may be open",
                     "export with a fixed input shape",
@@ -129,7 +129,7 @@ class Walk:
         try:
             if node.op in _RECURRENT:
                 raise Refused(
-                    "unsupported-op",
+                    ReasonKind.UNSUPPORTED_OP,
                     f"{node.op}",
                     "networks are feed-forward",
                     "unroll the loop or keep it on the host",
@@ -159,7 +159,10 @@ class Walk:
         if args and args[0] is not None:
             return True
         raise Refused(
-            "bad-shape", f"{node.op} without its first input", "every layer reads something", "export the model again"
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"{node.op} without its first input",
+            "every layer reads something",
+            "export the model again",
         )
 
     def _refuse(self, name: str, refusal: Refused, module: str | None = None) -> None:
@@ -259,7 +262,7 @@ class Walk:
                 self._refuse(
                     tensor,
                     Refused(
-                        "unquantised",
+                        ReasonKind.UNQUANTISED,
                         "an output that no integer layer computes",
                         "every output must come from a quantised layer",
                         "quantise the model's layers",
@@ -280,7 +283,7 @@ def evaluate(node: Node, arrays, opset: int) -> list[np.ndarray]:
     proto.CopyFrom(node.proto)
     if proto.domain not in ("", "ai.onnx"):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"operator {proto.domain}.{node.op}",
             "it is no standard ONNX or QONNX operator",
             "replace the layer",
@@ -297,7 +300,7 @@ def evaluate(node: Node, arrays, opset: int) -> list[np.ndarray]:
     except (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"{node.op} could not be evaluated ({first})",
             "it is outside what this converter knows",
             "replace the layer or export with another opset",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from greenedge.errors import ReasonKind
 from greenedge.graph.ops import MaxPool, SumPool
 from greenedge.lower.builder import Refused
 from greenedge.lower.expr import Const, Var
@@ -34,7 +35,10 @@ def max_pool(walk, node, args) -> Value:
         return walk.fold(node, args)
     if len(node.outputs) > 1 and node.outputs[1]:
         raise Refused(
-            "unsupported-op", "MaxPool with indices", "only the values are computed", "use return_indices=False"
+            ReasonKind.UNSUPPORTED_OP,
+            "MaxPool with indices",
+            "only the values are computed",
+            "use return_indices=False",
         )
     value = walk.builder.oriented(args[0])
     kernel, strides, pads, dilations = _window(walk, node, value)
@@ -61,10 +65,10 @@ def average_pool(walk, node, args) -> Value:
         return walk.fold(node, args)
     kernel, strides, pads, dilations = _window(walk, node, args[0])
     if any(d != 1 for d in dilations):
-        raise Refused("unsupported-op", "a dilated average pool", "average pools are dense", "use dilation 1")
+        raise Refused(ReasonKind.UNSUPPORTED_OP, "a dilated average pool", "average pools are dense", "use dilation 1")
     if any(pads) and (not node.attrs.get("count_include_pad", 0) or node.attrs.get("ceil_mode", 0)):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             "an average pool whose divisor changes at the border",
             "all windows must have one divisor",
             "use count_include_pad=True, or pad explicitly",
@@ -87,7 +91,7 @@ def reduce_mean(walk, node, args) -> Value:
     axes = {_axis(a, len(shape)) for a in _axes(node, args) or range(1, len(shape) + 1)}
     if axes != set(range(1, len(shape))) or len(shape) < 2:
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"a mean over axes {sorted(a + 1 for a in axes)}",
             "means are over all image axes",
             "use a global average pool",
@@ -104,7 +108,7 @@ def _averaged(walk, node, value: Live, kernel, strides, pads) -> Live:
     fills = {int(z) if z.denominator == 1 else None for z in np.ravel(zero).tolist()}
     if any(pads) and (len(fills) > 1 or None in fills):
         raise Refused(
-            "unsupported-zero-point",
+            ReasonKind.UNSUPPORTED_ZERO_POINT,
             "padding with a zero point that is fractional or varies",
             "the padding value is one integer",
             "use a symmetric quantiser",
@@ -120,7 +124,7 @@ def _averaged(walk, node, value: Live, kernel, strides, pads) -> Live:
 def _check_constant_over_image(walk, value: Live) -> None:
     if any(d > 1 for array in value.expr.constants() for d in array.shape[1:]):
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "a pool over a tensor whose scale varies along the image",
             "scales vary per channel at most",
             "use a per-tensor or per-channel scale",

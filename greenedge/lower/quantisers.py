@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from greenedge.errors import ReasonKind
 from greenedge.lower.builder import Refused
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.rounding import (
@@ -39,7 +40,7 @@ def quant(walk, node, args) -> Value:
     mode = str(node.attrs.get("rounding_mode", "ROUND")).upper()
     if mode not in MODES:
         raise Refused(
-            "unsupported-rounding", f"rounding mode {mode!r}", f"the modes are {', '.join(MODES)}", "use ROUND"
+            ReasonKind.UNSUPPORTED_ROUNDING, f"rounding mode {mode!r}", f"the modes are {', '.join(MODES)}", "use ROUND"
         )
     scale, zero = _parameter(args[1], "scale"), _parameter(args[2], "zero point")
     _check_scale(scale)
@@ -74,7 +75,7 @@ def trunc(walk, node, args) -> Value:
     value = args[0]
     if not isinstance(value, Live):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             "Trunc of a tensor that is not quantised",
             "Trunc drops bits of integers",
             "put a QuantIdentity before it",
@@ -88,7 +89,7 @@ def trunc(walk, node, args) -> Value:
         shift = _bits(args[3]) - _bits(args[4])
         if shift < 0:
             raise Refused(
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"Trunc from {_bits(args[3])} to {_bits(args[4])} bits",
                 "Trunc drops bits, it adds none",
                 "quantise with QuantIdentity instead",
@@ -102,7 +103,7 @@ def trunc(walk, node, args) -> Value:
         shifts = np.unique(np.round(np.log2(out_scale / scale)))
         if shifts.size != 1:
             raise Refused(
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"Trunc by {shifts.size} different numbers of bits",
                 "all channels drop as many",
                 "quantise with QuantIdentity instead",
@@ -112,7 +113,7 @@ def trunc(walk, node, args) -> Value:
         out_zero = zero / 2.0**shift
     if not 0 <= shift <= 32 or hi - lo > 1 << MAX_LEVEL_BITS:
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"Trunc by {shift} bits to {hi - lo + 1:,} levels",
             "0 to 32 bits, at most 65,536 levels",
             "quantise with QuantIdentity instead",
@@ -126,7 +127,7 @@ def multi_threshold(walk, node, args) -> Value:
     value, thresholds = args[0], args[1]
     if not isinstance(thresholds, Constant) or not isinstance(value, Live):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             "MultiThreshold of a float tensor",
             "its input must be integers",
             "annotate the input (--input-type uint8:1)",
@@ -137,11 +138,11 @@ def multi_threshold(walk, node, args) -> Value:
     table = np.sort(np.asarray(thresholds.array, np.float64), axis=-1)  # counting them does not depend on their order
     scale, bias = float(node.attrs.get("out_scale", 1.0)), float(node.attrs.get("out_bias", 0.0))
     if not scale:
-        raise Refused("bad-scale", "out_scale 0", "scales must not be zero", "export the model again")
+        raise Refused(ReasonKind.BAD_SCALE, "out_scale 0", "scales must not be zero", "export the model again")
     channels = walk.builder.edges[value.edge].shape[axis]
     if table.ndim != 2 or len(table) not in (1, channels) or not table.shape[1]:
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"thresholds of shape {table.shape} for {channels} channels",
             "one row, or one row per channel",
             "export the model again",
@@ -191,7 +192,7 @@ def dequantize_linear(walk, node, args) -> Value:
         )
     if not isinstance(args[0], Live):
         raise Refused(
-            "unquantised-input",
+            ReasonKind.UNQUANTISED,
             "DequantizeLinear of a tensor that no quantiser made",
             "integers must come from a quantiser",
             "declare the input, for example --input-type int8:1",
@@ -215,7 +216,7 @@ def _parameter(value: Value, what: str) -> np.ndarray:
         return value.real().astype(np.float64)
     if not isinstance(value, Constant):
         raise Refused(
-            "dynamic-quantiser",
+            ReasonKind.DYNAMIC_QUANTISER,
             f"its {what} is computed at run time",
             "quantisers must have constant parameters",
             "call model.eval() before the export and use a static quantiser",
@@ -227,7 +228,7 @@ def _bits(value: Value) -> int:
     widths = set(np.ravel(_parameter(value, "bit width")).tolist())
     if len(widths) != 1:
         raise Refused(
-            "unsupported-bits",
+            ReasonKind.UNSUPPORTED_BITS,
             f"{len(widths)} bit widths in one quantiser",
             "one bit width per tensor",
             "use one bit_width for all channels",
@@ -235,7 +236,7 @@ def _bits(value: Value) -> int:
     width = widths.pop()
     if width != int(width) or not 1 <= width <= 32:
         raise Refused(
-            "unsupported-bits",
+            ReasonKind.UNSUPPORTED_BITS,
             f"bit width {width:g}",
             "whole widths from 1 to 32 bits",
             "set bit_width to a whole number",
@@ -247,7 +248,7 @@ def _check_scale(scale: np.ndarray) -> None:
     if not (scale > 0).all():
         worst = float(scale.min())
         raise Refused(
-            "bad-scale",
+            ReasonKind.BAD_SCALE,
             f"scale {worst:g}",
             "scales must be positive",
             "train a few steps before the export, or remove the dead channel",
@@ -257,7 +258,7 @@ def _check_scale(scale: np.ndarray) -> None:
 def _check_level_bits(bits: int) -> None:
     if bits > MAX_LEVEL_BITS:
         raise Refused(
-            "unsupported-bits",
+            ReasonKind.UNSUPPORTED_BITS,
             f"{bits}-bit activations",
             f"activations have at most {MAX_LEVEL_BITS} bits",
             "use 8 bits or fewer",
@@ -275,7 +276,7 @@ def _broadcast(part: np.ndarray, ints: np.ndarray) -> np.ndarray:
         np.broadcast_shapes(part.shape, ints.shape)
     except ValueError:
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"scale of shape {part.shape} for a constant of shape {ints.shape}",
             "they must broadcast",
             "export the model again",
@@ -319,7 +320,7 @@ def _levels_expr(walk, value: Live, scale, zero):
     for part in (s, z):
         if any(d not in (1, full) for d, full in zip(part.shape, shape)):
             raise Refused(
-                "unsupported-shape",
+                ReasonKind.UNSUPPORTED_SHAPE,
                 f"a scale of shape {part.shape} against a tensor of shape {shape}",
                 "quantisers may not widen the tensor",
                 "export the model again",
@@ -357,7 +358,7 @@ def _value_range(walk, value: Live, y) -> tuple[Fraction, Fraction]:
     edge = walk.builder.edges[value.edge]
     if np.isnan(y.direction()).any() or any(array.size > 1 for array in y.constants()):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             "Trunc of a per-channel or non-monotone function",
             "one rising function per tensor",
             "quantise with QuantIdentity instead",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from greenedge.errors import ReasonKind
 from greenedge.graph.ops import Concat, DepthToSpace, Pad, Reshape, Transpose, Upsample
 from greenedge.lower.builder import Refused
 from greenedge.lower.expr import Const, Var
@@ -17,7 +18,7 @@ def _live(walk, node, args) -> Live | None:
 def _ints(value: Value, what: str) -> list[int]:
     if not isinstance(value, Constant):
         raise Refused(
-            "dynamic-shape",
+            ReasonKind.DYNAMIC_SHAPE,
             f"its {what} is computed from the data",
             "shapes must be static",
             "export with fixed shapes",
@@ -30,7 +31,10 @@ def _axis(axis: int, rank: int) -> int:
     axis = axis + rank + 1 if axis < 0 else axis
     if not 1 <= axis <= rank:
         raise Refused(
-            "unsupported-shape", f"axis {axis}", "the batch axis stays where it is", "keep the batch axis first"
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"axis {axis}",
+            "the batch axis stays where it is",
+            "keep the batch axis first",
         )
     return axis - 1
 
@@ -59,7 +63,7 @@ def reshape(walk, node, args) -> Value:
         target = [total // max(1, rest) if d == -1 else d for d in target]
     if not target or target[0] != walk.batch or int(np.prod(target)) != total:
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"a reshape of {full} to {tuple(target)}",
             "the batch axis must stay the first",
             "flatten from axis 1",
@@ -73,7 +77,7 @@ def flatten(walk, node, args) -> Value:
         return walk.fold(node, args)
     if int(node.attrs.get("axis", 1)) != 1:
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"Flatten from axis {node.attrs.get('axis')}",
             "the batch axis must stay the first",
             "flatten from axis 1",
@@ -92,7 +96,7 @@ def transpose(walk, node, args) -> Value:
     perm = list(node.attrs.get("perm") or reversed(range(rank + 1)))
     if perm[0] != 0:
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"a transposition {tuple(perm)} that moves the batch",
             "the batch axis stays where it is",
             "keep the batch axis first",
@@ -146,7 +150,7 @@ def pad(walk, node, args) -> Value:
         return walk.fold(node, args)
     if node.attrs.get("mode", "constant") != "constant":
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"padding mode {node.attrs['mode']!r}",
             "padding is by a constant",
             "use padding_mode='zeros'",
@@ -161,7 +165,7 @@ def pad(walk, node, args) -> Value:
         pads = full
     if pads[0] or pads[rank + 1] or min(pads) < 0:
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"padding {tuple(pads)}",
             "pads are not negative and leave the batch alone",
             "crop on the host",
@@ -185,7 +189,7 @@ def pad(walk, node, args) -> Value:
     }
     if len(level) != 1 or next(iter(level)).denominator != 1:
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"padding by {fill:g}, which is not on the tensor's grid",
             "the fill must be one of the quantiser's values",
             "pad with zeros",
@@ -235,7 +239,7 @@ def resize(walk, node, args) -> Value:
         return walk.fold(node, args)
     if str(node.attrs.get("mode", "nearest")) != "nearest":
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"{node.attrs['mode']} resizing",
             "nearest neighbour by whole factors is taken",
             "use mode='nearest'",
@@ -244,7 +248,7 @@ def resize(walk, node, args) -> Value:
     factors = _factors(node, args, shape)
     if factors[0] != 1 or any(f != int(f) or f < 1 for f in factors):
         raise Refused(
-            "unsupported-shape",
+            ReasonKind.UNSUPPORTED_SHAPE,
             f"a resize by {tuple(round(f, 4) for f in factors)}",
             "whole factors of at least 1",
             "use a whole scale_factor",
@@ -268,7 +272,10 @@ def _factors(node, args, shape) -> list[float]:
     if len(args) > 3 and args[3] is not None:
         return [new / old for new, old in zip(_ints(args[3], "target size"), shape)]
     raise Refused(
-        "dynamic-shape", "its factors are computed from the data", "shapes must be static", "export with fixed shapes"
+        ReasonKind.DYNAMIC_SHAPE,
+        "its factors are computed from the data",
+        "shapes must be static",
+        "export with fixed shapes",
     )
 
 
@@ -286,14 +293,14 @@ def _check_nearest(node) -> None:
         ("pytorch_half_pixel", "round_prefer_floor"),
     ):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"nearest resizing with {rule[0]} and {rule[1]}",
             "it must repeat samples",
             "use mode='nearest'",
         )
     if rule == ("half_pixel", "floor"):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             "nearest resizing with half_pixel and floor",
             "it must repeat samples",
             "use mode='nearest'",
@@ -313,7 +320,7 @@ def depth_to_space(walk, node, args) -> Value:
     value = walk.builder.materialise(node, value)
     if any(part.size > 1 for part in walk.builder.grid(value)):
         raise Refused(
-            "unsupported-scale",
+            ReasonKind.UNSUPPORTED_SCALE,
             "DepthToSpace of a tensor with per-channel scales",
             "one scale per tensor",
             "put a per-tensor quantiser before it",

@@ -27,7 +27,7 @@ _EXPECTED = {
     "unsupported-order",
     "unsupported-zero-point",
     "unsupported-op",
-    "unquantised-activation",
+    "unquantised",
     "unsupported-shape",
 }
 

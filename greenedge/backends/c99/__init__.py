@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.errors import GreenedgeError, Reason
+from greenedge.errors import GreenedgeError, Reason, ReasonKind
 from greenedge.graph import Graph
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -44,7 +44,7 @@ def _against_memory(graph: Graph, target: Target) -> list[Reason]:
             reasons.append(
                 Reason(
                     graph.name,
-                    "too-big",
+                    ReasonKind.TOO_BIG,
                     f"{needed:,} bytes of {what}",
                     f"{target.device.title} has {held:,}",
                     "use fewer channels, or a larger device",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Add, Conv, ConvTranspose, Dense, Edge, Graph, Input, Op, Requantise, Reshape, SumPool
 
 INT32 = (1 << 31) - 2
@@ -87,7 +87,7 @@ def reasons_against(graph: Graph) -> list[Reason]:
             reasons.append(
                 Reason(
                     op.name,
-                    "unsupported-op",
+                    ReasonKind.UNSUPPORTED_OP,
                     f"a tensor of {len(edge.shape)} axes",
                     "the kernels have up to 4",
                     "use 1-d or 2-d layers",
@@ -96,14 +96,18 @@ def reasons_against(graph: Graph) -> list[Reason]:
         if max(edge.shape, default=1) > _INT16 * 2:
             reasons.append(
                 Reason(
-                    op.name, "too-big", f"an axis of {max(edge.shape):,}", "sizes are 16 bits wide", "split the layer"
+                    op.name,
+                    ReasonKind.TOO_BIG,
+                    f"an axis of {max(edge.shape):,}",
+                    "sizes are 16 bits wide",
+                    "split the layer",
                 )
             )
         if isinstance(op, Requantise) and form_of(op) is None:
             reasons.append(
                 Reason(
                     op.name,
-                    "unsupported-op",
+                    ReasonKind.UNSUPPORTED_OP,
                     "a step function of more than 65,536 entries",
                     "it is stored as a table",
                     "use a monotone activation such as ReLU",
@@ -115,7 +119,7 @@ def reasons_against(graph: Graph) -> list[Reason]:
 def _too_wide(op: Op, value: str) -> Reason:
     return Reason(
         op.name,
-        "too-wide",
+        ReasonKind.TOO_WIDE,
         value,
         "the kernels multiply 8-bit operands and add in 32 bits",
         "quantise to at most 8 bits before this layer",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.errors import Reason, TargetError
+from greenedge.errors import Reason, ReasonKind, TargetError
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -61,7 +61,7 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
         reasons.append(
             Reason(
                 graph.name,
-                "unsupported-target",
+                ReasonKind.UNSUPPORTED_TARGET,
                 f"a device of family {target.device.family!r}",
                 f"bitstreams are made for {', '.join(_CELLS)} with a clock pin",
                 "choose ulx3s-85f",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from greenedge.backends.da4ml.estimate import LUTS_PER_BIT, TRACEABLE, adder_bits
 from greenedge.backends.da4ml.wrapper import streams_of
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Affine, Graph, Requantise
 from greenedge.graph.half_even import half_even
 from greenedge.target import Target
@@ -24,7 +24,7 @@ def reasons_against(graph: Graph) -> list[Reason]:
         found.append(
             Reason(
                 graph.name,
-                "unsupported-graph",
+                ReasonKind.UNSUPPORTED_GRAPH,
                 f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
                 "one input streams to one output",
                 "cut the model in two",
@@ -38,7 +38,7 @@ def reasons_against(graph: Graph) -> list[Reason]:
             found.append(
                 Reason(
                     op.name,
-                    "no-affine-form",
+                    ReasonKind.NO_AFFINE_FORM,
                     "a step function that is no multiply, add and shift",
                     "adders compute clip((m*x + b) >> s)",
                     "use batch norm and ReLU before the quantiser",
@@ -48,7 +48,7 @@ def reasons_against(graph: Graph) -> list[Reason]:
             found.append(
                 Reason(
                     op.name,
-                    "too-wide",
+                    ReasonKind.TOO_WIDE,
                     f"products of {bits} bits",
                     f"da4ml reckons in {_MOST_BITS}",
                     "use `greenedge snap` to narrow it",
@@ -58,7 +58,7 @@ def reasons_against(graph: Graph) -> list[Reason]:
             found.append(
                 Reason(
                     op.name,
-                    "too-deep",
+                    ReasonKind.TOO_DEEP,
                     f"constants with {zeros} zeros behind a shift of {affine.s.max()}",
                     f"da4ml 0.5 finds {_MOST_ZEROS}, and its Verilog is wrong beyond",
                     "use `greenedge snap` for shorter multipliers, or choose --backend finn",
@@ -89,7 +89,7 @@ def too_slow(graph: Graph, options: Mapping[str, object], clock_hz: int) -> list
     return [
         Reason(
             graph.name,
-            "too-slow",
+            ReasonKind.TOO_SLOW,
             f"{wanted:,.0f} inferences per second",
             f"a sample enters every {beats} cycles of {clock_hz / 1e6:g} MHz",
             "ask for fewer, or a faster clock",
@@ -108,7 +108,7 @@ def too_large(graph: Graph, target: Target) -> list[Reason]:
         return [
             Reason(
                 largest,
-                "too-big",
+                ReasonKind.TOO_BIG,
                 f"the network unrolls to an estimated {luts:,.0f} LUT4, this layer to "
                 f"{LUTS_PER_BIT * bits[largest]:,.0f} of them",
                 f"{target.device.title} has {held:,}",
@@ -119,7 +119,7 @@ def too_large(graph: Graph, target: Target) -> list[Reason]:
         return [
             Reason(
                 largest,
-                "too-big",
+                ReasonKind.TOO_BIG,
                 f"the network unrolls to an estimated {total:,.0f} adder bits",
                 f"da4ml traces {TRACEABLE:,} in hours",
                 cure,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from greenedge.backends.finn import amd
-from greenedge.errors import Reason, TargetError
+from greenedge.errors import Reason, ReasonKind, TargetError
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -70,7 +70,7 @@ def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[R
         reasons.append(
             Reason(
                 graph.name,
-                "unsupported-target",
+                ReasonKind.UNSUPPORTED_TARGET,
                 f"a device of family {target.device.family!r}",
                 f"bitstreams are made for {', '.join(_FAMILIES)} with a clock pin",
                 "choose ulx3s-85f",

@@ -18,7 +18,7 @@ from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.stitch import stitch
 from greenedge.backends.finn.units import unit_of
 from greenedge.backends.finn.width_matching import Choice, links_of, matched
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.target import Target
 
 
@@ -136,11 +136,15 @@ def choose(network: hw.Network, limits: Limits, wish: Wish) -> Found:
 def _searched(search: Search, wish: Wish) -> Found:
     fastest = search.fewest()
     if not fastest.fits:
-        return Found(fastest, "too-big")
+        return Found(fastest, ReasonKind.TOO_BIG)
     if wish.interval is None and wish.latency is None:
         return Found(fastest)
     design = search.most(wish.interval, wish.latency)
-    return Found(design) if met(design, wish.interval, wish.latency) and design.fits else Found(fastest, "too-slow")
+    return (
+        Found(design)
+        if met(design, wish.interval, wish.latency) and design.fits
+        else Found(fastest, ReasonKind.TOO_SLOW)
+    )
 
 
 def designed(network: hw.Network, folding: Folding, limits: Limits, most_beats: int | None = None) -> Design:
@@ -174,7 +178,7 @@ def refusals(choice: Found, wish: Wish, target: Target, clock_hz: int, asked: st
     name, schedule = design.network.name, design.schedule
     if choice.refused == "too-big":
         value, rule = _overflow(design, device.title)
-        return [Reason(name, "too-big", value, rule, "use fewer bits or channels, or a larger device")]
+        return [Reason(name, ReasonKind.TOO_BIG, value, rule, "use fewer bits or channels, or a larger device")]
     if choice.refused == "too-slow":
         best = (
             f"at {clock_hz / 1e6:g} MHz the fastest that fits {device.title} gives {clock_hz / schedule.interval:,.0f} inferences per "
@@ -182,7 +186,11 @@ def refusals(choice: Found, wish: Wish, target: Target, clock_hz: int, asked: st
         )
         return [
             Reason(
-                name, "too-slow", asked, best, "ask for that or less, raise build.clock_hz, or choose a larger device"
+                name,
+                ReasonKind.TOO_SLOW,
+                asked,
+                best,
+                "ask for that or less, raise build.clock_hz, or choose a larger device",
             )
         ]
     return []

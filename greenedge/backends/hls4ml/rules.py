@@ -10,7 +10,7 @@ from greenedge.backends.hls4ml.folding import MOST_UNROLLED, STRATEGIES, fold, v
 from greenedge.backends.hls4ml.layers import OPERATIONS, Layer, channels_last, common_shift, hand_over, reach
 from greenedge.backends.hls4ml.precision import DOUBLE_BITS, clip_type, holds
 from greenedge.backends.hls4ml.toolchains import ACCELERATOR_BOARDS, Toolchain
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Add, Concat, Conv, Dense, Graph, MaxPool, Op, Pad, Requantise, Reshape, SumPool
 from greenedge.graph.half_even import half_even
 from greenedge.target import Target, nearest
@@ -25,7 +25,7 @@ def reasons_against(graph: Graph) -> list[Reason]:
         found.append(
             Reason(
                 graph.name,
-                "unsupported-graph",
+                ReasonKind.UNSUPPORTED_GRAPH,
                 f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
                 "a project has one function from one input to one output",
                 "cut the model in two",
@@ -35,7 +35,9 @@ def reasons_against(graph: Graph) -> list[Reason]:
         if not isinstance(op, OPERATIONS):
             names = ", ".join(kind.__name__ for kind in OPERATIONS if kind.__name__ != "Input")
             found.append(
-                Reason(op.name, "unsupported-op", f"operation {type(op).__name__}", f"hls4ml gets {names}", _OTHER)
+                Reason(
+                    op.name, ReasonKind.UNSUPPORTED_OP, f"operation {type(op).__name__}", f"hls4ml gets {names}", _OTHER
+                )
             )
         elif type(op) in _CHECKS:
             found += _CHECKS[type(op)](graph, op)
@@ -51,7 +53,7 @@ def reasons_against_build(
         found.append(
             Reason(
                 graph.name,
-                "no-toolchain",
+                ReasonKind.NO_TOOLCHAIN,
                 f"toolchain {chain.name}",
                 chain.uncompiled or "",
                 "choose another toolchain",
@@ -62,7 +64,7 @@ def reasons_against_build(
         found.append(
             Reason(
                 graph.name,
-                "bad-option",
+                ReasonKind.OPTION,
                 f"synthesis {kind}",
                 f"{chain.name} goes to {' or '.join(chain.reports)}",
                 "choose toolchain vivado-accelerator",
@@ -72,7 +74,7 @@ def reasons_against_build(
         found.append(
             Reason(
                 graph.name,
-                "unsupported-target",
+                ReasonKind.UNSUPPORTED_TARGET,
                 f"a device of family {target.device.family!r}",
                 f"{chain.name} compiles for {', '.join(chain.families)}",
                 "choose another target or toolchain",
@@ -82,7 +84,7 @@ def reasons_against_build(
         found.append(
             Reason(
                 graph.name,
-                "unsupported-target",
+                ReasonKind.UNSUPPORTED_TARGET,
                 f"{target.name}",
                 f"VivadoAccelerator has block designs for {', '.join(ACCELERATOR_BOARDS)}",
                 "choose toolchain vitis",
@@ -92,7 +94,7 @@ def reasons_against_build(
         found += [
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"windows {tuple(op.kernel)} every {tuple(op.strides)}",
                 "hls4ml's streamed pools take windows side by side",
                 "choose --set build.io=io_parallel",
@@ -104,7 +106,7 @@ def reasons_against_build(
     found += [
         Reason(
             edge.name,
-            "too-wide",
+            ReasonKind.TOO_WIDE,
             f"{edge.bits} bits at the interface",
             f"{chain.name} hands over floats of {chain.float_bits} bits",
             "quantise the output, or choose toolchain vitis",
@@ -126,7 +128,7 @@ def _unknown_layers(names: Sequence[str], options: Mapping[str, object]) -> list
     return [
         Reason(
             name,
-            "bad-option",
+            ReasonKind.OPTION,
             f"no layer of this name, asked for by build.{key}{nearest(name, names)}",
             f"the layers that are folded are {', '.join(names)}",
             "name one of these",
@@ -145,7 +147,7 @@ def _folded(layer: Layer, target: Target, chain: Toolchain, options: Mapping[str
         found.append(
             Reason(
                 name,
-                "bad-option",
+                ReasonKind.OPTION,
                 f"strategy {folding.strategy!r}",
                 f"a layer is built by {', '.join(STRATEGIES)}",
                 "choose one of these",
@@ -156,7 +158,7 @@ def _folded(layer: Layer, target: Target, chain: Toolchain, options: Mapping[str
         found.append(
             Reason(
                 name,
-                "bad-option",
+                ReasonKind.OPTION,
                 f"reuse factor {folding.reuse}",
                 f"{n_in} times {n_out} multipliers are reused by {some} …",
                 "choose one of these",
@@ -166,7 +168,7 @@ def _folded(layer: Layer, target: Target, chain: Toolchain, options: Mapping[str
         found.append(
             Reason(
                 name,
-                "too-big",
+                ReasonKind.TOO_BIG,
                 f"{n_in * n_out:,} multipliers to unroll",
                 f"HLS compilers unroll at most {MOST_UNROLLED:,}",
                 f"use --set build.strategy.{name}=resource, or a lower --fps",
@@ -176,7 +178,7 @@ def _folded(layer: Layer, target: Target, chain: Toolchain, options: Mapping[str
         found.append(
             Reason(
                 name,
-                "bad-option",
+                ReasonKind.OPTION,
                 "strategy distributed_arithmetic",
                 f"hls4ml has none for {chain.name}",
                 "choose toolchain vitis",
@@ -186,7 +188,7 @@ def _folded(layer: Layer, target: Target, chain: Toolchain, options: Mapping[str
         found.append(
             Reason(
                 name,
-                "too-slow",
+                ReasonKind.TOO_SLOW,
                 f"{folding.cycles:,} cycles with every multiplier at work",
                 f"{options['fps']} inferences per second leave {budget:,} at {clock_hz(target, options) / 1e6:g} MHz",
                 "ask for fewer inferences per second",
@@ -212,7 +214,7 @@ def _window(graph: Graph, op: Conv | SumPool) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"padding with {op.pad_value}",
                 "hls4ml pads with 0",
                 "use a quantiser whose zero point is 0",
@@ -227,7 +229,11 @@ def _rank(op: Op, n: int) -> list[Reason]:
         if n in (1, 2)
         else [
             Reason(
-                op.name, "unsupported-op", f"a window over {n} axes", "hls4ml has one or two", "use 1-D or 2-D layers"
+                op.name,
+                ReasonKind.UNSUPPORTED_OP,
+                f"a window over {n} axes",
+                "hls4ml has one or two",
+                "use 1-D or 2-D layers",
             )
         ]
     )
@@ -239,7 +245,7 @@ def _max_pool(graph: Graph, op: MaxPool) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"dilations {tuple(op.dilations)}",
                 "hls4ml's pools have none",
                 "use dilation 1",
@@ -249,7 +255,7 @@ def _max_pool(graph: Graph, op: MaxPool) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 "padding of levels below 0",
                 "hls4ml pads with 0, which would win",
                 "put the pool after a ReLU",
@@ -266,7 +272,7 @@ def _dense(graph: Graph, op: Dense) -> list[Reason]:
         else [
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"a dense layer over {shape}",
                 "hls4ml gets dense layers over vectors",
                 "flatten it, or write it as a convolution of width 1",
@@ -282,7 +288,7 @@ def _pad(graph: Graph, op: Pad) -> list[Reason]:
     return [
         Reason(
             op.name,
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"padding {tuple(op.pads)} with {op.value}",
             "hls4ml pads height and width with 0",
             _OTHER,
@@ -297,7 +303,7 @@ def _reshape(graph: Graph, op: Reshape) -> list[Reason]:
     return [
         Reason(
             op.name,
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"a reshape from {before} to {after}",
             "hls4ml has the channels last, so values would have to move",
             "flatten, or keep the channels apart",
@@ -311,7 +317,7 @@ def _concat(graph: Graph, op: Concat) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"{len(op.inputs)} inputs joined",
                 "hls4ml joins two different tensors",
                 "join two by two",
@@ -321,7 +327,7 @@ def _concat(graph: Graph, op: Concat) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"a concatenation along axis {op.axis}",
                 "channels are joined",
                 "concatenate channels",
@@ -337,7 +343,7 @@ def _add(graph: Graph, op: Add) -> list[Reason]:
         else [
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"branches weighted {tuple(op.multipliers)}",
                 "a branch counts",
                 "remove the branch",
@@ -351,7 +357,7 @@ def _requantise(graph: Graph, op: Requantise) -> list[Reason]:
         return [
             Reason(
                 op.name,
-                "no-affine-form",
+                ReasonKind.NO_AFFINE_FORM,
                 "a step function that is no multiply, add and shift",
                 "a batch normalisation computes clip((m*x + b) >> s)",
                 "use batch norm and ReLU before the quantiser",
@@ -362,7 +368,7 @@ def _requantise(graph: Graph, op: Requantise) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"channels along axis {op.axis}",
                 "hls4ml has one function per channel",
                 "quantise per channel or per tensor",
@@ -373,7 +379,7 @@ def _requantise(graph: Graph, op: Requantise) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "too-wide",
+                ReasonKind.TOO_WIDE,
                 "a multiplier or offset of more than 53 bits",
                 f"hls4ml holds weights in doubles of {DOUBLE_BITS} bits",
                 "use `greenedge snap` to narrow it",

@@ -8,7 +8,7 @@ from greenedge.backends.int8.arithmetic import LEAST, MOST
 from greenedge.backends.int8.layers import INT32, WIDEST_INPUT
 from greenedge.backends.int8.legalise import SUMS, is_straight, off_line, reach
 from greenedge.backends.int8.quant_params import LEVELS
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import ConvTranspose, Dense, Graph, Input, Op, Requantise
 
 
@@ -21,14 +21,16 @@ def storage(graph: Graph, op: Op) -> list[Reason]:
     if not isinstance(op, SUMS):
         if not isinstance(op, (Input, Requantise)):
             return []  # told where the wide numbers come from
-        return [Reason(op.name, "too-wide", f"{levels:,} levels", "int8 holds 256", "quantise to at most 8 bits")]
+        return [
+            Reason(op.name, ReasonKind.TOO_WIDE, f"{levels:,} levels", "int8 holds 256", "quantise to at most 8 bits")
+        ]
     readers = [r for r in graph.consumers(op.output) if not isinstance(r, Requantise)]
     found = []
     if readers:
         found.append(
             Reason(
                 op.name,
-                "unsupported-graph",
+                ReasonKind.UNSUPPORTED_GRAPH,
                 f"its accumulators are read by {', '.join(r.name for r in readers)}",
                 "a quantiser must follow every layer",
                 "put a QuantIdentity(bit_width=8) after it",
@@ -38,7 +40,7 @@ def storage(graph: Graph, op: Op) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "too-wide",
+                ReasonKind.TOO_WIDE,
                 f"an output of {edge.bits}-bit accumulators",
                 "the output of an int8 file has 8 bits",
                 "put a QuantIdentity(bit_width=8) on the model's output",
@@ -57,7 +59,7 @@ def weights(graph: Graph, op, runtime: str) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "too-wide",
+                ReasonKind.TOO_WIDE,
                 f"a weight of {worst}",
                 "int8 weights lie in -127…127",
                 "use narrow-range weights of at most 8 bits",
@@ -71,7 +73,7 @@ def weights(graph: Graph, op, runtime: str) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "too-wide",
+                ReasonKind.TOO_WIDE,
                 f"sums of up to {largest:,}",
                 f"{runtime} adds up in 32 bits, with room for a bias",
                 "use fewer inputs or narrower weights",
@@ -88,7 +90,7 @@ def pad_level(graph: Graph, op: Op, level: int) -> list[Reason]:
     return [
         Reason(
             op.name,
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"padding with {level}",
             f"its input has the levels {edge.lo}…{edge.hi}",
             "pad with a level of the quantiser",
@@ -102,7 +104,7 @@ def steps(op: Requantise, runtime: str) -> list[Reason]:
         return [
             Reason(
                 op.name,
-                "not-monotone",
+                ReasonKind.NOT_MONOTONE,
                 "a function that rises and falls",
                 f"{runtime} multiplies and rounds",
                 "use a ReLU",
@@ -114,7 +116,7 @@ def steps(op: Requantise, runtime: str) -> list[Reason]:
     return [
         Reason(
             op.name,
-            "not-affine",
+            ReasonKind.NO_AFFINE_FORM,
             f"steps up to {max(furthest, 0.1):.1f} accumulators off every straight line",
             f"{runtime} multiplies and rounds once",
             "use a ReLU and a single quantiser behind it",

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Graph, Op, Reshape, Transpose
 
 MAX_BITS = 8  # of weights, inputs and quantised activations
@@ -48,7 +48,9 @@ class Refused(Exception):
 
 
 def too_wide(value: str, most: int = MAX_BITS) -> Refused:
-    return Refused("too-wide", value, f"finn computes with 1 to {most} bits", f"quantise to at most {most} bits")
+    return Refused(
+        ReasonKind.TOO_WIDE, value, f"finn computes with 1 to {most} bits", f"quantise to at most {most} bits"
+    )
 
 
 def channels_last(shape: tuple[int, ...]) -> np.ndarray:
@@ -142,7 +144,7 @@ class Builder:
         try:
             if type(op) not in rules:
                 raise Refused(
-                    "unsupported-op",
+                    ReasonKind.UNSUPPORTED_OP,
                     f"operation {type(op).__name__}",
                     "finn builds no such layer",
                     "choose another back end",
@@ -166,7 +168,7 @@ class Builder:
             producer = self.graph.producer(output)
             self.refuse(
                 producer.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"an output of {wire.shape} whose first axis does not come innermost",
                 "finn gives outputs channels-last",
                 "put the channels first, or reshape on the host",
@@ -175,7 +177,7 @@ class Builder:
         if not self.layers:
             self.refuse(
                 self.graph.name,
-                "unsupported-graph",
+                ReasonKind.UNSUPPORTED_GRAPH,
                 "no layer at all",
                 "finn builds at least one layer",
                 "give it a layer",

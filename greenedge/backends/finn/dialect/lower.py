@@ -12,7 +12,7 @@ from functools import lru_cache
 from greenedge.backends.finn.dialect import lower_mvu, lower_stream
 from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.dialect.builder import Builder
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import (
     Add,
     ArgMax,
@@ -68,7 +68,7 @@ def translate(graph: Graph) -> tuple[hw.Network | None, tuple[Reason, ...]]:
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         builder.refuse(
             graph.name,
-            "unsupported-graph",
+            ReasonKind.UNSUPPORTED_GRAPH,
             f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
             "finn streams one input to one output",
             "cut the model in two",

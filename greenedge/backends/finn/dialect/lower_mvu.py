@@ -9,6 +9,7 @@ import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.dialect.builder import MAX_BITS, MAX_SUM_BITS, Builder, Refused, channels_last, too_wide
+from greenedge.errors import ReasonKind
 from greenedge.graph import Add, Conv, Dense, Edge, Op, Requantise
 
 
@@ -17,14 +18,14 @@ def image(builder: Builder, op: Op, wire: hw.Wire) -> tuple[hw.Wire, int, int]:
     shape = wire.shape
     if len(shape) not in (2, 3):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"{type(op).__name__} on {shape}",
             "finn computes on (channels, height, width) and (channels, length)",
             "use two or fewer spatial axes",
         )
     if not np.array_equal(wire.order, channels_last(shape)):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"{type(op).__name__} on {shape} after a reshape or transposition that moves channels",
             "finn streams images channels-last",
             "leave the reshape out, or put it before the model",
@@ -129,7 +130,7 @@ def dense(builder: Builder, op: Dense) -> None:
     row, column = np.divmod(wire.order.reshape(-1, k), k)
     if np.any(row != row[:, :1]) or np.any(column != column[0]):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"a dense layer along the last axis of {wire.shape}",
             "finn streams the channels innermost",
             "put the features into the channels, or use a 1×1 convolution",

@@ -11,6 +11,7 @@ from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.dialect.builder import MAX_BITS, Builder, Refused, channels_last, too_wide
 from greenedge.backends.finn.dialect.lower_mvu import image, padded, pair, window
 from greenedge.backends.finn.dialect.thresholding import MAX_TABLE, step_of
+from greenedge.errors import ReasonKind
 from greenedge.graph import (
     Add,
     ArgMax,
@@ -80,7 +81,7 @@ def pad(builder: Builder, op: Pad) -> None:
     half = len(op.pads) // 2
     if op.pads[0] or op.pads[half]:
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"{op.pads[0] + op.pads[half]} more channels of padding",
             "finn pads rows and columns",
             "concatenate the channels instead, or leave them out",
@@ -104,7 +105,7 @@ def requantise(builder: Builder, op: Requantise) -> None:
     made = step_of(op, name, wire, builder.wire(name, op.output, wire.order, wire.channels))
     if made is None:
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"a function of {wire.hi - wire.lo + 1:,} values that is not monotone",
             f"finn counts thresholds, or tabulates at most {MAX_TABLE:,} values",
             "use a monotone activation such as ReLU, or quantise to fewer bits before it",
@@ -118,11 +119,14 @@ def add(builder: Builder, op: Add) -> None:
         return
     if len(wires) == 1:
         raise Refused(
-            "unsupported-op", "an Add of one input", "finn adds two or more", "scale in the next quantiser instead"
+            ReasonKind.UNSUPPORTED_OP,
+            "an Add of one input",
+            "finn adds two or more",
+            "scale in the next quantiser instead",
         )
     if any(not np.array_equal(wire.order, wires[0].order) for wire in wires):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             "branches whose elements come in another order",
             "finn adds streams as they come",
             "reshape or transpose both branches alike",
@@ -212,7 +216,7 @@ def upsample(builder: Builder, op: Upsample) -> None:
     wire, height, width = image(builder, op, wire)
     if op.factors[0] != 1:
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"{op.factors[0]} times as many channels",
             "finn repeats rows and columns",
             "upsample rows and columns only",
@@ -230,7 +234,7 @@ def arg_max(builder: Builder, op: ArgMax) -> None:
     shape = builder.graph.edges[op.inputs[0]].shape
     if op.axis or not np.array_equal(wire.order, channels_last(shape)):
         raise Refused(
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"an ArgMax along axis {op.axis} of {shape}",
             "finn compares channels, as they come one after another",
             "take it over the channels, or on the host",
@@ -242,6 +246,6 @@ def arg_max(builder: Builder, op: ArgMax) -> None:
 
 def unbuilt(value: str, cure: str) -> Callable[[Builder, Op], None]:
     def build(builder: Builder, op: Op) -> None:
-        raise Refused("unsupported-op", value, "finn has no unit for it", cure)
+        raise Refused(ReasonKind.UNSUPPORTED_OP, value, "finn has no unit for it", cure)
 
     return build

@@ -6,7 +6,7 @@ from greenedge.backends.int8.arithmetic import LEAST, MOST
 from greenedge.backends.int8.legalise import SUMS, prepared
 from greenedge.backends.int8.quant_params import LEVELS
 from greenedge.backends.int8.rules import pad_level, steps, storage, weights
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Add, Concat, Conv, ConvTranspose, Dense, Graph, Op, Pad, Requantise, SumPool
 
 RUNTIME = "ONNX Runtime"
@@ -41,7 +41,7 @@ def _conv_transpose(graph: Graph, op: ConvTranspose) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"an input of {edge.lo}…{edge.hi}",
                 "the zeros between its samples are no int8 there",
                 "let the quantiser's levels include 0",
@@ -57,7 +57,7 @@ def _add(graph: Graph, op: Add) -> list[Reason]:
     return [
         Reason(
             op.name,
-            "too-wide",
+            ReasonKind.TOO_WIDE,
             f"branches weighted {tuple(op.multipliers)}",
             f"together the weights of an addition are at most {WIDEST_ADDITION:,}",
             "let both branches share one quantiser",
@@ -74,7 +74,7 @@ def _step(graph: Graph, op: Requantise) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"a step function per index of axis {op.axis}",
                 f"{RUNTIME} has one per output channel",
                 "quantise per channel or per tensor",
@@ -97,7 +97,7 @@ def _concat(graph: Graph, op: Concat) -> list[Reason]:
     return [
         Reason(
             op.name,
-            "too-wide",
+            ReasonKind.TOO_WIDE,
             f"inputs {ranges}",
             "together they must fit 256 levels",
             "let both branches share one quantiser",

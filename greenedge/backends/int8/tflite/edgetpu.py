@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from greenedge.errors import GreenedgeError, Reason
+from greenedge.errors import GreenedgeError, Reason, ReasonKind
 from greenedge.files.atomic_write import write_aside
 from greenedge.graph import Concat, Conv, ConvTranspose, Dense, Graph, MaxPool, Op, Pad, SumPool, Transpose, Upsample
 from greenedge.target import Target
@@ -56,7 +56,7 @@ def _against(graph: Graph, op: Op) -> list[Reason]:
         rule = (f"a tensor of {len(graph.edges[op.output].shape)} axes", "the Edge TPU has three", "use images")
     elif isinstance(op, Concat) and len(graph.edges[op.output].shape) > 3:
         rule = (f"a tensor of {len(graph.edges[op.output].shape)} axes", "the Edge TPU has three", "use images")
-    return [Reason(op.name, "unsupported-op", *rule)] if rule else []
+    return [Reason(op.name, ReasonKind.UNSUPPORTED_OP, *rule)] if rule else []
 
 
 def commands(model: str, target: Target) -> tuple[Command, ...]:

@@ -10,7 +10,7 @@ from greenedge.backends.int8.quant_params import LEVELS, encode, encode_input
 from greenedge.backends.int8.rules import pad_level, steps, storage, weights
 from greenedge.backends.int8.tflite.emit import common_range, padding_level
 from greenedge.backends.int8.tflite.float_outputs import OUTPUTS
-from greenedge.errors import Reason
+from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import (
     Add,
     Concat,
@@ -46,7 +46,7 @@ def option_reasons(graph: Graph, options: Mapping[str, object], compiled: bool) 
     found = [
         Reason(
             graph.name,
-            "option",
+            ReasonKind.OPTION,
             f"build.{option} is {options[option]!r}",
             f"it is one of {', '.join(known)}",
             f"leave it out for {known[0]}",
@@ -63,7 +63,7 @@ def _storage_reasons(graph: Graph, options: Mapping[str, object], compiled: bool
         return [
             Reason(
                 graph.name,
-                "option",
+                ReasonKind.OPTION,
                 f"build.storage is {wanted!r}",
                 "compilers of accelerators take int8 (Vela 5.2 dies on int4) and pack it themselves",
                 "leave it out for int8",
@@ -75,7 +75,7 @@ def _storage_reasons(graph: Graph, options: Mapping[str, object], compiled: bool
         return [
             Reason(
                 graph.name,
-                "option",
+                ReasonKind.OPTION,
                 f"build.storage is {wanted!r}",
                 f"it is one of {', '.join(STORAGES)}",
                 "leave it out for int8",
@@ -84,7 +84,7 @@ def _storage_reasons(graph: Graph, options: Mapping[str, object], compiled: bool
     return [
         Reason(
             op.name,
-            "option",
+            ReasonKind.OPTION,
             f"{wanted} weights",
             _REFUSED[wanted],
             f"build.storage={STORAGES[1]}, or int8 (which is the default)",
@@ -94,7 +94,7 @@ def _storage_reasons(graph: Graph, options: Mapping[str, object], compiled: bool
     ] or [
         Reason(
             graph.name,
-            "option",
+            ReasonKind.OPTION,
             f"build.storage is {wanted!r}",
             "dense layers alone may be narrower than int8",
             f"build.storage={STORAGES[1]}",
@@ -117,7 +117,7 @@ def _weights(graph: Graph, op) -> list[Reason]:
 def _rank(op: Op, axes: int) -> Reason:
     return Reason(
         op.name,
-        "unsupported-op",
+        ReasonKind.UNSUPPORTED_OP,
         f"a window over {axes} axes",
         "LiteRT's int8 kernels have one or two",
         "use 1-D or 2-D layers",
@@ -139,7 +139,7 @@ def _conv_transpose(graph: Graph, op: ConvTranspose) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"an input of {edge.lo}…{edge.hi}, whose zero point stands for {zero}",
                 "LiteRT's transposed convolution takes the zero point for 0",
                 "let the quantiser begin at 0, or be symmetric",
@@ -166,7 +166,7 @@ def _pool(graph: Graph, op: MaxPool | SumPool) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"dilations {tuple(op.dilations)}",
                 "LiteRT's pools have none",
                 "use dilation 1",
@@ -183,7 +183,7 @@ def _add(graph: Graph, op: Add) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "too-wide",
+                ReasonKind.TOO_WIDE,
                 f"branches weighted {tuple(op.multipliers)}",
                 f"the weights of an addition lie in -{MOST}…{MOST}",
                 "let both branches share one quantiser",
@@ -204,7 +204,7 @@ def _common(graph: Graph, op: Op) -> list[Reason]:
     return [
         Reason(
             op.name,
-            "too-wide",
+            ReasonKind.TOO_WIDE,
             f"inputs {ranges}",
             "together they must fit 256 levels",
             "let both branches share one quantiser",
@@ -236,7 +236,7 @@ def _step(graph: Graph, op: Requantise) -> list[Reason]:
         found.append(
             Reason(
                 op.name,
-                "unsupported-op",
+                ReasonKind.UNSUPPORTED_OP,
                 f"a step function per index of axis {op.axis}",
                 "LiteRT has one per output channel",
                 "quantise per channel or per tensor",
@@ -255,7 +255,7 @@ def _upsample(graph: Graph, op: Upsample) -> list[Reason]:
     return [
         Reason(
             op.name,
-            "unsupported-op",
+            ReasonKind.UNSUPPORTED_OP,
             f"factors {tuple(op.factors)}",
             "LiteRT resizes one or two image axes",
             "upsample height and width",
