@@ -25,7 +25,7 @@ from greenedge.backends.finn.design import Limits  # noqa: E402
 from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
 from greenedge.backends.finn.folding import Fold  # noqa: E402
 from greenedge.backends.finn.search import designed  # noqa: E402
-from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen  # noqa: E402
+from greenedge.graph import Dense, Edge, Graph, Input, Requantise, Steps, freeze  # noqa: E402
 from greenedge.graph.affine import fit_affine  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 
@@ -60,7 +60,7 @@ def keyword_graph(seed: int = 1) -> Graph:
         weight = np.clip(
             np.rint(rng.normal(0, 1.6, (fan_in, fan_out))), -(1 << (WEIGHT_BITS - 1)), (1 << (WEIGHT_BITS - 1)) - 1
         )
-        weight = frozen(weight.astype(np.int64))
+        weight = freeze(weight.astype(np.int64))
         ends = np.stack([weight * lo, weight * hi])
         low, high = ends.min(0).sum(0), ends.max(0).sum(0)
         ops.append(Dense(f"fc{k}", (source,), f"fc{k}", weight))
@@ -84,7 +84,7 @@ def _steps(rng, name: str, source: str, x: np.ndarray, low: np.ndarray, high: np
     thresholds = np.clip(thresholds, low[:, None], high[:, None] + 1)
     affine = fit_affine(thresholds, 0, top, low, high)
     assert affine is not None
-    affine = dataclasses.replace(affine, m=frozen(affine.m), b=frozen(affine.b), s=frozen(affine.s))
+    affine = dataclasses.replace(affine, m=freeze(affine.m), b=freeze(affine.b), s=freeze(affine.s))
     return Requantise(
         name,
         (source,),
@@ -92,12 +92,9 @@ def _steps(rng, name: str, source: str, x: np.ndarray, low: np.ndarray, high: np
         0,
         0,
         top,
-        frozen(np.ones(len(low))),
-        frozen(thresholds),
-        affine,
-        None,
-        frozen(low),
-        frozen(high),
+        Steps(freeze(np.ones(len(low))), freeze(thresholds), affine),
+        freeze(low),
+        freeze(high),
     )
 
 

@@ -5,6 +5,7 @@ y = run_graph(graph, x)                    # {output edge: int64 array}; x is an
 """
 
 from greenedge.graph.execute import run_graph
+from greenedge.graph.graph import Graph
 from greenedge.graph.ops import (
     OPS,
     Add,
@@ -16,19 +17,22 @@ from greenedge.graph.ops import (
     Dense,
     DepthToSpace,
     Edge,
-    Graph,
     Input,
+    Linear,
     MaxPool,
     Op,
     Pad,
     Requantise,
     Reshape,
+    Steps,
     SumPool,
+    Table,
     Transpose,
     Upsample,
-    frozen,
+    freeze,
 )
 from greenedge.graph.store import graph_digest, load_graph, save_graph
+from greenedge.graph.verifier import verify_graph
 
 __all__ = [
     "OPS",
@@ -43,17 +47,21 @@ __all__ = [
     "Edge",
     "Graph",
     "Input",
+    "Linear",
     "MaxPool",
     "Op",
     "Pad",
     "Requantise",
     "Reshape",
+    "Steps",
     "SumPool",
+    "Table",
     "Transpose",
     "Upsample",
-    "frozen",
+    "freeze",
     "graph_digest",
     "load_graph",
     "run_graph",
     "save_graph",
+    "verify_graph",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.graph.ops import Affine, Requantise, frozen
+from greenedge.graph.ops import Affine, Requantise, freeze
 
 _MOST_SHIFT = 46
 
@@ -17,15 +17,15 @@ _MOST_SHIFT = 46
 def half_even(op: Requantise) -> Affine | None:
     """(m, b, s) per channel, m = ±1 and s >= 1, with clip(round_half_even((m*x + b) / 2**s), lo, hi) equal to the step
     function on every reachable x; None where there are none."""
-    if op.thresholds is None:
+    if op.steps is None:
         return None
     rows = [
         _fit(t, op.lo, op.hi, *sorted((int(sign * lo), int(sign * hi))))
-        for t, sign, lo, hi in zip(op.thresholds, op.sign, op.x_lo, op.x_hi)
+        for t, sign, lo, hi in zip(op.require_steps().thresholds, op.require_steps().sign, op.x_lo, op.x_hi)
     ]
     if any(row is None for row in rows):
         return None
-    return Affine(frozen(op.sign), frozen([b for b, _ in rows]), frozen([s for _, s in rows]))
+    return Affine(freeze(op.require_steps().sign), freeze([b for b, _ in rows]), freeze([s for _, s in rows]))
 
 
 def _fit(thresholds: np.ndarray, lo: int, hi: int, x_lo: int, x_hi: int) -> tuple[int, int] | None:

@@ -10,13 +10,17 @@ import dataclasses
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import write_aside
-from greenedge.graph.ops import OPS, Affine, Edge, Graph, Op, frozen
+from greenedge.graph.graph import Graph
+from greenedge.graph.ops import OPS, Edge, Op, freeze
+from greenedge.graph.ops.base import Ints
 
 FORMAT = "greenedge-graph/1"
 _MAX_BYTES = 2 << 30  # of arrays in one graph: checked in the archive's index before anything is unpacked
@@ -56,45 +60,43 @@ def graph_digest(graph: Graph) -> str:
     return digest.hexdigest()
 
 
-def _split(graph: Graph) -> tuple[dict, dict[str, np.ndarray]]:
-    arrays: dict[str, np.ndarray] = {}
+def _split(graph: Graph) -> tuple[dict[str, Any], dict[str, Ints]]:
+    arrays: dict[str, Ints] = {}
 
-    def plain(value, key):
+    def plain(value: object, key: str) -> object:
         if isinstance(value, np.ndarray):
             arrays[key] = value
             return {"array": key}
-        if isinstance(value, Affine):
-            return {part: plain(getattr(value, part), f"{key}.{part}") for part in ("m", "b", "s")}
+        if isinstance(value, Mapping):
+            return {part: plain(inner, f"{key}.{part}") for part, inner in value.items()}
         return list(value) if isinstance(value, tuple) else value
 
     ops = []
     for k, op in enumerate(graph.ops):
-        fields = {f.name: plain(getattr(op, f.name), f"{k}.{f.name}") for f in dataclasses.fields(op)}
-        ops.append({"op": type(op).__name__, **fields})
+        ops.append({"op": op.kind} | {name: plain(value, f"{k}.{name}") for name, value in op.stored_fields().items()})
     edges = [dataclasses.asdict(edge) | {"shape": list(edge.shape)} for edge in graph.edges.values()]
     return {"format": FORMAT, "name": graph.name, "outputs": list(graph.outputs), "edges": edges, "ops": ops}, arrays
 
 
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+def _load_arrays(path: Path) -> dict[str, Ints]:
     with zipfile.ZipFile(path) as archive:
         size = sum(info.file_size for info in archive.infolist())
     if size > _MAX_BYTES:
         raise GreenedgeError(f"{path} would unpack to {size:,} bytes; at most {_MAX_BYTES:,} are accepted.")
     with np.load(path, allow_pickle=False) as archive:
-        return {key: frozen(archive[key]) for key in archive.files}
+        return {key: freeze(archive[key]) for key in archive.files}
 
 
-def _join(structure: dict, arrays: dict[str, np.ndarray]) -> Graph:
-    def rich(value):
+def _join(structure: dict[str, Any], arrays: dict[str, Ints]) -> Graph:
+    def rich(value: Any) -> Any:
         if isinstance(value, dict):
-            return (
-                arrays[value["array"]] if "array" in value else Affine(*(rich(value[part]) for part in ("m", "b", "s")))
-            )
+            if "array" in value:
+                return arrays[value["array"]]
+            return {part: rich(inner) for part, inner in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
     ops: list[Op] = []
     for entry in structure["ops"]:
-        fields = {key: rich(value) for key, value in entry.items() if key != "op"}
-        ops.append(OPS[entry["op"]](**fields))
+        ops.append(OPS[entry["op"]].from_stored({key: rich(value) for key, value in entry.items() if key != "op"}))
     edges = {e["name"]: Edge(e["name"], tuple(e["shape"]), int(e["lo"]), int(e["hi"])) for e in structure["edges"]}
     return Graph(structure["name"], tuple(ops), edges, tuple(structure["outputs"]))

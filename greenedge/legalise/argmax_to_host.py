@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.graph.ops import ArgMax, Graph
+from greenedge.graph import ArgMax, Graph
 from greenedge.lower import Lowered, Output
 
 

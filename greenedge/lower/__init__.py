@@ -21,7 +21,7 @@ import numpy as np
 from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedError
 from greenedge.files.atomic_write import write_aside
 from greenedge.frontends.source import Source, read_model
-from greenedge.graph.ops import Graph, Requantise
+from greenedge.graph import Graph, Requantise, Steps
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.graph.store import graph_digest, load_graph, save_graph
 from greenedge.lower import argmax, prologue_epilogue
@@ -199,7 +199,7 @@ def _summary(lowered: Lowered) -> dict:
         }
         for op in graph.ops
     ]
-    requantisers = [proof(op) for op in graph.ops if isinstance(op, Requantise)]
+    requantisers = [proof(op) for op in graph.requantisers]
     return {
         "format": "greenedge-lower/1",
         "name": graph.name,
@@ -225,35 +225,23 @@ def proof(op: Requantise) -> dict:
 
     All forms are monotone, so agreement there is agreement on every reachable accumulator.
     """
-    from greenedge.graph.execute import _count
-
     entry = {
         "name": op.name,
-        "channels": len(op.sign),
+        "channels": op.channels,
         "levels": op.hi - op.lo + 1,
         "accumulators": int((op.x_hi - op.x_lo + 1).sum()),
-        "form": "table" if op.table is not None else "thresholds",
+        "form": "thresholds" if isinstance(op.forms, Steps) else "table",
     }
-    if op.affine is None or op.thresholds is None:
+    if not isinstance(op.forms, Steps) or op.forms.affine is None:
         return entry | {"affine": None}
-    t = op.sign[:, None] * op.thresholds
-    points = np.hstack([t, t - op.sign[:, None], op.x_lo[:, None], op.x_hi[:, None]])
-    points = np.clip(points, op.x_lo[:, None], op.x_hi[:, None]).T
-    affine = np.array(
-        [
-            [
-                min(max((int(m) * int(x) + int(b)) >> int(s), op.lo), op.hi)
-                for x, m, b, s in zip(row, op.affine.m, op.affine.b, op.affine.s)
-            ]
-            for row in points
-        ]
-    )
-    disagreeing = int((affine != _count(op, points)).sum())
+    sign, m, b, s = (part[:, None] for part in (op.forms.sign, *vars(op.forms.affine).values()))
+    t = sign * op.forms.thresholds
+    points = np.hstack([t, t - sign, op.x_lo[:, None], op.x_hi[:, None]])
+    points = np.clip(points, op.x_lo[:, None], op.x_hi[:, None])
+    exact = (m.astype(object) * points + b) >> s  # Python's integers: no product overflows
+    disagreeing = int((np.clip(exact, op.lo, op.hi).T != op.forms.count(op.lo, points.T)).sum())
     assert disagreeing == 0, f"{op.name}: the affine form differs from the thresholds at {disagreeing} points"
     return entry | {
-        "affine": {
-            "multiplier_bits": max(int(abs(int(m))).bit_length() for m in op.affine.m),
-            "shift": int(op.affine.s.max()),
-        },
+        "affine": {"multiplier_bits": max(abs(int(v)).bit_length() for v in m.flat), "shift": int(s.max())},
         "proved": "thresholds and affine form agree on every reachable accumulator",
     }

@@ -12,44 +12,16 @@ from fractions import Fraction
 
 import numpy as np
 
-from greenedge.errors import ReasonKind
+from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
+from greenedge.graph import Affine, Edge, Graph, Input, Linear, Op, Requantise, Steps, Table, freeze
 from greenedge.graph.affine import fit_affine
-from greenedge.graph.ops import (
-    Add,
-    ArgMax,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    DepthToSpace,
-    Edge,
-    Graph,
-    Input,
-    MaxPool,
-    Op,
-    Pad,
-    Requantise,
-    Reshape,
-    SumPool,
-    Transpose,
-    Upsample,
-    frozen,
-)
 from greenedge.lower.expr import Const, Expr, Var, affine_of
 from greenedge.lower.rounding import Quantiser
-from greenedge.lower.step_function import Undecidable, negated, step_function
+from greenedge.lower.step_function import Undecidable, negate_input, step_function
 from greenedge.lower.values import Live, compressed
 
 MAX_ACCUMULATOR = 1 << 47  # beyond this no back end has an accumulator, and float64 sums would not be exact
-
-
-class Refused(Exception):
-    """A rule that cannot take its node: kind, value, rule, cure (see errors.Reason)."""
-
-    def __init__(self, kind: str, value: str, rule: str, cure: str):
-        self.kind, self.value, self.rule, self.cure = kind, value, rule, cure
-        super().__init__(value)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,7 +97,7 @@ class Builder:
 
     def emit(self, op: Op) -> str:
         """Adds an operation whose output edge is named like itself; its shape and range are derived here."""
-        shape, low, high = _derive(op, [self.edges[e] for e in op.inputs], [self.ranges[e] for e in op.inputs])
+        shape, (low, high) = op.infer([self.edges[e] for e in op.inputs], [self.ranges[e] for e in op.inputs])
         if max(abs(int(low.min())), abs(int(high.max()))) >= MAX_ACCUMULATOR:
             raise Refused(
                 ReasonKind.TOO_WIDE,
@@ -179,28 +151,9 @@ class Builder:
         if shift is not None:
             return Live(source.edge, back(Var() + Const.of(float(shift))))
         name = self.unique(node)
-        affine = None
-        if step.thresholds is not None:
-            low, high = np.where(step.sign > 0, x_lo, -x_hi), np.where(step.sign > 0, x_hi, -x_lo)
-            affine = fit_affine(step.thresholds, levels.lo, levels.hi, low, high)
-            if affine is not None:
-                affine = dataclasses.replace(
-                    affine, m=frozen(affine.m * step.sign), b=frozen(affine.b), s=frozen(affine.s)
-                )
-        op = Requantise(
-            name,
-            (source.edge,),
-            name,
-            axis,
-            levels.lo,
-            levels.hi,
-            frozen(step.sign),
-            None if step.thresholds is None else frozen(step.thresholds),
-            affine,
-            None if step.table is None else frozen(step.table),
-            frozen(x_lo),
-            frozen(x_hi),
-        )
+        op = Requantise(name, (source.edge,), name, axis, levels.lo, levels.hi, step, freeze(x_lo), freeze(x_hi))
+        if isinstance(step, Steps):
+            op = dataclasses.replace(op, forms=fit_affine_form(op, step))
         self.emit(op)
         self.trace.quantised[name] = Quantised(y, levels, axis)
         return Live(name, back(Var()))
@@ -295,7 +248,7 @@ class Builder:
         if not (direction < 0).any():
             return value
         op = self.producer(value.edge)
-        if not isinstance(op, (Dense, Conv, ConvTranspose)):
+        if not isinstance(op, Linear):
             raise Refused(
                 ReasonKind.UNSUPPORTED_ORDER,
                 "it follows a falling function",
@@ -303,32 +256,28 @@ class Builder:
                 "put the quantiser before the pool",
             )
         rank = len(edge.shape)
-        channel = rank - 1 if isinstance(op, Dense) else 0
+        channel = op.channel_axis(rank)
         sign = np.where(direction < 0, -1, 1).reshape(-1)
         sign = np.broadcast_to(sign, (edge.shape[channel],))
         name = self.unique(f"{op.name}_rising")
-        flipped = flip_weights(op, sign, name)
+        flipped = op.with_channel_signs(sign, name)
         self.trace.reads[name] = self.trace.reads[op.name]
         self.emit(flipped)
         shape = [1] * rank
         shape[channel] = -1
-        return Live(name, negated(value.expr, sign.reshape(shape)))
+        return Live(name, negate_input(value.expr, sign.reshape(shape)))
 
     def finish(self, outputs: list[str]) -> Graph:
         return Graph(self.name, tuple(self.ops), dict(self.edges), tuple(outputs))
 
 
-def flip_weights(op: Op, sign: np.ndarray, name: str) -> Op:
-    """The same linear layer with output channel c multiplied by sign[c]."""
-    if isinstance(op, Dense):
-        weight = op.weight * sign
-    elif isinstance(op, Conv):
-        weight = op.weight * sign.reshape(-1, *(1,) * (op.weight.ndim - 1))
-    else:
-        per_group = sign.reshape(op.groups, 1, -1)
-        blocks = op.weight.reshape(op.groups, op.weight.shape[0] // op.groups, *op.weight.shape[1:])
-        weight = (blocks * per_group.reshape(*per_group.shape, *(1,) * (op.weight.ndim - 2))).reshape(op.weight.shape)
-    return dataclasses.replace(op, name=name, output=name, weight=frozen(weight))
+def fit_affine_form(op: Requantise, steps: Steps) -> Steps:
+    """The steps of `op` with the affine form that equals them on its whole reachable range, where there is one."""
+    low, high = dataclasses.replace(op, forms=steps).reach
+    affine = fit_affine(steps.thresholds, op.lo, op.hi, low, high)
+    if affine is not None:
+        affine = Affine(freeze(affine.m * steps.sign), freeze(affine.b), freeze(affine.s))
+    return dataclasses.replace(steps, affine=affine)
 
 
 def _refusing(compute):
@@ -345,7 +294,7 @@ def _refusing(compute):
 
 def _pure_shift(step, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> int | None:
     """d where level(x) == x + d for every reachable x of every channel, else None."""
-    if step.thresholds is None or (step.sign < 0).any():
+    if isinstance(step, Table) or not step.rises:
         return None
     first = levels.lo + (step.thresholds <= x_lo[:, None]).sum(axis=1)
     d = first - x_lo
@@ -376,204 +325,3 @@ def _common_unit(values: list[Fraction]) -> Fraction:
     denominator = lcm(*(v.denominator for v in values))
     numerator = gcd(*(int(v * denominator) for v in values))
     return Fraction(numerator or 1, denominator)
-
-
-# -- shapes and ranges ------------------------------------------------------------------------------------------------
-
-
-def _derive(op: Op, edges: list[Edge], ranges) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
-    """(shape, lowest, highest) of an operation's output from those of its inputs."""
-    return _DERIVE[type(op)](op, edges, ranges)
-
-
-def _spread(ranges, edge: Edge):
-    """Range arrays at full size along every axis."""
-    return tuple(np.broadcast_to(part, edge.shape) for part in ranges)
-
-
-def _products(weight: np.ndarray, low: np.ndarray, high: np.ndarray):
-    """Smallest and largest weight * x for x in [low, high], element by element."""
-    a, b = weight * low, weight * high
-    return np.minimum(a, b), np.maximum(a, b)
-
-
-def _dense(op: Dense, edges, ranges):
-    shape = edges[0].shape
-    if shape[-1:] != op.weight.shape[:1]:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SHAPE,
-            f"its input has {shape[-1] if shape else 0} features and its weights {op.weight.shape[0]}",
-            "they must match",
-            "export the model again",
-        )
-    low, high = (np.broadcast_to(part, (*part.shape[:-1], shape[-1])) for part in ranges[0])
-    keep = tuple(range(low.ndim - 1))
-    low, high = low.min(axis=keep), high.max(axis=keep)
-    small, large = _products(op.weight, low[:, None], high[:, None])
-    ones = (1,) * (len(shape) - 1)
-    return (*shape[:-1], op.weight.shape[1]), small.sum(0).reshape(*ones, -1), large.sum(0).reshape(*ones, -1)
-
-
-def _channel_range(edge: Edge, ranges, extra: int | None):
-    """Range of every channel (axis 0), with `extra` (a padding value) included where given."""
-    low, high = (np.broadcast_to(part, (edge.shape[0], *part.shape[1:])).reshape(edge.shape[0], -1) for part in ranges)
-    low, high = low.min(axis=1), high.max(axis=1)
-    return (low, high) if extra is None else (np.minimum(low, extra), np.maximum(high, extra))
-
-
-def _window_shape(size, kernel, strides, pads, dilations):
-    n = len(kernel)
-    out = tuple(
-        (size[i] + pads[i] + pads[n + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(n)
-    )
-    if min(out, default=1) < 1:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SHAPE,
-            f"its window {tuple(kernel)} does not fit {tuple(size)}",
-            "the window must fit its padded input",
-            "use a smaller kernel or more padding",
-        )
-    return out
-
-
-def _conv(op: Conv, edges, ranges):
-    edge, n = edges[0], op.weight.ndim - 2
-    if len(edge.shape) != n + 1 or edge.shape[0] != op.weight.shape[1] * op.groups:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SHAPE,
-            f"its input has shape {edge.shape} and its weights {op.weight.shape} in {op.groups} groups",
-            "channels must match",
-            "export the model again",
-        )
-    low, high = _channel_range(edge, ranges[0], op.pad_value if any(op.pads) else None)
-    grouped = lambda part: np.repeat(part.reshape(op.groups, -1), op.weight.shape[0] // op.groups, axis=0)
-    expand = lambda part: grouped(part).reshape(*op.weight.shape[:2], *(1,) * n)
-    small, large = _products(op.weight, expand(low), expand(high))
-    total = lambda part: part.reshape(len(part), -1).sum(1).reshape(-1, *(1,) * n)
-    shape = _window_shape(edge.shape[1:], op.weight.shape[2:], op.strides, op.pads, op.dilations)
-    return (op.weight.shape[0], *shape), total(small), total(large)
-
-
-def _conv_transpose(op: ConvTranspose, edges, ranges):
-    edge, n = edges[0], op.weight.ndim - 2
-    low, high = _channel_range(edge, ranges[0], 0)  # some taps meet no sample: zero is always among the terms
-    expand = lambda part: part.reshape(-1, *(1,) * (n + 1))
-    small, large = _products(op.weight, expand(low), expand(high))
-    per_group = lambda part: part.reshape(op.groups, -1, *part.shape[1:])
-    out = op.weight.shape[1] * op.groups
-    total = lambda part: np.moveaxis(per_group(part), 2, 1).reshape(out, -1).sum(1).reshape(-1, *(1,) * n)
-    size = tuple(
-        (edge.shape[1 + i] - 1) * op.strides[i]
-        - op.pads[i]
-        - op.pads[n + i]
-        + op.dilations[i] * (op.weight.shape[2 + i] - 1)
-        + op.output_padding[i]
-        + 1
-        for i in range(n)
-    )
-    return (out, *size), total(np.minimum(small, 0)), total(np.maximum(large, 0))
-
-
-def _pooled(op, edges, ranges):
-    if len(edges[0].shape) != len(op.kernel) + 1:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SHAPE,
-            f"a window of {len(op.kernel)} axes on a tensor of shape {edges[0].shape}",
-            "pools run over images",
-            "export the model again",
-        )
-    dilations = getattr(op, "dilations", ()) or (1,) * len(op.kernel)
-    shape = (edges[0].shape[0], *_window_shape(edges[0].shape[1:], op.kernel, op.strides, op.pads, dilations))
-    extra = op.pad_value if isinstance(op, SumPool) and any(op.pads) else None
-    low, high = (part.reshape(-1, *(1,) * len(op.kernel)) for part in _channel_range(edges[0], ranges[0], extra))
-    count = int(np.prod(op.kernel)) if isinstance(op, SumPool) else 1
-    return shape, low * count, high * count
-
-
-def _add(op: Add, edges, ranges):
-    if len({edge.shape for edge in edges}) != 1:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SHAPE,
-            f"its inputs have shapes {[edge.shape for edge in edges]}",
-            "the branches must have one shape",
-            "expand the smaller branch explicitly",
-        )
-    terms = [_products(np.int64(m), *pair) for m, pair in zip(op.multipliers, ranges)]
-    return edges[0].shape, sum(low for low, _ in terms), sum(high for _, high in terms)
-
-
-def _concat(op: Concat, edges, ranges):
-    shape = list(edges[0].shape)
-    shape[op.axis] = sum(edge.shape[op.axis] for edge in edges)
-    parts = [_spread(pair, edge) for pair, edge in zip(ranges, edges)]
-    return tuple(shape), *(np.concatenate([part[k] for part in parts], axis=op.axis) for k in (0, 1))
-
-
-def _requantise(op: Requantise, edges, ranges):
-    from greenedge.graph.execute import _count
-
-    if op.table is not None:
-        low, high = op.table.min(axis=1), op.table.max(axis=1)
-    else:
-        ends = np.stack([_count(op, op.x_lo), _count(op, op.x_hi)])
-        low, high = ends.min(axis=0), ends.max(axis=0)
-    shape = [1] * len(edges[0].shape)
-    shape[op.axis] = len(low)
-    return edges[0].shape, low.reshape(shape), high.reshape(shape)
-
-
-def _pad(op: Pad, edges, ranges):
-    n = len(op.pads) // 2
-    shape = tuple(d + op.pads[i] + op.pads[n + i] for i, d in enumerate(edges[0].shape))
-    if any(op.pads[i] or op.pads[n + i] for i in range(n) if ranges[0][0].shape[i] > 1):
-        low, high = (part.min(keepdims=True) if k == 0 else part.max(keepdims=True) for k, part in enumerate(ranges[0]))
-    else:
-        low, high = ranges[0]
-    return shape, np.minimum(low, op.value), np.maximum(high, op.value)
-
-
-def _reshape(op: Reshape, edges, ranges):
-    return op.shape, *(part.reshape(op.shape) for part in _spread(ranges[0], edges[0]))
-
-
-def _transpose(op: Transpose, edges, ranges):
-    return tuple(edges[0].shape[p] for p in op.perm), *(part.transpose(op.perm) for part in ranges[0])
-
-
-def _upsample(op: Upsample, edges, ranges):
-    def stretched(part):
-        for axis, factor in enumerate(op.factors):
-            part = np.repeat(part, factor, axis=axis) if part.shape[axis] > 1 else part
-        return part
-
-    return tuple(d * f for d, f in zip(edges[0].shape, op.factors)), *(stretched(part) for part in ranges[0])
-
-
-def _depth_to_space(op: DepthToSpace, edges, ranges):
-    c, h, w = edges[0].shape
-    low, high = ranges[0]
-    return (c // op.block**2, h * op.block, w * op.block), low.min(keepdims=True), high.max(keepdims=True)
-
-
-def _arg_max(op: ArgMax, edges, ranges):
-    shape = tuple(1 if axis == op.axis else size for axis, size in enumerate(edges[0].shape))
-    ones = (1,) * len(shape)
-    return shape, np.zeros(ones, np.int64), np.full(ones, edges[0].shape[op.axis] - 1)
-
-
-_DERIVE = {
-    Dense: _dense,
-    Conv: _conv,
-    ConvTranspose: _conv_transpose,
-    MaxPool: _pooled,
-    SumPool: _pooled,
-    Add: _add,
-    Concat: _concat,
-    Requantise: _requantise,
-    Pad: _pad,
-    Reshape: _reshape,
-    Transpose: _transpose,
-    Upsample: _upsample,
-    DepthToSpace: _depth_to_space,
-    ArgMax: _arg_max,
-}

@@ -10,9 +10,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from greenedge.errors import ReasonKind
+from greenedge.errors import ReasonKind, Refused
 from greenedge.graph.ops import Add
-from greenedge.lower.builder import Refused
 from greenedge.lower.expr import BatchNorm, Clip, Const, Expr, Magnitude, Slope, Smooth
 from greenedge.lower.values import Constant, Grid, Live, Value
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.errors import ReasonKind
-from greenedge.graph.ops import Conv, ConvTranspose, Dense, Transpose, frozen
-from greenedge.lower.builder import Refused
+from greenedge.errors import ReasonKind, Refused
+from greenedge.graph import Conv, ConvTranspose, Dense, Transpose, freeze
 from greenedge.lower.expr import Const, Expr, Var
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
 
@@ -98,7 +97,7 @@ def _dense(walk, node, x: Value, weight: Grid) -> Live:
         )
     name = walk.builder.unique(node)
     zeros = _whole(zero, "input zero point").reshape(-1)
-    edge = walk.builder.emit_sum(Dense(name, (value.edge,), name, frozen(ints)), value)
+    edge = walk.builder.emit_sum(Dense(name, (value.edge,), name, freeze(ints)), value)
     offset = (ints * (zeros[:, None] if zeros.size > 1 else zeros)).sum(axis=0)
     ones = (1,) * (rank - 1)
     return Live(
@@ -127,7 +126,7 @@ def conv(walk, node, args) -> Value:
             "one zero point per padded tensor",
             "use a per-tensor zero point",
         )
-    op = Conv(name, (value.edge,), name, frozen(ints), strides, pads, dilations, groups, int(zeros[0]))
+    op = Conv(name, (value.edge,), name, freeze(ints), strides, pads, dilations, groups, int(zeros[0]))
     out = walk.builder.emit_sum(op, value)
     sums = ints.reshape(ints.shape[0], ints.shape[1], -1).sum(2)  # (O, I/g)
     per_group = np.broadcast_to(zeros, (edge.shape[0],)).reshape(groups, -1)  # (g, I/g)
@@ -170,7 +169,7 @@ def conv_transpose(walk, node, args) -> Value:
         )
     name = walk.builder.unique(node)
     out = walk.builder.emit_sum(
-        ConvTranspose(name, (value.edge,), name, frozen(ints), strides, pads, dilations, output_padding, groups), value
+        ConvTranspose(name, (value.edge,), name, freeze(ints), strides, pads, dilations, output_padding, groups), value
     )
     spread = (-1, *(1,) * n)
     result = Live(

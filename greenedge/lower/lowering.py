@@ -10,11 +10,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from greenedge.errors import Reason, ReasonKind
+from greenedge.errors import Reason, ReasonKind, Refused
 from greenedge.frontends.source import Node, Source
-from greenedge.graph.ops import Graph
+from greenedge.graph import Graph
 from greenedge.lower import elementwise, linear, pooling, quantisers, structure
-from greenedge.lower.builder import Birth, Builder, Refused
+from greenedge.lower.builder import Birth, Builder
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.passes import absorb_signs, fuse_requantisers, remove_dead
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value, compressed

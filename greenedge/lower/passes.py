@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from greenedge.graph.affine import fit_affine
-from greenedge.graph.ops import Conv, ConvTranspose, Dense, Edge, Graph, Op, Requantise, frozen
-from greenedge.lower.builder import Birth, Trace, flip_weights
+from greenedge.graph import Edge, Graph, Linear, Op, Requantise, Steps, freeze
+from greenedge.graph.ops.base import Ints
+from greenedge.lower.builder import Birth, Trace, fit_affine_form
 from greenedge.lower.expr import Const, Var
 
 
@@ -16,96 +16,97 @@ def fuse_requantisers(graph: Graph, trace: Trace) -> Graph:
     """Requantise(g, Requantise(f, x)) → Requantise(g∘f, x), where nobody else reads f(x): level k of g is reached where f
     reaches g's threshold k."""
     ops, gone = {op.output: op for op in graph.ops}, set()
-    for op in graph.ops:
-        if not isinstance(op, Requantise) or op.thresholds is None:
-            continue
-        inner = ops.get(op.inputs[0])
+    for op in graph.requantisers:
+        inner = ops[op.inputs[0]]
         if (
-            isinstance(inner, Requantise)
-            and inner.thresholds is not None
-            and op.inputs[0] not in graph.outputs
+            isinstance(op.forms, Steps)
+            and op.forms.rises
+            and isinstance(inner, Requantise)
+            and isinstance(inner.forms, Steps)
+            and inner.output not in graph.outputs
             and len(graph.consumers(inner.output)) == 1
-            and (op.sign > 0).all()
-            and _same_axis(op, inner)
+            and (op.axis == inner.axis or 1 in (op.channels, inner.channels))
         ):
-            ops[op.output] = _composed(op, inner)
+            ops[op.output] = _compose(op, op.forms, inner, inner.forms)
             gone.add(inner.output)
             if op.output in trace.quantised:
                 trace.quantised[op.output] = dataclasses.replace(trace.quantised[op.output], before=inner.output)
-    return _with(graph, [ops[op.output] for op in graph.ops if op.output not in gone])
+    return graph.replace_ops([ops[op.output] for op in graph.ops if op.output not in gone])
 
 
-def _same_axis(outer: Requantise, inner: Requantise) -> bool:
-    return outer.axis == inner.axis or 1 in (len(outer.sign), len(inner.sign))
+def _compose(outer: Requantise, after: Steps, inner: Requantise, before: Steps) -> Requantise:
+    """The step function `outer`∘`inner`, whose forms are `after` and `before`; `after` rises."""
+    channels = max(outer.channels, inner.channels)
 
+    def spread(values: Ints) -> Ints:
+        return np.broadcast_to(values, (channels, *values.shape[1:]))
 
-def _composed(outer: Requantise, inner: Requantise) -> Requantise:
-    channels = max(len(outer.sign), len(inner.sign))
-    axis = outer.axis if len(outer.sign) > 1 else inner.axis
-    low = np.broadcast_to(np.where(inner.sign > 0, inner.x_lo, -inner.x_hi), (channels,))
-    high = np.broadcast_to(np.where(inner.sign > 0, inner.x_hi, -inner.x_lo), (channels,))
-    inside = np.broadcast_to(inner.thresholds, (channels, inner.thresholds.shape[1]))
-    wanted = np.broadcast_to(outer.thresholds, (channels, outer.thresholds.shape[1]))
+    low, high = (spread(part) for part in inner.reach)
+    inside, wanted = spread(before.thresholds), spread(after.thresholds)
     # inner level L is reached at inside[L - lo - 1]; levels at or below lo always, above hi never
     padded = np.hstack([low[:, None], inside, high[:, None] + 1])
     thresholds = np.take_along_axis(padded, np.clip(wanted - inner.lo, 0, padded.shape[1] - 1), axis=1)
-    thresholds = np.clip(thresholds, low[:, None], high[:, None] + 1)
-    sign = np.broadcast_to(inner.sign, (channels,))
-    affine = fit_affine(thresholds, outer.lo, outer.hi, low, high)
-    if affine is not None:
-        affine = dataclasses.replace(affine, m=frozen(affine.m * sign), b=frozen(affine.b), s=frozen(affine.s))
-    return dataclasses.replace(
+    steps = Steps(freeze(spread(before.sign)), freeze(np.clip(thresholds, low[:, None], high[:, None] + 1)), None)
+    composed = dataclasses.replace(
         outer,
         inputs=inner.inputs,
-        axis=axis,
-        sign=frozen(sign),
-        thresholds=frozen(thresholds),
-        affine=affine,
-        x_lo=frozen(np.broadcast_to(inner.x_lo, (channels,))),
-        x_hi=frozen(np.broadcast_to(inner.x_hi, (channels,))),
+        axis=outer.axis if outer.channels > 1 else inner.axis,
+        forms=steps,
+        x_lo=freeze(spread(inner.x_lo)),
+        x_hi=freeze(spread(inner.x_hi)),
     )
+    return dataclasses.replace(composed, forms=fit_affine_form(composed, steps))
 
 
 def absorb_signs(graph: Graph, trace: Trace) -> Graph:
     """Requantise(sign*Dense(w, x)) → Requantise(Dense(sign*w, x)) where nobody else reads the layer: every step rises."""
     ops, edges = {op.output: op for op in graph.ops}, dict(graph.edges)
-    for op in graph.ops:
-        if not isinstance(op, Requantise) or (op.sign > 0).all():
-            continue
+    for op in graph.requantisers:
         layer = ops[op.inputs[0]]
         edge = edges[layer.output]
-        channel = len(edge.shape) - 1 if isinstance(layer, Dense) else 0
         if (
-            not isinstance(layer, (Dense, Conv, ConvTranspose))
-            or len(graph.consumers(layer.output)) > 1
-            or layer.output in graph.outputs
-            or op.axis != channel
+            isinstance(op.forms, Steps)
+            and not op.forms.rises
+            and isinstance(layer, Linear)
+            and len(graph.consumers(layer.output)) == 1
+            and layer.output not in graph.outputs
+            and op.axis == layer.channel_axis(len(edge.shape))
         ):
-            continue
-        sign = np.broadcast_to(op.sign, (edge.shape[channel],))
-        ops[layer.output] = flip_weights(layer, sign, layer.name)
-        low, high = np.where(op.sign > 0, op.x_lo, -op.x_hi), np.where(op.sign > 0, op.x_hi, -op.x_lo)
-        affine = op.affine and dataclasses.replace(op.affine, m=frozen(op.affine.m * op.sign))
-        ops[op.output] = dataclasses.replace(
-            op, sign=frozen(np.ones_like(op.sign)), affine=affine, x_lo=frozen(low), x_hi=frozen(high)
-        )
-        edges[layer.output] = Edge(
-            edge.name,
-            edge.shape,
-            min(int(low.min()), -edge.hi if (sign < 0).all() else int(low.min())),
-            max(int(high.max()), -edge.lo if (sign < 0).all() else int(high.max())),
-        )
-        spread = [1] * len(edge.shape)
-        spread[channel] = -1
-        turned = Const.of(sign.reshape(spread).astype(float)) * Var()
-        if (birth := trace.births.get(layer.output)) is not None:
-            trace.births[layer.output] = Birth(birth.tensor, birth.expr.substitute(turned))
-        first = op.output
-        while first in trace.quantised and trace.quantised[first].before is not None:
-            first = trace.quantised[first].before
-        if (quantised := trace.quantised.get(first)) is not None:
-            trace.quantised[first] = dataclasses.replace(quantised, y=quantised.y.substitute(turned))
-    return dataclasses.replace(_with(graph, [ops[op.output] for op in graph.ops]), edges=edges)
+            sign = np.broadcast_to(op.forms.sign, (edge.shape[op.axis],))
+            ops[layer.output] = layer.with_channel_signs(sign, layer.name)
+            ops[op.output] = _rise(op, op.forms)
+            edges[layer.output] = _flip_edge(edge, op, bool((sign < 0).all()))
+            _flip_trace(trace, layer, op, sign, len(edge.shape))
+    return dataclasses.replace(graph.replace_ops([ops[op.output] for op in graph.ops]), edges=edges)
+
+
+def _rise(op: Requantise, steps: Steps) -> Requantise:
+    """The requantiser of sign*x: the same levels from an input whose falling channels have changed sign."""
+    low, high = op.reach
+    affine = steps.affine and dataclasses.replace(steps.affine, m=freeze(steps.affine.m * steps.sign))
+    rising = Steps(freeze(np.ones_like(steps.sign)), steps.thresholds, affine)
+    return dataclasses.replace(op, forms=rising, x_lo=freeze(low), x_hi=freeze(high))
+
+
+def _flip_edge(edge: Edge, op: Requantise, all_fall: bool) -> Edge:
+    """The range of the layer's output once its falling channels have changed sign."""
+    low, high = op.reach
+    lo, hi = int(low.min()), int(high.max())
+    return Edge(edge.name, edge.shape, min(lo, -edge.hi) if all_fall else lo, max(hi, -edge.lo) if all_fall else hi)
+
+
+def _flip_trace(trace: Trace, layer: Op, op: Requantise, sign: Ints, rank: int) -> None:
+    """The real functions of the layer's integers, now that those of falling channels have changed sign."""
+    shape = [1] * rank
+    shape[op.axis] = -1
+    flipped = Const.of(sign.reshape(shape).astype(float)) * Var()
+    if (birth := trace.births.get(layer.output)) is not None:
+        trace.births[layer.output] = Birth(birth.tensor, birth.expr.substitute(flipped))
+    first: str | None = op.output
+    while first in trace.quantised and trace.quantised[first].before is not None:
+        first = trace.quantised[first].before
+    if first is not None and (quantised := trace.quantised.get(first)) is not None:
+        trace.quantised[first] = dataclasses.replace(quantised, y=quantised.y.substitute(flipped))
 
 
 def remove_dead(graph: Graph, trace: Trace) -> Graph:
@@ -115,11 +116,4 @@ def remove_dead(graph: Graph, trace: Trace) -> Graph:
         if op.output in needed or not op.inputs:
             keep.append(op)
             needed.update(op.inputs)
-    return _with(graph, keep[::-1])
-
-
-def _with(graph: Graph, ops: list[Op]) -> Graph:
-    kept = {op.output for op in ops}
-    return Graph(
-        graph.name, tuple(ops), {name: edge for name, edge in graph.edges.items() if name in kept}, graph.outputs
-    )
+    return graph.replace_ops(keep[::-1])

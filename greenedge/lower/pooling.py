@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.errors import ReasonKind
+from greenedge.errors import ReasonKind, Refused
 from greenedge.graph.ops import MaxPool, SumPool
-from greenedge.lower.builder import Refused
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.linear import paddings, window_attributes
 from greenedge.lower.structure import _axes, _axis, to_shape

@@ -10,8 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from greenedge.errors import ReasonKind
-from greenedge.lower.builder import Refused
+from greenedge.errors import ReasonKind, Refused
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.rounding import (
     MODES,

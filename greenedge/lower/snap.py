@@ -23,7 +23,7 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import write_aside
-from greenedge.graph.ops import Conv, ConvTranspose, Dense, Graph, Requantise
+from greenedge.graph import Graph, Linear, Requantise
 from greenedge.lower import Lowered, lower_file
 from greenedge.lower.expr import affine_of
 
@@ -92,7 +92,7 @@ def _check(graph: Graph, wanted: dict[str, _Line]) -> None:
         op = steps[name]
         channels = len(line.m)
         x_lo, x_hi = (np.broadcast_to(part, (channels,)) for part in (op.x_lo, op.x_hi))
-        thresholds = np.broadcast_to(op.thresholds, (channels, op.thresholds.shape[1]))
+        thresholds = np.broadcast_to(op.require_steps().thresholds, (channels, op.hi - op.lo))
         expected = np.clip(_thresholds(line, op.lo, op.hi), x_lo[:, None], x_hi[:, None] + 1)
         assert np.array_equal(np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1), expected), (
             f"{name} was not written as chosen"
@@ -107,18 +107,18 @@ def _snap(lowered: Lowered, op: Requantise, proto, bits: int) -> tuple[Snapped, 
     left = biased = None
     if op.affine is None:
         left = "it has no affine form"
-    elif not isinstance(layer, (Dense, Conv, ConvTranspose)) or len(graph.consumers(op.inputs[0])) > 1:
+    elif not isinstance(layer, Linear) or len(graph.consumers(op.inputs[0])) > 1:
         left = "it follows no layer of its own"
     elif quantised is None or quantised.before is not None or birth is None or (parts := affine_of(birth.expr)) is None:
         left = "its accumulator has no scale of its own"
     elif np.any(np.asarray(parts[1]) != 0) and (biased := _biased(proto, birth.tensor, np.ravel(parts[1]))) is None:
         left = "its accumulator has an offset of its own; move the bias behind the layer"
     if left is not None:
-        return Snapped(op.name, len(op.sign), accumulators, left=left), None
+        return Snapped(op.name, op.channels, accumulators, left=left), None
     node = _quantiser(proto, lowered.trace.births[op.output].tensor)
     if node is None:
         return Snapped(
-            op.name, len(op.sign), accumulators, left="its quantiser is no Quant node that rounds to nearest"
+            op.name, op.channels, accumulators, left="its quantiser is no Quant node that rounds to nearest"
         ), None
     line = _fit(op, bits)
     if biased is not None:
@@ -134,7 +134,7 @@ def _snap(lowered: Lowered, op: Requantise, proto, bits: int) -> tuple[Snapped, 
     )
     changed, largest = _changed(op, line)
     width = max(int(abs(int(m))).bit_length() for m in line.m)
-    return Snapped(op.name, len(op.sign), accumulators, changed, largest, width), line
+    return Snapped(op.name, op.channels, accumulators, changed, largest, width), line
 
 
 def _biased(proto, tensor: str, offset: np.ndarray):
@@ -174,7 +174,7 @@ def _scales(lowered: Lowered, op: Requantise, alpha: np.ndarray) -> tuple[np.nda
 
 def _fit(op: Requantise, bits: int) -> _Line:
     """The line of at most `bits` multiplier bits near the exact one that changes the fewest accumulators."""
-    rows = [_fit_channel(op, c, bits) for c in range(len(op.sign))]
+    rows = [_fit_channel(op, c, bits) for c in range(op.channels)]
     return _Line(*(np.array(column, dtype=np.int64) for column in zip(*rows)))
 
 
@@ -199,8 +199,12 @@ def _fit_channel(op: Requantise, c: int, bits: int) -> tuple[int, int, int, int]
 
 
 def _span(op: Requantise, c: int) -> int:
-    reached = (op.thresholds[c] > min(op.sign[c] * op.x_lo[c], op.sign[c] * op.x_hi[c])) & (
-        op.thresholds[c] <= max(op.sign[c] * op.x_lo[c], op.sign[c] * op.x_hi[c])
+    reached = (
+        op.require_steps().thresholds[c]
+        > min(op.require_steps().sign[c] * op.x_lo[c], op.require_steps().sign[c] * op.x_hi[c])
+    ) & (
+        op.require_steps().thresholds[c]
+        <= max(op.require_steps().sign[c] * op.x_lo[c], op.require_steps().sign[c] * op.x_hi[c])
     )
     return int(reached.sum())
 
@@ -220,11 +224,11 @@ def _thresholds(line: _Line, lo: int, hi: int) -> np.ndarray:
 def _changed(op: Requantise, line: _Line, only: int | None = None) -> tuple[int, int]:
     """(reachable accumulators with another level, the largest difference)."""
     count, largest = 0, 0
-    channels = range(len(op.sign)) if only is None else [only]
+    channels = range(op.channels) if only is None else [only]
     new = _thresholds(line, op.lo, op.hi)
     for row, c in enumerate(channels):
         low, high = int(op.x_lo[c]), int(op.x_hi[c]) + 1
-        a, b = (np.clip(part, low, high) for part in (op.thresholds[c], new[row]))
+        a, b = (np.clip(part, low, high) for part in (op.require_steps().thresholds[c], new[row]))
         edges = np.unique(np.concatenate([a, b, [low, high]]))
         apart = np.abs(np.searchsorted(a, edges[:-1], side="right") - np.searchsorted(b, edges[:-1], side="right"))
         count += int((np.diff(edges) * (apart > 0)).sum())

@@ -6,10 +6,9 @@ comparison, rational or interval arithmetic the few it cannot. Nothing is tabula
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from greenedge.graph.ops import Steps, Table, freeze
 from greenedge.lower.expr import U64, Const, Expr, Undecidable, Var
 from greenedge.lower.rounding import Quantiser
 
@@ -18,16 +17,7 @@ _MAX_TABLES = 1 << 25  # entries of all channels together: 256 MiB
 _PRECISIONS = (96, 256, 1024)  # bits tried before a comparison counts as undecidable
 
 
-@dataclass(frozen=True)
-class Step:
-    """A step function per channel; exactly one of thresholds and table is set (see graph.ops.Requantise)."""
-
-    sign: np.ndarray
-    thresholds: np.ndarray | None
-    table: np.ndarray | None
-
-
-def step_function(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> Step:
+def step_function(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> Steps | Table:
     """The levels of y(x) for every integer x in [x_lo[c], x_hi[c]]; constants of y are flat, (C,) or (1,).
 
     Raises Undecidable.
@@ -35,13 +25,13 @@ def step_function(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray
     channels = len(x_lo)
     direction = np.broadcast_to(y.direction(), (channels,)).astype(float)
     if np.isnan(direction).any():
-        return _tabulated(y, levels, x_lo, x_hi)
+        return _tabulate(y, levels, x_lo, x_hi)
     sign = np.where(direction < 0, -1, 1).astype(np.int64)
     column = y.map_constants(
         lambda a: np.broadcast_to(a.reshape(-1, 1), (channels, 1)) if a.size > 1 else a.reshape(1, 1)
     )
     low, high = np.where(sign > 0, x_lo, -x_hi), np.where(sign > 0, x_hi, -x_lo)
-    return Step(sign, _bisect(column, levels, sign, low, high), None)
+    return Steps(freeze(sign), freeze(_bisect(column, levels, sign, low, high)), None)
 
 
 def _bisect(y: Expr, levels: Quantiser, sign: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -86,7 +76,7 @@ def _exactly_reaches(y: Expr, x: int, channel: int, boundary: float, inclusive: 
     raise Undecidable(f"the value at {x} in channel {channel} is within 2**-{_PRECISIONS[-1]} of a rounding boundary")
 
 
-def _tabulated(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> Step:
+def _tabulate(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> Steps | Table:
     """Every level of every reachable x; thresholds after all where the table turns out to be monotone."""
     span = int((x_hi - x_lo).max()) + 1
     if span > MAX_TABLE:
@@ -106,8 +96,8 @@ def _tabulated(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -
         table[c] = _levels_at(one, _row(levels, c), x)
     sign = _monotone_sign(table)
     if sign is None:
-        return Step(np.ones(channels, np.int64), None, table)
-    return Step(sign, _thresholds_of(table, levels, sign, x_lo, x_hi), None)
+        return Table(freeze(table))
+    return Steps(freeze(sign), freeze(_thresholds_of(table, levels, sign, x_lo, x_hi)), None)
 
 
 def _row(levels: Quantiser, channel: int) -> Quantiser:
@@ -154,6 +144,6 @@ def _thresholds_of(table, levels, sign, x_lo, x_hi) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
-def negated(y: Expr, sign: np.ndarray) -> Expr:
+def negate_input(y: Expr, sign: np.ndarray) -> Expr:
     """y(sign * x)."""
     return y.substitute(Const.of(sign.astype(float)) * Var())

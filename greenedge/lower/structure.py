@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.errors import ReasonKind
+from greenedge.errors import ReasonKind, Refused
 from greenedge.graph.ops import Concat, DepthToSpace, Pad, Reshape, Transpose, Upsample
-from greenedge.lower.builder import Refused
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.values import Constant, Grid, Live, Value, compressed
 

@@ -151,7 +151,7 @@ def _joined(graph: Graph, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _against_qonnx(lowered: Lowered, model: Path, vectors: Vectors, ints, stages, tell: Tell) -> VerificationReport:
     """The graph against qonnx's float32 execution; a difference must be a proven tie."""
-    from greenedge.lower.float_ties.outputs_only import explain
+    from greenedge.lower.float_ties.explain import explain
     from greenedge.verify.reference import qonnx_integers
 
     given = qonnx_integers(lowered, model, vectors.inputs, tell)
@@ -200,7 +200,7 @@ def _proof(graph: Graph) -> str | None:
 
 def _against_torch(lowered: Lowered, vectors: Vectors, ints, stages) -> list[VerificationReport]:
     """torch's float outputs turned back into integers, where the model ends in a quantiser or an accumulator."""
-    from greenedge.lower.float_ties.explain import reachable_by_ties
+    from greenedge.lower.float_ties.outputs_only import reachable_by_ties
 
     if vectors.torch is None or len(lowered.outputs) != 1 or not lowered.outputs[0].dequantised:
         return []

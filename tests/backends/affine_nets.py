@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from greenedge.graph import Graph, Requantise, frozen
+from greenedge.graph import Affine, Graph, Requantise, freeze
 from greenedge.graph.affine import fit_affine
 from tests.backends.graphs import Sketch
 
@@ -20,11 +18,9 @@ def with_affine(graph: Graph) -> Graph:
 
 
 def _fitted(op: Requantise) -> Requantise:
-    found = fit_affine(op.thresholds, op.lo, op.hi, op.x_lo, op.x_hi)
+    found = fit_affine(op.require_steps().thresholds, op.lo, op.hi, op.x_lo, op.x_hi)
     assert found is not None, op.name
-    return dataclasses.replace(
-        op, affine=dataclasses.replace(found, m=frozen(found.m), b=frozen(found.b), s=frozen(found.s))
-    )
+    return op.with_steps(affine=Affine(freeze(found.m), freeze(found.b), freeze(found.s)))
 
 
 def vectors(rng):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from greenedge.graph import Edge, Graph, Requantise, frozen
+from greenedge.graph import Edge, Graph, Requantise, Table, freeze
 from tests.backends.graphs import RANGES, Sketch
 from tests.backends.nets import requantise
 
@@ -23,12 +23,9 @@ def table(s: Sketch, source: str, per_channel: bool = True) -> str:
             0,
             0,
             15,
-            frozen(np.ones(count)),
-            None,
-            None,
-            frozen(levels),
-            frozen(low),
-            frozen(high),
+            Table(freeze(levels)),
+            freeze(low),
+            freeze(high),
         )
     )
     s.edges[name] = Edge(name, edge.shape, 0, 15)

@@ -19,10 +19,11 @@ from greenedge.graph import (
     Pad,
     Requantise,
     Reshape,
+    Steps,
     SumPool,
     Transpose,
     Upsample,
-    frozen,
+    freeze,
     run_graph,
 )
 
@@ -88,7 +89,7 @@ class Sketch:
 
     def weights(self, shape, bits=4):
         top = max(1, (1 << (bits - 1)) - 1)
-        return frozen(self.rng.choice([-1, 1], shape) if bits == 1 else self.rng.integers(-top, top + 1, shape))
+        return freeze(self.rng.choice([-1, 1], shape) if bits == 1 else self.rng.integers(-top, top + 1, shape))
 
     def _products(self, source, weight, axes, *levels):
         edge = self.edges[source]
@@ -180,7 +181,15 @@ class Sketch:
         thresholds = np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1)
         name = self._name("step")
         op = Requantise(
-            name, (source,), name, axis, lo, hi, frozen(sign), frozen(thresholds), None, None, frozen(low), frozen(high)
+            name,
+            (source,),
+            name,
+            axis,
+            lo,
+            hi,
+            Steps(freeze(sign), freeze(thresholds), None),
+            freeze(low),
+            freeze(high),
         )
         self.ops.append(op)
         self.edges[name] = Edge(name, shape, lo, hi)

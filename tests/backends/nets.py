@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen
+from greenedge.graph import Dense, Edge, Graph, Input, Requantise, Steps, freeze
 from greenedge.graph.affine import fit_affine
 
 
@@ -20,7 +20,7 @@ def requantise(rng, name: str, source: str, low, high, lo: int, hi: int) -> Requ
     thresholds = np.clip(thresholds, low[:, None], high[:, None] + 1)
     affine = fit_affine(thresholds, lo, hi, low, high)
     assert affine is not None
-    affine = dataclasses.replace(affine, m=frozen(affine.m), b=frozen(affine.b), s=frozen(affine.s))
+    affine = dataclasses.replace(affine, m=freeze(affine.m), b=freeze(affine.b), s=freeze(affine.s))
     return Requantise(
         name,
         (source,),
@@ -28,12 +28,9 @@ def requantise(rng, name: str, source: str, low, high, lo: int, hi: int) -> Requ
         0,
         lo,
         hi,
-        frozen(np.ones(len(low))),
-        frozen(thresholds),
-        affine,
-        None,
-        frozen(low),
-        frozen(high),
+        Steps(freeze(np.ones(len(low))), freeze(thresholds), affine),
+        freeze(low),
+        freeze(high),
     )
 
 
@@ -52,7 +49,7 @@ def mlp(rng, sizes=(12, 8, 4), weight_bits=4, act_bits=4, out_bits=8, in_signed=
         products = np.stack([weight * span[0], weight * span[1]])
         low, high = products.min(0).sum(0), products.max(0).sum(0)
         name = f"fc{k + 1}"
-        ops.append(Dense(name, (source,), name, frozen(weight)))
+        ops.append(Dense(name, (source,), name, freeze(weight)))
         edges[name] = Edge(name, (fan_out,), int(low.min()), int(high.max()))
         last = k == len(sizes) - 2
         lo, hi = (-(1 << (out_bits - 1)), (1 << (out_bits - 1)) - 1) if last else (0, (1 << act_bits) - 1)

@@ -10,7 +10,7 @@ import pytest
 from greenedge.backends import c99
 from greenedge.backends.c99.memory_plan import form_of, program_of, reasons_against
 from greenedge.errors import ToolError
-from greenedge.graph import Conv, Edge, Graph, Input, Requantise, frozen, run_graph
+from greenedge.graph import Conv, Edge, Graph, Input, Requantise, Table, freeze, run_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.graphs import RANGES, Sketch
@@ -89,8 +89,8 @@ def test_signs_and_several_vectors(rng, target, tmp_path):
 def test_a_table(rng, target, tmp_path):
     """A function that is not monotone, as the lowering stores it."""
     net = Sketch(rng, (5,), "s4")
-    table = frozen(rng.integers(0, 16, (1, 16)))
-    step = Requantise("bent", ("x",), "bent", 0, 0, 15, frozen([1]), None, None, table, frozen([-8]), frozen([7]))
+    table = freeze(rng.integers(0, 16, (1, 16)))
+    step = Requantise("bent", ("x",), "bent", 0, 0, 15, Table(table), freeze([-8]), freeze([7]))
     net.ops.append(step)
     net.edges["bent"] = Edge("bent", (5,), 0, 15)
     assert form_of(step) == "table"
@@ -154,12 +154,10 @@ def test_a_changed_constant_is_found(rng, target, tmp_path, place):
 
 
 def _with_affine(graph: Graph) -> Graph:
-    from dataclasses import replace
-
     from greenedge.graph.affine import fit_affine
 
     ops = [
-        replace(op, affine=fit_affine(op.thresholds, op.lo, op.hi, op.x_lo, op.x_hi), thresholds=None)
+        op.with_steps(affine=fit_affine(op.require_steps().thresholds, op.lo, op.hi, op.x_lo, op.x_hi))
         if isinstance(op, Requantise)
         else op
         for op in graph.ops
@@ -170,7 +168,7 @@ def _with_affine(graph: Graph) -> Graph:
 
 def test_sums_that_could_overflow_are_refused(rng):
     net = Sketch(rng, (700, 100), "u8")
-    weight = frozen(np.full((1, 700, 100), -128))
+    weight = freeze(np.full((1, 700, 100), -128))
     net.ops.append(Conv("sums", ("x",), "sums", weight, (1,), (0, 0), (1,)))
     net.edges["sums"] = Edge("sums", (1, 1), -70_000 * 255 * 128, 0)
     (reason,) = reasons_against(net.graph("sums"))

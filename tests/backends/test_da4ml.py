@@ -19,7 +19,7 @@ from greenedge.backends.da4ml.pipeline import Circuit, layout
 from greenedge.backends.da4ml.tapped_core import Probe, read_probes
 from greenedge.cli import app
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
-from greenedge.graph import Affine, Edge, Graph, Input, Requantise, frozen, run_graph
+from greenedge.graph import Affine, Edge, Graph, Input, Requantise, freeze, run_graph
 from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.target import load_target
 from greenedge.tools.run import execute
@@ -57,7 +57,7 @@ def branches(rng):
         a = sketch.step(sketch.dense(a, 5))
     total = sketch.step(sketch.add(a, b, multipliers=(1, 3)))
     dead = sketch.dense("x", 4)
-    sketch.ops[-1] = dataclasses.replace(sketch.ops[-1], weight=frozen(np.zeros((6, 4))))
+    sketch.ops[-1] = dataclasses.replace(sketch.ops[-1], weight=freeze(np.zeros((6, 4))))
     joined = sketch.concat(total, sketch.step(dead, "s4"))
     return sketch, sketch.step(sketch.dense(joined, 3), "s4")
 
@@ -240,8 +240,8 @@ def _shifted(graph: Graph, shift: int) -> Graph:
         if not isinstance(op, Requantise):
             return op
         more = np.array([1 << (shift - int(s)) for s in op.affine.s])
-        affine = Affine(*map(frozen, (op.affine.m * more, op.affine.b * more, np.full_like(op.affine.s, shift))))
-        return dataclasses.replace(op, affine=affine)
+        affine = Affine(*map(freeze, (op.affine.m * more, op.affine.b * more, np.full_like(op.affine.s, shift))))
+        return op.with_steps(affine=affine)
 
     return Graph(graph.name, tuple(map(longer, graph.ops)), graph.edges, graph.outputs)
 

@@ -10,7 +10,7 @@ import pytest
 
 from greenedge.backends import finn
 from greenedge.errors import TargetError
-from greenedge.graph import Add, Dense, Edge, Graph, Input, Requantise, frozen
+from greenedge.graph import Add, Dense, Edge, Graph, Input, Requantise, Table, freeze
 from greenedge.target import load_target
 from tests.backends.finn_sketches import convolutions, residual
 from tests.backends.graphs import Sketch
@@ -58,12 +58,9 @@ def _wild(rng):
         0,
         0,
         1,
-        frozen([1]),
-        None,
-        None,
-        frozen(np.arange(20001)[None] % 2),
-        frozen([-10000]),
-        frozen([10000]),
+        Table(freeze(np.arange(20001)[None] % 2)),
+        freeze([-10000]),
+        freeze([10000]),
     )
     return Graph(
         "wild",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from greenedge.graph.execute import _padded, _windows
+from greenedge.graph.ops.arithmetic import pad_array, slide_windows
 from tests.backends.unit_bench import Bench, Case, Port
 
 pytestmark = [pytest.mark.tool("verilator"), pytest.mark.tool("g++")]
@@ -23,7 +23,7 @@ WINDOWS = [
 def window_case(rng, c, h, w, kernel, strides, dilations, pads, pe, bits, depthwise, samples=6):
     x = rng.integers(0, 1 << bits, (samples, c, h, w))
     fill = int(rng.integers(0, 1 << bits)) if any(pads) else 0
-    patches = _windows(_padded(x, pads, fill), kernel, strides, dilations)  # (N, C, OH, OW, KH, KW)
+    patches = slide_windows(pad_array(x, pads, fill), kernel, strides, dilations)  # (N, C, OH, OW, KH, KW)
     n, _, oh, ow, kh, kw = patches.shape
     grouped = patches.reshape(n, c // pe, pe, oh, ow, kh, kw)
     order = (0, 3, 4, 1, 5, 6, 2) if depthwise else (0, 3, 4, 5, 6, 1, 2)
@@ -70,7 +70,7 @@ def random_window(rng):
 def pad_case(rng, c, h, w, pads, pe, bits, samples=6):
     x = rng.integers(0, 1 << bits, (samples, c, h, w))
     fill = int(rng.integers(0, 1 << bits))
-    y = _padded(x, pads, fill)
+    y = pad_array(x, pads, fill)
     values = dict(C=c, H=h, W=w, PT=pads[0], PL=pads[1], PB=pads[2], PR=pads[3], PE=pe, BITS=bits, PAD=fill)
     return Case("ge_pad", values, [_image("s", x, pe, bits)], [_image("m", y, pe, bits)], cycles=y[0].size // pe)
 

@@ -155,12 +155,12 @@ def test_oneapi_is_written_and_libero_refused(rng, tmp_path):
 def test_an_identity_that_clips_is_kept(rng):
     """hls4ml drops a batch normalisation that multiplies by 1 and adds 0, with what its type clips."""
     from greenedge.backends.hls4ml.layers import hand_over
-    from greenedge.graph import Affine, frozen
+    from greenedge.graph import Affine, freeze
 
     graph, _ = made(rng, vectors)
     ops = list(graph.ops)
-    zero = frozen(np.zeros(6))
-    ops[2] = dataclasses.replace(ops[2], affine=Affine(frozen(np.ones(6)), zero, zero), lo=0, hi=7)
+    zero = freeze(np.zeros(6))
+    ops[2] = dataclasses.replace(ops[2], lo=0, hi=7).with_steps(affine=Affine(freeze(np.ones(6)), zero, zero))
     layers = hand_over(dataclasses.replace(graph, ops=tuple(ops))).layers
     layer = next(layer for layer in layers if layer.edge == ops[2].output)
     assert (layer.attributes["scale_data"] == 1).all() and (layer.attributes["bias_data"] == 0.5).all()

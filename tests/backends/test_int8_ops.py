@@ -19,7 +19,7 @@ from greenedge.backends.int8.tflite.emit import write_file
 from greenedge.backends.int8.tflite.rules import reasons_against
 from greenedge.backends.int8.tflite.runtime import with_outputs
 from greenedge.backends.int8.tflite.worker import RESOLVERS, load_runtime, run
-from greenedge.graph import Conv, Dense, Edge, Requantise, frozen, run_graph
+from greenedge.graph import Conv, Dense, Edge, Requantise, Steps, freeze, run_graph
 from tests.backends.graphs import RANGES, Sketch
 
 SAMPLES = 24
@@ -145,7 +145,7 @@ def test_what_is_not_certified_differs_just_where_the_emulation_says(rng, tmp_pa
     sums = sketch.conv("x", 40, (1, 1), bits=8)
     step = sketch.step(sums, "s8", axis=0)
     if kind == "dense":
-        sketch.ops[1] = Dense(sums, ("x",), sums, frozen(sketch.ops[1].weight[:, :, 0, 0].T))
+        sketch.ops[1] = Dense(sums, ("x",), sums, freeze(sketch.ops[1].weight[:, :, 0, 0].T))
         sketch.edges = {name: Edge(name, edge.shape[:1], edge.lo, edge.hi) for name, edge in sketch.edges.items()}
     graph = sketch.graph(step)
     feeds = sketch.values(graph, 400)
@@ -455,12 +455,9 @@ def test_residual_additions_through_zero_are_litert_additions(rng, tmp_path, rat
             0,
             0,
             15,
-            frozen([1]),
-            frozen(thresholds[None]),
-            None,
-            None,
-            frozen([-256]),
-            frozen([254]),
+            Steps(freeze([1]), freeze(thresholds[None]), None),
+            freeze([-256]),
+            freeze([254]),
         )
     )
     sketch.edges["step"] = Edge("step", (6, 5, 5), 0, 15)
@@ -490,12 +487,9 @@ def test_pools_over_whole_images_are_means_where_they_are_exact(rng, tmp_path, l
             0,
             lo,
             hi,
-            frozen([1]),
-            frozen(thresholds[None]),
-            None,
-            None,
-            frozen(low[:1]),
-            frozen(high[:1]),
+            Steps(freeze([1]), freeze(thresholds[None]), None),
+            freeze(low[:1]),
+            freeze(high[:1]),
         )
     )
     sketch.edges["step"] = Edge("step", (3, 1, 1), lo, hi)
@@ -521,7 +515,9 @@ def test_quantisers_are_put_right_behind_their_sums(rng, tmp_path, falling):
     turned = sketch.step(sketch.transpose(sketch.upsample(c, 1, 2, 1), 1, 2, 0), "u4", axis=2, falling=falling)
     graph = sketch.graph(pooled, flat, turned)
     order = [type(op).__name__ for op in prepared(graph).ops if not isinstance(op, Conv)]
-    if falling and any((op.sign < 0).any() for op in sketch.ops if isinstance(op, Requantise) and op.output == pooled):
+    if falling and any(
+        not op.require_steps().rises for op in sketch.ops if isinstance(op, Requantise) and op.output == pooled
+    ):
         assert [r.node for r in reasons_against(graph)] == [a] and order.index("MaxPool") < order.index("Requantise")
         return
     assert order[1:3] == ["Requantise", "MaxPool"]
@@ -543,12 +539,9 @@ def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_pat
             0,
             0,
             255,
-            frozen([1, 1, 1]),
-            frozen(thresholds),
-            None,
-            None,
-            frozen(low),
-            frozen(high),
+            Steps(freeze([1, 1, 1]), freeze(thresholds), None),
+            freeze(low),
+            freeze(high),
         )
     )
     sketch.edges["step"] = Edge("step", (3,), 0, 83)

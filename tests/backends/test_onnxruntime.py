@@ -13,7 +13,7 @@ from greenedge.backends.int8 import onnxruntime as backend
 from greenedge.backends.int8.arithmetic import EMULATIONS
 from greenedge.backends.int8.onnxruntime.selftest import self_test
 from greenedge.errors import GreenedgeError
-from greenedge.graph import Dense, Edge, Graph, Input, frozen, run_graph
+from greenedge.graph import Dense, Edge, Graph, Input, freeze, run_graph
 from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
@@ -136,7 +136,7 @@ def test_weights_outside_the_file_are_not_read(rng, tmp_path):
 
 
 def test_refusals_are_said_at_once(rng):
-    weight = frozen(np.ones((4, 2)))
+    weight = freeze(np.ones((4, 2)))
     wide = Graph(
         "g",
         (Input("x", (), "x"), Dense("fc", ("x",), "fc", weight)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from greenedge.backends.int8 import tflite
 from greenedge.backends.int8.tflite.runtime import weight_offsets
 from greenedge.errors import GreenedgeError
-from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen, run_graph
+from greenedge.graph import Dense, Edge, Graph, Input, Requantise, Steps, Table, freeze, run_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
@@ -216,16 +215,14 @@ def test_steps_must_be_a_line_and_rise(rng):
     name = sketch.step(fc)
     straight = sketch.ops.pop()
     low, high = straight.x_lo, straight.x_hi
-    bent = frozen(
+    bent = freeze(
         np.sort(
             np.concatenate([np.tile(np.linspace(-90, -60, 8), (3, 1)), np.tile(np.linspace(-50, 200, 7), (3, 1))], 1)
         )
     )
-    wide = (frozen(np.full(3, -300)), frozen(np.full(3, 300)))
-    sketch.ops.append(Requantise(name, (fc,), name, 0, 0, 15, straight.sign, bent, None, None, *wide))
-    sketch.ops.append(
-        Requantise("table", (fc,), "table", 0, 0, 15, straight.sign, None, None, frozen(np.zeros((3, 601))), *wide)
-    )
+    wide = (freeze(np.full(3, -300)), freeze(np.full(3, 300)))
+    sketch.ops.append(Requantise(name, (fc,), name, 0, 0, 15, Steps(straight.require_steps().sign, bent, None), *wide))
+    sketch.ops.append(Requantise("table", (fc,), "table", 0, 0, 15, Table(freeze(np.zeros((3, 601)))), *wide))
     sketch.edges["table"] = Edge("table", (3,), 0, 15)
     assert refusals(sketch, name, "table") == [
         f"{name}: steps up to 62.4 accumulators off every straight line; LiteRT multiplies and rounds once (cure: use a ReLU and a single "
@@ -255,7 +252,7 @@ def test_weights_and_windows_that_do_not_fit_are_named(rng):
     sketch = Sketch(rng, (2, 3, 3, 3))
     cube = sketch.conv("x", 2, (2, 2, 2))
     big = sketch.dense(sketch.step(cube), 3)
-    sketch.ops[-1] = Dense(big, sketch.ops[-1].inputs, big, frozen(np.full((2, 3), 500)))
+    sketch.ops[-1] = Dense(big, sketch.ops[-1].inputs, big, freeze(np.full((2, 3), 500)))
     assert refusals(sketch, sketch.step(big)) == [
         f"{cube}: a window over 3 axes; LiteRT's int8 kernels have one or two (cure: use 1-D or 2-D layers).",
         f"{big}: a weight of 500; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits).",
@@ -266,10 +263,10 @@ def test_a_weight_that_a_falling_step_would_make_too_large_is_named(rng):
     sketch = Sketch(rng, (3,), "s8")
     dense = sketch.dense("x", 2, 8)
     weight = np.array([[-128, 5], [7, 3], [1, 2]])
-    sketch.ops[-1] = Dense(dense, ("x",), dense, frozen(weight))
+    sketch.ops[-1] = Dense(dense, ("x",), dense, freeze(weight))
     rising = sketch.step(dense, "s8")
     assert refusals(sketch, rising) == []
-    sketch.ops[-1] = dataclasses.replace(sketch.ops[-1], sign=frozen([-1, 1]))
+    sketch.ops[-1] = sketch.ops[-1].with_steps(sign=freeze([-1, 1]))
     assert refusals(sketch, rising) == [
         f"{dense}: a weight of 128; int8 weights lie in -127…127 (cure: use narrow-range weights of at most 8 bits)."
     ]

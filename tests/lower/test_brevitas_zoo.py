@@ -12,7 +12,7 @@ from greenedge.graph import Requantise, run_graph
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.lower import load_lowered, lower_file, proof, save_lowered
 from greenedge.lower.float_io import run_epilogue, run_prologue
-from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.lower.float_ties.explain import explain
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.zoo import ZOO, make
 

@@ -9,7 +9,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.graph import Input, Requantise, run_graph
 from greenedge.lower import lower_file, parse_input_type
 from greenedge.lower.float_io import run_epilogue, run_prologue
-from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.lower.float_ties.explain import explain
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import QONNX, Model
 

@@ -14,7 +14,7 @@ from greenedge.graph import run_graph
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_prologue
-from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.lower.float_ties.explain import explain
 from greenedge.verify.reference import read_integers
 from tests.lower.networks import networks
 

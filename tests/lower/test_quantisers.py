@@ -10,7 +10,7 @@ from greenedge.errors import UnsupportedError
 from greenedge.graph import run_graph
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_epilogue, run_prologue
-from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.lower.float_ties.explain import explain
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import QONNX, Model
 

@@ -11,7 +11,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.graph import Requantise, run_graph
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_prologue
-from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.lower.float_ties.explain import explain
 from greenedge.lower.snap import snap_file
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import Model
@@ -48,14 +48,14 @@ def test_the_rewritten_model_is_the_chosen_one(rng, tmp_path, bits):
             assert max(int(abs(int(m))).bit_length() for m in op.affine.m) <= max(bits, 1)
             # every reachable accumulator of a few channels, one by one
             counted = 0
-            for c in range(len(op.sign)):
+            for c in range(op.channels):
                 x = np.arange(op.x_lo[c], op.x_hi[c] + 1)
                 old, new = (
-                    np.searchsorted(step.thresholds[c if len(step.sign) > 1 else 0], x, side="right")
+                    np.searchsorted(step.require_steps().thresholds[c if step.channels > 1 else 0], x, side="right")
                     for step in (steps[op.name], op)
                 )
                 counted += int((old != new).sum())
-            scale = 1 if len(steps[op.name].sign) == len(op.sign) else len(op.sign)
+            scale = 1 if steps[op.name].channels == op.channels else op.channels
             assert entry.changed * scale == counted
     assert report[0].share < (0.05 if bits == 6 else 0.002)
     samples = rng.normal(0, 0.8, (40, 16))

@@ -8,8 +8,8 @@ import pytest
 from greenedge.graph import Requantise, run_graph
 from greenedge.lower import lower_file, parse_input_type
 from greenedge.lower.float_io import run_prologue
-from greenedge.lower.float_ties.explain import reachable_by_ties
-from greenedge.lower.float_ties.outputs_only import explain
+from greenedge.lower.float_ties.explain import explain
+from greenedge.lower.float_ties.outputs_only import reachable_by_ties
 from greenedge.verify.reference import qonnx_integers, read_integers
 from tests.lower.models import Model
 

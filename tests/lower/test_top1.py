@@ -14,7 +14,7 @@ from greenedge.graph.qonnx import to_qonnx
 from greenedge.legalise.argmax_to_host import hosted, scores_of
 from greenedge.lower import load_lowered, lower_file, save_lowered
 from greenedge.lower.float_io import classes, run_epilogue, run_prologue
-from greenedge.lower.float_ties.outputs_only import may_win
+from greenedge.lower.float_ties.explain import may_win
 from greenedge.verify.reference import _executor
 from tests.lower.models import Model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from greenedge.graph import Dense, Edge, Graph, Input, Requantise, frozen, run_graph, save_graph
+from greenedge.graph import Dense, Edge, Graph, Input, Requantise, Steps, freeze, run_graph, save_graph
 from greenedge.graph.affine import fit_affine
 from greenedge.graph.half_even import half_even
 
@@ -23,9 +22,9 @@ def step(rng, b, s, lo, hi, x_lo, x_hi) -> Requantise:
     x = np.arange(x_lo, x_hi + 1)
     levels = rounded(x, b, s, lo, hi)
     thresholds = [int(x[levels >= k][0]) if (levels >= k).any() else x_hi + 1 for k in range(lo + 1, hi + 1)]
-    ones = frozen([1])
+    ones = freeze([1])
     return Requantise(
-        "act", ("fc",), "act", 0, lo, hi, ones, frozen([thresholds]), None, None, frozen([x_lo]), frozen([x_hi])
+        "act", ("fc",), "act", 0, lo, hi, Steps(ones, freeze([thresholds]), None), freeze([x_lo]), freeze([x_hi])
     )
 
 
@@ -37,14 +36,14 @@ def test_the_steps_are_found_and_are_no_affine_ones(rng, b, s, lo, hi):
     m, offset, shift = (int(v[0]) for v in (found.m, found.b, found.s))
     assert np.array_equal(rounded(m * x, offset, shift, lo, hi), rounded(x, b, s, lo, hi))
     if s > 1 and hi - lo > 2:
-        assert fit_affine(op.thresholds, lo, hi, op.x_lo, op.x_hi) is None
+        assert fit_affine(op.require_steps().thresholds, lo, hi, op.x_lo, op.x_hi) is None
 
 
 def test_a_moved_step_is_not_taken_for_one(rng):
     op = step(rng, 0, 2, 0, 15, -20, 80)
-    moved = np.array(op.thresholds)
+    moved = np.array(op.require_steps().thresholds)
     moved[0, 7] += 1
-    assert half_even(dataclasses.replace(op, thresholds=frozen(moved))) is None
+    assert half_even(op.with_steps(thresholds=freeze(moved))) is None
 
 
 def tied(rng) -> tuple[Graph, np.ndarray]:
@@ -60,7 +59,7 @@ def tied(rng) -> tuple[Graph, np.ndarray]:
         "y": Edge("y", (3,), -315, 315),
     }
     last = rng.integers(-4, 5, (5, 3))
-    ops = (Input("x", (), "x"), Dense("fc", ("x",), "fc", frozen(weight)), act, Dense("y", ("act",), "y", frozen(last)))
+    ops = (Input("x", (), "x"), Dense("fc", ("x",), "fc", freeze(weight)), act, Dense("y", ("act",), "y", freeze(last)))
     return Graph("tied", ops, edges, ("y",)), rng.integers(0, 16, (300, 6))
 
 

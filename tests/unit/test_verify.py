@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from greenedge.errors import VerificationError
-from greenedge.graph import Dense, Graph, Requantise, frozen, run_graph
+from greenedge.graph import Dense, Graph, Requantise, freeze, run_graph
 from greenedge.lower import lower_file, save_lowered
 from greenedge.verify import stage
 from greenedge.verify.compare import compare
@@ -207,7 +207,7 @@ def _flipped(graph: Graph) -> Graph:
     layer = [op for op in graph.ops if isinstance(op, Dense)][0]
     weight = layer.weight.copy()
     weight[2, 1] ^= 4
-    return _with(graph, layer.name, weight=frozen(weight))
+    return _with(graph, layer.name, weight=freeze(weight))
 
 
 def test_a_flipped_weight_bit_names_its_layer(tmp_path, monkeypatch, rng):
@@ -227,7 +227,8 @@ def test_a_graph_that_rounds_otherwise_is_no_tie(tmp_path, monkeypatch, rng):
 
     def moved(source, declared=None):
         step = [op for op in lowered.graph.ops if isinstance(op, Requantise)][-1]
-        wrong = _with(lowered.graph, step.name, thresholds=frozen(step.thresholds + 1), affine=None)
+        moved_step = step.with_steps(thresholds=freeze(step.require_steps().thresholds + 1))
+        wrong = _with(lowered.graph, step.name, forms=moved_step.forms)
         return dataclasses.replace(lowered, graph=wrong)
 
     monkeypatch.setattr(stage, "lower_source", moved)
@@ -262,7 +263,7 @@ def _tie_model(tmp_path):
 def test_a_genuine_float32_tie_is_proven_and_counted(tmp_path, rng):
     """Levels k with 2.5*k on a half: real arithmetic ties exactly, to even; float32's quotient falls on either side."""
     from greenedge.lower.float_io import run_prologue
-    from greenedge.lower.float_ties.outputs_only import explain
+    from greenedge.lower.float_ties.explain import explain
     from greenedge.verify.reference import qonnx_integers
 
     path = _tie_model(tmp_path)
@@ -289,7 +290,7 @@ def test_a_genuine_float32_tie_is_proven_and_counted(tmp_path, rng):
 
 def test_torch_outputs_are_explained_by_ties_or_not_at_all(tmp_path):
     from greenedge.lower.float_io import run_prologue
-    from greenedge.lower.float_ties.explain import reachable_by_ties
+    from greenedge.lower.float_ties.outputs_only import reachable_by_ties
 
     lowered = lower_file(_tie_model(tmp_path))
     ints = run_prologue(lowered, np.array([[1 / 3]], np.float32))  # level 1: 2.5 lies between 2 and 3

@@ -83,11 +83,11 @@ def simulate(
     from greenedge.backends.c99.memory_plan import program_of
     from greenedge.backends.c99.run import run_package
     from greenedge.graph import load_graph
-    from greenedge.graph.execute import accepted
+    from greenedge.graph.execute import accept_input
 
     graph = load_graph(folder)
     feeds = dict(x) if isinstance(x, Mapping) else {graph.inputs[0]: x}
-    values = [accepted(graph.edges[edge], feeds.get(edge)) for edge in graph.inputs]
+    values = [accept_input(graph.edges[edge], feeds.get(edge)) for edge in graph.inputs]
     with tempfile.TemporaryDirectory(prefix="greenedge-c99-") as scratch:
         found = run_package(folder.absolute(), program_of(graph), values, bool(keep), Path(scratch), progress)
     return {edge: v for edge, v in found.items() if edge in graph.outputs or edge in keep}

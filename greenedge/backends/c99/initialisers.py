@@ -93,15 +93,21 @@ def _step(text: Text, program: Program, op: Requantise, name: str) -> str:
     elif form == "thresholds":
         fields |= {
             "thresholds": text.array(
-                "int32_t", f"{name}_thresholds", np.broadcast_to(op.thresholds, (channels, op.hi - op.lo))
+                "int32_t",
+                f"{name}_thresholds",
+                np.broadcast_to(op.require_steps().thresholds, (channels, op.hi - op.lo)),
             ),
-            "sign": text.array("int8_t", f"{name}_sign", np.broadcast_to(op.sign, (channels,))),
+            "sign": text.array("int8_t", f"{name}_sign", np.broadcast_to(op.require_steps().sign, (channels,))),
         }
     else:
         fields |= {
-            "table": text.array("int16_t", f"{name}_table", np.broadcast_to(op.table, (channels, op.table.shape[1]))),
+            "table": text.array(
+                "int16_t",
+                f"{name}_table",
+                np.broadcast_to(op.require_table().levels, (channels, op.require_table().levels.shape[1])),
+            ),
             "first": text.array("int32_t", f"{name}_first", op.x_lo),
-            "table_size": op.table.shape[1],
+            "table_size": op.require_table().levels.shape[1],
         }
     return text.record("ge_step", f"{name}_step", fields)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.errors import Reason, ReasonKind
-from greenedge.graph import Add, Conv, ConvTranspose, Dense, Edge, Graph, Input, Op, Requantise, Reshape, SumPool
+from greenedge.graph import Add, Conv, ConvTranspose, Dense, Edge, Graph, Input, Op, Requantise, Reshape, SumPool, Table
 
 INT32 = (1 << 31) - 2
 _INT16 = (1 << 15) - 1
@@ -152,14 +152,14 @@ def form_of(op: Requantise) -> str | None:
     """ "affine", "thresholds" or "table": the form of fewest bytes that fits the kernel's integers."""
     sizes = {}
     channels, steps = len(op.x_lo), op.hi - op.lo
-    if op.table is not None:
-        return "table" if op.table.shape[1] <= 1 << 16 else None
+    if isinstance(op.forms, Table):
+        return "table" if op.require_table().levels.shape[1] <= 1 << 16 else None
     if op.affine is not None:
         reach = np.maximum(np.abs(op.x_lo), np.abs(op.x_hi)).astype(object)
         largest = (reach * np.abs(op.affine.m).astype(object) + np.abs(op.affine.b).astype(object)).max()
         if largest < 1 << 62 and int(np.abs(op.affine.m).max()) <= INT32:
             sizes["affine"] = 13 * channels
-    if op.thresholds is not None and int(np.abs(op.thresholds).max(initial=0)) <= INT32:
+    if op.steps is not None and int(np.abs(op.require_steps().thresholds).max(initial=0)) <= INT32:
         sizes["thresholds"] = (4 * steps + 1) * channels
     return min(sizes, key=sizes.get) if sizes else None
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from greenedge.backends.int8.proof_record import read_record
 from greenedge.errors import GreenedgeError
-from greenedge.graph.execute import accepted
+from greenedge.graph.execute import accept_input
 from greenedge.graph.ops import Edge
 
 _FAR = 1 << 31  # no level and no size lies beyond
@@ -23,7 +23,10 @@ def stored(about: Mapping, x: np.ndarray | Mapping[str, np.ndarray]) -> Iterator
     feeds = dict(x) if isinstance(x, Mapping) else {about["inputs"][0]: x}
     for name in about["inputs"]:
         told = about["edges"][name]
-        yield told, accepted(Edge(name, tuple(told["shape"]), told["lo"], told["hi"]), feeds.get(name)) + told["offset"]
+        yield (
+            told,
+            accept_input(Edge(name, tuple(told["shape"]), told["lo"], told["hi"]), feeds.get(name)) + told["offset"],
+        )
 
 
 def read_edges(path: Path, mark: str, whole: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> dict:

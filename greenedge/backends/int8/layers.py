@@ -85,7 +85,7 @@ def _scaled(
     lift: int,
 ) -> Scaled:
     channels = len(weight)
-    weight = weight * np.broadcast_to(step.sign, (channels,))[:, None]
+    weight = weight * np.broadcast_to(step.require_steps().sign, (channels,))[:, None]
     problem = _problem(operator, step, weight, source, code, largest, lift)
     solution = solve(problem)
     weight = weight * (solution.factor // lift)[:, None]
@@ -108,7 +108,7 @@ def _problem(
     """`weight` is (C, fan-in), its sign changed where the step function falls."""
     channels = len(weight)
     x_lo, x_hi = (np.broadcast_to(end, (channels,)) for end in reach(step))
-    thresholds = np.broadcast_to(step.thresholds, (channels, step.thresholds.shape[1]))
+    thresholds = np.broadcast_to(step.require_steps().thresholds, (channels, step.require_steps().thresholds.shape[1]))
     varies = ((thresholds > x_lo[:, None]) & (thresholds <= x_hi[:, None])).any(axis=1)
     furthest = np.maximum(np.maximum(np.abs(x_lo), np.abs(x_hi)), 1)
     room = np.minimum(_EXACT_FLOAT // (lift * furthest), INT32 // 2 // (WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
@@ -134,7 +134,7 @@ def multiplied(name: str, edge: Edge, source: Encoding, lift: int, code: Encodin
     step = times(edge, name, lift)
     problem = Problem(
         "QUANTIZE",
-        step.thresholds,
+        step.require_steps().thresholds,
         *reach(step),
         np.ones(1, np.int64),
         step.lo,
@@ -195,12 +195,12 @@ def _weightless(
     own=None,
 ) -> tuple[Encoding, Layer] | None:
     """Only the scale of the output is free; a clamp that depends on that scale leaves no freedom."""
-    if code.activation not in ("NONE", "RELU") or len(step.thresholds) > 1 or step.sign[0] < 0:
+    if code.activation not in ("NONE", "RELU") or step.channels > 1 or step.require_steps().sign[0] < 0:
         return None
     low, high = reach(step)
     problem = Problem(
         operator,
-        step.thresholds,
+        step.require_steps().thresholds,
         low,
         high,
         np.ones(1, np.int64),

@@ -20,10 +20,11 @@ from greenedge.graph import (
     Op,
     Requantise,
     Reshape,
+    Steps,
     SumPool,
     Transpose,
     Upsample,
-    frozen,
+    freeze,
 )
 
 SUMS = (Dense, Conv, ConvTranspose, SumPool, Add)  # operations whose results are accumulators
@@ -57,7 +58,7 @@ def _early_axis(graph: Graph, step: Requantise) -> int | None:
     """The axis the step function has in front of the operation before it; None where the two cannot change places."""
     move = graph.producer(step.inputs[0])
     if (
-        step.thresholds is None
+        step.steps is None
         or move.output in graph.outputs
         or len(graph.consumers(move.output)) > 1
         or not _of_a_sum(graph, move)
@@ -65,8 +66,8 @@ def _early_axis(graph: Graph, step: Requantise) -> int | None:
         return None
     shape, wanted = graph.edges[move.inputs[0]].shape, graph.edges[move.output].shape
     if isinstance(move, MaxPool):
-        return step.axis if (step.sign > 0).all() and (len(step.sign) == 1 or step.axis == 0) else None
-    if len(step.sign) == 1:
+        return step.axis if (step.require_steps().sign > 0).all() and (step.channels == 1 or step.axis == 0) else None
+    if step.channels == 1:
         return 0
     if isinstance(move, Transpose):
         return move.perm[step.axis]
@@ -106,7 +107,7 @@ def _swapped(graph: Graph, step: Requantise, axis: int) -> Graph:
 
 def clamp_at_reached(graph: Graph) -> Graph:
     """A step that is no line over all its levels but is one over those it reaches is clamped there: ReLU6 and its like."""
-    ops = tuple(_clamped(op) if isinstance(op, Requantise) and op.thresholds is not None else op for op in graph.ops)
+    ops = tuple(_clamped(op) if isinstance(op, Requantise) and op.steps is not None else op for op in graph.ops)
     return Graph(graph.name, ops, graph.edges, graph.outputs)
 
 
@@ -114,21 +115,23 @@ def _clamped(step: Requantise) -> Requantise:
     if is_straight(step):
         return step
     low, high = reach(step)
-    least = step.lo + int((step.thresholds <= low[:, None]).sum(axis=1).min())
-    most = step.lo + int((step.thresholds <= high[:, None]).sum(axis=1).max())
-    some = replace(step, lo=least, hi=most, thresholds=frozen(step.thresholds[:, least - step.lo : most - step.lo]))
+    least = step.lo + int((step.require_steps().thresholds <= low[:, None]).sum(axis=1).min())
+    most = step.lo + int((step.require_steps().thresholds <= high[:, None]).sum(axis=1).max())
+    some = replace(step, lo=least, hi=most).with_steps(
+        thresholds=freeze(step.require_steps().thresholds[:, least - step.lo : most - step.lo])
+    )
     return some if least < most and is_straight(some) else step
 
 
 def reach(step: Requantise) -> tuple[np.ndarray, np.ndarray]:
     """(C,) ends of sign*x, which is what the thresholds are compared with."""
-    falls = step.sign < 0
+    falls = step.require_steps().sign < 0
     return np.where(falls, -step.x_hi, step.x_lo), np.where(falls, -step.x_lo, step.x_hi)
 
 
 def is_straight(step: Requantise) -> bool:
     """Whether every channel's step function is a straight line rounded to nearest and clamped."""
-    return step.affine is not None or off_line(step.thresholds, *reach(step)).max(initial=0) <= STRAIGHT
+    return step.affine is not None or off_line(step.require_steps().thresholds, *reach(step)).max(initial=0) <= STRAIGHT
 
 
 def off_line(thresholds: np.ndarray, x_lo: np.ndarray, x_hi: np.ndarray) -> np.ndarray:
@@ -161,7 +164,7 @@ def identity(edge: Edge, output: str) -> Requantise:
 
 def times(edge: Edge, output: str, m: int) -> Requantise:
     """The quantiser that makes m times each level of it: level j is reached at the edge's level ceil(j / m)."""
-    steps = frozen([-(-np.arange(m * edge.lo + 1, m * edge.hi + 1) // m)])
+    steps = freeze([-(-np.arange(m * edge.lo + 1, m * edge.hi + 1) // m)])
     return Requantise(
         f"{edge.name}/stored",
         (edge.name,),
@@ -169,12 +172,9 @@ def times(edge: Edge, output: str, m: int) -> Requantise:
         0,
         m * edge.lo,
         m * edge.hi,
-        frozen([1]),
-        steps,
-        None,
-        None,
-        frozen([edge.lo]),
-        frozen([edge.hi]),
+        Steps(freeze([1]), steps, None),
+        freeze([edge.lo]),
+        freeze([edge.hi]),
     )
 
 

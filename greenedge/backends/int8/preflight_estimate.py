@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from greenedge.backends.int8.layers import scaled
 from greenedge.backends.int8.legalise import is_straight, prepared
 from greenedge.backends.int8.quant_params import LEVELS, encode
-from greenedge.graph import Conv, ConvTranspose, Dense, Graph, Requantise, frozen
+from greenedge.graph import Conv, ConvTranspose, Dense, Graph, Requantise
 
 CHANNELS = 16  # tried in each layer, evenly spaced
 
@@ -36,7 +36,7 @@ def forecast(graph: Graph, dense: str, conv: str) -> Forecast:
     tried = differing = accumulators = wrong = largest = 0
     for step in graph.ops:
         layer = graph.producer(step.inputs[0]) if isinstance(step, Requantise) else None
-        if not isinstance(layer, (Dense, Conv, ConvTranspose)) or step.thresholds is None or not is_straight(step):
+        if not isinstance(layer, (Dense, Conv, ConvTranspose)) or step.steps is None or not is_straight(step):
             continue
         source = graph.edges[layer.inputs[0]]
         if source.hi - source.lo > LEVELS:
@@ -54,10 +54,7 @@ def forecast(graph: Graph, dense: str, conv: str) -> Forecast:
 def _sample(step: Requantise, layer, operator: str, source):
     weight = _by_channel(layer)
     rows = np.unique(np.linspace(0, len(weight) - 1, CHANNELS).astype(int))
-    own = rows if len(step.thresholds) > 1 else np.zeros(1, int)
-    some = replace(
-        step, affine=None, **{name: frozen(getattr(step, name)[own]) for name in ("sign", "thresholds", "x_lo", "x_hi")}
-    )
+    some = step.select_channels(rows)
     return scaled(operator, layer.name, some, weight[rows], encode(source.lo, source.hi), encode(step.lo, step.hi))
 
 

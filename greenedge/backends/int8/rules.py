@@ -52,7 +52,7 @@ def storage(graph: Graph, op: Op) -> list[Reason]:
 def weights(graph: Graph, op, runtime: str) -> list[Reason]:
     """Weights and sums must fit int8 and int32; a step function that falls changes the sign of its channel's weights."""
     found = []
-    falls = any(isinstance(r, Requantise) and (r.sign < 0).any() for r in graph.consumers(op.output))
+    falls = any(isinstance(r, Requantise) and (r.require_steps().sign < 0).any() for r in graph.consumers(op.output))
     low, high = int(op.weight.min(initial=0)), int(op.weight.max(initial=0))
     if low < LEAST + falls or high > MOST:
         worst = -low if falls else low if -low > high else high
@@ -100,7 +100,7 @@ def pad_level(graph: Graph, op: Op, level: int) -> list[Reason]:
 
 def steps(op: Requantise, runtime: str) -> list[Reason]:
     """Every step function must be a line, rounded once."""
-    if op.thresholds is None:
+    if op.steps is None:
         return [
             Reason(
                 op.name,
@@ -112,7 +112,7 @@ def steps(op: Requantise, runtime: str) -> list[Reason]:
         ]
     if is_straight(op):
         return []
-    furthest = off_line(op.thresholds, *reach(op)).max()
+    furthest = off_line(op.require_steps().thresholds, *reach(op)).max()
     return [
         Reason(
             op.name,

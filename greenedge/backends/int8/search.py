@@ -77,12 +77,14 @@ def solve_output_scale(
 def line(step: Requantise) -> tuple[np.ndarray, np.ndarray]:
     """(C,) slope and offset of the real line behind each channel's steps: level ≈ slope*x + offset, before rounding and clamping."""
     low, high = reach(step)
-    problem = Problem("CONV_2D", step.thresholds, low, high, np.ones(len(low), np.int64), step.lo, 0, 0, (0, 0))
+    problem = Problem(
+        "CONV_2D", step.require_steps().thresholds, low, high, np.ones(len(low), np.int64), step.lo, 0, 0, (0, 0)
+    )
     slope, centre_x, centre_h = _fit(problem)
     varies = _reachable(problem).any(axis=1)
-    constant = step.lo + (step.thresholds <= low[:, None]).sum(axis=1)
+    constant = step.lo + (step.require_steps().thresholds <= low[:, None]).sum(axis=1)
     slope = np.where(varies, slope, 0)
-    return slope * step.sign, np.where(varies, centre_h - slope * centre_x, constant)
+    return slope * step.require_steps().sign, np.where(varies, centre_h - slope * centre_x, constant)
 
 
 def _reachable(problem: Problem) -> np.ndarray:

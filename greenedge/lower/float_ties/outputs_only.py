@@ -1,201 +1,64 @@
-"""Why a float32 execution may differ from the integer graph: only where its own rounding decides.
+"""Whether a float reference that shows only its outputs is explained by float32 ties.
 
-A difference is *proven* a float32 tie when, on the float execution's own upstream integers, the real value lies within the
-float32 rounding error bound of every rounding boundary between the two levels. Anything else is a defect.
-
-The bound is derived, not tuned: a dot product of n dequantised terms in any order errs by at most gamma(n + 2) times the
-sum of the terms' magnitudes (n - 1 additions, one product, one rounding for each dequantised factor; Higham, §3.1), with
-gamma(k) = k*u / (1 - k*u) and u = 2**-24; from there the running bound of `expr.approximate` with the same u takes over.
+A search over the network: wherever a float32 execution could round otherwise (the real value is within the derived bound
+of a boundary), both levels are tried, in topological order, until the reference's outputs appear. What is found is a
+sequence of ties that gives exactly those integers; what is not found stays a mismatch.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.graph.execute import execute_op, linear_float
-from greenedge.graph.ops import Add, ArgMax, Conv, ConvTranspose, Dense, Graph, Input, Op, Pad, Requantise, SumPool
-from greenedge.lower.builder import Quantised, Trace
-from greenedge.lower.expr import U32
-from greenedge.lower.prologue_epilogue import dequantiser
+from greenedge.graph import ArgMax, Requantise
+from greenedge.lower import Lowered
+from greenedge.lower.float_ties.explain import error_of, may_win, possible_levels
+
+_MOST_TRIED = 256
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One integer that a float execution rounded otherwise, and the integers among which float32 rounding decides there."""
+def reachable_by_ties(lowered: Lowered, ints: Mapping[str, np.ndarray], wanted: np.ndarray) -> bool:
+    """Whether flipping ties of this one sample leads to `wanted` on the (single) output edge."""
+    graph, trace = lowered.graph, lowered.trace
+    (output,) = graph.outputs
+    pending = [(0, {edge: ints[edge] for edge in graph.inputs}, {})]
+    tried = 0
+    while pending and tried < _MOST_TRIED:
+        start, values, errors = pending.pop()
+        tried += 1
+        for k in range(start, len(graph.ops)):
+            op = graph.ops[k]
+            if op.output not in values:
+                values[op.output] = op.execute([values[e] for e in op.inputs], graph.input_edges(op))
+                if isinstance(op, Requantise) and op.output in trace.quantised:
+                    pending += _alternatives(k, op, graph, trace, values, errors)
+            errors[op.output] = error_of(op, graph, trace, values, errors)
+        if _agrees(graph.producer(output), values, errors, wanted):
+            return True
+    return False
 
-    sample: int
-    layer: str
-    index: tuple[int, ...]
-    expected: int
-    got: int
-    lowest: int
-    highest: int
 
-    @property
-    def proven_tie(self) -> bool:
-        return all(self.lowest <= level <= self.highest for level in (self.expected, self.got))
-
-
-def explain(graph: Graph, trace: Trace, given: Mapping[str, np.ndarray]) -> list[Difference]:
-    """Every element at which the float execution's integers `given` (by edge, batch first) differ from the graph's.
-
-    Each operation is applied to the float execution's own upstream integers, so one difference is never the echo of another.
+def _agrees(op, values, errors, wanted: np.ndarray) -> bool:
+    """Whether an integer read off a float may be `wanted`: a level is exact, an accumulator differs by the rounding of
+    its sum, and which value is the largest may hang on that rounding.
     """
-    values: dict[str, np.ndarray] = {}
-    errors: dict[str, np.ndarray] = {}
-    found: list[Difference] = []
-    for op in graph.ops:
-        if isinstance(op, Input):
-            values[op.output] = given[op.output]
-        else:
-            values[op.output] = execute_op(op, [values[e] for e in op.inputs], [graph.edges[e] for e in op.inputs])
-        errors[op.output] = error_of(op, graph, trace, values, errors)
-        if op.output in given and not isinstance(op, Input):
-            found += _differences(op, trace, values, errors, given[op.output])
-        if isinstance(op, Requantise) and op.output in given:
-            values[op.output] = given[op.output]
-    return found
-
-
-def possible_levels(op: Requantise, trace: Trace, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(lowest, highest) level that a float32 execution of the requantiser may give for each integer of x (batch first)."""
-    return _possible(trace.quantised[op.output], trace, x, error)
-
-
-def _possible(quantised: Quantised, trace: Trace, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if quantised.before is None:
-        return _levels_within(quantised, x, error)
-    low, high = _possible(trace.quantised[quantised.before], trace, x, error)
-    lowest = highest = None
-    for k in range(int((high - low).max(initial=0)) + 1):  # two roundings in a row: every level that the first may give
-        ends = _levels_within(quantised, np.minimum(low + k, high), np.zeros(x.shape))
-        lowest = ends[0] if lowest is None else np.minimum(lowest, ends[0])
-        highest = ends[1] if highest is None else np.maximum(highest, ends[1])
-    return lowest, highest
-
-
-def _levels_within(quantised: Quantised, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    y, bound = _evaluated(quantised, x, error)
-    # One more rounding at most: a comparison, or the half that some rounding modes add.
-    margin = bound + U32 * (np.abs(y) + 0.5)
-    boundary, axis = np.asarray(quantised.levels.boundary), quantised.axis + 1
-    count = lambda at, side: _count_below(boundary, at, axis, side)
-    return quantised.levels.lo + count(y - margin, "left"), quantised.levels.lo + count(y + margin, "right")
-
-
-def _evaluated(quantised: Quantised, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(y, bound on what float32 makes of it) with the batch axis in front."""
-    with np.errstate(all="ignore"):
-        y, bound = quantised.y.approximate(x.astype(np.float64), U32, error)
-    y, bound = np.broadcast_to(y, x.shape), np.broadcast_to(bound, x.shape)
-    return np.nan_to_num(y), np.where(np.isfinite(y) & np.isfinite(bound), bound, np.inf)
-
-
-def _count_below(boundary: np.ndarray, y: np.ndarray, axis: int, side: str) -> np.ndarray:
-    """How many boundaries lie below each y ('right': or at it); boundary is (L,) or (C, L) along `axis` of y."""
-    if boundary.ndim == 1 or len(boundary) == 1:
-        return np.searchsorted(boundary.reshape(-1), y, side=side)
-    moved = np.moveaxis(y, axis, 0)
-    rows = np.stack([np.searchsorted(row, part, side=side) for row, part in zip(boundary, moved)])
-    return np.moveaxis(rows, 0, axis)
-
-
-def may_win(op: ArgMax, x: np.ndarray, error: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Whether float32 may find the largest value of x (batch first, each known to `error`) at `index`.
-
-    Another than the exact one it finds only where the error decides: equal integers without one are equal floats, of
-    which every runtime takes the first.
-    """
-    axis = op.axis + 1
-    inside = np.clip(index, 0, x.shape[axis] - 1)
-    there, around = (np.take_along_axis(part, inside, axis) for part in (x, error))
-    above = there + around - (x - error).max(axis=axis, keepdims=True)
-    sharp = (error == 0).all(axis=axis, keepdims=True)
-    return (inside == index) & np.where(sharp, index == execute_op(op, [x], None), above >= 0)
-
-
-def _differences(op: Op, trace: Trace, values, errors, got: np.ndarray) -> list[Difference]:
-    expected = values[op.output]
-    where = np.argwhere(expected != got)
-    if not len(where):
-        return []
     if isinstance(op, ArgMax):
-        either = may_win(op, values[op.inputs[0]], errors[op.inputs[0]], got)
-        lowest, highest = (np.where(either, pick(expected, got), expected) for pick in (np.minimum, np.maximum))
-    elif not isinstance(op, Requantise):  # an accumulator, read off a float by rounding to the nearest integer
-        apart = np.floor(errors[op.output] + 0.5).astype(np.int64)
-        lowest, highest = expected - apart, expected + apart
-    elif op.output in trace.quantised:
-        lowest, highest = possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
-    else:
-        lowest = highest = expected
-    return [
-        Difference(at[0], op.name, tuple(at[1:]), *(int(part[tuple(at)]) for part in (expected, got, lowest, highest)))
-        for at in where.tolist()
-    ]
+        return bool(
+            may_win(op, values[op.inputs[0]], errors[op.inputs[0]], wanted.reshape(values[op.output].shape)).all()
+        )
+    noise = 0 if isinstance(op, Requantise) else np.floor(errors[op.output] + 0.5)
+    return bool((np.abs(values[op.output] - wanted) <= noise).all())
 
 
-# -- the error of a float execution ------------------------------------------------------------------------------------
-
-
-def error_of(
-    op: Op, graph: Graph, trace: Trace, values: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Bound on how far the float tensor behind op.output is from its integers, in units of them.
-
-    A quantiser's output is exact: what dequantising it costs is counted where it is read.
-    """
-    shape = values[op.output].shape
-    if isinstance(op, (Input, ArgMax)) or (isinstance(op, Requantise) and op.output in trace.births):
-        return np.zeros(shape)
-    if isinstance(op, Requantise):  # no quantiser of the model: float arithmetic whose exact values are whole numbers
-        if op.output not in trace.quantised:
-            return np.zeros(shape)
-        return _evaluated(trace.quantised[op.output], values[op.inputs[0]], errors[op.inputs[0]])[1]
-    if not isinstance(op, (Dense, Conv, ConvTranspose, SumPool, Add)):
-        moved = dataclasses.replace(op, value=0) if isinstance(op, Pad) else op  # padding is exact
-        return execute_op(moved, [errors[e] for e in op.inputs], [graph.edges[e] for e in op.inputs])
-    reads = [_read(trace, op, k, values[e], errors[e]) for k, e in enumerate(op.inputs)]
-    inherited = _on_magnitudes(op, [error for _, error in reads])
-    size = _on_magnitudes(op, [np.abs(real) for real, _ in reads])
-    return inherited + _gamma(_terms(op) + 2) * (size + inherited)
-
-
-def _read(trace: Trace, op: Op, k: int, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(integers counted from real zero, their float32 error) of the k-th input of a sum, as the model's float tensor has them."""
-    exprs = trace.reads.get(op.output)
-    if exprs is None:
-        return x.astype(np.float64), error + U32 * np.abs(x)
-    value, bound = exprs[k].approximate(x.astype(np.float64), U32, error)
-    scale = np.abs(dequantiser(exprs[k])[0])
-    return np.broadcast_to(value / scale, x.shape), np.broadcast_to(bound / scale, x.shape)
-
-
-def _gamma(n: int) -> float:
-    return n * U32 / (1 - n * U32)
-
-
-def _terms(op: Op) -> int:
-    """Products that go into one sum."""
-    if isinstance(op, Dense):
-        return op.weight.shape[0]
-    if isinstance(op, Conv):
-        return int(np.prod(op.weight.shape[1:]))
-    if isinstance(op, ConvTranspose):
-        return int(np.prod(op.weight.shape[2:])) * op.weight.shape[0]
-    return int(np.prod(op.kernel)) if isinstance(op, SumPool) else len(op.inputs)
-
-
-def _on_magnitudes(op: Op, xs: list[np.ndarray]) -> np.ndarray:
-    """The operation with absolute weights on non-negative float arrays (padding contributes nothing: it is real zero)."""
-    if isinstance(op, Add):
-        return sum(abs(m) * x for m, x in zip(op.multipliers, xs))
-    if isinstance(op, SumPool):
-        return execute_op(dataclasses.replace(op, pad_value=0), xs, None)
-    return linear_float(
-        dataclasses.replace(op, weight=np.abs(op.weight), **({"pad_value": 0} if isinstance(op, Conv) else {})), xs[0]
-    )
+def _alternatives(k: int, op: Requantise, graph, trace, values, errors) -> list:
+    """The same state with one near-boundary element on its other level."""
+    found = []
+    lowest, highest = possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
+    for at in map(tuple, np.argwhere(lowest < highest)):
+        for level in range(int(lowest[at]), int(highest[at]) + 1):
+            if level != values[op.output][at]:
+                flipped = values[op.output].copy()
+                flipped[at] = level
+                found.append((k, {**values, op.output: flipped}, dict(errors)))
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from greenedge.backends.finn.dialect.ops import Step, Wire
-from greenedge.graph import Affine, Requantise
+from greenedge.graph import Affine, Requantise, Steps, Table
 
 MAX_TABLE = 4096  # values of h that are tabulated
 MAX_MULTIPLIER_BITS = 32
@@ -23,9 +23,9 @@ def step_of(op: Requantise, name: str, wire: Wire, result: Wire) -> Step | None:
     affine = (
         None if op.affine is None else common_shift(Affine(of(op.affine.m), of(op.affine.b), of(op.affine.s)), offset)
     )
-    falls, thresholds, table = of(op.sign) < 0, None, None
-    if op.thresholds is not None:
-        steps = of(op.thresholds)
+    falls, thresholds, table = np.zeros(period, bool), None, None
+    if isinstance(op.forms, Steps):
+        falls, steps = of(op.forms.sign) < 0, of(op.forms.thresholds)
         thresholds = np.where(falls[:, None], 1 - steps, steps) - offset[:, None]
     if affine is None and wire.hi - wire.lo < MAX_TABLE:
         table = _tabulated(op, channel, np.arange(wire.lo, wire.hi + 1) + offset[:, None])
@@ -37,8 +37,7 @@ def step_of(op: Requantise, name: str, wire: Wire, result: Wire) -> Step | None:
 def _channels(op: Requantise, wire: Wire) -> tuple[np.ndarray, int]:
     """(channel of the function for each of the first `period` integers, the period after which all repeats)."""
     inner = int(np.prod(wire.shape[op.axis + 1 :]))
-    count = max(len(op.x_lo), len(op.sign))
-    channel = wire.order // inner % wire.shape[op.axis] if count > 1 else np.zeros(wire.total, np.int64)
+    channel = wire.order // inner % wire.shape[op.axis] if op.channels > 1 else np.zeros(wire.total, np.int64)
     for period in (p for p in range(1, wire.total + 1) if wire.total % p == 0 and p % len(wire.offset) == 0):
         if np.all(channel.reshape(-1, period) == channel[:period]):
             return channel[:period], period
@@ -65,8 +64,10 @@ def _tabulated(op: Requantise, channel: np.ndarray, values: np.ndarray) -> np.nd
     """The level of every value (period, size); outside the reachable range any level will do."""
     row = channel % len(op.x_lo)
     values = np.clip(values, op.x_lo[row][:, None], op.x_hi[row][:, None])
-    if op.table is not None:
-        return op.table[(channel % len(op.table))[:, None], values - op.x_lo[row][:, None]]
-    turned = op.sign[channel % len(op.sign)][:, None] * values
-    rows = op.thresholds[channel % len(op.thresholds)]
-    return op.lo + np.stack([np.searchsorted(steps, line, side="right") for steps, line in zip(rows, turned)])
+    if isinstance(op.forms, Table):
+        return op.forms.levels[row[:, None], values - op.x_lo[row][:, None]]
+    rising = op.forms.sign[row][:, None] * values
+    rows = op.forms.thresholds[row]
+    return op.lo + np.stack(
+        [np.searchsorted(steps, line, side="right") for steps, line in zip(rows, rising, strict=True)]
+    )

@@ -284,9 +284,7 @@ def _elementwise(file: File, op: Add | None, step: Requantise, code: Encoding, w
     edge = step.output
     sources, multipliers = (op.inputs, op.multipliers) if op is not None else (step.inputs, (1,))
     name = op.name if op is not None else step.name
-    chosen = _scaled(
-        file, "QuantizeLinear", name, step, np.ones((len(step.thresholds), 1), np.int64), code_of(0, 0), code
-    )
+    chosen = _scaled(file, "QuantizeLinear", name, step, np.ones((step.channels, 1), np.int64), code_of(0, 0), code)
     shape = [1] * (len(file.graph.edges[sources[0]].shape) + 1)
     shape[step.axis + 1] = -1
     factor, bias = chosen.weight.reshape(shape), chosen.bias.reshape(shape)

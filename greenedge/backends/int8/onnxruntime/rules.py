@@ -67,7 +67,7 @@ def _add(graph: Graph, op: Add) -> list[Reason]:
 
 def _step(graph: Graph, op: Requantise) -> list[Reason]:
     found, source, rank = steps(op, RUNTIME), graph.producer(op.inputs[0]), len(graph.edges[op.output].shape)
-    if op.thresholds is None or len(op.thresholds) == 1 or not isinstance(source, SUMS) or isinstance(source, Add):
+    if op.steps is None or op.channels == 1 or not isinstance(source, SUMS) or isinstance(source, Add):
         return found
     wanted = rank - 1 if isinstance(source, Dense) else 0
     if op.axis != wanted:

@@ -161,7 +161,7 @@ def _spread(weight: np.ndarray, dilations: tuple[int, int]) -> np.ndarray:
 def by_row(em: Emission, edge: str, step: Requantise) -> Placed:
     """The edge with the axis of the step function's channels last; as it is where one function serves all."""
     placed = em.placed[edge]
-    if len(step.thresholds) == 1:
+    if step.channels == 1:
         return placed
     return as_image(em, edge) if len(placed.layout.shape) > 1 and step.axis == 0 else as_plain(em, edge)
 

@@ -225,14 +225,14 @@ def _written(graph: Graph, edge: str) -> tuple[int, int]:
 
 def _step(graph: Graph, op: Requantise) -> list[Reason]:
     found = steps(op, "LiteRT")
-    if op.thresholds is None:
+    if op.steps is None:
         return found
     rank = len(graph.edges[op.output].shape)
     source = graph.producer(op.inputs[0])
     wanted = {Dense: (rank - 1,), Add: (0, rank - 1)}.get(
         type(source), (0,) if isinstance(source, SUMS) else (0, rank - 1)
     )
-    if len(op.thresholds) > 1 and op.axis not in wanted:
+    if op.channels > 1 and op.axis not in wanted:
         found.append(
             Reason(
                 op.name,
