@@ -1,1 +1,36 @@
-"""Exact graph-to-graph passes that back ends share."""
+"""Between the integer graph and the back ends: exact passes that they share, capabilities as data, one rule per operation.
+
+A back end lists the passes it wants; check, plan, simulate and verify all see the graph that comes out of them.
+"""
+
+from greenedge.legalise.argmax_to_host import move_argmax_to_host
+from greenedge.legalise.binary_add import split_additions
+from greenedge.legalise.clamp_at_reach import clamp_at_reach
+from greenedge.legalise.early_requantise import requantise_early
+from greenedge.legalise.one_to_two_dimensions import widen_sequences
+from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
+from greenedge.legalise.sum_pool_to_depthwise import sum_pool_to_depthwise
+from greenedge.graph import ArgMax, SumPool
+
+ARGMAX_TO_HOST = HostPass("ArgMax at the end to the host", move_argmax_to_host, (ArgMax,))
+SPLIT_ADDITIONS = Pass("additions of two", split_additions)
+CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
+REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
+WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
+SUM_POOL_TO_DEPTHWISE = Pass("sum pool to depthwise", sum_pool_to_depthwise, (SumPool,))
+ALL_PASSES = (ARGMAX_TO_HOST, SPLIT_ADDITIONS, CLAMP_AT_REACH, REQUANTISE_EARLY, WIDEN_SEQUENCES, SUM_POOL_TO_DEPTHWISE)
+
+__all__ = [
+    "ALL_PASSES",
+    "ARGMAX_TO_HOST",
+    "CLAMP_AT_REACH",
+    "REQUANTISE_EARLY",
+    "SPLIT_ADDITIONS",
+    "SUM_POOL_TO_DEPTHWISE",
+    "WIDEN_SEQUENCES",
+    "HostPass",
+    "Pass",
+    "Passes",
+    "legalise",
+    "legalise_graph",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,31 +11,31 @@ from greenedge.errors import GreenedgeError
 from greenedge.graph import ArgMax, Graph
 from greenedge.lower import Lowered, Output
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
-def scores_of(graph: Graph) -> Graph:
-    """The graph without the ArgMax at its end, if there is one."""
+
+def drop_argmax(graph: Graph) -> Graph:
+    """The graph without the ArgMax at its end, if there is one: it gives the scores that the ArgMax chose from."""
     last = graph.producer(graph.outputs[0])
     if len(graph.outputs) != 1 or not isinstance(last, ArgMax):
         return graph
-    edges = {name: edge for name, edge in graph.edges.items() if name != last.output}
-    return Graph(graph.name, tuple(op for op in graph.ops if op is not last), edges, last.inputs)
+    return graph.replace_ops([op for op in graph.ops if op is not last], last.inputs)
 
 
-def hosted(lowered: Lowered) -> Lowered:
-    """The same model with that ArgMax in its epilogue: for a back end that gives scores.
-
-    Raises GreenedgeError for an epilogue that is another model's.
-    """
-    graph = scores_of(lowered.graph)
+def move_argmax_to_host(lowered: Lowered) -> Lowered:
+    """ArgMax(graph) | host → graph | ArgMax, host. Raises GreenedgeError for an epilogue that is another model's."""
+    graph = drop_argmax(lowered.graph)
     if graph is lowered.graph:
         return lowered
     last, (edge,) = lowered.graph.producer(lowered.graph.outputs[0]), graph.outputs
+    assert isinstance(last, ArgMax)
     output = Output(edge, edge, np.array(1.0), np.array(0.0), False)
-    epilogue = _indexing(lowered.epilogue, last, graph)
+    epilogue = _index_on_host(lowered.epilogue, last, graph)
     return dataclasses.replace(lowered, graph=graph, epilogue=epilogue, outputs=(output,))
 
 
-def _indexing(epilogue, last: ArgMax, graph: Graph):
+def _index_on_host(epilogue: ModelProto, last: ArgMax, graph: Graph) -> ModelProto:
     """The epilogue with an ONNX ArgMax in place of the node that gives the index its shape (an Identity or a Squeeze)."""
     import onnx
 

@@ -13,7 +13,7 @@ from greenedge.backends.int8 import tflite
 from greenedge.errors import VerificationError
 from greenedge.graph import run_graph
 from greenedge.lower import lower_file
-from greenedge.lower.dequantise import Ending, endings
+from greenedge.lower.dequantise import Dequantise, read_epilogue
 from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.target import load_target
 from greenedge.verify.compare import compare_floats
@@ -89,8 +89,8 @@ def test_scales_per_channel_and_images_with_their_channels_last(tmp_path, rng):
     edge = graph.outputs[0]
     scale = np.float32(rng.uniform(0.01, 0.3, (1, 3, 1, 1)))
     carried = (
-        Ending("scores", edge, scale, np.float32([[[[0.5]], [[-7.25]], [[3]]]])),
-        Ending("probs", edge, scale, np.float32(0), 0),
+        Dequantise("scores", edge, scale, np.float32([[[[0.5]], [[-7.25]], [[3]]]])),
+        Dequantise("probs", edge, scale, np.float32(0), 0),
     )
     plan = tflite.plan(graph, load_target("linux-x86"), {}, (carried, [], None))
     for name, content in plan.files.items():
@@ -137,10 +137,10 @@ def test_what_stays_with_the_host_is_said_beforehand(tmp_path):
 def test_a_softmax_along_another_axis_stays_with_the_host(tmp_path, rng):
     net = Sketch(rng, (4, 6), "u4")
     graph = net.graph(net.step(net.dense("x", 3), "s8"))
-    end = Ending("probs", graph.outputs[0], np.float32(0.1), np.float32(0), 0)
+    end = Dequantise("probs", graph.outputs[0], np.float32(0.1), np.float32(0), 0)
     from greenedge.backends.int8.tflite.float_outputs import _last
 
-    assert not _last(graph, end) and _last(graph, Ending("probs", end.edge, end.scale, end.zero, 1))
+    assert not _last(graph, end) and _last(graph, Dequantise("probs", end.edge, end.scale, end.zero, 1))
 
 
 def test_an_unknown_choice_of_outputs_is_refused(soft):
@@ -255,7 +255,7 @@ def test_the_board_folder_tests_and_gives_the_softmax(soft):
     ran = lambda *words: subprocess.run(
         [sys.executable, "run.py", *words], cwd=deploy, capture_output=True, text=True, timeout=120, check=False
     )
-    (end,), _ = endings(lowered)
+    (end,), _ = read_epilogue(lowered)
     for kernels in ("xnnpack", "reference"):
         done = ran("--selftest", "--kernels", kernels)
         assert done.returncode == 0 and done.stdout.splitlines()[1].startswith(f"{end.output}: floats at most "), (

@@ -67,7 +67,8 @@ class Op:
     The class variables state what passes and back ends may rely on without knowing the operation:
 
     accumulates   its outputs are sums, to be requantised (they are accumulators)
-    rearranges    every output element is one element of its input or a constant, chosen by position alone
+    rearranges    every output element is one element of an input or a constant, chosen by position alone
+    selects       as `rearranges`, without constants: an elementwise function may be applied before it as well as after
     """
 
     name: str
@@ -76,6 +77,7 @@ class Op:
 
     accumulates: ClassVar[bool] = False
     rearranges: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:

@@ -20,6 +20,7 @@ class Concat(Op):
     axis: int
 
     rearranges: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         shape = list(edges[0].shape)

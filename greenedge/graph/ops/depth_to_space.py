@@ -18,6 +18,7 @@ class DepthToSpace(Op):
     mode: str = "DCR"
 
     rearranges: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         c, h, w = edges[0].shape

@@ -20,6 +20,7 @@ class Reshape(Op):
     shape: tuple[int, ...]
 
     rearranges: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         low, high = spread_range(ranges[0], edges[0])

@@ -17,6 +17,7 @@ class Transpose(Op):
     perm: tuple[int, ...]
 
     rearranges: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         low, high = (part.transpose(self.perm) for part in ranges[0])

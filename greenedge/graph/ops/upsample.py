@@ -19,6 +19,7 @@ class Upsample(Op):
     factors: tuple[int, ...]
 
     rearranges: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         shape = tuple(d * f for d, f in zip(edges[0].shape, self.factors, strict=True))

@@ -12,7 +12,7 @@ import numpy as np
 
 from greenedge.backends.int8.tflite.float_outputs import WITHIN
 from greenedge.graph import Graph, run_graph
-from greenedge.lower.dequantise import Ending
+from greenedge.lower.dequantise import Dequantise
 
 FOLDER = "deploy"
 SAMPLES, _SEED = 32, 1
@@ -28,7 +28,7 @@ def deploy_files(
     graph: Graph,
     model: bytes,
     edges: Mapping[str, Mapping],
-    carried: Sequence[Ending] = (),
+    carried: Sequence[Dequantise] = (),
     entry: Mapping | None = None,
 ) -> dict[str, bytes]:
     """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.

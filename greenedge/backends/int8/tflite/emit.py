@@ -22,7 +22,7 @@ from greenedge.backends.int8.tflite.float_outputs import finish
 from greenedge.backends.int8.tflite.layout import image, plain
 from greenedge.backends.int8.tflite.linear import FORMS, Form, addition, alone, by_row, form_of
 from greenedge.graph import Add, Concat, Conv, Dense, Edge, Graph, Input, Op, Requantise, SumPool
-from greenedge.lower.dequantise import Ending
+from greenedge.lower.dequantise import Dequantise
 
 MOST_INT4 = 7
 _INT4_VERSION = 12  # of FULLY_CONNECTED: the first whose weights may be int4
@@ -38,7 +38,7 @@ class Emitted:
     floats: dict[str, int] = field(default_factory=dict)
 
 
-def write_file(graph: Graph, int4: bool = False, all_sets: bool = False, ends: Sequence[Ending] = ()) -> Emitted:
+def write_file(graph: Graph, int4: bool = False, all_sets: bool = False, ends: Sequence[Dequantise] = ()) -> Emitted:
     """The file for a graph against which there is no reason (rules.py); the same graph gives the same bytes.
 
     With `int4` the weights of dense layers that have at most 4 bits, and an even number for each output, take half a byte each; there is

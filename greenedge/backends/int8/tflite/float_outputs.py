@@ -18,16 +18,16 @@ from greenedge.backends.int8.tflite.data_movement import Emission, Placed
 from greenedge.backends.int8.tflite.layout import image, plain
 from greenedge.graph import Graph
 from greenedge.lower import Lowered
-from greenedge.lower.dequantise import Ending, endings
+from greenedge.lower.dequantise import Dequantise, read_epilogue
 
 OUTPUTS = ("softmax", "float", "integers")
 WITHIN = 1e-6  # a softmax's largest difference from the host's: two float32 exponentials and sums, each a few units of the last place
 
 
-def carried(lowered: Lowered, options: Mapping[str, object], compiled: bool) -> tuple[tuple[Ending, ...], list[str]]:
+def carried(lowered: Lowered, options: Mapping[str, object], compiled: bool) -> tuple[tuple[Dequantise, ...], list[str]]:
     """The float outputs that the file gives, and a sentence for each that someone may miss. `compiled`: for an accelerator."""
     wanted = options.get("outputs", OUTPUTS[0])
-    found, left = endings(lowered)
+    found, left = read_epilogue(lowered)
     notes = [
         f"model.tflite ends at the integers of which {name!r} is made; what makes it runs on the host: {operators}."
         for name, operators in left.items()
@@ -50,14 +50,14 @@ def carried(lowered: Lowered, options: Mapping[str, object], compiled: bool) -> 
     return tuple(taken), notes
 
 
-def _last(graph: Graph, end: Ending) -> bool:
+def _last(graph: Graph, end: Dequantise) -> bool:
     """Whether the axis of the softmax is the last in the file."""
     shape = graph.edges[end.edge].shape
     layout = image(shape) if len(shape) == 3 else plain(shape)
     return layout.file_axis(end.softmax) == len(layout.file) - 1
 
 
-def finish(em: Emission, end: Ending) -> int:
+def finish(em: Emission, end: Dequantise) -> int:
     """Writes the operators; returns the tensor that is the output, which has the output's name."""
     placed = em.placed[end.edge]
     steps = [("DEQUANTIZE", None, 2), *_whole(placed)]

@@ -1,0 +1,74 @@
+"""What a back end can carry of each operation, as data: one function checks it, one test prints it.
+
+    SUPPORTED = {Conv: (SPATIAL_AXES.limit({1, 2}, "LiteRT's int8 kernels have one or two", "use 1-D or 2-D layers"),)}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from greenedge.errors import Reason, ReasonKind
+from greenedge.graph import Edge, Graph, Op
+
+Value = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number or tuple that an operation has, in a sentence's words: "a window over {} axes"."""
+
+    name: str
+    words: str
+    of: Callable[[Any, list[Edge], Edge], Value]
+
+    def limit(
+        self, allowed: frozenset[Value] | set[Value] | range, rule: str, cure: str, kind: ReasonKind = ReasonKind.UNSUPPORTED_OP
+    ) -> Limit:
+        """The values that a back end takes, why, and what to do about another."""
+        return Limit(self, frozenset(allowed), rule, cure, kind)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The allowed values of one measure."""
+
+    measure: Measure
+    allowed: frozenset[Value]
+    rule: str
+    cure: str
+    kind: ReasonKind = ReasonKind.UNSUPPORTED_OP
+
+    def __str__(self) -> str:
+        values = sorted(self.allowed, key=str)
+        numbers = [value for value in values if isinstance(value, int)]
+        if len(numbers) == len(values) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+            return f"{self.measure.name} {min(numbers)}…{max(numbers)}"
+        return f"{self.measure.name} {', '.join(map(str, values))}"
+
+
+Capabilities = Mapping[type[Op], tuple[Limit, ...]]
+
+
+def check_capabilities(op: Op, graph: Graph, supported: Capabilities, speaker: str) -> list[Reason]:
+    """Every limit that the operation exceeds."""
+    reasons = []
+    for limit in supported.get(type(op), ()):
+        value = limit.measure.of(op, graph.input_edges(op), graph.edges[op.output])
+        if value not in limit.allowed:
+            shown = limit.measure.words.format(value)
+            reasons.append(Reason(op.name, limit.kind, shown, limit.rule, limit.cure))
+    return reasons
+
+
+def _spread(values: tuple[int, ...]) -> Value:
+    """One number where all are equal."""
+    return values[0] if len(set(values)) == 1 else values
+
+
+SPATIAL_AXES = Measure("spatial axes", "a window over {} axes", lambda op, inputs, output: len(op.kernel))
+DILATIONS = Measure("dilation", "dilations {}", lambda op, inputs, output: _spread(op.steps))
+RANK = Measure("rank", "a tensor of {} axes", lambda op, inputs, output: len(output.shape))
+GROUPS = Measure("groups", "{} groups", lambda op, inputs, output: op.groups)
+BRANCHES = Measure("branches", "{} branches", lambda op, inputs, output: len(inputs))

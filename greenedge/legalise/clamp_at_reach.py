@@ -1,0 +1,28 @@
+"""Step functions clamped to the levels that they reach."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from greenedge.graph import Graph, Op, Requantise, Steps, freeze
+from greenedge.graph.lines import is_straight
+
+
+def clamp_at_reach(graph: Graph) -> Graph:
+    """step → step with lo, hi at the levels it reaches, where it is a line over those but not over all: ReLU6 and its like."""
+    ops: list[Op] = [_clamp(op) if isinstance(op, Requantise) else op for op in graph.ops]
+    return graph if all(a is b for a, b in zip(ops, graph.ops, strict=True)) else graph.replace_ops(ops)
+
+
+def _clamp(step: Requantise) -> Requantise:
+    if not isinstance(step.forms, Steps) or is_straight(step):
+        return step
+    thresholds, (low, high) = step.forms.thresholds, step.reach
+    least = step.lo + int((thresholds <= low[:, None]).sum(axis=1).min())
+    most = step.lo + int((thresholds <= high[:, None]).sum(axis=1).max())
+    if least >= most:
+        return step
+    some = replace(step, lo=least, hi=most).with_steps(
+        thresholds=freeze(thresholds[:, least - step.lo : most - step.lo])
+    )
+    return some if is_straight(some) else step

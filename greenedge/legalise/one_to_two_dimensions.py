@@ -1,0 +1,47 @@
+"""Layers over sequences as layers over images one row high, for back ends whose windows have two axes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from greenedge.graph import Conv, ConvTranspose, Edge, Graph, MaxPool, Op, Reshape, SumPool, freeze
+
+
+def widen_sequences(graph: Graph) -> Graph:
+    """f(x) → reshape(f2(reshape(x))), for windows f over (C, L) and f2 over (C, 1, L). New edges end in /row."""
+    if not any(_is_one_dimensional(op) for op in graph.ops):
+        return graph
+    ops: list[Op] = []
+    edges = dict(graph.edges)
+    for op in graph.ops:
+        if not _is_one_dimensional(op):
+            ops.append(op)
+            continue
+        source, target = edges[op.inputs[0]], edges[op.output]
+        before, after = (Edge(f"{op.output}/{end}row", (e.shape[0], 1, e.shape[1]), e.lo, e.hi)
+                         for end, e in (("in_", source), ("", target)))  # fmt: skip
+        edges |= {before.name: before, after.name: after}
+        ops += [
+            Reshape(before.name, op.inputs, before.name, before.shape),
+            replace(_widen(op), inputs=(before.name,), output=after.name),
+            Reshape(after.name, (after.name,), op.output, target.shape),
+        ]
+    return Graph(graph.name, tuple(ops), edges, graph.outputs)
+
+
+def _is_one_dimensional(op: Op) -> bool:
+    return isinstance(op, (Conv, ConvTranspose, MaxPool, SumPool)) and len(op.kernel) == 1
+
+
+def _widen(op: Op) -> Op:
+    """The same window over an image one row high."""
+    if isinstance(op, (Conv, ConvTranspose)):
+        changes = {"weight": freeze(op.weight[:, :, None]), "dilations": (1, *op.dilations)}
+        if isinstance(op, ConvTranspose):
+            changes["output_padding"] = (0, *op.output_padding)
+    else:
+        assert isinstance(op, (MaxPool, SumPool)), op
+        changes = {"kernel": (1, *op.kernel)}
+        if isinstance(op, MaxPool):
+            changes["dilations"] = (1, *op.steps)
+    return replace(op, strides=(1, *op.strides), pads=(0, op.pads[0], 0, op.pads[1]), **changes)
