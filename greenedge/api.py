@@ -23,9 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from greenedge.errors import GreenedgeError
 from greenedge.frontends.import_onnx import ModelFile
-from greenedge.run import jobs as entry
+from greenedge.progress import no_progress
+from greenedge.run import jobs as job_list
+from greenedge.run import runs as finished
+from greenedge.run.folder import RunFolder
+from greenedge.run.job import Silent
 from greenedge.run.progress import Screen
-from greenedge.run.stages import Silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +48,8 @@ class Run:
 
     @property
     def summary(self) -> dict:
-        """7-report/summary.json: accuracy, verify, hardware or edge, energy, seconds; what is not known is absent."""
-        found = entry.read_summary(self.folder)
+        """summary.json: accuracy, verify, hardware or edge, energy, seconds; what is not known is absent."""
+        found = finished.read_summary(self.folder)
         if found is None:
             raise GreenedgeError(f"{self.folder} has no report yet; let it run to the end.")
         return found
@@ -54,22 +57,22 @@ class Run:
     @property
     def report(self) -> Path:
         """The page."""
-        return self.folder / "7-report" / "report.html"
+        return RunFolder(self.folder).page
 
     def infer(self, x: np.ndarray, stage: str = "build") -> dict[str, np.ndarray]:
         """{model output: (N, …) floats} for samples (N, *shape), by the built thing or, with stage "graph", the integer graph."""
-        with _saved(x) as path:
-            return entry.infer(self.folder, path, stage, _untold)
+        with _save_samples(x) as path:
+            return finished.infer(self.folder, path, stage, no_progress)
 
     def verify(self) -> dict:
         """Compares again what lies in the folder now. Raises VerificationError."""
-        return entry.verify_again(self.folder, _untold)
+        return finished.verify_again(self.folder, no_progress)
 
     def program(self, target: str | None = None) -> list[str]:
         """Loads the bitstream onto its board; the command that did it."""
         from greenedge.run.board_verbs import program_run
 
-        return program_run(self.folder, target, False, False, _untold)
+        return program_run(self.folder, target, False, False, no_progress)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: what was compared, and the figures of the hardware or the binary."""
@@ -114,8 +117,8 @@ def build(
     """
     with ExitStack() as opened:
         source = _source(model, inputs, labels, name, input_type, opened)
-        return _carried_out(
-            entry.jobs_for(source, _names(target), backend, options), out, progress, isinstance(target, str)
+        return _run_jobs(
+            job_list.jobs_for(source, _names(target), backend, options), out, progress, isinstance(target, str)
         )
 
 
@@ -131,9 +134,9 @@ def run(
     **options: object,
 ) -> Run | list[Run]:
     """Runs a recipe by its name or folder; `settings` are the recipe's, as {"train.epochs": 20}. Returns its Run, or one a target."""
-    recipe = entry.find_recipe(flow, {key: str(value) for key, value in (settings or {}).items()})
-    jobs = entry.jobs_for(recipe, _names(target), backend, {**recipe.build, **options}, until)
-    return _carried_out(jobs, out, progress, isinstance(target, str) or not target, until)
+    recipe = job_list.find_recipe(flow, {key: str(value) for key, value in (settings or {}).items()})
+    jobs = job_list.jobs_for(recipe, _names(target), backend, {**recipe.build, **options}, until)
+    return _run_jobs(jobs, out, progress, isinstance(target, str) or not target, until)
 
 
 def check(
@@ -142,7 +145,7 @@ def check(
     """The preflight of a model for each target: `reasons` why not (none: it can be built), and `notes`."""
     with ExitStack() as opened:
         source = _source(model, inputs, None, None, input_type, opened)
-        return entry.preflight(source.path, _names(target), backend, source.declared)
+        return job_list.preflight(source.path, _names(target), backend, source.declared)
 
 
 def report(*runs: Run | str | Path, out: str | Path = "report.html") -> Path:
@@ -159,25 +162,23 @@ def targets() -> list[Target]:
     return [load_target(each) for each in list_targets()]
 
 
-def _untold(done: int, total: int, text: str = "") -> None:
-    """Progress that nobody watches."""
-
-
 def _names(target: Names) -> list[str]:
     return [target] if isinstance(target, str) else list(target)
 
 
-def _carried_out(jobs, out, progress: bool, single: bool, until: str = "report"):
+def _run_jobs(jobs, out, progress: bool, single: bool, until: str = "report"):
     display = (lambda job: Screen(job.title)) if progress else (lambda job: Silent())
-    folders, _ = entry.run_all(jobs, None if out is None else Path(out), until, display)
+    folders, _ = job_list.run_all(jobs, None if out is None else Path(out), until, display)
     runs = [Run(folder) for folder in folders]
     return runs[0] if single else runs
 
 
 def _source(model: Model, inputs, labels, name: str | None, input_type: Names, opened: ExitStack) -> ModelFile:
     """The model as a file with its samples in files, for as long as `opened` is open."""
-    samples, classes = (None if array is None else opened.enter_context(_saved(array)) for array in (inputs, labels))
-    declared = entry.input_types(_names(input_type))
+    samples, classes = (
+        None if array is None else opened.enter_context(_save_samples(array)) for array in (inputs, labels)
+    )
+    declared = job_list.input_types(_names(input_type))
     if isinstance(model, (str, Path)):
         return ModelFile(Path(model), samples, classes, declared)
     if inputs is None or not len(inputs):
@@ -202,7 +203,7 @@ def _source(model: Model, inputs, labels, name: str | None, input_type: Names, o
 
 
 @contextmanager
-def _saved(array):
+def _save_samples(array):
     """The path of an .npy file that holds the array."""
     import numpy as np
 

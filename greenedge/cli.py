@@ -13,12 +13,16 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from greenedge import __version__
 from greenedge.errors import GreenedgeError, UnsupportedError
+
+if TYPE_CHECKING:
+    from greenedge.backends.preflight import Preflight
+    from greenedge.run.job import Job
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,14 +76,14 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the commands that the build would run; run none of them.")
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the run.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of several.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of several.")]
 
 
-def _spoken(verb: Callable) -> Callable:
+def _exit_code_on_error(verb: Callable[..., Any]) -> Callable[..., Any]:
     """An error that a person can put right becomes one sentence and an exit code; a defect of ours keeps its traceback."""
 
     @wraps(verb)
-    def spoken(*args, **kwargs):
+    def call_verb(*args: Any, **kwargs: Any) -> Any:
         try:
             return verb(*args, **kwargs)
         except GreenedgeError as error:
@@ -91,10 +95,10 @@ def _spoken(verb: Callable) -> Callable:
             typer.echo("greenedge: interrupted; the same command goes on from the last finished stage.", err=True)
             raise typer.Exit(130) from None
 
-    return spoken
+    return call_verb
 
 
-def _error(error: GreenedgeError) -> dict:
+def _error(error: GreenedgeError) -> dict[str, Any]:
     entry = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
     if isinstance(error, UnsupportedError):
         entry["reasons"] = [vars(reason) for reason in error.reasons]
@@ -134,7 +138,7 @@ def _root(
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def doctor(as_json: Json = False) -> None:
     """Show tools, environments and boards: what was found, what is missing, how to get it."""
     from greenedge.run.doctor import examine
@@ -159,7 +163,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def targets(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None, as_json: Json = False) -> None:
     """List the targets, or show one in full."""
     from greenedge.target import describe, list_targets, load_target
@@ -181,7 +185,7 @@ def targets(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def check(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
     target: Targets = None,
@@ -213,7 +217,7 @@ def check(
         refused[-1].require()
 
 
-def _refusal(preflight) -> str:
+def _refusal(preflight: Preflight) -> str:
     try:
         preflight.require()
     except UnsupportedError as error:
@@ -222,7 +226,7 @@ def _refusal(preflight) -> str:
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def run(
     flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
     target: Targets = None,
@@ -241,12 +245,12 @@ def run(
 
     settings, options = split_settings(set_ or [])
     recipe = find_recipe(flow, settings)
-    options = {**recipe.build, **options, **_speed(fps, latency)}
-    _carry_out(jobs_for(recipe, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
+    options = {**recipe.build, **options, **_speed_options(fps, latency)}
+    _run_jobs(jobs_for(recipe, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def sweep(
     flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
     vary: Annotated[
@@ -285,7 +289,7 @@ def sweep(
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def build(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
     target: Targets = None,
@@ -311,28 +315,28 @@ def build(
         raise typer.BadParameter(
             f"{next(iter(settings))!r} belongs to a recipe; a model file has build.KEY=VALUE only.", param_hint="--set"
         )
-    options |= _speed(fps, latency)
+    options |= _speed_options(fps, latency)
     source = ModelFile(model, inputs, labels, input_types(input_type or []))
-    _carry_out(jobs_for(source, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
+    _run_jobs(jobs_for(source, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
 
 
-def _speed(fps: int | None, latency: float | None) -> dict:
+def _speed_options(fps: int | None, latency: float | None) -> dict[str, object]:
     """What was asked of an FPGA's speed, as options of its back end."""
     return {key: value for key, value in (("fps", fps), ("latency", latency)) if value is not None}
 
 
 def _stage(name: str) -> str:
-    from greenedge.run.stages import STAGES
+    from greenedge.run.job import ORDER
     from greenedge.target import nearest
 
-    if name not in STAGES:
+    if name not in ORDER:
         raise typer.BadParameter(
-            f"there is no stage {name!r}{nearest(name, STAGES)}; stages are: {', '.join(STAGES)}.", param_hint="--until"
+            f"there is no stage {name!r}{nearest(name, ORDER)}; stages are: {', '.join(ORDER)}.", param_hint="--until"
         )
     return name
 
 
-def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json: bool) -> None:
+def _run_jobs(jobs: list[Job], out: Path | None, until: str, dry_run: bool, as_json: bool) -> None:
     """Runs jobs and says where the report is; the last line on stdout names it."""
     from greenedge.run.jobs import dry_plan, run_all
     from greenedge.run.progress import Screen
@@ -344,7 +348,7 @@ def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json:
         return
     runs, report = run_all(jobs, out, until, lambda job: Screen(job.title))
     if as_json:
-        from greenedge.run.jobs import read_summary
+        from greenedge.run.runs import read_summary
 
         return _print_json(
             {
@@ -356,16 +360,16 @@ def _carry_out(jobs: list, out: Path | None, until: str, dry_run: bool, as_json:
 
 
 @app.command()
-@_spoken
-def verify(run: RunFolder, as_json: Json = False) -> None:
+@_exit_code_on_error
+def verify(run: RunArgument, as_json: Json = False) -> None:
     """Compare again, on what lies in the run's folder now."""
-    from greenedge.run.jobs import runs_in, verify_again
     from greenedge.run.progress import bar
+    from greenedge.run.runs import runs_in, verify_again
 
     results = []
     for folder in runs_in(run):
-        with bar(f"verify {folder.name}") as tell:
-            results.append({"folder": str(folder)} | verify_again(folder, tell))
+        with bar(f"verify {folder.name}") as progress:
+            results.append({"folder": str(folder)} | verify_again(folder, progress))
     if as_json:
         return _print_json(results)
     rows = [
@@ -383,9 +387,9 @@ def verify(run: RunFolder, as_json: Json = False) -> None:
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def infer(
-    run: RunFolder,
+    run: RunArgument,
     inputs: Annotated[Path, typer.Option("--inputs", metavar="X.npy", help="Samples; read piece by piece.")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="Y.npy|Y.csv", help="Where the outputs go.")
@@ -401,20 +405,20 @@ def infer(
     as_json: Json = False,
 ) -> None:
     """Run samples through the built thing, the integer graph, or a board, real or virtual."""
-    from greenedge.run.jobs import infer as infer_run
     from greenedge.run.progress import bar
+    from greenedge.run.runs import infer as infer_run
 
     figures = None
     if port and virtual:
         raise typer.BadParameter("a board is real or virtual; say --port DEV or --virtual.", param_hint="--port")
-    with bar("infer") as tell:
+    with bar("infer") as progress:
         if port or virtual:
             from greenedge.run.board_verbs import infer_on_board
 
-            result, figures = infer_on_board(run, inputs, port, baud, tell, out)
+            result, figures = infer_on_board(run, inputs, port, baud, progress, out)
             stage = port or "the virtual board"
         else:
-            result = infer_run(run, inputs, stage, tell, out)
+            result = infer_run(run, inputs, stage, progress, out)
     if as_json:
         shown = (
             {"file": str(out), "samples": result.samples, "shape": list(result.shape), "stage": stage}
@@ -434,7 +438,7 @@ def infer(
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def program(
     run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a run for a board.")] = None,
     target: Annotated[
@@ -458,15 +462,15 @@ def program(
         return typer.echo(udev_rules(), nl=False)
     if run is None:
         raise typer.BadParameter("which run? Give its folder.", param_hint="RUN")
-    with bar("program") as tell:
-        argv = program_run(run, target, docker, dry_run, tell)
+    with bar("program") as progress:
+        argv = program_run(run, target, docker, dry_run, progress)
     if as_json:
         return _print_json({"argv": argv, "ran": not dry_run})
     typer.echo(shlex.join(argv) if dry_run else f"programmed: {shlex.join(argv)}")
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def report(
     run: Annotated[list[Path], typer.Argument(metavar="RUN…")],
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE")] = None,
@@ -474,7 +478,7 @@ def report(
 ) -> None:
     """Write one page over one run or several, from what the runs recorded."""
     from greenedge.report import write_report
-    from greenedge.run.jobs import read_summary, runs_in
+    from greenedge.run.runs import read_summary, runs_in
 
     runs = [folder for each in run for folder in runs_in(each)]
     path = write_report(runs, out or run[0] / "report.html")
@@ -485,7 +489,7 @@ def report(
 
 
 @app.command()
-@_spoken
+@_exit_code_on_error
 def snap(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="SNAPPED.onnx", help="The rewritten model.")],
@@ -496,7 +500,8 @@ def snap(
     as_json: Json = False,
 ) -> None:
     """Narrow every requantiser's multiplier by redefining the model, and say how much that changes."""
-    from greenedge.run.jobs import input_types, snap_model
+    from greenedge.run.jobs import input_types
+    from greenedge.run.snap import snap_model
 
     result = snap_model(model, out, bits, inputs, labels, input_types(input_type or []))
     if as_json:

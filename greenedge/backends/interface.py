@@ -192,3 +192,8 @@ class Backend:
     fitness: Callable[[Graph, Target, Options], Fitness] = _no_fitness
     switching: SwitchingFn | None = None
     requirements: Callable[[], tuple[tuple[str, str, str], ...]] = _no_rows
+
+
+def has_fitness(backend: Backend) -> bool:
+    """Whether the back end ranks itself against others of a target."""
+    return backend.fitness is not _no_fitness

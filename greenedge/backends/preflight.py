@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from greenedge.errors import Reason, UnsupportedError
-from greenedge.graph import Graph, Requantise
+from greenedge.graph import Graph, Linear
 from greenedge.target import Target
 
-_SNAP_BITS = 16  # of the multipliers that a note speaks of
+if TYPE_CHECKING:
+    from greenedge.backends.interface import Backend
+    from greenedge.lower import InputType, Lowered
 
 
 @dataclass(frozen=True)
 class Preflight:
     """What a model is, and why it cannot be built (empty: it can, as far as can be known without building it).
 
-    `layers`, `weight_bits` and `accumulator_bits` are None where the model could not be lowered. `notes` are sentences about a model
-    that can be built.
+    `layers`, `weight_bits` and `accumulator_bits` are None where the model could not be lowered. `notes` are sentences about a
+    model that can be built.
     """
 
     model: str
@@ -41,101 +43,61 @@ def check_model(
     path: Path,
     target: Target,
     backend: str | None,
-    declared: Mapping | None = None,
+    declared: Mapping[str | None, InputType] | None = None,
     options: Mapping[str, object] | None = None,
 ) -> Preflight:
-    """Lowers the model and asks the back end; with None the one that would be chosen.
+    """Lowers the model and asks the back end; with None the one that would be selected.
 
     Raises GreenedgeError for a file that is missing, no ONNX, or damaged.
     """
-    from greenedge.backends import load_backend, lowered_for
-    from greenedge.backends.select import choose
+    from greenedge.backends import load_backend
+    from greenedge.backends.select import select_backend
     from greenedge.frontends.source import read_model
+    from greenedge.legalise import legalise
     from greenedge.lower import lower_source
 
-    source = read_model(Path(path))
+    source, options = read_model(Path(path)), dict(options or {})
     name = Path(path).name
     try:
         lowered = lower_source(source, declared)
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
-    whole = lowered.graph
     if backend is None:
-        backend, _ = choose(whole, target, dict(options or {}))
-    module = load_backend(backend)
-    lowered = lowered_for(module, lowered)
-    graph = lowered.graph
-    reasons = tuple(module.check(graph, target, dict(options or {})))
-    notes = _notes(Path(path), graph, module, declared) if not reasons and hasattr(module, "foresee") else ()
-    if lowered.graph is not whole:
-        notes = (f"{whole.outputs[0]} runs on the host: {backend} gives the scores that it chooses from.", *notes)
-    elif getattr(module, "TOP1", False):
-        notes = (
-            *notes,
-            *(
-                f"{node.name or node.output[0]} runs on the host: in hardware it takes the first largest of integers of one scale and "
-                "bias along the channels (cure: one per-tensor quantiser before it)."
-                for node in lowered.epilogue.graph.node
-                if node.op_type in ("ArgMax", "TopK")
-            ),
-        )
-    elif not reasons and hasattr(module, "ends"):
-        notes += tuple(module.ends(lowered, target, dict(options or {}))[1])
+        backend, _ = select_backend(lowered.graph, target, options)
+    chosen = load_backend(backend)
+    legal = legalise(lowered, chosen.passes)
+    reasons = tuple(chosen.check(legal.graph, target, options))
+    notes = () if reasons else tuple(chosen.preflight_notes(Path(path), legal, target, options))
     return Preflight(
         name,
         target.name,
         backend,
         reasons,
-        sum(1 for op in graph.ops if op.inputs),
-        weight_bits(graph),
-        widest_accumulator(graph),
-        notes,
+        len(lowered.graph.layers),
+        count_weight_bits(lowered.graph),
+        widest_accumulator(lowered.graph),
+        (*_host_notes(chosen, lowered, legal), *notes),
     )
 
 
-def _notes(path: Path, graph: Graph, module, declared: Mapping | None) -> tuple[str, ...]:
-    """What an 8-bit file would not hold exactly, and what `snap` would give."""
-    now = module.foresee(graph)
-    if not now.differing_channels:
-        return ()
-    from greenedge.backends import graph_for
-    from greenedge.lower import lower_file
-    from greenedge.lower.snap import snap_file
-
-    with tempfile.TemporaryDirectory(prefix="greenedge-check-") as folder:
-        snapped = Path(folder) / "snapped.onnx"
-        entries = snap_file(path, snapped, _SNAP_BITS, declared)
-        then = module.foresee(graph_for(module, lower_file(snapped, declared).graph))
-    changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
-    levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
-    said = (
-        f"{now.differing_channels} of {now.channels} channels tried give another level at {now.share:.1e} of their accumulators, by {levels}: "
-        "an 8-bit file holds whole biases and float32 scales only, so verify may stop at a differing sample."
-    )
-    if then.share >= now.share:
-        return (f"{said} `greenedge snap` would not make them fewer; fewer activation bits would.",)
-    return (
-        f"{said} `greenedge snap {path} -o SNAPPED.onnx --bits "
-        f"{_SNAP_BITS}` would change {changed / total:.1e} of the model's own accumulators, after which {then.differing_channels} of "
-        f"{then.channels} differ, at {then.share:.1e}.",
-    )
+def _host_notes(backend: Backend, lowered: Lowered, legal: Lowered) -> tuple[str, ...]:
+    """What of the model runs on the host although hardware could find an index."""
+    if legal.graph.outputs != lowered.graph.outputs:
+        return (f"{lowered.graph.outputs[0]} runs on the host: {backend.name} gives the scores that it chooses from.",)
+    return ()
 
 
-def weight_bits(graph: Graph) -> int:
+def count_weight_bits(graph: Graph) -> int:
     """Bits that the weights take at the narrowest width that holds each layer's values: a lower bound on any storage."""
     total = 0
     for op in graph.ops:
-        weight = getattr(op, "weight", None)
-        if weight is not None and weight.size:
-            low, high = int(weight.min()), int(weight.max())
+        if isinstance(op, Linear) and op.weight.size:
+            low, high = int(op.weight.min()), int(op.weight.max())
             width = max((-low - 1).bit_length() + 1 if low < 0 else 1, high.bit_length() + (low < 0))
-            total += int(weight.size) * max(1, width)
+            total += int(op.weight.size) * max(1, width)
     return total
 
 
 def widest_accumulator(graph: Graph) -> int:
-    """Bits of the widest edge that a sum of products writes (0 without one)."""
-    return max(
-        (graph.edges[op.output].bits for op in graph.ops if not isinstance(op, Requantise) and hasattr(op, "weight")),
-        default=0,
-    )
+    """Bits of the widest edge that a layer with weights writes (0 without one)."""
+    return max((graph.edges[op.output].bits for op in graph.ops if isinstance(op, Linear)), default=0)

@@ -1,51 +1,59 @@
-"""Which back end builds a graph for a target when nobody has named one, and why: a sentence for manifest and report."""
+"""Which back end builds a model for a target when nobody has named one, and why: a sentence for manifest and report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from greenedge.backends import graph_for, load_backend
+from greenedge.backends import BACKENDS, load_backend
+from greenedge.backends.interface import Backend, Options, has_fitness
+from greenedge.errors import Reason, TargetError
 from greenedge.graph import Graph
+from greenedge.legalise import legalise_graph
 from greenedge.target import Target
 
-_GOALS = ("fps", "latency")  # both back ends know them; folding is what they steer
-MOST_SHARE = 0.2  # of a device's LUTs that an unrolled network may be estimated to take before folding is preferred
+
+def default_backend(target: Target, wanted: str | None = None) -> str:
+    """The back end for a target before its graph is known: the one asked for, else the target's first.
+
+    Raises TargetError for a back end that there is not, or that the target does not have.
+    """
+    if wanted is None:
+        return target.backends[0]
+    if wanted not in BACKENDS:
+        load_backend(wanted)
+    if wanted not in target.backends:
+        raise TargetError(
+            f"{target.name} cannot be built by {wanted!r}; its back ends are: {', '.join(target.backends)}."
+        )
+    return wanted
 
 
-def choose(graph: Graph, target: Target, options: Mapping[str, object]) -> tuple[str, str | None]:
+def select_backend(graph: Graph, target: Target, options: Options) -> tuple[str, str | None]:
     """(back end, reason). The reason is None where the target has one back end, or none but its first was asked.
 
-    Between `finn` and `da4ml` on an open board: unrolled where that is small, for it is the fastest there is; folded
-    else. A back end that refuses the graph gives way to one that takes it.
+    Among back ends that rank themselves (Backend.fitness): one that alone has an option that was set; else the one of the
+    highest rank among those that take the model.
     """
     first = target.backends[0]
-    if not {"finn", "da4ml"} <= set(target.backends):
+    rivals = [backend for backend in map(load_backend, target.backends) if has_fitness(backend)]
+    if len(rivals) < 2:
         return first, None
-    modules = {name: load_backend(name) for name in ("finn", "da4ml")}
-    for name, other in (("finn", "da4ml"), ("da4ml", "finn")):
-        if own := [key for key in options if key in modules[name].OPTIONS and key not in modules[other].OPTIONS]:
-            return name, f"{name} was chosen because build.{own[0]} was set, which {other} does not have"
-    refusals = {name: module.check(graph_for(module, graph), target, options) for name, module in modules.items()}
-    if refusals["da4ml"] or refusals["finn"]:
-        taker = "finn" if refusals["da4ml"] and not refusals["finn"] else "da4ml" if not refusals["da4ml"] else first
-        other = "da4ml" if taker == "finn" else "finn"
+    for backend in rivals:
+        others = [other for other in rivals if other is not backend]
+        own = [key for key in options if key in backend.options and all(key not in other.options for other in others)]
+        if own:
+            rest = ", ".join(other.name for other in others)
+            return backend.name, f"{backend.name} was chosen because build.{own[0]} was set, which {rest} does not have"
+    refusals = {backend.name: _refusals(backend, graph, target, options) for backend in rivals}
+    takers = [backend for backend in rivals if not refusals[backend.name]]
+    if len(takers) < len(rivals):
+        taker = takers[0].name if takers else first
+        other = next(backend.name for backend in rivals if refusals[backend.name] and backend.name != taker)
         why = refusals[other][0]
         return taker, f"{taker} was chosen because {other} refuses the model ({why.node}: {why.value}; {why.rule})"
-    if asked := [key for key in _GOALS if options.get(key)]:
-        return "finn", f"finn was chosen because build.{asked[0]} was asked for, which it takes as its goal"
-    share, told = _unrolled(graph_for(modules["da4ml"], graph), target)
-    if share <= MOST_SHARE:
-        return "da4ml", (
-            f"da4ml was chosen because {told}: small enough for a sample in every clock cycle "
-            f"(at most {MOST_SHARE:.0%})"
-        )
-    return "finn", (
-        f"finn was chosen because {told}: more than the {MOST_SHARE:.0%} up to which a network is unrolled by da4ml"
-    )
+    ranked = [(backend, backend.fitness(legalise_graph(graph, backend.passes), target, options)) for backend in takers]
+    best, fitness = max(ranked, key=lambda pair: pair[1].rank)
+    reasons = [fitness.reason, *(other.reason for _, other in ranked if other is not fitness)]
+    return best.name, f"{best.name} was chosen because {next(reason for reason in reasons if reason)}"
 
 
-def _unrolled(graph: Graph, target: Target) -> tuple[float, str]:
-    from greenedge.backends.da4ml.estimate import LUTS_PER_BIT, adder_bits
-
-    luts, held = LUTS_PER_BIT * sum(adder_bits(graph).values()), target.device.resources["lut4"]
-    return luts / held, f"unrolled it is estimated at {luts:,.0f} LUT4, {luts / held:.0%} of {target.device.title}"
+def _refusals(backend: Backend, graph: Graph, target: Target, options: Options) -> list[Reason]:
+    return backend.check(legalise_graph(graph, backend.passes), target, options)

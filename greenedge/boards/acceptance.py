@@ -163,20 +163,21 @@ def write_record(record: dict, folder: Path, path: Path | None = None) -> Path:
 def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int) -> dict:
     """`accept` with a run's own test samples, against its integer graph."""
     from greenedge.graph import run_graph
-    from greenedge.legalise.argmax_to_host import scores_of
+    from greenedge.legalise.argmax_to_host import drop_argmax
     from greenedge.lower import load_lowered
     from greenedge.lower.float_io import run_prologue
+    from greenedge.run.folder import RunFolder
 
-    inputs = run / "2-export" / "inputs.npy"
+    inputs = RunFolder(run).inputs
     if not inputs.is_file():
         raise GreenedgeError(f"{inputs} is missing: {run} is no run with test samples.")
-    lowered = load_lowered(run / "3-lower")
+    lowered = load_lowered(RunFolder(run).lower)
     levels = run_prologue(lowered, np.load(inputs, allow_pickle=False))
-    given = read_board(run / "4-build")["output"]["stream"]["edge"]
-    graph = lowered.graph if given in lowered.graph.outputs else scores_of(lowered.graph)
+    given = read_board(RunFolder(run).build)["output"]["stream"]["edge"]
+    graph = lowered.graph if given in lowered.graph.outputs else drop_argmax(lowered.graph)
     began = time.monotonic()
     expected = run_graph(graph, levels)[graph.outputs[0]]
-    record = accept(run / "4-build", next(iter(levels.values())), expected, port, baud, soak_samples)
+    record = accept(RunFolder(run).build, next(iter(levels.values())), expected, port, baud, soak_samples)
     return {**record, "seconds": round(time.monotonic() - began, 1)}
 
 

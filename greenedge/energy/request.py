@@ -222,7 +222,7 @@ def _estimates(what: Asked, how: How, runs: Runs | None, progress: Progress) -> 
     by_time = kind == "cpu" or bool(what.runtimes)
     circuits = [run for run in what.runs if not by_time and _known(runs).is_hardware(run)]
     level = kind or None
-    rows = [(runs.estimated(run, level, lambda done, of, text: progress(text, done, of)), run) for run in circuits]
+    rows = [(runs.estimate_energy(run, level, lambda done, of, text: progress(text, done, of)), run) for run in circuits]
     rest = replace(what, runs=tuple(run for run in what.runs if run not in circuits))
     if circuits and not (rest.runs or rest.command or rest.callables or rest.serial):
         return rows

@@ -53,4 +53,6 @@ def multiple_step(edge: Edge, output: str, m: int) -> Requantise:
     steps: Ints = freeze([-(-np.arange(m * edge.lo + 1, m * edge.hi + 1) // m)])
     forms = Steps(freeze([1]), steps, None)
     name = f"{edge.name}/stored"
-    return Requantise(name, (edge.name,), output, 0, m * edge.lo, m * edge.hi, forms, freeze([edge.lo]), freeze([edge.hi]))
+    return Requantise(
+        name, (edge.name,), output, 0, m * edge.lo, m * edge.hi, forms, freeze([edge.lo]), freeze([edge.hi])
+    )

@@ -3,16 +3,16 @@
 A back end lists the passes it wants; check, plan, simulate and verify all see the graph that comes out of them.
 """
 
-from greenedge.legalise.argmax_to_host import move_argmax_to_host
+from greenedge.graph import ArgMax, SumPool
+from greenedge.legalise.argmax_to_host import drop_argmax, move_argmax_to_host
 from greenedge.legalise.binary_add import split_additions
 from greenedge.legalise.clamp_at_reach import clamp_at_reach
 from greenedge.legalise.early_requantise import requantise_early
 from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
 from greenedge.legalise.sum_pool_to_depthwise import sum_pool_to_depthwise
-from greenedge.graph import ArgMax, SumPool
 
-ARGMAX_TO_HOST = HostPass("ArgMax at the end to the host", move_argmax_to_host, (ArgMax,))
+ARGMAX_TO_HOST = HostPass("ArgMax at the end to the host", move_argmax_to_host, drop_argmax, (ArgMax,))
 SPLIT_ADDITIONS = Pass("additions of two", split_additions)
 CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
@@ -31,6 +31,8 @@ __all__ = [
     "HostPass",
     "Pass",
     "Passes",
+    "drop_argmax",
     "legalise",
     "legalise_graph",
+    "move_argmax_to_host",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from greenedge.graph import Add, Edge, Graph, Op
 from greenedge.graph.ops.arithmetic import product_range
-
-import numpy as np
 
 
 def split_additions(graph: Graph) -> Graph:

@@ -1,6 +1,6 @@
 """What a back end can carry of each operation, as data: one function checks it, one test prints it.
 
-    SUPPORTED = {Conv: (SPATIAL_AXES.limit({1, 2}, "LiteRT's int8 kernels have one or two", "use 1-D or 2-D layers"),)}
+SUPPORTED = {Conv: (SPATIAL_AXES.limit({1, 2}, "LiteRT's int8 kernels have one or two", "use 1-D or 2-D layers"),)}
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ class Measure:
     of: Callable[[Any, list[Edge], Edge], Value]
 
     def limit(
-        self, allowed: frozenset[Value] | set[Value] | range, rule: str, cure: str, kind: ReasonKind = ReasonKind.UNSUPPORTED_OP
+        self,
+        allowed: frozenset[Value] | set[Value] | range,
+        rule: str,
+        cure: str,
+        kind: ReasonKind = ReasonKind.UNSUPPORTED_OP,
     ) -> Limit:
         """The values that a back end takes, why, and what to do about another."""
         return Limit(self, frozenset(allowed), rule, cure, kind)

@@ -15,7 +15,9 @@ def requantise_early(graph: Graph) -> Graph:
     their names.
     """
     while True:
-        found = next(((step, axis) for step in graph.requantisers if (axis := _early_axis(graph, step)) is not None), None)
+        found = next(
+            ((step, axis) for step in graph.requantisers if (axis := _early_axis(graph, step)) is not None), None
+        )
         if found is None:
             return graph
         graph = _swap(graph, *found)

@@ -24,10 +24,11 @@ class Pass:
 
 @dataclass(frozen=True)
 class HostPass:
-    """One equation between graph and host: work at the graph's end moves into the epilogue."""
+    """One equation between graph and host: work at the graph's end moves into the epilogue. `keep` is what stays of the graph."""
 
     name: str
     run: Callable[[Lowered], Lowered]
+    keep: Callable[[Graph], Graph]
     removes: tuple[type[Op], ...] = ()
 
 
@@ -45,10 +46,9 @@ def legalise(lowered: Lowered, passes: Passes) -> Lowered:
 
 
 def legalise_graph(graph: Graph, passes: Passes) -> Graph:
-    """The graph alone after the passes between graphs; what a host pass moves is not looked at."""
+    """The graph alone after these passes, in order; what goes to the host is dropped."""
     for one in passes:
-        if isinstance(one, Pass):
-            graph = one.run(graph)
+        graph = one.keep(graph) if isinstance(one, HostPass) else one.run(graph)
     return graph
 
 

@@ -10,6 +10,7 @@ from greenedge.report.format import count, duration, hertz, joules, percent, siz
 from greenedge.report.summary import measured_energy, read_json
 from greenedge.report.training import tradeoff
 from greenedge.report.training import view as training_view
+from greenedge.run.folder import STAGE_FOLDERS
 from greenedge.run.manifest import load_manifest
 
 _HERE = Path(__file__).resolve().parent
@@ -146,8 +147,9 @@ def _view(run: Path, summary: dict) -> dict:
     failed = [
         (name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")
     ]
-    lowered = read_json(run, "3-lower/lower.json") or {}
-    metrics = read_json(run, "1-train/metrics.json") or {}
+    lowered = read_json(run, "lower", "lower.json") or {}
+    metrics = read_json(run, "train", "metrics.json") or {}
+    build = f"{STAGE_FOLDERS['build']}/"
     return {
         "name": summary.get("model") or run.name,
         "title": summary.get("title") or run.name,
@@ -164,9 +166,9 @@ def _view(run: Path, summary: dict) -> dict:
         "files": summary.get("files", {}),
         "notes": summary.get("notes", []),
         "built": {
-            name.removeprefix("4-build/"): size
+            name.removeprefix(build): size
             for name, size in summary.get("files", {}).items()
-            if name.startswith("4-build/")
+            if name.startswith(build)
         },
         "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
         "made": _made(summary),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from greenedge.backends import BACKENDS, load_backend
 from greenedge.errors import GreenedgeError
-from greenedge.run.manifest import Manifest, inside, load_manifest
+from greenedge.run.folder import STAGE_FOLDERS, RunFolder, inside
+from greenedge.run.manifest import Manifest, load_manifest
 
 FORMAT = "greenedge-summary/1"
 NO_HOST = "The bitstream has no host interface yet: it computes, but no cable carries samples in and answers out."
@@ -26,7 +27,7 @@ def summarise(run: Path) -> dict:
     """
     manifest = load_manifest(run)
     source, target = manifest.about.get("source") or {}, manifest.about.get("target")
-    verified = read_json(run, "5-verify/verify.json") or {}
+    verified = read_json(run, "verify", "verify.json") or {}
     built = _built(run, manifest)
     if built.get("hardware") and target:
         built["hardware"] = {"part": target.get("part")} | built["hardware"]
@@ -65,7 +66,7 @@ def summarise(run: Path) -> dict:
 
 def energy_documents(run: Path) -> list[tuple[Path, dict]]:
     """What `greenedge energy measure RUN` kept, checked. Raises GreenedgeError for a file whose labels are broken."""
-    folder = inside(run, "6-measure")
+    folder = RunFolder(run).measure
     if not folder.is_dir():
         return []
     from greenedge.energy import results
@@ -90,7 +91,7 @@ def _of_build(document: dict, manifest: Manifest) -> bool:
 
 
 def _energy(run: Path, manifest: Manifest) -> list[dict]:
-    """The rows of 6-measure without what only a figure needs."""
+    """The rows of the energy results without what only a figure needs."""
     rows = (measured_energy(run, manifest) or {"rows": []})["rows"]
     return [{key: value for key, value in row.items() if key not in ("trace", "repetitions")} for row in rows]
 
@@ -110,13 +111,13 @@ _TRAINING = (
 
 
 def _training(run: Path) -> dict | None:
-    metrics = read_json(run, "1-train/metrics.json") or {}
+    metrics = read_json(run, "train", "metrics.json") or {}
     return {key: metrics[key] for key in _TRAINING if key in metrics} or None
 
 
-def read_json(run: Path, name: str) -> dict | None:
+def read_json(run: Path, stage: str, name: str) -> dict | None:
     """A JSON file of a run, None where it is absent. Raises GreenedgeError where it is damaged."""
-    path = inside(run, name)
+    path = inside(run, f"{STAGE_FOLDERS[stage]}/{name}")
     if not path.is_file():
         return None
     try:
@@ -134,7 +135,7 @@ def _built(run: Path, manifest: Manifest) -> dict:
     record, backend = manifest.stages.get("build"), manifest.about.get("backend")
     if record is None or record.status != "done" or backend not in BACKENDS:
         return {}
-    folder = inside(run, "4-build")
+    folder = RunFolder(run).build
     try:
         return load_backend(backend).report(folder)
     except (KeyError, TypeError, IndexError, AttributeError) as error:  # records of another shape than ours

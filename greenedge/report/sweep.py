@@ -30,7 +30,7 @@ def row_of(name: str, runs: Sequence[Path]) -> dict:
 
     Keys: name, metric, score, weights, bytes, lut4, core_lut4, cycles, samples_seen, energy, seconds, metrics.
     """
-    metrics = next((found for run in runs if (found := read_json(run, "1-train/metrics.json"))), {})
+    metrics = next((found for run in runs if (found := read_json(run, "train", "metrics.json"))), {})
     total = (metrics.get("ledger") or {}).get("total", {})
     row = {
         "name": name,
@@ -43,7 +43,7 @@ def row_of(name: str, runs: Sequence[Path]) -> dict:
         "metrics": metrics,
     }
     for run in runs:
-        summary = read_json(run, "7-report/summary.json") or {}
+        summary = read_json(run, "report", "summary.json") or {}
         hardware, edge = summary.get("hardware") or {}, summary.get("edge") or {}
         core = hardware.get("core") or {}
         row |= {

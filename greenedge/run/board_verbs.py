@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
-from greenedge.run.jobs import built_with
-from greenedge.run.manifest import FILE, Manifest, inside, intact, load_manifest
-from greenedge.run.stages import FOLDER, Tell
+from greenedge.progress import ProgressFn
+from greenedge.run.folder import MANIFEST, RunFolder
+from greenedge.run.manifest import Manifest, load_manifest, outputs_unchanged
+from greenedge.run.runs import find_backend
 from greenedge.target import Target, load_target
 
 
 def infer_on_board(
-    run: Path, samples: Path, port: str | None, baud: int | None, tell: Tell, out: Path | None = None
+    run: Path, samples: Path, port: str | None, baud: int | None, progress: ProgressFn, out: Path | None = None
 ) -> tuple:
     """The samples of an .npy file through the board at `port`, or through the virtual board where that is None.
 
@@ -22,20 +23,22 @@ def infer_on_board(
     Every integer is compared with the integer graph's. Raises VerificationError where one differs, BoardError where the
     board cannot be reached or is another, GreenedgeError where nothing has been built for a board.
     """
-    from greenedge.backends import load_backend, lowered_for
+    from greenedge.backends import load_backend
     from greenedge.boards import board_runner
     from greenedge.frontends.import_onnx import read_array
     from greenedge.graph import run_graph
+    from greenedge.legalise import legalise
     from greenedge.lower import load_lowered
     from greenedge.lower.float_io import run_epilogue, run_prologue
     from greenedge.run.infer import write
     from greenedge.verify.compare import compare
 
-    backend = load_backend(built_with(run, load_manifest(run)))
-    lowered = lowered_for(backend, load_lowered(inside(run, FOLDER["lower"])))
+    folder = RunFolder(run)
+    backend = load_backend(find_backend(run, load_manifest(run)))
+    lowered = legalise(load_lowered(folder.lower), backend.passes)
     levels = run_prologue(lowered, read_array(samples))
     expected = run_graph(lowered.graph, levels)
-    outputs, figures = board_runner.infer_on_board(run / FOLDER["build"], next(iter(levels.values())), port, baud, tell)
+    outputs, figures = board_runner.infer_on_board(folder.build, next(iter(levels.values())), port, baud, progress)
     edge = lowered.graph.outputs[0]
     got = next(iter(outputs.values())).reshape(expected[edge].shape)  # a board calls its output after the stream
     compare("graph", "the board" if port else "the virtual board", expected[edge], got, layer=edge).require()
@@ -66,9 +69,7 @@ def udev_rules() -> str:
     return UDEV
 
 
-def program_run(
-    run: Path, target: str | None, docker: bool, dry_run: bool, tell: Callable[[int, int, str], None]
-) -> list[str]:
+def program_run(run: Path, target: str | None, docker: bool, dry_run: bool, progress: ProgressFn) -> list[str]:
     """Programs the run's board; returns the command. `target` is the board file where it is none that ships with greenedge.
 
     Raises VerificationError for a bitstream that is not the one that was built, ToolError for what goes wrong on the way.
@@ -78,16 +79,16 @@ def program_run(
     from greenedge.hdl.board_shell.bitstream import bitstream_of
 
     manifest = load_manifest(run)
-    built_with(run, manifest)
+    find_backend(run, manifest)
     board = _board(run, manifest, target)
-    bitstream = bitstream_of(run / FOLDER["build"])
-    name = f"{FOLDER['build']}/{bitstream.name}"
-    if not intact(run, {name: manifest.stages["build"].outputs.get(name, "")}):
+    bitstream = bitstream_of(RunFolder(run).build)
+    name = bitstream.relative_to(run).as_posix()
+    if not outputs_unchanged(run, {name: manifest.stages["build"].outputs.get(name, "")}):
         raise VerificationError(
             f"{bitstream} is not the file that was built, its sha256 differs; run the same `greenedge run` or "
             "`greenedge build` again to build it anew."
         )
-    return program_argv(board, bitstream, docker) if dry_run else load(bitstream.parent, board, docker, tell)
+    return program_argv(board, bitstream, docker) if dry_run else load(bitstream.parent, board, docker, progress)
 
 
 def _board(run: Path, manifest: Manifest, given: str | None) -> Target:
@@ -95,7 +96,7 @@ def _board(run: Path, manifest: Manifest, given: str | None) -> Target:
     about = manifest.about.get("target")
     name = about.get("name") if isinstance(about, dict) else None
     if not isinstance(name, str):
-        raise GreenedgeError(f"{run / FILE} names no target; run it for a board.")
+        raise GreenedgeError(f"{run / MANIFEST} names no target; run it for a board.")
     board = load_target(given or name)
     if board.name != name:
         raise TargetError(f"{run} was built for {name!r}, not for {board.name!r}; choose that board.")

@@ -8,12 +8,10 @@ to the build that they are of; the report shows them.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,28 +19,27 @@ from greenedge.backends import BACKENDS, load_backend
 from greenedge.energy import estimate, results
 from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
+from greenedge.progress import ProgressFn, no_progress
+from greenedge.run.folder import STAGE_FOLDERS, RunFolder
 from greenedge.run.manifest import (
     Manifest,
     Record,
-    aside,
     digest_files,
     digest_of,
-    explained,
-    hold,
-    inside,
-    intact,
     load_manifest,
+    lock_run,
+    os_errors_as_greenedge,
+    outputs_unchanged,
     save_manifest,
+    staging_dir,
 )
 from greenedge.runtimes import BATCHING, RUNTIMES
 from greenedge.runtimes import session as runtime_session
 
-FOLDER = "6-measure"
 _SAME = (
     "litert",
     "onnxruntime",
 )  # one arithmetic, XNNPACK's; the reference kernels and tflite-runtime may round otherwise
-Tell = Callable[[int, int, str], None]
 
 
 class RunWorkloads:
@@ -54,7 +51,7 @@ class RunWorkloads:
     def open(self, run: Path, port: str | None = None, runtime: str | None = None, batch: int = 1) -> Workload:
         """A run on a runtime of this machine (its build's own if none is named), `batch` samples at once, or on the
         board at `port`. Raises GreenedgeError, EvidenceError where the build runs on no machine at hand."""
-        manifest, backend = _built(run)
+        manifest, backend = _open_build(run)
         name, accuracy = _name(manifest, run), accuracy_of(run, manifest)
         if runtime is not None and runtime not in RUNTIMES:
             raise GreenedgeError(f"there is no runtime {runtime!r}; runtimes are: {', '.join(RUNTIMES)}.")
@@ -83,7 +80,7 @@ class RunWorkloads:
         from greenedge.boards.board_energy_workload import BoardWorkload
         from greenedge.boards.board_runner import connected, pack_samples
 
-        build = run / "4-build"
+        build = RunFolder(run).build
         session, _ = self._opened.enter_context(connected(build, port))
         sample = pack_samples(session.board, next(iter(vectors_of(run).values()))[:1])[0]
         return BoardWorkload(
@@ -94,22 +91,22 @@ class RunWorkloads:
         self._opened.close()
 
 
-def estimated(run: Path, level: str | None = None, tell: Tell = lambda *_: None) -> dict:
+def estimate_energy(run: Path, level: str | None = None, progress: ProgressFn = no_progress) -> dict[str, Any]:
     """A row of the FPGA's core supply: toggles on the run's own vectors times sourced coefficients, and static power.
     `level` is "netlist" or "rtl"; the netlist where there is one if it is not said.
 
     Raises GreenedgeError for a run that is no FPGA's or whose device has no coefficients.
     """
-    manifest, backend = _built(run)
-    activity = _offered(backend, "activity")
-    if activity is None:
+    manifest, backend = _open_build(run)
+    switching = load_backend(backend).switching
+    if switching is None:
         raise GreenedgeError(
             f"{run} is built for {_target(manifest)} by {backend}, whose switching activity is not to be had; "
             "FPGA runs of finn have it."
         )
     x = next(iter(vectors_of(run).values()))
-    hardware = load_backend(backend).report(run / "4-build")["hardware"]
-    found = activity.switching(run / "4-build", x, level, lambda line: tell(0, 0, line))
+    hardware = load_backend(backend).report(RunFolder(run).build)["hardware"]
+    found = switching(RunFolder(run).build, x, level, lambda line: progress(0, 0, line))
     # Every sample's work is in the count once; at full rate it is done in the initiation interval.
     seconds = found.samples * hardware["cycles_per_inference"] / hardware["clock_hz"]
     row = estimate.fpga_row(
@@ -127,7 +124,7 @@ def estimated(run: Path, level: str | None = None, tell: Tell = lambda *_: None)
 
 def is_hardware(run: Path) -> bool:
     """Whether the run's build is a circuit whose switching can be counted."""
-    return _offered(_built(run)[1], "activity") is not None
+    return load_backend(_open_build(run)[1]).switching is not None
 
 
 def keep(run: Path, data: dict, seconds: float) -> Path:
@@ -138,24 +135,24 @@ def keep(run: Path, data: dict, seconds: float) -> Path:
     build = build_digests(load_manifest(run))
     sources = "-".join(sorted({re.sub(r"[^A-Za-z0-9]+", "-", row["source"]["id"]).strip("-") for row in data["rows"]}))
     name = f"{sources or 'energy'}.json"
-    with hold(run), explained(run):
-        (run / FOLDER).mkdir(exist_ok=True)
-        results.save(data | {"build": build}, run / FOLDER / name)
+    with lock_run(run), os_errors_as_greenedge(run):
+        RunFolder(run).measure.mkdir(exist_ok=True)
+        results.save(data | {"build": build}, RunFolder(run).measure / name)
         manifest = load_manifest(run)
         record = Record(
             "done",
             digest_of([name, data["created"], build]),
             build,
-            outputs=digest_files(run, FOLDER),
+            outputs=digest_files(run, STAGE_FOLDERS["measure"]),
             started=data["created"],
             seconds=round(seconds, 2),
             note=f"{len(data['rows'])} energy result(s)",
         )
         stages = {key: value for key, value in manifest.stages.items() if key not in ("measure", "report")}
         save_manifest(Manifest(manifest.about, {**stages, "measure": record}), run)
-        with aside(run / "7-report") as work:
+        with staging_dir(RunFolder(run).report) as work:
             report_stage(run, work)
-    return run / FOLDER / name
+    return RunFolder(run).measure / name
 
 
 def vectors_of(run: Path) -> dict[str, np.ndarray]:
@@ -164,40 +161,30 @@ def vectors_of(run: Path) -> dict[str, np.ndarray]:
     from greenedge.lower import load_lowered
     from greenedge.lower.float_io import run_prologue
 
-    inputs = read_array(inside(run, "2-export/inputs.npy"))[: runtime_session.SAMPLES]
-    return run_prologue(load_lowered(inside(run, "3-lower")), inputs)
+    inputs = read_array(RunFolder(run).inputs)[: runtime_session.SAMPLES]
+    return run_prologue(load_lowered(RunFolder(run).lower), inputs)
 
 
 def accuracy_of(run: Path, manifest: Manifest) -> float | None:
     """The accuracy that verifying the build found; None where nothing has labels."""
     from greenedge.report.summary import read_json
 
-    backend = str(manifest.about.get("backend"))
-    stage = getattr(load_backend(backend), "STAGE", backend)
-    found = (read_json(run, "5-verify/verify.json") or {}).get("accuracy", {}).get(stage)
+    stage = load_backend(str(manifest.about.get("backend"))).stage
+    found = (read_json(run, "verify", "verify.json") or {}).get("accuracy", {}).get(stage)
     return float(found) if isinstance(found, (int, float)) else None
 
 
-def _built(run: Path) -> tuple[Manifest, str]:
+def _open_build(run: Path) -> tuple[Manifest, str]:
     """The manifest and the back end of a run whose build is whole."""
     manifest = load_manifest(run)
     record, backend = manifest.stages.get("build"), manifest.about.get("backend")
     if record is None or record.status != "done" or backend not in BACKENDS:
         raise GreenedgeError(f"{run} has nothing built; run `greenedge run` or `greenedge build` for it to the end.")
-    if not intact(run, record.outputs):
+    if not outputs_unchanged(run, record.outputs):
         raise GreenedgeError(
-            f"{run / '4-build'} does not hold what was built; run the same `greenedge run` or `greenedge build` again."
+            f"{RunFolder(run).build} does not hold what was built; run the same `greenedge run` or `greenedge build` again."
         )
     return manifest, str(backend)
-
-
-def _offered(backend: str, module: str):
-    """greenedge.backends.BACKEND.MODULE where the back end has it."""
-    name = f"{BACKENDS[backend]}.{module}"
-    try:
-        return importlib.import_module(name) if importlib.util.find_spec(name) else None
-    except ModuleNotFoundError:  # a back end that is one module
-        return None
 
 
 def _name(manifest: Manifest, run: Path) -> str:

@@ -6,17 +6,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import write_aside
+from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
 from greenedge.lower.float_io import run_prologue
+from greenedge.progress import ProgressFn
 
-Tell = Callable[[int, int, str], None]
-Outputs = Mapping[str, np.ndarray]  # model output -> (samples, …)
-Model = Callable[[Mapping[str, np.ndarray], Tell], Outputs]  # integers of the input edges -> the model's float outputs
+Array = NDArray[Any]
+Outputs = Mapping[str, Array]  # model output -> (samples, …)
+Put = Callable[[Outputs], None]
+Model = Callable[[Mapping[str, Ints], ProgressFn], Outputs]  # integers of the input edges -> the model's float outputs
 
 PIECE_BYTES = 32 << 20  # of samples read at once
 PIECE_SAMPLES = 4096
@@ -32,7 +37,7 @@ class Written:
     shape: tuple[int, ...]
 
 
-def open_samples(path: Path) -> np.ndarray:
+def open_samples(path: Path) -> Array:
     """The array of an .npy file, left on disk. Raises GreenedgeError for a file that is missing, none, or of no numbers."""
     if not path.is_file():
         raise GreenedgeError(f"there is no file {path}.")
@@ -48,20 +53,25 @@ def open_samples(path: Path) -> np.ndarray:
     return array
 
 
-def pieces(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def pieces(samples: Array) -> Iterator[tuple[int, Array]]:
     """(first sample, some samples in memory), in order."""
     step = max(1, min(PIECE_SAMPLES, PIECE_BYTES // max(1, samples[:1].nbytes)))
     for first in range(0, len(samples), step):
         yield first, np.array(samples[first : first + step])
 
 
-def outputs_of(lowered: Lowered, samples: np.ndarray, model: Model, tell: Tell) -> Iterator[Outputs]:
-    """The model's float outputs, piece by piece; `tell` hears of every sample."""
+def run_model(lowered: Lowered, samples: Array, model: Model, progress: ProgressFn) -> Iterator[Outputs]:
+    """The model's float outputs, piece by piece; `progress` is called for every sample."""
     total = len(samples)
     for first, piece in pieces(samples):
         levels = run_prologue(lowered, piece)
-        yield model(levels, lambda done, of, text="": tell(first + done if of else first, total, text))
-        tell(first + len(piece), total, "")
+        yield model(levels, _offset_progress(progress, first, total))
+        progress(first + len(piece), total, "")
+
+
+def _offset_progress(progress: ProgressFn, first: int, total: int) -> ProgressFn:
+    """Progress within a piece as progress over all samples."""
+    return lambda done, of, text: progress(first + done if of else first, total, text)
 
 
 def write(path: Path, total: int, parts: Iterator[Outputs]) -> Written:
@@ -85,7 +95,7 @@ def write(path: Path, total: int, parts: Iterator[Outputs]) -> Written:
 
 
 @contextmanager
-def _npy(path: Path, total: int, first: Outputs):
+def _npy(path: Path, total: int, first: Outputs) -> Iterator[Put]:
     (one,) = first.values()
     with open(path, "wb") as file:
         header = {
@@ -94,11 +104,15 @@ def _npy(path: Path, total: int, first: Outputs):
             "shape": (total, *one.shape[1:]),
         }
         np.lib.format.write_array_header_1_0(file, header)
-        yield lambda part: file.write(np.ascontiguousarray(next(iter(part.values()))).tobytes())
+
+        def put(part: Outputs) -> None:
+            file.write(np.ascontiguousarray(next(iter(part.values()))).tobytes())
+
+        yield put
 
 
 @contextmanager
-def _csv(path: Path, total: int, first: Outputs):
+def _csv(path: Path, total: int, first: Outputs) -> Iterator[Put]:
     """One row a sample, with names in the first; nine digits give back every float32."""
     names = [f"{name}_{k}" for name, values in first.items() for k in range(int(np.prod(values.shape[1:])))]
     with open(path, "w", encoding="utf-8", newline="") as file:

@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import sha256_file, write_aside
+from greenedge.run.folder import MANIFEST, inside
 
 FORMAT = "greenedge-run/1"
-FILE = "manifest.json"
 STATUSES = ("running", "done", "failed", "interrupted")
 _MAX_BYTES = 16 << 20
 _LEAST_FREE_BYTES = 1 << 20  # a failure with less space left than this is taken for a full disk
@@ -48,7 +49,7 @@ class Record:
 class Manifest:
     """What a run is about (source, target, backend, options) and a record per stage, in order."""
 
-    about: Mapping[str, object]
+    about: Mapping[str, Any]
     stages: Mapping[str, Record] = field(default_factory=dict)
 
     def with_stage(self, name: str, record: Record) -> Manifest:
@@ -59,15 +60,17 @@ class Manifest:
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Writes manifest.json, whole or not at all."""
     data = {"format": FORMAT, **manifest.about, "stages": {name: asdict(r) for name, r in manifest.stages.items()}}
-    with write_aside(folder / FILE) as path:
+    with write_aside(folder / MANIFEST) as path:
         path.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of a run. Raises GreenedgeError: no run there, damaged, another format, a path that leaves the run."""
-    path = folder / FILE
+    path = folder / MANIFEST
     if not path.is_file():
-        raise GreenedgeError(f"{folder} is no run: it has no {FILE}; `greenedge run` and `greenedge build` make one.")
+        raise GreenedgeError(
+            f"{folder} is no run: it has no {MANIFEST}; `greenedge run` and `greenedge build` make one."
+        )
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it has {path.stat().st_size:,} bytes, at most {_MAX_BYTES:,} are read")
@@ -75,48 +78,37 @@ def load_manifest(folder: Path) -> Manifest:
         if not isinstance(data, dict):
             raise ValueError("it is no table")
     except ValueError as error:
-        raise GreenedgeError(_damaged(path, error)) from None
+        raise GreenedgeError(_say_damaged(path, error)) from None
     if data.get("format") != FORMAT:
         raise GreenedgeError(
             f"{path}: format is {data.get('format')!r}, this greenedge reads {FORMAT!r}; use the greenedge "
             "that wrote it, or choose another folder with -o."
         )
     try:
-        stages = {name: _record(folder, name, entry) for name, entry in data["stages"].items()}
+        stages = {name: _read_record(folder, name, entry) for name, entry in data["stages"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GreenedgeError(_damaged(path, error)) from None
+        raise GreenedgeError(_say_damaged(path, error)) from None
     return Manifest({key: value for key, value in data.items() if key not in ("format", "stages")}, stages)
 
 
-def _damaged(path: Path, error: Exception) -> str:
+def _say_damaged(path: Path, error: Exception) -> str:
     return f"{path} is damaged ({error}); delete it and run the same command again."
 
 
-def _record(folder: Path, name: str, entry: dict) -> Record:
+def _read_record(folder: Path, name: str, entry: dict[str, Any]) -> Record:
     unknown = set(entry) - {f.name for f in fields(Record)}
     if unknown:
         raise ValueError(f"stage {name!r} has unknown keys {sorted(unknown)}")
     record = Record(**entry)
     if record.status not in STATUSES:
         raise ValueError(f"stage {name!r} has status {record.status!r}")
-    for part in ("inputs", "outputs", "tools", "options"):
-        if not isinstance(getattr(record, part), dict):
+    tables = {"inputs": record.inputs, "outputs": record.outputs, "tools": record.tools, "options": record.options}
+    for part, table in tables.items():
+        if not isinstance(table, dict):
             raise ValueError(f"{part} of stage {name!r} is no table")
     for path in record.outputs:
         inside(folder, path)
     return record
-
-
-def inside(folder: Path, name: str) -> Path:
-    """folder/name. Raises GreenedgeError where that leaves the folder, also by way of a link."""
-    parts = PurePosixPath(name)
-    leaves = parts.is_absolute() or ".." in parts.parts or not parts.parts
-    if leaves or not (folder / parts).resolve().is_relative_to(folder.resolve()):
-        raise GreenedgeError(
-            f"{folder / FILE} names the file {name!r}, which lies outside the run's folder; "
-            "use only runs that you or someone you trust made."
-        )
-    return folder / parts
 
 
 def digest_of(value: object) -> str:
@@ -130,7 +122,7 @@ def digest_files(folder: Path, below: str) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 
 
-def intact(folder: Path, outputs: Mapping[str, str]) -> bool:
+def outputs_unchanged(folder: Path, outputs: Mapping[str, str]) -> bool:
     """Whether every one of these files is there and hashes the same."""
     return bool(outputs) and all(
         (folder / path).is_file() and sha256_file(folder / path) == digest for path, digest in outputs.items()
@@ -138,12 +130,12 @@ def intact(folder: Path, outputs: Mapping[str, str]) -> bool:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock_run(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder. The kernel lets go when a process ends, however it ends.
 
     Raises GreenedgeError naming the process that has it.
     """
-    with explained(folder):
+    with os_errors_as_greenedge(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / ".lock", "a+")
     with handle:
@@ -155,7 +147,7 @@ def hold(folder: Path) -> Iterator[None]:
             raise GreenedgeError(
                 f"{folder} is in use by process {owner}; wait for it, or choose another folder with -o."
             ) from None
-        with explained(folder):
+        with os_errors_as_greenedge(folder):
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")
             handle.flush()
@@ -163,7 +155,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def aside(folder: Path, keep: bool = False) -> Iterator[Path]:
+def staging_dir(folder: Path, keep: bool = False) -> Iterator[Path]:
     """Yields `<folder>.part`, empty; on a clean exit it takes the place of `folder`.
 
     On an error it stays for inspection. With `keep` what an earlier attempt left is not emptied: the work goes on from it.
@@ -184,7 +176,7 @@ def aside(folder: Path, keep: bool = False) -> Iterator[Path]:
 def copy_stage(source: Path, outputs: Iterable[str], folder: Path) -> None:
     """Copies a stage's files from another run to the same places in `folder`; the stage's folder is whole or absent."""
     names = [PurePosixPath(name) for name in outputs]
-    with explained(folder), aside(folder / names[0].parts[0]) as work:
+    with os_errors_as_greenedge(folder), staging_dir(folder / names[0].parts[0]) as work:
         for name in names:
             target = work.joinpath(*name.parts[1:])
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +184,7 @@ def copy_stage(source: Path, outputs: Iterable[str], folder: Path) -> None:
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def os_errors_as_greenedge(folder: Path) -> Iterator[None]:
     """Turns a full disk or a missing permission into one GreenedgeError, also where a library hides the cause."""
     try:
         yield

@@ -57,7 +57,7 @@ class Screen:
 
         return tell
 
-    def ended(self, name: str, status: str, seconds: float | None, note: str) -> None:
+    def end_stage(self, name: str, status: str, seconds: float | None, note: str) -> None:
         """One line for a stage that is over."""
         mark, style = _MARKS[status]
         took = "unchanged" if status == "unchanged" else "copied" if status == "copied" else f"{seconds:.1f} s"

@@ -30,16 +30,17 @@ def argv(run: Path, runtime: str, batch: int = 1) -> tuple[str, ...]:
 def calls_of(run: Path, name: str, batch: int = 1):
     """(runtime, its calls in an endless turn over the samples)."""
     from greenedge.frontends.import_onnx import read_array
-    from greenedge.legalise.argmax_to_host import hosted
+    from greenedge.legalise import move_argmax_to_host
     from greenedge.lower import load_lowered
     from greenedge.lower.float_io import run_prologue
-    from greenedge.run.manifest import inside, load_manifest
+    from greenedge.run.folder import RunFolder
+    from greenedge.run.manifest import load_manifest
 
     backend = load_manifest(run).about.get("backend")
     own, file = OWN.get(str(backend), (None, None))
-    model = inside(run, f"4-build/{file}") if file and name.partition("-")[0] == own.partition("-")[0] else None
-    lowered = hosted(load_lowered(inside(run, "3-lower")))
-    levels = next(iter(run_prologue(lowered, read_array(inside(run, "2-export/inputs.npy"))[:SAMPLES]).values()))
+    model = RunFolder(run).build / file if file and name.partition("-")[0] == own.partition("-")[0] else None
+    lowered = move_argmax_to_host(load_lowered(RunFolder(run).lower))
+    levels = next(iter(run_prologue(lowered, read_array(RunFolder(run).inputs)[:SAMPLES]).values()))
     runtime = open_runtime(name, lowered.graph, model if model is not None and model.is_file() else None)
     if batch > 1:
         levels = levels[np.arange(_HELD * batch) % len(levels)]

@@ -10,14 +10,16 @@ file computes itself, behind the integers, are another matter: `compare_floats` 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from greenedge.errors import VerificationError
 
 
 @dataclass(frozen=True)
-class First:
+class FirstMismatch:
     """The first difference: which sample, which layer, and the values there (at most eight, from the first that differs)."""
 
     sample: int
@@ -43,42 +45,45 @@ class VerificationReport:
     mismatches: int
     float_ties: int = 0
     proved: str | None = None
-    first: First | None = None
+    first: FirstMismatch | None = None
     within: float | None = None
     largest: float | None = None
 
-    def require(self, foretold: str | None = None) -> None:
-        """Raises VerificationError where anything differs; `foretold` is what the build had said of that, and the cure."""
+    def require(self, known_deviation: str | None = None) -> None:
+        """Raises VerificationError where anything differs; `known_deviation` is what the build had said of that, and the cure."""
         if self.mismatches:
             first = self.first
+            assert first is not None, "a report of a mismatch has its first one"
             raise VerificationError(
-                f"{in_words(self.candidate)} differs from {_spoken(self.reference)} {self._by()}on {self.mismatches} of "
+                f"{name_candidate(self.candidate)} differs from {name_stage(self.reference)} {self._by()}on {self.mismatches} of "
                 f"{self.samples} samples; first at sample "
-                f"{first.sample}, layer {first.layer}: expected {_shown(first.expected)}, got {_shown(first.got)}"
-                f"{f'; {foretold}' if foretold else ''}."
+                f"{first.sample}, layer {first.layer}: expected {_format_values(first.expected)}, got {_format_values(first.got)}"
+                f"{f'; {known_deviation}' if known_deviation else ''}."
             )
 
     def _by(self) -> str:
         return f"by more than {self.within:g} " if self.within else ""
 
 
-def _spoken(stage: str) -> str:
+def name_stage(stage: str) -> str:
+    """The stage in a sentence's words."""
     return {"graph": "the integer graph", "epilogue": "the host's epilogue"}.get(stage, stage)
 
 
-def in_words(candidate: str) -> str:
+def name_candidate(candidate: str) -> str:
+    """The compared stage in a sentence's words."""
     return candidate.replace("-stalls", " with random stalls")
 
 
-def _shown(values: list[int | float]) -> str:
+def _format_values(values: list[int | float]) -> str:
     return f"[{', '.join(f'{v:.9g}' if isinstance(v, float) else str(v) for v in values)}]"
 
 
 def compare(
     reference: str,
     candidate: str,
-    expected: np.ndarray,
-    got: np.ndarray,
+    expected: NDArray[Any],
+    got: NDArray[Any],
     *,
     layer: str = "output",
     proved: str | None = None,
@@ -90,11 +95,11 @@ def compare(
             raise VerificationError(f"{stage} gave {values.dtype} and not integers; only integers are compared.")
     if expected.shape != got.shape:
         raise VerificationError(
-            f"{candidate} gave outputs of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same."
+            f"{candidate} gave outputs of shape {got.shape}, {name_stage(reference)} {expected.shape}; they must be the same."
         )
     if not len(expected):
         raise VerificationError(
-            f"{candidate} was compared with {_spoken(reference)} on zero samples; give at least one."
+            f"{candidate} was compared with {name_stage(reference)} on zero samples; give at least one."
         )
     differs = (expected != got).reshape(len(expected), -1).any(axis=1)
     first = first_difference(layer, expected, got) if differs.any() else None
@@ -104,13 +109,13 @@ def compare(
 
 
 def compare_floats(
-    reference: str, candidate: str, expected: np.ndarray, got: np.ndarray, within: float, *, layer: str
+    reference: str, candidate: str, expected: NDArray[Any], got: NDArray[Any], within: float, *, layer: str
 ) -> VerificationReport:
     """Floats with the batch first, no two further apart than `within`. Raises VerificationError for zero samples, other shapes, NaN."""
     expected, got = np.asarray(expected, np.float64), np.asarray(got, np.float64)
     if expected.shape != got.shape or not expected.size:
         raise VerificationError(
-            f"{candidate} gave floats of shape {got.shape}, {_spoken(reference)} {expected.shape}; they must be the same, "
+            f"{candidate} gave floats of shape {got.shape}, {name_stage(reference)} {expected.shape}; they must be the same, "
             "and of at least one sample."
         )
     for stage, values in ((reference, expected), (candidate, got)):
@@ -135,9 +140,9 @@ def compare_floats(
     )
 
 
-def first_difference(layer: str, expected: np.ndarray, got: np.ndarray) -> First:
+def first_difference(layer: str, expected: NDArray[Any], got: NDArray[Any]) -> FirstMismatch:
     """The first differing sample and up to eight integers from the first that differs."""
     sample = int((expected != got).reshape(len(expected), -1).any(axis=1).argmax())
     a, b = expected[sample].ravel(), got[sample].ravel()
     start = int((a != b).argmax())
-    return First(sample, layer, a[start : start + 8].tolist(), b[start : start + 8].tolist())
+    return FirstMismatch(sample, layer, a[start : start + 8].tolist(), b[start : start + 8].tolist())

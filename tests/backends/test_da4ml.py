@@ -23,7 +23,7 @@ from greenedge.graph import Affine, Edge, Graph, Input, Requantise, freeze, run_
 from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.target import load_target
 from greenedge.tools.run import execute
-from greenedge.verify.stage import _against_build
+from greenedge.verify.built import compare_build
 from tests.backends.affine_nets import made, residual, sequence, vectors, with_affine
 from tests.backends.graphs import Sketch
 
@@ -114,7 +114,7 @@ class TestOneCore:
         shutil.copytree(folder, copy)
         alter(copy / "rtl" / "net0_stage0.v")
         expected = run_graph(graph, x)
-        report = _against_build(graph, da4ml.simulate, "rtl", copy, {"x": x}, expected, {}, lambda *_: None)
+        report = compare_build(graph, da4ml.simulate, "rtl", copy, {"x": x}, expected, {}, lambda *_: None)
         layer = next(op.output for op in graph.ops if isinstance(op, Requantise))
         assert report.mismatches and report.first.layer == layer != graph.outputs[0]
         got = da4ml.simulate(copy, x)[graph.outputs[0]]

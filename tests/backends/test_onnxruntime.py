@@ -182,8 +182,9 @@ def test_processors_whose_fast_products_saturate_are_asked_for_exact_ones(tmp_pa
 def test_a_whole_run(tmp_path):
     """From a QONNX file with a softmax at its end to the report; the softmax is the host's."""
     from greenedge.frontends.import_onnx import ModelFile
-    from greenedge.run.jobs import infer, jobs_for, run_all
-    from greenedge.run.stages import Silent
+    from greenedge.run.job import Silent
+    from greenedge.run.jobs import jobs_for, run_all
+    from greenedge.run.runs import infer
     from tests.lower.models import Model
 
     model = Model((1, 8)).quant().dense(8, 3).quant(0.3, 8).node("Softmax")

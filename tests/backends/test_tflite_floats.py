@@ -152,8 +152,8 @@ def test_an_unknown_choice_of_outputs_is_refused(soft):
 @pytest.fixture
 def run(tmp_path):
     from greenedge.frontends.import_onnx import ModelFile
+    from greenedge.run.job import Silent
     from greenedge.run.jobs import jobs_for, run_all
-    from greenedge.run.stages import Silent
 
     path = model().node("Softmax").save(tmp_path / "soft.onnx")
     np.save(tmp_path / "x.npy", np.random.default_rng(1).uniform(-2, 2, (12, 8)).astype(np.float32))
@@ -167,7 +167,7 @@ def run(tmp_path):
 
 
 def test_a_whole_run_says_what_was_compared_how(run, tmp_path):
-    from greenedge.run.jobs import infer
+    from greenedge.run.runs import infer
 
     summary = json.loads((run / "7-report" / "summary.json").read_text())
     name = "tflite " + lower_file(tmp_path / "soft.onnx").epilogue.graph.output[0].name
@@ -185,7 +185,7 @@ def test_a_whole_run_says_what_was_compared_how(run, tmp_path):
 
 
 def test_a_wrong_scale_before_the_softmax_is_rejected_although_every_integer_is_equal(run):
-    from greenedge.run.jobs import verify_again
+    from greenedge.run.runs import verify_again
 
     path = run / "4-build" / "model.tflite"
     content, scale = path.read_bytes(), np.float32(0.3).tobytes()
@@ -218,7 +218,7 @@ def test_both_kernel_sets_are_compared_and_said(run):
 
 @pytest.mark.parametrize("claimed", [True, False])
 def test_other_kernels_that_differ_stop_a_run_only_where_they_are_proved_equal(run, monkeypatch, claimed):
-    from greenedge.run.jobs import verify_again
+    from greenedge.run.runs import verify_again
 
     def wrong(x, progress):
         return {edge: values + 1 for edge, values in tflite.simulate(run / "4-build", x).items()}

@@ -14,8 +14,9 @@ from greenedge.errors import VerificationError
 from greenedge.frontends.import_onnx import ModelFile
 from greenedge.graph import ArgMax, load_graph, run_graph
 from greenedge.run.board_verbs import infer_on_board
-from greenedge.run.jobs import infer, verify_again
-from greenedge.run.stages import Job, run_job
+from greenedge.run.job import Job
+from greenedge.run.loop import run_job
+from greenedge.run.runs import infer, verify_again
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.finn_sketches import classified

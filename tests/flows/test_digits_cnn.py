@@ -15,8 +15,9 @@ from greenedge.graph import run_graph
 from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.lower import load_lowered
 from greenedge.lower.float_io import run_prologue
+from greenedge.run.job import Job
 from greenedge.run.jobs import find_recipe
-from greenedge.run.stages import Job, run_job
+from greenedge.run.loop import run_job
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 

@@ -11,7 +11,7 @@ import pytest
 from greenedge.errors import GreenedgeError
 from greenedge.graph import ArgMax, Edge, Graph, Input, graph_digest, run_graph
 from greenedge.graph.qonnx import to_qonnx
-from greenedge.legalise.argmax_to_host import hosted, scores_of
+from greenedge.legalise.argmax_to_host import drop_argmax, move_argmax_to_host
 from greenedge.lower import load_lowered, lower_file, save_lowered
 from greenedge.lower.float_io import classes, run_epilogue, run_prologue
 from greenedge.lower.float_ties.explain import may_win
@@ -130,7 +130,7 @@ _HOSTED = [
 def test_everything_else_stays_on_the_host(rng, tmp_path, end):
     path = end(_model(rng)).save(tmp_path / "m.onnx")
     lowered = lower_file(path)
-    assert not [op for op in lowered.graph.ops if isinstance(op, ArgMax)] and hosted(lowered) is lowered
+    assert not [op for op in lowered.graph.ops if isinstance(op, ArgMax)] and move_argmax_to_host(lowered) is lowered
     x = _x(rng, 20)
     assert np.array_equal(_found(lowered, x), _reference(path, x))
 
@@ -169,11 +169,11 @@ def test_the_host_finds_the_same_index(rng, tmp_path):
     save_lowered(lowered, tmp_path)
     stored = load_lowered(tmp_path)
     assert graph_digest(stored.graph) == graph_digest(lowered.graph)
-    moved = hosted(stored)
+    moved = move_argmax_to_host(stored)
     assert moved.graph.outputs == lowered.graph.ops[-1].inputs and not [
         op for op in moved.graph.ops if isinstance(op, ArgMax)
     ]
-    assert scores_of(moved.graph) is moved.graph
+    assert drop_argmax(moved.graph) is moved.graph
     x = _x(rng)
     assert np.array_equal(_found(moved, x), _found(lowered, x)) and _found(moved, x).shape == (SAMPLES,)
 
@@ -182,7 +182,7 @@ def test_another_models_epilogue_is_refused(rng, tmp_path):
     lowered = lower_file(_model(rng).node("ArgMax", axis=1).save(tmp_path / "m.onnx"))
     other = lower_file(_model(rng).save(tmp_path / "other.onnx"))
     with pytest.raises(GreenedgeError) as error:
-        hosted(dataclasses.replace(lowered, epilogue=other.epilogue))
+        move_argmax_to_host(dataclasses.replace(lowered, epilogue=other.epilogue))
     assert str(error.value) == (
         f"epilogue.onnx reads no index {lowered.graph.outputs[0]!r}, with which the graph ends; run the lower "
         "stage again."

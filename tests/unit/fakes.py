@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends import BACKENDS
+from greenedge.backends.interface import Backend
+from greenedge.legalise.rules import Rules
+from greenedge.tools.plan import Plan
 
 BOARD = """
 name     = "bench"
@@ -85,21 +88,38 @@ def write_board(folder: Path) -> Path:
     return path
 
 
-def install(monkeypatch, command: str = COPY, version: str = "1") -> types.ModuleType:
-    """Puts the fake among the back ends. `command` is the Python that its one build command runs."""
-    module = types.ModuleType("fake_backend")
-    module.STAGE, module.OPTIONS = "fake", ("fps",)
-    module.check = lambda graph, target, options: []
-    module.plan = lambda graph, target, options: _plan(graph, command)
-    module.simulate = _simulate
-    module.report = lambda folder: {
-        "edge": {"bytes": (folder / "model.fake").stat().st_size, "runtime": "fake"},
-        "evidence": {"bytes": "counted"},
+def make_backend(**hooks) -> Backend:
+    """A back end that refuses nothing and builds nothing, but for these hooks."""
+    required = {
+        "name": "fake",
+        "stage": "fake",
+        "options": ("fps",),
+        "rules": Rules("fake", "the fake"),
+        "check": lambda graph, target, options: [],
+        "plan": lambda graph, target, options, epilogue=None: Plan({}, (), ()),
+        "simulate": lambda folder, x, keep=(), progress=None: {},
+        "report": lambda folder: {},
+        "tools": lambda options: {},
     }
-    module.tools = lambda options: {"fake": version}
+    return Backend(**{**required, **hooks})
+
+
+def install(monkeypatch, command: str = COPY, version: str = "1", **hooks) -> Backend:
+    """Puts the fake among the back ends. `command` is the Python that its one build command runs; `hooks` replace its own."""
+    own = {
+        "plan": lambda graph, target, options, epilogue=None: _plan(graph, command),
+        "simulate": _simulate,
+        "report": lambda folder: {
+            "edge": {"bytes": (folder / "model.fake").stat().st_size, "runtime": "fake"},
+            "evidence": {"bytes": "counted"},
+        },
+        "tools": lambda options: {"fake": version},
+    }
+    module = types.ModuleType("fake_backend")
+    module.BACKEND = make_backend(**{**own, **hooks})
     monkeypatch.setitem(BACKENDS, "fake", "fake_backend")
     monkeypatch.setitem(sys.modules, "fake_backend", module)
-    return module
+    return module.BACKEND
 
 
 def _plan(graph, command: str):

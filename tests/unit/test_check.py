@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from greenedge.backends.int8.preflight_estimate import Forecast
-from greenedge.backends.preflight import check_model, weight_bits, widest_accumulator
+from greenedge.backends.preflight import check_model, count_weight_bits, widest_accumulator
 from greenedge.errors import UnsupportedError
 from greenedge.target import load_target
 from tests.lower.models import Model
@@ -40,7 +40,7 @@ def test_weights_and_accumulators_are_counted(tmp_path):
     m = Model().quant()
     m.node("MatMul", m.weight(np.array([[1.0], [-2.0], [3.5], [0.0]]), 0.5, 4))
     graph = lower_file(m.save(tmp_path / "m.onnx")).graph
-    assert weight_bits(graph) == 4 * 4  # levels 2, -4, 7, 0
+    assert count_weight_bits(graph) == 4 * 4  # levels 2, -4, 7, 0
     assert widest_accumulator(graph) == 8  # -13*8 … 13*8 at most
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenedge.backends.select import choose
+from greenedge.backends.select import select_backend
 from greenedge.errors import TargetError
 from greenedge.target import load_target
 from tests.backends.affine_nets import made, residual, vectors, with_affine
@@ -14,7 +14,7 @@ from tests.backends.nets import mlp
 
 def test_a_small_network_is_unrolled(rng):
     graph, _ = made(rng, vectors)
-    backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {})
+    backend, reason = select_backend(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {})
     assert backend == "da4ml" and reason.startswith("da4ml was chosen because unrolled it is estimated at ")
     assert reason.endswith(
         "% of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6: small enough for a sample in "
@@ -24,18 +24,18 @@ def test_a_small_network_is_unrolled(rng):
 
 
 def test_a_larger_one_is_folded(rng):
-    backend, reason = choose(mlp(rng, (64, 24, 10)), load_target("ulx3s-85f"), {})
+    backend, reason = select_backend(mlp(rng, (64, 24, 10)), load_target("ulx3s-85f"), {})
     assert backend == "finn" and reason.startswith("finn was chosen because unrolled it is estimated at ")
     assert reason.endswith(": more than the 20% up to which a network is unrolled by da4ml")
 
 
 def test_inferences_per_second_are_finns(rng):
-    assert choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"fps": 1000}) == (
+    assert select_backend(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"fps": 1000}) == (
         "finn",
         "finn was chosen because build.fps was asked for, which it takes as its goal",
     )
-    assert choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"cutoff": 4})[0] == "da4ml"
-    backend, reason = choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"latency": 1e-7})
+    assert select_backend(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"cutoff": 4})[0] == "da4ml"
+    backend, reason = select_backend(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"latency": 1e-7})
     assert backend == "da4ml" and reason.startswith("da4ml was chosen because finn refuses the model (")
 
 
@@ -46,12 +46,12 @@ def test_an_option_that_one_of_them_has_decides(rng):
         ({"fps": 1e12, "queue": 4}, "finn", "build.queue was set, which da4ml does not have"),
         ({"cutoff": 4}, "da4ml", "build.cutoff was set, which finn does not have"),
     ):
-        assert choose(graph, load_target("ulx3s-85f"), options) == (name, f"{name} was chosen because {reason}")
+        assert select_backend(graph, load_target("ulx3s-85f"), options) == (name, f"{name} was chosen because {reason}")
 
 
 def test_an_option_that_neither_has_is_refused(rng):
     with pytest.raises(TargetError) as refused:
-        choose(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"fsp": 1000})
+        select_backend(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {"fsp": 1000})
     assert str(refused.value) == (
         "finn has no option build.fsp; it has: fps, latency, queue, finn_plus, clock_hz, baud, link, seed, "
         "seeds, synthesis."
@@ -62,13 +62,13 @@ def test_a_back_end_that_refuses_gives_way(rng):
     sketch = Sketch(rng, (4,))
     steps = sketch.step(sketch.dense("x", 3))
     # thresholds without a multiply, add and shift
-    backend, reason = choose(sketch.graph(steps), load_target("ulx3s-85f"), {})
+    backend, reason = select_backend(sketch.graph(steps), load_target("ulx3s-85f"), {})
     assert reason.startswith(f"{backend} was chosen because ") and " refuses the model (" in reason
 
 
 def test_one_back_end_needs_no_reason(rng):
     graph, _ = made(rng, residual, 2)
-    assert choose(graph, load_target("vcu118"), {}) == ("hls4ml", None)
+    assert select_backend(graph, load_target("vcu118"), {}) == ("hls4ml", None)
     assert with_affine(graph).outputs == graph.outputs
 
 
@@ -79,11 +79,11 @@ def test_the_reason_is_in_manifest_and_report(tmp_path, monkeypatch):
 
     from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import dry_plan, jobs_for
-    from greenedge.run.stages import run_job
+    from greenedge.run.loop import run_job
 
     fakes.install(monkeypatch)
     monkeypatch.setattr(
-        "greenedge.backends.select.choose",
+        "greenedge.backends.select.select_backend",
         lambda graph, target, options: ("fake", "fake was chosen because it is quick"),
     )
     model = fakes.write_model(tmp_path / "small.onnx")

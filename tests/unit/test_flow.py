@@ -18,9 +18,10 @@ import pytest
 
 from greenedge.errors import GreenedgeError, ToolError, VerificationError
 from greenedge.frontends.import_onnx import ModelFile
-from greenedge.run.jobs import infer, jobs_for, verify_again
-from greenedge.run.manifest import hold, load_manifest
-from greenedge.run.stages import run_job, run_jobs
+from greenedge.run.jobs import jobs_for
+from greenedge.run.loop import run_job, run_jobs
+from greenedge.run.manifest import load_manifest, lock_run
+from greenedge.run.runs import infer, verify_again
 
 STAGES = ["export", "lower", "build", "verify", "report"]
 
@@ -239,7 +240,7 @@ def test_a_folder_that_cannot_be_written(job, tmp_path):
 
 
 def test_two_processes_on_one_run(job, tmp_path):
-    with hold(tmp_path / "run"), pytest.raises(GreenedgeError) as error:
+    with lock_run(tmp_path / "run"), pytest.raises(GreenedgeError) as error:
         _run(job, tmp_path / "run")
     assert str(error.value) == (
         f"{tmp_path / 'run'} is in use by process {os.getpid()}; wait for it, or choose another folder with -o."
@@ -288,9 +289,11 @@ def test_verify_again_finds_a_flipped_weight(job, tmp_path):
 
 def test_a_difference_stops_the_run(job, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    module = fakes.install(monkeypatch)
-    honest = module.simulate
-    module.simulate = lambda folder, x, keep=(), progress=None: {k: v + 1 for k, v in honest(folder, x, keep).items()}
+    honest = fakes.install(monkeypatch).simulate
+    fakes.install(
+        monkeypatch,
+        simulate=lambda folder, x, keep=(), progress=None: {k: v + 1 for k, v in honest(folder, x, keep).items()},
+    )
     with pytest.raises(VerificationError):
         _run(job, run)
     assert not (run / "7-report").exists()

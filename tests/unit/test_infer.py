@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from greenedge.cli import app
 from greenedge.run import infer as inference
-from greenedge.run.jobs import infer
+from greenedge.run.runs import infer
 
 
 @pytest.fixture

@@ -5,7 +5,16 @@ import json
 import pytest
 
 from greenedge.errors import GreenedgeError
-from greenedge.run.manifest import Manifest, Record, aside, digest_files, inside, intact, load_manifest, save_manifest
+from greenedge.run.folder import inside
+from greenedge.run.manifest import (
+    Manifest,
+    Record,
+    digest_files,
+    load_manifest,
+    outputs_unchanged,
+    save_manifest,
+    staging_dir,
+)
 
 ABOUT = {"source": {"kind": "model", "name": "small"}}
 
@@ -92,23 +101,23 @@ def test_a_link_that_leaves_the_run(tmp_path):
 
 def test_a_stage_folder_is_whole_or_absent(tmp_path):
     final = tmp_path / "3-lower"
-    with pytest.raises(ZeroDivisionError), aside(final) as work:
+    with pytest.raises(ZeroDivisionError), staging_dir(final) as work:
         (work / "half").write_text("x")
         1 / 0
     assert not final.exists()
-    with aside(final) as work:
+    with staging_dir(final) as work:
         assert not list(work.iterdir())
         (work / "whole").write_text("x")
     outputs = digest_files(tmp_path, "3-lower")
-    assert list(outputs) == ["3-lower/whole"] and intact(tmp_path, outputs)
-    with aside(final) as work:
+    assert list(outputs) == ["3-lower/whole"] and outputs_unchanged(tmp_path, outputs)
+    with staging_dir(final) as work:
         (work / "other").write_text("y")
-    assert not intact(tmp_path, outputs) and [path.name for path in tmp_path.iterdir()] == ["3-lower"]
+    assert not outputs_unchanged(tmp_path, outputs) and [path.name for path in tmp_path.iterdir()] == ["3-lower"]
 
 
 def test_work_to_go_on_with_is_kept(tmp_path):
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), aside(tmp_path / "1-train", keep=True) as work:
+        with pytest.raises(ZeroDivisionError), staging_dir(tmp_path / "1-train", keep=True) as work:
             with open(work / "checkpoint", "a") as file:
                 file.write("x")
             1 / 0

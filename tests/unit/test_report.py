@@ -12,8 +12,9 @@ from greenedge.frontends.import_onnx import ModelFile
 from greenedge.report import summarise, write_report
 from greenedge.report.format import count, duration, hertz, percent, size
 from greenedge.report.page import curve
-from greenedge.run.jobs import jobs_for, verify_again
-from greenedge.run.stages import run_job
+from greenedge.run.jobs import jobs_for
+from greenedge.run.loop import run_job
+from greenedge.run.runs import verify_again
 
 
 @pytest.fixture

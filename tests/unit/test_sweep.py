@@ -57,7 +57,7 @@ def test_a_wrong_variant_is_refused_before_the_first_is_trained(tmp_path):
 
 
 def _silent():
-    from greenedge.run.stages import Silent
+    from greenedge.run.job import Silent
 
     return Silent()
 

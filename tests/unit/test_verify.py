@@ -7,11 +7,13 @@ import json
 
 import numpy as np
 import pytest
+from fakes import make_backend
 
 from greenedge.errors import VerificationError
 from greenedge.graph import Dense, Graph, Requantise, freeze, run_graph
 from greenedge.lower import lower_file, save_lowered
-from greenedge.verify import stage
+from greenedge.run.folder import RunFolder
+from greenedge.verify import float_references, stage
 from greenedge.verify.compare import compare
 from greenedge.verify.stage import verify_stage
 from tests.lower.models import Model
@@ -64,18 +66,19 @@ def test_what_is_no_comparison_is_an_error(expected, got, said):
 
 
 class Candidate:
-    """A back end that runs a graph: the good one, or one with a defect."""
-
-    STAGE = "rtl"
+    """A back end that runs a graph: the good one, or one with a defect. Hooks may be added to `hooks`."""
 
     def __init__(self, graph: Graph):
-        self.graph = graph
+        self.graph, self.hooks = graph, {}
 
     def simulate(self, folder, x, keep=(), progress=None):
         return run_graph(self.graph, x, keep)
 
+    def load(self, name):
+        return make_backend(stage="rtl", simulate=self.simulate, **self.hooks)
 
-def _run(tmp_path, monkeypatch, rng, change=None, samples: int = 40):
+
+def _run(tmp_path, monkeypatch, rng, change=None, samples: int = 40, **hooks):
     """A run folder of a small two-layer model, with a candidate that `change` may have damaged."""
     m = (
         Model((1, 6))
@@ -95,9 +98,10 @@ def _run(tmp_path, monkeypatch, rng, change=None, samples: int = 40):
     np.save(run / "2-export" / "labels.npy", rng.integers(0, 3, samples))
     save_lowered(lowered, run / "3-lower")
     candidate = Candidate(change(lowered.graph) if change else lowered.graph)
-    monkeypatch.setattr("greenedge.backends.load_backend", lambda name: candidate)
+    candidate.hooks.update(hooks)
+    monkeypatch.setattr(stage, "load_backend", candidate.load)
     (tmp_path / "out").mkdir()
-    return run, tmp_path / "out", lowered
+    return RunFolder(run), tmp_path / "out", lowered
 
 
 def _tell(done, total, text):
@@ -117,8 +121,10 @@ def test_a_run_of_equal_stages(tmp_path, monkeypatch, rng):
 
 
 def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
-    run, out, lowered = _run(tmp_path, monkeypatch, rng)
     seen, wrong = [], []
+    run, out, lowered = _run(
+        tmp_path, monkeypatch, rng, partial_stages=lambda folder: {"netlist": lambda *call: netlist(*call)}
+    )
 
     def netlist(folder, x, progress):
         seen.append((folder, len(x)))
@@ -127,9 +133,8 @@ def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
             for edge, values in run_graph(lowered.graph, x).items()
         }
 
-    monkeypatch.setattr(Candidate, "sampled", lambda self, folder: {"netlist": netlist}, raising=False)
     assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl, 24 in netlist"
-    assert seen == [(run / "4-build", 24)]
+    assert seen == [(run.build, 24)]
     written = json.loads((out / "verify.json").read_text())
     assert [(e["candidate"], e["samples"]) for e in written["verify"]][-1] == (
         "netlist",
@@ -144,19 +149,19 @@ def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
 
 
 def test_what_a_build_foretold_of_its_difference_is_said_with_it(tmp_path, monkeypatch, rng):
-    run, out, _ = _run(tmp_path, monkeypatch, rng, _flipped)
-    monkeypatch.setattr(Candidate, "foretold", lambda self, folder: f"as {folder.name} foretold", raising=False)
+    known = {"known_deviation": lambda folder: f"as {folder.name} foretold"}
+    run, out, _ = _run(tmp_path, monkeypatch, rng, _flipped, **known)
     with pytest.raises(VerificationError, match=r"^rtl differs from the integer graph on .*\]; as 4-build foretold\.$"):
         verify_stage(run, out, "any", _tell)
 
 
 def test_all_vectors_go_through_a_stalled_stream_too(tmp_path, monkeypatch, rng):
     """Right at full speed and wrong in a pause: that is a difference, named with the layer of the stalled run."""
-    run, out, lowered = _run(tmp_path, monkeypatch, rng)
     seen, wrong = [], []
+    run, out, lowered = _run(tmp_path, monkeypatch, rng, simulate_stalled=lambda *call: stalled(*call))
     layer = [op.output for op in lowered.graph.ops if op.inputs][1]
 
-    def stalled(self, folder, x, keep=(), progress=None):
+    def stalled(folder, x, keep=(), progress=None):
         seen.append((folder, len(x), len(keep)))
         values = run_graph(lowered.graph, x, keep)
         late = np.arange(len(x)) >= 30
@@ -165,9 +170,8 @@ def test_all_vectors_go_through_a_stalled_stream_too(tmp_path, monkeypatch, rng)
             for edge, v in values.items()
         }
 
-    monkeypatch.setattr(Candidate, "stalled", stalled, raising=False)
     assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl, rtl-stalls"
-    assert seen == [(run / "4-build", 40, 0)]
+    assert seen == [(run.build, 40, 0)]
     written = json.loads((out / "verify.json").read_text())
     assert written["verify"][-1] | {"first": None} == {
         "reference": "graph",
@@ -232,7 +236,7 @@ def test_a_graph_that_rounds_otherwise_is_no_tie(tmp_path, monkeypatch, rng):
         return dataclasses.replace(lowered, graph=wrong)
 
     monkeypatch.setattr(stage, "lower_source", moved)
-    save_lowered(moved(None), run / "3-lower")
+    save_lowered(moved(None), run.lower)
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
     step = [op.name for op in lowered.graph.ops if isinstance(op, Requantise)][-1]
@@ -243,12 +247,11 @@ def test_a_graph_that_rounds_otherwise_is_no_tie(tmp_path, monkeypatch, rng):
 
 def test_a_lowering_of_another_model_is_refused(tmp_path, monkeypatch, rng):
     run, out, _ = _run(tmp_path, monkeypatch, rng)
-    Model((1, 6)).quant().dense(6, 3).quant(0.5, 8).save(run / "2-export" / "model.onnx")
+    Model((1, 6)).quant().dense(6, 3).quant(0.5, 8).save(run.model)
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
     assert str(error.value) == (
-        f"{run / '3-lower'} does not hold the integer graph of {run / '2-export' / 'model.onnx'}; run the lower stage "
-        "again."
+        f"{run.lower} does not hold the integer graph of {run.model}; run the lower stage again."
     )
 
 
@@ -300,21 +303,21 @@ def test_torch_outputs_are_explained_by_ties_or_not_at_all(tmp_path):
 
 
 def test_outputs_that_are_no_levels_are_refused():
-    assert stage.integers_of(np.array([[0.5, 1.0]]), np.array(0.5), np.array(0.0)).tolist() == [[1, 2]]
-    assert stage.integers_of(np.array([[0.5, 1.2]]), np.array(0.5), np.array(0.0)) is None
-    assert stage.integers_of(np.array([[np.nan]]), np.array(0.5), np.array(0.0)) is None
+    assert float_references.read_levels(np.array([[0.5, 1.0]]), np.array(0.5), np.array(0.0)).tolist() == [[1, 2]]
+    assert float_references.read_levels(np.array([[0.5, 1.2]]), np.array(0.5), np.array(0.0)) is None
+    assert float_references.read_levels(np.array([[np.nan]]), np.array(0.5), np.array(0.0)) is None
 
 
 def test_an_input_that_the_prologue_rounds_otherwise_is_a_difference(tmp_path, monkeypatch, rng):
     run, out, lowered = _run(tmp_path, monkeypatch, rng)
     from greenedge.lower.float_io import run_prologue
 
-    def wrong(lowered, vectors):
-        ints = {edge: values.copy() for edge, values in run_prologue(lowered, vectors.inputs).items()}
+    def wrong(lowered, inputs):
+        ints = {edge: values.copy() for edge, values in run_prologue(lowered, inputs).items()}
         ints["x"][3, 2] = -8 if ints["x"][3, 2] > -8 else -7
         return ints
 
-    monkeypatch.setattr(stage, "_prologue", wrong)
+    monkeypatch.setattr(stage, "run_prologue", wrong)
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
     assert str(error.value).startswith(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from greenedge.errors import GreenedgeError
 from greenedge.hdl.axi_stream import Stream
-from greenedge.run.manifest import inside
+from greenedge.run.folder import inside
 
 FOLDER = "rtl"
 

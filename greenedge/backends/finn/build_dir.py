@@ -14,7 +14,7 @@ from greenedge.backends.finn.units import FOLDER
 from greenedge.errors import GreenedgeError
 from greenedge.hdl.axi_stream import Stream, seen_as
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
-from greenedge.run.manifest import inside
+from greenedge.run.folder import inside
 
 TIED = ".restart(1'b0), "  # inputs of the core that a simulation of its streams holds
 _APART = 0.03  # a difference between FINN+'s cycles and ours that is worth a sentence

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from greenedge.backends.hls4ml.toolchains import PROJECT
 from greenedge.errors import GreenedgeError
-from greenedge.run.manifest import inside
+from greenedge.run.folder import inside
 
 _SUFFIXES = (".h", ".hh", ".hpp", ".cpp", ".txt")
 
