@@ -19,9 +19,9 @@ def test_plain_lines():
     screen, out = _screen(terminal=False)
     with screen.stage("build") as tell:
         tell(0, 0, "yosys: something")
-    screen.ended("build", "done", 12.34, "top.bit 1.9 MB [x]")
-    screen.ended("lower", "unchanged", 0.5, "5 integer operations")
-    screen.ended("train", "copied", 9.0, "")
+    screen.end_stage("build", "done", 12.34, "top.bit 1.9 MB [x]")
+    screen.end_stage("lower", "unchanged", 0.5, "5 integer operations")
+    screen.end_stage("train", "copied", 9.0, "")
     assert [line.rstrip() for line in out.getvalue().splitlines()] == [
         "[bold]net[/bold] → board",
         "  … build",

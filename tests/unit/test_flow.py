@@ -36,7 +36,7 @@ class Recorder:
     def stage(self, name):
         yield lambda done, total, text: None
 
-    def ended(self, name, status, seconds, note):
+    def end_stage(self, name, status, seconds, note):
         self.ends[name] = status
 
 
@@ -193,7 +193,7 @@ def test_killed_without_a_word(model, board, tmp_path):
         import fakes, pytest
         from pathlib import Path
         from greenedge.run.jobs import jobs_for
-        from greenedge.run.stages import run_job
+        from greenedge.run.loop import run_job
         from greenedge.frontends.import_onnx import ModelFile
         with pytest.MonkeyPatch.context() as patch:
             fakes.install(patch, sys.argv[1])

@@ -55,9 +55,9 @@ def test_the_page_stands_alone(tmp_path, backend):
     assert "20 of 20 equal" in page
 
 
-def test_what_cannot_be_run_here_is_said_not_to_be_verified(tmp_path, backend):
+def test_what_cannot_be_run_here_is_said_not_to_be_verified(tmp_path, monkeypatch):
     why = "the project cannot be simulated here: only its maker compiles it."
-    backend.unverified = lambda folder: why
+    fakes.install(monkeypatch, why_not_runnable=lambda folder: why)
     run = _run(tmp_path)
     summary, page = (
         json.loads((run / "7-report" / "summary.json").read_text()),
@@ -107,10 +107,9 @@ def test_a_difference_is_shown(tmp_path, backend):
 
 def test_an_estimate_is_drawn_hollow(tmp_path, backend, monkeypatch):
     run = _run(tmp_path)
-    monkeypatch.setattr(
-        backend,
-        "report",
-        lambda folder: {
+    fakes.install(
+        monkeypatch,
+        report=lambda folder: {
             "hardware": {"lut4": 1200, "fmax_hz": 71.3e6, "cycles_per_inference": 1024, "ips": None},
             "evidence": {"fmax_hz": "estimated by nextpnr", "cycles_per_inference": "simulated"},
         },
@@ -150,7 +149,7 @@ def test_a_damaged_file(tmp_path, backend):
 def test_records_of_another_greenedge(tmp_path, backend, monkeypatch):
     """A build folder whose JSON is whole but has other keys: a sentence, no traceback."""
     run = _run(tmp_path)
-    monkeypatch.setattr(backend, "report", lambda folder: {}["cycles_per_beat"])
+    fakes.install(monkeypatch, report=lambda folder: {}["cycles_per_beat"])
     with pytest.raises(GreenedgeError) as error:
         summarise(run)
     assert str(error.value) == (

@@ -332,5 +332,5 @@ def test_a_prologue_that_adds_up_may_be_one_level_apart(tmp_path, apart, passes)
     lowered = lower_file(m.save(tmp_path / "m.onnx"))
     ints = {"x": np.zeros((2, 4), np.int64)}
     given = {"x": ints["x"] + np.array([[0, 0, 0, 0], [0, apart, 0, 0]])}
-    first = stage._first_input(lowered, given, ints)
+    first = float_references._first_input(lowered, given, ints)
     assert first is None if passes else (first.sample, first.layer, first.expected[0], first.got[0]) == (1, "x", 2, 0)
