@@ -1,0 +1,44 @@
+"""What becomes of every operation on every back end, from the rules and passes themselves: the table of the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from greenedge.graph import OPS, Op
+from greenedge.legalise.passes import Passes
+from greenedge.legalise.rules import Rules
+
+if TYPE_CHECKING:
+    from greenedge.backends.interface import Backend
+
+_HEAD = """# What each back end takes
+
+Made from the rules themselves (`GOLDEN=1 make test TESTFLAGS=tests/legalise`). *Lowered*: a rule of the back end builds it, or refuses
+an instance of it by name. *Legalised*: a pass that comes before has turned it into other operations. *Refused*: every instance,
+in one sentence with a cure.
+
+"""
+
+
+def describe_support(rules: Rules[Any], passes: Passes, kind: type[Op]) -> str:
+    """'lowered', 'legalised' or 'refused'."""
+    if any(kind in one.removes for one in passes):
+        return "legalised"
+    return "lowered" if kind in rules and kind not in rules.refused else "refused"
+
+
+def support_table(backends: Mapping[str, Backend]) -> str:
+    """The matrix, what each back end's passes are, and the limits that are data, as Markdown."""
+    lines = [f"| operation | {' | '.join(backends)} |", f"|---|{'---|' * len(backends)}"]
+    for name, kind in OPS.items():
+        words = [describe_support(one.rules, one.passes, kind) for one in backends.values()]
+        lines.append(f"| {name} | {' | '.join(words)} |")
+    lines += ["", "## Passes before the rules", ""]
+    lines += [f"- **{name}**: {', '.join(p.name for p in one.passes) or 'none'}" for name, one in backends.items()]
+    lines += ["", "## Limits", ""]
+    for name, one in backends.items():
+        for kind in one.rules.supported:
+            limits = "; ".join(f"{limit} ({limit.rule})" for limit in one.rules.supported[kind])
+            lines.append(f"- **{name}**, {kind.__name__}: {limits}")
+    return _HEAD + "\n".join(lines) + "\n"
