@@ -3,6 +3,8 @@
 #                  builds for a board, programs it, tests it; PORT=virtual needs no board. Leaves a dated record
 # make test        the fast tests
 # make test-all    those and the slow ones
+# make lint        ruff and mypy over everything
+# make mutants     one-line mutants of our own code against the tests that should kill them
 #                  PYTHON=… chooses the interpreter of the environment, TESTFLAGS=… goes to pytest
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -15,7 +17,7 @@ TWO    := -n 2 --dist loadfile
 BOARD  ?= ulx3s-85f
 PORT   ?= /dev/ttyUSB0
 
-.PHONY: demo board-test test test-slow test-all clean
+.PHONY: demo board-test test test-slow test-all lint mutants clean
 
 demo: $(READY)
 	@$(BIN)/greenedge run digits-mlp --target ulx3s-85f --target linux-x86
@@ -34,6 +36,14 @@ test-slow: $(READY)
 	@$(PYTEST) $(TWO) -m slow $(TESTFLAGS) || [ $$? -eq 5 ]
 
 test-all: test test-slow
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+mutants: $(READY)
+	@$(BIN)/python -m tests.mutants.run
 
 clean:
 	rm -rf $(VENV) runs build dist
