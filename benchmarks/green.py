@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from greenedge.energy.stats import mean_interval
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.report.sweep import row_of, terminal, write_sweep
 from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 from greenedge.train import train_stage
@@ -264,7 +264,7 @@ def trained(out: Path, quantised: bool, settings: Mapping[str, str], flow: str =
         return json.loads(path.read_text())
     with tempfile.TemporaryDirectory(prefix="greenedge-green-") as folder:
         metrics = train_stage(recipe, Path(folder))
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(metrics))
     return metrics
 

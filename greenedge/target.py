@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from greenedge.errors import TargetError
-from greenedge.files.package_data import shipped
+from greenedge.files.package_data import data_folder
 
 KINDS = ("fpga", "cpu", "mcu", "npu", "gpu")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -90,7 +90,7 @@ class Target:
 
 def list_targets() -> list[str]:
     """Names of the targets that ship with greenedge, sorted."""
-    return sorted(path.stem for path in (shipped("targets") / "boards").glob("*.toml"))
+    return sorted(path.stem for path in (data_folder("targets") / "boards").glob("*.toml"))
 
 
 def load_target(name_or_path: str | Path) -> Target:
@@ -105,7 +105,7 @@ def load_target(name_or_path: str | Path) -> Target:
         if not path.is_file():
             raise TargetError(f"{path}: there is no such board file.")
     else:
-        path = shipped("targets") / "boards" / f"{text}.toml"
+        path = data_folder("targets") / "boards" / f"{text}.toml"
         if not _NAME.fullmatch(text) or not path.is_file():
             raise TargetError(
                 f"there is no target {text!r}{nearest(text, list_targets())}; targets are: {', '.join(list_targets())}."
@@ -179,7 +179,7 @@ def _board(path: Path) -> Target:
 
 
 def _find_device(board: Path, name: str) -> Device:
-    folders = [board.resolve().parent.parent / "devices", shipped("targets") / "devices"]
+    folders = [board.resolve().parent.parent / "devices", data_folder("targets") / "devices"]
     for folder in folders:
         if _NAME.fullmatch(name) and (folder / f"{name}.toml").is_file():
             return load_device(folder / f"{name}.toml")

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from greenedge import __version__
-from greenedge.boards.board_runner import connected, infer_on_board, pack_samples, unpack_results
+from greenedge.boards.board_runner import connect_board, infer_on_board, pack_samples, unpack_results
 from greenedge.boards.errors import BoardError
 from greenedge.boards.link_session import Session
 from greenedge.boards.soak import soak
 from greenedge.boards.virtual import VirtualBoard, read_board
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 Tell = Callable[[int, int, str], None]
 NOISE = 0.005  # of bytes corrupted, and as many dropped, on the virtual board
@@ -87,7 +87,7 @@ def accept(
     values = next(iter(outputs.values()))
     different = int((values != expected).reshape(len(x), -1).any(axis=1).sum())
     samples = pack_samples(board, x)
-    with connected(build, port, baud) as (session, virtual):
+    with connect_board(build, port, baud) as (session, virtual):
         known = session.infer(samples)
         if any(result is None for result in known) or not np.array_equal(unpack_results(board, known), values):
             raise BoardError(f"{session.name} gave two different answers to the same samples; this is a defect.", known)
@@ -111,7 +111,7 @@ def accept(
         "samples": {"count": len(x), "different": different, **figures.plain()},
         "soak": soaked.plain(),
         "measure": {"evidence": figures.evidence, **measured},
-        "passed": different == 0 and soaked.passed,
+        "passed": different == 0 and soaked.ok,
     }
 
 
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
 def write_record(record: dict, folder: Path, path: Path | None = None) -> Path:
     """Writes a record under its board and day, or as `path`; returns where it is."""
     path = path or folder / f"board-{record['target']}-{record['date'][:10]}.json"
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(record, indent=1) + "\n")
     return path
 

@@ -48,7 +48,7 @@ class Figures:
 
 
 @contextmanager
-def connected(
+def connect_board(
     build: Path,
     port: str | None = None,
     baud: int | None = None,
@@ -109,7 +109,7 @@ def infer_on_board(
     """
     board = read_board(build)
     samples = pack_samples(board, np.asarray(x, np.int64))
-    with connected(build, port, baud, lambda line: tell(0, 0, line)) as (session, virtual):
+    with connect_board(build, port, baud, lambda line: tell(0, 0, line)) as (session, virtual):
         began, before = time.monotonic(), virtual.status() if virtual else None
         results = session.infer(samples[:1], batch=1)  # alone, so that the board takes its latency
         latency = session.status()["latency"] if samples else 0

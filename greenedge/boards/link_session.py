@@ -167,7 +167,7 @@ class Session:
         Raises BoardError, with the results so far, when the port is gone for more than `reconnect_s`.
         """
         stream = _Stream(self, samples, tell, batch)
-        while not stream.finished:
+        while not stream.is_complete:
             try:
                 stream.step()
             except LinkLost as error:
@@ -270,7 +270,7 @@ class _Stream:
         self.heard = time.monotonic()
 
     @property
-    def finished(self) -> bool:
+    def is_complete(self) -> bool:
         return self.done + self.given_up == len(self.samples)
 
     def step(self) -> None:

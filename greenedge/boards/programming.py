@@ -56,7 +56,7 @@ def program(
     Raises ToolError, one sentence with what to do: program missing, no permission (udev), no board, anything else.
     """
     argv = program_argv(target, bitstream_of(build), docker)
-    begin, env = _found(argv[0])
+    begin, env = _find_program(argv[0])
     tell(0, 0, " ".join(argv))
     try:
         done = subprocess.run(
@@ -83,7 +83,7 @@ def program(
     return argv
 
 
-def _found(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
+def _find_program(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """How a program is called here, and with which environment. Raises ToolError."""
     if name != "openFPGALoader":
         if shutil.which(name) is None:

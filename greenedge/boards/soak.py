@@ -25,13 +25,13 @@ class Soak:
     seconds: float
 
     @property
-    def passed(self) -> bool:
+    def ok(self) -> bool:
         """Every sample is right or reported lost."""
         return self.wrong == self.twice == 0 and self.right + self.lost == self.samples
 
     def plain(self) -> dict:
         """As JSON holds it."""
-        return {**asdict(self), "passed": self.passed}
+        return {**asdict(self), "passed": self.ok}
 
 
 def soak(

@@ -44,7 +44,7 @@ class _BeforeACommand(TyperCommand):
 
 
 @contextmanager
-def told(as_json: bool = False):
+def exit_code_on_error(as_json: bool = False):
     """Errors of ours as one sentence and their exit code; what was started is ended before an interruption is told."""
     try:
         yield
@@ -68,7 +68,7 @@ def probe(
     required: o.Required = None,
 ) -> None:
     """Every source: alive or not, what it covers, its update period, and the cure. -- COMMAND loads what they cover."""
-    with told(json_):
+    with exit_code_on_error(json_):
         with progress_bar() as progress:
             found = probe_all(root, load=_command_load(_command(context)), seconds=seconds, progress=progress)
         if json_:
@@ -122,11 +122,11 @@ def measure(
 ) -> None:
     """Measure RUN…, -- COMMAND…, --callable or --serial: idle | window | idle, repeated until the interval is within
     the target. Results of a RUN are kept in it and shown in its report."""
-    with told(json_):
-        _check_required(required)
+    with exit_code_on_error(json_):
+        _check_require_option(required)
         wanted = Wanted(output, html, csv, json_, country, grams)
         wanted.intensity  # noqa: B018 - a country that there is not is refused before anything is measured
-        what = request.Asked(
+        what = request.MeasureRequest(
             runs=tuple(run or ()),
             runtimes=tuple(runtime or ()),
             batches=tuple(batch or ()),
@@ -140,7 +140,7 @@ def measure(
             accuracy=accuracy,
             timeout_s=timeout,
         )
-        how = request.How(
+        how = request.MeasureOptions(
             sources=tuple(source or ()),
             method=request.method(window, warm_up, idle, max_reps, target),
             root=root,
@@ -173,7 +173,7 @@ def compare(
     json_: o.Json = False,
 ) -> None:
     """The ratio of two results with its 95 % interval; "not distinguishable" where it spans 1."""
-    with told(json_):
+    with exit_code_on_error(json_):
         first = results.load(one)
         second = results.load(other) if other else first
         found = compare_rows(
@@ -219,8 +219,8 @@ def replay(
     json_: o.Json = False,
 ) -> None:
     """Figures from a recording or a report: replayed from instruments, estimated from models; never measured."""
-    with told(json_):
-        _check_required(required)
+    with exit_code_on_error(json_):
+        _check_require_option(required)
         request.check_scope(scope)
         recording = Recording(
             path,
@@ -252,7 +252,7 @@ def selftest(
     required: o.Required = None,
 ) -> None:
     """The harness on fakes with known answers, and the live sources; attach the file to a report."""
-    with told(json_):
+    with exit_code_on_error(json_):
         with progress_bar() as progress:
             data = run_selftest(root, _command_load((sys.executable, "-c", "while True: pass")), progress=progress)
         if output:
@@ -278,7 +278,7 @@ def _command(context: typer.Context) -> tuple[str, ...]:
     return context.meta.get("command", ())
 
 
-def _check_required(required: str | None) -> None:
+def _check_require_option(required: str | None) -> None:
     if required is not None and required not in ("measured", "replayed", "simulated", "estimated"):
         raise GreenedgeError(
             f"--require {required!r} is not known; evidence is one of {', '.join(EVIDENCE)} without derived."

@@ -18,7 +18,7 @@ from greenedge.energy.source import Trace
 from greenedge.energy.sync_edges import Sync, logic_edges, match_edges, match_pattern
 from greenedge.energy.workloads import Workload, serial_port
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 SCHEMA = "greenedge-energy-timing/1"
 # Lengths of the pulses and the rests between them, in units: uneven, so that no shift fits but the true one.
@@ -75,7 +75,7 @@ def open_pin(text: str) -> Pin | None:
     return FilePin(Path(where)) if kind == "gpio" else RtsPin(where)
 
 
-def timed(
+def time_workload(
     workload: Workload,
     method: Method,
     clock: Clock,
@@ -88,7 +88,7 @@ def timed(
 
     The workload is set up and torn down here. `unit_s` is the length of the pattern's shortest pulse.
     """
-    run = _Timed(workload, clock, pin)
+    run = _TimedRun(workload, clock, pin)
     workload.setup()
     try:
         progress("load pattern", 0, repetitions)
@@ -112,7 +112,7 @@ def timed(
     }
 
 
-class _Timed:
+class _TimedRun:
     """One workload, timed; every edge of the pin is numbered by its place in `edges`."""
 
     def __init__(self, workload: Workload, clock: Clock, pin: Pin | None):
@@ -156,7 +156,7 @@ class _Timed:
 
 
 def save_timing(timing: dict, path: Path) -> None:
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(timing, indent=1) + "\n", encoding="utf-8")
 
 

@@ -17,9 +17,9 @@ from greenedge.energy.evidence import require
 from greenedge.energy.meters import CounterMeter, Meter, SampledMeter
 from greenedge.energy.method import Method
 from greenedge.energy.session import Progress, run_session
-from greenedge.energy.source import Found, Source, SourceFault
+from greenedge.energy.source import Probe, Source, SourceFault
 from greenedge.energy.sources import find_all, open_source
-from greenedge.energy.sources.powercap import Powercap, mirrored
+from greenedge.energy.sources.powercap import Powercap, find_mirrors
 from greenedge.energy.workloads import Workload
 from greenedge.errors import EvidenceError
 
@@ -31,7 +31,7 @@ NOTHING = (
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbedSource:
     """One source as `probe` shows it."""
 
     id: str
@@ -47,18 +47,18 @@ def probe(
     load: liveness.Load | None = None,
     seconds: float = 1.0,
     progress: Progress = lambda text, done, of: None,
-) -> list[Probed]:
+) -> list[ProbedSource]:
     """Every source and whether it is alive. `load(going)` must load what the sources cover; without it a source that
     counts is `unproven`."""
     clock, found = clock or RealClock(), find_all(root)
     out = []
     for number, one in enumerate(found):
         progress(f"watching {one.id}", number, len(found))
-        out.append(Probed(one.id, one.scope, one.covers, _probed(one, root, clock, load, seconds)))
+        out.append(ProbedSource(one.id, one.scope, one.covers, _probe_one(one, root, clock, load, seconds)))
     return _without_mirrors(out, root, clock)
 
 
-def _probed(found: Found, root: Path, clock: Clock, load: liveness.Load | None, seconds: float) -> liveness.Liveness:
+def _probe_one(found: Probe, root: Path, clock: Clock, load: liveness.Load | None, seconds: float) -> liveness.Liveness:
     if not found.ok:
         return liveness.Liveness(found.state, found.reason, found.fix)
     try:
@@ -80,7 +80,7 @@ def _probed(found: Found, root: Path, clock: Clock, load: liveness.Load | None, 
         meter.stop()
 
 
-def _without_mirrors(probed: list[Probed], root: Path, clock: Clock) -> list[Probed]:
+def _without_mirrors(probed: list[ProbedSource], root: Path, clock: Clock) -> list[ProbedSource]:
     """One counter that is shown as two dies is alive once."""
     with ExitStack() as opened:
         zones = []
@@ -88,12 +88,12 @@ def _without_mirrors(probed: list[Probed], root: Path, clock: Clock) -> list[Pro
             if one.live.state in ("alive", "unproven") and one.id.startswith("powercap:"):
                 zones.append(open_source(one.id, root, clock))
                 opened.callback(zones[-1].close)
-        twins = dict((second, first) for first, second in mirrored(zones)) if len(zones) > 1 else {}
+        twins = dict((second, first) for first, second in find_mirrors(zones)) if len(zones) > 1 else {}
     fix = "measure one of the two"
     return [
         one
         if one.id not in twins
-        else Probed(
+        else ProbedSource(
             one.id, one.scope, one.covers, liveness.Liveness("mirrored", f"it shows {twins[one.id]} again", fix)
         )
         for one in probed
@@ -162,7 +162,7 @@ def measure_sources(
         alive, meters = {}, []
         for source in sources:
             progress(f"proving {source.info.id} alive", 0, 1)
-            meter, live = _proved(source, root, clock, sampler_hz, make_meter, _load_of(workloads[0]), opened)
+            meter, live = _prove_alive(source, root, clock, sampler_hz, make_meter, _load_of(workloads[0]), opened)
             meters.append(meter)
             alive[source.info.id] = live
         sessions = run_session(workloads, meters, method, clock, np.random.default_rng(seed), progress, root / "sys")
@@ -171,7 +171,7 @@ def measure_sources(
     return results.document(rows, session=secrets.token_hex(8))
 
 
-def _proved(
+def _prove_alive(
     source: Source, root: Path, clock: Clock, hz: float, make_meter, load: liveness.Load, opened: ExitStack
 ) -> tuple[Meter, liveness.Liveness]:
     """A started meter of a source that has just followed the load. Raises SourceFault."""
@@ -191,7 +191,7 @@ def _proved(
 def _refuse_mirrors(sources: Sequence[Source]) -> None:
     """One counter shown as two dies counts twice. Raises SourceFault."""
     zones = [source for source in sources if isinstance(source, Powercap)]
-    for one, other in mirrored(zones) if len(zones) > 1 else ():
+    for one, other in find_mirrors(zones) if len(zones) > 1 else ():
         raise SourceFault(other, "implausible", f"it shows the same counter as {one}", "measure one of the two")
 
 

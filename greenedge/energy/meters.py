@@ -20,7 +20,7 @@ _SILENT = "see that nothing else uses it, and unplug it and plug it in again"
 
 
 @dataclass(frozen=True)
-class Edge:
+class Boundary:
     """A moment: `resolution_s` is how well it is tied to the counter; `joules` is None for sampled meters."""
 
     t: float
@@ -38,13 +38,13 @@ class Meter(Protocol):
 
     def reset_edge(self) -> None: ...
 
-    def ready(self) -> Edge | None: ...
+    def ready(self) -> Boundary | None: ...
 
-    def now(self) -> Edge: ...
+    def now(self) -> Boundary: ...
 
     def guard(self) -> None: ...
 
-    def energy(self, a: Edge, b: Edge) -> tuple[float, float]: ...
+    def energy(self, a: Boundary, b: Boundary) -> tuple[float, float]: ...
 
     def trace(self) -> Trace | None: ...
 
@@ -68,24 +68,24 @@ class CounterMeter:
         """Forgets what was read, so that the next tick is a fresh one."""
         self._read()
 
-    def ready(self) -> Edge | None:
+    def ready(self) -> Boundary | None:
         """An edge if the counter has ticked since the last look: half-way between the two looks."""
         before, after = self._last, self._read()
         if after.value == before.value:
             return None
         gap = after.t1 - before.t0
-        return Edge((before.t + after.t) / 2, min(gap, self.period_s), after.value)
+        return Boundary((before.t + after.t) / 2, min(gap, self.period_s), after.value)
 
-    def now(self) -> Edge:
+    def now(self) -> Boundary:
         reading = self._read()
-        return Edge(reading.t, self.period_s, reading.value)
+        return Boundary(reading.t, self.period_s, reading.value)
 
     def guard(self) -> None:
         """Reads before the counter can wrap unseen, and once a second for the power over time."""
         if self.clock.now() - self._last.t > min(self._guard_s or _LOOK_S, _LOOK_S):
             self._read()
 
-    def energy(self, a: Edge, b: Edge) -> tuple[float, float]:
+    def energy(self, a: Boundary, b: Boundary) -> tuple[float, float]:
         """(joules, their standard uncertainty from the two edges)."""
         joules = b.joules - a.joules
         power = joules / (b.t - a.t)
@@ -136,17 +136,17 @@ class SampledMeter:
     def reset_edge(self) -> None:
         """Sampled meters have no ticks to forget."""
 
-    def ready(self) -> Edge | None:
+    def ready(self) -> Boundary | None:
         return self.now()
 
-    def now(self) -> Edge:
+    def now(self) -> Boundary:
         # Times are exact, what happens between samples is in integrate()'s uncertainty.
-        return Edge(self.clock.now(), 0.0)
+        return Boundary(self.clock.now(), 0.0)
 
     def guard(self) -> None:
         """Nothing wraps."""
 
-    def energy(self, a: Edge, b: Edge) -> tuple[float, float]:
+    def energy(self, a: Boundary, b: Boundary) -> tuple[float, float]:
         return integrate(self._until(b.t), a.t, b.t)
 
     def trace(self) -> Trace | None:
@@ -157,9 +157,9 @@ class SampledMeter:
 
     def liveness(self, load: liveness.Load | None, seconds: float = 1.0) -> liveness.Liveness:
         """The proof from what the recorder sees in turns of rest and load."""
-        return liveness.check_with(self._watched, self.info, load, max(seconds, 5 * self.period_s))
+        return liveness.check_with(self._watch, self.info, load, max(seconds, 5 * self.period_s))
 
-    def _watched(self, load: liveness.Load | None, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    def _watch(self, load: liveness.Load | None, seconds: float) -> tuple[np.ndarray, np.ndarray]:
         begun = self.clock.now()
         if load:
             load(lambda: self.clock.now() < begun + seconds)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.meters import Edge, Meter
+from greenedge.energy.meters import Boundary, Meter
 from greenedge.energy.source import SourceFault
 from greenedge.energy.workloads import Workload
 from greenedge.errors import GreenedgeError
@@ -123,16 +123,16 @@ class Windows:
         for meter in self.meters:
             meter.guard()
 
-    def _window(self, meter: Meter, a: Edge, b: Edge, pieces: _Pieces) -> Window:
+    def _window(self, meter: Meter, a: Boundary, b: Boundary, pieces: _Pieces) -> Window:
         ends, calls, active = np.array(pieces.log).T
         count = np.diff(np.interp([a.t, b.t], ends, calls))[0] * pieces.workload.batch
         return Window(
             a.t, b.t, *meter.energy(a, b), float(count), float(np.diff(np.interp([a.t, b.t], ends, active))[0])
         )
 
-    def _edges(self, step: Callable[[], None]) -> list[Edge]:
+    def _edges(self, step: Callable[[], None]) -> list[Boundary]:
         """One edge a meter, `step` between looks. Raises SourceFault when a counter does not tick."""
-        edges: list[Edge | None] = [None] * len(self.meters)
+        edges: list[Boundary | None] = [None] * len(self.meters)
         for meter in self.meters:
             meter.reset_edge()
         patience = self.clock.now() + max(2.0, 20 * max(meter.period_s for meter in self.meters))
@@ -165,7 +165,7 @@ class Windows:
             for meter, a, b in zip(self.meters, first, last, strict=True)
         ]
 
-    def _rest_edges(self) -> list[Edge]:
+    def _rest_edges(self) -> list[Boundary]:
         pause = min(min(meter.period_s for meter in self.meters) / 50, 0.02)
         return self._edges(lambda: self.clock.sleep(pause))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greenedge.energy import carbon, results, terminal
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def console():
 
 
 def write_text(path: Path, text: str) -> None:
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

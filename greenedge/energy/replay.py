@@ -68,8 +68,8 @@ def _trace(recording: Recording) -> list[dict]:
     path = recording.path
     trace = importers.read_jls(path) if path.suffix == ".jls" else importers.read_csv(path, recording.volts)
     if recording.timing is not None:
-        return [_timed(recording, trace)]
-    spans = _marked(path, trace) if recording.markers else list(recording.windows)
+        return [_row_from_timing(recording, trace)]
+    spans = _marker_windows(path, trace) if recording.markers else list(recording.windows)
     idle = list(recording.idle) or None
     return [
         importers.trace_row(
@@ -78,7 +78,7 @@ def _trace(recording: Recording) -> list[dict]:
     ]
 
 
-def _marked(path: Path, trace: Trace) -> list[tuple[float, float]]:
+def _marker_windows(path: Path, trace: Trace) -> list[tuple[float, float]]:
     edges = logic_edges(trace)
     if len(edges) < 2 or len(edges) % 2:
         raise GreenedgeError(
@@ -89,7 +89,7 @@ def _marked(path: Path, trace: Trace) -> list[tuple[float, float]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _timed(recording: Recording, trace: Trace) -> dict:
+def _row_from_timing(recording: Recording, trace: Trace) -> dict:
     timing = external_meter.load_timing(recording.timing)
     sync = external_meter.synchronise(trace, timing)
 

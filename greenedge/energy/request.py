@@ -39,13 +39,13 @@ class Runs(Protocol):
 
     def is_hardware(self, run: Path) -> bool: ...
 
-    def estimated(self, run: Path, level: str | None, tell: Progress) -> dict: ...
+    def estimate_energy(self, run: Path, level: str | None, tell: Progress) -> dict: ...
 
     def keep(self, run: Path, data: dict, seconds: float) -> Path: ...
 
 
 @dataclass(frozen=True)
-class Asked:
+class MeasureRequest:
     """What is measured."""
 
     runs: tuple[Path, ...] = ()
@@ -72,7 +72,7 @@ class Tdp:
 
 
 @dataclass(frozen=True)
-class How:
+class MeasureOptions:
     """By what and how it is measured."""
 
     sources: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ def check_scope(scope: str) -> None:
         raise GreenedgeError(f"--scope {scope!r} is not known; take one of {', '.join(SCOPES)}.")
 
 
-def carry_out(what: Asked, how: How, runs: Runs | None, progress: Progress, grid: carbon.Intensity | None) -> dict:
+def carry_out(what: MeasureRequest, how: MeasureOptions, runs: Runs | None, progress: Progress, grid: carbon.Intensity | None) -> dict:
     """The document; rows of a run are kept in the run too, with carbon where a grid is given."""
     begun = time.monotonic()
     if any(source in ESTIMATE for source in how.sources):
@@ -117,7 +117,7 @@ def carry_out(what: Asked, how: How, runs: Runs | None, progress: Progress, grid
     else:
         with ExitStack() as opened:
             workloads, owners = _workloads(what, runs, opened)
-            data = _measured(workloads, how, progress)
+            data = _measure(workloads, how, progress)
         owner = dict(zip((workload.name for workload in workloads), owners, strict=True))
         owned = [(row, owner[row["workload"]]) for row in data["rows"]]
     if grid is not None:
@@ -127,7 +127,7 @@ def carry_out(what: Asked, how: How, runs: Runs | None, progress: Progress, grid
     return data
 
 
-def _measured(workloads: list[Workload], how: How, progress: Progress) -> dict:
+def _measure(workloads: list[Workload], how: MeasureOptions, progress: Progress) -> dict:
     return measure(
         workloads,
         how.sources,
@@ -142,7 +142,7 @@ def _measured(workloads: list[Workload], how: How, progress: Progress) -> dict:
     )
 
 
-def time_for_meter(what: Asked, how: How, runs: Runs | None, path: Path, marker: str, progress: Progress) -> str:
+def time_for_meter(what: MeasureRequest, how: MeasureOptions, runs: Runs | None, path: Path, marker: str, progress: Progress) -> str:
     """Times one workload for a meter that records by itself; returns what to do next."""
     with ExitStack() as opened:
         pin = external_meter.open_pin(marker)
@@ -152,17 +152,17 @@ def time_for_meter(what: Asked, how: How, runs: Runs | None, path: Path, marker:
         if len(workloads) != 1:
             raise GreenedgeError(f"{len(workloads)} things are to be timed at once; --external takes one.")
         repetitions = min(how.method.min_reps, how.method.max_reps)
-        timing = external_meter.timed(workloads[0], how.method, RealClock(), pin, repetitions, progress)
+        timing = external_meter.time_workload(workloads[0], how.method, RealClock(), pin, repetitions, progress)
     external_meter.save_timing(timing, path)
     return f"{path}: {repetitions} windows; now: greenedge energy replay RECORDING.csv --timing {path}"
 
 
-def _workloads(what: Asked, runs: Runs | None, opened: ExitStack) -> tuple[list[Workload], list[Path | None]]:
+def _workloads(what: MeasureRequest, runs: Runs | None, opened: ExitStack) -> tuple[list[Workload], list[Path | None]]:
     """Everything asked for, and the run that each is of. Raises GreenedgeError where nothing was asked for, or two are
     called the same."""
     found: list[tuple[Workload, Path | None]] = []
     if what.runs:
-        opener = _known(runs).RunWorkloads()
+        opener = _require_runs(runs).RunWorkloads()
         opened.callback(opener.close)
         # Without a runtime named, the build on its own.
         found += [
@@ -191,7 +191,7 @@ def _workloads(what: Asked, runs: Runs | None, opened: ExitStack) -> tuple[list[
     return [workload for workload, _ in found], [run for _, run in found]
 
 
-def _known(runs: Runs | None) -> Runs:
+def _require_runs(runs: Runs | None) -> Runs:
     if runs is None:
         raise GreenedgeError(
             "run folders are measured by `greenedge energy measure RUN`; this entry does not know them."
@@ -199,7 +199,7 @@ def _known(runs: Runs | None) -> Runs:
     return runs
 
 
-def _callable(text: str, what: Asked) -> Workload:
+def _callable(text: str, what: MeasureRequest) -> Workload:
     module, _, function = text.partition(":")
     try:
         call = getattr(importlib.import_module(module), function)
@@ -211,7 +211,7 @@ def _callable(text: str, what: Asked) -> Workload:
     return CallableWorkload(call, name, what.inferences, what.accuracy)
 
 
-def _estimates(what: Asked, how: How, runs: Runs | None, progress: Progress) -> list[tuple[dict, Path | None]]:
+def _estimates(what: MeasureRequest, how: MeasureOptions, runs: Runs | None, progress: Progress) -> list[tuple[dict, Path | None]]:
     """A row for each thing asked for, and its run: switching activity for circuits, CPU time for the rest. Raises
     EvidenceError where more was required."""
     require("estimated", how.required or "estimated", "an estimate", "choose a live source (greenedge energy probe).")
@@ -220,9 +220,9 @@ def _estimates(what: Asked, how: How, runs: Runs | None, progress: Progress) -> 
         raise GreenedgeError(f"{others[0]} and an estimate are not taken at once; measure twice, once with each.")
     kind = how.sources[0].partition(":")[2]
     by_time = kind == "cpu" or bool(what.runtimes)
-    circuits = [run for run in what.runs if not by_time and _known(runs).is_hardware(run)]
+    circuits = [run for run in what.runs if not by_time and _require_runs(runs).is_hardware(run)]
     level = kind or None
-    rows = [(runs.estimated(run, level, lambda done, of, text: progress(text, done, of)), run) for run in circuits]
+    rows = [(runs.estimate_energy(run, level, lambda done, of, text: progress(text, done, of)), run) for run in circuits]
     rest = replace(what, runs=tuple(run for run in what.runs if run not in circuits))
     if circuits and not (rest.runs or rest.command or rest.callables or rest.serial):
         return rows

@@ -24,7 +24,7 @@ from greenedge.energy.session import Session
 from greenedge.energy.source import SourceInfo, Trace
 from greenedge.energy.stats import Interval, bootstrap_product, instrument_u, mean_interval
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 SCHEMA = "greenedge-energy/1"
 _MAX_BYTES = 64 << 20
@@ -166,7 +166,7 @@ def environment() -> dict:
 def save(data: dict, path: Path) -> None:
     """Writes the document. Raises GreenedgeError if a label is broken."""
     check_labels(data)
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

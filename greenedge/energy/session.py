@@ -70,7 +70,7 @@ class Session:
     temperature_c: tuple[float | None, float | None] = (None, None)
     clock_hz: tuple[float | None, float | None] = (None, None)
 
-    def settled(self, method: Method) -> bool:
+    def has_reached_target(self, method: Method) -> bool:
         if len(self.reps) < method.min_reps:
             return False
         half = mean_interval([rep.total_j for rep in self.reps]).half_width_rel
@@ -117,7 +117,7 @@ def run_session(
             after = windows.idle(rest)
             for meter, *three in zip(meters, before, during, after, strict=True):
                 sessions[workload.name, meter.info.id].reps.append(Repetition(number, place, *three, at_once(workload)))
-        if all(session.settled(method) for session in sessions.values()):
+        if all(session.has_reached_target(method) for session in sessions.values()):
             break
     for session in sessions.values():
         session.temperature_c, session.clock_hz = (heat, temperature(sysfs)), (pace, clock_rate(sysfs))

@@ -28,7 +28,7 @@ class FakeMachine:
     ):
         self.clock, self.idle_w, self.busy_w, self.extra = clock, idle_w, busy_w, extra
         self.busy, self.joules, self._last, self._outer = False, 0.0, clock.time, clock.watch
-        clock.watch = self._moved
+        clock.watch = self._on_move
 
     def power(self, t: float) -> float:
         return self.idle_w + self.extra(t) + (self.busy_w if self.busy else 0.0)
@@ -44,7 +44,7 @@ class FakeMachine:
         while going():
             self.work(0.002)
 
-    def _moved(self, t: float) -> None:
+    def _on_move(self, t: float) -> None:
         if self._outer:
             self._outer(self._last)
         # Trapezoid over the move: exact for a power that is linear in it.
@@ -84,7 +84,7 @@ class FakeCounter:
         self._unwrap = Unwrapper(self.info)
         self.guard_s, self._held, self._zero = self._unwrap.guard_s, (-1, 0.0), None
         outer = self.clock.watch
-        self._outer, self.clock.watch = outer, self._moved
+        self._outer, self.clock.watch = outer, self._on_move
 
     def raw(self) -> float:
         """The counter as a driver would show it, with its fault."""
@@ -118,7 +118,7 @@ class FakeCounter:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _moved(self, t: float) -> None:
+    def _on_move(self, t: float) -> None:
         before = self.machine.joules
         if self._outer:
             self._outer(t)

@@ -82,7 +82,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Found:
+class Probe:
     """What looking for sources turned up: an `id` to open, or why it cannot be opened (`state` in one word) and what to
     do."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from greenedge.energy import results
 from greenedge.energy.estimate import digits
 from greenedge.energy.evidence import Figure, evidence_class
-from greenedge.energy.measurement import Probed
+from greenedge.energy.measurement import ProbedSource
 
 _PREFIX = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
 
@@ -134,7 +134,7 @@ def notes(data: dict) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def probe_view(probed: Iterable[Probed]):
+def probe_view(probed: Iterable[ProbedSource]):
     """What is there as a table, then a line with the cure for everything that is not alive, then what to do."""
     from rich.console import Group
     from rich.table import Table
@@ -159,7 +159,7 @@ def probe_view(probed: Iterable[Probed]):
     return Group(*([table] if there else []), *lines, Text(probe_verdict(probed)))
 
 
-def probe_verdict(probed: Iterable[Probed]) -> str:
+def probe_verdict(probed: Iterable[ProbedSource]) -> str:
     """What to do now, in one sentence."""
     probed = list(probed)
     alive = [one.id for one in probed if one.live.ok]

@@ -163,7 +163,7 @@ class PipeWorkload:
         try:
             self._child.stdin.write(f"{n}\n".encode())
         except BrokenPipeError:
-            raise self._ended() from None
+            raise self._exit_error() from None
         self._expect("done", on_wait)
 
     def cpu_seconds(self) -> float:
@@ -190,7 +190,7 @@ class PipeWorkload:
             if select.select([self._child.stdout], [], [], _LOOK_S)[0]:
                 piece = self._child.stdout.read(64)
                 if not piece:
-                    raise self._ended()
+                    raise self._exit_error()
                 text += piece
             else:
                 on_wait()
@@ -201,7 +201,7 @@ class PipeWorkload:
                 f"{self.name} said {text[:80]!r} where {word!r} was due; it must keep to the protocol."
             )
 
-    def _ended(self) -> GreenedgeError:
+    def _exit_error(self) -> GreenedgeError:
         code = self._child.wait()
         self._errors.seek(0)
         lines = self._errors.read()[-4096:].decode(errors="replace").strip().splitlines()

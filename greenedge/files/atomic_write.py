@@ -13,7 +13,7 @@ from greenedge.errors import GreenedgeError
 
 
 @contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on a clean exit it takes the final name, on any error it goes.
 
     A full disk or a missing permission becomes one GreenedgeError with the path in it.

@@ -141,7 +141,7 @@ def _overall(views: list[dict]) -> str:
 def _view(run: Path, summary: dict) -> dict:
     """Everything that the page shows of one run, already in words and texts."""
     manifest = load_manifest(run)
-    entries, unverified = _ordered(summary.get("verify", [])), summary.get("unverified")
+    entries, unverified = _sort_by_stage(summary.get("verify", [])), summary.get("unverified")
     target = summary.get("target") or {}
     failed = [
         (name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")
@@ -169,7 +169,7 @@ def _view(run: Path, summary: dict) -> dict:
             if name.startswith("4-build/")
         },
         "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
-        "made": _made(summary),
+        "made": _build_heading(summary),
         "hardware_layers": _hardware_layers(summary),
         "stages": _stages(manifest),
         "failed": failed,
@@ -212,7 +212,7 @@ def _sentence(entries: list[dict]) -> str:
         first = wrong.get("first")
         where = f"; first at sample {first['sample']}, layer {first['layer']}" if first else ""
         return (
-            f"{_named(wrong['candidate'])} differs from {_named(wrong['reference'])} on {wrong['mismatches']} of "
+            f"{_stage_phrase(wrong['candidate'])} differs from {_stage_phrase(wrong['reference'])} on {wrong['mismatches']} of "
             f"{wrong['samples']} samples{where}."
         )
     if not entries:
@@ -220,14 +220,14 @@ def _sentence(entries: list[dict]) -> str:
     entries = [entry for entry in entries if entry.get("within") is None]  # the rest are floats, each with its row
     most = max(entry["samples"] for entry in entries)
     fewer = [entry for entry in entries if entry["samples"] < most]
-    names = [_named(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
+    names = [_stage_phrase(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
     text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {most:,} samples"
-    text += "".join(f", {_named(entry['candidate'])} on {entry['samples']:,} of them" for entry in fewer)
+    text += "".join(f", {_stage_phrase(entry['candidate'])} on {entry['samples']:,} of them" for entry in fewer)
     tied = sum(entry.get("float_ties", 0) for entry in entries)
     return text + (f", but for {tied} proven float32 tie{'s' if tied > 1 else ''}." if tied else ".")
 
 
-def _named(stage: str) -> str:
+def _stage_phrase(stage: str) -> str:
     spoken = {
         "graph": "the integer graph",
         "epilogue": "the host's epilogue",
@@ -244,7 +244,7 @@ def _chain(entries: list[dict]) -> list[str]:
     return sorted(stages, key=lambda stage: order.index(stage) if stage in order else len(order))
 
 
-def _ordered(entries: list[dict]) -> list[dict]:
+def _sort_by_stage(entries: list[dict]) -> list[dict]:
     chain = _chain(entries)
     return sorted(entries, key=lambda entry: (chain.index(entry["candidate"]), chain.index(entry["reference"])))
 
@@ -282,7 +282,7 @@ def _resources(summary: dict, available: dict) -> list[dict]:
     return rows
 
 
-def _made(summary: dict) -> str:
+def _build_heading(summary: dict) -> str:
     """What the figures are of."""
     hardware = summary.get("hardware") or {}
     return (

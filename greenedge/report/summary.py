@@ -27,7 +27,7 @@ def summarise(run: Path) -> dict:
     manifest = load_manifest(run)
     source, target = manifest.about.get("source") or {}, manifest.about.get("target")
     verified = read_json(run, "5-verify/verify.json") or {}
-    built = _built(run, manifest)
+    built = _build_report(run, manifest)
     if built.get("hardware") and target:
         built["hardware"] = {"part": target.get("part")} | built["hardware"]
     summary = {
@@ -130,7 +130,7 @@ def read_json(run: Path, name: str) -> dict | None:
     return data
 
 
-def _built(run: Path, manifest: Manifest) -> dict:
+def _build_report(run: Path, manifest: Manifest) -> dict:
     record, backend = manifest.stages.get("build"), manifest.about.get("backend")
     if record is None or record.status != "done" or backend not in BACKENDS:
         return {}

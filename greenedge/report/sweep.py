@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from greenedge import __version__
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.report.format import count, joules
 from greenedge.report.page import template
 from greenedge.report.summary import read_json
@@ -55,7 +55,7 @@ def row_of(name: str, runs: Sequence[Path]) -> dict:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def shown(rows: Sequence[dict]) -> tuple[list[dict], list[list[object]]]:
+def table_columns(rows: Sequence[dict]) -> tuple[list[dict], list[list[object]]]:
     """(columns, cells): the columns that any row has; a cell is a text, or an energy as `energy_of` gives it."""
     keys = [key for key in COLUMNS if any(key in row for row in rows)]
     metric = next((row["metric"] for row in rows if "metric" in row), "score")
@@ -73,7 +73,7 @@ def _cell(key: str, value: object) -> object:
 
 def terminal(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     """(headings, rows of texts) for a terminal."""
-    columns, cells = shown(rows)
+    columns, cells = table_columns(rows)
     heads = ["", *(f"{c['label']} ({c['evidence']})" if c["evidence"] else c["label"] for c in columns)]
     texts = [
         [f"{joules(cell['value'])} {cell['evidence']}" if isinstance(cell, dict) else cell for cell in line]
@@ -84,12 +84,12 @@ def terminal(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
 
 def write_sweep(rows: Sequence[dict], path: Path, title: str, lead: str, notes: Sequence[str] = ()) -> Path:
     """Writes the page over these rows; returns its path."""
-    columns, cells = shown(rows)
+    columns, cells = table_columns(rows)
     views = [{"name": row["name"], "cells": line} for row, line in zip(rows, cells)]
     plot = tradeoff([(row["name"], row.get("metrics", {})) for row in rows])
     page = template("sweep.html").render(
         title=title, lead=lead, columns=columns, rows=views, notes=list(notes), plot=plot, version=__version__
     )
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(page, encoding="utf-8")
     return path

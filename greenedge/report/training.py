@@ -68,11 +68,11 @@ def view(metrics: dict) -> dict | None:
         "estimate": ledger.get("estimate"),
         "unmeasured": ledger.get("unmeasured"),
         "source": ledger.get("source"),
-        "saved": saved(metrics),
+        "saved": saving_sentences(metrics),
     }
 
 
-def saved(metrics: dict) -> list[str]:
+def saving_sentences(metrics: dict) -> list[str]:
     """One sentence for each technique: what it took away or gave."""
     lines = []
     if prune := metrics.get("prune"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.lower import Lowered
 from greenedge.lower.float_io import run_prologue
 
@@ -77,7 +77,7 @@ def write(path: Path, total: int, parts: Iterator[Outputs]) -> Written:
             f"an .npy file holds one array and the model has the outputs {', '.join(first)}; name a .csv file."
         )
     shape = next(iter(first.values())).shape[1:]
-    with write_aside(path) as aside, (_npy if path.suffix == ".npy" else _csv)(aside, total, first) as put:
+    with atomic_write(path) as aside, (_npy if path.suffix == ".npy" else _csv)(aside, total, first) as put:
         put(first)
         for part in parts:
             put(part)

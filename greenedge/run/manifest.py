@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import sha256_file, write_aside
+from greenedge.files.atomic_write import atomic_write, sha256_file
 
 FORMAT = "greenedge-run/1"
 FILE = "manifest.json"
@@ -59,7 +59,7 @@ class Manifest:
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Writes manifest.json, whole or not at all."""
     data = {"format": FORMAT, **manifest.about, "stages": {name: asdict(r) for name, r in manifest.stages.items()}}
-    with write_aside(folder / FILE) as path:
+    with atomic_write(folder / FILE) as path:
         path.write_text(json.dumps(data, indent=1) + "\n")
 
 

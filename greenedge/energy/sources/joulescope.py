@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _FIX_PACKAGE = 'pip install "greenedge[joulescope]"'
 _FIX_USB = "plug it in and install its udev rule (99-joulescope.rules, group plugdev)"
@@ -18,18 +18,18 @@ _PERIOD_S = {"js110": 0.5, "js220": 0.02}
 _SAMPLES = 1_000_000
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     try:
         driver = _module().Driver()
     except SourceFault as fault:
-        return [Found("joulescope", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
+        return [Probe("joulescope", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
     try:
         paths = [path for path in driver.device_paths() if _family(path)]
     finally:
         driver.finalize()
     if not paths:
-        return [Found("joulescope", "board", "the supplied board", "no Joulescope is on USB", _FIX_USB)]
-    return [Found(f"joulescope:{path}", "board", "the supplied board") for path in paths]
+        return [Probe("joulescope", "board", "the supplied board", "no Joulescope is on USB", _FIX_USB)]
+    return [Probe(f"joulescope:{path}", "board", "the supplied board") for path in paths]
 
 
 def open_source(source_id: str, root: Path, clock: Clock, module: ModuleType | None = None) -> Joulescope:

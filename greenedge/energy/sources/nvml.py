@@ -11,7 +11,7 @@ from types import ModuleType
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _FIX_PACKAGE = 'pip install "greenedge[nvidia]"'
 _FIX_DRIVER = "install the NVIDIA driver, or give the container the GPU (--gpus all)"
@@ -20,21 +20,21 @@ _SENSOR_S = 0.1
 FIELD_ENERGY, FIELD_INSTANT = 83, 186
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     try:
         library = _library()
         count = library.nvmlDeviceGetCount()
     except SourceFault as fault:
-        return [Found("nvml", "module", "gpu", fault.reason, fault.fix, fault.kind)]
+        return [Probe("nvml", "module", "gpu", fault.reason, fault.fix, fault.kind)]
     found = []
     for index in range(count):
         covers = f"gpu {index}"
         for kind, open_one in (("energy", NvmlEnergy), ("power", NvmlPower)):
             try:
                 open_one(library, index, _NoClock()).read()
-                found.append(Found(f"nvml:{index}:{kind}", "module", covers))
+                found.append(Probe(f"nvml:{index}:{kind}", "module", covers))
             except SourceFault as fault:
-                found.append(Found(f"nvml:{index}:{kind}", "module", covers, fault.reason, fault.fix, fault.kind))
+                found.append(Probe(f"nvml:{index}:{kind}", "module", covers, fault.reason, fault.fix, fault.kind))
     return found
 
 

@@ -11,19 +11,19 @@ from types import ModuleType
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, SourceFault, SourceInfo
 
 _FIX = 'pip install "greenedge[otii]", start otii_server and log in with a licence for automation'
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     try:
         devices = _connect(_module()).get_devices()
     except SourceFault as fault:
-        return [Found("otii", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
+        return [Probe("otii", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
     if not devices:
-        return [Found("otii", "board", "the supplied board", "the Otii server has no device", _FIX)]
-    return [Found(f"otii:{device.id}", "board", "the supplied board") for device in devices]
+        return [Probe("otii", "board", "the supplied board", "the Otii server has no device", _FIX)]
+    return [Probe(f"otii:{device.id}", "board", "the supplied board") for device in devices]
 
 
 def open_source(source_id: str, root: Path, clock: Clock, module: ModuleType | None = None) -> Otii:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _PMU = "sys/bus/event_source/devices/power"
 _COVERS = {
@@ -36,13 +36,13 @@ _NAME = re.compile(r"energy-[a-z]+")
 EventOpener = Callable[[int, int, int], int]
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     events = sorted((root / _PMU / "events").glob("energy-*"))
     events = [path for path in events if _NAME.fullmatch(path.name)]
     if not events:
-        return [Found("perf", "chip", "cpu package", f"there is no {root / _PMU}", _FIX_ABSENT)]
+        return [Probe("perf", "chip", "cpu package", f"there is no {root / _PMU}", _FIX_ABSENT)]
     return [
-        Found(f"perf:{path.name}", *reversed(_COVERS.get(path.name, (path.name, "chip", ()))[:2])) for path in events
+        Probe(f"perf:{path.name}", *reversed(_COVERS.get(path.name, (path.name, "chip", ()))[:2])) for path in events
     ]
 
 
@@ -77,7 +77,7 @@ class PerfEvent:
             notes=("gain is not stated by the maker",),
         )
         cpus = _match(folder / "cpumask", r"([0-9,-]+)", source)
-        self._fds = [_opened(opener, kind, int(config, 16), cpu, source) for cpu in cpu_list(cpus)]
+        self._fds = [_open_event(opener, kind, int(config, 16), cpu, source) for cpu in cpu_list(cpus)]
         self._unwrap, self.guard_s = Unwrapper(self.info), None
 
     def read(self) -> Reading:
@@ -154,7 +154,7 @@ def stat_joules(text: str) -> dict[str, float]:
     return joules
 
 
-def _opened(opener: EventOpener, kind: int, config: int, cpu: int, source: str) -> int:
+def _open_event(opener: EventOpener, kind: int, config: int, cpu: int, source: str) -> int:
     try:
         return opener(kind, config, cpu)
     except OSError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _ZONE = re.compile(r"intel-rapl(-mmio)?:\d+(:\d+)?")
 _FIX_DENIED = (
@@ -26,19 +26,19 @@ _UPDATE_S = 976e-6
 _PACKAGE_MAX_W = 1000.0
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     folder = root / "sys/class/powercap"
     zones = [path for path in sorted(folder.glob("intel-rapl*:*")) if _ZONE.fullmatch(path.name)]
     if not zones:
-        return [Found("powercap", "chip", "cpu package", f"there is no {folder}/intel-rapl:*", _FIX_ABSENT)]
+        return [Probe("powercap", "chip", "cpu package", f"there is no {folder}/intel-rapl:*", _FIX_ABSENT)]
     found = []
     for zone in zones:
         try:
             covers, scope, _ = _cover(zone, zones)
             _read_number(zone / "energy_uj", f"powercap:{zone.name}")
-            found.append(Found(f"powercap:{zone.name}", scope, covers))
+            found.append(Probe(f"powercap:{zone.name}", scope, covers))
         except SourceFault as fault:
-            found.append(Found(f"powercap:{zone.name}", "chip", zone.name, fault.reason, fault.fix, fault.kind))
+            found.append(Probe(f"powercap:{zone.name}", "chip", zone.name, fault.reason, fault.fix, fault.kind))
     return found
 
 
@@ -50,7 +50,7 @@ def open_source(source_id: str, root: Path, clock: Clock, max_power_w: float = _
     return Powercap(folder / name, clock, max_power_w)
 
 
-def mirrored(sources: list[Powercap]) -> list[tuple[str, str]]:
+def find_mirrors(sources: list[Powercap]) -> list[tuple[str, str]]:
     """Pairs whose raw counters are equal and move together: one counter shown twice. Reads each three times."""
     raws = {source.info.id: [] for source in sources}
     for _ in range(3):

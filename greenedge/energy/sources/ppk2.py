@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, SourceFault, SourceInfo
 
 SAMPLE_S = 10e-6
 BIN = 100
@@ -42,12 +42,12 @@ class Port(Protocol):
     def close(self) -> None: ...
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     """Kits by their udev name under /dev/serial/by-id."""
     kits = sorted((root / "dev/serial/by-id").glob("*PPK2*-if01")) or sorted((root / "dev/serial/by-id").glob("*PPK2*"))
     if not kits:
-        return [Found("ppk2", "board", "the supplied board", "no Power Profiler Kit II is on USB", _FIX)]
-    return [Found(f"ppk2:{path.name}", "board", "the supplied board") for path in kits]
+        return [Probe("ppk2", "board", "the supplied board", "no Power Profiler Kit II is on USB", _FIX)]
+    return [Probe(f"ppk2:{path.name}", "board", "the supplied board") for path in kits]
 
 
 def open_source(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _FIX = 'pip install "greenedge[zeus]" on a machine with an AMD or Apple GPU; for NVIDIA use nvml'
 # Part of an Apple chip -> (Zeus's field in millijoules, what it covers)
@@ -23,20 +23,20 @@ _APPLE = {
 }
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     """Zeus's GPUs, then the parts of an Apple chip that it has a figure for."""
     try:
         count = len(_gpus())
     except SourceFault as fault:
         missing = fault
     else:
-        return [Found(f"zeus:{index}", "module", f"gpu {index}") for index in range(count)]
+        return [Probe(f"zeus:{index}", "module", f"gpu {index}") for index in range(count)]
     try:
         total = _soc().get_total_energy_consumption()
     except SourceFault:
-        return [Found("zeus", "module", "gpu", missing.reason, missing.fix, missing.kind)]
+        return [Probe("zeus", "module", "gpu", missing.reason, missing.fix, missing.kind)]
     parts = {part: covers for part, (field, covers) in _APPLE.items() if getattr(total, field, None) is not None}
-    return [Found(f"zeus:apple:{part}", "chip", covers) for part, covers in parts.items()]
+    return [Probe(f"zeus:apple:{part}", "chip", covers) for part, covers in parts.items()]
 
 
 def open_source(source_id: str, root: Path, clock: Clock, device: object | None = None) -> ZeusTotal:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def main(source: str, result: str) -> int:
     try:
         netlist = json.loads(Path(source).read_bytes())
         merged = merge_output_registers(netlist)
-        with write_aside(Path(result)) as path:
+        with atomic_write(Path(result)) as path:
             path.write_text(json.dumps(netlist))
     except (OSError, ValueError, KeyError) as error:
         print(f"error: {source} could not be turned into {result}: {type(error).__name__}: {error}")

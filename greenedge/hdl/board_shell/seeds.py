@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, ToolError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.hdl.board_shell.timing import timing
 from greenedge.tools.discover import Tool, end_with_parent, find_tool
 
@@ -44,7 +44,7 @@ def race(
             for seed in [seed for seed, process in running.items() if process.poll() is not None]:
                 status = running.pop(seed).returncode
                 if status == 0:
-                    reached[seed] = _reached(seed, clock_hz)
+                    reached[seed] = _read_fmax(seed, clock_hz)
                     print(f"seed {seed} reaches {reached[seed] / 1e6:.1f} MHz of {clock_hz / 1e6:g} MHz", flush=True)
                 else:
                     failed[seed] = _why(tool, seed, status)
@@ -75,7 +75,7 @@ def _start(tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seed: i
         )
 
 
-def _reached(seed: int, clock_hz: float) -> float:
+def _read_fmax(seed: int, clock_hz: float) -> float:
     path = Path(FOLDER) / str(seed) / "report.json"
     try:
         found = timing(json.loads(path.read_text()), clock_hz)["fmax_hz"]
@@ -113,7 +113,7 @@ def main(first: str, count: str, outputs: str, name: str, *arguments: str) -> in
             os.replace(Path(FOLDER) / str(chosen) / output, output)
         print((Path(FOLDER) / str(chosen) / "nextpnr.log").read_text(errors="replace"))
         shutil.rmtree(FOLDER)
-        with write_aside(Path("seeds.json")) as path:
+        with atomic_write(Path("seeds.json")) as path:
             path.write_text(
                 json.dumps({"chosen": chosen, "fmax_hz": {str(seed): hz for seed, hz in reached.items()}}, indent=1)
                 + "\n"

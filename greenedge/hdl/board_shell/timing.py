@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 _NS = 1e-9
 _CORE = "core."  # the instance's name in the top level
@@ -76,7 +76,7 @@ def main() -> int:
     try:
         clock_hz = json.loads(Path("shell.json").read_text())["clock_hz"]
         found = timing(json.loads(Path("report.json").read_text()), clock_hz)
-        with write_aside(Path("timing.json")) as path:
+        with atomic_write(Path("timing.json")) as path:
             path.write_text(json.dumps(found, indent=1) + "\n")
         require(found)
     except (GreenedgeError, OSError, KeyError, ValueError) as error:

@@ -125,7 +125,7 @@ def test_powercap_mirrored_dies(tmp_path):
     clock.watch = watch
     clock.sleep(1)
     sources = [powercap.open_source(f.id, tmp_path, clock) for f in powercap.find(tmp_path)]
-    assert powercap.mirrored(sources) == [("powercap:intel-rapl:0", "powercap:intel-rapl:1")]
+    assert powercap.find_mirrors(sources) == [("powercap:intel-rapl:0", "powercap:intel-rapl:1")]
     ids = [source.info.id for source in sources]
     with pytest.raises(SourceFault) as caught:
         measure([MachineWorkload(FakeMachine(clock))], ids, root=tmp_path, clock=clock)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, Reason
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import Concat, Conv, ConvTranspose, Dense, Graph, MaxPool, Op, Pad, SumPool, Transpose, Upsample
 from greenedge.target import Target
 from greenedge.tools.plan import Command
@@ -120,7 +120,7 @@ def main(model: str) -> int:
             return 1
         left = re.search(r"operations that will run on CPU: (\d+)", done.stdout)
         record = {"compiled": True, "said": done.stdout[:4000], "left": f"{left[1]} operators" if left else "not said"}
-    with write_aside(Path(RECORD)) as path:
+    with atomic_write(Path(RECORD)) as path:
         path.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
