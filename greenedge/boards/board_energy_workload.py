@@ -16,7 +16,8 @@ class BoardWorkload:
     that saw another number has lost one.
     """
 
-    kind, continuous, host_included = "board", False, False
+    kind, continuous, together = "board", False, False
+    host_included: bool | None = False
 
     def __init__(self, session: Session, sample: bytes, name: str, interval_s: float, accuracy: float | None = None):
         """`interval_s`: seconds per inference at full rate, as LOOP has shown; how long an answer may take follows."""
@@ -28,7 +29,7 @@ class BoardWorkload:
         self.session.open()
         self.edges = self.session.mark(False)
 
-    def infer(self, n: int, on_wait: Callable[[], None]) -> None:
+    def infer(self, n: int, on_wait: Callable[[], object]) -> None:
         self.edges = self.session.mark(True)
         while n > 0:
             passes = min(n, _MOST)

@@ -1,9 +1,9 @@
-"""Where energy figures come from: one module a source, one line here. Each has
+"""Families of energy sources: one module each, one line here. Each has
 
-    find(root, **options) -> list[Probe]            what is there, or why it cannot be used and the cure; opens nothing
-    for long open_source(id, root, clock, **options)         the source of that id; raises SourceFault
+    find(root) -> list[Probe]                       what can be opened, or why not and the cure; keeps nothing open
+    open_source(id, root, clock, **options)         the source of that id; raises SourceFault
 
-`root` stands for "/", so that a test gives a tree of its own.
+`root` stands for "/", so that a test can give a tree of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """RAPL through perf events: the `power` PMU, opened with perf_event_open and read as a 64-bit count.
 
 The kernel accumulates in 64 bits, so a count does not wrap in any session. A virtual machine may offer energy-psys and
-answer 0 for ever, with exit status 0: only the liveness test tells (research/energy-measurement.md §0.4).
+always answer 0, with exit status 0: only the liveness test detects that (research/energy-measurement.md §0.4).
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ _MAX_W = 1000.0
 _SYSCALL = {"x86_64": 298, "aarch64": 241}
 _NAME = re.compile(r"energy-[a-z]+")
 
+# (type, config, CPU) -> file descriptor; raises OSError
 EventOpener = Callable[[int, int, int], int]
 
 
 def find(root: Path) -> list[Probe]:
+    """The energy events of the power PMU."""
     events = sorted((root / _PMU / "events").glob("energy-*"))
     events = [path for path in events if _NAME.fullmatch(path.name)]
     if not events:
@@ -47,6 +49,7 @@ def find(root: Path) -> list[Probe]:
 
 
 def open_source(source_id: str, root: Path, clock: Clock, opener: EventOpener | None = None) -> PerfEvent:
+    """perf:EVENT; `opener` replaces perf_event_open (tests). Raises SourceFault."""
     return PerfEvent(source_id.partition(":")[2], root, clock, opener or perf_event_open)
 
 
@@ -78,20 +81,20 @@ class PerfEvent:
         )
         cpus = _match(folder / "cpumask", r"([0-9,-]+)", source)
         self._fds = [_open_event(opener, kind, int(config, 16), cpu, source) for cpu in cpu_list(cpus)]
-        self._unwrap, self.guard_s = Unwrapper(self.info), None
+        self._unwrap = Unwrapper()
 
     def read(self) -> Reading:
         t0 = self.clock.now()
         counts = [self._count(fd) for fd in self._fds]
         t1 = self.clock.now()
-        return Reading(t0, t1, self._unwrap.add((t0 + t1) / 2, sum(counts) * self._scale))
+        return Reading(t0, t1, self._unwrap.add(self.info, (t0 + t1) / 2, sum(counts) * self._scale))
 
     def close(self) -> None:
         for fd in self._fds:
             os.close(fd)
 
     def _count(self, fd: int) -> int:
-        # pread for a fake's file; a perf fd refuses offsets other than its only one, and takes them as 0.
+        # A test's file is read at offset 0 each time; a perf descriptor has no offset and refuses pread.
         data = os.pread(fd, 8, 0) if os.path.isfile(f"/proc/self/fd/{fd}") else os.read(fd, 8)
         if len(data) != 8:
             raise SourceFault(self.info.id, "dead", f"reading it gives {len(data)} bytes instead of 8", _FIX_ABSENT)
