@@ -6,7 +6,6 @@ import math
 
 from greenedge.energy.source import SourceFault, SourceInfo
 
-
 # Update periods by which a step may be older or newer than its reading: an update that is late by a period brings the
 # energy of two periods in one step.
 _SLACK_PERIODS = 2
@@ -49,9 +48,7 @@ def _step(info: SourceInfo, step: float, elapsed: float) -> float:
     most = greatest_step(info, elapsed)
     if info.range_j is None:
         if step < 0:
-            raise SourceFault(
-                info.id, "reset", f"it went back by {-step:.6g} J", "measure again; something reset it"
-            )
+            raise SourceFault(info.id, "reset", f"it went back by {-step:.6g} J", "measure again; something reset it")
         if step > most:
             raise SourceFault(
                 info.id,

@@ -1,5 +1,5 @@
-"""The liveness test of a source: only a source that follows a load may be called measured; that its file or event exists
-proves nothing.
+"""The liveness test of a source: only a source that follows a load may be called measured; that its file or event
+exists proves nothing.
 
 The source is read in turns of rest and load. The power of the turns is fitted with a constant, a drift and a step under
 load; the step must be significant (t-test) and at least 1 % of the power under load. One turn of each is not enough: a
@@ -47,8 +47,8 @@ class Liveness:
 
 
 def check(source: Source, clock: Clock, load: Load | None, seconds: float = 1.0, poll_s: float = 0.001) -> Liveness:
-    """Rest and load in turns of `seconds` (longer for a slow counter), read every `poll_s`. Does not raise SourceFault: a
-    fault of the source becomes the state."""
+    """Rest and load in turns of `seconds` (longer for a slow counter), read every `poll_s`. Does not raise SourceFault:
+    a fault of the source becomes the state."""
     return check_with(lambda work, for_s: _watch(source, clock, work, for_s, poll_s), source.info, load, seconds)
 
 
@@ -145,7 +145,8 @@ def _step(watts: np.ndarray) -> tuple[float, bool]:
 
 
 def _period(turns: list[Turn]) -> float | None:
-    """Median seconds between changes of the value, at rest where there are enough; None with fewer than three changes."""
+    """Median seconds between changes of the value, at rest where there are enough; None with fewer than three
+    changes."""
     gaps: list[float] = []
     for t, values in turns[::2]:
         gaps.extend(np.diff(_ticks(t, values)))

@@ -16,8 +16,8 @@ from greenedge.errors import GreenedgeError
 
 @dataclass(frozen=True)
 class Method:
-    """Settings, with the specification's defaults. A window lasts at least max(min_window_s, periods · update period) and
-    holds at least min_inferences.
+    """Settings, with the specification's defaults. A window lasts at least max(min_window_s, periods · update period)
+    and holds at least min_inferences.
 
     No setting goes below `floor_periods`: there the uncertainty of the boundaries alone exceeds 1 %. `random_delay_s`
     None is the sensor's period where the sensor averages over part of the time, else no delay.
@@ -67,7 +67,8 @@ class Method:
 @dataclass(frozen=True)
 class Window:
     """What one meter measured between two boundaries (s): `joules`, their uncertainty `boundary_u` in J, `count`
-    inferences (fractional where a boundary fell inside one); `active_s` of the `seconds` were inference, the rest delay."""
+    inferences (fractional where a boundary fell inside one); `active_s` of the `seconds` were inference, the rest
+    delay."""
 
     t0: float
     t1: float

@@ -87,8 +87,8 @@ def run_session(
     progress: ProgressFn = no_progress,
     sysfs: Path | None = None,
 ) -> list[Session]:
-    """A session for each workload and meter. The caller has started the meters, tested that they are alive and set up the
-    workloads; temperatures and clocks are read below `sysfs`.
+    """A session for each workload and meter. The caller has started the meters, tested that they are alive and set up
+    the workloads; temperatures and clocks are read below `sysfs`.
 
     A round takes the workloads in random order, the next one in reverse (ABBA). Stops when the interval of every
     session is within the target, or after max_reps. Raises SourceFault or GreenedgeError.

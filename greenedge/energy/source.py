@@ -1,4 +1,5 @@
-"""Records and protocols of energy sources: properties, readings, traces. Names carry the unit; unknown is None, never 0."""
+"""Records and protocols of energy sources: properties, readings, traces. Names carry the unit; unknown is None, never
+0."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ _LOOK_S = 0.05  # between two calls of `on_wait`
 class Workload(Protocol):
     """`infer(n, on_wait)` does n calls of `batch` inferences each and returns when they are done.
 
-    It calls `on_wait` repeatedly while it waits for another process or device (a counter may need a read). A `continuous`
-    workload can be run in small pieces without a pause between them; others are run whole. `host_included` says whether
-    the machine that feeds it is part of the work (None: as the source says). `together` is true where the inferences of
-    a call are computed at once, so that each waits for all.
+    It calls `on_wait` repeatedly while it waits for another process or device (a counter may need a read). A
+    `continuous` workload can be run in small pieces without a pause between them; others are run whole. `host_included`
+    says whether the machine that feeds it is part of the work (None: as the source says). `together` is true where the
+    inferences of a call are computed at once, so that each waits for all.
     """
 
     name: str
@@ -138,8 +138,8 @@ class CommandWorkload:
 class PipeWorkload:
     """A program that holds a runtime: it prints `ready`, reads a number n and prints `done` after n calls.
 
-    It runs in a process of its own, so that neither its memory nor a crash of its runtime is ours. Raises GreenedgeError
-    where it breaks the protocol, ends, or answers later than `timeout_s`.
+    It runs in a process of its own, so that neither its memory nor a crash of its runtime is ours. Raises
+    GreenedgeError where it breaks the protocol, ends, or answers later than `timeout_s`.
     """
 
     continuous, together = True, True

@@ -152,7 +152,13 @@ def _open_group(source_id: str, rest: str, chips: list[_Chip], clock: Clock) -> 
     missing = [name for name, place in places.items() if place is None]
     if missing:
         raise SourceFault(source_id, "absent", f"rails without a sensor: {', '.join(missing)}", _FIX_ABSENT)
-    return Hwmon(source_id, [place for place in places.values() if place is not None], f"{name} {group}", board.groups[group], clock)
+    return Hwmon(
+        source_id,
+        [place for place in places.values() if place is not None],
+        f"{name} {group}",
+        board.groups[group],
+        clock,
+    )
 
 
 class Hwmon:

@@ -1,8 +1,8 @@
 """RAPL through Linux powercap: /sys/class/powercap/intel-rapl:*.
 
-Packages, dram, core and psys are separate sources; psys contains the packages. Dies that show one counter twice (seen on
-AMD) are found by reading them together. The counter is updated about every 976 µs; energy_uj is readable by root alone
-since Linux 5.10 (commit 949dd0104c49).
+Packages, dram, core and psys are separate sources; psys contains the packages. Dies that show one counter twice (seen
+on AMD) are found by reading them together. The counter is updated about every 976 µs; energy_uj is readable by root
+alone since Linux 5.10 (commit 949dd0104c49).
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def open_source(source_id: str, root: Path, clock: Clock, max_power_w: float = _
 
 
 def find_mirrors(sources: list[Powercap]) -> list[tuple[str, str]]:
-    """(id, id) of zones whose raw counters are equal and move together: one counter shown twice. Reads each three times."""
+    """(id, id) of zones whose raw counters are equal and move together: one counter shown twice. Reads each three
+    times."""
     raws: dict[str, list[float]] = {source.info.id: [] for source in sources}
     for _ in range(3):
         for source in sources:

@@ -1,7 +1,8 @@
 """AMD and Apple GPUs through Zeus (Apache-2.0), where it is installed; nothing else depends on it.
 
-Zeus's running totals are read at the window boundaries. Zeus counts RAPL wraps in another process and can be off by one range
-(research/energy-measurement.md §0.2), so its CPU figures on x86 are not used: only GPUs and the parts of an Apple chip.
+Zeus's running totals are read at the window boundaries. Zeus counts RAPL wraps in another process and can be off by one
+range (research/energy-measurement.md §0.2), so its CPU figures on x86 are not used: only GPUs and the parts of an Apple
+chip.
 """
 
 from __future__ import annotations
