@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -38,7 +38,8 @@ app = typer.Typer(
 class _CommandAfterDashes(TyperCommand):
     """Everything after -- is the command to measure, also words that look like options."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    # Any: the module of the context's class differs between versions of typer.
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--" in args:
             place = args.index("--")
             args, ctx.meta["command"] = args[:place], tuple(args[place + 1 :])

@@ -1,4 +1,4 @@
-"""What a run has to show: summary.json for programs, one offline HTML page for people. No number is computed here.
+"""The report of a run: summary.json for programs, one offline HTML page for people. No number is computed here.
 
 report_stage(run, folder)            the last stage of a run: both files
 write_report([run, …], path)         one page over several runs, from what they recorded

@@ -1,4 +1,4 @@
-"""Numbers as texts."""
+"""Numbers as texts for the report, with narrow spaces before units."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ def count(value: float) -> str:
 
 
 def _with_prefix(value: float, unit: str, steps: Sequence[tuple[float, str]]) -> str:
+    """Four digits with the first prefix whose factor is not above the value; `steps` fall."""
     for factor, prefix in steps:
         if abs(value) >= factor:
             return f"{value / factor:.4g}\u202f{prefix}{unit}"
@@ -34,12 +35,12 @@ def size(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """97.78 %."""
+    """A fraction as 97.78 %."""
     return f"{100 * value:.2f}\u202f%"
 
 
 def joules(value: float) -> str:
-    """With kJ, J, mJ or µJ, three digits: no energy here is known to more."""
+    """With kJ, J, mJ, µJ or nJ, three digits: no energy here is known to more."""
     for factor, prefix in ((1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")):
         if abs(value) >= factor:
             return f"{value / factor:.3g}\u202f{prefix}J"

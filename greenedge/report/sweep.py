@@ -1,4 +1,4 @@
-"""Several trainings side by side: one row each, as data, as a terminal's table and as a page."""
+"""Several trainings side by side: a row each, as data, as a table for the terminal and as a page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def row_of(name: str, runs: Sequence[Path]) -> dict:
 
     Keys: name, metric, score, weights, bytes, lut4, core_lut4, cycles, samples_seen, energy, seconds, metrics.
     """
-    metrics = next((found for run in runs if (found := read_json(run, "1-train/metrics.json"))), {})
+    metrics: dict = next((found for run in runs if (found := read_json(run, "1-train/metrics.json"))), {})
     total = (metrics.get("ledger") or {}).get("total", {})
     row = {
         "name": name,
@@ -55,18 +55,21 @@ def row_of(name: str, runs: Sequence[Path]) -> dict:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def table_columns(rows: Sequence[dict]) -> tuple[list[dict], list[list[object]]]:
-    """(columns, cells): the columns that any row has; a cell is a text, or an energy as `energy_of` gives it."""
+Cell = str | dict  # a text, or an energy as `energy_of` returns it
+
+
+def table_columns(rows: Sequence[dict]) -> tuple[list[dict], list[list[Cell]]]:
+    """(columns, cells of each row): the columns that any row has."""
     keys = [key for key in COLUMNS if any(key in row for row in rows)]
     metric = next((row["metric"] for row in rows if "metric" in row), "score")
     columns = [{"label": COLUMNS[key][0] or metric, "evidence": COLUMNS[key][1]} for key in keys]
     return columns, [[_cell(key, row.get(key)) for key in keys] for row in rows]
 
 
-def _cell(key: str, value: object) -> object:
+def _cell(key: str, value: float | dict | None) -> Cell:
     if value is None:
         return "–"
-    if key == "energy":
+    if isinstance(value, dict):
         return value
     return f"{value:.4f}" if key == "score" else count(value)
 
@@ -79,13 +82,13 @@ def terminal(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
         [f"{joules(cell['value'])} {cell['evidence']}" if isinstance(cell, dict) else cell for cell in line]
         for line in cells
     ]
-    return heads, [[row["name"], *line] for row, line in zip(rows, texts)]
+    return heads, [[row["name"], *line] for row, line in zip(rows, texts, strict=True)]
 
 
 def write_sweep(rows: Sequence[dict], path: Path, title: str, lead: str, notes: Sequence[str] = ()) -> Path:
     """Writes the page over these rows; returns its path."""
     columns, cells = table_columns(rows)
-    views = [{"name": row["name"], "cells": line} for row, line in zip(rows, cells)]
+    views = [{"name": row["name"], "cells": line} for row, line in zip(rows, cells, strict=True)]
     plot = tradeoff([(row["name"], row.get("metrics", {})) for row in rows])
     page = template("sweep.html").render(
         title=title, lead=lead, columns=columns, rows=views, notes=list(notes), plot=plot, version=__version__

@@ -182,13 +182,13 @@ def _lower(job: Job, run: Path, tell: Tell) -> str:
 
 def _build(job: Job, run: Path, tell: Tell) -> str:
     from greenedge.lower import load_lowered
-    from greenedge.report.summary import in_a_line
+    from greenedge.report.summary import hardware_phrases
     from greenedge.tools.run import execute
 
     plan = plan_build(job, load_lowered(run / FOLDER["lower"]))
     execute(plan, run / FOLDER["build"], lambda line: tell(0, 0, line), job.docker)
     deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
-    reached = in_a_line(load_backend(job.backend).report(run / FOLDER["build"]).get("hardware", {}))
+    reached = hardware_phrases(load_backend(job.backend).report(run / FOLDER["build"]).get("hardware", {}))
     return ", ".join([f"{deployed} {_size(run / FOLDER['build'] / deployed)}", *reached])
 
 

@@ -20,11 +20,14 @@ void stub_set(unsigned long long e, unsigned p, int f) { energy_mj = e; power_mw
 int nvmlInit_v2(void) { return 0; }
 int nvmlInitWithFlags(unsigned f) { return 0; }
 int nvmlShutdown(void) { return 0; }
-const char *nvmlErrorString(int r) { return r == 3 ? "Not Supported" : r == 4 ? "Insufficient Permissions" : "Unknown Error"; }
+const char *nvmlErrorString(int r) { return r == 3 ? "Not Supported" : r == 4 ? "Insufficient Permissions"
+                                                                          : "Unknown Error"; }
 int nvmlDeviceGetCount_v2(unsigned *n) { *n = count; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) { if (i) return 2; *h = &device; return 0; }
-int nvmlDeviceGetTotalEnergyConsumption(void *h, unsigned long long *e) { if (fault) return fault; *e = energy_mj; return 0; }
-int nvmlDeviceGetPowerUsage(void *h, unsigned *p) { if (fault) return fault; *p = power_mw; return 0; }
+int nvmlDeviceGetTotalEnergyConsumption(void *h, unsigned long long *e) {
+  if (fault) return fault; *e = energy_mj; return 0; }
+int nvmlDeviceGetPowerUsage(void *h, unsigned *p) {
+  if (fault) return fault; *p = power_mw; return 0; }
 int nvmlDeviceGetFieldValues(void *h, int n, Field *f) {
   for (int i = 0; i < n; i++) { f[i].nvmlReturn = f[i].fieldId == 186 ? 0 : 3; f[i].value.ui = power_mw; }
   return 0; }

@@ -1,4 +1,5 @@
-"""Steps of a counter at the bound of what is plausible and one unit beyond; every bound is a number that float64 holds."""
+"""Steps of a counter at the bound of what is plausible and one unit beyond; every bound is a number that float64
+holds."""
 
 from __future__ import annotations
 
