@@ -1,4 +1,5 @@
-"""The virtual board: the top level with its pins under Verilator behind a pseudo-terminal, and everything that talks to it."""
+"""The virtual board: the top level with its pins under Verilator behind a pseudo-terminal, and everything that talks to
+it."""
 
 import os
 import subprocess
@@ -265,8 +266,8 @@ def test_nobody_answers():
 
 
 def test_throughput_at_3_mbaud(board, rng):
-    """Issue: at least 80 % of the line's limit, in simulated time. That goes on while a busy machine keeps the host waiting, so the
-    best of a few rounds is the driver's."""
+    """Issue: at least 80 % of the line's limit, in simulated time. That goes on while a busy machine keeps the host
+    waiting, so the best of a few rounds is the driver's."""
     n, shares = 700, []
     inputs, outputs = packed(rng, n)
     line = n * max(board.board["input"]["bytes"], board.board["output"]["bytes"]) * 10 / board.board["baud"]

@@ -1,4 +1,5 @@
-"""Every board and device that ships: it loads, its facts have sources, and the loader refuses what is not as it must be."""
+"""Every board and device that ships: it loads, its facts have sources, and the loader refuses what is not as it must
+be."""
 
 import re
 from pathlib import Path
@@ -60,7 +61,8 @@ KEYS = "backends, clock, device, experimental, host, io, kind, name, pins, power
             "clock    =",
             "clok     =",
             f"ulx3s-85f.toml: unknown key 'clok'; a board has: {KEYS}.\n"
-            "ulx3s-85f.toml: source.clock names no fact of this file; facts are: device, clock, pins, io, host, program, power.\n"
+            "ulx3s-85f.toml: source.clock names no fact of this file; facts are: device, clock, pins, io, host, "
+            "program, power.\n"
             "ulx3s-85f.toml: key 'clock' is missing; an FPGA board says clock = { pin = \"…\", hz = … }.",
         ),
         (

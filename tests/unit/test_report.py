@@ -191,7 +191,7 @@ def test_an_estimated_resource_is_told_from_a_counted_one():
 
 
 def test_layers_in_hardware_are_shown_as_their_maker_records_them():
-    from greenedge.report.page import _hardware_layers, _made
+    from greenedge.report.page import _build_heading, _hardware_layers
 
     layers = [
         {
@@ -214,7 +214,7 @@ def test_layers_in_hardware_are_shown_as_their_maker_records_them():
     )
     assert shown["rows"][1][1][1:4] == [None] * 3 and shown["rows"][1][1][-1] == "scale a, bias b"
     assert _hardware_layers({}) == {"columns": [], "rows": []}
-    assert [_made({"hardware": h}) for h in ({"lut": 0}, {"toolchain": "vitis"}, None)] == [
+    assert [_build_heading({"hardware": h}) for h in ({"lut": 0}, {"toolchain": "vitis"}, None)] == [
         "On the chip",
         "The HLS project",
         "The binary",

@@ -6,7 +6,8 @@ from greenedge.files import package_data
 
 
 def test_beside_the_package_in_a_checkout(repo):
-    assert package_data.data_folder("targets") == repo / "targets" and package_data.data_folder("flows") == repo / "flows"
+    assert package_data.data_folder("targets") == repo / "targets"
+    assert package_data.data_folder("flows") == repo / "flows"
 
 
 def test_inside_the_package_once_installed(tmp_path, monkeypatch):

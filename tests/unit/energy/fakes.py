@@ -12,7 +12,8 @@ from greenedge.energy.simulate import FakeCounter, FakeMachine
 NVML_STUB = r"""
 #include <string.h>
 typedef struct { unsigned fieldId, scopeId; long long timestamp, latencyUsec; int valueType; int nvmlReturn;
-                 union { double d; unsigned ui; unsigned long ul; unsigned long long ull; long long ll; } value; } Field;
+                 union { double d; unsigned ui; unsigned long ul; unsigned long long ull; long long ll; } value;
+} Field;
 static unsigned long long energy_mj; static unsigned power_mw; static int fault;
 static int device; static unsigned count = 1;
 void stub_leave(void) { count = 0; }
