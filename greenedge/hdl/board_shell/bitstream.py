@@ -57,6 +57,30 @@ def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: i
     Raises TargetError for a family without a shell.
     """
     family = _family_of(target)
+    place, pack = _place_and_pack(target, family, request, seed, seeds)
+    registers = Command(
+        ("{python}", "-m", "greenedge.hdl.board_shell.ram_registers", _SYNTHESISED, NETLIST),
+        "registers.log",
+        "moving registers into block RAMs",
+    )
+    return (
+        Command(
+            ("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"),
+            "yosys-out.log",
+            "synthesis with yosys (its first call compiles it: a minute)",
+        ),
+        *((registers,) if family == "ecp5" else ()),
+        Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells"),
+        *place,
+        Command(("{python}", "-m", "greenedge.hdl.board_shell.timing"), "timing.log", "checking the clock"),
+        Command(pack, "pack.log", "packing the bitstream"),
+    )
+
+
+def _place_and_pack(
+    target: Target, family: str, request: Mapping, seed: int, seeds: int
+) -> tuple[tuple[Command, ...], tuple[str, ...]]:
+    """(nextpnr's commands, the argv that packs its result into the product)."""
     name, routed, pack = {
         "ecp5": (
             "nextpnr-ecp5",
@@ -82,41 +106,20 @@ def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: i
         "--detailed-timing-report",
     )
     label = "place and route with nextpnr (its first call compiles it: a minute)"
-    place: tuple[Command, ...]
     if seeds == 1:
-        place = (Command((f"{{{name}}}", *arguments, "--seed", str(seed)), "nextpnr.log", label, _PLACE_S),)
-    else:
-        race = (
-            "{python}",
-            "-m",
-            "greenedge.hdl.board_shell.seeds",
-            str(seed),
-            str(seeds),
-            f"{routed[-1]},{REPORT}",
-            name,
-            *arguments,
-        )
-        place = (
-            Command((f"{{{name}}}", "--version"), "nextpnr-version.log", "asking nextpnr for its version"),
-            Command(race, "nextpnr.log", f"{label}, {seeds} seeds", _PLACE_S * seeds),
-        )
-    registers = Command(
-        ("{python}", "-m", "greenedge.hdl.board_shell.ram_registers", _SYNTHESISED, NETLIST),
-        "registers.log",
-        "moving registers into block RAMs",
+        return (Command((f"{{{name}}}", *arguments, "--seed", str(seed)), "nextpnr.log", label, _PLACE_S),), pack
+    race = (
+        "{python}",
+        "-m",
+        "greenedge.hdl.board_shell.seeds",
+        str(seed),
+        str(seeds),
+        f"{routed[-1]},{REPORT}",
+        name,
+        *arguments,
     )
-    return (
-        Command(
-            ("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"),
-            "yosys-out.log",
-            "synthesis with yosys (its first call compiles it: a minute)",
-        ),
-        *((registers,) if family == "ecp5" else ()),
-        Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells"),
-        *place,
-        Command(("{python}", "-m", "greenedge.hdl.board_shell.timing"), "timing.log", "checking the clock"),
-        Command(pack, "pack.log", "packing the bitstream"),
-    )
+    version = Command((f"{{{name}}}", "--version"), "nextpnr-version.log", "asking nextpnr for its version")
+    return (version, Command(race, "nextpnr.log", f"{label}, {seeds} seeds", _PLACE_S * seeds)), pack
 
 
 def _constraints(request: Mapping) -> tuple[str, ...]:
