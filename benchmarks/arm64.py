@@ -2,10 +2,10 @@
 
     python benchmarks/arm64.py [RUN]        RUN is a run for an edge target; a small one is built where it is left out
 
-Needs Debian's apt-get, dpkg-deb and qemu-user-static (the emulator). An arm64 Python and LiteRT's arm64 wheel are fetched once
-into the cache folder; nothing is installed on the system. The emulator is a Cortex-A72: with -cpu max it computes some vector
-instructions wrong. LiteRT reads /proc/cpuinfo and dies on an x86 one, so the emulated root has one of a Cortex-A72. Emulated
-time is no latency; none is printed.
+Needs Debian's apt-get, dpkg-deb and qemu-user-static (the emulator). An arm64 Python and LiteRT's arm64 wheel are
+fetched once into the cache folder; nothing is installed on the system. The emulator is a Cortex-A72: with -cpu max it
+computes some vector instructions wrong. LiteRT reads /proc/cpuinfo and dies on an x86 one, so the emulated root has one
+of a Cortex-A72. Emulated time is no latency; none is printed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main(run: Path | None) -> int:
         for kernels in ("xnnpack", "reference"):
             said = {
                 "x86-64": _selftest([sys.executable], deploy, kernels),
-                "arm64": _selftest(emulated(root), deploy, kernels),
+                "arm64": _selftest(emulator_argv(root), deploy, kernels),
             }
             for machine, text in said.items():
                 print(f"{kernels:10}  {machine:10}  {text}")
@@ -88,7 +88,7 @@ def main(run: Path | None) -> int:
     return 0 if equal else 1
 
 
-def emulated(root: Path) -> list[str]:
+def emulator_argv(root: Path) -> list[str]:
     """The argv that runs the arm64 Python."""
     return [
         EMULATOR,

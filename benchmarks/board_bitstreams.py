@@ -18,9 +18,16 @@ from standin import CORE, MODEL, OUTPUT, SOURCE  # noqa: E402
 
 from greenedge.errors import GreenedgeError  # noqa: E402
 from greenedge.hdl.board_shell import CoreInfo, join, shell_request  # noqa: E402
-from greenedge.hdl.board_shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files  # noqa: E402
+from greenedge.hdl.board_shell.bitstream import (  # noqa: E402
+    PRODUCT,
+    REPORT,
+    STAT,
+    TIMING,
+    bitstream_commands,
+    bitstream_files,
+)
 from greenedge.target import load_target  # noqa: E402
-from greenedge.tools.plan import Plan
+from greenedge.tools.plan import Plan  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402
 
 BOARDS = ("ulx3s-85f", "colorlight-i5", "orangecrab-25f", "icebreaker", "tang-nano-9k")

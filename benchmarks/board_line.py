@@ -3,8 +3,8 @@
     python benchmarks/board_line.py [RUN]      a run built for a board; without it the small test core
 
 Prints inferences per second over the line, the most that the line carries (10 bits a byte, the longer direction), and
-their ratio, for several sizes of a portion. Time is the simulation's, in which the host is waited for: what a host of
-flesh and blood adds is not in it.
+their ratio, for several portion sizes. Time is simulated, and the simulation waits for the host: the delays of a real
+host are not included.
 """
 
 import argparse

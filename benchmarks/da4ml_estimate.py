@@ -1,4 +1,4 @@
-"""How good the estimate is by which da4ml refuses networks before it traces them, and by which it is chosen.
+"""How good the estimate is by which the da4ml back end is chosen, and refuses networks before tracing them.
 
     python benchmarks/da4ml_estimate.py [--bits-only]
 
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from greenedge.backends.da4ml.estimate import LUTS_PER_BIT, adder_bits  # noqa: E402
 from greenedge.backends.da4ml.generate import kernel_files  # noqa: E402
-from greenedge.tools.run import find_tool  # noqa: E402
+from greenedge.tools.discover import find_tool  # noqa: E402
 from tests.backends.affine_nets import made, residual, sequence, vectors  # noqa: E402
 from tests.backends.graphs import Sketch  # noqa: E402
 
@@ -64,7 +64,7 @@ def graph_of(name: str):
     return made(np.random.default_rng(1), NETWORKS[name], 2)[0]
 
 
-def traced(name: str) -> tuple[dict[str, bytes], float]:
+def trace_kernel(name: str) -> tuple[dict[str, bytes], float]:
     """(the kernel's Verilog, bits of its adders as da4ml counts them)."""
     with redirect_stdout(sys.stderr):  # its progress
         files, about = kernel_files(graph_of(name), _CUTOFF)
@@ -98,7 +98,7 @@ def main() -> None:
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         for name in arguments.networks:
             estimated = sum(adder_bits(graph_of(name)).values())
-            files, bits = pool.submit(traced, name).result()
+            files, bits = pool.submit(trace_kernel, name).result()
             row = f"{name:22} {estimated:10,.0f} {bits:8,.0f} {estimated / bits:6.2f}"
             if not arguments.bits_only:
                 counted = cells(files)

@@ -1,13 +1,14 @@
-"""What LiteRT's certificates prove on trained networks, and what the test images then show: one row per network and bit width.
+"""What LiteRT's certificates prove on trained networks, and how many test images differ: a row per network and width.
 
     python benchmarks/edge_certificates.py [--epochs N] [--only NAME …]
 
-The recipes digits-mlp and digits-cnn (convolution, depthwise, residual addition, both poolings) are trained with float scales; their
-float batch norms stay in. `snap` rows are the same networks with biases on the accumulator's grid (greenedge snap), `kernels=all` rows with
-build.kernels=all. `Int32Bias` rows are networks whose batch norms were folded after training, with Brevitas' Int32Bias on that grid
-(quantise.fold_batch_norm, a weight scale per channel). Every row compares all test images with `==`, on all outputs, on both kernel sets of
-LiteRT and in ONNX Runtime. "worst" is the channel with the most differing accumulators, of so many that it can reach. Under the table
-stands what preflight says of the 8-bit networks.
+The recipes digits-mlp and digits-cnn (convolution, depthwise, residual addition, both poolings) are trained with float
+scales; their float batch norms stay in. `snap` rows are the same networks with biases on the accumulator's grid
+(greenedge snap), `kernels=all` rows with build.kernels=all. `Int32Bias` rows are networks whose batch norms were folded
+after training, with Brevitas' Int32Bias on that grid (quantise.fold_batch_norm, a weight scale per channel). Every row
+compares all test images with `==`, on all outputs, on both kernel sets of LiteRT and in ONNX Runtime. "worst" is the
+channel with the most differing accumulators, of those that it can reach. Below the table are the preflight notes on the
+8-bit networks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ SNAP_BITS = 16
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe and its bit widths; `snapped` where biases are put on the grid after training, `int32_bias` where batch norms are folded."""
+    """A recipe and its bit widths; `snapped` where biases are put on the grid after training, `int32_bias` where batch
+    norms are folded."""
 
     recipe: str
     weight_bits: int
@@ -72,7 +74,7 @@ ROWS = tuple(
 ) + tuple(Row("digits-cnn", w, w, all_sets=True) for w in (2, 3, 4))
 
 
-def trained(row: Row, epochs: int, folder: Path) -> Path:
+def train_network(row: Row, epochs: int, folder: Path) -> Path:
     """The export folder of the trained network (trained once for rows that share it)."""
     place = folder / f"{row.recipe}-w{row.weight_bits}a{row.act_bits}{'-int32bias' if row.int32_bias else ''}"
     if not (place / "2-export" / "model.onnx").is_file():
@@ -90,7 +92,7 @@ def trained(row: Row, epochs: int, folder: Path) -> Path:
 
 
 def measure(row: Row, epochs: int, folder: Path) -> dict:
-    export = trained(row, epochs, folder)
+    export = train_network(row, epochs, folder)
     model, changed = export / "model.onnx", None
     if row.snapped:
         model = export / "snapped.onnx"
@@ -109,7 +111,7 @@ def measure(row: Row, epochs: int, folder: Path) -> dict:
     worst = max(
         (int(n), int(of))
         for layer in emitted.layers
-        for n, of in zip(layer.solution.verdicts["xnnpack"].differing, layer.accumulators)
+        for n, of in zip(layer.solution.verdicts["xnnpack"].differing, layer.accumulators, strict=True)
     )
     preflight = check_model(model, load_target("linux-x86"), "tflite").notes if row.act_bits == 8 else ()
     levels = run_prologue(lowered, np.load(export / "inputs.npy"))
@@ -139,10 +141,10 @@ def measure(row: Row, epochs: int, folder: Path) -> dict:
 
 def _differing(graph: Graph, expected, got) -> int:
     """Samples of which any output integer differs."""
-    apart = np.zeros(len(next(iter(expected.values()))), bool)
+    differing = np.zeros(len(next(iter(expected.values()))), bool)
     for edge in graph.outputs:
-        apart |= (expected[edge] != got[edge]).reshape(len(apart), -1).any(axis=1)
-    return int(apart.sum())
+        differing |= (expected[edge] != got[edge]).reshape(len(differing), -1).any(axis=1)
+    return int(differing.sum())
 
 
 def _accuracy(lowered, edges, labels) -> float:
@@ -164,7 +166,8 @@ def _print(results: list[dict]) -> None:
         )
         accuracy = " ".join(f"{r['shown'][n][1]:.4f}" for n in ("graph", "litert", "litert-reference", "onnxruntime"))
         print(
-            f"{r['row']:24} {a['certified']:>8} of {a['channels']:<5} {a['differing_accumulators']:>8,} ({a['share']:.1e}) {worst:>16} "
+            f"{r['row']:24} {a['certified']:>8} of {a['channels']:<5} "
+            f"{a['differing_accumulators']:>8,} ({a['share']:.1e}) {worst:>16} "
             f"{b['certified']:>10} of {b['channels']:<5} {differing:>46} {accuracy:>42}"
         )
     for r in results:
@@ -184,8 +187,8 @@ def main() -> None:
     tested = self_test()
     for kernels, entry in tested["kernels"].items():
         print(
-            f"self-test of {tested['runtime']} {tested['version']}, {kernels}: {entry['mismatches']} of {entry['pairs']:,} values differ from the "
-            f"emulation ({entry['ties']:,} exact ties)"
+            f"self-test of {tested['runtime']} {tested['version']}, {kernels}: {entry['mismatches']} of "
+            f"{entry['pairs']:,} values differ from the emulation ({entry['ties']:,} exact ties)"
         )
     rows = [row for row in ROWS if not words.only or any(word in row.name for word in words.only)]
     with tempfile.TemporaryDirectory(prefix="greenedge-certificates-") as scratch:

@@ -1,4 +1,4 @@
-"""Writes the files that edge_latency.py times, each with one input and what it must give, so that the timing needs the runtimes alone."""
+"""Writes the files that edge_latency.py times, each with an input and its output; timing needs only the runtimes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from edge_latency import ABOUT, FORMAT, opened
+from edge_runtimes import ABOUT, FORMAT, open_file
 from float_tflite import float_tflite
 from mlperf_tiny import NETWORKS, autoencoder
 
@@ -27,7 +27,7 @@ def prepare(folder: Path, reference: Path | None) -> None:
     """Fills `folder`: prepared.json, and a folder of files for each network."""
     folder.mkdir(parents=True, exist_ok=True)
     networks = [
-        _compared(name, make, shape, folder, reference if name == "DS-CNN" else None)
+        _comparison(name, make, shape, folder, reference if name == "DS-CNN" else None)
         for name, (make, shape) in NETWORKS.items()
     ]
     networks.append(_storage(folder))
@@ -40,7 +40,7 @@ def _graph(make, name: str, folder: Path) -> Graph:
     return lower_file(folder / name / "source.onnx").graph
 
 
-def _compared(name: str, make, shape, folder: Path, reference: Path | None) -> dict:
+def _comparison(name: str, make, shape, folder: Path, reference: Path | None) -> dict:
     graph = _graph(make, name, folder)
     levels = np.random.default_rng(0).integers(-128, 128, (1, *shape))
     emitted, onnx_int8, onnx_float = write_file(graph), write_onnx(graph), float_model(graph)
@@ -48,7 +48,7 @@ def _compared(name: str, make, shape, folder: Path, reference: Path | None) -> d
     (float_y,) = open_runtime("onnxruntime-float", graph).run(levels).values()
     place = folder / name
     held = [
-        _held(
+        _store(
             place,
             "LiteRT int8 (ours)",
             "litert",
@@ -56,15 +56,17 @@ def _compared(name: str, make, shape, folder: Path, reference: Path | None) -> d
             emitted.content,
             *stored_inputs(edges_of(graph, emitted), levels),
         ),
-        _held(place, "LiteRT float", "litert", "float.tflite", float_tflite(onnx_float), _last(float_x), float_y),
+        _store(place, "LiteRT float", "litert", "float.tflite", float_tflite(onnx_float), _last(float_x), float_y),
     ]
     if reference is not None:
         x = np.random.default_rng(0).integers(-128, 128, (1, 49, 10, 1)).astype(np.int8)
-        held.append(_held(place, "MLPerf Tiny reference int8", "litert", "reference.tflite", reference.read_bytes(), x))
+        held.append(
+            _store(place, "MLPerf Tiny reference int8", "litert", "reference.tflite", reference.read_bytes(), x)
+        )
     int8_x = onnx_inputs(onnx_edges(graph, onnx_int8), levels)
     held += [
-        _held(place, "ONNX Runtime int8 (ours)", "onnxruntime", "ours.onnx", onnx_int8.content, *int8_x),
-        _held(
+        _store(place, "ONNX Runtime int8 (ours)", "onnxruntime", "ours.onnx", onnx_int8.content, *int8_x),
+        _store(
             place, "ONNX Runtime float", "onnxruntime", "float.onnx", onnx_float.SerializeToString(), float_x, float_y
         ),
         _module(place, "PyTorch float", onnx_float, float_x, float_y),
@@ -80,7 +82,9 @@ def _storage(folder: Path) -> dict:
     for storage, emitted in (("int8", write_file(graph)), ("int4-dense", write_file(graph, int4=True))):
         x = stored_inputs(edges_of(graph, emitted), levels)
         held.append(
-            _held(folder / "autoencoder w4a4", f"storage={storage}", "litert", f"{storage}.tflite", emitted.content, *x)
+            _store(
+                folder / "autoencoder w4a4", f"storage={storage}", "litert", f"{storage}.tflite", emitted.content, *x
+            )
         )
         proved = summary(certificate(emitted.layers), "xnnpack")
         told.append(
@@ -104,10 +108,11 @@ def _last(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(x, 1, -1))
 
 
-def _held(
+def _store(
     place: Path, name: str, runtime: str, file: str, content: bytes, x: np.ndarray, y: np.ndarray | None = None
 ) -> dict:
-    """A file with its input beside it, and the float output it must come near to: an 8-bit file must give what it gives here."""
+    """Writes a file and, beside it, its input and expected output: `y` of a float file, else the output on this
+    machine."""
     (place / file).write_bytes(content)
     about = {
         "name": name,
@@ -118,7 +123,7 @@ def _held(
     }
     if y is None:
         np.savez(place / f"{file}.npz", x=x, y=np.zeros(0))
-        y = opened(place.parent, about).output
+        y = open_file(place.parent, about).output
     np.savez(place / f"{file}.npz", x=x, y=y)
     return about
 
@@ -128,4 +133,4 @@ def _module(place: Path, name: str, model, x: np.ndarray, y: np.ndarray) -> dict
     described, arrays = plain(model)
     np.savez(place / "constants.npz", **{f"c{k}": values for k, values in enumerate(arrays.values())})
     content = json.dumps({**described, "constants": list(arrays)}).encode()
-    return {**_held(place, name, "torch", "module.json", content, x, y), "bytes": None}
+    return {**_store(place, name, "torch", "module.json", content, x, y), "bytes": None}

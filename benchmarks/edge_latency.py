@@ -1,14 +1,16 @@
-"""Bytes and latency of our 8-bit files against float runtimes: one thread, batch 1, all in turns within one run.
+"""Bytes and latency of greenedge's 8-bit files against float runtimes: one thread, batch 1, interleaved in one run.
 
     python benchmarks/edge_latency.py [--rounds N] [--reference kws_ref_model_int8.tflite] [--compile]
-    python benchmarks/edge_latency.py --prepare FOLDER [--reference …]      only writes the files, with inputs and what they must give
-    python benchmarks/edge_latency.py --from FOLDER [--rounds N] [--compile] only times them, on this machine or another
+    python benchmarks/edge_latency.py --prepare FOLDER [--reference …]       writes the files, inputs and expected
+    outputs python benchmarks/edge_latency.py --from FOLDER [--rounds N] [--compile] times them, on this machine or
+    another
 
-ResNet-8 and DS-CNN shapes with random weights (w8a8, float batch norm); `--reference` puts MLPerf Tiny's own int8 DS-CNN beside ours.
-The baseline is a float *runtime* (ONNX Runtime, LiteRT with XNNPACK); PyTorch (eager; on CUDA where there is one) is shown for what it is.
-Ratios are taken round by round; in brackets the middle 80 % of them. The float networks are those behind the same integer graphs, batch
-norm folded in. `--from` needs numpy, ai-edge-litert, onnxruntime and, for its rows, torch; greenedge may lie in PYTHONPATH uninstalled.
-Before it is timed, each file must give what it gave where it was written: 8-bit ones every integer, float ones to a hundredth.
+ResNet-8 and DS-CNN shapes with random weights (w8a8, float batch norm); `--reference` adds MLPerf Tiny's int8 DS-CNN.
+The baseline is a float *runtime* (ONNX Runtime, LiteRT with XNNPACK); PyTorch (eager; on CUDA where there is one) is
+shown for comparison. Ratios are taken per round; in brackets the middle 80 % of them. The float networks are those of
+the same integer graphs, with batch norm folded in. `--from` needs numpy, ai-edge-litert, onnxruntime and, for its rows,
+torch; greenedge may be on PYTHONPATH without being installed. Before timing, each file must give the outputs that it
+gave where it was written: 8-bit ones every integer, float ones to a hundredth.
 """
 
 from __future__ import annotations
@@ -19,79 +21,16 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from edge_runtimes import ABOUT, FORMAT, open_file
 
-from greenedge.backends.int8.onnxruntime.worker import saturates, session_for
+from greenedge.backends.int8.onnxruntime.worker import saturates
 from greenedge.runtimes.latency import interleaved
 
-FORMAT, ABOUT = "greenedge-latency/1", "prepared.json"
-_NEAR = 1e-2  # of the largest float output: runtimes add up in different orders
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A file made ready: one inference with its input, and the output of that."""
-
-    call: Callable[[], object]
-    output: np.ndarray
-
-
-def opened(folder: Path, about: dict, how: str = "cpu") -> Opened:
-    """A prepared file in its runtime. Raises ImportError where that is not installed."""
-    with np.load(folder / f"{about['file']}.npz") as sample:
-        x = sample["x"]
-    return {"litert": _litert, "onnxruntime": _onnxruntime, "torch": _torch}[about["runtime"]](
-        folder / about["file"], x, how
-    )
-
-
-def _litert(path: Path, x: np.ndarray, how: str) -> Opened:
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
-    interpreter.allocate_tensors()
-    place, leave = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-
-    def call() -> None:
-        interpreter.set_tensor(place, x)
-        interpreter.invoke()
-
-    call()
-    return Opened(call, interpreter.get_tensor(leave))
-
-
-def _onnxruntime(path: Path, x: np.ndarray, how: str) -> Opened:
-    session = session_for(path.read_bytes())
-    feed = {session.get_inputs()[0].name: x}
-    return Opened(lambda: session.run(None, feed), session.run(None, feed)[0])
-
-
-def _torch(path: Path, x: np.ndarray, how: str) -> Opened:
-    """`how` is cpu, compiled, cuda or compiled-cuda; a call ends when its output is there."""
-    import torch
-
-    from greenedge.runtimes.torch import module_from
-
-    torch.set_num_threads(1)
-    about = json.loads(path.read_text())
-    with np.load(path.parent / "constants.npz") as held:
-        constants = {name: held[f"c{k}"] for k, name in enumerate(about["constants"])}
-    device = "cuda" if how.endswith("cuda") else "cpu"
-    network, given = module_from(about, constants).eval().to(device), torch.from_numpy(x).to(device)
-    network = torch.compile(network) if how.startswith("compiled") else network
-
-    def call() -> object:
-        with torch.inference_mode():
-            result = network(given)[0]
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return result
-
-    return Opened(call, call().cpu().numpy())
+_NEAR = 1e-2  # of the largest float output: runtimes sum in different orders
 
 
 def _ways(about: dict, compiled: bool) -> dict[str, str]:
@@ -108,10 +47,11 @@ def _ways(about: dict, compiled: bool) -> dict[str, str]:
 
 def contenders(folder: Path, network: dict, compiled: bool) -> tuple[dict[str, Callable], dict[str, int | None]]:
     """(calls, bytes of their files) of all that can run here; says what cannot, and what gives something else."""
-    calls, sizes = {}, {}
+    calls: dict[str, Callable] = {}
+    sizes: dict[str, int | None] = {}
     for about in network["contenders"]:
         try:
-            ready = {name: opened(folder, about, how) for name, how in _ways(about, compiled).items()}
+            ready = {name: open_file(folder, about, how) for name, how in _ways(about, compiled).items()}
         except ImportError as error:
             print(f"  {about['name']}: not run here ({error})")
             continue

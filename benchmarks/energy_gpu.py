@@ -48,13 +48,13 @@ def verdicts(rows: list[dict]) -> list[tuple[bool, str]]:
     by = {(row["workload"] == REST, row["source"]["id"].rpartition(":")[2]): row for row in rows}
     said = []
     counter, power = (results.figure(by[False, kind], "total").value for kind in ("energy", "power"))
-    apart = abs(counter - power) / max(counter, power)
+    difference = abs(counter - power) / max(counter, power)
     flagged = any("counter and integrated power differ" in flag for flag in by[False, "energy"]["flags"])
     said.append(
         (
-            apart <= 0.05 or flagged,
+            difference <= 0.05 or flagged,
             f"counter {counter:.4g} J, integrated power {power:.4g} J a product: "
-            f"{apart:.2%} apart{', flagged' if flagged else ''}",
+            f"{difference:.2%} apart{', flagged' if flagged else ''}",
         )
     )
     for kind in ("energy", "power"):
@@ -83,7 +83,7 @@ def main() -> int:
         [f"nvml:{words.gpu}:energy"],
         method=Method(min_reps=words.reps, max_reps=words.reps, random_delay_s=0.0),
         required="measured",
-        progress=lambda text, done, of: print(f"  … {text} {done}/{of}", file=sys.stderr, flush=True),
+        progress=lambda done, total, text: print(f"  … {text} {done}/{total}", file=sys.stderr, flush=True),
     )
     if words.output:
         results.save(document, words.output)

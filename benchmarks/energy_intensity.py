@@ -13,8 +13,7 @@ import sys
 
 # g CO2e/kWh, lowest and highest. Coal, gas, hydro, nuclear, wind, solar PV: UNECE, Life Cycle Assessment of Electricity
 # Generation Options (2021), summary. Oil, biomass and others: IPCC SRREN (2011) Annex II, Table A.II.4, minimum to
-# maximum
-# of oil; biomass IPCC AR5 WG3 (2014) Annex III, Table A.III.2.
+# maximum of oil; biomass IPCC AR5 WG3 (2014) Annex III, Table A.III.2.
 RANGES = {
     "coal_TWh": (751, 1095),
     "gas_TWh": (403, 513),
@@ -27,8 +26,7 @@ RANGES = {
 }
 COUNTRIES = (
     "ARG AUS AUT BEL BGR BRA CAN CHE CHL CHN COL CZE DEU DNK EGY ESP EST FIN FRA GBR GRC HUN IDN IND IRL ISL "
-    "ISR "
-    "ITA JPN KOR LTU LVA MEX MYS NLD NOR NZL PHL POL PRT ROU SGP SVK SVN SWE THA TUR TWN UKR USA VNM "
+    "ISR ITA JPN KOR LTU LVA MEX MYS NLD NOR NZL PHL POL PRT ROU SGP SVK SVN SWE THA TUR TWN UKR USA VNM "
     "ZAF"
 ).split()
 SOURCE = "Our World in Data (Ember; Energy Institute)"

@@ -1,6 +1,6 @@
 """Builds a finn core alone (no board around it): synthesis, block RAM registers, place and route; checks it; counts it.
 
-What the scripts of single networks share. Numbers are yosys's and nextpnr's own; cycles come from the simulation.
+Shared by the scripts of single networks. Numbers are yosys's and nextpnr's own; cycles come from the simulation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from greenedge.graph import Graph, run_graph, save_graph  # noqa: E402
 from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
 from greenedge.hdl.board_shell.timing import timing  # noqa: E402
 from greenedge.target import Target  # noqa: E402
-from greenedge.tools.plan import Command, Plan
+from greenedge.tools.plan import Command, Plan  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402
 
 _SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}
@@ -42,7 +42,7 @@ _CELLS = {
 
 @dataclass(frozen=True)
 class Core:
-    """A core in its folder, and what the tools say of it."""
+    """A core in its folder, with the tools' figures."""
 
     folder: Path
     family: str
@@ -52,7 +52,7 @@ class Core:
     path: str
 
 
-def tell(line: str) -> None:
+def print_progress(line: str) -> None:
     """Progress, away from the table."""
     print(f"  {line}", file=sys.stderr, flush=True)
 
@@ -88,7 +88,7 @@ def build_core(
         commands.append(_place(target, clock_hz, seed))
         files["empty.lpf"] = b"\n"
         products.append("report.json")
-    execute(Plan(files, tuple(commands), tuple(products)), folder, tell)
+    execute(Plan(files, tuple(commands), tuple(products)), folder, print_progress)
     return read_core(folder, family, clock_hz)
 
 
@@ -121,7 +121,7 @@ def _place(target: Target, clock_hz: float, seed: int) -> Command:
 
 
 def read_core(folder: Path, family: str, clock_hz: float | None) -> Core:
-    """What lies in a folder that `build_core` made."""
+    """The core in a folder that `build_core` wrote."""
     counts = {
         name: build_dir.cells(build_dir.read(folder, "stat.json"), "top", pattern) or 0
         for name, pattern in _CELLS.items()
@@ -136,26 +136,29 @@ def read_core(folder: Path, family: str, clock_hz: float | None) -> Core:
         counts,
         found["fmax_hz"],
         build_dir.utilisation(report, "TRELLIS_COMB"),
-        f"{_spoken(found['from'])} to {_spoken(found['to'])}",
+        f"{_unit_name(found['from'])} to {_unit_name(found['to'])}",
     )
 
 
-def _spoken(place: str | None) -> str:
-    """The core's top is the whole design here, so what timing.py takes for a part of the board is a unit."""
+def _unit_name(place: str | None) -> str:
+    """The core is the whole design here, so what timing.py calls a part of the board is a unit."""
     return str(place).removeprefix("the board's ")
 
 
 def check_core(core: Core, graph: Graph, samples: int = 24, whole_netlist: bool = True) -> tuple[float, int, float]:
-    """(cycles per inference, cycles from first input to last output, seconds for the netlist); SystemExit where an integer differs."""
+    """(cycles per inference, cycles from first input to last output, seconds for the netlist).
+
+    SystemExit where an integer differs.
+    """
     edge, output = graph.edges[graph.inputs[0]], graph.outputs[0]
     x = np.random.default_rng(1).integers(edge.lo, edge.hi + 1, (samples, *edge.shape))
     expected = run_graph(graph, x)[output]
-    free = build_dir.simulate(core.folder, x, (), Stall(), tell)
+    free = build_dir.simulate(core.folder, x, (), Stall(), print_progress)
     source, streams, _ = build_dir.streams_of(core.folder)
     pauses = Stall.at_pace(source, streams[0], free.interval_cycles, seed=2)
     runs = {
         "RTL": free.values[output],
-        "RTL with stalls": build_dir.simulate(core.folder, x, (), pauses, tell).values[output],
+        "RTL with stalls": build_dir.simulate(core.folder, x, (), pauses, print_progress).values[output],
     }
     began = time.monotonic()
     if whole_netlist:
@@ -168,7 +171,7 @@ def check_core(core: Core, graph: Graph, samples: int = 24, whole_netlist: bool 
                 streams[0],
                 x,
                 tied=build_dir.TIED,
-                progress=tell,
+                progress=print_progress,
             )
             .values[streams[0].edge]
             .reshape(expected.shape)

@@ -3,8 +3,8 @@
     python benchmarks/finn_resources.py            synthesises some networks for ECP5 and prints the errors
     python benchmarks/finn_resources.py --fit      also fits the coefficients anew and writes resources.toml
 
-Every unit stays a module of its own in synthesis, so that its cells can be counted. The estimates are made for folding, before
-anything exists; a count by yosys stands beside each in a build's report. Takes some minutes of CPU.
+Every unit stays a module of its own in synthesis, so that its cells can be counted. The estimates are made for folding,
+before anything exists; a count by yosys stands beside each in a build's report. Takes some minutes of CPU.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Counted:
         return cls(Unit(data["module"], data["parameters"]), data["cells"])
 
 
-def counted(stitched: Stitched, folder: Path) -> list[Counted]:
+def count_units(stitched: Stitched, folder: Path) -> list[Counted]:
     """Every unit of a network, synthesised."""
     units = [instance for instance in stitched.instances if instance.unit]
     kept = " ".join(f"{instance.unit.module}$top.{instance.name}" for instance in units)
@@ -119,7 +119,9 @@ origin = "yosys {find_tool("yosys").version}, synth_ecp5 -abc9, {len(found)} uni
             a = np.array([[parts[name] for name in names] for parts, _ in known], float)
             weight = 1 / (y + _SMALL)
             solved, _ = nnls(a * weight[:, None], y * weight)
-            entries = ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, solved) if value > 1e-6)
+            entries = ", ".join(
+                f"{name} = {value:.4g}" for name, value in zip(names, solved, strict=True) if value > 1e-6
+            )
             text.append(f"{cell:5} = {{ {entries} }}")
         text.append("")
     return "\n".join(text)
@@ -136,7 +138,7 @@ def main() -> None:
         for index, (name, stitched) in enumerate(designs(rng)):
             if name not in kept:
                 print(f"synthesising {name}", flush=True)
-                kept[name] = [unit.plain() for unit in counted(stitched, Path(scratch) / str(index))]
+                kept[name] = [unit.plain() for unit in count_units(stitched, Path(scratch) / str(index))]
                 if arguments.counts:
                     arguments.counts.write_text(json.dumps(kept))
     measured = {name: [Counted.from_plain(unit) for unit in units] for name, units in kept.items()}

@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz_header.py [--executions N] [--seeds N]
 
-Needs gcc alone. Prints per seed: executions, edges reached, inputs kept; then compares the frames of every kept input with
-the Python codec's. A crash, a hang or a difference ends it with an error.
+Needs gcc alone. Prints per seed: executions, edges reached, inputs kept; then compares the frames of every kept input
+with the Python codec's. A crash, a hang or a difference ends it with an error.
 """
 
 import argparse
@@ -34,8 +34,8 @@ def main() -> int:
                 same = [(f.kind, f.seq, f.payload) for f in decoder.feed(data)] == frames and decoder.bad == bad
                 assert same, f"the codecs differ on {data.hex()}"
             print(
-                f"seed {seed}: {found.executions:,} executions, {found.edges} edges, {len(found.corpus)} inputs kept, all with the "
-                f"Python codec's frames; {time.process_time() - began:.0f} s",
+                f"seed {seed}: {found.executions:,} executions, {found.edges} edges, {len(found.corpus)} inputs kept, "
+                f"all with the Python codec's frames; {time.process_time() - began:.0f} s",
                 flush=True,
             )
     return 0

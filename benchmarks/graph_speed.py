@@ -1,4 +1,4 @@
-"""The integer graph's executor against qonnx's, on the same samples of TFC_2W2A in one run; prints the ratio per sample.
+"""The integer graph's executor against qonnx's, on the same samples of TFC_2W2A in one run; the ratio per sample.
 
 python benchmarks/graph_speed.py MODEL.onnx [--batch 1000] [--qonnx-samples 50] [--rounds 5]
 """
@@ -56,10 +56,12 @@ def main() -> None:
     worst = float(np.abs(got - expected).max())
     print(f"per sample: graph {ours * 1e6:.1f} us (batch {words.batch}), qonnx {theirs * 1e6:.0f} us")
     print(
-        f"ratio qonnx / graph: median {statistics.median(ratios):.0f}, {min(ratios):.0f} to {max(ratios):.0f} over {words.rounds} rounds"
+        f"ratio qonnx / graph: median {statistics.median(ratios):.0f}, {min(ratios):.0f} to {max(ratios):.0f} "
+        f"over {words.rounds} rounds"
     )
     print(
-        f"outputs after the common epilogue differ by at most {worst / scale:.1e} of the largest (float32 dequantisation)"
+        f"outputs after the common epilogue differ by at most {worst / scale:.1e} of the largest "
+        "(float32 dequantisation)"
     )
 
 

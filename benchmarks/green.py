@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from greenedge.energy.stats import mean_interval
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.report.sweep import row_of, terminal, write_sweep
 from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 from greenedge.train import train_stage
@@ -67,7 +67,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Study:
-    """Of a teacher: the full size and its half, and what the student is told; `common` is every network's."""
+    """Distillation: settings of the full size, of its half and of the student's lesson; `common` are those of all."""
 
     title: str
     flow: str
@@ -164,7 +164,8 @@ def show(rows: list[dict]) -> None:
     for line in [heads, *lines]:
         print(
             "  ".join(
-                cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))
+                cell.ljust(width) if k == 0 else cell.rjust(width)
+                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
             )
         )
 
@@ -193,7 +194,7 @@ def distil(out: Path, seeds: int, quantised: bool) -> None:
     for study in STUDIES:
         print(study.title, flush=True)
         found = [_taught(study, out, seed, quantised or study.quantised) for seed in range(seeds)]
-        for name, column in zip(("full size", "half, alone", "half, taught"), zip(*found)):
+        for name, column in zip(("full size", "half, alone", "half, taught"), zip(*found, strict=True), strict=True):
             accuracy = mean_interval(column)
             print(f"  {name:12} {accuracy.mean:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}]")
         lost = [full - alone for full, alone, _ in found]
@@ -214,7 +215,7 @@ def _taught(study: Study, out: Path, seed: int, quantised: bool) -> tuple[float,
     """Accuracy of the full size, of its half, and of its half with a teacher."""
     common = {**study.common, "train.seed": str(seed)}
     wanted = (study.full, study.half, {**study.half, **study.lesson})
-    accuracy = tuple(trained(out, quantised, {**common, **one}, study.flow)["accuracy"] for one in wanted)
+    accuracy = tuple(train_once(out, quantised, {**common, **one}, study.flow)["accuracy"] for one in wanted)
     print(f"  seed {seed}: full {accuracy[0]:.4f}, alone {accuracy[1]:.4f}, taught {accuracy[2]:.4f}", flush=True)
     return accuracy
 
@@ -222,7 +223,7 @@ def _taught(study: Study, out: Path, seed: int, quantised: bool) -> tuple[float,
 def _share(back: list[float], lost: list[float]) -> tuple[float, float]:
     """Ratio of the two means of pairs and its interval's half width, from the residuals (the delta method)."""
     share = sum(back) / sum(lost)
-    rest = mean_interval([b - share * part for b, part in zip(back, lost)])
+    rest = mean_interval([b - share * part for b, part in zip(back, lost, strict=True)])
     return share, (rest.high - rest.low) / 2 / abs(sum(lost) / len(lost))
 
 
@@ -232,13 +233,13 @@ def _points(interval) -> str:
 
 def subset(out: Path, seeds: int, quantised: bool) -> None:
     """Each choice of samples against all samples at the same epochs; what scoring them cost is counted."""
-    full = [trained(out, quantised, {"train.seed": str(seed)}) for seed in range(seeds)]
+    full = [train_once(out, quantised, {"train.seed": str(seed)}) for seed in range(seeds)]
     for name, (method, share) in SUBSETS.items():
         some = [
-            trained(out, quantised, {"train.seed": str(seed), "subset.method": method, "subset.share": share})
+            train_once(out, quantised, {"train.seed": str(seed), "subset.method": method, "subset.share": share})
             for seed in range(seeds)
         ]
-        kept = mean_interval([one["accuracy"] / all_["accuracy"] for one, all_ in zip(some, full)])
+        kept = mean_interval([one["accuracy"] / all_["accuracy"] for one, all_ in zip(some, full, strict=True)])
         updates = sum(one["samples_seen"] for one in some) / sum(one["samples_seen"] for one in full)
         energy = sum(_joules(one) for one in some) / sum(_joules(one) for one in full)
         label = some[0]["ledger"]["total"]["energy"]["evidence"]
@@ -255,7 +256,7 @@ def _joules(metrics: dict) -> float:
     return energy_of(metrics["ledger"]["total"])["value"]
 
 
-def trained(out: Path, quantised: bool, settings: Mapping[str, str], flow: str = FLOW) -> dict:
+def train_once(out: Path, quantised: bool, settings: Mapping[str, str], flow: str = FLOW) -> dict:
     """metrics.json of a training, from DIR/studies where the same was done before."""
     recipe = find_recipe(flow, settings)
     recipe = recipe if quantised else in_float(recipe)
@@ -264,7 +265,7 @@ def trained(out: Path, quantised: bool, settings: Mapping[str, str], flow: str =
         return json.loads(path.read_text())
     with tempfile.TemporaryDirectory(prefix="greenedge-green-") as folder:
         metrics = train_stage(recipe, Path(folder))
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(metrics))
     return metrics
 

@@ -1,7 +1,7 @@
 """Twelve small networks of the kinds that users bring to hls4ml, quantised with Brevitas and exported to QONNX.
 
-They are trained for nothing: weights are random, the quantisers' scales and the batch norms have seen random data. What
-is compared is whether two programs compute the same numbers.
+They are not trained: weights are random, and the quantisers' scales and the batch norms are those of random data. The
+comparison is whether two programs compute the same numbers.
 """
 
 from __future__ import annotations
@@ -128,7 +128,10 @@ def export(network: Network, path: Path, samples: int, seed: int = 1) -> np.ndar
         }
     )
     model = quantise(_model(network.kind, network.shape), settings, network.name)
-    draw = lambda count: (rng.integers(-48, 48, (count, *network.shape)) * _SCALE).astype(np.float32)
+
+    def draw(count: int) -> np.ndarray:
+        return (rng.integers(-48, 48, (count, *network.shape)) * _SCALE).astype(np.float32)
+
     with torch.no_grad():
         model.train()
         for _ in range(_STEPS):

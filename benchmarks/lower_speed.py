@@ -29,11 +29,13 @@ def main() -> None:
             lowered = time.perf_counter()
             proofs = [proof(op) for op in graph.ops if isinstance(op, Requantise)]
             done = time.perf_counter()
+            widest = max((p["affine"]["multiplier_bits"] for p in proofs if p["affine"]), default=0)
             print(
-                f"{path.name}: lowered in {lowered - started:.2f} s, proofs checked in {done - lowered:.2f} s; {len(graph.ops)} operations, "
+                f"{path.name}: lowered in {lowered - started:.2f} s, proofs checked in {done - lowered:.2f} s; "
+                f"{len(graph.ops)} operations, "
                 f"{sum(p['accumulators'] for p in proofs):,} reachable accumulators, "
                 f"{sum(1 for p in proofs if p.get('proved'))} of {len(proofs)} requantisers with an affine form "
-                f"(multiplier up to {max((p['affine']['multiplier_bits'] for p in proofs if p['affine']), default=0)} bits)"
+                f"(multiplier up to {widest} bits)"
             )
 
 

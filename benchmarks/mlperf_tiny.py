@@ -70,7 +70,9 @@ class Network:
         return self.quant(y, float(np.float32(0.071)), 8, 1)
 
     def save(self, path: Path, name: str, shape, y: str, classes: int) -> None:
-        value = lambda tensor, dims: helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [1, *dims])
+        def value(tensor: str, dims) -> onnx.ValueInfoProto:
+            return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [1, *dims])
+
         graph = helper.make_graph(self.nodes, name, [value("x", shape)], [value(y, [classes])], self.constants)
         opsets = [helper.make_opsetid("", 13), helper.make_opsetid(QONNX, 1)]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(path))
@@ -92,7 +94,8 @@ def resnet8(path: Path, weight_bits: int = 8, act_bits: int = 8) -> None:
 
 
 def ds_cnn(path: Path, weight_bits: int = 8, act_bits: int = 8) -> None:
-    """DS-CNN on 49x10 MFCCs: a 10x4 convolution with stride 2, four depthwise-separable blocks of 64 channels, 12 classes."""
+    """DS-CNN on 49x10 MFCCs: a 10x4 convolution, stride 2, four depthwise-separable blocks of 64 channels, 12
+    classes."""
     net = Network(weight_bits, act_bits)
     # TensorFlow's SAME for 49x10, kernel 10x4, stride 2: 4 rows before and 5 after, 1 column before and 1 after
     x = net.relu(
@@ -109,7 +112,7 @@ def autoencoder(path: Path, weight_bits: int = 4, act_bits: int = 4) -> None:
     """ToyADMOS's dense autoencoder: 640 inputs, four layers of 128, 8 in the middle, and back."""
     net, widths = Network(weight_bits, act_bits), (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)
     x = net.quant("x", float(np.float32(0.0119)), 8, 1)
-    for fan_in, fan_out in zip(widths[:-2], widths[1:-1]):
+    for fan_in, fan_out in zip(widths[:-2], widths[1:-1], strict=True):
         y = net.node("MatMul", [x, net.weight((fan_in, fan_out), (0,))])
         norm = (
             net.rng.uniform(0.5, 1.5, fan_out),

@@ -1,10 +1,10 @@
-"""Area and clock of the hardware units by themselves on an ECP5 (85F, speed grade 6): the table of greenedge/rtl/README.md.
+"""Area and clock of single hardware units on an ECP5 (85F, speed grade 6): the table of greenedge/hdl/rtl/README.md.
 
     python benchmarks/unit_area.py [-o FOLDER] [--no-clock] [PATTERN…]
 
 Every unit stands between registers, and its own cells are counted after synthesis: LUT4, CCU2C (carry; takes the place
-of two LUT4), FF, LUTRAM (16 words of 4 bits), DP16KD, MULT18. Fmax is nextpnr's figure after routing, one seed, a figure
-of the tool and not of silicon. Memory contents are random.
+of two LUT4), FF, LUTRAM (16 words of 4 bits), DP16KD, MULT18. Fmax is nextpnr's figure after routing, one seed, a
+figure of the tool and not of silicon. Memory contents are random.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from greenedge.errors import GreenedgeError  # noqa: E402
-from greenedge.tools.plan import Command, Plan
+from greenedge.tools.plan import Command, Plan  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402
 
 RTL = Path(__file__).resolve().parent.parent / "greenedge" / "hdl" / "rtl"
@@ -113,7 +113,7 @@ EXAMPLES = [
 ]
 
 
-def registered(example: Example) -> str:
+def wrap_unit(example: Example) -> str:
     """The unit between registers that a few pins fill and empty."""
     streams = [
         *((name, bits, True) for name, bits in example.inputs.items()),
@@ -126,35 +126,39 @@ def registered(example: Example) -> str:
         body.append(f"    logic [{width - 1}:0] {name}_d, {name}_q;\n    logic {name}_v, {name}_r, {name}_f;\n")
         if is_input:
             body.append(
-                f"    always_ff @(posedge clk) begin {name}_q <= {{{name}_q, pin[{total}]}}; {name}_v <= pin[{total + 1}]; "
-                f"{name}_f <= {name}_r; end\n    assign {name}_d = {name}_q;\n    assign out[{total // 2}] = {name}_f;\n"
+                f"    always_ff @(posedge clk) begin {name}_q <= {{{name}_q, pin[{total}]}}; "
+                f"{name}_v <= pin[{total + 1}]; "
+                f"{name}_f <= {name}_r; end\n"
+                f"    assign {name}_d = {name}_q;\n    assign out[{total // 2}] = {name}_f;\n"
             )
         else:
             body.append(
                 f"    always_ff @(posedge clk) begin {name}_q <= pin[{total}] ? {name}_d : {name}_q >> 1; "
-                f"{name}_r <= pin[{total + 1}]; {name}_f <= {name}_v; end\n    assign out[{total // 2}] = {name}_f ^ {name}_q[0];\n"
+                f"{name}_r <= pin[{total + 1}]; {name}_f <= {name}_v; end\n"
+                f"    assign out[{total // 2}] = {name}_f ^ {name}_q[0];\n"
             )
         total += 2
     values = [f".{key}({value})" for key, value in example.parameters.items()] + [
         f'.{key}("{key}.mem")' for key in example.memories
     ]
     return (
-        f"module bench (input logic clk, input logic reset, input logic [{total - 1}:0] pin, output logic [{total // 2 - 1}:0] out);\n"
+        f"module bench (input logic clk, input logic reset, input logic [{total - 1}:0] pin, "
+        f"output logic [{total // 2 - 1}:0] out);\n"
         f"    logic rst;\n    always_ff @(posedge clk) rst <= reset;\n{''.join(body)}"
         f"    {example.unit} #({', '.join(values)}) unit (.clk, .rst, {', '.join(ports)});\nendmodule\n"
     )
 
 
 def plan(example: Example, clock: bool) -> Plan:
-    """Synthesis with the unit kept apart, so that its cells can be counted, then everything flat for place and route."""
+    """Synthesis with the unit kept apart, so that its cells can be counted, then everything flat for place and
+    route."""
     draw = random.Random(1)
     sources = {path.name: path.read_bytes() for path in sorted(RTL.glob("*.sv"))}
-    files = {**sources, "bench.sv": registered(example).encode()}
+    files = {**sources, "bench.sv": wrap_unit(example).encode()}
     for key, (words, bits) in example.memories.items():
         files[f"{key}.mem"] = "".join(f"{draw.getrandbits(bits):x}\n" for _ in range(words)).encode()
-    files[
-        "area.ys"
-    ] = f"""read_slang --threads 1 --ignore-assertions --best-effort-hierarchy --top bench {" ".join(sources)} bench.sv
+    read = "read_slang --threads 1 --ignore-assertions --best-effort-hierarchy --top bench"
+    script = f"""{read} {" ".join(sources)} bench.sv
 setattr -mod -set keep_hierarchy 1 {example.unit}$bench.unit
 synth_ecp5 -abc9 -top bench
 tee -q -o area.json stat -json
@@ -162,7 +166,8 @@ setattr -mod -unset keep_hierarchy *
 flatten
 opt_clean
 write_json bench.json
-""".encode()
+"""
+    files["area.ys"] = script.encode()
     yosys = Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "area.ys"), "yosys.txt", "synthesis with yosys", 900)
     route = Command(
         (
@@ -213,7 +218,8 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     print(
-        "| unit | parameters | LUT4 | CCU2C | FF | LUTRAM | DP16KD | MULT18 | Fmax MHz |\n|---|---|---|---|---|---|---|---|---|"
+        "| unit | parameters | LUT4 | CCU2C | FF | LUTRAM | DP16KD | MULT18 | Fmax MHz |\n"
+        "|---|---|---|---|---|---|---|---|---|"
     )
     failed = 0
     for index, example in enumerate(EXAMPLES):

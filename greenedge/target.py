@@ -1,7 +1,7 @@
 """Boards and devices: TOML files read strictly into frozen records.
 
 A board says how a device is wired and reached, a device what the chip offers and what the tools call it. Unknown key,
-missing key, wrong type, a fact without a source, a name that is not the file's: each is an error, all are told at once.
+missing key, wrong type, a fact without a source, a name that is not the file's: each is an error, reported together.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from greenedge.errors import TargetError
-from greenedge.files.package_data import shipped
+from greenedge.files.package_data import data_folder
 
 KINDS = ("fpga", "cpu", "mcu", "npu", "gpu")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MAX_BYTES = 64 << 10
 
-# key -> (type, required). Facts are the keys whose content comes from a document, named in [source] under the same key.
+# key -> (type, required). Facts are keys whose content comes from a document, which [source] names under the same key.
 _BOARD = {
     "name": (str, True),
     "title": (str, True),
@@ -64,12 +65,20 @@ class Device:
     source: Mapping[str, str]
 
 
+class HostSettings(TypedDict, total=False):
+    """[host] of a board file: `baud` of the UART, `core_hz` of the core's clock, `active_low` signals."""
+
+    baud: int
+    core_hz: int
+    active_low: list[str]
+
+
 @dataclass(frozen=True)
 class Target:
     """A board or machine. `program` is an argv with `{bitstream}` in it; `backends` has the preferred one first.
 
-    `io` has each signal's electrical settings in the words of the place-and-route tool, "default" for the others; `host`
-    may have `baud` (of the UART), `core_hz` (clock of the core), `active_low` (signals that mean yes when low).
+    `io` has each signal's electrical settings in the words of the place-and-route tool, "default" for the others;
+    `host` may have `baud` of the UART, `core_hz` of the core's clock, `active_low` signals.
     """
 
     name: str
@@ -81,7 +90,7 @@ class Target:
     clock_pin: str | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
     io: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    host: Mapping[str, object] = field(default_factory=dict)
+    host: HostSettings = field(default_factory=lambda: HostSettings())
     program: tuple[str, ...] = ()
     power: Mapping[str, str] = field(default_factory=dict)
     experimental: bool = False
@@ -90,14 +99,14 @@ class Target:
 
 def list_targets() -> list[str]:
     """Names of the targets that ship with greenedge, sorted."""
-    return sorted(path.stem for path in (shipped("targets") / "boards").glob("*.toml"))
+    return sorted(path.stem for path in (data_folder("targets") / "boards").glob("*.toml"))
 
 
 def load_target(name_or_path: str | Path) -> Target:
     """The target of that name, or in that board file.
 
     A board file outside greenedge may have its device beside it in `../devices`. Raises TargetError: no such target
-    (with the nearest names), or every reason why the file is not as it must be.
+    (with the nearest names), or every error in the file.
     """
     text = str(name_or_path)
     if text.endswith(".toml"):
@@ -105,7 +114,7 @@ def load_target(name_or_path: str | Path) -> Target:
         if not path.is_file():
             raise TargetError(f"{path}: there is no such board file.")
     else:
-        path = shipped("targets") / "boards" / f"{text}.toml"
+        path = data_folder("targets") / "boards" / f"{text}.toml"
         if not _NAME.fullmatch(text) or not path.is_file():
             raise TargetError(
                 f"there is no target {text!r}{nearest(text, list_targets())}; targets are: {', '.join(list_targets())}."
@@ -114,7 +123,7 @@ def load_target(name_or_path: str | Path) -> Target:
 
 
 def load_device(path: Path) -> Device:
-    """The device in that file. Raises TargetError with every reason."""
+    """The device in that file. Raises TargetError with every error."""
     data = _read(path)
     reasons = [*_shape(path, data, _DEVICE, "device"), *_sources(path, data, _DEVICE_FACTS)]
     resources, toolchain = data.get("resources", {}), data.get("toolchain", {})
@@ -130,7 +139,7 @@ def load_device(path: Path) -> Device:
 
 
 def describe(target: Target) -> list[tuple[str, str]]:
-    """A target in full, as labelled lines for a person."""
+    """All facts of a target as (label, text)."""
     device = target.device
     lines = [
         ("what", target.title + (" (experimental)" if target.experimental else "")),
@@ -149,7 +158,7 @@ def describe(target: Target) -> list[tuple[str, str]]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" for the closest of `known`, or nothing."""
+    """ " (did you mean 'x'?)" for the closest of `known`, or ""."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -179,7 +188,7 @@ def _board(path: Path) -> Target:
 
 
 def _find_device(board: Path, name: str) -> Device:
-    folders = [board.resolve().parent.parent / "devices", shipped("targets") / "devices"]
+    folders = [board.resolve().parent.parent / "devices", data_folder("targets") / "devices"]
     for folder in folders:
         if _NAME.fullmatch(name) and (folder / f"{name}.toml").is_file():
             return load_device(folder / f"{name}.toml")
@@ -190,7 +199,7 @@ def _find_device(board: Path, name: str) -> Device:
 
 
 def _board_reasons(path: Path, data: dict) -> list[str]:
-    """What is wrong with a board beyond its keys and their types."""
+    """Errors of a board beyond its keys and their types."""
     name, reasons = path.name, []
     if isinstance(data.get("kind"), str) and data["kind"] not in KINDS:
         reasons.append(f"{name}: kind is {data['kind']!r}; a board is one of {', '.join(KINDS)}.")
@@ -207,7 +216,7 @@ def _board_reasons(path: Path, data: dict) -> list[str]:
     program = data.get("program")
     if isinstance(program, dict):
         argv = program.get("argv")
-        if set(program) != {"argv"} or not _texts(argv) or "{bitstream}" not in argv:
+        if set(program) != {"argv"} or not isinstance(argv, list) or not _texts(argv) or "{bitstream}" not in argv:
             reasons.append(f'{name}: program is {program!r}; it must be {{ argv = ["tool", …, "{{bitstream}}"] }}.')
     for key, value in _items(data.get("power")):
         if not isinstance(value, str):
@@ -272,7 +281,7 @@ def _shape(path: Path, data: dict, schema: Mapping, noun: str) -> list[str]:
 
 
 def _sources(path: Path, data: dict, facts: Iterable[str]) -> list[str]:
-    """A fact without a source, and a source without its fact."""
+    """Errors for a fact without a source, and a source without its fact."""
     sources = data.get("source")
     if not isinstance(sources, dict):
         return []

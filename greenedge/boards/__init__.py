@@ -1,1 +1,1 @@
-"""Boards on a cable and boards in simulation: program them, run models on them, test them."""
+"""Boards, real and simulated: programming, inference, acceptance tests."""

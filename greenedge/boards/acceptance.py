@@ -1,10 +1,10 @@
-"""Everything a board must show, in one go, with a dated record that a user can send in.
+"""The acceptance test of a board, with a dated record that a user can send in.
 
     python -m greenedge.boards.acceptance RUN [--port DEV [--baud N] | --virtual] [-o RECORD.json] [--soak N]
 
 RUN is a run's folder (with 2-export … 5-verify) whose build has a host interface; `make board-test` calls this. Steps:
-self-test (registers, marker, loop), all test samples equal to the integer graph, soak, measure. On the virtual board
-the soak has noise and resets in it; on a real one it has what the cable has.
+self-test (registers, marker, loop), all test samples against the integer graph, soak, measure. The soak of the virtual
+board has noise and resets; that of a real one has the noise of its cable.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from pathlib import Path
 import numpy as np
 
 from greenedge import __version__
-from greenedge.boards.board_runner import connected, infer_on_board, pack_samples, unpack_results
+from greenedge.boards.board_runner import connect_board, infer_on_board, pack_samples, unpack_results
 from greenedge.boards.errors import BoardError
 from greenedge.boards.link_session import Session
 from greenedge.boards.soak import soak
 from greenedge.boards.virtual import VirtualBoard, read_board
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
+from greenedge.progress import ProgressFn, no_progress
 
-Tell = Callable[[int, int, str], None]
-NOISE = 0.005  # of bytes corrupted, and as many dropped, on the virtual board
+NOISE = 0.005  # share of bytes corrupted, and share dropped, on the virtual board
 _LOOP_S = 2.0
 
 
 def self_test(session: Session, sample: bytes, expected: bytes) -> dict:
-    """Registers, marker and loop. Raises BoardError for what is not as it must be."""
+    """Registers, marker and loop. Raises BoardError where the marker's count or the loop's outputs are wrong."""
     status = session.status()
     edges = [session.mark(True), session.mark(False)]
     if edges[1] - edges[0] != 1:
@@ -52,7 +52,7 @@ def self_test(session: Session, sample: bytes, expected: bytes) -> dict:
 
 
 def measure(session: Session, sample: bytes, seconds: float = _LOOP_S) -> dict:
-    """Cycles per inference and latency by the board's own counters, from a loop of about `seconds` of the board's time."""
+    """Cycles per inference and latency by the board's counters, from a loop of about `seconds` of the board's time."""
     session.infer([sample], batch=1)
     latency = session.status()["latency"]
     session.loop(sample, 100, 1)
@@ -79,23 +79,33 @@ def accept(
     baud: int | None = None,
     soak_samples: int = 2000,
     loop_s: float = _LOOP_S,
-    tell: Tell = lambda *_: None,
+    progress: ProgressFn = no_progress,
 ) -> dict:
-    """The record. Raises BoardError where the board fails; a record with "passed": false says that results differed."""
+    """The record for integers `x` and `expected` (samples, *shape); "passed" is false where results differ.
+
+    Raises BoardError where the board does not answer or contradicts itself.
+    """
     board = read_board(build)
-    outputs, figures = infer_on_board(build, x, port, baud, tell)
+    outputs, figures = infer_on_board(build, x, port, baud, progress)
     values = next(iter(outputs.values()))
     different = int((values != expected).reshape(len(x), -1).any(axis=1).sum())
     samples = pack_samples(board, x)
-    with connected(build, port, baud) as (session, virtual):
-        known = session.infer(samples)
-        if any(result is None for result in known) or not np.array_equal(unpack_results(board, known), values):
-            raise BoardError(f"{session.name} gave two different answers to the same samples; this is a defect.", known)
+    with connect_board(build, port, baud) as (session, virtual):
+        results = session.infer(samples)
+        known = [result for result in results if result is not None]
+        if len(known) < len(results) or not np.array_equal(unpack_results(board, known), values):
+            raise BoardError(
+                f"{session.name} gave two different answers to the same samples; this is a defect.", results
+            )
         tested = self_test(session, samples[0], known[0])
         measured = measure(session, samples[0], 0.002 if virtual else loop_s)
         many = [k % len(samples) for k in range(soak_samples)]
         soaked = soak(
-            session, [samples[k] for k in many], [known[k] for k in many], _trouble(virtual, soak_samples), tell=tell
+            session,
+            [samples[k] for k in many],
+            [known[k] for k in many],
+            _disturbance(virtual, soak_samples),
+            progress=progress,
         )
     return {
         "format": "greenedge-board-record/1",
@@ -111,28 +121,31 @@ def accept(
         "samples": {"count": len(x), "different": different, **figures.plain()},
         "soak": soaked.plain(),
         "measure": {"evidence": figures.evidence, **measured},
-        "passed": different == 0 and soaked.passed,
+        "passed": different == 0 and soaked.ok,
     }
 
 
-def _trouble(virtual: VirtualBoard | None, samples: int, resets: int = 3) -> Callable[[int], None]:
-    """What happens to a virtual board during its soak; a real one is left to its cable."""
+def _disturbance(virtual: VirtualBoard | None, samples: int, resets: int = 3) -> Callable[[int], None]:
+    """Noise from now on and resets at random samples of the soak, for a virtual board; nothing for a real one."""
     if virtual is None:
         return lambda done: None
     virtual.noise(NOISE, NOISE)
     draw = random.Random(1)
     due = sorted(draw.randrange(1, samples) for _ in range(resets))
 
-    def trouble(done: int) -> None:
+    def reset_when_due(done: int) -> None:
         while due and done >= due[0]:
             due.pop(0)
             virtual.reset()
 
-    return trouble
+    return reset_when_due
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m greenedge.boards.acceptance", description=__doc__.splitlines()[0])
+    """The command line; the exit status: 0 passed, 5 results differ, else the error's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m greenedge.boards.acceptance", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("run", type=Path, metavar="RUN")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--port", metavar="DEV")
@@ -153,15 +166,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_record(record: dict, folder: Path, path: Path | None = None) -> Path:
-    """Writes a record under its board and day, or as `path`; returns where it is."""
+    """Writes a record as `path`, by default named after board and day in `folder`; returns the path."""
     path = path or folder / f"board-{record['target']}-{record['date'][:10]}.json"
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(record, indent=1) + "\n")
     return path
 
 
 def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int) -> dict:
-    """`accept` with a run's own test samples, against its integer graph."""
+    """`accept` with a run's test samples, against its integer graph. Raises GreenedgeError for a run without
+    samples."""
     from greenedge.graph import run_graph
     from greenedge.legalise.argmax_to_host import drop_argmax
     from greenedge.lower import load_lowered
@@ -173,8 +187,8 @@ def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int)
         raise GreenedgeError(f"{inputs} is missing: {run} is no run with test samples.")
     lowered = load_lowered(RunFolder(run).lower)
     levels = run_prologue(lowered, np.load(inputs, allow_pickle=False))
-    given = read_board(RunFolder(run).build)["output"]["stream"]["edge"]
-    graph = lowered.graph if given in lowered.graph.outputs else drop_argmax(lowered.graph)
+    edge = read_board(RunFolder(run).build)["output"]["stream"]["edge"]
+    graph = lowered.graph if edge in lowered.graph.outputs else drop_argmax(lowered.graph)
     began = time.monotonic()
     expected = run_graph(graph, levels)[graph.outputs[0]]
     record = accept(RunFolder(run).build, next(iter(levels.values())), expected, port, baud, soak_samples)

@@ -1,4 +1,4 @@
-"""A model on a board, real or virtual: integers in, integers out, and the board's own figures beside the wall time."""
+"""Inference on a board, real or virtual: integers in, integers out, with the board's counters and the wall time."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from greenedge.boards.ports import SerialPort
 from greenedge.boards.virtual import VirtualBoard, read_board
 from greenedge.errors import GreenedgeError
 from greenedge.hdl.axi_stream import Stream, pack, unpack
-
-Tell = Callable[[int, int, str], None]
+from greenedge.progress import ProgressFn, no_progress
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a board said about its own work. `evidence`: measured (a real board's counters) or simulated.
+    """A board's counters. `evidence`: measured (a real board) or simulated.
 
     `latency_s`: first beat in to last beat out of a sample alone in the core. `busy_s` is the time with a sample in the
-    core, `stalled_s` that with an output waiting for the line. `wall_s` is what the host waited; on a virtual board
-    `line_s` is that in simulated time. Absent is None.
+    core, `stalled_s` that with an output waiting for the line. `wall_s` is the time that the host waited; on a virtual
+    board `line_s` is the same in simulated time. Unknown is None.
     """
 
     evidence: str
@@ -43,12 +42,12 @@ class Figures:
     resets: int
 
     def plain(self) -> dict:
-        """As JSON holds it."""
+        """The JSON form."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @contextmanager
-def connected(
+def connect_board(
     build: Path,
     port: str | None = None,
     baud: int | None = None,
@@ -57,7 +56,7 @@ def connected(
 ) -> Iterator[tuple[Session, VirtualBoard | None]]:
     """A session with the board at `port`, or with the virtual board of the build folder where `port` is None.
 
-    Raises BoardError where nobody answers or another model does.
+    Raises BoardError where no board answers, or one with another model.
     """
     board = read_board(build)
     if port is not None:
@@ -76,7 +75,7 @@ def streams_of(board: Mapping) -> tuple[Stream, Stream]:
 
 
 def pack_samples(board: Mapping, x: np.ndarray) -> list[bytes]:
-    """One piece of bytes per sample of integers (samples, *shape). Raises GreenedgeError for another shape or range."""
+    """The bytes of each sample of integers `x` (samples, *shape). Raises GreenedgeError for another shape or range."""
     source, _ = streams_of(board)
     if x.shape[1:] != source.shape:
         raise GreenedgeError(f"the samples have shape {x.shape[1:]}; the board takes {source.shape}.")
@@ -95,29 +94,32 @@ def unpack_results(board: Mapping, results: list[bytes]) -> np.ndarray:
 
 
 def samples_within(board: Mapping, samples: int, cycles: int) -> int:
-    """How many of `samples` this board computes, and its line carries, in so many cycles of its clock; at least one."""
-    carried = max(board["input"]["bytes"], board["output"]["bytes"]) * 10 * board["clock_hz"] / board["baud"]
-    return max(1, min(samples, int(cycles / max(carried, board.get("cycles_per_inference") or 0))))
+    """How many of `samples` the board computes, and its line carries, in `cycles` of its clock; at least one."""
+    line_cycles = max(board["input"]["bytes"], board["output"]["bytes"]) * 10 * board["clock_hz"] / board["baud"]
+    return max(1, min(samples, int(cycles / max(line_cycles, board.get("cycles_per_inference") or 0))))
 
 
 def infer_on_board(
-    build: Path, x: np.ndarray, port: str | None = None, baud: int | None = None, tell: Tell = lambda *_: None
+    build: Path, x: np.ndarray, port: str | None = None, baud: int | None = None, progress: ProgressFn = no_progress
 ) -> tuple[dict[str, np.ndarray], Figures]:
     """({output edge: int64}, figures) for integers `x` (samples, *shape) from the board at `port`, or the virtual one.
 
-    Raises BoardError where results are lost, with how many; none is ever guessed.
+    Raises BoardError with the number of results that were lost on the line.
     """
     board = read_board(build)
     samples = pack_samples(board, np.asarray(x, np.int64))
-    with connected(build, port, baud, lambda line: tell(0, 0, line)) as (session, virtual):
-        began, before = time.monotonic(), virtual.status() if virtual else None
-        results = session.infer(samples[:1], batch=1)  # alone, so that the board takes its latency
+    with connect_board(build, port, baud, lambda line: progress(0, 0, line)) as (session, virtual):
+        began = time.monotonic()
+        active_before = virtual.status()["active"] if virtual else 0
+        results = session.infer(samples[:1], batch=1)  # alone, so that the board measures its latency
         latency = session.status()["latency"] if samples else 0
-        results += session.infer(samples[1:], lambda done, total, text: tell(done + 1, total + 1, text))
+        results += session.infer(samples[1:], lambda done, total, text: progress(done + 1, total + 1, text))
         wall_s = time.monotonic() - began
-        after, status = virtual.status() if virtual else None, session.status()
+        active = virtual.status()["active"] - active_before if virtual else None
+        status = session.status()
         tally = session.tally
-    lost = sum(result is None for result in results)
+    complete = [result for result in results if result is not None]
+    lost = len(results) - len(complete)
     if lost:
         raise BoardError(
             f"{lost:,} of {len(results):,} results were lost on the line after {session.tries} tries each; "
@@ -133,10 +135,10 @@ def infer_on_board(
         status["busy"] / clock,
         status["stalled"] / clock,
         wall_s,
-        (after["active"] - before["active"]) / clock if virtual else None,
+        None if active is None else active / clock,
         tally.requests,
         tally.lost,
         tally.bad_frames,
         tally.resets,
     )
-    return {board["output"]["stream"]["edge"]: unpack_results(board, results)}, figures
+    return {board["output"]["stream"]["edge"]: unpack_results(board, complete)}, figures

@@ -1,4 +1,4 @@
-"""What goes wrong between host and board."""
+"""Errors between host and board."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from greenedge.errors import GreenedgeError
 class BoardError(GreenedgeError):
     """The board cannot be reached, or is not the board that the run was built for.
 
-    `results` holds what had come until then, one entry per sample, None where none has.
+    `results` has an entry for each sample: its output, None where none had arrived.
     """
 
     def __init__(self, message: str, results: Sequence[bytes | None] = ()):
@@ -19,4 +19,4 @@ class BoardError(GreenedgeError):
 
 
 class LinkLost(Exception):
-    """The port has gone away while it was in use; the session tries to get it back."""
+    """The port disappeared while it was in use; the session tries to reconnect."""

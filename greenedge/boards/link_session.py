@@ -1,9 +1,9 @@
-"""One session with a board: opens it, streams samples through it, and loses or doubles nothing on the way.
+"""One session with a board: opens it and streams samples through it, without losing or duplicating a result.
 
-Every request has a number of its own. An answer is taken only for a request that is still waiting, and only with the
-length that the request asks for; whatever was not answered is sent again under a new number, until it is answered or has
-been sent `tries` times. Answers come in order, so a gap tells a loss at once; silence tells it after a while that is
-learnt from the board's own pace.
+Every request has its own number. An answer is accepted only for a request that is still waiting, and only with the
+length that it asks for; a request without an answer is sent again under a new number, until it is answered or has been
+sent `tries` times. Answers come in order, so a gap shows a loss at once; silence shows it after a time that adapts to
+the board's pace.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import os
 import struct
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from greenedge.boards.errors import BoardError, LinkLost
+from greenedge.boards.ports import Port
 from greenedge.hdl.board_shell import protocol
 from greenedge.hdl.board_shell.protocol import HEADER, REGISTERS, Decoder, Frame, encode
+from greenedge.progress import ProgressFn, no_progress
 
-Tell = Callable[[int, int, str], None]
-_SILENCE_S = (0.15, 10.0)  # the least and the most that a session waits for a byte before it takes answers for lost
+_SILENCE_S = (0.15, 10.0)  # shortest and longest silence after which answers count as lost
 _OPEN_TRIES = 12
-_NEARLY_FULL = (1 << 32) - (1 << 24)  # more than a board counts between two words of an answer
+_NEARLY_FULL = (1 << 32) - (1 << 24)  # beyond it the low word may overflow between two words of an answer
 
 
 @dataclass(frozen=True)
 class Status:
-    """The board's registers, by name; `model` in hexadecimal, cycle counts whole."""
+    """The board's registers by name; `model` in hexadecimal, cycle counts with both words."""
 
     values: Mapping[str, int]
     model: str
@@ -38,7 +39,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Tally:
-    """What a session has seen: requests sent again, requests lost, frames that were none, opens, reconnections."""
+    """A session's counts: requests sent, requests lost, damaged frames, unexpected frames, resets, reconnections."""
 
     requests: int = 0
     lost: int = 0
@@ -50,7 +51,7 @@ class Tally:
 
 @dataclass
 class _Waiting:
-    """A request that has not been answered: which samples, how often they have been sent, bytes of credit."""
+    """A request without an answer: its first sample and count, how often it was sent, its bytes of credit."""
 
     first: int
     count: int
@@ -60,15 +61,15 @@ class _Waiting:
 
 @dataclass
 class Session:
-    """A conversation with a board over a port; `connect()` gives a port (`read`, `write`, `close`), also after it was lost."""
+    """A session with a board over a port; `connect()` opens the port, also after it was lost."""
 
-    connect: Callable[[], object]
+    connect: Callable[[], Port]
     board: Mapping
     name: str = "the board"
     tries: int = 40
     reconnect_s: float = 5.0
     tally: Tally = Tally()
-    _port: object = None
+    _port: Port | None = None
     _decoder: Decoder = field(default_factory=Decoder)
     _seq: int = 0
     _silence_s: float = 0.5
@@ -79,8 +80,8 @@ class Session:
         self._port = self.connect()
         try:
             self.open()
-            self._recognise()
-            self.tally = Tally()  # answers that a second OPEN cut short are no noise
+            self._check_model()
+            self.tally = Tally()  # frames that a second OPEN cut short are not noise
         except LinkLost as error:
             self.close()
             raise BoardError(f"{error}; plug the board in and run the same command again.") from None
@@ -89,19 +90,21 @@ class Session:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Gives the port back."""
+        """Closes the port."""
         if self._port is not None:
             self._port.close()
             self._port = None
 
-    # -- single requests --------------------------------------------------------------------------------------------------
+    # -- single requests
+    # --------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Begins anew: afterwards nothing of before can be answered. Raises BoardError where nobody answers."""
+        """Starts a new session on the board: earlier requests get no answer. Raises BoardError where no board
+        answers."""
         nonce = os.urandom(4)
         for _ in range(_OPEN_TRIES):
             self._send(protocol.OPEN, nonce)
@@ -114,7 +117,8 @@ class Session:
         )
 
     def ask(self, kind: int, payload: bytes, wait_s: float = 0.0) -> bytes:
-        """The answer's payload to a request that may be carried out twice. Raises BoardError for a refusal or silence."""
+        """The payload of the answer to a request that may be executed twice. Raises BoardError for a refusal or
+        silence."""
         for _ in range(self.tries):
             seq = self._send(kind, payload)
             for frame in self._frames_until(kind | protocol.ANSWER, wait_s):
@@ -122,7 +126,7 @@ class Session:
                     continue
                 if frame.kind == protocol.ERROR:
                     if frame.payload == bytes((protocol.NOT_OPEN,)):
-                        self._was_reset()
+                        self._reopen_after_reset()
                         break
                     raise BoardError(
                         f"{self.name} refuses {protocol.NAMES[kind]}: "
@@ -140,9 +144,8 @@ class Session:
             words = struct.unpack(
                 f"<{protocol.REGISTER_COUNT}I", self.ask(protocol.READ, bytes((0, protocol.REGISTER_COUNT)))
             )
-            if (
-                max(words[REGISTERS[name]] for name in protocol.LONG) < _NEARLY_FULL
-            ):  # else the high word may be of a later time
+            # A low word near its overflow may belong to another high word than the one read after it: read again.
+            if max(words[REGISTERS[name]] for name in protocol.LONG) < _NEARLY_FULL:
                 break
         values = {name: words[at] for name, at in REGISTERS.items() if name != "model"}
         for name in protocol.LONG:
@@ -150,24 +153,25 @@ class Session:
         return Status(values, struct.pack("<8I", *words[8:16]).hex())
 
     def mark(self, level: bool) -> int:
-        """Sets the marker pin; the number of edges since the board's reset. An order repeated on a noisy line makes no edge."""
+        """Sets the marker pin; the number of its edges since the board's reset. A repeated request makes no edge."""
         return struct.unpack("<I", self.ask(protocol.MARK, bytes((int(level),))))[0]
 
     def loop(self, sample: bytes, passes: int, wait_s: float) -> bytes:
-        """The outputs of the last of so many passes over the samples, computed without the line in between."""
+        """The outputs of the last of `passes` over the samples, which the board computes without the line."""
         return self.ask(protocol.LOOP, struct.pack("<I", passes) + sample, wait_s)
 
-    # -- streaming --------------------------------------------------------------------------------------------------------
+    # -- streaming
+    # --------------------------------------------------------------------------------------------------------
 
     def infer(
-        self, samples: Sequence[bytes], tell: Tell = lambda *_: None, batch: int | None = None
+        self, samples: Sequence[bytes], progress: ProgressFn = no_progress, batch: int | None = None
     ) -> list[bytes | None]:
         """One output per sample, in order; None for a sample that was lost `tries` times.
 
-        Raises BoardError, with the results so far, when the port is gone for more than `reconnect_s`.
+        Raises BoardError with the results so far when the port is away for more than `reconnect_s`.
         """
-        stream = _Stream(self, samples, tell, batch)
-        while not stream.finished:
+        stream = _Stream(self, samples, progress, batch)
+        while not stream.is_complete:
             try:
                 stream.step()
             except LinkLost as error:
@@ -176,7 +180,7 @@ class Session:
         return stream.results
 
     def _reconnect(self, error: LinkLost, stream: _Stream) -> None:
-        """Gets the port back. Raises BoardError with what has come until now."""
+        """Opens the port again. Raises BoardError with the results so far after `reconnect_s`."""
         end = time.monotonic() + self.reconnect_s
         self.close()
         while True:
@@ -197,19 +201,25 @@ class Session:
                     ) from None
                 time.sleep(0.05)
 
-    # -- the line ---------------------------------------------------------------------------------------------------------
+    # -- the line
+    # ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _connected_port(self) -> Port:
+        assert self._port is not None, "the session is closed"
+        return self._port
 
     def _send(self, kind: int, payload: bytes) -> int:
         self._seq = (self._seq + 1) & 0xFFFF
-        self._port.write(encode(Frame(kind, self._seq, payload)))
+        self._connected_port.write(encode(Frame(kind, self._seq, payload)))
         return self._seq
 
-    def _frames_until(self, kind: int, wait_s: float = 0.0):
-        """Frames as they come, until one of this kind has come or nothing has for a while."""
+    def _frames_until(self, kind: int, wait_s: float = 0.0) -> Iterator[Frame]:
+        """Frames as they arrive, until one of this kind has, or nothing for `wait_s` or the usual silence."""
         last = time.monotonic()
         limit = max(wait_s, self._silence_s)
         while time.monotonic() - last < limit:
-            data = self._port.read(min(limit, 0.1))
+            data = self._connected_port.read(min(limit, 0.1))
             if data:
                 last = time.monotonic()
             for frame in self._take(data):
@@ -224,12 +234,12 @@ class Session:
             self.tally = replace(self.tally, bad_frames=self.tally.bad_frames + self._decoder.bad - bad)
         return frames
 
-    def _was_reset(self) -> None:
+    def _reopen_after_reset(self) -> None:
         self.tally = replace(self.tally, resets=self.tally.resets + 1)
         self.open()
 
-    def _recognise(self) -> None:
-        """Raises BoardError unless this board holds this run's model."""
+    def _check_model(self) -> None:
+        """Raises BoardError unless the board holds this run's model."""
         status = self.status()
         if status["magic"] != protocol.MAGIC or status["version"] != protocol.VERSION:
             raise BoardError(
@@ -250,10 +260,10 @@ class Session:
 
 
 class _Stream:
-    """Samples on their way through a session."""
+    """The state of `Session.infer`: samples to send, requests that wait for an answer, results."""
 
-    def __init__(self, session: Session, samples: Sequence[bytes], tell: Tell, batch: int | None):
-        self.session, self.samples, self.tell = session, samples, tell
+    def __init__(self, session: Session, samples: Sequence[bytes], progress: ProgressFn, batch: int | None):
+        self.session, self.samples, self.progress = session, samples, progress
         self.results: list[bytes | None] = [None] * len(samples)
         self.size = session.board["input"]["bytes"]
         self.out = session.board["output"]["bytes"]
@@ -270,14 +280,15 @@ class _Stream:
         self.heard = time.monotonic()
 
     @property
-    def finished(self) -> bool:
+    def is_complete(self) -> bool:
+        """Whether every sample has a result or was given up."""
         return self.done + self.given_up == len(self.samples)
 
     def step(self) -> None:
-        """Sends what the credit allows, takes what has come, notices what is lost."""
+        """Sends as far as the credit allows, takes answers, detects losses."""
         self._fill()
         session = self.session
-        data = session._port.read(min(session._silence_s, 0.1))
+        data = session._connected_port.read(min(session._silence_s, 0.1))
         now = time.monotonic()
         if data:
             gap = now - self.heard
@@ -288,9 +299,8 @@ class _Stream:
         elif now - self.heard > session._silence_s and self.waiting:
             self.lose_all()
             self.heard = now
-            session._silence_s = min(
-                _SILENCE_S[1], 2 * session._silence_s
-            )  # it may be the board that is slow, not the line
+            # The board may be slow and the line good: wait longer the next time.
+            session._silence_s = min(_SILENCE_S[1], 2 * session._silence_s)
         session._batch = self.batch
 
     def _fill(self) -> None:
@@ -312,7 +322,7 @@ class _Stream:
             payload = b"".join(self.samples[first : first + part])
             entry = _Waiting(first, part, tries + 1, cost)
             seq = (self.session._seq + 1) & 0xFFFF
-            self.waiting[seq] = entry  # before it is sent: a port that goes away now has it lost, not forgotten
+            self.waiting[seq] = entry  # before sending: if the port disappears now, the request is known to be lost
             self.used += cost
             self.session._send(protocol.DATA, payload)
             self.session.tally = replace(self.session.tally, requests=self.session.tally.requests + 1)
@@ -320,7 +330,7 @@ class _Stream:
     def _answer(self, frame: Frame) -> None:
         if frame.kind == protocol.ERROR and frame.payload == bytes((protocol.NOT_OPEN,)) and frame.seq in self.waiting:
             self.lose_all()
-            self.session._was_reset()
+            self.session._reopen_after_reset()
             return
         entry = self.waiting.get(frame.seq)
         if entry is None or frame.kind != protocol.RESULT:
@@ -346,10 +356,10 @@ class _Stream:
         self.done += entry.count
         if entry.tries == 1 and self.batch < self.largest:
             self.batch += 1
-        self.tell(self.done, len(self.samples), "")
+        self.progress(self.done, len(self.samples), "")
 
     def _lose_before(self, seq: int) -> None:
-        """Answers come in order: whatever was asked before `seq` and is not answered is lost."""
+        """Requests before `seq` are lost: answers come in order."""
         gone = []
         for earlier in self.waiting:
             if earlier == seq:
@@ -358,10 +368,11 @@ class _Stream:
         self._lose(gone)
 
     def lose_all(self) -> None:
-        """Nothing that was asked will be answered."""
+        """All waiting requests are lost."""
         self._lose(list(self.waiting))
 
     def _lose(self, gone: Sequence[int]) -> None:
+        """Queues the samples of these requests again, in smaller batches."""
         for seq in reversed(gone):
             entry = self.waiting.pop(seq)
             self.used -= entry.cost

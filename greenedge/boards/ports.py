@@ -1,20 +1,31 @@
-"""Serial ports: opening one, and telling a person why it cannot be opened. Anything that goes wrong later is `LinkLost`."""
+"""Serial ports. A port that cannot be opened is a BoardError with the cure; a later failure is `LinkLost`."""
 
 from __future__ import annotations
 
 import errno
 import os
+from typing import Protocol
 
 from greenedge.boards.errors import BoardError, LinkLost
 
 _CHUNK = 4096
 
 
+class Port(Protocol):
+    """`read` returns what has arrived after at most `wait_s`, b"" for nothing; `read` and `write` raise LinkLost."""
+
+    def read(self, wait_s: float) -> bytes: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class SerialPort:
     """A UART through pyserial. `read` waits for the first byte only."""
 
     def __init__(self, path: str, baud: int):
-        """Raises BoardError with what to do about it."""
+        """Raises BoardError with the cure."""
         import serial
 
         self.path, self.baud = path, baud
@@ -24,7 +35,7 @@ class SerialPort:
             raise BoardError(why_not(path, baud, error)) from None
 
     def read(self, wait_s: float) -> bytes:
-        """What has come, after at most `wait_s`; b"" where nothing has. Raises LinkLost."""
+        """What has arrived after at most `wait_s`; b"" for nothing. Raises LinkLost."""
         import serial
 
         try:
@@ -36,7 +47,7 @@ class SerialPort:
             raise LinkLost(f"{self.path} is gone ({error})") from None
 
     def write(self, data: bytes) -> None:
-        """Raises LinkLost, also where the port takes nothing for 5 s."""
+        """Raises LinkLost, also where the port accepts nothing for 5 s."""
         import serial
 
         try:
@@ -45,7 +56,7 @@ class SerialPort:
             raise LinkLost(f"{self.path} is gone ({error})") from None
 
     def close(self) -> None:
-        """Gives the port back; a port that is gone is as good as closed."""
+        """Closes the port, also one that has disappeared."""
         import contextlib
 
         with contextlib.suppress(OSError):
@@ -53,15 +64,15 @@ class SerialPort:
 
 
 def why_not(path: str, baud: int, error: Exception) -> str:
-    """One sentence: why a port cannot be opened and what to do."""
-    code = getattr(error, "errno", None)
+    """One sentence: why a port cannot be opened, and the cure."""
+    code = error.errno if isinstance(error, OSError) else None
     text = str(error)
     if code == errno.ENOENT or not os.path.exists(path):
         return f"there is no port {path}{known_ports()}; plug the board in, or say --port."
     if code in (errno.EACCES, errno.EPERM):
         return (
-            f"{path} may not be opened by this user; add yourself to its group (sudo usermod -aG dialout $USER, then log in "
-            "again) or install greenedge's udev rule (greenedge program --udev)."
+            f"{path} may not be opened by this user; add yourself to its group (sudo usermod -aG dialout $USER, then "
+            "log in again) or install greenedge's udev rule (greenedge program --udev)."
         )
     if code in (errno.EAGAIN, errno.EBUSY) or "exclusively lock" in text:
         return f"{path} is in use by another program; close it, then run the same command again."

@@ -1,4 +1,4 @@
-"""Puts a bitstream on a board: the board file's own command, run here or in the image of docker/openfpgaloader."""
+"""Programs a bitstream into a board: the board file's command, run here or in the image of docker/openfpgaloader."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from greenedge.errors import TargetError, ToolError
 from greenedge.hdl.board_shell.bitstream import bitstream_of
+from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.container import docker_argv, why_not
 from greenedge.tools.discover import find_tool
 
 _TIMEOUT_S = 300
-# USB ids: FTDI 0403 (FT232H/FT2232H/FT4232H/FT231X: ULX3S, iCEBreaker, Tang Nano 9K), CMSIS-DAP 0d28 and 1209 (Colorlight's
-# extension board), 1209:5af0 (OrangeCrab's bootloader); devices' data sheets, pid.codes
-UDEV = """# greenedge: boards may be programmed by whoever sits at the machine
-SUBSYSTEM=="usb", ATTR{idVendor}=="0403", ATTR{idProduct}=="6001|6010|6011|6014|6015", TAG+="uaccess", MODE="0660", GROUP="plugdev"
-SUBSYSTEM=="usb", ATTR{idVendor}=="0d28|1209", TAG+="uaccess", MODE="0660", GROUP="plugdev"
-SUBSYSTEM=="tty", ATTRS{idVendor}=="0403|0d28|1209", TAG+="uaccess", MODE="0660", GROUP="dialout"
+# USB ids: FTDI 0403 (FT232H/FT2232H/FT4232H/FT231X: ULX3S, iCEBreaker, Tang Nano 9K), CMSIS-DAP 0d28 and 1209
+# (Colorlight's extension board), 1209:5af0 (OrangeCrab's bootloader); devices' data sheets, pid.codes
+_FTDI = 'ATTR{idVendor}=="0403", ATTR{idProduct}=="6001|6010|6011|6014|6015"'
+UDEV = f"""# greenedge: boards may be programmed by whoever sits at the machine
+SUBSYSTEM=="usb", {_FTDI}, TAG+="uaccess", MODE="0660", GROUP="plugdev"
+SUBSYSTEM=="usb", ATTR{{idVendor}}=="0d28|1209", TAG+="uaccess", MODE="0660", GROUP="plugdev"
+SUBSYSTEM=="tty", ATTRS{{idVendor}}=="0403|0d28|1209", TAG+="uaccess", MODE="0660", GROUP="dialout"
 """
 UDEV_PATH = "/etc/udev/rules.d/60-greenedge.rules"
 _LIBRARY = re.compile(r"error while loading shared libraries: ([\w.+-]+)")
-_PACKAGES = {
+_PACKAGES = {  # of Debian
     "libftdi1.so.2": "libftdi1-2",
     "libusb-1.0.so.0": "libusb-1.0-0",
     "libhidapi-hidraw.so.0": "libhidapi-hidraw0",
-}  # Debian's
+}
 _PERMISSION = re.compile(
     r"LIBUSB_ERROR_ACCESS|permission|inappropriate permissions|usb_open\(\) failed|EACCES", re.IGNORECASE
 )
@@ -48,16 +49,14 @@ def program_argv(target: Target, bitstream: Path, docker: bool = False) -> list[
     return docker_argv(name, words, path.parent, writable=False) if docker else [name, *words]
 
 
-def program(
-    build: Path, target: Target, docker: bool = False, tell: Callable[[int, int, str], None] = lambda *_: None
-) -> list[str]:
-    """Programs the board with what lies in `build`; returns the command that did it.
+def program(build: Path, target: Target, docker: bool = False, progress: ProgressFn = no_progress) -> list[str]:
+    """Programs the board with the bitstream in `build`; returns the command.
 
-    Raises ToolError, one sentence with what to do: program missing, no permission (udev), no board, anything else.
+    Raises ToolError, one sentence with the cure: program missing, no permission (udev), no board, any other failure.
     """
     argv = program_argv(target, bitstream_of(build), docker)
-    begin, env = _found(argv[0])
-    tell(0, 0, " ".join(argv))
+    begin, env = _find_program(argv[0])
+    progress(0, 0, " ".join(argv))
     try:
         done = subprocess.run(
             [*begin, *argv[1:]],
@@ -83,8 +82,8 @@ def program(
     return argv
 
 
-def _found(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """How a program is called here, and with which environment. Raises ToolError."""
+def _find_program(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """(the argv that a program begins with here, its environment). Raises ToolError."""
     if name != "openFPGALoader":
         if shutil.which(name) is None:
             raise ToolError(
@@ -103,6 +102,7 @@ def _found(name: str) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def _why(tool: str, target: Target, status: int, text: str) -> str:
+    """One sentence on a failure with that exit status and output."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines() if line.strip()]
     if missing := _LIBRARY.search(text):
         package = _PACKAGES.get(missing[1], "the package that has it")

@@ -1,4 +1,4 @@
-"""Many inferences on a board while bad things happen; counts what came right, lost, wrong or twice."""
+"""Many inferences on a board under disturbances; counts results that are right, lost, wrong or duplicated."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from greenedge.boards.link_session import Session
+from greenedge.progress import ProgressFn, no_progress
 
 
 @dataclass(frozen=True)
 class Soak:
-    """A soak's result. `lost` samples are reported as lost; `wrong` and `twice` must be 0."""
+    """Counts of a soak. `lost` samples were reported as lost; `wrong` and `twice` must be 0."""
 
     samples: int
     right: int
@@ -25,13 +26,29 @@ class Soak:
     seconds: float
 
     @property
-    def passed(self) -> bool:
-        """Every sample is right or reported lost."""
+    def ok(self) -> bool:
+        """Whether every sample is right or reported lost."""
         return self.wrong == self.twice == 0 and self.right + self.lost == self.samples
 
     def plain(self) -> dict:
-        """As JSON holds it."""
-        return {**asdict(self), "passed": self.passed}
+        """The JSON form."""
+        return {**asdict(self), "passed": self.ok}
+
+
+@dataclass
+class _AnswerCount:
+    """The progress call-back of one portion, which starts at sample `first` of `total`."""
+
+    first: int
+    total: int
+    progress: ProgressFn
+    disturb: Callable[[int], None]
+    done: int = 0
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        self.done = done
+        self.progress(self.first + done, self.total, text)
+        self.disturb(self.first + done)
 
 
 def soak(
@@ -40,26 +57,19 @@ def soak(
     expected: Sequence[bytes],
     disturb: Callable[[int], None] = lambda done: None,
     portion: int = 500,
-    tell: Callable[[int, int, str], None] = lambda *_: None,
+    progress: ProgressFn = no_progress,
 ) -> Soak:
     """Streams `samples` in portions; `disturb(done)` is called between answers and may do anything to the board.
 
-    A result that would come twice would raise `done` above its portion, which is counted.
+    `twice` counts results beyond one per sample. Raises BoardError where the board is away too long.
     """
     began = time.monotonic()
     right = lost = wrong = twice = 0
     for first in range(0, len(samples), portion):
         part = samples[first : first + portion]
-        answered: list[int] = []
-
-        def told(done: int, total: int, text: str) -> None:
-            answered.append(done)
-            tell(first + done, len(samples), text)
-            disturb(first + done)
-
-        results = session.infer(part, told)
-        came = sum(result is not None for result in results)
-        twice += max(0, (answered[-1] if answered else 0) - came)
+        count = _AnswerCount(first, len(samples), progress, disturb)
+        results = session.infer(part, count)
+        twice += max(0, count.done - sum(result is not None for result in results))
         for result, want in zip(results, expected[first : first + portion], strict=True):
             lost += result is None
             right += result == want

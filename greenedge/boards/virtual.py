@@ -1,9 +1,9 @@
-"""The virtual board: the top level with its pins under Verilator, its UART at a pseudo-terminal that any program can open.
+"""The virtual board: the top level with its pins under Verilator, its UART as a pseudo-terminal for any program.
 
-Simulation and terminal live as long as the `with` block; the process also ends by itself after `limit_s`, and when the
-program that started it is gone. The PLL is left out: the clock pin moves at the core's frequency, so simulated time is
-cycles / clock_hz. While the line to the board is silent the simulation waits `wait_us` of real time for the host before
-every 512 cycles, so in simulated time a host answers almost at once.
+Simulation and terminal exist for the `with` block; the process also ends after `limit_s`, and when its parent ends.
+There is no PLL: the clock pin runs at the core's frequency, so simulated time is cycles / clock_hz. While the line to
+the board is silent the simulation waits `wait_us` of real time for the host before every 512 cycles, so that in
+simulated time a host answers almost at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _PINS = {"led": 1, "marker": 1}  # outputs that a board may lack
 
 
 class VirtualBoard:
-    """A board that is simulated. `port` is a path that stays the same when the board is unplugged and plugged again."""
+    """A simulated board. `port` is the path of its terminal, which unplugging and plugging does not change.
+
+    Raises ToolError where the simulator cannot be compiled, ends or does not answer.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,8 @@ class VirtualBoard:
         self._process = subprocess.Popen(
             [str(model), str(description)], cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self._process.stdin is not None and self._process.stdout is not None, "started with pipes"
+        self._orders, self._answers = self._process.stdin, self._process.stdout
         try:
             self.plug()
         except GreenedgeError:
@@ -64,60 +69,62 @@ class VirtualBoard:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
-        self._process.stdin.close()
+    def __exit__(self, *_: object) -> None:
+        self._orders.close()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
         self._scratch.cleanup()
 
     def noise(self, corrupt: float, drop: float) -> None:
-        """So large a share of the bytes is changed or lost from now on, both ways."""
+        """From now on these shares of the bytes are changed or dropped, in both directions."""
         self._order(f"noise {round(corrupt * 1e6)} {round(drop * 1e6)}")
 
     def glitch(self, share: float) -> None:
-        """In so large a share of the cycles the line to the board is inverted."""
+        """In this share of the cycles the line to the board is inverted."""
         self._order(f"glitch {round(share * 1e6)}")
 
     def reset(self) -> None:
-        """Somebody presses the button."""
+        """Presses the reset button."""
         self._order("reset")
 
     def unplug(self) -> None:
-        """The cable is pulled: the port is gone."""
+        """Removes the port, as pulling the cable does."""
         os.unlink(self.port)
         self._order("unplug")
 
     def plug(self) -> None:
-        """The cable is back: the port is there again."""
+        """Creates the port again. Raises ToolError on a machine without pseudo-terminals."""
         name = self._order("plug")["terminal"]
         if name == "-":
             raise ToolError("this machine gives no pseudo-terminal; is /dev/pts mounted?")
         os.symlink(name, self.port)
 
     def status(self) -> dict:
-        """cycles, active (cycles in which something moved), bytes to and from the board, faults, resets, led, marker, terminal."""
+        """Counts: cycles, active (cycles with activity), bytes to and from the board, faults, resets; led, marker,
+        terminal."""
         return self._order("stat")
 
     def _order(self, text: str) -> dict:
         try:
-            self._process.stdin.write(text + "\n")
-            self._process.stdin.flush()
+            self._orders.write(text + "\n")
+            self._orders.flush()
         except BrokenPipeError:
             raise ToolError(
                 f"the virtual board of {self.folder} has ended; its time limit is {self._settings['limit_s']} s."
             ) from None
-        if not select.select([self._process.stdout], [], [], _ANSWER_S)[0]:
+        if not select.select([self._answers], [], [], _ANSWER_S)[0]:
             raise ToolError(f"the virtual board of {self.folder} does not answer within {_ANSWER_S} s.")
-        words = self._process.stdout.readline().split()
-        return {key: value if key == "terminal" else int(value) for key, value in zip(words[::2], words[1::2])}
+        words = self._answers.readline().split()
+        pairs = zip(words[::2], words[1::2], strict=True)
+        return {key: value if key == "terminal" else int(value) for key, value in pairs}
 
 
 def read_board(folder: Path) -> dict:
-    """board.json of a build folder. Raises GreenedgeError where there is none."""
+    """board.json of a build folder. Raises GreenedgeError where it is absent or damaged."""
     path = Path(folder) / "board.json"
     try:
         board = json.loads(path.read_text())
@@ -133,7 +140,8 @@ def read_board(folder: Path) -> dict:
 
 
 def compile_board(folder: Path, board: Mapping, progress: Callable[[str], None]) -> Path:
-    """The simulator of the board in a build folder; compiled once per content of its sources."""
+    """The simulator of the board in a build folder, from the cache where its sources are unchanged. Raises
+    ToolError."""
     from greenedge.hdl.axi_stream.simulation import compile_model
 
     if board["link"] != "uart":
@@ -144,7 +152,7 @@ def compile_board(folder: Path, board: Mapping, progress: Callable[[str], None])
 
 
 def sim_top(top: str) -> str:
-    """The wrapper that gives every board the same pins; a board without a LED or marker shows it dark."""
+    """A wrapper that gives every board the same pins; a LED or marker that the board lacks is constant 0."""
     header = top[top.index("module board (") : top.index(");")]
     missing = "".join(f"    assign {pin} = 1'b0;\n" for pin in _PINS if f"logic {pin}" not in header)
     pins = ", ".join(

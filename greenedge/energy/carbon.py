@@ -1,4 +1,4 @@
-"""Grams of CO₂ equivalent: joules × intensity. Always an estimate, with the range of the intensity.
+"""Grams of CO₂ equivalent: joules × intensity of the grid. Always an estimate, with the range of the intensity.
 
 Intensities: Our World in Data (CC BY 4.0), "Carbon intensity of electricity", from Ember and the Energy Institute;
 yearly means of generation, life-cycle. The ranges are ours (benchmarks/energy_intensity.py says how).
@@ -37,7 +37,7 @@ class Intensity:
 
 @cache
 def table() -> dict[str, Intensity]:
-    """By ISO 3166 alpha-3 code."""
+    """The intensities that ship with greenedge, by ISO 3166 alpha-3 code."""
     with open(_TABLE, encoding="utf-8", newline="") as file:
         return {
             row["iso"]: Intensity(
@@ -54,8 +54,8 @@ def table() -> dict[str, Intensity]:
 
 
 def intensity(country: str | None, given: float | None = None) -> Intensity:
-    """The country's, or the one given in g/kWh. Raises GreenedgeError: an unknown country never becomes a world
-    mean."""
+    """That of the country, or `given` in g/kWh. Raises GreenedgeError for an unknown country: a world mean would be
+    wrong for it."""
     if given is not None:
         if not 0 <= given <= 3000:
             raise GreenedgeError(f"--intensity {given:g} is not between 0 and 3000 g/kWh; give grams of CO2e per kWh.")
@@ -70,7 +70,7 @@ def intensity(country: str | None, given: float | None = None) -> Intensity:
 
 
 def carbon(energy: Figure, at: Intensity) -> Figure:
-    """Grams for a figure in joules; the range joins the interval of the energy with that of the intensity."""
+    """Grams for a figure in joules; the range combines the interval of the energy with that of the intensity."""
     assert energy.unit == "j", energy
     low = energy.low if energy.low is not None else energy.value
     high = energy.high if energy.high is not None else energy.value

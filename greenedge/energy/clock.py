@@ -1,4 +1,4 @@
-"""Time, injected everywhere: the machine's raw monotonic clock, or a virtual one that makes hours pass in a moment."""
+"""The clocks of the harness: the machine's raw monotonic one, and a virtual one that needs no real time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _RAW = getattr(time, "CLOCK_MONOTONIC_RAW", time.CLOCK_MONOTONIC)
 
 
 class Clock(Protocol):
-    """Seconds that never go back, and a way to wait."""
+    """Monotonic seconds, and waiting."""
 
     def now(self) -> float: ...
 
@@ -18,7 +18,7 @@ class Clock(Protocol):
 
 
 class RealClock:
-    """CLOCK_MONOTONIC_RAW: not slewed by NTP, so a second is a second."""
+    """CLOCK_MONOTONIC_RAW, which NTP does not slew."""
 
     def now(self) -> float:
         return time.clock_gettime(_RAW)
@@ -29,7 +29,7 @@ class RealClock:
 
 
 class VirtualClock:
-    """A clock that moves only when something sleeps or computes; `watch` hears of every move."""
+    """A clock that moves only on `sleep` and `advance`, and by `read_cost` s a read; each move calls `watch(time)`."""
 
     def __init__(self, start: float = 1000.0, read_cost: float = 2e-6, watch: Callable[[float], None] | None = None):
         self.time = start

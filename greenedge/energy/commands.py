@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
@@ -19,6 +20,7 @@ from greenedge.energy import options as o
 from greenedge.energy import request, results, terminal
 from greenedge.energy.comparison import compare as compare_rows
 from greenedge.energy.evidence import EVIDENCE, require
+from greenedge.energy.liveness import Load
 from greenedge.energy.measurement import probe as probe_all
 from greenedge.energy.render import Wanted, console, finish, progress_bar, write_text
 from greenedge.energy.replay import Recording, rows_of, span
@@ -33,10 +35,11 @@ app = typer.Typer(
 )
 
 
-class _BeforeACommand(TyperCommand):
-    """Everything after -- is the command to measure, whatever it looks like."""
+class _CommandAfterDashes(TyperCommand):
+    """Everything after -- is the command to measure, also words that look like options."""
 
-    def parse_args(self, ctx, args):
+    # Any: the module of the context's class differs between versions of typer.
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--" in args:
             place = args.index("--")
             args, ctx.meta["command"] = args[:place], tuple(args[place + 1 :])
@@ -44,8 +47,8 @@ class _BeforeACommand(TyperCommand):
 
 
 @contextmanager
-def told(as_json: bool = False):
-    """Errors of ours as one sentence and their exit code; what was started is ended before an interruption is told."""
+def exit_code_on_error(as_json: bool = False) -> Iterator[None]:
+    """Prints a GreenedgeError as one sentence (and as JSON) and exits with its code; Ctrl-C exits with 130."""
     try:
         yield
     except GreenedgeError as error:
@@ -59,7 +62,7 @@ def told(as_json: bool = False):
         raise typer.Exit(130) from None
 
 
-@app.command(cls=_BeforeACommand)
+@app.command(cls=_CommandAfterDashes)
 def probe(
     context: typer.Context,
     json_: o.Json = False,
@@ -68,7 +71,7 @@ def probe(
     required: o.Required = None,
 ) -> None:
     """Every source: alive or not, what it covers, its update period, and the cure. -- COMMAND loads what they cover."""
-    with told(json_):
+    with exit_code_on_error(json_):
         with progress_bar() as progress:
             found = probe_all(root, load=_command_load(_command(context)), seconds=seconds, progress=progress)
         if json_:
@@ -82,7 +85,7 @@ def probe(
             )
 
 
-@app.command(cls=_BeforeACommand)
+@app.command(cls=_CommandAfterDashes)
 def measure(
     context: typer.Context,
     run: o.Run = None,
@@ -122,42 +125,27 @@ def measure(
 ) -> None:
     """Measure RUN…, -- COMMAND…, --callable or --serial: idle | window | idle, repeated until the interval is within
     the target. Results of a RUN are kept in it and shown in its report."""
-    with told(json_):
-        _check_required(required)
+    with exit_code_on_error(json_):
+        _check_require_option(required)
         wanted = Wanted(output, html, csv, json_, country, grams)
-        wanted.intensity  # noqa: B018 - a country that there is not is refused before anything is measured
-        what = request.Asked(
-            runs=tuple(run or ()),
-            runtimes=tuple(runtime or ()),
-            batches=tuple(batch or ()),
+        grid = wanted.intensity  # an unknown country is refused before anything is measured
+        what = request.MeasureRequest(
+            runs=request.RunChoice(tuple(run or ()), tuple(runtime or ()), tuple(batch or ()), port),
             command=_command(context),
             callables=tuple(callable_ or ()),
-            serial=serial,
-            baud=baud,
-            port=port,
-            name=name,
-            inferences=inferences,
-            accuracy=accuracy,
+            serial=request.SerialDevice(serial, baud) if serial else None,
+            label=request.WorkloadLabel(name, inferences, accuracy),
             timeout_s=timeout,
         )
-        how = request.How(
-            sources=tuple(source or ()),
-            method=request.method(window, warm_up, idle, max_reps, target),
-            root=root,
-            seed=seed,
-            hz=hz,
-            gain=gain,
-            max_power_w=max_power,
-            tdp=request.Tdp(tdp, threads, tdp_source),
-            required=required,
-        )
-        with progress_bar() as progress:
-            if external is not None:
-                text = request.time_for_meter(what, how, context.obj, external, marker, progress)
-            else:
-                data = request.carry_out(what, how, context.obj, progress, wanted.intensity)
+        method = request.method(window, warm_up, idle, max_reps, target)
+        meter, power = request.MeterOptions(hz, gain, max_power), request.Tdp(tdp, threads, tdp_source)
+        how = request.MeasureOptions(tuple(source or ()), method, meter, power, root, seed, required)
         if external is not None:
+            with progress_bar() as progress:
+                text = request.time_for_meter(what, how, context.obj, external, marker, progress)
             return typer.echo(text)
+        with progress_bar() as progress:
+            data = request.carry_out(what, how, context.obj, progress, grid)
         finish(data, wanted)
 
 
@@ -173,7 +161,7 @@ def compare(
     json_: o.Json = False,
 ) -> None:
     """The ratio of two results with its 95 % interval; "not distinguishable" where it spans 1."""
-    with told(json_):
+    with exit_code_on_error(json_):
         first = results.load(one)
         second = results.load(other) if other else first
         found = compare_rows(
@@ -219,8 +207,8 @@ def replay(
     json_: o.Json = False,
 ) -> None:
     """Figures from a recording or a report: replayed from instruments, estimated from models; never measured."""
-    with told(json_):
-        _check_required(required)
+    with exit_code_on_error(json_):
+        _check_require_option(required)
         request.check_scope(scope)
         recording = Recording(
             path,
@@ -252,7 +240,7 @@ def selftest(
     required: o.Required = None,
 ) -> None:
     """The harness on fakes with known answers, and the live sources; attach the file to a report."""
-    with told(json_):
+    with exit_code_on_error(json_):
         with progress_bar() as progress:
             data = run_selftest(root, _command_load((sys.executable, "-c", "while True: pass")), progress=progress)
         if output:
@@ -269,8 +257,7 @@ def selftest(
         if required == "measured" and not any(one["state"] == "alive" for one in data["sources"]):
             raise EvidenceError(
                 "no source on this machine is alive, --require measured was given: greenedge energy "
-                "probe "
-                "names the cures."
+                "probe names the cures."
             )
 
 
@@ -278,7 +265,7 @@ def _command(context: typer.Context) -> tuple[str, ...]:
     return context.meta.get("command", ())
 
 
-def _check_required(required: str | None) -> None:
+def _check_require_option(required: str | None) -> None:
     if required is not None and required not in ("measured", "replayed", "simulated", "estimated"):
         raise GreenedgeError(
             f"--require {required!r} is not known; evidence is one of {', '.join(EVIDENCE)} without derived."
@@ -291,9 +278,8 @@ def _row(data: dict, index: int, path: Path) -> dict:
     return data["rows"][index]
 
 
-def _command_load(argv: tuple[str, ...]) -> Callable | None:
-    """The command, once a CPU at a time and again when it ends, as a load for the liveness test; none given, none
-    made."""
+def _command_load(argv: tuple[str, ...]) -> Load | None:
+    """The command as a load of the liveness test: one process a CPU, restarted when it ends. None without a command."""
     if not argv:
         return None
 

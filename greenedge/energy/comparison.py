@@ -1,4 +1,4 @@
-"""Ratios of two rows: the paired log-ratio interval where they were measured together, Welch's where not."""
+"""Ratios of two rows: the paired log-ratio interval for one interleaved session, else Welch's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from greenedge.errors import GreenedgeError
 
 @dataclass(frozen=True)
 class Comparison:
-    """`ratio` is one over other; `paired` says how it was got; `verdict` is the sentence for people."""
+    """`ratio` is one over other, from pairs of repetitions where `paired`; `verdict` is a sentence."""
 
     one: str
     other: str
@@ -31,17 +31,18 @@ def compare(
     allow_scope: bool = False,
     allow_evidence: bool = False,
 ) -> Comparison:
-    """Raises GreenedgeError: scopes or evidence classes differ and were not allowed by name; a row that may not be
-    ranked
-    (an estimate from CPU time alone); no repetitions."""
+    """The ratio of the energy (`quantity` total or net) of two rows.
+
+    Raises GreenedgeError: scopes or evidence classes differ and are not allowed explicitly; a row without ranking (an
+    estimate from CPU time); no repetitions.
+    """
     a, b = results.figure(one, quantity), results.figure(other, quantity)
-    names = tuple(f"{row['workload']} ({row['source']['covers']})" for row in (one, other))
+    names = _name(one), _name(other)
     for row, name in zip((one, other), names, strict=True):
         if row.get("ranking") is False:
             raise GreenedgeError(
                 f"{name} is estimated from CPU time, which says nothing that its latency does not; "
-                "compare "
-                "latencies, or measure it."
+                "compare latencies, or measure it."
             )
     if a is None or b is None:
         missing = names[0] if a is None else names[1]
@@ -51,8 +52,7 @@ def compare(
     if not first or not second:
         raise GreenedgeError(
             f"{names[0] if not first else names[1]} has no repetitions, so no interval; measure it, "
-            "or "
-            "read both numbers side by side."
+            "or read both numbers side by side."
         )
     paired = same_session and len(first) == len(second)
     ratio = stats.paired_ratio(first, second) if paired else stats.unpaired_ratio(first, second)
@@ -64,14 +64,19 @@ def compare(
     if not paired:
         warnings.append("not measured in one interleaved session: drift between the sessions is in the ratio.")
     return Comparison(
-        *names,
-        quantity,
-        ratio,
-        paired,
-        worst(("derived", a.evidence, b.evidence)),
-        stats.verdict(ratio, *names),
-        tuple(warnings),
+        one=names[0],
+        other=names[1],
+        quantity=quantity,
+        ratio=ratio,
+        paired=paired,
+        evidence=worst(("derived", a.evidence, b.evidence)),
+        verdict=stats.verdict(ratio, *names),
+        warnings=tuple(warnings),
     )
+
+
+def _name(row: dict) -> str:
+    return f"{row['workload']} ({row['source']['covers']})"
 
 
 def _values(row: dict, quantity: str) -> list[float]:

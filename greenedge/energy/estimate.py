@@ -1,4 +1,4 @@
-"""Estimates, and never anything else: FPGA energy from switching activity, CPU energy from time. Each with its band."""
+"""Estimates, each with its band: FPGA energy from switching activity, CPU energy from CPU time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -24,8 +24,8 @@ _TIME = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12, "fs": 1e-15}
 
 @dataclass(frozen=True)
 class Activity:
-    """Toggles of all signals over `seconds` of work. `of` says of what: a netlist, or the RTL before synthesis;
-    `samples` how many vectors it was."""
+    """Toggles of all signals (`nets` of them) over `seconds` of work. `of` names the design: the netlist, or the RTL
+    before synthesis; `samples` is the number of input vectors."""
 
     toggles: int
     seconds: float
@@ -36,13 +36,13 @@ class Activity:
 
 @cache
 def coefficients() -> Mapping[str, dict]:
-    """By device; a source "as DEVICE" is that device's."""
+    """Power coefficients by device; where `source` is "as DEVICE", that of the other device."""
     table = tomllib.loads(_COEFFICIENTS.read_text(encoding="utf-8"))
     return {name: c | {"source": table.get(c["source"].removeprefix("as "), c)["source"]} for name, c in table.items()}
 
 
 def read_saif(path: Path) -> Activity:
-    """Sums TC over every net of a SAIF file, line by line. Raises GreenedgeError without DURATION, TIMESCALE or
+    """The toggle counts (TC) of a SAIF file, summed over all nets. Raises GreenedgeError without DURATION, TIMESCALE or
     toggles."""
     if path.stat().st_size > _MAX_BYTES:
         raise GreenedgeError(
@@ -90,8 +90,11 @@ def device_of(part: str) -> str:
 
 def fpga_power(device: str, clock_hz: float, activity: Activity | None) -> tuple[Figure, dict[str, float]]:
     """P = V · (I_static + I_clock · f) + E_toggle · toggles/s with the band of the coefficients, and its parts in
-    watts. Scope chip (core rail). Without activity, where the device allows that: static power alone, and the covers
-    say so."""
+    watts.
+
+    Scope chip (core rail). Without activity the static power alone, as the figure's covers state. Raises
+    GreenedgeError for a device without coefficients, or without activity where the device needs it.
+    """
     c = coefficients()[device_of(device)]
     parts = {"static": c["core_v"] * c["static_a"]}
     if "clock_a_hz" in c:
@@ -101,8 +104,7 @@ def fpga_power(device: str, clock_hz: float, activity: Activity | None) -> tuple
     elif not c.get("static_alone"):
         raise GreenedgeError(
             f"{device} needs the switching activity of its netlist: give a SAIF file or toggle "
-            "counts "
-            "(cell counts miss multipliers by a third of the total)."
+            "counts (cell counts miss multipliers by a third of the total)."
         )
     watts, (low, high) = sum(parts.values()), c["band"]
     covers = f"{device} core rail" + ("" if "switching" in parts else ", static alone")
@@ -124,16 +126,13 @@ def fpga_row(
     if cycles <= 0 or clock_hz <= 0:
         raise GreenedgeError(f"{cycles} cycles at {clock_hz:g} Hz make no time; both must be above 0.")
     (power, parts), seconds = fpga_power(device, clock_hz, activity), cycles / clock_hz
-    energy = Figure(
-        power.value * seconds,
-        "energy",
-        "j",
-        "chip",
-        "estimated",
-        power.low * seconds,
-        power.high * seconds,
-        None,
-        power.covers,
+    energy = replace(
+        power,
+        value=power.value * seconds,
+        base="energy",
+        unit="j",
+        low=None if power.low is None else power.low * seconds,
+        high=None if power.high is None else power.high * seconds,
     )
     c = coefficients()[device_of(device)]
     notes = [f"{part} {digits(watts * 1e3)} mW" for part, watts in parts.items()]
@@ -161,13 +160,14 @@ def fpga_row(
     }
 
 
-def check_tdp(watts: float | None, threads: int | None, source: str) -> None:
-    """Raises GreenedgeError unless all three are given."""
+def check_tdp(watts: float | None, threads: int | None, source: str) -> tuple[float, int]:
+    """(watts, threads). Raises GreenedgeError unless all three are given and above 0."""
     if not watts or watts <= 0 or not threads or threads <= 0 or not source:
         raise GreenedgeError(
             f"an estimate from CPU time needs --tdp in watts, the --threads it is for and --tdp-source; there are "
             f"{watts}, {threads} and {source!r}: look for the CPU's data sheet."
         )
+    return watts, threads
 
 
 def cpu_row(
@@ -180,7 +180,8 @@ def cpu_row(
     latency_s: float | None = None,
     accuracy: float | None = None,
 ) -> dict:
-    """E = TDP / threads · CPU seconds, band ×0.4…1.6. Proportional to time, so it may stand in no ranking."""
+    """E = TDP / threads · CPU seconds / inferences, band ×0.4…1.6. Proportional to time, so it is excluded from
+    rankings."""
     check_tdp(tdp_w, threads, source)
     joules = tdp_w / threads * cpu_seconds / inferences
     energy = Figure(
@@ -211,7 +212,7 @@ def cpu_row(
 
 
 def digits(value: float) -> str:
-    """An estimate with the one or two digits that it deserves."""
+    """A number with two significant digits, the most that an estimate justifies."""
     return f"{float(f'{value:.1e}'):g}"
 
 
@@ -219,7 +220,6 @@ def _activity(path: Path, toggles: int, seconds: float, nets: int) -> Activity:
     if seconds <= 0 or nets == 0 or toggles == 0:
         raise GreenedgeError(
             f"{path} holds {nets} nets with {toggles} toggles over {seconds:g} s; all three must be "
-            "above 0: "
-            "simulate real vectors and dump the activity of the netlist."
+            "above 0: simulate real vectors and dump the activity of the netlist."
         )
     return Activity(toggles, seconds, nets)

@@ -1,10 +1,11 @@
-"""Evidence and scope: what a number rests on, and what it covers. Glued to every number; the worst evidence wins.
+"""Evidence and scope of a number: how it was obtained, and what it covers. Of combined numbers the worst evidence
+counts.
 
-`measured`   read from an instrument proved alive in this session;
-`derived`    measured, then a baseline taken away or a unit changed;
+`measured`   read from an instrument that passed the liveness test in this session;
+`derived`    measured, then a baseline subtracted or a unit changed;
 `replayed`   computed from a recording of an instrument;
 `simulated`  computed from a fake or a simulator;
-`estimated`  any model entered. The worst: whatever it touches is an estimate.
+`estimated`  a model is involved. The worst: whatever is computed with it is an estimate.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from greenedge.errors import EvidenceError, GreenedgeError
 EVIDENCE = ("measured", "derived", "replayed", "simulated", "estimated")
 SCOPES = ("rail", "chip", "module", "board", "wall")
 
-# Classes that may stand in one column and one ratio.
+# Classes whose members may share a column and form a ratio.
 _CLASS = {
     "measured": "measured",
     "derived": "measured",
@@ -25,7 +26,7 @@ _CLASS = {
     "simulated": "simulated",
     "estimated": "estimated",
 }
-# What a key of that class is called: a program that asks for energy_j never gets a model's number.
+# Part of the keys of a class: a program that reads energy_j never gets the number of a model.
 _INFIX = {"measured": "", "replayed": "", "simulated": "simulated_", "estimated": "estimate_"}
 
 
@@ -48,11 +49,11 @@ def key_for(base: str, unit: str, evidence: str) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """One number with everything it may not be parted from.
+    """One number with unit, scope, evidence and uncertainty.
 
     `low`..`high` is the 95 % interval over repetitions (or the band of an estimate); `instrument` the standard
-    uncertainty of the meter (GUM type B), shown apart because gain cancels in ratios of one meter. `covers` names what
-    the scope is about ("cpu package", "gpu", "whole board"). None is unknown.
+    uncertainty of the meter (GUM type B), separate because gain cancels in ratios of one meter. `covers` names what the
+    scope refers to ("cpu package", "gpu", "whole board"). None is unknown.
     """
 
     value: float
@@ -71,7 +72,13 @@ class Figure:
 
     @property
     def key(self) -> str:
+        """Its key in JSON and CSV."""
         return key_for(self.base, self.unit, self.evidence)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(low, high), None where unknown."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 def figure_json(figure: Figure) -> dict:
@@ -126,9 +133,10 @@ def require(evidence: str, wanted: str, what: str, why: str) -> None:
 
 
 def add(figures: Iterable[Figure], overlapping: Iterable[tuple[str, str]] = ()) -> Figure:
-    """The sum of figures of one scope that do not overlap; intervals add as half-widths (fully correlated: cautious).
+    """The sum of figures of one scope that do not overlap; half-widths of intervals add (as if fully correlated).
 
-    Raises GreenedgeError for scopes that differ or for parts of which one holds the other (psys and a package).
+    `overlapping` lists pairs (container, part) of covers. Raises GreenedgeError for different scopes and for a figure
+    that contains another (psys and a package).
     """
     parts = list(figures)
     assert parts and len({(part.base, part.unit) for part in parts}) == 1
@@ -143,31 +151,29 @@ def add(figures: Iterable[Figure], overlapping: Iterable[tuple[str, str]] = ()) 
             raise GreenedgeError(f"{one} holds {other}, so their sum counts it twice; take one of them.")
     if len(names) < len(parts):
         raise GreenedgeError(f"{parts[0].covers!r} stands twice in a sum; take it once.")
-    low = None if any(part.low is None for part in parts) else sum(part.low for part in parts)
-    high = None if any(part.high is None for part in parts) else sum(part.high for part in parts)
-    known = [part.instrument for part in parts]
-    instrument = None if None in known else sum(known)
+    bounds = [part.bounds for part in parts if part.bounds is not None]
+    complete = len(bounds) == len(parts)
+    instruments = [part.instrument for part in parts if part.instrument is not None]
     return Figure(
         sum(part.value for part in parts),
         parts[0].base,
         parts[0].unit,
         parts[0].scope,
         worst(["derived", *(part.evidence for part in parts)]),
-        low,
-        high,
-        instrument,
+        sum(low for low, _ in bounds) if complete else None,
+        sum(high for _, high in bounds) if complete else None,
+        sum(instruments) if len(instruments) == len(parts) else None,
         " + ".join(sorted(names)),
     )
 
 
 def check_comparable(one: Figure, other: Figure, allow_scope: bool = False, allow_evidence: bool = False) -> None:
-    """Raises GreenedgeError for a ratio across scopes or evidence classes that was not asked for by name."""
+    """Raises GreenedgeError for a ratio across scopes or evidence classes that is not allowed explicitly."""
     reasons = []
     if one.scope != other.scope and not allow_scope:
         reasons.append(
             f"scope {one.scope} ({one.covers}) and scope {other.scope} ({other.covers}) do not cover the "
-            "same "
-            "thing: measure both at one scope, or say --allow-scope-mismatch."
+            "same thing: measure both at one scope, or say --allow-scope-mismatch."
         )
     first, second = evidence_class(one.evidence), evidence_class(other.evidence)
     if first != second and not allow_evidence:

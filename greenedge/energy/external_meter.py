@@ -1,8 +1,8 @@
-"""A run timed for a meter that records by itself: the host's times of every window, and marks by which they are found
-in the meter's stream.
+"""Times a run for a meter that records by itself: the host's times of every window, and marks to find them in the
+recording.
 
-Marks are edges of a pin that the meter records too (the best), or a load pattern before and after the run: the work in
-pulses of uneven length, found again by correlation and solved for offset and drift (see markers).
+Marks are edges of a pin that the meter records (the most precise), or a load pattern before and after the run: pulses
+of work of different lengths, located by correlation and solved for offset and drift (see sync_edges).
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Protocol
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.method import Method
-from greenedge.energy.session import Progress
 from greenedge.energy.source import Trace
 from greenedge.energy.sync_edges import Sync, logic_edges, match_edges, match_pattern
 from greenedge.energy.workloads import Workload, serial_port
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
+from greenedge.progress import ProgressFn, no_progress
 
 SCHEMA = "greenedge-energy-timing/1"
-# Lengths of the pulses and the rests between them, in units: uneven, so that no shift fits but the true one.
+# Lengths of pulses and rests in turn, in units: uneven, so that only one shift fits.
 _PATTERN = (1, 1, 2, 1, 1)
 _MAX_BYTES = 16 << 20
 
 
 class Pin(Protocol):
-    """A line that the meter records: `set` gives it a level."""
+    """A line that the meter records; `set` drives its level."""
 
     def set(self, high: bool) -> None: ...
 
@@ -35,7 +35,7 @@ class Pin(Protocol):
 
 
 class FilePin:
-    """A GPIO line as the kernel shows it: /sys/class/gpio/gpioN/value, or any file that takes 0 and 1."""
+    """A GPIO line as a file: /sys/class/gpio/gpioN/value, or any file that takes 0 and 1. Raises GreenedgeError."""
 
     def __init__(self, path: Path):
         try:
@@ -53,7 +53,7 @@ class FilePin:
 
 
 class RtsPin:
-    """The RTS line of a serial adapter: a marker for every machine that has USB."""
+    """The RTS line of a serial adapter, for machines without GPIO. Raises GreenedgeError."""
 
     def __init__(self, path: str):
         self._port = serial_port(path, 115200)
@@ -75,27 +75,27 @@ def open_pin(text: str) -> Pin | None:
     return FilePin(Path(where)) if kind == "gpio" else RtsPin(where)
 
 
-def timed(
+def time_workload(
     workload: Workload,
     method: Method,
     clock: Clock,
     pin: Pin | None,
     repetitions: int,
-    progress: Progress = lambda text, done, of: None,
+    progress: ProgressFn = no_progress,
     unit_s: float = 1.0,
 ) -> dict:
-    """Runs [idle | window | idle] × R and returns the timing; the meter must record from before until after it.
+    """Runs [idle | window | idle] × R; returns the timing. The meter must record from before until after the call.
 
     The workload is set up and torn down here. `unit_s` is the length of the pattern's shortest pulse.
     """
-    run = _Timed(workload, clock, pin)
+    run = _TimedRun(workload, clock, pin)
     workload.setup()
     try:
-        progress("load pattern", 0, repetitions)
+        progress(0, repetitions, "load pattern")
         patterns = [] if pin else [run.pattern(unit_s)]
         windows = []
         for number in range(repetitions):
-            progress(workload.name, number + 1, repetitions)
+            progress(number + 1, repetitions, workload.name)
             before, window, after = run.rest(method.idle_s), run.window(method), run.rest(method.idle_s)
             windows.append(window | {"idle": [before, after]})
             if number + 1 < repetitions:
@@ -112,18 +112,21 @@ def timed(
     }
 
 
-class _Timed:
-    """One workload, timed; every edge of the pin is numbered by its place in `edges`."""
+class _TimedRun:
+    """The parts of a timed run; `edges` are the times of the pin's edges, in order."""
 
     def __init__(self, workload: Workload, clock: Clock, pin: Pin | None):
-        self.workload, self.clock, self.pin, self.edges = workload, clock, pin, []
+        self.workload, self.clock, self.pin = workload, clock, pin
+        self.edges: list[float] = []
 
     def rest(self, seconds: float) -> list[float]:
+        """[start, stop] of an idle stretch."""
         begun = self.clock.now()
         self.clock.sleep(seconds)
         return [begun, self.clock.now()]
 
     def window(self, method: Method) -> dict:
+        """A window of work between two edges of the pin: its span and inferences."""
         begun, runs = self._mark(True), 0
         while self.clock.now() - begun < method.min_window_s or runs * self.workload.batch < method.min_inferences:
             self.workload.infer(1, lambda: None)
@@ -131,7 +134,7 @@ class _Timed:
         return {"span": [begun, self._mark(False)], "inferences": runs * self.workload.batch}
 
     def pattern(self, unit_s: float) -> list[float]:
-        """The times of its edges, up and down in turn."""
+        """Runs the load pattern; the times of its edges, up and down in turn."""
         edges = []
         for place, units in enumerate(_PATTERN):
             begun = self.clock.now()
@@ -150,18 +153,19 @@ class _Timed:
         if self.pin is None:
             return before
         self.pin.set(high)
-        # The edge lies between the two looks at the clock.
+        # The edge is between the two reads of the clock.
         self.edges.append((before + self.clock.now()) / 2)
         return self.edges[-1]
 
 
 def save_timing(timing: dict, path: Path) -> None:
-    with write_aside(path) as aside:
+    """Raises GreenedgeError where the file cannot be written."""
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(timing, indent=1) + "\n", encoding="utf-8")
 
 
 def load_timing(path: Path) -> dict:
-    """Raises GreenedgeError for a file that is no timing of ours."""
+    """What `save_timing` wrote. Raises GreenedgeError for any other file."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise GreenedgeError(f"{path} is {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
@@ -186,15 +190,15 @@ def load_timing(path: Path) -> dict:
 
 
 def synchronise(trace: Trace, timing: dict) -> Sync:
-    """From the host's clock to the meter's. Raises SourceFault for lost or extra edges and a pattern that is not
-    there."""
+    """The map from the host's clock to the meter's. Raises SourceFault for lost or extra edges and a pattern that is
+    not in the trace, GreenedgeError for a timing without marks."""
     if timing["edges"]:
         return match_edges(logic_edges(trace), timing["edges"])
     first = float(trace.t[-1] - trace.t[0])
     patterns = timing["patterns"]
     if not patterns:
         raise GreenedgeError("the timing has neither edges nor patterns; measure it again with --marker.")
-    # The meter's own zero is anywhere: centre the search where the run fits into the recording.
+    # The zero of the meter's clock is unknown: centre the search where the run fits into the recording.
     span = patterns[-1][-1] - patterns[0][0]
     shift = float(trace.t[0]) - patterns[0][0] + max(first - span, 0.0) / 2
     moved = [[edge + shift for edge in pattern] for pattern in patterns]

@@ -1,4 +1,4 @@
-"""A document as HTML that opens from disk: one table, the figures, the notes. Nothing is recomputed."""
+"""A document as a self-contained HTML page: one table, the figures, the notes. No number is computed here."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from greenedge.energy.terminal import HEADERS, notes, result_cells
 
 _STYLE = (
     "body{font:14px system-ui;margin:2em;max-width:75em}table{border-collapse:collapse}td,th{border:1px solid "
-    "#ccc;"
-    "padding:.3em .6em;text-align:left}tr.estimated td{color:#777;font-style:italic}figure{margin:1.5em 0}"
+    "#ccc;padding:.3em .6em;text-align:left}tr.estimated td{color:#777;font-style:italic}figure{margin:1.5em 0}"
     ".hint{color:#777}"
 )
 
 _HINT = (
     "Hollow marks are estimated or simulated. An interval is the 95 % interval over repetitions, or the band of an "
-    "estimate; "
-    "“meter” is the standard uncertainty of the instrument beside it."
+    "estimate; “meter” is the standard uncertainty of the instrument beside it."
 )
 
 
 def table(data: dict) -> str:
-    """The results as an HTML table without its empty columns; the class of a line is its evidence."""
+    """The results as an HTML table without empty columns; the CSS class of a line is its evidence."""
     rows = [result_cells(row) for row in data["rows"]]
     used = [k for k in range(len(HEADERS)) if any(cells[k] for cells in rows)]
     head = "".join(f"<th>{escape(HEADERS[k])}</th>" for k in used)
@@ -41,7 +39,7 @@ def figures(data: dict) -> list[str]:
 
 
 def section(data: dict) -> str:
-    """The inner HTML: for a page of its own or for a report of a run."""
+    """The inner HTML, for `page` or for the report of a run."""
     drawn = "".join(f"<figure>{figure}</figure>" for figure in figures(data))
     drawn += f'<p class="hint">{escape(_HINT)}</p>' if drawn else ""
     lines = "".join(f"<li>{escape(line)}</li>" for line in _lines(data))
@@ -49,6 +47,7 @@ def section(data: dict) -> str:
 
 
 def page(data: dict, title: str = "Energy") -> str:
+    """The whole page."""
     return (
         f'<!doctype html><html lang="en"><meta '
         f'charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'

@@ -1,4 +1,4 @@
-"""Recordings and reports of others: traces (CSV, JLS), MLPerf Tiny runner logs, Vivado power reports, perf stat."""
+"""Reads recordings and reports of other tools: traces (CSV, JLS), MLPerf Tiny runner logs, Vivado power, perf stat."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import csv
 import re
 import xml.parsers.expat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from greenedge.energy.stats import mean_interval
 from greenedge.errors import GreenedgeError
 
 _MAX_BYTES = 1 << 30
-# Column names that mean the same, with the factor to s, W, V, A (PPK2's export, Joulescope's, Otii's, our own).
+# Column names by quantity, with the factor to s, W, V, A (exports of PPK2, Joulescope, Otii and greenedge).
 _COLUMNS = {
     "t": {"time_s": 1.0, "t_s": 1.0, "time": 1.0, "timestamp": 1.0, "timestamp(ms)": 1e-3, "time_ms": 1e-3},
     "w": {"power_w": 1.0, "power": 1.0, "watts": 1.0, "power_mw": 1e-3},
@@ -30,7 +32,7 @@ _COLUMNS = {
 
 def read_csv(path: Path, volts: float | None = None) -> Trace:
     """A trace with a header line: time and power, or time, current and voltage (or `volts`). Raises GreenedgeError."""
-    _small(path)
+    _check_size(path)
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         header = [name.strip().lower() for name in next(csv.reader(file), [])]
         places = {
@@ -42,8 +44,7 @@ def read_csv(path: Path, volts: float | None = None) -> Trace:
         if "t" not in places or not ("w" in places or ("a" in places and ("v" in places or volts))):
             raise GreenedgeError(
                 f"{path} has the columns {', '.join(header)[:120]!r}; a trace needs time_s and "
-                "power_w, or "
-                "time_s, current_a and voltage_v (or --volts)."
+                "power_w, or time_s, current_a and voltage_v (or --volts)."
             )
         used = sorted({place for place, _ in places.values()})
         try:
@@ -51,12 +52,18 @@ def read_csv(path: Path, volts: float | None = None) -> Trace:
         except ValueError as error:
             raise GreenedgeError(f"{path} has a line that is not numbers: {error}.") from None
     column = {kind: data[:, used.index(place)] * factor for kind, (place, factor) in places.items()}
-    watts = column["w"] if "w" in column else column["a"] * (column["v"] if "v" in column else volts)
+    if "w" in column:
+        watts = column["w"]
+    else:
+        watts = column["a"] * (column["v"] if "v" in column else float(volts or 0.0))  # one of them, checked above
     return Trace(column["t"], watts, column.get("m"), {"file": path.name})
 
 
 def read_jls(path: Path) -> Trace:
-    """Power of a Joulescope JLS file, with its first general-purpose input as the marker. Needs `pyjls`."""
+    """Power of a Joulescope JLS file, with its first general-purpose input as the marker. Needs `pyjls`.
+
+    Raises GreenedgeError without the package and for a file without power.
+    """
     try:
         import pyjls
     except ImportError:
@@ -82,79 +89,102 @@ def read_jls(path: Path) -> Trace:
         reader.close()
 
 
+@dataclass(frozen=True)
+class _TraceWindows:
+    """Windows of a trace, each with its joules, their uncertainty from the trace (J), length (s) and inferences."""
+
+    spans: Sequence[tuple[float, float]]
+    joules: np.ndarray
+    trace_u: np.ndarray
+    seconds: np.ndarray
+    inferences: np.ndarray
+
+    @classmethod
+    def integrate(
+        cls, trace: Trace, spans: Sequence[tuple[float, float]], inferences: float | Sequence[float]
+    ) -> _TraceWindows:
+        """Raises GreenedgeError for no window or no inferences, SourceFault for a window outside the trace."""
+        if not spans or np.any(np.asarray(inferences) <= 0):
+            raise GreenedgeError(
+                f"{len(spans)} windows with {inferences} inferences make no figure; give --window A:B and --inferences."
+            )
+        joules, trace_u = np.array([integrate(trace, a, b) for a, b in spans]).T
+        counts = np.broadcast_to(np.asarray(inferences, dtype=float), len(spans))
+        return cls(spans, joules, trace_u, np.array([b - a for a, b in spans]), counts)
+
+    def instrument_u(self, sync_s: float, gain_rel: float | None, mean_j: float) -> float | None:
+        """Standard uncertainty of the mean in J per inference; None where the gain is unknown.
+
+        Boundaries and markers are independent for every window, the gain is common to all.
+        """
+        if gain_rel is None:
+            return None
+        boundary = float(np.mean(self.trace_u / self.inferences)) / len(self.spans) ** 0.5
+        sync = sync_s * 2**0.5 * float(np.mean(self.joules / self.seconds / self.inferences))
+        return (boundary**2 + sync**2 + (gain_rel * mean_j) ** 2) ** 0.5
+
+
 def trace_row(
     name: str,
     trace: Trace,
-    windows: list[tuple[float, float]],
+    windows: Sequence[tuple[float, float]],
     inferences: float | Sequence[float],
     scope: str = "board",
-    idle: list[tuple[float, float]] | None = None,
+    idle: Sequence[tuple[float, float]] | None = None,
     covers: str = "the supplied board",
     sync_s: float = 0.0,
     gain_rel: float | None = None,
 ) -> dict:
-    """A replayed row: each window has `inferences` (one number, or one for each); idle brackets (two a window, in
-    order) give the net."""
-    if not windows or np.any(np.asarray(inferences) <= 0):
-        raise GreenedgeError(
-            f"{len(windows)} windows with {inferences} inferences make no figure; give --window A:B and --inferences."
-        )
-    parts = [integrate(trace, a, b) for a, b in windows]
-    inferences = np.broadcast_to(np.asarray(inferences, dtype=float), len(windows))
+    """A replayed row from windows (start, stop in s), with `inferences` in each (one number, or one for each window).
+
+    `idle` has two stretches for each window, in order, and gives the net energy; `sync_s` is the standard uncertainty
+    of the windows' times, `gain_rel` that of the meter's gain. Raises GreenedgeError, SourceFault.
+    """
+    parts = _TraceWindows.integrate(trace, windows, inferences)
     if idle and len(idle) != 2 * len(windows):
         raise GreenedgeError(
             f"{len(idle)} idle stretches for {len(windows)} windows; each window has one before and one after."
         )
-    lengths = np.array([b - a for a, b in windows])
-    joules = np.array([joules for joules, _ in parts])
-    total = mean_interval(joules / inferences)
-    # Edges and markers are drawn anew for every window, the gain is the same for all.
-    edge = float(np.mean([u for _, u in parts] / inferences)) / len(windows) ** 0.5
-    sync = sync_s * 2**0.5 * float(np.mean(joules / lengths / inferences))
-    meter = None if gain_rel is None else (edge**2 + sync**2 + (gain_rel * total.mean) ** 2) ** 0.5
+    total = mean_interval(parts.joules / parts.inferences)
+    meter = parts.instrument_u(sync_s, gain_rel, total.mean)
     info = SourceInfo(
-        "trace:" + trace.meta.get("file", "memory"),
-        "stream",
-        scope,
-        covers,
-        evidence="replayed",
-        gain_rel=gain_rel,
-        host_included=None,
+        "trace:" + trace.meta.get("file", "memory"), "stream", scope, covers, evidence="replayed", gain_rel=gain_rel
     )
     figures = {"total": Figure(total.mean, "energy", "j", scope, "replayed", total.low, total.high, meter, covers)}
-    reps = [
-        {
-            "energy_j": float(e / n),
-            "window_s": float(s),
-            "inferences": float(n),
-            "spans": [[*map(float, span), "window"]],
-        }
-        for e, s, n, span in zip(joules, lengths, inferences, windows, strict=True)
-    ]
+    reps = _repetitions(parts)
     if idle:
-        rest = np.array(
-            [j / (b - a) for (j, _), (a, b) in ((integrate(trace, a, b), (a, b)) for a, b in idle)]
-        ).reshape(-1, 2)
-        net = mean_interval((joules - rest.mean(axis=1) * lengths) / inferences)
+        idle_w = np.array([integrate(trace, a, b)[0] / (b - a) for a, b in idle]).reshape(-1, 2).mean(axis=1)
+        net_j = (parts.joules - idle_w * parts.seconds) / parts.inferences
+        net, rest = mean_interval(net_j), mean_interval(idle_w)
         figures["net"] = Figure(net.mean, "energy", "j", scope, "replayed", net.low, net.high, meter, covers)
-        mean = mean_interval(rest.mean(axis=1))
-        figures["idle"] = Figure(mean.mean, "power", "w", scope, "replayed", mean.low, mean.high, None, covers)
-        for k, (rep, value) in enumerate(zip(reps, (joules - rest.mean(axis=1) * lengths) / inferences, strict=True)):
-            rep["net_energy_j"] = float(value)
+        figures["idle"] = Figure(rest.mean, "power", "w", scope, "replayed", rest.low, rest.high, None, covers)
+        for k, rep in enumerate(reps):
+            rep["net_energy_j"] = float(net_j[k])
             rep["spans"] += [[*map(float, span), "idle"] for span in idle[2 * k : 2 * k + 2]]
-    row = make_row(name, "trace", info, figures, host_included=None)
-    return row | {
+    return make_row(name, "trace", info, figures, host_included=None) | {
         "repetitions": reps,
         "trace_sha256": trace.digest(),
         "trace": trace_json(trace, "replayed"),
-        "latency_s": {"value": float(np.mean(lengths / inferences))},
+        "latency_s": {"value": float(np.mean(parts.seconds / parts.inferences))},
     }
 
 
+def _repetitions(parts: _TraceWindows) -> list[dict[str, Any]]:
+    return [
+        {
+            "energy_j": float(joules / count),
+            "window_s": float(seconds),
+            "inferences": float(count),
+            "spans": [[*map(float, span), "window"]],
+        }
+        for joules, seconds, count, span in zip(parts.joules, parts.seconds, parts.inferences, parts.spans, strict=True)
+    ]
+
+
 def mlperf_tiny_row(path: Path) -> dict:
-    """A row from the results file of the MLPerf Tiny runner in energy mode; its own rules (5 trials of ≥ 10 s) are
-    flags."""
-    _small(path)
+    """A row from the results file of the MLPerf Tiny runner in energy mode; a breach of its rules (5 trials of ≥ 10 s)
+    becomes a flag. Raises GreenedgeError for a file without trials or whose median differs from theirs."""
+    _check_size(path)
     text = path.read_text(encoding="utf-8", errors="replace")
     trials = re.findall(
         r"Energy data for trial \d+.*?Elapsed time\s*:\s*(\d+\.?\d*).*?Inferences\s*:\s*([1-9]\d{0,17})\b.*?"
@@ -166,16 +196,14 @@ def mlperf_tiny_row(path: Path) -> dict:
     if not trials or not median:
         raise GreenedgeError(
             f"{path} has {len(trials)} energy trials and {'a' if median else 'no'} median; give the "
-            "results file "
-            "of an MLPerf Tiny run in energy mode."
+            "results file of an MLPerf Tiny run in energy mode."
         )
     joules = [float(uj) * 1e-6 for _, _, uj in trials]
-    told = float(median[1]) * 1e-6
-    if abs(float(np.median(joules)) - told) > 1e-3 * told + 1e-9:
+    stated = float(median[1]) * 1e-6
+    if abs(float(np.median(joules)) - stated) > 1e-3 * stated + 1e-9:
         raise GreenedgeError(
-            f"{path} says a median of {told * 1e6:g} uJ, its trials have {np.median(joules) * 1e6:g} "
-            "uJ; the file is "
-            "not whole: run it again."
+            f"{path} says a median of {stated * 1e6:g} uJ, its trials have {np.median(joules) * 1e6:g} "
+            "uJ; the file is not whole: run it again."
         )
     flags = [] if len(trials) == 5 else [f"MLPerf Tiny asks for 5 trials, there are {len(trials)}"]
     flags += [
@@ -209,30 +237,32 @@ def mlperf_tiny_row(path: Path) -> dict:
     }
 
 
-def vivado_power(path: Path) -> dict[str, Figure | str]:
-    """Total, dynamic and static on-chip power and Vivado's own confidence level, from `report_power -format xml`.
+def vivado_power(path: Path) -> tuple[dict[str, Figure], str]:
+    """(total, dynamic and static on-chip power; Vivado's confidence level) from `report_power -format xml`.
 
-    Vivado calculates, so every figure is estimated; its report has no band, so none is given. Raises GreenedgeError.
+    Vivado calculates, so every figure is estimated, without a band since its report has none. Raises GreenedgeError.
     """
-    _small(path)
+    _check_size(path)
     cells = _first_cells(path)
     names = {"total": "Total On-Chip Power (W)", "dynamic": "Dynamic (W)", "static": "Device Static (W)"}
     missing = [cell for cell in names.values() if not re.fullmatch(r"\d+(\.\d+)?", cells.get(cell, ""))]
     if missing:
         raise GreenedgeError(f"{path} has no number for {', '.join(missing)}; write it with report_power -format xml.")
-    figures: dict[str, Figure | str] = {
+    figures = {
         key: Figure(float(cells[cell]), "power", "w", "chip", "estimated", covers="fpga") for key, cell in names.items()
     }
-    return figures | {"confidence": cells.get("Confidence Level", "not stated")}
+    return figures, cells.get("Confidence Level", "not stated")
 
 
 def _first_cells(path: Path) -> dict[str, str]:
-    """{first cell of a table row: its second cell} of a Vivado report; the first row of a name counts. Raises
-    GreenedgeError for anything that declares entities and for what is no XML."""
+    """{first cell of a table row: its second cell} of a Vivado report; of rows with the same first cell the first.
+
+    Raises GreenedgeError for a file that declares entities (they can expand without bound) and for one that is not XML.
+    """
     cells: dict[str, str] = {}
     row: list[str] = []
 
-    def refuse(*_) -> None:
+    def refuse(*_: object) -> None:
         raise GreenedgeError(f"{path} declares entities; a Vivado power report has none: give the file Vivado wrote.")
 
     def start(tag: str, attributes: dict[str, str]) -> None:
@@ -256,10 +286,10 @@ def _first_cells(path: Path) -> dict[str, str]:
 
 
 def vivado_row(name: str, path: Path, cycles: int, clock_hz: float) -> dict:
-    """Joules per inference of a streaming design: total on-chip power × initiation interval."""
+    """Joules per inference of a streaming design: total on-chip power × initiation interval. Raises GreenedgeError."""
     if cycles <= 0 or clock_hz <= 0:
         raise GreenedgeError(f"{cycles} cycles at {clock_hz:g} Hz make no time; both must be above 0.")
-    power = vivado_power(path)
+    power, confidence = vivado_power(path)
     total, seconds = power["total"], cycles / clock_hz
     info = SourceInfo(
         "vivado:" + path.name,
@@ -268,7 +298,7 @@ def vivado_row(name: str, path: Path, cycles: int, clock_hz: float) -> dict:
         "fpga",
         evidence="estimated",
         host_included=False,
-        notes=(f"Vivado report_power, confidence level {power['confidence']}",),
+        notes=(f"Vivado report_power, confidence level {confidence}",),
     )
     energy = Figure(total.value * seconds, "energy", "j", "chip", "estimated", covers="fpga")
     return make_row(name, "model", info, {"total": energy, "power": total}, host_included=False) | {
@@ -278,7 +308,7 @@ def vivado_row(name: str, path: Path, cycles: int, clock_hz: float) -> dict:
 
 def perf_row(name: str, path: Path, inferences: int) -> list[dict]:
     """A row for each energy event of a `perf stat -x,` output over a whole command."""
-    _small(path)
+    _check_size(path)
     rows = []
     for event, joules in stat_joules(path.read_text(encoding="utf-8", errors="replace")).items():
         scope = "board" if event == "energy-psys" else "chip"
@@ -288,7 +318,8 @@ def perf_row(name: str, path: Path, inferences: int) -> list[dict]:
     return rows
 
 
-def _small(path: Path) -> None:
+def _check_size(path: Path) -> None:
+    """Raises GreenedgeError for a file that is absent or too large."""
     if not path.is_file():
         raise GreenedgeError(f"{path} is not there; check its name.")
     if path.stat().st_size > _MAX_BYTES:

@@ -1,9 +1,9 @@
-"""A source must prove that it is alive before a number may be called measured: that a file or event exists proves
-nothing.
+"""The liveness test of a source: only a source that follows a load may be called measured; that its file or event
+exists proves nothing.
 
-It is watched in turns of rest and load. What it says of each turn is fitted with a constant, a drift and a step under
-load; the step must be real (t-test) and at least 1 % of the power under load. One turn of each would not do: a sensor
-that shows nothing but noise would pass one time in eight.
+The source is read in turns of rest and load. The power of the turns is fitted with a constant, a drift and a step under
+load; the step must be significant (t-test) and at least 1 % of the power under load. One turn of each is not enough: a
+sensor that shows only noise would pass one time in eight.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ _STALE_S = 1.0
 _CERTAIN = 0.995
 _FIX_EXTERNAL = "use another source or an external meter (greenedge energy probe lists them)"
 
+# load(going) works until `going()` is false
 Load = Callable[[Callable[[], bool]], None]
-# (work or None for rest, seconds) -> times and values seen meanwhile
-Watch = Callable[[Load | None, float], tuple[np.ndarray, np.ndarray]]
+Turn = tuple[np.ndarray, np.ndarray]  # times in s and values of one turn, of the same length
+# (load or None for rest, seconds) -> what was read meanwhile
+Watch = Callable[[Load | None, float], Turn]
 
 
 @dataclass(frozen=True)
 class Liveness:
-    """`state` is alive, dead, stale, implausible, denied, absent or unproven (no load was given); watts at rest and
-    under load."""
+    """`state` is alive, dead, stale, implausible, denied, absent, mirrored or unproven (no load was given); `period_s`
+    between updates; mean watts at rest and under load. Unknown is None."""
 
     state: str
     reason: str = ""
@@ -45,25 +47,25 @@ class Liveness:
 
 
 def check(source: Source, clock: Clock, load: Load | None, seconds: float = 1.0, poll_s: float = 0.001) -> Liveness:
-    """Rest and load in turns of so many seconds (longer for a slow counter); `load(going)` works until `going()` is
-    false. Never raises for a fault of the source."""
+    """Rest and load in turns of `seconds` (longer for a slow counter), read every `poll_s`. Does not raise SourceFault:
+    a fault of the source becomes the state."""
     return check_with(lambda work, for_s: _watch(source, clock, work, for_s, poll_s), source.info, load, seconds)
 
 
 def prove(source: Source, clock: Clock, load: Load, seconds: float = 1.0) -> Liveness:
-    """The proof, or SourceFault with the reason."""
-    return proven(check(source, clock, load, seconds), source.info)
+    """`check`, which must find the source alive. Raises SourceFault."""
+    return require_alive(check(source, clock, load, seconds), source.info)
 
 
-def proven(found: Liveness, info: SourceInfo) -> Liveness:
-    """What was found, or SourceFault with the reason."""
+def require_alive(found: Liveness, info: SourceInfo) -> Liveness:
+    """`found`, or SourceFault with its reason where it is not alive."""
     if not found.ok:
         raise SourceFault(info.id, found.state, found.reason, found.fix)
     return found
 
 
 def check_with(watch: Watch, info: SourceInfo, load: Load | None, seconds: float) -> Liveness:
-    """`check` of whatever can be watched: a source, or a recorder that another process feeds."""
+    """`check` through `watch`: of a source, or of a recorder that another process feeds."""
     try:
         turns = [watch(load if k % 2 else None, seconds) for k in range(2 * TURNS + 1 if load else 1)]
     except SourceFault as fault:
@@ -75,9 +77,10 @@ def check_with(watch: Watch, info: SourceInfo, load: Load | None, seconds: float
     return _judge(info, turns, [_power(info, t, values) for t, values in turns], period)
 
 
-def _watch(source: Source, clock: Clock, load: Load | None, seconds: float, poll_s: float):
-    """Times and values read for so long; under load it is read between pieces of the work."""
-    end, rows = clock.now() + seconds, []
+def _watch(source: Source, clock: Clock, load: Load | None, seconds: float, poll_s: float) -> Turn:
+    """Reads for `seconds`; under load, between pieces of the work."""
+    end = clock.now() + seconds
+    rows: list[tuple[float, float]] = []
 
     def look() -> bool:
         reading = source.read()
@@ -94,7 +97,7 @@ def _watch(source: Source, clock: Clock, load: Load | None, seconds: float, poll
 
 
 def _power(info: SourceInfo, t: np.ndarray, values: np.ndarray) -> float:
-    """Mean watts: of a counter from its first to its last change, so that a slow one is not misjudged."""
+    """Mean watts; of a counter between its first and last change, so that a slow one is not misjudged."""
     if info.kind != "counter":
         return float(np.mean(values))
     ticks = np.flatnonzero(np.diff(values) != 0) + 1
@@ -103,10 +106,10 @@ def _power(info: SourceInfo, t: np.ndarray, values: np.ndarray) -> float:
     return float((values[ticks[-1]] - values[ticks[0]]) / (t[ticks[-1]] - t[ticks[0]]))
 
 
-def _judge(info: SourceInfo, turns, watts: list[float], period: float | None) -> Liveness:
+def _judge(info: SourceInfo, turns: list[Turn], watts: list[float], period: float | None) -> Liveness:
     values = np.concatenate([values for _, values in turns])
     if np.all(values == values[0]):
-        # A counter is told from its opening on, so a dead 0 and a frozen value look alike here.
+        # A counter is read relative to its opening, so a dead 0 and a frozen value look alike here.
         zero = values[0] == 0 and info.kind != "counter"
         what = "reads 0 all the time" if zero else "is frozen: it does not move"
         seconds = turns[-1][0][-1] - turns[0][0][0]
@@ -131,7 +134,7 @@ def _judge(info: SourceInfo, turns, watts: list[float], period: float | None) ->
 
 
 def _step(watts: np.ndarray) -> tuple[float, bool]:
-    """(the step under load in watts, whether it is more than noise), with a linear drift of the whole taken out."""
+    """(step under load in watts, whether it is significant), with a linear drift over all turns removed."""
     k = np.arange(len(watts))
     design = np.stack([np.ones(len(watts)), k - k.mean(), k % 2], axis=1)
     fit, *_ = np.linalg.lstsq(design, watts, rcond=None)
@@ -141,8 +144,9 @@ def _step(watts: np.ndarray) -> tuple[float, bool]:
     return float(fit[2]), bool(fit[2] > t_quantile(_CERTAIN, dof) * error)
 
 
-def _period(turns) -> float | None:
-    """Median time between changes of the value, at rest where enough were seen; None with fewer than three changes."""
+def _period(turns: list[Turn]) -> float | None:
+    """Median seconds between changes of the value, at rest where there are enough; None with fewer than three
+    changes."""
     gaps: list[float] = []
     for t, values in turns[::2]:
         gaps.extend(np.diff(_ticks(t, values)))
@@ -152,5 +156,6 @@ def _period(turns) -> float | None:
 
 
 def _ticks(t: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Times of the changes, half-way between samples."""
     changes = np.flatnonzero(np.diff(values) != 0)
     return (t[changes] + t[changes + 1]) / 2

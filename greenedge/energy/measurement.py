@@ -1,4 +1,4 @@
-"""From source names and workloads to a document: open, prove alive, measure, label."""
+"""From source ids and workloads to a document: open the sources, test that they are alive, measure, label."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import numpy as np
 
 from greenedge.energy import liveness, results
 from greenedge.energy.clock import Clock, RealClock
-from greenedge.energy.counter_unwrap import adopt
 from greenedge.energy.evidence import require
 from greenedge.energy.meters import CounterMeter, Meter, SampledMeter
 from greenedge.energy.method import Method
-from greenedge.energy.session import Progress, run_session
-from greenedge.energy.source import Found, Source, SourceFault
+from greenedge.energy.session import run_session
+from greenedge.energy.source import Probe, Source, SourceFault
 from greenedge.energy.sources import find_all, open_source
-from greenedge.energy.sources.powercap import Powercap, mirrored
+from greenedge.energy.sources.powercap import Powercap, find_mirrors
+from greenedge.energy.sources.powercap import open_source as open_zone
 from greenedge.energy.workloads import Workload
 from greenedge.errors import EvidenceError
+from greenedge.progress import ProgressFn, no_progress
 
 _PREFERRED = ("powercap", "perf", "nvml", "hwmon", "joulescope", "ppk2", "otii", "zeus")
 NOTHING = (
@@ -29,10 +30,12 @@ NOTHING = (
     "(`greenedge energy probe` says what each source lacks), or ask for an estimate with --source estimate."
 )
 
+MakeMeter = Callable[[Source], CounterMeter | SampledMeter]
+
 
 @dataclass(frozen=True)
-class Probed:
-    """One source as `probe` shows it."""
+class ProbedSource:
+    """One source as `probe` shows it: id, scope, what it covers, the result of its liveness test."""
 
     id: str
     scope: str
@@ -46,19 +49,21 @@ def probe(
     clock: Clock | None = None,
     load: liveness.Load | None = None,
     seconds: float = 1.0,
-    progress: Progress = lambda text, done, of: None,
-) -> list[Probed]:
-    """Every source and whether it is alive. `load(going)` must load what the sources cover; without it a source that
-    counts is `unproven`."""
+    progress: ProgressFn = no_progress,
+) -> list[ProbedSource]:
+    """Every source and whether it is alive, tested in turns of `seconds`.
+
+    `load(going)` must load what the sources cover; without it a source that counts is `unproven`.
+    """
     clock, found = clock or RealClock(), find_all(root)
     out = []
     for number, one in enumerate(found):
-        progress(f"watching {one.id}", number, len(found))
-        out.append(Probed(one.id, one.scope, one.covers, _probed(one, root, clock, load, seconds)))
+        progress(number, len(found), f"watching {one.id}")
+        out.append(ProbedSource(one.id, one.scope, one.covers, _probe_one(one, root, clock, load, seconds)))
     return _without_mirrors(out, root, clock)
 
 
-def _probed(found: Found, root: Path, clock: Clock, load: liveness.Load | None, seconds: float) -> liveness.Liveness:
+def _probe_one(found: Probe, root: Path, clock: Clock, load: liveness.Load | None, seconds: float) -> liveness.Liveness:
     if not found.ok:
         return liveness.Liveness(found.state, found.reason, found.fix)
     try:
@@ -70,30 +75,31 @@ def _probed(found: Found, root: Path, clock: Clock, load: liveness.Load | None, 
             return liveness.check(source, clock, load, seconds)
         finally:
             source.close()
-    meter = _meter(source, root, clock, None, 10.0)
+    meter = _sampled_meter(source, root, clock, 10.0)
     try:
         meter.start()
-        return meter.liveness(load, seconds)
+        return meter.check_liveness(load, seconds)
     except SourceFault as fault:
         return liveness.Liveness(fault.kind, fault.reason, fault.fix)
     finally:
         meter.stop()
 
 
-def _without_mirrors(probed: list[Probed], root: Path, clock: Clock) -> list[Probed]:
-    """One counter that is shown as two dies is alive once."""
+def _without_mirrors(probed: list[ProbedSource], root: Path, clock: Clock) -> list[ProbedSource]:
+    """The second zone of a counter that is shown as two dies becomes "mirrored"."""
     with ExitStack() as opened:
-        zones = []
+        zones: list[Powercap] = []
         for one in probed:
             if one.live.state in ("alive", "unproven") and one.id.startswith("powercap:"):
-                zones.append(open_source(one.id, root, clock))
-                opened.callback(zones[-1].close)
-        twins = dict((second, first) for first, second in mirrored(zones)) if len(zones) > 1 else {}
+                zone = open_zone(one.id, root, clock)
+                opened.callback(zone.close)
+                zones.append(zone)
+        twins = {second: first for first, second in find_mirrors(zones)} if len(zones) > 1 else {}
     fix = "measure one of the two"
     return [
         one
         if one.id not in twins
-        else Probed(
+        else ProbedSource(
             one.id, one.scope, one.covers, liveness.Liveness("mirrored", f"it shows {twins[one.id]} again", fix)
         )
         for one in probed
@@ -109,18 +115,20 @@ def measure(
     clock: Clock | None = None,
     seed: int = 0,
     required: str | None = None,
-    progress: Progress = lambda text, done, of: None,
+    progress: ProgressFn = no_progress,
     sampler_hz: float = 10.0,
     gain_rel: float | None = None,
     max_power_w: float | None = None,
 ) -> dict:
-    """A document with a row for each workload and source. Raises SourceFault/EvidenceError (exit 3) without
-    evidence."""
+    """A document with a row for each workload and source; without `source_ids` the first family that can be opened.
+
+    Sampled sources are read `sampler_hz` times a second; `gain_rel` and `max_power_w` replace the sources' own. Raises
+    SourceFault or EvidenceError (exit 3) where there is no evidence of the `required` class.
+    """
     clock = clock or RealClock()
     sources = [open_source(source_id, root, clock) for source_id in _with_twins(source_ids or _choose(root))]
-    told = {"gain_rel": gain_rel, "max_power_w": max_power_w}
     for source in sources:
-        adopt(source, **{key: value for key, value in told.items() if value is not None})
+        source.info = source.info.with_properties(gain_rel, max_power_w)
     _refuse_mirrors(sources)
     return measure_sources(
         workloads,
@@ -144,25 +152,26 @@ def measure_sources(
     clock: Clock | None = None,
     seed: int = 0,
     required: str | None = None,
-    progress: Progress = lambda text, done, of: None,
+    progress: ProgressFn = no_progress,
     sampler_hz: float = 10.0,
-    make_meter: Callable[[Source], Meter] | None = None,
+    make_meter: MakeMeter | None = None,
 ) -> dict:
-    """`measure` on sources that are open. `make_meter` replaces the sampling process (for virtual clocks). Workloads
-    are set up before and torn down after, however it ends."""
+    """`measure` on open sources. `make_meter` replaces the sampling process (for virtual clocks). Workloads are set up
+    before and torn down after, also when an error ends it. Raises as `measure` does."""
     clock, method = clock or RealClock(), method or Method()
     if required:
         for source in sources:
             require(source.info.evidence, required, source.info.id, "choose a live source (greenedge energy probe).")
     with ExitStack() as opened:
         for workload in workloads:
-            # Torn down also where the setting up fails half-way.
+            # Registered before setup: a setup that fails half-way must be torn down too.
             opened.callback(workload.teardown)
             workload.setup()
-        alive, meters = {}, []
+        alive: dict[str, liveness.Liveness] = {}
+        meters: list[Meter] = []
         for source in sources:
-            progress(f"proving {source.info.id} alive", 0, 1)
-            meter, live = _proved(source, root, clock, sampler_hz, make_meter, _load_of(workloads[0]), opened)
+            progress(0, 1, f"proving {source.info.id} alive")
+            meter, live = _prove_alive(source, root, clock, sampler_hz, make_meter, _load_of(workloads[0]), opened)
             meters.append(meter)
             alive[source.info.id] = live
         sessions = run_session(workloads, meters, method, clock, np.random.default_rng(seed), progress, root / "sys")
@@ -171,32 +180,39 @@ def measure_sources(
     return results.document(rows, session=secrets.token_hex(8))
 
 
-def _proved(
-    source: Source, root: Path, clock: Clock, hz: float, make_meter, load: liveness.Load, opened: ExitStack
+def _prove_alive(
+    source: Source,
+    root: Path,
+    clock: Clock,
+    hz: float,
+    make_meter: MakeMeter | None,
+    load: liveness.Load,
+    opened: ExitStack,
 ) -> tuple[Meter, liveness.Liveness]:
-    """A started meter of a source that has just followed the load. Raises SourceFault."""
+    """A started meter of a source that has just followed the load; `opened` closes it. Raises SourceFault."""
     if source.info.kind == "counter":
         opened.callback(source.close)
         live = liveness.prove(source, clock, load)
-        meter = make_meter(source) if make_meter else CounterMeter(source, clock, live.period_s)
-        meter.start()
-        return meter, live
-    # The power is watched as it will be measured: by the sampling process, also while the work does not let us look.
-    meter = make_meter(source) if make_meter else _meter(source, root, clock, None, hz)
+        counter = make_meter(source) if make_meter else CounterMeter(source, clock, live.period_s)
+        counter.start()
+        return counter, live
+    # Tested as it will be measured: by the sampling process, which reads while the load blocks this one.
+    meter = make_meter(source) if make_meter else _sampled_meter(source, root, clock, hz)
+    assert isinstance(meter, SampledMeter), "a power source needs a sampled meter"
     meter.start()
     opened.callback(meter.stop)
-    return meter, liveness.proven(meter.liveness(load), source.info)
+    return meter, liveness.require_alive(meter.check_liveness(load), source.info)
 
 
 def _refuse_mirrors(sources: Sequence[Source]) -> None:
-    """One counter shown as two dies counts twice. Raises SourceFault."""
+    """Raises SourceFault where two of the sources are one counter: it would count twice."""
     zones = [source for source in sources if isinstance(source, Powercap)]
-    for one, other in mirrored(zones) if len(zones) > 1 else ():
+    for one, other in find_mirrors(zones) if len(zones) > 1 else ():
         raise SourceFault(other, "implausible", f"it shows the same counter as {one}", "measure one of the two")
 
 
 def _with_twins(ids: Sequence[str]) -> list[str]:
-    """An NVIDIA counter is never read alone: its instantaneous power stands beside it."""
+    """The ids, with the instantaneous power added to every NVIDIA counter: the two check each other."""
     wanted = []
     for one in ids:
         wanted.append(one)
@@ -206,7 +222,7 @@ def _with_twins(ids: Sequence[str]) -> list[str]:
 
 
 def _choose(root: Path) -> list[str]:
-    """The first family with a source that can be opened. Raises EvidenceError."""
+    """The first source of the first family that can be opened. Raises EvidenceError."""
     found = find_all(root)
     for family in _PREFERRED:
         ids = [f.id for f in found if f.ok and f.id.partition(":")[0] == family]
@@ -216,14 +232,14 @@ def _choose(root: Path) -> list[str]:
     raise EvidenceError(f"no energy source may be read: {'; '.join(denied)}." if denied else NOTHING)
 
 
-def _meter(source: Source, root: Path, clock: Clock, period_s: float | None, hz: float) -> SampledMeter:
-    """A sampled meter: its process opens the source itself."""
+def _sampled_meter(source: Source, root: Path, clock: Clock, hz: float) -> SampledMeter:
+    """Closes the source; the meter's process opens it itself."""
     source.close()
     return SampledMeter.of(source.info.id, root, source.info, clock, hz)
 
 
 def _load_of(workload: Workload) -> liveness.Load:
-    """The workload as the load of the liveness test; it looks also while it waits for a command."""
+    """The workload as the load of the liveness test; `going` is also called while a command runs."""
 
     def load(going: Callable[[], bool]) -> None:
         while going():
@@ -233,17 +249,17 @@ def _load_of(workload: Workload) -> liveness.Load:
 
 
 def _cross_check(rows: list[dict]) -> None:
-    """An NVIDIA counter against its own instantaneous power: above 5 % both rows are flagged."""
+    """Flags the rows of an NVIDIA counter and of its instantaneous power where they differ by more than 5 %."""
     for row in rows:
         if not row["source"]["id"].endswith(":energy"):
             continue
         twin = row["source"]["id"].removesuffix("energy") + "power"
         for other in rows:
             if other["source"]["id"] == twin and other["workload"] == row["workload"]:
-                a, b = results.figure(row, "total"), results.figure(other, "total")
-                apart = abs(a.value - b.value) / max(abs(a.value), abs(b.value), 1e-30)
-                if apart > 0.05:
+                a, b = results.require_figure(row, "total"), results.require_figure(other, "total")
+                difference = abs(a.value - b.value) / max(abs(a.value), abs(b.value), 1e-30)
+                if difference > 0.05:
                     for flagged in (row, other):
                         flagged["flags"].append(
-                            f"counter and integrated power differ by {apart:.1%} (5 % is the limit)"
+                            f"counter and integrated power differ by {difference:.1%} (5 % is the limit)"
                         )

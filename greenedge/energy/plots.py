@@ -1,13 +1,18 @@
 """SVG figures of a document: energy against latency and accuracy, the repetitions, power over time. Estimates and
-simulations are hollow and on no front."""
+simulations have hollow marks and are not on the front."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from greenedge.energy import results
 from greenedge.energy.evidence import evidence_class, key_for
+
+if TYPE_CHECKING:  # matplotlib is slow to import and is needed by `_svg` alone
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as MplFigure
 
 _INK = "#1f5f8b"
 _COLOURS = ("#1f5f8b", "#c2571a", "#2e7d32", "#7b3f98", "#a8323e", "#5d6b73")
@@ -22,12 +27,13 @@ def power_svg(row: dict) -> str | None:
         return None
     watts = trace[key_for("power", "w", row["evidence"] if row["evidence"] != "derived" else "measured")]
 
-    def draw(axes) -> None:
-        start, told = trace["t_s"][0], set()
+    def draw(axes: Axes) -> None:
+        start = trace["t_s"][0]
+        labels: set[str] = set()
         for rep in row["repetitions"]:
             for a, b, kind in rep.get("spans", ()):
-                label = None if kind in told else kind
-                told.add(kind)
+                label = None if kind in labels else kind
+                labels.add(kind)
                 colour = _IDLE if kind == "idle" else _WINDOW
                 axes.axvspan(a - start, b - start, color=colour, alpha=0.45, lw=0, label=label)
         axes.plot([t - start for t in trace["t_s"]], watts, lw=0.9, color=_INK)
@@ -36,27 +42,26 @@ def power_svg(row: dict) -> str | None:
         )
         axes.set_ylim(0, 1.1 * max(watts))
         axes.margins(x=0.01)
-        if told:
+        if labels:
             axes.legend(loc="lower right", ncols=2, fontsize=8)
 
     return _svg(draw, 2.6)
 
 
 def strip_svg(data: dict) -> str | None:
-    """Every repetition of every row that has some, as its distance from the row's mean; the bar is the 95 %
-    interval."""
+    """The repetitions of every row that has several, in % from the row's mean, with a bar for the 95 % interval."""
     rows = [row for row in data["rows"] if len(row.get("repetitions", ())) > 1]
     if not rows:
         return None
 
-    def draw(axes) -> None:
+    def draw(axes: Axes) -> None:
         for place, row in enumerate(rows):
-            total, colour = results.figure(row, "total"), _COLOURS[place % len(_COLOURS)]
+            total, colour = results.require_figure(row, "total"), _COLOURS[place % len(_COLOURS)]
             values = [rep[key_for("energy", "j", row["evidence"])] for rep in row["repetitions"]]
             away = [100 * (value / total.value - 1) for value in values]
             heights = [place + 0.07 * ((i % 5) - 2) for i in range(len(values))]
-            if total.low is not None:
-                low, high = (100 * (end / total.value - 1) for end in (total.low, total.high))
+            if total.bounds is not None:
+                low, high = (100 * (end / total.value - 1) for end in total.bounds)
                 axes.barh(place, high - low, left=low, height=0.6, color=colour, alpha=0.2, lw=0)
             axes.plot(away, heights, "o", ms=4, mfc=colour if _solid(row) else "none", color=colour)
         widest = max(abs(end) for end in axes.get_xlim())
@@ -69,15 +74,15 @@ def strip_svg(data: dict) -> str | None:
 
 
 def pareto_svg(data: dict) -> str | None:
-    """Energy against latency and, where it is known, against accuracy, with intervals; None for fewer than two
-    points. The front leaves out estimates, and what may stand in no ranking is not drawn."""
+    """Energy against latency and, where known, against accuracy, with intervals; None for fewer than two points. The
+    front excludes estimates; rows without ranking are not drawn."""
     rows = [row for row in data["rows"] if results.figure(row, "total") and row.get("latency_s", {}).get("value")]
     rows = [row for row in rows if row.get("ranking") is not False]
     if len(rows) < 2:
         return None
     accurate = [row for row in rows if row.get("accuracy") is not None]
 
-    def draw(figure) -> None:
+    def draw(figure: MplFigure) -> None:
         panels = figure.subplots(1, 2 if accurate else 1, sharey=True, squeeze=False)[0]
         for place, row in enumerate(rows):
             style = {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
@@ -98,29 +103,29 @@ def pareto_svg(data: dict) -> str | None:
     return _svg(draw, 3.2 + 0.17 * (len(rows) + 1), whole=True)
 
 
-def _point(axes, row: dict, x: float, interval: dict, style: dict, label: str | None) -> None:
-    total = results.figure(row, "total")
-    y = None if total.low is None else [[total.value - total.low], [total.high - total.value]]
+def _point(axes: Axes, row: dict, x: float, interval: dict, style: dict, label: str | None) -> None:
+    total = results.require_figure(row, "total")
+    y = None if total.bounds is None else [[total.value - total.bounds[0]], [total.bounds[1] - total.value]]
     sides = None if interval.get("low") is None else [[x - interval["low"]], [interval["high"] - x]]
     face = style["color"] if _solid(row) else "none"
     axes.errorbar([x], [total.value], yerr=y, xerr=sides, mfc=face, ls="none", capsize=3, ms=7, label=label, **style)
 
 
 def front(rows: list[dict]) -> list[tuple[float, float]]:
-    """The (latency, energy) points that no measured or replayed row beats in both; estimates and simulations are not
-    asked, nor is anything where scopes differ: they do not cover the same thing."""
-    asked = [row for row in rows if evidence_class(row["evidence"]) in ("measured", "replayed")]
-    if len({row["scope"] for row in asked}) > 1:
+    """The Pareto-optimal (latency in s, energy in J) of the measured and replayed rows; empty where their scopes
+    differ, since they do not cover the same thing."""
+    rows = [row for row in rows if evidence_class(row["evidence"]) in ("measured", "replayed")]
+    if len({row["scope"] for row in rows}) > 1:
         return []
     best: list[tuple[float, float]] = []
-    for point in sorted((row["latency_s"]["value"], results.figure(row, "total").value) for row in asked):
+    for point in sorted((row["latency_s"]["value"], results.require_figure(row, "total").value) for row in rows):
         if not best or point[1] < best[-1][1]:
             best.append(point)
     return best
 
 
 def _solid(row: dict) -> bool:
-    """Whether the row may be drawn filled: it rests on an instrument."""
+    """Whether the row is drawn filled: its evidence is an instrument."""
     return evidence_class(row["evidence"]) not in ("estimated", "simulated")
 
 
@@ -129,12 +134,12 @@ def _label(row: dict) -> str:
 
 
 def _plain(text: str) -> str:
-    """A name as it is: a dollar sign would begin a formula."""
+    """The text with dollar signs escaped: matplotlib reads them as formulas."""
     return text.replace("$", r"\$")
 
 
-def _svg(draw: Callable, height: float = 3.2, whole: bool = False) -> str:
-    # A figure of its own, without pyplot: no state outside, no display.
+def _svg(draw: Callable[[Any], None], height: float = 3.2, whole: bool = False) -> str:
+    # Without pyplot, which keeps global state and may open a display.
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -1,20 +1,26 @@
-"""What becomes of a document: carbon added, files written, a table for people or JSON for machines."""
+"""Output of a document: carbon, files, a table or JSON on standard output."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from greenedge.energy import carbon, results, terminal
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
+from greenedge.progress import ProgressFn
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Where a document goes and whose grid its carbon is of."""
+    """The files to write, and the grid for the carbon."""
 
     output: Path | None = None
     html: Path | None = None
@@ -25,7 +31,7 @@ class Wanted:
 
     @property
     def intensity(self) -> carbon.Intensity | None:
-        """Looked up before anything is measured. Raises GreenedgeError for a country that there is not."""
+        """Of the grid; None where no carbon is wanted. Raises GreenedgeError for an unknown country."""
         if self.country is None and self.g_per_kwh is None:
             return None
         return carbon.intensity(self.country, self.g_per_kwh)
@@ -36,12 +42,12 @@ def add_carbon(data: dict, at: carbon.Intensity) -> None:
     for row in data["rows"]:
         total = results.figure(row, "total")
         if total is not None:
-            told = {key: value for key, value in vars(at).items() if key != "iso" and value is not None}
-            row["figures"]["carbon"] = results.figure_json(carbon.carbon(total, at)) | {"intensity": told}
+            about = {key: value for key, value in vars(at).items() if key != "iso" and value is not None}
+            row["figures"]["carbon"] = results.figure_json(carbon.carbon(total, at)) | {"intensity": about}
 
 
 def finish(data: dict, wanted: Wanted) -> None:
-    """Writes and prints the document, checked. Nothing is written if a label is broken."""
+    """Writes and prints the document. Raises GreenedgeError, before anything is written, if a label is broken."""
     if wanted.intensity is not None:
         add_carbon(data, wanted.intensity)
     results.check_labels(data)
@@ -63,24 +69,29 @@ def finish(data: dict, wanted: Wanted) -> None:
         screen.print(line, markup=False)
 
 
-def console():
-    """Standard output: as wide as the terminal, wide where it is a file."""
+def console() -> Console:
+    """Standard output: the width of the terminal, 200 columns where it is a file."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def write_text(path: Path, text: str) -> None:
-    with write_aside(path) as aside:
+    """Writes a whole file or none. Raises GreenedgeError."""
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def progress_bar():
-    """A bar on standard error while something goes on: called with (text, done, of); of 0 where no end is known."""
+def progress_bar() -> Iterator[ProgressFn]:
+    """Yields the call-back of a bar on standard error, which disappears at the end."""
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda text, done, of: bar.update(task, description=text, completed=done, total=of or None)
+
+        def show(done: int, total: int, text: str) -> None:
+            bar.update(task, description=text, completed=done, total=total or None)
+
+        yield show

@@ -1,4 +1,4 @@
-"""Rows from recordings and reports of others, by kind: replayed from instruments, estimated from models."""
+"""Rows from recordings and reports of other tools, by kind: replayed from instruments, estimated from models."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from greenedge.errors import GreenedgeError
 
 @dataclass(frozen=True)
 class Recording:
-    """A file and what must be said about it. Spans are (start, stop) in seconds of the recording; `timing` is a file of
-    `measure --external`; `cycles` the initiation interval, or the latency where `single_shot`."""
+    """A file and what it does not state itself. Spans are (start, stop) in seconds of the recording; `timing` is a file
+    of `measure --external`; `cycles` the initiation interval, or the latency where `single_shot`; `volts` the
+    supply."""
 
     path: Path
     name: str
@@ -38,8 +39,7 @@ class Recording:
         if not self.cycles or not self.clock_hz:
             raise GreenedgeError(
                 "energy per inference needs --cycles (initiation interval, or latency with "
-                "--single-shot) and "
-                "--clock-hz."
+                "--single-shot) and --clock-hz."
             )
         return self.cycles, self.clock_hz
 
@@ -54,7 +54,8 @@ def span(text: str) -> tuple[float, float]:
 
 
 def rows_of(recording: Recording, kind: str) -> list[dict]:
-    """Raises GreenedgeError for a kind that there is not, and for whatever the file lacks."""
+    """The rows of a recording that is of that kind (`KINDS`). Raises GreenedgeError for an unknown kind and for what
+    the file lacks."""
     if kind not in KINDS:
         raise GreenedgeError(
             f"--as {kind!r} is not known; take {', '.join(list(KINDS)[:-1])}, {list(KINDS)[-1]} or results."
@@ -68,8 +69,8 @@ def _trace(recording: Recording) -> list[dict]:
     path = recording.path
     trace = importers.read_jls(path) if path.suffix == ".jls" else importers.read_csv(path, recording.volts)
     if recording.timing is not None:
-        return [_timed(recording, trace)]
-    spans = _marked(path, trace) if recording.markers else list(recording.windows)
+        return [_row_from_timing(recording, trace, recording.timing)]
+    spans = _marker_windows(path, trace) if recording.markers else list(recording.windows)
     idle = list(recording.idle) or None
     return [
         importers.trace_row(
@@ -78,38 +79,39 @@ def _trace(recording: Recording) -> list[dict]:
     ]
 
 
-def _marked(path: Path, trace: Trace) -> list[tuple[float, float]]:
+def _marker_windows(path: Path, trace: Trace) -> list[tuple[float, float]]:
+    """The stretches in which the marker line is high. Raises GreenedgeError."""
     edges = logic_edges(trace)
     if len(edges) < 2 or len(edges) % 2:
         raise GreenedgeError(
             f"{path} has {len(edges)} marker edges; every window has one up and one down: one is "
-            "lost, so no "
-            "window can be trusted."
+            "lost, so no window can be trusted."
         )
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _timed(recording: Recording, trace: Trace) -> dict:
-    timing = external_meter.load_timing(recording.timing)
+def _row_from_timing(recording: Recording, trace: Trace, path: Path) -> dict:
+    """The row of a trace whose windows are in the timing file `path`, synchronised by its marks."""
+    timing = external_meter.load_timing(path)
     sync = external_meter.synchronise(trace, timing)
 
-    def here(times: list[float]) -> tuple[float, float]:
+    def in_trace(times: list[float]) -> tuple[float, float]:
         return float(sync.to_meter(times[0])), float(sync.to_meter(times[1]))
 
     windows = timing["windows"]
     row = importers.trace_row(
         str(timing["workload"]["name"]),
         trace,
-        [here(window["span"]) for window in windows],
+        [in_trace(window["span"]) for window in windows],
         [window["inferences"] for window in windows],
         recording.scope,
-        [here(times) for window in windows for times in window["idle"]],
+        [in_trace(times) for window in windows for times in window["idle"]],
         sync_s=sync.residual_s,
         gain_rel=recording.gain,
     )
     accuracy = timing["workload"].get("accuracy")
-    told = {"offset_s": sync.offset_s, "drift_ppm": sync.drift * 1e6, "residual_s": sync.residual_s}
-    return row | {"sync": told, "accuracy": accuracy if isinstance(accuracy, (int, float)) else None}
+    fit = {"offset_s": sync.offset_s, "drift_ppm": sync.drift * 1e6, "residual_s": sync.residual_s}
+    return row | {"sync": fit, "accuracy": accuracy if isinstance(accuracy, (int, float)) else None}
 
 
 def _switching(read: Callable[[Path], estimate.Activity]) -> Callable[[Recording], list[dict]]:

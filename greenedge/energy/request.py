@@ -1,5 +1,4 @@
-"""What a user asked to have measured, carried out: workloads opened, sources or a model chosen, results kept with their
-run."""
+"""Carries out a measuring request: opens the workloads, measures or estimates, stores the results with their run."""
 
 from __future__ import annotations
 
@@ -17,15 +16,23 @@ from greenedge.energy.clock import RealClock
 from greenedge.energy.evidence import SCOPES, require
 from greenedge.energy.measurement import measure
 from greenedge.energy.method import Method
-from greenedge.energy.session import Progress
-from greenedge.energy.workloads import CallableWorkload, CommandWorkload, SerialWorkload, Workload, at_once, serial_port
+from greenedge.energy.workloads import (
+    CallableWorkload,
+    CommandWorkload,
+    PipeWorkload,
+    SerialWorkload,
+    Workload,
+    inferences_at_once,
+    serial_port,
+)
 from greenedge.errors import GreenedgeError
+from greenedge.progress import ProgressFn
 
 ESTIMATE = ("estimate", "estimate:cpu", "estimate:netlist", "estimate:rtl")
 
 
 class RunWorkloads(Protocol):
-    """Opens the builds of runs as workloads, and gives back what it opened."""
+    """Opens the builds of runs as workloads; `close` closes everything that it opened."""
 
     def open(self, run: Path, port: str | None = None, runtime: str | None = None, batch: int = 1) -> Workload: ...
 
@@ -33,38 +40,73 @@ class RunWorkloads(Protocol):
 
 
 class Runs(Protocol):
-    """What knows run folders (greenedge.run.energy); the harness itself does not."""
+    """Access to run folders, which the harness does not know itself (greenedge.run.energy).
+
+    `is_hardware`: whether the run's build is a circuit; `estimate_energy`: its row from switching activity; `keep`:
+    stores a document in the run.
+    """
 
     RunWorkloads: Callable[[], RunWorkloads]
 
     def is_hardware(self, run: Path) -> bool: ...
 
-    def estimated(self, run: Path, level: str | None, tell: Progress) -> dict: ...
+    def estimate_energy(self, run: Path, level: str | None, progress: ProgressFn) -> dict: ...
 
     def keep(self, run: Path, data: dict, seconds: float) -> Path: ...
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is measured."""
+class RunChoice:
+    """Runs to measure: each on every one of `runtimes` (none: its own) and with every one of `batches` (none: 1), or on
+    the board at `port`."""
 
-    runs: tuple[Path, ...] = ()
+    paths: tuple[Path, ...] = ()
     runtimes: tuple[str, ...] = ()
     batches: tuple[int, ...] = ()
-    command: tuple[str, ...] = ()
-    callables: tuple[str, ...] = ()
-    serial: str | None = None
-    baud: int = 115200
     port: str | None = None
+
+
+@dataclass(frozen=True)
+class SerialDevice:
+    """A device that speaks the MLPerf Tiny interface."""
+
+    path: str
+    baud: int = 115200
+
+
+@dataclass(frozen=True)
+class WorkloadLabel:
+    """Of a command, call or device: its name in the results, the inferences of one run, the model's accuracy in 0…1."""
+
     name: str | None = None
     inferences: int = 1
     accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """What is measured; one run of the command may take `timeout_s`."""
+
+    runs: RunChoice = RunChoice()
+    command: tuple[str, ...] = ()
+    callables: tuple[str, ...] = ()
+    serial: SerialDevice | None = None
+    label: WorkloadLabel = WorkloadLabel()
     timeout_s: float = 3600.0
 
 
 @dataclass(frozen=True)
+class MeterOptions:
+    """Samples a second of power sensors, standard relative uncertainty of the gain, greatest power in W."""
+
+    hz: float = 10.0
+    gain_rel: float | None = None
+    max_power_w: float | None = None
+
+
+@dataclass(frozen=True)
 class Tdp:
-    """A documented thermal design power: watts, for so many hardware threads, from where."""
+    """A documented thermal design power: watts, for that many hardware threads, and the document."""
 
     watts: float | None = None
     threads: int | None = None
@@ -72,22 +114,21 @@ class Tdp:
 
 
 @dataclass(frozen=True)
-class How:
-    """By what and how it is measured."""
+class MeasureOptions:
+    """How it is measured, and the evidence that is `required`; sources are found below `root`."""
 
     sources: tuple[str, ...] = ()
     method: Method = Method()
+    meter: MeterOptions = MeterOptions()
+    tdp: Tdp = Tdp()
     root: Path = Path("/")
     seed: int = 0
-    hz: float = 10.0
-    gain: float | None = None
-    max_power_w: float | None = None
-    tdp: Tdp = Tdp()
     required: str | None = None
 
 
 def method(window: float, warm_up: float, idle: float, max_reps: int, target: float) -> Method:
-    """The method with these settings. Raises GreenedgeError for one that makes no measurement."""
+    """The method with these settings (s, s, s, count, relative half-width). Raises GreenedgeError for values out of
+    range."""
     if not (window > 0 and idle > 0 and warm_up >= 0 and 0 <= target < 1):
         raise GreenedgeError(
             f"--window {window:g}, --idle {idle:g}, --warm-up {warm_up:g} and --target {target:g} make no measurement; "
@@ -104,12 +145,22 @@ def method(window: float, warm_up: float, idle: float, max_reps: int, target: fl
 
 
 def check_scope(scope: str) -> None:
+    """Raises GreenedgeError for an unknown scope."""
     if scope not in SCOPES:
         raise GreenedgeError(f"--scope {scope!r} is not known; take one of {', '.join(SCOPES)}.")
 
 
-def carry_out(what: Asked, how: How, runs: Runs | None, progress: Progress, grid: carbon.Intensity | None) -> dict:
-    """The document; rows of a run are kept in the run too, with carbon where a grid is given."""
+def carry_out(
+    what: MeasureRequest,
+    how: MeasureOptions,
+    runs: Runs | None,
+    progress: ProgressFn,
+    grid: carbon.Intensity | None,
+) -> dict:
+    """The document, with carbon where a grid is given; rows of a run are also stored in the run.
+
+    Raises GreenedgeError; EvidenceError where a source is missing or fails.
+    """
     begun = time.monotonic()
     if any(source in ESTIMATE for source in how.sources):
         owned = _estimates(what, how, runs, progress)
@@ -117,17 +168,19 @@ def carry_out(what: Asked, how: How, runs: Runs | None, progress: Progress, grid
     else:
         with ExitStack() as opened:
             workloads, owners = _workloads(what, runs, opened)
-            data = _measured(workloads, how, progress)
+            data = _measure(workloads, how, progress)
         owner = dict(zip((workload.name for workload in workloads), owners, strict=True))
         owned = [(row, owner[row["workload"]]) for row in data["rows"]]
     if grid is not None:
         render.add_carbon(data, grid)
-    for run in what.runs:
-        runs.keep(run, data | {"rows": [row for row, owner in owned if owner == run]}, time.monotonic() - begun)
+    for run in what.runs.paths:
+        _require_runs(runs).keep(
+            run, data | {"rows": [row for row, owner in owned if owner == run]}, time.monotonic() - begun
+        )
     return data
 
 
-def _measured(workloads: list[Workload], how: How, progress: Progress) -> dict:
+def _measure(workloads: list[Workload], how: MeasureOptions, progress: ProgressFn) -> dict:
     return measure(
         workloads,
         how.sources,
@@ -136,14 +189,19 @@ def _measured(workloads: list[Workload], how: How, progress: Progress) -> dict:
         seed=how.seed,
         required=how.required,
         progress=progress,
-        sampler_hz=how.hz,
-        gain_rel=how.gain,
-        max_power_w=how.max_power_w,
+        sampler_hz=how.meter.hz,
+        gain_rel=how.meter.gain_rel,
+        max_power_w=how.meter.max_power_w,
     )
 
 
-def time_for_meter(what: Asked, how: How, runs: Runs | None, path: Path, marker: str, progress: Progress) -> str:
-    """Times one workload for a meter that records by itself; returns what to do next."""
+def time_for_meter(
+    what: MeasureRequest, how: MeasureOptions, runs: Runs | None, path: Path, marker: str, progress: ProgressFn
+) -> str:
+    """Times one workload for a meter that records by itself and writes the timing to `path`; returns the next step.
+
+    Raises GreenedgeError.
+    """
     with ExitStack() as opened:
         pin = external_meter.open_pin(marker)
         if pin is not None:
@@ -152,32 +210,34 @@ def time_for_meter(what: Asked, how: How, runs: Runs | None, path: Path, marker:
         if len(workloads) != 1:
             raise GreenedgeError(f"{len(workloads)} things are to be timed at once; --external takes one.")
         repetitions = min(how.method.min_reps, how.method.max_reps)
-        timing = external_meter.timed(workloads[0], how.method, RealClock(), pin, repetitions, progress)
+        timing = external_meter.time_workload(workloads[0], how.method, RealClock(), pin, repetitions, progress)
     external_meter.save_timing(timing, path)
     return f"{path}: {repetitions} windows; now: greenedge energy replay RECORDING.csv --timing {path}"
 
 
-def _workloads(what: Asked, runs: Runs | None, opened: ExitStack) -> tuple[list[Workload], list[Path | None]]:
-    """Everything asked for, and the run that each is of. Raises GreenedgeError where nothing was asked for, or two are
-    called the same."""
+def _workloads(what: MeasureRequest, runs: Runs | None, opened: ExitStack) -> tuple[list[Workload], list[Path | None]]:
+    """The requested workloads, and the run of each (None: of none). Raises GreenedgeError where there is none, or two
+    have the same name."""
     found: list[tuple[Workload, Path | None]] = []
-    if what.runs:
-        opener = _known(runs).RunWorkloads()
+    label = what.label
+    if what.runs.paths:
+        opener = _require_runs(runs).RunWorkloads()
         opened.callback(opener.close)
-        # Without a runtime named, the build on its own.
+        # Without a runtime: the build itself.
         found += [
-            (opener.open(run, what.port, name, batch), run)
-            for run in what.runs
-            for name in what.runtimes or (None,)
-            for batch in what.batches or (1,)
+            (opener.open(run, what.runs.port, name, batch), run)
+            for run in what.runs.paths
+            for name in what.runs.runtimes or (None,)
+            for batch in what.runs.batches or (1,)
         ]
     found += [(_callable(text, what), None) for text in what.callables]
     if what.serial:
-        port = serial_port(what.serial, what.baud)
-        found.append((SerialWorkload(port, what.name or what.serial, accuracy=what.accuracy), None))
+        port = serial_port(what.serial.path, what.serial.baud)
+        device = SerialWorkload(port, label.name or what.serial.path, accuracy=label.accuracy)
+        found.append((device, None))
     if what.command:
         command = CommandWorkload(
-            what.command, what.inferences, what.name, timeout_s=what.timeout_s, accuracy=what.accuracy
+            what.command, label.inferences, label.name, timeout_s=what.timeout_s, accuracy=label.accuracy
         )
         found.append((command, None))
     if not found:
@@ -191,7 +251,8 @@ def _workloads(what: Asked, runs: Runs | None, opened: ExitStack) -> tuple[list[
     return [workload for workload, _ in found], [run for _, run in found]
 
 
-def _known(runs: Runs | None) -> Runs:
+def _require_runs(runs: Runs | None) -> Runs:
+    """Raises GreenedgeError where the program that calls us does not know run folders."""
     if runs is None:
         raise GreenedgeError(
             "run folders are measured by `greenedge energy measure RUN`; this entry does not know them."
@@ -199,7 +260,8 @@ def _known(runs: Runs | None) -> Runs:
     return runs
 
 
-def _callable(text: str, what: Asked) -> Workload:
+def _callable(text: str, what: MeasureRequest) -> Workload:
+    """The workload of module:function. Raises GreenedgeError."""
     module, _, function = text.partition(":")
     try:
         call = getattr(importlib.import_module(module), function)
@@ -207,38 +269,45 @@ def _callable(text: str, what: Asked) -> Workload:
         raise GreenedgeError(
             f"--callable {text!r} cannot be had: {error}; give module:function on the Python path."
         ) from None
-    name = what.name if what.name and len(what.callables) == 1 else text
-    return CallableWorkload(call, name, what.inferences, what.accuracy)
+    name = what.label.name if what.label.name and len(what.callables) == 1 else text
+    return CallableWorkload(call, name, what.label.inferences, what.label.accuracy)
 
 
-def _estimates(what: Asked, how: How, runs: Runs | None, progress: Progress) -> list[tuple[dict, Path | None]]:
-    """A row for each thing asked for, and its run: switching activity for circuits, CPU time for the rest. Raises
-    EvidenceError where more was required."""
+def _estimates(
+    what: MeasureRequest, how: MeasureOptions, runs: Runs | None, progress: ProgressFn
+) -> list[tuple[dict, Path | None]]:
+    """A row for each workload, and its run: from switching activity for circuits, from CPU time for the rest.
+
+    Raises EvidenceError where better evidence is required, GreenedgeError for estimates mixed with sources.
+    """
     require("estimated", how.required or "estimated", "an estimate", "choose a live source (greenedge energy probe).")
-    others = [source for source in how.sources if source not in ESTIMATE]
-    if others:
-        raise GreenedgeError(f"{others[0]} and an estimate are not taken at once; measure twice, once with each.")
+    sources = [source for source in how.sources if source not in ESTIMATE]
+    if sources:
+        raise GreenedgeError(f"{sources[0]} and an estimate are not taken at once; measure twice, once with each.")
     kind = how.sources[0].partition(":")[2]
-    by_time = kind == "cpu" or bool(what.runtimes)
-    circuits = [run for run in what.runs if not by_time and _known(runs).is_hardware(run)]
+    by_time = kind == "cpu" or bool(what.runs.runtimes)
+    circuits = [run for run in what.runs.paths if not by_time and _require_runs(runs).is_hardware(run)]
     level = kind or None
-    rows = [(runs.estimate_energy(run, level, lambda done, of, text: progress(text, done, of)), run) for run in circuits]
-    rest = replace(what, runs=tuple(run for run in what.runs if run not in circuits))
-    if circuits and not (rest.runs or rest.command or rest.callables or rest.serial):
+    rows: list[tuple[dict, Path | None]] = [
+        (_require_runs(runs).estimate_energy(run, level, progress), run) for run in circuits
+    ]
+    others = tuple(run for run in what.runs.paths if run not in circuits)
+    rest = replace(what, runs=replace(what.runs, paths=others))
+    if circuits and not (others or rest.command or rest.callables or rest.serial):
         return rows
     with ExitStack() as opened:
         for workload, run in zip(*_workloads(rest, runs, opened), strict=True):
-            progress(f"counting the CPU time of {workload.name}", 0, 0)
+            progress(0, 0, f"counting the CPU time of {workload.name}")
             rows.append((_cpu_estimate(workload, how.tdp, how.method.min_window_s), run))
     return rows
 
 
 def _cpu_estimate(workload: Workload, tdp: Tdp, seconds: float) -> dict:
-    """CPU seconds of the work over about so long, times the share of the documented TDP."""
-    estimate.check_tdp(tdp.watts, tdp.threads, tdp.source)
+    """A row from the CPU time of about `seconds` of work, times the documented TDP per thread."""
+    watts, threads = estimate.check_tdp(tdp.watts, tdp.threads, tdp.source)
     workload.setup()
     try:
-        used = getattr(workload, "cpu_seconds", _own_cpu_seconds)
+        used = workload.cpu_seconds if isinstance(workload, PipeWorkload) else _own_cpu_seconds
         workload.infer(1, lambda: None)
         begun, before, calls = time.monotonic(), used(), 0
         while time.monotonic() - begun < seconds:
@@ -248,11 +317,11 @@ def _cpu_estimate(workload: Workload, tdp: Tdp, seconds: float) -> dict:
     finally:
         workload.teardown()
     count = calls * workload.batch
-    latency = elapsed / count * at_once(workload)
-    row = estimate.cpu_row(workload.name, spent, count, tdp.watts, tdp.threads, tdp.source, latency, workload.accuracy)
+    latency = elapsed / count * inferences_at_once(workload)
+    row = estimate.cpu_row(workload.name, spent, count, watts, threads, tdp.source, latency, workload.accuracy)
     return row | {"batch": workload.batch}
 
 
 def _own_cpu_seconds() -> float:
-    """Of this process and the children that have ended."""
+    """CPU seconds of this process and of its children that have ended."""
     return sum(os.times()[:4])

@@ -1,5 +1,5 @@
-"""Results as versioned JSON and CSV. Every number sits under a key that its evidence decides; a file that breaks the
-rule is neither written nor read."""
+"""Results as versioned JSON and CSV. The evidence of a number decides its key; a file that breaks this rule is neither
+written nor read."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ import greenedge
 from greenedge.energy.evidence import Figure, evidence_class, figure_from_json, figure_json, key_for, worst
 from greenedge.energy.liveness import Liveness
 from greenedge.energy.method import Method
-from greenedge.energy.schema import FIGURES, check_labels, wrong
-from greenedge.energy.session import Session
+from greenedge.energy.schema import FIGURES, check_labels, find_error
+from greenedge.energy.session import Repetition, Session
 from greenedge.energy.source import SourceInfo, Trace
 from greenedge.energy.stats import Interval, bootstrap_product, instrument_u, mean_interval
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 SCHEMA = "greenedge-energy/1"
 _MAX_BYTES = 64 << 20
 
 
 def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0) -> dict:
-    """One row of a document: one workload on one source."""
+    """The row of a document for one workload on one source; `seed` is that of the session."""
     info, reps, workload = session.meter.info, session.reps, session.workload
-    # A machine that takes part is not in the figure where the source does not see it: a GPU's counter has no CPU.
+    # The host is in the figure only where the source covers it: a GPU's counter does not include the CPU.
     asked = info.host_included is not False and workload.host_included is not None
     host = workload.host_included if asked else info.host_included
-    # What rests between calls is taken out at the idle power, so the total is no longer read off.
+    # Delays between calls are subtracted at the idle power, so the total is derived, not read.
     rested = session.delay_s or not workload.continuous
     total_evidence = worst([info.evidence, "derived"]) if rested else info.evidence
     u = _instrument(session)
@@ -73,9 +73,9 @@ def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0
         "repetitions": [_repetition(rep, info.evidence) for rep in reps],
         "trace_sha256": session.meter.digest(),
     }
-    for key in ("temperature_c", "clock_hz"):
-        if getattr(session, key) != (None, None):
-            row[key] = list(getattr(session, key))
+    for key, values in (("temperature_c", session.temperature_c), ("clock_hz", session.clock_hz)):
+        if values != (None, None):
+            row[key] = list(values)
     trace = session.meter.trace()
     if trace is not None:
         row["trace"] = trace_json(trace, info.evidence)
@@ -83,11 +83,11 @@ def session_row(session: Session, method: Method, alive: Liveness, seed: int = 0
 
 
 def trace_json(trace: Trace, evidence: str) -> dict:
-    """At most 2,000 points of a trace, for the eye; its digest is of all."""
+    """At most 2,000 points of a trace, for plots; the digest is over all samples."""
     bins = min(len(trace.t), 2000)
     cuts = np.linspace(0, len(trace.t), bins + 1).astype(int)[:-1]
     counts = np.diff(np.append(cuts, len(trace.t)))
-    # Means over bins, not every n-th sample: what is periodic would alias.
+    # Means over bins: every n-th sample would alias periodic loads.
     t, watts = (np.add.reduceat(values, cuts) / counts for values in (trace.t, trace.watts))
     return {"t_s": t.tolist(), key_for("power", "w", evidence): watts.tolist()}
 
@@ -104,8 +104,8 @@ def make_row(
     flags: Iterable[str] = (),
     ranking: bool = True,
 ) -> dict:
-    """A row from figures; its evidence is its total's, or the worst where another class is among them. `ranking` False:
-    it may stand in no comparison."""
+    """A row from figures. Its evidence is that of the total, or the worst where the figures have several classes.
+    `ranking` False excludes it from comparisons."""
     evidence = worst(f.evidence for k, f in figures.items() if k != "carbon")
     if "total" in figures and evidence_class(figures["total"].evidence) == evidence_class(evidence):
         evidence = figures["total"].evidence
@@ -134,7 +134,8 @@ def make_row(
 
 
 def document(rows: Iterable[dict], note: str = "", session: str | None = None) -> dict:
-    """A document with its environment, checked. `session` is the same for rows that were interleaved."""
+    """A document with its environment. `session` is shared by documents whose rows were interleaved. Raises
+    GreenedgeError for rows whose labels are broken."""
     data = {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -153,7 +154,7 @@ def same_session(one: dict, other: dict) -> bool:
 
 
 def environment() -> dict:
-    """What the numbers depend on; no host name, no user."""
+    """Machine, system and versions; no host name and no user."""
     return {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
@@ -166,7 +167,7 @@ def environment() -> dict:
 def save(data: dict, path: Path) -> None:
     """Writes the document. Raises GreenedgeError if a label is broken."""
     check_labels(data)
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -183,7 +184,7 @@ def load(path: Path) -> dict:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("rows"), list):
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise GreenedgeError(f"{path} has schema {found!r}; {SCHEMA!r} is read here: measure again.")
-    reasons = (wrong(row, f"row {k}") for k, row in enumerate(data["rows"]))
+    reasons = (find_error(row, f"row {k}") for k, row in enumerate(data["rows"]))
     if reason := next(filter(None, reasons), None):
         raise GreenedgeError(f"{path} is damaged: {reason}; measure again.")
     check_labels(data)
@@ -196,14 +197,22 @@ def figure(row: dict, name: str) -> Figure | None:
     return figure_from_json(part, FIGURES[name][0]) if part else None
 
 
+def require_figure(row: dict, name: str) -> Figure:
+    """`figure`, which must be there. Raises GreenedgeError."""
+    found = figure(row, name)
+    if found is None:
+        raise GreenedgeError(f"the row {row['workload']!r} has no {name} figure; measure it again.")
+    return found
+
+
 def source_text(row: dict) -> str:
-    """What a row's source covers and how it tells it: one GPU has a counter and a power."""
+    """What a row's source covers, and its kind: a GPU has both a counter and a power."""
     kind = row["source"].get("kind")
     return row["source"]["covers"] + (f", {kind}" if kind in ("counter", "power", "stream") else "")
 
 
 def csv_text(data: dict) -> str:
-    """One line a row. Measured, simulated and estimated energies have columns of their own."""
+    """CSV with a line for each row. Measured, simulated and estimated energies are in separate columns."""
     energies = [key_for("energy", "j", label) for label in ("measured", "simulated", "estimated")]
     columns = [
         "workload",
@@ -237,7 +246,7 @@ def csv_text(data: dict) -> str:
 
 
 def overlaps(rows: Iterable[dict]) -> list[tuple[str, str]]:
-    """(holder, part) among the covers of these rows; such two may not be summed."""
+    """(container, part) among the covers of these rows, which may not be summed."""
     rows = list(rows)
     return [
         (row["source"]["covers"], other["source"]["covers"])
@@ -253,10 +262,11 @@ def _figure(base: str, unit: str, interval: Interval, info: SourceInfo, evidence
 
 
 def _instrument(session: Session) -> float | None:
-    """Type B per inference: the mean window's; edges average down over repetitions, gain and offset do not."""
+    """Type B uncertainty per inference of the mean window; boundaries average down over repetitions, gain and offset do
+    not."""
     info, reps = session.meter.info, session.reps
     count = np.mean([r.window.count for r in reps])
-    edge = float(np.mean([r.window.edge_u for r in reps])) / len(reps) ** 0.5
+    edge = float(np.mean([r.window.boundary_u for r in reps])) / len(reps) ** 0.5
     u = instrument_u(
         float(np.mean([r.window.joules for r in reps])),
         float(np.mean([r.window.seconds for r in reps])),
@@ -267,7 +277,7 @@ def _instrument(session: Session) -> float | None:
     return None if u is None else u / float(count)
 
 
-def _repetition(rep, evidence: str) -> dict:
+def _repetition(rep: Repetition, evidence: str) -> dict:
     window = rep.window
     return {
         "round": rep.round,
@@ -277,7 +287,7 @@ def _repetition(rep, evidence: str) -> dict:
         "active_s": window.active_s,
         "latency_s": rep.latency_s,
         key_for("window_energy", "j", evidence): window.joules,
-        "edge_u_j": window.edge_u,
+        "edge_u_j": window.boundary_u,
         key_for("energy", "j", evidence): rep.total_j,
         key_for("net_energy", "j", evidence): rep.net_j,
         key_for("idle_before", "w", evidence): rep.before.watts,

@@ -1,4 +1,4 @@
-"""Sampling in a process of its own: a thread in the measured process slows it by 10 % at 1 kHz and jitters by 15 ms.
+"""Sampling in a separate process: a thread in the measured process slows it by 10 % at 1 kHz and jitters by 15 ms.
 
 The child opens the source itself, appends (t, watts) as two little-endian doubles to a file and ends when its standard
 input closes. Both processes read CLOCK_MONOTONIC_RAW, so their times compare. Measured cost: 10 Hz 0.2 % of a core.
@@ -14,12 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from io import FileIO
 from pathlib import Path
+from typing import NoReturn, cast
 
 import numpy as np
 
 from greenedge.energy.clock import RealClock
-from greenedge.energy.source import SourceFault
+from greenedge.energy.source import SourceFault, StreamSource
 
 _ROW = struct.Struct("<dd")
 
@@ -31,7 +33,7 @@ class SamplerProcess:
         self.source_id, self.root, self.hz = source_id, root, hz
 
     def start(self) -> None:
-        """Returns when the first sample is there. Raises SourceFault with the child's own sentence."""
+        """Returns after the first two samples. Raises SourceFault with the child's message."""
         self._file = tempfile.NamedTemporaryFile(prefix="greenedge-energy-", suffix=".f8")
         argv = [
             sys.executable,
@@ -61,13 +63,16 @@ class SamplerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the child, which is running."""
+        """The process id of the running child."""
         return self._child.pid
 
     def stop(self) -> None:
+        """Ends the child."""
         self._end()
 
     def _end(self) -> str:
+        """Ends the child; returns what it wrote to standard error."""
+        assert self._child.stdin is not None and self._child.stderr is not None, "started with pipes"
         self._child.stdin.close()
         try:
             self._child.wait(timeout=5)
@@ -78,7 +83,7 @@ class SamplerProcess:
         self._child.stderr.close()
         return text
 
-    def _fail(self) -> None:
+    def _fail(self) -> NoReturn:
         text = self._end()
         raise SourceFault(
             self.source_id,
@@ -89,10 +94,9 @@ class SamplerProcess:
 
 
 def run(source_id: str, root: Path, hz: float, path: str) -> None:
-    """The child's loop: one look in every step, at a moment drawn anew, so that no periodic load stays in phase with
-    it.
+    """The child's loop: one read in every step of 1 / `hz` s, at a random time, so that no periodic load is in phase.
 
-    Steps are counted from the start, so sleep does not drift; steps that were slept through are left out.
+    Steps are counted from the start, so that sleeping does not drift; steps that were missed are left out.
     """
     from greenedge.energy.sources import open_source
 
@@ -100,7 +104,7 @@ def run(source_id: str, root: Path, hz: float, path: str) -> None:
     source = open_source(source_id, root, clock)
     with open(path, "ab", buffering=0) as out:
         if source.info.kind == "stream":
-            _stream(source, out)
+            _stream(cast(StreamSource, source), out)
             return
         begun = due = clock.now()
         number = 0
@@ -112,7 +116,8 @@ def run(source_id: str, root: Path, hz: float, path: str) -> None:
     source.close()
 
 
-def _stream(source, out) -> None:
+def _stream(source: StreamSource, out: FileIO) -> None:
+    """The child's loop for an instrument that samples by itself."""
     source.start()
     try:
         while not select.select([0], [], [], 0)[0]:

@@ -1,9 +1,10 @@
-"""What a result must be before it is written or believed: the shape of its rows, keys that agree with the evidence."""
+"""Checks of a result before it is written or used: the shape of its rows, keys that agree with the evidence."""
 
 from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 from greenedge.energy.evidence import EVIDENCE, evidence_class, figure_from_json, key_for, worst
 from greenedge.errors import GreenedgeError
@@ -32,9 +33,10 @@ _KEY = re.compile(
     "|".join(f"(?P<k{i}>{base}_(?:simulated_|estimate_)?{unit})" for i, (base, unit) in enumerate(LABELLED))
 )
 
-# What a row holds, as far as anything reads it: type by key, "?" where it may be absent.
+# What is read of a row: type by key, "?" after the key where it may be absent.
+Shape = type | tuple[type, ...] | dict[str, Any] | list[Any]  # of dicts and lists: the shapes of their items
 _NUMBER = (int, float)
-_SHAPE = {
+_SHAPE: Shape = {
     "workload": str,
     "kind": str,
     "scope": str,
@@ -51,9 +53,9 @@ _SHAPE = {
 }
 
 
-def wrong(value: object, where: str, shape: object = None) -> str | None:
-    """What in a row from a file is not as it must be; every number in it is finite."""
-    shape = _SHAPE if shape is None else shape
+def find_error(value: object, where: str, shape: Shape = _SHAPE) -> str | None:
+    """The first part of a row from a file that has another type than `shape`, or a number that is not finite; None
+    where there is none. `where` names the row."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{where} is {value}"
     if isinstance(shape, dict) and isinstance(value, dict):
@@ -61,23 +63,26 @@ def wrong(value: object, where: str, shape: object = None) -> str | None:
         if missing:
             return f"{where} has no {missing[0]!r}"
         known = {key.removesuffix("?"): part for key, part in shape.items()}
-        # What evidence labels is a number; over time (beside t_s) a list of them.
+        # Keys with an evidence class hold a number; beside t_s, where they are over time, a list of numbers.
         labelled = {key: [_NUMBER] if "t_s" in value else _NUMBER for key in value if _KEY.fullmatch(key)}
-        found = (wrong(part, f"{where}, {key}", {**labelled, **known}.get(key, object)) for key, part in value.items())
+        found = (
+            find_error(part, f"{where}, {key}", {**labelled, **known}.get(key, object)) for key, part in value.items()
+        )
         return next(filter(None, found), None)
     if isinstance(shape, list) and isinstance(value, list):
-        return next(filter(None, (wrong(part, f"{where}[{k}]", shape[0]) for k, part in enumerate(value))), None)
-    kinds = (dict,) if isinstance(shape, dict) else (list,) if isinstance(shape, list) else shape
+        return next(filter(None, (find_error(part, f"{where}[{k}]", shape[0]) for k, part in enumerate(value))), None)
+    kinds: type | tuple[type, ...]
+    kinds = dict if isinstance(shape, dict) else list if isinstance(shape, list) else shape
     numeric = isinstance(kinds, tuple) and int in kinds
     if not isinstance(value, kinds) or (numeric and isinstance(value, bool)):
         return f"{where} is {type(value).__name__} {str(value)[:40]!r}"
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next(filter(None, (wrong(part, f"{where}, {key}", object) for key, part in inner)), None)
+    return next(filter(None, (find_error(part, f"{where}, {key}", object) for key, part in inner)), None)
 
 
 def check_labels(data: dict) -> None:
-    """Raises GreenedgeError for a number whose key and evidence disagree, and for a row that is labelled better than
-    its figures."""
+    """Raises GreenedgeError for a number whose key and evidence disagree, and for a row whose label is better than the
+    evidence of its figures."""
     for row in data["rows"]:
         if set(row["figures"]) - set(FIGURES):
             unknown = sorted(set(row["figures"]) - set(FIGURES))[0]
@@ -99,7 +104,7 @@ def check_labels(data: dict) -> None:
 
 
 def _walk(part: object, evidence: str, where: str) -> None:
-    """Every labelled key in a row agrees with the nearest evidence around it."""
+    """Raises GreenedgeError for a labelled key that disagrees with the evidence of the innermost table around it."""
     if isinstance(part, list):
         for item in part:
             _walk(item, evidence, where)
@@ -108,7 +113,7 @@ def _walk(part: object, evidence: str, where: str) -> None:
     evidence = part.get("evidence", evidence)
     for key, value in part.items():
         match = _KEY.fullmatch(key)
-        if match:
+        if match and match.lastgroup:
             base, unit = LABELLED[int(match.lastgroup[1:])]
             wanted = key_for(base, unit, evidence)
             if key != wanted:

@@ -1,24 +1,26 @@
-"""What users run and attach: the harness on fakes with known answers, and every live source as it is."""
+"""The self-test that users attach to a report: the harness on simulated sources of known energy, and all live
+sources."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from greenedge.energy import liveness, results
 from greenedge.energy.clock import VirtualClock
+from greenedge.energy.liveness import Load
 from greenedge.energy.measurement import measure_sources, probe
 from greenedge.energy.method import Method
 from greenedge.energy.simulate import FAULTS, FakeCounter, FakeMachine, MachineWorkload
+from greenedge.progress import ProgressFn, no_progress
 
 
 def selftest(
     root: Path = Path("/"),
-    load: Callable | None = None,
+    load: Load | None = None,
     seconds: float = 1.0,
-    progress: Callable[[str, int, int], None] = lambda text, done, of: None,
+    progress: ProgressFn = no_progress,
 ) -> dict:
-    """{"checks": [{name, ok, figure}], "sources": […], "environment": …}; `ok` is False where any check fails."""
+    """{"ok", "checks": [{name, ok, figure}], "sources": […], "environment"}; `ok` is False where any check fails."""
     checks = [_energy(), _wrap(), *_faults()]
     sources = [
         {
@@ -41,7 +43,7 @@ def selftest(
 
 
 def simulated_document(start_j: float = 100.0, seed: int = 0, names: tuple[str, ...] = ("fake",)) -> dict:
-    """A whole session on the fake machine: 20 W idle, 30 W busy, 4 ms a call (0.12 J total, 0.04 J net)."""
+    """A session on the simulated machine: 20 W idle, 30 W busy, 4 ms a call (0.12 J total, 0.04 J net)."""
     clock = VirtualClock()
     machine = FakeMachine(clock)
     source = FakeCounter(machine, start_j=start_j)
@@ -51,7 +53,8 @@ def simulated_document(start_j: float = 100.0, seed: int = 0, names: tuple[str, 
 
 def _energy() -> dict:
     row = simulated_document()["rows"][0]
-    off = max(abs(results.figure(row, "total").value / 0.12 - 1), abs(results.figure(row, "net").value / 0.04 - 1))
+    total, net = results.require_figure(row, "total").value, results.require_figure(row, "net").value
+    off = max(abs(total / 0.12 - 1), abs(net / 0.04 - 1))
     return {"name": "a known load", "ok": off < 0.005, "figure": f"worst error {off:.3%}, 0.5 % allowed"}
 
 

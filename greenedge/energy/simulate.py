@@ -1,6 +1,6 @@
-"""Fakes that can fail: a machine with a known power on a virtual clock, and sources that see it through faults.
+"""Simulated sources that can fail: a machine of known power on a virtual clock, and its counter and sensor with faults.
 
-Used by the tests, the benchmark and `greenedge energy selftest`. Whatever is read from them is `simulated`.
+Used by the tests, the benchmark and `greenedge energy selftest`. Readings have the evidence `simulated`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FAULTS = ("zero", "frozen", "reset", "denied", "nan", "implausible", "unmoved")
 
 
 class FakeMachine:
-    """Draws idle(t) watts, and `busy_w` more while `busy`; its energy is exact."""
+    """Draws idle_w + extra(t) watts, and `busy_w` more while `busy`; `joules` is exact."""
 
     def __init__(
         self,
@@ -28,26 +28,26 @@ class FakeMachine:
     ):
         self.clock, self.idle_w, self.busy_w, self.extra = clock, idle_w, busy_w, extra
         self.busy, self.joules, self._last, self._outer = False, 0.0, clock.time, clock.watch
-        clock.watch = self._moved
+        clock.watch = self._on_move
 
     def power(self, t: float) -> float:
         return self.idle_w + self.extra(t) + (self.busy_w if self.busy else 0.0)
 
     def work(self, seconds: float) -> None:
-        """One call that takes so long."""
+        """One call that takes `seconds`."""
         self.busy = True
         self.clock.advance(seconds)
         self.busy = False
 
     def load(self, going: Callable[[], bool]) -> None:
-        """For the liveness test."""
+        """The load of the liveness test."""
         while going():
             self.work(0.002)
 
-    def _moved(self, t: float) -> None:
+    def _on_move(self, t: float) -> None:
         if self._outer:
             self._outer(self._last)
-        # Trapezoid over the move: exact for a power that is linear in it.
+        # Trapezoidal rule: exact for a power that is linear between the two times.
         self.joules += (self.power(self._last) + self.power(t)) / 2 * (t - self._last)
         self._last = t
 
@@ -69,6 +69,7 @@ class FakeCounter:
         evidence: str = "simulated",
     ):
         assert fault in (None, *FAULTS)
+        self.period_s, self.lsb_j, self.range_j = period_s, lsb_j, range_j
         self.machine, self.clock, self.fault, self.start_j = machine, machine.clock, fault, start_j
         self.info = SourceInfo(
             "fake:counter",
@@ -81,13 +82,14 @@ class FakeCounter:
             range_j=range_j,
             max_power_w=max_power_w,
         )
-        self._unwrap = Unwrapper(self.info)
-        self.guard_s, self._held, self._zero = self._unwrap.guard_s, (-1, 0.0), None
+        self._unwrap = Unwrapper()
+        self._held: tuple[int, float] = (-1, 0.0)  # (tick, joules at it)
+        self._zero: float | None = None  # where the fault "reset" began
         outer = self.clock.watch
-        self._outer, self.clock.watch = outer, self._moved
+        self._outer, self.clock.watch = outer, self._on_move
 
     def raw(self) -> float:
-        """The counter as a driver would show it, with its fault."""
+        """The counter in J as a driver shows it, with its fault."""
         if self.fault == "denied":
             raise SourceFault(self.info.id, "denied", "it may be read by root alone", "the udev rule")
         if self.fault == "nan":
@@ -100,32 +102,32 @@ class FakeCounter:
         if self.fault == "implausible":
             value = value + 10_000 * (self.clock.time - 1000)
         if self.fault == "unmoved":
-            value = self.machine.idle_w * (self._held[0] * self.info.update_period_s - 1000)
+            value = self.machine.idle_w * (self._held[0] * self.period_s - 1000)
         if self.fault == "reset" and self.clock.time > 1001:
             self._zero = self._zero if self._zero is not None else value
             value = value - self._zero
         else:
             value += self.start_j
-        value = round(value / self.info.lsb_j) * self.info.lsb_j
-        return value % self.info.range_j if self.info.range_j else value
+        value = round(value / self.lsb_j) * self.lsb_j
+        return value % self.range_j if self.range_j else value
 
     def read(self) -> Reading:
         t0 = self.clock.now()
         raw = self.raw()
         t1 = self.clock.now()
-        return Reading(t0, t1, self._unwrap.add((t0 + t1) / 2, raw))
+        return Reading(t0, t1, self._unwrap.add(self.info, (t0 + t1) / 2, raw))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing was opened."""
 
-    def _moved(self, t: float) -> None:
+    def _on_move(self, t: float) -> None:
         before = self.machine.joules
         if self._outer:
             self._outer(t)
-        tick = int(t / self.info.update_period_s)
+        tick = int(t / self.period_s)
         if tick != self._held[0]:
-            # The value at the tick itself, not at the end of the move.
-            share = (t - tick * self.info.update_period_s) * self.machine.power(t)
+            # The value at the tick, not at the end of the move.
+            share = (t - tick * self.period_s) * self.machine.power(t)
             self._held = (tick, max(self.machine.joules - share, before))
 
 
@@ -141,7 +143,7 @@ class FakePower:
         max_power_w: float = 1000.0,
         update_period_s: float | None = None,
     ):
-        self.machine, self.clock, self.fault, self.guard_s = machine, machine.clock, fault, None
+        self.machine, self.clock, self.fault = machine, machine.clock, fault
         self.info = SourceInfo(
             "fake:power",
             "power",
@@ -159,9 +161,10 @@ class FakePower:
         if self.fault == "denied":
             raise SourceFault(self.info.id, "denied", "it may be read by root alone", "the udev rule")
         (before, held), self._last = self._last, (t, self.machine.joules)
-        # Like a real sensor it averages since it was last read.
+        # Averages since the last read, as real sensors do.
         mean = (self._last[1] - held) / (t - before) if t > before else self.machine.power(t)
         watts = {
+            None: mean,
             "zero": 0.0,
             "frozen": 7.0,
             "nan": float("nan"),
@@ -177,11 +180,11 @@ class FakePower:
 
 
 class FakePowercapTree:
-    """A powercap zone as files under `root`, written in place; `tick` writes what the machine has used."""
+    """Powercap zones as files under `root`; `tick` writes a zone's counter in place."""
 
     def __init__(self, root: Path, zones: dict[str, str], range_uj: int = 262_143_328_850):
         self.root, self.range_uj = root, range_uj
-        self._fds = {}
+        self._fds: dict[str, int] = {}
         for zone, name in zones.items():
             folder = root / "sys/class/powercap" / zone
             folder.mkdir(parents=True)
@@ -200,19 +203,21 @@ class FakePowercapTree:
 
 
 class MachineWorkload:
-    """A workload of the fake machine: every call takes `latency_s` of it."""
+    """A workload of the fake machine: every call takes `latency_s`."""
 
-    kind, host_included, accuracy, continuous = "callable", None, None, True
+    kind, continuous, together = "callable", True, False
+    host_included: bool | None = None
+    accuracy: float | None = None
 
     def __init__(self, machine: FakeMachine, latency_s: float = 0.004, name: str = "fake", batch: int = 1):
         self.machine, self.latency_s, self.name, self.batch = machine, latency_s, name, batch
 
     def setup(self) -> None:
-        """Ready."""
+        """Nothing to prepare."""
 
-    def infer(self, n: int, on_wait: Callable[[], None]) -> None:
+    def infer(self, n: int, on_wait: Callable[[], object]) -> None:
         for _ in range(n):
             self.machine.work(self.latency_s)
 
     def teardown(self) -> None:
-        """Nothing to give back."""
+        """Nothing was opened."""

@@ -1,4 +1,5 @@
-"""What a source says about itself, and what it hands over. Numbers carry their unit; unknown is None, never 0."""
+"""Records and protocols of energy sources: properties, readings, traces. Names carry the unit; unknown is None, never
+0."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ KINDS = ("counter", "power", "stream", "model")
 class SourceInfo:
     """A source of energy figures.
 
-    `covers` names what it includes; `overlaps` the covers that hold it or that it holds, so that both may not be
-    summed. `update_period_s`, `lsb_j`, `gain_rel` (standard, relative) and `offset_w` are the maker's word, None where
-    unsaid. `range_j` is where a counter wraps; `max_power_w` is above anything the thing can draw. `part_time` is the
-    sensor's own sampling period where it looks at the load only part of the time: phase-locked loads alias with it.
+    `covers` names what it includes; `overlaps` the covers that contain it or that it contains, so that the two may not
+    be summed. `update_period_s`, `lsb_j`, `gain_rel` (standard uncertainty, relative) and `offset_w` are taken from the
+    maker's documents, None where they do not state it. `range_j` is where a counter wraps; `max_power_w` is above
+    anything that it can draw. `part_time` is the sensor's sampling period in s where it averages over only part of the
+    time: loads in phase with it alias.
     """
 
     id: str
@@ -44,13 +46,23 @@ class SourceInfo:
     def __post_init__(self) -> None:
         assert self.kind in KINDS and self.scope in SCOPES and self.evidence in EVIDENCE, self
 
-    def but(self, **changes: object) -> SourceInfo:
-        return replace(self, **changes)
+    @property
+    def guard_s(self) -> float | None:
+        """Longest time between two reads after which a wrap is still certain: range / (4 · greatest power)."""
+        return None if self.range_j is None else self.range_j / (4 * self.max_power_w)
+
+    def with_properties(self, gain_rel: float | None = None, max_power_w: float | None = None) -> SourceInfo:
+        """A copy with this gain uncertainty and greatest power; None keeps the value."""
+        return replace(
+            self,
+            gain_rel=self.gain_rel if gain_rel is None else gain_rel,
+            max_power_w=self.max_power_w if max_power_w is None else max_power_w,
+        )
 
 
 class SourceFault(EvidenceError):
-    """A source that gives no number; `kind` is denied, absent, dead, frozen, reset, implausible, ambiguous_wrap, gap
-    …"""
+    """A source without a usable number; `kind` is denied, absent, dead, frozen, reset, implausible, ambiguous_wrap or
+    gap."""
 
     def __init__(self, source: str, kind: str, reason: str, fix: str):
         self.source, self.kind, self.reason, self.fix = source, kind, reason, fix
@@ -59,8 +71,7 @@ class SourceFault(EvidenceError):
 
 @dataclass(frozen=True)
 class Reading:
-    """A value with the bracket of its read: it was taken between t0 and t1 (s). Joules of a counter, watts of a
-    power."""
+    """A value read between the times t0 and t1 (s): joules of a counter, watts of a power sensor."""
 
     t0: float
     t1: float
@@ -72,7 +83,7 @@ class Reading:
 
 
 class Source(Protocol):
-    """Counters and power readers. `read` raises SourceFault; it never returns NaN, a negative step or a guess."""
+    """Counters and power sensors. `read` raises SourceFault; it never returns NaN, a negative step or a guess."""
 
     info: SourceInfo
 
@@ -81,10 +92,25 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+class StreamSource(Protocol):
+    """Instruments that sample by themselves (`info.kind` "stream"): `poll` returns (times in s, watts) since its last
+    call. `poll` raises SourceFault where the instrument stays silent."""
+
+    info: SourceInfo
+
+    def start(self) -> float: ...
+
+    def poll(self) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
-class Found:
-    """What looking for sources turned up: an `id` to open, or why it cannot be opened (`state` in one word) and what to
-    do."""
+class Probe:
+    """One entry of a search for sources: an `id` that can be opened, or the reason why not (`state` in one word) and
+    the cure (`fix`)."""
 
     id: str
     scope: str
@@ -111,15 +137,13 @@ class Trace:
         if self.t.shape != self.watts.shape or self.t.ndim != 1 or len(self.t) < 2:
             raise GreenedgeError(
                 f"a trace has {self.t.shape} times and {self.watts.shape} powers; it takes at least "
-                "two of "
-                "both, the same number: record it again."
+                "two of both, the same number: record it again."
             )
         bad = ~(np.isfinite(self.t) & np.isfinite(self.watts))
         if np.any(bad):
             raise GreenedgeError(
                 f"sample {int(np.argmax(bad))} of the trace is not a finite number; record it again "
-                "or cut "
-                "that part out."
+                "or cut that part out."
             )
         if np.any(np.diff(self.t) <= 0):
             place = int(np.argmax(np.diff(self.t) <= 0)) + 1
@@ -136,10 +160,11 @@ class Trace:
 
 
 def integrate(trace: Trace, start: float, stop: float) -> tuple[float, float]:
-    """(joules, standard uncertainty) of a trace between two times: trapezoid, edges interpolated.
+    """(joules, standard uncertainty in J) of a trace between two times in s: trapezoid rule, ends interpolated.
 
-    Between samples the power may have jumped anywhere, uniformly: variance Δt²·ΔP²/12 per gap (rectangular law, GUM
-    4.3.7); a missing stretch of more than five median gaps raises SourceFault, as does a window not inside the trace.
+    Between two samples the power may have changed at any moment, uniformly distributed: variance Δt²·ΔP²/12 per gap
+    (rectangular distribution, GUM 4.3.7). Raises SourceFault for a gap of more than five median steps and for a window
+    that is not inside the trace.
     """
     if not trace.t[0] <= start < stop <= trace.t[-1]:
         raise SourceFault(

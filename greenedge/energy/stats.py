@@ -1,5 +1,5 @@
-"""Statistics over repetitions, with numpy alone. Never over samples: a 95 % interval from correlated 10 Hz samples
-covers the truth 16 % of the time (research/energy-measurement.md §0.6)."""
+"""Statistics over repetitions, with numpy alone. Not over samples: a 95 % interval from correlated 10 Hz samples
+contains the true value 16 % of the time (research/energy-measurement.md §0.6)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from greenedge.errors import GreenedgeError
 
 LEVEL = 0.95
+Values = Sequence[float] | np.ndarray  # (n,)
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,24 @@ class Interval:
     @property
     def half_width_rel(self) -> float | None:
         """Half-width over |mean|; None where it is not defined."""
-        if self.low is None or self.mean == 0:
+        if self.bounds is None or self.mean == 0:
             return None
-        return (self.high - self.low) / 2 / abs(self.mean)
+        low, high = self.bounds
+        return (high - low) / 2 / abs(self.mean)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(low, high), None for a single repetition."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """mean ± t(level, n-1) · s/√n over repetition means."""
+def mean_interval(values: Values, level: float = LEVEL) -> Interval:
+    """mean ± t(level, n-1) · s/√n over repetition means. Raises GreenedgeError for none and for values not finite."""
     data = np.asarray(values, dtype=float)
     if not len(data) or not np.all(np.isfinite(data)):
         raise GreenedgeError(
             f"{len(data)} repetitions with {int(np.sum(~np.isfinite(data)))} not finite give no "
-            "interval; "
-            "measure again."
+            "interval; measure again."
         )
     mean, median = float(np.mean(data)), float(np.median(data))
     if len(data) < 2:
@@ -51,7 +57,7 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(mean, median, mean - half, mean + half, len(data), sd)
 
 
-def paired_ratio(one: Sequence[float], other: Sequence[float], level: float = LEVEL) -> Interval:
+def paired_ratio(one: Values, other: Values, level: float = LEVEL) -> Interval:
     """Ratio one/other of paired repetitions: the t-interval of log ratios, exponentiated (mean is the geometric one).
 
     Raises GreenedgeError for unequal counts, fewer than two pairs, or a value that is not above zero.
@@ -60,21 +66,22 @@ def paired_ratio(one: Sequence[float], other: Sequence[float], level: float = LE
     if len(a) != len(b) or len(a) < 2:
         raise GreenedgeError(
             f"a paired ratio takes the same number of repetitions on both sides, at least 2; there "
-            "are "
-            f"{len(a)} and {len(b)}: measure both in one interleaved session."
+            f"are {len(a)} and {len(b)}: measure both in one interleaved session."
         )
     if np.any(~(a > 0)) or np.any(~(b > 0)):
         raise GreenedgeError(
             "a repetition is not above 0 J, so it has no log ratio; compare totals, or lengthen the window."
         )
     logs = mean_interval(np.log(a / b), level)
-    return Interval(
-        math.exp(logs.mean), math.exp(logs.median), math.exp(logs.low), math.exp(logs.high), logs.n, logs.sd
-    )
+    low, high = logs.bounds or (logs.mean, logs.mean)  # two pairs at least, so there are bounds
+    return Interval(math.exp(logs.mean), math.exp(logs.median), math.exp(low), math.exp(high), logs.n, logs.sd)
 
 
-def unpaired_ratio(one: Sequence[float], other: Sequence[float], level: float = LEVEL) -> Interval:
-    """Ratio of two sessions not measured together: Welch's interval on logs (degrees of freedom by Satterthwaite)."""
+def unpaired_ratio(one: Values, other: Values, level: float = LEVEL) -> Interval:
+    """Ratio of two separate sessions: Welch's interval on logs (degrees of freedom by Satterthwaite).
+
+    Raises GreenedgeError for fewer than two repetitions on a side, or a value that is not above zero.
+    """
     a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
     if len(a) < 2 or len(b) < 2 or not (np.all(a > 0) and np.all(b > 0)):
         raise GreenedgeError(
@@ -99,19 +106,20 @@ def unpaired_ratio(one: Sequence[float], other: Sequence[float], level: float = 
 
 
 def verdict(ratio: Interval, one: str, other: str) -> str:
-    """A sentence; "not distinguishable" where the interval spans 1."""
-    if ratio.low <= 1 <= ratio.high:
-        return (
-            f"{one} and {other} are not distinguishable: ratio {ratio.mean:.3g}, 95 % {ratio.low:.3g}…{ratio.high:.3g}."
-        )
-    word = "more" if ratio.mean > 1 else "less"
-    return f"{one} takes {word} than {other}: ratio {ratio.mean:.3g}, 95 % {ratio.low:.3g}…{ratio.high:.3g}."
+    """One sentence on a ratio with bounds; "not distinguishable" where the interval contains 1."""
+    assert ratio.bounds is not None, "a ratio is of two repetitions at least"
+    low, high = ratio.bounds
+    numbers = f"ratio {ratio.mean:.3g}, 95 % {low:.3g}…{high:.3g}"
+    if low <= 1 <= high:
+        return f"{one} and {other} are not distinguishable: {numbers}."
+    return f"{one} takes {'more' if ratio.mean > 1 else 'less'} than {other}: {numbers}."
 
 
 def bootstrap_product(
-    energy: Sequence[float], latency: Sequence[float], rng: np.random.Generator, draws: int = 4000, level: float = LEVEL
+    energy: Values, latency: Values, rng: np.random.Generator, draws: int = 4000, level: float = LEVEL
 ) -> Interval:
-    """Energy–delay product E·latency; both resampled together, by repetition (percentile bootstrap)."""
+    """Mean energy · mean latency with its interval by percentile bootstrap over repetitions, both resampled
+    together."""
     e, d = np.asarray(energy, dtype=float), np.asarray(latency, dtype=float)
     assert len(e) == len(d) and len(e) > 0
     if len(e) < 2:

@@ -1,5 +1,4 @@
-"""Times of the host brought into the stream of an external meter: by a GPIO edge in the stream, or by a load
-pattern."""
+"""Maps the host's times to those of an external meter's recording: by GPIO edges in it, or by load patterns."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from greenedge.energy.source import SourceFault, Trace
 
+Times = Sequence[float] | np.ndarray  # (n,) s
 _FIX = "repeat the run; check the wire and that the meter records before the first and after the last marker"
 
 
@@ -21,11 +21,12 @@ class Sync:
     drift: float
     residual_s: float
 
-    def to_meter(self, host: float | np.ndarray) -> float | np.ndarray:
+    def to_meter(self, host: float) -> float:
+        """A time of the host in s, on the meter's clock."""
         return self.offset_s + (1 + self.drift) * host
 
     def energy_u(self, watts: float) -> float:
-        """What the residual adds to a window's energy (standard, both edges)."""
+        """Standard uncertainty in J that the residual adds to a window's energy (two boundaries)."""
         return self.residual_s * abs(watts) * 2**0.5
 
 
@@ -40,8 +41,8 @@ def logic_edges(trace: Trace) -> np.ndarray:
     return (trace.t[change] + trace.t[change + 1]) / 2
 
 
-def match_edges(meter: Sequence[float], host: Sequence[float], max_drift: float = 1e-3) -> Sync:
-    """The k-th edge of the meter is the k-th the host has numbered; one missing or too many refuses the run.
+def match_edges(meter: Times, host: Times, max_drift: float = 1e-3) -> Sync:
+    """Pairs the k-th edge of the meter with the k-th of the host.
 
     Least squares for offset and drift. Raises SourceFault: counts differ, drift beyond `max_drift`, or an edge off the
     line by more than half the shortest distance between edges.
@@ -52,41 +53,42 @@ def match_edges(meter: Sequence[float], host: Sequence[float], max_drift: float 
             "markers", "gap", f"the meter saw {len(m)} edges, the host made {len(h)}: one is lost or extra", _FIX
         )
     drift, offset = np.polyfit(h - h[0], m, 1)
-    left = m - (offset + drift * (h - h[0]))
-    if abs(drift - 1) > max_drift or np.max(np.abs(left)) > np.min(np.diff(h)) / 2:
+    residual = m - (offset + drift * (h - h[0]))
+    if abs(drift - 1) > max_drift or np.max(np.abs(residual)) > np.min(np.diff(h)) / 2:
         raise SourceFault(
             "markers",
             "gap",
             f"the edges do not lie on one line: drift {(drift - 1) * 1e6:.0f} ppm, "
-            "greatest "
-            f"distance {np.max(np.abs(left)) * 1e3:.3g} ms",
+            f"greatest distance {np.max(np.abs(residual)) * 1e3:.3g} ms",
             _FIX,
         )
-    return Sync(float(offset - drift * h[0]), float(drift - 1), float(np.sqrt(np.mean(left**2))))
+    return Sync(float(offset - drift * h[0]), float(drift - 1), float(np.sqrt(np.mean(residual**2))))
 
 
 def match_pattern(trace: Trace, groups: Sequence[Sequence[float]], search_s: float = 2.0) -> Sync:
     """Offset and drift from load patterns: each group has the host's times of its load edges, up and down in turn.
 
-    At least two groups (before and after the run). Each is found by cross-correlation within ±`search_s`, then every
-    edge is placed to a fraction of a sample by the energy around it. Raises SourceFault where a pattern is not there.
+    Takes at least two groups (before and after the run). Each is located by cross-correlation within ±`search_s`, then
+    each edge to a fraction of a sample by the energy around it. Raises SourceFault where a pattern is not in the trace.
     """
     if len(groups) < 2:
         raise SourceFault(
             "markers", "gap", f"there are {len(groups)} load patterns", "two are needed, before and after"
         )
-    found, host, shift = [], [], 0.0
+    found: list[float] = []
+    host: list[float] = []
+    shift = 0.0
     for number, group in enumerate(groups):
         edges = np.asarray(group, dtype=float)
-        # After the first pattern the offset is known but for drift.
+        # After the first pattern the offset is known except for drift.
         shift = _correlate(trace, edges, shift, search_s if number == 0 else min(search_s, 0.2))
-        found += [_place(trace, edges, k, shift) for k in range(len(edges))]
+        found += [_locate_edge(trace, edges, k, shift) for k in range(len(edges))]
         host += list(edges)
     return match_edges(found, host)
 
 
 def _correlate(trace: Trace, edges: np.ndarray, centre: float, search_s: float) -> float:
-    """The shift that fits the template best: on a coarse grid over the whole search, then to a sample around it."""
+    """The shift in s that fits best: on a coarse grid over the whole search, then to one sample around it."""
     step, shortest = float(np.median(np.diff(trace.t))), float(np.min(np.diff(edges)))
     coarse = max(step, shortest / 50)
     shift = _best_shift(trace, edges, centre, search_s, coarse)
@@ -94,6 +96,7 @@ def _correlate(trace: Trace, edges: np.ndarray, centre: float, search_s: float) 
 
 
 def _best_shift(trace: Trace, edges: np.ndarray, centre: float, search_s: float, step: float) -> float:
+    """The shift in centre ± search_s with the greatest normalised correlation. Raises SourceFault below 0.7."""
     margin = float(np.min(np.diff(edges)))
     span = np.arange(edges[0] - margin, edges[-1] + margin, step)
     template = (np.searchsorted(edges, span, side="right") % 2).astype(float)
@@ -102,7 +105,7 @@ def _best_shift(trace: Trace, edges: np.ndarray, centre: float, search_s: float,
     grid = span[0] + centre + (np.arange(count + len(span) - 1) - count // 2) * step
     watts = np.interp(grid, trace.t, trace.watts)
     watts -= watts.mean()
-    # Sliding correlation by FFT, sliding spread by running sums: memory is that of the trace, not of every shift.
+    # Correlation by FFT, standard deviation by running sums: memory grows with the trace, not with the shifts.
     size = 1 << (len(watts) + len(span)).bit_length()
     scores = np.fft.irfft(np.fft.rfft(watts, size) * np.conj(np.fft.rfft(template, size)), size)[:count]
     sums, squares = (np.concatenate([[0.0], np.cumsum(watts**power)]) for power in (1, 2))
@@ -120,11 +123,11 @@ def _best_shift(trace: Trace, edges: np.ndarray, centre: float, search_s: float,
     return float(grid[best] - span[0])
 
 
-def _place(trace: Trace, edges: np.ndarray, k: int, shift: float) -> float:
-    """Where edge k lies: the step that carries the same energy as the trace around it.
+def _locate_edge(trace: Trace, edges: np.ndarray, k: int, shift: float) -> float:
+    """The time of edge k on the meter's clock: the ideal step with the same energy as the trace around it.
 
-    With plateaus p before and q after, ∫P over [a, b] = p·(x − a) + q·(b − x); solved for x. Noise averages out over
-    the whole stretch.
+    With plateaus p before and q after, ∫P over [a, b] = p·(x − a) + q·(b − x), solved for x; noise averages out
+    over the stretch. Raises SourceFault for too few samples.
     """
     reach = float(np.min(np.diff(edges))) * 0.45
     x = edges[k] + shift

@@ -1,13 +1,18 @@
-"""Tables for the terminal. Estimates have a column of their own, two digits and their band."""
+"""Tables for the terminal. Estimates have their own column, two digits and their band."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from greenedge.energy import results
 from greenedge.energy.estimate import digits
 from greenedge.energy.evidence import Figure, evidence_class
-from greenedge.energy.measurement import Probed
+from greenedge.energy.measurement import ProbedSource
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
 
 _PREFIX = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
 
@@ -21,21 +26,15 @@ def number(value: float, unit: str, estimated: bool = False) -> str:
 
 
 def energy_text(figure: Figure | None, estimates: bool, unit: str = "J") -> str:
-    """The cell of the column of estimates or of the other one; empty where the figure belongs to the other."""
+    """The cell of a figure in the column of estimates (or in the other one); empty where it belongs to the other."""
     if figure is None or (evidence_class(figure.evidence) == "estimated") is not estimates:
         return ""
     if estimates:
-        band = (
-            ""
-            if figure.low is None
-            else f" ({number(figure.low, unit, True)[2:]}…{number(figure.high, unit, True)[2:]})"
-        )
-        return f"ESTIMATED {number(figure.value, unit, True)}{band}"
-    half = (
-        ""
-        if figure.low is None
-        else f" ±{(figure.high - figure.low) / 2 / abs(figure.value) * 100 if figure.value else 0:.2g} %"
-    )
+        return f"ESTIMATED {number(figure.value, unit, True)}{_band_text(figure, unit)}"
+    half = ""
+    if figure.bounds is not None:
+        low, high = figure.bounds
+        half = f" ±{(high - low) / 2 / abs(figure.value) * 100 if figure.value else 0:.2g} %"
     meter = (
         ""
         if figure.instrument is None or not figure.value
@@ -43,6 +42,14 @@ def energy_text(figure: Figure | None, estimates: bool, unit: str = "J") -> str:
     )
     word = "" if figure.evidence in ("measured", "derived") else f" {figure.evidence.upper()}"
     return f"{number(figure.value, unit)}{half}{meter}{word}"
+
+
+def _band_text(figure: Figure, unit: str) -> str:
+    """ " (12…34 mJ)" of an estimate, "" without a band."""
+    if figure.bounds is None:
+        return ""
+    low, high = (number(end, unit, True)[2:] for end in figure.bounds)
+    return f" ({low}…{high})"
 
 
 def result_cells(row: dict) -> list[str]:
@@ -83,8 +90,8 @@ HEADERS = (
 _WIDE = 130  # below, a result is a block of lines instead of a row
 
 
-def result_view(data: dict, width: int):
-    """A document for a terminal so many columns wide: a table without its empty columns, or a block for each row."""
+def result_view(data: dict, width: int) -> Group | Table:
+    """A document for a terminal of `width` columns: a table without empty columns, or a block of lines for each row."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -101,7 +108,8 @@ def result_view(data: dict, width: int):
     return table
 
 
-def _block(cells: list[str]):
+def _block(cells: list[str]) -> Table:
+    """The cells below each other, each with its header."""
     from rich.table import Table
     from rich.text import Text
 
@@ -115,15 +123,13 @@ def _block(cells: list[str]):
 
 
 def notes(data: dict) -> list[str]:
-    """Flags, carbon and what does not add up, a line each."""
+    """Flags, carbon, notes on estimates and covers that may not be summed, a line each."""
     lines = [f"{row['workload']}: {flag}" for row in data["rows"] for flag in row["flags"]]
     for row in data["rows"]:
         carbon = results.figure(row, "carbon")
         if carbon:
-            lines.append(
-                f"{row['workload']}: ESTIMATED {number(carbon.value, 'g', True)} CO2e per inference "
-                f"({number(carbon.low, 'g', True)[2:]}…{number(carbon.high, 'g', True)[2:]})."
-            )
+            grams = number(carbon.value, "g", True)
+            lines.append(f"{row['workload']}: ESTIMATED {grams} CO2e per inference{_band_text(carbon, 'g')}.")
     lines += [
         f"{row['workload']}: {note}"
         for row in data["rows"]
@@ -134,8 +140,8 @@ def notes(data: dict) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def probe_view(probed: Iterable[Probed]):
-    """What is there as a table, then a line with the cure for everything that is not alive, then what to do."""
+def probe_view(probed: Iterable[ProbedSource]) -> Group:
+    """A table of the sources that are present, a line with the cure for each that is not alive, the next step."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -159,8 +165,8 @@ def probe_view(probed: Iterable[Probed]):
     return Group(*([table] if there else []), *lines, Text(probe_verdict(probed)))
 
 
-def probe_verdict(probed: Iterable[Probed]) -> str:
-    """What to do now, in one sentence."""
+def probe_verdict(probed: Iterable[ProbedSource]) -> str:
+    """The next step, in one sentence."""
     probed = list(probed)
     alive = [one.id for one in probed if one.live.ok]
     if alive:

@@ -1,4 +1,4 @@
-"""What is measured: anything that can do n inferences and say when it is done."""
+"""Workloads: what does n inferences and returns when they are done."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import IO, Protocol
 
 from greenedge.energy.clock import Clock, RealClock
 from greenedge.errors import GreenedgeError
 
-_LOOK_S = 0.05  # how often a look is taken while something else works
+_LOOK_S = 0.05  # between two calls of `on_wait`
 
 
 class Workload(Protocol):
     """`infer(n, on_wait)` does n calls of `batch` inferences each and returns when they are done.
 
-    It calls `on_wait` now and then while it waits for something outside this process (a counter may need a look). A
-    `continuous` workload may be asked in small pieces without a pause between; others are run whole.
-    `host_included` says whether the machine that feeds it is part of the work (None: as the source says). Where the
-    inferences of a call are computed at once, each waiting for all, `together` is true.
+    It calls `on_wait` repeatedly while it waits for another process or device (a counter may need a read). A
+    `continuous` workload can be run in small pieces without a pause between them; others are run whole. `host_included`
+    says whether the machine that feeds it is part of the work (None: as the source says). `together` is true where the
+    inferences of a call are computed at once, so that each waits for all.
     """
 
     name: str
@@ -31,23 +32,25 @@ class Workload(Protocol):
     continuous: bool
     accuracy: float | None
     host_included: bool | None
+    together: bool
 
     def setup(self) -> None: ...
 
-    def infer(self, n: int, on_wait: Callable[[], None]) -> None: ...
+    def infer(self, n: int, on_wait: Callable[[], object]) -> None: ...
 
     def teardown(self) -> None: ...
 
 
-def at_once(workload: Workload) -> int:
+def inferences_at_once(workload: Workload) -> int:
     """Inferences whose answers come together."""
-    return workload.batch if getattr(workload, "together", False) else 1
+    return workload.batch if workload.together else 1
 
 
 class CallableWorkload:
-    """A Python callable that does one batch: a closure over a session, or a runtime of a greenedge run."""
+    """A Python callable that does one batch, such as a closure over a session. `synchronise` waits for a device."""
 
-    kind, continuous, host_included = "callable", True, None
+    kind, continuous, together = "callable", True, False
+    host_included: bool | None = None
 
     def __init__(
         self,
@@ -62,22 +65,23 @@ class CallableWorkload:
     def setup(self) -> None:
         """Nothing to prepare: the callable is ready."""
 
-    def infer(self, n: int, on_wait: Callable[[], None]) -> None:
+    def infer(self, n: int, on_wait: Callable[[], object]) -> None:
         for _ in range(n):
             self.call()
         if self.synchronise:
-            # A GPU returns before it has finished: the window ends after the last kernel.
+            # A GPU call returns before its kernels have finished; the window must end after the last one.
             self.synchronise()
 
     def teardown(self) -> None:
-        """Nothing to give back."""
+        """Nothing was opened."""
 
 
 class CommandWorkload:
-    """A shell-less command (argv) that does `inferences` inferences a run; anything but exit 0 stops the
-    measurement."""
+    """A command (argv, without a shell) that does `inferences` inferences a run, at most `timeout_s`. Raises
+    GreenedgeError for any exit status but 0."""
 
-    kind, continuous, host_included = "command", False, True
+    kind, continuous, together = "command", False, False
+    host_included: bool | None = True
 
     def __init__(
         self,
@@ -97,11 +101,11 @@ class CommandWorkload:
     def setup(self) -> None:
         """The command prepares itself."""
 
-    def infer(self, n: int, on_wait: Callable[[], None]) -> None:
+    def infer(self, n: int, on_wait: Callable[[], object]) -> None:
         for _ in range(n):
-            self._once(on_wait)
+            self._run_once(on_wait)
 
-    def _once(self, on_wait: Callable[[], None]) -> None:
+    def _run_once(self, on_wait: Callable[[], object]) -> None:
         end = self.clock.now() + self.timeout_s
         try:
             child = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -128,13 +132,14 @@ class CommandWorkload:
             raise GreenedgeError(f"{self.name} ended with {code}; it must end with 0 to be measured: run it by hand.")
 
     def teardown(self) -> None:
-        """Every run has ended."""
+        """No run outlives `infer`."""
 
 
 class PipeWorkload:
-    """A program that keeps a runtime ready: it says `ready`, is told a number and answers `done` after so many calls.
+    """A program that holds a runtime: it prints `ready`, reads a number n and prints `done` after n calls.
 
-    A process of its own: what it loads does not weigh on us, and a file that makes it crash does not take us with it.
+    It runs in a process of its own, so that neither its memory nor a crash of its runtime is ours. Raises
+    GreenedgeError where it breaks the protocol, ends, or answers later than `timeout_s`.
     """
 
     continuous, together = True, True
@@ -150,7 +155,8 @@ class PipeWorkload:
         timeout_s: float = 600.0,
     ):
         self.argv, self.name, self.kind, self.batch, self.accuracy = tuple(argv), name, kind, batch, accuracy
-        self.host_included, self.timeout_s, self.clock, self._child = host_included, timeout_s, RealClock(), None
+        self.host_included, self.timeout_s, self.clock = host_included, timeout_s, RealClock()
+        self._child: subprocess.Popen[bytes] | None = None
 
     def setup(self) -> None:
         self._errors = tempfile.TemporaryFile()
@@ -161,36 +167,41 @@ class PipeWorkload:
 
     def infer(self, n: int, on_wait: Callable[[], object]) -> None:
         try:
-            self._child.stdin.write(f"{n}\n".encode())
+            _pipe(self._running().stdin).write(f"{n}\n".encode())
         except BrokenPipeError:
-            raise self._ended() from None
+            raise self._exit_error() from None
         self._expect("done", on_wait)
 
     def cpu_seconds(self) -> float:
         """User and system time of the program so far."""
-        fields = open(f"/proc/{self._child.pid}/stat").read().rpartition(")")[2].split()
+        text = Path(f"/proc/{self._running().pid}/stat").read_text()
+        fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def teardown(self) -> None:
-        if self._child is None:
+        child, self._child = self._child, None
+        if child is None:
             return
-        self._child.stdin.close()
+        _pipe(child.stdin).close()
         try:
-            self._child.wait(timeout=5)
+            child.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._child.stdout.close()
+            child.kill()
+            child.wait()
+        _pipe(child.stdout).close()
         self._errors.close()
-        self._child = None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._child is not None, "the workload is not set up"
+        return self._child
 
     def _expect(self, word: str, on_wait: Callable[[], object]) -> None:
-        end, text = self.clock.now() + self.timeout_s, b""
+        end, text, answers = self.clock.now() + self.timeout_s, b"", _pipe(self._running().stdout)
         while not text.endswith(b"\n"):
-            if select.select([self._child.stdout], [], [], _LOOK_S)[0]:
-                piece = self._child.stdout.read(64)
+            if select.select([answers], [], [], _LOOK_S)[0]:
+                piece = answers.read(64)
                 if not piece:
-                    raise self._ended()
+                    raise self._exit_error()
                 text += piece
             else:
                 on_wait()
@@ -201,22 +212,43 @@ class PipeWorkload:
                 f"{self.name} said {text[:80]!r} where {word!r} was due; it must keep to the protocol."
             )
 
-    def _ended(self) -> GreenedgeError:
-        code = self._child.wait()
+    def _exit_error(self) -> GreenedgeError:
+        """The error for a program that has ended: its status and the last line of its standard error."""
+        code = self._running().wait()
         self._errors.seek(0)
         lines = self._errors.read()[-4096:].decode(errors="replace").strip().splitlines()
         said = lines[-1].rstrip(".") if lines else "without a word"
         return GreenedgeError(f"{self.name} ended with {code} while it was measured: {said}.")
 
 
-class SerialWorkload:
-    """A device under test on a serial port that speaks the MLPerf Tiny interface: `infer N 0%` answered by m-ready."""
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """A pipe of a child that was started with pipes."""
+    assert stream is not None, "the child was started without this pipe"
+    return stream
 
-    kind, continuous, host_included = "serial", False, False
+
+class SerialPort(Protocol):
+    """What is used of pyserial's port."""
+
+    rts: bool
+
+    def read(self, size: int) -> bytes: ...
+
+    def write(self, data: bytes) -> object: ...
+
+    def close(self) -> None: ...
+
+
+class SerialWorkload:
+    """A device under test on a serial port with the MLPerf Tiny interface: `infer N 0%` is answered by m-ready. Raises
+    GreenedgeError for an error of the device and for silence of `timeout_s`."""
+
+    kind, continuous, together = "serial", False, False
+    host_included: bool | None = False
 
     def __init__(
         self,
-        port,
+        port: SerialPort,
         name: str = "device under test",
         timeout_s: float = 120.0,
         clock: Clock | None = None,
@@ -228,13 +260,13 @@ class SerialWorkload:
     def setup(self) -> None:
         self._ask("name%", lambda: None)
 
-    def infer(self, n: int, on_wait: Callable[[], None]) -> None:
+    def infer(self, n: int, on_wait: Callable[[], object]) -> None:
         self._ask(f"infer {n} 0%", on_wait)
 
     def teardown(self) -> None:
         self.port.close()
 
-    def _ask(self, command: str, on_wait: Callable[[], None]) -> None:
+    def _ask(self, command: str, on_wait: Callable[[], object]) -> None:
         self.port.write(command.encode("ascii"))
         end, text = self.clock.now() + self.timeout_s, ""
         while "m-ready" not in text:
@@ -244,14 +276,13 @@ class SerialWorkload:
             if self.clock.now() > end:
                 raise GreenedgeError(
                     f"{self.name} did not answer {command!r} with m-ready in {self.timeout_s:g} s; "
-                    "check "
-                    "the port, its speed and the firmware."
+                    "check the port, its speed and the firmware."
                 )
             on_wait()
 
 
-def serial_port(path: str, baud: int):
-    """An open port. Raises GreenedgeError."""
+def serial_port(path: str, baud: int) -> SerialPort:
+    """An open serial port. Raises GreenedgeError."""
     try:
         import serial
     except ImportError:

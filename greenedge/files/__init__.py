@@ -1,1 +1,1 @@
-"""Files on disk: written whole or not at all, and the folders that ship with the package."""
+"""Atomic writing of files, and the data folders that ship with the package."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write aside, then rename."""
+"""Files that are complete or absent: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from greenedge.errors import GreenedgeError
 
 
 @contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on a clean exit it takes the final name, on any error it goes.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; it is renamed to `path` on success and removed on an error.
 
     A full disk or a missing permission becomes one GreenedgeError with the path in it.
     """
@@ -30,10 +30,11 @@ def write_aside(path: Path) -> Iterator[Path]:
 
 
 def _os_reason(path: Path, error: OSError) -> str:
+    """One sentence with the cure for an error of the operating system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{path} could not be written: the disk is full; free some space and run the same command again."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} could not be written: {error.strerror.lower()}; choose another folder with -o."
+        return f"{path} could not be written: {(error.strerror or str(error)).lower()}; choose another folder with -o."
     return f"{path} could not be written: {error.strerror or error}."
 
 

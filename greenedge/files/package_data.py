@@ -1,4 +1,4 @@
-"""Finds the folders that ship with greenedge: beside the package in a checkout, inside it once installed."""
+"""Folders that ship with greenedge: beside the package in a checkout, inside it in an installed wheel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def shipped(name: str) -> Path:
-    """The folder `name` ("targets" or "flows"): of the installed wheel if that is what runs, else of the checkout."""
+def data_folder(name: str) -> Path:
+    """The folder `name` ("targets" or "flows") of the installed wheel, else of the checkout."""
     installed = _PACKAGE / "_data" / name
     return installed if installed.is_dir() else _PACKAGE.parent / name

@@ -14,7 +14,7 @@ import numpy as np
 
 from greenedge._warnings import quiet
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import sha256_file, write_aside
+from greenedge.files.atomic_write import atomic_write, sha256_file
 
 _MOST_BYTES = 1 << 31  # protobuf's own limit on one message
 _SCOPES = "pkg.torch.onnx.name_scopes"  # what torch's exporter writes: the path of modules, then the traced function
@@ -51,10 +51,10 @@ def export_stage(recipe, train_folder: Path, folder: Path) -> dict:
     outputs = outputs_of(model, inputs)
     facts = export_model(model, inputs[:_CHECKED], folder / "model.onnx")
     for name, array in (("inputs", inputs), ("labels", labels), ("torch", outputs)):
-        with write_aside(folder / f"{name}.npy") as aside, open(aside, "wb") as file:
+        with atomic_write(folder / f"{name}.npy") as aside, open(aside, "wb") as file:
             np.save(file, array)
     facts |= {"scores": recipe.score(outputs, inputs, labels), "samples": len(inputs)}
-    with write_aside(folder / "export.json") as aside:
+    with atomic_write(folder / "export.json") as aside:
         aside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return facts
 
@@ -78,7 +78,7 @@ def export_model(model, samples: np.ndarray, path: Path) -> dict:
     if proto.ByteSize() > _MOST_BYTES:
         size = proto.ByteSize()
         raise GreenedgeError(f"{path.name} would take {size} bytes; one ONNX file holds at most {_MOST_BYTES}.")
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         onnx.save(proto, aside)
     return {
         "input": _shape(proto.graph.input[0]),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph.graph import Graph
 from greenedge.graph.ops import OPS, Edge, Op, freeze
 from greenedge.graph.ops.base import Ints
@@ -29,9 +29,9 @@ _MAX_BYTES = 2 << 30  # of arrays in one graph: checked in the archive's index b
 def save_graph(graph: Graph, folder: Path) -> None:
     """Writes graph.json and graph.npz into `folder`, each whole or not at all."""
     structure, arrays = _split(graph)
-    with write_aside(folder / "graph.npz") as path, open(path, "wb") as file:
+    with atomic_write(folder / "graph.npz") as path, open(path, "wb") as file:
         np.savez_compressed(file, **arrays)
-    with write_aside(folder / "graph.json") as path:
+    with atomic_write(folder / "graph.json") as path:
         path.write_text(json.dumps(structure, indent=1) + "\n")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.source import Source, read_model
 from greenedge.graph import Graph, Requantise, Steps
 from greenedge.graph.qonnx import to_qonnx
@@ -155,9 +155,9 @@ def save_lowered(lowered: Lowered, folder: Path) -> None:
     }
     for name, model in models.items():
         if model is not None:
-            with write_aside(folder / name) as path:
+            with atomic_write(folder / name) as path:
                 path.write_bytes(model.SerializeToString(deterministic=True))
-    with write_aside(folder / "lower.json") as path:
+    with atomic_write(folder / "lower.json") as path:
         path.write_text(json.dumps(_summary(lowered), indent=1) + "\n")
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import Graph, Linear, Requantise
 from greenedge.lower import Lowered, lower_file
 from greenedge.lower.expr import affine_of
@@ -79,7 +79,7 @@ def snap_file(source: Path, target: Path, multiplier_bits: int, declared=None) -
             results.append(result)
             if line is not None:
                 wanted[op.name] = line
-    with write_aside(target) as path:
+    with atomic_write(target) as path:
         path.write_bytes(proto.SerializeToString())
     _check(lower_file(target, declared).graph, wanted)
     return tuple(results)

@@ -1,4 +1,4 @@
-"""Numbers as texts."""
+"""Numbers as texts for the report, with narrow spaces before units."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ def count(value: float) -> str:
     return f"{value:,.0f}".replace(",", "\u202f") if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _prefixed(value: float, unit: str, steps: Sequence[tuple[float, str]]) -> str:
+def _with_prefix(value: float, unit: str, steps: Sequence[tuple[float, str]]) -> str:
+    """Four digits with the first prefix whose factor is not above the value; `steps` fall."""
     for factor, prefix in steps:
         if abs(value) >= factor:
             return f"{value / factor:.4g}\u202f{prefix}{unit}"
@@ -20,26 +21,26 @@ def _prefixed(value: float, unit: str, steps: Sequence[tuple[float, str]]) -> st
 
 def hertz(value: float) -> str:
     """With MHz, kHz or Hz."""
-    return _prefixed(value, "Hz", ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
+    return _with_prefix(value, "Hz", ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
 
 
 def duration(value: float) -> str:
     """With s, ms, µs or ns."""
-    return _prefixed(value, "s", ((1, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")))
+    return _with_prefix(value, "s", ((1, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")))
 
 
 def size(value: float) -> str:
     """With MB, kB or bytes."""
-    return f"{value:,.0f} bytes" if value < 1000 else _prefixed(value, "B", ((1e9, "G"), (1e6, "M"), (1e3, "k")))
+    return f"{value:,.0f} bytes" if value < 1000 else _with_prefix(value, "B", ((1e9, "G"), (1e6, "M"), (1e3, "k")))
 
 
 def percent(value: float) -> str:
-    """97.78 %."""
+    """A fraction as 97.78 %."""
     return f"{100 * value:.2f}\u202f%"
 
 
 def joules(value: float) -> str:
-    """With kJ, J, mJ or µJ, three digits: no energy here is known to more."""
+    """With kJ, J, mJ, µJ or nJ, three digits: no energy here is known to more."""
     for factor, prefix in ((1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")):
         if abs(value) >= factor:
             return f"{value / factor:.3g}\u202f{prefix}J"

@@ -1,9 +1,10 @@
-"""Turns summaries into the page: what to say and how to write a number; the look is in page.html and style.css."""
+"""Turns summaries into the page: texts and formats of numbers; layout and style are in page.html and style.css."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from greenedge import __version__
 from greenedge.report.format import count, duration, hertz, joules, percent, size
@@ -11,7 +12,10 @@ from greenedge.report.summary import measured_energy, read_json
 from greenedge.report.training import tradeoff
 from greenedge.report.training import view as training_view
 from greenedge.run.folder import STAGE_FOLDERS
-from greenedge.run.manifest import load_manifest
+from greenedge.run.manifest import Manifest, load_manifest
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _HERE = Path(__file__).resolve().parent
 STAGE_TITLES = {
@@ -29,7 +33,7 @@ STAGE_TITLES = {
     "board": "Virtual board",
     "epilogue": "Epilogue (host)",
 }
-# key in hardware/edge -> (label, how to write it); other keys with a number or text are shown under their own name
+# key in hardware/edge -> (label, filter that formats it); other keys with a number or text keep their own name
 _FIGURES = {
     "cycles_per_inference": ("cycles per inference", "count"),
     "fmax_hz": ("highest clock", "hertz"),
@@ -76,7 +80,7 @@ _RESOURCES = {
     "mlab": "MLABs",
     "comb": "Logic cells, placed",
 }
-# of a layer as the hardware's maker records it: key -> heading; shown where any layer has it
+# column of the table of hardware layers -> heading; shown where any layer has it
 _LAYER_COLUMNS = {
     "kind": "built as",
     "reuse_factor": "reuse factor",
@@ -102,15 +106,15 @@ ESTIMATED = ("estimated", "estimate")
 
 
 def render(runs: Sequence[tuple[Path, dict]]) -> str:
-    """The page over these runs, each a folder and its summary. Nothing in it is loaded from anywhere else."""
+    """The HTML page over these runs, each a folder and its summary; it loads nothing from elsewhere."""
     views = [_view(run, summary) for run, summary in runs]
     return template("page.html").render(
         runs=views, several=len(views) > 1, version=__version__, heading=_heading(views), verdict=_overall(views)
     )
 
 
-def template(name: str):
-    """A template of this folder, with the filters that write numbers."""
+def template(name: str) -> Template:
+    """A template of this folder, with the filters that format numbers."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(
@@ -140,9 +144,9 @@ def _overall(views: list[dict]) -> str:
 
 
 def _view(run: Path, summary: dict) -> dict:
-    """Everything that the page shows of one run, already in words and texts."""
+    """What the page shows of one run, as texts."""
     manifest = load_manifest(run)
-    entries, unverified = _ordered(summary.get("verify", [])), summary.get("unverified")
+    entries, unverified = _sort_by_stage(summary.get("verify", [])), summary.get("unverified")
     target = summary.get("target") or {}
     failed = [
         (name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")
@@ -171,7 +175,7 @@ def _view(run: Path, summary: dict) -> dict:
             if name.startswith(build)
         },
         "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
-        "made": _made(summary),
+        "made": _build_heading(summary),
         "hardware_layers": _hardware_layers(summary),
         "stages": _stages(manifest),
         "failed": failed,
@@ -199,7 +203,7 @@ def _rtl_digest(summary: dict) -> dict[str, str]:
     return {"all RTL that was verified": digest} if digest else {}
 
 
-def _verdict(manifest, entries: list[dict], unverified: str | None) -> str:
+def _verdict(manifest: Manifest, entries: list[dict], unverified: str | None) -> str:
     """ "differs" where anything differed, "equal" where the verify stage ended well, else "open"."""
     if any(entry["mismatches"] for entry in entries):
         return "differs"
@@ -213,56 +217,57 @@ def _sentence(entries: list[dict]) -> str:
     if wrong:
         first = wrong.get("first")
         where = f"; first at sample {first['sample']}, layer {first['layer']}" if first else ""
-        return (
-            f"{_named(wrong['candidate'])} differs from {_named(wrong['reference'])} on {wrong['mismatches']} of "
-            f"{wrong['samples']} samples{where}."
-        )
+        candidate, reference = _stage_phrase(wrong["candidate"]), _stage_phrase(wrong["reference"])
+        return f"{candidate} differs from {reference} on {wrong['mismatches']} of {wrong['samples']} samples{where}."
     if not entries:
         return "Nothing has been compared yet."
-    entries = [entry for entry in entries if entry.get("within") is None]  # the rest are floats, each with its row
+    entries = [entry for entry in entries if entry.get("within") is None]  # the others compare floats, in rows below
     most = max(entry["samples"] for entry in entries)
     fewer = [entry for entry in entries if entry["samples"] < most]
-    names = [_named(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
+    names = [_stage_phrase(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
     text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {most:,} samples"
-    text += "".join(f", {_named(entry['candidate'])} on {entry['samples']:,} of them" for entry in fewer)
+    text += "".join(f", {_stage_phrase(entry['candidate'])} on {entry['samples']:,} of them" for entry in fewer)
     tied = sum(entry.get("float_ties", 0) for entry in entries)
     return text + (f", but for {tied} proven float32 tie{'s' if tied > 1 else ''}." if tied else ".")
 
 
-def _named(stage: str) -> str:
-    spoken = {
+def _stage_phrase(stage: str) -> str:
+    """A stage's name within a sentence."""
+    phrases = {
         "graph": "the integer graph",
         "epilogue": "the host's epilogue",
         "netlist": "the netlist",
         "board": "the virtual board",
     }
-    return spoken.get(stage) or STAGE_TITLES.get(stage, stage)
+    return phrases.get(stage) or STAGE_TITLES.get(stage, stage)
 
 
 def _chain(entries: list[dict]) -> list[str]:
-    """The stages in the order in which a model passes them."""
+    """The stages of these entries, in the order of the pipeline."""
     order = list(STAGE_TITLES)
     stages = {stage for entry in entries for stage in (entry["reference"], entry["candidate"])}
     return sorted(stages, key=lambda stage: order.index(stage) if stage in order else len(order))
 
 
-def _ordered(entries: list[dict]) -> list[dict]:
+def _sort_by_stage(entries: list[dict]) -> list[dict]:
+    """The entries by candidate, then reference, in the order of the pipeline."""
     chain = _chain(entries)
     return sorted(entries, key=lambda entry: (chain.index(entry["candidate"]), chain.index(entry["reference"])))
 
 
 def _evidence(summary: dict, key: str) -> str | None:
+    """The evidence that the back end states for a figure, None where it states none."""
     words = summary.get("evidence")
     word = words.get(key) if isinstance(words, dict) else None
     return str(word) if word else None
 
 
 def _is_estimate(word: str | None) -> bool:
-    return bool(word) and word.split()[0].rstrip(":,") in ESTIMATED
+    return word is not None and word.split()[0].rstrip(":,") in ESTIMATED
 
 
 def _resources(summary: dict, available: dict) -> list[dict]:
-    """What the tools counted beside what the device has; the bar's width is for the eye alone."""
+    """Rows of used and available resources; `share` (%) is the width of the bar."""
     rows = []
     hardware = summary.get("hardware") or {}
     for key, label in _RESOURCES.items():
@@ -284,8 +289,8 @@ def _resources(summary: dict, available: dict) -> list[dict]:
     return rows
 
 
-def _made(summary: dict) -> str:
-    """What the figures are of."""
+def _build_heading(summary: dict) -> str:
+    """The heading of the figures: chip, HLS project or binary."""
     hardware = summary.get("hardware") or {}
     return (
         "On the chip"
@@ -297,7 +302,7 @@ def _made(summary: dict) -> str:
 
 
 def _hardware_layers(summary: dict) -> dict:
-    """{"columns": headings, "rows": [(layer, its cells)]} of what the hardware's maker said of every layer."""
+    """{"columns": headings, "rows": [(layer, its cells)]} of what the back end recorded of each hardware layer."""
     layers = [dict(layer) for layer in (summary.get("hardware") or {}).get("layers") or []]
     for layer in layers:
         if types := [f"{word} {layer[key]}" for key, word in _WITHIN.items() if key in layer]:
@@ -310,7 +315,7 @@ def _hardware_layers(summary: dict) -> dict:
 
 
 def _figures(summary: dict) -> list[dict]:
-    """The numbers of the built thing with their unit, and the word for how each is known."""
+    """Rows of the build's figures: label, format, value and evidence."""
     rows = []
     for part in ("hardware", "edge"):
         for key, value in (summary.get(part) or {}).items():
@@ -343,7 +348,7 @@ def _figures(summary: dict) -> list[dict]:
     return sorted(rows, key=lambda row: list(_FIGURES).index(row["key"]) if row["key"] in _FIGURES else len(_FIGURES))
 
 
-def _energy(run: Path, manifest) -> str:
+def _energy(run: Path, manifest: Manifest) -> str:
     """The section on energy as HTML, empty where nothing was measured or estimated."""
     document = measured_energy(run, manifest)
     if document is None:
@@ -354,7 +359,7 @@ def _energy(run: Path, manifest) -> str:
 
 
 def _energy_cells(summary: dict) -> list[str]:
-    """Energy per inference in words, for the table over several runs: each with what it covers and how it is known."""
+    """Energy per inference as texts with covers and evidence, for the table over several runs."""
     if not summary.get("energy"):
         return []
     from greenedge.energy import results
@@ -368,7 +373,8 @@ def _energy_cells(summary: dict) -> list[str]:
     ]
 
 
-def _stages(manifest) -> list[dict]:
+def _stages(manifest: Manifest) -> list[dict]:
+    """Rows of the stages with their seconds; `width` (%) is that of the bar."""
     records = {name: record for name, record in manifest.stages.items() if name != "report"}
     longest = max((r.seconds or 0 for r in records.values()), default=0) or 1
     return [
@@ -385,7 +391,7 @@ def _stages(manifest) -> list[dict]:
 
 
 def curve(values: list[float], width: float = 320, height: float = 72) -> str:
-    """Points of an SVG polyline through the values, empty for fewer than two."""
+    """The points of an SVG polyline through the values in a box of that size; empty for fewer than two."""
     numbers = [float(value) for value in values if isinstance(value, (int, float))]
     if len(numbers) < 2:
         return ""

@@ -1,4 +1,4 @@
-"""Gathers what a run recorded into the one dict that other programs read."""
+"""Collects what a run recorded into summary.json, the one file that other programs read."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ _MAX_BYTES = 64 << 20
 
 
 def summarise(run: Path) -> dict:
-    """The run's numbers, each as the stage that found it wrote it; what is unknown is absent.
+    """The run's numbers as the stages wrote them; unknown ones are absent.
 
-    Keys: format, model, title, target, backend, accuracy, verify, beside (compared too, equality not claimed), unverified (why what was
-    built was not compared), hardware, edge, energy, seconds, tools, files, notes,
+    Keys: format, model, title, target, backend, accuracy, verify, beside (compared as well, equality not claimed),
+    unverified (why the build was not compared), hardware, edge, energy, seconds, tools, files, notes,
     evidence, training (what metrics.json says of the ledger and of each technique). Raises GreenedgeError for a folder
     that is no run or whose files are damaged.
     """
     manifest = load_manifest(run)
-    source, target = manifest.about.get("source") or {}, manifest.about.get("target")
+    source, target = _table(manifest, "source"), _table(manifest, "target")
     verified = read_json(run, "verify", "verify.json") or {}
-    built = _built(run, manifest)
+    built = _build_report(run, manifest)
     if built.get("hardware") and target:
         built["hardware"] = {"part": target.get("part")} | built["hardware"]
+    notes = list(built.get("notes", []))
+    files = _files(run, manifest)
     summary = {
         "format": FORMAT,
         "model": source.get("name"),
         "title": source.get("title"),
-        "target": target,
+        "target": manifest.about.get("target"),
         "backend": manifest.about.get("backend"),
         "accuracy": verified.get("accuracy", {}),
         "verify": verified.get("verify", []),
@@ -46,21 +48,21 @@ def summarise(run: Path) -> dict:
         "energy": _energy(run, manifest),
         "seconds": {name: r.seconds for name, r in manifest.stages.items() if r.status == "done" and name != "report"},
         "tools": _tools(manifest, built),
-        "files": _files(run, manifest),
+        "files": files,
         "training": _training(run),
         "evidence": built.get("evidence"),
-        "notes": list(built.get("notes", [])),
+        "notes": notes,
     }
-    summary["notes"] += [
+    notes += [
         f"{path.name} is the energy of an earlier build; measure again."
         for path, document in energy_documents(run)
         if not _of_build(document, manifest)
     ]
     if manifest.about.get("backend_reason"):
-        summary["notes"].insert(0, f"The back end {manifest.about['backend_reason']}.")
-    bitstream = any(name.endswith((".bit", ".bin", ".fs")) for name in summary["files"])
+        notes.insert(0, f"The back end {manifest.about['backend_reason']}.")
+    bitstream = any(name.endswith((".bit", ".bin", ".fs")) for name in files)
     if bitstream and not (built.get("hardware") or {}).get("host_interface"):
-        summary["notes"].append(NO_HOST)
+        notes.append(NO_HOST)
     return {key: value for key, value in summary.items() if value is not None}
 
 
@@ -75,13 +77,13 @@ def energy_documents(run: Path) -> list[tuple[Path, dict]]:
 
 
 def measured_energy(run: Path, manifest: Manifest) -> dict | None:
-    """One document with every row that is of the build as it is now, traces and all; None without one."""
+    """One document with all rows of the present build, traces included; None without a row."""
     documents = [document for _, document in energy_documents(run) if _of_build(document, manifest)]
     return documents[0] | {"rows": [row for document in documents for row in document["rows"]]} if documents else None
 
 
 def build_digests(manifest: Manifest) -> dict[str, str]:
-    """{file: sha256} of what was built, without what differs each time although the build is the same."""
+    """{file: sha256} of the build, without files that differ between equal builds."""
     outputs = manifest.stages["build"].outputs if "build" in manifest.stages else {}
     return {path: digest for path, digest in outputs.items() if not path.endswith((".log", "/build.json"))}
 
@@ -91,7 +93,7 @@ def _of_build(document: dict, manifest: Manifest) -> bool:
 
 
 def _energy(run: Path, manifest: Manifest) -> list[dict]:
-    """The rows of the energy results without what only a figure needs."""
+    """The rows of 6-measure without traces and repetitions."""
     rows = (measured_energy(run, manifest) or {"rows": []})["rows"]
     return [{key: value for key, value in row.items() if key not in ("trace", "repetitions")} for row in rows]
 
@@ -131,22 +133,29 @@ def read_json(run: Path, stage: str, name: str) -> dict | None:
     return data
 
 
-def _built(run: Path, manifest: Manifest) -> dict:
+def _table(manifest: Manifest, key: str) -> dict:
+    """A table of the manifest's `about`, empty where it is absent."""
+    found = manifest.about.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _build_report(run: Path, manifest: Manifest) -> dict:
+    """What the back end reports of the build; empty without a finished build."""
     record, backend = manifest.stages.get("build"), manifest.about.get("backend")
     if record is None or record.status != "done" or backend not in BACKENDS:
         return {}
     folder = RunFolder(run).build
     try:
         return load_backend(backend).report(folder)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:  # records of another shape than ours
+    except (KeyError, TypeError, IndexError, AttributeError) as error:  # records of another form
         raise GreenedgeError(
             f"{folder} has records that are damaged or of another greenedge ({type(error).__name__}: {error}); "
             "run the build stage again."
         ) from None
 
 
-def in_a_line(hardware: Mapping) -> list[str]:
-    """What was built for an FPGA, in words for a terminal: its pace, its clock, its size and how far off the estimate was."""
+def hardware_phrases(hardware: Mapping) -> list[str]:
+    """An FPGA build in words for a terminal: cycles, clock, size and the error of the estimate."""
     said = []
     if cycles := hardware.get("cycles_per_inference"):
         said.append(f"{cycles:,.0f} cycles an inference (simulated)")
@@ -158,7 +167,7 @@ def in_a_line(hardware: Mapping) -> list[str]:
 
 
 def _tools(manifest: Manifest, built: dict) -> dict[str, str]:
-    """Every tool that had a part, once; our own version without the digest of the code."""
+    """Name and version of every tool used; of greenedge without the digest of the code."""
     tools: dict[str, str] = {}
     for record in manifest.stages.values():
         tools |= record.tools
@@ -167,7 +176,7 @@ def _tools(manifest: Manifest, built: dict) -> dict[str, str]:
 
 
 def _files(run: Path, manifest: Manifest) -> dict[str, int]:
-    """What came out, in bytes: the models and the built products."""
+    """{file: bytes} of the models and the built products."""
     names = [
         name
         for stage in ("export", "lower", "build")

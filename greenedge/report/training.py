@@ -1,5 +1,5 @@
-"""What training cost and saved, in words, and accuracy against training energy as a picture. No number is computed here
-but places on paper."""
+"""What training cost and saved, in words, and a plot of accuracy against training energy. Only positions in the plot
+are computed here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def energy_of(entry: dict) -> dict | None:
 
 
 def view(metrics: dict) -> dict | None:
-    """What the page shows of a training's bill; None for a run without one."""
+    """What the page shows of a training's ledger; None for a run without one."""
     ledger = metrics.get("ledger")
     if not ledger:
         return None
@@ -68,12 +68,12 @@ def view(metrics: dict) -> dict | None:
         "estimate": ledger.get("estimate"),
         "unmeasured": ledger.get("unmeasured"),
         "source": ledger.get("source"),
-        "saved": saved(metrics),
+        "saved": saving_sentences(metrics),
     }
 
 
-def saved(metrics: dict) -> list[str]:
-    """One sentence for each technique: what it took away or gave."""
+def saving_sentences(metrics: dict) -> list[str]:
+    """A sentence for each technique with what it removed or gained."""
     lines = []
     if prune := metrics.get("prune"):
         lines.append(
@@ -107,22 +107,21 @@ def saved(metrics: dict) -> list[str]:
 def tradeoff(entries: Sequence[tuple[str, dict]]) -> dict | None:
     """Accuracy against training energy: a point for each (name, metrics), with its curve over the epochs if it has one.
 
-    Places in a box of 600 by 220; hollow points are estimates. None where nothing has both numbers.
+    Positions in a box of 600 by 220; hollow points are estimates. None where no entry has both numbers.
     """
-    marks = [_mark(name, metrics) for name, metrics in entries]
-    marks = [mark for mark in marks if mark is not None]
+    marks = [mark for name, metrics in entries if (mark := _mark(name, metrics)) is not None]
     if not marks:
         return None
     xs = [x for mark in marks for x, _ in [*mark["path"], mark["at"]]]
     ys = [y for mark in marks for _, y in [*mark["path"], mark["at"]]]
     x_axis, y_axis = _axis(0.0, max(xs)), _axis(min(ys), max(ys))
 
-    def place(point):
+    def place(point: tuple[float, float]) -> tuple[float, float]:
         x = _LEFT + (point[0] - x_axis[0]) / (x_axis[-1] - x_axis[0]) * (_WIDTH - _LEFT - _RIGHT)
         y = _HEIGHT - _BOTTOM - (point[1] - y_axis[0]) / (y_axis[-1] - y_axis[0]) * (_HEIGHT - _TOP - _BOTTOM)
         return round(x, 1), round(y, 1)
 
-    shown = [
+    places = [
         {
             "name": mark["name"],
             "estimated": mark["estimated"],
@@ -137,7 +136,7 @@ def tradeoff(entries: Sequence[tuple[str, dict]]) -> dict | None:
     return {
         "width": _WIDTH,
         "height": _HEIGHT,
-        "marks": shown,
+        "marks": places,
         "metric": marks[0]["metric"],
         "left": _LEFT,
         "right": _WIDTH - _RIGHT,

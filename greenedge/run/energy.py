@@ -78,10 +78,10 @@ class RunWorkloads:
     def _board(self, run: Path, port: str, name: str, accuracy: float | None) -> Workload:
         from greenedge.boards.acceptance import measure as board_figures
         from greenedge.boards.board_energy_workload import BoardWorkload
-        from greenedge.boards.board_runner import connected, pack_samples
+        from greenedge.boards.board_runner import connect_board, pack_samples
 
         build = RunFolder(run).build
-        session, _ = self._opened.enter_context(connected(build, port))
+        session, _ = self._opened.enter_context(connect_board(build, port))
         sample = pack_samples(session.board, next(iter(vectors_of(run).values()))[:1])[0]
         return BoardWorkload(
             session, sample, name, 1 / board_figures(session, sample, 1.0)["inferences_per_s"], accuracy

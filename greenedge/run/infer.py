@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
 from greenedge.lower.float_io import run_prologue
@@ -87,7 +87,7 @@ def write(path: Path, total: int, parts: Iterator[Outputs]) -> Written:
             f"an .npy file holds one array and the model has the outputs {', '.join(first)}; name a .csv file."
         )
     shape = next(iter(first.values())).shape[1:]
-    with write_aside(path) as aside, (_npy if path.suffix == ".npy" else _csv)(aside, total, first) as put:
+    with atomic_write(path) as aside, (_npy if path.suffix == ".npy" else _csv)(aside, total, first) as put:
         put(first)
         for part in parts:
             put(part)

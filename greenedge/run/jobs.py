@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from greenedge.backends import check_options, load_backend
 from greenedge.errors import TargetError
-from greenedge.files.package_data import shipped
+from greenedge.files.package_data import data_folder
 from greenedge.frontends.import_onnx import ModelFile
 from greenedge.run.folder import RunFolder
 from greenedge.run.job import ORDER, Display, Job
@@ -27,14 +27,14 @@ BUILD = "build."  # settings with this prefix go to the back end, all others to 
 
 def list_recipes() -> list[str]:
     """Names of the recipes that ship with greenedge, sorted."""
-    return sorted(path.parent.name for path in shipped("flows").glob("*/flow.toml"))
+    return sorted(path.parent.name for path in data_folder("flows").glob("*/flow.toml"))
 
 
 def find_recipe(name: str, settings: Mapping[str, str]) -> Recipe:
     """The recipe of that name, or in that folder. Raises TargetError: none there (with the nearest name), or not in order."""
     from greenedge.train import load_recipe
 
-    folder = Path(name) if "/" in name or (Path(name) / "flow.toml").is_file() else shipped("flows") / name
+    folder = Path(name) if "/" in name or (Path(name) / "flow.toml").is_file() else data_folder("flows") / name
     if "/" not in name and not (folder / "flow.toml").is_file():
         raise TargetError(
             f"there is no recipe {name!r}{nearest(name, list_recipes())}; recipes are: "

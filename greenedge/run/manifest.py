@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import sha256_file, write_aside
+from greenedge.files.atomic_write import atomic_write, sha256_file
 from greenedge.run.folder import MANIFEST, inside
 
 FORMAT = "greenedge-run/1"
@@ -60,7 +60,7 @@ class Manifest:
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Writes manifest.json, whole or not at all."""
     data = {"format": FORMAT, **manifest.about, "stages": {name: asdict(r) for name, r in manifest.stages.items()}}
-    with write_aside(folder / MANIFEST) as path:
+    with atomic_write(folder / MANIFEST) as path:
         path.write_text(json.dumps(data, indent=1) + "\n")
 
 

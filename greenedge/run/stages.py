@@ -50,13 +50,13 @@ def _lower(job: Job, run: RunFolder, progress: ProgressFn) -> str:
 
 def _build(job: Job, run: RunFolder, progress: ProgressFn) -> str:
     from greenedge.lower import load_lowered
-    from greenedge.report.summary import in_a_line
+    from greenedge.report.summary import hardware_phrases
     from greenedge.tools.run import execute
 
     plan = plan_build(job, load_lowered(run.lower))
     execute(plan, run.build, lambda line: progress(0, 0, line), job.docker)
     deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
-    reached = in_a_line(load_backend(_backend_of(job)).report(run.build).get("hardware", {}))
+    reached = hardware_phrases(load_backend(_backend_of(job)).report(run.build).get("hardware", {}))
     return ", ".join([f"{deployed} {_size(run.build / deployed)}", *reached])
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, TargetError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 
 _PILOT_EPOCHS = 4
@@ -159,5 +159,5 @@ def _pilot(sweep: Sweep, settings: Mapping[str, str]) -> int:
 
 
 def _write(path: Path, content: dict) -> None:
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

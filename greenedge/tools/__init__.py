@@ -1,1 +1,1 @@
-"""External programs: which are found, what a plan runs, and how."""
+"""External programs: discovery, plans, and the one place that runs them."""

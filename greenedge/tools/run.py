@@ -1,13 +1,11 @@
 """The one place that runs external programs.
 
-A back end writes a `Plan` (files, commands, products); `execute` carries it out. A plan names its programs by what
-they are, `{yosys}` or `{python}`, never by where they lie, so the same plan has the same digest on every machine;
-`find_tool` says which program stands for the name here.
+A back end writes a `Plan` (files, commands, products); `execute` carries it out. `find_tool` finds the programs that
+the plan names.
 
-Whole or absent: `execute` works in `<folder>.part` and renames it to `folder` as its last act. A tool that is killed,
-a full disk or Ctrl-C therefore never leaves a half-written product under its final name; the logs stay in
-`<folder>.part` until the same plan is run again, which starts from nothing. A folder that was whole stays as it was
-until its successor is whole.
+A folder is complete or absent: `execute` works in `<folder>.part` and renames it to `folder` in its last step. A killed
+tool, a full disk or Ctrl-C never leaves a half-written product under its final name; the logs stay in `<folder>.part`
+until the same plan is run again, which starts from nothing. An existing folder is replaced only by a complete one.
 """
 
 from __future__ import annotations
@@ -26,33 +24,36 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+import greenedge
 from greenedge.errors import ToolError
 from greenedge.tools.container import IMAGES, docker_argv, why_not
 from greenedge.tools.discover import Tool, end_with_parent, find_tool
 from greenedge.tools.plan import Command, Plan
 
-RECORD = "build.json"  # what execute() leaves beside the products: the plan's digest, the tools' versions, the seconds
-_PROGRESS_S = 2.0  # a tool's own output is passed on at most this often
+RECORD = "build.json"  # written by execute(): the plan's digest, the tools' versions, the seconds
+_PROGRESS_S = 2.0  # shortest time between two reports of a tool's output
 _GRACE_S = 2.0  # between SIGTERM and SIGKILL
 _POLL_S = 0.05
-_LEAST_FREE_BYTES = 1 << 20  # a failure with less space left than this is taken for a full disk
-# first a line that says so ("ERROR: …", "file:3: error: …", "%Error-X: …"), then one that has the word, but not as an option
+_LEAST_FREE_BYTES = 1 << 20  # a failure with less free space counts as a full disk
+# First a line with the word and a colon ("ERROR: …", "file:3: error: …", "%Error-X: …"), then one with the word, but
+# not as part of an option.
 _ERROR_LINES = (
     re.compile(r"(?<![-\w])%?(\w*error|fatal)(-\w+)?:", re.IGNORECASE),
     re.compile(r"(?<![-\w])(error|exception|fatal|aborted)\b", re.IGNORECASE),
 )
-_PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+_IMPORT_ROOT = Path(greenedge.__file__).resolve().parent.parent  # what PYTHONPATH needs to find this greenedge
 
 
-def _quiet(line: str) -> None:
-    """The progress call-back of a caller that shows none."""
+def _no_line(line: str) -> None:
+    """The call-back of a caller that shows no progress."""
 
 
-def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _quiet, docker: bool = False) -> None:
-    """Carries out `plan`; afterwards `folder` holds its files, logs and products, and nothing else.
+def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _no_line, docker: bool = False) -> None:
+    """Carries out `plan`; afterwards `folder` has its files, logs and products, and nothing else.
 
-    `progress` receives one line at a time; with `docker`, programs that docker/ has an image of run there. Raises ToolError, one sentence, for a tool that is missing, fails, runs out
-    of time or ends without its product, and for a full disk. No process outlives the call.
+    `progress` receives one line at a time; with `docker`, programs that docker/ has an image of run in it. Raises
+    ToolError, one sentence, for a tool that is missing, fails, exceeds its time limit or ends without its product, and
+    for a full disk. No process outlives the call.
     """
     folder = Path(folder)
     work = folder.with_name(folder.name + ".part")
@@ -63,39 +64,42 @@ def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _quiet, 
             path = _inside(work, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        record = {"plan": plan.digest(), "tools": {}, "seconds": {}}
-        # all of them before the first runs: nobody waits for a tool that is not there
+        tools: dict[str, str] = {}
+        seconds: dict[str, float] = {}
+        # Resolve every tool before running any: a missing tool must fail in the first second, not after synthesis.
         for command, tool in [(command, _resolve(command, work, docker)) for command in plan.commands]:
             started = time.monotonic()
-            with _ending_on_term():
+            with _exit_on_sigterm():
                 _run(command, tool, work, progress)
             if tool.name != "python":
-                record["tools"][tool.name] = str(tool)
-            record["seconds"][command.label] = round(time.monotonic() - started, 1)
+                tools[tool.name] = str(tool)
+            seconds[command.label] = round(time.monotonic() - started, 1)
         _check_products(plan, work)
+        record = {"plan": plan.digest(), "tools": tools, "seconds": seconds}
         (work / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         _replace(work, folder)
 
 
 @contextmanager
-def _ending_on_term() -> Iterator[None]:
-    """SIGTERM ends this process by way of an exception, where nobody has said what it does.
+def _exit_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit where its handler is the default.
 
-    A plan's own Python may carry out a plan too, whose programs have a session of their own: it must end them.
+    A Python step of a plan may execute a plan itself, whose programs have their own session: it must end them.
     """
     ours = threading.current_thread() is threading.main_thread()
-    unsaid = ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if unsaid:
+    is_default = ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if is_default:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:
-        if unsaid:
+        if is_default:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turns an OSError into a ToolError of one sentence."""
     try:
         yield
     except OSError as error:
@@ -112,6 +116,7 @@ def _full_disk(folder: Path) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path:
+    """A path of a plan below `folder`. Raises ToolError for one that leaves it."""
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or not parts.parts:
         raise ToolError(
@@ -121,6 +126,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _resolve(command: Command, work: Path, docker: bool) -> Tool:
+    """The tool that `command` runs. Raises ToolError where it is missing."""
     program = command.argv[0]
     if docker and program in IMAGES:
         if shutil.which("docker") is None:
@@ -137,12 +143,13 @@ def _resolve(command: Command, work: Path, docker: bool) -> Tool:
 
 
 def _search_path() -> str:
-    """PYTHONPATH under which a child finds this very greenedge, whatever its working directory."""
+    """PYTHONPATH with which a child imports this greenedge from any working directory."""
     known = [str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    return os.pathsep.join(dict.fromkeys([str(_PACKAGE_ROOT), *known]))
+    return os.pathsep.join(dict.fromkeys([str(_IMPORT_ROOT), *known]))
 
 
 def _run(command: Command, tool: Tool, work: Path, progress: Callable[[str], None]) -> None:
+    """Runs one command with its log. Raises ToolError."""
     cwd = _inside(work, command.cwd) if command.cwd != "." else work
     log = _inside(work, command.log)
     cwd.mkdir(parents=True, exist_ok=True)
@@ -174,10 +181,10 @@ def _run(command: Command, tool: Tool, work: Path, progress: Callable[[str], Non
 
 
 def _watch(
-    process: subprocess.Popen, command: Command, log: Path, begin: int, progress: Callable[[str], None]
+    process: subprocess.Popen[bytes], command: Command, log: Path, begin: int, progress: Callable[[str], None]
 ) -> int | None:
-    """The exit status, or None when the time limit has passed."""
-    started = told = time.monotonic()
+    """The exit status, or None after the time limit; reports the last line of the log."""
+    started = reported = time.monotonic()
     last = ""
     while True:
         try:
@@ -186,16 +193,16 @@ def _watch(
             now = time.monotonic()
         if now - started > command.timeout_s:
             return None
-        if now - told >= _PROGRESS_S:
-            told = now
+        if now - reported >= _PROGRESS_S:
+            reported = now
             line = _last_line(log, begin)
             if line and line != last:
                 progress(f"{command.label}: {line}")
                 last = line
 
 
-def _end_group(process: subprocess.Popen) -> None:
-    """Ends whatever of the process group is still alive: first asked, then made to."""
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process group: SIGTERM, then SIGKILL."""
     for signal_number, wait_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
         try:
             os.killpg(process.pid, signal_number)
@@ -207,7 +214,7 @@ def _end_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _group_lives(process: subprocess.Popen) -> bool:
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
     process.poll()
     try:
         os.killpg(process.pid, 0)
@@ -217,6 +224,7 @@ def _group_lives(process: subprocess.Popen) -> bool:
 
 
 def _last_line(log: Path, begin: int) -> str:
+    """The last line that is not blank, from byte `begin` on; "" for none."""
     with open(log, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(begin, size - 4096))
@@ -226,12 +234,14 @@ def _last_line(log: Path, begin: int) -> str:
 
 
 def _printable(line: bytes | str, most: int = 160) -> str:
+    """The line without control sequences, cut to `most` characters."""
     text = line.decode(errors="replace") if isinstance(line, bytes) else line
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     return "".join(c for c in text if c.isprintable()).strip()[:most]
 
 
 def _failure(command: Command, status: int, log: Path, begin: int, work: Path) -> str:
+    """One sentence on a command that failed: the tool's first line with an error, and the log."""
     with open(log, "rb") as file:
         file.seek(begin)
         lines = [_printable(line, 400) for line in file.read().splitlines()]
@@ -241,15 +251,15 @@ def _failure(command: Command, status: int, log: Path, begin: int, work: Path) -
         return _full_disk(work)
     found = [line for pattern in _ERROR_LINES for line in lines if pattern.search(line)]
     said = (found or lines[-1:] or ["it printed nothing"])[0]
-    if (
-        status == 1 and command.argv[0] == "{python}" and said.startswith("error: ")
-    ):  # one of ours: it has said everything
+    # A Python step of a plan prints one complete sentence.
+    if status == 1 and command.argv[0] == "{python}" and said.startswith("error: "):
         return f"{said.removeprefix('error: ').rstrip('.')}; the log is {log}."
     ended = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
     return f"{command.label} {ended}: {said.rstrip('.')}; the log is {log}."
 
 
 def _check_products(plan: Plan, work: Path) -> None:
+    """Raises ToolError for a product that is absent or empty."""
     for product in plan.products:
         path = _inside(work, product)
         if not path.is_file() or path.stat().st_size == 0:
@@ -262,6 +272,7 @@ def _check_products(plan: Plan, work: Path) -> None:
 
 
 def _replace(work: Path, folder: Path) -> None:
+    """Renames `work` to `folder`; an existing one is removed only then."""
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

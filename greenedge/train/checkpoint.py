@@ -11,7 +11,7 @@ import pickle
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 
 def model_state(model) -> dict:
@@ -65,7 +65,7 @@ def save_state(path: Path, state: dict) -> None:
     """Writes tensors and plain values so that a kill leaves the old file or the new one."""
     import torch
 
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         torch.save(state, aside)
 
 

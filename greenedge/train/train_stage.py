@@ -11,7 +11,7 @@ import numpy as np
 
 import greenedge
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.train.channels import find_channels, shrink, slice_state
 from greenedge.train.checkpoint import load_state, model_state, save_state, set_model_state, weights_sha256
 from greenedge.train.distil import mixed
@@ -74,7 +74,7 @@ def train_stage(recipe: Recipe, folder: Path, progress: Progress = silent) -> di
     save_state(folder / "model.pt", {"key": recipe.digest, "model": model_state(model), "form": form.state()})
     _save_array(folder / "x_test.npy", data.x_test)
     _save_array(folder / "y_test.npy", data.y_test)
-    with write_aside(folder / "metrics.json") as aside:
+    with atomic_write(folder / "metrics.json") as aside:
         aside.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     work.clean()
     return metrics
@@ -230,6 +230,6 @@ def _told(prune, before: int, after: int, channels, pruner) -> dict:
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         with open(aside, "wb") as file:
             np.save(file, array)

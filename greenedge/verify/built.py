@@ -111,7 +111,7 @@ def compare_board(
     if board["link"] != "uart":
         return []
     count = samples_within(board, len(x), _BOARD_CYCLES)
-    outputs, _ = infer_on_board(build, x[:count], tell=_prefix_progress(progress, "virtual board"))
+    outputs, _ = infer_on_board(build, x[:count], progress=_prefix_progress(progress, "virtual board"))
     stages["board"] = next(iter(outputs.values())).reshape(count, -1)  # a board calls its output after the stream
     return [compare("graph", "board", join_outputs(graph, expected)[:count], stages["board"], layer=graph.outputs[0])]
 

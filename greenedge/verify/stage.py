@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from greenedge.backends import load_backend
 from greenedge.backends.interface import Backend
 from greenedge.errors import GreenedgeError, VerificationError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, graph_digest, run_graph
 from greenedge.legalise import HostPass, legalise
@@ -191,7 +191,7 @@ def _measure_accuracy(lowered: Lowered, vectors: Vectors, stages: Stages) -> dic
 def _write(folder: Path, found: Findings, graph: Graph, unverified: str | None = None) -> None:
     order = sorted(found.stages, key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
     for stage in order:
-        with write_aside(folder / f"{stage}.npy") as path, open(path, "wb") as file:
+        with atomic_write(folder / f"{stage}.npy") as path, open(path, "wb") as file:
             np.save(file, found.stages[stage])
     content = {
         "format": "greenedge-verify/1",
@@ -202,5 +202,5 @@ def _write(folder: Path, found: Findings, graph: Graph, unverified: str | None =
         "accuracy": {stage: found.accuracy[stage] for stage in order if stage in found.accuracy},
         **({"unverified": unverified} if unverified else {}),
     }
-    with write_aside(folder / "verify.json") as path:
+    with atomic_write(folder / "verify.json") as path:
         path.write_text(json.dumps(content, indent=1) + "\n")

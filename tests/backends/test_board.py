@@ -1,4 +1,5 @@
-"""The virtual board: the top level with its pins under Verilator behind a pseudo-terminal, and everything that talks to it."""
+"""The virtual board: the top level with its pins under Verilator behind a pseudo-terminal, and everything that talks to
+it."""
 
 import os
 import subprocess
@@ -126,7 +127,7 @@ def test_a_reset_in_the_middle(board, rng):
 def test_a_short_soak(board, rng):
     """Issue: 10,000 inferences, 1 % of bytes, 20 resets; here 600 and 3."""
     result, faults = _soaked(board, rng, 600, 3)
-    assert result.passed and result.right == 600 and result.bad_frames and faults > 50
+    assert result.ok and result.right == 600 and result.bad_frames and faults > 50
 
 
 def test_a_soak_rejects_what_is_wrong(board, rng):
@@ -134,7 +135,7 @@ def test_a_soak_rejects_what_is_wrong(board, rng):
     outputs[17] = outputs[16]
     with connected(board) as session:
         result = soak(session, inputs, outputs)
-    assert not result.passed and result.wrong == 1 and result.right == 29
+    assert not result.ok and result.wrong == 1 and result.right == 29
 
 
 @pytest.mark.slow
@@ -142,7 +143,7 @@ def test_the_long_soak(folder, rng):
     with VirtualBoard(folder, limit_s=600) as board:
         result, faults = _soaked(board, rng, 10_000, 20)
     print(result.plain(), faults)
-    assert result.passed and result.right == 10_000
+    assert result.ok and result.right == 10_000
 
 
 def _soaked(board, rng, n, resets):
@@ -265,8 +266,8 @@ def test_nobody_answers():
 
 
 def test_throughput_at_3_mbaud(board, rng):
-    """Issue: at least 80 % of the line's limit, in simulated time. That goes on while a busy machine keeps the host waiting, so the
-    best of a few rounds is the driver's."""
+    """Issue: at least 80 % of the line's limit, in simulated time. That goes on while a busy machine keeps the host
+    waiting, so the best of a few rounds is the driver's."""
     n, shares = 700, []
     inputs, outputs = packed(rng, n)
     line = n * max(board.board["input"]["bytes"], board.board["output"]["bytes"]) * 10 / board.board["baud"]

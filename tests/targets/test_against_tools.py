@@ -1,4 +1,5 @@
-"""What the target files say, asked of the tools: the part exists, its totals are these, and every pin is one of the package's."""
+"""What the target files say, asked of the tools: the part exists, its totals are these, and every pin is one of the
+package's."""
 
 import os
 import re
@@ -15,7 +16,8 @@ module top(input clk, input button, input uart_rx, output reg led, output uart_t
   assign uart_tx = uart_rx;
 endmodule
 """
-# family -> (nextpnr, how to write a pin, options for the constraints and the result, resource -> (name in the log, bits each))
+# family -> (nextpnr, how to write a pin, options for the constraints and the result, resource -> (name in the log, bits
+# each))
 FAMILIES = {
     "ecp5": (
         "nextpnr-ecp5",

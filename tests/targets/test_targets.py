@@ -1,4 +1,5 @@
-"""Every board and device that ships: it loads, its facts have sources, and the loader refuses what is not as it must be."""
+"""Every board and device that ships: it loads, its facts have sources, and the loader refuses what is not as it must
+be."""
 
 import re
 from pathlib import Path
@@ -7,11 +8,11 @@ import pytest
 
 from greenedge.backends import BACKENDS
 from greenedge.errors import TargetError
-from greenedge.files.package_data import shipped
+from greenedge.files.package_data import data_folder
 from greenedge.target import list_targets, load_device, load_target
 
-BOARDS = sorted((shipped("targets") / "boards").glob("*.toml"))
-DEVICES = sorted((shipped("targets") / "devices").glob("*.toml"))
+BOARDS = sorted((data_folder("targets") / "boards").glob("*.toml"))
+DEVICES = sorted((data_folder("targets") / "devices").glob("*.toml"))
 
 
 def test_some_ship():
@@ -40,7 +41,7 @@ def test_device(path: Path):
 
 def _copy(tmp_path: Path, change) -> Path:
     (tmp_path / "boards").mkdir(exist_ok=True)
-    text = (shipped("targets") / "boards" / "ulx3s-85f.toml").read_text()
+    text = (data_folder("targets") / "boards" / "ulx3s-85f.toml").read_text()
     path = tmp_path / "boards" / "ulx3s-85f.toml"
     path.write_text(change(text))
     return path
@@ -60,7 +61,8 @@ KEYS = "backends, clock, device, experimental, host, io, kind, name, pins, power
             "clock    =",
             "clok     =",
             f"ulx3s-85f.toml: unknown key 'clok'; a board has: {KEYS}.\n"
-            "ulx3s-85f.toml: source.clock names no fact of this file; facts are: device, clock, pins, io, host, program, power.\n"
+            "ulx3s-85f.toml: source.clock names no fact of this file; facts are: device, clock, pins, io, host, "
+            "program, power.\n"
             "ulx3s-85f.toml: key 'clock' is missing; an FPGA board says clock = { pin = \"…\", hz = … }.",
         ),
         (
@@ -123,7 +125,7 @@ def test_not_toml(tmp_path):
 
 
 def test_a_device_that_is_not_as_it_must_be(tmp_path):
-    text = (shipped("targets") / "devices" / "ice40up5k-sg48.toml").read_text()
+    text = (data_folder("targets") / "devices" / "ice40up5k-sg48.toml").read_text()
     path = tmp_path / "ice40up5k-sg48.toml"
     path.write_text(text.replace("5_280", "-1", 1).replace('["--up5k", "--package", "sg48"]', "3"))
     with pytest.raises(TargetError) as error:

@@ -186,7 +186,8 @@ def test_a_board_that_answers_something_else(mood, message):
         ),
         (
             {8: 0},
-            "the fake holds model 000000001212, the run is model 121212121212; program it first (greenedge program RUN).",
+            "the fake holds model 000000001212, the run is model 121212121212; program it first "
+            "(greenedge program RUN).",
         ),
         ({5: 4}, "the fake takes 4 bytes of output per sample, the run says 1; build and program the run again."),
     ],
@@ -241,7 +242,7 @@ def test_a_board_as_a_workload():
     assert levels == [b"\0", b"\1", b"\0"] and not work.host_included
 
 
-# -- ports ----------------------------------------------------------------------------------------------------------------
+# -- ports -------------------------------------------------------------------------------------------------------------
 
 
 def test_no_such_port(monkeypatch):
@@ -305,7 +306,7 @@ def test_a_folder_without_a_board(tmp_path):
     assert str(error.value) == f"{tmp_path}/board.json has format 'x'; this greenedge reads greenedge-board/1."
 
 
-# -- programming ------------------------------------------------------------------------------------------------------------
+# -- programming -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -336,7 +337,8 @@ def test_programming(loader):
         (
             "libusb: LIBUSB_ERROR_ACCESS",
             "openFPGALoader may not use the USB device of ulx3s-85f: greenedge program --udev | sudo tee "
-            "/etc/udev/rules.d/60-greenedge.rules && sudo udevadm control --reload && sudo udevadm trigger, then plug the board in again.",
+            "/etc/udev/rules.d/60-greenedge.rules && sudo udevadm control --reload && sudo udevadm trigger, then plug "
+            "the board in again.",
         ),
         (
             "unable to open ftdi device: -3 (device not found)",
@@ -386,7 +388,8 @@ def test_programming_in_the_image(loader):
     argv = program(build, load_target("ulx3s-85f"), docker=True)
     assert argv[0] == "docker" and (build / "argv").read_text().split() == argv[1:]
     assert " ".join(argv) == (
-        f"docker run --rm --init --network none --device /dev/bus/usb --mount type=bind,source={build},target={build},readonly "
+        f"docker run --rm --init --network none --device /dev/bus/usb "
+        f"--mount type=bind,source={build},target={build},readonly "
         f"--workdir {build} greenedge/openfpgaloader:1.1.1.0 openFPGALoader -b ulx3s {build}/top.bit"
     )
 
@@ -401,7 +404,7 @@ def test_nothing_to_program_with(tmp_path, monkeypatch):
     )
     (tmp_path / "top.bit").write_bytes(b"x")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("greenedge.tools.discover._packaged", lambda name, known: None)
+    monkeypatch.setattr("greenedge.tools.discover._find_package", lambda name, known: None)
     for docker, message in (
         (
             False,

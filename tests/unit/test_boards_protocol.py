@@ -1,5 +1,6 @@
 """The codec against itself, against damage, and against the C header."""
 
+import itertools
 import struct
 
 from hypothesis import given
@@ -24,7 +25,7 @@ NASTY = st.lists(st.sampled_from(list(range(0x7B, 0x81)) + [0, 1, 0x5C, 0x5D, 0x
 
 def portions(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(c % (len(data) + 1) for c in cuts)})
-    return [data[a:b] for a, b in zip(edges, edges[1:])]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def test_the_checks_are_the_published_ones():

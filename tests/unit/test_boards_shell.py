@@ -26,6 +26,15 @@ STREAM = {
 BOARDS = ("ulx3s-85f", "ulx3s-45f", "ulx3s-25f", "colorlight-i5", "orangecrab-25f", "icebreaker", "tang-nano-9k")
 
 
+def _output_hz(family: str, board_hz: int, s: dict[str, int]) -> float:
+    """The PLL's output by its data sheet."""
+    if family == "ecp5":
+        return board_hz * s["CLKFB_DIV"] / s["CLKI_DIV"]
+    if family == "ice40":
+        return board_hz * (s["DIVF"] + 1) / (s["DIVR"] + 1) / 2 ** s["DIVQ"]
+    return board_hz * (s["FBDIV_SEL"] + 1) / (s["IDIV_SEL"] + 1)
+
+
 def test_pll_settings_give_the_frequency_they_claim():
     for family, board, wanted in (
         ("ecp5", 25_000_000, 50_000_000),
@@ -36,12 +45,7 @@ def test_pll_settings_give_the_frequency_they_claim():
     ):
         clock = core_clock(family, board, wanted)
         s = dict(clock.settings)
-        made = {
-            "ecp5": lambda: board * s["CLKFB_DIV"] / s["CLKI_DIV"],
-            "ice40": lambda: board * (s["DIVF"] + 1) / (s["DIVR"] + 1) / 2 ** s["DIVQ"],
-            "gowin": lambda: board * (s["FBDIV_SEL"] + 1) / (s["IDIV_SEL"] + 1),
-        }[family]()
-        assert made == clock.hz == wanted
+        assert _output_hz(family, board, s) == clock.hz == wanted
     vco = {"CLKI_DIV": 1, "CLKFB_DIV": 2, "CLKOP_DIV": 12}  # 600 MHz, the middle of the range: Lattice's own choice
     assert vco.items() <= dict(core_clock("ecp5", 25_000_000, 50_000_000).settings).items()
     # icepll -i 12 -o 18: DIVR 0, DIVF 47, DIVQ 5, FILTER_RANGE 1

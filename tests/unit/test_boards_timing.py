@@ -88,8 +88,9 @@ def test_a_clock_that_is_met(tmp_path, monkeypatch, capsys):
     [
         (
             _report(),
-            "error: the clock is not met: 15.6 MHz are reached of 18 MHz, the longest path runs from layer fc1 to layer act1; ask for "
-            "a lower clock (--set build.clock_hz=14000000) or several placements (--set build.seeds=4)\n",
+            "error: the clock is not met: 15.6 MHz are reached of 18 MHz, the longest path runs from layer fc1 to "
+            "layer act1; ask for a lower clock (--set build.clock_hz=14000000) or several "
+            "placements (--set build.seeds=4)\n",
         ),
         ({}, "error: nextpnr reports no clock at all; is anything left of the design?\n"),
     ],

@@ -191,7 +191,7 @@ def test_an_estimated_resource_is_told_from_a_counted_one():
 
 
 def test_layers_in_hardware_are_shown_as_their_maker_records_them():
-    from greenedge.report.page import _hardware_layers, _made
+    from greenedge.report.page import _build_heading, _hardware_layers
 
     layers = [
         {
@@ -214,7 +214,7 @@ def test_layers_in_hardware_are_shown_as_their_maker_records_them():
     )
     assert shown["rows"][1][1][1:4] == [None] * 3 and shown["rows"][1][1][-1] == "scale a, bias b"
     assert _hardware_layers({}) == {"columns": [], "rows": []}
-    assert [_made({"hardware": h}) for h in ({"lut": 0}, {"toolchain": "vitis"}, None)] == [
+    assert [_build_heading({"hardware": h}) for h in ({"lut": 0}, {"toolchain": "vitis"}, None)] == [
         "On the chip",
         "The HLS project",
         "The binary",
@@ -222,7 +222,7 @@ def test_layers_in_hardware_are_shown_as_their_maker_records_them():
 
 
 def test_a_terminal_is_told_the_figures_in_a_line():
-    from greenedge.report.summary import in_a_line
+    from greenedge.report.summary import hardware_phrases
 
     board = {
         "cycles_per_inference": 5120.0,
@@ -231,9 +231,9 @@ def test_a_terminal_is_told_the_figures_in_a_line():
         "core": {"lut4": 1777},
         "estimated_lut4_error": "+10%",
     }
-    assert in_a_line(board) == [
+    assert hardware_phrases(board) == [
         "5,120 cycles an inference (simulated)",
         "105.1 MHz reached of 50",
         "core of 1,777 LUT4 (estimate +10%)",
     ]
-    assert in_a_line({"cycles_per_inference": None, "clock_hz": 1e8}) == []
+    assert hardware_phrases({"cycles_per_inference": None, "clock_hz": 1e8}) == []

@@ -35,11 +35,14 @@ def _netlist(wide: bool = False) -> dict:
         },
         {"CLKA": "0", "CLKB": CLK, "RSTA": "0", "RSTB": "0", "OCEA": "0", "OCEB": "1", outputs[0]: 10, outputs[1]: 11},
     )
-    flip_flop = lambda d, q: cell(
-        "TRELLIS_FF",
-        {"CEMUX": "1 ", "CLKMUX": "CLK", "LSRMUX": "LSR", "REGSET": "RESET"},
-        {"CLK": CLK, "DI": d, "LSR": "0", "Q": q},
-    )
+
+    def flip_flop(d: int, q: int) -> dict:
+        return cell(
+            "TRELLIS_FF",
+            {"CEMUX": "1 ", "CLKMUX": "CLK", "LSRMUX": "LSR", "REGSET": "RESET"},
+            {"CLK": CLK, "DI": d, "LSR": "0", "Q": q},
+        )
+
     reader = cell("LUT4", {}, {"A": 20, "B": 21, "Z": 30})
     return {
         "modules": {

@@ -28,7 +28,8 @@ if behaviour == "killed":
 if behaviour == "hangs":
     time.sleep(60)
 report = sys.argv[sys.argv.index("--report") + 1]
-text = "{{" if behaviour == "damaged" else json.dumps({{"fmax": {{"clk": {{"achieved": behaviour}}}}, "critical_paths": []}})
+report_of = {{"fmax": {{"clk": {{"achieved": behaviour}}}}, "critical_paths": []}}
+text = "{{" if behaviour == "damaged" else json.dumps(report_of)
 open(report, "w").write(text)
 open(sys.argv[sys.argv.index("--textcfg") + 1], "w").write("placed with %d" % seed)
 """

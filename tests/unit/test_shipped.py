@@ -6,13 +6,14 @@ from greenedge.files import package_data
 
 
 def test_beside_the_package_in_a_checkout(repo):
-    assert package_data.shipped("targets") == repo / "targets" and package_data.shipped("flows") == repo / "flows"
+    assert package_data.data_folder("targets") == repo / "targets"
+    assert package_data.data_folder("flows") == repo / "flows"
 
 
 def test_inside_the_package_once_installed(tmp_path, monkeypatch):
     (tmp_path / "greenedge" / "_data" / "targets").mkdir(parents=True)
     monkeypatch.setattr(package_data, "_PACKAGE", tmp_path / "greenedge")
-    assert package_data.shipped("targets") == tmp_path / "greenedge" / "_data" / "targets"
+    assert package_data.data_folder("targets") == tmp_path / "greenedge" / "_data" / "targets"
 
 
 def test_the_wheel_takes_both_along(repo):

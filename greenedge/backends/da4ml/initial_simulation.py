@@ -15,7 +15,7 @@ import numpy as np
 from greenedge.backends.da4ml.build_dir import read, rtl_digest, sources_of, streams_of
 from greenedge.backends.da4ml.tapped_core import MODULE, probed, read_probes
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph, run_graph
 from greenedge.hdl.axi_stream.core import TOP
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
@@ -75,7 +75,7 @@ def main() -> int:
             "stalled": "equal",
             "rtl_sha256": rtl_digest(here),
         }
-        with write_aside(here / "simulation.json") as path:
+        with atomic_write(here / "simulation.json") as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
     except GreenedgeError as error:
         print(f"error: {error}")

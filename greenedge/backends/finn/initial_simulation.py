@@ -14,7 +14,7 @@ import numpy as np
 from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.design import FILE
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph, run_graph
 from greenedge.hdl.axi_stream.simulation import Stall
 
@@ -54,7 +54,7 @@ def main() -> int:
             "stalled": "equal",
             "rtl_sha256": build_dir.rtl_digest(here),
         }
-        with write_aside(here / "simulation.json") as path:
+        with atomic_write(here / "simulation.json") as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
     except GreenedgeError as error:
         print(f"error: {error}")

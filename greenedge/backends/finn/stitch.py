@@ -24,7 +24,7 @@ from greenedge.backends.finn.folding import Fold, conversions, elements, through
 from greenedge.backends.finn.topfile import Instance, top
 from greenedge.backends.finn.units import FOLDER, Unit, memory_file, unit_of
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream import Stream, layout_of
@@ -178,9 +178,9 @@ def main() -> int:
         if (here / amd.REQUEST).is_file():
             stitched, core = amd.packed(stitched, json.loads((here / amd.REQUEST).read_text()))
         for name, content in (rtl_files(network.name, stitched) | core).items():
-            with write_aside(here / FOLDER / name) as path:
+            with atomic_write(here / FOLDER / name) as path:
                 path.write_bytes(content)
-        with write_aside(here / "streams.json") as path:
+        with atomic_write(here / "streams.json") as path:
             path.write_text(json.dumps(about(network, stitched, tuple(core)), indent=1) + "\n")
     except (GreenedgeError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}")

@@ -23,7 +23,7 @@ from greenedge.backends.hls4ml.layers import Handover, hand_over, is_traced
 from greenedge.backends.hls4ml.sources import digest, sources
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP, Toolchain
 from greenedge.errors import GreenedgeError, ToolError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph, run_graph
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import RECORD, execute
@@ -216,7 +216,7 @@ def main() -> int:
             "kept": compiled.kept,
             "sources_sha256": digest(here),
         }
-        with write_aside(here / "csim.json") as path:
+        with atomic_write(here / "csim.json") as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
     except GreenedgeError as error:
         print(f"error: {error}")

@@ -16,7 +16,7 @@ from greenedge.backends.hls4ml.layers import Handover, hand_over, is_traced
 from greenedge.backends.hls4ml.sources import sources_within
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP
 from greenedge.errors import GreenedgeError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import Graph, load_graph
 
 STAMP = "00000000"  # hls4ml draws one at random; the same project is the same bytes
@@ -119,7 +119,7 @@ def main() -> int:
             "sources": sources_within(here),
             "layers": _layers(handed, job),
         }
-        with write_aside(here / "project.json") as path:
+        with atomic_write(here / "project.json") as path:
             path.write_text(json.dumps(about, indent=1) + "\n")
     except (GreenedgeError, OSError, ValueError, KeyError, ImportError) as error:
         print(f"error: {error}")

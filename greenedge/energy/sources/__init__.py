@@ -1,9 +1,9 @@
-"""Where energy figures come from: one module a source, one line here. Each has
+"""Families of energy sources: one module each, one line here. Each has
 
-    find(root, **options) -> list[Found]            what is there, or why it cannot be used and the cure; opens nothing
-    for long open_source(id, root, clock, **options)         the source of that id; raises SourceFault
+    find(root) -> list[Probe]                       what can be opened, or why not and the cure; keeps nothing open
+    open_source(id, root, clock, **options)         the source of that id; raises SourceFault
 
-`root` stands for "/", so that a test gives a tree of its own.
+`root` stands for "/", so that a test can give a tree of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from greenedge.energy.clock import Clock, RealClock
-from greenedge.energy.source import Found, Source
+from greenedge.energy.source import Probe, Source
 from greenedge.errors import EvidenceError
 
 SOURCES = {
@@ -35,7 +35,7 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(SOURCES[name])
 
 
-def find_all(root: Path = Path("/")) -> list[Found]:
+def find_all(root: Path = Path("/")) -> list[Probe]:
     """Everything every family finds, in the order of the registry."""
     return [found for name in SOURCES for found in load(name).find(root)]
 

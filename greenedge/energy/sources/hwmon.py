@@ -1,8 +1,8 @@
 """Power sensors that Linux shows under /sys/class/hwmon: INA219/220/226/231/260/3221 and PMBus regulators.
 
 power*_input is in µW, curr*_input mA, in*_input mV, update_interval ms (Documentation/hwmon/sysfs-interface). The power
-register is the product at its own moment, so it is read where there is one; else voltage times current of one channel.
-Boards whose rails are known are data: targets/rails/*.toml. Rails of a board are read one after the other, not at once.
+register holds the product of one conversion, so it is read where there is one; else voltage times current of a channel.
+Rail maps of boards are data: targets/rails/*.toml. Rails of a board are read one after the other, not at once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 from greenedge.errors import TargetError
-from greenedge.files.package_data import shipped
+from greenedge.files.package_data import data_folder
 
-# Greatest gain error of the sensor alone, the first page of TI's data sheets INA226 (SBOS547), INA3221 (SBOS576),
-# INA260
-# (SBOS656), taken as a rectangular bound. The shunt is the board's own. Other chips: unknown, give it with --gain.
+# Greatest gain error of the sensor alone, from the first page of TI's data sheets INA226 (SBOS547), INA3221 (SBOS576)
+# and INA260 (SBOS656), taken as a rectangular bound; the shunt's tolerance comes on top. Other chips: unknown, --gain.
 _GAIN_BOUND = {"ina226": 0.001, "ina3221": 0.0025, "ina260": 0.0015}
 _FIX_ABSENT = "load the driver (sudo modprobe ina2xx or ina3221) and enable the sensor in the device tree"
 _FIX_DENIED = "sudo chmod o+r on its *_input files, or run as root"
@@ -29,7 +28,7 @@ _MAX_FILE = 64 << 10
 
 @dataclass(frozen=True)
 class Rail:
-    """One line of a rail map: the supply `name` is `channel` of the chip called `chip` (or labelled `label`)."""
+    """One rail of a map: the supply `name` is `channel` of the chip named `chip` (or the channel with this `label`)."""
 
     name: str
     group: str
@@ -41,6 +40,8 @@ class Rail:
 
 @dataclass(frozen=True)
 class RailMap:
+    """A board's rails by group; `groups` maps each group to its scope."""
+
     name: str
     title: str
     rails: tuple[Rail, ...]
@@ -91,15 +92,16 @@ def load_rails(path: Path) -> RailMap:
 
 
 def rail_maps() -> list[RailMap]:
-    return [load_rails(path) for path in sorted((shipped("targets") / "rails").glob("*.toml"))]
+    """All maps that ship with greenedge. Raises TargetError."""
+    return [load_rails(path) for path in sorted((data_folder("targets") / "rails").glob("*.toml"))]
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     """Every channel with a power, and every group of a rail map whose rails are all there."""
     chips = _chips(root)
     if not chips:
         return [
-            Found(
+            Probe(
                 "hwmon",
                 "rail",
                 "supply rails",
@@ -112,22 +114,23 @@ def find(root: Path) -> list[Found]:
         for channel in _channels(chip.folder):
             source = f"hwmon:{chip.folder.name}:{channel}"
             try:
-                reader = open_source(source, root, _Still())
+                reader = open_source(source, root, _NoClock())
                 reader.read()
-                found.append(Found(source, "rail", reader.info.covers))
+                found.append(Probe(source, "rail", reader.info.covers))
                 reader.close()
             except SourceFault as fault:
                 found.append(
-                    Found(source, "rail", f"{chip.name} channel {channel}", fault.reason, fault.fix, fault.kind)
+                    Probe(source, "rail", f"{chip.name} channel {channel}", fault.reason, fault.fix, fault.kind)
                 )
     for board in rail_maps():
         for group, scope in board.groups.items():
             if all(_locate(rail, chips) for rail in board.rails if rail.group == group):
-                found.append(Found(f"hwmon:{board.name}/{group}", scope, f"{board.name} {group}"))
+                found.append(Probe(f"hwmon:{board.name}/{group}", scope, f"{board.name} {group}"))
     return found
 
 
 def open_source(source_id: str, root: Path, clock: Clock) -> Hwmon:
+    """hwmon:FOLDER:CHANNEL, or hwmon:BOARD/GROUP of a rail map. Raises SourceFault."""
     rest, chips = source_id.partition(":")[2], _chips(root)
     if "/" in rest:
         return _open_group(source_id, rest, chips, clock)
@@ -143,22 +146,29 @@ def _open_group(source_id: str, rest: str, chips: list[_Chip], clock: Clock) -> 
     name, _, group = rest.partition("/")
     board = next((board for board in rail_maps() if board.name == name), None)
     rails = [rail for rail in board.rails if rail.group == group] if board else []
-    if not rails:
+    if board is None or not rails:
         raise SourceFault(source_id, "absent", f"no rail map has {rest!r}", "greenedge energy probe lists them")
-    places = [_locate(rail, chips) for rail in rails]
-    missing = [rail.name for rail, place in zip(rails, places, strict=True) if place is None]
+    places = {rail.name: _locate(rail, chips) for rail in rails}
+    missing = [name for name, place in places.items() if place is None]
     if missing:
         raise SourceFault(source_id, "absent", f"rails without a sensor: {', '.join(missing)}", _FIX_ABSENT)
-    return Hwmon(source_id, places, f"{name} {group}", board.groups[group], clock)
+    return Hwmon(
+        source_id,
+        [place for place in places.values() if place is not None],
+        f"{name} {group}",
+        board.groups[group],
+        clock,
+    )
 
 
 class Hwmon:
-    """One channel or the sum of several, in watts. Files stay open and are read with pread."""
+    """The watts of one channel or the sum of several. Files stay open and are read with pread."""
 
     def __init__(self, source: str, channels: list[tuple[_Chip, int]], covers: str, scope: str, clock: Clock):
-        self.clock, self.guard_s = clock, None
-        periods = [chip.update_s for chip, _ in channels]
-        gains = [_GAIN_BOUND.get(re.split(r"[_-]", chip.name)[0]) for chip, _ in channels]
+        self.clock = clock
+        periods = [chip.update_s for chip, _ in channels if chip.update_s is not None]
+        kinds = [re.split(r"[_-]", chip.name)[0] for chip, _ in channels]
+        gains = [_GAIN_BOUND[kind] for kind in kinds if kind in _GAIN_BOUND]
         notes = ["shunt tolerance is the board's and not included"]
         if len(channels) > 1:
             notes.append(f"{len(channels)} rails are read one after the other")
@@ -169,8 +179,8 @@ class Hwmon:
             covers,
             max_power_w=500.0,
             notes=tuple(notes),
-            update_period_s=None if None in periods else max(periods),
-            gain_rel=None if None in gains else max(gains) / 3**0.5,
+            update_period_s=max(periods) if len(periods) == len(channels) else None,
+            gain_rel=max(gains) / 3**0.5 if len(gains) == len(channels) else None,
             host_included=None,
         )
         self._files = [_channel_files(chip.folder, channel, source) for chip, channel in channels]
@@ -209,12 +219,16 @@ class Hwmon:
 
 @dataclass(frozen=True)
 class _Chip:
+    """A hwmon folder, the driver's name of the chip, its update interval in s."""
+
     folder: Path
     name: str
     update_s: float | None
 
 
-class _Still:
+class _NoClock:
+    """For probing, which reads once and needs no times."""
+
     def now(self) -> float:
         return 0.0
 

@@ -1,7 +1,7 @@
 """Joulescope JS110/JS220 through `pyjoulescope_driver` (Apache-2.0): the energy accumulated on the instrument.
 
-Statistics arrive by call-back; a reading is the accumulator at the last of them. The
-gain is in the certificate of the instrument: give it with --gain.
+Statistics arrive by call-back; a reading is the accumulator of the last one. The gain uncertainty is in the
+instrument's certificate: give it with --gain.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _FIX_PACKAGE = 'pip install "greenedge[joulescope]"'
 _FIX_USB = "plug it in and install its udev rule (99-joulescope.rules, group plugdev)"
@@ -18,21 +18,23 @@ _PERIOD_S = {"js110": 0.5, "js220": 0.02}
 _SAMPLES = 1_000_000
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
+    """Every instrument on USB."""
     try:
         driver = _module().Driver()
     except SourceFault as fault:
-        return [Found("joulescope", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
+        return [Probe("joulescope", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
     try:
         paths = [path for path in driver.device_paths() if _family(path)]
     finally:
         driver.finalize()
     if not paths:
-        return [Found("joulescope", "board", "the supplied board", "no Joulescope is on USB", _FIX_USB)]
-    return [Found(f"joulescope:{path}", "board", "the supplied board") for path in paths]
+        return [Probe("joulescope", "board", "the supplied board", "no Joulescope is on USB", _FIX_USB)]
+    return [Probe(f"joulescope:{path}", "board", "the supplied board") for path in paths]
 
 
 def open_source(source_id: str, root: Path, clock: Clock, module: ModuleType | None = None) -> Joulescope:
+    """joulescope:PATH; `module` replaces pyjoulescope_driver (tests). Raises SourceFault."""
     return Joulescope(source_id.partition(":")[2], clock, module or _module())
 
 
@@ -55,7 +57,7 @@ class Joulescope:
         family = _family(path)
         if family is None:
             raise SourceFault(f"joulescope:{path}", "absent", "it is neither a JS110 nor a JS220", _FIX_USB)
-        self.clock, self.path, self.guard_s = clock, path, None
+        self.clock, self.path = clock, path
         self.info = SourceInfo(
             f"joulescope:{path}",
             "counter",
@@ -66,8 +68,8 @@ class Joulescope:
             host_included=False,
             notes=("gain: see the instrument's certificate",),
         )
-        self._first: float | None = None
-        self._last: tuple[float, float] | None = None
+        self._first: float | None = None  # accumulators of the first and the last statistics, in J
+        self._last: float | None = None
         self.driver = module.Driver()
         try:
             self.driver.open(path)
@@ -83,17 +85,15 @@ class Joulescope:
             self.driver.subscribe(path + "/s/stats/value", "pub", self._on_value)
 
     def read(self) -> Reading:
+        for _ in range(200):
+            if self._last is not None:
+                break
+            self.clock.sleep(0.01)
+        if self._last is None or self._first is None:
+            raise SourceFault(self.info.id, "dead", "it sent no statistics in 2 s", _FIX_USB)
         now = self.clock.now()
-        if self._last is None:
-            for _ in range(200):
-                self.clock.sleep(0.01)
-                if self._last is not None:
-                    break
-            else:
-                raise SourceFault(self.info.id, "dead", "it sent no statistics in 2 s", _FIX_USB)
-            now = self.clock.now()
-        # The value belongs to the moment of the last call-back; until the next one it stays, like any counter's.
-        value = self._last[1] - self._first
+        # The value is that of the last call-back and stays until the next one, as a counter's does between updates.
+        value = self._last - self._first
         if value < 0:
             raise SourceFault(self.info.id, "reset", "its accumulator went back", "measure again")
         return Reading(now, now, value)
@@ -105,4 +105,4 @@ class Joulescope:
     def _on_value(self, topic: str, value: dict) -> None:
         joules = float(value["accumulators"]["energy"]["value"])
         self._first = joules if self._first is None else self._first
-        self._last = (self.clock.now(), joules)
+        self._last = joules

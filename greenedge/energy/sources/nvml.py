@@ -1,7 +1,8 @@
-"""NVIDIA GPUs through NVML (`nvidia-ml-py`): the energy counter and the instantaneous power, both, always.
+"""NVIDIA GPUs through NVML (`nvidia-ml-py`): the energy counter and the instantaneous power, always both.
 
-The counter integrates the very sensor that the power shows, and that sensor may look at a quarter of the time only
-(A100/H100: 25 ms in 100 ms, arXiv 2312.02741): runs need random delays, and the two are compared (flag above 5 %).
+The counter integrates the sensor that the power reading shows, and that sensor may average over a quarter of the time
+only (A100/H100: 25 ms in 100 ms, arXiv 2312.02741). Runs therefore need random delays, and the two are compared (a flag
+above 5 %).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from types import ModuleType
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _FIX_PACKAGE = 'pip install "greenedge[nvidia]"'
 _FIX_DRIVER = "install the NVIDIA driver, or give the container the GPU (--gpus all)"
@@ -20,25 +21,27 @@ _SENSOR_S = 0.1
 FIELD_ENERGY, FIELD_INSTANT = 83, 186
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
+    """The counter and the power of every GPU."""
     try:
         library = _library()
         count = library.nvmlDeviceGetCount()
     except SourceFault as fault:
-        return [Found("nvml", "module", "gpu", fault.reason, fault.fix, fault.kind)]
+        return [Probe("nvml", "module", "gpu", fault.reason, fault.fix, fault.kind)]
     found = []
     for index in range(count):
         covers = f"gpu {index}"
         for kind, open_one in (("energy", NvmlEnergy), ("power", NvmlPower)):
             try:
                 open_one(library, index, _NoClock()).read()
-                found.append(Found(f"nvml:{index}:{kind}", "module", covers))
+                found.append(Probe(f"nvml:{index}:{kind}", "module", covers))
             except SourceFault as fault:
-                found.append(Found(f"nvml:{index}:{kind}", "module", covers, fault.reason, fault.fix, fault.kind))
+                found.append(Probe(f"nvml:{index}:{kind}", "module", covers, fault.reason, fault.fix, fault.kind))
     return found
 
 
 def open_source(source_id: str, root: Path, clock: Clock) -> NvmlEnergy | NvmlPower:
+    """nvml:INDEX:energy or nvml:INDEX:power. Raises SourceFault."""
     _, index, kind = (source_id.split(":") + ["energy"])[:3]
     if not index.isdigit() or kind not in ("energy", "power"):
         raise SourceFault(
@@ -48,6 +51,8 @@ def open_source(source_id: str, root: Path, clock: Clock) -> NvmlEnergy | NvmlPo
 
 
 class _NoClock:
+    """For probing, which reads once and needs no times."""
+
     def now(self) -> float:
         return 0.0
 
@@ -69,6 +74,8 @@ def _library() -> ModuleType:
 
 
 class _Gpu:
+    """A handle to one GPU. Raises SourceFault where NVML has none."""
+
     def __init__(self, library: ModuleType, index: int, clock: Clock, suffix: str):
         self.library, self.clock, self.source = library, clock, f"nvml:{index}:{suffix}"
         try:
@@ -76,7 +83,7 @@ class _Gpu:
         except library.NVMLError as error:
             raise self.fault(error) from None
         try:
-            self.named = (str(library.nvmlDeviceGetName(self.handle)),)
+            self.named: tuple[str, ...] = (str(library.nvmlDeviceGetName(self.handle)),)
         except (library.NVMLError, AttributeError):
             self.named = ()
 
@@ -118,7 +125,7 @@ class NvmlEnergy(_Gpu):
                 "integrates the power sensor, which may see a quarter of the time",
             ),
         )
-        self._unwrap, self.guard_s = Unwrapper(self.info), None
+        self._unwrap = Unwrapper()
 
     def read(self) -> Reading:
         t0 = self.clock.now()
@@ -127,7 +134,7 @@ class NvmlEnergy(_Gpu):
         except self.library.NVMLError as error:
             raise self.fault(error) from None
         t1 = self.clock.now()
-        return Reading(t0, t1, self._unwrap.add((t0 + t1) / 2, millijoules / 1e3))
+        return Reading(t0, t1, self._unwrap.add(self.info, (t0 + t1) / 2, millijoules / 1e3))
 
 
 class NvmlPower(_Gpu):
@@ -154,7 +161,6 @@ class NvmlPower(_Gpu):
             part_time=_SENSOR_S,
             notes=(*self.named, note),
         )
-        self.guard_s = None
 
     def read(self) -> Reading:
         t0 = self.clock.now()

@@ -1,32 +1,35 @@
 """Qoitech Otii Arc/Ace through `otii-tcp-client` (MIT): a recording of main current and voltage, fetched at the end.
 
-The Otii server must run and hold an automation licence. The gain is in the device's data sheet: give it with --gain.
+The Otii server must run and have an automation licence. The gain uncertainty is in the data sheet: give it with --gain.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, SourceFault, SourceInfo
 
 _FIX = 'pip install "greenedge[otii]", start otii_server and log in with a licence for automation'
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
+    """Every device that the Otii server knows."""
     try:
         devices = _connect(_module()).get_devices()
     except SourceFault as fault:
-        return [Found("otii", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
+        return [Probe("otii", "board", "the supplied board", fault.reason, fault.fix, fault.kind)]
     if not devices:
-        return [Found("otii", "board", "the supplied board", "the Otii server has no device", _FIX)]
-    return [Found(f"otii:{device.id}", "board", "the supplied board") for device in devices]
+        return [Probe("otii", "board", "the supplied board", "the Otii server has no device", _FIX)]
+    return [Probe(f"otii:{device.id}", "board", "the supplied board") for device in devices]
 
 
 def open_source(source_id: str, root: Path, clock: Clock, module: ModuleType | None = None) -> Otii:
+    """otii:DEVICE; `module` replaces otii_client (tests). Raises SourceFault."""
     return Otii(source_id.partition(":")[2], clock, module or _module())
 
 
@@ -38,7 +41,8 @@ def _module() -> ModuleType:
     return otii_client
 
 
-def _connect(module: ModuleType):
+def _connect(module: ModuleType) -> Any:
+    """The client's server object (the package has no annotations). Raises SourceFault."""
     try:
         return module.OtiiClient().connect()
     except Exception as error:  # noqa: BLE001 - the client raises bare Exceptions of many kinds
@@ -46,14 +50,15 @@ def _connect(module: ModuleType):
 
 
 class Otii:
-    """One Otii device; `start`, then `stop` gives the trace."""
+    """One Otii device; records between `start` and `stop`."""
 
     def __init__(self, device_id: str, clock: Clock, module: ModuleType):
-        self.clock, self.guard_s = clock, None
+        self.clock = clock
         server = _connect(module)
-        self.device = next((device for device in server.get_devices() if device.id == device_id), None)
-        if self.device is None:
+        devices = [device for device in server.get_devices() if device.id == device_id]
+        if not devices:
             raise SourceFault(f"otii:{device_id}", "absent", "the Otii server has no such device", _FIX)
+        self.device = devices[0]
         self.info = SourceInfo(
             f"otii:{device_id}",
             "stream",
@@ -69,13 +74,13 @@ class Otii:
             self.device.enable_channel(channel, True)
 
     def start(self) -> float:
-        """Begins the recording; the clock's time of its start."""
+        """Begins the recording; returns its start in s of the clock."""
         self.project.start_recording()
         self._start, self._done = self.clock.now(), 0
         return self._start
 
     def poll(self) -> tuple[np.ndarray, np.ndarray]:
-        """(times, watts) that came in since the last call."""
+        """(times in s, watts) recorded since the last call."""
         self.clock.sleep(0.25)
         recording = self.project.get_last_recording()
         count = min(recording.get_channel_data_count(self.device.id, channel) for channel in ("mc", "mv"))

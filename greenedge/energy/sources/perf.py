@@ -1,7 +1,7 @@
 """RAPL through perf events: the `power` PMU, opened with perf_event_open and read as a 64-bit count.
 
 The kernel accumulates in 64 bits, so a count does not wrap in any session. A virtual machine may offer energy-psys and
-answer 0 for ever, with exit status 0: only the liveness test tells (research/energy-measurement.md §0.4).
+always answer 0, with exit status 0: only the liveness test detects that (research/energy-measurement.md §0.4).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _PMU = "sys/bus/event_source/devices/power"
 _COVERS = {
@@ -33,20 +33,23 @@ _MAX_W = 1000.0
 _SYSCALL = {"x86_64": 298, "aarch64": 241}
 _NAME = re.compile(r"energy-[a-z]+")
 
+# (type, config, CPU) -> file descriptor; raises OSError
 EventOpener = Callable[[int, int, int], int]
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
+    """The energy events of the power PMU."""
     events = sorted((root / _PMU / "events").glob("energy-*"))
     events = [path for path in events if _NAME.fullmatch(path.name)]
     if not events:
-        return [Found("perf", "chip", "cpu package", f"there is no {root / _PMU}", _FIX_ABSENT)]
+        return [Probe("perf", "chip", "cpu package", f"there is no {root / _PMU}", _FIX_ABSENT)]
     return [
-        Found(f"perf:{path.name}", *reversed(_COVERS.get(path.name, (path.name, "chip", ()))[:2])) for path in events
+        Probe(f"perf:{path.name}", *reversed(_COVERS.get(path.name, (path.name, "chip", ()))[:2])) for path in events
     ]
 
 
 def open_source(source_id: str, root: Path, clock: Clock, opener: EventOpener | None = None) -> PerfEvent:
+    """perf:EVENT; `opener` replaces perf_event_open (tests). Raises SourceFault."""
     return PerfEvent(source_id.partition(":")[2], root, clock, opener or perf_event_open)
 
 
@@ -77,21 +80,21 @@ class PerfEvent:
             notes=("gain is not stated by the maker",),
         )
         cpus = _match(folder / "cpumask", r"([0-9,-]+)", source)
-        self._fds = [_opened(opener, kind, int(config, 16), cpu, source) for cpu in cpu_list(cpus)]
-        self._unwrap, self.guard_s = Unwrapper(self.info), None
+        self._fds = [_open_event(opener, kind, int(config, 16), cpu, source) for cpu in cpu_list(cpus)]
+        self._unwrap = Unwrapper()
 
     def read(self) -> Reading:
         t0 = self.clock.now()
         counts = [self._count(fd) for fd in self._fds]
         t1 = self.clock.now()
-        return Reading(t0, t1, self._unwrap.add((t0 + t1) / 2, sum(counts) * self._scale))
+        return Reading(t0, t1, self._unwrap.add(self.info, (t0 + t1) / 2, sum(counts) * self._scale))
 
     def close(self) -> None:
         for fd in self._fds:
             os.close(fd)
 
     def _count(self, fd: int) -> int:
-        # pread for a fake's file; a perf fd refuses offsets other than its only one, and takes them as 0.
+        # A test's file is read at offset 0 each time; a perf descriptor has no offset and refuses pread.
         data = os.pread(fd, 8, 0) if os.path.isfile(f"/proc/self/fd/{fd}") else os.read(fd, 8)
         if len(data) != 8:
             raise SourceFault(self.info.id, "dead", f"reading it gives {len(data)} bytes instead of 8", _FIX_ABSENT)
@@ -154,7 +157,7 @@ def stat_joules(text: str) -> dict[str, float]:
     return joules
 
 
-def _opened(opener: EventOpener, kind: int, config: int, cpu: int, source: str) -> int:
+def _open_event(opener: EventOpener, kind: int, config: int, cpu: int, source: str) -> int:
     try:
         return opener(kind, config, cpu)
     except OSError as error:

@@ -1,9 +1,8 @@
 """RAPL through Linux powercap: /sys/class/powercap/intel-rapl:*.
 
-Packages, dram, core and psys stay apart; psys holds the packages. Dies that mirror one counter (seen on AMD) are found
-by reading them together. The counter is updated every 976 µs or so; energy_uj is readable by root alone since Linux
-5.10
-(commit 949dd0104c49).
+Packages, dram, core and psys are separate sources; psys contains the packages. Dies that show one counter twice (seen
+on AMD) are found by reading them together. The counter is updated about every 976 µs; energy_uj is readable by root
+alone since Linux 5.10 (commit 949dd0104c49).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _ZONE = re.compile(r"intel-rapl(-mmio)?:\d+(:\d+)?")
 _FIX_DENIED = (
@@ -26,23 +25,25 @@ _UPDATE_S = 976e-6
 _PACKAGE_MAX_W = 1000.0
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
+    """Every zone of the powercap tree."""
     folder = root / "sys/class/powercap"
     zones = [path for path in sorted(folder.glob("intel-rapl*:*")) if _ZONE.fullmatch(path.name)]
     if not zones:
-        return [Found("powercap", "chip", "cpu package", f"there is no {folder}/intel-rapl:*", _FIX_ABSENT)]
+        return [Probe("powercap", "chip", "cpu package", f"there is no {folder}/intel-rapl:*", _FIX_ABSENT)]
     found = []
     for zone in zones:
         try:
             covers, scope, _ = _cover(zone, zones)
             _read_number(zone / "energy_uj", f"powercap:{zone.name}")
-            found.append(Found(f"powercap:{zone.name}", scope, covers))
+            found.append(Probe(f"powercap:{zone.name}", scope, covers))
         except SourceFault as fault:
-            found.append(Found(f"powercap:{zone.name}", "chip", zone.name, fault.reason, fault.fix, fault.kind))
+            found.append(Probe(f"powercap:{zone.name}", "chip", zone.name, fault.reason, fault.fix, fault.kind))
     return found
 
 
 def open_source(source_id: str, root: Path, clock: Clock, max_power_w: float = _PACKAGE_MAX_W) -> Powercap:
+    """powercap:ZONE. Raises SourceFault."""
     name = source_id.partition(":")[2]
     folder = root / "sys/class/powercap"
     if not _ZONE.fullmatch(name) or not (folder / name).is_dir():
@@ -50,9 +51,10 @@ def open_source(source_id: str, root: Path, clock: Clock, max_power_w: float = _
     return Powercap(folder / name, clock, max_power_w)
 
 
-def mirrored(sources: list[Powercap]) -> list[tuple[str, str]]:
-    """Pairs whose raw counters are equal and move together: one counter shown twice. Reads each three times."""
-    raws = {source.info.id: [] for source in sources}
+def find_mirrors(sources: list[Powercap]) -> list[tuple[str, str]]:
+    """(id, id) of zones whose raw counters are equal and move together: one counter shown twice. Reads each three
+    times."""
+    raws: dict[str, list[float]] = {source.info.id: [] for source in sources}
     for _ in range(3):
         for source in sources:
             raws[source.info.id].append(source.raw())
@@ -93,32 +95,32 @@ class Powercap:
         )
         self._path = zone / "energy_uj"
         self._fd = _open(self._path, source)
-        self._unwrap = Unwrapper(self.info)
-        self.guard_s = self._unwrap.guard_s
+        self._unwrap = Unwrapper()
+        self._range_j = span
 
     def raw(self) -> float:
-        """The counter as it stands, in joules below its range."""
+        """The counter's value in joules, below its range."""
         return _parse(self._bytes(), self.info.id, self._path) / 1e6
 
     def read(self) -> Reading:
         t0 = self.clock.now()
         raw = self.raw()
         t1 = self.clock.now()
-        if raw > self.info.range_j:
+        if raw > self._range_j:
             raise SourceFault(
                 self.info.id,
                 "implausible",
-                f"it reads {raw:.6g} J, above its range {self.info.range_j:.6g} J",
+                f"it reads {raw:.6g} J, above its range {self._range_j:.6g} J",
                 "report the machine; the driver is broken",
             )
-        return Reading(t0, t1, self._unwrap.add((t0 + t1) / 2, raw))
+        return Reading(t0, t1, self._unwrap.add(self.info, (t0 + t1) / 2, raw))
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _bytes(self) -> bytes:
         try:
-            # A tree that is replaced under us (a fake does) has a new inode: the old one would be frozen for ever.
+            # A file that was replaced has a new inode; the old descriptor would show a frozen counter.
             data = os.pread(self._fd, 64, 0)
             if os.fstat(self._fd).st_nlink == 0:
                 os.close(self._fd)
@@ -135,14 +137,14 @@ class Powercap:
 
 
 def _cover(zone: Path, zones: list[Path]) -> tuple[str, str, tuple[str, ...]]:
-    """(what it covers, scope, what overlaps) from the zone's name file and its place in the tree."""
+    """(what it covers, scope, what overlaps) from the zone's name file and its position in the tree."""
     label = _text(zone / "name", f"powercap:{zone.name}")
     number = zone.name.split(":")[1]
     mmio = " (mmio)" if "mmio" in zone.name else ""
     if label.startswith("psys"):
         return f"psys{mmio}", "board", ("cpu package", "cpu dram", "cpu core", "cpu uncore")
     if label.startswith("package"):
-        # Packages in dies are called package-0-die-1 and are separate parts unless their counters mirror.
+        # Dies of a package are called package-0-die-1 and are separate parts unless their counters are the same.
         twin = (f"cpu {label} (mmio)",) if not mmio else (f"cpu {label}",)
         return f"cpu {label}{mmio}", "chip", ("psys", *twin)
     holder = "psys" if any(_text(z / "name", z.name).startswith("psys") for z in zones) else ""

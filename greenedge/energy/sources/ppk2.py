@@ -2,8 +2,8 @@
 
 Facts of the protocol as Nordic's own pc-nrfconnect-ppk shows them: command 0x19 answers calibration as text up to END;
 0x11 sets the mode (1 ampere meter, 2 source), 0x0d the voltage, 0x0c the supply, 0x06/0x07 start and stop. A sample is
-32 bits little-endian: 14 bits ADC, 3 bits range, 1 unused, 6 bits counter, 8 logic pins. The counter shows what was
-lost.
+32 bits little-endian: 14 bits ADC, 3 bits range, 1 unused, 6 bits counter, 8 logic pins. Gaps in the counter are lost
+samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from greenedge.energy.clock import Clock
-from greenedge.energy.source import Found, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, SourceFault, SourceInfo
 
 SAMPLE_S = 10e-6
 BIN = 100
@@ -35,6 +35,8 @@ _FIX = "plug it in, close the nRF Connect application, and join the group dialou
 
 
 class Port(Protocol):
+    """What is used of a serial port."""
+
     def write(self, data: bytes) -> object: ...
 
     def read(self, count: int) -> bytes: ...
@@ -42,17 +44,18 @@ class Port(Protocol):
     def close(self) -> None: ...
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     """Kits by their udev name under /dev/serial/by-id."""
     kits = sorted((root / "dev/serial/by-id").glob("*PPK2*-if01")) or sorted((root / "dev/serial/by-id").glob("*PPK2*"))
     if not kits:
-        return [Found("ppk2", "board", "the supplied board", "no Power Profiler Kit II is on USB", _FIX)]
-    return [Found(f"ppk2:{path.name}", "board", "the supplied board") for path in kits]
+        return [Probe("ppk2", "board", "the supplied board", "no Power Profiler Kit II is on USB", _FIX)]
+    return [Probe(f"ppk2:{path.name}", "board", "the supplied board") for path in kits]
 
 
 def open_source(
     source_id: str, root: Path, clock: Clock, volts: float = 3.3, port: Callable[[str], Port] | None = None
 ) -> Ppk2:
+    """ppk2:NAME under /dev/serial/by-id; `port` opens another port (tests). Raises SourceFault."""
     path = root / "dev/serial/by-id" / source_id.partition(":")[2]
     return Ppk2(source_id, (port or _serial)(str(path)), volts, clock)
 
@@ -70,8 +73,8 @@ def _serial(path: str) -> Port:
 
 
 def calibration(text: str) -> dict[str, np.ndarray]:
-    """The five numbers of each modifier from the kit's metadata; what it leaves out or calls NaN keeps Nordic's
-    default."""
+    """The five numbers of each modifier from the kit's metadata; a number that is absent, 0 or NaN keeps Nordic's
+    default. Raises SourceFault."""
     numbers = {key: np.array(values, dtype=float) for key, values in _DEFAULTS.items()}
     for line in text.split("END")[0].splitlines():
         key, _, value = line.partition(":")
@@ -92,8 +95,8 @@ def calibration(text: str) -> dict[str, np.ndarray]:
 def decode(data: bytes, cal: dict[str, np.ndarray], volts: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(counter steps from sample to sample, amperes, logic pins) of whole samples.
 
-    A step is 1 where nothing was lost; the first step is the counter itself. The counter has 6 bits, so a loss of a
-    multiple of 64 samples in one piece cannot be seen.
+    A step is 1 where nothing was lost; the first step is the counter itself. The counter has 6 bits, so the loss of a
+    multiple of 64 consecutive samples cannot be detected. Raises SourceFault for a range that the kit does not have.
     """
     words = np.frombuffer(data[: len(data) // 4 * 4], dtype="<u4")
     adc = (words & 0x3FFF).astype(float) * 4
@@ -130,7 +133,6 @@ class Ppk2:
             host_included=False,
             notes=("gain is not stated as a standard uncertainty",),
         )
-        self.guard_s = None
         self.port.write(bytes([_META]))
         self.cal = calibration(self._text())
         millivolts = round(volts * 1000)
@@ -139,14 +141,15 @@ class Ppk2:
         self.port.write(bytes([_SUPPLY, 1]))
 
     def start(self) -> float:
-        """Begins the stream; the clock's time of its first sample."""
+        """Begins the stream; returns the time of its first sample in s of the clock."""
         self.port.write(bytes([_START]))
-        self._start, self._rest, self._index, self._silent = self.clock.now(), b"", -1, 0
+        self._start, self._rest, self._silent = self.clock.now(), b"", 0
+        self._index, self._counter = -1, 0  # of the last sample: its number and its 6-bit counter
         return self._start
 
     def poll(self) -> tuple[np.ndarray, np.ndarray]:
-        """(times, watts) in bins of 1 ms since the last call; a bin with a lost sample is left out, so that integrate()
-        sees the gap. Raises SourceFault when it stays silent."""
+        """(times in s, watts) in bins of 1 ms since the last call; a bin with a lost sample is left out, so that
+        integrate() sees the gap. Raises SourceFault when the kit stays silent."""
         block = self.port.read(8192)
         self._silent = 0 if block else self._silent + 1
         if self._silent > 5:
@@ -159,7 +162,7 @@ class Ppk2:
         steps, amperes, _ = decode(data[:whole], self.cal, self.volts)
         steps[0] = 1 if self._index < 0 else (steps[0] - self._counter) % 64
         index = self._index + np.cumsum(steps)
-        # The last bin may go on in the next block: its samples wait.
+        # The last bin may continue in the next block: its samples are kept for that call.
         done = int(np.searchsorted(index, index[-1] // BIN * BIN))
         self._rest = data[4 * done :]
         self._index = int(index[done - 1])

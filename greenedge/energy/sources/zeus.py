@@ -1,17 +1,19 @@
-"""AMD and Apple GPUs through Zeus (Apache-2.0), where it is installed: a bridge, never the core.
+"""AMD and Apple GPUs through Zeus (Apache-2.0), where it is installed; nothing else depends on it.
 
-Zeus's running totals are read at the edges. Zeus counts RAPL wraps in another process and can be off by one range
-(research/energy-measurement.md §0.2), so its CPU figures on x86 are not taken: GPUs, and the parts of an Apple chip.
+Zeus's running totals are read at the window boundaries. Zeus counts RAPL wraps in another process and can be off by one
+range (research/energy-measurement.md §0.2), so its CPU figures on x86 are not used: only GPUs and the parts of an Apple
+chip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from greenedge.energy.clock import Clock
 from greenedge.energy.counter_unwrap import Unwrapper
-from greenedge.energy.source import Found, Reading, SourceFault, SourceInfo
+from greenedge.energy.source import Probe, Reading, SourceFault, SourceInfo
 
 _FIX = 'pip install "greenedge[zeus]" on a machine with an AMD or Apple GPU; for NVIDIA use nvml'
 # Part of an Apple chip -> (Zeus's field in millijoules, what it covers)
@@ -23,23 +25,23 @@ _APPLE = {
 }
 
 
-def find(root: Path) -> list[Found]:
+def find(root: Path) -> list[Probe]:
     """Zeus's GPUs, then the parts of an Apple chip that it has a figure for."""
     try:
         count = len(_gpus())
     except SourceFault as fault:
         missing = fault
     else:
-        return [Found(f"zeus:{index}", "module", f"gpu {index}") for index in range(count)]
+        return [Probe(f"zeus:{index}", "module", f"gpu {index}") for index in range(count)]
     try:
         total = _soc().get_total_energy_consumption()
     except SourceFault:
-        return [Found("zeus", "module", "gpu", missing.reason, missing.fix, missing.kind)]
+        return [Probe("zeus", "module", "gpu", missing.reason, missing.fix, missing.kind)]
     parts = {part: covers for part, (field, covers) in _APPLE.items() if getattr(total, field, None) is not None}
-    return [Found(f"zeus:apple:{part}", "chip", covers) for part, covers in parts.items()]
+    return [Probe(f"zeus:apple:{part}", "chip", covers) for part, covers in parts.items()]
 
 
-def open_source(source_id: str, root: Path, clock: Clock, device: object | None = None) -> ZeusTotal:
+def open_source(source_id: str, root: Path, clock: Clock, device: Any = None) -> ZeusTotal:
     """zeus:INDEX is a GPU, zeus:apple:PART a part of an Apple chip; `device` stands for Zeus's own (tests)."""
     kind, _, part = source_id.partition(":")[2].partition(":")
     if kind == "apple" and part in _APPLE:
@@ -52,17 +54,18 @@ def open_source(source_id: str, root: Path, clock: Clock, device: object | None 
     return ZeusTotal(source_id, "module", f"gpu {index}", clock, lambda: gpus.get_total_energy_consumption(index))
 
 
-def _gpus() -> object:
+def _gpus() -> Any:
     """zeus.device.get_gpus(). Raises SourceFault."""
     return _device("get_gpus", "GPU")
 
 
-def _soc() -> object:
+def _soc() -> Any:
     """zeus.device.get_soc(). Raises SourceFault."""
     return _device("get_soc", "SoC")
 
 
-def _device(name: str, what: str) -> object:
+def _device(name: str, what: str) -> Any:
+    """What zeus.device.NAME() returns; untyped, as Zeus ships no annotations for it. Raises SourceFault."""
     try:
         import zeus.device
     except ImportError:
@@ -74,10 +77,10 @@ def _device(name: str, what: str) -> object:
 
 
 class ZeusTotal:
-    """A running total of Zeus's in millijoules as a counter."""
+    """A running total of Zeus (millijoules) as a counter."""
 
     def __init__(self, source: str, scope: str, covers: str, clock: Clock, total: Callable[[], float | None]):
-        self.clock, self.total, self.guard_s = clock, total, None
+        self.clock, self.total = clock, total
         self.info = SourceInfo(
             source,
             "counter",
@@ -89,7 +92,7 @@ class ZeusTotal:
             host_included="cpu" in covers,
             notes=("read through zeus",),
         )
-        self._unwrap = Unwrapper(self.info)
+        self._unwrap = Unwrapper()
 
     def read(self) -> Reading:
         t0 = self.clock.now()
@@ -100,7 +103,7 @@ class ZeusTotal:
         t1 = self.clock.now()
         if millijoules is None:
             raise SourceFault(self.info.id, "absent", "zeus has no figure for it", "use another part of the chip")
-        return Reading(t0, t1, self._unwrap.add((t0 + t1) / 2, millijoules / 1e3))
+        return Reading(t0, t1, self._unwrap.add(self.info, (t0 + t1) / 2, millijoules / 1e3))
 
     def close(self) -> None:
-        """Zeus keeps its handles itself."""
+        """Zeus manages its own handles."""

@@ -1,4 +1,5 @@
-"""Integers to and from the bytes of a hardware stream: element 0 in the low bits, every beat padded to whole bytes."""
+"""Packs integers into the bytes of a hardware stream and back: element 0 in the low bits, beats padded to whole
+bytes."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ import numpy as np
 class Stream:
     """One valid/ready stream of the built design and the edge of the integer graph that it carries.
 
-    `elements` per beat, `beats` per sample; `shape` is the edge's, without the batch. `offset` holds one integer per
-    channel that the hardware leaves out and `unpack` adds (a matrix-vector unit's correction), or is empty. `layout` says which
-    element travels when, as loops (size, stride in the row-major edge), outermost first; empty: channels last, row by row.
+    `elements` per beat, `beats` per sample; `shape` is the edge's, without the batch. `offset` has an integer for each
+    channel that the hardware omits and `unpack` adds (a matrix-vector unit's correction), or is empty. `layout` is the
+    order of the elements in time, as loops (size, stride in the row-major edge), outermost first; empty: channels last,
+    row by row.
     """
 
     name: str
@@ -39,7 +41,7 @@ class Stream:
 
     @property
     def order(self) -> np.ndarray:
-        """Row-major index in the edge of every element, as they travel."""
+        """(n,) row-major index in the edge of every element, in the order of the stream."""
         if not self.layout:
             row_major = np.arange(int(np.prod(self.shape))).reshape(self.shape)
             return np.moveaxis(row_major, 0, -1).ravel() if len(self.shape) > 1 else row_major.ravel()
@@ -49,12 +51,12 @@ class Stream:
         return index
 
     def plain(self) -> dict:
-        """As JSON holds it."""
+        """The JSON form."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, data: dict) -> Stream:
-        """From what `plain` gave."""
+        """The inverse of `plain`."""
         return cls(
             **{
                 **data,
@@ -65,7 +67,7 @@ class Stream:
 
 
 def pack(stream: Stream, x: np.ndarray) -> bytes:
-    """The beats that carry `x`, of shape (samples, *shape), as the hardware takes them."""
+    """The bytes of the beats that carry `x`, integers of shape (samples, *shape)."""
     ordered = x.reshape(len(x), -1)[:, stream.order].reshape(len(x), stream.beats, stream.elements, 1).astype(np.int64)
     bits = ((ordered >> np.arange(stream.bits)) & 1).astype(np.uint8).reshape(len(x) * stream.beats, -1)
     padded = np.zeros((len(bits), stream.width), np.uint8)
@@ -74,35 +76,36 @@ def pack(stream: Stream, x: np.ndarray) -> bytes:
 
 
 def unpack(stream: Stream, data: bytes, samples: int) -> np.ndarray:
-    """The int64 values, of shape (samples, *shape), that those beats carry. ValueError for another number of bytes."""
+    """The int64 values, of shape (samples, *shape), of these beats. Raises ValueError for another number of bytes."""
     beats = np.frombuffer(data, np.uint8).reshape(samples * stream.beats, stream.bytes)
     bits = np.unpackbits(beats, axis=1, bitorder="little")[:, : stream.elements * stream.bits]
     bits = bits.reshape(-1, stream.bits).astype(np.int64)
     weights = 1 << np.arange(stream.bits, dtype=np.int64)
     if stream.signed:
         weights[-1] = -weights[-1]
-    travelled = (bits @ weights).reshape(samples, -1)
+    in_order = (bits @ weights).reshape(samples, -1)
     if stream.offset:
-        travelled = travelled + np.resize(stream.offset, travelled.shape[1])
-    values = np.empty_like(travelled)
-    values[:, stream.order] = travelled
+        in_order = in_order + np.resize(stream.offset, in_order.shape[1])
+    values = np.empty_like(in_order)
+    values[:, stream.order] = in_order
     return values.reshape(samples, *stream.shape)
 
 
 def seen_as(stream: Stream, values: np.ndarray, view: Stream) -> np.ndarray:
-    """The values of a stream's edge as another edge that it carries too."""
+    """The values (samples, *shape) of a stream's edge as those of another edge `view` that it carries too."""
     seen = np.empty((len(values), values[0].size if len(values) else 0), np.int64)
     seen[:, view.order] = values.reshape(len(values), -1)[:, stream.order]
     return seen.reshape(len(values), *view.shape)
 
 
 def layout_of(order: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """The loops (size, stride), outermost first, that count through `order`."""
-    order, loops = np.asarray(order), []
-    while len(order) > 1:
-        stride = int(order[1] - order[0])
-        breaks = np.flatnonzero(np.diff(order) != stride)
-        size = int(breaks[0]) + 1 if breaks.size else len(order)
+    """The loops (size, stride), outermost first, that enumerate `order`."""
+    rest = np.asarray(order)
+    loops: list[tuple[int, int]] = []
+    while len(rest) > 1:
+        stride = int(rest[1] - rest[0])
+        breaks = np.flatnonzero(np.diff(rest) != stride)
+        size = int(breaks[0]) + 1 if breaks.size else len(rest)
         loops.insert(0, (size, stride))
-        order = order.reshape(-1, size)[:, 0]
+        rest = rest.reshape(-1, size)[:, 0]
     return tuple(loops) or ((1, 1),)

@@ -1,4 +1,4 @@
-"""The frame of every core as SystemVerilog text: its ports, which the shell knows, and its reset of itself."""
+"""The module around every core as SystemVerilog: its ports, which the shell connects, and its own reset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _RESET_CYCLES = 15
 
 
 def head(name: str, source: Stream, output: Stream) -> str:
-    """The module line and ports of a core, or of something around one."""
+    """The module header with the ports of a core, also for a wrapper around one."""
     return f"""module {name} (
     input  logic        clk,
     input  logic        restart,
@@ -23,9 +23,9 @@ def head(name: str, source: Stream, output: Stream) -> str:
 
 
 def core(comment: str, source: Stream, output: Stream, body: str) -> str:
-    """Module `top` around `body`, which has the reset in `rst` and drives the stream called `output.name`.
+    """Module `top` around `body`, which uses the reset `rst` and drives the stream named `output.name`.
 
-    The core resets itself after configuration, and whenever `restart` is high; meanwhile nothing leaves it.
+    The core resets itself after configuration and while `restart` is high; its output is not valid meanwhile.
     """
     return f"""{comment}
 {head(TOP, source, output)}

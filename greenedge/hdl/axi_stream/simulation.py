@@ -1,7 +1,7 @@
-"""Runs the built RTL with Verilator: the very files that are synthesised, memory files read anew at every run.
+"""Runs the built RTL with Verilator: the files that are synthesised, with the memory files of the build folder.
 
-The compiled model is kept in the user's cache folder under the digest of its sources. Memory files (weights,
-parameters) are no part of that digest because the model reads them when it starts, from the build folder.
+The compiled model is in the user's cache folder under the digest of its sources. Memory files (weights, parameters) are
+not part of the digest: the model reads them from the build folder when it starts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _FLAGS = (
 
 @dataclass(frozen=True)
 class Stall:
-    """Random pauses: the input holds back, the output is not ready, in so many of 256 cycles."""
+    """Random pauses: the share, in 256 cycles, in which the input is not valid or the output not ready."""
 
     seed: int = 1
     input_per_256: int = 0
@@ -59,10 +59,10 @@ class Stall:
 
     @classmethod
     def at_pace(cls, source: Stream, output: Stream, interval: float | None, seed: int = 1) -> Stall:
-        """Pauses so often that either end alone would pass a sample in about `interval` cycles, the design's own pace.
+        """Pauses with which either end alone passes a sample in about `interval` cycles, the design's own.
 
-        So now the input, now the output and now the design is the slowest, and every queue runs full and empty. A pause of a
-        few cycles that a busy design does not even notice would check little. Without an interval one cycle in four.
+        Input, output and design are then the slowest in turn, and every queue runs full and empty; rarer pauses would
+        not affect a design that is slower itself. Without an interval one cycle in four.
         """
         input_, output_ = (
             min(255, max(64, 256 - round(256 * stream.beats / interval))) if interval else 64
@@ -73,7 +73,7 @@ class Stall:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What a run gave: values by edge, and cycles (None where a single sample cannot tell)."""
+    """The results of a run: values (samples, *shape) by edge, and cycles; the interval is None for too few samples."""
 
     values: Mapping[str, np.ndarray]
     first_output_cycles: int
@@ -82,10 +82,11 @@ class Simulated:
 
 
 def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "") -> str:
-    """SystemVerilog that holds the design and brings every observed stream out through one wide port.
+    """SystemVerilog that instantiates the design and connects every observed stream to one wide port.
 
     `tied` has further connections of the design, such as ".restart(1'b0), ".
     """
+    source_bits = f"s_tdata[{source.width - 1}:0]"
     width = max(_LEAST_PORT_BITS, sum(s.width for s in streams))
     flags = max(_LEAST_PORT_BITS, len(streams))
     data = ", ".join(f"dut.{s.name}_tdata" for s in reversed(streams))
@@ -102,7 +103,7 @@ module sim_top (
     output logic [{flags - 1}:0] stream_tvalid,
     output logic [{flags - 1}:0] stream_tready
 );
-    {dut} dut (.clk, {tied}.s_tdata(s_tdata[{source.width - 1}:0]), .s_tvalid, .s_tready, .m_tdata(), .m_tvalid(), .m_tready);
+    {dut} dut (.clk, {tied}.s_tdata({source_bits}), .s_tvalid, .s_tready, .m_tdata(), .m_tvalid(), .m_tready);
     assign stream_tdata  = {width}'({{{data}}});
     assign stream_tvalid = {flags}'({{{valid}}});
     assign stream_tready = {flags}'({{{ready}}});
@@ -116,9 +117,10 @@ def compile_model(
     harness: Path = _HARNESS,
     flags: Sequence[str] = ("-CFLAGS", "-O1"),
 ) -> Path:
-    """The simulator of these SystemVerilog sources (name -> content, packages first); compiled once per content.
+    """The simulator of these SystemVerilog sources (name -> content, packages first), from the cache if they are
+    unchanged.
 
-    `harness` is the C++ program around the model of `sim_top`; `flags` are Verilator's, the C++ compiler's among them.
+    `harness` is the C++ program around the model of `sim_top`; `flags` are further ones of Verilator. Raises ToolError.
     """
     tool = find_tool("verilator")
     command = Command(
@@ -130,9 +132,8 @@ def compile_model(
     plan = Plan({**sources, "harness.cpp": harness.read_bytes()}, (command,), ("sim",))
     folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{tool.version}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(
-        folder.with_suffix(".lock"), "w"
-    ) as lock:  # two runs of one design wait for each other instead of sharing a work folder
+    # Two runs of one design must not compile in the same work folder: one waits for the other.
+    with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "sim").is_file():
             execute(plan, folder, progress)
@@ -149,9 +150,10 @@ def run_model(
     stall: Stall = Stall(),
     patience: int = 100_000,
 ) -> Simulated:
-    """Feeds `x` (samples, *shape) through `model`, which reads its memory files relative to `folder`.
+    """Feeds integers `x` (samples, *shape) through `model`, which reads its memory files relative to `folder`.
 
-    `streams[0]` is the output. Raises ToolError for a deadlock, a time-out or a model that ends early.
+    `streams[0]` is the output; `keep` names edges whose values are returned as well. Raises ToolError after `patience`
+    cycles without progress, for a time-out and for a model that ends early.
     """
     with tempfile.TemporaryDirectory(prefix="greenedge-sim-") as scratch:
         work = Path(scratch)
@@ -174,7 +176,7 @@ def run_model(
             if index == 0 or s.edge in keep
         }
     done = [int(cycle) for cycle in re.findall(r"^done \d+ (\d+)$", said, re.MULTILINE)]
-    begin = int(re.search(r"^begin (\d+)$", said, re.MULTILINE).group(1))
+    begin = int(re.findall(r"^begin (\d+)$", said, re.MULTILINE)[0])
     interval = (done[-1] - done[len(done) // 2]) / (len(done) - 1 - len(done) // 2) if len(done) > 2 else None
     return Simulated(values, done[0] - begin + 1, interval, done[-1] - begin + 1)
 

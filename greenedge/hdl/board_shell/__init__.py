@@ -1,11 +1,12 @@
-"""Puts a streaming core on a board: pins, PLL, reset, UART or SPI, requests and answers (protocol.py), status registers.
+"""Connects a streaming core to a board: pins, PLL, reset, UART or SPI, the protocol (protocol.py), status registers.
 
-A back end asks twice. When it plans, `shell_request` says everything that is known then (board, clock, line, model) as
-one JSON file; when its core is written, `python -m greenedge.hdl.board_shell` in the build folder joins request and core
-(streams.json) and writes board/ with the top level, the constraints, board.json for the host, and the clients that need no
-greenedge. Synthesis then takes core.f and board.f, see bitstream.py. `shell` does the same as a function.
+There are two steps. When a back end plans, `shell_request` returns what is known then (board, clock, line, model) as
+the content of shell.json. When the core is written, `python -m greenedge.hdl.board_shell` in the build folder joins
+request and core (streams.json) and writes board/ with the top level and the constraints, board.json for the host, and
+clients that do not need greenedge. Synthesis then reads core.f and board.f, see bitstream.py. `shell` does both in one
+call.
 
-The core is a module with one clock, a reset that is active while high, and byte-padded streams s_… (in) and m_… (out).
+The core is a module with one clock, an active-high reset, and byte-padded streams s_… (in) and m_… (out).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from greenedge import hdl
 from greenedge.errors import TargetError
@@ -42,22 +44,22 @@ UNITS = (
     "ge_light.sv",
 )
 LINKS = {"uart": ("uart_rx", "uart_tx"), "spi": ("spi_sck", "spi_mosi", "spi_miso", "spi_cs")}
-# family -> what a shell takes of a device: logic cells as placed, block memories (benchmarks/board_bitstreams.py, without the core)
+# family -> (placed logic cells, block memories) of a shell without its core (benchmarks/board_bitstreams.py)
 SHELL_COST = {"ecp5": (2700, 3), "ice40": (2400, 7), "gowin": (2000, 3)}
 BAUDS = (115_200, 3_000_000)
 DEFAULT_BAUD = 115_200
-CYCLES_PER_BIT = 4  # least that the UART needs
-_LEAST_BUFFER = 11  # 2 kB, one block memory of ECP5 and Gowin
+CYCLES_PER_BIT = 4  # the fewest with which the UART works
+_LEAST_BUFFER_LOG2 = 11  # 2 kB, one block memory of ECP5 and Gowin
 _OUTPUTS = {"uart_tx", "spi_miso", "led", "marker"}
 
 
 @dataclass(frozen=True)
 class CoreInfo:
-    """A finished core. `source` and `output` describe its streams as greenedge.hdl.axi_stream.Stream.plain does."""
+    """A finished core. `source` and `output` are its streams in the form of greenedge.hdl.axi_stream.Stream.plain."""
 
     module: str
-    source: Mapping[str, object]
-    output: Mapping[str, object]
+    source: Mapping[str, Any]
+    output: Mapping[str, Any]
     model: str  # sha256 of the integer graph, hexadecimal
     sources: tuple[str, ...] = ()
     clock: str = "clk"
@@ -66,26 +68,28 @@ class CoreInfo:
 
 @dataclass(frozen=True)
 class Shell:
-    """Files to write; `sources` of the board without its core, in the order for read_slang (board/ge_clock.v is Verilog with a
-    vendor's cell in it and is read apart, see bitstream.py); `simulation` those for Verilator, the core's included."""
+    """Files to write; `sources` of the board without its core, in the order for read_slang (board/ge_clock.v is Verilog
+    with a vendor's cell and is read separately, see bitstream.py); `simulation` those for Verilator, with the
+    core's."""
 
     files: Mapping[str, bytes]
     sources: tuple[str, ...]
     simulation: tuple[str, ...]
     top: str
     clock_hz: int
-    board: Mapping[str, object]
+    board: Mapping[str, Any]
 
 
 def shell_request(
     target: Target, model: str, clock_hz: int | None = None, baud: int | None = None, link: str = "uart"
 ) -> dict:
-    """Everything about the shell that is known before the core is: plain data for a plan's shell.json.
+    """What is known of the shell before the core is written: the content of a plan's shell.json.
 
-    `clock_hz`: core clock wanted, the board file's host.core_hz if None, else the board's own. Raises TargetError with
-    every reason why the board cannot have this shell.
+    `clock_hz` is the wanted core clock; None is host.core_hz of the board file, else the board's clock. Raises
+    TargetError with every reason why the board cannot have this shell.
     """
-    wanted = clock_hz or target.host.get("core_hz") or target.clock_hz
+    board_hz, clock_pin = target.clock_hz or 0, target.clock_pin or ""
+    wanted = clock_hz or target.host.get("core_hz") or board_hz
     baud = baud or target.host.get("baud") or DEFAULT_BAUD
     reasons = []
     if link not in LINKS:
@@ -95,20 +99,20 @@ def shell_request(
         reasons.append(f"{target.name}: pins {', '.join(missing)} are not in the board file; link {link!r} needs them.")
     if not BAUDS[0] <= baud <= BAUDS[1]:
         reasons.append(f"{target.name}: {baud:,} baud is asked for; a board's UART does {BAUDS[0]:,} to {BAUDS[1]:,}.")
-    if not target.clock_hz or not target.clock_pin:
+    if not board_hz or not clock_pin:
         reasons.append(
             f"{target.name}: key 'clock' is missing; a shell needs the pin and frequency of the board's clock."
         )
     if reasons:
         raise TargetError("\n".join(reasons))
-    clock = core_clock(target.device.family, target.clock_hz, wanted)
+    clock = core_clock(target.device.family, board_hz, wanted)
     if link == "uart" and clock.hz < CYCLES_PER_BIT * baud:
         raise TargetError(
             f"{target.name}: {baud:,} baud need a clock of at least {CYCLES_PER_BIT * baud / 1e6:g} MHz and the core's "
             f"is {clock.hz / 1e6:g} MHz; choose a lower rate or a faster clock."
         )
     signals = ("clk", *LINKS[link], *(name for name in ("led", "button", "marker") if name in target.pins))
-    pins = {name: target.clock_pin if name == "clk" else target.pins[name] for name in signals}
+    pins = {name: clock_pin if name == "clk" else target.pins[name] for name in signals}
     return {
         "target": target.name,
         "model": model,
@@ -127,12 +131,13 @@ def shell_request(
 def shell(
     core: CoreInfo, target: Target, clock_hz: int | None = None, baud: int | None = None, link: str = "uart"
 ) -> Shell:
-    """The board around `core`. Raises TargetError as `shell_request` does."""
+    """The shell around `core`. Raises TargetError as `shell_request` does."""
     return join(core, shell_request(target, core.model, clock_hz, baud, link))
 
 
 def join(core: CoreInfo, request: Mapping, cycles: int | None = None) -> Shell:
-    """The board around `core` as a request describes it. `cycles` per inference, where they are known, tell hosts how patient to be."""
+    """The shell around `core` that a request describes. Hosts derive time limits from `cycles` per inference, if
+    known."""
     assert re.fullmatch("[0-9a-f]{64}", core.model), "a model is a sha256 in hexadecimal"
     clock = Clock(request["family"], request["board_hz"], request["clock_hz"], tuple(map(tuple, request["pll"])))
     board = {**_board(core, request), "cycles_per_inference": cycles}
@@ -156,13 +161,13 @@ def join(core: CoreInfo, request: Mapping, cycles: int | None = None) -> Shell:
 
 
 def _board(core: CoreInfo, request: Mapping) -> dict:
-    """board.json: what a host must know."""
+    """The content of board.json, for hosts."""
     sizes = {}
     for name, stream in (("input", core.source), ("output", core.output)):
         per_beat = (stream["elements"] * stream["bits"] + 7) // 8
         sizes[name] = {"bytes_per_beat": per_beat, "beats": stream["beats"], "bytes": per_beat * stream["beats"]}
-    # room for two of the largest requests, so that one is received while the other is computed
-    buffer_log2 = max(_LEAST_BUFFER, (2 * (sizes["input"]["bytes"] + 16) - 1).bit_length())
+    # Room for two of the largest requests: one is received while the other is computed.
+    buffer_log2 = max(_LEAST_BUFFER_LOG2, (2 * (sizes["input"]["bytes"] + 16) - 1).bit_length())
     store_log2 = max(9, (2 * sizes["output"]["bytes_per_beat"] - 1).bit_length())
     assert sizes["input"]["bytes"] <= 32_000 and sizes["output"]["bytes"] <= 32_000, "a sample must fit a frame"
     return {
@@ -184,12 +189,14 @@ def _board(core: CoreInfo, request: Mapping) -> dict:
 
 
 def _top(core: CoreInfo, request: Mapping, board: Mapping) -> str:
+    """SystemVerilog of the top level."""
     pins, low = request["pins"], set(request["active_low"])
     ports = ",\n".join(f"    {'output' if name in _OUTPUTS else 'input '} logic {name}" for name in pins)
     button = ("!button" if "button" in low else "button") if "button" in pins else "1'b0"
-    lights = f"    assign led = {'!shine' if 'led' in low else 'shine'};\n" if "led" in pins else ""
-    marks = "    assign marker = mark;\n" if "marker" in pins else ""
+    led_line = f"    assign led = {'!shine' if 'led' in low else 'shine'};\n" if "led" in pins else ""
+    marker_line = "    assign marker = mark;\n" if "marker" in pins else ""
     source, output = board["input"], board["output"]
+    sizes = f".AW({board['buffer_log2']}), .FW({board['store_log2']})"
     return f"""// {request["target"]}: the core of model {core.model[:12]} with its pins. Made by greenedge.
 module board (
 {ports}
@@ -205,7 +212,7 @@ module board (
     logic [{8 * output["bytes_per_beat"] - 1}:0] from_tdata;
     logic to_tvalid, to_tready, from_tvalid, from_tready, core_rst, opened, busy, mark, shine;
     ge_host #(
-        .CLOCK_HZ({request["clock_hz"]}), .BAUD({request["baud"]}), .AW({board["buffer_log2"]}), .FW({board["store_log2"]}),
+        .CLOCK_HZ({request["clock_hz"]}), .BAUD({request["baud"]}), {sizes},
         .S_BYTES({source["bytes_per_beat"]}), .S_BEATS({source["beats"]}),
         .M_BYTES({output["bytes_per_beat"]}), .M_BEATS({output["beats"]}),
         .MODEL(256'h{core.model})
@@ -220,11 +227,12 @@ module board (
         .m_tdata(from_tdata), .m_tvalid(from_tvalid), .m_tready(from_tready));
 
     ge_light #(.CLOCK_HZ({request["clock_hz"]})) light (.clk(core_clk), .rst, .opened, .busy, .led(shine));
-{lights}{marks}endmodule
+{led_line}{marker_line}endmodule
 """
 
 
 def _link(request: Mapping) -> str:
+    """SystemVerilog of the line's receiver and transmitter."""
     if request["link"] == "spi":
         return """    ge_spi link (.clk(core_clk), .rst, .sck(spi_sck), .mosi(spi_mosi), .miso(spi_miso), .cs_n(spi_cs),
                  .rx_data, .rx_valid, .tx_data, .tx_valid, .tx_ready);
@@ -239,7 +247,7 @@ def _link(request: Mapping) -> str:
 
 
 def _clients(board: Mapping) -> dict[str, bytes]:
-    """The hosts that need no greenedge: client.py and greenedge_client.h."""
+    """Client programs that do not need greenedge: client.py and greenedge_client.h."""
     source, output = board["input"]["stream"], board["output"]["stream"]
     digest = bytes.fromhex(board["model"])
     values = {
@@ -268,9 +276,10 @@ def _clients(board: Mapping) -> dict[str, bytes]:
 
 
 def write_shell(folder: Path) -> dict:
-    """Writes the board around the core in a build folder: shell.json and streams.json in, board/ and board.json out.
+    """Writes the shell around the core of a build folder: reads shell.json and streams.json, writes board/ and
+    board.json.
 
-    streams.json has the core's module as `top`, its `sources` in rtl/, and its `streams`, the input first, the output last.
+    streams.json has the core's module as `top`, its `sources` in rtl/, and its `streams`, input first, output last.
     """
     request = json.loads((folder / "shell.json").read_text())
     about = json.loads((folder / "streams.json").read_text())
@@ -281,14 +290,14 @@ def write_shell(folder: Path) -> dict:
         request["model"],
         tuple(f"rtl/{name}" for name in about["sources"]),
     )
-    made = join(core, request, about.get("estimated_cycles"))
-    for name, content in made.files.items():
+    joined = join(core, request, about.get("estimated_cycles"))
+    for name, content in joined.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    return dict(made.board)
+    return dict(joined.board)
 
 
 def simulation_sources(board: Mapping) -> Sequence[str]:
-    """The files of a build folder that the virtual board is made of, in order."""
+    """The sources of the virtual board in a build folder, in order."""
     return (*board["sources"], *(f"board/{name}" for name in UNITS), "board/sim_clock.v", "board/board.sv")

@@ -1,4 +1,4 @@
-"""`python -m greenedge.hdl.board_shell` in a build folder: see greenedge/shell/__init__.py."""
+"""`python -m greenedge.hdl.board_shell` in a build folder: see greenedge/hdl/board_shell/__init__.py."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ from greenedge.hdl.board_shell import write_shell
 
 
 def main() -> int:
+    """Writes the shell around the core in the working directory; the exit status."""
     try:
         board = write_shell(Path("."))
     except (GreenedgeError, OSError, KeyError, ValueError) as error:

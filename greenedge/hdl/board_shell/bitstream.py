@@ -1,8 +1,8 @@
 """From a board's sources to its bitstream with open tools, for every family that greenedge has a shell for.
 
-All paths are relative to the build folder: YoWASP's tools see nothing else. The core stays a module of its own in the
-netlist, so stat.json has its cells beside the board's, and the very netlist that nextpnr takes can be simulated by its
-streams. The clock must be met: timing.py reads nextpnr's report, and where it is not met there is no bitstream.
+All paths are relative to the build folder, the only one that YoWASP's tools can read. The core stays a separate module
+of the netlist, so that stat.json has its cells separately and the netlist that nextpnr reads can be simulated through
+the core's streams. The clock must be met: timing.py reads nextpnr's report and fails where it is not.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from greenedge.target import Target
 from greenedge.tools.plan import Command
 
 NETLIST, REPORT, STAT, TIMING = "netlist.json", "report.json", "stat.json", "timing.json"
-_SYNTHESISED = "synthesised.json"  # before block RAMs take their output registers in
+_SYNTHESISED = "synthesised.json"  # before output registers are merged into block RAMs
 PRODUCT = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs"}
 _SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}
-# Gowin's pads are cells of the netlist; synth_gowin would give the core's own ports some too
+# Gowin's pads are cells of the netlist; synth_gowin would also add them to the ports of the core
 _PADS = {"gowin": "iopadmap -bits -inpad IBUF O:I -outpad OBUF I:O board\n"}
 _PLACE_S = 3600
 _READ = "read_slang --threads 1 --ignore-assertions --allow-use-before-declare"
@@ -36,9 +36,9 @@ def bitstream_of(build: Path) -> Path:
 
 
 def bitstream_files(target: Target, core: str) -> dict[str, bytes]:
-    """What the commands read beside the sources; `core` is the core's module."""
-    family = _known(target)
-    # a module that is there already stands for its instances, so the board finds the core and the vendor's PLL
+    """The scripts that the commands read; `core` is the core's module. Raises TargetError."""
+    family = _family_of(target)
+    # The core and the PLL are read first: read_slang resolves the board's instances to modules that exist already.
     script = f"""{_READ} --top {core} -f core.f
 read_verilog board/ge_clock.v
 {_READ} --top board -f board.f
@@ -53,9 +53,34 @@ setattr -mod -set keep_hierarchy 1 {core}
 def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: int = 1) -> tuple[Command, ...]:
     """From core.f and board.f to the family's product (`PRODUCT`), for the shell that `request` describes.
 
-    With `seeds` above 1 so many placements are tried from `seed` on, and the first that meets the clock is taken.
+    With `seeds` above 1 that many placements are tried from `seed` on, and the first that meets the clock is taken.
+    Raises TargetError for a family without a shell.
     """
-    family = _known(target)
+    family = _family_of(target)
+    place, pack = _place_and_pack(target, family, request, seed, seeds)
+    registers = Command(
+        ("{python}", "-m", "greenedge.hdl.board_shell.ram_registers", _SYNTHESISED, NETLIST),
+        "registers.log",
+        "moving registers into block RAMs",
+    )
+    return (
+        Command(
+            ("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"),
+            "yosys-out.log",
+            "synthesis with yosys (its first call compiles it: a minute)",
+        ),
+        *((registers,) if family == "ecp5" else ()),
+        Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells"),
+        *place,
+        Command(("{python}", "-m", "greenedge.hdl.board_shell.timing"), "timing.log", "checking the clock"),
+        Command(pack, "pack.log", "packing the bitstream"),
+    )
+
+
+def _place_and_pack(
+    target: Target, family: str, request: Mapping, seed: int, seeds: int
+) -> tuple[tuple[Command, ...], tuple[str, ...]]:
+    """(nextpnr's commands, the argv that packs its result into the product)."""
     name, routed, pack = {
         "ecp5": (
             "nextpnr-ecp5",
@@ -82,48 +107,30 @@ def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: i
     )
     label = "place and route with nextpnr (its first call compiles it: a minute)"
     if seeds == 1:
-        place = (Command((f"{{{name}}}", *arguments, "--seed", str(seed)), "nextpnr.log", label, _PLACE_S),)
-    else:
-        race = (
-            "{python}",
-            "-m",
-            "greenedge.hdl.board_shell.seeds",
-            str(seed),
-            str(seeds),
-            f"{routed[-1]},{REPORT}",
-            name,
-            *arguments,
-        )
-        place = (
-            Command((f"{{{name}}}", "--version"), "nextpnr-version.log", "asking nextpnr for its version"),
-            Command(race, "nextpnr.log", f"{label}, {seeds} seeds", _PLACE_S * seeds),
-        )
-    registers = Command(
-        ("{python}", "-m", "greenedge.hdl.board_shell.ram_registers", _SYNTHESISED, NETLIST),
-        "registers.log",
-        "moving registers into block RAMs",
+        return (Command((f"{{{name}}}", *arguments, "--seed", str(seed)), "nextpnr.log", label, _PLACE_S),), pack
+    race = (
+        "{python}",
+        "-m",
+        "greenedge.hdl.board_shell.seeds",
+        str(seed),
+        str(seeds),
+        f"{routed[-1]},{REPORT}",
+        name,
+        *arguments,
     )
-    return (
-        Command(
-            ("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"),
-            "yosys-out.log",
-            "synthesis with yosys (its first call compiles it: a minute)",
-        ),
-        *((registers,) if family == "ecp5" else ()),
-        Command(("{yosys}", "-q", "-s", "count.ys"), "count.log", "counting cells"),
-        *place,
-        Command(("{python}", "-m", "greenedge.hdl.board_shell.timing"), "timing.log", "checking the clock"),
-        Command(pack, "pack.log", "packing the bitstream"),
-    )
+    version = Command((f"{{{name}}}", "--version"), "nextpnr-version.log", "asking nextpnr for its version")
+    return (version, Command(race, "nextpnr.log", f"{label}, {seeds} seeds", _PLACE_S * seeds)), pack
 
 
 def _constraints(request: Mapping) -> tuple[str, ...]:
+    """nextpnr's arguments for pins and clock."""
     path, frequency = f"board/{constraint_name(request['family'])}", ("--freq", f"{request['clock_hz'] / 1e6:g}")
-    how = {"ecp5": ("--lpf", path), "ice40": ("--pcf", path), "gowin": ("--vopt", f"cst={path}")}
-    return (*how[request["family"]], *frequency)
+    options = {"ecp5": ("--lpf", path), "ice40": ("--pcf", path), "gowin": ("--vopt", f"cst={path}")}
+    return (*options[request["family"]], *frequency)
 
 
-def _known(target: Target) -> str:
+def _family_of(target: Target) -> str:
+    """The device's family. Raises TargetError for one without a shell."""
     family = target.device.family
     if family not in PRODUCT:
         raise TargetError(

@@ -1,10 +1,10 @@
-"""Moves the register behind a block RAM into the RAM: ECP5's DP16KD has an output register that yosys never uses.
+"""Merges the register behind a block RAM into the RAM: ECP5's DP16KD has an output register that yosys does not use.
 
     python -m greenedge.hdl.board_shell.ram_registers synthesised.json netlist.json
 
-Clock to output, as nextpnr times it, falls from 5.8 to 1.0 ns, and the flip-flops are saved. A port is changed only when
-every output bit that is read goes to one plain flip-flop (no enable, no reset, starts at 0) on the RAM's own read clock,
-and the port has no reset; its behaviour then stays the same in every cycle, which the netlist simulation checks.
+In nextpnr's timing, clock to output falls from 5.8 to 1.0 ns, and the flip-flops are saved. A port is changed only
+where every output bit that is read goes to one plain flip-flop (no enable, no reset, initial value 0) on the RAM's read
+clock, and the port has no reset. Its behaviour is then the same in every cycle, which the netlist simulation checks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 
 
 @dataclass(frozen=True)
 class Merged:
-    """RAMs of a netlist, those with a port whose register moved in, and the flip-flops that are gone."""
+    """Counts: RAMs of a netlist, RAMs with a merged register, flip-flops removed."""
 
     rams: int
     changed: int
@@ -37,14 +37,14 @@ def merge_output_registers(netlist: Mapping) -> Merged:
         if blocks:
             readers = _readers(module)
             for cell in blocks:
-                gone = _merge(cell, cells, readers)
-                changed += bool(gone)
-                flip_flops += gone
+                count = _merge(cell, cells, readers)
+                changed += bool(count)
+                flip_flops += count
     return Merged(rams, changed, flip_flops)
 
 
 def _readers(module: Mapping) -> dict[int, list[tuple[str, str]]]:
-    """Who is connected to each net: (cell, port), or ("", port) for the module's own ports."""
+    """The connections of each net: (cell, port), or ("", port) for a port of the module."""
     found: dict[int, list[tuple[str, str]]] = {}
     for name, cell in module["cells"].items():
         for port, bits in cell["connections"].items():
@@ -57,12 +57,13 @@ def _readers(module: Mapping) -> dict[int, list[tuple[str, str]]]:
 
 
 def _merge(ram: dict, cells: dict, readers: Mapping) -> int:
-    """Moves registers into the ports of one RAM; the number of flip-flops removed."""
+    """Merges registers into the ports of one RAM; returns the number of flip-flops removed."""
     wide = _number(ram, "DATA_WIDTH_B") == 36
     return sum(_merge_port(ram, sides, cells, readers) for sides in (("AB",) if wide else ("A", "B")))
 
 
 def _merge_port(ram: dict, sides: str, cells: dict, readers: Mapping) -> int:
+    """The same for one port ("AB": both sides of a 36-bit port); 0 where a condition above does not hold."""
     clock_side = sides[-1]  # a 36-bit read belongs to port B's clock
     connections = ram["connections"]
     if connections.get(f"RST{clock_side}", ["0"]) != ["0"] or any(
@@ -84,7 +85,7 @@ def _merge_port(ram: dict, sides: str, cells: dict, readers: Mapping) -> int:
         if not using:
             continue
         name, pin = using[0]
-        if len(using) != 1 or pin != "DI" or not _plain(cells.get(name), clock):
+        if len(using) != 1 or pin != "DI" or not _is_plain(cells.get(name), clock):
             return 0
         moves[port] = name
     for port, name in moves.items():
@@ -96,8 +97,8 @@ def _merge_port(ram: dict, sides: str, cells: dict, readers: Mapping) -> int:
     return len(moves)
 
 
-def _plain(cell: Mapping | None, clock: tuple) -> bool:
-    """A flip-flop that takes its input at every edge of that clock and starts at 0."""
+def _is_plain(cell: Mapping | None, clock: tuple[list, bool]) -> bool:
+    """Whether the cell is a flip-flop without enable and reset on that clock (net, inverted) with initial value 0."""
     if cell is None or cell["type"] != "TRELLIS_FF":
         return False
     connections = cell["connections"]
@@ -111,7 +112,8 @@ def _plain(cell: Mapping | None, clock: tuple) -> bool:
 
 
 def _text(cell: Mapping, name: str, default: str) -> str:
-    return str(cell["parameters"].get(name, default)).strip()  # yosys ends a text that looks like a number with a blank
+    # yosys appends a blank to a text that looks like a number
+    return str(cell["parameters"].get(name, default)).strip()
 
 
 def _number(cell: Mapping, name: str) -> int:
@@ -120,11 +122,11 @@ def _number(cell: Mapping, name: str) -> int:
 
 
 def main(source: str, result: str) -> int:
-    """Reads one netlist and writes the other; says what was done."""
+    """Reads one netlist, writes the other and prints the counts; the exit status."""
     try:
         netlist = json.loads(Path(source).read_bytes())
         merged = merge_output_registers(netlist)
-        with write_aside(Path(result)) as path:
+        with atomic_write(Path(result)) as path:
             path.write_text(json.dumps(netlist))
     except (OSError, ValueError, KeyError) as error:
         print(f"error: {source} could not be turned into {result}: {type(error).__name__}: {error}")

@@ -1,9 +1,10 @@
-"""Place and route with several seeds at once; the first result that meets the clock is taken, else the fastest.
+"""Place and route with several seeds in parallel; the first result that meets the clock is taken, else the fastest.
 
     python -m greenedge.hdl.board_shell.seeds FIRST COUNT OUTPUTS TOOL ARGUMENT…      in the build folder
 
-OUTPUTS are the files that TOOL writes, joined by commas, as its arguments name them; each seed writes its own below seeds/,
-and the winner's take the final names as the last act. seeds.json says what each seed reached. The clock is shell.json's.
+OUTPUTS are the files that TOOL writes, joined by commas, as its arguments name them; each seed writes its own below
+seeds/, and the best are moved to the final names at the end. seeds.json has the clock of each seed; the clock to meet
+is in shell.json.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, ToolError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.hdl.board_shell.timing import timing
 from greenedge.tools.discover import Tool, end_with_parent, find_tool
 
@@ -30,11 +31,14 @@ _POLL_S, _GRACE_S = 0.1, 5.0
 def race(
     tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seeds: Sequence[int], clock_hz: float
 ) -> dict[int, float]:
-    """Clocks reached by seed, in the order in which they ended. Raises ToolError where every seed failed.
+    """{seed: clock in Hz} in the order in which the seeds ended. Raises ToolError where every seed failed.
 
-    As many run at a time as there are processors. They stay in our process group: whoever ends us ends them.
+    One runs per processor. They stay in this process group, so that ending the group ends them.
     """
-    waiting, running, reached, failed = list(seeds), {}, {}, {}
+    waiting = list(seeds)
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    reached: dict[int, float] = {}
+    failed: dict[int, str] = {}
     try:
         while (waiting or running) and not any(hz >= clock_hz for hz in reached.values()):
             while waiting and len(running) < (os.cpu_count() or 1):
@@ -44,7 +48,7 @@ def race(
             for seed in [seed for seed, process in running.items() if process.poll() is not None]:
                 status = running.pop(seed).returncode
                 if status == 0:
-                    reached[seed] = _reached(seed, clock_hz)
+                    reached[seed] = _read_fmax(seed, clock_hz)
                     print(f"seed {seed} reaches {reached[seed] / 1e6:.1f} MHz of {clock_hz / 1e6:g} MHz", flush=True)
                 else:
                     failed[seed] = _why(tool, seed, status)
@@ -60,7 +64,7 @@ def best(reached: Mapping[int, float], clock_hz: float) -> int:
     return next((seed for seed, hz in reached.items() if hz >= clock_hz), max(reached, key=reached.__getitem__))
 
 
-def _start(tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seed: int) -> subprocess.Popen:
+def _start(tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seed: int) -> subprocess.Popen[bytes]:
     folder = Path(FOLDER) / str(seed)
     folder.mkdir(parents=True, exist_ok=True)
     own = [f"{FOLDER}/{seed}/{argument}" if argument in outputs else argument for argument in arguments]
@@ -75,7 +79,8 @@ def _start(tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seed: i
         )
 
 
-def _reached(seed: int, clock_hz: float) -> float:
+def _read_fmax(seed: int, clock_hz: float) -> float:
+    """The clock of a seed in Hz by its report, 0 where it has none. Raises ToolError."""
     path = Path(FOLDER) / str(seed) / "report.json"
     try:
         found = timing(json.loads(path.read_text()), clock_hz)["fmax_hz"]
@@ -91,7 +96,8 @@ def _why(tool: Tool, seed: int, status: int) -> str:
     return f"{tool.name} with seed {seed} {how}: {said.rstrip('.')}"
 
 
-def _end(running: Mapping[int, subprocess.Popen]) -> None:
+def _end(running: Mapping[int, subprocess.Popen[bytes]]) -> None:
+    """Ends the processes: SIGTERM, then SIGKILL."""
     for process in running.values():
         process.terminate()
     for process in running.values():
@@ -103,7 +109,7 @@ def _end(running: Mapping[int, subprocess.Popen]) -> None:
 
 
 def main(first: str, count: str, outputs: str, name: str, *arguments: str) -> int:
-    """Races in the working directory; leaves the winner's outputs, seeds.json and the winner's log as nextpnr.log."""
+    """Runs the race in the working directory; leaves the best seed's outputs and seeds.json, prints its log."""
     try:
         clock_hz = json.loads(Path("shell.json").read_text())["clock_hz"]
         names = outputs.split(",")
@@ -113,7 +119,7 @@ def main(first: str, count: str, outputs: str, name: str, *arguments: str) -> in
             os.replace(Path(FOLDER) / str(chosen) / output, output)
         print((Path(FOLDER) / str(chosen) / "nextpnr.log").read_text(errors="replace"))
         shutil.rmtree(FOLDER)
-        with write_aside(Path("seeds.json")) as path:
+        with atomic_write(Path("seeds.json")) as path:
             path.write_text(
                 json.dumps({"chosen": chosen, "fmax_hz": {str(seed): hz for seed, hz in reached.items()}}, indent=1)
                 + "\n"

@@ -12,7 +12,8 @@ from greenedge.energy.simulate import FakeCounter, FakeMachine
 NVML_STUB = r"""
 #include <string.h>
 typedef struct { unsigned fieldId, scopeId; long long timestamp, latencyUsec; int valueType; int nvmlReturn;
-                 union { double d; unsigned ui; unsigned long ul; unsigned long long ull; long long ll; } value; } Field;
+                 union { double d; unsigned ui; unsigned long ul; unsigned long long ull; long long ll; } value;
+} Field;
 static unsigned long long energy_mj; static unsigned power_mw; static int fault;
 static int device; static unsigned count = 1;
 void stub_leave(void) { count = 0; }
@@ -20,11 +21,14 @@ void stub_set(unsigned long long e, unsigned p, int f) { energy_mj = e; power_mw
 int nvmlInit_v2(void) { return 0; }
 int nvmlInitWithFlags(unsigned f) { return 0; }
 int nvmlShutdown(void) { return 0; }
-const char *nvmlErrorString(int r) { return r == 3 ? "Not Supported" : r == 4 ? "Insufficient Permissions" : "Unknown Error"; }
+const char *nvmlErrorString(int r) { return r == 3 ? "Not Supported" : r == 4 ? "Insufficient Permissions"
+                                                                          : "Unknown Error"; }
 int nvmlDeviceGetCount_v2(unsigned *n) { *n = count; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) { if (i) return 2; *h = &device; return 0; }
-int nvmlDeviceGetTotalEnergyConsumption(void *h, unsigned long long *e) { if (fault) return fault; *e = energy_mj; return 0; }
-int nvmlDeviceGetPowerUsage(void *h, unsigned *p) { if (fault) return fault; *p = power_mw; return 0; }
+int nvmlDeviceGetTotalEnergyConsumption(void *h, unsigned long long *e) {
+  if (fault) return fault; *e = energy_mj; return 0; }
+int nvmlDeviceGetPowerUsage(void *h, unsigned *p) {
+  if (fault) return fault; *p = power_mw; return 0; }
 int nvmlDeviceGetFieldValues(void *h, int n, Field *f) {
   for (int i = 0; i < n; i++) { f[i].nvmlReturn = f[i].fieldId == 186 ? 0 : 3; f[i].value.ui = power_mw; }
   return 0; }

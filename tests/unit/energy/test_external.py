@@ -44,7 +44,7 @@ def _recorded(tmp_path, pin_line: bool):
     clock.watch = watch
     clock.sleep(1.3)
     method = Method(min_window_s=10, idle_s=3, cooldown_s=1)
-    timing = external_meter.timed(MachineWorkload(machine, 0.004), method, clock, pin, 5)
+    timing = external_meter.time_workload(MachineWorkload(machine, 0.004), method, clock, pin, 5)
     clock.sleep(2.1)
     t, watts, level = np.array(rows).T
     # A change of power holds until the next move of the clock.

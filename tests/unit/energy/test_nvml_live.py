@@ -35,7 +35,8 @@ static void *run(void *unused) {
     power_mw = (unsigned)(1000 * (60 + 240 * busy / all) * POWER_FACTOR);
   }
 }
-int nvmlInit_v2(void) { pthread_t t; static int once; if (!once++) pthread_create(&t, 0, run, 0); usleep(250000); return 0; }
+int nvmlInit_v2(void) { pthread_t t; static int once; if (!once++) pthread_create(&t, 0, run, 0);
+                          usleep(250000); return 0; }
 int nvmlInitWithFlags(unsigned f) { return nvmlInit_v2(); }
 int nvmlShutdown(void) { return 0; }
 const char *nvmlErrorString(int r) { return "Not Supported"; }

@@ -15,7 +15,7 @@ from greenedge.cli import app
 from greenedge.energy import results
 from greenedge.energy.method import Window
 from greenedge.energy.session import Repetition
-from greenedge.energy.workloads import PipeWorkload, at_once
+from greenedge.energy.workloads import PipeWorkload, inferences_at_once
 from greenedge.errors import GreenedgeError
 from greenedge.run import energy
 
@@ -124,7 +124,7 @@ def test_the_answers_of_a_batch_come_together():
     """128 inferences in 2 s are 15.6 ms each one after another, 1 s in batches of 64: each waits for all."""
     idle, window = Window(0, 1, 10.0, 0.0, 0, 0), Window(1, 3, 40.0, 0.0, 128, 2.0)
     assert Repetition(0, 0, idle, window, idle).latency_s == 2 / 128
-    batched = Repetition(0, 0, idle, window, idle, at_once(PipeWorkload(("true",), "batched", batch=64)))
+    batched = Repetition(0, 0, idle, window, idle, inferences_at_once(PipeWorkload(("true",), "batched", batch=64)))
     assert batched.latency_s == 1.0 and batched.total_j == 40 / 128
 
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from greenedge.energy import counter_unwrap
 from greenedge.energy.clock import RealClock, VirtualClock
-from greenedge.energy.counter_unwrap import adopt
 from greenedge.energy.liveness import check
 from greenedge.energy.measurement import measure, measure_sources
 from greenedge.energy.method import Method
@@ -125,7 +125,7 @@ def test_powercap_mirrored_dies(tmp_path):
     clock.watch = watch
     clock.sleep(1)
     sources = [powercap.open_source(f.id, tmp_path, clock) for f in powercap.find(tmp_path)]
-    assert powercap.mirrored(sources) == [("powercap:intel-rapl:0", "powercap:intel-rapl:1")]
+    assert powercap.find_mirrors(sources) == [("powercap:intel-rapl:0", "powercap:intel-rapl:1")]
     ids = [source.info.id for source in sources]
     with pytest.raises(SourceFault) as caught:
         measure([MachineWorkload(FakeMachine(clock))], ids, root=tmp_path, clock=clock)
@@ -138,8 +138,12 @@ def test_a_greater_power_may_be_named(tmp_path):
     clock = VirtualClock()
     _tree(tmp_path, clock)
     source = powercap.open_source("powercap:intel-rapl:0", tmp_path, clock)
-    adopt(source, max_power_w=4000.0, gain_rel=0.01)
-    assert source.info.gain_rel == 0.01 and source.guard_s == pytest.approx(source.info.range_j / 16000)
+    before = source.info
+    source.info = before.with_properties(gain_rel=0.01, max_power_w=4000.0)
+    assert source.info.gain_rel == 0.01 and source.info.guard_s == source.info.range_j / 16000
+    assert source.info.with_properties() == source.info, "None keeps the value"
+    # 2000 J in a second: more than the 1000 W of before can explain, less than the 4000 W of now.
+    assert counter_unwrap.greatest_step(before, 1.0) < 2000 < counter_unwrap.greatest_step(source.info, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from greenedge.backends.finn.amd.flow import FINN
 from greenedge.backends.finn.amd.project import FOLDER, project_files
 from greenedge.backends.finn.amd.results import fmax_hz, utilisation
 from greenedge.errors import GreenedgeError, ToolError
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph
 
 _LIMIT_S = 3 * 3600
@@ -48,7 +48,7 @@ def main(what: str) -> int:
                 result = _implemented(here, request, vivado, what == "run")
             files = {RESULT: (json.dumps(result, indent=1) + "\n").encode()}
         for name, content in files.items():
-            with write_aside(here / name) as path:
+            with atomic_write(here / name) as path:
                 path.write_bytes(content)
     except (GreenedgeError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}")

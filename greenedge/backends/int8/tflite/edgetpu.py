@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from greenedge.errors import GreenedgeError, Reason, ReasonKind
-from greenedge.files.atomic_write import write_aside
+from greenedge.errors import GreenedgeError, Reason
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import Concat, Conv, ConvTranspose, Dense, Graph, MaxPool, Op, Pad, SumPool, Transpose, Upsample
 from greenedge.target import Target
 from greenedge.tools.plan import Command
@@ -56,7 +56,7 @@ def _against(graph: Graph, op: Op) -> list[Reason]:
         rule = (f"a tensor of {len(graph.edges[op.output].shape)} axes", "the Edge TPU has three", "use images")
     elif isinstance(op, Concat) and len(graph.edges[op.output].shape) > 3:
         rule = (f"a tensor of {len(graph.edges[op.output].shape)} axes", "the Edge TPU has three", "use images")
-    return [Reason(op.name, ReasonKind.UNSUPPORTED_OP, *rule)] if rule else []
+    return [Reason(op.name, "unsupported-op", *rule)] if rule else []
 
 
 def commands(model: str, target: Target) -> tuple[Command, ...]:
@@ -120,7 +120,7 @@ def main(model: str) -> int:
             return 1
         left = re.search(r"operations that will run on CPU: (\d+)", done.stdout)
         record = {"compiled": True, "said": done.stdout[:4000], "left": f"{left[1]} operators" if left else "not said"}
-    with write_aside(Path(RECORD)) as path:
+    with atomic_write(Path(RECORD)) as path:
         path.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
