@@ -7,8 +7,8 @@
     run.infer(x)                                                # {model output: array}, by the RTL that was synthesised
     api.report(run, other)
 
-They do what the verbs do and write the same run folders, so either can go on where the other stopped. Errors are those of
-greenedge.errors. (Not in `greenedge` itself: its modules check, report and verify have the names of verbs.)
+They do what the verbs do and write the same run folders, so either can go on where the other stopped. Errors are those
+of greenedge.errors. (Not in `greenedge` itself: its modules check, report and verify have the names of verbs.)
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Run:
         return RunFolder(self.folder).page
 
     def infer(self, x: np.ndarray, stage: str = "build") -> dict[str, np.ndarray]:
-        """{model output: (N, …) floats} for samples (N, *shape), by the built thing or, with stage "graph", the integer graph."""
+        """{model output: (N, …) floats} for samples (N, *shape), by the built thing or, with stage "graph", the
+        integer graph."""
         with _save_samples(x) as path:
             return finished.infer(self.folder, path, stage, no_progress)
 
@@ -111,9 +112,12 @@ def build(
 ) -> Run | list[Run]:
     """Builds and verifies a model for a target, or for several; returns its Run, or a list of them.
 
-    model       path of an ONNX file, or a torch module with Brevitas quantisers (it is exported in eval mode, and needs `inputs`)
-    inputs      float32 (N, *shape) to verify with; drawn at random for a file where they are not given. labels: (N,) classes
-    options     of the back end, as --set build.KEY has them: fps=20000, latency=1e-5, clock_hz=100e6, storage="int4-dense", …
+    model       path of an ONNX file, or a torch module with Brevitas quantisers (it is exported in eval mode, and
+                needs `inputs`)
+    inputs      float32 (N, *shape) to verify with; drawn at random for a file where they are not given. labels: (N,)
+                classes
+    options     of the back end, as --set build.KEY has them: fps=20000, latency=1e-5, clock_hz=100e6,
+                storage="int4-dense", …
     """
     with ExitStack() as opened:
         source = _source(model, inputs, labels, name, input_type, opened)
@@ -133,7 +137,8 @@ def run(
     progress: bool = True,
     **options: object,
 ) -> Run | list[Run]:
-    """Runs a recipe by its name or folder; `settings` are the recipe's, as {"train.epochs": 20}. Returns its Run, or one a target."""
+    """Runs a recipe by its name or folder; `settings` are the recipe's, as {"train.epochs": 20}. Returns its Run, or
+    one a target."""
     recipe = job_list.find_recipe(flow, {key: str(value) for key, value in (settings or {}).items()})
     jobs = job_list.jobs_for(recipe, _names(target), backend, {**recipe.build, **options}, until)
     return _run_jobs(jobs, out, progress, isinstance(target, str) or not target, until)

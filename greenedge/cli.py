@@ -1,7 +1,7 @@
 """The command line: parse, call, print. Nothing heavy is imported before a verb needs it.
 
-Exit codes: 0; 1 an error that says what to do; 2 wrong usage; 3 evidence asked for is not available; 4 preflight refused;
-5 verification found a difference; 130 interrupted.
+Exit codes: 0; 1 an error that says what to do; 2 wrong usage; 3 evidence asked for is not available; 4 preflight
+refused; 5 verification found a difference; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a ru
 
 
 def _exit_code_on_error(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """An error that a person can put right becomes one sentence and an exit code; a defect of ours keeps its traceback."""
+    """An error that a person can put right becomes one sentence and an exit code; a defect of ours keeps its
+    traceback."""
 
     @wraps(verb)
     def call_verb(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,5 @@
-"""The back ends: one dict from name to the package whose BACKEND it is, imported when asked for (interface.py says what one is)."""
+"""The back ends: one dict from name to the package whose BACKEND it is, imported when asked for (interface.py says
+what one is)."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ def load_backend(name: str) -> Backend:
 
 
 def check_options(options: Iterable[str]) -> None:
-    """Raises TargetError for an option that no back end has. An option of another back end than the chosen one is allowed:
-    a recipe's [build] is for all of its targets."""
+    """Raises TargetError for an option that no back end has. An option of another back end than the chosen one is
+    allowed: a recipe's [build] is for all of its targets."""
     known = {name for backend in BACKENDS for name in load_backend(backend).options} if options else set()
     for key in options:
         if key.partition(".")[0] not in known:

@@ -1,7 +1,7 @@
 """What a back end is: a record of typed functions. Required ones have no default; the others do nothing unless given.
 
-Each back end's package ends with one `BACKEND = Backend(name=…, check=…, …)`. Composition takes the place of inheritance,
-and a hook that does not exist is a TypeError where the record is made, not a hook that is never called.
+Each back end's package ends with one `BACKEND = Backend(name=…, check=…, …)`. Composition takes the place of
+inheritance, and a hook that does not exist is a TypeError where the record is made, not a hook that is never called.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class FloatEpilogue:
 
     carried     the outputs, in the model's order
     notes       a sentence for each output that is left to the host
-    quantiser   how the file's input integers come from floats, where one quantiser does that (see its back end); else None
+    quantiser   how the file's input integers come from floats, where one quantiser does that (see its back end); else
+                None
     """
 
     carried: tuple[Dequantise, ...] = ()
@@ -49,8 +50,8 @@ class FloatEpilogue:
 class Alternate:
     """Another runtime, or another set of kernels, for the same built file.
 
-    `proof` is what holds for every input; `must_be_equal`: whether that is equality everywhere, so that a difference is an
-    error and not a remark.
+    `proof` is what holds for every input; `must_be_equal`: whether that is equality everywhere, so that a difference
+    is an error and not a remark.
     """
 
     run: Callable[[Feeds, ProgressFn], Values]
@@ -79,7 +80,8 @@ class PlanFn(Protocol):
 
 
 class SimulateFn(Protocol):
-    """Runs what was built in `folder` on graph integers: {edge: integers} of the outputs and of the edges in `keep` that exist.
+    """Runs what was built in `folder` on graph integers: {edge: integers} of the outputs and of the edges in `keep`
+    that exist.
 
     Raises GreenedgeError for a damaged build and for values outside an input's range.
     """
@@ -106,7 +108,8 @@ class NotesFn(Protocol):
 
 
 class SwitchingFn(Protocol):
-    """How often the signals of a build change per inference (see energy/estimate.py); `level` is "netlist", "rtl" or None."""
+    """How often the signals of a build change per inference (see energy/estimate.py); `level` is "netlist", "rtl" or
+    None."""
 
     def __call__(self, folder: Path, x: Feeds, level: str | None, progress: Callable[[str], None]) -> Any: ...
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Preflight:
     """What a model is, and why it cannot be built (empty: it can, as far as can be known without building it).
 
-    `layers`, `weight_bits` and `accumulator_bits` are None where the model could not be lowered. `notes` are sentences about a
-    model that can be built.
+    `layers`, `weight_bits` and `accumulator_bits` are None where the model could not be lowered. `notes` are sentences
+    about a model that can be built.
     """
 
     model: str
@@ -88,7 +88,8 @@ def _host_notes(backend: Backend, lowered: Lowered, legal: Lowered) -> tuple[str
 
 
 def count_weight_bits(graph: Graph) -> int:
-    """Bits that the weights take at the narrowest width that holds each layer's values: a lower bound on any storage."""
+    """Bits that the weights take at the narrowest width that holds each layer's values: a lower bound on any
+    storage."""
     total = 0
     for op in graph.ops:
         if isinstance(op, Linear) and op.weight.size:

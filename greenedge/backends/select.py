@@ -29,8 +29,8 @@ def default_backend(target: Target, wanted: str | None = None) -> str:
 def select_backend(graph: Graph, target: Target, options: Options) -> tuple[str, str | None]:
     """(back end, reason). The reason is None where the target has one back end, or none but its first was asked.
 
-    Among back ends that rank themselves (Backend.fitness): one that alone has an option that was set; else the one of the
-    highest rank among those that take the model.
+    Among back ends that rank themselves (Backend.fitness): one that alone has an option that was set; else the one of
+    the highest rank among those that take the model.
     """
     first = target.backends[0]
     rivals = [backend for backend in map(load_backend, target.backends) if has_fitness(backend)]

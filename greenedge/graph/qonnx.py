@@ -1,8 +1,8 @@
 """The integer graph as a plain QONNX model: opens in Netron, runs in qonnx, gives the same integers.
 
 Every tensor holds integers and is annotated with its type; a requantiser is a MultiThreshold node (a Gather where the
-function is not monotone). float32 holds integers up to 2**24 exactly; where an edge exceeds that, the model is written in
-float64. What each operation becomes is in its own file (`write_onnx`).
+function is not monotone). float32 holds integers up to 2**24 exactly; where an edge exceeds that, the model is written
+in float64. What each operation becomes is in its own file (`write_onnx`).
 """
 
 from __future__ import annotations

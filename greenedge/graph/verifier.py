@@ -1,8 +1,8 @@
 """Checks every edge of a graph against the rules of the operations that write it.
 
 A graph is well-formed when its operations stand in topological order, every edge is written once and carries the shape
-that its operation's rule derives, the range it claims holds every value the rule can derive, and a requantiser's reachable
-range holds every value that can arrive.
+that its operation's rule derives, the range it claims holds every value the rule can derive, and a requantiser's
+reachable range holds every value that can arrive.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from greenedge.graph.ops.base import Range
 
 
 def verify_graph(graph: Graph, ranges: dict[str, Range] | None = None) -> None:
-    """Raises AssertionError with every fault found. `ranges` are the per-element ranges of the inputs, where known to be
-    narrower than their edges'."""
+    """Raises AssertionError with every fault found. `ranges` are the per-element ranges of the inputs, where known to
+    be narrower than their edges'."""
     faults = find_faults(graph, ranges)
     assert not faults, f"{graph.name} is malformed:\n" + "\n".join(faults)
 

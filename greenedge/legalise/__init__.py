@@ -1,4 +1,5 @@
-"""Between the integer graph and the back ends: exact passes that they share, capabilities as data, one rule per operation.
+"""Between the integer graph and the back ends: exact passes that they share, capabilities as data, one rule per
+operation.
 
 A back end lists the passes it wants; check, plan, simulate and verify all see the graph that comes out of them.
 """

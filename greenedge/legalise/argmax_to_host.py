@@ -36,7 +36,8 @@ def move_argmax_to_host(lowered: Lowered) -> Lowered:
 
 
 def _index_on_host(epilogue: ModelProto, last: ArgMax, graph: Graph) -> ModelProto:
-    """The epilogue with an ONNX ArgMax in place of the node that gives the index its shape (an Identity or a Squeeze)."""
+    """The epilogue with an ONNX ArgMax in place of the node that gives the index its shape (an Identity or a
+    Squeeze)."""
     import onnx
 
     model = onnx.ModelProto()

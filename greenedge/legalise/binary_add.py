@@ -9,7 +9,8 @@ from greenedge.graph.ops.arithmetic import product_range
 
 
 def split_additions(graph: Graph) -> Graph:
-    """Add(m; a, b, c) → Add(1, m_c; Add(m_a, m_b; a, b), c). New edges are called NAME_of_K, K being how many they add."""
+    """Add(m; a, b, c) → Add(1, m_c; Add(m_a, m_b; a, b), c). New edges are called NAME_of_K, K being how many they
+    add."""
     if all(not isinstance(op, Add) or len(op.inputs) <= 2 for op in graph.ops):
         return graph
     ops: list[Op] = []

@@ -9,7 +9,8 @@ from greenedge.graph.lines import is_straight
 
 
 def clamp_at_reach(graph: Graph) -> Graph:
-    """step → step with lo, hi at the levels it reaches, where it is a line over those but not over all: ReLU6 and its like."""
+    """step → step with lo, hi at the levels it reaches, where it is a line over those but not over all: ReLU6 and its
+    like."""
     ops: list[Op] = [_clamp(op) if isinstance(op, Requantise) else op for op in graph.ops]
     return graph if all(a is b for a, b in zip(ops, graph.ops, strict=True)) else graph.replace_ops(ops)
 

@@ -8,8 +8,8 @@ from greenedge.graph import Graph, MaxPool, Op, Requantise
 
 
 def requantise_early(graph: Graph) -> Graph:
-    """step(move(x)) → move(step(x)) for a sum x, where `move` (an operation that rearranges, or a maximum) is read by the
-    step alone.
+    """step(move(x)) → move(step(x)) for a sum x, where `move` (an operation that rearranges, or a maximum) is read by
+    the step alone.
 
     A step function works on every value alone, and a rising one keeps the largest the largest. New edges have a "/" in
     their names.

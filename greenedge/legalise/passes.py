@@ -1,7 +1,8 @@
 """Exact graph → graph passes, and the order in which a back end has them run.
 
 A pass rewrites a graph so that a back end has fewer operations, or simpler ones, to lower. It keeps every output edge,
-name and integer; `tests/legalise` proves that with == on random networks, and the graph verifier looks at what comes out.
+name and integer; `tests/legalise` proves that with == on random networks, and the graph verifier looks at what comes
+out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Pass:
 
 @dataclass(frozen=True)
 class HostPass:
-    """One equation between graph and host: work at the graph's end moves into the epilogue. `keep` is what stays of the graph."""
+    """One equation between graph and host: work at the graph's end moves into the epilogue. `keep` is what stays of
+    the graph."""
 
     name: str
     run: Callable[[Lowered], Lowered]

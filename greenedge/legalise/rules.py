@@ -8,8 +8,8 @@
         b.begin_emission()
         ...                                       # writes the operator
 
-Check and plan run the same rules, so what check accepts is what plan emits. A builder that is checking ends every rule at
-`begin_emission`, as does one whose requirements do not hold; all requirements before it have then been looked at.
+Check and plan run the same rules, so what check accepts is what plan emits. A builder that is checking ends every rule
+at `begin_emission`, as does one whose requirements do not hold; all requirements before it have then been looked at.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class RuleBuilder:
     def require(
         self, holds: bool, value: str, rule: str, cure: str, kind: ReasonKind = ReasonKind.UNSUPPORTED_OP
     ) -> bool:
-        """Notes a reason against the operation at hand unless `holds`; returns `holds`. The rule goes on to its next one."""
+        """Notes a reason against the operation at hand unless `holds`; returns `holds`. The rule goes on to its next
+        one."""
         if not holds:
             self.refuse(self._op, kind, value, rule, cure)
         return holds
@@ -55,7 +56,8 @@ class RuleBuilder:
         self.reasons.append(Reason(node, kind, value, rule, cure))
 
     def begin_emission(self) -> None:
-        """Ends the rule here (raises NotEmitting) while checking, or where a requirement of this operation does not hold."""
+        """Ends the rule here (raises NotEmitting) while checking, or where a requirement of this operation does not
+        hold."""
         if self.is_checking or self._refused:
             raise NotEmitting
 
@@ -72,7 +74,8 @@ class RuleBuilder:
 
 @dataclass
 class Rules(Generic[B]):
-    """The rules of one back end. `name` is the back end's, `speaker` what builds in its sentences ("finn", "LiteRT")."""
+    """The rules of one back end. `name` is the back end's, `speaker` what builds in its sentences ("finn",
+    "LiteRT")."""
 
     name: str
     speaker: str

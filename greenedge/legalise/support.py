@@ -1,4 +1,5 @@
-"""What becomes of every operation on every back end, from the rules and passes themselves: the table of the documentation."""
+"""What becomes of every operation on every back end, from the rules and passes themselves: the table of the
+documentation."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 
 _HEAD = """# What each back end takes
 
-Made from the rules themselves (`GOLDEN=1 make test TESTFLAGS=tests/legalise`). *Lowered*: a rule of the back end builds it, or refuses
-an instance of it by name. *Legalised*: a pass that comes before has turned it into other operations. *Refused*: every instance,
-in one sentence with a cure.
+Made from the rules themselves (`GOLDEN=1 make test TESTFLAGS=tests/legalise`). *Lowered*: a rule of the back end
+builds it, or refuses an instance of it by name. *Legalised*: a pass that comes before has turned it into other
+operations. *Refused*: every instance, in one sentence with a cure.
 
 """
 

@@ -18,8 +18,8 @@ def infer_on_board(
 ) -> tuple:
     """The samples of an .npy file through the board at `port`, or through the virtual board where that is None.
 
-    Returns ({model output: float array}, or with `out` what `greenedge.run.infer.write` returns; the board's figures, see
-    greenedge.boards.board_runner.Figures).
+    Returns ({model output: float array}, or with `out` what `greenedge.run.infer.write` returns; the board's figures,
+    see greenedge.boards.board_runner.Figures).
     Every integer is compared with the integer graph's. Raises VerificationError where one differs, BoardError where the
     board cannot be reached or is another, GreenedgeError where nothing has been built for a board.
     """
@@ -70,9 +70,11 @@ def udev_rules() -> str:
 
 
 def program_run(run: Path, target: str | None, docker: bool, dry_run: bool, progress: ProgressFn) -> list[str]:
-    """Programs the run's board; returns the command. `target` is the board file where it is none that ships with greenedge.
+    """Programs the run's board; returns the command. `target` is the board file where it is none that ships with
+    greenedge.
 
-    Raises VerificationError for a bitstream that is not the one that was built, ToolError for what goes wrong on the way.
+    Raises VerificationError for a bitstream that is not the one that was built, ToolError for what goes wrong on the
+    way.
     """
     from greenedge.boards.programming import program as load
     from greenedge.boards.programming import program_argv

@@ -21,7 +21,8 @@ STAGE_FOLDERS = {
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder: `run.build / "model.tflite"`. Every property raises GreenedgeError where a link leads out of the run."""
+    """A run's folder: `run.build / "model.tflite"`. Every property raises GreenedgeError where a link leads out of the
+    run."""
 
     path: Path
 

@@ -38,7 +38,8 @@ class Written:
 
 
 def open_samples(path: Path) -> Array:
-    """The array of an .npy file, left on disk. Raises GreenedgeError for a file that is missing, none, or of no numbers."""
+    """The array of an .npy file, left on disk. Raises GreenedgeError for a file that is missing, none, or of no
+    numbers."""
     if not path.is_file():
         raise GreenedgeError(f"there is no file {path}.")
     try:
@@ -77,7 +78,8 @@ def _offset_progress(progress: ProgressFn, first: int, total: int) -> ProgressFn
 def write(path: Path, total: int, parts: Iterator[Outputs]) -> Written:
     """Writes the outputs of `total` samples as they come: an .npy file holds one output, a .csv file all side by side.
 
-    The file appears when it is whole. Raises GreenedgeError for another ending, and for several outputs in an .npy file.
+    The file appears when it is whole. Raises GreenedgeError for another ending, and for several outputs in an .npy
+    file.
     """
     if path.suffix not in KINDS:
         raise GreenedgeError(f"{path} does not say how to write; its name must end in {' or '.join(KINDS)}.")

@@ -20,7 +20,8 @@ ORDER = ("train", "export", "lower", "build", "verify", "report")  # of the stag
 
 @dataclass(frozen=True)
 class Job:
-    """What to run: a recipe or a model file, for a target (None where the run ends before the build) with a back end."""
+    """What to run: a recipe or a model file, for a target (None where the run ends before the build) with a back
+    end."""
 
     source: Recipe | ModelFile
     target: Target | None = None

@@ -31,7 +31,8 @@ def list_recipes() -> list[str]:
 
 
 def find_recipe(name: str, settings: Mapping[str, str]) -> Recipe:
-    """The recipe of that name, or in that folder. Raises TargetError: none there (with the nearest name), or not in order."""
+    """The recipe of that name, or in that folder. Raises TargetError: none there (with the nearest name), or not in
+    order."""
     from greenedge.train import load_recipe
 
     folder = Path(name) if "/" in name or (Path(name) / "flow.toml").is_file() else data_folder("flows") / name
@@ -103,7 +104,8 @@ def _number(text: str) -> object:
 
 
 def input_types(texts: Sequence[str]) -> dict[str, str]:
-    """("NAME=TYPE" or "TYPE", …) as {name, or "" for every input: type}. Raises GreenedgeError for a type that is none."""
+    """("NAME=TYPE" or "TYPE", …) as {name, or "" for every input: type}. Raises GreenedgeError for a type that is
+    none."""
     from greenedge.lower import parse_input_type
 
     declared: dict[str, str] = {
@@ -115,7 +117,8 @@ def input_types(texts: Sequence[str]) -> dict[str, str]:
 
 
 def preflight(model: Path, targets: Sequence[str], backend: str | None, declared: Mapping[str, str]) -> list[Preflight]:
-    """One greenedge.backends.preflight.Preflight per target. Raises TargetError for a target or back end that there is not."""
+    """One greenedge.backends.preflight.Preflight per target. Raises TargetError for a target or back end that there is
+    not."""
     from greenedge.backends.preflight import check_model
     from greenedge.backends.select import default_backend
 
@@ -130,7 +133,8 @@ def preflight(model: Path, targets: Sequence[str], backend: str | None, declared
 
 
 def dry_plan(job: Job) -> list[str]:
-    """The commands that the build would run, a line each, for a model file; a recipe is trained first, so it has none yet."""
+    """The commands that the build would run, a line each, for a model file; a recipe is trained first, so it has none
+    yet."""
     from greenedge.lower import lower_file
 
     if not isinstance(job.source, ModelFile):

@@ -30,7 +30,8 @@ _LEAST_FREE_BYTES = 1 << 20  # a failure with less space left than this is taken
 
 @dataclass(frozen=True)
 class Record:
-    """What the manifest says about one stage. `key` digests inputs, options and tools; paths are relative to the run."""
+    """What the manifest says about one stage. `key` digests inputs, options and tools; paths are relative to the
+    run."""
 
     status: str
     key: str
@@ -65,7 +66,8 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """The manifest of a run. Raises GreenedgeError: no run there, damaged, another format, a path that leaves the run."""
+    """The manifest of a run. Raises GreenedgeError: no run there, damaged, another format, a path that leaves the
+    run."""
     path = folder / MANIFEST
     if not path.is_file():
         raise GreenedgeError(
@@ -158,7 +160,8 @@ def lock_run(folder: Path) -> Iterator[None]:
 def staging_dir(folder: Path, keep: bool = False) -> Iterator[Path]:
     """Yields `<folder>.part`, empty; on a clean exit it takes the place of `folder`.
 
-    On an error it stays for inspection. With `keep` what an earlier attempt left is not emptied: the work goes on from it.
+    On an error it stays for inspection. With `keep` what an earlier attempt left is not emptied: the work goes on from
+    it.
     """
     work = folder.with_name(folder.name + ".part")
     if not keep:

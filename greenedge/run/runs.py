@@ -101,9 +101,9 @@ def _require_unchanged_build(run: Path, manifest: Manifest) -> None:
 def infer(
     run: Path, samples: Path, stage: str, progress: ProgressFn, out: Path | None = None
 ) -> Written | dict[str, np.ndarray[Any, Any]]:
-    """The samples in an .npy file, however large, through the built thing ("build", or its own name: "tflite", "rtl", …) or
-    the integer graph ("graph"), piece by piece. Float outputs that the built thing gives itself are its own, the others the
-    host's.
+    """The samples in an .npy file, however large, through the built thing ("build", or its own name: "tflite", "rtl",
+    …) or the integer graph ("graph"), piece by piece. Float outputs that the built thing gives itself are its own, the
+    others the host's.
 
     Into `out` (.npy or .csv), which is returned as Written; without it {model output: array}.
     """
@@ -123,8 +123,8 @@ def infer(
 
 
 def _open_model(run: Path, lowered: Lowered, stage: str) -> Model:
-    """A function from (input integers, progress) to the model's outputs for that stage of the run. Raises GreenedgeError for
-    any other stage."""
+    """A function from (input integers, progress) to the model's outputs for that stage of the run. Raises
+    GreenedgeError for any other stage."""
     from greenedge.graph import run_graph
     from greenedge.lower.float_io import run_epilogue
 

@@ -39,7 +39,8 @@ def compare_build(
     progress: ProgressFn,
     proof: str | None = None,
 ) -> VerificationReport:
-    """What `simulate` makes of all vectors against the graph; on a difference, layer by layer until the first that differs."""
+    """What `simulate` makes of all vectors against the graph; on a difference, layer by layer until the first that
+    differs."""
     name = name_candidate(candidate)
     stages[candidate] = join_outputs(graph, simulate(build, x, (), _prefix_progress(progress, name)))
     report = compare(
@@ -100,7 +101,8 @@ def compare_float_outputs(
 def compare_board(
     graph: Graph, build: Path, x: Ints, expected: Mapping[str, Ints], stages: Stages, progress: ProgressFn
 ) -> list[VerificationReport]:
-    """The virtual board, every byte through its pins, against the graph: as many samples as are simulated in reasonable time.
+    """The virtual board, every byte through its pins, against the graph: as many samples as are simulated in
+    reasonable time.
 
     None for a board that is not reached by UART; the RTL within has been compared anyway.
     """

@@ -3,8 +3,9 @@
     report = compare("graph", "rtl", expected, got)     # arrays of integers, batch first; all outputs
     report.require()                                    # VerificationError names the first sample and layer
 
-Zero samples, another shape, NaN: an error, never a pass. What was proved and what was sampled are two fields. Float outputs that a built
-file computes itself, behind the integers, are another matter: `compare_floats` takes the largest difference that is allowed.
+Zero samples, another shape, NaN: an error, never a pass. What was proved and what was sampled are two fields. Float
+outputs that a built file computes itself, behind the integers, are another matter: `compare_floats` takes the largest
+difference that is allowed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from greenedge.errors import VerificationError
 
 @dataclass(frozen=True)
 class FirstMismatch:
-    """The first difference: which sample, which layer, and the values there (at most eight, from the first that differs)."""
+    """The first difference: which sample, which layer, and the values there (at most eight, from the first that
+    differs)."""
 
     sample: int
     layer: str
@@ -32,10 +34,10 @@ class FirstMismatch:
 class VerificationReport:
     """Candidate against reference on the same inputs.
 
-    `samples` were compared on all `outputs` integers of each; `mismatches` counts differing samples, `float_ties` those of a
-    float reference in which every difference is a proven float32 tie (these are no mismatches). `proved` says what holds
-    for every input, None where equality was sampled only. `within` is None for integers; for floats it is the largest absolute difference
-    that is no mismatch (0: they are equal), and `largest` the one that was found.
+    `samples` were compared on all `outputs` integers of each; `mismatches` counts differing samples, `float_ties`
+    those of a float reference in which every difference is a proven float32 tie (these are no mismatches). `proved`
+    says what holds for every input, None where equality was sampled only. `within` is None for integers; for floats it
+    is the largest absolute difference that is no mismatch (0: they are equal), and `largest` the one that was found.
     """
 
     reference: str
@@ -50,7 +52,8 @@ class VerificationReport:
     largest: float | None = None
 
     def require(self, known_deviation: str | None = None) -> None:
-        """Raises VerificationError where anything differs; `known_deviation` is what the build had said of that, and the cure."""
+        """Raises VerificationError where anything differs; `known_deviation` is what the build had said of that, and
+        the cure."""
         if self.mismatches:
             first = self.first
             assert first is not None, "a report of a mismatch has its first one"
@@ -88,7 +91,8 @@ def compare(
     layer: str = "output",
     proved: str | None = None,
 ) -> VerificationReport:
-    """Both arrays are integers with the batch first. Raises VerificationError for zero samples, other shapes or non-integers."""
+    """Both arrays are integers with the batch first. Raises VerificationError for zero samples, other shapes or
+    non-integers."""
     expected, got = np.asarray(expected), np.asarray(got)
     for stage, values in ((reference, expected), (candidate, got)):
         if values.dtype.kind not in "iu":
@@ -111,7 +115,8 @@ def compare(
 def compare_floats(
     reference: str, candidate: str, expected: NDArray[Any], got: NDArray[Any], within: float, *, layer: str
 ) -> VerificationReport:
-    """Floats with the batch first, no two further apart than `within`. Raises VerificationError for zero samples, other shapes, NaN."""
+    """Floats with the batch first, no two further apart than `within`. Raises VerificationError for zero samples,
+    other shapes, NaN."""
     expected, got = np.asarray(expected, np.float64), np.asarray(got, np.float64)
     if expected.shape != got.shape or not expected.size:
         raise VerificationError(

@@ -1,4 +1,5 @@
-"""The integer graph against float32 executions of the model, in qonnx and in torch: a difference must be a proven tie."""
+"""The integer graph against float32 executions of the model, in qonnx and in torch: a difference must be a proven
+tie."""
 
 from __future__ import annotations
 
@@ -124,8 +125,9 @@ def compare_with_torch(
 def read_levels(values: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], within: float = 0.25) -> Ints | None:
     """round(values/scale + zero) where every value is within `within` steps of an integer, else None.
 
-    A dequantised level s*(q - z) carries two float32 roundings, so a quarter of a step separates levels from noise. A sum of
-    many terms may err by more; it is read to the nearest integer (0.5), and the caller asks what float32 explains.
+    A dequantised level s*(q - z) carries two float32 roundings, so a quarter of a step separates levels from noise. A
+    sum of many terms may err by more; it is read to the nearest integer (0.5), and the caller asks what float32
+    explains.
     """
     y = np.asarray(values, np.float64) / scale + zero
     if not np.isfinite(y).all():

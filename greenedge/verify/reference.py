@@ -36,8 +36,8 @@ def qonnx_integers(
 def read_integers(lowered: Lowered, context: Mapping[str, np.ndarray], first: int = 0) -> dict[str, np.ndarray]:
     """{edge: integers, batch first} read off the float tensors of one execution whose first sample has number `first`.
 
-    A level carries two float32 roundings at most, so a quarter of a step tells a level from noise. A sum over many terms may
-    err by more: it is read to the nearest integer, and whether float32 explains that is asked afterwards.
+    A level carries two float32 roundings at most, so a quarter of a step tells a level from noise. A sum over many
+    terms may err by more: it is read to the nearest integer, and whether float32 explains that is asked afterwards.
     """
     result = {}
     for edge, (tensor, scale, zero) in _readable(lowered).items():
@@ -76,7 +76,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _executor(path: Path):
-    """sample (1, …) → {tensor: array} by qonnx.execute_onnx. Raises GreenedgeError where qonnx cannot take the model."""
+    """sample (1, …) → {tensor: array} by qonnx.execute_onnx. Raises GreenedgeError where qonnx cannot take the
+    model."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes

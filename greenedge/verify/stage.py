@@ -101,7 +101,8 @@ def _compare_built(
     found: Findings,
     progress: ProgressFn,
 ) -> None:
-    """Every comparison with what was built, into `found`. The legalised graph is the reference: its layers are the build's."""
+    """Every comparison with what was built, into `found`. The legalised graph is the reference: its layers are the
+    build's."""
     graph, stages = legal.graph, found.stages
     expected = run_graph(graph, x)
     assert np.array_equal(join_outputs(graph, expected), stages["graph"]), "a pass has changed an output"

@@ -23,7 +23,8 @@ def choose_exact_type(largest_sum: int) -> DTypeLike:
 
 
 def multiply(x: Array, weight: Array, magnitude: int | None) -> Array:
-    """x @ weight for weight (..., K, M): exact for integers |x| <= magnitude; in float64, rounded, where magnitude is None."""
+    """x @ weight for weight (..., K, M): exact for integers |x| <= magnitude; in float64, rounded, where magnitude is
+    None."""
     if magnitude is None:
         return np.matmul(x.astype(np.float64), weight.astype(np.float64))
     exact = choose_exact_type(magnitude * int(np.abs(weight).sum(axis=-2).max(initial=0)))

@@ -39,7 +39,8 @@ class Edge:
 
     @property
     def bits(self) -> int:
-        """Width of the narrowest two's complement (or, where lo >= 0, unsigned) type that holds the range; at least 1."""
+        """Width of the narrowest two's complement (or, where lo >= 0, unsigned) type that holds the range; at least
+        1."""
         if self.is_signed:
             return max((-self.lo - 1).bit_length(), self.hi.bit_length() if self.hi > 0 else 0) + 1
         return max(1, self.hi.bit_length())
@@ -91,8 +92,8 @@ class Op:
     def execute(self, xs: Sequence[Array], edges: Sequence[Edge] | None) -> Array:
         """The output for inputs with the batch axis first.
 
-        With `edges` (of the inputs) the arrays are integers within those ranges and the result is exact; with None they are
-        real numbers and the result is float64, rounded.
+        With `edges` (of the inputs) the arrays are integers within those ranges and the result is exact; with None
+        they are real numbers and the result is float64, rounded.
         """
         raise NotImplementedError(self.kind)
 
@@ -106,7 +107,8 @@ class Op:
         return 0
 
     def execute_magnitudes(self, xs: Sequence[Floats]) -> Floats:
-        """The operation with absolute weights on non-negative inputs, batch first: what bounds the rounding of its sums.
+        """The operation with absolute weights on non-negative inputs, batch first: what bounds the rounding of its
+        sums.
 
         Padding contributes nothing (it stands for real zero). An operation without sums passes values on as they are.
         """
@@ -117,8 +119,8 @@ class Op:
         return int(np.prod(output.shape))
 
     def input_axis(self, axis: int, edges: Sequence[Edge], output: Edge) -> int | None:
-        """The axis of the input that runs along `axis` of the output, so that a function per index of one may be applied
-        to the other; None where there is none. Only asked of operations that rearrange."""
+        """The axis of the input that runs along `axis` of the output, so that a function per index of one may be
+        applied to the other; None where there is none. Only asked of operations that rearrange."""
         return None
 
     def stored_fields(self) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from greenedge.graph.ops.onnx_writer import OnnxWriter
 
 @dataclass(frozen=True, eq=False)
 class Conv(Linear):
-    """Cross-correlation as in ONNX; weight is (O, I/groups, *kernel), pads (begin..., end...) filled with `pad_value`."""
+    """Cross-correlation as in ONNX; weight is (O, I/groups, *kernel), pads (begin..., end...) filled with
+    `pad_value`."""
 
     strides: tuple[int, ...]
     pads: tuple[int, ...]

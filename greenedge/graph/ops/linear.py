@@ -37,7 +37,8 @@ class Linear(Op):
 
     @abstractmethod
     def scale_channels(self, factor: Array) -> Array:
-        """The weights with output channel c multiplied by factor[c]; factor is (channels,), integers or real numbers."""
+        """The weights with output channel c multiplied by factor[c]; factor is (channels,), integers or real
+        numbers."""
 
     def without_padding_value(self) -> Self:
         """The same layer with padding that contributes 0."""

@@ -29,7 +29,8 @@ class MaxPool(Op):
         return infer_pool(edges[0], ranges[0], self.kernel, self.strides, self.pads, self.steps, None)
 
     def execute(self, xs: Sequence[Array], edges: Sequence[Edge] | None) -> Array:
-        """Pads with the smallest value of the input's range; with 0 for real numbers (errors and magnitudes, never negative)."""
+        """Pads with the smallest value of the input's range; with 0 for real numbers (errors and magnitudes, never
+        negative)."""
         x = pad_array(xs[0], self.pads, edges[0].lo if edges else 0)
         axes = tuple(range(-len(self.kernel), 0))
         largest: Array = slide_windows(x, self.kernel, self.strides, self.steps).max(axis=axes)

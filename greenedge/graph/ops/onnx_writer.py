@@ -18,7 +18,8 @@ _EXACT_FLOAT32 = 1 << 24  # float32 holds every integer up to here
 
 
 class OnnxWriter:
-    """Nodes, constants and tensor types of one graph in float arithmetic: float32, or float64 where an edge exceeds 2**24."""
+    """Nodes, constants and tensor types of one graph in float arithmetic: float32, or float64 where an edge exceeds
+    2**24."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph

@@ -18,7 +18,8 @@ def infer_pool(
     dilations: Sequence[int],
     extra: int | None,
 ) -> tuple[Shape, Range]:
-    """(shape, range of one element under the window, `extra` included). Raises Refused where the window does not fit."""
+    """(shape, range of one element under the window, `extra` included). Raises Refused where the window does not
+    fit."""
     if len(edge.shape) != len(kernel) + 1:
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,

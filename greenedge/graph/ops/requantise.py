@@ -119,7 +119,8 @@ class Requantise(Op):
     def with_steps(
         self, sign: Ints | None = None, thresholds: Ints | None = None, affine: Affine | None = None
     ) -> Self:
-        """The operation with other monotone forms; what is not given stays, but for the affine form, which goes with the rest."""
+        """The operation with other monotone forms; what is not given stays, but for the affine form, which goes with
+        the rest."""
         steps = self.require_steps()
         new = Steps(
             steps.sign if sign is None else sign, steps.thresholds if thresholds is None else thresholds, affine
