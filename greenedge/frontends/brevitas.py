@@ -15,6 +15,7 @@ import numpy as np
 from greenedge._warnings import quiet
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import sha256_file, write_aside
+from greenedge.train.trained_network import load_trained_network
 
 _MOST_BYTES = 1 << 31  # protobuf's own limit on one message
 _SCOPES = "pkg.torch.onnx.name_scopes"  # what torch's exporter writes: the path of modules, then the traced function
@@ -46,7 +47,7 @@ def export_stage(recipe, train_folder: Path, folder: Path) -> dict:
     weights do not fit or the file does not compute what the network computes.
     """
     train_folder, folder = Path(train_folder), Path(folder)
-    model = recipe.trained_model(train_folder)
+    model = load_trained_network(recipe, train_folder)
     inputs, labels = (np.load(train_folder / f"{name}_test.npy", allow_pickle=False) for name in "xy")
     outputs = outputs_of(model, inputs)
     facts = export_model(model, inputs[:_CHECKED], folder / "model.onnx")

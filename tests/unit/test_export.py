@@ -10,7 +10,7 @@ import pytest
 
 from greenedge.errors import GreenedgeError
 from greenedge.frontends import brevitas
-from greenedge.train.fit import seeded
+from greenedge.train.fit import seed_torch
 from greenedge.train.quantise import quantise
 from greenedge.train.recipe_config import QuantiseSettings
 
@@ -33,7 +33,7 @@ def network():
             x = self.relu(self.norm(self.conv(x)))
             return self.head(self.mean(self.pool(x + x)).flatten(1))
 
-    with seeded(1, 1):
+    with seed_torch(1, 1):
         model = quantise(Net(), QuantiseSettings())
         for _ in range(4):
             model(torch.rand(8, 1, 8, 8))

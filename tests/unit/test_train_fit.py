@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from greenedge.errors import GreenedgeError
-from greenedge.train.fit import Job, fit, learning_rate_factor, make_optimiser, predict, seeded
+from greenedge.train.fit import FitOptions, fit, learning_rate_factor, make_optimiser, predict, seed_torch
 from greenedge.train.ledger import Ledger, count_macs
 from greenedge.train.recipe_config import QuantiseSettings, TrainSettings
 
@@ -43,9 +43,9 @@ def train(settings: TrainSettings, checkpoint: Path | None = None, key: str = ""
     """(weights' digest, history) of a run from scratch, or from the checkpoint."""
     from greenedge.train.checkpoint import weights_sha256
 
-    with seeded(settings.seed, 1):
+    with seed_torch(settings.seed, 1):
         model = network()
-        history = fit(model, *samples(), settings, Job(checkpoint=checkpoint, key=key), progress)
+        history = fit(model, *samples(), settings, FitOptions(checkpoint=checkpoint, key=key), progress)
     return weights_sha256(model), history
 
 
@@ -139,7 +139,7 @@ def test_weights_of_another_network_are_refused():
 def test_early_stopping_keeps_the_best_epoch():
     import torch
 
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = torch.nn.Linear(2, 2)
         x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
         y = np.random.default_rng(1).integers(0, 2, 40)  # noise: validation soon gets worse
@@ -187,7 +187,7 @@ def test_every_optimiser_and_schedule_learns(optimiser, schedule):
     x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
     rate = 0.5 if optimiser in ("sgd", "momentum") else 0.05
     settings = TrainSettings(epochs=12, batch=16, optimiser=optimiser, schedule=schedule, learning_rate=rate)
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = torch.nn.Linear(3, 2)
         fit(model, x, (x[:, 0] > 0).astype(np.int64), settings)
     assert (predict(model, x).argmax(1) == (x[:, 0] > 0)).mean() > 0.9
@@ -209,14 +209,14 @@ def test_a_loss_and_an_augmentation_of_the_recipes_own():
         return x + torch.randn(x.shape, generator=generator) * 0.01
 
     x = np.ones((8, 3), np.float32)
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = torch.nn.Linear(3, 3)
         fit(
             model,
             x,
             x,
             TrainSettings(epochs=60, batch=4, learning_rate=0.1),
-            Job(loss=lambda outputs, inputs, y: ((outputs - y) ** 2).mean(), augment=augment),
+            FitOptions(loss=lambda outputs, inputs, y: ((outputs - y) ** 2).mean(), augment=augment),
         )
     assert seen == [4] * 120
     assert np.abs(predict(model, x) - 1).max() < 0.1

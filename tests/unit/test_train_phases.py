@@ -12,6 +12,7 @@ import pytest
 
 from greenedge.errors import GreenedgeError, TargetError
 from greenedge.train import load_recipe, train_stage
+from greenedge.train.trained_network import load_trained_network
 
 pytest.importorskip("torch")
 ALL = {
@@ -90,7 +91,7 @@ def test_a_finished_run_is_built_again_from_its_file(repo, whole):
 
     folder, metrics = whole
     recipe = load_recipe(repo / "flows" / "digits-mlp", ALL)
-    model = recipe.trained_model(folder)
+    model = load_trained_network(recipe, folder)
     x, y = np.load(folder / "x_test.npy"), np.load(folder / "y_test.npy")
     assert recipe.score(predict(model, x), x, y)["accuracy"] == metrics["accuracy"]
     assert tuple(model.get_submodule("fc1").weight.shape) == (8, 64)
@@ -103,7 +104,7 @@ def test_a_file_of_another_network_is_refused(repo, whole, tmp_path):
     save_state(tmp_path / "model.pt", state | {"form": state["form"] | {"stays": state["form"]["stays"][:-1]}})
     recipe = load_recipe(repo / "flows" / "digits-mlp", ALL)
     with pytest.raises(GreenedgeError) as caught:
-        recipe.trained_model(tmp_path)
+        load_trained_network(recipe, tmp_path)
     assert str(caught.value) == (
         "the pruned network had 89 channels and digits-mlp's has 90; train again, the recipe has changed since."
     )
@@ -112,7 +113,7 @@ def test_a_file_of_another_network_is_refused(repo, whole, tmp_path):
     with pytest.raises(
         GreenedgeError, match="model.pt lacks the network's form or weights; run the train stage again.$"
     ):
-        recipe.trained_model(tmp_path)
+        load_trained_network(recipe, tmp_path)
 
 
 def test_what_is_told_of_each_technique(whole):
@@ -218,7 +219,7 @@ def test_a_loss_of_the_recipes_own_has_no_classes_to_distil(repo):
 def test_a_teacher_file_stays_in_the_recipes_folder(repo):
     recipe = load_recipe(repo / "flows" / "digits-mlp", {"distil.teacher": "../digits-cnn/flow.toml"})
     with pytest.raises(TargetError) as caught:
-        recipe.digest
+        _ = recipe.digest
     assert str(caught.value) == (
         "digits-mlp: [distil] teacher is '../digits-cnn/flow.toml'; it must be an ONNX file in the recipe's folder."
     )
@@ -259,5 +260,5 @@ def test_post_training_quantisation_prunes_and_folds_too(repo, tmp_path):
         and metrics["search"]["cost"] <= 500
     )
     assert set(metrics["ledger"]["phases"]) == {"train", "search", "calibration"}
-    model = recipe.trained_model(tmp_path)
+    model = load_trained_network(recipe, tmp_path)
     assert not hasattr(model, "norm1") and tuple(model.fc1.weight.shape) == (8, 64) and model.fc1.bias is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from greenedge.errors import UnsupportedError
-from greenedge.train.fit import predict, seeded
+from greenedge.train.fit import predict, seed_torch
 from greenedge.train.quantise import quantise
 from greenedge.train.recipe_config import LayerBits, QuantiseSettings
 
@@ -91,7 +91,7 @@ def test_an_absorbed_bias_changes_nothing():
 
 @pytest.mark.parametrize("weights", range(1, 9))
 def test_weights_of_every_width_are_narrow_range_integers(weights):
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = quantise(nn.Sequential(nn.Linear(32, 16, bias=False)), QuantiseSettings(weight_bits=weights))
     model.eval()
     layer = model.get_submodule("0")
@@ -103,7 +103,7 @@ def test_weights_of_every_width_are_narrow_range_integers(weights):
 
 @pytest.mark.parametrize("activations", range(1, 9))
 def test_activations_of_every_width(activations):
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = quantise(nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU()), QuantiseSettings(act_bits=activations))
         model(torch.rand(64, 8))  # collects the scale
     outputs = predict(model, np.random.default_rng(0).random((64, 8), np.float32) * 9)
