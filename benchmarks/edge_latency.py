@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.int8.onnxruntime.worker import saturates, session_for
-from greenedge.runtimes.latency import interleaved
+from greenedge.runtimes.latency import time_in_turns
 
 FORMAT, ABOUT = "greenedge-latency/1", "prepared.json"
 _NEAR = 1e-2  # of the largest float output: runtimes add up in different orders
@@ -74,14 +74,14 @@ def _torch(path: Path, x: np.ndarray, how: str) -> Opened:
     """`how` is cpu, compiled, cuda or compiled-cuda; a call ends when its output is there."""
     import torch
 
-    from greenedge.runtimes.torch import module_from
+    from greenedge.runtimes.torch import make_module
 
     torch.set_num_threads(1)
     about = json.loads(path.read_text())
     with np.load(path.parent / "constants.npz") as held:
         constants = {name: held[f"c{k}"] for k, name in enumerate(about["constants"])}
     device = "cuda" if how.endswith("cuda") else "cpu"
-    network, given = module_from(about, constants).eval().to(device), torch.from_numpy(x).to(device)
+    network, given = make_module(about, constants).eval().to(device), torch.from_numpy(x).to(device)
     network = torch.compile(network) if how.startswith("compiled") else network
 
     def call() -> object:
@@ -141,7 +141,7 @@ def time_files(folder: Path, rounds: int, compiled: bool) -> None:
     for network in _read(folder)["networks"]:
         print(f"{network['name']}: {network['weights']:,} weights")
         calls, sizes = contenders(folder, network, compiled)
-        timings, base = interleaved(calls, rounds), network["base"]
+        timings, base = time_in_turns(calls, rounds), network["base"]
         print(f"  {'runtime':34} {'bytes':>9} {'microseconds':>24}   {base} / this")
         for each in calls:
             us = [v * 1e6 for v in vars(timings.latency_s(each)).values()]
