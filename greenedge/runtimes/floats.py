@@ -106,17 +106,17 @@ def _emit(file: _File, op: Op) -> None:
         file.node("Identity", [op.output], _name(op.output))
     elif isinstance(op, Requantise):
         source = graph.producer(op.inputs[0])
-        fused = isinstance(source, SUMS) and not _is_read_unquantised(graph, source)
+        fused = isinstance(source, SUMS) and not _has_other_readers(graph, source)
         _layer(file, source if fused else None, op)
     elif isinstance(op, SUMS):
-        if _is_read_unquantised(graph, op):
+        if _has_other_readers(graph, op):
             edge = graph.edges[op.output]
             _layer(file, op, identity(edge, op.output) if edge.hi - edge.lo < 1 << 12 else None)
     else:
         _move(file, op)
 
 
-def _is_read_unquantised(graph: Graph, op: Op) -> bool:
+def _has_other_readers(graph: Graph, op: Op) -> bool:
     """Whether something other than a quantiser reads the operation's accumulators."""
     return op.output in graph.outputs or any(
         not isinstance(reader, Requantise) for reader in graph.consumers(op.output)
