@@ -311,7 +311,7 @@ def shrink(model: nn.Module, channels: Channels, stays: np.ndarray) -> nn.Module
 
 
 def _set_sizes(module: nn.Module, path: str, channels: Channels, stays: np.ndarray) -> None:
-    """Sets the sizes that a module keeps beside its weights; torch reads some of them in forward."""
+    """Sets the sizes that a module keeps besides its weights; torch reads some of them in forward."""
     from torch import nn
 
     outputs = int(stays[channels.rows[path]].sum())

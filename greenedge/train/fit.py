@@ -31,7 +31,7 @@ Watch: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]"
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What fit does beside the settings.
+    """What fit does besides the settings.
 
     loss        loss(outputs, x, y) → scalar; None for cross-entropy with the settings' label smoothing
     augment     augment(x, generator) → x on each training batch, or None

@@ -423,7 +423,7 @@ def quantise_layer(layer: Layer, bits: int, settings: QuantiseSettings) -> nn.Mo
 
 
 def geometry_of(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d) -> dict[str, Any]:
-    """Keyword arguments of a convolution's constructor beside its channels and its bias."""
+    """Keyword arguments of a convolution's constructor besides its channels and its bias."""
     geometry: dict[str, Any] = {
         "kernel_size": layer.kernel_size,
         "stride": layer.stride,

@@ -134,7 +134,7 @@ class PruneSettings:
 
 @dataclass(frozen=True)
 class DistilSettings:
-    """[distil]: a teacher's outputs as targets beside the labels (Hinton et al., 2015).
+    """[distil]: a teacher's outputs as targets besides the labels (Hinton et al., 2015).
 
     teacher         an ONNX file in the recipe's folder; without one recipe.py's `teacher`, else the network with
                     [teacher]'s keys over [model]'s, which is trained first, in float

@@ -84,7 +84,7 @@ def _execute(path: Path, name: str) -> ModuleType:
     sys.modules[key] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own code raises while it loads
+    except Exception as error:  # the user's own code may raise anything
         del sys.modules[key]
         raise TargetError(f"{shown} cannot be loaded: {type(error).__name__}: {error}.") from error
     return module

@@ -50,7 +50,7 @@ class _Trained:
 
 
 def tools() -> dict[str, str]:
-    """Names and versions that the trained weights depend on beside the recipe."""
+    """Names and versions that the trained weights depend on besides the recipe."""
     return {"greenedge": greenedge.__version__, "torch": version("torch"), "brevitas": version("brevitas")}
 
 

@@ -1,4 +1,4 @@
-"""What training makes of a recipe's network beside its weights, and the trained network rebuilt from model.pt."""
+"""What training makes of a recipe's network besides its weights, and the trained network rebuilt from model.pt."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ def test_the_callers_generator_and_threads_are_left_alone():
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
 
 
-def counted(history) -> Ledger:
-    """The ledger without what differs from run to run."""
+def drop_times(history) -> Ledger:
+    """The ledger without times, which differ from run to run."""
     return replace(history.ledger, seconds=0.0, cpu_seconds=0.0)
 
 
@@ -94,7 +94,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_weights(tmp_path, repo, step):
     whole, expected = train(SETTINGS)
     assert digest == whole
     assert resumed[0] == (6 if step > 5 else 1)
-    assert counted(history) == counted(expected)
+    assert drop_times(history) == drop_times(expected)
     assert (history.train_loss, history.validation_loss) == (expected.train_loss, expected.validation_loss)
 
 
@@ -153,8 +153,8 @@ def test_the_ledger_counts_what_was_done():
     macs = 6 * 8 + 8 * 3
     expected = Ledger(
         samples_seen=3 * 72, samples_scored=3 * 24, steps=3 * 5, macs=macs * 3 * (3 * 72 + 24), joules=None
-    )  # no meter was given, so nobody knows
-    assert counted(history) == expected
+    )  # there was no meter
+    assert drop_times(history) == expected
     assert history.ledger.seconds > 0 and history.ledger.cpu_seconds > 0
 
 

@@ -116,7 +116,7 @@ def test_a_file_of_another_network_is_refused(repo, whole, tmp_path):
         load_trained_network(recipe, tmp_path)
 
 
-def test_what_is_told_of_each_technique(whole):
+def test_the_facts_on_each_technique_in_metrics_json(whole):
     folder, metrics = whole
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert metrics["prune"] == {
@@ -196,7 +196,7 @@ def test_the_curve_is_of_validation_samples_after_each_epoch(whole):
         ),
     ],
 )
-def test_tables_that_do_not_go_together_are_refused(repo, changed, message):
+def test_tables_that_contradict_each_other_are_refused(repo, changed, message):
     with pytest.raises(TargetError) as caught:
         load_recipe(repo / "flows" / "digits-mlp", changed)
     assert str(caught.value).partition(": ")[2] == message
@@ -225,7 +225,7 @@ def test_a_teacher_file_stays_in_the_recipes_folder(repo):
     )
 
 
-def test_a_teacher_that_is_asked_batch_by_batch_is_counted(repo, tmp_path):
+def test_a_teacher_that_answers_batch_by_batch_is_counted(repo, tmp_path):
     settings = {
         "train.epochs": "2",
         "model.hidden": "8",

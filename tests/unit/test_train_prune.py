@@ -1,4 +1,4 @@
-"""Pruning: masks grow as told and stand; what is taken out of a network changes none of its outputs."""
+"""Pruning: masks grow as the settings say and stay; removing what is masked changes no output of the network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STRUCTURED = PruneSettings(kind="structured", share=0.5, group=2, start=0.0, end
 
 
 class Everything(nn.Module):
-    """All that channels can go through: residual, depthwise, concatenation, transposed convolution, flattening."""
+    """Everything that passes channels on: residual, depthwise, concatenation, transposed convolution, flattening."""
 
     def __init__(self):
         super().__init__()

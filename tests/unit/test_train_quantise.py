@@ -155,6 +155,19 @@ def test_layers_without_an_activation_between_get_a_signed_quantiser():
     assert model.get_submodule("0_quant").act_quant.is_signed and not model.get_submodule("2_quant").act_quant.is_signed
 
 
+def test_a_tensor_that_is_returned_twice_has_one_output_quantiser():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            y = self.fc(x)
+            return y, y
+
+    assert nodes(quantise(Twice(), QuantiseSettings())) == ["x", "input_quant", "fc", "output_quant", "output"]
+
+
 def test_every_reason_is_given_at_once():
     class Odd(nn.Module):
         def __init__(self):

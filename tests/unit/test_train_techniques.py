@@ -38,36 +38,40 @@ def samples(count: int = 96):
 # -- distillation ------------------------------------------------------------------------------------------------------
 
 
-def test_a_student_that_only_listens_agrees_with_its_teacher():
+def test_a_student_without_labels_agrees_with_its_teacher():
     x, y = samples()
     with seed_torch(0, 1):
         teacher, student = network(16), network()
         fit(teacher, x, y, TrainSettings(epochs=10, batch=16, learning_rate=0.02))
-        lesson = Distillation(
+        distillation = Distillation(
             student, torch_teacher(teacher, ["1"]), DistilSettings(share=1.0, temperature=2.0, features=("1=1",))
         )
         fit(
-            student, x, (y + 1) % 3, TrainSettings(epochs=30, batch=16, learning_rate=0.02), FitOptions(teach=lesson)
-        )  # the labels lie
+            student,
+            x,
+            (y + 1) % 3,
+            TrainSettings(epochs=30, batch=16, learning_rate=0.02),
+            FitOptions(teach=distillation),
+        )  # with wrong labels
     assert (predict(student, x).argmax(1) == predict(teacher, x).argmax(1)).mean() > 0.95
 
 
-def test_the_loss_is_as_written():
+def test_the_loss_is_that_of_the_docstring():
     heat, share, scale = 4.0, 0.75, 0.25
     x, student, teacher = torch.zeros(5, 4), torch.randn(5, 3), torch.randn(5, 3)
     settings = DistilSettings(share=share, temperature=heat, teacher_scale=scale)
-    lesson = Distillation(network(), lambda _x: teacher.numpy(), settings)
+    distillation = Distillation(network(), lambda _x: teacher.numpy(), settings)
     p, q = (scale * teacher / heat).softmax(1), (student / heat).softmax(1)
     expected = 0.25 * 2.0 + share * heat**2 * (p * (p / q).log()).sum(1).mean()
-    assert float(lesson(torch.tensor(2.0), student, x, torch.arange(5))) == pytest.approx(
+    assert float(distillation(torch.tensor(2.0), student, x, torch.arange(5))) == pytest.approx(
         float(expected), rel=1e-5
     )  # float32
 
 
 def test_known_answers_are_those_of_the_same_samples():
     logits = torch.arange(30.0).reshape(10, 3)
-    lesson = Distillation(network(), None, DistilSettings(share=1.0), (logits, {}))
-    same = lesson(torch.tensor(9.0), logits[[7, 2]], torch.zeros(2, 4), torch.tensor([7, 2]))
+    distillation = Distillation(network(), None, DistilSettings(share=1.0), (logits, {}))
+    same = distillation(torch.tensor(9.0), logits[[7, 2]], torch.zeros(2, 4), torch.tensor([7, 2]))
     assert float(same) == pytest.approx(0.0, abs=1e-5)  # float32
 
 
@@ -220,7 +224,7 @@ class Normed(nn.Module):
         )
 
 
-def _trained(settings: QuantiseSettings):
+def train_normed(settings: QuantiseSettings):
     rng = np.random.default_rng(0)
     y = np.arange(48) % 3
     x = (rng.normal(size=(48, 1, 4, 4)) + y[:, None, None, None]).astype(np.float32)
@@ -234,7 +238,7 @@ def _trained(settings: QuantiseSettings):
 
 def test_folding_keeps_the_weights_integers_and_moves_biases_onto_the_grid():
     settings = QuantiseSettings(per_channel=True, fold_batch_norm=True, input_signed=True, weight_bits=4, act_bits=8)
-    model, x = _trained(settings)
+    model, x = train_normed(settings)
     before, integers = predict(model, x), {p: _levels(model.get_submodule(p)) for p in ("conv", "depth", "head")}
     folded = fold_batch_norms(model, settings).eval()
     assert not any(isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) for part in folded.modules())
@@ -256,7 +260,7 @@ def test_a_folded_network_exports_and_its_requantisers_are_affine(tmp_path):
     from greenedge.lower import lower_file
 
     settings = QuantiseSettings(per_channel=True, fold_batch_norm=True, input_signed=True)
-    model, x = _trained(settings)
+    model, x = train_normed(settings)
     export_model(fold_batch_norms(model, settings).eval(), x[:4], tmp_path / "model.onnx")
     graph = lower_file(tmp_path / "model.onnx").graph
     steps = [op for op in graph.ops if isinstance(op, Requantise)]
