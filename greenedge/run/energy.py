@@ -21,6 +21,7 @@ from greenedge.backends import BACKENDS, load_backend
 from greenedge.energy import estimate, results
 from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
+from greenedge.run import runtime_session
 from greenedge.run.manifest import (
     Manifest,
     Record,
@@ -35,7 +36,6 @@ from greenedge.run.manifest import (
     save_manifest,
 )
 from greenedge.runtimes import BATCHING, RUNTIMES
-from greenedge.runtimes import session as runtime_session
 
 FOLDER = "6-measure"
 _SAME = (

@@ -1,6 +1,6 @@
 """A process that keeps a run's network ready on one of the runtimes and runs as many calls as it is asked for.
 
-    python -m greenedge.runtimes.session RUN RUNTIME [BATCH]
+    python -m greenedge.run.runtime_session RUN RUNTIME [BATCH]
 
 A call infers one of the run's test inputs, or BATCH of them, in turn. The process prints `ready`; for each line with a
 number it makes that many calls and prints `done`.
@@ -26,7 +26,7 @@ OWN = {"tflite": ("litert", "model.tflite"), "onnxruntime": ("onnxruntime", "mod
 
 def argv(run: Path, runtime: str, batch: int = 1) -> tuple[str, ...]:
     """The command of the process for `run` on `runtime`, `batch` samples a call."""
-    return (sys.executable, "-m", "greenedge.runtimes.session", str(run), runtime, str(batch))
+    return (sys.executable, "-m", "greenedge.run.runtime_session", str(run), runtime, str(batch))
 
 
 def prepare_calls(run: Path, name: str, batch: int = 1) -> tuple[Runtime, Iterator[Callable[[], object]]]:
