@@ -20,7 +20,7 @@ from greenedge.graph import Graph
 from greenedge.lower import lower_file
 from greenedge.runtimes import open_runtime
 from greenedge.runtimes.floats import float_model
-from greenedge.runtimes.torch import plain
+from greenedge.runtimes.torch import describe_model
 
 
 def prepare(folder: Path, reference: Path | None) -> None:
@@ -130,7 +130,7 @@ def _store(
 
 def _module(place: Path, name: str, model, x: np.ndarray, y: np.ndarray) -> dict:
     """The float network as JSON and arrays, from which torch rebuilds it without onnx."""
-    described, arrays = plain(model)
+    described, arrays = describe_model(model)
     np.savez(place / "constants.npz", **{f"c{k}": values for k, values in enumerate(arrays.values())})
     content = json.dumps({**described, "constants": list(arrays)}).encode()
     return {**_store(place, name, "torch", "module.json", content, x, y), "bytes": None}

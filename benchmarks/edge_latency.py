@@ -1,4 +1,4 @@
-"""Bytes and latency of greenedge's 8-bit files against float runtimes: one thread, batch 1, interleaved in one run.
+"""Bytes and latency of greenedge's 8-bit files against float runtimes: one thread, batch 1, time_in_turns in one run.
 
     python benchmarks/edge_latency.py [--rounds N] [--reference kws_ref_model_int8.tflite] [--compile]
     python benchmarks/edge_latency.py --prepare FOLDER [--reference …]       writes the files, inputs and expected
@@ -28,7 +28,7 @@ import numpy as np
 from edge_runtimes import ABOUT, FORMAT, open_file
 
 from greenedge.backends.int8.onnxruntime.worker import saturates
-from greenedge.runtimes.latency import interleaved
+from greenedge.runtimes.latency import time_in_turns
 
 _NEAR = 1e-2  # of the largest float output: runtimes sum in different orders
 
@@ -81,7 +81,7 @@ def time_files(folder: Path, rounds: int, compiled: bool) -> None:
     for network in _read(folder)["networks"]:
         print(f"{network['name']}: {network['weights']:,} weights")
         calls, sizes = contenders(folder, network, compiled)
-        timings, base = interleaved(calls, rounds), network["base"]
+        timings, base = time_in_turns(calls, rounds), network["base"]
         print(f"  {'runtime':34} {'bytes':>9} {'microseconds':>24}   {base} / this")
         for each in calls:
             us = [v * 1e6 for v in vars(timings.latency_s(each)).values()]

@@ -155,7 +155,7 @@ def float_row(out: Path) -> dict:
 
 def in_float(recipe):
     """The recipe without its [quantise]."""
-    return replace(recipe, options={key: table for key, table in recipe.options.items() if key != "quantise"})
+    return replace(recipe, options=replace(recipe.options, quantise=None))
 
 
 def show(rows: list[dict]) -> None:

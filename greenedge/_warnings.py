@@ -1,4 +1,4 @@
-"""Without the warnings and notes of our own dependencies' dependencies; errors still come through as exceptions."""
+"""Silences warnings and log messages of libraries below our own dependencies; exceptions still arrive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "brevitas")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Python warnings and the loggers of torch's exporter and of Brevitas say nothing below this line."""
+    """No Python warnings, and no messages below CRITICAL from torch's exporter and Brevitas, inside the block."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -22,5 +22,5 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -1,7 +1,7 @@
-"""Does a machine sound as it should? MLPerf Tiny's anomaly detection: an autoencoder on log-mel frames of ToyADMOS.
+"""MLPerf Tiny's anomaly detection in machine sounds: an autoencoder on log-mel frames of ToyADMOS.
 
-It learns from normal sounds alone; what it reproduces badly is abnormal. `source` "hum" makes sounds of a motor
-instead, a stand-in where the archive is not at hand.
+It is trained on normal sounds alone; a sound that it reproduces badly is abnormal. `source` "hum" makes synthetic
+sounds of a motor, for use without the archive.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +19,13 @@ from greenedge.errors import TargetError
 from greenedge.train import Data, setting
 from greenedge.train.audio import log_mel, read_wav
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 RATE, MELS, FRAMES = 16_000, 128, 5
-_MOST_BYTES = 4 << 20  # of one recording of eleven seconds
+_MAX_BYTES = 4 << 20  # of one recording of eleven seconds
+_Recordings = list[tuple[np.ndarray, int]]  # (windows (N, 640), 1 if abnormal)
 _NAME = re.compile(r"(?:^|/)(train|test)/(normal|anomaly)_id_(\d\d)_\d+\.wav$")
 
 
@@ -26,7 +33,7 @@ _NAME = re.compile(r"(?:^|/)(train|test)/(normal|anomaly)_id_(\d\d)_\d+\.wav$")
 class DataSettings:
     """source: "toyadmos" reads `archive`; "hum" makes `made` sounds. machine: the id of one toy car, 0 for all.
 
-    windows: of five frames, taken from each recording at equal distances; a recording's score is their mean.
+    windows: of five frames, at equal distances in each recording; a recording's score is the mean over them.
     """
 
     source: str = setting(choices=("toyadmos", "hum"))
@@ -39,50 +46,51 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """width of the eight hidden layers, waist in the middle: 128 and 8 in MLPerf Tiny."""
+    """width: neurons of the eight hidden layers; waist: of the layer in the middle. 128 and 8 in MLPerf Tiny."""
 
     width: int = setting(128, least=1, most=4096)
     waist: int = setting(8, least=1, most=4096)
 
 
 def data_files(settings: DataSettings) -> list[Path]:
-    """The archive, where it is what is read."""
+    """The archive, where `source` reads it."""
     return [Path(settings.archive)] if settings.source == "toyadmos" else []
 
 
 def load_data(settings: DataSettings) -> Data:
     """Windows of 5×128 log-mel energies, standardised by the training ones; y (N, 2) is (1 if abnormal, recording)."""
-    train, test = (_toyadmos if settings.source == "toyadmos" else _hum)(settings)
+    train, test = (_read_toyadmos if settings.source == "toyadmos" else _make_hum)(settings)
     x_train = np.concatenate([x for x, _ in train])
     x_test = np.concatenate([x for x, _ in test])
     mean, spread = x_train.mean(), x_train.std()
-    return Data((x_train - mean) / spread, _labels(train), (x_test - mean) / spread, _labels(test))
+    return Data((x_train - mean) / spread, _label_windows(train), (x_test - mean) / spread, _label_windows(test))
 
 
-def _labels(recordings: list) -> np.ndarray:
+def _label_windows(recordings: _Recordings) -> np.ndarray:
+    """(windows, 2): (1 if abnormal, number of the recording)."""
     return np.array([(y, number) for number, (x, y) in enumerate(recordings) for _ in x], np.int64)
 
 
-def make_model(settings: ModelSettings):
+def make_model(settings: ModelSettings) -> nn.Module:
     """640 – 4 × width – waist – 4 × width – 640, batch norm and ReLU after all but the last."""
     from torch import nn
 
     sizes = [MELS * FRAMES, *[settings.width] * 4, settings.waist, *[settings.width] * 4]
-    layers = []
-    for inputs, outputs in zip(sizes, sizes[1:]):
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], sizes[0], bias=False))
 
 
-def loss(outputs, x, _y):
-    """Mean squared error of what comes out against what went in."""
+def loss(outputs: torch.Tensor, x: torch.Tensor, _y: torch.Tensor) -> torch.Tensor:
+    """The mean squared error between outputs and inputs."""
     return ((outputs - x) ** 2).mean()
 
 
 def score(outputs: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """ "auc": the chance that an abnormal recording has the larger mean error than a normal one, ties counting half.
+    """ "auc": the chance that an abnormal recording has a larger mean error than a normal one, ties counting half.
 
-    Validation samples are all normal and have no AUC: there it is minus the mean error, so that larger is better too.
+    Validation samples are all normal and have no AUC; their score is minus the mean error, so that larger is better.
     """
     errors = np.square(outputs - x).mean(axis=1)
     if y[:, 0].min() == y[:, 0].max():
@@ -94,7 +102,7 @@ def score(outputs: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, float]
     return {"auc": float(roc_auc_score(y[first, 0], means))}
 
 
-def _windows(samples: np.ndarray, settings: DataSettings) -> np.ndarray:
+def _cut_windows(samples: np.ndarray, settings: DataSettings) -> np.ndarray:
     """(windows, 640): log-mel frames of 64 ms every 32 ms."""
     mel = log_mel(samples, RATE, 1024, 512, MELS)
     if len(mel) < FRAMES:
@@ -103,21 +111,18 @@ def _windows(samples: np.ndarray, settings: DataSettings) -> np.ndarray:
     return np.stack([mel[start : start + FRAMES].ravel() for start in starts])
 
 
-def _toyadmos(settings: DataSettings) -> tuple[list, list]:
+def _read_toyadmos(settings: DataSettings) -> tuple[_Recordings, _Recordings]:
     """train/normal_id_NN_*.wav and test/{normal,anomaly}_id_NN_*.wav of the zip archive, read in place."""
-    path, parts = Path(settings.archive), {"train": [], "test": []}
+    path = Path(settings.archive)
+    parts: dict[str, _Recordings] = {"train": [], "test": []}
     try:
         with zipfile.ZipFile(path) as archive:
             for info in sorted(archive.infolist(), key=lambda entry: entry.filename):
-                found = _NAME.search(info.filename)
-                if (
-                    not found
-                    or info.file_size > _MOST_BYTES
-                    or (settings.machine and int(found[3]) != settings.machine)
-                ):
+                match = _NAME.search(info.filename)
+                if not match or info.file_size > _MAX_BYTES or (settings.machine and int(match[3]) != settings.machine):
                     continue
                 sound = read_wav(archive.read(info), info.filename, RATE)
-                parts[found[1]].append((_windows(sound, settings), int(found[2] == "anomaly")))
+                parts[match[1]].append((_cut_windows(sound, settings), int(match[2] == "anomaly")))
     except (zipfile.BadZipFile, OSError) as error:
         raise TargetError(f"{path} is no zip archive ({error}); get dev_data_ToyCar.zip anew.") from None
     abnormal = {label for _, label in parts["test"]}
@@ -129,23 +134,23 @@ def _toyadmos(settings: DataSettings) -> tuple[list, list]:
     return parts["train"], parts["test"]
 
 
-def _hum(settings: DataSettings) -> tuple[list, list]:
-    """A motor: harmonics of about 50 Hz in noise. An abnormal one rattles: a weak tone that comes and goes."""
+def _make_hum(settings: DataSettings) -> tuple[_Recordings, _Recordings]:
+    """A motor: harmonics of about 50 Hz in noise. An abnormal one rattles: a weak tone, on 7 times a second."""
     rng = np.random.default_rng(settings.seed)
 
-    def motor(rattles: bool) -> np.ndarray:
+    def make_recording(rattles: bool) -> np.ndarray:
         t = np.arange(3 * RATE) / RATE
         base = rng.uniform(48, 52)
-        sound = sum(np.sin(2 * np.pi * base * k * t + rng.uniform(0, 7)) / k for k in range(1, 25))
-        sound += rng.normal(0, 0.3, len(t))
+        sound = sum((np.sin(2 * np.pi * base * k * t + rng.uniform(0, 7)) / k for k in range(1, 25)), np.zeros(1))
+        sound = sound + rng.normal(0, 0.3, len(t))
         if rattles:
             sound += (
                 rng.uniform(0.1, 0.25)
                 * np.sin(2 * np.pi * rng.uniform(2500, 5000) * t)
                 * (np.sin(2 * np.pi * 7 * t) > 0)
             )
-        return _windows((0.05 * sound).astype(np.float32), settings)
+        return _cut_windows((0.05 * sound).astype(np.float32), settings)
 
-    held = settings.made // 4
-    train = [(motor(False), 0) for _ in range(settings.made - held)]
-    return train, [(motor(bool(k % 2)), k % 2) for k in range(2 * held)]
+    test = settings.made // 4
+    train = [(make_recording(False), 0) for _ in range(settings.made - test)]
+    return train, [(make_recording(bool(k % 2)), k % 2) for k in range(2 * test)]

@@ -5,21 +5,26 @@ from __future__ import annotations
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from greenedge.errors import TargetError
 from greenedge.train import Data, setting
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 CLASSES = 10
 _RECORD = 1 + 3 * 32 * 32  # a label, then red, green and blue, row by row
-_MOST_RECORDS = 10_000  # in one file of the archive
+_MAX_RECORDS = 10_000  # in one file of the archive
 _GET = "get cifar-10-binary.tar.gz anew"
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """archive: cifar-10-binary.tar.gz, a path from where greenedge is started. test: of its test images, so many."""
+    """archive: cifar-10-binary.tar.gz, a path from where greenedge is started. test: how many of its test images."""
 
     archive: str = setting("cifar-10-binary.tar.gz")
     test: int = setting(10_000, least=1, most=10_000)
@@ -38,43 +43,36 @@ def data_files(settings: DataSettings) -> list[Path]:
 
 
 def load_data(settings: DataSettings) -> Data:
-    """Images (3, 32, 32) with values 0…255; the network's own 8-bit input quantiser takes them as they are."""
+    """Images (3, 32, 32) with values 0…255; the levels of the network's 8-bit input quantiser."""
     parts: dict[str, list[np.ndarray]] = {"data": [], "test": []}
     path = Path(settings.archive)
+    hint = (
+        "the archive for Python holds pickles, which are programs, and is not read; " if "python" in path.name else ""
+    )
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in sorted((m for m in archive if m.isfile()), key=lambda m: m.name):
                 name = member.name.rpartition("/")[2]
                 kind = name.partition("_")[0]
-                if kind in parts and name.endswith(".bin"):
-                    parts[kind].append(
-                        _records(archive.extractfile(member).read(_MOST_RECORDS * _RECORD + 1), name, path)
-                    )
+                file = archive.extractfile(member)
+                if kind in parts and name.endswith(".bin") and file is not None:
+                    parts[kind].append(_read_records(file.read(_MAX_RECORDS * _RECORD + 1), name, path))
     except (tarfile.TarError, EOFError, OSError) as error:
-        hint = (
-            "the archive for Python holds pickles, which are programs, and is not read; "
-            if "python" in path.name
-            else ""
-        )
         raise TargetError(f"{path} is no tar.gz archive ({error}); {hint}{_GET}.") from None
     if not parts["data"] or not parts["test"]:
-        hint = (
-            "the archive for Python holds pickles, which are programs, and is not read; "
-            if "python" in path.name
-            else ""
-        )
         raise TargetError(
             f"{path} holds {len(parts['data'])} files data_batch_N.bin and {len(parts['test'])} test_batch.bin; both "
             f"are needed: {hint}{_GET}."
         )
     train, test = np.concatenate(parts["data"]), np.concatenate(parts["test"])[: settings.test]
-    return Data(*_images(train), *_images(test))
+    return Data(*_split_records(train), *_split_records(test))
 
 
-def _records(data: bytes, name: str, path: Path) -> np.ndarray:
-    if not data or len(data) % _RECORD or len(data) > _MOST_RECORDS * _RECORD:
+def _read_records(data: bytes, name: str, path: Path) -> np.ndarray:
+    """(N, 3073) bytes of one file of the archive. Raises TargetError for a size or a label that it cannot have."""
+    if not data or len(data) % _RECORD or len(data) > _MAX_RECORDS * _RECORD:
         raise TargetError(
-            f"{path}: {name} has {len(data):,} bytes; a file has 1 to {_MOST_RECORDS:,} records of {_RECORD:,}: {_GET}."
+            f"{path}: {name} has {len(data):,} bytes; a file has 1 to {_MAX_RECORDS:,} records of {_RECORD:,}: {_GET}."
         )
     records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
     if records[:, 0].max() >= CLASSES:
@@ -82,12 +80,13 @@ def _records(data: bytes, name: str, path: Path) -> np.ndarray:
     return records
 
 
-def _images(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _split_records(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(images (N, 3, 32, 32) float32, labels (N,) int64)."""
     return records[:, 1:].reshape(-1, 3, 32, 32).astype(np.float32), records[:, 0].astype(np.int64)
 
 
-def augment(x, generator):
-    """Mirrored by chance, and moved by up to four pixels along both axes, zeros coming in."""
+def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Half of the images mirrored, each moved by up to four pixels along both axes, zeros moving in."""
     import torch
 
     size = x.shape[-1]
@@ -104,12 +103,12 @@ def augment(x, generator):
     ]
 
 
-def make_model(settings: ModelSettings):
+def make_model(settings: ModelSettings) -> nn.Module:
     """Convolution; three residual stages of two 3×3 convolutions, the last two at half the size; mean; dense."""
     from torch import nn
 
     class Block(nn.Module):
-        def __init__(self, inputs: int, outputs: int, stride: int):
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
             super().__init__()
             self.conv1, self.norm1, self.relu1 = _conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()
             self.conv2, self.norm2, self.relu2 = _conv(outputs, outputs, 3, 1), nn.BatchNorm2d(outputs), nn.ReLU()
@@ -117,7 +116,7 @@ def make_model(settings: ModelSettings):
             if stride > 1 or inputs != outputs:
                 self.narrow = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             branch = self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x)))))
             return self.relu2(branch + (x if self.narrow is None else self.narrow(x)))
 
@@ -135,7 +134,7 @@ def make_model(settings: ModelSettings):
     )
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int):
+def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
     from torch import nn
 
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)

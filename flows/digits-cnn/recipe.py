@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from greenedge.train import Data, setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class ModelSettings:
 
 
 def load_data(settings: DataSettings) -> Data:
-    """Images (1, 8, 8) of raw pixel values 0…16; the network's own 4-bit input quantiser makes 0…15 of them."""
+    """Images (1, 8, 8) of raw pixel values 0…16; the network's 4-bit input quantiser maps them to 0…15."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -41,8 +46,8 @@ def load_data(settings: DataSettings) -> Data:
     return Data(x_train, y_train, x_test, y_test)
 
 
-def augment(x, generator):
-    """Each image moved by -1, 0 or 1 pixel along both axes, zeros coming in."""
+def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each image moved by -1, 0 or 1 pixel along both axes, zeros moving in."""
     import torch
 
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
@@ -51,12 +56,12 @@ def augment(x, generator):
     return padded[torch.arange(len(x))[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
 
 
-def make_model(settings: ModelSettings):
+def make_model(settings: ModelSettings) -> nn.Module:
     """Convolution, residual depthwise-pointwise block, max pool, convolution, global average pool, dense."""
     from torch import nn
 
     class DigitsCnn(nn.Module):
-        def __init__(self, narrow: int, wide: int):
+        def __init__(self, narrow: int, wide: int) -> None:
             super().__init__()
             self.stem, self.stem_norm, self.stem_relu = _conv(1, narrow, 3), nn.BatchNorm2d(narrow), nn.ReLU()
             self.depth, self.depth_norm = _conv(narrow, narrow, 3, groups=narrow), nn.BatchNorm2d(narrow)
@@ -66,7 +71,7 @@ def make_model(settings: ModelSettings):
             self.conv, self.conv_norm, self.conv_relu = _conv(narrow, wide, 3), nn.BatchNorm2d(wide), nn.ReLU()
             self.mean, self.flatten, self.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, 10, bias=False)
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.stem_relu(self.stem_norm(self.stem(x)))
             branch = self.depth_relu(self.depth_norm(self.depth(x)))
             branch = self.point_norm(self.point(branch))
@@ -77,7 +82,7 @@ def make_model(settings: ModelSettings):
     return DigitsCnn(settings.channels, settings.wide_channels)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, groups: int = 1):
+def _conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv2d:
     from torch import nn
 
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from greenedge.train import Data, setting
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class ModelSettings:
 
 
 def load_data(settings: DataSettings) -> Data:
-    """Images as vectors of 64 raw pixel values; the network's own 4-bit input quantiser makes 0…15 of them."""
+    """Images as vectors of 64 raw pixel values; the network's 4-bit input quantiser maps them to 0…15."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -41,7 +45,7 @@ def load_data(settings: DataSettings) -> Data:
     return Data(x_train, y_train, x_test, y_test)
 
 
-def make_model(settings: ModelSettings):
+def make_model(settings: ModelSettings) -> nn.Module:
     """Dense(hidden), batch norm, ReLU, Dense(10); quantised by [quantise] in flow.toml."""
     from torch import nn
 

@@ -1,5 +1,5 @@
-"""Five kinds of jets (gluon, light quark, W, Z, top) from 16 substructure observables: the real file, or data made to
-look like it.
+"""Five kinds of jets (gluon, light quark, W, Z, top) from 16 substructure observables: the real file, or made data that
+resembles it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ import io
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from greenedge.errors import TargetError
 from greenedge.train import Data, setting
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from torch import nn
 
 CLASSES = ("g", "q", "w", "z", "t")
 FEATURES = (
@@ -36,7 +41,7 @@ FEATURES = (
     "multiplicity",
 )
 _LABEL = "class"
-_MOST_BYTES = 1 << 30  # the real file has about 300 MB
+_MAX_BYTES = 1 << 30  # the real file has about 300 MB
 
 
 @dataclass(frozen=True)
@@ -90,39 +95,40 @@ def load_data(settings: DataSettings) -> Data:
 def read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(observables (N, 16) float64, classes (N,) int64) of an ARFF or CSV file, also gzipped.
 
-    Raises TargetError: too large, a column or class that is not the data set's, a row that is no jet.
+    Raises TargetError for a file that is too large, lacks a column, or has a row that is no jet of a known class.
     """
-    if path.stat().st_size > _MOST_BYTES:
-        raise TargetError(f"{path} has {path.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise TargetError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
     opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
     try:
         with opened as raw:
-            text = io.TextIOWrapper(_Limited(raw, path), encoding="utf-8", newline="")
+            text = io.TextIOWrapper(io.BufferedReader(_SizeLimit(raw, path)), encoding="utf-8", newline="")
             return _read_rows(text, path)
     except (UnicodeDecodeError, OSError, EOFError) as error:
         raise TargetError(f"{path} cannot be read ({error}); get data set 42468 from OpenML again.") from None
 
 
-class _Limited(io.RawIOBase):
-    """A file of which at most _MOST_BYTES are read, however small it is packed."""
+class _SizeLimit(io.RawIOBase):
+    """A file that raises TargetError after _MAX_BYTES: a small compressed file can unpack to any size."""
 
-    def __init__(self, raw, path: Path):
-        self._raw, self._path, self._seen = raw, path, 0
+    def __init__(self, raw: gzip.GzipFile | io.BufferedReader, path: Path) -> None:
+        self._raw, self._path, self._read = raw, path, 0
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
-        data = self._raw.read(len(buffer))
-        self._seen += len(data)
-        if self._seen > _MOST_BYTES:
-            raise TargetError(f"{self._path} unpacks to more than {_MOST_BYTES:,} bytes; no more are read.")
-        buffer[: len(data)] = data
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        data = self._raw.read(len(view))
+        self._read += len(data)
+        if self._read > _MAX_BYTES:
+            raise TargetError(f"{self._path} unpacks to more than {_MAX_BYTES:,} bytes; no more are read.")
+        view[: len(data)] = data
         return len(data)
 
 
 def _read_rows(text: io.TextIOBase, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    columns = _columns(text, path)
+    columns = _read_columns(text, path)
     missing = [name for name in (*FEATURES, _LABEL) if name not in columns]
     if missing:
         raise TargetError(f"{path} has no column {missing[0]!r}; data set 42468 has: {', '.join((*FEATURES, _LABEL))}.")
@@ -137,8 +143,7 @@ def _read_rows(text: io.TextIOBase, path: Path) -> tuple[np.ndarray, np.ndarray]
         except (ValueError, IndexError):
             raise TargetError(
                 f"{path}: row {number} of the data is {','.join(row)[:60]!r}; a jet has {len(FEATURES)} "
-                f"numbers and one of "
-                f"the classes {', '.join(CLASSES)}."
+                f"numbers and one of the classes {', '.join(CLASSES)}."
             ) from None
         if not np.isfinite(values).all():
             raise TargetError(f"{path}: row {number} of the data holds a number that is not finite.")
@@ -149,9 +154,9 @@ def _read_rows(text: io.TextIOBase, path: Path) -> tuple[np.ndarray, np.ndarray]
     return np.array(x), np.array(y, np.int64)
 
 
-def _columns(text: io.TextIOBase, path: Path) -> list[str]:
-    """The names of the columns; afterwards `text` is at its first row."""
-    columns = []
+def _read_columns(text: io.TextIOBase, path: Path) -> list[str]:
+    """The names of the columns; leaves `text` at the first row."""
+    columns: list[str] = []
     while line := text.readline():
         words = line.split()
         if not words or words[0].startswith("%"):
@@ -168,8 +173,11 @@ def _columns(text: io.TextIOBase, path: Path) -> list[str]:
 
 
 def make_jets(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Look-alikes, no physics: a mass peak, a number of prongs and a number of particles per class, and 16 observables
-    that are noisy, skewed functions of them. W against Z and gluon against quark are hard on purpose."""
+    """(observables (N, 16), classes (N,)): look-alikes without physics.
+
+    Each class has a mass peak, a number of prongs and a number of particles; the 16 observables are noisy, skewed
+    functions of these. W against Z and gluon against quark are hard to tell apart on purpose.
+    """
     y = rng.integers(0, len(CLASSES), samples)
     peak, prongs = np.array([0, 0, 80.4, 91.2, 172.8])[y], np.array([1, 1, 2, 2, 3])[y]
     falling = rng.gamma(2.0, np.array([32.0, 24.0, 1, 1, 1])[y])
@@ -189,11 +197,12 @@ def make_jets(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, np.nd
     return np.stack([zlogz, *c1, *c2, *d2, *m2, *n2, mass, multiplicity], axis=1), y
 
 
-def make_model(settings: ModelSettings):
+def make_model(settings: ModelSettings) -> nn.Module:
     """Dense, batch norm and ReLU for each hidden layer, then Dense(5); quantised by [quantise] in flow.toml."""
     from torch import nn
 
-    layers, width = OrderedDict(), len(FEATURES)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    width = len(FEATURES)
     for k, hidden in enumerate(settings.hidden, 1):
         layers |= {
             f"fc{k}": nn.Linear(width, hidden, bias=False),

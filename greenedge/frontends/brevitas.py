@@ -1,4 +1,4 @@
-"""Brevitas module → one QONNX file that anyone can open, checked against the network it came from."""
+"""Brevitas module → one QONNX file without external data, compared with the network it was exported from."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ import re
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from greenedge._warnings import quiet
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write, sha256_file
+from greenedge.train.recipe import Recipe
+from greenedge.train.trained_network import load_trained_network
 
-_MOST_BYTES = 1 << 31  # protobuf's own limit on one message
-_SCOPES = "pkg.torch.onnx.name_scopes"  # what torch's exporter writes: the path of modules, then the traced function
-_PROXIES = re.compile(r"\.(?:act|weight|bias)_quant(?:\.|$)")  # Brevitas' own levels below a layer
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from torch import nn
+
+_MAX_BYTES = 1 << 31  # protobuf's limit on one message
+_SCOPES = "pkg.torch.onnx.name_scopes"  # metadata by torch's exporter: the path of modules, then the traced function
+_PROXIES = re.compile(r"\.(?:act|weight|bias)_quant(?:\.|$)")  # Brevitas' modules below a layer
 _QUANTISERS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
-_ROLES = {  # names of parameters by their place among a node's inputs
+_ROLES = {  # names of parameters by their position among a node's inputs
     "Quant": ("", "scale", "zero_point", "bits"),
     "IntQuant": ("", "scale", "zero_point", "bits"),
     "BipolarQuant": ("", "scale"),
@@ -30,26 +38,26 @@ _ROLES = {  # names of parameters by their place among a node's inputs
     "ConvTranspose": ("", "weight", "bias"),
     "BatchNormalization": ("", "weight", "bias", "running_mean", "running_var"),
 }
-_CHECKED = 4  # samples on which the file is compared with the network
-# A file and its network compute in float32 in another order. Outputs agree to this share of the largest one, or a value
-# lay within float32's rounding error of the edge between two levels and fell on the other side; that happens to single
-# samples, a wrong export to all. What must be equal exactly is compared later, as integers, by the verify stage.
+_CHECK_SAMPLES = 4  # on which the file is compared with the network
+# A file and its network compute in float32 in another order. Outputs agree to _NOISE times the largest output, unless a
+# value lies within float32's rounding error of the edge between two levels and is rounded to the other side. That may
+# happen in up to _MAX_TIES samples; a wrong export differs in all. The verify stage compares integers with ==.
 _NOISE = 1e-4
-_TIED = 1
+_MAX_TIES = 1
 _UNKNOWN = "the network has a layer that its exporter does not know"
 
 
-def export_stage(recipe, train_folder: Path, folder: Path) -> dict:
-    """Writes model.onnx, inputs.npy, labels.npy, torch.npy and export.json from what the train stage wrote.
+def export_stage(recipe: Recipe, train_folder: Path, folder: Path) -> dict[str, Any]:
+    """Writes model.onnx, inputs.npy, labels.npy, torch.npy and export.json from the train stage's folder.
 
-    Returns export.json: names and shapes, the accuracy of torch.npy, and tool versions. Raises GreenedgeError where the
-    weights do not fit or the file does not compute what the network computes.
+    Returns the content of export.json: names and shapes, the scores of torch.npy, tool versions. Raises
+    GreenedgeError where the weights do not fit or the file computes something else than the network.
     """
     train_folder, folder = Path(train_folder), Path(folder)
-    model = recipe.trained_model(train_folder)
+    model = load_trained_network(recipe, train_folder)
     inputs, labels = (np.load(train_folder / f"{name}_test.npy", allow_pickle=False) for name in "xy")
     outputs = outputs_of(model, inputs)
-    facts = export_model(model, inputs[:_CHECKED], folder / "model.onnx")
+    facts = export_model(model, inputs[:_CHECK_SAMPLES], folder / "model.onnx")
     for name, array in (("inputs", inputs), ("labels", labels), ("torch", outputs)):
         with atomic_write(folder / f"{name}.npy") as aside, open(aside, "wb") as file:
             np.save(file, array)
@@ -59,11 +67,12 @@ def export_stage(recipe, train_folder: Path, folder: Path) -> dict:
     return facts
 
 
-def export_model(model, samples: np.ndarray, path: Path) -> dict:
+def export_model(model: nn.Module, samples: np.ndarray, path: Path) -> dict[str, Any]:
     """Writes `model` (torch, eval mode, with Brevitas quantisers) as one QONNX file of batch size 1.
 
     samples     float32 (N, *shape), N ≥ 1: they fix the input's shape, and the file is executed on them
-    Returns {"input", "output", "nodes", "opset", "sha256", "tools"}.
+    Returns {"input", "output", "nodes", "opset", "sha256", "tools"}. Raises GreenedgeError where torch cannot export
+    the network, and where the file computes something else than the network.
     """
     import onnx
 
@@ -71,18 +80,18 @@ def export_model(model, samples: np.ndarray, path: Path) -> dict:
     with tempfile.TemporaryDirectory(prefix="greenedge-export-") as scratch:
         raw = Path(scratch) / "raw.onnx"
         _export_raw(model, samples[:1], raw)
-        proto = onnx.load(raw)  # and with it the weights that the exporter put beside it
+        proto = onnx.load(raw)  # with the weights that the exporter wrote beside it
     clean(proto)
-    _unsigned_bits(model, proto.graph)
+    _rewrite_unsigned_bits(model, proto.graph)
     _check_equal(model, proto, samples, path.name)
-    if proto.ByteSize() > _MOST_BYTES:
+    if proto.ByteSize() > _MAX_BYTES:
         size = proto.ByteSize()
-        raise GreenedgeError(f"{path.name} would take {size} bytes; one ONNX file holds at most {_MOST_BYTES}.")
+        raise GreenedgeError(f"{path.name} would take {size} bytes; one ONNX file holds at most {_MAX_BYTES}.")
     with atomic_write(path) as aside:
         onnx.save(proto, aside)
     return {
-        "input": _shape(proto.graph.input[0]),
-        "output": _shape(proto.graph.output[0]),
+        "input": _describe_shape(proto.graph.input[0]),
+        "output": _describe_shape(proto.graph.output[0]),
         "nodes": len(proto.graph.node),
         "sha256": sha256_file(path),
         "opset": {item.domain or "ai.onnx": item.version for item in proto.opset_import},
@@ -90,7 +99,7 @@ def export_model(model, samples: np.ndarray, path: Path) -> dict:
     }
 
 
-def _export_raw(model, sample: np.ndarray, path: Path) -> None:
+def _export_raw(model: nn.Module, sample: np.ndarray, path: Path) -> None:
     import torch
 
     with quiet():
@@ -104,7 +113,7 @@ def _export_raw(model, sample: np.ndarray, path: Path) -> None:
                 verbose=False,
                 keep_initializers_as_inputs=False,
             )
-        except Exception as error:  # torch's exporter raises many kinds; the first line says what it could not take
+        except Exception as error:  # torch's exporter has no common class; the first line names what it cannot export
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise GreenedgeError(
                 f"torch cannot export the network to ONNX: {lines[0].strip()}; replace the module it "
@@ -112,59 +121,61 @@ def _export_raw(model, sample: np.ndarray, path: Path) -> None:
             ) from error
 
 
-def clean(proto) -> None:
-    """Makes an exported file say what it is and no more, in place.
+def clean(proto: onnx.ModelProto) -> None:
+    """Names the nodes and tensors of an exported file and removes metadata about this machine, in place.
 
     Nodes are named after their torch module: "fc1", "fc1.weight_quant", "relu1", "relu1.act_quant"; a tensor is named
-    after the node that writes it or, where it is a parameter, that reads it. Metadata that holds source paths goes; the
-    module's path stays under "module".
+    after the node that writes it or, where it is a parameter, that reads it. Metadata with source paths is removed; the
+    module's path remains under "module".
     """
     graph = proto.graph
     initial = {item.name for item in graph.initializer}
-    kept = [item for item in graph.input if item.name not in initial]
+    inputs = [item for item in graph.input if item.name not in initial]
     del graph.input[:]
-    graph.input.extend(kept)
+    graph.input.extend(inputs)
     _name_nodes(graph, initial)
     for item in (*graph.input, *graph.output, *graph.initializer, *graph.value_info, graph, proto):
         del item.metadata_props[:]
-        if hasattr(item, "doc_string"):
-            item.ClearField("doc_string")
-    _own_parameters(graph)
+        item.ClearField("doc_string")
+    _separate_parameters(graph)
     _rename_tensors(graph)
-    opsets = sorted(proto.opset_import, key=lambda item: item.domain)  # tools take the first for ONNX's own version
+    opsets = sorted(proto.opset_import, key=lambda item: item.domain)  # tools read the first as ONNX's own version
     copies = [copy.deepcopy(item) for item in opsets]
     del proto.opset_import[:]
     proto.opset_import.extend(copies)
 
 
-def _name_nodes(graph, initial: set[str]) -> None:
+def _name_nodes(graph: onnx.GraphProto, initial: set[str]) -> None:
     readers = {name: position for node in graph.node for position, name in enumerate(node.input)}
-    taken: dict[str, int] = {}
+    count: dict[str, int] = {}
     for node in graph.node:
         module = _module_of(node)
         name = module or node.op_type
         if node.op_type in _QUANTISERS:
             kind = "act" if node.input[0] not in initial else ("bias" if readers[node.output[0]] == 2 else "weight")
             name += f".{kind}_quant"
-        taken[name] = taken.get(name, 0) + 1
-        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        count[name] = count.get(name, 0) + 1
+        node.name = name if count[name] == 1 else f"{name}_{count[name]}"
         node.ClearField("doc_string")
         del node.metadata_props[:]
         if module:
             node.metadata_props.add(key="module", value=module)
 
 
-def _module_of(node) -> str | None:
-    """The torch path of the layer that a node belongs to, or None where the exporter left none."""
+def _module_of(node: onnx.NodeProto) -> str | None:
+    """The torch path of the layer that a node belongs to, or None where the exporter wrote none."""
     scopes = next((item.value for item in node.metadata_props if item.key == _SCOPES), None)
-    path = ast.literal_eval(scopes) if scopes else []  # a list of texts as Python writes it; the last is the function
+    path = ast.literal_eval(scopes) if scopes else []  # a list of texts as a Python literal; the last is the function
     modules = [part for part in path[:-1] if part]
     return _PROXIES.split(modules[-1])[0] if modules else None
 
 
-def _unsigned_bits(model, graph) -> None:
-    """Brevitas writes every 1-bit quantiser as a BipolarQuant, levels -1 and 1; an unsigned one, such as
-    QuantReLU(bit_width=1), has 0 and 1."""
+def _rewrite_unsigned_bits(model: nn.Module, graph: onnx.GraphProto) -> None:
+    """Turns unsigned 1-bit quantisers into Quant nodes with levels 0 and 1, in place.
+
+    Brevitas writes every 1-bit quantiser as a BipolarQuant, levels -1 and 1, also unsigned ones such as
+    QuantReLU(bit_width=1).
+    """
     from onnx import helper, numpy_helper
 
     for node in graph.node:
@@ -175,15 +186,15 @@ def _unsigned_bits(model, graph) -> None:
         if quantiser is None or quantiser.is_signed is not False:
             continue
         for role, value in (("zero_point", 0.0), ("bits", 1.0)):
-            graph.initializer.append(numpy_helper.from_array(np.float32(value).reshape(()), f"{node.name}.{role}"))
+            graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), f"{node.name}.{role}"))
             node.input.append(f"{node.name}.{role}")
         node.op_type = "Quant"
-        settings = {"signed": 0, "narrow": 0, "rounding_mode": "ROUND"}
+        settings: dict[str, int | str] = {"signed": 0, "narrow": 0, "rounding_mode": "ROUND"}
         node.attribute.extend(helper.make_attribute(key, value) for key, value in settings.items())
 
 
-def _own_parameters(graph) -> None:
-    """Every node gets parameters under its own names; the exporter shares equal ones and names some after its steps."""
+def _separate_parameters(graph: onnx.GraphProto) -> None:
+    """Gives every node parameters under its own names, in place; the exporter shares equal ones between nodes."""
     initial = {item.name: item for item in graph.initializer}
     fresh = {}
     for node in graph.node:
@@ -199,8 +210,8 @@ def _own_parameters(graph) -> None:
     graph.initializer.extend(fresh.values())
 
 
-def _rename_tensors(graph) -> None:
-    """What a node writes is named after it; a single input is "input", a single output "output"."""
+def _rename_tensors(graph: onnx.GraphProto) -> None:
+    """Names tensors after the node that writes them, in place; a single input is "input", a single output "output"."""
     renamed: dict[str, str] = {}
     outputs = {item.name: number for number, item in enumerate(graph.output)}
     for node in graph.node:
@@ -218,11 +229,12 @@ def _rename_tensors(graph) -> None:
         item.name = renamed.get(item.name, item.name)
 
 
-def _shape(value) -> dict:
+def _describe_shape(value: onnx.ValueInfoProto) -> dict[str, Any]:
     return {"name": value.name, "shape": [item.dim_value for item in value.type.tensor_type.shape.dim]}
 
 
-def _check_equal(model, proto, samples: np.ndarray, shown: str) -> None:
+def _check_equal(model: nn.Module, proto: onnx.ModelProto, samples: np.ndarray, shown: str) -> None:
+    """Raises GreenedgeError where the file's outputs on samples (N, *shape) are not the network's, within _NOISE."""
     expected = outputs_of(model, samples, batch=1)
     got = execute(proto, samples)
     if got.shape != expected.shape:
@@ -230,17 +242,17 @@ def _check_equal(model, proto, samples: np.ndarray, shown: str) -> None:
             f"{shown} has outputs of shape {got.shape}, the network it came from {expected.shape}; {_UNKNOWN}."
         )
     bound = _NOISE * max(1e-30, float(np.abs(expected).max()))
-    apart = np.abs(got - expected).reshape(len(samples), -1).max(axis=1)
-    wrong = int((~(apart <= bound)).sum())  # a NaN is wrong too
-    if wrong > (_TIED if len(samples) > 2 else 0):
+    distance = np.abs(got - expected).reshape(len(samples), -1).max(axis=1)
+    wrong = int((~(distance <= bound)).sum())  # a NaN is wrong too
+    if wrong > (_MAX_TIES if len(samples) > 2 else 0):
         raise GreenedgeError(
             f"{shown} computes something else than the network it came from: {wrong} of "
-            f"{len(samples)} samples differ, by up to {float(apart.max()):.3g} where {bound:.3g} is "
+            f"{len(samples)} samples differ, by up to {float(distance.max()):.3g} where {bound:.3g} is "
             f"float rounding; {_UNKNOWN}."
         )
 
 
-def outputs_of(model, samples: np.ndarray, batch: int = 256) -> np.ndarray:
+def outputs_of(model: nn.Module, samples: np.ndarray, batch: int = 256) -> np.ndarray:
     """The float32 outputs of a torch network on samples (N, *shape), in batches.
 
     Raises GreenedgeError where it gives anything but one tensor.
@@ -248,22 +260,22 @@ def outputs_of(model, samples: np.ndarray, batch: int = 256) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        return np.concatenate([_tensor(model(part)).numpy() for part in torch.from_numpy(samples).split(batch)])
+        return np.concatenate([_unwrap_tensor(model(part)).numpy() for part in torch.from_numpy(samples).split(batch)])
 
 
-def _tensor(given):
+def _unwrap_tensor(output: object) -> torch.Tensor:
     """The values of a network's output, which Brevitas wraps where the last quantiser has return_quant_tensor=True."""
     import torch
 
-    given = getattr(given, "value", given)
-    if not isinstance(given, torch.Tensor):
+    values = getattr(output, "value", output)
+    if not isinstance(values, torch.Tensor):
         raise GreenedgeError(
-            f"the network gives a {type(given).__name__}, and one tensor is exported; let its forward return one."
+            f"the network gives a {type(values).__name__}, and one tensor is exported; let its forward return one."
         )
-    return given
+    return values
 
 
-def execute(proto, samples: np.ndarray) -> np.ndarray:
+def execute(proto: onnx.ModelProto, samples: np.ndarray) -> np.ndarray:
     """Runs a QONNX model of batch size 1 on samples (N, *shape) with qonnx, one by one."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx

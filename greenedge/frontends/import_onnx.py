@@ -1,4 +1,4 @@
-"""A run that begins with somebody's ONNX file: checked on the way in, copied into the run, with test vectors beside it."""
+"""The import stage, for a run that begins with an ONNX file: checks it and copies it into the run with test vectors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import sha256_file
+from greenedge.frontends.source import Source, read_model
 
-SAMPLES = 100  # drawn where no --inputs are given
+if TYPE_CHECKING:
+    from greenedge.lower import InputType
+
+SAMPLES = 100  # drawn at random where no --inputs are given
 _SEED = 1
 _MAX_BYTES = 8 << 30
 _QUANTISERS = ("Quant", "IntQuant")
@@ -45,12 +50,12 @@ class ModelFile:
         if not self.path.is_file():
             raise GreenedgeError(f"{self.path} does not exist; give the path of an ONNX file.")
         files = {"model": self.path, "inputs": self.samples, "labels": self.labels}
-        digests = {role: sha256_file(_present(path)) for role, path in files.items() if path is not None}
-        digests |= {f"data {path.name}": sha256_file(path) for path in _external(self.path)}
+        digests = {role: sha256_file(_require_file(path)) for role, path in files.items() if path is not None}
+        digests |= {f"data {path.name}": sha256_file(path) for path in _find_external_data(self.path)}
         return digests | {f"declared {name}": text for name, text in self.declared.items()}
 
-    def input_types(self) -> dict:
-        """`declared` as the lowering wants it."""
+    def input_types(self) -> dict[str | None, InputType]:
+        """`declared` for the lowering; None is the key of a type for every input."""
         from greenedge.lower import parse_input_type
 
         return {name or None: parse_input_type(text) for name, text in self.declared.items()}
@@ -63,19 +68,17 @@ def import_stage(model: ModelFile, folder: Path) -> str:
     """
     import onnx
 
-    from greenedge.frontends.source import read_model
-
     source = read_model(model.path)
     onnx.save(onnx.load(model.path), folder / "model.onnx")
     name, shape = next(iter(source.inputs.items()))
     if model.samples is None:
-        samples, note = _drawn(source, name, model.input_types()), f"{SAMPLES} samples drawn at random"
+        samples, note = _draw_samples(source, name, model.input_types()), f"{SAMPLES} samples drawn at random"
     else:
-        samples = _samples(model.samples, name, shape)
+        samples = _read_samples(model.samples, name, shape)
         note = f"{len(samples)} samples"
     np.save(folder / "inputs.npy", samples, allow_pickle=False)
     if model.labels is not None:
-        np.save(folder / "labels.npy", _labels(model.labels, len(samples)), allow_pickle=False)
+        np.save(folder / "labels.npy", _read_labels(model.labels, len(samples)), allow_pickle=False)
     facts = {
         "nodes": len(source.nodes),
         "samples": len(samples),
@@ -88,37 +91,37 @@ def import_stage(model: ModelFile, folder: Path) -> str:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array in an .npy file. Raises GreenedgeError for a file that is missing, too large, or none."""
-    if _present(path).stat().st_size > _MAX_BYTES:
+    """The array in an .npy file. Raises GreenedgeError for a file that is missing, too large, or no .npy file."""
+    if _require_file(path).stat().st_size > _MAX_BYTES:
         raise GreenedgeError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError):  # numpy's own words advise to unpickle the file
+    except (ValueError, EOFError, OSError):  # numpy's own message advises to unpickle the file
         raise GreenedgeError(f"{path} is no .npy file of numbers; write it with numpy.save.") from None
     if not isinstance(array, np.ndarray):
         raise GreenedgeError(f"{path} holds several arrays; give a .npy file with one.")
     return array
 
 
-def _present(path: Path) -> Path:
+def _require_file(path: Path) -> Path:
     if not path.is_file():
         raise GreenedgeError(f"there is no file {path}.")
     return path
 
 
-def _samples(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+def _read_samples(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     samples = read_array(path)
-    wanted = tuple(shape[1:])
+    sizes = tuple(shape[1:])
     if samples.ndim != len(shape) or any(
-        size is not None and size != got for size, got in zip(wanted, samples.shape[1:])
+        size is not None and size != other for size, other in zip(sizes, samples.shape[1:], strict=True)
     ):
-        raise GreenedgeError(f"{path} has shape {samples.shape}; input {name!r} wants {('samples', *wanted)}.")
+        raise GreenedgeError(f"{path} has shape {samples.shape}; input {name!r} wants {('samples', *sizes)}.")
     if not len(samples) or samples.dtype.kind not in "fiub":
         raise GreenedgeError(f"{path} holds {len(samples)} samples of {samples.dtype}; give at least one, as numbers.")
     return samples
 
 
-def _labels(path: Path, count: int) -> np.ndarray:
+def _read_labels(path: Path, count: int) -> np.ndarray:
     labels = read_array(path)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise GreenedgeError(
@@ -127,8 +130,8 @@ def _labels(path: Path, count: int) -> np.ndarray:
     return labels
 
 
-def _drawn(source, name: str, declared: Mapping) -> np.ndarray:
-    """Random samples that reach every level of the input's quantiser, and a little beyond its clamps."""
+def _draw_samples(source: Source, name: str, declared: Mapping[str | None, InputType]) -> np.ndarray:
+    """Random float32 (SAMPLES, *shape) that reach every level of the input's quantiser, and one level beyond."""
     rng = np.random.default_rng(_SEED)
     shape = (SAMPLES, *(size or 1 for size in source.inputs[name][1:]))
     kind = declared.get(name, declared.get(None))
@@ -151,15 +154,15 @@ def _drawn(source, name: str, declared: Mapping) -> np.ndarray:
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def _external(path: Path) -> list[Path]:
-    """The data files that an ONNX file refers to, those that lie beside it."""
+def _find_external_data(path: Path) -> list[Path]:
+    """The data files beside an ONNX file to which it refers."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
         proto = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):
-        return []  # read_model says what is wrong with it
+        return []  # read_model reports what is wrong with it
     names = {
         entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }

@@ -1,18 +1,22 @@
-"""Reads an ONNX file from a stranger into plain, checked data. Nothing in the file is executed.
+"""Reads an untrusted ONNX file into plain, checked data. Nothing in the file is executed.
 
-Sizes are checked before memory is taken, external data must lie beside the model, the graph must be acyclic, and
-floating-point constants must be finite. Constant sub-graphs are folded later, by the lowering itself.
+Sizes are checked before memory is allocated, external data must lie beside the model, the graph must be acyclic, and
+floating-point constants must be finite. The lowering folds constant sub-graphs later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from greenedge.errors import GreenedgeError
+
+if TYPE_CHECKING:
+    import onnx
 
 MAX_FILE_BYTES = 1 << 31
 MAX_CONSTANT_BYTES = 1 << 31
@@ -21,15 +25,15 @@ QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.gen
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the source model. `module` is the torch module path where the exporter left it."""
+    """One node of the source model. `module` is the torch module path where the exporter wrote it; attrs by name."""
 
     name: str
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attrs: dict = field(default_factory=dict)
-    module: str | None = None
-    proto: object = field(default=None, repr=False, compare=False)
+    attrs: dict[str, Any]
+    module: str | None
+    proto: onnx.NodeProto = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -49,30 +53,27 @@ class Source:
 
 
 def read_model(path: Path) -> Source:
-    """The model in `path`. Raises GreenedgeError for a file that is missing, no ONNX, damaged, or refers outside its folder."""
+    """The model in `path`.
+
+    Raises GreenedgeError for a file that is missing, not ONNX, damaged, or refers outside its folder.
+    """
     proto = _load(path)
     try:
-        return _parsed(path, proto)
-    except (
-        UnicodeDecodeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OverflowError,
-    ) as error:  # names that are no text, unknown types
+        return _parse(path, proto)
+    except (UnicodeDecodeError, KeyError, TypeError, ValueError, OverflowError) as error:  # of protobuf and onnx
         raise GreenedgeError(
             f"{path} is damaged ({str(error).splitlines()[0][:120]}); export the model again."
         ) from None
 
 
-def _parsed(path: Path, proto) -> Source:
+def _parse(path: Path, proto: onnx.ModelProto) -> Source:
     import onnx
 
     graph = proto.graph
     _check_text(graph)
-    constants = _constants(path, graph)
+    constants = _read_constants(path, graph)
     _check_finite(path, graph, constants)
-    nodes = _sorted(path, graph, constants)
+    nodes = _sort_nodes(path, graph, constants)
     opset = max([entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")], default=13)
     if opset > onnx.defs.onnx_opset_version():
         raise GreenedgeError(
@@ -95,7 +96,7 @@ def _parsed(path: Path, proto) -> Source:
     return Source(graph.name or path.stem, nodes, constants, inputs, outputs, annotations, opset)
 
 
-def _load(path: Path):
+def _load(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -108,7 +109,7 @@ def _load(path: Path):
         raise GreenedgeError(f"{path} does not exist; give the path of an ONNX file.") from None
     except (IsADirectoryError, PermissionError) as error:
         raise GreenedgeError(
-            f"{path} cannot be read: {error.strerror.lower()}; give the path of an ONNX file."
+            f"{path} cannot be read: {str(error.strerror).lower()}; give the path of an ONNX file."
         ) from None
     except (DecodeError, ValueError, UnicodeDecodeError):
         raise GreenedgeError(f"{path} is not an ONNX file; export one with brevitas.export.export_qonnx.") from None
@@ -119,8 +120,8 @@ def _load(path: Path):
     return proto
 
 
-def _check_text(graph) -> None:
-    """Names are text: protobuf hands over bytes where they are not UTF-8. Raises ValueError."""
+def _check_text(graph: onnx.GraphProto) -> None:
+    """Raises ValueError for a name that is not UTF-8 text; protobuf gives such a name as bytes."""
     names = [graph.name, *(v.name for v in (*graph.input, *graph.output)), *(t.name for t in graph.initializer)]
     for node in graph.node:
         names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
@@ -129,12 +130,16 @@ def _check_text(graph) -> None:
         raise ValueError(f"the name {wrong[:40]!r} is not UTF-8 text")
 
 
-def _constants(path: Path, graph) -> dict[str, np.ndarray]:
-    """Initialisers and Constant nodes as arrays; external data only from files beside the model."""
+def _read_constants(path: Path, graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """Initialisers and Constant nodes as arrays; external data only from files beside the model.
+
+    Raises GreenedgeError for a constant that is damaged, given twice or outside the folder, and for too many bytes.
+    """
     import onnx
     from onnx import numpy_helper
 
-    constants, total = {}, 0
+    constants: dict[str, np.ndarray] = {}
+    total = 0
     tensors = [(t.name, t) for t in graph.initializer]
     tensors += [
         (n.output[0], a.t) for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
@@ -158,21 +163,23 @@ def _constants(path: Path, graph) -> dict[str, np.ndarray]:
             ) from None
     for node in graph.node:
         if node.op_type == "Constant" and node.output[0] not in constants:
-            constants[node.output[0]] = _plain_constant(node)
+            constants[node.output[0]] = _read_scalar_constant(node)
     return constants
 
 
-def _plain_constant(node) -> np.ndarray:
+def _read_scalar_constant(node: onnx.NodeProto) -> np.ndarray:
+    """A Constant node without a tensor, as an array; empty for a kind that no lowering reads, such as a string."""
     import onnx
 
     for attribute in node.attribute:
         if attribute.name in ("value_float", "value_floats", "value_int", "value_ints"):
-            kind = np.float32 if "float" in attribute.name else np.int64
-            return np.array(onnx.helper.get_attribute_value(attribute), dtype=kind)
+            value = onnx.helper.get_attribute_value(attribute)
+            return np.array(value, dtype=np.float32 if "float" in attribute.name else np.int64)
     return np.zeros(0, np.float32)
 
 
-def _check_external(path: Path, name: str, tensor) -> None:
+def _check_external(path: Path, name: str, tensor: onnx.TensorProto) -> None:
+    """Raises GreenedgeError for external data outside the model's folder, missing or shorter than the tensor says."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     file = (path.parent / location).resolve()
@@ -194,8 +201,11 @@ def _check_external(path: Path, name: str, tensor) -> None:
         )
 
 
-def _check_finite(path: Path, graph, constants: dict[str, np.ndarray]) -> None:
-    """Infinities are allowed only where ONNX uses them as 'no limit': the ends of a Clip and the fill of a pad."""
+def _check_finite(path: Path, graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> None:
+    """Raises GreenedgeError for a constant with NaN or infinity.
+
+    Infinities are allowed where ONNX uses them as 'no limit': the limits of Clip, Max and Min and the fill of a Pad.
+    """
     limits = {i for n in graph.node if n.op_type in ("Clip", "Pad", "Max", "Min") for i in n.input[1:]}
     for name, array in constants.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all() and (name not in limits or np.isnan(array).any()):
@@ -205,48 +215,58 @@ def _check_finite(path: Path, graph, constants: dict[str, np.ndarray]) -> None:
             )
 
 
-def _shape(value_info) -> tuple[int | None, ...]:
+def _shape(value_info: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    """The tensor's shape, None for a dimension that is not fixed."""
     return tuple(
         d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
         for d in value_info.type.tensor_type.shape.dim
     )
 
 
-def _sorted(path: Path, graph, constants) -> tuple[Node, ...]:
-    """Nodes in topological order. Raises for a cycle, a tensor written twice and one that nobody writes."""
+def _sort_nodes(path: Path, graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> tuple[Node, ...]:
+    """Nodes in topological order.
+
+    Raises GreenedgeError for a cycle, a tensor written twice and one that is read and never written.
+    """
     protos = [p for p in graph.node if p.op_type != "Constant"]
-    known = set(constants) | {v.name for v in graph.input} | {""}
+    available = set(constants) | {v.name for v in graph.input} | {""}
     names = _unique_names(protos)
-    for proto in protos:
-        for output in proto.output:
-            if output and output in known:
-                raise GreenedgeError(f"{path}: tensor {output!r} is written more than once; export the model again.")
-    written: dict[str, int] = {}
-    for k, proto in enumerate(protos):
-        for output in proto.output:
-            if output and written.setdefault(output, k) != k:
-                raise GreenedgeError(f"{path}: tensor {output!r} is written more than once; export the model again.")
-    order, waiting = [], list(range(len(protos)))
+    writers = _find_writers(path, protos, available)
+    order: list[int] = []
+    waiting = list(range(len(protos)))
     while waiting:
-        ready = [k for k in waiting if all(i in known for i in protos[k].input)]
+        ready = [k for k in waiting if all(i in available for i in protos[k].input)]
         if not ready:
             k = waiting[0]
-            missing = [i for i in protos[k].input if i not in known and i not in written]
+            missing = [i for i in protos[k].input if i not in available and i not in writers]
             if missing:
                 raise GreenedgeError(
                     f"{path}: {names[k]} reads tensor {missing[0]!r}, which no node writes; export the model again."
                 )
             raise GreenedgeError(f"{path}: the graph has a cycle through {names[k]}; a network must be acyclic.")
         for k in ready:
-            known.update(protos[k].output)
+            available.update(protos[k].output)
             order.append(k)
         done = set(ready)
         waiting = [k for k in waiting if k not in done]
-    return tuple(_node(protos[k], names[k]) for k in order)
+    return tuple(_make_node(protos[k], names[k]) for k in order)
 
 
-def _check_nodes(path: Path, graph, opset: int) -> None:
-    """Standard operators have the inputs and attributes that ONNX's own schemas ask for."""
+def _find_writers(path: Path, protos: Sequence[onnx.NodeProto], available: set[str]) -> dict[str, int]:
+    """The index of the node that writes each tensor. Raises GreenedgeError for a tensor that has a value already."""
+    outputs = [(k, output) for k, proto in enumerate(protos) for output in proto.output if output]
+    repeated = [output for _, output in outputs if output in available]
+    writers: dict[str, int] = {}
+    for k, output in outputs:
+        if writers.setdefault(output, k) != k:
+            repeated.append(output)
+    if repeated:
+        raise GreenedgeError(f"{path}: tensor {repeated[0]!r} is written more than once; export the model again.")
+    return writers
+
+
+def _check_nodes(path: Path, graph: onnx.GraphProto, opset: int) -> None:
+    """Raises GreenedgeError for a standard operator without the inputs and attributes that ONNX's schema asks for."""
     import onnx
 
     context = onnx.checker.C.CheckerContext()
@@ -260,40 +280,45 @@ def _check_nodes(path: Path, graph, opset: int) -> None:
                     (line.strip() for line in str(error).splitlines() if line.strip()), "it does not follow its schema"
                 )
                 raise GreenedgeError(
-                    f"{path}: node {node.name or node.op_type} is malformed ({reason.rstrip('.')}); export the model again."
+                    f"{path}: node {node.name or node.op_type} is malformed ({reason.rstrip('.')}); "
+                    "export the model again."
                 ) from None
 
 
-def _unique_names(protos) -> list[str]:
-    names, seen = [], {}
+def _unique_names(protos: Sequence[onnx.NodeProto]) -> list[str]:
+    names: list[str] = []
+    count: dict[str, int] = {}
     for k, proto in enumerate(protos):
         name = proto.name or f"{proto.op_type}_{k}"
-        seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        count[name] = count.get(name, 0) + 1
+        names.append(name if count[name] == 1 else f"{name}_{count[name]}")
     return names
 
 
-def _node(proto, name: str) -> Node:
+def _make_node(proto: onnx.NodeProto, name: str) -> Node:
     import onnx
 
-    attrs = {}
+    attrs: dict[str, Any] = {}
     for attribute in proto.attribute:
         value = onnx.helper.get_attribute_value(attribute)
         attrs[attribute.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
-    return Node(name, proto.op_type, tuple(proto.input), tuple(proto.output), attrs, _module(proto), proto)
+    return Node(name, proto.op_type, tuple(proto.input), tuple(proto.output), attrs, _module_path(proto), proto)
 
 
-def _module(proto) -> str | None:
-    """The torch module path in the exporter's metadata: 'features.3' out of ': Net/features.3: BatchNorm2d/bn: aten…'."""
+def _module_path(proto: onnx.NodeProto) -> str | None:
+    """The torch module path in the exporter's metadata.
+
+    'features.3' from ': Net/features.3: BatchNorm2d/bn: aten…'.
+    """
     for entry in proto.metadata_props:
         if entry.key == "namespace":
             parts = [part.partition(":")[0].strip() for part in entry.value.split("/")]
-            named = [part for part in parts[:-1] if part]
-            return named[-1] if named else None
+            modules = [part for part in parts[:-1] if part]
+            return modules[-1] if modules else None
     return None
 
 
-def constant_inputs(node: Node, constants: dict[str, np.ndarray]) -> Iterator[np.ndarray | None]:
+def constant_inputs(node: Node, constants: Mapping[str, np.ndarray]) -> Iterator[np.ndarray | None]:
     """The node's inputs as arrays where constant, else None."""
     for name in node.inputs:
         yield constants.get(name) if name else None

@@ -20,6 +20,7 @@ from greenedge.energy import estimate, results
 from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.progress import ProgressFn, no_progress
+from greenedge.run import runtime_session
 from greenedge.run.folder import STAGE_FOLDERS, RunFolder
 from greenedge.run.manifest import (
     Manifest,
@@ -34,7 +35,6 @@ from greenedge.run.manifest import (
     staging_dir,
 )
 from greenedge.runtimes import BATCHING, RUNTIMES
-from greenedge.runtimes import session as runtime_session
 
 _SAME = (
     "litert",

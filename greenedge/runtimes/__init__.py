@@ -1,15 +1,16 @@
-"""One interface to everything that can run a network here: for correctness, latency and energy.
+"""One interface to everything that can run a network on this machine: for correctness, latency and energy.
 
     runtime = open_runtime("litert", graph)          # the integer graph's own 8-bit file, exact
     runtime.run(levels)                              # {output edge: (N, …)}
     call = runtime.prepare(levels[:1])               # one inference, everything else done beforehand
     workload(runtime, levels[:1])                    # the same for the energy harness
 
-    greenedge.runtimes.found()                       # which of them work on this machine, and why the others do not
+    greenedge.runtimes.probe_all()                   # which of them work on this machine, and why the others do not
 
-`exact` runtimes run the graph's 8-bit file and give integers; `kernels` names the set of the certificate that says at which accumulators
-they are the graph's own (none does for tflite-runtime, whose 2.14 rounds otherwise). The others run its float network (floats.py), which
-is what every claim about speed is measured against. A runtime is one module with `probe(name)` and `open_(name, graph, model, threads)`.
+`exact` runtimes run the graph's 8-bit file and give integers; `kernels` names the set of the certificate that says at
+which accumulators they equal the graph (none for tflite-runtime, whose 2.14 rounds otherwise). The others run the
+graph's float network (floats.py), the baseline of every claim about speed. A runtime is one module with the functions
+of RuntimeModule.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -25,7 +27,10 @@ from greenedge.errors import TargetError, ToolError
 from greenedge.graph import Graph
 from greenedge.target import nearest
 
-# name -> module; a name's own words say kernels, precision and device
+if TYPE_CHECKING:
+    from greenedge.energy.workloads import CallableWorkload
+
+# name → module; the name says kernels, precision and device
 RUNTIMES = {
     "litert": "greenedge.runtimes.litert",  # XNNPACK, the default
     "litert-reference": "greenedge.runtimes.litert",
@@ -37,15 +42,20 @@ RUNTIMES = {
     "torch-cuda": "greenedge.runtimes.torch",
     "torch-compile-cuda": "greenedge.runtimes.torch",
 }
-# those whose file leaves the number of samples open: a batch is computed at once, not sample by sample
+# Runtimes whose file has an open batch axis: they compute a batch at once, the others sample by sample.
 BATCHING = tuple(name for name in RUNTIMES if name.startswith(("torch", "onnxruntime")))
 
 
 @dataclass(frozen=True, eq=False)
 class Runtime:
-    """A network made ready. `run` takes graph integers (N, *shape) of the first input and gives {output edge: values}: int64
-    where `exact`, else float32 levels. `prepare` takes such integers and gives a call that infers them once; on a device that
-    answers before it has finished, `synchronise` waits for it. `kernels`: whose certificate counts for it (greenedge.backends.int8.proof_record), or None."""
+    """A network that is ready to run.
+
+    run         graph integers (N, *shape) of the first input → {output edge: values}: int64 where `exact`, else float32
+                levels
+    prepare     the same integers → a call that infers them once
+    synchronise waits for a device that returns from a call before it has finished; None where calls block
+    kernels     the kernel set whose certificate holds for it (greenedge.backends.int8.proof_record), or None
+    """
 
     name: str
     version: str
@@ -58,8 +68,8 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A runtime on this machine: its version, or the reason why it does not work here and what to do."""
+class Probe:
+    """A runtime on this machine: its version, or the reason why it does not work here and the cure."""
 
     name: str
     version: str | None
@@ -67,25 +77,35 @@ class Found:
     cure: str = ""
 
 
-def found() -> list[Found]:
-    """Every runtime, probed with a tiny model where importing alone says too little."""
-    return [_module(name).probe(name) for name in RUNTIMES]
+class RuntimeModule(Protocol):
+    """What a module in RUNTIMES defines."""
+
+    def probe(self, name: str) -> Probe:
+        """Whether the runtime works here."""
+
+    def open_(self, name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
+        """The graph on a runtime whose probe gave a version."""
+
+
+def probe_all() -> list[Probe]:
+    """Every runtime, probed with a tiny model where an import alone proves too little."""
+    return [_load_module(name).probe(name) for name in RUNTIMES]
 
 
 def open_runtime(name: str, graph: Graph, model: Path | None = None, threads: int = 1) -> Runtime:
-    """The graph on that runtime. `model` is a file already built for it by the back end; without one it is written in memory.
+    """The graph on a runtime. `model` is a file that the back end built for it; None builds it in memory.
 
-    Raises TargetError for a name that there is not, ToolError where the runtime does not work here, UnsupportedError where the graph
-    has no file for it.
+    Raises TargetError for an unknown name, ToolError where the runtime does not work here, UnsupportedError where the
+    graph has no file for it.
     """
-    module = _module(name)
+    module = _load_module(name)
     state = module.probe(name)
     if state.version is None:
         raise ToolError(f"{name} does not work here: {state.reason} (cure: {state.cure}).")
     return module.open_(name, graph, model, threads)
 
 
-def workload(runtime: Runtime, levels: np.ndarray, accuracy: float | None = None):
+def workload(runtime: Runtime, levels: np.ndarray, accuracy: float | None = None) -> CallableWorkload:
     """One call on `levels` as a workload of the energy harness."""
     from greenedge.energy.workloads import CallableWorkload
 
@@ -94,9 +114,9 @@ def workload(runtime: Runtime, levels: np.ndarray, accuracy: float | None = None
     )
 
 
-def _module(name: str):
+def _load_module(name: str) -> RuntimeModule:
     if name not in RUNTIMES:
         raise TargetError(
             f"there is no runtime {name!r}{nearest(name, RUNTIMES)}; runtimes are: {', '.join(RUNTIMES)}."
         )
-    return importlib.import_module(RUNTIMES[name])
+    return cast(RuntimeModule, importlib.import_module(RUNTIMES[name]))

@@ -1,4 +1,4 @@
-"""How long a call takes, several side by side: in turns, so that a busy machine is busy for all of them."""
+"""Latency of several calls, timed in turns: what else the machine does slows all of them alike."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SLICE_S = 0.004  # one turn of one call lasts about this long, whole calls
+SLICE_S = 0.004  # one turn of one call takes about this long, rounded to whole calls
 _WARM_S = 0.05
-_LEAST = 9  # calls in a slice
-_AGAIN = 3  # calls before it
+_MIN_CALLS = 9  # in a turn
+_WARM_CALLS = 3  # before a turn, not timed
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Timings:
-    """seconds[name]: (rounds,) seconds of the median call of a round, on the wall clock, the rounds of all names interleaved."""
+    """seconds[name]: (rounds,) wall-clock seconds of the median call of each round; the calls of a round take turns."""
 
     seconds: Mapping[str, np.ndarray]
 
@@ -46,10 +46,10 @@ def _spread(values: np.ndarray) -> Spread:
     return Spread(float(median), float(low), float(high))
 
 
-def interleaved(
+def time_in_turns(
     calls: Mapping[str, Callable[[], object]], rounds: int = 50, clock: Callable[[], float] = time.perf_counter
 ) -> Timings:
-    """Times every call once a round, in an order that turns by one each round. What a call starts it must have ended."""
+    """Times every call once a round, in an order that rotates by one each round. A call must end all that it starts."""
     names = list(calls)
     count = {name: _calls_per_slice(call, clock) for name, call in calls.items()}
     seconds = {name: np.empty(rounds) for name in names}
@@ -60,9 +60,11 @@ def interleaved(
 
 
 def _median_of(call: Callable[[], object], n: int, clock: Callable[[], float]) -> float:
-    """Of n calls timed one by one, after a few that bring caches and clocks back from the call before: where another process took
-    the core in the middle of one, that one does not count."""
-    for _ in range(_AGAIN):
+    """The median time of n calls timed one by one, after a few that restore caches and clock rate.
+
+    The median leaves out a call during which another process took the core.
+    """
+    for _ in range(_WARM_CALLS):
         call()
     ends = [clock()]
     for _ in range(n):
@@ -72,9 +74,9 @@ def _median_of(call: Callable[[], object], n: int, clock: Callable[[], float]) -
 
 
 def _calls_per_slice(call: Callable[[], object], clock: Callable[[], float]) -> int:
-    """Warms the call up; how many of it fill one slice, at least a few."""
-    begun, ends = clock(), [clock()]
-    while ends[-1] - begun < _WARM_S or len(ends) <= _LEAST:
+    """Warms the call up; how many calls fill SLICE_S, at least _MIN_CALLS."""
+    started, ends = clock(), [clock()]
+    while ends[-1] - started < _WARM_S or len(ends) <= _MIN_CALLS:
         call()
         ends.append(clock())
-    return max(_LEAST, round(SLICE_S / max(float(np.median(np.diff(ends))), 1e-9)))
+    return max(_MIN_CALLS, round(SLICE_S / max(float(np.median(np.diff(ends))), 1e-9)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,31 +17,38 @@ from greenedge.backends.int8.tflite import worker
 from greenedge.backends.int8.tflite.runtime import read_model
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
-from greenedge.runtimes import Found, Runtime
+from greenedge.runtimes import Probe, Runtime
 
 _PROBE_S = 60
-_KERNELS = {
+_KERNELS = {  # the certificate of neither set holds for tflite-runtime's own kernels
     "litert": "xnnpack",
     "litert-reference": "reference",
-}  # tflite-runtime's own choice is of neither's arithmetic
+}
 _MODULES = {package: module for module, package in worker.RUNTIMES}
 
 
-def probe(name: str) -> Found:
-    """Whether the runtime runs a tiny model, in a process of its own: tflite-runtime imports under numpy 2 and may then take the
-    interpreter down with it."""
-    package = "tflite-runtime" if name == "tflite-runtime" else "ai-edge-litert"
-    version, reason = _probed(package)
+def probe(name: str) -> Probe:
+    """Whether the runtime runs a tiny model, in a process of its own.
+
+    tflite-runtime can be imported under numpy 2, and may then crash the interpreter.
+    """
+    package = _package_of(name)
+    version, reason = _probe_package(package)
     cure = (
         "pip install ai-edge-litert"
         if package == "ai-edge-litert"
         else 'an environment of its own with "tflite-runtime" and "numpy<2"'
     )
-    return Found(name, version, reason, "" if version else cure)
+    return Probe(name, version, reason, "" if version else cure)
+
+
+def _package_of(name: str) -> str:
+    return "tflite-runtime" if name == "tflite-runtime" else "ai-edge-litert"
 
 
 @cache
-def _probed(package: str) -> tuple[str | None, str]:
+def _probe_package(package: str) -> tuple[str | None, str]:
+    """(version, "") or (None, reason)."""
     argv = [sys.executable, worker.__file__, "--probe", _MODULES[package]]
     try:
         done = subprocess.run(
@@ -55,19 +65,53 @@ def _probed(package: str) -> tuple[str | None, str]:
 
 def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     """The exact int8 file on that runtime's kernels."""
-    import importlib
+    content, about = _read_or_build(name, graph, model)
+    interpreter = _open_interpreter(name, content, threads, str(model or graph.name))
+    indices = [entry["index"] for entry in interpreter.get_input_details()]
 
+    def run(levels: np.ndarray) -> dict[str, np.ndarray]:
+        stored = worker.run(interpreter, tflite.stored_inputs(about, levels), lambda done: None)
+        values = {int(tensor): value for tensor, value in stored.items()}
+        try:
+            return tflite.graph_outputs(about, values, about["outputs"])
+        except KeyError as error:
+            raise GreenedgeError(
+                f"{model} does not hold {error.args[0]!r} as its edges.json says; run the build stage again."
+            ) from None
+
+    def prepare(levels: np.ndarray) -> Callable[[], object]:
+        stored = tflite.stored_inputs(about, levels)
+
+        def call() -> None:
+            for k in range(len(stored[0])):
+                for index, x in zip(indices, stored, strict=True):
+                    interpreter.set_tensor(index, x[k : k + 1])
+                interpreter.invoke()
+
+        return call
+
+    version = _probe_package(_package_of(name))[0]
+    assert version is not None, "open_runtime probes before it opens"
+    return Runtime(name, version, "cpu", True, run, prepare, kernels=_KERNELS.get(name))
+
+
+def _read_or_build(name: str, graph: Graph, model: Path | None) -> tuple[bytes, dict[str, Any]]:
+    """(the file's bytes, its edges.json): of `model`, or built in memory where that is None."""
     from greenedge.backends.int8.tflite.emit import write_file
     from greenedge.backends.int8.tflite.rules import reasons_against
 
-    reasons = reasons_against(graph)  # of the file alone: no target's compiler has a say here
+    reasons = reasons_against(graph)  # of the file alone; no target's compiler takes part here
     if reasons:
         raise UnsupportedError(f"{graph.name} has no int8 file for {name}:", reasons)
-    found = probe(name)
-    module = importlib.import_module(_MODULES["tflite-runtime" if name == "tflite-runtime" else "ai-edge-litert"])
-    emitted = write_file(graph) if model is None else None
-    content = emitted.content if emitted else read_model(model)
-    about = tflite.edges_of(graph, emitted) if emitted else tflite.read_edges(model.parent)
+    if model is not None:
+        return read_model(model), tflite.read_edges(model.parent)
+    emitted = write_file(graph)
+    return emitted.content, tflite.edges_of(graph, emitted)
+
+
+def _open_interpreter(name: str, content: bytes, threads: int, shown: str) -> Any:
+    """An interpreter of the runtime, whose packages have no types, with its tensors allocated."""
+    module = importlib.import_module(_MODULES[_package_of(name)])
     resolver = getattr(module.OpResolverType, worker.RESOLVERS[_KERNELS.get(name, "xnnpack")])
     try:
         interpreter = module.Interpreter(
@@ -76,32 +120,5 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError, TypeError, MemoryError) as error:
         line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        raise GreenedgeError(
-            f"{model or graph.name} cannot be run by {name} ({line}); run the build stage again."
-        ) from None
-    places = [entry["index"] for entry in interpreter.get_input_details()]
-
-    def run(levels: np.ndarray) -> dict[str, np.ndarray]:
-        fed = tflite.stored_inputs(about, levels)
-        values = worker.run(interpreter, fed, lambda done: None)
-        try:
-            return tflite.graph_outputs(
-                about, {int(tensor): value for tensor, value in values.items()}, about["outputs"]
-            )
-        except KeyError as error:
-            raise GreenedgeError(
-                f"{model} does not hold {error.args[0]!r} as its edges.json says; run the build stage again."
-            ) from None
-
-    def prepare(levels: np.ndarray):
-        fed = tflite.stored_inputs(about, levels)
-
-        def call() -> None:
-            for k in range(len(fed[0])):
-                for place, x in zip(places, fed):
-                    interpreter.set_tensor(place, x[k : k + 1])
-                interpreter.invoke()
-
-        return call
-
-    return Runtime(name, found.version, "cpu", True, run, prepare, kernels=_KERNELS.get(name))
+        raise GreenedgeError(f"{shown} cannot be run by {name} ({line}); run the build stage again.") from None
+    return interpreter

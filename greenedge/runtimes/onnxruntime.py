@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,17 +15,20 @@ from greenedge.backends.int8.onnxruntime.worker import run as run_session
 from greenedge.backends.int8.onnxruntime.worker import session_for
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
-from greenedge.runtimes import Found, Runtime
+from greenedge.runtimes import Probe, Runtime
 from greenedge.runtimes.floats import float_model
 
+if TYPE_CHECKING:
+    import onnxruntime
 
-def probe(name: str) -> Found:
-    """Whether the package is there and loads."""
+
+def probe(name: str) -> Probe:
+    """Whether the package is installed and can be imported."""
     try:
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        return Found(name, None, str(error).splitlines()[0], "pip install onnxruntime")
-    return Found(name, metadata.version("onnxruntime"))
+        return Probe(name, None, str(error).splitlines()[0], "pip install onnxruntime")
+    return Probe(name, metadata.version("onnxruntime"))
 
 
 def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
@@ -31,13 +36,14 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     version = metadata.version("onnxruntime")
     if name == "onnxruntime-float":
         session = session_for(float_model(graph).SerializeToString(), threads)
-        return _runtime(name, version, session, graph, None)
-    reasons = backend.check(graph, None, {})
+        return _make_runtime(name, version, session, graph, None)
+    from greenedge.backends.int8.onnxruntime.emit import write_file
+    from greenedge.backends.int8.onnxruntime.rules import reasons_against
+
+    reasons = reasons_against(graph)
     if reasons:
         raise UnsupportedError(f"{graph.name} has no 8-bit file for {name}:", reasons)
     if model is None:
-        from greenedge.backends.int8.onnxruntime.emit import write_file
-
         emitted = write_file(graph)
         content, about = emitted.content, backend.edges_of(graph, emitted)
     else:
@@ -46,39 +52,44 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
         session = session_for(content, threads)
     except Exception as error:  # the runtime's errors have no common class of their own
         raise GreenedgeError(
-            f"{model or graph.name} cannot be run by ONNX Runtime ({_line(error)}); run the build stage again."
+            f"{model or graph.name} cannot be run by ONNX Runtime ({_first_line(error)}); run the build stage again."
         ) from None
-    return _runtime(name, version, session, graph, about)
+    return _make_runtime(name, version, session, graph, about)
 
 
-def _levels(graph: Graph, about: dict, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    try:
-        return backend.graph_outputs(about, values, about["outputs"])
-    except KeyError as error:
-        raise GreenedgeError(
-            f"the file of {graph.name} does not hold {error.args[0]!r} as its edges.json says; run the build stage again."
-        ) from None
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-
-
-def _runtime(name: str, version: str, session, graph: Graph, about: dict | None) -> Runtime:
+def _make_runtime(
+    name: str, version: str, session: onnxruntime.InferenceSession, graph: Graph, about: dict[str, Any] | None
+) -> Runtime:
+    """A session as a Runtime. about: edges.json of an 8-bit file; None for the float network."""
     names = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]
 
-    def fed(levels: np.ndarray) -> list[np.ndarray]:
+    def stored_inputs(levels: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(levels, np.float32)] if about is None else backend.stored_inputs(about, levels)
 
     def run(levels: np.ndarray) -> dict[str, np.ndarray]:
-        values = dict(zip(outputs, run_session(session, fed(levels))))
-        return values if about is None else _levels(graph, about, values)
+        values = dict(zip(outputs, run_session(session, stored_inputs(levels)), strict=True))
+        return values if about is None else _read_levels(graph, about, values)
 
-    def prepare(levels: np.ndarray):
-        feed = dict(zip(names, fed(levels)))
+    def prepare(levels: np.ndarray) -> Callable[[], object]:
+        feed = dict(zip(names, stored_inputs(levels), strict=True))
         return lambda: session.run(None, feed)
 
     return Runtime(
         name, version, "cpu", about is not None, run, prepare, kernels=None if about is None else backend.KERNELS
     )
+
+
+def _read_levels(graph: Graph, about: dict[str, Any], values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{output edge: graph integers} from the file's outputs."""
+    try:
+        return backend.graph_outputs(about, values, about["outputs"])
+    except KeyError as error:
+        raise GreenedgeError(
+            f"the file of {graph.name} does not hold {error.args[0]!r} as its edges.json says; run the build stage "
+            "again."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -1,6 +1,6 @@
-"""Sound for recipes: WAV bytes in, log-mel energies or MFCCs out. Plain numpy, no file is ever unpacked to disk.
+"""Sound for recipes: WAV bytes in, log-mel energies or MFCCs out, in numpy; nothing is unpacked to disk.
 
-The formulas are the usual ones: periodic Hann windows, |FFT|² per frame, triangular filters equally spaced on the mel
+The usual formulas: periodic Hann windows, |FFT|² per frame, triangular filters equally spaced on the mel
 scale 2595·log10(1 + f/700), natural logarithm, orthonormal DCT-II (Davis and Mermelstein, 1980).
 """
 
@@ -18,13 +18,14 @@ _MOST_SECONDS = 120
 
 
 def read_wav(data: bytes, name: str, rate: int) -> np.ndarray:
-    """Samples -1…1, float32 (N,), of a 16-bit PCM file with this rate; several channels are averaged.
+    """Samples -1…1, float32 (N,), of a 16-bit PCM file at `rate` Hz; several channels are averaged.
 
-    A file of another rate is resampled along straight lines. Raises GreenedgeError for what is no such file.
+    A file with another rate is resampled by linear interpolation. Raises GreenedgeError for any other file, and for one
+    of more than 120 s; `name` is for its message.
     """
     try:
         with wave.open(io.BytesIO(data)) as file:
-            frames = min(file.getnframes(), len(data))  # a header of a stream may promise more than there is
+            frames = min(file.getnframes(), len(data))  # the header of a stream may give more than the file has
             if (
                 file.getsampwidth() != 2
                 or not 1 <= file.getnchannels() <= 16
@@ -35,13 +36,13 @@ def read_wav(data: bytes, name: str, rate: int) -> np.ndarray:
                     f"16-bit sounds of up to {_MOST_SECONDS} s are read."
                 )
             raw = np.frombuffer(file.readframes(frames), "<i2").reshape(-1, file.getnchannels())
-            found = file.getframerate()
+            own_rate = file.getframerate()
     except (wave.Error, EOFError, ValueError) as error:
         raise GreenedgeError(f"{name} is no WAV file ({error}).") from None
     samples = raw.mean(axis=1).astype(np.float32) / 32768
-    if found == rate:
+    if own_rate == rate:
         return samples
-    places = np.arange(int(len(samples) * rate / found)) * (found / rate)
+    places = np.arange(int(len(samples) * rate / own_rate)) * (own_rate / rate)
     return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
 
 
@@ -55,7 +56,10 @@ def log_mel(
     high: float | None = None,
     floor: float = 1e-6,
 ) -> np.ndarray:
-    """(frames, mels) float32: ln(mel energies + floor); window and hop in samples, a last partial frame left out."""
+    """(frames, mels) float32: ln(mel energies + floor) of samples (N,).
+
+    rate, low and high in Hz, high None for rate / 2; window and hop in samples. A last partial frame is left out.
+    """
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
     size = 1 << (window - 1).bit_length()
@@ -73,25 +77,32 @@ def mfcc(
     low: float = 20.0,
     high: float = 4000.0,
 ) -> np.ndarray:
-    """(frames, count) float32: the first cepstral coefficients of each frame."""
+    """(frames, count) float32: the first `count` cepstral coefficients of each frame; arguments as for log_mel."""
     energies = log_mel(samples, rate, window, hop, mels, low, high)
     return (energies @ _dct(mels)[:count].T).astype(np.float32)
 
 
 @cache
 def _filters(rate: int, size: int, mels: int, low: float, high: float) -> np.ndarray:
-    """(mels, size/2 + 1) triangles."""
-    to_mel, from_mel = (lambda f: 2595 * np.log10(1 + f / 700)), (lambda m: 700 * (10 ** (m / 2595) - 1))
-    edges = from_mel(np.linspace(to_mel(low), to_mel(high), mels + 2))
+    """(mels, size/2 + 1) triangular filters over the bins of an FFT of `size`."""
+    edges = _mel_to_hz(np.linspace(_hz_to_mel(low), _hz_to_mel(high), mels + 2))
     bins = np.arange(size // 2 + 1) * rate / size
     rising = (bins - edges[:-2, None]) / (edges[1:-1, None] - edges[:-2, None])
     falling = (edges[2:, None] - bins) / (edges[2:, None] - edges[1:-1, None])
     return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
+def _hz_to_mel(hz: float) -> float:
+    return 2595 * np.log10(1 + hz / 700)
+
+
+def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
 @cache
 def _dct(size: int) -> np.ndarray:
-    """The orthonormal DCT-II as a matrix."""
+    """(size, size): the orthonormal DCT-II, coefficient by row."""
     k, n = np.arange(size)[:, None], np.arange(size)
     matrix = np.sqrt(2 / size) * np.cos(np.pi * k * (2 * n + 1) / (2 * size))
     matrix[0] /= np.sqrt(2)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from greenedge._warnings import quiet
 
+if TYPE_CHECKING:
+    from torch import fx
+
 _BATCH = 256
 
 
-def calibrate(model, x: np.ndarray):
-    """Sets every activation's scale in a network that `quantise` made from what x (N, *shape) gives there, by Brevitas'
-    calibration (99.999th percentile, mean over batches of 256); the network is left in eval mode and returned."""
+def calibrate(model: fx.GraphModule, x: np.ndarray) -> fx.GraphModule:
+    """Sets the scale of every activation in a network that `quantise` made from x (N, *shape).
+
+    Brevitas' calibration: the 99.999th percentile, mean over batches of 256. Returns the network, in eval mode.
+    """
     import torch
 
     with quiet():
@@ -21,4 +28,5 @@ def calibrate(model, x: np.ndarray):
         with torch.no_grad(), calibration_mode(model):
             for part in torch.from_numpy(np.ascontiguousarray(x)).split(_BATCH):
                 model(part)
-    return model.eval()
+    model.eval()
+    return model

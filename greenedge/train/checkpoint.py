@@ -1,30 +1,37 @@
-"""The whole state of a training run in one file, whole or absent, so that a killed run goes on bit for bit.
+"""The whole state of a training run in one file, whole or absent, so that a killed run resumes bit for bit.
 
 torch's own state_dict is not enough here: Brevitas leaves out the running statistics from which a scale starts, and
-restarts their counters when a value is loaded. So every tensor and every counter is taken as it is.
+restarts their counters when a value is loaded. So every tensor and every counter is saved as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.train.layers import ModelState
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
-def model_state(model) -> dict:
+def model_state(model: nn.Module) -> ModelState:
     """Copies of all parameters and buffers, and the counters of collecting quantisers, by module path."""
-    tensors = {name: tensor.detach().clone() for name, tensor in _tensors(model)}
-    return {"tensors": tensors, "counters": {name: int(part.counter) for name, part in _counting(model)}}
+    tensors = {name: tensor.detach().clone() for name, tensor in _named_tensors(model)}
+    return {"tensors": tensors, "counters": {name: int(part.counter) for name, part in _collecting_modules(model)}}
 
 
-def set_model_state(model, state: dict) -> None:
+def set_model_state(model: nn.Module, state: ModelState) -> None:
     """Writes a state back; raises GreenedgeError where the network has other tensors than the state."""
     import torch
 
-    here = dict(_tensors(model))
+    here = dict(_named_tensors(model))
     shapes = {name: tuple(tensor.shape) for name, tensor in here.items()}
     there = {name: tuple(tensor.shape) for name, tensor in state["tensors"].items()}
     if shapes != there:
@@ -36,43 +43,44 @@ def set_model_state(model, state: dict) -> None:
     with torch.no_grad():
         for name, tensor in here.items():
             tensor.copy_(state["tensors"][name])
-    for name, part in _counting(model):
+    for name, part in _collecting_modules(model):
         part.counter = state["counters"].get(name, 0)
 
 
-def _tensors(model):
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
 
 
-def _counting(model):
+def _collecting_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Brevitas' modules that collect statistics and count the steps; they have no common class."""
     for name, part in model.named_modules():
         if hasattr(part, "counter") and hasattr(part, "collect_stats_steps"):
             yield name, part
 
 
-def weights_sha256(model) -> str:
+def weights_sha256(model: nn.Module) -> str:
     """Hex digest over every parameter and buffer: name, type, shape, bytes, in the order of names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(_tensors(model), key=lambda item: item[0]):
+    for name, tensor in sorted(_named_tensors(model), key=lambda item: item[0]):
         array = tensor.detach().cpu().contiguous().numpy()
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def save_state(path: Path, state: dict) -> None:
-    """Writes tensors and plain values so that a kill leaves the old file or the new one."""
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values; a kill while it writes leaves the old file or the new one, never a part."""
     import torch
 
     with atomic_write(path) as aside:
         torch.save(state, aside)
 
 
-def load_state(path: Path) -> dict | None:
-    """What save_state wrote, read without executing anything in it; None where there is no file.
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Reads what save_state wrote, executing nothing in it; None where there is no file.
 
-    Raises GreenedgeError for a file that is none of ours.
+    Raises GreenedgeError for a file that save_state did not write.
     """
     import torch
 

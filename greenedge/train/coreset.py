@@ -1,23 +1,30 @@
-"""Fewer samples: which of the training set to use, in what order, and what finding that out costs.
+"""Coresets and curricula: which training samples to use, and in what order.
 
-watch = Watch(len(x), classes)
-fit(network, x, y, few_epochs, Job(watch=watch))        el2n, forgetting, curriculum: a short training scores samples
-chosen = choose(settings, x, watch.scores(settings.method), seed)
-fit(model, x[chosen], …)
+watch = SampleWatch(len(x))                             el2n, forgetting, curriculum: a short training scores samples
+fit(network, x, y, few_epochs, FitOptions(watch=watch))
+chosen = choose(settings, x, y, watch.scores(settings.method), seed)
+fit(model, x[chosen], y[chosen], …)
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from greenedge.train.layers import SampleOrder
 from greenedge.train.recipe_config import SubsetSettings
 
+if TYPE_CHECKING:
+    import torch
 
-class Watch:
-    """Job.watch: what a short training shows of each sample. Scores are high for hard samples.
+
+class SampleWatch:
+    """FitOptions.watch: scores each sample by a short training. Scores are high for hard samples.
 
     el2n        mean over the epochs of |softmax(outputs) - onehot(y)| (Paul, Ganguli and Dziugaite, 2021)
-    forgetting  times a sample was right and then wrong, plus one for a sample never right (Toneva et al., 2019)
+    forgetting  times a sample was right and then wrong; for one that never was right, one more than the most of these
+                (Toneva et al., 2019)
     """
 
     def __init__(self, samples: int):
@@ -27,7 +34,8 @@ class Watch:
         self.right = np.zeros(samples, bool)
         self.ever = np.zeros(samples, bool)
 
-    def __call__(self, outputs, y, indices) -> None:
+    def __call__(self, outputs: torch.Tensor, y: torch.Tensor, indices: torch.Tensor) -> None:
+        """Takes in one batch: logits (B, classes), labels (B,), indices (B,) into the training samples."""
         import torch
 
         places = indices.numpy()
@@ -48,9 +56,9 @@ class Watch:
 
 
 def choose(settings: SubsetSettings, x: np.ndarray, y: np.ndarray, scores: np.ndarray | None, seed: int) -> np.ndarray:
-    """Indices of the samples to train on, ascending; with labels y (N,) each class keeps its share.
+    """Indices of the samples to train on, ascending; with labels y (N,) every class keeps the same share.
 
-    scores      of every sample, high for hard ones, for el2n and forgetting
+    scores      (N,), high for hard samples; needed for el2n and forgetting
     """
     rng = np.random.default_rng(seed)
     classes = y if y.ndim == 1 and y.dtype.kind in "iu" else np.zeros(len(x), int)
@@ -69,8 +77,11 @@ def choose(settings: SubsetSettings, x: np.ndarray, y: np.ndarray, scores: np.nd
 
 
 def k_center(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of `count` of points (N, D), each next the farthest from all before: at most twice the radius of the best
-    cover (Gonzalez, 1985; as a coreset: Sener and Savarese, 2018). Euclidean, in float64."""
+    """Indices of `count` of points (N, D), each the farthest from all before.
+
+    The cover's radius is at most twice the least possible (Gonzalez, 1985; as a coreset: Sener and Savarese, 2018).
+    Distances are Euclidean, in float64.
+    """
     points = points.astype(np.float64)
     chosen = [int(rng.integers(len(points)))]
     nearest = np.square(points - points[chosen[0]]).sum(1)
@@ -80,14 +91,18 @@ def k_center(points: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     return np.array(chosen[:count])
 
 
-def easy_first(scores: np.ndarray, epochs: int):
-    """Job.order: an epoch sees a growing share of the samples, the easiest first and all of them after half of the
-    epochs (Bengio et al., 2009, with the linear pace of Hacohen and Weinshall, 2019); shuffled within an epoch."""
+def easy_first(scores: np.ndarray, epochs: int) -> SampleOrder:
+    """FitOptions.order: each epoch sees a larger share of the samples, the easiest first, shuffled within an epoch.
+
+    From half of the epochs on it sees all (Bengio et al., 2009, with the linear pace of Hacohen and Weinshall, 2019).
+
+    scores      (N,), low for easy samples
+    """
     import torch
 
     order = torch.from_numpy(np.argsort(scores, kind="stable").copy())
 
-    def pick(epoch: int, samples: int, generator):
+    def pick(epoch: int, samples: int, generator: torch.Generator) -> torch.Tensor:
         share = min(1.0, 0.3 + 0.7 * epoch / max(1, epochs / 2))
         easy = order[order < samples][: max(2, round(share * samples))]
         return easy[torch.randperm(len(easy), generator=generator)]

@@ -2,11 +2,11 @@
 
     teacher = torch_teacher(network, features)  or  onnx_teacher(path, features)  or any callable x → logits, or
                                                      x → (logits, {feature: array}), on float32 (N, *shape)
-    lesson = Lesson(model, teacher, settings)
-    fit(model, x, y, train, Job(teach=lesson))
+    distillation = Distillation(model, teacher, settings)
+    fit(model, x, y, train, FitOptions(teach=distillation))
 
-The loss becomes (1 - share) · loss + share · T² · KL(s·teacher/T ‖ student/T) (Hinton, Vinyals and Dean, 2015; s is
-teacher_scale, 1 there), and for each pair of features the mean squared distance of the two matrices of samples'
+The loss becomes (1 - share) · loss + share · T² · KL(s·teacher/T ‖ student/T) (Hinton, Vinyals and Dean, 2015, with
+s = teacher_scale = 1), and for each pair of features the mean squared distance of the two matrices of samples'
 similarities (Tung and Mori, 2019): those are batch × batch, so a narrow student can follow a wide teacher without a
 layer between them.
 """
@@ -15,45 +15,67 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from greenedge.errors import TargetError
+from greenedge.train.layers import Augment, Features, Teacher, values_of
 from greenedge.train.recipe_config import DistilSettings
 
+if TYPE_CHECKING:
+    import onnxruntime
+    import torch
+    from torch import nn
+
+Answers: TypeAlias = "tuple[torch.Tensor, dict[str, torch.Tensor]]"  # logits (N, classes), {feature: (N, …)}
 _BATCH = 256
 
 
-class Lesson:
-    """Job.teach: the loss with the teacher's part in it. `known` holds the teacher's answers to all training samples
-    where these are always the same (no augmentation), else the teacher is asked batch by batch, at `macs` a sample."""
+class Distillation:
+    """FitOptions.teach: the loss with the teacher's term in it.
 
-    def __init__(self, model, teacher: Callable, settings: DistilSettings, known=None, macs: int = 0):
+    known   the teacher's answers to all training samples, where these are the same in every epoch (no augmentation);
+            None asks the teacher batch by batch
+    macs    multiply-accumulates of the teacher for a sample
+    Raises TargetError for a feature that the student lacks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: Teacher,
+        settings: DistilSettings,
+        known: Answers | None = None,
+        macs: int = 0,
+    ):
         self.teacher = teacher
         self.settings = settings
         self.known = known
         self.macs = macs
-        self.pairs = [tuple(pair.split("=")) for pair in settings.features]
-        self.seen: dict = {}
+        self.pairs = [(pair.partition("=")[0], pair.partition("=")[2]) for pair in settings.features]
+        self._outputs: dict[str, torch.Tensor] = {}
         modules = dict(model.named_modules())
-        odd = [student for student, _ in self.pairs if student not in modules]
-        if odd:
-            raise TargetError(
-                f"[distil] features names {odd[0]!r}, which the student has not; its layers are: "
-                f"{', '.join(sorted(modules.keys() - {''}))}."
-            )
+        _check_features([student for student, _ in self.pairs], "the student", modules)
         for student, _ in self.pairs:
-            modules[student].register_forward_hook(self._keeper(student))
+            modules[student].register_forward_hook(self._make_hook(student))
 
-    def _keeper(self, name: str):
-        def keep(_module, _inputs, output):
-            self.seen[name] = output.value if hasattr(output, "value") else output
+    def _make_hook(self, name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        def store(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            self._outputs[name] = values_of(output)
 
-        return keep
+        return store
 
-    def __call__(self, loss, outputs, x, indices):
-        """The loss of one batch: `loss` from the labels, outputs (B, classes), x (B, *shape), indices into the training
-        samples."""
+    def __call__(
+        self, loss: torch.Tensor, outputs: torch.Tensor, x: torch.Tensor, indices: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss of one batch.
+
+        loss        from the labels, a scalar
+        outputs     (B, classes) of the student on x (B, *shape)
+        indices     (B,) into the training samples
+        Raises TargetError where the teacher has another number of classes.
+        """
         from torch.nn import functional
 
         logits, features = self._answers(x, indices)
@@ -75,22 +97,22 @@ class Lesson:
         )
         value = (1 - share) * loss + share * soft
         for student, teacher in self.pairs:
-            apart = functional.mse_loss(similarities(self.seen[student]), similarities(features[teacher]))
-            value = value + self.settings.feature_weight * len(x) * apart
+            distance = functional.mse_loss(similarities(self._outputs[student]), similarities(features[teacher]))
+            value = value + self.settings.feature_weight * len(x) * distance
         return value
 
-    def _answers(self, x, indices):
+    def _answers(self, x: torch.Tensor, indices: torch.Tensor) -> Answers:
         if self.known is not None:
             logits, features = self.known
             return logits[indices], {name: array[indices] for name, array in features.items()}
         return ask(self.teacher, x.detach().numpy(), [name for _, name in self.pairs])
 
 
-def mixed(augment: Callable | None) -> Callable:
-    """Job.augment that mixes each input of a batch with another one, λ·x + (1 - λ)·x' with λ uniform, after `augment`."""
+def mix_inputs(augment: Augment | None) -> Augment:
+    """FitOptions.augment: `augment`, then each input of a batch mixed with another, λ·x + (1 - λ)·x', λ uniform."""
     import torch
 
-    def mix(x, generator):
+    def mix(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         x = x if augment is None else augment(x, generator)
         share = torch.rand(len(x), generator=generator).view(-1, *[1] * (x.dim() - 1))
         return share * x + (1 - share) * x[torch.randperm(len(x), generator=generator)]
@@ -98,7 +120,7 @@ def mixed(augment: Callable | None) -> Callable:
     return mix
 
 
-def similarities(features):
+def similarities(features: torch.Tensor) -> torch.Tensor:
     """(B, B): the inner products of a batch's features, each row of length 1."""
     from torch.nn import functional
 
@@ -106,59 +128,95 @@ def similarities(features):
     return functional.normalize(flat @ flat.T, dim=1)
 
 
-def ask(teacher: Callable, x: np.ndarray, features: Sequence[str] = ()):
-    """(logits, {feature: tensor}) of a teacher on x (N, *shape), in batches, detached from whatever graph made them."""
+def ask(teacher: Teacher, x: np.ndarray, features: Sequence[str] = ()) -> Answers:
+    """(logits, {feature: tensor}) of a teacher on x (N, *shape), in batches, without gradients.
+
+    Raises TargetError for a feature that the teacher does not give.
+    """
     import torch
 
-    parts, found = [], {name: [] for name in features}
+    parts: list[torch.Tensor] = []
+    layers: dict[str, list[torch.Tensor]] = {name: [] for name in features}
     for start in range(0, len(x), _BATCH):
         answer = teacher(x[start : start + _BATCH])
-        logits, layers = answer if isinstance(answer, tuple) else (answer, {})
-        missing = [name for name in features if name not in layers]
+        logits, answered = answer if isinstance(answer, tuple) else (answer, {})
+        missing = [name for name in features if name not in answered]
         if missing:
-            raise TargetError(f"the teacher has no features {missing[0]!r}; it has: {', '.join(layers) or 'none'}.")
+            raise TargetError(f"the teacher has no features {missing[0]!r}; it has: {', '.join(answered) or 'none'}.")
         parts.append(torch.as_tensor(np.asarray(logits), dtype=torch.float32))
         for name in features:
-            found[name].append(torch.as_tensor(np.asarray(layers[name]), dtype=torch.float32))
-    return torch.cat(parts), {name: torch.cat(arrays) for name, arrays in found.items()}
+            layers[name].append(torch.as_tensor(np.asarray(answered[name]), dtype=torch.float32))
+    return torch.cat(parts), {name: torch.cat(arrays) for name, arrays in layers.items()}
 
 
-def torch_teacher(model, features: Sequence[str] = ()) -> Callable:
-    """A torch network in eval mode as a teacher; `features` are paths of its layers."""
+def torch_teacher(model: nn.Module, features: Sequence[str] = ()) -> Teacher:
+    """A torch network in eval mode as a teacher; `features` are paths of its layers.
+
+    Raises TargetError for a path that the network lacks.
+    """
     import torch
 
-    modules, seen = dict(model.named_modules()), {}
-    odd = [name for name in features if name not in modules]
-    if odd:
-        raise TargetError(
-            f"[distil] features names {odd[0]!r}, which the teacher has not; its layers are: "
-            f"{', '.join(sorted(modules.keys() - {''}))}."
-        )
+    modules = dict(model.named_modules())
+    outputs: Features = {}
+    _check_features(features, "the teacher", modules)
 
-    def keeper(name):
-        return lambda _module, _inputs, output: seen.__setitem__(name, output.detach().numpy())
+    def make_hook(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        def store(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            outputs[name] = output.detach().numpy()
+
+        return store
 
     for name in features:
-        modules[name].register_forward_hook(keeper(name))
+        modules[name].register_forward_hook(make_hook(name))
 
-    def teach(x: np.ndarray):
+    def teach(x: np.ndarray) -> tuple[np.ndarray, Features]:
         model.eval()
         with torch.no_grad():
             logits = model(torch.from_numpy(np.ascontiguousarray(x))).numpy()
-        return logits, dict(seen)
+        return logits, dict(outputs)
 
     return teach
 
 
-def onnx_teacher(path: Path, features: Sequence[str] = ()) -> Callable:
-    """An ONNX file as a teacher; `features` are names of its tensors. onnxruntime runs it, nothing in it is executed
-    as code.
+def _check_features(features: Sequence[str], owner: str, modules: dict[str, nn.Module]) -> None:
+    odd = [name for name in features if name not in modules]
+    if odd:
+        raise TargetError(
+            f"[distil] features names {odd[0]!r}, which {owner} has not; its layers are: "
+            f"{', '.join(sorted(modules.keys() - {''}))}."
+        )
 
-    Raises TargetError for a file that is none, and for a tensor that it has not.
+
+def onnx_teacher(path: Path, features: Sequence[str] = ()) -> Teacher:
+    """An ONNX file as a teacher, run by onnxruntime; `features` are names of its tensors.
+
+    Nothing in the file is executed as code.
+
+    Raises TargetError for a file that is no ONNX model, and for a tensor that it lacks.
     """
+    session = _open_session(path, features)
+    entry, first = session.get_inputs()[0], session.get_outputs()[0].name
+
+    def run(x: np.ndarray) -> tuple[np.ndarray, Features]:
+        logits, *layers = session.run([first, *features], {entry.name: x.astype(np.float32)})
+        return logits, dict(zip(features, layers, strict=True))
+
+    def run_one_by_one(x: np.ndarray) -> tuple[np.ndarray, Features]:
+        answers = [run(x[k : k + 1]) for k in range(len(x))]
+        return (
+            np.concatenate([logits for logits, _ in answers]),
+            {name: np.concatenate([layers[name] for _, layers in answers]) for name in features},
+        )
+
+    return run_one_by_one if entry.shape and entry.shape[0] == 1 else run
+
+
+def _open_session(path: Path, features: Sequence[str]) -> onnxruntime.InferenceSession:
+    """A session whose outputs are those of the file and then `features`. Raises TargetError as onnx_teacher says."""
     import onnx
     import onnxruntime
     from google.protobuf.message import DecodeError
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
     if not path.is_file():
         raise TargetError(f"[distil] teacher: there is no file {path}; give an ONNX file in the recipe's folder.")
@@ -171,38 +229,21 @@ def onnx_teacher(path: Path, features: Sequence[str] = ()) -> Callable:
                 f"[distil] features names {odd[0]!r}, which {path.name} has not; its tensors are: "
                 f"{', '.join(sorted(tensors))}."
             )
-        have = {item.name for item in proto.graph.output}
-        proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in features if n not in have)
+        outputs = {item.name for item in proto.graph.output}
+        proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in features if n not in outputs)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except (
         DecodeError,
         onnx.checker.ValidationError,
-        onnxruntime.capi.onnxruntime_pybind11_state.Fail,
-        onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph,
-        onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
-        onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+        ort.Fail,
+        ort.InvalidGraph,
+        ort.NotImplemented,
+        ort.InvalidArgument,
     ) as error:
         raise TargetError(
             f"[distil] teacher {path.name} is no ONNX model that onnxruntime runs "
             f"({str(error).splitlines()[0]}); QONNX is taught from its torch network."
         ) from None
-    given, first = session.get_inputs()[0], session.get_outputs()[0].name
-
-    def run(x: np.ndarray):
-        logits, *layers = session.run([first, *features], {given.name: x.astype(np.float32)})
-        return logits, dict(zip(features, layers))
-
-    if given.shape and given.shape[0] == 1:  # a file of batch size 1
-        return lambda x: _joined([run(x[k : k + 1]) for k in range(len(x))])
-    return run
-
-
-def _joined(answers: list):
-    names = answers[0][1]
-    return (
-        np.concatenate([logits for logits, _ in answers]),
-        {name: np.concatenate([layers[name] for _, layers in answers]) for name in names},
-    )

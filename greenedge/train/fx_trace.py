@@ -1,13 +1,17 @@
-"""A network as a torch.fx graph."""
+"""Traces a network into a torch.fx graph."""
 
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 from greenedge.errors import Reason, UnsupportedError
 
+if TYPE_CHECKING:
+    from torch import fx, nn
 
-def traced(model, name: str):
+
+def trace_network(model: nn.Module, name: str) -> fx.GraphModule:
     """The network as a torch.fx.GraphModule that shares its modules. Raises UnsupportedError where it has no graph."""
     import torch.fx
 
@@ -24,6 +28,6 @@ def traced(model, name: str):
         raise UnsupportedError(f"{name} cannot be quantised:", [reason]) from error
 
 
-def traced_copy(model, name: str = "model"):
-    """The same of a copy, so that nothing done to it reaches `model`."""
-    return traced(copy.deepcopy(model), name)
+def trace_copy(model: nn.Module, name: str = "model") -> fx.GraphModule:
+    """Traces a deep copy: changes to the result do not reach `model`."""
+    return trace_network(copy.deepcopy(model), name)

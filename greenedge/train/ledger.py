@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from greenedge.train.layers import has_swapped_weight, values_of, weight_layers
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -13,10 +21,10 @@ class Ledger:
     samples_scored  forward passes alone (validation, importance scores, a teacher)
     steps           optimiser updates
     macs            multiply-accumulates: 3 per weight use for a trained sample (forward, gradient of the input,
-                    gradient of the weight), 1 for a scored one; those of torch networks, an ONNX teacher's are not in
+                    gradient of the weight), 1 for a scored one; of torch networks, an ONNX teacher's are not counted
     seconds         wall time of the loop
     cpu_seconds     of all threads of the process in that time
-    joules          what a live meter counted in it; None where there was none for any part of it
+    joules          read from a live meter; None where a part of that time had no meter
     """
 
     samples_seen: int = 0
@@ -27,8 +35,8 @@ class Ledger:
     cpu_seconds: float = 0.0
     joules: float | None = 0.0
 
-    def trained(self, samples: int, macs_per_sample: int) -> Ledger:
-        """After one update on `samples` samples."""
+    def add_training(self, samples: int, macs_per_sample: int) -> Ledger:
+        """The ledger after one update on `samples` samples."""
         return replace(
             self,
             samples_seen=self.samples_seen + samples,
@@ -36,17 +44,17 @@ class Ledger:
             macs=self.macs + 3 * macs_per_sample * samples,
         )
 
-    def scored(self, samples: int, macs_per_sample: int) -> Ledger:
-        """After a forward pass of `samples` samples."""
+    def add_scoring(self, samples: int, macs_per_sample: int) -> Ledger:
+        """The ledger after a forward pass of `samples` samples."""
         return replace(self, samples_scored=self.samples_scored + samples, macs=self.macs + macs_per_sample * samples)
 
-    def took(self, seconds: float, cpu_seconds: float = 0.0, joules: float | None = None) -> Ledger:
-        """After so much more of wall time, CPU time and metered energy."""
+    def add_time(self, seconds: float, cpu_seconds: float = 0.0, joules: float | None = None) -> Ledger:
+        """The ledger after more wall time, CPU time and metered energy; joules None where no meter ran."""
         return replace(
             self,
             seconds=self.seconds + seconds,
             cpu_seconds=self.cpu_seconds + cpu_seconds,
-            joules=_sum(self.joules, joules),
+            joules=_add_joules(self.joules, joules),
         )
 
     def __add__(self, other: Ledger) -> Ledger:
@@ -57,16 +65,16 @@ class Ledger:
             self.macs + other.macs,
             self.seconds + other.seconds,
             self.cpu_seconds + other.cpu_seconds,
-            _sum(self.joules, other.joules),
+            _add_joules(self.joules, other.joules),
         )
 
 
-def _sum(one: float | None, other: float | None) -> float | None:
-    """None where either is unknown: a sum with absent terms says too little."""
+def _add_joules(one: float | None, other: float | None) -> float | None:
+    """None where either is unknown: a sum without one of its terms would be too small."""
     return None if one is None or other is None else one + other
 
 
-def count_macs(model, sample_shape: tuple[int, ...]) -> int:
+def count_macs(model: nn.Module, sample_shape: tuple[int, ...]) -> int:
     """Multiply-accumulates of one forward pass, counted at the dense and convolutional layers.
 
     sample_shape    without the batch axis
@@ -74,26 +82,25 @@ def count_macs(model, sample_shape: tuple[int, ...]) -> int:
     return sum(layer_macs(model, sample_shape).values())
 
 
-def layer_macs(model, sample_shape: tuple[int, ...]) -> dict[str, int]:
-    """The same layer by layer, by module path."""
+def layer_macs(model: nn.Module, sample_shape: tuple[int, ...]) -> dict[str, int]:
+    """Multiply-accumulates of one forward pass by module path; a layer that is called twice counts twice."""
     import torch
     from torch import nn
 
-    found: dict[str, int] = {}
+    macs: dict[str, int] = {}
 
-    def counter(path):
-        def count(layer, inputs, output):
-            tensor = inputs[0] if getattr(layer, "transposed", False) else output
-            values = tensor.value if hasattr(tensor, "value") else tensor
+    def make_hook(path: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
+        layer = layers[path]
+
+        def add_macs(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            values = values_of(inputs[0] if has_swapped_weight(layer) else output)
             each = layer.weight.shape[1] if isinstance(layer, nn.Linear) else layer.weight[0].numel()
-            found[path] = found.get(path, 0) + values.numel() * each
+            macs[path] = macs.get(path, 0) + values.numel() * each
 
-        return count
+        return add_macs
 
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-    hooks = [
-        layer.register_forward_hook(counter(path)) for path, layer in model.named_modules() if isinstance(layer, kinds)
-    ]
+    layers = weight_layers(model)
+    hooks = [layer.register_forward_hook(make_hook(path)) for path, layer in layers.items()]
     was_training = model.training
     model.eval()
     try:
@@ -103,4 +110,4 @@ def layer_macs(model, sample_shape: tuple[int, ...]) -> dict[str, int]:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return found
+    return macs

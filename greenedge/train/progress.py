@@ -1,22 +1,21 @@
-"""A progress bar for whatever takes more than two seconds."""
+"""The progress bar of a training in a notebook or script."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-Progress = Callable[[int, int, str], None]
+from greenedge.progress import ProgressFn
 
-
-def silent(done: int, total: int, text: str) -> None:
-    """Progress that nobody watches."""
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @contextmanager
-def progress_bar(title: str, console=None) -> Iterator[Progress]:
-    """Yields a callable (done, total, text) that rich draws; where there is no terminal it prints the end alone."""
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+def progress_bar(title: str, console: Console | None = None) -> Iterator[ProgressFn]:
+    """Yields a callable (done, total, text) that rich draws; without a terminal only the last state is printed."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
@@ -26,6 +25,6 @@ def progress_bar(title: str, console=None) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Bar(*columns, console=console) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=None, text="")
         yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)

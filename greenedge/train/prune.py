@@ -1,30 +1,39 @@
-"""Pruning while a network trains: masks that grow, and what they took.
+"""Pruning during training: masks that grow between two points of the training, and the removal of what they mask.
 
-A mask is brought up to date a hundred times between `start` and `end` of the training; how much is gone by then follows
-share * (1 - (1 - t)^3) (Zhu and Gupta, 2017): fast while there is much to spare. After `end` the masks stand and the
-rest is fine-tuning. What is masked stays masked and is zero after every update, so masks and weights together are the
-whole state; it lies in the checkpoint.
+Masks are updated up to a hundred times between `start` and `end`; the share pruned by then follows
+share * (1 - (1 - t)^3) (Zhu and Gupta, 2017), which prunes fast at first, while many weights are unimportant. After
+`end` the masks are fixed and the rest of the training is fine-tuning. A masked weight never returns and is zero after
+every update, so masks and weights together are the whole state of a pruner; both are in the checkpoint.
 
     pruner = make_pruner(model, settings, channels)     model: quantised or not, its layers under their torch paths
-    fit(model, x, y, train, Job(prune=pruner))          calls pruner.after_step(model, step, steps)
-    pruner.stays                                        structured: which labels stay, for channels.shrink
+    fit(model, x, y, train, FitOptions(prune=pruner))   calls pruner.after_step(model, step, steps)
+    pruner.stays                                        structured: which labels remain, for channels.shrink
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from greenedge.errors import TargetError
 from greenedge.train.channels import Channels
+from greenedge.train.layers import weight_layers
 from greenedge.train.recipe_config import PruneSettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+PrunerState: TypeAlias = "dict[str, torch.Tensor]"
 
 _UPDATES = 100  # of the masks, over a whole training
 
 
 def growth(settings: PruneSettings, step: int, steps: int) -> float:
-    """Share of the final pruning that is reached after `step` of `steps` updates, 0 to 1."""
+    """The fraction, 0 to 1, of the final pruning that is reached after `step` of `steps` updates."""
     place = (step + 1) / steps
     if place >= settings.end:
         return 1.0
@@ -33,10 +42,11 @@ def growth(settings: PruneSettings, step: int, steps: int) -> float:
     return 1 - (1 - (place - settings.start) / (settings.end - settings.start)) ** 3
 
 
-def make_pruner(model, settings: PruneSettings, channels: Channels | None = None):
-    """A pruner for the network. Raises TargetError for a layer in `keep` that there is not, and where nothing can go.
+def make_pruner(model: nn.Module, settings: PruneSettings, channels: Channels | None = None) -> Pruner:
+    """A pruner for the network.
 
-    channels    of the float network, for structured pruning
+    channels    of the float network; needed for structured pruning
+    Raises TargetError for a layer in `keep` that the network lacks, and where no channel can be removed.
     """
     layers = weight_layers(model)
     unknown = [path for path in settings.keep if path not in layers]
@@ -57,22 +67,30 @@ def make_pruner(model, settings: PruneSettings, channels: Channels | None = None
     return ChannelPruner(settings, channels, spaces)
 
 
-def weight_layers(model) -> list[str]:
-    """Paths of the dense and convolutional layers, quantised or not."""
-    from torch import nn
-
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-    return [path for path, module in model.named_modules() if isinstance(module, kinds)]
-
-
-class _Pruner:
-    """When the masks are brought up to date; a subclass says how."""
+class Pruner(ABC):
+    """Decides when masks are updated; a subclass decides how."""
 
     def __init__(self, settings: PruneSettings):
         self.settings = settings
 
-    def after_step(self, model, step: int, steps: int) -> None:
-        """Grows the masks where it is time and zeroes what they hold; after every update of the weights."""
+    @abstractmethod
+    def _grow(self, model: nn.Module, grown: float) -> None:
+        """Extends the masks to `grown`, 0 to 1, of the final pruning."""
+
+    @abstractmethod
+    def _apply(self, model: nn.Module) -> None:
+        """Zeroes what is masked."""
+
+    @abstractmethod
+    def state(self) -> PrunerState:
+        """The masks, for the checkpoint."""
+
+    @abstractmethod
+    def restore(self, state: PrunerState) -> None:
+        """Sets the masks from the checkpoint."""
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        """Grows the masks where an update is due and zeroes masked weights; call it after every optimiser update."""
         import torch
 
         with torch.no_grad():
@@ -81,36 +99,36 @@ class _Pruner:
             self._apply(model)
 
 
-class WeightPruner(_Pruner):
-    """Single weights: the smallest of each layer, or all but the `n` largest of every `m` neighbours."""
+class WeightPruner(Pruner):
+    """Masks single weights: the smallest of each layer, or all but the `n` largest of every `m` neighbours."""
 
     def __init__(self, settings: PruneSettings, paths: list[str]):
         super().__init__(settings)
         self.paths = paths
-        self.masks: dict = {}
+        self.masks: dict[str, torch.Tensor] = {}
 
-    def _grow(self, model, grown: float) -> None:
+    def _grow(self, model: nn.Module, grown: float) -> None:
+        layers = weight_layers(model)
         for path in self.paths:
-            weight = model.get_submodule(path).weight
+            weight = layers[path].weight
             size = (weight.abs() * self.masks[path]) if path in self.masks else weight.abs()
-            pick = _largest if self.settings.kind == "magnitude" else _largest_of_m
-            self.masks[path] = pick(size, self.settings, grown)
+            make_mask = _mask_smallest if self.settings.kind == "magnitude" else _mask_smallest_of_m
+            self.masks[path] = make_mask(size, self.settings, grown)
 
-    def _apply(self, model) -> None:
+    def _apply(self, model: nn.Module) -> None:
+        layers = weight_layers(model)
         for path, mask in self.masks.items():
-            model.get_submodule(path).weight.mul_(mask)
+            layers[path].weight.mul_(mask)
 
-    def state(self) -> dict:
-        """For the checkpoint."""
+    def state(self) -> PrunerState:
         return dict(self.masks)
 
-    def restore(self, state: dict) -> None:
-        """From the checkpoint."""
+    def restore(self, state: PrunerState) -> None:
         self.masks = dict(state)
 
 
-def _largest(size, settings: PruneSettings, grown: float):
-    """Mask of all but the smallest; equal sizes go in the order of their places."""
+def _mask_smallest(size: torch.Tensor, settings: PruneSettings, grown: float) -> torch.Tensor:
+    """A mask, True where a weight remains: the smallest are masked, of equal ones those that come first."""
     import torch
 
     gone = round(size.numel() * settings.share * grown)
@@ -120,8 +138,8 @@ def _largest(size, settings: PruneSettings, grown: float):
     return mask.view_as(size)
 
 
-def _largest_of_m(size, settings: PruneSettings, grown: float):
-    """Mask with (m - n)·grown weights gone of every m neighbours along the inputs; a rest of fewer stays whole."""
+def _mask_smallest_of_m(size: torch.Tensor, settings: PruneSettings, grown: float) -> torch.Tensor:
+    """A mask without (m - n)·grown weights of every m neighbours along the inputs; fewer than m left over remain."""
     import torch
 
     flat = size.flatten(1)
@@ -136,9 +154,11 @@ def _largest_of_m(size, settings: PruneSettings, grown: float):
     return mask.view_as(size)
 
 
-class ChannelPruner(_Pruner):
-    """Whole neurons and channels. A masked one is zero where it is written, in its batch norm and where it is read, so
-    that taking it out of the network changes no output."""
+class ChannelPruner(Pruner):
+    """Masks whole neurons and channels: zero where written, in the batch norm and where read.
+
+    Removing a masked one from the network therefore changes no output.
+    """
 
     def __init__(self, settings: PruneSettings, channels: Channels, spaces: dict[str, np.ndarray]):
         super().__init__(settings)
@@ -146,68 +166,80 @@ class ChannelPruner(_Pruner):
         self.spaces = spaces
         self.stays = np.ones(channels.count, bool)
 
-    def _grow(self, model, grown: float) -> None:
+    def _grow(self, model: nn.Module, grown: float) -> None:
         scores = importance(model, self.channels)
         for labels in self.spaces.values():
-            left = len(labels) - round((len(labels) - kept_count(len(labels), self.settings)) * grown)
+            left = len(labels) - round((len(labels) - remaining_count(len(labels), self.settings)) * grown)
             alive = labels[self.stays[labels]]
             order = alive[np.argsort(-scores[alive], kind="stable")]
             self.stays[order[left:]] = False
 
-    def _apply(self, model) -> None:
+    def _apply(self, model: nn.Module) -> None:
         import torch
 
         for path, labels in self.channels.rows.items():
-            module, mask = model.get_submodule(path), torch.from_numpy(self.stays[labels])
-            if module.weight is None:  # a batch norm without factors
+            mask, axis = torch.from_numpy(self.stays[labels]), 1 if path in self.channels.swapped else 0
+            weight, bias = _parameter(model, path, "weight"), _parameter(model, path, "bias")
+            if weight is None:  # a batch norm without factors
                 continue
-            axis = 1 if path in self.channels.swapped else 0
-            module.weight.mul_(mask.view([-1 if k == axis else 1 for k in range(module.weight.dim())]))
-            if module.bias is not None:
-                module.bias.mul_(mask)
+            weight.mul_(_along(mask, axis, weight.dim()))
+            if bias is not None:
+                bias.mul_(mask)
+        layers = weight_layers(model)
         for path, labels in self.channels.columns.items():
-            weight, mask = model.get_submodule(path).weight, torch.from_numpy(self.stays[labels])
-            axis = 0 if path in self.channels.swapped else 1
-            weight.mul_(mask.view([-1 if k == axis else 1 for k in range(weight.dim())]))
+            mask, axis = torch.from_numpy(self.stays[labels]), 0 if path in self.channels.swapped else 1
+            layers[path].weight.mul_(_along(mask, axis, layers[path].weight.dim()))
 
-    def state(self) -> dict:
-        """For the checkpoint."""
+    def state(self) -> PrunerState:
         import torch
 
         return {"stays": torch.from_numpy(self.stays.copy())}
 
-    def restore(self, state: dict) -> None:
-        """From the checkpoint."""
+    def restore(self, state: PrunerState) -> None:
         self.stays = state["stays"].numpy().copy()
 
 
-def kept_count(channels: int, settings: PruneSettings) -> int:
-    """The multiple of `group` nearest to the share that stays, at least one group; fewer than a group stay whole."""
+def _along(mask: torch.Tensor, axis: int, dims: int) -> torch.Tensor:
+    """A mask (N,) with `dims` dimensions, N along `axis` and 1 along the others."""
+    return mask.view([-1 if k == axis else 1 for k in range(dims)])
+
+
+def _parameter(model: nn.Module, path: str, name: str) -> nn.Parameter | None:
+    """The parameter `name` of a layer or batch norm, None where the module was made without it."""
+    return dict(model.get_submodule(path).named_parameters(recurse=False)).get(name)
+
+
+def remaining_count(channels: int, settings: PruneSettings) -> int:
+    """Channels left after pruning: the multiple of `group` nearest to 1 - share, at least one group.
+
+    A layer of no more than a group keeps all its channels.
+    """
     if channels <= settings.group:
         return channels
     groups = round(channels * (1 - settings.share) / settings.group)
     return min(channels, settings.group * max(1, groups))
 
 
-def importance(model, channels: Channels) -> np.ndarray:
-    """Of each label: how large it is written times how strongly it is read.
+def importance(model: nn.Module, channels: Channels) -> np.ndarray:
+    """(count,): the importance of each label, the norm of what writes it times the norm of the weights that read it.
 
-    Written: the batch norm's factor |γ| where there is one (the weights before it have no scale of their own), else the
-    norm of the weights. Read: the norm of the weights that read it.
+    What writes it is the batch norm's factor |γ| where there is one, because a norm cancels the scale of the weights
+    before it; else the weights.
     """
     written, factor, read = (np.zeros(channels.count) for _ in range(3))
     for path, labels in channels.rows.items():
-        weight = model.get_submodule(path).weight
-        if weight is None:  # a batch norm without factors
+        parameter = _parameter(model, path, "weight")
+        if parameter is None:  # a batch norm without factors
             continue
-        weight = weight.detach()
+        weight = parameter.detach()
         if path in channels.norms:
             np.add.at(factor, labels, weight.abs().double().numpy())
         else:
             axes = [k for k in range(weight.dim()) if k != (1 if path in channels.swapped else 0)]
             np.add.at(written, labels, weight.double().square().sum(axes).numpy())
+    layers = weight_layers(model)
     for path, labels in channels.columns.items():
-        weight = model.get_submodule(path).weight.detach()
+        weight = layers[path].weight.detach()
         axes = [k for k in range(weight.dim()) if k != (0 if path in channels.swapped else 1)]
         np.add.at(read, labels, weight.double().square().sum(axes).numpy())
     return np.where(factor > 0, factor, np.sqrt(written)) * np.sqrt(read)
@@ -215,7 +247,7 @@ def importance(model, channels: Channels) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Compression:
-    """(M - M') / M as the article counts it: M weights before, M' after, those that are zero not counted."""
+    """(M - M') / M: M weights before pruning, M' after it, both without those that are zero."""
 
     before: int
     after: int
@@ -225,6 +257,6 @@ class Compression:
         return (self.before - self.after) / self.before
 
 
-def count_weights(model) -> int:
+def count_weights(model: nn.Module) -> int:
     """Weights of the dense and convolutional layers that are not zero."""
-    return sum(int(model.get_submodule(path).weight.count_nonzero()) for path in weight_layers(model))
+    return sum(int(layer.weight.count_nonzero()) for layer in weight_layers(model).values())

@@ -1,20 +1,29 @@
-"""torch.nn → Brevitas: a network of supported layers becomes the same network with quantisers where integers must be.
+"""torch.nn → Brevitas: inserts quantisers into a network of supported layers where the back ends need integers.
 
-What the back ends need decides where (everything between two quantisers is a function of one integer): every input of
-a dense, convolutional, pooling, adding or joining node comes from a quantiser, possibly through nodes that only move
-values; both inputs of an addition or a concatenation share one scale; weights are narrow range; a bias that no
-batch norm absorbs lies on the accumulator's grid (Int32Bias), which is what makes edge files exact.
+Everything between two quantisers must be a function of one integer. So every input of a dense, convolutional, pooling,
+adding or joining node comes from a quantiser, possibly through nodes that only move values; both inputs of an addition
+or a concatenation share one scale; weights are narrow range; a bias that no batch norm absorbs lies on the
+accumulator's grid (Int32Bias), without which an 8-bit file could not be exact.
 """
 
 from __future__ import annotations
 
 import itertools
 import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from greenedge._warnings import quiet
 from greenedge.errors import Reason, UnsupportedError
-from greenedge.train.fx_trace import traced
+from greenedge.train.fx_trace import trace_network
+from greenedge.train.layers import BatchNorm, Layer, has_swapped_weight, is_batch_norm, is_layer
 from greenedge.train.recipe_config import QuantiseSettings
+
+if TYPE_CHECKING:
+    from torch import fx, nn
+
+_State: TypeAlias = Literal["quantised", "accumulator"]
+_BitsKey: TypeAlias = Literal["weight_bits", "act_bits"]
 
 _NO_FORM = "no quantised form is known for it"
 _OTHER = "use a supported layer, or write the network with brevitas.nn"
@@ -22,43 +31,44 @@ _MOVING_METHODS = ("flatten", "reshape", "view", "permute", "transpose", "contig
 _COLLECT_STEPS = 100  # training batches whose activations set a scale before it is learned
 
 
-def quantise(model, settings: QuantiseSettings, name: str = "model"):
-    """The network with quantisers, as a torch.fx.GraphModule; modules keep their paths, and `model` is used up.
+def quantise(model: nn.Module, settings: QuantiseSettings, name: str = "model") -> fx.GraphModule:
+    """The network with quantisers; modules keep their paths. It shares `model`'s modules, so do not use `model` again.
 
     Raises UnsupportedError with every node that has no quantised form, and for a path in [quantise.layers] that names
     no layer of the network.
     """
-    graph = traced(model, name)
-    placer = _Placer(graph, settings)
+    module = trace_network(model, name)
+    placer = _Placer(module, settings)
     with quiet():
         placer.run()
     if placer.reasons:
         raise UnsupportedError(f"{name} cannot be quantised:", placer.reasons)
-    graph.graph.lint()
-    graph.recompile()
-    return graph
+    module.graph.lint()
+    module.recompile()
+    return module
 
 
 class _Placer:
     """One walk over the graph in topological order.
 
-    state[node] is "quantised" (levels times a scale) or "accumulator" (what a quantiser must still turn into levels).
+    state[node] is "quantised" (levels times a scale) or "accumulator" (values that a quantiser must turn into levels).
     `positive` holds the nodes whose values are never negative, `moves` those that only move values.
     """
 
-    def __init__(self, module, settings: QuantiseSettings):
-        self.traced = module
+    def __init__(self, module: fx.GraphModule, settings: QuantiseSettings):
+        self.module = module
         self.graph = module.graph
         self.settings = settings
-        self.modules = dict(module.named_modules())
+        self.modules: dict[str, nn.Module] = dict(module.named_modules())
         self.paths = sorted(self.modules.keys() - {""})
-        self.state: dict = {}
-        self.positive: set = set()
-        self.moves: set = set()
+        self.state: dict[fx.Node, _State] = {}
+        self.positive: set[fx.Node] = set()
+        self.moves: set[fx.Node] = set()
         self.reasons: list[Reason] = []
         self.used_layers: set[str] = set()
 
     def run(self) -> None:
+        """Places every quantiser; afterwards `reasons` says what has no quantised form."""
         for node in list(self.graph.nodes):
             self._visit(node)
         for path in self.settings.layers:
@@ -71,14 +81,14 @@ class _Placer:
                     f"use one of: {', '.join(self.paths)}",
                 )
 
-    def _visit(self, node) -> None:
+    def _visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
             self.state[node] = "accumulator"
-            self._quantiser_after(node, "input_quant", input_quantiser(self.settings))
+            self._insert_after(node, "input_quant", make_input_quantiser(self.settings))
         elif node.op == "output":
             self._visit_output(node)
         elif node.op == "call_module":
-            self._visit_module(node, self.modules[node.target])
+            self._visit_module(node, self.modules[_path_of(node)])
         elif node.op == "get_attr":
             self._refuse(
                 node.name,
@@ -86,108 +96,109 @@ class _Placer:
                 f"a constant tensor ({node.target})",
                 "constants have no quantiser",
                 "fold it into a layer's weights",
-                node.target,
+                _path_of(node),
             )
         else:
             self._visit_function(node)
 
-    def _visit_output(self, node) -> None:
-        outputs = node.args[0] if isinstance(node.args[0], (tuple, list)) else (node.args[0],)
-        for output in outputs:
+    def _visit_output(self, node: fx.Node) -> None:
+        for output in node.all_input_nodes:
             if self.state.get(output) == "accumulator" and self.settings.output_bits:
-                last = quantiser(self.settings.output_bits, True, self.settings)
-                self._quantiser_after(output, "output_quant", last, only=node)
+                last = make_quantiser(self.settings.output_bits, True, self.settings)
+                self._insert_after(output, "output_quant", last, only=node)
 
-    def _visit_module(self, node, module) -> None:
+    def _visit_module(self, node: fx.Node, module: nn.Module) -> None:
         from torch import nn
 
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)):
+        if is_layer(module):
             self._visit_layer(node, module)
-        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        elif is_batch_norm(module):
             self.state[node] = "accumulator"
         elif isinstance(module, nn.ReLU):
-            self._replace_relu(node, node.target)
+            self._replace_relu(node, _path_of(node))
         elif isinstance(module, (nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU)):
             self._visit_activation(node, isinstance(module, (nn.ReLU6, nn.Sigmoid)))
         elif isinstance(module, (nn.MaxPool1d, nn.MaxPool2d, nn.Upsample)):
-            self._on_levels(node, "quantised")
+            self._take_levels(node, "quantised")
             self._refuse_upsample(node, getattr(module, "mode", "nearest"))
         elif isinstance(module, (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)):
-            self._on_levels(node, "accumulator")
+            self._take_levels(node, "accumulator")
         elif isinstance(module, (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.PixelShuffle)):
             self._move(node)
         else:
-            self._refuse(node.name, "unsupported-layer", f"a {type(module).__name__}", _NO_FORM, _OTHER, node.target)
+            self._refuse(node.name, "unsupported-layer", f"a {type(module).__name__}", _NO_FORM, _OTHER, _path_of(node))
 
-    def _visit_function(self, node) -> None:
+    def _visit_function(self, node: fx.Node) -> None:
         import torch
         import torch.nn.functional as F
+        from torch import fx
 
         target = node.target
         if target in (operator.add, operator.iadd, torch.add, "add", "add_"):
-            self._join(node, [item for item in node.args if hasattr(item, "op")], f"{node.name}_in_quant")
+            self._join(node, [item for item in node.args if isinstance(item, fx.Node)], f"{node.name}_in_quant")
             self.state[node] = "accumulator"
         elif target in (torch.cat, torch.concat):
-            self._join(node, list(node.args[0]), f"{node.name}_in_quant")
+            self._join(node, _nodes_in(node.args[0]), f"{node.name}_in_quant")
             self.state[node] = "quantised"
         elif target in (F.relu, torch.relu, "relu", "relu_"):
             self._replace_relu(node, node.name)
         elif target in (torch.flatten, torch.reshape, torch.permute, torch.transpose, F.dropout, *_MOVING_METHODS):
             self._move(node)
         elif target in (F.max_pool1d, F.max_pool2d, F.pad, F.interpolate):
-            self._on_levels(node, "quantised")
-            self._refuse_upsample(node, node.kwargs.get("mode", "nearest") if target is F.interpolate else "nearest")
+            self._take_levels(node, "quantised")
+            self._refuse_upsample(
+                node, str(node.kwargs.get("mode", "nearest")) if target is F.interpolate else "nearest"
+            )
         elif target in (F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, torch.mean, "mean"):
-            self._on_levels(node, "accumulator")
+            self._take_levels(node, "accumulator")
         elif target in (F.sigmoid, torch.sigmoid, torch.tanh, F.tanh, F.relu6, F.silu, F.gelu):
             self._visit_activation(node, target in (F.sigmoid, torch.sigmoid, F.relu6))
         elif target not in (getattr, "size", operator.getitem):
             called = getattr(target, "__name__", target)
             self._refuse(node.name, "unsupported-function", f"a call of {called}", _NO_FORM, _OTHER)
 
-    def _on_levels(self, node, state: str) -> None:
-        """A node that takes levels and keeps the sign: pooling, padding, upsampling."""
-        self._need_quantised(node)
+    def _take_levels(self, node: fx.Node, state: _State) -> None:
+        """A node that reads levels and keeps their sign: pooling, padding, upsampling."""
+        self._quantise_input(node)
         self.state[node] = state
-        self._keep_sign(node, [node.args[0]])
+        self._keep_sign(node, [_input_of(node)])
 
-    def _move(self, node) -> None:
-        self.state[node] = self.state[node.args[0]]
+    def _move(self, node: fx.Node) -> None:
+        self.state[node] = self.state[_input_of(node)]
         self.moves.add(node)
-        self._keep_sign(node, [node.args[0]])
+        self._keep_sign(node, [_input_of(node)])
 
-    def _keep_sign(self, node, inputs: list) -> None:
+    def _keep_sign(self, node: fx.Node, inputs: Sequence[fx.Node]) -> None:
         if all(item in self.positive for item in inputs):
             self.positive.add(node)
 
-    def _visit_layer(self, node, layer) -> None:
+    def _visit_layer(self, node: fx.Node, layer: Layer) -> None:
         """Dense or convolutional: quantised input, quantised weights, a bias on the grid or inside the batch norm."""
-        self._need_quantised(node)
+        self._quantise_input(node)
         norm = self._batch_norm_after(node)
         if norm is not None and layer.bias is not None:
             absorb_bias(layer, norm)
         if layer.bias is not None:
             pass_scale(self.modules, node.args[0])
-        bits = self._layer_bits(node.target, "weight_bits")
-        replaced = quantised_layer(layer, bits, self.settings)
-        self._set_module(node.target, replaced)
+        bits = self._layer_bits(_path_of(node), "weight_bits")
+        self._set_module(_path_of(node), quantise_layer(layer, bits, self.settings))
         self.state[node] = "accumulator"
 
-    def _visit_activation(self, node, unsigned: bool) -> None:
+    def _visit_activation(self, node: fx.Node, unsigned: bool) -> None:
         """Any activation but ReLU stays, and a quantiser follows: the lowering tabulates both together."""
         self.state[node] = "accumulator"
-        path = node.target if node.op == "call_module" else node.name
+        path = _path_of(node) if node.op == "call_module" else node.name
         if unsigned:
             self.positive.add(node)
         bits = self._layer_bits(path, "act_bits")
-        self._quantiser_after(node, f"{path}_quant", quantiser(bits, not unsigned, self.settings))
+        self._insert_after(node, f"{path}_quant", make_quantiser(bits, not unsigned, self.settings))
 
-    def _replace_relu(self, node, path: str) -> None:
+    def _replace_relu(self, node: fx.Node, path: str) -> None:
         from brevitas.nn import QuantReLU
 
         bits = self._layer_bits(path, "act_bits")
-        rectifier = QuantReLU(act_quant=act_quant(bits, False, self.settings), return_quant_tensor=False)
-        if node.op == "call_module" and self._calls(node.target) == 1:
+        rectifier = QuantReLU(act_quant=choose_act_quant(bits, False, self.settings), return_quant_tensor=False)
+        if node.op == "call_module" and self._count_calls(path) == 1:
             self._set_module(path, rectifier)
             self.state[node] = "quantised"
             self.positive.add(node)
@@ -201,11 +212,11 @@ class _Placer:
         self.state[fresh] = "quantised"
         self.positive.add(fresh)
 
-    def _join(self, node, inputs: list, path: str) -> None:
+    def _join(self, node: fx.Node, inputs: Sequence[fx.Node], path: str) -> None:
         """Both sides of an addition or a concatenation go through one quantiser, so that they share a scale."""
         path = self._fresh_path(path)
         signed = any(item not in self.positive for item in inputs)
-        self._set_module(path, quantiser(self.settings.add_bits, signed, self.settings))
+        self._set_module(path, make_quantiser(self.settings.add_bits, signed, self.settings))
         for item in dict.fromkeys(inputs):
             with self.graph.inserting_before(node):
                 shared = self.graph.call_module(path, (item,))
@@ -213,29 +224,29 @@ class _Placer:
             node.replace_input_with(item, shared)
         self._keep_sign(node, inputs)
 
-    def _need_quantised(self, node) -> None:
-        """Puts a quantiser where the accumulator arises, unless its values come from one already."""
-        source = node.args[0]
+    def _quantise_input(self, node: fx.Node) -> None:
+        """Inserts a quantiser where the accumulator that `node` reads arises; none where it reads levels already."""
+        source = _input_of(node)
         if self.state.get(source) != "accumulator":
             return
-        chain = []
+        chain: list[fx.Node] = []
         while source in self.moves and len(source.users) == 1:
             chain.append(source)
-            source = source.args[0]
-        if len(source.users) > 1:  # its other readers may want the accumulator itself
-            chain, source = [], node.args[0]
-        path = source.target if source.op == "call_module" else source.name
+            source = _input_of(source)
+        if len(source.users) > 1:  # its other readers may need the accumulator itself
+            chain, source = [], _input_of(node)
+        path = _path_of(source) if source.op == "call_module" else source.name
         bits = self._layer_bits(path, "act_bits")
-        self._quantiser_after(
+        self._insert_after(
             source,
             f"{path}_quant",
-            quantiser(bits, source not in self.positive, self.settings),
+            make_quantiser(bits, source not in self.positive, self.settings),
             only=None if chain else node,
         )
         self.state.update(dict.fromkeys(chain, "quantised"))
 
-    def _quantiser_after(self, node, path: str, module, only=None):
-        """Inserts a quantiser that every reader of `node` reads from now on, or `only` that one."""
+    def _insert_after(self, node: fx.Node, path: str, module: nn.Module, only: fx.Node | None = None) -> None:
+        """Inserts a quantiser between `node` and all its readers, or `only` that one."""
         path = self._fresh_path(path)
         self._set_module(path, module)
         with self.graph.inserting_after(node):
@@ -247,24 +258,25 @@ class _Placer:
         self.state[fresh] = "quantised"
         if node in self.positive:
             self.positive.add(fresh)
-        return fresh
 
-    def _batch_norm_after(self, node):
-        from torch import nn
-
+    def _batch_norm_after(self, node: fx.Node) -> BatchNorm | None:
+        """The batch norm that alone reads `node`, where it has factors and offsets."""
         users = list(node.users)
         if len(users) == 1 and users[0].op == "call_module":
-            module = self.modules[users[0].target]
-            return module if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine else None
+            module = self.modules[_path_of(users[0])]
+            return module if is_batch_norm(module) and module.affine else None
         return None
 
-    def _layer_bits(self, path: str, kind: str) -> int:
+    def _layer_bits(self, path: str, key: _BitsKey) -> int:
+        """The bit width in [quantise.layers] for that path, else the network's."""
         own = self.settings.layers.get(path)
         if own is not None:
             self.used_layers.add(path)
-        return (getattr(own, kind) if own else 0) or getattr(self.settings, kind)
+        if key == "weight_bits":
+            return (own.weight_bits if own else 0) or self.settings.weight_bits
+        return (own.act_bits if own else 0) or self.settings.act_bits
 
-    def _calls(self, path: str) -> int:
+    def _count_calls(self, path: str) -> int:
         return sum(node.op == "call_module" and node.target == path for node in self.graph.nodes)
 
     def _fresh_path(self, path: str) -> str:
@@ -272,13 +284,13 @@ class _Placer:
         names = itertools.chain([path], (f"{path}_{number}" for number in itertools.count(2)))
         return next(name for name in names if name not in self.modules)
 
-    def _set_module(self, path: str, module) -> None:
-        self.traced.add_submodule(path, module)
+    def _set_module(self, path: str, module: nn.Module) -> None:
+        self.module.add_submodule(path, module)
         self.modules[path] = module
 
-    def _refuse_upsample(self, node, mode: str) -> None:
+    def _refuse_upsample(self, node: fx.Node, mode: str) -> None:
         if mode != "nearest":
-            module = node.target if node.op == "call_module" else None
+            module = _path_of(node) if node.op == "call_module" else None
             self._refuse(
                 node.name,
                 "unsupported-mode",
@@ -292,19 +304,47 @@ class _Placer:
         self.reasons.append(Reason(node, kind, value, rule, cure, None if module == node else module))
 
 
-def pass_scale(modules: dict, node) -> None:
-    """Lets the scale travel with the tensor from its quantisers to a layer whose bias needs it."""
-    if isinstance(node, (tuple, list)):
-        for item in node:
+def _path_of(node: fx.Node) -> str:
+    """The module or attribute path that a call_module or get_attr node names."""
+    assert isinstance(node.target, str)
+    return node.target
+
+
+def _input_of(node: fx.Node) -> fx.Node:
+    """The first argument of a node, which is a tensor for every node that `quantise` knows."""
+    from torch import fx
+
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source
+
+
+def _nodes_in(argument: fx.node.Argument) -> list[fx.Node]:
+    """The nodes of an argument that is a list of tensors."""
+    from torch import fx
+
+    assert isinstance(argument, (list, tuple))
+    return [item for item in argument if isinstance(item, fx.Node)]
+
+
+def pass_scale(modules: dict[str, Any], source: fx.node.Argument) -> None:
+    """Makes the quantisers above `source` return a QuantTensor: a layer with an Int32Bias needs its input's scale."""
+    from torch import fx
+
+    if isinstance(source, (tuple, list)):
+        for item in source:
             pass_scale(modules, item)
-    elif node.op == "call_module" and hasattr(modules[node.target], "return_quant_tensor"):
-        modules[node.target].return_quant_tensor = True
+        return
+    assert isinstance(source, fx.Node)
+    if source.op == "call_module" and hasattr(modules[_path_of(source)], "return_quant_tensor"):
+        modules[_path_of(source)].return_quant_tensor = True
     else:
-        pass_scale(modules, node.args[0])
+        pass_scale(modules, source.args[0])
 
 
-def act_quant(bits: int, signed: bool, settings: QuantiseSettings, **more):
-    """Brevitas' activation quantiser with a scale learned from the 99.999th percentile of the first batches."""
+def choose_act_quant(bits: int, signed: bool, settings: QuantiseSettings, **more: Any) -> Any:
+    """Brevitas' activation quantiser (an injector class, untyped there) with a scale learned from the 99.999th
+    percentile of the first batches. `more` goes to the injector."""
     from brevitas import quant
 
     kinds = {
@@ -316,30 +356,34 @@ def act_quant(bits: int, signed: bool, settings: QuantiseSettings, **more):
     return kinds[signed, settings.power_of_two].let(bit_width=bits, collect_stats_steps=_COLLECT_STEPS, **more)
 
 
-def quantiser(bits: int, signed: bool, settings: QuantiseSettings):
+def make_quantiser(bits: int, signed: bool, settings: QuantiseSettings) -> nn.Module:
     """A QuantIdentity with levels 0 … 2^bits - 1, or -2^(bits-1) … 2^(bits-1) - 1 where signed."""
     from brevitas.nn import QuantIdentity
 
-    return QuantIdentity(act_quant=act_quant(bits, signed, settings), return_quant_tensor=False)
+    return QuantIdentity(act_quant=choose_act_quant(bits, signed, settings), return_quant_tensor=False)
 
 
-def input_quantiser(settings: QuantiseSettings):
+def make_input_quantiser(settings: QuantiseSettings) -> nn.Module:
     """The QuantIdentity at the input: it runs on the host as the prologue."""
     from brevitas.inject.enum import ScalingImplType
     from brevitas.nn import QuantIdentity
 
-    fixed = {}
+    fixed: dict[str, Any] = {}
     if settings.input_scale:
         # Brevitas divides the threshold by the largest level's magnitude, 2^(bits-1) if signed and 2^bits - 1 if not
         levels = 2 ** (settings.input_bits - 1) if settings.input_signed else 2**settings.input_bits - 1
         fixed = {"scaling_impl_type": ScalingImplType.CONST, "scaling_init": settings.input_scale * levels}
     return QuantIdentity(
-        act_quant=act_quant(settings.input_bits, settings.input_signed, settings, **fixed), return_quant_tensor=False
+        act_quant=choose_act_quant(settings.input_bits, settings.input_signed, settings, **fixed),
+        return_quant_tensor=False,
     )
 
 
-def weight_quant(bits: int, settings: QuantiseSettings):
-    """Narrow-range integers of `bits` bits scaled by their largest magnitude; the sign alone for one bit."""
+def choose_weight_quant(bits: int, settings: QuantiseSettings) -> Any:
+    """Brevitas' weight quantiser (an injector class, untyped there).
+
+    Narrow-range integers of `bits` bits scaled by their largest magnitude; -1 and 1 for one bit.
+    """
     from brevitas import quant
     from brevitas.inject.enum import ScalingImplType
 
@@ -353,26 +397,23 @@ def weight_quant(bits: int, settings: QuantiseSettings):
     return kind.let(bit_width=bits, scaling_per_output_channel=settings.per_channel)
 
 
-def quantised_layer(layer, bits: int, settings: QuantiseSettings):
-    """The Brevitas layer with the same weights and geometry."""
+def quantise_layer(layer: Layer, bits: int, settings: QuantiseSettings) -> nn.Module:
+    """The Brevitas layer with the same weights and geometry; Brevitas has no types, so neither has the new layer."""
     import torch
     from brevitas import nn as qnn
     from brevitas.quant import Int32Bias
 
     common = {
         "bias": layer.bias is not None,
-        "weight_quant": weight_quant(bits, settings),
+        "weight_quant": choose_weight_quant(bits, settings),
         "bias_quant": Int32Bias if layer.bias is not None else None,
         "return_quant_tensor": False,
     }
     if isinstance(layer, torch.nn.Linear):
         fresh = qnn.QuantLinear(layer.in_features, layer.out_features, **common)
     else:
-        geometry = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
-        if layer.transposed:
-            geometry["output_padding"] = layer.output_padding
         kind = getattr(qnn, f"Quant{type(layer).__name__}")
-        fresh = kind(layer.in_channels, layer.out_channels, layer.kernel_size, **geometry, **common)
+        fresh = kind(layer.in_channels, layer.out_channels, **geometry_of(layer), **common)
     with torch.no_grad():
         fresh.weight.copy_(layer.weight)
         if layer.bias is not None:
@@ -381,10 +422,23 @@ def quantised_layer(layer, bits: int, settings: QuantiseSettings):
     return fresh
 
 
-def absorb_bias(layer, norm) -> None:
+def geometry_of(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d) -> dict[str, Any]:
+    """Keyword arguments of a convolution's constructor besides its channels and its bias."""
+    geometry: dict[str, Any] = {
+        "kernel_size": layer.kernel_size,
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+    }
+    return geometry | ({"output_padding": layer.output_padding} if has_swapped_weight(layer) else {})
+
+
+def absorb_bias(layer: Layer, norm: BatchNorm) -> None:
     """norm(Wx + b) = norm'(Wx) with the running mean less b; the layer loses its bias."""
     import torch
 
+    assert norm.running_mean is not None and layer.bias is not None
     with torch.no_grad():
         norm.running_mean.sub_(layer.bias)
     layer.bias = None

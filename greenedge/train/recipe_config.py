@@ -1,8 +1,10 @@
-"""The tables of flow.toml that are greenedge's own; [data] and [model] are the recipe's."""
+"""The tables of flow.toml that greenedge defines; a recipe defines [data] and [model] itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeAlias
 
 from greenedge.train.toml_tables import setting
 
@@ -19,9 +21,9 @@ class TrainSettings:
     """[train]: how the weights are found.
 
     epochs          passes over the training samples
-    validation      share of the training samples held out to stop early; 0 trains on all of them
-    patience        epochs without a better validation loss before it stops; 0 never stops early
-    threads         of torch while it trains; the weights of a seed are reproducible for a given number
+    validation      share of the training samples held out for validation; 0 trains on all of them
+    patience        epochs without a better validation loss before training stops; 0 never stops early
+    threads         of torch in training; the weights of a seed are reproducible for a given number of threads
     """
 
     epochs: int = setting(least=1)
@@ -54,15 +56,15 @@ class LayerBits:
 class QuantiseSettings:
     """[quantise]: bit widths and scales.
 
-    method          "qat" trains with the quantisers in place; "ptq" trains in float and sets the scales afterwards
-    float_epochs    qat: epochs in float before the quantisers come in
+    method          "qat" trains with quantisers; "ptq" trains in float and sets the scales afterwards
+    float_epochs    qat: epochs in float before the quantisers are inserted
     calibration     ptq: training samples that set the scales of the activations
-    fold_batch_norm the batch norms go into the weights at the end, and biases onto the accumulators' grid (Int32Bias)
+    fold_batch_norm folds the batch norms into the weights at the end, biases on the accumulators' grid (Int32Bias)
     weight_bits     narrow range for 2 to 8, {-1, +1} for 1
-    act_bits        after activations, unsigned where these are
+    act_bits        after activations; unsigned after an activation that is never negative
     add_bits        signed, at the inputs of additions and concatenations
     input_scale     real value of one level of the input; 0 learns it from the data
-    output_bits     signed, at the outputs; 0 leaves them as they are
+    output_bits     signed, at the outputs; 0 leaves the outputs unquantised
     per_channel     a scale for each output channel of a layer's weights
     power_of_two    scales are powers of two
     layers          widths of single layers, by torch module path
@@ -93,17 +95,23 @@ class QuantiseSettings:
         if self.method == "ptq" and self.float_epochs:
             raise ValueError('has float_epochs with method "ptq", which trains in float only; set float_epochs to 0')
 
+    def with_weight_bits(self, bits: Mapping[str, int]) -> QuantiseSettings:
+        """These settings with the weight bits of single layers, by module path; their act_bits remain."""
+        activations = {path: layer.act_bits for path, layer in self.layers.items()}
+        layers = {path: LayerBits(width, activations.get(path, 0)) for path, width in bits.items()}
+        return replace(self, layers={**self.layers, **layers})
+
 
 @dataclass(frozen=True)
 class PruneSettings:
-    """[prune]: what leaves the network, and when.
+    """[prune]: what is removed from the network, and when.
 
     kind        "magnitude" the smallest weights of each layer; "n:m" all but `n` of every `m` neighbours along a
-                layer's inputs; "structured" whole neurons and channels, which then are taken out of the network
-    share       of each layer's weights, or of its neurons and channels
-    group       structured: as many stay as a multiple of this, so that PE and SIMD divide what is left
-    start, end  when it begins and when it has reached its share, as shares of the training; the rest fine-tunes
-    keep        layers that stay whole, by torch module path
+                layer's inputs; "structured" whole neurons and channels, which are then removed from the network
+    share       pruned of each layer's weights, or of its neurons and channels
+    group       structured: the number that remains is a multiple of this, so that PE and SIMD divide it
+    start, end  of pruning, as shares of the training; what follows is fine-tuning
+    keep        layers that are not pruned, by torch module path
     """
 
     kind: str = setting(choices=PRUNINGS)
@@ -126,19 +134,19 @@ class PruneSettings:
 
 @dataclass(frozen=True)
 class DistilSettings:
-    """[distil]: a teacher's outputs as targets beside the labels (Hinton et al., 2015).
+    """[distil]: a teacher's outputs as targets besides the labels (Hinton et al., 2015).
 
     teacher         an ONNX file in the recipe's folder; without one recipe.py's `teacher`, else the network with
-                    [teacher]'s keys over [model]'s, trained first in float
+                    [teacher]'s keys over [model]'s, which is trained first, in float
     epochs          of that training; 0 for [train]'s
     temperature     T of softmax(logits / T)
     share           of the loss that comes from the teacher's logits
-    teacher_scale   multiplies the teacher's logits before anything else; below 1 where the student's range is too
-                    narrow for a confident teacher's, as that of a young output quantiser is
-    features        "student=teacher" pairs of layers whose outputs are to relate samples alike (Tung and Mori, 2019)
+    teacher_scale   multiplies the teacher's logits first; below 1 where the student's output range is too narrow for
+                    a confident teacher's, as that of an output quantiser is early in training
+    features        "student=teacher" pairs of layers whose outputs should relate samples alike (Tung and Mori, 2019)
     feature_weight  weight of that term
-    mix             learns from mixtures of two inputs, which only a teacher can label; wants share 1 (mixup's inputs, Zhang
-                    et al., 2018, as a teacher's questions: Beyer et al., 2022)
+    mix             trains on mixtures of two inputs, which only a teacher can label; needs share 1 (mixup's inputs,
+                    Zhang et al., 2018, labelled by a teacher: Beyer et al., 2022)
     """
 
     teacher: str = setting("")
@@ -164,11 +172,11 @@ class DistilSettings:
 class SubsetSettings:
     """[subset]: which training samples are used, and in what order.
 
-    method          "random"; "el2n" the largest error norms (Paul et al., 2021); "forgetting" the most often unlearnt
+    method          "random"; "el2n" the largest error norms (Paul et al., 2021); "forgetting" the most often forgotten
                     (Toneva et al., 2019); "kcenter" the greedy cover of the inputs (Sener and Savarese, 2018)
     share           of the training samples
-    score_epochs    el2n, forgetting and curriculum: epochs of a network of its own that score the samples
-    curriculum      easy samples first: all are in after half of the epochs (Bengio et al., 2009)
+    score_epochs    el2n, forgetting and curriculum: epochs of a separate network that scores the samples
+    curriculum      easy samples first; all are used after half of the epochs (Bengio et al., 2009)
     """
 
     method: str = setting("random", choices=SUBSETS)
@@ -177,8 +185,8 @@ class SubsetSettings:
     curriculum: bool = setting(False)
 
     @property
-    def scored(self) -> bool:
-        """Whether samples must be scored by training on them."""
+    def needs_scores(self) -> bool:
+        """Whether a short training must score the samples."""
         return self.curriculum or self.method in ("el2n", "forgetting")
 
 
@@ -187,9 +195,9 @@ class SearchSettings:
     """[search]: weight bits layer by layer, chosen for the least loss under a budget.
 
     budget      of all weights, in `unit`: bytes; luts and joules (per inference) by the formulas in search.py
-    widths      that a layer may have
-    cycles      luts: per inference; what a layer computes in each of them is its multiplications over these
-    samples     training samples on which a layer's sensitivity is found
+    widths      weight bits that a layer may have
+    cycles      luts: clock cycles per inference; a layer computes its multiplications / cycles in each of them
+    samples     training samples on which a layer's sensitivity is measured
     """
 
     budget: float = setting(least=1e-15)
@@ -205,13 +213,13 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class LedgerSettings:
-    """[ledger]: how training's energy and carbon are told.
+    """[ledger]: how the energy and carbon of training are reported.
 
-    source          an energy source as `greenedge energy probe` names it; "auto" takes the first that is alive, "none"
-                    estimates
-    watts_per_core  the estimate's: joules = watts x CPU seconds, x0.4 to x1.6
-    watts_from      where that figure is from
-    country         ISO code or name, for g CO2e; empty tells none
+    source          an energy source as `greenedge energy probe` names it; "auto" takes the first that proves alive,
+                    "none" estimates
+    watts_per_core  for estimates: joules = watts × CPU seconds, ×0.4 to ×1.6
+    watts_from      the source of that figure
+    country         ISO code or name, for g CO2e; empty reports no carbon
     """
 
     source: str = setting("auto")
@@ -220,11 +228,31 @@ class LedgerSettings:
     country: str = setting("")
 
 
-OPTIONS: dict[str, type] = {  # tables that a recipe may leave out
-    "quantise": QuantiseSettings,
-    "prune": PruneSettings,
-    "distil": DistilSettings,
-    "subset": SubsetSettings,
-    "search": SearchSettings,
-    "ledger": LedgerSettings,
-}
+@dataclass(frozen=True)
+class RecipeOptions:
+    """The tables that a recipe may leave out; None for one that it does."""
+
+    quantise: QuantiseSettings | None = None
+    prune: PruneSettings | None = None
+    distil: DistilSettings | None = None
+    subset: SubsetSettings | None = None
+    search: SearchSettings | None = None
+    ledger: LedgerSettings | None = None
+
+    def tables(self) -> dict[str, OptionalTable]:
+        """The tables that the recipe has, by name."""
+        tables = {
+            "quantise": self.quantise,
+            "prune": self.prune,
+            "distil": self.distil,
+            "subset": self.subset,
+            "search": self.search,
+            "ledger": self.ledger,
+        }
+        return {name: table for name, table in tables.items() if table is not None}
+
+
+OptionalTable: TypeAlias = (
+    QuantiseSettings | PruneSettings | DistilSettings | SubsetSettings | SearchSettings | LedgerSettings
+)
+OPTIONAL_TABLES: tuple[str, ...] = tuple(item.name for item in fields(RecipeOptions))

@@ -1,4 +1,4 @@
-"""The energy of a training run: read from a meter that is alive, else estimated from CPU time, and always labelled."""
+"""The energy of a training run: read from a meter that has proved alive, else estimated from CPU time; labelled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from greenedge.energy.carbon import carbon, intensity
 from greenedge.energy.estimate import CPU_BAND
@@ -14,17 +15,23 @@ from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.train.ledger import Ledger
 from greenedge.train.recipe_config import LedgerSettings
 
+if TYPE_CHECKING:
+    from greenedge.energy.clock import Clock
+    from greenedge.energy.meters import CounterMeter, SampledMeter
 
-def unmetered() -> float | None:
-    """The reading where there is no meter."""
+    Meter = CounterMeter | SampledMeter
+
+
+def read_no_meter() -> float | None:
+    """The reading where there is no meter: None."""
     return None
 
 
 @dataclass(frozen=True)
 class Power:
-    """What tells the energy: `read` gives joules since it was opened, or None; `reason` says why there is no meter."""
+    """A meter, or none. `read` gives joules since it was opened, or None; `reason` says why there is no meter."""
 
-    read: Callable[[], float | None] = unmetered
+    read: Callable[[], float | None] = read_no_meter
     source: str | None = None
     scope: str = "chip"
     covers: str = "cpu package share"
@@ -33,16 +40,16 @@ class Power:
 
 
 @contextmanager
-def metered(settings: LedgerSettings, root: Path = Path("/"), clock=None) -> Iterator[Power]:
-    """Yields the Power of [ledger]'s source, proved alive (six seconds), or one without a meter and the reason.
+def open_power(settings: LedgerSettings, root: Path = Path("/"), clock: Clock | None = None) -> Iterator[Power]:
+    """Yields the Power of [ledger]'s source after a proof of life (six seconds), or one without a meter and the reason.
 
-    Raises EvidenceError for a source that was asked for by name and gives nothing.
+    Raises EvidenceError for a source that was named and gives nothing.
     """
     if settings.source == "none":
         yield Power(reason='[ledger] source is "none"')
         return
     try:
-        meter = _alive(settings.source, root, clock)
+        meter = _open_live_meter(settings.source, root, clock)
     except EvidenceError as error:
         if settings.source != "auto":
             raise
@@ -50,20 +57,25 @@ def metered(settings: LedgerSettings, root: Path = Path("/"), clock=None) -> Ite
         return
     meter.start()
     try:
-        first = meter.now()
-        info = meter.info
-        yield Power(lambda: _joules(meter, first), info.id, info.scope, info.covers, info.evidence)
+        read, info = _joules_from_now(meter), meter.info
+        yield Power(read, info.id, info.scope, info.covers, info.evidence)
     finally:
         meter.stop()
 
 
-def _joules(meter, first) -> float:
-    now = meter.now()
-    return meter.energy(first, now)[0] if now.t > first.t else 0.0
+def _joules_from_now(meter: Meter) -> Callable[[], float]:
+    """A function that gives the joules since this call."""
+    first = meter.now()
+
+    def read() -> float:
+        now = meter.now()
+        return meter.energy(first, now)[0] if now.t > first.t else 0.0
+
+    return read
 
 
-def _alive(source: str, root: Path, clock):
-    """A meter on a source that has followed a load. Raises EvidenceError."""
+def _open_live_meter(source: str, root: Path, clock: Clock | None) -> Meter:
+    """A meter on a source whose readings followed a load. Raises EvidenceError."""
     from greenedge.energy import liveness
     from greenedge.energy.clock import RealClock
     from greenedge.energy.meters import CounterMeter, SampledMeter
@@ -71,22 +83,22 @@ def _alive(source: str, root: Path, clock):
 
     clock = clock or RealClock()
     if source == "auto":
-        found = [
+        working = [
             entry.id for entry in find_all(root) if entry.ok and entry.id.partition(":")[0] in ("powercap", "perf")
         ]
-        if not found:
+        if not working:
             raise EvidenceError("no energy source of this machine's CPU can be read (greenedge energy probe says why)")
-        source = found[0]
+        source = working[0]
     opened = open_source(source, root, clock)
-    live = liveness.prove(opened, clock, _load)
+    live = liveness.prove(opened, clock, _run_load)
     if opened.info.kind == "counter":
         return CounterMeter(opened, clock, live.period_s)
     opened.close()
     return SampledMeter.of(source, root, opened.info, clock)
 
 
-def _load(going: Callable[[], bool]) -> None:
-    """Work that a CPU's meter must see."""
+def _run_load(going: Callable[[], bool]) -> None:
+    """Keeps one core busy while `going()`: a load that a CPU's meter must show."""
     import numpy as np
 
     a = np.ones((128, 128), np.float32)
@@ -95,7 +107,7 @@ def _load(going: Callable[[], bool]) -> None:
 
 
 def energy_of(ledger: Ledger, settings: LedgerSettings, power: Power) -> Figure:
-    """The joules of a ledger: metered where every part of it was, else watts per core times CPU seconds."""
+    """The joules of a ledger: measured where all of it was metered, else watts per core times CPU seconds."""
     if power.source is not None and ledger.joules is not None:
         return Figure(ledger.joules, "energy", "j", power.scope, power.evidence, covers=power.covers)
     joules = settings.watts_per_core * ledger.cpu_seconds
@@ -111,29 +123,29 @@ def energy_of(ledger: Ledger, settings: LedgerSettings, power: Power) -> Figure:
     )
 
 
-def bill(phases: dict[str, Ledger], settings: LedgerSettings, power: Power) -> dict:
-    """What metrics.json says of the run: every phase and the total, with energy and, where a country is set, carbon."""
+def bill(phases: dict[str, Ledger], settings: LedgerSettings, power: Power) -> dict[str, Any]:
+    """The part "ledger" of metrics.json: every phase and the total, with energy and, where a country is set, carbon."""
     total = sum(phases.values(), Ledger())
     energy = energy_of(total, settings, power)
-    found = {
+    entries: dict[str, Any] = {
         "phases": {name: _entry(ledger, settings, power) for name, ledger in phases.items()},
         "total": _entry(total, settings, power),
     }
     if settings.country:
-        found["total"]["carbon"] = figure_json(carbon(energy, intensity(settings.country)))
-        found["country"] = settings.country
+        entries["total"]["carbon"] = figure_json(carbon(energy, intensity(settings.country)))
+        entries["country"] = settings.country
     if energy.evidence == "estimated":
-        found["estimate"] = (
+        entries["estimate"] = (
             f"{settings.watts_per_core:g} W per core, {settings.watts_from}, times CPU seconds; "
             f"×{CPU_BAND[0]:g} to ×{CPU_BAND[1]:g}"
         )
-        found["unmeasured"] = power.reason or "a part of the run was without a meter"
+        entries["unmeasured"] = power.reason or "a part of the run was without a meter"
     else:
-        found["source"] = power.source
-    return found
+        entries["source"] = power.source
+    return entries
 
 
-def _entry(ledger: Ledger, settings: LedgerSettings, power: Power) -> dict:
+def _entry(ledger: Ledger, settings: LedgerSettings, power: Power) -> dict[str, Any]:
     return {
         "samples_seen": ledger.samples_seen,
         "samples_scored": ledger.samples_scored,

@@ -1,4 +1,4 @@
-"""Every runtime on the same graphs: exact ones give the graph's integers, float ones the same function before rounding."""
+"""Every runtime on the same graphs: exact ones give the graph's integers, float ones their values before rounding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from greenedge import runtimes
 from greenedge.backends.int8.tflite import worker
 from greenedge.errors import TargetError, ToolError, UnsupportedError
 from greenedge.graph import Requantise, run_graph
-from greenedge.runtimes import Found, found, open_runtime, workload
+from greenedge.runtimes import Probe, open_runtime, probe_all, workload
 from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
 
@@ -61,6 +61,16 @@ def test_float_runtimes_agree_with_each_other(rng, convnet):
     assert np.allclose(a, b, atol=1e-3 * np.abs(a).max())  # float32 sums in another order
 
 
+@pytest.mark.parametrize("name", FLOAT)
+def test_a_sum_of_many_levels_at_the_output_is_no_layer_with_a_quantiser(rng, name):
+    """128·64 levels a channel: more than the identity is written out for."""
+    sketch = Sketch(rng, (2, 8, 8), "s8")
+    graph = sketch.graph(sketch.sum_pool("x", (8, 8)))
+    x = inputs(rng, graph, 5)
+    (edge,) = graph.outputs
+    assert np.abs(open_runtime(name, graph).run(x)[edge] - run_graph(graph, x)[edge]).max() < 0.01  # float32 means
+
+
 @pytest.mark.parametrize("name", (*EXACT, *FLOAT))
 def test_a_prepared_call_can_be_measured(rng, name):
     graph = mlp(rng)
@@ -81,7 +91,7 @@ def test_the_compiled_network_is_the_eager_one(rng):
 
 
 def test_every_runtime_says_whether_it_works_here(monkeypatch):
-    states = {state.name: state for state in found()}
+    states = {state.name: state for state in probe_all()}
     assert list(states) == list(runtimes.RUNTIMES)
     assert states["litert"].version and states["onnxruntime"].version and states["torch"].version
     for state in states.values():
@@ -89,7 +99,7 @@ def test_every_runtime_says_whether_it_works_here(monkeypatch):
 
 
 def test_a_runtime_that_only_imports_is_not_there(rng, monkeypatch, tmp_path):
-    """tflite_runtime under numpy 2 imports and dies at its first interpreter, even by a signal: found out in another process."""
+    """tflite_runtime can be imported under numpy 2 and crashes at its first interpreter: probed in another process."""
     from greenedge.runtimes import litert
 
     package = tmp_path / "tflite_runtime"
@@ -107,18 +117,18 @@ def test_a_runtime_that_only_imports_is_not_there(rng, monkeypatch, tmp_path):
         ),
     ]:
         (package / "interpreter.py").write_text(body)
-        litert._probed.cache_clear()
+        litert._probe_package.cache_clear()
         state = litert.probe("tflite-runtime")
-        assert state == Found(
+        assert state == Probe(
             "tflite-runtime", None, reason, 'an environment of its own with "tflite-runtime" and "numpy<2"'
         )
     with pytest.raises(ToolError) as error:
         open_runtime("tflite-runtime", mlp(rng))
     assert str(error.value) == (
-        'tflite-runtime does not work here: it ended with status -11 (cure: an environment of its own with "tflite-runtime" '
-        'and "numpy<2").'
+        "tflite-runtime does not work here: it ended with status -11 (cure: an environment of its own with "
+        '"tflite-runtime" and "numpy<2").'
     )
-    litert._probed.cache_clear()
+    litert._probe_package.cache_clear()
     assert worker.NO_RUNTIME == 3
 
 
@@ -126,8 +136,8 @@ def test_what_cannot_be_is_said(rng):
     with pytest.raises(TargetError) as error:
         open_runtime("litertt", mlp(rng))
     assert str(error.value) == (
-        "there is no runtime 'litertt' (did you mean 'litert'?); runtimes are: litert, litert-reference, tflite-runtime, "
-        "onnxruntime, onnxruntime-float, torch, torch-compile, torch-cuda, torch-compile-cuda."
+        "there is no runtime 'litertt' (did you mean 'litert'?); runtimes are: litert, litert-reference, "
+        "tflite-runtime, onnxruntime, onnxruntime-float, torch, torch-compile, torch-cuda, torch-compile-cuda."
     )
     sketch = Sketch(rng, (4,))
     graph = sketch.graph(sketch.dense("x", 3))

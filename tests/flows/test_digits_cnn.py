@@ -1,4 +1,4 @@
-"""The recipe digits-cnn as hardware: every layer kind of a small modern CNN, all test images, every layer, every integer."""
+"""The recipe digits-cnn as hardware: every layer kind of a small modern CNN; all integers of all layers and images."""
 
 from __future__ import annotations
 

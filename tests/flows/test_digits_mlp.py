@@ -1,4 +1,4 @@
-"""The main road, end to end with real tools: the recipe digits-mlp to a bitstream and an edge binary."""
+"""The whole flow with real tools: the recipe digits-mlp to a bitstream and an edge binary."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def test_the_virtual_board_classifies_every_image(both, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'y.csv'}: {SAMPLES} × 10 from the virtual board\n"
     assert re.search(
-        rf"^{SAMPLES} samples, every integer equal to the integer graph's; latency [\d.]+\u202fµs by the board's own counters "
-        r"\(simulated\)",
+        rf"^{SAMPLES} samples, every integer equal to the integer graph's; latency [\d.]+\u202fµs by the board's own "
+        r"counters \(simulated\)",
         done.stderr,
         re.MULTILINE,
     ), done.stderr
@@ -185,14 +185,14 @@ def test_a_flipped_bit_that_no_sample_reaches_is_found_too(both):
     path.write_bytes(good)
     assert (done.returncode, done.stderr) == (
         5,
-        f"greenedge: {path} is not the file that was built, its sha256 differs, although every sample gave the same integers; run "
-        "the same `greenedge run` or `greenedge build` again to build it anew.\n",
+        f"greenedge: {path} is not the file that was built, its sha256 differs, although every sample gave the same "
+        "integers; run the same `greenedge run` or `greenedge build` again to build it anew.\n",
     )
 
 
 @pytest.mark.slow
 def test_the_energy_of_both_is_estimated_and_kept(both, tmp_path):
-    """The bitstream from the toggles of its netlist, the binary from CPU time; in the run's summary and page, as estimates."""
+    """The bitstream from its netlist's toggles, the binary from CPU time; estimates in the run's summary and page."""
     shutil.copytree(both, tmp_path / "both")
     fpga, cpu = tmp_path / "both/ulx3s-85f", tmp_path / "both/linux-x86"
     tdp = ("--tdp", "15", "--threads", "4", "--tdp-source", "a data sheet", "--window", "1")

@@ -1,4 +1,4 @@
-"""The recipes' loaders on small archives of the real layout, made here, and what they say to archives that are none."""
+"""The recipes' loaders on small archives of the real layout, made here, and the errors for archives that are none."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_archive_that_is_none(repo, tmp_path):
     path = tmp_path / "s.tar.gz"
     recipe = load_recipe(repo / "flows" / "keywords-dscnn", {"data.archive": str(path)})
     with pytest.raises(TargetError) as caught:
-        recipe.digest
+        _ = recipe.digest
     assert str(caught.value) == f"keywords-dscnn: no file {path}; the recipe's README.md says where to get it."
     path.write_bytes(b"\x1f\x8b cut short")
     with pytest.raises(
@@ -201,7 +201,7 @@ def test_a_zip_that_is_none(repo, tmp_path):
 def cifar_batch(rng: np.random.Generator, count: int) -> bytes:
     labels = (np.arange(count) % 10).astype(np.uint8)
     images = rng.integers(0, 60, (count, 3, 32, 32)).astype(np.uint8)
-    for image, label in zip(images, labels):
+    for image, label in zip(images, labels, strict=True):
         image[label % 3, 3 * label : 3 * label + 5] += 150
     return np.concatenate([labels[:, None], images.reshape(count, -1)], axis=1).tobytes()
 
@@ -262,5 +262,5 @@ def test_the_augmentation_of_cifar_mirrors_and_moves(repo):
     x[:, 1, 10, 20] = 7
     moved = load_recipe(repo / "flows" / "cifar-resnet8").augment(x, torch.Generator().manual_seed(0))
     assert moved.shape == x.shape and (moved[:, 1].flatten(1).sum(1) == 7).all() and moved[:, (0, 2)].sum() == 0
-    rows, columns = zip(*(divmod(int(place), 32) for place in moved[:, 1].flatten(1).argmax(1)))
+    rows, columns = zip(*(divmod(int(place), 32) for place in moved[:, 1].flatten(1).argmax(1)), strict=True)
     assert set(rows) == set(range(6, 15)) and set(columns) <= set(range(7, 25))

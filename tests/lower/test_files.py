@@ -1,4 +1,4 @@
-"""Model files from strangers: one sentence each, nothing executed, nothing read outside the folder."""
+"""Untrusted model files: refused in one sentence each, nothing executed, nothing read outside the folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from greenedge.lower import lower_file, parse_input_type
 from tests.lower.models import Model
 
 
-def _said(path) -> str:
+def _refusal(path) -> str:
     with pytest.raises(GreenedgeError) as error:
         lower_file(path)
     assert "\n" not in str(error.value)
@@ -20,15 +20,15 @@ def _said(path) -> str:
 
 
 def test_missing_folder_and_text(tmp_path):
-    assert _said(tmp_path / "no.onnx") == f"{tmp_path / 'no.onnx'} does not exist; give the path of an ONNX file."
-    assert _said(tmp_path) == f"{tmp_path} cannot be read: is a directory; give the path of an ONNX file."
+    assert _refusal(tmp_path / "no.onnx") == f"{tmp_path / 'no.onnx'} does not exist; give the path of an ONNX file."
+    assert _refusal(tmp_path) == f"{tmp_path} cannot be read: is a directory; give the path of an ONNX file."
     (tmp_path / "text.onnx").write_text("hello, world\n" * 50)
     assert (
-        _said(tmp_path / "text.onnx")
+        _refusal(tmp_path / "text.onnx")
         == f"{tmp_path / 'text.onnx'} is not an ONNX file; export one with brevitas.export.export_qonnx."
     )
     (tmp_path / "empty.onnx").write_bytes(b"")
-    assert _said(tmp_path / "empty.onnx") == (
+    assert _refusal(tmp_path / "empty.onnx") == (
         f"{tmp_path / 'empty.onnx'} is not an ONNX model with a graph in it; export one with "
         "brevitas.export.export_qonnx."
     )
@@ -39,10 +39,13 @@ def test_a_cycle(tmp_path):
         helper.make_node("Add", ["x", "b"], ["a"], name="first"),
         helper.make_node("Relu", ["a"], ["b"], name="second"),
     ]
-    value = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2])
+
+    def value(name: str):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2])
+
     onnx.save(helper.make_model(helper.make_graph(nodes, "g", [value("x")], [value("b")])), str(tmp_path / "m.onnx"))
     assert (
-        _said(tmp_path / "m.onnx")
+        _refusal(tmp_path / "m.onnx")
         == f"{tmp_path / 'm.onnx'}: the graph has a cycle through first; a network must be acyclic."
     )
 
@@ -50,13 +53,13 @@ def test_a_cycle(tmp_path):
 def test_a_tensor_that_nobody_writes_and_one_that_two_write(tmp_path):
     m = Model().quant()
     m.nodes[0].input[0] = "ghost"
-    assert _said(m.save(tmp_path / "m.onnx")) == (
+    assert _refusal(m.save(tmp_path / "m.onnx")) == (
         f"{tmp_path / 'm.onnx'}: Quant_1 reads tensor 'ghost', which no node writes; export the model again."
     )
     m = Model().quant().node("Relu")
     m.nodes[1].output[0] = m.nodes[0].output[0]
     assert (
-        _said(m.save(tmp_path / "m.onnx", ["t1"]))
+        _refusal(m.save(tmp_path / "m.onnx", ["t1"]))
         == f"{tmp_path / 'm.onnx'}: tensor 't1' is written more than once; export the model again."
     )
 
@@ -64,13 +67,13 @@ def test_a_tensor_that_nobody_writes_and_one_that_two_write(tmp_path):
 def test_weights_that_are_not_numbers(tmp_path):
     m = Model().quant()
     m.node("MatMul", m.weight(np.array([[np.nan]] * 4)))
-    assert _said(m.save(tmp_path / "m.onnx")) == (
+    assert _refusal(m.save(tmp_path / "m.onnx")) == (
         f"{tmp_path / 'm.onnx'}: constant 'c3', used by Quant_2, holds NaN or infinity; train or "
         "export the model again."
     )
 
 
-def _external(tmp_path, location: str, length: int = 16, size: int = 4):
+def _write_external(tmp_path, location: str, length: int = 16, size: int = 4):
     m = Model().quant().dense()
     proto = m.proto()
     tensor = proto.graph.initializer[-1]
@@ -89,22 +92,23 @@ def _external(tmp_path, location: str, length: int = 16, size: int = 4):
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "", "a/../../secret"])
 def test_external_data_outside_the_folder(tmp_path, location):
     (tmp_path.parent / "secret").write_bytes(bytes(16))
-    path, name = _external(tmp_path, location)
+    path, name = _write_external(tmp_path, location)
     assert (
-        _said(path)
-        == f"{path}: constant {name!r} refers to {location!r}, outside the model's folder; keep external data beside the model."
+        _refusal(path)
+        == f"{path}: constant {name!r} refers to {location!r}, outside the model's folder; keep external data beside "
+        "the model."
     )
 
 
 def test_external_data_that_is_missing_or_short(tmp_path):
-    path, name = _external(tmp_path, "weights.bin", 2 << 30)
-    assert _said(path) == (
-        f"{path}: constant {name!r} is stored in 'weights.bin', which is missing; keep the file beside the model or export "
-        "a single file."
+    path, name = _write_external(tmp_path, "weights.bin", 2 << 30)
+    assert _refusal(path) == (
+        f"{path}: constant {name!r} is stored in 'weights.bin', which is missing; keep the file beside the model or "
+        "export a single file."
     )
     (tmp_path / "weights.bin").write_bytes(bytes(8))
     assert (
-        _said(path)
+        _refusal(path)
         == f"{path}: constant {name!r} needs bytes 0…{2 << 30} of 'weights.bin', which has 8; export the model again."
     )
 
@@ -112,8 +116,8 @@ def test_external_data_that_is_missing_or_short(tmp_path):
 def test_external_data_through_a_link_outside(tmp_path):
     (tmp_path.parent / "elsewhere").write_bytes(bytes(16))
     (tmp_path / "link.bin").symlink_to(tmp_path.parent / "elsewhere")
-    path, name = _external(tmp_path, "link.bin")
-    assert _said(path).startswith(f"{path}: constant {name!r} refers to 'link.bin', outside the model's folder;")
+    path, name = _write_external(tmp_path, "link.bin")
+    assert _refusal(path).startswith(f"{path}: constant {name!r} refers to 'link.bin', outside the model's folder;")
 
 
 def test_a_constant_that_claims_to_be_huge(tmp_path):
@@ -122,7 +126,7 @@ def test_a_constant_that_claims_to_be_huge(tmp_path):
     del tensor.dims[:]
     tensor.dims.extend([1 << 20, 1 << 20])
     onnx.save(proto, str(tmp_path / "m.onnx"))
-    assert _said(tmp_path / "m.onnx") == (
+    assert _refusal(tmp_path / "m.onnx") == (
         f"{tmp_path / 'm.onnx'}: its constants take more than 2,147,483,648 bytes at {tensor.name!r}; no "
         "supported target holds such a model."
     )
@@ -132,11 +136,11 @@ def test_a_constant_given_twice_and_a_node_without_what_it_needs(tmp_path):
     m = Model().quant()
     m.constants.append(onnx.numpy_helper.from_array(np.float32(1.0), "c0"))
     assert (
-        _said(m.save(tmp_path / "m.onnx"))
+        _refusal(m.save(tmp_path / "m.onnx"))
         == f"{tmp_path / 'm.onnx'}: constant 'c0' is given twice; export the model again."
     )
     m = Model((1, 2, 6, 6)).quant().node("MaxPool", name="pool")
-    assert _said(m.save(tmp_path / "m.onnx")) == (
+    assert _refusal(m.save(tmp_path / "m.onnx")) == (
         f"{tmp_path / 'm.onnx'}: node pool is malformed (Required attribute 'kernel_shape' is missing); "
         "export the model again."
     )

@@ -1,4 +1,4 @@
-"""The exported file: one, clean, quiet, equal to the network, and refused where it is not."""
+"""The exported file: a single file, clean, equal to the network, or refused; the exporter prints nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from greenedge.errors import GreenedgeError
 from greenedge.frontends import brevitas
-from greenedge.train.fit import seeded
+from greenedge.train.fit import seed_torch
 from greenedge.train.quantise import quantise
 from greenedge.train.recipe_config import QuantiseSettings
 
@@ -33,7 +33,7 @@ def network():
             x = self.relu(self.norm(self.conv(x)))
             return self.head(self.mean(self.pool(x + x)).flatten(1))
 
-    with seeded(1, 1):
+    with seed_torch(1, 1):
         model = quantise(Net(), QuantiseSettings())
         for _ in range(4):
             model(torch.rand(8, 1, 8, 8))
@@ -109,7 +109,7 @@ def test_the_same_network_gives_the_same_bytes(network, samples, exported, tmp_p
     assert facts["sha256"] == exported[1]["sha256"]
 
 
-def test_it_says_nothing_on_the_way(network, samples, tmp_path, capfd, recwarn):
+def test_nothing_is_printed(network, samples, tmp_path, capfd, recwarn):
     brevitas.export_model(network, samples, tmp_path / "model.onnx")
     assert capfd.readouterr() == ("", "") and not list(recwarn)
 

@@ -1,4 +1,4 @@
-"""Somebody's model on its way in: what is drawn where no samples are given, and what enters the key."""
+"""The import stage: the samples drawn where none are given, and what enters the cache key."""
 
 import fakes
 import numpy as np

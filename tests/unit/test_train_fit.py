@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from greenedge.errors import GreenedgeError
-from greenedge.train.fit import Job, fit, learning_rate_factor, make_optimiser, predict, seeded
+from greenedge.train.fit import FitOptions, fit, learning_rate_factor, make_optimiser, predict, seed_torch
 from greenedge.train.ledger import Ledger, count_macs
 from greenedge.train.recipe_config import QuantiseSettings, TrainSettings
 
@@ -43,9 +43,9 @@ def train(settings: TrainSettings, checkpoint: Path | None = None, key: str = ""
     """(weights' digest, history) of a run from scratch, or from the checkpoint."""
     from greenedge.train.checkpoint import weights_sha256
 
-    with seeded(settings.seed, 1):
+    with seed_torch(settings.seed, 1):
         model = network()
-        history = fit(model, *samples(), settings, Job(checkpoint=checkpoint, key=key), progress)
+        history = fit(model, *samples(), settings, FitOptions(checkpoint=checkpoint, key=key), progress)
     return weights_sha256(model), history
 
 
@@ -65,8 +65,8 @@ def test_the_callers_generator_and_threads_are_left_alone():
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
 
 
-def counted(history) -> Ledger:
-    """The ledger without what differs from run to run."""
+def drop_times(history) -> Ledger:
+    """The ledger without times, which differ from run to run."""
     return replace(history.ledger, seconds=0.0, cpu_seconds=0.0)
 
 
@@ -94,7 +94,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_weights(tmp_path, repo, step):
     whole, expected = train(SETTINGS)
     assert digest == whole
     assert resumed[0] == (6 if step > 5 else 1)
-    assert counted(history) == counted(expected)
+    assert drop_times(history) == drop_times(expected)
     assert (history.train_loss, history.validation_loss) == (expected.train_loss, expected.validation_loss)
 
 
@@ -139,7 +139,7 @@ def test_weights_of_another_network_are_refused():
 def test_early_stopping_keeps_the_best_epoch():
     import torch
 
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = torch.nn.Linear(2, 2)
         x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
         y = np.random.default_rng(1).integers(0, 2, 40)  # noise: validation soon gets worse
@@ -153,8 +153,8 @@ def test_the_ledger_counts_what_was_done():
     macs = 6 * 8 + 8 * 3
     expected = Ledger(
         samples_seen=3 * 72, samples_scored=3 * 24, steps=3 * 5, macs=macs * 3 * (3 * 72 + 24), joules=None
-    )  # no meter was given, so nobody knows
-    assert counted(history) == expected
+    )  # there was no meter
+    assert drop_times(history) == expected
     assert history.ledger.seconds > 0 and history.ledger.cpu_seconds > 0
 
 
@@ -187,7 +187,7 @@ def test_every_optimiser_and_schedule_learns(optimiser, schedule):
     x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
     rate = 0.5 if optimiser in ("sgd", "momentum") else 0.05
     settings = TrainSettings(epochs=12, batch=16, optimiser=optimiser, schedule=schedule, learning_rate=rate)
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = torch.nn.Linear(3, 2)
         fit(model, x, (x[:, 0] > 0).astype(np.int64), settings)
     assert (predict(model, x).argmax(1) == (x[:, 0] > 0)).mean() > 0.9
@@ -209,14 +209,14 @@ def test_a_loss_and_an_augmentation_of_the_recipes_own():
         return x + torch.randn(x.shape, generator=generator) * 0.01
 
     x = np.ones((8, 3), np.float32)
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = torch.nn.Linear(3, 3)
         fit(
             model,
             x,
             x,
             TrainSettings(epochs=60, batch=4, learning_rate=0.1),
-            Job(loss=lambda outputs, inputs, y: ((outputs - y) ** 2).mean(), augment=augment),
+            FitOptions(loss=lambda outputs, inputs, y: ((outputs - y) ** 2).mean(), augment=augment),
         )
     assert seen == [4] * 120
     assert np.abs(predict(model, x) - 1).max() < 0.1

@@ -12,6 +12,7 @@ import pytest
 
 from greenedge.errors import GreenedgeError, TargetError
 from greenedge.train import load_recipe, train_stage
+from greenedge.train.trained_network import load_trained_network
 
 pytest.importorskip("torch")
 ALL = {
@@ -90,7 +91,7 @@ def test_a_finished_run_is_built_again_from_its_file(repo, whole):
 
     folder, metrics = whole
     recipe = load_recipe(repo / "flows" / "digits-mlp", ALL)
-    model = recipe.trained_model(folder)
+    model = load_trained_network(recipe, folder)
     x, y = np.load(folder / "x_test.npy"), np.load(folder / "y_test.npy")
     assert recipe.score(predict(model, x), x, y)["accuracy"] == metrics["accuracy"]
     assert tuple(model.get_submodule("fc1").weight.shape) == (8, 64)
@@ -103,7 +104,7 @@ def test_a_file_of_another_network_is_refused(repo, whole, tmp_path):
     save_state(tmp_path / "model.pt", state | {"form": state["form"] | {"stays": state["form"]["stays"][:-1]}})
     recipe = load_recipe(repo / "flows" / "digits-mlp", ALL)
     with pytest.raises(GreenedgeError) as caught:
-        recipe.trained_model(tmp_path)
+        load_trained_network(recipe, tmp_path)
     assert str(caught.value) == (
         "the pruned network had 89 channels and digits-mlp's has 90; train again, the recipe has changed since."
     )
@@ -112,10 +113,10 @@ def test_a_file_of_another_network_is_refused(repo, whole, tmp_path):
     with pytest.raises(
         GreenedgeError, match="model.pt lacks the network's form or weights; run the train stage again.$"
     ):
-        recipe.trained_model(tmp_path)
+        load_trained_network(recipe, tmp_path)
 
 
-def test_what_is_told_of_each_technique(whole):
+def test_the_facts_on_each_technique_in_metrics_json(whole):
     folder, metrics = whole
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert metrics["prune"] == {
@@ -195,7 +196,7 @@ def test_the_curve_is_of_validation_samples_after_each_epoch(whole):
         ),
     ],
 )
-def test_tables_that_do_not_go_together_are_refused(repo, changed, message):
+def test_tables_that_contradict_each_other_are_refused(repo, changed, message):
     with pytest.raises(TargetError) as caught:
         load_recipe(repo / "flows" / "digits-mlp", changed)
     assert str(caught.value).partition(": ")[2] == message
@@ -218,13 +219,13 @@ def test_a_loss_of_the_recipes_own_has_no_classes_to_distil(repo):
 def test_a_teacher_file_stays_in_the_recipes_folder(repo):
     recipe = load_recipe(repo / "flows" / "digits-mlp", {"distil.teacher": "../digits-cnn/flow.toml"})
     with pytest.raises(TargetError) as caught:
-        recipe.digest
+        _ = recipe.digest
     assert str(caught.value) == (
         "digits-mlp: [distil] teacher is '../digits-cnn/flow.toml'; it must be an ONNX file in the recipe's folder."
     )
 
 
-def test_a_teacher_that_is_asked_batch_by_batch_is_counted(repo, tmp_path):
+def test_a_teacher_that_answers_batch_by_batch_is_counted(repo, tmp_path):
     settings = {
         "train.epochs": "2",
         "model.hidden": "8",
@@ -259,5 +260,5 @@ def test_post_training_quantisation_prunes_and_folds_too(repo, tmp_path):
         and metrics["search"]["cost"] <= 500
     )
     assert set(metrics["ledger"]["phases"]) == {"train", "search", "calibration"}
-    model = recipe.trained_model(tmp_path)
+    model = load_trained_network(recipe, tmp_path)
     assert not hasattr(model, "norm1") and tuple(model.fc1.weight.shape) == (8, 64) and model.fc1.bias is not None

@@ -12,7 +12,7 @@ from greenedge.errors import EvidenceError
 from greenedge.train import training_energy
 from greenedge.train.ledger import Ledger
 from greenedge.train.recipe_config import LedgerSettings
-from greenedge.train.training_energy import Power, bill, energy_of, metered
+from greenedge.train.training_energy import Power, bill, energy_of, open_power
 
 MEASURED = Power(lambda: 1.0, "powercap:0", "chip", "cpu package", "measured")
 
@@ -44,8 +44,8 @@ def test_a_live_meter_counts_from_its_opening(monkeypatch):
     clock = VirtualClock()
     clock.sleep(5)
     meter = FakeMeter(clock)
-    monkeypatch.setattr(training_energy, "_alive", lambda *_: meter)
-    with metered(LedgerSettings()) as found:
+    monkeypatch.setattr(training_energy, "_open_live_meter", lambda *_: meter)
+    with open_power(LedgerSettings()) as found:
         assert found.read() == pytest.approx(0, abs=0.01)  # the virtual clock moves a little at every look
         clock.sleep(3)
         assert found.read() == pytest.approx(30, abs=0.01) and found.evidence == "measured"
@@ -53,7 +53,7 @@ def test_a_live_meter_counts_from_its_opening(monkeypatch):
 
 
 def test_a_measured_run_is_labelled_so():
-    ledger = Ledger(samples_seen=5).took(2.0, 1.5, 40.0)
+    ledger = Ledger(samples_seen=5).add_time(2.0, 1.5, 40.0)
     found = bill({"train": ledger}, LedgerSettings(country="DEU"), MEASURED)
     energy = found["total"]["energy"]
     assert energy["energy_j"] == 40.0 and energy["evidence"] == "measured" and "energy_estimate_j" not in energy
@@ -62,7 +62,7 @@ def test_a_measured_run_is_labelled_so():
 
 
 def test_a_part_without_a_meter_makes_the_sum_an_estimate():
-    with_meter, without = Ledger().took(1.0, 1.0, 9.0), Ledger().took(1.0, 1.0, None)
+    with_meter, without = Ledger().add_time(1.0, 1.0, 9.0), Ledger().add_time(1.0, 1.0, None)
     assert (with_meter + without).joules is None
     assert energy_of(with_meter + without, LedgerSettings(watts_per_core=5), MEASURED).evidence == "estimated"
     figure = energy_of(with_meter + without, LedgerSettings(watts_per_core=5), MEASURED)
@@ -70,14 +70,14 @@ def test_a_part_without_a_meter_makes_the_sum_an_estimate():
 
 
 def test_without_a_source_it_is_estimated_and_says_why(tmp_path):
-    with metered(LedgerSettings(), tmp_path) as found:
+    with open_power(LedgerSettings(), tmp_path) as found:
         assert found.read() is None and found.source is None
         assert found.reason == "no energy source of this machine's CPU can be read (greenedge energy probe says why)"
 
 
 def test_a_source_that_was_asked_for_must_be_there(tmp_path):
     with pytest.raises(EvidenceError):
-        with metered(LedgerSettings(source="powercap:package-0"), tmp_path):
+        with open_power(LedgerSettings(source="powercap:package-0"), tmp_path):
             pass
 
 
@@ -87,5 +87,5 @@ def test_a_dead_counter_is_no_source(tmp_path: Path):
     zone.mkdir(parents=True)
     for name, text in {"name": "package-0", "energy_uj": "1000", "max_energy_range_uj": "262143328850"}.items():
         (zone / name).write_text(text + "\n")
-    with metered(LedgerSettings(), tmp_path) as found:
+    with open_power(LedgerSettings(), tmp_path) as found:
         assert found.source is None and "powercap" in found.reason and "frozen" in found.reason

@@ -1,4 +1,4 @@
-"""Pruning: masks grow as told and stand; what is taken out of a network changes none of its outputs."""
+"""Pruning: masks grow as the settings say and stay; removing what is masked changes no output of the network."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from greenedge.errors import TargetError
 from greenedge.train.channels import find_channels, shrink, slice_state
 from greenedge.train.checkpoint import model_state, set_model_state
-from greenedge.train.fit import Job, fit, predict, seeded
-from greenedge.train.prune import Compression, count_weights, growth, importance, kept_count, make_pruner, weight_layers
+from greenedge.train.fit import FitOptions, fit, predict, seed_torch
+from greenedge.train.layers import weight_layers
+from greenedge.train.prune import Compression, count_weights, growth, importance, make_pruner, remaining_count
 from greenedge.train.quantise import quantise
 from greenedge.train.recipe_config import PruneSettings, QuantiseSettings, TrainSettings
 
@@ -21,7 +22,7 @@ STRUCTURED = PruneSettings(kind="structured", share=0.5, group=2, start=0.0, end
 
 
 class Everything(nn.Module):
-    """All that channels can go through: residual, depthwise, concatenation, transposed convolution, flattening."""
+    """Everything that passes channels on: residual, depthwise, concatenation, transposed convolution, flattening."""
 
     def __init__(self):
         super().__init__()
@@ -105,11 +106,11 @@ def test_a_layer_called_twice_keeps_one_set_of_labels():
 )
 def test_taking_out_what_is_masked_changes_no_output(settings):
     x, y = samples()
-    with seeded(1, 1):
+    with seed_torch(1, 1):
         channels = find_channels(Everything(), (1, 2, 2))
         model = Everything() if settings is None else quantise(Everything(), settings)
         pruner = make_pruner(model, STRUCTURED, channels)
-        fit(model, x, y, TrainSettings(epochs=4, batch=16), Job(prune=pruner))
+        fit(model, x, y, TrainSettings(epochs=4, batch=16), FitOptions(prune=pruner))
         small = shrink(Everything(), channels, pruner.stays)
         small = small if settings is None else quantise(small, settings)
     state = model_state(model)
@@ -135,7 +136,7 @@ def test_masks_grow_along_the_cube_and_stand():
 
 
 def test_magnitude_takes_the_smallest_of_each_layer():
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
     before = {path: model.get_submodule(path).weight.detach().clone() for path in ("0", "2")}
     pruner = make_pruner(model, PruneSettings(kind="magnitude", share=0.5, start=0, end=0, keep=("2",)))
@@ -150,7 +151,7 @@ def test_magnitude_takes_the_smallest_of_each_layer():
 
 
 def test_two_of_every_four():
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = nn.Sequential(nn.Conv2d(3, 5, 3))  # 27 weights a channel: six groups of four, three left over
     before = model.get_submodule("0").weight.detach().clone().flatten(1)
     make_pruner(model, PruneSettings(kind="n:m", n=2, m=4, start=0, end=0)).after_step(model, 0, 10)
@@ -173,7 +174,7 @@ def test_two_of_every_four():
     ],
 )
 def test_what_stays_is_a_multiple_that_pe_and_simd_divide(channels, group, share, kept):
-    assert kept_count(channels, PruneSettings(kind="structured", share=share, group=group)) == kept
+    assert remaining_count(channels, PruneSettings(kind="structured", share=share, group=group)) == kept
 
 
 def test_importance_is_how_it_is_written_times_how_it_is_read():
@@ -189,10 +190,10 @@ def test_importance_is_how_it_is_written_times_how_it_is_read():
 def test_the_best_epoch_is_one_after_pruning():
     x, y = samples(64)
     settings = TrainSettings(epochs=6, batch=16, validation=0.25, patience=5)
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
         prune = PruneSettings(kind="magnitude", share=0.5, start=0, end=0.5)
-        history = fit(model, x, y, settings, Job(prune=make_pruner(model, prune)))
+        history = fit(model, x, y, settings, FitOptions(prune=make_pruner(model, prune)))
     assert history.best_epoch >= 2
     assert count_weights(model) == (4 * 16 + 16 * 3) // 2
 

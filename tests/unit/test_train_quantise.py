@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from greenedge.errors import UnsupportedError
-from greenedge.train.fit import predict, seeded
+from greenedge.train.fit import predict, seed_torch
 from greenedge.train.quantise import quantise
 from greenedge.train.recipe_config import LayerBits, QuantiseSettings
 
@@ -91,7 +91,7 @@ def test_an_absorbed_bias_changes_nothing():
 
 @pytest.mark.parametrize("weights", range(1, 9))
 def test_weights_of_every_width_are_narrow_range_integers(weights):
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = quantise(nn.Sequential(nn.Linear(32, 16, bias=False)), QuantiseSettings(weight_bits=weights))
     model.eval()
     layer = model.get_submodule("0")
@@ -103,7 +103,7 @@ def test_weights_of_every_width_are_narrow_range_integers(weights):
 
 @pytest.mark.parametrize("activations", range(1, 9))
 def test_activations_of_every_width(activations):
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = quantise(nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU()), QuantiseSettings(act_bits=activations))
         model(torch.rand(64, 8))  # collects the scale
     outputs = predict(model, np.random.default_rng(0).random((64, 8), np.float32) * 9)
@@ -153,6 +153,19 @@ def test_layers_without_an_activation_between_get_a_signed_quantiser():
     model = quantise(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2), nn.Sigmoid()), QuantiseSettings(act_bits=4))
     assert nodes(model) == ["input_1", "input_quant", "0", "0_quant", "1", "2", "2_quant", "output"]
     assert model.get_submodule("0_quant").act_quant.is_signed and not model.get_submodule("2_quant").act_quant.is_signed
+
+
+def test_a_tensor_that_is_returned_twice_has_one_output_quantiser():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            y = self.fc(x)
+            return y, y
+
+    assert nodes(quantise(Twice(), QuantiseSettings())) == ["x", "input_quant", "fc", "output_quant", "output"]
 
 
 def test_every_reason_is_given_at_once():

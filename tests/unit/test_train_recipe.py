@@ -135,7 +135,7 @@ def test_a_rule_across_keys_is_told_in_place(recipe):
 
 def test_quantise_table_reaches_single_layers(recipe):
     text = FLOW + '[quantise]\nweight_bits = 2\n[quantise.layers."fc.2"]\nweight_bits = 8\n'
-    assert load_recipe(recipe(text)).options["quantise"].layers["fc.2"].weight_bits == 8
+    assert load_recipe(recipe(text)).options.quantise.layers["fc.2"].weight_bits == 8
     assert refusal(recipe(text + "bits = 3\n")) == (
         "tiny/flow.toml: unknown key 'quantise.layers.fc.2.bits'; [quantise.layers.fc.2] has: act_bits, weight_bits."
     )
@@ -192,7 +192,7 @@ def test_data_is_checked(recipe):
 def test_the_digest_covers_code_settings_and_data(recipe, tmp_path):
     listed = RECIPE + f"\ndef data_files(settings):\n    return [{str(tmp_path / 'images.bin')!r}]\n"
     with pytest.raises(TargetError) as caught:
-        load_recipe(recipe(code=listed)).digest
+        _ = load_recipe(recipe(code=listed)).digest
     assert str(caught.value) == f"tiny: no file {tmp_path}/images.bin; the recipe's README.md says where to get it."
     (tmp_path / "images.bin").write_bytes(b"1")
     digests = [load_recipe(recipe(code=listed)).digest, load_recipe(recipe(code=listed)).digest]
@@ -209,5 +209,6 @@ def test_build_options_are_no_part_of_the_training(recipe):
     assert (plain.build, fast.build) == ({}, {"fps": 1000})
     assert plain.digest == fast.digest
     assert refusal(recipe(FLOW + "\n[build]\nfps = [1]\n")) == (
-        "tiny/flow.toml: build is {'fps': [1]}; it must be a table of numbers and texts for the back end, such as fps = 100_000."
+        "tiny/flow.toml: build is {'fps': [1]}; it must be a table of numbers and texts for the back end, such as "
+        "fps = 100_000."
     )

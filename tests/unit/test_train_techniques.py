@@ -7,9 +7,9 @@ import pytest
 
 from greenedge.errors import TargetError
 from greenedge.train.calibrate import calibrate
-from greenedge.train.coreset import Watch, choose, easy_first, k_center
-from greenedge.train.distil import Lesson, ask, mixed, onnx_teacher, similarities, torch_teacher
-from greenedge.train.fit import Job, cross_entropy, fit, predict, seeded
+from greenedge.train.coreset import SampleWatch, choose, easy_first, k_center
+from greenedge.train.distil import Distillation, ask, mix_inputs, onnx_teacher, similarities, torch_teacher
+from greenedge.train.fit import FitOptions, cross_entropy, fit, predict, seed_torch
 from greenedge.train.fold_bn import fold_batch_norms
 from greenedge.train.quantise import quantise
 from greenedge.train.recipe_config import (
@@ -19,7 +19,7 @@ from greenedge.train.recipe_config import (
     SubsetSettings,
     TrainSettings,
 )
-from greenedge.train.search import Option, cheapest_loss, cost, rounded, search_bits
+from greenedge.train.search import Option, cheapest_loss, layer_cost, round_weights, search_bits
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -38,45 +38,49 @@ def samples(count: int = 96):
 # -- distillation ------------------------------------------------------------------------------------------------------
 
 
-def test_a_student_that_only_listens_agrees_with_its_teacher():
+def test_a_student_without_labels_agrees_with_its_teacher():
     x, y = samples()
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         teacher, student = network(16), network()
         fit(teacher, x, y, TrainSettings(epochs=10, batch=16, learning_rate=0.02))
-        lesson = Lesson(
+        distillation = Distillation(
             student, torch_teacher(teacher, ["1"]), DistilSettings(share=1.0, temperature=2.0, features=("1=1",))
         )
         fit(
-            student, x, (y + 1) % 3, TrainSettings(epochs=30, batch=16, learning_rate=0.02), Job(teach=lesson)
-        )  # the labels lie
+            student,
+            x,
+            (y + 1) % 3,
+            TrainSettings(epochs=30, batch=16, learning_rate=0.02),
+            FitOptions(teach=distillation),
+        )  # with wrong labels
     assert (predict(student, x).argmax(1) == predict(teacher, x).argmax(1)).mean() > 0.95
 
 
-def test_the_loss_is_as_written():
+def test_the_loss_is_that_of_the_docstring():
     heat, share, scale = 4.0, 0.75, 0.25
     x, student, teacher = torch.zeros(5, 4), torch.randn(5, 3), torch.randn(5, 3)
     settings = DistilSettings(share=share, temperature=heat, teacher_scale=scale)
-    lesson = Lesson(network(), lambda _x: teacher.numpy(), settings)
+    distillation = Distillation(network(), lambda _x: teacher.numpy(), settings)
     p, q = (scale * teacher / heat).softmax(1), (student / heat).softmax(1)
     expected = 0.25 * 2.0 + share * heat**2 * (p * (p / q).log()).sum(1).mean()
-    assert float(lesson(torch.tensor(2.0), student, x, torch.arange(5))) == pytest.approx(
+    assert float(distillation(torch.tensor(2.0), student, x, torch.arange(5))) == pytest.approx(
         float(expected), rel=1e-5
     )  # float32
 
 
 def test_known_answers_are_those_of_the_same_samples():
     logits = torch.arange(30.0).reshape(10, 3)
-    lesson = Lesson(network(), None, DistilSettings(share=1.0), (logits, {}))
-    same = lesson(torch.tensor(9.0), logits[[7, 2]], torch.zeros(2, 4), torch.tensor([7, 2]))
+    distillation = Distillation(network(), None, DistilSettings(share=1.0), (logits, {}))
+    same = distillation(torch.tensor(9.0), logits[[7, 2]], torch.zeros(2, 4), torch.tensor([7, 2]))
     assert float(same) == pytest.approx(0.0, abs=1e-5)  # float32
 
 
 def test_mixtures_lie_between_two_inputs_of_the_batch():
     x = torch.eye(6) * torch.arange(1.0, 7)
-    got = mixed(lambda x, _generator: x + 0)(x, torch.Generator().manual_seed(0))
+    got = mix_inputs(lambda x, _generator: x + 0)(x, torch.Generator().manual_seed(0))
     shares = got / torch.arange(1.0, 7)
     assert torch.allclose(shares.sum(1), torch.ones(6)) and ((shares > 0).sum(1) <= 2).all() and (shares < 1).any()
-    assert torch.equal(got, mixed(None)(x, torch.Generator().manual_seed(0)))
+    assert torch.equal(got, mix_inputs(None)(x, torch.Generator().manual_seed(0)))
     with pytest.raises(
         ValueError, match="^mixes inputs with share 0.7; mixtures have no label of their own, set share to 1$"
     ):
@@ -91,7 +95,7 @@ def test_similarities_are_between_samples():
 
 def test_an_onnx_file_teaches_with_its_tensors(tmp_path):
     x, _ = samples()
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = network().eval()
     _write_onnx(model, tmp_path / "t.onnx")
     logits, features = ask(onnx_teacher(tmp_path / "t.onnx", ["hidden"]), x, ["hidden"])
@@ -114,7 +118,10 @@ def _write_onnx(model, path):
         helper.make_node("Relu", ["sum"], ["hidden"]),
         helper.make_node("Gemm", ["hidden", "2.weight", "2.bias"], ["logits"], transB=1),
     ]
-    value = lambda name, size: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size])
+
+    def value(name: str, size: int):
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size])
+
     graph = helper.make_graph(
         nodes,
         "teacher",
@@ -142,14 +149,14 @@ def test_what_is_no_teacher_is_refused(tmp_path):
             x,
             y,
             TrainSettings(epochs=1),
-            Job(teach=Lesson(network(), lambda x: np.zeros((len(x), 5)), DistilSettings())),
+            FitOptions(teach=Distillation(network(), lambda x: np.zeros((len(x), 5)), DistilSettings())),
         )
     assert (
         str(caught.value)
         == "the teacher gives (5,) outputs a sample and the student (3,); they must be of the same classes."
     )
     with pytest.raises(TargetError) as caught:
-        Lesson(network(), None, DistilSettings(features=("relu1=relu1",)))
+        Distillation(network(), None, DistilSettings(features=("relu1=relu1",)))
     assert str(caught.value) == "[distil] features names 'relu1', which the student has not; its layers are: 0, 1, 2."
     with pytest.raises(
         TargetError, match="^.distil. features names 'relu1', which the teacher has not; its layers are: 0, 1, 2.$"
@@ -163,7 +170,7 @@ def test_what_is_no_teacher_is_refused(tmp_path):
 
 
 def test_scores_of_samples_as_defined():
-    watch, y, order = Watch(3), torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2])
+    watch, y, order = SampleWatch(3), torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2])
     right, wrong = [9.0, 0.0], [0.0, 9.0]
     for outputs in ([right, right, wrong], [right, wrong, wrong], [right, right, wrong], [right, wrong, wrong]):
         watch(torch.tensor(outputs), y, order)
@@ -217,11 +224,11 @@ class Normed(nn.Module):
         )
 
 
-def _trained(settings: QuantiseSettings):
+def train_normed(settings: QuantiseSettings):
     rng = np.random.default_rng(0)
     y = np.arange(48) % 3
     x = (rng.normal(size=(48, 1, 4, 4)) + y[:, None, None, None]).astype(np.float32)
-    with seeded(2, 1):
+    with seed_torch(2, 1):
         model = quantise(Normed(), settings)
         fit(model, x, y.astype(np.int64), TrainSettings(epochs=3, batch=12, learning_rate=0.02))
     with torch.no_grad():
@@ -231,7 +238,7 @@ def _trained(settings: QuantiseSettings):
 
 def test_folding_keeps_the_weights_integers_and_moves_biases_onto_the_grid():
     settings = QuantiseSettings(per_channel=True, fold_batch_norm=True, input_signed=True, weight_bits=4, act_bits=8)
-    model, x = _trained(settings)
+    model, x = train_normed(settings)
     before, integers = predict(model, x), {p: _levels(model.get_submodule(p)) for p in ("conv", "depth", "head")}
     folded = fold_batch_norms(model, settings).eval()
     assert not any(isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) for part in folded.modules())
@@ -253,7 +260,7 @@ def test_a_folded_network_exports_and_its_requantisers_are_affine(tmp_path):
     from greenedge.lower import lower_file
 
     settings = QuantiseSettings(per_channel=True, fold_batch_norm=True, input_signed=True)
-    model, x = _trained(settings)
+    model, x = train_normed(settings)
     export_model(fold_batch_norms(model, settings).eval(), x[:4], tmp_path / "model.onnx")
     graph = lower_file(tmp_path / "model.onnx").graph
     steps = [op for op in graph.ops if isinstance(op, Requantise)]
@@ -271,7 +278,7 @@ def test_folding_needs_a_scale_for_each_channel():
 
 def test_calibration_sets_scales_and_trains_nothing():
     x, y = samples()
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = network(16)
         fit(model, x, y, TrainSettings(epochs=12, batch=16, learning_rate=0.02))
         expected, weights = predict(model, x), model.get_submodule("0").weight.detach().clone()
@@ -306,12 +313,12 @@ def test_the_choice_is_the_best_of_all(rng):
 )
 def test_a_budget_is_kept_and_the_network_left_alone(unit, least):
     x, y = samples()
-    with seeded(0, 1):
+    with seed_torch(0, 1):
         model = network()
         fit(model, x, y, TrainSettings(epochs=5, batch=16, learning_rate=0.02))
     before = predict(model, x)
     quantise_settings = QuantiseSettings(act_bits=8)
-    most = sum(cost(n, n, 8, 8, SearchSettings(budget=1, unit=unit)) for n in (32, 24))
+    most = sum(layer_cost(n, n, 8, 8, SearchSettings(budget=1, unit=unit)) for n in (32, 24))
     found = search_bits(
         model,
         x,
@@ -322,7 +329,7 @@ def test_a_budget_is_kept_and_the_network_left_alone(unit, least):
     )
     assert found.cost <= 0.6 * most and set(found.bits) == {"0", "2"} and found.loss >= 0
     assert np.array_equal(predict(model, x), before)
-    assert found.settings(quantise_settings)["0"].weight_bits == found.bits["0"]
+    assert quantise_settings.with_weight_bits(found.bits).layers["0"].weight_bits == found.bits["0"]
     if least is not None:
         with pytest.raises(TargetError) as caught:
             search_bits(
@@ -341,5 +348,5 @@ def test_a_budget_is_kept_and_the_network_left_alone(unit, least):
 
 def test_rounding_is_narrow_range():
     weight = torch.tensor([[-1.0, 0.4, 0.2, 1.0]])
-    assert rounded(weight, 2).tolist() == [[-1, 0, 0, 1]]
-    assert torch.allclose(rounded(weight, 4) * 7, (weight * 7).round())
+    assert round_weights(weight, 2).tolist() == [[-1, 0, 0, 1]]
+    assert torch.allclose(round_weights(weight, 4) * 7, (weight * 7).round())

@@ -1,0 +1,104 @@
+"""recipe.py: the user's own module, loaded by path, and its functions as one typed record."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from greenedge.errors import TargetError
+from greenedge.train.layers import Augment, Loss, Teacher
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from torch import nn
+
+Score: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], dict[str, float]]  # (outputs, x, y) → {metric: value}
+MAX_FILE_BYTES = 1 << 20  # of flow.toml and of recipe.py; both are written by hand
+TAKES = "`greenedge run` takes a recipe's name or folder"
+_SEE = "(see the docstring of greenedge.train)"
+_SETTINGS = ("DataSettings", "ModelSettings")
+_REQUIRED = ("load_data", "make_model")
+_OPTIONAL = ("data_files", "loss", "augment", "score", "teacher")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe trains and tests on: x float32 (N, *shape); y int64 (N,), or the targets of a regression."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+@dataclass(frozen=True)
+class RecipeModule:
+    """What recipe.py defines, under the names it must have there; None for a function that it leaves out."""
+
+    DataSettings: type[DataclassInstance]
+    ModelSettings: type[DataclassInstance]
+    load_data: Callable[[Any], Data]
+    make_model: Callable[[Any], nn.Module]
+    data_files: Callable[[Any], Sequence[Path | str]] | None
+    loss: Loss | None
+    augment: Augment | None
+    score: Score | None
+    teacher: Callable[[], Teacher] | None
+
+
+def load_recipe_module(path: Path, name: str) -> tuple[RecipeModule | None, list[str]]:
+    """(the module's functions, []), or (None, every reason why it is no recipe).
+
+    Raises TargetError where there is no such file, it is too large, or an exception ends its execution.
+    """
+    module = _execute(path, name)
+    problems = _find_problems(module, f"{name}/recipe.py")
+    if problems:
+        return None, problems
+    required: dict[str, Any] = {key: getattr(module, key) for key in (*_SETTINGS, *_REQUIRED)}
+    optional: dict[str, Any] = {key: getattr(module, key, None) for key in _OPTIONAL}
+    return RecipeModule(**required, **optional), []
+
+
+def _execute(path: Path, name: str) -> ModuleType:
+    """The module at `path`, executed once for each content."""
+    shown = f"{name}/recipe.py"
+    if not path.is_file():
+        raise TargetError(f"{path.parent} is no recipe: it has no recipe.py; {TAKES}.")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise TargetError(f"{shown} has {path.stat().st_size} bytes; a recipe takes at most {MAX_FILE_BYTES}.")
+    key = f"greenedge_recipe_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]}"
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None and spec.loader is not None  # of any path that ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code may raise anything
+        del sys.modules[key]
+        raise TargetError(f"{shown} cannot be loaded: {type(error).__name__}: {error}.") from error
+    return module
+
+
+def _find_problems(module: ModuleType, shown: str) -> list[str]:
+    problems = []
+    for name in (*_SETTINGS, *_REQUIRED):
+        value, kind = getattr(module, name, None), "a frozen dataclass" if name in _SETTINGS else "a function"
+        if not callable(value):
+            problems.append(f"{shown}: '{name}' is missing; it must be {kind} {_SEE}.")
+        elif name in _SETTINGS and not is_dataclass(value):
+            problems.append(f"{shown}: '{name}' is no dataclass; it must be {kind} {_SEE}.")
+    for name in _OPTIONAL:
+        if hasattr(module, name) and not callable(getattr(module, name)):
+            problems.append(f"{shown}: '{name}' is {getattr(module, name)!r}; it must be a function.")
+    return problems
