@@ -56,14 +56,14 @@ def _torch(path: Path, x: np.ndarray, how: str) -> OpenFile:
     """`how` is cpu, compiled, cuda or compiled-cuda; a call ends when its output is there."""
     import torch
 
-    from greenedge.runtimes.torch import module_from
+    from greenedge.runtimes.torch import make_module
 
     torch.set_num_threads(1)
     about = json.loads(path.read_text())
     with np.load(path.parent / "constants.npz") as held:
         constants = {name: held[f"c{k}"] for k, name in enumerate(about["constants"])}
     device = "cuda" if how.endswith("cuda") else "cpu"
-    network, given = module_from(about, constants).eval().to(device), torch.from_numpy(x).to(device)
+    network, given = make_module(about, constants).eval().to(device), torch.from_numpy(x).to(device)
     network = torch.compile(network) if how.startswith("compiled") else network
 
     def call() -> object:

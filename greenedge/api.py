@@ -27,6 +27,7 @@ from greenedge.progress import no_progress
 from greenedge.run import jobs as job_list
 from greenedge.run import runs as finished
 from greenedge.run.folder import RunFolder
+from greenedge.run.infer import Written
 from greenedge.run.job import Silent
 from greenedge.run.progress import Screen
 
@@ -63,7 +64,9 @@ class Run:
         """{model output: (N, …) floats} for samples (N, *shape), by the built thing or, with stage "graph", the
         integer graph."""
         with _save_samples(x) as path:
-            return finished.infer(self.folder, path, stage, no_progress)
+            outputs = finished.infer(self.folder, path, stage, no_progress)
+        assert not isinstance(outputs, Written), "without a file the outputs are given back"
+        return outputs
 
     def verify(self) -> dict:
         """Compares again what lies in the folder now. Raises VerificationError."""
@@ -86,14 +89,12 @@ class Run:
             for one in found.get("verify", ())
         ]
         rows += [
-            (key, value)
+            (key, str(value))
             for part in ("hardware", "edge")
             for key, value in (found.get(part) or {}).items()
             if isinstance(value, (int, float, str))
         ]
-        cells = "".join(
-            f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>" for key, value in rows
-        )
+        cells = "".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in rows)
         return f"<table><caption>{html.escape(str(self.folder))}</caption>{cells}</table>"
 
 

@@ -10,7 +10,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,7 +100,7 @@ def _exit_code_on_error(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _error(error: GreenedgeError) -> dict[str, Any]:
-    entry = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+    entry: dict[str, Any] = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
     if isinstance(error, UnsupportedError):
         entry["reasons"] = [vars(reason) for reason in error.reasons]
     return entry
@@ -110,7 +110,7 @@ def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1, default=str))
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> None:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -35,13 +35,11 @@ def _is_one_dimensional(op: Op) -> bool:
 
 def _widen(op: Op) -> Op:
     """The same window over an image one row high."""
-    if isinstance(op, (Conv, ConvTranspose)):
-        changes = {"weight": freeze(op.weight[:, :, None]), "dilations": (1, *op.dilations)}
-        if isinstance(op, ConvTranspose):
-            changes["output_padding"] = (0, *op.output_padding)
-    else:
-        assert isinstance(op, (MaxPool, SumPool)), op
-        changes = {"kernel": (1, *op.kernel)}
-        if isinstance(op, MaxPool):
-            changes["dilations"] = (1, *op.steps)
-    return replace(op, strides=(1, *op.strides), pads=(0, op.pads[0], 0, op.pads[1]), **changes)
+    assert isinstance(op, (Conv, ConvTranspose, MaxPool, SumPool)), op
+    op = replace(op, strides=(1, *op.strides), pads=(0, op.pads[0], 0, op.pads[1]))
+    if isinstance(op, SumPool):
+        return replace(op, kernel=(1, *op.kernel))
+    if isinstance(op, MaxPool):
+        return replace(op, kernel=(1, *op.kernel), dilations=(1, *op.steps))
+    op = replace(op, weight=freeze(op.weight[:, :, None]), dilations=(1, *op.dilations))
+    return replace(op, output_padding=(0, *op.output_padding)) if isinstance(op, ConvTranspose) else op

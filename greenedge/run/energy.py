@@ -64,7 +64,8 @@ class RunWorkloads:
             )
         if port is not None:
             return self._board(run, port, name, accuracy)
-        if runtime is None and own is None:
+        chosen = runtime or own
+        if chosen is None:
             raise EvidenceError(
                 f"{run} is built for {_target(manifest)}, which is not this machine: give the --port of the board and "
                 "a meter on its supply, or --source estimate for an estimate from its switching activity."
@@ -73,7 +74,7 @@ class RunWorkloads:
             # The same network on something else: it has the run's accuracy where it computes the same integers.
             name, accuracy = f"{name.split(' on ')[0]} on {runtime}", accuracy if runtime in _SAME else None
         name = name if batch == 1 else f"{name}, {batch} at once"
-        return PipeWorkload(runtime_session.argv(run, runtime or own, batch), name, batch=batch, accuracy=accuracy)
+        return PipeWorkload(runtime_session.argv(run, chosen, batch), name, batch=batch, accuracy=accuracy)
 
     def _board(self, run: Path, port: str, name: str, accuracy: float | None) -> Workload:
         from greenedge.boards.acceptance import measure as board_figures

@@ -142,19 +142,19 @@ def dry_plan(job: Job) -> list[str]:
             f"# {job.source.name}: {', '.join(job.stages)}; the build's commands follow from the trained network "
             "(`greenedge build MODEL.onnx --dry-run` shows them)"
         ]
-    if job.target is None:
+    if (target := job.target) is None:
         return [f"# {job.source.name}: no target, so nothing is built"]
     lowered = lower_file(job.source.path, job.source.input_types())
     if not job.is_chosen:
         from greenedge.backends.select import select_backend
 
-        backend, reason = select_backend(lowered.graph, job.target, job.options)
+        backend, reason = select_backend(lowered.graph, target, job.options)
         job = replace(job, backend=backend, reason=reason)
     plan = plan_build(job, lowered)
     why = [f"# {job.reason}"] if job.reason else []
     return [
         *why,
-        f"# {job.target.name}: {len(plan.files)} files, plan {plan.digest()[:12]}",
+        f"# {target.name}: {len(plan.files)} files, plan {plan.digest()[:12]}",
         *(shlex.join(command.argv) for command in plan.commands),
         f"# gives {', '.join(plan.products)}",
     ]

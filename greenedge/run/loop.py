@@ -101,7 +101,7 @@ def _run_stage(
         display.end_stage(name, "unchanged", known.seconds, known.note)
         return manifest
     for other in reuse_from:
-        finished = _find_finished(other, name, fresh.key)
+        finished = _find_reusable(other, name, fresh.key)
         if finished:
             copy_stage(other, finished.outputs, run)
             return _write_record(manifest, run, name, replace(finished, reused_from=other.name), display)
@@ -139,7 +139,7 @@ def _record_failure(manifest: Manifest, run: Path, error: BaseException) -> None
         error.add_note(str(second))
 
 
-def _find_finished(run: Path, name: str, key: str) -> Record | None:
+def _find_reusable(run: Path, name: str, key: str) -> Record | None:
     """That stage's record in another run, if it is done under this key and its files are unchanged."""
     if not (run / MANIFEST).is_file():
         return None

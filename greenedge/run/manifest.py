@@ -80,7 +80,7 @@ def load_manifest(folder: Path) -> Manifest:
         if not isinstance(data, dict):
             raise ValueError("it is no table")
     except ValueError as error:
-        raise GreenedgeError(_say_damaged(path, error)) from None
+        raise GreenedgeError(_describe_damage(path, error)) from None
     if data.get("format") != FORMAT:
         raise GreenedgeError(
             f"{path}: format is {data.get('format')!r}, this greenedge reads {FORMAT!r}; use the greenedge "
@@ -89,11 +89,11 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         stages = {name: _read_record(folder, name, entry) for name, entry in data["stages"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GreenedgeError(_say_damaged(path, error)) from None
+        raise GreenedgeError(_describe_damage(path, error)) from None
     return Manifest({key: value for key, value in data.items() if key not in ("format", "stages")}, stages)
 
 
-def _say_damaged(path: Path, error: Exception) -> str:
+def _describe_damage(path: Path, error: Exception) -> str:
     return f"{path} is damaged ({error}); delete it and run the same command again."
 
 
@@ -198,7 +198,7 @@ def os_errors_as_greenedge(folder: Path) -> Iterator[None]:
             raise GreenedgeError(_full_disk(folder)) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise GreenedgeError(
-                f"{error.filename or folder} could not be written: {error.strerror.lower()}; "
+                f"{error.filename or folder} could not be written: {str(error.strerror).lower()}; "
                 "choose another folder with -o."
             ) from error
         raise

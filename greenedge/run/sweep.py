@@ -119,7 +119,7 @@ def _epochs(sweep: Sweep, chosen: Sequence[Mapping[str, str]], tell: Callable[[s
     What pilots found is kept in pilot.json, so that running again trains the same.
     """
     path = sweep.out / "pilot.json"
-    known = _known(path)
+    known = _read_pilots(path)
     for each in chosen:
         key = f"{name_of(each)} | {' '.join(sweep.sets)} | {sweep.energy_j:g}"
         if key not in known:
@@ -129,7 +129,7 @@ def _epochs(sweep: Sweep, chosen: Sequence[Mapping[str, str]], tell: Callable[[s
     return {name_of(each): known[f"{name_of(each)} | {' '.join(sweep.sets)} | {sweep.energy_j:g}"] for each in chosen}
 
 
-def _known(path: Path) -> dict:
+def _read_pilots(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
@@ -148,7 +148,9 @@ def _pilot(sweep: Sweep, settings: Mapping[str, str]) -> int:
         metrics = train_stage(recipe, Path(folder))
     spent = next(iter(metrics["spent"].values()))
     epoch = (spent[-1] - spent[0]) / (len(spent) - 1)  # the first one also warms up
-    once = energy_of(metrics["ledger"]["total"])["value"] - epoch * _PILOT_EPOCHS
+    total = energy_of(metrics["ledger"]["total"])
+    assert total is not None, "a training keeps its ledger"
+    once = total["value"] - epoch * _PILOT_EPOCHS
     epochs = int((sweep.energy_j - once) // epoch) if epoch else 0
     if epochs < 1:
         raise GreenedgeError(

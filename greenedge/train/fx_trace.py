@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-from greenedge.errors import Reason, UnsupportedError
+from greenedge.errors import Reason, ReasonKind, UnsupportedError
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -20,7 +20,7 @@ def trace_network(model: nn.Module, name: str) -> fx.GraphModule:
     except (TypeError, torch.fx.proxy.TraceError) as error:
         reason = Reason(
             type(model).__name__,
-            "untraceable",
+            ReasonKind.UNTRACEABLE,
             f"its forward depends on values ({error})",
             "a network is quantised from its graph",
             "compute with tensors alone in forward, or write the network with brevitas.nn and leave [quantise] out",

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from greenedge._warnings import quiet
-from greenedge.errors import Reason, UnsupportedError
+from greenedge.errors import Reason, ReasonKind, UnsupportedError
 from greenedge.train.fx_trace import trace_network
 from greenedge.train.layers import BatchNorm, Layer, has_swapped_weight, is_batch_norm, is_layer
 from greenedge.train.recipe_config import QuantiseSettings
@@ -75,7 +75,7 @@ class _Placer:
             if path not in self.used_layers:
                 self._refuse(
                     path,
-                    "unknown-layer",
+                    ReasonKind.UNKNOWN_LAYER,
                     "[quantise.layers] names it",
                     "no quantised layer has that path",
                     f"use one of: {', '.join(self.paths)}",
@@ -92,7 +92,7 @@ class _Placer:
         elif node.op == "get_attr":
             self._refuse(
                 node.name,
-                "constant",
+                ReasonKind.CONSTANT,
                 f"a constant tensor ({node.target})",
                 "constants have no quantiser",
                 "fold it into a layer's weights",
@@ -126,7 +126,9 @@ class _Placer:
         elif isinstance(module, (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.PixelShuffle)):
             self._move(node)
         else:
-            self._refuse(node.name, "unsupported-layer", f"a {type(module).__name__}", _NO_FORM, _OTHER, _path_of(node))
+            self._refuse(
+                node.name, ReasonKind.UNSUPPORTED_LAYER, f"a {type(module).__name__}", _NO_FORM, _OTHER, _path_of(node)
+            )
 
     def _visit_function(self, node: fx.Node) -> None:
         import torch
@@ -155,7 +157,7 @@ class _Placer:
             self._visit_activation(node, target in (F.sigmoid, torch.sigmoid, F.relu6))
         elif target not in (getattr, "size", operator.getitem):
             called = getattr(target, "__name__", target)
-            self._refuse(node.name, "unsupported-function", f"a call of {called}", _NO_FORM, _OTHER)
+            self._refuse(node.name, ReasonKind.UNSUPPORTED_FUNCTION, f"a call of {called}", _NO_FORM, _OTHER)
 
     def _take_levels(self, node: fx.Node, state: _State) -> None:
         """A node that reads levels and keeps their sign: pooling, padding, upsampling."""
@@ -293,14 +295,14 @@ class _Placer:
             module = _path_of(node) if node.op == "call_module" else None
             self._refuse(
                 node.name,
-                "unsupported-mode",
+                ReasonKind.UNSUPPORTED_MODE,
                 f"interpolation mode '{mode}'",
                 "only 'nearest' copies levels",
                 "use mode='nearest'",
                 module,
             )
 
-    def _refuse(self, node: str, kind: str, value: str, rule: str, cure: str, module: str | None = None) -> None:
+    def _refuse(self, node: str, kind: ReasonKind, value: str, rule: str, cure: str, module: str | None = None) -> None:
         self.reasons.append(Reason(node, kind, value, rule, cure, None if module == node else module))
 
 

@@ -54,7 +54,10 @@ def compare_build(
 
 
 def _prefix_progress(progress: ProgressFn, name: str) -> ProgressFn:
-    return lambda done, total, text="": progress(done, total, f"{name} {text}".strip())
+    def prefixed(done: int, total: int, text: str = "") -> None:
+        progress(done, total, f"{name} {text}".strip())
+
+    return prefixed
 
 
 def _first_layer(graph: Graph, simulate: SimulateFn, build: Path, x: Ints, first: FirstMismatch) -> FirstMismatch:

@@ -11,20 +11,21 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.graph import Input, Requantise
+from greenedge.graph.ops.base import Array
 from greenedge.lower import Lowered
 from greenedge.lower.prologue_epilogue import dequantiser
 
 
 def qonnx_integers(
-    lowered: Lowered, model: Path, inputs: np.ndarray, tell: Callable[[int, int, str], None]
-) -> dict[str, np.ndarray]:
+    lowered: Lowered, model: Path, inputs: Array, tell: Callable[[int, int, str], None]
+) -> dict[str, Array]:
     """{edge: integers} of every input, requantiser and output whose tensor qonnx computes, sample by sample.
 
     Integers are read off the float tensors by their exact scale and zero point. Raises VerificationError where a tensor
     holds something else.
     """
     executor = _executor(model)
-    rows: list[dict[str, np.ndarray]] = []
+    rows: list[dict[str, Array]] = []
     for k, sample in enumerate(np.asarray(inputs, np.float32)):
         rows.append(read_integers(lowered, executor(sample[None]), k))
         tell(k + 1, len(inputs), "qonnx")
@@ -33,7 +34,7 @@ def qonnx_integers(
     return {edge: np.concatenate([row[edge] for row in rows]) for edge in rows[0]}
 
 
-def read_integers(lowered: Lowered, context: Mapping[str, np.ndarray], first: int = 0) -> dict[str, np.ndarray]:
+def read_integers(lowered: Lowered, context: Mapping[str, Array], first: int = 0) -> dict[str, Array]:
     """{edge: integers, batch first} read off the float tensors of one execution whose first sample has number `first`.
 
     A level carries two float32 roundings at most, so a quarter of a step tells a level from noise. A sum over many
@@ -52,18 +53,17 @@ def read_integers(lowered: Lowered, context: Mapping[str, np.ndarray], first: in
     return result
 
 
-def _readable(lowered: Lowered) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
+def _readable(lowered: Lowered) -> dict[str, tuple[str, Array, Array]]:
     """{edge: (tensor, scale, zero)} of the edges whose integers can be read off a float tensor of the model."""
-    graph, found = lowered.graph, {}
+    graph = lowered.graph
+    found: dict[str, tuple[str, Array, Array]] = {}
     edges = [*graph.inputs, *(edge for edge in graph.edges if edge in lowered.trace.quantised), *graph.outputs]
     for edge in dict.fromkeys(edges):
         birth = lowered.trace.births.get(edge)
         parts = dequantiser(birth.expr) if birth is not None else None
-        if parts is not None:
-            found[edge] = (
-                birth.tensor,
-                *(np.asarray(part)[None] if np.ndim(part) else np.asarray(part) for part in parts),
-            )
+        if birth is not None and parts is not None:
+            scale, zero = (np.asarray(part)[None] if np.ndim(part) else np.asarray(part) for part in parts)
+            found[edge] = birth.tensor, scale, zero
     return found
 
 
@@ -75,7 +75,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _executor(path: Path):
+def _executor(path: Path) -> Callable[[Array], dict[str, Array]]:
     """sample (1, …) → {tensor: array} by qonnx.execute_onnx. Raises GreenedgeError where qonnx cannot take the
     model."""
     from qonnx.core.modelwrapper import ModelWrapper
@@ -93,8 +93,11 @@ def _executor(path: Path):
     name = next(value.name for value in model.graph.input if value.name not in constants)
     shape = model.get_tensor_shape(name)
 
-    def execute(sample: np.ndarray) -> dict[str, np.ndarray]:
+    def execute(sample: Array) -> dict[str, Array]:
         with _quiet():
-            return execute_onnx(model, {name: sample.reshape(shape)}, return_full_exec_context=True)
+            context: dict[str, Array] = execute_onnx(
+                model, {name: sample.reshape(shape)}, return_full_exec_context=True
+            )
+            return context
 
     return execute

@@ -153,7 +153,7 @@ def _describe(samples: int, found: Findings) -> str:
 def lower_again(run: RunFolder) -> Lowered:
     """The stored lowering, with the trace of lowering the exported model again (which must give the same graph)."""
     stored = load_lowered(run.lower)
-    again = lower_source(read_model(run.model), dict(stored.declared))
+    again = lower_source(read_model(run.model), {**stored.declared})
     if graph_digest(again.graph) != graph_digest(stored.graph):
         raise VerificationError(
             f"{run.lower} does not hold the integer graph of {run.model}; run the lower stage again."

@@ -26,9 +26,11 @@ def multiply(x: Array, weight: Array, magnitude: int | None) -> Array:
     """x @ weight for weight (..., K, M): exact for integers |x| <= magnitude; in float64, rounded, where magnitude is
     None."""
     if magnitude is None:
-        return np.matmul(x.astype(np.float64), weight.astype(np.float64))
+        real: Array = np.matmul(x.astype(np.float64), weight.astype(np.float64))
+        return real
     exact = choose_exact_type(magnitude * int(np.abs(weight).sum(axis=-2).max(initial=0)))
-    return np.matmul(x.astype(exact), weight.astype(exact)).astype(np.int64)
+    product: Array = np.matmul(x.astype(exact), weight.astype(exact)).astype(np.int64)
+    return product
 
 
 def pad_array(x: Array, pads: Sequence[int], value: int) -> Array:
@@ -44,9 +46,10 @@ def slide_windows(x: Array, kernel: Sequence[int], strides: Sequence[int], dilat
     """(N, C, *out, *kernel) view of x (N, C, *space)."""
     n = len(kernel)
     span = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=tuple(range(2, 2 + n)))  # type: ignore[call-overload]  # a list of axes is allowed
+    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=tuple(range(2, 2 + n)))
     view = view[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
-    return view[(..., *(slice(None, None, d) for d in dilations))]
+    taps = (slice(None),) * (view.ndim - n)
+    return view[(*taps, *(slice(None, None, d) for d in dilations))]
 
 
 def window_shape(

@@ -47,7 +47,7 @@ class Conv(Linear):
 
     @property
     def channels(self) -> int:
-        return self.weight.shape[0]
+        return int(self.weight.shape[0])
 
     @property
     def is_depthwise(self) -> bool:

@@ -37,7 +37,7 @@ class ConvTranspose(Linear):
 
     @property
     def channels(self) -> int:
-        return self.weight.shape[1] * self.groups
+        return int(self.weight.shape[1]) * self.groups
 
     def scale_channels(self, factor: Array) -> Array:
         per_group = factor.reshape(self.groups, 1, -1)
@@ -65,7 +65,8 @@ class ConvTranspose(Linear):
     def _sum_per_channel(self, products: Ints) -> Ints:
         """(I, O/groups, *kernel) products summed for every output channel: (O, 1...)."""
         blocks = products.reshape(self.groups, -1, *products.shape[1:])
-        return np.moveaxis(blocks, 2, 1).reshape(self.channels, -1).sum(1).reshape(-1, *(1,) * len(self.kernel))
+        total: Ints = np.moveaxis(blocks, 2, 1).reshape(self.channels, -1).sum(1)
+        return total.reshape(-1, *(1,) * len(self.kernel))
 
     def execute(self, xs: Sequence[Array], edges: Sequence[Edge] | None) -> Array:
         """Zeros between the samples, then a convolution with the kernel reversed along every axis."""
@@ -116,4 +117,4 @@ class ConvTranspose(Linear):
 
     @property
     def terms(self) -> int:
-        return int(np.prod(self.kernel)) * self.weight.shape[0]
+        return int(np.prod(self.kernel)) * int(self.weight.shape[0])

@@ -27,7 +27,7 @@ class Dense(Linear):
 
     @property
     def channels(self) -> int:
-        return self.weight.shape[1]
+        return int(self.weight.shape[1])
 
     def scale_channels(self, factor: Array) -> Array:
         return self.weight * factor
@@ -56,4 +56,4 @@ class Dense(Linear):
 
     @property
     def terms(self) -> int:
-        return self.weight.shape[0]
+        return int(self.weight.shape[0])

@@ -46,7 +46,7 @@ class OnnxWriter:
         """Whether an operation of the graph reads the edge."""
         return bool(self.graph.consumers(edge))
 
-    def constant(self, name: str, values: ArrayLike, dtype: str | None = None, kind: DTypeLike = None) -> str:
+    def constant(self, name: str, values: ArrayLike, dtype: str | None = None, kind: DTypeLike | None = None) -> str:
         """A constant tensor in the type of the integers, or `kind`; `dtype` is its QONNX type."""
         self.constants[name] = np.asarray(values, dtype=kind or self.kind)
         if dtype:
