@@ -35,6 +35,7 @@ class ReasonKind(StrEnum):
     """What sort of fault a reason names; programs may tell reasons apart by it."""
 
     BAD_SCALE = "bad-scale"
+    DEADLOCK = "deadlock"
     DYNAMIC_QUANTISER = "dynamic-quantiser"
     DYNAMIC_SHAPE = "dynamic-shape"
     NO_AFFINE_FORM = "no-affine-form"
