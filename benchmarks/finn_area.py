@@ -21,9 +21,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from finn_core import build_core, check_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
-from greenedge.backends.finn.folding import Fold  # noqa: E402
-from greenedge.backends.finn.search import designed  # noqa: E402
+from greenedge.backends.finn.dialect.lower import require_network  # noqa: E402
+from greenedge.backends.finn.dialect.layer import Fold  # noqa: E402
+from greenedge.backends.finn.search import make_design  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from tests.backends.nets import mlp, without_last_step  # noqa: E402
 
@@ -38,10 +38,10 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, default=Path(tempfile.gettempdir()) / "greenedge-finn-area")
     out = parser.parse_args().out
     graph, target = without_last_step(mlp(np.random.default_rng(1), (64, 32, 10), 4, 4)), load_target("ulx3s-25f")
-    network = network_of(graph)
+    network = require_network(graph)
     serial = next(layer.serial_cycles for layer in network.layers if layer.name == "act1")
     folding = FOLDING | {"act1": dataclasses.replace(FOLDING["act1"], cycles=serial)}
-    core = build_core(graph, designed(network, folding, Limits.of(target.device)), target, out, 150e6)
+    core = build_core(graph, make_design(network, folding, Limits.of(target.device)), target, out, 150e6)
     cycles, latency, _ = check_core(core, graph)
     folded = ", ".join(f"{name} PE {fold.pe} SIMD {fold.simd}" for name, fold in folding.items())
     print(f"{cycles:g} cycles per inference, {latency} from first input to last output; {folded}")

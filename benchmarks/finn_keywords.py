@@ -22,9 +22,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from finn_core import build_core, check_core, read_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
-from greenedge.backends.finn.folding import Fold  # noqa: E402
-from greenedge.backends.finn.search import designed  # noqa: E402
+from greenedge.backends.finn.dialect.lower import require_network  # noqa: E402
+from greenedge.backends.finn.dialect.layer import Fold  # noqa: E402
+from greenedge.backends.finn.search import make_design  # noqa: E402
 from greenedge.graph import Dense, Edge, Graph, Input, Requantise, Steps, freeze  # noqa: E402
 from greenedge.graph.affine import fit_affine  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
@@ -116,7 +116,7 @@ def main() -> int:
     if (out / ("stat.json" if options.no_place else "report.json")).is_file():
         core = read_core(out, "ecp5", clock_hz)
     else:
-        design = designed(network_of(graph), FOLDING[options.cycles], Limits.of(target.device))
+        design = make_design(require_network(graph), FOLDING[options.cycles], Limits.of(target.device))
         core = build_core(graph, design, target, out, clock_hz, options.seed)
     print(
         ", ".join(f"{count:,} {name}" for name, count in core.counts.items()),

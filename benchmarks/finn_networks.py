@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from greenedge.backends.finn import build_dir  # noqa: E402
-from greenedge.backends.finn.design import FILE, Limits, plain  # noqa: E402
-from greenedge.backends.finn.dialect.lower import translate  # noqa: E402
-from greenedge.backends.finn.search import Wish, choose, refusals  # noqa: E402
+from greenedge.backends.finn.design import FILE, Limits, to_plain  # noqa: E402
+from greenedge.backends.finn.dialect.lower import lower_graph  # noqa: E402
+from greenedge.backends.finn.objective import Objective  # noqa: E402
+from greenedge.backends.finn.search import choose, find_refusals  # noqa: E402
 from greenedge.backends.finn.stitch import about, rtl_files, stitch  # noqa: E402
 from greenedge.graph import Graph, run_graph  # noqa: E402
 from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
@@ -76,12 +77,12 @@ def row(
     name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | None, synthesis: bool, folder: Path
 ) -> str:
     """One line of the table. Raises GreenedgeError where a tool fails."""
-    network, reasons = translate(graph)
+    network, reasons = lower_graph(graph)
     clock_hz = shell_request(target, "0" * 64)["clock_hz"]
     if not reasons:
-        wish = Wish(None if fps is None else int(clock_hz / fps))
+        wish = Objective(None if fps is None else int(clock_hz / fps))
         choice = choose(network, Limits.of(target.device), wish)
-        reasons = refusals(choice, wish, target, clock_hz, f"{fps} inferences per second")
+        reasons = find_refusals(choice, wish, target, clock_hz, f"{fps} inferences per second")
     if reasons:
         return f"{name:22} " + "; ".join(map(str, reasons))
     design = choice.design
@@ -89,7 +90,7 @@ def row(
     files = {f"rtl/{file}": content for file, content in rtl_files(graph.name, stitched).items()}
     files |= {
         "streams.json": json.dumps(about(design.network, stitched)).encode(),
-        FILE: json.dumps(plain(design)).encode(),
+        FILE: json.dumps(to_plain(design)).encode(),
     }
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,9 @@ import pytest
 from greenedge.backends import finn
 from greenedge.backends.finn import build_dir, initial_simulation
 from greenedge.backends.finn.design import Limits
-from greenedge.backends.finn.dialect.lower import network_of
-from greenedge.backends.finn.search import Wish, choose
+from greenedge.backends.finn.dialect.lower import require_network
+from greenedge.backends.finn.objective import Objective
+from greenedge.backends.finn.search import choose
 from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.errors import VerificationError
 from greenedge.graph import Add, Dense, Edge, Graph, Input, run_graph
@@ -51,7 +52,7 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
     for stall in (Stall(3, 128, 0), Stall(4, 0, 128), Stall(5, 200, 200)):
         result = build_dir.simulate(folder, x, (), stall, lambda line: None)
         assert np.array_equal(result.values[graph.outputs[0]], expected[graph.outputs[0]])
-    assert np.array_equal(finn.stalled(folder, x)[graph.outputs[0]], expected[graph.outputs[0]])
+    assert np.array_equal(finn.simulate_stalled(folder, x)[graph.outputs[0]], expected[graph.outputs[0]])
     simulated, design = (json.loads((folder / name).read_text()) for name in ("simulation.json", "folding.json"))
     source, streams, _ = build_dir.streams_of(folder)
     pauses = Stall.at_pace(source, streams[0], simulated["interval_cycles"])
@@ -63,8 +64,8 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
 
 
 def test_the_top_says_what_its_streams_carry(rng):
-    network = network_of(mlp(rng))
-    design = choose(network, Limits.of(load_target("ulx3s-85f").device), Wish(interval=512)).design
+    network = require_network(mlp(rng))
+    design = choose(network, Limits.of(load_target("ulx3s-85f").device), Objective(interval=512)).design
     top = rtl_files("m", stitch(design.network, design.folding))["top.sv"].decode()
     assert "    logic [7:0] act1_tdata;  // 1 x 4 bits unsigned, 8 beats a sample\n" in top
 
@@ -95,7 +96,7 @@ def test_a_flipped_weight_bit_shows_in_its_layer(rng, tmp_path):
     graph = mlp(rng, (12, 8, 4))
     folder = tmp_path / "build"
     execute(_until_simulated(finn.plan(graph, load_target("ulx3s-85f"), {})), folder)
-    assert finn.provenance(folder) is None
+    assert finn.stale_artifact(folder) is None
     path = folder / "rtl" / "fc1_weights.mem"
     words = path.read_text().splitlines()
     words[0] = f"{int(words[0], 16) ^ 4:0{len(words[0])}x}"
@@ -103,7 +104,7 @@ def test_a_flipped_weight_bit_shows_in_its_layer(rng, tmp_path):
     x = inputs(rng, graph, 20)
     expected, got = run_graph(graph, x, keep=["fc1"]), finn.simulate(folder, x, ["fc1"])
     assert not np.array_equal(got["fc1"], expected["fc1"])
-    assert finn.provenance(folder) == (
+    assert finn.stale_artifact(folder) == (
         f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; "
         "run the build stage again."
     )
@@ -152,7 +153,7 @@ def test_what_is_right_at_full_speed_only_is_found_by_the_stalls(rng, tmp_path):
     expected = run_graph(graph, x)
     stages, tell = {}, lambda *_: None
     assert not stage._against_build(graph, finn.simulate, "rtl", folder, {"x": x}, expected, stages, tell).mismatches
-    report = stage._against_build(graph, finn.stalled, "rtl-stalls", folder, {"x": x}, expected, stages, tell)
+    report = stage._against_build(graph, finn.simulate_stalled, "rtl-stalls", folder, {"x": x}, expected, stages, tell)
     assert report.mismatches and report.first.layer == graph.outputs[0]
     with pytest.raises(VerificationError, match=r"^rtl with random stalls differs from the integer graph on "):
         report.require()

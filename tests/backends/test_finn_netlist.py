@@ -157,7 +157,7 @@ def test_the_netlist_of_a_whole_board_computes_the_graph(rng, tmp_path, board):
     )
     x = inputs(rng, graph, 24)
     expected = run_graph(graph, x)[graph.outputs[0]]
-    run = finn.sampled(folder)["netlist"]
+    run = finn.partial_stages(folder)["netlist"]
     assert np.array_equal(run(folder, x, lambda *_: None)[graph.outputs[0]], expected)
     if board == "ulx3s-85f":
         made = json.loads((folder / "netlist.json").read_text())

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from greenedge.backends.finn.design import Limits
-from greenedge.backends.finn.dialect.lower import network_of
-from greenedge.backends.finn.search import Wish, choose
+from greenedge.backends.finn.dialect.lower import require_network
+from greenedge.backends.finn.objective import Objective
+from greenedge.backends.finn.search import choose
 from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.graph import Graph, run_graph
 from greenedge.target import load_target
@@ -29,7 +30,7 @@ def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Be
     cases, sources = [], {}
     limits = Limits.of(load_target("ulx3s-85f").device)
     for index, graph in enumerate(graphs):
-        design = choose(network_of(graph), limits, Wish(interval)).design
+        design = choose(require_network(graph), limits, Objective(interval)).design
         stitched = stitch(design.network, design.folding)
         module = f"network{index}"
         (folder / module).mkdir()

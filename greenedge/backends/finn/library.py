@@ -38,7 +38,7 @@ def core_files(packages: Path) -> dict[str, bytes]:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ToolError(
-                f"{path} cannot be read ({error.strerror.lower()}); greenedge wants finn-plus {VERSION}."
+                f"{path} cannot be read ({str(error.strerror).lower()}); greenedge wants finn-plus {VERSION}."
             ) from None
         for change in _CHANGES.get(name, ()):
             text = change(path, text)

@@ -124,7 +124,10 @@ def build_model(job: dict):
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.util.basic import qonnx_make_model
 
-    nodes, infos, initials, kinds = [], {}, {}, {}
+    nodes: list = []
+    infos: dict = {}
+    initials: dict = {}
+    kinds: dict[str, str] = {}
     for entry in job["nodes"]:
         for tensor in (*entry["inputs"], *entry["outputs"]):
             infos.setdefault(
@@ -220,7 +223,7 @@ def check_files() -> None:
     import hashlib
     from importlib import metadata
 
-    for file in metadata.files("finn-plus"):
+    for file in metadata.files("finn-plus") or ():
         if file.hash is not None:
             digest = hashlib.new(file.hash.mode, Path(file.locate()).read_bytes()).digest()
             if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
