@@ -1,9 +1,9 @@
-"""LUT4 and flip-flops of the 64-32-10 MLP at w4a4 and 512 cycles per inference, against the prototype with generic units.
+"""LUT4 and flip-flops of the 64-32-10 MLP at w4a4 and 512 cycles an inference, against the prototype of generic units.
 
     python benchmarks/finn_area.py [-o FOLDER]
 
-The prototype (FINN's RTL with a vendor-neutral multiplier): 685 LUT4, 815 flip-flops, 83 CCU2C, 5 MULT18X18D, 3 DP16KD and
-90 MHz on an LFE5U-25F-6, PE 1 and SIMD 4 in the first layer, PE 1 and SIMD 1 in the second. The same folding here.
+The prototype (FINN's RTL with a vendor-neutral multiplier): 685 LUT4, 815 flip-flops, 83 CCU2C, 5 MULT18X18D, 3 DP16KD
+and 90 MHz on an LFE5U-25F-6, PE 1 and SIMD 4 in the first layer, PE 1 and SIMD 1 in the second. The same folding here.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from finn_core import build_core, check_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.dialect.lower import require_network  # noqa: E402
 from greenedge.backends.finn.dialect.layer import Fold  # noqa: E402
+from greenedge.backends.finn.dialect.lower import require_network  # noqa: E402
 from greenedge.backends.finn.search import make_design  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from tests.backends.nets import mlp, without_last_step  # noqa: E402
 
 PROTOTYPE = {"lut4": 685, "ff": 815, "ccu2c": 83, "dsp": 5, "bram": 3, "ram16": 0}
-# as the prototype's; act1 is its thresholding, here a requantiser that takes `serial_cycles` per channel of the 16 there are
+# as the prototype's; act1 is its thresholding, here a requantiser that takes `serial_cycles` for each of
+# the 16 channels
 FOLDING = {"fc1": Fold(1, 4), "act1": Fold(1, form="affine"), "fc2": Fold(1, 1)}
 
 

@@ -26,7 +26,7 @@ from greenedge.graph import Graph, run_graph, save_graph  # noqa: E402
 from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
 from greenedge.hdl.board_shell.timing import timing  # noqa: E402
 from greenedge.target import Target  # noqa: E402
-from greenedge.tools.plan import Command, Plan
+from greenedge.tools.plan import Command, Plan  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402
 
 _SYNTHESIS = {"ecp5": "synth_ecp5 -abc9", "ice40": "synth_ice40 -dsp -device u", "gowin": "synth_gowin -noiopads"}
@@ -146,7 +146,8 @@ def _spoken(place: str | None) -> str:
 
 
 def check_core(core: Core, graph: Graph, samples: int = 24, whole_netlist: bool = True) -> tuple[float, int, float]:
-    """(cycles per inference, cycles from first input to last output, seconds for the netlist); SystemExit where an integer differs."""
+    """(cycles per inference, cycles from first input to last output, seconds for the netlist); SystemExit where an
+    integer differs."""
     edge, output = graph.edges[graph.inputs[0]], graph.outputs[0]
     x = np.random.default_rng(1).integers(edge.lo, edge.hi + 1, (samples, *edge.shape))
     expected = run_graph(graph, x)[output]

@@ -3,8 +3,8 @@
     python benchmarks/finn_keywords.py [--cycles 256|512] [--mhz 130] [--no-place] [--no-netlist] [-o FOLDER]
 
 The core alone, pins left to nextpnr: logic, memory, clock, initiation interval and latency, after RTL (with and without
-pauses) and netlist have given the graph's integers. Random weights from a fixed seed. An hour of processor time with place
-and route; a folder that is already built is read again.
+pauses) and netlist have given the graph's integers. Random weights from a fixed seed. An hour of processor time with
+place and route; a folder that is already built is read again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from finn_core import build_core, check_core, read_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.dialect.lower import require_network  # noqa: E402
 from greenedge.backends.finn.dialect.layer import Fold  # noqa: E402
+from greenedge.backends.finn.dialect.lower import require_network  # noqa: E402
 from greenedge.backends.finn.search import make_design  # noqa: E402
 from greenedge.graph import Dense, Edge, Graph, Input, Requantise, Steps, freeze  # noqa: E402
 from greenedge.graph.affine import fit_affine  # noqa: E402
@@ -34,7 +34,10 @@ SIZES, WEIGHT_BITS, ACT_BITS, INPUT_BITS = (490, 256, 256, 256, 12), 3, 3, 8
 
 def _folding(pe: int, first: int) -> dict[str, Fold]:
     """PE and SIMD by layer as the research's prototype had them, with 4 neurons per cycle and with 8."""
-    step = lambda lanes: Fold(lanes, form="affine")
+
+    def step(lanes: int) -> Fold:
+        return Fold(lanes, form="affine")
+
     return {
         "fc1": Fold(pe, 70),
         "act1": step(first),
@@ -56,7 +59,7 @@ def keyword_graph(seed: int = 1) -> Graph:
     lo, hi = -(1 << (INPUT_BITS - 1)), (1 << (INPUT_BITS - 1)) - 1
     x = rng.integers(lo, hi + 1, (256, SIZES[0]))
     ops, edges, source = [Input("x", (), "x")], {"x": Edge("x", (SIZES[0],), lo, hi)}, "x"
-    for k, (fan_in, fan_out) in enumerate(zip(SIZES, SIZES[1:]), 1):
+    for k, (fan_in, fan_out) in enumerate(zip(SIZES[:-1], SIZES[1:], strict=True), 1):
         weight = np.clip(
             np.rint(rng.normal(0, 1.6, (fan_in, fan_out))), -(1 << (WEIGHT_BITS - 1)), (1 << (WEIGHT_BITS - 1)) - 1
         )

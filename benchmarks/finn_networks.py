@@ -1,11 +1,12 @@
 """Networks through the finn back end: exact, on time, how fast Verilator simulates them, and how large they are.
 
-    python benchmarks/finn_networks.py [MODEL.onnx | RUN …] [--target ulx3s-85f] [--fps N] [--samples 450] [--no-synthesis]
+    python benchmarks/finn_networks.py [MODEL.onnx | RUN …] [--target ulx3s-85f] [--fps N] [--samples 450]
+                                       [--no-synthesis]
 
-Without models: a multilayer perceptron, the layers of the recipe digits-cnn with random weights, and small networks with one
-dimension, branches and joins. A RUN is the folder of a finished or stopped run: its lowered graph, and its test vectors. All
-integers of the output are compared with the integer graph's, without and with random pauses. Cycles are simulated, LUT4 is
-estimated before and counted by yosys after.
+Without models: a multilayer perceptron, the layers of the recipe digits-cnn with random weights, and small networks
+with one dimension, branches and joins. A RUN is the folder of a finished or stopped run: its lowered graph, and its
+test vectors. All integers of the output are compared with the integer graph's, without and with random pauses. Cycles
+are simulated, LUT4 is estimated before and counted by yosys after.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from greenedge.graph import Graph, run_graph  # noqa: E402
 from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
 from greenedge.hdl.board_shell import shell_request  # noqa: E402
 from greenedge.target import Target, load_target  # noqa: E402
-from greenedge.tools.plan import Command, Plan
+from greenedge.tools.plan import Command, Plan  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402
 
 HEAD = (
-    f"{'network':22} {'cycles':>7} {'simulated':>9} {'latency':>8} {'samples':>7} {'wrong':>5} {'stalled':>7} {'compile s':>9} {'samples/s':>9} "
-    f"{'LUT4 est.':>9} {'yosys':>7} {'error':>6}"
+    f"{'network':22} {'cycles':>7} {'simulated':>9} {'latency':>8} {'samples':>7} {'wrong':>5} "
+    f"{'stalled':>7} {'compile s':>9} {'samples/s':>9} {'LUT4 est.':>9} {'yosys':>7} {'error':>6}"
 )
 
 
@@ -111,8 +112,9 @@ def row(
     lut4 = _counted(stitched, files, folder / "yosys") if synthesis else None
     counted = f"{lut4:7,} {design.cost.lut4 / lut4 - 1:+6.0%}" if lut4 else f"{'':7} {'':6}"
     return (
-        f"{name:22} {design.schedule.interval:7.0f} {free.interval_cycles or 0:9.1f} {free.first_output_cycles:8,} {len(x):7,} {wrong:5} {stalled:7} "
-        f"{compiled:9.1f} {len(x) / simulated:9,.0f} {design.cost.lut4:9,.0f} {counted}"
+        f"{name:22} {design.schedule.interval:7.0f} {free.interval_cycles or 0:9.1f} {free.first_output_cycles:8,} "
+        f"{len(x):7,} {wrong:5} {stalled:7} {compiled:9.1f} {len(x) / simulated:9,.0f} "
+        f"{design.cost.lut4:9,.0f} {counted}"
     )
 
 

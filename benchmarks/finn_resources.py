@@ -3,8 +3,8 @@
     python benchmarks/finn_resources.py            synthesises some networks for ECP5 and prints the errors
     python benchmarks/finn_resources.py --fit      also fits the coefficients anew and writes resources.toml
 
-Every unit stays a module of its own in synthesis, so that its cells can be counted. The estimates are made for folding, before
-anything exists; a count by yosys stands beside each in a build's report. Takes some minutes of CPU.
+Every unit stays a module of its own in synthesis, so that its cells can be counted. The estimates are made for folding,
+before anything exists; a count by yosys stands beside each in a build's report. Takes some minutes of CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from greenedge.backends.finn.search import choose  # noqa: E402
 from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch  # noqa: E402
 from greenedge.backends.finn.units import Unit  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
-from greenedge.tools.plan import Command, Plan
+from greenedge.tools.plan import Command, Plan  # noqa: E402
 from greenedge.tools.run import execute, find_tool  # noqa: E402
 from tests.backends.finn_sketches import SKETCHES, digits_like  # noqa: E402
 from tests.backends.nets import mlp  # noqa: E402
@@ -120,7 +120,9 @@ origin = "yosys {find_tool("yosys").version}, synth_ecp5 -abc9, {len(found)} uni
             a = np.array([[parts[name] for name in names] for parts, _ in known], float)
             weight = 1 / (y + _SMALL)
             solved, _ = nnls(a * weight[:, None], y * weight)
-            entries = ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, solved) if value > 1e-6)
+            entries = ", ".join(
+                f"{name} = {value:.4g}" for name, value in zip(names, solved, strict=True) if value > 1e-6
+            )
             text.append(f"{cell:5} = {{ {entries} }}")
         text.append("")
     return "\n".join(text)

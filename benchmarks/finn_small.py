@@ -2,8 +2,8 @@
 
     python benchmarks/finn_small.py [icebreaker] [tang-nano-9k] [-o FOLDER]
 
-Whole boards through the finn back end's own plan: bitstream, clock asked and reached, cells; then RTL and the netlist that
-was placed against the integer graph on 24 vectors.
+Whole boards through the finn back end's own plan: bitstream, clock asked and reached, cells; then RTL and the netlist
+that was placed against the integer graph on 24 vectors.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def build(board: str, folder: Path) -> str:
         f"{hardware[name]:,} {name}" for name in ("lut4", "ff", "bram_bits", "comb") if hardware[name] is not None
     )
     return (
-        f"{board:14s} {hardware['clock_hz'] / 1e6:g} MHz asked, {hardware['fmax_hz'] / 1e6:.1f} reached, {counts}, bitstream of "
-        f"{hardware['bitstream_bytes']:,} bytes; {exact} on {len(x)} vectors; {time.monotonic() - began:.0f} s"
+        f"{board:14s} {hardware['clock_hz'] / 1e6:g} MHz asked, {hardware['fmax_hz'] / 1e6:.1f} reached, {counts}, "
+        f"bitstream of {hardware['bitstream_bytes']:,} bytes; {exact} on {len(x)} vectors; "
+        f"{time.monotonic() - began:.0f} s"
     )
 
 

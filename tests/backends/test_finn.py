@@ -125,8 +125,8 @@ def test_a_latency_that_the_simulation_misses_ends_the_build(rng, tmp_path, monk
         (folder / "folding.json").write_text(json.dumps(chosen | {"asked_latency_cycles": asked}))
         assert initial_simulation.main() == ended
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"error: a result takes {cycles} cycles in simulation, and {cycles - 1} were asked for; ask for a little less with "
-        "--latency, or raise build.clock_hz"
+        f"error: a result takes {cycles} cycles in simulation, and {cycles - 1} were asked for; ask for a little less "
+        "with --latency, or raise build.clock_hz"
     )
 
 
@@ -199,8 +199,8 @@ def test_refusals_are_said_at_once(rng):
     assert "fc: weights of 10 bits; finn computes with 1 to 8 bits (cure: quantise to at most 8 bits)." in said
     small = dataclasses.replace(target, device=dataclasses.replace(target.device, resources={"bram_bits": 3 * 18432}))
     assert [str(reason) for reason in finn.check(graph, small, {})] == [
-        "tiny: 2 blocks of block RAM at least; of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6 0 are planned for "
-        "(cure: use fewer bits or channels, or a larger device)."
+        "tiny: 2 blocks of block RAM at least; of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6 0 are planned "
+        "for (cure: use fewer bits or channels, or a larger device)."
     ]
     x86 = load_target("linux-x86")
     assert [reason.kind for reason in finn.check(graph, x86, {})] == ["unsupported-target"]

@@ -154,7 +154,7 @@ def test_vivado_is_run_where_it_is(stitched, tmp_path):
 
 @pytest.mark.tool("finn")
 def test_vivado_as_a_step_of_the_plan(stitched, graph, tmp_path):
-    """Asked for by name it is a command of the plan's own, which --docker runs in an image; its reports are read afterwards."""
+    """Asked for by name it is a command that --docker runs in an image; its reports are read afterwards."""
     plan = finn.plan(graph, load_target("pynq-z1"), {"fps": 500_000, "synthesis": "vivado"})
     assert [command.argv[-1] for command in plan.commands if command.argv[0] == "vivado"] == [
         "vivado/core.tcl",
@@ -176,15 +176,18 @@ def test_vivado_as_a_step_of_the_plan(stitched, graph, tmp_path):
     [
         (
             {"status": 1},
-            "error: vivado ended with exit status 1 on core.tcl: ERROR: [Synth 8-439] module 'mvu' not found; its log is vivado/core.log.",
+            "error: vivado ended with exit status 1 on core.tcl: ERROR: [Synth 8-439] module 'mvu' not found; "
+            "its log is vivado/core.log.",
         ),
         (
             {"bitstream": False},
-            "error: Vivado ended without an error but did not make vivado/greenedge.bit; its log is vivado/overlay.log.",
+            "error: Vivado ended without an error but did not make vivado/greenedge.bit; its log is "
+            "vivado/overlay.log.",
         ),
         (
             {"slack": "-2.500"},
-            "error: Vivado closes the core at 80.0 MHz, 100 MHz are asked for; ask for a slower clock with --set build.clock_hz=….",
+            "error: Vivado closes the core at 80.0 MHz, 100 MHz are asked for; ask for a slower clock with "
+            "--set build.clock_hz=….",
         ),
         (
             {"utilisation": "nothing"},
@@ -311,7 +314,7 @@ def test_slices_are_given_to_the_largest_units():
 @pytest.mark.tool("finn")
 @pytest.mark.tool("verilator")
 def test_the_core_between_the_streams_of_a_dma_engine(stitched, graph, tmp_path, rng):
-    """greenedge_axis.v as it is written, packets of three samples, random pauses; TLAST travels as bit 32 of each beat."""
+    """greenedge_axis.v as it is written, packets of three samples, random pauses; TLAST is bit 32 of each beat."""
     first, last = (
         Stream.from_plain(json.loads((stitched / "streams.json").read_text())["streams"][k]) for k in (0, -1)
     )
@@ -334,12 +337,15 @@ def test_the_core_between_the_streams_of_a_dma_engine(stitched, graph, tmp_path,
 
 
 AXIS = """
-module amd_axis (input logic clk, input logic rst, input logic [39:0] s_tdata, input logic s_tvalid, output logic s_tready,
-                 output logic [39:0] m_tdata, output logic m_tvalid, input logic m_tready);
+module amd_axis (
+    input logic clk, input logic rst, input logic [39:0] s_tdata, input logic s_tvalid, output logic s_tready,
+    output logic [39:0] m_tdata, output logic m_tvalid, input logic m_tready);
     logic [31:0] data;
     logic last;
-    greenedge_axis dut (.aclk(clk), .aresetn(!rst), .s_axis_tdata(s_tdata[31:0]), .s_axis_tvalid(s_tvalid), .s_axis_tlast(s_tdata[32]),
-        .s_axis_tready(s_tready), .m_axis_tdata(data), .m_axis_tkeep(), .m_axis_tvalid(m_tvalid), .m_axis_tlast(last), .m_axis_tready(m_tready));
+    greenedge_axis dut (
+        .aclk(clk), .aresetn(!rst),
+        .s_axis_tdata(s_tdata[31:0]), .s_axis_tvalid(s_tvalid), .s_axis_tlast(s_tdata[32]), .s_axis_tready(s_tready),
+        .m_axis_tdata(data), .m_axis_tkeep(), .m_axis_tvalid(m_tvalid), .m_axis_tlast(last), .m_axis_tready(m_tready));
     assign m_tdata = {7'b0, last, data};
 endmodule
 """

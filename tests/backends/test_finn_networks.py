@@ -1,4 +1,6 @@
-"""Whole small networks: every kind of layer and branch, folded by the search, equal to the integer graph with and without pauses.
+"""Whole small networks: every kind of layer and branch, folded by the search, equal to the integer graph.
+
+Each runs with and without pauses.
 
 All networks of a test are modules of one Verilator model, for compiling is what costs.
 """
@@ -26,7 +28,7 @@ SAMPLES = 6
 
 
 def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Bench:
-    """A bench with one module per network, folded for `interval` cycles; each must keep its schedule within 3 % and a cycle."""
+    """A bench with one module per network, folded for `interval` cycles; each must keep it within 3 % and a cycle."""
     cases, sources = [], {}
     limits = Limits.of(load_target("ulx3s-85f").device)
     for index, graph in enumerate(graphs):
@@ -63,7 +65,8 @@ def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Be
 
 def _with_reset(module: str, source: int, result: int) -> str:
     return f"""
-module {module}_case (input logic clk, input logic rst, input logic [{source - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
+module {module}_case (
+    input logic clk, input logic rst, input logic [{source - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
     output logic [{result - 1}:0] m_tdata, output logic m_tvalid, input logic m_tready);
     {module} dut (.clk, .restart(rst), .s_tdata, .s_tvalid, .s_tready, .m_tdata, .m_tvalid, .m_tready);
 endmodule

@@ -1,16 +1,17 @@
-"""Back end `finn`: a folded streaming accelerator. Our units, one per layer, folded for the device; open tools make the bitstream.
-FINN+ is asked for its own estimate of every layer's cycles.
+"""Back end `finn`: a folded streaming accelerator. Our units, one per layer, folded for the device; open tools make the
+bitstream. FINN+ is asked for its own estimate of every layer's cycles.
 
 Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
-Options: fps (inferences per second wanted) or latency (seconds from first input to last output; without both: the fastest
-that fits), queue (most beats of a queue beside a branch), finn_plus (0: FINN+ is not asked), clock_hz (of the core; default
-the board file's host.core_hz), baud and link (uart or spi; how the host reaches the board), seed (of placement), seeds (how
-many placements from it on to try; the first that meets the clock is taken), synthesis (vivado: on AMD boards Vivado is a step
-that must succeed, and --docker runs it in its image).
-Files: graph.*, folding.json (what the search chose, and its estimates), job.json and finn.json (what FINN+ was asked and said),
-rtl/ (the core: what is simulated and synthesised), streams.json, simulation.json, shell.json and board/ (what is around the core,
-see greenedge/shell), board.json (for hosts), netlist.json (what place and route is given; verification simulates its core),
-stat.json and report.json (yosys's and nextpnr's counts), timing.json, and top.bit, top.bin or top.fs.
+Options: fps (inferences per second wanted) or latency (seconds from first input to last output; without both: the
+fastest that fits), queue (most beats of a queue beside a branch), finn_plus (0: FINN+ is not asked), clock_hz (of the
+core; default the board file's host.core_hz), baud and link (uart or spi; how the host reaches the board), seed (of
+placement), seeds (how many placements from it on to try; the first that meets the clock is taken), synthesis (vivado:
+on AMD boards Vivado is a step that must succeed, and --docker runs it in its image).
+Files: graph.*, folding.json (what the search chose, and its estimates), job.json and finn.json (what FINN+ was asked
+and said), rtl/ (the core: what is simulated and synthesised), streams.json, simulation.json, shell.json and board/
+(what is around the core, see greenedge/hdl/board_shell), board.json (for hosts), netlist.json (what place and route is
+given; verification simulates its core), stat.json and report.json (yosys's and nextpnr's counts), timing.json, and
+top.bit, top.bin or top.fs.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ _NO_EPILOGUE = FloatEpilogue()
 
 
 def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
-    """Every reason why this graph cannot be built for this target; needs no tool. Raises TargetError for an unknown option."""
+    """Every reason why this graph cannot be built for this target; needs no tool.
+
+    Raises TargetError for an unknown option.
+    """
     from greenedge.backends.finn.dialect.lower import lower_graph
 
     check_options(options)
@@ -112,7 +116,10 @@ def _to_json(data: Mapping[str, Any]) -> bytes:
 
 
 def _choose_design(network: Network, target: Target, options: Options) -> tuple[Choice, list[Reason]]:
-    """The design that the options ask for, or why there is none. Raises TargetError for options that are not understood."""
+    """The design that the options ask for, or why there is none.
+
+    Raises TargetError for options that are not understood.
+    """
     from greenedge.backends.finn.design import Limits
     from greenedge.backends.finn.search import choose, find_refusals
 
@@ -222,7 +229,8 @@ def stale_artifact(folder: Path) -> str | None:
 
     if build_dir.rtl_digest(folder) == build_dir.read(folder, "simulation.json").get("rtl_sha256"):
         return None
-    return f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; run the build stage again."
+    rtl = folder / "rtl"
+    return f"the bitstream in {folder} was not made from the RTL that lies in {rtl} now; run the build stage again."
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -252,7 +260,7 @@ def tools(options: Options) -> dict[str, str]:
 
 
 def fitness(graph: Graph, target: Target, options: Options) -> Fitness:
-    """Rank 1 for every graph: folded is what suits where nothing faster does. The reason is a speed that was asked for."""
+    """Rank 1 for every graph: folding suits where nothing faster does. The reason is a speed that was asked for."""
     asked = [key for key in GOALS if options.get(key)]
     return Fitness(1, f"build.{asked[0]} was asked for, which it takes as its goal" if asked else "")
 
@@ -280,7 +288,7 @@ BACKEND = Backend(
     stage="rtl",
     options=OPTIONS,
     rules=RULES,
-    passes=(),  # an index at the model's end is found in hardware; the units take sum pools, sequences and long sums as they are
+    passes=(),  # the units take an ArgMax at the end, sum pools, sequences and sums of many branches as they are
     check=check,
     plan=plan,
     simulate=simulate,

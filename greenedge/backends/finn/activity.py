@@ -46,8 +46,11 @@ class Switching:
 def count_switching(
     folder: Path, x: np.ndarray, level: str | None = None, progress: Callable[[str], None] = lambda line: None
 ) -> Switching:
-    """Runs what lies in `folder` on graph integers (samples, *shape). `level` is "netlist" or "rtl"; if it is not said
-    the netlist where there is one. Raises ToolError for what Verilator or the simulation says, and without a netlist."""
+    """Runs what lies in `folder` on graph integers (samples, *shape).
+
+    `level` is "netlist" or "rtl"; None: the netlist where there is one. Raises ToolError for what Verilator or the
+    simulation says, and without a netlist.
+    """
     source, streams, _ = build_dir.streams_of(folder)
     netlist = level == "netlist" or (level is None and (folder / NETLIST).is_file())
     core = build_dir.read(folder, "streams.json")["top"]

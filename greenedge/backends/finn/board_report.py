@@ -30,7 +30,10 @@ PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # lo
 
 
 def report_board(folder: Path) -> dict[str, Any]:
-    """{"hardware": …} from the logs of yosys and nextpnr and the simulation's record: the board's, and below "core" the core's."""
+    """{"hardware": …} from the logs of yosys and nextpnr and the record of the simulation.
+
+    The numbers are the board's; below "core" stand the core's.
+    """
     stat, placed, simulated, timing = (
         build_dir.read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing")
     )

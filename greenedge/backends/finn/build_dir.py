@@ -33,7 +33,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def streams_of(folder: Path) -> tuple[Stream, list[Stream], dict[str, Stream]]:
-    """(input stream, layer streams with the output first, {other edge: how a stream is seen as it}) of the stitched top."""
+    """(input stream, layer streams with the output first, {other edge: its stream as that edge}) of the top."""
     about = read(folder, "streams.json")
     streams = [Stream.from_plain(entry) for entry in about["streams"]]
     views = [Stream.from_plain(entry) for entry in about["views"]]

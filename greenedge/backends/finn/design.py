@@ -1,4 +1,4 @@
-"""The design that a network becomes on a device: its folding and queues, what it costs and how fast it is; folding.json."""
+"""The design that a network becomes on a device: its folding and queues, its cost and speed; folding.json."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from greenedge.graph import Graph
 from greenedge.hdl.board_shell import SHELL_COST
 from greenedge.target import Device
 
-# Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the rest;
-# on a small device it needs more than that, and the whole may fill no more than FULL.
+# Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the
+# rest; on a small device it needs more than that, and the whole may fill no more than FULL.
 LOGIC_SHARE, BLOCK_SHARE, FULL = 0.7, 0.9, 0.9
 FILE = "folding.json"
 

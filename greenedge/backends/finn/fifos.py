@@ -1,9 +1,9 @@
 """When each layer takes and gives its integers: a simulation of the schedule, pixel by pixel and with no data in it.
 
-It finds how deep the queues on the two sides of a branch must be, that nothing waits for ever, and how many cycles lie between
-two inferences. A layer is a cycle of firings (a pixel, a vector, a patch; `Layer.firings`): each needs so many integers of
-every source to be there, sets so many free, takes so many cycles and gives its result. Times follow by recurrence, so the
-order in which layers are looked at does not matter.
+It finds how deep the queues on the two sides of a branch must be, that nothing waits for ever, and how many cycles lie
+between two inferences. A layer is a cycle of firings (a pixel, a vector, a patch; `Layer.firings`): each needs so many
+integers of every source to be there, sets so many free, takes so many cycles and gives its result. Times follow by
+recurrence, so the order in which layers are looked at does not matter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from greenedge.graph.ops.base import Ints
 
 SAMPLES = 6  # inferences that are simulated: at least three, and more while there are no more than FIRINGS firings
 FIRINGS = 300_000
-FEW = 2_000  # firings that cost no time: small networks, which many samples are in at once, are simulated until they are full
+# Firings that cost no time: small networks, which many samples are in at once, are simulated until they are full.
+FEW = 2_000
 SLACK_BEATS = 8  # pipeline registers on the longer way hold what the shorter way must wait for
 SHALLOW_BEATS = 2  # what a branch's last unit holds on its way out, with what lies before it, anyway
 _UNBOUNDED = 1 << 60
@@ -28,7 +29,7 @@ _UNBOUNDED = 1 << 60
 
 @dataclass(frozen=True)
 class Schedule:
-    """Cycles between inferences and from first input to last output; the most integers held by each wire into a join."""
+    """Cycles between inferences, and from first input to last output; the most integers on each wire into a join."""
 
     interval: float
     latency: int
@@ -52,7 +53,7 @@ class _Link:
     given: list[tuple[int, int]] = field(default_factory=list)
     taken: list[tuple[int, int]] = field(default_factory=list)
 
-    def most_stored(self) -> int:
+    def largest_backlog(self) -> int:
         """Integers between both ends at the worst moment; what is taken and given in one cycle passes by each other."""
         changes = sorted(
             [(time, 1, count) for count, time in self.given] + [(time, 0, count) for count, time in self.taken]
@@ -116,7 +117,7 @@ class _Actor:
         return start
 
     def _time_of(self, k: int, events: list[tuple[int, int]], count: int) -> int | None:
-        """When `count` integers are first reached in the events of source or result k; None if that is not known yet."""
+        """When `count` integers are first reached in the events of source or result k; None if not known yet."""
         while self.seen[k] < len(events) and events[self.seen[k]][0] < count:
             self.seen[k] += 1
         return events[self.seen[k]][1] if self.seen[k] < len(events) else (0 if count == 0 else None)
@@ -138,8 +139,9 @@ class _Actor:
 
 
 def schedule(network: Network, folding: Folding, depths: Mapping[str, int], beats: int) -> Schedule:
-    """The network in time, with queues of `depths` integers on the named wires and none elsewhere; `beats` feed one sample.
+    """The network in time, with queues of `depths` integers on the named wires and none elsewhere.
 
+    `beats` feed one sample.
     A wire into a join that `depths` does not name is unbounded. Raises Deadlock.
     """
     links: dict[str, _Link] = {wire.name: _Link(wire.name, 0) for wire in network.wires}
@@ -165,7 +167,7 @@ def schedule(network: Network, folding: Folding, depths: Mapping[str, int], beat
     done = _completion_times(links[network.result.name], network.result.total)
     half = len(done) // 2  # before, the network is still filling
     interval = max((done[-1] - done[half]) / (len(done) - 1 - half), *(float(actor.cost.sum()) for actor in actors))
-    return Schedule(interval, done[0], {name: links[name].most_stored() for name in joins})
+    return Schedule(interval, done[0], {name: links[name].largest_backlog() for name in joins})
 
 
 def _run_actors(actors: list[_Actor], samples: int, depths: Mapping[str, int]) -> None:
@@ -179,8 +181,8 @@ def _run_actors(actors: list[_Actor], samples: int, depths: Mapping[str, int]) -
 
 
 def _completion_times(link: _Link, total: int) -> list[int]:
-    """When each sample of `total` integers is complete: its count is first reached (firings of a global pool give nothing
-    but the last)."""
+    """When each sample of `total` integers is complete: its count is first reached (firings of a global pool give
+    nothing but the last)."""
     ends: dict[int, int] = {}
     for count, time in link.given:
         if count and count % total == 0:
@@ -189,7 +191,7 @@ def _completion_times(link: _Link, total: int) -> list[int]:
 
 
 def _deadlock(waiting: list[_Actor], depths: Mapping[str, int]) -> Deadlock:
-    """Told by the queues that are full and by what the joins behind them lack, where there are queues: the rest follows."""
+    """Names the full queues and what the joins behind them lack, where there are queues: the rest follows."""
     found = [actor.waits_for() for actor in waiting]
     every = tuple(name for names, _ in found for name in names)
     full = tuple(name for name in every if depths.get(name)) or every

@@ -1,7 +1,7 @@
 """What the foldings of neighbours mean to each other: groups that fold alike, converters, the pins of the top.
 
-A layer's own foldings and cycles are the layer's (dialect/ops.py). A network's interval is that of its slowest layer, so for
-a given number of cycles every layer takes by itself what is smallest among its foldings that are fast enough.
+A layer's own foldings and cycles are the layer's (dialect/ops.py). A network's interval is that of its slowest layer,
+so for a given number of cycles every layer takes by itself what is smallest among its foldings that are fast enough.
 """
 
 from __future__ import annotations

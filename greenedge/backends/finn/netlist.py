@@ -1,8 +1,8 @@
 """The synthesised netlist of a core, simulated: what place and route was given, cell by cell.
 
-yosys reads the very JSON file that nextpnr places and writes the core's module as Verilog; the cells' behaviour comes from
-yosys's own library, or from cells/ where that has only a black box. So a mistake of synthesis, of technology mapping, of a
-memory's initial values or of our own pass (ram_registers.py) shows as a wrong integer.
+yosys reads the very JSON file that nextpnr places and writes the core's module as Verilog; the cells' behaviour comes
+from yosys's own library, or from cells/ where that has only a black box. So a mistake of synthesis, of technology
+mapping, of a memory's initial values or of our own pass (ram_registers.py) shows as a wrong integer.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ CELLS = Path(__file__).with_name("cells")
 # yosys's libraries of each family, below its share folder
 _LIBRARIES = {"ecp5": ("ecp5/cells_sim.v",), "ice40": ("ice40/cells_sim.v",), "gowin": ("gowin/cells_sim.v",)}
 _OWN = {"ecp5": ("dp16kd.v", "mult18x18d.v"), "ice40": (), "gowin": ("gowin_ram.v",)}
+_NO_STALL = Stall()
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 
 
@@ -95,7 +96,7 @@ def _read_with_includes(path: Path, seen: set[Path]) -> str:
 
 def _parts(text: str) -> list[str]:
     """Cut after every endmodule, so that each part holds one module with its attributes."""
-    return [part for part in re.split(r"(?<=\bendmodule)\b", text)]
+    return re.split(r"(?<=\bendmodule)\b", text)
 
 
 def _modules(text: str) -> set[str]:
@@ -142,7 +143,7 @@ def simulate_netlist(
     output: Stream,
     x: np.ndarray,
     *,
-    stall: Stall = Stall(),
+    stall: Stall = _NO_STALL,
     tied: str = "",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Simulated:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Objective:
-    """At most so many cycles between inferences, or from first input to last output; queues of at most so many beats."""
+    """At most so many cycles between inferences, or from first input to last output; queues of so many beats."""
 
     interval: int | None = None
     latency: int | None = None

@@ -1,4 +1,4 @@
-"""What --set build.NAME may say to finn, read and checked; the search's objective and the board's request that follow from it."""
+"""What --set build.NAME may say to finn, read and checked; the objective and the board's request that follow."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What a unit costs, estimated from its parameters before anything is synthesised.
 
 Cells are sums of what a unit is made of (bits of products, of adders, of buffers …), each with a coefficient in
-resources.toml that `benchmarks/finn_resources.py --fit` takes from yosys's counts for ECP5. Blocks of memory follow from the
-blocks' shapes. Estimates only: what yosys then counts is reported beside them.
+resources.toml that `benchmarks/finn_resources.py --fit` takes from yosys's counts for ECP5. Blocks of memory follow
+from the blocks' shapes. Estimates only: what yosys then counts is reported beside them.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def _serial(p: Parameters, family: str) -> Features:
 
 
 def _columns(depth: int, bits: int) -> float:
-    """Expected number of different bits of a read-only memory made of look-up tables: equal columns are built once, and a
-    few words have few columns (bits drawn at random from the 2**depth there can be)."""
+    """Expected number of different bits of a read-only memory made of look-up tables: equal columns are built once, and
+    a few words have few columns (bits drawn at random from the 2**depth there can be)."""
     kinds = 2.0 ** min(depth, 64)
     return -kinds * math.expm1(-bits / kinds)
 

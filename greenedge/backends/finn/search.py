@@ -1,7 +1,7 @@
 """The search for a folding under a device's limits.
 
-For a number of cycles every layer takes its smallest folding that is fast enough, so the search is over that number alone:
-the fewest cycles that fit, or the most that still give the inferences per second or the latency asked for.
+For a number of cycles every layer takes its smallest folding that is fast enough, so the search is over that number
+alone: the fewest cycles that fit, or the most that still give the inferences per second or the latency asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from greenedge.target import Target
 
 
 class Search:
-    """All designs of one network on one device, by cycles per inference; each is simulated once, and only if it is needed."""
+    """All designs of one network on one device, by cycles per inference; each is simulated once, if it is needed."""
 
     def __init__(self, network: Network, limits: Limits, most_beats: int | None = None) -> None:
         self.network, self.limits, self.most_beats = network, limits, most_beats
@@ -39,7 +39,7 @@ class Search:
         self._designs: dict[int, Design] = {}
 
     def _list_options(self, group: tuple[Layer, ...]) -> list[Candidate]:
-        """Every folding of a group. Behind a layer that gives all at once and takes nothing meanwhile no step is serial."""
+        """Every folding of a group. Behind a layer that gives all at once no step is serial."""
         hurried = any(
             link.taker in group and link.giver is not None and link.giver.gives_at_once for link in self.links
         )

@@ -1,6 +1,8 @@
-"""From layers and their folding to RTL: memory files, the stitched top, and streams.json that says what every stream carries.
+"""From layers and their folding to RTL: memory files, the stitched top, and what every stream carries (streams.json).
 
-    python -m greenedge.backends.finn.stitch        in the build folder: reads graph.* and folding.json, writes rtl/, streams.json
+    python -m greenedge.backends.finn.stitch        in the build folder
+
+It reads graph.* and folding.json, and writes rtl/ and streams.json.
 
 The units are those of greenedge/rtl; the top is plain SystemVerilog in which every stream is called after its layer.
 """
@@ -91,10 +93,10 @@ class _Stitcher:
         self.instances.append(Instance(self.fresh(f"{layer.name}_unit"), unit_of(layer, fold), ports, outward))
 
     def pass_on(self, layer: Layer) -> Fold:
-        """How many integers per beat a fork or a queue has: as they come, but a queue before a wider layer holds that layer's.
+        """How many integers per beat a fork or a queue has: as they come; a queue before a wider layer holds its.
 
-        What joins two branches may take them in turn, each at full speed. A converter behind the queue would then give beats
-        at the pace of its narrower side, and between its turns it would wait with one beat in it.
+        What joins two branches may take them in turn, each at full speed. A converter behind the queue would then give
+        beats at the pace of its narrower side, and between its turns it would wait with one beat in it.
         """
         given, taken = self.streams[layer.source.name].elements, self.behind.get(layer.result.name)
         return Fold(given if taken is None or given % taken == 0 else taken)
@@ -107,7 +109,7 @@ class _Stitcher:
         return wanted
 
     def adapt(self, stream: Stream, wanted: Wire, count: int, stem: str) -> Stream:
-        """The stream in the type of `wanted`, `count` elements per beat: at most two converters, by the common divisor."""
+        """The stream in the type of `wanted`, `count` elements per beat: at most two converters."""
         if (stream.bits, stream.signed) != (wanted.bits, wanted.signed):
             result = replace(stream, name=self.fresh(f"{stem}_wide"), bits=wanted.bits, signed=wanted.signed)
             self.instances.append(Instance(result.name, None, {"s": stream, "m": result}, ("m",)))
@@ -125,7 +127,9 @@ def stream_of(wire: Wire, count: int) -> Stream:
     """The stream of a wire, `count` elements per beat."""
     offset = tuple(int(v) for v in wire.offset) if np.any(wire.offset) else ()
     stream = Stream(wire.name, wire.edge, wire.bits, wire.signed, count, wire.total // count, wire.shape, offset)
-    return stream if np.array_equal(stream.order, wire.order) else replace(stream, layout=layout_of(wire.order.tolist()))
+    if np.array_equal(stream.order, wire.order):
+        return stream
+    return replace(stream, layout=layout_of(wire.order.tolist()))
 
 
 def stitch(network: Network, folding: Mapping[str, Fold]) -> Stitched:

@@ -12,7 +12,7 @@ from greenedge.hdl.axi_stream.core import core
 
 @dataclass(frozen=True)
 class Instance:
-    """One unit in the top with the streams at its ports; those named in `gives` it writes. Without a unit: wiring only."""
+    """One unit in the top with the streams at its ports; it writes those named in `gives`. No unit: wiring only."""
 
     name: str
     unit: Unit | None
@@ -27,7 +27,8 @@ def top(model: str, instances: Sequence[Instance], source: Stream, result: Strea
         for instance in instances
     )
     comment = (
-        f"// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.\n"
+        f"// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes "
+        "them.\n"
         "// Stitched by greenedge; these files are what is simulated and what is synthesised."
     )
     return core(
@@ -50,7 +51,8 @@ def _comment(text: str) -> str:
 
 
 def _declare_stream(stream: Stream) -> str:
-    beat = f"{stream.elements} x {stream.bits} bits {'signed' if stream.signed else 'unsigned'}, {stream.beats:,} beats a sample"
+    sign = "signed" if stream.signed else "unsigned"
+    beat = f"{stream.elements} x {stream.bits} bits {sign}, {stream.beats:,} beats a sample"
     return (
         f"    logic [{stream.width - 1}:0] {stream.name}_tdata;  // {beat}\n"
         f"    logic {stream.name}_tvalid, {stream.name}_tready;\n"

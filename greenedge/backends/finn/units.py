@@ -1,4 +1,4 @@
-"""From layer to unit: one function per kind of layer says which module computes it, with what parameters and memory files."""
+"""From layer to unit: one function per kind of layer says which module computes it, its parameters and memory files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Foldings that suit their neighbours: a converter between two layers of different width costs cells as well.
 
-Layer by layer the folding is taken that is smallest together with the converters on its sides, the others' foldings being as
-they are, for two rounds; from several starts, for what is smallest so depends on where one begins.
+Layer by layer the folding is taken that is smallest together with the converters on its sides, the others' foldings
+being as they are, for two rounds; from several starts, for what is smallest so depends on where one begins.
 """
 
 from __future__ import annotations
@@ -116,11 +116,11 @@ class _Problem:
         folding = self.assign(candidates)
         for _ in range(_ROUNDS):
             for k, group in enumerate(self.groups):
-                candidates[k] = self._smallest_beside(k, folding)
+                candidates[k] = self._find_smallest(k, folding)
                 folding |= {layer.name: candidates[k].fold for layer in group}
         return self.share(candidates, self.links, folding), folding
 
-    def _smallest_beside(self, k: int, folding: Mapping[str, Fold]) -> Candidate:
+    def _find_smallest(self, k: int, folding: Mapping[str, Fold]) -> Candidate:
         group = self.groups[k]
         near = [link for link in self.links if link.giver in group or link.taker in group]
 

@@ -1,7 +1,7 @@
 """AMD boards: a Vivado project of the stitched core, an overlay with its driver, and FINN's complete flow.
 
-`request` says what is known when a build is planned; `python -m greenedge.backends.finn.amd` in the build folder writes the rest
-and runs Vivado where it is on PATH. Vivado is a condition of nothing but AMD's own bitstream.
+`request` says what is known when a build is planned; `python -m greenedge.backends.finn.amd` in the build folder writes
+the rest and runs Vivado where it is on PATH. Vivado is a condition of nothing but AMD's own bitstream.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ BOARDS = {
 
 
 def request(target: Target, model: str, clock_hz: int | None = None, fps: float | None = None) -> dict[str, Any]:
-    """Everything about the board that the later steps need: plain data for a plan's amd.json. `fps` is what FINN's own flow
-    folds for.
+    """Everything about the board that the later steps need: plain data for a plan's amd.json.
+
+    `fps` is what FINN's own flow folds for.
 
     Raises TargetError for a family or board that is not AMD's.
     """
@@ -55,7 +56,7 @@ def request(target: Target, model: str, clock_hz: int | None = None, fps: float 
 
 
 def pack_units(stitched: Stitched, request: Mapping[str, Any]) -> tuple[Stitched, dict[str, bytes]]:
-    """(the stitched core with FINN's DSP-packed units where they fit, {file: content} of FINN's core where one is used).
+    """(the stitched core with FINN's DSP-packed units where they fit, {file: content} of FINN's core where it is used).
 
     Raises ToolError where FINN+'s environment cannot be had.
     """

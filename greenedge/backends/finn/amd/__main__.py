@@ -27,9 +27,9 @@ from greenedge.graph import load_graph
 
 _LIMIT_S = 3 * 3600
 _MISSING = (
-    "vivado is not on PATH: the project, the overlay and its driver, and FINN's own flow (finn-build/) are written, nothing was "
-    "synthesised by Vivado; run `vivado -mode batch -source vivado/core.tcl` (and overlay.tcl) in the build folder where it is, "
-    "or build with --set build.synthesis=vivado, with --docker in its image."
+    "vivado is not on PATH: the project, the overlay and its driver, and FINN's own flow (finn-build/) are written, "
+    "nothing was synthesised by Vivado; run `vivado -mode batch -source vivado/core.tcl` (and overlay.tcl) in the "
+    "build folder where it is, or build with --set build.synthesis=vivado, with --docker in its image."
 )
 
 
@@ -113,7 +113,8 @@ def _finn(here: Path) -> str | None:
             )
         except subprocess.TimeoutExpired:
             raise ToolError(
-                f"finn build did not end within {_LIMIT_S // 3600} hours and was stopped; its log is {folder / 'finn.log'}."
+                f"finn build did not end within {_LIMIT_S // 3600} hours and was stopped; its log is "
+                f"{folder / 'finn.log'}."
             ) from None
     if done.returncode != 0 or not (folder / "output").is_dir():
         raise ToolError(

@@ -1,4 +1,4 @@
-"""What a build for an AMD board writes when it is planned, and the commands after the core is stitched and simulated."""
+"""What a plan for an AMD board writes, and its commands after the core is stitched and simulated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ tee -q -o stat.json stat -json
 
 
 def finn_files(graph: Graph, request: Mapping[str, Any]) -> dict[str, bytes]:
-    """FINN's complete flow on the integer graph: model, configuration, the step that hands the graph over, how to run it."""
+    """FINN's complete flow on the integer graph: model, configuration, the step that hands it over, how to run it."""
     outputs = ["estimate_reports", "stitched_ip", "bitfile", "pynq_driver", "deployment_package"]
     steps = [
         "greenedge_steps.step_hand_over",
@@ -79,8 +79,8 @@ def _run_module(what: str) -> tuple[str, ...]:
 
 
 def amd_commands(request: Mapping[str, Any], vivado: bool = False) -> tuple[Command, ...]:
-    """The project's texts, a resource check with open tools, then Vivado: where it is, or (`vivado`) as a step that must
-    succeed, which --docker can run in its image."""
+    """The project's texts, a resource check with open tools, then Vivado: where it is, or (`vivado`) as a step that
+    must succeed, which --docker can run in its image."""
     before = (
         Command(_run_module("write"), "amd.log", "writing the Vivado project"),
         Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "amd.ys"), "yosys-out.log", "checking resources with yosys"),

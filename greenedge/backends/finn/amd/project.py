@@ -1,4 +1,4 @@
-"""What goes to Vivado and to the board, from templates: projects, the Verilog around the core, the driver, golden samples."""
+"""What goes to Vivado and to the board, from templates: projects, Verilog around the core, driver, golden samples."""
 
 from __future__ import annotations
 

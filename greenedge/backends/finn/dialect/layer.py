@@ -1,7 +1,7 @@
 """What every layer of a streaming accelerator has: its wires, its foldings, and when it takes and gives integers.
 
-Every wire carries one tensor as a sequence of integers, channels innermost. What travels may differ from the graph's edge by
-a constant per channel (`value = h + offset`), which whoever reads it takes into account.
+Every wire carries one tensor as a sequence of integers, channels innermost. What travels may differ from the graph's
+edge by a constant per channel (`value = h + offset`), which whoever reads it takes into account.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def divisors(n: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Fold:
-    """`pe` outputs (or channels) and, for a matrix-vector unit, `simd` inputs at a time; `cycles` per beat of a serial unit.
+    """`pe` outputs (or channels) and, for a matrix-vector unit, `simd` inputs at a time.
 
-    `form` is which of a Step's forms is built.
+    `cycles` are those per beat of a serial unit. `form` is which of a Step's forms is built.
     """
 
     pe: int
@@ -42,9 +42,9 @@ class Fold:
 class Wire:
     """One stream. `lo`, `hi` bound what travels; `channels` integers belong together (a pixel, a vector).
 
-    `edge` is the edge of the integer graph that it carries, "" for a tensor that the graph does not have (patches, partial
-    sums); `order[k]` is the row-major index in that edge of the k-th integer. `offset` repeats along the stream. `signed`
-    follows from `lo`: whether the integers travel as two's complement.
+    `edge` is the edge of the integer graph that it carries, "" for a tensor that the graph does not have (patches,
+    partial sums); `order[k]` is the row-major index in that edge of the k-th integer. `offset` repeats along the
+    stream. `signed` follows from `lo`: whether the integers travel as two's complement.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Layer:
     The class variables are facts of a layer's unit:
 
     ports            of the unit: of its sources, of its results
-    latency          cycles from the last integer that a firing needs to its result, a serial unit's own cycles not counted
+    latency          cycles from the last integer that a firing needs to its result, without a serial unit's own
     passes_beats     it has no folding of its own: beats leave it as they come
     holds_one_beat   a fork before it waits for it after a single beat
     gives_at_once    a sample's result comes whole after its last input, and meanwhile nothing is taken

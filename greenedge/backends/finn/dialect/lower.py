@@ -1,7 +1,7 @@
 """The integer graph as a network of hardware layers (ops.py), or every reason why it is none.
 
-Tensors travel channels-last, so a Reshape or Transpose that only renames what comes when is no hardware: `Wire.order` says
-which element of the edge each integer is, and a dense layer behind a Flatten takes its rows in that order.
+Tensors travel channels-last, so a Reshape or Transpose that only renames what comes when is no hardware: `Wire.order`
+says which element of the edge each integer is, and a dense layer behind a Flatten takes its rows in that order.
 """
 
 from __future__ import annotations

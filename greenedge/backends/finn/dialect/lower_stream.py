@@ -115,7 +115,7 @@ def requantise(b: Builder, op: Requantise) -> None:
 
 @RULES.lowers(Add)
 def add(b: Builder, op: Add) -> None:
-    """A chain of additions of two. Partial sums are no edges of the graph, so they need not be simulated or compared."""
+    """A chain of additions of two. Partial sums are no edges of the graph, so none is traced or compared."""
     wires = b.take_all(op)
     b.require(len(wires) > 1, "an Add of one input", "finn adds two or more", "scale in the next quantiser instead")
     b.require(

@@ -18,7 +18,7 @@ MOST_STEPS = 63  # thresholds per channel where there is another form
 
 @dataclass(frozen=True, eq=False)
 class Window(Layer):
-    """Image (height, width, channels) to patches: per output pixel, or (`grouped`) per group of channels in it, all taps.
+    """Image (height, width, channels) to patches: all taps per output pixel, or (`grouped`) per group of its channels.
 
     A kernel of 1×1 skips pixels. `pads` is (top, left, bottom, right); `pad` is what padding holds.
     """
@@ -56,7 +56,7 @@ class Window(Layer):
         return self.grouped
 
     def firings(self) -> Firings:
-        """Per output pixel: the last input pixel of its patch must be there; what lies before the next patch is free."""
+        """Per output pixel: the last input pixel of its patch is needed; what lies before the next patch is free."""
         rows, columns = self.out
         channels, (top, left, _, _) = self.source.channels, self.pads
         y, x = self._last_taps(0, rows, top, self.height), self._last_taps(1, columns, left, self.width)
@@ -127,14 +127,15 @@ class MatVec(Linear):
         return (Fold(pe, simd) for pe in divisors(m) for simd in divisors(k))
 
     def cycles(self, fold: Fold) -> int:
-        return self.vectors * (self.weight.shape[0] // fold.simd) * (self.weight.shape[1] // fold.pe)
+        k, m = self.weight.shape
+        return self.vectors * int(k // fold.simd) * int(m // fold.pe)
 
     def elements(self, fold: Fold) -> tuple[int, int]:
         return fold.simd, fold.pe
 
     def buffer(self, source: int, fold: Fold) -> int:
         """Three input vectors."""
-        return 3 * self.weight.shape[0]
+        return 3 * int(self.weight.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +181,8 @@ class AffineForm(NamedTuple):
 class Step(Layer):
     """A requantisation that repeats every `period` integers, in the forms that exist for it (each None or exact).
 
-    affine: see AffineForm. thresholds (period, steps): lo + how many of them h has reached, or where `falls` (period,) lies
-    below. table (period, size): the level at h - table_lo.
+    affine: see AffineForm. thresholds (period, steps): lo + how many of them h has reached, or where `falls` (period,)
+    lies below. table (period, size): the level at h - table_lo.
     """
 
     period: int
@@ -197,7 +198,8 @@ class Step(Layer):
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The forms to choose from: "affine", "thresholds", "table". Many comparators are never smaller than another form."""
+        """The forms to choose from: "affine", "thresholds", "table". Many comparators are never smaller than another
+        form."""
         exist = {"affine": self.affine, "table": self.table, "thresholds": self.thresholds}
         names = tuple(name for name, form in exist.items() if form is not None)
         few = self.thresholds is not None and self.thresholds.shape[1] <= MOST_STEPS

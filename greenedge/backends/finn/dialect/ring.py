@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class WindowGeometry:
-    """A window over an image, in numbers alone. Pairs are (vertical, horizontal); `pads` is (top, left, bottom, right)."""
+    """A window over an image in numbers. Pairs are (vertical, horizontal), `pads` is (top, left, bottom, right)."""
 
     height: int
     width: int
@@ -30,7 +30,8 @@ class WindowGeometry:
         return rows, columns
 
     def ring_pixels(self, channels: int, pe: int) -> int:
-        """Pixels that ge_window.sv stores, `pe` of `channels` in a beat: the sum of its localparams, LEAD + MARGIN + SLACK."""
+        """Pixels that ge_window.sv stores, `pe` of `channels` in a beat: the sum of its localparams, LEAD + MARGIN +
+        SLACK."""
         (span_h, span_w), (rows, columns) = self.span, self.out
         taps = self.kernel[0] * self.kernel[1]
         column, row = self.strides[1], self.strides[0] * self.width - (columns - 1) * self.strides[1]

@@ -1,7 +1,8 @@
-"""Requantisations for hardware: the forms of a step function over what really travels on a wire, and how often it repeats.
+"""Requantisations for hardware: the forms of a step function over what really travels on a wire, and how often it
+repeats.
 
-With value = h + offset on the wire: clip((m*value + b) >> s) = clip((m*h + m*offset + b) >> s); value >= T is h >= T - offset,
-and where the function falls, -value >= T is h < 1 - T - offset.
+With value = h + offset on the wire: clip((m*value + b) >> s) = clip((m*h + m*offset + b) >> s); value >= T is h >= T -
+offset, and where the function falls, -value >= T is h < 1 - T - offset.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def _channels(op: Requantise, wire: Wire) -> tuple[Ints, int]:
 
 
 def share_shift(affine: Affine, offset: Ints) -> AffineForm | None:
-    """The affine form over h with one shift for all channels: (m, b, s) -> (m*2**d, b*2**d, s + d) computes the same integers.
+    """The affine form over h with one shift for all channels: (m, b, s) -> (m*2**d, b*2**d, s + d) computes the same
+    integers.
 
     None where the function falls or its numbers are too wide for the unit.
     """

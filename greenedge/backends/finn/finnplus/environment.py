@@ -58,7 +58,7 @@ def finn_python(progress: Callable[[str], None]) -> Path:
 
 
 def finn_packages(progress: Callable[[str], None]) -> Path:
-    """The folder of FINN+'s installed packages; makes or mends the environment first. Raises ToolError as `finn_python`."""
+    """The folder of FINN+'s installed packages; makes or mends the environment first. Raises as `finn_python`."""
     finn_python(progress)
     return next((environment_folder() / "lib").glob("python*/site-packages"))
 

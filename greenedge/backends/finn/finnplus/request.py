@@ -1,7 +1,7 @@
-"""What FINN+ is asked: the network as FINN's own hardware operations (NHWC, folded as we fold), in job.json and one array per layer.
+"""What FINN+ is asked: the network as FINN's own hardware operations (NHWC, our folding): job.json, an array per layer.
 
-Padding is a node of its own there (FMPadding). An Add with multipliers other than 1 goes as a plain ElementwiseAdd: FINN has no
-other, and its cycles are the same.
+Padding is a node of its own there (FMPadding). An Add with multipliers other than 1 goes as a plain ElementwiseAdd:
+FINN has no other, and its cycles are the same.
 """
 
 from __future__ import annotations
