@@ -1,4 +1,4 @@
-"""LUT4 and flip-flops of the 64-32-10 MLP at w4a4 and 512 cycles per inference, against the prototype's generic units.
+"""LUT4 and flip-flops of the 64-32-10 MLP at w4a4 and 512 cycles an inference, against the prototype of generic units.
 
     python benchmarks/finn_area.py [-o FOLDER]
 
@@ -21,15 +21,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from finn_core import build_core, check_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
-from greenedge.backends.finn.folding import Fold  # noqa: E402
-from greenedge.backends.finn.search import designed  # noqa: E402
+from greenedge.backends.finn.dialect.layer import Fold  # noqa: E402
+from greenedge.backends.finn.dialect.lower import require_network  # noqa: E402
+from greenedge.backends.finn.search import make_design  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from tests.backends.nets import mlp, without_last_step  # noqa: E402
 
 PROTOTYPE = {"lut4": 685, "ff": 815, "ccu2c": 83, "dsp": 5, "bram": 3, "ram16": 0}
-# as the prototype's; act1 is its thresholding, here a requantiser that takes `serial_cycles` per channel of the 16
-# there are
+# as the prototype's; act1 is its thresholding, here a requantiser that takes `serial_cycles` for each of
+# the 16 channels
 FOLDING = {"fc1": Fold(1, 4), "act1": Fold(1, form="affine"), "fc2": Fold(1, 1)}
 
 
@@ -39,10 +39,10 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, default=Path(tempfile.gettempdir()) / "greenedge-finn-area")
     out = parser.parse_args().out
     graph, target = without_last_step(mlp(np.random.default_rng(1), (64, 32, 10), 4, 4)), load_target("ulx3s-25f")
-    network = network_of(graph)
+    network = require_network(graph)
     serial = next(layer.serial_cycles for layer in network.layers if layer.name == "act1")
     folding = FOLDING | {"act1": dataclasses.replace(FOLDING["act1"], cycles=serial)}
-    core = build_core(graph, designed(network, folding, Limits.of(target.device)), target, out, 150e6)
+    core = build_core(graph, make_design(network, folding, Limits.of(target.device)), target, out, 150e6)
     cycles, latency, _ = check_core(core, graph)
     folded = ", ".join(f"{name} PE {fold.pe} SIMD {fold.simd}" for name, fold in folding.items())
     print(f"{cycles:g} cycles per inference, {latency} from first input to last output; {folded}")

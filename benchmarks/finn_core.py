@@ -146,10 +146,8 @@ def _unit_name(place: str | None) -> str:
 
 
 def check_core(core: Core, graph: Graph, samples: int = 24, whole_netlist: bool = True) -> tuple[float, int, float]:
-    """(cycles per inference, cycles from first input to last output, seconds for the netlist).
-
-    SystemExit where an integer differs.
-    """
+    """(cycles per inference, cycles from first input to last output, seconds for the netlist); SystemExit where an
+    integer differs."""
     edge, output = graph.edges[graph.inputs[0]], graph.outputs[0]
     x = np.random.default_rng(1).integers(edge.lo, edge.hi + 1, (samples, *edge.shape))
     expected = run_graph(graph, x)[output]

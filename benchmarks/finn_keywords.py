@@ -23,9 +23,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from finn_core import build_core, check_core, read_core  # noqa: E402
 
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.dialect.lower import network_of  # noqa: E402
-from greenedge.backends.finn.folding import Fold  # noqa: E402
-from greenedge.backends.finn.search import designed  # noqa: E402
+from greenedge.backends.finn.dialect.layer import Fold  # noqa: E402
+from greenedge.backends.finn.dialect.lower import require_network  # noqa: E402
+from greenedge.backends.finn.search import make_design  # noqa: E402
 from greenedge.graph import Dense, Edge, Graph, Input, Requantise, Steps, freeze  # noqa: E402
 from greenedge.graph.affine import fit_affine  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
@@ -60,7 +60,7 @@ def keyword_graph(seed: int = 1) -> Graph:
     lo, hi = -(1 << (INPUT_BITS - 1)), (1 << (INPUT_BITS - 1)) - 1
     x = rng.integers(lo, hi + 1, (256, SIZES[0]))
     ops, edges, source = [Input("x", (), "x")], {"x": Edge("x", (SIZES[0],), lo, hi)}, "x"
-    for k, (fan_in, fan_out) in enumerate(itertools.pairwise(SIZES), 1):
+    for k, (fan_in, fan_out) in enumerate(zip(SIZES[:-1], SIZES[1:], strict=True), 1):
         weight = np.clip(
             np.rint(rng.normal(0, 1.6, (fan_in, fan_out))), -(1 << (WEIGHT_BITS - 1)), (1 << (WEIGHT_BITS - 1)) - 1
         )
@@ -120,7 +120,7 @@ def main() -> int:
     if (out / ("stat.json" if options.no_place else "report.json")).is_file():
         core = read_core(out, "ecp5", clock_hz)
     else:
-        design = designed(network_of(graph), FOLDING[options.cycles], Limits.of(target.device))
+        design = make_design(require_network(graph), FOLDING[options.cycles], Limits.of(target.device))
         core = build_core(graph, design, target, out, clock_hz, options.seed)
     print(
         ", ".join(f"{count:,} {name}" for name, count in core.counts.items()),

@@ -1,7 +1,7 @@
 """Networks through the finn back end: exact, on time, how fast Verilator simulates them, and how large they are.
 
     python benchmarks/finn_networks.py [MODEL.onnx | RUN …] [--target ulx3s-85f] [--fps N] [--samples 450]
-    [--no-synthesis]
+                                       [--no-synthesis]
 
 Without models: a multilayer perceptron, the layers of the recipe digits-cnn with random weights, and small networks
 with one dimension, branches and joins. A RUN is the folder of a finished or stopped run: its lowered graph, and its
@@ -25,9 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from greenedge.backends.finn import build_dir  # noqa: E402
-from greenedge.backends.finn.design import FILE, Limits, plain  # noqa: E402
-from greenedge.backends.finn.dialect.lower import translate  # noqa: E402
-from greenedge.backends.finn.search import Wish, choose, refusals  # noqa: E402
+from greenedge.backends.finn.design import FILE, Limits, to_plain  # noqa: E402
+from greenedge.backends.finn.dialect.lower import lower_graph  # noqa: E402
+from greenedge.backends.finn.objective import Objective  # noqa: E402
+from greenedge.backends.finn.search import choose, find_refusals  # noqa: E402
 from greenedge.backends.finn.stitch import about, rtl_files, stitch  # noqa: E402
 from greenedge.graph import Graph, run_graph  # noqa: E402
 from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
@@ -37,9 +38,8 @@ from greenedge.tools.plan import Command, Plan  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402
 
 HEAD = (
-    f"{'network':22} {'cycles':>7} {'simulated':>9} {'latency':>8} {'samples':>7} {'wrong':>5} {'stalled':>7} "
-    f"{'compile s':>9} {'samples/s':>9} "
-    f"{'LUT4 est.':>9} {'yosys':>7} {'error':>6}"
+    f"{'network':22} {'cycles':>7} {'simulated':>9} {'latency':>8} {'samples':>7} {'wrong':>5} "
+    f"{'stalled':>7} {'compile s':>9} {'samples/s':>9} {'LUT4 est.':>9} {'yosys':>7} {'error':>6}"
 )
 
 
@@ -78,12 +78,12 @@ def row(
     name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | None, synthesis: bool, folder: Path
 ) -> str:
     """One line of the table. Raises GreenedgeError where a tool fails."""
-    network, reasons = translate(graph)
+    network, reasons = lower_graph(graph)
     clock_hz = shell_request(target, "0" * 64)["clock_hz"]
     if not reasons:
-        wish = Wish(None if fps is None else int(clock_hz / fps))
+        wish = Objective(None if fps is None else int(clock_hz / fps))
         choice = choose(network, Limits.of(target.device), wish)
-        reasons = refusals(choice, wish, target, clock_hz, f"{fps} inferences per second")
+        reasons = find_refusals(choice, wish, target, clock_hz, f"{fps} inferences per second")
     if reasons:
         return f"{name:22} " + "; ".join(map(str, reasons))
     design = choice.design
@@ -91,7 +91,7 @@ def row(
     files = {f"rtl/{file}": content for file, content in rtl_files(graph.name, stitched).items()}
     files |= {
         "streams.json": json.dumps(about(design.network, stitched)).encode(),
-        FILE: json.dumps(plain(design)).encode(),
+        FILE: json.dumps(to_plain(design)).encode(),
     }
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +113,8 @@ def row(
     counted = f"{lut4:7,} {design.cost.lut4 / lut4 - 1:+6.0%}" if lut4 else f"{'':7} {'':6}"
     return (
         f"{name:22} {design.schedule.interval:7.0f} {free.interval_cycles or 0:9.1f} {free.first_output_cycles:8,} "
-        f"{len(x):7,} {wrong:5} {stalled:7} "
-        f"{compiled:9.1f} {len(x) / simulated:9,.0f} {design.cost.lut4:9,.0f} {counted}"
+        f"{len(x):7,} {wrong:5} {stalled:7} {compiled:9.1f} {len(x) / simulated:9,.0f} "
+        f"{design.cost.lut4:9,.0f} {counted}"
     )
 
 

@@ -43,7 +43,7 @@ def build(board: str, folder: Path) -> str:
     expected = run_graph(graph, x)[graph.outputs[0]]
     stages = {
         "rtl": finn.simulate(folder, x),
-        **{name: run(folder, x, lambda *_: None) for name, run in finn.sampled(folder).items()},
+        **{name: run(folder, x, lambda *_: None) for name, run in finn.partial_stages(folder).items()},
     }
     exact = ", ".join(
         f"{name} {'exact' if np.array_equal(got[graph.outputs[0]], expected) else 'DIFFERS'}"

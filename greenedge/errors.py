@@ -36,6 +36,7 @@ class ReasonKind(StrEnum):
 
     BAD_SCALE = "bad-scale"
     CONSTANT = "constant"
+    DEADLOCK = "deadlock"
     DYNAMIC_QUANTISER = "dynamic-quantiser"
     DYNAMIC_SHAPE = "dynamic-shape"
     NO_AFFINE_FORM = "no-affine-form"

@@ -67,6 +67,21 @@ class Fitness:
     reason: str
 
 
+@dataclass(frozen=True)
+class Environment:
+    """Something that a back end makes for itself, as a row of `greenedge doctor`: an environment for tools of its own.
+
+    `is_there`: whether it has been made; `where` it lies or will lie.
+    """
+
+    name: str
+    needed_for: str
+    cure: str
+    is_there: bool
+    version: str | None
+    where: str
+
+
 class CheckFn(Protocol):
     """Every reason why the legalised graph cannot be built; needs no tool. Raises TargetError for an unknown option."""
 
@@ -138,7 +153,7 @@ def _no_epilogue(lowered: Lowered, target: Target, options: Options) -> FloatEpi
     return FloatEpilogue()
 
 
-def _no_rows() -> tuple[tuple[str, str, str], ...]:
+def _no_rows() -> tuple[tuple[str, str, str] | Environment, ...]:
     return ()
 
 
@@ -169,7 +184,7 @@ class Backend:
     preflight_notes      sentences of `check` about a model that can be built
     fitness              which back end of a target to prefer for a graph, where nobody named one
     switching            signal changes of a build on vectors, for the energy estimate; None where there are none
-    requirements         (program or package, what needs it, how to get it) for `greenedge doctor`
+    requirements         (program or package, what needs it, how to get it), or an Environment, for `greenedge doctor`
     """
 
     name: str
@@ -194,7 +209,7 @@ class Backend:
     preflight_notes: NotesFn = _no_notes
     fitness: Callable[[Graph, Target, Options], Fitness] = _no_fitness
     switching: SwitchingFn | None = None
-    requirements: Callable[[], tuple[tuple[str, str, str], ...]] = _no_rows
+    requirements: Callable[[], tuple[tuple[str, str, str] | Environment, ...]] = _no_rows
 
 
 def has_fitness(backend: Backend) -> bool:

@@ -82,6 +82,7 @@ class Rules(Generic[B]):
     supported: Capabilities = field(default_factory=dict)
     refused: dict[type[Op], tuple[str, str, str]] = field(default_factory=dict)
     _rules: dict[type[Op], Rule] = field(default_factory=dict)
+    _refusals: dict[type[Op], tuple[str, str, str]] = field(default_factory=dict)
 
     def refuses(self, kind: type[Op], value: str, rule: str, cure: str) -> None:
         """Declares an operation of which every instance is refused, in better words than the standard ones."""
@@ -103,6 +104,11 @@ class Rules(Generic[B]):
 
         return register
 
+    def refuses(self, kind: type[Op], value: str, rule: str, cure: str) -> None:
+        """Declares an operation that this back end never lowers, with the sentence that says so."""
+        assert kind not in self._rules, f"{self.name} lowers {kind.__name__}"
+        self._refusals[kind] = value, rule, cure
+
     def __contains__(self, kind: object) -> bool:
         return kind in self._rules
 
@@ -117,6 +123,9 @@ class Rules(Generic[B]):
         return builder
 
     def _refuse_unknown(self, builder: B, op: Op) -> None:
+        if type(op) in self._refusals:
+            builder.require(False, *self._refusals[type(op)])
+            return
         known = ", ".join(kind.__name__ for kind in self._rules if kind.__name__ != "Input")
         builder.require(
             False,

@@ -11,8 +11,9 @@ import pytest
 from greenedge.backends import finn
 from greenedge.backends.finn import build_dir, initial_simulation
 from greenedge.backends.finn.design import Limits
-from greenedge.backends.finn.dialect.lower import network_of
-from greenedge.backends.finn.search import Wish, choose
+from greenedge.backends.finn.dialect.lower import require_network
+from greenedge.backends.finn.objective import Objective
+from greenedge.backends.finn.search import choose
 from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.errors import VerificationError
 from greenedge.graph import Add, Dense, Edge, Graph, Input, run_graph
@@ -51,7 +52,7 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
     for stall in (Stall(3, 128, 0), Stall(4, 0, 128), Stall(5, 200, 200)):
         result = build_dir.simulate(folder, x, (), stall, lambda line: None)
         assert np.array_equal(result.values[graph.outputs[0]], expected[graph.outputs[0]])
-    assert np.array_equal(finn.stalled(folder, x)[graph.outputs[0]], expected[graph.outputs[0]])
+    assert np.array_equal(finn.simulate_stalled(folder, x)[graph.outputs[0]], expected[graph.outputs[0]])
     simulated, design = (json.loads((folder / name).read_text()) for name in ("simulation.json", "folding.json"))
     source, streams, _ = build_dir.streams_of(folder)
     pauses = Stall.at_pace(source, streams[0], simulated["interval_cycles"])
@@ -63,8 +64,8 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
 
 
 def test_the_top_says_what_its_streams_carry(rng):
-    network = network_of(mlp(rng))
-    design = choose(network, Limits.of(load_target("ulx3s-85f").device), Wish(interval=512)).design
+    network = require_network(mlp(rng))
+    design = choose(network, Limits.of(load_target("ulx3s-85f").device), Objective(interval=512)).design
     top = rtl_files("m", stitch(design.network, design.folding))["top.sv"].decode()
     assert "    logic [7:0] act1_tdata;  // 1 x 4 bits unsigned, 8 beats a sample\n" in top
 
@@ -95,7 +96,7 @@ def test_a_flipped_weight_bit_shows_in_its_layer(rng, tmp_path):
     graph = mlp(rng, (12, 8, 4))
     folder = tmp_path / "build"
     execute(_until_simulated(finn.plan(graph, load_target("ulx3s-85f"), {})), folder)
-    assert finn.provenance(folder) is None
+    assert finn.stale_artifact(folder) is None
     path = folder / "rtl" / "fc1_weights.mem"
     words = path.read_text().splitlines()
     words[0] = f"{int(words[0], 16) ^ 4:0{len(words[0])}x}"
@@ -103,7 +104,7 @@ def test_a_flipped_weight_bit_shows_in_its_layer(rng, tmp_path):
     x = inputs(rng, graph, 20)
     expected, got = run_graph(graph, x, keep=["fc1"]), finn.simulate(folder, x, ["fc1"])
     assert not np.array_equal(got["fc1"], expected["fc1"])
-    assert finn.provenance(folder) == (
+    assert finn.stale_artifact(folder) == (
         f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; "
         "run the build stage again."
     )
@@ -124,8 +125,8 @@ def test_a_latency_that_the_simulation_misses_ends_the_build(rng, tmp_path, monk
         (folder / "folding.json").write_text(json.dumps(chosen | {"asked_latency_cycles": asked}))
         assert initial_simulation.main() == ended
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"error: a result takes {cycles} cycles in simulation, and {cycles - 1} were asked for; ask for a little less with "
-        "--latency, or raise build.clock_hz"
+        f"error: a result takes {cycles} cycles in simulation, and {cycles - 1} were asked for; ask for a little less "
+        "with --latency, or raise build.clock_hz"
     )
 
 
@@ -152,7 +153,7 @@ def test_what_is_right_at_full_speed_only_is_found_by_the_stalls(rng, tmp_path):
     expected = run_graph(graph, x)
     stages, tell = {}, lambda *_: None
     assert not stage._against_build(graph, finn.simulate, "rtl", folder, {"x": x}, expected, stages, tell).mismatches
-    report = stage._against_build(graph, finn.stalled, "rtl-stalls", folder, {"x": x}, expected, stages, tell)
+    report = stage._against_build(graph, finn.simulate_stalled, "rtl-stalls", folder, {"x": x}, expected, stages, tell)
     assert report.mismatches and report.first.layer == graph.outputs[0]
     with pytest.raises(VerificationError, match=r"^rtl with random stalls differs from the integer graph on "):
         report.require()
@@ -198,8 +199,8 @@ def test_refusals_are_said_at_once(rng):
     assert "fc: weights of 10 bits; finn computes with 1 to 8 bits (cure: quantise to at most 8 bits)." in said
     small = dataclasses.replace(target, device=dataclasses.replace(target.device, resources={"bram_bits": 3 * 18432}))
     assert [str(reason) for reason in finn.check(graph, small, {})] == [
-        "tiny: 2 blocks of block RAM at least; of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6 0 are planned for "
-        "(cure: use fewer bits or channels, or a larger device)."
+        "tiny: 2 blocks of block RAM at least; of Lattice ECP5 LFE5U-85F, 381-ball caBGA, speed grade 6 0 are planned "
+        "for (cure: use fewer bits or channels, or a larger device)."
     ]
     x86 = load_target("linux-x86")
     assert [reason.kind for reason in finn.check(graph, x86, {})] == ["unsupported-target"]

@@ -13,7 +13,7 @@ import pytest
 
 from greenedge.backends import finn
 from greenedge.backends.finn.amd.results import fmax_hz, utilisation
-from greenedge.backends.finn.amd.units import chosen, packed, slices
+from greenedge.backends.finn.amd.units import choose_units, pack_unit, slices
 from greenedge.backends.finn.units import Unit
 from greenedge.errors import GreenedgeError
 from greenedge.graph import run_graph
@@ -59,11 +59,11 @@ def stitched(graph, tmp_path_factory):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     for module in ("stitch", "amd write"):
-        ran(folder, module)
+        run_module(folder, module)
     return folder
 
 
-def ran(folder, module, path=None, status=0):
+def run_module(folder, module, path=None, status=0):
     environment = {**os.environ, **({"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"} if path else {})}
     first, *rest = module.split()
     done = subprocess.run(
@@ -79,7 +79,7 @@ def ran(folder, module, path=None, status=0):
     return done.stdout
 
 
-def copied(folder, tmp_path):
+def copy_build(folder, tmp_path):
     import shutil
 
     return shutil.copytree(folder, tmp_path / "b")
@@ -110,8 +110,8 @@ def test_the_texts_for_vivado_and_finn(stitched, repo):
 
 @pytest.mark.tool("finn")
 def test_without_vivado_the_report_says_what_is_missing(stitched, tmp_path):
-    folder = copied(stitched, tmp_path)
-    ran(folder, "amd run")
+    folder = copy_build(stitched, tmp_path)
+    run_module(folder, "amd run")
     assert json.loads((folder / "vivado.json").read_text())["said"].startswith(
         "vivado is not on PATH: the project, the overlay and its driver"
     )
@@ -137,8 +137,8 @@ exit {status}
 
 @pytest.mark.tool("finn")
 def test_vivado_is_run_where_it_is(stitched, tmp_path):
-    folder = copied(stitched, tmp_path)
-    ran(folder, "amd run", fake_vivado(tmp_path / "bin"))
+    folder = copy_build(stitched, tmp_path)
+    run_module(folder, "amd run", fake_vivado(tmp_path / "bin"))
     found = json.loads((folder / "vivado.json").read_text())
     assert found == {
         "vivado": "2024.2",
@@ -154,18 +154,18 @@ def test_vivado_is_run_where_it_is(stitched, tmp_path):
 
 @pytest.mark.tool("finn")
 def test_vivado_as_a_step_of_the_plan(stitched, graph, tmp_path):
-    """Asked for by name it is a command of the plan's own, which --docker runs in an image; its reports are read afterwards."""
+    """Asked for by name it is a command that --docker runs in an image; its reports are read afterwards."""
     plan = finn.plan(graph, load_target("pynq-z1"), {"fps": 500_000, "synthesis": "vivado"})
     assert [command.argv[-1] for command in plan.commands if command.argv[0] == "vivado"] == [
         "vivado/core.tcl",
         "vivado/overlay.tcl",
     ]
-    folder, made = copied(stitched, tmp_path), fake_vivado(tmp_path / "bin")
+    folder, made = copy_build(stitched, tmp_path), fake_vivado(tmp_path / "bin")
     for name in ("utilization.rpt", "timing.rpt"):
         (folder / "vivado" / name).write_text((made / name).read_text())
-    assert "did not make vivado/greenedge.bit" in ran(folder, "amd read", status=1)
+    assert "did not make vivado/greenedge.bit" in run_module(folder, "amd read", status=1)
     (folder / "vivado" / "greenedge.bit").write_bytes(b"x")
-    ran(folder, "amd read")
+    run_module(folder, "amd read")
     found = json.loads((folder / "vivado.json").read_text())
     assert (found["vivado"], found["core"]["lut"]) == ("in an image", 812)
 
@@ -176,15 +176,18 @@ def test_vivado_as_a_step_of_the_plan(stitched, graph, tmp_path):
     [
         (
             {"status": 1},
-            "error: vivado ended with exit status 1 on core.tcl: ERROR: [Synth 8-439] module 'mvu' not found; its log is vivado/core.log.",
+            "error: vivado ended with exit status 1 on core.tcl: ERROR: [Synth 8-439] module 'mvu' not found; "
+            "its log is vivado/core.log.",
         ),
         (
             {"bitstream": False},
-            "error: Vivado ended without an error but did not make vivado/greenedge.bit; its log is vivado/overlay.log.",
+            "error: Vivado ended without an error but did not make vivado/greenedge.bit; its log is "
+            "vivado/overlay.log.",
         ),
         (
             {"slack": "-2.500"},
-            "error: Vivado closes the core at 80.0 MHz, 100 MHz are asked for; ask for a slower clock with --set build.clock_hz=….",
+            "error: Vivado closes the core at 80.0 MHz, 100 MHz are asked for; ask for a slower clock with "
+            "--set build.clock_hz=….",
         ),
         (
             {"utilisation": "nothing"},
@@ -194,8 +197,8 @@ def test_vivado_as_a_step_of_the_plan(stitched, graph, tmp_path):
     ids=["fails", "no product", "too slow", "no report"],
 )
 def test_a_vivado_that_fails(stitched, tmp_path, how, said):
-    folder = copied(stitched, tmp_path)
-    assert ran(folder, "amd run", fake_vivado(tmp_path / "bin", **how), status=1).splitlines()[-1] == said
+    folder = copy_build(stitched, tmp_path)
+    assert run_module(folder, "amd run", fake_vivado(tmp_path / "bin", **how), status=1).splitlines()[-1] == said
     assert not (folder / "vivado.json").exists()
 
 
@@ -250,7 +253,7 @@ class Overlay:
 
 @pytest.mark.tool("finn")
 def test_the_driver_runs_on_a_board(stitched, graph, tmp_path, rng):
-    folder = copied(stitched, tmp_path)
+    folder = copy_build(stitched, tmp_path)
     (tmp_path / "pynq.py").write_text(FAKE_PYNQ)
 
     def drive(*words, **more):
@@ -291,28 +294,27 @@ def unit(pe, simd, wb=4, ab=4, least=-7):
         "ASGN": 0,
         "OB": 12,
         "CORRECT": 0,
-        "WEIGHTS_FILE": "rtl/a_weights.mem",
     }
-    return Unit("ge_mvu", parameters, lambda: {"a_weights.mem": (words, wb)})
+    return Unit("ge_mvu", parameters, lambda: {"a_weights.mem": (words, wb)}, {"WEIGHTS_FILE": "rtl/a_weights.mem"})
 
 
 def test_slices_are_given_to_the_largest_units():
     """Four 4-bit products in a slice, two 8-bit ones (FINN's own figures, mvu_vvu_axi.sv)."""
-    assert slices(packed(unit(4, 8), 1)) == 8 and slices(packed(unit(4, 8, wb=8, ab=8), 2)) == 2 * 8
-    assert packed(unit(2, 2, least=-8), 1) is None and packed(unit(2, 2, least=-8), 2).parameters["NARROW"] == 0
-    assert packed(unit(2, 2, wb=1, least=-1), 2) is None and packed(unit(2, 2, ab=1), 2) is None
+    assert slices(pack_unit(unit(4, 8), 1)) == 8 and slices(pack_unit(unit(4, 8, wb=8, ab=8), 2)) == 2 * 8
+    assert pack_unit(unit(2, 2, least=-8), 1) is None and pack_unit(unit(2, 2, least=-8), 2).parameters["NARROW"] == 0
+    assert pack_unit(unit(2, 2, wb=1, least=-1), 2) is None and pack_unit(unit(2, 2, ab=1), 2) is None
     units = {"big": unit(4, 16), "small": unit(1, 4), "middle": unit(2, 8)}
-    need = {name: slices(packed(u, 2)) for name, u in units.items()}
-    assert set(chosen(units, 2, 1000)) == set(units)
-    assert set(chosen(units, 2, int((need["big"] + need["small"]) / 0.9) + 1)) == {"big", "small"}
-    assert chosen(units, 2, 0) == {}
+    need = {name: slices(pack_unit(u, 2)) for name, u in units.items()}
+    assert set(choose_units(units, 2, 1000)) == set(units)
+    assert set(choose_units(units, 2, int((need["big"] + need["small"]) / 0.9) + 1)) == {"big", "small"}
+    assert choose_units(units, 2, 0) == {}
 
 
 @pytest.mark.slow
 @pytest.mark.tool("finn")
 @pytest.mark.tool("verilator")
 def test_the_core_between_the_streams_of_a_dma_engine(stitched, graph, tmp_path, rng):
-    """greenedge_axis.v as it is written, packets of three samples, random pauses; TLAST travels as bit 32 of each beat."""
+    """greenedge_axis.v as it is written, packets of three samples, random pauses; TLAST is bit 32 of each beat."""
     first, last = (
         Stream.from_plain(json.loads((stitched / "streams.json").read_text())["streams"][k]) for k in (0, -1)
     )
@@ -335,12 +337,15 @@ def test_the_core_between_the_streams_of_a_dma_engine(stitched, graph, tmp_path,
 
 
 AXIS = """
-module amd_axis (input logic clk, input logic rst, input logic [39:0] s_tdata, input logic s_tvalid, output logic s_tready,
-                 output logic [39:0] m_tdata, output logic m_tvalid, input logic m_tready);
+module amd_axis (
+    input logic clk, input logic rst, input logic [39:0] s_tdata, input logic s_tvalid, output logic s_tready,
+    output logic [39:0] m_tdata, output logic m_tvalid, input logic m_tready);
     logic [31:0] data;
     logic last;
-    greenedge_axis dut (.aclk(clk), .aresetn(!rst), .s_axis_tdata(s_tdata[31:0]), .s_axis_tvalid(s_tvalid), .s_axis_tlast(s_tdata[32]),
-        .s_axis_tready(s_tready), .m_axis_tdata(data), .m_axis_tkeep(), .m_axis_tvalid(m_tvalid), .m_axis_tlast(last), .m_axis_tready(m_tready));
+    greenedge_axis dut (
+        .aclk(clk), .aresetn(!rst),
+        .s_axis_tdata(s_tdata[31:0]), .s_axis_tvalid(s_tvalid), .s_axis_tlast(s_tdata[32]), .s_axis_tready(s_tready),
+        .m_axis_tdata(data), .m_axis_tkeep(), .m_axis_tvalid(m_tvalid), .m_axis_tlast(last), .m_axis_tready(m_tready));
     assign m_tdata = {7'b0, last, data};
 endmodule
 """

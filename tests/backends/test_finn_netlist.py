@@ -1,4 +1,4 @@
-"""The models of the FPGA's cells against plain behaviour, through yosys; the pass that moves registers into block RAMs."""
+"""The models of the FPGA's cells against plain behaviour, through yosys; the pass moving registers to block RAMs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ endmodule
 @pytest.mark.tool("verilator")
 @pytest.mark.tool("g++")
 def test_ecp5_models_do_what_the_source_says(rng, repo, tmp_path):
-    """Every width of the block RAM, byte enables, reset, multiplier; the merged netlist too; a flipped bit must show."""
+    """Every width of the block RAM, byte enables, reset, multiplier; the merged netlist too; a flipped bit shows."""
     source = (repo / "tests" / "backends" / "memories.sv").read_bytes()
     contents = _contents(rng)
     module = _synthesised(tmp_path / "synth", "ecp5", source, "memories", contents)["modules"]["memories"]
@@ -157,7 +157,7 @@ def test_the_netlist_of_a_whole_board_computes_the_graph(rng, tmp_path, board):
     )
     x = inputs(rng, graph, 24)
     expected = run_graph(graph, x)[graph.outputs[0]]
-    run = finn.sampled(folder)["netlist"]
+    run = finn.partial_stages(folder)["netlist"]
     assert np.array_equal(run(folder, x, lambda *_: None)[graph.outputs[0]], expected)
     if board == "ulx3s-85f":
         made = json.loads((folder / "netlist.json").read_text())
@@ -178,25 +178,28 @@ def test_the_netlist_of_a_whole_board_computes_the_graph(rng, tmp_path, board):
 @pytest.mark.tool("g++")
 def test_modes_without_a_model_are_refused(tmp_path):
     bits = {"A": ["0"] * 1, "Z": [2]}
-    netlist_of = lambda kind: {
-        "modules": {
-            "core": {
-                "attributes": {},
-                "ports": {"z": {"direction": "output", "bits": [2]}},
-                "netnames": {"z": {"hide_name": 0, "bits": [2], "attributes": {}}},
-                "cells": {
-                    "u": {
-                        "hide_name": 0,
-                        "type": kind,
-                        "parameters": {},
-                        "attributes": {},
-                        "port_directions": {"A": "input", "Z": "output"},
-                        "connections": bits,
-                    }
-                },
+
+    def netlist_of(kind: str) -> dict:
+        return {
+            "modules": {
+                "core": {
+                    "attributes": {},
+                    "ports": {"z": {"direction": "output", "bits": [2]}},
+                    "netnames": {"z": {"hide_name": 0, "bits": [2], "attributes": {}}},
+                    "cells": {
+                        "u": {
+                            "hide_name": 0,
+                            "type": kind,
+                            "parameters": {},
+                            "attributes": {},
+                            "port_directions": {"A": "input", "Z": "output"},
+                            "connections": bits,
+                        }
+                    },
+                }
             }
         }
-    }
+
     with pytest.raises(
         ToolError,
         match=r"^the netlist holds 1 ALU54B, of which there is no simulation model in yosys's ecp5 library "

@@ -1,4 +1,6 @@
-"""Whole small networks: every kind of layer and branch, folded by the search, equal to the integer graph with and without pauses.
+"""Whole small networks: every kind of layer and branch, folded by the search, equal to the integer graph.
+
+Each runs with and without pauses.
 
 All networks of a test are modules of one Verilator model, for compiling is what costs.
 """
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 
 from greenedge.backends.finn.design import Limits
-from greenedge.backends.finn.dialect.lower import network_of
-from greenedge.backends.finn.search import Wish, choose
+from greenedge.backends.finn.dialect.lower import require_network
+from greenedge.backends.finn.objective import Objective
+from greenedge.backends.finn.search import choose
 from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.graph import Graph, run_graph
 from greenedge.target import load_target
@@ -25,11 +28,11 @@ SAMPLES = 6
 
 
 def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Bench:
-    """A bench with one module per network, folded for `interval` cycles; each must keep its schedule within 3 % and a cycle."""
+    """A bench with one module per network, folded for `interval` cycles; each must keep it within 3 % and a cycle."""
     cases, sources = [], {}
     limits = Limits.of(load_target("ulx3s-85f").device)
     for index, graph in enumerate(graphs):
-        design = choose(network_of(graph), limits, Wish(interval)).design
+        design = choose(require_network(graph), limits, Objective(interval)).design
         stitched = stitch(design.network, design.folding)
         module = f"network{index}"
         (folder / module).mkdir()
@@ -62,7 +65,8 @@ def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Be
 
 def _with_reset(module: str, source: int, result: int) -> str:
     return f"""
-module {module}_case (input logic clk, input logic rst, input logic [{source - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
+module {module}_case (
+    input logic clk, input logic rst, input logic [{source - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
     output logic [{result - 1}:0] m_tdata, output logic m_tvalid, input logic m_tready);
     {module} dut (.clk, .restart(rst), .s_tdata, .s_tvalid, .s_tready, .m_tdata, .m_tvalid, .m_tready);
 endmodule

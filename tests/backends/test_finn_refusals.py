@@ -9,8 +9,23 @@ import numpy as np
 import pytest
 
 from greenedge.backends import finn
+from greenedge.backends.finn.dialect.builder import Builder
+from greenedge.backends.finn.dialect.lower import RULES
+from greenedge.backends.interface import Environment, Fitness
 from greenedge.errors import TargetError
-from greenedge.graph import Add, Dense, Edge, Graph, Input, Requantise, Table, freeze
+from greenedge.graph import (
+    Add,
+    ConvTranspose,
+    Dense,
+    DepthToSpace,
+    Edge,
+    Graph,
+    Input,
+    Op,
+    Requantise,
+    Table,
+    freeze,
+)
 from greenedge.target import load_target
 from tests.backends.finn_sketches import convolutions, residual
 from tests.backends.graphs import Sketch
@@ -81,6 +96,7 @@ CASES = {
     "channels padded": _sketch(lambda s: s.pad("x", (1, 0, 0, 0, 0, 0))),
     "channels repeated": _sketch(lambda s: s.upsample("x", 2, 1, 1)),
     "one branch to add": _sketch(lambda s: s.add("x", multipliers=(3,))),
+    "one branch to join": _sketch(lambda s: s.concat("x")),
     "branches in other orders": _sketch(
         lambda s: s.add(s.reshape("x", 36, 4), s.reshape(s.transpose("x", 1, 2, 0), 36, 4))
     ),
@@ -125,7 +141,8 @@ def test_every_refusal_is_a_sentence(repo):
         ({"finn_plus": 2}, "--set build.finn_plus=2: it must be 0 or 1, or be left out."),
         (
             {"fsp": 1000},
-            "finn has no option build.fsp; it has: fps, latency, queue, finn_plus, clock_hz, baud, link, seed, seeds, synthesis.",
+            "finn has no option build.fsp; it has: fps, latency, queue, finn_plus, clock_hz, baud, link, seed, "
+            "seeds, synthesis.",
         ),
     ],
 )
@@ -154,3 +171,81 @@ def test_finn_plus_can_be_left_out(rng):
     graph, board = mlp(rng), load_target("ulx3s-85f")
     asked, alone = (finn.plan(graph, board, {"finn_plus": value}) for value in (1, 0))
     assert {command.log for command in asked.commands} - {command.log for command in alone.commands} == {"finn.log"}
+
+
+@pytest.mark.parametrize("bits, reasons", [(8, 0), (9, 1)])
+def test_widths_are_taken_up_to_their_limit(bits, reasons):
+    """An input, the weights and a quantised activation of 8 bits are built; of 9 bits each is refused."""
+    board, top = load_target("ulx3s-85f"), (1 << bits) - 1
+    s = Sketch(np.random.default_rng(1), (2,))
+    source = dataclasses.replace(s.edges["x"], hi=top)
+    wide = Graph("wide", (Input("x", (), "x"), Dense("fc", ("x",), "fc", np.array([[1], [1]]))), {}, ("fc",))
+    wide = dataclasses.replace(wide, edges={"x": source, "fc": Edge("fc", (1,), 0, 2 * top)})
+    assert [reason.value for reason in finn.check(wide, board, {})] == [f"input of {bits} bits"] * reasons
+    weight = np.array([[-(1 << (bits - 1))], [1]])
+    heavy = dataclasses.replace(
+        wide,
+        ops=(wide.ops[0], Dense("fc", ("x",), "fc", weight)),
+        edges={"x": Edge("x", (2,), 0, 15), "fc": Edge("fc", (1,), 15 * int(weight.min()), 15)},
+    )
+    assert [reason.value for reason in finn.check(heavy, board, {})] == [f"weights of {bits} bits"] * reasons
+
+
+def test_every_reason_of_a_layer_is_said_at_once():
+    """Width of the input and of the weights, and what reads the layer is looked at too."""
+    board = load_target("ulx3s-85f")
+    graph = Graph(
+        "heavy",
+        (
+            Input("x", (), "x"),
+            Dense("a", ("x",), "a", np.full((2, 2), 100)),
+            Add("sum", ("a", "a"), "sum", (1 << 10, 1)),
+            Dense("b", ("sum",), "b", np.full((2, 2), 500)),
+            Dense("c", ("b",), "c", np.full((2, 2), 3)),
+        ),
+        {
+            "x": Edge("x", (2,), 0, 255),
+            "a": Edge("a", (2,), 0, 51000),
+            "sum": Edge("sum", (2,), 0, 1025 * 51000),
+            "b": Edge("b", (2,), 0, 1000 * 1025 * 51000),
+            "c": Edge("c", (2,), 0, 6000 * 1025 * 51000),
+        },
+        ("c",),
+    )
+    assert [(reason.node, reason.value) for reason in finn.check(graph, board, {})] == [
+        ("b", "input of 26 bits"),
+        ("b", "weights of 10 bits"),
+        ("c", "input of 36 bits"),
+    ]
+
+
+def test_an_operation_without_a_rule_is_refused_in_standard_words():
+    """It names what finn builds, and none of what it always refuses."""
+
+    class Rotate(Op):
+        pass
+
+    builder = RULES.run(Builder(Graph("g", (), {}, ())), [Rotate("turn", ("x",), "turn")])
+    (reason,) = builder.reasons
+    assert reason.value == "operation Rotate" and "Conv, " in reason.rule and "DepthToSpace" not in reason.rule
+
+
+def test_what_is_always_refused_has_no_rule():
+    assert finn.BACKEND.rules is RULES and Dense in RULES
+    assert ConvTranspose not in RULES and DepthToSpace not in RULES
+
+
+def test_what_finn_says_of_itself(tmp_path, monkeypatch):
+    """The ranks that the choice between back ends reads, and doctor's row of FINN+'s environment, made and not made."""
+    from greenedge.backends.finn.finnplus import environment
+
+    graph, board = mlp(np.random.default_rng(0)), load_target("ulx3s-85f")
+    assert finn.fitness(graph, board, {}) == Fitness(1, "")
+    goal = Fitness(1, "build.fps was asked for, which it takes as its goal")
+    assert finn.fitness(graph, board, {"fps": 1000, "queue": 4}) == goal
+    monkeypatch.setattr(environment, "environment_folder", lambda: tmp_path / "finn")
+    (absent,) = (row for row in finn.requirements() if isinstance(row, Environment))
+    (tmp_path / "finn").mkdir()
+    (present,) = (row for row in finn.requirements() if isinstance(row, Environment))
+    assert not absent.is_there and present == dataclasses.replace(absent, is_there=True)
+    assert (present.name, present.version, present.where) == ("FINN+", "1.6.1", str(tmp_path / "finn"))

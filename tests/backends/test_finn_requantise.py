@@ -45,7 +45,8 @@ def test_requantiser(rng, tmp_path, case):
     result = Stream("m", "y", ob, lo < 0, pe, channels // pe, (channels,))
     values = dict(C=channels, PE=pe, XB=xb, XSGN=signed, MB=mb, BB=bb, SHIFT=shift, LO=lo, HI=hi, OB=ob, CYCLES=cycles)
     parameters = ", ".join(f".{name}({value})" for name, value in values.items())
-    dut = f"""module dut (input logic clk, input logic [{source.width - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
+    dut = f"""module dut (
+    input logic clk, input logic [{source.width - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
     output logic [{result.width - 1}:0] m_tdata, output logic m_tvalid, input logic m_tready);
     logic [3:0] age = '0;
     logic rst, ready;

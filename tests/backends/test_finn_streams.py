@@ -1,4 +1,4 @@
-"""The requantiser and the width converter by themselves, exact under random pauses; and a deadlock, which is an error."""
+"""The requantiser and the width converter by themselves, exact under random pauses; and a deadlock, an error."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ _STALLS = (Stall(), Stall(1, 128, 128), Stall(2, 170, 0), Stall(3, 0, 213))
 
 
 def _dut(source: Stream, result: Stream, unit: str, ready: str = "m_tready") -> str:
-    return f"""module dut (input logic clk, input logic [{source.width - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
+    return f"""module dut (
+    input logic clk, input logic [{source.width - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
     output logic [{result.width - 1}:0] m_tdata, output logic m_tvalid, input logic m_tready);
     logic [3:0] age = '0;
     logic rst, room;
     always_ff @(posedge clk) if (age != 15) age <= age + 1'b1;
     assign rst = (age != 15);
     assign s_tready = room && !rst;
-    {unit} unit (.clk, .rst, .s_tdata, .s_tvalid(s_tvalid && !rst), .s_tready(room), .m_tdata, .m_tvalid, .m_tready({ready}));
+    {unit} unit (
+        .clk, .rst, .s_tdata, .s_tvalid(s_tvalid && !rst), .s_tready(room), .m_tdata, .m_tvalid, .m_tready({ready}));
 endmodule
 """
 
@@ -56,7 +58,7 @@ def test_requantiser_scales_shifts_and_clips_exactly(rng, tmp_path, c, pe, xb, s
     m, b = rng.integers(1, 1 << mb, c), rng.integers(-(1 << (xb + mb - 2)), 1 << (xb + mb - 2), c)
     m[0] = (1 << mb) - 1
     bb, ob = xb + mb + 2, 4
-    fields = [(int(mm) << bb) | (int(v) & ((1 << bb) - 1)) for mm, v in zip(m, b)]
+    fields = [(int(mm) << bb) | (int(v) & ((1 << bb) - 1)) for mm, v in zip(m, b, strict=True)]
     rows = [sum(fields[f * pe + p] << (p * (mb + bb)) for p in range(pe)) for f in range(c // pe)]
     (tmp_path / "p.mem").write_text("".join(f"{row:x}\n" for row in rows))
     source = Stream("s", "x", xb, bool(signed), pe, c // pe, (c,))

@@ -58,7 +58,7 @@ def window_case(rng, c, h, w, kernel, strides, dilations, pads, pe, bits, depthw
 def random_window(rng):
     while True:
         kernel, strides, dilations = (tuple(int(v) for v in rng.integers(1, top + 1, 2)) for top in (4, 4, 3))
-        span = [d * (k - 1) + 1 for k, d in zip(kernel, dilations)]
+        span = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
         pads = tuple(int(rng.integers(0, s)) for s in (*span, *span))
         h, w = (int(v) for v in rng.integers(1, 12, 2))
         if h + pads[0] + pads[2] >= span[0] and w + pads[1] + pads[3] >= span[1]:

@@ -43,11 +43,14 @@ class Switching:
     level: str
 
 
-def switching(
+def count_switching(
     folder: Path, x: np.ndarray, level: str | None = None, progress: Callable[[str], None] = lambda line: None
 ) -> Switching:
-    """Runs what lies in `folder` on graph integers (samples, *shape). `level` is "netlist" or "rtl"; if it is not said
-    the netlist where there is one. Raises ToolError for what Verilator or the simulation says, and without a netlist."""
+    """Runs what lies in `folder` on graph integers (samples, *shape).
+
+    `level` is "netlist" or "rtl"; None: the netlist where there is one. Raises ToolError for what Verilator or the
+    simulation says, and without a netlist.
+    """
     source, streams, _ = build_dir.streams_of(folder)
     netlist = level == "netlist" or (level is None and (folder / NETLIST).is_file())
     core = build_dir.read(folder, "streams.json")["top"]
@@ -55,13 +58,15 @@ def switching(
         streams = [dataclasses.replace(streams[0], name="m")]
         sources = netlist_sources(folder / NETLIST, core, build_dir.read(folder, "shell.json")["family"], progress)
         # What lies inside a cell is no net.
-        sources = {name: _ON + _short(text) if name == "core.v" else _OFF + text for name, text in sources.items()}
+        sources = {
+            name: _ON + _shorten_names(text) if name == "core.v" else _OFF + text for name, text in sources.items()
+        }
     else:
         sources = build_dir.sources_of(folder)
     top = _ON + sim_top(core, source, streams, build_dir.TIED).encode()
-    model = _compiled({**sources, "sim_top.sv": top}, progress)
+    model = _compile_counter({**sources, "sim_top.sv": top}, progress)
     progress(f"counting toggles over {len(x)} samples")
-    said = _counted(model, folder, source, streams, x)
+    said = _run_counter(model, folder, source, streams, x)
     found = re.search(r"^toggles (\d+) bits (\d+) cycles (\d+)$", said, re.MULTILINE)
     if not found:
         raise ToolError(
@@ -71,22 +76,22 @@ def switching(
     return Switching(toggles, bits, cycles, len(x), "netlist" if netlist else "RTL")
 
 
-def _short(verilog: bytes) -> bytes:
+def _shorten_names(verilog: bytes) -> bytes:
     """The netlist with its flattened names cut short: Verilator 5.48 cannot trace names that are so long that it hashes
     them. What is called clk in its unit stays so called, for clocks are not counted."""
     names: dict[bytes, bytes] = {}
 
-    def short(found: re.Match) -> bytes:
-        name = found[1]
+    def short(match: re.Match[bytes]) -> bytes:
+        name = match[1]
         if len(name) <= _LONGEST:
-            return found[0]
+            return match[0]
         clock = b".clk" if name.endswith(b".clk") else b""
         return b"\\" + names.setdefault(name, b"net%d%b" % (len(names), clock)) + b" "
 
     return re.sub(rb"\\(\S+)\s", short, verilog)
 
 
-def _compiled(sources: dict[str, bytes], progress: Callable[[str], None]) -> Path:
+def _compile_counter(sources: dict[str, bytes], progress: Callable[[str], None]) -> Path:
     """The counting simulator of these sources, kept like every other compiled model."""
     files = {**sources, "activity.cpp": _COUNTER.read_bytes(), "run.cpp": _HARNESS.read_bytes()}
     command = Command(
@@ -106,7 +111,7 @@ def _compiled(sources: dict[str, bytes], progress: Callable[[str], None]) -> Pat
     return folder / "sim"
 
 
-def _counted(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray) -> str:
+def _run_counter(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray) -> str:
     """What the simulator said at its end."""
     with tempfile.TemporaryDirectory(prefix="greenedge-activity-") as scratch:
         work = Path(scratch)

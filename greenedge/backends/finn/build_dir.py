@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from greenedge.backends.finn.units import FOLDER
 from greenedge.errors import GreenedgeError
+from greenedge.graph.ops.base import Array
 from greenedge.hdl.axi_stream import Stream, seen_as
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
 from greenedge.run.folder import inside
@@ -20,7 +20,7 @@ TIED = ".restart(1'b0), "  # inputs of the core that a simulation of its streams
 _APART = 0.03  # a difference between FINN+'s cycles and ours that is worth a sentence
 
 
-def read(folder: Path, name: str) -> dict:
+def read(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of the build. Raises GreenedgeError where it is missing or damaged."""
     path = folder / name
     try:
@@ -33,7 +33,7 @@ def read(folder: Path, name: str) -> dict:
 
 
 def streams_of(folder: Path) -> tuple[Stream, list[Stream], dict[str, Stream]]:
-    """(input stream, layer streams with the output first, {other edge: how a stream is seen as it}) of the stitched top."""
+    """(input stream, layer streams with the output first, {other edge: its stream as that edge}) of the top."""
     about = read(folder, "streams.json")
     streams = [Stream.from_plain(entry) for entry in about["streams"]]
     views = [Stream.from_plain(entry) for entry in about["views"]]
@@ -57,9 +57,7 @@ def rtl_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def simulate(
-    folder: Path, x: np.ndarray, keep: Sequence[str], stall: Stall, progress: Callable[[str], None]
-) -> Simulated:
+def simulate(folder: Path, x: Array, keep: Sequence[str], stall: Stall, progress: Callable[[str], None]) -> Simulated:
     """Verilator on the folder's RTL; values of the output and of the kept edges that are streams."""
     source, streams, views = streams_of(folder)
     progress("compiling the RTL with Verilator (kept for the next time)")
@@ -79,13 +77,13 @@ def simulate(
     return Simulated({**result.values, **seen}, result.first_output_cycles, result.interval_cycles, result.total_cycles)
 
 
-def utilisation(report: dict, name: str) -> int | None:
+def utilisation(report: Mapping[str, Any], name: str) -> int | None:
     """How many cells of a kind nextpnr used."""
     entry = report.get("utilization", {}).get(name)
     return int(entry["used"]) if isinstance(entry, dict) and "used" in entry else None
 
 
-def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | None:
+def cells(stat: Mapping[str, Any], module: str | None, pattern: str, each: int = 1) -> int | None:
     """Cells whose type matches, times `each`, from yosys's `stat -json`: of a module, or of the whole design."""
     entry = stat.get("design") if module is None else stat.get("modules", {}).get(f"\\{module}")
     if not isinstance(entry, dict):
@@ -94,11 +92,15 @@ def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | 
     return each * sum(int(count) for kind, count in kinds.items() if re.fullmatch(pattern, kind))
 
 
-def apart(design: dict, finn: dict) -> list[str]:
-    """The layers of which FINN+ expects other cycles than we do, or says nothing."""
-    ours = {
-        layer["name"]: layer["cycles"] // layer.get("cycles_per_beat", 1) for layer in design["layers"]
-    }  # FINN has no serial units
+def read_finn(folder: Path) -> dict[str, Any] | None:
+    """What FINN+ said; None where it was not asked, which is an option."""
+    return read(folder, "finn.json") if (folder / "finn.json").is_file() else None
+
+
+def compare_with_finn(design: Mapping[str, Any], finn: Mapping[str, Any]) -> list[str]:
+    """Sentences about the layers of which FINN+ expects other cycles than we do, or says nothing."""
+    # FINN has no serial units
+    ours = {layer["name"]: layer["cycles"] // layer.get("cycles_per_beat", 1) for layer in design["layers"]}
     known = [layer for layer in finn["layers"] if layer["name"] in ours]
     others = [
         f"{layer['name']} {layer['cycles']:,} ({ours[layer['name']]:,})"

@@ -1,23 +1,26 @@
-"""The design that a network becomes on a device: its folding and queues, what it costs and how fast it is; folding.json."""
+"""The design that a network becomes on a device: its folding and queues, its cost and speed; folding.json."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.dialect.lower import network_of
-from greenedge.backends.finn.fifos import Schedule, placed
-from greenedge.backends.finn.folding import Fold, Folding, cycles
+from greenedge.backends.finn.dialect.layer import Fold, Layer
+from greenedge.backends.finn.dialect.lower import require_network
+from greenedge.backends.finn.dialect.ops import Network
+from greenedge.backends.finn.fifos import Schedule, place_queues
+from greenedge.backends.finn.folding import Folding
 from greenedge.backends.finn.resources import BLOCK_BITS, Cost
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Graph
 from greenedge.hdl.board_shell import SHELL_COST
 from greenedge.target import Device
 
-# Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the rest;
-# on a small device it needs more than that, and the whole may fill no more than FULL.
+# Share of a device that is planned for: beyond, placement and timing suffer. The board's shell takes its part of the
+# rest; on a small device it needs more than that, and the whole may fill no more than FULL.
 LOGIC_SHARE, BLOCK_SHARE, FULL = 0.7, 0.9, 0.9
 FILE = "folding.json"
 
@@ -32,9 +35,8 @@ class Limits:
 
     @classmethod
     def of(cls, device: Device) -> Limits:
-        logic = device.resources.get(
-            "lut4", device.resources.get("lut")
-        )  # a 6-input table holds what one of four inputs does
+        # a 6-input table holds what one of four inputs does
+        logic = device.resources.get("lut4", device.resources.get("lut"))
         bits = device.resources.get("bram_bits")
         shell_logic, shell_blocks = SHELL_COST.get(device.family, (0, 0))
         blocks = None if bits is None else bits // BLOCK_BITS[device.family]
@@ -57,7 +59,7 @@ class Limits:
 class Design:
     """A network with its queues, folded."""
 
-    network: hw.Network
+    network: Network
     folding: Folding
     schedule: Schedule
     cost: Cost
@@ -68,23 +70,23 @@ class Design:
         return self.limits.hold(self.cost)
 
 
-def plain(design: Design) -> dict:
-    """As folding.json holds it."""
+def to_plain(design: Design) -> dict[str, Any]:
+    """The design as folding.json holds it."""
     folding = design.folding
     layers = [_plain_layer(layer, folding[layer.name]) for layer in design.network.layers if layer.name in folding]
-    queues = {layer.source.name: layer.depth for layer in design.network.layers if isinstance(layer, hw.Queue)}
-    cells = {f.name: round(getattr(design.cost, f.name)) for f in fields(Cost)}
+    queues = {queue.source.name: queue.depth for queue in design.network.queues}
+    cells = {name: round(amount) for name, amount in design.cost.by_cell.items()}
     return {
         "layers": layers,
         "queues": queues,
         "interval_cycles": design.schedule.interval,
         "latency_cycles": design.schedule.latency,
-        "estimate": {**cells, "logic": round(design.cost.logic)},
+        "estimate": {**cells, "blocks": design.cost.blocks, "logic": round(design.cost.logic)},
         "notes": list(design.network.notes),
     }
 
 
-def _plain_layer(layer: hw.Layer, fold: Fold) -> dict:
+def _plain_layer(layer: Layer, fold: Fold) -> dict[str, Any]:
     return {
         "name": layer.name,
         "kind": type(layer).__name__,
@@ -92,20 +94,23 @@ def _plain_layer(layer: hw.Layer, fold: Fold) -> dict:
         "simd": fold.simd,
         "form": fold.form,
         "cycles_per_beat": fold.cycles,
-        "cycles": cycles(layer, fold),
+        "cycles": layer.cycles(fold),
     }
 
 
-def _fold(entry: dict) -> Fold:
+def _read_fold(entry: Mapping[str, Any]) -> Fold:
     return Fold(int(entry["pe"]), int(entry["simd"]), int(entry["cycles_per_beat"]), str(entry["form"]))
 
 
-def read_design(graph: Graph, folder: Path) -> tuple[hw.Network, dict[str, Fold]]:
-    """(the network with its queues, its folding) as folding.json in a build folder says. Raises GreenedgeError if it is damaged."""
+def read_design(graph: Graph, folder: Path) -> tuple[Network, dict[str, Fold]]:
+    """(the network with its queues, its folding) as folding.json in a build folder says.
+
+    Raises GreenedgeError where it is missing or damaged.
+    """
     try:
         data = json.loads((folder / FILE).read_text())
-        folding = {entry["name"]: _fold(entry) for entry in data["layers"]}
+        folding = {entry["name"]: _read_fold(entry) for entry in data["layers"]}
         queues = {str(name): int(depth) for name, depth in data["queues"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GreenedgeError(f"{folder / FILE} is missing or damaged ({error}); run the build stage again.") from None
-    return placed(network_of(graph), queues), folding
+    return place_queues(require_network(graph), queues), folding

@@ -22,7 +22,7 @@ SAMPLES, SEED = 12, 1
 
 
 def _require_latency(asked: int | None, cycles: int) -> None:
-    """Refuses a core that is slower than was promised, before it is synthesised: the schedule foresees it to a few cycles."""
+    """Refuses a core that is slower than was promised, before synthesis: the schedule knows it to a few cycles."""
     if asked is not None and cycles > asked:
         raise GreenedgeError(
             f"a result takes {cycles:,} cycles in simulation, and {asked:,} were asked for; ask for a little "

@@ -1,7 +1,7 @@
 """FINN's own RTL of the matrix-vector core, taken from the installed package and mended so that open tools read it too.
 
-Nothing of it is kept in greenedge. Each change looks for the text that it replaces and says so where it is not found, so
-another finn-plus cannot be mended wrongly in silence. FINN's licence (BSD-3-Clause) travels with the copies.
+Nothing of it is kept in greenedge. Each change looks for the text that it replaces and says so where it is not found,
+so another finn-plus cannot be mended wrongly in silence. FINN's licence (BSD-3-Clause) travels with the copies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def core_files(packages: Path) -> dict[str, bytes]:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ToolError(
-                f"{path} cannot be read ({error.strerror.lower()}); greenedge wants finn-plus {VERSION}."
+                f"{path} cannot be read ({str(error.strerror).lower()}); greenedge wants finn-plus {VERSION}."
             ) from None
         for change in _CHANGES.get(name, ()):
             text = change(path, text)

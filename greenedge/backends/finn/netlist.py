@@ -1,8 +1,8 @@
 """The synthesised netlist of a core, simulated: what place and route was given, cell by cell.
 
-yosys reads the very JSON file that nextpnr places and writes the core's module as Verilog; the cells' behaviour comes from
-yosys's own library, or from cells/ where that has only a black box. So a mistake of synthesis, of technology mapping, of a
-memory's initial values or of our own pass (ram_registers.py) shows as a wrong integer.
+yosys reads the very JSON file that nextpnr places and writes the core's module as Verilog; the cells' behaviour comes
+from yosys's own library, or from cells/ where that has only a black box. So a mistake of synthesis, of technology
+mapping, of a memory's initial values or of our own pass (ram_registers.py) shows as a wrong integer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,19 +27,17 @@ from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute
 
 NETLIST = "netlist.json"
-FLAGS = (
-    "-fno-dfg",
-    "-CFLAGS",
-    "-O0",
-)  # thousands of small statements: optimising them would take longer than simulating them
+# thousands of small statements: optimising them would take longer than simulating them
+FLAGS = ("-fno-dfg", "-CFLAGS", "-O0")
 CELLS = Path(__file__).with_name("cells")
 # yosys's libraries of each family, below its share folder
 _LIBRARIES = {"ecp5": ("ecp5/cells_sim.v",), "ice40": ("ice40/cells_sim.v",), "gowin": ("gowin/cells_sim.v",)}
 _OWN = {"ecp5": ("dp16kd.v", "mult18x18d.v"), "ice40": (), "gowin": ("gowin_ram.v",)}
+_NO_STALL = Stall()
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 
 
-def cell_kinds(netlist: Mapping, module: str) -> dict[str, int]:
+def cell_kinds(netlist: Mapping[str, Any], module: str) -> dict[str, int]:
     """How many cells of each kind a module of a yosys JSON netlist has."""
     kinds: dict[str, int] = {}
     for cell in netlist["modules"][module]["cells"].values():
@@ -51,7 +50,7 @@ def cell_models(kinds: Mapping[str, int], family: str) -> dict[str, bytes]:
     """Verilog files that say how these cells behave. Raises ToolError for cells that have no behaviour anywhere."""
     own = {name: (CELLS / name).read_text() for name in _OWN[family] if (CELLS / name).is_file()}
     ours = set().union(*(_modules(text) for text in own.values())) if own else set()
-    library = "".join(_included(yosys_share() / name, set()) for name in _LIBRARIES[family])
+    library = "".join(_read_with_includes(yosys_share() / name, set()) for name in _LIBRARIES[family])
     library = "".join(part for part in _parts(library) if not _modules(part) & ours)
     dark = {name for part in _parts(library) if re.search(r"\(\*[^*]*\bblackbox\b", part) for name in _modules(part)}
     known = ours | (_modules(library) - dark)
@@ -83,7 +82,7 @@ def yosys_share() -> Path:
     )
 
 
-def _included(path: Path, seen: set[Path]) -> str:
+def _read_with_includes(path: Path, seen: set[Path]) -> str:
     """A library file with what it includes, each file once."""
     if path in seen:
         return ""
@@ -91,13 +90,13 @@ def _included(path: Path, seen: set[Path]) -> str:
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         found = re.match(r'\s*`include\s+"([\w.+/]+)"', line)
-        lines.append(_included(path.parent / found[1], seen) if found else line)
+        lines.append(_read_with_includes(path.parent / found[1], seen) if found else line)
     return "\n".join(lines) + "\n"
 
 
 def _parts(text: str) -> list[str]:
     """Cut after every endmodule, so that each part holds one module with its attributes."""
-    return [part for part in re.split(r"(?<=\bendmodule)\b", text)]
+    return re.split(r"(?<=\bendmodule)\b", text)
 
 
 def _modules(text: str) -> set[str]:
@@ -122,7 +121,10 @@ def core_verilog(netlist: Path, module: str, progress: Callable[[str], None]) ->
 
 
 def netlist_sources(path: Path, module: str, family: str, progress: Callable[[str], None]) -> dict[str, bytes]:
-    """Verilog of the core's netlist and its cells. Raises ToolError where the netlist is missing, damaged or has no such module."""
+    """Verilog of the core's netlist and its cells.
+
+    Raises ToolError where the netlist is missing, damaged or has no such module.
+    """
     try:
         netlist = json.loads(path.read_bytes())
         kinds = cell_kinds(netlist, module)
@@ -141,7 +143,7 @@ def simulate_netlist(
     output: Stream,
     x: np.ndarray,
     *,
-    stall: Stall = Stall(),
+    stall: Stall = _NO_STALL,
     tied: str = "",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Simulated:

@@ -1,8 +1,8 @@
 """What a unit costs, estimated from its parameters before anything is synthesised.
 
 Cells are sums of what a unit is made of (bits of products, of adders, of buffers …), each with a coefficient in
-resources.toml that `benchmarks/finn_resources.py --fit` takes from yosys's counts for ECP5. Blocks of memory follow from the
-blocks' shapes. Estimates only: what yosys then counts is reported beside them.
+resources.toml that `benchmarks/finn_resources.py --fit` takes from yosys's counts for ECP5. Blocks of memory follow
+from the blocks' shapes. Estimates only: what yosys then counts is reported beside them.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from greenedge.backends.finn.units import Unit, ring_pixels
 
 DATA = Path(__file__).with_name("resources.toml")
+Parameters = Mapping[str, int]
+Features = tuple[dict[str, float], int]  # (what a unit is made of, blocks of memory)
 CELLS = ("lut4", "ccu2c", "ff", "ram16")  # yosys: LUT4, CCU2C, TRELLIS_FF, TRELLIS_DPR16X4
-# widths of a block by its depth: ECP5 DP16KD, iCE40 SB_RAM40_4K, Gowin BSRAM
 AMD = ("zynq", "zynq-us", "virtex-us")
+# family -> (words, widest word) of a block: ECP5 DP16KD, iCE40 SB_RAM40_4K, Gowin BSRAM, RAMB36
 _BLOCKS = {
     "ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
     "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
@@ -27,9 +29,8 @@ _BLOCKS = {
     **dict.fromkeys(AMD, ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1))),
 }
 BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432, **dict.fromkeys(AMD, 36864)}
-_LEAST_USE = (
-    0.06  # of a block's bits: yosys builds what would use less of its blocks from cells (seen at 0.055 and 0.07)
-)
+# Share of a block's bits: yosys builds what would use less of its blocks from cells (seen at 0.055 and 0.07).
+_LEAST_USE = 0.06
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,18 @@ class Cost:
     blocks: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Cost(
+            self.lut4 + other.lut4,
+            self.ccu2c + other.ccu2c,
+            self.ff + other.ff,
+            self.ram16 + other.ram16,
+            self.blocks + other.blocks,
+        )
+
+    @property
+    def by_cell(self) -> dict[str, float]:
+        """The cells of CELLS."""
+        return dict(zip(CELLS, (self.lut4, self.ccu2c, self.ff, self.ram16), strict=True))
 
     @property
     def logic(self) -> float:
@@ -67,7 +79,8 @@ def estimate(unit: Unit, family: str = "ecp5") -> Cost:
 @cache
 def coefficients() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
     """{module: {cell: {part: cells per unit of it}}}."""
-    return tomllib.loads(DATA.read_text())["units"]
+    units: Mapping[str, Mapping[str, Mapping[str, float]]] = tomllib.loads(DATA.read_text())["units"]
+    return units
 
 
 def kind_of(unit: Unit) -> str:
@@ -77,7 +90,7 @@ def kind_of(unit: Unit) -> str:
     return "ge_requantise_serial" if serial else unit.module
 
 
-def features(unit: Unit, family: str = "ecp5") -> tuple[dict[str, float], int]:
+def features(unit: Unit, family: str = "ecp5") -> Features:
     """(what the unit is made of, blocks of memory)."""
     parts, blocks = _FEATURES[kind_of(unit)](unit.parameters, family)
     return {**parts, "unit": 1}, blocks
@@ -88,7 +101,7 @@ def _rows(depth: int, bits: int) -> float:
     return bits * (-(-depth // 16) if depth > 4 else depth / 16)
 
 
-def _products(lanes: int, p: Mapping, sums: int) -> dict[str, float]:
+def _products(lanes: int, p: Parameters, sums: int) -> dict[str, float]:
     """`lanes` products of a WB-bit weight and an AB-bit activation, added in groups into `sums` accumulators."""
     low_rows = (max(p["WB"] - 2, 0) + 1) // 2
     return {
@@ -105,20 +118,20 @@ def _buffer(depth: int, bits: int, family: str) -> tuple[float, int]:
     return (0.0, blocks) if depth * bits >= _LEAST_USE * blocks * BLOCK_BITS[family] else (_rows(depth, bits), 0)
 
 
-def _mvu(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _mvu(p: Parameters, family: str) -> Features:
     sf, nf = p["K"] // p["SIMD"], p["M"] // p["PE"]
     buffer, blocks = _buffer((2 if sf * nf >= 8 else 4) << (sf - 1).bit_length(), p["SIMD"] * p["AB"], family)
     parts = _products(p["PE"] * p["SIMD"], p, p["PE"]) | {"buffer": buffer, "output": p["PE"] * p["OB"]}
     return parts, blocks + blocks_of(sf * nf, p["PE"] * p["SIMD"] * p["WB"], family)
 
 
-def _depthwise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _depthwise(p: Parameters, family: str) -> Features:
     depth = p["C"] // p["PE"] * p["TAPS"]
     memory, blocks = _buffer(depth, p["PE"] * p["WB"], family)
     return _products(2 * p["PE"], p, p["PE"]) | {"memory": memory}, blocks
 
 
-def _requantise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _requantise(p: Parameters, family: str) -> Features:
     folds, field = p["C"] // p["PE"], p["MB"] + p["BB"]
     memory, blocks = _buffer(folds, p["PE"] * field, family)
     return {
@@ -129,7 +142,7 @@ def _requantise(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     }, blocks
 
 
-def _serial(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _serial(p: Parameters, family: str) -> Features:
     folds, field = p["C"] // p["PE"], p["MB"] + p["BB"]
     memory, blocks = (
         (_rows(folds, p["PE"] * field), 0) if folds < 16 else (0.0, blocks_of(folds, p["PE"] * field, family))
@@ -139,13 +152,13 @@ def _serial(p: Mapping, family: str) -> tuple[dict[str, float], int]:
 
 
 def _columns(depth: int, bits: int) -> float:
-    """Expected number of different bits of a read-only memory made of look-up tables: equal columns are built once, and a
-    few words have few columns (bits drawn at random from the 2**depth there can be)."""
+    """Expected number of different bits of a read-only memory made of look-up tables: equal columns are built once, and
+    a few words have few columns (bits drawn at random from the 2**depth there can be)."""
     kinds = 2.0 ** min(depth, 64)
     return -kinds * math.expm1(-bits / kinds)
 
 
-def _threshold(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _threshold(p: Parameters, family: str) -> Features:
     lanes, folds = p["PE"] * p["STEPS"], p["C"] // p["PE"]
     _, blocks = _buffer(folds, lanes * (p["XB"] + 1), family)
     columns = 0.0 if blocks else _columns(folds, lanes * (p["XB"] + 1))
@@ -158,33 +171,32 @@ def _threshold(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     }, blocks
 
 
-def _table(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _table(p: Parameters, family: str) -> Features:
     depth = max(1, p["C"] // p["PE"]) * p["SIZE"]
     memory, blocks = _buffer(depth, p["OB"] * p["PE"], family)
     return {"memory": memory, "lanes": p["PE"] * (p["XB"] + p["OB"])}, blocks
 
 
-def _window(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _window(p: Parameters, family: str) -> Features:
     words = ring_pixels(p) * p["C"] // p["PE"]
     words = words if words <= 64 else 1 << (words - 1).bit_length()
     memory, blocks = _buffer(words, p["PE"] * p["BITS"], family)
     counters = sum(int(p[name]).bit_length() for name in ("H", "W", "KH", "KW")) + (p["C"] // p["PE"]).bit_length()
-    pads = (
-        counters if p["PT"] or p["PL"] or p["PB"] or p["PR"] else 0
-    )  # each position is compared with the image's edges
+    # where there is padding each position is compared with the image's edges
+    pads = counters if p["PT"] or p["PL"] or p["PB"] or p["PR"] else 0
     return {"memory": memory, "word": p["PE"] * p["BITS"], "counters": counters, "pads": pads}, blocks
 
 
-def _words(*names: str) -> Callable[[Mapping, str], tuple[dict[str, float], int]]:
+def _words(*names: str) -> Callable[[Parameters, str], Features]:
     """Units that are registers and adders over one beat: bits of it."""
 
-    def parts(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+    def parts(p: Parameters, family: str) -> Features:
         return {"word": p.get("PE", 1) * sum(p[name] for name in names)}, 0
 
     return parts
 
 
-def _width(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _width(p: Parameters, family: str) -> Features:
     wide = max(p["IN"], p["OUT"])
     return {
         "wide": wide * p["BITS"] if p["IN"] < p["OUT"] else 0,
@@ -192,27 +204,27 @@ def _width(p: Mapping, family: str) -> tuple[dict[str, float], int]:
     }, 0
 
 
-def _pool(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _pool(p: Parameters, family: str) -> Features:
     return {"word": p["PE"] * p["OB"]}, 0
 
 
-def _pool_global(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _pool_global(p: Parameters, family: str) -> Features:
     memory, blocks = _buffer(p["C"] // p["PE"], p["PE"] * p["OB"], family)
     return {"word": p["PE"] * p["OB"], "memory": memory}, blocks
 
 
-def _upsample(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _upsample(p: Parameters, family: str) -> Features:
     memory, blocks = _buffer(2 * p["W"] * p["C"] // p["PE"], p["PE"] * p["BITS"], family)
     return {"word": p["PE"] * p["BITS"], "memory": memory}, blocks
 
 
-def _queue(p: Mapping, family: str) -> tuple[dict[str, float], int]:
+def _queue(p: Parameters, family: str) -> Features:
     shallow = p["DEPTH"] <= 64  # as ge_queue chooses
     memory, blocks = (_rows(p["DEPTH"], p["WIDTH"]), 0) if shallow else (0.0, blocks_of(p["DEPTH"], p["WIDTH"], family))
     return {"word": p["WIDTH"], "memory": memory, "counters": int(p["DEPTH"]).bit_length()}, blocks
 
 
-_FEATURES: dict[str, Callable[[Mapping, str], tuple[dict[str, float], int]]] = {
+_FEATURES: dict[str, Callable[[Parameters, str], Features]] = {
     "ge_mvu": _mvu,
     "ge_depthwise": _depthwise,
     "ge_requantise": _requantise,

@@ -1,6 +1,8 @@
-"""From layers and their folding to RTL: memory files, the stitched top, and streams.json that says what every stream carries.
+"""From layers and their folding to RTL: memory files, the stitched top, and what every stream carries (streams.json).
 
-    python -m greenedge.backends.finn.stitch        in the build folder: reads graph.* and folding.json, writes rtl/, streams.json
+    python -m greenedge.backends.finn.stitch        in the build folder
+
+It reads graph.* and folding.json, and writes rtl/ and streams.json.
 
 The units are those of greenedge/rtl; the top is plain SystemVerilog in which every stream is called after its layer.
 """
@@ -14,13 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from greenedge.backends.finn import amd
 from greenedge.backends.finn.design import read_design
-from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.folding import Fold, conversions, elements, through_pins, tied
+from greenedge.backends.finn.dialect.layer import Fold, Layer, Wire
+from greenedge.backends.finn.dialect.ops import Network
+from greenedge.backends.finn.folding import conversions, through_pins
 from greenedge.backends.finn.topfile import Instance, top
 from greenedge.backends.finn.units import FOLDER, Unit, memory_file, unit_of
 from greenedge.errors import GreenedgeError
@@ -29,8 +33,6 @@ from greenedge.graph import load_graph
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream import Stream, layout_of
 from greenedge.hdl.axi_stream.core import TOP
-
-_PORTS = {hw.Fork: (("s",), ("m0", "m1")), hw.Add: (("a", "b"), ("m",)), hw.Concat: (("a", "b"), ("m",))}
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ def _with_parts(module: str) -> tuple[str, ...]:
 class _Stitcher:
     """Adds one layer after another; puts converters where two layers differ in width or type."""
 
-    def __init__(self, network: hw.Network, folding: Mapping[str, Fold]) -> None:
-        queued = {layer.result.name for layer in network.layers if isinstance(layer, hw.Queue)}
+    def __init__(self, network: Network, folding: Mapping[str, Fold]) -> None:
+        queued = {queue.result.name for queue in network.queues}
         self.behind = {
-            wire.name: elements(layer, folding[layer.name])[0]
+            wire.name: layer.elements(folding[layer.name])[0]
             for layer in network.layers
-            if not tied(layer)
+            if not layer.passes_beats
             for wire in layer.sources
             if wire.name in queued
         }
@@ -76,24 +78,25 @@ class _Stitcher:
         self.streams: dict[str, Stream] = {}
         self.taken = {network.source.name, *(wire.name for layer in network.layers for wire in layer.results)}
 
-    def add(self, layer: hw.Layer, fold: Fold | None) -> None:
-        inward, outward = _PORTS.get(type(layer), (("s",), ("m",)))
+    def add(self, layer: Layer, fold: Fold | None) -> None:
+        """Appends a layer's unit and the converters before it; without a fold it passes beats on."""
+        inward, outward = layer.ports
         if fold is None:
-            fold = self.passed_on(layer)
-        taken, given = elements(layer, fold)
+            fold = self.pass_on(layer)
+        taken, given = layer.elements(fold)
         ports = {}
         for k, port in enumerate(inward):
             stem = layer.name if len(inward) == 1 else f"{layer.name}_{port}"
-            ports[port] = self.adapted(self.streams[layer.sources[k].name], layer.sources[k], taken, stem)
-        for port, wire in zip(outward, layer.results):
+            ports[port] = self.adapt(self.streams[layer.sources[k].name], layer.sources[k], taken, stem)
+        for port, wire in zip(outward, layer.results, strict=True):
             ports[port] = self.streams[wire.name] = stream_of(wire, given)
         self.instances.append(Instance(self.fresh(f"{layer.name}_unit"), unit_of(layer, fold), ports, outward))
 
-    def passed_on(self, layer: hw.Layer) -> Fold:
-        """How many integers per beat a fork or a queue has: as they come, but a queue before a wider layer holds that layer's.
+    def pass_on(self, layer: Layer) -> Fold:
+        """How many integers per beat a fork or a queue has: as they come; a queue before a wider layer holds its.
 
-        What joins two branches may take them in turn, each at full speed. A converter behind the queue would then give beats
-        at the pace of its narrower side, and between its turns it would wait with one beat in it.
+        What joins two branches may take them in turn, each at full speed. A converter behind the queue would then give
+        beats at the pace of its narrower side, and between its turns it would wait with one beat in it.
         """
         given, taken = self.streams[layer.source.name].elements, self.behind.get(layer.result.name)
         return Fold(given if taken is None or given % taken == 0 else taken)
@@ -105,8 +108,8 @@ class _Stitcher:
         self.taken.add(wanted)
         return wanted
 
-    def adapted(self, stream: Stream, wanted: hw.Wire, count: int, stem: str) -> Stream:
-        """The stream in the type of `wanted`, `count` elements per beat: at most two converters, through the common divisor."""
+    def adapt(self, stream: Stream, wanted: Wire, count: int, stem: str) -> Stream:
+        """The stream in the type of `wanted`, `count` elements per beat: at most two converters."""
         if (stream.bits, stream.signed) != (wanted.bits, wanted.signed):
             result = replace(stream, name=self.fresh(f"{stem}_wide"), bits=wanted.bits, signed=wanted.signed)
             self.instances.append(Instance(result.name, None, {"s": stream, "m": result}, ("m",)))
@@ -120,25 +123,27 @@ class _Stitcher:
         return stream
 
 
-def stream_of(wire: hw.Wire, count: int) -> Stream:
+def stream_of(wire: Wire, count: int) -> Stream:
     """The stream of a wire, `count` elements per beat."""
     offset = tuple(int(v) for v in wire.offset) if np.any(wire.offset) else ()
     stream = Stream(wire.name, wire.edge, wire.bits, wire.signed, count, wire.total // count, wire.shape, offset)
-    return stream if np.array_equal(stream.order, wire.order) else replace(stream, layout=layout_of(wire.order))
+    if np.array_equal(stream.order, wire.order):
+        return stream
+    return replace(stream, layout=layout_of(wire.order.tolist()))
 
 
-def stitch(network: hw.Network, folding: Mapping[str, Fold]) -> Stitched:
+def stitch(network: Network, folding: Mapping[str, Fold]) -> Stitched:
     """The units of a network (with its queues) and the streams between them."""
     stitcher = _Stitcher(network, folding)
-    reader = next(layer for layer in network.layers if network.source.name in {wire.name for wire in layer.sources})
-    first = elements(reader, folding[reader.name])[0] if not tied(reader) else network.source.channels
+    reader = network.reader(network.source)
+    first = network.source.channels if reader.passes_beats else reader.elements(folding[reader.name])[0]
     source = stitcher.streams[network.source.name] = stream_of(network.source, through_pins(first, network.source.bits))
     for layer in network.layers:
         stitcher.add(layer, folding.get(layer.name))
     result = replace(
         stitcher.streams[network.result.name], edge=network.result.edge, shape=network.result.shape, layout=()
     )
-    result = stitcher.adapted(result, network.result, through_pins(result.elements, result.bits), "result")
+    result = stitcher.adapt(result, network.result, through_pins(result.elements, result.bits), "result")
     edges = {source.edge, result.edge, ""}
     between = []
     for stream in stitcher.streams.values():
@@ -158,7 +163,7 @@ def rtl_files(name: str, stitched: Stitched) -> dict[str, bytes]:
     return files
 
 
-def about(network: hw.Network, stitched: Stitched, core: tuple[str, ...] = ()) -> dict:
+def about(network: Network, stitched: Stitched, core: tuple[str, ...] = ()) -> dict[str, Any]:
     """What streams.json says; `core` are sources of FINN's, which come first."""
     views = [stream_of(view, 1).plain() for view in network.views]  # under the name of the stream that carries them
     return {
@@ -174,9 +179,10 @@ def main() -> int:
     here = Path(".")
     try:
         network, folding = read_design(load_graph(here), here)
-        stitched, core = stitch(network, folding), {}
+        stitched = stitch(network, folding)
+        core: dict[str, bytes] = {}
         if (here / amd.REQUEST).is_file():
-            stitched, core = amd.packed(stitched, json.loads((here / amd.REQUEST).read_text()))
+            stitched, core = amd.pack_units(stitched, json.loads((here / amd.REQUEST).read_text()))
         for name, content in (rtl_files(network.name, stitched) | core).items():
             with atomic_write(here / FOLDER / name) as path:
                 path.write_bytes(content)

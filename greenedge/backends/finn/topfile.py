@@ -12,7 +12,7 @@ from greenedge.hdl.axi_stream.core import core
 
 @dataclass(frozen=True)
 class Instance:
-    """One unit in the top with the streams at its ports; those named in `gives` it writes. Without a unit: wiring only."""
+    """One unit in the top with the streams at its ports; it writes those named in `gives`. No unit: wiring only."""
 
     name: str
     unit: Unit | None
@@ -23,11 +23,12 @@ class Instance:
 def top(model: str, instances: Sequence[Instance], source: Stream, result: Stream) -> str:
     """The stitched top."""
     body = "\n".join(
-        "".join(_declared(instance.ports[port]) for port in instance.gives) + _placed(instance)
+        "".join(_declare_stream(instance.ports[port]) for port in instance.gives) + _place_unit(instance)
         for instance in instances
     )
     comment = (
-        f"// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes them.\n"
+        f"// {_comment(model)}: one unit per layer, joined by valid/ready streams called after the layer that writes "
+        "them.\n"
         "// Stitched by greenedge; these files are what is simulated and what is synthesised."
     )
     return core(
@@ -49,8 +50,9 @@ def _comment(text: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() or c in "-_. " else "?" for c in text)[:80]
 
 
-def _declared(stream: Stream) -> str:
-    beat = f"{stream.elements} x {stream.bits} bits {'signed' if stream.signed else 'unsigned'}, {stream.beats:,} beats a sample"
+def _declare_stream(stream: Stream) -> str:
+    sign = "signed" if stream.signed else "unsigned"
+    beat = f"{stream.elements} x {stream.bits} bits {sign}, {stream.beats:,} beats a sample"
     return (
         f"    logic [{stream.width - 1}:0] {stream.name}_tdata;  // {beat}\n"
         f"    logic {stream.name}_tvalid, {stream.name}_tready;\n"
@@ -61,19 +63,18 @@ def _name(stream: Stream) -> str:
     return "s_gated" if stream.name == "s" else stream.name
 
 
-def _placed(instance: Instance) -> str:
+def _place_unit(instance: Instance) -> str:
     if instance.unit is None:
         return _wiring(instance.ports["s"], instance.ports["m"])
-    values = ", ".join(
-        f'.{key}("{value}")' if isinstance(value, str) else f".{key}({value})"
-        for key, value in instance.unit.parameters.items()
-    )
+    unit = instance.unit
+    numbers = [f".{key}({value})" for key, value in unit.parameters.items()]
+    values = ", ".join([*numbers, *(f'.{key}("{file}")' for key, file in unit.files.items())])
     rows = (
         ", ".join(f".{port}_{part}({_name(stream)}_{part})" for part in ("tdata", "tvalid", "tready"))
         for port, stream in instance.ports.items()
     )
     ports = ",\n        ".join((".clk, .rst", *rows))
-    return f"    {instance.unit.module} #({values}) {instance.name} (\n        {ports});\n"
+    return f"    {unit.module} #({values}) {instance.name} (\n        {ports});\n"
 
 
 def _wiring(source: Stream, result: Stream) -> str:

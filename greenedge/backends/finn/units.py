@@ -1,56 +1,54 @@
-"""From layer to unit: one table that says which module computes a kind of layer, with what parameters and memory files."""
+"""From layer to unit: one function per kind of layer says which module computes it, its parameters and memory files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import singledispatch
 
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.folding import Fold
+from greenedge.backends.finn.dialect.layer import Fold, Layer, Wire
+from greenedge.backends.finn.dialect.ring import WindowGeometry
+from greenedge.graph.ops.base import Ints
 
 FOLDER = "rtl"  # memory files are named as seen from the build folder
 
 
+Memories = dict[str, tuple[Ints, int]]  # file name -> (rows of integers, bits of each)
+
+
 @dataclass(frozen=True)
 class Unit:
-    """A module with its parameters. `memories` makes its memory files: file name -> (rows of integers, bits of each)."""
+    """A module with its parameters. `memories` makes its memory files, which the parameters in `files` name."""
 
     module: str
-    parameters: Mapping[str, int | str]
-    memories: Callable[[], dict[str, tuple[np.ndarray, int]]] = field(default=dict, compare=False)
+    parameters: Mapping[str, int]
+    memories: Callable[[], Memories] = field(default=dict, compare=False)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
-def unit_of(layer: hw.Layer, fold: Fold) -> Unit:
+@singledispatch
+def unit_of(layer: Layer, fold: Fold) -> Unit:
     """The unit that computes `layer`, so folded. For layers that pass beats on, `fold.pe` integers are in one beat."""
-    return _UNITS[type(layer)](layer, fold)
+    raise AssertionError(f"no unit computes {layer}")
 
 
-def ring_pixels(p: Mapping[str, int | str]) -> int:
-    """Pixels that ge_window stores with these parameters: the sum of its localparams, LEAD + MARGIN + SLACK."""
-    span_h, span_w, taps = p["DH"] * (p["KH"] - 1) + 1, p["DW"] * (p["KW"] - 1) + 1, p["KH"] * p["KW"]
-    rows, columns = (
-        (p["H"] + p["PT"] + p["PB"] - span_h) // p["SH"] + 1,
-        (p["W"] + p["PL"] + p["PR"] - span_w) // p["SW"] + 1,
-    )
-    column, row = p["SW"], p["SH"] * p["W"] - (columns - 1) * p["SW"]
-    sample = (p["H"] - (rows - 1) * p["SH"]) * p["W"] - (columns - 1) * p["SW"]
-
-    def reach(column: int, row: int, sample: int) -> int:
-        part = max(0, (columns - 1) * column)
-        within = row + 2 * part + max(0, (rows - 2) * ((columns - 1) * column + row)) if rows > 1 else part
-        ends = max(part, (columns - 1) * column + within - part) if rows > 1 else part
-        return max(part, within, 2 * ends + sample)
-
-    ahead, behind = reach(column - taps, row - taps, sample - taps), reach(taps - column, taps - row, taps - sample)
-    far = max(column, row if rows > 1 else 0, sample)
-    margin = taps + behind if rows * columns * taps < p["H"] * p["W"] else taps + ahead if ahead > 0 else far
-    return (span_h - 1) * p["W"] + span_w + margin + 3 + 10 * p["PE"] // p["C"]
+def ring_pixels(p: Mapping[str, int]) -> int:
+    """Pixels that ge_window stores with these parameters."""
+    return WindowGeometry(
+        p["H"],
+        p["W"],
+        (p["KH"], p["KW"]),
+        (p["SH"], p["SW"]),
+        (p["DH"], p["DW"]),
+        (p["PT"], p["PL"], p["PB"], p["PR"]),
+    ).ring_pixels(p["C"], p["PE"])
 
 
-def memory_file(rows: np.ndarray, bits: int) -> bytes:
+def memory_file(rows: Ints, bits: int) -> bytes:
     """One hexadecimal word a line; element 0 of a row in the low bits."""
     mask = (1 << bits) - 1
     digits = (rows.shape[1] * bits + 3) // 4
@@ -58,17 +56,17 @@ def memory_file(rows: np.ndarray, bits: int) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _file(layer: hw.Layer, what: str) -> str:
+def _file(layer: Layer, what: str) -> str:
     return f"{FOLDER}/{layer.name}_{what}.mem"
 
 
-def _linear(layer: hw.Linear, words: Callable[[], np.ndarray], pe: int, parameters: dict, module: str) -> Unit:
-    def memories():
+def _linear(layer: hw.Linear, words: Callable[[], Ints], pe: int, parameters: Mapping[str, int], module: str) -> Unit:
+    def memories() -> Memories:
         rows = (words() < 0).astype(np.int64) if layer.weight_bits == 1 else words()
-        made = {f"{layer.name}_weights.mem": (rows, layer.weight_bits)}
+        contents = {f"{layer.name}_weights.mem": (rows, layer.weight_bits)}
         if layer.correct:  # the unit starts each accumulator at this constant
-            made[f"{layer.name}_correction.mem"] = (layer.correction.reshape(-1, pe), layer.result.bits)
-        return made
+            contents[f"{layer.name}_correction.mem"] = (layer.correction.reshape(-1, pe), layer.result.bits)
+        return contents
 
     source = layer.source
     common = {
@@ -77,28 +75,34 @@ def _linear(layer: hw.Linear, words: Callable[[], np.ndarray], pe: int, paramete
         "ASGN": int(source.signed),
         "OB": layer.result.bits,
         "CORRECT": int(layer.correct),
-        "WEIGHTS_FILE": _file(layer, "weights"),
     }
-    correction = {"CORRECTION_FILE": _file(layer, "correction")} if layer.correct else {}
-    return Unit(module, {**parameters, **common, **correction}, memories)
+    files = {"WEIGHTS_FILE": _file(layer, "weights")}
+    files |= {"CORRECTION_FILE": _file(layer, "correction")} if layer.correct else {}
+    return Unit(module, {**parameters, **common}, memories, files)
 
 
+@unit_of.register
 def _matvec(layer: hw.MatVec, fold: Fold) -> Unit:
     k, m = layer.weight.shape
-    words = lambda: (
-        layer.weight.T.reshape(m // fold.pe, fold.pe, k // fold.simd, fold.simd)
-        .transpose(0, 2, 1, 3)
-        .reshape(-1, fold.pe * fold.simd)
-    )
+
+    def words() -> Ints:
+        tiles = layer.weight.T.reshape(m // fold.pe, fold.pe, k // fold.simd, fold.simd)
+        return tiles.transpose(0, 2, 1, 3).reshape(-1, fold.pe * fold.simd)
+
     return _linear(layer, words, fold.pe, {"K": k, "M": m, "PE": fold.pe, "SIMD": fold.simd}, "ge_mvu")
 
 
+@unit_of.register
 def _depthwise(layer: hw.Depthwise, fold: Fold) -> Unit:
     channels, taps = layer.weight.shape
-    words = lambda: layer.weight.reshape(channels // fold.pe, fold.pe, taps).transpose(0, 2, 1).reshape(-1, fold.pe)
+
+    def words() -> Ints:
+        return layer.weight.reshape(channels // fold.pe, fold.pe, taps).transpose(0, 2, 1).reshape(-1, fold.pe)
+
     return _linear(layer, words, fold.pe, {"C": channels, "TAPS": taps, "PE": fold.pe}, "ge_depthwise")
 
 
+@unit_of.register
 def _window(layer: hw.Window, fold: Fold) -> Unit:
     top, left, bottom, right = layer.pads
     return Unit(
@@ -125,6 +129,7 @@ def _window(layer: hw.Window, fold: Fold) -> Unit:
     )
 
 
+@unit_of.register
 def _pad(layer: hw.Pad, fold: Fold) -> Unit:
     top, left, bottom, right = layer.pads
     return Unit(
@@ -144,6 +149,7 @@ def _pad(layer: hw.Pad, fold: Fold) -> Unit:
     )
 
 
+@unit_of.register
 def _pool(layer: hw.Pool, fold: Fold) -> Unit:
     source = layer.source
     return Unit(
@@ -160,6 +166,7 @@ def _pool(layer: hw.Pool, fold: Fold) -> Unit:
     )
 
 
+@unit_of.register
 def _pool_global(layer: hw.GlobalPool, fold: Fold) -> Unit:
     source = layer.source
     return Unit(
@@ -176,25 +183,26 @@ def _pool_global(layer: hw.GlobalPool, fold: Fold) -> Unit:
     )
 
 
+@unit_of.register
 def _step(layer: hw.Step, fold: Fold) -> Unit:
     return {"affine": _affine, "thresholds": _thresholds, "table": _table}[fold.form](layer, fold)
 
 
-def _repeated(layer: hw.Step, pe: int) -> tuple[int, np.ndarray]:
+def _repeat_rows(layer: hw.Step, pe: int) -> tuple[int, Ints]:
     """(channels as the unit counts them, which row of the layer each has)."""
     channels = math.lcm(layer.period, pe)
     return channels, np.arange(channels) % layer.period
 
 
 def _affine(layer: hw.Step, fold: Fold) -> Unit:
-    m, b, shift = layer.affine
+    m, b, shift = layer.require_affine()
     source, edge = layer.source, layer.result
     ends = np.concatenate([m * source.lo + b, m * source.hi + b, b])
     mb = max(1, int(m.max()).bit_length())
     bb = max(int(np.abs(ends).max()).bit_length() + 1, shift + edge.bits + 1)
-    channels, row = _repeated(layer, fold.pe)
+    channels, row = _repeat_rows(layer, fold.pe)
 
-    def memories():
+    def memories() -> Memories:
         fields = (m.astype(object) << bb) | (b.astype(object) & ((1 << bb) - 1))
         return {f"{layer.name}_parameters.mem": (fields[row].reshape(-1, fold.pe), mb + bb)}
 
@@ -212,20 +220,21 @@ def _affine(layer: hw.Step, fold: Fold) -> Unit:
             "HI": layer.hi,
             "OB": edge.bits,
             "CYCLES": fold.cycles,
-            "PARAMETERS_FILE": _file(layer, "parameters"),
         },
         memories,
+        {"PARAMETERS_FILE": _file(layer, "parameters")},
     )
 
 
 def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
-    source, steps = layer.source, layer.thresholds.shape[1]
-    channels, row = _repeated(layer, fold.pe)
+    source, thresholds = layer.source, layer.require_thresholds()
+    steps = thresholds.shape[1]
+    channels, row = _repeat_rows(layer, fold.pe)
     bits, falls = source.bits + 1, bool(np.any(layer.falls))  # one bit more: the largest x plus one is never reached
 
-    def memories():
+    def memories() -> Memories:
         least = -(1 << (source.bits - 1)) if source.signed else 0
-        inside = np.clip(layer.thresholds, least, least + (1 << source.bits))[row].astype(object) & ((1 << bits) - 1)
+        inside = np.clip(thresholds, least, least + (1 << source.bits))[row].astype(object) & ((1 << bits) - 1)
         lanes = sum(inside[:, k] << (k * bits) for k in range(steps)) + (
             layer.falls[row].astype(object) << (steps * bits)
         )
@@ -242,19 +251,19 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
             "STEPS": steps,
             "OB": layer.result.bits,
             "FALLS": int(falls),
-            "THRESHOLDS_FILE": _file(layer, "thresholds"),
         },
         memories,
+        {"THRESHOLDS_FILE": _file(layer, "thresholds")},
     )
 
 
 def _table(layer: hw.Step, fold: Fold) -> Unit:
-    source = layer.source
-    channels, row = (1, np.zeros(fold.pe, np.int64)) if layer.period == 1 else _repeated(layer, fold.pe)
-    size = layer.table.shape[1]
+    source, table = layer.source, layer.require_table()
+    channels, row = (1, np.zeros(fold.pe, np.int64)) if layer.period == 1 else _repeat_rows(layer, fold.pe)
+    size = table.shape[1]
 
-    def memories():
-        rows = layer.table[row].reshape(-1, fold.pe, size).transpose(0, 2, 1).reshape(-1, fold.pe)
+    def memories() -> Memories:
+        rows = table[row].reshape(-1, fold.pe, size).transpose(0, 2, 1).reshape(-1, fold.pe)
         return {f"{layer.name}_table.mem": (rows, layer.result.bits)}
 
     return Unit(
@@ -267,12 +276,13 @@ def _table(layer: hw.Step, fold: Fold) -> Unit:
             "XLO": layer.table_lo,
             "SIZE": size,
             "OB": layer.result.bits,
-            "TABLE_FILE": _file(layer, "table"),
         },
         memories,
+        {"TABLE_FILE": _file(layer, "table")},
     )
 
 
+@unit_of.register
 def _add(layer: hw.Add, fold: Fold) -> Unit:
     a, b = layer.sources
     return Unit(
@@ -290,14 +300,16 @@ def _add(layer: hw.Add, fold: Fold) -> Unit:
     )
 
 
-def _width(wire: hw.Wire, fold: Fold) -> int:
+def _width(wire: Wire, fold: Fold) -> int:
     return (wire.bits * fold.pe + 7) // 8 * 8
 
 
+@unit_of.register
 def _fork(layer: hw.Fork, fold: Fold) -> Unit:
     return Unit("ge_fork", {"WIDTH": _width(layer.source, fold)})
 
 
+@unit_of.register
 def _concat(layer: hw.Concat, fold: Fold) -> Unit:
     return Unit(
         "ge_concat",
@@ -305,6 +317,7 @@ def _concat(layer: hw.Concat, fold: Fold) -> Unit:
     )
 
 
+@unit_of.register
 def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
     return Unit(
         "ge_upsample",
@@ -320,6 +333,7 @@ def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
     )
 
 
+@unit_of.register
 def _arg_max(layer: hw.ArgMax, fold: Fold) -> Unit:
     source = layer.source
     return Unit(
@@ -327,22 +341,6 @@ def _arg_max(layer: hw.ArgMax, fold: Fold) -> Unit:
     )
 
 
+@unit_of.register
 def _queue(layer: hw.Queue, fold: Fold) -> Unit:
     return Unit("ge_queue", {"WIDTH": _width(layer.source, fold), "DEPTH": -(-layer.depth // fold.pe)})
-
-
-_UNITS: dict[type[hw.Layer], Callable[..., Unit]] = {
-    hw.MatVec: _matvec,
-    hw.Depthwise: _depthwise,
-    hw.Window: _window,
-    hw.Pad: _pad,
-    hw.Pool: _pool,
-    hw.GlobalPool: _pool_global,
-    hw.Step: _step,
-    hw.Add: _add,
-    hw.Fork: _fork,
-    hw.Concat: _concat,
-    hw.Upsample: _upsample,
-    hw.Queue: _queue,
-    hw.ArgMax: _arg_max,
-}

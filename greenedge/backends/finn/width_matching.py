@@ -1,7 +1,7 @@
 """Foldings that suit their neighbours: a converter between two layers of different width costs cells as well.
 
-Layer by layer the folding is taken that is smallest together with the converters on its sides, the others' foldings being as
-they are, for two rounds; from several starts, for what is smallest so depends on where one begins.
+Layer by layer the folding is taken that is smallest together with the converters on its sides, the others' foldings
+being as they are, for two rounds; from several starts, for what is smallest so depends on where one begins.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from greenedge.backends.finn.design import Limits
-from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.folding import Fold, conversions, elements, through_pins, tied
+from greenedge.backends.finn.dialect.layer import Fold, Layer
+from greenedge.backends.finn.dialect.ops import Network
+from greenedge.backends.finn.folding import conversions, through_pins
 from greenedge.backends.finn.resources import Cost, estimate
 from greenedge.backends.finn.units import Unit
 
@@ -22,7 +23,7 @@ _PACES = (1, 4)  # starts in which every layer gives about so many integers per 
 
 
 @dataclass(frozen=True)
-class Choice:
+class Candidate:
     """A folding of one group of layers: its cycles per inference and its cells."""
 
     cycles: int
@@ -34,18 +35,18 @@ class Choice:
 class Link:
     """A wire between two layers that have foldings; None is the outside, whose width the other side decides."""
 
-    giver: hw.Layer | None
-    taker: hw.Layer | None
+    giver: Layer | None
+    taker: Layer | None
     bits: int
     total: int  # integers per inference
 
 
-def links_of(network: hw.Network) -> list[Link]:
+def find_links(network: Network) -> list[Link]:
     """All of them, seen through forks and queues."""
-    givers: dict[str, hw.Layer | None] = {network.source.name: None}
+    givers: dict[str, Layer | None] = {network.source.name: None}
     links = []
     for layer in network.layers:
-        if tied(layer):
+        if layer.passes_beats:
             givers |= {wire.name: givers[layer.source.name] for wire in layer.results}
             continue
         links += [Link(givers[wire.name], layer, wire.bits, wire.total) for wire in layer.sources]
@@ -62,53 +63,80 @@ def converters(bits: int, given: int, taken: int, family: str) -> Cost:
     return cost
 
 
+def _widths(link: Link, folding: Mapping[str, Fold]) -> tuple[int, int]:
+    """(given, taken) integers per beat on the two sides of a link; the pins of the top follow the layer at them."""
+    taken = None if link.taker is None else link.taker.elements(folding[link.taker.name])[0]
+    given = None if link.giver is None else link.giver.elements(folding[link.giver.name])[1]
+    if given is None:
+        assert taken is not None, "a network has a layer"
+        given = through_pins(taken, link.bits)
+    return given, through_pins(given, link.bits) if taken is None else taken
+
+
 def between(link: Link, folding: Mapping[str, Fold], family: str, most_cycles: int) -> Cost:
     """The converters on one link; no device holds those that would need more cycles than that."""
-    taken = elements(link.taker, folding[link.taker.name])[0] if link.taker else None
-    given = elements(link.giver, folding[link.giver.name])[1] if link.giver else through_pins(taken, link.bits)
-    taken = through_pins(given, link.bits) if taken is None else taken
+    given, taken = _widths(link, folding)
     if link.total // min(given, *conversions(given, taken), taken) > most_cycles:
         return Cost(lut4=_TOO_SLOW)
     return converters(link.bits, given, taken, family)
 
 
-def matched(
-    network: hw.Network,
-    groups: Sequence[tuple[hw.Layer, ...]],
-    options: Sequence[Sequence[Choice]],
+@dataclass(frozen=True)
+class _Problem:
+    """A network whose groups each take one of their options; `limits` says what is small."""
+
+    groups: Sequence[tuple[Layer, ...]]
+    options: Sequence[Sequence[Candidate]]
+    links: Sequence[Link]
+    limits: Limits
+    most_cycles: int
+
+    def assign(self, candidates: Sequence[Candidate]) -> dict[str, Fold]:
+        """The folding by layer name in which every group has its candidate."""
+        pairs = zip(self.groups, candidates, strict=True)
+        return {layer.name: candidate.fold for group, candidate in pairs for layer in group}
+
+    def share(self, candidates: Sequence[Candidate], links: Sequence[Link], folding: Mapping[str, Fold]) -> float:
+        """The share of the device that these candidates and the converters on these links take together."""
+        cost = sum((candidate.cost for candidate in candidates), Cost())
+        return self.limits.share(
+            sum((between(link, folding, self.limits.family, self.most_cycles) for link in links), cost)
+        )
+
+    def starts(self) -> list[list[Candidate]]:
+        """Where the descent begins: all smallest, and all near one pace."""
+        small = [min(options, key=lambda one: self.limits.share(one.cost)) for options in self.options]
+        return [small, *([self._at_pace(options, pe) for options in self.options] for pe in _PACES)]
+
+    def _at_pace(self, options: Sequence[Candidate], pe: int) -> Candidate:
+        return min(options, key=lambda one: (abs(one.fold.pe - pe), self.limits.share(one.cost)))
+
+    def descend(self, candidates: list[Candidate]) -> tuple[float, dict[str, Fold]]:
+        """(share of the device, folding) once every group in turn has taken what is smallest beside the others."""
+        folding = self.assign(candidates)
+        for _ in range(_ROUNDS):
+            for k, group in enumerate(self.groups):
+                candidates[k] = self._find_smallest(k, folding)
+                folding |= {layer.name: candidates[k].fold for layer in group}
+        return self.share(candidates, self.links, folding), folding
+
+    def _find_smallest(self, k: int, folding: Mapping[str, Fold]) -> Candidate:
+        group = self.groups[k]
+        near = [link for link in self.links if link.giver in group or link.taker in group]
+
+        def share(one: Candidate) -> float:
+            return self.share([one], near, {**folding, **{layer.name: one.fold for layer in group}})
+
+        return min(self.options[k], key=share)
+
+
+def match_widths(
+    network: Network,
+    groups: Sequence[tuple[Layer, ...]],
+    options: Sequence[Sequence[Candidate]],
     limits: Limits,
     most_cycles: int,
 ) -> dict[str, Fold]:
-    """A folding by layer name, from the choices that each group has; `limits` says what is small."""
-    links = links_of(network)
-    touching = [[link for link in links if link.giver in group or link.taker in group] for group in groups]
-    starts = [
-        [min(choices, key=lambda choice: limits.share(choice.cost)) for choices in options],
-        *(
-            [
-                min(choices, key=lambda choice: (abs(choice.fold.pe - pe), limits.share(choice.cost)))
-                for choices in options
-            ]
-            for pe in _PACES
-        ),
-    ]
-    found = []
-    for chosen in starts:
-        folding = {layer.name: choice.fold for group, choice in zip(groups, chosen) for layer in group}
-        for _ in range(_ROUNDS):
-            for k, (group, choices, near) in enumerate(zip(groups, options, touching)):
-
-                def size(choice: Choice) -> float:
-                    tried = {**folding, **{layer.name: choice.fold for layer in group}}
-                    return limits.share(
-                        sum((between(link, tried, limits.family, most_cycles) for link in near), choice.cost)
-                    )
-
-                chosen[k] = min(choices, key=size)
-                folding |= {layer.name: chosen[k].fold for layer in group}
-        total = sum(
-            (between(link, folding, limits.family, most_cycles) for link in links),
-            sum((c.cost for c in chosen), Cost()),
-        )
-        found.append((limits.share(total), folding))
-    return min(found, key=lambda entry: entry[0])[1]
+    """A folding by layer name, from the candidates that each group has; `limits` says what is small."""
+    problem = _Problem(groups, options, find_links(network), limits, most_cycles)
+    return min((problem.descend(start) for start in problem.starts()), key=lambda entry: entry[0])[1]

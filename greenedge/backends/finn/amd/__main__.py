@@ -13,7 +13,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from greenedge.backends.finn.amd import REQUEST, RESULT
 from greenedge.backends.finn.amd.flow import FINN
@@ -25,9 +27,9 @@ from greenedge.graph import load_graph
 
 _LIMIT_S = 3 * 3600
 _MISSING = (
-    "vivado is not on PATH: the project, the overlay and its driver, and FINN's own flow (finn-build/) are written, nothing was "
-    "synthesised by Vivado; run `vivado -mode batch -source vivado/core.tcl` (and overlay.tcl) in the build folder where it is, "
-    "or build with --set build.synthesis=vivado, with --docker in its image."
+    "vivado is not on PATH: the project, the overlay and its driver, and FINN's own flow (finn-build/) are written, "
+    "nothing was synthesised by Vivado; run `vivado -mode batch -source vivado/core.tcl` (and overlay.tcl) in the "
+    "build folder where it is, or build with --set build.synthesis=vivado, with --docker in its image."
 )
 
 
@@ -42,10 +44,13 @@ def main(what: str) -> int:
             files["core.f"] = "".join(f"rtl/{name}\n" for name in about["sources"]).encode()
         else:
             vivado = shutil.which("vivado")
-            if what == "run" and vivado is None:
+            result: dict[str, Any]
+            if what == "read":
+                result = _read_implementation(here, request, vivado, None)
+            elif vivado is None:
                 result = {"vivado": None, "said": _MISSING}
             else:
-                result = _implemented(here, request, vivado, what == "run")
+                result = _read_implementation(here, request, vivado, vivado)
             files = {RESULT: (json.dumps(result, indent=1) + "\n").encode()}
         for name, content in files.items():
             with atomic_write(here / name) as path:
@@ -56,10 +61,13 @@ def main(what: str) -> int:
     return 0
 
 
-def _implemented(here: Path, request: dict, vivado: str | None, run: bool) -> dict:
-    """Vivado's numbers of the core, and the overlay where the board has one; it is run first unless it has been."""
+def _read_implementation(here: Path, request: Mapping[str, Any], vivado: str | None, run: str | None) -> dict[str, Any]:
+    """Vivado's numbers of the core, and the overlay where the board has one.
+
+    `vivado` is the one on PATH, if there is one; `run` is the one to run first, None where the plan has run it.
+    """
     if run:
-        _run(here, vivado, "core")
+        _run(here, run, "core")
     counted = utilisation(here / FOLDER / "utilization.rpt")
     highest = fmax_hz(here / FOLDER / "timing.rpt", request["clock_hz"])
     if highest < request["clock_hz"]:
@@ -70,7 +78,7 @@ def _implemented(here: Path, request: dict, vivado: str | None, run: bool) -> di
     bitstream = None
     if request["shell"] == "vivado_zynq":
         if run:
-            _run(here, vivado, "overlay")
+            _run(here, run, "overlay")
         bitstream = f"{FOLDER}/greenedge.bit"
         if not (here / bitstream).is_file():
             raise ToolError(
@@ -105,7 +113,8 @@ def _finn(here: Path) -> str | None:
             )
         except subprocess.TimeoutExpired:
             raise ToolError(
-                f"finn build did not end within {_LIMIT_S // 3600} hours and was stopped; its log is {folder / 'finn.log'}."
+                f"finn build did not end within {_LIMIT_S // 3600} hours and was stopped; its log is "
+                f"{folder / 'finn.log'}."
             ) from None
     if done.returncode != 0 or not (folder / "output").is_dir():
         raise ToolError(

@@ -1,10 +1,11 @@
-"""What a build for an AMD board writes when it is planned, and the commands after the core is stitched and simulated."""
+"""What a plan for an AMD board writes, and its commands after the core is stitched and simulated."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from greenedge.backends.finn.amd import REQUEST, RESULT
 from greenedge.graph import Graph
@@ -20,23 +21,23 @@ _FPS = 10_000  # FINN's flow has no "fastest that fits": without --fps it folds 
 _XILINX = {"zynq": "xc7", "zynq-us": "xcup", "virtex-us": "xcup"}
 
 
-def amd_files(graph: Graph, request: Mapping) -> dict[str, bytes]:
+def amd_files(graph: Graph, request: Mapping[str, Any]) -> dict[str, bytes]:
     """{name: content}: the request, the resource check, and FINN's own flow where FINN knows the board."""
-    files = {REQUEST: (json.dumps(dict(request), indent=1) + "\n").encode(), "amd.ys": _check(request).encode()}
+    files = {REQUEST: (json.dumps(dict(request), indent=1) + "\n").encode(), "amd.ys": _check_script(request).encode()}
     if request["finn_board"]:
         files |= finn_files(graph, request)
     return files
 
 
-def _check(request: Mapping) -> str:
+def _check_script(request: Mapping[str, Any]) -> str:
     return f"""read_slang --threads 1 --ignore-assertions --allow-use-before-declare -D VERILATOR --top top -f core.f
 synth_xilinx -family {_XILINX[request["family"]]} -top top -flatten
 tee -q -o stat.json stat -json
 """
 
 
-def finn_files(graph: Graph, request: Mapping) -> dict[str, bytes]:
-    """FINN's complete flow on the integer graph: model, configuration, the step that hands the graph over, how to run it."""
+def finn_files(graph: Graph, request: Mapping[str, Any]) -> dict[str, bytes]:
+    """FINN's complete flow on the integer graph: model, configuration, the step that hands it over, how to run it."""
     outputs = ["estimate_reports", "stitched_ip", "bitfile", "pynq_driver", "deployment_package"]
     steps = [
         "greenedge_steps.step_hand_over",
@@ -63,9 +64,8 @@ def finn_files(graph: Graph, request: Mapping) -> dict[str, bytes]:
         "generate_outputs": outputs,
         "steps": steps,
     }
-    text = (
-        "# FINN's complete flow for this model. Made by greenedge.\n" + json.dumps(settings, indent=1) + "\n"
-    )  # JSON is YAML
+    # JSON is YAML
+    text = "# FINN's complete flow for this model. Made by greenedge.\n" + json.dumps(settings, indent=1) + "\n"
     return {
         f"{FINN}/build.yaml": text.encode(),
         f"{FINN}/model.onnx": to_qonnx(graph).SerializeToString(deterministic=True),
@@ -74,16 +74,19 @@ def finn_files(graph: Graph, request: Mapping) -> dict[str, bytes]:
     }
 
 
-def amd_commands(request: Mapping, vivado: bool = False) -> tuple[Command, ...]:
-    """The project's texts, a resource check with open tools, then Vivado: where it is, or (`vivado`) as a step that must succeed,
-    which --docker can run in its image."""
-    python = lambda *words: ("{python}", "-m", _MODULE, *words)
+def _run_module(what: str) -> tuple[str, ...]:
+    return "{python}", "-m", _MODULE, what
+
+
+def amd_commands(request: Mapping[str, Any], vivado: bool = False) -> tuple[Command, ...]:
+    """The project's texts, a resource check with open tools, then Vivado: where it is, or (`vivado`) as a step that
+    must succeed, which --docker can run in its image."""
     before = (
-        Command(python("write"), "amd.log", "writing the Vivado project"),
+        Command(_run_module("write"), "amd.log", "writing the Vivado project"),
         Command(("{yosys}", "-q", "-l", "yosys.log", "-s", "amd.ys"), "yosys-out.log", "checking resources with yosys"),
     )
     if not vivado:
-        return (*before, Command(python("run"), "vivado.log", "Vivado, where it is", timeout_s=8 * 3600))
+        return (*before, Command(_run_module("run"), "vivado.log", "Vivado, where it is", timeout_s=8 * 3600))
     names = ("core", "overlay") if request["shell"] == "vivado_zynq" else ("core",)
     return (
         *before,
@@ -96,5 +99,5 @@ def amd_commands(request: Mapping, vivado: bool = False) -> tuple[Command, ...]:
             )
             for name in names
         ),
-        Command(python("read"), "vivado.log", "reading Vivado's reports"),
+        Command(_run_module("read"), "vivado.log", "reading Vivado's reports"),
     )

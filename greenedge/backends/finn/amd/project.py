@@ -1,4 +1,4 @@
-"""What goes to Vivado and to the board, from templates: projects, the Verilog around the core, the driver, golden samples."""
+"""What goes to Vivado and to the board, from templates: projects, Verilog around the core, driver, golden samples."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ _LANE_BYTES = 4  # of a word of the DMA engine
 _SAMPLES, _SEED = 32, 1
 
 
-def project_files(request: Mapping, about: Mapping, graph: Graph) -> dict[str, bytes]:
+def project_files(request: Mapping[str, Any], about: Mapping[str, Any], graph: Graph) -> dict[str, bytes]:
     """{"vivado/…": content} for what amd.json and streams.json say."""
     first, last = (Stream.from_plain(about["streams"][k]) for k in (0, -1))
     assert max(first.bytes, last.bytes) <= _LANE_BYTES, (
@@ -39,21 +40,21 @@ def project_files(request: Mapping, about: Mapping, graph: Graph) -> dict[str, b
         "digest": request["model"],
     }
     names = ["core.tcl", "core.xdc", "memories.tcl"]
-    files = {}
+    files: dict[str, bytes] = {}
     if request["shell"] == "vivado_zynq":
         names += ["overlay.tcl", "greenedge_axis.v", "driver.py"]
         packets = {name.rpartition("/")[2]: (RTL / name).read_bytes() for name in _PACKETS}
         packets = {f"{FOLDER}/{name}": content for name, content in packets.items() if name not in about["sources"]}
         values |= {**_driver(first, last), "packets": " ".join(packets)}
         files |= packets
-        files[f"{FOLDER}/golden.npz"] = _golden(graph)
-    return {**files, **{f"{FOLDER}/{name}": _filled(name, values) for name in names}}
+        files[f"{FOLDER}/golden.npz"] = _golden_samples(graph)
+    return {**files, **{f"{FOLDER}/{name}": _fill_template(name, values) for name in names}}
 
 
-def _filled(name: str, values: Mapping) -> bytes:
+def _fill_template(name: str, values: Mapping[str, Any]) -> bytes:
     template = _TEMPLATES / f"{name}.in" if name.endswith(".py") else _TEMPLATES / name
     text = template.read_text(encoding="utf-8")
-    return re.sub(r"@(\w+)@", lambda found: str(values[found[1]]), text).encode()
+    return re.sub(r"@(\w+)@", lambda match: str(values[match[1]]), text).encode()
 
 
 def _driver(first: Stream, last: Stream) -> dict[str, object]:
@@ -73,11 +74,11 @@ def _driver(first: Stream, last: Stream) -> dict[str, object]:
     return values
 
 
-def _golden(graph: Graph) -> bytes:
+def _golden_samples(graph: Graph) -> bytes:
     """Random samples, both ends of the range among them, and what the integer graph says to them."""
     edge = graph.edges[graph.inputs[0]]
     x = np.random.default_rng(_SEED).integers(edge.lo, edge.hi + 1, (_SAMPLES, *edge.shape))
     x[0], x[-1] = edge.lo, edge.hi
-    held = io.BytesIO()
-    np.savez(held, x=x.astype(np.int16), y=run_graph(graph, x)[graph.outputs[0]])
-    return held.getvalue()
+    buffer = io.BytesIO()
+    np.savez(buffer, x=x.astype(np.int16), y=run_graph(graph, x)[graph.outputs[0]])
+    return buffer.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.amd import REQUEST, RESULT
@@ -27,7 +28,8 @@ _MAX_BYTES = 16 << 20
 
 def utilisation(path: Path) -> dict[str, int]:
     """{lut, ff, dsp, bram_bits} of report_utilization. Raises GreenedgeError where the file is no such report."""
-    text, found = _read(path), {}
+    text = _read(path)
+    found: dict[str, int] = {}
     for line in text.splitlines():
         cells = [cell.strip().rstrip("*") for cell in line.split("|")[1:-1]]
         if len(cells) > 1 and cells[0] in _ROWS and re.fullmatch(r"\d+(\.\d+)?", cells[1]):
@@ -46,12 +48,13 @@ def fmax_hz(path: Path, clock_hz: float) -> float:
     return 1e9 / (1e9 / clock_hz - float(slack[1]))
 
 
-def report(folder: Path) -> dict:
+def report(folder: Path) -> dict[str, Any]:
     """{"hardware": …}: resources and clock by Vivado where it ran, else resources by yosys; cycles simulated."""
-    read = lambda name: build_dir.read(folder, name)
-    simulated, design, record = (read(f"{name}.json") for name in ("simulation", "folding", "build"))
-    finn = read("finn.json") if (folder / "finn.json").is_file() else None  # FINN+ need not be asked
-    request, vivado, stat = read(REQUEST), read(RESULT), read("stat.json")
+    simulated, design, record, request, vivado, stat = (
+        build_dir.read(folder, name)
+        for name in ("simulation.json", "folding.json", "build.json", REQUEST, RESULT, "stat.json")
+    )
+    finn = build_dir.read_finn(folder)
     by_vivado = vivado.get("core")
     counted = by_vivado or {
         **{name: build_dir.cells(stat, None, *cells) for name, cells in _CELLS.items()},
@@ -81,7 +84,7 @@ def report(folder: Path) -> dict:
     }
     notes = [
         *design["notes"],
-        *(build_dir.apart(design, finn) if finn else ()),
+        *(build_dir.compare_with_finn(design, finn) if finn else ()),
         *([] if by_vivado else [vivado["said"]]),
     ]
     asked = {"finn-plus": finn["finn_plus"]} if finn else {}
@@ -94,4 +97,6 @@ def _read(path: Path) -> str:
             raise GreenedgeError(f"{path} has more than {_MAX_BYTES:,} bytes; a report is smaller.")
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise GreenedgeError(f"{path} cannot be read ({error.strerror.lower()}); run the build stage again.") from None
+        raise GreenedgeError(
+            f"{path} cannot be read ({str(error.strerror).lower()}); run the build stage again."
+        ) from None

@@ -1,19 +1,21 @@
-"""What builds a network of layers from an integer graph: names, wires for edges, forks where an edge has several readers."""
+"""What the rules build a network with: names, wires for edges, forks where an edge has several readers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.errors import Reason, ReasonKind
+from greenedge.backends.finn.dialect.layer import ZERO, Layer, Wire
+from greenedge.errors import ReasonKind
 from greenedge.graph import Graph, Op, Reshape, Transpose
+from greenedge.graph.ops.base import Ints
+from greenedge.legalise.rules import NotEmitting, RuleBuilder
 
-MAX_BITS = 8  # of weights, inputs and quantised activations
-MAX_SUM_BITS = 16  # of sums that go into a layer with weights without being quantised before
+NO_HARDWARE = (Reshape, Transpose)  # they rename what comes when; their rule is lower_stream.view
 _RESERVED = {
     "top",
     "clk",
@@ -43,20 +45,15 @@ _RESERVED = {
 }
 
 
-class Refused(Exception):
-    """Why one operation cannot be built; becomes a Reason."""
-
-
-def too_wide(value: str, most: int = MAX_BITS) -> Refused:
-    return Refused(
-        ReasonKind.TOO_WIDE, value, f"finn computes with 1 to {most} bits", f"quantise to at most {most} bits"
-    )
-
-
-def channels_last(shape: tuple[int, ...]) -> np.ndarray:
+def channels_last(shape: tuple[int, ...]) -> Ints:
     """For each place in the stream of an edge, the row-major index of the element there."""
     index = np.arange(int(np.prod(shape))).reshape(shape)
     return np.moveaxis(index, 0, -1).ravel() if len(shape) > 1 else index.ravel()
+
+
+def to_pair(values: Sequence[int], one: int = 1) -> tuple[int, int]:
+    """(vertical, horizontal) of a value per spatial axis."""
+    return (values[0], values[1]) if len(values) == 2 else (one, values[0])
 
 
 class Names:
@@ -75,99 +72,144 @@ class Names:
         return name
 
 
-class Builder:
-    """Adds one operation after another. What reads a refused edge is still checked for what does not depend on it."""
+@dataclass(frozen=True)
+class Image:
+    """A wire in pixels that travels channels-last; a sequence is one row high."""
+
+    wire: Wire
+    height: int
+    width: int
+
+
+class Builder(RuleBuilder):
+    """Adds one layer after another. What reads a refused edge is still checked for what does not depend on that edge.
+
+    There is no checking without emission: whether a network fits a device is known only once its layers are.
+    """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.reasons, self.layers, self.notes = graph, [], [], []
+        super().__init__(graph)
+        self.layers: list[Layer] = []
+        self.notes: list[str] = []
         self.live = set(graph.outputs)  # edges that the output depends on
         for op in reversed(graph.ops):
             self.live |= set(op.inputs) if op.output in self.live else set()
         self.names = Names()
-        self.source: hw.Wire | None = None
-        self.free: dict[str, list[hw.Wire]] = {}  # wires of an edge that nobody has taken yet
-        self.views: dict[str, tuple[str, np.ndarray]] = {}  # edge -> (the edge whose wire carries it, order)
+        self.source: Wire | None = None
+        self._free: dict[str, list[Wire]] = {}  # wires of an edge that nobody has taken yet
+        self._views: dict[str, tuple[str, Ints]] = {}  # edge -> (the edge whose wire carries it, order)
+
+    @property
+    def live_ops(self) -> list[Op]:
+        """The operations that the output depends on."""
+        return [op for op in self.graph.ops if op.output in self.live]
 
     # -- edges and wires
 
-    def refuse(self, node: str, kind: str, value: str, rule: str, cure: str) -> None:
-        self.reasons.append(Reason(node, kind, value, rule, cure))
-
-    def readers(self, edge: str) -> list[Op | None]:
-        """Who reads the values of `edge`, seen through reshapes; None stands for the output."""
-        found: list[Op | None] = [None] if edge in self.graph.outputs else []
+    def find_readers(self, edge: str) -> list[Op | None]:
+        """Who reads the values of `edge`, seen through operations that are no hardware; None stands for the output."""
+        readers: list[Op | None] = [None] if edge in self.graph.outputs else []
         for reader in (op for op in self.graph.consumers(edge) if op.output in self.live):
-            through = isinstance(reader, (Reshape, Transpose))
-            found += self.readers(reader.output) if through else [reader] * reader.inputs.count(edge)
-        return found
+            if isinstance(reader, NO_HARDWARE):
+                readers += self.find_readers(reader.output)
+            else:
+                readers += [reader] * reader.inputs.count(edge)
+        return readers
 
-    def take(self, edge: str) -> hw.Wire | None:
-        """A wire that carries `edge`, for one reader; None where its producer was refused."""
-        root, order = self.views.get(edge, (edge, None))
-        wires = self.free.get(root)
+    def take(self, edge: str) -> Wire:
+        """A wire that carries `edge`, for one reader. Ends the rule where the producer of the edge was refused."""
+        root, order = self._views.get(edge, (edge, None))
+        wires = self._free.get(root)
         if not wires:
-            return None
+            raise NotEmitting
         wire = wires.pop()
         return wire if order is None else replace(wire, edge=edge, shape=self.graph.edges[edge].shape, order=order)
 
-    def wire(self, name: str, edge: str, order: np.ndarray, channels: int, **more) -> hw.Wire:
-        """A new wire for an edge of the graph, which bounds what travels unless `more` says otherwise."""
-        about = self.graph.edges[edge]
-        return hw.Wire(name, edge, about.shape, order, channels, **{"lo": about.lo, "hi": about.hi, **more})
+    def take_all(self, op: Op) -> list[Wire]:
+        """The wires that `op` reads. Ends the rule where the producer of one was refused, as `take` does."""
+        return [self.take(edge) for edge in op.inputs]
 
-    def inner(self, layer: hw.Layer) -> hw.Wire:
+    def take_image(self, op: Op) -> Image:
+        """The first wire that `op` reads, as an image; requires that it is one."""
+        return self.require_image(op, self.take(op.inputs[0]))
+
+    def require_image(self, op: Op, wire: Wire) -> Image:
+        """The wire as an image or sequence; requires that it travels channels-last. Ends the rule where it is none."""
+        shape = wire.shape
+        is_image = self.require(
+            len(shape) in (2, 3),
+            f"{op.kind} on {shape}",
+            "finn computes on (channels, height, width) and (channels, length)",
+            "use two or fewer spatial axes",
+        )
+        self.require(
+            not is_image or np.array_equal(wire.order, channels_last(shape)),
+            f"{op.kind} on {shape} after a reshape or transposition that moves channels",
+            "finn streams images channels-last",
+            "leave the reshape out, or put it before the model",
+        )
+        self.begin_emission()
+        return Image(replace(wire, channels=shape[0]), shape[1] if len(shape) == 3 else 1, shape[-1])
+
+    def make_wire(
+        self,
+        name: str,
+        edge: str,
+        order: Ints,
+        channels: int,
+        bounds: tuple[int, int] | None = None,
+        offset: Ints = ZERO,
+    ) -> Wire:
+        """A new wire for an edge of the graph, whose range bounds what travels unless `bounds` says otherwise."""
+        about = self.graph.edges[edge]
+        low, high = bounds or (about.lo, about.hi)
+        return Wire(name, edge, about.shape, order, channels, low, high, offset)
+
+    def give_inner(self, layer: Layer) -> Wire:
         """Appends a layer whose result only the next one reads."""
         self.layers.append(layer)
         return layer.result
 
-    def give(self, layer: hw.Layer) -> None:
+    def give(self, layer: Layer) -> None:
         """Appends the layer that writes an edge."""
         self.layers.append(layer)
         self.offer(layer.result)
 
-    def offer(self, wire: hw.Wire) -> None:
+    def offer(self, wire: Wire) -> None:
         """Makes one wire per reader, with forks where there are several."""
         wires = [wire]
-        for _ in self.readers(wire.edge)[1:]:
+        for _ in self.find_readers(wire.edge)[1:]:
             last = wires.pop()
             copies = tuple(replace(last, name=self.names.take(f"{wire.name}_to")) for _ in range(2))
             self.layers.append(hw.Fork(f"{copies[0].name}_fork", (last,), copies))
             wires += copies
-        self.free[wire.edge] = wires
+        self._free[wire.edge] = wires
 
-    # -- operations
+    def order_of(self, edge: str) -> tuple[str, Ints]:
+        """(the edge whose wire carries `edge`, in which order). Ends the rule where its producer was refused."""
+        if edge in self._views:
+            return self._views[edge]
+        wire = self._find_wire(edge)
+        if wire is None:
+            raise NotEmitting
+        return edge, wire.order
 
-    def add(self, op: Op, rules: Mapping[type[Op], Callable[[Builder, Op], None]]) -> None:
-        """Translates one operation by its rule, or says why not."""
-        if op.output not in self.live:
-            return
-        try:
-            if type(op) not in rules:
-                raise Refused(
-                    ReasonKind.UNSUPPORTED_OP,
-                    f"operation {type(op).__name__}",
-                    "finn builds no such layer",
-                    "choose another back end",
-                )
-            rules[type(op)](self, op)
-        except Refused as refusal:
-            self.refuse(op.name, *refusal.args)
+    def view(self, edge: str, root: str, order: Ints) -> None:
+        """States that the wire of `root` carries `edge` too, in this order."""
+        self._views[edge] = (root, order)
 
-    def sources(self, op: Op) -> list[hw.Wire] | None:
-        """The wires that `op` reads, None where one of them was refused."""
-        wires = [self.take(edge) for edge in op.inputs]
-        return None if any(wire is None for wire in wires) else wires
+    # -- the network
 
-    def finished(self) -> hw.Network | None:
+    def finish(self) -> hw.Network | None:
         """The network, or None with a reason added."""
         output = self.graph.outputs[0]
-        wire = self.take(output)
-        if wire is None:
+        try:
+            wire = self.take(output)
+        except NotEmitting:
             return None
         if not np.array_equal(wire.order, channels_last(wire.shape)):
-            producer = self.graph.producer(output)
             self.refuse(
-                producer.name,
+                self.graph.producer(output).name,
                 ReasonKind.UNSUPPORTED_OP,
                 f"an output of {wire.shape} whose first axis does not come innermost",
                 "finn gives outputs channels-last",
@@ -183,18 +225,20 @@ class Builder:
                 "give it a layer",
             )
             return None
+        assert self.source is not None, "an output that is carried comes from an input"
+        return hw.Network(self.graph.name, self.source, tuple(self.layers), wire, self._view_wires(), tuple(self.notes))
+
+    def _view_wires(self) -> tuple[Wire, ...]:
         edges = self.graph.edges
-        views = tuple(
-            replace(self.written(root), edge=edge, shape=edges[edge].shape, order=order)
-            for edge, (root, order) in self.views.items()
-            if self.written(root) is not None
+        carriers = ((edge, self._find_wire(root), order) for edge, (root, order) in self._views.items())
+        return tuple(
+            replace(wire, edge=edge, shape=edges[edge].shape, order=order)
+            for edge, wire, order in carriers
+            if wire is not None
         )
-        return hw.Network(self.graph.name, self.source, tuple(self.layers), wire, views, tuple(self.notes))
 
-    def _wires(self) -> list[hw.Wire]:
-        first = [self.source] if self.source is not None else []
-        return [*first, *(wire for layer in self.layers for wire in layer.results)]
-
-    def written(self, edge: str) -> hw.Wire | None:
+    def _find_wire(self, edge: str) -> Wire | None:
         """The wire that its layer writes `edge` to."""
-        return next((wire for wire in self._wires() if wire.edge == edge), None)
+        first = [self.source] if self.source is not None else []
+        wires = [*first, *(wire for layer in self.layers for wire in layer.results)]
+        return next((wire for wire in wires if wire.edge == edge), None)

@@ -1,4 +1,4 @@
-"""Layers with weights, and the windows before them."""
+"""Rules for layers with weights, and the windows before them."""
 
 from __future__ import annotations
 
@@ -8,179 +8,145 @@ from dataclasses import replace
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.dialect.builder import MAX_BITS, MAX_SUM_BITS, Builder, Refused, channels_last, too_wide
-from greenedge.errors import ReasonKind
-from greenedge.graph import Add, Conv, Dense, Edge, Op, Requantise
+from greenedge.backends.finn.dialect.builder import Builder, Image, channels_last, to_pair
+from greenedge.backends.finn.dialect.layer import ZERO, Wire
+from greenedge.backends.finn.dialect.supported import RULES, weight_bits
+from greenedge.graph import Add, Conv, Dense, Linear, Requantise
+from greenedge.graph.ops.base import Ints
+
+_LinearFields = tuple[str, tuple[Wire, ...], tuple[Wire, ...], Ints, int, Ints, bool]  # in the order of hw.Linear
 
 
-def image(builder: Builder, op: Op, wire: hw.Wire) -> tuple[hw.Wire, int, int]:
-    """(the wire in pixels, height, width) of an image or a sequence that travels channels-last."""
-    shape = wire.shape
-    if len(shape) not in (2, 3):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"{type(op).__name__} on {shape}",
-            "finn computes on (channels, height, width) and (channels, length)",
-            "use two or fewer spatial axes",
+@RULES.lowers(Dense)
+def dense(b: Builder, op: Dense) -> None:
+    """A matrix unit whose rows come in the order of the stream."""
+    wire = b.take(op.inputs[0])
+    k, m = op.weight.shape
+    row, column = np.divmod(wire.order.reshape(-1, k), k)
+    b.require(
+        bool(np.all(row == row[:, :1]) and np.all(column == column[0])),
+        f"a dense layer along the last axis of {wire.shape}",
+        "finn streams the channels innermost",
+        "put the features into the channels, or use a 1×1 convolution",
+    )
+    b.begin_emission()
+    order = (row[:, :1] * m + np.arange(m)).ravel()
+    b.give(hw.MatVec(*_sum_products(b, op, wire, op.weight[column[0]], 0, order)))
+
+
+@RULES.lowers(Conv)
+def conv(b: Builder, op: Conv) -> None:
+    """Patches, then a matrix unit; a depthwise convolution has its own unit."""
+    image = b.take_image(op)
+    b.begin_emission()
+    order = channels_last(b.graph.edges[op.output].shape)
+    if op.is_depthwise:
+        image = _repeat_channels(b, op, image, op.channels // image.wire.channels)
+        patches = slide_conv(b, op, image, grouped=True)
+        b.give(hw.Depthwise(*_sum_products(b, op, patches, op.weight.reshape(op.channels, -1), 1, order)))
+        return
+    weight = op.weight.reshape(*op.weight.shape[:2], -1)
+    if op.groups > 1:
+        weight = _spread_groups(weight, op.groups)
+        b.notes.append(
+            f"{op.name}: a convolution in {op.groups} groups is built as a dense one with zeros, {op.groups} times "
+            "the multiplications and weight memory of its groups."
         )
-    if not np.array_equal(wire.order, channels_last(shape)):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"{type(op).__name__} on {shape} after a reshape or transposition that moves channels",
-            "finn streams images channels-last",
-            "leave the reshape out, or put it before the model",
-        )
-    return replace(wire, channels=shape[0]), shape[1] if len(shape) == 3 else 1, shape[-1]
+    patches = slide_conv(b, op, image, grouped=False)
+    matrix = weight.transpose(2, 1, 0).reshape(-1, op.channels)  # rows in (kh, kw, c) order, as patches come
+    b.give(hw.MatVec(*_sum_products(b, op, patches, matrix, 0, order), spread=op.groups))
 
 
-def pair(values: Sequence[int], one: int = 1) -> tuple[int, int]:
-    """(vertical, horizontal) of a value per spatial axis."""
-    return (values[0], values[1]) if len(values) == 2 else (one, values[0])
+def slide_conv(b: Builder, op: Conv, image: Image, grouped: bool) -> Wire:
+    """The patches that a convolution multiplies."""
+    return slide_window(b, op.name, image, op.kernel, op.strides, op.dilations, op.pads, op.pad_value, grouped)
 
 
-def window(
-    builder: Builder, op: Op, wire: hw.Wire, kernel, strides, dilations, pads, pad: int, grouped: bool
-) -> hw.Wire:
-    """The patches of an image, or the image itself where every pixel is one patch."""
-    wire, height, width = image(builder, op, wire)
+def slide_window(
+    b: Builder,
+    name: str,
+    image: Image,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+    pad: int,
+    grouped: bool,
+) -> Wire:
+    """The patches of an image, or the image itself where every pixel is one patch. `name` is the operation's."""
+    wire, height, width = image.wire, image.height, image.width
     half = len(pads) // 2
-    top, left = pair(pads[:half], 0)
-    bottom, right = pair(pads[half:], 0)
-    kernel, strides, dilations = pair(kernel), pair(strides), pair(dilations or (1,) * len(kernel))
+    top, left = to_pair(pads[:half], 0)
+    bottom, right = to_pair(pads[half:], 0)
+    size, step, spread = to_pair(kernel), to_pair(strides), to_pair(dilations)
     around = (top, left, bottom, right)
-    if any(p > (k - 1) * d for p, k, d in zip(around, kernel * 2, dilations * 2)):  # a patch of nothing but padding
-        wire = padded(builder, op.name + "_pad", wire, height, width, around, pad)
+    if any(p > (k - 1) * d for p, k, d in zip(around, size * 2, spread * 2, strict=True)):
+        # a patch may consist of padding alone, which ge_window does not make
+        wire = pad_image(b, f"{name}_pad", image, around, pad)
         height, width, around = height + top + bottom, width + left + right, (0, 0, 0, 0)
-    if kernel == strides == (1, 1):
+    if size == step == (1, 1):
         return wire
     wire = wire.holding(pad) if any(around) else wire
-    name = builder.names.take(f"{op.name}_window")
-    layer = hw.Window(name, (wire,), (), height, width, kernel, strides, dilations, around, pad, grouped)
+    layer_name = b.names.take(f"{name}_window")
+    layer = hw.Window(layer_name, (wire,), (), height, width, size, step, spread, around, pad, grouped)
     rows, columns = layer.out
-    size = rows * columns * layer.taps * wire.channels
+    total = rows * columns * layer.taps * wire.channels
     patches = replace(
-        wire, name=name, edge="", shape=(size,), channels=wire.channels * layer.taps, order=np.arange(size)
+        wire, name=layer_name, edge="", shape=(total,), channels=wire.channels * layer.taps, order=np.arange(total)
     )
-    return builder.inner(replace(layer, results=(patches,)))
+    return b.give_inner(replace(layer, results=(patches,)))
 
 
-def padded(
-    builder: Builder, name: str, wire: hw.Wire, height: int, width: int, pads: tuple[int, int, int, int], value: int
-) -> hw.Wire:
+def pad_image(b: Builder, name: str, image: Image, pads: tuple[int, int, int, int], value: int) -> Wire:
     """The image with padding around it, as a layer of its own."""
-    name, wire = builder.names.take(name), wire.holding(value)
-    shape = (wire.channels, height + pads[0] + pads[2], width + pads[1] + pads[3])
+    return b.give_inner(make_pad(b, name, image, pads, value))
+
+
+def make_pad(b: Builder, name: str, image: Image, pads: tuple[int, int, int, int], value: int) -> hw.Pad:
+    """The layer that pads an image; its result carries no edge of the graph."""
+    name, wire = b.names.take(name), image.wire.holding(value)
+    shape = (wire.channels, image.height + pads[0] + pads[2], image.width + pads[1] + pads[3])
     result = replace(wire, name=name, edge="", shape=shape, order=channels_last(shape))
-    return builder.inner(hw.Pad(name, (wire,), (result,), height, width, pads, value))
+    return hw.Pad(name, (wire,), (result,), image.height, image.width, pads, value)
 
 
-def _weight_bits(weight: np.ndarray) -> int:
-    """1 for signs alone (every weight +1 or -1), else the two's-complement width, at least 2."""
-    if np.all(np.abs(weight) == 1):
-        return 1
-    return max(2, Edge("w", (), min(int(weight.min()), -1), int(weight.max())).bits)
-
-
-def _check_widths(builder: Builder, op: Dense | Conv) -> None:
-    source = builder.graph.edges[op.inputs[0]]
-    if source.bits > MAX_SUM_BITS:
-        raise too_wide(f"input of {source.bits} bits", MAX_SUM_BITS)
-    if _weight_bits(op.weight) > MAX_BITS:
-        raise too_wide(f"weights of {_weight_bits(op.weight)} bits")
-
-
-def _absorbed(builder: Builder, edge: str) -> bool:
-    """Whether every reader takes a constant per channel into its own numbers."""
-    return all(
-        isinstance(reader, Requantise) or (isinstance(reader, Add) and _absorbed(builder, reader.output))
-        for reader in builder.readers(edge)
-    )
-
-
-def _linear(
-    builder: Builder, op: Op, kind: type, wire: hw.Wire, weight: np.ndarray, axis: int, order: np.ndarray, **more
-) -> None:
-    """Appends a MatVec or Depthwise; `axis` of `weight` is summed over, the other one is the outputs."""
-    bits = _weight_bits(weight)
+def _sum_products(b: Builder, op: Linear, wire: Wire, weight: Ints, axis: int, order: Ints) -> _LinearFields:
+    """The fields of a MatVec or Depthwise; `axis` of `weight` is summed over, the other one is the outputs."""
+    bits = weight_bits(weight)
     left_out = (weight < 0).sum(axis=axis) * (1 << max(bits - 2, 0))
-    correct = not _absorbed(builder, op.output)
+    correct = not _absorb_constants(b, op.output)
     products = np.stack([weight * wire.lo, weight * wire.hi])
     missing = 0 if correct else left_out
     lowest = int((products.min(axis=0).sum(axis=axis) - missing).min())
     highest = int((products.max(axis=0).sum(axis=axis) - missing).max())
-    name = builder.names.take(op.name)
-    result = builder.wire(
-        name,
-        op.output,
-        order,
-        weight.shape[1 - axis],
-        lo=min(lowest, -1),
-        hi=highest,
-        offset=hw.ZERO if correct or not np.any(left_out) else left_out,
+    name = b.names.take(op.name)
+    offset = ZERO if correct or not np.any(left_out) else left_out
+    result = b.make_wire(name, op.output, order, weight.shape[1 - axis], (min(lowest, -1), highest), offset)
+    return name, (wire,), (result,), weight, bits, left_out, correct
+
+
+def _absorb_constants(b: Builder, edge: str) -> bool:
+    """Whether every reader takes a constant per channel into its own numbers."""
+    return all(
+        isinstance(reader, Requantise) or (isinstance(reader, Add) and _absorb_constants(b, reader.output))
+        for reader in b.find_readers(edge)
     )
-    builder.give(kind(name, (wire,), (result,), weight, bits, left_out, correct, **more))
 
 
-def dense(builder: Builder, op: Dense) -> None:
-    _check_widths(builder, op)
-    wire = builder.take(op.inputs[0])
-    if wire is None:
-        return
-    k, m = op.weight.shape
-    row, column = np.divmod(wire.order.reshape(-1, k), k)
-    if np.any(row != row[:, :1]) or np.any(column != column[0]):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"a dense layer along the last axis of {wire.shape}",
-            "finn streams the channels innermost",
-            "put the features into the channels, or use a 1×1 convolution",
-        )
-    order = (row[:, :1] * m + np.arange(m)).ravel()
-    _linear(builder, op, hw.MatVec, wire, op.weight[column[0]], 0, order)
-
-
-def conv(builder: Builder, op: Conv) -> None:
-    _check_widths(builder, op)
-    wire = builder.take(op.inputs[0])
-    if wire is None:
-        return
-    wire, _, _ = image(builder, op, wire)
-    order = channels_last(builder.graph.edges[op.output].shape)
-    outputs, per_group = op.weight.shape[:2]
-    geometry = (op.weight.shape[2:], op.strides, op.dilations, op.pads, op.pad_value)
-    if op.groups > 1 and per_group == 1:
-        wire = _repeated(builder, op, wire, outputs // wire.channels)
-        patches = window(builder, op, wire, *geometry, True)
-        _linear(builder, op, hw.Depthwise, patches, op.weight.reshape(outputs, -1), 1, order)
-        return
-    weight = op.weight.reshape(outputs, per_group, -1)
-    if op.groups > 1:
-        weight = _spread(weight, op.groups)
-        builder.notes.append(
-            f"{op.name}: a convolution in {op.groups} groups is built as a dense one with zeros, {op.groups} times "
-            "the multiplications and weight memory of its groups."
-        )
-    patches = window(builder, op, wire, *geometry, False)
-    matrix = weight.transpose(2, 1, 0).reshape(-1, outputs)  # rows in (kh, kw, c) order, as patches come
-    _linear(builder, op, hw.MatVec, patches, matrix, 0, order, spread=op.groups)
-
-
-def _repeated(builder: Builder, op: Conv, wire: hw.Wire, times: int) -> hw.Wire:
+def _repeat_channels(b: Builder, op: Conv, image: Image, times: int) -> Image:
     """Every channel `times` times in a row: the input of a depthwise convolution with a channel multiplier."""
     if times == 1:
-        return wire
-    builder.notes.append(
-        f"{op.name}: a depthwise convolution with multiplier {times} reads every channel {times} times."
-    )
-    name = builder.names.take(f"{op.name}_repeat")
+        return image
+    b.notes.append(f"{op.name}: a depthwise convolution with multiplier {times} reads every channel {times} times.")
+    wire, name = image.wire, b.names.take(f"{op.name}_repeat")
     shape = (wire.channels * times, *wire.shape[1:])
     flat = replace(wire, channels=1)  # a row per pixel, each channel a point of it
     result = replace(wire, name=name, edge="", shape=shape, order=channels_last(shape), channels=1)
-    made = builder.inner(hw.Upsample(name, (flat,), (result,), wire.pixels, wire.channels, (1, times)))
-    return replace(made, channels=shape[0])
+    repeat = hw.Upsample(name, (flat,), (result,), wire.pixels, wire.channels, (1, times))
+    return replace(image, wire=replace(b.give_inner(repeat), channels=shape[0]))
 
 
-def _spread(weight: np.ndarray, groups: int) -> np.ndarray:
+def _spread_groups(weight: Ints, groups: int) -> Ints:
     """(O, I/g, taps) of a grouped convolution as the (O, I, taps) of a dense one, zero outside the groups."""
     outputs, per_group, taps = weight.shape
     dense = np.zeros((outputs, per_group * groups, taps), np.int64)

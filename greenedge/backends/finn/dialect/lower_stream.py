@@ -1,24 +1,24 @@
-"""Layers without weights, the input, and what is no layer at all."""
+"""Rules for the input, layers without weights, and what is no layer at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.dialect.builder import MAX_BITS, Builder, Refused, channels_last, too_wide
-from greenedge.backends.finn.dialect.lower_mvu import image, padded, pair, window
-from greenedge.backends.finn.dialect.thresholding import MAX_TABLE, step_of
-from greenedge.errors import ReasonKind
+from greenedge.backends.finn.dialect.builder import Builder, channels_last, to_pair
+from greenedge.backends.finn.dialect.layer import Wire
+from greenedge.backends.finn.dialect.lower_mvu import make_pad, slide_window
+from greenedge.backends.finn.dialect.supported import RULES
+from greenedge.backends.finn.dialect.thresholding import MAX_TABLE, make_step
 from greenedge.graph import (
     Add,
     ArgMax,
     Concat,
     Input,
     MaxPool,
-    Op,
     Pad,
     Requantise,
     Reshape,
@@ -26,226 +26,194 @@ from greenedge.graph import (
     Transpose,
     Upsample,
 )
+from greenedge.graph.ops.base import Ints
 
 
-def source(builder: Builder, op: Input) -> None:
-    edge = builder.graph.edges[op.output]
-    order = channels_last(edge.shape)
-    builder.source = builder.wire("s", op.output, order, edge.shape[0] if edge.shape else 1)
-    builder.offer(builder.source)
-    if edge.bits > MAX_BITS:
-        raise too_wide(f"input of {edge.bits} bits")
+@RULES.lowers(Input)
+def source(b: Builder, op: Input) -> None:
+    edge = b.graph.edges[op.output]
+    b.source = b.make_wire("s", op.output, channels_last(edge.shape), edge.shape[0] if edge.shape else 1)
+    b.offer(b.source)
 
 
-def view(builder: Builder, op: Reshape | Transpose) -> None:
-    """The same integers in the same sequence: only what each is called changes."""
-    root, order = builder.views.get(op.inputs[0], (op.inputs[0], None))
-    if root not in builder.free:
+@RULES.lowers(Reshape)
+def reshape(b: Builder, op: Reshape) -> None:
+    """The same integers in the same sequence, and row-major indices stay what they are."""
+    b.view(op.output, *b.order_of(op.inputs[0]))
+
+
+@RULES.lowers(Transpose)
+def transpose(b: Builder, op: Transpose) -> None:
+    """The same integers in the same sequence: only the index of each changes."""
+    root, order = b.order_of(op.inputs[0])
+    shape = b.graph.edges[op.inputs[0]].shape
+    moved = np.empty(order.size, np.int64)  # where each element of the input went
+    moved[np.arange(order.size).reshape(shape).transpose(op.perm).ravel()] = np.arange(order.size)
+    b.view(op.output, root, moved[order])
+
+
+@RULES.lowers(MaxPool)
+def max_pool(b: Builder, op: MaxPool) -> None:
+    """Padding with the input's least value never wins."""
+    _pool(b, op, op.steps, b.graph.edges[op.inputs[0]].lo, largest=True)
+
+
+@RULES.lowers(SumPool)
+def sum_pool(b: Builder, op: SumPool) -> None:
+    _pool(b, op, (1,) * len(op.kernel), op.pad_value, largest=False)
+
+
+def _pool(b: Builder, op: MaxPool | SumPool, dilations: Sequence[int], fill: int, largest: bool) -> None:
+    image = b.take_image(op)
+    b.begin_emission()
+    wire, order = image.wire, channels_last(b.graph.edges[op.output].shape)
+    if to_pair(op.kernel) == (image.height, image.width) and not any(op.pads):
+        name = b.names.take(op.name)
+        result = b.make_wire(name, op.output, order, wire.channels, (wire.lo, wire.hi) if largest else None)
+        b.give(hw.GlobalPool(name, (wire,), (result,), largest))
         return
-    shape = builder.graph.edges[op.inputs[0]].shape
-    order = builder.written(root).order if order is None else order
-    if isinstance(op, Transpose):  # where each element of the input went
-        moved = np.empty(order.size, np.int64)
-        moved[np.arange(order.size).reshape(shape).transpose(op.perm).ravel()] = np.arange(order.size)
-        order = moved[order]
-    builder.views[op.output] = (root, order)
+    patches = slide_window(b, op.name, image, op.kernel, op.strides, dilations, op.pads, fill, grouped=True)
+    name = b.names.take(op.name)
+    result = b.make_wire(name, op.output, order, wire.channels, (patches.lo, patches.hi) if largest else None)
+    b.give(hw.Pool(name, (patches,), (result,), int(np.prod(op.kernel)), largest))
 
 
-def pool(builder: Builder, op: MaxPool | SumPool) -> None:
-    wire = builder.take(op.inputs[0])
-    if wire is None:
-        return
-    wire, height, width = image(builder, op, wire)
-    largest = isinstance(op, MaxPool)
-    fill = builder.graph.edges[op.inputs[0]].lo if largest else op.pad_value  # padding never wins
-    order = channels_last(builder.graph.edges[op.output].shape)
-    if pair(op.kernel) == (height, width) and not any(op.pads):
-        name = builder.names.take(op.name)
-        same = {"lo": wire.lo, "hi": wire.hi} if largest else {}
-        builder.give(
-            hw.GlobalPool(name, (wire,), (builder.wire(name, op.output, order, wire.channels, **same),), largest)
-        )
-        return
-    patches = window(builder, op, wire, op.kernel, op.strides, getattr(op, "dilations", ()), op.pads, fill, True)
-    name = builder.names.take(op.name)
-    same = {"lo": patches.lo, "hi": patches.hi} if largest else {}
-    result = builder.wire(name, op.output, order, wire.channels, **same)
-    builder.give(hw.Pool(name, (patches,), (result,), int(np.prod(op.kernel)), largest))
-
-
-def pad(builder: Builder, op: Pad) -> None:
-    wire = builder.take(op.inputs[0])
-    if wire is None:
-        return
-    wire, height, width = image(builder, op, wire)
+@RULES.lowers(Pad)
+def pad(b: Builder, op: Pad) -> None:
     half = len(op.pads) // 2
-    if op.pads[0] or op.pads[half]:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"{op.pads[0] + op.pads[half]} more channels of padding",
-            "finn pads rows and columns",
-            "concatenate the channels instead, or leave them out",
-        )
-    (top, left), (bottom, right) = pair(op.pads[1:half], 0), pair(op.pads[half + 1 :], 0)
-    made = padded(builder, op.name, wire, height, width, (top, left, bottom, right), op.value)
-    shape = builder.graph.edges[op.output].shape
-    builder.give(
-        replace(builder.layers.pop(), results=(replace(made, edge=op.output, shape=shape, order=channels_last(shape)),))
+    image = b.take_image(op)
+    more = op.pads[0] + op.pads[half]
+    b.require(
+        more == 0,
+        f"{more} more channels of padding",
+        "finn pads rows and columns",
+        "concatenate the channels instead, or leave them out",
     )
+    b.begin_emission()
+    (top, left), (bottom, right) = to_pair(op.pads[1:half], 0), to_pair(op.pads[half + 1 :], 0)
+    layer = make_pad(b, op.name, image, (top, left, bottom, right), op.value)
+    shape = b.graph.edges[op.output].shape
+    result = replace(layer.result, edge=op.output, shape=shape, order=channels_last(shape))
+    b.give(replace(layer, results=(result,)))
 
 
-def requantise(builder: Builder, op: Requantise) -> None:
-    edge = builder.graph.edges[op.output]
-    if edge.bits > MAX_BITS:
-        builder.refuse(op.name, *too_wide(f"output of {edge.bits} bits").args)
-    wire = builder.take(op.inputs[0])
-    if wire is None:
-        return
-    name = builder.names.take(op.name)
-    made = step_of(op, name, wire, builder.wire(name, op.output, wire.order, wire.channels))
-    if made is None:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"a function of {wire.hi - wire.lo + 1:,} values that is not monotone",
-            f"finn counts thresholds, or tabulates at most {MAX_TABLE:,} values",
-            "use a monotone activation such as ReLU, or quantise to fewer bits before it",
-        )
-    builder.give(made)
+@RULES.lowers(Requantise)
+def requantise(b: Builder, op: Requantise) -> None:
+    wire = b.take(op.inputs[0])
+    name = b.names.take(op.name)
+    step = make_step(op, name, wire, b.make_wire(name, op.output, wire.order, wire.channels))
+    b.require(
+        step is not None,
+        f"a function of {wire.hi - wire.lo + 1:,} values that is not monotone",
+        f"finn counts thresholds, or tabulates at most {MAX_TABLE:,} values",
+        "use a monotone activation such as ReLU, or quantise to fewer bits before it",
+    )
+    b.begin_emission()
+    assert step is not None
+    b.give(step)
 
 
-def add(builder: Builder, op: Add) -> None:
-    wires = builder.sources(op)
-    if wires is None:
-        return
-    if len(wires) == 1:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            "an Add of one input",
-            "finn adds two or more",
-            "scale in the next quantiser instead",
-        )
-    if any(not np.array_equal(wire.order, wires[0].order) for wire in wires):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            "branches whose elements come in another order",
-            "finn adds streams as they come",
-            "reshape or transpose both branches alike",
-        )
+@RULES.lowers(Add)
+def add(b: Builder, op: Add) -> None:
+    """A chain of additions of two. Partial sums are no edges of the graph, so none is traced or compared."""
+    wires = b.take_all(op)
+    b.require(len(wires) > 1, "an Add of one input", "finn adds two or more", "scale in the next quantiser instead")
+    b.require(
+        all(np.array_equal(wire.order, wires[0].order) for wire in wires),
+        "branches whose elements come in another order",
+        "finn adds streams as they come",
+        "reshape or transpose both branches alike",
+    )
+    b.begin_emission()
     total, factor = wires[0], op.multipliers[0]
-    for k, (wire, other) in enumerate(zip(wires[1:], op.multipliers[1:]), 2):
-        last = k == len(wires)
-        name = builder.names.take(op.name if last else f"{op.name}_of_{k}")
-        ends = [(factor * a + other * b) for a in (total.lo, total.hi) for b in (wire.lo, wire.hi)]
-        offset = _sum_of(factor * total.offset, other * wire.offset)
-        result = replace(
-            total,
-            name=name,
-            edge="",
-            lo=min(*ends, -1),
-            hi=max(ends),
-            offset=offset,
-            channels=max(total.channels, wire.channels),
-        )
-        if last:
-            about = builder.graph.edges[op.output]  # its proved range may be tighter
-            result = replace(
-                result,
-                edge=op.output,
-                shape=about.shape,
-                lo=max(result.lo, min(-1, about.lo - int(offset.max()))),
-                hi=min(result.hi, about.hi - int(offset.min())),
-            )
-        layer = hw.Add(name, (total, wire), (result,), (factor, other))
-        if last:
-            builder.give(layer)
-        else:
-            total, factor = builder.inner(layer), 1
+    for k, (wire, other) in enumerate(zip(wires[1:-1], op.multipliers[1:-1], strict=True), 2):
+        name = b.names.take(f"{op.name}_of_{k}")
+        result = _sum_wires(name, total, wire, (factor, other))
+        total, factor = b.give_inner(hw.Add(name, (total, wire), (result,), (factor, other))), 1
+    wire, factors, about = wires[-1], (factor, op.multipliers[-1]), b.graph.edges[op.output]
+    name = b.names.take(op.name)
+    result = _sum_wires(name, total, wire, factors)
+    result = replace(  # the edge's proved range may be tighter than the sum of the branches' ranges
+        result,
+        edge=op.output,
+        shape=about.shape,
+        lo=max(result.lo, min(-1, about.lo - int(result.offset.max()))),
+        hi=min(result.hi, about.hi - int(result.offset.min())),
+    )
+    b.give(hw.Add(name, (total, wire), (result,), factors))
 
 
-def _sum_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _sum_wires(name: str, a: Wire, b: Wire, factors: tuple[int, int]) -> Wire:
+    """The wire of factors[0]*a + factors[1]*b; it carries no edge of the graph."""
+    ends = [factors[0] * x + factors[1] * y for x in (a.lo, a.hi) for y in (b.lo, b.hi)]
+    offset = _sum_repeating(factors[0] * a.offset, factors[1] * b.offset)
+    low, high, channels = min(*ends, -1), max(ends), max(a.channels, b.channels)
+    return replace(a, name=name, edge="", lo=low, hi=high, offset=offset, channels=channels)
+
+
+def _sum_repeating(a: Ints, b: Ints) -> Ints:
     """Two repeating sequences added: repeats after their common multiple."""
     length = int(np.lcm(len(a), len(b)))
-    return np.tile(a, length // len(a)) + np.tile(b, length // len(b))
+    total: Ints = np.tile(a, length // len(a)) + np.tile(b, length // len(b))
+    return total
 
 
-def concat(builder: Builder, op: Concat) -> None:
-    wires = builder.sources(op)
-    if wires is None:
-        return
+@RULES.lowers(Concat)
+def concat(b: Builder, op: Concat) -> None:
+    """A chain of joins of two, each in turns: a pixel's channels, or a row or image of them."""
+    wires = b.take_all(op)
+    b.require(len(wires) > 1, "a Concat of one input", "finn joins two or more", "leave it out")
     if len(wires[0].shape) > 1:
-        wires = [image(builder, op, wire)[0] for wire in wires]
-    # integers of each branch per turn: a pixel's channels, or a row or image of them
-    chunks = [w.shape[0] * (int(np.prod(w.shape[op.axis :])) if op.axis else 1) for w in wires]
+        wires = [b.require_image(op, wire).wire for wire in wires]
+    b.begin_emission()
+    chunks = [wire.shape[0] * (int(np.prod(wire.shape[op.axis :])) if op.axis else 1) for wire in wires]
     total, taken = wires[0], chunks[0]
-    out = builder.graph.edges[op.output].shape
-    for k, (wire, chunk) in enumerate(zip(wires[1:], chunks[1:]), 2):
-        last = k == len(wires)
-        name = builder.names.take(op.name if last else f"{op.name}_of_{k}")
-        both = (total.holding(wire.lo, wire.hi), wire.holding(total.lo, total.hi))
-        channels = taken + chunk if op.axis == 0 else total.channels
-        result = replace(
-            both[0],
-            name=name,
-            edge="",
-            shape=(total.total + wire.total,),
-            order=np.arange(total.total + wire.total),
-            channels=channels,
-        )
-        if last:
-            order = (
-                channels_last(out)
-                if len(out) > 1
-                else np.concatenate([w.order + start for w, start in zip(wires, _starts(chunks))])
-            )
-            result = replace(result, edge=op.output, shape=out, order=order)
-        layer = hw.Concat(name, both, (result,), (taken, chunk))
-        if last:
-            builder.give(layer)
-        else:
-            total, taken = builder.inner(layer), taken + chunk
+    for k, (wire, chunk) in enumerate(zip(wires[1:-1], chunks[1:-1], strict=True), 2):
+        name = b.names.take(f"{op.name}_of_{k}")
+        layer = _join(name, total, wire, (taken, chunk), op.axis == 0)
+        total, taken = b.give_inner(layer), taken + chunk
+    layer = _join(b.names.take(op.name), total, wires[-1], (taken, chunks[-1]), op.axis == 0)
+    shape = b.graph.edges[op.output].shape
+    starts = np.cumsum([0, *chunks[:-1]])
+    flat = np.concatenate([wire.order + start for wire, start in zip(wires, starts, strict=True)])
+    order = channels_last(shape) if len(shape) > 1 else flat
+    b.give(replace(layer, results=(replace(layer.result, edge=op.output, shape=shape, order=order),)))
 
 
-def _starts(chunks: list[int]) -> list[int]:
-    return [sum(chunks[:k]) for k in range(len(chunks))]
+def _join(name: str, a: Wire, b: Wire, chunks: tuple[int, int], along_channels: bool) -> hw.Concat:
+    """`chunks[0]` integers of a, then `chunks[1]` of b; the result carries no edge of the graph."""
+    both = (a.holding(b.lo, b.hi), b.holding(a.lo, a.hi))
+    channels, total = sum(chunks) if along_channels else a.channels, a.total + b.total
+    result = replace(both[0], name=name, edge="", shape=(total,), order=np.arange(total), channels=channels)
+    return hw.Concat(name, both, (result,), chunks)
 
 
-def upsample(builder: Builder, op: Upsample) -> None:
-    wire = builder.take(op.inputs[0])
-    if wire is None:
-        return
-    wire, height, width = image(builder, op, wire)
-    if op.factors[0] != 1:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"{op.factors[0]} times as many channels",
-            "finn repeats rows and columns",
-            "upsample rows and columns only",
-        )
-    name = builder.names.take(op.name)
-    order = channels_last(builder.graph.edges[op.output].shape)
-    result = replace(wire, name=name, edge=op.output, shape=builder.graph.edges[op.output].shape, order=order)
-    builder.give(hw.Upsample(name, (wire,), (result,), height, width, pair(op.factors[1:])))
+@RULES.lowers(Upsample)
+def upsample(b: Builder, op: Upsample) -> None:
+    image = b.take_image(op)
+    b.require(
+        op.factors[0] == 1,
+        f"{op.factors[0]} times as many channels",
+        "finn repeats rows and columns",
+        "upsample rows and columns only",
+    )
+    b.begin_emission()
+    name, shape = b.names.take(op.name), b.graph.edges[op.output].shape
+    result = replace(image.wire, name=name, edge=op.output, shape=shape, order=channels_last(shape))
+    b.give(hw.Upsample(name, (image.wire,), (result,), image.height, image.width, to_pair(op.factors[1:])))
 
 
-def arg_max(builder: Builder, op: ArgMax) -> None:
-    wire = builder.take(op.inputs[0])
-    if wire is None:
-        return
-    shape = builder.graph.edges[op.inputs[0]].shape
-    if op.axis or not np.array_equal(wire.order, channels_last(shape)):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"an ArgMax along axis {op.axis} of {shape}",
-            "finn compares channels, as they come one after another",
-            "take it over the channels, or on the host",
-        )
-    name = builder.names.take(op.name)
-    result = builder.wire(name, op.output, channels_last(builder.graph.edges[op.output].shape), 1)
-    builder.give(hw.ArgMax(name, (replace(wire, channels=shape[0]),), (result,)))
-
-
-def unbuilt(value: str, cure: str) -> Callable[[Builder, Op], None]:
-    def build(builder: Builder, op: Op) -> None:
-        raise Refused(ReasonKind.UNSUPPORTED_OP, value, "finn has no unit for it", cure)
-
-    return build
+@RULES.lowers(ArgMax)
+def arg_max(b: Builder, op: ArgMax) -> None:
+    wire = b.take(op.inputs[0])
+    shape = b.graph.edges[op.inputs[0]].shape
+    b.require(
+        op.axis == 0 and np.array_equal(wire.order, channels_last(shape)),
+        f"an ArgMax along axis {op.axis} of {shape}",
+        "finn compares channels, as they come one after another",
+        "take it over the channels, or on the host",
+    )
+    b.begin_emission()
+    name = b.names.take(op.name)
+    result = b.make_wire(name, op.output, channels_last(b.graph.edges[op.output].shape), 1)
+    b.give(hw.ArgMax(name, (replace(wire, channels=shape[0]),), (result,)))

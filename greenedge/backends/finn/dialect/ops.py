@@ -1,83 +1,24 @@
-"""The layers of a streaming accelerator in plain numbers: what each computes, and the wires between them.
-
-Every wire carries one tensor as a sequence of integers, channels innermost. What travels may differ from the graph's edge by
-a constant per channel (`value = h + offset`), which whoever reads it takes into account.
-"""
+"""The layers of a streaming accelerator in plain numbers: what each computes, how it folds, when it takes and gives."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from greenedge.graph import Edge
+from greenedge.backends.finn.dialect.layer import Firings, Fold, Layer, Wire, divisors
+from greenedge.backends.finn.dialect.ring import WindowGeometry
+from greenedge.graph.ops.base import Ints
 
-ZERO = np.zeros(1, np.int64)
 MOST_STEPS = 63  # thresholds per channel where there is another form
 
 
 @dataclass(frozen=True, eq=False)
-class Wire:
-    """One stream. `lo`, `hi` bound what travels; `channels` integers belong together (a pixel, a vector).
-
-    `edge` is the edge of the integer graph that it carries, "" for a tensor that the graph does not have (patches, partial
-    sums); `order[k]` is the row-major index in that edge of the k-th integer. `offset` repeats along the stream.
-    """
-
-    name: str
-    edge: str
-    shape: tuple[int, ...]
-    order: np.ndarray
-    channels: int
-    lo: int
-    hi: int
-    offset: np.ndarray = field(default_factory=lambda: ZERO)
-
-    @property
-    def total(self) -> int:
-        """Integers per sample."""
-        return len(self.order)
-
-    @property
-    def pixels(self) -> int:
-        """Groups of `channels` integers per sample."""
-        return self.total // self.channels
-
-    @property
-    def bits(self) -> int:
-        """Width of one integer."""
-        return Edge("", (), self.lo, self.hi).bits
-
-    @property
-    def signed(self) -> bool:
-        """Whether that width is two's complement."""
-        return self.lo < 0
-
-    def holding(self, *values: int) -> Wire:
-        """The same wire with a type that holds these values too (a padding value, the other branch's range)."""
-        return replace(self, lo=min(self.lo, *values), hi=max(self.hi, *values))
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """What every layer has. Its sources may have a wider type than the wire of that name: they are extended on the way."""
-
-    name: str
-    sources: tuple[Wire, ...]
-    results: tuple[Wire, ...]
-
-    @property
-    def source(self) -> Wire:
-        return self.sources[0]
-
-    @property
-    def result(self) -> Wire:
-        return self.results[0]
-
-
-@dataclass(frozen=True, eq=False)
 class Window(Layer):
-    """Image (height, width, channels) to patches: per output pixel, or (`grouped`) per group of channels in it, all taps.
+    """Image (height, width, channels) to patches: all taps per output pixel, or (`grouped`) per group of its channels.
 
     A kernel of 1×1 skips pixels. `pads` is (top, left, bottom, right); `pad` is what padding holds.
     """
@@ -91,18 +32,50 @@ class Window(Layer):
     pad: int
     grouped: bool
 
+    latency: ClassVar[int] = 4
+
+    @property
+    def geometry(self) -> WindowGeometry:
+        return WindowGeometry(self.height, self.width, self.kernel, self.strides, self.dilations, self.pads)
+
     @property
     def out(self) -> tuple[int, int]:
         """Output rows and columns."""
-        size = (self.height + self.pads[0] + self.pads[2], self.width + self.pads[1] + self.pads[3])
-        rows, columns = (
-            (n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(size, self.kernel, self.dilations, self.strides)
-        )
-        return rows, columns
+        return self.geometry.out
 
     @property
     def taps(self) -> int:
         return self.kernel[0] * self.kernel[1]
+
+    @property
+    def lanes(self) -> int:
+        return self.source.channels
+
+    @property
+    def folds_with_reader(self) -> bool:
+        return self.grouped
+
+    def firings(self) -> Firings:
+        """Per output pixel: the last input pixel of its patch is needed; what lies before the next patch is free."""
+        rows, columns = self.out
+        channels, (top, left, _, _) = self.source.channels, self.pads
+        y, x = self._last_taps(0, rows, top, self.height), self._last_taps(1, columns, left, self.width)
+        needs = np.maximum.accumulate((y[:, None] * self.width + x + 1).ravel())
+        start_y, start_x = np.arange(rows) * self.strides[0] - top, np.arange(columns) * self.strides[1] - left
+        first = (start_y[:, None] * self.width + start_x).ravel()
+        size = self.height * self.width
+        frees = np.maximum.accumulate(np.clip(np.append(first[1:], size + first[0]), 0, size))
+        gives = np.arange(1, rows * columns + 1) * self.result.channels
+        return Firings(needs[:, None] * channels, frees[:, None] * channels, gives, gives)
+
+    def _last_taps(self, axis: int, count: int, pad: int, size: int) -> Ints:
+        """The row (axis 0) or column (axis 1) of the last tap inside the image, for each of `count` patches."""
+        last = np.arange(count) * self.strides[axis] + (self.kernel[axis] - 1) * self.dilations[axis] - pad
+        return np.clip(last, 0, size - 1)
+
+    def buffer(self, source: int, fold: Fold) -> int:
+        channels = self.source.channels
+        return self.geometry.ring_pixels(channels, fold.pe) * channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,20 +87,33 @@ class Pad(Layer):
     pads: tuple[int, int, int, int]
     pad: int
 
+    holds_one_beat: ClassVar[bool] = True
+
+    def firings(self) -> Firings:
+        """Per output pixel; only those inside the image take one."""
+        inside = np.pad(np.ones((self.height, self.width), np.int64), (self.pads[::2], self.pads[1::2]))
+        taken = np.cumsum(inside.ravel()) * self.source.channels
+        return Firings.evenly(taken, np.arange(1, inside.size + 1) * self.result.channels)
+
 
 @dataclass(frozen=True, eq=False)
 class Linear(Layer):
     """Sums of products. The unit leaves out `correction` (one per output) unless `correct`; see ge_mvu.sv."""
 
-    weight: np.ndarray
+    weight: Ints
     weight_bits: int
-    correction: np.ndarray
+    correction: Ints
     correct: bool
+
+    latency: ClassVar[int] = 12
 
     @property
     def vectors(self) -> int:
         """Per sample."""
         return self.result.pixels
+
+    def firings(self) -> Firings:
+        return self._even_firings(self.vectors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +121,21 @@ class MatVec(Linear):
     """y = x @ weight, weight (K, M). `spread` is how many times denser than needed a grouped convolution was made."""
 
     spread: int = 1
+
+    def foldings(self) -> Iterator[Fold]:
+        k, m = self.weight.shape
+        return (Fold(pe, simd) for pe in divisors(m) for simd in divisors(k))
+
+    def cycles(self, fold: Fold) -> int:
+        k, m = self.weight.shape
+        return self.vectors * int(k // fold.simd) * int(m // fold.pe)
+
+    def elements(self, fold: Fold) -> tuple[int, int]:
+        return fold.simd, fold.pe
+
+    def buffer(self, source: int, fold: Fold) -> int:
+        """Three input vectors."""
+        return 3 * int(self.weight.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +150,9 @@ class Pool(Layer):
     taps: int
     largest: bool
 
+    def firings(self) -> Firings:
+        return self._even_firings(self.result.pixels)
+
 
 @dataclass(frozen=True, eq=False)
 class GlobalPool(Layer):
@@ -156,38 +160,76 @@ class GlobalPool(Layer):
 
     largest: bool
 
+    gives_at_once: ClassVar[bool] = True
+
+    def firings(self) -> Firings:
+        """Per input pixel, which is what its cycles go into; the last one gives the result."""
+        count = np.arange(1, self.source.pixels + 1)
+        gives = np.append(np.zeros(len(count) - 1, np.int64), self.result.total)
+        return Firings.evenly(count * self.source.channels, gives, count)
+
+
+class AffineForm(NamedTuple):
+    """clip((m*h + b) >> shift, lo, hi) with one shift for all; m >= 0, m and b (period,)."""
+
+    m: Ints
+    b: Ints
+    shift: int
+
 
 @dataclass(frozen=True, eq=False)
 class Step(Layer):
     """A requantisation that repeats every `period` integers, in the forms that exist for it (each None or exact).
 
-    affine (m, b, shift): clip((m*h + b) >> shift, lo, hi), m >= 0, m and b (period,). thresholds (period, steps): lo + how many
-    of them h has reached, or where `falls` (period,) lies below. table (period, size): the level at h - table_lo.
+    affine: see AffineForm. thresholds (period, steps): lo + how many of them h has reached, or where `falls` (period,)
+    lies below. table (period, size): the level at h - table_lo.
     """
 
     period: int
     lo: int
     hi: int
-    affine: tuple[np.ndarray, np.ndarray, int] | None
-    thresholds: np.ndarray | None
-    falls: np.ndarray
-    table: np.ndarray | None
+    affine: AffineForm | None
+    thresholds: Ints | None
+    falls: Ints
+    table: Ints | None
     table_lo: int = 0
+
+    latency: ClassVar[int] = 10
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The forms to choose from: "affine", "thresholds", "table". Many comparators are never smaller than another form."""
-        found = [form for form in ("affine", "table", "thresholds") if getattr(self, form) is not None]
+        """The forms to choose from: "affine", "thresholds", "table". Many comparators are never smaller than another
+        form."""
+        exist = {"affine": self.affine, "table": self.table, "thresholds": self.thresholds}
+        names = tuple(name for name, form in exist.items() if form is not None)
         few = self.thresholds is not None and self.thresholds.shape[1] <= MOST_STEPS
-        return tuple(found if few or len(found) == 1 else [form for form in found if form != "thresholds"])
+        return names if few or len(names) == 1 else tuple(name for name in names if name != "thresholds")
+
+    def require_affine(self) -> AffineForm:
+        assert self.affine is not None, f"{self.name} has no affine form"
+        return self.affine
+
+    def require_thresholds(self) -> Ints:
+        assert self.thresholds is not None, f"{self.name} has no thresholds"
+        return self.thresholds
+
+    def require_table(self) -> Ints:
+        assert self.table is not None, f"{self.name} has no table"
+        return self.table
 
     @property
     def serial_cycles(self) -> int | None:
         """Cycles per beat of the unit that multiplies bit by bit; None where it cannot (ge_requantise.sv)."""
         if self.affine is None:
             return None
-        multiplier_bits = max(1, int(self.affine[0].max()).bit_length())
-        return multiplier_bits + 2 if self.affine[2] > multiplier_bits else None
+        multiplier_bits = max(1, int(self.affine.m.max()).bit_length())
+        return multiplier_bits + 2 if self.affine.shift > multiplier_bits else None
+
+    def foldings(self) -> Iterator[Fold]:
+        for pe in divisors(self.lanes):
+            yield from (Fold(pe, form=form) for form in self.forms)
+            if self.serial_cycles is not None:
+                yield Fold(pe, cycles=self.serial_cycles, form="affine")
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +238,20 @@ class Add(Layer):
 
     multipliers: tuple[int, int]
 
+    ports = (("a", "b"), ("m",))
+
+    @property
+    def lanes(self) -> int:
+        return math.gcd(*(wire.channels for wire in self.sources))
+
 
 @dataclass(frozen=True, eq=False)
 class Fork(Layer):
     """One wire to two."""
+
+    ports = (("s",), ("m0", "m1"))
+    passes_beats: ClassVar[bool] = True
+    holds_one_beat: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +259,22 @@ class Concat(Layer):
     """`chunks[0]` integers of a, then `chunks[1]` of b, again and again."""
 
     chunks: tuple[int, int]
+
+    ports = (("a", "b"), ("m",))
+    holds_one_beat: ClassVar[bool] = True
+
+    @property
+    def lanes(self) -> int:
+        return math.gcd(*self.chunks)
+
+    def firings(self) -> Firings:
+        """Turns of a, then b; a turn of many pixels is taken pixel by pixel."""
+        turns = self.source.total // self.chunks[0]
+        pixels = [max(1, chunk // wire.channels) for wire, chunk in zip(self.sources, self.chunks, strict=True)]
+        a, b = (np.arange(1, n + 1) * (chunk // n) for n, chunk in zip(pixels, self.chunks, strict=True))
+        turn = np.concatenate([np.stack([a, np.zeros_like(a)], 1), np.stack([np.full_like(b, self.chunks[0]), b], 1)])
+        taken = np.concatenate([turn + np.array(self.chunks) * k for k in range(turns)])
+        return Firings.evenly(taken, taken.sum(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +284,20 @@ class Upsample(Layer):
     height: int
     width: int
     factors: tuple[int, int]
+
+    def firings(self) -> Firings:
+        """Per output pixel. A row is stored until its last repetition, and freed pixel by pixel then."""
+        (down, across), channels = self.factors, self.source.channels
+        i, j = np.divmod(np.arange(self.height * down * self.width * across), self.width * across)
+        needs = i // down * self.width + j // across + 1
+        is_last = (i % down == down - 1) & (j % across == across - 1)
+        frees = np.maximum.accumulate(np.where(is_last, needs, i // down * self.width))
+        gives = np.arange(1, len(i) + 1) * channels
+        return Firings(needs[:, None] * channels, frees[:, None] * channels, gives, gives)
+
+    def buffer(self, source: int, fold: Fold) -> int:
+        channels = self.source.channels
+        return (self.width * (self.factors[0] > 1) + 2 + 10 * fold.pe // channels) * channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +310,8 @@ class Queue(Layer):
     """A buffer of `depth` integers on one side of a branch."""
 
     depth: int
+
+    passes_beats: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,11 +329,15 @@ class Network:
     notes: tuple[str, ...] = ()
 
     @property
-    def weight_bits(self) -> int:
-        """Bits of weight memory, without any waste."""
-        return sum(layer.weight.size * layer.weight_bits for layer in self.layers if isinstance(layer, Linear))
+    def wires(self) -> tuple[Wire, ...]:
+        """Every wire, the input first, in the order of what writes them."""
+        return (self.source, *(wire for layer in self.layers for wire in layer.results))
 
     @property
-    def macs(self) -> int:
-        """Multiplications per inference, those by the zeros of a spread grouped convolution included."""
-        return sum(layer.weight.size * layer.vectors for layer in self.layers if isinstance(layer, Linear))
+    def queues(self) -> tuple[Queue, ...]:
+        """The queues before its joins."""
+        return tuple(layer for layer in self.layers if isinstance(layer, Queue))
+
+    def reader(self, wire: Wire) -> Layer:
+        """The first layer that reads a wire."""
+        return next(layer for layer in self.layers if any(source.name == wire.name for source in layer.sources))

@@ -39,6 +39,11 @@ def pins() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def finn_version() -> str:
+    """The version of FINN+ that is pinned."""
+    return next(pin.partition("==")[2] for pin in pins() if pin.startswith("finn-plus=="))
+
+
 def finn_python(progress: Callable[[str], None]) -> Path:
     """The Python that FINN+ runs in; makes or mends its environment first. Raises ToolError when it cannot be had."""
     folder = environment_folder()
@@ -53,7 +58,7 @@ def finn_python(progress: Callable[[str], None]) -> Path:
 
 
 def finn_packages(progress: Callable[[str], None]) -> Path:
-    """The folder of FINN+'s installed packages; makes or mends the environment first. Raises ToolError as `finn_python`."""
+    """The folder of FINN+'s installed packages; makes or mends the environment first. Raises as `finn_python`."""
     finn_python(progress)
     return next((environment_folder() / "lib").glob("python*/site-packages"))
 

@@ -1,4 +1,7 @@
-"""Runs the FINN+ worker in its environment: `python -m greenedge.backends.finn.finnplus.launch job.json`, from the build folder."""
+"""Runs the FINN+ worker in its environment.
+
+python -m greenedge.backends.finn.finnplus.launch job.json        in the build folder
+"""
 
 from __future__ import annotations
 

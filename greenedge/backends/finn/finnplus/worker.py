@@ -3,9 +3,9 @@
     python -I worker.py job.json
 
 Imports nothing from greenedge (it runs in the environment of requirements.txt) and nothing here is imported by it. The
-job is a network in FINN's own terms (MVAU, Thresholding, ConvolutionInputGenerator …), folded, so neither FINN's streamlining nor
-its folding runs: FINN+ says how many cycles it expects of each layer. What it cannot build it says for that layer alone. All
-paths are relative to the working directory; nothing is written outside it.
+job is a network in FINN's own terms (MVAU, Thresholding, ConvolutionInputGenerator …), folded, so neither FINN's
+streamlining nor its folding runs: FINN+ says how many cycles it expects of each layer. What it cannot build it says for
+that layer alone. All paths are relative to the working directory; nothing is written outside it.
 
 Tied to finn-plus 1.6.1: it patches what there stands in the way of running without Vivado.
 """
@@ -20,7 +20,9 @@ import os
 import shutil
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 FINN_VERSION = "1.6.1"
 # FINN+ imports these while it loads; on our road none of their code runs, so none is installed (1.5 GB less).
@@ -45,21 +47,21 @@ ABSENT = (
 class AbsentType(type):
     """The class of every name taken from an absent package: it has any attribute, and refuses to be used."""
 
-    def __getattr__(cls, name):
+    def __getattr__(cls, name: str) -> AbsentType:
         if name.startswith("__"):
             raise AttributeError(name)
         return AbsentType(f"{cls.__name__}.{name}", (), {})
 
-    def __call__(cls, *args, **kwargs):
+    def __call__(cls, *args: Any, **kwargs: Any) -> NoReturn:
         raise RuntimeError(f"FINN+ wants to run {cls.__name__}, which greenedge's FINN environment does not have")
 
 
 class AbsentModule(types.ModuleType):
     """Stands for a package that is imported but not used."""
 
-    __all__: list = []
+    __all__: list[str] = []
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> AbsentType:
         if name.startswith("__"):
             raise AttributeError(name)
         return AbsentType(f"{self.__name__}.{name}", (), {})
@@ -68,15 +70,17 @@ class AbsentModule(types.ModuleType):
 class AbsentFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Answers imports of the absent packages."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name.split(".")[0] in ABSENT:
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 
-    def create_module(self, spec):
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         return AbsentModule(spec.name)
 
-    def exec_module(self, module):
+    def exec_module(self, module: types.ModuleType) -> None:
         """There is nothing to execute."""
 
 
@@ -116,7 +120,7 @@ def check_version() -> None:
         raise RuntimeError(f"finn-plus {version} is installed, {FINN_VERSION} is what this worker is written for")
 
 
-def build_model(job: dict):
+def build_model(job: dict[str, Any]) -> Any:
     """The network as a qonnx ModelWrapper of FINN's hardware operations, each in its RTL variant where there is one."""
     import numpy as np
     from onnx import TensorProto, helper
@@ -124,7 +128,10 @@ def build_model(job: dict):
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.util.basic import qonnx_make_model
 
-    nodes, infos, initials, kinds = [], {}, {}, {}
+    nodes: list[Any] = []  # of onnx, numpy and qonnx, which this environment has and greenedge's type check has not
+    infos: dict[str, Any] = {}
+    initials: dict[str, Any] = {}
+    kinds: dict[str, str] = {}
     for entry in job["nodes"]:
         for tensor in (*entry["inputs"], *entry["outputs"]):
             infos.setdefault(
@@ -175,7 +182,7 @@ def variant_of(op: str) -> str:
     raise RuntimeError(f"finn-plus {FINN_VERSION} has no operation {op}")
 
 
-def describe(node) -> dict:
+def describe(node: Any) -> dict[str, Any]:
     """What FINN+ expects of one layer, or why it cannot say."""
     from qonnx.custom_op.registry import getCustomOp
 
@@ -220,7 +227,7 @@ def check_files() -> None:
     import hashlib
     from importlib import metadata
 
-    for file in metadata.files("finn-plus"):
+    for file in metadata.files("finn-plus") or ():
         if file.hash is not None:
             digest = hashlib.new(file.hash.mode, Path(file.locate()).read_bytes()).digest()
             if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:

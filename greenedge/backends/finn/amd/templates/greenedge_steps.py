@@ -35,7 +35,7 @@ def step_hand_over(model, cfg):
         model = model.transform(change())
     model = model.transform(InferShapes()).transform(GiveUniqueNodeNames()).transform(GiveReadableTensorNames())
     model = model.transform(RemoveUnusedTensors())
-    for k, (x, expected) in enumerate(zip(samples, before)):
+    for k, (x, expected) in enumerate(zip(samples, before, strict=True)):
         if not np.array_equal(_run(model, x), expected):
             raise RuntimeError(f"the hand-over changed the output of random sample {k}; greenedge's graph was exact")
     return model

@@ -1,0 +1,42 @@
+"""The rules of finn, one per operation, and what they can carry as data."""
+
+from __future__ import annotations
+
+from greenedge.backends.finn.dialect.builder import Builder
+from greenedge.errors import ReasonKind
+from greenedge.graph import Conv, ConvTranspose, Dense, DepthToSpace, Edge, Input, Requantise
+from greenedge.graph.ops.base import Ints
+from greenedge.legalise.capabilities import Capabilities, Limit, Measure
+from greenedge.legalise.rules import Rules
+
+MAX_BITS = 8  # of weights, inputs and quantised activations
+MAX_SUM_BITS = 16  # of sums that go into a layer with weights without being quantised before
+
+
+def weight_bits(weight: Ints) -> int:
+    """1 for signs alone (every weight +1 or -1), else the two's-complement width, at least 2."""
+    if (abs(weight) == 1).all():
+        return 1
+    return max(2, Edge("w", (), min(int(weight.min()), -1), int(weight.max())).bits)
+
+
+def _limit_bits(measure: Measure, most: int = MAX_BITS) -> Limit:
+    rule, cure = f"finn computes with 1 to {most} bits", f"quantise to at most {most} bits"
+    return measure.limit(range(1, most + 1), rule, cure, ReasonKind.TOO_WIDE)
+
+
+_INPUT = Measure("input bits", "input of {} bits", lambda op, inputs, output: (inputs or [output])[0].bits)
+_OUTPUT = Measure("output bits", "output of {} bits", lambda op, inputs, output: output.bits)
+_WEIGHTS = Measure("weight bits", "weights of {} bits", lambda op, inputs, output: weight_bits(op.weight))
+_LINEAR = (_limit_bits(_INPUT, MAX_SUM_BITS), _limit_bits(_WEIGHTS))
+
+SUPPORTED: Capabilities = {
+    Input: (_limit_bits(_INPUT),),
+    Dense: _LINEAR,
+    Conv: _LINEAR,
+    Requantise: (_limit_bits(_OUTPUT),),
+}
+RULES: Rules[Builder] = Rules("finn", "finn", SUPPORTED)
+_UPSAMPLE = "use nearest-neighbour upsampling and a convolution"
+RULES.refuses(ConvTranspose, "a transposed convolution", "finn has no unit for it", _UPSAMPLE)
+RULES.refuses(DepthToSpace, "DepthToSpace", "finn has no unit for it", _UPSAMPLE)
