@@ -57,10 +57,11 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     """The exact int8 file on that runtime's kernels."""
     import importlib
 
-    from greenedge.backends.int8.tflite.emit import write_file
-    from greenedge.backends.int8.tflite.rules import reasons_against
+    from greenedge.backends.int8.tflite.emit import find_reasons, write_file
+    from greenedge.legalise import legalise_graph
 
-    reasons = reasons_against(graph)  # of the file alone: no target's compiler has a say here
+    graph = legalise_graph(graph, tflite.PASSES)
+    reasons = find_reasons(graph)  # of the file alone: no target's compiler has a say here
     if reasons:
         raise UnsupportedError(f"{graph.name} has no int8 file for {name}:", reasons)
     found = probe(name)

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.int8 import onnxruntime as backend
-from greenedge.backends.int8.onnxruntime.runtime import parsed
+from greenedge.backends.int8.onnxruntime.emit import find_reasons, write_file
+from greenedge.backends.int8.onnxruntime.runtime import parse_model
 from greenedge.backends.int8.onnxruntime.worker import run as run_session
 from greenedge.backends.int8.onnxruntime.worker import session_for
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
+from greenedge.legalise import legalise_graph
 from greenedge.runtimes import Found, Runtime
 from greenedge.runtimes.floats import float_model
 
@@ -32,16 +34,15 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     if name == "onnxruntime-float":
         session = session_for(float_model(graph).SerializeToString(), threads)
         return _runtime(name, version, session, graph, None)
-    reasons = backend.check(graph, None, {})
+    graph = legalise_graph(graph, backend.PASSES)
+    reasons = find_reasons(graph)
     if reasons:
         raise UnsupportedError(f"{graph.name} has no 8-bit file for {name}:", reasons)
     if model is None:
-        from greenedge.backends.int8.onnxruntime.emit import write_file
-
         emitted = write_file(graph)
         content, about = emitted.content, backend.edges_of(graph, emitted)
     else:
-        content, about = parsed(model).SerializeToString(), backend.read_edges(model.parent)
+        content, about = parse_model(model).SerializeToString(), backend.read_edges(model.parent)
     try:
         session = session_for(content, threads)
     except Exception as error:  # the runtime's errors have no common class of their own
