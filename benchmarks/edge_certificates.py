@@ -23,12 +23,12 @@ import numpy as np
 
 from greenedge.backends.int8 import tflite
 from greenedge.backends.int8.proof_record import certificate, summary
-from greenedge.backends.int8.tflite.emit import write_file
-from greenedge.backends.int8.tflite.rules import reasons_against
+from greenedge.backends.int8.tflite.emit import find_reasons, write_file
 from greenedge.backends.int8.tflite.selftest import self_test
 from greenedge.backends.preflight import check_model
 from greenedge.frontends.brevitas import export_stage
 from greenedge.graph import Graph, run_graph
+from greenedge.legalise import legalise_graph
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower.snap import snap_file
@@ -99,8 +99,8 @@ def measure(row: Row, epochs: int, folder: Path) -> dict:
         entries = snap_file(export / "model.onnx", model, SNAP_BITS)
         changed = sum(e.changed for e in entries) / sum(e.accumulators for e in entries)
     lowered = lower_file(model)
-    graph = lowered.graph
-    assert not reasons_against(graph), reasons_against(graph)
+    graph = legalise_graph(lowered.graph, tflite.PASSES)
+    assert not find_reasons(graph), find_reasons(graph)
     emitted = write_file(graph, all_sets=row.all_sets)
     proved = certificate(emitted.layers)
     layers = {

@@ -14,9 +14,10 @@ from greenedge.backends.int8.onnxruntime import edges_of as onnx_edges
 from greenedge.backends.int8.onnxruntime import stored_inputs as onnx_inputs
 from greenedge.backends.int8.onnxruntime.emit import write_file as write_onnx
 from greenedge.backends.int8.proof_record import certificate, summary
-from greenedge.backends.int8.tflite import edges_of, stored_inputs
+from greenedge.backends.int8.tflite import PASSES, edges_of, stored_inputs
 from greenedge.backends.int8.tflite.emit import write_file
 from greenedge.graph import Graph
+from greenedge.legalise import legalise_graph
 from greenedge.lower import lower_file
 from greenedge.runtimes import open_runtime
 from greenedge.runtimes.floats import float_model
@@ -37,7 +38,7 @@ def prepare(folder: Path, reference: Path | None) -> None:
 def _graph(make, name: str, folder: Path) -> Graph:
     (folder / name).mkdir(exist_ok=True)
     make(folder / name / "source.onnx")
-    return lower_file(folder / name / "source.onnx").graph
+    return legalise_graph(lower_file(folder / name / "source.onnx").graph, PASSES)
 
 
 def _comparison(name: str, make, shape, folder: Path, reference: Path | None) -> dict:

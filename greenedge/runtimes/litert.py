@@ -97,10 +97,11 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
 
 def _read_or_build(name: str, graph: Graph, model: Path | None) -> tuple[bytes, dict[str, Any]]:
     """(the file's bytes, its edges.json): of `model`, or built in memory where that is None."""
-    from greenedge.backends.int8.tflite.emit import write_file
-    from greenedge.backends.int8.tflite.rules import reasons_against
+    from greenedge.backends.int8.tflite.emit import find_reasons, write_file
+    from greenedge.legalise import legalise_graph
 
-    reasons = reasons_against(graph)  # of the file alone; no target's compiler takes part here
+    graph = legalise_graph(graph, tflite.PASSES)
+    reasons = find_reasons(graph)  # of the file alone; no target's compiler takes part here
     if reasons:
         raise UnsupportedError(f"{graph.name} has no int8 file for {name}:", reasons)
     if model is not None:

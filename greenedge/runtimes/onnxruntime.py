@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greenedge.backends.int8 import onnxruntime as backend
-from greenedge.backends.int8.onnxruntime.runtime import parsed
+from greenedge.backends.int8.onnxruntime.emit import find_reasons, write_file
+from greenedge.backends.int8.onnxruntime.runtime import parse_model
 from greenedge.backends.int8.onnxruntime.worker import run as run_session
 from greenedge.backends.int8.onnxruntime.worker import session_for
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
+from greenedge.legalise import legalise_graph
 from greenedge.runtimes import Probe, Runtime
 from greenedge.runtimes.floats import float_model
 
@@ -37,17 +39,17 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     if name == "onnxruntime-float":
         session = session_for(float_model(graph).SerializeToString(), threads)
         return _make_runtime(name, version, session, graph, None)
-    from greenedge.backends.int8.onnxruntime.emit import write_file
-    from greenedge.backends.int8.onnxruntime.rules import reasons_against
+    from greenedge.backends.int8.onnxruntime.emit import find_reasons, write_file
 
-    reasons = reasons_against(graph)
+    graph = legalise_graph(graph, backend.PASSES)
+    reasons = find_reasons(graph)
     if reasons:
         raise UnsupportedError(f"{graph.name} has no 8-bit file for {name}:", reasons)
     if model is None:
         emitted = write_file(graph)
         content, about = emitted.content, backend.edges_of(graph, emitted)
     else:
-        content, about = parsed(model).SerializeToString(), backend.read_edges(model.parent)
+        content, about = parse_model(model).SerializeToString(), backend.read_edges(model.parent)
     try:
         session = session_for(content, threads)
     except Exception as error:  # the runtime's errors have no common class of their own

@@ -7,19 +7,19 @@ import onnx
 import pytest
 
 from greenedge.backends.int8.certificate import Problem, emulated_levels
-from greenedge.backends.int8.layers import _scaled
-from greenedge.backends.int8.legalise import off_line, prepared
+from greenedge.backends.int8.layers import fit_at_lift
 from greenedge.backends.int8.onnxruntime import emit as onnx_emit
-from greenedge.backends.int8.onnxruntime import rules as onnx_rules
 from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT
 from greenedge.backends.int8.onnxruntime.runtime import with_outputs as with_onnx_outputs
 from greenedge.backends.int8.onnxruntime.worker import run as run_onnx
 from greenedge.backends.int8.onnxruntime.worker import session_for
-from greenedge.backends.int8.tflite.emit import write_file
-from greenedge.backends.int8.tflite.rules import reasons_against
+from greenedge.backends.int8.tflite import PASSES
+from greenedge.backends.int8.tflite.emit import find_reasons, write_file
 from greenedge.backends.int8.tflite.runtime import with_outputs
 from greenedge.backends.int8.tflite.worker import RESOLVERS, load_runtime, run
 from greenedge.graph import Conv, Dense, Edge, Requantise, Steps, freeze, run_graph
+from greenedge.graph.lines import distance_from_line
+from greenedge.legalise import legalise_graph
 from tests.backends.graphs import RANGES, Sketch
 
 SAMPLES = 24
@@ -50,8 +50,8 @@ def stored(emitted, graph, feeds, kernels, tmp_path):
 
 def check(sketch, *outputs, tmp_path, all_certified=True):
     """The file agrees with the graph on every stored edge, as long as what was proved says that it must."""
-    graph = sketch.graph(*outputs)
-    assert reasons_against(graph) == []
+    graph = legalise_graph(sketch.graph(*outputs), PASSES)
+    assert find_reasons(graph) == []
     emitted = write_file(graph)
     feeds = sketch.values(graph, SAMPLES)
     expected = run_graph(graph, feeds, keep=list(emitted.placed))
@@ -69,7 +69,7 @@ def check(sketch, *outputs, tmp_path, all_certified=True):
 
 def check_onnx(graph, feeds, all_certified):
     """The same for the 8-bit ONNX file."""
-    assert onnx_rules.reasons_against(graph) == []
+    assert onnx_emit.find_reasons(graph) == []
     emitted = onnx_emit.write_file(graph)
     exact = all(not layer.solution.verdicts["mlas"].differing.any() for layer in emitted.layers)
     assert exact or not all_certified
@@ -124,7 +124,7 @@ def test_levels_are_multiplied_where_biases_must_be_finer(rng, tmp_path, levels,
         assert differing or all(np.array_equal(got[edge], expected[edge]) for edge in (a, b))
     check_onnx(graph, feeds, True)
     conv, step = graph.ops[1], graph.ops[2]
-    alone = _scaled(
+    alone = fit_at_lift(
         "CONV_2D",
         conv.name,
         step,
@@ -140,7 +140,7 @@ def test_levels_are_multiplied_where_biases_must_be_finer(rng, tmp_path, levels,
 @pytest.mark.parametrize("kind", ["dense", "conv"])
 @pytest.mark.parametrize("kernels", sorted(RESOLVERS))
 def test_what_is_not_certified_differs_just_where_the_emulation_says(rng, tmp_path, kind, kernels):
-    """8-bit weights, activations and steps, and accumulators beside the thresholds: the runtime does what was foretold."""
+    """8-bit weights, activations and steps, and accumulators beside the thresholds: the runtime does what the emulation says."""
     sketch = Sketch(rng, (16, 1, 1), "s8")
     sums = sketch.conv("x", 40, (1, 1), bits=8)
     step = sketch.step(sums, "s8", axis=0)
@@ -156,7 +156,7 @@ def test_what_is_not_certified_differs_just_where_the_emulation_says(rng, tmp_pa
     code = emitted.placed[step].code
     problem = Problem(
         layer.operator,
-        about.thresholds,
+        about.require_steps().thresholds,
         about.x_lo,
         about.x_hi,
         layer.solution.factor,
@@ -257,7 +257,7 @@ def test_a_transposed_convolution_wants_its_zero_point_at_level_0(rng, levels, z
     total = sketch.conv_transpose(hidden, 24, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
     graph = sketch.graph(sketch.step(total, "s8", axis=0))
     lo, hi = RANGES[levels]
-    (reason,) = reasons_against(graph)
+    (reason,) = find_reasons(graph)
     assert (reason.node, reason.value) == (total, f"an input of {lo}…{hi}, whose zero point stands for {zero}")
     if levels == "down":  # its zeros are no int8 either
         return
@@ -497,7 +497,7 @@ def test_pools_over_whole_images_are_means_where_they_are_exact(rng, tmp_path, l
         sketch, sketch.step(sketch.dense(sketch.reshape("step", 3), 4)), tmp_path=tmp_path, all_certified=False
     )
     assert emitted.layers[0].operator == operator
-    for layer in write_file(sketch.graph(sketch.ops[-1].output), all_sets=True).layers[
+    for layer in write_file(legalise_graph(sketch.graph(sketch.ops[-1].output), PASSES), all_sets=True).layers[
         :1
     ]:  # asked for, every kernel set counts
         assert layer.operator == "DEPTHWISE_CONV_2D" or not any(
@@ -513,12 +513,12 @@ def test_quantisers_are_put_right_behind_their_sums(rng, tmp_path, falling):
     pooled = sketch.step(sketch.max_pool(a, (2, 2)), "u4", axis=0, falling=falling)
     flat = sketch.step(sketch.reshape(b, 4, 36), "u4", axis=0, falling=falling)
     turned = sketch.step(sketch.transpose(sketch.upsample(c, 1, 2, 1), 1, 2, 0), "u4", axis=2, falling=falling)
-    graph = sketch.graph(pooled, flat, turned)
-    order = [type(op).__name__ for op in prepared(graph).ops if not isinstance(op, Conv)]
+    graph = legalise_graph(sketch.graph(pooled, flat, turned), PASSES)
+    order = [type(op).__name__ for op in graph.ops if not isinstance(op, Conv)]
     if falling and any(
         not op.require_steps().rises for op in sketch.ops if isinstance(op, Requantise) and op.output == pooled
     ):
-        assert [r.node for r in reasons_against(graph)] == [a] and order.index("MaxPool") < order.index("Requantise")
+        assert [r.node for r in find_reasons(graph)] == [a] and order.index("MaxPool") < order.index("Requantise")
         return
     assert order[1:3] == ["Requantise", "MaxPool"]
     check(sketch, pooled, flat, turned, tmp_path=tmp_path)
@@ -545,7 +545,7 @@ def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_pat
         )
     )
     sketch.edges["step"] = Edge("step", (3,), 0, 83)
-    assert off_line(thresholds, low, high).max() > 1
+    assert distance_from_line(sketch.ops[-1]).max() > 1
     check(sketch, "step", tmp_path=tmp_path)
 
 

@@ -93,10 +93,10 @@ def test_damaged_edges_are_one_sentence(rng, built, edges, says):
 @pytest.mark.parametrize("record", ["certificate.json", "selftest.json"])
 def test_damaged_records_are_one_sentence(built, record):
     module, path, _, _ = built
-    module.report(path.parent), module.proved(path.parent)
+    module.report(path.parent), module.proof(path.parent)
     for content in ("{}", '{"layers": [3], "kernels": 4}', "no JSON"):
         path.with_name(record).write_text(content)
-        for call in (module.report, module.proved):
+        for call in (module.report, module.proof):
             assert " damaged (" in sentence(lambda: call(path.parent))
 
 
@@ -122,7 +122,7 @@ def test_what_only_tflite_has_is_checked_too(rng, tmp_path, more, says):
     edges = {**good["edges"], "x": {**good["edges"]["x"], **more.get("x", {})}}
     (tmp_path / "model.tflite").write_bytes(files["model.tflite"])
     (tmp_path / "edges.json").write_text(json.dumps({**good, "edges": edges, "floats": more.get("floats", {})}))
-    assert says in sentence(lambda: tflite.floats(tmp_path, inputs(rng, graph, 2)))
+    assert says in sentence(lambda: tflite.float_outputs(tmp_path, inputs(rng, graph, 2)))
 
 
 def _behind(content: bytes, kind: int) -> bytes:

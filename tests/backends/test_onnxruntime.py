@@ -88,7 +88,7 @@ def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
     assert backend.report(folder)["edge"]["certificate"]["mlas"] == {
         "withheld": f"the arithmetic of onnxruntime 9.9 is not the emulated one: {count:,} of {pairs:,} values of the self-test differ"
     }
-    assert backend.proved(folder) is None
+    assert backend.proof(folder) is None
 
 
 @pytest.mark.parametrize(

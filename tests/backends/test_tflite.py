@@ -11,6 +11,7 @@ from greenedge.backends.int8 import tflite
 from greenedge.backends.int8.tflite.runtime import weight_offsets
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Dense, Edge, Graph, Input, Requantise, Steps, Table, freeze, run_graph
+from greenedge.legalise import legalise_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
@@ -19,6 +20,7 @@ from tests.backends.nets import inputs, mlp
 
 def built(graph, folder):
     """The plan carried out; its one command, the self-test, too."""
+    graph = legalise_graph(graph, tflite.BACKEND.passes)
     assert tflite.check(graph, load_target("linux-x86"), {}) == []
     execute(tflite.plan(graph, load_target("linux-x86"), {}), folder)
     return folder
@@ -27,6 +29,7 @@ def built(graph, folder):
 def written(graph, folder):
     """The plan's files alone."""
     folder.mkdir()
+    graph = legalise_graph(graph, tflite.BACKEND.passes)
     for name, content in tflite.plan(graph, load_target("linux-x86"), {}).files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
@@ -113,7 +116,7 @@ def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
         "withheld": f"the arithmetic of ai-edge-litert 9.9 is not the emulated one: {count:,} of {pairs:,} values of the self-test differ"
     }
     assert "certified" in report["edge"]["certificate"]["reference"]
-    assert report["proved"] is None and tflite.proved(folder) is None
+    assert report["proved"] is None and tflite.proof(folder) is None
 
 
 def test_operators_that_xnnpack_leaves_withhold_its_certificate(tmp_path, convnet):
@@ -194,7 +197,8 @@ def test_refusals_are_said_at_once():
 
 
 def refusals(sketch, *outputs):
-    return [str(reason) for reason in tflite.check(sketch.graph(*outputs), load_target("linux-x86"), {})]
+    graph = legalise_graph(sketch.graph(*outputs), tflite.BACKEND.passes)
+    return [str(reason) for reason in tflite.check(graph, load_target("linux-x86"), {})]
 
 
 def test_accumulators_need_a_quantiser(rng):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from greenedge.backends.int8 import tflite
-from greenedge.backends.int8.tflite.deploy import quantiser
+from greenedge.backends.int8.tflite.deploy import read_quantiser
+from greenedge.backends.interface import FloatEpilogue
 from greenedge.graph import run_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
@@ -90,10 +91,10 @@ def test_it_takes_floats_where_one_quantiser_makes_the_integers(rng, tmp_path):
         )
         return helper.make_model(helper.make_graph(nodes, "prologue", *([end] for end in ends), held))
 
-    assert quantiser(None) is None and quantiser(prologue(scale=np.full(6, 0.3))) is None
-    found = quantiser(onnx.shape_inference.infer_shapes(prologue()))
+    assert read_quantiser(None) is None and read_quantiser(prologue(scale=np.full(6, 0.3))) is None
+    found = read_quantiser(onnx.shape_inference.infer_shapes(prologue()))
     assert found == {**constants, "scale": float(np.float32(0.3))}
-    execute(tflite.plan(graph, load_target("raspberry-pi-4"), {}, ((), [], found)), tmp_path / "b")
+    execute(tflite.plan(graph, load_target("raspberry-pi-4"), {}, FloatEpilogue(quantiser=found)), tmp_path / "b")
     folder = tmp_path / "b" / "deploy"
     x = np.concatenate([rng.normal(size=(20, 6)), np.full((1, 6), 0.15), np.full((1, 6), 1e9)]).astype(np.float32)
     np.save(folder / "x.npy", x)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from greenedge.backends.int8 import tflite
+from greenedge.backends.interface import Alternate, FloatEpilogue
 from greenedge.errors import VerificationError
 from greenedge.graph import run_graph
 from greenedge.lower import lower_file
@@ -28,7 +30,7 @@ def model(scale=0.3, **more):
 def written(lowered, folder, **options):
     target = load_target("linux-x86")
     assert tflite.check(lowered.graph, target, options) == []
-    plan = tflite.plan(lowered.graph, target, options, tflite.ends(lowered, target, options))
+    plan = tflite.plan(lowered.graph, target, options, tflite.float_epilogue(lowered, target, options))
     for name, content in plan.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -52,7 +54,7 @@ def test_the_file_gives_integers_first_and_then_the_models_softmax(soft, kernels
     assert np.array_equal(
         tflite.simulate(folder, x, kernels=kernels)[lowered.graph.outputs[0]], edges[lowered.graph.outputs[0]]
     )
-    ((got_name, (got, within)),) = tflite.floats(folder, x, kernels=kernels).items()
+    ((got_name, (got, within)),) = tflite.float_outputs(folder, x, kernels=kernels).items()
     assert got_name == name and got.dtype == np.float32 and within == 1e-6
     assert compare_floats("epilogue", "tflite", expected, got, within, layer=name).mismatches == 0
 
@@ -79,7 +81,7 @@ def test_scores_are_the_hosts_bit_for_bit(tmp_path, rng, kernels, narrow, bits, 
     (expected,) = run_epilogue(
         lowered, tflite.simulate(folder, x, kernels=kernels)
     ).values()  # of the file's integers: they are not the matter here
-    ((got, within),) = tflite.floats(folder, x, kernels=kernels).values()
+    ((got, within),) = tflite.float_outputs(folder, x, kernels=kernels).values()
     assert within == 0 and np.array_equal(got, expected) and len(np.unique(got)) > 2
 
 
@@ -92,12 +94,12 @@ def test_scales_per_channel_and_images_with_their_channels_last(tmp_path, rng):
         Dequantise("scores", edge, scale, np.float32([[[[0.5]], [[-7.25]], [[3]]]])),
         Dequantise("probs", edge, scale, np.float32(0), 0),
     )
-    plan = tflite.plan(graph, load_target("linux-x86"), {}, (carried, [], None))
+    plan = tflite.plan(graph, load_target("linux-x86"), {}, FloatEpilogue(carried))
     for name, content in plan.files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     x = rng.integers(-8, 8, (50, 2, 5, 4))
-    levels, got = run_graph(graph, x)[edge], tflite.floats(tmp_path, x)
+    levels, got = run_graph(graph, x)[edge], tflite.float_outputs(tmp_path, x)
     assert np.array_equal(got["scores"][0], carried[0].apply(levels)) and got["scores"][0].shape == (50, 3, 3, 2)
     assert np.abs(got["probs"][0] - carried[1].apply(levels)).max() < 1e-6
     assert np.array_equal(tflite.simulate(tmp_path, x)[edge], levels)
@@ -118,7 +120,8 @@ def test_scales_per_channel_and_images_with_their_channels_last(tmp_path, rng):
     ],
 )
 def test_which_floats_the_file_carries(soft, options, target, names, says):
-    carried, notes, _ = tflite.ends(soft[0], load_target(target), options)
+    found = tflite.float_epilogue(soft[0], load_target(target), options)
+    carried, notes = found.carried, list(found.notes)
     name = soft[0].epilogue.graph.output[0].name
     assert len(carried) == names and notes == [text.format(name=name) for text in says]
 
@@ -138,9 +141,9 @@ def test_a_softmax_along_another_axis_stays_with_the_host(tmp_path, rng):
     net = Sketch(rng, (4, 6), "u4")
     graph = net.graph(net.step(net.dense("x", 3), "s8"))
     end = Dequantise("probs", graph.outputs[0], np.float32(0.1), np.float32(0), 0)
-    from greenedge.backends.int8.tflite.float_outputs import _last
+    from greenedge.backends.int8.tflite.epilogue import is_last_axis
 
-    assert not _last(graph, end) and _last(graph, Dequantise("probs", end.edge, end.scale, end.zero, 1))
+    assert not is_last_axis(graph, end.edge, end.softmax) and is_last_axis(graph, end.edge, 1)
 
 
 def test_an_unknown_choice_of_outputs_is_refused(soft):
@@ -223,7 +226,8 @@ def test_other_kernels_that_differ_stop_a_run_only_where_they_are_proved_equal(r
     def wrong(x, progress):
         return {edge: values + 1 for edge, values in tflite.simulate(run / "4-build", x).items()}
 
-    monkeypatch.setattr(tflite, "beside", lambda folder: {"tflite-reference": (wrong, None, claimed)})
+    others = {"tflite-reference": Alternate(wrong, None, claimed)}
+    monkeypatch.setattr(tflite, "BACKEND", replace(tflite.BACKEND, alternate_runtimes=lambda folder: others))
     if claimed:
         with pytest.raises(
             VerificationError,
@@ -242,11 +246,11 @@ def test_other_kernels_that_differ_stop_a_run_only_where_they_are_proved_equal(r
 def test_a_proof_of_another_runtime_is_not_claimed(run):
     path = run / "4-build" / "selftest.json"
     tested = json.loads(path.read_text())
-    assert tflite.proved(run / "4-build") is not None
+    assert tflite.proof(run / "4-build") is not None
     path.write_text(json.dumps({**tested, "version": "2.0.0"}))
-    assert tflite.proved(run / "4-build") is None
-    ((_, proof, claimed),) = tflite.beside(run / "4-build").values()
-    assert proof is None and not claimed
+    assert tflite.proof(run / "4-build") is None
+    (alternate,) = tflite.alternate_runtimes(run / "4-build").values()
+    assert alternate.proof is None and not alternate.must_be_equal
 
 
 def test_the_board_folder_tests_and_gives_the_softmax(soft):

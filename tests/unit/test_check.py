@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from greenedge.backends.int8.preflight_estimate import Forecast
+from greenedge.backends.int8 import preflight_estimate
+from greenedge.backends.int8.preflight_estimate import Estimate
 from greenedge.backends.preflight import check_model, count_weight_bits, widest_accumulator
 from greenedge.errors import UnsupportedError
 from greenedge.target import load_target
@@ -86,7 +87,7 @@ def test_snap_is_not_advised_where_it_gives_nothing(tmp_path, monkeypatch):
     model.node("MatMul", model.weight(rng.integers(-127, 128, (24, 6)) * 0.01, scale=0.01, bits=8))
     model.node("Add", model.constant(rng.uniform(-0.5, 0.5, 6)))
     model.quant(scale=0.0613, bits=8)
-    monkeypatch.setattr("greenedge.backends.int8.tflite.foresee", lambda graph: Forecast(6, 3, 1000, 3, 1))
+    monkeypatch.setattr(preflight_estimate, "estimate", lambda graph, operators: Estimate(6, 3, 1000, 3, 1))
     (note,) = check_model(model.save(tmp_path / "w8a8.onnx"), load_target("linux-x86"), "tflite").notes
     assert note.endswith(
         "so verify may stop at a differing sample. `greenedge snap` would not make them fewer; fewer activation bits would."

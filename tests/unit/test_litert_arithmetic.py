@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from greenedge.backends.int8.arithmetic import EMULATIONS, activation_bounds, mean_emulations, stored
+from greenedge.backends.int8.arithmetic import EMULATIONS, activation_bounds, mean_emulations, requantise
 from greenedge.backends.int8.quant_params import encode
 
 
@@ -32,20 +32,20 @@ def pairs(rng):
 
 def test_xnnpack_multiplies_once_in_float32_and_rounds_halves_to_even(pairs):
     acc, scale = pairs
-    got = stored(EMULATIONS["CONV_2D"]["xnnpack"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
+    got = requantise(EMULATIONS["CONV_2D"]["xnnpack"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
     product = [np.float32(np.float32(a) * s) for a, s in zip(acc, scale)]
     assert got.tolist() == [nearest(Fraction(float(p)), "even") for p in product]
 
 
 def test_reference_dense_rounds_the_double_product_away_from_zero(pairs):
     acc, scale = pairs
-    got = stored(EMULATIONS["FULLY_CONNECTED"]["reference"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
+    got = requantise(EMULATIONS["FULLY_CONNECTED"]["reference"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
     assert got.tolist() == [nearest(Fraction(float(a) * float(s)), "away") for a, s in zip(acc, scale)]
 
 
 def test_reference_convolutions_round_twice(pairs):
     acc, scale = pairs
-    got = stored(EMULATIONS["CONV_2D"]["reference"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
+    got = requantise(EMULATIONS["CONV_2D"]["reference"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
     for a, s, value in zip(acc.tolist(), scale, got.tolist()):
         fraction, exponent = math.frexp(float(s))
         multiplier = nearest(Fraction(float(fraction)) * (1 << 31), "up")
@@ -66,7 +66,7 @@ def test_every_rounding_rises(rng, operator):
     acc = np.arange(-510, 511) if operator == "ADD" else np.arange(-20_000, 20_000)
     for kernels, emulation in EMULATIONS[operator].items():
         scale = np.exp(rng.uniform(-9, -1, (12, 1))).astype(np.float32)
-        assert (np.diff(stored(emulation, acc, 0.3, scale, 0.9, 5), axis=1) >= 0).all(), kernels
+        assert (np.diff(requantise(emulation, acc, 0.3, scale, 0.9, 5), axis=1) >= 0).all(), kernels
 
 
 def test_activations_clamp_just_where_the_encoding_says():
@@ -84,7 +84,7 @@ def test_means_rise_and_lie_within_half_a_step_of_the_real_ones(rng, count):
     acc = np.arange(-128 * count, 127 * count + 1)
     real = (acc - zero_in * count) * (np.float32(si) / np.float32(so)) / count
     for kernels, emulation in mean_emulations(count, zero_in, zero_out).items():
-        got = stored(emulation, acc, si, np.ones(1, np.float32), so, zero_out, (-(1 << 31), 1 << 31)) - zero_out
+        got = requantise(emulation, acc, si, np.ones(1, np.float32), so, zero_out, (-(1 << 31), 1 << 31)) - zero_out
         assert (np.diff(got) >= 0).all() and np.abs(got - real).max() < 0.501 + (kernels == "reference") / count, (
             kernels
         )

@@ -7,9 +7,10 @@ import pytest
 
 from greenedge.backends.int8.arithmetic import LITERT
 from greenedge.backends.int8.certificate import Problem, emulated_levels
-from greenedge.backends.int8.legalise import off_line
 from greenedge.backends.int8.quant_params import encode
 from greenedge.backends.int8.search import solve
+from greenedge.graph import Requantise, Steps, freeze
+from greenedge.graph.lines import distance_from_line
 
 
 def problem(operator, thresholds, reach, factor, lo):
@@ -47,7 +48,7 @@ def count_all(some, solution, kernels):
     """Differing accumulators and largest difference, by trying every one."""
     x = np.arange(some.x_lo.min(), some.x_hi.max() + 1)
     got = emulated_levels(
-        some.scaled(solution.factor),
+        some.with_factor(solution.factor),
         kernels,
         np.broadcast_to(x, (len(some.factor), len(x))),
         solution.weight_scale[:, None],
@@ -55,6 +56,14 @@ def count_all(some, solution, kernels):
     )
     wanted = some.lo + np.stack([np.searchsorted(row, x, side="right") for row in some.thresholds])
     return (got != wanted).sum(axis=1), np.abs(got - wanted).max(axis=1)
+
+
+def off_line(thresholds, reach):
+    """(R,) distance of rising steps from a line over -reach … reach."""
+    rows = len(thresholds)
+    forms = Steps(freeze(np.ones(rows)), freeze(thresholds), None)
+    ends = freeze(np.full(rows, -reach)), freeze(np.full(rows, reach))
+    return distance_from_line(Requantise("step", ("x",), "step", 0, 0, thresholds.shape[1], forms, *ends))
 
 
 @pytest.mark.parametrize("operator", ["FULLY_CONNECTED", "CONV_2D"])
@@ -126,11 +135,11 @@ def test_few_steps_and_none(thresholds, factor):
 
 def test_lines_are_told_from_other_functions(rng):
     thresholds, reach = batch_norm(rng, 200, 4, 8, 64)
-    assert off_line(thresholds, np.full(200, -reach), np.full(200, reach)).max() < 1e-6
+    assert off_line(thresholds, reach).max() < 1e-6
     steep = np.ceil((np.arange(1, 256) - 99.3) / rng.uniform(3, 40, (50, 1))).astype(np.int64)
-    assert off_line(steep, np.full(50, -30), np.full(50, 30)).max() < 1e-6
+    assert off_line(steep, 30).max() < 1e-6
     sigmoid = np.log((np.arange(1, 16) - 0.5) / (16 - np.arange(1, 16) + 0.5))[None] * 40
-    assert off_line(np.ceil(sigmoid).astype(np.int64), np.array([-300]), np.array([300]))[0] > 2
+    assert off_line(np.ceil(sigmoid).astype(np.int64), 300)[0] > 2
 
 
 def test_the_distance_from_a_line_is_the_smallest_there_is(rng):
@@ -139,7 +148,7 @@ def test_the_distance_from_a_line_is_the_smallest_there_is(rng):
     twice = np.clip(np.rint(np.rint(x / 3.1) / 2.3), -8, 7)
     thresholds = np.array([x[np.argmax(twice >= k)] if (twice >= k).any() else 91 for k in range(-7, 8)])
     rows = np.stack([thresholds, *np.sort(rng.integers(-60, 60, (20, 15)), axis=1)])
-    got = off_line(rows, np.full(21, -90), np.full(21, 90))
+    got = off_line(rows, 90)
     k, slopes = np.arange(15), np.linspace(0, 182, 40_001)[:, None]
     for row, distance in zip(rows, got):
         low, high = np.where(row > -90, row - 1.0, -np.inf), np.where(row <= 90, row, np.inf)

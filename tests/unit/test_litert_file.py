@@ -55,7 +55,7 @@ def test_no_runtime_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(
         runtime,
-        "watched",
+        "run_worker",
         lambda *_: (worker.NO_RUNTIME, "INFO: noise\nai-edge-litert: No module named 'ai_edge_litert'\n"),
     )
     (tmp_path / "model.tflite").write_bytes(tiny())

@@ -22,9 +22,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+from greenedge.graph.ops.base import Array, Floats, Ints
+
+Float32s = NDArray[np.float32]
 
 LITERT = ("xnnpack", "reference")  # LiteRT's kernel sets, the default first
-LEAST, MOST = -128, 127  # int8
+INT8_MIN, INT8_MAX = -128, 127  # int8
 SCALE_LIMIT = 256.0  # XNNPACK refuses a requantisation scale of 256 and more
 ADD_RATIOS = (2.0**-10, 2.0**8)  # input scale / output scale of an addition that XNNPACK takes
 QUANTISE_RATIO = 2.0**7  # the largest input scale / output scale of int8 to int8 that XNNPACK takes
@@ -34,58 +39,62 @@ _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Emulation:
-    """`prepare(si, sw, so)` gives the operator's parameters, one per sw; `rounded(acc, *parameters)` the integer nearest to
-    the accumulator's real value, before the zero point and the clamp; `twice` says whether on two roundings. Arrays broadcast."""
+    """`prepare(si, sw, so)` gives the operator's parameters, one per sw; `round(acc, *parameters)` the integer nearest to
+    the accumulator's real value, before the zero point and the clamp, in two roundings where `rounds_twice`. Arrays
+    broadcast."""
 
-    prepare: Callable[[float, np.ndarray, float], tuple[np.ndarray, ...]]
-    rounded: Callable[..., np.ndarray]
-    twice: bool = False
+    prepare: Callable[[float, Array, float], tuple[Array, ...]]
+    round: Callable[..., Ints]
+    rounds_twice: bool = False
 
 
-def stored(
+def requantise(
     emulation: Emulation,
-    acc: np.ndarray,
+    acc: Array,
     si: float,
-    sw: np.ndarray,
+    sw: Array,
     so: float,
     zero_point: int,
-    bounds: tuple[int, int] = (LEAST, MOST),
-) -> np.ndarray:
+    bounds: tuple[int, int] = (INT8_MIN, INT8_MAX),
+) -> Ints:
     """What the operator stores for accumulators `acc` (int64 within int32; broadcasts against sw): int64 in `bounds`."""
-    value = emulation.rounded(np.asarray(acc, np.int64), *emulation.prepare(si, sw, so))
+    value = emulation.round(np.asarray(acc, np.int64), *emulation.prepare(si, sw, so))
     return np.clip(value + zero_point, *bounds)
 
 
 def activation_bounds(activation: str, so: float, zero_point: int) -> tuple[int, int]:
     """The stored values a fused activation leaves: NONE, RELU, or RELU_N1_TO_1 (real -1...1)."""
     if activation == "NONE":
-        return LEAST, MOST
+        return INT8_MIN, INT8_MAX
     if activation == "RELU":
-        return max(LEAST, zero_point), MOST
+        return max(INT8_MIN, zero_point), INT8_MAX
     assert activation == "RELU_N1_TO_1", activation
     reach = int(np.floor(np.float64(np.float32(1) / np.float32(so)) + 0.5))
-    return max(LEAST, zero_point - reach), min(MOST, zero_point + reach)
+    return max(INT8_MIN, zero_point - reach), min(INT8_MAX, zero_point + reach)
 
 
-def _double_scale(si: float, sw: np.ndarray, so: float) -> np.ndarray:
-    return np.float64(np.float32(si)) * np.asarray(sw, np.float32).astype(np.float64) / np.float64(np.float32(so))
+def _double_scale(si: float, sw: Array, so: float) -> Floats:
+    scale: Floats = (
+        np.float64(np.float32(si)) * np.asarray(sw, np.float32).astype(np.float64) / np.float64(np.float32(so))
+    )
+    return scale
 
 
-def _xnnpack_prepare(si, sw, so):
+def _xnnpack_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
     return (((np.float32(si) * np.asarray(sw, np.float32)).astype(np.float32) / np.float32(so)).astype(np.float32),)
 
 
-def _xnnpack_rounded(acc, scale):
+def _xnnpack_round(acc: Ints, scale: Float32s) -> Ints:
     """One float32 product, then nearest even (cvtps2dq, vcvtnq)."""
     value = np.rint(acc.astype(np.float32) * scale)
     return np.clip(value.astype(np.float64), _INT32_MIN, _INT32_MAX).astype(np.int64)
 
 
-def _reference_dense_prepare(si, sw, so):
+def _reference_dense_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
     return (_double_scale(si, sw, so),)
 
 
-def _reference_dense_rounded(acc, scale):
+def _reference_dense_round(acc: Ints, scale: Floats) -> Ints:
     """std::round of the double product: halves away from zero."""
     value = acc.astype(np.float64) * scale
     whole = np.trunc(value)
@@ -93,21 +102,21 @@ def _reference_dense_rounded(acc, scale):
     return np.clip(whole, _INT32_MIN, _INT32_MAX).astype(np.int64)
 
 
-def _reference_conv_prepare(si, sw, so):
+def _reference_conv_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
     """QuantizeMultiplier: scale = multiplier / 2**31 * 2**shift, the multiplier rounded to 31 bits, halves up."""
     return _multiplier(_double_scale(si, sw, so))
 
 
-def _multiplier(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _multiplier(scale: Floats) -> tuple[Ints, Ints]:
     fraction, exponent = np.frexp(scale)
     multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
     carry = multiplier == 1 << 31
     multiplier, exponent = np.where(carry, multiplier >> 1, multiplier), np.where(carry, exponent + 1, exponent)
-    lost = exponent < -31
-    return np.where(lost, 0, multiplier), np.where(lost, 0, exponent).astype(np.int64)
+    vanishes = exponent < -31
+    return np.where(vanishes, 0, multiplier), np.where(vanishes, 0, exponent).astype(np.int64)
 
 
-def _reference_conv_rounded(acc, multiplier, shift):
+def _reference_conv_round(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
     """MultiplyByQuantizedMultiplier with two roundings: a doubling high product (halves up), a shift (halves away)."""
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     x = ((acc << left) + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
@@ -119,66 +128,66 @@ def _reference_conv_rounded(acc, multiplier, shift):
     return (high >> right) + (remainder > half)
 
 
-def _xnnpack_add_prepare(si, sw, so):
+def _xnnpack_add_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
     """The ratio of the scales with 21 bits, at least 2**20; `sw` is 1 (an addition has no weights)."""
-    _, exponent = np.frexp(_xnnpack_prepare(si, sw, so)[0])
+    (ratio,) = _xnnpack_prepare(si, sw, so)
+    _, exponent = np.frexp(ratio)
     shift = 21 - exponent.astype(np.int64)
-    return np.rint(np.ldexp(_xnnpack_prepare(si, sw, so)[0].astype(np.float64), shift)).astype(np.int64), shift
+    return np.rint(np.ldexp(ratio.astype(np.float64), shift)).astype(np.int64), shift
 
 
-def _xnnpack_add_rounded(acc, multiplier, shift):
+def _xnnpack_add_round(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
     return (acc * multiplier + (np.int64(1) << (shift - 1))) >> shift
 
 
-def _reference_add_prepare(si, sw, so):
+def _reference_add_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
     """Both inputs are shifted left by 20 and halved, which is exact; what they add up to is multiplied."""
     return _multiplier(2 * _double_scale(si, sw, so) / (1 << 20))
 
 
-def _reference_add_rounded(acc, multiplier, shift):
-    return _reference_conv_rounded(acc << 19, multiplier, shift)
+def _reference_add_round(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
+    return _reference_conv_round(acc << 19, multiplier, shift)
 
 
-def _xnnpack_quantise_prepare(si, sw, so):
+def _xnnpack_quantise_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
     return (np.rint(256 * _xnnpack_prepare(si, sw, so)[0].astype(np.float64)).astype(np.int64),)
 
 
-def _xnnpack_quantise_rounded(acc, multiplier):
+def _xnnpack_quantise_round(acc: Ints, multiplier: Ints) -> Ints:
     return (acc * multiplier + 128) >> 8
 
 
-_XNNPACK = Emulation(_xnnpack_prepare, _xnnpack_rounded)
-_REFERENCE_DENSE = Emulation(_reference_dense_prepare, _reference_dense_rounded)
-_REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_rounded, twice=True)
+_XNNPACK = Emulation(_xnnpack_prepare, _xnnpack_round)
+_REFERENCE_DENSE = Emulation(_reference_dense_prepare, _reference_dense_round)
+_REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_round, rounds_twice=True)
 
-_XNNPACK_ADD = Emulation(_xnnpack_add_prepare, _xnnpack_add_rounded)
-_REFERENCE_ADD = Emulation(_reference_add_prepare, _reference_add_rounded, twice=True)
+_XNNPACK_ADD = Emulation(_xnnpack_add_prepare, _xnnpack_add_round)
+_REFERENCE_ADD = Emulation(_reference_add_prepare, _reference_add_round, rounds_twice=True)
 
 
 def mean_emulations(count: int, zero_in: int, zero_out: int) -> dict[str, Emulation]:
     """MEAN over `count` values; the accumulator is the sum of the stored values themselves, zero points and all."""
 
-    def xnnpack_prepare(si, sw, so):
+    def xnnpack_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
         scale = (_xnnpack_prepare(si, sw, so)[0] * (np.float32(1) / np.float32(count))).astype(np.float32)
-        return scale, (np.float32(zero_out) - (np.float32(zero_in * count) * scale).astype(np.float32)).astype(
-            np.float32
-        )
+        zeros = (np.float32(zero_in * count) * scale).astype(np.float32)
+        return scale, (np.float32(zero_out) - zeros).astype(np.float32)
 
-    def xnnpack_rounded(acc, scale, addend):
+    def xnnpack_round(acc: Ints, scale: Float32s, addend: Float32s) -> Ints:
         value = ((acc.astype(np.float32) * scale).astype(np.float32) + addend).astype(np.float32)
         return np.rint(value).astype(np.int64) - zero_out
 
-    def reference_prepare(si, sw, so):
+    def reference_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
         multiplier, exponent = _multiplier(_double_scale(si, sw, so))
         shift = np.minimum(min(count.bit_length() - 1, 32), 31 + exponent)
         return (multiplier << shift) // count, exponent - shift
 
-    def reference_rounded(acc, multiplier, shift):
-        return _reference_conv_rounded(acc - zero_in * count, multiplier, shift)
+    def reference_round(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
+        return _reference_conv_round(acc - zero_in * count, multiplier, shift)
 
     return {
-        "xnnpack": Emulation(xnnpack_prepare, xnnpack_rounded),
-        "reference": Emulation(reference_prepare, reference_rounded, twice=True),
+        "xnnpack": Emulation(xnnpack_prepare, xnnpack_round),
+        "reference": Emulation(reference_prepare, reference_round, rounds_twice=True),
     }
 
 
@@ -190,7 +199,7 @@ EMULATIONS: dict[str, dict[str, Emulation]] = {
         for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
     },
     "QUANTIZE": {
-        "xnnpack": Emulation(_xnnpack_quantise_prepare, _xnnpack_quantise_rounded),
+        "xnnpack": Emulation(_xnnpack_quantise_prepare, _xnnpack_quantise_round),
         "reference": _REFERENCE_CONV,
     },
     "ADD": {"xnnpack": _XNNPACK_ADD, "reference": _REFERENCE_ADD},

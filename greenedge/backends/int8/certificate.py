@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import EMULATIONS, Emulation, stored
+from greenedge.backends.int8.arithmetic import EMULATIONS, Emulation, Float32s, requantise
+from greenedge.graph.ops.base import Array, Floats, Ints
 
 _BLOCK = 1 << 21  # elements of one intermediate array
 _INT32 = 1 << 31
@@ -24,16 +25,16 @@ _INT32 = 1 << 31
 class Problem:
     """R channels of one operator; level = lo + count(x >= thresholds), for x_lo <= x <= x_hi.
 
-    thresholds (R, L) ascending, x_lo, x_hi, factor (R,) int64; `factor` is k, 0 for a channel whose level never changes. It is a multiple
-    of `lift`, by which the input was multiplied beforehand.
+    thresholds (R, L) ascending, x_lo, x_hi, factor (R,) int64; `factor` is k, 0 for a channel whose level never changes. It
+    is a multiple of `lift`, by which the input was multiplied beforehand.
     zero_level is the level that the zero point stands for; bounds are the stored values the fused activation leaves.
     """
 
     operator: str
-    thresholds: np.ndarray
-    x_lo: np.ndarray
-    x_hi: np.ndarray
-    factor: np.ndarray
+    thresholds: Ints
+    x_lo: Ints
+    x_hi: Ints
+    factor: Ints
     lo: int
     zero_level: int
     zero_point: int
@@ -60,23 +61,31 @@ class Problem:
     @property
     def rounds_early(self) -> bool:
         """Whether a kernel set rounds twice, so that its steps come up to an accumulator early."""
-        return any(emulation.twice for emulation in self.emulations.values())
+        return any(emulation.rounds_twice for emulation in self.emulations.values())
 
     @property
-    def halves(self) -> np.ndarray:
+    def halves(self) -> Floats:
         """(L,) real level, counted from the zero level, at which the stored level steps up: level - zero_level - 1/2."""
-        return self.lo + 1 + np.arange(self.thresholds.shape[1]) - self.zero_level - 0.5
+        halves: Floats = self.lo + 1 + np.arange(self.thresholds.shape[1]) - self.zero_level - 0.5
+        return halves
 
     @property
-    def clipped(self) -> np.ndarray:
+    def reachable_thresholds(self) -> Ints:
         """(R, L) thresholds within x_lo … x_hi + 1; at x_lo always reached, at x_hi + 1 never."""
-        return np.clip(self.thresholds, self.x_lo[:, None], self.x_hi[:, None] + 1)
+        inside: Ints = np.clip(self.thresholds, self.x_lo[:, None], self.x_hi[:, None] + 1)
+        return inside
 
-    def rows(self, index: np.ndarray) -> Problem:
+    def rows(self, index: Ints) -> Problem:
         """The same operator with these channels alone."""
-        return replace(self, **{name: getattr(self, name)[index] for name in ("thresholds", "x_lo", "x_hi", "factor")})
+        return replace(
+            self,
+            thresholds=self.thresholds[index],
+            x_lo=self.x_lo[index],
+            x_hi=self.x_hi[index],
+            factor=self.factor[index],
+        )
 
-    def scaled(self, factor: np.ndarray) -> Problem:
+    def with_factor(self, factor: Ints) -> Problem:
         """The same channels with other factors."""
         return replace(self, factor=factor)
 
@@ -85,23 +94,23 @@ class Problem:
 class Verdict:
     """Per channel (R,): how many reachable accumulators give another level, and by how many levels at most."""
 
-    differing: np.ndarray
-    largest: np.ndarray
+    differing: Ints
+    largest: Ints
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
     """The chosen factors, float32 weight scales and integer constants (R,), and the verdict for each kernel set."""
 
-    factor: np.ndarray
-    weight_scale: np.ndarray
-    constant: np.ndarray
+    factor: Ints
+    weight_scale: Float32s
+    constant: Ints
     verdicts: dict[str, Verdict]
 
 
-def critical_points(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+def critical_points(problem: Problem) -> tuple[Ints, Ints]:
     """(R, 2L+2) accumulators that decide equality, and the graph's level at each."""
-    clipped = problem.clipped
+    clipped = problem.reachable_thresholds
     ends = np.stack([problem.x_lo, problem.x_hi], axis=1)
     points = np.concatenate([np.maximum(clipped - 1, ends[:, :1]), np.minimum(clipped, ends[:, 1:]), ends], axis=1)
     levels = np.empty_like(points)
@@ -110,19 +119,17 @@ def critical_points(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     return points, levels + problem.lo
 
 
-def emulated_levels(
-    problem: Problem, kernels: str, x: np.ndarray, scale: np.ndarray, constant: np.ndarray
-) -> np.ndarray:
+def emulated_levels(problem: Problem, kernels: str, x: Ints, scale: Float32s, constant: Ints) -> Ints:
     """Levels the runtime gives at accumulators x; x, scale and constant broadcast, rows first."""
     shape = (-1,) + (1,) * (np.ndim(x) - 1)
     acc = problem.factor.reshape(shape) * x + constant
-    value = stored(
+    value = requantise(
         problem.emulations[kernels], acc, problem.scale_in, scale, problem.scale_out, problem.zero_point, problem.bounds
     )
     return value - problem.zero_point + problem.zero_level
 
 
-def wrong_points(problem: Problem, scales: np.ndarray, constants: np.ndarray) -> dict[str, np.ndarray]:
+def wrong_points(problem: Problem, scales: Float32s, constants: Ints) -> dict[str, Ints]:
     """For candidates (R, N): at how many critical points each kernel set differs; a candidate that could leave int32
     differs at all of them."""
     points, levels = critical_points(problem)
@@ -139,15 +146,16 @@ def wrong_points(problem: Problem, scales: np.ndarray, constants: np.ndarray) ->
     return {kernels: np.where(unsafe, points.shape[1], count) for kernels, count in counts.items()}
 
 
-def _within_int32(problem: Problem, scales: np.ndarray, constants: np.ndarray) -> np.ndarray:
+def _within_int32(problem: Problem, scales: Float32s, constants: Ints) -> Array:
     """Whether accumulator, and accumulator shifted left as the reference kernels do for a scale above 1, fit int32."""
     reach = np.maximum(np.abs(problem.x_lo), np.abs(problem.x_hi)) * problem.factor
     largest = reach[:, None] + np.abs(constants)
     growth = np.maximum(1.0, 2.0 * scales.astype(np.float64) * problem.scale_in / problem.scale_out)
-    return largest * growth < _INT32
+    fits: Array = largest * growth < _INT32
+    return fits
 
 
-def judge(problem: Problem, scale: np.ndarray, constant: np.ndarray) -> dict[str, Verdict]:
+def judge(problem: Problem, scale: Float32s, constant: Ints) -> dict[str, Verdict]:
     """The exact verdict on one (scale, constant) per channel."""
     wrong = wrong_points(problem, scale[:, None], constant[:, None])
     verdicts = {}
@@ -161,14 +169,12 @@ def judge(problem: Problem, scale: np.ndarray, constant: np.ndarray) -> dict[str
     return verdicts
 
 
-def count_differing(
-    problem: Problem, kernels: str, scale: np.ndarray, constant: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def count_differing(problem: Problem, kernels: str, scale: Float32s, constant: Ints) -> tuple[Ints, Ints]:
     """Per channel: the number of reachable accumulators with another level, and the largest difference in levels."""
-    wanted, got = problem.clipped, _emulated_thresholds(problem, kernels, scale, constant)
+    wanted, got = problem.reachable_thresholds, _emulated_thresholds(problem, kernels, scale, constant)
     differing = np.zeros(len(scale), np.int64)
     largest = np.zeros(len(scale), np.int64)
-    for row, (a, b) in enumerate(zip(wanted, got)):
+    for row, (a, b) in enumerate(zip(wanted, got, strict=True)):
         edges = np.unique(np.concatenate([a, b]))
         apart = np.abs(np.searchsorted(a, edges[:-1], side="right") - np.searchsorted(b, edges[:-1], side="right"))
         differing[row] = (np.diff(edges) * (apart > 0)).sum()
@@ -176,19 +182,15 @@ def count_differing(
     return differing, largest
 
 
-def _emulated_thresholds(problem: Problem, kernels: str, scale: np.ndarray, constant: np.ndarray) -> np.ndarray:
+def _emulated_thresholds(problem: Problem, kernels: str, scale: Float32s, constant: Ints) -> Ints:
     """(R, L): the smallest accumulator in x_lo … x_hi + 1 at which the emulated level reaches lo + 1, lo + 2, …"""
     levels = problem.lo + 1 + np.arange(problem.thresholds.shape[1])
     low = np.broadcast_to(problem.x_lo[:, None], problem.thresholds.shape).copy()
     high = np.broadcast_to(problem.x_hi[:, None] + 1, problem.thresholds.shape).copy()
     while np.any(low < high):
         middle = (low + high) >> 1
-        reached = (
-            emulated_levels(
-                problem, kernels, np.minimum(middle, problem.x_hi[:, None]), scale[:, None], constant[:, None]
-            )
-            >= levels
-        )
+        x = np.minimum(middle, problem.x_hi[:, None])
+        reached = emulated_levels(problem, kernels, x, scale[:, None], constant[:, None]) >= levels
         searching = low < high
         high = np.where(searching & reached, middle, high)
         low = np.where(searching & ~reached, middle + 1, low)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import ADD_RATIOS, LEAST, MEAN_RATIOS, MOST, mean_emulations
+from greenedge.backends.int8.arithmetic import (
+    ADD_RATIOS,
+    INT8_MAX,
+    INT8_MIN,
+    MEAN_RATIOS,
+    Emulation,
+    Float32s,
+    mean_emulations,
+)
 from greenedge.backends.int8.certificate import Problem, Solution, judge
-from greenedge.backends.int8.legalise import reach, times
-from greenedge.backends.int8.quant_params import Encoding, lifted
+from greenedge.backends.int8.quant_params import Encoding, lift_levels
 from greenedge.backends.int8.search import solve, solve_output_scale
 from greenedge.graph import Edge, Requantise
+from greenedge.graph.lines import multiple_step
+from greenedge.graph.ops.base import Ints
 
 WIDEST_INPUT = 255  # of |stored - zero point|
 INT32 = 1 << 31
@@ -26,89 +36,87 @@ class Layer:
     edge: str
     operator: str
     solution: Solution
-    accumulators: np.ndarray
+    accumulators: Ints
 
 
 @dataclass(frozen=True, eq=False)
-class Scaled:
-    """What is stored for an operator: int8-sized weights (C, fan-in), int32-sized bias and float32 weight scale per channel; it takes
-    its input `lift` times as large as the graph has it, stored as `source`."""
+class FittedLayer:
+    """What is stored for an operator: int8-sized weights (C, fan-in), int32-sized bias and float32 weight scale per channel.
 
-    weight: np.ndarray
-    bias: np.ndarray
-    scale: np.ndarray
+    It takes its input `lift` times as large as the graph has it, stored as `source`.
+    """
+
+    weight: Ints
+    bias: Ints
+    scale: Float32s
     layer: Layer
     lift: int
     source: Encoding
 
 
-def scaled(
+def fit_layer(
     operator: str,
     name: str,
     step: Requantise,
-    weight: np.ndarray,
+    weight: Ints,
     source: Encoding,
     code: Encoding,
-    largest: int = MOST,
+    largest: int = INT8_MAX,
     all_sets: bool = False,
     liftable: bool = True,
-) -> Scaled:
+) -> FittedLayer:
     """Chooses factor, scale and bias of every channel of `operator`, whose weights are (C, fan-in).
 
-    `source` and `code` say how its input and output are stored; no stored weight gets above `largest`. A bias is a whole number of
-    accumulators, and the coarser these are, the fewer lines it can hold. Where that leaves a channel wrong on the first kernel set (on
-    any, with `all_sets`), the input is taken multiplied, as far as int8 has room for its few levels: accumulators are then finer. Where
-    the tensor holds other values than its levels, it is not `liftable`.
+    `source` and `code` say how its input and output are stored; no stored weight gets above `largest`. A bias is a whole
+    number of accumulators, and the coarser these are, the fewer lines it can hold. Where that leaves a channel wrong on the
+    first kernel set (on any, with `all_sets`), the input is taken multiplied, as far as int8 has room for its few levels:
+    accumulators are then finer. Where the tensor holds other values than its levels, it is not `liftable`.
     """
-    plain = _scaled(operator, name, step, weight, source, code, largest, 1)
-    lift, wider = lifted(source)
-    if not liftable or lift == 1 or not _wrong(plain, all_sets):
+    plain = fit_at_lift(operator, name, step, weight, source, code, largest, 1)
+    lift, wider = lift_levels(source)
+    if not liftable or lift == 1 or not _count_wrong(plain, all_sets):
         return plain
-    finer = _scaled(operator, name, step, weight, wider, code, largest, lift)
-    return finer if _wrong(finer, all_sets) < _wrong(plain, all_sets) else plain
+    finer = fit_at_lift(operator, name, step, weight, wider, code, largest, lift)
+    return finer if _count_wrong(finer, all_sets) < _count_wrong(plain, all_sets) else plain
 
 
-def _wrong(chosen: Scaled, all_sets: bool) -> int:
+def _count_wrong(fitted: FittedLayer, all_sets: bool) -> int:
     """Accumulators of the kernel sets that count at which another level comes out."""
-    verdicts = list(chosen.layer.solution.verdicts.values())
+    verdicts = list(fitted.layer.solution.verdicts.values())
     return sum(int(verdict.differing.sum()) for verdict in verdicts[: None if all_sets else 1])
 
 
-def _scaled(
+def fit_at_lift(
     operator: str,
     name: str,
     step: Requantise,
-    weight: np.ndarray,
+    weight: Ints,
     source: Encoding,
     code: Encoding,
     largest: int,
     lift: int,
-) -> Scaled:
+) -> FittedLayer:
+    """As `fit_layer`, for an input that is `lift` times the graph's; `source` is the encoding of those multiples."""
     channels = len(weight)
     weight = weight * np.broadcast_to(step.require_steps().sign, (channels,))[:, None]
     problem = _problem(operator, step, weight, source, code, largest, lift)
     solution = solve(problem)
     weight = weight * (solution.factor // lift)[:, None]
-    assert -MOST - 1 <= weight.min(initial=0) and weight.max(initial=0) <= MOST, "a factor leaves int8"
+    assert -INT8_MAX - 1 <= weight.min(initial=0) and weight.max(initial=0) <= INT8_MAX, "a factor leaves int8"
     # The runtime sums w*(stored - zero point) = w*(level - zero level): what the zero level takes away, the bias gives back.
     bias = solution.constant + weight.sum(axis=1) * source.zero_level
-    return Scaled(
-        weight,
-        bias,
-        solution.weight_scale,
-        Layer(name, step.output, operator, solution, problem.x_hi - problem.x_lo + 1),
-        lift,
-        source,
-    )
+    layer = Layer(name, step.output, operator, solution, problem.x_hi - problem.x_lo + 1)
+    return FittedLayer(weight, bias, solution.weight_scale, layer, lift, source)
 
 
 def _problem(
-    operator: str, step: Requantise, weight: np.ndarray, source: Encoding, code: Encoding, largest: int, lift: int
+    operator: str, step: Requantise, weight: Ints, source: Encoding, code: Encoding, largest: int, lift: int
 ) -> Problem:
     """`weight` is (C, fan-in), its sign changed where the step function falls."""
     channels = len(weight)
-    x_lo, x_hi = (np.broadcast_to(end, (channels,)) for end in reach(step))
-    thresholds = np.broadcast_to(step.require_steps().thresholds, (channels, step.require_steps().thresholds.shape[1]))
+    x_lo, x_hi = (np.broadcast_to(end, (channels,)) for end in step.reach)
+    own = step.require_steps().thresholds
+    thresholds = np.broadcast_to(own, (channels, own.shape[1]))
     varies = ((thresholds > x_lo[:, None]) & (thresholds <= x_hi[:, None])).any(axis=1)
     furthest = np.maximum(np.maximum(np.abs(x_lo), np.abs(x_hi)), 1)
     room = np.minimum(_EXACT_FLOAT // (lift * furthest), INT32 // 2 // (WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
@@ -129,18 +137,19 @@ def _problem(
     )
 
 
-def multiplied(name: str, edge: Edge, source: Encoding, lift: int, code: Encoding) -> Layer | None:
-    """The runtime's QUANTIZE from `source` to `code`, which holds `lift` times the levels of `edge`: the proof, None where it is none."""
-    step = times(edge, name, lift)
+def prove_multiple(name: str, edge: Edge, source: Encoding, lift: int, code: Encoding) -> Layer | None:
+    """The runtime's QUANTIZE from `source` to `code`, which holds `lift` times the levels of `edge`, with its proof; None
+    where it would not be exact on every kernel set."""
+    step = multiple_step(edge, name, lift)
     problem = Problem(
         "QUANTIZE",
         step.require_steps().thresholds,
-        *reach(step),
+        *step.reach,
         np.ones(1, np.int64),
         step.lo,
         code.zero_level,
         code.zero_point,
-        (LEAST, MOST),
+        (INT8_MIN, INT8_MAX),
         source.scale,
         code.scale,
     )
@@ -151,20 +160,20 @@ def multiplied(name: str, edge: Edge, source: Encoding, lift: int, code: Encodin
     return Layer(name, name, "QUANTIZE", solution, problem.x_hi - problem.x_lo + 1)
 
 
-def added(name: str, step: Requantise, source: Encoding, code: Encoding) -> tuple[Encoding, Layer] | None:
-    """Two inputs, both stored as `source`, through the runtime's own addition: the encoding of its output and the proof; None where it
-    would not be exact on every kernel set."""
+def fit_addition(name: str, step: Requantise, source: Encoding, code: Encoding) -> tuple[Encoding, Layer] | None:
+    """Two inputs, both stored as `source`, through the runtime's own addition: the encoding of its output and the proof; None
+    where it would not be exact on every kernel set."""
     zero = 2 * source.zero_level
-    return _weightless("ADD", name, step, source, code, zero, -zero, 1, ADD_RATIOS, code.bounds, all_sets=True)
+    return _fit_output_scale("ADD", name, step, source, code, zero, -zero, 1, ADD_RATIOS, code.bounds, all_sets=True)
 
 
-def averaged(
+def fit_mean(
     name: str, step: Requantise, source: Encoding, code: Encoding, count: int, all_sets: bool
 ) -> tuple[Encoding, Layer] | None:
-    """The mean of `count` values by the runtime's own operator, as `added`, but exact on the first kernel set is enough unless `all_sets`:
-    what there is instead, a kernel full of ones, takes a quarter of a small network's bytes and time. It has no clamp but int8's own."""
-    own = mean_emulations(count, source.zero_point, code.zero_point)
-    return _weightless(
+    """The mean of `count` values by the runtime's own operator, as `fit_addition`, but exact on the first kernel set is
+    enough unless `all_sets`: the alternative, a kernel full of ones, takes a quarter of a small network's bytes and time. It
+    has no clamp but int8's own."""
+    return _fit_output_scale(
         "MEAN",
         name,
         step,
@@ -174,13 +183,13 @@ def averaged(
         count * source.offset,
         count,
         MEAN_RATIOS,
-        (LEAST, MOST),
+        (INT8_MIN, INT8_MAX),
         all_sets,
-        own,
+        mean_emulations(count, source.zero_point, code.zero_point),
     )
 
 
-def _weightless(
+def _fit_output_scale(
     operator: str,
     name: str,
     step: Requantise,
@@ -189,18 +198,18 @@ def _weightless(
     zero: int,
     constant: int,
     divisor: int,
-    ratios,
+    ratios: tuple[float, float],
     bounds: tuple[int, int],
     all_sets: bool,
-    own=None,
+    own: Mapping[str, Emulation] | None = None,
 ) -> tuple[Encoding, Layer] | None:
     """Only the scale of the output is free; a clamp that depends on that scale leaves no freedom."""
-    if code.activation not in ("NONE", "RELU") or step.channels > 1 or step.require_steps().sign[0] < 0:
+    steps, (low, high) = step.require_steps(), step.reach
+    if code.activation not in ("NONE", "RELU") or step.channels > 1 or not steps.rises:
         return None
-    low, high = reach(step)
     problem = Problem(
         operator,
-        step.require_steps().thresholds,
+        steps.thresholds,
         low,
         high,
         np.ones(1, np.int64),

@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from greenedge.backends.int8.layers import Layer
 from greenedge.errors import GreenedgeError
 
+Record = dict[str, Any]  # a JSON table
 FORMAT = "greenedge-certificate/1"
 NAMES = {"xnnpack": "XNNPACK", "reference": "the reference kernels", "mlas": "ONNX Runtime on CPU"}
-_LISTED = 64  # channels that differ, told one by one in a layer
+_LISTED = 64  # differing channels of a layer that are listed one by one
 
 
-def certificate(layers: Sequence[Layer]) -> dict:
+def certificate(layers: Sequence[Layer]) -> Record:
     """Per layer and kernel set: the channels equal on every reachable accumulator, and for the others at how many they differ."""
     return {"format": FORMAT, "layers": [_entry(layer) for layer in layers]}
 
 
-def _entry(layer: Layer) -> dict:
+def _entry(layer: Layer) -> Record:
     total = int(layer.accumulators.sum())
     kernels = {}
     for name, verdict in layer.solution.verdicts.items():
@@ -44,7 +46,7 @@ def _entry(layer: Layer) -> dict:
     }
 
 
-def summary(recorded: dict, kernels: str) -> dict:
+def summary(recorded: Record, kernels: str) -> Record:
     """Totals over the layers of a certificate, for one kernel set."""
     layers = [(layer, layer["kernels"][kernels]) for layer in recorded["layers"]]
     total = sum(layer["accumulators"] for layer, _ in layers)
@@ -59,22 +61,22 @@ def summary(recorded: dict, kernels: str) -> dict:
     }
 
 
-def sentence(recorded: dict, kernels: str) -> str:
+def sentence(recorded: Record, kernels: str) -> str:
     """What holds for every input, in one sentence."""
-    told = summary(recorded, kernels)
-    if told["certified"] == told["channels"]:
-        return f"all {told['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]})"
-    levels = "one level" if told["largest_difference"] == 1 else f"up to {told['largest_difference']} levels"
+    totals = summary(recorded, kernels)
+    if totals["certified"] == totals["channels"]:
+        return f"all {totals['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]})"
+    levels = "one level" if totals["largest_difference"] == 1 else f"up to {totals['largest_difference']} levels"
     return (
-        f"{told['certified']:,} of {told['channels']:,} channels equal on every reachable accumulator ({NAMES[kernels]}); the others "
-        f"differ at {told['differing_accumulators']:,} of {told['accumulators']:,}, by {levels}"
+        f"{totals['certified']:,} of {totals['channels']:,} channels equal on every reachable accumulator "
+        f"({NAMES[kernels]}); the others differ at {totals['differing_accumulators']:,} of {totals['accumulators']:,}, by {levels}"
     )
 
 
-def foretold(recorded: dict, kernels: str) -> str | None:
+def known_deviation(recorded: Record, kernels: str) -> str | None:
     """What a certificate had said of differences, with the cure; None where there are none."""
-    told = summary(recorded, kernels)
-    if told["certified"] == told["channels"]:
+    totals = summary(recorded, kernels)
+    if totals["certified"] == totals["channels"]:
         return None
     return (
         f"as its certificate foretold: {sentence(recorded, kernels)} (cure: put the biases on the accumulators' grid, with "
@@ -82,7 +84,7 @@ def foretold(recorded: dict, kernels: str) -> str | None:
     )
 
 
-def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
+def doubts(recorded: Record, tested: Record, kernels: str) -> str | None:
     """Why the certificate does not count for this kernel set on the runtime that was tested; None where it does."""
     result = tested["kernels"][kernels]
     runtime = f"{tested['runtime']} {tested['version']}"
@@ -97,13 +99,14 @@ def doubts(recorded: dict, tested: dict, kernels: str) -> str | None:
     return None
 
 
-def read_proof(certificate: Path, selftest: Path, kernels: Sequence[str]) -> tuple[dict, dict]:
-    """certificate.json and selftest.json of a build, as this module reads them for these kernel sets. Raises GreenedgeError where one is
-    missing or damaged."""
+def read_proof(certificate: Path, selftest: Path, kernels: Sequence[str]) -> tuple[Record, Record]:
+    """certificate.json and selftest.json of a build, complete for these kernel sets. Raises GreenedgeError where one is missing
+    or damaged."""
     recorded, tested = read_record(certificate), read_record(selftest)
     try:
         for name in kernels:
-            summary(recorded, name), doubts(recorded, tested, name)
+            summary(recorded, name)
+            doubts(recorded, tested, name)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise GreenedgeError(
             f"{certificate} or {selftest.name} is damaged ({type(error).__name__}: {error}); run the build stage again."
@@ -111,7 +114,7 @@ def read_proof(certificate: Path, selftest: Path, kernels: Sequence[str]) -> tup
     return recorded, tested
 
 
-def read_record(path: Path) -> dict:
+def read_record(path: Path) -> Record:
     """A JSON file of a build. Raises GreenedgeError where it is missing or damaged."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))

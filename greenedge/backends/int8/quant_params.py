@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import LEAST, MOST, QUANTISE_RATIO
+from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN, QUANTISE_RATIO
 
-LEVELS = MOST - LEAST  # steps that an int8 tensor can hold
+LEVELS = INT8_MAX - INT8_MIN  # steps that an int8 tensor can hold
 
 
 @dataclass(frozen=True)
@@ -26,27 +27,34 @@ class Encoding:
 
     @property
     def offset(self) -> int:
-        return MOST - self.hi
+        """What is added to a level."""
+        return INT8_MAX - self.hi
 
     @property
     def zero_point(self) -> int:
+        """The int8 that the file names as its zero point."""
         return self.zero_level + self.offset
 
     @property
     def bounds(self) -> tuple[int, int]:
         """The stored values of lo and hi."""
-        return self.lo + self.offset, MOST
+        return self.lo + self.offset, INT8_MAX
 
-    def alike(self, other: Encoding) -> bool:
+    def is_like(self, other: Encoding) -> bool:
         """Whether the same int8 means the same level, and the file says the same about it."""
         return (self.offset, self.zero_level, self.scale) == (other.offset, other.zero_level, other.scale)
 
 
-def lifted(code: Encoding) -> tuple[int, Encoding]:
+def lift_levels(code: Encoding) -> tuple[int, Encoding]:
     """(m, the encoding of m times each level), m the largest that int8 has room for; nothing beyond is reached or clamped."""
     m = min(LEVELS // max(code.hi - code.lo, 1), int(QUANTISE_RATIO))
     scale = float(np.float32(code.scale / m))
     return m, Encoding(m * code.lo, m * code.hi, m * code.zero_level, scale, "NONE")
+
+
+def common_range(codes: Sequence[Encoding]) -> tuple[int, int]:
+    """The levels that hold those of all these encodings."""
+    return min(code.lo for code in codes), max(code.hi for code in codes)
 
 
 def encode_input(lo: int, hi: int, zero_level: int | None = None) -> Encoding:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import SCALE_LIMIT
-from greenedge.backends.int8.certificate import Problem, Solution, count_differing, judge, wrong_points
-from greenedge.backends.int8.legalise import reach
+from greenedge.backends.int8.arithmetic import SCALE_LIMIT, Float32s
+from greenedge.backends.int8.certificate import Problem, Solution, Verdict, count_differing, judge, wrong_points
 from greenedge.graph import Requantise
+from greenedge.graph.ops.base import Array, Floats, Ints
 
 _BLOCK = 1 << 21  # elements of one intermediate array
 _ROOM = 4.0  # a scale is sought within this factor of the fitted slope
@@ -40,9 +40,9 @@ def solve(problem: Problem) -> Solution:
     _, first, back = np.unique(key, axis=0, return_index=True, return_inverse=True)
     some = problem.rows(first)
     factor, scale, constant = _choose(some)
-    verdicts = judge(some.scaled(factor), scale, constant)
+    verdicts = judge(some.with_factor(factor), scale, constant)
     back = back.reshape(-1)
-    spread = {k: type(v)(v.differing[back], v.largest[back]) for k, v in verdicts.items()}
+    spread = {k: Verdict(v.differing[back], v.largest[back]) for k, v in verdicts.items()}
     return Solution(factor[back], scale[back], constant[back], spread)
 
 
@@ -51,15 +51,16 @@ def solve_output_scale(
 ) -> tuple[float, Solution] | None:
     """The output scale with which an operator without weights is right everywhere, and the proof.
 
-    Its only freedom is the scale of what it writes, which goes into the slope scale_in / (scale_out * divisor); its line goes through
-    the accumulator `zero`. `constant` is what the emulation adds to the accumulator. None where no scale within `ratios` (of input to
-    output) is right for the first kernel set, or, with `all_sets`, for all.
+    Its only freedom is the scale of what it writes, which goes into the slope scale_in / (scale_out * divisor); its line goes
+    through the accumulator `zero`. `constant` is what the emulation adds to the accumulator. None where no scale within
+    `ratios` (of input to output) is right for the first kernel set, or, with `all_sets`, for all.
     """
     low, high = _interval(problem, np.array([[-zero]]), 0.0, _fit(problem)[0][:, None])
     if not low[0, 0] <= high[0, 0] * (1 + _TOUCHING):
         return None
     ones, whole = np.ones(1, np.float32), np.array([constant])
-    best, fewest = None, np.inf
+    best: tuple[float, Solution] | None = None
+    fewest = 1 << 62
     for fraction in _FRACTIONS:
         ratio = divisor * low[0, 0] * (high[0, 0] / low[0, 0]) ** fraction
         scale = float(np.float32(problem.scale_in / ratio))
@@ -74,24 +75,24 @@ def solve_output_scale(
     return best
 
 
-def line(step: Requantise) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) slope and offset of the real line behind each channel's steps: level ≈ slope*x + offset, before rounding and clamping."""
-    low, high = reach(step)
-    problem = Problem(
-        "CONV_2D", step.require_steps().thresholds, low, high, np.ones(len(low), np.int64), step.lo, 0, 0, (0, 0)
-    )
+def fit_line(step: Requantise) -> tuple[Floats, Floats]:
+    """(C,) slope and offset of the real line behind each channel's steps: level ≈ slope*x + offset, before rounding and
+    clamping. Raises Refused for a table."""
+    steps, (low, high) = step.require_steps(), step.reach
+    problem = Problem("CONV_2D", steps.thresholds, low, high, np.ones(len(low), np.int64), step.lo, 0, 0, (0, 0))
     slope, centre_x, centre_h = _fit(problem)
     varies = _reachable(problem).any(axis=1)
-    constant = step.lo + (step.require_steps().thresholds <= low[:, None]).sum(axis=1)
+    constant = step.lo + (steps.thresholds <= low[:, None]).sum(axis=1)
     slope = np.where(varies, slope, 0)
-    return slope * step.require_steps().sign, np.where(varies, centre_h - slope * centre_x, constant)
+    return slope * steps.sign, np.where(varies, centre_h - slope * centre_x, constant)
 
 
-def _reachable(problem: Problem) -> np.ndarray:
-    return (problem.thresholds > problem.x_lo[:, None]) & (problem.thresholds <= problem.x_hi[:, None])
+def _reachable(problem: Problem) -> Array:
+    inside: Array = (problem.thresholds > problem.x_lo[:, None]) & (problem.thresholds <= problem.x_hi[:, None])
+    return inside
 
 
-def _fit(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _fit(problem: Problem) -> tuple[Floats, Floats, Floats]:
     """Least squares through (T - 1/2, h) of the reachable thresholds: slope in levels per accumulator, and a point (x, h)."""
     seen = _reachable(problem)
     count = np.maximum(seen.sum(axis=1), 1)
@@ -101,14 +102,13 @@ def _fit(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     variance = (dx * dx).sum(axis=1)
     jump = dh.max(axis=1, initial=0) - dh.min(axis=1, initial=0)
     far = np.maximum(problem.x_hi - centre_x, centre_x - problem.x_lo) + 1
-    single = np.where(
-        jump > 0, 1 + jump, 0.5 / far
-    )  # steps at one accumulator only: steep, or too flat for a second one
+    # Steps at one accumulator only: steep, or too flat for a second one.
+    single = np.where(jump > 0, 1 + jump, 0.5 / far)
     slope = np.where(variance > 0, (dx * dh).sum(axis=1) / np.maximum(variance, 1e-300), single)
     return slope, centre_x, centre_h
 
 
-def _choose(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _choose(problem: Problem) -> tuple[Ints, Float32s, Ints]:
     scale = np.full(len(problem.factor), np.float32(problem.scale_out) / np.float32(problem.scale_in), np.float32)
     level = problem.lo + (problem.thresholds <= problem.x_lo[:, None]).sum(axis=1)
     constant = level - problem.zero_level  # right for channels that never change: the accumulator is this number
@@ -119,20 +119,20 @@ def _choose(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return factor, scale, constant
 
 
-def _choose_varying(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _choose_varying(problem: Problem) -> tuple[Ints, Float32s, Ints]:
     """Tries one factor after another until all kernel sets are right: another factor puts the constants at other fractions
     of an accumulator, and a power of two can hold ties that 18 cannot."""
     factors = _factors(problem.factor // problem.lift) * problem.lift
     best = _Best.none(len(problem.kernels), len(factors))
     for attempt in range(factors.shape[1]):
-        rows = np.flatnonzero(~best.settled & (factors[:, attempt] > 0))
+        rows = np.flatnonzero(~best.is_final & (factors[:, attempt] > 0))
         if len(rows) == 0:
             break
-        some = problem.rows(rows).scaled(factors[rows, attempt])
+        some = problem.rows(rows).with_factor(factors[rows, attempt])
         best.improve(rows, some.factor, *_try_factor(some, best.wrong[0, rows] == 0, first=attempt == 0))
     rows = np.flatnonzero(best.wrong[0] > 0)
     if len(rows):
-        some = problem.rows(rows).scaled(best.factor[rows])
+        some = problem.rows(rows).with_factor(best.factor[rows])
         best.scale[rows], best.constant[rows] = _fewest(some, best.scale[rows], best.constant[rows])
     return best.factor, best.scale, best.constant
 
@@ -141,10 +141,10 @@ def _choose_varying(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarra
 class _Best:
     """The best candidate of every channel so far, and at how many critical points each kernel set is wrong with it."""
 
-    factor: np.ndarray
-    scale: np.ndarray
-    constant: np.ndarray
-    wrong: np.ndarray
+    factor: Ints
+    scale: Float32s
+    constant: Ints
+    wrong: Ints
 
     @classmethod
     def none(cls, sets: int, rows: int) -> _Best:
@@ -156,10 +156,12 @@ class _Best:
         )
 
     @property
-    def settled(self) -> np.ndarray:
-        return ~self.wrong.any(axis=0)
+    def is_final(self) -> Array:
+        """(R,) whether every kernel set is right."""
+        right: Array = ~self.wrong.any(axis=0)
+        return right
 
-    def improve(self, rows, factor, scale, constant, wrong) -> None:
+    def improve(self, rows: Ints, factor: Ints, scale: Float32s, constant: Ints, wrong: Ints) -> None:
         """Takes the new candidates of `rows` where they are better: the first kernel set before the others."""
         old = self.wrong[:, rows]
         better = (wrong[0] < old[0]) | ((wrong[0] == old[0]) & (wrong[1:].sum(axis=0) < old[1:].sum(axis=0)))
@@ -168,7 +170,7 @@ class _Best:
         self.wrong[:, at] = wrong[:, better]
 
 
-def _factors(largest: np.ndarray) -> np.ndarray:
+def _factors(largest: Ints) -> Ints:
     """(R, tries) the factors to try for each channel: the largest, every one down to half of it, powers of two; 0 is none."""
     rows = []
     for top in largest.tolist():
@@ -179,9 +181,9 @@ def _factors(largest: np.ndarray) -> np.ndarray:
     return np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
 
 
-def _try_factor(problem: Problem, certified: np.ndarray, first: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best of this factor: scale, constant, (2, R) wrong points. Unless it is the first factor, channels without an
-    interval are passed over; those already `certified` for the first kernel set want one that suits all."""
+def _try_factor(problem: Problem, certified: Array, first: bool) -> tuple[Float32s, Ints, Ints]:
+    """The best of this factor: scale, constant, (kernel sets, R) wrong points. Unless it is the first factor, channels without
+    an interval are passed over; those already `certified` for the first kernel set want one that suits all."""
     constants, lows, highs, both = _candidates(problem)
     scale = _as_weight_scale(problem, np.sqrt(lows[:, :1] * highs[:, :1]))[:, 0]
     constant = constants[:, 0].copy()
@@ -196,12 +198,13 @@ def _try_factor(problem: Problem, certified: np.ndarray, first: bool) -> tuple[n
     return scale, constant, wrong
 
 
-def _as_weight_scale(problem: Problem, s: np.ndarray) -> np.ndarray:
+def _as_weight_scale(problem: Problem, s: Floats) -> Float32s:
     """float32 weight scales whose requantisation scale is about s."""
-    return np.minimum(s * problem.scale_out / problem.scale_in, 3e38).astype(np.float32)
+    scale: Float32s = np.minimum(s * problem.scale_out / problem.scale_in, 3e38).astype(np.float32)
+    return scale
 
 
-def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _candidates(problem: Problem) -> tuple[Ints, Floats, Floats, Array]:
     """(R, N) constants, the most promising first, with the ends of their intervals of s; and (R,) whether some interval
     suits all kernel sets."""
     slope, centre_x, centre_h = _fit(problem)
@@ -239,11 +242,9 @@ def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return constants, lows, highs, both
 
 
-def _interval(
-    problem: Problem, b: np.ndarray, early: np.ndarray | float, nominal: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _interval(problem: Problem, b: Ints, early: Floats | float, nominal: Floats) -> tuple[Floats, Floats]:
     """For constants b (R, N): the ends (R, N) of the s that are right in real arithmetic; low > high where there is none."""
-    clipped, h = problem.clipped[:, None, :], problem.halves
+    clipped, h = problem.reachable_thresholds[:, None, :], problem.halves
     k = problem.factor[:, None, None]
     v = k * clipped + (b + early)[:, :, None]
     u = v - k
@@ -262,8 +263,8 @@ def _interval(
     return np.minimum(low, 1e30), np.maximum(high, 1e-30)
 
 
-def _wide(problem: Problem, constants, lows, highs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Several places in several intervals, judged by the emulations: scale, constant, (2, R) wrong points."""
+def _wide(problem: Problem, constants: Ints, lows: Floats, highs: Floats) -> tuple[Float32s, Ints, Ints]:
+    """Several places in several intervals, judged by the emulations: scale, constant, (kernel sets, R) wrong points."""
     ratio = np.minimum(highs / lows, _ROOM**2)
     places = np.concatenate([lows * ratio**f for f in _FRACTIONS], axis=1)
     scales = _as_weight_scale(problem, places)
@@ -279,7 +280,7 @@ def _wide(problem: Problem, constants, lows, highs) -> tuple[np.ndarray, np.ndar
     return scales[row, best], b[row, best], wrong[:, row, best]
 
 
-def _fewest(problem: Problem, scale: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fewest(problem: Problem, scale: Float32s, constant: Ints) -> tuple[Float32s, Ints]:
     """Of the candidate given and many lines near the fitted one: that with the fewest differing accumulators."""
     slope, centre_x, centre_h = _fit(problem)
     middle = np.rint(problem.factor * (centre_h / slope - centre_x)).astype(np.int64)
@@ -288,7 +289,7 @@ def _fewest(problem: Problem, scale: np.ndarray, constant: np.ndarray) -> tuple[
     shifted = np.where(_reachable(problem)[:, None, :], x[:, None, :] + b[:, :, None], 0)
     best = (shifted * problem.halves).sum(axis=2) / np.maximum((shifted * shifted).sum(axis=2), 1e-300)
     best = np.clip(best, (slope / problem.factor)[:, None] / _ROOM, SCALE_LIMIT * 0.99)
-    width = 1.0 / np.maximum(np.abs(problem.clipped - centre_x[:, None]).max(axis=1), 1)
+    width = 1.0 / np.maximum(np.abs(problem.reachable_thresholds - centre_x[:, None]).max(axis=1), 1)
     grid = best[:, :, None] * (1 + width[:, None, None] * np.linspace(-1, 1, _GRID))
     scales = _as_weight_scale(problem, grid.reshape(len(b), -1))
     constants = np.repeat(b, _GRID, axis=1)
@@ -300,10 +301,10 @@ def _fewest(problem: Problem, scale: np.ndarray, constant: np.ndarray) -> tuple[
     )
 
 
-def _real_distance(problem: Problem, scales: np.ndarray, constants: np.ndarray) -> np.ndarray:
+def _real_distance(problem: Problem, scales: Float32s, constants: Ints) -> Floats:
     """(R, N) sum over thresholds of the distance to those of real arithmetic."""
     off = np.empty(scales.shape)
-    wanted = problem.clipped
+    wanted = problem.reachable_thresholds
     step = max(1, _BLOCK // (scales.shape[1] * wanted.shape[1]))
     for begin in range(0, len(scales), step):
         part = slice(begin, begin + step)
@@ -314,7 +315,7 @@ def _real_distance(problem: Problem, scales: np.ndarray, constants: np.ndarray) 
     return off
 
 
-def _count_finalists(problem: Problem, scales: np.ndarray, constants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _count_finalists(problem: Problem, scales: Float32s, constants: Ints) -> tuple[Float32s, Ints]:
     """The finalist with the fewest differing accumulators, the first kernel set before the others."""
     counts = [
         [count_differing(problem, kernels, scales[:, n], constants[:, n])[0] for n in range(scales.shape[1])]

@@ -1,23 +1,24 @@
-"""Runs a worker program in a process of its own: a damaged model file must not take us with it."""
+"""Runs a worker program in a process of its own: a damaged model file may crash the runtime that reads it."""
 
 from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
+from greenedge.progress import ProgressFn, no_progress
+
 LIMIT_S = 1800
-Tell = Callable[[int, int, str], None]
 
 
-def watched(
-    argv: list[str], log: Path, total: int, label: str, progress: Tell = lambda *_: None, limit_s: float = LIMIT_S
+def run_worker(
+    argv: list[str], log: Path, total: int, label: str, progress: ProgressFn = no_progress, limit_s: float = LIMIT_S
 ) -> tuple[int | None, str]:
-    """Exit status (None: out of time) and standard error of the worker; its words of progress ("done N") are passed on."""
+    """(exit status, None where the time ran out; standard error) of the worker. Its lines "done N" go to `progress`."""
     expired = threading.Event()
     with open(log, "w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert process.stdout is not None
         timer = threading.Timer(limit_s, lambda: (expired.set(), process.kill()))
         timer.start()
         try:

@@ -1,12 +1,12 @@
 """Back end `onnxruntime`: an 8-bit ONNX file of the integer graph for desktops and servers, exact, with a proof for every channel.
 
 Tools: `onnxruntime` to run. Options: none.
-Files: model.onnx (QLinearConv, QGemm; uint8 = level + the edge's offset in edges.json; any batch); certificate.json (what was proved about
-each layer's requantisation); edges.json (how each edge of the graph, a tensor of the same name, is stored); selftest.json (the
-emulated arithmetic against the runtime on this processor).
+Files: model.onnx (QLinearConv, QGemm; uint8 = level + the edge's offset in edges.json; any batch); certificate.json (what was
+proved about each layer's requantisation); edges.json (how each edge of the graph, a tensor of the same name, is stored);
+selftest.json (the emulated arithmetic against the runtime on this processor).
 
-A session of one's own gives the same integers, but on an x86 processor without VNNI, whose fast 8-bit products saturate, it must
-be made with the session option session.x64quantprecision=1 (as worker.py does).
+Whoever opens a session on an x86 processor without VNNI, whose fast 8-bit products saturate, must set the session option
+session.x64quantprecision=1 (as worker.py does) to get the same integers.
 """
 
 from __future__ import annotations
@@ -15,34 +15,40 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from greenedge.backends.int8 import edges_json, proof_record
-from greenedge.backends.int8.proof_record import certificate, doubts, read_proof, sentence, summary
+from greenedge.backends.int8.onnxruntime.emit import RULES, Emitted, find_reasons, write_file
+from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT
+from greenedge.backends.int8.preflight_estimate import describe_differences
+from greenedge.backends.int8.proof_record import Record, certificate, doubts, read_proof, sentence, summary
+from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
 from greenedge.errors import GreenedgeError, Reason
-from greenedge.graph import Graph
+from greenedge.graph import Conv, ConvTranspose, Dense, Graph
+from greenedge.graph.ops.base import Array
+from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, REQUANTISE_EARLY
+from greenedge.lower import Lowered
+from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
 
-STAGE = "onnxruntime"
-OPTIONS = ()
 MODEL, CERTIFICATE, EDGES, SELFTEST = "model.onnx", "certificate.json", "edges.json", "selftest.json"
-_FORMAT = "greenedge-onnx-edges/1"
 KERNELS = "mlas"
+PASSES = (ARGMAX_TO_HOST, REQUANTISE_EARLY, CLAMP_AT_REACH)
+_FORMAT = "greenedge-onnx-edges/1"
+_NO_EPILOGUE = FloatEpilogue()
+_OPERATORS = {Dense: "QGemm", Conv: "QLinearConv", ConvTranspose: "QLinearConv"}
 
 
-def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
-    """Every reason why the graph has no exact 8-bit ONNX file."""
-    from greenedge.backends.int8.onnxruntime.rules import reasons_against
-
-    return reasons_against(graph)
+def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
+    """Every reason why the legalised graph has no exact 8-bit ONNX file."""
+    return find_reasons(graph)
 
 
-def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
+def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue = _NO_EPILOGUE) -> Plan:
     """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
-    from greenedge.backends.int8.onnxruntime.emit import write_file
-
     emitted = write_file(graph)
     about = edges_of(graph, emitted)
     files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
@@ -55,10 +61,8 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     return Plan(files, (command,), (MODEL, CERTIFICATE, EDGES, SELFTEST))
 
 
-def edges_of(graph: Graph, emitted) -> dict:
+def edges_of(graph: Graph, emitted: Emitted) -> Record:
     """What edges.json says about a written file: how each edge is stored."""
-    from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT
-
     edges = {
         edge: {
             "offset": code.offset + SHIFT,
@@ -71,16 +75,15 @@ def edges_of(graph: Graph, emitted) -> dict:
     return {"format": _FORMAT, "inputs": graph.inputs, "outputs": graph.outputs, "edges": edges}
 
 
-def _json(value: dict) -> bytes:
+def _json(value: Record) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def simulate(
-    folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None
-) -> dict[str, np.ndarray]:
+def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
     """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers (int64).
 
-    Accumulators cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an input's range.
+    Accumulators cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an
+    input's range.
     """
     from greenedge.backends.int8.onnxruntime.runtime import run_file
 
@@ -95,44 +98,43 @@ def simulate(
         ) from None
 
 
-def stored_inputs(about: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not take."""
-    return [levels.astype(np.uint8) for _, levels in edges_json.stored(about, x)]
+def stored_inputs(about: Record, x: Feeds) -> list[Array]:
+    """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does
+    not take."""
+    return [levels.astype(np.uint8) for _, levels in edges_json.offset_inputs(about, x)]
 
 
-def graph_outputs(about: dict, values: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+def graph_outputs(about: Record, values: Mapping[str, Array], names: Sequence[str]) -> Values:
     """{edge: graph integers} from the stored values of tensors. Raises KeyError where one is not there in its shape."""
-    result = {}
+    result: Values = {}
     for name in dict.fromkeys(names):
-        edge, held = about["edges"][name], values.get(name)
-        if held is None or held.dtype != np.uint8 or held.shape[1:] != tuple(edge["shape"]):
+        edge, stored = about["edges"][name], values.get(name)
+        if stored is None or stored.dtype != np.uint8 or stored.shape[1:] != tuple(edge["shape"]):
             raise KeyError(name)
-        result[name] = held.astype(np.int64) - edge["offset"]
+        result[name] = stored.astype(np.int64) - edge["offset"]
     return result
 
 
-def read_edges(folder: Path) -> dict:
+def read_edges(folder: Path) -> Record:
     """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
     return edges_json.read_edges(folder / EDGES, _FORMAT)
 
 
-def foresee(graph: Graph):
-    """What the certificate would say, from a sample of channels (greenedge.backends.int8.preflight_estimate)."""
-    from greenedge.backends.int8.preflight_estimate import forecast
-
-    return forecast(graph, "QGemm", "QLinearConv")
+def preflight_notes(source: Path, lowered: Lowered, target: Target, options: Options) -> tuple[str, ...]:
+    """What the certificate would say of differences, from a sample of channels, and what `snap` would change."""
+    return describe_differences(source, lowered, PASSES, _OPERATORS)
 
 
-def report(folder: Path) -> dict:
+def report(folder: Path) -> Record:
     """{"edge": …}: the file's size, its operators, the runtime, and what was proved or why nothing counts."""
-    from greenedge.backends.int8.onnxruntime.runtime import parsed
+    from greenedge.backends.int8.onnxruntime.runtime import parse_model
 
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
     doubt = doubts(recorded, tested, KERNELS)
     operators: dict[str, int] = {}
-    for node in parsed(folder / MODEL).graph.node:
+    for node in parse_model(folder / MODEL).graph.node:
         operators[node.op_type] = operators.get(node.op_type, 0) + 1
-    edge = {
+    edge: dict[str, Any] = {
         "bytes": (folder / MODEL).stat().st_size,
         "runtime": f"{tested['runtime']} {tested['version']}",
         "kernels": KERNELS,
@@ -142,26 +144,43 @@ def report(folder: Path) -> dict:
     }
     return {
         "edge": edge,
-        "proved": proved(folder),
+        "proved": proof(folder),
         "evidence": {"bytes": "measured", "certificate": "proved"},
         "tools": {**tools({}), tested["runtime"]: tested["version"]},
     }
 
 
-def proved(folder: Path) -> str | None:
-    """What holds for every input, in one sentence; None where the runtime at hand is not the one that was tested, or its arithmetic not the
-    emulated one."""
+def proof(folder: Path) -> str | None:
+    """What holds for every input, in one sentence; None where the runtime at hand is not the one that was tested, or its
+    arithmetic not the emulated one."""
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
-    here = metadata.version("onnxruntime") == tested["version"]
-    return sentence(recorded, KERNELS) if here and not doubts(recorded, tested, KERNELS) else None
+    is_here = metadata.version("onnxruntime") == tested["version"]
+    return sentence(recorded, KERNELS) if is_here and not doubts(recorded, tested, KERNELS) else None
 
 
-def foretold(folder: Path) -> str | None:
-    """What the certificate had said of differences, with the cure; None where it knows none."""
+def known_deviation(folder: Path) -> str | None:
+    """What the certificate says of differences, with the cure; None where it knows none."""
     recorded, _ = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
-    return proof_record.foretold(recorded, KERNELS)
+    return proof_record.known_deviation(recorded, KERNELS)
 
 
-def tools(options: Mapping[str, object]) -> dict[str, str]:
+def tools(options: Options) -> dict[str, str]:
     """The packages that write and run the file."""
     return {name: metadata.version(name) for name in ("onnx", "onnxruntime")}
+
+
+BACKEND = Backend(
+    name="onnxruntime",
+    stage="onnxruntime",
+    options=(),
+    rules=RULES,
+    passes=PASSES,
+    check=check,
+    plan=plan,
+    simulate=simulate,
+    report=report,
+    tools=tools,
+    proof=proof,
+    known_deviation=known_deviation,
+    preflight_notes=preflight_notes,
+)

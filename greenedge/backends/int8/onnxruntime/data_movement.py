@@ -1,81 +1,101 @@
-"""Operators that move values and compute nothing; each gives the encoding of what it writes."""
+"""Rules of the operations that move values and compute nothing: shapes, axes, padding, joining, the largest under a window."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from greenedge.backends.int8.onnxruntime.onnx_builder import File, padded
-from greenedge.backends.int8.quant_params import Encoding
-from greenedge.graph import DepthToSpace, MaxPool, Pad, Reshape, Transpose, Upsample
+from greenedge.backends.int8.onnxruntime.elementwise import write_elementwise
+from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, OnnxBuilder, encode_levels
+from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range
+from greenedge.backends.int8.requirements import require_common_range, require_pad_level
+from greenedge.graph import Concat, DepthToSpace, Edge, MaxPool, Pad, Requantise, Reshape, Transpose, Upsample
+from greenedge.graph.lines import identity_step
 
 
-def _max_pool(file: File, op: MaxPool) -> Encoding:
+@RULES.lowers(MaxPool)
+def max_pool(b: OnnxBuilder, op: MaxPool) -> None:
+    """MaxPool."""
+    b.begin_emission()
     more = {"dilations": list(op.dilations)} if op.dilations else {}
-    file.node(
-        "MaxPool",
-        op.inputs,
-        op.output,
-        kernel_shape=list(op.kernel),
-        strides=list(op.strides),
-        pads=list(op.pads),
-        **more,
-    )
-    return file.codes[op.inputs[0]]
+    window = {"kernel_shape": list(op.kernel), "strides": list(op.strides), "pads": list(op.pads), **more}
+    b.node("MaxPool", op.inputs, op.output, **window)
+    b.codes[op.output] = b.codes[op.inputs[0]]
 
 
-def _reshape(file: File, op: Reshape) -> Encoding:
-    file.node("Reshape", [op.inputs[0], file.constant(f"{op.output}/shape", [0, *op.shape], np.int64)], op.output)
-    return file.codes[op.inputs[0]]
+@RULES.lowers(Reshape)
+def reshape(b: OnnxBuilder, op: Reshape) -> None:
+    """Reshape."""
+    b.begin_emission()
+    b.reshape(op.inputs[0], [0, *op.shape], f"{op.output}/shape", op.output)
+    b.codes[op.output] = b.codes[op.inputs[0]]
 
 
-def _transpose(file: File, op: Transpose) -> Encoding:
-    file.node("Transpose", op.inputs, op.output, perm=[0, *(axis + 1 for axis in op.perm)])
-    return file.codes[op.inputs[0]]
+@RULES.lowers(Transpose)
+def transpose(b: OnnxBuilder, op: Transpose) -> None:
+    """Transpose."""
+    b.begin_emission()
+    b.node("Transpose", op.inputs, op.output, perm=[0, *(axis + 1 for axis in op.perm)])
+    b.codes[op.output] = b.codes[op.inputs[0]]
 
 
-def _upsample(file: File, op: Upsample) -> Encoding:
+@RULES.lowers(Upsample)
+def upsample(b: OnnxBuilder, op: Upsample) -> None:
     """Repeats along each axis: a new axis of length 1, widened, and folded in."""
-    shape = file.graph.edges[op.inputs[0]].shape
+    b.begin_emission()
+    shape = b.graph.edges[op.inputs[0]].shape
     apart = [v for size in shape for v in (size, 1)]
-    wide = [v for size, factor in zip(shape, op.factors) for v in (size, factor)]
-    tensor = file.node(
-        "Reshape", [op.inputs[0], file.constant(f"{op.output}/apart", [0, *apart], np.int64)], f"{op.output}/apart_"
-    )
-    tensor = file.node(
-        "Expand", [tensor, file.constant(f"{op.output}/wide", [1, *wide], np.int64)], f"{op.output}/wide_"
-    )
-    target = file.graph.edges[op.output].shape
-    file.node("Reshape", [tensor, file.constant(f"{op.output}/shape", [0, *target], np.int64)], op.output)
-    return file.codes[op.inputs[0]]
+    wide = [v for size, factor in zip(shape, op.factors, strict=True) for v in (size, factor)]
+    tensor = b.reshape(op.inputs[0], [0, *apart], f"{op.output}/apart", f"{op.output}/apart_")
+    widths = b.constant(f"{op.output}/wide", [1, *wide], np.int64)
+    tensor = b.node("Expand", [tensor, widths], f"{op.output}/wide_")
+    b.reshape(tensor, [0, *b.graph.edges[op.output].shape], f"{op.output}/shape", op.output)
+    b.codes[op.output] = b.codes[op.inputs[0]]
 
 
-def _depth_to_space(file: File, op: DepthToSpace) -> Encoding:
-    channels, height, width = file.graph.edges[op.inputs[0]].shape
-    b, out = op.block, channels // op.block**2
-    split, perm = ([b, b, out], [0, 3, 4, 1, 5, 2]) if op.mode == "DCR" else ([out, b, b], [0, 1, 4, 2, 5, 3])
-    tensor = file.node(
-        "Reshape",
-        [op.inputs[0], file.constant(f"{op.output}/blocks", [0, *split, height, width], np.int64)],
-        f"{op.output}/blocks_",
-    )
-    tensor = file.node("Transpose", [tensor], f"{op.output}/turned", perm=perm)
-    file.node(
-        "Reshape", [tensor, file.constant(f"{op.output}/shape", [0, out, height * b, width * b], np.int64)], op.output
-    )
-    return file.codes[op.inputs[0]]
+@RULES.lowers(DepthToSpace)
+def depth_to_space(b: OnnxBuilder, op: DepthToSpace) -> None:
+    """The blocks as axes of their own, moved behind height and width, and folded in."""
+    b.begin_emission()
+    channels, height, width = b.graph.edges[op.inputs[0]].shape
+    n, out = op.block, channels // op.block**2
+    split, perm = ([n, n, out], [0, 3, 4, 1, 5, 2]) if op.mode == "DCR" else ([out, n, n], [0, 1, 4, 2, 5, 3])
+    tensor = b.reshape(op.inputs[0], [0, *split, height, width], f"{op.output}/blocks", f"{op.output}/blocks_")
+    tensor = b.node("Transpose", [tensor], f"{op.output}/turned", perm=perm)
+    b.reshape(tensor, [0, out, height * n, width * n], f"{op.output}/shape", op.output)
+    b.codes[op.output] = b.codes[op.inputs[0]]
 
 
-def _pad(file: File, op: Pad) -> Encoding:
-    code = file.codes[op.inputs[0]]
-    padded(file, op.inputs[0], op.pads, op.value + code.offset, op.output, len(file.graph.edges[op.output].shape) + 1)
-    return code
+@RULES.lowers(Pad)
+def pad(b: OnnxBuilder, op: Pad) -> None:
+    """Pad with a level of the input."""
+    require_pad_level(b, op, op.value)
+    b.begin_emission()
+    code = b.codes[op.inputs[0]]
+    b.pad(op.inputs[0], op.pads, op.value + code.offset, op.output, len(b.graph.edges[op.output].shape) + 1)
+    b.codes[op.output] = code
 
 
-MOVES = {
-    MaxPool: _max_pool,
-    Reshape: _reshape,
-    Transpose: _transpose,
-    Upsample: _upsample,
-    DepthToSpace: _depth_to_space,
-    Pad: _pad,
-}
+@RULES.lowers(Concat)
+def concat(b: OnnxBuilder, op: Concat) -> None:
+    """Concat of branches in one encoding; those that have another are requantised first."""
+    edges = b.graph.input_edges(op)
+    if all(edge.hi - edge.lo <= LEVELS for edge in edges):
+        require_common_range(b, edges, min(edge.lo for edge in edges), max(edge.hi for edge in edges))
+    b.begin_emission()
+    codes = [b.codes[edge] for edge in op.inputs]
+    is_shared = all(code.offset == codes[0].offset for code in codes)
+    common = replace(codes[0], lo=min(c.lo for c in codes)) if is_shared else encode_levels(*common_range(codes))
+    parts = []
+    for k, (edge, code) in enumerate(zip(op.inputs, codes, strict=True)):
+        parts.append(edge if code.offset == common.offset else _recode(b, edge, code, common, f"{op.output}/part{k}"))
+    b.node("Concat", parts, op.output, axis=op.axis + 1)
+    b.codes[op.output] = common
+
+
+def _recode(b: OnnxBuilder, edge: str, code: Encoding, common: Encoding, name: str) -> str:
+    """The branch in the encoding `common`, as the tensor `name`."""
+    step: Requantise = identity_step(Edge(edge, b.graph.edges[edge].shape, code.lo, code.hi), name)
+    b.quantise_as(name, common, lambda to, written: write_elementwise(b, step, (edge,), (1,), step.name, to, written))
+    return name

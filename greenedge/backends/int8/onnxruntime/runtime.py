@@ -6,24 +6,30 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from greenedge.backends.int8.onnxruntime import worker
-from greenedge.backends.int8.subprocess_worker import LIMIT_S, Tell, watched
+from greenedge.backends.int8.subprocess_worker import LIMIT_S, run_worker
 from greenedge.errors import GreenedgeError, ToolError
+from greenedge.graph.ops.base import Array
+from greenedge.progress import ProgressFn, no_progress
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
 
 _MAX_BYTES = 1 << 30
 
 
 def run_file(
-    model: Path, inputs: Sequence[np.ndarray], keep: Sequence[str] = (), progress: Tell = lambda *_: None
-) -> dict[str, np.ndarray]:
+    model: Path, inputs: Sequence[Array], keep: Sequence[str] = (), progress: ProgressFn = no_progress
+) -> dict[str, Array]:
     """{tensor: values, batch first} of the file's outputs and of the tensors named in `keep`.
 
     Raises GreenedgeError for a file that the runtime does not take, ToolError where there is no runtime.
     """
-    tree = parsed(model)
+    tree = parse_model(model)
     names = with_outputs(tree, keep)
     with tempfile.TemporaryDirectory(prefix="greenedge-onnx-") as scratch:
         folder = Path(scratch)
@@ -31,14 +37,14 @@ def run_file(
         for k, x in enumerate(inputs):
             np.save(folder / f"x{k}.npy", x)
         argv = [sys.executable, worker.__file__, str(folder)]
-        status, said = watched(argv, folder / "log", len(inputs[0]), "ONNX Runtime", progress)
+        status, errors = run_worker(argv, folder / "log", len(inputs[0]), "ONNX Runtime", progress)
         if status != 0:
-            raise _explained(model, status, said)
+            raise _explain_failure(model, status, errors)
         with np.load(folder / "y.npz", allow_pickle=False) as result:
             return {name: result[f"y{k}"] for k, name in enumerate(names)}
 
 
-def parsed(model: Path):
+def parse_model(model: Path) -> ModelProto:
     """The file as an ONNX ModelProto. Raises GreenedgeError where it is none, or keeps data elsewhere."""
     import onnx
     from google.protobuf.message import DecodeError
@@ -58,7 +64,7 @@ def parsed(model: Path):
     return tree
 
 
-def _tensors(graph) -> Iterator:
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
     """Every constant, also those in attributes and inner graphs."""
     yield from graph.initializer
     yield from (part for tensor in graph.sparse_initializer for part in (tensor.values, tensor.indices))
@@ -69,14 +75,14 @@ def _tensors(graph) -> Iterator:
                 yield from _tensors(inner)
 
 
-def _names(graph) -> Iterator:
+def _names(graph: GraphProto) -> Iterator[str | bytes]:
     """What protobuf gives as bytes where it is no UTF-8."""
     for node in graph.node:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
     yield from (value.name for value in (*graph.input, *graph.output, *graph.initializer))
 
 
-def with_outputs(tree, keep: Sequence[str]) -> list[str]:
+def with_outputs(tree: ModelProto, keep: Sequence[str]) -> list[str]:
     """Declares the tensors in `keep` as outputs too; all outputs in their order."""
     from onnx import TensorProto, helper
 
@@ -87,8 +93,8 @@ def with_outputs(tree, keep: Sequence[str]) -> list[str]:
     return known + more
 
 
-def _explained(model: Path, status: int | None, said: str) -> GreenedgeError:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _explain_failure(model: Path, status: int | None, errors: str) -> GreenedgeError:
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
     last = lines[-1].rstrip(".") if lines else ""
     if status is None:
         return ToolError(f"ONNX Runtime did not end within {LIMIT_S} s on {model}; give it fewer samples.")

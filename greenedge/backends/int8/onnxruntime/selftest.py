@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import EMULATIONS, Emulation, stored
+from greenedge.backends.int8.arithmetic import EMULATIONS, Emulation, Float32s, requantise
 from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, SHIFT
 from greenedge.backends.int8.onnxruntime.worker import run, session_for
+from greenedge.backends.int8.proof_record import Record
+from greenedge.graph.ops.base import Array, Ints
 
 CHANNELS, INPUTS, SAMPLES = 32, 36, 96
 KINDS = ("QGemm", "QLinearConv", "depthwise", "QuantizeLinear")
@@ -27,14 +29,14 @@ _SEED = 20261125
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One operator on SAMPLES vectors: its file, its input, and what the emulation needs to foretell its output."""
+    """One operator on SAMPLES vectors: its file, its input, and what the emulation needs to compute its output."""
 
     operator: str
     content: bytes
-    x: np.ndarray
-    acc: np.ndarray
+    x: Array
+    acc: Ints
     scale_in: float
-    scales: np.ndarray
+    scales: Float32s
     scale_out: float
     zero_point: int
     ties: int
@@ -46,7 +48,7 @@ def cases() -> list[Case]:
     return [_case(rng, kind, flavour) for kind in KINDS for flavour in ("random", "ties", "largest")]
 
 
-def _case(rng, kind: str, flavour: str) -> Case:
+def _case(rng: np.random.Generator, kind: str, flavour: str) -> Case:
     alone, depthwise = kind == "QuantizeLinear", kind in ("depthwise", "QuantizeLinear")
     zero_in, zero_out = (0 if alone else int(rng.integers(-20, 20))), int(rng.integers(-60, 60))
     shape = (SAMPLES, CHANNELS if depthwise else INPUTS)
@@ -85,7 +87,16 @@ def _case(rng, kind: str, flavour: str) -> Case:
     )
 
 
-def _file(kind: str, weight, bias, scale_in, scales, scale_out, zero_in, zero_out) -> bytes:
+def _file(
+    kind: str,
+    weight: Ints,
+    bias: Ints,
+    scale_in: float,
+    scales: Float32s,
+    scale_out: float,
+    zero_in: int,
+    zero_out: int,
+) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     held = {
@@ -123,21 +134,21 @@ def _file(kind: str, weight, bias, scale_in, scales, scale_out, zero_in, zero_ou
         ]
     used = {name for node in nodes for name in node.input}
     tail = [None, None] if kind in ("depthwise", "QLinearConv") else []
-    value = lambda name: helper.make_tensor_value_info(name, TensorProto.UINT8, [None, None, *tail])
+    ends = [helper.make_tensor_value_info(name, TensorProto.UINT8, [None, None, *tail]) for name in "xy"]
     constants = [numpy_helper.from_array(np.ascontiguousarray(v), name) for name, v in held.items() if name in used]
-    graph = helper.make_graph(nodes, "selftest", [value("x")], [value("y")], constants)
+    graph = helper.make_graph(nodes, "selftest", ends[:1], ends[1:], constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR).SerializeToString()
 
 
-def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS) -> dict:
+def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS) -> Record:
     """{"runtime", "version", "kernels": {"mlas": {"pairs", "ties", "mismatches"}}}: emulated against real, value by value."""
     import onnxruntime
 
     entry = {"pairs": 0, "ties": 0, "mismatches": 0}
     for case in cases():
         (got,) = run(session_for(case.content), [case.x])
-        expected = stored(
+        expected = requantise(
             emulations[case.operator]["mlas"], case.acc, case.scale_in, case.scales, case.scale_out, case.zero_point
         )
         entry["pairs"] += expected.size
@@ -147,11 +158,13 @@ def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS) ->
 
 
 def main(out: Path) -> None:
-    told = {"format": "greenedge-runtime/1", **self_test(), "left_to_builtins": {}}
-    out.write_text(json.dumps(told, indent=1) + "\n")
-    entry = told["kernels"]["mlas"]
+    """Writes what the self-test found to `out`."""
+    result = {"format": "greenedge-runtime/1", **self_test(), "left_to_builtins": {}}
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    entry = result["kernels"]["mlas"]
     print(
-        f"mlas: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from the emulation"
+        f"mlas: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from the "
+        "emulation"
     )
 
 

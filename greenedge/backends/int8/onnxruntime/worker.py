@@ -2,17 +2,23 @@
 
     python worker.py FOLDER
 
-FOLDER holds model.onnx and x0.npy, x1.npy, … (one for each input, in the file's order); y.npz with y0, y1, … (one for each output) is
-written beside them. It prints "done N" as it goes.
+FOLDER holds model.onnx and x0.npy, x1.npy, … (one for each input, in the file's order); y.npz with y0, y1, … (one for each
+output) is written beside them. It prints "done N" as it goes.
 """
 
 from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 NO_RUNTIME = 3  # exit status: no runtime works here
 BAD_FILE = 4  # exit status: the runtime does not take the file
@@ -20,8 +26,8 @@ _BATCH = 32
 
 
 def saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor's fast 8-bit products may saturate at 16 bits: x86 without VNNI, or not known to have it. Exact ones are asked
-    for then, at about twice the time."""
+    """Whether this processor's fast 8-bit products may saturate at 16 bits: x86 without VNNI, or not known to have it. The
+    session must then ask for exact ones, which take about twice the time."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     try:
@@ -31,7 +37,7 @@ def saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not {"avx512_vnni", "avx_vnni"} & set(flags.split())
 
 
-def session_for(content: bytes, threads: int = 1):
+def session_for(content: bytes, threads: int = 1) -> InferenceSession:
     """A CPU session. Raises ImportError where there is no runtime, and the runtime's own errors for a file it does not take."""
     import onnxruntime
 
@@ -42,21 +48,27 @@ def session_for(content: bytes, threads: int = 1):
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def run(session, inputs: list[np.ndarray], tell=lambda done: None) -> list[np.ndarray]:
+def _ignore(done: int) -> None:
+    """No progress."""
+
+
+def run(
+    session: InferenceSession, inputs: list[NDArray[Any]], progress: Callable[[int], None] = _ignore
+) -> list[NDArray[Any]]:
     """All outputs, batch first."""
     names = [value.name for value in session.get_inputs()]
     total, parts = len(inputs[0]), []
     for k in range(0, total, _BATCH):
-        parts.append(
-            session.run(None, {name: np.ascontiguousarray(x[k : k + _BATCH]) for name, x in zip(names, inputs)})
-        )
-        tell(min(k + _BATCH, total))
+        batch = {name: np.ascontiguousarray(x[k : k + _BATCH]) for name, x in zip(names, inputs, strict=True)}
+        parts.append(session.run(None, batch))
+        progress(min(k + _BATCH, total))
     if not parts:
         return [np.zeros((0, *value.shape[1:]), np.uint8) for value in session.get_outputs()]
-    return [np.concatenate(column) for column in zip(*parts)]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def main(folder: Path) -> int:
+    """The exit status."""
     try:
         session = session_for((folder / "model.onnx").read_bytes())
         inputs = [np.load(folder / f"x{k}.npy", mmap_mode="r") for k in range(len(session.get_inputs()))]

@@ -7,12 +7,16 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greenedge.backends.int8.tflite.float_outputs import WITHIN
+from greenedge.backends.int8.tflite.epilogue import WITHIN
 from greenedge.graph import Graph, run_graph
 from greenedge.lower.dequantise import Dequantise
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 FOLDER = "deploy"
 SAMPLES, _SEED = 32, 1
@@ -27,14 +31,14 @@ numpy
 def deploy_files(
     graph: Graph,
     model: bytes,
-    edges: Mapping[str, Mapping],
+    edges: Mapping[str, Mapping[str, Any]],
     carried: Sequence[Dequantise] = (),
-    entry: Mapping | None = None,
+    quantiser: Mapping[str, float] | None = None,
 ) -> dict[str, bytes]:
     """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.
 
-    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs.
-    `entry`: what `quantiser` found, by which the runner takes floats too.
+    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs. With a
+    `quantiser` (as `read_quantiser` gives it) the runner takes floats too.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return {}
@@ -43,11 +47,11 @@ def deploy_files(
     x = np.random.default_rng(_SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
     x[0], x[-1] = edge.lo, edge.hi
     y = run_graph(graph, x)[ends["output"]]
-    about = {
+    about: dict[str, Any] = {
         key: {part: edges[name][part] for part in ("offset", "lo", "hi", "source", "order", "shape", "file")}
         for key, name in ends.items()
     }
-    about["input"]["quantiser"] = entry
+    about["input"]["quantiser"] = quantiser
     about["golden_sha256"] = hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()
     about["floats"] = [{"name": end.output, "within": 0.0 if end.softmax is None else WITHIN} for end in carried]
     golden = io.BytesIO()
@@ -62,16 +66,18 @@ def deploy_files(
     return {f"{FOLDER}/{name}": content for name, content in files.items()}
 
 
-def quantiser(prologue) -> dict | None:
+def read_quantiser(prologue: ModelProto | None) -> dict[str, float] | None:
     """{"scale", "zero", "lo", "hi"} where an ONNX prologue is round(clip(x/scale + zero, lo, hi)) alone, half to even,
     with one scale for the whole input; else None, as for a model that takes integers and has no prologue."""
     from onnx import numpy_helper
 
-    nodes = [] if prologue is None else list(prologue.graph.node)
+    if prologue is None:
+        return None
+    nodes = list(prologue.graph.node)
     if [node.op_type for node in nodes if node.op_type != "Add"] != ["Div", "Clip", "Round", "Cast"]:
         return None
-    held = {item.name: numpy_helper.to_array(item) for item in prologue.graph.initializer}
-    values = {node.op_type: [held[name] for name in node.input if name in held] for node in nodes}
+    constants = {item.name: numpy_helper.to_array(item) for item in prologue.graph.initializer}
+    values = {node.op_type: [constants[name] for name in node.input if name in constants] for node in nodes}
     scale, zero, lo, hi = *values["Div"], *values.get("Add", [np.float32(0)]), *values["Clip"]
     if any(value.size != 1 for value in (scale, zero, lo, hi)) or nodes[0].input[0] != prologue.graph.input[0].name:
         return None

@@ -14,9 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from greenedge.backends.int8.proof_record import Record
 from greenedge.errors import GreenedgeError, Reason
-from greenedge.files.atomic_write import atomic_write
-from greenedge.graph import Concat, Conv, ConvTranspose, Dense, Graph, MaxPool, Op, Pad, SumPool, Transpose, Upsample
+from greenedge.files.atomic_write import write_aside
+from greenedge.graph import Concat, Conv, ConvTranspose, Dense, Graph, MaxPool, Pad, Transpose, Upsample
+from greenedge.legalise.capabilities import RANK, Capabilities, Measure, check_capabilities
 from greenedge.target import Target
 from greenedge.tools.plan import Command
 
@@ -28,35 +30,44 @@ _MISSING = (
 )
 
 
-def reasons_against(graph: Graph) -> list[Reason]:
+# Coral documentation, "TensorFlow models on the Edge TPU", supported operations and their known limitations.
+_GROUP_DILATION = Measure(
+    "dilation in groups",
+    "a dilated convolution in groups",
+    lambda op, inputs, output: 1 if op.groups == 1 else max(op.dilations),
+)
+_UNEVEN = Measure(
+    "dilations that differ",
+    "dilations {}",
+    lambda op, inputs, output: 0 if len(set(op.dilations)) <= 1 else tuple(op.dilations),
+)
+_ROWS = Measure(
+    "axes of the output",
+    "outputs of shape {}",
+    lambda op, inputs, output: 1 if len(output.shape) == 1 else output.shape,
+)
+_CHANNEL_PADDING = Measure(
+    "padding of channels",
+    "padding of channels",
+    lambda op, inputs, output: op.pads[0] + op.pads[len(op.pads) // 2] if len(op.pads) > 2 else 0,
+)
+_EVEN = _UNEVEN.limit({0}, "the Edge TPU wants the same along both axes", "use equal dilations")
+_THREE_AXES = (RANK.limit({1, 2, 3}, "the Edge TPU has three", "use images"),)
+SUPPORTED: Capabilities = {
+    Conv: (_GROUP_DILATION.limit({1}, "the Edge TPU has none", "use a dilation of 1"), _EVEN),
+    ConvTranspose: (_EVEN,),
+    MaxPool: (_EVEN,),
+    Dense: (_ROWS.limit({1}, "the Edge TPU's dense layer writes one vector", "use a 1x1 convolution"),),
+    Pad: (_CHANNEL_PADDING.limit({0}, "the Edge TPU pads rows and columns", "add the channels in the layer before"),),
+    Transpose: _THREE_AXES,
+    Upsample: _THREE_AXES,
+    Concat: _THREE_AXES,
+}
+
+
+def find_reasons(graph: Graph) -> list[Reason]:
     """What the Edge TPU's documentation rules out."""
-    return [reason for op in graph.ops for reason in _against(graph, op)]
-
-
-def _against(graph: Graph, op: Op) -> list[Reason]:
-    """Coral documentation, "TensorFlow models on the Edge TPU", supported operations and their known limitations."""
-    rule = None
-    if isinstance(op, Conv) and op.groups > 1 and any(d != 1 for d in op.dilations):
-        rule = ("a dilated convolution in groups", "the Edge TPU has none", "use a dilation of 1")
-    elif isinstance(op, (Conv, ConvTranspose, MaxPool, SumPool)) and len(set(getattr(op, "dilations", ()) or (1,))) > 1:
-        rule = (
-            f"dilations {tuple(op.dilations)}",
-            "the Edge TPU wants the same along both axes",
-            "use equal dilations",
-        )
-    elif isinstance(op, Dense) and len(graph.edges[op.output].shape) > 1:
-        rule = (
-            f"outputs of shape {graph.edges[op.output].shape}",
-            "the Edge TPU's dense layer writes one vector",
-            "use a 1x1 convolution",
-        )
-    elif isinstance(op, Pad) and (op.pads[0] or op.pads[len(op.pads) // 2]) and len(op.pads) > 2:
-        rule = ("padding of channels", "the Edge TPU pads rows and columns", "add the channels in the layer before")
-    elif isinstance(op, (Transpose, Upsample)) and len(graph.edges[op.output].shape) > 3:
-        rule = (f"a tensor of {len(graph.edges[op.output].shape)} axes", "the Edge TPU has three", "use images")
-    elif isinstance(op, Concat) and len(graph.edges[op.output].shape) > 3:
-        rule = (f"a tensor of {len(graph.edges[op.output].shape)} axes", "the Edge TPU has three", "use images")
-    return [Reason(op.name, "unsupported-op", *rule)] if rule else []
+    return [reason for op in graph.ops for reason in check_capabilities(op, graph, SUPPORTED, "the Edge TPU")]
 
 
 def commands(model: str, target: Target) -> tuple[Command, ...]:
@@ -70,7 +81,7 @@ def products() -> tuple[str, ...]:
     return (RECORD,)
 
 
-def report(folder: Path) -> dict:
+def report(folder: Path) -> Record:
     """{"edge", "evidence", "notes", "tools"}: what the compiler said, or that it is missing."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -86,7 +97,7 @@ def report(folder: Path) -> dict:
     }
 
 
-def made(folder: Path) -> bool:
+def is_built_for(folder: Path) -> bool:
     """Whether a build folder is one for an Edge TPU."""
     return (folder / RECORD).is_file()
 
@@ -99,7 +110,7 @@ def tools() -> dict[str, str]:
 def main(model: str) -> int:
     """Compiles `model` in the working directory where the compiler is on PATH."""
     program = shutil.which(COMPILER)
-    record = {"compiled": False, "said": _MISSING}
+    record: Record = {"compiled": False, "said": _MISSING}
     if program:
         try:
             done = subprocess.run(
@@ -118,9 +129,10 @@ def main(model: str) -> int:
         if done.returncode != 0 or not Path(COMPILED).is_file():
             print(f"error: {COMPILER} ended with exit status {done.returncode} and left no {COMPILED}")
             return 1
-        left = re.search(r"operations that will run on CPU: (\d+)", done.stdout)
-        record = {"compiled": True, "said": done.stdout[:4000], "left": f"{left[1]} operators" if left else "not said"}
-    with atomic_write(Path(RECORD)) as path:
+        on_cpu = re.search(r"operations that will run on CPU: (\d+)", done.stdout)
+        remainder = f"{on_cpu[1]} operators" if on_cpu else "not said"
+        record = {"compiled": True, "said": done.stdout[:4000], "left": remainder}
+    with write_aside(Path(RECORD)) as path:
         path.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
+from greenedge.graph.ops.base import Array, Ints
+
+if TYPE_CHECKING:
+    import flatbuffers
+    from ai_edge_litert.schema_py_generated import BufferT, ModelT, OperatorCodeT, OperatorT, TensorT
 
 IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16  # the schema's force_align of Buffer.data; microcontrollers read weights in place
@@ -55,9 +64,9 @@ class Writer:
     """Collects one subgraph. `tensor`, `constant` and `operator` return indices; `finish` returns the file's bytes."""
 
     name: str
-    tensors: list = field(default_factory=list)
+    tensors: list[tuple[str, tuple[int, ...], str, Quantisation | None, int]] = field(default_factory=list)
     buffers: list[bytes] = field(default_factory=lambda: [b""])
-    operators: list = field(default_factory=list)
+    operators: list[tuple[int, str, tuple[int, ...], tuple[int, ...], dict[str, object]]] = field(default_factory=list)
     codes: list[tuple[str, int]] = field(default_factory=list)
 
     def tensor(
@@ -69,9 +78,8 @@ class Writer:
         data: bytes | None = None,
     ) -> int:
         """A tensor of `kind` ('INT8', 'INT32', 'FLOAT32'); with `data` it is a constant."""
-        self.tensors.append(
-            (name, tuple(int(d) for d in shape), kind, quantisation, 0 if data is None else self._buffer(data))
-        )
+        buffer = 0 if data is None else self._buffer(data)
+        self.tensors.append((name, tuple(int(d) for d in shape), kind, quantisation, buffer))
         return len(self.tensors) - 1
 
     def _buffer(self, data: bytes) -> int:
@@ -80,19 +88,14 @@ class Writer:
             self.buffers.append(data)
         return self.buffers.index(data)
 
-    def constant(self, name: str, values: np.ndarray, quantisation: Quantisation | None = None) -> int:
+    def constant(self, name: str, values: Array, quantisation: Quantisation | None = None) -> int:
         """A constant tensor of int8, int32 or float32 values."""
         kind = values.dtype.name.upper()
         assert kind in ("INT8", "INT32", "FLOAT32"), kind
-        return self.tensor(
-            name,
-            values.shape,
-            kind,
-            quantisation,
-            np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes(),
-        )
+        data = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes()
+        return self.tensor(name, values.shape, kind, quantisation, data)
 
-    def packed(self, name: str, values: np.ndarray, quantisation: Quantisation) -> int:
+    def pack_int4(self, name: str, values: Ints, quantisation: Quantisation) -> int:
         """A constant tensor of int4 values, two a byte, the first in the low half."""
         flat = np.append(values.reshape(-1), np.zeros(values.size % 2, values.dtype)).astype(np.int64) & 15
         return self.tensor(
@@ -129,21 +132,23 @@ class Writer:
         return pack(model)
 
 
-def pack(model) -> bytes:
+def pack(model: ModelT) -> bytes:
     """The bytes of a schema ModelT, each buffer aligned as the schema asks."""
     builder = _builder()
     for buffer in model.buffers:
-        _pack_aligned(buffer)
+        _align_buffer(buffer)
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _builder():
+def _builder() -> flatbuffers.Builder:
     """A builder that writes equal vectors once: shapes, and the zero points and scales of every channel."""
     import flatbuffers
 
     class Sharing(flatbuffers.Builder):
-        def CreateNumpyVector(self, x):
+        shared: dict[tuple[str, bytes], int]
+
+        def CreateNumpyVector(self, x: Array) -> int:  # noqa: N802  # the library's name
             key = (x.dtype.str, x.tobytes())
             if key not in self.shared:
                 self.shared[key] = super().CreateNumpyVector(x)
@@ -154,11 +159,11 @@ def _builder():
     return builder
 
 
-def _pack_aligned(buffer) -> None:
+def _align_buffer(buffer: BufferT) -> None:
     """Gives one BufferT a Pack that honours force_align; the generated one leaves it out."""
     from ai_edge_litert import schema_py_generated as schema
 
-    def aligned(builder):
+    def write(builder: flatbuffers.Builder) -> int:
         data = None if buffer.data is None else bytes(bytearray(buffer.data))
         if data:
             builder.StartVector(1, len(data), _ALIGNMENT)
@@ -170,14 +175,16 @@ def _pack_aligned(buffer) -> None:
             schema.BufferAddData(builder, vector)
         return schema.BufferEnd(builder)
 
-    buffer.Pack = aligned
+    buffer.Pack = write
 
 
-def _vector(values: Sequence[int]) -> np.ndarray:
+def _vector(values: Sequence[int]) -> NDArray[np.int32]:
     return np.array(values, np.int32)
 
 
-def _tensor(schema, name, shape, kind, quantisation, buffer):
+def _tensor(
+    schema: ModuleType, name: str, shape: Sequence[int], kind: str, quantisation: Quantisation | None, buffer: int
+) -> TensorT:
     parameters = None
     if quantisation is not None:
         scales = np.asarray(quantisation.scales, np.float32)
@@ -193,25 +200,31 @@ def _tensor(schema, name, shape, kind, quantisation, buffer):
     )
 
 
-def _code(schema, kind, version):
+def _code(schema: ModuleType, kind: str, version: int) -> OperatorCodeT:
     code = getattr(schema.BuiltinOperator, kind)
     return schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=min(code, _LARGEST_OLD_CODE), version=version)
 
 
-def _operator(schema, code, kind, inputs, outputs, options: Mapping[str, object]):
+def _operator(
+    schema: ModuleType,
+    code: int,
+    kind: str,
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    options: Mapping[str, object],
+) -> OperatorT:
     operator = schema.OperatorT(opcodeIndex=code, inputs=_vector(inputs), outputs=_vector(outputs))
     if kind in _OPTIONS:
         table = getattr(schema, _OPTIONS[kind] + "T")()
         for key, value in options.items():
             assert hasattr(table, key), f"{kind} has no option {key}"
-            setattr(table, key, _vector(value) if isinstance(value, list) else _enumerated(schema, key, value))
+            setattr(table, key, _vector(value) if isinstance(value, list) else _schema_value(schema, key, value))
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, _OPTIONS[kind])
         operator.builtinOptions = table
     return operator
 
 
-def _enumerated(schema, key, value):
+def _schema_value(schema: ModuleType, key: str, value: object) -> object:
     """Names of activations and paddings become the schema's numbers."""
-    if key == "fusedActivationFunction":
-        return getattr(schema.ActivationFunctionType, value)
-    return getattr(schema.Padding, value) if key == "padding" else value
+    enumerations = {"fusedActivationFunction": schema.ActivationFunctionType, "padding": schema.Padding}
+    return getattr(enumerations[key], str(value)) if key in enumerations else value

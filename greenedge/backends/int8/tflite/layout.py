@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from greenedge.graph.ops.base import Array
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -21,28 +23,29 @@ class Layout:
     file: tuple[int, ...]
 
     @property
-    def natural(self) -> bool:
+    def is_natural(self) -> bool:
         """Whether the values lie in the graph's own order; axes of length 1 do not matter."""
         moved = [axis for axis in self.order if self.source[axis] != 1]
         return moved == sorted(moved)
 
     @property
-    def flattened(self) -> bool:
+    def is_flat(self) -> bool:
+        """Whether it is that of a flattened image."""
         return self.source != self.shape
 
-    def to_file(self, x: np.ndarray) -> np.ndarray:
+    def to_file(self, x: Array) -> Array:
         """(N, *shape) graph values in the file's order, (N, *file[1:])."""
         ordered = x.reshape(len(x), *self.source).transpose(0, *(a + 1 for a in self.order))
         return ordered.reshape(len(x), *self.file[1:])
 
-    def to_graph(self, y: np.ndarray) -> np.ndarray:
+    def to_graph(self, y: Array) -> Array:
         """(N, *file[1:]) file values in the graph's order, (N, *shape)."""
         ordered = y.reshape(len(y), *(self.source[a] for a in self.order))
         return ordered.transpose(0, *(int(a) + 1 for a in np.argsort(self.order))).reshape(len(y), *self.shape)
 
     def file_axis(self, axis: int) -> int:
         """Where the graph's `axis` lies in the file's shape, for a layout that is not flattened."""
-        assert not self.flattened, "a flattened image has no axes"
+        assert not self.is_flat, "a flattened image has no axes"
         return len(self.file) - len(self.order) + self.order.index(axis)
 
 

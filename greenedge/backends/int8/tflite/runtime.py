@@ -1,4 +1,4 @@
-"""Runs a .tflite file as it lies on disk, in a process of its own: a damaged file must not take us with it."""
+"""Runs a .tflite file as it lies on disk, in a process of its own: a damaged file may crash the runtime."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from greenedge.backends.int8.subprocess_worker import LIMIT_S, Tell, watched
+from greenedge.backends.int8.subprocess_worker import LIMIT_S, run_worker
 from greenedge.backends.int8.tflite import worker
 from greenedge.backends.int8.tflite.flatbuffer import IDENTIFIER, pack
 from greenedge.errors import GreenedgeError, ToolError
+from greenedge.graph.ops.base import Array
+from greenedge.progress import ProgressFn, no_progress
+
+if TYPE_CHECKING:
+    from ai_edge_litert.schema_py_generated import ModelT
 
 RUNTIME = "ai-edge-litert"
 _MAX_BYTES = 1 << 30
@@ -20,16 +26,17 @@ _MAX_BYTES = 1 << 30
 
 def run_file(
     model: Path,
-    inputs: Sequence[np.ndarray],
+    inputs: Sequence[Array],
     keep: Sequence[int] = (),
     kernels: str = "xnnpack",
-    progress: Tell = lambda *_: None,
-) -> dict[int, np.ndarray]:
-    """{tensor index: stored values, batch first} of the file's outputs (int8; float32 for its float outputs) and of the tensors numbered in `keep`.
+    progress: ProgressFn = no_progress,
+) -> dict[int, Array]:
+    """{tensor index: stored values, batch first} of the file's outputs (int8; float32 for its float outputs) and of the
+    tensors numbered in `keep`.
 
-    `inputs` are int8, (N, …), one for each of the file's inputs in its own order. What is kept comes from the same bytes
-    with those tensors declared as outputs too. Raises GreenedgeError for a file that the runtime does not take, ToolError
-    where there is no runtime.
+    `inputs` are int8, (N, …), one for each of the file's inputs in its own order. Kept tensors come from the same bytes with
+    those tensors declared as outputs too. Raises GreenedgeError for a file that the runtime does not take, ToolError where
+    there is no runtime.
     """
     content = read_model(model)
     with tempfile.TemporaryDirectory(prefix="greenedge-tflite-") as scratch:
@@ -37,11 +44,10 @@ def run_file(
         (folder / "model.tflite").write_bytes(with_outputs(content, keep, model) if keep else content)
         for k, x in enumerate(inputs):
             np.save(folder / f"x{k}.npy", x)
-        status, said = watched(
-            [sys.executable, worker.__file__, str(folder), kernels], folder / "log", len(inputs[0]), "LiteRT", progress
-        )
+        argv = [sys.executable, worker.__file__, str(folder), kernels]
+        status, errors = run_worker(argv, folder / "log", len(inputs[0]), "LiteRT", progress)
         if status != 0:
-            raise _explained(model, status, said)
+            raise _explain_failure(model, status, errors)
         with np.load(folder / "y.npz", allow_pickle=False) as result:
             return {int(name): result[name] for name in result.files}
 
@@ -59,10 +65,10 @@ def read_model(model: Path) -> bytes:
     return content
 
 
-def _explained(model: Path, status: int | None, said: str) -> GreenedgeError:
+def _explain_failure(model: Path, status: int | None, errors: str) -> GreenedgeError:
     lines = [
         line.strip()
-        for line in said.splitlines()
+        for line in errors.splitlines()
         if line.strip() and not line.startswith(("INFO:", "W0000", "WARNING:"))
     ]
     last = lines[-1].rstrip(".") if lines else ""
@@ -74,7 +80,7 @@ def _explained(model: Path, status: int | None, said: str) -> GreenedgeError:
     return GreenedgeError(f"{model} cannot be run by LiteRT ({reason}); run the build stage again.")
 
 
-def parsed(content: bytes, model: Path):
+def parse_model(content: bytes, model: Path) -> ModelT:
     """The file as the schema's object tree. Raises GreenedgeError where it is damaged."""
     import struct
 
@@ -88,7 +94,7 @@ def parsed(content: bytes, model: Path):
 
 def with_outputs(content: bytes, keep: Sequence[int], model: Path) -> bytes:
     """The same file with the tensors numbered in `keep` as further outputs."""
-    tree = parsed(content, model)
+    tree = parse_model(content, model)
     if not tree.subgraphs or tree.subgraphs[0].operators is None:
         raise GreenedgeError(f"{model} is damaged (it has no operators); run the build stage again.")
     subgraph = tree.subgraphs[0]
@@ -103,7 +109,7 @@ def weight_offsets(model: Path) -> dict[str, tuple[int, int]]:
     content = read_model(model)
     from ai_edge_litert import schema_py_generated as schema
 
-    subgraph = parsed(content, model).subgraphs[0]
+    subgraph = parse_model(content, model).subgraphs[0]
     root = schema.Model.GetRootAs(content, 0)
     found = {}
     for tensor in subgraph.tensors:
@@ -118,7 +124,7 @@ def operators(model: Path) -> dict[str, int]:
     """{operator: how many} in the file."""
     from ai_edge_litert import schema_py_generated as schema
 
-    tree = parsed(read_model(model), model)
+    tree = parse_model(read_model(model), model)
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     found: dict[str, int] = {}
     for operator in tree.subgraphs[0].operators:

@@ -1,4 +1,4 @@
-"""Checks the emulated arithmetic against the runtime at hand, in about a second, and which operators XNNPACK really runs.
+"""Checks the emulated arithmetic against the runtime at hand, in about a second, and which operators XNNPACK runs.
 
     python -m greenedge.backends.int8.tflite.selftest MODEL OUT.json
 
@@ -16,9 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import EMULATIONS, LITERT, Emulation, activation_bounds, mean_emulations, stored
+from greenedge.backends.int8.arithmetic import (
+    EMULATIONS,
+    LITERT,
+    Emulation,
+    Float32s,
+    activation_bounds,
+    mean_emulations,
+    requantise,
+)
+from greenedge.backends.int8.proof_record import Record
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.int8.tflite.worker import RESOLVERS, load_runtime, run
+from greenedge.graph.ops.base import Array, Ints
 
 CHANNELS, INPUTS, SAMPLES = 48, 8, 160
 _SEED = 20261123
@@ -26,14 +36,14 @@ _SEED = 20261123
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One operator on SAMPLES vectors: its file, its input, and what the emulation needs to foretell its output."""
+    """One operator on SAMPLES vectors: its file, its input, and what the emulation needs to compute its output."""
 
     operator: str
     content: bytes
-    x: tuple[np.ndarray, ...]
-    acc: np.ndarray
+    x: tuple[Array, ...]
+    acc: Ints
     scale_in: float
-    scales: np.ndarray
+    scales: Float32s
     scale_out: float
     zero_point: int
     bounds: tuple[int, int]
@@ -53,7 +63,7 @@ def cases(int4: bool = False) -> list[Case]:
     )
 
 
-def _addition(rng, operator: str, ties: bool) -> Case:
+def _addition(rng: np.random.Generator, operator: str, ties: bool) -> Case:
     """Every pair of int8."""
     a, b = (v.reshape(1, -1).astype(np.int8) for v in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
     zero_in, zero_out = int(rng.integers(-20, 20)), int(rng.integers(-60, 60))
@@ -77,7 +87,7 @@ def _addition(rng, operator: str, ties: bool) -> Case:
     )
 
 
-def _quantisation(rng, operator: str, ties: bool) -> Case:
+def _quantisation(rng: np.random.Generator, operator: str, ties: bool) -> Case:
     """Every int8, and ratios of the scales from 1/8 to 100."""
     x = np.arange(-128, 128).reshape(1, 1, 1, -1).astype(np.int8)
     zero_in, zero_out = int(rng.integers(-128, 128)), int(rng.integers(-60, 60))
@@ -101,7 +111,7 @@ def _quantisation(rng, operator: str, ties: bool) -> Case:
     )
 
 
-def _mean(rng, ties: bool) -> Case:
+def _mean(rng: np.random.Generator, ties: bool) -> Case:
     """Means over images of 5x7 around every int8, zero points far apart."""
     count, zero_in, zero_out = 32 if ties else 35, int(rng.integers(-128, 128)), int(rng.integers(-60, 60))
     x = np.clip(
@@ -131,7 +141,7 @@ def _mean(rng, ties: bool) -> Case:
     )
 
 
-def _case(rng, operator: str, ties: bool, int4: bool = False) -> Case:
+def _case(rng: np.random.Generator, operator: str, ties: bool, int4: bool = False) -> Case:
     depthwise = operator == "DEPTHWISE_CONV_2D"
     fan_in = CHANNELS if depthwise else INPUTS
     x = rng.integers(-128, 128, (SAMPLES, 1, 1, fan_in)).astype(np.int8)
@@ -170,7 +180,18 @@ def _case(rng, operator: str, ties: bool, int4: bool = False) -> Case:
     )
 
 
-def _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out, activation, int4) -> bytes:
+def _file(
+    operator: str,
+    weight: Ints,
+    bias: Ints,
+    scale_in: float,
+    scales: Float32s,
+    scale_out: float,
+    zero_in: int,
+    zero_out: int,
+    activation: str,
+    int4: bool,
+) -> bytes:
     writer = Writer("selftest")
     dense, depthwise = operator == "FULLY_CONNECTED", operator == "DEPTHWISE_CONV_2D"
     fan_in = CHANNELS if depthwise else INPUTS
@@ -180,7 +201,7 @@ def _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out
     shaped = weight.T[None, None] if depthwise else weight if dense else weight[:, None, None, :]
     floats = tuple(float(s) for s in scales)
     parameters = Quantisation(floats, 0, 3 if depthwise else 0)
-    w = writer.packed("w", shaped, parameters) if int4 else writer.constant("w", shaped.astype(np.int8), parameters)
+    w = writer.pack_int4("w", shaped, parameters) if int4 else writer.constant("w", shaped.astype(np.int8), parameters)
     b = writer.constant(
         "b", bias.astype(np.int32), Quantisation(tuple(float(np.float32(scale_in) * s) for s in scales))
     )
@@ -198,13 +219,13 @@ def _file(operator, weight, bias, scale_in, scales, scale_out, zero_in, zero_out
     return writer.finish([x], [y])
 
 
-def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS, int4: bool = False) -> dict:
+def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS, int4: bool = False) -> Record:
     """{"runtime", "version", "kernels": {set: {"pairs", "ties", "mismatches"}}}: emulated against real, value by value.
 
     Raises RuntimeError where no runtime works.
     """
     runtime, package, version = load_runtime()
-    told = {kernels: {"pairs": 0, "ties": 0, "mismatches": 0} for kernels in LITERT}
+    result = {kernels: {"pairs": 0, "ties": 0, "mismatches": 0} for kernels in LITERT}
     for case in cases(int4):
         for kernels in LITERT:
             resolver = getattr(runtime.OpResolverType, RESOLVERS[kernels])
@@ -213,7 +234,7 @@ def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS, in
             )
             interpreter.allocate_tensors()
             (got,) = run(interpreter, list(case.x), lambda done: None).values()
-            expected = stored(
+            expected = requantise(
                 (case.own or emulations[case.operator])[kernels],
                 case.acc,
                 case.scale_in,
@@ -222,11 +243,11 @@ def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS, in
                 case.zero_point,
                 case.bounds,
             )
-            entry = told[kernels]
+            entry = result[kernels]
             entry["pairs"] += expected.size
             entry["ties"] += case.ties
             entry["mismatches"] += int((got.reshape(expected.shape) != expected).sum())
-    return {"runtime": package, "version": version, "kernels": told}
+    return {"runtime": package, "version": version, "kernels": result}
 
 
 def left_to_builtins(model: Path) -> dict[str, int]:
@@ -236,15 +257,15 @@ def left_to_builtins(model: Path) -> dict[str, int]:
     interpreter.allocate_tensors()
     nodes = interpreter._get_ops_details()  # the runtime has no public list of its operators
     delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
-    given = {int(t) for node in delegates for t in node["inputs"]}
-    made = {int(t) for node in delegates for t in node["outputs"]}
+    delegate_inputs = {int(t) for node in delegates for t in node["inputs"]}
+    delegate_outputs = {int(t) for node in delegates for t in node["outputs"]}
     outputs = {out["index"] for out in interpreter.get_output_details()}
     inside: set[int] = set()  # tensors that only delegated operators can have written
     left: dict[str, int] = {}
     needed: set[int] = set()  # tensors read by operators that were not delegated
     for node in reversed([node for node in nodes if node["op_name"] != "DELEGATE"]):
         written = {int(t) for t in node["outputs"]}
-        if delegates and (written & made or not written & (given | outputs | needed)):
+        if delegates and (written & delegate_outputs or not written & (delegate_inputs | outputs | needed)):
             inside |= written
             continue
         left[node["op_name"]] = left.get(node["op_name"], 0) + 1
@@ -255,23 +276,25 @@ def left_to_builtins(model: Path) -> dict[str, int]:
 def _has_int4(model: Path) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
-    from greenedge.backends.int8.tflite.runtime import parsed, read_model
+    from greenedge.backends.int8.tflite.runtime import parse_model, read_model
 
     return any(
-        tensor.type == schema.TensorType.INT4 for tensor in parsed(read_model(model), model).subgraphs[0].tensors
+        tensor.type == schema.TensorType.INT4 for tensor in parse_model(read_model(model), model).subgraphs[0].tensors
     )
 
 
 def main(model: Path, out: Path) -> None:
-    told = {
+    """Writes what the self-test found to `out`."""
+    record: Record = {
         "format": "greenedge-runtime/1",
         **self_test(int4=_has_int4(model)),
         "left_to_builtins": left_to_builtins(model),
     }
-    out.write_text(json.dumps(told, indent=1) + "\n")
-    for kernels, entry in told["kernels"].items():
+    out.write_text(json.dumps(record, indent=1) + "\n")
+    for kernels, entry in record["kernels"].items():
         print(
-            f"{kernels}: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from the emulation"
+            f"{kernels}: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from "
+            "the emulation"
         )
 
 

@@ -1,8 +1,8 @@
 """Arm Ethos-U: the exact int8 .tflite, compiled by Arm's Vela (PyPI: ethos-u-vela).
 
-Files, in npu/: model_vela.tflite for the board, model_summary_….csv and model_per-layer.csv with what Vela estimates. What is
-verified is model.tflite, the file that goes into Vela. A command stream cannot be run here; its cycles and memory are
-estimates of Vela's static model, never measurements.
+Files, in npu/: model_vela.tflite for the board, model_summary_….csv and model_per-layer.csv with Vela's estimates. Verified is
+model.tflite, the file that goes into Vela. A command stream cannot be run here; its cycles and memory are estimates of Vela's
+static model, never measurements.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import csv
 from importlib import metadata
 from pathlib import Path
 
+from greenedge.backends.int8.proof_record import Record
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Graph
 from greenedge.target import Target
@@ -22,7 +23,7 @@ _KIB = 1024
 _BY_VELA = "estimated by Vela"
 
 
-def reasons_against(graph: Graph) -> list[Reason]:
+def find_reasons(graph: Graph) -> list[Reason]:
     """None: Vela leaves to the CPU what the NPU lacks, and the report names it."""
     return []
 
@@ -38,11 +39,14 @@ def products() -> tuple[str, ...]:
     return COMPILED, LAYERS
 
 
-def report(folder: Path) -> dict:
+def report(folder: Path) -> Record:
     """{"edge", "evidence", "notes", "tools"}: Vela's estimates, and the layers that it leaves to the CPU."""
     summary, layers = _only_row(folder), _rows(folder / LAYERS)
-    left = [f"{row['Name']} ({row['Original Operator']})" for row in layers if row["Target"].strip() != "NPU"]
-    kib = lambda *keys: int(sum(float(summary[key]) for key in keys) * _KIB)
+    on_cpu = [f"{row['Name']} ({row['Original Operator']})" for row in layers if row["Target"].strip() != "NPU"]
+
+    def kib(*keys: str) -> int:
+        return int(sum(float(summary[key]) for key in keys) * _KIB)
+
     estimates = {
         "estimated_cycles": int(float(summary["cycles_total"])),
         "estimated_latency_s": float(summary["inference_time"]),
@@ -55,16 +59,17 @@ def report(folder: Path) -> dict:
     edge = {
         "npu_bytes": (folder / COMPILED).stat().st_size,
         **estimates,
-        "left_to_the_cpu": ", ".join(left) or "no layer",
+        "left_to_the_cpu": ", ".join(on_cpu) or "no layer",
     }
     evidence = {**dict.fromkeys(estimates, _BY_VELA), "left_to_the_cpu": "reported by Vela", "npu_bytes": "measured"}
     notes = [
-        "Verified is the int8 file that Vela compiled; its command stream cannot be run here, and its figures are Vela's estimates."
+        "Verified is the int8 file that Vela compiled; its command stream cannot be run here, and its figures are Vela's "
+        "estimates."
     ]
     return {"edge": edge, "evidence": evidence, "notes": notes, "tools": tools()}
 
 
-def made(folder: Path) -> bool:
+def is_built_for(folder: Path) -> bool:
     """Whether a build folder is one for an Ethos-U."""
     return (folder / COMPILED).is_file()
 

@@ -15,15 +15,18 @@ from __future__ import annotations
 import base64
 import importlib
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # runtime module -> the package that brings it; the first that really runs is taken
 RUNTIMES = (("ai_edge_litert.interpreter", "ai-edge-litert"), ("tflite_runtime.interpreter", "tflite-runtime"))
 RESOLVERS = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
-# A file that hands its input on. tflite_runtime imports under numpy 2 and breaks at the first interpreter: so build one.
+# A file that passes its input on. tflite_runtime imports under numpy 2 and breaks at the first interpreter: so build one.
 TINY = base64.b64decode(
     "EAAAAFRGTDMAAAAAAAAAAKL///8UAAAAPAAAAEgAAACAAQAAAwAAAAIAAAAkAAAABAAAAGb///8EAAAACAAAAAEAAAABAAAAAAAAAAQABAAEAAAA"
     "CQAAAGdyZWVuZWRnZQAAAAEAAAAUAAAAAAAOABgAFAAQAAwACAAEAA4AAAAUAAAAHAAAAGAAAABkAAAAaAAAAAQAAAB0aW55AAAAAAEAAAAUAAAA"
@@ -37,8 +40,11 @@ BAD_FILE = 4  # exit status: the runtime does not take the file
 _EVERY = 64  # samples between two words of progress
 
 
-def load_runtime(only: str | None = None) -> tuple[object, str, str]:
-    """(module, package, version) of the first runtime that can build an interpreter. Raises RuntimeError with every reason."""
+def load_runtime(only: str | None = None) -> tuple[Any, str, str]:
+    """(module, package, version) of the first runtime that can build an interpreter; the two modules have no common type.
+
+    Raises RuntimeError with every reason.
+    """
     reasons = []
     for module, package in [pair for pair in RUNTIMES if only in (None, pair[0])]:
         try:
@@ -57,7 +63,7 @@ def load_runtime(only: str | None = None) -> tuple[object, str, str]:
     raise RuntimeError("; ".join(reasons))
 
 
-def interpreter_for(runtime: object, model: Path, kernels: str):
+def interpreter_for(runtime: Any, model: Path, kernels: str) -> Any:
     """An interpreter with one thread and that kernel set, its tensors allocated."""
     resolver = getattr(runtime.OpResolverType, RESOLVERS[kernels])
     interpreter = runtime.Interpreter(model_path=str(model), num_threads=1, experimental_op_resolver_type=resolver)
@@ -65,24 +71,25 @@ def interpreter_for(runtime: object, model: Path, kernels: str):
     return interpreter
 
 
-def run(interpreter, inputs: list[np.ndarray], tell) -> dict[str, np.ndarray]:
+def run(interpreter: Any, inputs: list[NDArray[Any]], progress: Callable[[int], None]) -> dict[str, NDArray[Any]]:
     """{tensor index: values as they are stored, batch first} of all outputs, one sample at a time as on the board."""
     entries = [entry["index"] for entry in interpreter.get_input_details()]
     exits = [(out["index"], tuple(out["shape"][1:]), out["dtype"]) for out in interpreter.get_output_details()]
     total = len(inputs[0])
     values = {index: np.empty((total, *shape), kind) for index, shape, kind in exits}
     for k in range(total):
-        for index, x in zip(entries, inputs):
+        for index, x in zip(entries, inputs, strict=True):
             interpreter.set_tensor(index, x[k : k + 1])
         interpreter.invoke()
         for index, _, _ in exits:
             values[index][k] = interpreter.get_tensor(index)[0]
         if (k + 1) % _EVERY == 0 or k + 1 == total:
-            tell(k + 1)
+            progress(k + 1)
     return {str(index): value for index, value in values.items()}
 
 
 def probe(module: str) -> int:
+    """Prints the version of a runtime that works; the exit status."""
     try:
         print(load_runtime(module)[2])
     except RuntimeError as error:
@@ -92,6 +99,7 @@ def probe(module: str) -> int:
 
 
 def main(folder: Path, kernels: str) -> int:
+    """The exit status."""
     try:
         runtime, _, _ = load_runtime()
     except RuntimeError as error:

@@ -1,0 +1,47 @@
+"""What the builders of both int8 formats do alike: a sum and the quantiser behind it become one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from greenedge.backends.int8.layers import Layer
+from greenedge.graph import Graph, Op, Requantise
+from greenedge.graph.lines import identity_step
+from greenedge.legalise.rules import RuleBuilder
+
+WriteSum = Callable[[Requantise], None]
+
+
+class FusingBuilder(RuleBuilder):
+    """The rule of a sum says how it is written with a quantiser behind it; the quantiser's rule then has it written.
+
+    layers          the operators that requantise, in the file's order, with their proofs
+    channel_axes    sum -> the axes along which its operator can have a step function per index
+    """
+
+    def __init__(self, graph: Graph, is_checking: bool = False) -> None:
+        super().__init__(graph, is_checking)
+        self.layers: list[Layer] = []
+        self.channel_axes: dict[str, tuple[int, ...]] = {}
+        self._sums: dict[str, WriteSum] = {}
+
+    def write_sum(self, op: Op, write: WriteSum) -> None:
+        """Has `write` called by every quantiser that reads the sum; at once, with the identity, where something else reads it
+        too and it is therefore stored as it is."""
+        if self.graph.is_read_unquantised(op.output):
+            write(identity_step(self.graph.edges[op.output], op.output))
+        else:
+            self._sums[op.output] = write
+
+    def sum_before(self, step: Requantise) -> WriteSum | None:
+        """What writes the sum that `step` reads together with it; None where it reads levels that are stored."""
+        return self._sums.get(step.inputs[0])
+
+
+def padding_level(graph: Graph, edge: str, lo: int, hi: int, padding: tuple[type[Op], ...]) -> int | None:
+    """The level with which the readers of an edge pad it, where they agree on one within lo … hi: the best zero level.
+
+    `padding` are the kinds of operations whose operator pads with the zero point.
+    """
+    levels = {op.pad_value for op in graph.consumers(edge) if isinstance(op, padding) and any(op.pads)}  # type: ignore[attr-defined]  # both kinds pad
+    return levels.pop() if len(levels) == 1 and lo <= min(levels) <= hi else None

@@ -1,0 +1,95 @@
+"""Rules of inputs, quantisers and additions: exact steps in float32 where there is no sum of products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder, encode_levels
+from greenedge.backends.int8.quant_params import Encoding
+from greenedge.backends.int8.requirements import (
+    require_channel_axis,
+    require_levels,
+    require_line,
+    require_quantiser,
+)
+from greenedge.errors import ReasonKind
+from greenedge.graph import Add, Input, Requantise
+
+WIDEST_ADDITION = 1 << 15  # sum of |multiplier|: 128 times that, and half as much again, are exact in float32
+
+
+@RULES.lowers(Input)
+def read_input(b: OnnxBuilder, op: Input) -> None:
+    """The file's input, in the edge's own levels."""
+    edge = b.graph.edges[op.output]
+    require_levels(b, edge.lo, edge.hi)
+    b.begin_emission()
+    b.codes[op.output] = b.encode(op.output, edge.lo, edge.hi)
+
+
+@RULES.lowers(Requantise)
+def requantise(b: OnnxBuilder, op: Requantise) -> None:
+    """Has the sum before it written together with it; levels that are stored are requantised by themselves."""
+    require_levels(b, op.lo, op.hi)
+    axes = b.channel_axes.get(op.inputs[0])
+    if require_line(b, op, RUNTIME) and axes is not None:
+        require_channel_axis(b, op, axes, RUNTIME)
+    b.begin_emission()
+    write = b.sum_before(op)
+    if write is not None:
+        write(op)
+    else:
+        b.quantise(op, lambda code, written: write_elementwise(b, op, op.inputs, (1,), op.name, code, written))
+
+
+@RULES.lowers(Add)
+def add(b: OnnxBuilder, op: Add) -> None:
+    """A weighted sum of branches."""
+    require_quantiser(b, op)
+    b.require(
+        sum(abs(m) for m in op.multipliers) <= WIDEST_ADDITION,
+        f"branches weighted {tuple(op.multipliers)}",
+        f"together the weights of an addition are at most {WIDEST_ADDITION:,}",
+        "let both branches share one quantiser",
+        ReasonKind.TOO_WIDE,
+    )
+    b.begin_emission()
+
+    def write(step: Requantise) -> None:
+        b.quantise(
+            step,
+            lambda code, written: write_elementwise(b, step, op.inputs, op.multipliers, op.name, code, written),
+        )
+
+    b.write_sum(op, write)
+
+
+def write_elementwise(
+    b: OnnxBuilder,
+    step: Requantise,
+    sources: Sequence[str],
+    multipliers: Sequence[int],
+    name: str,
+    code: Encoding,
+    written: str,
+) -> None:
+    """Whole numbers in float32 (exact), times a scale, to int8 by QuantizeLinear: the same arithmetic as the other operators'."""
+    edge = step.output
+    fitted = b.fit("QuantizeLinear", name, step, np.ones((step.channels, 1), np.int64), encode_levels(0, 0), code)
+    shape = [1] * (len(b.graph.edges[sources[0]].shape) + 1)
+    shape[step.axis + 1] = -1
+    factor, bias = fitted.weight.reshape(shape), fitted.bias.reshape(shape)
+    parts = []
+    for k, (source, multiplier) in enumerate(zip(sources, multipliers, strict=True)):
+        bias = bias - factor * multiplier * (b.codes[source].offset + SHIFT)
+        part = b.node("Cast", [source], f"{edge}/float{k}", to=1)
+        parts.append(b.node("Mul", [part, b.constant(f"{edge}/factor{k}", factor * multiplier)], f"{edge}/part{k}"))
+    total = parts[0]
+    for k, part in enumerate(parts[1:]):
+        total = b.node("Add", [total, part], f"{edge}/total{k}")
+    total = b.node("Add", [total, b.constant(f"{edge}/bias", bias)], f"{edge}/acc")
+    total = b.node("Mul", [total, b.constant(f"{edge}/scale", fitted.scale.reshape(shape))], f"{edge}/real")
+    one, zero = b.constant(f"{edge}/one", 1.0), b.constant(f"{edge}/zero", code.zero_point + SHIFT, np.uint8)
+    b.node("QuantizeLinear", [total, one, zero], written)

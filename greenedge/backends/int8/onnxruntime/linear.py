@@ -1,0 +1,160 @@
+"""Rules of the sums of products: QGemm and QLinearConv, each with the quantiser behind it.
+
+Everything lies in the graph's own order, the batch first and free. Factors, scales and biases are those with which ONNX
+Runtime's arithmetic hits every threshold (int8/search.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN
+from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, RULES, RUNTIME, OnnxBuilder
+from greenedge.backends.int8.quant_params import LEVELS, Encoding
+from greenedge.backends.int8.requirements import require_pad_level, require_quantiser, require_weights
+from greenedge.graph import Conv, ConvTranspose, Dense, Requantise, SumPool
+from greenedge.graph.ops.base import Ints
+
+
+@RULES.lowers(Dense)
+def dense(b: OnnxBuilder, op: Dense) -> None:
+    """QGemm; inputs of several rows are flattened around it."""
+    require_quantiser(b, op)
+    require_weights(b, op, RUNTIME)
+    b.channel_axes[op.output] = (len(b.graph.edges[op.output].shape) - 1,)
+    b.begin_emission()
+    b.write_sum(op, lambda step: b.quantise(step, lambda code, written: _write_gemm(b, op, step, code, written)))
+
+
+def _write_gemm(b: OnnxBuilder, op: Dense, step: Requantise, code: Encoding, written: str) -> None:
+    source, edge, tensor = b.codes[op.inputs[0]], step.output, op.inputs[0]
+    fitted = b.fit("QGemm", op.name, step, op.weight.T, source, code)
+    tensor = b.lift(tensor, source, fitted)
+    x, y = b.scale_and_zero(edge, "x", fitted.source), b.scale_and_zero(edge, "y", code)
+    w = _write_weights(b, edge, fitted.weight.T, fitted.scale)
+    shape = b.graph.edges[op.output].shape
+    has_rows = len(shape) > 1
+    if has_rows:
+        tensor = b.reshape(tensor, [-1, len(op.weight)], f"{edge}/rows", f"{edge}/in_rows")
+    bias = b.constant(f"{edge}/bias", fitted.bias, np.int32)
+    b.node("QGemm", [tensor, *x, *w, bias, *y], f"{written}/rows" if has_rows else written, CONTRIB)
+    if has_rows:
+        b.reshape(f"{written}/rows", [-1, *shape], f"{edge}/shape", written)
+
+
+def _write_weights(b: OnnxBuilder, edge: str, weight: Ints, scale: np.ndarray) -> list[str]:
+    return [
+        b.constant(f"{edge}/weight", weight, np.int8),
+        b.constant(f"{edge}/weight_scale", scale),
+        b.constant(f"{edge}/weight_zero", np.zeros(len(scale)), np.int8),
+    ]
+
+
+@RULES.lowers(Conv)
+def conv(b: OnnxBuilder, op: Conv) -> None:
+    """QLinearConv."""
+    require_quantiser(b, op)
+    require_weights(b, op, RUNTIME)
+    if any(op.pads):
+        require_pad_level(b, op, op.pad_value)
+    b.channel_axes[op.output] = (0,)
+    b.begin_emission()
+    _write_window_sum(b, op, op.weight, dilations=list(op.dilations), group=op.groups)
+
+
+@RULES.lowers(SumPool)
+def sum_pool(b: OnnxBuilder, op: SumPool) -> None:
+    """A depthwise convolution with weights of one."""
+    require_quantiser(b, op)
+    if any(op.pads):
+        require_pad_level(b, op, op.pad_value)
+    b.channel_axes[op.output] = (0,)
+    b.begin_emission()
+    ones = op.as_depthwise(b.graph.edges[op.inputs[0]].shape[0])
+    _write_window_sum(b, op, ones.weight, group=ones.groups)
+
+
+def _write_window_sum(b: OnnxBuilder, op: Conv | SumPool, weight: Ints, **attributes: Any) -> None:
+    """QLinearConv pads with the zero point; another level is padded first."""
+
+    def write(step: Requantise, code: Encoding, written: str) -> None:
+        source, tensor, pads = b.codes[op.inputs[0]], op.inputs[0], list(op.pads)
+        if any(pads) and op.pad_value != source.zero_level:
+            tensor = b.pad(tensor, pads, op.pad_value + source.offset, f"{op.output}/padded")
+            pads = [0] * len(pads)
+        more = {"strides": list(op.strides), "pads": pads, **attributes}
+        _write_convolution(b, tensor, source, weight, op.name, step, code, written, **more)
+
+    b.write_sum(op, lambda step: b.quantise(step, lambda code, written: write(step, code, written)))
+
+
+def _write_convolution(
+    b: OnnxBuilder,
+    tensor: str,
+    source: Encoding,
+    weight: Ints,
+    name: str,
+    step: Requantise,
+    code: Encoding,
+    written: str,
+    liftable: bool = True,
+    **attributes: Any,
+) -> None:
+    """QLinearConv with weights (O, I/groups, *kernel)."""
+    edge = step.output
+    fitted = b.fit("QLinearConv", name, step, weight.reshape(len(weight), -1), source, code, liftable)
+    tensor = b.lift(tensor, source, fitted)
+    x, y = b.scale_and_zero(edge, "x", fitted.source), b.scale_and_zero(edge, "y", code)
+    w = _write_weights(b, edge, fitted.weight.reshape(weight.shape), fitted.scale)
+    inputs = [tensor, *x, *w, *y, b.constant(f"{edge}/bias", fitted.bias, np.int32)]
+    b.node("QLinearConv", inputs, written, kernel_shape=list(weight.shape[2:]), **attributes)
+
+
+@RULES.lowers(ConvTranspose)
+def conv_transpose(b: OnnxBuilder, op: ConvTranspose) -> None:
+    """Zeros between the samples, then a convolution with the kernel reversed along every axis."""
+    require_quantiser(b, op)
+    require_weights(b, op, RUNTIME)
+    edge = b.graph.edges[op.inputs[0]]
+    b.require(
+        edge.levels > LEVELS + 1 or INT8_MIN <= INT8_MAX - edge.hi <= INT8_MAX,
+        f"an input of {edge.lo}…{edge.hi}",
+        "the zeros between its samples are no int8 there",
+        "let the quantiser's levels include 0",
+    )
+    b.channel_axes[op.output] = (0,)
+    b.begin_emission()
+    b.write_sum(op, lambda step: b.quantise(step, lambda code, written: _write_transposed(b, op, step, code, written)))
+
+
+def _write_transposed(b: OnnxBuilder, op: ConvTranspose, step: Requantise, code: Encoding, written: str) -> None:
+    source, n = b.codes[op.inputs[0]], len(op.strides)
+    tensor, edge = _spread_samples(b, op, step.output), step.output
+    reach = [(k - 1) * d for k, d in zip(op.kernel, op.dilations, strict=True)]
+    begin = [r - p for r, p in zip(reach, op.pads[:n], strict=True)]
+    end = [r - p + o - (s - 1) for r, p, o, s in zip(reach, op.pads[n:], op.output_padding, op.strides, strict=True)]
+    tensor = b.pad(tensor, [*begin, *end], source.offset, f"{edge}/around")
+    per_in, per_out = op.weight.shape[0] // op.groups, op.weight.shape[1]
+    flipped = op.weight[(slice(None), slice(None), *(slice(None, None, -1) for _ in reach))]
+    blocks = flipped.reshape(op.groups, per_in, per_out, *op.kernel).swapaxes(1, 2)
+    weight = blocks.reshape(-1, per_in, *op.kernel)
+    # Level 0 lies between the samples; where it is no level of the input, int8 has no room for it multiplied.
+    liftable = source.lo <= 0 <= source.hi
+    more = {"dilations": list(op.dilations), "group": op.groups}
+    _write_convolution(b, tensor, source, weight, op.name, step, code, written, liftable, **more)
+
+
+def _spread_samples(b: OnnxBuilder, op: ConvTranspose, edge: str) -> str:
+    """The input with zeros between its samples: a new axis of length 1 behind each, padded to the stride, and folded in."""
+    tensor, shape = op.inputs[0], b.graph.edges[op.inputs[0]].shape
+    if all(s == 1 for s in op.strides):
+        return tensor
+    apart = [v for size in shape[1:] for v in (size, 1)]
+    tensor = b.reshape(tensor, [0, shape[0], *apart], f"{edge}/apart", f"{edge}/apart_")
+    after = [v for s in op.strides for v in (0, s - 1)]
+    zero = b.codes[op.inputs[0]].offset  # the int8 of level 0
+    tensor = b.pad(tensor, [*[0] * len(after), *after], zero, f"{edge}/zeros", len(after) + 2)
+    wide = [size * s for size, s in zip(shape[1:], op.strides, strict=True)]
+    return b.reshape(tensor, [0, shape[0], *wide], f"{edge}/wide", f"{edge}/wide_")

@@ -1,0 +1,124 @@
+"""What int8 files have in common to refuse; used by the rules of both formats before they emit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN
+from greenedge.backends.int8.layers import INT32, WIDEST_INPUT
+from greenedge.backends.int8.quant_params import LEVELS
+from greenedge.errors import ReasonKind
+from greenedge.graph import Edge, Linear, Op, Requantise
+from greenedge.graph.lines import distance_from_line, is_straight
+from greenedge.legalise.rules import RuleBuilder
+
+
+def require_levels(b: RuleBuilder, lo: int, hi: int) -> None:
+    """What is stored has at most 256 levels."""
+    b.require(
+        hi - lo <= LEVELS,
+        f"{hi - lo + 1:,} levels",
+        "int8 holds 256",
+        "quantise to at most 8 bits",
+        ReasonKind.TOO_WIDE,
+    )
+
+
+def require_quantiser(b: RuleBuilder, op: Op) -> None:
+    """A sum of more than 256 levels is stored nowhere: only quantisers may read it."""
+    edge = b.graph.edges[op.output]
+    if edge.levels <= LEVELS + 1:
+        return
+    readers = [r.name for r in b.graph.consumers(op.output) if not isinstance(r, Requantise)]
+    b.require(
+        not readers,
+        f"its accumulators are read by {', '.join(readers)}",
+        "a quantiser must follow every layer",
+        "put a QuantIdentity(bit_width=8) after it",
+        ReasonKind.UNSUPPORTED_GRAPH,
+    )
+    b.require(
+        op.output not in b.graph.outputs,
+        f"an output of {edge.bits}-bit accumulators",
+        "the output of an int8 file has 8 bits",
+        "put a QuantIdentity(bit_width=8) on the model's output",
+        ReasonKind.TOO_WIDE,
+    )
+
+
+def require_weights(b: RuleBuilder, op: Linear, runtime: str) -> None:
+    """Weights fit int8 and sums int32; a step function that falls changes the sign of its channel's weights."""
+    falls = any(
+        op.output in step.inputs and step.steps is not None and not step.steps.rises for step in b.graph.requantisers
+    )
+    low, high = int(op.weight.min(initial=0)), int(op.weight.max(initial=0))
+    worst = -low if falls else low if -low > high else high
+    b.require(
+        INT8_MIN + falls <= low and high <= INT8_MAX,
+        f"a weight of {worst}",
+        "int8 weights lie in -127…127",
+        "use narrow-range weights of at most 8 bits",
+        ReasonKind.TOO_WIDE,
+    )
+    largest = WIDEST_INPUT * op.largest_weight_sum
+    b.require(
+        2 * largest < INT32,
+        f"sums of up to {largest:,}",
+        f"{runtime} adds up in 32 bits, with room for a bias",
+        "use fewer inputs or narrower weights",
+        ReasonKind.TOO_WIDE,
+    )
+
+
+def require_pad_level(b: RuleBuilder, op: Op, level: int) -> None:
+    """What is padded with is a level of the input."""
+    edge = b.graph.edges[op.inputs[0]]
+    b.require(
+        edge.levels > LEVELS + 1 or edge.lo <= level <= edge.hi,  # a wider input is refused where it is made
+        f"padding with {level}",
+        f"its input has the levels {edge.lo}…{edge.hi}",
+        "pad with a level of the quantiser",
+    )
+
+
+def require_line(b: RuleBuilder, step: Requantise, runtime: str) -> bool:
+    """The step function is a line, rounded once. Returns whether it is monotone."""
+    if step.steps is None:
+        return b.require(
+            False,
+            "a function that rises and falls",
+            f"{runtime} multiplies and rounds",
+            "use a ReLU",
+            ReasonKind.NOT_MONOTONE,
+        )
+    if not is_straight(step):
+        furthest = distance_from_line(step).max()
+        b.require(
+            False,
+            f"steps up to {max(furthest, 0.1):.1f} accumulators off every straight line",
+            f"{runtime} multiplies and rounds once",
+            "use a ReLU and a single quantiser behind it",
+            ReasonKind.NO_AFFINE_FORM,
+        )
+    return True
+
+
+def require_channel_axis(b: RuleBuilder, step: Requantise, axes: Sequence[int], runtime: str) -> None:
+    """A step function per channel runs along one of these axes."""
+    b.require(
+        step.channels == 1 or step.axis in axes,
+        f"a step function per index of axis {step.axis}",
+        f"{runtime} has one per output channel",
+        "quantise per channel or per tensor",
+    )
+
+
+def require_common_range(b: RuleBuilder, edges: Sequence[Edge], lo: int, hi: int) -> None:
+    """Together the branches, stored as lo … hi, fit one int8 encoding."""
+    b.require(
+        hi - lo <= LEVELS,
+        f"inputs {' and '.join(f'{edge.name} {edge.lo}…{edge.hi}' for edge in edges)}",
+        "together they must fit 256 levels",
+        "let both branches share one quantiser",
+        ReasonKind.TOO_WIDE,
+    )

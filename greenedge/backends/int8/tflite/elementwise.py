@@ -1,0 +1,133 @@
+"""Rules of inputs, quantisers and additions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from greenedge.backends.int8.arithmetic import INT8_MAX
+from greenedge.backends.int8.layers import fit_addition
+from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range, encode, encode_input
+from greenedge.backends.int8.requirements import (
+    require_channel_axis,
+    require_common_range,
+    require_levels,
+    require_line,
+    require_quantiser,
+)
+from greenedge.backends.int8.tflite.builder import RULES, RUNTIME, Placed, TfliteBuilder
+from greenedge.backends.int8.tflite.layout import image, plain
+from greenedge.backends.int8.tflite.quantise import (
+    Form,
+    flatten_to_rows,
+    quantise,
+    requantise_form,
+    unify_encodings,
+    window_options,
+)
+from greenedge.errors import ReasonKind
+from greenedge.graph import Add, Conv, ConvTranspose, Input, Op, Requantise, SumPool
+
+
+@RULES.lowers(Input)
+def read_input(b: TfliteBuilder, op: Input) -> None:
+    """The file's input: images with channels last, and signals where a window reads them first."""
+    edge = b.graph.edges[op.output]
+    require_levels(b, edge.lo, edge.hi)
+    if edge.hi - edge.lo <= LEVELS:
+        level = b.padding_level(op.output, edge.lo, edge.hi)
+        b.encodings[op.output] = encode_input(edge.lo, edge.hi, level)
+    b.begin_emission()
+    reader = next(iter(b.graph.consumers(op.output)), None)
+    is_signal = len(edge.shape) == 2 and isinstance(reader, (Conv, ConvTranspose, SumPool))
+    layout = image(edge.shape) if len(edge.shape) == 3 or is_signal else plain(edge.shape)
+    b.placed[op.output] = b.tensor(op.output, layout, b.encodings[op.output])
+
+
+@RULES.lowers(Requantise)
+def requantise(b: TfliteBuilder, op: Requantise) -> None:
+    """Has the sum before it written together with it; levels that are stored are requantised by themselves."""
+    require_levels(b, op.lo, op.hi)
+    if op.hi - op.lo <= LEVELS:
+        b.encodings[op.output] = b.encode_step(op)
+    if require_line(b, op, RUNTIME):
+        rank = len(b.graph.edges[op.output].shape)
+        require_channel_axis(b, op, b.channel_axes.get(op.inputs[0], (0, rank - 1)), RUNTIME)
+    b.begin_emission()
+    write = b.sum_before(op)
+    if write is not None:
+        write(op)
+    else:
+        quantise(b, requantise_form(b, place_channels_last(b, op.inputs[0], op), op.name), op, op.name)
+
+
+def place_channels_last(b: TfliteBuilder, edge: str, step: Requantise) -> Placed:
+    """The edge with the axis of the step function's channels last; as it is where one function serves all."""
+    placed = b.placed[edge]
+    if step.channels == 1:
+        return placed
+    return b.as_image(edge) if len(placed.layout.shape) > 1 and step.axis == 0 else b.as_plain(edge)
+
+
+@RULES.lowers(Add)
+def add(b: TfliteBuilder, op: Add) -> None:
+    """ADD where its rounding is right; else a depthwise convolution across the stacked branches."""
+    require_quantiser(b, op)
+    b.require(
+        max(abs(m) for m in op.multipliers) <= INT8_MAX,
+        f"branches weighted {tuple(op.multipliers)}",
+        f"the weights of an addition lie in -{INT8_MAX}…{INT8_MAX}",
+        "let both branches share one quantiser",
+        ReasonKind.TOO_WIDE,
+    )
+    require_one_encoding(b, op)
+    b.announce_sum(op, (0, len(b.graph.edges[op.output].shape) - 1))
+    b.begin_emission()
+
+    def write(step: Requantise) -> None:
+        first = place_channels_last(b, op.inputs[0], step)
+        parts = [b.convert_layout(b.placed[edge], first.layout, edge) for edge in op.inputs]
+        parts = unify_encodings(b, parts, op)
+        total = _write_add(b, op, step, parts)
+        if total is not None:
+            b.placed[step.output] = total
+        else:
+            quantise(b, _stack_form(b, op, parts), step, op.name)
+
+    b.write_sum(op, write)
+
+
+def require_one_encoding(b: TfliteBuilder, op: Op) -> Encoding | None:
+    """The branches fit one encoding: the common one, None where a branch is too wide (and is refused where it is made)."""
+    edges, codes = b.graph.input_edges(op), [b.encodings[edge] for edge in op.inputs if edge in b.encodings]
+    if len(codes) < len(edges) or any(edge.hi - edge.lo > LEVELS for edge in edges):
+        return None
+    lo, hi = common_range([encode(code.lo, code.hi) for code in codes])
+    require_common_range(b, edges, lo, hi)
+    return encode(lo, hi) if hi - lo <= LEVELS else None
+
+
+def _write_add(b: TfliteBuilder, op: Add, step: Requantise, parts: list[Placed]) -> Placed | None:
+    """ADD: smaller and faster than a convolution across the stacked parts; None where it is not exact."""
+    found = fit_addition(op.name, step, parts[0].code, b.encode_step(step)) if op.multipliers == (1, 1) else None
+    if found is None:
+        return None
+    code, layer = found
+    result = b.tensor(step.output, parts[0].layout, code)
+    tensors = [part.tensor for part in parts]
+    b.writer.operator("ADD", tensors, [result.tensor], 2, fusedActivationFunction=code.activation)
+    b.layers.append(layer)
+    return result
+
+
+def _stack_form(b: TfliteBuilder, op: Add, parts: list[Placed]) -> Form:
+    """`parts` are the inputs in one layout and one encoding; they are stacked, and the kernel reaches across the stack."""
+    rows = [flatten_to_rows(b, part, f"{op.name}/{k}") for k, part in enumerate(parts)]
+    _, _, count, last = rows[0].layout.file
+    stack = replace(rows[0].layout, file=(1, len(rows), count, last))
+    stacked = b.tensor(f"{op.name}/stacked", stack, rows[0].code)
+    b.join(rows, 1, stacked)
+    options = {**window_options((1, 1), (1, 1), "VALID"), "depthMultiplier": 1}
+    weight = np.broadcast_to(np.array(op.multipliers).reshape(1, -1, 1, 1), (1, len(rows), 1, last))
+    return Form("DEPTHWISE_CONV_2D", 3, weight, 3, stacked, parts[0].layout, rows[0].layout, options)
