@@ -16,7 +16,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.graph import run_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
-from tests.backends.affine_nets import made, residual, sequence, streamed, vectors
+from tests.backends.affine_nets import make_graph, residual, sequence, streamed, vectors
 
 pytestmark = [pytest.mark.tool("g++")]
 BOARD = {"quartus": "arria10-gx", "vivado-accelerator": "pynq-z2"}
@@ -41,7 +41,7 @@ def compare(graph, folder, x, missing: str = "shaped"):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """(graph, inputs, folder) of a small project in C."""
-    graph, x = made(np.random.default_rng(5), vectors)
+    graph, x = make_graph(np.random.default_rng(5), vectors)
     return graph, x, built(graph, tmp_path_factory.mktemp("hls") / "build")
 
 
@@ -50,7 +50,7 @@ def test_every_layer_of_a_vector_network(project):
 
 
 def test_every_layer_of_a_residual_network(rng, tmp_path):
-    graph, x = made(rng, residual)
+    graph, x = make_graph(rng, residual)
     compare(graph, built(graph, tmp_path / "build"), x)
 
 
@@ -98,12 +98,12 @@ def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):
     ],
 )
 def test_every_toolchain_that_can_be_compiled_here(rng, tmp_path, toolchain, io, build):
-    graph, x = made(rng, streamed if io == "io_stream" and build is residual else build)
+    graph, x = make_graph(rng, streamed if io == "io_stream" and build is residual else build)
     compare(graph, built(graph, tmp_path / "build", toolchain=toolchain, io=io), x)
 
 
 def test_overlapping_pools_cannot_be_streamed(rng):
-    graph, _ = made(rng, residual)
+    graph, _ = make_graph(rng, residual)
     (reason,) = hls4ml.check(graph, load_target("vcu118"), {"io": "io_stream"})
     assert (reason.value, reason.rule, reason.cure) == (
         "windows (2, 2) every (1, 1)",
@@ -115,7 +115,7 @@ def test_overlapping_pools_cannot_be_streamed(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy, reuse", [("resource", 4), ("distributed_arithmetic", 1)])
 def test_every_strategy(rng, tmp_path, strategy, reuse):
-    graph, x = made(rng, vectors)
+    graph, x = make_graph(rng, vectors)
     options = {"strategy.dense1": strategy, "reuse.dense1": reuse}
     folder = built(graph, tmp_path / "build", **options)
     job = json.loads((folder / "job.json").read_text())
@@ -124,13 +124,13 @@ def test_every_strategy(rng, tmp_path, strategy, reuse):
 
 
 def test_a_layer_that_is_not_there_is_not_folded(rng):
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     (told,) = hls4ml.check(graph, load_target("vcu118"), {"reuse.dense9": 4, "strategy.dense1": "latency"})
     assert str(told).startswith("dense9: no layer of this name, asked for by build.reuse.dense9 (did you mean 'dense")
 
 
 def test_oneapi_is_written_and_libero_refused(rng, tmp_path):
-    graph, x = made(rng, vectors)
+    graph, x = make_graph(rng, vectors)
     target = load_target("arria10-gx")
     plan = hls4ml.plan(graph, target, {"toolchain": "oneapi", "synthesis": "no"})
     execute(plan, tmp_path / "build")
@@ -157,7 +157,7 @@ def test_an_identity_that_clips_is_kept(rng):
     from greenedge.backends.hls4ml.layers import hand_over
     from greenedge.graph import Affine, freeze
 
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     ops = list(graph.ops)
     zero = freeze(np.zeros(6))
     ops[2] = dataclasses.replace(ops[2], lo=0, hi=7).with_steps(affine=Affine(freeze(np.ones(6)), zero, zero))

@@ -17,7 +17,7 @@ from greenedge.backends.hls4ml.reports.reading import count, number
 from greenedge.errors import ToolError
 from greenedge.target import load_target
 from greenedge.tools.run import execute
-from tests.backends.affine_nets import made, vectors
+from tests.backends.affine_nets import make_graph, vectors
 
 ESTIMATED = "estimated by the HLS compiler"
 SOLUTION = "net_prj/solution1/syn/report"
@@ -315,7 +315,7 @@ for name, place in {reports!r}.items() if os.environ.get("FAKE") != "nothing" el
 
 def _plan(options, **changes):
     """The plan without its C simulation, which takes a compiler its time."""
-    graph, _ = made(np.random.default_rng(5), vectors)
+    graph, _ = make_graph(np.random.default_rng(5), vectors)
     target = load_target(BOARDS.get(options["toolchain"], "vcu118"))
     plan = hls4ml.plan(graph, target, {**options, **changes})
     keep = [command for command in plan.commands if command.log != "csim.log"]
