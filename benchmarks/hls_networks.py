@@ -128,7 +128,10 @@ def export(network: Network, path: Path, samples: int, seed: int = 1) -> np.ndar
         }
     )
     model = quantise(_model(network.kind, network.shape), settings, network.name)
-    draw = lambda count: (rng.integers(-48, 48, (count, *network.shape)) * _SCALE).astype(np.float32)
+
+    def draw(count: int) -> np.ndarray:
+        return (rng.integers(-48, 48, (count, *network.shape)) * _SCALE).astype(np.float32)
+
     with torch.no_grad():
         model.train()
         for _ in range(_STEPS):

@@ -54,7 +54,7 @@ ESSENTIAL = {
 OPTIONS = {"synthesis": "hls", "strategy.dense3": "resource", "reuse.dense3": 3}
 
 
-def written(toolchain: str, folder) -> str:
+def write_plan(toolchain: str, folder) -> str:
     """The plan and the essential lines of the project, as they are kept in git."""
     from greenedge.backends.hls4ml.project import write_project
 
@@ -78,7 +78,7 @@ def written(toolchain: str, folder) -> str:
 @pytest.mark.parametrize("toolchain", ESSENTIAL)
 def test_the_project_is_as_agreed(toolchain, tmp_path, repo):
     pytest.importorskip("hls4ml")
-    text = written(toolchain, tmp_path)
+    text = write_plan(toolchain, tmp_path)
     golden = repo / "tests" / "golden" / "hls4ml" / f"plan-{toolchain}.txt"
     if os.environ.get("GOLDEN") == "1":
         golden.write_text(text)

@@ -65,7 +65,7 @@ def tied(rng) -> tuple[Graph, np.ndarray]:
 
 def test_hls4ml_gets_a_type_that_rounds_to_even(rng):
     from greenedge.backends import hls4ml
-    from greenedge.backends.hls4ml.layers import hand_over
+    from greenedge.backends.hls4ml.hand_over import hand_over
     from greenedge.target import load_target
 
     graph, _ = tied(rng)
