@@ -24,9 +24,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from greenedge.backends.da4ml.estimate import LUTS_PER_BIT, adder_bits  # noqa: E402
-from greenedge.backends.da4ml.generate import kernel_files  # noqa: E402
+from greenedge.backends.da4ml.generate import trace_kernel  # noqa: E402
 from greenedge.tools.discover import find_tool  # noqa: E402
-from tests.backends.affine_nets import made, residual, sequence, vectors  # noqa: E402
+from tests.backends.affine_nets import make_graph, residual, sequence, vectors  # noqa: E402
 from tests.backends.graphs import Sketch  # noqa: E402
 
 _CUTOFF = 3.0  # adders between two registers: da4ml's default here
@@ -61,13 +61,13 @@ NETWORKS = {
 
 def graph_of(name: str):
     """The network of that name, always the same."""
-    return made(np.random.default_rng(1), NETWORKS[name], 2)[0]
+    return make_graph(np.random.default_rng(1), NETWORKS[name], 2)[0]
 
 
-def trace_kernel(name: str) -> tuple[dict[str, bytes], float]:
+def trace_network(name: str) -> tuple[dict[str, bytes], float]:
     """(the kernel's Verilog, bits of its adders as da4ml counts them)."""
     with redirect_stdout(sys.stderr):  # its progress
-        files, about = kernel_files(graph_of(name), _CUTOFF)
+        files, about = trace_kernel(graph_of(name), _CUTOFF)
     return files, about["cost"]
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         for name in arguments.networks:
             estimated = sum(adder_bits(graph_of(name)).values())
-            files, bits = pool.submit(trace_kernel, name).result()
+            files, bits = pool.submit(trace_network, name).result()
             row = f"{name:22} {estimated:10,.0f} {bits:8,.0f} {estimated / bits:6.2f}"
             if not arguments.bits_only:
                 counted = cells(files)

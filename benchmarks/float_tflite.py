@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper, numpy_helper
 
-from greenedge.backends.int8.tflite.padding import same_padding
 from greenedge.backends.int8.tflite.flatbuffer import Writer
+from greenedge.backends.int8.tflite.padding import same_padding
 
 
 def float_tflite(model) -> bytes:

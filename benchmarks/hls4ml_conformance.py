@@ -24,6 +24,7 @@ import numpy as np
 
 from greenedge.backends import hls4ml as ours
 from greenedge.graph import run_graph
+from greenedge.legalise import legalise
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_prologue
 from greenedge.target import load_target
@@ -32,7 +33,7 @@ from greenedge.tools.run import execute
 
 def run_ours(model: Path, x: np.ndarray, folder: Path) -> tuple[int, int, np.ndarray]:
     """(samples of which an integer differs, of which the largest output is another one, the graph's outputs)."""
-    lowered = lower_file(model)
+    lowered = legalise(lower_file(model), ours.BACKEND.passes)
     graph, target = lowered.graph, load_target("vcu118")
     reasons = ours.check(graph, target, {})
     if reasons:

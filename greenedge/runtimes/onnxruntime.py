@@ -39,7 +39,6 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     if name == "onnxruntime-float":
         session = session_for(float_model(graph).SerializeToString(), threads)
         return _make_runtime(name, version, session, graph, None)
-    from greenedge.backends.int8.onnxruntime.emit import find_reasons, write_file
 
     graph = legalise_graph(graph, backend.PASSES)
     reasons = find_reasons(graph)

@@ -7,17 +7,17 @@ from greenedge.graph.affine import fit_affine
 from tests.backends.graphs import Sketch
 
 
-def with_affine(graph: Graph) -> Graph:
+def fit_affine_forms(graph: Graph) -> Graph:
     """The same graph; its rising steps get the multiply, add and shift that the lowering would find."""
     return Graph(
         graph.name,
-        tuple(_fitted(op) if isinstance(op, Requantise) else op for op in graph.ops),
+        tuple(_fit(op) if isinstance(op, Requantise) else op for op in graph.ops),
         graph.edges,
         graph.outputs,
     )
 
 
-def _fitted(op: Requantise) -> Requantise:
+def _fit(op: Requantise) -> Requantise:
     found = fit_affine(op.require_steps().thresholds, op.lo, op.hi, op.x_lo, op.x_hi)
     assert found is not None, op.name
     return op.with_steps(affine=Affine(freeze(found.m), freeze(found.b), freeze(found.s)))
@@ -63,8 +63,8 @@ def sequence(rng):
     return sketch, sketch.step(sketch.dense(sketch.reshape(c, 18), 3, bits=2), "s4")
 
 
-def made(rng, build, samples: int = 40):
+def make_graph(rng, build, samples: int = 40):
     """(graph, inputs with both ends of the range among them)."""
     sketch, output = build(rng)
-    graph = with_affine(sketch.graph(output))
+    graph = fit_affine_forms(sketch.graph(output))
     return graph, sketch.values(graph, samples)["x"]

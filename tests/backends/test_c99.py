@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from greenedge.backends import c99
-from greenedge.backends.c99.memory_plan import form_of, program_of, reasons_against
+from greenedge.backends.c99.code_builder import choose_form
+from greenedge.backends.c99.emit import find_reasons
+from greenedge.backends.c99.memory_plan import Lifetime, place_in_arena, plan_memory
 from greenedge.errors import ToolError
-from greenedge.graph import Conv, Edge, Graph, Input, Requantise, Table, freeze, run_graph
+from greenedge.graph import Conv, Edge, Graph, Input, Pad, Requantise, Table, freeze, run_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.graphs import RANGES, Sketch
@@ -93,14 +95,17 @@ def test_a_table(rng, target, tmp_path):
     step = Requantise("bent", ("x",), "bent", 0, 0, 15, Table(table), freeze([-8]), freeze([7]))
     net.ops.append(step)
     net.edges["bent"] = Edge("bent", (5,), 0, 15)
-    assert form_of(step) == "table"
+    assert choose_form(step) == "table"
     check(net, "bent", net.reshape("x", 5, 1), target=target, folder=tmp_path / "b")
 
 
 def test_buffers_that_live_at_once_share_no_byte(rng):
     net, outputs = everything(rng)
-    program = program_of(net.graph(*outputs))
-    root = lambda edge: (program.buffers[edge].parameter, program.buffers[edge].offset)
+    program = plan_memory(net.graph(*outputs))
+
+    def root(edge):
+        return program.buffers[edge].parameter, program.buffers[edge].offset
+
     written: dict = {}
     for call in program.calls:  # whoever reads an edge finds the bytes that its writer left there
         for edge in call.op.inputs:
@@ -162,7 +167,7 @@ def _with_affine(graph: Graph) -> Graph:
         else op
         for op in graph.ops
     ]
-    assert form_of(ops[-1]) == "affine"
+    assert choose_form(ops[-1]) == "affine"
     return Graph(graph.name, tuple(ops), graph.edges, graph.outputs)
 
 
@@ -171,7 +176,7 @@ def test_sums_that_could_overflow_are_refused(rng):
     weight = freeze(np.full((1, 700, 100), -128))
     net.ops.append(Conv("sums", ("x",), "sums", weight, (1,), (0, 0), (1,)))
     net.edges["sums"] = Edge("sums", (1, 1), -70_000 * 255 * 128, 0)
-    (reason,) = reasons_against(net.graph("sums"))
+    (reason,) = find_reasons(net.graph("sums"))
     assert (reason.value, reason.rule) == (
         "sums of up to 33 bits",
         "the kernels multiply 8-bit operands and add in 32 bits",
@@ -184,12 +189,34 @@ def test_refusals(rng):
     dense = net.dense("x", 1, 8)
     net.edges["y"] = Edge("y", (2,), -(1 << 40), 1 << 40)
     net.ops.append(Input("y", (), "y"))
-    said = [f"{r.node}: {r.value}; {r.rule} ({r.cure})." for r in reasons_against(net.graph(dense))]
+    said = [f"{r.node}: {r.value}; {r.rule} ({r.cure})." for r in find_reasons(net.graph(dense))]
     assert said == [
         "x: an axis of 70,000; sizes are 16 bits wide (split the layer).",
-        "dense1: input of 9 bits; the kernels multiply 8-bit operands and add in 32 bits (quantise to at most 8 bits before this layer).",
-        "y: values of 42 bits; the kernels multiply 8-bit operands and add in 32 bits (quantise to at most 8 bits before this layer).",
+        "dense1: input of 9 bits; the kernels multiply 8-bit operands and add in 32 bits (quantise to at most 8 bits "
+        "before this layer).",
+        "y: values of 42 bits; the kernels multiply 8-bit operands and add in 32 bits (quantise to at most 8 bits "
+        "before this layer).",
     ]
+
+
+def test_what_the_kernels_have_not_is_refused(rng, target):
+    """Five axes, and an operation without a rule."""
+    net = Sketch(rng, (2, 2, 2, 2, 2), "s4")
+    index = net.arg_max(net.reshape("x", 32))
+    net.ops.append(Pad("wide", ("x",), "wide", (0,) * 10))
+    net.edges["wide"] = Edge("wide", (2, 2, 2, 2, 2), -8, 7)
+    assert [str(reason) for reason in c99.check(net.graph(index, "wide"), target, {})] == [
+        "x: a tensor of 5 axes; the kernels have up to 4 (cure: use 1-d or 2-d layers).",
+        "index2: operation ArgMax; c99 builds Transpose, Concat, Pad, Upsample, DepthToSpace, Reshape, Dense, Conv, "
+        "ConvTranspose, MaxPool, SumPool, Add, Requantise (cure: use layers of these kinds, or choose another back "
+        "end).",
+        "wide: a tensor of 5 axes; the kernels have up to 4 (cure: use 1-d or 2-d layers).",
+    ]
+
+
+def test_buffers_take_the_lowest_place_that_is_free_while_they_live():
+    lives = [Lifetime("a", 8, 0, 1), Lifetime("b", 5, 1, 2), Lifetime("c", 8, 2, 3), Lifetime("d", 4, 0, 3)]
+    assert place_in_arena(lives) == ({"c": 0, "a": 0, "b": 8, "d": 16}, 20)
 
 
 def test_too_little_memory(rng):

@@ -13,10 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from greenedge.backends import da4ml
+from greenedge.backends.da4ml.estimate import LUTS_PER_BIT
 from greenedge.backends.da4ml.initial_simulation import run
-from greenedge.backends.da4ml.partition import pieces_of
+from greenedge.backends.da4ml.partition import cut_into_pieces
 from greenedge.backends.da4ml.pipeline import Circuit, layout
 from greenedge.backends.da4ml.tapped_core import Probe, read_probes
+from greenedge.backends.interface import Fitness
 from greenedge.cli import app
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.graph import Affine, Edge, Graph, Input, Requantise, freeze, run_graph
@@ -24,13 +26,13 @@ from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from greenedge.verify.built import compare_build
-from tests.backends.affine_nets import made, residual, sequence, vectors, with_affine
+from tests.backends.affine_nets import fit_affine_forms, make_graph, residual, sequence, vectors
 from tests.backends.graphs import Sketch
 
 SIMULATED = [pytest.mark.tool("verilator"), pytest.mark.tool("g++"), pytest.mark.tool("make"), pytest.mark.tool("perl")]
 
 
-def unrolled(graph, folder, target="ulx3s-85f", **options):
+def build_core(graph, folder, target="ulx3s-85f", **options):
     """The build up to its first simulation, without synthesis."""
     board = load_target(target)
     assert da4ml.check(graph, board, options) == []
@@ -72,8 +74,8 @@ def deep(rng):
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory):
-    graph, x = made(np.random.default_rng(5), vectors)
-    return graph, x, unrolled(graph, tmp_path_factory.mktemp("da4ml") / "build")
+    graph, x = make_graph(np.random.default_rng(5), vectors)
+    return graph, x, build_core(graph, tmp_path_factory.mktemp("da4ml") / "build")
 
 
 class TestOneCore:
@@ -83,7 +85,7 @@ class TestOneCore:
         graph, x, folder = core
         expected = run_graph(graph, x)[graph.outputs[0]]
         assert np.array_equal(da4ml.simulate(folder, x)[graph.outputs[0]], expected)
-        assert np.array_equal(da4ml.stalled(folder, x)[graph.outputs[0]], expected)
+        assert np.array_equal(da4ml.simulate_stalled(folder, x)[graph.outputs[0]], expected)
         for stall in (Stall(3, 128, 0), Stall(4, 0, 128), Stall(5, 200, 200)):
             assert np.array_equal(run(folder, x, stall, lambda line: None).values[graph.outputs[0]], expected)
         simulated, trace = (json.loads((folder / name).read_text()) for name in ("simulation.json", "trace.json"))
@@ -97,9 +99,9 @@ class TestOneCore:
         graph, x, folder = core
         copy = tmp_path / "build"
         shutil.copytree(folder, copy)
-        assert da4ml.provenance(copy) is None
+        assert da4ml.stale_artifact(copy) is None
         alter(copy / "rtl" / "net0_stage0.v")
-        assert da4ml.provenance(copy) == (
+        assert da4ml.stale_artifact(copy) == (
             f"the bitstream in {copy} was not made from the RTL that lies in "
             f"{copy / 'rtl'} now; run the build "
             "stage again."
@@ -145,8 +147,8 @@ def test_layers_that_are_none_are_not_probed():
 @pytest.mark.tool("g++")
 @pytest.mark.parametrize("build", [residual, sequence, branches, deep])
 def test_networks_of_every_kind(rng, tmp_path, build):
-    graph, x = made(rng, build)
-    folder = unrolled(graph, tmp_path / "build", cutoff=4)
+    graph, x = make_graph(rng, build)
+    folder = build_core(graph, tmp_path / "build", cutoff=4)
     ends = [op.output for op in graph.ops if op.inputs]
     expected, got = run_graph(graph, x, keep=ends), da4ml.simulate(folder, x, ends)
     assert {op.output for op in graph.ops if isinstance(op, Requantise)} <= set(got)
@@ -188,7 +190,7 @@ def test_a_network_too_large_is_refused_before_it_is_traced(rng):
     sketch = Sketch(rng, (64,))
     hidden = sketch.step(sketch.dense("x", 256, bits=8))
     graph = sketch.graph(sketch.dense(hidden, 10, bits=8))
-    refused = [str(reason) for reason in da4ml.check(with_affine(graph), load_target("ulx3s-25f"), {})]
+    refused = [str(reason) for reason in da4ml.check(fit_affine_forms(graph), load_target("ulx3s-25f"), {})]
     assert len(refused) == 1
     assert re.fullmatch(
         r"dense1: the network unrolls to an estimated [\d,]+ LUT4, this layer to [\d,]+ of them; "
@@ -221,10 +223,48 @@ def test_what_cannot_be_unrolled_is_told(rng):
         assert str(error.value) == text
 
 
+def test_an_operation_without_a_rule_is_refused(rng):
+    sketch = Sketch(rng, (8,))
+    index = sketch.arg_max("x")
+    graph = sketch.graph(sketch.reshape(index, 1, 1))
+    assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {})] == [
+        f"{index}: operation ArgMax; da4ml builds Concat, Pad, Reshape, Transpose, Upsample, DepthToSpace, Dense, "
+        "Conv, SumPool, ConvTranspose, MaxPool, Add, Requantise (cure: use layers of these kinds, or choose another "
+        "back end)."
+    ]
+
+
+def test_small_networks_are_fit_to_be_unrolled(rng):
+    target = load_target("ulx3s-85f")
+    small, _ = make_graph(rng, vectors)
+    found = da4ml.fitness(small, target, {})
+    assert found.rank == 2
+    assert re.fullmatch(
+        r"unrolled it is estimated at [\d,]+ LUT4, \d% of Lattice ECP5 LFE5U-85F, .*: small enough for a sample in "
+        r"every clock cycle \(at most 20%\)",
+        found.reason,
+    )
+    for goal in ("fps", "latency"):
+        assert da4ml.fitness(small, target, {goal: 1e-3}) == Fitness(0, "")
+    sketch = Sketch(rng, (64,))
+    large = fit_affine_forms(sketch.graph(sketch.step(sketch.dense("x", 64, bits=8))))
+    found = da4ml.fitness(large, target, {})
+    assert found.rank == 0
+    assert found.reason.endswith(": more than the 20% up to which a network is unrolled by da4ml")
+
+
+@pytest.mark.parametrize("share, rank", [(0.2, 2), (0.2 + 1e-9, 0)])
+def test_a_fifth_of_the_device_is_the_bound(rng, monkeypatch, share, rank):
+    target = load_target("ulx3s-85f")
+    bits = share * target.device.resources["lut4"] / LUTS_PER_BIT
+    monkeypatch.setattr("greenedge.backends.da4ml.estimate.adder_bits", lambda graph: {"a": bits})
+    assert da4ml.fitness(make_graph(rng, vectors)[0], target, {}).rank == rank
+
+
 def test_a_shift_too_deep_for_da4ml_is_refused_with_its_layer(rng):
     sketch = Sketch(rng, (6,), "s4")
     name = sketch.step(sketch.dense("x", 3), "s4")
-    graph = with_affine(sketch.graph(name))
+    graph = fit_affine_forms(sketch.graph(name))
     refused = [str(reason) for reason in da4ml.check(_shifted(graph, 34), load_target("ulx3s-85f"), {})]
     assert refused == [
         f"{name}: constants with 37 zeros behind a shift of 34; da4ml 0.5 finds 31, and its Verilog is "
@@ -248,8 +288,8 @@ def _shifted(graph: Graph, shift: int) -> Graph:
 
 class TestPieces:
     def test_end_at_requantisers_and_where_an_edge_is_read_twice(self, rng):
-        graph, _ = made(rng, branches)
-        pieces = pieces_of(graph)
+        graph, _ = make_graph(rng, branches)
+        pieces = cut_into_pieces(graph)
         assert sorted(op.name for piece in pieces for op in piece.ops) == sorted(
             op.name for op in graph.ops if not isinstance(op, Input)
         )
@@ -261,9 +301,9 @@ class TestPieces:
         assert [piece.sources for piece in pieces if piece.output == wide] == [("x",)]
 
     def test_a_source_waits_for_the_slower_one(self):
-        circuit = lambda output, stages, *sources: Circuit(
-            dict.fromkeys(sources, ()), output, (), (("m", 1),) * stages, 1, True
-        )
+        def circuit(output, stages, *sources):
+            return Circuit(dict.fromkeys(sources, ()), output, (), (("m", 1),) * stages, 1, True)
+
         found = layout("x", [circuit("a", 2, "x"), circuit("b", 3, "a"), circuit("sum", 1, "a", "b", "x")])
         assert found.at == {"x": 0, "a": 2, "b": 5, "sum": 6}
         assert found.kept == {"x": 5, "a": 3, "b": 0, "sum": 0}
@@ -272,7 +312,7 @@ class TestPieces:
 def test_wishes_that_cannot_be_are_refused(rng, tmp_path):
     from greenedge.backends.da4ml.initial_simulation import _require_latency
 
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {"fps": 60_000_000})] == [
         "sketch: 60,000,000 inferences per second; a sample enters every 1 cycles of 50 MHz (cure: ask for fewer, or "
         "a faster clock)."
@@ -292,12 +332,12 @@ def test_wishes_that_cannot_be_are_refused(rng, tmp_path):
     "target, product", [("ulx3s-85f", "top.bit"), ("icebreaker", "top.bin"), ("tang-nano-9k", "top.fs")]
 )
 def test_a_plan_is_pure_and_ends_in_the_familys_bitstream(rng, target, product):
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     plans = [da4ml.plan(graph, load_target(target), {}) for _ in range(2)]
     assert plans[0].digest() == plans[1].digest() and plans[0].products[-1] == product
 
 
 def test_the_estimate_counts_signed_digits():
-    from greenedge.backends.da4ml.estimate import digits
+    from greenedge.backends.da4ml.adders import count_digits
 
-    assert list(digits(np.array([0, 1, 2, 3, 5, 7, -7, 11, 15, 31, 85]))) == [0, 1, 1, 2, 2, 2, 2, 3, 2, 2, 4]
+    assert list(count_digits(np.array([0, 1, 2, 3, 5, 7, -7, 11, 15, 31, 85]))) == [0, 1, 1, 2, 2, 2, 2, 3, 2, 2, 4]

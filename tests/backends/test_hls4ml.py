@@ -14,15 +14,18 @@ import pytest
 from greenedge.backends import hls4ml
 from greenedge.errors import GreenedgeError
 from greenedge.graph import run_graph
+from greenedge.legalise import legalise_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
-from tests.backends.affine_nets import made, residual, sequence, streamed, vectors
+from tests.backends.affine_nets import make_graph, residual, sequence, streamed, vectors
 
 pytestmark = [pytest.mark.tool("g++")]
 BOARD = {"quartus": "arria10-gx", "vivado-accelerator": "pynq-z2"}
 
 
-def built(graph, folder, **options):
+def build_project(graph, folder, **options):
+    """The build of the legalised graph, which is what check, plan and simulate see."""
+    graph = legalise_graph(graph, hls4ml.BACKEND.passes)
     target = load_target(BOARD.get(options.get("toolchain"), "vcu118"))
     assert hls4ml.check(graph, target, options) == []
     execute(hls4ml.plan(graph, target, {"synthesis": "no", **options}), folder)
@@ -41,8 +44,8 @@ def compare(graph, folder, x, missing: str = "shaped"):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """(graph, inputs, folder) of a small project in C."""
-    graph, x = made(np.random.default_rng(5), vectors)
-    return graph, x, built(graph, tmp_path_factory.mktemp("hls") / "build")
+    graph, x = make_graph(np.random.default_rng(5), vectors)
+    return graph, x, build_project(graph, tmp_path_factory.mktemp("hls") / "build")
 
 
 def test_every_layer_of_a_vector_network(project):
@@ -50,8 +53,8 @@ def test_every_layer_of_a_vector_network(project):
 
 
 def test_every_layer_of_a_residual_network(rng, tmp_path):
-    graph, x = made(rng, residual)
-    compare(graph, built(graph, tmp_path / "build"), x)
+    graph, x = make_graph(rng, residual)
+    compare(graph, build_project(graph, tmp_path / "build"), x)
 
 
 def test_the_report_says_what_is_known(project):
@@ -73,13 +76,13 @@ def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):
     shutil.copytree(folder, copy)
     (copy / "project" / "net_prj").mkdir()
     (copy / "project" / "net_prj" / "a_o.pp.cpp").write_text("int left_by_the_vendor;")
-    assert hls4ml.provenance(copy) is None
+    assert hls4ml.stale_artifact(copy) is None
     path = next((copy / "project" / "firmware" / "weights").glob("w2.h"))
     text = path.read_text()
     first = re.search(r"= \{(-?\d+)", text)
     path.write_text(text.replace(f"= {{{first[1]}", f"= {{{int(first[1]) ^ 2}", 1))
     wrong = f"{copy / 'project'} is not the project that was built; run the build stage again."
-    assert hls4ml.provenance(copy) == wrong
+    assert hls4ml.stale_artifact(copy) == wrong
     keep = [op.output for op in graph.ops if op.inputs]
     expected, got = run_graph(graph, x, keep=keep), hls4ml.simulate(copy, x, keep)
     assert next(edge for edge in keep if not np.array_equal(expected[edge], got[edge])) == "dense1"
@@ -98,12 +101,12 @@ def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):
     ],
 )
 def test_every_toolchain_that_can_be_compiled_here(rng, tmp_path, toolchain, io, build):
-    graph, x = made(rng, streamed if io == "io_stream" and build is residual else build)
-    compare(graph, built(graph, tmp_path / "build", toolchain=toolchain, io=io), x)
+    graph, x = make_graph(rng, streamed if io == "io_stream" and build is residual else build)
+    compare(graph, build_project(graph, tmp_path / "build", toolchain=toolchain, io=io), x)
 
 
 def test_overlapping_pools_cannot_be_streamed(rng):
-    graph, _ = made(rng, residual)
+    graph = legalise_graph(make_graph(rng, residual)[0], hls4ml.BACKEND.passes)
     (reason,) = hls4ml.check(graph, load_target("vcu118"), {"io": "io_stream"})
     assert (reason.value, reason.rule, reason.cure) == (
         "windows (2, 2) every (1, 1)",
@@ -115,22 +118,22 @@ def test_overlapping_pools_cannot_be_streamed(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy, reuse", [("resource", 4), ("distributed_arithmetic", 1)])
 def test_every_strategy(rng, tmp_path, strategy, reuse):
-    graph, x = made(rng, vectors)
+    graph, x = make_graph(rng, vectors)
     options = {"strategy.dense1": strategy, "reuse.dense1": reuse}
-    folder = built(graph, tmp_path / "build", **options)
+    folder = build_project(graph, tmp_path / "build", **options)
     job = json.loads((folder / "job.json").read_text())
     assert {"ReuseFactor": reuse, "Strategy": strategy, "Cycles": reuse} in job["folding"].values()
     compare(graph, folder, x)
 
 
 def test_a_layer_that_is_not_there_is_not_folded(rng):
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     (told,) = hls4ml.check(graph, load_target("vcu118"), {"reuse.dense9": 4, "strategy.dense1": "latency"})
     assert str(told).startswith("dense9: no layer of this name, asked for by build.reuse.dense9 (did you mean 'dense")
 
 
 def test_oneapi_is_written_and_libero_refused(rng, tmp_path):
-    graph, x = made(rng, vectors)
+    graph, x = make_graph(rng, vectors)
     target = load_target("arria10-gx")
     plan = hls4ml.plan(graph, target, {"toolchain": "oneapi", "synthesis": "no"})
     execute(plan, tmp_path / "build")
@@ -154,10 +157,10 @@ def test_oneapi_is_written_and_libero_refused(rng, tmp_path):
 
 def test_an_identity_that_clips_is_kept(rng):
     """hls4ml drops a batch normalisation that multiplies by 1 and adds 0, with what its type clips."""
-    from greenedge.backends.hls4ml.layers import hand_over
+    from greenedge.backends.hls4ml.hand_over import hand_over
     from greenedge.graph import Affine, freeze
 
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     ops = list(graph.ops)
     zero = freeze(np.zeros(6))
     ops[2] = dataclasses.replace(ops[2], lo=0, hi=7).with_steps(affine=Affine(freeze(np.ones(6)), zero, zero))

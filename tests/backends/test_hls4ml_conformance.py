@@ -45,6 +45,7 @@ def test_every_network_is_named_here(networks):
 def test_hls4ml_gives_the_graphs_integers(networks, tmp_path, name):
     from greenedge.backends import hls4ml
     from greenedge.graph import run_graph
+    from greenedge.legalise import legalise
     from greenedge.lower import lower_file
     from greenedge.lower.float_io import run_prologue
     from greenedge.target import load_target
@@ -52,7 +53,8 @@ def test_hls4ml_gives_the_graphs_integers(networks, tmp_path, name):
 
     known, export = networks
     x = export(known[name], tmp_path / "model.onnx", 200)
-    lowered, target = lower_file(tmp_path / "model.onnx"), load_target("vcu118")
+    lowered = legalise(lower_file(tmp_path / "model.onnx"), hls4ml.BACKEND.passes)
+    target = load_target("vcu118")
     assert hls4ml.check(lowered.graph, target, {}) == []
     execute(hls4ml.plan(lowered.graph, target, {"synthesis": "no"}), tmp_path / "build")
     integers = next(iter(run_prologue(lowered, x).values()))

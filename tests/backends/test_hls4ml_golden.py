@@ -14,7 +14,7 @@ import pytest
 
 from greenedge.backends import hls4ml
 from greenedge.target import load_target
-from tests.backends.affine_nets import made, vectors
+from tests.backends.affine_nets import make_graph, vectors
 
 BOARDS = {"quartus": "arria10-gx", "oneapi": "arria10-gx", "vivado-accelerator": "pynq-z2"}
 _TYPES = ("firmware/defines.h", r"^typedef .*")
@@ -54,11 +54,11 @@ ESSENTIAL = {
 OPTIONS = {"synthesis": "hls", "strategy.dense3": "resource", "reuse.dense3": 3}
 
 
-def written(toolchain: str, folder) -> str:
+def write_plan(toolchain: str, folder) -> str:
     """The plan and the essential lines of the project, as they are kept in git."""
     from greenedge.backends.hls4ml.project import write_project
 
-    graph, _ = made(np.random.default_rng(5), vectors)
+    graph, _ = make_graph(np.random.default_rng(5), vectors)
     plan = hls4ml.plan(graph, load_target(BOARDS.get(toolchain, "vcu118")), {"toolchain": toolchain, **OPTIONS})
     write_project(graph, json.loads(plan.files["job.json"]), folder)
     parts = [
@@ -78,7 +78,7 @@ def written(toolchain: str, folder) -> str:
 @pytest.mark.parametrize("toolchain", ESSENTIAL)
 def test_the_project_is_as_agreed(toolchain, tmp_path, repo):
     pytest.importorskip("hls4ml")
-    text = written(toolchain, tmp_path)
+    text = write_plan(toolchain, tmp_path)
     golden = repo / "tests" / "golden" / "hls4ml" / f"plan-{toolchain}.txt"
     if os.environ.get("GOLDEN") == "1":
         golden.write_text(text)
@@ -90,7 +90,7 @@ def test_a_project_is_the_same_bytes_every_time(tmp_path, monkeypatch):
     pytest.importorskip("hls4ml")
     from greenedge.backends.hls4ml.project import write_project
 
-    graph, _ = made(np.random.default_rng(5), vectors)
+    graph, _ = make_graph(np.random.default_rng(5), vectors)
     for toolchain in ESSENTIAL:
         target, contents = load_target(BOARDS.get(toolchain, "vcu118")), []
         job = json.loads(hls4ml.plan(graph, target, {"toolchain": toolchain, "synthesis": "no"}).files["job.json"])
@@ -104,7 +104,7 @@ def test_a_project_is_the_same_bytes_every_time(tmp_path, monkeypatch):
 
 
 def test_libero_is_refused_and_oneapi_is_not_simulated():
-    graph, _ = made(np.random.default_rng(5), vectors)
+    graph, _ = make_graph(np.random.default_rng(5), vectors)
     refused = [str(reason) for reason in hls4ml.check(graph, load_target("arria10-gx"), {"toolchain": "libero"})]
     assert refused[0] == (
         "sketch: toolchain libero; hls4ml 1.3 asks for SmartHLS (shls) before it writes anything "

@@ -7,13 +7,13 @@ import pytest
 from greenedge.backends.select import select_backend
 from greenedge.errors import TargetError
 from greenedge.target import load_target
-from tests.backends.affine_nets import made, residual, vectors, with_affine
+from tests.backends.affine_nets import fit_affine_forms, make_graph, residual, vectors
 from tests.backends.graphs import Sketch
 from tests.backends.nets import mlp
 
 
 def test_a_small_network_is_unrolled(rng):
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     backend, reason = select_backend(mlp(rng, (8, 6, 4), 3, 3), load_target("ulx3s-85f"), {})
     assert backend == "da4ml" and reason.startswith("da4ml was chosen because unrolled it is estimated at ")
     assert reason.endswith(
@@ -67,9 +67,9 @@ def test_a_back_end_that_refuses_gives_way(rng):
 
 
 def test_one_back_end_needs_no_reason(rng):
-    graph, _ = made(rng, residual, 2)
+    graph, _ = make_graph(rng, residual, 2)
     assert select_backend(graph, load_target("vcu118"), {}) == ("hls4ml", None)
-    assert with_affine(graph).outputs == graph.outputs
+    assert fit_affine_forms(graph).outputs == graph.outputs
 
 
 def test_the_reason_is_in_manifest_and_report(tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def tied(rng) -> tuple[Graph, np.ndarray]:
 
 def test_hls4ml_gets_a_type_that_rounds_to_even(rng):
     from greenedge.backends import hls4ml
-    from greenedge.backends.hls4ml.layers import hand_over
+    from greenedge.backends.hls4ml.hand_over import hand_over
     from greenedge.target import load_target
 
     graph, _ = tied(rng)
@@ -78,7 +78,7 @@ _REPLAY = """
 import sys
 from pathlib import Path
 import numpy as np
-from greenedge.backends.da4ml.partition import pieces_of
+from greenedge.backends.da4ml.partition import cut_into_pieces
 from greenedge.backends.da4ml.trace import full_span
 from greenedge.backends.da4ml.unroll import unroll
 from greenedge.graph import load_graph
@@ -86,8 +86,8 @@ from da4ml.trace import comb_trace
 
 folder = Path(sys.argv[1])
 graph, values = load_graph(folder), {"x": np.load(folder / "x.npy")}
-for piece in pieces_of(graph):
-    sources, outputs = unroll(piece, {source: full_span(graph.edges[source]) for source in piece.sources})
+for piece in cut_into_pieces(graph):
+    sources, outputs = unroll(graph, piece, {source: full_span(graph.edges[source]) for source in piece.sources})
     circuit = comb_trace(np.concatenate(sources), outputs)
     rows = np.concatenate([values[source] for source in piece.sources], axis=1)
     values[piece.output] = np.array([[float(v) for v in circuit(list(row.astype(float)))] for row in rows])

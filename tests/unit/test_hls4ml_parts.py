@@ -10,12 +10,13 @@ import pytest
 
 from greenedge.backends import hls4ml
 from greenedge.backends.hls4ml.folding import fold, valid_reuse
-from greenedge.backends.hls4ml.layers import hand_over
+from greenedge.backends.hls4ml.hand_over import hand_over
 from greenedge.backends.hls4ml.precision import clip_type, holds, range_type, scaled_type
 from greenedge.errors import TargetError
-from greenedge.graph import Graph
+from greenedge.graph import Graph, SumPool
+from greenedge.legalise import legalise_graph
 from greenedge.target import load_target
-from tests.backends.affine_nets import made, residual, vectors, with_affine
+from tests.backends.affine_nets import fit_affine_forms, make_graph, residual, vectors
 from tests.backends.graphs import Sketch
 
 VU9P = "vcu118"
@@ -48,7 +49,7 @@ def test_reuse_factors_are_hls4mls_own():
 
 
 def test_folding_follows_the_budget_and_the_options(rng):
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     layer = next(layer for layer in hand_over(graph).layers if layer.weights == (8, 6))
     assert fold(layer, None, {}) == fold(layer, 1, {}) and fold(layer, None, {}).strategy == "latency"
     slow = fold(layer, 20, {})
@@ -72,7 +73,7 @@ def test_what_hls4ml_cannot_be_given_is_told(rng):
     assert refusals(sketch.graph(e)) == [
         f"{a}: padding with 3; hls4ml pads with 0 (cure: use a quantiser whose zero point is 0).",
         f"{b}: padding of levels below 0; hls4ml pads with 0, which would win (cure: put the pool after a ReLU).",
-        f"{c}: operation Upsample; hls4ml gets Dense, Conv, SumPool, MaxPool, Pad, Reshape, Add, Concat, Requantise "
+        f"{c}: operation Upsample; hls4ml builds Dense, Conv, MaxPool, Pad, Reshape, Add, Concat, Requantise "
         f"(cure: use layers of these "
         "kinds, or choose another back end).",
         f"{d}: a reshape from (4, 6, 6) to (6, 4, 6); hls4ml has the channels last, so values would have to move "
@@ -85,7 +86,7 @@ def test_what_hls4ml_cannot_be_given_is_told(rng):
 
 
 def test_targets_toolchains_and_options_that_do_not_fit_are_told(rng):
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     assert refusals(graph, toolchain="quartus") == [
         "sketch: a device of family 'virtex-us'; quartus compiles for arria-10 (cure: choose another target or "
         "toolchain)."
@@ -130,7 +131,7 @@ def test_targets_toolchains_and_options_that_do_not_fit_are_told(rng):
 
 def test_a_layer_too_large_to_unroll_names_the_way_out(rng):
     sketch = Sketch(rng, (80,))
-    graph = with_affine(sketch.graph(sketch.dense("x", 60)))
+    graph = fit_affine_forms(sketch.graph(sketch.dense("x", 60)))
     assert refusals(graph) == []  # folds by itself
     assert refusals(graph, strategy="latency") == [
         "dense1: 4,800 multipliers to unroll; HLS compilers unroll at most 4,096 (cure: use --set "
@@ -139,17 +140,17 @@ def test_a_layer_too_large_to_unroll_names_the_way_out(rng):
 
 
 def test_a_plan_is_pure_and_small_models_are_parallel(rng):
-    graph, _ = made(rng, residual)
+    graph = legalise_graph(make_graph(rng, residual)[0], hls4ml.BACKEND.passes)
     target = load_target(VU9P)
     plans = [hls4ml.plan(graph, target, {"synthesis": "no"}) for _ in range(2)]
     assert plans[0].digest() == plans[1].digest() and b'"io_parallel"' in plans[0].files["job.json"]
     wide = Sketch(rng, (1, 20, 20))
-    big = with_affine(wide.graph(wide.step(wide.conv("x", 4, (3, 3)))))
+    big = fit_affine_forms(wide.graph(wide.step(wide.conv("x", 4, (3, 3)))))
     assert b'"io_stream"' in hls4ml.plan(big, target, {"synthesis": "no"}).files["job.json"]
 
 
 def test_names_of_strangers_stay_out_of_the_source(rng):
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     evil = '"); system("rm -rf /"); //'
     ops = tuple(dataclasses.replace(op, name=evil) for op in graph.ops)
     names = [layer.name for layer in hand_over(Graph(graph.name, ops, graph.edges, graph.outputs)).layers]
@@ -157,7 +158,7 @@ def test_names_of_strangers_stay_out_of_the_source(rng):
 
 
 def test_the_vendors_tool_is_not_asked_for_in_vain(rng):
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     target = load_target(VU9P)
     assert len(hls4ml.plan(graph, target, {"synthesis": "no"}).commands) == 2
     asked = hls4ml.plan(graph, target, {"synthesis": "logic"})
@@ -186,7 +187,7 @@ def test_vitis_runs_in_its_image_in_the_project(rng, tmp_path, monkeypatch):
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("GREENEDGE_XILINX", str(tmp_path))
-    graph, _ = made(rng, vectors)
+    graph, _ = make_graph(rng, vectors)
     command = hls4ml.plan(graph, load_target(VU9P), {"synthesis": "hls"}).commands[-1]
     assert isinstance(command, Command)
     argv = _resolve(command, tmp_path, True).argv
@@ -194,23 +195,35 @@ def test_vitis_runs_in_its_image_in_the_project(rng, tmp_path, monkeypatch):
 
 
 def test_the_list_of_weights_that_is_compiled_is_the_headers():
-    from greenedge.backends.hls4ml.csim import tabulated
+    from greenedge.backends.hls4ml.csim import tabulate_weights
 
     given = b"#ifndef W2_H_\n\nstatic const w_t w2[3] = {1, -0.50, 7};\n\n#endif\n"
-    assert tabulated(given) == (
+    assert tabulate_weights(given) == (
         b"#ifndef W2_H_\n\nstatic const double w2_listed[3] = {1, -0.50, 7};\nw_t w2[3];\n"
         b"static const bool w2_filled = [] { for (int k = 0; k < 3; k++) w2[k] = w2_listed[k]; return true; }();"
         b"\n\n#endif\n"
     )
-    assert tabulated(b"w_t w2[2][2] = {{1, 2}, {3, 4}};\n") == b"w_t w2[2][2] = {{1, 2}, {3, 4}};\n"
+    assert tabulate_weights(b"w_t w2[2][2] = {{1, 2}, {3, 4}};\n") == b"w_t w2[2][2] = {{1, 2}, {3, 4}};\n"
 
 
 def test_weights_reach_hls4ml_as_the_graph_has_them(rng):
-    graph, _ = made(rng, residual)
+    graph = legalise_graph(make_graph(rng, residual)[0], hls4ml.BACKEND.passes)
     layers = {layer.edge: layer for layer in hand_over(graph).layers}
     conv, depthwise = graph.ops[1], graph.ops[3]
     assert np.array_equal(layers[conv.output].attributes["weight_data"], conv.weight.transpose(2, 3, 1, 0))
     assert layers[depthwise.output].kind == "DepthwiseConv2D"
-    wide = {layer.edge: layer for layer in hand_over(graph, depthwise=False).layers}[depthwise.output]
+    wide = {layer.edge: layer for layer in hand_over(graph, has_depthwise=False).layers}[depthwise.output]
     assert wide.kind == "Conv2D"
     assert np.count_nonzero(wide.attributes["weight_data"]) == np.count_nonzero(depthwise.weight)
+
+
+def test_a_sum_pool_is_a_depthwise_layer_of_ones(rng):
+    raw, _ = make_graph(rng, residual)
+    (pool,) = (op for op in raw.ops if isinstance(op, SumPool))
+    layers = {layer.edge: layer for layer in hand_over(legalise_graph(raw, hls4ml.BACKEND.passes)).layers}
+    assert layers[pool.output].kind == "DepthwiseConv2D"
+    assert (layers[pool.output].attributes["depthwise_data"] == 1).all()
+    assert refusals(raw) == [
+        f"{pool.name}: operation SumPool; hls4ml builds Dense, Conv, MaxPool, Pad, Reshape, Add, Concat, Requantise "
+        "(cure: use layers of these kinds, or choose another back end)."
+    ]

@@ -17,7 +17,7 @@ from greenedge.backends.hls4ml.reports.reading import count, number
 from greenedge.errors import ToolError
 from greenedge.target import load_target
 from greenedge.tools.run import execute
-from tests.backends.affine_nets import made, vectors
+from tests.backends.affine_nets import make_graph, vectors
 
 ESTIMATED = "estimated by the HLS compiler"
 SOLUTION = "net_prj/solution1/syn/report"
@@ -179,7 +179,7 @@ def test_what_a_report_does_not_know_is_absent(repo, tmp_path):
     text = (repo / "tests" / "golden" / "hls4ml" / "net_csynth.xml").read_text()
     path = tmp_path / "net_csynth.xml"
     path.write_text(text.replace("<LUT>63251</LUT>", "<LUT>?</LUT>").replace(">9<", ">undef<"))
-    known = {key: value for reading in amd.parse_csynth(path) for key, value in reading.known().items()}
+    known = {key: value for reading in amd.parse_csynth(path) for key, value in reading.drop_unknown().items()}
     assert not {"lut", "latency_cycles", "latency_s"} & set(known) and known["ff"] == 4394
     written = ("1,526", "0", "-2.5", "undef", "N/A", "1e999", "", "9" * 40, True, float("inf"))
     assert [number(text) for text in written] == [1526, 0, -2.5, *[None] * 7]
@@ -315,7 +315,7 @@ for name, place in {reports!r}.items() if os.environ.get("FAKE") != "nothing" el
 
 def _plan(options, **changes):
     """The plan without its C simulation, which takes a compiler its time."""
-    graph, _ = made(np.random.default_rng(5), vectors)
+    graph, _ = make_graph(np.random.default_rng(5), vectors)
     target = load_target(BOARDS.get(options["toolchain"], "vcu118"))
     plan = hls4ml.plan(graph, target, {**options, **changes})
     keep = [command for command in plan.commands if command.log != "csim.log"]

@@ -1,8 +1,9 @@
 """Back end `c99`: the network as a freestanding C99 package for microcontrollers, with its own self-test.
 
-Tools: a C compiler for this machine, which proves the package here; cross compilers where found, for the size of the code.
-Options: none. Files: model.h, model.c, ge_kernels.*, golden.h, selftest.*, port/ (host, bare Cortex-M and RISC-V), CMakeLists.txt,
-graph.* (what it was made from), selftest.json.
+Tools: a C compiler for this machine, which proves the package here; cross compilers where found, for the size of the
+code.
+Options: none. Files: model.h, model.c, ge_kernels.*, golden.h, selftest.*, port/ (host, bare Cortex-M and RISC-V),
+CMakeLists.txt, graph.* (what it was made from), selftest.json.
 """
 
 from __future__ import annotations
@@ -11,55 +12,49 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from greenedge.backends.c99.emit import RULES, constant_bytes, find_reasons, package_files
+from greenedge.backends.c99.memory_plan import plan_memory
+from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
 from greenedge.errors import GreenedgeError, Reason, ReasonKind
-from greenedge.graph import Graph
+from greenedge.graph import Graph, load_graph, save_graph
+from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
 
-STAGE = "c99"
-OPTIONS = ()
+_NO_EPILOGUE = FloatEpilogue()
 
 
-def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
+def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
     """Every reason why the graph is no exact C package for this target; needs no tool."""
-    from greenedge.backends.c99.memory_plan import reasons_against
-
-    return reasons_against(graph) or _against_memory(graph, target)
+    return find_reasons(graph) or _check_memory(graph, target)
 
 
-def _against_memory(graph: Graph, target: Target) -> list[Reason]:
-    from greenedge.backends.c99.emit import constant_bytes
-    from greenedge.backends.c99.memory_plan import program_of
-
-    program, reasons = program_of(graph), []
+def _check_memory(graph: Graph, target: Target) -> list[Reason]:
+    """The reasons against a graph that the kernels compute, but that the device has no memory for."""
+    program, reasons = plan_memory(graph), []
     for kind, needed, what in (
         ("ram_bytes", program.arena_bytes, "working memory"),
         ("flash_bytes", constant_bytes(program), "weights and parameters"),
     ):
-        held = target.device.resources.get(kind)
-        if held is not None and needed > held:
+        available = target.device.resources.get(kind)
+        if available is not None and needed > available:
             reasons.append(
                 Reason(
                     graph.name,
                     ReasonKind.TOO_BIG,
                     f"{needed:,} bytes of {what}",
-                    f"{target.device.title} has {held:,}",
+                    f"{target.device.title} has {available:,}",
                     "use fewer channels, or a larger device",
                 )
             )
     return reasons
 
 
-def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
+def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue = _NO_EPILOGUE) -> Plan:
     """The package; what is left to run is its self-test."""
-    from greenedge.backends.c99.emit import package_files
-    from greenedge.backends.c99.memory_plan import program_of
-    from greenedge.graph import save_graph
-
-    files = package_files(program_of(graph))
+    files = package_files(plan_memory(graph))
     with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
         save_graph(graph, Path(scratch))
         files |= {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
@@ -72,34 +67,26 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     return Plan(files, (command,), ("model.c", "model.h", "selftest.json"))
 
 
-def simulate(
-    folder: Path, x: np.ndarray | Mapping[str, np.ndarray], keep: Sequence[str] = (), progress=lambda *_: None
-) -> dict[str, np.ndarray]:
+def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
     """The C files that lie in `folder`, compiled for this machine, on graph integers (N, *shape).
 
     Returns the outputs and those of the kept edges that are stored (accumulators that a requantiser reads are not).
     Raises GreenedgeError for values outside an input's range.
     """
-    from greenedge.backends.c99.memory_plan import program_of
     from greenedge.backends.c99.run import run_package
-    from greenedge.graph import load_graph
     from greenedge.graph.execute import accept_input
 
     graph = load_graph(folder)
     feeds = dict(x) if isinstance(x, Mapping) else {graph.inputs[0]: x}
     values = [accept_input(graph.edges[edge], feeds.get(edge)) for edge in graph.inputs]
     with tempfile.TemporaryDirectory(prefix="greenedge-c99-") as scratch:
-        found = run_package(folder.absolute(), program_of(graph), values, bool(keep), Path(scratch), progress)
-    return {edge: v for edge, v in found.items() if edge in graph.outputs or edge in keep}
+        edges = run_package(folder.absolute(), plan_memory(graph), values, bool(keep), Path(scratch), progress)
+    return {edge: v for edge, v in edges.items() if edge in graph.outputs or edge in keep}
 
 
-def report(folder: Path) -> dict:
+def report(folder: Path) -> dict[str, Any]:
     """{"edge": …}: bytes of constants and of working memory, and of compiled code where a cross compiler was found."""
-    from greenedge.backends.c99.emit import constant_bytes
-    from greenedge.backends.c99.memory_plan import program_of
-    from greenedge.graph import load_graph
-
-    program, tested = program_of(load_graph(folder)), _read(folder / "selftest.json")
+    program, tested = plan_memory(load_graph(folder)), _read(folder / "selftest.json")
     edge = {
         "bytes": constant_bytes(program),
         "ram_bytes": program.arena_bytes,
@@ -112,8 +99,8 @@ def report(folder: Path) -> dict:
     return {"edge": edge, "evidence": evidence, "tools": tools({}), "notes": _notes(edge)}
 
 
-def _notes(edge: Mapping) -> list[str]:
-    """What a page says of the package beside its figures: what lies where, the self-test, the flash of compiled code."""
+def _notes(edge: Mapping[str, Any]) -> list[str]:
+    """Sentences for the report: where the package is, its self-test, the flash of compiled code."""
     compiled = [f"{sizes['flash_bytes']:,} bytes of flash on {core}" for core, sizes in edge["compiled"].items()]
     return [
         f"The package is the folder 4-build (README.md there). Its self-test on this machine: {edge['selftest']}."
@@ -121,15 +108,31 @@ def _notes(edge: Mapping) -> list[str]:
     ]
 
 
-def tools(options: Mapping[str, object]) -> dict[str, str]:
+def tools(options: Options) -> dict[str, str]:
     """The compiler that proves the package."""
-    from greenedge.backends.c99.run import compiler, version
+    from greenedge.backends.c99.run import find_compiler, read_version
 
-    return {"cc": version(compiler())}
+    return {"cc": read_version(find_compiler())}
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it is no table")
     except (OSError, ValueError) as error:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
+    return data
+
+
+BACKEND = Backend(
+    name="c99",
+    stage="c99",
+    options=(),
+    rules=RULES,
+    check=check,
+    plan=plan,
+    simulate=simulate,
+    report=report,
+    tools=tools,
+)

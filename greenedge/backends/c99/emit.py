@@ -1,26 +1,44 @@
-"""The C package: model.h, model.c and golden.h written from a program; kernels, self-test and ports copied as they are."""
+"""The C package: model.h, model.c and golden.h written from a program; kernels, self-test and ports copied."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from greenedge.backends.c99.initialisers import Text, place, write_call
+from greenedge.backends.c99.code_builder import CodeBuilder, Text, place
+from greenedge.backends.c99.initialisers import RULES
 from greenedge.backends.c99.memory_plan import Code, Program
-from greenedge.graph import graph_digest, run_graph
+from greenedge.errors import Reason
+from greenedge.graph import Graph, graph_digest, run_graph
+from greenedge.graph.ops.base import Ints
 
 PACKAGE = Path(__file__).with_name("package")
 GOLDEN_SAMPLES, _SEED = 8, 1
 _FNV_BASIS, _FNV_PRIME = 0x811C9DC5, 0x01000193
 
 
+def find_reasons(graph: Graph) -> list[Reason]:
+    """Every reason why the kernels cannot compute `graph` exactly in 32-bit sums and 8-bit operands."""
+    return RULES.run(CodeBuilder(graph)).reasons
+
+
+def write_calls(program: Program) -> Text:
+    """The C text of every call, in order. The graph must be one against which there is no reason."""
+    b = CodeBuilder(program.graph, program)
+    for k, call in enumerate(program.calls):
+        b.start_call(call, k)
+        RULES.run(b, [call.op])
+        b.text.statements.append(f"MODEL_TRACE({k}, {b.place(call.output)});")
+    assert not b.reasons, b.reasons
+    return b.text
+
+
 def package_files(program: Program) -> dict[str, bytes]:
     """{path: content} of everything in the package."""
-    text = Text()
-    for k, call in enumerate(program.calls):
-        write_call(text, program, call, k)
-        text.statements.append(f"MODEL_TRACE({k}, {place(program, call.output)});")
+    text = write_calls(program)
     files = {
         path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in sorted(PACKAGE.rglob("*")) if path.is_file()
     }
@@ -34,10 +52,7 @@ def package_files(program: Program) -> dict[str, bytes]:
 
 def constant_bytes(program: Program) -> int:
     """Bytes of weights and parameters."""
-    text = Text()
-    for k, call in enumerate(program.calls):
-        write_call(text, program, call, k)
-    return text.bytes
+    return write_calls(program).bytes
 
 
 def elements(program: Program, edge: str) -> int:
@@ -45,14 +60,16 @@ def elements(program: Program, edge: str) -> int:
     return int(np.prod(program.graph.edges[edge].shape, dtype=np.int64))
 
 
-def to_stored(values: np.ndarray, code: Code) -> np.ndarray:
+def encode(values: Ints, code: Code) -> NDArray[np.int8] | NDArray[np.int32]:
     """Graph integers as the package holds them: int8 of level - offset, or int32."""
-    return (values - code.offset).astype(np.int32 if code.wide else np.int8)
+    levels = values - code.offset
+    return levels.astype(np.int32) if code.wide else levels.astype(np.int8)
 
 
-def from_stored(data: bytes, code: Code) -> np.ndarray:
+def decode(data: bytes, code: Code) -> Ints:
     """Graph integers (int64) from what the package wrote."""
-    return np.frombuffer(data, np.dtype("<i4") if code.wide else np.int8).astype(np.int64) + code.offset
+    stored = np.frombuffer(data, np.dtype("<i4") if code.wide else np.dtype(np.int8))
+    return stored.astype(np.int64) + code.offset
 
 
 def _plain(text: str) -> str:
@@ -73,11 +90,11 @@ def _header(program: Program, constants: int) -> str:
     for what, letter, edges in (("input", "X", graph.inputs), ("output", "Y", graph.outputs)):
         for k, name in enumerate(edges):
             edge, code = graph.edges[name], program.codes[name]
-            held = (
-                "the value itself" if code.wide else "level" if not code.offset else f"level - MODEL_{letter}{k}_OFFSET"
-            )
+            stored = "level" if not code.offset else f"level - MODEL_{letter}{k}_OFFSET"
+            stored = "the value itself" if code.wide else stored
             lines += [
-                f"/* {what} {k}, {_plain(name)}: levels {edge.lo} to {edge.hi} of shape {edge.shape}, each stored as {held} */",
+                f"/* {what} {k}, {_plain(name)}: levels {edge.lo} to {edge.hi} of shape {edge.shape}, "
+                f"each stored as {stored} */",
                 f"#define MODEL_{letter}{k}_SIZE {elements(program, name)}",
                 f"#define MODEL_{letter}{k}_OFFSET {code.offset}",
                 "",
@@ -112,7 +129,8 @@ def _source(program: Program, text: Text) -> str:
     statements = "\n    ".join(text.statements)
     copies = "".join(_copy_out(program, edge, parameter) for edge, parameter in program.copies)
     arena = "    uint8_t *arena = (uint8_t *)memory;\n" if program.arena_bytes else "    (void)memory;\n"
-    return f"""/* {_plain(program.graph.name)}: constants and the order of the kernels. Made by greenedge; see model.h. */
+    name = _plain(program.graph.name)
+    return f"""/* {name}: constants and the order of the kernels. Made by greenedge; see model.h. */
 #include "model.h"
 
 #include "ge_kernels.h"
@@ -151,7 +169,7 @@ def _golden(program: Program) -> str:
     for letter, edges, values in (("x", graph.inputs, feeds), ("y", graph.outputs, results)):
         for k, name in enumerate(edges):
             code = program.codes[name]
-            flat = to_stored(values[name].reshape(GOLDEN_SAMPLES, -1), code)
+            flat = encode(values[name].reshape(GOLDEN_SAMPLES, -1), code)
             rows = ",\n    ".join("{" + ", ".join(map(str, row)) + "}" for row in flat)
             arrays.append(
                 f"static const {code.c_type} golden_{letter}{k}[GOLDEN_SAMPLES][{flat.shape[1]}] = {{\n    {rows}}};\n"
@@ -164,7 +182,8 @@ def _golden(program: Program) -> str:
         f"visit(result_y{k}[i] + MODEL_Y{k}_OFFSET, golden_y{k}[n][i] + MODEL_Y{k}_OFFSET) }} "
         for k in range(len(graph.outputs))
     )
-    return f"""/* {GOLDEN_SAMPLES} samples with their results in the integer graph, and the hash of those results. Made by greenedge. */
+    about = "samples with their results in the integer graph, and the hash of those results. Made by greenedge."
+    return f"""/* {GOLDEN_SAMPLES} {about} */
 #include "model.h"
 
 #define GOLDEN_SAMPLES {GOLDEN_SAMPLES}u
@@ -178,7 +197,7 @@ def _golden(program: Program) -> str:
 """
 
 
-def golden_hash(outputs: list[np.ndarray]) -> int:
+def golden_hash(outputs: Sequence[Ints]) -> int:
     """FNV-1a over the int32 values of every sample's outputs in order, low byte first (as selftest.c computes it)."""
     digest = _FNV_BASIS
     joined = np.concatenate([values.reshape(len(values), -1) for values in outputs], axis=1)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.c99.emit import elements, from_stored, to_stored
+from greenedge.backends.c99.emit import decode, elements, encode
 from greenedge.backends.c99.memory_plan import Program
 from greenedge.errors import ToolError
+from greenedge.graph.ops.base import Ints
+from greenedge.progress import ProgressFn
 
 COMPILERS = ("gcc", "cc", "clang")
 _RUNNER = Path(__file__).with_name("runner.c")
@@ -20,7 +22,7 @@ _COMPILE_S, _RUN_S = 300, 1800
 _CHUNK = 1024  # samples for one process
 
 
-def compiler() -> str:
+def find_compiler() -> str:
     """The path of a C compiler for this machine. Raises ToolError where there is none."""
     for name in COMPILERS:
         if found := shutil.which(name):
@@ -28,17 +30,17 @@ def compiler() -> str:
     raise ToolError(f"no C compiler is on PATH ({', '.join(COMPILERS)}); install one (apt install gcc).")
 
 
-def version(path: str) -> str:
+def read_version(path: str) -> str:
     """What a compiler says of itself, in one line."""
     return (
-        called([path, "--version"], Path("."), _COMPILE_S, f"{path} --version")
+        run_program([path, "--version"], Path("."), _COMPILE_S, f"{path} --version")
         .decode(errors="replace")
         .splitlines()[0]
         .strip()
     )
 
 
-def called(argv: list[str], folder: Path, timeout_s: float, what: str, data: bytes = b"") -> bytes:
+def run_program(argv: list[str], folder: Path, timeout_s: float, what: str, data: bytes = b"") -> bytes:
     """Standard output of a program. Raises ToolError with the first line of its complaint."""
     try:
         done = subprocess.run(argv, cwd=folder, input=data, capture_output=True, timeout=timeout_s, check=False)
@@ -56,24 +58,24 @@ def called(argv: list[str], folder: Path, timeout_s: float, what: str, data: byt
 def compile_selftest(folder: Path, out: Path) -> None:
     """The package with its own self-test, as strictly as a compiler reads C99."""
     sources = [str(folder / name) for name in ("ge_kernels.c", "model.c", "selftest.c", "port/host.c")]
-    called([compiler(), *_STRICT, "-o", str(out), *sources], folder, _COMPILE_S, "compiling the C package")
+    run_program([find_compiler(), *_STRICT, "-o", str(out), *sources], folder, _COMPILE_S, "compiling the C package")
 
 
 def run_package(
     folder: Path,
     program: Program,
-    feeds: list[np.ndarray],
+    feeds: Sequence[Ints],
     trace: bool,
     scratch: Path,
-    progress: Callable[[int, int, str], None],
-) -> dict[str, np.ndarray]:
+    progress: ProgressFn,
+) -> dict[str, Ints]:
     """{edge: int64} of the outputs, and with `trace` of every stored edge, for graph integers (N, *shape) per input."""
     (scratch / "runner.h").write_text(_runner_header(program))
     runner = scratch / "runner"
     sources = [str(folder / "ge_kernels.c"), str(folder / "model.c"), str(_RUNNER)]
-    called(
+    run_program(
         [
-            compiler(),
+            find_compiler(),
             "-std=c99",
             "-O2",
             "-DMODEL_TRACE=runner_trace",
@@ -92,28 +94,27 @@ def run_package(
     total = len(feeds[0])
     names = [*([call.output for call in program.calls] if trace else []), *program.graph.outputs]
     sizes = [elements(program, name) * program.codes[name].bytes for name in names]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    parts: dict[str, list[Ints]] = {name: [] for name in names}
     for begin in range(0, total, _CHUNK):
         stored = [
-            to_stored(x[begin : begin + _CHUNK], program.codes[edge]).reshape(-1).view(np.uint8)
-            for edge, x in zip(program.graph.inputs, feeds)
+            encode(x[begin : begin + _CHUNK], program.codes[edge]).reshape(-1).view(np.uint8)
+            for edge, x in zip(program.graph.inputs, feeds, strict=True)
         ]
         count = min(_CHUNK, total - begin)
         data = np.concatenate([part.reshape(count, -1) for part in stored], axis=1).tobytes()
-        out = called([str(runner), *(["trace"] if trace else [])], scratch, _RUN_S, "running the C package", data)
+        out = run_program([str(runner), *(["trace"] if trace else [])], scratch, _RUN_S, "running the C package", data)
         if len(out) != count * sum(sizes):
             raise ToolError(
                 f"the C package gave {len(out):,} bytes instead of {count * sum(sizes):,}; run the build stage again."
             )
         rows = np.frombuffer(out, np.uint8).reshape(count, -1)
-        pieces = dict(
-            zip(names, np.split(rows, np.cumsum(sizes)[:-1], axis=1))
-        )  # an output that was traced too is there twice
+        # an output that was traced too is there twice, with the same bytes
+        pieces = dict(zip(names, np.split(rows, np.cumsum(sizes)[:-1], axis=1), strict=True))
         for name, piece in pieces.items():
-            values = from_stored(piece.tobytes(), program.codes[name])
+            values = decode(piece.tobytes(), program.codes[name])
             parts[name].append(values.reshape(count, *program.graph.edges[name].shape))
         progress(begin + count, total, "samples through the C package")
-    return {name: np.concatenate(found) for name, found in parts.items()}
+    return {name: np.concatenate(chunks) for name, chunks in parts.items()}
 
 
 def _runner_header(program: Program) -> str:

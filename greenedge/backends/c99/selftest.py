@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from greenedge.backends.c99.run import called, compile_selftest
+from greenedge.backends.c99.run import compile_selftest, run_program
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write
 
@@ -27,7 +27,7 @@ def main() -> int:
     here = Path(".").absolute()
     try:
         compile_selftest(here, here / "selftest")
-        said = called([str(here / "selftest")], here, _ASK_S, "the self-test of the C package").decode().strip()
+        said = run_program([str(here / "selftest")], here, _ASK_S, "the self-test of the C package").decode().strip()
         (here / "selftest").unlink()
         if not re.fullmatch(r"[1-9]\d* output integers, 0 differ, hash ([0-9a-f]{8}), expected \1", said):
             raise VerificationError(f"the self-test of the C package says: {said[:100]}.")
@@ -48,13 +48,13 @@ def _size(folder: Path, argv: tuple[str, ...]) -> dict[str, int] | None:
         return None
     totals = [0, 0]
     for source in ("ge_kernels.c", "model.c"):
-        called(
+        run_program(
             [*argv, "-Os", "-std=c99", "-ffreestanding", "-c", source, "-o", "size.o"],
             folder,
             _ASK_S,
             f"compiling for {argv[1]}",
         )
-        text, data, bss = called([sizer, "size.o"], folder, _ASK_S, sizer).decode().splitlines()[1].split()[:3]
+        text, data, bss = run_program([sizer, "size.o"], folder, _ASK_S, sizer).decode().splitlines()[1].split()[:3]
         totals = [totals[0] + int(text) + int(data), totals[1] + int(data) + int(bss)]
     (folder / "size.o").unlink()
     return {"flash_bytes": totals[0], "ram_bytes": totals[1]}

@@ -14,18 +14,23 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from greenedge.backends.da4ml.estimate import RULES, check_rate, check_size, rank_unrolling
+from greenedge.backends.da4ml.wires import WireBuilder
+from greenedge.backends.interface import Backend, Feeds, Fitness, FloatEpilogue, Options, Values
 from greenedge.errors import Reason, ReasonKind, TargetError
 from greenedge.graph import Graph, graph_digest, save_graph
+from greenedge.graph.ops.base import Ints
+from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
 
-STAGE = "rtl"
 _MODULE = "greenedge.backends.da4ml"
 _DEFAULT_CUTOFF = 3.0
 OPTIONS = ("cutoff", "fps", "latency", "clock_hz", "baud", "link", "seed", "seeds")
@@ -45,34 +50,57 @@ _CELLS = {
         "bram_bits": ("(p?ROM|SDP|DP|SP)X?9?B?", 18432),
     },
 }
+_NO_EPILOGUE = FloatEpilogue()
 _PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # logic cells in nextpnr's words
 
 
-def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
+def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
     """Every reason why this graph cannot be unrolled for this target; needs no tool and traces nothing."""
-    from greenedge.backends.da4ml.rules import reasons_against, too_large, too_slow
-
     unknown = [key for key in options if key not in OPTIONS]
     if unknown:
         raise TargetError(f"da4ml has no option build.{unknown[0]}; it has: {', '.join(OPTIONS)}.")
     _cutoff(options)
-    reasons = reasons_against(graph)
-    if target.device.family not in _CELLS or target.clock_hz is None or target.clock_pin is None:
-        reasons.append(
-            Reason(
-                graph.name,
-                ReasonKind.UNSUPPORTED_TARGET,
-                f"a device of family {target.device.family!r}",
-                f"bitstreams are made for {', '.join(_CELLS)} with a clock pin",
-                "choose ulx3s-85f",
-            )
-        )
+    b = RULES.run(WireBuilder(graph))
+    reasons = _check_ends(graph) + b.reasons + _check_target(graph, target)
     if reasons:
         return reasons
-    return too_slow(graph, options, _request(target, options)["clock_hz"]) + too_large(graph, target)
+    return check_rate(graph, options, _request(target, options)["clock_hz"]) + check_size(graph, target, b.adder_bits)
 
 
-def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
+def _check_ends(graph: Graph) -> list[Reason]:
+    if len(graph.inputs) == len(graph.outputs) == 1:
+        return []
+    return [
+        Reason(
+            graph.name,
+            ReasonKind.UNSUPPORTED_GRAPH,
+            f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
+            "one input streams to one output",
+            "cut the model in two",
+        )
+    ]
+
+
+def _check_target(graph: Graph, target: Target) -> list[Reason]:
+    if target.device.family in _CELLS and target.clock_hz is not None and target.clock_pin is not None:
+        return []
+    return [
+        Reason(
+            graph.name,
+            ReasonKind.UNSUPPORTED_TARGET,
+            f"a device of family {target.device.family!r}",
+            f"bitstreams are made for {', '.join(_CELLS)} with a clock pin",
+            "choose ulx3s-85f",
+        )
+    ]
+
+
+def fitness(graph: Graph, target: Target, options: Options) -> Fitness:
+    """Rank 2 for a network that is small enough to be unrolled, where no goal was set that folding is searched for."""
+    return rank_unrolling(graph, target, options)
+
+
+def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue = _NO_EPILOGUE) -> Plan:
     """Tracing, a first simulation, the board around the core, synthesis, place and route."""
     from greenedge.hdl.board_shell.bitstream import PRODUCT, REPORT, STAT, TIMING, bitstream_commands, bitstream_files
 
@@ -85,17 +113,21 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
         "shell.json": _json(request),
         **bitstream_files(target, "top"),
     }
-    python = lambda module: ("{python}", "-m", module)
+    seed, seeds = _whole_number(options, "seed"), _whole_number(options, "seeds")
     commands = (
         Command(
-            python(f"{_MODULE}.generate"),
+            ("{python}", "-m", f"{_MODULE}.generate"),
             "da4ml.log",
             "da4ml unrolls the network (its first call compiles it: minutes)",
             timeout_s=3 * 3600,
         ),
-        Command(python(f"{_MODULE}.measure"), "verilator.log", "simulating a few samples with Verilator"),
-        Command(python("greenedge.hdl.board_shell"), "shell.log", "putting the core on the board"),
-        *bitstream_commands(target, request, int(options.get("seed") or 1), int(options.get("seeds") or 1)),
+        Command(
+            ("{python}", "-m", f"{_MODULE}.initial_simulation"),
+            "verilator.log",
+            "simulating a few samples with Verilator",
+        ),
+        Command(("{python}", "-m", "greenedge.hdl.board_shell"), "shell.log", "putting the core on the board"),
+        *bitstream_commands(target, request, seed, seeds),
     )
     return Plan(
         files,
@@ -114,7 +146,7 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     )
 
 
-def _json(value: Mapping) -> bytes:
+def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
@@ -124,14 +156,22 @@ def _graph_files(graph: Graph) -> dict[str, bytes]:
         return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
 
 
-def _cutoff(options: Mapping[str, object]) -> float:
+def _cutoff(options: Options) -> float:
     value = options.get("cutoff", _DEFAULT_CUTOFF)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 64:
         raise TargetError(f"--set build.cutoff={value}: it must be a number of adders from 1 to 64.")
     return float(value)
 
 
-def _request(target: Target, options: Mapping[str, object], model: str = "0" * 64) -> dict:
+def _whole_number(options: Options, name: str) -> int:
+    """An option that counts, 1 where it is not set."""
+    value = options.get(name) or 1
+    if not isinstance(value, (int, float, str)):
+        raise TargetError(f"--set build.{name}={value}: it must be a whole number above 0.")
+    return int(value)
+
+
+def _request(target: Target, options: Options, model: str = "0" * 64) -> dict[str, Any]:
     """The board's shell as the options want it. Raises TargetError with every reason why the board cannot have it."""
     from greenedge.hdl.board_shell import shell_request
 
@@ -144,35 +184,36 @@ def _request(target: Target, options: Mapping[str, object], model: str = "0" * 6
     return shell_request(target, model, numbers["clock_hz"], numbers["baud"], str(options.get("link") or "uart"))
 
 
-def simulate(
-    folder: Path, x: np.ndarray, keep: Sequence[str] = (), progress: Callable[[int, int, str], None] = lambda *_: None
-) -> dict[str, np.ndarray]:
+def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
     """The RTL that lies in `folder` now, on graph integers; an edge at which a layer ends can be kept: a requantiser's,
-    and one that several operations read (pieces.py).
+    and one that several operations read (partition.py).
     """
     from greenedge.backends.da4ml.initial_simulation import run
     from greenedge.hdl.axi_stream.simulation import Stall
 
-    return dict(run(folder, np.asarray(x), Stall(), lambda line: progress(0, 0, line), keep).values)
+    return dict(run(folder, _samples(x), Stall(), lambda line: progress(0, 0, line), keep).values)
 
 
-def stalled(
-    folder: Path, x: np.ndarray, keep: Sequence[str] = (), progress: Callable[[int, int, str], None] = lambda *_: None
-) -> dict[str, np.ndarray]:
+def simulate_stalled(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
     """The same as `simulate`, with random pauses at both ends of the stream."""
-    from greenedge.backends.da4ml.build_dir import read, streams_of
+    from greenedge.backends.da4ml.build_dir import read_json, streams_of
     from greenedge.backends.da4ml.initial_simulation import run
     from greenedge.hdl.axi_stream.simulation import Stall
 
-    stall = Stall.at_pace(*streams_of(folder), read(folder, "simulation.json").get("interval_cycles"))
-    return dict(run(folder, np.asarray(x), stall, lambda line: progress(0, 0, line), keep).values)
+    stall = Stall.at_pace(*streams_of(folder), read_json(folder, "simulation.json").get("interval_cycles"))
+    return dict(run(folder, _samples(x), stall, lambda line: progress(0, 0, line), keep).values)
 
 
-def provenance(folder: Path) -> str | None:
+def _samples(x: Feeds) -> Ints:
+    """The samples (N, *shape) of the one input."""
+    return np.asarray(next(iter(x.values())) if isinstance(x, Mapping) else x)
+
+
+def stale_artifact(folder: Path) -> str | None:
     """None where the RTL in `folder` is that the bitstream was made from, else what is wrong."""
-    from greenedge.backends.da4ml.build_dir import read, rtl_digest
+    from greenedge.backends.da4ml.build_dir import read_json, rtl_digest
 
-    if rtl_digest(folder) == read(folder, "simulation.json").get("rtl_sha256"):
+    if rtl_digest(folder) == read_json(folder, "simulation.json").get("rtl_sha256"):
         return None
     return (
         f"the bitstream in {folder} was not made from the RTL that lies in {folder / 'rtl'} now; run the build "
@@ -180,26 +221,26 @@ def provenance(folder: Path) -> str | None:
     )
 
 
-def report(folder: Path) -> dict:
+def report(folder: Path) -> dict[str, Any]:
     """{"hardware": …} from da4ml's, yosys's and nextpnr's own words and the simulation's record; below "core" the
     core's alone.
     """
-    from greenedge.backends.da4ml.build_dir import cells, placed, read
+    from greenedge.backends.da4ml.build_dir import count_cells, count_nextpnr_cells, read_json
     from greenedge.hdl.board_shell.bitstream import bitstream_of
 
     stat, routed, simulated, timing = (
-        read(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing")
+        read_json(folder, f"{name}.json") for name in ("stat", "report", "simulation", "timing")
     )
-    trace, record, board, shell = (read(folder, f"{name}.json") for name in ("trace", "build", "board", "shell"))
+    trace, record, board, shell = (read_json(folder, f"{name}.json") for name in ("trace", "build", "board", "shell"))
     cycles, clock_hz, fmax = simulated["interval_cycles"], board["clock_hz"], timing["core_fmax_hz"]
     counted, in_core = (
-        {name: cells(stat, module, *kinds) for name, kinds in _CELLS[shell["family"]].items()}
+        {name: count_cells(stat, module, *kinds) for name, kinds in _CELLS[shell["family"]].items()}
         for module in (None, "top")
     )
     latency = simulated["latency_cycles"]
     hardware = {
         **counted,
-        "comb": placed(routed, _PLACED[shell["family"]]),
+        "comb": count_nextpnr_cells(routed, _PLACED[shell["family"]]),
         "fmax_hz": timing["fmax_hz"],
         "clock_hz": clock_hz,
         "core": {**in_core, "fmax_hz": fmax},
@@ -228,7 +269,7 @@ def report(folder: Path) -> dict:
     return {"hardware": hardware, "evidence": evidence, "tools": {**record["tools"], "da4ml": trace["da4ml"]}}
 
 
-def tools(options: Mapping[str, object]) -> dict[str, str]:
+def tools(options: Options) -> dict[str, str]:
     """Versions that the result depends on; an open tool that is missing says so. Raises ToolError where da4ml is not
     installed.
     """
@@ -245,3 +286,19 @@ def tools(options: Mapping[str, object]) -> dict[str, str]:
         except ToolError:
             found[name] = "absent"
     return found
+
+
+BACKEND = Backend(
+    name="da4ml",
+    stage="rtl",
+    options=OPTIONS,
+    rules=RULES,
+    check=check,
+    plan=plan,
+    simulate=simulate,
+    report=report,
+    tools=tools,
+    stale_artifact=stale_artifact,
+    simulate_stalled=simulate_stalled,
+    fitness=fitness,
+)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from greenedge.errors import GreenedgeError
 from greenedge.hdl.axi_stream import Stream
@@ -14,7 +16,7 @@ from greenedge.run.folder import inside
 FOLDER = "rtl"
 
 
-def read(folder: Path, name: str) -> dict:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of the build. Raises GreenedgeError where it is missing or damaged."""
     path = folder / name
     try:
@@ -28,14 +30,16 @@ def read(folder: Path, name: str) -> dict:
 
 def streams_of(folder: Path) -> tuple[Stream, Stream]:
     """(input stream, output stream) of the core."""
-    source, output = (Stream.from_plain(entry) for entry in read(folder, "streams.json")["streams"])
+    source, output = (Stream.from_plain(entry) for entry in read_json(folder, "streams.json")["streams"])
     return source, output
 
 
 def sources_of(folder: Path) -> dict[str, bytes]:
     """The files that were synthesised, as they are in the folder now."""
     try:
-        return {name: inside(folder / FOLDER, name).read_bytes() for name in read(folder, "streams.json")["sources"]}
+        return {
+            name: inside(folder / FOLDER, name).read_bytes() for name in read_json(folder, "streams.json")["sources"]
+        }
     except OSError as error:
         raise GreenedgeError(f"{error.filename} is missing; run the build stage again.") from None
 
@@ -48,7 +52,7 @@ def rtl_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | None:
+def count_cells(stat: Mapping[str, Any], module: str | None, pattern: str, each: int = 1) -> int | None:
     """Cells whose type matches, times `each`, from yosys's `stat -json`: of a module, or of the whole design."""
     entry = stat.get("design") if module is None else stat.get("modules", {}).get(f"\\{module}")
     if not isinstance(entry, dict):
@@ -58,7 +62,7 @@ def cells(stat: dict, module: str | None, pattern: str, each: int = 1) -> int | 
     )
 
 
-def placed(report: dict, name: str) -> int | None:
+def count_nextpnr_cells(report: Mapping[str, Any], name: str) -> int | None:
     """How many cells of a kind nextpnr used."""
     entry = report.get("utilization", {}).get(name)
     return int(entry["used"]) if isinstance(entry, dict) and "used" in entry else None

@@ -17,12 +17,13 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
 
-from greenedge.backends.da4ml.partition import pieces_of
-from greenedge.backends.da4ml.pipeline import KERNEL, kernel, layout
+from greenedge.backends.da4ml.partition import cut_into_pieces
+from greenedge.backends.da4ml.pipeline import KERNEL, Circuit, kernel, layout
 from greenedge.backends.da4ml.wrapper import UNITS, streams_of, top
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write, sha256_file
@@ -33,11 +34,19 @@ from greenedge.hdl.axi_stream.core import TOP
 FOLDER = "rtl"
 # estimated adder bits from which it pays to let numba compile da4ml's solver, about two minutes once
 _COMPILED_FROM = 20_000
-_CODE = ("partition.py", "unroll.py", "trace.py", "pipeline.py", "generate.py")
+_CODE = (
+    "partition.py",
+    "wires.py",
+    "unroll.py",
+    "data_movement.py",
+    "trace.py",
+    "pipeline.py",
+    "generate.py",
+)
 _PACKAGES = ("da4ml", "numba", "numpy")
 
 
-def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
+def trace_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[str, Any]]:
     """(the kernel's Verilog by name, what da4ml says about it) for at most `cutoff` adders in a row between two
     registers.
     """
@@ -47,21 +56,23 @@ def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
     if sum(adder_bits(graph).values()) < _COMPILED_FROM:
         import numba
 
-        numba.config.DISABLE_JIT = True
+        numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]  # the module makes its settings when imported
     from greenedge.backends.da4ml.trace import full_span, trace
 
-    pieces = pieces_of(graph)
+    pieces = cut_into_pieces(graph)
     source = graph.inputs[0]
-    spans, circuits, files, layers = {source: full_span(graph.edges[source])}, [], {}, []
+    spans, files = {source: full_span(graph.edges[source])}, dict[str, bytes]()
+    circuits: list[Circuit] = []
+    layers: list[dict[str, Any]] = []
     for k, piece in enumerate(pieces):
         print(f"layer {k + 1} of {len(pieces)}: {piece.output}", flush=True)
-        found = trace(f"{KERNEL}{k}", piece, spans, graph.edges[piece.output], cutoff)
-        spans[piece.output] = found.span
-        circuits.append(found.circuit)
-        layers.append({"layer": piece.output, **found.counts})
-        files |= found.files
+        traced = trace(f"{KERNEL}{k}", graph, piece, spans, cutoff)
+        spans[piece.output] = traced.span
+        circuits.append(traced.circuit)
+        layers.append({"layer": piece.output, **traced.counts})
+        files |= traced.files
     sizes = {name: (math.prod(edge.shape), edge.bits) for name, edge in graph.edges.items()}
-    text, registers = kernel(circuits, source, graph.outputs[0], sizes, _travelling(graph.edges[source].shape))
+    text, registers = kernel(circuits, source, graph.outputs[0], sizes, _stream_order(graph.edges[source].shape))
     plan = layout(source, circuits)
     stages = plan.at[graph.outputs[0]]
     about = {
@@ -79,21 +90,21 @@ def kernel_files(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict]:
     return {**files, f"{KERNEL}.sv": text.encode()}, about
 
 
-def _travelling(shape: tuple[int, ...]) -> list[int]:
+def _stream_order(shape: tuple[int, ...]) -> list[int]:
     """The element of a sample at every place of the stream: channels last."""
     order = np.arange(math.prod(shape)).reshape(shape)
     return [int(k) for k in (np.moveaxis(order, 0, -1) if len(shape) > 1 else order).ravel()]
 
 
-def traced(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict, bool]:
-    """`kernel_files`, from the cache where they are there; the last says whether they were."""
+def fetch_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[str, Any], bool]:
+    """`trace_kernel`, from the cache where it is there; the last says whether it was."""
     code = [sha256_file(Path(__file__).with_name(name)) for name in _CODE]
     key = json.dumps([graph_digest(graph), cutoff, code, [version(name) for name in _PACKAGES]])
     folder = Path(platformdirs.user_cache_dir("greenedge")) / "da4ml" / hashlib.sha256(key.encode()).hexdigest()[:24]
     if (folder / "about.json").is_file():
         about = json.loads((folder / "about.json").read_text())
         return {name: (folder / name).read_bytes() for name in about["files"]}, about, True
-    files, about = kernel_files(graph, cutoff)
+    files, about = trace_kernel(graph, cutoff)
     aside = folder.with_name(f".{folder.name}.{time.time_ns()}.part")
     aside.mkdir(parents=True)
     for name, content in files.items():
@@ -107,9 +118,9 @@ def traced(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict, bool]:
     return files, about, False
 
 
-def write_core(graph: Graph, job: Mapping, folder: Path) -> None:
+def write_core(graph: Graph, job: Mapping[str, Any], folder: Path) -> None:
     """rtl/, streams.json and trace.json of the graph in `folder`."""
-    files, about, kept = traced(graph, float(job["cutoff"]))
+    files, about, kept = fetch_kernel(graph, float(job["cutoff"]))
     source, output = streams_of(graph.edges[graph.inputs[0]], graph.edges[graph.outputs[0]])
     files = {
         **{name: (RTL / name).read_bytes() for name in UNITS},
@@ -128,9 +139,9 @@ def write_core(graph: Graph, job: Mapping, folder: Path) -> None:
     }
     trace = {key: about[key] for key in ("latency", "stages", "cost", "register_bits", "adders", "seconds", "layers")}
     trace |= {"kept": kept, "cutoff": job["cutoff"], "da4ml": version("da4ml")}
-    for name, content in (("streams.json", streams), ("trace.json", trace)):
+    for name, table in (("streams.json", streams), ("trace.json", trace)):
         with atomic_write(folder / name) as path:
-            path.write_text(json.dumps(content, indent=1) + "\n")
+            path.write_text(json.dumps(table, indent=1) + "\n")
 
 
 def main() -> int:

@@ -7,33 +7,33 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from greenedge.backends.da4ml.build_dir import read, rtl_digest, sources_of, streams_of
-from greenedge.backends.da4ml.tapped_core import MODULE, probed, read_probes
+from greenedge.backends.da4ml.build_dir import read_json, rtl_digest, sources_of, streams_of
+from greenedge.backends.da4ml.tapped_core import MODULE, read_probes, write_tapped_core
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph, run_graph
+from greenedge.graph.ops.base import Ints
 from greenedge.hdl.axi_stream.core import TOP
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
 
 SAMPLES, SEED = 64, 1
 
 
-def run(
-    folder: Path, x: np.ndarray, stall: Stall, progress: Callable[[str], None], keep: Sequence[str] = ()
-) -> Simulated:
-    """Verilator on the folder's RTL: the output edge, those of `keep` at which a layer ends, and cycles."""
+def run(folder: Path, x: Ints, stall: Stall, progress: Callable[[str], None], keep: Sequence[str] = ()) -> Simulated:
+    """Verilator on the folder's RTL for x (N, *shape): the output, the edges of `keep` at which layers end, cycles."""
     source, output = streams_of(folder)
     sources, dut, streams = sources_of(folder), TOP, [output]
     if keep:
         edges = load_graph(folder).edges
-        probes, latency = read_probes(read(folder, "streams.json"), edges)
+        probes, latency = read_probes(read_json(folder, "streams.json"), edges)
         probes = [probe for probe in probes if probe.edge in keep and probe.edge != output.edge]
-        text, taps = probed(probes, latency, source, output, edges)
+        text, taps = write_tapped_core(probes, latency, source, output, edges)
         sources, dut, streams = {**sources, "probed.sv": text.encode()}, MODULE, [output, *taps]
     progress("compiling the RTL with Verilator (kept for the next time)")
     top = sim_top(dut, source, streams, ".restart(1'b0), ")
@@ -42,7 +42,7 @@ def run(
     return run_model(model, folder, source, streams, x, keep, stall)
 
 
-def _require_latency(job: dict, cycles: int) -> None:
+def _require_latency(job: Mapping[str, Any], cycles: int) -> None:
     """Refuses a core that is slower than asked for, before it is placed."""
     wanted, reached = job.get("latency_s"), cycles / job["clock_hz"]
     if wanted is not None and reached > wanted:
@@ -67,7 +67,7 @@ def main() -> int:
         for how, result in (("", free), (" with random stalls", stalled)):
             if not np.array_equal(result.values[graph.outputs[0]], expected):
                 raise GreenedgeError(f"the unrolled RTL differs from the integer graph on random samples{how}")
-        _require_latency(read(here, "job.json"), free.first_output_cycles)
+        _require_latency(read_json(here, "job.json"), free.first_output_cycles)
         record = {
             "samples": SAMPLES,
             "interval_cycles": free.interval_cycles,

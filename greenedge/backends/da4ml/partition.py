@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from greenedge.graph import Graph, Input, Op, Requantise
+from greenedge.graph import Graph, Op
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,17 @@ class Piece:
     output: str
 
 
-def pieces_of(graph: Graph) -> list[Piece]:
+def cut_into_pieces(graph: Graph) -> list[Piece]:
     """Every operation but the inputs in exactly one piece, the pieces in an order in which they can be computed."""
-    ends = {
-        op.output
-        for op in graph.ops
-        if isinstance(op, (Input, Requantise)) or op.output in graph.outputs or len(graph.consumers(op.output)) > 1
-    }
-    return [_piece(graph, op, ends) for op in graph.ops if op.output in ends and not isinstance(op, Input)]
+    read_often = (op.output for op in graph.ops if len(graph.consumers(op.output)) > 1)
+    ends = {*graph.inputs, *graph.outputs, *(step.output for step in graph.requantisers), *read_often}
+    return [_piece(graph, op, ends) for op in graph.layers if op.output in ends]
 
 
 def _piece(graph: Graph, last: Op, ends: set[str]) -> Piece:
-    within, sources, ahead = {last.output}, [], [last]
+    """The operations between `last` and the next edges of `ends` in front of it."""
+    within, ahead = {last.output}, [last]
+    sources: list[str] = []
     while ahead:
         for edge in ahead.pop().inputs:
             if edge in ends:

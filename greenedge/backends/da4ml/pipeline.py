@@ -82,7 +82,7 @@ def kernel(
             f"    assign {names[source]}[{to * bits} +: {bits}] = sample[{k * bits} +: {bits}];"
             for k, to in enumerate(order)
         ),
-        _kept(names[source], wide[source], plan.kept[source]),
+        _delay_line(names[source], wide[source], plan.kept[source]),
     ]
     for k, circuit in enumerate(circuits):
         edge = circuit.output
@@ -92,7 +92,10 @@ def kernel(
         ]
         start = max((plan.at[name] for name in circuit.sources), default=0)
         late = {name: _late(names[name], start - plan.at[name]) for name in circuit.sources}
-        body += [_circuit(f"p{k}", circuit, late, sizes, names[edge]), _kept(names[edge], wide[edge], plan.kept[edge])]
+        body += [
+            _circuit(f"p{k}", circuit, late, sizes, names[edge]),
+            _delay_line(names[edge], wide[edge], plan.kept[edge]),
+        ]
         registers += sum(bits for _, bits in circuit.stages) if circuit.registered else 0
     registers += sum(plan.kept[edge] * wide[edge] for edge in plan.at)
     text = "\n".join(line for line in body if line)
@@ -115,7 +118,7 @@ def _late(name: str, cycles: int) -> str:
     return f"{name}_late{cycles}" if cycles else name
 
 
-def _kept(name: str, bits: int, cycles: int) -> str:
+def _delay_line(name: str, bits: int, cycles: int) -> str:
     """A shift register behind an edge that another branch lags behind."""
     return "\n".join(
         f"    logic [{bits - 1}:0] {_late(name, c)};\n"
@@ -124,7 +127,9 @@ def _kept(name: str, bits: int, cycles: int) -> str:
     )
 
 
-def _circuit(name: str, circuit: Circuit, late: Mapping[str, str], sizes: Mapping, target: str) -> str:
+def _circuit(
+    name: str, circuit: Circuit, late: Mapping[str, str], sizes: Mapping[str, tuple[int, int]], target: str
+) -> str:
     """da4ml's stages between the packed bits of the sources and the integers of the output."""
     bits = sizes[circuit.output][1]
     if not circuit.stages:
@@ -139,7 +144,7 @@ def _circuit(name: str, circuit: Circuit, late: Mapping[str, str], sizes: Mappin
         lines += packed
     before = f"{name}_packed"
     given = [*(width for _, width in circuit.stages[1:]), circuit.output_bits]
-    for i, ((module, width), out) in enumerate(zip(circuit.stages, given)):
+    for i, ((module, width), out) in enumerate(zip(circuit.stages, given, strict=True)):
         taken = before
         if circuit.registered:
             taken = f"{name}_in{i}"

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Edge
@@ -29,7 +30,7 @@ class Probe:
     at: int
 
 
-def read_probes(streams: Mapping, edges: Mapping[str, Edge]) -> tuple[list[Probe], int]:
+def read_probes(streams: Mapping[str, Any], edges: Mapping[str, Edge]) -> tuple[list[Probe], int]:
     """(probes, the pipeline's cycles) as generate wrote them to streams.json. Raises GreenedgeError for other data."""
     try:
         probes = [Probe(str(p["edge"]), str(p["net"]), int(p["at"])) for p in streams["probes"]]
@@ -42,12 +43,12 @@ def read_probes(streams: Mapping, edges: Mapping[str, Edge]) -> tuple[list[Probe
     return probes, latency
 
 
-def probed(
+def write_tapped_core(
     probes: Sequence[Probe], latency: int, source: Stream, output: Stream, edges: Mapping[str, Edge]
 ) -> tuple[str, list[Stream]]:
     """(module `probed` around the core, the streams of the probes), with the core's own ports."""
     streams = [_stream(k, edges[probe.edge]) for k, probe in enumerate(probes)]
-    body = "\n".join(_tapped(probe, stream, latency) for probe, stream in zip(probes, streams))
+    body = "\n".join(_write_tap(probe, stream, latency) for probe, stream in zip(probes, streams, strict=True))
     return (
         f"""// Simulation only: the core with the values of its layers, each beside the result that it led to.
 {head(MODULE, source, output)}
@@ -70,7 +71,7 @@ def _stream(k: int, edge: Edge) -> Stream:
     return Stream(f"probe{k}", edge.name, edge.bits, edge.is_signed, count, 1, edge.shape, layout=((count, 1),))
 
 
-def _tapped(probe: Probe, stream: Stream, latency: int) -> str:
+def _write_tap(probe: Probe, stream: Stream, latency: int) -> str:
     """The net as it was `latency - at` cycles ago."""
     name, cycles = stream.name, latency - probe.at
     used = stream.elements * stream.bits

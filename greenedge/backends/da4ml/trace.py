@@ -6,16 +6,18 @@ import decimal
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from greenedge.backends.da4ml.partition import Piece
 from greenedge.backends.da4ml.pipeline import Circuit, Wire
-from greenedge.backends.da4ml.unroll import Span, bits_of, unroll
-from greenedge.graph import Edge
+from greenedge.backends.da4ml.unroll import unroll
+from greenedge.backends.da4ml.wires import Span, bits_of
+from greenedge.graph import Edge, Graph
 
 _SUM, _DIFFERENCE = 0, 1  # da4ml's opcodes of its adders
 # da4ml keeps a requantiser's shift as a decimal power of two, which Python rounds to 28 digits: 2**-s has up to s + 1
@@ -23,7 +25,7 @@ _DIGITS = 256
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedPiece:
     """A piece's circuit, the ranges of its output, its Verilog by name, and cost, adders, stages and seconds."""
 
     circuit: Circuit
@@ -37,22 +39,22 @@ def full_span(edge: Edge) -> Span:
     return Span(*(np.full(edge.shape, float(value)) for value in (edge.lo, edge.hi, 1)))
 
 
-def trace(name: str, piece: Piece, spans: Mapping[str, Span], edge: Edge, cutoff: float) -> Traced:
+def trace(name: str, graph: Graph, piece: Piece, spans: Mapping[str, Span], cutoff: float) -> TracedPiece:
     """The piece as modules `name`_stage0… for at most `cutoff` adders in a row between two registers."""
     from da4ml.trace import comb_trace, to_pipeline
 
-    started = time.monotonic()
+    started, edge = time.monotonic(), graph.edges[piece.output]
     with decimal.localcontext() as context:
         context.prec = _DIGITS
-        sources, outputs = unroll(piece, spans)
-        constants = [_constant(value) for value in outputs]
-        if None not in constants:
-            return _fixed(piece, constants, edge)
+        sources, outputs = unroll(graph, piece, spans)
+        constants = [value for output in outputs if (value := _constant(output)) is not None]
+        if len(constants) == len(outputs):
+            return _constant_piece(piece, constants, edge)
         comb = comb_trace(np.concatenate(sources), outputs)
         pipeline = to_pipeline(comb, cutoff, verbose=False)
     wires = [Wire(*bits_of(*map(float, q))) for q in pipeline.inp_qint]
     starts = np.cumsum([0, *(len(values) for values in sources)])
-    taken = {source: tuple(wires[a:b]) for source, a, b in zip(piece.sources, starts, starts[1:])}
+    taken = {source: tuple(wires[a:b]) for source, a, b in zip(piece.sources, starts[:-1], starts[1:], strict=True)}
     given = tuple(Wire(*bits_of(*map(float, q))) for q in pipeline.out_qint)
     stages = tuple(
         (f"{name}_stage{k}", sum(bits_of(*map(float, q))[0] for q in stage.inp_qint))
@@ -60,40 +62,40 @@ def trace(name: str, piece: Piece, spans: Mapping[str, Span], edge: Edge, cutoff
     )
     registered = any(latency > 0 for latency in comb.out_latency)
     circuit = Circuit(taken, piece.output, given, stages, sum(wire.width for wire in given), registered)
-    span = _proved(pipeline.out_qint, edge)
+    span = _narrow_span(pipeline.out_qint, edge)
     counts = {
         "cost": float(comb.cost),
         "adders": sum(op.opcode in (_SUM, _DIFFERENCE) for op in comb.ops),
         "stages": len(stages) if registered else 0,
         "seconds": round(time.monotonic() - started, 2),
     }
-    return Traced(circuit, span, _verilog(name, pipeline), counts)
+    return TracedPiece(circuit, span, _verilog(name, pipeline), counts)
 
 
-def _proved(intervals, edge: Edge) -> Span:
+def _narrow_span(intervals: Sequence[Any], edge: Edge) -> Span:
     """da4ml's ranges, which may be wider than the proved one, within that: the edge has bits for no more."""
     low, high, step = (np.array([float(q[k]) for q in intervals]).reshape(edge.shape) for k in range(3))
     least, most = np.ceil(edge.lo / step) * step, np.floor(edge.hi / step) * step
     return Span(np.maximum(low, least), np.minimum(high, most), step)
 
 
-def _constant(value) -> int | None:
+def _constant(value: Any) -> int | None:
     """The integer that an output always is, if it is one."""
     if isinstance(value, (int, float)):
         return int(value)
     return int(value.low) if value.low == value.high else None
 
 
-def _fixed(piece: Piece, constants: list[int], edge: Edge) -> Traced:
+def _constant_piece(piece: Piece, constants: list[int], edge: Edge) -> TracedPiece:
     """A piece that no input reaches."""
     values = np.array(constants, float).reshape(edge.shape)
     circuit = Circuit({}, piece.output, (), (), 0, False, tuple(constants))
-    return Traced(
+    return TracedPiece(
         circuit, Span(values, values, np.ones(edge.shape)), {}, {"cost": 0.0, "adders": 0, "stages": 0, "seconds": 0.0}
     )
 
 
-def _verilog(name: str, pipeline) -> dict[str, bytes]:
+def _verilog(name: str, pipeline: Any) -> dict[str, bytes]:
     """da4ml's operators and stages; its own pipeline of them is left out, for the chain has the registers."""
     from da4ml.codegen import RTLModel
 
@@ -103,10 +105,10 @@ def _verilog(name: str, pipeline) -> dict[str, bytes]:
         # without its look-up table, which nothing here has and which names a file that is not there
         static = [path for path in sorted((source / "static").glob("*.v")) if path.name != "lookup_table.v"]
         paths = [*static, *(source / f"{name}_stage{k}.v" for k in range(len(pipeline.solutions)))]
-        return {path.name: _mended(path.read_text()).encode() for path in paths}
+        return {path.name: _repair_verilog(path.read_text()).encode() for path in paths}
 
 
-def _mended(text: str) -> str:
+def _repair_verilog(text: str) -> str:
     """da4ml's Verilog without time scales, its constants with their widths: a literal without one has 32 bits."""
     text = re.sub(r"(?m)^`timescale.*\n", "", text)
     return re.sub(

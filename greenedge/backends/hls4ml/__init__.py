@@ -17,38 +17,54 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from greenedge.errors import GreenedgeError, Reason, TargetError
+from greenedge.backends.hls4ml.folding import check_foldings, clock_hz, cycle_budget, fold
+from greenedge.backends.hls4ml.hand_over import RULES, find_reasons, hand_over
+from greenedge.backends.hls4ml.toolchains import (
+    ACCELERATOR_BOARDS,
+    PROJECT,
+    TOOLCHAINS,
+    Toolchain,
+    Vendor,
+    check_toolchain,
+    choose_toolchain,
+)
+from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
+from greenedge.errors import GreenedgeError, Reason, TargetError, ToolError
 from greenedge.graph import Graph, save_graph
+from greenedge.legalise import ARGMAX_TO_HOST, SUM_POOL_TO_DEPTHWISE
+from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
 
-STAGE = "c-simulation"
+OPTIONS = ("toolchain", "io", "fps", "clock_hz", "strategy", "reuse", "synthesis", "seed")
 _MODULE = "greenedge.backends.hls4ml"
 _SYNTHESIS = ("auto", "hls", "logic", "bitstream", "no")
+_NO_EPILOGUE = FloatEpilogue()
 _SMALL_MAP = 256  # values of a feature map up to which it is worth having them all at once
 _SYNTHESIS_S = 6 * 3600
 
 
-def check(graph: Graph, target: Target, options: Mapping[str, object]) -> list[Reason]:
+def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
     """Every reason why this graph has no exact project for this target; needs no tool."""
-    from greenedge.backends.hls4ml.rules import reasons_against, reasons_against_build
-    from greenedge.backends.hls4ml.toolchains import choose_toolchain
-
-    _known_options(options)
+    _check_options(options)
     chain = choose_toolchain(target, options.get("toolchain"))
-    return reasons_against(graph) or reasons_against_build(graph, target, chain, options)
+    if reasons := find_reasons(graph, is_streamed=options.get("io") == "io_stream"):
+        return reasons
+    layers = [layer for layer in hand_over(graph, chain.has_depthwise).layers if layer.weights[0]]
+    return [
+        *check_toolchain(graph, target, chain, options.get("synthesis", "auto")),
+        *check_foldings(layers, target, chain, options),
+    ]
 
 
-OPTIONS = ("toolchain", "io", "fps", "clock_hz", "strategy", "reuse", "synthesis", "seed")
-
-
-def _known_options(options: Mapping[str, object]) -> None:
+def _check_options(options: Options) -> None:
     """Raises TargetError for an option that is none of ours."""
     for key in options:
         if key.partition(".")[0] not in OPTIONS:
@@ -59,17 +75,14 @@ def _known_options(options: Mapping[str, object]) -> None:
         raise TargetError(f"build.io is {options['io']!r}; it is io_parallel or io_stream.")
 
 
-def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
+def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue = _NO_EPILOGUE) -> Plan:
     """The project, its C simulation on a few samples, and the vendor's synthesis where it is to run."""
-    from greenedge.backends.hls4ml.toolchains import PROJECT, choose_toolchain
-
     chain = choose_toolchain(target, options.get("toolchain"))
     job = _job(graph, target, chain, options)
-    python = lambda module, log, label: Command(("{python}", "-m", f"{_MODULE}.{module}"), log, label)
-    commands = [python("project", "hls4ml.log", "hls4ml writes the project")]
+    commands = [Command(("{python}", "-m", f"{_MODULE}.project"), "hls4ml.log", "hls4ml writes the project")]
     products = [f"{PROJECT}/{chain.top}", "project.json", "job.json"]
     if chain.uncompiled is None:
-        commands.append(python("csim", "csim.log", "compiling the C simulation"))
+        commands.append(Command(("{python}", "-m", f"{_MODULE}.csim"), "csim.log", "compiling the C simulation"))
         products.append("csim.json")
     kind, synthesis = _synthesis(chain, options)
     commands += synthesis
@@ -81,25 +94,21 @@ def plan(graph: Graph, target: Target, options: Mapping[str, object]) -> Plan:
     )
 
 
-def _job(graph: Graph, target: Target, chain, options: Mapping[str, object]) -> dict:
+def _job(graph: Graph, target: Target, chain: Toolchain, options: Options) -> dict[str, Any]:
     """What hls4ml is asked for, in its own words."""
-    from greenedge.backends.hls4ml.folding import fold
-    from greenedge.backends.hls4ml.layers import hand_over
-    from greenedge.backends.hls4ml.rules import clock_hz, cycle_budget
-    from greenedge.backends.hls4ml.toolchains import ACCELERATOR_BOARDS
-
-    layers, budget = hand_over(graph, chain.depthwise).layers, cycle_budget(target, options)
-    folded = {layer.name: fold(layer, budget, options) for layer in layers if layer.weights[0]}
+    layers, budget = hand_over(graph, chain.has_depthwise).layers, cycle_budget(target, options)
+    foldings = {layer.name: fold(layer, budget, options) for layer in layers if layer.weights[0]}
     settings = {"io_type": options.get("io") or _io(graph), "clock_period": round(1e9 / clock_hz(target, options), 3)}
     on_board = chain.name == "vivado-accelerator"
     settings |= {"board": ACCELERATOR_BOARDS[target.name]} if on_board else {"part": target.device.part}
-    folding = {name: {"ReuseFactor": f.reuse, "Strategy": f.strategy, "Cycles": f.cycles} for name, f in folded.items()}
     return {
         "toolchain": chain.name,
         "settings": settings,
-        "folding": folding,
+        "folding": {
+            name: {"ReuseFactor": f.reuse, "Strategy": f.strategy, "Cycles": f.cycles} for name, f in foldings.items()
+        },
         "logic": int(options.get("synthesis") == "logic"),
-        "estimated_cycles": max((f.cycles for f in folded.values()), default=None),
+        "estimated_cycles": max((f.cycles for f in foldings.values()), default=None),
     }
 
 
@@ -111,21 +120,18 @@ def _io(graph: Graph) -> str:
     )
 
 
-def _synthesis(chain, options: Mapping[str, object]) -> tuple[str, list[Command]]:
+def _synthesis(chain: Toolchain, options: Options) -> tuple[str, list[Command]]:
     """(how far the vendor goes, what it runs): asked for, or its program is on PATH; else nothing."""
-    from greenedge.backends.hls4ml.toolchains import PROJECT
-
-    wanted, found = str(options.get("synthesis", "auto")), vendor_at_hand(chain)
-    if wanted == "no" or (wanted == "auto" and found is None):
+    wanted, vendor = str(options.get("synthesis", "auto")), find_vendor(chain)
+    if wanted == "no" or (wanted == "auto" and vendor is None):
         return wanted, []
-    kind, vendor = "hls" if wanted == "auto" else wanted, found or chain.vendor[0]
+    kind, vendor = "hls" if wanted == "auto" else wanted, vendor or chain.vendor[0]
     label = f"{'bitstream' if kind == 'bitstream' else 'synthesis'} with {vendor.program}"
-    return kind, [
-        Command(argv, "synthesis.log", label, timeout_s=_SYNTHESIS_S, cwd=PROJECT) for argv in getattr(vendor, kind)
-    ]
+    runs = {"hls": vendor.hls, "logic": vendor.logic, "bitstream": vendor.bitstream}[kind]
+    return kind, [Command(argv, "synthesis.log", label, timeout_s=_SYNTHESIS_S, cwd=PROJECT) for argv in runs]
 
 
-def vendor_at_hand(chain):
+def find_vendor(chain: Toolchain) -> Vendor | None:
     """The first of the toolchain's vendors whose program is on PATH."""
     return next((vendor for vendor in chain.vendor if shutil.which(vendor.program)), None)
 
@@ -136,29 +142,28 @@ def _graph_files(graph: Graph) -> dict[str, bytes]:
         return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
 
 
-def unverified(folder: Path) -> str | None:
+def why_not_runnable(folder: Path) -> str | None:
     """Why what lies in `folder` cannot be run here, or None."""
-    from greenedge.backends.hls4ml.csim import toolchain
+    from greenedge.backends.hls4ml.csim import read_toolchain
 
-    chain = toolchain(folder)
+    chain = read_toolchain(folder)
     return chain.uncompiled and (
         f"the project for {chain.name} cannot be simulated here: {chain.uncompiled}; build with another "
         "toolchain to verify the same layers."
     )
 
 
-def simulate(
-    folder: Path, x: np.ndarray, keep: Sequence[str] = (), progress: Callable[[int, int, str], None] = lambda *_: None
-) -> dict[str, np.ndarray]:
+def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
     """The project's C++ as it lies in `folder` now, on graph integers; a layer's edge can be kept."""
     from greenedge.backends.hls4ml.csim import simulate as run
 
-    if why := unverified(folder):
+    if why := why_not_runnable(folder):
         raise GreenedgeError(why)
-    return run(folder, np.asarray(x), keep, lambda line: progress(0, 0, line))
+    samples = np.asarray(next(iter(x.values())) if isinstance(x, Mapping) else x)
+    return run(folder, samples, keep, lambda line: progress(0, 0, line))
 
 
-def provenance(folder: Path) -> str | None:
+def stale_artifact(folder: Path) -> str | None:
     """None where the project is the one that was built, else what is wrong."""
     from greenedge.backends.hls4ml.sources import digest
 
@@ -167,10 +172,9 @@ def provenance(folder: Path) -> str | None:
     return f"{folder / 'project'} is not the project that was built; run the build stage again."
 
 
-def report(folder: Path) -> dict:
+def report(folder: Path) -> dict[str, Any]:
     """{"hardware": …}: the estimate of the folding, seconds, and the vendor's own numbers where it ran."""
     from greenedge.backends.hls4ml.reports import read_reports
-    from greenedge.backends.hls4ml.toolchains import PROJECT
 
     job, written = _read(folder / "job.json"), _read(folder / "project.json")
     compiled = _read(folder / "csim.json") if (folder / "csim.json").is_file() else {}
@@ -214,21 +218,18 @@ def report(folder: Path) -> dict:
     }
 
 
-def tools(options: Mapping[str, object]) -> dict[str, str]:
-    """hls4ml's version and the vendor's programs at hand. Raises ToolError where hls4ml is not installed."""
-    from greenedge.backends.hls4ml.toolchains import TOOLCHAINS
-    from greenedge.errors import ToolError
-
+def tools(options: Options) -> dict[str, str]:
+    """hls4ml's version and the vendor's program on PATH. Raises ToolError where hls4ml is not installed."""
     try:
-        found = {name: metadata.version(name) for name in ("hls4ml", "da4ml")}
+        versions = {name: metadata.version(name) for name in ("hls4ml", "da4ml")}
     except metadata.PackageNotFoundError as error:
         raise ToolError(f'{error.name} is not installed: pip install "greenedge[hls]".') from None
     chain = TOOLCHAINS.get(str(options.get("toolchain", "vitis")))
-    vendor = vendor_at_hand(chain) if chain else None
-    return found | ({vendor.program: "on PATH"} if vendor else {})
+    vendor = find_vendor(chain) if chain else None
+    return versions | ({vendor.program: "on PATH"} if vendor else {})
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
@@ -236,3 +237,28 @@ def _read(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
     return data
+
+
+def requirements() -> tuple[tuple[str, str, str], ...]:
+    """The vendors' programs that synthesise a project."""
+    return (
+        ("vitis-run", "synthesis of hls4ml projects for AMD boards", "AMD's own installer, or docker/hls4ml-vitis"),
+        ("i++", "synthesis of hls4ml projects for Intel boards", "Intel's own installer"),
+    )
+
+
+BACKEND = Backend(
+    name="hls4ml",
+    stage="c-simulation",
+    options=OPTIONS,
+    rules=RULES,
+    passes=(ARGMAX_TO_HOST, SUM_POOL_TO_DEPTHWISE),
+    check=check,
+    plan=plan,
+    simulate=simulate,
+    report=report,
+    tools=tools,
+    stale_artifact=stale_artifact,
+    why_not_runnable=why_not_runnable,
+    requirements=requirements,
+)

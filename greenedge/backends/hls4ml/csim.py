@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from greenedge.backends.hls4ml.layers import Handover, hand_over, is_traced
+from greenedge.backends.hls4ml.hand_over import hand_over
+from greenedge.backends.hls4ml.layers import Handover
 from greenedge.backends.hls4ml.sources import digest, sources
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP, Toolchain
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph, run_graph
+from greenedge.graph.ops.base import Ints, Shape
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import RECORD, execute
 
@@ -36,19 +38,17 @@ _LISTED = re.compile(
 )
 
 
-def simulate(
-    folder: Path, x: np.ndarray, keep: Sequence[str], progress: Callable[[str], None]
-) -> dict[str, np.ndarray]:
+def simulate(folder: Path, x: Ints, keep: Sequence[str], progress: Callable[[str], None]) -> dict[str, Ints]:
     """The output and the kept edges (int64, as in the graph) for graph integers x. Raises ToolError where g++ or the
     program fails.
     """
-    graph, chain = load_graph(folder), toolchain(folder)
-    handed = hand_over(graph, chain.depthwise)
+    graph = load_graph(folder)
+    handover = hand_over(graph, read_toolchain(folder).has_depthwise)
     progress("compiling the C simulation with g++ (kept for the next time)")
-    program = compile_project(folder, handed, progress).program
-    source, output = handed.held[graph.inputs[0]], graph.outputs[0]
+    program = compile_project(folder, handover, progress).program
+    source, output = handover.layouts[graph.inputs[0]], graph.outputs[0]
     stored = x.reshape(len(x), -1)[:, source.order].astype(np.float64)
-    layers = {layer.name: layer.edge for layer in handed.layers if is_traced(layer) and layer.edge in keep}
+    layers = {layer: edge for layer, edge in handover.traces.items() if edge in keep}
     progress(f"simulating {len(x)} samples")
     with tempfile.TemporaryDirectory(prefix="greenedge-csim-") as scratch:
         work = Path(scratch)
@@ -58,12 +58,12 @@ def simulate(
             edge: work / f"{layer}.bin" for layer, edge in layers.items() if edge != output
         }
         files = {edge: path for edge, path in files.items() if path.is_file()}
-        return {edge: _read(path, edge, graph.edges[edge].shape, handed, len(x)) for edge, path in files.items()}
+        return {edge: _read(path, edge, graph.edges[edge].shape, handover, len(x)) for edge, path in files.items()}
 
 
-def _read(path: Path, edge: str, shape: tuple[int, ...], handed: Handover, samples: int) -> np.ndarray:
+def _read(path: Path, edge: str, shape: Shape, handover: Handover, samples: int) -> Ints:
     values = np.fromfile(path, np.float64)
-    order = handed.held[edge].order
+    order = handover.layouts[edge].order
     if values.size != samples * len(order) or not np.array_equal(values, np.rint(values)):
         raise GreenedgeError(
             f"the C simulation gave no {samples} samples of {len(order)} integers for {edge!r}; run "
@@ -74,7 +74,7 @@ def _read(path: Path, edge: str, shape: tuple[int, ...], handed: Handover, sampl
     return result.reshape(samples, *shape)
 
 
-def toolchain(folder: Path) -> Toolchain:
+def read_toolchain(folder: Path) -> Toolchain:
     """What the build in `folder` was written for. Raises GreenedgeError where its job.json is damaged."""
     try:
         return TOOLCHAINS[json.loads((folder / "job.json").read_text(encoding="utf-8"))["toolchain"]]
@@ -84,7 +84,7 @@ def toolchain(folder: Path) -> Toolchain:
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledProject:
     """The program, how long g++ took when it made it, and whether that was an earlier time."""
 
     program: Path
@@ -92,16 +92,16 @@ class Compiled:
     kept: bool
 
 
-def compile_project(folder: Path, handed: Handover, progress: Callable[[str], None]) -> Compiled:
+def compile_project(folder: Path, handover: Handover, progress: Callable[[str], None]) -> CompiledProject:
     """The program for the project's sources as they lie there now; compiled once per content."""
-    chain, files = toolchain(folder), sources(folder)
+    chain, files = read_toolchain(folder), sources(folder)
     files = {
-        name: tabulated(content) if "/weights/" in name and name.endswith(".h") else content
+        name: tabulate_weights(content) if "/weights/" in name and name.endswith(".h") else content
         for name, content in files.items()
         if not name.endswith("_test.cpp")
     }
     plan = Plan(
-        {**files, "harness.cpp": _HARNESS.read_bytes(), "traced.h": _traced(handed).encode()},
+        {**files, "harness.cpp": _HARNESS.read_bytes(), "traced.h": _trace_header(handover).encode()},
         (_compiler(chain),),
         ("csim",),
     )
@@ -113,13 +113,13 @@ def compile_project(folder: Path, handed: Handover, progress: Callable[[str], No
         if not kept:
             execute(plan, cache, progress)
     seconds = json.loads((cache / RECORD).read_text(encoding="utf-8"))["seconds"]
-    return Compiled(cache / "csim", float(sum(seconds.values())), kept)
+    return CompiledProject(cache / "csim", float(sum(seconds.values())), kept)
 
 
-def tabulated(header: bytes) -> bytes:
+def tabulate_weights(header: bytes) -> bytes:
     """A header of weights whose list is plain doubles, from which the array is filled when the program starts.
 
-    The same text gives the same values (rules.py: doubles hold them), but a list of fixed-point objects is a
+    The same text gives the same values (precision.py: doubles hold them), but a list of fixed-point objects is a
     constructor call each to g++: 55,000 weights took it more than three minutes, and take three seconds so.
     """
     return _LISTED.sub(
@@ -131,19 +131,14 @@ def tabulated(header: bytes) -> bytes:
     )
 
 
-def _traced(handed: Handover) -> str:
+def _trace_header(handover: Handover) -> str:
     """What the harness must know: sizes, and the names of the traced layers."""
-    traced = [layer for layer in handed.layers if is_traced(layer)]
-    sizes, names = (
-        " ".join(f"{value}," for value in values)
-        for values in (
-            [len(handed.held[layer.edge].order) for layer in traced],
-            [f'"{layer.name}"' for layer in traced],
-        )
-    )
-    first, last = handed.held[handed.layers[0].edge], handed.held[handed.layers[-1].edge]
+    traces = handover.traces
+    sizes = " ".join(f"{len(handover.layouts[edge].order)}," for edge in traces.values())
+    names = " ".join(f'"{layer}",' for layer in traces)
+    inputs, outputs = (len(handover.layouts[str(handover.layers[k].edge)].order) for k in (0, -1))
     return (
-        f"static const size_t inputs = {len(first.order)}, outputs = {len(last.order)};\n"
+        f"static const size_t inputs = {inputs}, outputs = {outputs};\n"
         f"static const size_t traced_sizes[] = {{{sizes} 0}};\nstatic const char *const traced_names[] = "
         f'{{{names} ""}};\n'
     )
@@ -206,7 +201,7 @@ def main() -> int:
         graph = load_graph(here)
         edge = graph.edges[graph.inputs[0]]
         x = np.random.default_rng(SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
-        compiled = compile_project(here, hand_over(graph, toolchain(here).depthwise), print)
+        compiled = compile_project(here, hand_over(graph, read_toolchain(here).has_depthwise), print)
         got = simulate(here, x, (), print)
         if not np.array_equal(got[graph.outputs[0]], run_graph(graph, x)[graph.outputs[0]]):
             raise GreenedgeError("the C simulation differs from the integer graph on random samples")

@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from greenedge.backends.hls4ml.layers import Handover, hand_over, is_traced
+from greenedge.backends.hls4ml.hand_over import hand_over
+from greenedge.backends.hls4ml.layers import Handover
 from greenedge.backends.hls4ml.sources import sources_within
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP
 from greenedge.errors import GreenedgeError
@@ -22,21 +24,22 @@ from greenedge.graph import Graph, load_graph
 STAMP = "00000000"  # hls4ml draws one at random; the same project is the same bytes
 
 
-def write_project(graph: Graph, job: Mapping, folder: Path) -> Handover:
+def write_project(graph: Graph, job: Mapping[str, Any], folder: Path) -> Handover:
     """The project of `graph` as the job (plan's job.json) says, below `folder`."""
     from hls4ml.model.graph import ModelGraph
     from hls4ml.utils.config import create_config
 
     chain = TOOLCHAINS[job["toolchain"]]
-    handed = hand_over(graph, chain.depthwise)
+    handover = hand_over(graph, chain.has_depthwise)
+    traces = handover.traces
     config = create_config(str(folder / PROJECT), TOP, chain.backend, **job["settings"])
     names = {
         layer.name: {
             "Precision": dict(layer.precision),
-            "Trace": is_traced(layer),
+            "Trace": layer.name in traces,
             **{key: value for key, value in job["folding"].get(layer.name, {}).items() if key != "Cycles"},
         }
-        for layer in handed.layers
+        for layer in handover.layers
     }
     # the weights that are simulated are then those of the headers, which the vendor's compiler reads
     writer = {**config.get("WriterConfig", {}), "WriteWeightsTxt": not chain.weights_in_headers}
@@ -50,15 +53,17 @@ def write_project(graph: Graph, job: Mapping, folder: Path) -> Handover:
     }
     layers = [
         {"name": layer.name, "class_name": layer.kind, "inputs": list(layer.inputs), **layer.attributes}
-        for layer in handed.layers
+        for layer in handover.layers
     ]
-    model = ModelGraph.from_layer_list(config, layers, [handed.layers[0].name], [handed.held[graph.outputs[0]].layer])
+    model = ModelGraph.from_layer_list(
+        config, layers, [handover.layers[0].name], [handover.layouts[graph.outputs[0]].layer]
+    )
     model.write()
     _settle(folder / PROJECT, model.config.get_config_value("Stamp"), job)
-    return handed
+    return handover
 
 
-def _settle(project: Path, stamp: str, job: Mapping) -> None:
+def _settle(project: Path, stamp: str, job: Mapping[str, Any]) -> None:
     """What hls4ml leaves to chance, and what its synthesis script shall do."""
     for name in ("build_lib.sh", "CMakeLists.txt", f"src/{TOP}_bridge.cpp"):
         path = project / name
@@ -90,7 +95,7 @@ def _settle(project: Path, stamp: str, job: Mapping) -> None:
         )
 
 
-def _layers(handed: Handover, job: Mapping) -> list[dict]:
+def _layers(handover: Handover, job: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What hls4ml was given of every layer, for the report."""
     words = {"ReuseFactor": "reuse_factor", "Strategy": "strategy", "Cycles": "cycles"}
     return [
@@ -100,7 +105,7 @@ def _layers(handed: Handover, job: Mapping) -> list[dict]:
             **layer.precision,
             **{words[key]: value for key, value in job["folding"].get(layer.name, {}).items()},
         }
-        for layer in handed.layers
+        for layer in handover.layers
     ]
 
 
@@ -110,14 +115,14 @@ def main() -> int:
     try:
         job = json.loads((here / "job.json").read_text())
         started = time.monotonic()
-        handed = write_project(load_graph(here), job, here)
+        handover = write_project(load_graph(here), job, here)
         from importlib.metadata import version
 
         about = {
             "hls4ml": version("hls4ml"),
             "seconds": round(time.monotonic() - started, 2),
             "sources": sources_within(here),
-            "layers": _layers(handed, job),
+            "layers": _layers(handover, job),
         }
         with atomic_write(here / "project.json") as path:
             path.write_text(json.dumps(about, indent=1) + "\n")

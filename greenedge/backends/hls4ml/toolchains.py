@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from greenedge.errors import TargetError
+from greenedge.errors import Reason, ReasonKind, TargetError
+from greenedge.graph import Graph
 from greenedge.target import Target
 
 TOP = "net"  # the C++ function and the RTL module
@@ -30,7 +31,7 @@ class Toolchain:
     default.
 
     `vendor` are the programs of which one runs the synthesis; `reports` is what it must leave below the project, by
-    kind of synthesis; `depthwise`: hls4ml has such a layer for it; `float_bits`: significant bits of the numbers at
+    kind of synthesis; `has_depthwise`: hls4ml has such a layer for it; `float_bits`: significant bits of the numbers at
     its interface; `uncompiled`: why its C++ is not compiled here; `top`: the network's own source.
     """
 
@@ -40,7 +41,7 @@ class Toolchain:
     includes: tuple[str, ...]
     vendor: tuple[Vendor, ...]
     reports: Mapping[str, str]
-    depthwise: bool = True
+    has_depthwise: bool = True
     weights_in_headers: bool = True
     sources: tuple[str, ...] = ()
     defines: tuple[str, ...] = ()
@@ -132,7 +133,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = {
                 "hls": f"{TOP}-fpga.prj/reports/lib/report_data.js",
                 "logic": f"{TOP}-fpga.prj/reports/lib/quartus_data.js",
             },
-            depthwise=False,
+            has_depthwise=False,
             defines=("BRIDGE_SIZES",),
         ),
         Toolchain(
@@ -145,7 +146,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = {
                 "hls": f"build/{TOP}.report.prj/reports/resources/json/summary.ndjson",
                 "logic": f"build/{TOP}.fpga.prj/reports/resources/json/quartus.ndjson",
             },
-            depthwise=False,
+            has_depthwise=False,
             uncompiled="its C++ is SYCL, which Intel's icpx alone compiles",
             top=f"src/firmware/{TOP}.cpp",
         ),
@@ -162,7 +163,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = {
             (Vendor("catapult", _catapult(0), _catapult(1)),),
             {"hls": f"{_CATAPULT}/rtl.rpt", "logic": f"{_CATAPULT}/vivado_concat_v/utilization_synth.rpt"},
             # its depthwise layers went wrong where a stride left pixels over
-            depthwise=False,
+            has_depthwise=False,
             weights_in_headers=False,
         ),
         Toolchain(
@@ -195,3 +196,45 @@ def choose_toolchain(target: Target, wanted: object) -> Toolchain:
             f"{', '.join(known)}."
         )
     return fits[0]
+
+
+def check_toolchain(graph: Graph, target: Target, chain: Toolchain, synthesis: object) -> list[Reason]:
+    """Why the toolchain is none for this target and graph: how far it goes, its devices, the bits of its interface."""
+    reasons: list[Reason] = []
+
+    def refuse(kind: ReasonKind, value: str, rule: str, cure: str, node: str = graph.name) -> None:
+        reasons.append(Reason(node, kind, value, rule, cure))
+
+    if chain.name == "libero":
+        refuse(ReasonKind.NO_TOOLCHAIN, f"toolchain {chain.name}", chain.uncompiled or "", "choose another toolchain")
+    if chain.reports and synthesis not in ("auto", "no", *chain.reports):
+        refuse(
+            ReasonKind.OPTION,
+            f"synthesis {synthesis}",
+            f"{chain.name} goes to {' or '.join(chain.reports)}",
+            "choose toolchain vivado-accelerator",
+        )
+    if target.device.family not in chain.families:
+        refuse(
+            ReasonKind.UNSUPPORTED_TARGET,
+            f"a device of family {target.device.family!r}",
+            f"{chain.name} compiles for {', '.join(chain.families)}",
+            "choose another target or toolchain",
+        )
+    if chain.name == "vivado-accelerator" and target.name not in ACCELERATOR_BOARDS:
+        refuse(
+            ReasonKind.UNSUPPORTED_TARGET,
+            f"{target.name}",
+            f"VivadoAccelerator has block designs for {', '.join(ACCELERATOR_BOARDS)}",
+            "choose toolchain vitis",
+        )
+    for edge in (graph.edges[name] for name in (*graph.inputs, *graph.outputs)):
+        if edge.bits > chain.float_bits:
+            refuse(
+                ReasonKind.TOO_WIDE,
+                f"{edge.bits} bits at the interface",
+                f"{chain.name} hands over floats of {chain.float_bits} bits",
+                "quantise the output, or choose toolchain vitis",
+                edge.name,
+            )
+    return reasons

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from greenedge.backends.hls4ml.reports import amd, catapult, intel
 from greenedge.backends.hls4ml.reports.reading import ESTIMATED, Reading
@@ -22,15 +23,17 @@ _READERS: Mapping[str, Callable[[Path], list[Reading]]] = {
 ESTIMATES = "hls_estimates"
 
 
-def read_reports(project: Path, toolchain: str) -> tuple[dict, dict]:
+def read_reports(project: Path, toolchain: str) -> tuple[dict[str, Any], dict[str, str]]:
     """({hardware key: number}, {key: how it is known}) from the reports in a project; both empty without one.
 
     A number that a later tool counted again replaces the HLS compiler's estimate, which is then below `hls_estimates`.
     Raises ToolError for a report that is damaged.
     """
-    hardware, evidence, estimates = {}, {}, {}
+    hardware: dict[str, Any] = {}
+    evidence: dict[str, str] = {}
+    estimates: dict[str, float] = {}
     for reading in _READERS[toolchain](project):
-        for key, value in reading.known().items():
+        for key, value in reading.drop_unknown().items():
             if evidence.get(key) == ESTIMATED and reading.evidence != ESTIMATED:
                 estimates[key] = hardware[key]
             hardware[key], evidence[key] = value, reading.evidence

@@ -14,9 +14,9 @@ from greenedge.backends.hls4ml.reports.reading import (
     ESTIMATED,
     Reading,
     count,
-    damaged,
+    damage_error,
+    derive_pace,
     number,
-    paced,
     text_of,
 )
 from greenedge.backends.hls4ml.toolchains import ROUTED, TOP
@@ -52,12 +52,12 @@ def read(project: Path) -> list[Reading]:
     return found
 
 
-def _at_board_clock(found: list[Reading], clock_hz: float | None) -> list[Reading]:
+def _at_board_clock(readings: list[Reading], clock_hz: float | None) -> list[Reading]:
     """The compiler's cycles at the clock that the block design gives, which need not be the one asked for."""
-    cycles = next((reading.numbers for reading in found if "latency_cycles" in reading.numbers), None)
+    cycles = next((reading.numbers for reading in readings if "latency_cycles" in reading.numbers), None)
     if cycles is None or clock_hz is None:
         return []
-    return [Reading(ESTIMATED, paced(cycles["latency_cycles"], cycles["cycles_per_inference"], 1e9 / clock_hz))]
+    return [Reading(ESTIMATED, derive_pace(cycles["latency_cycles"], cycles["cycles_per_inference"], 1e9 / clock_hz))]
 
 
 def parse_csynth(path: Path) -> list[Reading]:
@@ -68,15 +68,20 @@ def parse_csynth(path: Path) -> list[Reading]:
     try:
         root = ElementTree.fromstring(text)
     except (ElementTree.ParseError, RecursionError) as error:
-        raise damaged(path, error) from None
-    said = lambda place: number(root.findtext(place, ""))
-    used = lambda name: count(root.findtext(f"AreaEstimates/Resources/{name}", ""))
+        raise damage_error(path, error) from None
+
+    def said(place: str) -> float | None:
+        return number(root.findtext(place, ""))
+
+    def used(name: str) -> float | None:
+        return count(root.findtext(f"AreaEstimates/Resources/{name}", ""))
+
     timing, latency = "PerformanceEstimates/SummaryOfTimingAnalysis/", "PerformanceEstimates/SummaryOfOverallLatency/"
     period, clock = said(timing + "EstimatedClockPeriod"), said("UserAssignments/TargetClockPeriod")
     brams = used("BRAM_18K")
     counts = {key: used(name) for key, name in (("lut", "LUT"), ("ff", "FF"), ("dsp", "DSP"), ("uram", "URAM"))}
     counts["dsp"] = counts["dsp"] if counts["dsp"] is not None else used("DSP48E")  # Vivado HLS's name
-    pace = paced(said(latency + "Worst-caseLatency"), said(latency + "Interval-max"), clock)
+    pace = derive_pace(said(latency + "Worst-caseLatency"), said(latency + "Interval-max"), clock)
     estimated = {
         **counts,
         "bram_bits": None if brams is None else brams * BRAM18_BITS,
@@ -84,7 +89,7 @@ def parse_csynth(path: Path) -> list[Reading]:
         **pace,
     }
     if all(value is None for value in (*estimated.values(), clock)):
-        raise damaged(path, "it has no estimates")
+        raise damage_error(path, "it has no estimates")
     return [Reading(ASKED, {"clock_hz": 1e9 / clock if clock else None}), Reading(ESTIMATED, estimated)]
 
 
@@ -110,12 +115,12 @@ def parse_hierarchy(path: Path) -> dict[str, float | None]:
     top = next((row for row in rows if len(row) > 1 and row[1] == "(top)"), None)
     if names is None or top is None or len(names) != len(top):
         raise ToolError(f"{path} is no utilisation report; run the synthesis again.")
-    cells = {name: count(cell.partition("(")[0]) for name, cell in zip(names, top)}
+    cells = {name: count(cell.partition("(")[0]) for name, cell in zip(names, top, strict=True)}
     counts = {
         key: next((cells[name] for name in label.split("|") if name in cells), None) for key, label in _COLUMNS.items()
     }
-    halves = [cells.get("RAMB36"), cells.get("RAMB18")]
-    bits = None if None in halves else (2 * halves[0] + halves[1]) * BRAM18_BITS
+    whole, half = cells.get("RAMB36"), cells.get("RAMB18")
+    bits = None if whole is None or half is None else (2 * whole + half) * BRAM18_BITS
     return counts | {"bram_bits": bits}
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from greenedge.backends.hls4ml.reports.amd import SYNTHESISED, parse_timing, parse_utilisation
-from greenedge.backends.hls4ml.reports.reading import ASKED, ESTIMATED, Reading, count, number, paced, text_of
+from greenedge.backends.hls4ml.reports.reading import ASKED, ESTIMATED, Reading, count, derive_pace, number, text_of
 from greenedge.backends.hls4ml.toolchains import TOP
 from greenedge.errors import ToolError
 
@@ -40,7 +40,7 @@ def parse_cycles(path: Path) -> list[Reading]:
         raise ToolError(f"{path} is no report of Catapult's cycles; run the synthesis again.")
     clock = re.search(r"^[ \t]*\S+[ \t]+(?:rising|falling)[ \t]+([\d.]+)\s", text, re.MULTILINE)
     period = number(clock[1]) if clock else None
-    pace = paced(count(total[1]), count(total[2]), period)
+    pace = derive_pace(count(total[1]), count(total[2]), period)
     return [Reading(ASKED, {"clock_hz": 1e9 / period if period else None}), Reading(ESTIMATED, pace)]
 
 
@@ -53,7 +53,8 @@ def parse_rtl(path: Path) -> dict[str, float | None]:
     if total is None and score is None:
         raise ToolError(f"{path} is no report of Catapult's RTL; run the synthesis again.")
     kinds = re.findall(r"Area\(([^)]+)\)", columns[1]) if columns else []
-    areas = dict(zip(kinds, map(count, total[1].split()[1:]))) if total else {}
+    values = map(count, total[1].split()[1:]) if total else ()
+    areas = dict(zip(kinds, values, strict=False))  # the line of totals goes on behind the areas
     dsps = [value for kind, value in areas.items() if kind.startswith("DSP")]
     registers = re.search(r"^[ \t]*Register\s+Size\(bits\)(?:.*\n)+?[ \t]*Total:\s+(\d+)", text, re.MULTILINE)
     delay = re.search(r"^[ \t]*Max Delay:\s+([\d.]+)", text, re.MULTILINE)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from greenedge.backends.hls4ml.reports.reading import ESTIMATED, Reading, count, damaged, json_of, number, text_of
+from greenedge.backends.hls4ml.reports.reading import ESTIMATED, Reading, count, damage_error, json_of, number, text_of
 from greenedge.backends.hls4ml.toolchains import TOP
 
 FITTED = "reported by Quartus after fitting"
@@ -53,7 +54,7 @@ def variable(path: Path, name: str) -> object:
     text = text_of(path)
     begin = re.search(rf"\bvar\s+{name}\s*=\s*", text)
     if begin is None:
-        raise damaged(path, f"it has no {name}")
+        raise damage_error(path, f"it has no {name}")
     return json_of(path, text[begin.end() :].replace("\\'", "'"))  # JavaScript's escape that JSON has not
 
 
@@ -61,12 +62,13 @@ def parse_area(path: Path) -> dict[str, float | None]:
     """The compiler's estimate for the whole design."""
     area = variable(path, "areaJSON")
     total = _field(path, area, "total", list)
-    columns = area.get("columns")
+    columns = area.get("columns") if isinstance(area, dict) else None
     names = [str(name).strip().upper() for name in columns if str(name).strip()] if isinstance(columns, list) else []
     keys = [_NAMES.get(name) for name in names] if names else list(_ORDER)
     if len(total) < 4 or not set(keys[:4]) & set(_ORDER):
-        raise damaged(path, "its totals are not those of a design")
-    return {key: count(value) for key, value in zip(keys, total) if key is not None}
+        raise damage_error(path, "its totals are not those of a design")
+    # columns and totals need not be equally many: those beyond are of no resource that we know
+    return {key: count(value) for key, value in zip(keys, total, strict=False) if key is not None}
 
 
 def parse_verification(path: Path) -> dict[str, float | None]:
@@ -77,7 +79,9 @@ def parse_verification(path: Path) -> dict[str, float | None]:
         return {}
     data = _field(path, functions[0] if isinstance(functions, list) else None, "data", list)
     most = [number(str(cell).split(",")[min(1, str(cell).count(","))]) for cell in data[1:3]]
-    return dict(zip(("latency_cycles", "cycles_per_inference"), most))
+    return dict(
+        zip(("latency_cycles", "cycles_per_inference"), most, strict=False)
+    )  # a report may have the first alone
 
 
 def parse_fit(path: Path, report: object) -> dict[str, float | None]:
@@ -86,7 +90,7 @@ def parse_fit(path: Path, report: object) -> dict[str, float | None]:
     designs = _field(path, _field(path, report, "quartusFitResourceUsageSummary", dict), "nodes", list)
     nodes = [node for node in designs if isinstance(node, dict)]
     if not clocks or not isinstance(clocks[0], dict):
-        raise damaged(path, "it names no clock")
+        raise damage_error(path, "it names no clock")
     fmax = next((found for key in ("clock fmax", "clock") if (found := number(clocks[0].get(key))) is not None), None)
     if fmax is None or not nodes:
         return {}
@@ -100,8 +104,9 @@ def parse_summary(path: Path) -> dict[str, float | None]:
     """oneAPI's estimate for the whole design: the line called Total."""
     for line in _lines(path):
         if line.get("name") == "Total" and line.get("parent", "estimatedResources") == "estimatedResources":
-            return dict(zip(_ORDER, map(count, _field(path, line, "data", list))))
-    raise damaged(path, "it has no line Total")
+            values = map(count, _field(path, line, "data", list))
+            return dict(zip(_ORDER, values, strict=False))  # older compilers have no column of MLABs
+    raise damage_error(path, "it has no line Total")
 
 
 def parse_loops(path: Path) -> dict[str, float | None]:
@@ -117,14 +122,14 @@ def parse_loops(path: Path) -> dict[str, float | None]:
     }
 
 
-def _lines(path: Path) -> Iterable[dict]:
+def _lines(path: Path) -> Iterable[dict[str, Any]]:
     """Each line's table; other values are passed over."""
     values = (json_of(path, line) for line in text_of(path).splitlines() if line.strip())
     return [value for value in values if isinstance(value, dict)]
 
 
-def _field(path: Path, table: object, name: str, kind: type):
+def _field(path: Path, table: object, name: str, kind: type) -> Any:
     value = table.get(name) if isinstance(table, dict) else None
     if not isinstance(value, kind):
-        raise damaged(path, f"it has no {name}")
+        raise damage_error(path, f"it has no {name}")
     return value

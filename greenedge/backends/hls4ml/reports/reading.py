@@ -24,7 +24,7 @@ class Reading:
     evidence: str
     numbers: Mapping[str, float | int | None]
 
-    def known(self) -> dict[str, float | int]:
+    def drop_unknown(self) -> dict[str, float | int]:
         """The numbers that the report says, whole ones as integers."""
         return {
             key: int(value) if isinstance(value, float) and value.is_integer() else value
@@ -43,7 +43,7 @@ def text_of(path: Path) -> str:
         raise ToolError(f"{path} cannot be read ({error.strerror}); run the synthesis again.") from None
 
 
-def damaged(path: Path, why: object) -> ToolError:
+def damage_error(path: Path, why: object) -> ToolError:
     """The error for a report whose shape is not the tool's."""
     return ToolError(f"{path} is damaged ({why}); run the synthesis again.")
 
@@ -53,7 +53,7 @@ def json_of(path: Path, text: str) -> object:
     try:
         return json.JSONDecoder(parse_constant=_no_constant).raw_decode(text)[0]
     except (ValueError, RecursionError) as error:
-        raise damaged(path, str(error) or type(error).__name__) from None
+        raise damage_error(path, str(error) or type(error).__name__) from None
 
 
 def _no_constant(name: str) -> float:
@@ -76,7 +76,7 @@ def count(value: object) -> float | None:
     return found if found is not None and found >= 0 else None
 
 
-def paced(cycles: float | None, interval: float | None, period_ns: float | None) -> dict[str, float | None]:
+def derive_pace(cycles: float | None, interval: float | None, period_ns: float | None) -> dict[str, float | None]:
     """Latency and throughput from cycles and the clock's period; None where one of them is unknown."""
     return {
         "latency_cycles": cycles,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from greenedge.backends.int8.proof_record import Record
 from greenedge.errors import GreenedgeError, Reason
-from greenedge.files.atomic_write import write_aside
+from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import Concat, Conv, ConvTranspose, Dense, Graph, MaxPool, Pad, Transpose, Upsample
 from greenedge.legalise.capabilities import RANK, Capabilities, Measure, check_capabilities
 from greenedge.target import Target
@@ -132,7 +132,7 @@ def main(model: str) -> int:
         on_cpu = re.search(r"operations that will run on CPU: (\d+)", done.stdout)
         remainder = f"{on_cpu[1]} operators" if on_cpu else "not said"
         record = {"compiled": True, "said": done.stdout[:4000], "left": remainder}
-    with write_aside(Path(RECORD)) as path:
+    with atomic_write(Path(RECORD)) as path:
         path.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
