@@ -80,18 +80,8 @@ class Rules(Generic[B]):
     name: str
     speaker: str
     supported: Capabilities = field(default_factory=dict)
-    refused: dict[type[Op], tuple[str, str, str]] = field(default_factory=dict)
     _rules: dict[type[Op], Rule] = field(default_factory=dict)
     _refusals: dict[type[Op], tuple[str, str, str]] = field(default_factory=dict)
-
-    def refuses(self, kind: type[Op], value: str, rule: str, cure: str) -> None:
-        """Declares an operation of which every instance is refused, in better words than the standard ones."""
-
-        def refuse(builder: B, op: Op) -> None:
-            builder.require(False, value, rule, cure)
-
-        self.lowers(kind)(refuse)
-        self.refused[kind] = (value, rule, cure)
 
     def lowers(self, *kinds: type[O]) -> Callable[[Callable[[B, O], None]], Callable[[B, O], None]]:
         """Registers the decorated function as the rule of these operations."""

@@ -26,7 +26,7 @@ def describe_support(rules: Rules[Any], passes: Passes, kind: type[Op]) -> str:
     """'lowered', 'legalised' or 'refused'."""
     if any(kind in one.removes for one in passes):
         return "legalised"
-    return "lowered" if kind in rules and kind not in rules.refused else "refused"
+    return "lowered" if kind in rules else "refused"
 
 
 def support_table(backends: Mapping[str, Backend]) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from greenedge import __version__
+from greenedge.backends import BACKENDS, load_backend
+from greenedge.backends.interface import Environment
 from greenedge.errors import ToolError
 
 _PROBE_S = 20
@@ -18,11 +20,7 @@ _PROGRAMS = (
     ("g++", "simulating RTL", "apt install g++"),
     ("make", "simulating RTL", "apt install make"),
     ("perl", "simulating RTL", "apt install perl"),
-    ("edgetpu_compiler", "Coral Edge TPU targets", "coral.ai, Edge TPU Compiler"),
     ("docker", "programs in an image: greenedge … --docker", "apt install docker.io"),
-    ("vivado", "bitstreams for AMD boards", "AMD's own installer; no open board needs it"),
-    ("vitis-run", "synthesis of hls4ml projects for AMD boards", "AMD's own installer, or docker/hls4ml-vitis"),
-    ("i++", "synthesis of hls4ml projects for Intel boards", "Intel's own installer"),
 )
 # (tool, needed for, extra that brings it)
 _TOOLS = (
@@ -80,7 +78,7 @@ def examine() -> list[Finding]:
         *(_package(*row) for row in _PACKAGES),
         *(_program(*row) for row in _PROGRAMS),
         *(_tool(*row) for row in _TOOLS),
-        *_environments(),
+        *_needed_by_backends(),
         *_ports(),
     ]
 
@@ -140,20 +138,15 @@ def _ports() -> list[Finding]:
     return found or [Finding("board", "serial port", False, None, None, "talking to a board", "plug a board in")]
 
 
-def _environments() -> list[Finding]:
-    """Environments that back ends make for tools which cannot live beside ours."""
-    from greenedge.backends.finn.finnplus.environment import environment_folder, pins
-
-    folder = environment_folder()
-    version = next((pin.partition("==")[2] for pin in pins() if pin.startswith("finn-plus==")), None)
-    return [
-        Finding(
-            "environment",
-            "FINN+",
-            folder.is_dir(),
-            version,
-            str(folder),
-            "the finn back end",
-            "made at the first build for an FPGA",
-        )
-    ]
+def _needed_by_backends() -> list[Finding]:
+    """What single back ends need: programs, and environments that they make for tools which cannot live beside ours."""
+    findings = {}
+    for backend in map(load_backend, BACKENDS):
+        for row in backend.requirements():
+            if isinstance(row, Environment):
+                findings[row.name] = Finding(
+                    "environment", row.name, row.is_there, row.version, row.where, row.needed_for, row.cure
+                )
+            else:
+                findings[row[0]] = _program(*row)
+    return list(findings.values())

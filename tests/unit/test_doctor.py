@@ -22,7 +22,7 @@ def test_a_missing_tool_names_the_extra(monkeypatch):
 
         raise ToolError(f"{name} is not on PATH and x is not installed: pip install x.")
 
-    monkeypatch.setattr("greenedge.tools.run.find_tool", none)
+    monkeypatch.setattr("greenedge.tools.discover.find_tool", none)
     found = {finding.name: finding for finding in doctor.examine()}
     assert (found["yosys"].found, found["yosys"].version, found["yosys"].cure) == (
         False,
