@@ -30,6 +30,7 @@ def problem(thresholds, x_lo, x_hi, factor=1) -> Problem:
         ([1, 2, 4], 0, 1),  # at the last accumulator alone: never reached, reached
         ([0, 2, 3], 0, 1),  # at the first alone
         ([1, 2, 3], 1, 3),  # a level early at all but the last, which has no level above
+        ([1, 2, 3], -1, 3),  # a level late: at the last accumulator the last level is not reached
         ([4, 4, 4], 0, 3),
         ([0, 0, 0], 0, 3),
     ],
