@@ -1,8 +1,8 @@
 """The float network behind an integer graph, as plain ONNX: the baseline of every comparison.
 
-Each sum and the quantiser behind it become one layer with a bias (batch norm folded in, as a float deployment has it), a ReLU
-where the levels begin at 0, and no rounding. Values are levels times a scale of each edge, chosen so that additions and pools
-need no factor of their own.
+Each sum and the quantiser behind it become one layer with a bias (batch norm folded in, as a float deployment has
+it), a ReLU where the levels begin at 0, and no rounding. Values are levels times a scale of each edge, chosen so that
+additions and pools need no factor of their own.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ WriteSum = Callable[[_Line, str], None]  # writes a sum on a line to a tensor
 
 
 class FloatBuilder(RuleBuilder):
-    """The model in the making; scale[edge] is the value of one level there. The tensor of an edge is called EDGE/value."""
+    """The model in the making; scale[edge] is the value of one level there. The tensor of an edge is called
+    EDGE/value."""
 
     def __init__(self, graph: Graph, is_checking: bool = False) -> None:
         super().__init__(graph, is_checking)
@@ -139,8 +140,8 @@ class FloatBuilder(RuleBuilder):
             self.node("Relu", [written], value_of(line.edge))
 
     def write_line(self, total: str, scale: float, rank: int, line: _Line, written: str) -> None:
-        """`total` (levels times `scale`) on its line: the slope goes into the scale of what is written, unless channels have
-        their own."""
+        """`total` (levels times `scale`) on its line: the slope goes into the scale of what is written, unless
+        channels have their own."""
         assert line.step is not None, "a sum without products is read by a quantiser"
         shape = [1] * (rank + 1)
         shape[line.step.axis + 1] = -1

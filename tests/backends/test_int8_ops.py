@@ -569,3 +569,19 @@ def test_dense_weights_in_half_a_byte(rng, tmp_path):
         got = stored(narrow, graph, feeds, kernels, tmp_path)
         if all(not layer.solution.verdicts[kernels].differing.any() for layer in narrow.layers):
             assert all(np.array_equal(values, expected[edge]) for edge, values in got.items())
+
+
+@pytest.mark.parametrize("pad_value", [0, 3])
+def test_a_transposed_convolution_behind_joined_branches_wants_their_zero_point_at_level_0(rng, tmp_path, pad_value):
+    """Branches that are padded with level 3 have their zero point there, and so has what joins them."""
+    sketch = Sketch(rng, (3, 5, 5))
+    a, b = (sketch.step(sketch.conv("x", 4, (1, 1)), "s4") for _ in range(2))
+    padded = [sketch.step(sketch.conv(edge, 3, (3, 3), pads=(1, 1, 1, 1), pad_value=pad_value)) for edge in (a, b)]
+    total = sketch.conv_transpose(sketch.concat(a, b), 4, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
+    last = sketch.step(total)
+    if pad_value == 0:
+        check(sketch, *padded, last, tmp_path=tmp_path)
+        return
+    graph = legalise_graph(sketch.graph(*padded, last), PASSES)
+    (reason,) = find_reasons(graph)
+    assert (reason.node, reason.value) == (total, "an input of -8…7, whose zero point stands for 3")

@@ -1,19 +1,22 @@
-"""Int8 requantisation of LiteRT and ONNX Runtime, to the bit: from the int32 accumulator (bias included) to the stored int8.
+"""Int8 requantisation of LiteRT and ONNX Runtime, to the bit: from the int32 accumulator (bias included) to the
+stored int8.
 
 Each kernel set has its own arithmetic. With si, sw, so the scales of input, weight and output:
 
     xnnpack     every operator: s = fl32(fl32(si*sw)/so), nearest-even of fl32(fl32(acc)*s)
                 ADD of two inputs of one scale: a 21-bit multiplier and a shift, halves up
                 QUANTIZE of int8: the ratio of the scales in 256ths, halves up
-                MEAN of n: the sum of the stored values times fl32(fl32(si/so) * fl32(1/n)), plus what the zero points make, float32
+                MEAN of n: the sum of the stored values times fl32(fl32(si/so) * fl32(1/n)), plus what the zero
+                points make, float32
     mlas        ONNX Runtime's CPU kernels: the same as xnnpack's first
     reference   FULLY_CONNECTED: nearest, halves away from zero, of double(acc) * (double(si)*double(sw)/double(so));
                 convolutions: that double as a 31-bit multiplier and a shift, applied with two roundings;
                 QUANTIZE: the same; ADD: the same to 2**19 times the sum; MEAN: the same with a multiplier divided by n
 
 then + zero point, then clamped to the range the fused activation leaves. Established by measurement against
-ai-edge-litert 2.3.0 (x86-64, and arm64 under emulation); each back end's `selftest.py` measures it again on the runtime at hand. Every
-function here is monotone in the accumulator, which is why a certificate needs to look at the thresholds only.
+ai-edge-litert 2.3.0 (x86-64, and arm64 under emulation); each back end's `selftest.py` measures it again on the
+runtime at hand. Every function here is monotone in the accumulator, which is why a certificate needs to look at the
+thresholds only.
 """
 
 from __future__ import annotations
@@ -39,9 +42,9 @@ _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Emulation:
-    """`prepare(si, sw, so)` gives the operator's parameters, one per sw; `round(acc, *parameters)` the integer nearest to
-    the accumulator's real value, before the zero point and the clamp, in two roundings where `rounds_twice`. Arrays
-    broadcast."""
+    """`prepare(si, sw, so)` gives the operator's parameters, one per sw; `round(acc, *parameters)` the integer
+    nearest to the accumulator's real value, before the zero point and the clamp, in two roundings where
+    `rounds_twice`. Arrays broadcast."""
 
     prepare: Callable[[float, Array, float], tuple[Array, ...]]
     round: Callable[..., Ints]
@@ -57,7 +60,8 @@ def requantise(
     zero_point: int,
     bounds: tuple[int, int] = (INT8_MIN, INT8_MAX),
 ) -> Ints:
-    """What the operator stores for accumulators `acc` (int64 within int32; broadcasts against sw): int64 in `bounds`."""
+    """What the operator stores for accumulators `acc` (int64 within int32; broadcasts against sw): int64 in
+    `bounds`."""
     value = emulation.round(np.asarray(acc, np.int64), *emulation.prepare(si, sw, so))
     return np.clip(value + zero_point, *bounds)
 

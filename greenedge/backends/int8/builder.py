@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from greenedge.backends.int8.layers import Layer
-from greenedge.graph import Graph, Op, Requantise
+from greenedge.graph import Conv, Graph, Op, Requantise, SumPool
 from greenedge.graph.lines import identity_step
 from greenedge.legalise.rules import RuleBuilder
 
@@ -26,8 +26,8 @@ class FusingBuilder(RuleBuilder):
         self._sums: dict[str, WriteSum] = {}
 
     def write_sum(self, op: Op, write: WriteSum) -> None:
-        """Has `write` called by every quantiser that reads the sum; at once, with the identity, where something else reads it
-        too and it is therefore stored as it is."""
+        """Has `write` called by every quantiser that reads the sum; at once, with the identity, where something else
+        reads it too and it is therefore stored as it is."""
         if self.graph.is_read_unquantised(op.output):
             write(identity_step(self.graph.edges[op.output], op.output))
         else:
@@ -38,10 +38,12 @@ class FusingBuilder(RuleBuilder):
         return self._sums.get(step.inputs[0])
 
 
-def padding_level(graph: Graph, edge: str, lo: int, hi: int, padding: tuple[type[Op], ...]) -> int | None:
+def padding_level(
+    graph: Graph, edge: str, lo: int, hi: int, padding: tuple[type[Conv] | type[SumPool], ...]
+) -> int | None:
     """The level with which the readers of an edge pad it, where they agree on one within lo … hi: the best zero level.
 
     `padding` are the kinds of operations whose operator pads with the zero point.
     """
-    levels = {op.pad_value for op in graph.consumers(edge) if isinstance(op, padding) and any(op.pads)}  # type: ignore[attr-defined]  # both kinds pad
+    levels = {op.pad_value for op in graph.consumers(edge) if isinstance(op, padding) and any(op.pads)}
     return levels.pop() if len(levels) == 1 and lo <= min(levels) <= hi else None

@@ -1,9 +1,10 @@
-"""What was proved about one requantisation: per channel, at how many accumulators a runtime's arithmetic differs from the graph.
+"""What was proved about one requantisation: per channel, at how many accumulators a runtime's arithmetic differs from
+the graph.
 
-A layer's channels are rows of a `Problem`: the thresholds of the integer graph over the reachable accumulators x, and how
-the file computes: k*x + constant in int32, times a scale, plus the zero point, clamped. All of that is monotone in x, as
-is the graph's own step function, so comparing the two at T-1 and T of every threshold and at both ends of the range
-compares them everywhere. Where they differ the emulated thresholds are found by bisection and the differing
+A layer's channels are rows of a `Problem`: the thresholds of the integer graph over the reachable accumulators x, and
+how the file computes: k*x + constant in int32, times a scale, plus the zero point, clamped. All of that is monotone
+in x, as is the graph's own step function, so comparing the two at T-1 and T of every threshold and at both ends of
+the range compares them everywhere. Where they differ the emulated thresholds are found by bisection and the differing
 accumulators counted exactly.
 """
 
@@ -25,9 +26,9 @@ _INT32 = 1 << 31
 class Problem:
     """R channels of one operator; level = lo + count(x >= thresholds), for x_lo <= x <= x_hi.
 
-    thresholds (R, L) ascending, x_lo, x_hi, factor (R,) int64; `factor` is k, 0 for a channel whose level never changes. It
-    is a multiple of `lift`, by which the input was multiplied beforehand.
-    zero_level is the level that the zero point stands for; bounds are the stored values the fused activation leaves.
+    thresholds (R, L) ascending, x_lo, x_hi, factor (R,) int64; `factor` is k, 0 for a channel whose level never
+    changes. It is a multiple of `lift`, by which the input was multiplied beforehand. zero_level is the level that
+    the zero point stands for; bounds are the stored values the fused activation leaves.
     """
 
     operator: str
@@ -65,8 +66,9 @@ class Problem:
 
     @property
     def halves(self) -> Floats:
-        """(L,) real level, counted from the zero level, at which the stored level steps up: level - zero_level - 1/2."""
-        halves: Floats = self.lo + 1 + np.arange(self.thresholds.shape[1]) - self.zero_level - 0.5
+        """(L,) real level, counted from the zero level, at which the stored level steps up: level - zero_level -
+        1/2."""
+        halves: Floats = (self.lo + 1 + np.arange(self.thresholds.shape[1]) - self.zero_level).astype(np.float64) - 0.5
         return halves
 
     @property

@@ -1,4 +1,5 @@
-"""edges.json beside a built int8 file: how its edges are stored. Anybody may have written it, so everything in it is checked."""
+"""edges.json beside a built int8 file: how its edges are stored. Anybody may have written it, so everything in it is
+checked."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ _FAR = 1 << 31  # no level and no size lies beyond
 
 
 def offset_inputs(about: Record, x: Feeds) -> Iterator[tuple[Record, Ints]]:
-    """(entry of edges.json, graph integers + offset) of every input, in the file's order. `x` is the first input's array, or
-    a dict.
+    """(entry of edges.json, graph integers + offset) of every input, in the file's order. `x` is the first input's
+    array, or a dict.
 
     Raises GreenedgeError for integers that an input does not take.
     """
@@ -29,8 +30,8 @@ def offset_inputs(about: Record, x: Feeds) -> Iterator[tuple[Record, Ints]]:
 
 
 def read_edges(path: Path, mark: str, whole: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> Record:
-    """edges.json in the format `mark`; each edge has the integers lo, hi, offset and those named in `whole`, the lists of
-    integers shape and those in `lists`. Raises GreenedgeError where it is missing or damaged."""
+    """edges.json in the format `mark`; each edge has the integers lo, hi, offset and those named in `whole`, the
+    lists of integers shape and those in `lists`. Raises GreenedgeError where it is missing or damaged."""
     about = read_record(path)
     if about.get("format") != mark:
         raise damage_error(path, f"its format is {about.get('format')!r}")

@@ -41,7 +41,8 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class FittedLayer:
-    """What is stored for an operator: int8-sized weights (C, fan-in), int32-sized bias and float32 weight scale per channel.
+    """What is stored for an operator: int8-sized weights (C, fan-in), int32-sized bias and float32 weight scale per
+    channel.
 
     It takes its input `lift` times as large as the graph has it, stored as `source`.
     """
@@ -67,10 +68,11 @@ def fit_layer(
 ) -> FittedLayer:
     """Chooses factor, scale and bias of every channel of `operator`, whose weights are (C, fan-in).
 
-    `source` and `code` say how its input and output are stored; no stored weight gets above `largest`. A bias is a whole
-    number of accumulators, and the coarser these are, the fewer lines it can hold. Where that leaves a channel wrong on the
-    first kernel set (on any, with `all_sets`), the input is taken multiplied, as far as int8 has room for its few levels:
-    accumulators are then finer. Where the tensor holds other values than its levels, it is not `liftable`.
+    `source` and `code` say how its input and output are stored; no stored weight gets above `largest`. A bias is a
+    whole number of accumulators, and the coarser these are, the fewer lines it can hold. Where that leaves a channel
+    wrong on the first kernel set (on any, with `all_sets`), the input is taken multiplied, as far as int8 has room
+    for its few levels: accumulators are then finer. Where the tensor holds other values than its levels, it is not
+    `liftable`.
     """
     plain = fit_at_lift(operator, name, step, weight, source, code, largest, 1)
     lift, wider = lift_levels(source)
@@ -103,7 +105,7 @@ def fit_at_lift(
     solution = solve(problem)
     weight = weight * (solution.factor // lift)[:, None]
     assert -INT8_MAX - 1 <= weight.min(initial=0) and weight.max(initial=0) <= INT8_MAX, "a factor leaves int8"
-    # The runtime sums w*(stored - zero point) = w*(level - zero level): what the zero level takes away, the bias gives back.
+    # The runtime sums w*(stored - zero point) = w*(level - zero level): the bias gives back what the zero level takes.
     bias = solution.constant + weight.sum(axis=1) * source.zero_level
     layer = Layer(name, step.output, operator, solution, problem.x_hi - problem.x_lo + 1)
     return FittedLayer(weight, bias, solution.weight_scale, layer, lift, source)
@@ -138,8 +140,8 @@ def _problem(
 
 
 def prove_multiple(name: str, edge: Edge, source: Encoding, lift: int, code: Encoding) -> Layer | None:
-    """The runtime's QUANTIZE from `source` to `code`, which holds `lift` times the levels of `edge`, with its proof; None
-    where it would not be exact on every kernel set."""
+    """The runtime's QUANTIZE from `source` to `code`, which holds `lift` times the levels of `edge`, with its proof;
+    None where it would not be exact on every kernel set."""
     step = multiple_step(edge, name, lift)
     problem = Problem(
         "QUANTIZE",
@@ -161,8 +163,8 @@ def prove_multiple(name: str, edge: Edge, source: Encoding, lift: int, code: Enc
 
 
 def fit_addition(name: str, step: Requantise, source: Encoding, code: Encoding) -> tuple[Encoding, Layer] | None:
-    """Two inputs, both stored as `source`, through the runtime's own addition: the encoding of its output and the proof; None
-    where it would not be exact on every kernel set."""
+    """Two inputs, both stored as `source`, through the runtime's own addition: the encoding of its output and the
+    proof; None where it would not be exact on every kernel set."""
     zero = 2 * source.zero_level
     return _fit_output_scale("ADD", name, step, source, code, zero, -zero, 1, ADD_RATIOS, code.bounds, all_sets=True)
 
@@ -170,9 +172,9 @@ def fit_addition(name: str, step: Requantise, source: Encoding, code: Encoding) 
 def fit_mean(
     name: str, step: Requantise, source: Encoding, code: Encoding, count: int, all_sets: bool
 ) -> tuple[Encoding, Layer] | None:
-    """The mean of `count` values by the runtime's own operator, as `fit_addition`, but exact on the first kernel set is
-    enough unless `all_sets`: the alternative, a kernel full of ones, takes a quarter of a small network's bytes and time. It
-    has no clamp but int8's own."""
+    """The mean of `count` values by the runtime's own operator, as `fit_addition`, but exact on the first kernel set
+    is enough unless `all_sets`: the alternative, a kernel full of ones, takes a quarter of a small network's bytes
+    and time. It has no clamp but int8's own."""
     return _fit_output_scale(
         "MEAN",
         name,

@@ -16,6 +16,7 @@ from greenedge.graph.lines import is_straight
 from greenedge.graph.ops.base import Ints
 from greenedge.legalise import Passes, legalise
 from greenedge.lower import Lowered
+from greenedge.lower.lowering import InputType
 
 CHANNELS = 16  # tried in each layer, evenly spaced
 _SNAP_BITS = 16  # of the multipliers that a note speaks of
@@ -75,17 +76,19 @@ def _weights_by_channel(layer: Linear) -> Ints:
 
 
 def describe_differences(source: Path, lowered: Lowered, passes: Passes, operators: Operators) -> tuple[str, ...]:
-    """What an 8-bit file of the legalised model would not hold exactly, and what `snap` would give; () where it holds all."""
+    """What an 8-bit file of the legalised model would not hold exactly, and what `snap` would give; () where it holds
+    all."""
     now = estimate(lowered.graph, operators)
     if not now.differing_channels:
         return ()
     from greenedge.lower import lower_file
     from greenedge.lower.snap import snap_file
 
+    declared: dict[str | None, InputType] = dict(lowered.declared.items())
     with tempfile.TemporaryDirectory(prefix="greenedge-check-") as folder:
         snapped = Path(folder) / "snapped.onnx"
-        entries = snap_file(source, snapped, _SNAP_BITS, lowered.declared)
-        after = estimate(legalise(lower_file(snapped, lowered.declared), passes).graph, operators)
+        entries = snap_file(source, snapped, _SNAP_BITS, declared)
+        after = estimate(legalise(lower_file(snapped, declared), passes).graph, operators)
     changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
     levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
     differing = (

@@ -19,7 +19,8 @@ _LISTED = 64  # differing channels of a layer that are listed one by one
 
 
 def certificate(layers: Sequence[Layer]) -> Record:
-    """Per layer and kernel set: the channels equal on every reachable accumulator, and for the others at how many they differ."""
+    """Per layer and kernel set: the channels equal on every reachable accumulator, and for the others at how many
+    they differ."""
     return {"format": FORMAT, "layers": [_entry(layer) for layer in layers]}
 
 
@@ -69,7 +70,8 @@ def sentence(recorded: Record, kernels: str) -> str:
     levels = "one level" if totals["largest_difference"] == 1 else f"up to {totals['largest_difference']} levels"
     return (
         f"{totals['certified']:,} of {totals['channels']:,} channels equal on every reachable accumulator "
-        f"({NAMES[kernels]}); the others differ at {totals['differing_accumulators']:,} of {totals['accumulators']:,}, by {levels}"
+        f"({NAMES[kernels]}); the others differ at {totals['differing_accumulators']:,} of "
+        f"{totals['accumulators']:,}, by {levels}"
     )
 
 
@@ -79,8 +81,9 @@ def known_deviation(recorded: Record, kernels: str) -> str | None:
     if totals["certified"] == totals["channels"]:
         return None
     return (
-        f"as its certificate foretold: {sentence(recorded, kernels)} (cure: put the biases on the accumulators' grid, with "
-        "quantise.fold_batch_norm=true in training or with `greenedge snap` afterwards, or use fewer activation bits)"
+        f"as its certificate foretold: {sentence(recorded, kernels)} (cure: put the biases on the accumulators' grid, "
+        "with quantise.fold_batch_norm=true in training or with `greenedge snap` afterwards, or use fewer activation "
+        "bits)"
     )
 
 
@@ -90,8 +93,8 @@ def doubts(recorded: Record, tested: Record, kernels: str) -> str | None:
     runtime = f"{tested['runtime']} {tested['version']}"
     if result["mismatches"]:
         return (
-            f"the arithmetic of {runtime} is not the emulated one: {result['mismatches']:,} of {result['pairs']:,} values of the "
-            "self-test differ"
+            f"the arithmetic of {runtime} is not the emulated one: {result['mismatches']:,} of {result['pairs']:,} "
+            "values of the self-test differ"
         )
     left = sorted({layer["operator"] for layer in recorded["layers"]} & set(tested["left_to_builtins"]))
     if kernels == "xnnpack" and left:
@@ -100,8 +103,8 @@ def doubts(recorded: Record, tested: Record, kernels: str) -> str | None:
 
 
 def read_proof(certificate: Path, selftest: Path, kernels: Sequence[str]) -> tuple[Record, Record]:
-    """certificate.json and selftest.json of a build, complete for these kernel sets. Raises GreenedgeError where one is missing
-    or damaged."""
+    """certificate.json and selftest.json of a build, complete for these kernel sets. Raises GreenedgeError where one
+    is missing or damaged."""
     recorded, tested = read_record(certificate), read_record(selftest)
     try:
         for name in kernels:

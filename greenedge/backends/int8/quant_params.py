@@ -46,7 +46,8 @@ class Encoding:
 
 
 def lift_levels(code: Encoding) -> tuple[int, Encoding]:
-    """(m, the encoding of m times each level), m the largest that int8 has room for; nothing beyond is reached or clamped."""
+    """(m, the encoding of m times each level), m the largest that int8 has room for; nothing beyond is reached or
+    clamped."""
     m = min(LEVELS // max(code.hi - code.lo, 1), int(QUANTISE_RATIO))
     scale = float(np.float32(code.scale / m))
     return m, Encoding(m * code.lo, m * code.hi, m * code.zero_level, scale, "NONE")
@@ -68,10 +69,11 @@ def encode_input(lo: int, hi: int, zero_level: int | None = None) -> Encoding:
 
 
 def encode(lo: int, hi: int, zero_level: int | None = None) -> Encoding:
-    """The encoding of levels lo … hi, at most 256 of them; the zero point is put at `zero_level` where the clamp allows it.
+    """The encoding of levels lo … hi, at most 256 of them; the zero point is put at `zero_level` where the clamp
+    allows it.
 
-    Below 256 levels the bottom is clamped by RELU where lo is the zero level, by RELU_N1_TO_1 where real -1 can be made to
-    mean lo without cutting the top; otherwise the zero point moves to lo.
+    Below 256 levels the bottom is clamped by RELU where lo is the zero level, by RELU_N1_TO_1 where real -1 can be
+    made to mean lo without cutting the top; otherwise the zero point moves to lo.
     """
     assert hi - lo <= LEVELS, "more levels than int8 holds"
     zero = min(max(0, lo), hi) if zero_level is None else zero_level

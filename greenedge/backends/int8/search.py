@@ -1,7 +1,7 @@
 """Chooses, channel by channel, the weight scale and the bias with which a runtime's arithmetic hits every threshold.
 
-In real arithmetic a scale s = (levels per accumulator) and an integer constant B are right when, for every level with its
-half h = level - zero_level - 1/2 and its threshold T,
+In real arithmetic a scale s = (levels per accumulator) and an integer constant B are right when, for every level with
+its half h = level - zero_level - 1/2 and its threshold T,
 
     s * (k*(T-1) + B) < h <= s * (k*T + B)
 
@@ -51,9 +51,9 @@ def solve_output_scale(
 ) -> tuple[float, Solution] | None:
     """The output scale with which an operator without weights is right everywhere, and the proof.
 
-    Its only freedom is the scale of what it writes, which goes into the slope scale_in / (scale_out * divisor); its line goes
-    through the accumulator `zero`. `constant` is what the emulation adds to the accumulator. None where no scale within
-    `ratios` (of input to output) is right for the first kernel set, or, with `all_sets`, for all.
+    Its only freedom is the scale of what it writes, which goes into the slope scale_in / (scale_out * divisor); its
+    line goes through the accumulator `zero`. `constant` is what the emulation adds to the accumulator. None where no
+    scale within `ratios` (of input to output) is right for the first kernel set, or, with `all_sets`, for all.
     """
     low, high = _interval(problem, np.array([[-zero]]), 0.0, _fit(problem)[0][:, None])
     if not low[0, 0] <= high[0, 0] * (1 + _TOUCHING):
@@ -93,7 +93,8 @@ def _reachable(problem: Problem) -> Array:
 
 
 def _fit(problem: Problem) -> tuple[Floats, Floats, Floats]:
-    """Least squares through (T - 1/2, h) of the reachable thresholds: slope in levels per accumulator, and a point (x, h)."""
+    """Least squares through (T - 1/2, h) of the reachable thresholds: slope in levels per accumulator, and a point
+    (x, h)."""
     seen = _reachable(problem)
     count = np.maximum(seen.sum(axis=1), 1)
     x, h = problem.thresholds - 0.5, np.broadcast_to(problem.halves, problem.thresholds.shape)
@@ -120,8 +121,8 @@ def _choose(problem: Problem) -> tuple[Ints, Float32s, Ints]:
 
 
 def _choose_varying(problem: Problem) -> tuple[Ints, Float32s, Ints]:
-    """Tries one factor after another until all kernel sets are right: another factor puts the constants at other fractions
-    of an accumulator, and a power of two can hold ties that 18 cannot."""
+    """Tries one factor after another until all kernel sets are right: another factor puts the constants at other
+    fractions of an accumulator, and a power of two can hold ties that 18 cannot."""
     factors = _factors(problem.factor // problem.lift) * problem.lift
     best = _Best.none(len(problem.kernels), len(factors))
     for attempt in range(factors.shape[1]):
@@ -158,7 +159,7 @@ class _Best:
     @property
     def is_final(self) -> Array:
         """(R,) whether every kernel set is right."""
-        right: Array = ~self.wrong.any(axis=0)
+        right: Array = (self.wrong == 0).all(axis=0)
         return right
 
     def improve(self, rows: Ints, factor: Ints, scale: Float32s, constant: Ints, wrong: Ints) -> None:
@@ -171,7 +172,8 @@ class _Best:
 
 
 def _factors(largest: Ints) -> Ints:
-    """(R, tries) the factors to try for each channel: the largest, every one down to half of it, powers of two; 0 is none."""
+    """(R, tries) the factors to try for each channel: the largest, every one down to half of it, powers of two; 0 is
+    none."""
     rows = []
     for top in largest.tolist():
         near = list(range(top, max(top // 2, top - _FACTORS), -1))
@@ -182,8 +184,9 @@ def _factors(largest: Ints) -> Ints:
 
 
 def _try_factor(problem: Problem, certified: Array, first: bool) -> tuple[Float32s, Ints, Ints]:
-    """The best of this factor: scale, constant, (kernel sets, R) wrong points. Unless it is the first factor, channels without
-    an interval are passed over; those already `certified` for the first kernel set want one that suits all."""
+    """The best of this factor: scale, constant, (kernel sets, R) wrong points. Unless it is the first factor,
+    channels without an interval are passed over; those already `certified` for the first kernel set want one that
+    suits all."""
     constants, lows, highs, both = _candidates(problem)
     scale = _as_weight_scale(problem, np.sqrt(lows[:, :1] * highs[:, :1]))[:, 0]
     constant = constants[:, 0].copy()
@@ -243,7 +246,8 @@ def _candidates(problem: Problem) -> tuple[Ints, Floats, Floats, Array]:
 
 
 def _interval(problem: Problem, b: Ints, early: Floats | float, nominal: Floats) -> tuple[Floats, Floats]:
-    """For constants b (R, N): the ends (R, N) of the s that are right in real arithmetic; low > high where there is none."""
+    """For constants b (R, N): the ends (R, N) of the s that are right in real arithmetic; low > high where there is
+    none."""
     clipped, h = problem.reachable_thresholds[:, None, :], problem.halves
     k = problem.factor[:, None, None]
     v = k * clipped + (b + early)[:, :, None]

@@ -19,7 +19,12 @@ def run_worker(
     with open(log, "w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert process.stdout is not None
-        timer = threading.Timer(limit_s, lambda: (expired.set(), process.kill()))
+
+        def expire() -> None:
+            expired.set()
+            process.kill()
+
+        timer = threading.Timer(limit_s, expire)
         timer.start()
         try:
             for line in process.stdout:

@@ -1,12 +1,13 @@
-"""Back end `onnxruntime`: an 8-bit ONNX file of the integer graph for desktops and servers, exact, with a proof for every channel.
+"""Back end `onnxruntime`: an 8-bit ONNX file of the integer graph for desktops and servers, exact, with a proof for
+every channel.
 
-Tools: `onnxruntime` to run. Options: none.
-Files: model.onnx (QLinearConv, QGemm; uint8 = level + the edge's offset in edges.json; any batch); certificate.json (what was
-proved about each layer's requantisation); edges.json (how each edge of the graph, a tensor of the same name, is stored);
-selftest.json (the emulated arithmetic against the runtime on this processor).
+Tools: `onnxruntime` to run. Options: none. Files: model.onnx (QLinearConv, QGemm; uint8 = level + the edge's offset
+in edges.json; any batch); certificate.json (what was proved about each layer's requantisation); edges.json (how each
+edge of the graph, a tensor of the same name, is stored); selftest.json (the emulated arithmetic against the runtime
+on this processor).
 
-Whoever opens a session on an x86 processor without VNNI, whose fast 8-bit products saturate, must set the session option
-session.x64quantprecision=1 (as worker.py does) to get the same integers.
+Whoever opens a session on an x86 processor without VNNI, whose fast 8-bit products saturate, must set the session
+option session.x64quantprecision=1 (as worker.py does) to get the same integers.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
 
 
 def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue = _NO_EPILOGUE) -> Plan:
-    """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this machine."""
+    """The file and its certificate; what is left to run is the check of the certificate's arithmetic on this
+    machine."""
     emitted = write_file(graph)
     about = edges_of(graph, emitted)
     files = {MODEL: emitted.content, CERTIFICATE: _json(certificate(emitted.layers)), EDGES: _json(about)}
@@ -80,7 +82,8 @@ def _json(value: Record) -> bytes:
 
 
 def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
-    """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers (int64).
+    """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers
+    (int64).
 
     Accumulators cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an
     input's range.
@@ -99,8 +102,8 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
 
 
 def stored_inputs(about: Record, x: Feeds) -> list[Array]:
-    """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does
-    not take."""
+    """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it
+    does not take."""
     return [levels.astype(np.uint8) for _, levels in edges_json.offset_inputs(about, x)]
 
 
@@ -151,8 +154,8 @@ def report(folder: Path) -> Record:
 
 
 def proof(folder: Path) -> str | None:
-    """What holds for every input, in one sentence; None where the runtime at hand is not the one that was tested, or its
-    arithmetic not the emulated one."""
+    """What holds for every input, in one sentence; None where the runtime at hand is not the one that was tested, or
+    its arithmetic not the emulated one."""
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
     is_here = metadata.version("onnxruntime") == tested["version"]
     return sentence(recorded, KERNELS) if is_here and not doubts(recorded, tested, KERNELS) else None

@@ -1,8 +1,10 @@
-"""Rules of the operations that move values and compute nothing: shapes, axes, padding, joining, the largest under a window."""
+"""Rules of the operations that move values and compute nothing: shapes, axes, padding, joining, the largest under a
+window."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +20,16 @@ from greenedge.graph.lines import identity_step
 def max_pool(b: OnnxBuilder, op: MaxPool) -> None:
     """MaxPool."""
     b.begin_emission()
-    more = {"dilations": list(op.dilations)} if op.dilations else {}
-    window = {"kernel_shape": list(op.kernel), "strides": list(op.strides), "pads": list(op.pads), **more}
-    b.node("MaxPool", op.inputs, op.output, **window)
+    more: dict[str, Any] = {"dilations": list(op.dilations)} if op.dilations else {}
+    b.node(
+        "MaxPool",
+        op.inputs,
+        op.output,
+        kernel_shape=list(op.kernel),
+        strides=list(op.strides),
+        pads=list(op.pads),
+        **more,
+    )
     b.codes[op.output] = b.codes[op.inputs[0]]
 
 

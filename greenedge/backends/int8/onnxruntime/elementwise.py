@@ -75,7 +75,8 @@ def write_elementwise(
     code: Encoding,
     written: str,
 ) -> None:
-    """Whole numbers in float32 (exact), times a scale, to int8 by QuantizeLinear: the same arithmetic as the other operators'."""
+    """Whole numbers in float32 (exact), times a scale, to int8 by QuantizeLinear: the same arithmetic as the other
+    operators'."""
     edge = step.output
     fitted = b.fit("QuantizeLinear", name, step, np.ones((step.channels, 1), np.int64), encode_levels(0, 0), code)
     shape = [1] * (len(b.graph.edges[sources[0]].shape) + 1)

@@ -126,10 +126,12 @@ def conv_transpose(b: OnnxBuilder, op: ConvTranspose) -> None:
     )
     b.channel_axes[op.output] = (0,)
     b.begin_emission()
-    b.write_sum(op, lambda step: b.quantise(step, lambda code, written: _write_transposed(b, op, step, code, written)))
+    b.write_sum(
+        op, lambda step: b.quantise(step, lambda code, written: _write_conv_transpose(b, op, step, code, written))
+    )
 
 
-def _write_transposed(b: OnnxBuilder, op: ConvTranspose, step: Requantise, code: Encoding, written: str) -> None:
+def _write_conv_transpose(b: OnnxBuilder, op: ConvTranspose, step: Requantise, code: Encoding, written: str) -> None:
     source, n = b.codes[op.inputs[0]], len(op.strides)
     tensor, edge = _spread_samples(b, op, step.output), step.output
     reach = [(k - 1) * d for k, d in zip(op.kernel, op.dilations, strict=True)]
@@ -147,7 +149,8 @@ def _write_transposed(b: OnnxBuilder, op: ConvTranspose, step: Requantise, code:
 
 
 def _spread_samples(b: OnnxBuilder, op: ConvTranspose, edge: str) -> str:
-    """The input with zeros between its samples: a new axis of length 1 behind each, padded to the stride, and folded in."""
+    """The input with zeros between its samples: a new axis of length 1 behind each, padded to the stride, and folded
+    in."""
     tensor, shape = op.inputs[0], b.graph.edges[op.inputs[0]].shape
     if all(s == 1 for s in op.strides):
         return tensor

@@ -1,4 +1,5 @@
-"""One ONNX file in the making: nodes, constants, how each edge's levels are stored; and the back end's table of rules."""
+"""One ONNX file in the making: nodes, constants, how each edge's levels are stored; and the back end's table of
+rules."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ RULES: Rules[OnnxBuilder] = Rules("onnxruntime", RUNTIME)
 
 
 class OnnxBuilder(FusingBuilder):
-    """One file in the making. Tensors are named as the graph's edges; `codes` says how each that is stored is encoded."""
+    """One file in the making. Tensors are named as the graph's edges; `codes` says how each that is stored is
+    encoded."""
 
     def __init__(self, graph: Graph, is_checking: bool = False) -> None:
         super().__init__(graph, is_checking)
@@ -107,7 +109,8 @@ class OnnxBuilder(FusingBuilder):
         return fitted
 
     def lift(self, tensor: str, source: Encoding, fitted: FittedLayer) -> str:
-        """The tensor with its levels multiplied, as `fitted` takes them: in int32, where nothing is rounded. Written once."""
+        """The tensor with its levels multiplied, as `fitted` takes them: in int32, where nothing is rounded. Written
+        once."""
         if fitted.lift == 1:
             return tensor
         name = f"{tensor}/lifted"

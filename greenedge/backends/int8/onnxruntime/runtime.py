@@ -54,7 +54,9 @@ def parse_model(model: Path) -> ModelProto:
             raise GreenedgeError(f"{model} has {model.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
         tree = onnx.load_model_from_string(model.read_bytes())
     except OSError as error:
-        raise GreenedgeError(f"{model} cannot be read ({error.strerror.lower()}); run the build stage again.") from None
+        raise GreenedgeError(
+            f"{model} cannot be read ({str(error.strerror).lower()}); run the build stage again."
+        ) from None
     except DecodeError:
         raise GreenedgeError(f"{model} is no ONNX file; run the build stage again.") from None
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(tree.graph)):

@@ -2,8 +2,8 @@
 
     python -m greenedge.backends.int8.onnxruntime.selftest OUT.json
 
-Every operator that a certificate speaks of is run with random scales, with scales full of exact ties, and with the largest
-weights and inputs (on processors without exact 8-bit products those saturate), and compared value by value.
+Every operator that a certificate speaks of is run with random scales, with scales full of exact ties, and with the
+largest weights and inputs (on processors without exact 8-bit products those saturate), and compared value by value.
 """
 
 from __future__ import annotations
@@ -99,21 +99,21 @@ def _file(
 ) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
-    held = {
-        "xs": np.float32(scale_in),
-        "xz": np.uint8(zero_in + SHIFT),
+    constants: dict[str, Array] = {
+        "xs": np.array(scale_in, np.float32),
+        "xz": np.array(zero_in + SHIFT, np.uint8),
         "ws": scales,
         "wz": np.zeros(len(weight), np.int8),
-        "ys": np.float32(scale_out),
-        "yz": np.uint8(zero_out + SHIFT),
+        "ys": np.array(scale_out, np.float32),
+        "yz": np.array(zero_out + SHIFT, np.uint8),
         "b": bias.astype(np.int32),
         "w": weight.astype(np.int8),
     }
     if kind == "QGemm":
-        held["w"] = held["w"].T
+        constants["w"] = constants["w"].T
         nodes = [helper.make_node("QGemm", ["x", "xs", "xz", "w", "ws", "wz", "b", "ys", "yz"], ["y"], domain=CONTRIB)]
     elif kind == "QuantizeLinear":
-        held |= {"w": weight[:, 0].astype(np.float32), "b": (bias - SHIFT * weight[:, 0]).astype(np.float32)}
+        constants |= {"w": weight[:, 0].astype(np.float32), "b": (bias - SHIFT * weight[:, 0]).astype(np.float32)}
         nodes = [
             helper.make_node("Cast", ["x"], ["f"], to=1),
             helper.make_node("Mul", ["f", "w"], ["m"]),
@@ -122,7 +122,7 @@ def _file(
             helper.make_node("QuantizeLinear", ["r", "ys", "yz"], ["y"]),
         ]
     else:
-        held["w"] = held["w"][:, :, None, None]
+        constants["w"] = constants["w"][:, :, None, None]
         nodes = [
             helper.make_node(
                 "QLinearConv",
@@ -135,14 +135,15 @@ def _file(
     used = {name for node in nodes for name in node.input}
     tail = [None, None] if kind in ("depthwise", "QLinearConv") else []
     ends = [helper.make_tensor_value_info(name, TensorProto.UINT8, [None, None, *tail]) for name in "xy"]
-    constants = [numpy_helper.from_array(np.ascontiguousarray(v), name) for name, v in held.items() if name in used]
-    graph = helper.make_graph(nodes, "selftest", ends[:1], ends[1:], constants)
+    tensors = [numpy_helper.from_array(np.ascontiguousarray(v), name) for name, v in constants.items() if name in used]
+    graph = helper.make_graph(nodes, "selftest", ends[:1], ends[1:], tensors)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR).SerializeToString()
 
 
 def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS) -> Record:
-    """{"runtime", "version", "kernels": {"mlas": {"pairs", "ties", "mismatches"}}}: emulated against real, value by value."""
+    """{"runtime", "version", "kernels": {"mlas": {"pairs", "ties", "mismatches"}}}: emulated against real, value by
+    value."""
     import onnxruntime
 
     entry = {"pairs": 0, "ties": 0, "mismatches": 0}

@@ -2,8 +2,8 @@
 
     python worker.py FOLDER
 
-FOLDER holds model.onnx and x0.npy, x1.npy, … (one for each input, in the file's order); y.npz with y0, y1, … (one for each
-output) is written beside them. It prints "done N" as it goes.
+FOLDER holds model.onnx and x0.npy, x1.npy, … (one for each input, in the file's order); y.npz with y0, y1, … (one for
+each output) is written beside them. It prints "done N" as it goes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _BATCH = 32
 
 
 def saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor's fast 8-bit products may saturate at 16 bits: x86 without VNNI, or not known to have it. The
-    session must then ask for exact ones, which take about twice the time."""
+    """Whether this processor's fast 8-bit products may saturate at 16 bits: x86 without VNNI, or not known to have
+    it. The session must then ask for exact ones, which take about twice the time."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     try:
@@ -38,7 +38,8 @@ def saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def session_for(content: bytes, threads: int = 1) -> InferenceSession:
-    """A CPU session. Raises ImportError where there is no runtime, and the runtime's own errors for a file it does not take."""
+    """A CPU session. Raises ImportError where there is no runtime, and the runtime's own errors for a file it does
+    not take."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -81,7 +82,7 @@ def main(folder: Path) -> int:
     except Exception as error:  # the runtime's errors have no common class of their own
         print(str(error).splitlines()[0] if str(error) else type(error).__name__, file=sys.stderr)
         return BAD_FILE
-    np.savez(folder / "y.npz", **{f"y{k}": value for k, value in enumerate(values)})
+    np.savez(folder / "y.npz", **{f"y{k}": value for k, value in enumerate(values)})  # type: ignore[arg-type]  # numpy's stub takes **kwds for allow_pickle
     return 0
 
 

@@ -1,19 +1,20 @@
 """Back end `tflite`: an int8 .tflite file written straight from the integer graph, with a proof for every channel.
 
-Tools: none to build but Python (Vela for an Ethos-U; edgetpu_compiler for an Edge TPU, where found); to run, `ai-edge-litert`
-(or `tflite-runtime`).
-Options: storage=int4-dense stores dense layers of at most 4 bits in half a byte a weight (LiteRT on CPU only; channels lose the
-factor that makes them finer). kernels=all avoids operators that are exact on XNNPACK alone (a MEAN becomes a convolution with ones,
-larger and slower), so that LiteRT's reference kernels and the older runtime come as near as they can. outputs=float lets the file
-give the model's float outputs too, outputs=integers nothing but integers; without either, a softmax.
-Files: model.tflite; certificate.json (what was proved about each layer's requantisation, per kernel set); edges.json (which
-tensor holds which edge of the graph, and how); selftest.json (the emulated arithmetic against the runtime, and which
-operators XNNPACK leaves to LiteRT's own kernels); deploy/ (for a board without greenedge: model, runner, golden samples);
-what vela.py or edgetpu.py name for an NPU.
+Tools: none to build but Python (Vela for an Ethos-U; edgetpu_compiler for an Edge TPU, where found); to run,
+`ai-edge-litert` (or `tflite-runtime`). Options: storage=int4-dense stores dense layers of at most 4 bits in half a
+byte a weight (LiteRT on CPU only; channels lose the factor that makes them finer). kernels=all avoids operators that
+are exact on XNNPACK alone (a MEAN becomes a convolution with ones, larger and slower), so that LiteRT's reference
+kernels and the older runtime come as near as they can. outputs=float lets the file give the model's float outputs
+too, outputs=integers nothing but integers; without either, a softmax. Files: model.tflite; certificate.json (what was
+proved about each layer's requantisation, per kernel set); edges.json (which tensor holds which edge of the graph, and
+how); selftest.json (the emulated arithmetic against the runtime, and which operators XNNPACK leaves to LiteRT's own
+kernels); deploy/ (for a board without greenedge: model, runner, golden samples); what vela.py or edgetpu.py name for
+an NPU.
 
-The file's images have their channels last: an input of shape (C, H, W) in the graph is (1, H, W, C) in the file, and int8 =
-level + the input's offset in edges.json, which is also what the file's own quantisation parameters say. Behind the exact integers
-come the model's float outputs, named as in the model (epilogue.py); the integers are proved and compared with ==.
+The file's images have their channels last: an input of shape (C, H, W) in the graph is (1, H, W, C) in the file, and
+int8 = level + the input's offset in edges.json, which is also what the file's own quantisation parameters say. Behind
+the exact integers come the model's float outputs, named as in the model (epilogue.py); the integers are proved and
+compared with ==.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
 
 
 def float_epilogue(lowered: Lowered, target: Target, options: Options) -> FloatEpilogue:
-    """The model's float outputs that the file carries, a sentence for each that it leaves to the host, and the quantiser that
-    makes the input's integers of floats where there is one."""
+    """The model's float outputs that the file carries, a sentence for each that it leaves to the host, and the
+    quantiser that makes the input's integers of floats where there is one."""
     carried, notes = choose_outputs(lowered, options, _choose_compiler(target) is not None)
     return FloatEpilogue(carried, notes, read_quantiser(lowered.prologue))
 
@@ -104,7 +105,8 @@ def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue
 
 
 def edges_of(graph: Graph, emitted: Emitted, carried: Sequence[Dequantise] = ()) -> Record:
-    """What edges.json says about a written file: which tensor holds which edge, and how; which are the float outputs."""
+    """What edges.json says about a written file: which tensor holds which edge, and how; which are the float
+    outputs."""
     edges = {
         edge: {
             "tensor": placed.tensor,
@@ -136,7 +138,8 @@ def simulate(
     progress: ProgressFn = no_progress,
     kernels: str = "xnnpack",
 ) -> Values:
-    """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers (int64).
+    """Runs the file in `folder` on graph integers; returns the output edges and the kept ones as graph integers
+    (int64).
 
     `x` is one array (N, *shape) or a dict from input edge to array; `kernels` is "xnnpack" or "reference"; accumulators
     cannot be kept, the file has none. Raises GreenedgeError for a damaged file and for values outside an input's range.
@@ -159,8 +162,8 @@ def simulate(
 def float_outputs(
     folder: Path, x: Feeds, progress: ProgressFn = no_progress, kernels: str = "xnnpack"
 ) -> dict[str, tuple[Floats, float]]:
-    """{model output: (float32 values in the graph's order, their largest difference from the host's that is no error)} of the
-    float outputs that the file itself gives: 0 for scores, which are the host's bit for bit.
+    """{model output: (float32 values in the graph's order, their largest difference from the host's that is no
+    error)} of the float outputs that the file itself gives: 0 for scores, which are the host's bit for bit.
 
     Raises GreenedgeError as `simulate` does.
     """
@@ -180,8 +183,8 @@ def float_outputs(
 
 
 def stored_inputs(about: Record, x: Feeds) -> list[Array]:
-    """The int8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it does not
-    take."""
+    """The int8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it
+    does not take."""
     return [_layout(edge).to_file(levels).astype(np.int8) for edge, levels in edges_json.offset_inputs(about, x)]
 
 
@@ -226,14 +229,15 @@ def _is_float_output(output: object, edges: Record) -> bool:
 
 
 def preflight_notes(source: Path, lowered: Lowered, target: Target, options: Options) -> tuple[str, ...]:
-    """What the certificate would say of differences, from a sample of channels, and what `snap` would change; then a sentence
-    for each float output that is left to the host."""
+    """What the certificate would say of differences, from a sample of channels, and what `snap` would change; then a
+    sentence for each float output that is left to the host."""
     differences = describe_differences(source, lowered, PASSES, _OPERATORS)
     return (*differences, *float_epilogue(lowered, target, options).notes)
 
 
 def report(folder: Path) -> Record:
-    """{"edge": …}: the file's size, its operators, the runtime, and per kernel set what was proved or why nothing counts."""
+    """{"edge": …}: the file's size, its operators, the runtime, and per kernel set what was proved or why nothing
+    counts."""
     from greenedge.backends.int8.tflite.runtime import operators
 
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
@@ -264,8 +268,8 @@ def _output_notes(about: Record) -> list[str]:
     floats, first = about["floats"], len({about["edges"][edge]["tensor"] for edge in about["outputs"]})
     integers = "0" if first == 1 else f"0 to {first - 1}"
     notes = [
-        f"{MODEL} also gives the model's own {'softmax' if output['softmax'] else 'float output'} {name!r} as its output "
-        f"{first + k}, in float32, behind the exact integers (output {integers})."
+        f"{MODEL} also gives the model's own {'softmax' if output['softmax'] else 'float output'} {name!r} as its "
+        f"output {first + k}, in float32, behind the exact integers (output {integers})."
         for k, (name, output) in enumerate(floats.items())
     ]
     return notes + [str(note) for note in about.get("notes", [])]
@@ -306,8 +310,8 @@ def _is_here(tested: Record) -> bool:
 
 
 def proof(folder: Path) -> str | None:
-    """What holds for every input on XNNPACK, in one sentence; None where the runtime at hand is not the one that was tested,
-    or its arithmetic not the emulated one."""
+    """What holds for every input on XNNPACK, in one sentence; None where the runtime at hand is not the one that was
+    tested, or its arithmetic not the emulated one."""
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, _SETS)
     return None if doubts(recorded, tested, "xnnpack") or not _is_here(tested) else sentence(recorded, "xnnpack")
 

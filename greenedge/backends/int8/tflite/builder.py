@@ -35,8 +35,8 @@ class Placed:
 class TfliteBuilder(FusingBuilder):
     """One file in the making.
 
-    encodings   how each stored edge will be encoded, known while checking too; the scale may yet become another where an
-                operator without weights chooses it
+    encodings   how each stored edge will be encoded, known while checking too; an operator without weights may yet
+                choose another scale
     placed      where each edge is, once written
     int4        whether dense layers of at most 4 bits are stored as such
     all_sets    whether an operator must be exact on all kernel sets, not on XNNPACK alone
@@ -61,7 +61,8 @@ class TfliteBuilder(FusingBuilder):
         return encode(step.lo, step.hi, self.padding_level(step.output, step.lo, step.hi))
 
     def announce_sum(self, op: Op, axes: tuple[int, ...]) -> None:
-        """Notes the axes along which the sum can be requantised per channel, and its encoding where it is stored as it is."""
+        """Notes the axes along which the sum can be requantised per channel, and its encoding where it is stored as
+        it is."""
         self.channel_axes[op.output] = axes
         edge = self.graph.edges[op.output]
         if self.graph.is_read_unquantised(op.output) and edge.hi - edge.lo <= LEVELS:
@@ -138,7 +139,8 @@ class TfliteBuilder(FusingBuilder):
         return self.convert_layout(placed, plain(placed.layout.shape), edge)
 
     def pad(self, placed: Placed, pads: Sequence[int], level: int, name: str, edge: str | None = None) -> Placed:
-        """The tensor with (begin…, end…) more of `level` along the graph's last axes; it becomes `edge` where one is named."""
+        """The tensor with (begin…, end…) more of `level` along the graph's last axes; it becomes `edge` where one is
+        named."""
         layout, n = placed.layout, len(pads) // 2
         rank = len(layout.shape)
         width = {rank - n + i: (pads[i], pads[n + i]) for i in range(n)}

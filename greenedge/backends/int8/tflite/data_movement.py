@@ -1,4 +1,5 @@
-"""Rules of the operations that move values and compute nothing: layouts, padding, joining, resizing, the largest under a window."""
+"""Rules of the operations that move values and compute nothing: layouts, padding, joining, resizing, the largest
+under a window."""
 
 from __future__ import annotations
 
@@ -130,7 +131,7 @@ def concat(b: TfliteBuilder, op: Concat) -> None:
     """CONCATENATION of branches in one encoding and one layout."""
     common = require_one_encoding(b, op)
     if common is not None:
-        # Branches whose encodings are alike keep theirs, zero level included: a reader must be told of one that is not 0.
+        # Branches with like encodings keep theirs: where their zero level is not 0, a reader must not rely on 0.
         zeros = {b.encodings[edge].zero_level for edge in op.inputs}
         shared = zeros.pop() if len(zeros) == 1 else 0
         b.encodings[op.output] = replace(common, zero_level=shared or common.zero_level)

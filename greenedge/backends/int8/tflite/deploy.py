@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 FOLDER = "deploy"
 SAMPLES, _SEED = 32, 1
 _RUNNER = Path(__file__).with_name("on_board.py")
-_REQUIREMENTS = """# 64-bit Linux; on a 32-bit board take tflite-runtime==2.14.0 and numpy<2 instead, which runs the file but rounds otherwise:
-# integers one level apart that the self-test then counts are that runtime's own
-ai-edge-litert>=2.1
-numpy
-"""
+_REQUIREMENTS = (
+    "# 64-bit Linux; on a 32-bit board take tflite-runtime==2.14.0 and numpy<2 instead, which runs the file but "
+    "rounds otherwise:\n# integers one level apart that the self-test then counts are that runtime's own\n"
+    "ai-edge-litert>=2.1\nnumpy\n"
+)
 
 
 def deploy_files(
@@ -37,8 +37,8 @@ def deploy_files(
 ) -> dict[str, bytes]:
     """{"deploy/…": content} for a graph of one input and one output, else nothing; `edges` as edges.json has them.
 
-    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs. With a
-    `quantiser` (as `read_quantiser` gives it) the runner takes floats too.
+    What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs.
+    With a `quantiser` (as `read_quantiser` gives it) the runner takes floats too.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return {}
@@ -55,7 +55,7 @@ def deploy_files(
     about["golden_sha256"] = hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()
     about["floats"] = [{"name": end.output, "within": 0.0 if end.softmax is None else WITHIN} for end in carried]
     golden = io.BytesIO()
-    np.savez(golden, x=x.astype(np.int16), y=y, **{f"f{k}": end.apply(y) for k, end in enumerate(carried)})
+    np.savez(golden, x=x.astype(np.int16), y=y, **{f"f{k}": end.apply(y) for k, end in enumerate(carried)})  # type: ignore[arg-type]  # numpy's stub takes **kwds for allow_pickle
     files = {
         "model.tflite": model,
         "run.py": _RUNNER.read_bytes(),
@@ -78,7 +78,7 @@ def read_quantiser(prologue: ModelProto | None) -> dict[str, float] | None:
         return None
     constants = {item.name: numpy_helper.to_array(item) for item in prologue.graph.initializer}
     values = {node.op_type: [constants[name] for name in node.input if name in constants] for node in nodes}
-    scale, zero, lo, hi = *values["Div"], *values.get("Add", [np.float32(0)]), *values["Clip"]
+    scale, zero, lo, hi = *values["Div"], *values.get("Add", [np.zeros((), np.float32)]), *values["Clip"]
     if any(value.size != 1 for value in (scale, zero, lo, hi)) or nodes[0].input[0] != prologue.graph.input[0].name:
         return None
     return {key: float(value.reshape(())) for key, value in (("scale", scale), ("zero", zero), ("lo", lo), ("hi", hi))}

@@ -1,8 +1,10 @@
-"""Coral's Edge TPU: the exact int8 .tflite, compiled where Google's compiler is on PATH (its Debian archive, x86-64 only).
+"""Coral's Edge TPU: the exact int8 .tflite, compiled where Google's compiler is on PATH (its Debian archive, x86-64
+only).
 
 Files: edgetpu.json; model_edgetpu.tflite where the compiler was found.
 
-    python -m greenedge.backends.int8.tflite.edgetpu MODEL      in the build folder: compiles if it can, and writes edgetpu.json
+    python -m greenedge.backends.int8.tflite.edgetpu MODEL      in the build folder: compiles if it can, and writes
+    edgetpu.json
 """
 
 from __future__ import annotations

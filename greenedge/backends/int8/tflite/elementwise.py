@@ -99,7 +99,8 @@ def add(b: TfliteBuilder, op: Add) -> None:
 
 
 def require_one_encoding(b: TfliteBuilder, op: Op) -> Encoding | None:
-    """The branches fit one encoding: the common one, None where a branch is too wide (and is refused where it is made)."""
+    """The branches fit one encoding: the common one, None where a branch is too wide (and is refused where it is
+    made)."""
     edges, codes = b.graph.input_edges(op), [b.encodings[edge] for edge in op.inputs if edge in b.encodings]
     if len(codes) < len(edges) or any(edge.hi - edge.lo > LEVELS for edge in edges):
         return None
@@ -122,7 +123,8 @@ def _write_add(b: TfliteBuilder, op: Add, step: Requantise, parts: list[Placed])
 
 
 def _stack_form(b: TfliteBuilder, op: Add, parts: list[Placed]) -> Form:
-    """`parts` are the inputs in one layout and one encoding; they are stacked, and the kernel reaches across the stack."""
+    """`parts` are the inputs in one layout and one encoding; they are stacked, and the kernel reaches across the
+    stack."""
     rows = [flatten_to_rows(b, part, f"{op.name}/{k}") for k, part in enumerate(parts)]
     _, _, count, last = rows[0].layout.file
     stack = replace(rows[0].layout, file=(1, len(rows), count, last))

@@ -22,7 +22,8 @@ __all__ = ["RULES", "Emitted", "data_movement", "elementwise", "find_reasons", "
 
 @dataclass(frozen=True, eq=False)
 class Emitted:
-    """A file, the proofs of its layers, where each stored edge of the graph is in it, and its float outputs: {name: tensor}."""
+    """A file, the proofs of its layers, where each stored edge of the graph is in it, and its float outputs: {name:
+    tensor}."""
 
     content: bytes
     layers: tuple[Layer, ...]
@@ -38,9 +39,9 @@ def find_reasons(graph: Graph) -> list[Reason]:
 def write_file(graph: Graph, int4: bool = False, all_sets: bool = False, ends: Sequence[Dequantise] = ()) -> Emitted:
     """The file for a legalised graph against which there is no reason; the same graph gives the same bytes.
 
-    With `int4` the weights of dense layers that have at most 4 bits, and an even number for each output, take half a byte
-    each; there is then no factor left with which a channel could be made finer. With `all_sets` operators that are exact on
-    XNNPACK alone are avoided. `ends` (epilogue.py) become further outputs behind the graph's own.
+    With `int4` the weights of dense layers that have at most 4 bits, and an even number for each output, take half a
+    byte each; there is then no factor left with which a channel could be made finer. With `all_sets` operators that
+    are exact on XNNPACK alone are avoided. `ends` (epilogue.py) become further outputs behind the graph's own.
     """
     b = RULES.run(TfliteBuilder(graph, False, int4, all_sets))
     assert not b.reasons, "a graph is checked before it is planned"

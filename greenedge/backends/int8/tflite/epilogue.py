@@ -1,11 +1,11 @@
 """The model's own float outputs behind the exact integers: DEQUANTIZE, the scale, the softmax.
 
-The float scores are the host's bit for bit. DEQUANTIZE gives whole numbers (where the encoding's scale is not 1, MUL, SUB and
-FLOOR bring them back: ROUND is missing among the reference kernels), and SUB and MUL then do what the epilogue does, with the
-same constants, each rounding once. They are not read off the int8 tensor's own scale, since that is chosen for exact
-requantisation and means levels; a scale per channel is as good as one. SOFTMAX is LiteRT's float one: its int8 one looks
-exponentials up in a table and has steps of 1/256, too coarse for a model's probabilities. All operators are of the first
-version (DEQUANTIZE of int8: the second), which tflite-runtime 2.14 has.
+The float scores are the host's bit for bit. DEQUANTIZE gives whole numbers (where the encoding's scale is not 1, MUL,
+SUB and FLOOR bring them back: ROUND is missing among the reference kernels), and SUB and MUL then do what the
+epilogue does, with the same constants, each rounding once. They are not read off the int8 tensor's own scale, since
+that is chosen for exact requantisation and means levels; a scale per channel is as good as one. SOFTMAX is LiteRT's
+float one: its int8 one looks exponentials up in a table and has steps of 1/256, too coarse for a model's
+probabilities. All operators are of the first version (DEQUANTIZE of int8: the second), which tflite-runtime 2.14 has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OUTPUTS = ("softmax", "float", "integers")
 WITHIN = (
     1e-6  # a softmax's largest difference from the host's: float32 exponentials and sums, a few units of the last place
 )
-_OPTIONS = {
+_OPTIONS: dict[str, dict[str, object]] = {
     "SUB": {"fusedActivationFunction": "NONE"},
     "MUL": {"fusedActivationFunction": "NONE"},
     "SOFTMAX": {"beta": 1.0},
@@ -36,7 +36,8 @@ _OPTIONS = {
 def choose_outputs(
     lowered: Lowered, options: Mapping[str, object], compiled: bool
 ) -> tuple[tuple[Dequantise, ...], tuple[str, ...]]:
-    """The float outputs that the file gives, and a sentence for each that is left to the host. `compiled`: for an accelerator."""
+    """The float outputs that the file gives, and a sentence for each that is left to the host. `compiled`: for an
+    accelerator."""
     wanted = options.get("outputs", OUTPUTS[0])
     found, on_host = read_epilogue(lowered)
     notes = [

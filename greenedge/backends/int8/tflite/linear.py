@@ -1,8 +1,8 @@
 """Rules of the operations that sum products, as the LiteRT operator that sums the same products.
 
-Dense → FULLY_CONNECTED; Conv → CONV_2D or DEPTHWISE_CONV_2D; ConvTranspose → TRANSPOSE_CONV; a sum pool → MEAN where that is
-exact, else a depthwise convolution with weights of one, whose arithmetic is known and whose scale and bias are free for every
-channel.
+Dense → FULLY_CONNECTED; Conv → CONV_2D or DEPTHWISE_CONV_2D; ConvTranspose → TRANSPOSE_CONV; a sum pool → MEAN where
+that is exact, else a depthwise convolution with weights of one, whose arithmetic is known and whose scale and bias
+are free for every channel.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def _sum_pool_form(b: TfliteBuilder, op: SumPool) -> Form:
 
 @RULES.lowers(ConvTranspose)
 def conv_transpose(b: TfliteBuilder, op: ConvTranspose) -> None:
-    """TRANSPOSE_CONV. What lies between the samples adds nothing, as the zero point does; so that has to stand for level 0."""
+    """TRANSPOSE_CONV. What lies between the samples adds nothing, as the zero point does; so that has to stand for
+    level 0."""
     require_quantiser(b, op)
     require_weights(b, op, RUNTIME)
     edge, code = b.graph.edges[op.inputs[0]], b.encodings.get(op.inputs[0])
@@ -131,8 +132,8 @@ def conv_transpose(b: TfliteBuilder, op: ConvTranspose) -> None:
 
 
 def _conv_transpose_form(b: TfliteBuilder, op: ConvTranspose) -> Form:
-    """TFLite cuts as much from the end as from the beginning, and only down to SAME; rows of zeros in the kernel make ONNX's
-    cuts equal, and what SAME cannot cut is cut afterwards."""
+    """TFLite cuts as much from the end as from the beginning, and only down to SAME; rows of zeros in the kernel make
+    ONNX's cuts equal, and what SAME cannot cut is cut afterwards."""
     source, n, shape = b.as_image(op.inputs[0]), len(op.strides), b.graph.edges[op.output].shape
     assert source.code.zero_level == 0, "the check requires it"
     strides = pair(op.strides)

@@ -27,7 +27,8 @@ def is_same(placed: Placed, op: Window, dilations: Sequence[int]) -> bool:
 def choose_padding(
     b: TfliteBuilder, placed: Placed, op: Window, dilations: Sequence[int], level: int
 ) -> tuple[Placed, str]:
-    """(input, mode) of an operator that pads with the zero point; padding that TFLite cannot express is written out first."""
+    """(input, mode) of an operator that pads with the zero point; padding that TFLite cannot express is written out
+    first."""
     if not any(op.pads):
         return placed, "VALID"
     if level == placed.code.zero_level and is_same(placed, op, dilations):

@@ -1,8 +1,8 @@
 """A sum of products before it has scales (`Form`), and the operator that it becomes with the quantiser behind it.
 
-The graph has no scales, so they are chosen here: activations take theirs from their encoding, and each channel's weight
-scale, bias and whole factor are those with which LiteRT's arithmetic hits every threshold (int8/search.py). What was proved
-about each channel goes with the file.
+The graph has no scales, so they are chosen here: activations take theirs from their encoding, and each channel's
+weight scale, bias and whole factor are those with which LiteRT's arithmetic hits every threshold (int8/search.py).
+What was proved about each channel goes with the file.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _INT4_VERSION = 12  # of FULLY_CONNECTED: the first whose weights may be int4
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """One operator before its channels have scales: weights (int64, in the file's order) with the output channel on `axis`.
+    """One operator before its channels have scales: weights (int64, in the file's order) with the output channel on
+    `axis`.
 
-    `layout` is the one the edge gets, `written` the one in which the operator writes, where it is another; a `crop` says at
-    which (row, column) of what is written the edge begins.
+    `layout` is the one the edge gets, `written` the one in which the operator writes, where it is another; a `crop`
+    says at which (row, column) of what is written the edge begins.
     """
 
     operator: str
@@ -47,7 +48,8 @@ class Form:
 
 
 def quantise(b: TfliteBuilder, form: Form, step: Requantise, name: str, code: Encoding | None = None) -> None:
-    """Chooses scales and writes the operator of `form` with the quantiser `step` behind it, into `code` where it is given."""
+    """Chooses scales and writes the operator of `form` with the quantiser `step` behind it, into `code` where it is
+    given."""
     b.placed[step.output] = write_operator(b, form, step, b.encode_step(step) if code is None else code, name)
 
 
@@ -77,7 +79,8 @@ def write_operator(b: TfliteBuilder, form: Form, step: Requantise, code: Encodin
 
 
 def _lift(b: TfliteBuilder, placed: Placed, fitted: FittedLayer) -> Placed:
-    """The tensor with its levels multiplied, for an operator that needs finer accumulators; written once for all that do."""
+    """The tensor with its levels multiplied, for an operator that needs finer accumulators; written once for all that
+    do."""
     if placed.tensor not in b.lifted:
         name = f"{fitted.layer.edge}/input"
         edge = Edge(name, placed.layout.shape, placed.code.lo, placed.code.hi)

@@ -34,9 +34,9 @@ def run_file(
     """{tensor index: stored values, batch first} of the file's outputs (int8; float32 for its float outputs) and of the
     tensors numbered in `keep`.
 
-    `inputs` are int8, (N, …), one for each of the file's inputs in its own order. Kept tensors come from the same bytes with
-    those tensors declared as outputs too. Raises GreenedgeError for a file that the runtime does not take, ToolError where
-    there is no runtime.
+    `inputs` are int8, (N, …), one for each of the file's inputs in its own order. Kept tensors come from the same
+    bytes with those tensors declared as outputs too. Raises GreenedgeError for a file that the runtime does not take,
+    ToolError where there is no runtime.
     """
     content = read_model(model)
     with tempfile.TemporaryDirectory(prefix="greenedge-tflite-") as scratch:
@@ -59,7 +59,9 @@ def read_model(model: Path) -> bytes:
             raise GreenedgeError(f"{model} has {model.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
         content = model.read_bytes()
     except OSError as error:
-        raise GreenedgeError(f"{model} cannot be read ({error.strerror.lower()}); run the build stage again.") from None
+        raise GreenedgeError(
+            f"{model} cannot be read ({str(error.strerror).lower()}); run the build stage again."
+        ) from None
     if content[4:8] != IDENTIFIER:
         raise GreenedgeError(f"{model} is no .tflite file; run the build stage again.")
     return content
@@ -105,7 +107,8 @@ def with_outputs(content: bytes, keep: Sequence[int], model: Path) -> bytes:
 
 
 def weight_offsets(model: Path) -> dict[str, tuple[int, int]]:
-    """{tensor name: (first byte in the file, number of bytes)} of every int8 constant, so that a test can change one."""
+    """{tensor name: (first byte in the file, number of bytes)} of every int8 constant, so that a test can change
+    one."""
     content = read_model(model)
     from ai_edge_litert import schema_py_generated as schema
 

@@ -52,7 +52,8 @@ class Case:
 
 
 def cases(int4: bool = False) -> list[Case]:
-    """Random scales and tie scales for every operator that a certificate speaks of; with `int4` narrow dense weights too."""
+    """Random scales and tie scales for every operator that a certificate speaks of; with `int4` narrow dense weights
+    too."""
     rng = np.random.default_rng(_SEED)
     operators = [name for name, sets in EMULATIONS.items() if "xnnpack" in sets]
     own = {"ADD": _addition, "QUANTIZE": _quantisation}
@@ -293,8 +294,8 @@ def main(model: Path, out: Path) -> None:
     out.write_text(json.dumps(record, indent=1) + "\n")
     for kernels, entry in record["kernels"].items():
         print(
-            f"{kernels}: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ from "
-            "the emulation"
+            f"{kernels}: {entry['pairs']:,} values, {entry['ties']:,} of them exact ties, {entry['mismatches']} differ "
+            "from the emulation"
         )
 
 

@@ -1,8 +1,8 @@
 """Arm Ethos-U: the exact int8 .tflite, compiled by Arm's Vela (PyPI: ethos-u-vela).
 
-Files, in npu/: model_vela.tflite for the board, model_summary_….csv and model_per-layer.csv with Vela's estimates. Verified is
-model.tflite, the file that goes into Vela. A command stream cannot be run here; its cycles and memory are estimates of Vela's
-static model, never measurements.
+Files, in npu/: model_vela.tflite for the board, model_summary_….csv and model_per-layer.csv with Vela's estimates.
+Verified is model.tflite, the file that goes into Vela. A command stream cannot be run here; its cycles and memory are
+estimates of Vela's static model, never measurements.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def report(folder: Path) -> Record:
     }
     evidence = {**dict.fromkeys(estimates, _BY_VELA), "left_to_the_cpu": "reported by Vela", "npu_bytes": "measured"}
     notes = [
-        "Verified is the int8 file that Vela compiled; its command stream cannot be run here, and its figures are Vela's "
-        "estimates."
+        "Verified is the int8 file that Vela compiled; its command stream cannot be run here, and its figures are "
+        "Vela's estimates."
     ]
     return {"edge": edge, "evidence": evidence, "notes": notes, "tools": tools()}
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 # runtime module -> the package that brings it; the first that really runs is taken
 RUNTIMES = (("ai_edge_litert.interpreter", "ai-edge-litert"), ("tflite_runtime.interpreter", "tflite-runtime"))
 RESOLVERS = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
-# A file that passes its input on. tflite_runtime imports under numpy 2 and breaks at the first interpreter: so build one.
+# A file that passes its input on. tflite_runtime imports under numpy 2 and breaks at its first interpreter.
 TINY = base64.b64decode(
     "EAAAAFRGTDMAAAAAAAAAAKL///8UAAAAPAAAAEgAAACAAQAAAwAAAAIAAAAkAAAABAAAAGb///8EAAAACAAAAAEAAAABAAAAAAAAAAQABAAEAAAA"
     "CQAAAGdyZWVuZWRnZQAAAAEAAAAUAAAAAAAOABgAFAAQAAwACAAEAA4AAAAUAAAAHAAAAGAAAABkAAAAaAAAAAQAAAB0aW55AAAAAAEAAAAUAAAA"
@@ -41,7 +41,8 @@ _EVERY = 64  # samples between two words of progress
 
 
 def load_runtime(only: str | None = None) -> tuple[Any, str, str]:
-    """(module, package, version) of the first runtime that can build an interpreter; the two modules have no common type.
+    """(module, package, version) of the first runtime that can build an interpreter; the two modules have no common
+    type.
 
     Raises RuntimeError with every reason.
     """
@@ -112,7 +113,7 @@ def main(folder: Path, kernels: str) -> int:
     except (ValueError, RuntimeError, TypeError, MemoryError) as error:
         print(str(error).splitlines()[0] if str(error) else type(error).__name__, file=sys.stderr)
         return BAD_FILE
-    np.savez(folder / "y.npz", **values)
+    np.savez(folder / "y.npz", **values)  # type: ignore[arg-type]  # numpy's stub takes **kwds for allow_pickle
     return 0
 
 
