@@ -49,7 +49,7 @@ def run_stock(model: Path, x: np.ndarray, folder: Path) -> tuple[int, int]:
     """The same two counts for hls4ml's own converter, against qonnx on the same file."""
     import hls4ml
 
-    prepared = _clean_model(model, len(x.shape) > 2)
+    prepared = _prepare(model, len(x.shape) > 2)
     config = hls4ml.utils.config_from_onnx_model(prepared, granularity="name", backend="Vitis")
     project = hls4ml.converters.convert_from_onnx_model(
         prepared, output_dir=str(folder), backend="Vitis", io_type="io_parallel", hls_config=config
@@ -66,7 +66,7 @@ def run_stock(model: Path, x: np.ndarray, folder: Path) -> tuple[int, int]:
     return int(differ.sum()), int((got.argmax(1) != expected.argmax(1)).sum())
 
 
-def _clean_model(path: Path, image: bool):
+def _prepare(path: Path, image: bool):
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
     from qonnx.transformation.gemm_to_matmul import GemmToMatMul
@@ -90,12 +90,12 @@ def _reference(model, x: np.ndarray) -> np.ndarray:
     return np.stack([execute_onnx(model, {name: row.reshape(shape)})[output].ravel() for row in x])
 
 
-def counts_text(counts: tuple[int, int] | str, samples: int) -> str:
+def format_counts(counts: tuple[int, int] | str, samples: int) -> str:
     return f"{counts[0]:6} {counts[1]:6}" if isinstance(counts, tuple) else f"fails: {counts}"[:60]
 
 
 def try_run(run, *arguments):
-    """The result, or the first line of the exception: hls4ml and qonnx raise many kinds."""
+    """What it gives, or the first line of what it raised: hls4ml and qonnx raise all kinds."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return run(*arguments)
@@ -125,7 +125,7 @@ def main() -> None:
             mine = try_run(run_ours, model, x, Path(scratch) / "ours")
             mine = mine[:2] if isinstance(mine, tuple) else mine
             theirs = try_run(run_stock, model, x, Path(scratch) / "stock")
-        print(f"{network.name:24} {counts_text(mine, len(x)):>20}   {counts_text(theirs, len(x))}", flush=True)
+        print(f"{network.name:24} {format_counts(mine, len(x)):>20}   {format_counts(theirs, len(x))}", flush=True)
 
 
 if __name__ == "__main__":

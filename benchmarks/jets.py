@@ -47,7 +47,7 @@ _PUBLISHED = (
 _LUTS = {"ecp5": r"LUT4", "xcup": r"LUT[1-6]"}
 
 
-def train_and_lower(folder: Path, hidden: str, share: float, snap: int) -> tuple[Graph, np.ndarray, float]:
+def train_network(folder: Path, hidden: str, share: float, snap: int) -> tuple[Graph, np.ndarray, float]:
     """(integer graph, integers of the test samples, accuracy of the graph on them)."""
     settings = {"model.hidden": f"[{hidden}]"}
     if share:
@@ -85,11 +85,11 @@ def count_cells(folder: Path, family: str) -> dict[str, int]:
     return stat["design"]["num_cells_by_type"]
 
 
-def luts(cells: dict[str, int], family: str) -> int:
+def count_luts(cells: dict[str, int], family: str) -> int:
     return sum(count for kind, count in cells.items() if re.fullmatch(_LUTS[family], kind))
 
 
-def cells_text(folder: Path, family: str) -> str:
+def describe_cells(folder: Path, family: str) -> str:
     """The kernel's cells in words; a synthesis that does not end has none."""
     try:
         cells = count_cells(folder, family)
@@ -97,7 +97,7 @@ def cells_text(folder: Path, family: str) -> str:
         return f"synthesis did not end in {error.timeout / 60:.0f} minutes"
     carry = sum(cells.get(kind, 0) for kind in ("CCU2C", "CARRY4", "CARRY8"))
     registers = sum(count for kind, count in cells.items() if re.fullmatch(r"TRELLIS_FF|FD[RSCP]E", kind))
-    return f"{luts(cells, family):,} LUTs, {carry:,} carry cells, {registers:,} flip-flops"
+    return f"{count_luts(cells, family):,} LUTs, {carry:,} carry cells, {registers:,} flip-flops"
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jets-") as scratch:
         folder = Path(scratch)
-        graph, test, accuracy = train_and_lower(folder, arguments.hidden, arguments.prune, arguments.snap)
+        graph, test, accuracy = train_network(folder, arguments.hidden, arguments.prune, arguments.snap)
         print(
             f"16-{arguments.hidden.replace(',', '-')}-5, 6 bits, {arguments.prune:.0%} of the weights pruned: "
             f"the integer graph's accuracy {accuracy:.4f} on made data, estimated "
@@ -142,7 +142,7 @@ def main() -> None:
             f"{trace['cost']:,.0f} (da4ml)"
         )
         for family in _LUTS:
-            print(f"yosys, kernel alone, {family}: {cells_text(build, family)}", flush=True)
+            print(f"yosys, kernel alone, {family}: {describe_cells(build, family)}", flush=True)
         if arguments.route:
             told = da4ml.report(build)["hardware"]
             print(

@@ -73,7 +73,7 @@ def decode(data: bytes, code: Code) -> Ints:
 
 
 def _plain(text: str) -> str:
-    """A model's name comes from a stranger: only plain characters reach the file."""
+    """A name that is safe in a C comment: only plain characters of a model's name reach the file."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "?" for c in text)[:80]
 
 
@@ -157,7 +157,7 @@ def _copy_out(program: Program, edge: str, parameter: str) -> str:
 
 
 def _golden(program: Program) -> str:
-    """Random inputs with both ends of the range among them, and what the integer graph says to them."""
+    """golden.h: random inputs with both ends of the range among them, and the integer graph's outputs."""
     graph, rng = program.graph, np.random.default_rng(_SEED)
     feeds = {}
     for name in graph.inputs:

@@ -31,7 +31,7 @@ def find_compiler() -> str:
 
 
 def read_version(path: str) -> str:
-    """What a compiler says of itself, in one line."""
+    """The first line of a compiler's --version."""
     return (
         run_program([path, "--version"], Path("."), _COMPILE_S, f"{path} --version")
         .decode(errors="replace")
@@ -41,7 +41,7 @@ def read_version(path: str) -> str:
 
 
 def run_program(argv: list[str], folder: Path, timeout_s: float, what: str, data: bytes = b"") -> bytes:
-    """Standard output of a program. Raises ToolError with the first line of its complaint."""
+    """Standard output of a program. Raises ToolError with its first line that names an error, and for a time-out."""
     try:
         done = subprocess.run(argv, cwd=folder, input=data, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
@@ -56,7 +56,7 @@ def run_program(argv: list[str], folder: Path, timeout_s: float, what: str, data
 
 
 def compile_selftest(folder: Path, out: Path) -> None:
-    """The package with its own self-test, as strictly as a compiler reads C99."""
+    """Compiles the package with its self-test to `out`, with every warning an error."""
     sources = [str(folder / name) for name in ("ge_kernels.c", "model.c", "selftest.c", "port/host.c")]
     run_program([find_compiler(), *_STRICT, "-o", str(out), *sources], folder, _COMPILE_S, "compiling the C package")
 

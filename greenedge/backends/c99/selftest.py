@@ -1,4 +1,4 @@
-"""Compiles and runs the package's own self-test here, and asks cross compilers that are found for the size of the code.
+"""Compiles and runs the package's own self-test, and has cross compilers on PATH measure the size of the code.
 
 python -m greenedge.backends.c99.selftest       in the build folder; writes selftest.json
 """
@@ -23,7 +23,7 @@ _ASK_S = 300
 
 
 def main() -> int:
-    """The self-test of what lies in the working directory."""
+    """Runs the self-test of the package in the working directory; exit status 1 where it fails."""
     here = Path(".").absolute()
     try:
         compile_selftest(here, here / "selftest")

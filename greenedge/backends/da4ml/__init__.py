@@ -34,7 +34,7 @@ from greenedge.tools.plan import Command, Plan
 _MODULE = "greenedge.backends.da4ml"
 _DEFAULT_CUTOFF = 3.0
 OPTIONS = ("cutoff", "fps", "latency", "clock_hz", "baud", "link", "seed", "seeds")
-# family -> {what is counted: (cells of yosys's netlist that count, how much each counts)}
+# family -> {resource: (pattern of cell types in yosys's netlist, units of the resource per cell)}
 _CELLS = {
     "ecp5": {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", 18432)},
     "ice40": {
@@ -51,11 +51,14 @@ _CELLS = {
     },
 }
 _NO_EPILOGUE = FloatEpilogue()
-_PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # logic cells in nextpnr's words
+_PLACED = {"ecp5": "TRELLIS_COMB", "ice40": "ICESTORM_LC", "gowin": "LUT4"}  # nextpnr's name of a logic cell
 
 
 def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
-    """Every reason why this graph cannot be unrolled for this target; needs no tool and traces nothing."""
+    """Every reason why this graph cannot be unrolled for this target; needs no tool and traces nothing.
+
+    Raises TargetError for an unknown option or value, and for a board that cannot have the shell asked for.
+    """
     unknown = [key for key in options if key not in OPTIONS]
     if unknown:
         raise TargetError(f"da4ml has no option build.{unknown[0]}; it has: {', '.join(OPTIONS)}.")
@@ -164,7 +167,7 @@ def _cutoff(options: Options) -> float:
 
 
 def _whole_number(options: Options, name: str) -> int:
-    """An option that counts, 1 where it is not set."""
+    """The option as an integer; 1 where it is not set."""
     value = options.get(name) or 1
     if not isinstance(value, (int, float, str)):
         raise TargetError(f"--set build.{name}={value}: it must be a whole number above 0.")
@@ -185,8 +188,10 @@ def _request(target: Target, options: Options, model: str = "0" * 64) -> dict[st
 
 
 def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
-    """The RTL that lies in `folder` now, on graph integers; an edge at which a layer ends can be kept: a requantiser's,
-    and one that several operations read (partition.py).
+    """Simulates the RTL in `folder` as it is now on graph integers (N, *shape).
+
+    Of the kept edges those are returned at which a piece ends: requantisers', and those that several operations read
+    (partition.py).
     """
     from greenedge.backends.da4ml.initial_simulation import run
     from greenedge.hdl.axi_stream.simulation import Stall
@@ -210,7 +215,7 @@ def _samples(x: Feeds) -> Ints:
 
 
 def stale_artifact(folder: Path) -> str | None:
-    """None where the RTL in `folder` is that the bitstream was made from, else what is wrong."""
+    """Why the bitstream in `folder` was not made from the RTL there; None where it was."""
     from greenedge.backends.da4ml.build_dir import read_json, rtl_digest
 
     if rtl_digest(folder) == read_json(folder, "simulation.json").get("rtl_sha256"):
@@ -222,8 +227,8 @@ def stale_artifact(folder: Path) -> str | None:
 
 
 def report(folder: Path) -> dict[str, Any]:
-    """{"hardware": …} from da4ml's, yosys's and nextpnr's own words and the simulation's record; below "core" the
-    core's alone.
+    """{"hardware": …} from the reports of da4ml, yosys and nextpnr and the record of the simulation; "core" has the
+    numbers of the core without the board's shell.
     """
     from greenedge.backends.da4ml.build_dir import count_cells, count_nextpnr_cells, read_json
     from greenedge.hdl.board_shell.bitstream import bitstream_of
@@ -270,8 +275,8 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def tools(options: Options) -> dict[str, str]:
-    """Versions that the result depends on; an open tool that is missing says so. Raises ToolError where da4ml is not
-    installed.
+    """Versions that the result depends on, "absent" for an open tool that is missing. Raises ToolError where da4ml is
+    not installed.
     """
     from greenedge.errors import ToolError
     from greenedge.tools.discover import find_tool

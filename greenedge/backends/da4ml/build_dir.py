@@ -1,4 +1,4 @@
-"""A build folder read back: its RTL as it lies there now, and the tools' own numbers."""
+"""Reads a build folder: its RTL with its present content, and numbers from the tools' reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def streams_of(folder: Path) -> tuple[Stream, Stream]:
 
 
 def sources_of(folder: Path) -> dict[str, bytes]:
-    """The files that were synthesised, as they are in the folder now."""
+    """{name: content} of the RTL files, as they are now. Raises GreenedgeError where one is missing."""
     try:
         return {
             name: inside(folder / FOLDER, name).read_bytes() for name in read_json(folder, "streams.json")["sources"]

@@ -145,7 +145,7 @@ def write_core(graph: Graph, job: Mapping[str, Any], folder: Path) -> None:
 
 
 def main() -> int:
-    """Writes the core of what lies in the working directory."""
+    """Writes the core of the graph in the working directory."""
     here = Path(".")
     try:
         write_core(load_graph(here), json.loads((here / "job.json").read_text()), here)

@@ -43,7 +43,7 @@ def run(folder: Path, x: Ints, stall: Stall, progress: Callable[[str], None], ke
 
 
 def _require_latency(job: Mapping[str, Any], cycles: int) -> None:
-    """Refuses a core that is slower than asked for, before it is placed."""
+    """Raises GreenedgeError for a core that is slower than asked for: before placement, which takes minutes."""
     wanted, reached = job.get("latency_s"), cycles / job["clock_hz"]
     if wanted is not None and reached > wanted:
         raise GreenedgeError(
@@ -55,7 +55,9 @@ def _require_latency(job: Mapping[str, Any], cycles: int) -> None:
 
 
 def main() -> int:
-    """Simulates what lies in the working directory and refuses a first difference at once."""
+    """Simulates the core in the working directory with and without stalls; exit status 1 where it differs from the
+    graph or is slower than asked for.
+    """
     here = Path(".")
     try:
         graph = load_graph(here)

@@ -53,7 +53,7 @@ class Layout:
 
 
 def layout(source: str, circuits: Iterable[Circuit]) -> Layout:
-    """When every edge is there, counted in registers behind `source`."""
+    """The cycle in which every edge has its value, counted in registers behind `source`."""
     at, kept = {source: 0}, {source: 0}
     for circuit in circuits:
         start = max((at[edge] for edge in circuit.sources), default=0)

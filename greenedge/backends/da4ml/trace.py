@@ -1,4 +1,4 @@
-"""One piece of the graph traced by da4ml: its pipeline's stages in Verilog, and what the chain must know of them."""
+"""One piece of the graph traced by da4ml: its stages in Verilog, and the widths by which pipeline.py joins them."""
 
 from __future__ import annotations
 
@@ -73,21 +73,21 @@ def trace(name: str, graph: Graph, piece: Piece, spans: Mapping[str, Span], cuto
 
 
 def _narrow_span(intervals: Sequence[Any], edge: Edge) -> Span:
-    """da4ml's ranges, which may be wider than the proved one, within that: the edge has bits for no more."""
+    """da4ml's ranges, clipped to the proved range of the edge, which its bits are made for."""
     low, high, step = (np.array([float(q[k]) for q in intervals]).reshape(edge.shape) for k in range(3))
     least, most = np.ceil(edge.lo / step) * step, np.floor(edge.hi / step) * step
     return Span(np.maximum(low, least), np.minimum(high, most), step)
 
 
 def _constant(value: Any) -> int | None:
-    """The integer that an output always is, if it is one."""
+    """The integer that an output is for every input; None for a wire that changes."""
     if isinstance(value, (int, float)):
         return int(value)
     return int(value.low) if value.low == value.high else None
 
 
 def _constant_piece(piece: Piece, constants: list[int], edge: Edge) -> TracedPiece:
-    """A piece that no input reaches."""
+    """The record of a piece whose output is constant: no stages."""
     values = np.array(constants, float).reshape(edge.shape)
     circuit = Circuit({}, piece.output, (), (), 0, False, tuple(constants))
     return TracedPiece(
@@ -96,20 +96,20 @@ def _constant_piece(piece: Piece, constants: list[int], edge: Edge) -> TracedPie
 
 
 def _verilog(name: str, pipeline: Any) -> dict[str, bytes]:
-    """da4ml's operators and stages; its own pipeline of them is left out, for the chain has the registers."""
+    """da4ml's operators and stages, without the module that joins the stages: pipeline.py writes the registers."""
     from da4ml.codegen import RTLModel
 
     with tempfile.TemporaryDirectory(prefix="greenedge-da4ml-") as scratch:
         RTLModel(pipeline, name, scratch, "verilog", print_latency=False).write()
         source = Path(scratch) / "src"
-        # without its look-up table, which nothing here has and which names a file that is not there
+        # lookup_table.v is left out: nothing instantiates it, and it reads a file that is not written
         static = [path for path in sorted((source / "static").glob("*.v")) if path.name != "lookup_table.v"]
         paths = [*static, *(source / f"{name}_stage{k}.v" for k in range(len(pipeline.solutions)))]
         return {path.name: _repair_verilog(path.read_text()).encode() for path in paths}
 
 
 def _repair_verilog(text: str) -> str:
-    """da4ml's Verilog without time scales, its constants with their widths: a literal without one has 32 bits."""
+    """da4ml's Verilog without time scales, and with widths on constants: a literal without a width has 32 bits."""
     text = re.sub(r"(?m)^`timescale.*\n", "", text)
     return re.sub(
         r"assign (v\d+)\[(\d+):0\] = '(b[01]+);",

@@ -47,7 +47,7 @@ OPTIONS = ("toolchain", "io", "fps", "clock_hz", "strategy", "reuse", "synthesis
 _MODULE = "greenedge.backends.hls4ml"
 _SYNTHESIS = ("auto", "hls", "logic", "bitstream", "no")
 _NO_EPILOGUE = FloatEpilogue()
-_SMALL_MAP = 256  # values of a feature map up to which it is worth having them all at once
+_SMALL_MAP = 256  # values of a feature map up to which layers exchange whole maps (io_parallel)
 _SYNTHESIS_S = 6 * 3600
 
 
@@ -65,7 +65,7 @@ def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
 
 
 def _check_options(options: Options) -> None:
-    """Raises TargetError for an option that is none of ours."""
+    """Raises TargetError for an unknown option, and for an unknown value of `synthesis` and `io`."""
     for key in options:
         if key.partition(".")[0] not in OPTIONS:
             raise TargetError(f"hls4ml has no option build.{key}; it has: {', '.join(OPTIONS)}.")
@@ -95,7 +95,7 @@ def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue
 
 
 def _job(graph: Graph, target: Target, chain: Toolchain, options: Options) -> dict[str, Any]:
-    """What hls4ml is asked for, in its own words."""
+    """The settings of the project and the folding of every layer, under hls4ml's names."""
     layers, budget = hand_over(graph, chain.has_depthwise).layers, cycle_budget(target, options)
     foldings = {layer.name: fold(layer, budget, options) for layer in layers if layer.weights[0]}
     settings = {"io_type": options.get("io") or _io(graph), "clock_period": round(1e9 / clock_hz(target, options), 3)}
@@ -121,7 +121,7 @@ def _io(graph: Graph) -> str:
 
 
 def _synthesis(chain: Toolchain, options: Options) -> tuple[str, list[Command]]:
-    """(how far the vendor goes, what it runs): asked for, or its program is on PATH; else nothing."""
+    """(kind of synthesis, its commands); "auto" is HLS where a vendor's program is on PATH, and nothing else."""
     wanted, vendor = str(options.get("synthesis", "auto")), find_vendor(chain)
     if wanted == "no" or (wanted == "auto" and vendor is None):
         return wanted, []
@@ -143,7 +143,7 @@ def _graph_files(graph: Graph) -> dict[str, bytes]:
 
 
 def why_not_runnable(folder: Path) -> str | None:
-    """Why what lies in `folder` cannot be run here, or None."""
+    """Why the build in `folder` cannot be run on this machine; None where it can."""
     from greenedge.backends.hls4ml.csim import read_toolchain
 
     chain = read_toolchain(folder)
@@ -154,7 +154,11 @@ def why_not_runnable(folder: Path) -> str | None:
 
 
 def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
-    """The project's C++ as it lies in `folder` now, on graph integers; a layer's edge can be kept."""
+    """Compiles the project's C++ in `folder` as it is now and runs it on graph integers (N, *shape).
+
+    Returns the output and those of the kept edges that a layer holds. Raises GreenedgeError where the project cannot be
+    run here, ToolError where g++ or the program fails.
+    """
     from greenedge.backends.hls4ml.csim import simulate as run
 
     if why := why_not_runnable(folder):
@@ -164,7 +168,7 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
 
 
 def stale_artifact(folder: Path) -> str | None:
-    """None where the project is the one that was built, else what is wrong."""
+    """Why the project in `folder` is not the one that was built; None where it is."""
     from greenedge.backends.hls4ml.sources import digest
 
     if digest(folder) == _read(folder / "csim.json").get("sources_sha256"):

@@ -39,8 +39,9 @@ _LISTED = re.compile(
 
 
 def simulate(folder: Path, x: Ints, keep: Sequence[str], progress: Callable[[str], None]) -> dict[str, Ints]:
-    """The output and the kept edges (int64, as in the graph) for graph integers x. Raises ToolError where g++ or the
-    program fails.
+    """The output and the kept edges (int64, as in the graph) for graph integers x (N, *shape).
+
+    Raises ToolError where g++ or the program fails.
     """
     graph = load_graph(folder)
     handover = hand_over(graph, read_toolchain(folder).has_depthwise)
@@ -75,7 +76,7 @@ def _read(path: Path, edge: str, shape: Shape, handover: Handover, samples: int)
 
 
 def read_toolchain(folder: Path) -> Toolchain:
-    """What the build in `folder` was written for. Raises GreenedgeError where its job.json is damaged."""
+    """The toolchain of the build in `folder`. Raises GreenedgeError where its job.json is damaged."""
     try:
         return TOOLCHAINS[json.loads((folder / "job.json").read_text(encoding="utf-8"))["toolchain"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -85,7 +86,7 @@ def read_toolchain(folder: Path) -> Toolchain:
 
 @dataclass(frozen=True)
 class CompiledProject:
-    """The program, how long g++ took when it made it, and whether that was an earlier time."""
+    """The simulation program, the seconds that g++ took, and whether an earlier build was reused (`kept`)."""
 
     program: Path
     seconds: float
@@ -93,7 +94,7 @@ class CompiledProject:
 
 
 def compile_project(folder: Path, handover: Handover, progress: Callable[[str], None]) -> CompiledProject:
-    """The program for the project's sources as they lie there now; compiled once per content."""
+    """The program for the project's sources as they are now; compiled once per content, in the user's cache."""
     chain, files = read_toolchain(folder), sources(folder)
     files = {
         name: tabulate_weights(content) if "/weights/" in name and name.endswith(".h") else content
@@ -132,7 +133,7 @@ def tabulate_weights(header: bytes) -> bytes:
 
 
 def _trace_header(handover: Handover) -> str:
-    """What the harness must know: sizes, and the names of the traced layers."""
+    """C arrays for the harness: sizes of input and output, sizes and names of the traced layers."""
     traces = handover.traces
     sizes = " ".join(f"{len(handover.layouts[edge].order)}," for edge in traces.values())
     names = " ".join(f'"{layer}",' for layer in traces)
@@ -195,7 +196,9 @@ def _run(program: Path, arguments: list[str]) -> None:
 
 
 def main() -> int:
-    """Compiles and runs what lies in the working directory, and refuses a first difference at once."""
+    """Compiles the project in the working directory and compares it with the graph on random samples; exit status 1
+    where they differ.
+    """
     here = Path(".")
     try:
         graph = load_graph(here)

@@ -24,7 +24,7 @@ MOST_UNROLLED = 4096  # multipliers of a layer that Vivado and Vitis HLS unroll;
 
 @dataclass(frozen=True)
 class Folding:
-    """Of one layer: `cycles` for all its vectors, estimated."""
+    """Reuse factor and strategy of one layer; `cycles` is the estimate for all its vectors."""
 
     reuse: int
     strategy: str
@@ -93,7 +93,7 @@ def check_foldings(layers: Sequence[Layer], target: Target, chain: Toolchain, op
 
 
 def _check_names(names: Sequence[str], options: Options) -> list[Reason]:
-    """build.reuse.LAYER and build.strategy.LAYER for layers that the network has not."""
+    """Reasons for build.reuse.LAYER and build.strategy.LAYER that name no layer of the network."""
     asked = [(key, key.partition(".")[2]) for key in options if "." in key]
     return [
         Reason(

@@ -64,17 +64,17 @@ def write_project(graph: Graph, job: Mapping[str, Any], folder: Path) -> Handove
 
 
 def _settle(project: Path, stamp: str, job: Mapping[str, Any]) -> None:
-    """What hls4ml leaves to chance, and what its synthesis script shall do."""
+    """Removes what differs from run to run (stamp, absolute path, archive) and sets the synthesis script's steps."""
     for name in ("build_lib.sh", "CMakeLists.txt", f"src/{TOP}_bridge.cpp"):
         path = project / name
         if path.is_file():
             path.write_text(path.read_text().replace(stamp, STAMP))
-    config = project / "hls4ml_config.yml"  # has it in quotes where it looks like a number
+    config = project / "hls4ml_config.yml"  # quoted there where it looks like a number
     config.write_text(re.sub(r"(?m)^Stamp: .*$", f"Stamp: '{STAMP}'", config.read_text()))
     bridge = project / f"{TOP}_bridge.cpp"
-    if bridge.is_file():  # Catapult's names a folder of this machine
+    if bridge.is_file():  # Catapult's contains an absolute path
         bridge.write_text(re.sub(r'(s_weights_dir = )".*"', r'\1"firmware/weights"', bridge.read_text()))
-    project.with_suffix(".tar.gz").unlink(missing_ok=True)  # what Catapult's writer packs, whatever it is told
+    project.with_suffix(".tar.gz").unlink(missing_ok=True)  # Catapult's writer packs one regardless of settings
     script = project / "vivado_synth.tcl"
     if job["toolchain"] == "vivado-accelerator" and script.is_file():  # its RTL has the streams around the network
         script.write_text(script.read_text().replace("-top ${project_name} ", "-top ${project_name}_axi "))
@@ -96,7 +96,7 @@ def _settle(project: Path, stamp: str, job: Mapping[str, Any]) -> None:
 
 
 def _layers(handover: Handover, job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What hls4ml was given of every layer, for the report."""
+    """Class, types and folding of every layer, for the report."""
     words = {"ReuseFactor": "reuse_factor", "Strategy": "strategy", "Cycles": "cycles"}
     return [
         {
@@ -110,7 +110,7 @@ def _layers(handover: Handover, job: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Writes the project of what lies in the working directory."""
+    """Writes the project of the graph in the working directory."""
     here = Path(".")
     try:
         job = json.loads((here / "job.json").read_text())

@@ -26,7 +26,7 @@ def sources_within(folder: Path) -> list[str]:
 
 
 def sources(folder: Path) -> dict[str, bytes]:
-    """The listed files as they lie there now. Raises GreenedgeError where the list or one of them is missing."""
+    """The listed files with their present content. Raises GreenedgeError where the list or one of them is missing."""
     path = folder / "project.json"
     try:
         names = json.loads(path.read_text(encoding="utf-8"))["sources"]

@@ -70,7 +70,7 @@ def _oneapi(target: str) -> tuple[tuple[str, ...], ...]:
 _AP = ("firmware/ap_types",)
 _VITIS = tuple(
     Vendor(argv[0], (argv,), (argv,))
-    for argv in (  # build_opt.tcl says how far they go
+    for argv in (  # build_opt.tcl sets their steps
         ("vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl"),
         ("vitis_hls", "-f", "build_prj.tcl"),
     )
@@ -199,7 +199,7 @@ def choose_toolchain(target: Target, wanted: object) -> Toolchain:
 
 
 def check_toolchain(graph: Graph, target: Target, chain: Toolchain, synthesis: object) -> list[Reason]:
-    """Why the toolchain is none for this target and graph: how far it goes, its devices, the bits of its interface."""
+    """Why the toolchain does not fit: the kind of synthesis, the device, the width of numbers at its interface."""
     reasons: list[Reason] = []
 
     def refuse(kind: ReasonKind, value: str, rule: str, cure: str, node: str = graph.name) -> None:

@@ -39,7 +39,7 @@ _COLUMNS = {"lut": "Total LUTs", "ff": "FFs", "uram": "URAM", "dsp": "DSP48 Bloc
 
 
 def read(project: Path) -> list[Reading]:
-    """From the first estimate to what was routed."""
+    """In the order in which the tools ran: the HLS estimate, logic synthesis, routing."""
     csynth = next((project / name for name in _CSYNTH if (project / name).is_file()), None)
     found = parse_csynth(csynth) if csynth is not None else []
     if (path := project / "vivado_synth.rpt").is_file():

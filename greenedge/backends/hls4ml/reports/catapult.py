@@ -54,7 +54,7 @@ def parse_rtl(path: Path) -> dict[str, float | None]:
         raise ToolError(f"{path} is no report of Catapult's RTL; run the synthesis again.")
     kinds = re.findall(r"Area\(([^)]+)\)", columns[1]) if columns else []
     values = map(count, total[1].split()[1:]) if total else ()
-    areas = dict(zip(kinds, values, strict=False))  # the line of totals goes on behind the areas
+    areas = dict(zip(kinds, values, strict=False))  # areas without a total stay unknown
     dsps = [value for kind, value in areas.items() if kind.startswith("DSP")]
     registers = re.search(r"^[ \t]*Register\s+Size\(bits\)(?:.*\n)+?[ \t]*Total:\s+(\d+)", text, re.MULTILINE)
     delay = re.search(r"^[ \t]*Max Delay:\s+([\d.]+)", text, re.MULTILINE)

@@ -79,9 +79,8 @@ def parse_verification(path: Path) -> dict[str, float | None]:
         return {}
     data = _field(path, functions[0] if isinstance(functions, list) else None, "data", list)
     most = [number(str(cell).split(",")[min(1, str(cell).count(","))]) for cell in data[1:3]]
-    return dict(
-        zip(("latency_cycles", "cycles_per_inference"), most, strict=False)
-    )  # a report may have the first alone
+    # a report may have the first alone
+    return dict(zip(("latency_cycles", "cycles_per_inference"), most, strict=False))
 
 
 def parse_fit(path: Path, report: object) -> dict[str, float | None]:
@@ -94,7 +93,7 @@ def parse_fit(path: Path, report: object) -> dict[str, float | None]:
     fmax = next((found for key in ("clock fmax", "clock") if (found := number(clocks[0].get(key))) is not None), None)
     if fmax is None or not nodes:
         return {}
-    # a component's own row is what the network takes; the system's has what is around it too
+    # a component's own row counts the network alone; the system's includes the interfaces around it
     ours = [node for node in nodes if node.get("type") != "system"]
     node = ours[0] if len(ours) == 1 else next((n for n in nodes if n.get("type") == "system"), nodes[-1])
     return {"fmax_hz": 1e6 * fmax} | {key: count(node.get(name)) for name, key in _FITTER.items() if name in node}
@@ -105,7 +104,7 @@ def parse_summary(path: Path) -> dict[str, float | None]:
     for line in _lines(path):
         if line.get("name") == "Total" and line.get("parent", "estimatedResources") == "estimatedResources":
             values = map(count, _field(path, line, "data", list))
-            return dict(zip(_ORDER, values, strict=False))  # older compilers have no column of MLABs
+            return dict(zip(_ORDER, values, strict=False))  # a report may have fewer columns
     raise damage_error(path, "it has no line Total")
 
 
@@ -123,7 +122,7 @@ def parse_loops(path: Path) -> dict[str, float | None]:
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
-    """Each line's table; other values are passed over."""
+    """The table of each line; lines that hold another JSON value are skipped."""
     values = (json_of(path, line) for line in text_of(path).splitlines() if line.strip())
     return [value for value in values if isinstance(value, dict)]
 

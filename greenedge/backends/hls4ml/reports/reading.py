@@ -1,4 +1,4 @@
-"""What every reader of a report needs: its text within bounds, its numbers, its JSON, one sentence where it is none."""
+"""Shared by the readers of reports: text within a size limit, numbers, JSON, and the error for a damaged report."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _MOST_BYTES = 64 << 20  # Intel's hold the sources too
 
 @dataclass(frozen=True)
 class Reading:
-    """Numbers that are known in the same way; None for what the report does not say."""
+    """Numbers with one kind of evidence; None for what the report does not contain."""
 
     evidence: str
     numbers: Mapping[str, float | int | None]
 
     def drop_unknown(self) -> dict[str, float | int]:
-        """The numbers that the report says, whole ones as integers."""
+        """The numbers that are not None, whole ones as integers."""
         return {
             key: int(value) if isinstance(value, float) and value.is_integer() else value
             for key, value in self.numbers.items()
@@ -44,7 +44,7 @@ def text_of(path: Path) -> str:
 
 
 def damage_error(path: Path, why: object) -> ToolError:
-    """The error for a report whose shape is not the tool's."""
+    """The error for a report that does not have its tool's structure."""
     return ToolError(f"{path} is damaged ({why}); run the synthesis again.")
 
 
@@ -71,7 +71,7 @@ def number(value: object) -> float | None:
 
 
 def count(value: object) -> float | None:
-    """As `number`, but of things that cannot be fewer than none: tools write -1 for what they do not know."""
+    """As `number`, but None for negative values: tools write -1 for a count that they do not know."""
     found = number(value)
     return found if found is not None and found >= 0 else None
 
