@@ -1,4 +1,5 @@
-"""What is done to the whole graph once every node has been lowered. Each pass is its equation and keeps all integers."""
+"""What is done to the whole graph once every node has been lowered. Each pass is its equation and keeps all
+integers."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from greenedge.lower.expr import Const, Var
 
 
 def fuse_requantisers(graph: Graph, trace: Trace) -> Graph:
-    """Requantise(g, Requantise(f, x)) → Requantise(g∘f, x), where nobody else reads f(x): level k of g is reached where f
-    reaches g's threshold k."""
+    """Requantise(g, Requantise(f, x)) → Requantise(g∘f, x), where nobody else reads f(x): level k of g is reached where
+    f reaches g's threshold k."""
     ops, gone = {op.output: op for op in graph.ops}, set()
     for op in graph.requantisers:
         inner = ops[op.inputs[0]]
@@ -59,7 +60,8 @@ def _compose(outer: Requantise, after: Steps, inner: Requantise, before: Steps) 
 
 
 def absorb_signs(graph: Graph, trace: Trace) -> Graph:
-    """Requantise(sign*Dense(w, x)) → Requantise(Dense(sign*w, x)) where nobody else reads the layer: every step rises."""
+    """Requantise(sign*Dense(w, x)) → Requantise(Dense(sign*w, x)) where nobody else reads the layer: every step
+    rises."""
     ops, edges = {op.output: op for op in graph.ops}, dict(graph.edges)
     for op in graph.requantisers:
         layer = ops[op.inputs[0]]

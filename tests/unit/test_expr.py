@@ -8,22 +8,16 @@ import numpy as np
 import pytest
 
 from greenedge.graph import Table
-from greenedge.lower.expr import (
-    U32,
+from greenedge.lower.expr import U32, Const, Product, Quotient, Sum, Undecidable, Var, affine_of
+from greenedge.lower.expr_functions import (
     BatchNorm,
     Clip,
-    Const,
     Magnitude,
-    Product,
-    Quotient,
     Slope,
     Smooth,
-    Sum,
-    Var,
-    affine_of,
 )
 from greenedge.lower.rounding import quantiser
-from greenedge.lower.step_function import Undecidable, step_function
+from greenedge.lower.step_function import step_function
 
 
 def _random(rng, depth: int = 3):
