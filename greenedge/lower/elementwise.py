@@ -114,7 +114,8 @@ def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
             ReasonKind.UNEQUAL_SCALES,
             f"it adds branches with scales {shown}",
             "branches must have one scale, or scales in a small whole ratio",
-            "share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + self.q(b)",
+            "share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); "
+            "y = self.q(a) + self.q(b)",
         )
     p, r = ratio.numerator, sign * ratio.denominator
     name = walk.builder.unique(node)

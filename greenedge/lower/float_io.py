@@ -92,8 +92,8 @@ def _read_integers(lowered: Lowered, edge: str, feeds: Feeds) -> Ints:
         not np.isfinite(values).all() or off.max() > 1e-6 * max(1.0, step, float(np.abs(values).max()))
     ):
         raise GreenedgeError(
-            f"input {edge!r} holds {float(values.ravel()[np.nanargmax(off)]):g}, which is no multiple of its step {step:g}; "
-            "quantise the data or declare another input type."
+            f"input {edge!r} holds {float(values.ravel()[np.nanargmax(off)]):g}, which is no multiple of its step "
+            f"{step:g}; quantise the data or declare another input type."
         )
     return ints.astype(np.int64)
 

@@ -26,7 +26,7 @@ def matmul(walk: Walk, node: Node, args: Args) -> Value:
     if isinstance(a, (Constant, Grid)) and isinstance(b, (Constant, Grid)):
         return walk.fold(node, args)
     if isinstance(a, (Constant, Grid)):
-        return _matmul_from_left(walk, node, a, b)
+        return _matmul_weights_first(walk, node, a, b)
     weight = _require_weights(b, "qnn.QuantLinear")
     if weight.ints.ndim != 2:
         raise Refused(
@@ -38,7 +38,7 @@ def matmul(walk: Walk, node: Node, args: Args) -> Value:
     return _emit_dense(walk, node, a, weight)
 
 
-def _matmul_from_left(walk: Walk, node: Node, a: Value, b: Value | None) -> Value:
+def _matmul_weights_first(walk: Walk, node: Node, a: Value, b: Value | None) -> Value:
     """W @ x contracts the last axis but one of x: transpose, dense, transpose back."""
     weight = _require_weights(a, "qnn.QuantLinear")
     value = require_activation(walk, node, b)

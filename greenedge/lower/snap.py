@@ -157,7 +157,7 @@ def _find_place(lowered: Lowered, op: Requantise, proto: ModelProto) -> _Place |
         return "its accumulator has no scale of its own"
     scale, offset = parts
     biased = None
-    if np.any(np.asarray(offset) != 0) and (biased := _find_biased(proto, birth.tensor, np.ravel(offset))) is None:
+    if np.any(np.asarray(offset) != 0) and (biased := _find_bias_layer(proto, birth.tensor, np.ravel(offset))) is None:
         return "its accumulator has an offset of its own; move the bias behind the layer"
     node = _find_quantiser(proto, trace.births[op.output].tensor)
     if node is None:
@@ -168,7 +168,7 @@ def _find_place(lowered: Lowered, op: Requantise, proto: ModelProto) -> _Place |
     return _Place(op.affine, birth.tensor, node, input_scale, np.ravel(scale) / input_scale, biased)
 
 
-def _find_biased(proto: ModelProto, tensor: str, offset: Array) -> NodeProto | None:
+def _find_bias_layer(proto: ModelProto, tensor: str, offset: Array) -> NodeProto | None:
     """The layer that writes `tensor`, where its own constant float bias is all of the offset."""
     from onnx import numpy_helper
 

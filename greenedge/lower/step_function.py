@@ -90,8 +90,8 @@ def _tabulate(y: Expr, levels: Quantiser, x_lo: Ints, x_hi: Ints) -> Steps | Tab
     channels = len(x_lo)
     if channels * span > _MAX_TABLES:
         raise Undecidable(
-            f"the function is not monotone and its {channels:,} channels take {span:,} values each; at most {_MAX_TABLES:,} are "
-            "tabulated in all"
+            f"the function is not monotone and its {channels:,} channels take {span:,} values each; at most "
+            f"{_MAX_TABLES:,} are tabulated in all"
         )
     table = np.empty((channels, span), np.int64)
     for c in range(channels):

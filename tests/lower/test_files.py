@@ -39,7 +39,10 @@ def test_a_cycle(tmp_path):
         helper.make_node("Add", ["x", "b"], ["a"], name="first"),
         helper.make_node("Relu", ["a"], ["b"], name="second"),
     ]
-    value = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2])
+
+    def value(n):
+        return helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2])
+
     onnx.save(helper.make_model(helper.make_graph(nodes, "g", [value("x")], [value("b")])), str(tmp_path / "m.onnx"))
     assert (
         _said(tmp_path / "m.onnx")
@@ -92,14 +95,16 @@ def test_external_data_outside_the_folder(tmp_path, location):
     path, name = _external(tmp_path, location)
     assert (
         _said(path)
-        == f"{path}: constant {name!r} refers to {location!r}, outside the model's folder; keep external data beside the model."
+        == f"{path}: constant {name!r} refers to {location!r}, outside the model's folder; keep external data beside "
+        "the model."
     )
 
 
 def test_external_data_that_is_missing_or_short(tmp_path):
     path, name = _external(tmp_path, "weights.bin", 2 << 30)
     assert _said(path) == (
-        f"{path}: constant {name!r} is stored in 'weights.bin', which is missing; keep the file beside the model or export "
+        f"{path}: constant {name!r} is stored in 'weights.bin', which is missing; keep the file beside the model or "
+        "export "
         "a single file."
     )
     (tmp_path / "weights.bin").write_bytes(bytes(8))

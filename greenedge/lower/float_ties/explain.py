@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from greenedge.graph import ArgMax, Graph, Input, Op, Requantise
+from greenedge.graph import ArgMax, Graph, Op, Requantise
 from greenedge.graph.ops.base import Array, Floats, Ints, Range
 from greenedge.lower.builder import Quantised, Trace
 from greenedge.lower.expr import U32
@@ -53,16 +53,18 @@ def explain(graph: Graph, trace: Trace, observed: Mapping[str, Array]) -> list[D
     values: dict[str, Array] = {}
     errors: dict[str, Array] = {}
     differences: list[Difference] = []
+    requantisers = {op.output for op in graph.requantisers}
     for op in graph.ops:
-        if isinstance(op, Input):
+        if not op.inputs:
             values[op.output] = observed[op.output]
-        else:
-            values[op.output] = op.execute([values[e] for e in op.inputs], graph.input_edges(op))
+            errors[op.output] = np.zeros(values[op.output].shape)
+            continue
+        values[op.output] = op.execute([values[e] for e in op.inputs], graph.input_edges(op))
         errors[op.output] = error_of(op, graph, trace, values, errors)
-        if op.output in observed and not isinstance(op, Input):
+        if op.output in observed:
             differences += _differences(op, trace, values, errors, observed[op.output])
-        if isinstance(op, Requantise) and op.output in observed:
-            values[op.output] = observed[op.output]
+            if op.output in requantisers:
+                values[op.output] = observed[op.output]
     return differences
 
 
@@ -136,6 +138,8 @@ def _differences(
     where = np.argwhere(expected != got)
     if not len(where):
         return []
+    # Which integers float32 may give depends on what the operation makes: an index, a level, or a sum. isinstance, since
+    # each needs the operation's own record.
     if isinstance(op, ArgMax):
         either = may_win(op, values[op.inputs[0]], errors[op.inputs[0]], got)
         lowest, highest = (np.where(either, pick(expected, got), expected) for pick in (np.minimum, np.maximum))

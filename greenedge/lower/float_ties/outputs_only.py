@@ -26,6 +26,7 @@ def reachable_by_ties(lowered: Lowered, ints: Mapping[str, Ints], wanted: Ints) 
     """Whether flipping ties of this one sample leads to `wanted` on the (single) output edge."""
     graph, trace = lowered.graph, lowered.trace
     (output,) = graph.outputs
+    requantisers = {op.output: op for op in graph.requantisers if op.output in trace.quantised}
     pending: list[_State] = [(0, {edge: ints[edge] for edge in graph.inputs}, {})]
     tried = 0
     while pending and tried < _MAX_TRIED:
@@ -35,8 +36,8 @@ def reachable_by_ties(lowered: Lowered, ints: Mapping[str, Ints], wanted: Ints) 
             op = graph.ops[k]
             if op.output not in values:
                 values[op.output] = op.execute([values[e] for e in op.inputs], graph.input_edges(op))
-                if isinstance(op, Requantise) and op.output in trace.quantised:
-                    pending += _alternatives(k, op, trace, values, errors)
+                if (step := requantisers.get(op.output)) is not None:
+                    pending += _alternatives(k, step, trace, values, errors)
             errors[op.output] = error_of(op, graph, trace, values, errors)
         if _agrees(graph.producer(output), values, errors, wanted):
             return True
@@ -46,7 +47,7 @@ def reachable_by_ties(lowered: Lowered, ints: Mapping[str, Ints], wanted: Ints) 
 def _agrees(op: Op, values: Mapping[str, Array], errors: Mapping[str, Array], wanted: Ints) -> bool:
     """Whether an integer read off a float may be `wanted`: a level is exact, an accumulator differs by the rounding of
     its sum, and which value is the largest may depend on that rounding."""
-    if isinstance(op, ArgMax):
+    if isinstance(op, ArgMax):  # its error bound is that of its input
         return bool(
             may_win(op, values[op.inputs[0]], errors[op.inputs[0]], wanted.reshape(values[op.output].shape)).all()
         )
