@@ -13,6 +13,7 @@ from greenedge.frontends.source import Node
 from greenedge.graph import Graph
 from greenedge.lower import elementwise, linear, pooling, quantisers, structure
 from greenedge.lower.builder import Birth
+from greenedge.lower.expr import affine_of
 from greenedge.lower.passes import absorb_signs, fuse_requantisers, remove_dead
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
 from greenedge.lower.walk import Args, Rule, Silent, Walk
@@ -91,7 +92,8 @@ def _read_shape(walk: Walk, node: Node, args: Args) -> Value:
 
 
 def find_boundaries(walk: Walk, until: str | None = None) -> dict[str, str]:
-    """{tensor: edge} where integers end: walking back from the outputs, the first tensors that are edges themselves.
+    """{tensor: edge} where integers end: walking back from the outputs, the first tensors that are edges themselves, up
+    to a scale and a zero point.
 
     What lies behind the tensor `until` does not count. The output of a quantiser that only renamed the integers of an
     earlier edge counts too. An output that no integer layer computes becomes a reason of the walk.
@@ -106,7 +108,11 @@ def find_boundaries(walk: Walk, until: str | None = None) -> dict[str, str]:
         if tensor in seen or tensor == until or isinstance(value, (Constant, Grid, Broken)) or value is None:
             continue
         seen.add(tensor)
-        if isinstance(value, Live) and (births[value.edge].tensor == tensor or _is_quantiser_output(tensor, producers)):
+        if (
+            isinstance(value, Live)
+            and (births[value.edge].tensor == tensor or _is_quantiser_output(tensor, producers))
+            and affine_of(value.expr) is not None
+        ):
             boundaries[tensor] = value.edge
         elif tensor in producers:
             stack.extend(name for name in producers[tensor].inputs if name)

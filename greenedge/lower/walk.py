@@ -68,7 +68,8 @@ class Walk:
             self.values[name] = self._add_input(name, shape, declared.get(name))
 
     def _add_input(self, name: str, shape: Sequence[int | None], declared: InputType | None) -> Value:
-        """An input of the model: an edge where its integer type is declared or annotated, else a float tensor of the host."""
+        """An input of the model: an edge where its integer type is declared or annotated, else a float tensor of the
+        host."""
         full = tuple(size or (self.batch if axis == 0 else 1) for axis, size in enumerate(shape))
         if any(size is None for size in shape[1:]) or not shape:
             self.refuse(

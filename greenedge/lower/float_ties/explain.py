@@ -138,8 +138,8 @@ def _differences(
     where = np.argwhere(expected != got)
     if not len(where):
         return []
-    # Which integers float32 may give depends on what the operation makes: an index, a level, or a sum. isinstance, since
-    # each needs the operation's own record.
+    # Which integers float32 may give depends on what the operation makes: an index, a level, or a sum. isinstance,
+    # since each needs the operation's own record.
     if isinstance(op, ArgMax):
         either = may_win(op, values[op.inputs[0]], errors[op.inputs[0]], got)
         lowest, highest = (np.where(either, pick(expected, got), expected) for pick in (np.minimum, np.maximum))
