@@ -30,6 +30,12 @@ def outputs(lowered, x: np.ndarray) -> np.ndarray:
     return next(iter(run_graph(lowered.graph, x).values()))
 
 
+def reals(lowered, x: np.ndarray) -> np.ndarray:
+    """The model's real outputs: a quantiser that only shifts integers by a constant leaves them as they are."""
+    (output,) = lowered.outputs
+    return output.scale * (outputs(lowered, x) - output.zero)
+
+
 def round_half_even(value: Fraction, lo: int, hi: int) -> int:
     return min(max(round(value), lo), hi)  # Python rounds Fractions half to even
 
@@ -319,3 +325,61 @@ def test_an_unread_layer_goes_with_its_edge(tmp_path):
     graph = lower_file(model.save(tmp_path / "m.onnx")).graph
     assert [op.kind for op in graph.ops] == ["Input", "Dense", "Requantise"]
     assert set(graph.edges) == {op.output for op in graph.ops}
+
+
+# -- sums of branches, fills, averages, transposed convolutions -------------------------------------------------------
+
+
+@pytest.mark.parametrize("op, sign", [("Add", 1), ("Sub", -1)])
+def test_branches_whose_scales_are_in_a_whole_ratio(rng, tmp_path, op, sign):
+    """0.75 a ± 0.5 b with zero points 3 and 5 is 0.25 * (3 a ± 2 b - (9 ± 10))."""
+    model = Model((1, 6)).quant(0.75, 4, signed=0, zero=3.0)
+    first = model.tensor
+    model.quant(0.5, 4, signed=0, zero=5.0, source=first)
+    second, model.tensor = model.tensor, first
+    model.node(op, second).quant(0.5, 8)
+    levels = rng.integers(0, 16, (50, 6))
+    a = 0.75 * (levels - 3)
+    b = 0.5 * (np.clip(np.rint(a / 0.5 + 5), 0, 15) - 5)
+    lowered = lower_file(model.save(tmp_path / "m.onnx"))
+    verify_graph(lowered.graph)
+    assert np.array_equal(reals(lowered, levels), np.clip(np.rint((a + sign * b) / 0.5), -128, 127) * 0.5)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.5, -0.75])
+def test_a_pad_fills_with_the_level_of_its_value(rng, tmp_path, fill):
+    """fill = 0.25 * (level - 6)."""
+    model = Model((1, 1, 3)).quant(0.25, 4, signed=0, zero=6.0)
+    model.node("Pad", model.constant([0, 0, 2, 0, 0, 1], np.int64), model.constant(fill)).quant(0.125, 8)
+    levels = rng.integers(0, 16, (20, 1, 3))
+    real = np.pad(0.25 * (levels - 6), ((0, 0), (0, 0), (2, 1)), constant_values=fill)
+    got = outputs(lower_file(model.save(tmp_path / "m.onnx")), levels)
+    assert np.array_equal(got, np.clip(np.rint(real / 0.125), -128, 127))
+
+
+def test_an_average_counts_its_padding_as_real_zero(rng, tmp_path):
+    """(sum of 0.5 * (q - 3) under windows of 4) / 4; padded places are the zero point."""
+    model = Model((1, 1, 4, 4)).quant(0.5, 4, signed=0, zero=3.0)
+    model.node("AveragePool", kernel_shape=[2, 2], strides=[1, 1], pads=[1, 0, 0, 1], count_include_pad=1)
+    model.quant(0.125, 8)
+    levels = rng.integers(0, 16, (20, 1, 4, 4))
+    real = convolve(0.5 * (levels - 3), np.full((1, 1, 2, 2), 0.25), (1, 1), (1, 0, 0, 1), 1)
+    got = reals(lower_file(model.save(tmp_path / "m.onnx")), levels)
+    assert np.array_equal(got, np.clip(np.rint(real / 0.125), -128, 127) * 0.125)
+
+
+@pytest.mark.parametrize("pads, extra", [([0, 0], 0), ([1, 0], 1), ([0, 1], 1)])
+def test_a_transposed_convolution(rng, tmp_path, pads, extra):
+    """y[2*i + k - begin] += x[i] * w[k]; output padding adds places at the end."""
+    weight = rng.integers(-7, 8, (2, 3, 3)) * 0.5
+    model = Model((1, 2, 4)).quant(0.25, 4)
+    model.node("ConvTranspose", model.weight(weight), strides=[2], pads=pads, output_padding=[extra]).quant(1.0, 8)
+    levels = rng.integers(-8, 8, (20, 2, 4))
+    full = np.zeros((20, 3, 2 * 3 + 3 + extra))
+    for i in range(4):
+        for k in range(3):
+            full[:, :, 2 * i + k] += np.einsum("nc,co->no", 0.25 * levels[:, :, i], weight[:, :, k])
+    real = full[:, :, pads[0] : full.shape[2] - pads[1]]
+    lowered = lower_file(model.save(tmp_path / "m.onnx"))
+    verify_graph(lowered.graph)
+    assert np.array_equal(outputs(lowered, levels), np.clip(np.rint(real), -128, 127))
