@@ -41,7 +41,7 @@ ShapeChange = Callable[[Array], Array]
 
 
 class Undecidable(Exception):
-    """a_high comparison that no precision we try decides, or a function that cannot be tabulated."""
+    """A comparison that no precision we try decides, or a function that cannot be tabulated."""
 
 
 def bound_rounding(value: Array, inherited: Array, u: float) -> Array:
@@ -131,13 +131,13 @@ class Var(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Const(Expr):
-    """a_high constant array: float64 holding the model's float exactly, or objects (Fractions) where float64 cannot."""
+    """A constant array: float64 holding the model's float exactly, or objects (Fractions) where float64 cannot."""
 
     values: Array = field(kw_only=True)
 
     @staticmethod
     def of(values: ArrayLike) -> Const:
-        """a_high constant from floats, integers or Fractions; kept as float64 wherever that is exact."""
+        """A constant from floats, integers or Fractions; kept as float64 wherever that is exact."""
         array = np.asarray(values)
         if array.dtype == object or array.dtype.kind in "iu":
             exact = to_fractions(array) if array.size else array.astype(object)

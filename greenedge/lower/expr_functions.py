@@ -28,7 +28,7 @@ _LARGEST_EXPONENT = 1 << 13
 class BatchNorm(Expr):
     """args = (x, gamma, beta, mean, variance plus epsilon): gamma * (x - mean) / sqrt(v) + beta.
 
-    a_high runtime may evaluate it as x*k + (beta - mean*k), so the error bound covers both orders.
+    A runtime may evaluate it as x*k + (beta - mean*k), so the error bound covers both orders.
     """
 
     def approximate(self, x: Array, u: float = U64, x_error: Array | float = 0.0) -> tuple[Array, Array]:
@@ -72,7 +72,7 @@ class Slope(Expr):
         (a, ea), (s, es) = (arg.approximate(x, u, x_error) for arg in self.args)
         below = s * a
         product = bound_rounding(below, np.abs(s) * ea + (np.abs(a) + ea) * es, u)
-        # Within ea of zero either branch may have been taken, and the two are at most (1 + |s|)*ea apart there.
+        # Within ea of zero a runtime may have computed either branch, and the two are at most (1 + |s|)*ea apart there.
         error = np.where(a > ea, ea, np.where(a < -ea, product, (1 + np.abs(s)) * ea + product))
         return np.where(a >= 0, a, below), error
 
@@ -123,7 +123,7 @@ class Magnitude(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Smooth(Expr):
-    """a_high rising transcendental function by name: sigmoid, tanh, erf, exp, softplus."""
+    """A rising transcendental function by name: sigmoid, tanh, erf, exp, softplus."""
 
     function: str = "tanh"
 
