@@ -1,8 +1,8 @@
 """QONNX → the exact integer graph, or every reason why not.
 
     lowered = lower_file(Path("model.onnx"))          # UnsupportedError carries all reasons
-    save_lowered(lowered, run / "3-lower")
-    lowered = load_lowered(run / "3-lower")
+    save_lowering(lowered, run / "3-lower")
+    lowered = load_lowering(run / "3-lower")
 
 `declared` gives integer types to inputs without a quantiser: {"input name" or None: parse_input_type("uint8:1/255")}.
 """
@@ -38,12 +38,12 @@ __all__ = [
     "InputType",
     "Lowered",
     "Output",
-    "load_lowered",
+    "load_lowering",
     "lower_file",
     "lower_source",
     "parse_input_type",
     "proof",
-    "save_lowered",
+    "save_lowering",
 ]
 
 
@@ -164,7 +164,7 @@ def parse_input_type(text: str) -> InputType:
 # -- storage ----------------------------------------------------------------------------------------------------------
 
 
-def save_lowered(lowered: Lowered, folder: Path) -> None:
+def save_lowering(lowered: Lowered, folder: Path) -> None:
     """Writes graph.json, graph.npz, graph.onnx, prologue.onnx (where there is one), epilogue.onnx and lower.json."""
     save_graph(lowered.graph, folder)
     models = {
@@ -180,8 +180,8 @@ def save_lowered(lowered: Lowered, folder: Path) -> None:
         path.write_text(json.dumps(_summary(lowered), indent=1) + "\n")
 
 
-def load_lowered(folder: Path) -> Lowered:
-    """What `save_lowered` wrote, without source and trace. Raises GreenedgeError where a file is missing or damaged."""
+def load_lowering(folder: Path) -> Lowered:
+    """What `save_lowering` wrote, without source and trace. Raises GreenedgeError where a file is missing or damaged."""
     import onnx
     from google.protobuf.message import DecodeError
 

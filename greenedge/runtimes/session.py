@@ -31,7 +31,7 @@ def calls_of(run: Path, name: str, batch: int = 1):
     """(runtime, its calls in an endless turn over the samples)."""
     from greenedge.frontends.import_onnx import read_array
     from greenedge.legalise import move_argmax_to_host
-    from greenedge.lower import load_lowered
+    from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
     from greenedge.run.folder import RunFolder
     from greenedge.run.manifest import load_manifest
@@ -39,7 +39,7 @@ def calls_of(run: Path, name: str, batch: int = 1):
     backend = load_manifest(run).about.get("backend")
     own, file = OWN.get(str(backend), (None, None))
     model = RunFolder(run).build / file if file and name.partition("-")[0] == own.partition("-")[0] else None
-    lowered = move_argmax_to_host(load_lowered(RunFolder(run).lower))
+    lowered = move_argmax_to_host(load_lowering(RunFolder(run).lower))
     levels = next(iter(run_prologue(lowered, read_array(RunFolder(run).inputs)[:SAMPLES]).values()))
     runtime = open_runtime(name, lowered.graph, model if model is not None and model.is_file() else None)
     if batch > 1:

@@ -12,7 +12,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.graph import ArgMax, Edge, Graph, Input, graph_digest, run_graph
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.legalise.argmax_to_host import drop_argmax, move_argmax_to_host
-from greenedge.lower import load_lowered, lower_file, save_lowered
+from greenedge.lower import load_lowering, lower_file, save_lowering
 from greenedge.lower.float_io import classes, run_epilogue, run_prologue
 from greenedge.lower.float_ties.explain import may_win
 from greenedge.verify.reference import _executor
@@ -167,8 +167,8 @@ def test_channels_of_unlike_scales_stay_on_the_host(rng, tmp_path):
 def test_the_host_finds_the_same_index(rng, tmp_path):
     """For a back end that gives scores; also from a stored lowering."""
     lowered = lower_file(_model(rng).node("ArgMax", axis=1, keepdims=0).save(tmp_path / "m.onnx"))
-    save_lowered(lowered, tmp_path)
-    stored = load_lowered(tmp_path)
+    save_lowering(lowered, tmp_path)
+    stored = load_lowering(tmp_path)
     assert graph_digest(stored.graph) == graph_digest(lowered.graph)
     moved = move_argmax_to_host(stored)
     assert moved.graph.outputs == lowered.graph.ops[-1].inputs and not [
