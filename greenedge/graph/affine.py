@@ -85,7 +85,8 @@ def fit_affine(thresholds: Ints, lo: int, hi: int, x_lo: Ints, x_hi: Ints) -> Af
 
 
 def _conditions(thresholds: Ints, lo: int, hi: int, x_lo: Ints, x_hi: Ints) -> _Conditions:
-    """The conditions of every channel: one of each kind for each step inside its range, and one-sided ones at its ends."""
+    """The conditions of every channel: one of each kind for each step inside its range, and one-sided ones at its
+    ends."""
     channels, count = thresholds.shape
     k = np.broadcast_to(np.arange(lo + 1, hi + 1), (channels, count))
     low, high = x_lo[:, None], x_hi[:, None]

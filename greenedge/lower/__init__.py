@@ -181,7 +181,8 @@ def save_lowering(lowered: Lowered, folder: Path) -> None:
 
 
 def load_lowering(folder: Path) -> Lowered:
-    """What `save_lowering` wrote, without source and trace. Raises GreenedgeError where a file is missing or damaged."""
+    """What `save_lowering` wrote, without source and trace. Raises GreenedgeError where a file is missing or
+    damaged."""
     import onnx
     from google.protobuf.message import DecodeError
 
