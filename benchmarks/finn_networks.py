@@ -45,13 +45,13 @@ HEAD = (
 
 def models(words: list[str], rng: np.random.Generator, samples: int) -> Iterator[tuple[str, Graph, np.ndarray]]:
     """(name, graph, input integers)."""
-    from greenedge.lower import load_lowered, lower_file
+    from greenedge.lower import load_lowering, lower_file
     from greenedge.lower.float_io import run_prologue
 
     for word in words:
         path = Path(word)
         if path.is_dir():
-            lowered = load_lowered(path / "3-lower")
+            lowered = load_lowering(path / "3-lower")
             yield (
                 path.name,
                 lowered.graph,

@@ -178,14 +178,14 @@ def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int)
     samples."""
     from greenedge.graph import run_graph
     from greenedge.legalise.argmax_to_host import drop_argmax
-    from greenedge.lower import load_lowered
+    from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
     from greenedge.run.folder import RunFolder
 
     inputs = RunFolder(run).inputs
     if not inputs.is_file():
         raise GreenedgeError(f"{inputs} is missing: {run} is no run with test samples.")
-    lowered = load_lowered(RunFolder(run).lower)
+    lowered = load_lowering(RunFolder(run).lower)
     levels = run_prologue(lowered, np.load(inputs, allow_pickle=False))
     edge = read_board(RunFolder(run).build)["output"]["stream"]["edge"]
     graph = lowered.graph if edge in lowered.graph.outputs else drop_argmax(lowered.graph)

@@ -1,12 +1,13 @@
-"""The affine form of a step function: integers m, b, s with clip((m*x + b) >> s, lo, hi) equal to it on every reachable x.
+"""The affine form of a step function: integers m, b, s with clip((m*x + b) >> s, lo, hi) equal to it on every reachable
+x.
 
 Level k is reached from threshold T_k on, so (m, b, s) is right iff for every reachable threshold, with P = 2**s,
 
     m*T_k + b >= k*P          level k is reached at T_k          ("reach")
     m*(T_k - 1) + b < k*P     and not one below                  ("stay")
 
-At the ends of the reachable range the conditions are one-sided. For given s and m the b that satisfy all of them are the
-integers of one interval [B(m), C(m)], B = max(k*P - m*X) over "reach", C = min(k*P - 1 - m*X) over "stay". C - B is
+At the ends of the reachable range the conditions are one-sided. For given s and m the b that satisfy all of them are
+the integers of one interval [B(m), C(m)], B = max(k*P - m*X) over "reach", C = min(k*P - 1 - m*X) over "stay". C - B is
 concave in m, so its maximum over the integers is found by bisection on its slope; and doubling a solution for s gives
 one for s + 1, so the smallest s is found by bisection too. Everything runs over all channels at once, in integers.
 """
@@ -16,8 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from greenedge.graph.ops import Affine
+from greenedge.graph.ops.base import Array, Ints
 
 MAX_SHIFT = 47
 _SAFE = 1 << 61  # bound on intermediate products in int64; rows beyond it are solved with Python's integers
@@ -26,28 +29,39 @@ _NEVER = 1 << 61
 
 @dataclass(frozen=True)
 class _Conditions:
-    """(C, n) arrays: m*reach_x + b >= reach_k*P and m*stay_x + b < stay_k*P, where the mask says the condition exists."""
+    """(C, n) arrays: m*reach_x + b >= reach_k*P and m*stay_x + b < stay_k*P, where the mask says the condition
+    exists."""
 
-    reach_x: np.ndarray
-    reach_k: np.ndarray
-    reach: np.ndarray
-    stay_x: np.ndarray
-    stay_k: np.ndarray
-    stay: np.ndarray
+    reach_x: Array
+    reach_k: Array
+    reach: NDArray[np.bool_]
+    stay_x: Array
+    stay_k: Array
+    stay: NDArray[np.bool_]
 
-    def rows(self, which) -> _Conditions:
-        return _Conditions(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
-
-    def as_objects(self) -> _Conditions:
+    def select(self, rows: Ints) -> _Conditions:
+        """The conditions of some channels."""
         return _Conditions(
-            *(
-                part if part.dtype == bool else part.astype(object)
-                for part in (getattr(self, name) for name in self.__dataclass_fields__)
-            )
+            self.reach_x[rows],
+            self.reach_k[rows],
+            self.reach[rows],
+            self.stay_x[rows],
+            self.stay_k[rows],
+            self.stay[rows],
         )
 
+    def as_objects(self) -> _Conditions:
+        """The same conditions in Python's integers, which do not overflow."""
+        reach_x, reach_k, stay_x, stay_k = (
+            part.astype(object) for part in (self.reach_x, self.reach_k, self.stay_x, self.stay_k)
+        )
+        return _Conditions(reach_x, reach_k, self.reach, stay_x, stay_k, self.stay)
 
-def fit_affine(thresholds: np.ndarray, lo: int, hi: int, x_lo: np.ndarray, x_hi: np.ndarray) -> Affine | None:
+
+_Solution = tuple[Array, Array, NDArray[np.bool_]]  # m, b, and whether they meet all conditions, per channel
+
+
+def fit_affine(thresholds: Ints, lo: int, hi: int, x_lo: Ints, x_hi: Ints) -> Affine | None:
     """The affine form with the smallest shift of each channel, for rising thresholds (C, hi-lo).
 
     Exact for every x in [x_lo[c], x_hi[c]]: all conditions hold in integers. None where some channel has no solution
@@ -61,7 +75,7 @@ def fit_affine(thresholds: np.ndarray, lo: int, hi: int, x_lo: np.ndarray, x_hi:
     infeasible, s = np.full(channels, -1), np.full(channels, MAX_SHIFT)
     while (open_rows := np.flatnonzero(s - infeasible > 1)).size:
         middle = (s + infeasible)[open_rows] // 2
-        m_new, b_new, found = _solve(conditions.rows(open_rows), middle)
+        m_new, b_new, found = _solve(conditions.select(open_rows), middle)
         good = open_rows[found]
         m[good], b[good], s[good] = m_new[found], b_new[found], middle[found]
         infeasible[open_rows[~found]] = middle[~found]
@@ -70,7 +84,9 @@ def fit_affine(thresholds: np.ndarray, lo: int, hi: int, x_lo: np.ndarray, x_hi:
     return Affine(m.astype(np.int64), b.astype(np.int64), s.astype(np.int64))
 
 
-def _conditions(thresholds: np.ndarray, lo: int, hi: int, x_lo: np.ndarray, x_hi: np.ndarray) -> _Conditions:
+def _conditions(thresholds: Ints, lo: int, hi: int, x_lo: Ints, x_hi: Ints) -> _Conditions:
+    """The conditions of every channel: one of each kind for each step inside its range, and one-sided ones at its
+    ends."""
     channels, count = thresholds.shape
     k = np.broadcast_to(np.arange(lo + 1, hi + 1), (channels, count))
     low, high = x_lo[:, None], x_hi[:, None]
@@ -87,21 +103,21 @@ def _conditions(thresholds: np.ndarray, lo: int, hi: int, x_lo: np.ndarray, x_hi
     )
 
 
-def _solve(conditions: _Conditions, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _solve(conditions: _Conditions, s: Ints) -> _Solution:
     """(m, b, found) per channel for the given shifts; m and b are object arrays (Python integers)."""
     channels = len(s)
     m, b = np.zeros(channels, object), np.zeros(channels, object)
     found = np.zeros(channels, bool)
-    bound = _slope_bound(conditions, s)
-    safe = np.array([int(limit) * int(reach) < _SAFE for limit, reach in zip(bound, _extent(conditions))])
+    bound = _largest_slope(conditions, s)
+    safe = np.array([int(limit) * int(reach) < _SAFE for limit, reach in zip(bound, _extent(conditions), strict=True)])
     for rows, kind in ((np.flatnonzero(safe), np.int64), (np.flatnonzero(~safe), object)):
         if rows.size:
-            part = conditions.rows(rows) if kind is np.int64 else conditions.rows(rows).as_objects()
+            part = conditions.select(rows) if kind is np.int64 else conditions.select(rows).as_objects()
             m[rows], b[rows], found[rows] = _search(part, s[rows], bound[rows], kind)
     return m, b, found
 
 
-def _extent(conditions: _Conditions) -> np.ndarray:
+def _extent(conditions: _Conditions) -> Ints:
     """Largest distance between two x of a channel's conditions, at least 1."""
     x = np.hstack([conditions.reach_x, conditions.stay_x])
     used = np.hstack([conditions.reach, conditions.stay])
@@ -110,7 +126,7 @@ def _extent(conditions: _Conditions) -> np.ndarray:
     return np.where(used.any(axis=1), np.maximum(high - np.minimum(low, high), 1), 1)
 
 
-def _slope_bound(conditions: _Conditions, s: np.ndarray) -> np.ndarray:
+def _largest_slope(conditions: _Conditions, s: Ints) -> Array:
     """An m above every one that need be tried.
 
     Between the first "reach" and the last "stay" condition the line rises by less than (stay_k - reach_k) * P over
@@ -130,26 +146,30 @@ def _slope_bound(conditions: _Conditions, s: np.ndarray) -> np.ndarray:
             conditions.stay_k[c, stay].max() - min(conditions.reach_k[c, reach].min(), conditions.stay_k[c, stay].min())
         )
         levels.append((rise, run) if run > 0 else (span + 2, 1))
-    return np.array([(max(rise, 1) << int(shift)) // run + 1 for (rise, run), shift in zip(levels, s)], dtype=object)
+    return np.array(
+        [(max(rise, 1) << int(shift)) // run + 1 for (rise, run), shift in zip(levels, s, strict=True)], dtype=object
+    )
 
 
-def _search(conditions: _Conditions, s: np.ndarray, bound: np.ndarray, kind: type):
-    """Bisection on the slope of the concave slack; all rows together."""
+def _search(conditions: _Conditions, s: Ints, bound: Array, kind: type[np.int64] | type[object]) -> _Solution:
+    """Bisection on the slope of the concave slack; all rows together, in int64 or in Python's integers."""
     # With x and k counted from the first "reach" condition the products stay small; b is put back at the end.
     start = np.where(conditions.reach.any(axis=1), conditions.reach.argmax(axis=1), 0)
     rows = np.arange(len(s))
     x0, k0 = conditions.reach_x[rows, start], conditions.reach_k[rows, start]
-    power = np.array([1 << int(shift) for shift in s], dtype=kind)
-    never = np.array(_NEVER, dtype=kind)
-    reach_x = np.where(conditions.reach, conditions.reach_x - x0[:, None], 0).astype(kind)
-    stay_x = np.where(conditions.stay, conditions.stay_x - x0[:, None], 0).astype(kind)
+    power: Array = np.array([1 << int(shift) for shift in s], dtype=kind)
+    never: Array = np.array(_NEVER, dtype=kind)
+    reach_x: Array = np.where(conditions.reach, conditions.reach_x - x0[:, None], 0).astype(kind)
+    stay_x: Array = np.where(conditions.stay, conditions.stay_x - x0[:, None], 0).astype(kind)
     reach_k = np.where(conditions.reach, (conditions.reach_k - k0[:, None]).astype(kind) * power[:, None], -never)
     stay_k = np.where(conditions.stay, (conditions.stay_k - k0[:, None]).astype(kind) * power[:, None] - 1, never)
 
-    def interval(m):
+    def interval(m: Array) -> tuple[Array, Array]:
+        """[B(m), C(m)], empty where B > C."""
         return (reach_k - m[:, None] * reach_x).max(axis=1), (stay_k - m[:, None] * stay_x).min(axis=1)
 
-    low, high = np.zeros(len(s), kind), bound.astype(kind)
+    low: Array = np.zeros(len(s), kind)
+    high: Array = bound.astype(kind)
     while (low < high).any():
         middle = (low + high) // 2
         (b_low, b_high), (next_low, next_high) = interval(middle), interval(middle + 1)

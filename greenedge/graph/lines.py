@@ -19,12 +19,13 @@ def is_straight(step: Requantise) -> bool:
 
 
 def distance_from_line(step: Requantise) -> Floats:
-    """(C,) how far, in accumulators, the steps lie from those of the nearest straight line; 0 where one has just these steps.
+    """(C,) how far, in accumulators, the steps lie from those of the nearest straight line; 0 where one has just these
+    steps.
 
     Level k is reached at T_k, so the line crosses its height somewhere in T_k - 1 … T_k (both ends count: a tie may be
-    rounded either way), which for the first level that x_lo has passed, or the last that x_hi does not reach, is open to one
-    side. A line through all these intervals exists iff for some slope d the smallest of (high - d*k) is not below the largest
-    of (low - d*k). Their distance is concave in d and found by bisection. Raises Refused for a table.
+    rounded either way), which for the first level that x_lo has passed, or the last that x_hi does not reach, is open
+    to one side. A line through all these intervals exists iff for some slope d the smallest of (high - d*k) is not
+    below the largest of (low - d*k). Their distance is concave in d and found by bisection. Raises Refused for a table.
     """
     thresholds, (x_lo, x_hi) = step.require_steps().thresholds, step.reach
     clipped = np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1).astype(np.float64)

@@ -30,7 +30,8 @@ def save_graph(graph: Graph, folder: Path) -> None:
     """Writes graph.json and graph.npz into `folder`, each whole or not at all."""
     structure, arrays = _split(graph)
     with atomic_write(folder / "graph.npz") as path, open(path, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        named: dict[str, Any] = {**arrays}  # numpy's stubs take every keyword for `allow_pickle`
+        np.savez_compressed(file, **named)
     with atomic_write(folder / "graph.json") as path:
         path.write_text(json.dumps(structure, indent=1) + "\n")
 

@@ -1,8 +1,8 @@
 """QONNX → the exact integer graph, or every reason why not.
 
     lowered = lower_file(Path("model.onnx"))          # UnsupportedError carries all reasons
-    save_lowered(lowered, run / "3-lower")
-    lowered = load_lowered(run / "3-lower")
+    save_lowering(lowered, run / "3-lower")
+    lowered = load_lowering(run / "3-lower")
 
 `declared` gives integer types to inputs without a quantiser: {"input name" or None: parse_input_type("uint8:1/255")}.
 """
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,36 +23,53 @@ from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedErro
 from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.source import Source, read_model
 from greenedge.graph import Graph, Requantise, Steps
+from greenedge.graph.ops.base import Floats
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.graph.store import graph_digest, load_graph, save_graph
 from greenedge.lower import argmax, prologue_epilogue
 from greenedge.lower.builder import Trace
-from greenedge.lower.lowering import InputType, Walk, finished
+from greenedge.lower.lowering import build_graph, find_boundaries, lower_nodes
+from greenedge.lower.walk import InputType, Walk
 
-__all__ = ["InputType", "Lowered", "load_lowered", "lower_file", "lower_source", "parse_input_type", "save_lowered"]
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = [
+    "InputType",
+    "Lowered",
+    "Output",
+    "load_lowering",
+    "lower_file",
+    "lower_source",
+    "parse_input_type",
+    "proof",
+    "save_lowering",
+]
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One edge at which the integers end: `dequantised` where the model's own output is just scale * (integer - zero)."""
+    """One edge at which the integers end: `dequantised` where the model's own output is just scale * (integer -
+    zero)."""
 
     edge: str
     tensor: str
-    scale: np.ndarray
-    zero: np.ndarray
+    scale: Floats
+    zero: Floats
     dequantised: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """An integer graph with its two host models (ONNX protobufs; prologue is None for inputs that are integers already).
+    """An integer graph with its two host models (ONNX protobufs; prologue is None for inputs that are integers
+    already).
 
     `source` and `trace` (edges → the model's tensors and real functions) exist after lowering, not after loading.
     """
 
     graph: Graph
-    prologue: object | None
-    epilogue: object
+    prologue: ModelProto | None
+    epilogue: ModelProto
     outputs: tuple[Output, ...]
     declared: dict[str, InputType]
     source: Source | None = None
@@ -59,16 +77,17 @@ class Lowered:
 
 
 def lower_file(path: Path, declared: Mapping[str | None, InputType] | None = None) -> Lowered:
-    """The exact integer graph of an ONNX file. Raises UnsupportedError with every reason, GreenedgeError for a bad file."""
+    """The exact integer graph of an ONNX file. Raises UnsupportedError with every reason, GreenedgeError for a bad
+    file."""
     return lower_source(read_model(Path(path)), declared)
 
 
 def lower_source(source: Source, declared: Mapping[str | None, InputType] | None = None) -> Lowered:
     """As `lower_file`, for a model already read."""
-    types = _declared(source, declared or {})
+    types = _assign_input_types(source, declared or {})
     walk = Walk(source, types)
-    walk.run()
-    boundaries = walk.boundaries() if not walk.reasons else {}
+    lower_nodes(walk)
+    boundaries = find_boundaries(walk) if not walk.reasons else {}
     if not walk.reasons and not boundaries:
         walk.reasons.append(
             Reason(
@@ -81,16 +100,16 @@ def lower_source(source: Source, declared: Mapping[str | None, InputType] | None
         )
     if walk.reasons:
         raise UnsupportedError(f"{source.name} cannot become an integer graph:", walk.reasons)
-    boundaries = argmax.with_index(walk, boundaries)
-    graph = finished(walk, boundaries)
+    boundaries = argmax.append_argmax(walk, boundaries)
+    graph = build_graph(walk, boundaries)
     outputs = []
     for tensor, edge in boundaries.items():
-        scale, zero = prologue_epilogue.dequantiser(prologue_epilogue.expr_of(walk, tensor))
+        scale, zero = prologue_epilogue.require_dequantiser(prologue_epilogue.expr_of(walk, tensor))
         outputs.append(Output(edge, tensor, scale, zero, tensor in source.outputs))
     return Lowered(
         graph,
-        prologue_epilogue.prologue(walk),
-        prologue_epilogue.epilogue(walk, boundaries),
+        prologue_epilogue.write_prologue(walk),
+        prologue_epilogue.write_epilogue(walk, boundaries),
         tuple(outputs),
         types,
         source,
@@ -98,15 +117,15 @@ def lower_source(source: Source, declared: Mapping[str | None, InputType] | None
     )
 
 
-def _declared(source: Source, declared: Mapping[str | None, InputType]) -> dict[str, InputType]:
+def _assign_input_types(source: Source, declared: Mapping[str | None, InputType]) -> dict[str, InputType]:
+    """The declared type of every input that has one; the type of None is for all inputs that are not named."""
     unknown = sorted(name for name in declared if name is not None and name not in source.inputs)
     if unknown:
         raise GreenedgeError(
             f"{source.name} has no input {unknown[0]!r}; its inputs are {', '.join(sorted(source.inputs))}."
         )
-    return {
-        name: declared.get(name, declared.get(None)) for name in source.inputs if name in declared or None in declared
-    }
+    key: dict[str, str | None] = {name: name if name in declared else None for name in source.inputs}
+    return {name: declared[key[name]] for name in source.inputs if key[name] in declared}
 
 
 _INPUT_TYPE = re.compile(r"(u?int)(\d{1,2})(?::(\S+))?")
@@ -145,7 +164,7 @@ def parse_input_type(text: str) -> InputType:
 # -- storage ----------------------------------------------------------------------------------------------------------
 
 
-def save_lowered(lowered: Lowered, folder: Path) -> None:
+def save_lowering(lowered: Lowered, folder: Path) -> None:
     """Writes graph.json, graph.npz, graph.onnx, prologue.onnx (where there is one), epilogue.onnx and lower.json."""
     save_graph(lowered.graph, folder)
     models = {
@@ -161,8 +180,9 @@ def save_lowered(lowered: Lowered, folder: Path) -> None:
         path.write_text(json.dumps(_summary(lowered), indent=1) + "\n")
 
 
-def load_lowered(folder: Path) -> Lowered:
-    """What `save_lowered` wrote, without source and trace. Raises GreenedgeError where a file is missing or damaged."""
+def load_lowering(folder: Path) -> Lowered:
+    """What `save_lowering` wrote, without source and trace. Raises GreenedgeError where a file is missing or
+    damaged."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -170,10 +190,9 @@ def load_lowered(folder: Path) -> Lowered:
     graph = load_graph(folder)
     try:
         summary = json.loads((folder / "lower.json").read_text())
-        models = {
-            name: onnx.load_model_from_string((folder / name).read_bytes()) if (folder / name).exists() else None
-            for name in ("prologue.onnx", "epilogue.onnx")
-        }
+        prologue_file = folder / "prologue.onnx"
+        prologue = onnx.load_model_from_string(prologue_file.read_bytes()) if prologue_file.exists() else None
+        epilogue = onnx.load_model_from_string((folder / "epilogue.onnx").read_bytes())
         outputs = tuple(
             Output(o["edge"], o["tensor"], np.array(o["scale"]), np.array(o["zero"]), bool(o["dequantised"]))
             for o in summary["outputs"]
@@ -183,10 +202,11 @@ def load_lowered(folder: Path) -> Lowered:
         raise GreenedgeError(
             f"{folder}: the stored lowering is damaged ({error}); run the lower stage again."
         ) from None
-    return Lowered(graph, models["prologue.onnx"], models["epilogue.onnx"], outputs, declared)
+    return Lowered(graph, prologue, epilogue, outputs, declared)
 
 
-def _summary(lowered: Lowered) -> dict:
+def _summary(lowered: Lowered) -> dict[str, Any]:
+    """The contents of lower.json."""
     graph = lowered.graph
     layers = [
         {
@@ -220,12 +240,12 @@ def _summary(lowered: Lowered) -> dict:
     }
 
 
-def proof(op: Requantise) -> dict:
+def proof(op: Requantise) -> dict[str, Any]:
     """Evidence that the forms of a requantiser agree: evaluated at every threshold, one below it, and both range ends.
 
     All forms are monotone, so agreement there is agreement on every reachable accumulator.
     """
-    entry = {
+    entry: dict[str, Any] = {
         "name": op.name,
         "channels": op.channels,
         "levels": op.hi - op.lo + 1,
@@ -234,7 +254,8 @@ def proof(op: Requantise) -> dict:
     }
     if not isinstance(op.forms, Steps) or op.forms.affine is None:
         return entry | {"affine": None}
-    sign, m, b, s = (part[:, None] for part in (op.forms.sign, *vars(op.forms.affine).values()))
+    affine = op.forms.affine
+    sign, m, b, s = (part[:, None] for part in (op.forms.sign, affine.m, affine.b, affine.s))
     t = sign * op.forms.thresholds
     points = np.hstack([t, t - sign, op.x_lo[:, None], op.x_hi[:, None]])
     points = np.clip(points, op.x_lo[:, None], op.x_hi[:, None])

@@ -1,14 +1,16 @@
-"""The integer graph while it is being built: emits operations with their shapes and proved ranges.
+"""The integer graph under construction: emits operations with their shapes and proved ranges.
 
-Every edge has a range per element pattern (arrays that broadcast against its shape): a dense layer's outputs have one
-range each, taken from its weights and its inputs' ranges, so accumulators are as narrow as the model proves.
+Every edge has ranges that broadcast against its shape: a dense layer's outputs have one range each, derived from its
+weights and its inputs' ranges, so accumulators are as narrow as the model proves.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from fractions import Fraction
+from math import gcd, lcm
 
 import numpy as np
 
@@ -16,12 +18,14 @@ from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
 from greenedge.graph import Affine, Edge, Graph, Input, Linear, Op, Requantise, Steps, Table, freeze
 from greenedge.graph.affine import fit_affine
-from greenedge.lower.expr import Const, Expr, Var, affine_of
-from greenedge.lower.rounding import Quantiser
-from greenedge.lower.step_function import Undecidable, negate_input, step_function
-from greenedge.lower.values import Live, compressed
+from greenedge.graph.ops.base import Array, Ints, Range, Shape
+from greenedge.lower.expr import Const, Expr, Undecidable, Var, affine_of
+from greenedge.lower.rounding import Quantiser, quantiser
+from greenedge.lower.step_function import negate_input, step_function
+from greenedge.lower.values import Live, cut_constant_axes
 
 MAX_ACCUMULATOR = 1 << 47  # beyond this no back end has an accumulator, and float64 sums would not be exact
+_MAX_GRID_RANGE = 1 << 12  # integers of an edge that are tried one by one for a common unit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +40,8 @@ class Birth:
 class Quantised:
     """What a requantiser's levels are of: the real number y(x) of the integer x on its input edge, rounded by `levels`.
 
-    `axis` is that of per-channel boundaries. `before` names the requantiser that was fused into this one: then x is its level.
+    `axis` is that of per-channel boundaries. `before` names the requantiser that was fused into this one: then x is its
+    level.
     """
 
     y: Expr
@@ -60,11 +65,11 @@ class Trace:
 class Builder:
     """Collects operations, edges, ranges and their origin for one model."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         self.name = name
         self.ops: list[Op] = []
         self.edges: dict[str, Edge] = {}
-        self.ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.ranges: dict[str, Range] = {}
         self.trace = Trace()
         self._producer: dict[str, Op] = {}
 
@@ -80,23 +85,28 @@ class Builder:
         return name
 
     def producer(self, edge: str) -> Op:
+        """The operation that writes `edge`."""
         return self._producer[edge]
 
     # -- edges ------------------------------------------------------------------------------------------------------
 
-    def input(self, tensor: str, shape: tuple[int, ...], lo: int, hi: int) -> str:
+    def input(self, tensor: str, shape: Shape, lo: int, hi: int) -> str:
+        """Adds an input of the graph, named after the model's tensor, whose integers lie in lo..hi."""
         name = self.unique(tensor)
         ones = (1,) * len(shape)
         self._record(Input(name, (), name), shape, np.full(ones, lo), np.full(ones, hi))
         return name
 
     def emit_sum(self, op: Op, *values: Live) -> str:
-        """As `emit`, for a sum over these real tensors."""
+        """As `emit`, for a sum of products of these real tensors, which the trace notes."""
         self.trace.reads[op.output] = tuple(value.expr for value in values)
         return self.emit(op)
 
     def emit(self, op: Op) -> str:
-        """Adds an operation whose output edge is named like itself; its shape and range are derived here."""
+        """Adds an operation whose output edge has its own name; shape and range follow from the operation's rule.
+
+        Raises Refused where the rule refuses its inputs, or the accumulator would be too wide.
+        """
         shape, (low, high) = op.infer([self.edges[e] for e in op.inputs], [self.ranges[e] for e in op.inputs])
         if max(abs(int(low.min())), abs(int(high.max()))) >= MAX_ACCUMULATOR:
             raise Refused(
@@ -108,15 +118,18 @@ class Builder:
         self._record(op, shape, low, high)
         return op.output
 
-    def _record(self, op: Op, shape, low, high) -> None:
-        low, high = compressed(np.asarray(low, np.int64)), compressed(np.asarray(high, np.int64))
+    def _record(self, op: Op, shape: Shape, low: Ints, high: Ints) -> None:
+        low, high = cut_constant_axes(np.asarray(low, np.int64)), cut_constant_axes(np.asarray(high, np.int64))
         self.ops.append(op)
         self._producer[op.output] = op
         self.edges[op.output] = Edge(op.output, tuple(int(d) for d in shape), int(low.min()), int(high.max()))
         self.ranges[op.output] = (low, high)
 
-    def param(self, array: np.ndarray, rank: int, what: str) -> np.ndarray:
-        """A model's array that broadcasts against a batched tensor, as one against it without the batch (rank axes)."""
+    def param(self, array: Array, rank: int, what: str) -> Array:
+        """A model's array that broadcasts against a batched tensor, as one against it without the batch (rank axes).
+
+        `what` names it in the reason. Raises Refused where it varies along the batch or has too many axes.
+        """
         array = np.asarray(array)
         if array.ndim > rank + 1:
             if any(d != 1 for d in array.shape[: array.ndim - rank - 1]):
@@ -135,31 +148,35 @@ class Builder:
                 "one value per channel is the finest",
                 "give it one value per channel",
             )
-        return array[0]
+        without_batch: Array = array[0]
+        return without_batch
 
     # -- quantisation -----------------------------------------------------------------------------------------------
 
-    def requantise(self, node: Node | str, source: Live, y: Expr, levels: Quantiser, back) -> Live:
-        """source -> the levels of y(edge); `back(expr of the level)` gives the real value of a level.
+    def requantise(
+        self, node: Node | str, source: Live, y: Expr, levels: Quantiser, dequantise: Callable[[Expr], Expr]
+    ) -> Live:
+        """source -> the levels of y(edge); `dequantise(expr of the level)` gives the real value of a level.
 
-        Where the step function only shifts the integers by a constant, nothing is emitted.
+        Where the step function only shifts the integers by a constant, nothing is emitted. Raises Refused for a
+        function that varies along several axes or cannot be decided on its whole range.
         """
         edge = self.edges[source.edge]
-        axis, flat, x_lo, x_hi = self._per_channel(edge, y)
-        step = _refusing(lambda: step_function(flat, levels, x_lo, x_hi))
-        shift = _pure_shift(step, levels, x_lo, x_hi)
+        axis, flat, (x_lo, x_hi) = self._per_channel(edge, y)
+        step = _require_step_function(flat, levels, x_lo, x_hi)
+        shift = _constant_shift(step, levels, x_lo, x_hi)
         if shift is not None:
-            return Live(source.edge, back(Var() + Const.of(float(shift))))
+            return Live(source.edge, dequantise(Var() + Const.of(float(shift))))
         name = self.unique(node)
         op = Requantise(name, (source.edge,), name, axis, levels.lo, levels.hi, step, freeze(x_lo), freeze(x_hi))
         if isinstance(step, Steps):
             op = dataclasses.replace(op, forms=fit_affine_form(op, step))
         self.emit(op)
         self.trace.quantised[name] = Quantised(y, levels, axis)
-        return Live(name, back(Var()))
+        return Live(name, dequantise(Var()))
 
-    def _per_channel(self, edge: Edge, y: Expr):
-        """(axis, y with flat constants, x_lo, x_hi): the one axis along which the function or the range varies."""
+    def _per_channel(self, edge: Edge, y: Expr) -> tuple[int, Expr, Range]:
+        """(axis, y with flat constants, (C,) range of x): the one axis along which the function or the range varies."""
         rank = len(edge.shape)
         low, high = self.ranges[edge.name]
         varying = {
@@ -173,15 +190,15 @@ class Builder:
                 "use one value per channel",
             )
         axis = varying.pop() if varying else _range_axis(low, high)
-        keep = tuple(a for a in range(rank) if a != axis)
-        low, high = low.min(axis=keep), high.max(axis=keep)
+        others = tuple(a for a in range(rank) if a != axis)
+        low, high = low.min(axis=others), high.max(axis=others)
         count = edge.shape[axis] if rank else 1
         if not any(array.size > 1 for array in y.constants()):  # one function for all channels: one row of thresholds
             low, high, count = low.min(keepdims=True), high.max(keepdims=True), 1
         low, high = (np.broadcast_to(part, (count,)).astype(np.int64) for part in (low, high))
-        return axis, y.map_constants(lambda a: a.reshape(-1)), low, high
+        return axis, y.map_constants(lambda a: a.reshape(-1)), (low, high)
 
-    def grid(self, value: Live) -> tuple[np.ndarray, np.ndarray] | None:
+    def grid(self, value: Live) -> tuple[Array, Array] | None:
         """(scale, zero) as arrays of Fractions with real = scale * (q - zero), or None; scale has no zeros."""
         parts = affine_of(value.expr)
         if parts is None:
@@ -195,7 +212,13 @@ class Builder:
         )
         if np.any(alpha == 0):
             return None
-        return compressed(alpha), compressed(np.asarray(-beta / alpha, dtype=object))
+        return cut_constant_axes(alpha), cut_constant_axes(np.asarray(-beta / alpha, dtype=object))
+
+    def require_grid(self, value: Live) -> tuple[Array, Array]:
+        """As `grid`, for a tensor that `materialise` gave. Raises AssertionError for another."""
+        grid = self.grid(value)
+        assert grid is not None, f"{value.edge} is on no grid"
+        return grid
 
     def materialise(self, node: Node, value: Live) -> Live:
         """The same tensor with a purely affine expr: where the values lie on a grid, they become levels of their own.
@@ -204,38 +227,33 @@ class Builder:
         """
         if self.grid(value) is not None:
             return value
+        ints, unit = self._find_grid(value)
+        levels, scale = quantiser("HALF_EVEN", min(ints), max(ints)), Const.of(np.array(unit, dtype=object))
+        return self.requantise(node, value, value.expr / scale, levels, lambda q: q * scale)
+
+    def _find_grid(self, value: Live) -> tuple[list[int], Fraction]:
+        """(integers, unit) with value = unit * integer at every integer of the edge. Raises Refused where there are
+        none."""
         cure = "put a QuantIdentity or QuantReLU(bit_width=…) before this layer"
-        low, high = (
-            int(part.flat[0])
-            for part in (self.ranges[value.edge][0].min(keepdims=True), self.ranges[value.edge][1].max(keepdims=True))
-        )
-        if any(array.size > 1 for array in value.expr.constants()) or high - low > 1 << 12:
-            raise Refused(
-                ReasonKind.UNQUANTISED, "its input is not quantised", "integer layers need quantised inputs", cure
-            )
+        rule = "integer layers need quantised inputs"
+        low, high = int(self.ranges[value.edge][0].min()), int(self.ranges[value.edge][1].max())
+        if any(array.size > 1 for array in value.expr.constants()) or high - low > _MAX_GRID_RANGE:
+            raise Refused(ReasonKind.UNQUANTISED, "its input is not quantised", rule, cure)
         pairs = [value.expr.exactly(x, 0, 64) for x in range(low, high + 1)]
         if any(a != b for a, b in pairs):
-            raise Refused(
-                ReasonKind.UNQUANTISED, "its input is not quantised", "integer layers need quantised inputs", cure
-            )
+            raise Refused(ReasonKind.UNQUANTISED, "its input is not quantised", rule, cure)
         unit = _common_unit([a for a, _ in pairs])
         ints = [int(a / unit) for a, _ in pairs]
         if max(ints) - min(ints) > 1 << 16:
-            raise Refused(
-                ReasonKind.UNQUANTISED,
-                "its input lies on no grid of 16 bits",
-                "integer layers need quantised inputs",
-                cure,
-            )
-        from greenedge.lower.rounding import quantiser
+            raise Refused(ReasonKind.UNQUANTISED, "its input lies on no grid of 16 bits", rule, cure)
+        return ints, unit
 
-        scale = Const.of(np.array(unit, dtype=object))
-        return self.requantise(
-            node, value, value.expr / scale, quantiser("HALF_EVEN", min(ints), max(ints)), lambda q: q * scale
-        )
+    def make_rising(self, value: Live) -> Live:
+        """f(Dense(w, x)) → g(Dense(sign*w, x)) with g(y) = f(sign*y) rising in every channel: a maximum commutes with
+        it.
 
-    def oriented(self, value: Live) -> Live:
-        """The same tensor with every channel rising: weights of falling channels change sign in the layer before."""
+        Raises Refused for a function that is not monotone, or falls and follows no layer with weights.
+        """
         edge = self.edges[value.edge]
         direction = value.expr.direction()
         if np.isnan(direction).any():
@@ -267,7 +285,8 @@ class Builder:
         shape[channel] = -1
         return Live(name, negate_input(value.expr, sign.reshape(shape)))
 
-    def finish(self, outputs: list[str]) -> Graph:
+    def build(self, outputs: list[str]) -> Graph:
+        """The graph of everything emitted, with these edges as its outputs."""
         return Graph(self.name, tuple(self.ops), dict(self.edges), tuple(outputs))
 
 
@@ -280,9 +299,10 @@ def fit_affine_form(op: Requantise, steps: Steps) -> Steps:
     return dataclasses.replace(steps, affine=affine)
 
 
-def _refusing(compute):
+def _require_step_function(y: Expr, levels: Quantiser, x_lo: Ints, x_hi: Ints) -> Steps | Table:
+    """`step_function`, with Refused where it is undecidable."""
     try:
-        return compute()
+        return step_function(y, levels, x_lo, x_hi)
     except Undecidable as error:
         raise Refused(
             ReasonKind.NO_STEP_FUNCTION,
@@ -292,15 +312,15 @@ def _refusing(compute):
         ) from None
 
 
-def _pure_shift(step, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> int | None:
+def _constant_shift(step: Steps | Table, levels: Quantiser, x_lo: Ints, x_hi: Ints) -> int | None:
     """d where level(x) == x + d for every reachable x of every channel, else None."""
     if isinstance(step, Table) or not step.rises:
         return None
     first = levels.lo + (step.thresholds <= x_lo[:, None]).sum(axis=1)
-    d = first - x_lo
-    if (d != d[0]).any():
+    shifts = first - x_lo
+    if (shifts != shifts[0]).any():
         return None
-    d = int(d[0])
+    d = int(shifts[0])
     if (x_lo + d < levels.lo).any() or (x_hi + d > levels.hi).any():
         return None
     k = np.arange(levels.lo + 1, levels.hi + 1)
@@ -311,7 +331,8 @@ def _pure_shift(step, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> 
     return d if right.all() else None
 
 
-def _range_axis(low: np.ndarray, high: np.ndarray) -> int:
+def _range_axis(low: Ints, high: Ints) -> int:
+    """The first axis along which the range varies; 0 where it does along none."""
     for axis in range(low.ndim):
         if low.shape[axis] > 1 or high.shape[axis] > 1:
             return axis
@@ -320,8 +341,6 @@ def _range_axis(low: np.ndarray, high: np.ndarray) -> int:
 
 def _common_unit(values: list[Fraction]) -> Fraction:
     """The largest rational of which all values are whole multiples (1 where all are zero)."""
-    from math import gcd, lcm
-
     denominator = lcm(*(v.denominator for v in values))
     numerator = gcd(*(int(v * denominator) for v in values))
     return Fraction(numerator or 1, denominator)

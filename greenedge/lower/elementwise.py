@@ -6,44 +6,50 @@ scale_a*a + scale_b*b  →  unit * (p*a + r*b), where scale_a/scale_b = p/r is a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
+from greenedge.frontends.source import Node
 from greenedge.graph.ops import Add
-from greenedge.lower.expr import BatchNorm, Clip, Const, Expr, Magnitude, Slope, Smooth
+from greenedge.graph.ops.base import Array
+from greenedge.lower.expr import Const, Expr, Var, to_fractions
+from greenedge.lower.expr_functions import BatchNorm, Clip, Magnitude, Slope, Smooth
 from greenedge.lower.values import Constant, Grid, Live, Value
+from greenedge.lower.walk import Args, Rule, Walk
 
-_MAX_MULTIPLIER = 256
+_MAX_MULTIPLIER = 256  # branches are added as integers where their scales are in a ratio of whole numbers up to this
 _BIG = 3.0e38  # an end of a Clip that is not given: beyond every float32
 
 
-def _on_live(walk, node, args, make) -> Value:
-    """make(expr) on a live tensor; folded on constants; refused on floats between integer layers."""
+def _apply_to_live(walk: Walk, node: Node, args: Args, apply: Callable[[Expr], Expr]) -> Value:
+    """apply(expr) on a live tensor; folded on constants; a host tensor where the input is one."""
     value = args[0]
     if isinstance(value, Live):
-        return Live(value.edge, make(value.expr))
+        return Live(value.edge, apply(value.expr))
     return walk.fold(node, args)
 
 
-def unary(make):
-    """A rule for an activation with no parameters."""
-    return lambda walk, node, args: _on_live(walk, node, args, make)
+def make_unary_rule(apply: Callable[[Expr], Expr]) -> Rule:
+    """A rule for an activation with no parameters: f(q) → apply(f)(q)."""
+    return lambda walk, node, args: _apply_to_live(walk, node, args, apply)
 
 
-def _real(value: Value) -> np.ndarray:
+def _read_real(value: Constant | Grid) -> Array:
+    """A constant's real values: Fractions of a grid, else as they stand in the model."""
     return value.real() if isinstance(value, Grid) else np.asarray(value.array)
 
 
-def _constant(walk, value: Value, live: Live, what: str) -> Const:
-    rank = len(walk.builder.edges[live.edge].shape)
-    array = _real(value)
+def _read_constant(walk: Walk, value: Constant | Grid, live: Live, what: str) -> Const:
+    """A constant that broadcasts against `live` without widening it. Raises Refused for another shape."""
+    shape = walk.edge_shape(live)
+    array = _read_real(value)
     if array.dtype != object:
         array = array.astype(np.float64)
-    array = walk.builder.param(array, rank, what)
-    shape = walk.builder.edges[live.edge].shape
-    if any(d not in (1, full) for d, full in zip(array.shape, shape)):
+    array = walk.builder.param(array, len(shape), what)
+    if any(d not in (1, full) for d, full in zip(array.shape, shape, strict=True)):
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
             f"{what} of shape {array.shape} against a tensor of shape {shape}",
@@ -53,13 +59,16 @@ def _constant(walk, value: Value, live: Live, what: str) -> Const:
     return Const.of(array)
 
 
-def arithmetic(combine, integer_sign: int | None):
-    """A rule for Add, Sub, Mul, Div: with a constant, with the same edge twice, or of two branches (Add and Sub only)."""
+def make_binary_rule(combine: Callable[[Expr, Expr], Expr], integer_sign: int | None) -> Rule:
+    """A rule for Add, Sub, Mul, Div: f(q) and c, or f(q) and g(q) of one edge → combine(f, c or g)(q).
 
-    def rule(walk, node, args) -> Value:
+    Two branches are joined as integers where `integer_sign` is not None: a + sign * b (Add and Sub only).
+    """
+
+    def rule(walk: Walk, node: Node, args: Args) -> Value:
         a, b = args[0], args[1]
         if isinstance(a, Live) and isinstance(b, (Constant, Grid)):
-            c = _constant(walk, b, a, "a constant")
+            c = _read_constant(walk, b, a, "a constant")
             _check_divisor(node, c)
             return Live(a.edge, combine(a.expr, c))
         if isinstance(b, Live) and isinstance(a, (Constant, Grid)):
@@ -70,33 +79,34 @@ def arithmetic(combine, integer_sign: int | None):
                     "divisors must be constant",
                     "use a multiplication",
                 )
-            return Live(b.edge, combine(_constant(walk, a, b, "a constant"), b.expr))
+            return Live(b.edge, combine(_read_constant(walk, a, b, "a constant"), b.expr))
         if not (isinstance(a, Live) and isinstance(b, Live)):
             return walk.fold(node, args)
         if a.edge == b.edge and node.op != "Div":
             return Live(a.edge, combine(a.expr, b.expr))
         if integer_sign is None:
             raise Refused(
-                "two-activations",
+                ReasonKind.TWO_ACTIVATIONS,
                 f"{node.op} of two different activations",
                 "branches are joined by Add or Concat",
                 "keep gating on the host or replace it by an addition",
             )
-        return join(walk, node, a, b, integer_sign)
+        return add_branches(walk, node, a, b, integer_sign)
 
     return rule
 
 
-def _check_divisor(node, constant: Const) -> None:
+def _check_divisor(node: Node, constant: Const) -> None:
     if node.op == "Div" and np.any(constant.values == 0):
         raise Refused(ReasonKind.BAD_SCALE, "a division by zero", "divisors must not be zero", "export the model again")
 
 
-def join(walk, node, a: Live, b: Live, sign: int) -> Live:
-    """Two branches added as integers."""
+def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
+    """scale_a*(a - zero_a) + sign*scale_b*(b - zero_b) → unit * (Add(p*a, r*b) - offset), scale_a/scale_b =
+    p/(sign*r)."""
     a, b = walk.builder.materialise(node, a), walk.builder.materialise(node, b)
-    (scale_a, zero_a), (scale_b, zero_b) = walk.builder.grid(a), walk.builder.grid(b)
-    ratios = set(np.ravel(scale_a / scale_b).tolist())
+    (scale_a, zero_a), (scale_b, zero_b) = walk.builder.require_grid(a), walk.builder.require_grid(b)
+    ratios: set[Fraction] = set(np.ravel(np.asarray(scale_a / scale_b, dtype=object)).tolist())
     ratio = ratios.pop() if len(ratios) == 1 else Fraction(0)
     if not ratio or max(abs(ratio.numerator), ratio.denominator) > _MAX_MULTIPLIER:
         shown = f"{float(np.ravel(scale_a)[0]):.6g} and {float(np.ravel(scale_b)[0]):.6g}"
@@ -104,29 +114,29 @@ def join(walk, node, a: Live, b: Live, sign: int) -> Live:
             ReasonKind.UNEQUAL_SCALES,
             f"it adds branches with scales {shown}",
             "branches must have one scale, or scales in a small whole ratio",
-            "share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + self.q(b)",
+            "share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); "
+            "y = self.q(a) + self.q(b)",
         )
     p, r = ratio.numerator, sign * ratio.denominator
     name = walk.builder.unique(node)
     edge = walk.builder.emit_sum(Add(name, (a.edge, b.edge), name, (p, r)), a, b)
     unit = Const.of(scale_a / p)
     offset = zero_a * p + zero_b * r
-    from greenedge.lower.expr import Var
-
     acc: Expr = Var() + Const.of(-offset) if np.any(offset != 0) else Var()
     return Live(edge, acc * unit)
 
 
-def sum_rule(walk, node, args) -> Value:
-    """Sum of any number of tensors: additions from left to right."""
-    rule = RULES["Add"]
+def add_all(walk: Walk, node: Node, args: Args) -> Value:
+    """Sum(a, b, …) → Add(Add(a, b), …): any number of tensors, from left to right."""
     total = args[0]
+    assert total is not None
     for value in args[1:]:
-        total = rule(walk, node, [total, value])
+        total = RULES["Add"](walk, node, [total, value])
     return total
 
 
-def batch_norm(walk, node, args) -> Value:
+def batch_norm(walk: Walk, node: Node, args: Args) -> Value:
+    """BatchNormalization(f(q)) → gamma * (f(q) - mean) / sqrt(variance + epsilon) + beta, with constant parameters."""
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
     if node.attrs.get("training_mode", 0):
@@ -136,86 +146,101 @@ def batch_norm(walk, node, args) -> Value:
             "its statistics must be constant",
             "call model.eval() before the export",
         )
-    names = ("scale", "bias", "mean", "variance")
-    if not all(isinstance(part, (Constant, Grid)) for part in args[1:5]):
+    constants = [part for part in args[1:5] if isinstance(part, (Constant, Grid))]
+    if len(constants) != 4:
         raise Refused(
             ReasonKind.DYNAMIC_QUANTISER,
             "a batch norm with parameters computed at run time",
             "they must be constant",
             "export the model again",
         )
-    rank = len(walk.builder.edges[args[0].edge].shape)
-    spread = (-1, *(1,) * (rank - 1))
-    gamma, beta, mean, variance = (np.asarray(_real(part)).reshape(spread) for part in args[1:5])
+    spread = (-1, *(1,) * (len(walk.edge_shape(args[0])) - 1))
+    gamma, beta, mean, variance = (np.asarray(_read_real(part)).reshape(spread) for part in constants)
     epsilon = Fraction(float(np.float32(node.attrs.get("epsilon", 1e-5))))
-    total = np.vectorize(lambda v: Fraction(float(v)) + epsilon, otypes=[object])(variance)
+    total = to_fractions(variance.astype(np.float64)) + epsilon
     if any(v <= 0 for v in total.ravel().tolist()):
         raise Refused(
             ReasonKind.BAD_SCALE,
             "a batch norm whose variance is not positive",
-            f"its {names[3]} plus epsilon must be positive",
+            "its variance plus epsilon must be positive",
             "train or calibrate the model again",
         )
     parts = [Const.of(part if part.dtype == object else part.astype(np.float64)) for part in (gamma, beta, mean)]
     return Live(args[0].edge, BatchNorm((args[0].expr, *parts, Const.of(total))))
 
 
-def leaky_relu(walk, node, args) -> Value:
+def leaky_relu(walk: Walk, node: Node, args: Args) -> Value:
+    """LeakyRelu(f(q)) → f(q) where f(q) >= 0, alpha*f(q) below."""
     slope = float(np.float32(node.attrs.get("alpha", 0.01)))
-    return _on_live(walk, node, args, lambda e: Slope((e, Const.of(slope))))
+    return _apply_to_live(walk, node, args, lambda e: Slope((e, Const.of(slope))))
 
 
-def prelu(walk, node, args) -> Value:
-    if not isinstance(args[0], Live):
+def prelu(walk: Walk, node: Node, args: Args) -> Value:
+    """PRelu(f(q), slope) → f(q) where f(q) >= 0, slope*f(q) below, with a slope per channel."""
+    value, slope = args[0], args[1]
+    if not isinstance(value, Live) or not isinstance(slope, (Constant, Grid)):
         return walk.fold(node, args)
-    return Live(args[0].edge, Slope((args[0].expr, _constant(walk, args[1], args[0], "a slope"))))
+    return Live(value.edge, Slope((value.expr, _read_constant(walk, slope, value, "a slope"))))
 
 
-def clip(walk, node, args) -> Value:
+def clip(walk: Walk, node: Node, args: Args) -> Value:
+    """Clip(f(q), low, high) → min(max(f(q), low), high) with constant ends."""
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
     ends = []
     for k, (attr, default) in enumerate((("min", -_BIG), ("max", _BIG)), start=1):
-        given = args[k] if len(args) > k and args[k] is not None else None
-        value = float(np.ravel(_real(given))[0]) if given is not None else float(node.attrs.get(attr, default))
+        end = args[k] if len(args) > k else None
+        if end is not None and not isinstance(end, (Constant, Grid)):
+            return walk.fold(node, args)
+        value = float(np.ravel(_read_real(end))[0]) if end is not None else float(node.attrs.get(attr, default))
         ends.append(Const.of(float(np.clip(value, -_BIG, _BIG))))
     return Live(args[0].edge, Clip((args[0].expr, *ends)))
 
 
-def hard_sigmoid(walk, node, args) -> Value:
+def hard_sigmoid(walk: Walk, node: Node, args: Args) -> Value:
+    """HardSigmoid(f(q)) → min(max(alpha*f(q) + beta, 0), 1)."""
     alpha, beta = (float(np.float32(node.attrs.get(key, default))) for key, default in (("alpha", 0.2), ("beta", 0.5)))
-    return _on_live(
+    return _apply_to_live(
         walk, node, args, lambda e: Clip((e * Const.of(alpha) + Const.of(beta), Const.of(0.0), Const.of(1.0)))
     )
 
 
 def _hard_swish(e: Expr) -> Expr:
+    """x * min(max(x/6 + 1/2, 0), 1)."""
     return e * Clip((e / Const.of(6.0) + Const.of(0.5), Const.of(0.0), Const.of(1.0)))
 
 
-def gelu(walk, node, args) -> Value:
+def gelu(walk: Walk, node: Node, args: Args) -> Value:
+    """Gelu(x) → x/2 * (1 + erf(x/√2)), or with tanh(√(2/π) * (x + 0.044715*x³)) in place of the erf."""
     half, one = Const.of(0.5), Const.of(1.0)
-    if node.attrs.get("approximate", "none") == "tanh":
-        inner = lambda e: Smooth((Const.of(np.sqrt(2 / np.pi)) * (e + Const.of(0.044715) * e * e * e),), "tanh")
-    else:
-        inner = lambda e: Smooth((e / Const.of(np.sqrt(2.0)),), "erf")
-    return _on_live(walk, node, args, lambda e: half * e * (one + inner(e)))
+    by_tanh = node.attrs.get("approximate", "none") == "tanh"
+
+    def apply(e: Expr) -> Expr:
+        if by_tanh:
+            curve = Smooth((Const.of(np.sqrt(2 / np.pi)) * (e + Const.of(0.044715) * e * e * e),), "tanh")
+        else:
+            curve = Smooth((e / Const.of(np.sqrt(2.0)),), "erf")
+        return half * e * (one + curve)
+
+    return _apply_to_live(walk, node, args, apply)
 
 
-def elu(walk, node, args) -> Value:
+def elu(walk: Walk, node: Node, args: Args) -> Value:
+    """Elu(x) → max(x, 0) + alpha * (exp(min(x, 0)) - 1)."""
     alpha = Const.of(float(np.float32(node.attrs.get("alpha", 1.0))))
     zero = Const.of(0.0)
 
-    def make(e: Expr) -> Expr:
+    def apply(e: Expr) -> Expr:
         below = -Slope((-e, zero))
         return Slope((e, zero)) + alpha * (Smooth((below,), "exp") - Const.of(1.0))
 
-    return _on_live(walk, node, args, make)
+    return _apply_to_live(walk, node, args, apply)
 
 
-def power(walk, node, args) -> Value:
+def power(walk: Walk, node: Node, args: Args) -> Value:
+    """Pow(f(q), 1) → f(q); Pow(f(q), 2) → f(q)*f(q)."""
     if isinstance(args[0], Live) and isinstance(args[1], (Constant, Grid)):
-        exponents = set(np.ravel(_real(args[1])).tolist())
+        exponents = set(np.ravel(_read_real(args[1])).tolist())
         if len(exponents) != 1:
             raise Refused(
                 ReasonKind.UNSUPPORTED_OP,
@@ -237,16 +262,16 @@ def power(walk, node, args) -> Value:
     return walk.fold(node, args)
 
 
-def extremum(which):
-    """Max(x, c) or Min(x, c) with a constant."""
+def make_extremum_rule(which: str) -> Rule:
+    """A rule for Max(f(q), c, …) → max(f(q), c, …) or Min, with constants."""
 
-    def rule(walk, node, args) -> Value:
+    def rule(walk: Walk, node: Node, args: Args) -> Value:
         live = [value for value in args if isinstance(value, Live)]
         fixed = [value for value in args if isinstance(value, (Constant, Grid))]
         if len(live) != 1 or len(fixed) != len(args) - 1:
             if live:
                 raise Refused(
-                    "two-activations",
+                    ReasonKind.TWO_ACTIVATIONS,
                     f"{node.op} of two activations",
                     "one side must be constant",
                     "use MaxPool or a ReLU",
@@ -254,43 +279,45 @@ def extremum(which):
             return walk.fold(node, args)
         expr = live[0].expr
         for value in fixed:
-            c = _constant(walk, value, live[0], "a constant")
+            c = _read_constant(walk, value, live[0], "a constant")
             expr = Clip((expr, c, Const.of(_BIG))) if which == "Max" else Clip((expr, Const.of(-_BIG), c))
         return Live(live[0].edge, expr)
 
     return rule
 
 
-def identity(walk, node, args) -> Value:
+def identity(walk: Walk, node: Node, args: Args) -> Value:
+    """Identity(x), and what is one at inference: Dropout(x), Cast(x) → x."""
+    assert args[0] is not None
     return args[0]
 
 
 _zero = Const.of(0.0)
-RULES = {
-    "Add": arithmetic(lambda a, b: a + b, 1),
-    "Sub": arithmetic(lambda a, b: a - b, -1),
-    "Mul": arithmetic(lambda a, b: a * b, None),
-    "Div": arithmetic(lambda a, b: a / b, None),
-    "Sum": sum_rule,
+RULES: dict[str, Rule] = {
+    "Add": make_binary_rule(lambda a, b: a + b, 1),
+    "Sub": make_binary_rule(lambda a, b: a - b, -1),
+    "Mul": make_binary_rule(lambda a, b: a * b, None),
+    "Div": make_binary_rule(lambda a, b: a / b, None),
+    "Sum": add_all,
     "BatchNormalization": batch_norm,
     "Pow": power,
-    "Max": extremum("Max"),
-    "Min": extremum("Min"),
-    "Relu": unary(lambda e: Slope((e, _zero))),
+    "Max": make_extremum_rule("Max"),
+    "Min": make_extremum_rule("Min"),
+    "Relu": make_unary_rule(lambda e: Slope((e, _zero))),
     "LeakyRelu": leaky_relu,
     "PRelu": prelu,
     "Clip": clip,
     "HardSigmoid": hard_sigmoid,
-    "HardSwish": unary(_hard_swish),
+    "HardSwish": make_unary_rule(_hard_swish),
     "Gelu": gelu,
     "Elu": elu,
-    "Sigmoid": unary(lambda e: Smooth((e,), "sigmoid")),
-    "Tanh": unary(lambda e: Smooth((e,), "tanh")),
-    "Erf": unary(lambda e: Smooth((e,), "erf")),
-    "Exp": unary(lambda e: Smooth((e,), "exp")),
-    "Softplus": unary(lambda e: Smooth((e,), "softplus")),
-    "Neg": unary(lambda e: -e),
-    "Abs": unary(lambda e: Magnitude((e,))),
+    "Sigmoid": make_unary_rule(lambda e: Smooth((e,), "sigmoid")),
+    "Tanh": make_unary_rule(lambda e: Smooth((e,), "tanh")),
+    "Erf": make_unary_rule(lambda e: Smooth((e,), "erf")),
+    "Exp": make_unary_rule(lambda e: Smooth((e,), "exp")),
+    "Softplus": make_unary_rule(lambda e: Smooth((e,), "softplus")),
+    "Neg": make_unary_rule(lambda e: -e),
+    "Abs": make_unary_rule(lambda e: Magnitude((e,))),
     "Identity": identity,
     "Dropout": identity,
     "Cast": identity,

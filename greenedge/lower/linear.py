@@ -5,23 +5,29 @@ scale_x*(q - zero_x) · scale_w[o]*(w - zero_w)  →  scale_x*scale_w[o] * (Dens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
+from greenedge.frontends.source import Node
 from greenedge.graph import Conv, ConvTranspose, Dense, Transpose, freeze
+from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower.expr import Const, Expr, Var
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
+from greenedge.lower.walk import Args, Rule, Silent, Walk
 
 _MAX_MULTIPLIER = 256  # unequal scales along the input channels fold into the weights up to this ratio
 
 
-def matmul(walk, node, args) -> Value:
+def matmul(walk: Walk, node: Node, args: Args) -> Value:
+    """MatMul(x, W) → Dense(W, x); MatMul(W, x) → Transpose(Dense(Wᵀ, Transpose(x))); one of the two is constant."""
     a, b = args
     if isinstance(a, (Constant, Grid)) and isinstance(b, (Constant, Grid)):
         return walk.fold(node, args)
     if isinstance(a, (Constant, Grid)):
-        return _matmul_from_left(walk, node, a, b)
-    weight = _weights(walk, node, b, "qnn.QuantLinear")
+        return _matmul_weights_first(walk, node, a, b)
+    weight = _require_weights(b, "qnn.QuantLinear")
     if weight.ints.ndim != 2:
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
@@ -29,14 +35,14 @@ def matmul(walk, node, args) -> Value:
             "a dense layer has a matrix of weights",
             "split it into one layer per matrix",
         )
-    return _dense(walk, node, a, weight)
+    return _emit_dense(walk, node, a, weight)
 
 
-def _matmul_from_left(walk, node, a, b) -> Value:
+def _matmul_weights_first(walk: Walk, node: Node, a: Value, b: Value | None) -> Value:
     """W @ x contracts the last axis but one of x: transpose, dense, transpose back."""
-    weight = _weights(walk, node, a, "qnn.QuantLinear")
-    value = _activation(walk, node, b)
-    rank = len(walk.builder.edges[value.edge].shape)
+    weight = _require_weights(a, "qnn.QuantLinear")
+    value = require_activation(walk, node, b)
+    rank = len(walk.edge_shape(value))
     if weight.ints.ndim != 2 or rank != 2:
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
@@ -44,39 +50,43 @@ def _matmul_from_left(walk, node, a, b) -> Value:
             "W @ x is taken for x of two axes",
             "use x @ W",
         )
-    turned = walk.transform(
+    columns = _swap_axes(walk, node, value)
+    return _swap_axes(walk, node, _emit_dense(walk, node, columns, weight.map(lambda p: p.T)))
+
+
+def _swap_axes(walk: Walk, node: Node, value: Live) -> Live:
+    """xᵀ for x of two axes (batch not counted)."""
+    return walk.transform(
         node, value, lambda name: Transpose(name, (value.edge,), name, (1, 0)), lambda p: p.transpose(1, 0)
     )
-    result = _dense(walk, node, turned, weight.map(lambda p: p.T))
-    return walk.transform(
-        node, result, lambda name: Transpose(name, (result.edge,), name, (1, 0)), lambda p: p.transpose(1, 0)
-    )
 
 
-def gemm(walk, node, args) -> Value:
+def gemm(walk: Walk, node: Node, args: Args) -> Value:
+    """Gemm(x, W, b) = alpha * x·W + beta * b → alpha * Dense(W, x) + beta * b; W may come transposed."""
     attrs = node.attrs
     if attrs.get("transA", 0):
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE, "Gemm with transA", "the batch is the first axis", "use a Linear layer"
         )
-    weight = _weights(walk, node, args[1], "qnn.QuantLinear")
+    weight = _require_weights(args[1], "qnn.QuantLinear")
     if attrs.get("transB", 0):
         weight = weight.map(lambda p: p.T)
-    result = _dense(walk, node, args[0], weight)
+    result = _emit_dense(walk, node, args[0], weight)
     alpha, beta = float(attrs.get("alpha", 1.0)), float(attrs.get("beta", 1.0))
     if alpha != 1.0:
         result = Live(result.edge, result.expr * Const.of(alpha))
     if len(args) > 2 and args[2] is not None:
-        bias = _bias(args[2]) if beta == 1.0 else _bias(args[2]) * np.float64(beta)
-        result = _with_bias(walk, result, bias, channel_last=True)
+        bias = _require_bias(args[2])
+        result = _add_bias(walk, result, bias if beta == 1.0 else bias * np.float64(beta), channel_last=True)
     return result
 
 
-def _dense(walk, node, x: Value, weight: Grid) -> Live:
-    value = _activation(walk, node, x)
-    scale, zero = walk.builder.grid(value)
-    ints = weight.ints - _whole(weight.zero, "weight zero point")
-    rank = len(walk.builder.edges[value.edge].shape)
+def _emit_dense(walk: Walk, node: Node, x: Value | None, weight: Grid) -> Live:
+    """(q - zero_x)*scale_x · (w - zero_w)*scale_w → (Dense(q) - offset) * scale_x*scale_w; weight is (in, out)."""
+    value = require_activation(walk, node, x)
+    scale, zero = walk.builder.require_grid(value)
+    ints = weight.ints - _require_whole(weight.zero, "weight zero point")
+    rank = len(walk.edge_shape(value))
     if scale.size > 1:
         along = np.broadcast_to(scale.reshape(-1), (ints.shape[0],)) if scale.shape[-1] > 1 else None
         if along is None or any(d > 1 for d in scale.shape[:-1]):
@@ -89,35 +99,35 @@ def _dense(walk, node, x: Value, weight: Grid) -> Live:
         ints, scale = _fold_input_scales(ints, along, 0)
     w_scale = weight.scale.reshape(-1)
     if weight.scale.shape[0] > 1:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SCALE,
-            "its weight scale varies along the inputs",
-            "weights have one scale per output channel",
-            "use Int8WeightPerChannelFloat",
-        )
+        raise _varying_weight_scale("use Int8WeightPerChannelFloat")
     name = walk.builder.unique(node)
-    zeros = _whole(zero, "input zero point").reshape(-1)
+    zeros = _require_whole(zero, "input zero point").reshape(-1)
     edge = walk.builder.emit_sum(Dense(name, (value.edge,), name, freeze(ints)), value)
     offset = (ints * (zeros[:, None] if zeros.size > 1 else zeros)).sum(axis=0)
     ones = (1,) * (rank - 1)
-    return Live(
-        edge,
-        _rescaled(
-            offset.reshape(*ones, -1),
-            w_scale.reshape(*ones, -1),
-            np.asarray(scale).reshape(-1)[:1].reshape((1,) * rank),
-        ),
+    x_scale = np.asarray(scale).reshape(-1)[:1].reshape((1,) * rank)
+    return Live(edge, _rescale_sum(offset.reshape(*ones, -1), w_scale.reshape(*ones, -1), x_scale))
+
+
+def _varying_weight_scale(cure: str) -> Refused:
+    return Refused(
+        ReasonKind.UNSUPPORTED_SCALE,
+        "its weight scale varies along the inputs",
+        "weights have one scale per output channel",
+        cure,
     )
 
 
-def conv(walk, node, args) -> Value:
-    weight = _weights(walk, node, args[1], "qnn.QuantConv2d")
-    value = _activation(walk, node, args[0])
+def conv(walk: Walk, node: Node, args: Args) -> Value:
+    """Conv(x, W, b) → (Conv(q, w) - offset) * scale_x*scale_w + b; padding is by the input's zero point, which is real
+    0."""
+    weight = _require_weights(args[1], "qnn.QuantConv2d")
+    value = require_activation(walk, node, args[0])
     n = weight.ints.ndim - 2
     strides, dilations, groups = window_attributes(node, n)
-    edge = walk.builder.edges[value.edge]
-    pads = paddings(node, edge.shape[1:], weight.ints.shape[2:], strides, dilations)
-    ints, scale, zeros, w_scale = _grouped(walk, value, weight, groups, n)
+    size = walk.edge_shape(value)
+    pads = resolve_pads(node, size[1:], weight.ints.shape[2:], strides, dilations)
+    ints, scale, zeros, w_scale = _conv_parameters(walk, value, weight, groups)
     name = walk.builder.unique(node)
     if any(pads) and len(set(zeros.tolist())) > 1:
         raise Refused(
@@ -129,16 +139,17 @@ def conv(walk, node, args) -> Value:
     op = Conv(name, (value.edge,), name, freeze(ints), strides, pads, dilations, groups, int(zeros[0]))
     out = walk.builder.emit_sum(op, value)
     sums = ints.reshape(ints.shape[0], ints.shape[1], -1).sum(2)  # (O, I/g)
-    per_group = np.broadcast_to(zeros, (edge.shape[0],)).reshape(groups, -1)  # (g, I/g)
+    per_group = np.broadcast_to(zeros, (size[0],)).reshape(groups, -1)  # (g, I/g)
     offset = (sums * np.repeat(per_group, ints.shape[0] // groups, axis=0)).sum(1)
     spread = (-1, *(1,) * n)
-    result = Live(out, _rescaled(offset.reshape(spread), w_scale.reshape(spread), scale.reshape(spread)))
-    return _with_bias(walk, result, _bias(args[2]), False) if len(args) > 2 and args[2] is not None else result
+    result = Live(out, _rescale_sum(offset.reshape(spread), w_scale.reshape(spread), scale.reshape(spread)))
+    return _add_optional_bias(walk, result, args)
 
 
-def conv_transpose(walk, node, args) -> Value:
-    weight = _weights(walk, node, args[1], "qnn.QuantConvTranspose2d")
-    value = _activation(walk, node, args[0])
+def conv_transpose(walk: Walk, node: Node, args: Args) -> Value:
+    """ConvTranspose(x, W, b) → ConvTranspose(q, w) * scale_x*scale_w + b, for an input with zero point 0."""
+    weight = _require_weights(args[1], "qnn.QuantConvTranspose2d")
+    value = require_activation(walk, node, args[0])
     n = weight.ints.ndim - 2
     if node.attrs.get("output_shape") or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         raise Refused(
@@ -150,8 +161,8 @@ def conv_transpose(walk, node, args) -> Value:
     strides, dilations, groups = window_attributes(node, n)
     pads = tuple(node.attrs.get("pads", (0,) * (2 * n)))
     output_padding = tuple(node.attrs.get("output_padding", (0,) * n))
-    scale, zero = walk.builder.grid(value)
-    zeros = _whole(zero, "input zero point").reshape(-1)
+    scale, zero = walk.builder.require_grid(value)
+    zeros = _require_whole(zero, "input zero point").reshape(-1)
     if scale.size > 1 or zeros.any():
         raise Refused(
             ReasonKind.UNSUPPORTED_SCALE,
@@ -159,32 +170,24 @@ def conv_transpose(walk, node, args) -> Value:
             "its border sees fewer samples",
             "use a symmetric per-tensor quantiser",
         )
-    ints = weight.ints - _whole(weight.zero, "weight zero point")
+    ints = weight.ints - _require_whole(weight.zero, "weight zero point")
     if weight.scale.shape[0] > 1 or (groups > 1 and weight.scale.shape[1] > 1):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SCALE,
-            "its weight scale varies along the inputs",
-            "weights have one scale per output channel",
-            "use one weight scale per tensor",
-        )
+        raise _varying_weight_scale("use one weight scale per tensor")
     name = walk.builder.unique(node)
     out = walk.builder.emit_sum(
         ConvTranspose(name, (value.edge,), name, freeze(ints), strides, pads, dilations, output_padding, groups), value
     )
-    spread = (-1, *(1,) * n)
-    result = Live(
-        out,
-        _rescaled(
-            np.zeros((1,) * (n + 1), np.int64), weight.scale.reshape(-1).reshape(spread), scale.reshape((1,) * (n + 1))
-        ),
-    )
-    return _with_bias(walk, result, _bias(args[2]), False) if len(args) > 2 and args[2] is not None else result
+    ones, spread = (1,) * (n + 1), (-1, *(1,) * n)
+    no_offset = np.zeros(ones, np.int64)
+    result = Live(out, _rescale_sum(no_offset, weight.scale.reshape(spread), scale.reshape(ones)))
+    return _add_optional_bias(walk, result, args)
 
 
 # -- pieces -----------------------------------------------------------------------------------------------------------
 
 
-def _weights(walk, node, value: Value, layer: str) -> Grid:
+def _require_weights(value: Value | None, layer: str) -> Grid:
+    """The constant integers of a layer's weights; integer-valued floats count. Raises Refused for any other tensor."""
     if isinstance(value, Grid):
         return value
     if isinstance(value, Constant):
@@ -202,23 +205,24 @@ def _weights(walk, node, value: Value, layer: str) -> Grid:
             f"use {layer}(weight_bit_width=4) and train or calibrate again",
         )
     if isinstance(value, Broken):
-        raise walk.silent()
+        raise Silent
     raise Refused(
-        "two-activations",
+        ReasonKind.TWO_ACTIVATIONS,
         "both its inputs are activations",
         "products of two activations are not integer layers yet",
         "keep attention-like products on the host",
     )
 
 
-def _activation(walk, node, value: Value) -> Live:
+def require_activation(walk: Walk, node: Node, value: Value | None) -> Live:
+    """The tensor as levels on an edge. Raises Refused for a float tensor, which no integer layer reads."""
     if isinstance(value, Live):
         return walk.builder.materialise(node, value)
     if isinstance(value, Broken):
-        raise walk.silent()
+        raise Silent
     if isinstance(value, Host) and value.origin is not None:
         raise Refused(
-            "float-island",
+            ReasonKind.FLOAT_ISLAND,
             f"its input passed through {value.why}",
             "float arithmetic is possible before the first and after the last integer layer only",
             f"remove {value.origin.op} or move it behind the last layer",
@@ -231,7 +235,8 @@ def _activation(walk, node, value: Value) -> Live:
     )
 
 
-def _whole(zero: np.ndarray, what: str) -> np.ndarray:
+def _require_whole(zero: Array, what: str) -> Ints:
+    """Zero points as integers; `what` names them in the reason."""
     values = np.asarray(zero)
     if any(abs(v) > 1 << 31 or v != int(v) for v in values.ravel().tolist()):
         raise Refused(
@@ -243,8 +248,12 @@ def _whole(zero: np.ndarray, what: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _fold_input_scales(ints: np.ndarray, scales: np.ndarray, axis: int):
-    """Scales that are whole multiples of one another go into the weights along `axis`."""
+def _fold_input_scales(ints: Ints, scales: Array, axis: int) -> tuple[Ints, Array]:
+    """sum over i of w[i]*s[i]*q[i] → s * sum of (w[i]*s[i]/s)*q[i], s = min s[i], where all s[i]/s are small whole
+    numbers.
+
+    (weights, (1,) scale); i runs along `axis` of the weights.
+    """
     base = min(scales.tolist())
     ratios = [s / base for s in scales.tolist()]
     if any(r.denominator != 1 or r > _MAX_MULTIPLIER for r in ratios):
@@ -259,10 +268,10 @@ def _fold_input_scales(ints: np.ndarray, scales: np.ndarray, axis: int):
     return ints * np.array([int(r) for r in ratios]).reshape(shape), np.array([base], dtype=object)
 
 
-def _grouped(walk, value: Live, weight: Grid, groups: int, n: int):
+def _conv_parameters(walk: Walk, value: Live, weight: Grid, groups: int) -> tuple[Ints, Array, Ints, Array]:
     """(weights, input scale per output or one, input zero per channel, weight scale per output) of a convolution."""
-    scale, zero = walk.builder.grid(value)
-    channels = walk.builder.edges[value.edge].shape[0]
+    scale, zero = walk.builder.require_grid(value)
+    channels = walk.edge_shape(value)[0]
     if any(d > 1 for part in (scale, zero) for d in part.shape[1:]):
         raise Refused(
             ReasonKind.UNSUPPORTED_SCALE,
@@ -270,15 +279,10 @@ def _grouped(walk, value: Live, weight: Grid, groups: int, n: int):
             "scales vary per channel at most",
             "use a per-tensor scale",
         )
-    ints = weight.ints - _whole(weight.zero, "weight zero point")
+    ints = weight.ints - _require_whole(weight.zero, "weight zero point")
     if any(d > 1 for d in weight.scale.shape[1:]):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SCALE,
-            "its weight scale varies along the inputs",
-            "weights have one scale per output channel",
-            "use Int8WeightPerChannelFloat",
-        )
-    zeros = np.broadcast_to(_whole(zero, "input zero point").reshape(-1), (channels,))
+        raise _varying_weight_scale("use Int8WeightPerChannelFloat")
+    zeros = np.broadcast_to(_require_whole(zero, "input zero point").reshape(-1), (channels,))
     scales = np.broadcast_to(scale.reshape(-1), (channels,))
     per_out = ints.shape[0] // groups
     if len(set(scales.tolist())) == 1:
@@ -296,7 +300,7 @@ def _grouped(walk, value: Live, weight: Grid, groups: int, n: int):
     return ints, scale, zeros, weight.scale.reshape(-1)
 
 
-def _rescaled(offset: np.ndarray, w_scale: np.ndarray, x_scale: np.ndarray) -> Expr:
+def _rescale_sum(offset: Ints, w_scale: Array, x_scale: Array) -> Expr:
     """(acc - offset) * w_scale * x_scale."""
     acc: Expr = Var()
     if np.any(offset):
@@ -304,23 +308,30 @@ def _rescaled(offset: np.ndarray, w_scale: np.ndarray, x_scale: np.ndarray) -> E
     return acc * Const.of(np.asarray(w_scale, np.float64)) * Const.of(np.asarray(x_scale, dtype=object))
 
 
-def _bias(value: Value) -> np.ndarray:
+def _require_bias(value: Value) -> Array:
+    """The real values of a constant bias, floats or Fractions."""
     if isinstance(value, Grid):
         return value.real()
     if isinstance(value, Constant):
         return np.asarray(value.array, np.float64)
     raise Refused(
-        "two-activations",
+        ReasonKind.TWO_ACTIVATIONS,
         "its bias is computed at run time",
         "biases must be constant",
         "call model.eval() before the export",
     )
 
 
-def _with_bias(walk, value: Live, bias: np.ndarray, channel_last: bool) -> Live:
+def _add_optional_bias(walk: Walk, value: Live, args: Args) -> Live:
+    """The convolution with its third input, where it has one."""
+    return value if len(args) < 3 or args[2] is None else _add_bias(walk, value, _require_bias(args[2]), False)
+
+
+def _add_bias(walk: Walk, value: Live, bias: Array, channel_last: bool) -> Live:
+    """value + bias, one number per channel (the last axis, or the first)."""
     if not np.any(bias != 0):
         return value
-    rank = len(walk.builder.edges[value.edge].shape)
+    rank = len(walk.edge_shape(value))
     if channel_last:
         bias = walk.builder.param(bias, rank, "a bias")
     else:
@@ -328,7 +339,7 @@ def _with_bias(walk, value: Live, bias: np.ndarray, channel_last: bool) -> Live:
     return Live(value.edge, value.expr + Const.of(bias))
 
 
-def window_attributes(node, n: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+def window_attributes(node: Node, n: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """(strides, dilations, groups) with ONNX's defaults."""
     return (
         tuple(node.attrs.get("strides", (1,) * n)),
@@ -337,8 +348,13 @@ def window_attributes(node, n: int) -> tuple[tuple[int, ...], tuple[int, ...], i
     )
 
 
-def paddings(node, size, kernel, strides, dilations) -> tuple[int, ...]:
-    """Explicit pads (begin..., end...) of a convolution or pool, auto_pad resolved."""
+def resolve_pads(
+    node: Node, size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[int, ...]:
+    """Pads (begin..., end...) of a convolution or pool, explicit or by auto_pad.
+
+    SAME_UPPER and SAME_LOWER give ceil(size / stride) outputs; an odd pad has its larger half at the end, at the begin.
+    """
     auto = node.attrs.get("auto_pad", "NOTSET")
     n = len(kernel)
     if auto in ("NOTSET", ""):
@@ -353,4 +369,4 @@ def paddings(node, size, kernel, strides, dilations) -> tuple[int, ...]:
     return tuple((*small, *large) if auto == "SAME_UPPER" else (*large, *small))
 
 
-RULES = {"MatMul": matmul, "Gemm": gemm, "Conv": conv, "ConvTranspose": conv_transpose}
+RULES: dict[str, Rule] = {"MatMul": matmul, "Gemm": gemm, "Conv": conv, "ConvTranspose": conv_transpose}

@@ -1,4 +1,5 @@
-"""What is done to the whole graph once every node has been lowered. Each pass is its equation and keeps all integers."""
+"""What is done to the whole graph once every node has been lowered. Each pass is its equation and keeps all
+integers."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from greenedge.lower.expr import Const, Var
 
 
 def fuse_requantisers(graph: Graph, trace: Trace) -> Graph:
-    """Requantise(g, Requantise(f, x)) → Requantise(g∘f, x), where nobody else reads f(x): level k of g is reached where f
-    reaches g's threshold k."""
-    ops, gone = {op.output: op for op in graph.ops}, set()
+    """Requantise(g, Requantise(f, x)) → Requantise(g∘f, x), where f(x) has no other reader: level k of g is reached
+    where f reaches g's threshold k."""
+    ops, fused = {op.output: op for op in graph.ops}, set()
     for op in graph.requantisers:
         inner = ops[op.inputs[0]]
         if (
@@ -28,10 +29,10 @@ def fuse_requantisers(graph: Graph, trace: Trace) -> Graph:
             and (op.axis == inner.axis or 1 in (op.channels, inner.channels))
         ):
             ops[op.output] = _compose(op, op.forms, inner, inner.forms)
-            gone.add(inner.output)
+            fused.add(inner.output)
             if op.output in trace.quantised:
                 trace.quantised[op.output] = dataclasses.replace(trace.quantised[op.output], before=inner.output)
-    return graph.replace_ops([ops[op.output] for op in graph.ops if op.output not in gone])
+    return graph.replace_ops([ops[op.output] for op in graph.ops if op.output not in fused])
 
 
 def _compose(outer: Requantise, after: Steps, inner: Requantise, before: Steps) -> Requantise:
@@ -59,7 +60,8 @@ def _compose(outer: Requantise, after: Steps, inner: Requantise, before: Steps) 
 
 
 def absorb_signs(graph: Graph, trace: Trace) -> Graph:
-    """Requantise(sign*Dense(w, x)) → Requantise(Dense(sign*w, x)) where nobody else reads the layer: every step rises."""
+    """Requantise(sign*Dense(w, x)) → Requantise(Dense(sign*w, x)) where the layer has no other reader: every step
+    rises."""
     ops, edges = {op.output: op for op in graph.ops}, dict(graph.edges)
     for op in graph.requantisers:
         layer = ops[op.inputs[0]]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
+from greenedge.frontends.source import Node
 from greenedge.graph.ops import MaxPool, SumPool
 from greenedge.lower.expr import Const, Var
-from greenedge.lower.linear import paddings, window_attributes
-from greenedge.lower.structure import _axes, _axis, to_shape
+from greenedge.lower.linear import resolve_pads, window_attributes
+from greenedge.lower.structure import drop_batch_axis, read_axes, reshape_live
 from greenedge.lower.values import Live, Value
+from greenedge.lower.walk import Args, Rule, Walk
+
+_Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
-def _window(walk, node, value: Live):
-    """(kernel, strides, pads, dilations) with ceil_mode turned into padding at the end."""
-    size = walk.builder.edges[value.edge].shape[1:]
+def _read_window(walk: Walk, node: Node, value: Live) -> _Window:
+    """(kernel, strides, pads, dilations); ceil_mode becomes padding at the end."""
+    size = walk.edge_shape(value)[1:]
     kernel = tuple(node.attrs["kernel_shape"])
     strides, dilations, _ = window_attributes(node, len(kernel))
-    pads = list(paddings(node, size, kernel, strides, dilations))
+    pads = list(resolve_pads(node, size, kernel, strides, dilations))
     if node.attrs.get("ceil_mode", 0):
         n = len(kernel)
         for i in range(n):
@@ -29,7 +35,8 @@ def _window(walk, node, value: Live):
     return kernel, strides, tuple(pads), dilations
 
 
-def max_pool(walk, node, args) -> Value:
+def max_pool(walk: Walk, node: Node, args: Args) -> Value:
+    """MaxPool(f(q)) → f(MaxPool(q)) for a rising f; falling channels are flipped in the layer before."""
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
     if len(node.outputs) > 1 and node.outputs[1]:
@@ -39,19 +46,20 @@ def max_pool(walk, node, args) -> Value:
             "only the values are computed",
             "use return_indices=False",
         )
-    value = walk.builder.oriented(args[0])
-    kernel, strides, pads, dilations = _window(walk, node, value)
+    value = walk.builder.make_rising(args[0])
+    kernel, strides, pads, dilations = _read_window(walk, node, value)
     _check_constant_over_image(walk, value)
     return walk.transform(
         node, value, lambda name: MaxPool(name, (value.edge,), name, kernel, strides, pads, dilations), lambda p: p
     )
 
 
-def global_max_pool(walk, node, args) -> Value:
+def global_max_pool(walk: Walk, node: Node, args: Args) -> Value:
+    """GlobalMaxPool(f(q)) → f(MaxPool(q)) under a window of the whole image, for a rising f."""
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
-    value = walk.builder.oriented(args[0])
-    kernel = walk.builder.edges[value.edge].shape[1:]
+    value = walk.builder.make_rising(args[0])
+    kernel = walk.edge_shape(value)[1:]
     _check_constant_over_image(walk, value)
     ones, zeros = (1,) * len(kernel), (0,) * (2 * len(kernel))
     return walk.transform(
@@ -59,10 +67,11 @@ def global_max_pool(walk, node, args) -> Value:
     )
 
 
-def average_pool(walk, node, args) -> Value:
+def average_pool(walk: Walk, node: Node, args: Args) -> Value:
+    """AveragePool(scale*(q - zero)) → scale * (SumPool(q) - n*zero) / n for windows of n; padding is by zero."""
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
-    kernel, strides, pads, dilations = _window(walk, node, args[0])
+    kernel, strides, pads, dilations = _read_window(walk, node, args[0])
     if any(d != 1 for d in dilations):
         raise Refused(ReasonKind.UNSUPPORTED_OP, "a dilated average pool", "average pools are dense", "use dilation 1")
     if any(pads) and (not node.attrs.get("count_include_pad", 0) or node.attrs.get("ceil_mode", 0)):
@@ -72,22 +81,23 @@ def average_pool(walk, node, args) -> Value:
             "all windows must have one divisor",
             "use count_include_pad=True, or pad explicitly",
         )
-    return _averaged(walk, node, args[0], kernel, strides, pads)
+    return _emit_average(walk, node, args[0], kernel, strides, pads)
 
 
-def global_average_pool(walk, node, args) -> Value:
+def global_average_pool(walk: Walk, node: Node, args: Args) -> Value:
+    """GlobalAveragePool(x) → the same under a window of the whole image."""
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
-    kernel = walk.builder.edges[args[0].edge].shape[1:]
-    return _averaged(walk, node, args[0], kernel, (1,) * len(kernel), (0,) * (2 * len(kernel)))
+    kernel = walk.edge_shape(args[0])[1:]
+    return _emit_average(walk, node, args[0], kernel, (1,) * len(kernel), (0,) * (2 * len(kernel)))
 
 
-def reduce_mean(walk, node, args) -> Value:
-    """The mean over all image axes; other means are refused."""
+def reduce_mean(walk: Walk, node: Node, args: Args) -> Value:
+    """ReduceMean(x) over all image axes → the average under a window of the whole image; other means are refused."""
     if not isinstance(args[0], Live):
         return walk.fold(node, args)
-    shape = walk.builder.edges[args[0].edge].shape
-    axes = {_axis(a, len(shape)) for a in _axes(node, args) or range(1, len(shape) + 1)}
+    shape = walk.edge_shape(args[0])
+    axes = {drop_batch_axis(a, len(shape)) for a in read_axes(node, args) or range(1, len(shape) + 1)}
     if axes != set(range(1, len(shape))) or len(shape) < 2:
         raise Refused(
             ReasonKind.UNSUPPORTED_OP,
@@ -96,16 +106,20 @@ def reduce_mean(walk, node, args) -> Value:
             "use a global average pool",
         )
     kernel = shape[1:]
-    result = _averaged(walk, node, args[0], kernel, (1,) * len(kernel), (0,) * (2 * len(kernel)))
-    return result if node.attrs.get("keepdims", 1) else to_shape(walk, node, result, shape[:1])
+    result = _emit_average(walk, node, args[0], kernel, (1,) * len(kernel), (0,) * (2 * len(kernel)))
+    return result if node.attrs.get("keepdims", 1) else reshape_live(walk, node, result, shape[:1])
 
 
-def _averaged(walk, node, value: Live, kernel, strides, pads) -> Live:
+def _emit_average(
+    walk: Walk, node: Node, value: Live, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int]
+) -> Live:
+    """scale*(q - zero) → scale * (SumPool(q) - n*zero) / n, n the size of the window; padding counts as real 0."""
     value = walk.builder.materialise(node, value)
     _check_constant_over_image(walk, value)
-    scale, zero = walk.builder.grid(value)
+    scale, zero = walk.builder.require_grid(value)
     fills = {int(z) if z.denominator == 1 else None for z in np.ravel(zero).tolist()}
-    if any(pads) and (len(fills) > 1 or None in fills):
+    fill = fills.pop() if len(fills) == 1 else None
+    if any(pads) and fill is None:
         raise Refused(
             ReasonKind.UNSUPPORTED_ZERO_POINT,
             "padding with a zero point that is fractional or varies",
@@ -113,14 +127,16 @@ def _averaged(walk, node, value: Live, kernel, strides, pads) -> Live:
             "use a symmetric quantiser",
         )
     name = walk.builder.unique(node)
-    fill = fills.pop() if any(pads) else 0
-    edge = walk.builder.emit_sum(SumPool(name, (value.edge,), name, kernel, strides, pads, fill), value)
+    pad_value = fill if any(pads) and fill is not None else 0
+    op = SumPool(name, (value.edge,), name, tuple(kernel), tuple(strides), tuple(pads), pad_value)
+    edge = walk.builder.emit_sum(op, value)
     count = int(np.prod(kernel))
     acc = Var() + Const.of(-zero * count) if np.any(zero != 0) else Var()
     return Live(edge, acc / Const.of(float(count)) * Const.of(scale))
 
 
-def _check_constant_over_image(walk, value: Live) -> None:
+def _check_constant_over_image(walk: Walk, value: Live) -> None:
+    """Raises Refused where the tensor's scale or bias varies along a spatial axis, over which a pool would mix it."""
     if any(d > 1 for array in value.expr.constants() for d in array.shape[1:]):
         raise Refused(
             ReasonKind.UNSUPPORTED_SCALE,
@@ -130,7 +146,7 @@ def _check_constant_over_image(walk, value: Live) -> None:
         )
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "MaxPool": max_pool,
     "GlobalMaxPool": global_max_pool,
     "AveragePool": average_pool,

@@ -5,71 +5,87 @@ Quant(f(q))  →  Requantise(q), whose step function is round(f(q)/scale + zero)
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 
 import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
-from greenedge.lower.expr import Const, Var
+from greenedge.frontends.source import Node
+from greenedge.graph.ops.base import Floats
+from greenedge.lower.expr import Const, Expr, Var
+from greenedge.lower.quantiser_parameters import (
+    MAX_LEVEL_BITS,
+    broadcast_parameter,
+    check_level_bits,
+    check_scale,
+    floats_of,
+    quantise_constant,
+    read_bits,
+    read_linear_parameters,
+    read_parameter,
+)
 from greenedge.lower.rounding import (
     MODES,
     Quantiser,
     bipolar,
+    integer_range,
     quantiser,
+    quantiser_around_zero,
     round_exact,
-    round_floats,
-    shifted,
     truncation,
 )
 from greenedge.lower.values import Constant, Grid, Host, Live, Value
-
-MAX_LEVEL_BITS = 16  # thresholds are listed one by one; wider integers exist as biases and accumulators
-
-
-def integer_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
-    """Smallest and largest integer of a QONNX quantiser."""
-    if signed:
-        return -(1 << (bits - 1)) + bool(narrow), (1 << (bits - 1)) - 1
-    return 0, (1 << bits) - 1 - bool(narrow)
+from greenedge.lower.walk import Args, Rule, Silent, Walk
 
 
-def quant(walk, node, args) -> Value:
+def quant(walk: Walk, node: Node, args: Args) -> Value:
     """Quant(x, scale, zero, bits): round(x/scale + zero), clipped."""
     mode = str(node.attrs.get("rounding_mode", "ROUND")).upper()
     if mode not in MODES:
         raise Refused(
             ReasonKind.UNSUPPORTED_ROUNDING, f"rounding mode {mode!r}", f"the modes are {', '.join(MODES)}", "use ROUND"
         )
-    scale, zero = _parameter(args[1], "scale"), _parameter(args[2], "zero point")
-    _check_scale(scale)
-    bits = _bits(args[3])
+    value, scale, zero = args[0], read_parameter(args[1], "scale"), read_parameter(args[2], "zero point")
+    check_scale(scale)
+    bits = read_bits(args[3])
     signed, narrow = bool(node.attrs.get("signed", 1)), bool(node.attrs.get("narrow", 1))
     binary = bits == 1 and signed  # qonnx's rule: -1 and +1, whatever the rounding mode
     lo, hi = (-1, 1) if binary else integer_range(bits, signed, narrow)
     mode = "SIGN" if binary else mode
-    if isinstance(args[0], (Constant, Grid)):
-        return _quantised_constant(args[0], scale, zero, lo, hi, mode, bits)
-    _check_level_bits(bits)
+    if isinstance(value, (Constant, Grid)):
+        return quantise_constant(value, scale, zero, (lo, hi), mode, bits)
+    check_level_bits(bits)
     levels = bipolar() if binary else quantiser(mode, lo, hi)
-    if isinstance(args[0], Host):
-        return _on_host(walk, node, args[0], scale, zero, levels, mode)
-    return _on_edge(walk, node, args[0], scale, zero, levels)
+    return _quantise(walk, node, value, scale, zero, levels, mode)
 
 
-def bipolar_quant(walk, node, args) -> Value:
+def bipolar_quant(walk: Walk, node: Node, args: Args) -> Value:
     """BipolarQuant(x, scale): +scale where x >= 0, else -scale."""
-    scale, zero = _parameter(args[1], "scale"), np.zeros(())
-    _check_scale(scale)
-    if isinstance(args[0], (Constant, Grid)):
-        ints = np.where(_floats(args[0]) >= 0, 1, -1)
-        return Grid(ints, _broadcast(scale, ints), _broadcast(zero, ints), 1)
-    if isinstance(args[0], Host):
-        return _on_host(walk, node, args[0], scale, zero, bipolar(), "BIPOLAR")
-    return _on_edge(walk, node, args[0], scale, zero, bipolar(), scaled=False)
+    value, scale, zero = args[0], read_parameter(args[1], "scale"), np.zeros(())
+    check_scale(scale)
+    if isinstance(value, (Constant, Grid)):
+        ints = np.where(floats_of(value) >= 0, 1, -1)
+        return Grid(ints, broadcast_parameter(scale, ints), broadcast_parameter(zero, ints), 1)
+    return _quantise(walk, node, value, scale, zero, bipolar(), "BIPOLAR")
 
 
-def trunc(walk, node, args) -> Value:
+def _quantise(
+    walk: Walk, node: Node, value: Value | None, scale: Floats, zero: Floats, levels: Quantiser, mode: str
+) -> Live:
+    """The levels of a float tensor of the host, or of a live tensor."""
+    if isinstance(value, Host):
+        return _quantise_on_host(walk, node, value, scale, zero, levels, mode)
+    return _quantise_edge(walk, node, _require_live(value), scale, zero, levels, is_scaled=mode != "BIPOLAR")
+
+
+def _require_live(value: Value | None) -> Live:
+    """The value, where every other kind has been dealt with."""
+    if not isinstance(value, Live):
+        raise Silent
+    return value
+
+
+def trunc(walk: Walk, node: Node, args: Args) -> Value:
     """Trunc(x, scale, zero, in bits, [out scale,] out bits): drops low bits of an integer with the given rounding."""
     value = args[0]
     if not isinstance(value, Live):
@@ -79,36 +95,16 @@ def trunc(walk, node, args) -> Value:
             "Trunc drops bits of integers",
             "put a QuantIdentity before it",
         )
-    scale, zero = _parameter(args[1], "scale"), _parameter(args[2], "zero point")
-    _check_scale(scale)
+    scale, zero = read_parameter(args[1], "scale"), read_parameter(args[2], "zero point")
+    check_scale(scale)
     mode = str(node.attrs.get("rounding_mode", "FLOOR")).upper()
-    rank = len(walk.builder.edges[value.edge].shape)
-    y = _levels_expr(walk, value, scale, zero)
-    if len(args) == 5:  # version 1: no clipping, output at the input's scale
-        shift = _bits(args[3]) - _bits(args[4])
-        if shift < 0:
-            raise Refused(
-                ReasonKind.UNSUPPORTED_OP,
-                f"Trunc from {_bits(args[3])} to {_bits(args[4])} bits",
-                "Trunc drops bits, it adds none",
-                "quantise with QuantIdentity instead",
-            )
-        low, high = _value_range(walk, value, y)
-        lo, hi = round_exact(mode, low / (1 << shift)) - 1, round_exact(mode, high / (1 << shift)) + 1
+    y = _express_levels(walk, value, scale, zero)
+    if len(args) == 5:
+        shift, (lo, hi) = _read_first_trunc(walk, node, args, value, y)
         out_scale, out_zero = scale, zero
     else:
-        out_scale = _parameter(args[4], "output scale")
-        _check_scale(out_scale)
-        shifts = np.unique(np.round(np.log2(out_scale / scale)))
-        if shifts.size != 1:
-            raise Refused(
-                ReasonKind.UNSUPPORTED_OP,
-                f"Trunc by {shifts.size} different numbers of bits",
-                "all channels drop as many",
-                "quantise with QuantIdentity instead",
-            )
-        shift = int(shifts[0])
-        lo, hi = integer_range(_bits(args[5]), bool(node.attrs.get("signed", 1)), bool(node.attrs.get("narrow", 0)))
+        out_scale = read_parameter(args[4], "output scale")
+        shift, (lo, hi) = _read_second_trunc(node, args, scale, out_scale)
         out_zero = zero / 2.0**shift
     if not 0 <= shift <= 32 or hi - lo > 1 << MAX_LEVEL_BITS:
         raise Refused(
@@ -117,11 +113,41 @@ def trunc(walk, node, args) -> Value:
             "0 to 32 bits, at most 65,536 levels",
             "quantise with QuantIdentity instead",
         )
-    s, z = (Const.of(walk.builder.param(part, rank, "a Trunc parameter")) for part in (out_scale, out_zero))
+    s, z = _express_parameters(walk, value, out_scale, out_zero, "a Trunc parameter")
     return walk.builder.requantise(node, value, y, truncation(mode, shift, lo, hi), lambda q: (q - z) * s)
 
 
-def multi_threshold(walk, node, args) -> Value:
+def _read_first_trunc(walk: Walk, node: Node, args: Args, value: Live, y: Expr) -> tuple[int, tuple[int, int]]:
+    """(bits dropped, range) of Trunc in its first version: nothing is clipped, the output has the input's scale."""
+    mode = str(node.attrs.get("rounding_mode", "FLOOR")).upper()
+    shift = read_bits(args[3]) - read_bits(args[4])
+    if shift < 0:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_OP,
+            f"Trunc from {read_bits(args[3])} to {read_bits(args[4])} bits",
+            "Trunc drops bits, it adds none",
+            "quantise with QuantIdentity instead",
+        )
+    low, high = _bound_values(walk, value, y)
+    return shift, (round_exact(mode, low / (1 << shift)) - 1, round_exact(mode, high / (1 << shift)) + 1)
+
+
+def _read_second_trunc(node: Node, args: Args, scale: Floats, out_scale: Floats) -> tuple[int, tuple[int, int]]:
+    """(bits dropped, range) of Trunc in its second version: out_scale/scale is 2**bits, the output is clipped."""
+    check_scale(out_scale)
+    shifts = np.unique(np.round(np.log2(out_scale / scale)))
+    if shifts.size != 1:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_OP,
+            f"Trunc by {shifts.size} different numbers of bits",
+            "all channels drop as many",
+            "quantise with QuantIdentity instead",
+        )
+    signed, narrow = bool(node.attrs.get("signed", 1)), bool(node.attrs.get("narrow", 0))
+    return int(shifts[0]), integer_range(read_bits(args[5]), signed, narrow)
+
+
+def multi_threshold(walk: Walk, node: Node, args: Args) -> Value:
     """MultiThreshold(x, T): out_scale * count(x >= T[c, k]) + out_bias."""
     value, thresholds = args[0], args[1]
     if not isinstance(thresholds, Constant) or not isinstance(value, Live):
@@ -131,14 +157,14 @@ def multi_threshold(walk, node, args) -> Value:
             "its input must be integers",
             "annotate the input (--input-type uint8:1)",
         )
-    rank = len(walk.builder.edges[value.edge].shape)
+    rank = len(walk.edge_shape(value))
     layout = node.attrs.get("data_layout") or {2: "NC", 3: "NWC", 4: "NCHW"}.get(rank + 1, "NC")
     axis = layout.index("C") - 1
     table = np.sort(np.asarray(thresholds.array, np.float64), axis=-1)  # counting them does not depend on their order
     scale, bias = float(node.attrs.get("out_scale", 1.0)), float(node.attrs.get("out_bias", 0.0))
     if not scale:
         raise Refused(ReasonKind.BAD_SCALE, "out_scale 0", "scales must not be zero", "export the model again")
-    channels = walk.builder.edges[value.edge].shape[axis]
+    channels = walk.edge_shape(value)[axis]
     if table.ndim != 2 or len(table) not in (1, channels) or not table.shape[1]:
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
@@ -162,162 +188,58 @@ def multi_threshold(walk, node, args) -> Value:
     )
 
 
-def quantize_linear(walk, node, args) -> Value:
+def quantize_linear(walk: Walk, node: Node, args: Args) -> Value:
     """QuantizeLinear(x, scale, zero) = saturate(round_half_even(x/scale) + zero): the integers themselves."""
-    scale, zero, (signed, bits) = _linear_parameters(walk, node, args)
-    _check_scale(scale)
+    value, (scale, zero, (signed, bits)) = args[0], read_linear_parameters(walk, node, args)
+    check_scale(scale)
     lo, hi = integer_range(bits, signed, False)
-    if isinstance(args[0], (Constant, Grid)):
-        return Constant(_quantised_constant(args[0], scale, zero, lo, hi, "LINEAR", bits).ints)
-    _check_level_bits(bits)
-    levels = shifted(zero.reshape(-1), lo, hi)
-    if isinstance(args[0], Host):
-        return _on_host(walk, node, args[0], scale, zero, levels, "LINEAR", integers=True)
-    y = _levels_expr(walk, args[0], scale, zero)
-    return walk.builder.requantise(node, args[0], y, levels, lambda q: q)
+    if isinstance(value, (Constant, Grid)):
+        return Constant(quantise_constant(value, scale, zero, (lo, hi), "LINEAR", bits).ints)
+    check_level_bits(bits)
+    levels = quantiser_around_zero(zero.reshape(-1), lo, hi)
+    if isinstance(value, Host):
+        return Live(_quantise_on_host(walk, node, value, scale, zero, levels, "LINEAR").edge, Var())
+    value = _require_live(value)
+    y = _express_levels(walk, value, scale, zero)
+    return walk.builder.requantise(node, value, y, levels, lambda q: q)
 
 
-def dequantize_linear(walk, node, args) -> Value:
+def dequantize_linear(walk: Walk, node: Node, args: Args) -> Value:
     """DequantizeLinear(q, scale, zero): scale * (q - zero)."""
-    scale, zero, _ = _linear_parameters(walk, node, args)
-    _check_scale(scale)
-    if isinstance(args[0], Constant):
-        ints = args[0].array.astype(np.int64)
-        return Grid(
-            ints,
-            _broadcast(scale, ints),
-            _broadcast(zero, ints),
-            max(int(np.abs(ints).max(initial=1)).bit_length() + 1, 8),
-        )
-    if not isinstance(args[0], Live):
+    value, (scale, zero, _) = args[0], read_linear_parameters(walk, node, args)
+    check_scale(scale)
+    if isinstance(value, Constant):
+        ints = value.array.astype(np.int64)
+        bits = max(int(np.abs(ints).max(initial=1)).bit_length() + 1, 8)
+        return Grid(ints, broadcast_parameter(scale, ints), broadcast_parameter(zero, ints), bits)
+    if not isinstance(value, Live):
         raise Refused(
             ReasonKind.UNQUANTISED,
             "DequantizeLinear of a tensor that no quantiser made",
             "integers must come from a quantiser",
             "declare the input, for example --input-type int8:1",
         )
-    rank = len(walk.builder.edges[args[0].edge].shape)
-    s, z = (Const.of(walk.builder.param(part, rank, "a scale")) for part in (scale, zero))
-    return Live(args[0].edge, (args[0].expr - z) * s)
+    s, z = _express_parameters(walk, value, scale, zero)
+    return Live(value.edge, (value.expr - z) * s)
 
 
-def float_quant(walk, node, args) -> Value:
+def float_quant(walk: Walk, node: Node, args: Args) -> Value:
+    """FloatQuant is refused: its levels are floats."""
     raise Refused(
-        "float-quantiser",
+        ReasonKind.FLOAT_QUANTISER,
         f"{node.op} quantises to floating point",
         "the integer graph holds integers only",
         "use an integer quantiser such as Int8ActPerTensorFloat",
     )
 
 
-def _parameter(value: Value, what: str) -> np.ndarray:
-    if isinstance(value, Grid):
-        return value.real().astype(np.float64)
-    if not isinstance(value, Constant):
-        raise Refused(
-            ReasonKind.DYNAMIC_QUANTISER,
-            f"its {what} is computed at run time",
-            "quantisers must have constant parameters",
-            "call model.eval() before the export and use a static quantiser",
-        )
-    return np.asarray(value.array, np.float64)
-
-
-def _bits(value: Value) -> int:
-    widths = set(np.ravel(_parameter(value, "bit width")).tolist())
-    if len(widths) != 1:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_BITS,
-            f"{len(widths)} bit widths in one quantiser",
-            "one bit width per tensor",
-            "use one bit_width for all channels",
-        )
-    width = widths.pop()
-    if width != int(width) or not 1 <= width <= 32:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_BITS,
-            f"bit width {width:g}",
-            "whole widths from 1 to 32 bits",
-            "set bit_width to a whole number",
-        )
-    return int(width)
-
-
-def _check_scale(scale: np.ndarray) -> None:
-    if not (scale > 0).all():
-        worst = float(scale.min())
-        raise Refused(
-            ReasonKind.BAD_SCALE,
-            f"scale {worst:g}",
-            "scales must be positive",
-            "train a few steps before the export, or remove the dead channel",
-        )
-
-
-def _check_level_bits(bits: int) -> None:
-    if bits > MAX_LEVEL_BITS:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_BITS,
-            f"{bits}-bit activations",
-            f"activations have at most {MAX_LEVEL_BITS} bits",
-            "use 8 bits or fewer",
-        )
-
-
-def _broadcast(part: np.ndarray, ints: np.ndarray) -> np.ndarray:
-    """A scale or zero point at the rank of the constant it belongs to."""
-    part = np.asarray(part, np.float64)
-    if part.size == 1:
-        return part.reshape((1,) * ints.ndim)
-    if part.ndim < ints.ndim:
-        part = part.reshape((1,) * (ints.ndim - part.ndim) + part.shape)
-    try:
-        np.broadcast_shapes(part.shape, ints.shape)
-    except ValueError:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SHAPE,
-            f"scale of shape {part.shape} for a constant of shape {ints.shape}",
-            "they must broadcast",
-            "export the model again",
-        ) from None
-    return part
-
-
-def _quantised_constant(value, scale, zero, lo, hi, mode, bits) -> Grid:
-    """A constant's integers as the standard computes them, in the constant's own precision.
-
-    A division, an addition and a rounding of single numbers give the same bits on every runtime, so here its result is the
-    model's meaning; in real arithmetic a weight within rounding error of a tie would be another integer than everywhere else.
-    """
-    real = _floats(value)
-    scale, zero = _broadcast(scale, real), _broadcast(zero, real)
-    with np.errstate(over="ignore"):
-        y = real / scale.astype(real.dtype)
-    offset = zero.astype(real.dtype)
-    if mode == "SIGN":
-        ints = np.where(y + offset >= 0, 1, -1)
-    elif mode == "LINEAR":
-        ints = np.clip(np.rint(y) + offset, lo, hi).astype(np.int64)
-    else:
-        ints = round_floats(mode, np.clip(y + offset, lo, hi))
-    return Grid(np.clip(ints, lo, hi), scale, zero, bits)
-
-
-def _floats(value: Constant | Grid) -> np.ndarray:
-    """A constant as a runtime holds it: float64 where the model says so, else float32."""
-    if isinstance(value, Grid):
-        return value.real().astype(np.float32)
-    array = np.asarray(value.array)
-    return array if array.dtype == np.float64 else array.astype(np.float32)
-
-
-def _levels_expr(walk, value: Live, scale, zero):
-    """value / scale + zero as an expression of the edge's integer."""
-    rank = len(walk.builder.edges[value.edge].shape)
-    s, z = (walk.builder.param(part, rank, "a scale") for part in (scale, zero))
-    shape = walk.builder.edges[value.edge].shape
+def _express_levels(walk: Walk, value: Live, scale: Floats, zero: Floats) -> Expr:
+    """value / scale + zero as an expression of the edge's integer. Raises Refused for a scale that widens the
+    tensor."""
+    shape = walk.edge_shape(value)
+    s, z = (walk.builder.param(part, len(shape), "a scale") for part in (scale, zero))
     for part in (s, z):
-        if any(d not in (1, full) for d, full in zip(part.shape, shape)):
+        if any(d not in (1, full) for d, full in zip(part.shape, shape, strict=True)):
             raise Refused(
                 ReasonKind.UNSUPPORTED_SHAPE,
                 f"a scale of shape {part.shape} against a tensor of shape {shape}",
@@ -328,32 +250,44 @@ def _levels_expr(walk, value: Live, scale, zero):
     return y + Const.of(z) if np.any(z) else y
 
 
-def _on_edge(walk, node, value: Live, scale, zero, levels: Quantiser, scaled: bool = True) -> Live:
-    rank = len(walk.builder.edges[value.edge].shape)
-    s, z = (Const.of(walk.builder.param(part, rank, "a scale")) for part in (scale, zero))
-    y = _levels_expr(walk, value, scale, zero) if scaled else value.expr
+def _express_parameters(
+    walk: Walk, value: Live, scale: Floats, zero: Floats, what: str = "a scale"
+) -> tuple[Const, Const]:
+    """(scale, zero) as constants that broadcast against the tensor without its batch; `what` names them in a reason."""
+    rank = len(walk.edge_shape(value))
+    s, z = (Const.of(walk.builder.param(part, rank, what)) for part in (scale, zero))
+    return s, z
+
+
+def _quantise_edge(
+    walk: Walk, node: Node, value: Live, scale: Floats, zero: Floats, levels: Quantiser, is_scaled: bool
+) -> Live:
+    """scale * (Requantise(q) - zero); the levels are those of value/scale + zero, or of the value alone."""
+    s, z = _express_parameters(walk, value, scale, zero)
+    y = _express_levels(walk, value, scale, zero) if is_scaled else value.expr
     return walk.builder.requantise(node, value, y, levels, lambda q: (q - z) * s if np.any(zero) else q * s)
 
 
-def _on_host(walk, node, value: Host, scale, zero, levels: Quantiser, mode: str, integers: bool = False) -> Live:
-    """The first quantiser on a float input: it runs on the host and makes an input edge of the graph."""
+def _quantise_on_host(
+    walk: Walk, node: Node, value: Host, scale: Floats, zero: Floats, levels: Quantiser, mode: str
+) -> Live:
+    """scale * (input edge - zero): the first quantiser on a float input runs on the host and makes an input of the
+    graph."""
     if value.origin is not None:
         raise Refused(
-            "float-island",
+            ReasonKind.FLOAT_ISLAND,
             f"its input passed through {value.why}",
             "float arithmetic is possible before the first and after the last integer layer only",
             f"remove {value.origin.op} or move it behind the last layer",
         )
-    edge = walk.host_input(node, value, scale, zero, levels, mode)
-    rank = len(walk.builder.edges[edge].shape)
-    s, z = (Const.of(walk.builder.param(part, rank, "a scale")) for part in (scale, zero))
-    if integers:
-        return Live(edge, Var())
-    return Live(edge, (Var() - z) * s if np.any(zero) else Var() * s)
+    levels_of_input = Live(walk.host_input(node, value, scale, zero, levels, mode), Var())
+    s, z = _express_parameters(walk, levels_of_input, scale, zero)
+    return Live(levels_of_input.edge, (Var() - z) * s if np.any(zero) else Var() * s)
 
 
-def _value_range(walk, value: Live, y) -> tuple[Fraction, Fraction]:
-    """Bounds on y over the edge's range, from its ends (y must be monotone)."""
+def _bound_values(walk: Walk, value: Live, y: Expr) -> tuple[Fraction, Fraction]:
+    """Bounds on y over the edge's range, from its ends. Raises Refused for a y that is not monotone or varies by
+    channel."""
     edge = walk.builder.edges[value.edge]
     if np.isnan(y.direction()).any() or any(array.size > 1 for array in y.constants()):
         raise Refused(
@@ -366,45 +300,7 @@ def _value_range(walk, value: Live, y) -> tuple[Fraction, Fraction]:
     return min(ends), max(ends)
 
 
-def _linear_parameters(walk, node, args) -> tuple[np.ndarray, np.ndarray, np.dtype]:
-    """(scale, zero, (signed, bits)) of a QuantizeLinear or DequantizeLinear, shaped along its axis."""
-    scale = _parameter(args[1], "scale")
-    given = args[2] if len(args) > 2 else None
-    kind = _element_type(node, given)
-    zero = _parameter(given, "zero point") if given is not None else np.zeros_like(scale)
-    shape = walk.shape_of(args[0])
-    if scale.ndim == 1 and scale.size > 1:
-        axis = int(node.attrs.get("axis", 1)) % len(shape)
-        spread = [1] * len(shape)
-        spread[axis] = -1
-        scale, zero = scale.reshape(spread), np.broadcast_to(zero, scale.shape).reshape(spread)
-    return scale.reshape(scale.shape or ()), zero, kind
-
-
-_INTEGER = re.compile(r"(u?)int(\d+)")
-
-
-def _element_type(node, zero: Value | None) -> tuple[bool, int]:
-    """(signed, bits) of the integers of a QuantizeLinear: the zero point's type, else the attribute's, else uint8."""
-    import onnx
-
-    name = "uint8"
-    if isinstance(zero, Constant):
-        name = zero.array.dtype.name
-    elif node.attrs.get("output_dtype"):
-        name = onnx.TensorProto.DataType.Name(node.attrs["output_dtype"]).lower()
-    match = _INTEGER.fullmatch(name)
-    if not match:
-        raise Refused(
-            "float-quantiser",
-            f"{node.op} with zero point of type {name}",
-            "the integer graph holds integers only",
-            "use int8",
-        )
-    return not match.group(1), int(match.group(2))
-
-
-RULES = {
+RULES: dict[str, Rule] = {
     "Quant": quant,
     "IntQuant": quant,
     "BipolarQuant": bipolar_quant,

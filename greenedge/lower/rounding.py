@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
+
+from greenedge.graph.ops.base import Array, Floats, Ints
 
 # mode -> k -> (boundary, inclusive); QONNX quant_op specification, and numpy's round (half to even) for ROUND.
 _BOUNDARY: dict[str, Callable[[int], tuple[Fraction, bool]]] = {
@@ -36,8 +39,15 @@ class Quantiser:
 
     lo: int
     hi: int
-    boundary: np.ndarray
-    inclusive: np.ndarray
+    boundary: Floats
+    inclusive: NDArray[np.bool_]
+
+
+def integer_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
+    """Smallest and largest integer of a QONNX quantiser."""
+    if signed:
+        return -(1 << (bits - 1)) + bool(narrow), (1 << (bits - 1)) - 1
+    return 0, (1 << bits) - 1 - bool(narrow)
 
 
 def quantiser(mode: str, lo: int, hi: int) -> Quantiser:
@@ -52,10 +62,11 @@ def bipolar() -> Quantiser:
     return Quantiser(-1, 1, np.zeros(2), np.ones(2, bool))
 
 
-def shifted(zero: np.ndarray, lo: int, hi: int) -> Quantiser:
-    """The quantiser clip(round_half_even(y - zero) + zero, lo, hi) of ONNX's QuantizeLinear, whose y already holds the zero point.
+def quantiser_around_zero(zero: Array, lo: int, hi: int) -> Quantiser:
+    """clip(round_half_even(y - zero) + zero, lo, hi): ONNX's QuantizeLinear, for a y that includes the zero point.
 
-    `zero` is (C,) integers, or (1,). The rounding comes before the zero point, so the ties of an odd one go to odd levels.
+    `zero` is (C,) integers, or (1,). The rounding comes before the zero point, so the ties of an odd one go to odd
+    levels.
     """
     levels = quantiser("HALF_EVEN", lo, hi)
     k = np.arange(lo + 1, hi + 1)
@@ -78,7 +89,7 @@ def truncation(mode: str, shift: int, lo: int, hi: int) -> Quantiser:
     return Quantiser(lo, hi, np.array([float(b) for b, _ in pairs]), np.array([i for _, i in pairs], bool))
 
 
-def round_floats(mode: str, y: np.ndarray) -> np.ndarray:
+def round_floats(mode: str, y: Array) -> Ints:
     """Floats rounded in their own precision, as a runtime does it."""
     size = np.abs(y)
     away = {
@@ -89,11 +100,12 @@ def round_floats(mode: str, y: np.ndarray) -> np.ndarray:
     }
     direct = {"HALF_EVEN": np.rint, "CEIL": np.ceil, "FLOOR": np.floor}
     name = _ALIASES.get(mode, mode)
-    return (direct[name](y) if name in direct else np.sign(y) * away[name]).astype(np.int64)
+    levels: Array = direct[name](y) if name in direct else np.sign(y) * away[name]
+    return levels.astype(np.int64)
 
 
 def round_exact(mode: str, y: Fraction) -> int:
-    """One number rounded, by the definition (used for constants and as the oracle in tests)."""
+    """One number rounded by the definition of its mode: the largest k that y reaches."""
     rule = _BOUNDARY[_ALIASES.get(mode, mode)]
     k = y.__floor__() - 1
     while True:

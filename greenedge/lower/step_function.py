@@ -6,9 +6,13 @@ comparison, rational or interval arithmetic the few it cannot. Nothing is tabula
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
+from numpy.typing import NDArray
 
 from greenedge.graph.ops import Steps, Table, freeze
+from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower.expr import U64, Const, Expr, Undecidable, Var
 from greenedge.lower.rounding import Quantiser
 
@@ -17,7 +21,7 @@ _MAX_TABLES = 1 << 25  # entries of all channels together: 256 MiB
 _PRECISIONS = (96, 256, 1024)  # bits tried before a comparison counts as undecidable
 
 
-def step_function(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> Steps | Table:
+def step_function(y: Expr, levels: Quantiser, x_lo: Ints, x_hi: Ints) -> Steps | Table:
     """The levels of y(x) for every integer x in [x_lo[c], x_hi[c]]; constants of y are flat, (C,) or (1,).
 
     Raises Undecidable.
@@ -34,7 +38,7 @@ def step_function(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray
     return Steps(freeze(sign), freeze(_bisect(column, levels, sign, low, high)), None)
 
 
-def _bisect(y: Expr, levels: Quantiser, sign: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _bisect(y: Expr, levels: Quantiser, sign: Ints, low: Ints, high: Ints) -> Ints:
     """(C, L) smallest t in [low, high + 1] whose level, y(sign*t), reaches each boundary; y is rising in t."""
     shape = (len(sign), levels.hi - levels.lo)
     below = np.broadcast_to(low[:, None] - 1, shape).copy()  # known not to reach, or one below the range
@@ -49,14 +53,15 @@ def _bisect(y: Expr, levels: Quantiser, sign: np.ndarray, low: np.ndarray, high:
         below = np.where(active & ~reached, middle, below)
 
 
-def reaches(y: Expr, levels: Quantiser, x: np.ndarray) -> np.ndarray:
-    """Whether y(x[c, j]) reaches the boundary of level lo + 1 + j, decided exactly; constants of y are (C, 1) or (1, 1)."""
+def reaches(y: Expr, levels: Quantiser, x: Ints) -> NDArray[np.bool_]:
+    """Whether y(x[c, j]) reaches the boundary of level lo + 1 + j, decided exactly; constants of y are (C, 1) or (1,
+    1)."""
     boundary, inclusive = (np.broadcast_to(part, x.shape) for part in (levels.boundary, levels.inclusive))
     with np.errstate(all="ignore"):  # an infinity or NaN leaves the comparison open, and the exact one decides
         value, error = y.approximate(x)
         gap = value - boundary
         margin = error + U64 * (np.abs(value) + np.abs(boundary)) * 2
-        result = gap > 0
+        result: NDArray[np.bool_] = gap > 0
         open_cases = np.argwhere(~(np.abs(gap) > margin))
     for c, j in open_cases:
         result[c, j] = _exactly_reaches(y, int(x[c, j]), int(c), boundary[c, j], bool(inclusive[c, j]))
@@ -64,8 +69,7 @@ def reaches(y: Expr, levels: Quantiser, x: np.ndarray) -> np.ndarray:
 
 
 def _exactly_reaches(y: Expr, x: int, channel: int, boundary: float, inclusive: bool) -> bool:
-    from fractions import Fraction
-
+    """Whether y(x) of a channel reaches the boundary, by ever tighter bounds. Raises Undecidable where none decides."""
     limit = Fraction(boundary)
     for bits in _PRECISIONS:
         low, high = y.exactly(x, channel, bits)
@@ -76,7 +80,7 @@ def _exactly_reaches(y: Expr, x: int, channel: int, boundary: float, inclusive: 
     raise Undecidable(f"the value at {x} in channel {channel} is within 2**-{_PRECISIONS[-1]} of a rounding boundary")
 
 
-def _tabulate(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) -> Steps | Table:
+def _tabulate(y: Expr, levels: Quantiser, x_lo: Ints, x_hi: Ints) -> Steps | Table:
     """Every level of every reachable x; thresholds after all where the table turns out to be monotone."""
     span = int((x_hi - x_lo).max()) + 1
     if span > MAX_TABLE:
@@ -86,12 +90,12 @@ def _tabulate(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) ->
     channels = len(x_lo)
     if channels * span > _MAX_TABLES:
         raise Undecidable(
-            f"the function is not monotone and its {channels:,} channels take {span:,} values each; at most {_MAX_TABLES:,} are "
-            "tabulated in all"
+            f"the function is not monotone and its {channels:,} channels take {span:,} values each; at most "
+            f"{_MAX_TABLES:,} are tabulated in all"
         )
     table = np.empty((channels, span), np.int64)
     for c in range(channels):
-        one = y.map_constants(lambda a: a.reshape(-1)[[c if a.size > 1 else 0]].reshape(1, 1))
+        one = _select_channel(y, c)
         x = np.minimum(x_lo[c] + np.arange(span), x_hi[c])
         table[c] = _levels_at(one, _row(levels, c), x)
     sign = _monotone_sign(table)
@@ -100,15 +104,22 @@ def _tabulate(y: Expr, levels: Quantiser, x_lo: np.ndarray, x_hi: np.ndarray) ->
     return Steps(freeze(sign), freeze(_thresholds_of(table, levels, sign, x_lo, x_hi)), None)
 
 
+def _select_channel(y: Expr, channel: int) -> Expr:
+    """y of one channel, its constants (1, 1)."""
+    return y.map_constants(lambda a: a.reshape(-1)[[channel if a.size > 1 else 0]].reshape(1, 1))
+
+
 def _row(levels: Quantiser, channel: int) -> Quantiser:
-    boundary, inclusive = (
-        part if part.ndim == 1 else part[channel if len(part) > 1 else 0]
-        for part in (levels.boundary, levels.inclusive)
-    )
+    """The quantiser of one channel, its boundaries (L,)."""
+    boundary, inclusive = levels.boundary, levels.inclusive
+    if boundary.ndim > 1:
+        boundary = boundary[channel if len(boundary) > 1 else 0]
+    if inclusive.ndim > 1:
+        inclusive = inclusive[channel if len(inclusive) > 1 else 0]
     return Quantiser(levels.lo, levels.hi, boundary, inclusive)
 
 
-def _levels_at(y: Expr, levels: Quantiser, x: np.ndarray) -> np.ndarray:
+def _levels_at(y: Expr, levels: Quantiser, x: Ints) -> Ints:
     """Levels of one channel at each x, decided exactly."""
     with np.errstate(all="ignore"):
         value, error = (
@@ -127,13 +138,15 @@ def _levels_at(y: Expr, levels: Quantiser, x: np.ndarray) -> np.ndarray:
     return levels.lo + guess
 
 
-def _monotone_sign(table: np.ndarray) -> np.ndarray | None:
+def _monotone_sign(table: Ints) -> Ints | None:
+    """(C,) +1 for a row that nowhere falls, -1 for one that nowhere rises; None where some row does both."""
     steps = np.diff(table, axis=1)
     rising, falling = (steps >= 0).all(axis=1), (steps <= 0).all(axis=1)
     return np.where(rising, 1, -1).astype(np.int64) if (rising | falling).all() else None
 
 
-def _thresholds_of(table, levels, sign, x_lo, x_hi) -> np.ndarray:
+def _thresholds_of(table: Ints, levels: Quantiser, sign: Ints, x_lo: Ints, x_hi: Ints) -> Ints:
+    """(C, L) thresholds on sign*x of monotone rows of levels; one above the range where a level is not reached."""
     wanted = np.arange(levels.lo + 1, levels.hi + 1)
     rows = []
     for c, row in enumerate(table):
@@ -144,6 +157,6 @@ def _thresholds_of(table, levels, sign, x_lo, x_hi) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
-def negate_input(y: Expr, sign: np.ndarray) -> Expr:
+def negate_input(y: Expr, sign: Array) -> Expr:
     """y(sign * x)."""
     return y.substitute(Const.of(sign.astype(float)) * Var())

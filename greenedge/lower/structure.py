@@ -1,20 +1,26 @@
-"""Operations that move numbers without changing them: they act on the integers, and on every per-channel constant alike."""
+"""Operations that move numbers without changing them: they act on the integers and on per-channel constants alike.
+
+move(scale*(q - zero))  →  move(scale) * (move(q) - move(zero))
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
+from greenedge.frontends.source import Node
 from greenedge.graph.ops import Concat, DepthToSpace, Pad, Reshape, Transpose, Upsample
+from greenedge.graph.ops.base import Array, Shape
 from greenedge.lower.expr import Const, Var
-from greenedge.lower.values import Constant, Grid, Live, Value, compressed
+from greenedge.lower.values import Constant, Grid, Live, Value, cut_constant_axes
+from greenedge.lower.walk import Args, Rule, Walk
 
 
-def _live(walk, node, args) -> Live | None:
-    return args[0] if isinstance(args[0], Live) else None
-
-
-def _ints(value: Value, what: str) -> list[int]:
+def _read_ints(value: Value | None, what: str) -> list[int]:
+    """The integers of a constant; `what` names it in the reason. Raises Refused where it is computed from the data."""
     if not isinstance(value, Constant):
         raise Refused(
             ReasonKind.DYNAMIC_SHAPE,
@@ -25,7 +31,7 @@ def _ints(value: Value, what: str) -> list[int]:
     return [int(v) for v in np.ravel(value.array)]
 
 
-def _axis(axis: int, rank: int) -> int:
+def drop_batch_axis(axis: int, rank: int) -> int:
     """An ONNX axis as one without the batch; `rank` counts without the batch."""
     axis = axis + rank + 1 if axis < 0 else axis
     if not 1 <= axis <= rank:
@@ -38,21 +44,22 @@ def _axis(axis: int, rank: int) -> int:
     return axis - 1
 
 
-def to_shape(walk, node, value: Live, shape: tuple[int, ...]) -> Live:
-    """A reshape of everything but the batch."""
-    if shape == walk.builder.edges[value.edge].shape:
+def reshape_live(walk: Walk, node: Node, value: Live, shape: Shape) -> Live:
+    """Reshape(q) to `shape` (batch not counted); nothing where q has that shape."""
+    if shape == walk.edge_shape(value):
         return value
     return walk.transform(
         node, value, lambda name: Reshape(name, (value.edge,), name, shape), lambda p: p.reshape(shape)
     )
 
 
-def reshape(walk, node, args) -> Value:
-    value = _live(walk, node, args)
-    if value is None:
+def reshape(walk: Walk, node: Node, args: Args) -> Value:
+    """Reshape(x) with the batch as its first axis; 0 and -1 as ONNX defines them."""
+    value = args[0]
+    if not isinstance(value, Live):
         return walk.fold(node, args)
-    old = walk.builder.edges[value.edge].shape
-    target = _ints(args[1], "target shape")
+    old = walk.edge_shape(value)
+    target = _read_ints(args[1], "target shape")
     full = (walk.batch, *old)
     if not node.attrs.get("allowzero", 0):
         target = [full[i] if d == 0 and i < len(full) else d for i, d in enumerate(target)]
@@ -67,12 +74,13 @@ def reshape(walk, node, args) -> Value:
             "the batch axis must stay the first",
             "flatten from axis 1",
         )
-    return to_shape(walk, node, value, tuple(target[1:]))
+    return reshape_live(walk, node, value, tuple(target[1:]))
 
 
-def flatten(walk, node, args) -> Value:
-    value = _live(walk, node, args)
-    if value is None:
+def flatten(walk: Walk, node: Node, args: Args) -> Value:
+    """Flatten(x) → Reshape(x) to one axis."""
+    value = args[0]
+    if not isinstance(value, Live):
         return walk.fold(node, args)
     if int(node.attrs.get("axis", 1)) != 1:
         raise Refused(
@@ -81,17 +89,18 @@ def flatten(walk, node, args) -> Value:
             "the batch axis must stay the first",
             "flatten from axis 1",
         )
-    return to_shape(walk, node, value, (int(np.prod(walk.builder.edges[value.edge].shape)),))
+    return reshape_live(walk, node, value, (int(np.prod(walk.edge_shape(value))),))
 
 
-def transpose(walk, node, args) -> Value:
+def transpose(walk: Walk, node: Node, args: Args) -> Value:
+    """Transpose(x) of the axes behind the batch; of a quantised constant as well."""
     if isinstance(args[0], Grid):
         perm = node.attrs.get("perm") or tuple(reversed(range(args[0].ints.ndim)))
         return args[0].map(lambda p: p.transpose(perm))
-    value = _live(walk, node, args)
-    if value is None:
+    value = args[0]
+    if not isinstance(value, Live):
         return walk.fold(node, args)
-    rank = len(walk.builder.edges[value.edge].shape)
+    rank = len(walk.edge_shape(value))
     perm = list(node.attrs.get("perm") or reversed(range(rank + 1)))
     if perm[0] != 0:
         raise Refused(
@@ -108,44 +117,52 @@ def transpose(walk, node, args) -> Value:
     )
 
 
-def _axes(node, args) -> list[int] | None:
+def read_axes(node: Node, args: Args) -> list[int] | None:
+    """The axes of a node, an attribute or (since opset 13) its second input; None where it names none."""
     if len(args) > 1 and args[1] is not None:
-        return _ints(args[1], "list of axes")
+        return _read_ints(args[1], "list of axes")
     return list(node.attrs["axes"]) if "axes" in node.attrs else None
 
 
-def squeeze(walk, node, args) -> Value:
-    value = _live(walk, node, args)
-    if value is None:
-        return _reshaped_constant(walk, node, args)
-    shape = list(walk.builder.edges[value.edge].shape)
-    axes = _axes(node, args)
-    drop = {k for k, d in enumerate(shape) if d == 1} if axes is None else {_axis(a, len(shape)) for a in axes}
-    return to_shape(walk, node, value, tuple(d for k, d in enumerate(shape) if k not in drop))
+def squeeze(walk: Walk, node: Node, args: Args) -> Value:
+    """Squeeze(x) → Reshape(x) without axes of length 1."""
+    value = args[0]
+    if not isinstance(value, Live):
+        return _reshape_constant(walk, node, args)
+    shape = list(walk.edge_shape(value))
+    axes = read_axes(node, args)
+    drop = (
+        {k for k, d in enumerate(shape) if d == 1} if axes is None else {drop_batch_axis(a, len(shape)) for a in axes}
+    )
+    return reshape_live(walk, node, value, tuple(d for k, d in enumerate(shape) if k not in drop))
 
 
-def unsqueeze(walk, node, args) -> Value:
-    value = _live(walk, node, args)
-    if value is None:
-        return _reshaped_constant(walk, node, args)
-    shape = list(walk.builder.edges[value.edge].shape)
-    axes = _axes(node, args) or []
+def unsqueeze(walk: Walk, node: Node, args: Args) -> Value:
+    """Unsqueeze(x) → Reshape(x) with more axes of length 1."""
+    value = args[0]
+    if not isinstance(value, Live):
+        return _reshape_constant(walk, node, args)
+    shape = list(walk.edge_shape(value))
+    axes = read_axes(node, args) or []
     rank = len(shape) + len(axes)
-    for axis in sorted(_axis(a, rank) for a in axes):
+    for axis in sorted(drop_batch_axis(a, rank) for a in axes):
         shape.insert(axis, 1)
-    return to_shape(walk, node, value, tuple(shape))
+    return reshape_live(walk, node, value, tuple(shape))
 
 
-def _reshaped_constant(walk, node, args) -> Value:
-    if isinstance(args[0], Grid):
-        shape = walk.fold(node, [Constant(args[0].ints.astype(np.float32)), *args[1:]]).array.shape
-        return args[0].map(lambda p: p.reshape(shape))
-    return walk.fold(node, args)
+def _reshape_constant(walk: Walk, node: Node, args: Args) -> Value:
+    """Squeeze or Unsqueeze off the integer path; a quantised constant stays one."""
+    grid = args[0]
+    if not isinstance(grid, Grid):
+        return walk.fold(node, args)
+    shape = walk.shape_of(walk.fold(node, [Constant(grid.ints.astype(np.float32)), *args[1:]]))
+    return grid.map(lambda p: p.reshape(shape))
 
 
-def pad(walk, node, args) -> Value:
-    value = _live(walk, node, args)
-    if value is None:
+def pad(walk: Walk, node: Node, args: Args) -> Value:
+    """Pad(scale*(q - zero), v) → Pad(q, v/scale + zero), where that level is one whole number for all channels."""
+    value = args[0]
+    if not isinstance(value, Live):
         return walk.fold(node, args)
     if node.attrs.get("mode", "constant") != "constant":
         raise Refused(
@@ -154,10 +171,42 @@ def pad(walk, node, args) -> Value:
             "padding is by a constant",
             "use padding_mode='zeros'",
         )
-    rank = len(walk.builder.edges[value.edge].shape)
-    pads = list(node.attrs["pads"]) if "pads" in node.attrs else _ints(args[1], "padding")
+    pads = _read_pads(node, args, len(walk.edge_shape(value)))
+    fill_value = args[2] if len(args) > 2 else None
+    fill = (
+        float(np.ravel(fill_value.array)[0])
+        if isinstance(fill_value, Constant) and fill_value.array.size
+        else float(node.attrs.get("value", 0.0))
+    )
+    value = walk.builder.materialise(node, value)
+    scale, zero = walk.builder.require_grid(value)
+    levels = set(np.ravel(np.asarray(Fraction(fill) / scale + zero, dtype=object)).tolist())
+    level = levels.pop()
+    if levels or level.denominator != 1:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"padding by {fill:g}, which is not on the tensor's grid",
+            "the fill must be one of the quantiser's values",
+            "pad with zeros",
+        )
+    # Every channel gives `fill` at this level, so the channels that padding adds may share the function of the nearest
+    # one.
+    rank = len(pads) // 2
+    widths = list(zip(pads[:rank], pads[rank:], strict=True))
+    return walk.transform(
+        node,
+        value,
+        lambda name: Pad(name, (value.edge,), name, pads, int(level)),
+        lambda part: np.pad(part, widths, mode="edge"),
+    )
+
+
+def _read_pads(node: Node, args: Args, rank: int) -> tuple[int, ...]:
+    """(begin..., end...) without the batch, from an attribute or inputs. Raises Refused for crops and a padded
+    batch."""
+    pads = list(node.attrs["pads"]) if "pads" in node.attrs else _read_ints(args[1], "padding")
     if len(args) > 3 and args[3] is not None:
-        axes = [a + rank + 1 if a < 0 else a for a in _ints(args[3], "list of axes")]
+        axes = [a + rank + 1 if a < 0 else a for a in _read_ints(args[3], "list of axes")]
         full = [0] * (2 * (rank + 1))
         for k, axis in enumerate(axes):
             full[axis], full[rank + 1 + axis] = pads[k], pads[len(axes) + k]
@@ -169,72 +218,44 @@ def pad(walk, node, args) -> Value:
             "pads are not negative and leave the batch alone",
             "crop on the host",
         )
-    given = args[2] if len(args) > 2 and args[2] is not None else None
-    fill = (
-        float(np.ravel(given.array)[0])
-        if isinstance(given, Constant) and given.array.size
-        else float(node.attrs.get("value", 0.0))
-    )
-    value = walk.builder.materialise(node, value)
-    scale, zero = walk.builder.grid(value)
-    from fractions import Fraction
-
-    level = {
-        Fraction(fill) / s + z
-        for s, z in zip(
-            np.broadcast_to(scale, np.broadcast_shapes(scale.shape, zero.shape)).ravel().tolist(),
-            np.broadcast_to(zero, np.broadcast_shapes(scale.shape, zero.shape)).ravel().tolist(),
-        )
-    }
-    if len(level) != 1 or next(iter(level)).denominator != 1:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SHAPE,
-            f"padding by {fill:g}, which is not on the tensor's grid",
-            "the fill must be one of the quantiser's values",
-            "pad with zeros",
-        )
-    inner = tuple(pads[1 : rank + 1] + pads[rank + 2 :])
-    return walk.transform(
-        node, value, lambda name: Pad(name, (value.edge,), name, inner, int(next(iter(level)))), lambda p: _kept(p)
-    )
+    return tuple(pads[1 : rank + 1] + pads[rank + 2 :])
 
 
-def _kept(part: np.ndarray) -> np.ndarray:
-    """A per-channel constant under padding or resizing of other axes."""
-    return part
-
-
-def concat(walk, node, args) -> Value:
+def concat(walk: Walk, node: Node, args: Args) -> Value:
+    """Concat(scale_a*(a - zero_a), scale_b*(b - zero_b), …) → Concat(a, b, …), with scales and zeros joined alike."""
     if all(isinstance(value, (Constant, Grid)) for value in args):
         return walk.fold(node, args)
-    if not all(isinstance(value, Live) for value in args):
+    live = [value for value in args if isinstance(value, Live)]
+    if len(live) != len(args):
         raise Refused(
-            "float-island",
+            ReasonKind.FLOAT_ISLAND,
             "it joins integers with floats or constants",
             "all parts must be activations of the integer graph",
             "quantise every branch",
         )
-    rank = len(walk.builder.edges[args[0].edge].shape)
-    axis = _axis(int(node.attrs.get("axis", 1)), rank)
-    parts = [walk.builder.materialise(node, value) for value in args]
-    grids = [walk.builder.grid(value) for value in parts]
+    axis = drop_batch_axis(int(node.attrs.get("axis", 1)), len(walk.edge_shape(live[0])))
+    parts = [walk.builder.materialise(node, value) for value in live]
+    grids = [walk.builder.require_grid(value) for value in parts]
     name = walk.builder.unique(node)
     edge = walk.builder.emit(Concat(name, tuple(value.edge for value in parts), name, axis))
-
-    def joined(which: int) -> np.ndarray:
-        shapes = [walk.builder.edges[value.edge].shape for value in parts]
-        full = [np.broadcast_to(grid[which], shape) for grid, shape in zip(grids, shapes)]
-        return compressed(np.concatenate(full, axis=axis))
-
-    zero = joined(1)
+    shapes = [walk.edge_shape(value) for value in parts]
+    scale, zero = (
+        cut_constant_axes(
+            np.concatenate(
+                [np.broadcast_to(grid[k], shape) for grid, shape in zip(grids, shapes, strict=True)], axis=axis
+            )
+        )
+        for k in (0, 1)
+    )
     expr = Var() + Const.of(-zero) if np.any(zero != 0) else Var()
-    return Live(edge, expr * Const.of(joined(0)))
+    return Live(edge, expr * Const.of(scale))
 
 
-def resize(walk, node, args) -> Value:
-    """Nearest neighbour by whole factors (Resize and the older Upsample)."""
-    value = _live(walk, node, args)
-    if value is None:
+def resize(walk: Walk, node: Node, args: Args) -> Value:
+    """Resize(scale*(q - zero)) (or the older Upsample) → the same of Upsample(q): nearest neighbour by whole
+    factors."""
+    value = args[0]
+    if not isinstance(value, Live):
         return walk.fold(node, args)
     if str(node.attrs.get("mode", "nearest")) != "nearest":
         raise Refused(
@@ -243,8 +264,8 @@ def resize(walk, node, args) -> Value:
             "nearest neighbour by whole factors is taken",
             "use mode='nearest'",
         )
-    shape = (walk.batch, *walk.builder.edges[value.edge].shape)
-    factors = _factors(node, args, shape)
+    shape = (walk.batch, *walk.edge_shape(value))
+    factors = _read_factors(node, args, shape)
     if factors[0] != 1 or any(f != int(f) or f < 1 for f in factors):
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
@@ -256,20 +277,21 @@ def resize(walk, node, args) -> Value:
     inner = tuple(int(f) for f in factors[1:])
     if all(f == 1 for f in inner):
         return value
-    stretched = lambda p: (
-        np.concatenate([p], axis=0) if all(d == 1 or f == 1 for d, f in zip(p.shape, inner)) else _repeat(p, inner)
+    return walk.transform(
+        node, value, lambda name: Upsample(name, (value.edge,), name, inner), lambda part: _repeat(part, inner)
     )
-    return walk.transform(node, value, lambda name: Upsample(name, (value.edge,), name, inner), stretched)
 
 
-def _factors(node, args, shape) -> list[float]:
+def _read_factors(node: Node, args: Args, shape: Shape) -> list[float]:
+    """The factor of every axis, batch first, from scales or from a target size. Raises Refused where it is not
+    constant."""
     if "scales" in node.attrs:
         return list(node.attrs["scales"])
     scales = args[-1] if len(args) == 2 else (args[2] if len(args) > 2 else None)
     if scales is not None and isinstance(scales, Constant) and scales.array.size:
         return [float(v) for v in np.ravel(scales.array)]
     if len(args) > 3 and args[3] is not None:
-        return [new / old for new, old in zip(_ints(args[3], "target size"), shape)]
+        return [new / old for new, old in zip(_read_ints(args[3], "target size"), shape, strict=True)]
     raise Refused(
         ReasonKind.DYNAMIC_SHAPE,
         "its factors are computed from the data",
@@ -278,8 +300,9 @@ def _factors(node, args, shape) -> list[float]:
     )
 
 
-def _check_nearest(node) -> None:
-    """Whole-factor nearest resizing repeats samples under these coordinate rules; others shift the image."""
+def _check_nearest(node: Node) -> None:
+    """Raises Refused unless nearest resizing by whole factors repeats samples: other coordinate rules shift the
+    image."""
     rule = (
         node.attrs.get("coordinate_transformation_mode", "half_pixel"),
         node.attrs.get("nearest_mode", "round_prefer_floor"),
@@ -306,18 +329,20 @@ def _check_nearest(node) -> None:
         )
 
 
-def _repeat(part: np.ndarray, factors) -> np.ndarray:
+def _repeat(part: Array, factors: Sequence[int]) -> Array:
+    """Every element repeated along the axes along which the array varies."""
     for axis, factor in enumerate(factors):
         part = np.repeat(part, factor, axis=axis) if part.shape[axis] > 1 else part
     return part
 
 
-def depth_to_space(walk, node, args) -> Value:
-    value = _live(walk, node, args)
-    if value is None:
+def depth_to_space(walk: Walk, node: Node, args: Args) -> Value:
+    """DepthToSpace(scale*(q - zero)) → scale * (DepthToSpace(q) - zero), for one scale and one zero."""
+    value = args[0]
+    if not isinstance(value, Live):
         return walk.fold(node, args)
     value = walk.builder.materialise(node, value)
-    if any(part.size > 1 for part in walk.builder.grid(value)):
+    if any(part.size > 1 for part in walk.builder.require_grid(value)):
         raise Refused(
             ReasonKind.UNSUPPORTED_SCALE,
             "DepthToSpace of a tensor with per-channel scales",
@@ -325,10 +350,10 @@ def depth_to_space(walk, node, args) -> Value:
             "put a per-tensor quantiser before it",
         )
     block, mode = int(node.attrs["blocksize"]), str(node.attrs.get("mode", "DCR"))
-    return walk.transform(node, value, lambda name: DepthToSpace(name, (value.edge,), name, block, mode), _kept)
+    return walk.transform(node, value, lambda name: DepthToSpace(name, (value.edge,), name, block, mode), lambda p: p)
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "Reshape": reshape,
     "Flatten": flatten,
     "Transpose": transpose,

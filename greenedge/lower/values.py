@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
 from greenedge.frontends.source import Node
-from greenedge.lower.expr import Const, Expr
+from greenedge.graph.ops.base import Array, Ints
+from greenedge.lower.expr import Expr, ShapeChange, to_fractions
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
     """A constant array as it stands in the model."""
 
-    array: np.ndarray
+    array: Array
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A quantised constant: real value = scale * (ints - zero); scale and zero broadcast against ints."""
 
-    ints: np.ndarray
-    scale: np.ndarray
-    zero: np.ndarray
+    ints: Ints
+    scale: Array
+    zero: Array
     bits: int
 
-    def real(self) -> np.ndarray:
+    def real(self) -> Array:
         """Its values as Fractions."""
-        scale = np.vectorize(Fraction, otypes=[object])(np.asarray(self.scale, float))
-        zero = np.vectorize(Fraction, otypes=[object])(np.asarray(self.zero, float))
-        return (np.vectorize(Fraction, otypes=[object])(self.ints) - zero) * scale
+        scale, zero = (to_fractions(np.asarray(part, float)) for part in (self.scale, self.zero))
+        values: Array = (to_fractions(self.ints) - zero) * scale
+        return values
 
-    def map(self, change) -> Grid:
+    def map(self, change: ShapeChange) -> Grid:
         """The same constant after a change of shape (transpose, reshape, …)."""
-        full = lambda part: change(np.broadcast_to(part, self.ints.shape))
-        return Grid(change(self.ints), compressed(full(self.scale)), compressed(full(self.zero)), self.bits)
+        scale, zero = (
+            cut_constant_axes(change(np.broadcast_to(part, self.ints.shape))) for part in (self.scale, self.zero)
+        )
+        return Grid(change(self.ints), scale, zero, self.bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,34 +51,29 @@ class Live:
 
 @dataclass(frozen=True, eq=False)
 class Host:
-    """A float tensor that lives on the host: before the first quantiser, or after the last integer operation.
+    """A float tensor that the host computes: before the first quantiser, or after the last integer operation.
 
     `example` is its value for one batch of zeros (shape and type are what matters); `origin` is the node at which it
     left the integers, None for a tensor before them.
     """
 
-    example: np.ndarray
+    example: Array
     origin: Node | None = None
     why: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Broken:
-    """What follows from a node that was refused: no further reasons are derived from it."""
+    """What follows from a node that was refused: no more reasons are derived from it."""
 
 
 Value = Constant | Grid | Live | Host | Broken
 
 
-def compressed(array: np.ndarray) -> np.ndarray:
+def cut_constant_axes(array: Array) -> Array:
     """The array with every axis along which it does not vary cut to length 1."""
     for axis in range(array.ndim):
         first = array.take([0], axis=axis)
         if array.shape[axis] > 1 and bool(np.all(array == first)):
             array = first
     return array
-
-
-def constant_expr(array: np.ndarray) -> Const:
-    """A constant of the expression language from a model's array (floats or Fractions)."""
-    return Const.of(array)

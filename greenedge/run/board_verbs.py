@@ -28,14 +28,14 @@ def infer_on_board(
     from greenedge.frontends.import_onnx import read_array
     from greenedge.graph import run_graph
     from greenedge.legalise import legalise
-    from greenedge.lower import load_lowered
+    from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_epilogue, run_prologue
     from greenedge.run.infer import write
     from greenedge.verify.compare import compare
 
     folder = RunFolder(run)
     backend = load_backend(find_backend(run, load_manifest(run)))
-    lowered = legalise(load_lowered(folder.lower), backend.passes)
+    lowered = legalise(load_lowering(folder.lower), backend.passes)
     levels = run_prologue(lowered, read_array(samples))
     expected = run_graph(lowered.graph, levels)
     outputs, figures = board_runner.infer_on_board(folder.build, next(iter(levels.values())), port, baud, progress)

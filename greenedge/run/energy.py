@@ -159,11 +159,11 @@ def keep(run: Path, data: dict, seconds: float) -> Path:
 def vectors_of(run: Path) -> dict[str, np.ndarray]:
     """{input edge: graph integers (samples, *shape)} of the run's own test inputs."""
     from greenedge.frontends.import_onnx import read_array
-    from greenedge.lower import load_lowered
+    from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
 
     inputs = read_array(RunFolder(run).inputs)[: runtime_session.SAMPLES]
-    return run_prologue(load_lowered(RunFolder(run).lower), inputs)
+    return run_prologue(load_lowering(RunFolder(run).lower), inputs)
 
 
 def accuracy_of(run: Path, manifest: Manifest) -> float | None:

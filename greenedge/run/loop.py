@@ -67,10 +67,10 @@ def run_jobs(
 def choose_backend(job: Job, run: Path) -> Job:
     """The job with the back end that its lowered graph asks for."""
     from greenedge.backends.select import select_backend
-    from greenedge.lower import load_lowered
+    from greenedge.lower import load_lowering
 
     assert job.target is not None, "a back end is chosen for a target"
-    backend, reason = select_backend(load_lowered(RunFolder(run).lower).graph, job.target, job.options)
+    backend, reason = select_backend(load_lowering(RunFolder(run).lower).graph, job.target, job.options)
     return replace(job, backend=backend, reason=reason, is_chosen=True)
 
 

@@ -107,10 +107,10 @@ def infer(
 
     Into `out` (.npy or .csv), which is returned as Written; without it {model output: array}.
     """
-    from greenedge.lower import load_lowered
+    from greenedge.lower import load_lowering
 
     manifest = load_manifest(run)
-    lowered = load_lowered(RunFolder(run).lower)
+    lowered = load_lowering(RunFolder(run).lower)
     if stage != "graph":
         lowered = legalise(lowered, load_backend(find_backend(run, manifest)).passes)
     model = _open_model(run, lowered, stage)

@@ -33,14 +33,14 @@ def prepare_calls(run: Path, name: str, batch: int = 1) -> tuple[Runtime, Iterat
     """(runtime, its calls in an endless turn over the samples)."""
     from greenedge.frontends.import_onnx import read_array
     from greenedge.legalise import move_argmax_to_host
-    from greenedge.lower import load_lowered
+    from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
     from greenedge.run.folder import RunFolder
     from greenedge.run.manifest import load_manifest
 
     own, file = OWN.get(str(load_manifest(run).about.get("backend")), ("", ""))
     model = RunFolder(run).build / file if own and name.partition("-")[0] == own else None
-    lowered = move_argmax_to_host(load_lowered(RunFolder(run).lower))
+    lowered = move_argmax_to_host(load_lowering(RunFolder(run).lower))
     levels = next(iter(run_prologue(lowered, read_array(RunFolder(run).inputs)[:SAMPLES]).values()))
     runtime = open_runtime(name, lowered.graph, model if model is not None and model.is_file() else None)
     if batch > 1:

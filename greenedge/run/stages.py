@@ -39,21 +39,21 @@ def _export(job: Job, run: RunFolder, progress: ProgressFn) -> str:
 
 
 def _lower(job: Job, run: RunFolder, progress: ProgressFn) -> str:
-    from greenedge.lower import lower_file, save_lowered
+    from greenedge.lower import lower_file, save_lowering
 
     declared = job.source.input_types() if isinstance(job.source, ModelFile) else None
     lowered = lower_file(run.model, declared)
     with staging_dir(run.lower) as work:
-        save_lowered(lowered, work)
+        save_lowering(lowered, work)
     return f"{len(lowered.graph.ops)} integer operations"
 
 
 def _build(job: Job, run: RunFolder, progress: ProgressFn) -> str:
-    from greenedge.lower import load_lowered
+    from greenedge.lower import load_lowering
     from greenedge.report.summary import hardware_phrases
     from greenedge.tools.run import execute
 
-    plan = plan_build(job, load_lowered(run.lower))
+    plan = plan_build(job, load_lowering(run.lower))
     execute(plan, run.build, lambda line: progress(0, 0, line), job.docker)
     deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
     reached = hardware_phrases(load_backend(_backend_of(job)).report(run.build).get("hardware", {}))

@@ -15,7 +15,7 @@ from greenedge.errors import VerificationError
 from greenedge.graph import Graph, Requantise
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered, proof
-from greenedge.lower.prologue_epilogue import elementwise
+from greenedge.lower.prologue_epilogue import is_elementwise
 from greenedge.progress import ProgressFn
 from greenedge.verify.compare import FirstMismatch, VerificationReport, compare, first_difference
 
@@ -69,7 +69,7 @@ def _first_input(lowered: Lowered, theirs: Mapping[str, Ints], ints: Mapping[str
     Element by element both compute the same float32; only where the prologue adds up many numbers may an input at a
     rounding boundary come out one level apart.
     """
-    allowed = 0 if elementwise(lowered.prologue) else 1
+    allowed = 0 if is_elementwise(lowered.prologue) else 1
     for edge in ints:
         if np.abs(theirs[edge] - ints[edge]).max(initial=0) > allowed:
             return first_difference(edge, theirs[edge], ints[edge])

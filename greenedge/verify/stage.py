@@ -19,7 +19,7 @@ from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, graph_digest, run_graph
 from greenedge.legalise import HostPass, legalise
-from greenedge.lower import Lowered, load_lowered, lower_source
+from greenedge.lower import Lowered, load_lowering, lower_source
 from greenedge.lower.float_io import classes, run_epilogue, run_prologue
 from greenedge.progress import ProgressFn
 from greenedge.run.folder import RunFolder
@@ -152,7 +152,7 @@ def _describe(samples: int, found: Findings) -> str:
 
 def lower_again(run: RunFolder) -> Lowered:
     """The stored lowering, with the trace of lowering the exported model again (which must give the same graph)."""
-    stored = load_lowered(run.lower)
+    stored = load_lowering(run.lower)
     again = lower_source(read_model(run.model), {**stored.declared})
     if graph_digest(again.graph) != graph_digest(stored.graph):
         raise VerificationError(

@@ -13,7 +13,7 @@ from greenedge.backends import finn
 from greenedge.backends.finn import build_dir
 from greenedge.graph import run_graph
 from greenedge.hdl.axi_stream.simulation import Stall
-from greenedge.lower import load_lowered
+from greenedge.lower import load_lowering
 from greenedge.lower.float_io import run_prologue
 from greenedge.run.job import Job
 from greenedge.run.jobs import find_recipe
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, *(pytest.mark.tool(name) for name in ("g++", "ma
 
 def test_the_rtl_gives_the_graphs_integers(tmp_path):
     run_job(Job(find_recipe("digits-cnn", {})), tmp_path / "run", until="lower")
-    lowered = load_lowered(tmp_path / "run" / "3-lower")
+    lowered = load_lowering(tmp_path / "run" / "3-lower")
     plan = finn.plan(lowered.graph, load_target("ulx3s-85f"), {})
     execute(dataclasses.replace(plan, commands=plan.commands[:2], products=plan.products[:3]), tmp_path / "build")
     x = next(iter(run_prologue(lowered, np.load(tmp_path / "run" / "2-export" / "inputs.npy")).values()))

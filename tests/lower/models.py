@@ -59,7 +59,9 @@ class Model:
         return self.node("MatMul", self.weight(np.arange(fan_in * fan_out).reshape(fan_in, fan_out) % 5 - 2))
 
     def proto(self, outputs=None):
-        value = lambda name, shape, kind=TensorProto.FLOAT: helper.make_tensor_value_info(name, kind, shape)
+        def value(name, shape, kind=TensorProto.FLOAT):
+            return helper.make_tensor_value_info(name, kind, shape)
+
         whole = {name for node in self.nodes for name in node.output[-1:] if node.op_type in ("ArgMax", "TopK")}
         kinds = dict.fromkeys(whole, TensorProto.INT64)
         graph = helper.make_graph(

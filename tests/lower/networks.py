@@ -1,4 +1,5 @@
-"""Random small quantised networks as QONNX files, drawn piece by piece so that a failing one shrinks to a readable one."""
+"""Random small quantised networks as QONNX files, drawn piece by piece so that a failing one shrinks to a readable
+one."""
 
 from __future__ import annotations
 
@@ -168,7 +169,7 @@ class Network:
             [self.draw(st.integers(1, 3)) for _ in range(n)],
             [self.draw(st.integers(1, 2)) for _ in range(n)],
         )
-        size = [(d - 1) * s + k for d, s, k in zip(self.shape[2:], strides, kernel)]
+        size = [(d - 1) * s + k for d, s, k in zip(self.shape[2:], strides, kernel, strict=True)]
         self.apply(
             "ConvTranspose",
             self.weights((channels, out, *kernel), 1),
@@ -303,7 +304,9 @@ class Network:
         self.tensor, self.shape = self.node("Concat", ends, axis=1), (BATCH, 2 * shape[1], *shape[2:])
 
     def model(self) -> onnx.ModelProto:
-        value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+        def value(name, shape):
+            return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+
         graph = helper.make_graph(
             self.nodes, "random", [value("x", self.first_shape)], [value(self.tensor, self.shape)], self.constants
         )

@@ -1,4 +1,5 @@
-"""Every activation that lowers, against qonnx's own execution over the whole range; and graphs as ONNX Runtime quantises."""
+"""Every activation that lowers, against qonnx's own execution over the whole range; and graphs as ONNX Runtime
+quantises."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def test_a_product_with_its_own_gate_is_a_function_of_one_integer(tmp_path):
 
 
 def test_a_model_as_onnx_runtime_quantises_it(tmp_path, rng):
-    """QDQ with per-channel weights, int32 biases and asymmetric activations; the graph against onnxruntime, output by output."""
+    """QDQ with per-channel weights, int32 biases and asymmetric activations; the graph against onnxruntime, output by
+    output."""
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
@@ -81,7 +83,10 @@ def test_a_model_as_onnx_runtime_quantises_it(tmp_path, rng):
         helper.make_node("Flatten", ["b"], ["c"], name="flat"),
         helper.make_node("Gemm", ["c", "w2", "b2"], ["y"], name="fc"),
     ]
-    value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    def value(name, shape):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
     graph = helper.make_graph(
         nodes,
         "float",

@@ -1,4 +1,5 @@
-"""Where integers come in and go out: declared and annotated inputs, constant sub-graphs, several outputs, QCDQ, Trunc."""
+"""Where integers come in and go out: declared and annotated inputs, constant sub-graphs, several outputs, QCDQ,
+Trunc."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def _equal(tmp_path, model: Model, samples, outputs=None, declared=None):
 
 
 def test_a_declared_input_carries_through_an_affine_prologue(rng, tmp_path):
-    """0…255 that the model maps to -1…1 stay integers on the device: the first quantiser becomes a step function of them."""
+    """0…255 that the model maps to -1…1 stay integers on the device: the first quantiser becomes a step function of
+    them."""
     m = Model()
     m.node("Mul", m.constant(2.0)).node("Sub", m.constant(1.0)).quant(0.25, 4).dense().quant(0.5, 8)
     samples = rng.integers(0, 256, (20, 4))
@@ -51,7 +53,7 @@ def test_a_declared_input_takes_reals_on_its_grid_only(tmp_path):
     )
 
 
-def test_an_unknown_input_is_named(tmp_path):
+def test_an_unknown_input_is_an_error_with_its_name(tmp_path):
     with pytest.raises(GreenedgeError) as error:
         lower_file(Model().quant().save(tmp_path / "m.onnx"), {"y": parse_input_type("int8")})
     assert str(error.value) == "tiny has no input 'y'; its inputs are x."
@@ -76,7 +78,7 @@ def test_an_annotated_input_is_integer(rng, tmp_path):
         ({"y": np.zeros((1, 4))}, "input 'x' is missing; it has shape ('batch', 4)."),
     ],
 )
-def test_wrong_float_inputs_are_named(tmp_path, x, said):
+def test_wrong_float_inputs_are_errors_with_their_names(tmp_path, x, said):
     lowered = lower_file(Model().quant().dense().save(tmp_path / "m.onnx"))
     with pytest.raises(GreenedgeError) as error:
         run_prologue(lowered, x)

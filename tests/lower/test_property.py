@@ -1,4 +1,5 @@
-"""Random networks: the integer graph equals qonnx's execution but for proven float32 ties, and its QONNX form equals it."""
+"""Random networks: the integer graph equals qonnx's execution but for proven float32 ties, and its QONNX form equals
+it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from greenedge.errors import UnsupportedError
-from greenedge.graph import run_graph
+from greenedge.graph import run_graph, verify_graph
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_prologue
@@ -43,7 +44,7 @@ def _execute(model: onnx.ModelProto, feeds):
 
 
 def check_network(case, path) -> str:
-    """One network through both executions; returns how it ended: 'refused', 'equal' or 'tie'."""
+    """One network through both executions; returns its outcome: 'refused', 'equal' or 'tie'."""
     model, inputs = case
     onnx.save(model, str(path))
     try:
@@ -51,14 +52,15 @@ def check_network(case, path) -> str:
     except UnsupportedError as refusal:
         assert {reason.kind for reason in refusal.reasons} <= _EXPECTED, str(refusal)
         return "refused"
+    verify_graph(lowered.graph)
     ints = run_prologue(lowered, inputs)
     edges = [op.output for op in lowered.graph.ops if op.inputs]
     ours = run_graph(lowered.graph, ints, keep=edges)
     for edge in edges:
         span = lowered.graph.edges[edge]
         assert ours[edge].min() >= span.lo and ours[edge].max() <= span.hi, f"{edge} leaves its proved range"
-    given_by_qonnx = read_integers(lowered, _execute(model, {"x": inputs}))
-    differences = explain(lowered.graph, lowered.trace, given_by_qonnx)
+    by_qonnx = read_integers(lowered, _execute(model, {"x": inputs}))
+    differences = explain(lowered.graph, lowered.trace, by_qonnx)
     assert all(d.proven_tie for d in differences), [d for d in differences if not d.proven_tie][:3]
     _check_saved_form(lowered, ints, ours)
     return "tie" if differences else "equal"

@@ -194,7 +194,8 @@ def _trunc_scales() -> Model:
     [
         (
             lambda: _thresholds((3, 2)),
-            "mt: thresholds of shape (3, 2) for 4 channels; one row, or one row per channel (cure: export the model again).",
+            "mt: thresholds of shape (3, 2) for 4 channels; one row, or one row per channel (cure: export the model "
+            "again).",
         ),
         (lambda: _thresholds((1, 2), 0.0), "mt: out_scale 0; scales must not be zero (cure: export the model again)."),
         (
@@ -203,11 +204,13 @@ def _trunc_scales() -> Model:
         ),
         (
             _trunc_scales,
-            "cut: Trunc by 2 different numbers of bits; all channels drop as many (cure: quantise with QuantIdentity instead).",
+            "cut: Trunc by 2 different numbers of bits; all channels drop as many (cure: quantise with QuantIdentity "
+            "instead).",
         ),
         (
             lambda: _linear(_linear(Model((1, 1)), 0.5, 0), np.full(4, 0.5), np.zeros(4, np.int8), axis=1),
-            "QuantizeLinear_3: a scale of shape (4,) against a tensor of shape (1,); quantisers may not widen the tensor (cure: export the model again).",
+            "QuantizeLinear_3: a scale of shape (4,) against a tensor of shape (1,); quantisers may not widen the "
+            "tensor (cure: export the model again).",
         ),
     ],
 )

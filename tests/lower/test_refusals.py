@@ -72,7 +72,8 @@ CASES = {
     "float input": (
         lambda: Model().dense(),
         [
-            "MatMul_2: the model's input reaches it without a quantiser; integer layers need quantised inputs (cure: put a "
+            "MatMul_2: the model's input reaches it without a quantiser; integer layers need quantised inputs (cure: "
+            "put a "
             "QuantIdentity(bit_width=8) first, or declare the input, for example --input-type uint8:1/255)."
         ],
     ),
@@ -100,7 +101,8 @@ CASES = {
     "softmax between layers": (
         _softmax_between,
         [
-            "Quant_5: its input passed through Softmax (attention), which has no integer form here; float arithmetic is "
+            "Quant_5: its input passed through Softmax (attention), which has no integer form here; float arithmetic "
+            "is "
             "possible before the first and after the last integer layer only (cure: remove Softmax or move it behind "
             "the last layer)."
         ],
@@ -108,26 +110,31 @@ CASES = {
     "unequal scales": (
         lambda: _two_branches(float(np.float32(0.37))),
         [
-            "join: it adds branches with scales 0.37 and 0.1; branches must have one scale, or scales in a small whole ratio "
-            "(cure: share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + self.q(b))."
+            "join: it adds branches with scales 0.37 and 0.1; branches must have one scale, or scales in a small whole "
+            "ratio "
+            "(cure: share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + "
+            "self.q(b))."
         ],
     ),
     "negative scale": (
         lambda: Model().quant(-0.5),
         [
-            "Quant_1: scale -0.5; scales must be positive (cure: train a few steps before the export, or remove the dead channel)."
+            "Quant_1: scale -0.5; scales must be positive (cure: train a few steps before the export, or remove the "
+            "dead channel)."
         ],
     ),
     "zero scale": (
         lambda: Model().quant(0.0),
         [
-            "Quant_1: scale 0; scales must be positive (cure: train a few steps before the export, or remove the dead channel)."
+            "Quant_1: scale 0; scales must be positive (cure: train a few steps before the export, or remove the dead "
+            "channel)."
         ],
     ),
     "rounding": (
         lambda: Model().quant(mode="STOCHASTIC"),
         [
-            "Quant_1: rounding mode 'STOCHASTIC'; the modes are ROUND, HALF_EVEN, HALF_UP, HALF_DOWN, CEIL, FLOOR, UP, DOWN (cure: use "
+            "Quant_1: rounding mode 'STOCHASTIC'; the modes are ROUND, HALF_EVEN, HALF_UP, HALF_DOWN, CEIL, FLOOR, UP, "
+            "DOWN (cure: use "
             "ROUND)."
         ],
     ),
@@ -149,7 +156,8 @@ CASES = {
     "float quantiser": (
         lambda: Model().node("FloatQuant", domain=QONNX, name="f8"),
         [
-            "f8: FloatQuant quantises to floating point; the integer graph holds integers only (cure: use an integer quantiser "
+            "f8: FloatQuant quantises to floating point; the integer graph holds integers only (cure: use an integer "
+            "quantiser "
             "such as Int8ActPerTensorFloat)."
         ],
     ),
@@ -160,23 +168,26 @@ CASES = {
         ["rnn: LSTM; networks are feed-forward (cure: unroll the loop or keep it on the host)."],
     ),
     "product of activations": (
-        lambda: (m := Model().quant().dense(4, 4)).quant(0.7).node("Mul", "t1", name="gate"),
+        lambda: Model().quant().dense(4, 4).quant(0.7).node("Mul", "t1", name="gate"),
         [
-            "gate: Mul of two different activations; branches are joined by Add or Concat (cure: keep gating on the host or "
+            "gate: Mul of two different activations; branches are joined by Add or Concat (cure: keep gating on the "
+            "host or "
             "replace it by an addition)."
         ],
     ),
     "per-channel input scale": (
         _per_channel_input,
         [
-            "conv: its input channels have scales in no small whole ratio; a sum needs one scale (cure: use one per-tensor "
+            "conv: its input channels have scales in no small whole ratio; a sum needs one scale (cure: use one "
+            "per-tensor "
             "quantiser before this layer)."
         ],
     ),
     "batch moved": (
         lambda: _image().node("Transpose", name="t", perm=[1, 0, 2, 3]).quant(),
         [
-            "t: a transposition (1, 0, 2, 3) that moves the batch; the batch axis stays where it is (cure: keep the batch axis first)."
+            "t: a transposition (1, 0, 2, 3) that moves the batch; the batch axis stays where it is (cure: keep the "
+            "batch axis first)."
         ],
     ),
     "batch reshaped": (
@@ -197,7 +208,8 @@ CASES = {
     "window too large": (
         lambda: _image().node("MaxPool", name="pool", kernel_shape=[9, 9]).quant(),
         [
-            "pool: its window (9, 9) does not fit (6, 6); the window must fit its padded input (cure: use a smaller kernel or "
+            "pool: its window (9, 9) does not fit (6, 6); the window must fit its padded input (cure: use a smaller "
+            "kernel or "
             "more padding)."
         ],
     ),
@@ -216,7 +228,8 @@ CASES = {
             .quant()
         ),
         [
-            "p: padding by 0.3, which is not on the tensor's grid; the fill must be one of the quantiser's values (cure: pad with "
+            "p: padding by 0.3, which is not on the tensor's grid; the fill must be one of the quantiser's values "
+            "(cure: pad with "
             "zeros)."
         ],
     ),
@@ -234,7 +247,8 @@ CASES = {
             .quant()
         ),
         [
-            "bn: a batch norm in training mode; its statistics must be constant (cure: call model.eval() before the export)."
+            "bn: a batch norm in training mode; its statistics must be constant (cure: call model.eval() before the "
+            "export)."
         ],
     ),
     "dead variance": (
@@ -244,7 +258,8 @@ CASES = {
             .quant()
         ),
         [
-            "bn: a batch norm whose variance is not positive; its variance plus epsilon must be positive (cure: train or calibrate the "
+            "bn: a batch norm whose variance is not positive; its variance plus epsilon must be positive (cure: train "
+            "or calibrate the "
             "model again)."
         ],
     ),
@@ -259,14 +274,16 @@ CASES = {
     "attention": (
         lambda: (m := Model((1, 4, 4)).quant()).node("MatMul", m.tensor, name="qk").quant(),
         [
-            "qk: both its inputs are activations; products of two activations are not integer layers yet (cure: keep attention-like "
+            "qk: both its inputs are activations; products of two activations are not integer layers yet (cure: keep "
+            "attention-like "
             "products on the host)."
         ],
     ),
     "nothing quantised": (
         lambda: Model().node("Relu"),
         [
-            "x: an output that no integer layer computes; every output must come from a quantised layer (cure: quantise the "
+            "x: an output that no integer layer computes; every output must come from a quantised layer (cure: "
+            "quantise the "
             "model's layers)."
         ],
     ),

@@ -185,9 +185,7 @@ CASES = {
     ),
     "channels do not match": lambda: (m := image(3)).node("Conv", ones(m, 2, 2, 3, 3), name="n").quant(),
     "pool of a vector": lambda: Model().quant().node("MaxPool", name="n", kernel_shape=[2]).quant(),
-    "shapes of branches": lambda: (
-        (m := image()).node("MaxPool", kernel_shape=[2, 2]).node("Add", "t1", name="n").quant()
-    ),
+    "shapes of branches": lambda: image().node("MaxPool", kernel_shape=[2, 2]).node("Add", "t1", name="n").quant(),
     "accumulator too wide": wide,
     "constant along the batch": lambda: (
         (m := Model((2, 4)).quant()).node("Add", m.constant(np.arange(8.0).reshape(2, 4)), name="n").quant()

@@ -1,4 +1,5 @@
-"""Snap redefines the model: the rewritten file lowers to the chosen lines, qonnx agrees, and the report counts truly."""
+"""Snap redefines the model: the rewritten file lowers to the chosen lines, qonnx agrees, and the report counts
+truly."""
 
 from __future__ import annotations
 
@@ -105,7 +106,7 @@ def test_what_cannot_be_snapped_is_left_and_said(tmp_path):
     assert len(onnx.load(str(tmp_path / "s.onnx")).graph.node) == 2
 
 
-def test_other_widths_are_refused(tmp_path):
+def test_other_widths_are_errors(tmp_path):
     with pytest.raises(GreenedgeError) as error:
         snap_file(tmp_path / "m.onnx", tmp_path / "s.onnx", 40)
     assert str(error.value) == "40 multiplier bits; snap takes 2 to 24."

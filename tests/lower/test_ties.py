@@ -17,7 +17,8 @@ CHANNELS = 96
 
 
 def _at_boundaries(m: Model, rng, fan_in: int, x: np.ndarray, unit: float, zero: int = 0) -> Model:
-    """A dense layer and per-channel scales that put sample 0 of every channel within float32 noise of a rounding boundary.
+    """A dense layer and per-channel scales that put sample 0 of every channel within float32 noise of a rounding
+    boundary.
 
     `x` are the integers of sample 0, `unit` the real value of one of them.
     """
@@ -84,7 +85,8 @@ def test_two_quantisers_in_a_row(rng, tmp_path):
 
 
 def test_a_declared_input_that_the_model_centres(rng, tmp_path):
-    """x/255 - 128/255 near zero is all cancellation: its error is that of the large numbers, not of the small result."""
+    """x/255 - 128/255 near zero is all cancellation: its error is that of the large numbers, not of the small
+    result."""
     fan_in, step = 40, np.float32(1 / 255)
     x = np.stack([128 + rng.integers(-3, 4, fan_in), rng.integers(0, 256, fan_in)])
     m = Model((1, fan_in)).node("Mul", "step").node("Sub", "centre")

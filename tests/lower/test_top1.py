@@ -12,7 +12,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.graph import ArgMax, Edge, Graph, Input, graph_digest, run_graph
 from greenedge.graph.qonnx import to_qonnx
 from greenedge.legalise.argmax_to_host import drop_argmax, move_argmax_to_host
-from greenedge.lower import load_lowered, lower_file, save_lowered
+from greenedge.lower import load_lowering, lower_file, save_lowering
 from greenedge.lower.float_io import classes, run_epilogue, run_prologue
 from greenedge.lower.float_ties.explain import may_win
 from greenedge.verify.reference import _executor
@@ -39,7 +39,7 @@ def _reference(path, x) -> np.ndarray:
     return np.concatenate([run(sample[None])[output] for sample in x])
 
 
-def _found(lowered, x) -> np.ndarray:
+def _find_index(lowered, x) -> np.ndarray:
     return next(iter(run_epilogue(lowered, run_graph(lowered.graph, run_prologue(lowered, x))).values()))
 
 
@@ -64,7 +64,7 @@ def test_the_index_is_the_graphs(rng, tmp_path, end):
     x = _x(rng)
     scores = run_graph(lowered.graph, run_prologue(lowered, x), keep=last.inputs)[last.inputs[0]]
     assert ((scores == scores.max(axis=1, keepdims=True)).sum(axis=1) > 1).mean() > 0.3, "ties in many samples"
-    expected, got = _reference(path, x[:40]), _found(lowered, x)
+    expected, got = _reference(path, x[:40]), _find_index(lowered, x)
     assert (
         got.dtype == np.int64
         and np.array_equal(got[:40], expected)
@@ -78,7 +78,7 @@ def test_what_follows_the_index_runs_on_the_host(rng, tmp_path):
     )
     lowered = lower_file(path)
     assert isinstance(lowered.graph.ops[-1], ArgMax)
-    got = _found(lowered, _x(rng, 20))
+    got = _find_index(lowered, _x(rng, 20))
     assert got.dtype == np.float32 and got.shape == (20,)
 
 
@@ -91,7 +91,7 @@ def test_topk_of_one_is_an_index_too(rng, tmp_path):
     lowered = lower_file(path)
     assert isinstance(lowered.graph.ops[-1], ArgMax)
     x = _x(rng)
-    assert np.array_equal(_found(lowered, x[:40]), _reference(path, x[:40]))
+    assert np.array_equal(_find_index(lowered, x[:40]), _reference(path, x[:40]))
     assert _hosted_topk(rng, tmp_path, 2, 1) and _hosted_topk(rng, tmp_path, 1, 0), "two of them, or the smallest"
     both = lower_file(m.save(tmp_path / "both.onnx", ["values", "indices"]))
     assert not [op for op in both.graph.ops if isinstance(op, ArgMax)], "whoever wants the value gets the scores"
@@ -114,7 +114,7 @@ def test_every_pixel_has_an_index(rng, tmp_path):
     lowered = lower_file(path)
     assert lowered.graph.edges[lowered.graph.outputs[0]].shape == (1, 4, 5)
     x = rng.normal(0, 1, (9, 3, 4, 5)).astype(np.float32)
-    got = _found(lowered, x)
+    got = _find_index(lowered, x)
     assert got.shape == (9, 4, 5) and np.array_equal(got, _reference(path, x)) and classes(got) is None
 
 
@@ -132,7 +132,7 @@ def test_everything_else_stays_on_the_host(rng, tmp_path, end):
     lowered = lower_file(path)
     assert not [op for op in lowered.graph.ops if isinstance(op, ArgMax)] and move_argmax_to_host(lowered) is lowered
     x = _x(rng, 20)
-    assert np.array_equal(_found(lowered, x), _reference(path, x))
+    assert np.array_equal(_find_index(lowered, x), _reference(path, x))
 
 
 def test_check_says_that_it_stays_on_the_host(rng, tmp_path):
@@ -143,7 +143,8 @@ def test_check_says_that_it_stays_on_the_host(rng, tmp_path):
     path = m.node("Add", m.constant(np.arange(5))).node("ArgMax", axis=1).save(tmp_path / "m.onnx")
     assert any(
         note.endswith(
-            " runs on the host: in hardware it takes the first largest of integers of one scale and bias along the channels "
+            " runs on the host: in hardware it takes the first largest of integers of one scale and bias along the "
+            "channels "
             "(cure: one per-tensor quantiser before it)."
         )
         for note in check_model(path, load_target("ulx3s-85f"), "finn").notes
@@ -166,8 +167,8 @@ def test_channels_of_unlike_scales_stay_on_the_host(rng, tmp_path):
 def test_the_host_finds_the_same_index(rng, tmp_path):
     """For a back end that gives scores; also from a stored lowering."""
     lowered = lower_file(_model(rng).node("ArgMax", axis=1, keepdims=0).save(tmp_path / "m.onnx"))
-    save_lowered(lowered, tmp_path)
-    stored = load_lowered(tmp_path)
+    save_lowering(lowered, tmp_path)
+    stored = load_lowering(tmp_path)
     assert graph_digest(stored.graph) == graph_digest(lowered.graph)
     moved = move_argmax_to_host(stored)
     assert moved.graph.outputs == lowered.graph.ops[-1].inputs and not [
@@ -175,10 +176,10 @@ def test_the_host_finds_the_same_index(rng, tmp_path):
     ]
     assert drop_argmax(moved.graph) is moved.graph
     x = _x(rng)
-    assert np.array_equal(_found(moved, x), _found(lowered, x)) and _found(moved, x).shape == (SAMPLES,)
+    assert np.array_equal(_find_index(moved, x), _find_index(lowered, x)) and _find_index(moved, x).shape == (SAMPLES,)
 
 
-def test_another_models_epilogue_is_refused(rng, tmp_path):
+def test_another_models_epilogue_is_an_error(rng, tmp_path):
     lowered = lower_file(_model(rng).node("ArgMax", axis=1).save(tmp_path / "m.onnx"))
     other = lower_file(_model(rng).save(tmp_path / "other.onnx"))
     with pytest.raises(GreenedgeError) as error:
@@ -203,7 +204,10 @@ def test_the_operation_is_onnxs(rng, shape, axis):
     )
     x = rng.integers(-2, 2, (50, *shape))
     node = onnx.helper.make_node("ArgMax", ["x"], ["y"], axis=axis + 1, keepdims=1, select_last_index=0)
-    value = lambda name, kind: onnx.helper.make_tensor_value_info(name, kind, None)
+
+    def value(name, kind):
+        return onnx.helper.make_tensor_value_info(name, kind, None)
+
     proto = onnx.helper.make_graph(
         [node], "one", [value("x", onnx.TensorProto.FLOAT)], [value("y", onnx.TensorProto.INT64)]
     )

@@ -41,10 +41,12 @@ def test_no_smaller_shift_would_do(rng):
         levels = _levels(thresholds, x, lo)
         for m in range(5 * power + 2):
             least = max(
-                (int(level) * power - m * int(v) for level, v in zip(levels, x) if level > lo), default=-(10**9)
+                (int(level) * power - m * int(v) for level, v in zip(levels, x, strict=True) if level > lo),
+                default=-(10**9),
             )
             most = min(
-                ((int(level) + 1) * power - 1 - m * int(v) for level, v in zip(levels, x) if level < hi), default=10**9
+                ((int(level) + 1) * power - 1 - m * int(v) for level, v in zip(levels, x, strict=True) if level < hi),
+                default=10**9,
             )
             assert least > most, f"shift {found.s[0] - 1} would do with m = {m}"
 

@@ -8,27 +8,24 @@ import numpy as np
 import pytest
 
 from greenedge.graph import Table
-from greenedge.lower.expr import (
-    U32,
+from greenedge.lower.expr import U32, Const, Product, Quotient, Sum, Undecidable, Var, affine_of
+from greenedge.lower.expr_functions import (
     BatchNorm,
     Clip,
-    Const,
     Magnitude,
-    Product,
-    Quotient,
     Slope,
     Smooth,
-    Sum,
-    Var,
-    affine_of,
 )
 from greenedge.lower.rounding import quantiser
-from greenedge.lower.step_function import Undecidable, step_function
+from greenedge.lower.step_function import step_function
 
 
 def _random(rng, depth: int = 3):
     """A random expression of one integer with float32 constants."""
-    c = lambda: Const.of(float(np.float32(rng.normal())))
+
+    def c():
+        return Const.of(float(np.float32(rng.normal())))
+
     if depth == 0:
         return Var()
     inner = _random(rng, depth - 1)
@@ -109,7 +106,8 @@ def _erf(v) -> float:
 
 
 def test_the_float32_bound_covers_every_node(rng):
-    """Random chains, executed in float32: never further from float64 than the bound says, and mostly not far below it."""
+    """Random chains, executed in float32: never further from float64 than the bound says, and mostly not far below
+    it."""
     x, closest = np.arange(-300.0, 301.0), 0.0
     for _ in range(400):
         expr = _random(rng, depth=int(rng.integers(1, 6)))

@@ -106,7 +106,7 @@ def test_sums_beyond_float32_and_float64_stay_exact():
         )
         x = np.array([[1 << 20, 1, 3], [-1, 1 << 20, (1 << 20) - 1]])
         assert run_graph(graph, x)["y"].tolist() == [
-            [sum(int(a) * int(b) for a, b in zip(row, weight[:, 0]))] for row in x
+            [sum(int(a) * int(b) for a, b in zip(row, weight[:, 0], strict=True))] for row in x
         ]
 
 

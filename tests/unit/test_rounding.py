@@ -15,7 +15,7 @@ HALVES = [Fraction(n, 4) for n in range(-22, 23)]
 def _by_boundaries(levels, y: Fraction) -> int:
     reached = sum(
         y > Fraction(float(b)) or (y == Fraction(float(b)) and inclusive)
-        for b, inclusive in zip(levels.boundary, levels.inclusive)
+        for b, inclusive in zip(levels.boundary, levels.inclusive, strict=True)
     )
     return levels.lo + reached
 

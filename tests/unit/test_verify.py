@@ -11,7 +11,7 @@ from fakes import make_backend
 
 from greenedge.errors import VerificationError
 from greenedge.graph import Dense, Graph, Requantise, freeze, run_graph
-from greenedge.lower import lower_file, save_lowered
+from greenedge.lower import lower_file, save_lowering
 from greenedge.run.folder import RunFolder
 from greenedge.verify import float_references, stage
 from greenedge.verify.compare import compare
@@ -96,7 +96,7 @@ def _run(tmp_path, monkeypatch, rng, change=None, samples: int = 40, **hooks):
     lowered = lower_file(m.save(run / "2-export" / "model.onnx"))
     np.save(run / "2-export" / "inputs.npy", rng.normal(0, 1, (samples, 6)).astype(np.float32))
     np.save(run / "2-export" / "labels.npy", rng.integers(0, 3, samples))
-    save_lowered(lowered, run / "3-lower")
+    save_lowering(lowered, run / "3-lower")
     candidate = Candidate(change(lowered.graph) if change else lowered.graph)
     candidate.hooks.update(hooks)
     monkeypatch.setattr(stage, "load_backend", candidate.load)
@@ -236,7 +236,7 @@ def test_a_graph_that_rounds_otherwise_is_no_tie(tmp_path, monkeypatch, rng):
         return dataclasses.replace(lowered, graph=wrong)
 
     monkeypatch.setattr(stage, "lower_source", moved)
-    save_lowered(moved(None), run.lower)
+    save_lowering(moved(None), run.lower)
     with pytest.raises(VerificationError) as error:
         verify_stage(run, out, "any", _tell)
     step = [op.name for op in lowered.graph.ops if isinstance(op, Requantise)][-1]

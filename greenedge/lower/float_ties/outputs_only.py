@@ -1,8 +1,8 @@
 """Whether a float reference that shows only its outputs is explained by float32 ties.
 
-A search over the network: wherever a float32 execution could round otherwise (the real value is within the derived bound
-of a boundary), both levels are tried, in topological order, until the reference's outputs appear. What is found is a
-sequence of ties that gives exactly those integers; what is not found stays a mismatch.
+A search over the network: wherever a float32 execution could round otherwise (the real value is within the derived
+bound of a boundary), both levels are tried, in topological order, until the reference's outputs appear. What is found
+is a sequence of ties that gives exactly those integers; where there is none, the outputs stay a mismatch.
 """
 
 from __future__ import annotations
@@ -11,39 +11,43 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from greenedge.graph import ArgMax, Requantise
+from greenedge.graph import ArgMax, Op, Requantise
+from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower import Lowered
+from greenedge.lower.builder import Trace
 from greenedge.lower.float_ties.explain import error_of, may_win, possible_levels
 
-_MOST_TRIED = 256
+_MAX_TRIED = 256  # executions of the network per sample
+
+_State = tuple[int, dict[str, Array], dict[str, Array]]  # operations done, integers and error bounds by edge
 
 
-def reachable_by_ties(lowered: Lowered, ints: Mapping[str, np.ndarray], wanted: np.ndarray) -> bool:
+def reachable_by_ties(lowered: Lowered, ints: Mapping[str, Ints], wanted: Ints) -> bool:
     """Whether flipping ties of this one sample leads to `wanted` on the (single) output edge."""
     graph, trace = lowered.graph, lowered.trace
     (output,) = graph.outputs
-    pending = [(0, {edge: ints[edge] for edge in graph.inputs}, {})]
+    requantisers = {op.output: op for op in graph.requantisers if op.output in trace.quantised}
+    pending: list[_State] = [(0, {edge: ints[edge] for edge in graph.inputs}, {})]
     tried = 0
-    while pending and tried < _MOST_TRIED:
+    while pending and tried < _MAX_TRIED:
         start, values, errors = pending.pop()
         tried += 1
         for k in range(start, len(graph.ops)):
             op = graph.ops[k]
             if op.output not in values:
                 values[op.output] = op.execute([values[e] for e in op.inputs], graph.input_edges(op))
-                if isinstance(op, Requantise) and op.output in trace.quantised:
-                    pending += _alternatives(k, op, graph, trace, values, errors)
+                if (step := requantisers.get(op.output)) is not None:
+                    pending += _alternatives(k, step, trace, values, errors)
             errors[op.output] = error_of(op, graph, trace, values, errors)
         if _agrees(graph.producer(output), values, errors, wanted):
             return True
     return False
 
 
-def _agrees(op, values, errors, wanted: np.ndarray) -> bool:
+def _agrees(op: Op, values: Mapping[str, Array], errors: Mapping[str, Array], wanted: Ints) -> bool:
     """Whether an integer read off a float may be `wanted`: a level is exact, an accumulator differs by the rounding of
-    its sum, and which value is the largest may hang on that rounding.
-    """
-    if isinstance(op, ArgMax):
+    its sum, and which value is the largest may depend on that rounding."""
+    if isinstance(op, ArgMax):  # its error bound is that of its input
         return bool(
             may_win(op, values[op.inputs[0]], errors[op.inputs[0]], wanted.reshape(values[op.output].shape)).all()
         )
@@ -51,14 +55,16 @@ def _agrees(op, values, errors, wanted: np.ndarray) -> bool:
     return bool((np.abs(values[op.output] - wanted) <= noise).all())
 
 
-def _alternatives(k: int, op: Requantise, graph, trace, values, errors) -> list:
+def _alternatives(
+    k: int, op: Requantise, trace: Trace, values: dict[str, Array], errors: dict[str, Array]
+) -> list[_State]:
     """The same state with one near-boundary element on its other level."""
-    found = []
+    states: list[_State] = []
     lowest, highest = possible_levels(op, trace, values[op.inputs[0]], errors[op.inputs[0]])
     for at in map(tuple, np.argwhere(lowest < highest)):
         for level in range(int(lowest[at]), int(highest[at]) + 1):
             if level != values[op.output][at]:
                 flipped = values[op.output].copy()
                 flipped[at] = level
-                found.append((k, {**values, op.output: flipped}, dict(errors)))
-    return found
+                states.append((k, {**values, op.output: flipped}, dict(errors)))
+    return states
