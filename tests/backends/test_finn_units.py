@@ -35,7 +35,7 @@ def test_matrix_vector_unit(rng, tmp_path, case):
     (tmp_path / "c.mem").write_bytes(memory_file(left_out.reshape(-1, pe), bits))
     source = Stream("s", "x", ab, bool(signed), simd, k // simd, (k,))
     result = Stream("m", "y", bits, True, pe, m // pe, (m,), () if correct else tuple(int(c) for c in left_out))
-    values = dict(K=k, M=m, PE=pe, SIMD=simd, WB=wb, AB=ab, ASGN=signed, OB=bits, CORRECT=correct)
+    values = dict(K=k, M=m, PE=pe, SIMD=simd, W_BITS=wb, A_BITS=ab, ASGN=signed, OUT_BITS=bits, CORRECT=correct)
     parameters = ", ".join(f".{name}({value})" for name, value in values.items())
     dut = f"""module dut (input logic clk, input logic [{source.width - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,
     output logic [{result.width - 1}:0] m_tdata, output logic m_tvalid, input logic m_tready);

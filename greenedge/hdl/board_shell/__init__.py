@@ -28,18 +28,18 @@ __all__ = ["CoreInfo", "Shell", "shell", "shell_request"]
 RTL = hdl.RTL / "board"
 TEMPLATES = Path(__file__).with_name("templates")
 UNITS = (
-    "ge_check.sv",
+    "ge_crc.sv",
     "ge_uart_rx.sv",
     "ge_uart_tx.sv",
     "ge_spi.sv",
-    "ge_deframe.sv",
-    "ge_enframe.sv",
-    "ge_feeder.sv",
+    "ge_frame_rx.sv",
+    "ge_frame_tx.sv",
+    "ge_input_feeder.sv",
     "ge_collector.sv",
     "ge_counters.sv",
     "ge_host.sv",
     "ge_reset.sv",
-    "ge_light.sv",
+    "ge_led.sv",
 )
 LINKS = {"uart": ("uart_rx", "uart_tx"), "spi": ("spi_sck", "spi_mosi", "spi_miso", "spi_cs")}
 # family -> what a shell takes of a device: logic cells as placed, block memories (benchmarks/board_bitstreams.py, without the core)
@@ -219,7 +219,7 @@ module board (
         .s_tdata(to_tdata), .s_tvalid(to_tvalid), .s_tready(to_tready),
         .m_tdata(from_tdata), .m_tvalid(from_tvalid), .m_tready(from_tready));
 
-    ge_light #(.CLOCK_HZ({request["clock_hz"]})) light (.clk(core_clk), .rst, .opened, .busy, .led(shine));
+    ge_led #(.CLOCK_HZ({request["clock_hz"]})) status_led (.clk(core_clk), .rst, .opened, .busy, .led(shine));
 {lights}{marks}endmodule
 """
 

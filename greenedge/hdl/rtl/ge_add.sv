@@ -4,17 +4,17 @@
 // copies are summed by one registered tree. Negative copies are complemented, and the missing ones are one more copy.
 // One beat per cycle; no memory but the output buffer. A beat is taken when both streams have one.
 module ge_add #(
-    int unsigned PE    = 1,      // elements per beat
-    int unsigned ABITS = 4,      // bits of a, of b
-    bit          ASGN  = 0,      // a is signed, b is signed
-    int unsigned BBITS = 4,
-    bit          BSGN  = 0,
-    int          AM    = 1,
-    int          BM    = 1,
-    int unsigned OB    = 6,      // result bits, signed
-    localparam int unsigned A_WIDTH = (PE*ABITS + 7) / 8 * 8,
-    localparam int unsigned B_WIDTH = (PE*BBITS + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+    int unsigned PE       = 1,   // elements per beat
+    int unsigned A_BITS   = 4,   // bits of a, of b
+    bit          ASGN     = 0,   // a is signed, b is signed
+    int unsigned B_BITS   = 4,
+    bit          BSGN     = 0,
+    int          AM       = 1,
+    int          BM       = 1,
+    int unsigned OUT_BITS = 6,   // result bits, signed
+    localparam int unsigned A_WIDTH = (PE*A_BITS + 7) / 8 * 8,
+    localparam int unsigned B_WIDTH = (PE*B_BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
 ) (
     input  logic               clk,
     input  logic               rst,
@@ -70,32 +70,32 @@ module ge_add #(
     end
 
     // ---- add
-    logic [PE*OB-1:0] sums;
+    logic [PE*OUT_BITS-1:0] sums;
     for (genvar p = 0; p < PE; p++) begin : lane
-        logic [OB-1:0]      a, b;
-        logic [ROWS*OB-1:0] rows;
-        logic [OB+$clog2(ROWS)-1:0] sum;
+        logic [OUT_BITS-1:0]      a, b;
+        logic [ROWS*OUT_BITS-1:0] rows;
+        logic [OUT_BITS+$clog2(ROWS)-1:0] sum;
         always_ff @(posedge clk) begin
-            a <= OB'($signed({ASGN & a_tdata[p*ABITS+ABITS-1], a_tdata[p*ABITS +: ABITS]}));
-            b <= OB'($signed({BSGN & b_tdata[p*BBITS+BBITS-1], b_tdata[p*BBITS +: BBITS]}));
+            a <= OUT_BITS'($signed({ASGN & a_tdata[p*A_BITS+A_BITS-1], a_tdata[p*A_BITS +: A_BITS]}));
+            b <= OUT_BITS'($signed({BSGN & b_tdata[p*B_BITS+B_BITS-1], b_tdata[p*B_BITS +: B_BITS]}));
         end
         for (genvar r = 0; r < ROWS; r++) begin : copy
             localparam int D = r < ACOPIES ? digit(AM, r) : digit(BM, r - ACOPIES);
             if (r == COPIES) begin : ones
-                assign rows[r*OB +: OB] = OB'(MISSING);
+                assign rows[r*OUT_BITS +: OUT_BITS] = OUT_BITS'(MISSING);
             end else if (D > 0) begin : plus
-                assign rows[r*OB +: OB] = (r < ACOPIES ? a : b) << $clog2(D);
+                assign rows[r*OUT_BITS +: OUT_BITS] = (r < ACOPIES ? a : b) << $clog2(D);
             end else begin : minus
-                assign rows[r*OB +: OB] = ~((r < ACOPIES ? a : b) << $clog2(-D));
+                assign rows[r*OUT_BITS +: OUT_BITS] = ~((r < ACOPIES ? a : b) << $clog2(-D));
             end
         end
-        ge_adder_tree #(.N(ROWS), .WIDTH(OB)) tree (.clk, .x(rows), .sum);
-        assign sums[p*OB +: OB] = sum[OB-1:0];
+        ge_adder_tree #(.N(ROWS), .WIDTH(OUT_BITS)) tree (.clk, .x(rows), .sum);
+        assign sums[p*OUT_BITS +: OUT_BITS] = sum[OUT_BITS-1:0];
     end
 
     // ---- hand over
-    logic [PE*OB-1:0] word;
-    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
+    logic [PE*OUT_BITS-1:0] word;
+    ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
         .clk, .rst, .push(valid[LATENCY]), .push_data(sums), .freed, .m_tdata(word), .m_tvalid, .m_tready);
     assign m_tdata = M_WIDTH'(word);
 endmodule

@@ -1,11 +1,11 @@
 // The index of the largest of N values, the first of them where several are equal. N cycles per sample; no memory.
 module ge_argmax #(
-    int unsigned N    = 10,      // values per sample, one per beat
-    int unsigned BITS = 8,       // bits of a value
-    bit          SGN  = 1,       // values are signed
-    int unsigned OB   = 4,       // bits of the index
+    int unsigned N        = 10,  // values per sample, one per beat
+    int unsigned BITS     = 8,   // bits of a value
+    bit          SGN      = 1,   // values are signed
+    int unsigned OUT_BITS = 4,   // bits of the index
     localparam int unsigned S_WIDTH = (BITS + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (OB + 7) / 8 * 8
+    localparam int unsigned M_WIDTH = (OUT_BITS + 7) / 8 * 8
 ) (
     input  logic               clk,
     input  logic               rst,

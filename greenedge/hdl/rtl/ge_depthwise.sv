@@ -4,24 +4,24 @@
 // group. One beat per cycle in, so C/PE * TAPS cycles per output pixel. Products flow through without waiting: a group
 // is begun only when the output buffer has a free word for it.
 //
-// Z[c] = 2**max(WB-2, 0) * (number of negative weights of channel c) is what ge_product leaves out, as in ge_mvu; the
+// Z[c] = 2**max(W_BITS-2, 0) * (number of negative weights of channel c) is what ge_product leaves out, as in ge_mvu; the
 // next unit adds it within its own bias, or with CORRECT = 1 this unit starts its accumulators there.
 //
-// WEIGHTS_FILE: word g*TAPS + t holds PE weights of WB bits, channel g*PE in the low bits. CORRECTION_FILE: word g holds
-// Z of these channels in OB bits each. Memory: read in order through two registers, so that a block RAM's own can serve.
+// WEIGHTS_FILE: word g*TAPS + t holds PE weights of W_BITS bits, channel g*PE in the low bits. CORRECTION_FILE: word g holds
+// Z of these channels in OUT_BITS each. Memory: read in order through two registers, so that a block RAM's own can serve.
 module ge_depthwise #(
-    int unsigned C    = 8,       // channels
-    int unsigned TAPS = 9,       // pixels under the kernel
-    int unsigned PE   = 2,       // channels per beat; divides C
-    int unsigned WB   = 4,       // weight bits, two's complement; 1: signs
-    int unsigned AB   = 4,       // activation bits
-    bit          ASGN = 0,       // activations are signed
-    int unsigned OB   = 12,      // accumulator bits, signed
-    bit          CORRECT = 0,
-    parameter    WEIGHTS_FILE    = "",
+    int unsigned C        = 8,   // channels
+    int unsigned TAPS     = 9,   // pixels under the kernel
+    int unsigned PE       = 2,   // channels per beat; divides C
+    int unsigned W_BITS   = 4,   // weight bits, two's complement; 1: signs
+    int unsigned A_BITS   = 4,   // activation bits
+    bit          ASGN     = 0,   // activations are signed
+    int unsigned OUT_BITS = 12,  // accumulator bits, signed
+    bit          CORRECT  = 0,
+    parameter    WEIGHTS_FILE = "",
     parameter    CORRECTION_FILE = "",
-    localparam int unsigned S_WIDTH = (PE*AB + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+    localparam int unsigned S_WIDTH = (PE*A_BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
 ) (
     input  logic               clk,
     input  logic               rst,
@@ -36,9 +36,9 @@ module ge_depthwise #(
     localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
     localparam int unsigned TW = TAPS > 1 ? $clog2(TAPS) : 1;
     localparam int unsigned WW = G*TAPS > 1 ? $clog2(G*TAPS) : 1;
-    localparam int unsigned PB = AB + WB;
-    localparam int unsigned ROWS    = 1 + ((WB > 2 ? WB - 2 : 0) + 1) / 2;
-    localparam int unsigned PRODUCT = WB <= 3 ? 1 : 1 + $clog2(ROWS);    // latency of ge_product
+    localparam int unsigned PB = A_BITS + W_BITS;
+    localparam int unsigned ROWS    = 1 + ((W_BITS > 2 ? W_BITS - 2 : 0) + 1) / 2;
+    localparam int unsigned PRODUCT = W_BITS <= 3 ? 1 : 1 + $clog2(ROWS); // latency of ge_product
     localparam int unsigned LATENCY = 2 + PRODUCT + 1;                   // memory, product, accumulator
     localparam int unsigned DEPTH   = 1 << $clog2(2 + (LATENCY + 3) / TAPS);    // covers the way there and back
     if (C % PE != 0) $fatal(1, "PE must divide C");
@@ -68,16 +68,16 @@ module ge_depthwise #(
     end
 
     // ---- read weights: memory, then its output register
-    logic [PE*WB-1:0] weights [G*TAPS];
+    logic [PE*W_BITS-1:0] weights [G*TAPS];
     initial $readmemh(WEIGHTS_FILE, weights);
 
-    logic [PE*WB-1:0]   w1, w2;
-    logic [PE*AB-1:0]   x1, x2;
+    logic [PE*W_BITS-1:0]   w1, w2;
+    logic [PE*A_BITS-1:0]   x1, x2;
     logic [LATENCY:1]   valid, firsts, lasts;                    // travel beside the data
     always_ff @(posedge clk) begin
         w1     <= weights[wa];
         w2     <= w1;
-        x1     <= s_tdata[PE*AB-1:0];
+        x1     <= s_tdata[PE*A_BITS-1:0];
         x2     <= x1;
         valid  <= rst ? '0 : {valid[LATENCY-1:1], beat};
         firsts <= {firsts[LATENCY-1:1], first};
@@ -85,33 +85,35 @@ module ge_depthwise #(
     end
 
     // ---- multiply, accumulate
-    logic [PE*OB-1:0] seed, acc;
+    logic [PE*OUT_BITS-1:0] acc_init, acc;
     for (genvar p = 0; p < PE; p++) begin : channel
         logic [PB-1:0]        product;
-        logic signed [OB-1:0] a;
-        ge_product #(.WB(WB), .AB(AB), .ASGN(ASGN)) mul (.clk, .w(w2[p*WB +: WB]), .a(x2[p*AB +: AB]), .p(product));
+        logic signed [OUT_BITS-1:0] a, base;
+        ge_product #(.W_BITS(W_BITS), .A_BITS(A_BITS), .ASGN(ASGN)) mul (
+            .clk, .w(w2[p*W_BITS +: W_BITS]), .a(x2[p*A_BITS +: A_BITS]), .p(product));
+        assign base = firsts[LATENCY-1] ? acc_init[p*OUT_BITS +: OUT_BITS] : a;
         always_ff @(posedge clk) begin
-            if (valid[LATENCY-1]) a <= (firsts[LATENCY-1] ? $signed(seed[p*OB +: OB]) : a) + OB'($signed(product));
+            if (valid[LATENCY-1]) a <= base + OUT_BITS'($signed(product));
         end
-        assign acc[p*OB +: OB] = a;
+        assign acc[p*OUT_BITS +: OUT_BITS] = a;
     end
 
     if (CORRECT) begin : correction
-        logic [PE*OB-1:0] constants [G];
+        logic [PE*OUT_BITS-1:0] constants [G];
         initial $readmemh(CORRECTION_FILE, constants);
         logic [GW-1:0]    g;
         always_ff @(posedge clk) begin
             if (rst) g <= '0;
             else if (valid[LATENCY-1] && lasts[LATENCY-1]) g <= (g == GW'(G - 1)) ? '0 : g + 1'b1;
         end
-        assign seed = constants[g];
+        assign acc_init = constants[g];
     end else begin : no_correction
-        assign seed = '0;
+        assign acc_init = '0;
     end
 
     // ---- hand over
-    logic [PE*OB-1:0] word;
-    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
+    logic [PE*OUT_BITS-1:0] word;
+    ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
         .clk, .rst, .push(valid[LATENCY] && lasts[LATENCY]), .push_data(acc), .freed,
         .m_tdata(word), .m_tvalid, .m_tready);
     assign m_tdata = M_WIDTH'(word);

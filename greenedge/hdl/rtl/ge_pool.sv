@@ -3,15 +3,15 @@
 // In: the beats of ge_window with DEPTHWISE = 1, TAPS per group of PE channels; out: one beat per group. TAPS cycles per
 // group. Memory: none, one register per channel of a beat; the last tap goes straight to the output register.
 module ge_pool #(
-    int unsigned C    = 4,       // channels
-    int unsigned TAPS = 4,       // pixels under the kernel
-    int unsigned PE   = 1,       // channels per beat; divides C
-    int unsigned BITS = 4,       // bits of an element
-    bit          SGN  = 0,       // elements are signed
-    int unsigned OB   = 4,       // bits of a result: BITS, or enough for the sum
-    bit          MAX  = 1,
+    int unsigned C        = 4,   // channels
+    int unsigned TAPS     = 4,   // pixels under the kernel
+    int unsigned PE       = 1,   // channels per beat; divides C
+    int unsigned BITS     = 4,   // bits of an element
+    bit          SGN      = 0,   // elements are signed
+    int unsigned OUT_BITS = 4,   // bits of a result: BITS, or enough for the sum
+    bit          MAX      = 1,
     localparam int unsigned S_WIDTH = (PE*BITS + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+    localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
 ) (
     input  logic               clk,
     input  logic               rst,
@@ -41,11 +41,11 @@ module ge_pool #(
         end
     end
 
-    logic [PE*OB-1:0] so_far, now, result, word;
+    logic [PE*OUT_BITS-1:0] so_far, now, result, word;
     for (genvar p = 0; p < PE; p++) begin : lane
-        ge_accumulate #(.BITS(BITS), .SGN(SGN), .OB(OB), .MAX(MAX)) step (
-            .x(s_tdata[p*BITS +: BITS]), .so_far(so_far[p*OB +: OB]), .now(now[p*OB +: OB]),
-            .result(result[p*OB +: OB]));
+        ge_accumulate #(.BITS(BITS), .SGN(SGN), .OUT_BITS(OUT_BITS), .MAX(MAX)) step (
+            .x(s_tdata[p*BITS +: BITS]), .so_far(so_far[p*OUT_BITS +: OUT_BITS]), .now(now[p*OUT_BITS +: OUT_BITS]),
+            .result(result[p*OUT_BITS +: OUT_BITS]));
     end
     always_ff @(posedge clk) begin
         if (rst || (beat && last)) so_far <= '0;

@@ -3,18 +3,18 @@
 //
 // One beat per cycle. Memory: each lane of a beat has a memory of its own, read through two registers.
 //
-// TABLE_FILE: word f*SIZE + i holds PE values of OB bits for x = XLO + i, channel f*PE in the low bits.
+// TABLE_FILE: word f*SIZE + i holds PE values of OUT_BITS bits for x = XLO + i, channel f*PE in the low bits.
 module ge_table #(
-    int unsigned C    = 1,       // tables
-    int unsigned PE   = 1,       // elements per beat; divides C, or C is 1
-    int unsigned XB   = 6,       // input bits
-    bit          XSGN = 1,       // input is signed
-    int          XLO  = -32,     // smallest x
-    int unsigned SIZE = 64,      // values of x
-    int unsigned OB   = 4,       // output bits
+    int unsigned C        = 1,   // tables
+    int unsigned PE       = 1,   // elements per beat; divides C, or C is 1
+    int unsigned X_BITS   = 6,   // input bits
+    bit          XSGN     = 1,   // input is signed
+    int          XLO      = -32, // smallest x
+    int unsigned SIZE     = 64,  // values of x
+    int unsigned OUT_BITS = 4,   // output bits
     parameter    TABLE_FILE = "",
-    localparam int unsigned S_WIDTH = (PE*XB + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+    localparam int unsigned S_WIDTH = (PE*X_BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
 ) (
     input  logic               clk,
     input  logic               rst,
@@ -51,23 +51,23 @@ module ge_table #(
     end
 
     // ---- look up
-    logic [PE*OB-1:0] y;
+    logic [PE*OUT_BITS-1:0] y;
     for (genvar p = 0; p < PE; p++) begin : lane
-        logic [PE*OB-1:0] values [WORDS];                        // of each word only this lane's bits are kept
+        logic [PE*OUT_BITS-1:0] values [WORDS];                  // of each word only this lane's bits are kept
         initial $readmemh(TABLE_FILE, values);
         logic [AW-1:0]    address, offset;
-        logic [OB-1:0]    v1;
-        assign offset = AW'($signed({XSGN & s_tdata[p*XB+XB-1], s_tdata[p*XB +: XB]}));
+        logic [OUT_BITS-1:0]    v1;
+        assign offset = AW'($signed({XSGN & s_tdata[p*X_BITS+X_BITS-1], s_tdata[p*X_BITS +: X_BITS]}));
         always_ff @(posedge clk) begin
             address       <= base + offset - AW'(XLO);
-            v1            <= values[address][p*OB +: OB];
-            y[p*OB +: OB] <= v1;
+            v1            <= values[address][p*OUT_BITS +: OUT_BITS];
+            y[p*OUT_BITS +: OUT_BITS] <= v1;
         end
     end
 
     // ---- hand over
-    logic [PE*OB-1:0] word;
-    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
+    logic [PE*OUT_BITS-1:0] word;
+    ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
         .clk, .rst, .push(valid[LATENCY]), .push_data(y), .freed, .m_tdata(word), .m_tvalid, .m_tready);
     assign m_tdata = M_WIDTH'(word);
 endmodule

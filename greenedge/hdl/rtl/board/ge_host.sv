@@ -42,7 +42,7 @@ module ge_host #(
     logic          we, ren, committed, opens, dropped, overflowed;
     logic [7:0]    buffer [2**AW];
 
-    ge_deframe #(.AW(AW)) deframe (
+    ge_frame_rx #(.AW(AW)) frame_rx (
         .clk, .rst, .data(rx_data), .valid(rx_valid), .bad(rx_bad), .rd, .we, .waddr, .wdata, .committed, .opens, .dropped, .overflowed);
 
     always_ff @(posedge clk) begin
@@ -58,7 +58,7 @@ module ge_host #(
     logic [15:0] drop_samples, job_seq, job_length;
     logic [7:0]  job_kind;
 
-    ge_feeder #(.AW(AW), .S_BYTES(S_BYTES), .IN(IN), .OUT(OUT)) feeder (
+    ge_input_feeder #(.AW(AW), .S_BYTES(S_BYTES), .IN(IN), .OUT(OUT)) feeder (
         .clk, .rst, .committed, .opens, .rd, .raddr, .ren, .rdata, .restart, .opened, .m_tdata, .m_tvalid, .m_tready, .idle,
         .drop_passes, .drop_samples, .drop_load, .marker, .marked, .job_kind, .job_seq, .job_length, .job_argument,
         .job_valid, .job_ready);
@@ -176,7 +176,7 @@ module ge_host #(
         else waits <= waits ? !sent : body_valid;
     end
 
-    ge_enframe enframe (
+    ge_frame_tx frame_tx (
         .clk, .rst(core_rst), .s_data(waiting), .s_last(waiting_last), .s_valid(waits), .s_ready(sent),
         .data(tx_data), .valid(tx_valid), .ready(tx_ready));
 endmodule

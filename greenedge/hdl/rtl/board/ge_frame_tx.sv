@@ -1,5 +1,5 @@
 // Bytes of a frame's body onto the line: flags around, reserved bytes escaped, both checks behind (protocol.py).
-module ge_enframe (
+module ge_frame_tx (
     input  logic       clk,
     input  logic       rst,
     input  logic [7:0] s_data,
@@ -35,8 +35,8 @@ module ge_enframe (
     assign taken    = valid && ready && (!reserved || second);    // the plain byte has gone out
     assign s_ready  = (phase == BODY) && ready && (!reserved || second);
 
-    ge_check #(.POLY(16'h1021)) check_a (.crc(a), .data(s_data), .next(a_next));
-    ge_check #(.POLY(16'h8BB7)) check_b (.crc(b), .data(s_data), .next(b_next));
+    ge_crc #(.POLY(16'h1021)) check_a (.crc(a), .data(s_data), .next(a_next));
+    ge_crc #(.POLY(16'h8BB7)) check_b (.crc(b), .data(s_data), .next(b_next));
 
     always_ff @(posedge clk) begin
         if (rst) begin

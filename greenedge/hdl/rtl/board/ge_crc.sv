@@ -1,5 +1,5 @@
 // One byte through a CRC of 16 bits, most significant bit first (protocol.py: check_a 1021, check_b 8BB7).
-module ge_check #(
+module ge_crc #(
     bit [15:0] POLY = 16'h1021
 ) (
     input  logic [15:0] crc,

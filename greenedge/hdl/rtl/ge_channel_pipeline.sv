@@ -6,28 +6,28 @@
 // register); LATENCY cycles after it, it gives the result in y.
 //
 // FILE: word f holds PE fields of FB bits, channel f*PE in the low bits.
-module ge_by_channel #(
-    int unsigned C       = 16,     // channels
-    int unsigned PE      = 1,      // channels per beat; divides C
-    int unsigned XB      = 16,     // input bits
-    int unsigned FB      = 40,     // bits of a channel's parameters
-    int unsigned OB      = 4,      // output bits
-    int unsigned LATENCY = 6,      // from a beat to its y, at least 3
-    parameter    FILE    = "",
-    localparam int unsigned S_WIDTH = (PE*XB + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+module ge_channel_pipeline #(
+    int unsigned C        = 16,  // channels
+    int unsigned PE       = 1,   // channels per beat; divides C
+    int unsigned X_BITS   = 16,  // input bits
+    int unsigned FB       = 40,  // bits of a channel's parameters
+    int unsigned OUT_BITS = 4,   // output bits
+    int unsigned LATENCY  = 6,   // from a beat to its y, at least 3
+    parameter    FILE     = "",
+    localparam int unsigned S_WIDTH = (PE*X_BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
 ) (
-    input  logic               clk,
-    input  logic               rst,
-    input  logic [S_WIDTH-1:0] s_tdata,
-    input  logic               s_tvalid,
-    output logic               s_tready,
-    output logic [PE*XB-1:0]   x,
-    output logic [PE*FB-1:0]   fields,
-    input  logic [PE*OB-1:0]   y,
-    output logic [M_WIDTH-1:0] m_tdata,
-    output logic               m_tvalid,
-    input  logic               m_tready
+    input  logic                   clk,
+    input  logic                   rst,
+    input  logic [S_WIDTH-1:0]     s_tdata,
+    input  logic                   s_tvalid,
+    output logic                   s_tready,
+    output logic [PE*X_BITS-1:0]   x,
+    output logic [PE*FB-1:0]       fields,
+    input  logic [PE*OUT_BITS-1:0] y,
+    output logic [M_WIDTH-1:0]     m_tdata,
+    output logic                   m_tvalid,
+    input  logic                   m_tready
 );
     localparam int unsigned CF    = C / PE;
     localparam int unsigned CW    = CF > 1 ? $clog2(CF) : 1;
@@ -56,17 +56,17 @@ module ge_by_channel #(
     logic [PE*FB-1:0] memory [CF];
     initial $readmemh(FILE, memory);
     logic [PE*FB-1:0] fields_1;
-    logic [PE*XB-1:0] x_1;
+    logic [PE*X_BITS-1:0] x_1;
     always_ff @(posedge clk) begin
         fields_1 <= memory[c];
         fields   <= fields_1;
-        x_1      <= s_tdata[PE*XB-1:0];
+        x_1      <= s_tdata[PE*X_BITS-1:0];
         x        <= x_1;
     end
 
     // ---- hand over
-    logic [PE*OB-1:0] word;
-    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
+    logic [PE*OUT_BITS-1:0] word;
+    ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
         .clk, .rst, .push(valid[LATENCY]), .push_data(y), .freed, .m_tdata(word), .m_tvalid, .m_tready);
     assign m_tdata = M_WIDTH'(word);
 endmodule

@@ -1,5 +1,5 @@
 // One LED: blinks slowly until the host has opened the board, then shines, and goes dark for a moment with every sample.
-module ge_light #(
+module ge_led #(
     int unsigned CLOCK_HZ = 25_000_000
 ) (
     input  logic clk,

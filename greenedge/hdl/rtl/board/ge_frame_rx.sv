@@ -2,7 +2,7 @@
 //
 // Header and payload are written to the buffer as they come; `wr` moves over them only when length and both checks
 // agree, so the reader sees whole frames alone. A frame that does not fit is dropped whole.
-module ge_deframe #(
+module ge_frame_rx #(
     int unsigned AW = 11                                 // the buffer has 2**AW bytes
 ) (
     input  logic          clk,
@@ -40,8 +40,8 @@ module ge_deframe #(
     assign wdata   = plain;
     always_ff @(posedge clk) full <= (at - rd) == (AW+1)'(1 << AW);   // bytes come many cycles apart
 
-    ge_check #(.POLY(16'h1021)) check_a (.crc(a), .data(plain), .next(a_next));
-    ge_check #(.POLY(16'h8BB7)) check_b (.crc(b), .data(plain), .next(b_next));
+    ge_crc #(.POLY(16'h1021)) check_a (.crc(a), .data(plain), .next(a_next));
+    ge_crc #(.POLY(16'h8BB7)) check_b (.crc(b), .data(plain), .next(b_next));
 
     logic overflow;                                      // in the present frame
     logic wrong;                                         // the check byte that has just come
