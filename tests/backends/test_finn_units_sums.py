@@ -201,7 +201,7 @@ def test_a_wrong_parameter_is_seen(rng, tmp_path):
         (pool_case(rng, 2, 4, 1, 4, 0, 1), "MAX", lambda v: 0),
         (pool_global_case(rng, 2, 4, 1, 4, 0, 1), "SGN", lambda v: 1),
         (add_case(rng, 1, 4, 0, 4, 0, 3, -2), "BM", lambda v: v + 1),
-        (threshold_case(rng, 2, 1, 6, 0, 0, 3, 0), "LO", lambda v: v + 1),
+        (threshold_case(rng, 2, 1, 6, 0, 0, 2, 0), "LO", lambda v: v + 1),
         (table_case(rng, 2, 2, 1, 4, 0, 3, 9, 4), "XLO", lambda v: v - 1),
         (argmax_case(rng, 8, 4, 1), "SGN", lambda v: 0),
     ]
@@ -218,7 +218,11 @@ def test_a_wrong_parameter_is_seen(rng, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, reason", [({"PE": 4}, "PE must divide C"), ({"PT": 3}, "pads as large as the kernel: use ge_pad")]
+    "change, reason",
+    [
+        ({"PE": 4}, "ge_window: PE=4 must divide C=6"),
+        ({"PT": 3}, "ge_window: pads 3, 1, 1, 1 must be smaller than the kernel's span 3 x 3: use ge_pad"),
+    ],
 )
 def test_parameters_that_cannot_be_are_refused(rng, tmp_path, change, reason):
     case = window_case(rng, 6, 4, 4, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 2, 4, 0)

@@ -11,6 +11,9 @@ module ge_accumulate #(
     output logic [OUT_BITS-1:0] now,
     output logic [OUT_BITS-1:0] result
 );
+    if (BITS < 1) $fatal(1, "ge_accumulate: BITS=%0d must be at least 1", BITS);
+    if (OUT_BITS < BITS) $fatal(1, "ge_accumulate: OUT_BITS=%0d must be at least BITS=%0d", OUT_BITS, BITS);
+
     localparam logic [OUT_BITS-1:0] TURN = OUT_BITS'(MAX && SGN) << (OUT_BITS - 1);
     logic [OUT_BITS-1:0] xw;
     if (SGN) begin : with_sign

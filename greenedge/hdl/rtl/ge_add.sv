@@ -28,6 +28,12 @@ module ge_add #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (PE < 1) $fatal(1, "ge_add: PE=%0d must be at least 1", PE);
+    if (A_BITS < 1) $fatal(1, "ge_add: A_BITS=%0d must be at least 1", A_BITS);
+    if (B_BITS < 1) $fatal(1, "ge_add: B_BITS=%0d must be at least 1", B_BITS);
+    if (OUT_BITS < 1) $fatal(1, "ge_add: OUT_BITS=%0d must be at least 1", OUT_BITS);
+    if (AM == 0 && BM == 0) $fatal(1, "ge_add: one of AM=%0d and BM=%0d must not be 0", AM, BM);
+
     // the k-th signed digit of m that is not zero, with its weight; 0 where there is none
     function automatic int digit(int m, int k);
         int rest, d;
@@ -52,7 +58,6 @@ module ge_add #(
     localparam int COPIES  = ACOPIES + count(BM, 0);
     localparam int MISSING = count(AM, 1) + count(BM, 1);
     localparam int ROWS    = COPIES + (MISSING != 0 ? 1 : 0);
-    if (COPIES == 0) $fatal(1, "one of the multipliers must not be 0");
     localparam int unsigned LATENCY = 1 + $clog2(ROWS);          // input register, tree
     localparam int unsigned DEPTH   = 1 << $clog2(LATENCY + 4);  // covers the way there and back
 

@@ -8,9 +8,12 @@ module ge_adder_tree #(
     input  logic [N*WIDTH-1:0]             x,
     output logic [WIDTH+$clog2(N)-1:0]     sum
 );
+    if (N < 1) $fatal(1, "ge_adder_tree: N=%0d must be at least 1", N);
+    if (WIDTH < 1) $fatal(1, "ge_adder_tree: WIDTH=%0d must be at least 1", WIDTH);
+
     localparam int unsigned HALF = (N + 1) / 2;
 
-    if (N == 1) begin : leaf
+    if (N <= 1) begin : leaf
         assign sum = x;
     end else begin : level
         logic [HALF*(WIDTH+1)-1:0] pairs;

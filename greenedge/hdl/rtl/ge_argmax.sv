@@ -16,6 +16,10 @@ module ge_argmax #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (N < 1) $fatal(1, "ge_argmax: N=%0d must be at least 1", N);
+    if (BITS < 1) $fatal(1, "ge_argmax: BITS=%0d must be at least 1", BITS);
+    if (OUT_BITS < 1 || $clog2(N) > OUT_BITS) $fatal(1, "ge_argmax: OUT_BITS=%0d must hold an index below N=%0d", OUT_BITS, N);
+
     localparam int unsigned NW = N > 1 ? $clog2(N) : 1;
     logic [NW-1:0]   i, at, at_now, index;
     logic [BITS-1:0] x, largest;

@@ -29,10 +29,15 @@ module ge_channel_pipeline #(
     output logic                   m_tvalid,
     input  logic                   m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_channel_pipeline: PE=%0d must divide C=%0d", PE, C);
+    if (X_BITS < 1) $fatal(1, "ge_channel_pipeline: X_BITS=%0d must be at least 1", X_BITS);
+    if (FB < 1) $fatal(1, "ge_channel_pipeline: FB=%0d must be at least 1", FB);
+    if (OUT_BITS < 1) $fatal(1, "ge_channel_pipeline: OUT_BITS=%0d must be at least 1", OUT_BITS);
+    if (LATENCY < 3) $fatal(1, "ge_channel_pipeline: LATENCY=%0d must be at least 3", LATENCY);
+
     localparam int unsigned CF    = C / PE;
     localparam int unsigned CW    = CF > 1 ? $clog2(CF) : 1;
     localparam int unsigned DEPTH = 1 << $clog2(LATENCY + 4);        // covers the way there and back
-    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     // ---- take in
     logic                       beat, freed;

@@ -8,6 +8,11 @@ module ge_clip #(
     input  logic [X_BITS-1:0]   x,
     output logic [OUT_BITS-1:0] y
 );
+    if (LO > HI) $fatal(1, "ge_clip: LO=%0d must not be above HI=%0d", LO, HI);
+    if (OUT_BITS < 1 || X_BITS <= OUT_BITS) $fatal(1, "ge_clip: X_BITS=%0d must be more than OUT_BITS=%0d", X_BITS, OUT_BITS);
+    if (OUT_BITS < 31 && (LO < 0 ? LO < -(1 << (OUT_BITS-1)) || HI >= (1 << (OUT_BITS-1)) : HI >= (1 << OUT_BITS)))
+        $fatal(1, "ge_clip: LO=%0d ... HI=%0d do not fit OUT_BITS=%0d", LO, HI, OUT_BITS);
+
     logic below, above;
     if (LO == 0) begin : from_zero
         assign below = x[X_BITS-1];

@@ -17,6 +17,10 @@ module ge_concat #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (A < 1) $fatal(1, "ge_concat: A=%0d must be at least 1", A);
+    if (B < 1) $fatal(1, "ge_concat: B=%0d must be at least 1", B);
+    if (WIDTH < 1) $fatal(1, "ge_concat: WIDTH=%0d must be at least 1", WIDTH);
+
     localparam int unsigned NW = $clog2(A > B ? A : B) + 1;
     logic [NW-1:0] n;                                            // beats of this part still to come, less one
     logic          from_b, next, beat;

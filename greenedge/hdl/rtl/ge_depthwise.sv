@@ -32,6 +32,12 @@ module ge_depthwise #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_depthwise: PE=%0d must divide C=%0d", PE, C);
+    if (TAPS < 1) $fatal(1, "ge_depthwise: TAPS=%0d must be at least 1", TAPS);
+    if (W_BITS < 1) $fatal(1, "ge_depthwise: W_BITS=%0d must be at least 1", W_BITS);
+    if (A_BITS < 1) $fatal(1, "ge_depthwise: A_BITS=%0d must be at least 1", A_BITS);
+    if (OUT_BITS < 1) $fatal(1, "ge_depthwise: OUT_BITS=%0d must be at least 1", OUT_BITS);
+
     localparam int unsigned G  = C / PE;                         // groups per pixel
     localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
     localparam int unsigned TW = TAPS > 1 ? $clog2(TAPS) : 1;
@@ -41,7 +47,6 @@ module ge_depthwise #(
     localparam int unsigned PRODUCT = W_BITS <= 3 ? 1 : 1 + $clog2(ROWS); // latency of ge_product
     localparam int unsigned LATENCY = 2 + PRODUCT + 1;                   // memory, product, accumulator
     localparam int unsigned DEPTH   = 1 << $clog2(2 + (LATENCY + 3) / TAPS);    // covers the way there and back
-    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     // ---- take in: the first tap of a group needs a credit, the others follow
     logic                       beat, freed, first, last;

@@ -16,6 +16,9 @@ module ge_fifo #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (WIDTH < 1) $fatal(1, "ge_fifo: WIDTH=%0d must be at least 1", WIDTH);
+    if (DEPTH < 1) $fatal(1, "ge_fifo: DEPTH=%0d must be at least 1", DEPTH);
+
     localparam int unsigned AW = DEPTH > 1 ? $clog2(DEPTH) : 1;
 
     logic [WIDTH-1:0] mem [2**AW];

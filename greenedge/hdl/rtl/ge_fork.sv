@@ -14,6 +14,8 @@ module ge_fork #(
     output logic             m1_tvalid,
     input  logic             m1_tready
 );
+    if (WIDTH < 1) $fatal(1, "ge_fork: WIDTH=%0d must be at least 1", WIDTH);
+
     logic [WIDTH-1:0] word;
     assign s_tready = (!m0_tvalid || m0_tready) && (!m1_tvalid || m1_tready);
     assign m0_tdata = word;

@@ -34,6 +34,12 @@ module ge_mvu #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (SIMD == 0 || K % SIMD != 0) $fatal(1, "ge_mvu: SIMD=%0d must divide K=%0d", SIMD, K);
+    if (PE == 0 || M % PE != 0) $fatal(1, "ge_mvu: PE=%0d must divide M=%0d", PE, M);
+    if (W_BITS < 1) $fatal(1, "ge_mvu: W_BITS=%0d must be at least 1", W_BITS);
+    if (A_BITS < 1) $fatal(1, "ge_mvu: A_BITS=%0d must be at least 1", A_BITS);
+    if (OUT_BITS < 1) $fatal(1, "ge_mvu: OUT_BITS=%0d must be at least 1", OUT_BITS);
+
     localparam int unsigned SF = K / SIMD;                       // cycles per group of neurons
     localparam int unsigned NF = M / PE;                         // groups per vector
     localparam int unsigned SW = SF > 1 ? $clog2(SF) : 1;

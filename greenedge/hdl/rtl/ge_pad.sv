@@ -22,11 +22,17 @@ module ge_pad #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_pad: PE=%0d must divide C=%0d", PE, C);
+    if (H < 1) $fatal(1, "ge_pad: H=%0d must be at least 1", H);
+    if (W < 1) $fatal(1, "ge_pad: W=%0d must be at least 1", W);
+    if (BITS < 1) $fatal(1, "ge_pad: BITS=%0d must be at least 1", BITS);
+    if (BITS < 31 && (PAD < -(1 << (BITS - 1)) || PAD >= (1 << BITS)))
+        $fatal(1, "ge_pad: PAD=%0d does not fit BITS=%0d", PAD, BITS);
+
     localparam int unsigned G  = C / PE;                         // beats per pixel
     localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
     localparam int unsigned YW = $clog2(H + PT + PB) + 1;
     localparam int unsigned XW = $clog2(W + PL + PR) + 1;
-    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     logic [GW-1:0] g;
     logic [YW-1:0] y;                                            // 0 is the first row, PT the image's first

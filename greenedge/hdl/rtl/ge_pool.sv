@@ -22,8 +22,12 @@ module ge_pool #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_pool: PE=%0d must divide C=%0d", PE, C);
+    if (TAPS < 1) $fatal(1, "ge_pool: TAPS=%0d must be at least 1", TAPS);
+    if (BITS < 1) $fatal(1, "ge_pool: BITS=%0d must be at least 1", BITS);
+    if (OUT_BITS < BITS) $fatal(1, "ge_pool: OUT_BITS=%0d must be at least BITS=%0d", OUT_BITS, BITS);
+
     localparam int unsigned TW = TAPS > 1 ? $clog2(TAPS) : 1;
-    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     logic [TW-1:0] tap;
     logic          last, beat;

@@ -23,10 +23,14 @@ module ge_pool_global #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_pool_global: PE=%0d must divide C=%0d", PE, C);
+    if (PIXELS < 1) $fatal(1, "ge_pool_global: PIXELS=%0d must be at least 1", PIXELS);
+    if (BITS < 1) $fatal(1, "ge_pool_global: BITS=%0d must be at least 1", BITS);
+    if (OUT_BITS < BITS) $fatal(1, "ge_pool_global: OUT_BITS=%0d must be at least BITS=%0d", OUT_BITS, BITS);
+
     localparam int unsigned G  = C / PE;
     localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
     localparam int unsigned XW = PIXELS > 1 ? $clog2(PIXELS) : 1;
-    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     logic [GW-1:0] g;
     logic [XW-1:0] pixel;

@@ -17,6 +17,9 @@ module ge_product #(
     input  logic [A_BITS-1:0] a,
     output logic [PB-1:0]     p
 );
+    if (W_BITS < 1) $fatal(1, "ge_product: W_BITS=%0d must be at least 1", W_BITS);
+    if (A_BITS < 1) $fatal(1, "ge_product: A_BITS=%0d must be at least 1", A_BITS);
+
     localparam int unsigned LOW  = W_BITS > 2 ? W_BITS - 2 : 0; // bits below the top digit
     localparam int unsigned ROWS = 1 + (LOW + 1) / 2;
 

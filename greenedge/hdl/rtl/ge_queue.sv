@@ -15,6 +15,9 @@ module ge_queue #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (WIDTH < 1) $fatal(1, "ge_queue: WIDTH=%0d must be at least 1", WIDTH);
+    if (DEPTH < 1) $fatal(1, "ge_queue: DEPTH=%0d must be at least 1", DEPTH);
+
     localparam int unsigned WORDS = DEPTH < 4 ? 4 : DEPTH;       // fewer could not keep one word per cycle
     localparam int unsigned AW    = $clog2(WORDS);
 

@@ -31,6 +31,13 @@ module ge_requantise #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_requantise: PE=%0d must divide C=%0d", PE, C);
+    if (X_BITS < 1) $fatal(1, "ge_requantise: X_BITS=%0d must be at least 1", X_BITS);
+    if (M_BITS < 1) $fatal(1, "ge_requantise: M_BITS=%0d must be at least 1", M_BITS);
+    if (CYCLES < 1) $fatal(1, "ge_requantise: CYCLES=%0d must be at least 1", CYCLES);
+    if (B_BITS <= SHIFT + OUT_BITS)
+        $fatal(1, "ge_requantise: B_BITS=%0d must be more than SHIFT=%0d and OUT_BITS=%0d together", B_BITS, SHIFT, OUT_BITS);
+
     if (CYCLES >= M_BITS + 2 && SHIFT > M_BITS) begin : serial
         ge_requantise_serial #(
             .C(C), .PE(PE), .X_BITS(X_BITS), .XSGN(XSGN), .M_BITS(M_BITS), .B_BITS(B_BITS), .SHIFT(SHIFT),

@@ -30,6 +30,14 @@ module ge_requantise_serial #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_requantise_serial: PE=%0d must divide C=%0d", PE, C);
+    if (X_BITS < 1) $fatal(1, "ge_requantise_serial: X_BITS=%0d must be at least 1", X_BITS);
+    if (M_BITS < 1) $fatal(1, "ge_requantise_serial: M_BITS=%0d must be at least 1", M_BITS);
+    if (SHIFT <= M_BITS) $fatal(1, "ge_requantise_serial: SHIFT=%0d must be more than M_BITS=%0d", SHIFT, M_BITS);
+    if (B_BITS <= SHIFT + OUT_BITS)
+        $fatal(1, "ge_requantise_serial: B_BITS=%0d must be more than SHIFT=%0d and OUT_BITS=%0d together",
+               B_BITS, SHIFT, OUT_BITS);
+
     localparam int unsigned CF   = C / PE;
     localparam int unsigned CW   = CF > 1 ? $clog2(CF) : 1;
     localparam int unsigned FB   = M_BITS + B_BITS;

@@ -8,6 +8,8 @@ module ge_ring_add #(
     input  logic [AW-1:0] step,
     output logic [AW-1:0] y
 );
+    if (DEPTH < 2) $fatal(1, "ge_ring_add: DEPTH=%0d must be at least 2", DEPTH);
+
     logic [AW-1:0] ahead;
     assign ahead = a + step;
     if (DEPTH == 2**AW) begin : power_of_two

@@ -10,6 +10,10 @@ module ge_scale #(
     input  logic [M_BITS-1:0]        m,
     output logic [X_BITS+M_BITS-1:0] p
 );
+    if (X_BITS < 1) $fatal(1, "ge_scale: X_BITS=%0d must be at least 1", X_BITS);
+    if (M_BITS < 1) $fatal(1, "ge_scale: M_BITS=%0d must be at least 1", M_BITS);
+    if (M_BITS > (2 << LEVELS)) $fatal(1, "ge_scale: LEVELS=%0d are too few for M_BITS=%0d", LEVELS, M_BITS);
+
     localparam int unsigned LOW  = M_BITS < (2 << (LEVELS - 1)) ? M_BITS : (2 << (LEVELS - 1));
     localparam int unsigned HIGH = M_BITS - LOW;
 

@@ -25,12 +25,19 @@ module ge_table #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (C != 1 && (PE == 0 || C % PE != 0)) $fatal(1, "ge_table: PE=%0d must divide C=%0d, or C be 1", PE, C);
+    if (PE < 1) $fatal(1, "ge_table: PE=%0d must be at least 1", PE);
+    if (X_BITS < 1) $fatal(1, "ge_table: X_BITS=%0d must be at least 1", X_BITS);
+    if (SIZE < 1) $fatal(1, "ge_table: SIZE=%0d must be at least 1", SIZE);
+    if (OUT_BITS < 1) $fatal(1, "ge_table: OUT_BITS=%0d must be at least 1", OUT_BITS);
+    if (X_BITS < 31 && (XLO < (XSGN ? -(1 << (X_BITS-1)) : 0) || XLO + int'(SIZE) > (XSGN ? 1 << (X_BITS-1) : 1 << X_BITS)))
+        $fatal(1, "ge_table: XLO=%0d and SIZE=%0d go beyond X_BITS=%0d", XLO, SIZE, X_BITS);
+
     localparam int unsigned CF      = C > PE ? C / PE : 1;
     localparam int unsigned WORDS   = CF*SIZE;
     localparam int unsigned AW      = WORDS > 1 ? $clog2(WORDS) : 1;
     localparam int unsigned LATENCY = 3;                         // address, memory, output register
     localparam int unsigned DEPTH   = 8;                         // covers the way there and back
-    if (C != 1 && C % PE != 0) $fatal(1, "PE must divide C, or C be 1");
 
     // ---- take in
     logic             beat, freed;

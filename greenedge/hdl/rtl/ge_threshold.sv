@@ -31,6 +31,12 @@ module ge_threshold #(
     localparam int unsigned TB      = X_BITS + 1;
     localparam int unsigned FB      = STEPS*TB + FALLS;          // bits of a field
     localparam int unsigned LATENCY = 2 + 1 + $clog2(STEPS) + 1; // memory, comparison, count, LO
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_threshold: PE=%0d must divide C=%0d", PE, C);
+    if (X_BITS < 1) $fatal(1, "ge_threshold: X_BITS=%0d must be at least 1", X_BITS);
+    if (STEPS < 1) $fatal(1, "ge_threshold: STEPS=%0d must be at least 1", STEPS);
+    if (OUT_BITS < 31 && LO + int'(STEPS) >= (LO < 0 ? 1 << (OUT_BITS-1) : 1 << OUT_BITS))
+        $fatal(1, "ge_threshold: LO=%0d and STEPS=%0d give levels beyond OUT_BITS=%0d", LO, STEPS, OUT_BITS);
+    if (OUT_BITS < 31 && LO < -(1 << (OUT_BITS-1))) $fatal(1, "ge_threshold: LO=%0d does not fit OUT_BITS=%0d", LO, OUT_BITS);
 
     logic [PE*X_BITS-1:0] xs;
     logic [PE*FB-1:0] fields;

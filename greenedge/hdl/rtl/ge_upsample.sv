@@ -21,8 +21,14 @@ module ge_upsample #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_upsample: PE=%0d must divide C=%0d", PE, C);
+    if (H < 1) $fatal(1, "ge_upsample: H=%0d must be at least 1", H);
+    if (W < 1) $fatal(1, "ge_upsample: W=%0d must be at least 1", W);
+    if (FH < 1) $fatal(1, "ge_upsample: FH=%0d must be at least 1", FH);
+    if (FW < 1) $fatal(1, "ge_upsample: FW=%0d must be at least 1", FW);
+    if (BITS < 1) $fatal(1, "ge_upsample: BITS=%0d must be at least 1", BITS);
+
     localparam int G = C / PE;                                   // beats per pixel
-    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     localparam int SLACK  = 2 + 10/G;                            // covers the way from release to reception
     localparam int PIXELS = (FH > 1 ? W : 0) + SLACK;

@@ -16,6 +16,10 @@ module ge_width #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (BITS < 1) $fatal(1, "ge_width: BITS=%0d must be at least 1", BITS);
+    if (IN < 1 || OUT < 1 || (IN % OUT != 0 && OUT % IN != 0))
+        $fatal(1, "ge_width: one of IN=%0d and OUT=%0d must divide the other", IN, OUT);
+
     if (IN <= OUT) begin : widen
         localparam int unsigned N  = OUT / IN;
         localparam int unsigned NW = N > 1 ? $clog2(N) : 1;

@@ -44,12 +44,21 @@ module ge_window #(
     localparam int G    = C / PE;                                // beats per pixel
     localparam int SPH  = DH*(KH - 1) + 1;                       // rows and columns that a window spans
     localparam int SPW  = DW*(KW - 1) + 1;
-    localparam int OH   = (H + PT + PB - SPH) / SH + 1;          // output image
-    localparam int OW   = (W + PL + PR - SPW) / SW + 1;
+    localparam int OH   = (H + PT + PB - SPH) / max(1, SH) + 1;          // output image
+    localparam int OW   = (W + PL + PR - SPW) / max(1, SW) + 1;
     localparam bit PADS = (PT | PL | PB | PR) != 0;
-
-    if (C % PE != 0) $fatal(1, "PE must divide C");
-    if (PT >= SPH || PB >= SPH || PL >= SPW || PR >= SPW) $fatal(1, "pads as large as the kernel: use ge_pad");
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_window: PE=%0d must divide C=%0d", PE, C);
+    if (SH < 1) $fatal(1, "ge_window: SH=%0d must be at least 1", SH);
+    if (SW < 1) $fatal(1, "ge_window: SW=%0d must be at least 1", SW);
+    if (BITS < 1) $fatal(1, "ge_window: BITS=%0d must be at least 1", BITS);
+    if (PT < 0 || PL < 0 || PB < 0 || PR < 0 || PT >= SPH || PB >= SPH || PL >= SPW || PR >= SPW)
+        $fatal(1, "ge_window: pads %0d, %0d, %0d, %0d must be smaller than the kernel's span %0d x %0d: use ge_pad",
+               PT, PL, PB, PR, SPH, SPW);
+    if (H + PT + PB < SPH || W + PL + PR < SPW)
+        $fatal(1, "ge_window: the kernel's span %0d x %0d is larger than the padded image %0d x %0d",
+               SPH, SPW, H + PT + PB, W + PL + PR);
+    if (BITS < 31 && (PAD < -(1 << (BITS - 1)) || PAD >= (1 << BITS)))
+        $fatal(1, "ge_window: PAD=%0d does not fit BITS=%0d", PAD, BITS);
 
     // ---- geometry of the ring, in pixels
     localparam int START  = -PT*W - PL;                          // position of the first window

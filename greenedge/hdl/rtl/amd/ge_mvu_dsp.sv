@@ -36,6 +36,14 @@ module ge_mvu_dsp #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (SIMD == 0 || K % SIMD != 0) $fatal(1, "ge_mvu_dsp: SIMD=%0d must divide K=%0d", SIMD, K);
+    if (PE == 0 || M % PE != 0) $fatal(1, "ge_mvu_dsp: PE=%0d must divide M=%0d", PE, M);
+    if (DSP != 1 && DSP != 2) $fatal(1, "ge_mvu_dsp: DSP=%0d must be 1 (DSP48E1) or 2 (DSP48E2)", DSP);
+    if (DSP == 1 && !NARROW)
+        $fatal(1, "ge_mvu_dsp: NARROW=%0d must be 1 for a DSP48E1, which has no room for the widest negative product", NARROW);
+    if (W_BITS < 2 || A_BITS < 2) $fatal(1, "ge_mvu_dsp: W_BITS=%0d and A_BITS=%0d must be at least 2", W_BITS, A_BITS);
+    if (OUT_BITS < 1) $fatal(1, "ge_mvu_dsp: OUT_BITS=%0d must be at least 1", OUT_BITS);
+
     localparam int unsigned NF    = M / PE;
     localparam int unsigned WORDS = K / SIMD * NF;
     localparam int unsigned WW    = WORDS > 1 ? $clog2(WORDS) : 1;

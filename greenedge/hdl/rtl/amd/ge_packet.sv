@@ -24,6 +24,10 @@ module ge_packet #(
     output logic m_tlast,
     input  logic m_tready
 );
+    if (S_BEATS < 1) $fatal(1, "ge_packet: S_BEATS=%0d must be at least 1", S_BEATS);
+    if (M_BEATS < 1) $fatal(1, "ge_packet: M_BEATS=%0d must be at least 1", M_BEATS);
+    if (DEPTH < 1) $fatal(1, "ge_packet: DEPTH=%0d must be at least 1", DEPTH);
+
     localparam int unsigned SW = S_BEATS > 1 ? $clog2(S_BEATS) : 1;
     localparam int unsigned MW = M_BEATS > 1 ? $clog2(M_BEATS) : 1;
 

@@ -21,6 +21,11 @@ module ge_collector #(
     input  logic                 ready,
     output logic                 empty
 );
+    if (M_BYTES < 1) $fatal(1, "ge_collector: M_BYTES=%0d must be at least 1", M_BYTES);
+    if (BEATS < 1) $fatal(1, "ge_collector: BEATS=%0d must be at least 1", BEATS);
+    if (FW > 30 || (1 << FW) < M_BYTES + 2)
+        $fatal(1, "ge_collector: FW=%0d gives a store that is too small for M_BYTES=%0d and two more", FW, M_BYTES);
+
     localparam int unsigned BW = BEATS > 1 ? $clog2(BEATS) : 1;
     localparam int unsigned NW = $clog2(M_BYTES + 1);
 

@@ -28,6 +28,13 @@ module ge_counters #(
     output logic [31:0] value,
     output logic        valid
 );
+    if (CLOCK_HZ < 1) $fatal(1, "ge_counters: CLOCK_HZ=%0d must be at least 1", CLOCK_HZ);
+    if (BAUD < 1) $fatal(1, "ge_counters: BAUD=%0d must be at least 1", BAUD);
+    if (IN < 1) $fatal(1, "ge_counters: IN=%0d must be at least 1", IN);
+    if (OUT < 1) $fatal(1, "ge_counters: OUT=%0d must be at least 1", OUT);
+    if (BEATS < 1) $fatal(1, "ge_counters: BEATS=%0d must be at least 1", BEATS);
+    if (CREDIT < 1) $fatal(1, "ge_counters: CREDIT=%0d must be at least 1", CREDIT);
+
     localparam int unsigned BW = BEATS > 1 ? $clog2(BEATS) : 1;
 
     // ---- what happens

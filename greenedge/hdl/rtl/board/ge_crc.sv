@@ -6,6 +6,8 @@ module ge_crc #(
     input  logic [7:0]  data,
     output logic [15:0] next
 );
+    if (!POLY[0]) $fatal(1, "ge_crc: POLY=%0h must end in 1, or the check is one bit shorter", POLY);
+
     always_comb begin
         next = crc ^ {data, 8'h00};
         for (int i = 0; i < 8; i++) next = next[15] ? {next[14:0], 1'b0} ^ POLY : {next[14:0], 1'b0};

@@ -19,6 +19,8 @@ module ge_frame_rx #(
     output logic          dropped,                       // for one cycle: what came was no frame
     output logic          overflowed                     // for one cycle: a frame had no room
 );
+    if (AW < 4 || AW > 16) $fatal(1, "ge_frame_rx: AW=%0d must be 4 to 16", AW);
+
     typedef enum logic [1:0] {HEAD, PAYLOAD, CHECKS, DONE} phase_t;
 
     phase_t       phase;

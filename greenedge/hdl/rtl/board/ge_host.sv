@@ -34,6 +34,12 @@ module ge_host #(
 );
     localparam int unsigned IN  = S_BYTES * S_BEATS;
     localparam int unsigned OUT = M_BYTES * M_BEATS;
+    if (S_BYTES < 1) $fatal(1, "ge_host: S_BYTES=%0d must be at least 1", S_BYTES);
+    if (S_BEATS < 1) $fatal(1, "ge_host: S_BEATS=%0d must be at least 1", S_BEATS);
+    if (M_BYTES < 1) $fatal(1, "ge_host: M_BYTES=%0d must be at least 1", M_BYTES);
+    if (M_BEATS < 1) $fatal(1, "ge_host: M_BEATS=%0d must be at least 1", M_BEATS);
+    if (IN > 32000 || OUT > 32000)
+        $fatal(1, "ge_host: samples of %0d bytes in and %0d bytes out must be at most 32000 to fit a frame", IN, OUT);
 
     // ---- requests
     logic [AW:0]   rd;

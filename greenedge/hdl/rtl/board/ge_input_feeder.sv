@@ -41,6 +41,13 @@ module ge_input_feeder #(
     output logic                 job_valid,
     input  logic                 job_ready
 );
+    if (S_BYTES == 0 || IN % S_BYTES != 0) $fatal(1, "ge_input_feeder: S_BYTES=%0d must divide IN=%0d", S_BYTES, IN);
+    if (OUT < 1) $fatal(1, "ge_input_feeder: OUT=%0d must be at least 1", OUT);
+    if (AW > 16 || (1 << AW) < IN + 9)
+        $fatal(1, "ge_input_feeder: AW=%0d gives a buffer that is too small for a LOOP of one sample of IN=%0d bytes", AW, IN);
+    if (RESTART < 36)
+        $fatal(1, "ge_input_feeder: RESTART=%0d must be at least 36, in which ge_counters clears its counters", RESTART);
+
     localparam logic [7:0] OPEN = 8'h01, DATA = 8'h02, LOOP = 8'h03, READ = 8'h04, MARK = 8'h05;
     localparam int unsigned PW = $clog2(RESTART + 1);
 

@@ -8,6 +8,8 @@ module ge_led #(
     input  logic busy,
     output logic led
 );
+    if (CLOCK_HZ < 9) $fatal(1, "ge_led: CLOCK_HZ=%0d must be at least 9", CLOCK_HZ);
+
     localparam int unsigned W = $clog2(CLOCK_HZ);        // bit W-1 changes every half second or so
     logic [W-1:0] n;
     logic [W-4:0] dark;

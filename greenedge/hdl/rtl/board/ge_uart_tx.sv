@@ -12,6 +12,8 @@ module ge_uart_tx #(
 );
     localparam longint unsigned STEP = (64'(BAUD) * 65536 + 64'(CLOCK_HZ) / 2) / 64'(CLOCK_HZ);
     localparam bit [16:0] INC = 17'(STEP);
+    if (STEP < 1 || STEP > 16384)
+        $fatal(1, "ge_uart_tx: CLOCK_HZ=%0d must be at least 4 times BAUD=%0d and at most 131072 times", CLOCK_HZ, BAUD);
 
     logic [16:0] phase;
     logic [3:0]  left;                                   // bits still to go out, the present one included
