@@ -14,6 +14,7 @@ import select
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, ToolError
@@ -55,7 +56,12 @@ class VirtualBoard:
         description = work / "board.txt"
         description.write_text("".join(f"{key} {value}\n" for key, value in self._settings.items()))
         self._process = subprocess.Popen(
-            [str(model), str(description)], cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [str(model), str(description)],
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         try:
             self.plug()
@@ -65,7 +71,8 @@ class VirtualBoard:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # what a dead simulation was still to be told
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -107,13 +114,22 @@ class VirtualBoard:
             self._process.stdin.write(text + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise ToolError(
-                f"the virtual board of {self.folder} has ended; its time limit is {self._settings['limit_s']} s."
-            ) from None
+            raise self._why_ended() from None
         if not select.select([self._process.stdout], [], [], _ANSWER_S)[0]:
             raise ToolError(f"the virtual board of {self.folder} does not answer within {_ANSWER_S} s.")
-        words = self._process.stdout.readline().split()
+        line = self._process.stdout.readline()
+        if not line.startswith("cycles "):  # no answer, but what the simulation said before it ended
+            raise self._why_ended(line)
+        words = line.split()
         return {key: value if key == "terminal" else int(value) for key, value in zip(words[::2], words[1::2])}
+
+    def _why_ended(self, said: str = "") -> ToolError:
+        """The error of a simulation that is gone: the stream that broke its protocol, or its time limit."""
+        from greenedge.hdl.axi_stream.simulation import find_broken_stream
+
+        broken = find_broken_stream(said + self._process.stdout.read())
+        why = f"stopped: {broken}" if broken else f"has ended; its time limit is {self._settings['limit_s']} s"
+        return ToolError(f"the virtual board of {self.folder} {why}.")
 
 
 def read_board(folder: Path) -> dict:

@@ -48,4 +48,7 @@ module ge_argmax #(
         end
     end
     assign m_tdata = M_WIDTH'(index);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

@@ -46,4 +46,7 @@ module ge_concat #(
             if (next) m_tvalid <= beat;
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

@@ -34,4 +34,8 @@ module ge_fork #(
             m1_tvalid <= s_tready ? s_tvalid : m1_tvalid && !m1_tready;
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m0")) hold_m0 (.clk, .rst, .tdata(m0_tdata), .tvalid(m0_tvalid), .tready(m0_tready));
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m1")) hold_m1 (.clk, .rst, .tdata(m1_tdata), .tvalid(m1_tvalid), .tready(m1_tready));
+`endif
 endmodule

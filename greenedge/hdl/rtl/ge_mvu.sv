@@ -187,4 +187,7 @@ module ge_mvu #(
         .clk, .rst, .push(valid[LATENCY] && last[LATENCY]), .push_data(acc), .freed,
         .m_tdata(word), .m_tvalid, .m_tready);
     assign m_tdata = M_WIDTH'(word);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

@@ -67,4 +67,7 @@ module ge_pad #(
         if (next) word <= in_image ? s_tdata[PE*BITS-1:0] : {PE{BITS'(PAD)}};
     end
     assign m_tdata = WIDTH'(word);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

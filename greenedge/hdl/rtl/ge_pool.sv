@@ -57,4 +57,7 @@ module ge_pool #(
         if (!m_tvalid || m_tready) word <= result;
     end
     assign m_tdata = M_WIDTH'(word);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

@@ -96,4 +96,7 @@ module ge_pool_global #(
             end
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

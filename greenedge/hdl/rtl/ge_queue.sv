@@ -63,4 +63,7 @@ module ge_queue #(
             end
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

@@ -78,4 +78,7 @@ module ge_requantise #(
             always_ff @(posedge clk) y[p*OUT_BITS +: OUT_BITS] <= level;
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

@@ -77,4 +77,7 @@ module ge_table #(
     ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
         .clk, .rst, .push(valid[LATENCY]), .push_data(y), .freed, .m_tdata(word), .m_tvalid, .m_tready);
     assign m_tdata = M_WIDTH'(word);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

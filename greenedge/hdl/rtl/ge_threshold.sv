@@ -62,4 +62,7 @@ module ge_threshold #(
         ge_adder_tree #(.N(STEPS), .WIDTH(2)) tree (.clk, .x(reached), .sum(count));
         always_ff @(posedge clk) y[p*OUT_BITS +: OUT_BITS] <= OUT_BITS'(LO) + OUT_BITS'(count);
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

@@ -126,4 +126,7 @@ module ge_upsample #(
     ge_fifo #(.WIDTH(PE*BITS), .DEPTH(CREDITS)) out (
         .clk, .rst, .push(valid[2]), .push_data(r2), .freed, .m_tdata(word), .m_tvalid, .m_tready);
     assign m_tdata = WIDTH'(word);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

@@ -69,4 +69,7 @@ module ge_width #(
         end
         assign m_tdata = M_WIDTH'(word[OUT*BITS-1:0]);
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

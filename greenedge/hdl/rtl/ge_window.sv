@@ -268,4 +268,7 @@ module ge_window #(
         .clk, .rst, .push(valid[2]), .push_data(real_pixel[2] ? r2 : {PE{BITS'(PAD)}}), .freed,
         .m_tdata(word), .m_tvalid, .m_tready);
     assign m_tdata = WIDTH'(word);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

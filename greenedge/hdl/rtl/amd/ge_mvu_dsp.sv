@@ -115,4 +115,7 @@ module ge_mvu_dsp #(
         assign word[p*OUT_BITS +: OUT_BITS] = sums[p*CB +: OUT_BITS] - left_out[p*OUT_BITS +: OUT_BITS];
     end
     assign m_tdata = M_WIDTH'(word);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule

@@ -59,4 +59,9 @@ module ge_packet #(
     ge_queue #(.WIDTH(8), .DEPTH(DEPTH)) flags (
         .clk, .rst, .s_tdata(flag_in), .s_tvalid(s_tvalid && core_s_tready && s_end), .s_tready(room),
         .m_tdata(flag_out), .m_tvalid(known), .m_tready(core_m_tvalid && m_tready && m_end));
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(1), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tlast), .tvalid(m_tvalid), .tready(m_tready));
+    ge_stream_assert #(.WIDTH(1), .NAME("core_s")) hold_core_s (
+        .clk, .rst, .tdata(1'b0), .tvalid(core_s_tvalid), .tready(core_s_tready));
+`endif
 endmodule

@@ -105,4 +105,7 @@ module ge_collector #(
             end
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(8), .NAME("data")) hold_data (.clk, .rst, .tdata(data), .tvalid(valid), .tready(ready));
+`endif
 endmodule

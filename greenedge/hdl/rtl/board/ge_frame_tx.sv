@@ -65,4 +65,7 @@ module ge_frame_tx (
             endcase
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(8), .NAME("data")) hold_data (.clk, .rst, .tdata(data), .tvalid(valid), .tready(ready));
+`endif
 endmodule

@@ -252,4 +252,8 @@ module ge_input_feeder #(
 
     always_ff @(posedge clk) drop_passes <= passes - 1'b1;    // `passes` is set two cycles before drop_load
     assign drop_samples = count;
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(8*S_BYTES), .NAME("m")) hold_m (
+        .clk, .rst(rst || restart), .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
