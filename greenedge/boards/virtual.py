@@ -167,6 +167,7 @@ def sim_top(top: str) -> str:
         f".{pin}" for pin in ("clk", "uart_rx", "uart_tx", "led", "button", "marker") if f"logic {pin}" in header
     )
     return f"""// Simulation only: the board's pins.
+`default_nettype none
 module sim_top (
     input  logic clk,
     input  logic uart_rx,
@@ -179,4 +180,5 @@ module sim_top (
     board board ({pins});
     assign busy = board.busy;  // no pin: tells the simulator that a silent board is at work
 {missing}endmodule
+`default_nettype wire
 """

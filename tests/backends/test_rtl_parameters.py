@@ -328,3 +328,14 @@ endmodule
         assert done.returncode == 0, done.stdout + done.stderr
     else:
         assert done.returncode != 0 and "ge_mvu: SIMD=5 must divide K=16" in done.stdout + done.stderr
+
+
+def test_no_net_is_declared_by_a_misspelt_name():
+    """`default_nettype none` before every module of ours, and `wire` again behind it for what is read after it."""
+    for path in sorted((*RTL.rglob("*.sv"), *Path(__file__).parent.parent.rglob("*.sv"))):
+        text = path.read_text()
+        assert re.search(r"^`default_nettype none\n(module|package) ", text, re.MULTILINE), path
+        assert text.endswith("`default_nettype wire\n") or text.endswith(
+            "`default_nettype wire\n// verilator tracing_on\n"
+        ), path
+        assert text.count("default_nettype") == 2, path

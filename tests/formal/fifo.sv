@@ -1,5 +1,6 @@
 // ge_fifo never loses, doubles or reorders a word, and holds at most DEPTH + 1. Its writer counts credits, as every unit of
 // ours does; that is the one assumption. `mark` may be high with any word: that word is followed, `ahead` words before it.
+`default_nettype none
 module formal_fifo #(
     int unsigned WIDTH = 2,
     int unsigned DEPTH = 4
@@ -70,3 +71,4 @@ module formal_fifo #(
         end
     end
 endmodule
+`default_nettype wire

@@ -1,5 +1,6 @@
 // ge_fork gives every word to both consumers, once and in order, and neither is more than one word ahead of the other.
 // Nothing is assumed of any side. `mark` may be high with any word: that word is followed on both ways.
+`default_nettype none
 module formal_fork #(
     int unsigned WIDTH = 2
 ) (
@@ -59,3 +60,4 @@ module formal_fork #(
         end
     end
 endmodule
+`default_nettype wire

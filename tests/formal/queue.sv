@@ -1,5 +1,6 @@
 // ge_queue never loses, doubles or reorders a word; it holds at least DEPTH and at most WORDS + 2. Nothing is assumed of
 // either side. `mark` may be high with any word: that word is followed, `ahead` words before it.
+`default_nettype none
 module formal_queue #(
     int unsigned WIDTH = 1,
     int unsigned DEPTH = 5
@@ -101,3 +102,4 @@ module formal_queue #(
         end
     end
 endmodule
+`default_nettype wire

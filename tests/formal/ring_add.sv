@@ -1,4 +1,5 @@
 // ge_ring_add is addition modulo DEPTH, for every address and step below it.
+`default_nettype none
 module formal_ring_add #(
     int unsigned DEPTH = 10,
     localparam int unsigned AW = $clog2(DEPTH)
@@ -15,3 +16,4 @@ module formal_ring_add #(
         cover (a + step >= DEPTH);
     end
 endmodule
+`default_nettype wire

@@ -1,5 +1,6 @@
 // ge_width never loses, doubles or reorders an element, and holds at most one word on each side. Nothing is assumed of either
 // side. `mark` may be high with any beat: its element `lane` is followed, `ahead` elements before it.
+`default_nettype none
 module formal_width #(
     int unsigned BITS = 2,
     int unsigned IN   = 1,
@@ -92,3 +93,4 @@ module formal_width #(
         end
     end
 endmodule
+`default_nettype wire

@@ -50,6 +50,7 @@ def probed(
     body = "\n".join(_tapped(probe, stream, latency) for probe, stream in zip(probes, streams))
     return (
         f"""// Simulation only: the core with the values of its layers, each beside the result that it led to.
+`default_nettype none
 {head(MODULE, source, output)}
     {TOP} core (.*);
     logic [{output.width - 1}:0] {output.name}_tdata;
@@ -60,6 +61,7 @@ def probed(
     assign leaves = core.moving[{latency - 1}];
 {body}
 endmodule
+`default_nettype wire
 """,
         streams,
     )

@@ -104,6 +104,7 @@ def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "")
         for s in streams
     )
     return f"""// Simulation only: {dut} with its streams brought out for the harness.
+`default_nettype none
 module sim_top (
     input  logic        clk,
     input  logic [{max(_LEAST_PORT_BITS, source.width) - 1}:0] s_tdata,
@@ -125,6 +126,7 @@ module sim_top (
 {watched}    // verilator tracing_on
 `endif
 endmodule
+`default_nettype wire
 """
 
 

@@ -191,6 +191,7 @@ def _top(core: CoreInfo, request: Mapping, board: Mapping) -> str:
     marks = "    assign marker = mark;\n" if "marker" in pins else ""
     source, output = board["input"], board["output"]
     return f"""// {request["target"]}: the core of model {core.model[:12]} with its pins. Made by greenedge.
+`default_nettype none
 module board (
 {ports}
 );
@@ -221,6 +222,7 @@ module board (
 
     ge_led #(.CLOCK_HZ({request["clock_hz"]})) status_led (.clk(core_clk), .rst, .opened, .busy, .led(shine));
 {lights}{marks}endmodule
+`default_nettype wire
 """
 
 

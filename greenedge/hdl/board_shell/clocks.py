@@ -140,12 +140,14 @@ def clock_module(clock: Clock) -> str:
 """
     how = "the board's own clock" if not settings else f"{clock.hz / _MHZ:g} MHz from {clock.board_hz / _MHZ:g} MHz"
     return f"""// {how}
+`default_nettype none
 module ge_clock (
     input  wire  pin,
     output wire  clk,
     output wire  locked
 );
 {body}endmodule
+`default_nettype wire
 """
 
 

@@ -1,5 +1,6 @@
 // One step of a pool, without a register: the larger (MAX = 1) or the sum of x and what came before. A pool starts with
 // so_far = 0: signed values are compared with their sign bit turned, so that 0 is the smallest, and `result` turns it back.
+`default_nettype none
 module ge_accumulate #(
     int unsigned BITS     = 4,   // bits of x
     bit          SGN      = 0,   // x is signed
@@ -30,3 +31,4 @@ module ge_accumulate #(
     end
     assign result = now ^ TURN;
 endmodule
+`default_nettype wire

@@ -3,6 +3,7 @@
 // A multiplier becomes its signed digits (-1, 0, 1; no two neighbours), one shifted copy of the operand for each; all
 // copies are summed by one registered tree. Negative copies are complemented, and the missing ones are one more copy.
 // One beat per cycle; no memory but the output buffer. A beat is taken when both streams have one.
+`default_nettype none
 module ge_add #(
     int unsigned PE       = 1,   // elements per beat
     int unsigned A_BITS   = 4,   // bits of a, of b
@@ -107,3 +108,4 @@ module ge_add #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

@@ -1,5 +1,6 @@
 // Sum of N signed words, one register rank per level of a binary tree: latency $clog2(N) cycles, a new sum every cycle.
 // Words grow by one bit per level, so nothing overflows.
+`default_nettype none
 module ge_adder_tree #(
     int unsigned N     = 4,
     int unsigned WIDTH = 8
@@ -32,3 +33,4 @@ module ge_adder_tree #(
         ge_adder_tree #(.N(HALF), .WIDTH(WIDTH+1)) rest (.clk, .x(pairs), .sum);
     end
 endmodule
+`default_nettype wire

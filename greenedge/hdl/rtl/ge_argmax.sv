@@ -1,4 +1,5 @@
 // The index of the largest of N values, the first of them where several are equal. N cycles per sample; no memory.
+`default_nettype none
 module ge_argmax #(
     int unsigned N        = 10,  // values per sample, one per beat
     int unsigned BITS     = 8,   // bits of a value
@@ -52,3 +53,4 @@ module ge_argmax #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

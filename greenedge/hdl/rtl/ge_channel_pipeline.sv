@@ -6,6 +6,7 @@
 // register); LATENCY cycles after it, it gives the result in y.
 //
 // FILE: word f holds PE fields of FB bits, channel f*PE in the low bits.
+`default_nettype none
 module ge_channel_pipeline #(
     int unsigned C        = 16,  // channels
     int unsigned PE       = 1,   // channels per beat; divides C
@@ -75,3 +76,4 @@ module ge_channel_pipeline #(
         .clk, .rst, .push(valid[LATENCY]), .push_data(y), .freed, .m_tdata(word), .m_tvalid, .m_tready);
     assign m_tdata = M_WIDTH'(word);
 endmodule
+`default_nettype wire

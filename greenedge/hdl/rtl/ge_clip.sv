@@ -1,4 +1,5 @@
 // y = x held within LO ... HI, in OUT_BITS. Ranges that fill their bits need no comparison, only a look at the high bits.
+`default_nettype none
 module ge_clip #(
     int unsigned X_BITS   = 12,  // bits of x, signed; at least one more than OUT_BITS
     int          LO       = 0,
@@ -30,3 +31,4 @@ module ge_clip #(
     end
     assign y = below ? OUT_BITS'(LO) : above ? OUT_BITS'(HI) : x[OUT_BITS-1:0];
 endmodule
+`default_nettype wire

@@ -1,5 +1,6 @@
 // Concatenation of two streams: A beats of a, then B beats of b, and again. Along channels a turn is a pixel, along rows
 // a row, along the height an image. One beat per cycle; one register, the two streams wait for each other.
+`default_nettype none
 module ge_concat #(
     int unsigned A     = 1,      // beats of a per turn
     int unsigned B     = 1,      // beats of b per turn
@@ -50,3 +51,4 @@ module ge_concat #(
     ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

@@ -9,6 +9,7 @@
 //
 // WEIGHTS_FILE: word g*TAPS + t holds PE weights of W_BITS bits, channel g*PE in the low bits. CORRECTION_FILE: word g holds
 // Z of these channels in OUT_BITS each. Memory: read in order through two registers, so that a block RAM's own can serve.
+`default_nettype none
 module ge_depthwise #(
     int unsigned C        = 8,   // channels
     int unsigned TAPS     = 9,   // pixels under the kernel
@@ -126,3 +127,4 @@ module ge_depthwise #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

@@ -1,4 +1,5 @@
 // One stream to two consumers, each at its own pace, at most one word apart. One word per cycle; one register.
+`default_nettype none
 module ge_fork #(
     int unsigned WIDTH = 8       // bits of tdata
 ) (
@@ -39,3 +40,4 @@ module ge_fork #(
     ge_stream_assert #(.WIDTH(WIDTH), .NAME("m1")) hold_m1 (.clk, .rst, .tdata(m1_tdata), .tvalid(m1_tvalid), .tready(m1_tready));
 `endif
 endmodule
+`default_nettype wire

@@ -10,6 +10,7 @@
 // Streams: element 0 in the low bits of tdata, tdata padded to whole bytes.
 // WEIGHTS_FILE: one hexadecimal word per cycle of a vector, in order; element [pe*SIMD + simd] of the word in cycle
 // nf*SF + sf is W[nf*PE + pe][sf*SIMD + simd]. CORRECTION_FILE: word nf holds C of neurons nf*PE ... in OUT_BITS each.
+`default_nettype none
 module ge_mvu #(
     int unsigned K        = 16,  // inputs
     int unsigned M        = 8,   // neurons
@@ -191,3 +192,4 @@ module ge_mvu #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

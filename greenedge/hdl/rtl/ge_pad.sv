@@ -1,5 +1,6 @@
 // Constant padding of an image (C, H, W): the pads hold PAD. One beat per cycle out, (H+PT+PB) * (W+PL+PR) * C/PE per
 // sample; no memory, one output register. Any pads, also larger than the image.
+`default_nettype none
 module ge_pad #(
     int unsigned C  = 4,         // channels
     int unsigned H  = 8,         // image
@@ -71,3 +72,4 @@ module ge_pad #(
     ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

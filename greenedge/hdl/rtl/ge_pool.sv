@@ -2,6 +2,7 @@
 //
 // In: the beats of ge_window with DEPTHWISE = 1, TAPS per group of PE channels; out: one beat per group. TAPS cycles per
 // group. Memory: none, one register per channel of a beat; the last tap goes straight to the output register.
+`default_nettype none
 module ge_pool #(
     int unsigned C        = 4,   // channels
     int unsigned TAPS     = 4,   // pixels under the kernel
@@ -61,3 +62,4 @@ module ge_pool #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

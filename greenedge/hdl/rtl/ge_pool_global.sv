@@ -3,6 +3,7 @@
 // In: per pixel G = C/PE beats of PE channels; out: G beats, those of the last pixel's. PIXELS*G cycles per sample.
 // Memory: the G running words form a delay line, each coming out as the next pixel's beat for it comes in: registers up
 // to three words, above a small ring with two registers behind it, so that a block RAM's own can serve.
+`default_nettype none
 module ge_pool_global #(
     int unsigned C        = 4,   // channels
     int unsigned PIXELS   = 16,
@@ -100,3 +101,4 @@ module ge_pool_global #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

@@ -6,6 +6,7 @@
 // added as gated pairs. A one-bit weight is a sign: 0 is +1, 1 is -1.
 //
 // Latency: 1 cycle up to W_BITS = 3, then one more per level of the tree over the pairs (LATENCY below).
+`default_nettype none
 module ge_product #(
     int unsigned W_BITS = 4,     // weight bits
     int unsigned A_BITS = 4,     // activation bits
@@ -74,3 +75,4 @@ module ge_product #(
         assign p = total[PB-1:0];
     end
 endmodule
+`default_nettype wire

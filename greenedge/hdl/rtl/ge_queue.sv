@@ -2,6 +2,7 @@
 //
 // Memory: up to 64 words distributed memory (ge_fifo), above block memory with the two registers it wants: its own at
 // the read port and one behind it, each holding a word of its own.
+`default_nettype none
 module ge_queue #(
     int unsigned WIDTH = 8,      // bits of tdata
     int unsigned DEPTH = 16
@@ -67,3 +68,4 @@ module ge_queue #(
     ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

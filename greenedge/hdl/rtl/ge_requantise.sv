@@ -6,6 +6,7 @@
 // it, 139 to 170 MHz without).
 //
 // PARAMETERS_FILE: word f holds PE fields of {m, b}, channel f*PE in the low bits; m unsigned (M_BITS), b signed (B_BITS).
+`default_nettype none
 module ge_requantise #(
     int unsigned C        = 16,  // channels
     int unsigned PE       = 1,   // channels per cycle; divides C
@@ -82,3 +83,4 @@ module ge_requantise #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

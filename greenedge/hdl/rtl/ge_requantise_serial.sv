@@ -6,6 +6,7 @@
 // left of b, its bits from M_BITS on. So the accumulator is little wider than x. The input is held by its writer meanwhile.
 //
 // Parameters, ports and PARAMETERS_FILE as in ge_requantise, which chooses; needs SHIFT > M_BITS.
+`default_nettype none
 module ge_requantise_serial #(
     int unsigned C        = 16,
     int unsigned PE       = 1,
@@ -120,3 +121,4 @@ module ge_requantise_serial #(
     end
     assign m_tdata = M_WIDTH'(word);
 endmodule
+`default_nettype wire

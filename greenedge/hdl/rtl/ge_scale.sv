@@ -1,5 +1,6 @@
 // x * m for signed x and unsigned m, in look-up tables: gated pairs of rows, then a registered tree.
 // Latency: 1 + LEVELS cycles, a new product every cycle. Use it with LEVELS = $clog2((M_BITS+1)/2).
+`default_nettype none
 module ge_scale #(
     int unsigned X_BITS = 14,
     int unsigned M_BITS = 12,
@@ -39,3 +40,4 @@ module ge_scale #(
         end
     end
 endmodule
+`default_nettype wire

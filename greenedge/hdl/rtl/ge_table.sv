@@ -4,6 +4,7 @@
 // One beat per cycle. Memory: each lane of a beat has a memory of its own, read through two registers.
 //
 // TABLE_FILE: word f*SIZE + i holds PE values of OUT_BITS bits for x = XLO + i, channel f*PE in the low bits.
+`default_nettype none
 module ge_table #(
     int unsigned C        = 1,   // tables
     int unsigned PE       = 1,   // elements per beat; divides C, or C is 1
@@ -81,3 +82,4 @@ module ge_table #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

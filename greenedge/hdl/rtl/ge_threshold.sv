@@ -6,6 +6,7 @@
 // THRESHOLDS_FILE: word f holds PE fields, channel f*PE in the low bits; a field holds STEPS thresholds of X_BITS + 1 bits
 // (the largest x plus one is never reached), and with FALLS = 1 one bit above them: set, the channel counts the
 // thresholds that x has not reached.
+`default_nettype none
 module ge_threshold #(
     int unsigned C        = 8,   // channels
     int unsigned PE       = 1,   // channels per beat; divides C
@@ -66,3 +67,4 @@ module ge_threshold #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

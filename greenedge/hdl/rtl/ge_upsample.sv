@@ -2,6 +2,7 @@
 //
 // One beat per cycle out, FH*FW*H*W*C/PE per sample; the next row is received while this one goes out. Memory: a ring of
 // one row and a few pixels; with FH = 1 a few pixels.
+`default_nettype none
 module ge_upsample #(
     int C  = 4,                  // channels
     int H  = 4,                  // image; all rows are alike, so H is not used
@@ -130,3 +131,4 @@ module ge_upsample #(
     ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

@@ -1,5 +1,6 @@
 // Stream width conversion between IN and OUT elements per beat, where one divides the other; order is kept, element 0 in
 // the low bits. One beat per cycle on the narrow side.
+`default_nettype none
 module ge_width #(
     int unsigned BITS = 4,       // bits of an element
     int unsigned IN   = 1,
@@ -73,3 +74,4 @@ module ge_width #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

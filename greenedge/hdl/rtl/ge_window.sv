@@ -12,6 +12,7 @@
 //
 // Positions count pixels since reset, modulo 2**PW; a pixel (y, x) of a sample has position y*W + x also where it lies
 // in the pads, so that all steps are constants.
+`default_nettype none
 module ge_window #(
     int C  = 4,                  // channels
     int H  = 8,                  // image
@@ -272,3 +273,4 @@ module ge_window #(
     ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

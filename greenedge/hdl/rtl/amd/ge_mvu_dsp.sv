@@ -10,6 +10,7 @@
 // The core reads a vector as it comes and keeps it for the other groups of neurons; the queue before it takes the next vector
 // in meanwhile, as ge_mvu does. The weights lie in block memory with its output register. The core takes a word whenever it has an input, so the two read
 // ranks are kept filled: they advance together when the core takes one.
+`default_nettype none
 module ge_mvu_dsp #(
     int unsigned DSP      = 2,   // 1: DSP48E1 (7 series), 2: DSP48E2 (UltraScale+)
     bit          NARROW   = 0,   // no weight is -2**(W_BITS-1)
@@ -119,3 +120,4 @@ module ge_mvu_dsp #(
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

@@ -4,6 +4,7 @@
 // Beats are counted; each sample's TLAST waits in a queue until its last beat leaves. That beat is held back until the
 // sample has come in whole, for only then it is known whether it ends the packet (a core may be done before its last input,
 // where it reads not all of an image).
+`default_nettype none
 module ge_packet #(
     int unsigned S_BEATS = 64,   // beats of a sample, in and out
     int unsigned M_BEATS = 10,
@@ -65,3 +66,4 @@ module ge_packet #(
         .clk, .rst, .tdata(1'b0), .tvalid(core_s_tvalid), .tready(core_s_tready));
 `endif
 endmodule
+`default_nettype wire

@@ -2,6 +2,7 @@
 //
 // `s_tready` is a register, so that no path runs from here into the core and back. `drop_load` comes while nothing is
 // in the core or here: what is dropped never waits for room.
+`default_nettype none
 module ge_collector #(
     int unsigned M_BYTES = 1,        // bytes of a beat
     int unsigned BEATS   = 1,        // beats of a sample
@@ -109,3 +110,4 @@ module ge_collector #(
     ge_stream_assert #(.WIDTH(8), .NAME("data")) hold_data (.clk, .rst, .tdata(data), .tvalid(valid), .tready(ready));
 `endif
 endmodule
+`default_nettype wire

@@ -5,6 +5,7 @@
 // apart and need one bit. A register is therefore up to 36 cycles old when it is read. Constants are the memory's
 // initial content. The walk waits a cycle while a host's READ is served, and nothing is ever read while something is
 // written: no block memory then needs logic around it.
+`default_nettype none
 module ge_counters #(
     int unsigned  CLOCK_HZ = 25_000_000,
     int unsigned  BAUD     = 3_000_000,
@@ -188,3 +189,4 @@ module ge_counters #(
     assign valid = asked && want;
     assign value = (address == 5'd31) ? {30'd0, busy, opened} : held;
 endmodule
+`default_nettype wire

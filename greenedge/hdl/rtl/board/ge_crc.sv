@@ -1,4 +1,5 @@
 // One byte through a CRC of 16 bits, most significant bit first (protocol.py: check_a 1021, check_b 8BB7).
+`default_nettype none
 module ge_crc #(
     bit [15:0] POLY = 16'h1021
 ) (
@@ -13,3 +14,4 @@ module ge_crc #(
         for (int i = 0; i < 8; i++) next = next[15] ? {next[14:0], 1'b0} ^ POLY : {next[14:0], 1'b0};
     end
 endmodule
+`default_nettype wire

@@ -2,6 +2,7 @@
 //
 // Header and payload are written to the buffer as they come; `wr` moves over them only when length and both checks
 // agree, so the reader sees whole frames alone. A frame that does not fit is dropped whole.
+`default_nettype none
 module ge_frame_rx #(
     int unsigned AW = 11                                 // the buffer has 2**AW bytes
 ) (
@@ -120,3 +121,4 @@ module ge_frame_rx #(
         end
     end
 endmodule
+`default_nettype wire

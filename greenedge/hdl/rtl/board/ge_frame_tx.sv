@@ -1,4 +1,5 @@
 // Bytes of a frame's body onto the line: flags around, reserved bytes escaped, both checks behind (protocol.py).
+`default_nettype none
 module ge_frame_tx (
     input  logic       clk,
     input  logic       rst,
@@ -69,3 +70,4 @@ module ge_frame_tx (
     ge_stream_assert #(.WIDTH(8), .NAME("data")) hold_data (.clk, .rst, .tdata(data), .tvalid(valid), .tready(ready));
 `endif
 endmodule
+`default_nettype wire

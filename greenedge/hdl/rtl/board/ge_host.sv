@@ -1,4 +1,5 @@
 // Between a byte link and a streaming core: requests in, answers out (protocol.py). One clock for all.
+`default_nettype none
 module ge_host #(
     int unsigned CLOCK_HZ  = 25_000_000,
     int unsigned BAUD      = 3_000_000,
@@ -59,7 +60,7 @@ module ge_host #(
     end
 
     // ---- carry them out
-    logic        restart, idle, drop_load, job_valid, job_ready, empty, sample;
+    logic        restart, idle, drop_load, job_valid, job_ready, empty, sample, marked;
     logic [31:0] drop_passes, job_argument;
     logic [15:0] drop_samples, job_seq, job_length;
     logic [7:0]  job_kind;
@@ -81,7 +82,7 @@ module ge_host #(
     // ---- registers
     logic [31:0] value;
     logic [4:0]  address;
-    logic        want, found, marked;
+    logic        want, found;
     ge_counters #(.CLOCK_HZ(CLOCK_HZ), .BAUD(BAUD), .IN(IN), .OUT(OUT), .BEATS(S_BEATS), .CREDIT(2**AW), .MODEL(MODEL)) counters (
         .clk, .rst, .restart, .opened, .beat_in(m_tvalid && m_tready), .sample_out(sample), .stall(s_tvalid && !s_tready),
         .busy, .committed, .dropped, .overflowed, .line_error(rx_valid && rx_bad), .marked,
@@ -186,3 +187,4 @@ module ge_host #(
         .clk, .rst(core_rst), .s_data(waiting), .s_last(waiting_last), .s_valid(waits), .s_ready(sent),
         .data(tx_data), .valid(tx_valid), .ready(tx_ready));
 endmodule
+`default_nettype wire

@@ -4,6 +4,7 @@
 // empty and then reads the same samples again and again. OPEN holds `restart` for RESTART cycles, which resets the core
 // and everything behind it; nothing that was under way can come out afterwards. Nothing keeps an OPEN waiting either: what is
 // under way when it arrives, be it two thousand million passes of a LOOP, is broken off.
+`default_nettype none
 module ge_input_feeder #(
     int unsigned AW      = 11,       // the request buffer has 2**AW bytes
     int unsigned S_BYTES = 1,        // bytes of a beat into the core
@@ -257,3 +258,4 @@ module ge_input_feeder #(
         .clk, .rst(rst || restart), .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
 endmodule
+`default_nettype wire

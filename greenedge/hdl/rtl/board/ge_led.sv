@@ -1,4 +1,5 @@
 // One LED: blinks slowly until the host has opened the board, then shines, and goes dark for a moment with every sample.
+`default_nettype none
 module ge_led #(
     int unsigned CLOCK_HZ = 25_000_000
 ) (
@@ -27,3 +28,4 @@ module ge_led #(
         end
     end
 endmodule
+`default_nettype wire

@@ -1,6 +1,7 @@
 // SPI slave, mode 0, most significant bit first, as a byte link. SCK is sampled: at most a sixth of the clock.
 //
 // The master reads by writing: while there is nothing to say it gets IDLE bytes (7C), which no frame contains.
+`default_nettype none
 module ge_spi (
     input  logic       clk,
     input  logic       rst,
@@ -48,3 +49,4 @@ module ge_spi (
         end
     end
 endmodule
+`default_nettype wire

@@ -2,6 +2,7 @@
 //
 // The line passes a majority of three samples, so a spike of one cycle is no edge. A byte whose stop bit is low is
 // given out with `bad`; after it the receiver waits for the line to be high again, so a break is one bad byte.
+`default_nettype none
 module ge_uart_rx #(
     int unsigned CLOCK_HZ = 25_000_000,
     int unsigned BAUD     = 3_000_000
@@ -64,3 +65,4 @@ module ge_uart_rx #(
         end
     end
 endmodule
+`default_nettype wire

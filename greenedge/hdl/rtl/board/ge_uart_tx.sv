@@ -1,4 +1,5 @@
 // UART transmitter, 8N1; bytes follow each other without a gap while `valid` stays high.
+`default_nettype none
 module ge_uart_tx #(
     int unsigned CLOCK_HZ = 25_000_000,
     int unsigned BAUD     = 3_000_000
@@ -44,3 +45,4 @@ module ge_uart_tx #(
         end
     end
 endmodule
+`default_nettype wire

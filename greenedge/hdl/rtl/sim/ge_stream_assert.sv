@@ -2,6 +2,7 @@
 // this ends the simulation with a sentence that names it. `rst` is that of whoever drives the stream: within it nothing counts.
 //
 // verilator tracing_off
+`default_nettype none
 module ge_stream_assert #(
     int unsigned WIDTH = 8,
     parameter    NAME  = "m"     // the stream, in that sentence
@@ -17,4 +18,5 @@ module ge_stream_assert #(
     hold_data: assert property (@(posedge clk) disable iff (rst) tvalid && !tready |=> $stable(tdata))
         else $fatal(1, "stream %s (%m) changed a beat before it was taken", NAME);
 endmodule
+`default_nettype wire
 // verilator tracing_on
