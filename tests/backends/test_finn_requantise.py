@@ -15,6 +15,7 @@ from greenedge.hdl.axi_stream.simulation import Stall, compile_model, run_model,
 _RTL = Path(greenedge.__file__).parent / "hdl" / "rtl"
 _FILES = (
     "ge_fifo.sv",
+    "ge_credit_pipeline.sv",
     "ge_channel_pipeline.sv",
     "ge_scale.sv",
     "ge_clip.sv",

@@ -65,7 +65,17 @@ def test_requantiser_scales_shifts_and_clips_exactly(rng, tmp_path, c, pe, xb, s
     parameters = ", ".join(f".{key}({value})" for key, value in settings.items())
     dut = _dut(source, result, f'ge_requantise #({parameters}, .PARAMETERS_FILE("p.mem"))')
     model = _model(
-        ("ge_fifo.sv", "ge_channel_pipeline.sv", "ge_scale.sv", "ge_clip.sv", "ge_requantise.sv"), dut, source, result
+        (
+            "ge_fifo.sv",
+            "ge_credit_pipeline.sv",
+            "ge_channel_pipeline.sv",
+            "ge_scale.sv",
+            "ge_clip.sv",
+            "ge_requantise.sv",
+        ),
+        dut,
+        source,
+        result,
     )
     x = rng.integers(low, high + 1, (60, c))
     x[0], x[1] = low, high

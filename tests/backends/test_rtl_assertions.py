@@ -19,7 +19,7 @@ from greenedge.hdl.board_shell.protocol import OPEN, Frame, encode
 from tests.backends.standin import build_standin
 
 # parts of a unit, whose streams are the unit's own ports and watched there
-_PARTS = {"ge_fifo.sv", "ge_channel_pipeline.sv", "ge_requantise_serial.sv"}
+_PARTS = {"ge_credit_pipeline.sv", "ge_fifo.sv", "ge_channel_pipeline.sv", "ge_requantise_serial.sv"}
 _SOURCE = Stream("s", "x", 8, False, 1, 16, (16,))
 _RESULT = Stream("m", "y", 8, False, 1, 16, (16,))
 _DUT = """module dut (input logic clk, input logic [7:0] s_tdata, input logic s_tvalid, output logic s_tready,
@@ -100,12 +100,10 @@ def test_the_virtual_board_ends_too(tmp_path):
     path = tmp_path / "board" / "ge_frame_tx.sv"
     whole = "assign data     = (phase == IDLE"
     assert path.read_text().count(whole) == 1
-    path.write_text(
-        path.read_text().replace(
-            whole,
-            "logic [7:0] spin;\n    always_ff @(posedge clk) spin <= rst ? '0 : spin + 1'b1;\n    assign data = spin ^ (phase == IDLE",
-        )
-    )
+    broken = """logic [7:0] spin;
+    always_ff @(posedge clk) spin <= rst ? '0 : spin + 1'b1;
+    assign data = spin ^ (phase == IDLE"""
+    path.write_text(path.read_text().replace(whole, broken))
     with VirtualBoard(tmp_path, limit_s=60) as board, open(board.port, "wb", buffering=0) as port:
         port.write(encode(Frame(OPEN, 1, b"once")))
         with pytest.raises(

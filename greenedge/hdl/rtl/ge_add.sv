@@ -63,17 +63,10 @@ module ge_add #(
     localparam int unsigned DEPTH   = 1 << $clog2(LATENCY + 4);  // covers the way there and back
 
     // ---- take in
-    logic                       beat, freed;
-    logic [$clog2(DEPTH+1)-1:0] credit;
-    logic [LATENCY:1]           valid;
-    assign beat     = a_tvalid && b_tvalid && (credit != 0);
-    assign a_tready = b_tvalid && (credit != 0);
-    assign b_tready = a_tvalid && (credit != 0);
-    always_ff @(posedge clk) begin
-        if (rst) credit <= ($clog2(DEPTH+1))'(DEPTH);
-        else if (beat != freed) credit <= freed ? credit + 1'b1 : credit - 1'b1;
-        valid <= rst ? '0 : LATENCY'({valid, beat});
-    end
+    logic beat, room;
+    assign beat     = a_tvalid && b_tvalid && room;
+    assign a_tready = b_tvalid && room;
+    assign b_tready = a_tvalid && room;
 
     // ---- add
     logic [PE*OUT_BITS-1:0] sums;
@@ -99,11 +92,8 @@ module ge_add #(
         assign sums[p*OUT_BITS +: OUT_BITS] = sum[OUT_BITS-1:0];
     end
 
-    // ---- hand over
-    logic [PE*OUT_BITS-1:0] word;
-    ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
-        .clk, .rst, .push(valid[LATENCY]), .push_data(sums), .freed, .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = M_WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*OUT_BITS), .LATENCY(LATENCY), .DEPTH(DEPTH)) frame (
+        .clk, .rst, .room, .take(beat), .enter(beat), .valid(), .keep(1'b1), .y(sums), .m_tdata, .m_tvalid, .m_tready);
 `ifdef GE_ASSERT
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif

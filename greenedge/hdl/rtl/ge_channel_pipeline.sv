@@ -41,21 +41,12 @@ module ge_channel_pipeline #(
     localparam int unsigned DEPTH = 1 << $clog2(LATENCY + 4);        // covers the way there and back
 
     // ---- take in
-    logic                       beat, freed;
-    logic [$clog2(DEPTH+1)-1:0] credit;
-    logic [CW-1:0]              c;
-    logic [LATENCY:1]           valid;
-    assign s_tready = (credit != 0);
-    assign beat     = s_tvalid && s_tready;
+    logic          beat;
+    logic [CW-1:0] c;
+    assign beat = s_tvalid && s_tready;
     always_ff @(posedge clk) begin
-        if (rst) begin
-            credit <= ($clog2(DEPTH+1))'(DEPTH);
-            c      <= '0;
-        end else begin
-            if (beat != freed) credit <= beat ? credit - 1'b1 : credit + 1'b1;
-            if (beat) c <= (c == CW'(CF - 1)) ? '0 : c + 1'b1;
-        end
-        valid <= rst ? '0 : {valid[LATENCY-1:1], beat};
+        if (rst) c <= '0;
+        else if (beat) c <= (c == CW'(CF - 1)) ? '0 : c + 1'b1;
     end
 
     // ---- read the channels' parameters
@@ -70,10 +61,7 @@ module ge_channel_pipeline #(
         x        <= x_1;
     end
 
-    // ---- hand over
-    logic [PE*OUT_BITS-1:0] word;
-    ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
-        .clk, .rst, .push(valid[LATENCY]), .push_data(y), .freed, .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = M_WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*OUT_BITS), .LATENCY(LATENCY), .DEPTH(DEPTH)) frame (
+        .clk, .rst, .room(s_tready), .take(beat), .enter(beat), .valid(), .keep(1'b1), .y, .m_tdata, .m_tvalid, .m_tready);
 endmodule
 `default_nettype wire

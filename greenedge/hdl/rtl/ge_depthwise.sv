@@ -50,26 +50,21 @@ module ge_depthwise #(
     localparam int unsigned DEPTH   = 1 << $clog2(2 + (LATENCY + 3) / TAPS);    // covers the way there and back
 
     // ---- take in: the first tap of a group needs a credit, the others follow
-    logic                       beat, freed, first, last;
-    logic [$clog2(DEPTH+1)-1:0] credit;
-    logic [TW-1:0]              tap;
-    logic [WW-1:0]              wa;
+    logic          beat, room, first, last;
+    logic [TW-1:0] tap;
+    logic [WW-1:0] wa;
     assign first    = (tap == 0);
     assign last     = (tap == TW'(TAPS - 1));
-    assign s_tready = !first || (credit != 0);
+    assign s_tready = !first || room;
     assign beat     = s_tvalid && s_tready;
 
     always_ff @(posedge clk) begin
         if (rst) begin
-            credit <= ($clog2(DEPTH+1))'(DEPTH);
-            tap    <= '0;
-            wa     <= '0;
-        end else begin
-            if ((beat && first) != freed) credit <= freed ? credit + 1'b1 : credit - 1'b1;
-            if (beat) begin
-                tap <= last ? '0 : tap + 1'b1;
-                wa  <= (wa == WW'(G*TAPS - 1)) ? '0 : wa + 1'b1;
-            end
+            tap <= '0;
+            wa  <= '0;
+        end else if (beat) begin
+            tap <= last ? '0 : tap + 1'b1;
+            wa  <= (wa == WW'(G*TAPS - 1)) ? '0 : wa + 1'b1;
         end
     end
 
@@ -85,7 +80,6 @@ module ge_depthwise #(
         w2     <= w1;
         x1     <= s_tdata[PE*A_BITS-1:0];
         x2     <= x1;
-        valid  <= rst ? '0 : {valid[LATENCY-1:1], beat};
         firsts <= {firsts[LATENCY-1:1], first};
         lasts  <= {lasts[LATENCY-1:1], last};
     end
@@ -117,12 +111,9 @@ module ge_depthwise #(
         assign acc_init = '0;
     end
 
-    // ---- hand over
-    logic [PE*OUT_BITS-1:0] word;
-    ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
-        .clk, .rst, .push(valid[LATENCY] && lasts[LATENCY]), .push_data(acc), .freed,
-        .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = M_WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*OUT_BITS), .LATENCY(LATENCY), .DEPTH(DEPTH)) frame (
+        .clk, .rst, .room, .take(beat && first), .enter(beat), .valid, .keep(lasts[LATENCY]), .y(acc),
+        .m_tdata, .m_tvalid, .m_tready);
 `ifdef GE_ASSERT
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif

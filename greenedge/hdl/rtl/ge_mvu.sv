@@ -89,16 +89,15 @@ module ge_mvu #(
     end
 
     // ---- issue: a group starts when its vector is there and the output buffer has a free word for it
-    logic                       run, start, last_sf, last_group, freed;
+    logic                       run, start, last_sf, last_group, room;
     logic [SW-1:0]              sf;
     logic [NW-1:0]              nf;                              // the next group
     logic [WW-1:0]              wa;
     logic [BW-1:0]              rbank, next_bank;
     logic [$clog2(BANKS+1)-1:0] waiting;                         // vectors whose last group has not started
-    logic [$clog2(DEPTH+1)-1:0] credit;
 
     assign last_sf = (sf == SW'(SF - 1));
-    assign start   = (!run || last_sf) && (credit != 0) && (waiting != 0);
+    assign start   = (!run || last_sf) && room && (waiting != 0);
 
     always_ff @(posedge clk) begin
         if (rst) begin
@@ -111,7 +110,6 @@ module ge_mvu #(
             last_group <= 1'b0;
             released   <= 1'b0;
             waiting    <= '0;
-            credit     <= ($clog2(DEPTH+1))'(DEPTH);
         end else begin
             run      <= start || (run && !last_sf);
             // the writer may follow as soon as the last group reads: it is never faster than one word a cycle
@@ -127,7 +125,6 @@ module ge_mvu #(
                 wa <= (last_sf && last_group) ? '0 : wa + 1'b1;
             end
             if (received != (start && nf == NW'(NF - 1))) waiting <= received ? waiting + 1'b1 : waiting - 1'b1;
-            if (start != freed) credit <= start ? credit - 1'b1 : credit + 1'b1;
         end
     end
 
@@ -147,7 +144,6 @@ module ge_mvu #(
     // ---- what travels beside the data: valid, first and last of a group
     logic [LATENCY:1] valid, first, last;
     always_ff @(posedge clk) begin
-        valid <= rst ? '0 : {valid[LATENCY-1:1], run};
         first <= {first[LATENCY-1:1], sf == 0};
         last  <= {last[LATENCY-1:1], last_sf};
     end
@@ -182,12 +178,8 @@ module ge_mvu #(
         assign acc_init = '0;
     end
 
-    // ---- hand over
-    logic [PE*OUT_BITS-1:0] word;
-    ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
-        .clk, .rst, .push(valid[LATENCY] && last[LATENCY]), .push_data(acc), .freed,
-        .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = M_WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*OUT_BITS), .LATENCY(LATENCY), .DEPTH(DEPTH)) frame (
+        .clk, .rst, .room, .take(start), .enter(run), .valid, .keep(last[LATENCY]), .y(acc), .m_tdata, .m_tvalid, .m_tready);
 `ifdef GE_ASSERT
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif

@@ -41,21 +41,12 @@ module ge_table #(
     localparam int unsigned DEPTH   = 8;                         // covers the way there and back
 
     // ---- take in
-    logic             beat, freed;
-    logic [3:0]       credit;
-    logic [AW-1:0]    base;                                      // of the channel's table
-    logic [LATENCY:1] valid;
-    assign s_tready = (credit != 0);
-    assign beat     = s_tvalid && s_tready;
+    logic          beat;
+    logic [AW-1:0] base;                                         // of the channel's table
+    assign beat = s_tvalid && s_tready;
     always_ff @(posedge clk) begin
-        if (rst) begin
-            credit <= 4'(DEPTH);
-            base   <= '0;
-        end else begin
-            if (beat != freed) credit <= beat ? credit - 1'b1 : credit + 1'b1;
-            if (beat) base <= (base == AW'(WORDS - SIZE)) ? '0 : base + AW'(SIZE);
-        end
-        valid <= rst ? '0 : {valid[LATENCY-1:1], beat};
+        if (rst) base <= '0;
+        else if (beat) base <= (base == AW'(WORDS - SIZE)) ? '0 : base + AW'(SIZE);
     end
 
     // ---- look up
@@ -73,11 +64,8 @@ module ge_table #(
         end
     end
 
-    // ---- hand over
-    logic [PE*OUT_BITS-1:0] word;
-    ge_fifo #(.WIDTH(PE*OUT_BITS), .DEPTH(DEPTH)) out (
-        .clk, .rst, .push(valid[LATENCY]), .push_data(y), .freed, .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = M_WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*OUT_BITS), .LATENCY(LATENCY), .DEPTH(DEPTH)) frame (
+        .clk, .rst, .room(s_tready), .take(beat), .enter(beat), .valid(), .keep(1'b1), .y, .m_tdata, .m_tvalid, .m_tready);
 `ifdef GE_ASSERT
     ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif

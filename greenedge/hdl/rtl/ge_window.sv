@@ -201,8 +201,7 @@ module ge_window #(
     logic [AW-1:0] ra, ra_step, next_ra;
     logic [YW-1:0] y;
     logic [XW-1:0] x;
-    logic          run, open, go, last0, last1, last2, last, in_image, freed;
-    logic [$clog2(CREDITS+1)-1:0] credit, credit_next;
+    logic          run, open, go, last0, last1, last2, last, in_image;
 
     assign last0  = (int'(i0) == N0 - 1);
     assign last1  = (int'(i1) == N1 - 1);
@@ -214,21 +213,16 @@ module ge_window #(
     assign ra_step  = !last0 ? AW'(modulo(A0)) : !last1 ? AW'(modulo(A1 - (N0-1)*A0))
                                                         : AW'(modulo(A2 - (N1-1)*A1 - (N0-1)*A0));
     ge_ring_add #(.DEPTH(DEPTH)) ra_add (.a(ra), .step(ra_step), .y(next_ra));
-    assign credit_next = credit + freed - go;
 
     always_ff @(posedge clk) begin
         if (rst) begin
             run      <= 1'b0;
-            open     <= 1'b0;
-            credit   <= ($clog2(CREDITS+1))'(CREDITS);
             i0       <= '0;
             i1       <= '0;
             i2       <= '0;
             released <= PW'(START + LEAD);
         end else begin
-            run    <= take || (run && !(go && last));
-            credit <= credit_next;
-            open   <= (credit_next != 0);
+            run <= take || (run && !(go && last));
             if (go) begin
                 i0 <= last0 ? '0 : i0 + 1'b1;
                 if (last0) i1 <= last1 ? '0 : i1 + 1'b1;
@@ -256,19 +250,17 @@ module ge_window #(
     end
 
     // ---- read: memory, its output register, and the pads
-    logic [PE*BITS-1:0] r1, r2, word;
-    logic [2:1]         valid, real_pixel;
+    logic [PE*BITS-1:0] r1, r2;
+    logic [2:1]         real_pixel;
     always_ff @(posedge clk) begin
         r1         <= ring[ra];
         r2         <= r1;
         real_pixel <= {real_pixel[1], in_image};
-        valid      <= rst ? '0 : {valid[1], go};
     end
 
-    ge_fifo #(.WIDTH(PE*BITS), .DEPTH(CREDITS)) out (
-        .clk, .rst, .push(valid[2]), .push_data(real_pixel[2] ? r2 : {PE{BITS'(PAD)}}), .freed,
-        .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*BITS), .LATENCY(2), .DEPTH(CREDITS), .EARLY(1)) frame (
+        .clk, .rst, .room(open), .take(go), .enter(go), .valid(), .keep(1'b1), .y(real_pixel[2] ? r2 : {PE{BITS'(PAD)}}),
+        .m_tdata, .m_tvalid, .m_tready);
 `ifdef GE_ASSERT
     ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
 `endif
