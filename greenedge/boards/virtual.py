@@ -114,16 +114,19 @@ class VirtualBoard:
             self._process.stdin.write(text + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise self._why_ended() from None
+            raise self._explain_end() from None
         if not select.select([self._process.stdout], [], [], _ANSWER_S)[0]:
             raise ToolError(f"the virtual board of {self.folder} does not answer within {_ANSWER_S} s.")
-        line = self._process.stdout.readline()
-        if not line.startswith("cycles "):  # no answer, but what the simulation said before it ended
-            raise self._why_ended(line)
+        said = ""
+        while not (line := self._process.stdout.readline()).startswith("cycles "):
+            if not line:
+                raise self._explain_end(said)
+            said += line
         words = line.split()
-        return {key: value if key == "terminal" else int(value) for key, value in zip(words[::2], words[1::2])}
+        pairs = zip(words[::2], words[1::2], strict=True)
+        return {key: value if key == "terminal" else int(value) for key, value in pairs}
 
-    def _why_ended(self, said: str = "") -> ToolError:
+    def _explain_end(self, said: str = "") -> ToolError:
         """The error of a simulation that is gone: the stream that broke its protocol, or its time limit."""
         from greenedge.hdl.axi_stream.simulation import find_broken_stream
 

@@ -90,7 +90,8 @@ def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "")
     """SystemVerilog that holds the design and brings every observed stream out through one wide port.
 
     Under GE_ASSERT every one of them is watched: a beat that is taken back or changed ends the simulation with the
-    stream's name, also where no unit of ours drives it. `tied` has further connections of the design, such as ".restart(1'b0), ".
+    stream's name, also where no unit of ours drives it. `tied` has further connections of the design, such as
+    ".restart(1'b0), ".
     """
     width = max(_LEAST_PORT_BITS, sum(s.width for s in streams))
     flags = max(_LEAST_PORT_BITS, len(streams))

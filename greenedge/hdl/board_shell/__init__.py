@@ -28,6 +28,7 @@ __all__ = ["CoreInfo", "Shell", "shell", "shell_request"]
 RTL = hdl.RTL / "board"
 TEMPLATES = Path(__file__).with_name("templates")
 UNITS = (
+    "ge_protocol_pkg.sv",
     "ge_crc.sv",
     "ge_uart_rx.sv",
     "ge_uart_tx.sv",

@@ -37,7 +37,7 @@ def bitstream_of(build: Path) -> Path:
 
 def bitstream_files(target: Target, core: str) -> dict[str, bytes]:
     """What the commands read beside the sources; `core` is the core's module."""
-    family = _known(target)
+    family = _require_family(target)
     # a module that is there already stands for its instances, so the board finds the core and the vendor's PLL
     script = f"""{_READ} --top {core} -f core.f
 read_verilog board/ge_clock.v
@@ -55,7 +55,7 @@ def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: i
 
     With `seeds` above 1 so many placements are tried from `seed` on, and the first that meets the clock is taken.
     """
-    family = _known(target)
+    family = _require_family(target)
     name, routed, pack = {
         "ecp5": (
             "nextpnr-ecp5",
@@ -123,7 +123,7 @@ def _constraints(request: Mapping) -> tuple[str, ...]:
     return (*how[request["family"]], *frequency)
 
 
-def _known(target: Target) -> str:
+def _require_family(target: Target) -> str:
     family = target.device.family
     if family not in PRODUCT:
         raise TargetError(

@@ -44,7 +44,7 @@ def race(
             for seed in [seed for seed, process in running.items() if process.poll() is not None]:
                 status = running.pop(seed).returncode
                 if status == 0:
-                    reached[seed] = _reached(seed, clock_hz)
+                    reached[seed] = _read_clock(seed, clock_hz)
                     print(f"seed {seed} reaches {reached[seed] / 1e6:.1f} MHz of {clock_hz / 1e6:g} MHz", flush=True)
                 else:
                     failed[seed] = _why(tool, seed, status)
@@ -75,7 +75,7 @@ def _start(tool: Tool, arguments: Sequence[str], outputs: Sequence[str], seed: i
         )
 
 
-def _reached(seed: int, clock_hz: float) -> float:
+def _read_clock(seed: int, clock_hz: float) -> float:
     path = Path(FOLDER) / str(seed) / "report.json"
     try:
         found = timing(json.loads(path.read_text()), clock_hz)["fmax_hz"]

@@ -1,7 +1,7 @@
-// One byte through a CRC of 16 bits, most significant bit first (protocol.py: check_a 1021, check_b 8BB7).
+// One byte through a CRC of 16 bits, most significant bit first.
 `default_nettype none
 module ge_crc #(
-    bit [15:0] POLY = 16'h1021
+    bit [15:0] POLY = ge_protocol_pkg::CHECK_A_POLY
 ) (
     input  logic [15:0] crc,
     input  logic [7:0]  data,

@@ -1,6 +1,8 @@
 // Between a byte link and a streaming core: requests in, answers out (protocol.py). One clock for all.
 `default_nettype none
-module ge_host #(
+module ge_host
+    import ge_protocol_pkg::*;
+#(
     int unsigned CLOCK_HZ  = 25_000_000,
     int unsigned BAUD      = 3_000_000,
     int unsigned AW        = 11,     // the request buffer has 2**AW bytes
@@ -117,10 +119,10 @@ module ge_host #(
                 default: body = length[15:8];
             endcase
             body_last = (n == 3'd4) && (length == 0);
-        end else if (kind == 8'h82 || kind == 8'h83) body = out_data;
-        body_valid = (state == HEAD) || (state == BODY && ((kind == 8'h82 || kind == 8'h83) ? out_valid : loaded));
+        end else if (kind == KIND_RESULT || kind == KIND_LOOPED) body = out_data;
+        body_valid = (state == HEAD) || (state == BODY && ((kind == KIND_RESULT || kind == KIND_LOOPED) ? out_valid : loaded));
     end
-    assign out_ready = (state == BODY) && (kind == 8'h82 || kind == 8'h83) && body_ready;
+    assign out_ready = (state == BODY) && (kind == KIND_RESULT || kind == KIND_LOOPED) && body_ready;
 
     always_ff @(posedge clk) begin
         if (core_rst) begin
@@ -145,7 +147,7 @@ module ge_host #(
                     address <= q_argument[4:0];
                     n       <= '0;
                     k       <= '0;
-                    loaded  <= (q_kind != 8'h84) && (q_kind != 8'h85);
+                    loaded  <= (q_kind != KIND_VALUES) && (q_kind != KIND_MARKED);
                     state   <= HEAD;
                 end
                 HEAD: if (body_ready) begin
@@ -161,7 +163,7 @@ module ge_host #(
                     word <= {8'd0, word[31:8]};
                     if (k == 2'd3) begin
                         address <= address + 1'b1;
-                        loaded  <= (kind != 8'h84);
+                        loaded  <= (kind != KIND_VALUES);
                     end
                     if (left == 16'd1) state <= REST;
                 end
