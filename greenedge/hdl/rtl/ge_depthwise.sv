@@ -47,7 +47,8 @@ module ge_depthwise #(
     localparam int unsigned ROWS    = 1 + ((W_BITS > 2 ? W_BITS - 2 : 0) + 1) / 2;
     localparam int unsigned PRODUCT = W_BITS <= 3 ? 1 : 1 + $clog2(ROWS); // latency of ge_product
     localparam int unsigned LATENCY = 2 + PRODUCT + 1;                   // memory, product, accumulator
-    localparam int unsigned DEPTH   = 1 << $clog2(2 + (LATENCY + 3) / TAPS);    // covers the way there and back
+    // covers the way there and back; TAPS=0 must get as far as its refusal
+    localparam int unsigned DEPTH   = 1 << $clog2(2 + (LATENCY + 3) / (TAPS == 0 ? 1 : TAPS));
 
     // ---- take in: the first tap of a group needs a credit, the others follow
     logic          beat, room, first, last;
