@@ -65,7 +65,7 @@ def window(c, side, kernel, stride, pad, pe, bits, depthwise):
 def depthwise(c, taps, pe, wb, ab, ob):
     return Example(
         "ge_depthwise",
-        dict(C=c, TAPS=taps, PE=pe, WB=wb, AB=ab, OB=ob),
+        dict(C=c, TAPS=taps, PE=pe, W_BITS=wb, A_BITS=ab, OUT_BITS=ob),
         {"s": pe * ab},
         {"m": pe * ob},
         {"WEIGHTS_FILE": (c // pe * taps, pe * wb)},
@@ -74,11 +74,11 @@ def depthwise(c, taps, pe, wb, ab, ob):
 
 EXAMPLES = [
     Example(
-        "ge_mvu", dict(K=64, M=32, PE=4, SIMD=8, WB=4, AB=4, OB=14), {"s": 32}, {"m": 56}, {"WEIGHTS_FILE": (64, 128)}
+        "ge_mvu", dict(K=64, M=32, PE=4, SIMD=8, W_BITS=4, A_BITS=4, OUT_BITS=14), {"s": 32}, {"m": 56}, {"WEIGHTS_FILE": (64, 128)}
     ),
     Example(
         "ge_requantise",
-        dict(C=32, PE=1, XB=14, MB=12, BB=26, SHIFT=16, OB=4),
+        dict(C=32, PE=1, X_BITS=14, M_BITS=12, B_BITS=26, SHIFT=16, OUT_BITS=4),
         {"s": 14},
         {"m": 4},
         {"PARAMETERS_FILE": (32, 38)},
@@ -89,25 +89,25 @@ EXAMPLES = [
     window(32, 28, 2, 2, 0, 8, 4, 1),
     depthwise(16, 9, 4, 4, 4, 12),
     depthwise(128, 9, 8, 8, 8, 20),
-    Example("ge_pool", dict(C=16, TAPS=4, PE=4, BITS=4, SGN=0, OB=4, MAX=1), {"s": 16}, {"m": 16}),
-    Example("ge_pool", dict(C=16, TAPS=9, PE=4, BITS=8, SGN=1, OB=12, MAX=0), {"s": 32}, {"m": 48}),
-    Example("ge_pool_global", dict(C=16, PIXELS=64, PE=1, BITS=4, OB=10), {"s": 4}, {"m": 10}),
-    Example("ge_pool_global", dict(C=512, PIXELS=49, PE=2, BITS=8, OB=14), {"s": 16}, {"m": 28}),
-    Example("ge_add", dict(PE=4, ABITS=4, BBITS=4, AM=1, BM=1, OB=6), {"a": 16, "b": 16}, {"m": 24}),
-    Example("ge_add", dict(PE=1, ABITS=8, BBITS=8, AM=117, BM=-59, OB=17), {"a": 8, "b": 8}, {"m": 17}),
+    Example("ge_pool", dict(C=16, TAPS=4, PE=4, BITS=4, SGN=0, OUT_BITS=4, MAX=1), {"s": 16}, {"m": 16}),
+    Example("ge_pool", dict(C=16, TAPS=9, PE=4, BITS=8, SGN=1, OUT_BITS=12, MAX=0), {"s": 32}, {"m": 48}),
+    Example("ge_pool_global", dict(C=16, PIXELS=64, PE=1, BITS=4, OUT_BITS=10), {"s": 4}, {"m": 10}),
+    Example("ge_pool_global", dict(C=512, PIXELS=49, PE=2, BITS=8, OUT_BITS=14), {"s": 16}, {"m": 28}),
+    Example("ge_add", dict(PE=4, A_BITS=4, B_BITS=4, AM=1, BM=1, OUT_BITS=6), {"a": 16, "b": 16}, {"m": 24}),
+    Example("ge_add", dict(PE=1, A_BITS=8, B_BITS=8, AM=117, BM=-59, OUT_BITS=17), {"a": 8, "b": 8}, {"m": 17}),
     Example("ge_fork", dict(WIDTH=16), {"s": 16}, {"m0": 16, "m1": 16}),
     Example("ge_queue", dict(WIDTH=16, DEPTH=32), {"s": 16}, {"m": 16}),
     Example("ge_queue", dict(WIDTH=16, DEPTH=1500), {"s": 16}, {"m": 16}),
-    Example("ge_threshold", dict(C=16, PE=1, XB=12, STEPS=3, OB=2), {"s": 12}, {"m": 2}, {"THRESHOLDS_FILE": (16, 39)}),
+    Example("ge_threshold", dict(C=16, PE=1, X_BITS=12, STEPS=3, OUT_BITS=2), {"s": 12}, {"m": 2}, {"THRESHOLDS_FILE": (16, 39)}),
     Example(
-        "ge_threshold", dict(C=64, PE=2, XB=14, STEPS=15, OB=4), {"s": 28}, {"m": 8}, {"THRESHOLDS_FILE": (32, 450)}
+        "ge_threshold", dict(C=64, PE=2, X_BITS=14, STEPS=15, OUT_BITS=4), {"s": 28}, {"m": 8}, {"THRESHOLDS_FILE": (32, 450)}
     ),
     Example("ge_concat", dict(A=4, B=2, WIDTH=16), {"a": 16, "b": 16}, {"m": 16}),
     Example("ge_pad", dict(C=16, H=16, W=16, PE=4, BITS=4), {"s": 16}, {"m": 16}),
     Example("ge_upsample", dict(C=16, H=8, W=8, PE=4, BITS=4), {"s": 16}, {"m": 16}),
-    Example("ge_argmax", dict(N=10, BITS=12, OB=4), {"s": 12}, {"m": 4}),
+    Example("ge_argmax", dict(N=10, BITS=12, OUT_BITS=4), {"s": 12}, {"m": 4}),
     Example(
-        "ge_table", dict(C=1, PE=2, XB=8, XLO=-128, SIZE=256, OB=8), {"s": 16}, {"m": 16}, {"TABLE_FILE": (256, 16)}
+        "ge_table", dict(C=1, PE=2, X_BITS=8, XLO=-128, SIZE=256, OUT_BITS=8), {"s": 16}, {"m": 16}, {"TABLE_FILE": (256, 16)}
     ),
     Example("ge_width", dict(BITS=4, IN=2, OUT=8), {"s": 8}, {"m": 32}),
 ]

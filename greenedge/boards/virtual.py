@@ -14,6 +14,7 @@ import select
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, ToolError
@@ -58,7 +59,12 @@ class VirtualBoard:
         description = work / "board.txt"
         description.write_text("".join(f"{key} {value}\n" for key, value in self._settings.items()))
         self._process = subprocess.Popen(
-            [str(model), str(description)], cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [str(model), str(description)],
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert self._process.stdin is not None and self._process.stdout is not None, "started with pipes"
         self._orders, self._answers = self._process.stdin, self._process.stdout
@@ -70,7 +76,8 @@ class VirtualBoard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._orders.close()
+        with suppress(BrokenPipeError):  # a dead simulation has lines that it never read
+            self._orders.close()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -113,14 +120,25 @@ class VirtualBoard:
             self._orders.write(text + "\n")
             self._orders.flush()
         except BrokenPipeError:
-            raise ToolError(
-                f"the virtual board of {self.folder} has ended; its time limit is {self._settings['limit_s']} s."
-            ) from None
+            raise self._explain_end() from None
         if not select.select([self._answers], [], [], _ANSWER_S)[0]:
             raise ToolError(f"the virtual board of {self.folder} does not answer within {_ANSWER_S} s.")
-        words = self._answers.readline().split()
+        said = ""
+        while not (line := self._answers.readline()).startswith("cycles "):
+            if not line:
+                raise self._explain_end(said)
+            said += line
+        words = line.split()
         pairs = zip(words[::2], words[1::2], strict=True)
         return {key: value if key == "terminal" else int(value) for key, value in pairs}
+
+    def _explain_end(self, said: str = "") -> ToolError:
+        """The error of a simulation that has ended: the stream that broke its protocol, or its time limit."""
+        from greenedge.hdl.axi_stream.simulation import find_broken_stream
+
+        broken = find_broken_stream(said + self._answers.read())
+        why = f"stopped: {broken}" if broken else f"has ended; its time limit is {self._settings['limit_s']} s"
+        return ToolError(f"the virtual board of {self.folder} {why}.")
 
 
 def read_board(folder: Path) -> dict:
@@ -159,6 +177,7 @@ def sim_top(top: str) -> str:
         f".{pin}" for pin in ("clk", "uart_rx", "uart_tx", "led", "button", "marker") if f"logic {pin}" in header
     )
     return f"""// Simulation only: the board's pins.
+`default_nettype none
 module sim_top (
     input  logic clk,
     input  logic uart_rx,
@@ -171,4 +190,5 @@ module sim_top (
     board board ({pins});
     assign busy = board.busy;  // no pin: tells the simulator that a silent board is at work
 {missing}endmodule
+`default_nettype wire
 """

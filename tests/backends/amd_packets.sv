@@ -1,4 +1,5 @@
 // A core without packets (two beats in for one out: their sum), in packets; TLAST travels as bit 0 of each beat.
+`default_nettype none
 module amd_packets (
     input  logic        clk,
     input  logic        rst,
@@ -33,3 +34,4 @@ module amd_packets (
     end
     assign m_tdata = {7'b0, sum, last};
 endmodule
+`default_nettype wire

@@ -1,5 +1,6 @@
 // One of each memory and multiplier that yosys maps to ECP5's cells, all fed from the same words: what the cell models are
 // compared with.
+`default_nettype none
 module memories (
     input  logic         clk,
     input  logic [77:0]  s,          // {enable, reset, byte enables, data, write address, read address}
@@ -90,3 +91,4 @@ module memories (
 
     assign m = {3'b0, product, positive, q8, q9, q18, q36, a1, a2, a4, b9, b18, b36};
 endmodule
+`default_nettype wire

@@ -289,10 +289,10 @@ def unit(pe, simd, wb=4, ab=4, least=-7):
         "M": 2 * pe,
         "PE": pe,
         "SIMD": simd,
-        "WB": wb,
-        "AB": ab,
+        "W_BITS": wb,
+        "A_BITS": ab,
         "ASGN": 0,
-        "OB": 12,
+        "OUT_BITS": 12,
         "CORRECT": 0,
     }
     return Unit("ge_mvu", parameters, lambda: {"a_weights.mem": (words, wb)}, {"WEIGHTS_FILE": "rtl/a_weights.mem"})

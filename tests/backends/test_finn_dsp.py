@@ -36,7 +36,17 @@ def case(rng, dsp, k, m, pe, simd, wb, ab, signed, narrow, correct, samples=12):
     bits = int((np.abs(weight).sum(0) * (1 << ab) + left_out).max()).bit_length() + 1
     words = weight.T.reshape(m // pe, pe, k // simd, simd).transpose(0, 2, 1, 3).reshape(-1, pe * simd)
     values = dict(
-        DSP=dsp, NARROW=narrow, K=k, M=m, PE=pe, SIMD=simd, WB=wb, AB=ab, ASGN=signed, OB=bits, CORRECT=correct
+        DSP=dsp,
+        NARROW=narrow,
+        K=k,
+        M=m,
+        PE=pe,
+        SIMD=simd,
+        W_BITS=wb,
+        A_BITS=ab,
+        ASGN=signed,
+        OUT_BITS=bits,
+        CORRECT=correct,
     )
     return Case(
         "ge_mvu_dsp",

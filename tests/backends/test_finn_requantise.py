@@ -13,9 +13,18 @@ from greenedge.hdl.axi_stream import Stream
 from greenedge.hdl.axi_stream.simulation import Stall, compile_model, run_model, sim_top
 
 _RTL = Path(greenedge.__file__).parent / "hdl" / "rtl"
-_FILES = ("ge_fifo.sv", "ge_by_channel.sv", "ge_scale.sv", "ge_clip.sv", "ge_requantise_serial.sv", "ge_requantise.sv")
+_FILES = (
+    "ge_fifo.sv",
+    "ge_credit_pipeline.sv",
+    "ge_channel_pipeline.sv",
+    "ge_scale.sv",
+    "ge_clip.sv",
+    "ge_requantise_serial.sv",
+    "ge_requantise.sv",
+)
 # channels, PE, input bits, signed input, multiplier bits, shift, lowest and highest level, cycles per beat
-CASES = [(32, 1, 13, 1, 13, 19, 0, 15, 16), (6, 2, 7, 1, 6, 4, -3, 5, 8)]
+# the last: serial and unsigned, so that an x with its top bit set tells whether it is taken for a negative number
+CASES = [(32, 1, 13, 1, 13, 19, 0, 15, 16), (6, 2, 7, 1, 6, 4, -3, 5, 8), (4, 2, 7, 0, 6, 9, 0, 15, 8)]
 SLOW = [
     (6, 2, 7, 0, 5, 9, -8, 7, 7),
     (18, 3, 9, 1, 9, 14, 0, 6, 1),
@@ -43,7 +52,19 @@ def test_requantiser(rng, tmp_path, case):
     (tmp_path / "p.mem").write_bytes(memory_file(fields.reshape(-1, pe), mb + bb))
     source = Stream("s", "x", xb, bool(signed), pe, channels // pe, (channels,))
     result = Stream("m", "y", ob, lo < 0, pe, channels // pe, (channels,))
-    values = dict(C=channels, PE=pe, XB=xb, XSGN=signed, MB=mb, BB=bb, SHIFT=shift, LO=lo, HI=hi, OB=ob, CYCLES=cycles)
+    values = dict(
+        C=channels,
+        PE=pe,
+        X_BITS=xb,
+        XSGN=signed,
+        M_BITS=mb,
+        B_BITS=bb,
+        SHIFT=shift,
+        LO=lo,
+        HI=hi,
+        OUT_BITS=ob,
+        CYCLES=cycles,
+    )
     parameters = ", ".join(f".{name}({value})" for name, value in values.items())
     dut = f"""module dut (
     input logic clk, input logic [{source.width - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,

@@ -63,11 +63,21 @@ def test_requantiser_scales_shifts_and_clips_exactly(rng, tmp_path, c, pe, xb, s
     (tmp_path / "p.mem").write_text("".join(f"{row:x}\n" for row in rows))
     source = Stream("s", "x", xb, bool(signed), pe, c // pe, (c,))
     result = Stream("m", "y", ob, lo < 0, pe, c // pe, (c,))
-    settings = dict(C=c, PE=pe, XB=xb, XSGN=signed, MB=mb, BB=bb, SHIFT=shift, LO=lo, HI=hi, OB=ob)
+    settings = dict(C=c, PE=pe, X_BITS=xb, XSGN=signed, M_BITS=mb, B_BITS=bb, SHIFT=shift, LO=lo, HI=hi, OUT_BITS=ob)
     parameters = ", ".join(f".{key}({value})" for key, value in settings.items())
     dut = _dut(source, result, f'ge_requantise #({parameters}, .PARAMETERS_FILE("p.mem"))')
     model = _model(
-        ("ge_fifo.sv", "ge_by_channel.sv", "ge_scale.sv", "ge_clip.sv", "ge_requantise.sv"), dut, source, result
+        (
+            "ge_fifo.sv",
+            "ge_credit_pipeline.sv",
+            "ge_channel_pipeline.sv",
+            "ge_scale.sv",
+            "ge_clip.sv",
+            "ge_requantise.sv",
+        ),
+        dut,
+        source,
+        result,
     )
     x = rng.integers(low, high + 1, (60, c))
     x[0], x[1] = low, high

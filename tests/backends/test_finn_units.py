@@ -13,7 +13,7 @@ from greenedge.hdl.axi_stream import Stream
 from greenedge.hdl.axi_stream.simulation import Stall, compile_model, run_model, sim_top
 
 _RTL = Path(greenedge.__file__).parent / "hdl" / "rtl"
-_FILES = ("ge_fifo.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_mvu.sv")
+_FILES = ("ge_fifo.sv", "ge_credit_pipeline.sv", "ge_adder_tree.sv", "ge_product.sv", "ge_mvu.sv")
 # K, M, PE, SIMD, weight bits, activation bits, signed activations, corrected by the unit
 CASES = [(12, 6, 2, 12, 3, 4, 0, 1), (10, 4, 2, 5, 1, 2, 0, 0), (9, 3, 1, 3, 5, 7, 1, 0)]
 SLOW = [(64, 32, 1, 4, 4, 4, 0, 0), (12, 6, 6, 3, 2, 3, 1, 0), (8, 8, 8, 8, 8, 8, 1, 1)]
@@ -35,7 +35,7 @@ def test_matrix_vector_unit(rng, tmp_path, case):
     (tmp_path / "c.mem").write_bytes(memory_file(left_out.reshape(-1, pe), bits))
     source = Stream("s", "x", ab, bool(signed), simd, k // simd, (k,))
     result = Stream("m", "y", bits, True, pe, m // pe, (m,), () if correct else tuple(int(c) for c in left_out))
-    values = dict(K=k, M=m, PE=pe, SIMD=simd, WB=wb, AB=ab, ASGN=signed, OB=bits, CORRECT=correct)
+    values = dict(K=k, M=m, PE=pe, SIMD=simd, W_BITS=wb, A_BITS=ab, ASGN=signed, OUT_BITS=bits, CORRECT=correct)
     parameters = ", ".join(f".{name}({value})" for name, value in values.items())
     dut = f"""module dut (
     input logic clk, input logic [{source.width - 1}:0] s_tdata, input logic s_tvalid, output logic s_tready,

@@ -38,7 +38,7 @@ def depthwise_case(rng, c, taps, pe, wb, ab, signed, correct, samples=20):
     left_out = (weight < 0).sum(1) << max(wb - 2, 0)
     bits = int((np.abs(weight).sum(1) * (1 << ab) + left_out).max()).bit_length() + 1
     words = weight.reshape(c // pe, pe, taps).transpose(0, 2, 1).reshape(-1, pe)
-    values = dict(C=c, TAPS=taps, PE=pe, WB=wb, AB=ab, ASGN=signed, OB=bits, CORRECT=correct)
+    values = dict(C=c, TAPS=taps, PE=pe, W_BITS=wb, A_BITS=ab, ASGN=signed, OUT_BITS=bits, CORRECT=correct)
     return Case(
         "ge_depthwise",
         values,
@@ -55,7 +55,7 @@ def depthwise_case(rng, c, taps, pe, wb, ab, signed, correct, samples=20):
 def pool_case(rng, c, taps, pe, bits, signed, largest, samples=20):
     x = integers(rng, bits, signed, (samples, c // pe, taps, pe))
     ob = bits if largest else sum_bits(taps, bits, signed)
-    values = dict(C=c, TAPS=taps, PE=pe, BITS=bits, SGN=signed, OB=ob, MAX=largest)
+    values = dict(C=c, TAPS=taps, PE=pe, BITS=bits, SGN=signed, OUT_BITS=ob, MAX=largest)
     y = (x.max(2) if largest else x.sum(2)).reshape(samples, c)
     return Case(
         "ge_pool",
@@ -69,7 +69,7 @@ def pool_case(rng, c, taps, pe, bits, signed, largest, samples=20):
 def pool_global_case(rng, c, pixels, pe, bits, signed, largest, samples=10):
     x = integers(rng, bits, signed, (samples, pixels, c))
     ob = bits if largest else sum_bits(pixels, bits, signed)
-    values = dict(C=c, PIXELS=pixels, PE=pe, BITS=bits, SGN=signed, OB=ob, MAX=largest)
+    values = dict(C=c, PIXELS=pixels, PE=pe, BITS=bits, SGN=signed, OUT_BITS=ob, MAX=largest)
     return Case(
         "ge_pool_global",
         values,
@@ -85,7 +85,7 @@ def add_case(rng, pe, a_bits, a_signed, b_bits, b_signed, am, bm, samples=10, co
         integers(rng, b_bits, b_signed, (samples, count * pe)),
     )
     ob = int(abs(am) * (1 << a_bits) + abs(bm) * (1 << b_bits)).bit_length() + 1
-    values = dict(PE=pe, ABITS=a_bits, ASGN=a_signed, BBITS=b_bits, BSGN=b_signed, AM=am, BM=bm, OB=ob)
+    values = dict(PE=pe, A_BITS=a_bits, ASGN=a_signed, B_BITS=b_bits, BSGN=b_signed, AM=am, BM=bm, OUT_BITS=ob)
     return Case(
         "ge_add",
         values,
@@ -109,7 +109,7 @@ def threshold_case(rng, c, pe, xb, signed, lo, steps, falls, samples=12):
         | int(falling[i]) << (steps * (xb + 1))
         for i, row in enumerate(thresholds)
     ]
-    values = dict(C=c, PE=pe, XB=xb, XSGN=signed, LO=lo, STEPS=steps, OB=ob, FALLS=falls)
+    values = dict(C=c, PE=pe, X_BITS=xb, XSGN=signed, LO=lo, STEPS=steps, OUT_BITS=ob, FALLS=falls)
     return Case(
         "ge_threshold",
         values,
@@ -126,7 +126,7 @@ def table_case(rng, c, tables, pe, xb, signed, lo, size, ob, samples=12):
     x[0], x[-1] = lo, lo + size - 1
     y = table[np.arange(c) % tables, x - lo]
     words = np.broadcast_to(table, (max(tables, pe), size)).reshape(-1, pe, size).transpose(0, 2, 1).reshape(-1, pe)
-    values = dict(C=tables, PE=pe, XB=xb, XSGN=signed, XLO=lo, SIZE=size, OB=ob)
+    values = dict(C=tables, PE=pe, X_BITS=xb, XSGN=signed, XLO=lo, SIZE=size, OUT_BITS=ob)
     return Case(
         "ge_table",
         values,
@@ -142,7 +142,7 @@ def argmax_case(rng, n, bits, signed, samples=20):
     ob = max(1, (n - 1).bit_length())
     return Case(
         "ge_argmax",
-        dict(N=n, BITS=bits, SGN=signed, OB=ob),
+        dict(N=n, BITS=bits, SGN=signed, OUT_BITS=ob),
         [Port("s", bits, bool(signed), 1, x)],
         [Port("m", ob, False, 1, x.argmax(1)[:, None])],
         cycles=n,
@@ -201,7 +201,7 @@ def test_a_wrong_parameter_is_seen(rng, tmp_path):
         (pool_case(rng, 2, 4, 1, 4, 0, 1), "MAX", lambda v: 0),
         (pool_global_case(rng, 2, 4, 1, 4, 0, 1), "SGN", lambda v: 1),
         (add_case(rng, 1, 4, 0, 4, 0, 3, -2), "BM", lambda v: v + 1),
-        (threshold_case(rng, 2, 1, 6, 0, 0, 3, 0), "LO", lambda v: v + 1),
+        (threshold_case(rng, 2, 1, 6, 0, 0, 2, 0), "LO", lambda v: v + 1),
         (table_case(rng, 2, 2, 1, 4, 0, 3, 9, 4), "XLO", lambda v: v - 1),
         (argmax_case(rng, 8, 4, 1), "SGN", lambda v: 0),
     ]
@@ -218,7 +218,11 @@ def test_a_wrong_parameter_is_seen(rng, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, reason", [({"PE": 4}, "PE must divide C"), ({"PT": 3}, "pads as large as the kernel: use ge_pad")]
+    "change, reason",
+    [
+        ({"PE": 4}, "ge_window: PE=4 must divide C=6"),
+        ({"PT": 3}, "ge_window: pads 3, 1, 1, 1 must be smaller than the kernel's span 3 x 3: use ge_pad"),
+    ],
 )
 def test_parameters_that_cannot_be_are_refused(rng, tmp_path, change, reason):
     case = window_case(rng, 6, 4, 4, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 2, 4, 0)

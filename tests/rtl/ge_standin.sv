@@ -1,5 +1,6 @@
 // A small core for the tests of what is around cores: the running sum of every sample's six elements of 5 bits. Samples
 // that lose their place give wrong sums. Takes PAUSE cycles after every sample.
+`default_nettype none
 module ge_standin #(
     int unsigned PAUSE = 20
 ) (
@@ -45,3 +46,4 @@ module ge_standin #(
         end
     end
 endmodule
+`default_nettype wire

@@ -1,16 +1,23 @@
 """The codec against itself, against damage, and against the C header."""
 
 import itertools
+import os
+import re
 import struct
+import subprocess
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from greenedge.hdl import RTL
 from greenedge.hdl.board_shell.protocol import (
     CHECKS,
     DATA,
     HEADER,
     MAX_PAYLOAD,
+    POLY_A,
+    POLY_B,
     RESULT,
     Decoder,
     Frame,
@@ -18,6 +25,14 @@ from greenedge.hdl.board_shell.protocol import (
     check_b,
     encode,
 )
+from greenedge.hdl.board_shell.protocol_package import PATH, protocol_package
+from greenedge.tools.discover import find_tool
+
+# "check" in Greg Cook's Catalogue of parametrised CRC algorithms, which is the CRC of b"123456789": CRC-16/IBM-3740
+# (polynomial 0x1021, initial value 0xFFFF) and CRC-16/T10-DIF (polynomial 0x8BB7, initial value 0)
+IBM_3740_CHECK, T10_DIF_CHECK = 0x29B1, 0xD0DB
+# an initial value is a complement of the first two bytes: from 0xFFFF these nine give what b"123456789" gives from 0
+AS_T10_DIF = bytes((0x31 ^ 0xFF, 0x32 ^ 0xFF)) + b"3456789"
 
 FRAMES = st.builds(Frame, st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=300))
 NASTY = st.lists(st.sampled_from(list(range(0x7B, 0x81)) + [0, 1, 0x5C, 0x5D, 0x5E]), max_size=80).map(bytes)
@@ -29,19 +44,58 @@ def portions(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def test_the_checks_are_the_published_ones():
-    assert check_a(b"123456789") == 0x29B1  # CRC-16/IBM-3740
-    # CRC-16/T10-DIF has the same polynomial and initial value 0, for which its published value is 0xD0DB
-    crc = 0
-    for byte in b"123456789":
-        crc ^= byte << 8
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x8BB7 if crc & 0x8000 else crc << 1) & 0xFFFF
-    assert crc == 0xD0DB
+    assert check_a(b"123456789") == IBM_3740_CHECK
+    assert check_b(AS_T10_DIF) == T10_DIF_CHECK
     assert check_b(b"") == 0xFFFF
 
 
+@pytest.mark.tool("yosys")
+def test_the_boards_checks_are_the_published_ones(tmp_path):
+    """ge_crc with the polynomials that the board's frames have, nine bytes long; yosys's solver evaluates it."""
+    for name in ("ge_protocol_pkg.sv", "ge_crc.sv"):
+        (tmp_path / name).write_bytes((RTL / "board" / name).read_bytes())
+    chains = "".join(
+        f"    ge_crc #(.POLY(ge_protocol_pkg::CHECK_{check}_POLY)) {check.lower()}{i} (\n"
+        f"        .crc({check.lower()}[{i}]), .data(8'h{byte:02x}), .next({check.lower()}[{i + 1}]));\n"
+        for check, text in (("A", b"123456789"), ("B", AS_T10_DIF))
+        for i, byte in enumerate(text)
+    )
+    (tmp_path / "top.sv").write_text(
+        "module top (output logic [15:0] check_a, output logic [15:0] check_b);\n    logic [15:0] a [10], b [10];\n"
+        "    assign a[0] = ge_protocol_pkg::CHECK_INIT;\n    assign b[0] = ge_protocol_pkg::CHECK_INIT;\n"
+        f"{chains}    assign check_a = a[9];\n    assign check_b = b[9];\nendmodule\n"
+    )
+    (tmp_path / "prove.ys").write_text(
+        "read_slang --threads 1 --top top ge_protocol_pkg.sv ge_crc.sv top.sv\nproc\nflatten\nopt -full\n"
+        f"sat -verify -prove check_a {IBM_3740_CHECK} -prove check_b {T10_DIF_CHECK} top\n"
+    )
+    tool = find_tool("yosys")
+    done = subprocess.run(
+        [*tool.argv, "-s", "prove.ys"],
+        cwd=tmp_path,
+        env={**os.environ, **tool.env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0 and "SUCCESS!" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_boards_package_is_that_of_the_protocol():
+    """Byte for byte: `python -m greenedge.hdl.board_shell.protocol_package` writes it anew."""
+    assert PATH.read_text() == protocol_package()
+
+
+def test_no_board_unit_writes_a_number_of_the_protocol():
+    """Bytes of the line, types, polynomials: what differs from protocol.py would be heard on a real board first."""
+    for path in sorted((RTL / "board").glob("ge_*.sv")):
+        if path != PATH:
+            assert not re.findall(r"8'h(?!00)\w+|6'h\w+|16'h(?:1021|8BB7|FFFF)|32'h\w+", path.read_text()), path
+
+
 def test_the_two_polynomials_have_no_common_factor():
-    a, b = 0x11021, 0x18BB7
+    a, b = 0x10000 | POLY_A, 0x10000 | POLY_B
     while b:
         while a.bit_length() >= b.bit_length():
             a ^= b << (a.bit_length() - b.bit_length())

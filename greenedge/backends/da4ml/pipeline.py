@@ -101,6 +101,7 @@ def kernel(
     text = "\n".join(line for line in body if line)
     return (
         f"""// layer by layer: a sample enters in every cycle and leaves {plan.at[output] + 1} cycles later
+`default_nettype none
 module {KERNEL} (
     input  logic clk,
     input  logic [{wide[source] - 1}:0] sample,
@@ -109,6 +110,7 @@ module {KERNEL} (
 {text}
     always_ff @(posedge clk) answer <= {names[output]};
 endmodule
+`default_nettype wire
 """,
         registers,
     )

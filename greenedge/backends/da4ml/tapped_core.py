@@ -51,6 +51,7 @@ def write_tapped_core(
     body = "\n".join(_write_tap(probe, stream, latency) for probe, stream in zip(probes, streams, strict=True))
     return (
         f"""// Simulation only: the core with the values of its layers, each beside the result that it led to.
+`default_nettype none
 {head(MODULE, source, output)}
     {TOP} core (.*);
     logic [{output.width - 1}:0] {output.name}_tdata;
@@ -61,6 +62,7 @@ def write_tapped_core(
     assign leaves = core.moving[{latency - 1}];
 {body}
 endmodule
+`default_nettype wire
 """,
         streams,
     )

@@ -11,7 +11,7 @@ from greenedge.graph import Edge
 from greenedge.hdl.axi_stream import Stream
 from greenedge.hdl.axi_stream.core import core
 
-UNITS = ("ge_fifo.sv", "ge_width.sv")
+UNITS = ("ge_fifo.sv", "ge_credit_pipeline.sv", "ge_width.sv")
 MOST_BITS = 256  # of a beat: wider samples come in several
 _ROUND_TRIP = 6  # cycles from a word's leaving the FIFO to the sample that takes its place, its register included
 
@@ -34,7 +34,6 @@ def top(latency: int, source: Stream, output: Stream) -> str:
     n_in, n_out = source.elements * source.beats, output.elements * output.beats
     wide_in, wide_out = _bytes(n_in * source.bits), _bytes(n_out * output.bits)
     depth = latency + _ROUND_TRIP
-    counter = depth.bit_length()
     comment = f"// da4ml's pipeline between two streams, {latency} cycles deep; a sample enters in every cycle."
     return core(
         comment,
@@ -44,27 +43,17 @@ def top(latency: int, source: Stream, output: Stream) -> str:
     logic sample_valid, sample_ready;
 {_gather(source, n_in, wide_in)}
     // as many samples are under way as the FIFO has places
-    logic [{counter - 1}:0] credits;
-    logic take, freed;
+    logic take, room;
     logic [{latency - 1}:0] moving;
-    assign sample_ready = (credits != 0) && !rst;
+    assign sample_ready = room && !rst;
     assign take = sample_valid && sample_ready;
-    always_ff @(posedge clk) begin
-        if (rst) begin
-            credits <= {counter}'d{depth};
-            moving  <= '0;
-        end else begin
-            credits <= credits + {counter}'(freed) - {counter}'(take);
-            moving  <= {latency}'({{moving, take}});
-        end
-    end
 
     logic [{wide_out - 1}:0] answer, word;
     logic word_valid, word_ready;
 {_zeros(n_out * output.bits, wide_out)}    {KERNEL} kernel (
         .clk, .sample(sample[{n_in * source.bits - 1}:0]), .answer(answer[{n_out * output.bits - 1}:0]));
-    ge_fifo #(.WIDTH({wide_out}), .DEPTH({depth})) answers (
-        .clk, .rst, .push(moving[{latency - 1}]), .push_data(answer), .freed,
+    ge_credit_pipeline #(.WIDTH({wide_out}), .LATENCY({latency}), .DEPTH({depth})) frame (
+        .clk, .rst, .room, .take, .enter(take), .valid(moving), .keep(1'b1), .y(answer),
         .m_tdata(word), .m_tvalid(word_valid), .m_tready(word_ready));
 
     logic [{output.width - 1}:0] result_tdata;

@@ -21,7 +21,7 @@ from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.netlist import NETLIST, netlist_sources
 from greenedge.errors import ToolError
 from greenedge.hdl.axi_stream import Stream, pack
-from greenedge.hdl.axi_stream.simulation import _FLAGS, _HARNESS, _run, sim_top
+from greenedge.hdl.axi_stream.simulation import _FLAGS, _HARNESS, _run, add_assertions, sim_top
 from greenedge.tools.discover import find_tool
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute
@@ -93,6 +93,7 @@ def _shorten_names(verilog: bytes) -> bytes:
 
 def _compile_counter(sources: dict[str, bytes], progress: Callable[[str], None]) -> Path:
     """The counting simulator of these sources, kept like every other compiled model."""
+    sources = add_assertions(sources)
     files = {**sources, "activity.cpp": _COUNTER.read_bytes(), "run.cpp": _HARNESS.read_bytes()}
     command = Command(
         ("{verilator}", *_FLAGS, "--trace-vcd", *sources, "activity.cpp"),

@@ -86,7 +86,7 @@ def coefficients() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
 def kind_of(unit: Unit) -> str:
     """The module whose cells these are: a requantiser with time is another one inside."""
     p = unit.parameters
-    serial = unit.module == "ge_requantise" and p["CYCLES"] >= p["MB"] + 2 and p["SHIFT"] > p["MB"]
+    serial = unit.module == "ge_requantise" and p["CYCLES"] >= p["M_BITS"] + 2 and p["SHIFT"] > p["M_BITS"]
     return "ge_requantise_serial" if serial else unit.module
 
 
@@ -102,13 +102,13 @@ def _rows(depth: int, bits: int) -> float:
 
 
 def _products(lanes: int, p: Parameters, sums: int) -> dict[str, float]:
-    """`lanes` products of a WB-bit weight and an AB-bit activation, added in groups into `sums` accumulators."""
-    low_rows = (max(p["WB"] - 2, 0) + 1) // 2
+    """`lanes` products of a W_BITS-bit weight and an A_BITS-bit activation, added in groups into `sums` accumulators."""
+    low_rows = (max(p["W_BITS"] - 2, 0) + 1) // 2
     return {
-        "digit": lanes * (p["AB"] + 2),
-        "row": lanes * low_rows * (p["AB"] + p["WB"]),
-        "tree": (lanes - sums) * (p["AB"] + p["WB"] + 1),
-        "sum": sums * p["OB"],
+        "digit": lanes * (p["A_BITS"] + 2),
+        "row": lanes * low_rows * (p["A_BITS"] + p["W_BITS"]),
+        "tree": (lanes - sums) * (p["A_BITS"] + p["W_BITS"] + 1),
+        "sum": sums * p["OUT_BITS"],
     }
 
 
@@ -120,35 +120,35 @@ def _buffer(depth: int, bits: int, family: str) -> tuple[float, int]:
 
 def _mvu(p: Parameters, family: str) -> Features:
     sf, nf = p["K"] // p["SIMD"], p["M"] // p["PE"]
-    buffer, blocks = _buffer((2 if sf * nf >= 8 else 4) << (sf - 1).bit_length(), p["SIMD"] * p["AB"], family)
-    parts = _products(p["PE"] * p["SIMD"], p, p["PE"]) | {"buffer": buffer, "output": p["PE"] * p["OB"]}
-    return parts, blocks + blocks_of(sf * nf, p["PE"] * p["SIMD"] * p["WB"], family)
+    buffer, blocks = _buffer((2 if sf * nf >= 8 else 4) << (sf - 1).bit_length(), p["SIMD"] * p["A_BITS"], family)
+    parts = _products(p["PE"] * p["SIMD"], p, p["PE"]) | {"buffer": buffer, "output": p["PE"] * p["OUT_BITS"]}
+    return parts, blocks + blocks_of(sf * nf, p["PE"] * p["SIMD"] * p["W_BITS"], family)
 
 
 def _depthwise(p: Parameters, family: str) -> Features:
     depth = p["C"] // p["PE"] * p["TAPS"]
-    memory, blocks = _buffer(depth, p["PE"] * p["WB"], family)
+    memory, blocks = _buffer(depth, p["PE"] * p["W_BITS"], family)
     return _products(2 * p["PE"], p, p["PE"]) | {"memory": memory}, blocks
 
 
 def _requantise(p: Parameters, family: str) -> Features:
-    folds, field = p["C"] // p["PE"], p["MB"] + p["BB"]
+    folds, field = p["C"] // p["PE"], p["M_BITS"] + p["B_BITS"]
     memory, blocks = _buffer(folds, p["PE"] * field, family)
     return {
-        "product": p["PE"] * p["MB"] * (p["XB"] + 2),
-        "bias": p["PE"] * p["BB"],
+        "product": p["PE"] * p["M_BITS"] * (p["X_BITS"] + 2),
+        "bias": p["PE"] * p["B_BITS"],
         "memory": memory,
-        "out": p["PE"] * p["OB"],
+        "out": p["PE"] * p["OUT_BITS"],
     }, blocks
 
 
 def _serial(p: Parameters, family: str) -> Features:
-    folds, field = p["C"] // p["PE"], p["MB"] + p["BB"]
+    folds, field = p["C"] // p["PE"], p["M_BITS"] + p["B_BITS"]
     memory, blocks = (
         (_rows(folds, p["PE"] * field), 0) if folds < 16 else (0.0, blocks_of(folds, p["PE"] * field, family))
     )
-    adder = p["PE"] * max(p["XB"] + 1, p["BB"] - p["MB"] - 1)
-    return {"adder": adder, "out": p["PE"] * p["OB"], "memory": memory}, blocks
+    adder = p["PE"] * max(p["X_BITS"] + 1, p["B_BITS"] - p["M_BITS"] - 1)
+    return {"adder": adder, "out": p["PE"] * p["OUT_BITS"], "memory": memory}, blocks
 
 
 def _columns(depth: int, bits: int) -> float:
@@ -160,21 +160,21 @@ def _columns(depth: int, bits: int) -> float:
 
 def _threshold(p: Parameters, family: str) -> Features:
     lanes, folds = p["PE"] * p["STEPS"], p["C"] // p["PE"]
-    _, blocks = _buffer(folds, lanes * (p["XB"] + 1), family)
-    columns = 0.0 if blocks else _columns(folds, lanes * (p["XB"] + 1))
+    _, blocks = _buffer(folds, lanes * (p["X_BITS"] + 1), family)
+    columns = 0.0 if blocks else _columns(folds, lanes * (p["X_BITS"] + 1))
     return {
-        "compare": lanes * (p["XB"] + 1),
+        "compare": lanes * (p["X_BITS"] + 1),
         "count": lanes,
         "columns": columns,
         "tables": columns * -(-folds // 16),
-        "word": p["PE"] * p["XB"],
+        "word": p["PE"] * p["X_BITS"],
     }, blocks
 
 
 def _table(p: Parameters, family: str) -> Features:
     depth = max(1, p["C"] // p["PE"]) * p["SIZE"]
-    memory, blocks = _buffer(depth, p["OB"] * p["PE"], family)
-    return {"memory": memory, "lanes": p["PE"] * (p["XB"] + p["OB"])}, blocks
+    memory, blocks = _buffer(depth, p["OUT_BITS"] * p["PE"], family)
+    return {"memory": memory, "lanes": p["PE"] * (p["X_BITS"] + p["OUT_BITS"])}, blocks
 
 
 def _window(p: Parameters, family: str) -> Features:
@@ -205,12 +205,12 @@ def _width(p: Parameters, family: str) -> Features:
 
 
 def _pool(p: Parameters, family: str) -> Features:
-    return {"word": p["PE"] * p["OB"]}, 0
+    return {"word": p["PE"] * p["OUT_BITS"]}, 0
 
 
 def _pool_global(p: Parameters, family: str) -> Features:
-    memory, blocks = _buffer(p["C"] // p["PE"], p["PE"] * p["OB"], family)
-    return {"word": p["PE"] * p["OB"], "memory": memory}, blocks
+    memory, blocks = _buffer(p["C"] // p["PE"], p["PE"] * p["OUT_BITS"], family)
+    return {"word": p["PE"] * p["OUT_BITS"], "memory": memory}, blocks
 
 
 def _upsample(p: Parameters, family: str) -> Features:
@@ -235,11 +235,11 @@ _FEATURES: dict[str, Callable[[Parameters, str], Features]] = {
     "ge_pad": _words("BITS"),
     "ge_pool": _pool,
     "ge_pool_global": _pool_global,
-    "ge_add": _words("ABITS", "BBITS", "OB"),
+    "ge_add": _words("A_BITS", "B_BITS", "OUT_BITS"),
     "ge_fork": _words("WIDTH"),
     "ge_concat": _words("WIDTH"),
     "ge_upsample": _upsample,
     "ge_queue": _queue,
     "ge_width": _width,
-    "ge_argmax": _words("BITS", "OB"),
+    "ge_argmax": _words("BITS", "OUT_BITS"),
 }

@@ -56,8 +56,9 @@ def source_of(name: str) -> Path:
 
 @cache
 def _with_parts(module: str) -> tuple[str, ...]:
-    """The modules of ours that a module is made of, then itself."""
+    """The modules of ours that a module is made of, then itself; not what only simulations have (GE_ASSERT)."""
     code = re.sub(r"//.*", "", source_of(f"{module}.sv").read_text())
+    code = re.sub(r"^`ifdef GE_ASSERT$.*?^`endif$", "", code, flags=re.MULTILINE | re.DOTALL)
     parts = dict.fromkeys(re.findall(r"\b(ge_\w+) #?\(", code))
     return tuple(dict.fromkeys([*(name for part in parts if part != module for name in _with_parts(part)), module]))
 

@@ -70,10 +70,10 @@ def _linear(layer: hw.Linear, words: Callable[[], Ints], pe: int, parameters: Ma
 
     source = layer.source
     common = {
-        "WB": layer.weight_bits,
-        "AB": source.bits,
+        "W_BITS": layer.weight_bits,
+        "A_BITS": source.bits,
         "ASGN": int(source.signed),
-        "OB": layer.result.bits,
+        "OUT_BITS": layer.result.bits,
         "CORRECT": int(layer.correct),
     }
     files = {"WEIGHTS_FILE": _file(layer, "weights")}
@@ -160,7 +160,7 @@ def _pool(layer: hw.Pool, fold: Fold) -> Unit:
             "PE": fold.pe,
             "BITS": source.bits,
             "SGN": int(source.signed),
-            "OB": layer.result.bits,
+            "OUT_BITS": layer.result.bits,
             "MAX": int(layer.largest),
         },
     )
@@ -177,7 +177,7 @@ def _pool_global(layer: hw.GlobalPool, fold: Fold) -> Unit:
             "PE": fold.pe,
             "BITS": source.bits,
             "SGN": int(source.signed),
-            "OB": layer.result.bits,
+            "OUT_BITS": layer.result.bits,
             "MAX": int(layer.largest),
         },
     )
@@ -211,14 +211,14 @@ def _affine(layer: hw.Step, fold: Fold) -> Unit:
         {
             "C": channels,
             "PE": fold.pe,
-            "XB": source.bits,
+            "X_BITS": source.bits,
             "XSGN": int(source.signed),
-            "MB": mb,
-            "BB": bb,
+            "M_BITS": mb,
+            "B_BITS": bb,
             "SHIFT": shift,
             "LO": layer.lo,
             "HI": layer.hi,
-            "OB": edge.bits,
+            "OUT_BITS": edge.bits,
             "CYCLES": fold.cycles,
         },
         memories,
@@ -245,11 +245,11 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
         {
             "C": channels,
             "PE": fold.pe,
-            "XB": source.bits,
+            "X_BITS": source.bits,
             "XSGN": int(source.signed),
             "LO": layer.lo,
             "STEPS": steps,
-            "OB": layer.result.bits,
+            "OUT_BITS": layer.result.bits,
             "FALLS": int(falls),
         },
         memories,
@@ -271,11 +271,11 @@ def _table(layer: hw.Step, fold: Fold) -> Unit:
         {
             "C": channels,
             "PE": fold.pe,
-            "XB": source.bits,
+            "X_BITS": source.bits,
             "XSGN": int(source.signed),
             "XLO": layer.table_lo,
             "SIZE": size,
-            "OB": layer.result.bits,
+            "OUT_BITS": layer.result.bits,
         },
         memories,
         {"TABLE_FILE": _file(layer, "table")},
@@ -289,13 +289,13 @@ def _add(layer: hw.Add, fold: Fold) -> Unit:
         "ge_add",
         {
             "PE": fold.pe,
-            "ABITS": a.bits,
+            "A_BITS": a.bits,
             "ASGN": int(a.signed),
-            "BBITS": b.bits,
+            "B_BITS": b.bits,
             "BSGN": int(b.signed),
             "AM": layer.multipliers[0],
             "BM": layer.multipliers[1],
-            "OB": layer.result.bits,
+            "OUT_BITS": layer.result.bits,
         },
     )
 
@@ -337,7 +337,7 @@ def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
 def _arg_max(layer: hw.ArgMax, fold: Fold) -> Unit:
     source = layer.source
     return Unit(
-        "ge_argmax", {"N": source.channels, "BITS": source.bits, "SGN": int(source.signed), "OB": layer.result.bits}
+        "ge_argmax", {"N": source.channels, "BITS": source.bits, "SGN": int(source.signed), "OUT_BITS": layer.result.bits}
     )
 
 

@@ -28,6 +28,7 @@ def core(comment: str, source: Stream, output: Stream, body: str) -> str:
     The core resets itself after configuration and while `restart` is high; its output is not valid meanwhile.
     """
     return f"""{comment}
+`default_nettype none
 {head(TOP, source, output)}
     // reset for the first cycles after configuration and after `restart`
     logic [3:0] age = '0;
@@ -43,4 +44,5 @@ def core(comment: str, source: Stream, output: Stream, body: str) -> str:
     assign m_tvalid = {output.name}_tvalid && !rst;
     assign {output.name}_tready = m_tready && !rst;
 endmodule
+`default_nettype wire
 """

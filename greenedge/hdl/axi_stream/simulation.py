@@ -18,12 +18,15 @@ import numpy as np
 import platformdirs
 
 from greenedge.errors import ToolError
+from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream import Stream, pack, unpack
 from greenedge.tools.discover import end_with_parent, find_tool
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
+_ASSERTIONS = RTL / "sim" / "ge_stream_assert.sv"  # no source of a build: the units name it under GE_ASSERT alone
+_RESET_CYCLES = 64  # as in harness.cpp: what streams show meanwhile is no data
 _RUN_S = 1800
 _LEAST_PORT_BITS = 96  # Verilator gives a port an array of words only beyond 64 bits; the harness reads arrays
 _FLAGS = (
@@ -46,6 +49,8 @@ _FLAGS = (
     "-Werror-USERFATAL",
     "-Wno-lint",
     "-Wno-style",
+    "--assert",
+    "+define+GE_ASSERT",
 )
 
 
@@ -84,7 +89,9 @@ class Simulated:
 def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "") -> str:
     """SystemVerilog that instantiates the design and connects every observed stream to one wide port.
 
-    `tied` has further connections of the design, such as ".restart(1'b0), ".
+    Under GE_ASSERT every one of them is watched: a beat that is taken back or changed ends the simulation with the
+    stream's name, also where no unit of ours drives it. `tied` has further connections of the design, such as
+    ".restart(1'b0), ".
     """
     source_bits = f"s_tdata[{source.width - 1}:0]"
     width = max(_LEAST_PORT_BITS, sum(s.width for s in streams))
@@ -92,7 +99,14 @@ def sim_top(dut: str, source: Stream, streams: Sequence[Stream], tied: str = "")
     data = ", ".join(f"dut.{s.name}_tdata" for s in reversed(streams))
     valid = ", ".join(f"dut.{s.name}_tvalid" for s in reversed(streams))
     ready = ", ".join(f"dut.{s.name}_tready" for s in reversed(streams))
+    watched = "".join(
+        f'    ge_stream_assert #(.WIDTH({s.width}), .NAME("{s.name}")) hold_{s.name} (\n'
+        f"        .clk, .rst(age != {_RESET_CYCLES}), .tdata(dut.{s.name}_tdata), .tvalid(dut.{s.name}_tvalid), "
+        f".tready(dut.{s.name}_tready));\n"
+        for s in streams
+    )
     return f"""// Simulation only: {dut} with its streams brought out for the harness.
+`default_nettype none
 module sim_top (
     input  logic        clk,
     input  logic [{max(_LEAST_PORT_BITS, source.width) - 1}:0] s_tdata,
@@ -107,8 +121,27 @@ module sim_top (
     assign stream_tdata  = {width}'({{{data}}});
     assign stream_tvalid = {flags}'({{{valid}}});
     assign stream_tready = {flags}'({{{ready}}});
+`ifdef GE_ASSERT
+    // verilator tracing_off
+    logic [{_RESET_CYCLES.bit_length() - 1}:0] age = '0;
+    always_ff @(posedge clk) if (age != {_RESET_CYCLES}) age <= age + 1'b1;
+{watched}    // verilator tracing_on
+`endif
 endmodule
+`default_nettype wire
 """
+
+
+def add_assertions(sources: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The sources and behind them what GE_ASSERT needs, which `_FLAGS` define: every simulation watches its streams."""
+    return {**sources, _ASSERTIONS.name: _ASSERTIONS.read_bytes()}
+
+
+def find_broken_stream(said: str) -> str | None:
+    """The sentence of ge_stream_assert in what a simulation printed, without the full stop; None if no stream broke its
+    protocol."""
+    found = re.search(r"stream \S+ \(\S+\) (?:took|changed) a beat .*$", said, re.MULTILINE)
+    return found[0].replace("(TOP.", "(") if found else None
 
 
 def compile_model(
@@ -123,6 +156,7 @@ def compile_model(
     `harness` is the C++ program around the model of `sim_top`; `flags` are further ones of Verilator. Raises ToolError.
     """
     tool = find_tool("verilator")
+    sources = add_assertions(sources)
     command = Command(
         ("{verilator}", *_FLAGS, *flags, *sources, "harness.cpp"),
         "verilator.log",
@@ -203,6 +237,9 @@ def _run(model: Path, folder: Path, description: Path) -> str:
         ) from None
     if done.returncode == 0:
         return done.stdout
+    broken = find_broken_stream(done.stdout + done.stderr)
+    if broken:
+        raise ToolError(f"the simulation of {folder} stopped: {broken}.")
     said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith(("done", "begin"))]
     reason = re.sub(r"^error: ", "", said[0]) if said else f"it ended with exit status {done.returncode}"
     raise ToolError(f"the simulation of {folder} stopped: {reason.rstrip('.')}.")

@@ -30,18 +30,19 @@ __all__ = ["CoreInfo", "Shell", "shell", "shell_request"]
 RTL = hdl.RTL / "board"
 TEMPLATES = Path(__file__).with_name("templates")
 UNITS = (
-    "ge_check.sv",
+    "ge_protocol_pkg.sv",
+    "ge_crc.sv",
     "ge_uart_rx.sv",
     "ge_uart_tx.sv",
     "ge_spi.sv",
-    "ge_deframe.sv",
-    "ge_enframe.sv",
-    "ge_feeder.sv",
+    "ge_frame_rx.sv",
+    "ge_frame_tx.sv",
+    "ge_input_feeder.sv",
     "ge_collector.sv",
     "ge_counters.sv",
     "ge_host.sv",
     "ge_reset.sv",
-    "ge_light.sv",
+    "ge_led.sv",
 )
 LINKS = {"uart": ("uart_rx", "uart_tx"), "spi": ("spi_sck", "spi_mosi", "spi_miso", "spi_cs")}
 # family -> (placed logic cells, block memories) of a shell without its core (benchmarks/board_bitstreams.py)
@@ -198,6 +199,7 @@ def _top(core: CoreInfo, request: Mapping, board: Mapping) -> str:
     source, output = board["input"], board["output"]
     sizes = f".AW({board['buffer_log2']}), .FW({board['store_log2']})"
     return f"""// {request["target"]}: the core of model {core.model[:12]} with its pins. Made by greenedge.
+`default_nettype none
 module board (
 {ports}
 );
@@ -226,8 +228,9 @@ module board (
         .s_tdata(to_tdata), .s_tvalid(to_tvalid), .s_tready(to_tready),
         .m_tdata(from_tdata), .m_tvalid(from_tvalid), .m_tready(from_tready));
 
-    ge_light #(.CLOCK_HZ({request["clock_hz"]})) light (.clk(core_clk), .rst, .opened, .busy, .led(shine));
+    ge_led #(.CLOCK_HZ({request["clock_hz"]})) status_led (.clk(core_clk), .rst, .opened, .busy, .led(shine));
 {led_line}{marker_line}endmodule
+`default_nettype wire
 """
 
 

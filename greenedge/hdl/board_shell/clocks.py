@@ -148,12 +148,14 @@ MFG_GMCREF_SEL="2" *)
 """
     comment = "the board's own clock" if not settings else f"{clock.hz / _MHZ:g} MHz from {clock.board_hz / _MHZ:g} MHz"
     return f"""// {comment}
+`default_nettype none
 module ge_clock (
     input  wire  pin,
     output wire  clk,
     output wire  locked
 );
 {body}endmodule
+`default_nettype wire
 """
 
 

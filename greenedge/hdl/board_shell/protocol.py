@@ -103,7 +103,7 @@ LONG = ("cycles", "busy", "stalled")
 
 _HEAD = struct.Struct("<BHH")
 _RESERVED = re.compile(rb"[\x7c-\x7f]")
-_POLY_B = 0x8BB7
+POLY_A, POLY_B, CHECK_INIT = 0x1021, 0x8BB7, 0xFFFF
 
 
 def _table(poly: int) -> list[int]:
@@ -116,17 +116,17 @@ def _table(poly: int) -> list[int]:
     return table
 
 
-_TABLE_B = _table(_POLY_B)
+_TABLE_B = _table(POLY_B)
 
 
 def check_a(body: bytes) -> int:
     """CRC-16/IBM-3740: polynomial 0x1021, initial value 0xFFFF, not reflected; 0x29B1 for b"123456789"."""
-    return binascii.crc_hqx(body, 0xFFFF)
+    return binascii.crc_hqx(body, CHECK_INIT)
 
 
 def check_b(body: bytes) -> int:
     """Polynomial 0x8BB7, initial value 0xFFFF, not reflected."""
-    crc = 0xFFFF
+    crc = CHECK_INIT
     for byte in body:
         crc = (crc << 8 & 0xFFFF) ^ _TABLE_B[crc >> 8 ^ byte]
     return crc

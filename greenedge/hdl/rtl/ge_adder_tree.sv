@@ -1,5 +1,6 @@
 // Sum of N signed words, one register rank per level of a binary tree: latency $clog2(N) cycles, a new sum every cycle.
 // Words grow by one bit per level, so nothing overflows.
+`default_nettype none
 module ge_adder_tree #(
     int unsigned N     = 4,
     int unsigned WIDTH = 8
@@ -8,9 +9,12 @@ module ge_adder_tree #(
     input  logic [N*WIDTH-1:0]             x,
     output logic [WIDTH+$clog2(N)-1:0]     sum
 );
+    if (N < 1) $fatal(1, "ge_adder_tree: N=%0d must be at least 1", N);
+    if (WIDTH < 1) $fatal(1, "ge_adder_tree: WIDTH=%0d must be at least 1", WIDTH);
+
     localparam int unsigned HALF = (N + 1) / 2;
 
-    if (N == 1) begin : leaf
+    if (N <= 1) begin : leaf
         assign sum = x;
     end else begin : level
         logic [HALF*(WIDTH+1)-1:0] pairs;
@@ -29,3 +33,4 @@ module ge_adder_tree #(
         ge_adder_tree #(.N(HALF), .WIDTH(WIDTH+1)) rest (.clk, .x(pairs), .sum);
     end
 endmodule
+`default_nettype wire

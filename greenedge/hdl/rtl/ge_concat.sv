@@ -1,5 +1,6 @@
 // Concatenation of two streams: A beats of a, then B beats of b, and again. Along channels a turn is a pixel, along rows
 // a row, along the height an image. One beat per cycle; one register, the two streams wait for each other.
+`default_nettype none
 module ge_concat #(
     int unsigned A     = 1,      // beats of a per turn
     int unsigned B     = 1,      // beats of b per turn
@@ -17,6 +18,10 @@ module ge_concat #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (A < 1) $fatal(1, "ge_concat: A=%0d must be at least 1", A);
+    if (B < 1) $fatal(1, "ge_concat: B=%0d must be at least 1", B);
+    if (WIDTH < 1) $fatal(1, "ge_concat: WIDTH=%0d must be at least 1", WIDTH);
+
     localparam int unsigned NW = $clog2(A > B ? A : B) + 1;
     logic [NW-1:0] n;                                            // beats of this part still to come, less one
     logic          from_b, next, beat;
@@ -42,4 +47,8 @@ module ge_concat #(
             if (next) m_tvalid <= beat;
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

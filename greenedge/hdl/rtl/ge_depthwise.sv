@@ -4,24 +4,25 @@
 // group. One beat per cycle in, so C/PE * TAPS cycles per output pixel. Products flow through without waiting: a group
 // is begun only when the output buffer has a free word for it.
 //
-// Z[c] = 2**max(WB-2, 0) * (number of negative weights of channel c) is what ge_product leaves out, as in ge_mvu; the
+// Z[c] = 2**max(W_BITS-2, 0) * (number of negative weights of channel c) is what ge_product leaves out, as in ge_mvu; the
 // next unit adds it within its own bias, or with CORRECT = 1 this unit starts its accumulators there.
 //
-// WEIGHTS_FILE: word g*TAPS + t holds PE weights of WB bits, channel g*PE in the low bits. CORRECTION_FILE: word g holds
-// Z of these channels in OB bits each. Memory: read in order through two registers, so that a block RAM's own can serve.
+// WEIGHTS_FILE: word g*TAPS + t holds PE weights of W_BITS bits, channel g*PE in the low bits. CORRECTION_FILE: word g holds
+// Z of these channels in OUT_BITS each. Memory: read in order through two registers, so that a block RAM's own can serve.
+`default_nettype none
 module ge_depthwise #(
-    int unsigned C    = 8,       // channels
-    int unsigned TAPS = 9,       // pixels under the kernel
-    int unsigned PE   = 2,       // channels per beat; divides C
-    int unsigned WB   = 4,       // weight bits, two's complement; 1: signs
-    int unsigned AB   = 4,       // activation bits
-    bit          ASGN = 0,       // activations are signed
-    int unsigned OB   = 12,      // accumulator bits, signed
-    bit          CORRECT = 0,
-    parameter    WEIGHTS_FILE    = "",
+    int unsigned C        = 8,   // channels
+    int unsigned TAPS     = 9,   // pixels under the kernel
+    int unsigned PE       = 2,   // channels per beat; divides C
+    int unsigned W_BITS   = 4,   // weight bits, two's complement; 1: signs
+    int unsigned A_BITS   = 4,   // activation bits
+    bit          ASGN     = 0,   // activations are signed
+    int unsigned OUT_BITS = 12,  // accumulator bits, signed
+    bit          CORRECT  = 0,
+    parameter    WEIGHTS_FILE = "",
     parameter    CORRECTION_FILE = "",
-    localparam int unsigned S_WIDTH = (PE*AB + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+    localparam int unsigned S_WIDTH = (PE*A_BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
 ) (
     input  logic               clk,
     input  logic               rst,
@@ -32,87 +33,90 @@ module ge_depthwise #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_depthwise: PE=%0d must divide C=%0d", PE, C);
+    if (TAPS < 1) $fatal(1, "ge_depthwise: TAPS=%0d must be at least 1", TAPS);
+    if (W_BITS < 1) $fatal(1, "ge_depthwise: W_BITS=%0d must be at least 1", W_BITS);
+    if (A_BITS < 1) $fatal(1, "ge_depthwise: A_BITS=%0d must be at least 1", A_BITS);
+    if (OUT_BITS < 1) $fatal(1, "ge_depthwise: OUT_BITS=%0d must be at least 1", OUT_BITS);
+
     localparam int unsigned G  = C / PE;                         // groups per pixel
     localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
     localparam int unsigned TW = TAPS > 1 ? $clog2(TAPS) : 1;
     localparam int unsigned WW = G*TAPS > 1 ? $clog2(G*TAPS) : 1;
-    localparam int unsigned PB = AB + WB;
-    localparam int unsigned ROWS    = 1 + ((WB > 2 ? WB - 2 : 0) + 1) / 2;
-    localparam int unsigned PRODUCT = WB <= 3 ? 1 : 1 + $clog2(ROWS);    // latency of ge_product
+    localparam int unsigned PB = A_BITS + W_BITS;
+    localparam int unsigned ROWS    = 1 + ((W_BITS > 2 ? W_BITS - 2 : 0) + 1) / 2;
+    localparam int unsigned PRODUCT = W_BITS <= 3 ? 1 : 1 + $clog2(ROWS); // latency of ge_product
     localparam int unsigned LATENCY = 2 + PRODUCT + 1;                   // memory, product, accumulator
-    localparam int unsigned DEPTH   = 1 << $clog2(2 + (LATENCY + 3) / TAPS);    // covers the way there and back
-    if (C % PE != 0) $fatal(1, "PE must divide C");
+    // covers the way there and back; TAPS=0 must get as far as its refusal
+    localparam int unsigned DEPTH   = 1 << $clog2(2 + (LATENCY + 3) / (TAPS == 0 ? 1 : TAPS));
 
     // ---- take in: the first tap of a group needs a credit, the others follow
-    logic                       beat, freed, first, last;
-    logic [$clog2(DEPTH+1)-1:0] credit;
-    logic [TW-1:0]              tap;
-    logic [WW-1:0]              wa;
+    logic          beat, room, first, last;
+    logic [TW-1:0] tap;
+    logic [WW-1:0] wa;
     assign first    = (tap == 0);
     assign last     = (tap == TW'(TAPS - 1));
-    assign s_tready = !first || (credit != 0);
+    assign s_tready = !first || room;
     assign beat     = s_tvalid && s_tready;
 
     always_ff @(posedge clk) begin
         if (rst) begin
-            credit <= ($clog2(DEPTH+1))'(DEPTH);
-            tap    <= '0;
-            wa     <= '0;
-        end else begin
-            if ((beat && first) != freed) credit <= freed ? credit + 1'b1 : credit - 1'b1;
-            if (beat) begin
-                tap <= last ? '0 : tap + 1'b1;
-                wa  <= (wa == WW'(G*TAPS - 1)) ? '0 : wa + 1'b1;
-            end
+            tap <= '0;
+            wa  <= '0;
+        end else if (beat) begin
+            tap <= last ? '0 : tap + 1'b1;
+            wa  <= (wa == WW'(G*TAPS - 1)) ? '0 : wa + 1'b1;
         end
     end
 
     // ---- read weights: memory, then its output register
-    logic [PE*WB-1:0] weights [G*TAPS];
+    logic [PE*W_BITS-1:0] weights [G*TAPS];
     initial $readmemh(WEIGHTS_FILE, weights);
 
-    logic [PE*WB-1:0]   w1, w2;
-    logic [PE*AB-1:0]   x1, x2;
+    logic [PE*W_BITS-1:0]   w1, w2;
+    logic [PE*A_BITS-1:0]   x1, x2;
     logic [LATENCY:1]   valid, firsts, lasts;                    // travel beside the data
     always_ff @(posedge clk) begin
         w1     <= weights[wa];
         w2     <= w1;
-        x1     <= s_tdata[PE*AB-1:0];
+        x1     <= s_tdata[PE*A_BITS-1:0];
         x2     <= x1;
-        valid  <= rst ? '0 : {valid[LATENCY-1:1], beat};
         firsts <= {firsts[LATENCY-1:1], first};
         lasts  <= {lasts[LATENCY-1:1], last};
     end
 
     // ---- multiply, accumulate
-    logic [PE*OB-1:0] seed, acc;
+    logic [PE*OUT_BITS-1:0] acc_init, acc;
     for (genvar p = 0; p < PE; p++) begin : channel
         logic [PB-1:0]        product;
-        logic signed [OB-1:0] a;
-        ge_product #(.WB(WB), .AB(AB), .ASGN(ASGN)) mul (.clk, .w(w2[p*WB +: WB]), .a(x2[p*AB +: AB]), .p(product));
+        logic signed [OUT_BITS-1:0] a, base;
+        ge_product #(.W_BITS(W_BITS), .A_BITS(A_BITS), .ASGN(ASGN)) mul (
+            .clk, .w(w2[p*W_BITS +: W_BITS]), .a(x2[p*A_BITS +: A_BITS]), .p(product));
+        assign base = firsts[LATENCY-1] ? acc_init[p*OUT_BITS +: OUT_BITS] : a;
         always_ff @(posedge clk) begin
-            if (valid[LATENCY-1]) a <= (firsts[LATENCY-1] ? $signed(seed[p*OB +: OB]) : a) + OB'($signed(product));
+            if (valid[LATENCY-1]) a <= base + OUT_BITS'($signed(product));
         end
-        assign acc[p*OB +: OB] = a;
+        assign acc[p*OUT_BITS +: OUT_BITS] = a;
     end
 
     if (CORRECT) begin : correction
-        logic [PE*OB-1:0] constants [G];
+        logic [PE*OUT_BITS-1:0] constants [G];
         initial $readmemh(CORRECTION_FILE, constants);
         logic [GW-1:0]    g;
         always_ff @(posedge clk) begin
             if (rst) g <= '0;
             else if (valid[LATENCY-1] && lasts[LATENCY-1]) g <= (g == GW'(G - 1)) ? '0 : g + 1'b1;
         end
-        assign seed = constants[g];
+        assign acc_init = constants[g];
     end else begin : no_correction
-        assign seed = '0;
+        assign acc_init = '0;
     end
 
-    // ---- hand over
-    logic [PE*OB-1:0] word;
-    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
-        .clk, .rst, .push(valid[LATENCY] && lasts[LATENCY]), .push_data(acc), .freed,
-        .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = M_WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*OUT_BITS), .LATENCY(LATENCY), .DEPTH(DEPTH)) frame (
+        .clk, .rst, .room, .take(beat && first), .enter(beat), .valid, .keep(lasts[LATENCY]), .y(acc),
+        .m_tdata, .m_tvalid, .m_tready);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

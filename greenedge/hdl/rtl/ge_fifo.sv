@@ -3,6 +3,7 @@
 // The writer must know that there is room: there is no `ready` on the input. Our units count credits instead, so that
 // their pipelines need no clock enable. `freed` is high for one cycle when a word has left the memory and its place may
 // be used again.
+`default_nettype none
 module ge_fifo #(
     int unsigned WIDTH = 8,
     int unsigned DEPTH = 4       // words of memory; the output register holds one more
@@ -16,6 +17,9 @@ module ge_fifo #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (WIDTH < 1) $fatal(1, "ge_fifo: WIDTH=%0d must be at least 1", WIDTH);
+    if (DEPTH < 1) $fatal(1, "ge_fifo: DEPTH=%0d must be at least 1", DEPTH);
+
     localparam int unsigned AW = DEPTH > 1 ? $clog2(DEPTH) : 1;
 
     logic [WIDTH-1:0] mem [2**AW];
@@ -49,3 +53,4 @@ module ge_fifo #(
         end
     end
 endmodule
+`default_nettype wire

@@ -1,4 +1,5 @@
 // One stream to two consumers, each at its own pace, at most one word apart. One word per cycle; one register.
+`default_nettype none
 module ge_fork #(
     int unsigned WIDTH = 8       // bits of tdata
 ) (
@@ -14,6 +15,8 @@ module ge_fork #(
     output logic             m1_tvalid,
     input  logic             m1_tready
 );
+    if (WIDTH < 1) $fatal(1, "ge_fork: WIDTH=%0d must be at least 1", WIDTH);
+
     logic [WIDTH-1:0] word;
     assign s_tready = (!m0_tvalid || m0_tready) && (!m1_tvalid || m1_tready);
     assign m0_tdata = word;
@@ -32,4 +35,9 @@ module ge_fork #(
             m1_tvalid <= s_tready ? s_tvalid : m1_tvalid && !m1_tready;
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m0")) hold_m0 (.clk, .rst, .tdata(m0_tdata), .tvalid(m0_tvalid), .tready(m0_tready));
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m1")) hold_m1 (.clk, .rst, .tdata(m1_tdata), .tvalid(m1_tvalid), .tready(m1_tready));
+`endif
 endmodule
+`default_nettype wire

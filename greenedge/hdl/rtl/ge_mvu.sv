@@ -4,26 +4,27 @@
 // is received. Nothing in the pipeline waits: a group of PE neurons is started only when the output buffer has room for
 // it, so there is no clock enable and every memory read has its output register.
 //
-// C[m] = 2**max(WB-2, 0) * (number of negative weights of neuron m) is what ge_product leaves out. The next unit adds it
+// C[m] = 2**max(W_BITS-2, 0) * (number of negative weights of neuron m) is what ge_product leaves out. The next unit adds it
 // within its own bias, where it costs nothing; with CORRECT = 1 this unit adds it itself from CORRECTION_FILE.
 //
 // Streams: element 0 in the low bits of tdata, tdata padded to whole bytes.
 // WEIGHTS_FILE: one hexadecimal word per cycle of a vector, in order; element [pe*SIMD + simd] of the word in cycle
-// nf*SF + sf is W[nf*PE + pe][sf*SIMD + simd]. CORRECTION_FILE: word nf holds C of neurons nf*PE ... in OB bits each.
+// nf*SF + sf is W[nf*PE + pe][sf*SIMD + simd]. CORRECTION_FILE: word nf holds C of neurons nf*PE ... in OUT_BITS each.
+`default_nettype none
 module ge_mvu #(
-    int unsigned K    = 16,      // inputs
-    int unsigned M    = 8,       // neurons
-    int unsigned PE   = 2,       // neurons per cycle; divides M
-    int unsigned SIMD = 4,       // inputs per cycle; divides K
-    int unsigned WB   = 4,       // weight bits, two's complement; 1: signs
-    int unsigned AB   = 4,       // activation bits
-    bit          ASGN = 0,       // activations are signed
-    int unsigned OB   = 16,      // accumulator bits, signed
-    bit          CORRECT = 0,
-    parameter    WEIGHTS_FILE    = "",
+    int unsigned K        = 16,  // inputs
+    int unsigned M        = 8,   // neurons
+    int unsigned PE       = 2,   // neurons per cycle; divides M
+    int unsigned SIMD     = 4,   // inputs per cycle; divides K
+    int unsigned W_BITS   = 4,   // weight bits, two's complement; 1: signs
+    int unsigned A_BITS   = 4,   // activation bits
+    bit          ASGN     = 0,   // activations are signed
+    int unsigned OUT_BITS = 16,  // accumulator bits, signed
+    bit          CORRECT  = 0,
+    parameter    WEIGHTS_FILE = "",
     parameter    CORRECTION_FILE = "",
-    localparam int unsigned S_WIDTH = (SIMD*AB + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+    localparam int unsigned S_WIDTH = (SIMD*A_BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
 ) (
     input  logic               clk,
     input  logic               rst,
@@ -34,6 +35,12 @@ module ge_mvu #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (SIMD == 0 || K % SIMD != 0) $fatal(1, "ge_mvu: SIMD=%0d must divide K=%0d", SIMD, K);
+    if (PE == 0 || M % PE != 0) $fatal(1, "ge_mvu: PE=%0d must divide M=%0d", PE, M);
+    if (W_BITS < 1) $fatal(1, "ge_mvu: W_BITS=%0d must be at least 1", W_BITS);
+    if (A_BITS < 1) $fatal(1, "ge_mvu: A_BITS=%0d must be at least 1", A_BITS);
+    if (OUT_BITS < 1) $fatal(1, "ge_mvu: OUT_BITS=%0d must be at least 1", OUT_BITS);
+
     localparam int unsigned SF = K / SIMD;                       // cycles per group of neurons
     localparam int unsigned NF = M / PE;                         // groups per vector
     localparam int unsigned SW = SF > 1 ? $clog2(SF) : 1;
@@ -41,16 +48,16 @@ module ge_mvu #(
     localparam int unsigned WW = SF*NF > 1 ? $clog2(SF*NF) : 1;
     localparam int unsigned BANKS = SF*NF >= 8 ? 2 : 4;
     localparam int unsigned BW = $clog2(BANKS);
-    localparam int unsigned ROWS     = 1 + ((WB > 2 ? WB - 2 : 0) + 1) / 2;
-    localparam int unsigned PRODUCT  = WB <= 3 ? 1 : 1 + $clog2(ROWS);   // latency of ge_product
-    localparam int unsigned PB       = AB + WB;
+    localparam int unsigned ROWS     = 1 + ((W_BITS > 2 ? W_BITS - 2 : 0) + 1) / 2;
+    localparam int unsigned PRODUCT  = W_BITS <= 3 ? 1 : 1 + $clog2(ROWS); // latency of ge_product
+    localparam int unsigned PB       = A_BITS + W_BITS;
     localparam int unsigned DOT      = PRODUCT + $clog2(SIMD);           // latency of a dot product
     localparam int unsigned LATENCY  = 2 + DOT + 1;                      // memory, dot product, accumulator
     localparam int unsigned GROUPS   = 2 + (LATENCY + 3) / SF;           // output words that cover the way there and back
     localparam int unsigned DEPTH    = 1 << $clog2(GROUPS);
 
     // ---- receive: memory for two vectors (four where a vector takes only a few cycles), written word by word
-    logic [SIMD*AB-1:0]         inputs [BANKS << SW];
+    logic [SIMD*A_BITS-1:0]         inputs [BANKS << SW];
     logic [SW-1:0]              ws;
     logic [BW-1:0]              wbank;
     logic [$clog2(BANKS+1)-1:0] held;                            // banks that may not be written yet
@@ -62,7 +69,7 @@ module ge_mvu #(
     assign received = beat && (ws == SW'(SF - 1));
 
     always_ff @(posedge clk) begin
-        if (beat) inputs[{wbank, ws}] <= s_tdata[SIMD*AB-1:0];
+        if (beat) inputs[{wbank, ws}] <= s_tdata[SIMD*A_BITS-1:0];
     end
 
     always_ff @(posedge clk) begin
@@ -82,16 +89,15 @@ module ge_mvu #(
     end
 
     // ---- issue: a group starts when its vector is there and the output buffer has a free word for it
-    logic                       run, start, last_sf, last_group, freed;
+    logic                       run, start, last_sf, last_group, room;
     logic [SW-1:0]              sf;
     logic [NW-1:0]              nf;                              // the next group
     logic [WW-1:0]              wa;
     logic [BW-1:0]              rbank, next_bank;
     logic [$clog2(BANKS+1)-1:0] waiting;                         // vectors whose last group has not started
-    logic [$clog2(DEPTH+1)-1:0] credit;
 
     assign last_sf = (sf == SW'(SF - 1));
-    assign start   = (!run || last_sf) && (credit != 0) && (waiting != 0);
+    assign start   = (!run || last_sf) && room && (waiting != 0);
 
     always_ff @(posedge clk) begin
         if (rst) begin
@@ -104,7 +110,6 @@ module ge_mvu #(
             last_group <= 1'b0;
             released   <= 1'b0;
             waiting    <= '0;
-            credit     <= ($clog2(DEPTH+1))'(DEPTH);
         end else begin
             run      <= start || (run && !last_sf);
             // the writer may follow as soon as the last group reads: it is never faster than one word a cycle
@@ -120,16 +125,15 @@ module ge_mvu #(
                 wa <= (last_sf && last_group) ? '0 : wa + 1'b1;
             end
             if (received != (start && nf == NW'(NF - 1))) waiting <= received ? waiting + 1'b1 : waiting - 1'b1;
-            if (start != freed) credit <= start ? credit - 1'b1 : credit + 1'b1;
         end
     end
 
     // ---- read weights and inputs: memory, then its output register
-    (* ram_style = "block", rom_style = "block" *) logic [PE*SIMD*WB-1:0] weights [SF*NF];
+    (* ram_style = "block", rom_style = "block" *) logic [PE*SIMD*W_BITS-1:0] weights [SF*NF];
     initial $readmemh(WEIGHTS_FILE, weights);
 
-    logic [PE*SIMD*WB-1:0] w1, w2;
-    logic [SIMD*AB-1:0]    a1, a2;
+    logic [PE*SIMD*W_BITS-1:0] w1, w2;
+    logic [SIMD*A_BITS-1:0]    a1, a2;
     always_ff @(posedge clk) begin
         w1 <= weights[wa];
         w2 <= w1;
@@ -140,45 +144,44 @@ module ge_mvu #(
     // ---- what travels beside the data: valid, first and last of a group
     logic [LATENCY:1] valid, first, last;
     always_ff @(posedge clk) begin
-        valid <= rst ? '0 : {valid[LATENCY-1:1], run};
         first <= {first[LATENCY-1:1], sf == 0};
         last  <= {last[LATENCY-1:1], last_sf};
     end
 
     // ---- multiply, add, accumulate
-    logic [PE*OB-1:0] seed;                                      // where each accumulator starts
-    logic [PE*OB-1:0] acc;
+    logic [PE*OUT_BITS-1:0] acc_init;                            // where each accumulator starts
+    logic [PE*OUT_BITS-1:0] acc;
     for (genvar p = 0; p < PE; p++) begin : neuron
         logic [SIMD*PB-1:0]             products;
         logic [PB+$clog2(SIMD)-1:0]     dot;
-        logic signed [OB-1:0]           a, base;
+        logic signed [OUT_BITS-1:0]           a, base;
         for (genvar i = 0; i < SIMD; i++) begin : lane
-            ge_product #(.WB(WB), .AB(AB), .ASGN(ASGN)) mul (
-                .clk, .w(w2[(p*SIMD+i)*WB +: WB]), .a(a2[i*AB +: AB]), .p(products[i*PB +: PB]));
+            ge_product #(.W_BITS(W_BITS), .A_BITS(A_BITS), .ASGN(ASGN)) mul (
+                .clk, .w(w2[(p*SIMD+i)*W_BITS +: W_BITS]), .a(a2[i*A_BITS +: A_BITS]), .p(products[i*PB +: PB]));
         end
         ge_adder_tree #(.N(SIMD), .WIDTH(PB)) tree (.clk, .x(products), .sum(dot));
-        assign base = first[LATENCY-1] ? seed[p*OB +: OB] : a;
-        always_ff @(posedge clk) a <= base + OB'($signed(dot));
-        assign acc[p*OB +: OB] = a;
+        assign base = first[LATENCY-1] ? acc_init[p*OUT_BITS +: OUT_BITS] : a;
+        always_ff @(posedge clk) a <= base + OUT_BITS'($signed(dot));
+        assign acc[p*OUT_BITS +: OUT_BITS] = a;
     end
 
     if (CORRECT) begin : correction
-        logic [PE*OB-1:0] constants [NF];
+        logic [PE*OUT_BITS-1:0] constants [NF];
         initial $readmemh(CORRECTION_FILE, constants);
         logic [NW-1:0]    cn;
         always_ff @(posedge clk) begin
             if (rst) cn <= '0;
             else if (valid[LATENCY-1] && last[LATENCY-1]) cn <= (cn == NW'(NF - 1)) ? '0 : cn + 1'b1;
         end
-        assign seed = constants[cn];
+        assign acc_init = constants[cn];
     end else begin : no_correction
-        assign seed = '0;
+        assign acc_init = '0;
     end
 
-    // ---- hand over
-    logic [PE*OB-1:0] word;
-    ge_fifo #(.WIDTH(PE*OB), .DEPTH(DEPTH)) out (
-        .clk, .rst, .push(valid[LATENCY] && last[LATENCY]), .push_data(acc), .freed,
-        .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = M_WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*OUT_BITS), .LATENCY(LATENCY), .DEPTH(DEPTH)) frame (
+        .clk, .rst, .room, .take(start), .enter(run), .valid, .keep(last[LATENCY]), .y(acc), .m_tdata, .m_tvalid, .m_tready);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

@@ -1,5 +1,6 @@
 // Constant padding of an image (C, H, W): the pads hold PAD. One beat per cycle out, (H+PT+PB) * (W+PL+PR) * C/PE per
 // sample; no memory, one output register. Any pads, also larger than the image.
+`default_nettype none
 module ge_pad #(
     int unsigned C  = 4,         // channels
     int unsigned H  = 8,         // image
@@ -22,11 +23,17 @@ module ge_pad #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_pad: PE=%0d must divide C=%0d", PE, C);
+    if (H < 1) $fatal(1, "ge_pad: H=%0d must be at least 1", H);
+    if (W < 1) $fatal(1, "ge_pad: W=%0d must be at least 1", W);
+    if (BITS < 1) $fatal(1, "ge_pad: BITS=%0d must be at least 1", BITS);
+    if (BITS < 31 && (PAD < -(1 << (BITS - 1)) || PAD >= (1 << BITS)))
+        $fatal(1, "ge_pad: PAD=%0d does not fit BITS=%0d", PAD, BITS);
+
     localparam int unsigned G  = C / PE;                         // beats per pixel
     localparam int unsigned GW = G > 1 ? $clog2(G) : 1;
     localparam int unsigned YW = $clog2(H + PT + PB) + 1;
     localparam int unsigned XW = $clog2(W + PL + PR) + 1;
-    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     logic [GW-1:0] g;
     logic [YW-1:0] y;                                            // 0 is the first row, PT the image's first
@@ -61,4 +68,8 @@ module ge_pad #(
         if (next) word <= in_image ? s_tdata[PE*BITS-1:0] : {PE{BITS'(PAD)}};
     end
     assign m_tdata = WIDTH'(word);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

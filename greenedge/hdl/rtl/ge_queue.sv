@@ -2,6 +2,7 @@
 //
 // Memory: up to 64 words distributed memory (ge_fifo), above block memory with the two registers it wants: its own at
 // the read port and one behind it, each holding a word of its own.
+`default_nettype none
 module ge_queue #(
     int unsigned WIDTH = 8,      // bits of tdata
     int unsigned DEPTH = 16
@@ -15,6 +16,9 @@ module ge_queue #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (WIDTH < 1) $fatal(1, "ge_queue: WIDTH=%0d must be at least 1", WIDTH);
+    if (DEPTH < 1) $fatal(1, "ge_queue: DEPTH=%0d must be at least 1", DEPTH);
+
     localparam int unsigned WORDS = DEPTH < 4 ? 4 : DEPTH;       // fewer could not keep one word per cycle
     localparam int unsigned AW    = $clog2(WORDS);
 
@@ -60,4 +64,8 @@ module ge_queue #(
             end
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

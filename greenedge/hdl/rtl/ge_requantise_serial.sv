@@ -1,25 +1,26 @@
-// ge_requantise for a stream that leaves MB + 2 cycles per beat: y = clip((m[c]*x + b[c]) >> SHIFT, LO, HI), one adder per
+// ge_requantise for a stream that leaves M_BITS + 2 cycles per beat: y = clip((m[c]*x + b[c]) >> SHIFT, LO, HI), one adder per
 // channel of a beat.
 //
 // Step i adds bit i of b and, where bit i of m is set, x; then everything moves one place right. What falls out below is
-// never needed: floor((floor((b + m0*x)/2) + m1*x)/2) = floor((b + m0*x + 2*m1*x)/4). After MB steps one more adds what is
-// left of b, its bits from MB on. So the accumulator is little wider than x. The input is held by its writer meanwhile.
+// never needed: floor((floor((b + m0*x)/2) + m1*x)/2) = floor((b + m0*x + 2*m1*x)/4). After M_BITS steps one more adds what is
+// left of b, its bits from M_BITS on. So the accumulator is little wider than x. The input is held by its writer meanwhile.
 //
-// Parameters, ports and PARAMETERS_FILE as in ge_requantise, which chooses; needs SHIFT > MB.
+// Parameters, ports and PARAMETERS_FILE as in ge_requantise, which chooses; needs SHIFT > M_BITS.
+`default_nettype none
 module ge_requantise_serial #(
-    int unsigned C     = 16,
-    int unsigned PE    = 1,
-    int unsigned XB    = 16,
-    bit          XSGN  = 1,
-    int unsigned MB    = 12,
-    int unsigned BB    = 28,
-    int unsigned SHIFT = 16,
-    int          LO    = 0,
-    int          HI    = 15,
-    int unsigned OB    = 4,
+    int unsigned C        = 16,
+    int unsigned PE       = 1,
+    int unsigned X_BITS   = 16,
+    bit          XSGN     = 1,
+    int unsigned M_BITS   = 12,
+    int unsigned B_BITS   = 28,
+    int unsigned SHIFT    = 16,
+    int          LO       = 0,
+    int          HI       = 15,
+    int unsigned OUT_BITS = 4,
     parameter    PARAMETERS_FILE = "",
-    localparam int unsigned S_WIDTH = (PE*XB + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+    localparam int unsigned S_WIDTH = (PE*X_BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
 ) (
     input  logic               clk,
     input  logic               rst,
@@ -30,19 +31,27 @@ module ge_requantise_serial #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_requantise_serial: PE=%0d must divide C=%0d", PE, C);
+    if (X_BITS < 1) $fatal(1, "ge_requantise_serial: X_BITS=%0d must be at least 1", X_BITS);
+    if (M_BITS < 1) $fatal(1, "ge_requantise_serial: M_BITS=%0d must be at least 1", M_BITS);
+    if (SHIFT <= M_BITS) $fatal(1, "ge_requantise_serial: SHIFT=%0d must be more than M_BITS=%0d", SHIFT, M_BITS);
+    if (B_BITS <= SHIFT + OUT_BITS)
+        $fatal(1, "ge_requantise_serial: B_BITS=%0d must be more than SHIFT=%0d and OUT_BITS=%0d together",
+               B_BITS, SHIFT, OUT_BITS);
+
     localparam int unsigned CF   = C / PE;
     localparam int unsigned CW   = CF > 1 ? $clog2(CF) : 1;
-    localparam int unsigned FB   = MB + BB;
-    localparam int unsigned XS   = XSGN ? XB : XB + 1;
-    localparam int unsigned LAST = BB - MB - 1;                  // bits of (m*x + b) >> (MB+1), where the last step ends
+    localparam int unsigned FB   = M_BITS + B_BITS;
+    localparam int unsigned XS   = XSGN ? X_BITS : X_BITS + 1;
+    localparam int unsigned LAST = B_BITS - M_BITS - 1;          // bits of (m*x + b) >> (M_BITS+1), where the last step ends
     localparam int unsigned AW   = XS + 1 > LAST ? XS + 1 : LAST;
-    localparam int unsigned TW   = $clog2(MB + 2);
-    localparam int unsigned DONE = MB + 1;                       // the step that hands the result over
+    localparam int unsigned TW   = $clog2(M_BITS + 2);
+    localparam int unsigned DONE = M_BITS + 1;                   // the step that hands the result over
 
-    // ---- steps 0 ... MB-1 multiply, MB adds the rest of b, DONE hands over
+    // ---- steps 0 ... M_BITS-1 multiply, M_BITS adds the rest of b, DONE hands over
     logic [TW-1:0] step;
     logic          go, add_high, done;
-    assign add_high = (step == TW'(MB));
+    assign add_high = (step == TW'(M_BITS));
     assign done     = (step == TW'(DONE));
     assign s_tready = add_high;                                  // x is not looked at any more
     assign go       = (step == '0) ? s_tvalid : done ? (!m_tvalid || m_tready) : 1'b1;
@@ -64,7 +73,7 @@ module ge_requantise_serial #(
             p1         <= mem[c];
             parameters <= p1;
         end
-        assign advance = go && (step == TW'(MB - 1));
+        assign advance = go && (step == TW'(M_BITS - 1));
     end else begin : distributed
         logic [PE*FB-1:0] mem [CF];
         initial $readmemh(PARAMETERS_FILE, mem);
@@ -77,9 +86,9 @@ module ge_requantise_serial #(
     end
 
     // ---- add and move right
-    logic [PE*OB-1:0] y;
+    logic [PE*OUT_BITS-1:0] y;
     for (genvar p = 0; p < PE; p++) begin : lane
-        logic [MB-1:0]        m, b_low;
+        logic [M_BITS-1:0]        m, b_low;
         logic [LAST:0]        b_high;
         logic signed [XS-1:0] x;
         logic signed [AW:0]   addend, sum;
@@ -87,9 +96,9 @@ module ge_requantise_serial #(
         logic                 m_bit, b_bit;
         assign {m, b_high, b_low} = parameters[p*FB +: FB];
         if (XSGN) begin : with_sign
-            assign x = s_tdata[p*XB +: XB];
+            assign x = s_tdata[p*X_BITS +: X_BITS];
         end else begin : without_sign
-            assign x = {1'b0, s_tdata[p*XB +: XB]};
+            assign x = {1'b0, s_tdata[p*X_BITS +: X_BITS]};
         end
         assign m_bit  = m[step];
         assign b_bit  = b_low[step] && !add_high;
@@ -99,11 +108,12 @@ module ge_requantise_serial #(
             if (rst || (done && go)) acc <= '0;
             else if (go) acc <= AW'(sum >>> 1);
         end
-        ge_clip #(.XB(BB-SHIFT), .LO(LO), .HI(HI), .OB(OB)) clip (.x(acc[SHIFT-MB-1 +: BB-SHIFT]), .y(y[p*OB +: OB]));
+        ge_clip #(.X_BITS(B_BITS-SHIFT), .LO(LO), .HI(HI), .OUT_BITS(OUT_BITS)) clip (
+            .x(acc[SHIFT-M_BITS-1 +: B_BITS-SHIFT]), .y(y[p*OUT_BITS +: OUT_BITS]));
     end
 
     // ---- hand over
-    logic [PE*OB-1:0] word;
+    logic [PE*OUT_BITS-1:0] word;
     always_ff @(posedge clk) begin
         if (done && go) word <= y;
         if (rst) m_tvalid <= 1'b0;
@@ -111,3 +121,4 @@ module ge_requantise_serial #(
     end
     assign m_tdata = M_WIDTH'(word);
 endmodule
+`default_nettype wire

@@ -1,5 +1,6 @@
 // Address arithmetic in a ring: y = (a + step) modulo DEPTH, for a and step below DEPTH. The two possible results are
 // added side by side, so that no comparison comes after an addition; a power of two needs one addition only.
+`default_nettype none
 module ge_ring_add #(
     int unsigned DEPTH = 10,
     localparam int unsigned AW = $clog2(DEPTH)
@@ -8,6 +9,8 @@ module ge_ring_add #(
     input  logic [AW-1:0] step,
     output logic [AW-1:0] y
 );
+    if (DEPTH < 2) $fatal(1, "ge_ring_add: DEPTH=%0d must be at least 2", DEPTH);
+
     logic [AW-1:0] ahead;
     assign ahead = a + step;
     if (DEPTH == 2**AW) begin : power_of_two
@@ -18,3 +21,4 @@ module ge_ring_add #(
         assign y = wrapped[AW] ? ahead : wrapped[AW-1:0];
     end
 endmodule
+`default_nettype wire

@@ -1,37 +1,43 @@
 // x * m for signed x and unsigned m, in look-up tables: gated pairs of rows, then a registered tree.
-// Latency: 1 + LEVELS cycles, a new product every cycle. Use it with LEVELS = $clog2((MB+1)/2).
+// Latency: 1 + LEVELS cycles, a new product every cycle. Use it with LEVELS = $clog2((M_BITS+1)/2).
+`default_nettype none
 module ge_scale #(
-    int unsigned XB     = 14,
-    int unsigned MB     = 12,
+    int unsigned X_BITS = 14,
+    int unsigned M_BITS = 12,
     int unsigned LEVELS = 3
 ) (
-    input  logic             clk,
-    input  logic [XB-1:0]    x,
-    input  logic [MB-1:0]    m,
-    output logic [XB+MB-1:0] p
+    input  logic                     clk,
+    input  logic [X_BITS-1:0]        x,
+    input  logic [M_BITS-1:0]        m,
+    output logic [X_BITS+M_BITS-1:0] p
 );
-    localparam int unsigned LOW  = MB < (2 << (LEVELS - 1)) ? MB : (2 << (LEVELS - 1));
-    localparam int unsigned HIGH = MB - LOW;
+    if (X_BITS < 1) $fatal(1, "ge_scale: X_BITS=%0d must be at least 1", X_BITS);
+    if (M_BITS < 1) $fatal(1, "ge_scale: M_BITS=%0d must be at least 1", M_BITS);
+    if (M_BITS > (2 << LEVELS)) $fatal(1, "ge_scale: LEVELS=%0d are too few for M_BITS=%0d", LEVELS, M_BITS);
 
-    if (LEVELS == 0) begin : leaf                                // MB is 1 or 2
-        logic signed [XB-1:0] one;
-        logic signed [XB:0]   two;
+    localparam int unsigned LOW  = M_BITS < (2 << (LEVELS - 1)) ? M_BITS : (2 << (LEVELS - 1));
+    localparam int unsigned HIGH = M_BITS - LOW;
+
+    if (LEVELS == 0) begin : leaf                                // M_BITS is 1 or 2
+        logic signed [X_BITS-1:0] one;
+        logic signed [X_BITS:0]   two;
         assign one = m[0] ? x : '0;
-        if (MB > 1) begin : pair
-            assign two = m[MB-1] ? {x, 1'b0} : '0;
+        if (M_BITS > 1) begin : pair
+            assign two = m[M_BITS-1] ? {x, 1'b0} : '0;
         end else begin : single
             assign two = '0;
         end
-        always_ff @(posedge clk) p <= (XB+MB)'(one + $signed({two[XB], two}));
+        always_ff @(posedge clk) p <= (X_BITS+M_BITS)'(one + $signed({two[X_BITS], two}));
     end else begin : node
-        logic [XB+LOW-1:0] low;
-        ge_scale #(.XB(XB), .MB(LOW), .LEVELS(LEVELS-1)) l (.clk, .x, .m(m[LOW-1:0]), .p(low));
+        logic [X_BITS+LOW-1:0] low;
+        ge_scale #(.X_BITS(X_BITS), .M_BITS(LOW), .LEVELS(LEVELS-1)) l (.clk, .x, .m(m[LOW-1:0]), .p(low));
         if (HIGH > 0) begin : both
-            logic [XB+HIGH-1:0] high;
-            ge_scale #(.XB(XB), .MB(HIGH), .LEVELS(LEVELS-1)) h (.clk, .x, .m(m[MB-1:LOW]), .p(high));
-            always_ff @(posedge clk) p <= (XB+MB)'($signed(low)) + {high, {LOW{1'b0}}};
+            logic [X_BITS+HIGH-1:0] high;
+            ge_scale #(.X_BITS(X_BITS), .M_BITS(HIGH), .LEVELS(LEVELS-1)) h (.clk, .x, .m(m[M_BITS-1:LOW]), .p(high));
+            always_ff @(posedge clk) p <= (X_BITS+M_BITS)'($signed(low)) + {high, {LOW{1'b0}}};
         end else begin : alone
             always_ff @(posedge clk) p <= low;
         end
     end
 endmodule
+`default_nettype wire

@@ -3,21 +3,22 @@
 // For functions without affine form, and for few levels, where STEPS comparisons are smaller than ge_requantise's
 // multiplier. One beat per cycle. Memory: STEPS thresholds per channel, read through two registers.
 //
-// THRESHOLDS_FILE: word f holds PE fields, channel f*PE in the low bits; a field holds STEPS thresholds of XB + 1 bits
+// THRESHOLDS_FILE: word f holds PE fields, channel f*PE in the low bits; a field holds STEPS thresholds of X_BITS + 1 bits
 // (the largest x plus one is never reached), and with FALLS = 1 one bit above them: set, the channel counts the
 // thresholds that x has not reached.
+`default_nettype none
 module ge_threshold #(
-    int unsigned C     = 8,      // channels
-    int unsigned PE    = 1,      // channels per beat; divides C
-    int unsigned XB    = 12,     // input bits
-    bit          XSGN  = 1,      // input is signed
-    int          LO    = 0,
-    int unsigned STEPS = 3,      // levels - 1
-    int unsigned OB    = 2,      // output bits
-    bit          FALLS = 0,
+    int unsigned C        = 8,   // channels
+    int unsigned PE       = 1,   // channels per beat; divides C
+    int unsigned X_BITS   = 12,  // input bits
+    bit          XSGN     = 1,   // input is signed
+    int          LO       = 0,
+    int unsigned STEPS    = 3,   // levels - 1
+    int unsigned OUT_BITS = 2,   // output bits
+    bit          FALLS    = 0,
     parameter    THRESHOLDS_FILE = "",
-    localparam int unsigned S_WIDTH = (PE*XB + 7) / 8 * 8,
-    localparam int unsigned M_WIDTH = (PE*OB + 7) / 8 * 8
+    localparam int unsigned S_WIDTH = (PE*X_BITS + 7) / 8 * 8,
+    localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
 ) (
     input  logic               clk,
     input  logic               rst,
@@ -28,14 +29,21 @@ module ge_threshold #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
-    localparam int unsigned TB      = XB + 1;
+    localparam int unsigned TB      = X_BITS + 1;
     localparam int unsigned FB      = STEPS*TB + FALLS;          // bits of a field
     localparam int unsigned LATENCY = 2 + 1 + $clog2(STEPS) + 1; // memory, comparison, count, LO
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_threshold: PE=%0d must divide C=%0d", PE, C);
+    if (X_BITS < 1) $fatal(1, "ge_threshold: X_BITS=%0d must be at least 1", X_BITS);
+    if (STEPS < 1) $fatal(1, "ge_threshold: STEPS=%0d must be at least 1", STEPS);
+    if (OUT_BITS < 31 && LO + int'(STEPS) >= (LO < 0 ? 1 << (OUT_BITS-1) : 1 << OUT_BITS))
+        $fatal(1, "ge_threshold: LO=%0d and STEPS=%0d give levels beyond OUT_BITS=%0d", LO, STEPS, OUT_BITS);
+    if (OUT_BITS < 31 && LO < -(1 << (OUT_BITS-1))) $fatal(1, "ge_threshold: LO=%0d does not fit OUT_BITS=%0d", LO, OUT_BITS);
 
-    logic [PE*XB-1:0] xs;
+    logic [PE*X_BITS-1:0] xs;
     logic [PE*FB-1:0] fields;
-    logic [PE*OB-1:0] y;
-    ge_by_channel #(.C(C), .PE(PE), .XB(XB), .FB(FB), .OB(OB), .LATENCY(LATENCY), .FILE(THRESHOLDS_FILE)) frame (
+    logic [PE*OUT_BITS-1:0] y;
+    ge_channel_pipeline #(
+        .C(C), .PE(PE), .X_BITS(X_BITS), .FB(FB), .OUT_BITS(OUT_BITS), .LATENCY(LATENCY), .FILE(THRESHOLDS_FILE)) frame (
         .clk, .rst, .s_tdata, .s_tvalid, .s_tready, .x(xs), .fields, .y, .m_tdata, .m_tvalid, .m_tready);
 
     // ---- compare, count
@@ -46,13 +54,17 @@ module ge_threshold #(
         logic [TB-1:0]      x;
         // the sign bit turned, signed numbers have the order of unsigned ones
         assign field = fields[p*FB +: FB];
-        assign x     = {XSGN & ~xs[p*XB+XB-1], xs[p*XB +: XB]};
+        assign x     = {XSGN & ~xs[p*X_BITS+X_BITS-1], xs[p*X_BITS +: X_BITS]};
         for (genvar k = 0; k < STEPS; k++) begin : step
             logic [TB-1:0] t;
             assign t = field[k*TB +: TB] ^ (TB'(XSGN) << (TB - 1));
             always_ff @(posedge clk) reached[2*k +: 2] <= {1'b0, (x >= t) ^ (FALLS & field[FB-1])};
         end
         ge_adder_tree #(.N(STEPS), .WIDTH(2)) tree (.clk, .x(reached), .sum(count));
-        always_ff @(posedge clk) y[p*OB +: OB] <= OB'(LO) + OB'(count);
+        always_ff @(posedge clk) y[p*OUT_BITS +: OUT_BITS] <= OUT_BITS'(LO) + OUT_BITS'(count);
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

@@ -2,6 +2,7 @@
 //
 // One beat per cycle out, FH*FW*H*W*C/PE per sample; the next row is received while this one goes out. Memory: a ring of
 // one row and a few pixels; with FH = 1 a few pixels.
+`default_nettype none
 module ge_upsample #(
     int C  = 4,                  // channels
     int H  = 4,                  // image; all rows are alike, so H is not used
@@ -21,8 +22,14 @@ module ge_upsample #(
     output logic             m_tvalid,
     input  logic             m_tready
 );
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_upsample: PE=%0d must divide C=%0d", PE, C);
+    if (H < 1) $fatal(1, "ge_upsample: H=%0d must be at least 1", H);
+    if (W < 1) $fatal(1, "ge_upsample: W=%0d must be at least 1", W);
+    if (FH < 1) $fatal(1, "ge_upsample: FH=%0d must be at least 1", FH);
+    if (FW < 1) $fatal(1, "ge_upsample: FW=%0d must be at least 1", FW);
+    if (BITS < 1) $fatal(1, "ge_upsample: BITS=%0d must be at least 1", BITS);
+
     localparam int G = C / PE;                                   // beats per pixel
-    if (C % PE != 0) $fatal(1, "PE must divide C");
 
     localparam int SLACK  = 2 + 10/G;                            // covers the way from release to reception
     localparam int PIXELS = (FH > 1 ? W : 0) + SLACK;
@@ -67,8 +74,7 @@ module ge_upsample #(
     logic [$clog2(FH > 1 ? FH : 2)-1:0] fh;
     logic [PW-1:0]                      pixel;                   // position of the one that is sent
     logic [AW-1:0]                      ra, ra_step, next_ra;
-    logic                               open, go, freed, last_g, last_fw, last_x, last_fh, again;
-    logic [$clog2(CREDITS+1)-1:0]       credit, credit_next;
+    logic                               open, go, last_g, last_fw, last_x, last_fh, again;
 
     assign last_g  = (int'(g) == G - 1);
     assign last_fw = (int'(fw) == FW - 1);
@@ -76,14 +82,11 @@ module ge_upsample #(
     assign last_fh = (int'(fh) == FH - 1);
     assign again   = last_x && !last_fh;                         // the same row once more
     assign go      = open && (pixel != written);
-    assign credit_next = credit + freed - go;
     assign ra_step = (last_g && !last_fw) ? AW'(DEPTH + 1 - G) : (last_g && again) ? AW'(DEPTH + 1 - W*G) : AW'(1);
     ge_ring_add #(.DEPTH(DEPTH)) ra_add (.a(ra), .step(ra_step), .y(next_ra));
 
     always_ff @(posedge clk) begin
         if (rst) begin
-            open     <= 1'b0;
-            credit   <= ($clog2(CREDITS+1))'(CREDITS);
             g        <= '0;
             fw       <= '0;
             x        <= '0;
@@ -91,33 +94,30 @@ module ge_upsample #(
             pixel    <= '0;
             released <= '0;
             ra       <= '0;
-        end else begin
-            credit <= credit_next;
-            open   <= (credit_next != 0);
-            if (go) begin
-                g  <= last_g ? '0 : g + 1'b1;
-                ra <= next_ra;
-                if (last_g) fw <= last_fw ? '0 : fw + 1'b1;
-                if (last_g && last_fw) begin
-                    x     <= last_x ? '0 : x + 1'b1;
-                    pixel <= pixel + (again ? PW'(1 - W) : PW'(1));
-                    if (last_x) fh <= last_fh ? '0 : fh + 1'b1;
-                    if (last_fh) released <= pixel + 1'b1;
-                end
+        end else if (go) begin
+            g  <= last_g ? '0 : g + 1'b1;
+            ra <= next_ra;
+            if (last_g) fw <= last_fw ? '0 : fw + 1'b1;
+            if (last_g && last_fw) begin
+                x     <= last_x ? '0 : x + 1'b1;
+                pixel <= pixel + (again ? PW'(1 - W) : PW'(1));
+                if (last_x) fh <= last_fh ? '0 : fh + 1'b1;
+                if (last_fh) released <= pixel + 1'b1;
             end
         end
     end
 
     // ---- read: memory, then its output register
-    logic [PE*BITS-1:0] r1, r2, word;
-    logic [2:1]         valid;
+    logic [PE*BITS-1:0] r1, r2;
     always_ff @(posedge clk) begin
-        r1    <= ring[ra];
-        r2    <= r1;
-        valid <= rst ? '0 : {valid[1], go};
+        r1 <= ring[ra];
+        r2 <= r1;
     end
 
-    ge_fifo #(.WIDTH(PE*BITS), .DEPTH(CREDITS)) out (
-        .clk, .rst, .push(valid[2]), .push_data(r2), .freed, .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*BITS), .LATENCY(2), .DEPTH(CREDITS), .EARLY(1)) frame (
+        .clk, .rst, .room(open), .take(go), .enter(go), .valid(), .keep(1'b1), .y(r2), .m_tdata, .m_tvalid, .m_tready);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

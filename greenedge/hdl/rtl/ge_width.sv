@@ -1,5 +1,6 @@
 // Stream width conversion between IN and OUT elements per beat, where one divides the other; order is kept, element 0 in
 // the low bits. One beat per cycle on the narrow side.
+`default_nettype none
 module ge_width #(
     int unsigned BITS = 4,       // bits of an element
     int unsigned IN   = 1,
@@ -16,6 +17,10 @@ module ge_width #(
     output logic               m_tvalid,
     input  logic               m_tready
 );
+    if (BITS < 1) $fatal(1, "ge_width: BITS=%0d must be at least 1", BITS);
+    if (IN < 1 || OUT < 1 || (IN % OUT != 0 && OUT % IN != 0))
+        $fatal(1, "ge_width: one of IN=%0d and OUT=%0d must divide the other", IN, OUT);
+
     if (IN <= OUT) begin : widen
         localparam int unsigned N  = OUT / IN;
         localparam int unsigned NW = N > 1 ? $clog2(N) : 1;
@@ -65,4 +70,8 @@ module ge_width #(
         end
         assign m_tdata = M_WIDTH'(word[OUT*BITS-1:0]);
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(M_WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

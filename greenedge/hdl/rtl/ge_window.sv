@@ -12,6 +12,7 @@
 //
 // Positions count pixels since reset, modulo 2**PW; a pixel (y, x) of a sample has position y*W + x also where it lies
 // in the pads, so that all steps are constants.
+`default_nettype none
 module ge_window #(
     int C  = 4,                  // channels
     int H  = 8,                  // image
@@ -44,12 +45,21 @@ module ge_window #(
     localparam int G    = C / PE;                                // beats per pixel
     localparam int SPH  = DH*(KH - 1) + 1;                       // rows and columns that a window spans
     localparam int SPW  = DW*(KW - 1) + 1;
-    localparam int OH   = (H + PT + PB - SPH) / SH + 1;          // output image
-    localparam int OW   = (W + PL + PR - SPW) / SW + 1;
+    localparam int OH   = (H + PT + PB - SPH) / max(1, SH) + 1;          // output image
+    localparam int OW   = (W + PL + PR - SPW) / max(1, SW) + 1;
     localparam bit PADS = (PT | PL | PB | PR) != 0;
-
-    if (C % PE != 0) $fatal(1, "PE must divide C");
-    if (PT >= SPH || PB >= SPH || PL >= SPW || PR >= SPW) $fatal(1, "pads as large as the kernel: use ge_pad");
+    if (PE == 0 || C % PE != 0) $fatal(1, "ge_window: PE=%0d must divide C=%0d", PE, C);
+    if (SH < 1) $fatal(1, "ge_window: SH=%0d must be at least 1", SH);
+    if (SW < 1) $fatal(1, "ge_window: SW=%0d must be at least 1", SW);
+    if (BITS < 1) $fatal(1, "ge_window: BITS=%0d must be at least 1", BITS);
+    if (PT < 0 || PL < 0 || PB < 0 || PR < 0 || PT >= SPH || PB >= SPH || PL >= SPW || PR >= SPW)
+        $fatal(1, "ge_window: pads %0d, %0d, %0d, %0d must be smaller than the kernel's span %0d x %0d: use ge_pad",
+               PT, PL, PB, PR, SPH, SPW);
+    if (H + PT + PB < SPH || W + PL + PR < SPW)
+        $fatal(1, "ge_window: the kernel's span %0d x %0d is larger than the padded image %0d x %0d",
+               SPH, SPW, H + PT + PB, W + PL + PR);
+    if (BITS < 31 && (PAD < -(1 << (BITS - 1)) || PAD >= (1 << BITS)))
+        $fatal(1, "ge_window: PAD=%0d does not fit BITS=%0d", PAD, BITS);
 
     // ---- geometry of the ring, in pixels
     localparam int START  = -PT*W - PL;                          // position of the first window
@@ -191,8 +201,7 @@ module ge_window #(
     logic [AW-1:0] ra, ra_step, next_ra;
     logic [YW-1:0] y;
     logic [XW-1:0] x;
-    logic          run, open, go, last0, last1, last2, last, in_image, freed;
-    logic [$clog2(CREDITS+1)-1:0] credit, credit_next;
+    logic          run, open, go, last0, last1, last2, last, in_image;
 
     assign last0  = (int'(i0) == N0 - 1);
     assign last1  = (int'(i1) == N1 - 1);
@@ -204,21 +213,16 @@ module ge_window #(
     assign ra_step  = !last0 ? AW'(modulo(A0)) : !last1 ? AW'(modulo(A1 - (N0-1)*A0))
                                                         : AW'(modulo(A2 - (N1-1)*A1 - (N0-1)*A0));
     ge_ring_add #(.DEPTH(DEPTH)) ra_add (.a(ra), .step(ra_step), .y(next_ra));
-    assign credit_next = credit + freed - go;
 
     always_ff @(posedge clk) begin
         if (rst) begin
             run      <= 1'b0;
-            open     <= 1'b0;
-            credit   <= ($clog2(CREDITS+1))'(CREDITS);
             i0       <= '0;
             i1       <= '0;
             i2       <= '0;
             released <= PW'(START + LEAD);
         end else begin
-            run    <= take || (run && !(go && last));
-            credit <= credit_next;
-            open   <= (credit_next != 0);
+            run <= take || (run && !(go && last));
             if (go) begin
                 i0 <= last0 ? '0 : i0 + 1'b1;
                 if (last0) i1 <= last1 ? '0 : i1 + 1'b1;
@@ -246,17 +250,19 @@ module ge_window #(
     end
 
     // ---- read: memory, its output register, and the pads
-    logic [PE*BITS-1:0] r1, r2, word;
-    logic [2:1]         valid, real_pixel;
+    logic [PE*BITS-1:0] r1, r2;
+    logic [2:1]         real_pixel;
     always_ff @(posedge clk) begin
         r1         <= ring[ra];
         r2         <= r1;
         real_pixel <= {real_pixel[1], in_image};
-        valid      <= rst ? '0 : {valid[1], go};
     end
 
-    ge_fifo #(.WIDTH(PE*BITS), .DEPTH(CREDITS)) out (
-        .clk, .rst, .push(valid[2]), .push_data(real_pixel[2] ? r2 : {PE{BITS'(PAD)}}), .freed,
-        .m_tdata(word), .m_tvalid, .m_tready);
-    assign m_tdata = WIDTH'(word);
+    ge_credit_pipeline #(.WIDTH(PE*BITS), .LATENCY(2), .DEPTH(CREDITS), .EARLY(1)) frame (
+        .clk, .rst, .room(open), .take(go), .enter(go), .valid(), .keep(1'b1), .y(real_pixel[2] ? r2 : {PE{BITS'(PAD)}}),
+        .m_tdata, .m_tvalid, .m_tready);
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(WIDTH), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

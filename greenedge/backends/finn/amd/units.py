@@ -12,21 +12,21 @@ from greenedge.backends.finn.units import Unit
 
 MODULE, OURS = "ge_mvu_dsp", "ge_mvu"
 _SHARE = 0.9  # of the device's slices; beyond, routing suffers
-_A_BITS = {1: 25, 2: 27}  # of a slice's wide operand
+_WIDE_OPERAND_BITS = {1: 25, 2: 27}  # of a DSP48E1 and a DSP48E2
 
 
 def slices(unit: Unit) -> int:
     """DSP slices that FINN's core takes for a packed unit: as many products per slice as fit side by side (mvu.sv)."""
     p = unit.parameters
-    lane = p["WB"] + p["AB"] - 1
-    lanes = 1 + (_A_BITS[p["DSP"]] - (not p["NARROW"]) - p["WB"]) // lane
+    lane = p["W_BITS"] + p["A_BITS"] - 1
+    lanes = 1 + (_WIDE_OPERAND_BITS[p["DSP"]] - (not p["NARROW"]) - p["W_BITS"]) // lane
     return -(-p["PE"] // lanes) * p["SIMD"]
 
 
 def pack_unit(unit: Unit, version: int) -> Unit | None:
     """FINN's unit in place of ours, or None where FINN's core does not take such operands."""
     p = unit.parameters
-    if unit.module != OURS or p["WB"] < 2 or p["AB"] < 2:
+    if unit.module != OURS or p["W_BITS"] < 2 or p["A_BITS"] < 2:
         return None
     files = unit.memories()
     name = unit.files["WEIGHTS_FILE"].rsplit("/", 1)[-1]
@@ -38,7 +38,7 @@ def pack_unit(unit: Unit, version: int) -> Unit | None:
     parameters = {
         "DSP": version,
         "NARROW": narrow,
-        **{key: p[key] for key in ("K", "M", "PE", "SIMD", "WB", "AB", "ASGN", "OB", "CORRECT")},
+        **{key: p[key] for key in ("K", "M", "PE", "SIMD", "W_BITS", "A_BITS", "ASGN", "OUT_BITS", "CORRECT")},
     }
     weights = {"WEIGHTS_FILE": unit.files["WEIGHTS_FILE"]}
     if p["CORRECT"]:
@@ -47,7 +47,7 @@ def pack_unit(unit: Unit, version: int) -> Unit | None:
     negative = (words < 0).reshape(folds, -1, p["PE"], p["SIMD"]).sum(axis=(1, 3))
     left_out = negative.astype(np.int64) << max(bits - 2, 0)  # what ge_product leaves out for each negative weight
     weights["OFFSET_FILE"] = weights["WEIGHTS_FILE"].replace("_weights.mem", "_offset.mem")
-    return Unit(MODULE, parameters, lambda: {name: files[name], offset: (left_out, p["OB"])}, weights)
+    return Unit(MODULE, parameters, lambda: {name: files[name], offset: (left_out, p["OUT_BITS"])}, weights)
 
 
 def choose_units(units: Mapping[str, Unit], version: int, held: int) -> dict[str, Unit]:

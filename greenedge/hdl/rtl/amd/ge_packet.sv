@@ -4,6 +4,7 @@
 // Beats are counted; each sample's TLAST waits in a queue until its last beat leaves. That beat is held back until the
 // sample has come in whole, for only then it is known whether it ends the packet (a core may be done before its last input,
 // where it reads not all of an image).
+`default_nettype none
 module ge_packet #(
     int unsigned S_BEATS = 64,   // beats of a sample, in and out
     int unsigned M_BEATS = 10,
@@ -24,6 +25,10 @@ module ge_packet #(
     output logic m_tlast,
     input  logic m_tready
 );
+    if (S_BEATS < 1) $fatal(1, "ge_packet: S_BEATS=%0d must be at least 1", S_BEATS);
+    if (M_BEATS < 1) $fatal(1, "ge_packet: M_BEATS=%0d must be at least 1", M_BEATS);
+    if (DEPTH < 1) $fatal(1, "ge_packet: DEPTH=%0d must be at least 1", DEPTH);
+
     localparam int unsigned SW = S_BEATS > 1 ? $clog2(S_BEATS) : 1;
     localparam int unsigned MW = M_BEATS > 1 ? $clog2(M_BEATS) : 1;
 
@@ -55,4 +60,10 @@ module ge_packet #(
     ge_queue #(.WIDTH(8), .DEPTH(DEPTH)) flags (
         .clk, .rst, .s_tdata(flag_in), .s_tvalid(s_tvalid && core_s_tready && s_end), .s_tready(room),
         .m_tdata(flag_out), .m_tvalid(known), .m_tready(core_m_tvalid && m_tready && m_end));
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(1), .NAME("m")) hold_m (.clk, .rst, .tdata(m_tlast), .tvalid(m_tvalid), .tready(m_tready));
+    ge_stream_assert #(.WIDTH(1), .NAME("core_s")) hold_core_s (
+        .clk, .rst, .tdata(1'b0), .tvalid(core_s_tvalid), .tready(core_s_tready));
+`endif
 endmodule
+`default_nettype wire

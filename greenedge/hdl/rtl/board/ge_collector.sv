@@ -2,6 +2,7 @@
 //
 // `s_tready` is a register, so that no path runs from here into the core and back. `drop_load` comes while nothing is
 // in the core or here: what is dropped never waits for room.
+`default_nettype none
 module ge_collector #(
     int unsigned M_BYTES = 1,        // bytes of a beat
     int unsigned BEATS   = 1,        // beats of a sample
@@ -21,6 +22,11 @@ module ge_collector #(
     input  logic                 ready,
     output logic                 empty
 );
+    if (M_BYTES < 1) $fatal(1, "ge_collector: M_BYTES=%0d must be at least 1", M_BYTES);
+    if (BEATS < 1) $fatal(1, "ge_collector: BEATS=%0d must be at least 1", BEATS);
+    if (FW > 30 || (1 << FW) < M_BYTES + 2)
+        $fatal(1, "ge_collector: FW=%0d gives a store that is too small for M_BYTES=%0d and two more", FW, M_BYTES);
+
     localparam int unsigned BW = BEATS > 1 ? $clog2(BEATS) : 1;
     localparam int unsigned NW = $clog2(M_BYTES + 1);
 
@@ -100,4 +106,8 @@ module ge_collector #(
             end
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(8), .NAME("data")) hold_data (.clk, .rst, .tdata(data), .tvalid(valid), .tready(ready));
+`endif
 endmodule
+`default_nettype wire

@@ -5,7 +5,10 @@
 // apart and need one bit. A register is therefore up to 36 cycles old when it is read. Constants are the memory's
 // initial content. The walk waits a cycle while a host's READ is served, and nothing is ever read while something is
 // written: no block memory then needs logic around it.
-module ge_counters #(
+`default_nettype none
+module ge_counters
+    import ge_protocol_pkg::*;
+#(
     int unsigned  CLOCK_HZ = 25_000_000,
     int unsigned  BAUD     = 3_000_000,
     int unsigned  IN       = 32,
@@ -28,6 +31,13 @@ module ge_counters #(
     output logic [31:0] value,
     output logic        valid
 );
+    if (CLOCK_HZ < 1) $fatal(1, "ge_counters: CLOCK_HZ=%0d must be at least 1", CLOCK_HZ);
+    if (BAUD < 1) $fatal(1, "ge_counters: BAUD=%0d must be at least 1", BAUD);
+    if (IN < 1) $fatal(1, "ge_counters: IN=%0d must be at least 1", IN);
+    if (OUT < 1) $fatal(1, "ge_counters: OUT=%0d must be at least 1", OUT);
+    if (BEATS < 1) $fatal(1, "ge_counters: BEATS=%0d must be at least 1", BEATS);
+    if (CREDIT < 1) $fatal(1, "ge_counters: CREDIT=%0d must be at least 1", CREDIT);
+
     localparam int unsigned BW = BEATS > 1 ? $clog2(BEATS) : 1;
 
     // ---- what happens
@@ -58,7 +68,7 @@ module ge_counters #(
     logic        asked, serve, add;
     assign serve = !write && want && !asked;
     assign add   = !write && !serve;                     // first cycle of a visit
-    assign latency_now = add && (late == 4'd8);
+    assign latency_now = add && (late == 4'(REGISTER_LATENCY));
     always_ff @(posedge clk) begin
         write <= add;
         if (write) slot <= slot + 1'b1;
@@ -67,7 +77,7 @@ module ge_counters #(
 
     // a slot's address: 16 ... 30, and 7 for the marks
     function automatic logic [4:0] place(input logic [3:0] of);
-        return (of == 4'd15) ? 5'd7 : {1'b1, of};
+        return (of == 4'd15) ? REGISTER_MARKS : {1'b1, of};
     endfunction
 
     always_ff @(posedge clk) begin
@@ -108,11 +118,11 @@ module ge_counters #(
 
     always_ff @(posedge clk) begin
         restarted   <= restart;
-        passed      <= ((add && late == 4'd0) ? 6'd0 : passed) + 6'd1;
-        was_busy    <= ((add && late == 4'd2) ? 6'd0 : was_busy) + 6'(busy);
-        was_stalled <= ((add && late == 4'd4) ? 6'd0 : was_stalled) + 6'(waited);
-        came_in     <= ((add && late == 4'd6) ? 6'd0 : came_in) + 6'(first);
-        came_out    <= ((add && late == 4'd7) ? 6'd0 : came_out) + 6'(left);
+        passed      <= ((add && late == 4'(REGISTER_CYCLES)) ? 6'd0 : passed) + 6'd1;
+        was_busy    <= ((add && late == 4'(REGISTER_BUSY)) ? 6'd0 : was_busy) + 6'(busy);
+        was_stalled <= ((add && late == 4'(REGISTER_STALLED)) ? 6'd0 : was_stalled) + 6'(waited);
+        came_in     <= ((add && late == 4'(REGISTER_SAMPLES_IN)) ? 6'd0 : came_in) + 6'(first);
+        came_out    <= ((add && late == 4'(REGISTER_SAMPLES_OUT)) ? 6'd0 : came_out) + 6'(left);
         if (rst || restart) begin
             passed      <= '0;
             was_busy    <= '0;
@@ -120,7 +130,7 @@ module ge_counters #(
             came_in     <= '0;
             came_out    <= '0;
         end
-        for (int i = 0; i < 6; i++) events[i] <= set[i] || (events[i] && !(add && late == 4'(10 + i)));
+        for (int i = 0; i < 6; i++) events[i] <= set[i] || (events[i] && !(add && late == 4'(32'(REGISTER_FRAMES) + i)));
         if (rst) events <= '0;
         if (rst) restarted <= 1'b0;
     end
@@ -128,14 +138,14 @@ module ge_counters #(
     logic [5:0] more;
     always_comb begin
         unique case (late)
-            4'd0:       more = passed;
-            4'd2:       more = was_busy;
-            4'd4:       more = was_stalled;
-            4'd6:       more = came_in;
-            4'd7:       more = came_out;
-            4'd8, 4'd9: more = '0;
-            4'd1, 4'd3, 4'd5: more = {5'd0, carry};
-            default:    more = {5'd0, events[late - 4'd10]};
+            4'(REGISTER_CYCLES):      more = passed;
+            4'(REGISTER_BUSY):        more = was_busy;
+            4'(REGISTER_STALLED):     more = was_stalled;
+            4'(REGISTER_SAMPLES_IN):  more = came_in;
+            4'(REGISTER_SAMPLES_OUT): more = came_out;
+            4'(REGISTER_LATENCY), 4'(REGISTER_INTERVAL): more = '0;
+            4'(REGISTER_CYCLES + 1), 4'(REGISTER_BUSY + 1), 4'(REGISTER_STALLED + 1): more = {5'd0, carry};
+            default: more = {5'd0, events[late - 4'(REGISTER_FRAMES)]};
         endcase
     end
 
@@ -146,23 +156,24 @@ module ge_counters #(
 
     initial begin
         for (int i = 0; i < 32; i++) registers[i] = '0;
-        registers[0] = 32'h31424547;                     // "GEB1"
-        registers[1] = 32'd1;
-        registers[2] = 32'(CLOCK_HZ);
-        registers[3] = 32'(BAUD);
-        registers[4] = 32'(IN);
-        registers[5] = 32'(OUT);
-        registers[6] = 32'(CREDIT);
+        registers[REGISTER_MAGIC]        = MAGIC;
+        registers[REGISTER_VERSION]      = VERSION;
+        registers[REGISTER_CLOCK_HZ]     = 32'(CLOCK_HZ);
+        registers[REGISTER_BAUD]         = 32'(BAUD);
+        registers[REGISTER_INPUT_BYTES]  = 32'(IN);
+        registers[REGISTER_OUTPUT_BYTES] = 32'(OUT);
+        registers[REGISTER_CREDIT]       = 32'(CREDIT);
         for (int i = 0; i < 8; i++)                      // each word of the digest with its first byte low
-            registers[8 + i] = {MODEL[32*(7-i) +: 8], MODEL[32*(7-i)+8 +: 8], MODEL[32*(7-i)+16 +: 8], MODEL[32*(7-i)+24 +: 8]};
+            registers[REGISTER_MODEL + i] = {MODEL[32*(7-i) +: 8], MODEL[32*(7-i)+8 +: 8], MODEL[32*(7-i)+16 +: 8],
+                                             MODEL[32*(7-i)+24 +: 8]};
     end
 
     assign {over, sum} = {1'b0, found} + 33'(more);
-    assign clear = rst || (restart && late < 4'd10);
+    assign clear = rst || (restart && late < 4'(REGISTER_FRAMES));
     always_comb begin
         next = sum;
-        if (late == 4'd8 && fresh) next = since_in;
-        if (late == 4'd9) next = interval;
+        if (late == 4'(REGISTER_LATENCY) && fresh) next = since_in;
+        if (late == 4'(REGISTER_INTERVAL)) next = interval;
         if (clear) next = '0;
     end
 
@@ -179,5 +190,6 @@ module ge_counters #(
         asked <= serve;
     end
     assign valid = asked && want;
-    assign value = (address == 5'd31) ? {30'd0, busy, opened} : held;
+    assign value = (address == REGISTER_STATE) ? {30'd0, busy, opened} : held;
 endmodule
+`default_nettype wire

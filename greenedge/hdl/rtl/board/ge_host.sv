@@ -1,5 +1,8 @@
 // Between a byte link and a streaming core: requests in, answers out (protocol.py). One clock for all.
-module ge_host #(
+`default_nettype none
+module ge_host
+    import ge_protocol_pkg::*;
+#(
     int unsigned CLOCK_HZ  = 25_000_000,
     int unsigned BAUD      = 3_000_000,
     int unsigned AW        = 11,     // the request buffer has 2**AW bytes
@@ -34,6 +37,12 @@ module ge_host #(
 );
     localparam int unsigned IN  = S_BYTES * S_BEATS;
     localparam int unsigned OUT = M_BYTES * M_BEATS;
+    if (S_BYTES < 1) $fatal(1, "ge_host: S_BYTES=%0d must be at least 1", S_BYTES);
+    if (S_BEATS < 1) $fatal(1, "ge_host: S_BEATS=%0d must be at least 1", S_BEATS);
+    if (M_BYTES < 1) $fatal(1, "ge_host: M_BYTES=%0d must be at least 1", M_BYTES);
+    if (M_BEATS < 1) $fatal(1, "ge_host: M_BEATS=%0d must be at least 1", M_BEATS);
+    if (IN > 32000 || OUT > 32000)
+        $fatal(1, "ge_host: samples of %0d bytes in and %0d bytes out must be at most 32000 to fit a frame", IN, OUT);
 
     // ---- requests
     logic [AW:0]   rd;
@@ -42,7 +51,7 @@ module ge_host #(
     logic          we, ren, committed, opens, dropped, overflowed;
     logic [7:0]    buffer [2**AW];
 
-    ge_deframe #(.AW(AW)) deframe (
+    ge_frame_rx #(.AW(AW)) frame_rx (
         .clk, .rst, .data(rx_data), .valid(rx_valid), .bad(rx_bad), .rd, .we, .waddr, .wdata, .committed, .opens, .dropped, .overflowed);
 
     always_ff @(posedge clk) begin
@@ -53,12 +62,12 @@ module ge_host #(
     end
 
     // ---- carry them out
-    logic        restart, idle, drop_load, job_valid, job_ready, empty, sample;
+    logic        restart, idle, drop_load, job_valid, job_ready, empty, sample, marked;
     logic [31:0] drop_passes, job_argument;
     logic [15:0] drop_samples, job_seq, job_length;
     logic [7:0]  job_kind;
 
-    ge_feeder #(.AW(AW), .S_BYTES(S_BYTES), .IN(IN), .OUT(OUT)) feeder (
+    ge_input_feeder #(.AW(AW), .S_BYTES(S_BYTES), .IN(IN), .OUT(OUT)) feeder (
         .clk, .rst, .committed, .opens, .rd, .raddr, .ren, .rdata, .restart, .opened, .m_tdata, .m_tvalid, .m_tready, .idle,
         .drop_passes, .drop_samples, .drop_load, .marker, .marked, .job_kind, .job_seq, .job_length, .job_argument,
         .job_valid, .job_ready);
@@ -75,7 +84,7 @@ module ge_host #(
     // ---- registers
     logic [31:0] value;
     logic [4:0]  address;
-    logic        want, found, marked;
+    logic        want, found;
     ge_counters #(.CLOCK_HZ(CLOCK_HZ), .BAUD(BAUD), .IN(IN), .OUT(OUT), .BEATS(S_BEATS), .CREDIT(2**AW), .MODEL(MODEL)) counters (
         .clk, .rst, .restart, .opened, .beat_in(m_tvalid && m_tready), .sample_out(sample), .stall(s_tvalid && !s_tready),
         .busy, .committed, .dropped, .overflowed, .line_error(rx_valid && rx_bad), .marked,
@@ -110,10 +119,10 @@ module ge_host #(
                 default: body = length[15:8];
             endcase
             body_last = (n == 3'd4) && (length == 0);
-        end else if (kind == 8'h82 || kind == 8'h83) body = out_data;
-        body_valid = (state == HEAD) || (state == BODY && ((kind == 8'h82 || kind == 8'h83) ? out_valid : loaded));
+        end else if (kind == KIND_RESULT || kind == KIND_LOOPED) body = out_data;
+        body_valid = (state == HEAD) || (state == BODY && ((kind == KIND_RESULT || kind == KIND_LOOPED) ? out_valid : loaded));
     end
-    assign out_ready = (state == BODY) && (kind == 8'h82 || kind == 8'h83) && body_ready;
+    assign out_ready = (state == BODY) && (kind == KIND_RESULT || kind == KIND_LOOPED) && body_ready;
 
     always_ff @(posedge clk) begin
         if (core_rst) begin
@@ -138,7 +147,7 @@ module ge_host #(
                     address <= q_argument[4:0];
                     n       <= '0;
                     k       <= '0;
-                    loaded  <= (q_kind != 8'h84) && (q_kind != 8'h85);
+                    loaded  <= (q_kind != KIND_VALUES) && (q_kind != KIND_MARKED);
                     state   <= HEAD;
                 end
                 HEAD: if (body_ready) begin
@@ -154,7 +163,7 @@ module ge_host #(
                     word <= {8'd0, word[31:8]};
                     if (k == 2'd3) begin
                         address <= address + 1'b1;
-                        loaded  <= (kind != 8'h84);
+                        loaded  <= (kind != KIND_VALUES);
                     end
                     if (left == 16'd1) state <= REST;
                 end
@@ -176,7 +185,8 @@ module ge_host #(
         else waits <= waits ? !sent : body_valid;
     end
 
-    ge_enframe enframe (
+    ge_frame_tx frame_tx (
         .clk, .rst(core_rst), .s_data(waiting), .s_last(waiting_last), .s_valid(waits), .s_ready(sent),
         .data(tx_data), .valid(tx_valid), .ready(tx_ready));
 endmodule
+`default_nettype wire

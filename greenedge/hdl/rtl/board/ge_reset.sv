@@ -2,6 +2,7 @@
 //
 // Asserted at once, released 4,096 cycles after the last cause has gone. The button counts when it has been pressed for
 // 256 cycles, so that a spike on its wire resets nothing.
+`default_nettype none
 module ge_reset (
     input  logic clk,
     input  logic locked,
@@ -23,3 +24,4 @@ module ge_reset (
 
     initial rst = 1'b1;
 endmodule
+`default_nettype wire

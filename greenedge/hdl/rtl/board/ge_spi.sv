@@ -1,7 +1,10 @@
 // SPI slave, mode 0, most significant bit first, as a byte link. SCK is sampled: at most a sixth of the clock.
 //
 // The master reads by writing: while there is nothing to say it gets IDLE bytes (7C), which no frame contains.
-module ge_spi (
+`default_nettype none
+module ge_spi
+    import ge_protocol_pkg::*;
+(
     input  logic       clk,
     input  logic       rst,
     input  logic       sck,
@@ -32,7 +35,7 @@ module ge_spi (
         cs_s     <= {cs_s[1:0], cs_n};
         mosi_s   <= {mosi_s[0], mosi};
         rx_valid <= 1'b0;
-        if (load) out <= tx_valid ? tx_data : 8'h7C;
+        if (load) out <= tx_valid ? tx_data : BYTE_IDLE;
         else if (fall) out <= {out[6:0], 1'b0};
         if (rst || !select) begin
             n <= '0;
@@ -48,3 +51,4 @@ module ge_spi (
         end
     end
 endmodule
+`default_nettype wire

@@ -2,6 +2,7 @@
 //
 // The line passes a majority of three samples, so a spike of one cycle is no edge. A byte whose stop bit is low is
 // given out with `bad`; after it the receiver waits for the line to be high again, so a break is one bad byte.
+`default_nettype none
 module ge_uart_rx #(
     int unsigned CLOCK_HZ = 25_000_000,
     int unsigned BAUD     = 3_000_000
@@ -15,6 +16,8 @@ module ge_uart_rx #(
 );
     localparam longint unsigned STEP = (64'(BAUD) * 65536 + 64'(CLOCK_HZ) / 2) / 64'(CLOCK_HZ);
     localparam bit [16:0] INC = 17'(STEP);
+    if (STEP < 1 || STEP > 16384)
+        $fatal(1, "ge_uart_rx: CLOCK_HZ=%0d must be at least 4 times BAUD=%0d and at most 131072 times", CLOCK_HZ, BAUD);
 
     logic [4:0]  sync;
     logic        line;
@@ -62,3 +65,4 @@ module ge_uart_rx #(
         end
     end
 endmodule
+`default_nettype wire

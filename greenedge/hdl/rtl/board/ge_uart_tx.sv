@@ -1,4 +1,5 @@
 // UART transmitter, 8N1; bytes follow each other without a gap while `valid` stays high.
+`default_nettype none
 module ge_uart_tx #(
     int unsigned CLOCK_HZ = 25_000_000,
     int unsigned BAUD     = 3_000_000
@@ -12,6 +13,8 @@ module ge_uart_tx #(
 );
     localparam longint unsigned STEP = (64'(BAUD) * 65536 + 64'(CLOCK_HZ) / 2) / 64'(CLOCK_HZ);
     localparam bit [16:0] INC = 17'(STEP);
+    if (STEP < 1 || STEP > 16384)
+        $fatal(1, "ge_uart_tx: CLOCK_HZ=%0d must be at least 4 times BAUD=%0d and at most 131072 times", CLOCK_HZ, BAUD);
 
     logic [16:0] phase;
     logic [3:0]  left;                                   // bits still to go out, the present one included
@@ -42,3 +45,4 @@ module ge_uart_tx #(
         end
     end
 endmodule
+`default_nettype wire

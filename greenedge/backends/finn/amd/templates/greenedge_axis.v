@@ -1,5 +1,6 @@
 // @target@: the core between the two streams of a DMA engine, one beat of the core in each 32-bit word. A packet is a batch of
 // samples, see ge_packet.sv. Verilog, because a block design takes no SystemVerilog module. Made by greenedge.
+`default_nettype none
 module greenedge_axis (
     (* X_INTERFACE_INFO = "xilinx.com:signal:clock:1.0 aclk CLK" *)
     (* X_INTERFACE_PARAMETER = "ASSOCIATED_BUSIF s_axis:m_axis, ASSOCIATED_RESET aresetn" *)
@@ -27,3 +28,4 @@ module greenedge_axis (
         .clk(aclk), .restart(!aresetn), .s_tdata(s_axis_tdata[@taken@-1:0]), .s_tvalid(to_tvalid), .s_tready(to_tready),
         .m_tdata(result), .m_tvalid(from_tvalid), .m_tready(from_tready));
 endmodule
+`default_nettype wire

@@ -4,7 +4,10 @@
 // empty and then reads the same samples again and again. OPEN holds `restart` for RESTART cycles, which resets the core
 // and everything behind it; nothing that was under way can come out afterwards. Nothing keeps an OPEN waiting either: what is
 // under way when it arrives, be it two thousand million passes of a LOOP, is broken off.
-module ge_feeder #(
+`default_nettype none
+module ge_input_feeder
+    import ge_protocol_pkg::*;
+#(
     int unsigned AW      = 11,       // the request buffer has 2**AW bytes
     int unsigned S_BYTES = 1,        // bytes of a beat into the core
     int unsigned IN      = 32,       // bytes of a sample
@@ -41,7 +44,13 @@ module ge_feeder #(
     output logic                 job_valid,
     input  logic                 job_ready
 );
-    localparam logic [7:0] OPEN = 8'h01, DATA = 8'h02, LOOP = 8'h03, READ = 8'h04, MARK = 8'h05;
+    if (S_BYTES == 0 || IN % S_BYTES != 0) $fatal(1, "ge_input_feeder: S_BYTES=%0d must divide IN=%0d", S_BYTES, IN);
+    if (OUT < 1) $fatal(1, "ge_input_feeder: OUT=%0d must be at least 1", OUT);
+    if (AW > 16 || (1 << AW) < IN + 9)
+        $fatal(1, "ge_input_feeder: AW=%0d gives a buffer that is too small for a LOOP of one sample of IN=%0d bytes", AW, IN);
+    if (RESTART < 36)
+        $fatal(1, "ge_input_feeder: RESTART=%0d must be at least 36, in which ge_counters clears its counters", RESTART);
+
     localparam int unsigned PW = $clog2(RESTART + 1);
 
     typedef enum logic [3:0] {WAIT, HEAD, LOOK, ARGUMENT, MEASURE, DECIDE, SETTLE, RESET, ANSWER, FEED, FREE} state_t;
@@ -85,15 +94,15 @@ module ge_feeder #(
 
     assign take = q_valid && ((state == HEAD) || (state == ARGUMENT) || (state == FEED && room));
 
-    assign job_kind     = (code != 0) ? 8'hFF : {1'b1, kind[6:0]};
+    assign job_kind     = (code != 0) ? KIND_ERROR : kind | ANSWER_BIT;
     assign job_seq      = seq;
-    assign job_argument = (code != 0) ? {24'd0, code} : (kind == MARK) ? 32'd7 : argument;   // register 7: the edges
+    assign job_argument = (code != 0) ? {24'd0, code} : (kind == KIND_MARK) ? 32'(REGISTER_MARKS) : argument;
     always_comb begin
         unique case (job_kind)
-            8'h81, 8'h85: job_length = 16'd4;
-            8'h84:        job_length = {6'd0, argument[15:8], 2'd0};
-            8'hFF:        job_length = 16'd1;
-            default:      job_length = answer;
+            KIND_OPENED, KIND_MARKED: job_length = 16'd4;
+            KIND_VALUES: job_length = {6'd0, argument[15:8], 2'd0};
+            KIND_ERROR:  job_length = 16'd1;
+            default:     job_length = answer;
         endcase
     end
     assign job_valid = (state == ANSWER);
@@ -119,7 +128,7 @@ module ge_feeder #(
             marked  <= 1'b0;
             n       <= '0;
         end else begin
-            if ((committed && opens) != (freed && kind == OPEN)) opening <= freed && kind == OPEN ? opening - 1'b1 : opening + 1'b1;
+            if ((committed && opens) != (freed && kind == KIND_OPEN)) opening <= freed && kind == KIND_OPEN ? opening - 1'b1 : opening + 1'b1;
             if (committed != freed) frames <= committed ? frames + 1'b1 : frames - 1'b1;
             if (fetch) begin
                 rp     <= rp + 1'b1;
@@ -135,7 +144,7 @@ module ge_feeder #(
                     code <= '0;
                     argument <= '0;
                     if (frames != 0) begin
-                        unread <= 16'd5;
+                        unread <= 16'(HEADER_BYTES);
                         state  <= HEAD;
                     end
                 end
@@ -159,20 +168,20 @@ module ge_feeder #(
                     body     <= length;
                     state    <= ARGUMENT;
                     unique case (kind)
-                        OPEN:    if (length == 16'd4) unread <= 16'd4; else code <= 8'd2;
-                        READ:    if (length == 16'd2) unread <= 16'd2; else code <= 8'd2;
-                        MARK:    if (length == 16'd1) unread <= 16'd1; else code <= 8'd2;
-                        LOOP:    if (length > 16'd4) unread <= 16'd4; else code <= 8'd2;
-                        DATA:    if (length != 0) state <= MEASURE; else code <= 8'd2;
-                        default: code <= 8'd3;
+                        KIND_OPEN:    if (length == 16'd4) unread <= 16'd4; else code <= ERROR_BAD_LENGTH;
+                        KIND_READ:    if (length == 16'd2) unread <= 16'd2; else code <= ERROR_BAD_LENGTH;
+                        KIND_MARK:    if (length == 16'd1) unread <= 16'd1; else code <= ERROR_BAD_LENGTH;
+                        KIND_LOOP:    if (length > 16'd4) unread <= 16'd4; else code <= ERROR_BAD_LENGTH;
+                        KIND_DATA:    if (length != 0) state <= MEASURE; else code <= ERROR_BAD_LENGTH;
+                        default: code <= ERROR_UNKNOWN;
                     endcase
                 end
                 ARGUMENT: if (code != 0) state <= DECIDE;
                 else if (take) begin
                     n <= n + 1'b1;
-                    argument <= (kind == READ) ? {16'd0, q, argument[15:8]} : {q, argument[31:8]};
-                    if (unread == 0 && !fetched) state <= (kind == LOOP) ? MEASURE : DECIDE;
-                    if (kind == LOOP) body <= length - 16'd4;
+                    argument <= (kind == KIND_READ) ? {16'd0, q, argument[15:8]} : {q, argument[31:8]};
+                    if (unread == 0 && !fetched) state <= (kind == KIND_LOOP) ? MEASURE : DECIDE;
+                    if (kind == KIND_LOOP) body <= length - 16'd4;
                 end
                 MEASURE: begin
                     samples_at <= rp;
@@ -181,20 +190,20 @@ module ge_feeder #(
                         answer   <= answer + 16'(OUT);
                         count    <= count + 1'b1;
                     end else begin
-                        if (measured != {1'b0, body}) code <= 8'd2;
+                        if (measured != {1'b0, body}) code <= ERROR_BAD_LENGTH;
                         state <= DECIDE;
                     end
                 end
                 DECIDE: begin
-                    if (code == 0 && (kind == DATA || kind == LOOP) && !opened) code <= 8'd1;
-                    if (code == 0 && kind == LOOP && argument == 0) code <= 8'd2;
-                    if (code == 0 && kind == MARK) begin
+                    if (code == 0 && (kind == KIND_DATA || kind == KIND_LOOP) && !opened) code <= ERROR_NOT_OPEN;
+                    if (code == 0 && kind == KIND_LOOP && argument == 0) code <= ERROR_BAD_LENGTH;
+                    if (code == 0 && kind == KIND_MARK) begin
                         marker <= argument[24];
                         marked <= (marker != argument[24]);
                     end
-                    passes <= (kind == LOOP) ? argument : 32'd1;
+                    passes <= (kind == KIND_LOOP) ? argument : 32'd1;
                     pause  <= PW'(RESTART);
-                    state  <= (code == 0 && kind == OPEN) ? RESET : SETTLE;
+                    state  <= (code == 0 && kind == KIND_OPEN) ? RESET : SETTLE;
                 end
                 RESET: begin
                     opened <= 1'b1;
@@ -204,14 +213,14 @@ module ge_feeder #(
                     if (pause == 0) state <= ANSWER;
                 end
                 SETTLE: begin                            // only LOOP needs the core for itself
-                    if (code != 0 || kind != LOOP || idle) begin
-                        drop_load <= (code == 0) && (kind == LOOP);
+                    if (code != 0 || kind != KIND_LOOP || idle) begin
+                        drop_load <= (code == 0) && (kind == KIND_LOOP);
                         state     <= ANSWER;
                     end
                 end
                 ANSWER: if (job_ready) begin
-                    unread <= (code == 0 && (kind == DATA || kind == LOOP)) ? body : 16'd0;
-                    state  <= (code == 0 && (kind == DATA || kind == LOOP)) ? FEED : FREE;
+                    unread <= (code == 0 && (kind == KIND_DATA || kind == KIND_LOOP)) ? body : 16'd0;
+                    state  <= (code == 0 && (kind == KIND_DATA || kind == KIND_LOOP)) ? FEED : FREE;
                 end
                 FEED: begin
                     if (take) begin
@@ -230,8 +239,8 @@ module ge_feeder #(
                     end
                 end
                 FREE: begin                              // also what was never read of a frame that was refused
-                    rp      <= rd + (AW+1)'(5) + (AW+1)'(length);
-                    rd      <= rd + (AW+1)'(5) + (AW+1)'(length);
+                    rp      <= rd + (AW+1)'(HEADER_BYTES) + (AW+1)'(length);
+                    rd      <= rd + (AW+1)'(HEADER_BYTES) + (AW+1)'(length);
                     unread  <= '0;
                     fetched <= 1'b0;
                     q_valid <= 1'b0;
@@ -239,10 +248,15 @@ module ge_feeder #(
                 end
                 default: state <= WAIT;
             endcase
-            if (opening != 0 && kind != OPEN && (state == SETTLE || state == ANSWER || state == FEED)) state <= FREE;
+            if (opening != 0 && kind != KIND_OPEN && (state == SETTLE || state == ANSWER || state == FEED)) state <= FREE;
         end
     end
 
     always_ff @(posedge clk) drop_passes <= passes - 1'b1;    // `passes` is set two cycles before drop_load
     assign drop_samples = count;
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(8*S_BYTES), .NAME("m")) hold_m (
+        .clk, .rst(rst || restart), .tdata(m_tdata), .tvalid(m_tvalid), .tready(m_tready));
+`endif
 endmodule
+`default_nettype wire

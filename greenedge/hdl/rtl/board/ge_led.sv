@@ -1,5 +1,6 @@
 // One LED: blinks slowly until the host has opened the board, then shines, and goes dark for a moment with every sample.
-module ge_light #(
+`default_nettype none
+module ge_led #(
     int unsigned CLOCK_HZ = 25_000_000
 ) (
     input  logic clk,
@@ -8,6 +9,8 @@ module ge_light #(
     input  logic busy,
     output logic led
 );
+    if (CLOCK_HZ < 9) $fatal(1, "ge_led: CLOCK_HZ=%0d must be at least 9", CLOCK_HZ);
+
     localparam int unsigned W = $clog2(CLOCK_HZ);        // bit W-1 changes every half second or so
     logic [W-1:0] n;
     logic [W-4:0] dark;
@@ -25,3 +28,4 @@ module ge_light #(
         end
     end
 endmodule
+`default_nettype wire

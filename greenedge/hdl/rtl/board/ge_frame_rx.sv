@@ -2,7 +2,10 @@
 //
 // Header and payload are written to the buffer as they come; `wr` moves over them only when length and both checks
 // agree, so the reader sees whole frames alone. A frame that does not fit is dropped whole.
-module ge_deframe #(
+`default_nettype none
+module ge_frame_rx
+    import ge_protocol_pkg::*;
+#(
     int unsigned AW = 11                                 // the buffer has 2**AW bytes
 ) (
     input  logic          clk,
@@ -19,6 +22,8 @@ module ge_deframe #(
     output logic          dropped,                       // for one cycle: what came was no frame
     output logic          overflowed                     // for one cycle: a frame had no room
 );
+    if (AW < 4 || AW > 16) $fatal(1, "ge_frame_rx: AW=%0d must be 4 to 16", AW);
+
     typedef enum logic [1:0] {HEAD, PAYLOAD, CHECKS, DONE} phase_t;
 
     phase_t       phase;
@@ -31,17 +36,17 @@ module ge_deframe #(
     logic         flag, byte_in, body;
 
     always_ff @(posedge clk) opens <= is_open;
-    assign flag    = valid && !bad && data == 8'h7E;
-    assign byte_in = valid && !bad && (data[7:2] != 6'h1F);
-    assign plain   = escaped ? data ^ 8'h20 : data;
+    assign flag    = valid && !bad && data == BYTE_FLAG;
+    assign byte_in = valid && !bad && !is_reserved(data);
+    assign plain   = escaped ? data ^ BYTE_FLIP : data;
     assign body    = byte_in && (phase == HEAD || phase == PAYLOAD);
     assign we      = body && !full;
     assign waddr   = at[AW-1:0];
     assign wdata   = plain;
     always_ff @(posedge clk) full <= (at - rd) == (AW+1)'(1 << AW);   // bytes come many cycles apart
 
-    ge_check #(.POLY(16'h1021)) check_a (.crc(a), .data(plain), .next(a_next));
-    ge_check #(.POLY(16'h8BB7)) check_b (.crc(b), .data(plain), .next(b_next));
+    ge_crc #(.POLY(CHECK_A_POLY)) check_a (.crc(a), .data(plain), .next(a_next));
+    ge_crc #(.POLY(CHECK_B_POLY)) check_b (.crc(b), .data(plain), .next(b_next));
 
     logic overflow;                                      // in the present frame
     logic wrong;                                         // the check byte that has just come
@@ -54,24 +59,24 @@ module ge_deframe #(
         overflowed <= 1'b0;
         if (rst) begin
             phase <= HEAD;
-            left  <= 16'd5;
+            left  <= 16'(HEADER_BYTES);
             wr    <= '0;
             at    <= '0;
             begun <= 1'b0;
             escaped  <= 1'b0;
             broken   <= 1'b0;
             overflow <= 1'b0;
-            a <= 16'hFFFF;
-            b <= 16'hFFFF;
+            a <= CHECK_INIT;
+            b <= CHECK_INIT;
         end else if (flag) begin
             phase <= HEAD;
-            left  <= 16'd5;
+            left  <= 16'(HEADER_BYTES);
             begun <= 1'b0;
             escaped  <= 1'b0;
             broken   <= 1'b0;
             overflow <= 1'b0;
-            a <= 16'hFFFF;
-            b <= 16'hFFFF;
+            a <= CHECK_INIT;
+            b <= CHECK_INIT;
             at <= wr;
             if (begun) begin
                 if (phase != DONE || broken || escaped) dropped <= 1'b1;
@@ -82,12 +87,12 @@ module ge_deframe #(
                     at <= at;
                 end
             end
-        end else if (valid && (bad || data != 8'h7C)) begin
+        end else if (valid && (bad || data != BYTE_IDLE)) begin
             begun   <= 1'b1;
-            escaped <= !bad && data == 8'h7D;
-            if (bad || data == 8'h7F || (data == 8'h7D && escaped)) broken <= 1'b1;
+            escaped <= !bad && data == BYTE_ESCAPE;
+            if (bad || data == BYTE_ESCAPE_TO || (data == BYTE_ESCAPE && escaped)) broken <= 1'b1;
             if (body) begin
-                if (phase == HEAD && left == 16'd5) is_open <= (plain == 8'h01);
+                if (phase == HEAD && left == 16'(HEADER_BYTES)) is_open <= (plain == KIND_OPEN);
                 a <= a_next;
                 b <= b_next;
                 if (full) overflow <= 1'b1;
@@ -101,12 +106,12 @@ module ge_deframe #(
                         if (left == 16'd1) begin
                             length[15:8] <= plain;
                             phase <= ({plain, length[7:0]} == 0) ? CHECKS : PAYLOAD;
-                            left  <= ({plain, length[7:0]} == 0) ? 16'd4 : {plain, length[7:0]};
+                            left  <= ({plain, length[7:0]} == 0) ? 16'(CHECK_BYTES) : {plain, length[7:0]};
                         end
                     end
                     PAYLOAD: if (left == 16'd1) begin
                         phase <= CHECKS;
-                        left  <= 16'd4;
+                        left  <= 16'(CHECK_BYTES);
                     end
                     CHECKS: begin
                         if (wrong) broken <= 1'b1;
@@ -118,3 +123,4 @@ module ge_deframe #(
         end
     end
 endmodule
+`default_nettype wire

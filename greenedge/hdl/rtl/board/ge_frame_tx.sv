@@ -1,5 +1,8 @@
 // Bytes of a frame's body onto the line: flags around, reserved bytes escaped, both checks behind (protocol.py).
-module ge_enframe (
+`default_nettype none
+module ge_frame_tx
+    import ge_protocol_pkg::*;
+(
     input  logic       clk,
     input  logic       rst,
     input  logic [7:0] s_data,
@@ -29,14 +32,14 @@ module ge_enframe (
         if (phase == BODY) plain = s_data;
     end
 
-    assign reserved = (plain[7:2] == 6'h1F);
+    assign reserved = is_reserved(plain);
     assign valid    = (phase == BODY) ? s_valid : (phase == IDLE) ? s_valid : 1'b1;
-    assign data     = (phase == IDLE || phase == CLOSE) ? 8'h7E : !reserved ? plain : second ? plain ^ 8'h20 : 8'h7D;
+    assign data     = (phase == IDLE || phase == CLOSE) ? BYTE_FLAG : !reserved ? plain : second ? plain ^ BYTE_FLIP : BYTE_ESCAPE;
     assign taken    = valid && ready && (!reserved || second);    // the plain byte has gone out
     assign s_ready  = (phase == BODY) && ready && (!reserved || second);
 
-    ge_check #(.POLY(16'h1021)) check_a (.crc(a), .data(s_data), .next(a_next));
-    ge_check #(.POLY(16'h8BB7)) check_b (.crc(b), .data(s_data), .next(b_next));
+    ge_crc #(.POLY(CHECK_A_POLY)) check_a (.crc(a), .data(s_data), .next(a_next));
+    ge_crc #(.POLY(CHECK_B_POLY)) check_b (.crc(b), .data(s_data), .next(b_next));
 
     always_ff @(posedge clk) begin
         if (rst) begin
@@ -48,8 +51,8 @@ module ge_enframe (
             unique case (phase)
                 IDLE: begin
                     phase <= BODY;
-                    a     <= 16'hFFFF;
-                    b     <= 16'hFFFF;
+                    a     <= CHECK_INIT;
+                    b     <= CHECK_INIT;
                 end
                 BODY: if (taken) begin
                     a <= a_next;
@@ -65,4 +68,8 @@ module ge_enframe (
             endcase
         end
     end
+`ifdef GE_ASSERT
+    ge_stream_assert #(.WIDTH(8), .NAME("data")) hold_data (.clk, .rst, .tdata(data), .tvalid(valid), .tready(ready));
+`endif
 endmodule
+`default_nettype wire
