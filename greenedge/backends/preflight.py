@@ -13,7 +13,8 @@ from greenedge.target import Target
 
 if TYPE_CHECKING:
     from greenedge.backends.interface import Backend
-    from greenedge.lower import InputType, Lowered
+    from greenedge.frontends.input_type import InputType
+    from greenedge.lower import Lowered
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from greenedge.files.atomic_write import sha256_file
 from greenedge.frontends.source import Source, read_model
 
 if TYPE_CHECKING:
-    from greenedge.lower import InputType
+    from greenedge.frontends.input_type import InputType
 
 SAMPLES = 100  # drawn at random where no --inputs are given
 _SEED = 1
@@ -56,7 +56,7 @@ class ModelFile:
 
     def input_types(self) -> dict[str | None, InputType]:
         """`declared` for the lowering; None is the key of a type for every input."""
-        from greenedge.lower import parse_input_type
+        from greenedge.frontends.input_type import parse_input_type
 
         return {name or None: parse_input_type(text) for name, text in self.declared.items()}
 
@@ -147,7 +147,7 @@ def _draw_samples(source: Source, name: str, declared: Mapping[str | None, Input
     if annotation == "BIPOLAR":
         return rng.choice(np.array([-1, 1], np.float32), shape)
     if annotation.removeprefix("U").startswith("INT"):
-        from greenedge.lower import parse_input_type
+        from greenedge.frontends.input_type import parse_input_type
 
         kind = parse_input_type(annotation.lower())
         return rng.integers(kind.lo, kind.hi, shape, endpoint=True).astype(np.float32)

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,6 +20,7 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.frontends.input_type import InputType
 from greenedge.frontends.source import Source, read_model
 from greenedge.graph import Graph, Requantise, Steps
 from greenedge.graph.ops.base import Floats
@@ -29,19 +29,17 @@ from greenedge.graph.store import graph_digest, load_graph, save_graph
 from greenedge.lower import argmax, prologue_epilogue
 from greenedge.lower.builder import Trace
 from greenedge.lower.lowering import build_graph, find_boundaries, lower_nodes
-from greenedge.lower.walk import InputType, Walk
+from greenedge.lower.walk import Walk
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 __all__ = [
-    "InputType",
     "Lowered",
     "Output",
     "load_lowering",
     "lower_file",
     "lower_source",
-    "parse_input_type",
     "proof",
     "save_lowering",
 ]
@@ -126,39 +124,6 @@ def _assign_input_types(source: Source, declared: Mapping[str | None, InputType]
         )
     key: dict[str, str | None] = {name: name if name in declared else None for name in source.inputs}
     return {name: declared[key[name]] for name in source.inputs if key[name] in declared}
-
-
-_INPUT_TYPE = re.compile(r"(u?int)(\d{1,2})(?::(\S+))?")
-_SCALE = re.compile(r"(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?:(/|\*\*)(-?\d+(?:\.\d+)?))?")
-
-
-def parse_input_type(text: str) -> InputType:
-    """'uint8:1/255', 'int16:2**-10', 'int8:0.05' or 'uint4' as integers and the real value of one step.
-
-    Raises GreenedgeError with what is accepted.
-    """
-    rule = "write uint8, uint8:1/255, int16:2**-10 or int8:0.05 (1 to 16 bits, then the value of one step)"
-    match = _INPUT_TYPE.fullmatch(text)
-    scale = _SCALE.fullmatch(match.group(3)) if match and match.group(3) else None
-    if not match or not 1 <= int(match.group(2)) <= 16 or (match.group(3) and not scale):
-        raise GreenedgeError(f"input type {text!r} is not understood; {rule}.")
-    value = Fraction(1)
-    if scale:
-        base, operator, other = scale.groups()
-        if operator == "**" and (abs(float(other)) > 64 or float(other) != int(float(other)) or len(base) > 8):
-            raise GreenedgeError(f"input type {text!r} is not understood; {rule}.")
-        value = (
-            Fraction(base)
-            if not operator
-            else Fraction(base) ** int(other)
-            if operator == "**"
-            else (Fraction(base) / Fraction(other) if Fraction(other) else Fraction(0))
-        )
-    if value <= 0 or abs(value) > 10**9:
-        raise GreenedgeError(f"input type {text!r} has the step {float(value):g}; it must be positive; {rule}.")
-    bits = int(match.group(2))
-    lo, hi = (0, (1 << bits) - 1) if match.group(1) == "uint" else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-    return InputType(lo, hi, value)
 
 
 # -- storage ----------------------------------------------------------------------------------------------------------

@@ -29,9 +29,10 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.frontends.input_type import InputType
 from greenedge.graph import Affine, Graph, Linear, Requantise
 from greenedge.graph.ops.base import Array, Ints
-from greenedge.lower import InputType, Lowered, lower_file
+from greenedge.lower import Lowered, lower_file
 from greenedge.lower.expr import affine_of
 
 if TYPE_CHECKING:

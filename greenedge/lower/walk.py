@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
 from greenedge.errors import Reason, ReasonKind, Refused
+from greenedge.frontends.input_type import InputType
 from greenedge.frontends.source import Node, Source
 from greenedge.graph import Op
 from greenedge.graph.ops.base import Array, Shape
@@ -24,15 +24,6 @@ from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value, cu
 
 class Silent(Exception):
     """Ends a rule whose input was refused before: it has no reason of its own."""
-
-
-@dataclass(frozen=True)
-class InputType:
-    """Integers lo..hi that stand for scale * integer."""
-
-    lo: int
-    hi: int
-    scale: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _number(text: str) -> object:
 def input_types(texts: Sequence[str]) -> dict[str, str]:
     """("NAME=TYPE" or "TYPE", …) as {name, or "" for every input: type}. Raises GreenedgeError for a type that is
     none."""
-    from greenedge.lower import parse_input_type
+    from greenedge.frontends.input_type import parse_input_type
 
     declared: dict[str, str] = {
         name if equals else "": kind if equals else name for name, equals, kind in (t.partition("=") for t in texts)

@@ -11,8 +11,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from greenedge.frontends.input_type import parse_input_type
 from greenedge.graph import Requantise, run_graph, verify_graph
-from greenedge.lower import lower_file, parse_input_type
+from greenedge.lower import lower_file
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower.rounding import quantiser

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from greenedge.errors import GreenedgeError
-from greenedge.lower import lower_file, parse_input_type
+from greenedge.frontends.input_type import parse_input_type
+from greenedge.lower import lower_file
 from tests.lower.models import Model
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from greenedge.errors import GreenedgeError
+from greenedge.frontends.input_type import parse_input_type
 from greenedge.graph import Input, Requantise, run_graph
-from greenedge.lower import lower_file, parse_input_type
+from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower.float_ties.explain import explain
 from greenedge.verify.reference import qonnx_integers

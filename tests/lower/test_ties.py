@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from greenedge.frontends.input_type import parse_input_type
 from greenedge.graph import Requantise, run_graph
-from greenedge.lower import lower_file, parse_input_type
+from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_prologue
 from greenedge.lower.float_ties.explain import explain
 from greenedge.lower.float_ties.outputs_only import reachable_by_ties

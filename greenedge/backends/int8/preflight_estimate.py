@@ -11,12 +11,12 @@ import numpy as np
 
 from greenedge.backends.int8.layers import FittedLayer, fit_layer
 from greenedge.backends.int8.quant_params import LEVELS, encode
+from greenedge.frontends.input_type import InputType
 from greenedge.graph import Edge, Graph, Linear, Op, Requantise
 from greenedge.graph.lines import is_straight
 from greenedge.graph.ops.base import Ints
 from greenedge.legalise import Passes, legalise
 from greenedge.lower import Lowered
-from greenedge.lower.lowering import InputType
 
 CHANNELS = 16  # tried in each layer, evenly spaced
 _SNAP_BITS = 16  # of the multipliers that a note speaks of
