@@ -2,8 +2,8 @@
 
 A harness (a .sv file here) instantiates a unit, follows one word of the solver's choice through it, and asserts what
 must hold together with where every word lies in the unit's registers; that second part makes the whole inductive. The
-harness is proved by k-induction: no violation in the first steps after power-up, and none in a step that follows k steps
-without one. Covers tell that the assumptions leave room for what the assertions speak of.
+harness is proved by k-induction: no violation in the first steps after power-up, and none in a step that follows k
+steps without one. Covers tell that the assumptions leave room for what the assertions speak of.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ write_smt2 -wires model.smt2
 
 @dataclass(frozen=True)
 class Proof:
-    """What yosys-smtbmc said of a harness: no violation in the first steps, none in any (induction), all covers reached."""
+    """What yosys-smtbmc said: no violation in the first steps, none in any (induction), all covers reached."""
 
     bounded: bool
     inductive: bool
