@@ -1,12 +1,13 @@
-"""A float .tflite of a float ONNX network of ours (greenedge.runtimes.floats): the baseline that LiteRT's int8 is measured against."""
+"""A float .tflite of a float ONNX network of ours (greenedge.runtimes.floats): the baseline that LiteRT's int8 is
+measured against."""
 
 from __future__ import annotations
 
 import numpy as np
 from onnx import helper, numpy_helper
 
-from greenedge.backends.int8.tflite.padding import same_padding
 from greenedge.backends.int8.tflite.flatbuffer import Writer
+from greenedge.backends.int8.tflite.padding import same_padding
 
 
 def float_tflite(model) -> bytes:
@@ -73,15 +74,18 @@ def _conv(writer, node, a, held, tensors, shapes, tensor, constant, output, fuse
     pads, kernel, strides = a["pads"], weight.shape[2:], a["strides"]
     padding = "VALID"
     if any(pads):
-        same = [same_padding(size, k, s, 1) for size, k, s in zip(shape[1:], kernel, strides)]
-        padding = "SAME" if same == list(zip(pads[:n], pads[n:])) else "VALID"
+        same = [same_padding(size, k, s, 1) for size, k, s in zip(shape[1:], kernel, strides, strict=True)]
+        padding = "SAME" if same == list(zip(pads[:n], pads[n:], strict=True)) else "VALID"
         if padding == "VALID":
-            rows = np.array([[0, 0], *zip(pads[:n], pads[n:]), [0, 0]], np.int32)
-            shape = (shape[0], *(size + b + e for size, b, e in zip(shape[1:], pads[:n], pads[n:])))
+            rows = np.array([[0, 0], *zip(pads[:n], pads[n:], strict=True), [0, 0]], np.int32)
+            shape = (shape[0], *(size + b + e for size, b, e in zip(shape[1:], pads[:n], pads[n:], strict=True)))
             padded = tensor(f"{output}/padded", shape)
             writer.operator("PAD", [x, writer.constant(f"{output}/pads", rows)], [padded], 1)
             x = padded
-    size = [-(-v // s) if padding == "SAME" else (v - k) // s + 1 for v, k, s in zip(shape[1:], kernel, strides)]
+    size = [
+        -(-v // s) if padding == "SAME" else (v - k) // s + 1
+        for v, k, s in zip(shape[1:], kernel, strides, strict=True)
+    ]
     depthwise = a["group"] > 1
     held_weight = weight.transpose(1, 2, 3, 0) if depthwise else weight.transpose(0, 2, 3, 1)
     inputs = [x, constant(f"{output}/w", held_weight), constant(f"{output}/b", held[node.input[2]])]

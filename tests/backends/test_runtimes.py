@@ -1,4 +1,5 @@
-"""Every runtime on the same graphs: exact ones give the graph's integers, float ones the same function before rounding."""
+"""Every runtime on the same graphs: exact ones give the graph's integers, float ones the same function before
+rounding."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def test_every_runtime_says_whether_it_works_here(monkeypatch):
 
 
 def test_a_runtime_that_only_imports_is_not_there(rng, monkeypatch, tmp_path):
-    """tflite_runtime under numpy 2 imports and dies at its first interpreter, even by a signal: found out in another process."""
+    """tflite_runtime under numpy 2 imports and dies at its first interpreter, even by a signal: found out in another
+    process."""
     from greenedge.runtimes import litert
 
     package = tmp_path / "tflite_runtime"
@@ -115,8 +117,8 @@ def test_a_runtime_that_only_imports_is_not_there(rng, monkeypatch, tmp_path):
     with pytest.raises(ToolError) as error:
         open_runtime("tflite-runtime", mlp(rng))
     assert str(error.value) == (
-        'tflite-runtime does not work here: it ended with status -11 (cure: an environment of its own with "tflite-runtime" '
-        'and "numpy<2").'
+        "tflite-runtime does not work here: it ended with status -11 (cure: an environment of its own with "
+        '"tflite-runtime" and "numpy<2").'
     )
     litert._probed.cache_clear()
     assert worker.NO_RUNTIME == 3
@@ -126,7 +128,8 @@ def test_what_cannot_be_is_said(rng):
     with pytest.raises(TargetError) as error:
         open_runtime("litertt", mlp(rng))
     assert str(error.value) == (
-        "there is no runtime 'litertt' (did you mean 'litert'?); runtimes are: litert, litert-reference, tflite-runtime, "
+        "there is no runtime 'litertt' (did you mean 'litert'?); runtimes are: litert, litert-reference, "
+        "tflite-runtime, "
         "onnxruntime, onnxruntime-float, torch, torch-compile, torch-cuda, torch-compile-cuda."
     )
     sketch = Sketch(rng, (4,))
