@@ -110,7 +110,8 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference models beside the checkout; a test that needs it is skipped by name where it is absent."""
+    """The folder of reference models beside the checkout; a test that needs it is skipped by name where it is
+    absent."""
     folder = _REPO.parent / "shared"
     if not folder.is_dir():
         pytest.skip("folder ../shared is absent")

@@ -16,6 +16,7 @@ from greenedge.backends import load_backend
 from greenedge.backends.interface import Backend
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.frontends.input_type import InputType
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, graph_digest, run_graph
 from greenedge.legalise import HostPass, legalise
@@ -153,7 +154,7 @@ def _describe(samples: int, found: Findings) -> str:
 def lower_again(run: RunFolder) -> Lowered:
     """The stored lowering, with the trace of lowering the exported model again (which must give the same graph)."""
     stored = load_lowering(run.lower)
-    again = lower_source(read_model(run.model), {**stored.declared})
+    again = lower_source(read_model(run.model), dict[str | None, InputType](stored.declared))
     if graph_digest(again.graph) != graph_digest(stored.graph):
         raise VerificationError(
             f"{run.lower} does not hold the integer graph of {run.model}; run the lower stage again."

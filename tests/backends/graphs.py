@@ -1,4 +1,5 @@
-"""Random integer graphs with every operation, built by hand: a Sketch adds one operation after another and knows the ranges."""
+"""Random integer graphs with every operation, built by hand: a Sketch adds one operation after another and knows the
+ranges."""
 
 from __future__ import annotations
 

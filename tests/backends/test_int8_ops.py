@@ -1,4 +1,5 @@
-"""Every operation in the .tflite and .onnx files gives the graph's integers, on every kernel set, wherever the certificate says so."""
+"""Every operation in the .tflite and .onnx files gives the graph's integers, on every kernel set, wherever the
+certificate says so."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ def check_onnx(graph, feeds, all_certified):
     expected = run_graph(graph, feeds, keep=list(emitted.codes))
     shift = {edge: code.offset + SHIFT for edge, code in emitted.codes.items()}
     fed = [(feeds[edge] + shift[edge]).astype(np.uint8) for edge in graph.inputs]
-    for edge, values in zip(names, run_onnx(session_for(tree.SerializeToString()), fed)):
+    for edge, values in zip(names, run_onnx(session_for(tree.SerializeToString()), fed), strict=True):
         assert not exact or np.array_equal(values.astype(np.int64) - shift[edge], expected[edge]), edge
 
 
@@ -108,8 +109,8 @@ def test_every_width_of_weights(rng, tmp_path, bits):
 @pytest.mark.parametrize("levels", ["u4", "s4", "up"])
 @pytest.mark.parametrize("all_sets", [False, True])
 def test_levels_are_multiplied_where_biases_must_be_finer(rng, tmp_path, levels, all_sets):
-    """4-bit weights and activations into 8 bits: 255 steps leave a bias less room than a whole accumulator, 18 times finer or not. Two
-    layers read one multiplied tensor, and its padding stands for the same level."""
+    """4-bit weights and activations into 8 bits: 255 steps leave a bias less room than a whole accumulator, 18 times
+    finer or not. Two layers read one multiplied tensor, and its padding stands for the same level."""
     sketch = Sketch(rng, (5, 6, 6), levels)
     pad = max(0, RANGES[levels][0])
     a, b = (sketch.step(sketch.conv("x", 24, (3, 3), pads=(1, 1, 1, 1), pad_value=pad), "s8", axis=0) for _ in range(2))
@@ -140,7 +141,8 @@ def test_levels_are_multiplied_where_biases_must_be_finer(rng, tmp_path, levels,
 @pytest.mark.parametrize("kind", ["dense", "conv"])
 @pytest.mark.parametrize("kernels", sorted(RESOLVERS))
 def test_what_is_not_certified_differs_just_where_the_emulation_says(rng, tmp_path, kind, kernels):
-    """8-bit weights, activations and steps, and accumulators beside the thresholds: the runtime does what the emulation says."""
+    """8-bit weights, activations and steps, and accumulators beside the thresholds: the runtime does what the
+    emulation says."""
     sketch = Sketch(rng, (16, 1, 1), "s8")
     sums = sketch.conv("x", 40, (1, 1), bits=8)
     step = sketch.step(sums, "s8", axis=0)
@@ -251,7 +253,8 @@ def test_transposed_convolutions(rng, tmp_path, kernel, strides, pads, extra, di
 
 @pytest.mark.parametrize("levels, zero", [("up", 3), ("down", -3), ("skew", -3)])
 def test_a_transposed_convolution_wants_its_zero_point_at_level_0(rng, levels, zero):
-    """What lies between the samples counts as the zero point in LiteRT; ONNX Runtime is given zeros, which stay as they are."""
+    """What lies between the samples counts as the zero point in LiteRT; ONNX Runtime is given zeros, which stay as
+    they are."""
     sketch = Sketch(rng, (5, 6, 6), levels)
     hidden = sketch.step(sketch.conv("x", 4, (1, 1)), levels)
     total = sketch.conv_transpose(hidden, 24, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
@@ -438,7 +441,8 @@ def _block(rng, sketch, edge):
 
 @pytest.mark.parametrize("ratio", [0.0731, 0.31, 0.5])
 def test_residual_additions_through_zero_are_litert_additions(rng, tmp_path, ratio):
-    """Two signed branches of one scale, then a quantiser without an offset: ADD where its rounding is right, else a convolution."""
+    """Two signed branches of one scale, then a quantiser without an offset: ADD where its rounding is right, else a
+    convolution."""
     sketch = Sketch(rng, (4, 5, 5))
     a = sketch.step(sketch.conv("x", 6, (1, 1)), "s8")
     b = sketch.step(sketch.conv("x", 6, (3, 3), pads=(1, 1, 1, 1)), "s8")
@@ -507,7 +511,8 @@ def test_pools_over_whole_images_are_means_where_they_are_exact(rng, tmp_path, l
 
 @pytest.mark.parametrize("falling", [False, True])
 def test_quantisers_are_put_right_behind_their_sums(rng, tmp_path, falling):
-    """Flatten, transpose, upsampling and max pooling between a layer and its quantiser: only a falling step may not pass a maximum."""
+    """Flatten, transpose, upsampling and max pooling between a layer and its quantiser: only a falling step may not
+    pass a maximum."""
     sketch = Sketch(rng, (2, 8, 8))
     a, b, c = (sketch.conv("x", 4, (3, 3)) for _ in range(3))
     pooled = sketch.step(sketch.max_pool(a, (2, 2)), "u4", axis=0, falling=falling)
@@ -550,8 +555,8 @@ def test_a_clamp_inside_the_quantisers_range_is_a_clamp_in_the_file(rng, tmp_pat
 
 
 def test_dense_weights_in_half_a_byte(rng, tmp_path):
-    """The option halves the weights; the self-test of its kernels and the certificate stand for it as for int8. No weight has room for
-    a factor, but the levels of the input have."""
+    """The option halves the weights; the self-test of its kernels and the certificate stand for it as for int8. No
+    weight has room for a factor, but the levels of the input have."""
     from greenedge.backends.int8.tflite.selftest import self_test
 
     sketch = Sketch(rng, (134,))

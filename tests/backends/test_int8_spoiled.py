@@ -20,7 +20,8 @@ BACKENDS = {"onnxruntime": (onnxruntime, "model.onnx", "onnxruntime"), "tflite":
 
 @pytest.fixture(params=sorted(BACKENDS))
 def built(request, rng, tmp_path):
-    """(back end, its model file, runtime, graph) of a small network as planned, the self-test's record written by hand."""
+    """(back end, its model file, runtime, graph) of a small network as planned, the self-test's record written by
+    hand."""
     module, file, runtime = BACKENDS[request.param]
     graph = mlp(rng)
     for name, content in module.plan(graph, load_target("linux-x86"), {}).files.items():
@@ -97,7 +98,7 @@ def test_damaged_records_are_one_sentence(built, record):
     for content in ("{}", '{"layers": [3], "kernels": 4}', "no JSON"):
         path.with_name(record).write_text(content)
         for call in (module.report, module.proof):
-            assert " damaged (" in sentence(lambda: call(path.parent))
+            assert " damaged (" in sentence(lambda call=call: call(path.parent))
 
 
 @pytest.mark.parametrize(

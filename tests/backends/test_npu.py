@@ -112,7 +112,8 @@ def test_what_the_edge_tpu_cannot(rng):
         "a dilated convolution in groups; the Edge TPU has none (use a dilation of 1)",
         "padding of channels; the Edge TPU pads rows and columns (add the channels in the layer before)",
         "dilations (2, 1); the Edge TPU wants the same along both axes (use equal dilations)",
-        f"outputs of shape {graph.edges[graph.outputs[0]].shape}; the Edge TPU's dense layer writes one vector (use a 1x1 convolution)",
+        f"outputs of shape {graph.edges[graph.outputs[0]].shape}; the Edge TPU's dense layer writes one vector "
+        f"(use a 1x1 convolution)",
     ]
 
 

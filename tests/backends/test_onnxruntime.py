@@ -1,4 +1,5 @@
-"""The ONNX Runtime back end as a whole: built, run, refused, damaged, doubted. Its operations are in test_int8_ops.py."""
+"""The ONNX Runtime back end as a whole: built, run, refused, damaged, doubted. Its operations are in
+test_int8_ops.py."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
     folder = written(convnet, tmp_path / "build")
     (folder / "selftest.json").write_text(json.dumps({**wrong, "version": "9.9", "left_to_builtins": {}}))
     assert backend.report(folder)["edge"]["certificate"]["mlas"] == {
-        "withheld": f"the arithmetic of onnxruntime 9.9 is not the emulated one: {count:,} of {pairs:,} values of the self-test differ"
+        "withheld": f"the arithmetic of onnxruntime 9.9 is not the emulated one: {count:,} of {pairs:,} values "
+        f"of the self-test differ"
     }
     assert backend.proof(folder) is None
 
@@ -145,7 +147,8 @@ def test_refusals_are_said_at_once(rng):
     )
     assert [str(reason) for reason in backend.check(wide, None, {})] == [
         "x: 1,001 levels; int8 holds 256 (cure: quantise to at most 8 bits).",
-        "fc: an output of 12-bit accumulators; the output of an int8 file has 8 bits (cure: put a QuantIdentity(bit_width=8) on the "
+        "fc: an output of 12-bit accumulators; the output of an int8 file has 8 bits (cure: put a "
+        "QuantIdentity(bit_width=8) on the "
         "model's output).",
     ]
     sketch = Sketch(rng, (4, 6, 6), "s8")
@@ -154,10 +157,13 @@ def test_refusals_are_said_at_once(rng):
     turned = sketch.conv_transpose(sketch.input("below", (4, 3, 3), "down"), 4, (2, 2), (2, 2), (0, 0, 0, 0), (0, 0))
     graph = sketch.graph(sketch.step(heavy, per_channel=False), joined, sketch.step(turned))
     assert [str(reason) for reason in backend.check(graph, None, {})] == [
-        f"{heavy}: branches weighted (40000, 1); together the weights of an addition are at most 32,768 (cure: let both branches share one "
+        f"{heavy}: branches weighted (40000, 1); together the weights of an addition are at most 32,768 (cure: "
+        f"let both branches share one "
         "quantiser).",
-        f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches share one quantiser).",
-        f"{turned}: an input of -12…-3; the zeros between its samples are no int8 there (cure: let the quantiser's levels include 0).",
+        f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both "
+        f"branches share one quantiser).",
+        f"{turned}: an input of -12…-3; the zeros between its samples are no int8 there (cure: let the "
+        f"quantiser's levels include 0).",
     ]
 
 

@@ -113,7 +113,8 @@ def test_a_wrong_emulation_withholds_the_certificate(tmp_path, convnet):
     report = tflite.report(folder)
     count, pairs = (wrong["kernels"]["xnnpack"][key] for key in ("mismatches", "pairs"))
     assert report["edge"]["certificate"]["xnnpack"] == {
-        "withheld": f"the arithmetic of ai-edge-litert 9.9 is not the emulated one: {count:,} of {pairs:,} values of the self-test differ"
+        "withheld": f"the arithmetic of ai-edge-litert 9.9 is not the emulated one: {count:,} of {pairs:,} "
+        f"values of the self-test differ"
     }
     assert "certified" in report["edge"]["certificate"]["reference"]
     assert report["proved"] is None and tflite.proof(folder) is None
@@ -191,7 +192,8 @@ def test_refusals_are_said_at_once():
     graph = Graph("g", ops, {"x": Edge("x", (4,), 0, 1000), "fc": Edge("fc", (2,), 0, 4000)}, ("fc",))
     assert [str(reason) for reason in tflite.check(graph, load_target("linux-x86"), {})] == [
         "x: 1,001 levels; int8 holds 256 (cure: quantise to at most 8 bits).",
-        "fc: an output of 12-bit accumulators; the output of an int8 file has 8 bits (cure: put a QuantIdentity(bit_width=8) on the "
+        "fc: an output of 12-bit accumulators; the output of an int8 file has 8 bits (cure: put a "
+        "QuantIdentity(bit_width=8) on the "
         "model's output).",
     ]
 
@@ -207,9 +209,11 @@ def test_accumulators_need_a_quantiser(rng):
     total = sketch.add(a, b)
     pooled = sketch.sum_pool(a, (2, 2))
     assert refusals(sketch, sketch.step(total, per_channel=False), sketch.step(pooled, per_channel=False)) == [
-        f"{a}: its accumulators are read by {total}, {pooled}; a quantiser must follow every layer (cure: put a QuantIdentity(bit_width=8) "
+        f"{a}: its accumulators are read by {total}, {pooled}; a quantiser must follow every layer (cure: put a "
+        f"QuantIdentity(bit_width=8) "
         "after it).",
-        f"{b}: its accumulators are read by {total}; a quantiser must follow every layer (cure: put a QuantIdentity(bit_width=8) after it).",
+        f"{b}: its accumulators are read by {total}; a quantiser must follow every layer (cure: put a "
+        f"QuantIdentity(bit_width=8) after it).",
     ]
 
 
@@ -218,7 +222,6 @@ def test_steps_must_be_a_line_and_rise(rng):
     fc = sketch.dense("x", 3)
     name = sketch.step(fc)
     straight = sketch.ops.pop()
-    low, high = straight.x_lo, straight.x_hi
     bent = freeze(
         np.sort(
             np.concatenate([np.tile(np.linspace(-90, -60, 8), (3, 1)), np.tile(np.linspace(-50, 200, 7), (3, 1))], 1)
@@ -229,7 +232,8 @@ def test_steps_must_be_a_line_and_rise(rng):
     sketch.ops.append(Requantise("table", (fc,), "table", 0, 0, 15, Table(freeze(np.zeros((3, 601)))), *wide))
     sketch.edges["table"] = Edge("table", (3,), 0, 15)
     assert refusals(sketch, name, "table") == [
-        f"{name}: steps up to 62.4 accumulators off every straight line; LiteRT multiplies and rounds once (cure: use a ReLU and a single "
+        f"{name}: steps up to 62.4 accumulators off every straight line; LiteRT multiplies and rounds once "
+        f"(cure: use a ReLU and a single "
         "quantiser behind it).",
         "table: a function that rises and falls; LiteRT multiplies and rounds (cure: use a ReLU).",
     ]
@@ -246,9 +250,12 @@ def test_what_litert_has_no_kernel_for_is_named(rng):
     assert refusals(sketch, *outputs, joined) == [
         f"{far}: padding with 200; its input has the levels -128…127 (cure: pad with a level of the quantiser).",
         f"{apart}: factors (2, 1, 1); LiteRT resizes one or two image axes (cure: upsample height and width).",
-        f"{total}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches share one quantiser).",
-        f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches share one quantiser).",
-        f"{heavy}: branches weighted (200, 1); the weights of an addition lie in -127…127 (cure: let both branches share one quantiser).",
+        f"{total}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches "
+        f"share one quantiser).",
+        f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both "
+        f"branches share one quantiser).",
+        f"{heavy}: branches weighted (200, 1); the weights of an addition lie in -127…127 (cure: let both "
+        f"branches share one quantiser).",
     ]
 
 
@@ -282,13 +289,15 @@ def test_a_weight_that_a_falling_step_would_make_too_large_is_named(rng):
         (
             "int4",
             "linux-x86",
-            "{conv}: int4 weights; LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than int8 (cure: "
+            "{conv}: int4 weights; LiteRT 2.3 keeps int4 convolutions from XNNPACK, three times slower than "
+            "int8 (cure: "
             "build.storage=int4-dense, or int8 (which is the default)).",
         ),
         (
             "int2",
             "linux-x86",
-            "{conv}: int2 weights; LiteRT 2.3 has no int2 convolutions (cure: build.storage=int4-dense, or int8 (which is the default)).",
+            "{conv}: int2 weights; LiteRT 2.3 has no int2 convolutions (cure: build.storage=int4-dense, or int8 "
+            "(which is the default)).",
         ),
         (
             "int5",
@@ -298,7 +307,8 @@ def test_a_weight_that_a_falling_step_would_make_too_large_is_named(rng):
         (
             "int4-dense",
             "ethos-u55-128",
-            "sketch: build.storage is 'int4-dense'; compilers of accelerators take int8 (Vela 5.2 dies on int4) and pack it "
+            "sketch: build.storage is 'int4-dense'; compilers of accelerators take int8 (Vela 5.2 dies on int4) "
+            "and pack it "
             "themselves (cure: leave it out for int8).",
         ),
     ],

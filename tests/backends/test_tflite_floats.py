@@ -148,7 +148,8 @@ def test_a_softmax_along_another_axis_stays_with_the_host(tmp_path, rng):
 
 def test_an_unknown_choice_of_outputs_is_refused(soft):
     assert [str(r) for r in tflite.check(soft[0].graph, load_target("linux-x86"), {"outputs": "all"})] == [
-        f"{soft[0].graph.name}: build.outputs is 'all'; it is one of softmax, float, integers (cure: leave it out for softmax)."
+        f"{soft[0].graph.name}: build.outputs is 'all'; it is one of softmax, float, integers (cure: leave it "
+        f"out for softmax)."
     ]
 
 
@@ -256,9 +257,11 @@ def test_a_proof_of_another_runtime_is_not_claimed(run):
 def test_the_board_folder_tests_and_gives_the_softmax(soft):
     lowered, x, folder = soft
     deploy = folder / "deploy"
-    ran = lambda *words: subprocess.run(
-        [sys.executable, "run.py", *words], cwd=deploy, capture_output=True, text=True, timeout=120, check=False
-    )
+
+    def ran(*words):
+        argv = [sys.executable, "run.py", *words]
+        return subprocess.run(argv, cwd=deploy, capture_output=True, text=True, timeout=120, check=False)
+
     (end,), _ = read_epilogue(lowered)
     for kernels in ("xnnpack", "reference"):
         done = ran("--selftest", "--kernels", kernels)
@@ -281,7 +284,8 @@ def test_floats_that_are_none_are_no_pass():
     for got, says in [
         (
             ones[:, :2],
-            "tflite gave floats of shape (2, 2), the host's epilogue (2, 3); they must be the same, and of at least one sample.",
+            "tflite gave floats of shape (2, 2), the host's epilogue (2, 3); they must be the same, and of at "
+            "least one sample.",
         ),
         (ones * np.nan, "tflite gave NaN or infinity in y; only numbers are compared."),
     ]:

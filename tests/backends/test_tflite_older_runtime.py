@@ -1,4 +1,5 @@
-"""A machine that has only tflite-runtime, or has it broken: what is taken, and what is said. The packages here are stand-ins."""
+"""A machine that has only tflite-runtime, or has it broken: what is taken, and what is said. The packages here are
+stand-ins."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def test_where_neither_works_every_reason_is_said(rng, built, installed):
     with pytest.raises(ToolError) as error:
         tflite.simulate(folder, inputs(rng, graph, 2))
     assert str(error.value) == (
-        "no TFLite runtime works here (ai-edge-litert: no LiteRT; tflite-runtime: numpy.core.multiarray failed to import): "
+        "no TFLite runtime works here (ai-edge-litert: no LiteRT; tflite-runtime: numpy.core.multiarray failed "
+        "to import): "
         "pip install ai-edge-litert."
     )
 
@@ -87,14 +89,17 @@ def test_where_neither_works_every_reason_is_said(rng, built, installed):
 def test_the_board_falls_back_and_its_self_test_finds_other_integers(built, installed):
     _, folder = built
     installed("raise ImportError('no LiteRT')", WORKS)
-    ran = lambda: subprocess.run(
-        [sys.executable, "run.py", "--selftest"],
-        cwd=folder / "deploy",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+
+    def ran():
+        return subprocess.run(
+            [sys.executable, "run.py", "--selftest"],
+            cwd=folder / "deploy",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
     done = ran()
     assert done.returncode == 1 and done.stderr.strip() == "ai_edge_litert.interpreter: no LiteRT"
     assert done.stdout.startswith("128 output integers, ") and " 0 differ" not in done.stdout

@@ -123,7 +123,8 @@ class TestInHardware:
     @pytest.mark.slow
     @pytest.mark.tool("nextpnr-ecp5")
     def test_from_model_to_the_boards_answer(self, model, tmp_path):
-        """Bitstream, RTL with and without stalls, netlist, virtual board; a unit that takes the last of equals is found."""
+        """Bitstream, RTL with and without stalls, netlist, virtual board; a unit that takes the last of equals is
+        found."""
         run = _run(model, tmp_path, "ulx3s-85f", "finn")
         summary = json.loads((run / "7-report" / "summary.json").read_text())
         entries = {entry["candidate"]: entry for entry in summary["verify"] if entry["reference"] == "graph"}

@@ -79,7 +79,8 @@ class Bench:
             assert not found, "\n".join([str(stall), *found])
 
     def differences(self, stall: Stall = Stall()) -> list[str]:
-        """One line for each output that is not what its case says. AssertionError where a stream's protocol is broken."""
+        """One line for each output that is not what its case says. AssertionError where a stream's protocol is
+        broken."""
         with tempfile.TemporaryDirectory(prefix="greenedge-units-") as scratch:
             lines, outputs = self._description(Path(scratch), stall)
             (Path(scratch) / "run.txt").write_text("\n".join(lines) + "\n")

@@ -29,7 +29,8 @@ _SANE = (
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """What a run of the fuzzer found: executions, edges of the header that were reached, kept inputs with their frames."""
+    """What a run of the fuzzer found: executions, edges of the header that were reached, kept inputs with their
+    frames."""
 
     executions: int
     edges: int

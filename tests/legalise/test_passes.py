@@ -1,4 +1,5 @@
-"""Every shared pass keeps every output integer, edge and name, on random networks; each also fires, and leaves alone what it must."""
+"""Every shared pass keeps every output integer, edge and name, on random networks; each also fires, and leaves alone
+what it must."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The engine of rules: it lowers or refuses, collects every reason, and emits nothing that was refused or only checked."""
+"""The engine of rules: it lowers or refuses, collects every reason, and emits nothing that was refused or only
+checked."""
 
 from __future__ import annotations
 

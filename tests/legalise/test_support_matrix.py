@@ -1,4 +1,5 @@
-"""Totality: every operation on every back end is lowered, legalised away or refused; the table of the documentation says which."""
+"""Totality: every operation on every back end is lowered, legalised away or refused; the table of the documentation
+says which."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python -m tests.mutants.run [--only TEXT] [--jobs N]
 
-mutants.toml lists them. Each is applied in a copy of the checkout, its tests run there, and the original line put back. A
-mutant is killed when its tests fail, and its tests must pass without it: a test that always fails kills nothing. Exit 1 where
-fewer than 95 % are killed or a listed test does not pass as it is; survivors are listed.
+mutants.toml lists them. Each is applied in a copy of the checkout, its tests run there, and the original line put
+back. A mutant is killed when its tests fail, and its tests must pass without it: a test that always fails kills
+nothing. Exit 1 where fewer than 95 % are killed or a listed test does not pass as it is; survivors are listed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Mutant:
         return f"{self.file}: {self.old} → {self.new}"
 
     def apply(self, root: Path) -> str:
-        """Writes the mutated file; returns the original text. Raises ValueError where `old` is not there exactly once."""
+        """Writes the mutated file; returns the original text. Raises ValueError where `old` is not there exactly
+        once."""
         text = (root / self.file).read_text()
         if text.count(self.old) != 1:
             raise ValueError(f"{self.file} has {self.old!r} {text.count(self.old)} times; a mutant names a line of its own")

@@ -105,7 +105,8 @@ def make_backend(**hooks) -> Backend:
 
 
 def install(monkeypatch, command: str = COPY, version: str = "1", **hooks) -> Backend:
-    """Puts the fake among the back ends. `command` is the Python that its one build command runs; `hooks` replace its own."""
+    """Puts the fake among the back ends. `command` is the Python that its one build command runs; `hooks` replace its
+    own."""
     own = {
         "plan": lambda graph, target, options, epilogue=None: _plan(graph, command),
         "simulate": _simulate,

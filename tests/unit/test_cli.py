@@ -1,4 +1,5 @@
-"""The verbs as a person or a program meets them: what they print, how they end, and the whole sentence for each mistake."""
+"""The verbs as a person or a program meets them: what they print, how they end, and the whole sentence for each
+mistake."""
 
 import json
 import os

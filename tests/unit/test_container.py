@@ -14,7 +14,8 @@ from greenedge.tools.run import execute
 
 @pytest.fixture
 def docker(tmp_path, monkeypatch):
-    """A docker that writes its argv down, makes top.bit, and says and returns what it is told; AMD's tools in a folder."""
+    """A docker that writes its argv down, makes top.bit, and says and returns what it is told; AMD's tools in a
+    folder."""
 
     def make(says: str = "", status: int = 0, product: str = "top.bit"):
         path = tmp_path / "bin" / "docker"

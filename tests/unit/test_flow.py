@@ -142,7 +142,8 @@ def test_the_second_target_copies_what_the_first_has(model, board, tmp_path, mon
     assert "One model, 2 targets" in page and 'id="bench"' in page and 'id="other"' in page
 
 
-# -- what stops a run -----------------------------------------------------------------------------------------------------
+# -- what stops a run
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_tool_killed_half_way(job, tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
-"""Every operation by itself: its execution against loops written from the ONNX text, its range against what inputs can reach,
-its ONNX form on ONNX Runtime."""
+"""Every operation by itself: its execution against loops written from the ONNX text, its range against what inputs can
+reach, its ONNX form on ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-# From the ground up; a part imports only parts of the rows above it in this list. A new room takes its place here. A room's
-# module may have a row of its own where it is lower, or higher, than the rest of the room.
+# From the ground up; a part imports only parts of the rows above it in this list. A new room takes its place here. A
+# room's module may have a row of its own where it is lower, or higher, than the rest of the room.
 ORDER = (
     ("errors", "_warnings", "progress"),
     ("files", "run.folder"),
@@ -96,7 +96,8 @@ def import_graph(root: Path, package: str) -> dict[str, set[str]]:
 
 
 def find_circles(edges: dict[str, set[str]]) -> list[list[str]]:
-    """Groups of modules that reach each other, found by taking away again and again what imports nothing that is left."""
+    """Groups of modules that reach each other, found by taking away again and again what imports nothing that is
+    left."""
     left = {name: set(targets) for name, targets in edges.items()}
     while free := {name for name, targets in left.items() if not targets & set(left)}:
         left = {name: targets for name, targets in left.items() if name not in free}

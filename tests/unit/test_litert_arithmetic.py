@@ -33,20 +33,20 @@ def pairs(rng):
 def test_xnnpack_multiplies_once_in_float32_and_rounds_halves_to_even(pairs):
     acc, scale = pairs
     got = requantise(EMULATIONS["CONV_2D"]["xnnpack"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
-    product = [np.float32(np.float32(a) * s) for a, s in zip(acc, scale)]
+    product = [np.float32(np.float32(a) * s) for a, s in zip(acc, scale, strict=True)]
     assert got.tolist() == [nearest(Fraction(float(p)), "even") for p in product]
 
 
 def test_reference_dense_rounds_the_double_product_away_from_zero(pairs):
     acc, scale = pairs
     got = requantise(EMULATIONS["FULLY_CONNECTED"]["reference"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
-    assert got.tolist() == [nearest(Fraction(float(a) * float(s)), "away") for a, s in zip(acc, scale)]
+    assert got.tolist() == [nearest(Fraction(float(a) * float(s)), "away") for a, s in zip(acc, scale, strict=True)]
 
 
 def test_reference_convolutions_round_twice(pairs):
     acc, scale = pairs
     got = requantise(EMULATIONS["CONV_2D"]["reference"], acc, 1.0, scale, 1.0, 0, (-(1 << 31), 1 << 31))
-    for a, s, value in zip(acc.tolist(), scale, got.tolist()):
+    for a, s, value in zip(acc.tolist(), scale, got.tolist(), strict=True):
         fraction, exponent = math.frexp(float(s))
         multiplier = nearest(Fraction(float(fraction)) * (1 << 31), "up")
         high = nearest(Fraction(a * multiplier * 2 ** max(exponent, 0), 1 << 31), "up")

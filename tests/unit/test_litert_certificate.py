@@ -150,7 +150,7 @@ def test_the_distance_from_a_line_is_the_smallest_there_is(rng):
     rows = np.stack([thresholds, *np.sort(rng.integers(-60, 60, (20, 15)), axis=1)])
     got = off_line(rows, 90)
     k, slopes = np.arange(15), np.linspace(0, 182, 40_001)[:, None]
-    for row, distance in zip(rows, got):
+    for row, distance in zip(rows, got, strict=True):
         low, high = np.where(row > -90, row - 1.0, -np.inf), np.where(row <= 90, row, np.inf)
         gap = ((high - slopes * k).min(axis=1) - (low - slopes * k).max(axis=1)).max()
         assert abs(max(0, -gap) / 2 - distance) < 0.05

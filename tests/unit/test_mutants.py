@@ -1,5 +1,5 @@
-"""The list of mutants is in order: each names one line, changes it, leaves Python that parses, and tests that exist; and the runner
-can tell a killed mutant from a survivor."""
+"""The list of mutants is in order: each names one line, changes it, leaves Python that parses, and tests that exist;
+and the runner can tell a killed mutant from a survivor."""
 
 from __future__ import annotations
 

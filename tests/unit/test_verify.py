@@ -256,7 +256,8 @@ def test_a_lowering_of_another_model_is_refused(tmp_path, monkeypatch, rng):
 
 
 def _tie_model(tmp_path):
-    """1/3 is no float32: 3 * fl(1/3) is 1 + 3e-8 in real arithmetic and 1 in float32, a tie at the boundary 2.5 · 0.4."""
+    """1/3 is no float32: 3 * fl(1/3) is 1 + 3e-8 in real arithmetic and 1 in float32, a tie at the boundary 2.5 ·
+    0.4."""
     scale = np.float32(1) / np.float32(3)
     m = Model((1, 1)).quant(float(scale), 4)
     m.node("Mul", m.constant(np.float32(2.5))).quant(float(scale), 8)

@@ -102,7 +102,8 @@ def _rows(depth: int, bits: int) -> float:
 
 
 def _products(lanes: int, p: Parameters, sums: int) -> dict[str, float]:
-    """`lanes` products of a W_BITS-bit weight and an A_BITS-bit activation, added in groups into `sums` accumulators."""
+    """`lanes` products of a W_BITS-bit weight and an A_BITS-bit activation, added in groups into `sums`
+    accumulators."""
     low_rows = (max(p["W_BITS"] - 2, 0) + 1) // 2
     return {
         "digit": lanes * (p["A_BITS"] + 2),

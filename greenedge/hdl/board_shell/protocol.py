@@ -6,8 +6,8 @@ Bytes travel over a UART (8N1) or SPI. A frame is
 
 Numbers have their low byte first. Between the two FLAGs every byte 0x7C…0x7F is sent as ESCAPE followed by the byte XOR
 0x20, so a FLAG (0x7E) can only be a FLAG: a receiver that has lost its place finds it again at the next one. IDLE
-(0x7C) may stand anywhere and means nothing: an SPI slave sends it while it has nothing to say. Two FLAGs in a row are no
-frame. A frame counts only if its length and both checks agree; otherwise it is counted and forgotten.
+(0x7C) may stand anywhere and means nothing: an SPI slave sends it while it has nothing to say. Two FLAGs in a row are
+no frame. A frame counts only if its length and both checks agree; otherwise it is counted and forgotten.
 
 check_a is CRC-16/IBM-3740 over type…payload. check_b is the same with the polynomial 0x8BB7 (that of T10-DIF, initial
 value 0xFFFF). Why two: with 1 % of bytes corrupted, 6 % of the frames of 40 bytes have two corrupted bytes or more, of
@@ -16,20 +16,23 @@ no common factor, so together they are a check of 32 bits.
 
 Requests and their answers, in the order in which they were received:
 
-    OPEN    nonce(4)                 OPENED  nonce(4)           the core, the buffers and the session's counters start anew
+    OPEN    nonce(4)                 OPENED  nonce(4)           the core, the buffers and the session's counters start
+            anew
     DATA    samples                  RESULT  outputs            one output for every sample, in order
-    LOOP    passes(4) samples        LOOPED  outputs            computes them `passes` times; the outputs of the last pass
+    LOOP    passes(4) samples        LOOPED  outputs            computes them `passes` times; the outputs of the last
+            pass
     READ    first(1) count(1)        VALUES  count words(4)     status registers (`REGISTERS`)
-    MARK    level(1)                 MARKED  edges(4)           sets the marker pin; the edges since reset, this one included
+    MARK    level(1)                 MARKED  edges(4)           sets the marker pin; the edges since reset, this one
+            included
     anything that cannot be done     ERROR   code(1)            `ERRORS`
 
 An answer carries its request's sequence number. After a reset a board answers DATA and LOOP with ERROR "not open" until
 it is opened: what was under way is lost, and the host knows. OPEN is a barrier: the host discards everything before the
 OPENED with its nonce, and the board breaks off what is under way, a LOOP of any length included.
 
-Credits. A request takes HEADER + length bytes of the board's buffer until it has been fed to the core. The host keeps the
-sum over its unanswered requests within the register CREDIT; an answer gives its request's bytes back. A host that has
-given up on an answer may be wrong; should the buffer then overflow, the board counts it and drops that frame whole.
+Credits. A request takes HEADER + length bytes of the board's buffer until it has been fed to the core. The host keeps
+the sum over its unanswered requests within the register CREDIT; an answer gives its request's bytes back. A host that
+has given up on an answer may be wrong; should the buffer then overflow, the board counts it and drops that frame whole.
 
 Losses. Answers come in order, so an answer to a later request tells that earlier ones are lost (request or answer). A
 board never answers a request twice, and the same request sent again has a new sequence number.
@@ -72,8 +75,8 @@ ERRORS = {
     UNKNOWN: "a request that this board does not know",
 }
 
-# Status registers of 32 bits, up to 36 cycles old; a count of cycles has two, the low one first. Where the low one is about to
-# overflow, the high one may be of a later time: read again. What is marked * starts anew with every OPEN.
+# Status registers of 32 bits, up to 36 cycles old; a count of cycles has two, the low one first. Where the low one is
+# about to overflow, the high one may be of a later time: read again. What is marked * starts anew with every OPEN.
 REGISTERS = {
     "magic": 0,
     "version": 1,
