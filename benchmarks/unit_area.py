@@ -74,7 +74,11 @@ def depthwise(c, taps, pe, wb, ab, ob):
 
 EXAMPLES = [
     Example(
-        "ge_mvu", dict(K=64, M=32, PE=4, SIMD=8, W_BITS=4, A_BITS=4, OUT_BITS=14), {"s": 32}, {"m": 56}, {"WEIGHTS_FILE": (64, 128)}
+        "ge_mvu",
+        dict(K=64, M=32, PE=4, SIMD=8, W_BITS=4, A_BITS=4, OUT_BITS=14),
+        {"s": 32},
+        {"m": 56},
+        {"WEIGHTS_FILE": (64, 128)},
     ),
     Example(
         "ge_requantise",
@@ -98,16 +102,30 @@ EXAMPLES = [
     Example("ge_fork", dict(WIDTH=16), {"s": 16}, {"m0": 16, "m1": 16}),
     Example("ge_queue", dict(WIDTH=16, DEPTH=32), {"s": 16}, {"m": 16}),
     Example("ge_queue", dict(WIDTH=16, DEPTH=1500), {"s": 16}, {"m": 16}),
-    Example("ge_threshold", dict(C=16, PE=1, X_BITS=12, STEPS=3, OUT_BITS=2), {"s": 12}, {"m": 2}, {"THRESHOLDS_FILE": (16, 39)}),
     Example(
-        "ge_threshold", dict(C=64, PE=2, X_BITS=14, STEPS=15, OUT_BITS=4), {"s": 28}, {"m": 8}, {"THRESHOLDS_FILE": (32, 450)}
+        "ge_threshold",
+        dict(C=16, PE=1, X_BITS=12, STEPS=3, OUT_BITS=2),
+        {"s": 12},
+        {"m": 2},
+        {"THRESHOLDS_FILE": (16, 39)},
+    ),
+    Example(
+        "ge_threshold",
+        dict(C=64, PE=2, X_BITS=14, STEPS=15, OUT_BITS=4),
+        {"s": 28},
+        {"m": 8},
+        {"THRESHOLDS_FILE": (32, 450)},
     ),
     Example("ge_concat", dict(A=4, B=2, WIDTH=16), {"a": 16, "b": 16}, {"m": 16}),
     Example("ge_pad", dict(C=16, H=16, W=16, PE=4, BITS=4), {"s": 16}, {"m": 16}),
     Example("ge_upsample", dict(C=16, H=8, W=8, PE=4, BITS=4), {"s": 16}, {"m": 16}),
     Example("ge_argmax", dict(N=10, BITS=12, OUT_BITS=4), {"s": 12}, {"m": 4}),
     Example(
-        "ge_table", dict(C=1, PE=2, X_BITS=8, XLO=-128, SIZE=256, OUT_BITS=8), {"s": 16}, {"m": 16}, {"TABLE_FILE": (256, 16)}
+        "ge_table",
+        dict(C=1, PE=2, X_BITS=8, XLO=-128, SIZE=256, OUT_BITS=8),
+        {"s": 16},
+        {"m": 16},
+        {"TABLE_FILE": (256, 16)},
     ),
     Example("ge_width", dict(BITS=4, IN=2, OUT=8), {"s": 8}, {"m": 32}),
 ]

@@ -189,7 +189,8 @@ def _source(model: Model, inputs, labels, name: str | None, input_type: Names, o
         return ModelFile(Path(model), samples, classes, declared)
     if inputs is None or not len(inputs):
         raise GreenedgeError(
-            f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in float32."
+            f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in "
+            "float32."
         )
     import numpy as np
 

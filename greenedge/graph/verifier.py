@@ -64,7 +64,8 @@ def _check_op(graph: Graph, op: Op, known: dict[str, Range]) -> list[str]:
         return faults
     if int(low.min()) < edge.lo or int(high.max()) > edge.hi:
         faults.append(
-            f"{op.name}: its edge claims {edge.lo}…{edge.hi}; the rule of {op.kind} gives {int(low.min())}…{int(high.max())}"
+            f"{op.name}: its edge claims {edge.lo}…{edge.hi}; the rule of {op.kind} gives "
+            f"{int(low.min())}…{int(high.max())}"
         )
     known[op.output] = np.maximum(low, edge.lo), np.minimum(high, edge.hi)
     return faults
@@ -81,5 +82,6 @@ def _check_reach(op: Requantise, arriving: Range) -> list[str]:
     if not np.any(outside):
         return []
     return [
-        f"{op.name}: {int(low.min())}…{int(high.max())} may arrive; it is proved on {int(op.x_lo.min())}…{int(op.x_hi.max())}"
+        f"{op.name}: {int(low.min())}…{int(high.max())} may arrive; it is proved on "
+        f"{int(op.x_lo.min())}…{int(op.x_hi.max())}"
     ]

@@ -170,9 +170,7 @@ def _view(run: Path, summary: dict) -> dict:
         "files": summary.get("files", {}),
         "notes": summary.get("notes", []),
         "built": {
-            name.removeprefix(build): size
-            for name, size in summary.get("files", {}).items()
-            if name.startswith(build)
+            name.removeprefix(build): size for name, size in summary.get("files", {}).items() if name.startswith(build)
         },
         "trained_elsewhere": bool(manifest.stages.get("train") and manifest.stages["train"].reused_from),
         "made": _build_heading(summary),

@@ -183,7 +183,8 @@ def _open_build(run: Path) -> tuple[Manifest, str]:
         raise GreenedgeError(f"{run} has nothing built; run `greenedge run` or `greenedge build` for it to the end.")
     if not outputs_unchanged(run, record.outputs):
         raise GreenedgeError(
-            f"{RunFolder(run).build} does not hold what was built; run the same `greenedge run` or `greenedge build` again."
+            f"{RunFolder(run).build} does not hold what was built; run the same `greenedge run` or `greenedge "
+            "build` again."
         )
     return manifest, str(backend)
 

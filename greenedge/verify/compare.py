@@ -58,9 +58,11 @@ class VerificationReport:
             first = self.first
             assert first is not None, "a report of a mismatch has its first one"
             raise VerificationError(
-                f"{name_candidate(self.candidate)} differs from {name_stage(self.reference)} {self._by()}on {self.mismatches} of "
+                f"{name_candidate(self.candidate)} differs from {name_stage(self.reference)} {self._by()}on "
+                f"{self.mismatches} of "
                 f"{self.samples} samples; first at sample "
-                f"{first.sample}, layer {first.layer}: expected {_format_values(first.expected)}, got {_format_values(first.got)}"
+                f"{first.sample}, layer {first.layer}: expected {_format_values(first.expected)}, got "
+                f"{_format_values(first.got)}"
                 f"{f'; {known_deviation}' if known_deviation else ''}."
             )
 
@@ -99,7 +101,8 @@ def compare(
             raise VerificationError(f"{stage} gave {values.dtype} and not integers; only integers are compared.")
     if expected.shape != got.shape:
         raise VerificationError(
-            f"{candidate} gave outputs of shape {got.shape}, {name_stage(reference)} {expected.shape}; they must be the same."
+            f"{candidate} gave outputs of shape {got.shape}, {name_stage(reference)} {expected.shape}; they must be "
+            "the same."
         )
     if not len(expected):
         raise VerificationError(
@@ -120,7 +123,8 @@ def compare_floats(
     expected, got = np.asarray(expected, np.float64), np.asarray(got, np.float64)
     if expected.shape != got.shape or not expected.size:
         raise VerificationError(
-            f"{candidate} gave floats of shape {got.shape}, {name_stage(reference)} {expected.shape}; they must be the same, "
+            f"{candidate} gave floats of shape {got.shape}, {name_stage(reference)} {expected.shape}; they must be "
+            "the same, "
             "and of at least one sample."
         )
     for stage, values in ((reference, expected), (candidate, got)):

@@ -133,7 +133,9 @@ class Sketch:
 
     def add(self, *sources, multipliers=None):
         multipliers = multipliers or (1,) * len(sources)
-        ends = np.array([[m * self.edges[s].lo, m * self.edges[s].hi] for m, s in zip(multipliers, sources)])
+        ends = np.array(
+            [[m * self.edges[s].lo, m * self.edges[s].hi] for m, s in zip(multipliers, sources, strict=True)]
+        )
         name = self._name("add")
         return self._add(Add(name, sources, name, multipliers), ends.min(1).sum(), ends.max(1).sum())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def mlp(rng, sizes=(12, 8, 4), weight_bits=4, act_bits=4, out_bits=8, in_signed=
     in_lo, in_hi = (-(1 << (act_bits - 1)), (1 << (act_bits - 1)) - 1) if in_signed else (0, (1 << act_bits) - 1)
     ops, edges = [Input("x", (), "x")], {"x": Edge("x", (sizes[0],), in_lo, in_hi)}
     source, span = "x", (in_lo, in_hi)
-    for k, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
+    for k, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         top = max(1, (1 << (weight_bits - 1)) - 1)
         weight = (
             rng.choice([-1, 1], (fan_in, fan_out))

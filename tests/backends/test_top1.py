@@ -147,6 +147,7 @@ def test_other_axes_are_refused(rng):
     s = Sketch(rng, (3, 4, 5))
     graph = s.graph(s.arg_max(s.step(s.conv("x", 4, (1, 1)), "u4"), 1))
     assert [str(reason) for reason in finn.check(graph, load_target("ulx3s-85f"), {})] == [
-        f"{graph.ops[-1].name}: an ArgMax along axis 1 of (4, 4, 5); finn compares channels, as they come one after another "
+        f"{graph.ops[-1].name}: an ArgMax along axis 1 of (4, 4, 5); finn compares channels, as they come one after "
+        "another "
         "(cure: take it over the channels, or on the host)."
     ]

@@ -78,9 +78,10 @@ class Bench:
             found = self.differences(stall)
             assert not found, "\n".join([str(stall), *found])
 
-    def differences(self, stall: Stall = Stall()) -> list[str]:
+    def differences(self, stall: Stall | None = None) -> list[str]:
         """One line for each output that is not what its case says. AssertionError where a stream's protocol is
         broken."""
+        stall = stall or Stall()
         with tempfile.TemporaryDirectory(prefix="greenedge-units-") as scratch:
             lines, outputs = self._description(Path(scratch), stall)
             (Path(scratch) / "run.txt").write_text("\n".join(lines) + "\n")
@@ -157,7 +158,8 @@ def _difference(name: str, case: Case, port: Port, path: Path, cycles: np.ndarra
     if len(wrong):
         place = tuple(int(i) for i in wrong[0])
         return (
-            f"{name}: {len(wrong)} of {got.size} differ, first at {place}: expected {port.values[place]}, got {got[place]}; "
+            f"{name}: {len(wrong)} of {got.size} differ, first at {place}: expected {port.values[place]}, got "
+            f"{got[place]}; "
             f"{dict(case.parameters)}"
         )
     if cycles is not None and case.cycles is not None:

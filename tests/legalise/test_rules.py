@@ -74,7 +74,8 @@ def test_an_operation_without_a_rule_is_refused_in_standard_words(rng):
     sketch = Sketch(rng, (4,))
     graph = sketch.graph(sketch.concat("x", "x"))
     assert Concat not in RULES and [str(reason) for reason in RULES.run(Names(graph)).reasons] == [
-        f"{graph.layers[0].name}: operation Concat; the toy builds Dense, Requantise, Conv, MaxPool (cure: use layers of these "
+        f"{graph.layers[0].name}: operation Concat; the toy builds Dense, Requantise, Conv, MaxPool (cure: use "
+        "layers of these "
         "kinds, or choose another back end)."
     ]
 

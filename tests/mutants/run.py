@@ -45,7 +45,9 @@ class Mutant:
         once."""
         text = (root / self.file).read_text()
         if text.count(self.old) != 1:
-            raise ValueError(f"{self.file} has {self.old!r} {text.count(self.old)} times; a mutant names a line of its own")
+            raise ValueError(
+                f"{self.file} has {self.old!r} {text.count(self.old)} times; a mutant names a line of its own"
+            )
         (root / self.file).write_text(text.replace(self.old, self.new))
         return text
 

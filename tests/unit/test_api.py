@@ -73,7 +73,7 @@ def test_what_cannot_be_built_is_an_error_with_reasons(samples, tmp_path):
     ):
         api.build(_network(), "linux-x86", inputs=x, storag="int4-dense")
     with pytest.raises(GreenedgeError, match="has no report yet; let it run to the end"):
-        api.Run(tmp_path).summary
+        _ = api.Run(tmp_path).summary
     assert "ulx3s-85f" in {target.name for target in api.targets()}
 
 

@@ -47,8 +47,10 @@ def test_weights_and_accumulators_are_counted(tmp_path):
 
 def test_preflight_imports_neither_torch_nor_finn(shared):
     script = (
-        "import sys; from pathlib import Path; from greenedge.backends.preflight import check_model; from greenedge.target import load_target; "
-        "found = check_model(Path(sys.argv[1]), load_target('ulx3s-25f'), 'finn'); assert found.reasons == (), found.reasons; "
+        "import sys; from pathlib import Path; from greenedge.backends.preflight import check_model; from "
+        "greenedge.target import load_target; "
+        "found = check_model(Path(sys.argv[1]), load_target('ulx3s-25f'), 'finn'); assert found.reasons == (), "
+        "found.reasons; "
         "print(sorted({'torch', 'finn', 'qonnx', 'onnxruntime', 'brevitas'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -73,9 +75,10 @@ def test_a_float_bias_at_8_bits_is_told_with_what_snap_would_give(tmp_path, back
     (note,) = found.notes
     assert not found.reasons
     assert re.fullmatch(
-        r"\d of 6 channels tried give another level at \d\.\de-0\d of their accumulators, by one level: an 8-bit file holds whole "
-        r"biases and float32 scales only, so verify may stop at a differing sample\. `greenedge snap \S+/w8a8\.onnx -o SNAPPED\.onnx --bits 16` would "
-        r"change \d\.\de-0\d of the model's own accumulators, after which \d of 6 differ, at \d\.\de[+-]\d\d\.",
+        r"\d of 6 channels tried give another level at \d\.\de-0\d of their accumulators, by one level: "
+        r"an 8-bit file holds whole biases and float32 scales only, so verify may stop at a differing sample\. "
+        r"`greenedge snap \S+/w8a8\.onnx -o SNAPPED\.onnx --bits 16` would change \d\.\de-0\d of the model's own accumulators, after "
+        r"which \d of 6 differ, at \d\.\de[+-]\d\d\.",
         note,
     )
 
@@ -90,7 +93,8 @@ def test_snap_is_not_advised_where_it_gives_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight_estimate, "estimate", lambda graph, operators: Estimate(6, 3, 1000, 3, 1))
     (note,) = check_model(model.save(tmp_path / "w8a8.onnx"), load_target("linux-x86"), "tflite").notes
     assert note.endswith(
-        "so verify may stop at a differing sample. `greenedge snap` would not make them fewer; fewer activation bits would."
+        "so verify may stop at a differing sample. `greenedge snap` would not make them fewer; fewer activation "
+        "bits would."
     )
 
 

@@ -214,7 +214,8 @@ def test_a_float_model_is_refused_with_the_cure(cli, shared):
     done = cli("check", shared / "models" / "mnist_conv_float.onnx", "--target", "BENCH")
     assert done.exit_code == 4
     assert (
-        "Convolution28: its weights are float32 of shape (8, 1, 5, 5); an integer layer needs quantised weights (cure: use "
+        "Convolution28: its weights are float32 of shape (8, 1, 5, 5); an integer layer needs quantised weights "
+        "(cure: use "
         "qnn.QuantConv2d(weight_bit_width=4) and train or calibrate again)."
     ) in done.stderr
     done = cli("check", shared / "models" / "mnist_conv_float.onnx", "--target", "BENCH", "--json")

@@ -45,8 +45,10 @@ def test_a_plans_vendor_tool_runs_in_its_image(docker, tmp_path):
     execute(PLAN, folder, docker=True)
     work, user = f"{folder}.part", f"{os.getuid()}:{os.getgid()}"
     assert (tmp_path / "argv").read_text().split() == [
-        *f"run --rm --init --network none --mount type=bind,source={work},target={work} --workdir {work} --user {user} --env HOME=/tmp "
-        f"--mount type=bind,source={tmp_path}/Xilinx,target=/tools/Xilinx,readonly greenedge/finn-vivado:2024.2 vivado".split(),
+        *f"run --rm --init --network none --mount type=bind,source={work},target={work} "
+        f"--workdir {work} --user {user} --env HOME=/tmp "
+        f"--mount type=bind,source={tmp_path}/Xilinx,target=/tools/Xilinx,readonly "
+        "greenedge/finn-vivado:2024.2 vivado".split(),
         "-mode",
         "batch",
         "-source",

@@ -266,7 +266,7 @@ def test_a_folder_with_another_run_in_it(job, board, tmp_path):
     )
 
 
-# -- finished runs --------------------------------------------------------------------------------------------------------
+# -- finished runs ---------------------------------------------------------------------------------------------------
 
 
 def test_verify_again_finds_a_flipped_weight(job, tmp_path):

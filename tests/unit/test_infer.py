@@ -19,7 +19,10 @@ def cli(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fakes.write_board(tmp_path)
     fakes.write_model("small.onnx")
-    run = lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+    def run(*words):
+        return CliRunner().invoke(app, [str(word) for word in words])
+
     assert run("build", "small.onnx", "--target", "boards/bench.toml", "-o", "run").exit_code == 0
     np.save("x.npy", np.load("run/2-export/inputs.npy"))
     return run
@@ -129,7 +132,9 @@ def test_mistakes(cli, words, says):
 
 
 def test_several_outputs_go_into_a_csv_file(tmp_path):
-    parts = lambda: iter([{"a": np.ones((2, 2), np.float32), "b": np.zeros((2, 1), np.float32)}] * 2)
+    def parts():
+        return iter([{"a": np.ones((2, 2), np.float32), "b": np.zeros((2, 1), np.float32)}] * 2)
+
     from greenedge.errors import GreenedgeError
 
     with pytest.raises(GreenedgeError) as error:

@@ -33,7 +33,8 @@ def test_a_mutant_is_one_line_of_its_own(repo, mutant):
 def checkout(tmp_path):
     (tmp_path / "rule.py").write_text("def double(x):\n    return 2 * x\n")
     (tmp_path / "test_rule.py").write_text(
-        "import rule\n\ndef test_weak():\n    assert rule.double(0) == 0\n\ndef test_strong():\n    assert rule.double(3) == 6\n"
+        "import rule\n\ndef test_weak():\n    assert rule.double(0) == 0\n\ndef test_strong():\n    assert "
+        "rule.double(3) == 6\n"
     )
     return tmp_path
 

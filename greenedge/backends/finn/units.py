@@ -337,7 +337,8 @@ def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
 def _arg_max(layer: hw.ArgMax, fold: Fold) -> Unit:
     source = layer.source
     return Unit(
-        "ge_argmax", {"N": source.channels, "BITS": source.bits, "SGN": int(source.signed), "OUT_BITS": layer.result.bits}
+        "ge_argmax",
+        {"N": source.channels, "BITS": source.bits, "SGN": int(source.signed), "OUT_BITS": layer.result.bits},
     )
 
 

@@ -190,7 +190,9 @@ def test_toggles_are_run_counter_once_and_without_the_clock(tmp_path, rng):
 
     source = Stream("s", "x", 8, False, 1, 1, (1,))
     result = Stream("m", "y", 8, False, 1, 1, (1,))
-    model = _compile_counter({"top.sv": TOP, "sim_top.sv": sim_top("top", source, [result]).encode()}, lambda line: None)
+    model = _compile_counter(
+        {"top.sv": TOP, "sim_top.sv": sim_top("top", source, [result]).encode()}, lambda line: None
+    )
     x = rng.integers(0, 256, (200, 1))
     said = _run_counter(model, tmp_path, source, [result], x)
     words = said.split()

@@ -333,6 +333,11 @@ def tools(options: Options) -> dict[str, str]:
     return versions
 
 
+def requirements() -> tuple[tuple[str, str, str], ...]:
+    """The compiler that no package brings: (program, needed for, how to get it)."""
+    return ((edgetpu.COMPILER, "Coral Edge TPU targets", "coral.ai, Edge TPU Compiler"),)
+
+
 BACKEND = Backend(
     name="tflite",
     stage=STAGE,
@@ -350,4 +355,5 @@ BACKEND = Backend(
     float_epilogue=float_epilogue,
     float_outputs=float_outputs,
     preflight_notes=preflight_notes,
+    requirements=requirements,
 )
