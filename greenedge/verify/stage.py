@@ -154,7 +154,8 @@ def _describe(samples: int, found: Findings) -> str:
 def lower_again(run: RunFolder) -> Lowered:
     """The stored lowering, with the trace of lowering the exported model again (which must give the same graph)."""
     stored = load_lowering(run.lower)
-    again = lower_source(read_model(run.model), dict[str | None, InputType](stored.declared))
+    declared: dict[str | None, InputType] = {**stored.declared}
+    again = lower_source(read_model(run.model), declared)
     if graph_digest(again.graph) != graph_digest(stored.graph):
         raise VerificationError(
             f"{run.lower} does not hold the integer graph of {run.model}; run the lower stage again."

@@ -77,8 +77,8 @@ def test_a_float_bias_at_8_bits_is_told_with_what_snap_would_give(tmp_path, back
     assert re.fullmatch(
         r"\d of 6 channels tried give another level at \d\.\de-0\d of their accumulators, by one level: "
         r"an 8-bit file holds whole biases and float32 scales only, so verify may stop at a differing sample\. "
-        r"`greenedge snap \S+/w8a8\.onnx -o SNAPPED\.onnx --bits 16` would change \d\.\de-0\d of the model's own accumulators, after "
-        r"which \d of 6 differ, at \d\.\de[+-]\d\d\.",
+        r"`greenedge snap \S+/w8a8\.onnx -o SNAPPED\.onnx --bits 16` would change \d\.\de-0\d of the model's own "
+        r"accumulators, after which \d of 6 differ, at \d\.\de[+-]\d\d\.",
         note,
     )
 

@@ -16,11 +16,7 @@ from greenedge.graph import Edge, Graph, Linear, Op, Requantise
 from greenedge.graph.lines import is_straight
 from greenedge.graph.ops.base import Ints
 from greenedge.legalise import Passes, legalise
-<<<<<<< HEAD
 from greenedge.lower import Lowered
-=======
-from greenedge.lower import InputType, Lowered
->>>>>>> int8
 
 CHANNELS = 16  # tried in each layer, evenly spaced
 _SNAP_BITS = 16  # of the multipliers that a note speaks of
