@@ -174,7 +174,7 @@ class Backend:
 
     proof                what holds for every input of the build, in one sentence; None where nothing was proved
     stale_artifact       why the product was not made from the files beside it; None where it was
-    simulate_stalled     as simulate, with random pauses at both ends of the stream; None where there is no stream
+    simulate_with_backpressure     as simulate, with random pauses at both ends of the stream; None where there is no stream
     partial_stages       further stages, compared on a few vectors
     alternate_runtimes   other ways of running the same file
     known_deviation      what was known beforehand of differences with the graph, and the cure
@@ -199,7 +199,7 @@ class Backend:
     passes: Passes = field(default=(ARGMAX_TO_HOST,))
     proof: Callable[[Path], str | None] = _no_sentence
     stale_artifact: Callable[[Path], str | None] = _no_sentence
-    simulate_stalled: SimulateFn | None = None
+    simulate_with_backpressure: SimulateFn | None = None
     partial_stages: Callable[[Path], Mapping[str, PartialFn]] = _no_stages
     alternate_runtimes: Callable[[Path], Mapping[str, Alternate]] = _no_alternates
     known_deviation: Callable[[Path], str | None] = _no_sentence

@@ -43,7 +43,7 @@ class Graph:
         """The operations that read `edge`, in order."""
         return [op for op in self.ops if edge in op.inputs]
 
-    def is_read_unquantised(self, edge: str) -> bool:
+    def needs_storage(self, edge: str) -> bool:
         """Whether the edge is an output or read by something other than a requantiser: its values are then stored as
         they are."""
         return edge in self.outputs or any(not isinstance(reader, Requantise) for reader in self.consumers(edge))

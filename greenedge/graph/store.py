@@ -98,6 +98,6 @@ def _join(structure: dict[str, Any], arrays: dict[str, Ints]) -> Graph:
 
     ops: list[Op] = []
     for entry in structure["ops"]:
-        ops.append(OPS[entry["op"]].from_stored({key: rich(value) for key, value in entry.items() if key != "op"}))
+        ops.append(OPS[entry["op"]].from_fields({key: rich(value) for key, value in entry.items() if key != "op"}))
     edges = {e["name"]: Edge(e["name"], tuple(e["shape"]), int(e["lo"]), int(e["hi"])) for e in structure["edges"]}
     return Graph(structure["name"], tuple(ops), edges, tuple(structure["outputs"]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.progress import ProgressFn
 from greenedge.run.folder import MANIFEST, RunFolder
-from greenedge.run.manifest import Manifest, load_manifest, outputs_unchanged
+from greenedge.run.manifest import Manifest, load_manifest, outputs_match
 from greenedge.run.runs import find_backend
 from greenedge.target import Target, load_target
 
@@ -85,7 +85,7 @@ def program_run(run: Path, target: str | None, docker: bool, dry_run: bool, prog
     board = _board(run, manifest, target)
     bitstream = bitstream_of(RunFolder(run).build)
     name = bitstream.relative_to(run).as_posix()
-    if not outputs_unchanged(run, {name: manifest.stages["build"].outputs.get(name, "")}):
+    if not outputs_match(run, {name: manifest.stages["build"].outputs.get(name, "")}):
         raise VerificationError(
             f"{bitstream} is not the file that was built, its sha256 differs; run the same `greenedge run` or "
             "`greenedge build` again to build it anew."

@@ -30,7 +30,7 @@ from greenedge.run.manifest import (
     load_manifest,
     lock_run,
     os_errors_as_greenedge,
-    outputs_unchanged,
+    outputs_match,
     save_manifest,
     staging_dir,
 )
@@ -181,7 +181,7 @@ def _open_build(run: Path) -> tuple[Manifest, str]:
     record, backend = manifest.stages.get("build"), manifest.about.get("backend")
     if record is None or record.status != "done" or backend not in BACKENDS:
         raise GreenedgeError(f"{run} has nothing built; run `greenedge run` or `greenedge build` for it to the end.")
-    if not outputs_unchanged(run, record.outputs):
+    if not outputs_match(run, record.outputs):
         raise GreenedgeError(
             f"{RunFolder(run).build} does not hold what was built; run the same `greenedge run` or `greenedge "
             "build` again."

@@ -20,7 +20,7 @@ from greenedge.progress import ProgressFn
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]  # model output -> (samples, …)
-Put = Callable[[Outputs], None]
+WritePart = Callable[[Outputs], None]
 Model = Callable[[Mapping[str, Ints], ProgressFn], Outputs]  # integers of the input edges -> the model's float outputs
 
 PIECE_BYTES = 32 << 20  # of samples read at once
@@ -89,15 +89,15 @@ def write(path: Path, total: int, parts: Iterator[Outputs]) -> Written:
             f"an .npy file holds one array and the model has the outputs {', '.join(first)}; name a .csv file."
         )
     shape = next(iter(first.values())).shape[1:]
-    with atomic_write(path) as aside, (_npy if path.suffix == ".npy" else _csv)(aside, total, first) as put:
-        put(first)
+    with atomic_write(path) as aside, (_npy if path.suffix == ".npy" else _csv)(aside, total, first) as write_part:
+        write_part(first)
         for part in parts:
-            put(part)
+            write_part(part)
     return Written(path, total, shape)
 
 
 @contextmanager
-def _npy(path: Path, total: int, first: Outputs) -> Iterator[Put]:
+def _npy(path: Path, total: int, first: Outputs) -> Iterator[WritePart]:
     (one,) = first.values()
     with open(path, "wb") as file:
         header = {
@@ -107,14 +107,14 @@ def _npy(path: Path, total: int, first: Outputs) -> Iterator[Put]:
         }
         np.lib.format.write_array_header_1_0(file, header)
 
-        def put(part: Outputs) -> None:
+        def write_part(part: Outputs) -> None:
             file.write(np.ascontiguousarray(next(iter(part.values()))).tobytes())
 
-        yield put
+        yield write_part
 
 
 @contextmanager
-def _csv(path: Path, total: int, first: Outputs) -> Iterator[Put]:
+def _csv(path: Path, total: int, first: Outputs) -> Iterator[WritePart]:
     """One row a sample, with names in the first; nine digits give back every float32."""
     names = [f"{name}_{k}" for name, values in first.items() for k in range(int(np.prod(values.shape[1:])))]
     with open(path, "w", encoding="utf-8", newline="") as file:

@@ -24,7 +24,7 @@ from greenedge.run.manifest import (
     load_manifest,
     lock_run,
     os_errors_as_greenedge,
-    outputs_unchanged,
+    outputs_match,
     save_manifest,
 )
 from greenedge.run.stages import STAGES
@@ -97,7 +97,7 @@ def _run_stage(
 ) -> Manifest:
     fresh = plan_record(job, manifest, name)
     known = manifest.stages.get(name)
-    if known and known.status == "done" and known.key == fresh.key and outputs_unchanged(run, known.outputs):
+    if known and known.status == "done" and known.key == fresh.key and outputs_match(run, known.outputs):
         display.end_stage(name, "unchanged", known.seconds, known.note)
         return manifest
     for other in reuse_from:
@@ -144,6 +144,6 @@ def _find_reusable(run: Path, name: str, key: str) -> Record | None:
     if not (run / MANIFEST).is_file():
         return None
     record = load_manifest(run).stages.get(name)
-    if record and record.status == "done" and record.key == key and outputs_unchanged(run, record.outputs):
+    if record and record.status == "done" and record.key == key and outputs_match(run, record.outputs):
         return record
     return None

@@ -124,7 +124,7 @@ def digest_files(folder: Path, below: str) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 
 
-def outputs_unchanged(folder: Path, outputs: Mapping[str, str]) -> bool:
+def outputs_match(folder: Path, outputs: Mapping[str, str]) -> bool:
     """Whether every one of these files is there and hashes the same."""
     return bool(outputs) and all(
         (folder / path).is_file() and sha256_file(folder / path) == digest for path, digest in outputs.items()

@@ -25,7 +25,7 @@ from greenedge.run.manifest import (
     load_manifest,
     lock_run,
     os_errors_as_greenedge,
-    outputs_unchanged,
+    outputs_match,
     save_manifest,
 )
 from greenedge.run.stages import compare_stages
@@ -89,7 +89,7 @@ def verify_again(run: Path, progress: ProgressFn) -> dict[str, Any]:
 
 def _require_unchanged_build(run: Path, manifest: Manifest) -> None:
     changed = [
-        path for path, digest in manifest.stages["build"].outputs.items() if not outputs_unchanged(run, {path: digest})
+        path for path, digest in manifest.stages["build"].outputs.items() if not outputs_match(run, {path: digest})
     ]
     if changed:
         raise VerificationError(

@@ -57,7 +57,7 @@ class _Line:
     step: Requantise | None = None
 
     @property
-    def is_rectified(self) -> bool:
+    def has_relu(self) -> bool:
         return self.step is not None and self.step.lo == 0 and not self.step.name.endswith("/stored")
 
 
@@ -118,7 +118,7 @@ class FloatBuilder(RuleBuilder):
     def announce_sum(self, op: Op, write: WriteSum) -> None:
         """Has `write` called with the line of every quantiser behind the sum, and the tensor to write; at once where
         something else reads it too."""
-        if not self.graph.is_read_unquantised(op.output):
+        if not self.graph.needs_storage(op.output):
             self._sums[op.output] = write
             return
         edge = self.graph.edges[op.output]
@@ -133,10 +133,10 @@ class FloatBuilder(RuleBuilder):
 
     def write_layer(self, write: WriteSum, line: _Line) -> None:
         """A sum, the line behind it, and the ReLU where its levels begin at 0."""
-        written = f"{line.edge}/linear" if line.is_rectified else value_of(line.edge)
+        written = f"{line.edge}/linear" if line.has_relu else value_of(line.edge)
         write(line, written)
         self.scale.setdefault(line.edge, 1.0)
-        if line.is_rectified:
+        if line.has_relu:
             self.node("Relu", [written], value_of(line.edge))
 
     def write_line(self, total: str, scale: float, rank: int, line: _Line, written: str) -> None:

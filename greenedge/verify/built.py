@@ -54,10 +54,10 @@ def compare_build(
 
 
 def _prefix_progress(progress: ProgressFn, name: str) -> ProgressFn:
-    def prefixed(done: int, total: int, text: str = "") -> None:
+    def report_progress(done: int, total: int, text: str = "") -> None:
         progress(done, total, f"{name} {text}".strip())
 
-    return prefixed
+    return report_progress
 
 
 def _first_layer(graph: Graph, simulate: SimulateFn, build: Path, x: Ints, first: FirstMismatch) -> FirstMismatch:

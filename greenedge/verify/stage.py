@@ -87,13 +87,13 @@ def verify_stage(run: RunFolder, folder: Path, backend: str, progress: ProgressF
             report.require()
         return f"{_describe(len(vectors.inputs), found)}; not verified: {why}"
     legal = legalise(lowered, chosen.passes)
-    _compare_built(legal, chosen, run.build, next(iter(ints.values())), vectors, found, progress)
+    _compare_build_stages(legal, chosen, run.build, next(iter(ints.values())), vectors, found, progress)
     _write(folder, found, model.graph)
     _require(found.reports, chosen, run.build)
     return _describe(len(vectors.inputs), found)
 
 
-def _compare_built(
+def _compare_build_stages(
     legal: Lowered,
     backend: Backend,
     build: Path,
@@ -112,9 +112,11 @@ def _compare_built(
         compare_build(graph, backend.simulate, backend.stage, build, x, expected, stages, progress, proof)
     )
     again: Stages = {}  # the same circuit once more, or on few samples: no accuracy of its own
-    if backend.simulate_stalled is not None:
+    if backend.simulate_with_backpressure is not None:
         name = f"{backend.stage}-stalls"
-        found.reports.append(compare_build(graph, backend.simulate_stalled, name, build, x, expected, again, progress))
+        found.reports.append(
+            compare_build(graph, backend.simulate_with_backpressure, name, build, x, expected, again, progress)
+        )
     found.floats = compare_float_outputs(legal, backend, build, x, stages[backend.stage], progress)
     found.reports += found.floats
     for report, must_be_equal in compare_alternates(graph, backend, build, x, stages["graph"], progress):
@@ -154,7 +156,7 @@ def _describe(samples: int, found: Findings) -> str:
 def lower_again(run: RunFolder) -> Lowered:
     """The stored lowering, with the trace of lowering the exported model again (which must give the same graph)."""
     stored = load_lowering(run.lower)
-    declared: dict[str | None, InputType] = {**stored.declared}
+    declared: dict[str | None, InputType] = dict(stored.declared.items())
     again = lower_source(read_model(run.model), declared)
     if graph_digest(again.graph) != graph_digest(stored.graph):
         raise VerificationError(

@@ -85,7 +85,7 @@ class TestOneCore:
         graph, x, folder = core
         expected = run_graph(graph, x)[graph.outputs[0]]
         assert np.array_equal(da4ml.simulate(folder, x)[graph.outputs[0]], expected)
-        assert np.array_equal(da4ml.simulate_stalled(folder, x)[graph.outputs[0]], expected)
+        assert np.array_equal(da4ml.simulate_with_backpressure(folder, x)[graph.outputs[0]], expected)
         for stall in (Stall(3, 128, 0), Stall(4, 0, 128), Stall(5, 200, 200)):
             assert np.array_equal(run(folder, x, stall, lambda line: None).values[graph.outputs[0]], expected)
         simulated, trace = (json.loads((folder / name).read_text()) for name in ("simulation.json", "trace.json"))

@@ -52,7 +52,7 @@ def test_rtl_gives_the_graphs_integers(rng, tmp_path, sizes, weight_bits, act_bi
     for stall in (Stall(3, 128, 0), Stall(4, 0, 128), Stall(5, 200, 200)):
         result = build_dir.simulate(folder, x, (), stall, lambda line: None)
         assert np.array_equal(result.values[graph.outputs[0]], expected[graph.outputs[0]])
-    assert np.array_equal(finn.simulate_stalled(folder, x)[graph.outputs[0]], expected[graph.outputs[0]])
+    assert np.array_equal(finn.simulate_with_backpressure(folder, x)[graph.outputs[0]], expected[graph.outputs[0]])
     simulated, design = (json.loads((folder / name).read_text()) for name in ("simulation.json", "folding.json"))
     source, streams, _ = build_dir.streams_of(folder)
     pauses = Stall.at_pace(source, streams[0], simulated["interval_cycles"])
@@ -153,7 +153,9 @@ def test_what_is_right_at_full_speed_only_is_found_by_the_stalls(rng, tmp_path):
     expected = run_graph(graph, x)
     stages, tell = {}, lambda *_: None
     assert not stage.compare_build(graph, finn.simulate, "rtl", folder, {"x": x}, expected, stages, tell).mismatches
-    report = stage.compare_build(graph, finn.simulate_stalled, "rtl-stalls", folder, {"x": x}, expected, stages, tell)
+    report = stage.compare_build(
+        graph, finn.simulate_with_backpressure, "rtl-stalls", folder, {"x": x}, expected, stages, tell
+    )
     assert report.mismatches and report.first.layer == graph.outputs[0]
     with pytest.raises(VerificationError, match=r"^rtl with random stalls differs from the integer graph on "):
         report.require()

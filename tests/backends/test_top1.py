@@ -117,7 +117,9 @@ class TestInHardware:
         )
         scores = expected[keep[-2]]
         assert ((scores == scores.max(axis=1, keepdims=True)).sum(axis=1) > 1).any(), "equal scores are among them"
-        assert np.array_equal(finn.simulate_stalled(tmp_path, x)[graph.outputs[0]], expected[graph.outputs[0]])
+        assert np.array_equal(
+            finn.simulate_with_backpressure(tmp_path, x)[graph.outputs[0]], expected[graph.outputs[0]]
+        )
         assert json.loads((tmp_path / "streams.json").read_text())["streams"][-1]["bits"] == 3
 
     @pytest.mark.slow

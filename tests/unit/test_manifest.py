@@ -11,7 +11,7 @@ from greenedge.run.manifest import (
     Record,
     digest_files,
     load_manifest,
-    outputs_unchanged,
+    outputs_match,
     save_manifest,
     staging_dir,
 )
@@ -109,10 +109,10 @@ def test_a_stage_folder_is_whole_or_absent(tmp_path):
         assert not list(work.iterdir())
         (work / "whole").write_text("x")
     outputs = digest_files(tmp_path, "3-lower")
-    assert list(outputs) == ["3-lower/whole"] and outputs_unchanged(tmp_path, outputs)
+    assert list(outputs) == ["3-lower/whole"] and outputs_match(tmp_path, outputs)
     with staging_dir(final) as work:
         (work / "other").write_text("y")
-    assert not outputs_unchanged(tmp_path, outputs) and [path.name for path in tmp_path.iterdir()] == ["3-lower"]
+    assert not outputs_match(tmp_path, outputs) and [path.name for path in tmp_path.iterdir()] == ["3-lower"]
 
 
 def test_work_to_go_on_with_is_kept(tmp_path):

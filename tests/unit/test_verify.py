@@ -158,7 +158,7 @@ def test_what_a_build_foretold_of_its_difference_is_said_with_it(tmp_path, monke
 def test_all_vectors_go_through_a_stalled_stream_too(tmp_path, monkeypatch, rng):
     """Right at full speed and wrong in a pause: that is a difference, named with the layer of the stalled run."""
     seen, wrong = [], []
-    run, out, lowered = _run(tmp_path, monkeypatch, rng, simulate_stalled=lambda *call: stalled(*call))
+    run, out, lowered = _run(tmp_path, monkeypatch, rng, simulate_with_backpressure=lambda *call: stalled(*call))
     layer = [op.output for op in lowered.graph.ops if op.inputs][1]
 
     def stalled(folder, x, keep=(), progress=None):

@@ -90,7 +90,7 @@ def plan_memory(graph: Graph) -> Program:
 def _fusible_step(graph: Graph, op: Op) -> Requantise | None:
     """The requantiser that alone reads the sums which `op` writes."""
     readers = graph.consumers(op.output)
-    if op.accumulates and len(readers) == 1 and not graph.is_read_unquantised(op.output):
+    if op.accumulates and len(readers) == 1 and not graph.needs_storage(op.output):
         return next(step for step in graph.requantisers if step is readers[0])
     return None
 

@@ -199,7 +199,9 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
     return dict(run(folder, _samples(x), Stall(), lambda line: progress(0, 0, line), keep).values)
 
 
-def simulate_stalled(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
+def simulate_with_backpressure(
+    folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress
+) -> Values:
     """The same as `simulate`, with random pauses at both ends of the stream."""
     from greenedge.backends.da4ml.build_dir import read_json, streams_of
     from greenedge.backends.da4ml.initial_simulation import run
@@ -304,6 +306,6 @@ BACKEND = Backend(
     report=report,
     tools=tools,
     stale_artifact=stale_artifact,
-    simulate_stalled=simulate_stalled,
+    simulate_with_backpressure=simulate_with_backpressure,
     fitness=fitness,
 )

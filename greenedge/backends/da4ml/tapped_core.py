@@ -70,7 +70,7 @@ endmodule
 
 def _stream(k: int, edge: Edge) -> Stream:
     count = math.prod(edge.shape)
-    return Stream(f"probe{k}", edge.name, edge.bits, edge.is_signed, count, 1, edge.shape, layout=((count, 1),))
+    return Stream(f"probe{k}", edge.name, edge.bits, edge.has_sign, count, 1, edge.shape, layout=((count, 1),))
 
 
 def _write_tap(probe: Probe, stream: Stream, latency: int) -> str:

@@ -94,4 +94,4 @@ def bits_of(low: float, high: float, step: float) -> tuple[int, bool, int]:
     shift = round(math.log2(step)) if low != high or low else 0
     least, most = round(low / 2**shift), round(high / 2**shift)
     edge = Edge("", (), least, most)
-    return (0 if least == most == 0 else edge.bits), edge.is_signed, shift
+    return (0 if least == most == 0 else edge.bits), edge.has_sign, shift

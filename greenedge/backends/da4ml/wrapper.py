@@ -26,7 +26,7 @@ def _stream(name: str, edge: Edge) -> Stream:
     for size in edge.shape:
         count *= size
     elements = max(d for d in range(1, count + 1) if count % d == 0 and (d == 1 or d * edge.bits <= MOST_BITS))
-    return Stream(name, edge.name, edge.bits, edge.is_signed, elements, count // elements, edge.shape)
+    return Stream(name, edge.name, edge.bits, edge.has_sign, elements, count // elements, edge.shape)
 
 
 def top(latency: int, source: Stream, output: Stream) -> str:

@@ -179,7 +179,9 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
     return dict(build_dir.simulate(folder, _one_array(x), keep, Stall(), _lines(progress)).values)
 
 
-def simulate_stalled(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
+def simulate_with_backpressure(
+    folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress
+) -> Values:
     """The same as `simulate`, with random pauses at both ends of the stream."""
     from greenedge.backends.finn import build_dir
     from greenedge.hdl.axi_stream.simulation import Stall
@@ -295,7 +297,7 @@ BACKEND = Backend(
     report=report,
     tools=tools,
     stale_artifact=stale_artifact,
-    simulate_stalled=simulate_stalled,
+    simulate_with_backpressure=simulate_with_backpressure,
     partial_stages=partial_stages,
     fitness=fitness,
     switching=switching,

@@ -17,14 +17,14 @@ DOUBLE_BITS = 53  # significant bits of what hls4ml holds and prints weights in
 def range_type(lo: int, hi: int) -> str:
     """The narrowest type that holds every integer of lo…hi."""
     edge = Edge("", (), lo, hi)
-    return f"{'fixed' if edge.is_signed else 'ufixed'}<{edge.bits},{edge.bits}>"
+    return f"{'fixed' if edge.has_sign else 'ufixed'}<{edge.bits},{edge.bits}>"
 
 
 def scaled_type(values: Iterable[int], shift: int) -> str:
     """The narrowest type that holds every value * 2**-shift."""
     values = [int(v) for v in values]
     edge = Edge("", (), min(values), max(values))
-    return f"{'fixed' if edge.is_signed else 'ufixed'}<{edge.bits},{edge.bits - shift}>"
+    return f"{'fixed' if edge.has_sign else 'ufixed'}<{edge.bits},{edge.bits - shift}>"
 
 
 def clip_type(lo: int, hi: int, least: int, most: int, rounding: str = "TRN") -> str | None:

@@ -28,7 +28,7 @@ class FusingBuilder(RuleBuilder):
     def write_sum(self, op: Op, write: WriteSum) -> None:
         """Has `write` called by every quantiser that reads the sum; at once, with the identity, where something else
         reads it too and it is therefore stored as it is."""
-        if self.graph.is_read_unquantised(op.output):
+        if self.graph.needs_storage(op.output):
             write(identity_step(self.graph.edges[op.output], op.output))
         else:
             self._sums[op.output] = write

@@ -34,21 +34,21 @@ class Edge:
     hi: int
 
     @property
-    def is_signed(self) -> bool:
+    def has_sign(self) -> bool:
         return self.lo < 0
 
     @property
     def bits(self) -> int:
         """Width of the narrowest two's complement (or, where lo >= 0, unsigned) type that holds the range; at least
         1."""
-        if self.is_signed:
+        if self.has_sign:
             return max((-self.lo - 1).bit_length(), self.hi.bit_length() if self.hi > 0 else 0) + 1
         return max(1, self.hi.bit_length())
 
     @property
     def dtype(self) -> str:
         """The QONNX name of that type, such as 'UINT4' or 'INT13'."""
-        return f"{'INT' if self.is_signed else 'UINT'}{self.bits}"
+        return f"{'INT' if self.has_sign else 'UINT'}{self.bits}"
 
     @property
     def magnitude(self) -> int:
@@ -128,7 +128,7 @@ class Op:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_stored(cls, values: Mapping[str, Any]) -> Self:
+    def from_fields(cls, values: Mapping[str, Any]) -> Self:
         """The operation with these stored fields. Raises TypeError or KeyError for others."""
         return cls(**values)
 

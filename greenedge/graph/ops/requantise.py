@@ -229,7 +229,7 @@ class Requantise(Op):
         }
 
     @classmethod
-    def from_stored(cls, values: Mapping[str, Any]) -> Self:
+    def from_fields(cls, values: Mapping[str, Any]) -> Self:
         rest = dict(values)
         sign, thresholds, affine, table = (rest.pop(key) for key in ("sign", "thresholds", "affine", "table"))
         if (thresholds is None) == (table is None):

@@ -65,7 +65,7 @@ class TfliteBuilder(FusingBuilder):
         it is."""
         self.channel_axes[op.output] = axes
         edge = self.graph.edges[op.output]
-        if self.graph.is_read_unquantised(op.output) and edge.hi - edge.lo <= LEVELS:
+        if self.graph.needs_storage(op.output) and edge.hi - edge.lo <= LEVELS:
             self.encodings[op.output] = self.encode_step(identity_step(edge, op.output))
 
     def announce_move(self, op: Op) -> None:
