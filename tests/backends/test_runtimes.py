@@ -62,6 +62,16 @@ def test_float_runtimes_agree_with_each_other(rng, convnet):
     assert np.allclose(a, b, atol=1e-3 * np.abs(a).max())  # float32 sums in another order
 
 
+@pytest.mark.parametrize("name", FLOAT)
+def test_a_sum_of_many_levels_at_the_output_is_no_layer_with_a_quantiser(rng, name):
+    """128·64 levels a channel: more than the identity is written out for."""
+    sketch = Sketch(rng, (2, 8, 8), "s8")
+    graph = sketch.graph(sketch.sum_pool("x", (8, 8)))
+    x = inputs(rng, graph, 5)
+    (edge,) = graph.outputs
+    assert np.abs(open_runtime(name, graph).run(x)[edge] - run_graph(graph, x)[edge]).max() < 0.01  # float32 means
+
+
 @pytest.mark.parametrize("name", (*EXACT, *FLOAT))
 def test_a_prepared_call_can_be_measured(rng, name):
     graph = mlp(rng)
