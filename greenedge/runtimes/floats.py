@@ -142,16 +142,16 @@ class FloatBuilder(RuleBuilder):
     def write_line(self, total: str, scale: float, rank: int, line: _Line, written: str) -> None:
         """`total` (levels times `scale`) on its line: the slope goes into the scale of what is written, unless
         channels have their own."""
-        assert line.step is not None, "a sum without products is read by a quantiser"
+        axis, levels = (0, 1) if line.step is None else (line.step.axis, line.step.hi - line.step.lo)
         shape = [1] * (rank + 1)
-        shape[line.step.axis + 1] = -1
+        shape[axis + 1] = -1
         slope, offset = line.slope, line.offset
         is_shared = np.ptp(slope) <= _CLOSE * np.abs(slope).max() and slope[0] > 0
         if not is_shared:
             factor = self.constant(f"{written}/slope", (slope / scale).reshape(shape))
             total = self.node("Mul", [total, factor], f"{written}/scaled")
         self.scale[line.edge] = scale / float(slope[0]) if is_shared else 1.0
-        if np.abs(offset).max() < 1e-6 * max(1, line.step.hi - line.step.lo):
+        if np.abs(offset).max() < 1e-6 * max(1, levels):
             self.node("Identity", [total], written)
         else:
             shift = self.constant(f"{written}/offset", (offset * self.scale[line.edge]).reshape(shape))
