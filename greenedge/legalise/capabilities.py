@@ -45,10 +45,11 @@ class Limit:
     kind: ReasonKind = ReasonKind.UNSUPPORTED_OP
 
     def __str__(self) -> str:
-        values = sorted(self.allowed, key=str)
-        numbers = [value for value in values if isinstance(value, int)]
-        if len(numbers) == len(values) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
-            return f"{self.measure.name} {min(numbers)}…{max(numbers)}"
+        numbers = sorted(value for value in self.allowed if isinstance(value, int))
+        if len(numbers) == len(self.allowed) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+            return f"{self.measure.name} {numbers[0]}…{numbers[-1]}"
+        others = sorted((value for value in self.allowed if not isinstance(value, int)), key=str)
+        values: list[Value] = [*numbers, *others]
         return f"{self.measure.name} {', '.join(map(str, values))}"
 
 

@@ -39,7 +39,9 @@ def support_table(backends: Mapping[str, Backend]) -> str:
     lines += [f"- **{name}**: {', '.join(p.name for p in one.passes) or 'none'}" for name, one in backends.items()]
     lines += ["", "## Limits", ""]
     for name, one in backends.items():
-        for kind in one.rules.supported:
-            limits = "; ".join(f"{limit} ({limit.rule})" for limit in one.rules.supported[kind])
-            lines.append(f"- **{name}**, {kind.__name__}: {limits}")
+        kinds: dict[str, list[str]] = {}
+        for kind, limits in one.rules.supported.items():
+            for limit in limits:
+                kinds.setdefault(f"{limit} ({limit.rule})", []).append(kind.__name__)
+        lines += [f"- **{name}**: {text}: {', '.join(names)}" for text, names in kinds.items()]
     return _HEAD + "\n".join(lines) + "\n"
