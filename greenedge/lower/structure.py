@@ -12,11 +12,13 @@ import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
-from greenedge.graph.ops import Concat, DepthToSpace, Pad, Reshape, Transpose, Upsample
+from greenedge.graph.ops import Concat, DepthToSpace, Pad, Reshape, Slice, Transpose, Upsample
 from greenedge.graph.ops.base import Array, Shape
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.values import Constant, Grid, Live, Value, cut_constant_axes
 from greenedge.lower.walk import Args, Rule, Walk
+
+MAX_AXIS = 1 << 30  # elements along an axis; an end below minus that lies before element 0
 
 
 def _read_ints(value: Value | None, what: str) -> list[int]:
@@ -353,6 +355,60 @@ def depth_to_space(walk: Walk, node: Node, args: Args) -> Value:
     return walk.transform(node, value, lambda name: DepthToSpace(name, (value.edge,), name, block, mode), lambda p: p)
 
 
+def take_slice(walk: Walk, node: Node, args: Args) -> Value:
+    """Slice(scale*(q - zero)) → Slice(scale) * (Slice(q) - Slice(zero)), for constant starts, ends, axes and steps."""
+    value = args[0]
+    if not isinstance(value, Live):
+        return walk.fold(node, args)
+    shape = walk.edge_shape(value)
+    starts, sizes, steps = [0] * len(shape), list(shape), [1] * len(shape)
+    for axis, start, end, step in _read_slices(node, args, len(shape)):
+        size = walk.batch if axis == 0 else shape[axis - 1]
+        along = range(size)[slice(start, end, step)]  # Python clamps as ONNX does, but for an end below -size
+        if axis == 0 and along == range(size):
+            continue
+        where = drop_batch_axis(axis, len(shape))
+        if not len(along):
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SHAPE,
+                f"a slice {start}:{end}:{step} that takes nothing of axis {axis}, which has {size}",
+                "every tensor holds something",
+                "leave the branch out",
+            )
+        starts[where], sizes[where], steps[where] = along.start, len(along), along.step
+    if tuple(sizes) == shape and set(steps) == {1}:
+        return value
+
+    def make(name: str) -> Slice:
+        return Slice(name, (value.edge,), name, tuple(starts), tuple(sizes), tuple(steps))
+
+    return walk.transform(node, value, make, lambda part: make("part").execute([part[None]], None)[0])
+
+
+def _read_slices(node: Node, args: Args, rank: int) -> list[tuple[int, int, int | None, int]]:
+    """(axis with the batch, start, end, step) for every axis that is sliced; an end of None takes element 0 too."""
+    if node.inputs[1:]:  # from opset 10 on inputs, before that attributes
+        starts, ends = (_read_ints(args[k], what) for k, what in ((1, "start"), (2, "end")))
+        axes, steps = (
+            _read_ints(args[k], what) if len(args) > k and args[k] is not None else None
+            for k, what in ((3, "axes"), (4, "step"))
+        )
+    else:
+        starts, ends = (list(map(int, node.attrs[key])) for key in ("starts", "ends"))
+        axes, steps = (list(map(int, node.attrs["axes"])) if "axes" in node.attrs else None), None
+    steps = steps or [1] * len(starts)
+    axes = [axis % (rank + 1) for axis in axes or range(len(starts))]
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"a slice from {starts} to {ends} along {axes} in steps of {steps}",
+            "it has a start, an end and a step other than 0 for every axis",
+            "export the model again",
+        )
+    stops = [None if step < 0 and end < -MAX_AXIS else end for end, step in zip(ends, steps, strict=True)]
+    return list(zip(axes, starts, stops, steps, strict=True))
+
+
 RULES: dict[str, Rule] = {
     "Reshape": reshape,
     "Flatten": flatten,
@@ -364,4 +420,5 @@ RULES: dict[str, Rule] = {
     "Resize": resize,
     "Upsample": resize,
     "DepthToSpace": depth_to_space,
+    "Slice": take_slice,
 }

@@ -14,6 +14,7 @@ from greenedge.graph.ops.max_pool import MaxPool
 from greenedge.graph.ops.pad import Pad
 from greenedge.graph.ops.requantise import Affine, Requantise, Steps, Table
 from greenedge.graph.ops.reshape import Reshape
+from greenedge.graph.ops.slice import Slice
 from greenedge.graph.ops.sum_pool import SumPool
 from greenedge.graph.ops.transpose import Transpose
 from greenedge.graph.ops.upsample import Upsample
@@ -33,6 +34,7 @@ _ALL: tuple[type[Op], ...] = (
     Transpose,
     Upsample,
     DepthToSpace,
+    Slice,
     ArgMax,
 )
 OPS: dict[str, type[Op]] = {op.__name__: op for op in _ALL}
@@ -55,6 +57,7 @@ __all__ = [
     "Pad",
     "Requantise",
     "Reshape",
+    "Slice",
     "Steps",
     "SumPool",
     "Table",

@@ -3,6 +3,7 @@ under a window."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from greenedge.backends.int8.tflite.layout import Layout, image, plain
 from greenedge.backends.int8.tflite.padding import is_same
 from greenedge.backends.int8.tflite.quantise import pair, unify_encodings
 from greenedge.graph import Concat, DepthToSpace, MaxPool, Pad, Reshape, Transpose, Upsample
+from greenedge.graph.ops import Slice
 
 
 @RULES.lowers(MaxPool)
@@ -112,6 +114,43 @@ def depth_to_space(b: TfliteBuilder, op: DepthToSpace) -> None:
     result = b.tensor(op.output, image(b.graph.edges[op.output].shape), source.code)
     b.writer.operator("DEPTH_TO_SPACE", [tensor], [result.tensor], blockSize=block)
     b.placed[op.output] = result
+
+
+@RULES.lowers(Slice)
+def take_slice(b: TfliteBuilder, op: Slice) -> None:
+    """GATHER along axes with a step of their own, SLICE along the others."""
+    b.announce_move(op)
+    b.begin_emission()
+    placed = b.placed[op.inputs[0]]
+    if placed.layout.is_flat:
+        placed = b.as_plain(op.inputs[0])
+    shape, axes = list(placed.layout.shape), op.axes_taken(placed.layout.shape)
+    stages = [[axis] for axis in axes if op.steps[axis] != 1]
+    stages += [even] if (even := [axis for axis in axes if op.steps[axis] == 1]) else []
+    for k, stage in enumerate(stages, 1):
+        for axis in stage:
+            shape[axis] = op.sizes[axis]
+        name = op.output if k == len(stages) else f"{op.name}/part{k}"
+        result = b.tensor(name, _resize(placed.layout, shape), placed.code)
+        if op.steps[stage[0]] != 1:
+            (axis,) = stage
+            index = b.constant(f"{name}/index", op.starts[axis] + op.steps[axis] * np.arange(op.sizes[axis]))
+            b.writer.operator("GATHER", [placed.tensor, index], [result.tensor], 2, axis=placed.layout.file_axis(axis))
+        else:
+            begin = [0] * len(result.layout.file)
+            for axis in stage:
+                begin[result.layout.file_axis(axis)] = op.starts[axis]
+            bounds = [b.constant(f"{name}/begin", begin), b.constant(f"{name}/size", result.layout.file)]
+            b.writer.operator("SLICE", [placed.tensor, *bounds], [result.tensor], 2)
+        placed = result
+    b.placed[op.output] = placed
+
+
+def _resize(layout: Layout, shape: Sequence[int]) -> Layout:
+    """The same order of axes for a tensor of another shape."""
+    lead = len(layout.file) - len(layout.order)
+    file = (*layout.file[:lead], *(shape[axis] for axis in layout.order))
+    return Layout(tuple(shape), layout.order, tuple(shape), file)
 
 
 @RULES.lowers(Pad)

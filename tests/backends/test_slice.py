@@ -1,0 +1,139 @@
+"""Slice from the ONNX file to what the back ends build: the same elements as NumPy takes, everywhere with ==."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from greenedge.backends import load_backend
+from greenedge.errors import UnsupportedError
+from greenedge.graph import Edge, Graph, Input, run_graph, verify_graph
+from greenedge.graph.ops import Slice
+from greenedge.legalise import legalise_graph
+from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_epilogue, run_prologue
+from greenedge.target import load_target
+from greenedge.tools.run import execute
+from tests.backends.graphs import Sketch
+from tests.lower.models import Model
+
+TARGETS = {"tflite": "linux-x86"}
+# (shape, starts, ends, axes, steps) as ONNX has them, the batch counted
+CASES = [
+    ((1, 4, 6, 5), [1], [3], [1], None),
+    ((1, 4, 6, 5), [0, 1], [2**31, 2**63 - 1], [2, 3], [2, 3]),
+    ((1, 4, 6, 5), [-1], [-(2**63)], [1], [-1]),
+    ((1, 4, 6, 5), [-2, 4], [-1, 0], [-3, 3], [1, -2]),
+    ((1, 4, 7), [1, 5], [4, 0], [1, 2], [1, -1]),
+    ((1, 9), [0, 2], [1, 8], None, [1, 2]),
+]
+
+
+def save(path, shape, starts, ends, axes, steps):
+    """quantiser → Slice → MatMul along the last axis → quantiser."""
+    m = Model(shape)
+    m.quant(0.25, 4)
+    axes = list(range(len(starts))) if axes is None and steps else axes
+    constants = [m.constant(values, np.int64) for values in (starts, ends, axes, steps) if values is not None]
+    m.node("Slice", *constants)
+    width = len(range(shape[-1])[numpy_index(shape, starts, ends, axes, steps)[-1]])
+    weight = np.arange(width * 3).reshape(width, 3) % 5 - 2
+    m.node("MatMul", m.weight(weight)).quant(1.5, 4)
+    m.nodes.sort(key=lambda node: not node.input[0].startswith("c"))
+    return m.save(path), weight
+
+
+def numpy_index(shape, starts, ends, axes, steps):
+    index = [slice(None)] * len(shape)
+    for start, end, axis, step in zip(
+        starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True
+    ):
+        if axis:  # the batch is 1 in the file and any number here
+            index[axis] = slice(start, None if step < 0 and end < -shape[axis] else end, step)
+    return tuple(index)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[4]}")
+def test_the_elements_that_numpy_takes(rng, tmp_path, case):
+    path, weight = save(tmp_path / "m.onnx", *case)
+    lowered = lower_file(path)
+    verify_graph(lowered.graph)
+    x = rng.normal(0, 1, (30, *case[0][1:])).astype(np.float32)
+    levels = np.clip(np.rint(x / 0.25), -8, 7)
+    sums = levels[numpy_index((30, *case[0][1:]), *case[1:])] @ weight * 0.25
+    expected = np.clip(np.rint(sums / 1.5), -8, 7)
+    ints = run_graph(lowered.graph, run_prologue(lowered, x))
+    assert np.array_equal(next(iter(ints.values())), expected)
+    assert any(isinstance(op, Slice) for op in lowered.graph.ops)
+    (floats,) = run_epilogue(lowered, ints).values()
+    assert np.array_equal(floats, (expected * 1.5).astype(np.float32))
+
+
+def test_scales_per_channel_are_taken_along(rng, tmp_path):
+    """A bias per channel behind the sum: channel 2 of the sum is channel 0 of what is left."""
+    m = Model((1, 4, 5)).quant(0.5, 4)
+    m.node("Mul", m.constant(np.array([[[1.0], [2.0], [4.0], [8.0]]])))
+    bounds = (m.constant(v, np.int64) for v in ([3], [0], [1], [-1]))
+    m.node("Slice", *bounds).quant(1.0, 6)
+    lowered = lower_file(m.save(tmp_path / "m.onnx"))
+    x = rng.normal(0, 2, (20, 4, 5)).astype(np.float32)
+    levels = np.clip(np.rint(x / 0.5), -8, 7) * 0.5 * np.array([1.0, 2.0, 4.0, 8.0])[:, None]
+    (got,) = run_graph(lowered.graph, run_prologue(lowered, x)).values()
+    assert np.array_equal(got, np.clip(np.rint(levels[:, 3:0:-1]), -32, 31))
+
+
+@pytest.mark.parametrize(
+    "bounds, says",
+    [
+        (([0], [0], [1]), "a slice 0:0:1 that takes nothing of axis 1, which has 4; every tensor holds something"),
+        (([0], [2], [1], [0]), "a slice from [0] to [2] along [1] in steps of [0]; it has a start, an end and a step"),
+        (([1], [2], [0]), "axis 0; the batch axis stays where it is"),
+    ],
+)
+def test_what_is_no_slice_of_a_tensor(tmp_path, bounds, says):
+    m = Model((1, 4)).quant(0.5, 4)
+    m.node("Slice", *(m.constant(v, np.int64) for v in bounds), name="cut").dense().quant(1.0, 4)
+    m.nodes.sort(key=lambda node: not node.input[0].startswith("c"))
+    with pytest.raises(UnsupportedError) as refusal:
+        lower_file(m.save(tmp_path / "m.onnx"))
+    assert f"cut: {says}" in str(refusal.value)
+
+
+def test_its_own_onnx_form(rng):
+    import onnxruntime
+
+    from greenedge.graph.qonnx import to_qonnx
+
+    op = Slice("y", ("x",), "y", (3, 0, 4), (2, 3, 5), (-2, 1, -1))
+    graph = Graph(
+        "one", (Input("x", (), "x"), op), {"x": Edge("x", (4, 3, 5), 0, 9), "y": Edge("y", (2, 3, 5), 0, 9)}, ("y",)
+    )
+    verify_graph(graph)
+    x = rng.integers(0, 10, (1, 4, 3, 5))
+    (got,) = onnxruntime.InferenceSession(to_qonnx(graph).SerializeToString()).run(None, {"x": x.astype(np.float32)})
+    assert np.array_equal(got, run_graph(graph, x)["y"]) and np.array_equal(got, x[:, 3::-2, :, ::-1])
+
+
+def sketch_of(rng):
+    """Slices of an image before and behind sums, with steps, backwards, and of a vector."""
+    sketch = Sketch(rng, (4, 6, 5))
+    cut = sketch._add(Slice("cut", ("x",), "cut", (3, 1, 0), (2, 4, 3), (-2, 1, 2)))
+    a = sketch.step(sketch.conv(cut, 4, (3, 2)))
+    b = sketch._add(Slice("half", (a,), "half", (2, 0, 0), (2, 2, 2), (1, 1, 1)))
+    flat = sketch.reshape(b, 8)
+    tail = sketch._add(Slice("tail", (flat,), "tail", (7,), (7,), (-1,)))
+    return sketch.graph(sketch.step(sketch.dense(tail, 3)))
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_what_is_built_takes_the_same(rng, tmp_path, name):
+    backend, target = load_backend(name), load_target(TARGETS[name])
+    whole = sketch_of(rng)
+    graph = legalise_graph(whole, backend.passes)
+    verify_graph(graph)
+    assert backend.check(graph, target, {}) == []
+    execute(backend.plan(graph, target, {}), tmp_path / "build")
+    x = rng.integers(0, 16, (40, 4, 6, 5))
+    got = backend.simulate(tmp_path / "build", x)
+    for edge, values in run_graph(whole, x).items():
+        assert np.array_equal(got[edge], values)
