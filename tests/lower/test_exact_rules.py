@@ -263,10 +263,11 @@ def test_a_pool_of_rectified_levels_as_the_last_layer(rng, tmp_path):
 # -- passes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first, second", [(0.5, 1.5), (2.0, 1.0), (1.0, 3.0), (3.0, 7.0), (0.75, 0.5)])
+@pytest.mark.parametrize("first, second", [(0.5, 1.5), (2.0, 1.0), (1.0, 3.0), (3.0, 7.0), (0.75, 0.5), (0.5, 4.0)])
 @pytest.mark.parametrize("signed", [0, 1])
 def test_two_quantisers_in_a_row_are_one(tmp_path, first, second, signed):
-    """Both roundings happen, in one requantiser, for every integer; 4-bit levels are clipped inside 6-bit ones."""
+    """Both roundings happen, in one requantiser, for every integer; of 4-bit levels the 6-bit ones reach all or a
+    few."""
     model = Model((1, 1)).quant(first, 6, signed=signed, narrow=1).quant(second, 4)
     lowered = lower(model, tmp_path, "int8:1")
     assert len(lowered.graph.requantisers) == 1
@@ -303,8 +304,9 @@ def test_signs_go_into_the_weights(rng, tmp_path):
 
 
 def test_the_affine_form_is_that_of_the_steps(rng, tmp_path):
-    """Thresholds and clip((m*x + b) >> s) at every accumulator that can occur, one below each end included."""
+    """Thresholds and clip((m*x + b) >> s) at every accumulator that can occur, falling channels flipped."""
     weight, factor = rng.integers(-7, 8, (4, 5)) * 0.5, rng.uniform(0.05, 0.3, 5).astype(np.float32)
+    factor *= np.array([1, -1, 1, -1, -1], np.float32)
     model = Model((1, 4))
     model.node("MatMul", model.weight(weight)).node("Mul", model.constant(factor)).quant(0.5, 4)
     (step,) = lower(model, tmp_path, "uint4:1").graph.requantisers
@@ -314,7 +316,7 @@ def test_the_affine_form_is_that_of_the_steps(rng, tmp_path):
         x = np.arange(step.x_lo[c], step.x_hi[c] + 1)
         line = np.clip((affine.m[c] * x + affine.b[c]) >> affine.s[c], step.lo, step.hi)
         count = step.lo + (x[:, None] >= step.require_steps().thresholds[c]).sum(axis=1)
-        real = [round_half_even(Fraction(int(v)) * Fraction(float(factor[c])), -8, 7) for v in x]
+        real = [round_half_even(Fraction(int(v)) * abs(Fraction(float(factor[c]))), -8, 7) for v in x]
         assert line.tolist() == count.tolist() == real
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,33 @@ def test_eight_bits_over_wide_accumulators(rng, reach, slope):
             np.clip((found.m[c] * x + found.b[c]) >> found.s[c], 0, 255),
             np.searchsorted(thresholds[c], x, side="right"),
         )
+
+
+def exists_by_search(levels: np.ndarray, x: np.ndarray, lo: int, hi: int, largest_shift: int) -> bool:
+    """Whether any m, b and s <= largest_shift give these levels: every slope tried, b from its bounds."""
+    above, below = levels > lo, levels < hi
+    for s in range(largest_shift + 1):
+        for m in range(0, (hi - lo + 2) << s):
+            least = max((int(v) for v in (levels << s)[above] - m * x[above]), default=-(1 << 40))
+            most = min((int(v) for v in ((levels + 1) << s)[below] - 1 - m * x[below]), default=1 << 40)
+            if least <= most:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_all_steps_over_seven_integers(count):
+    """Every ascending choice of thresholds, the ends of the range included: exact where found, and found where one
+    exists."""
+    x = np.arange(-2, 5)
+    without = 0
+    for thresholds in combinations_with_replacement(range(-2, 6), count):
+        steps = np.array(thresholds)
+        levels = _levels(steps, x, -1)
+        found = fit_affine(steps[None], -1, count - 1, np.array([-2]), np.array([4]))
+        if found is None:
+            without += 1
+            assert not exists_by_search(levels, x, -1, count - 1, 5), thresholds
+        else:
+            assert np.array_equal(np.clip((found.m * x + found.b) >> found.s, -1, count - 1), levels), thresholds
+    assert (without > 0) == (count == 3)

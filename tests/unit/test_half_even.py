@@ -39,6 +39,25 @@ def test_the_steps_are_found_and_are_no_affine_ones(rng, b, s, lo, hi):
         assert fit_affine(op.require_steps().thresholds, lo, hi, op.x_lo, op.x_hi) is None
 
 
+@pytest.mark.parametrize("x_lo, x_hi", [(-20, 20), (3, 9), (-9, 2), (6, 57)])
+def test_steps_that_no_accumulator_reaches_are_ignored(rng, x_lo, x_hi):
+    """Levels 0…15 of round(x / 4): the range reaches some of them, and its ends lie on ties and beside them."""
+    op = step(rng, 0, 2, 0, 15, x_lo, x_hi)
+    form = half_even(op)
+    x = np.arange(x_lo, x_hi + 1)
+    assert np.array_equal(rounded(x, int(form.b[0]), int(form.s[0]), 0, 15), rounded(x, 0, 2, 0, 15))
+
+
+@pytest.mark.parametrize("by", [1, -1])
+def test_a_last_step_that_moved_is_no_tie(rng, by):
+    """round(x / 4) over -20…20 reaches level 5 at 19 (18 is a tie, and goes to 4), the last step inside the range."""
+    op = step(rng, 0, 2, 0, 15, -20, 20)
+    thresholds = np.array(op.require_steps().thresholds)
+    assert thresholds[0, 4] == 19 and thresholds[0, 5] == 21
+    thresholds[0, 4] += by
+    assert half_even(op.with_steps(thresholds=freeze(thresholds))) is None
+
+
 def test_a_moved_step_is_not_taken_for_one(rng):
     op = step(rng, 0, 2, 0, 15, -20, 80)
     moved = np.array(op.require_steps().thresholds)
