@@ -174,7 +174,8 @@ class Backend:
 
     proof                what holds for every input of the build, in one sentence; None where nothing was proved
     stale_artifact       why the product was not made from the files beside it; None where it was
-    simulate_with_backpressure     as simulate, with random pauses at both ends of the stream; None where there is no stream
+    simulate_with_backpressure
+                         as simulate, with random pauses at both ends of the stream; None where there is no stream
     partial_stages       further stages, compared on a few vectors
     alternate_runtimes   other ways of running the same file
     known_deviation      what was known beforehand of differences with the graph, and the cure

@@ -17,7 +17,7 @@ from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
 from tests.lower.models import Model
 
-TARGETS = {"tflite": "linux-x86"}
+TARGETS = {"tflite": "linux-x86", "onnxruntime": "linux-x86", "c99": "cortex-m4"}
 # (shape, starts, ends, axes, steps) as ONNX has them, the batch counted
 CASES = [
     ((1, 4, 6, 5), [1], [3], [1], None),

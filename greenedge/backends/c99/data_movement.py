@@ -9,18 +9,20 @@ import numpy as np
 
 from greenedge.backends.c99.code_builder import RULES, CodeBuilder
 from greenedge.graph import Concat, DepthToSpace, Pad, Requantise, Transpose, Upsample
+from greenedge.graph.ops import Slice
 
 _DIMS = 6  # of ge_copy's strides
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A strided copy over up to 6 axes, the innermost last; strides and `to_start` count elements."""
+    """A strided copy over up to 6 axes, the innermost last; strides and starts count elements."""
 
     size: Sequence[int]
     from_stride: Sequence[int]
     to_stride: Sequence[int]
     to_start: int = 0
+    from_start: int = 0
 
 
 def write_copy(b: CodeBuilder, name: str, source: str, copy: Copy, step: Requantise | None = None) -> None:
@@ -40,7 +42,11 @@ def write_copy(b: CodeBuilder, name: str, source: str, copy: Copy, step: Requant
         "sink": b.sink(name, step),
     }
     b.text.record("ge_copy_layer", name, fields)
-    b.text.statements.append(f"ge_copy(&{name}, {b.place(source)}, {b.place(b.call.output)});")
+    begin = b.place(source)
+    if copy.from_start:
+        code = b.program.codes[source]
+        begin = f"(const {code.c_type} *)({begin}) + {copy.from_start}"
+    b.text.statements.append(f"ge_copy(&{name}, {begin}, {b.place(b.call.output)});")
 
 
 def row_major(shape: Sequence[int]) -> list[int]:
@@ -54,6 +60,22 @@ def transpose(b: CodeBuilder, op: Transpose) -> None:
     b.begin_emission()
     strides, shape = row_major(b.source(op).shape), b.graph.edges[op.output].shape
     write_copy(b, b.name, op.inputs[0], Copy(shape, [strides[p] for p in op.perm], row_major(shape)))
+
+
+@RULES.lowers(Slice)
+def take_slice(b: CodeBuilder, op: Slice) -> None:
+    """A copy whose strides in the input are the steps, from the first element taken; ge_copy reads forwards, so an axis that
+    is reversed is written backwards."""
+    b.require_values(op)
+    b.begin_emission()
+    strides, result = row_major(b.source(op).shape), row_major(op.sizes)
+    steps, to_stride, from_start, to_start = [], [], 0, 0
+    for first, size, step, stride, out in zip(op.starts, op.sizes, op.steps, strides, result, strict=True):
+        steps.append(abs(step) * stride)
+        to_stride.append(out if step > 0 else -out)
+        from_start += min(first, first + (size - 1) * step) * stride
+        to_start += 0 if step > 0 else (size - 1) * out
+    write_copy(b, b.name, op.inputs[0], Copy(op.sizes, steps, to_stride, to_start, from_start))
 
 
 @RULES.lowers(Concat)

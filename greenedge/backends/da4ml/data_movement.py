@@ -6,6 +6,7 @@ import numpy as np
 
 from greenedge.backends.da4ml.wires import RULES, WireBuilder, pad_variables, variables_of
 from greenedge.graph import Concat, DepthToSpace, Input, Pad, Reshape, Transpose, Upsample
+from greenedge.graph.ops import Slice
 
 
 @RULES.lowers(Input)
@@ -18,6 +19,13 @@ def read_input(b: WireBuilder, op: Input) -> None:
 def concat(b: WireBuilder, op: Concat) -> None:
     b.begin_emission()
     b.emit(op, np.concatenate([variables_of(x) for x in b.inputs(op)], axis=op.axis))
+
+
+@RULES.lowers(Slice)
+def take_slice(b: WireBuilder, op: Slice) -> None:
+    b.begin_emission()
+    (x,) = b.inputs(op)
+    b.emit(op, op.execute([variables_of(x)[None]], None)[0])
 
 
 @RULES.lowers(Pad)

@@ -14,6 +14,7 @@ from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range
 from greenedge.backends.int8.requirements import require_common_range, require_pad_level
 from greenedge.graph import Concat, DepthToSpace, Edge, MaxPool, Pad, Requantise, Reshape, Transpose, Upsample
 from greenedge.graph.lines import identity_step
+from greenedge.graph.ops import Slice
 
 
 @RULES.lowers(MaxPool)
@@ -73,6 +74,22 @@ def depth_to_space(b: OnnxBuilder, op: DepthToSpace) -> None:
     tensor = b.reshape(op.inputs[0], [0, *split, height, width], f"{op.output}/blocks", f"{op.output}/blocks_")
     tensor = b.node("Transpose", [tensor], f"{op.output}/turned", perm=perm)
     b.reshape(tensor, [0, out, height * n, width * n], f"{op.output}/shape", op.output)
+    b.codes[op.output] = b.codes[op.inputs[0]]
+
+
+@RULES.lowers(Slice)
+def take_slice(b: OnnxBuilder, op: Slice) -> None:
+    """Slice along the axes of which something is left out."""
+    b.begin_emission()
+    axes = op.axes_taken(b.graph.edges[op.inputs[0]].shape)
+    bounds = {
+        "starts": [op.starts[axis] for axis in axes],
+        "ends": [op.ends[axis] if op.ends[axis] >= 0 else np.iinfo(np.int64).min for axis in axes],
+        "axes": [axis + 1 for axis in axes],
+        "steps": [op.steps[axis] for axis in axes],
+    }
+    inputs = [b.constant(f"{op.output}/{key}", values, np.int64) for key, values in bounds.items()]
+    b.node("Slice", [op.inputs[0], *inputs], op.output)
     b.codes[op.output] = b.codes[op.inputs[0]]
 
 
