@@ -14,7 +14,6 @@ from greenedge.target import Target
 if TYPE_CHECKING:
     from greenedge.backends.interface import Backend
     from greenedge.frontends.input_type import InputType
-    from greenedge.lower import Lowered
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,22 @@ def check_model(
         len(lowered.graph.layers),
         count_weight_bits(lowered.graph),
         widest_accumulator(lowered.graph),
-        (*_host_notes(chosen, lowered, legal), *notes),
+        (*_host_notes(chosen, lowered.graph), *notes),
     )
 
 
-def _host_notes(backend: Backend, lowered: Lowered, legal: Lowered) -> tuple[str, ...]:
-    """What of the model runs on the host although hardware could find an index."""
-    if legal.graph.outputs != lowered.graph.outputs:
-        return (f"{lowered.graph.outputs[0]} runs on the host: {backend.name} gives the scores that it chooses from.",)
-    return ()
+def _host_notes(backend: Backend, graph: Graph) -> tuple[str, ...]:
+    """What of the graph runs on the host because the back end has no rule for it."""
+    from greenedge.legalise import HostPass
+
+    notes: list[str] = []
+    for one in backend.passes:
+        if isinstance(one, HostPass):
+            kept = one.keep(graph)
+            moved = [edge for edge in graph.outputs if edge not in kept.outputs]
+            notes += [f"{edge} runs on the host: {backend.name} {one.gives}." for edge in moved]
+            graph = kept
+    return tuple(notes)
 
 
 def count_weight_bits(graph: Graph) -> int:

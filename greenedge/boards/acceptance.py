@@ -177,7 +177,7 @@ def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int)
     """`accept` with a run's test samples, against its integer graph. Raises GreenedgeError for a run without
     samples."""
     from greenedge.graph import run_graph
-    from greenedge.legalise.argmax_to_host import drop_argmax
+    from greenedge.legalise import HOST_PASSES, legalise_graph
     from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
     from greenedge.run.folder import RunFolder
@@ -188,7 +188,7 @@ def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int)
     lowered = load_lowering(RunFolder(run).lower)
     levels = run_prologue(lowered, np.load(inputs, allow_pickle=False))
     edge = read_board(RunFolder(run).build)["output"]["stream"]["edge"]
-    graph = lowered.graph if edge in lowered.graph.outputs else drop_argmax(lowered.graph)
+    graph = lowered.graph if edge in lowered.graph.outputs else legalise_graph(lowered.graph, HOST_PASSES)
     began = time.monotonic()
     expected = run_graph(graph, levels)[graph.outputs[0]]
     record = accept(RunFolder(run).build, next(iter(levels.values())), expected, port, baud, soak_samples)

@@ -11,21 +11,34 @@ from greenedge.legalise.clamp_at_reach import clamp_at_reach
 from greenedge.legalise.early_requantise import requantise_early
 from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
+from greenedge.legalise.slice_to_host import drop_slices, move_slices_to_host
 from greenedge.legalise.sum_pool_to_depthwise import sum_pool_to_depthwise
 
-ARGMAX_TO_HOST = HostPass("ArgMax at the end to the host", move_argmax_to_host, drop_argmax, (ArgMax,))
+ARGMAX_TO_HOST = HostPass(
+    "ArgMax at the end to the host",
+    move_argmax_to_host,
+    drop_argmax,
+    "gives the scores that it chooses from",
+    (ArgMax,),
+)
+SLICE_TO_HOST = HostPass(
+    "Slice at the end to the host", move_slices_to_host, drop_slices, "gives the tensor that it is cut from"
+)
 SPLIT_ADDITIONS = Pass("additions of two", split_additions)
 CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
 WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
 SUM_POOL_TO_DEPTHWISE = Pass("sum pool to depthwise", sum_pool_to_depthwise, (SumPool,))
-ALL_PASSES = (ARGMAX_TO_HOST, SPLIT_ADDITIONS, CLAMP_AT_REACH, REQUANTISE_EARLY, WIDEN_SEQUENCES, SUM_POOL_TO_DEPTHWISE)
+HOST_PASSES = (ARGMAX_TO_HOST, SLICE_TO_HOST)
+ALL_PASSES = (*HOST_PASSES, SPLIT_ADDITIONS, CLAMP_AT_REACH, REQUANTISE_EARLY, WIDEN_SEQUENCES, SUM_POOL_TO_DEPTHWISE)
 
 __all__ = [
     "ALL_PASSES",
     "ARGMAX_TO_HOST",
     "CLAMP_AT_REACH",
+    "HOST_PASSES",
     "REQUANTISE_EARLY",
+    "SLICE_TO_HOST",
     "SPLIT_ADDITIONS",
     "SUM_POOL_TO_DEPTHWISE",
     "WIDEN_SEQUENCES",

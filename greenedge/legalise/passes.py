@@ -26,11 +26,12 @@ class Pass:
 @dataclass(frozen=True)
 class HostPass:
     """One equation between graph and host: work at the graph's end moves into the epilogue. `keep` is what stays of
-    the graph."""
+    the graph, `gives` what a back end gives instead (the predicate of a sentence for people)."""
 
     name: str
     run: Callable[[Lowered], Lowered]
     keep: Callable[[Graph], Graph]
+    gives: str
     removes: tuple[type[Op], ...] = ()
 
 

@@ -29,6 +29,7 @@ from greenedge.graph import (
     Pad,
     Requantise,
     Reshape,
+    Slice,
     SumPool,
     Transpose,
     Upsample,
@@ -341,6 +342,17 @@ def transpose(b: FloatBuilder, op: Transpose) -> None:
     """Transpose."""
     source, output = _begin_move(b, op)
     b.node("Transpose", [source], output, perm=[0, *(axis + 1 for axis in op.perm)])
+
+
+@RULES.lowers(Slice)
+def take_slice(b: FloatBuilder, op: Slice) -> None:
+    """Slice; an end before element 0 is the smallest of all numbers."""
+    source, output = _begin_move(b, op)
+    ends = [end if end >= 0 else np.iinfo(np.int64).min for end in op.ends]
+    axes = range(1, len(ends) + 1)
+    bounds = {"starts": op.starts, "ends": ends, "axes": axes, "steps": op.steps}
+    constants = [b.constant(f"{output}/{name}", list(values), np.int64) for name, values in bounds.items()]
+    b.node("Slice", [source, *constants], output)
 
 
 @RULES.lowers(Pad)

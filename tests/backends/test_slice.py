@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from greenedge.backends import load_backend
-from greenedge.errors import UnsupportedError
+from greenedge.backends.preflight import check_model
+from greenedge.errors import ReasonKind, UnsupportedError
 from greenedge.graph import Edge, Graph, Input, run_graph, verify_graph
-from greenedge.graph.ops import Slice
-from greenedge.legalise import legalise_graph
+from greenedge.graph.ops import Reshape, Slice
+from greenedge.legalise import legalise, legalise_graph
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.target import load_target
@@ -18,6 +19,7 @@ from tests.backends.graphs import Sketch
 from tests.lower.models import Model
 
 TARGETS = {"tflite": "linux-x86", "onnxruntime": "linux-x86", "c99": "cortex-m4"}
+BOARDS = {"finn": "ulx3s-85f", "hls4ml": "pynq-z2"}
 # (shape, starts, ends, axes, steps) as ONNX has them, the batch counted
 CASES = [
     ((1, 4, 6, 5), [1], [3], [1], None),
@@ -137,3 +139,50 @@ def test_what_is_built_takes_the_same(rng, tmp_path, name):
     got = backend.simulate(tmp_path / "build", x)
     for edge, values in run_graph(whole, x).items():
         assert np.array_equal(got[edge], values)
+
+
+def test_the_float_baseline_takes_the_same(rng):
+    import onnxruntime
+
+    from greenedge.runtimes.floats import float_model
+
+    op = Slice("cut", ("x",), "cut", (3, 0), (2, 3), (-2, 1))
+    graph = Graph(
+        "one", (Input("x", (), "x"), op), {"x": Edge("x", (4, 3), 0, 9), "cut": Edge("cut", (2, 3), 0, 9)}, ("cut",)
+    )
+    x = rng.integers(0, 10, (7, 4, 3)).astype(np.float32)
+    (got,) = onnxruntime.InferenceSession(float_model(graph).SerializeToString()).run(None, {"x": x})
+    assert np.array_equal(got, x[:, 3::-2])
+
+
+def save_with_a_slice_at_the_end(path):
+    """quantiser → MatMul → quantiser → Slice → Reshape."""
+    m = Model((1, 4)).quant(0.25, 4)
+    m.node("MatMul", m.weight(np.arange(24).reshape(4, 6) % 5 - 2)).quant(1.7, 4)
+    m.node("Slice", *(m.constant(v, np.int64) for v in ([4], [0], [1], [-2])))
+    m.node("Reshape", m.constant([-1, 2, 1], np.int64))
+    m.nodes.sort(key=lambda node: not node.input[0].startswith("c"))
+    return m.save(path)
+
+
+@pytest.mark.parametrize("backend", ["finn", "hls4ml"])
+def test_at_the_end_it_runs_on_the_host_where_there_is_no_rule(rng, tmp_path, backend):
+    lowered = lower_file(save_with_a_slice_at_the_end(tmp_path / "m.onnx"))
+    assert any(isinstance(op, Slice) for op in lowered.graph.ops)
+    legal = legalise(lowered, load_backend(backend).passes)
+    verify_graph(legal.graph)
+    assert not any(isinstance(op, (Slice, Reshape)) for op in legal.graph.ops)
+    ints = run_prologue(lowered, rng.normal(0, 1, (30, 4)).astype(np.float32))
+    (expected,) = run_epilogue(lowered, run_graph(lowered.graph, ints)).values()
+    (got,) = run_epilogue(legal, run_graph(legal.graph, ints)).values()
+    assert got.shape == (30, 2, 1) and np.array_equal(got, expected)
+    found = check_model(tmp_path / "m.onnx", load_target(BOARDS[backend]), backend)
+    assert found.reasons == ()
+    assert f"runs on the host: {backend} gives the tensor that it is cut from." in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("backend", ["finn", "hls4ml"])
+def test_in_the_middle_it_is_refused_where_there_is_no_rule(tmp_path, backend):
+    path, _ = save(tmp_path / "m.onnx", *CASES[-1])
+    found = check_model(path, load_target(BOARDS[backend]), backend)
+    assert ReasonKind.UNSUPPORTED_OP in [reason.kind for reason in found.reasons]

@@ -64,8 +64,9 @@ def transpose(b: CodeBuilder, op: Transpose) -> None:
 
 @RULES.lowers(Slice)
 def take_slice(b: CodeBuilder, op: Slice) -> None:
-    """A copy whose strides in the input are the steps, from the first element taken; ge_copy reads forwards, so an axis that
-    is reversed is written backwards."""
+    """A copy whose strides in the input are the steps, from the first element taken.
+
+    ge_copy reads forwards, so an axis that is reversed is written backwards."""
     b.require_values(op)
     b.begin_emission()
     strides, result = row_major(b.source(op).shape), row_major(op.sizes)

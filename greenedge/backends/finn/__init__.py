@@ -37,6 +37,7 @@ from greenedge.backends.interface import Backend, Environment, Feeds, Fitness, F
 from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Array
+from greenedge.legalise import SLICE_TO_HOST
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from greenedge.backends.finn.activity import Switching
     from greenedge.backends.finn.dialect.ops import Network
     from greenedge.backends.finn.search import Choice
+    from greenedge.lower import Lowered
 
 _MODULE = "greenedge.backends.finn"
 _FAMILIES = ("ecp5", "ice40", "gowin", *amd.DSP)
@@ -261,6 +263,16 @@ def tools(options: Options) -> dict[str, str]:
     return found
 
 
+def preflight_notes(source: Path, lowered: Lowered, target: Target, options: Options) -> tuple[str, ...]:
+    """An index that the host finds although the hardware could, with the way to have it there."""
+    return tuple(
+        f"{node.name or node.output[0]} runs on the host: in hardware it takes the first largest of integers of one "
+        "scale and bias along the channels (cure: one per-tensor quantiser before it)."
+        for node in lowered.epilogue.graph.node
+        if node.op_type in ("ArgMax", "TopK")
+    )
+
+
 def fitness(graph: Graph, target: Target, options: Options) -> Fitness:
     """Rank 1 for every graph: folding suits where nothing faster does. The reason is a speed that was asked for."""
     asked = [key for key in GOALS if options.get(key)]
@@ -290,7 +302,9 @@ BACKEND = Backend(
     stage="rtl",
     options=OPTIONS,
     rules=RULES,
-    passes=(),  # the units take an ArgMax at the end, sum pools, sequences and sums of many branches as they are
+    passes=(
+        SLICE_TO_HOST,
+    ),  # the units take an ArgMax at the end, sum pools, sequences and sums of many branches as they are
     check=check,
     plan=plan,
     simulate=simulate,
@@ -301,5 +315,6 @@ BACKEND = Backend(
     partial_stages=partial_stages,
     fitness=fitness,
     switching=switching,
+    preflight_notes=preflight_notes,
     requirements=requirements,
 )
