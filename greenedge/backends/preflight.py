@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from greenedge.errors import Reason, UnsupportedError
-from greenedge.graph import Graph, Linear
+from greenedge.graph import Graph
 from greenedge.target import Target
 
 if TYPE_CHECKING:
@@ -98,14 +98,13 @@ def count_weight_bits(graph: Graph) -> int:
     """Bits that the weights take at the narrowest width that holds each layer's values: a lower bound on any
     storage."""
     total = 0
-    for op in graph.ops:
-        if isinstance(op, Linear) and op.weight.size:
-            low, high = int(op.weight.min()), int(op.weight.max())
-            width = max((-low - 1).bit_length() + 1 if low < 0 else 1, high.bit_length() + (low < 0))
-            total += int(op.weight.size) * max(1, width)
+    for op in graph.linears:
+        low, high = int(op.weight.min()), int(op.weight.max())
+        width = max((-low - 1).bit_length() + 1 if low < 0 else 1, high.bit_length() + (low < 0))
+        total += int(op.weight.size) * max(1, width)
     return total
 
 
 def widest_accumulator(graph: Graph) -> int:
     """Bits of the widest edge that a layer with weights writes (0 without one)."""
-    return max((graph.edges[op.output].bits for op in graph.ops if isinstance(op, Linear)), default=0)
+    return max((graph.edges[op.output].bits for op in graph.linears), default=0)

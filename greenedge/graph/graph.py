@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from greenedge.graph.ops import Edge, Input, Op, Requantise
+from greenedge.graph.ops import Edge, Input, Linear, Op, Requantise
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,11 @@ class Graph:
     def requantisers(self) -> tuple[Requantise, ...]:
         """The step functions, in order."""
         return tuple(op for op in self.ops if isinstance(op, Requantise))
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The layers with weights, in order."""
+        return tuple(op for op in self.ops if isinstance(op, Linear))
 
     def producer(self, edge: str) -> Op:
         """The operation that writes `edge`."""
