@@ -183,7 +183,7 @@ def _rewrite_unsigned_bits(model: nn.Module, graph: onnx.GraphProto) -> None:
         quantiser = (
             getattr(model.get_submodule(path), "act_quant", None) if node.op_type == "BipolarQuant" and path else None
         )
-        if quantiser is None or quantiser.has_sign is not False:
+        if quantiser is None or quantiser.is_signed is not False:
             continue
         for role, value in (("zero_point", 0.0), ("bits", 1.0)):
             graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), f"{node.name}.{role}"))

@@ -116,7 +116,7 @@ class TestOneCore:
         shutil.copytree(folder, copy)
         alter(copy / "rtl" / "net0_stage0.v")
         expected = run_graph(graph, x)
-        report = compare_build(graph, da4ml.simulate, "rtl", copy, {"x": x}, expected, {}, lambda *_: None)
+        report = compare_build(graph, da4ml.simulate, "rtl", copy, x, expected, {}, lambda *_: None)
         layer = next(op.output for op in graph.ops if isinstance(op, Requantise))
         assert report.mismatches and report.first.layer == layer != graph.outputs[0]
         got = da4ml.simulate(copy, x)[graph.outputs[0]]
@@ -228,8 +228,8 @@ def test_an_operation_without_a_rule_is_refused(rng):
     index = sketch.arg_max("x")
     graph = sketch.graph(sketch.reshape(index, 1, 1))
     assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {})] == [
-        f"{index}: operation ArgMax; da4ml builds Concat, Pad, Reshape, Transpose, Upsample, DepthToSpace, Dense, "
-        "Conv, SumPool, ConvTranspose, MaxPool, Add, Requantise (cure: use layers of these kinds, or choose another "
+        f"{index}: operation ArgMax; da4ml builds Concat, Slice, Pad, Reshape, Transpose, Upsample, DepthToSpace, "
+        "Dense, Conv, SumPool, ConvTranspose, MaxPool, Add, Requantise (cure: use layers of these kinds, or choose another "
         "back end)."
     ]
 

@@ -152,9 +152,9 @@ def test_what_is_right_at_full_speed_only_is_found_by_the_stalls(rng, tmp_path):
     x = inputs(rng, graph, 200)
     expected = run_graph(graph, x)
     stages, tell = {}, lambda *_: None
-    assert not stage.compare_build(graph, finn.simulate, "rtl", folder, {"x": x}, expected, stages, tell).mismatches
+    assert not stage.compare_build(graph, finn.simulate, "rtl", folder, x, expected, stages, tell).mismatches
     report = stage.compare_build(
-        graph, finn.simulate_with_backpressure, "rtl-stalls", folder, {"x": x}, expected, stages, tell
+        graph, finn.simulate_with_backpressure, "rtl-stalls", folder, x, expected, stages, tell
     )
     assert report.mismatches and report.first.layer == graph.outputs[0]
     with pytest.raises(VerificationError, match=r"^rtl with random stalls differs from the integer graph on "):

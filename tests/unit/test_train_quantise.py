@@ -65,7 +65,7 @@ def test_where_the_quantisers_are():
     assert model.stem.bias is None and model.head.bias is not None
     assert model.relu_2.return_quant_tensor is False and model.mean_quant.return_quant_tensor is True
     signed = {
-        path: bool(model.get_submodule(path).act_quant.has_sign)
+        path: bool(model.get_submodule(path).act_quant.is_signed)
         for path in ("input_quant", "relu_2", "add_in_quant", "mean_quant", "output_quant")
     }
     assert signed == {
@@ -145,14 +145,14 @@ def test_joined_tensors_share_one_unsigned_quantiser_where_nothing_is_negative()
 
     model = quantise(Joined(), QuantiseSettings(add_bits=5))
     assert nodes(model).count("cat_in_quant") == 2
-    assert not model.cat_in_quant.act_quant.has_sign and bits_of(model, "cat_in_quant") == 5
+    assert not model.cat_in_quant.act_quant.is_signed and bits_of(model, "cat_in_quant") == 5
     assert model(torch.rand(8, 4)).shape == (8, 2)
 
 
 def test_layers_without_an_activation_between_get_a_signed_quantiser():
     model = quantise(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2), nn.Sigmoid()), QuantiseSettings(act_bits=4))
     assert nodes(model) == ["input_1", "input_quant", "0", "0_quant", "1", "2", "2_quant", "output"]
-    assert model.get_submodule("0_quant").act_quant.has_sign and not model.get_submodule("2_quant").act_quant.has_sign
+    assert model.get_submodule("0_quant").act_quant.is_signed and not model.get_submodule("2_quant").act_quant.is_signed
 
 
 def test_a_tensor_that_is_returned_twice_has_one_output_quantiser():
