@@ -229,8 +229,8 @@ def test_an_operation_without_a_rule_is_refused(rng):
     graph = sketch.graph(sketch.reshape(index, 1, 1))
     assert [str(reason) for reason in da4ml.check(graph, load_target("ulx3s-85f"), {})] == [
         f"{index}: operation ArgMax; da4ml builds Concat, Slice, Pad, Reshape, Transpose, Upsample, DepthToSpace, "
-        "Dense, Conv, SumPool, ConvTranspose, MaxPool, Add, Requantise (cure: use layers of these kinds, or choose another "
-        "back end)."
+        "Dense, Conv, SumPool, ConvTranspose, MaxPool, Add, Requantise (cure: use layers of these kinds, or choose "
+        "another back end)."
     ]
 
 
