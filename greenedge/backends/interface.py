@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from greenedge.errors import Reason
 from greenedge.graph import Graph
 from greenedge.graph.ops.base import Ints
-from greenedge.legalise import ARGMAX_TO_HOST, Passes
+from greenedge.legalise import ARGMAX_TO_HOST, FOLD_LAYOUTS, Passes
 from greenedge.legalise.rules import Rules
 from greenedge.lower import Lowered
 from greenedge.lower.dequantise import Dequantise
@@ -197,7 +197,7 @@ class Backend:
     simulate: SimulateFn
     report: Callable[[Path], dict[str, Any]]
     tools: Callable[[Options], dict[str, str]]
-    passes: Passes = field(default=(ARGMAX_TO_HOST,))
+    passes: Passes = field(default=(ARGMAX_TO_HOST, FOLD_LAYOUTS))
     proof: Callable[[Path], str | None] = _no_sentence
     stale_artifact: Callable[[Path], str | None] = _no_sentence
     simulate_with_backpressure: SimulateFn | None = None

@@ -1,6 +1,6 @@
 """The exact integer graph: its operations, their execution, and how it is stored.
 
-graph = load_graph(folder)                 # 3-lower of a run
+graph = load_graph(folder)                 # RunFolder.lower of a run
 y = run_graph(graph, x)                    # {output edge: int64 array}; x is an int array with the batch first
 """
 

@@ -9,6 +9,7 @@ from greenedge.legalise.argmax_to_host import drop_argmax, move_argmax_to_host
 from greenedge.legalise.binary_add import split_additions
 from greenedge.legalise.clamp_at_reach import clamp_at_reach
 from greenedge.legalise.early_requantise import requantise_early
+from greenedge.legalise.layout_folding import fold_layouts
 from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
 from greenedge.legalise.slice_to_host import drop_slices, move_slices_to_host
@@ -24,18 +25,28 @@ ARGMAX_TO_HOST = HostPass(
 SLICE_TO_HOST = HostPass(
     "Slice at the end to the host", move_slices_to_host, drop_slices, "gives the tensor that it is cut from"
 )
+FOLD_LAYOUTS = Pass("layout folding", fold_layouts)
 SPLIT_ADDITIONS = Pass("additions of two", split_additions)
 CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
 WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
 SUM_POOL_TO_DEPTHWISE = Pass("sum pool to depthwise", sum_pool_to_depthwise, (SumPool,))
 HOST_PASSES = (ARGMAX_TO_HOST, SLICE_TO_HOST)
-ALL_PASSES = (*HOST_PASSES, SPLIT_ADDITIONS, CLAMP_AT_REACH, REQUANTISE_EARLY, WIDEN_SEQUENCES, SUM_POOL_TO_DEPTHWISE)
+ALL_PASSES = (
+    *HOST_PASSES,
+    FOLD_LAYOUTS,
+    SPLIT_ADDITIONS,
+    CLAMP_AT_REACH,
+    REQUANTISE_EARLY,
+    WIDEN_SEQUENCES,
+    SUM_POOL_TO_DEPTHWISE,
+)
 
 __all__ = [
     "ALL_PASSES",
     "ARGMAX_TO_HOST",
     "CLAMP_AT_REACH",
+    "FOLD_LAYOUTS",
     "HOST_PASSES",
     "REQUANTISE_EARLY",
     "SLICE_TO_HOST",

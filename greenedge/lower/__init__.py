@@ -1,8 +1,8 @@
 """QONNX → the exact integer graph, or every reason why not.
 
     lowered = lower_file(Path("model.onnx"))          # UnsupportedError carries all reasons
-    save_lowering(lowered, run / "3-lower")
-    lowered = load_lowering(run / "3-lower")
+    save_lowering(lowered, RunFolder(run).lower)
+    lowered = load_lowering(RunFolder(run).lower)
 
 `declared` gives integer types to inputs without a quantiser: {"input name" or None: parse_input_type("uint8:1/255")}.
 """

@@ -197,3 +197,8 @@ class Sketch:
         self.ops.append(op)
         self.edges[name] = Edge(name, shape, lo, hi)
         return name
+
+
+def list_built(rules) -> str:
+    """The operations that a back end has rules for, as its refusals name them: whatever they are by now."""
+    return ", ".join(kind.__name__ for kind in rules if kind is not Input)

@@ -60,7 +60,7 @@ class Case:
 class Bench:
     """The compiled model of some cases, which reads its memory files from `folder` at every run.
 
-    `sources` are modules beside those of greenedge/rtl that the cases instantiate, packages first.
+    `sources` are modules beside those of greenedge/hdl/rtl that the cases instantiate, packages first.
     """
 
     def __init__(self, cases: Sequence[Case], folder: Path, sources: Mapping[str, bytes] | None = None):

@@ -27,6 +27,7 @@ from greenedge.legalise import (
     ALL_PASSES,
     ARGMAX_TO_HOST,
     CLAMP_AT_REACH,
+    FOLD_LAYOUTS,
     REQUANTISE_EARLY,
     SPLIT_ADDITIONS,
     SUM_POOL_TO_DEPTHWISE,
@@ -187,3 +188,32 @@ def test_an_index_goes_to_the_host(rng):
     kept = legalise_graph(graph, (ARGMAX_TO_HOST,))
     assert kept.outputs == (scores,) and not [op for op in kept.ops if isinstance(op, ArgMax)]
     assert legalise_graph(kept, (ARGMAX_TO_HOST,)) is kept
+
+
+def test_changes_of_layout_that_undo_each_other_go(rng):
+    sketch = Sketch(rng, (3, 4, 5))
+    there = sketch.transpose("x", 1, 2, 0)
+    further = sketch.transpose(there, 1, 0, 2)
+    back = sketch.transpose(further, 2, 1, 0)
+    legal = _same(sketch, sketch.graph(sketch.step(sketch.conv(back, 4, (3, 3)))), FOLD_LAYOUTS)
+    assert _kinds(legal) == ["Conv", "Requantise"] and legal.layers[0].inputs == ("x",)
+
+
+def test_two_transpositions_are_one_and_the_first_stays_for_its_other_reader(rng):
+    sketch = Sketch(rng, (3, 4, 5))
+    there = sketch.transpose("x", 1, 2, 0)
+    turned = sketch.transpose(there, 0, 2, 1)
+    legal = _same(sketch, sketch.graph(turned, sketch.max_pool(there, (1, 1), (1, 1))), FOLD_LAYOUTS)
+    assert legal.producer(turned).inputs == ("x",) and legal.producer(turned).perm == (1, 0, 2)
+    assert _kinds(legal) == ["Transpose", "Transpose", "MaxPool"]
+
+
+def test_a_reshape_behind_a_reshape_is_the_last_one(rng):
+    sketch = Sketch(rng, (3, 4, 5))
+    flat = sketch.reshape(sketch.reshape("x", 12, 5), 60)
+    legal = _same(sketch, sketch.graph(sketch.step(sketch.dense(flat, 3))), FOLD_LAYOUTS)
+    assert _kinds(legal) == ["Reshape", "Dense", "Requantise"] and legal.layers[0].inputs == ("x",)
+    sketch = Sketch(rng, (3, 4, 5))
+    whole = sketch.reshape(sketch.reshape("x", 60), 3, 4, 5)
+    legal = _same(sketch, sketch.graph(whole), FOLD_LAYOUTS)  # an output keeps its operation and its name
+    assert _kinds(legal) == ["Reshape"] and legal.outputs == (whole,)

@@ -63,7 +63,7 @@ def _silent():
 
 
 def test_variants_side_by_side_at_equal_energy(tmp_path):
-    sweep = _sweep(tmp_path / "s", ["train.optimiser=sgd,adam"], energy=2.5)
+    sweep = _sweep(tmp_path / "s", ["train.optimiser=sgd,adam"], energy=25.0)
     result = run_sweep(sweep, lambda job: _silent())
     assert json.loads((tmp_path / "s" / "sweep.json").read_text()) == json.loads(json.dumps(result))
     assert [row["name"] for row in result["rows"]] == ["optimiser=sgd", "optimiser=adam"]

@@ -37,7 +37,7 @@ from greenedge.backends.interface import Backend, Environment, Feeds, Fitness, F
 from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Array
-from greenedge.legalise import SLICE_TO_HOST
+from greenedge.legalise import FOLD_LAYOUTS, SLICE_TO_HOST
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -304,6 +304,7 @@ BACKEND = Backend(
     rules=RULES,
     passes=(
         SLICE_TO_HOST,
+        FOLD_LAYOUTS,
     ),  # the units take an ArgMax at the end, sum pools, sequences and sums of many branches as they are
     check=check,
     plan=plan,

@@ -4,7 +4,7 @@
 
 It reads graph.* and folding.json, and writes rtl/ and streams.json.
 
-The units are those of greenedge/rtl; the top is plain SystemVerilog in which every stream is called after its layer.
+The units are those of greenedge/hdl/rtl; the top is plain SystemVerilog, each stream called after its layer.
 """
 
 from __future__ import annotations
