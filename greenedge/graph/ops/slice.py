@@ -33,7 +33,7 @@ class Slice(Op):
         along = zip(self.starts, self.sizes, self.steps, strict=True)
         return tuple(start + (size - 1) * step + (1 if step > 0 else -1) for start, size, step in along)
 
-    def axes_taken(self, shape: Shape) -> tuple[int, ...]:
+    def find_cut_axes(self, shape: Shape) -> tuple[int, ...]:
         """The axes along which something is left out or reversed."""
         every = enumerate(zip(self.sizes, self.steps, shape, strict=True))
         return tuple(axis for axis, (size, step, whole) in every if size != whole or step != 1)
@@ -66,10 +66,10 @@ class Slice(Op):
         return self._take(xs[0], 1)
 
     def input_axis(self, axis: int, edges: Sequence[Edge], output: Edge) -> int | None:
-        return None if axis in self.axes_taken(edges[0].shape) else axis
+        return None if axis in self.find_cut_axes(edges[0].shape) else axis
 
     def write_onnx(self, writer: OnnxWriter) -> None:
-        axes = self.axes_taken(writer.shape(self.inputs[0])) or (0,)
+        axes = self.find_cut_axes(writer.shape(self.inputs[0])) or (0,)
         bounds = {
             "starts": [self.starts[axis] for axis in axes],
             "ends": [self.ends[axis] if self.ends[axis] >= 0 else np.iinfo(np.int64).min for axis in axes],

@@ -81,7 +81,7 @@ def depth_to_space(b: OnnxBuilder, op: DepthToSpace) -> None:
 def take_slice(b: OnnxBuilder, op: Slice) -> None:
     """Slice along the axes of which something is left out."""
     b.begin_emission()
-    axes = op.axes_taken(b.graph.edges[op.inputs[0]].shape)
+    axes = op.find_cut_axes(b.graph.edges[op.inputs[0]].shape)
     bounds = {
         "starts": [op.starts[axis] for axis in axes],
         "ends": [op.ends[axis] if op.ends[axis] >= 0 else np.iinfo(np.int64).min for axis in axes],

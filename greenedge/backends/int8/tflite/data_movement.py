@@ -124,7 +124,7 @@ def take_slice(b: TfliteBuilder, op: Slice) -> None:
     placed = b.placed[op.inputs[0]]
     if placed.layout.is_flat:
         placed = b.as_plain(op.inputs[0])
-    shape, axes = list(placed.layout.shape), op.axes_taken(placed.layout.shape)
+    shape, axes = list(placed.layout.shape), op.find_cut_axes(placed.layout.shape)
     stages = [[axis] for axis in axes if op.steps[axis] != 1]
     stages += [even] if (even := [axis for axis in axes if op.steps[axis] == 1]) else []
     for k, stage in enumerate(stages, 1):
