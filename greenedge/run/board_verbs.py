@@ -8,7 +8,7 @@ from pathlib import Path
 from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.progress import ProgressFn
 from greenedge.run.folder import MANIFEST, RunFolder
-from greenedge.run.manifest import Manifest, load_manifest, outputs_match
+from greenedge.run.manifest import Manifest, load_manifest, outputs_match, require_unchanged
 from greenedge.run.runs import find_backend
 from greenedge.target import Target, load_target
 
@@ -33,8 +33,9 @@ def infer_on_board(
     from greenedge.run.infer import write
     from greenedge.verify.compare import compare
 
-    folder = RunFolder(run)
-    backend = load_backend(find_backend(run, load_manifest(run)))
+    folder, manifest = RunFolder(run), load_manifest(run)
+    backend = load_backend(find_backend(run, manifest))
+    require_unchanged(run, manifest, "lower", "build")
     lowered = legalise(load_lowering(folder.lower), backend.passes)
     levels = run_prologue(lowered, read_array(samples))
     expected = run_graph(lowered.graph, levels)

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from greenedge.errors import GreenedgeError
+from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write, sha256_file
-from greenedge.run.folder import MANIFEST, inside
+from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, inside
 
 FORMAT = "greenedge-run/1"
 STATUSES = ("running", "done", "failed", "interrupted")
@@ -129,6 +129,32 @@ def outputs_match(folder: Path, outputs: Mapping[str, str]) -> bool:
     return bool(outputs) and all(
         (folder / path).is_file() and sha256_file(folder / path) == digest for path, digest in outputs.items()
     )
+
+
+def find_changed(folder: Path, record: Record) -> Path | None:
+    """The first of a stage's files that is gone or hashes otherwise than its record says; None where all are as they
+    were."""
+    changed = (path for path, digest in record.outputs.items() if not outputs_match(folder, {path: digest}))
+    return next((folder / path for path in changed), None)
+
+
+def require_unchanged(run: Path, manifest: Manifest, *stages: str) -> None:
+    """Raises VerificationError where the files of one of these stages are not exactly those that the run made."""
+    for name in stages:
+        record = manifest.stages.get(name)
+        if record is None or record.status != "done" or not record.outputs:
+            raise GreenedgeError(
+                f"{run} has no finished {name} stage; run the same `greenedge run` or `greenedge build` again."
+            )
+        if changed := find_changed(run, record):
+            raise VerificationError(
+                f"{changed} is not the file that was made, its sha256 differs; run the same `greenedge run` or "
+                "`greenedge build` again to make it anew."
+            )
+        there = (run / STAGE_FOLDERS[name]).rglob("*")
+        for path in sorted(path for path in there if path.is_symlink() or not path.is_dir()):
+            if path.relative_to(run).as_posix() not in record.outputs:
+                raise VerificationError(f"{path} is no file that the run made; delete it.")
 
 
 @contextmanager

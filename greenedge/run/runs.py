@@ -22,10 +22,11 @@ from greenedge.run.manifest import (
     Manifest,
     Record,
     digest_files,
+    find_changed,
     load_manifest,
     lock_run,
     os_errors_as_greenedge,
-    outputs_match,
+    require_unchanged,
     save_manifest,
 )
 from greenedge.run.stages import compare_stages
@@ -71,7 +72,7 @@ def verify_again(run: Path, progress: ProgressFn) -> dict[str, Any]:
         record = stages.get("verify") or Record("running", key="")
         try:
             note = compare_stages(RunFolder(run), backend, progress)
-            _require_unchanged_build(run, manifest)
+            _require_unchanged(run, manifest)
         except VerificationError as error:
             failed = replace(
                 record, status="failed", error=str(error), outputs=digest_files(run, STAGE_FOLDERS["verify"])
@@ -87,13 +88,12 @@ def verify_again(run: Path, progress: ProgressFn) -> dict[str, Any]:
     return dict(written)
 
 
-def _require_unchanged_build(run: Path, manifest: Manifest) -> None:
-    changed = [
-        path for path, digest in manifest.stages["build"].outputs.items() if not outputs_match(run, {path: digest})
-    ]
-    if changed:
+def _require_unchanged(run: Path, manifest: Manifest) -> None:
+    """Raises VerificationError for a file of the lower or build stage of which no sample tells that it was changed."""
+    require_unchanged(run, manifest, "lower")
+    if changed := find_changed(run, manifest.stages["build"]):
         raise VerificationError(
-            f"{run / changed[0]} is not the file that was built, its sha256 differs, although every sample gave "
+            f"{changed} is not the file that was built, its sha256 differs, although every sample gave "
             "the same integers; run the same `greenedge run` or `greenedge build` again to build it anew."
         )
 
@@ -103,16 +103,20 @@ def infer(
 ) -> Written | dict[str, np.ndarray[Any, Any]]:
     """The samples in an .npy file, however large, through the built thing ("build", or its own name: "tflite", "rtl",
     …) or the integer graph ("graph"), piece by piece. Float outputs that the built thing gives itself are its own, the
-    others the host's.
+    others the host's. Raises VerificationError where a file that this takes is not the one that the run made.
 
     Into `out` (.npy or .csv), which is returned as Written; without it {model output: array}.
     """
     from greenedge.lower import load_lowering
 
     manifest = load_manifest(run)
-    lowered = load_lowering(RunFolder(run).lower)
-    if stage != "graph":
-        lowered = legalise(lowered, load_backend(find_backend(run, manifest)).passes)
+    if stage == "graph":
+        require_unchanged(run, manifest, "lower")
+        lowered = load_lowering(RunFolder(run).lower)
+    else:
+        backend = load_backend(find_backend(run, manifest))
+        require_unchanged(run, manifest, "lower", "build")
+        lowered = legalise(load_lowering(RunFolder(run).lower), backend.passes)
     model = _open_model(run, lowered, stage)
     array = open_samples(samples)
     parts = run_model(lowered, array, model, progress)

@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 
 pytestmark = [pytest.mark.tool(name) for name in ("g++", "make", "perl", "verilator", "yosys", "nextpnr-ecp5")]
@@ -188,6 +191,38 @@ def test_a_flipped_bit_that_no_sample_reaches_is_found_too(both):
         f"greenedge: {path} is not the file that was built, its sha256 differs, although every sample gave the same "
         "integers; run the same `greenedge run` or `greenedge build` again to build it anew.\n",
     )
+
+
+def _turn_classes_round(path):
+    """Appends a Gather to a host model: class 9 for class 0, and so on."""
+    model = onnx.load(path)
+    name = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = [f"{output}_in" if output == name else output for output in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(10)[::-1].copy(), "turned"))
+    model.graph.node.append(onnx.helper.make_node("Gather", [f"{name}_in", "turned"], [name], axis=1))
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("stage", ["3-lower/epilogue.onnx", "4-build/model.tflite"])
+def test_what_was_changed_since_is_neither_verified_nor_run(both, tmp_path, stage):
+    run = tmp_path / "run"
+    shutil.copytree(both / "linux-x86", run)
+    samples = run / "2-export" / "inputs.npy"
+    assert _greenedge("infer", run, "--inputs", samples, "-o", tmp_path / "y.npy").returncode == 0
+    if stage.endswith("epilogue.onnx"):
+        _turn_classes_round(run / stage)
+    else:
+        (run / stage).write_bytes((run / stage).read_bytes() + b"\0")
+    done = _greenedge("infer", run, "--inputs", samples, "-o", tmp_path / "other.npy")
+    assert (done.returncode, done.stderr) == (
+        5,
+        f"greenedge: {run / stage} is not the file that was made, its sha256 differs; run the same `greenedge run` or "
+        "`greenedge build` again to make it anew.\n",
+    )
+    assert not (tmp_path / "other.npy").exists()
+    done = _greenedge("verify", run)
+    assert done.returncode == 5 and f"{run / stage} is not the file that was " in done.stderr
 
 
 @pytest.mark.slow

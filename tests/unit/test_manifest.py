@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from greenedge.errors import GreenedgeError
+from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.run.folder import inside
 from greenedge.run.manifest import (
     Manifest,
@@ -12,6 +12,7 @@ from greenedge.run.manifest import (
     digest_files,
     load_manifest,
     outputs_match,
+    require_unchanged,
     save_manifest,
     staging_dir,
 )
@@ -122,3 +123,27 @@ def test_work_to_go_on_with_is_kept(tmp_path):
                 file.write("x")
             raise ZeroDivisionError
     assert (tmp_path / "1-train.part" / "checkpoint").read_text() == "xx"
+
+
+def test_a_stage_holds_exactly_the_files_that_the_run_made(tmp_path):
+    (tmp_path / "4-build").mkdir()
+    made = tmp_path / "4-build" / "model.c"
+    made.write_text("int x;")
+    manifest = Manifest({}, {"build": Record("done", "k", outputs=digest_files(tmp_path, "4-build"))})
+    require_unchanged(tmp_path, manifest, "build")
+    added = tmp_path / "4-build" / "more.c"
+    for put in (lambda: added.write_text(""), lambda: added.symlink_to("/nowhere")):
+        put()
+        with pytest.raises(VerificationError) as caught:
+            require_unchanged(tmp_path, manifest, "build")
+        assert str(caught.value) == f"{added} is no file that the run made; delete it."
+        added.unlink()
+    made.write_text("int y;")
+    with pytest.raises(VerificationError, match=r"model.c is not the file that was made, its sha256 differs; run "):
+        require_unchanged(tmp_path, manifest, "build")
+    made.unlink()
+    with pytest.raises(VerificationError, match=r"model.c is not the file that was made"):
+        require_unchanged(tmp_path, manifest, "build")
+    for record in (Record("done", "k"), Record("failed", "k", outputs={"4-build/model.c": "0"})):
+        with pytest.raises(GreenedgeError, match="has no finished build stage; run the same `greenedge run` or "):
+            require_unchanged(tmp_path, Manifest({}, {"build": record}), "build")
