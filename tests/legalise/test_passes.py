@@ -119,6 +119,14 @@ def test_a_quantiser_stays_behind_what_somebody_else_reads(rng):
     assert legalise_graph(graph, (REQUANTISE_EARLY,)) is graph
 
 
+def test_a_quantiser_stays_behind_what_another_layer_reads_too(rng):
+    sketch = Sketch(rng, (3, 4, 4))
+    flat = sketch.reshape(sketch.conv("x", 2, (3, 3)), 8)
+    steps = [sketch.step(flat, per_channel=False, axis=0), sketch.step(sketch.dense(flat, 3))]
+    graph = sketch.graph(*steps)
+    assert legalise_graph(graph, (REQUANTISE_EARLY,)) is graph
+
+
 def test_a_function_per_channel_follows_its_axis(rng):
     sketch = Sketch(rng, (3, 4, 4))
     turned = sketch.transpose(sketch.conv("x", 4, (3, 3)), 1, 2, 0)

@@ -199,3 +199,8 @@ def test_an_archive_that_would_fill_memory_is_refused(rng, tmp_path, monkeypatch
     with zipfile.ZipFile(tmp_path / "graph.npz") as archive:
         size = sum(info.file_size for info in archive.infolist())
     assert str(error.value) == f"{tmp_path / 'graph.npz'} would unpack to {size:,} bytes; at most 1,000 are accepted."
+    monkeypatch.setattr(store, "_MAX_BYTES", size)
+    load_graph(tmp_path)
+    monkeypatch.setattr(store, "_MAX_BYTES", size - 1)
+    with pytest.raises(GreenedgeError, match="would unpack to"):
+        load_graph(tmp_path)

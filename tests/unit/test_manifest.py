@@ -84,7 +84,9 @@ def test_stages_that_are_none(tmp_path, stages, reason):
     )
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "2-export/../../secret", ""])
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "2-export/../../secret", "2-export/../2-export/model.onnx", ""]
+)
 def test_a_path_that_leaves_the_run(tmp_path, name):
     _write(tmp_path, stages={"export": {"status": "done", "key": "k", "outputs": {name: "0" * 64}}})
     assert _message(tmp_path) == (
@@ -147,3 +149,7 @@ def test_a_stage_holds_exactly_the_files_that_the_run_made(tmp_path):
     for record in (Record("done", "k"), Record("failed", "k", outputs={"4-build/model.c": "0"})):
         with pytest.raises(GreenedgeError, match="has no finished build stage; run the same `greenedge run` or "):
             require_unchanged(tmp_path, Manifest({}, {"build": record}), "build")
+
+
+def test_no_files_at_all_match_nothing(tmp_path):
+    assert not outputs_match(tmp_path, {})

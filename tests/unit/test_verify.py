@@ -14,7 +14,7 @@ from greenedge.graph import Dense, Graph, Requantise, freeze, run_graph
 from greenedge.lower import lower_file, save_lowering
 from greenedge.run.folder import RunFolder
 from greenedge.verify import float_references, stage
-from greenedge.verify.compare import compare
+from greenedge.verify.compare import compare, compare_floats
 from greenedge.verify.stage import verify_stage
 from tests.lower.models import Model
 
@@ -335,3 +335,10 @@ def test_a_prologue_that_adds_up_may_be_one_level_apart(tmp_path, apart, passes)
     given = {"x": ints["x"] + np.array([[0, 0, 0, 0], [0, apart, 0, 0]])}
     first = float_references._first_input(lowered, given, ints)
     assert first is None if passes else (first.sample, first.layer, first.expected[0], first.got[0]) == (1, "x", 2, 0)
+
+
+@pytest.mark.parametrize("apart, mismatches", [(0.5, 0), (0.75, 1)])
+def test_floats_may_be_as_far_apart_as_allowed(apart, mismatches):
+    ones = np.ones((2, 3))
+    report = compare_floats("epilogue", "tflite", ones, ones + [[0, 0, 0], [0, apart, 0]], 0.5, layer="y")
+    assert (report.mismatches, report.largest) == (mismatches, apart)

@@ -50,7 +50,7 @@ class ConvTranspose(Linear):
         low, high = channel_range(edge, ranges[0], 0)  # some taps meet no sample: zero is always among the terms
         ones = (1,) * (n + 1)
         small, large = product_range(self.weight, low.reshape(-1, *ones), high.reshape(-1, *ones))
-        total = (self._sum_per_channel(np.minimum(small, 0)), self._sum_per_channel(np.maximum(large, 0)))
+        total = (self._sum_per_channel(small), self._sum_per_channel(large))
         size = tuple(
             (edge.shape[1 + i] - 1) * self.strides[i]
             - self.pads[i]
