@@ -288,6 +288,20 @@ def test_verify_again_finds_a_flipped_weight(job, tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", ["3-lower/lower.json", "4-build/graph.json"])
+def test_a_changed_file_that_no_sample_notices_is_found(job, tmp_path, name):
+    run = tmp_path / "run"
+    _run(job, run)
+    with open(run / name, "a") as file:
+        file.write("\n")
+    with pytest.raises(VerificationError, match=f"{name} is not the file that was (made|built), its sha256 differs"):
+        verify_again(run, lambda *words: None)
+    with pytest.raises(VerificationError, match=f"{name} is not the file that was made, its sha256 differs; run "):
+        infer(run, run / "2-export" / "inputs.npy", "build", lambda *words: None)
+    _run(job, run)
+    assert len(infer(run, run / "2-export" / "inputs.npy", "build", lambda *words: None)) == 1
+
+
 def test_a_difference_stops_the_run(job, tmp_path, monkeypatch):
     run = tmp_path / "run"
     honest = fakes.install(monkeypatch).simulate
