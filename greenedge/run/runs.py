@@ -72,7 +72,7 @@ def verify_again(run: Path, progress: ProgressFn) -> dict[str, Any]:
         record = stages.get("verify") or Record("running", key="")
         try:
             note = compare_stages(RunFolder(run), backend, progress)
-            _require_unchanged(run, manifest)
+            _check_files(run, manifest)
         except VerificationError as error:
             failed = replace(
                 record, status="failed", error=str(error), outputs=digest_files(run, STAGE_FOLDERS["verify"])
@@ -88,14 +88,14 @@ def verify_again(run: Path, progress: ProgressFn) -> dict[str, Any]:
     return dict(written)
 
 
-def _require_unchanged(run: Path, manifest: Manifest) -> None:
-    """Raises VerificationError for a file of the lower or build stage of which no sample tells that it was changed."""
-    require_unchanged(run, manifest, "lower")
+def _check_files(run: Path, manifest: Manifest) -> None:
+    """Raises VerificationError for a file of the lower or build stage, changed or added, of which no sample tells."""
     if changed := find_changed(run, manifest.stages["build"]):
         raise VerificationError(
             f"{changed} is not the file that was built, its sha256 differs, although every sample gave "
             "the same integers; run the same `greenedge run` or `greenedge build` again to build it anew."
         )
+    require_unchanged(run, manifest, "lower", "build")
 
 
 def infer(

@@ -299,6 +299,10 @@ def test_a_changed_file_that_no_sample_notices_is_found(job, tmp_path, name):
     with pytest.raises(VerificationError, match=f"{name} is not the file that was made, its sha256 differs; run "):
         infer(run, run / "2-export" / "inputs.npy", "build", lambda *words: None)
     _run(job, run)
+    (run / "4-build" / "more.c").write_text("")
+    with pytest.raises(VerificationError, match="more.c is no file that the run made; delete it.$"):
+        verify_again(run, lambda *words: None)
+    (run / "4-build" / "more.c").unlink()
     assert len(infer(run, run / "2-export" / "inputs.npy", "build", lambda *words: None)) == 1
 
 
