@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from greenedge.graph import Edge, Graph, Requantise, Table, freeze
@@ -148,6 +150,47 @@ def digits_like(rng) -> Graph:
     return s.graph(line(s, s.dense(s.reshape(d, 32), 10), "s8"))
 
 
+def narrow(rng) -> Graph:
+    """Quantisers whose ends no sum reaches, so that the proved range needs fewer bits than the levels: a straight line,
+    thresholds that rise, thresholds that fall, and a table."""
+    s = Sketch(rng, (3, 4, 4), "u4")
+    a = _narrow(s, line(s, s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "s8"))
+    a = _narrow(s, line(s, s.conv(a, 3, (1, 1)), "u8"))
+    a = _narrow(s, s.step(s.conv(a, 5, (1, 1), bits=2), "s4"))
+    a = _narrow(s, s.step(s.conv(a, 4, (1, 1)), "s8", falling=True))
+    return s.graph(s.step(table(s, s.conv(a, 3, (1, 1), bits=1)), "u4"))
+
+
+def constant(rng) -> Graph:
+    """A branch that is always 0, the largest of its levels, added to one that is not."""
+    s = Sketch(rng, (2, 3, 3), "u4")
+    a = s.step(s.conv("x", 3, (1, 1)), "s4")
+    op, flat = s.ops[-1], "flat"
+    thresholds = np.repeat(op.x_lo[:, None] - 5, 8, axis=1)
+    s.ops.append(dataclasses.replace(op.with_steps(thresholds=freeze(thresholds)), name=flat, output=flat, lo=-8, hi=0))
+    s.edges[flat] = Edge(flat, s.edges[a].shape, 0, 0)
+    return s.graph(s.step(s.add(a, flat), "u4"))
+
+
+def _narrow(s: Sketch, name: str) -> str:
+    """The quantiser `name` with an eighth of its slope where it is a straight line, else with its thresholds pushed
+    apart; its edge's range becomes what its rule then proves."""
+    op = s.ops.pop()
+    steps, affine, levels = op.steps, op.affine, np.arange(op.lo + 1, op.hi + 1)
+    if affine is not None:
+        affine = dataclasses.replace(affine, s=freeze(affine.s + 3))
+        m, b, shift = (values[:, None] for values in (affine.m, affine.b, affine.s))
+        thresholds = -((b - (levels << shift)) // m)
+    else:
+        zero = steps.thresholds[:, [max(0, -1 - op.lo)]]
+        thresholds = zero + 9 * (steps.thresholds - zero + levels - max(levels[0], 0))
+    s.ops.append(op.with_steps(thresholds=freeze(thresholds), affine=affine))
+    shape, (low, high) = s.ops[-1].infer([s.edges[op.inputs[0]]], [])
+    s.edges[name] = Edge(name, shape, int(low.min()), int(high.max()))
+    assert s.edges[name].bits < Edge("", (), op.lo, op.hi).bits
+    return name
+
+
 def line(s: Sketch, source: str, levels: str = "u4") -> str:
     """A quantiser whose affine form is known, as `Sketch.step` makes none."""
     edge = s.edges[source]
@@ -177,6 +220,8 @@ SKETCHES = (
     labelled,
     classified,
     shortcut,
+    narrow,
+    constant,
 )
 
 

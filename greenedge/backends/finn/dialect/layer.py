@@ -75,6 +75,12 @@ class Wire:
         """Width of one integer."""
         return Edge("", (), self.lo, self.hi).bits
 
+    @property
+    def representable(self) -> tuple[int, int]:
+        """The least and largest integer of its type, which may lie beyond `lo` and `hi`."""
+        edge = Edge("", (), self.lo, self.hi)
+        return (-(1 << (edge.bits - 1)), (1 << (edge.bits - 1)) - 1) if self.signed else (0, (1 << edge.bits) - 1)
+
     def holding(self, *values: int) -> Wire:
         """The same wire with a type that holds these values too (a padding value, the other branch's range)."""
         return replace(self, lo=min(self.lo, *values), hi=max(self.hi, *values))

@@ -20,7 +20,13 @@ _MAX_BIAS_BITS = 60
 
 
 def make_step(op: Requantise, name: str, wire: Wire, result: Wire) -> Step | None:
-    """The layer, None where no form exists that hardware computes."""
+    """The layer, None where no form exists that hardware computes.
+
+    Levels that do not fit the result's type are proved never to occur: the clip ends at the type, and their thresholds
+    go.
+    """
+    least, largest = result.representable
+    lo, hi = max(op.lo, least), min(op.hi, largest)
     channel, period = _channels(op, wire)
     offset: Ints = np.tile(wire.offset, period // len(wire.offset))
 
@@ -31,16 +37,20 @@ def make_step(op: Requantise, name: str, wire: Wire, result: Wire) -> Step | Non
 
     affine, thresholds, table = None, None, None
     falls = np.zeros(period, bool)
+    if lo == hi:
+        affine = AffineForm(np.zeros(period, np.int64), np.full(period, lo), 0)
+        return Step(name, (wire,), (result,), period, lo, hi, affine, None, falls, None)
     if op.affine is not None:
         affine = share_shift(Affine(spread(op.affine.m), spread(op.affine.b), spread(op.affine.s)), offset)
     if isinstance(op.forms, Steps):
         falls, steps = spread(op.forms.sign) < 0, spread(op.forms.thresholds)
+        steps = steps[:, lo - op.lo : hi - op.lo]
         thresholds = np.where(falls[:, None], 1 - steps, steps) - offset[:, None]
     if affine is None and wire.hi - wire.lo < MAX_TABLE:
         table = _tabulate(op, channel, np.arange(wire.lo, wire.hi + 1) + offset[:, None])
     if affine is None and thresholds is None and table is None:
         return None
-    return Step(name, (wire,), (result,), period, op.lo, op.hi, affine, thresholds, falls, table, wire.lo)
+    return Step(name, (wire,), (result,), period, lo, hi, affine, thresholds, falls, table, wire.lo)
 
 
 def _channels(op: Requantise, wire: Wire) -> tuple[Ints, int]:
