@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from greenedge.backends.finn import resources  # noqa: E402
 from greenedge.backends.finn.build_dir import cells  # noqa: E402
 from greenedge.backends.finn.design import Limits  # noqa: E402
-from greenedge.backends.finn.dialect.lower import require_network  # noqa: E402
 from greenedge.backends.finn.objective import Objective  # noqa: E402
 from greenedge.backends.finn.search import choose  # noqa: E402
 from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch  # noqa: E402
@@ -32,7 +31,7 @@ from greenedge.backends.finn.units import Unit  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from greenedge.tools.plan import Command, Plan  # noqa: E402
 from greenedge.tools.run import execute, find_tool  # noqa: E402
-from tests.backends.finn_sketches import SKETCHES, digits_like  # noqa: E402
+from tests.backends.finn_sketches import SKETCHES, digits_like, finn_network  # noqa: E402
 from tests.backends.nets import mlp  # noqa: E402
 
 _KINDS = {"lut4": "LUT4", "ccu2c": "CCU2C", "ff": "TRELLIS_FF", "ram16": "TRELLIS_DPR16X4", "blocks": "DP16KD"}
@@ -51,7 +50,7 @@ def designs(rng: np.random.Generator) -> Iterator[tuple[str, Stitched]]:
     graphs += [("digits-cnn", digits_like(rng), (4600, 576))]
     for name, graph, intervals in graphs:
         for interval in intervals:
-            design = choose(require_network(graph), limits, Objective(interval)).design
+            design = choose(finn_network(graph), limits, Objective(interval)).design
             yield f"{name} at {design.schedule.interval:.0f} cycles", stitch(design.network, design.folding)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from greenedge.graph import Conv, ConvTranspose, Edge, Graph, MaxPool, Op, Reshape, SumPool, freeze
+from greenedge.graph import Conv, ConvTranspose, Edge, Graph, MaxPool, Op, Pad, Reshape, SumPool, Upsample, freeze
 
 
 def widen_sequences(graph: Graph) -> Graph:
-    """f(x) → reshape(f2(reshape(x))), for windows f over (C, L) and f2 over (C, 1, L). New edges end in /row."""
-    if not any(_is_one_dimensional(op) for op in graph.ops):
+    """f(x) → reshape(f2(reshape(x))), for windows, pads and upsampling f over (C, L) and f2 over (C, 1, L). New edges
+    end in row."""
+    if not any(map(_is_one_dimensional, graph.ops)):
         return graph
     ops: list[Op] = []
     edges = dict(graph.edges)
@@ -30,11 +31,19 @@ def widen_sequences(graph: Graph) -> Graph:
 
 
 def _is_one_dimensional(op: Op) -> bool:
+    if isinstance(op, Pad):
+        return len(op.pads) == 4
+    if isinstance(op, Upsample):
+        return len(op.factors) == 2
     return isinstance(op, (Conv, ConvTranspose, MaxPool, SumPool)) and len(op.kernel) == 1
 
 
 def _widen(op: Op) -> Op:
-    """The same window over an image one row high."""
+    """The same operation on an image one row high."""
+    if isinstance(op, Pad):
+        return replace(op, pads=(op.pads[0], 0, op.pads[1], op.pads[2], 0, op.pads[3]))
+    if isinstance(op, Upsample):
+        return replace(op, factors=(op.factors[0], 1, op.factors[1]))
     assert isinstance(op, (Conv, ConvTranspose, MaxPool, SumPool)), op
     op = replace(op, strides=(1, *op.strides), pads=(0, op.pads[0], 0, op.pads[1]))
     if isinstance(op, SumPool):

@@ -6,7 +6,11 @@ import dataclasses
 
 import numpy as np
 
+from greenedge.backends.finn import BACKEND
+from greenedge.backends.finn.dialect.lower import require_network
+from greenedge.backends.finn.dialect.ops import Network
 from greenedge.graph import Edge, Graph, Requantise, Table, freeze
+from greenedge.legalise import legalise_graph
 from tests.backends.graphs import RANGES, Sketch
 from tests.backends.nets import requantise
 
@@ -223,6 +227,11 @@ SKETCHES = (
     narrow,
     constant,
 )
+
+
+def finn_network(graph: Graph) -> Network:
+    """The network that the finn back end makes of this graph."""
+    return require_network(legalise_graph(graph, BACKEND.passes))
 
 
 def random_network(rng) -> Graph:

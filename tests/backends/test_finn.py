@@ -18,6 +18,7 @@ from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.errors import VerificationError
 from greenedge.graph import Add, Dense, Edge, Graph, Input, run_graph
 from greenedge.hdl.axi_stream.simulation import Stall
+from greenedge.legalise import legalise_graph
 from greenedge.target import load_target
 from greenedge.tools.plan import Plan
 from greenedge.tools.run import execute
@@ -74,7 +75,7 @@ def test_the_top_says_what_its_streams_carry(rng):
 def test_finn_expects_the_same_cycles(rng, tmp_path):
     """FINN+ takes every kind of layer in its own terms, and counts as we do wherever its unit works alike."""
     for index, sketch in enumerate((residual, joined, padded, classified)):
-        plan = finn.plan(sketch(rng), load_target("ulx3s-85f"), {})
+        plan = finn.plan(legalise_graph(sketch(rng), finn.BACKEND.passes), load_target("ulx3s-85f"), {})
         ask = next(command for command in plan.commands if command.log == "finn.log")
         execute(dataclasses.replace(plan, commands=(ask,), products=("finn.json",)), tmp_path / str(index))
         said, design = (

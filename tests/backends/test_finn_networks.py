@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from greenedge.backends.finn.design import Limits
-from greenedge.backends.finn.dialect.lower import require_network
 from greenedge.backends.finn.objective import Objective
 from greenedge.backends.finn.search import choose
 from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.graph import Graph, run_graph
 from greenedge.target import load_target
-from tests.backends.finn_sketches import SKETCHES, random_network
+from tests.backends.finn_sketches import SKETCHES, finn_network, random_network
 from tests.backends.nets import inputs
 from tests.backends.unit_bench import Bench, Case, Port
 
@@ -32,7 +31,7 @@ def networks_bench(graphs: list[Graph], rng, folder, interval: int | None) -> Be
     cases, sources = [], {}
     limits = Limits.of(load_target("ulx3s-85f").device)
     for index, graph in enumerate(graphs):
-        design = choose(require_network(graph), limits, Objective(interval)).design
+        design = choose(finn_network(graph), limits, Objective(interval)).design
         stitched = stitch(design.network, design.folding)
         module = f"network{index}"
         (folder / module).mkdir()

@@ -26,6 +26,7 @@ from greenedge.graph import (
     Table,
     freeze,
 )
+from greenedge.legalise import legalise_graph
 from greenedge.target import load_target
 from tests.backends.finn_sketches import convolutions, residual
 from tests.backends.graphs import Sketch
@@ -118,9 +119,13 @@ def test_every_refusal_is_a_sentence(repo):
     rng, lines = np.random.default_rng(3), []
     board = load_target("ulx3s-85f")
     for name, graph in CASES.items():
-        lines += [f"# {name}", *map(str, finn.check(graph(rng), board, {})), ""]
+        lines += [f"# {name}", *map(str, finn.check(legalise_graph(graph(rng), finn.BACKEND.passes), board, {})), ""]
     for name, (graph, target, options) in OPTIONS.items():
-        lines += [f"# {name}", *map(str, finn.check(graph(rng), load_target(target), options)), ""]
+        lines += [
+            f"# {name}",
+            *map(str, finn.check(legalise_graph(graph(rng), finn.BACKEND.passes), load_target(target), options)),
+            "",
+        ]
     for name, resources in (("too few blocks", {"bram_bits": 4 * 18432}), ("too few cells", {"lut4": 4000})):
         small = dataclasses.replace(board, device=dataclasses.replace(board.device, resources=resources))
         lines += [f"# {name}", *map(str, finn.check(mlp(rng, (64, 64, 64, 10)), small, {})), ""]

@@ -9,7 +9,6 @@ import pytest
 
 from greenedge.backends.finn.design import Limits, read_design, to_plain
 from greenedge.backends.finn.dialect.layer import Fold, divisors
-from greenedge.backends.finn.dialect.lower import require_network
 from greenedge.backends.finn.dialect.ops import Fork, Step
 from greenedge.backends.finn.fifos import Deadlock, add_queues, place_queues, schedule
 from greenedge.backends.finn.folding import least_cycles
@@ -18,7 +17,7 @@ from greenedge.backends.finn.resources import Cost, blocks_of
 from greenedge.backends.finn.search import Search, choose
 from greenedge.backends.finn.stitch import stitch
 from greenedge.target import load_target
-from tests.backends.finn_sketches import SKETCHES, digits_like, joined, residual, shortcut, vectors
+from tests.backends.finn_sketches import SKETCHES, digits_like, finn_network, joined, residual, shortcut, vectors
 from tests.backends.graphs import Sketch
 from tests.backends.nets import mlp
 
@@ -30,7 +29,7 @@ def limits() -> Limits:
 
 @pytest.mark.parametrize("sketch", SKETCHES, ids=lambda sketch: sketch.__name__)
 def test_faster_is_never_smaller(limits, sketch):
-    search = Search(require_network(sketch(np.random.default_rng(2))), limits)
+    search = Search(finn_network(sketch(np.random.default_rng(2))), limits)
     designs = [search.design(index) for index in range(0, len(search.candidates), max(1, len(search.candidates) // 4))]
     shares = [limits.share(design.cost) for design in designs]
     assert all(a >= 0.85 * b for a, b in zip(shares[:-1], shares[1:], strict=True)), (
@@ -45,7 +44,7 @@ def test_faster_is_never_smaller(limits, sketch):
 
 
 def test_wishes_are_met_with_the_smallest_design(limits):
-    network = require_network(digits_like(np.random.default_rng(2)))
+    network = finn_network(digits_like(np.random.default_rng(2)))
     fastest = choose(network, limits, Objective()).design
     for wish in (
         Objective(interval=5000),
@@ -60,7 +59,7 @@ def test_wishes_are_met_with_the_smallest_design(limits):
 
 
 def test_a_small_device_is_filled_no_further_than_planned(limits):
-    network = require_network(mlp(np.random.default_rng(2), (256, 128, 128, 10)))
+    network = finn_network(mlp(np.random.default_rng(2), (256, 128, 128, 10)))
     small, large = (
         choose(network, limits, Objective()).design,
         choose(network, Limits.of(load_target("ulx3s-85f").device), Objective()).design,
@@ -70,7 +69,7 @@ def test_a_small_device_is_filled_no_further_than_planned(limits):
 
 
 def test_queues_are_as_deep_as_needed(limits):
-    network = require_network(residual(np.random.default_rng(2)))
+    network = finn_network(residual(np.random.default_rng(2)))
     design = choose(network, limits, Objective(interval=400)).design
     queues = {queue.source.name: queue.depth for queue in design.network.queues}
     assert queues, "the bare branch waits for the deep one"
@@ -88,7 +87,7 @@ def test_a_queue_is_as_wide_as_the_layer_that_takes_turns(limits):
     """Channels of two branches in turn: made wider behind the queue only, each branch would come at half the pace."""
     s = Sketch(np.random.default_rng(2), (2, 4, 4))
     a = s.step(s.conv("x", 8, (1, 1)), "u4")
-    network = require_network(s.graph(s.concat(a, s.step(s.conv(a, 8, (3, 3), pads=(1, 1, 1, 1)), "u4"))))
+    network = finn_network(s.graph(s.concat(a, s.step(s.conv(a, 8, (3, 3), pads=(1, 1, 1, 1)), "u4"))))
     design = choose(network, limits, Objective(interval=1000)).design
     names = {type(layer).__name__: layer.name for layer in network.layers}
     steps = [layer.name for layer in network.layers if isinstance(layer, Step)]
@@ -106,7 +105,7 @@ def test_a_queue_is_as_wide_as_the_layer_that_takes_turns(limits):
 
 def test_a_bare_branch_holds_what_the_other_one_needs_whole(limits):
     """A fork holds one beat for both: two beats that a matrix unit must have before it gives anything take a queue."""
-    network = require_network(shortcut(np.random.default_rng(2)))
+    network = finn_network(shortcut(np.random.default_rng(2)))
     design = choose(network, limits, Objective(interval=400)).design
     queues = {queue.source.name: queue.depth for queue in design.network.queues}
     (bare,) = (wire.name for layer in network.layers if isinstance(layer, Fork) for wire in layer.results[:1])
@@ -116,7 +115,7 @@ def test_a_bare_branch_holds_what_the_other_one_needs_whole(limits):
 def test_a_global_pool_at_the_end_answers_after_all_its_pixels(limits):
     """Its firings before the last give nothing, and none of them is the end of a sample."""
     s = Sketch(np.random.default_rng(3), (2, 8, 8))
-    network = require_network(s.graph(s.sum_pool(s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "u4"), (8, 8))))
+    network = finn_network(s.graph(s.sum_pool(s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "u4"), (8, 8))))
     design = choose(network, limits, Objective()).design
     assert design.schedule.latency >= 64 and design.schedule.latency >= design.schedule.interval
     wished = choose(network, limits, Objective(latency=design.schedule.latency // 2))
@@ -126,7 +125,7 @@ def test_a_global_pool_at_the_end_answers_after_all_its_pixels(limits):
 def test_a_small_network_is_simulated_until_it_is_full(limits):
     """Many samples are in it at once; its pace is that of its slowest layer, and not of the first few samples."""
     for sketch in (vectors, shortcut):
-        design = choose(require_network(sketch(np.random.default_rng(2))), limits, Objective()).design
+        design = choose(finn_network(sketch(np.random.default_rng(2))), limits, Objective()).design
         slowest = max(
             layer.cycles(design.folding[layer.name]) for layer in design.network.layers if layer.name in design.folding
         )
@@ -137,13 +136,13 @@ def test_a_design_is_read_back_as_it_was_written(limits, tmp_path):
     import json
 
     graph = vectors(np.random.default_rng(2))
-    design = choose(require_network(graph), limits, Objective(interval=200)).design
+    design = choose(finn_network(graph), limits, Objective(interval=200)).design
     (tmp_path / "folding.json").write_text(json.dumps(to_plain(design)))
     network, folding = read_design(graph, tmp_path)
     assert folding == dict(design.folding)
     assert [layer.name for layer in network.layers] == [layer.name for layer in design.network.layers]
-    assert [layer.name for layer in place_queues(require_network(graph), {}).layers] == [
-        layer.name for layer in require_network(graph).layers
+    assert [layer.name for layer in place_queues(finn_network(graph), {}).layers] == [
+        layer.name for layer in finn_network(graph).layers
     ]
 
 
@@ -165,7 +164,7 @@ def test_names_of_a_model_meet_no_names_of_ours(limits):
     renamed = dataclasses.replace(
         graph, ops=tuple(dataclasses.replace(op, name=clash.get(op.name, op.name)) for op in graph.ops), _by_output={}
     )
-    design = choose(require_network(renamed), limits, Objective(interval=400)).design
+    design = choose(finn_network(renamed), limits, Objective(interval=400)).design
     text = rtl_files("clash", stitch(design.network, design.folding))["top.sv"].decode()
     names = re.findall(r"^    logic \[.*\] (\w+);|^    ge_\w+ #\(.*\) (\w+) \($", text, re.MULTILINE)
     names = [a or b for a, b in names]
@@ -181,7 +180,7 @@ def test_arithmetic_of_costs():
 
 def test_a_faster_design_is_taken_where_the_slow_one_is_larger(rng):
     """Of `joined` on a device with five blocks, the design of the middle needs seven, its neighbours five."""
-    network = require_network(joined(np.random.default_rng(1)))
+    network = finn_network(joined(np.random.default_rng(1)))
     limits = dataclasses.replace(Limits.of(load_target("ulx3s-25f").device), blocks=5)
     search = Search(network, limits)
     slow = next(

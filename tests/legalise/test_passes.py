@@ -168,9 +168,11 @@ def test_sequences_become_images_one_row_high(rng):
     x = sketch.max_pool(x, (2,), (1,), (1, 0))
     x = sketch.step(sketch.sum_pool(x, (2,), (2,)))
     x = sketch.conv_transpose(x, 2, (3,), (2,), (1, 1), (1,))
-    legal = _same(sketch, sketch.graph(sketch.step(x)), WIDEN_SEQUENCES)
+    x = sketch.upsample(sketch.pad(sketch.step(x), (1, 2, 0, 1), value=1), 2, 3)
+    legal = _same(sketch, sketch.graph(x), WIDEN_SEQUENCES)
     assert all(len(op.kernel) == 2 for op in legal.ops if isinstance(op, (Conv, MaxPool, SumPool)))
-    assert sum(isinstance(op, Reshape) for op in legal.ops) == 8
+    assert sum(isinstance(op, Reshape) for op in legal.ops) == 12
+    assert legal.ops[-5].pads == (1, 0, 2, 0, 0, 1) and legal.ops[-2].factors == (2, 1, 3)
 
 
 def test_a_step_is_clamped_where_it_ends(rng):

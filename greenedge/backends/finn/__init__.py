@@ -37,7 +37,7 @@ from greenedge.backends.interface import Backend, Environment, Feeds, Fitness, F
 from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Array
-from greenedge.legalise import FOLD_LAYOUTS, SLICE_TO_HOST
+from greenedge.legalise import FOLD_LAYOUTS, SLICE_TO_HOST, SPLIT_ADDITIONS, WIDEN_SEQUENCES
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -305,7 +305,9 @@ BACKEND = Backend(
     passes=(
         SLICE_TO_HOST,
         FOLD_LAYOUTS,
-    ),  # the units take an ArgMax at the end, sum pools, sequences and sums of many branches as they are
+        SPLIT_ADDITIONS,
+        WIDEN_SEQUENCES,
+    ),  # the units take an ArgMax at the end and sum pools as they are
     check=check,
     plan=plan,
     simulate=simulate,

@@ -27,8 +27,8 @@ class Pad(Op):
         n = len(self.pads) // 2
         shape = tuple(d + self.pads[i] + self.pads[n + i] for i, d in enumerate(edges[0].shape))
         low, high = ranges[0]
-        if any(self.pads[i] or self.pads[n + i] for i in range(n) if low.shape[i] > 1 or high.shape[i] > 1):
-            low, high = low.min(keepdims=True), high.max(keepdims=True)
+        padded = tuple(i for i in range(n) if self.pads[i] or self.pads[n + i])  # along these, one range for all
+        low, high = low.min(padded, keepdims=True), high.max(padded, keepdims=True)
         return shape, (np.minimum(low, self.value), np.maximum(high, self.value))
 
     def execute(self, xs: Sequence[Array], edges: Sequence[Edge] | None) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,11 +50,6 @@ def channels_last(shape: tuple[int, ...]) -> Ints:
     return np.moveaxis(index, 0, -1).ravel() if len(shape) > 1 else index.ravel()
 
 
-def to_pair(values: Sequence[int], one: int = 1) -> tuple[int, int]:
-    """(vertical, horizontal) of a value per spatial axis."""
-    return (values[0], values[1]) if len(values) == 2 else (one, values[0])
-
-
 class Names:
     """Hands out identifiers for hardware, each once, near the names in the model."""
 
@@ -74,7 +68,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Image:
-    """A wire in pixels that travels channels-last; a sequence is one row high."""
+    """A wire in pixels that travels channels-last."""
 
     wire: Wire
     height: int
@@ -130,11 +124,13 @@ class Builder(RuleBuilder):
         return [self.take(edge) for edge in op.inputs]
 
     def take_image(self, op: Op) -> Image:
-        """The first wire that `op` reads, as an image; requires that it is one."""
-        return self.require_image(op, self.take(op.inputs[0]))
+        """The first wire that `op` reads, as an image; requires that it is one. Sequences were widened before."""
+        wire = self.require_channels_last(op, self.take(op.inputs[0]))
+        channels, height, width = wire.shape
+        return Image(replace(wire, channels=channels), height, width)
 
-    def require_image(self, op: Op, wire: Wire) -> Image:
-        """The wire as an image or sequence; requires that it travels channels-last. Ends the rule where it is none."""
+    def require_channels_last(self, op: Op, wire: Wire) -> Wire:
+        """The wire of an image or sequence; requires that it travels channels-last. Ends the rule where it is none."""
         shape = wire.shape
         is_image = self.require(
             len(shape) in (2, 3),
@@ -149,7 +145,7 @@ class Builder(RuleBuilder):
             "leave the reshape out, or put it before the model",
         )
         self.begin_emission()
-        return Image(replace(wire, channels=shape[0]), shape[1] if len(shape) == 3 else 1, shape[-1])
+        return replace(wire, channels=shape[0])
 
     def make_wire(
         self,

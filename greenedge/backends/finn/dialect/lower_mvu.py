@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.dialect.builder import Builder, Image, channels_last, to_pair
+from greenedge.backends.finn.dialect.builder import Builder, Image, channels_last
 from greenedge.backends.finn.dialect.layer import ZERO, Wire
 from greenedge.backends.finn.dialect.supported import RULES, weight_bits
 from greenedge.graph import Add, Conv, Dense, Linear, Requantise
@@ -75,11 +75,8 @@ def slide_window(
 ) -> Wire:
     """The patches of an image, or the image itself where every pixel is one patch. `name` is the operation's."""
     wire, height, width = image.wire, image.height, image.width
-    half = len(pads) // 2
-    top, left = to_pair(pads[:half], 0)
-    bottom, right = to_pair(pads[half:], 0)
-    size, step, spread = to_pair(kernel), to_pair(strides), to_pair(dilations)
-    around = (top, left, bottom, right)
+    top, left, bottom, right = around = (pads[0], pads[1], pads[2], pads[3])
+    size, step, spread = (kernel[0], kernel[1]), (strides[0], strides[1]), (dilations[0], dilations[1])
     if any(p > (k - 1) * d for p, k, d in zip(around, size * 2, spread * 2, strict=True)):
         # a patch may consist of padding alone, which ge_window does not make
         wire = pad_image(b, f"{name}_pad", image, around, pad)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.dialect.builder import Builder, channels_last, to_pair
+from greenedge.backends.finn.dialect.builder import Builder, channels_last
 from greenedge.backends.finn.dialect.layer import Wire
 from greenedge.backends.finn.dialect.lower_mvu import make_pad, slide_window
 from greenedge.backends.finn.dialect.supported import RULES
@@ -67,7 +67,7 @@ def _pool(b: Builder, op: MaxPool | SumPool, dilations: Sequence[int], fill: int
     image = b.take_image(op)
     b.begin_emission()
     wire, order = image.wire, channels_last(b.graph.edges[op.output].shape)
-    if to_pair(op.kernel) == (image.height, image.width) and not any(op.pads):
+    if op.kernel == (image.height, image.width) and not any(op.pads):
         name = b.names.take(op.name)
         result = b.make_wire(name, op.output, order, wire.channels, (wire.lo, wire.hi) if largest else None)
         b.give(hw.GlobalPool(name, (wire,), (result,), largest))
@@ -80,9 +80,9 @@ def _pool(b: Builder, op: MaxPool | SumPool, dilations: Sequence[int], fill: int
 
 @RULES.lowers(Pad)
 def pad(b: Builder, op: Pad) -> None:
-    half = len(op.pads) // 2
     image = b.take_image(op)
-    more = op.pads[0] + op.pads[half]
+    front, top, left, back, bottom, right = op.pads
+    more = front + back
     b.require(
         more == 0,
         f"{more} more channels of padding",
@@ -90,7 +90,6 @@ def pad(b: Builder, op: Pad) -> None:
         "concatenate the channels instead, or leave them out",
     )
     b.begin_emission()
-    (top, left), (bottom, right) = to_pair(op.pads[1:half], 0), to_pair(op.pads[half + 1 :], 0)
     layer = make_pad(b, op.name, image, (top, left, bottom, right), op.value)
     shape = b.graph.edges[op.output].shape
     result = replace(layer.result, edge=op.output, shape=shape, order=channels_last(shape))
@@ -115,7 +114,6 @@ def requantise(b: Builder, op: Requantise) -> None:
 
 @RULES.lowers(Add)
 def add(b: Builder, op: Add) -> None:
-    """A chain of additions of two. Partial sums are no edges of the graph, so none is traced or compared."""
     wires = b.take_all(op)
     b.require(len(wires) > 1, "an Add of one input", "finn adds two or more", "scale in the next quantiser instead")
     b.require(
@@ -125,14 +123,10 @@ def add(b: Builder, op: Add) -> None:
         "reshape or transpose both branches alike",
     )
     b.begin_emission()
-    total, factor = wires[0], op.multipliers[0]
-    for k, (wire, other) in enumerate(zip(wires[1:-1], op.multipliers[1:-1], strict=True), 2):
-        name = b.names.take(f"{op.name}_of_{k}")
-        result = _sum_wires(name, total, wire, (factor, other))
-        total, factor = b.give_inner(hw.Add(name, (total, wire), (result,), (factor, other))), 1
-    wire, factors, about = wires[-1], (factor, op.multipliers[-1]), b.graph.edges[op.output]
+    one, other = wires
+    factors, about = (op.multipliers[0], op.multipliers[1]), b.graph.edges[op.output]
     name = b.names.take(op.name)
-    result = _sum_wires(name, total, wire, factors)
+    result = _sum_wires(name, one, other, factors)
     result = replace(  # the edge's proved range may be tighter than the sum of the branches' ranges
         result,
         edge=op.output,
@@ -140,7 +134,7 @@ def add(b: Builder, op: Add) -> None:
         lo=max(result.lo, min(-1, about.lo - int(result.offset.max()))),
         hi=min(result.hi, about.hi - int(result.offset.min())),
     )
-    b.give(hw.Add(name, (total, wire), (result,), factors))
+    b.give(hw.Add(name, (one, other), (result,), factors))
 
 
 def _sum_wires(name: str, a: Wire, b: Wire, factors: tuple[int, int]) -> Wire:
@@ -164,7 +158,7 @@ def concat(b: Builder, op: Concat) -> None:
     wires = b.take_all(op)
     b.require(len(wires) > 1, "a Concat of one input", "finn joins two or more", "leave it out")
     if len(wires[0].shape) > 1:
-        wires = [b.require_image(op, wire).wire for wire in wires]
+        wires = [b.require_channels_last(op, wire) for wire in wires]
     b.begin_emission()
     chunks = [wire.shape[0] * (int(np.prod(wire.shape[op.axis :])) if op.axis else 1) for wire in wires]
     total, taken = wires[0], chunks[0]
@@ -191,16 +185,17 @@ def _join(name: str, a: Wire, b: Wire, chunks: tuple[int, int], along_channels: 
 @RULES.lowers(Upsample)
 def upsample(b: Builder, op: Upsample) -> None:
     image = b.take_image(op)
+    channels, rows, columns = op.factors
     b.require(
-        op.factors[0] == 1,
-        f"{op.factors[0]} times as many channels",
+        channels == 1,
+        f"{channels} times as many channels",
         "finn repeats rows and columns",
         "upsample rows and columns only",
     )
     b.begin_emission()
     name, shape = b.names.take(op.name), b.graph.edges[op.output].shape
     result = replace(image.wire, name=name, edge=op.output, shape=shape, order=channels_last(shape))
-    b.give(hw.Upsample(name, (image.wire,), (result,), image.height, image.width, to_pair(op.factors[1:])))
+    b.give(hw.Upsample(name, (image.wire,), (result,), image.height, image.width, (rows, columns)))
 
 
 @RULES.lowers(ArgMax)
