@@ -77,6 +77,10 @@ DryRun = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the run.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of several.")]
+BoardFile = Annotated[
+    str | None,
+    typer.Option("--target", "-t", metavar="FILE", help="The board's file, where it does not ship with greenedge."),
+]
 
 
 def _exit_code_on_error(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -362,7 +366,16 @@ def _run_jobs(jobs: list[Job], out: Path | None, until: str, dry_run: bool, as_j
 
 @app.command()
 @_exit_code_on_error
-def verify(run: RunArgument, as_json: Json = False) -> None:
+def verify(
+    run: RunArgument,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", metavar="KEY", help="Sign the run with this Ed25519 key if all is equal.")
+    ] = None,
+    trust: Annotated[
+        Path | None, typer.Option("--trust", metavar="KEY.pub", help="Refuse a run that this key's owner did not sign.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Compare again, on what lies in the run's folder now."""
     from greenedge.run.progress import bar
     from greenedge.run.runs import runs_in, verify_again
@@ -370,7 +383,7 @@ def verify(run: RunArgument, as_json: Json = False) -> None:
     results = []
     for folder in runs_in(run):
         with bar(f"verify {folder.name}") as progress:
-            results.append({"folder": str(folder)} | verify_again(folder, progress))
+            results.append({"folder": str(folder)} | verify_again(folder, progress, sign, trust))
     if as_json:
         return _print_json(results)
     rows = [
@@ -442,12 +455,7 @@ def infer(
 @_exit_code_on_error
 def program(
     run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a run for a board.")] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target", "-t", metavar="FILE", help=("The board's file, where it does not ship with greenedge.")
-        ),
-    ] = None,
+    target: BoardFile = None,
     docker: Annotated[
         bool, typer.Option("--docker", help="Run the loader in the image of docker/openfpgaloader.")
     ] = False,

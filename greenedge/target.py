@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -78,7 +79,8 @@ class Target:
     """A board or machine. `program` is an argv with `{bitstream}` in it; `backends` has the preferred one first.
 
     `io` has each signal's electrical settings in the words of the place-and-route tool, "default" for the others;
-    `host` may have `baud` of the UART, `core_hz` of the core's clock, `active_low` signals.
+    `host` may have `baud` of the UART, `core_hz` of the core's clock, `active_low` signals. `texts` are the files of a
+    board that does not ship with greenedge ("boards/NAME.toml", then "devices/NAME.toml" if it has its own device).
     """
 
     name: str
@@ -95,6 +97,7 @@ class Target:
     power: Mapping[str, str] = field(default_factory=dict)
     experimental: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def list_targets() -> list[str]:
@@ -120,6 +123,19 @@ def load_target(name_or_path: str | Path) -> Target:
                 f"there is no target {text!r}{nearest(text, list_targets())}; targets are: {', '.join(list_targets())}."
             )
     return _board(path)
+
+
+def read_target(texts: Mapping[str, str]) -> Target:
+    """The target whose `texts` these are, as they come back from a run. Raises TargetError with every error in them."""
+    names = [re.fullmatch(r"(boards|devices)/([a-z0-9-]+)\.toml", str(name)) for name in texts]
+    if [name[1] if name else "" for name in names] not in (["boards"], ["boards", "devices"]):
+        raise TargetError("a board's files are named boards/NAME.toml and, where it has its own, devices/NAME.toml.")
+    with tempfile.TemporaryDirectory(prefix="greenedge-target-") as scratch:
+        for name, text in texts.items():
+            path = Path(scratch, name)
+            path.parent.mkdir()
+            path.write_text(str(text), encoding="utf-8")
+        return _board(Path(scratch, next(iter(texts))))
 
 
 def load_device(path: Path) -> Device:
@@ -169,11 +185,12 @@ def _board(path: Path) -> Target:
     reasons += _board_reasons(path, data)
     _stop(reasons)
     clock, program = data.get("clock", {}), data.get("program", {})
+    device = _find_device(path, data["device"])
     return Target(
         name=data["name"],
         title=data["title"],
         kind=data["kind"],
-        device=_find_device(path, data["device"]),
+        device=load_device(device),
         backends=tuple(data["backends"]),
         clock_hz=clock.get("hz"),
         clock_pin=clock.get("pin"),
@@ -184,14 +201,25 @@ def _board(path: Path) -> Target:
         power=data.get("power", {}),
         experimental=data.get("experimental", False),
         source=data["source"],
+        texts=_read_texts(path, device),
     )
 
 
-def _find_device(board: Path, name: str) -> Device:
+def _read_texts(*files: Path) -> dict[str, str]:
+    """The content of those files that do not ship with greenedge, by the last folder's name and their own."""
+    ours = data_folder("targets").resolve()
+    return {
+        f"{folder}/{path.name}": path.read_text(encoding="utf-8")
+        for folder, path in zip(("boards", "devices"), files, strict=True)
+        if not path.resolve().is_relative_to(ours)
+    }
+
+
+def _find_device(board: Path, name: str) -> Path:
     folders = [board.resolve().parent.parent / "devices", data_folder("targets") / "devices"]
     for folder in folders:
         if _NAME.fullmatch(name) and (folder / f"{name}.toml").is_file():
-            return load_device(folder / f"{name}.toml")
+            return folder / f"{name}.toml"
     known = sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
     raise TargetError(
         f"{board.name}: there is no device {name!r}{nearest(name, known)}; devices are: {', '.join(known)}."

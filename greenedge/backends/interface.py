@@ -172,6 +172,7 @@ class Backend:
     rules           one rule per operation, for the support matrix
     check … tools   the four questions of a back end, and the tools that enter the key of the build stage
 
+    compiles             whether running the build compiles files of its folder, which must then be planned again first
     proof                what holds for every input of the build, in one sentence; None where nothing was proved
     stale_artifact       why the product was not made from the files beside it; None where it was
     simulate_with_backpressure
@@ -198,6 +199,7 @@ class Backend:
     report: Callable[[Path], dict[str, Any]]
     tools: Callable[[Options], dict[str, str]]
     passes: Passes = field(default=(ARGMAX_TO_HOST, FOLD_LAYOUTS))
+    compiles: bool = False
     proof: Callable[[Path], str | None] = _no_sentence
     stale_artifact: Callable[[Path], str | None] = _no_sentence
     simulate_with_backpressure: SimulateFn | None = None

@@ -174,17 +174,17 @@ def write_record(record: dict, folder: Path, path: Path | None = None) -> Path:
 
 
 def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int) -> dict:
-    """`accept` with a run's test samples, against its integer graph. Raises GreenedgeError for a run without
-    samples."""
+    """`accept` with a run's test samples, against its integer graph. Raises GreenedgeError for a run
+    that is not finished, VerificationError for one whose files are not those that it made."""
     from greenedge.graph import run_graph
     from greenedge.legalise import HOST_PASSES, legalise_graph
     from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
     from greenedge.run.folder import RunFolder
+    from greenedge.run.manifest import load_manifest, require_unchanged
 
     inputs = RunFolder(run).inputs
-    if not inputs.is_file():
-        raise GreenedgeError(f"{inputs} is missing: {run} is no run with test samples.")
+    require_unchanged(run, load_manifest(run), "export", "lower", "build")
     lowered = load_lowering(RunFolder(run).lower)
     levels = run_prologue(lowered, np.load(inputs, allow_pickle=False))
     edge = read_board(RunFolder(run).build)["output"]["stream"]["edge"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ from greenedge.errors import GreenedgeError
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; it is renamed to `path` on success and removed on an error.
 
-    A full disk or a missing permission becomes one GreenedgeError with the path in it.
+    Its name cannot be foreseen, so that no link lies there in a folder that comes from somebody else. A full disk or a
+    missing permission becomes one GreenedgeError with the path in it.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

@@ -151,8 +151,10 @@ def _view(run: Path, summary: dict) -> dict:
     failed = [
         (name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")
     ]
-    lowered = read_json(run, "lower", "lower.json") or {}
-    metrics = read_json(run, "train", "metrics.json") or {}
+    changed = summary.get("changed") or {}
+    failed += [(f"{name}: changed since", why) for name, why in changed.items()]
+    lowered = {} if "lower" in changed else read_json(run, "lower", "lower.json") or {}
+    metrics = {} if "train" in changed else read_json(run, "train", "metrics.json") or {}
     build = f"{STAGE_FOLDERS['build']}/"
     return {
         "name": summary.get("model") or run.name,
@@ -179,7 +181,7 @@ def _view(run: Path, summary: dict) -> dict:
         "failed": failed,
         "layers": lowered.get("layers", []),
         "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
-        "energy": _energy(run, manifest),
+        "energy": "" if "measure" in changed else _energy(run, manifest),
         "energy_cells": _energy_cells(summary),
         "loss": curve(metrics.get("train_loss") or []),
         "metrics": metrics,

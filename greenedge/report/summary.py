@@ -9,7 +9,7 @@ from pathlib import Path
 from greenedge.backends import BACKENDS, load_backend
 from greenedge.errors import GreenedgeError
 from greenedge.run.folder import STAGE_FOLDERS, RunFolder, inside
-from greenedge.run.manifest import Manifest, load_manifest
+from greenedge.run.manifest import Manifest, find_fault, load_manifest
 
 FORMAT = "greenedge-summary/1"
 NO_HOST = "The bitstream has no host interface yet: it computes, but no cable carries samples in and answers out."
@@ -22,13 +22,15 @@ def summarise(run: Path) -> dict:
 
     Keys: format, model, title, target, backend, accuracy, verify, beside (compared as well, equality not claimed),
     unverified (why the build was not compared), hardware, edge, energy, seconds, tools, files, notes,
-    evidence, training (what metrics.json says of the ledger and of each technique). Raises GreenedgeError for a folder
-    that is no run or whose files are damaged.
+    evidence, training (what metrics.json says of the ledger and of each technique), changed ({stage: why what lies
+    there is not what the run made}, whose figures are left out). Raises GreenedgeError for a folder that is no run or
+    whose files are damaged.
     """
     manifest = load_manifest(run)
+    changed = find_changed_stages(run, manifest)
     source, target = _table(manifest, "source"), _table(manifest, "target")
-    verified = read_json(run, "verify", "verify.json") or {}
-    built = _build_report(run, manifest)
+    verified = {} if "verify" in changed else read_json(run, "verify", "verify.json") or {}
+    built = {} if "build" in changed else _build_report(run, manifest)
     if built.get("hardware") and target:
         built["hardware"] = {"part": target.get("part")} | built["hardware"]
     notes = list(built.get("notes", []))
@@ -42,14 +44,15 @@ def summarise(run: Path) -> dict:
         "accuracy": verified.get("accuracy", {}),
         "verify": verified.get("verify", []),
         "beside": verified.get("beside", []),
-        "unverified": verified.get("unverified"),
+        "unverified": _describe_change(changed) or verified.get("unverified"),
+        "changed": changed or None,
         "hardware": built.get("hardware"),
         "edge": built.get("edge"),
-        "energy": _energy(run, manifest),
+        "energy": [] if "measure" in changed else _energy(run, manifest),
         "seconds": {name: r.seconds for name, r in manifest.stages.items() if r.status == "done" and name != "report"},
         "tools": _tools(manifest, built),
         "files": files,
-        "training": _training(run),
+        "training": None if "train" in changed else _training(run),
         "evidence": built.get("evidence"),
         "notes": notes,
     }
@@ -64,6 +67,25 @@ def summarise(run: Path) -> dict:
     if bitstream and not (built.get("hardware") or {}).get("host_interface"):
         notes.append(NO_HOST)
     return {key: value for key, value in summary.items() if value is not None}
+
+
+_BEFORE = ("train", "export", "lower", "build", "verify", "measure")  # the stages that a report speaks of, in order
+
+
+def find_changed_stages(run: Path, manifest: Manifest) -> dict[str, str]:
+    """{stage: why what lies there now is not what the run made}; a verification and a measurement of something that has
+    changed is none of what lies there."""
+    done = [name for name in _BEFORE if name in manifest.stages and manifest.stages[name].status == "done"]
+    changed = {name: fault for name in done if (fault := find_fault(run, manifest, name))}
+    earlier = [name for name in ("export", "lower", "build") if name in changed]
+    if earlier:
+        changed |= {name: changed[earlier[0]] for name in ("verify", "measure") if name in done and name not in changed}
+    return changed
+
+
+def _describe_change(changed: Mapping[str, str]) -> str | None:
+    """Why nothing is said of a verification, where it is of something else; None where it is of what lies there."""
+    return f"changed since it was verified: {changed['verify']}" if "verify" in changed else None
 
 
 def energy_documents(run: Path) -> list[tuple[Path, dict]]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from greenedge.errors import GreenedgeError, TargetError, VerificationError
 from greenedge.progress import ProgressFn
-from greenedge.run.folder import MANIFEST, RunFolder
-from greenedge.run.manifest import Manifest, load_manifest, outputs_match, require_unchanged
-from greenedge.run.runs import find_backend
-from greenedge.target import Target, load_target
+from greenedge.run.custody import open_run
 
 
 def infer_on_board(
-    run: Path, samples: Path, port: str | None, baud: int | None, progress: ProgressFn, out: Path | None = None
+    run: Path,
+    samples: Path,
+    port: str | None,
+    baud: int | None,
+    progress: ProgressFn,
+    out: Path | None = None,
 ) -> tuple:
     """The samples of an .npy file through the board at `port`, or through the virtual board where that is None.
 
@@ -23,20 +24,17 @@ def infer_on_board(
     Every integer is compared with the integer graph's. Raises VerificationError where one differs, BoardError where the
     board cannot be reached or is another, GreenedgeError where nothing has been built for a board.
     """
-    from greenedge.backends import load_backend
     from greenedge.boards import board_runner
     from greenedge.frontends.import_onnx import read_array
     from greenedge.graph import run_graph
-    from greenedge.legalise import legalise
-    from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_epilogue, run_prologue
     from greenedge.run.infer import write
     from greenedge.verify.compare import compare
 
-    folder, manifest = RunFolder(run), load_manifest(run)
-    backend = load_backend(find_backend(run, manifest))
-    require_unchanged(run, manifest, "lower", "build")
-    lowered = legalise(load_lowering(folder.lower), backend.passes)
+    opened = open_run(run, "lower", "build")
+    if port is None:  # the virtual board is compiled from the build's own RTL
+        opened.require_planned(progress)
+    lowered, folder = opened.legal, opened.folder
     levels = run_prologue(lowered, read_array(samples))
     expected = run_graph(lowered.graph, levels)
     outputs, figures = board_runner.infer_on_board(folder.build, next(iter(levels.values())), port, baud, progress)
@@ -81,26 +79,7 @@ def program_run(run: Path, target: str | None, docker: bool, dry_run: bool, prog
     from greenedge.boards.programming import program_argv
     from greenedge.hdl.board_shell.bitstream import bitstream_of
 
-    manifest = load_manifest(run)
-    find_backend(run, manifest)
-    board = _board(run, manifest, target)
-    bitstream = bitstream_of(RunFolder(run).build)
-    name = bitstream.relative_to(run).as_posix()
-    if not outputs_match(run, {name: manifest.stages["build"].outputs.get(name, "")}):
-        raise VerificationError(
-            f"{bitstream} is not the file that was built, its sha256 differs; run the same `greenedge run` or "
-            "`greenedge build` again to build it anew."
-        )
+    opened = open_run(run, "build", given=target)
+    board = opened.trusted_target
+    bitstream = bitstream_of(opened.folder.build)
     return program_argv(board, bitstream, docker) if dry_run else load(bitstream.parent, board, docker, progress)
-
-
-def _board(run: Path, manifest: Manifest, given: str | None) -> Target:
-    """The board's own file; a run folder says only its name, for it may come from anybody."""
-    about = manifest.about.get("target")
-    name = about.get("name") if isinstance(about, dict) else None
-    if not isinstance(name, str):
-        raise GreenedgeError(f"{run / MANIFEST} names no target; run it for a board.")
-    board = load_target(given or name)
-    if board.name != name:
-        raise TargetError(f"{run} was built for {name!r}, not for {board.name!r}; choose that board.")
-    return board

@@ -15,22 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from greenedge.backends import BACKENDS, load_backend
+from greenedge.backends import load_backend
 from greenedge.energy import estimate, results
 from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.run import runtime_session
+from greenedge.run.custody import open_run
 from greenedge.run.folder import STAGE_FOLDERS, RunFolder
 from greenedge.run.manifest import (
     Manifest,
     Record,
     digest_files,
     digest_of,
+    find_fault,
     load_manifest,
     lock_run,
     os_errors_as_greenedge,
-    outputs_match,
     save_manifest,
     staging_dir,
 )
@@ -51,7 +52,8 @@ class RunWorkloads:
     def open(self, run: Path, port: str | None = None, runtime: str | None = None, batch: int = 1) -> Workload:
         """A run on a runtime of this machine (its build's own if none is named), `batch` samples at once, or on the
         board at `port`. Raises GreenedgeError, EvidenceError where the build runs on no machine at hand."""
-        manifest, backend = _open_build(run)
+        opened = open_run(run, "lower", "build")
+        manifest, backend = opened.manifest, opened.backend.name
         name, accuracy = _name(manifest, run), accuracy_of(run, manifest)
         if runtime is not None and runtime not in RUNTIMES:
             raise GreenedgeError(f"there is no runtime {runtime!r}; runtimes are: {', '.join(RUNTIMES)}.")
@@ -98,15 +100,16 @@ def estimate_energy(run: Path, level: str | None = None, progress: ProgressFn = 
 
     Raises GreenedgeError for a run that is no FPGA's or whose device has no coefficients.
     """
-    manifest, backend = _open_build(run)
-    switching = load_backend(backend).switching
+    opened = open_run(run, "export", "lower", "build")
+    manifest, backend, switching = opened.manifest, opened.backend.name, opened.backend.switching
     if switching is None:
         raise GreenedgeError(
             f"{run} is built for {_target(manifest)} by {backend}, whose switching activity is not to be had; "
             "FPGA runs of finn have it."
         )
+    opened.require_planned(progress)  # the model that counts is compiled from the build's own files
     x = next(iter(vectors_of(run).values()))
-    hardware = load_backend(backend).report(RunFolder(run).build)["hardware"]
+    hardware = opened.backend.report(RunFolder(run).build)["hardware"]
     found = switching(RunFolder(run).build, x, level, lambda line: progress(0, 0, line))
     # Every sample's work is in the count once; at full rate it is done in the initiation interval.
     seconds = found.samples * hardware["cycles_per_inference"] / hardware["clock_hz"]
@@ -125,7 +128,7 @@ def estimate_energy(run: Path, level: str | None = None, progress: ProgressFn = 
 
 def is_hardware(run: Path) -> bool:
     """Whether the run's build is a circuit whose switching can be counted."""
-    return load_backend(_open_build(run)[1]).switching is not None
+    return open_run(run, "build").backend.switching is not None
 
 
 def keep(run: Path, data: dict, seconds: float) -> Path:
@@ -167,26 +170,15 @@ def vectors_of(run: Path) -> dict[str, np.ndarray]:
 
 
 def accuracy_of(run: Path, manifest: Manifest) -> float | None:
-    """The accuracy that verifying the build found; None where nothing has labels."""
+    """The accuracy that verifying this build found; None where nothing has labels, or another build was verified."""
     from greenedge.report.summary import read_json
 
+    record = manifest.stages.get("verify")
+    if record is None or record.status != "done" or find_fault(run, manifest, "verify"):
+        return None
     stage = load_backend(str(manifest.about.get("backend"))).stage
     found = (read_json(run, "verify", "verify.json") or {}).get("accuracy", {}).get(stage)
     return float(found) if isinstance(found, (int, float)) else None
-
-
-def _open_build(run: Path) -> tuple[Manifest, str]:
-    """The manifest and the back end of a run whose build is whole."""
-    manifest = load_manifest(run)
-    record, backend = manifest.stages.get("build"), manifest.about.get("backend")
-    if record is None or record.status != "done" or backend not in BACKENDS:
-        raise GreenedgeError(f"{run} has nothing built; run `greenedge run` or `greenedge build` for it to the end.")
-    if not outputs_match(run, record.outputs):
-        raise GreenedgeError(
-            f"{RunFolder(run).build} does not hold what was built; run the same `greenedge run` or `greenedge "
-            "build` again."
-        )
-    return manifest, str(backend)
 
 
 def _name(manifest: Manifest, run: Path) -> str:

@@ -56,6 +56,8 @@ class Job:
                 "resources": dict(device.resources),
                 "experimental": self.target.experimental,
             }
+            if self.target.texts:  # what it takes to plan again, where it does not ship with greenedge
+                about["target"]["texts"] = dict(self.target.texts)
             about |= {"backend": self.backend, "options": dict(self.options), "backend_reason": self.reason}
         return about
 

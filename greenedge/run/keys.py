@@ -43,11 +43,7 @@ _PACKAGES = {
 
 def plan_record(job: Job, manifest: Manifest, name: str) -> Record:
     """What would go into that stage now, with the key of it all."""
-    inputs: dict[str, str] = {}
-    for earlier in _READS[name]:
-        if earlier in manifest.stages:
-            outputs = manifest.stages[earlier].outputs
-            inputs |= {path: digest for path, digest in outputs.items() if not _varies(path)}
+    inputs = list_inputs(manifest, name)
     if name == "train":
         inputs["recipe"] = _recipe_digest(job)
     elif name == "export":
@@ -60,6 +56,16 @@ def plan_record(job: Job, manifest: Manifest, name: str) -> Record:
         options = dict(job.source.declared)
     tools = _tools(job, name)
     return Record("running", digest_of([name, inputs, options, tools]), inputs, options, tools)
+
+
+def list_inputs(manifest: Manifest, name: str) -> dict[str, str]:
+    """{file: sha256} of what the stages before it made for that stage, without files that vary from run to run."""
+    inputs: dict[str, str] = {}
+    for earlier in _READS[name]:
+        if earlier in manifest.stages:
+            outputs = manifest.stages[earlier].outputs
+            inputs |= {path: digest for path, digest in outputs.items() if not _varies(path)}
+    return inputs
 
 
 def _recipe_digest(job: Job) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from greenedge.backends import load_backend
 from greenedge.errors import GreenedgeError
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, RunFolder
 from greenedge.run.job import Display, Job, Silent
@@ -46,6 +47,22 @@ def run_job(
                 job = choose_backend(job, run)
                 manifest = replace(manifest, about={**manifest.about, **job.about})
             manifest = _run_stage(job, run, manifest, name, reuse_from, display)
+            if name == "build":
+                manifest = _record_evidence(job, run, manifest)
+    return manifest
+
+
+def _record_evidence(job: Job, run: Path, manifest: Manifest) -> Manifest:
+    """The manifest with what the build that lies there now must be compared on."""
+    from greenedge.lower import load_lowering
+    from greenedge.verify.evidence import expect_evidence
+
+    assert job.backend is not None, "a job that builds has a back end"
+    folder = RunFolder(run)
+    evidence = expect_evidence(folder, load_lowering(folder.lower), load_backend(job.backend))
+    if evidence != manifest.about.get("evidence"):
+        manifest = replace(manifest, about={**manifest.about, "evidence": evidence})
+        save_manifest(manifest, run)
     return manifest
 
 

@@ -12,14 +12,16 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO
 
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write, sha256_file
+from greenedge.files.remove import remove
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, inside
 
 FORMAT = "greenedge-run/1"
@@ -79,7 +81,8 @@ def load_manifest(folder: Path) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
             raise ValueError("it is no table")
-    except ValueError as error:
+        _check_about(data)
+    except (ValueError, RecursionError) as error:
         raise GreenedgeError(_describe_damage(path, error)) from None
     if data.get("format") != FORMAT:
         raise GreenedgeError(
@@ -93,6 +96,25 @@ def load_manifest(folder: Path) -> Manifest:
     return Manifest({key: value for key, value in data.items() if key not in ("format", "stages")}, stages)
 
 
+_ABOUT = {"source": dict, "target": dict, "backend": str, "options": dict, "backend_reason": str, "evidence": dict}
+
+
+def _check_about(data: Mapping[str, Any]) -> None:
+    """Raises ValueError for what a run is about in another form."""
+    for key, kind in _ABOUT.items():
+        if not isinstance(data.get(key), (kind, type(None))):
+            raise ValueError(f"{key} is {_shorten(data[key])}, a {'table' if kind is dict else 'text'} is needed")
+    for key in ("source", "target"):
+        for name in ("name", "title"):
+            if not isinstance((data.get(key) or {}).get(name, ""), str):
+                raise ValueError(f"{key}.{name} is {_shorten(data[key][name])}, a text is needed")
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
 def _describe_damage(path: Path, error: Exception) -> str:
     return f"{path} is damaged ({error}); delete it and run the same command again."
 
@@ -104,10 +126,19 @@ def _read_record(folder: Path, name: str, entry: dict[str, Any]) -> Record:
     record = Record(**entry)
     if record.status not in STATUSES:
         raise ValueError(f"stage {name!r} has status {record.status!r}")
+    if record.seconds is not None and (type(record.seconds) not in (int, float) or not 0 <= record.seconds < 1e12):
+        raise ValueError(f"seconds of stage {name!r} are {_shorten(record.seconds)}")
+    texts = {"key": record.key, "started": record.started, "note": record.note}
+    optional = {"error": record.error, "reused_from": record.reused_from}
+    for part, text in (texts | {key: value for key, value in optional.items() if value is not None}).items():
+        if not isinstance(text, str):
+            raise ValueError(f"{part} of stage {name!r} is {_shorten(text)}, a text is needed")
     tables = {"inputs": record.inputs, "outputs": record.outputs, "tools": record.tools, "options": record.options}
     for part, table in tables.items():
         if not isinstance(table, dict):
             raise ValueError(f"{part} of stage {name!r} is no table")
+        if part != "options" and not all(isinstance(value, str) for value in table.values()):
+            raise ValueError(f"{part} of stage {name!r} holds what is no text")
     for path in record.outputs:
         inside(folder, path)
     return record
@@ -138,23 +169,74 @@ def find_changed(folder: Path, record: Record) -> Path | None:
     return next((folder / path for path in changed), None)
 
 
-def require_unchanged(run: Path, manifest: Manifest, *stages: str) -> None:
-    """Raises VerificationError where the files of one of these stages are not exactly those that the run made."""
+def find_strange(run: Path, name: str, record: Record) -> str | None:
+    """Why the files of a stage are not exactly those that the run made, in one sentence; None where they are.
+
+    A file is changed, gone or added, or is a link.
+    """
+    if misplaced := find_misplaced(run, name, record):
+        return misplaced
+    changed = find_changed(run, record)
+    return _describe_changed(changed) if changed else None
+
+
+def find_misplaced(run: Path, name: str, record: Record) -> str | None:
+    """As `find_strange`, but for the content of the files."""
+    for path in map(run.joinpath, record.outputs):
+        if not path.is_file():
+            return _describe_changed(path)
+    for path in sorted((run / STAGE_FOLDERS[name]).rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.relative_to(run).as_posix() in record.outputs):
+            return f"{path} is no file that the run made; delete it."
+    return None
+
+
+def _describe_changed(path: Path) -> str:
+    what = "is not the file that was made, its sha256 differs" if path.is_file() else "is gone"
+    return f"{path} {what}; run the same `greenedge run` or `greenedge build` again to make it anew."
+
+
+def find_stale(manifest: Manifest, name: str) -> str | None:
+    """The first file from which a stage was made and that the run has made otherwise since; None where there is
+    none."""
+    made = {path: digest for record in manifest.stages.values() for path, digest in record.outputs.items()}
+    used = manifest.stages[name].inputs
+    return next((path for path, digest in used.items() if path in made and made[path] != digest), None)
+
+
+def find_fault(run: Path, manifest: Manifest, name: str) -> str | None:
+    """Why a finished stage is not what the run made, or not of what lies there now, in one sentence; None where it
+    is."""
+    if wrong := find_strange(run, name, manifest.stages[name]):
+        return wrong
+    if stale := find_stale(manifest, name):
+        return (
+            f"{run / STAGE_FOLDERS[name]} was made from another {stale} than the one there now; run the same "
+            "`greenedge run` or `greenedge build` again to make it anew."
+        )
+    return None
+
+
+def require_whole(run: Path, manifest: Manifest, *stages: str) -> None:
+    """Raises GreenedgeError where one of these stages is not finished, VerificationError where a file of it is gone,
+    added or a link."""
     for name in stages:
         record = manifest.stages.get(name)
         if record is None or record.status != "done" or not record.outputs:
             raise GreenedgeError(
                 f"{run} has no finished {name} stage; run the same `greenedge run` or `greenedge build` again."
             )
-        if changed := find_changed(run, record):
-            raise VerificationError(
-                f"{changed} is not the file that was made, its sha256 differs; run the same `greenedge run` or "
-                "`greenedge build` again to make it anew."
-            )
-        there = (run / STAGE_FOLDERS[name]).rglob("*")
-        for path in sorted(path for path in there if path.is_symlink() or not path.is_dir()):
-            if path.relative_to(run).as_posix() not in record.outputs:
-                raise VerificationError(f"{path} is no file that the run made; delete it.")
+        if misplaced := find_misplaced(run, name, record):
+            raise VerificationError(misplaced)
+
+
+def require_unchanged(run: Path, manifest: Manifest, *stages: str) -> None:
+    """As `require_whole`, and raises VerificationError where a file is not the one that the run made, or a stage was
+    made from others than lie there now."""
+    require_whole(run, manifest, *stages)
+    for name in stages:
+        if fault := find_fault(run, manifest, name):
+            raise VerificationError(fault)
 
 
 @contextmanager
@@ -165,7 +247,7 @@ def lock_run(folder: Path) -> Iterator[None]:
     """
     with os_errors_as_greenedge(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "a+")
+        handle = _open_lock(folder / ".lock")
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,7 +261,24 @@ def lock_run(folder: Path) -> Iterator[None]:
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")
             handle.flush()
+        for left in folder.glob(".*.part"):  # by a process that was killed while it wrote
+            remove(left)
         yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    """The lock file, opened for reading and writing; no link is followed and nothing else is truncated."""
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise GreenedgeError(f"{path} is no lock that greenedge made; delete it.") from None
+        raise
+    about = os.fstat(number)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        os.close(number)
+        raise GreenedgeError(f"{path} is no lock that greenedge made; delete it.")
+    return os.fdopen(number, "r+")
 
 
 @contextmanager
@@ -190,16 +289,16 @@ def staging_dir(folder: Path, keep: bool = False) -> Iterator[Path]:
     it.
     """
     work = folder.with_name(folder.name + ".part")
-    if not keep:
-        shutil.rmtree(work, ignore_errors=True)
+    if not keep or work.is_symlink() or any(path.is_symlink() for path in work.rglob("*")):
+        remove(work)
     work.mkdir(parents=True, exist_ok=True)
     yield work
     old = folder.with_name(folder.name + ".old.part")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    remove(old)
+    if folder.is_symlink() or folder.exists():
         os.replace(folder, old)
     os.replace(work, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
 
 
 def copy_stage(source: Path, outputs: Iterable[str], folder: Path) -> None:

@@ -10,25 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from greenedge.backends import BACKENDS, load_backend
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.graph.ops.base import Ints
-from greenedge.legalise import legalise
 from greenedge.lower import Lowered
 from greenedge.progress import ProgressFn
+from greenedge.run.custody import OpenRun, name_backend, open_run
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, RunFolder
 from greenedge.run.infer import Model, Written, open_samples, run_model, write
+from greenedge.run.keys import list_inputs
 from greenedge.run.manifest import (
-    Manifest,
     Record,
     digest_files,
-    find_changed,
     load_manifest,
     lock_run,
     os_errors_as_greenedge,
-    require_unchanged,
     save_manifest,
 )
+from greenedge.run.signature import require_signature, sign
 from greenedge.run.stages import compare_stages
 from greenedge.target import nearest
 
@@ -49,76 +47,67 @@ def runs_in(folder: Path) -> list[Path]:
     return runs
 
 
-def find_backend(run: Path, manifest: Manifest) -> str:
-    """The back end that built this run. Raises GreenedgeError where nothing has been built."""
-    record, backend = manifest.stages.get("build"), manifest.about.get("backend")
-    if record is None or record.status != "done" or not RunFolder(run).build.is_dir():
-        raise GreenedgeError(f"{run} has nothing built; run `greenedge run` or `greenedge build` for it to the end.")
-    if backend not in BACKENDS:
-        raise GreenedgeError(f"{run / MANIFEST}: backend is {backend!r}; back ends are: {', '.join(sorted(BACKENDS))}.")
-    return str(backend)
-
-
-def verify_again(run: Path, progress: ProgressFn) -> dict[str, Any]:
+def verify_again(
+    run: Path, progress: ProgressFn, sign_with: Path | None = None, trust: Path | None = None
+) -> dict[str, Any]:
     """Compares again what lies in a finished run's folder now; returns what verify.json then says.
+
+    `trust` is a file with the public key whose owner must have signed the run, `sign_with` one with the private key
+    that signs it if all is equal (greenedge.run.signature).
 
     Raises VerificationError on a difference, also where only a file's digest differs (a weight that no sample reaches),
     and GreenedgeError where the run has nothing built. The manifest says how it ended; the next run writes the report.
     """
     with lock_run(run), os_errors_as_greenedge(run):
         manifest = load_manifest(run)
-        backend = find_backend(run, manifest)
+        name_backend(run, manifest)
+        if trust is not None:
+            require_signature(run, manifest, trust)
         stages = {name: record for name, record in manifest.stages.items() if name != "report"}
         record = stages.get("verify") or Record("running", key="")
         try:
-            note = compare_stages(RunFolder(run), backend, progress)
-            _check_files(run, manifest)
+            note = compare_stages(OpenRun(RunFolder(run), manifest), progress)
         except VerificationError as error:
             failed = replace(
                 record, status="failed", error=str(error), outputs=digest_files(run, STAGE_FOLDERS["verify"])
             )
             save_manifest(replace(manifest, stages={**stages, "verify": failed}), run)
             raise
-        done = replace(record, status="done", error=None, note=note, outputs=digest_files(run, STAGE_FOLDERS["verify"]))
-        if done.outputs != record.outputs or record.status != "done":
+        done = replace(
+            record,
+            status="done",
+            error=None,
+            note=note,
+            inputs=list_inputs(manifest, "verify"),
+            outputs=digest_files(run, STAGE_FOLDERS["verify"]),
+        )
+        if done.outputs != record.outputs or record.status != "done" or done.inputs != record.inputs:
             save_manifest(replace(manifest, stages={**stages, "verify": done}), run)
+        if sign_with is not None:
+            sign(run, manifest, sign_with)
         written = json.loads((RunFolder(run).verify / "verify.json").read_text())
     if "unverified" in written:
         raise GreenedgeError(written["unverified"])
     return dict(written)
 
 
-def _check_files(run: Path, manifest: Manifest) -> None:
-    """Raises VerificationError for a file of the lower or build stage, changed or added, of which no sample tells."""
-    if changed := find_changed(run, manifest.stages["build"]):
-        raise VerificationError(
-            f"{changed} is not the file that was built, its sha256 differs, although every sample gave "
-            "the same integers; run the same `greenedge run` or `greenedge build` again to build it anew."
-        )
-    require_unchanged(run, manifest, "lower", "build")
-
-
 def infer(
-    run: Path, samples: Path, stage: str, progress: ProgressFn, out: Path | None = None
+    run: Path,
+    samples: Path,
+    stage: str,
+    progress: ProgressFn,
+    out: Path | None = None,
 ) -> Written | dict[str, np.ndarray[Any, Any]]:
     """The samples in an .npy file, however large, through the built thing ("build", or its own name: "tflite", "rtl",
     …) or the integer graph ("graph"), piece by piece. Float outputs that the built thing gives itself are its own, the
-    others the host's. Raises VerificationError where a file that this takes is not the one that the run made.
+    others the host's. Raises VerificationError where a file that this takes is not the one that the run made, or would
+    be compiled and is not what greenedge writes.
 
     Into `out` (.npy or .csv), which is returned as Written; without it {model output: array}.
     """
-    from greenedge.lower import load_lowering
-
-    manifest = load_manifest(run)
-    if stage == "graph":
-        require_unchanged(run, manifest, "lower")
-        lowered = load_lowering(RunFolder(run).lower)
-    else:
-        backend = load_backend(find_backend(run, manifest))
-        require_unchanged(run, manifest, "lower", "build")
-        lowered = legalise(load_lowering(RunFolder(run).lower), backend.passes)
-    model = _open_model(run, lowered, stage)
+    opened = open_run(run, *(("lower",) if stage == "graph" else ("lower", "build")))
     array = open_samples(samples)
+    lowered, model = _open_model(opened, stage, progress)
     parts = run_model(lowered, array, model, progress)
     if out is not None:
         return write(out, len(array), parts)
@@ -126,21 +115,23 @@ def infer(
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _open_model(run: Path, lowered: Lowered, stage: str) -> Model:
-    """A function from (input integers, progress) to the model's outputs for that stage of the run. Raises
-    GreenedgeError for any other stage."""
+def _open_model(opened: OpenRun, stage: str, progress: ProgressFn) -> tuple[Lowered, Model]:
+    """(the host's part, a function from (input integers, progress) to the model's outputs) for that stage of the run.
+    Raises GreenedgeError for any other stage."""
     from greenedge.graph import run_graph
     from greenedge.lower.float_io import run_epilogue
 
     if stage == "graph":
-        return lambda levels, progress: run_epilogue(lowered, run_graph(lowered.graph, levels))
-    backend = load_backend(find_backend(run, load_manifest(run)))
+        whole = opened.lowered
+        return whole, lambda levels, progress: run_epilogue(whole, run_graph(whole.graph, levels))
+    backend, lowered, build = opened.backend, opened.legal, opened.folder.build
     known = list(dict.fromkeys(["build", backend.stage, "graph"]))
     if stage not in known:
         raise GreenedgeError(
-            f"{run} has no stage {stage!r} to infer with{nearest(stage, known)}; it has: {', '.join(known)}."
+            f"{opened.path} has no stage {stage!r} to infer with{nearest(stage, known)}; it has: {', '.join(known)}."
         )
-    build = RunFolder(run).build
+    if backend.compiles:
+        opened.require_planned(progress)
 
     def model(levels: Mapping[str, Ints], progress: ProgressFn) -> dict[str, np.ndarray[Any, Any]]:
         x = levels if len(levels) > 1 else next(iter(levels.values()))
@@ -149,4 +140,4 @@ def _open_model(run: Path, lowered: Lowered, stage: str) -> Model:
             return {name: values for name, (values, _) in own.items()}
         return run_epilogue(lowered, backend.simulate(build, x, (), progress))
 
-    return model
+    return lowered, model

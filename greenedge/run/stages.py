@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from greenedge.backends import load_backend
-from greenedge.errors import TargetError, UnsupportedError, VerificationError
+from greenedge.errors import TargetError, VerificationError
 from greenedge.frontends.import_onnx import ModelFile, import_stage
+from greenedge.legalise import legalise
 from greenedge.lower import Lowered
 from greenedge.progress import ProgressFn
+from greenedge.run.custody import OpenRun, plan_again, require_planned
 from greenedge.run.folder import RunFolder
 from greenedge.run.job import Job
-from greenedge.run.manifest import staging_dir
+from greenedge.run.manifest import load_manifest, require_unchanged, require_whole, staging_dir
 from greenedge.tools.plan import Plan
 
 _DEPLOYED = (".bit", ".bin", ".fs", ".tflite", ".onnx")  # what goes onto a machine, among the products of a build
@@ -68,37 +70,40 @@ def _backend_of(job: Job) -> str:
 
 def plan_build(job: Job, lowered: Lowered) -> Plan:
     """The back end's plan for a lowered model. Raises UnsupportedError with every reason why it cannot."""
-    from greenedge.legalise import legalise
-
     backend = load_backend(_backend_of(job))
     assert job.target is not None, "a job with a back end has a target"
-    legal = legalise(lowered, backend.passes)
-    reasons = backend.check(legal.graph, job.target, job.options)
-    if reasons:
-        raise UnsupportedError(f"{job.source.name} cannot be built for {job.target.name} by {job.backend}:", reasons)
-    epilogue = backend.float_epilogue(legal, job.target, job.options)
-    return backend.plan(legal.graph, job.target, job.options, epilogue)
+    return plan_again(backend, legalise(lowered, backend.passes), job.target, job.options, job.source.name)
 
 
 def _verify(job: Job, run: RunFolder, progress: ProgressFn) -> str:
-    return compare_stages(run, _backend_of(job), progress)
+    return compare_stages(OpenRun(run, load_manifest(run.path), job.target), progress)
 
 
-def compare_stages(run: RunFolder, backend: str, progress: ProgressFn) -> str:
+def compare_stages(opened: OpenRun, progress: ProgressFn) -> str:
     """Fills the folder of verify anew; what a comparison that found a difference wrote stays there.
 
-    Raises VerificationError.
+    Nothing in the folder is compiled or simulated before it was planned again. Raises VerificationError on a
+    difference, also where only a file's digest differs (a weight that no sample reaches), and where less was compared
+    than the run recorded when it was built.
     """
     from greenedge.verify.stage import verify_stage
 
-    difference = None
+    run, difference = opened.folder, None
+    require_whole(run.path, opened.manifest, "export", "lower", "build")
+    differing = require_planned(opened.plan_again(), run.build, progress)
     with staging_dir(run.verify) as work:
         try:
-            note = verify_stage(run, work, backend, progress)
+            note = verify_stage(run, work, opened.backend, opened.evidence, progress)
         except VerificationError as error:
             difference = error
     if difference is not None:
         raise difference
+    require_unchanged(run.path, opened.manifest, "export", "lower", "build")
+    if differing:
+        raise VerificationError(
+            f"{differing[0]} is not what greenedge writes for the integer graph of this run, although every sample "
+            "gave the same integers; run the same `greenedge run` or `greenedge build` again to build it anew."
+        )
     return note
 
 

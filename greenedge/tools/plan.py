@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Command:
     """One program to run, at most `timeout_s`. `log` and `cwd` are relative to the plan's folder; `argv[0]` may be
-    '{python}' or '{tool}'; `label` is shown as progress."""
+    '{python}' or '{tool}'; `label` is shown as progress.
+
+    `generates` says that it writes files from the plan's own and from those of earlier such commands alone, the same
+    bytes on every machine, but for "seconds" in JSON: run again, it tells whether the files are those that were planned
+    (greenedge.tools.replay).
+    """
 
     argv: tuple[str, ...]
     log: str
@@ -20,6 +25,7 @@ class Command:
     timeout_s: float = 1800
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "."
+    generates: bool = False
 
 
 @dataclass(frozen=True)

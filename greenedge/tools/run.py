@@ -11,6 +11,7 @@ until the same plan is run again, which starts from nothing. An existing folder 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -23,14 +24,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import greenedge
 from greenedge.errors import ToolError
+from greenedge.files.atomic_write import sha256_file
+from greenedge.files.cache import cache_folder
+from greenedge.files.remove import remove
 from greenedge.tools.container import IMAGES, docker_argv, why_not
 from greenedge.tools.discover import Tool, end_with_parent, find_tool
 from greenedge.tools.plan import Command, Plan
 
-RECORD = "build.json"  # written by execute(): the plan's digest, the tools' versions, the seconds
+RECORD = "build.json"  # written by execute(): the plan's digest, the tools' versions, the seconds, products by sha256
 _PROGRESS_S = 2.0  # shortest time between two reports of a tool's output
 _GRACE_S = 2.0  # between SIGTERM and SIGKILL
 _POLL_S = 0.05
@@ -58,7 +63,7 @@ def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _no_line
     folder = Path(folder)
     work = folder.with_name(folder.name + ".part")
     with _disk_errors(folder):
-        shutil.rmtree(work, ignore_errors=True)
+        remove(work)
         work.mkdir(parents=True)
         for name, content in plan.files.items():
             path = _inside(work, name)
@@ -75,9 +80,41 @@ def execute(plan: Plan, folder: Path, progress: Callable[[str], None] = _no_line
                 tools[tool.name] = str(tool)
             seconds[command.label] = round(time.monotonic() - started, 1)
         _check_products(plan, work)
-        record = {"plan": plan.digest(), "tools": tools, "seconds": seconds}
+        products = {name: sha256_file(work / name) for name in plan.products}
+        record = {"plan": plan.digest(), "tools": tools, "seconds": seconds, "products": products}
         (work / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         _replace(work, folder)
+
+
+def execute_once(
+    plan: Plan, kind: str, name: str, progress: Callable[[str], None] = _no_line
+) -> tuple[Path, dict[str, Any], bool]:
+    """Carries out `plan` in the user's cache, or finds it there as it was left: (folder, its record, whether it was
+    there).
+
+    `kind` and `name` are the folder's below the cache. Of two processes with one plan the later one waits. A product
+    that is not the one that was made is made anew, for it is going to be run. Raises ToolError as `execute` does.
+    """
+    folder = cache_folder(kind) / name
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = _read_record(folder, plan)
+        if kept := record is not None:
+            return folder, record, kept
+        execute(plan, folder, progress)
+        record = _read_record(folder, plan)
+        assert record is not None, "what was just made is whole"
+        return folder, record, kept
+
+
+def _read_record(folder: Path, plan: Plan) -> dict[str, Any] | None:
+    """The record of a finished plan whose products are unchanged; None where it is not."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        is_same = record["products"] == {name: sha256_file(folder / name) for name in plan.products}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if is_same else None
 
 
 @contextmanager
@@ -274,8 +311,8 @@ def _check_products(plan: Plan, work: Path) -> None:
 def _replace(work: Path, folder: Path) -> None:
     """Renames `work` to `folder`; an existing one is removed only then."""
     old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    remove(old)
+    if folder.is_symlink() or folder.exists():
         os.rename(folder, old)
     os.rename(work, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)

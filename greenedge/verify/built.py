@@ -101,6 +101,15 @@ def compare_float_outputs(
     ]
 
 
+def count_board_samples(build: Path, samples: int) -> int:
+    """How many of `samples` go through the virtual board; 0 for a board that is not reached by UART."""
+    from greenedge.boards.board_runner import samples_within
+    from greenedge.boards.virtual import read_board
+
+    board = read_board(build)
+    return samples_within(board, samples, _BOARD_CYCLES) if board["link"] == "uart" else 0
+
+
 def compare_board(
     graph: Graph, build: Path, x: Ints, expected: Mapping[str, Ints], stages: Stages, progress: ProgressFn
 ) -> list[VerificationReport]:
@@ -109,13 +118,11 @@ def compare_board(
 
     None for a board that is not reached by UART; the RTL within has been compared anyway.
     """
-    from greenedge.boards.board_runner import infer_on_board, samples_within
-    from greenedge.boards.virtual import read_board
+    from greenedge.boards.board_runner import infer_on_board
 
-    board = read_board(build)
-    if board["link"] != "uart":
+    count = count_board_samples(build, len(x))
+    if not count:
         return []
-    count = samples_within(board, len(x), _BOARD_CYCLES)
     outputs, _ = infer_on_board(build, x[:count], progress=_prefix_progress(progress, "virtual board"))
     stages["board"] = next(iter(outputs.values())).reshape(count, -1)  # a board calls its output after the stream
     return [compare("graph", "board", join_outputs(graph, expected)[:count], stages["board"], layer=graph.outputs[0])]

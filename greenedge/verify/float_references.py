@@ -89,6 +89,11 @@ def describe_proof(graph: Graph) -> str:
     )
 
 
+def is_comparable_with_torch(lowered: Lowered) -> bool:
+    """Whether torch's float outputs can be turned back into integers."""
+    return len(lowered.outputs) == 1 and lowered.outputs[0].dequantised
+
+
 def compare_with_torch(
     lowered: Lowered, torch: NDArray[Any] | None, ints: Mapping[str, Ints], stages: Stages
 ) -> list[VerificationReport]:
@@ -96,7 +101,7 @@ def compare_with_torch(
     accumulator. Raises VerificationError for outputs that are no multiples of the scale."""
     from greenedge.lower.float_ties.outputs_only import reachable_by_ties
 
-    if torch is None or len(lowered.outputs) != 1 or not lowered.outputs[0].dequantised:
+    if torch is None or not is_comparable_with_torch(lowered):
         return []
     output = lowered.outputs[0]
     is_level = isinstance(lowered.graph.producer(output.edge), Requantise)

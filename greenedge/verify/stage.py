@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
-from greenedge.backends import load_backend
 from greenedge.backends.interface import Backend
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write
@@ -32,6 +32,7 @@ from greenedge.verify.built import (
     compare_partial,
 )
 from greenedge.verify.compare import VerificationReport
+from greenedge.verify.evidence import find_missing
 from greenedge.verify.float_references import Stages, compare_with_qonnx, compare_with_torch, join_outputs
 
 _ORDER = ("torch", "qonnx", "graph")  # of the stages in verify.json; what was built comes behind
@@ -60,12 +61,14 @@ class Findings:
     accuracy: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def verify_stage(run: RunFolder, folder: Path, backend: str, progress: ProgressFn) -> str:
+def verify_stage(
+    run: RunFolder, folder: Path, chosen: Backend, evidence: Mapping[str, int], progress: ProgressFn
+) -> str:
     """Compares every stage of a run; writes verify.json and each stage's integers into `folder`; returns a note.
 
-    Raises VerificationError on any difference, after everything has been written.
+    `evidence` is what must be compared at least (evidence.py). Raises VerificationError on any difference, and where
+    less was compared, after everything has been written.
     """
-    chosen = load_backend(backend)
     lowered = lower_again(run)
     model = legalise(lowered, [one for one in chosen.passes if isinstance(one, HostPass)])
     vectors = _read_vectors(run.export)
@@ -85,11 +88,13 @@ def verify_stage(run: RunFolder, folder: Path, backend: str, progress: ProgressF
         _write(folder, found, model.graph, why)
         for report in found.reports:
             report.require()
+        _require_evidence(run, evidence, found)
         return f"{_describe(len(vectors.inputs), found)}; not verified: {why}"
     legal = legalise(lowered, chosen.passes)
     _compare_build_stages(legal, chosen, run.build, next(iter(ints.values())), vectors, found, progress)
     _write(folder, found, model.graph)
     _require(found.reports, chosen, run.build)
+    _require_evidence(run, evidence, found)
     return _describe(len(vectors.inputs), found)
 
 
@@ -137,6 +142,11 @@ def _require(reports: Sequence[VerificationReport], backend: Backend, build: Pat
         raise VerificationError(wrong)
 
 
+def _require_evidence(run: RunFolder, evidence: Mapping[str, int], found: Findings) -> None:
+    if missing := find_missing(evidence, found.reports):
+        raise VerificationError(f"{run} {missing}; run the same `greenedge run` or `greenedge build` again.")
+
+
 def _describe(samples: int, found: Findings) -> str:
     """What was compared, in one line."""
     fewer = [name for name in found.stages if len(found.stages[name]) < samples]
@@ -162,7 +172,19 @@ def lower_again(run: RunFolder) -> Lowered:
         raise VerificationError(
             f"{run.lower} does not hold the integer graph of {run.model}; run the lower stage again."
         )
+    for name, ours, theirs in (
+        ("prologue", again.prologue, stored.prologue),
+        ("epilogue", again.epilogue, stored.epilogue),
+    ):
+        if _to_bytes(ours) != _to_bytes(theirs):
+            raise VerificationError(
+                f"{run.lower / name}.onnx does not hold the {name} of {run.model}; run the lower stage again."
+            )
     return again
+
+
+def _to_bytes(model: ModelProto | None) -> bytes:
+    return b"" if model is None else model.SerializeToString(deterministic=True)
 
 
 def _read_vectors(folder: Path) -> Vectors:

@@ -13,6 +13,7 @@ import pytest
 
 from greenedge.backends.finn.finnplus import environment
 from greenedge.errors import ToolError
+from greenedge.files import cache
 
 FAKE = f"""#!{sys.executable}
 import pathlib, shutil, sys
@@ -42,8 +43,7 @@ def fake(tmp_path, monkeypatch):
     python.write_text(FAKE.replace("{modes}", str(modes)))
     python.chmod(0o755)
     monkeypatch.setattr(environment.sys, "executable", str(python))
-    monkeypatch.setattr(environment.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
-    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
     return modes
 
 
@@ -56,7 +56,7 @@ def _refusal() -> str:
     with pytest.raises(ToolError) as caught:
         environment.finn_python(lambda line: None)
     folder = environment.environment_folder()
-    assert not folder.exists() and list(folder.parent.iterdir()) == []
+    assert [path.name for path in folder.parent.iterdir()] == [f"{folder.name}.lock"]
     return str(caught.value)
 
 
@@ -76,6 +76,23 @@ def test_a_damaged_one_is_made_anew(fake):
     said = []
     assert environment.finn_python(said.append) == python
     assert said[0] == "the FINN+ environment is damaged: making it anew" and _installs(fake) == 2
+
+
+@pytest.mark.parametrize("name", ["installed", "sitecustomize.py"])
+def test_a_changed_or_added_file_is_never_run(fake, name):
+    python = environment.finn_python(lambda line: None)
+    (python.parent / name).write_text("finn, and something else")
+    said = []
+    assert environment.finn_python(said.append) == python
+    assert said[0] == "the FINN+ environment is damaged: making it anew" and _installs(fake) == 2
+    assert (python.parent / "installed").read_text() == "finn" and not (python.parent / "sitecustomize.py").exists()
+
+
+def test_every_pin_has_hashes():
+    lines = environment.PINS.read_text().splitlines()
+    follows = {line.split("==")[0]: after for line, after in zip(lines, [*lines[1:], ""], strict=True) if "==" in line}
+    assert len(follows) == len(environment.pins())
+    assert all(after.strip().startswith("--hash=sha256:") for after in follows.values()), follows
 
 
 def test_other_pins_are_another_environment(fake, tmp_path, monkeypatch):
@@ -128,4 +145,5 @@ def test_a_killed_installation_leaves_nothing_under_the_final_name(fake, monkeyp
     monkeypatch.setattr(environment, "_call", interrupted)
     with pytest.raises(KeyboardInterrupt):
         environment.finn_python(lambda line: None)
-    assert list(environment.environment_folder().parent.iterdir()) == []
+    folder = environment.environment_folder()
+    assert [path.name for path in folder.parent.iterdir()] == [f"{folder.name}.lock"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,9 +100,16 @@ def _run(tmp_path, monkeypatch, rng, change=None, samples: int = 40, **hooks):
     save_lowering(lowered, run / "3-lower")
     candidate = Candidate(change(lowered.graph) if change else lowered.graph)
     candidate.hooks.update(hooks)
-    monkeypatch.setattr(stage, "load_backend", candidate.load)
+    _CANDIDATES[run] = candidate
     (tmp_path / "out").mkdir()
     return RunFolder(run), tmp_path / "out", lowered
+
+
+_CANDIDATES: dict[Path, Candidate] = {}
+
+
+def _verify(run: RunFolder, out: Path, evidence: dict[str, int] | None = None) -> str:
+    return verify_stage(run, out, _CANDIDATES[run.path].load("any"), evidence or {}, _tell)
 
 
 def _tell(done, total, text):
@@ -110,7 +118,7 @@ def _tell(done, total, text):
 
 def test_a_run_of_equal_stages(tmp_path, monkeypatch, rng):
     run, out, _ = _run(tmp_path, monkeypatch, rng)
-    assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl"
+    assert _verify(run, out) == "40 samples equal in graph, qonnx, rtl"
     written = json.loads((out / "verify.json").read_text())
     assert [(e["reference"], e["candidate"], e["mismatches"]) for e in written["verify"]] == [
         ("qonnx", "graph", 0),
@@ -133,7 +141,7 @@ def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
             for edge, values in run_graph(lowered.graph, x).items()
         }
 
-    assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl, 24 in netlist"
+    assert _verify(run, out) == "40 samples equal in graph, qonnx, rtl, 24 in netlist"
     assert seen == [(run.build, 24)]
     written = json.loads((out / "verify.json").read_text())
     assert [(e["candidate"], e["samples"]) for e in written["verify"]][-1] == (
@@ -145,14 +153,14 @@ def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
         VerificationError,
         match=r"^netlist differs from the integer graph on 4 of 24 samples; first at sample 20, layer ",
     ):
-        verify_stage(run, out, "any", _tell)
+        _verify(run, out)
 
 
 def test_what_a_build_foretold_of_its_difference_is_said_with_it(tmp_path, monkeypatch, rng):
     known = {"known_deviation": lambda folder: f"as {folder.name} foretold"}
     run, out, _ = _run(tmp_path, monkeypatch, rng, _flipped, **known)
     with pytest.raises(VerificationError, match=r"^rtl differs from the integer graph on .*\]; as 4-build foretold\.$"):
-        verify_stage(run, out, "any", _tell)
+        _verify(run, out)
 
 
 def test_all_vectors_go_through_a_stalled_stream_too(tmp_path, monkeypatch, rng):
@@ -170,7 +178,7 @@ def test_all_vectors_go_through_a_stalled_stream_too(tmp_path, monkeypatch, rng)
             for edge, v in values.items()
         }
 
-    assert verify_stage(run, out, "any", _tell) == "40 samples equal in graph, qonnx, rtl, rtl-stalls"
+    assert _verify(run, out) == "40 samples equal in graph, qonnx, rtl, rtl-stalls"
     assert seen == [(run.build, 40, 0)]
     written = json.loads((out / "verify.json").read_text())
     assert written["verify"][-1] | {"first": None} == {
@@ -191,7 +199,7 @@ def test_all_vectors_go_through_a_stalled_stream_too(tmp_path, monkeypatch, rng)
     )
     wrong.append(True)
     with pytest.raises(VerificationError) as error:
-        verify_stage(run, out, "any", _tell)
+        _verify(run, out)
     assert str(error.value).startswith(
         "rtl with random stalls differs from the integer graph on 10 of 40 samples; first at sample 30, "
         f"layer {layer}: expected ["
@@ -218,7 +226,7 @@ def test_a_flipped_weight_bit_names_its_layer(tmp_path, monkeypatch, rng):
     run, out, lowered = _run(tmp_path, monkeypatch, rng, _flipped)
     first = [op.name for op in lowered.graph.ops if isinstance(op, Dense)][0]
     with pytest.raises(VerificationError) as error:
-        verify_stage(run, out, "any", _tell)
+        _verify(run, out)
     assert str(error.value).startswith(
         "rtl differs from the integer graph on "
     ) and f", layer {first}: expected [" in str(error.value)
@@ -238,7 +246,7 @@ def test_a_graph_that_rounds_otherwise_is_no_tie(tmp_path, monkeypatch, rng):
     monkeypatch.setattr(stage, "lower_source", moved)
     save_lowering(moved(None), run.lower)
     with pytest.raises(VerificationError) as error:
-        verify_stage(run, out, "any", _tell)
+        _verify(run, out)
     step = [op.name for op in lowered.graph.ops if isinstance(op, Requantise)][-1]
     assert str(error.value).startswith("graph differs from qonnx on ") and f", layer {step}: expected [" in str(
         error.value
@@ -249,7 +257,7 @@ def test_a_lowering_of_another_model_is_refused(tmp_path, monkeypatch, rng):
     run, out, _ = _run(tmp_path, monkeypatch, rng)
     Model((1, 6)).quant().dense(6, 3).quant(0.5, 8).save(run.model)
     with pytest.raises(VerificationError) as error:
-        verify_stage(run, out, "any", _tell)
+        _verify(run, out)
     assert str(error.value) == (
         f"{run.lower} does not hold the integer graph of {run.model}; run the lower stage again."
     )
@@ -320,7 +328,7 @@ def test_an_input_that_the_prologue_rounds_otherwise_is_a_difference(tmp_path, m
 
     monkeypatch.setattr(stage, "run_prologue", wrong)
     with pytest.raises(VerificationError) as error:
-        verify_stage(run, out, "any", _tell)
+        _verify(run, out)
     assert str(error.value).startswith(
         "graph differs from qonnx on "
     ) and "first at sample 3, layer x: expected [" in str(error.value)
@@ -342,3 +350,38 @@ def test_floats_may_be_as_far_apart_as_allowed(apart, mismatches):
     ones = np.ones((2, 3))
     report = compare_floats("epilogue", "tflite", ones, ones + [[0, 0, 0], [0, apart, 0]], 0.5, layer="y")
     assert (report.mismatches, report.largest) == (mismatches, apart)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "said"),
+    [
+        ({"qonnx": 40, "rtl": 40}, None),
+        ({"qonnx": 40, "rtl": 41}, "must be compared on 41 samples in rtl, and only 40 could be"),
+        ({"netlist": 24}, "must be compared on 24 samples in netlist, and only 0 could be"),
+        ({"torch": 1}, "must be compared on 1 samples in torch, and only 0 could be"),
+    ],
+)
+def test_less_evidence_than_recorded_is_an_error(tmp_path, monkeypatch, rng, evidence, said):
+    run, out, _ = _run(tmp_path, monkeypatch, rng)
+    if said is None:
+        assert _verify(run, out, evidence).startswith("40 samples equal")
+        return
+    with pytest.raises(VerificationError) as error:
+        _verify(run, out, evidence)
+    assert said in str(error.value) and str(error.value).endswith("`greenedge build` again.")
+
+
+@pytest.mark.parametrize("name", ["prologue", "epilogue"])
+def test_a_stored_lowering_with_something_added_is_an_error(tmp_path, monkeypatch, rng, name):
+    """What `infer` takes of the host's part must be what the exported model lowers to."""
+    import onnx
+
+    run, out, _ = _run(tmp_path, monkeypatch, rng)
+    path = run.lower / f"{name}.onnx"
+    model = onnx.load(path)
+    last = model.graph.node[-1]
+    model.graph.node.append(onnx.helper.make_node("Identity", [last.output[0] + "_in"], [last.output[0]]))
+    last.output[0] += "_in"
+    onnx.save(model, path)
+    with pytest.raises(VerificationError, match=f"{name}.onnx does not hold the {name} of"):
+        _verify(run, out)

@@ -133,6 +133,7 @@ BACKEND = Backend(
     check=check,
     plan=plan,
     simulate=simulate,
+    compiles=True,
     report=report,
     tools=tools,
 )

@@ -123,13 +123,13 @@ def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue
             "da4ml.log",
             "da4ml unrolls the network (its first call compiles it: minutes)",
             timeout_s=3 * 3600,
+            generates=True,
         ),
         Command(
             ("{python}", "-m", f"{_MODULE}.initial_simulation"),
             "verilator.log",
             "simulating a few samples with Verilator",
         ),
-        Command(("{python}", "-m", "greenedge.hdl.board_shell"), "shell.log", "putting the core on the board"),
         *bitstream_commands(target, request, seed, seeds),
     )
     return Plan(
@@ -303,6 +303,7 @@ BACKEND = Backend(
     check=check,
     plan=plan,
     simulate=simulate,
+    compiles=True,
     report=report,
     tools=tools,
     stale_artifact=stale_artifact,

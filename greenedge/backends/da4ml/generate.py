@@ -20,16 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from greenedge.backends.da4ml.partition import cut_into_pieces
 from greenedge.backends.da4ml.pipeline import KERNEL, Circuit, kernel, layout
 from greenedge.backends.da4ml.wrapper import UNITS, streams_of, top
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write, sha256_file
+from greenedge.files.cache import cache_folder
+from greenedge.files.remove import remove
 from greenedge.graph import Graph, graph_digest, load_graph
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream.core import TOP
+from greenedge.run.folder import inside
 
 FOLDER = "rtl"
 # estimated adder bits from which it pays to let numba compile da4ml's solver, about two minutes once
@@ -100,22 +102,33 @@ def fetch_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[st
     """`trace_kernel`, from the cache where it is there; the last says whether it was."""
     code = [sha256_file(Path(__file__).with_name(name)) for name in _CODE]
     key = json.dumps([graph_digest(graph), cutoff, code, [version(name) for name in _PACKAGES]])
-    folder = Path(platformdirs.user_cache_dir("greenedge")) / "da4ml" / hashlib.sha256(key.encode()).hexdigest()[:24]
-    if (folder / "about.json").is_file():
-        about = json.loads((folder / "about.json").read_text())
-        return {name: (folder / name).read_bytes() for name in about["files"]}, about, True
+    folder = cache_folder("da4ml") / hashlib.sha256(key.encode()).hexdigest()[:24]
+    if (kept := _read_kernel(folder)) is not None:
+        return *kept, True
     files, about = trace_kernel(graph, cutoff)
     aside = folder.with_name(f".{folder.name}.{time.time_ns()}.part")
     aside.mkdir(parents=True)
     for name, content in files.items():
         (aside / name).write_bytes(content)
-    about |= {"files": list(files)}
+    about |= {"files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}}
     (aside / "about.json").write_text(json.dumps(about))
+    remove(folder)  # what was damaged
     try:
         aside.rename(folder)
     except OSError:  # another process was faster
         shutil.rmtree(aside)
     return files, about, False
+
+
+def _read_kernel(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]] | None:
+    """What `trace_kernel` gave, as it was kept in `folder`; None where it is not there whole."""
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        files = {name: inside(folder, name).read_bytes() for name in about["files"]}
+        same = about["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return (files, about) if same else None
 
 
 def write_core(graph: Graph, job: Mapping[str, Any], folder: Path) -> None:

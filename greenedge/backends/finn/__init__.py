@@ -145,7 +145,7 @@ def _core_commands(options: Options) -> tuple[Command, ...]:
         (*_run_module("finnplus.launch"), "job.json"), "finn.log", "asking FINN+ for its estimate of the cycles", 600
     )
     return (
-        Command(_run_module("stitch"), "stitch.log", "stitching the RTL"),
+        Command(_run_module("stitch"), "stitch.log", "stitching the RTL", generates=True),
         Command(_run_module("initial_simulation"), "verilator.log", "simulating a few samples with Verilator"),
         *((ask_finn,) if options.get("finn_plus") != 0 else ()),
     )
@@ -154,10 +154,8 @@ def _core_commands(options: Options) -> tuple[Command, ...]:
 def _board_commands(target: Target, options: Options, request: dict[str, Any]) -> tuple[Command, ...]:
     from greenedge.hdl.board_shell.bitstream import bitstream_commands
 
-    return (
-        Command(("{python}", "-m", "greenedge.hdl.board_shell"), "shell.log", "putting the core on the board"),
-        *bitstream_commands(target, request, read_whole(options, "seed") or 1, read_whole(options, "seeds") or 1),
-    )
+    seed, seeds = read_whole(options, "seed") or 1, read_whole(options, "seeds") or 1
+    return bitstream_commands(target, request, seed, seeds)
 
 
 def _one_array(x: Feeds) -> Array:
@@ -311,6 +309,7 @@ BACKEND = Backend(
     check=check,
     plan=plan,
     simulate=simulate,
+    compiles=True,
     report=report,
     tools=tools,
     stale_artifact=stale_artifact,

@@ -7,7 +7,6 @@ counted: what place and route was given. Of the RTL it is every signal, which sy
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.netlist import NETLIST, netlist_sources
@@ -24,7 +22,7 @@ from greenedge.hdl.axi_stream import Stream, pack
 from greenedge.hdl.axi_stream.simulation import _FLAGS, _HARNESS, _run, add_assertions, sim_top
 from greenedge.tools.discover import find_tool
 from greenedge.tools.plan import Command, Plan
-from greenedge.tools.run import execute
+from greenedge.tools.run import execute_once
 
 _COUNTER = Path(__file__).with_name("activity.cpp")
 _LONGEST = 32
@@ -103,13 +101,7 @@ def _compile_counter(sources: dict[str, bytes], progress: Callable[[str], None])
     )
     plan = Plan(files, (command,), ("sim",))
     name = f"{plan.digest()[:24]}-{find_tool('verilator').version}"
-    folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "sim").is_file():
-            execute(plan, folder, progress)
-    return folder / "sim"
+    return execute_once(plan, "verilated", name, progress)[0] / "sim"
 
 
 def _run_counter(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray) -> str:

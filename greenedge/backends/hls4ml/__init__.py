@@ -79,7 +79,8 @@ def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue
     """The project, its C simulation on a few samples, and the vendor's synthesis where it is to run."""
     chain = choose_toolchain(target, options.get("toolchain"))
     job = _job(graph, target, chain, options)
-    commands = [Command(("{python}", "-m", f"{_MODULE}.project"), "hls4ml.log", "hls4ml writes the project")]
+    project = ("{python}", "-m", f"{_MODULE}.project")
+    commands = [Command(project, "hls4ml.log", "hls4ml writes the project", generates=True)]
     products = [f"{PROJECT}/{chain.top}", "project.json", "job.json"]
     if chain.uncompiled is None:
         commands.append(Command(("{python}", "-m", f"{_MODULE}.csim"), "csim.log", "compiling the C simulation"))
@@ -260,6 +261,7 @@ BACKEND = Backend(
     check=check,
     plan=plan,
     simulate=simulate,
+    compiles=True,
     report=report,
     tools=tools,
     stale_artifact=stale_artifact,

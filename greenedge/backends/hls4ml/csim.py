@@ -6,7 +6,6 @@ csim.json
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import subprocess
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from greenedge.backends.hls4ml.hand_over import hand_over
 from greenedge.backends.hls4ml.layers import Handover
@@ -28,7 +26,7 @@ from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph, run_graph
 from greenedge.graph.ops.base import Ints, Shape
 from greenedge.tools.plan import Command, Plan
-from greenedge.tools.run import RECORD, execute
+from greenedge.tools.run import execute_once
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _COMPILE_S, _RUN_S = 1800, 3600
@@ -106,15 +104,8 @@ def compile_project(folder: Path, handover: Handover, progress: Callable[[str], 
         (_compiler(chain),),
         ("csim",),
     )
-    cache = Path(platformdirs.user_cache_dir("greenedge")) / "csim" / plan.digest()[:24]
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with open(cache.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        kept = (cache / "csim").is_file()
-        if not kept:
-            execute(plan, cache, progress)
-    seconds = json.loads((cache / RECORD).read_text(encoding="utf-8"))["seconds"]
-    return CompiledProject(cache / "csim", float(sum(seconds.values())), kept)
+    cache, record, kept = execute_once(plan, "csim", plan.digest()[:24], progress)
+    return CompiledProject(cache / "csim", float(sum(record["seconds"].values())), kept)
 
 
 def tabulate_weights(header: bytes) -> bytes:

@@ -6,7 +6,6 @@ not part of the digest: the model reads them from the build folder when it start
 
 from __future__ import annotations
 
-import fcntl
 import re
 import subprocess
 import tempfile
@@ -15,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from greenedge.errors import ToolError
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream import Stream, pack, unpack
 from greenedge.tools.discover import end_with_parent, find_tool
 from greenedge.tools.plan import Command, Plan
-from greenedge.tools.run import execute
+from greenedge.tools.run import execute_once
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _ASSERTIONS = RTL / "sim" / "ge_stream_assert.sv"  # no source of a build: the units name it under GE_ASSERT alone
@@ -164,14 +162,7 @@ def compile_model(
         timeout_s=1800,
     )
     plan = Plan({**sources, "harness.cpp": harness.read_bytes()}, (command,), ("sim",))
-    folder = Path(platformdirs.user_cache_dir("greenedge")) / "verilated" / f"{plan.digest()[:24]}-{tool.version}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs of one design must not compile in the same work folder: one waits for the other.
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "sim").is_file():
-            execute(plan, folder, progress)
-    return folder / "sim"
+    return execute_once(plan, "verilated", f"{plan.digest()[:24]}-{tool.version}", progress)[0] / "sim"
 
 
 def run_model(

@@ -51,7 +51,7 @@ setattr -mod -set keep_hierarchy 1 {core}
 
 
 def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: int = 1) -> tuple[Command, ...]:
-    """From core.f and board.f to the family's product (`PRODUCT`), for the shell that `request` describes.
+    """From shell.json and the core to the family's product (`PRODUCT`), for the shell that `request` describes.
 
     With `seeds` above 1 that many placements are tried from `seed` on, and the first that meets the clock is taken.
     Raises TargetError for a family without a shell.
@@ -64,6 +64,12 @@ def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: i
         "moving registers into block RAMs",
     )
     return (
+        Command(
+            ("{python}", "-m", "greenedge.hdl.board_shell"),
+            "shell.log",
+            "putting the core on the board",
+            generates=True,
+        ),
         Command(
             ("{yosys}", "-q", "-l", "yosys.log", "-s", "board.ys"),
             "yosys-out.log",

@@ -2,11 +2,13 @@
 
 FINN+ cannot share an environment with current torch (its pins contradict), and of what it asks for our road needs a
 tenth. So: a virtual environment in the user's cache folder, named after the digest of the pins and the Python, filled
-with `pip install --no-deps -r requirements.txt`.
+with `pip install --no-deps --require-hashes -r requirements.txt`. Before each use every file in it is compared with
+what was installed, by one digest that lies beside it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -16,9 +18,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
-
 from greenedge.errors import ToolError
+from greenedge.files.atomic_write import atomic_write, sha256_file
+from greenedge.files.cache import cache_folder
 
 PINS = Path(__file__).with_name("requirements.txt")
 WORKER = Path(__file__).with_name("worker.py")
@@ -30,13 +32,13 @@ def environment_folder() -> Path:
     """Where the environment for these pins and this Python lies, whether it exists or not."""
     about = "\n".join([*pins(), platform.python_version(), platform.machine(), sys.base_prefix])
     digest = hashlib.sha256(about.encode()).hexdigest()[:16]
-    return Path(platformdirs.user_cache_dir("greenedge")) / f"finn-{digest}"
+    return cache_folder() / f"finn-{digest}"
 
 
 def pins() -> list[str]:
     """The pinned packages, one `name==version` each."""
-    lines = (line.strip() for line in PINS.read_text().splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    lines = (line.removesuffix("\\").strip() for line in PINS.read_text().splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "--hash"))]
 
 
 def finn_version() -> str:
@@ -47,14 +49,14 @@ def finn_version() -> str:
 def finn_python(progress: Callable[[str], None]) -> Path:
     """The Python that FINN+ runs in; makes or mends its environment first. Raises ToolError when it cannot be had."""
     folder = environment_folder()
-    python = folder / "bin" / "python"
-    if folder.exists():
-        if _probe(python):
-            return python
-        progress("the FINN+ environment is damaged: making it anew")
-        shutil.rmtree(folder, ignore_errors=True)
-    _make(folder, progress)
-    return python
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes the later one finds what the first has made
+        if not _is_whole(folder):
+            if folder.exists():
+                progress("the FINN+ environment is damaged: making it anew")
+                shutil.rmtree(folder, ignore_errors=True)
+            _make(folder, progress)
+    return folder / "bin" / "python"
 
 
 def finn_packages(progress: Callable[[str], None]) -> Path:
@@ -63,11 +65,34 @@ def finn_packages(progress: Callable[[str], None]) -> Path:
     return next((environment_folder() / "lib").glob("python*/site-packages"))
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether the environment is, to the byte, what was installed."""
+    try:
+        return _digest_path(folder).read_text() == _digest_tree(folder)
+    except OSError:
+        return False
+
+
+def _digest_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.sha256")
+
+
+def _digest_tree(folder: Path) -> str:
+    """sha256 over names and content of all files below `folder`, and over where its links lead."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            digest.update(f"{path.relative_to(folder)}\0{os.readlink(path)}\0".encode())
+        elif path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0{sha256_file(path)}\0".encode())
+    return digest.hexdigest()
+
+
 def _probe(python: Path) -> bool:
     """Whether everything our road imports is there."""
     try:
         done = subprocess.run(
-            [str(python), "-I", str(WORKER), "--probe"],
+            [str(python), "-I", "-B", str(WORKER), "--probe"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -96,6 +121,7 @@ def _make(folder: Path, progress: Callable[[str], None]) -> None:
                 "--quiet",
                 "--no-input",
                 "--no-deps",
+                "--require-hashes",
                 "--retries",
                 "2",
                 "--disable-pip-version-check",
@@ -110,13 +136,14 @@ def _make(folder: Path, progress: Callable[[str], None]) -> None:
                 f"{platform.python_version()}; use Python 3.11 to 3.13."
             )
         try:
+            with atomic_write(_digest_path(folder)) as path:
+                path.write_text(_digest_tree(aside))
             os.rename(aside, folder)
         except OSError:
-            if not _probe(folder / "bin" / "python"):  # someone else made it meanwhile, or it cannot be made
-                raise ToolError(
-                    f"{folder} could not be written; free some space or permit writing there, "
-                    "then run the same command again."
-                ) from None
+            raise ToolError(
+                f"{folder} could not be written; free some space or permit writing there, "
+                "then run the same command again."
+            ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

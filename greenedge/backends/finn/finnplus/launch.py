@@ -19,7 +19,7 @@ def main(job: str) -> int:
     except GreenedgeError as error:
         print(f"error: {error} FINN+ only checks the cycles: --set build.finn_plus=0 builds without it.")
         return 1
-    os.execv(python, [str(python), "-I", str(WORKER), job])
+    os.execv(python, [str(python), "-I", "-B", str(WORKER), job])
     return 1
 
 
