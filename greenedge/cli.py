@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from greenedge import __version__
@@ -84,8 +85,8 @@ BoardFile = Annotated[
 
 
 def _exit_code_on_error(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """An error that a person can put right becomes one sentence and an exit code; a defect of ours keeps its
-    traceback."""
+    """An error that a person can put right becomes one sentence and an exit code; so does a defect of ours, whose
+    traceback goes to a file."""
 
     @wraps(verb)
     def call_verb(*args: Any, **kwargs: Any) -> Any:
@@ -99,8 +100,21 @@ def _exit_code_on_error(verb: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             typer.echo("greenedge: interrupted; the same command goes on from the last finished stage.", err=True)
             raise typer.Exit(130) from None
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception as error:
+            from greenedge.run.defects import describe_defect
+
+            sentence = describe_defect(error, sys.argv)
+            if kwargs.get("as_json"):
+                _print_json({"error": {"kind": "Defect", "message": sentence, "exit_code": DEFECT}})
+            typer.echo(f"greenedge: {sentence}", err=True)
+            raise typer.Exit(DEFECT) from None
 
     return call_verb
+
+
+DEFECT = 70  # EX_SOFTWARE of sysexits.h
 
 
 def _error(error: GreenedgeError) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from typing import Any, TextIO
 
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write, sha256_file
+from greenedge.files.full_disk import describe_full_disk, find_full
 from greenedge.files.remove import remove
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, inside
 
 FORMAT = "greenedge-run/1"
 STATUSES = ("running", "done", "failed", "interrupted")
 _MAX_BYTES = 16 << 20
-_LEAST_FREE_BYTES = 1 << 20  # a failure with less space left than this is taken for a full disk
 
 
 @dataclass(frozen=True)
@@ -319,8 +319,9 @@ def os_errors_as_greenedge(folder: Path) -> Iterator[None]:
     except GreenedgeError:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _full(folder):
-            raise GreenedgeError(_full_disk(folder)) from error
+        full = find_full(folder)
+        if full or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise GreenedgeError(describe_full_disk(full or folder)) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise GreenedgeError(
                 f"{error.filename or folder} could not be written: {str(error.strerror).lower()}; "
@@ -328,16 +329,6 @@ def os_errors_as_greenedge(folder: Path) -> Iterator[None]:
             ) from error
         raise
     except Exception as error:  # torch and onnx report a full disk as whatever their writer raised
-        if _full(folder):
-            raise GreenedgeError(_full_disk(folder)) from error
+        if full := find_full(folder):
+            raise GreenedgeError(describe_full_disk(full)) from error
         raise
-
-
-def _full_disk(folder: Path) -> str:
-    return f"{folder} could not be written: the disk is full; free some space and run the same command again."
-
-
-def _full(folder: Path) -> bool:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free < _LEAST_FREE_BYTES

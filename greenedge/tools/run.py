@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ import greenedge
 from greenedge.errors import ToolError
 from greenedge.files.atomic_write import sha256_file
 from greenedge.files.cache import cache_folder
+from greenedge.files.full_disk import describe_full_disk, find_full
 from greenedge.files.remove import remove
 from greenedge.tools.container import IMAGES, docker_argv, why_not
 from greenedge.tools.discover import Tool, end_with_parent, find_tool
@@ -39,7 +41,6 @@ RECORD = "build.json"  # written by execute(): the plan's digest, the tools' ver
 _PROGRESS_S = 2.0  # shortest time between two reports of a tool's output
 _GRACE_S = 2.0  # between SIGTERM and SIGKILL
 _POLL_S = 0.05
-_LEAST_FREE_BYTES = 1 << 20  # a failure with less free space counts as a full disk
 # First a line with the word and a colon ("ERROR: …", "file:3: error: …", "%Error-X: …"), then one with the word, but
 # not as part of an option.
 _ERROR_LINES = (
@@ -101,10 +102,25 @@ def execute_once(
         record = _read_record(folder, plan)
         if kept := record is not None:
             return folder, record, kept
-        execute(plan, folder, progress)
+        with _place_without_spaces(folder) as place:
+            execute(plan, place, progress)
+            if place != folder:
+                remove(folder)
+                shutil.copytree(place, folder)
         record = _read_record(folder, plan)
         assert record is not None, "what was just made is whole"
         return folder, record, kept
+
+
+@contextmanager
+def _place_without_spaces(folder: Path) -> Iterator[Path]:
+    """`folder`, or where its path holds white space, in which GNU make cannot build, a scratch folder elsewhere."""
+    if not re.search(r"\s", str(folder)):
+        yield folder
+        return
+    places = [place for place in (tempfile.gettempdir(), "/tmp", "/var/tmp") if not re.search(r"\s", place)]
+    with _disk_errors(folder), tempfile.TemporaryDirectory(prefix="greenedge-make-", dir=places[0]) as scratch:
+        yield Path(scratch) / folder.name
 
 
 def _read_record(folder: Path, plan: Plan) -> dict[str, Any] | None:
@@ -141,15 +157,11 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ToolError(_full_disk(folder)) from None
+            raise ToolError(describe_full_disk(find_full(folder) or folder)) from None
         raise ToolError(
             f"{error.filename or folder} could not be written: {(error.strerror or str(error)).lower()}; "
             "choose another folder with -o."
         ) from None
-
-
-def _full_disk(folder: Path) -> str:
-    return f"{folder} could not be written: the disk is full; free some space and run the same command again."
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -284,8 +296,9 @@ def _failure(command: Command, status: int, log: Path, begin: int, work: Path) -
         lines = [_printable(line, 400) for line in file.read().splitlines()]
     lines = [line for line in lines if line]
     text = "\n".join(lines)
-    if "No space left on device" in text or shutil.disk_usage(work).free < _LEAST_FREE_BYTES:
-        return _full_disk(work)
+    full = find_full(work)
+    if full or "No space left on device" in text:
+        return describe_full_disk(full or work)
     found = [line for pattern in _ERROR_LINES for line in lines if pattern.search(line)]
     said = (found or lines[-1:] or ["it printed nothing"])[0]
     # A Python step of a plan prints one complete sentence.

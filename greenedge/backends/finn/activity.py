@@ -19,7 +19,7 @@ from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.netlist import NETLIST, netlist_sources
 from greenedge.errors import ToolError
 from greenedge.hdl.axi_stream import Stream, pack
-from greenedge.hdl.axi_stream.simulation import _FLAGS, _HARNESS, _run, add_assertions, sim_top
+from greenedge.hdl.axi_stream.simulation import _FLAGS, _HARNESS, _quote, _run, add_assertions, sim_top
 from greenedge.tools.discover import find_tool
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute_once
@@ -109,7 +109,11 @@ def _run_counter(model: Path, folder: Path, source: Stream, streams: Sequence[St
     with tempfile.TemporaryDirectory(prefix="greenedge-activity-") as scratch:
         work = Path(scratch)
         (work / "input.bin").write_bytes(pack(source, x))
-        lines = [f"input {work / 'input.bin'} {source.bytes} {source.beats} {len(x)}", "stall 1 0 0", "patience 100000"]
+        lines = [
+            f"input {_quote(work / 'input.bin')} {source.bytes} {source.beats} {len(x)}",
+            "stall 1 0 0",
+            "patience 100000",
+        ]
         offset = 0
         for index, s in enumerate(streams):
             lines.append(f"stream {s.name} {index} {offset} {s.bytes} {s.beats} -")

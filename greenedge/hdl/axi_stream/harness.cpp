@@ -4,8 +4,8 @@
 //   sim run.txt
 //
 // run.txt, one item a line:
-//   input PATH BYTES_PER_BEAT BEATS_PER_SAMPLE SAMPLES
-//   stream NAME INDEX BYTE_OFFSET BYTES_PER_BEAT BEATS_PER_SAMPLE PATH-or-'-'     the first one is the output
+//   input "PATH" BYTES_PER_BEAT BEATS_PER_SAMPLE SAMPLES
+//   stream NAME INDEX BYTE_OFFSET BYTES_PER_BEAT BEATS_PER_SAMPLE "PATH"-or--     the first one is the output
 //   stall SEED IN_PER_256 OUT_PER_256         how often the input pauses and the output is not ready; 0 0: never
 //   patience CYCLES                           without one beat on any stream: a deadlock
 // Prints one line per sample, "done SAMPLE CYCLE", then "cycles TOTAL"; exit 2 and a sentence for a deadlock.
@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <iomanip>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -54,10 +55,10 @@ static bool read_run(const char* path, Run& run) {
         std::istringstream in(line);
         in >> word;
         if (word == "input") {
-            in >> input_path >> run.in_bytes >> run.in_beats >> run.samples;
+            in >> std::quoted(input_path) >> run.in_bytes >> run.in_beats >> run.samples;
         } else if (word == "stream") {
             Stream s;
-            in >> s.name >> s.index >> s.offset >> s.bytes >> s.beats >> s.path;
+            in >> s.name >> s.index >> s.offset >> s.bytes >> s.beats >> std::quoted(s.path);
             run.streams.push_back(s);
         } else if (word == "stall") {
             in >> run.seed >> run.stall_in >> run.stall_out;

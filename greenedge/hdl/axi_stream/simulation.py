@@ -184,13 +184,13 @@ def run_model(
         work = Path(scratch)
         (work / "input.bin").write_bytes(pack(source, x))
         lines = [
-            f"input {work / 'input.bin'} {source.bytes} {source.beats} {len(x)}",
+            f"input {_quote(work / 'input.bin')} {source.bytes} {source.beats} {len(x)}",
             f"stall {stall.seed} {stall.input_per_256} {stall.output_per_256}",
             f"patience {patience}",
         ]
         offset = 0
         for index, s in enumerate(streams):
-            path = work / f"{index}.bin" if index == 0 or s.edge in keep else "-"
+            path = _quote(work / f"{index}.bin") if index == 0 or s.edge in keep else "-"
             lines.append(f"stream {s.name} {index} {offset} {s.bytes} {s.beats} {path}")
             offset += s.bytes
         (work / "run.txt").write_text("\n".join(lines) + "\n")
@@ -204,6 +204,11 @@ def run_model(
     begin = int(re.findall(r"^begin (\d+)$", said, re.MULTILINE)[0])
     interval = (done[-1] - done[len(done) // 2]) / (len(done) - 1 - len(done) // 2) if len(done) > 2 else None
     return Simulated(values, done[0] - begin + 1, interval, done[-1] - begin + 1)
+
+
+def _quote(path: Path) -> str:
+    """A path as the harness reads it, whatever it holds."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _run(model: Path, folder: Path, description: Path) -> str:
