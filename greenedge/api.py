@@ -146,12 +146,20 @@ def run(
 
 
 def check(
-    model: Model, target: Names, *, inputs: np.ndarray | None = None, backend: str | None = None, input_type: Names = ()
+    model: Model,
+    target: Names,
+    *,
+    inputs: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    backend: str | None = None,
+    input_type: Names = (),
+    **options: object,
 ) -> list[Preflight]:
-    """The preflight of a model for each target: `reasons` why not (none: it can be built), and `notes`."""
+    """The preflight of a model for each target: `reasons` why not (none: it can be built), and `notes`. The arguments
+    are those of `build`."""
     with ExitStack() as opened:
-        source = _source(model, inputs, None, None, input_type, opened)
-        return job_list.preflight(source.path, _names(target), backend, source.declared)
+        source = _source(model, inputs, labels, None, input_type, opened)
+        return job_list.preflight(source, _names(target), backend, options)
 
 
 def report(*runs: Run | str | Path, out: str | Path = "report.html") -> Path:

@@ -209,13 +209,20 @@ def check(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
     target: Targets = None,
     backend: Backend = None,
+    inputs: Annotated[Path | None, typer.Option("--inputs", metavar="X.npy", help="Samples to verify with.")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
+    fps: Fps = None,
+    latency: Latency = None,
+    set_: Sets = None,
     input_type: InputTypes = None,
     as_json: Json = False,
 ) -> None:
     """Preflight: say whether a model can go to a target, or every reason why not, with the node and the cure."""
+    from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import input_types, preflight
 
-    found = preflight(model, target or [], backend, input_types(input_type or []))
+    source = ModelFile(model, inputs, labels, input_types(input_type or []))
+    found = preflight(source, target or [], backend, _build_options(set_, fps, latency))
     if as_json:
         from dataclasses import asdict
 
@@ -327,16 +334,23 @@ def build(
 ) -> None:
     """Build somebody's QONNX model for a target and verify it."""
     from greenedge.frontends.import_onnx import ModelFile
-    from greenedge.run.jobs import input_types, jobs_for, split_settings
+    from greenedge.run.jobs import input_types, jobs_for
 
-    settings, options = split_settings(set_ or [])
+    options = _build_options(set_, fps, latency)
+    source = ModelFile(model, inputs, labels, input_types(input_type or []))
+    _run_jobs(jobs_for(source, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
+
+
+def _build_options(texts: list[str] | None, fps: int | None, latency: float | None) -> dict[str, object]:
+    """The back end's options for a model file."""
+    from greenedge.run.jobs import split_settings
+
+    settings, options = split_settings(texts or [])
     if settings:
         raise typer.BadParameter(
             f"{next(iter(settings))!r} belongs to a recipe; a model file has build.KEY=VALUE only.", param_hint="--set"
         )
-    options |= _speed_options(fps, latency)
-    source = ModelFile(model, inputs, labels, input_types(input_type or []))
-    _run_jobs(jobs_for(source, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
+    return options | _speed_options(fps, latency)
 
 
 def _speed_options(fps: int | None, latency: float | None) -> dict[str, object]:

@@ -157,6 +157,10 @@ def _no_rows() -> tuple[tuple[str, str, str] | Environment, ...]:
     return ()
 
 
+def _no_needs(target: Target, options: Options) -> tuple[str, ...]:
+    return ()
+
+
 def _no_fitness(graph: Graph, target: Target, options: Options) -> Fitness:
     return Fitness(0, "")
 
@@ -186,6 +190,7 @@ class Backend:
     preflight_notes      sentences of `check` about a model that can be built
     fitness              which back end of a target to prefer for a graph, where nobody named one
     switching            signal changes of a build on vectors, for the energy estimate; None where there are none
+    needs                names of what a build for a target needs (greenedge.tools.needs)
     requirements         (program or package, what needs it, how to get it), or an Environment, for `greenedge doctor`
     """
 
@@ -212,6 +217,7 @@ class Backend:
     preflight_notes: NotesFn = _no_notes
     fitness: Callable[[Graph, Target, Options], Fitness] = _no_fitness
     switching: SwitchingFn | None = None
+    needs: Callable[[Target, Options], tuple[str, ...]] = _no_needs
     requirements: Callable[[], tuple[tuple[str, str, str] | Environment, ...]] = _no_rows
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from greenedge.errors import Reason, UnsupportedError
+from greenedge.errors import Reason, ReasonKind, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.target import Target
 
@@ -66,7 +66,8 @@ def check_model(
         backend, _ = select_backend(lowered.graph, target, options)
     chosen = load_backend(backend)
     legal = legalise(lowered, chosen.passes)
-    reasons = tuple(chosen.check(legal.graph, target, options))
+    reasons = (*find_general_reasons(legal.graph), *chosen.check(legal.graph, target, options))
+    reasons += _find_missing_tools(chosen, target, options)
     notes = () if reasons else tuple(chosen.preflight_notes(Path(path), legal, target, options))
     return Preflight(
         name,
@@ -78,6 +79,33 @@ def check_model(
         widest_accumulator(lowered.graph),
         (*_host_notes(chosen, lowered.graph), *notes),
     )
+
+
+def find_general_reasons(graph: Graph) -> tuple[Reason, ...]:
+    """Reasons against a graph whatever the back end."""
+    if len(graph.inputs) == 1:
+        return ()
+    return (
+        Reason(
+            graph.name,
+            ReasonKind.UNSUPPORTED_GRAPH,
+            f"{len(graph.inputs)} inputs ({', '.join(graph.inputs)})",
+            "a build is verified with one array of samples",
+            "join the inputs into one tensor and cut it apart in the model",
+        ),
+    )
+
+
+def _find_missing_tools(backend: Backend, target: Target, options: Mapping[str, object]) -> tuple[Reason, ...]:
+    """What the build will need and is not on this machine, as one reason."""
+    from greenedge.tools.needs import describe_cure, find_missing
+
+    missing = find_missing(backend.needs(target, options))
+    if not missing:
+        return ()
+    what = f"no {', '.join(missing)} on this machine"
+    rule = f"a build for {target.name} by {backend.name} runs them"
+    return (Reason(target.name, ReasonKind.NO_TOOLCHAIN, what, rule, describe_cure(missing)),)
 
 
 def _host_notes(backend: Backend, graph: Graph) -> tuple[str, ...]:

@@ -103,6 +103,16 @@ def read_array(path: Path) -> np.ndarray:
     return array
 
 
+def check_samples(model: ModelFile) -> None:
+    """Reads the samples and labels that were given as the import would, and raises what it raises."""
+    if model.samples is None and model.labels is None:
+        return
+    name, shape = next(iter(read_model(model.path).inputs.items()))
+    count = SAMPLES if model.samples is None else len(_read_samples(model.samples, name, shape))
+    if model.labels is not None:
+        _read_labels(model.labels, count)
+
+
 def _require_file(path: Path) -> Path:
     if not path.is_file():
         raise GreenedgeError(f"there is no file {path}.")
@@ -118,6 +128,11 @@ def _read_samples(path: Path, name: str, shape: tuple[int | None, ...]) -> np.nd
         raise GreenedgeError(f"{path} has shape {samples.shape}; input {name!r} wants {('samples', *sizes)}.")
     if not len(samples) or samples.dtype.kind not in "fiub":
         raise GreenedgeError(f"{path} holds {len(samples)} samples of {samples.dtype}; give at least one, as numbers.")
+    if samples.dtype.kind == "f" and not (finite := np.isfinite(samples)).all():
+        where = tuple(int(k) for k in np.argwhere(~finite)[0])
+        raise GreenedgeError(
+            f"{path} holds {samples[where]} at {where}; a sample is finite numbers: leave that one out."
+        )
     return samples
 
 

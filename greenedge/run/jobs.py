@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING
 from greenedge.backends import check_options, load_backend
 from greenedge.errors import TargetError
 from greenedge.files.package_data import data_folder
-from greenedge.frontends.import_onnx import ModelFile
+from greenedge.frontends.import_onnx import ModelFile, check_samples
 from greenedge.run.folder import RunFolder
 from greenedge.run.job import ORDER, Display, Job
 from greenedge.run.loop import run_job, run_jobs
 from greenedge.run.stages import plan_build
 from greenedge.target import load_target, nearest
+from greenedge.tools.needs import require_tools
 
 if TYPE_CHECKING:
     from greenedge.backends.preflight import Preflight
     from greenedge.train.recipe import Recipe
 
+Options = Mapping[str, object]
 BUILD = "build."  # settings with this prefix go to the back end, all others to the recipe
 
 
@@ -71,7 +73,7 @@ def jobs_for(
         target = load_target(name)
         name = default_backend(target, backend)
         job = Job(source, target, name, dict(options or {}), docker, is_chosen=backend is not None)
-        load_backend(name).tools(job.options)
+        require_tools(load_backend(name).needs(target, job.options), f"a build for {target.name} by {name}")
         jobs.append(job)
     return jobs
 
@@ -116,9 +118,9 @@ def input_types(texts: Sequence[str]) -> dict[str, str]:
     return declared
 
 
-def preflight(model: Path, targets: Sequence[str], backend: str | None, declared: Mapping[str, str]) -> list[Preflight]:
-    """One greenedge.backends.preflight.Preflight per target. Raises TargetError for a target or back end that there is
-    not."""
+def preflight(source: ModelFile, targets: Sequence[str], backend: str | None, options: Options) -> list[Preflight]:
+    """One greenedge.backends.preflight.Preflight per target. Raises TargetError for a target, back end or option that
+    there is not, and GreenedgeError for samples that are none of the model's."""
     from greenedge.backends.preflight import check_model
     from greenedge.backends.select import default_backend
 
@@ -128,8 +130,12 @@ def preflight(model: Path, targets: Sequence[str], backend: str | None, declared
         (target, default_backend(target, backend) if backend else None)
         for target in map(load_target, dict.fromkeys(targets))
     ]
-    types = ModelFile(model, declared=declared).input_types()
-    return [check_model(model, target, name, types) for target, name in chosen]
+    check_options(options)
+    types = source.input_types()
+    found = [check_model(source.path, target, name, types, options) for target, name in chosen]
+    if not all(each.reasons for each in found):
+        check_samples(source)
+    return found
 
 
 def dry_plan(job: Job) -> list[str]:

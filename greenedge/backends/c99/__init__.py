@@ -125,6 +125,11 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
+def needs(target: Target, options: Options) -> tuple[str, ...]:
+    """A compiler for this machine, which proves the package."""
+    return ("cc",)
+
+
 BACKEND = Backend(
     name="c99",
     stage="c99",
@@ -136,4 +141,5 @@ BACKEND = Backend(
     compiles=True,
     report=report,
     tools=tools,
+    needs=needs,
 )

@@ -295,6 +295,13 @@ def tools(options: Options) -> dict[str, str]:
     return found
 
 
+def needs(target: Target, options: Options) -> tuple[str, ...]:
+    """da4ml, simulation, synthesis, place and route."""
+    from greenedge.hdl.board_shell.bitstream import bitstream_needs
+
+    return "da4ml", *bitstream_needs(target)
+
+
 BACKEND = Backend(
     name="da4ml",
     stage="rtl",
@@ -306,6 +313,7 @@ BACKEND = Backend(
     compiles=True,
     report=report,
     tools=tools,
+    needs=needs,
     stale_artifact=stale_artifact,
     simulate_with_backpressure=simulate_with_backpressure,
     fitness=fitness,

@@ -295,6 +295,13 @@ def requirements() -> tuple[tuple[str, str, str] | Environment, ...]:
     )
 
 
+def needs(target: Target, options: Options) -> tuple[str, ...]:
+    """Simulation, synthesis, place and route; Vivado is asked for by an option and checked with it."""
+    from greenedge.hdl.board_shell.bitstream import bitstream_needs
+
+    return bitstream_needs(target)
+
+
 BACKEND = Backend(
     name="finn",
     stage="rtl",
@@ -312,6 +319,7 @@ BACKEND = Backend(
     compiles=True,
     report=report,
     tools=tools,
+    needs=needs,
     stale_artifact=stale_artifact,
     simulate_with_backpressure=simulate_with_backpressure,
     partial_stages=partial_stages,

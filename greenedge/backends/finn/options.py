@@ -54,8 +54,8 @@ def read_objective(target: Target, options: Options) -> Objective:
     clock_hz = board_request(target, options)["clock_hz"]
     fps, latency_s = read_number(options, "fps"), read_number(options, "latency")
     return Objective(
-        None if fps is None else max(1, int(clock_hz / fps)),
-        None if latency_s is None else max(1, int(clock_hz * latency_s)),
+        None if fps is None else int(clock_hz / fps),
+        None if latency_s is None else int(clock_hz * latency_s),
         read_whole(options, "queue"),
     )
 

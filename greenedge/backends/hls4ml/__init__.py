@@ -252,6 +252,11 @@ def requirements() -> tuple[tuple[str, str, str], ...]:
     )
 
 
+def needs(target: Target, options: Options) -> tuple[str, ...]:
+    """hls4ml, and the compiler of its C simulation."""
+    return ("hls4ml", "da4ml", "g++")
+
+
 BACKEND = Backend(
     name="hls4ml",
     stage="c-simulation",
@@ -264,6 +269,7 @@ BACKEND = Backend(
     compiles=True,
     report=report,
     tools=tools,
+    needs=needs,
     stale_artifact=stale_artifact,
     why_not_runnable=why_not_runnable,
     requirements=requirements,

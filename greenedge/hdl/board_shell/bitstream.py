@@ -83,6 +83,17 @@ def bitstream_commands(target: Target, request: Mapping, seed: int = 1, seeds: i
     )
 
 
+def bitstream_needs(target: Target) -> tuple[str, ...]:
+    """The tools from a streaming core to the family's product; simulation and synthesis alone for a family without a
+    shell."""
+    place = {
+        "ecp5": ("nextpnr-ecp5", "ecppack"),
+        "ice40": ("nextpnr-ice40", "icepack"),
+        "gowin": ("nextpnr-himbaechel", "gowin_pack"),
+    }
+    return ("perl", "g++", "make", "verilator", "yosys", *place.get(target.device.family, ()))
+
+
 def _place_and_pack(
     target: Target, family: str, request: Mapping, seed: int, seeds: int
 ) -> tuple[tuple[Command, ...], tuple[str, ...]]:

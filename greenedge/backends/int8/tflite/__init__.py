@@ -338,6 +338,11 @@ def requirements() -> tuple[tuple[str, str, str], ...]:
     return ((edgetpu.COMPILER, "Coral Edge TPU targets", "coral.ai, Edge TPU Compiler"),)
 
 
+def needs(target: Target, options: Options) -> tuple[str, ...]:
+    """Vela where the target's NPU takes its command stream."""
+    return ("ethos-u-vela",) if _choose_compiler(target) is vela else ()
+
+
 BACKEND = Backend(
     name="tflite",
     stage=STAGE,
@@ -349,6 +354,7 @@ BACKEND = Backend(
     simulate=simulate,
     report=report,
     tools=tools,
+    needs=needs,
     proof=proof,
     alternate_runtimes=alternate_runtimes,
     known_deviation=known_deviation,
