@@ -14,7 +14,6 @@ of greenedge.errors. (Not in `greenedge` itself: its modules check, report and v
 from __future__ import annotations
 
 import html
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenedge.errors import GreenedgeError
+from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.import_onnx import ModelFile
 from greenedge.progress import no_progress
 from greenedge.run import jobs as job_list
@@ -204,10 +204,7 @@ def _source(model: Model, inputs, labels, name: str | None, input_type: Names, o
 
     from greenedge.frontends.brevitas import export_model
 
-    path = (
-        Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="greenedge-model-")))
-        / f"{name or type(model).__name__.lower()}.onnx"
-    )
+    path = Path(opened.enter_context(scratch_folder("model"))) / f"{name or type(model).__name__.lower()}.onnx"
     training = model.training
     model.eval()
     try:
@@ -222,7 +219,7 @@ def _save_samples(array):
     """The path of an .npy file that holds the array."""
     import numpy as np
 
-    with tempfile.TemporaryDirectory(prefix="greenedge-samples-") as folder:
+    with scratch_folder("samples") as folder:
         path = Path(folder) / "samples.npy"
         np.save(path, np.asarray(array), allow_pickle=False)
         yield path

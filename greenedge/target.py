@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import TypedDict
 
 from greenedge.errors import TargetError
 from greenedge.files.package_data import data_folder
+from greenedge.files.scratch import scratch_folder
 
 KINDS = ("fpga", "cpu", "mcu", "npu", "gpu")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -130,7 +130,7 @@ def read_target(texts: Mapping[str, str]) -> Target:
     names = [re.fullmatch(r"(boards|devices)/([a-z0-9-]+)\.toml", str(name)) for name in texts]
     if [name[1] if name else "" for name in names] not in (["boards"], ["boards", "devices"]):
         raise TargetError("a board's files are named boards/NAME.toml and, where it has its own, devices/NAME.toml.")
-    with tempfile.TemporaryDirectory(prefix="greenedge-target-") as scratch:
+    with scratch_folder("target") as scratch:
         for name, text in texts.items():
             path = Path(scratch, name)
             path.parent.mkdir()

@@ -12,13 +12,14 @@ import json
 import os
 import select
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, ToolError
+from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.board_shell import simulation_sources
+from greenedge.tools.discover import end_with_parent
 
 HARNESS = Path(__file__).with_name("virtual.cpp")
 _ANSWER_S = 30
@@ -53,8 +54,8 @@ class VirtualBoard:
 
     def __enter__(self) -> VirtualBoard:
         model = compile_board(self.folder, self.board, self._progress)
-        self._scratch = tempfile.TemporaryDirectory(prefix="greenedge-board-")
-        work = Path(self._scratch.name)
+        self._scratch = ExitStack()
+        work = self._scratch.enter_context(scratch_folder("board"))
         self.port = str(work / "tty")
         description = work / "board.txt"
         description.write_text("".join(f"{key} {value}\n" for key, value in self._settings.items()))
@@ -65,6 +66,7 @@ class VirtualBoard:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=end_with_parent,
         )
         assert self._process.stdin is not None and self._process.stdout is not None, "started with pipes"
         self._orders, self._answers = self._process.stdin, self._process.stdout
@@ -84,7 +86,7 @@ class VirtualBoard:
             self._process.kill()
             self._process.wait()
         self._answers.close()
-        self._scratch.cleanup()
+        self._scratch.close()
 
     def noise(self, corrupt: float, drop: float) -> None:
         """From now on these shares of the bytes are changed or dropped, in both directions."""

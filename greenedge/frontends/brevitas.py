@@ -6,7 +6,6 @@ import ast
 import copy
 import json
 import re
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 from greenedge._warnings import quiet
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write, sha256_file
+from greenedge.files.scratch import scratch_folder
 from greenedge.train.recipe import Recipe
 from greenedge.train.trained_network import load_trained_network
 
@@ -77,7 +77,7 @@ def export_model(model: nn.Module, samples: np.ndarray, path: Path) -> dict[str,
     import onnx
 
     assert len(samples) and not model.training
-    with tempfile.TemporaryDirectory(prefix="greenedge-export-") as scratch:
+    with scratch_folder("export") as scratch:
         raw = Path(scratch) / "raw.onnx"
         _export_raw(model, samples[:1], raw)
         proto = onnx.load(raw)  # with the weights that the exporter wrote beside it

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, TargetError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.scratch import scratch_folder
 from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 
 _PILOT_EPOCHS = 4
@@ -144,7 +144,7 @@ def _pilot(sweep: Sweep, settings: Mapping[str, str]) -> int:
     from greenedge.train import train_stage
 
     recipe, _ = _jobs(sweep, settings, _PILOT_EPOCHS)
-    with tempfile.TemporaryDirectory(prefix="greenedge-pilot-") as folder:
+    with scratch_folder("pilot") as folder:
         metrics = train_stage(recipe, Path(folder))
     spent = next(iter(metrics["spent"].values()))
     epoch = (spent[-1] - spent[0]) / (len(spent) - 1)  # the first one also warms up

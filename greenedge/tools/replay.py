@@ -7,12 +7,12 @@ a folder of this process's own and compared byte for byte; only then are they co
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from greenedge.files.scratch import scratch_folder
 from greenedge.tools.plan import Plan
 from greenedge.tools.run import RECORD, execute
 
@@ -22,7 +22,7 @@ def find_unplanned(plan: Plan, folder: Path, progress: Callable[[str], None]) ->
 
     Raises ToolError where a generating command fails, or its tool is missing.
     """
-    with tempfile.TemporaryDirectory(prefix="greenedge-replay-") as scratch:
+    with scratch_folder("replay") as scratch:
         made = Path(scratch) / "made"
         commands = tuple(command for command in plan.commands if command.generates)
         execute(replace(plan, commands=commands, products=()), made, progress)

@@ -33,6 +33,7 @@ from greenedge.files.atomic_write import sha256_file
 from greenedge.files.cache import cache_folder
 from greenedge.files.full_disk import describe_full_disk, find_full
 from greenedge.files.remove import remove
+from greenedge.files.scratch import scratch_folder
 from greenedge.tools.container import IMAGES, docker_argv, why_not
 from greenedge.tools.discover import Tool, end_with_parent, find_tool
 from greenedge.tools.plan import Command, Plan
@@ -119,7 +120,7 @@ def _place_without_spaces(folder: Path) -> Iterator[Path]:
         yield folder
         return
     places = [place for place in (tempfile.gettempdir(), "/tmp", "/var/tmp") if not re.search(r"\s", place)]
-    with _disk_errors(folder), tempfile.TemporaryDirectory(prefix="greenedge-make-", dir=places[0]) as scratch:
+    with _disk_errors(folder), scratch_folder("make", places[0]) as scratch:
         yield Path(scratch) / folder.name
 
 

@@ -9,7 +9,6 @@ CMakeLists.txt, graph.* (what it was made from), selftest.json.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from greenedge.backends.c99.emit import RULES, constant_bytes, find_reasons, pac
 from greenedge.backends.c99.memory_plan import plan_memory
 from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
 from greenedge.errors import GreenedgeError, Reason, ReasonKind
+from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, load_graph, save_graph
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
@@ -55,7 +55,7 @@ def _check_memory(graph: Graph, target: Target) -> list[Reason]:
 def plan(graph: Graph, target: Target, options: Options, epilogue: FloatEpilogue = _NO_EPILOGUE) -> Plan:
     """The package; what is left to run is its self-test."""
     files = package_files(plan_memory(graph))
-    with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
+    with scratch_folder("graph") as scratch:
         save_graph(graph, Path(scratch))
         files |= {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
     command = Command(
@@ -79,7 +79,7 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
     graph = load_graph(folder)
     feeds = dict(x) if isinstance(x, Mapping) else {graph.inputs[0]: x}
     values = [accept_input(graph.edges[edge], feeds.get(edge)) for edge in graph.inputs]
-    with tempfile.TemporaryDirectory(prefix="greenedge-c99-") as scratch:
+    with scratch_folder("c99") as scratch:
         edges = run_package(folder.absolute(), plan_memory(graph), values, bool(keep), Path(scratch), progress)
     return {edge: v for edge, v in edges.items() if edge in graph.outputs or edge in keep}
 

@@ -14,6 +14,7 @@ from greenedge.backends.c99.memory_plan import Program
 from greenedge.errors import ToolError
 from greenedge.graph.ops.base import Ints
 from greenedge.progress import ProgressFn
+from greenedge.tools.discover import end_with_parent
 
 COMPILERS = ("gcc", "cc", "clang")
 _RUNNER = Path(__file__).with_name("runner.c")
@@ -43,7 +44,15 @@ def read_version(path: str) -> str:
 def run_program(argv: list[str], folder: Path, timeout_s: float, what: str, data: bytes = b"") -> bytes:
     """Standard output of a program. Raises ToolError with its first line that names an error, and for a time-out."""
     try:
-        done = subprocess.run(argv, cwd=folder, input=data, capture_output=True, timeout=timeout_s, check=False)
+        done = subprocess.run(
+            argv,
+            cwd=folder,
+            input=data,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            preexec_fn=end_with_parent,
+        )
     except subprocess.TimeoutExpired:
         raise ToolError(f"{what} did not end within {timeout_s:g} s and was stopped.") from None
     except OSError as error:

@@ -13,7 +13,6 @@ report.json, timing.json, and top.bit, top.bin or top.fs.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +24,7 @@ from greenedge.backends.da4ml.estimate import RULES, check_rate, check_size, ran
 from greenedge.backends.da4ml.wires import WireBuilder
 from greenedge.backends.interface import Backend, Feeds, Fitness, FloatEpilogue, Options, Values
 from greenedge.errors import Reason, ReasonKind, TargetError
+from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Ints
 from greenedge.progress import ProgressFn, no_progress
@@ -154,7 +154,7 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def _graph_files(graph: Graph) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
+    with scratch_folder("graph") as scratch:
         save_graph(graph, Path(scratch))
         return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
 

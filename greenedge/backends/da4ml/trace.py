@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import decimal
 import re
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from greenedge.backends.da4ml.partition import Piece
 from greenedge.backends.da4ml.pipeline import Circuit, Wire
 from greenedge.backends.da4ml.unroll import unroll
 from greenedge.backends.da4ml.wires import Span, bits_of
+from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Edge, Graph
 
 _SUM, _DIFFERENCE = 0, 1  # da4ml's opcodes of its adders
@@ -99,7 +99,7 @@ def _verilog(name: str, pipeline: Any) -> dict[str, bytes]:
     """da4ml's operators and stages, without the module that joins the stages: pipeline.py writes the registers."""
     from da4ml.codegen import RTLModel
 
-    with tempfile.TemporaryDirectory(prefix="greenedge-da4ml-") as scratch:
+    with scratch_folder("da4ml") as scratch:
         RTLModel(pipeline, name, scratch, "verilog", print_latency=False).write()
         source = Path(scratch) / "src"
         # lookup_table.v is left out: nothing instantiates it, and it reads a file that is not written

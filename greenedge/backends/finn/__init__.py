@@ -17,7 +17,6 @@ top.bit, top.bin or top.fs.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ from greenedge.backends.finn.options import (
 )
 from greenedge.backends.interface import Backend, Environment, Feeds, Fitness, FloatEpilogue, Options, PartialFn, Values
 from greenedge.errors import Reason, ReasonKind
+from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Array
 from greenedge.legalise import FOLD_LAYOUTS, SLICE_TO_HOST, SPLIT_ADDITIONS, WIDEN_SEQUENCES
@@ -131,7 +131,7 @@ def _choose_design(network: Network, target: Target, options: Options) -> tuple[
 
 
 def _graph_files(graph: Graph) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
+    with scratch_folder("graph") as scratch:
         save_graph(graph, Path(scratch))
         return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.netlist import NETLIST, netlist_sources
 from greenedge.errors import ToolError
+from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.axi_stream import Stream, pack
 from greenedge.hdl.axi_stream.simulation import _FLAGS, _HARNESS, _quote, _run, add_assertions, sim_top
 from greenedge.tools.discover import find_tool
@@ -106,7 +106,7 @@ def _compile_counter(sources: dict[str, bytes], progress: Callable[[str], None])
 
 def _run_counter(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray) -> str:
     """What the simulator said at its end."""
-    with tempfile.TemporaryDirectory(prefix="greenedge-activity-") as scratch:
+    with scratch_folder("activity") as scratch:
         work = Path(scratch)
         (work / "input.bin").write_bytes(pack(source, x))
         lines = [

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from greenedge.errors import ToolError
+from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.axi_stream import Stream
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
 from greenedge.tools.discover import find_tool
@@ -110,7 +110,7 @@ def core_verilog(netlist: Path, module: str, progress: Callable[[str], None]) ->
     command = Command(
         ("{yosys}", "-q", "-l", "yosys.log", "-s", "write.ys"), "yosys.txt", "reading the netlist with yosys", 600
     )
-    with tempfile.TemporaryDirectory(prefix="greenedge-netlist-") as scratch:
+    with scratch_folder("netlist") as scratch:
         folder = Path(scratch) / "work"
         execute(
             Plan({NETLIST: netlist.read_bytes(), "write.ys": script.encode()}, (command,), ("core.v",)),

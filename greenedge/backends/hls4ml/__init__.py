@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +36,7 @@ from greenedge.backends.hls4ml.toolchains import (
 )
 from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
 from greenedge.errors import GreenedgeError, Reason, TargetError, ToolError
+from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, save_graph
 from greenedge.legalise import ARGMAX_TO_HOST, FOLD_LAYOUTS, SLICE_TO_HOST, SUM_POOL_TO_DEPTHWISE
 from greenedge.progress import ProgressFn, no_progress
@@ -138,7 +138,7 @@ def find_vendor(chain: Toolchain) -> Vendor | None:
 
 
 def _graph_files(graph: Graph) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory(prefix="greenedge-graph-") as scratch:
+    with scratch_folder("graph") as scratch:
         save_graph(graph, Path(scratch))
         return {name: (Path(scratch) / name).read_bytes() for name in ("graph.json", "graph.npz")}
 

@@ -10,7 +10,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,10 @@ from greenedge.backends.hls4ml.sources import digest, sources
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP, Toolchain
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.scratch import scratch_folder
 from greenedge.graph import load_graph, run_graph
 from greenedge.graph.ops.base import Ints, Shape
+from greenedge.tools.discover import end_with_parent
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute_once
 
@@ -49,7 +50,7 @@ def simulate(folder: Path, x: Ints, keep: Sequence[str], progress: Callable[[str
     stored = x.reshape(len(x), -1)[:, source.order].astype(np.float64)
     layers = {layer: edge for layer, edge in handover.traces.items() if edge in keep}
     progress(f"simulating {len(x)} samples")
-    with tempfile.TemporaryDirectory(prefix="greenedge-csim-") as scratch:
+    with scratch_folder("csim") as scratch:
         work = Path(scratch)
         (work / "in.bin").write_bytes(np.ascontiguousarray(stored).tobytes())
         _run(program, [str(work / "in.bin"), str(work / "out.bin"), str(work) if layers else "-"])
@@ -172,6 +173,7 @@ def _run(program: Path, arguments: list[str]) -> None:
             errors="replace",
             timeout=_RUN_S,
             check=False,
+            preexec_fn=end_with_parent,
         )
     except subprocess.TimeoutExpired:
         raise ToolError(f"the C simulation did not end within {_RUN_S} s; give it fewer samples.") from None

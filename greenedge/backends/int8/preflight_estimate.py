@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from greenedge.backends.int8.layers import FittedLayer, fit_layer
 from greenedge.backends.int8.quant_params import LEVELS, encode
+from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.input_type import InputType
 from greenedge.graph import Edge, Graph, Linear, Op, Requantise
 from greenedge.graph.lines import is_straight
@@ -85,7 +85,7 @@ def describe_differences(source: Path, lowered: Lowered, passes: Passes, operato
     from greenedge.lower.snap import snap_file
 
     declared: dict[str | None, InputType] = dict(lowered.declared.items())
-    with tempfile.TemporaryDirectory(prefix="greenedge-check-") as folder:
+    with scratch_folder("check") as folder:
         snapped = Path(folder) / "snapped.onnx"
         entries = snap_file(source, snapped, _SNAP_BITS, declared)
         after = estimate(legalise(lower_file(snapped, declared), passes).graph, operators)

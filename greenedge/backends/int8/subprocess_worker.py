@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from greenedge.progress import ProgressFn, no_progress
+from greenedge.tools.discover import end_with_parent
 
 LIMIT_S = 1800
 
@@ -17,7 +18,14 @@ def run_worker(
     """(exit status, None where the time ran out; standard error) of the worker. Its lines "done N" go to `progress`."""
     expired = threading.Event()
     with open(log, "w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            preexec_fn=end_with_parent,
+        )
         assert process.stdout is not None
 
         def expire() -> None:

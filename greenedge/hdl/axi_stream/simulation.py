@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.errors import ToolError
+from greenedge.files.scratch import scratch_folder
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream import Stream, pack, unpack
 from greenedge.tools.discover import end_with_parent, find_tool
@@ -180,7 +180,7 @@ def run_model(
     `streams[0]` is the output; `keep` names edges whose values are returned as well. Raises ToolError after `patience`
     cycles without progress, for a time-out and for a model that ends early.
     """
-    with tempfile.TemporaryDirectory(prefix="greenedge-sim-") as scratch:
+    with scratch_folder("sim") as scratch:
         work = Path(scratch)
         (work / "input.bin").write_bytes(pack(source, x))
         lines = [

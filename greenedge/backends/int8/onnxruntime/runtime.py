@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import numpy as np
 from greenedge.backends.int8.onnxruntime import worker
 from greenedge.backends.int8.subprocess_worker import LIMIT_S, run_worker
 from greenedge.errors import GreenedgeError, ToolError
+from greenedge.files.scratch import scratch_folder
 from greenedge.graph.ops.base import Array
 from greenedge.progress import ProgressFn, no_progress
 
@@ -31,7 +31,7 @@ def run_file(
     """
     tree = parse_model(model)
     names = with_outputs(tree, keep)
-    with tempfile.TemporaryDirectory(prefix="greenedge-onnx-") as scratch:
+    with scratch_folder("onnx") as scratch:
         folder = Path(scratch)
         (folder / "model.onnx").write_bytes(tree.SerializeToString())
         for k, x in enumerate(inputs):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from greenedge.backends.int8.subprocess_worker import LIMIT_S, run_worker
 from greenedge.backends.int8.tflite import worker
 from greenedge.backends.int8.tflite.flatbuffer import IDENTIFIER, pack
 from greenedge.errors import GreenedgeError, ToolError
+from greenedge.files.scratch import scratch_folder
 from greenedge.graph.ops.base import Array
 from greenedge.progress import ProgressFn, no_progress
 
@@ -39,7 +39,7 @@ def run_file(
     ToolError where there is no runtime.
     """
     content = read_model(model)
-    with tempfile.TemporaryDirectory(prefix="greenedge-tflite-") as scratch:
+    with scratch_folder("tflite") as scratch:
         folder = Path(scratch)
         (folder / "model.tflite").write_bytes(with_outputs(content, keep, model) if keep else content)
         for k, x in enumerate(inputs):
