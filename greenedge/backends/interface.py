@@ -129,6 +129,29 @@ class SwitchingFn(Protocol):
     def __call__(self, folder: Path, x: Feeds, level: str | None, progress: Callable[[str], None]) -> Any: ...
 
 
+class FaultModel(Protocol):
+    """All single-bit faults of a build's memories, numbered 0 … count-1; inputs are graph integers (N, *shape)."""
+
+    @property
+    def count(self) -> int: ...
+
+    def place(self, fault: int) -> str:
+        """Where a fault sits, in a sentence's words."""
+
+    def see(self, x: Ints, faults: Ints) -> NDArray[np.bool_]:
+        """(faults, N): which of the rising `faults` change an output for which input."""
+
+    def prove(self, faults: Ints) -> NDArray[np.bool_]:
+        """(faults,): of which it is proved that no input can show them."""
+
+    def search(self, fault: int, starts: Ints, rng: np.random.Generator) -> Ints | None:
+        """An input (*shape) that is likely to show a fault; None where none was found."""
+
+
+def _no_faults(graph: Graph, folder: Path) -> FaultModel | None:
+    return None
+
+
 def _no_sentence(folder: Path) -> str | None:
     return None
 
@@ -185,6 +208,7 @@ class Backend:
     preflight_notes      sentences of `check` about a model that can be built
     fitness              which back end of a target to prefer for a graph, where nobody named one
     switching            signal changes of a build on vectors, for the energy estimate; None where there are none
+    memory_faults        the single-bit faults of the build's memories; None where it has no memories of its own
     requirements         (program or package, what needs it, how to get it), or an Environment, for `greenedge doctor`
     """
 
@@ -210,6 +234,7 @@ class Backend:
     preflight_notes: NotesFn = _no_notes
     fitness: Callable[[Graph, Target, Options], Fitness] = _no_fitness
     switching: SwitchingFn | None = None
+    memory_faults: Callable[[Graph, Path], FaultModel | None] = _no_faults
     requirements: Callable[[], tuple[tuple[str, str, str] | Environment, ...]] = _no_rows
 
 
