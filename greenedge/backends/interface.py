@@ -148,6 +148,37 @@ class FaultModel(Protocol):
         """An input (*shape) that is likely to show a fault; None where none was found."""
 
 
+@dataclass(frozen=True)
+class ReadBack:
+    """One static comparison of something built with what it was made from, without running it.
+
+    `what` was compared with `against`: `items` of `unit` ("bits", "lines"), and `unread` more could not be found there
+    and are proved nothing of. `differs` is the first difference in one sentence, None where all are equal.
+    """
+
+    what: str
+    against: str
+    items: int
+    unit: str
+    unread: int = 0
+    differs: str | None = None
+
+
+class ReadBackFn(Protocol):
+    """Reads a build back and compares it with what `graph` says it must hold. Raises GreenedgeError for a damaged
+    build, ToolError for a tool that fails."""
+
+    def __call__(self, graph: Graph, folder: Path, progress: ProgressFn = ...) -> tuple[ReadBack, ...]: ...
+
+
+def _no_read_back(graph: Graph, folder: Path, progress: ProgressFn = no_progress) -> tuple[ReadBack, ...]:
+    return ()
+
+
+def _few_vectors(folder: Path) -> int:
+    return 0
+
+
 def _no_faults(graph: Graph, folder: Path) -> FaultModel | None:
     return None
 
@@ -208,6 +239,8 @@ class Backend:
     preflight_notes      sentences of `check` about a model that can be built
     fitness              which back end of a target to prefer for a graph, where nobody named one
     switching            signal changes of a build on vectors, for the energy estimate; None where there are none
+    read_back            memories and bitstream of the build against the graph, without running anything
+    partial_vectors      how many vectors of `memory_faults` the partial stages can simulate beside the samples
     memory_faults        the single-bit faults of the build's memories; None where it has no memories of its own
     requirements         (program or package, what needs it, how to get it), or an Environment, for `greenedge doctor`
     """
@@ -234,6 +267,8 @@ class Backend:
     preflight_notes: NotesFn = _no_notes
     fitness: Callable[[Graph, Target, Options], Fitness] = _no_fitness
     switching: SwitchingFn | None = None
+    read_back: ReadBackFn = _no_read_back
+    partial_vectors: Callable[[Path], int] = _few_vectors
     memory_faults: Callable[[Graph, Path], FaultModel | None] = _no_faults
     requirements: Callable[[], tuple[tuple[str, str, str] | Environment, ...]] = _no_rows
 

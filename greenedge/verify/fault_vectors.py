@@ -16,29 +16,13 @@ from greenedge.backends.interface import FaultModel
 from greenedge.graph import Edge
 from greenedge.graph.ops.base import Ints
 from greenedge.progress import ProgressFn, no_progress
+from greenedge.verify.compare import Coverage
 
 SEED = 15
 SECONDS = 60.0  # the longest that a choice may take
 _RANDOM, _BEFORE, _ROUND = 1664, 128, 64  # random candidates, of these before proofs, and of these together
 _WORK = 1 << 15  # faults times candidates at once
 _STARTS = 64  # inputs from which a search may begin
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What some vectors see of the `total` memory bits; counts of bits. `open_places` names the first few that are
-    neither seen nor proved unseen."""
-
-    total: int
-    seen: int
-    proved_unseen: int
-    open: int
-    open_places: tuple[str, ...] = ()
-
-    @property
-    def share(self) -> float:
-        """The share of bits that are seen or proved unseen."""
-        return (self.seen + self.proved_unseen) / self.total if self.total else 1.0
 
 
 @dataclass(frozen=True, eq=False)

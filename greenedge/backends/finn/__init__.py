@@ -33,7 +33,17 @@ from greenedge.backends.finn.options import (
     read_objective,
     read_whole,
 )
-from greenedge.backends.interface import Backend, Environment, Feeds, Fitness, FloatEpilogue, Options, PartialFn, Values
+from greenedge.backends.interface import (
+    Backend,
+    Environment,
+    FaultModel,
+    Feeds,
+    Fitness,
+    FloatEpilogue,
+    Options,
+    PartialFn,
+    Values,
+)
 from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Array
@@ -50,6 +60,7 @@ if TYPE_CHECKING:
 
 _MODULE = "greenedge.backends.finn"
 _FAMILIES = ("ecp5", "ice40", "gowin", *amd.DSP)
+_CELL_CYCLES, _MOST_VECTORS = 2e8, 96  # what a netlist simulates in two seconds, and vectors at most
 _NO_EPILOGUE = FloatEpilogue()
 
 
@@ -218,6 +229,22 @@ def _simulate_netlist(folder: Path, x: Feeds, progress: ProgressFn) -> Values:
     )
 
 
+def partial_vectors(folder: Path) -> int:
+    """How many vectors the netlist can simulate in a second or two beside the samples: cells times cycles bound it."""
+    from greenedge.backends.finn import build_dir
+
+    cells = build_dir.cells(build_dir.read(folder, "stat.json"), "top", ".*") or 0
+    cycles = build_dir.read(folder, "simulation.json").get("interval_cycles") or 0
+    return min(_MOST_VECTORS, int(_CELL_CYCLES / (cells * cycles))) if cells and cycles else 0
+
+
+def memory_faults(graph: Graph, folder: Path) -> FaultModel | None:
+    """Every single-bit fault of the memories that the core reads (see memory_faults.py); None for one without."""
+    from greenedge.backends.finn.memory_faults import MemoryFaults
+
+    return MemoryFaults.of_build(graph, folder)
+
+
 def switching(
     folder: Path, x: Feeds, level: str | None = None, progress: Callable[[str], None] = lambda line: None
 ) -> Switching:
@@ -316,6 +343,8 @@ BACKEND = Backend(
     stale_artifact=stale_artifact,
     simulate_with_backpressure=simulate_with_backpressure,
     partial_stages=partial_stages,
+    partial_vectors=partial_vectors,
+    memory_faults=memory_faults,
     fitness=fitness,
     switching=switching,
     preflight_notes=preflight_notes,
