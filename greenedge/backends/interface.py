@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from greenedge.errors import Reason
 from greenedge.graph import Graph
 from greenedge.graph.ops.base import Ints
+from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import ARGMAX_TO_HOST, FOLD_LAYOUTS, Passes
 from greenedge.legalise.rules import Rules
 from greenedge.lower import Lowered
@@ -146,22 +147,6 @@ class FaultModel(Protocol):
 
     def search(self, fault: int, starts: Ints, rng: np.random.Generator) -> Ints | None:
         """An input (*shape) that is likely to show a fault; None where none was found."""
-
-
-@dataclass(frozen=True)
-class ReadBack:
-    """One static comparison of something built with what it was made from, without running it.
-
-    `what` was compared with `against`: `items` of `unit` ("bits", "lines"), and `unread` more could not be found there
-    and are proved nothing of. `differs` is the first difference in one sentence, None where all are equal.
-    """
-
-    what: str
-    against: str
-    items: int
-    unit: str
-    unread: int = 0
-    differs: str | None = None
 
 
 class ReadBackFn(Protocol):

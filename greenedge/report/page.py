@@ -166,6 +166,7 @@ def _view(run: Path, summary: dict) -> dict:
         "beside": summary.get("beside", []),
         "sentence": _sentence(entries) + (f" What was built is not verified: {unverified}" if unverified else ""),
         "chain": _chain([entry for entry in entries if entry.get("within") is None and not _is_again(entry)]),
+        "covered": any(entry.get("coverage") for entry in entries),
         "read_back": summary.get("read_back", []),
         "accuracy": summary.get("accuracy", {}),
         "resources": _resources(summary, target.get("resources") or {}),

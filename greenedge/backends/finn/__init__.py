@@ -42,6 +42,7 @@ from greenedge.backends.interface import (
     FloatEpilogue,
     Options,
     PartialFn,
+    ReadBack,
     Values,
 )
 from greenedge.errors import Reason, ReasonKind
@@ -238,11 +239,18 @@ def partial_vectors(folder: Path) -> int:
     return min(_MOST_VECTORS, int(_CELL_CYCLES / (cells * cycles))) if cells and cycles else 0
 
 
-def memory_faults(graph: Graph, folder: Path) -> FaultModel | None:
+def find_memory_faults(graph: Graph, folder: Path) -> FaultModel | None:
     """Every single-bit fault of the memories that the core reads (see memory_faults.py); None for one without."""
     from greenedge.backends.finn.memory_faults import MemoryFaults
 
     return MemoryFaults.of_build(graph, folder)
+
+
+def read_build_back(graph: Graph, folder: Path, progress: ProgressFn = no_progress) -> tuple[ReadBack, ...]:
+    """Memory files, netlist and bitstream against what they were made from; see read_back.py."""
+    from greenedge.backends.finn.read_back import read_back
+
+    return read_back(graph, folder, progress)
 
 
 def switching(
@@ -344,7 +352,8 @@ BACKEND = Backend(
     simulate_with_backpressure=simulate_with_backpressure,
     partial_stages=partial_stages,
     partial_vectors=partial_vectors,
-    memory_faults=memory_faults,
+    memory_faults=find_memory_faults,
+    read_back=read_build_back,
     fitness=fitness,
     switching=switching,
     preflight_notes=preflight_notes,
