@@ -30,7 +30,15 @@ _MUXES = {
     "L6MUX21": ("SD", "D0", "D1"),
     **{f"MUX2_LUT{k}": ("S0", "I0", "I1") for k in (5, 6, 7, 8)},
 }
-_REGISTERS = {"TRELLIS_FF": "DI", "SB_DFF": "D", "DFF": "D"}
+# kind -> (data, synchronous reset or None, what the reset gives); yosys makes resets of a ROM's own logic
+_REGISTERS = {
+    "SB_DFF": ("D", None, False),
+    "SB_DFFSR": ("D", "R", False),
+    "SB_DFFSS": ("D", "S", True),
+    "DFF": ("D", None, False),
+    "DFFR": ("D", "RESET", False),
+    "DFFS": ("D", "SET", True),
+}
 _CONSTANTS = {"GND": False, "VCC": True}
 _GOWIN_RAM = {
     "SP": (8, "BIT_WIDTH", "AD"),
@@ -90,12 +98,32 @@ class RomReader:
         if kind in _MUXES:
             select, low, high = (self._value(pins[name][0], deep) for name in _MUXES[kind])
             return np.where(select[0], high[0], low[0]), _same_depth(select, low, high)
-        if kind in _REGISTERS and _is_plain_register(cell):
-            value, depth = self._value(pins[_REGISTERS[kind]][0], deep)
-            return value, None if depth is None else depth + 1
+        if kind in _REGISTERS or kind == "TRELLIS_FF":
+            return self._register(cell, deep)
         if kind in _MEMORIES:
             return _MEMORIES[kind](cell, port, index, lambda bit: self._value(bit, deep))
         raise _UnreadableError
+
+    def _register(self, cell: Cell, deep: int) -> tuple[Bools, int | None]:
+        """A flip-flop that takes its input, or its reset, in every cycle and for every address."""
+        pins, turned = cell["connections"], False
+        if cell["type"] == "TRELLIS_FF":
+            data, reset, level = "DI", "LSR", _text(cell, "REGSET", "RESET") == "SET"
+            turned = _text(cell, "LSRMUX", "LSR") == "INV"
+            enable = _text(cell, "CEMUX", "1")
+            if enable not in ("1", "CE", "INV"):
+                raise _UnreadableError
+            if enable != "1" and not (self._value(pins["CE"][0], deep)[0] ^ (enable == "INV")).all():
+                raise _UnreadableError
+            if _text(cell, "SRMODE", "LSR_OVER_CE") != "LSR_OVER_CE" and pins.get("LSR", ["0"]) != ["0"]:
+                raise _UnreadableError  # asynchronous
+        else:
+            data, reset, level = _REGISTERS[cell["type"]]
+        value = self._value(pins[data][0], deep)
+        if reset is not None and reset in pins:
+            to = self._value(pins[reset][0], deep)
+            value = np.where(to[0] ^ turned, level, value[0]), _same_depth(value, to)
+        return _spread(*value, 1)
 
     def _look_up(self, table: str, inputs: Sequence[Bit], deep: int) -> tuple[Bools, int | None]:
         known = [self._value(bit, deep) for bit in inputs]
@@ -128,14 +156,6 @@ def _number(cell: Cell, name: str) -> int:
 
 def _text(cell: Cell, name: str, default: str) -> str:
     return str(cell["parameters"].get(name, default)).strip()
-
-
-def _is_plain_register(cell: Cell) -> bool:
-    """Whether its value is that of its data input a cycle ago, in every cycle."""
-    if cell["type"] != "TRELLIS_FF":
-        return True  # SB_DFF and DFF have no enable and no reset
-    pins = cell["connections"]
-    return _text(cell, "CEMUX", "1") == "1" and pins.get("LSR", ["0"]) == ["0"] and _text(cell, "LSRMUX", "LSR") == "LSR"
 
 
 Read = Callable[[Bit], tuple[Bools, int | None]]
