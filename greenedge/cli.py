@@ -390,7 +390,9 @@ def verify(run: RunArgument, as_json: Json = False) -> None:
     for r in results:
         for e in r.get("read_back", []):
             unread = f", {e['unread']:,} more not found there" if e["unread"] else ""
-            typer.echo(f"{r['folder']}: {e['what']} read back against {e['against']}: {e['items']:,} {e['unit']}{unread}")
+            typer.echo(
+                f"{r['folder']}: {e['what']} read back against {e['against']}: {e['items']:,} {e['unit']}{unread}"
+            )
 
 
 @app.command()

@@ -20,11 +20,10 @@ _MAX_BYTES = 64 << 20
 def summarise(run: Path) -> dict:
     """The run's numbers as the stages wrote them; unknown ones are absent.
 
-    Keys: format, model, title, target, backend, accuracy, verify, beside (compared as well, equality not claimed), read_back (what
-    was built, compared without running it),
-    unverified (why the build was not compared), hardware, edge, energy, seconds, tools, files, notes,
-    evidence, training (what metrics.json says of the ledger and of each technique). Raises GreenedgeError for a folder
-    that is no run or whose files are damaged.
+    Keys: format, model, title, target, backend, accuracy, verify, beside (compared as well, equality not claimed),
+    read_back (what was built, compared without running it), unverified (why the build was not compared), hardware,
+    edge, energy, seconds, tools, files, notes, evidence, training (what metrics.json says of the ledger and of each
+    technique). Raises GreenedgeError for a folder that is no run or whose files are damaged.
     """
     manifest = load_manifest(run)
     source, target = _table(manifest, "source"), _table(manifest, "target")

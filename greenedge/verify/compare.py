@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from greenedge.errors import VerificationError
 
-
 FAULTS = "-faults"  # behind the name of a stage: compared on the vectors that see faults of its memories
 
 

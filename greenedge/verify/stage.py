@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenedge.backends import load_backend
-from greenedge.backends.interface import Backend, ReadBack
+from greenedge.backends.interface import Backend
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.input_type import InputType
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, graph_digest, run_graph
+from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import HostPass, legalise
 from greenedge.lower import Lowered, load_lowering, lower_source
 from greenedge.lower.float_io import classes, run_epilogue, run_prologue

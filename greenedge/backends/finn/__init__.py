@@ -42,12 +42,12 @@ from greenedge.backends.interface import (
     FloatEpilogue,
     Options,
     PartialFn,
-    ReadBack,
     Values,
 )
 from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Array
+from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import FOLD_LAYOUTS, SLICE_TO_HOST, SPLIT_ADDITIONS, WIDEN_SEQUENCES
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target

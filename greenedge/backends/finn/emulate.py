@@ -189,5 +189,3 @@ def _arg_max(layer: hw.ArgMax, xs: Sequence[Ints]) -> tuple[Ints, ...]:
 def source_of_graph(network: hw.Network, x: Ints) -> State:
     """The input wire of `network` for graph integers (N, *shape)."""
     return {network.source.name: x.reshape(len(x), -1)[:, network.source.order]}
-
-

@@ -123,7 +123,9 @@ class Memory:
             assert layer.affine is not None
             wide, row = affine_bits(layer)[1], index
             in_b = bit < wide
-            b = np.where(in_b, wrap(layer.affine.b[row] ^ (1 << np.minimum(bit, wide)), wide, True), layer.affine.b[row])
+            b = np.where(
+                in_b, wrap(layer.affine.b[row] ^ (1 << np.minimum(bit, wide)), wide, True), layer.affine.b[row]
+            )
             m = layer.affine.m[row] ^ np.where(in_b, 0, 1 << np.maximum(bit - wide, 0))
             return apply_affine(layer, x, m[:, None], b[:, None])
         if self.kind == "thresholds":
@@ -334,7 +336,9 @@ class MemoryFaults:
         """
         k = self._memory_of(fault)
         memory, own = self.memories[k], fault - int(self.starts[k])
-        measure = self._step_distance(memory, own) if isinstance(memory.layer, hw.Step) else self._sum_distance(memory, own)
+        measure = (
+            self._step_distance(memory, own) if isinstance(memory.layer, hw.Step) else self._sum_distance(memory, own)
+        )
         if measure is None:
             return None
         until = self._place[memory.layer.name]
@@ -405,9 +409,7 @@ class MemoryFaults:
         reader = next((layer for layer in self.layers if any(s.name == wire.name for s in layer.sources)), None)
         return reader if isinstance(reader, hw.Step) else None
 
-    def _differ(
-        self, state: State, wire: Wire, channels: int, sample: Ints, channel: Ints, values: Ints
-    ) -> Bools:
+    def _differ(self, state: State, wire: Wire, channels: int, sample: Ints, channel: Ints, values: Ints) -> Bools:
         """(rows,): whether the output changes where `values` stand on the positions of `channel` of `wire`."""
         step = max(1, _CHUNK // self._largest)
         parts = [
@@ -416,9 +418,7 @@ class MemoryFaults:
         ]
         return np.concatenate(parts)
 
-    def _differ_in(
-        self, state: State, wire: Wire, channels: int, sample: Ints, channel: Ints, values: Ints
-    ) -> Bools:
+    def _differ_in(self, state: State, wire: Wire, channels: int, sample: Ints, channel: Ints, values: Ints) -> Bools:
         changed = state[wire.name][sample]
         changed[np.arange(len(sample))[:, None], channel[:, None] + channels * np.arange(values.shape[1])] = values
         return self.outputs_differ(state, {wire.name: changed}, sample)
@@ -446,10 +446,8 @@ class MemoryFaults:
         return result
 
 
-def _climb(
-    distance: Callable[[Ints], Ints], starts: Ints, edge: Edge, rng: np.random.Generator
-) -> Ints | None:
-    """An input of distance 0, or None after `_STEPS` steps: every step tries `_TRIES` changes of the best one so far."""
+def _climb(distance: Callable[[Ints], Ints], starts: Ints, edge: Edge, rng: np.random.Generator) -> Ints | None:
+    """An input of distance 0, or None after `_STEPS` steps: each tries `_TRIES` changes of the best one so far."""
     far = distance(starts)
     best, least, stuck = starts[int(far.argmin())].ravel(), int(far.min()), 0
     for _ in range(_STEPS):

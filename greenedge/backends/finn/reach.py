@@ -1,8 +1,8 @@
 """Which integers can come on each wire at all: a set per channel that holds every one that an input can cause.
 
 The sets are exact for one layer behind the input, whose integers are free of each other; further on the inputs of a sum
-are taken as free although they are not, so a set may hold more than can occur, never less. A set is (lo, mask): bit k of
-the Python integer `mask` stands for lo + k.
+are taken as free although they are not, so a set may hold more than can occur, never less. A set is (lo, mask): bit k
+of the Python integer `mask` stands for lo + k.
 """
 
 from __future__ import annotations
@@ -172,7 +172,9 @@ def _add(layer: hw.Add, sources: Sequence[Channels]) -> Channels:
 def _step(layer: hw.Step, sources: Sequence[Channels]) -> Channels:
     count = math.lcm(len(sources[0]), layer.period)
     return tuple(
-        make_reach(np.unique(apply_step(layer, list_values(sources[0][c % len(sources[0])]), np.array(c % layer.period))))
+        make_reach(
+            np.unique(apply_step(layer, list_values(sources[0][c % len(sources[0])]), np.array(c % layer.period)))
+        )
         for c in range(count)
     )
 

@@ -77,7 +77,8 @@ def _first_line(expected: bytes, got: bytes) -> str:
     lines, theirs = expected.splitlines(), got.splitlines()
     for k, (line, there) in enumerate(zip(lines, theirs, strict=False)):
         if line != there:
-            return f"has {there[:40].decode(errors='replace')!r} in line {k + 1} where the graph says {line[:40].decode()!r}"
+            shown = there[:40].decode(errors="replace")
+            return f"has {shown!r} in line {k + 1} where the graph says {line[:40].decode()!r}"
     return f"has {len(theirs)} lines, and {len(lines)} by the graph" if len(lines) != len(theirs) else "differs"
 
 
@@ -187,4 +188,3 @@ def _parameter_names(
             yield f"{path}.m", index
     yield from ((f"{unit}.parallel.{name}", place) for name in ("fields", "frame.fields", "frame.fields_1"))
     yield from ((f"{unit}.serial.unit.{name}", place) for name in ("parameters", "block.p1", "p1"))
-

@@ -1,8 +1,8 @@
 """Reads a ROM out of a synthesised netlist: what stands on its data nets for every value of its address register.
 
 Nothing is assumed of how yosys laid the memory out. Each data net is followed back through plain flip-flops, look-up
-tables and read-only block RAMs until only the address register's bits and constants are left; whatever else is met makes
-the net unreadable. So a ROM in look-up tables is read in the same way as one in a block RAM.
+tables and read-only block RAMs until only the address register's bits and constants are left; whatever else is met
+makes the net unreadable. So a ROM in look-up tables is read in the same way as one in a block RAM.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class RomReader:
     def _register(self, cell: Cell, deep: int) -> tuple[Bools, int | None]:
         """A flip-flop that takes its input, or its reset, in every cycle and for every address."""
         pins, turned = cell["connections"], False
+        reset: str | None
         if cell["type"] == "TRELLIS_FF":
             data, reset, level = "DI", "LSR", _text(cell, "REGSET", "RESET") == "SET"
             turned = _text(cell, "LSRMUX", "LSR") == "INV"

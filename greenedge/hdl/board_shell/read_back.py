@@ -190,7 +190,8 @@ def _read_ecp5(text: str) -> tuple[list[Contents], Settings]:
     """Block RAM contents, 9 bits a word, and what each look-up table holds where it is configured."""
     contents: list[Contents] = []
     settings: Settings = {}
-    tile, words = "", None
+    tile = ""
+    words: list[str] | None = None
     for line in text.splitlines():
         if line.startswith("."):
             if words is not None:
@@ -241,7 +242,8 @@ def _read_ice40(text: str) -> tuple[list[Contents], Settings]:
     """Block RAM contents, a row of 256 bits a word, and the rows of every tile that is not empty."""
     contents: list[Contents] = []
     settings: Settings = {}
-    tile, rows = "", []
+    tile = ""
+    rows: list[str] = []
 
     def close() -> None:
         kind = tile.split(" ")[0]
