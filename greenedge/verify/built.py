@@ -138,17 +138,14 @@ def compare_partial(
     samples = x[:PARTIAL_SAMPLES]
     for name, run in backend.partial_stages(build).items():
         more = faults.vectors[: backend.partial_vectors(build)] if faults else samples[:0]
-        got: Values = run(build, np.concatenate([samples, more]), _prefix_progress(progress, name))
+        given = np.concatenate([samples, more])
+        got: Values = run(build, given, _prefix_progress(progress, name))
         values = join_outputs(graph, got)
         stages[name] = values[: len(samples)]
-        expected = np.concatenate([stages["graph"][: len(samples)], _run_joined(graph, more)])
+        expected = join_outputs(graph, run_graph(graph, given))
         report = compare("graph", name, expected, values, layer=graph.outputs[0])
         reports.append(dataclasses.replace(report, coverage=faults.first(len(more)) if faults else None))
     return reports
-
-
-def _run_joined(graph: Graph, x: Ints) -> Ints:
-    return join_outputs(graph, run_graph(graph, x))
 
 
 def find_fault_vectors(

@@ -218,6 +218,12 @@ def _measure_accuracy(lowered: Lowered, vectors: Vectors, stages: Stages) -> dic
     return result
 
 
+def _to_plain(report: VerificationReport) -> dict[str, Any]:
+    """The report as verify.json holds it; without a coverage where none was worked out."""
+    plain = dataclasses.asdict(report)
+    return {key: value for key, value in plain.items() if key != "coverage" or value is not None}
+
+
 def _write(folder: Path, found: Findings, graph: Graph, unverified: str | None = None) -> None:
     order = sorted(found.stages, key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
     for stage in order:
@@ -230,8 +236,8 @@ def _write(folder: Path, found: Findings, graph: Graph, unverified: str | None =
         "format": "greenedge-verify/1",
         "model": graph.name,
         "stages": order,
-        "verify": [dataclasses.asdict(report) for report in found.reports],
-        "beside": [dataclasses.asdict(report) for report in found.remarks],
+        "verify": [_to_plain(report) for report in found.reports],
+        "beside": [_to_plain(report) for report in found.remarks],
         **({"read_back": [dataclasses.asdict(entry) for entry in found.read_back]} if found.read_back else {}),
         "accuracy": {stage: found.accuracy[stage] for stage in order if stage in found.accuracy},
         **({"unverified": unverified} if unverified else {}),
