@@ -1,4 +1,4 @@
-"""The effect of memory faults: emulated as the RTL behaves, proofs that no input contradicts, vectors that see the rest."""
+"""Memory faults: emulated as the RTL behaves, proofs that no input contradicts, vectors that see the rest."""
 
 from __future__ import annotations
 
