@@ -145,8 +145,8 @@ class FaultModel(Protocol):
     def prove(self, faults: Ints) -> NDArray[np.bool_]:
         """(faults,): of which it is proved that no input can show them."""
 
-    def search(self, fault: int, starts: Ints, rng: np.random.Generator) -> Ints | None:
-        """An input (*shape) that is likely to show a fault; None where none was found."""
+    def search(self, fault: int, starts: Ints, rng: np.random.Generator) -> Ints:
+        """Inputs (N, *shape) that are likely to show a fault; N is 0 where none was found."""
 
 
 class ReadBackFn(Protocol):

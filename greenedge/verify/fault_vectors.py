@@ -23,6 +23,7 @@ SECONDS = 60.0  # the longest that a choice may take
 _RANDOM, _BEFORE, _ROUND = 1664, 128, 64  # random candidates, of these before proofs, and of these together
 _WORK = 1 << 15  # faults times candidates at once
 _STARTS = 64  # inputs from which a search may begin
+_SEARCHES, _SHOWN = 8, 4  # searches per fault, and inputs found by one that are looked at for all faults
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,18 +116,18 @@ class _Choice:
         self.proved = int(harmless.sum())
 
     def search(self) -> None:
-        """One search per open fault; each input found is shown to all that are open."""
+        """Some searches per open fault; each input found is shown to all that are open."""
         starts = np.concatenate([self.samples[:_STARTS], draw_inputs(self.edge, self.samples, _STARTS, self.rng)])
         for fault in self.open.copy():
             if time.monotonic() > self.end:
                 return
-            for _ in range(3):
+            for _ in range(_SEARCHES):
                 if not np.isin(fault, self.open):
                     break
                 found = self.model.search(int(fault), starts, self.rng)
-                if found is None:
-                    break
-                self.add(np.concatenate([found[None], mutate(found, self.edge, 7, self.rng)]))
+                if len(found):
+                    shown = self.model.see(found, np.array([fault]))[0]
+                    self.add(found[shown][:_SHOWN])
                 starts = draw_inputs(self.edge, self.samples, _STARTS, self.rng)
             self.tell("searching inputs")
 
@@ -149,10 +150,3 @@ def draw_inputs(edge: Edge, samples: Ints, count: int, rng: np.random.Generator)
     mixed, sparse = np.where(chance < share, whole, base), np.where(chance < share, edge.lo, whole)
     drawn: NDArray[np.int64] = np.choose(kind, [whole, ends, mixed, sparse])
     return drawn
-
-
-def mutate(x: Ints, edge: Edge, count: int, rng: np.random.Generator) -> Ints:
-    """`count` inputs like `x` (*shape), each with a few integers drawn anew."""
-    copies = np.repeat(x[None], count, axis=0)
-    whole = rng.integers(edge.lo, edge.hi + 1, copies.shape)
-    return np.where(rng.random(copies.shape) < 0.05, whole, copies)

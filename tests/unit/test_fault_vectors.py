@@ -37,7 +37,7 @@ class Faults:
         self.searched.append(fault)
         found = np.array(starts[0])
         found[0] = fault - 8
-        return found
+        return found[None]
 
 
 EDGE = Edge("x", (6,), -8, 7)

@@ -98,13 +98,13 @@ class Memory:
             inputs = x.reshape(len(x), -1, shape[1], shape[0])[:, :, tap, channel]
         return wrap_to(good + factor[:, None] * inputs.transpose(0, 2, 1) + constant[:, None], layer.result)
 
-    def changed_levels(self, x: Ints, fault: int) -> Ints:
-        """Those of the values `x` (n,) of a step function's channel at which one fault changes the level."""
+    def levels_of(self, x: Ints, fault: int) -> tuple[Ints, Ints]:
+        """(level, level with the fault) of the values `x` (n,) of the channel of a step function's fault."""
         layer, index, bit = self.layer, self.index.ravel()[[fault // self.bits]], np.array([fault % self.bits])
         assert isinstance(layer, hw.Step)
         row = index // layer.table.shape[1] if self.kind == "table" and layer.table is not None else index
-        good = apply_step(layer, x, row)[None, None]
-        return x[(self._change_levels(layer, x[None, None], good, index, bit) != good)[0, 0]]
+        good = apply_step(layer, x, row)
+        return good, self._change_levels(layer, x[None, None], good[None, None], index, bit)[0, 0]
 
     @staticmethod
     def weight_change(layer: hw.Linear, index: Ints, bit: Ints) -> tuple[Ints, Ints]:
@@ -297,21 +297,57 @@ class MemoryFaults:
         memory, own = self.memories[k], fault - int(self.starts[k])
         channel = int(memory.channel_of(np.array([own]))[0])
         if isinstance(memory.layer, hw.Step):
-            return all(
-                not len(memory.changed_levels(self._values(memory.layer.source, c), own))
-                for c in self._sets_of(memory, memory.layer.source, channel)
-            )
+            return not len(self._wanted(memory, own))
         if memory.kind != "weights":
             return False
+        sums = self._values(memory.layer.result, channel)
         changes = np.unique(self._sum_changes(memory, own, channel))
-        step = self._next_step(memory.layer.result)
-        if step is None or memory.channels % step.period:
-            return not changes.any()
-        sums, row = self._values(memory.layer.result, channel), np.array(channel % step.period)
         after = wrap_to(sums + changes[:, None], memory.layer.result)
-        return not outside_table(step, after).any() and bool(
-            (apply_step(step, after, row) == apply_step(step, sums, row)).all()
-        )
+        good = np.broadcast_to(sums, after.shape)
+        return not self._matters(memory.layer.result, memory.channels, channel, good, after).any()
+
+    def _wanted(self, memory: Memory, own: int) -> Ints:
+        """The values before a step function at which its fault changes a level in a way that may matter, rising."""
+        channel, wire = int(memory.channel_of(np.array([own]))[0]), memory.layer.source
+        sets = [self._values(wire, c) for c in self._sets_of(memory, wire, channel)]
+        values = np.unique(np.concatenate(sets))
+        good, bad = memory.levels_of(values, own)
+        return values[self._matters(memory.layer.result, memory.channels, channel, good, bad)]
+
+    def _matters(self, wire: Wire, channels: int, channel: int, good: Ints, bad: Ints) -> Bools:
+        """Which of `bad` instead of `good`, of one shape, in a channel of `wire` may change something further on.
+
+        Followed through what works on each integer alone: steps, queues, and sums with all that the other branch can
+        bring. What differs where something else reads it may matter.
+        """
+        differs = np.asarray(good != bad)
+        reader = self._reader(wire)
+        if not differs.any() or reader is None:
+            return differs
+        good, bad = good[differs], bad[differs]
+        after: Bools
+        if isinstance(reader, hw.Queue):
+            after = self._matters(reader.result, channels, channel, good, bad)
+        elif isinstance(reader, hw.Step) and channels % reader.period == 0:
+            row = np.array(channel % reader.period)
+            lost = outside_table(reader, bad[:, None])
+            levels = apply_step(reader, good, row), apply_step(reader, bad, row)
+            after = lost | self._matters(reader.result, channels, channel, *levels)
+        elif isinstance(reader, hw.Add):
+            after = self._matters_in_sum(reader, wire, channels, channel, good, bad)
+        else:
+            return differs
+        differs[differs] = after
+        return differs
+
+    def _matters_in_sum(self, layer: hw.Add, wire: Wire, channels: int, channel: int, good: Ints, bad: Ints) -> Bools:
+        side = next(k for k, source in enumerate(layer.sources) if source.name == wire.name)
+        count = len(self._reach[layer.sources[1 - side].name])
+        classes = sorted({(channel + channels * k) % count for k in range(count)})
+        others = np.unique(np.concatenate([self._values(layer.sources[1 - side], c) for c in classes]))
+        rest = layer.multipliers[1 - side] * others
+        right, wrong = (wrap_to(layer.multipliers[side] * x[:, None] + rest, layer.result) for x in (good, bad))
+        return np.asarray(self._matters(layer.result, channels, channel, right, wrong).any(axis=1))
 
     def _sets_of(self, memory: Memory, wire: Wire, channel: int) -> list[int]:
         """The channels of the sets of `wire` that a channel of the memory meets."""
@@ -328,11 +364,11 @@ class MemoryFaults:
 
     # -- an input that may show it
 
-    def search(self, fault: int, starts: Ints, rng: np.random.Generator) -> Ints | None:
-        """An input (*shape) with which a fault changes a level, found from `starts` (N, *shape) by climbing: changes of
-        few integers that bring a value of its channel nearer to one where the fault matters.
+    def search(self, fault: int, starts: Ints, rng: np.random.Generator) -> Ints:
+        """Inputs (N, *shape) with which a fault changes a level, found from `starts` (N, *shape) by climbing: changes
+        of few integers that bring a value of its channel nearer to one where the fault matters.
 
-        None where none is found within the steps allowed.
+        None of them where none is found within the steps allowed.
         """
         k = self._memory_of(fault)
         memory, own = self.memories[k], fault - int(self.starts[k])
@@ -340,7 +376,7 @@ class MemoryFaults:
             self._step_distance(memory, own) if isinstance(memory.layer, hw.Step) else self._sum_distance(memory, own)
         )
         if measure is None:
-            return None
+            return starts[:0]
         until = self._place[memory.layer.name]
         layers = self._before(until) if isinstance(memory.layer, hw.Step) else [*self._before(until), memory.layer]
 
@@ -352,9 +388,11 @@ class MemoryFaults:
 
     def _step_distance(self, memory: Memory, own: int) -> Callable[[State], Ints] | None:
         """How far the nearest value of the fault's channel is from one at which the fault changes the level, (N,)."""
-        channel, wire = int(memory.channel_of(np.array([own]))[0]), memory.layer.source
-        sets = [self._values(wire, c) for c in self._sets_of(memory, wire, channel)]
-        wanted = memory.changed_levels(np.unique(np.concatenate(sets)), own)
+        channel, wire, wanted = (
+            int(memory.channel_of(np.array([own]))[0]),
+            memory.layer.source,
+            self._wanted(memory, own),
+        )
         if not len(wanted):
             return None
 
@@ -404,10 +442,14 @@ class MemoryFaults:
 
     def _next_step(self, wire: Wire) -> hw.Step | None:
         """The step function that alone reads `wire`, None where something else does."""
+        reader = self._reader(wire)
+        return reader if isinstance(reader, hw.Step) else None
+
+    def _reader(self, wire: Wire) -> Layer | None:
+        """The layer that reads `wire`, None for the result: every wire has one reader."""
         if wire.name == self.network.result.name:
             return None
-        reader = next((layer for layer in self.layers if any(s.name == wire.name for s in layer.sources)), None)
-        return reader if isinstance(reader, hw.Step) else None
+        return next((layer for layer in self.layers if any(s.name == wire.name for s in layer.sources)), None)
 
     def _differ(self, state: State, wire: Wire, channels: int, sample: Ints, channel: Ints, values: Ints) -> Bools:
         """(rows,): whether the output changes where `values` stand on the positions of `channel` of `wire`."""
@@ -446,27 +488,39 @@ class MemoryFaults:
         return result
 
 
-def _climb(distance: Callable[[Ints], Ints], starts: Ints, edge: Edge, rng: np.random.Generator) -> Ints | None:
-    """An input of distance 0, or None after `_STEPS` steps: each tries `_TRIES` changes of the best one so far."""
+def _climb(distance: Callable[[Ints], Ints], starts: Ints, edge: Edge, rng: np.random.Generator) -> Ints:
+    """Inputs of distance 0, none after `_STEPS` steps without: each tries `_TRIES` changes of the best one so far."""
     far = distance(starts)
     best, least, stuck = starts[int(far.argmin())].ravel(), int(far.min()), 0
     for _ in range(_STEPS):
         if least == 0:
-            return best.reshape(edge.shape)
-        tries = np.repeat(best[None], _TRIES, axis=0)
-        count = rng.integers(1, 4 if stuck < _STUCK else 12, _TRIES)
-        for j in range(int(count.max())):
-            here = np.flatnonzero(count > j)
-            place = rng.integers(0, tries.shape[1], len(here))
-            step = rng.choice([-1, 1], len(here))
-            whole = rng.integers(edge.lo, edge.hi + 1, len(here))
-            moved = np.where(rng.random(len(here)) < 0.3, tries[here, place] + step, whole)
-            tries[here, place] = np.clip(moved, edge.lo, edge.hi)
+            break
+        tries = _change_few(best, edge, rng, 4 if stuck < _STUCK else 12)
         far = distance(tries.reshape(_TRIES, *edge.shape))
         stuck = 0 if far.min() < least else stuck + 1
         if far.min() <= least or stuck > 3 * _STUCK:
             best, least = tries[int(far.argmin())], int(far.min())
-    return best.reshape(edge.shape) if least == 0 else None
+    else:
+        return starts[:0]
+    # what is changed may be hidden further on: more inputs as good, each some changes away from the last
+    found = [best]
+    for most in (4, 4, 8, 16):
+        tries = _change_few(found[int(rng.integers(len(found)))], edge, rng, most)
+        found.extend(tries[distance(tries.reshape(_TRIES, *edge.shape)) == 0])
+    return np.array(found, np.int64).reshape(-1, *edge.shape)
+
+
+def _change_few(x: Ints, edge: Edge, rng: np.random.Generator, most: int) -> Ints:
+    """(_TRIES, n): copies of `x` (n,) with fewer than `most` integers moved by one or drawn anew."""
+    tries = np.repeat(x[None], _TRIES, axis=0)
+    count = rng.integers(1, most, _TRIES)
+    for j in range(int(count.max())):
+        here = np.flatnonzero(count > j)
+        place = rng.integers(0, tries.shape[1], len(here))
+        whole = rng.integers(edge.lo, edge.hi + 1, len(here))
+        step = tries[here, place] + rng.choice([-1, 1], len(here))
+        tries[here, place] = np.clip(np.where(rng.random(len(here)) < 0.3, step, whole), edge.lo, edge.hi)
+    return tries
 
 
 def _find_unique(rows: Ints) -> tuple[Ints, Ints]:
