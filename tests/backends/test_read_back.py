@@ -105,7 +105,7 @@ def test_a_rom_in_tables_behind_a_register_is_read(rng):
         "f": _cell("TRELLIS_FF", {"CEMUX": "1 "}, DI=9, CLK=99, LSR="0", Q=10),
     }
     found, cell = _reader(cells, 16, [1, 2, 3, 4]).read(10)
-    assert "".join("1" if bit else "0" for bit in reversed(found)) == table and cell == "f"
+    assert "".join("1" if bit else "0" for bit in reversed(found)) == table and cell == "t"
     assert _reader(cells, 16, [1, 2, 3]).read(10) is None, "an input that is no address"
     cells["f"]["parameters"]["CEMUX"] = "CE"
     cells["f"]["connections"]["CE"] = [77]
@@ -220,15 +220,9 @@ def test_one_bit_of_a_netlists_memory_is_named(tmp_path, board):
     cell["parameters"][first] = _flip(cell["parameters"][first])
     differs = compare_netlist(netlist, "top", made).differs
     assert differs is not None and "for bit 0 of word 0 of fc1_weights.mem, in fc1_unit.weights.0.0, and " in differs
-    tables = [
-        cell
-        for name, cell in netlist["modules"]["top"]["cells"].items()
-        if name.startswith("act2_unit.parallel.frame") and "fields_1" in name and "INIT" in str(cell["parameters"])
-    ]
     del netlist["modules"]["top"]["netnames"]
     with pytest.raises(GreenedgeError, match=r"^netlist\.json is damaged \(KeyError: 'netnames'\); "):
         compare_netlist(netlist, "top", made)
-    assert tables or board != "ulx3s-85f"
 
 
 @pytest.mark.slow
@@ -263,10 +257,8 @@ def test_one_bit_of_a_bitstream_is_named(tmp_path, monkeypatch):
     (folder / "top.bin").write_bytes(data)
 
     routed = (folder / "top.asc").read_text()
-    head, _, rest = routed.partition(".ram_data")
-    place = next(k for k, c in enumerate(rest) if c in "123456789abcdef" and k > 20)
-    turned = format(int(rest[place], 16) ^ 1, "x")
-    (folder / "top.asc").write_text(f"{head}.ram_data{rest[:place]}{turned}{rest[place + 1 :]}")
+    row = next(line for line in routed.splitlines() if len(line) == 64 and set(line) - set("0.") and "." not in line)
+    (folder / "top.asc").write_text(routed.replace(row, row[:-1] + format(int(row[-1], 16) ^ 1, "x"), 1))
     said = [entry.differs for entry in read_back(graph, folder) if entry.differs]
     assert said[0].startswith("top.asc has ") and "have no equal in top.asc; run the build stage again." in said[0]
     assert said[1].startswith(f"{folder / 'top.bin'} differs in byte ")

@@ -66,12 +66,21 @@ class RomReader:
             self._known[net] = ((np.arange(self.words) >> k & 1).astype(bool), 0)
 
     def read(self, net: Bit) -> tuple[Bools, str] | None:
-        """(the net's value for every address, the cell that gives it); None where it depends on something else."""
+        """(the net's value for every address, the cell that gives it, registers apart); None where it depends on
+        something else."""
         try:
             values, _ = self._value(net, 0)
         except (_UnreadableError, RecursionError):
             return None
-        return values, self._drivers[net][0] if isinstance(net, int) and net in self._drivers else "a constant"
+        name = "a constant"
+        while isinstance(net, int) and net in self._drivers:
+            name = self._drivers[net][0]
+            cell = self._cells[name]
+            data = "DI" if cell["type"] == "TRELLIS_FF" else _REGISTERS.get(cell["type"], ("", None, False))[0]
+            if not data:
+                break
+            net = cell["connections"][data][0]
+        return values, name
 
     def _value(self, net: Bit, deep: int) -> tuple[Bools, int | None]:
         """(value for every address, registers behind the address; None for a constant)."""
