@@ -19,11 +19,11 @@ from greenedge.progress import ProgressFn, no_progress
 from greenedge.verify.compare import Coverage
 
 SEED = 15
-SECONDS = 60.0  # the longest that a choice may take
+SECONDS = 90.0  # the longest that a choice may take
 _RANDOM, _BEFORE, _ROUND = 1664, 128, 64  # random candidates, of these before proofs, and of these together
 _WORK = 1 << 15  # faults times candidates at once
 _STARTS = 64  # inputs from which a search may begin
-_SEARCHES, _SHOWN = 8, 4  # searches per fault, and inputs found by one that are looked at for all faults
+_SEARCHES, _SHOWN = 4, 96  # searches per fault, and the most inputs found by one that are looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,20 +116,18 @@ class _Choice:
         self.proved = int(harmless.sum())
 
     def search(self) -> None:
-        """Some searches per open fault; each input found is shown to all that are open."""
+        """Rounds of one search per open fault; each input found is shown to all that are open."""
         starts = np.concatenate([self.samples[:_STARTS], draw_inputs(self.edge, self.samples, _STARTS, self.rng)])
-        for fault in self.open.copy():
-            if time.monotonic() > self.end:
-                return
-            for _ in range(_SEARCHES):
+        for _ in range(_SEARCHES):
+            for fault in self.open.copy():
+                if time.monotonic() > self.end:
+                    return
                 if not np.isin(fault, self.open):
-                    break
+                    continue
                 found = self.model.search(int(fault), starts, self.rng)
-                if len(found):
-                    shown = self.model.see(found, np.array([fault]))[0]
-                    self.add(found[shown][:_SHOWN])
-                starts = draw_inputs(self.edge, self.samples, _STARTS, self.rng)
-            self.tell("searching inputs")
+                self.add(found[:_SHOWN])
+                self.tell("searching inputs")
+            starts = draw_inputs(self.edge, self.samples, _STARTS, self.rng)
 
     def finish(self) -> FaultVectors:
         seen = self.model.count - self.proved - len(self.open)

@@ -240,8 +240,12 @@ class MemoryFaults:
 
     def run(self, x: Ints) -> State:
         """Every wire for graph integers (N, *shape)."""
+        return self.run_on(self.layers, x)
+
+    def run_on(self, layers: Sequence[Layer], x: Ints) -> State:
+        """The wires that these layers write, and the input's."""
         source = self.network.source
-        return run_layers(self.layers, {source.name: x.reshape(len(x), -1)[:, source.order]})
+        return run_layers(layers, {source.name: x.reshape(len(x), -1)[:, source.order]})
 
     def see(self, x: Ints, faults: Ints) -> Bools:
         """(faults, N): which of the rising `faults` change an output for which of the inputs `x` (N, *shape)."""
@@ -372,59 +376,80 @@ class MemoryFaults:
         """
         k = self._memory_of(fault)
         memory, own = self.memories[k], fault - int(self.starts[k])
-        measure = (
-            self._step_distance(memory, own) if isinstance(memory.layer, hw.Step) else self._sum_distance(memory, own)
-        )
-        if measure is None:
+        near, (path, step) = self._level_distance(memory, own), self._path_to_step(memory)
+        # only a changed sum is led to an edge: a change of a level is rare, and a climb on from it would lose it
+        is_sum = isinstance(memory.layer, hw.Linear)
+        across = self._edge_distance(memory, own, path, step) if is_sum and step is not None else None
+        if near is None and across is None:
             return starts[:0]
-        until = self._place[memory.layer.name]
-        layers = self._before(until) if isinstance(memory.layer, hw.Step) else [*self._before(until), memory.layer]
+        last = step if across is not None and step is not None else memory.layer
+        layers = [*self._before(self._place[last.name]), *([] if last is step else [memory.layer])]
 
         def distance(x: Ints) -> Ints:
-            state = {self.network.source.name: x.reshape(len(x), -1)[:, self.network.source.order]}
-            return measure(run_layers(layers, state))
+            state = self.run_on(layers, x)
+            far = near(state) if near is not None else None
+            if far is None:
+                assert across is not None, "one of the two is there"
+                far = across(state)
+            return np.asarray(far.min(axis=1))
 
         return _climb(distance, starts, self.graph.edges[self.graph.inputs[0]], rng)
 
-    def _step_distance(self, memory: Memory, own: int) -> Callable[[State], Ints] | None:
-        """How far the nearest value of the fault's channel is from one at which the fault changes the level, (N,)."""
-        channel, wire, wanted = (
-            int(memory.channel_of(np.array([own]))[0]),
-            memory.layer.source,
-            self._wanted(memory, own),
-        )
+    def _level_distance(self, memory: Memory, own: int) -> Callable[[State], Ints] | None:
+        """How far each value of the channel is from one at which the fault changes a level that matters, (N,
+        positions); None for another fault than of a step function, and where there is no such value."""
+        if not isinstance(memory.layer, hw.Step):
+            return None
+        channel, wire = memory.channel_of(np.array([own])), memory.layer.source
+        wanted = self._wanted(memory, own)
         if not len(wanted):
             return None
 
         def measure(state: State) -> Ints:
-            values = state[wire.name]
-            values = values.reshape(len(values), -1, memory.channels)[:, :, channel]
+            values = memory.pick(state[wire.name], channel)[:, 0]
             right = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
-            near = np.minimum(np.abs(wanted[right] - values), np.abs(values - wanted[np.maximum(right - 1, 0)]))
-            return np.asarray(near.min(axis=1))
+            return np.minimum(np.abs(wanted[right] - values), np.abs(values - wanted[np.maximum(right - 1, 0)]))
 
         return measure
 
-    def _sum_distance(self, memory: Memory, own: int) -> Callable[[State], Ints] | None:
-        """How far a sum is from the step that the fault's change of it would cross, (N,)."""
-        channel, wire = memory.channel_of(np.array([own])), memory.layer.result
-        step = self._next_step(wire)
-        if step is None or memory.channels % step.period:
-            return None
-        sums, row = self._values(wire, int(channel[0])), np.array(int(channel[0]) % step.period)
+    def _path_to_step(self, memory: Memory) -> tuple[list[Layer], hw.Step | None]:
+        """(queues and sums behind the layer, the step function behind them; None where something else reads them)."""
+        path: list[Layer] = []
+        reader = self._reader(memory.layer.result)
+        while isinstance(reader, hw.Queue | hw.Add):
+            path.append(reader)
+            reader = self._reader(reader.result)
+        is_step = isinstance(reader, hw.Step) and memory.channels % reader.period == 0
+        return path, reader if is_step and isinstance(reader, hw.Step) else None
+
+    def _edge_distance(
+        self, memory: Memory, own: int, path: Sequence[Layer], step: hw.Step
+    ) -> Callable[[State], Ints] | None:
+        """How far the change of each sum is from crossing an edge of `step`, (N, positions); None for a step function
+        without edges."""
+        channel = memory.channel_of(np.array([own]))
+        sums, row = self._values(step.source, int(channel[0])), np.array(int(channel[0]) % step.period)
         edges = sums[1:][np.diff(apply_step(step, sums, row)) != 0]
         if not len(edges):
             return None
 
         def measure(state: State) -> Ints:
-            good = memory.pick(state[wire.name], channel)[:, 0]
-            changed = memory.effect(state, np.array([own]))[:, 0]
+            wire = memory.layer.result.name
+            good, changed = memory.pick(state[wire], channel)[:, 0], memory.effect(state, np.array([own]))[:, 0]
+            for layer in path:
+                if isinstance(layer, hw.Add):
+                    side = next(k for k, source in enumerate(layer.sources) if source.name == wire)
+                    rest = memory.pick(state[layer.sources[1 - side].name], channel)[:, 0]
+                    good, changed = (
+                        layer.multipliers[side] * x + layer.multipliers[1 - side] * rest for x in (good, changed)
+                    )
+                wire = layer.result.name
             low, high = np.minimum(good, changed), np.maximum(good, changed)
             above = np.searchsorted(edges, low, side="right")
-            up = edges[np.minimum(above, len(edges) - 1)] - high
-            far = np.where(above < len(edges), np.maximum(up, 0), _FAR)
-            down = np.where(above > 0, low - edges[np.maximum(above - 1, 0)] + 1, _FAR)
-            return np.asarray(np.where(low == high, _FAR, np.minimum(far, down)).min(axis=1))
+            up = np.maximum(edges[np.minimum(above, len(edges) - 1)] - high, 0)
+            down = low - edges[np.maximum(above - 1, 0)] + 1
+            crossing = np.minimum(np.where(above < len(edges), up, _FAR), np.where(above > 0, down, _FAR))
+            return np.where(good != changed, crossing, _FAR)
 
         return measure
 
