@@ -23,7 +23,7 @@ SECONDS = 90.0  # the longest that a choice may take
 _RANDOM, _BEFORE, _ROUND = 1664, 128, 64  # random candidates, of these before proofs, and of these together
 _WORK = 1 << 15  # faults times candidates at once
 _STARTS = 64  # inputs from which a search may begin
-_SEARCHES, _SHOWN = 4, 96  # searches per fault, and the most inputs found by one that are looked at
+_SEARCHES, _SHOWN = 40, 96  # searches per fault, and the most inputs found by one that are looked at
 
 
 @dataclass(frozen=True, eq=False)
