@@ -216,6 +216,8 @@ class MemoryFaults:
         self.layers = [keep_form(layer, folding) for layer in network.layers]
         self.memories = list_memories(self.layers, folding)
         self.starts = np.cumsum([0, *(memory.count for memory in self.memories)])
+        self._listed: dict[tuple[str, int], Ints] = {}  # values of a wire's channel, listed once
+        self._readers = {wire.name: layer for layer in self.layers for wire in layer.sources}
         self._place = {layer.name: k for k, layer in enumerate(self.layers)}
         self._largest = max(wire.total for layer in self.layers for wire in layer.results)
 
@@ -294,7 +296,10 @@ class MemoryFaults:
     def _values(self, wire: Wire, channel: int) -> Ints:
         """Every value that can come in a channel of a wire."""
         sets = self._reach[wire.name]
-        return list_values(sets[channel % len(sets)])
+        key = wire.name, channel % len(sets)
+        if key not in self._listed:
+            self._listed[key] = list_values(sets[key[1]])
+        return self._listed[key]
 
     def _is_harmless(self, fault: int) -> bool:
         k = self._memory_of(fault)
@@ -314,7 +319,7 @@ class MemoryFaults:
         """The values before a step function at which its fault changes a level in a way that may matter, rising."""
         channel, wire = int(memory.channel_of(np.array([own]))[0]), memory.layer.source
         sets = [self._values(wire, c) for c in self._sets_of(memory, wire, channel)]
-        values = np.unique(np.concatenate(sets))
+        values = sets[0] if len(sets) == 1 else np.unique(np.concatenate(sets))
         good, bad = memory.levels_of(values, own)
         return values[self._matters(memory.layer.result, memory.channels, channel, good, bad)]
 
@@ -474,7 +479,7 @@ class MemoryFaults:
         """The layer that reads `wire`, None for the result: every wire has one reader."""
         if wire.name == self.network.result.name:
             return None
-        return next((layer for layer in self.layers if any(s.name == wire.name for s in layer.sources)), None)
+        return self._readers.get(wire.name)
 
     def _differ(self, state: State, wire: Wire, channels: int, sample: Ints, channel: Ints, values: Ints) -> Bools:
         """(rows,): whether the output changes where `values` stand on the positions of `channel` of `wire`."""
