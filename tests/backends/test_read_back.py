@@ -79,6 +79,23 @@ def test_files_that_are_missing_or_too_many_are_named(stitched, tmp_path):
         compare_memory_files(folder, files)
 
 
+@pytest.mark.parametrize("change", [{"pe": 7}, {"form": "none"}, {"name": "other"}])
+def test_a_folding_that_is_none_of_the_network_is_refused(stitched, tmp_path, change):
+    from greenedge.backends.finn.memory_faults import MemoryFaults
+
+    graph = stitched[0]
+    plan = finn.plan(graph, load_target("ulx3s-85f"), {"fps": 10_000})
+    design = json.loads(plan.files["folding.json"])
+    for layer in design["layers"]:
+        layer |= change
+    (tmp_path / "folding.json").write_text(json.dumps(design))
+    for read in (MemoryFaults.of_build, read_back):
+        with pytest.raises(
+            GreenedgeError, match=r"folding\.json does not fold this network .*run the build stage again"
+        ):
+            read(graph, tmp_path)
+
+
 # -- one ROM in cells made by hand
 
 

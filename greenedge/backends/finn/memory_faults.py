@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.finn.design import read_design
+from greenedge.backends.finn.design import damaged_design, read_design
 from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.dialect.layer import Fold, Layer, Wire
 from greenedge.backends.finn.emulate import (
@@ -224,7 +224,11 @@ class MemoryFaults:
     @classmethod
     def of_build(cls, graph: Graph, folder: Path) -> MemoryFaults:
         """The faults of the build of `graph` in `folder`. Raises GreenedgeError for a damaged build."""
-        return cls(graph, *read_design(graph, folder))
+        network, folding = read_design(graph, folder)
+        try:
+            return cls(graph, network, folding)
+        except (KeyError, ValueError, AssertionError) as error:
+            raise damaged_design(folder, error) from None
 
     @property
     def count(self) -> int:

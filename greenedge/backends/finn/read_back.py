@@ -20,7 +20,7 @@ import numpy as np
 
 from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.amd import REQUEST
-from greenedge.backends.finn.design import read_design
+from greenedge.backends.finn.design import damaged_design, read_design
 from greenedge.backends.finn.netlist import NETLIST
 from greenedge.backends.finn.rom_read import Bit, RomReader, list_drivers
 from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch
@@ -38,11 +38,15 @@ _CURE = "run the build stage again."
 def read_back(graph: Graph, folder: Path, progress: ProgressFn = no_progress) -> tuple[ReadBack, ...]:
     """Every comparison that the files of the build allow. Raises GreenedgeError for a damaged one, ToolError."""
     network, folding = read_design(graph, folder)
-    stitched = stitch(network, folding)
+    try:
+        stitched = stitch(network, folding)
+        files = rtl_files(network.name, stitched)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise damaged_design(folder, error) from None
     if (folder / REQUEST).is_file():  # units packed for AMD: their memories are the tool's
         return ()
     progress(0, 0, "reading memory files back")
-    found = [compare_memory_files(folder, rtl_files(network.name, stitched))]
+    found = [compare_memory_files(folder, files)]
     if (folder / NETLIST).is_file():
         netlist = build_dir.read(folder, NETLIST)
         progress(0, 0, "reading the netlist's memories back")
