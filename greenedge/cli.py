@@ -405,6 +405,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare again, on what lies in the run's folder now."""
+    from greenedge.report.format import coverage
     from greenedge.run.progress import bar
     from greenedge.run.runs import runs_in, verify_again
 
@@ -421,11 +422,18 @@ def verify(
             e["candidate"],
             str(e["samples"]),
             f"{e['mismatches']} (within {e['within']:g})" if e.get("within") else str(e["mismatches"]),
+            coverage(e["coverage"]).removeprefix("coverage ") if e.get("coverage") else "",
         ]
         for r in results
         for e in r["verify"]
     ]
-    _table(["run", "reference", "candidate", "samples", "mismatches"], rows)
+    _table(["run", "reference", "candidate", "samples", "mismatches", "coverage"], rows)
+    for r in results:
+        for e in r.get("read_back", []):
+            unread = f", {e['unread']:,} more not found there" if e["unread"] else ""
+            typer.echo(
+                f"{r['folder']}: {e['what']} read back against {e['against']}: {e['items']:,} {e['unit']}{unread}"
+            )
 
 
 @app.command()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from greenedge.errors import Reason
 from greenedge.graph import Graph
 from greenedge.graph.ops.base import Ints
+from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import ARGMAX_TO_HOST, FOLD_LAYOUTS, Passes
 from greenedge.legalise.rules import Rules
 from greenedge.lower import Lowered
@@ -129,6 +130,44 @@ class SwitchingFn(Protocol):
     def __call__(self, folder: Path, x: Feeds, level: str | None, progress: Callable[[str], None]) -> Any: ...
 
 
+class FaultModel(Protocol):
+    """All single-bit faults of a build's memories, numbered 0 … count-1; inputs are graph integers (N, *shape)."""
+
+    @property
+    def count(self) -> int: ...
+
+    def place(self, fault: int) -> str:
+        """Where a fault sits, in a sentence's words."""
+
+    def see(self, x: Ints, faults: Ints) -> NDArray[np.bool_]:
+        """(faults, N): which of the rising `faults` change an output for which input."""
+
+    def prove(self, faults: Ints) -> NDArray[np.bool_]:
+        """(faults,): of which it is proved that no input can show them."""
+
+    def search(self, fault: int, starts: Ints, rng: np.random.Generator) -> Ints:
+        """Inputs (N, *shape) that are likely to show a fault; N is 0 where none was found."""
+
+
+class ReadBackFn(Protocol):
+    """Reads a build back and compares it with what `graph` says it must hold. Raises GreenedgeError for a damaged
+    build, ToolError for a tool that fails."""
+
+    def __call__(self, graph: Graph, folder: Path, progress: ProgressFn = ...) -> tuple[ReadBack, ...]: ...
+
+
+def _no_read_back(graph: Graph, folder: Path, progress: ProgressFn = no_progress) -> tuple[ReadBack, ...]:
+    return ()
+
+
+def _few_vectors(folder: Path) -> int:
+    return 0
+
+
+def _no_faults(graph: Graph, folder: Path) -> FaultModel | None:
+    return None
+
+
 def _no_sentence(folder: Path) -> str | None:
     return None
 
@@ -191,6 +230,9 @@ class Backend:
     fitness              which back end of a target to prefer for a graph, where nobody named one
     switching            signal changes of a build on vectors, for the energy estimate; None where there are none
     needs                names of what a build for a target needs (greenedge.tools.needs)
+    read_back            memories and bitstream of the build against the graph, without running anything
+    partial_vectors      how many vectors of `memory_faults` the partial stages can simulate beside the samples
+    memory_faults        the single-bit faults of the build's memories; None where it has no memories of its own
     requirements         (program or package, what needs it, how to get it), or an Environment, for `greenedge doctor`
     """
 
@@ -218,6 +260,9 @@ class Backend:
     fitness: Callable[[Graph, Target, Options], Fitness] = _no_fitness
     switching: SwitchingFn | None = None
     needs: Callable[[Target, Options], tuple[str, ...]] = _no_needs
+    read_back: ReadBackFn = _no_read_back
+    partial_vectors: Callable[[Path], int] = _few_vectors
+    memory_faults: Callable[[Graph, Path], FaultModel | None] = _no_faults
     requirements: Callable[[], tuple[tuple[str, str, str] | Environment, ...]] = _no_rows
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 
 def count(value: float) -> str:
@@ -32,6 +33,13 @@ def duration(value: float) -> str:
 def size(value: float) -> str:
     """With MB, kB or bytes."""
     return f"{value:,.0f} bytes" if value < 1000 else _with_prefix(value, "B", ((1e9, "G"), (1e6, "M"), (1e3, "k")))
+
+
+def coverage(counts: Mapping[str, int]) -> str:
+    """How many memory faults are seen or proved unseen, rounded down: 100 % means every bit."""
+    total = counts["total"]
+    share = (counts["seen"] + counts["proved_unseen"]) / total if total else 1.0
+    return f"coverage {math.floor(10_000 * share) / 100:g} % of {total:,} memory bits"
 
 
 def percent(value: float) -> str:

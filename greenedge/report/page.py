@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from greenedge import __version__
-from greenedge.report.format import count, duration, hertz, joules, percent, size
+from greenedge.report.format import count, coverage, duration, hertz, joules, percent, size
 from greenedge.report.summary import measured_energy, read_json
 from greenedge.report.training import tradeoff
 from greenedge.report.training import view as training_view
@@ -24,12 +24,13 @@ STAGE_TITLES = {
     "graph": "Integer graph",
     "rtl": "RTL",
     "rtl-stalls": "RTL with random stalls",
+    "rtl-faults": "RTL, vectors for memory faults",
     "c-simulation": "C simulation",
     "tflite": "TFLite (XNNPACK)",
     "tflite-reference": "TFLite (reference kernels)",
     "onnxruntime": "ONNX Runtime",
     "c99": "C99",
-    "netlist": "Netlist",
+    "netlist": "Simulated netlist",
     "board": "Virtual board",
     "epilogue": "Epilogue (host)",
 }
@@ -129,6 +130,7 @@ def template(name: str) -> Template:
         "text": str,
         "joules": joules,
         "percent": percent,
+        "coverage": coverage,
         "title_of": lambda stage: STAGE_TITLES.get(stage, stage),
     }
     return env.get_template(name)
@@ -165,7 +167,9 @@ def _view(run: Path, summary: dict) -> dict:
         "verify": entries,
         "beside": summary.get("beside", []),
         "sentence": _sentence(entries) + (f" What was built is not verified: {unverified}" if unverified else ""),
-        "chain": _chain([entry for entry in entries if entry.get("within") is None]),
+        "chain": _chain([entry for entry in entries if entry.get("within") is None and not _is_again(entry)]),
+        "covered": any(entry.get("coverage") for entry in entries),
+        "read_back": summary.get("read_back", []),
         "accuracy": summary.get("accuracy", {}),
         "resources": _resources(summary, target.get("resources") or {}),
         "figures": _figures(summary),
@@ -222,13 +226,24 @@ def _sentence(entries: list[dict]) -> str:
     if not entries:
         return "Nothing has been compared yet."
     entries = [entry for entry in entries if entry.get("within") is None]  # the others compare floats, in rows below
+    covered = [entry for entry in entries if entry.get("coverage")]
+    entries = [entry for entry in entries if not entry.get("coverage")] or entries
     most = max(entry["samples"] for entry in entries)
     fewer = [entry for entry in entries if entry["samples"] < most]
     names = [_stage_phrase(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
     text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {most:,} samples"
     text += "".join(f", {_stage_phrase(entry['candidate'])} on {entry['samples']:,} of them" for entry in fewer)
+    text += "".join(
+        f"; {_stage_phrase(entry['candidate'])} on {entry['samples']:,} vectors, {coverage(entry['coverage'])}"
+        for entry in covered
+    )
     tied = sum(entry.get("float_ties", 0) for entry in entries)
     return text + (f", but for {tied} proven float32 tie{'s' if tied > 1 else ''}." if tied else ".")
+
+
+def _is_again(entry: dict) -> bool:
+    """Whether the entry is a stage of another entry on further vectors."""
+    return str(entry["candidate"]).endswith("-faults")
 
 
 def _stage_phrase(stage: str) -> str:
@@ -236,7 +251,8 @@ def _stage_phrase(stage: str) -> str:
     phrases = {
         "graph": "the integer graph",
         "epilogue": "the host's epilogue",
-        "netlist": "the netlist",
+        "netlist": "the simulated netlist",
+        "rtl-faults": "the RTL again",
         "board": "the virtual board",
     }
     return phrases.get(stage) or STAGE_TITLES.get(stage, stage)

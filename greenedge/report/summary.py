@@ -21,10 +21,10 @@ def summarise(run: Path) -> dict:
     """The run's numbers as the stages wrote them; unknown ones are absent.
 
     Keys: format, model, title, target, backend, accuracy, verify, beside (compared as well, equality not claimed),
-    unverified (why the build was not compared), hardware, edge, energy, seconds, tools, files, notes,
-    evidence, training (what metrics.json says of the ledger and of each technique), changed ({stage: why what lies
-    there is not what the run made}, whose figures are left out). Raises GreenedgeError for a folder that is no run or
-    whose files are damaged.
+    read_back (what was built, compared without running it), unverified (why the build was not compared), hardware,
+    edge, energy, seconds, tools, files, notes, evidence, training (what metrics.json says of the ledger and of each
+    technique), changed ({stage: why what lies there is not what the run made}, whose figures are left out). Raises
+    GreenedgeError for a folder that is no run or whose files are damaged.
     """
     manifest = load_manifest(run)
     changed = find_changed_stages(run, manifest)
@@ -44,6 +44,7 @@ def summarise(run: Path) -> dict:
         "accuracy": verified.get("accuracy", {}),
         "verify": verified.get("verify", []),
         "beside": verified.get("beside", []),
+        "read_back": verified.get("read_back"),
         "unverified": _describe_change(changed) or verified.get("unverified"),
         "changed": changed or None,
         "hardware": built.get("hardware"),

@@ -14,6 +14,7 @@ from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.verify.compare import (
+    FAULTS,
     FirstMismatch,
     VerificationReport,
     compare,
@@ -21,6 +22,7 @@ from greenedge.verify.compare import (
     first_difference,
     name_candidate,
 )
+from greenedge.verify.fault_vectors import FaultVectors, choose_vectors
 from greenedge.verify.float_references import Stages, join_outputs, split_outputs
 
 ALTERNATE_SAMPLES = 512  # vectors at most for other kernels of the same file, which may be slow
@@ -129,12 +131,45 @@ def compare_board(
 
 
 def compare_partial(
-    graph: Graph, backend: Backend, build: Path, x: Ints, stages: Stages, progress: ProgressFn
+    graph: Graph,
+    backend: Backend,
+    build: Path,
+    x: Ints,
+    stages: Stages,
+    progress: ProgressFn,
+    faults: FaultVectors | None = None,
 ) -> list[VerificationReport]:
-    """The back end's further stages against the graph on the first `PARTIAL_SAMPLES` vectors."""
+    """The back end's further stages against the graph: on the first `PARTIAL_SAMPLES` samples, of which `stages` gets
+    the integers, and on as many vectors that see faults as the back end has time for."""
     reports = []
+    samples = x[:PARTIAL_SAMPLES]
     for name, run in backend.partial_stages(build).items():
-        got: Values = run(build, x[:PARTIAL_SAMPLES], _prefix_progress(progress, name))
-        stages[name] = join_outputs(graph, got)
-        reports.append(compare("graph", name, stages["graph"][:PARTIAL_SAMPLES], stages[name], layer=graph.outputs[0]))
+        more = faults.vectors[: backend.partial_vectors(build)] if faults else samples[:0]
+        given = np.concatenate([samples, more])
+        got: Values = run(build, given, _prefix_progress(progress, name))
+        values = join_outputs(graph, got)
+        stages[name] = values[: len(samples)]
+        expected = join_outputs(graph, run_graph(graph, given))
+        report = compare("graph", name, expected, values, layer=graph.outputs[0])
+        reports.append(dataclasses.replace(report, coverage=faults.first(len(more)) if faults else None))
     return reports
+
+
+def find_fault_vectors(
+    graph: Graph, backend: Backend, build: Path, x: Ints, progress: ProgressFn
+) -> FaultVectors | None:
+    """Vectors that see the faults of the build's memories that the first `PARTIAL_SAMPLES` samples do not; None where
+    it has no memories of its own."""
+    model = backend.memory_faults(graph, build)
+    if model is None or not model.count:
+        return None
+    return choose_vectors(model, graph.edges[graph.inputs[0]], x[:PARTIAL_SAMPLES], progress)
+
+
+def compare_fault_vectors(
+    graph: Graph, backend: Backend, build: Path, faults: FaultVectors, progress: ProgressFn
+) -> VerificationReport:
+    """What was built against the graph on every vector that sees faults; with the samples they have its coverage."""
+    expected, name = run_graph(graph, faults.vectors), f"{backend.stage}{FAULTS}"
+    report = compare_build(graph, backend.simulate, name, build, faults.vectors, expected, {}, progress)
+    return dataclasses.replace(report, coverage=faults.coverage)

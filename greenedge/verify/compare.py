@@ -10,6 +10,7 @@ difference that is allowed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenedge.errors import VerificationError
+
+FAULTS = "-faults"  # behind the name of a stage: compared on the vectors that see faults of its memories
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,28 @@ class FirstMismatch:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """What the samples of a comparison show of `total` single-bit faults of the memories: `seen` change an output,
+    `proved_unseen` change none for any input, `open` are neither; `open_places` names the first of these."""
+
+    total: int
+    seen: int
+    proved_unseen: int
+    open: int
+    open_places: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The share of bits that are seen or proved unseen."""
+        return (self.seen + self.proved_unseen) / self.total if self.total else 1.0
+
+    @property
+    def text(self) -> str:
+        """The share in words, rounded down: 100 % means every bit."""
+        return f"coverage {math.floor(10_000 * self.share) / 100:g} % of {self.total:,} memory bits"
+
+
+@dataclass(frozen=True)
 class VerificationReport:
     """Candidate against reference on the same inputs.
 
@@ -38,6 +63,7 @@ class VerificationReport:
     those of a float reference in which every difference is a proven float32 tie (these are no mismatches). `proved`
     says what holds for every input, None where equality was sampled only. `within` is None for integers; for floats it
     is the largest absolute difference that is no mismatch (0: they are equal), and `largest` the one that was found.
+    `coverage` says how many faults of the memories these samples would show; None where that was not worked out.
     """
 
     reference: str
@@ -50,6 +76,7 @@ class VerificationReport:
     first: FirstMismatch | None = None
     within: float | None = None
     largest: float | None = None
+    coverage: Coverage | None = None
 
     def require(self, known_deviation: str | None = None) -> None:
         """Raises VerificationError where anything differs; `known_deviation` is what the build had said of that, and
@@ -77,7 +104,7 @@ def name_stage(stage: str) -> str:
 
 def name_candidate(candidate: str) -> str:
     """The compared stage in a sentence's words."""
-    return candidate.replace("-stalls", " with random stalls")
+    return candidate.replace("-stalls", " with random stalls").replace(FAULTS, " on the vectors for memory faults")
 
 
 def _format_values(values: list[int | float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.input_type import InputType
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, graph_digest, run_graph
+from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import HostPass, legalise
 from greenedge.lower import Lowered, load_lowering, lower_source
 from greenedge.lower.float_io import classes, run_epilogue, run_prologue
@@ -28,11 +29,14 @@ from greenedge.verify.built import (
     compare_alternates,
     compare_board,
     compare_build,
+    compare_fault_vectors,
     compare_float_outputs,
     compare_partial,
+    find_fault_vectors,
 )
-from greenedge.verify.compare import VerificationReport
+from greenedge.verify.compare import FAULTS, VerificationReport
 from greenedge.verify.evidence import find_missing
+from greenedge.verify.fault_vectors import FaultVectors
 from greenedge.verify.float_references import Stages, compare_with_qonnx, compare_with_torch, join_outputs
 
 _ORDER = ("torch", "qonnx", "graph")  # of the stages in verify.json; what was built comes behind
@@ -51,7 +55,8 @@ class Vectors:
 class Findings:
     """What the comparisons of one verification gave so far.
 
-    `stages` are the integers of each stage, `reports` what must be equal, `remarks` what need not be.
+    `stages` are the integers of each stage, `reports` what must be equal, `remarks` what need not be; `faults` are the
+    vectors chosen for faults of the memories, `read_back` what was compared without running it.
     """
 
     stages: Stages = dataclasses.field(default_factory=dict)
@@ -59,6 +64,8 @@ class Findings:
     remarks: list[VerificationReport] = dataclasses.field(default_factory=list)
     floats: list[VerificationReport] = dataclasses.field(default_factory=list)
     accuracy: dict[str, float] = dataclasses.field(default_factory=dict)
+    faults: FaultVectors | None = None
+    read_back: tuple[ReadBack, ...] = ()
 
 
 def verify_stage(
@@ -93,7 +100,7 @@ def verify_stage(
     legal = legalise(lowered, chosen.passes)
     _compare_build_stages(legal, chosen, run.build, next(iter(ints.values())), vectors, found, progress)
     _write(folder, found, model.graph)
-    _require(found.reports, chosen, run.build)
+    _require(found, chosen, run.build)
     _require_evidence(run, evidence, found)
     return _describe(len(vectors.inputs), found)
 
@@ -130,16 +137,23 @@ def _compare_build_stages(
         found.reports += compare_board(graph, build, x, expected, stages, progress)
     found.accuracy = _measure_accuracy(legal, vectors, stages)
     stages |= again
-    found.reports += compare_partial(graph, backend, build, x, stages, progress)
+    found.faults = find_fault_vectors(graph, backend, build, x, progress)
+    if found.faults is not None and len(found.faults.vectors):
+        found.reports.append(compare_fault_vectors(graph, backend, build, found.faults, progress))
+    found.reports += compare_partial(graph, backend, build, x, stages, progress, found.faults)
+    found.read_back = backend.read_back(graph, build, progress)
 
 
-def _require(reports: Sequence[VerificationReport], backend: Backend, build: Path) -> None:
+def _require(found: Findings, backend: Backend, build: Path) -> None:
     """Raises VerificationError for the first difference, or where the build is not what it was made from."""
-    for report in reports:
+    for report in found.reports:
         is_build = report.candidate == backend.stage and report.mismatches
         report.require(backend.known_deviation(build) if is_build else None)
     if wrong := backend.stale_artifact(build):
         raise VerificationError(wrong)
+    for entry in found.read_back:
+        if entry.differs:
+            raise VerificationError(entry.differs)
 
 
 def _require_evidence(run: RunFolder, evidence: Mapping[str, int], found: Findings) -> None:
@@ -149,8 +163,20 @@ def _require_evidence(run: RunFolder, evidence: Mapping[str, int], found: Findin
 
 def _describe(samples: int, found: Findings) -> str:
     """What was compared, in one line."""
-    fewer = [name for name in found.stages if len(found.stages[name]) < samples]
-    whole = ", ".join(name for name in found.stages if name not in fewer)
+    covered = [report for report in found.reports if report.coverage is not None]
+    fewer = [
+        name
+        for name in found.stages
+        if len(found.stages[name]) < samples and name not in {report.candidate for report in covered}
+    ]
+    by_coverage = "".join(
+        f"; {'simulated ' if one.candidate == 'netlist' else ''}{one.candidate.removesuffix(FAULTS)}, "
+        f"{one.samples:,} vectors, {one.coverage.text}"
+        for one in covered
+        if one.coverage is not None
+    )
+    back = "".join(f"; {entry.what} read back" for entry in found.read_back)
+    whole = ", ".join(name for name, values in found.stages.items() if len(values) >= samples)
     few = "".join(f", {len(found.stages[name])} in {name}" for name in fewer)
     near = "".join(
         f", {report.candidate} {f'within {report.within:g}' if report.within else 'too'}" for report in found.floats
@@ -158,9 +184,9 @@ def _describe(samples: int, found: Findings) -> str:
     alternates = "".join(
         f"; {one.candidate} {f'differs on {one.mismatches} of' if one.mismatches else 'equal on'} {one.samples}"
         for one in [*found.reports, *found.remarks]
-        if one.reference == "graph" and one.candidate not in found.stages
+        if one.reference == "graph" and one.candidate not in found.stages and one.coverage is None
     )
-    return f"{samples} samples equal in {whole}{few}{near}{alternates}"
+    return f"{samples} samples equal in {whole}{few}{near}{alternates}{by_coverage}{back}"
 
 
 def lower_again(run: RunFolder) -> Lowered:
@@ -215,17 +241,27 @@ def _measure_accuracy(lowered: Lowered, vectors: Vectors, stages: Stages) -> dic
     return result
 
 
+def _to_plain(report: VerificationReport) -> dict[str, Any]:
+    """The report as verify.json holds it; without a coverage where none was worked out."""
+    plain = dataclasses.asdict(report)
+    return {key: value for key, value in plain.items() if key != "coverage" or value is not None}
+
+
 def _write(folder: Path, found: Findings, graph: Graph, unverified: str | None = None) -> None:
     order = sorted(found.stages, key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
     for stage in order:
         with atomic_write(folder / f"{stage}.npy") as path, open(path, "wb") as file:
             np.save(file, found.stages[stage])
+    if found.faults is not None:
+        with atomic_write(folder / "fault_vectors.npy") as path, open(path, "wb") as file:
+            np.save(file, found.faults.vectors)
     content = {
         "format": "greenedge-verify/1",
         "model": graph.name,
         "stages": order,
-        "verify": [dataclasses.asdict(report) for report in found.reports],
-        "beside": [dataclasses.asdict(report) for report in found.remarks],
+        "verify": [_to_plain(report) for report in found.reports],
+        "beside": [_to_plain(report) for report in found.remarks],
+        **({"read_back": [dataclasses.asdict(entry) for entry in found.read_back]} if found.read_back else {}),
         "accuracy": {stage: found.accuracy[stage] for stage in order if stage in found.accuracy},
         **({"unverified": unverified} if unverified else {}),
     }

@@ -131,7 +131,7 @@ class TestInHardware:
         run = _run(model, tmp_path, "ulx3s-85f", "finn")
         summary = json.loads((run / "7-report" / "summary.json").read_text())
         entries = {entry["candidate"]: entry for entry in summary["verify"] if entry["reference"] == "graph"}
-        assert set(entries) == {"rtl", "rtl-stalls", "board", "netlist"}
+        assert set(entries) == {"rtl", "rtl-stalls", "rtl-faults", "board", "netlist"}
         assert all(entry["outputs"] == 1 and not entry["mismatches"] for entry in entries.values())
         assert summary["accuracy"]["board"] == 1.0
         outputs, _ = infer_on_board(run, model[1], None, None, lambda *_: None)

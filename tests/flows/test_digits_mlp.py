@@ -55,8 +55,16 @@ def test_every_stage_gives_the_same_integers(both, target, stage):
     on_board = {"board"} if stage == "rtl" else set()  # the virtual one, every byte through its pins
     assert {("qonnx", "graph"), ("graph", stage), *(("graph", each) for each in on_board)} <= set(entries)
     if stage == "rtl":
-        placed = entries.pop(("graph", "netlist"))
-        assert (placed["samples"], placed["outputs"], placed["mismatches"]) == (24, 10, 0)
+        placed, again = entries.pop(("graph", "netlist")), entries.pop(("graph", "rtl-faults"))
+        assert (placed["samples"], placed["outputs"], placed["mismatches"]) == (24 + 96, 10, 0)
+        assert (again["outputs"], again["mismatches"]) == (10, 0)
+        total = placed["coverage"]["total"]
+        assert again["coverage"]["seen"] + again["coverage"]["proved_unseen"] == total, "every memory bit"
+        assert 0.9 * total < placed["coverage"]["seen"] < again["coverage"]["seen"]
+        read = {entry["what"]: entry for entry in summary["read_back"]}
+        assert set(read) >= {"memory files and RTL", "netlist memories", "bitstream", "bitstream, unpacked"}
+        assert not any(entry["differs"] for entry in read.values())
+        assert read["netlist memories"]["items"] + read["netlist memories"]["unread"] == total
     for entry in entries.values():
         assert (entry["samples"], entry["outputs"], entry["mismatches"]) == (SAMPLES, 10, 0)
     assert set(summary["accuracy"]) == {"torch", "qonnx", "graph", stage} | on_board

@@ -114,6 +114,27 @@ def test_a_difference_is_shown(tmp_path, backend):
     assert 'class="hero differs"' in page
 
 
+def test_a_simulated_netlist_says_its_vectors_and_coverage(tmp_path, backend):
+    """In the sentence, in the row, and beside it what was read back without running anything."""
+    run = _run(tmp_path)
+    path = run / "5-verify" / "verify.json"
+    verified = json.loads(path.read_text())
+    coverage = {"total": 42_906, "seen": 41_150, "proved_unseen": 758, "open": 998, "open_places": []}
+    row = verified["verify"][-1] | {"candidate": "netlist", "samples": 120, "coverage": coverage}
+    again = row | {"candidate": "rtl-faults", "samples": 423}
+    entry = {"what": "netlist memories", "against": "the memory files", "items": 42_496, "unit": "bits"}
+    entry |= {"unread": 410, "differs": None}
+    path.write_text(json.dumps(verified | {"verify": [*verified["verify"], again, row], "read_back": [entry]}))
+    page = write_report([run], tmp_path / "page.html").read_text()
+    assert (
+        "gave the same integers on all 20 samples; the RTL again on 423 vectors, coverage 97.67 % of 42,906 memory "
+        "bits; the simulated netlist on 120 vectors, coverage 97.67 % of 42,906 memory bits." in page
+    )
+    assert "Simulated netlist" in page and "758 proved unseen, 998 open" in re.sub(r"\s+", " ", page)
+    assert "42\u202f496 bits equal" in page and "410 more are not found there and are simulated only" in page
+    assert summarise(run)["read_back"] == [entry]
+
+
 def test_an_estimate_is_drawn_hollow(tmp_path, backend, monkeypatch):
     run = _run(tmp_path)
     fakes.install(

@@ -32,11 +32,22 @@ from greenedge.backends.finn.options import (
     read_objective,
     read_whole,
 )
-from greenedge.backends.interface import Backend, Environment, Feeds, Fitness, FloatEpilogue, Options, PartialFn, Values
+from greenedge.backends.interface import (
+    Backend,
+    Environment,
+    FaultModel,
+    Feeds,
+    Fitness,
+    FloatEpilogue,
+    Options,
+    PartialFn,
+    Values,
+)
 from greenedge.errors import Reason, ReasonKind
 from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Array
+from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import FOLD_LAYOUTS, SLICE_TO_HOST, SPLIT_ADDITIONS, WIDEN_SEQUENCES
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
@@ -50,6 +61,7 @@ if TYPE_CHECKING:
 
 _MODULE = "greenedge.backends.finn"
 _FAMILIES = ("ecp5", "ice40", "gowin", *amd.DSP)
+_CELL_CYCLES, _MOST_VECTORS = 2e8, 96  # what a netlist simulates in two seconds, and vectors at most
 _NO_EPILOGUE = FloatEpilogue()
 
 
@@ -216,6 +228,29 @@ def _simulate_netlist(folder: Path, x: Feeds, progress: ProgressFn) -> Values:
     )
 
 
+def partial_vectors(folder: Path) -> int:
+    """How many vectors the netlist can simulate in a second or two beside the samples: cells times cycles bound it."""
+    from greenedge.backends.finn import build_dir
+
+    cells = build_dir.cells(build_dir.read(folder, "stat.json"), "top", ".*") or 0
+    cycles = build_dir.read(folder, "simulation.json").get("interval_cycles") or 0
+    return min(_MOST_VECTORS, int(_CELL_CYCLES / (cells * cycles))) if cells and cycles else 0
+
+
+def find_memory_faults(graph: Graph, folder: Path) -> FaultModel | None:
+    """Every single-bit fault of the memories that the core reads (see memory_faults.py); None for one without."""
+    from greenedge.backends.finn.memory_faults import MemoryFaults
+
+    return MemoryFaults.of_build(graph, folder)
+
+
+def read_build_back(graph: Graph, folder: Path, progress: ProgressFn = no_progress) -> tuple[ReadBack, ...]:
+    """Memory files, netlist and bitstream against what they were made from; see read_back.py."""
+    from greenedge.backends.finn.read_back import read_back
+
+    return read_back(graph, folder, progress)
+
+
 def switching(
     folder: Path, x: Feeds, level: str | None = None, progress: Callable[[str], None] = lambda line: None
 ) -> Switching:
@@ -323,6 +358,9 @@ BACKEND = Backend(
     stale_artifact=stale_artifact,
     simulate_with_backpressure=simulate_with_backpressure,
     partial_stages=partial_stages,
+    partial_vectors=partial_vectors,
+    memory_faults=find_memory_faults,
+    read_back=read_build_back,
     fitness=fitness,
     switching=switching,
     preflight_notes=preflight_notes,

@@ -81,13 +81,31 @@ def _linear(layer: hw.Linear, words: Callable[[], Ints], pe: int, parameters: Ma
     return Unit(module, {**parameters, **common}, memories, files)
 
 
+def matvec_words(values: Ints, fold: Fold) -> Ints:
+    """A value per weight, (K, M), in the order of ge_mvu's memory: (words, elements of a word)."""
+    k, m = values.shape
+    tiles = values.T.reshape(m // fold.pe, fold.pe, k // fold.simd, fold.simd)
+    return tiles.transpose(0, 2, 1, 3).reshape(-1, fold.pe * fold.simd)
+
+
+def depthwise_words(values: Ints, fold: Fold) -> Ints:
+    """A value per weight, (C, taps), in the order of ge_depthwise's memory: (words, elements of a word)."""
+    channels, taps = values.shape
+    return values.reshape(channels // fold.pe, fold.pe, taps).transpose(0, 2, 1).reshape(-1, fold.pe)
+
+
+def table_words(values: Ints, fold: Fold) -> Ints:
+    """A value per entry, (channels as the unit counts them, size), in the order of ge_table's memory."""
+    size = values.shape[1]
+    return values.reshape(-1, fold.pe, size).transpose(0, 2, 1).reshape(-1, fold.pe)
+
+
 @unit_of.register
 def _matvec(layer: hw.MatVec, fold: Fold) -> Unit:
     k, m = layer.weight.shape
 
     def words() -> Ints:
-        tiles = layer.weight.T.reshape(m // fold.pe, fold.pe, k // fold.simd, fold.simd)
-        return tiles.transpose(0, 2, 1, 3).reshape(-1, fold.pe * fold.simd)
+        return matvec_words(layer.weight, fold)
 
     return _linear(layer, words, fold.pe, {"K": k, "M": m, "PE": fold.pe, "SIMD": fold.simd}, "ge_mvu")
 
@@ -97,7 +115,7 @@ def _depthwise(layer: hw.Depthwise, fold: Fold) -> Unit:
     channels, taps = layer.weight.shape
 
     def words() -> Ints:
-        return layer.weight.reshape(channels // fold.pe, fold.pe, taps).transpose(0, 2, 1).reshape(-1, fold.pe)
+        return depthwise_words(layer.weight, fold)
 
     return _linear(layer, words, fold.pe, {"C": channels, "TAPS": taps, "PE": fold.pe}, "ge_depthwise")
 
@@ -188,19 +206,31 @@ def _step(layer: hw.Step, fold: Fold) -> Unit:
     return {"affine": _affine, "thresholds": _thresholds, "table": _table}[fold.form](layer, fold)
 
 
-def _repeat_rows(layer: hw.Step, pe: int) -> tuple[int, Ints]:
+def repeat_rows(layer: hw.Step, fold: Fold) -> tuple[int, Ints]:
     """(channels as the unit counts them, which row of the layer each has)."""
-    channels = math.lcm(layer.period, pe)
+    channels = math.lcm(layer.period, fold.pe)
     return channels, np.arange(channels) % layer.period
+
+
+def affine_bits(layer: hw.Step) -> tuple[int, int]:
+    """(bits of m, bits of b) in the parameter memory; m*x + b is computed in the latter."""
+    m, b, shift = layer.require_affine()
+    ends = np.concatenate([m * layer.source.lo + b, m * layer.source.hi + b, b])
+    widest = max(int(np.abs(ends).max()).bit_length() + 1, shift + layer.result.bits + 1)
+    return max(1, int(m.max()).bit_length()), widest
+
+
+def threshold_words(layer: hw.Step) -> Ints:
+    """(period, steps): the thresholds as the memory holds them, one beyond the type of x where none reaches it."""
+    least = -(1 << (layer.source.bits - 1)) if layer.source.signed else 0
+    return np.clip(layer.require_thresholds(), least, least + (1 << layer.source.bits))
 
 
 def _affine(layer: hw.Step, fold: Fold) -> Unit:
     m, b, shift = layer.require_affine()
     source, edge = layer.source, layer.result
-    ends = np.concatenate([m * source.lo + b, m * source.hi + b, b])
-    mb = max(1, int(m.max()).bit_length())
-    bb = max(int(np.abs(ends).max()).bit_length() + 1, shift + edge.bits + 1)
-    channels, row = _repeat_rows(layer, fold.pe)
+    mb, bb = affine_bits(layer)
+    channels, row = repeat_rows(layer, fold)
 
     def memories() -> Memories:
         fields = (m.astype(object) << bb) | (b.astype(object) & ((1 << bb) - 1))
@@ -229,12 +259,11 @@ def _affine(layer: hw.Step, fold: Fold) -> Unit:
 def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
     source, thresholds = layer.source, layer.require_thresholds()
     steps = thresholds.shape[1]
-    channels, row = _repeat_rows(layer, fold.pe)
+    channels, row = repeat_rows(layer, fold)
     bits, falls = source.bits + 1, bool(np.any(layer.falls))  # one bit more: the largest x plus one is never reached
 
     def memories() -> Memories:
-        least = -(1 << (source.bits - 1)) if source.signed else 0
-        inside = np.clip(thresholds, least, least + (1 << source.bits))[row].astype(object) & ((1 << bits) - 1)
+        inside = threshold_words(layer)[row].astype(object) & ((1 << bits) - 1)
         lanes = sum(inside[:, k] << (k * bits) for k in range(steps)) + (
             layer.falls[row].astype(object) << (steps * bits)
         )
@@ -259,12 +288,11 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
 
 def _table(layer: hw.Step, fold: Fold) -> Unit:
     source, table = layer.source, layer.require_table()
-    channels, row = (1, np.zeros(fold.pe, np.int64)) if layer.period == 1 else _repeat_rows(layer, fold.pe)
+    channels, row = (1, np.zeros(fold.pe, np.int64)) if layer.period == 1 else repeat_rows(layer, fold)
     size = table.shape[1]
 
     def memories() -> Memories:
-        rows = table[row].reshape(-1, fold.pe, size).transpose(0, 2, 1).reshape(-1, fold.pe)
-        return {f"{layer.name}_table.mem": (rows, layer.result.bits)}
+        return {f"{layer.name}_table.mem": (table_words(table[row], fold), layer.result.bits)}
 
     return Unit(
         "ge_table",
