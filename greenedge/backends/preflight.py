@@ -56,9 +56,9 @@ def check_model(
     from greenedge.legalise import legalise
     from greenedge.lower import lower_source
 
-    source, options = read_model(Path(path)), dict(options or {})
-    name = Path(path).name
+    options, name = dict(options or {}), Path(path).name
     try:
+        source = read_model(Path(path))
         lowered = lower_source(source, declared)
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
@@ -67,6 +67,7 @@ def check_model(
     chosen = load_backend(backend)
     legal = legalise(lowered, chosen.passes)
     reasons = tuple(chosen.check(legal.graph, target, options))
+    read = tuple(f"{name}: {note}." for note in source.notes)
     notes = () if reasons else tuple(chosen.preflight_notes(Path(path), legal, target, options))
     return Preflight(
         name,
@@ -76,7 +77,7 @@ def check_model(
         len(lowered.graph.layers),
         count_weight_bits(lowered.graph),
         widest_accumulator(lowered.graph),
-        (*_host_notes(chosen, lowered.graph), *notes),
+        (*read, *_host_notes(chosen, lowered.graph), *notes),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import sha256_file
-from greenedge.frontends.source import Source, read_model
+from greenedge.frontends.source import Source, parse_normal, read_normal
 
 if TYPE_CHECKING:
     from greenedge.frontends.input_type import InputType
@@ -62,14 +62,13 @@ class ModelFile:
 
 
 def import_stage(model: ModelFile, folder: Path) -> str:
-    """Writes model.onnx (one file), inputs.npy, export.json and, where given, labels.npy. Returns a note.
+    """Writes model.onnx (one file, in normal form), inputs.npy, export.json and, where given, labels.npy. Returns a note.
 
     Raises GreenedgeError for a file that is missing, no ONNX, no array, or of another shape than the model's input.
     """
-    import onnx
-
-    source = read_model(model.path)
-    onnx.save(onnx.load(model.path), folder / "model.onnx")
+    normal = read_normal(model.path)
+    source = parse_normal(normal, model.path.stem)
+    (folder / "model.onnx").write_bytes(normal.proto.SerializeToString(deterministic=True))
     name, shape = next(iter(source.inputs.items()))
     if model.samples is None:
         samples, note = _draw_samples(source, name, model.input_types()), f"{SAMPLES} samples drawn at random"

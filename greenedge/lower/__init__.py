@@ -82,6 +82,19 @@ def lower_file(path: Path, declared: Mapping[str | None, InputType] | None = Non
 
 def lower_source(source: Source, declared: Mapping[str | None, InputType] | None = None) -> Lowered:
     """As `lower_file`, for a model already read."""
+    if not source.complaints:
+        return _lower(source, declared)
+    subject = f"{source.name} cannot become an integer graph:"
+    try:
+        _lower(source, declared)
+    except GreenedgeError:
+        raise  # in the words of a rule, which name the layer and a cure
+    except Exception:  # a rule relies on what ONNX rejects here; its own words are the reason then
+        raise UnsupportedError(subject, source.complaints) from None
+    raise UnsupportedError(subject, source.complaints)
+
+
+def _lower(source: Source, declared: Mapping[str | None, InputType] | None) -> Lowered:
     types = _assign_input_types(source, declared or {})
     walk = Walk(source, types)
     lower_nodes(walk)
