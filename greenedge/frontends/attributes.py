@@ -129,7 +129,7 @@ def _output_padding(facts: _Facts, n: int) -> None:
 
 
 def _pool(facts: _Facts) -> None:
-    kernel = facts.attrs.get("kernel_shape")
+    kernel = tuple(facts.attrs.get("kernel_shape") or ())
     _require(bool(kernel), "no kernel_shape", "a pool has a window")
     _window(facts, kernel)
     dilations = facts.attrs.get("dilations", (1,) * len(kernel))

@@ -1,7 +1,7 @@
 """The batch axis, open or of any size, as a batch of one sample.
 
-It is the first axis of every input. A model may name its size again in the shapes that it reshapes to; a node that takes
-several samples for one would compute something else for one sample, and is refused.
+It is the first axis of every input. A model may name its size again in the shapes that it reshapes to; a node that
+takes several samples for one would compute something else for one sample, and is refused.
 """
 
 from __future__ import annotations
@@ -89,23 +89,20 @@ def find_mixed_samples(
 
     `before` and `after` are the shapes of tensors with the batch of `size` and of one, as far as they are known.
     """
-    names = {value.name for value in graph.input}
-    live = set(names)
+    live = {value.name for value in graph.input}
     reasons = []
     for node in graph.node:
         if not any(name in live for name in node.input) or node.op_type in ("Shape", "Size"):
             continue
-        wrong = False
-        for name in node.output:
-            live.add(name)
-            if name in before and name in after:
-                wrong |= before[name][:1] != (size,) or after[name] != (1, *before[name][1:])
-        if wrong and not any(name in names for name in node.output):
+        live.update(node.output)
+        known = [name for name in node.output if name in before and name in after]
+        wrong = [n for n in known if before[n][:1] != (size,) or after[n] != (1, *before[n][1:])]
+        if wrong:
             reasons.append(
                 Reason(
                     node.name,
                     ReasonKind.UNSUPPORTED_SHAPE,
-                    f"{node.op_type} of a batch of {size} gives the shapes {[before.get(name) for name in node.output if name]}",
+                    f"{node.op_type} of a batch of {size} gives shape {before[wrong[0]]}",
                     "every sample must be computed by itself, and the batch stays the first axis",
                     "export the model with a batch of 1",
                 )

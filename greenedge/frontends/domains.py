@@ -74,7 +74,8 @@ def find_unknown_domains(nodes: Iterable[onnx.NodeProto]) -> list[Reason]:
 def put_channels_first(proto: onnx.ModelProto) -> list[str]:
     """X(channels last) → Transpose(X(Transpose(x))) for the layers of the channels-last domain, in place.
 
-    The rank follows from the layer's attributes or weights; where it does not, the node keeps its domain and is refused.
+    The rank follows from the layer's attributes or weights; where nothing tells it, the node keeps its domain and is
+    refused.
     """
     ranks = _Ranks(proto.graph)
     nodes: list[onnx.NodeProto] = []

@@ -62,7 +62,7 @@ class ModelFile:
 
 
 def import_stage(model: ModelFile, folder: Path) -> str:
-    """Writes model.onnx (one file, in normal form), inputs.npy, export.json and, where given, labels.npy. Returns a note.
+    """Writes model.onnx (one file, normal form), inputs.npy, export.json and, where given, labels.npy. Returns a note.
 
     Raises GreenedgeError for a file that is missing, no ONNX, no array, or of another shape than the model's input.
     """

@@ -1,4 +1,4 @@
-"""An untrusted ONNX file as a protobuf in one piece. Nothing in it is executed; sizes are checked before memory is spent.
+"""An untrusted ONNX file as one protobuf. Nothing in it is executed; sizes are checked before memory is spent.
 
 External data must lie beside the model, every constant must be whole, and floating-point constants must be finite.
 """

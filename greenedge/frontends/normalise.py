@@ -105,8 +105,9 @@ def normalise(proto: onnx.ModelProto, name: str) -> Normal:
         shapes.check_nodes(proto)
         size = batch.read_batch(proto.graph)
         inferred, complaint = shapes.infer_values(proto)
-        _check_attributes(proto, inferred, name)
         before = shapes.read_shapes(inferred)
+        shapes.require_bounded(before)
+        _check_attributes(proto, before, name)
         if not batch.is_batch_one(proto.graph):
             notes += batch.make_batch_one(proto)
             inferred, after_change = shapes.infer_values(proto)
@@ -132,8 +133,8 @@ def _complain(name: str, text: str) -> Reason:
     )
 
 
-def _check_attributes(proto: onnx.ModelProto, inferred: onnx.ModelProto, name: str) -> None:
-    reasons = attributes.find_wrong_attributes(proto.graph, shapes.read_shapes(inferred))
+def _check_attributes(proto: onnx.ModelProto, known: shapes.Shapes, name: str) -> None:
+    reasons = attributes.find_wrong_attributes(proto.graph, known)
     if reasons:
         raise _refuse(name, reasons)
 

@@ -159,9 +159,10 @@ def _softmax(at: _Rewriter, node: onnx.NodeProto) -> None:
     if axis == -1 or (rank is not None and axis % rank == rank - 1):
         at.take(node, "axis")
         return
+    axes = "an unknown number of" if rank is None else rank
     raise Refused(
         ReasonKind.UNSUPPORTED_OP,
-        f"{node.op_type} over axis {axis} of {'unknown rank' if rank is None else f'{rank} axes'} in opset {at.version}",
+        f"{node.op_type} over axis {axis} of {axes} axes in opset {at.version}",
         "before opset 13 it runs over all axes from there on",
         "export with opset_version=13 or later",
     )

@@ -5,18 +5,20 @@ Neither knows QONNX's operators; all of them keep the shape and the element type
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from greenedge.errors import GreenedgeError
+from greenedge.errors import GreenedgeError, ReasonKind, Refused
 from greenedge.frontends.domains import QUANTISERS
 
 if TYPE_CHECKING:
     import onnx
 
 Shapes = dict[str, tuple[int, ...]]
+MAX_ELEMENTS = 1 << 28
 _LARGE = 1 << 10  # elements; inference reads the values of small constants alone, which are shapes and axes
 _NODE = re.compile(r"op_type:\s*(\w+),?\s*node name:\s*([^)]*)\)")
 
@@ -90,6 +92,18 @@ def read_shapes(inferred: onnx.ModelProto) -> Shapes:
         if kind.HasField("shape") and all(d.HasField("dim_value") and d.dim_value >= 0 for d in kind.shape.dim):
             shapes[value.name] = tuple(d.dim_value for d in kind.shape.dim)
     return shapes
+
+
+def require_bounded(shapes: Shapes) -> None:
+    """Raises Refused for a tensor that no supported target holds, before anything of its size is computed."""
+    for tensor, shape in shapes.items():
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise Refused(
+                ReasonKind.TOO_BIG,
+                f"tensor {tensor!r} of shape {shape}",
+                f"a tensor has at most {MAX_ELEMENTS:,} elements",
+                "correct the sizes, or make the layer smaller",
+            )
 
 
 def write_values(proto: onnx.ModelProto, inferred: onnx.ModelProto) -> None:
