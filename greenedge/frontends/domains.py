@@ -79,6 +79,7 @@ def put_channels_first(proto: onnx.ModelProto) -> list[str]:
     """
     ranks = _Ranks(proto.graph)
     nodes: list[onnx.NodeProto] = []
+    firsts: dict[str, str] = {}  # tensors with channels last that exist with channels first as well
     count = 0
     for node in proto.graph.node:
         rank = ranks.of(node) if node.domain == CHANNELS_LAST and node.op_type in _LAST else None
@@ -86,7 +87,7 @@ def put_channels_first(proto: onnx.ModelProto) -> list[str]:
         if rank is None:
             nodes.append(node)
             continue
-        nodes += _wrap(node, rank)
+        nodes += _wrap(node, rank, firsts)
         count += 1
     if not count:
         return []
@@ -96,8 +97,11 @@ def put_channels_first(proto: onnx.ModelProto) -> list[str]:
     return [f"{count} layers with channels last are read as a transposition, the layer and its inverse"]
 
 
-def _wrap(node: onnx.NodeProto, rank: int) -> list[onnx.NodeProto]:
-    """The standard layer between transpositions: of its data, of a convolution's weights, and back."""
+def _wrap(node: onnx.NodeProto, rank: int, firsts: dict[str, str]) -> list[onnx.NodeProto]:
+    """The standard layer between transpositions: of its data, of a convolution's weights, and back.
+
+    Data that a layer before gave is taken as it gave it; `firsts` is extended by this layer's output.
+    """
     import onnx
 
     first = [0, rank - 1, *range(1, rank - 1)]
@@ -106,10 +110,13 @@ def _wrap(node: onnx.NodeProto, rank: int) -> list[onnx.NodeProto]:
     layer.domain = ""
     before = []
     for k in range(2 if node.op_type == "Conv" else 1):
+        if node.input[k] in firsts:
+            layer.input[k] = firsts[node.input[k]]
+            continue
         layer.input[k] = f"{node.output[0]}.first{k}"
         name = f"{node.name}.first{k}"
         before.append(onnx.helper.make_node("Transpose", [node.input[k]], [layer.input[k]], name=name, perm=first))
-    layer.output[0] = f"{node.output[0]}.first"
+    layer.output[0] = firsts[node.output[0]] = f"{node.output[0]}.first"
     back = onnx.helper.make_node("Transpose", [layer.output[0]], [node.output[0]], name=f"{node.name}.last", perm=last)
     return [*before, layer, back]
 

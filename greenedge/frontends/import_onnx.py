@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from greenedge.errors import GreenedgeError
+from greenedge.files.arrays import read_array
 from greenedge.files.atomic_write import sha256_file
 from greenedge.frontends.source import Source, parse_normal, read_normal
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 SAMPLES = 100  # drawn at random where no --inputs are given
 _SEED = 1
-_MAX_BYTES = 8 << 30
 _QUANTISERS = ("Quant", "IntQuant")
 
 
@@ -87,19 +87,6 @@ def import_stage(model: ModelFile, folder: Path) -> str:
     }
     (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     return f"{len(source.nodes)} nodes, {note}"
-
-
-def read_array(path: Path) -> np.ndarray:
-    """The array in an .npy file. Raises GreenedgeError for a file that is missing, too large, or no .npy file."""
-    if _require_file(path).stat().st_size > _MAX_BYTES:
-        raise GreenedgeError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError):  # numpy's own message advises to unpickle the file
-        raise GreenedgeError(f"{path} is no .npy file of numbers; write it with numpy.save.") from None
-    if not isinstance(array, np.ndarray):
-        raise GreenedgeError(f"{path} holds several arrays; give a .npy file with one.")
-    return array
 
 
 def _require_file(path: Path) -> Path:

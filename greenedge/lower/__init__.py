@@ -20,6 +20,7 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.json_file import read_json
 from greenedge.frontends.input_type import InputType
 from greenedge.frontends.source import Source, read_model
 from greenedge.graph import Graph, Requantise, Steps
@@ -167,7 +168,7 @@ def load_lowering(folder: Path) -> Lowered:
     folder = Path(folder)
     graph = load_graph(folder)
     try:
-        summary = json.loads((folder / "lower.json").read_text())
+        summary = read_json(folder / "lower.json")
         prologue_file = folder / "prologue.onnx"
         prologue = onnx.load_model_from_string(prologue_file.read_bytes()) if prologue_file.exists() else None
         epilogue = onnx.load_model_from_string((folder / "epilogue.onnx").read_bytes())

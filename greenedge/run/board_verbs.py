@@ -25,7 +25,7 @@ def infer_on_board(
     """
     from greenedge.backends import load_backend
     from greenedge.boards import board_runner
-    from greenedge.frontends.import_onnx import read_array
+    from greenedge.files.arrays import read_array
     from greenedge.graph import run_graph
     from greenedge.legalise import legalise
     from greenedge.lower import load_lowering

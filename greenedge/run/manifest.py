@@ -20,6 +20,7 @@ from typing import Any
 
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write, sha256_file
+from greenedge.files.json_file import read_json
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, inside
 
 FORMAT = "greenedge-run/1"
@@ -74,9 +75,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"{folder} is no run: it has no {MANIFEST}; `greenedge run` and `greenedge build` make one."
         )
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes, at most {_MAX_BYTES:,} are read")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, _MAX_BYTES)
         if not isinstance(data, dict):
             raise ValueError("it is no table")
     except ValueError as error:
@@ -108,6 +107,17 @@ def _read_record(folder: Path, name: str, entry: dict[str, Any]) -> Record:
     for part, table in tables.items():
         if not isinstance(table, dict):
             raise ValueError(f"{part} of stage {name!r} is no table")
+    for part in ("key", "started", "note", "error", "reused_from"):
+        value = getattr(record, part)
+        if not isinstance(value, str) and not (value is None and part in ("error", "reused_from")):
+            raise ValueError(f"{part} of stage {name!r} is {str(value)[:40]!r}, not text")
+    seconds = record.seconds
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds < 0):
+        raise ValueError(f"seconds of stage {name!r} is {str(seconds)[:40]!r}, not a number")
+    for part in ("inputs", "outputs", "tools"):
+        wrong = next((key for key, value in tables[part].items() if not isinstance(value, str)), None)
+        if wrong is not None:
+            raise ValueError(f"{part} of stage {name!r} says {str(tables[part][wrong])[:40]!r} for {wrong!r}, not text")
     for path in record.outputs:
         inside(folder, path)
     return record
