@@ -51,7 +51,7 @@ def read_stream(file: IO[bytes], size: int, shown: object) -> NDArray[Any]:
 def _read_layout(file: IO[bytes], size: int, shown: object) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     """The header of an array of numbers that fills its file."""
     shape, kind, is_fortran = _read_header(file, shown)
-    if kind.kind not in "biufc":  # objects would be unpickled, and text is no sample
+    if kind.hasobject or kind.kind == "V":  # objects would be unpickled
         raise GreenedgeError(f"{shown} is no .npy file of numbers (it holds {kind}); {_ADVICE}.")
     count = math.prod(shape)
     left = size - file.tell()

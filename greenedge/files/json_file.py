@@ -18,10 +18,10 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     size = path.stat().st_size
     if size > max_bytes:
         raise ValueError(f"it has {size:,} bytes, at most {max_bytes:,} are read")
-    return parse_json(path.read_bytes())
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
-def parse_json(content: bytes | str) -> Any:
+def parse_json(content: str) -> Any:
     """The value of a JSON text. Raises ValueError in words."""
     try:
         return json.loads(content)

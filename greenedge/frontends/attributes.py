@@ -217,7 +217,6 @@ _TYPES: dict[str, dict[str, type]] = {
     "MultiThreshold": {"out_dtype": str, "out_scale": float, "out_bias": float, "data_layout": str},
 }
 _INPUTS = {"Quant": (4,), "IntQuant": (4,), "BipolarQuant": (2,), "Trunc": (5, 6), "MultiThreshold": (2,)}
-_LAYOUTS = ("NC", "NCW", "NWC", "NCHW", "NHWC")
 
 
 def _quantiser(facts: _Facts) -> None:
@@ -237,10 +236,11 @@ def _quantiser(facts: _Facts) -> None:
     for shape in facts.shapes[1:]:
         _require(shape is None or 0 not in shape, f"a parameter of shape {shape}", "every parameter holds a number")
     if facts.op == "MultiThreshold":
-        layout, data = facts.attrs.get("data_layout") or "NCHW", facts.shape(0)
-        _require(layout in _LAYOUTS, f"data_layout {layout!r}", f"it is one of {', '.join(_LAYOUTS)}")
-        given = facts.attrs.get("data_layout")
-        _require(not given or data is None or len(given) == len(data), f"data_layout {layout!r}", "it names every axis")
+        layout, data = facts.attrs.get("data_layout"), facts.shape(0)
+        if layout:
+            named = layout[0] == "N" and "C" in layout and len(set(layout)) == len(layout) <= 8
+            whole = named and (data is None or len(data) == len(layout))
+            _require(whole, f"data_layout {layout[:40]!r}", "it names every axis once, N first, with C among them")
 
 
 RULES: dict[str, Callable[[_Facts], None]] = {

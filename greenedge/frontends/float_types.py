@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # ONNX's numbers of float16, float64 and bfloat16 with their names
 OTHER_FLOATS = {10: "float16", 11: "float64", 16: "bfloat16"}
+_NO_NUMBERS = {8: "text", 14: "complex numbers", 15: "complex numbers"}
 _FLOAT = 1
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype", "stash_type", "precision")
 
@@ -24,6 +25,14 @@ def use_float32(proto: onnx.ModelProto) -> list[str]:
     Raises Refused for a number that float32 does not hold. Narrower numbers keep their value; wider ones are rounded.
     """
     found: set[str] = set()
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in _NO_NUMBERS:
+            raise Refused(
+                ReasonKind.CONSTANT,
+                f"constant {tensor.name!r} holds {_NO_NUMBERS[tensor.data_type]}",
+                "constants are real numbers",
+                "export the model again without it",
+            )
     for tensor in _list_tensors(proto.graph):
         if tensor.data_type in OTHER_FLOATS:
             found.add(OTHER_FLOATS[tensor.data_type])

@@ -17,6 +17,7 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason, ReasonKind, Refused, UnsupportedError
 from greenedge.frontends import attributes, batch, domains, shapes
+from greenedge.frontends.channels_last import put_channels_first
 from greenedge.frontends.float_types import use_float32
 from greenedge.frontends.opsets import raise_opset
 from greenedge.frontends.order import name_nodes, sort_nodes
@@ -85,7 +86,8 @@ STEPS: tuple[Step, ...] = (
     domains.name_domains,
     raise_opset,
     use_float32,
-    domains.put_channels_first,
+    put_channels_first,
+    sort_nodes,
 )
 
 

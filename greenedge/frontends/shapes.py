@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,6 +85,23 @@ def describe_error(error: Exception) -> str:
     return f"{node.group(2) or node.group(1)}: {text}" if node else text
 
 
+def infer_ranks(proto: onnx.ModelProto, as_identities: Collection[str]) -> dict[str, int]:
+    """{tensor: number of axes} as far as ONNX infers it, where the nodes of these names keep the rank of their data."""
+    import onnx
+
+    stand_in = _stand_in(proto, as_identities)
+    del stand_in.graph.value_info[:]
+    for value in stand_in.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(stand_in)
+    except _rejections():
+        inferred = stand_in
+    values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
+    ranks = {t.name: len(t.dims) for t in proto.graph.initializer}
+    return ranks | {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
+
+
 def read_shapes(inferred: onnx.ModelProto) -> Shapes:
     """{tensor: shape} of all tensors whose shape is fully known."""
     shapes: Shapes = {}
@@ -118,8 +136,8 @@ def write_values(proto: onnx.ModelProto, inferred: onnx.ModelProto) -> None:
             value.type.CopyFrom(known[value.name].type)
 
 
-def _stand_in(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with identities for quantisers and inputs for large constants."""
+def _stand_in(proto: onnx.ModelProto, as_identities: Collection[str] = ()) -> onnx.ModelProto:
+    """The model with identities for quantisers and the nodes of these names, and inputs for large constants."""
     import onnx
 
     stand_in = onnx.ModelProto(ir_version=max(proto.ir_version, 4))
@@ -135,7 +153,7 @@ def _stand_in(proto: onnx.ModelProto) -> onnx.ModelProto:
         else:
             graph.initializer.append(tensor)
     for node in proto.graph.node:
-        if node.op_type in QUANTISERS and node.domain:
+        if (node.op_type in QUANTISERS and node.domain) or node.name in as_identities:
             inputs, outputs = node.input[:1], node.output[:1]
             graph.node.append(onnx.helper.make_node("Identity", inputs, outputs, name=node.name))
         else:

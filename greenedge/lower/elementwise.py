@@ -154,7 +154,16 @@ def batch_norm(walk: Walk, node: Node, args: Args) -> Value:
             "they must be constant",
             "export the model again",
         )
-    spread = (-1, *(1,) * (len(walk.edge_shape(args[0])) - 1))
+    shape = walk.edge_shape(args[0])
+    sizes = {int(np.size(_read_real(part))) for part in constants}
+    if sizes != {shape[0] if shape else 1}:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"a batch norm with {sorted(sizes)} parameters over a tensor of shape {shape}",
+            "every channel has one of each",
+            "export the model again",
+        )
+    spread = (-1, *(1,) * (len(shape) - 1))
     gamma, beta, mean, variance = (np.asarray(_read_real(part)).reshape(spread) for part in constants)
     epsilon = Fraction(float(np.float32(node.attrs.get("epsilon", 1e-5))))
     total = to_fractions(variance.astype(np.float64)) + epsilon
@@ -192,6 +201,13 @@ def clip(walk: Walk, node: Node, args: Args) -> Value:
         end = args[k] if len(args) > k else None
         if end is not None and not isinstance(end, (Constant, Grid)):
             return walk.fold(node, args)
+        if end is not None and np.size(_read_real(end)) != 1:
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SHAPE,
+                f"a limit of {np.size(_read_real(end))} numbers",
+                "a limit is one number",
+                "export the model again",
+            )
         value = float(np.ravel(_read_real(end))[0]) if end is not None else float(node.attrs.get(attr, default))
         ends.append(Const.of(float(np.clip(value, -_BIG, _BIG))))
     return Live(args[0].edge, Clip((args[0].expr, *ends)))

@@ -28,7 +28,15 @@ def read_parameter(value: Value | None, what: str) -> Floats:
             "quantisers must have constant parameters",
             "call model.eval() before the export and use a static quantiser",
         )
-    return np.asarray(value.array, np.float64)
+    array = np.asarray(value.array)
+    if not array.size or array.dtype.kind not in "fiub":
+        raise Refused(
+            ReasonKind.BAD_SCALE,
+            f"its {what} is {array.dtype} of shape {array.shape}",
+            "parameters are real numbers, at least one",
+            "export the model again",
+        )
+    return array.astype(np.float64)
 
 
 def read_bits(value: Value | None) -> int:
@@ -82,16 +90,22 @@ def broadcast_parameter(part: Floats, ints: Array) -> Floats:
         return part.reshape((1,) * ints.ndim)
     if part.ndim < ints.ndim:
         part = part.reshape((1,) * (ints.ndim - part.ndim) + part.shape)
-    try:
-        np.broadcast_shapes(part.shape, ints.shape)
-    except ValueError:
+    if not widens_nothing(part.shape, ints.shape):
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
             f"scale of shape {part.shape} for a constant of shape {ints.shape}",
             "they must broadcast",
             "export the model again",
-        ) from None
+        )
     return part
+
+
+def widens_nothing(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether a parameter of the shape `part` broadcasts against a tensor of the shape `whole` and leaves it."""
+    try:
+        return np.broadcast_shapes(part, whole) == tuple(whole)
+    except ValueError:
+        return False
 
 
 def quantise_constant(
