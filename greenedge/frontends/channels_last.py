@@ -52,7 +52,7 @@ def _wrap(node: onnx.NodeProto, rank: int, firsts: dict[str, str]) -> list[onnx.
     first = [0, rank - 1, *range(1, rank - 1)]
     last = [0, *range(2, rank), 1]
     layer = copy.deepcopy(node)
-    layer.domain = ""
+    layer.ClearField("domain")
     before = []
     for k in range(2 if node.op_type == "Conv" else 1):
         if node.input[k] in firsts:

@@ -27,7 +27,10 @@ def name_domains(proto: onnx.ModelProto) -> list[str]:
             domain = ""
         if domain != node.domain and domain == QONNX:
             moved.add(node.domain or "ai.onnx")
-        node.domain = domain
+        if domain:
+            node.domain = domain
+        else:
+            node.ClearField("domain")
     import_domains(proto)
     return [f"quantisers of the domain {name!r} are read as those of {QONNX!r}" for name in sorted(moved)]
 

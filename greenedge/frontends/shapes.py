@@ -18,6 +18,7 @@ from greenedge.frontends.domains import QUANTISERS
 if TYPE_CHECKING:
     import onnx
 
+_CUT = ("greenedge.starts", "greenedge.ends")
 Shapes = dict[str, tuple[int, ...]]
 MAX_ELEMENTS = 1 << 28
 _LARGE = 1 << 10  # elements; inference reads the values of small constants alone, which are shapes and axes
@@ -85,11 +86,11 @@ def describe_error(error: Exception) -> str:
     return f"{node.group(2) or node.group(1)}: {text}" if node else text
 
 
-def infer_ranks(proto: onnx.ModelProto, as_identities: Collection[str]) -> dict[str, int]:
-    """{tensor: number of axes} as far as ONNX infers it, where the nodes of these names keep the rank of their data."""
+def infer_ranks(proto: onnx.ModelProto, unknown: Collection[str]) -> dict[str, int]:
+    """{tensor: number of axes} as far as ONNX infers it, where the nodes named `unknown` keep those of their data."""
     import onnx
 
-    stand_in = _stand_in(proto, as_identities)
+    stand_in = _stand_in(proto, unknown)
     del stand_in.graph.value_info[:]
     for value in stand_in.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -136,8 +137,8 @@ def write_values(proto: onnx.ModelProto, inferred: onnx.ModelProto) -> None:
             value.type.CopyFrom(known[value.name].type)
 
 
-def _stand_in(proto: onnx.ModelProto, as_identities: Collection[str] = ()) -> onnx.ModelProto:
-    """The model with identities for quantisers and the nodes of these names, and inputs for large constants."""
+def _stand_in(proto: onnx.ModelProto, unknown: Collection[str] = ()) -> onnx.ModelProto:
+    """The model with identities for quantisers, inputs for large constants and slices for the nodes named `unknown`."""
     import onnx
 
     stand_in = onnx.ModelProto(ir_version=max(proto.ir_version, 4))
@@ -147,13 +148,18 @@ def _stand_in(proto: onnx.ModelProto, as_identities: Collection[str] = ()) -> on
     graph.input.extend(proto.graph.input)
     graph.output.extend(proto.graph.output)
     graph.value_info.extend(proto.graph.value_info)
+    if unknown:  # a slice from and to what nobody knows keeps the axes, and nothing is known of their sizes
+        graph.input.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT64, ["count"]) for n in _CUT)
     for tensor in proto.graph.initializer:
         if int(np.prod(tensor.dims, dtype=object)) > _LARGE:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
             graph.initializer.append(tensor)
     for node in proto.graph.node:
-        if (node.op_type in QUANTISERS and node.domain) or node.name in as_identities:
+        if node.name in unknown:
+            inputs, outputs = [*node.input[:1], *_CUT], node.output[:1]
+            graph.node.append(onnx.helper.make_node("Slice", inputs, outputs, name=node.name))
+        elif node.op_type in QUANTISERS and node.domain:
             inputs, outputs = node.input[:1], node.output[:1]
             graph.node.append(onnx.helper.make_node("Identity", inputs, outputs, name=node.name))
         else:
