@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,10 @@ from greenedge.errors import GreenedgeError
 MAX_BYTES = 8 << 30
 _MAX_HEADER = 10_000  # bytes; the header of an array of numbers takes some 120
 _MAX_AXES = 32
+_DAMAGED = (  # what numpy's reader of headers, which are Python literals, raises
+    *(ValueError, TypeError, KeyError, IndexError, OSError, SyntaxError, RecursionError, MemoryError, OverflowError),
+    tokenize.TokenError,
+)
 _ADVICE = "write it with numpy.save"
 
 
@@ -72,6 +77,6 @@ def _read_header(file: IO[bytes], shown: object) -> tuple[tuple[int, ...], np.dt
         if not whole or len(shape) > _MAX_AXES:
             raise ValueError("no shape")
         return shape, np.dtype(kind), bool(is_fortran)
-    except (ValueError, TypeError, KeyError, OSError, SyntaxError, RecursionError, MemoryError, OverflowError):
+    except _DAMAGED:
         # numpy's own message advises to trust the file or to unpickle it
         raise GreenedgeError(f"{shown} is no .npy file of numbers; {_ADVICE}.") from None
