@@ -29,11 +29,11 @@ def read_parameter(value: Value | None, what: str) -> Floats:
             "call model.eval() before the export and use a static quantiser",
         )
     array = np.asarray(value.array)
-    if not array.size or array.dtype.kind not in "fiub":
+    if not array.size:
         raise Refused(
             ReasonKind.BAD_SCALE,
-            f"its {what} is {array.dtype} of shape {array.shape}",
-            "parameters are real numbers, at least one",
+            f"its {what} has shape {array.shape}",
+            "every parameter holds a number",
             "export the model again",
         )
     return array.astype(np.float64)
