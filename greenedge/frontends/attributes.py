@@ -49,6 +49,11 @@ def find_wrong_attributes(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -
     reasons = []
     for node in graph.node:
         rule = RULES.get(node.op_type) if node.domain == "" else QUANTISER_RULES.get(node.op_type)
+        names = [attribute.name for attribute in node.attribute]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            rule_text, cure = "an attribute has one value", "leave one of them"
+            reasons.append(Reason(node.name, ReasonKind.MALFORMED, f"{twice} is given twice", rule_text, cure))
+            continue
         if rule is None or node.domain not in ("", QONNX):
             continue
         try:
@@ -195,6 +200,13 @@ def _block(facts: _Facts) -> None:
             _require(data[1] % block**2 == 0, f"{data[1]} channels in blocks of {block}", "the blocks take all of them")
 
 
+def _list_inputs(facts: _Facts) -> None:
+    """Shapes, axes, pads, starts and ends are lists, also where they hold one number."""
+    for k, shape in enumerate(facts.shapes[1:], start=1):
+        if shape is not None and not (facts.op == "Pad" and k == 2):
+            _require(len(shape) == 1, f"input {k} of shape {shape}", "it is a list of numbers")
+
+
 def _finite(facts: _Facts) -> None:
     for name, value in facts.attrs.items():
         if isinstance(value, float):
@@ -233,8 +245,13 @@ def _quantiser(facts: _Facts) -> None:
     shown = f"{len(facts.shapes)} inputs and {facts.outputs} outputs"
     whole = len(facts.shapes) in counts and facts.outputs == 1
     _require(whole, shown, f"{facts.op} has {' or '.join(map(str, counts))} inputs and one output")
+    data = facts.shape(0)
     for shape in facts.shapes[1:]:
-        _require(shape is None or 0 not in shape, f"a parameter of shape {shape}", "every parameter holds a number")
+        if shape is None:
+            continue
+        _require(0 not in shape, f"a parameter of shape {shape}", "every parameter holds a number")
+        fits = facts.op == "MultiThreshold" or data is None or len(shape) <= max(1, len(data))
+        _require(fits, f"a parameter of shape {shape} with data of shape {data}", "parameters add no axes")
     if facts.op == "MultiThreshold":
         layout, data = facts.attrs.get("data_layout"), facts.shape(0)
         if layout:
@@ -269,6 +286,10 @@ RULES: dict[str, Callable[[_Facts], None]] = {
     "Elu": _finite,
     "HardSigmoid": _finite,
     "Clip": _finite,
-    "Pad": _finite,
+    "Pad": _list_inputs,
+    "Squeeze": _list_inputs,
+    "Expand": _list_inputs,
+    "Tile": _list_inputs,
+    "Slice": _list_inputs,
 }
 QUANTISER_RULES: dict[str, Callable[[_Facts], None]] = dict.fromkeys(_TYPES, _quantiser)

@@ -41,7 +41,15 @@ def read_parameter(value: Value | None, what: str) -> Floats:
 
 def read_bits(value: Value | None) -> int:
     """The bit width of a quantiser: one whole number from 1 to 32. Raises Refused for others."""
-    widths = set(np.ravel(read_parameter(value, "bit width")).tolist())
+    given = read_parameter(value, "bit width")
+    widths = set(np.ravel(given).tolist())
+    if len(widths) == 1 and given.size > 1:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_BITS,
+            f"a bit width of shape {given.shape}",
+            "one bit width per tensor",
+            "give it as one number",
+        )
     if len(widths) != 1:
         raise Refused(
             ReasonKind.UNSUPPORTED_BITS,
@@ -86,7 +94,7 @@ def check_level_bits(bits: int) -> None:
 def broadcast_parameter(part: Floats, ints: Array) -> Floats:
     """A scale or zero point at the rank of the constant it belongs to. Raises Refused where they do not broadcast."""
     part = np.asarray(part, np.float64)
-    if part.size == 1:
+    if part.size == 1 and part.ndim <= ints.ndim:
         return part.reshape((1,) * ints.ndim)
     if part.ndim < ints.ndim:
         part = part.reshape((1,) * (ints.ndim - part.ndim) + part.shape)

@@ -131,8 +131,11 @@ def test_many_damaged_files_end_in_a_sentence(tmp_path, rng):
 # -- one network, many spellings --------------------------------------------------------------------------------------
 
 
-def check_spelling(case, seed: int, folder) -> str:
-    """A network and a spelling of it: both are refused, or both give the same integers, also in qonnx's executor."""
+def check_spelling(case, seed: int, folder, share: int = 1) -> str:
+    """A network and a spelling of it: both are refused, or both give the same integers.
+
+    In one of `share` cases qonnx's executor takes the normal form too.
+    """
     model, inputs = case
     spelt, how = respell(model, np.random.default_rng(seed))
     (folder / "plain.onnx").write_bytes(model.SerializeToString())
@@ -152,6 +155,8 @@ def check_spelling(case, seed: int, folder) -> str:
     for left, right in zip(first.graph.outputs, second.graph.outputs, strict=True):
         assert np.array_equal(a[left], b[right]), how
     _check_stable(normal, folder)
+    if seed % share:
+        return "equal"
     by_qonnx = read_integers(second, _execute(normal.proto, {"x": inputs[3:4]}))
     assert all(d.proven_tie for d in explain(second.graph, second.trace, by_qonnx)), how
     return "equal"
@@ -168,7 +173,7 @@ def _check_stable(normal, folder) -> None:
 @settings(max_examples=FAST, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(0, 2**32))
 def test_a_spelling_changes_no_integer(tmp_path_factory, case, seed):
-    check_spelling(case, seed, tmp_path_factory.mktemp("door"))
+    check_spelling(case, seed, tmp_path_factory.mktemp("door"), share=4)
 
 
 @pytest.mark.slow
