@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.frontends.source import parse_normal, read_normal
 from greenedge.graph import run_graph, verify_graph
-from greenedge.lower import lower_source
+from greenedge.lower import lower_file, lower_source
 from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower.float_ties.explain import explain
 from greenedge.verify.reference import read_integers
 from tests.lower import bad_models
+from tests.lower.models import Model
 from tests.lower.networks import networks
 from tests.lower.spellings import respell
 from tests.lower.test_property import _execute
@@ -181,3 +182,32 @@ def test_a_spelling_changes_no_integer(tmp_path_factory, case, seed):
 @given(networks(), st.integers(0, 2**32))
 def test_no_spelling_changes_an_integer(tmp_path_factory, case, seed):
     check_spelling(case, seed, tmp_path_factory.mktemp("door"))
+
+
+# -- what a user is told ----------------------------------------------------------------------------------------------
+
+
+def test_a_batch_whose_samples_are_mixed_is_refused(tmp_path):
+    m = Model((4, 4)).quant()
+    m.node("Slice", *(m.constant(v, np.int64) for v in ([0], [2], [0])), name="half").dense().quant()
+    with pytest.raises(UnsupportedError) as error:
+        lower_file(m.save(tmp_path / "m.onnx"))
+    assert "half: Slice of a batch of 4 gives shape (2, 4); every sample must be computed by itself" in str(error.value)
+
+
+def test_an_unknown_domain_is_refused_by_name(tmp_path):
+    m = Model((1, 2, 4, 4)).quant().node("MaxPool", domain="com.stranger", kernel_shape=[2, 2], name="pool").quant()
+    with pytest.raises(UnsupportedError, match="pool: operator com.stranger.MaxPool; it is no standard ONNX"):
+        lower_file(m.save(tmp_path / "m.onnx"))
+
+
+def test_what_changes_the_reading_is_said(tmp_path):
+    m = Model((8, 4), opset=11).quant().dense().quant()
+    proto = m.proto()
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(proto, str(tmp_path / "m.onnx"))
+    assert read_normal(tmp_path / "m.onnx").notes == (
+        "opset 11 is read as opset 13",
+        "its float16 numbers are read as float32, in which everything is computed",
+        "its batch of 8 is read as a batch of 1",
+    )
