@@ -41,6 +41,7 @@ class ReasonKind(StrEnum):
     DYNAMIC_SHAPE = "dynamic-shape"
     FLOAT_ISLAND = "float-island"
     FLOAT_QUANTISER = "float-quantiser"
+    MALFORMED = "malformed"
     NO_AFFINE_FORM = "no-affine-form"
     NO_STEP_FUNCTION = "no-step-function"
     NO_TOOLCHAIN = "no-toolchain"

@@ -56,9 +56,9 @@ def check_model(
     from greenedge.legalise import legalise
     from greenedge.lower import lower_source
 
-    source, options = read_model(Path(path)), dict(options or {})
-    name = Path(path).name
+    options, name = dict(options or {}), Path(path).name
     try:
+        source = read_model(Path(path))
         lowered = lower_source(source, declared)
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
@@ -68,6 +68,7 @@ def check_model(
     legal = legalise(lowered, chosen.passes)
     reasons = (*find_general_reasons(legal.graph), *chosen.check(legal.graph, target, options))
     reasons += _find_missing_tools(chosen, target, options)
+    read = tuple(f"{name}: {note}." for note in source.notes)
     notes = () if reasons else tuple(chosen.preflight_notes(Path(path), legal, target, options))
     return Preflight(
         name,
@@ -77,7 +78,7 @@ def check_model(
         len(lowered.graph.layers),
         count_weight_bits(lowered.graph),
         widest_accumulator(lowered.graph),
-        (*_host_notes(chosen, lowered.graph), *notes),
+        (*read, *_host_notes(chosen, lowered.graph), *notes),
     )
 
 

@@ -16,6 +16,7 @@ from greenedge._warnings import quiet
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write, sha256_file
 from greenedge.files.scratch import scratch_folder
+from greenedge.frontends.normalise import normalise
 from greenedge.train.recipe import Recipe
 from greenedge.train.trained_network import load_trained_network
 
@@ -68,7 +69,7 @@ def export_stage(recipe: Recipe, train_folder: Path, folder: Path) -> dict[str, 
 
 
 def export_model(model: nn.Module, samples: np.ndarray, path: Path) -> dict[str, Any]:
-    """Writes `model` (torch, eval mode, with Brevitas quantisers) as one QONNX file of batch size 1.
+    """Writes `model` (torch, eval mode, with Brevitas quantisers) as one QONNX file of batch size 1, in normal form.
 
     samples     float32 (N, *shape), N ≥ 1: they fix the input's shape, and the file is executed on them
     Returns {"input", "output", "nodes", "opset", "sha256", "tools"}. Raises GreenedgeError where torch cannot export
@@ -83,6 +84,7 @@ def export_model(model: nn.Module, samples: np.ndarray, path: Path) -> dict[str,
         proto = onnx.load(raw)  # with the weights that the exporter wrote beside it
     clean(proto)
     _rewrite_unsigned_bits(model, proto.graph)
+    proto = normalise(proto, path.stem).proto
     _check_equal(model, proto, samples, path.name)
     if proto.ByteSize() > _MAX_BYTES:
         size = proto.ByteSize()

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from greenedge.errors import GreenedgeError
+from greenedge.files.arrays import read_array
 from greenedge.files.atomic_write import sha256_file
-from greenedge.frontends.source import Source, read_model
+from greenedge.frontends.source import Source, parse_normal, read_normal
 
 if TYPE_CHECKING:
     from greenedge.frontends.input_type import InputType
 
 SAMPLES = 100  # drawn at random where no --inputs are given
 _SEED = 1
-_MAX_BYTES = 8 << 30
 _QUANTISERS = ("Quant", "IntQuant")
 
 
@@ -62,14 +62,13 @@ class ModelFile:
 
 
 def import_stage(model: ModelFile, folder: Path) -> str:
-    """Writes model.onnx (one file), inputs.npy, export.json and, where given, labels.npy. Returns a note.
+    """Writes model.onnx (one file, normal form), inputs.npy, export.json and, where given, labels.npy. Returns a note.
 
     Raises GreenedgeError for a file that is missing, no ONNX, no array, or of another shape than the model's input.
     """
-    import onnx
-
-    source = read_model(model.path)
-    onnx.save(onnx.load(model.path), folder / "model.onnx")
+    normal = read_normal(model.path)
+    source = parse_normal(normal, model.path.stem)
+    (folder / "model.onnx").write_bytes(normal.proto.SerializeToString(deterministic=True))
     name, shape = next(iter(source.inputs.items()))
     if model.samples is None:
         samples, note = _draw_samples(source, name, model.input_types()), f"{SAMPLES} samples drawn at random"
@@ -90,24 +89,11 @@ def import_stage(model: ModelFile, folder: Path) -> str:
     return f"{len(source.nodes)} nodes, {note}"
 
 
-def read_array(path: Path) -> np.ndarray:
-    """The array in an .npy file. Raises GreenedgeError for a file that is missing, too large, or no .npy file."""
-    if _require_file(path).stat().st_size > _MAX_BYTES:
-        raise GreenedgeError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError):  # numpy's own message advises to unpickle the file
-        raise GreenedgeError(f"{path} is no .npy file of numbers; write it with numpy.save.") from None
-    if not isinstance(array, np.ndarray):
-        raise GreenedgeError(f"{path} holds several arrays; give a .npy file with one.")
-    return array
-
-
 def check_samples(model: ModelFile) -> None:
     """Reads the samples and labels that were given as the import would, and raises what it raises."""
     if model.samples is None and model.labels is None:
         return
-    name, shape = next(iter(read_model(model.path).inputs.items()))
+    name, shape = next(iter(parse_normal(read_normal(model.path), model.path.stem).inputs.items()))
     count = SAMPLES if model.samples is None else len(_read_samples(model.samples, name, shape))
     if model.labels is not None:
         _read_labels(model.labels, count)

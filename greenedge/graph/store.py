@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from greenedge.errors import GreenedgeError
+from greenedge.files.arrays import read_stream
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.json_file import read_json
 from greenedge.graph.graph import Graph
 from greenedge.graph.ops import OPS, Edge, Op, freeze
 from greenedge.graph.ops.base import Ints
@@ -36,17 +39,23 @@ def save_graph(graph: Graph, folder: Path) -> None:
         path.write_text(json.dumps(structure, indent=1) + "\n")
 
 
+_DAMAGED = (  # what zipfile, zlib and the fields of a foreign graph raise
+    *(ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, NotImplementedError, RuntimeError),
+    *(OverflowError, zipfile.BadZipFile, zlib.error),
+)
+
+
 def load_graph(folder: Path) -> Graph:
     """The graph stored in `folder`. Raises GreenedgeError when a file is missing, foreign or damaged."""
     try:
-        structure = json.loads((folder / "graph.json").read_text())
+        structure = read_json(folder / "graph.json")
         if structure.get("format") != FORMAT:
             raise GreenedgeError(f"{folder / 'graph.json'}: format {structure.get('format')!r}, expected {FORMAT!r}.")
         arrays = _load_arrays(folder / "graph.npz")
         return _join(structure, arrays)
     except FileNotFoundError as error:
         raise GreenedgeError(f"{error.filename} is missing; run the lower stage again.") from None
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise GreenedgeError(
             f"{folder}: the stored integer graph is damaged ({error}); run the lower stage again."
         ) from None
@@ -82,10 +91,13 @@ def _split(graph: Graph) -> tuple[dict[str, Any], dict[str, Ints]]:
 def _load_arrays(path: Path) -> dict[str, Ints]:
     with zipfile.ZipFile(path) as archive:
         size = sum(info.file_size for info in archive.infolist())
-    if size > _MAX_BYTES:
-        raise GreenedgeError(f"{path} would unpack to {size:,} bytes; at most {_MAX_BYTES:,} are accepted.")
-    with np.load(path, allow_pickle=False) as archive:
-        return {key: freeze(archive[key]) for key in archive.files}
+        if size > _MAX_BYTES:
+            raise GreenedgeError(f"{path} would unpack to {size:,} bytes; at most {_MAX_BYTES:,} are accepted.")
+        arrays: dict[str, Ints] = {}
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                arrays[info.filename.removesuffix(".npy")] = freeze(read_stream(file, info.file_size, path))
+    return arrays
 
 
 def _join(structure: dict[str, Any], arrays: dict[str, Ints]) -> Graph:

@@ -20,6 +20,7 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.json_file import read_json
 from greenedge.frontends.input_type import InputType
 from greenedge.frontends.source import Source, read_model
 from greenedge.graph import Graph, Requantise, Steps
@@ -82,6 +83,19 @@ def lower_file(path: Path, declared: Mapping[str | None, InputType] | None = Non
 
 def lower_source(source: Source, declared: Mapping[str | None, InputType] | None = None) -> Lowered:
     """As `lower_file`, for a model already read."""
+    if not source.complaints:
+        return _lower(source, declared)
+    subject = f"{source.name} cannot become an integer graph:"
+    try:
+        _lower(source, declared)
+    except GreenedgeError:
+        raise  # in the words of a rule, which name the layer and a cure
+    except Exception:  # a rule relies on what ONNX rejects here; its own words are the reason then
+        raise UnsupportedError(subject, source.complaints) from None
+    raise UnsupportedError(subject, source.complaints)
+
+
+def _lower(source: Source, declared: Mapping[str | None, InputType] | None) -> Lowered:
     types = _assign_input_types(source, declared or {})
     walk = Walk(source, types)
     lower_nodes(walk)
@@ -154,7 +168,7 @@ def load_lowering(folder: Path) -> Lowered:
     folder = Path(folder)
     graph = load_graph(folder)
     try:
-        summary = json.loads((folder / "lower.json").read_text())
+        summary = read_json(folder / "lower.json")
         prologue_file = folder / "prologue.onnx"
         prologue = onnx.load_model_from_string(prologue_file.read_bytes()) if prologue_file.exists() else None
         epilogue = onnx.load_model_from_string((folder / "epilogue.onnx").read_bytes())

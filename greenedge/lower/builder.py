@@ -131,15 +131,13 @@ class Builder:
         `what` names it in the reason. Raises Refused where it varies along the batch or has too many axes.
         """
         array = np.asarray(array)
-        if array.ndim > rank + 1:
-            if any(d != 1 for d in array.shape[: array.ndim - rank - 1]):
-                raise Refused(
-                    ReasonKind.UNSUPPORTED_SHAPE,
-                    f"{what} has shape {array.shape}",
-                    f"it must broadcast against {rank} axes",
-                    "give it one value per channel",
-                )
-            array = array.reshape(array.shape[array.ndim - rank - 1 :])
+        if array.ndim > rank + 1:  # also with axes of length 1: they would come before the batch
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SHAPE,
+                f"{what} has shape {array.shape}",
+                f"it must broadcast against {rank} axes",
+                "give it one value per channel",
+            )
         array = array.reshape((1,) * (rank + 1 - array.ndim) + array.shape)
         if array.shape[0] != 1:
             raise Refused(
@@ -161,6 +159,13 @@ class Builder:
         Where the step function only shifts the integers by a constant, nothing is emitted. Raises Refused for a
         function that varies along several axes or cannot be decided on its whole range.
         """
+        if max(abs(levels.lo), abs(levels.hi)) >= MAX_ACCUMULATOR:
+            raise Refused(
+                ReasonKind.TOO_WIDE,
+                f"its levels reach {float(max(abs(levels.lo), abs(levels.hi))):.3g}",
+                "levels must stay below 2**47",
+                "use fewer bits or a zero point nearer to 0",
+            )
         edge = self.edges[source.edge]
         axis, flat, (x_lo, x_hi) = self._per_channel(edge, y)
         step = _require_step_function(flat, levels, x_lo, x_hi)

@@ -154,7 +154,16 @@ def batch_norm(walk: Walk, node: Node, args: Args) -> Value:
             "they must be constant",
             "export the model again",
         )
-    spread = (-1, *(1,) * (len(walk.edge_shape(args[0])) - 1))
+    shape = walk.edge_shape(args[0])
+    sizes = {int(np.size(_read_real(part))) for part in constants}
+    if sizes != {shape[0] if shape else 1}:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"a batch norm with {sorted(sizes)} parameters over a tensor of shape {shape}",
+            "every channel has one of each",
+            "export the model again",
+        )
+    spread = (-1, *(1,) * (len(shape) - 1))
     gamma, beta, mean, variance = (np.asarray(_read_real(part)).reshape(spread) for part in constants)
     epsilon = Fraction(float(np.float32(node.attrs.get("epsilon", 1e-5))))
     total = to_fractions(variance.astype(np.float64)) + epsilon
@@ -192,6 +201,13 @@ def clip(walk: Walk, node: Node, args: Args) -> Value:
         end = args[k] if len(args) > k else None
         if end is not None and not isinstance(end, (Constant, Grid)):
             return walk.fold(node, args)
+        if end is not None and np.size(_read_real(end)) != 1:
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SHAPE,
+                f"a limit of {np.size(_read_real(end))} numbers",
+                "a limit is one number",
+                "export the model again",
+            )
         value = float(np.ravel(_read_real(end))[0]) if end is not None else float(node.attrs.get(attr, default))
         ends.append(Const.of(float(np.clip(value, -_BIG, _BIG))))
     return Live(args[0].edge, Clip((args[0].expr, *ends)))
@@ -292,6 +308,61 @@ def identity(walk: Walk, node: Node, args: Args) -> Value:
     return args[0]
 
 
+def dropout(walk: Walk, node: Node, args: Args) -> Value:
+    """Dropout(x) → x at inference."""
+    if len(args) > 2 and args[2] is not None and not (isinstance(args[2], Constant) and not np.any(args[2].array)):
+        raise Refused(
+            ReasonKind.DYNAMIC_QUANTISER,
+            "a dropout in training mode",
+            "nothing is drawn at random at inference",
+            "call model.eval() before the export",
+        )
+    return identity(walk, node, args)
+
+
+def cast(walk: Walk, node: Node, args: Args) -> Value:
+    """Cast(x) → x: to floats, and to a type of integers that holds every value, where all of them are whole."""
+    value = args[0]
+    assert value is not None
+    kind = _INTEGER_TYPES.get(int(node.attrs.get("to", 1)))
+    if not isinstance(value, Live):
+        return identity(walk, node, args) if isinstance(value, Grid) and kind is None else walk.fold(node, args)
+    if int(node.attrs.get("to", 1)) == _FLOAT:
+        return value
+    grid = walk.builder.grid(value)
+    edge = walk.builder.edges[value.edge]
+    ends = [] if grid is None else [(x - grid[1]) * grid[0] for x in (edge.lo, edge.hi)]
+    numbers = [v for part in ends for v in np.ravel(part).tolist()]
+    whole = grid is not None and all(v.denominator == 1 for part in grid for v in np.ravel(part).tolist())
+    if kind is None or not whole or min(numbers) < kind[0] or max(numbers) > kind[1]:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_OP,
+            f"a cast to {_name_type(int(node.attrs.get('to', 1)))} of numbers that it does not hold",
+            "a cast changes no number of the integer graph",
+            "quantise with QuantIdentity instead",
+        )
+    return value
+
+
+def _name_type(kind: int) -> str:
+    import onnx
+
+    known = onnx.TensorProto.DataType.values()
+    return onnx.TensorProto.DataType.Name(kind).lower() if kind in known else f"type {kind}"
+
+
+_FLOAT = 1  # ONNX's numbers of element types
+_INTEGER_TYPES = {  # (least, most) of each
+    2: (0, 2**8 - 1),
+    3: (-(2**7), 2**7 - 1),
+    4: (0, 2**16 - 1),
+    5: (-(2**15), 2**15 - 1),
+    6: (-(2**31), 2**31 - 1),
+    7: (-(2**63), 2**63 - 1),
+    12: (0, 2**32 - 1),
+    13: (0, 2**64 - 1),
+}
+
 _zero = Const.of(0.0)
 RULES: dict[str, Rule] = {
     "Add": make_binary_rule(lambda a, b: a + b, 1),
@@ -319,6 +390,6 @@ RULES: dict[str, Rule] = {
     "Neg": make_unary_rule(lambda e: -e),
     "Abs": make_unary_rule(lambda e: Magnitude((e,))),
     "Identity": identity,
-    "Dropout": identity,
-    "Cast": identity,
+    "Dropout": dropout,
+    "Cast": cast,
 }

@@ -14,12 +14,20 @@ from greenedge.graph.ops.base import Array, Ints, Shape
 from greenedge.lower import Lowered
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 Feeds = Mapping[str, ArrayLike]  # the model's inputs by name, batch axis first
 
-# Host models that reshape by constant sizes were exported for one sample and run sample by sample.
-_FIXED_BATCH = {"Reshape", "Expand", "Tile", "Slice", "Gather"}
+# Host models are in normal form, for one sample. Operators beside these may take several samples for one (a reshape to
+# constant sizes, a mean over the first axis): a model with any of them runs sample by sample.
+_BY_SAMPLE = {
+    *("Abs", "Add", "Cast", "Ceil", "Clip", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterOrEqual"),
+    *("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg"),
+    *("Not", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Tanh", "Where"),
+    *("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"),
+    *("MatMul", "Gemm"),
+}
+_ALONG_AXIS = {"Softmax", "LogSoftmax", "ArgMax", "Concat", "Flatten", "TopK"}  # by sample but along the first axis
 
 
 def run_prologue(lowered: Lowered, x: ArrayLike | Feeds) -> dict[str, Ints]:
@@ -103,6 +111,12 @@ def _names_edge(name: str, edge: str) -> bool:
     return name == edge or re.sub(r"\W+", "_", name).strip("_") == edge.removeprefix("n")
 
 
+def _is_by_sample(node: NodeProto) -> bool:
+    """Whether the node computes every sample of a batch by itself, so that the batch may be of any size."""
+    axis = next((a.i for a in node.attribute if a.name == "axis"), None)
+    return node.op_type in _BY_SAMPLE or (node.op_type in _ALONG_AXIS and (axis == -1 or (axis or 0) > 0))
+
+
 def _run(model: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs of a host model by name, for all samples."""
     from onnx.reference import ReferenceEvaluator
@@ -116,7 +130,7 @@ def _run(model: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
         assert isinstance(outputs, list)
         return outputs
 
-    if total and not any(node.op_type in _FIXED_BATCH for node in model.graph.node):
+    if total and all(_is_by_sample(node) for node in model.graph.node):
         return dict(zip(names, run(slice(None)), strict=True))
     parts = [run(slice(i, i + 1)) for i in range(total)]
     if not parts:

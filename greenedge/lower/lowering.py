@@ -22,6 +22,7 @@ FAMILIES = [quantisers, linear, elementwise, structure, pooling]
 PASSES = [fuse_requantisers, absorb_signs, remove_dead]
 
 RULES: dict[str, Rule] = {op: rule for family in FAMILIES for op, rule in family.RULES.items()}
+MAX_DEPTH, MAX_EVALUATIONS = 120, 5_000
 _RECURRENT = {"LSTM", "GRU", "RNN", "Loop", "Scan", "If"}
 
 
@@ -63,12 +64,26 @@ def _apply_rule(walk: Walk, node: Node, args: Args) -> list[Value]:
             and node.op not in linear.RULES
         ):
             return walk.fold_all(node, args)
-        return [rule(walk, node, args)] + [Broken()] * (count - 1)
+        value = rule(walk, node, args)
+        _require_shallow(value)
+        return [value] + [Broken()] * (count - 1)
     except Refused as refusal:
         walk.refuse(node.name, refusal, node.module)
     except Silent:
         pass
     return [Broken()] * count
+
+
+def _require_shallow(value: Value) -> None:
+    """Raises Refused for a function that takes too long to work out at the integers that can occur."""
+    depth, count = value.expr.extent if isinstance(value, Live) else (0, 0)
+    if depth > MAX_DEPTH or count > MAX_EVALUATIONS:
+        raise Refused(
+            ReasonKind.TOO_DEEP,
+            f"functions nested {depth} deep with {count:,} evaluations since the last quantiser",
+            f"at most {MAX_DEPTH} and {MAX_EVALUATIONS:,} are worked out",
+            "put a quantiser between them",
+        )
 
 
 def _require_first_input(node: Node, args: Args) -> None:

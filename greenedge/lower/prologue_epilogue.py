@@ -119,8 +119,12 @@ def write_prologue(walk: Walk) -> ModelProto | None:
     model = _Model("prologue", max(walk.source.opset, _OPSET))
     _copy(walk, model, [host.tensor for host in walk.host_inputs], set())
     outputs: list[_TensorType] = []
-    for host in walk.host_inputs:
-        levels = _write_levels(model, host.tensor, host.scale, host.zero, (host.lo, host.hi), host.mode)
+    # An edge may have the name of the tensor that it quantises: every tensor is read before an edge is written.
+    written = [
+        (host, _write_levels(model, host.tensor, host.scale, host.zero, (host.lo, host.hi), host.mode))
+        for host in walk.host_inputs
+    ]
+    for host, levels in written:
         model.node("Cast", [levels], host.edge, to=onnx.TensorProto.INT64)
         outputs.append((host.edge, onnx.TensorProto.INT64, ("batch", *walk.builder.edges[host.edge].shape)))
     inputs: list[_TensorType] = [

@@ -28,12 +28,28 @@ def read_parameter(value: Value | None, what: str) -> Floats:
             "quantisers must have constant parameters",
             "call model.eval() before the export and use a static quantiser",
         )
-    return np.asarray(value.array, np.float64)
+    array = np.asarray(value.array)
+    if not array.size:
+        raise Refused(
+            ReasonKind.BAD_SCALE,
+            f"its {what} has shape {array.shape}",
+            "every parameter holds a number",
+            "export the model again",
+        )
+    return array.astype(np.float64)
 
 
 def read_bits(value: Value | None) -> int:
     """The bit width of a quantiser: one whole number from 1 to 32. Raises Refused for others."""
-    widths = set(np.ravel(read_parameter(value, "bit width")).tolist())
+    given = read_parameter(value, "bit width")
+    widths = set(np.ravel(given).tolist())
+    if len(widths) == 1 and given.size > 1:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_BITS,
+            f"a bit width of shape {given.shape}",
+            "one bit width per tensor",
+            "give it as one number",
+        )
     if len(widths) != 1:
         raise Refused(
             ReasonKind.UNSUPPORTED_BITS,
@@ -78,20 +94,26 @@ def check_level_bits(bits: int) -> None:
 def broadcast_parameter(part: Floats, ints: Array) -> Floats:
     """A scale or zero point at the rank of the constant it belongs to. Raises Refused where they do not broadcast."""
     part = np.asarray(part, np.float64)
-    if part.size == 1:
+    if part.size == 1 and part.ndim <= ints.ndim:
         return part.reshape((1,) * ints.ndim)
     if part.ndim < ints.ndim:
         part = part.reshape((1,) * (ints.ndim - part.ndim) + part.shape)
-    try:
-        np.broadcast_shapes(part.shape, ints.shape)
-    except ValueError:
+    if not widens_nothing(part.shape, ints.shape):
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
             f"scale of shape {part.shape} for a constant of shape {ints.shape}",
             "they must broadcast",
             "export the model again",
-        ) from None
+        )
     return part
+
+
+def widens_nothing(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether a parameter of the shape `part` broadcasts against a tensor of the shape `whole` and leaves it."""
+    try:
+        return np.broadcast_shapes(part, whole) == tuple(whole)
+    except ValueError:
+        return False
 
 
 def quantise_constant(

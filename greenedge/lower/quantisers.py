@@ -23,6 +23,7 @@ from greenedge.lower.quantiser_parameters import (
     read_bits,
     read_linear_parameters,
     read_parameter,
+    widens_nothing,
 )
 from greenedge.lower.rounding import (
     MODES,
@@ -40,11 +41,7 @@ from greenedge.lower.walk import Args, Rule, Silent, Walk
 
 def quant(walk: Walk, node: Node, args: Args) -> Value:
     """Quant(x, scale, zero, bits): round(x/scale + zero), clipped."""
-    mode = str(node.attrs.get("rounding_mode", "ROUND")).upper()
-    if mode not in MODES:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_ROUNDING, f"rounding mode {mode!r}", f"the modes are {', '.join(MODES)}", "use ROUND"
-        )
+    mode = _read_mode(node, "ROUND")
     value, scale, zero = args[0], read_parameter(args[1], "scale"), read_parameter(args[2], "zero point")
     check_scale(scale)
     bits = read_bits(args[3])
@@ -57,6 +54,19 @@ def quant(walk: Walk, node: Node, args: Args) -> Value:
     check_level_bits(bits)
     levels = bipolar() if binary else quantiser(mode, lo, hi)
     return _quantise(walk, node, value, scale, zero, levels, mode)
+
+
+def _read_mode(node: Node, default: str) -> str:
+    """The rounding mode in capitals. Raises Refused for one that QONNX does not have."""
+    mode = str(node.attrs.get("rounding_mode", default)).upper()
+    if mode not in MODES:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_ROUNDING,
+            f"rounding mode {mode[:40]!r}",
+            f"the modes are {', '.join(MODES)}",
+            "use ROUND",
+        )
+    return mode
 
 
 def bipolar_quant(walk: Walk, node: Node, args: Args) -> Value:
@@ -95,9 +105,9 @@ def trunc(walk: Walk, node: Node, args: Args) -> Value:
             "Trunc drops bits of integers",
             "put a QuantIdentity before it",
         )
+    mode = _read_mode(node, "FLOOR")
     scale, zero = read_parameter(args[1], "scale"), read_parameter(args[2], "zero point")
     check_scale(scale)
-    mode = str(node.attrs.get("rounding_mode", "FLOOR")).upper()
     y = _express_levels(walk, value, scale, zero)
     if len(args) == 5:
         shift, (lo, hi) = _read_first_trunc(walk, node, args, value, y)
@@ -119,7 +129,7 @@ def trunc(walk: Walk, node: Node, args: Args) -> Value:
 
 def _read_first_trunc(walk: Walk, node: Node, args: Args, value: Live, y: Expr) -> tuple[int, tuple[int, int]]:
     """(bits dropped, range) of Trunc in its first version: nothing is clipped, the output has the input's scale."""
-    mode = str(node.attrs.get("rounding_mode", "FLOOR")).upper()
+    mode = _read_mode(node, "FLOOR")
     shift = read_bits(args[3]) - read_bits(args[4])
     if shift < 0:
         raise Refused(
@@ -150,6 +160,13 @@ def _read_second_trunc(node: Node, args: Args, scale: Floats, out_scale: Floats)
 def multi_threshold(walk: Walk, node: Node, args: Args) -> Value:
     """MultiThreshold(x, T): out_scale * count(x >= T[c, k]) + out_bias."""
     value, thresholds = args[0], args[1]
+    if isinstance(thresholds, Constant) and not np.ndim(thresholds.array):
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            "one threshold",
+            "thresholds are a table of channels",
+            "export the model again",
+        )
     if not isinstance(thresholds, Constant) or not isinstance(value, Live):
         raise Refused(
             ReasonKind.UNSUPPORTED_OP,
@@ -280,6 +297,14 @@ def _quantise_on_host(
             "float arithmetic is possible before the first and after the last integer layer only",
             f"remove {value.origin.op} or move it behind the last layer",
         )
+    for part in (scale, zero):
+        if not widens_nothing(part.shape, value.example.shape):
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SHAPE,
+                f"a scale of shape {part.shape} against a tensor of shape {value.example.shape}",
+                "quantisers may not widen the tensor",
+                "export the model again",
+            )
     levels_of_input = Live(walk.host_input(node, value, scale, zero, levels, mode), Var())
     s, z = _express_parameters(walk, levels_of_input, scale, zero)
     return Live(levels_of_input.edge, (Var() - z) * s if np.any(zero) else Var() * s)

@@ -30,9 +30,10 @@ import numpy as np
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.input_type import InputType
+from greenedge.frontends.source import parse_normal, read_normal
 from greenedge.graph import Affine, Graph, Linear, Requantise
 from greenedge.graph.ops.base import Array, Ints
-from greenedge.lower import Lowered, lower_file
+from greenedge.lower import Lowered, lower_file, lower_source
 from greenedge.lower.expr import affine_of
 
 if TYPE_CHECKING:
@@ -96,12 +97,10 @@ def snap_file(
 
     Raises UnsupportedError where the model does not lower, GreenedgeError for another number of bits than 2 to 24.
     """
-    import onnx
-
     if not 2 <= multiplier_bits <= MAX_BITS:
         raise GreenedgeError(f"{multiplier_bits} multiplier bits; snap takes 2 to {MAX_BITS}.")
-    lowered = lower_file(source, declared)
-    proto = onnx.load(str(source))
+    normal = read_normal(source)
+    lowered, proto = lower_source(parse_normal(normal, source.stem), declared), normal.proto
     results: list[Snapped] = []
     wanted: dict[str, _Line] = {}
     for op in lowered.graph.requantisers:

@@ -18,6 +18,7 @@ from greenedge.graph import Op
 from greenedge.graph.ops.base import Array, Shape
 from greenedge.lower.builder import Birth, Builder
 from greenedge.lower.expr import Const, ShapeChange, Var
+from greenedge.lower.folding import Folding
 from greenedge.lower.rounding import Quantiser, integer_range
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value, cut_constant_axes
 
@@ -49,6 +50,7 @@ class Walk:
     def __init__(self, source: Source, declared: dict[str, InputType]):
         self.source = source
         self.builder = Builder(source.name)
+        self.folding = Folding(source.opset)
         self.values: dict[str, Value] = {name: Constant(array) for name, array in source.constants.items()}
         self.reasons: list[Reason] = []
         self.host_inputs: list[HostInput] = []
@@ -142,9 +144,9 @@ class Walk:
         arrays = [None if arg is None else self._example(arg) for arg in args]
         live = [arg for arg in args if isinstance(arg, Live)]
         hosts = [arg for arg in args if isinstance(arg, Host)]
-        results = evaluate(node, arrays, self.source.opset)
         if not live and not hosts:
-            return [Constant(result) for result in results]
+            return [Constant(result) for result in self.folding.evaluate(node, arrays)]
+        results = self.folding.describe(node, arrays, [isinstance(arg, (Constant, Grid)) for arg in args])
         after = next((host for host in hosts if host.origin is not None), None)
         if live and any(host.origin is None for host in hosts):
             raise Refused(
@@ -173,39 +175,6 @@ class Walk:
 
 Args = Sequence[Value | None]  # the values of a node's inputs; None where one is left out
 Rule = Callable[[Walk, Node, Args], Value]
-
-
-def evaluate(node: Node, arrays: Sequence[Array | None], opset: int) -> list[Array]:
-    """One standard ONNX node on arrays, by the reference evaluator. Raises Refused where it has no such operator."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    proto = onnx.NodeProto()
-    proto.CopyFrom(node.proto)
-    if proto.domain not in ("", "ai.onnx"):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"operator {proto.domain}.{node.op}",
-            "it is no standard ONNX or QONNX operator",
-            "replace the layer",
-        )
-    feeds = {name: array for name, array in zip(node.inputs, arrays, strict=True) if array is not None}
-    inputs, outputs = (
-        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in names if name]
-        for names in (feeds, node.outputs)
-    )
-    graph = onnx.helper.make_graph([proto], "one", inputs, outputs)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    try:
-        return [np.asarray(part) for part in ReferenceEvaluator(model).run(None, feeds)]
-    except (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-        first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"{node.op} could not be evaluated ({first})",
-            "it is outside what this converter knows",
-            "replace the layer or export with another opset",
-        ) from None
 
 
 def read_annotation(name: str | None) -> InputType | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from greenedge.backends import BACKENDS, load_backend
 from greenedge.errors import GreenedgeError
+from greenedge.files import json_file
 from greenedge.run.folder import STAGE_FOLDERS, RunFolder, inside
 from greenedge.run.manifest import Manifest, find_fault, load_manifest
 
@@ -146,9 +146,7 @@ def read_json(run: Path, stage: str, name: str) -> dict | None:
     if not path.is_file():
         return None
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes, at most {_MAX_BYTES:,} are read")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_file.read_json(path, _MAX_BYTES)
         if not isinstance(data, dict):
             raise ValueError("it is no table")
     except ValueError as error:

@@ -25,7 +25,7 @@ def infer_on_board(
     board cannot be reached or is another, GreenedgeError where nothing has been built for a board.
     """
     from greenedge.boards import board_runner
-    from greenedge.frontends.import_onnx import read_array
+    from greenedge.files.arrays import read_array
     from greenedge.graph import run_graph
     from greenedge.lower.float_io import run_epilogue, run_prologue
     from greenedge.run.infer import write

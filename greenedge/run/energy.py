@@ -161,7 +161,7 @@ def keep(run: Path, data: dict, seconds: float) -> Path:
 
 def vectors_of(run: Path) -> dict[str, np.ndarray]:
     """{input edge: graph integers (samples, *shape)} of the run's own test inputs."""
-    from greenedge.frontends.import_onnx import read_array
+    from greenedge.files.arrays import read_array
     from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenedge.errors import GreenedgeError
+from greenedge.files.arrays import check_array
 from greenedge.files.atomic_write import atomic_write
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
@@ -40,14 +41,8 @@ class Written:
 def open_samples(path: Path) -> Array:
     """The array of an .npy file, left on disk. Raises GreenedgeError for a file that is missing, none, or of no
     numbers."""
-    if not path.is_file():
-        raise GreenedgeError(f"there is no file {path}.")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError):  # numpy's own words advise to unpickle the file
-        raise GreenedgeError(f"{path} is no .npy file of numbers; write it with numpy.save.") from None
-    if not isinstance(array, np.ndarray):
-        raise GreenedgeError(f"{path} holds several arrays; give a .npy file with one.")
+    check_array(path)
+    array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim == 0 or not len(array) or array.dtype.kind not in "fiub":
         shape = "one number" if array.ndim == 0 else f"{len(array)} samples of {array.dtype}"
         raise GreenedgeError(f"{path} holds {shape}; give at least one sample, as numbers.")

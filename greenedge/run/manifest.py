@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write, sha256_file
 from greenedge.files.full_disk import describe_full_disk, find_full
+from greenedge.files.json_file import read_json
 from greenedge.files.remove import remove
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, inside
 
@@ -76,9 +77,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"{folder} is no run: it has no {MANIFEST}; `greenedge run` and `greenedge build` make one."
         )
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes, at most {_MAX_BYTES:,} are read")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, _MAX_BYTES)
         if not isinstance(data, dict):
             raise ValueError("it is no table")
         _check_about(data)

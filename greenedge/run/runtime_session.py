@@ -31,7 +31,7 @@ def argv(run: Path, runtime: str, batch: int = 1) -> tuple[str, ...]:
 
 def prepare_calls(run: Path, name: str, batch: int = 1) -> tuple[Runtime, Iterator[Callable[[], object]]]:
     """(runtime, its calls in an endless turn over the samples)."""
-    from greenedge.frontends.import_onnx import read_array
+    from greenedge.files.arrays import read_array
     from greenedge.legalise import move_argmax_to_host
     from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from greenedge.errors import GreenedgeError
-from greenedge.frontends.import_onnx import ModelFile, read_array
+from greenedge.files.arrays import read_array
+from greenedge.frontends.import_onnx import ModelFile
 from greenedge.graph import run_graph
 from greenedge.lower import Lowered, lower_file
 from greenedge.lower.float_io import classes, run_epilogue, run_prologue

@@ -289,7 +289,7 @@ CASES = {
     ),
     "open shape": (
         lambda: Model(("n", "k")).quant(),
-        ["x: input of shape (None, None); only the batch axis may be open (cure: export with a fixed input shape)."],
+        ["x: input of shape (1, None); only the batch axis may be open (cure: export with a fixed input shape)."],
     ),
     "features do not match": (
         lambda: Model((1, 5)).quant().dense(4, 3),

@@ -103,7 +103,7 @@ def _samples(kind):
     [
         ("npz", "bad.npy holds several arrays; give a .npy file with one."),
         ("text", "bad.npy is no .npy file of numbers; write it with numpy.save."),
-        ("long", "bad.npy is no .npy file of numbers; write it with numpy.save."),
+        ("long", "bad.npy says shape (1099511627776, 64) of float32, 281,474,976,710,656 bytes, and holds 0; write"),
         ("scalar", "bad.npy holds one number; give at least one sample, as numbers."),
         ("none", "bad.npy holds 0 samples of float64; give at least one sample, as numbers."),
         ("words", "bad.npy holds 1 samples of <U1; give at least one sample, as numbers."),

@@ -6,7 +6,8 @@ import onnx
 import pytest
 
 from greenedge.errors import GreenedgeError
-from greenedge.frontends.import_onnx import SAMPLES, ModelFile, import_stage, read_array
+from greenedge.files.arrays import read_array
+from greenedge.frontends.import_onnx import SAMPLES, ModelFile, import_stage
 
 
 def test_samples_are_drawn_over_the_quantisers_range(tmp_path):

@@ -1,0 +1,161 @@
+"""An untrusted ONNX file as one protobuf. Nothing in it is executed; sizes are checked before memory is spent.
+
+External data must lie beside the model, every constant must be whole, and floating-point constants must be finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from greenedge.errors import GreenedgeError
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_FILE_BYTES = 1 << 31
+MAX_CONSTANT_BYTES = 1 << 31
+MAX_NODES = 50_000  # the largest networks that a target holds have a few thousand
+
+
+def load_proto(path: Path) -> onnx.ModelProto:
+    """The model in `path` with its external data inside.
+
+    Raises GreenedgeError for a file that is missing, not ONNX, damaged, too large, or refers outside its folder.
+    """
+    proto = _parse(path)
+    _check_text(proto.graph)
+    constants = _read_constants(path, proto.graph)
+    _check_finite(path, proto.graph, constants)
+    return proto
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise GreenedgeError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read.")
+        proto = onnx.load_model_from_string(path.read_bytes())
+    except FileNotFoundError:
+        raise GreenedgeError(f"{path} does not exist; give the path of an ONNX file.") from None
+    except (IsADirectoryError, PermissionError, NotADirectoryError) as error:
+        raise GreenedgeError(
+            f"{path} cannot be read: {str(error.strerror).lower()}; give the path of an ONNX file."
+        ) from None
+    except (DecodeError, ValueError):  # a name that is not UTF-8 is a ValueError
+        raise GreenedgeError(f"{path} is not an ONNX file; export one with brevitas.export.export_qonnx.") from None
+    if not proto.graph.node or not proto.opset_import:
+        raise GreenedgeError(
+            f"{path} is not an ONNX model with a graph in it; export one with brevitas.export.export_qonnx."
+        )
+    if len(proto.graph.node) > MAX_NODES:
+        raise GreenedgeError(
+            f"{path} has {len(proto.graph.node):,} nodes; at most {MAX_NODES:,} are read, split the model."
+        )
+    return proto
+
+
+def _check_text(graph: onnx.GraphProto) -> None:
+    """Raises ValueError for a name that is not UTF-8 text; protobuf gives such a name as bytes."""
+    names = [graph.name, *(v.name for v in (*graph.input, *graph.output)), *(t.name for t in graph.initializer)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ValueError(f"the name {wrong[:40]!r} is not UTF-8 text")
+
+
+def _list_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """(name, tensor) of the initialisers, of Constant nodes and of every other attribute that holds one."""
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node in graph.node:
+        for attribute in node.attribute:
+            name = node.output[0] if node.op_type == "Constant" and node.output else f"{node.name}.{attribute.name}"
+            for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+                yield name, tensor
+
+
+def _read_constants(path: Path, graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """Every constant as an array; external data moves into its tensor, in place.
+
+    Raises GreenedgeError for a constant that is damaged, given twice or outside the folder, and for too many bytes.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    constants: dict[str, np.ndarray] = {}
+    total = 0
+    for name, tensor in _list_tensors(graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(path, name, tensor)
+        total += 8 * int(np.prod([max(0, d) for d in tensor.dims], dtype=object))
+        if total > MAX_CONSTANT_BYTES:
+            raise GreenedgeError(
+                f"{path}: its constants take more than {MAX_CONSTANT_BYTES:,} bytes at {name!r}; "
+                "no supported target holds such a model."
+            )
+        if name in constants:
+            raise GreenedgeError(f"{path}: constant {name!r} is given twice; export the model again.")
+        try:
+            if any(d < 0 for d in tensor.dims):
+                raise ValueError(f"a dimension of {min(tensor.dims)}")
+            constants[name] = numpy_helper.to_array(tensor, base_dir=str(path.parent))
+        except (ValueError, TypeError, RuntimeError, KeyError, onnx.checker.ValidationError, OSError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise GreenedgeError(f"{path}: constant {name!r} is damaged ({reason}); export the model again.") from None
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(constants[name], tensor.name))
+    return constants
+
+
+def _check_external(path: Path, name: str, tensor: onnx.TensorProto) -> None:
+    """Raises GreenedgeError for external data outside the model's folder, missing or shorter than the tensor says."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    file = (path.parent / location).resolve()
+    if not location or path.parent.resolve() not in file.parents:
+        raise GreenedgeError(
+            f"{path}: constant {name!r} refers to {location!r}, outside the model's folder; "
+            "keep external data beside the model."
+        )
+    if not file.is_file():
+        raise GreenedgeError(
+            f"{path}: constant {name!r} is stored in {location!r}, which is missing; "
+            "keep the file beside the model or export a single file."
+        )
+    offset, length = (_read_count(path, name, entries.get(key, "0") or "0") for key in ("offset", "length"))
+    if offset + length > file.stat().st_size:
+        raise GreenedgeError(
+            f"{path}: constant {name!r} needs bytes {offset}…{offset + length} of {location!r}, "
+            f"which has {file.stat().st_size}; export the model again."
+        )
+
+
+def _read_count(path: Path, name: str, text: str) -> int:
+    """A number of bytes from the entries of external data, which are text."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise GreenedgeError(
+            f"{path}: constant {name!r} says {text[:40]!r} for a number of bytes; export the model again."
+        )
+    return int(text)
+
+
+def _check_finite(path: Path, graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> None:
+    """Raises GreenedgeError for a constant with NaN or infinity.
+
+    Infinities are allowed where ONNX uses them as 'no limit': the limits of Clip, Max and Min and the fill of a Pad.
+    """
+    limits = {i for n in graph.node if n.op_type in ("Clip", "Pad", "Max", "Min") for i in n.input[1:]}
+    for name, array in constants.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all() and (name not in limits or np.isnan(array).any()):
+            user = next((n.name or n.op_type for n in graph.node if name in n.input), "no node")
+            raise GreenedgeError(
+                f"{path}: constant {name!r}, used by {user}, holds NaN or infinity; train or export the model again."
+            )

@@ -1,0 +1,237 @@
+"""One network in many spellings: what may differ between two ONNX files that mean the same.
+
+proto, spelt = respell(model, rng)        # model of tests.lower.networks: batch BATCH, opset 13
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from greenedge.frontends.domains import CHANNELS_LAST, QONNX
+from tests.lower.networks import BATCH
+
+Spelling = Callable[[onnx.ModelProto, np.random.Generator], str]
+_OLDEST_AS_THEY_STAND = 13
+
+
+def respell(model: onnx.ModelProto, rng: np.random.Generator) -> tuple[onnx.ModelProto, list[str]]:
+    """The same network with each spelling at random, and the names of those that were chosen."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model)
+    return proto, [spell(proto, rng) for spell in SPELLINGS]
+
+
+def _initialisers(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+
+
+def _add(proto: onnx.ModelProto, name: str, values, kind) -> str:
+    proto.graph.initializer.append(numpy_helper.from_array(np.asarray(values, kind), name))
+    return name
+
+
+def spell_channels(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
+    """Some layers with channels last, in qonnx's domain."""
+    if rng.random() < 0.6:
+        return "channels first"
+    ranks = {
+        v.name: len(v.type.tensor_type.shape.dim)
+        for v in onnx.shape_inference.infer_shapes(_without_quantisers(proto)).graph.value_info
+    }
+    ranks |= {v.name: len(v.type.tensor_type.shape.dim) for v in proto.graph.input}
+    nodes = []
+    for node in proto.graph.node:
+        rank = ranks.get(node.input[0], 0) if node.input else 0
+        count = {"Conv": 2, "MaxPool": 1, "BatchNormalization": 1}.get(node.op_type, 0)
+        if not count or rank < 3 or rng.random() < 0.3:
+            nodes.append(node)
+            continue
+        last, first = [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
+        for k in range(count):
+            name = f"{node.output[0]}_to_last{k}"
+            nodes.append(helper.make_node("Transpose", [node.input[k]], [name], name=name, perm=last))
+            node.input[k] = name
+        output = node.output[0]
+        node.output[0] = f"{output}_last"
+        node.domain = CHANNELS_LAST
+        nodes += [node, helper.make_node("Transpose", [node.output[0]], [output], name=f"{output}_back", perm=first)]
+    fresh = [copy_node(node) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(fresh)
+    return "channels last"
+
+
+def copy_node(node: onnx.NodeProto) -> onnx.NodeProto:
+    fresh = onnx.NodeProto()
+    fresh.CopyFrom(node)
+    return fresh
+
+
+def _without_quantisers(proto: onnx.ModelProto) -> onnx.ModelProto:
+    plain = onnx.ModelProto()
+    plain.CopyFrom(proto)
+    for node in plain.graph.node:
+        if node.domain == QONNX:
+            node.op_type, node.domain = "Identity", ""
+            del node.input[1:]
+            del node.attribute[:]
+    return plain
+
+
+def spell_batch(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
+    """The batch of another size, open, or open and without a name; reshapes that say it as a number, as 0 or as -1."""
+    size = [1, 2, 5, BATCH, "N", ""][int(rng.integers(6))]
+    for value in (*proto.graph.input, *proto.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        dims[0].Clear()
+        if isinstance(size, int):
+            dims[0].dim_value = size
+        elif size:
+            dims[0].dim_param = size
+    arrays = _initialisers(proto)
+    for node in proto.graph.node:
+        if node.op_type == "Reshape":
+            number = size if isinstance(size, int) else 0
+            shape = arrays[node.input[1]].copy()
+            first = [number, 0, -1][int(rng.integers(3))]
+            shape[0] = first
+            if first != -1 and rng.random() < 0.3:
+                shape[1] = -1
+            node.input[1] = _add(proto, f"{node.output[0]}_shape", shape, np.int64)
+    return f"batch {size!r}"
+
+
+def spell_opset(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
+    """Any opset from 9 to 25; before 13 with the attributes and operators of that time."""
+    version = int(rng.integers(9, 26))
+    modes = {a.s for n in proto.graph.node if n.op_type == "DepthToSpace" for a in n.attribute if a.name == "mode"}
+    if b"CRD" in modes:
+        version = max(version, 11)
+    proto.opset_import[0].version = version
+    if version >= _OLDEST_AS_THEY_STAND:
+        return f"opset {version}"
+    arrays = _initialisers(proto)
+    for node in proto.graph.node:
+        if node.op_type == "Clip" and version < 11:
+            for name, tensor in zip(("min", "max"), node.input[1:], strict=False):
+                node.attribute.append(helper.make_attribute(name, float(arrays[tensor])))
+            del node.input[1:]
+        elif node.op_type == "Pad" and version < 11:
+            node.attribute.append(helper.make_attribute("pads", arrays[node.input[1]].tolist()))
+            del node.input[1:]
+        elif node.op_type == "Resize" and version < 11:
+            scales = node.input[2]
+            node.op_type = "Upsample" if version == 9 else "Resize"
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("mode", "nearest"))
+            node.input[:] = [node.input[0], scales]
+        elif node.op_type == "Resize":
+            node.input[1] = _add(proto, f"{node.output[0]}_roi", [], np.float32)
+        elif node.op_type == "DepthToSpace" and version < 11:
+            del node.attribute[[a.name for a in node.attribute].index("mode")]
+    return f"opset {version}"
+
+
+def spell_floats(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
+    """All numbers in float64, or in float16 those that it holds exactly."""
+    kind = ["float32", "float32", "float64", "float16"][int(rng.integers(4))]
+    if kind == "float32":
+        return kind
+    wide = np.dtype(kind).type
+    for tensor in proto.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            fresh = array.astype(wide)
+        if array.dtype == np.float32 and np.array_equal(fresh.astype(np.float32), array):
+            tensor.CopyFrom(numpy_helper.from_array(fresh, tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE if kind == "float64" else TensorProto.FLOAT16
+    return kind
+
+
+def spell_domains(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
+    """Quantisers in an older domain, standard operators in "ai.onnx", domains that no import names."""
+    domain = [QONNX, QONNX, "", "onnx.brevitas", "finn.custom_op.general"][int(rng.integers(5))]
+    standard = "ai.onnx" if rng.random() < 0.2 else ""
+    for node in proto.graph.node:
+        if node.domain == QONNX:
+            node.domain = domain
+        elif node.domain == "":
+            node.domain = standard
+    if rng.random() < 0.3:
+        del proto.opset_import[1:]
+    elif rng.random() < 0.5:
+        proto.opset_import.insert(0, proto.opset_import.pop(1))
+    return f"quantisers in {domain!r}"
+
+
+def spell_constants(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
+    """Some constants as nodes, and some initialisers among the inputs or the declared values."""
+    graph = proto.graph
+    share = [0.0, 0.4, 1.0][int(rng.integers(3))]
+    nodes, kept = [], []
+    for tensor in graph.initializer:
+        if rng.random() >= share:
+            kept.append(tensor)
+            continue
+        array = numpy_helper.to_array(tensor)
+        value = {"value": numpy_helper.from_array(array, "inner")}
+        if array.ndim == 0 and array.dtype == np.float32 and rng.random() < 0.5:
+            value = {"value_float": float(array)}
+        elif array.ndim == 1 and array.dtype == np.int64 and array.size and rng.random() < 0.5:
+            value = {"value_ints": array.tolist()}
+        nodes.append(helper.make_node("Constant", [], [tensor.name], **value))
+    listed = [0.0, 0.0, 0.5, 1.0][int(rng.integers(4))]
+    tensors = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in kept if rng.random() < listed]
+    inputs = list(graph.input)
+    order = [*tensors, *inputs] if rng.random() < 0.5 else [*inputs, *tensors]
+    if rng.random() < 0.2:
+        graph.value_info.extend(tensors)
+    rest = [copy_node(node) for node in graph.node]
+    initialisers = [numpy_helper.from_array(numpy_helper.to_array(t), t.name) for t in kept]
+    order = [_copy_value(value) for value in order]
+    del graph.initializer[:], graph.input[:], graph.node[:]
+    graph.initializer.extend(initialisers)
+    graph.input.extend(order)
+    graph.node.extend([*nodes, *rest])
+    return f"{len(nodes)} Constant nodes, {len(tensors)} initialisers listed"
+
+
+def _copy_value(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    fresh = onnx.ValueInfoProto()
+    fresh.CopyFrom(value)
+    return fresh
+
+
+def spell_nodes(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
+    """Nodes in any order, without names, or all of one name; outputs without a shape."""
+    nodes = [copy_node(node) for node in proto.graph.node]
+    how = ["as they are", "no names", "one name"][int(rng.integers(3))]
+    for node in nodes:
+        node.name = {"as they are": node.name, "no names": "", "one name": "conv"}[how]
+    if rng.random() < 0.5:
+        order = rng.permutation(len(nodes))
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes[k] for k in order)
+        how += ", shuffled"
+    else:
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
+    if rng.random() < 0.3:
+        proto.graph.output[0].type.tensor_type.ClearField("shape")
+    return how
+
+
+SPELLINGS: tuple[Spelling, ...] = (
+    spell_channels,
+    spell_batch,
+    spell_opset,
+    spell_floats,
+    spell_domains,
+    spell_constants,
+    spell_nodes,
+)
