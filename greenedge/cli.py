@@ -15,7 +15,6 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from greenedge import __version__
@@ -100,7 +99,7 @@ def _exit_code_on_error(verb: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             typer.echo("greenedge: interrupted; the same command goes on from the last finished stage.", err=True)
             raise typer.Exit(130) from None
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
+        except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:
             from greenedge.run.defects import describe_defect

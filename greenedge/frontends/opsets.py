@@ -1,6 +1,6 @@
-"""Opsets 9 to 12 as opset 13: the few operators whose spelling changed, rewritten without changing a number.
+"""Opsets 7 to 12 as opset 13: the few operators whose spelling changed, rewritten without changing a number.
 
-From opset 13 to 25 every spelling is read as it is. Below 9 a batch norm and a broadcast may mean something else.
+From opset 13 to 25 every spelling is read as it is. Below 7 a broadcast means something else.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from greenedge.errors import ReasonKind, Refused
 if TYPE_CHECKING:
     import onnx
 
-OLDEST, NEWEST, RAISED = 9, 25, 13
+OLDEST, NEWEST, RAISED = 7, 25, 13
 _LIMIT = float(np.finfo(np.float32).max)  # what opset 6 to 10 means by no limit of a Clip
 
 
 def raise_opset(proto: onnx.ModelProto) -> list[str]:
-    """Opset 9 to 12 → 13, in place. Raises Refused for an opset that is not read or a node with no such form."""
+    """Opset 7 to 12 → 13, in place. Raises Refused for an opset that is not read or a node with no such form."""
     version = next(entry.version for entry in proto.opset_import if entry.domain == "")
     if not OLDEST <= version <= NEWEST:
         raise Refused(
@@ -130,7 +130,8 @@ def _top_k(at: _Rewriter, node: onnx.NodeProto) -> None:
 
 
 def _resize(at: _Rewriter, node: onnx.NodeProto) -> None:
-    """Upsample(x, s) or Resize(x, s) of opset 9 and 10 → Resize(x, , s) with the coordinates that they always had.
+    """Upsample(x; s), Upsample(x, s) or Resize(x, s) of opset 7 to 10 → Resize(x, , s) with the coordinates that they
+    always had.
 
     Opset 10 has asymmetric coordinates and rounds down.
     """
@@ -139,6 +140,8 @@ def _resize(at: _Rewriter, node: onnx.NodeProto) -> None:
     if node.op_type == "Resize" and at.version >= 11:
         return
     mode = at.take(node, "mode") or b"nearest"
+    if (stated := at.take(node, "scales")) is not None:
+        at.add_input(node, 1, "scales", stated, np.float32)
     scales = node.input[1] if len(node.input) > 1 else ""
     node.op_type = "Resize"
     del node.input[1:]

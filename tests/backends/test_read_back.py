@@ -15,6 +15,7 @@ from greenedge.backends.finn.read_back import compare_memory_files, compare_netl
 from greenedge.backends.finn.rom_read import RomReader, list_drivers
 from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.errors import GreenedgeError
+from greenedge.files import cache
 from greenedge.hdl.board_shell import read_back as bitstream
 from greenedge.target import load_target
 from greenedge.tools.run import execute
@@ -249,7 +250,7 @@ def test_one_bit_of_a_netlists_memory_is_named(tmp_path, board):
 @pytest.mark.tool("g++")
 def test_one_bit_of_a_bitstream_is_named(tmp_path, monkeypatch):
     """From the network to an iCEBreaker's bitstream: every step back is equal, and no step takes a flipped bit."""
-    monkeypatch.setattr(bitstream.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
     graph = mlp(np.random.default_rng(3), (16, 8, 4), 4, 4)
     folder = _build(graph, "icebreaker", tmp_path / "build")
     entries = read_back(graph, folder)

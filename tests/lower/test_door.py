@@ -27,7 +27,7 @@ from tests.lower.spellings import respell
 from tests.lower.test_property import _execute
 
 LIMIT_S = 10
-FAST, SLOW = 100, 2000
+FAST, SLOW = 60, 2000
 
 
 # -- files that are wrong ---------------------------------------------------------------------------------------------

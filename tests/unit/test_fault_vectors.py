@@ -13,8 +13,7 @@ from greenedge.graph import Edge, run_graph
 from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.verify.compare import Coverage
 from greenedge.verify.fault_vectors import choose_vectors
-from greenedge.verify.stage import verify_stage
-from tests.unit.test_verify import _run, _tell
+from tests.unit.test_verify import _CANDIDATES, _run, _verify
 
 
 class Faults:
@@ -80,7 +79,7 @@ def test_a_fault_that_no_sample_shows_ends_the_verification(tmp_path, monkeypatc
     run, out, lowered = _run(tmp_path, monkeypatch, rng, samples=3, **hooks)
     x = lowered.graph.edges[lowered.graph.inputs[0]]
     assert (x.lo, x.hi, x.shape) == (EDGE.lo, EDGE.hi, EDGE.shape)
-    note = verify_stage(run, out, "any", _tell)
+    note = _verify(run, out)
     assert note == "3 samples equal in graph, qonnx, rtl; rtl, 15 vectors, coverage 100 % of 17 memory bits" or (
         note.startswith("3 samples equal in graph, qonnx, rtl; rtl, ") and note.endswith("100 % of 17 memory bits")
     )
@@ -94,16 +93,12 @@ def test_a_fault_that_no_sample_shows_ends_the_verification(tmp_path, monkeypatc
 
     taken = next(iter(run_prologue(lowered, samples).values()))[:, 0]
     when = next(k for k in range(EDGE.lo, EDGE.hi) if k not in taken)
-    from greenedge.verify import stage
-    from tests.unit.fakes import make_backend
-
-    spoiled = make_backend(stage="rtl", **{**hooks, "simulate": _spoiled(lowered, when)})
-    monkeypatch.setattr(stage, "load_backend", lambda name: spoiled)
+    _CANDIDATES[run.path].hooks["simulate"] = _spoiled(lowered, when)
     with pytest.raises(
         VerificationError,
         match=r"^rtl on the vectors for memory faults differs from the integer graph on \d+ of \d+ samples; first at ",
     ):
-        verify_stage(run, out, "any", _tell)
+        _verify(run, out)
 
 
 def test_the_netlist_row_says_what_it_is(tmp_path, monkeypatch, rng):
@@ -119,7 +114,7 @@ def test_the_netlist_row_says_what_it_is(tmp_path, monkeypatch, rng):
         "partial_vectors": lambda folder: 5,
     }
     run, out, lowered = _run(tmp_path, monkeypatch, rng, samples=30, **hooks)
-    note = verify_stage(run, out, "any", _tell)
+    note = _verify(run, out)
     assert given == [29] and "; simulated netlist, 29 vectors, coverage " in note
     written = json.loads((out / "verify.json").read_text())
     row = written["verify"][-1]
@@ -131,8 +126,8 @@ def test_the_netlist_row_says_what_it_is(tmp_path, monkeypatch, rng):
 def test_what_reads_back_otherwise_ends_the_verification(tmp_path, monkeypatch, rng):
     entries = [ReadBack("memory files", "the integer graph", 970, "words")]
     run, out, _ = _run(tmp_path, monkeypatch, rng, read_back=lambda graph, build, progress: tuple(entries))
-    assert verify_stage(run, out, "any", _tell).endswith("; memory files read back")
+    assert _verify(run, out).endswith("; memory files read back")
     assert json.loads((out / "verify.json").read_text())["read_back"][0]["items"] == 970
     entries.append(ReadBack("netlist memories", "the memory files", 8, "bits", 2, "netlist.json has 1 for bit 3."))
     with pytest.raises(VerificationError, match=r"^netlist\.json has 1 for bit 3\.$"):
-        verify_stage(run, out, "any", _tell)
+        _verify(run, out)

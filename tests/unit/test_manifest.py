@@ -144,7 +144,7 @@ def test_a_stage_holds_exactly_the_files_that_the_run_made(tmp_path):
     with pytest.raises(VerificationError, match=r"model.c is not the file that was made, its sha256 differs; run "):
         require_unchanged(tmp_path, manifest, "build")
     made.unlink()
-    with pytest.raises(VerificationError, match=r"model.c is not the file that was made"):
+    with pytest.raises(VerificationError, match=r"model.c is gone; run the same"):
         require_unchanged(tmp_path, manifest, "build")
     for record in (Record("done", "k"), Record("failed", "k", outputs={"4-build/model.c": "0"})):
         with pytest.raises(GreenedgeError, match="has no finished build stage; run the same `greenedge run` or "):

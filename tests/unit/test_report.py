@@ -125,6 +125,7 @@ def test_a_simulated_netlist_says_its_vectors_and_coverage(tmp_path, backend):
     entry = {"what": "netlist memories", "against": "the memory files", "items": 42_496, "unit": "bits"}
     entry |= {"unread": 410, "differs": None}
     path.write_text(json.dumps(verified | {"verify": [*verified["verify"], again, row], "read_back": [entry]}))
+    _record(run, path)
     page = write_report([run], tmp_path / "page.html").read_text()
     assert (
         "gave the same integers on all 20 samples; the RTL again on 423 vectors, coverage 97.67 % of 42,906 memory "

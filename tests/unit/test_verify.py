@@ -76,7 +76,7 @@ class Candidate:
         return run_graph(self.graph, x, keep)
 
     def load(self, name):
-        return make_backend(stage="rtl", simulate=self.simulate, **self.hooks)
+        return make_backend(**{"stage": "rtl", "simulate": self.simulate, **self.hooks})
 
 
 def _run(tmp_path, monkeypatch, rng, change=None, samples: int = 40, **hooks):
