@@ -14,7 +14,7 @@ from greenedge.progress import ProgressFn
 from greenedge.run.custody import OpenRun, plan_again, require_planned
 from greenedge.run.folder import RunFolder
 from greenedge.run.job import Job
-from greenedge.run.manifest import load_manifest, require_unchanged, require_whole, staging_dir
+from greenedge.run.manifest import find_changed, load_manifest, require_unchanged, require_whole, staging_dir
 from greenedge.tools.plan import Plan
 
 _DEPLOYED = (".bit", ".bin", ".fs", ".tflite", ".onnx")  # what goes onto a machine, among the products of a build
@@ -98,6 +98,11 @@ def compare_stages(opened: OpenRun, progress: ProgressFn) -> str:
             difference = error
     if difference is not None:
         raise difference
+    if changed := find_changed(run.path, opened.manifest.stages["build"]):
+        raise VerificationError(
+            f"{changed} is not the file that was built, its sha256 differs, although every sample gave the same "
+            "integers; run the same `greenedge run` or `greenedge build` again to build it anew."
+        )
     require_unchanged(run.path, opened.manifest, "export", "lower", "build")
     if differing:
         raise VerificationError(

@@ -60,8 +60,8 @@ def test_a_bitstream_that_was_not_built(run):
     done = cli("program", run)
     assert (done.exit_code, done.stderr) == (
         5,
-        f"greenedge: {run}/4-build/top.bit is not the file that was built, its sha256 differs; run "
-        "the same `greenedge run` or `greenedge build` again to build it anew.\n",
+        f"greenedge: {run}/4-build/top.bit is not the file that was made, its sha256 differs; run "
+        "the same `greenedge run` or `greenedge build` again to make it anew.\n",
     )
 
 

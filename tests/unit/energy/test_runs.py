@@ -96,7 +96,7 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
         "supply, or --source estimate for an estimate from its switching activity."
     )
     (tmp_path / "fake/4-build/model.fake").write_bytes(b"")
-    assert "does not hold what was built; run the same" in cli("energy", "measure", "fake", code=1).stderr
+    assert "model.fake is not the file that was made, its sha256" in cli("energy", "measure", "fake", code=5).stderr
 
 
 @pytest.mark.parametrize("runtime", [None, "onnxruntime"])
