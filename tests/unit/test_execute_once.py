@@ -57,9 +57,10 @@ def test_only_the_owner_may_enter(home, umask):
     assert {path.stat().st_mode & 0o777 for path in (home, home / "verilated", folder)} == {0o700}
 
 
-def test_one_that_others_could_write_is_closed(home):
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o701])
+def test_one_that_others_could_enter_is_closed(home, mode):
     home.mkdir(parents=True)
-    home.chmod(0o777)
+    home.chmod(mode)
     assert cache_folder().stat().st_mode & 0o777 == 0o700
 
 
