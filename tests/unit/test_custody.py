@@ -331,7 +331,7 @@ def test_a_signed_run_is_handed_on(run, keys, tmp_path):
     (run / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(VerificationError, match="it was changed after it was signed, or somebody else signed it"):
         verify_again(run, _tell, trust=public)
-    with pytest.raises(VerificationError, match="model.fake is not the file that was made"):
+    with pytest.raises(VerificationError, match="model.fake is not the file that was built"):
         verify_again(run, _tell, sign_with=private)
 
 
