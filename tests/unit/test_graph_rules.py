@@ -289,3 +289,18 @@ def test_the_onnx_form_computes_the_same(rng):
         (got,) = session.run(None, {"x": x.astype(np.float32)})
         assert np.array_equal(got, run_graph(graph, x)["y"]), op.kind
     assert {op.kind for op in ops} < set(OPS)
+
+
+@pytest.mark.parametrize(
+    ("shape", "pads", "said"),
+    [
+        ((3, 4), (0, 0), "its input has shape"),
+        ((2, 4, 4), (0, 0), "its input has shape"),
+        ((2, 2), (2, 2), "leave nothing"),
+    ],
+)
+def test_a_transposed_convolution_that_computes_nothing_is_refused(shape, pads, said):
+    op = ConvTranspose("y", ("x",), "y", freeze([[[1, -2]], [[3, 4]]]), (1,), pads, (1,), (0,))
+    with pytest.raises(Refused) as error:
+        op.infer([Edge("x", shape, 0, 3)], [(np.zeros((1,) * len(shape), int), np.full((1,) * len(shape), 3))])
+    assert said in str(error.value.args)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from greenedge.errors import ReasonKind, Refused
 from greenedge.graph.ops.arithmetic import channel_range, pad_array, product_range
 from greenedge.graph.ops.base import Array, Edge, Ints, Range, Shape
 from greenedge.graph.ops.conv import Conv, correlate
@@ -47,6 +48,13 @@ class ConvTranspose(Linear):
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:
         edge, n = edges[0], len(self.kernel)
+        if len(edge.shape) != n + 1 or edge.shape[0] != len(self.weight):
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SHAPE,
+                f"its input has shape {edge.shape} and its weights {self.weight.shape} in {self.groups} groups",
+                "channels must match",
+                "export the model again",
+            )
         low, high = channel_range(edge, ranges[0], 0)  # some taps meet no sample: zero is always among the terms
         ones = (1,) * (n + 1)
         small, large = product_range(self.weight, low.reshape(-1, *ones), high.reshape(-1, *ones))
@@ -60,6 +68,13 @@ class ConvTranspose(Linear):
             + 1
             for i in range(n)
         )
+        if min(size) < 1:
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SHAPE,
+                f"pads {self.pads} leave nothing of {edge.shape[1:]}",
+                "an output has one element or more along every axis",
+                "use less padding",
+            )
         return (self.channels, *size), total
 
     def _sum_per_channel(self, products: Ints) -> Ints:
