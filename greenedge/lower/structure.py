@@ -182,9 +182,11 @@ def pad(walk: Walk, node: Node, args: Args) -> Value:
     )
     value = walk.builder.materialise(node, value)
     scale, zero = walk.builder.require_grid(value)
-    levels = set(np.ravel(np.asarray(Fraction(fill) / scale + zero, dtype=object)).tolist())
+    levels = {None}
+    if np.isfinite(fill):
+        levels = set(np.ravel(np.asarray(Fraction(fill) / scale + zero, dtype=object)).tolist())
     level = levels.pop()
-    if levels or level.denominator != 1:
+    if levels or level is None or level.denominator != 1 or abs(level) >= 1 << 31:
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
             f"padding by {fill:g}, which is not on the tensor's grid",
