@@ -171,7 +171,9 @@ def _scaled(facts: _Facts) -> None:
     if scale is None:
         return
     _require(len(scale) <= 1 and 0 not in scale, f"a scale of shape {scale}", "it is one number, or a row of channels")
-    _require(zero is None or zero == scale, f"a zero point of shape {zero} with a scale of {scale}", "both are alike")
+    both_one = zero in ((), (1,)) and scale in ((), (1,))  # ONNX Runtime's quantiser writes one of each kind
+    is_alike = zero is None or zero == scale or both_one
+    _require(is_alike, f"a zero point of shape {zero} with a scale of {scale}", "both are alike")
     axis = facts.attrs.get("axis", 1)
     if data is not None and scale and scale != (1,):
         _require(-len(data) <= axis < len(data), f"axis {axis}", f"its input has {len(data)} axes")

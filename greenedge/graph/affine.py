@@ -67,8 +67,20 @@ def fit_affine(thresholds: Ints, lo: int, hi: int, x_lo: Ints, x_hi: Ints) -> Af
     Exact for every x in [x_lo[c], x_hi[c]]: all conditions hold in integers. None where some channel has no solution
     with s <= 47 (the conditions are then contradictory, or need a longer multiplier).
     """
-    conditions = _conditions(thresholds, lo, hi, x_lo, x_hi)
-    channels = len(thresholds)
+    return _fit(_conditions(thresholds, lo, hi, x_lo, x_hi))
+
+
+def fit_affine_between(below: Ints, above: Ints, lo: int) -> Affine | None:
+    """As `fit_affine`, where level lo + 1 + k need only be reached somewhere after below[c, k] and at above[c, k] at
+    the latest (C, L): for inputs that take some integers only. An end of int64 stands for no such integer."""
+    k = np.broadcast_to(np.arange(lo + 1, lo + 1 + below.shape[1]), below.shape)
+    ends = np.iinfo(np.int64)
+    return _fit(_Conditions(above, k, above < ends.max, below, k, below > ends.min))
+
+
+def _fit(conditions: _Conditions) -> Affine | None:
+    """The form with the smallest shift of each channel that meets the conditions."""
+    channels = len(conditions.reach)
     m, b, found = _solve(conditions, np.full(channels, MAX_SHIFT))
     if not found.all():
         return None

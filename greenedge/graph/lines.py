@@ -51,9 +51,17 @@ def identity_step(edge: Edge, output: str) -> Requantise:
 
 def multiple_step(edge: Edge, output: str, m: int) -> Requantise:
     """The quantiser that makes m times each level of `edge`: level j is reached at the edge's level ceil(j / m)."""
-    steps: Ints = freeze([-(-np.arange(m * edge.lo + 1, m * edge.hi + 1) // m)])
-    forms = Steps(freeze([1]), steps, None)
+    steps = -(-np.arange(m * edge.lo + 1, m * edge.hi + 1) // m)
+    return _rising_step(edge, output, m * edge.lo, m * edge.hi, steps)
+
+
+def shifted_step(edge: Edge, output: str, shift: int) -> Requantise:
+    """The quantiser that adds `shift` to each level of `edge`."""
+    return _rising_step(edge, output, edge.lo + shift, edge.hi + shift, np.arange(edge.lo + 1, edge.hi + 1))
+
+
+def _rising_step(edge: Edge, output: str, lo: int, hi: int, thresholds: Ints) -> Requantise:
+    """The quantiser of a stored edge to lo … hi with one row of thresholds."""
+    forms = Steps(freeze([1]), freeze([thresholds]), None)
     name = f"{edge.name}/stored"
-    return Requantise(
-        name, (edge.name,), output, 0, m * edge.lo, m * edge.hi, forms, freeze([edge.lo]), freeze([edge.hi])
-    )
+    return Requantise(name, (edge.name,), output, 0, lo, hi, forms, freeze([edge.lo]), freeze([edge.hi]))

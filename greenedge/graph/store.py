@@ -84,8 +84,14 @@ def _split(graph: Graph) -> tuple[dict[str, Any], dict[str, Ints]]:
     ops = []
     for k, op in enumerate(graph.ops):
         ops.append({"op": op.kind} | {name: plain(value, f"{k}.{name}") for name, value in op.stored_fields().items()})
-    edges = [dataclasses.asdict(edge) | {"shape": list(edge.shape)} for edge in graph.edges.values()]
+    edges = [_describe_edge(edge) for edge in graph.edges.values()]
     return {"format": FORMAT, "name": graph.name, "outputs": list(graph.outputs), "edges": edges, "ops": ops}, arrays
+
+
+def _describe_edge(edge: Edge) -> dict[str, Any]:
+    """An edge as it is stored; a zero of 0 is left out."""
+    fields = dataclasses.asdict(edge) | {"shape": list(edge.shape)}
+    return fields if edge.zero else {name: value for name, value in fields.items() if name != "zero"}
 
 
 def _load_arrays(path: Path) -> dict[str, Ints]:
@@ -111,5 +117,8 @@ def _join(structure: dict[str, Any], arrays: dict[str, Ints]) -> Graph:
     ops: list[Op] = []
     for entry in structure["ops"]:
         ops.append(OPS[entry["op"]].from_fields({key: rich(value) for key, value in entry.items() if key != "op"}))
-    edges = {e["name"]: Edge(e["name"], tuple(e["shape"]), int(e["lo"]), int(e["hi"])) for e in structure["edges"]}
+    edges = {
+        e["name"]: Edge(e["name"], tuple(e["shape"]), int(e["lo"]), int(e["hi"]), int(e.get("zero", 0)))
+        for e in structure["edges"]
+    }
     return Graph(structure["name"], tuple(ops), edges, tuple(structure["outputs"]))

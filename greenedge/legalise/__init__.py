@@ -10,6 +10,7 @@ from greenedge.legalise.binary_add import split_additions
 from greenedge.legalise.clamp_at_reach import clamp_at_reach
 from greenedge.legalise.early_requantise import requantise_early
 from greenedge.legalise.layout_folding import fold_layouts
+from greenedge.legalise.narrow_sums import narrow_sums
 from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
 from greenedge.legalise.slice_to_host import drop_slices, move_slices_to_host
@@ -27,6 +28,7 @@ SLICE_TO_HOST = HostPass(
 )
 FOLD_LAYOUTS = Pass("layout folding", fold_layouts)
 SPLIT_ADDITIONS = Pass("additions of two", split_additions)
+NARROW_SUMS = Pass("short multipliers", narrow_sums)
 CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
 WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
@@ -36,6 +38,7 @@ ALL_PASSES = (
     *HOST_PASSES,
     FOLD_LAYOUTS,
     SPLIT_ADDITIONS,
+    NARROW_SUMS,
     CLAMP_AT_REACH,
     REQUANTISE_EARLY,
     WIDEN_SEQUENCES,
@@ -48,6 +51,7 @@ __all__ = [
     "CLAMP_AT_REACH",
     "FOLD_LAYOUTS",
     "HOST_PASSES",
+    "NARROW_SUMS",
     "REQUANTISE_EARLY",
     "SLICE_TO_HOST",
     "SPLIT_ADDITIONS",

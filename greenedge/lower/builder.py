@@ -90,12 +90,18 @@ class Builder:
 
     # -- edges ------------------------------------------------------------------------------------------------------
 
-    def input(self, tensor: str, shape: Shape, lo: int, hi: int) -> str:
-        """Adds an input of the graph, named after the model's tensor, whose integers lie in lo..hi."""
+    def input(self, tensor: str, shape: Shape, lo: int, hi: int, zero: int = 0) -> str:
+        """Adds an input of the graph, named after the model's tensor, whose integers lie in lo..hi; `zero` stands for
+        the real number 0."""
         name = self.unique(tensor)
         ones = (1,) * len(shape)
         self._record(Input(name, (), name), shape, np.full(ones, lo), np.full(ones, hi))
+        self.set_zero(name, zero)
         return name
+
+    def set_zero(self, edge: str, zero: int) -> None:
+        """Notes which integer of an edge stands for the real number 0."""
+        self.edges[edge] = dataclasses.replace(self.edges[edge], zero=zero)
 
     def emit_sum(self, op: Op, *values: Live) -> str:
         """As `emit`, for a sum of products of these real tensors, which the trace notes."""
@@ -152,9 +158,16 @@ class Builder:
     # -- quantisation -----------------------------------------------------------------------------------------------
 
     def requantise(
-        self, node: Node | str, source: Live, y: Expr, levels: Quantiser, dequantise: Callable[[Expr], Expr]
+        self,
+        node: Node | str,
+        source: Live,
+        y: Expr,
+        levels: Quantiser,
+        dequantise: Callable[[Expr], Expr],
+        zero: int = 0,
     ) -> Live:
-        """source -> the levels of y(edge); `dequantise(expr of the level)` gives the real value of a level.
+        """source -> the levels of y(edge); `dequantise(expr of the level)` gives the real value of a level, `zero` is
+        the level that stands for 0.
 
         Where the step function only shifts the integers by a constant, nothing is emitted. Raises Refused for a
         function that varies along several axes or cannot be decided on its whole range.
@@ -177,6 +190,7 @@ class Builder:
         if isinstance(step, Steps):
             op = dataclasses.replace(op, forms=fit_affine_form(op, step))
         self.emit(op)
+        self.set_zero(name, zero)
         self.trace.quantised[name] = Quantised(y, levels, axis)
         return Live(name, dequantise(Var()))
 

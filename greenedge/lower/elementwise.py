@@ -1,7 +1,7 @@
 """Arithmetic between quantisers: it only extends the real function that the next quantiser turns into steps.
 
 f(q) then BatchNormalization / Add / Mul / ReLU / Sigmoid / …  →  g(q) = that of f(q); no operation is emitted
-scale_a*a + scale_b*b  →  unit * (p*a + r*b), where scale_a/scale_b = p/r is a ratio of small whole numbers
+scale_a*a + scale_b*b  →  unit * (p*a + r*b), where scale_a/scale_b = p/r, the exact ratio of whole numbers
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from greenedge.lower.expr_functions import BatchNorm, Clip, Magnitude, Slope, Sm
 from greenedge.lower.values import Constant, Grid, Live, Value
 from greenedge.lower.walk import Args, Rule, Walk
 
-_MAX_MULTIPLIER = 256  # branches are added as integers where their scales are in a ratio of whole numbers up to this
 _BIG = 3.0e38  # an end of a Clip that is not given: beyond every float32
 
 
@@ -108,14 +107,12 @@ def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
     (scale_a, zero_a), (scale_b, zero_b) = walk.builder.require_grid(a), walk.builder.require_grid(b)
     ratios: set[Fraction] = set(np.ravel(np.asarray(scale_a / scale_b, dtype=object)).tolist())
     ratio = ratios.pop() if len(ratios) == 1 else Fraction(0)
-    if not ratio or max(abs(ratio.numerator), ratio.denominator) > _MAX_MULTIPLIER:
-        shown = f"{float(np.ravel(scale_a)[0]):.6g} and {float(np.ravel(scale_b)[0]):.6g}"
+    if not ratio:
         raise Refused(
             ReasonKind.UNEQUAL_SCALES,
-            f"it adds branches with scales {shown}",
-            "branches must have one scale, or scales in a small whole ratio",
-            "share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); "
-            "y = self.q(a) + self.q(b)",
+            f"it adds branches whose scales are in {len(ratios)} different ratios",
+            "one ratio of scales for the whole tensor",
+            "quantise each branch per tensor before the addition",
         )
     p, r = ratio.numerator, sign * ratio.denominator
     name = walk.builder.unique(node)

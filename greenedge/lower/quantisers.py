@@ -35,7 +35,7 @@ from greenedge.lower.rounding import (
     round_exact,
     truncation,
 )
-from greenedge.lower.values import Constant, Grid, Host, Live, Value
+from greenedge.lower.values import Constant, Grid, Host, Live, Value, single_zero
 from greenedge.lower.walk import Args, Rule, Silent, Walk
 
 
@@ -218,7 +218,7 @@ def quantize_linear(walk: Walk, node: Node, args: Args) -> Value:
         return Live(_quantise_on_host(walk, node, value, scale, zero, levels, "LINEAR").edge, Var())
     value = _require_live(value)
     y = _express_levels(walk, value, scale, zero)
-    return walk.builder.requantise(node, value, y, levels, lambda q: q)
+    return walk.builder.requantise(node, value, y, levels, lambda q: q, single_zero(zero))
 
 
 def dequantize_linear(walk: Walk, node: Node, args: Args) -> Value:
@@ -282,7 +282,9 @@ def _quantise_edge(
     """scale * (Requantise(q) - zero); the levels are those of value/scale + zero, or of the value alone."""
     s, z = _express_parameters(walk, value, scale, zero)
     y = _express_levels(walk, value, scale, zero) if is_scaled else value.expr
-    return walk.builder.requantise(node, value, y, levels, lambda q: (q - z) * s if np.any(zero) else q * s)
+    return walk.builder.requantise(
+        node, value, y, levels, lambda q: (q - z) * s if np.any(zero) else q * s, single_zero(zero)
+    )
 
 
 def _quantise_on_host(

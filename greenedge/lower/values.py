@@ -70,6 +70,13 @@ class Broken:
 Value = Constant | Grid | Live | Host | Broken
 
 
+def single_zero(zero: Array) -> int:
+    """The one level that stands for 0; 0 where there are several, or it is none."""
+    values = set(np.ravel(zero).tolist())
+    value = values.pop() if len(values) == 1 else 0.0
+    return int(value) if value == int(value) else 0
+
+
 def cut_constant_axes(array: Array) -> Array:
     """The array with every axis along which it does not vary cut to length 1."""
     for axis in range(array.ndim):

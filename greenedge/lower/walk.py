@@ -20,7 +20,7 @@ from greenedge.lower.builder import Birth, Builder
 from greenedge.lower.expr import Const, ShapeChange, Var
 from greenedge.lower.folding import Folding
 from greenedge.lower.rounding import Quantiser, integer_range
-from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value, cut_constant_axes
+from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value, cut_constant_axes, single_zero
 
 
 class Silent(Exception):
@@ -103,7 +103,7 @@ class Walk:
             ):
                 return known.edge
         name = next(iter(self.source.inputs)) if not self.host_inputs else node.module or node.name
-        edge = self.builder.input(name, value.example.shape[1:], levels.lo, levels.hi)
+        edge = self.builder.input(name, value.example.shape[1:], levels.lo, levels.hi, single_zero(zero))
         self.host_inputs.append(
             HostInput(edge, tensor, np.asarray(scale), np.asarray(zero), levels.lo, levels.hi, mode)
         )

@@ -280,17 +280,22 @@ class Network:
         self.apply("Transpose", shape=(BATCH, self.shape[2], self.shape[1], self.shape[3]), perm=[0, 2, 1, 3])
 
     def residual(self) -> None:
-        """Two branches from one tensor, quantised at one scale or at scales in a small whole ratio, then added."""
+        """Two branches from one tensor, quantised at one scale, at scales in a small whole ratio or at any two, then
+        added or subtracted."""
         start, shape = self.tensor, self.shape
         scale = self.scale(0.1)
+        other = self.draw(st.sampled_from([1, 1, 2, 4, 0.3, 1.37, 9.1]))
         ends = []
-        for ratio in (1, self.draw(st.sampled_from([1, 1, 2, 4]))):
+        for ratio in (1, other):
             self.tensor, self.shape = start, shape
             if self.draw(st.booleans()):
                 self.between()
-            self.tensor = self.quant(self.tensor, scale * ratio, self.draw(st.integers(2, 8)), True, False)
+            signed, zero = self.draw(st.booleans()), float(self.draw(st.sampled_from([0, 0, 3])))
+            bits = self.draw(st.integers(2, 8))
+            size = scale * ratio if other in (1, 2, 4) else float(np.float32(scale * ratio))
+            self.tensor = self.quant(self.tensor, size, bits, signed, False, zero=zero)
             ends.append(self.tensor)
-        self.tensor, self.shape = self.node("Add", ends), shape
+        self.tensor, self.shape = self.node(self.draw(st.sampled_from(["Add", "Add", "Sub"])), ends), shape
 
     def branches(self) -> None:
         """Inception-like: quantisers with unequal scales, joined along the channels."""

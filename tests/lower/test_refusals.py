@@ -21,12 +21,12 @@ def _image() -> Model:
     return Model((1, 2, 6, 6)).quant()
 
 
-def _two_branches(scale: float) -> Model:
+def _two_branches(*scales: float) -> Model:
     m = Model().quant(0.5, 8)
     first = m.tensor
     m.quant(float(np.float32(0.1)), 8, source=first)
     left = m.tensor
-    m.quant(scale, 8, source=first)
+    m.quant(np.array([scales], np.float32), 8, source=first)
     return m.node("Add", left, name="join")
 
 
@@ -108,12 +108,10 @@ CASES = {
         ],
     ),
     "unequal scales": (
-        lambda: _two_branches(float(np.float32(0.37))),
+        lambda: _two_branches(0.37, 0.1, 0.2, 0.37),
         [
-            "join: it adds branches with scales 0.37 and 0.1; branches must have one scale, or scales in a small whole "
-            "ratio "
-            "(cure: share one quantiser over both branches: self.q = qnn.QuantIdentity(bit_width=8); y = self.q(a) + "
-            "self.q(b))."
+            "join: it adds branches whose scales are in 3 different ratios; one ratio of scales for the whole tensor "
+            "(cure: quantise each branch per tensor before the addition)."
         ],
     ),
     "negative scale": (

@@ -38,12 +38,16 @@ class FusingBuilder(RuleBuilder):
         return self._sums.get(step.inputs[0])
 
 
-def padding_level(
+def choose_zero_level(
     graph: Graph, edge: str, lo: int, hi: int, padding: tuple[type[Conv] | type[SumPool], ...]
-) -> int | None:
-    """The level with which the readers of an edge pad it, where they agree on one within lo … hi: the best zero level.
+) -> int:
+    """The level within lo … hi that the zero point of an edge stands for: the one with which its readers pad, where
+    they agree on one, else the model's own or the nearest to it.
 
-    `padding` are the kinds of operations whose operator pads with the zero point.
+    `padding` are the kinds of operations whose operator pads with the zero point. With the model's zero a layer's
+    bias is a whole number of accumulators where the model's is.
     """
     levels = {op.pad_value for op in graph.consumers(edge) if isinstance(op, padding) and any(op.pads)}
-    return levels.pop() if len(levels) == 1 and lo <= min(levels) <= hi else None
+    if len(levels) == 1 and lo <= min(levels) <= hi:
+        return levels.pop()
+    return min(max(graph.edges[edge].zero, lo), hi)

@@ -50,7 +50,7 @@ def estimate(graph: Graph, operators: Operators) -> Estimate:
         source = graph.edges[layer.inputs[0]]
         if source.hi - source.lo > LEVELS:
             continue
-        chosen = _fit_sample(step, layer, operators[type(layer)], source)
+        chosen = _fit_sample(step, layer, operators[type(layer)], source, graph.edges[step.output].zero)
         verdict = next(iter(chosen.layer.solution.verdicts.values()))
         tried += len(verdict.differing)
         differing += int((verdict.differing > 0).sum())
@@ -60,11 +60,13 @@ def estimate(graph: Graph, operators: Operators) -> Estimate:
     return Estimate(tried, differing, accumulators, wrong, largest)
 
 
-def _fit_sample(step: Requantise, layer: Linear, operator: str, source: Edge) -> FittedLayer:
+def _fit_sample(step: Requantise, layer: Linear, operator: str, source: Edge, zero: int) -> FittedLayer:
     weight = _weights_by_channel(layer)
     rows = np.unique(np.linspace(0, len(weight) - 1, CHANNELS).astype(int))
     some = step.select_channels(rows)
-    return fit_layer(operator, layer.name, some, weight[rows], encode(source.lo, source.hi), encode(step.lo, step.hi))
+    stored = encode(source.lo, source.hi, min(max(source.zero, source.lo), source.hi))
+    code = encode(step.lo, step.hi, min(max(zero, step.lo), step.hi))
+    return fit_layer(operator, layer.name, some, weight[rows], stored, code)
 
 
 def _weights_by_channel(layer: Linear) -> Ints:

@@ -53,16 +53,21 @@ def lift_levels(code: Encoding) -> tuple[int, Encoding]:
     return m, Encoding(m * code.lo, m * code.hi, m * code.zero_level, scale, "NONE")
 
 
+def shift_levels(code: Encoding, shift: int) -> Encoding:
+    """The encoding of each level plus `shift`."""
+    return replace(code, lo=code.lo + shift, hi=code.hi + shift, zero_level=code.zero_level + shift)
+
+
 def common_range(codes: Sequence[Encoding]) -> tuple[int, int]:
     """The levels that hold those of all these encodings."""
     return min(code.lo for code in codes), max(code.hi for code in codes)
 
 
-def encode_input(lo: int, hi: int, zero_level: int | None = None) -> Encoding:
+def encode_input(lo: int, hi: int, zero_level: int) -> Encoding:
     """The encoding of an input, whose levels need no clamp: the zero point is free."""
     return replace(
         encode(lo, hi),
-        zero_level=min(max(0, lo), hi) if zero_level is None else zero_level,
+        zero_level=zero_level,
         scale=1.0,
         activation="NONE",
     )

@@ -26,12 +26,17 @@ Range = tuple[Ints, Ints]  # lowest and highest value; each broadcasts against t
 
 @dataclass(frozen=True)
 class Edge:
-    """One integer tensor: its shape without the batch, and the proved range of its values (inclusive)."""
+    """One integer tensor: its shape without the batch, and the proved range of its values (inclusive).
+
+    `zero` is the integer that stands for the real number 0: a hint for files whose tensors have a zero point. Nothing
+    is computed with it.
+    """
 
     name: str
     shape: Shape
     lo: int
     hi: int
+    zero: int = 0
 
     @property
     def has_sign(self) -> bool:

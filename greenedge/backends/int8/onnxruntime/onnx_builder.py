@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN
-from greenedge.backends.int8.builder import FusingBuilder, padding_level
+from greenedge.backends.int8.builder import FusingBuilder, choose_zero_level
 from greenedge.backends.int8.layers import FittedLayer, fit_layer
 from greenedge.backends.int8.quant_params import LEVELS, Encoding
 from greenedge.graph import Conv, Graph, Requantise, SumPool
@@ -70,8 +70,8 @@ class OnnxBuilder(FusingBuilder):
         return self.node("Pad", inputs, output, mode="constant")
 
     def encode(self, edge: str, lo: int, hi: int) -> Encoding:
-        """The encoding of an edge, with the zero level that its readers pad with, where they agree on one."""
-        return encode_levels(lo, hi, padding_level(self.graph, edge, lo, hi, (Conv, SumPool)))
+        """The encoding of an edge's levels lo … hi."""
+        return encode_levels(lo, hi, choose_zero_level(self.graph, edge, lo, hi, (Conv, SumPool)))
 
     def quantise(self, step: Requantise, write: Callable[[Encoding, str], None]) -> None:
         """One operator, which `write` makes, into the encoding of the step's output, and the clip of its bottom."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from greenedge.backends.int8.builder import FusingBuilder, padding_level
+from greenedge.backends.int8.builder import FusingBuilder, choose_zero_level
 from greenedge.backends.int8.quant_params import LEVELS, Encoding, encode
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.int8.tflite.layout import Layout, image, plain
@@ -52,13 +52,13 @@ class TfliteBuilder(FusingBuilder):
         self.lifted: dict[int, Placed] = {}
         self._conversions: dict[tuple[int, Layout], Placed] = {}
 
-    def padding_level(self, edge: str, lo: int, hi: int) -> int | None:
-        """The level with which convolutions pad an edge, where they agree on one: the best zero level."""
-        return padding_level(self.graph, edge, lo, hi, (Conv,))
+    def choose_zero_level(self, edge: str, lo: int, hi: int) -> int:
+        """The level within lo … hi that the zero point of an edge stands for."""
+        return choose_zero_level(self.graph, edge, lo, hi, (Conv,))
 
     def encode_step(self, step: Requantise) -> Encoding:
         """The encoding of a quantiser's output."""
-        return encode(step.lo, step.hi, self.padding_level(step.output, step.lo, step.hi))
+        return encode(step.lo, step.hi, self.choose_zero_level(step.output, step.lo, step.hi))
 
     def announce_sum(self, op: Op, axes: tuple[int, ...]) -> None:
         """Notes the axes along which the sum can be requantised per channel, and its encoding where it is stored as

@@ -8,7 +8,7 @@ import numpy as np
 
 from greenedge.backends.int8.arithmetic import INT8_MAX
 from greenedge.backends.int8.layers import fit_addition
-from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range, encode, encode_input
+from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range, encode, encode_input, shift_levels
 from greenedge.backends.int8.requirements import (
     require_channel_axis,
     require_common_range,
@@ -25,9 +25,13 @@ from greenedge.backends.int8.tflite.quantise import (
     requantise_form,
     unify_encodings,
     window_options,
+    write_operator,
 )
 from greenedge.errors import ReasonKind
-from greenedge.graph import Add, Conv, ConvTranspose, Input, Op, Requantise, SumPool
+from greenedge.graph import Add, Conv, ConvTranspose, Edge, Input, Op, Requantise, SumPool, freeze
+from greenedge.graph.lines import shifted_step
+
+MOST_COPIES = 64  # of branches in one addition
 
 
 @RULES.lowers(Input)
@@ -36,8 +40,7 @@ def read_input(b: TfliteBuilder, op: Input) -> None:
     edge = b.graph.edges[op.output]
     require_levels(b, edge.lo, edge.hi)
     if edge.hi - edge.lo <= LEVELS:
-        level = b.padding_level(op.output, edge.lo, edge.hi)
-        b.encodings[op.output] = encode_input(edge.lo, edge.hi, level)
+        b.encodings[op.output] = encode_input(edge.lo, edge.hi, b.choose_zero_level(op.output, edge.lo, edge.hi))
     b.begin_emission()
     reader = next(iter(b.graph.consumers(op.output)), None)
     is_signal = len(edge.shape) == 2 and isinstance(reader, (Conv, ConvTranspose, SumPool))
@@ -75,20 +78,20 @@ def add(b: TfliteBuilder, op: Add) -> None:
     """ADD where its rounding is right; else a depthwise convolution across the stacked branches."""
     require_quantiser(b, op)
     b.require(
-        max(abs(m) for m in op.multipliers) <= INT8_MAX,
+        sum(map(len, map(split_weight, op.multipliers))) <= MOST_COPIES,
         f"branches weighted {tuple(op.multipliers)}",
-        f"the weights of an addition lie in -{INT8_MAX}…{INT8_MAX}",
-        "let both branches share one quantiser",
+        f"an addition stacks its branches at most {MOST_COPIES} times, each time with a weight of 7 bits",
+        "quantise the branches to fewer bits, or let both share one quantiser",
         ReasonKind.TOO_WIDE,
     )
-    require_one_encoding(b, op)
     b.announce_sum(op, (0, len(b.graph.edges[op.output].shape) - 1))
     b.begin_emission()
 
     def write(step: Requantise) -> None:
         first = place_channels_last(b, op.inputs[0], step)
         parts = [b.convert_layout(b.placed[edge], first.layout, edge) for edge in op.inputs]
-        parts = unify_encodings(b, parts, op)
+        parts, shift = align_branches(b, op, parts)
+        step = shift_input(step, shift)
         total = _write_add(b, op, step, parts)
         if total is not None:
             b.placed[step.output] = total
@@ -96,6 +99,37 @@ def add(b: TfliteBuilder, op: Add) -> None:
             quantise(b, _stack_form(b, op, parts), step, op.name)
 
     b.write_sum(op, write)
+
+
+def split_weight(m: int) -> list[int]:
+    """The weight of a branch as a sum of nearly equal int8 weights, one for each time that it is stacked."""
+    count = max(1, -(-abs(m) // INT8_MAX))
+    return [(m * (k + 1)) // count - (m * k) // count for k in range(count)]
+
+
+def align_branches(b: TfliteBuilder, op: Add, parts: list[Placed]) -> tuple[list[Placed], int]:
+    """The branches in one encoding, and what is added to their sum by it: where int8 does not hold the levels of all,
+    each is counted from another level, so that the tops are one."""
+    lo, hi = common_range([part.code for part in parts])
+    if hi - lo <= LEVELS:
+        return unify_encodings(b, parts, op), 0
+    shifts = [hi - part.code.hi for part in parts]
+    common = encode(*common_range([shift_levels(part.code, d) for part, d in zip(parts, shifts, strict=True)]))
+    moved = []
+    for part, edge, shift in zip(parts, op.inputs, shifts, strict=True):
+        name = f"{op.name}/{edge}"
+        step = shifted_step(Edge(edge, part.layout.shape, part.code.lo, part.code.hi), name, shift)
+        moved.append(write_operator(b, requantise_form(b, part, name), step, common, name))
+    return moved, sum(m * d for m, d in zip(op.multipliers, shifts, strict=True))
+
+
+def shift_input(step: Requantise, shift: int) -> Requantise:
+    """The step function of x + shift."""
+    if not shift:
+        return step
+    thresholds = step.require_steps().thresholds + step.require_steps().sign[:, None] * shift
+    moved = replace(step, x_lo=freeze(step.x_lo + shift), x_hi=freeze(step.x_hi + shift))
+    return moved.with_steps(thresholds=freeze(thresholds))
 
 
 def require_one_encoding(b: TfliteBuilder, op: Op) -> Encoding | None:
@@ -126,10 +160,12 @@ def _stack_form(b: TfliteBuilder, op: Add, parts: list[Placed]) -> Form:
     """`parts` are the inputs in one layout and one encoding; they are stacked, and the kernel reaches across the
     stack."""
     rows = [flatten_to_rows(b, part, f"{op.name}/{k}") for k, part in enumerate(parts)]
+    weights = [split_weight(m) for m in op.multipliers]
+    copies = [row for row, some in zip(rows, weights, strict=True) for _ in some]
     _, _, count, last = rows[0].layout.file
-    stack = replace(rows[0].layout, file=(1, len(rows), count, last))
+    stack = replace(rows[0].layout, file=(1, len(copies), count, last))
     stacked = b.tensor(f"{op.name}/stacked", stack, rows[0].code)
-    b.join(rows, 1, stacked)
+    b.join(copies, 1, stacked)
     options = {**window_options((1, 1), (1, 1), "VALID"), "depthMultiplier": 1}
-    weight = np.broadcast_to(np.array(op.multipliers).reshape(1, -1, 1, 1), (1, len(rows), 1, last))
+    weight = np.broadcast_to(np.array(sum(weights, [])).reshape(1, -1, 1, 1), (1, len(copies), 1, last))
     return Form("DEPTHWISE_CONV_2D", 3, weight, 3, stacked, parts[0].layout, rows[0].layout, options)
