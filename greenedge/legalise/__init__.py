@@ -14,6 +14,7 @@ from greenedge.legalise.narrow_sums import narrow_sums
 from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
 from greenedge.legalise.slice_to_host import drop_slices, move_slices_to_host
+from greenedge.legalise.split_weights import split_weights
 from greenedge.legalise.sum_pool_to_depthwise import sum_pool_to_depthwise
 
 ARGMAX_TO_HOST = HostPass(
@@ -29,6 +30,7 @@ SLICE_TO_HOST = HostPass(
 FOLD_LAYOUTS = Pass("layout folding", fold_layouts)
 SPLIT_ADDITIONS = Pass("additions of two", split_additions)
 NARROW_SUMS = Pass("short multipliers", narrow_sums)
+SPLIT_WEIGHTS = Pass("weights of 8 bits", split_weights)
 CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
 WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
@@ -39,6 +41,7 @@ ALL_PASSES = (
     FOLD_LAYOUTS,
     SPLIT_ADDITIONS,
     NARROW_SUMS,
+    SPLIT_WEIGHTS,
     CLAMP_AT_REACH,
     REQUANTISE_EARLY,
     WIDEN_SEQUENCES,
@@ -55,6 +58,7 @@ __all__ = [
     "REQUANTISE_EARLY",
     "SLICE_TO_HOST",
     "SPLIT_ADDITIONS",
+    "SPLIT_WEIGHTS",
     "SUM_POOL_TO_DEPTHWISE",
     "WIDEN_SEQUENCES",
     "HostPass",

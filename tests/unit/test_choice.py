@@ -66,6 +66,17 @@ def test_a_back_end_that_refuses_gives_way(rng):
     assert reason.startswith(f"{backend} was chosen because ") and " refuses the model (" in reason
 
 
+def test_the_next_back_end_takes_what_the_first_refuses(rng, monkeypatch):
+    """Weights beyond int8: ONNX Runtime has them in uint8 up to a span of 255, the C package in two layers."""
+    sketch = Sketch(rng, (4,))
+    graph = sketch.graph(sketch.step(sketch.dense("x", 3, bits=9)))
+    taker, reason = select_backend(graph, load_target("linux-x86"), {})
+    assert taker == "c99" and reason.startswith("c99 was chosen because tflite refuses the model (dense1: a weight of ")
+    assert select_backend(graph, load_target("linux-x86"), {"storage": "int8"}) == ("tflite", None), "theirs alone"
+    monkeypatch.setattr("greenedge.tools.needs.find_missing", lambda names: list(names))
+    assert select_backend(graph, load_target("linux-x86"), {}) == ("tflite", None), "its compiler is missing"
+
+
 def test_one_back_end_needs_no_reason(rng):
     graph, _ = make_graph(rng, residual, 2)
     assert select_backend(graph, load_target("vcu118"), {}) == ("hls4ml", None)

@@ -48,7 +48,15 @@ from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Array
 from greenedge.hdl.board_shell.read_back import ReadBack
-from greenedge.legalise import FOLD_LAYOUTS, NARROW_SUMS, SLICE_TO_HOST, SPLIT_ADDITIONS, WIDEN_SEQUENCES
+from greenedge.legalise import (
+    CLAMP_AT_REACH,
+    FOLD_LAYOUTS,
+    NARROW_SUMS,
+    SLICE_TO_HOST,
+    SPLIT_ADDITIONS,
+    SPLIT_WEIGHTS,
+    WIDEN_SEQUENCES,
+)
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -345,8 +353,10 @@ BACKEND = Backend(
     passes=(
         SLICE_TO_HOST,
         FOLD_LAYOUTS,
+        SPLIT_WEIGHTS,
         SPLIT_ADDITIONS,
         NARROW_SUMS,
+        CLAMP_AT_REACH,
         WIDEN_SEQUENCES,
     ),  # the units take an ArgMax at the end and sum pools as they are
     check=check,

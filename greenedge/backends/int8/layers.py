@@ -41,7 +41,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class FittedLayer:
-    """What is stored for an operator: int8-sized weights (C, fan-in), int32-sized bias and float32 weight scale per
+    """What is stored for an operator: 8-bit weights (C, fan-in), int32-sized bias and float32 weight scale per
     channel.
 
     It takes its input `lift` times as large as the graph has it, stored as `source`.
@@ -101,10 +101,11 @@ def fit_at_lift(
     """As `fit_layer`, for an input that is `lift` times the graph's; `source` is the encoding of those multiples."""
     channels = len(weight)
     weight = weight * np.broadcast_to(step.require_steps().sign, (channels,))[:, None]
+    widest = int(np.abs(weight).max(initial=0))  # uint8 with a zero point holds weights beyond int8
     problem = _problem(operator, step, weight, source, code, largest, lift)
     solution = solve(problem)
     weight = weight * (solution.factor // lift)[:, None]
-    assert -INT8_MAX - 1 <= weight.min(initial=0) and weight.max(initial=0) <= INT8_MAX, "a factor leaves int8"
+    assert np.abs(weight).max(initial=0) <= max(INT8_MAX + 1, widest), "a factor leaves int8"
     # The runtime sums w*(stored - zero point) = w*(level - zero level): the bias gives back what the zero level takes.
     bias = solution.constant + weight.sum(axis=1) * source.zero_level
     layer = Layer(name, step.output, operator, solution, problem.x_hi - problem.x_lo + 1)

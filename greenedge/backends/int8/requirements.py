@@ -46,15 +46,17 @@ def require_quantiser(b: RuleBuilder, op: Op) -> None:
     )
 
 
-def require_weights(b: RuleBuilder, op: Linear, runtime: str) -> None:
-    """Weights fit int8 and sums int32; a step function that falls changes the sign of its channel's weights."""
+def require_weights(b: RuleBuilder, op: Linear, runtime: str, unsigned: bool = False) -> None:
+    """Weights fit int8, or uint8 with a zero point where the runtime has that, and sums int32; a step function that
+    falls changes the sign of its channel's weights."""
     falls = any(
         op.output in step.inputs and step.steps is not None and not step.steps.rises for step in b.graph.requantisers
     )
     low, high = int(op.weight.min(initial=0)), int(op.weight.max(initial=0))
     worst = -low if falls else low if -low > high else high
+    span = max(abs(low), high) * 2 if falls else high - low
     b.require(
-        INT8_MIN + falls <= low and high <= INT8_MAX,
+        (INT8_MIN + falls <= low and high <= INT8_MAX) or (unsigned and span <= LEVELS),
         f"a weight of {worst}",
         "int8 weights lie in -127…127",
         "use narrow-range weights of at most 8 bits",

@@ -22,7 +22,7 @@ from greenedge.graph.ops.base import Ints
 def dense(b: OnnxBuilder, op: Dense) -> None:
     """QGemm; inputs of several rows are flattened around it."""
     require_quantiser(b, op)
-    require_weights(b, op, RUNTIME)
+    require_weights(b, op, RUNTIME, unsigned=True)
     b.channel_axes[op.output] = (len(b.graph.edges[op.output].shape) - 1,)
     b.begin_emission()
     b.write_sum(op, lambda step: b.quantise(step, lambda code, written: _write_gemm(b, op, step, code, written)))
@@ -45,10 +45,14 @@ def _write_gemm(b: OnnxBuilder, op: Dense, step: Requantise, code: Encoding, wri
 
 
 def _write_weights(b: OnnxBuilder, edge: str, weight: Ints, scale: np.ndarray) -> list[str]:
+    """As int8 with the zero point 0; as uint8 where int8 does not hold them."""
+    low = int(weight.min(initial=0))
+    is_int8 = low >= INT8_MIN and weight.max(initial=0) <= INT8_MAX
+    zero, kind = (0, np.int8) if is_int8 else (-low, np.uint8)
     return [
-        b.constant(f"{edge}/weight", weight, np.int8),
+        b.constant(f"{edge}/weight", weight + zero, kind),
         b.constant(f"{edge}/weight_scale", scale),
-        b.constant(f"{edge}/weight_zero", np.zeros(len(scale)), np.int8),
+        b.constant(f"{edge}/weight_zero", np.full(len(scale), zero), kind),
     ]
 
 
@@ -56,7 +60,7 @@ def _write_weights(b: OnnxBuilder, edge: str, weight: Ints, scale: np.ndarray) -
 def conv(b: OnnxBuilder, op: Conv) -> None:
     """QLinearConv."""
     require_quantiser(b, op)
-    require_weights(b, op, RUNTIME)
+    require_weights(b, op, RUNTIME, unsigned=True)
     if any(op.pads):
         require_pad_level(b, op, op.pad_value)
     b.channel_axes[op.output] = (0,)
@@ -116,7 +120,7 @@ def _write_convolution(
 def conv_transpose(b: OnnxBuilder, op: ConvTranspose) -> None:
     """Zeros between the samples, then a convolution with the kernel reversed along every axis."""
     require_quantiser(b, op)
-    require_weights(b, op, RUNTIME)
+    require_weights(b, op, RUNTIME, unsigned=True)
     edge = b.graph.edges[op.inputs[0]]
     b.require(
         edge.levels > LEVELS + 1 or INT8_MIN <= INT8_MAX - edge.hi <= INT8_MAX,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import EMULATIONS, Emulation, Float32s, requantise
+from greenedge.backends.int8.arithmetic import EMULATIONS, INT8_MAX, Emulation, Float32s, requantise
 from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, SHIFT
 from greenedge.backends.int8.onnxruntime.worker import run, session_for
 from greenedge.backends.int8.proof_record import Record
@@ -43,9 +43,12 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Random scales, scales with ties, and largest values, for every operator."""
+    """Random scales, scales with ties, and largest values, for every operator; weights in uint8 for those that have
+    them."""
     rng = np.random.default_rng(_SEED)
-    return [_case(rng, kind, flavour) for kind in KINDS for flavour in ("random", "ties", "largest")]
+    flavours = ("random", "ties", "largest")
+    more = [_case(rng, kind, "unsigned") for kind in KINDS if kind != "QuantizeLinear"]
+    return [*(_case(rng, kind, flavour) for kind in KINDS for flavour in flavours), *more]
 
 
 def _case(rng: np.random.Generator, kind: str, flavour: str) -> Case:
@@ -53,8 +56,8 @@ def _case(rng: np.random.Generator, kind: str, flavour: str) -> Case:
     zero_in, zero_out = (0 if alone else int(rng.integers(-20, 20))), int(rng.integers(-60, 60))
     shape = (SAMPLES, CHANNELS if depthwise else INPUTS)
     x = rng.choice(np.array([-128, 127]), shape) if flavour == "largest" else rng.integers(-128, 128, shape)
-    top = {"random": 127, "ties": 3, "largest": 127}[flavour]
-    weight = rng.integers(-top, top + 1, (CHANNELS, 1 if depthwise else INPUTS))
+    low, top = {"random": (-127, 127), "ties": (-3, 3), "largest": (-127, 127), "unsigned": (-55, 200)}[flavour]
+    weight = rng.integers(low, top + 1, (CHANNELS, 1 if depthwise else INPUTS))
     weight = np.where(flavour == "largest", np.where(weight < 0, -127, 127), weight)
     bias = (rng.normal(0, 300, CHANNELS)).astype(np.int64)
     values = x - zero_in
@@ -99,15 +102,17 @@ def _file(
 ) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
+    is_int8 = weight.max() <= INT8_MAX
+    zero, kind_of_weight = (0, np.int8) if is_int8 else (-int(weight.min()), np.uint8)
     constants: dict[str, Array] = {
         "xs": np.array(scale_in, np.float32),
         "xz": np.array(zero_in + SHIFT, np.uint8),
         "ws": scales,
-        "wz": np.zeros(len(weight), np.int8),
+        "wz": np.full(len(weight), zero, kind_of_weight),
         "ys": np.array(scale_out, np.float32),
         "yz": np.array(zero_out + SHIFT, np.uint8),
         "b": bias.astype(np.int32),
-        "w": weight.astype(np.int8),
+        "w": (weight + zero).astype(kind_of_weight),
     }
     if kind == "QGemm":
         constants["w"] = constants["w"].T
