@@ -18,7 +18,7 @@ from greenedge.errors import Reason
 from greenedge.graph import Graph
 from greenedge.graph.ops.base import Ints
 from greenedge.hdl.board_shell.read_back import ReadBack
-from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, FOLD_LAYOUTS, NARROW_SUMS, Passes
+from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, FOLD_LAYOUTS, FUSE_STEPS, NARROW_SUMS, Passes
 from greenedge.legalise.rules import Rules
 from greenedge.lower import Lowered
 from greenedge.lower.dequantise import Dequantise
@@ -245,7 +245,7 @@ class Backend:
     simulate: SimulateFn
     report: Callable[[Path], dict[str, Any]]
     tools: Callable[[Options], dict[str, str]]
-    passes: Passes = field(default=(ARGMAX_TO_HOST, FOLD_LAYOUTS, NARROW_SUMS, CLAMP_AT_REACH))
+    passes: Passes = field(default=(ARGMAX_TO_HOST, FUSE_STEPS, FOLD_LAYOUTS, NARROW_SUMS, CLAMP_AT_REACH))
     compiles: bool = False
     proof: Callable[[Path], str | None] = _no_sentence
     stale_artifact: Callable[[Path], str | None] = _no_sentence

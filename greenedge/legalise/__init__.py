@@ -9,6 +9,7 @@ from greenedge.legalise.argmax_to_host import drop_argmax, move_argmax_to_host
 from greenedge.legalise.binary_add import split_additions
 from greenedge.legalise.clamp_at_reach import clamp_at_reach
 from greenedge.legalise.early_requantise import requantise_early
+from greenedge.legalise.fuse_steps import fuse_lines, fuse_steps
 from greenedge.legalise.layout_folding import fold_layouts
 from greenedge.legalise.narrow_sums import narrow_sums
 from greenedge.legalise.one_to_two_dimensions import widen_sequences
@@ -27,6 +28,8 @@ ARGMAX_TO_HOST = HostPass(
 SLICE_TO_HOST = HostPass(
     "Slice at the end to the host", move_slices_to_host, drop_slices, "gives the tensor that it is cut from"
 )
+FUSE_STEPS = Pass("fused quantisers", fuse_steps)
+FUSE_LINES = Pass("fused lines", fuse_lines)
 FOLD_LAYOUTS = Pass("layout folding", fold_layouts)
 SPLIT_ADDITIONS = Pass("additions of two", split_additions)
 NARROW_SUMS = Pass("short multipliers", narrow_sums)
@@ -38,6 +41,8 @@ SUM_POOL_TO_DEPTHWISE = Pass("sum pool to depthwise", sum_pool_to_depthwise, (Su
 HOST_PASSES = (ARGMAX_TO_HOST, SLICE_TO_HOST)
 ALL_PASSES = (
     *HOST_PASSES,
+    FUSE_LINES,
+    FUSE_STEPS,
     FOLD_LAYOUTS,
     SPLIT_ADDITIONS,
     NARROW_SUMS,
@@ -53,6 +58,8 @@ __all__ = [
     "ARGMAX_TO_HOST",
     "CLAMP_AT_REACH",
     "FOLD_LAYOUTS",
+    "FUSE_LINES",
+    "FUSE_STEPS",
     "HOST_PASSES",
     "NARROW_SUMS",
     "REQUANTISE_EARLY",

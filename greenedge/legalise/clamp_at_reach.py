@@ -12,11 +12,12 @@ from greenedge.graph.lines import is_straight
 def clamp_at_reach(graph: Graph) -> Graph:
     """step → step with lo, hi at the levels it reaches, where it is a line over those but not over all: ReLU6 and its
     like. It gets the affine form that it then has."""
-    ops: list[Op] = [_clamp(op) if isinstance(op, Requantise) else op for op in graph.ops]
+    ops: list[Op] = [clamp_step(op) if isinstance(op, Requantise) else op for op in graph.ops]
     return graph if all(a is b for a, b in zip(ops, graph.ops, strict=True)) else graph.replace_ops(ops)
 
 
-def _clamp(step: Requantise) -> Requantise:
+def clamp_step(step: Requantise) -> Requantise:
+    """The quantiser clamped at the levels that it reaches where it is a line over those alone; itself otherwise."""
     if not isinstance(step.forms, Steps) or is_straight(step):
         return step
     thresholds, (low, high) = step.forms.thresholds, step.reach

@@ -40,14 +40,12 @@ class Birth:
 class Quantised:
     """What a requantiser's levels are of: the real number y(x) of the integer x on its input edge, rounded by `levels`.
 
-    `axis` is that of per-channel boundaries. `before` names the requantiser that was fused into this one: then x is its
-    level.
+    `axis` is that of per-channel boundaries.
     """
 
     y: Expr
     levels: Quantiser
     axis: int
-    before: str | None = None
 
 
 @dataclasses.dataclass

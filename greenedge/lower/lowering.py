@@ -14,12 +14,12 @@ from greenedge.graph import Graph
 from greenedge.lower import elementwise, linear, pooling, quantisers, structure
 from greenedge.lower.builder import Birth
 from greenedge.lower.expr import affine_of
-from greenedge.lower.passes import absorb_signs, fuse_requantisers, remove_dead
+from greenedge.lower.passes import absorb_signs, remove_dead
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
 from greenedge.lower.walk import Args, Rule, Silent, Walk
 
 FAMILIES = [quantisers, linear, elementwise, structure, pooling]
-PASSES = [fuse_requantisers, absorb_signs, remove_dead]
+PASSES = [absorb_signs, remove_dead]
 
 RULES: dict[str, Rule] = {op: rule for family in FAMILIES for op, rule in family.RULES.items()}
 MAX_DEPTH, MAX_EVALUATIONS = 120, 5_000

@@ -9,54 +9,8 @@ import numpy as np
 
 from greenedge.graph import Edge, Graph, Linear, Op, Requantise, Steps, freeze
 from greenedge.graph.ops.base import Ints
-from greenedge.lower.builder import Birth, Trace, fit_affine_form
+from greenedge.lower.builder import Birth, Trace
 from greenedge.lower.expr import Const, Var
-
-
-def fuse_requantisers(graph: Graph, trace: Trace) -> Graph:
-    """Requantise(g, Requantise(f, x)) → Requantise(g∘f, x), where f(x) has no other reader: level k of g is reached
-    where f reaches g's threshold k."""
-    ops, fused = {op.output: op for op in graph.ops}, set()
-    for op in graph.requantisers:
-        inner = ops[op.inputs[0]]
-        if (
-            isinstance(op.forms, Steps)
-            and op.forms.rises
-            and isinstance(inner, Requantise)
-            and isinstance(inner.forms, Steps)
-            and inner.output not in graph.outputs
-            and len(graph.consumers(inner.output)) == 1
-            and (op.axis == inner.axis or 1 in (op.channels, inner.channels))
-        ):
-            ops[op.output] = _compose(op, op.forms, inner, inner.forms)
-            fused.add(inner.output)
-            if op.output in trace.quantised:
-                trace.quantised[op.output] = dataclasses.replace(trace.quantised[op.output], before=inner.output)
-    return graph.replace_ops([ops[op.output] for op in graph.ops if op.output not in fused])
-
-
-def _compose(outer: Requantise, after: Steps, inner: Requantise, before: Steps) -> Requantise:
-    """The step function `outer`∘`inner`, whose forms are `after` and `before`; `after` rises."""
-    channels = max(outer.channels, inner.channels)
-
-    def spread(values: Ints) -> Ints:
-        return np.broadcast_to(values, (channels, *values.shape[1:]))
-
-    low, high = (spread(part) for part in inner.reach)
-    inside, wanted = spread(before.thresholds), spread(after.thresholds)
-    # inner level L is reached at inside[L - lo - 1]; levels at or below lo always, above hi never
-    padded = np.hstack([low[:, None], inside, high[:, None] + 1])
-    thresholds = np.take_along_axis(padded, np.clip(wanted - inner.lo, 0, padded.shape[1] - 1), axis=1)
-    steps = Steps(freeze(spread(before.sign)), freeze(np.clip(thresholds, low[:, None], high[:, None] + 1)), None)
-    composed = dataclasses.replace(
-        outer,
-        inputs=inner.inputs,
-        axis=outer.axis if outer.channels > 1 else inner.axis,
-        forms=steps,
-        x_lo=freeze(spread(inner.x_lo)),
-        x_hi=freeze(spread(inner.x_hi)),
-    )
-    return dataclasses.replace(composed, forms=fit_affine_form(composed, steps))
 
 
 def absorb_signs(graph: Graph, trace: Trace) -> Graph:
@@ -104,11 +58,8 @@ def _flip_trace(trace: Trace, layer: Op, op: Requantise, sign: Ints, rank: int) 
     flipped = Const.of(sign.reshape(shape).astype(float)) * Var()
     if (birth := trace.births.get(layer.output)) is not None:
         trace.births[layer.output] = Birth(birth.tensor, birth.expr.substitute(flipped))
-    first: str | None = op.output
-    while first in trace.quantised and trace.quantised[first].before is not None:
-        first = trace.quantised[first].before
-    if first is not None and (quantised := trace.quantised.get(first)) is not None:
-        trace.quantised[first] = dataclasses.replace(quantised, y=quantised.y.substitute(flipped))
+    if (quantised := trace.quantised.get(op.output)) is not None:
+        trace.quantised[op.output] = dataclasses.replace(quantised, y=quantised.y.substitute(flipped))
 
 
 def remove_dead(graph: Graph, trace: Trace) -> Graph:

@@ -153,7 +153,7 @@ def _find_place(lowered: Lowered, op: Requantise, proto: ModelProto) -> _Place |
     if not isinstance(layer, Linear) or len(graph.consumers(op.inputs[0])) > 1:
         return "it follows no layer of its own"
     parts = affine_of(birth.expr) if birth is not None else None
-    if quantised is None or quantised.before is not None or birth is None or parts is None:
+    if quantised is None or birth is None or parts is None:
         return "its accumulator has no scale of its own"
     scale, offset = parts
     biased = None

@@ -36,13 +36,13 @@ from greenedge.graph import (
 )
 from greenedge.graph.lines import identity_step
 from greenedge.graph.ops.base import Floats
-from greenedge.legalise import CLAMP_AT_REACH, FOLD_LAYOUTS, REQUANTISE_EARLY, legalise_graph
+from greenedge.legalise import CLAMP_AT_REACH, FOLD_LAYOUTS, FUSE_STEPS, REQUANTISE_EARLY, legalise_graph
 from greenedge.legalise.rules import RuleBuilder, Rules
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-PASSES = (FOLD_LAYOUTS, REQUANTISE_EARLY, CLAMP_AT_REACH)
+PASSES = (FUSE_STEPS, FOLD_LAYOUTS, REQUANTISE_EARLY, CLAMP_AT_REACH)
 _OPSET = 13
 _CLOSE = 1e-12
 _FEW_LEVELS = 1 << 12  # up to which stored sums are read off the steps of the identity

@@ -232,10 +232,10 @@ def test_steps_must_be_a_line_and_rise(rng):
     sketch.ops.append(Requantise("table", (fc,), "table", 0, 0, 15, Table(freeze(np.zeros((3, 601)))), *wide))
     sketch.edges["table"] = Edge("table", (3,), 0, 15)
     assert refusals(sketch, name, "table") == [
-        f"{name}: steps up to 62.4 accumulators off every straight line; LiteRT multiplies and rounds once "
-        f"(cure: use a ReLU and a single "
-        "quantiser behind it).",
-        "table: a function that rises and falls; LiteRT multiplies and rounds (cure: use a ReLU).",
+        f"{name}: steps up to 62.4 accumulators off every straight line; behind a sum LiteRT multiplies and rounds "
+        "once (cure: put a quantiser of 8 bits between the layer and the activation, whose levels are then looked up).",
+        "table: a function that rises and falls; behind a sum LiteRT multiplies and rounds (cure: put a quantiser of 8 "
+        "bits between the layer and the activation, whose levels are then looked up).",
     ]
 
 
@@ -244,18 +244,16 @@ def test_what_litert_has_no_kernel_for_is_named(rng):
     wide = sketch.input("wide", (4, 6, 6), "u8")
     far = sketch.pad("x", (0, 0, 0, 0, 1, 1), 200)
     apart = sketch.upsample("x", 2, 1, 1)
-    total, joined = sketch.add("x", wide), sketch.concat("x", wide)
-    heavy = sketch.add("x", "x", multipliers=(200, 1))
-    outputs = (far, apart, sketch.step(total, per_channel=False), sketch.step(heavy, per_channel=False))
+    _, joined = sketch.add("x", wide), sketch.concat("x", wide)
+    heavy = sketch.add("x", "x", "x", multipliers=(9000, 1, 1))
+    outputs = (far, apart, sketch.step(heavy, per_channel=False))
     assert refusals(sketch, *outputs, joined) == [
         f"{far}: padding with 200; its input has the levels -128…127 (cure: pad with a level of the quantiser).",
         f"{apart}: factors (2, 1, 1); LiteRT resizes one or two image axes (cure: upsample height and width).",
-        f"{total}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both branches "
-        f"share one quantiser).",
         f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both "
         f"branches share one quantiser).",
-        f"{heavy}: branches weighted (200, 1); the weights of an addition lie in -127…127 (cure: let both "
-        f"branches share one quantiser).",
+        f"{heavy}: branches weighted (9000, 1, 1); an addition stacks its branches at most 64 times, each time with a "
+        "weight of 7 bits (cure: quantise the branches to fewer bits, or let both share one quantiser).",
     ]
 
 

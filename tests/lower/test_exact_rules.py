@@ -13,6 +13,9 @@ import pytest
 
 from greenedge.frontends.input_type import parse_input_type
 from greenedge.graph import Requantise, run_graph, verify_graph
+from greenedge.graph.lines import is_straight
+from greenedge.legalise.clamp_at_reach import clamp_step
+from greenedge.legalise.fuse_steps import fuse_lines, fuse_steps
 from greenedge.lower import lower_file
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.float_io import run_epilogue, run_prologue
@@ -266,25 +269,33 @@ def test_a_pool_of_rectified_levels_as_the_last_layer(rng, tmp_path):
 @pytest.mark.parametrize("first, second", [(0.5, 1.5), (2.0, 1.0), (1.0, 3.0), (3.0, 7.0), (0.75, 0.5), (0.5, 4.0)])
 @pytest.mark.parametrize("signed", [0, 1])
 def test_two_quantisers_in_a_row_are_one(tmp_path, first, second, signed):
-    """Both roundings happen, in one requantiser, for every integer; of 4-bit levels the 6-bit ones reach all or a
-    few."""
+    """Both roundings happen, in two requantisers and in the one that they become, for every integer; of 4-bit levels
+    the 6-bit ones reach all or a few."""
     model = Model((1, 1)).quant(first, 6, signed=signed, narrow=1).quant(second, 4)
     lowered = lower(model, tmp_path, "int8:1")
-    assert len(lowered.graph.requantisers) == 1
+    fused = fuse_steps(lowered.graph)
+    verify_graph(fused)
+    assert (len(lowered.graph.requantisers), len(fused.requantisers)) == (2, 1)
     x = np.arange(-128, 128)[:, None]
     lo, hi = (-31, 31) if signed else (0, 62)
     once = [round_half_even(Fraction(int(v)) / Fraction(first), lo, hi) for v in x.ravel()]
     want = [round_half_even(level * Fraction(first) / Fraction(second), -8, 7) for level in once]
     assert outputs(lowered, x).ravel().tolist() == want
+    assert run_graph(fused, x)[fused.outputs[0]].ravel().tolist() == want
+    line = fuse_lines(lowered.graph)
+    assert len(line.requantisers) == (1 if is_straight(clamp_step(fused.requantisers[0])) else 2)
+    assert run_graph(line, x)[line.outputs[0]].ravel().tolist() == want
 
 
 def test_quantisers_of_falling_functions_are_one(tmp_path):
     model = Model((1, 1)).quant(1.5, 6).node("Neg").quant(2.5, 4)
     lowered = lower(model, tmp_path, "int8:1")
+    fused = fuse_steps(lowered.graph)
     x = np.arange(-128, 128)[:, None]
     once = [round_half_even(Fraction(int(v)) / Fraction(3, 2), -32, 31) for v in x.ravel()]
     want = [round_half_even(-level * Fraction(3, 2) / Fraction(5, 2), -8, 7) for level in once]
     assert outputs(lowered, x).ravel().tolist() == want
+    assert run_graph(fused, x)[fused.outputs[0]].ravel().tolist() == want
 
 
 def test_signs_go_into_the_weights(rng, tmp_path):

@@ -19,7 +19,7 @@ from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options,
 from greenedge.errors import GreenedgeError, Reason, ReasonKind
 from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, load_graph, save_graph
-from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, FOLD_LAYOUTS, NARROW_SUMS, SPLIT_WEIGHTS
+from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, FOLD_LAYOUTS, FUSE_STEPS, NARROW_SUMS, SPLIT_WEIGHTS
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -136,7 +136,7 @@ BACKEND = Backend(
     stage="c99",
     options=(),
     rules=RULES,
-    passes=(ARGMAX_TO_HOST, FOLD_LAYOUTS, NARROW_SUMS, CLAMP_AT_REACH, SPLIT_WEIGHTS),
+    passes=(ARGMAX_TO_HOST, FUSE_STEPS, FOLD_LAYOUTS, NARROW_SUMS, CLAMP_AT_REACH, SPLIT_WEIGHTS),
     check=check,
     plan=plan,
     simulate=simulate,

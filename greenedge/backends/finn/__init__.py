@@ -51,6 +51,7 @@ from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import (
     CLAMP_AT_REACH,
     FOLD_LAYOUTS,
+    FUSE_STEPS,
     NARROW_SUMS,
     SLICE_TO_HOST,
     SPLIT_ADDITIONS,
@@ -352,6 +353,7 @@ BACKEND = Backend(
     rules=RULES,
     passes=(
         SLICE_TO_HOST,
+        FUSE_STEPS,
         FOLD_LAYOUTS,
         SPLIT_WEIGHTS,
         SPLIT_ADDITIONS,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from greenedge.backends.int8.layers import Layer
-from greenedge.graph import Conv, Graph, Op, Requantise, SumPool
-from greenedge.graph.lines import identity_step
+from greenedge.backends.int8.quant_params import LEVELS
+from greenedge.graph import Conv, Graph, Op, Requantise, SumPool, Table
+from greenedge.graph.lines import identity_step, is_straight
+from greenedge.graph.ops.base import Ints
 from greenedge.legalise.rules import RuleBuilder
 
 WriteSum = Callable[[Requantise], None]
@@ -33,9 +37,24 @@ class FusingBuilder(RuleBuilder):
         else:
             self._sums[op.output] = write
 
+    def is_tabulated(self, step: Requantise) -> bool:
+        """Whether the step function is looked up: it is no straight line, and reads levels that are stored."""
+        source = step.inputs[0]
+        is_sum = self.graph.producer(source).accumulates and not self.graph.needs_storage(source)
+        return not is_sum and self.graph.edges[source].levels <= LEVELS + 1 and not is_straight(step)
+
     def sum_before(self, step: Requantise) -> WriteSum | None:
         """What writes the sum that `step` reads together with it; None where it reads levels that are stored."""
         return self._sums.get(step.inputs[0])
+
+
+def tabulate_levels(step: Requantise, offset: int, size: int = 256) -> Ints:
+    """(C, size) level of each stored integer k, which stands for the level k - offset; what never arrives has the
+    level of the nearest that does."""
+    values = np.clip(np.arange(size) - offset, step.x_lo[:, None], step.x_hi[:, None])
+    if isinstance(step.forms, Table):
+        return np.take_along_axis(step.forms.levels, values - step.x_lo[:, None], axis=1)
+    return step.forms.count(step.lo, values.T).T
 
 
 def choose_zero_level(

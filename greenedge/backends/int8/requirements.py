@@ -89,8 +89,8 @@ def require_line(b: RuleBuilder, step: Requantise, runtime: str) -> bool:
         return b.require(
             False,
             "a function that rises and falls",
-            f"{runtime} multiplies and rounds",
-            "use a ReLU",
+            f"behind a sum {runtime} multiplies and rounds",
+            "put a quantiser of 8 bits between the layer and the activation, whose levels are then looked up",
             ReasonKind.NOT_MONOTONE,
         )
     if not is_straight(step):
@@ -98,8 +98,8 @@ def require_line(b: RuleBuilder, step: Requantise, runtime: str) -> bool:
         b.require(
             False,
             f"steps up to {max(furthest, 0.1):.1f} accumulators off every straight line",
-            f"{runtime} multiplies and rounds once",
-            "use a ReLU and a single quantiser behind it",
+            f"behind a sum {runtime} multiplies and rounds once",
+            "put a quantiser of 8 bits between the layer and the activation, whose levels are then looked up",
             ReasonKind.NO_AFFINE_FORM,
         )
     return True

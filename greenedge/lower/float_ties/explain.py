@@ -71,20 +71,7 @@ def explain(graph: Graph, trace: Trace, observed: Mapping[str, Array]) -> list[D
 def possible_levels(op: Requantise, trace: Trace, x: Ints, error: Floats) -> Range:
     """(lowest, highest) level that a float32 execution of the requantiser may give for each integer of x (batch
     first)."""
-    return _possible_levels(trace.quantised[op.output], trace, x, error)
-
-
-def _possible_levels(quantised: Quantised, trace: Trace, x: Ints, error: Floats) -> Range:
-    if quantised.before is None:
-        return _levels_within(quantised, x, error)
-    # Two roundings in a row: every level that the first may give.
-    low, high = _possible_levels(trace.quantised[quantised.before], trace, x, error)
-    exact = np.zeros(x.shape)
-    lowest, highest = _levels_within(quantised, low, exact)
-    for k in range(1, int((high - low).max(initial=0)) + 1):
-        lower, upper = _levels_within(quantised, np.minimum(low + k, high), exact)
-        lowest, highest = np.minimum(lowest, lower), np.maximum(highest, upper)
-    return lowest, highest
+    return _levels_within(trace.quantised[op.output], x, error)
 
 
 def _levels_within(quantised: Quantised, x: Ints, error: Floats) -> Range:

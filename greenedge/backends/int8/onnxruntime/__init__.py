@@ -29,7 +29,7 @@ from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options,
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Conv, ConvTranspose, Dense, Graph
 from greenedge.graph.ops.base import Array
-from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, FOLD_LAYOUTS, NARROW_SUMS, REQUANTISE_EARLY
+from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, FOLD_LAYOUTS, FUSE_LINES, NARROW_SUMS, REQUANTISE_EARLY
 from greenedge.lower import Lowered
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
@@ -37,7 +37,7 @@ from greenedge.tools.plan import Command, Plan
 
 MODEL, CERTIFICATE, EDGES, SELFTEST = "model.onnx", "certificate.json", "edges.json", "selftest.json"
 KERNELS = "mlas"
-PASSES = (ARGMAX_TO_HOST, FOLD_LAYOUTS, REQUANTISE_EARLY, NARROW_SUMS, CLAMP_AT_REACH)
+PASSES = (ARGMAX_TO_HOST, FUSE_LINES, FOLD_LAYOUTS, REQUANTISE_EARLY, NARROW_SUMS, CLAMP_AT_REACH)
 _FORMAT = "greenedge-onnx-edges/1"
 _NO_EPILOGUE = FloatEpilogue()
 _OPERATORS = {Dense: "QGemm", Conv: "QLinearConv", ConvTranspose: "QLinearConv"}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from greenedge.backends.int8.builder import tabulate_levels
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder, encode_levels
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
@@ -33,6 +34,10 @@ def read_input(b: OnnxBuilder, op: Input) -> None:
 def requantise(b: OnnxBuilder, op: Requantise) -> None:
     """Has the sum before it written together with it; levels that are stored are requantised by themselves."""
     require_levels(b, op.lo, op.hi)
+    if b.is_tabulated(op):
+        b.begin_emission()
+        _look_up(b, op)
+        return
     axes = b.channel_axes.get(op.inputs[0])
     if require_line(b, op, RUNTIME) and axes is not None:
         require_channel_axis(b, op, axes, RUNTIME)
@@ -42,6 +47,20 @@ def requantise(b: OnnxBuilder, op: Requantise) -> None:
         write(op)
     else:
         b.quantise(op, lambda code, written: write_elementwise(b, op, op.inputs, (1,), op.name, code, written))
+
+
+def _look_up(b: OnnxBuilder, op: Requantise) -> None:
+    """Gather from a table of the levels by the stored integer, and from 256 more for each channel."""
+    edge, code = op.output, b.encode(op.output, op.lo, op.hi)
+    table = tabulate_levels(op, b.codes[op.inputs[0]].offset + SHIFT) + code.offset + SHIFT
+    index = b.node("Cast", [op.inputs[0]], f"{edge}/index", to=6)
+    if len(table) > 1:
+        shape = [1] * (len(b.graph.edges[edge].shape) + 1)
+        shape[op.axis + 1] = -1
+        first = b.constant(f"{edge}/first", table.shape[1] * np.arange(len(table)).reshape(shape), np.int32)
+        index = b.node("Add", [index, first], f"{edge}/place")
+    b.node("Gather", [b.constant(f"{edge}/table", table.reshape(-1), np.uint8), index], edge)
+    b.codes[edge] = code
 
 
 @RULES.lowers(Add)

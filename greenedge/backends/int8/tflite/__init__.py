@@ -40,7 +40,7 @@ from greenedge.backends.interface import Alternate, Backend, Feeds, FloatEpilogu
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.graph import Conv, ConvTranspose, Dense, Graph
 from greenedge.graph.ops.base import Array
-from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, FOLD_LAYOUTS, NARROW_SUMS, REQUANTISE_EARLY
+from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, FOLD_LAYOUTS, FUSE_LINES, NARROW_SUMS, REQUANTISE_EARLY
 from greenedge.lower import Lowered
 from greenedge.lower.dequantise import Dequantise
 from greenedge.progress import ProgressFn, no_progress
@@ -49,7 +49,7 @@ from greenedge.tools.plan import Command, Plan
 
 STAGE = "tflite"
 MODEL, CERTIFICATE, EDGES, SELFTEST = "model.tflite", "certificate.json", "edges.json", "selftest.json"
-PASSES = (ARGMAX_TO_HOST, FOLD_LAYOUTS, REQUANTISE_EARLY, NARROW_SUMS, CLAMP_AT_REACH)
+PASSES = (ARGMAX_TO_HOST, FUSE_LINES, FOLD_LAYOUTS, REQUANTISE_EARLY, NARROW_SUMS, CLAMP_AT_REACH)
 _SETS = ("xnnpack", "reference")
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 _SHAPE_MARK = "greenedge-edges/1"

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import INT8_MAX
+from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN
+from greenedge.backends.int8.builder import tabulate_levels
 from greenedge.backends.int8.layers import fit_addition
 from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range, encode, encode_input, shift_levels
 from greenedge.backends.int8.requirements import (
@@ -17,6 +18,7 @@ from greenedge.backends.int8.requirements import (
     require_quantiser,
 )
 from greenedge.backends.int8.tflite.builder import RULES, RUNTIME, Placed, TfliteBuilder
+from greenedge.backends.int8.tflite.flatbuffer import Quantisation
 from greenedge.backends.int8.tflite.layout import image, plain
 from greenedge.backends.int8.tflite.quantise import (
     Form,
@@ -50,10 +52,16 @@ def read_input(b: TfliteBuilder, op: Input) -> None:
 
 @RULES.lowers(Requantise)
 def requantise(b: TfliteBuilder, op: Requantise) -> None:
-    """Has the sum before it written together with it; levels that are stored are requantised by themselves."""
+    """Has the sum before it written together with it; levels that are stored are requantised by themselves, or looked
+    up."""
     require_levels(b, op.lo, op.hi)
     if op.hi - op.lo <= LEVELS:
         b.encodings[op.output] = b.encode_step(op)
+    if b.is_tabulated(op):
+        require_channel_axis(b, op, (0, len(b.graph.edges[op.output].shape) - 1), RUNTIME)
+        b.begin_emission()
+        b.placed[op.output] = _look_up(b, op)
+        return
     if require_line(b, op, RUNTIME):
         rank = len(b.graph.edges[op.output].shape)
         require_channel_axis(b, op, b.channel_axes.get(op.inputs[0], (0, rank - 1)), RUNTIME)
@@ -63,6 +71,24 @@ def requantise(b: TfliteBuilder, op: Requantise) -> None:
         write(op)
     else:
         quantise(b, requantise_form(b, place_channels_last(b, op.inputs[0], op), op.name), op, op.name)
+
+
+def _look_up(b: TfliteBuilder, op: Requantise) -> Placed:
+    """GATHER from a table of the levels by the stored integer, counted from -128, and from 256 more for each channel:
+    integers alone, which every kernel set moves as they are."""
+    source, code = place_channels_last(b, op.inputs[0], op), b.encode_step(op)
+    table = tabulate_levels(op, source.code.offset - INT8_MIN) + code.offset
+    shape = source.layout.file
+    wide = b.writer.tensor(f"{op.output}/wide", shape, "INT32")
+    index = b.writer.tensor(f"{op.output}/index", shape, "INT32")
+    b.writer.operator("CAST", [source.tensor], [wide])
+    first = b.constant(f"{op.output}/first", table.shape[1] * np.arange(len(table)) - INT8_MIN)
+    b.writer.operator("ADD", [wide, first], [index], fusedActivationFunction="NONE")
+    parameters = Quantisation((code.scale,), code.zero_point)
+    levels = b.writer.constant(f"{op.output}/table", table.reshape(-1).astype(np.int8), parameters)
+    result = b.tensor(op.output, source.layout, code)
+    b.writer.operator("GATHER", [levels, index], [result.tensor], 2, axis=0)
+    return result
 
 
 def place_channels_last(b: TfliteBuilder, edge: str, step: Requantise) -> Placed:

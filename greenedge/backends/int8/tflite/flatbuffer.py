@@ -41,6 +41,7 @@ _OPTIONS = {
     "DEPTH_TO_SPACE": "DepthToSpaceOptions",
     "SLICE": "SliceOptions",
     "ADD": "AddOptions",
+    "CAST": "CastOptions",
     "MEAN": "ReducerOptions",
     "GATHER": "GatherOptions",
     "MUL": "MulOptions",
