@@ -62,13 +62,14 @@ def check_model(
         lowered = lower_source(source, declared)
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
+    why = None
     if backend is None:
-        backend, _ = select_backend(lowered.graph, target, options)
+        backend, why = select_backend(lowered.graph, target, options)
     chosen = load_backend(backend)
     legal = legalise(lowered, chosen.passes)
     reasons = (*find_general_reasons(legal.graph), *chosen.check(legal.graph, target, options))
     reasons += _find_missing_tools(chosen, target, options)
-    read = tuple(f"{name}: {note}." for note in source.notes)
+    read = (*([f"{why}."] if why else []), *(f"{name}: {note}." for note in source.notes))
     notes = () if reasons else tuple(chosen.preflight_notes(Path(path), legal, target, options))
     return Preflight(
         name,
