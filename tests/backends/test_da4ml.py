@@ -303,7 +303,7 @@ class TestPieces:
         def circuit(output, stages, *sources):
             return Circuit(dict.fromkeys(sources, ()), output, (), (("m", 1),) * stages, 1, True)
 
-        found = layout("x", [circuit("a", 2, "x"), circuit("b", 3, "a"), circuit("sum", 1, "a", "b", "x")])
+        found = layout(("x",), [circuit("a", 2, "x"), circuit("b", 3, "a"), circuit("sum", 1, "a", "b", "x")])
         assert found.at == {"x": 0, "a": 2, "b": 5, "sum": 6}
         assert found.kept == {"x": 5, "a": 3, "b": 0, "sum": 0}
 
