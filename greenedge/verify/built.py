@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.interface import Backend, SimulateFn, Values, as_feeds
+from greenedge.backends.interface import Backend, Feeds, SimulateFn, Values
 from greenedge.graph import Graph, run_graph
 from greenedge.graph.joined_inputs import join_inputs
 from greenedge.graph.ops.base import Ints
@@ -28,7 +28,6 @@ from greenedge.verify.float_references import Stages, join_outputs, split_output
 
 ALTERNATE_SAMPLES = 512  # vectors at most for other kernels of the same file, which may be slow
 PARTIAL_SAMPLES = 24  # vectors for stages that are slow to simulate, such as a netlist
-Levels = Mapping[str, Ints]  # input edge -> graph integers (N, *shape), as many for each
 _BOARD_CYCLES = 60_000_000  # of the virtual board in one verification: well below a minute
 
 
@@ -37,7 +36,7 @@ def compare_build(
     simulate: SimulateFn,
     candidate: str,
     build: Path,
-    x: Levels,
+    x: Feeds,
     expected: Mapping[str, Ints],
     stages: Stages,
     progress: ProgressFn,
@@ -46,7 +45,7 @@ def compare_build(
     """What `simulate` makes of all vectors against the graph; on a difference, layer by layer until the first that
     differs."""
     name = name_candidate(candidate)
-    stages[candidate] = join_outputs(graph, simulate(build, as_feeds(x), (), _prefix_progress(progress, name)))
+    stages[candidate] = join_outputs(graph, simulate(build, x, (), _prefix_progress(progress, name)))
     report = compare(
         "graph", candidate, join_outputs(graph, expected), stages[candidate], layer=graph.outputs[0], proved=proof
     )
@@ -57,9 +56,9 @@ def compare_build(
     return dataclasses.replace(report, first=_first_layer(graph, simulate, build, until, report.first))
 
 
-def _take(x: Levels, part: slice) -> dict[str, Ints]:
+def _take(x: Feeds, part: slice) -> Feeds:
     """These samples of every input."""
-    return {edge: values[part] for edge, values in x.items()}
+    return {edge: values[part] for edge, values in x.items()} if isinstance(x, Mapping) else x[part]
 
 
 def _prefix_progress(progress: ProgressFn, name: str) -> ProgressFn:
@@ -69,11 +68,11 @@ def _prefix_progress(progress: ProgressFn, name: str) -> ProgressFn:
     return report_progress
 
 
-def _first_layer(graph: Graph, simulate: SimulateFn, build: Path, x: Levels, first: FirstMismatch) -> FirstMismatch:
+def _first_layer(graph: Graph, simulate: SimulateFn, build: Path, x: Feeds, first: FirstMismatch) -> FirstMismatch:
     """The first layer that differs on the last of the samples `x`, which is the one that `first` is about."""
     names = [op.output for op in graph.layers]
     expected = run_graph(graph, _take(x, slice(-1, None)), keep=names)
-    got = {name: np.asarray(values)[-1:] for name, values in simulate(build, as_feeds(x), names, no_progress).items()}
+    got = {name: np.asarray(values)[-1:] for name, values in simulate(build, x, names, no_progress).items()}
     for name in names:
         if name in got and not np.array_equal(expected[name], got[name]):
             return dataclasses.replace(first_difference(name, expected[name], got[name]), sample=first.sample)
@@ -81,14 +80,12 @@ def _first_layer(graph: Graph, simulate: SimulateFn, build: Path, x: Levels, fir
 
 
 def compare_alternates(
-    graph: Graph, backend: Backend, build: Path, x: Levels, expected: Ints, progress: ProgressFn
+    graph: Graph, backend: Backend, build: Path, x: Feeds, expected: Ints, progress: ProgressFn
 ) -> list[tuple[VerificationReport, bool]]:
     """Other runtimes on the same file, each with whether it must be equal, on `ALTERNATE_SAMPLES` vectors at most."""
     reports = []
     for name, alternate in backend.alternate_runtimes(build).items():
-        got = join_outputs(
-            graph, alternate.run(as_feeds(_take(x, slice(ALTERNATE_SAMPLES))), _prefix_progress(progress, name))
-        )
+        got = join_outputs(graph, alternate.run(_take(x, slice(ALTERNATE_SAMPLES)), _prefix_progress(progress, name)))
         report = compare(
             "graph", name, expected[:ALTERNATE_SAMPLES], got, layer=graph.outputs[0], proved=alternate.proof
         )
@@ -97,12 +94,12 @@ def compare_alternates(
 
 
 def compare_float_outputs(
-    lowered: Lowered, backend: Backend, build: Path, x: Levels, integers: Ints, progress: ProgressFn
+    lowered: Lowered, backend: Backend, build: Path, x: Feeds, integers: Ints, progress: ProgressFn
 ) -> list[VerificationReport]:
     """The float outputs that the built thing computes itself, against the host's from the integers that it gave."""
     from greenedge.lower.float_io import run_epilogue
 
-    own = backend.float_outputs(build, as_feeds(x), _prefix_progress(progress, f"{backend.stage} floats"))
+    own = backend.float_outputs(build, x, _prefix_progress(progress, f"{backend.stage} floats"))
     if not own:
         return []
     expected = run_epilogue(lowered, split_outputs(lowered.graph, integers))
@@ -122,7 +119,7 @@ def count_board_samples(build: Path, samples: int) -> int:
 
 
 def compare_board(
-    graph: Graph, build: Path, x: Levels, expected: Mapping[str, Ints], stages: Stages, progress: ProgressFn
+    graph: Graph, build: Path, x: Feeds, expected: Mapping[str, Ints], stages: Stages, progress: ProgressFn
 ) -> list[VerificationReport]:
     """The virtual board, every byte through its pins, against the graph: as many samples as are simulated in
     reasonable time.
@@ -144,7 +141,7 @@ def compare_partial(
     graph: Graph,
     backend: Backend,
     build: Path,
-    x: Levels,
+    x: Feeds,
     stages: Stages,
     progress: ProgressFn,
     faults: FaultVectors | None = None,
@@ -153,13 +150,12 @@ def compare_partial(
     the integers, and on as many vectors that see faults as the back end has time for."""
     reports = []
     samples = _take(x, slice(PARTIAL_SAMPLES))
-    count = len(next(iter(samples.values())))
     for name, run in backend.partial_stages(build).items():
         more = faults.vectors[: backend.partial_vectors(build)] if faults else ()
-        given = {edge: np.concatenate([values, more]) if len(more) else values for edge, values in samples.items()}
-        got: Values = run(build, as_feeds(given), _prefix_progress(progress, name))
+        given = np.concatenate([samples, more]) if len(more) else samples  # faults are those of one input
+        got: Values = run(build, given, _prefix_progress(progress, name))
         values = join_outputs(graph, got)
-        stages[name] = values[:count]
+        stages[name] = values[: len(values) - len(more)]
         expected = join_outputs(graph, run_graph(graph, given))
         report = compare("graph", name, expected, values, layer=graph.outputs[0])
         reports.append(dataclasses.replace(report, coverage=faults.first(len(more)) if faults else None))
@@ -167,23 +163,22 @@ def compare_partial(
 
 
 def find_fault_vectors(
-    graph: Graph, backend: Backend, build: Path, x: Levels, progress: ProgressFn
+    graph: Graph, backend: Backend, build: Path, x: Feeds, progress: ProgressFn
 ) -> FaultVectors | None:
     """Vectors that see the faults of the build's memories that the first `PARTIAL_SAMPLES` samples do not; None where
     it has no memories of its own, or several inputs."""
-    if len(x) > 1:
+    if isinstance(x, Mapping):
         return None
     model = backend.memory_faults(graph, build)
     if model is None or not model.count:
         return None
-    ((edge, samples),) = x.items()
-    return choose_vectors(model, graph.edges[edge], samples[:PARTIAL_SAMPLES], progress)
+    return choose_vectors(model, graph.edges[graph.inputs[0]], x[:PARTIAL_SAMPLES], progress)
 
 
 def compare_fault_vectors(
     graph: Graph, backend: Backend, build: Path, faults: FaultVectors, progress: ProgressFn
 ) -> VerificationReport:
     """What was built against the graph on every vector that sees faults; with the samples they have its coverage."""
-    x, name = {graph.inputs[0]: faults.vectors}, f"{backend.stage}{FAULTS}"
-    report = compare_build(graph, backend.simulate, name, build, x, run_graph(graph, x), {}, progress)
+    expected, name = run_graph(graph, faults.vectors), f"{backend.stage}{FAULTS}"
+    report = compare_build(graph, backend.simulate, name, build, faults.vectors, expected, {}, progress)
     return dataclasses.replace(report, coverage=faults.coverage)

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from greenedge.backends.interface import Backend
+from greenedge.backends.interface import Backend, Feeds, as_feeds
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.input_type import InputType
 from greenedge.frontends.samples import ModelInput, Samples, count_samples, read_samples
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, graph_digest, run_graph
-from greenedge.graph.ops.base import Ints
 from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import HostPass, legalise
 from greenedge.lower import Lowered, load_lowering, lower_source
@@ -97,7 +96,7 @@ def verify_stage(
         _require_evidence(run, evidence, found)
         return f"{_describe(count, found)}; not verified: {why}"
     legal = legalise(lowered, chosen.passes)
-    _compare_build_stages(legal, chosen, run.build, ints, vectors, found, progress)
+    _compare_build_stages(legal, chosen, run.build, as_feeds(ints), vectors, found, progress)
     _write(folder, found, model.graph)
     _require(found, chosen, run.build)
     _require_evidence(run, evidence, found)
@@ -108,7 +107,7 @@ def _compare_build_stages(
     legal: Lowered,
     backend: Backend,
     build: Path,
-    x: Mapping[str, Ints],
+    x: Feeds,
     vectors: Vectors,
     found: Findings,
     progress: ProgressFn,
