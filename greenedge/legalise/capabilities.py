@@ -71,7 +71,7 @@ class Ends:
 
 
 # A cure for more outputs than one that needs no training script: the file itself is cut.
-ONE_FILE_AN_OUTPUT = "make a file for each output, with onnx.utils.extract_model"
+ONE_FILE_AN_OUTPUT = "make a file for each output: onnx.load, delete the others from graph.output, onnx.save"
 
 
 def check_ends(graph: Graph, ends: Ends) -> list[Reason]:

@@ -10,7 +10,7 @@ import pytest
 
 from greenedge import api
 from greenedge.backends import load_backend
-from greenedge.errors import GreenedgeError, UnsupportedError, VerificationError
+from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.arrays import write_archive
 from greenedge.graph import run_graph
 from greenedge.lower import lower_file
@@ -40,7 +40,9 @@ def test_the_integer_graph_computes_what_numpy_does(name, rng, tmp_path):
 
 
 @pytest.mark.parametrize("backend", BUILDS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("add", "alike"))) for name in CASES]
+)
 def test_a_build_answers_what_numpy_does(name, backend, rng, tmp_path):
     case = CASES[name]
     model = case.model()
@@ -121,11 +123,46 @@ def test_a_session_serves_a_run_of_several_inputs(made):
         next(calls)()
 
 
-def test_what_one_stream_carries_is_refused_with_the_inputs_names(tmp_path):
+def test_what_takes_one_input_says_so_with_the_names_and_a_cure(tmp_path):
     path = CASES["concat"].model().save(tmp_path / "m.onnx")
-    for target, backend in (("vcu118", "hls4ml"),):
+    said = {
+        ("vcu118", "hls4ml"): "tiny: 2 inputs (a, b); a project has one function from one input to one output (cure: "
+        "choose ulx3s-85f, whose da4ml takes several, or linux-x86 or cortex-m4).",
+        ("ulx3s-85f", "finn"): "tiny: 2 inputs (a, b); finn streams one input to one output (cure: choose --backend "
+        "da4ml, which takes several, on a board of ECP5, iCE40 or Gowin).",
+    }
+    for (target, backend), text in said.items():
         (found,) = api.check(path, target, backend=backend)
-        assert "2 inputs (a, b)" in str(UnsupportedError("m", found.reasons))
+        assert [str(reason) for reason in found.reasons] == [text]
+    for target in ("ulx3s-85f", "linux-x86", "cortex-m4"):  # the cures, followed
+        (found,) = api.check(path, target)
+        assert found.reasons == () and found.backend != "finn"
+
+
+def test_several_outputs_of_what_streams_one_are_refused_with_their_names(tmp_path):
+    path = CASES["two outputs"].model().save(tmp_path / "m.onnx")
+    (found,) = api.check(path, "ulx3s-85f", backend="da4ml")
+    assert [str(reason) for reason in found.reasons] == [
+        "tiny: 2 outputs (Quant_10, Quant_7); da4ml streams its inputs to one output (cure: make a file for each "
+        "output: onnx.load, delete the others from graph.output, onnx.save)."
+    ]
+    import onnx
+
+    for k in range(2):  # the cure, followed
+        model = onnx.load(path)
+        del model.graph.output[k]
+        onnx.save(model, tmp_path / "one.onnx")
+        (found,) = api.check(tmp_path / "one.onnx", "ulx3s-85f", backend="da4ml")
+        assert found.reasons == ()
+
+
+def test_the_runner_for_boards_is_left_out_and_that_is_said(tmp_path):
+    path = CASES["concat"].model().save(tmp_path / "m.onnx")
+    (found,) = api.check(path, "linux-x86", backend="tflite")
+    assert (
+        "There is no deploy/: its runner takes one input to one output, and the file has 2 and 1, in the order of "
+        "edges.json." in found.notes
+    )
 
 
 def test_torch_module_with_several_inputs_and_outputs(tmp_path):
