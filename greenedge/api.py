@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 Model = Any  # a path, or a torch.nn.Module with Brevitas quantisers
 Names = str | Sequence[str]
+# of one input an array (N, *shape), of several {input: array} or a tuple in the model's order; or an .npy or .npz file
+Inputs = Any
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ class Run:
         """The page."""
         return RunFolder(self.folder).page
 
-    def infer(self, x: np.ndarray, stage: str = "build") -> dict[str, np.ndarray]:
+    def infer(self, x: Inputs, stage: str = "build") -> dict[str, np.ndarray]:
         """{model output: (N, …) floats} for samples (N, *shape), by the built thing or, with stage "graph", the
-        integer graph."""
+        integer graph. Of several inputs, `x` is {input: array} or a tuple in the model's order."""
         with _save_samples(x) as path:
             outputs = finished.infer(self.folder, path, stage, no_progress)
         assert not isinstance(outputs, Written), "without a file the outputs are given back"
@@ -102,7 +104,7 @@ def build(
     model: Model,
     target: Names,
     *,
-    inputs: np.ndarray | None = None,
+    inputs: Inputs | None = None,
     labels: np.ndarray | None = None,
     name: str | None = None,
     backend: str | None = None,
@@ -115,8 +117,9 @@ def build(
 
     model       path of an ONNX file, or a torch module with Brevitas quantisers (it is exported in eval mode, and
                 needs `inputs`)
-    inputs      float32 (N, *shape) to verify with; drawn at random for a file where they are not given. labels: (N,)
-                classes
+    inputs      float32 (N, *shape) to verify with, of several inputs {input: array} or a tuple in the model's order
+                (a module's: of its forward), or the path of an .npy or .npz file; drawn at random for a file where
+                they are not given. labels: (N,) classes
     options     of the back end, as --set build.KEY has them: fps=20000, latency=1e-5, clock_hz=100e6,
                 storage="int4-dense", …
     """
@@ -149,7 +152,7 @@ def check(
     model: Model,
     target: Names,
     *,
-    inputs: np.ndarray | None = None,
+    inputs: Inputs | None = None,
     labels: np.ndarray | None = None,
     backend: str | None = None,
     input_type: Names = (),
@@ -195,31 +198,43 @@ def _source(model: Model, inputs, labels, name: str | None, input_type: Names, o
     declared = job_list.input_types(_names(input_type))
     if isinstance(model, (str, Path)):
         return ModelFile(Path(model), samples, classes, declared)
-    if inputs is None or not len(inputs):
+    if samples is None:
         raise GreenedgeError(
             f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in "
-            "float32."
+            "float32, or a tuple of one for each input of its forward."
         )
-    import numpy as np
-
     from greenedge.frontends.brevitas import export_model
+    from greenedge.frontends.samples import read_arguments
 
+    given = read_arguments(samples, model.forward)
     path = Path(opened.enter_context(scratch_folder("model"))) / f"{name or type(model).__name__.lower()}.onnx"
     training = model.training
     model.eval()
     try:
-        export_model(model, np.asarray(inputs[:8], np.float32), path)
+        export_model(model, [array[:8] for array in given], path)
     finally:
         model.train(training)
+    if len(given) > 1:  # in the order of forward, which is the file's
+        samples = opened.enter_context(_save_samples(tuple(given)))
     return ModelFile(path, samples, classes, declared)
 
 
 @contextmanager
-def _save_samples(array):
-    """The path of an .npy file that holds the array."""
+def _save_samples(given):
+    """The path of a file that holds what was given: the file itself, an .npy for one array, an .npz for several."""
     import numpy as np
 
+    from greenedge.files.arrays import write_archive
+
+    if isinstance(given, (str, Path)):
+        yield Path(given)
+        return
     with scratch_folder("samples") as folder:
-        path = Path(folder) / "samples.npy"
-        np.save(path, np.asarray(array), allow_pickle=False)
+        if isinstance(given, (tuple, Mapping)):
+            path = Path(folder) / "samples.npz"
+            named = given if isinstance(given, Mapping) else {f"arr_{k}": array for k, array in enumerate(given)}
+            write_archive(path, {str(name): np.asarray(array) for name, array in named.items()})
+        else:
+            path = Path(folder) / "samples.npy"
+            np.save(path, np.asarray(given), allow_pickle=False)
         yield path

@@ -22,6 +22,7 @@ from greenedge.errors import GreenedgeError, UnsupportedError
 
 if TYPE_CHECKING:
     from greenedge.backends.preflight import Preflight
+    from greenedge.run.infer import Written
     from greenedge.run.job import Job
 
 app = typer.Typer(
@@ -36,6 +37,14 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 Targets = Annotated[
     list[str] | None, typer.Option("--target", "-t", metavar="T", help=("Target name or board file; may be repeated."))
+]
+Samples = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs",
+        metavar="X.npy|X.npz",
+        help="Samples to verify with; of several inputs an .npz with an array for each, by its name.",
+    ),
 ]
 Backend = Annotated[
     str | None, typer.Option("--backend", metavar="B", help="Back end; the target's first if not said.")
@@ -208,7 +217,7 @@ def check(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
     target: Targets = None,
     backend: Backend = None,
-    inputs: Annotated[Path | None, typer.Option("--inputs", metavar="X.npy", help="Samples to verify with.")] = None,
+    inputs: Samples = None,
     labels: Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
     fps: Fps = None,
     latency: Latency = None,
@@ -319,7 +328,7 @@ def build(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
     target: Targets = None,
     backend: Backend = None,
-    inputs: Annotated[Path | None, typer.Option("--inputs", metavar="X.npy", help="Samples to verify with.")] = None,
+    inputs: Samples = None,
     labels: Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
     fps: Fps = None,
     latency: Latency = None,
@@ -439,9 +448,16 @@ def verify(
 @_exit_code_on_error
 def infer(
     run: RunArgument,
-    inputs: Annotated[Path, typer.Option("--inputs", metavar="X.npy", help="Samples; read piece by piece.")],
+    inputs: Annotated[
+        Path,
+        typer.Option(
+            "--inputs",
+            metavar="X.npy|X.npz",
+            help="Samples, read piece by piece; of several inputs an .npz with an array for each, by its name.",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="Y.npy|Y.csv", help="Where the outputs go.")
+        Path | None, typer.Option("-o", "--out", metavar="Y.npy|Y.npz|Y.csv", help="Where the outputs go.")
     ] = None,
     stage: Annotated[
         str, typer.Option("--stage", metavar="S", help="build (or its own name: tflite, rtl, …) or graph.")
@@ -470,20 +486,28 @@ def infer(
             result = infer_run(run, inputs, stage, progress, out)
     if as_json:
         shown = (
-            {"file": str(out), "samples": result.samples, "shape": list(result.shape), "stage": stage}
+            {"file": str(out), "samples": result.samples, **_shapes(result), "stage": stage}
             if out is not None
             else {name: values.tolist() for name, values in result.items()}
         )
         return _print_json({"outputs": shown, "board": figures} if figures else shown)
     if out is not None:
-        typer.echo(f"{out}: {' × '.join(map(str, (result.samples, *result.shape)))} from {stage}")
+        what = " and ".join(" × ".join(map(str, (result.samples, *shape))) for shape in result.shapes.values())
+        typer.echo(f"{out}: {what} from {stage}")
     else:
-        for row in next(iter(result.values())):
-            typer.echo(" ".join(f"{value:g}" for value in row.ravel()))
+        for rows in zip(*result.values(), strict=True):
+            typer.echo(" | ".join(" ".join(f"{value:g}" for value in row.ravel()) for row in rows))
     if figures:
         from greenedge.run.board_verbs import in_words
 
         typer.echo(in_words(figures), err=True)
+
+
+def _shapes(written: Written) -> dict[str, Any]:
+    """The shape of the one output, or those of several by their names."""
+    if len(written.shapes) == 1:
+        return {"shape": list(written.shape)}
+    return {"shapes": {name: list(shape) for name, shape in written.shapes.items()}}
 
 
 @app.command()
@@ -538,7 +562,9 @@ def snap(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="SNAPPED.onnx", help="The rewritten model.")],
     bits: Annotated[int, typer.Option("--bits", metavar="N", help="Multiplier bits, 2 to 24.")] = 8,
-    inputs: Annotated[Path | None, typer.Option("--inputs", metavar="X.npy", help="Samples for the accuracy.")] = None,
+    inputs: Annotated[
+        Path | None, typer.Option("--inputs", metavar="X.npy|X.npz", help="Samples for the accuracy.")
+    ] = None,
     labels: Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
     input_type: InputTypes = None,
     as_json: Json = False,

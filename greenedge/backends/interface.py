@@ -32,6 +32,11 @@ Values = dict[str, Ints]  # edge -> graph integers, batch first
 Floats = NDArray[np.float32]
 
 
+def as_feeds(levels: Mapping[str, NDArray[Any]]) -> Feeds:
+    """Graph integers by input edge as back ends are given them: of one input the array alone."""
+    return levels if len(levels) > 1 else next(iter(levels.values()))
+
+
 @dataclass(frozen=True)
 class FloatEpilogue:
     """The float outputs of a model that a built file carries itself, behind its exact integers.

@@ -67,7 +67,7 @@ def check_model(
         backend, why = select_backend(lowered.graph, target, options)
     chosen = load_backend(backend)
     legal = legalise(lowered, chosen.passes)
-    reasons = (*find_general_reasons(legal.graph), *chosen.check(legal.graph, target, options))
+    reasons = tuple(chosen.check(legal.graph, target, options))
     reasons += _find_missing_tools(chosen, target, options)
     read = (*([f"{why}."] if why else []), *(f"{name}: {note}." for note in source.notes))
     notes = () if reasons else tuple(chosen.preflight_notes(Path(path), legal, target, options))
@@ -80,21 +80,6 @@ def check_model(
         count_weight_bits(lowered.graph),
         widest_accumulator(lowered.graph),
         (*read, *_host_notes(chosen, lowered.graph), *notes),
-    )
-
-
-def find_general_reasons(graph: Graph) -> tuple[Reason, ...]:
-    """Reasons against a graph whatever the back end."""
-    if len(graph.inputs) == 1:
-        return ()
-    return (
-        Reason(
-            graph.name,
-            ReasonKind.UNSUPPORTED_GRAPH,
-            f"{len(graph.inputs)} inputs ({', '.join(graph.inputs)})",
-            "a build is verified with one array of samples",
-            "join the inputs into one tensor and cut it apart in the model",
-        ),
     )
 
 

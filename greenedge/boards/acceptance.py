@@ -176,7 +176,9 @@ def write_record(record: dict, folder: Path, path: Path | None = None) -> Path:
 def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int) -> dict:
     """`accept` with a run's test samples, against its integer graph. Raises GreenedgeError for a run
     that is not finished, VerificationError for one whose files are not those that it made."""
+    from greenedge.frontends.samples import read_samples
     from greenedge.graph import run_graph
+    from greenedge.graph.joined_inputs import join_inputs
     from greenedge.legalise import HOST_PASSES, legalise_graph
     from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
@@ -186,12 +188,13 @@ def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int)
     inputs = RunFolder(run).inputs
     require_unchanged(run, load_manifest(run), "export", "lower", "build")
     lowered = load_lowering(RunFolder(run).lower)
-    levels = run_prologue(lowered, np.load(inputs, allow_pickle=False))
+    levels = run_prologue(lowered, read_samples(inputs, lowered.inputs))
     edge = read_board(RunFolder(run).build)["output"]["stream"]["edge"]
     graph = lowered.graph if edge in lowered.graph.outputs else legalise_graph(lowered.graph, HOST_PASSES)
     began = time.monotonic()
     expected = run_graph(graph, levels)[graph.outputs[0]]
-    record = accept(RunFolder(run).build, next(iter(levels.values())), expected, port, baud, soak_samples)
+    x = join_inputs(graph, levels)
+    record = accept(RunFolder(run).build, x, expected, port, baud, soak_samples)
     return {**record, "seconds": round(time.monotonic() - began, 1)}
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import tokenize
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +18,13 @@ from greenedge.errors import GreenedgeError
 MAX_BYTES = 8 << 30
 _MAX_HEADER = 10_000  # bytes; the header of an array of numbers takes some 120
 _MAX_AXES = 32
+_MAX_MEMBERS = 1 << 10  # of an archive
+_MAX_UNPACKED = 2 << 30  # bytes of what is compressed in an archive: it can be a thousand times its file
+_MAX_RATIO = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}  # of what numpy writes: what says more is not true
+_BROKEN = (  # what zipfile and zlib raise
+    *(OSError, EOFError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError, MemoryError),
+    *(OverflowError, zipfile.BadZipFile, zlib.error),
+)
 _DAMAGED = (  # what numpy's reader of headers, which are Python literals, raises
     *(ValueError, TypeError, KeyError, IndexError, OSError, SyntaxError, RecursionError, MemoryError, OverflowError),
     tokenize.TokenError,
@@ -37,10 +47,73 @@ def check_array(path: Path) -> None:
     if not path.is_file():
         raise GreenedgeError(f"there is no file {path}.")
     with open(path, "rb") as file:
-        if file.read(2) == b"PK":
+        if _is_archive(file):
             raise GreenedgeError(f"{path} holds several arrays; give a .npy file with one.")
         file.seek(0)
         _read_layout(file, path.stat().st_size, path)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the file is an .npz file, by its first bytes. Raises GreenedgeError for a file that is missing."""
+    if not path.is_file():
+        raise GreenedgeError(f"there is no file {path}.")
+    with open(path, "rb") as file:
+        return _is_archive(file)
+
+
+def _is_archive(file: IO[bytes]) -> bool:
+    return file.read(2) == b"PK"
+
+
+def read_archive(path: Path) -> dict[str, NDArray[Any]]:
+    """{name: array} of an .npz file, in its order. Raises GreenedgeError for a file that is missing, no .npz file, or
+    that would unpack to too much; its index says how much before anything is unpacked."""
+    if not is_archive(path):
+        raise GreenedgeError(f"{path} is no .npz file; write it with numpy.savez.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_members(members, path)
+            arrays: dict[str, NDArray[Any]] = {}
+            for member in members:
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as file:
+                    arrays[name] = read_stream(file, member.file_size, f"{path}, array {name!r},")
+            return arrays
+    except _BROKEN as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise GreenedgeError(f"{path} is a damaged .npz file ({reason}); write it with numpy.savez.") from None
+
+
+def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
+    """Raises GreenedgeError for an index of which not every array can be read, and in bounded memory."""
+    names = [member.filename for member in members]
+    if not members or len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
+        raise GreenedgeError(f"{path} is no .npz file with a .npy file for each array; write it with numpy.savez.")
+    if len(members) > _MAX_MEMBERS:
+        raise GreenedgeError(f"{path} holds {len(members):,} arrays; at most {_MAX_MEMBERS:,} are read.")
+    if any(member.compress_type not in _MAX_RATIO or member.flag_bits & 1 for member in members):
+        raise GreenedgeError(f"{path} is encrypted, or compressed otherwise than by numpy; write it with numpy.savez.")
+    if sum(member.compress_size for member in members) > path.stat().st_size or any(
+        member.file_size > _MAX_RATIO[member.compress_type] * member.compress_size for member in members
+    ):
+        raise GreenedgeError(f"{path} is a damaged .npz file (its index does not fit it); write it with numpy.savez.")
+    unpacked = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
+    if unpacked > _MAX_UNPACKED:
+        raise GreenedgeError(
+            f"{path} would unpack to {unpacked:,} bytes; at most {_MAX_UNPACKED:,} are accepted: write it with "
+            "numpy.savez, which does not compress."
+        )
+    if (total := sum(member.file_size for member in members)) > MAX_BYTES:
+        raise GreenedgeError(f"{path} has {total:,} bytes; at most {MAX_BYTES:,} are read.")
+
+
+def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes an .npz file as numpy.savez does, with arrays of any name; the same arrays give the same bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
 
 def read_stream(file: IO[bytes], size: int, shown: object) -> NDArray[Any]:

@@ -6,6 +6,7 @@ import ast
 import copy
 import json
 import re
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import onnx
     import torch
     from torch import nn
+
+Arrays = np.ndarray | Sequence[np.ndarray]  # float32 (N, *shape) of one input, or of each of several
 
 _MAX_BYTES = 1 << 31  # protobuf's limit on one message
 _SCOPES = "pkg.torch.onnx.name_scopes"  # metadata by torch's exporter: the path of modules, then the traced function
@@ -68,32 +71,34 @@ def export_stage(recipe: Recipe, train_folder: Path, folder: Path) -> dict[str, 
     return facts
 
 
-def export_model(model: nn.Module, samples: np.ndarray, path: Path) -> dict[str, Any]:
+def export_model(model: nn.Module, samples: Arrays, path: Path) -> dict[str, Any]:
     """Writes `model` (torch, eval mode, with Brevitas quantisers) as one QONNX file of batch size 1, in normal form.
 
-    samples     float32 (N, *shape), N ≥ 1: they fix the input's shape, and the file is executed on them
-    Returns {"input", "output", "nodes", "opset", "sha256", "tools"}. Raises GreenedgeError where torch cannot export
-    the network, and where the file computes something else than the network.
+    samples     float32 (N, *shape), N ≥ 1: they fix the input's shape, and the file is executed on them; a sequence of
+                such arrays, one for each argument of its forward, where that takes several
+    Returns {"input", "output" ("inputs", "outputs" of several), "nodes", "opset", "sha256", "tools"}. Raises
+    GreenedgeError where torch cannot export the network, and where the file computes something else than the network.
     """
     import onnx
 
-    assert len(samples) and not model.training
+    given = _list_arrays(samples)
+    assert all(len(array) for array in given) and not model.training
     with scratch_folder("export") as scratch:
         raw = Path(scratch) / "raw.onnx"
-        _export_raw(model, samples[:1], raw)
+        _export_raw(model, [array[:1] for array in given], raw)
         proto = onnx.load(raw)  # with the weights that the exporter wrote beside it
     clean(proto)
     _rewrite_unsigned_bits(model, proto.graph)
     proto = normalise(proto, path.stem).proto
-    _check_equal(model, proto, samples, path.name)
+    _check_equal(model, proto, given, path.name)
     if proto.ByteSize() > _MAX_BYTES:
         size = proto.ByteSize()
         raise GreenedgeError(f"{path.name} would take {size} bytes; one ONNX file holds at most {_MAX_BYTES}.")
     with atomic_write(path) as aside:
         onnx.save(proto, aside)
     return {
-        "input": _describe_shape(proto.graph.input[0]),
-        "output": _describe_shape(proto.graph.output[0]),
+        **_describe_ends("input", proto.graph.input),
+        **_describe_ends("output", proto.graph.output),
         "nodes": len(proto.graph.node),
         "sha256": sha256_file(path),
         "opset": {item.domain or "ai.onnx": item.version for item in proto.opset_import},
@@ -101,7 +106,13 @@ def export_model(model: nn.Module, samples: np.ndarray, path: Path) -> dict[str,
     }
 
 
-def _export_raw(model: nn.Module, sample: np.ndarray, path: Path) -> None:
+def _list_arrays(samples: Arrays) -> list[np.ndarray]:
+    """One float32 array for each input."""
+    arrays = [samples] if isinstance(samples, np.ndarray) else samples
+    return [np.ascontiguousarray(array, np.float32) for array in arrays]
+
+
+def _export_raw(model: nn.Module, sample: Sequence[np.ndarray], path: Path) -> None:
     import torch
 
     with quiet():
@@ -110,7 +121,7 @@ def _export_raw(model: nn.Module, sample: np.ndarray, path: Path) -> None:
         try:
             export_qonnx(
                 model,
-                args=torch.from_numpy(sample),
+                args=tuple(map(torch.from_numpy, sample)),
                 export_path=str(path),
                 verbose=False,
                 keep_initializers_as_inputs=False,
@@ -222,7 +233,11 @@ def _rename_tensors(graph: onnx.GraphProto) -> None:
                 renamed[name] = "output" if len(outputs) == 1 else f"output_{outputs[name]}"
             elif name:
                 renamed[name] = f"{node.name}_out" if position == 0 else f"{node.name}_out{position}"
-    renamed.update({item.name: "input" for item in graph.input if len(graph.input) == 1})
+    if len(graph.input) == 1:
+        renamed[graph.input[0].name] = "input"
+    else:  # they keep the names of forward's arguments
+        taken = set(renamed.values())
+        renamed.update({item.name: f"{item.name}_in" if item.name in taken else item.name for item in graph.input})
     assert len(set(renamed.values())) == len(renamed), "two tensors of one name"
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -231,59 +246,85 @@ def _rename_tensors(graph: onnx.GraphProto) -> None:
         item.name = renamed.get(item.name, item.name)
 
 
+def _describe_ends(role: str, values: Sequence[onnx.ValueInfoProto]) -> dict[str, Any]:
+    """{"input": name and shape}, or {"inputs": list of those} of several."""
+    shapes = [_describe_shape(value) for value in values]
+    return {role: shapes[0]} if len(shapes) == 1 else {f"{role}s": shapes}
+
+
 def _describe_shape(value: onnx.ValueInfoProto) -> dict[str, Any]:
     return {"name": value.name, "shape": [item.dim_value for item in value.type.tensor_type.shape.dim]}
 
 
-def _check_equal(model: nn.Module, proto: onnx.ModelProto, samples: np.ndarray, shown: str) -> None:
-    """Raises GreenedgeError where the file's outputs on samples (N, *shape) are not the network's, within _NOISE."""
-    expected = outputs_of(model, samples, batch=1)
-    got = execute(proto, samples)
-    if got.shape != expected.shape:
-        raise GreenedgeError(
-            f"{shown} has outputs of shape {got.shape}, the network it came from {expected.shape}; {_UNKNOWN}."
-        )
-    bound = _NOISE * max(1e-30, float(np.abs(expected).max()))
-    distance = np.abs(got - expected).reshape(len(samples), -1).max(axis=1)
-    wrong = int((~(distance <= bound)).sum())  # a NaN is wrong too
-    if wrong > (_MAX_TIES if len(samples) > 2 else 0):
-        raise GreenedgeError(
-            f"{shown} computes something else than the network it came from: {wrong} of "
-            f"{len(samples)} samples differ, by up to {float(distance.max()):.3g} where {bound:.3g} is "
-            f"float rounding; {_UNKNOWN}."
-        )
+def _check_equal(model: nn.Module, proto: onnx.ModelProto, samples: Sequence[np.ndarray], shown: str) -> None:
+    """Raises GreenedgeError where the file's outputs on samples, (N, *shape) for each input, are not the network's,
+    within _NOISE."""
+    expected, got = _run_network(model, samples, batch=1), execute(proto, samples)
+    shapes = [[array.shape for array in arrays] for arrays in (got, expected)]
+    if shapes[0] != shapes[1]:
+        file, network = (", ".join(map(str, each)) for each in shapes)
+        raise GreenedgeError(f"{shown} has outputs of shape {file}, the network it came from {network}; {_UNKNOWN}.")
+    for ours, theirs in zip(expected, got, strict=True):
+        bound = _NOISE * max(1e-30, float(np.abs(ours).max()))
+        distance = np.abs(theirs - ours).reshape(len(ours), -1).max(axis=1)
+        wrong = int((~(distance <= bound)).sum())  # a NaN is wrong too
+        if wrong > (_MAX_TIES if len(ours) > 2 else 0):
+            raise GreenedgeError(
+                f"{shown} computes something else than the network it came from: {wrong} of "
+                f"{len(ours)} samples differ, by up to {float(distance.max()):.3g} where {bound:.3g} is "
+                f"float rounding; {_UNKNOWN}."
+            )
 
 
-def outputs_of(model: nn.Module, samples: np.ndarray, batch: int = 256) -> np.ndarray:
+def outputs_of(model: nn.Module, samples: Arrays, batch: int = 256) -> np.ndarray:
     """The float32 outputs of a torch network on samples (N, *shape), in batches.
 
     Raises GreenedgeError where it gives anything but one tensor.
     """
+    outputs = _run_network(model, _list_arrays(samples), batch)
+    if len(outputs) != 1:
+        raise GreenedgeError(f"the network gives {len(outputs)} tensors, and a recipe's gives one; return one of them.")
+    return outputs[0]
+
+
+def _run_network(model: nn.Module, samples: Sequence[np.ndarray], batch: int) -> list[np.ndarray]:
+    """Every output of a torch network on samples, (N, *shape) for each input, in batches."""
     import torch
 
     with torch.no_grad():
-        return np.concatenate([_unwrap_tensor(model(part)).numpy() for part in torch.from_numpy(samples).split(batch)])
+        parts = zip(*(torch.from_numpy(array).split(batch) for array in samples), strict=True)
+        results = [_unwrap_tensors(model(*part)) for part in parts]
+    return [np.concatenate([value.numpy() for value in values]) for values in zip(*results, strict=True)]
 
 
-def _unwrap_tensor(output: object) -> torch.Tensor:
-    """The values of a network's output, which Brevitas wraps where the last quantiser has return_quant_tensor=True."""
+def _unwrap_tensors(output: object) -> list[torch.Tensor]:
+    """The values of a network's outputs, which Brevitas wraps where the last quantiser has return_quant_tensor=True."""
     import torch
+    from brevitas.quant_tensor import QuantTensor
 
-    values = getattr(output, "value", output)
-    if not isinstance(values, torch.Tensor):
-        raise GreenedgeError(
-            f"the network gives a {type(values).__name__}, and one tensor is exported; let its forward return one."
-        )
+    parts = output if isinstance(output, (tuple, list)) and not isinstance(output, QuantTensor) else [output]
+    values: list[torch.Tensor] = []
+    for value in (getattr(part, "value", part) for part in parts):
+        if not isinstance(value, torch.Tensor):
+            raise GreenedgeError(
+                f"the network gives a {type(value).__name__}, and tensors are exported; let its forward return one, "
+                "or a tuple of them."
+            )
+        values.append(value)
     return values
 
 
-def execute(proto: onnx.ModelProto, samples: np.ndarray) -> np.ndarray:
-    """Runs a QONNX model of batch size 1 on samples (N, *shape) with qonnx, one by one."""
+def execute(proto: onnx.ModelProto, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Every output of a QONNX model of batch size 1 on samples, (N, *shape) for each input, by qonnx, one by one."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes
 
     with quiet():
         wrapper = ModelWrapper(proto).transform(InferShapes())
-        first, last = proto.graph.input[0].name, proto.graph.output[0].name
-        return np.concatenate([execute_onnx(wrapper, {first: samples[i : i + 1]})[last] for i in range(len(samples))])
+        inputs, outputs = ([value.name for value in ends] for ends in (proto.graph.input, proto.graph.output))
+        rows = [
+            execute_onnx(wrapper, {name: array[k : k + 1] for name, array in zip(inputs, samples, strict=True)})
+            for k in range(len(samples[0]))
+        ]
+        return [np.concatenate([row[name] for row in rows]) for name in outputs]

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.files.arrays import read_array
 from greenedge.files.atomic_write import sha256_file
+from greenedge.frontends.input_type import InputType, parse_input_type
+from greenedge.frontends.samples import ModelInput, Samples, count_samples, list_inputs, read_samples, write_samples
 from greenedge.frontends.source import Source, parse_normal, read_normal
-
-if TYPE_CHECKING:
-    from greenedge.frontends.input_type import InputType
 
 SAMPLES = 100  # drawn at random where no --inputs are given
 _SEED = 1
@@ -56,45 +54,44 @@ class ModelFile:
 
     def input_types(self) -> dict[str | None, InputType]:
         """`declared` for the lowering; None is the key of a type for every input."""
-        from greenedge.frontends.input_type import parse_input_type
-
         return {name or None: parse_input_type(text) for name, text in self.declared.items()}
 
 
 def import_stage(model: ModelFile, folder: Path) -> str:
-    """Writes model.onnx (one file, normal form), inputs.npy, export.json and, where given, labels.npy. Returns a note.
+    """Writes model.onnx (one file, normal form), inputs.npy (inputs.npz where it has several), export.json and, where
+    given, labels.npy. Returns a note.
 
     Raises GreenedgeError for a file that is missing, no ONNX, no array, or of another shape than the model's input.
     """
     normal = read_normal(model.path)
     source = parse_normal(normal, model.path.stem)
     (folder / "model.onnx").write_bytes(normal.proto.SerializeToString(deterministic=True))
-    name, shape = next(iter(source.inputs.items()))
-    if model.samples is None:
-        samples, note = _draw_samples(source, name, model.input_types()), f"{SAMPLES} samples drawn at random"
-    else:
-        samples = _read_samples(model.samples, name, shape)
-        note = f"{len(samples)} samples"
-    np.save(folder / "inputs.npy", samples, allow_pickle=False)
+    inputs = list_inputs(source, model.input_types())
+    samples = _draw_samples(source, inputs) if model.samples is None else read_samples(model.samples, inputs)
+    count = count_samples(samples)
+    write_samples(samples, folder)
     if model.labels is not None:
-        np.save(folder / "labels.npy", _read_labels(model.labels, len(samples)), allow_pickle=False)
+        np.save(folder / "labels.npy", _read_labels(model.labels, count), allow_pickle=False)
+    shapes = [{"name": name, "shape": list(shape)} for name, shape in source.inputs.items()]
     facts = {
         "nodes": len(source.nodes),
-        "samples": len(samples),
+        "samples": count,
         "drawn": model.samples is None,
-        "input": {"name": name, "shape": list(shape)},
+        **({"input": shapes[0]} if len(shapes) == 1 else {"inputs": shapes}),
         "opset": source.opset,
     }
     (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
-    return f"{len(source.nodes)} nodes, {note}"
+    note = f"{count} samples{' drawn at random' if model.samples is None else ''}"
+    return f"{len(source.nodes)} nodes, {note}{f' of {len(inputs)} inputs' if len(inputs) > 1 else ''}"
 
 
 def check_samples(model: ModelFile) -> None:
     """Reads the samples and labels that were given as the import would, and raises what it raises."""
     if model.samples is None and model.labels is None:
         return
-    name, shape = next(iter(parse_normal(read_normal(model.path), model.path.stem).inputs.items()))
-    count = SAMPLES if model.samples is None else len(_read_samples(model.samples, name, shape))
+    source = parse_normal(read_normal(model.path), model.path.stem)
+    inputs = list_inputs(source, model.input_types())
+    count = SAMPLES if model.samples is None else count_samples(read_samples(model.samples, inputs))
     if model.labels is not None:
         _read_labels(model.labels, count)
 
@@ -103,23 +100,6 @@ def _require_file(path: Path) -> Path:
     if not path.is_file():
         raise GreenedgeError(f"there is no file {path}.")
     return path
-
-
-def _read_samples(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    samples = read_array(path)
-    sizes = tuple(shape[1:])
-    if samples.ndim != len(shape) or any(
-        size is not None and size != other for size, other in zip(sizes, samples.shape[1:], strict=True)
-    ):
-        raise GreenedgeError(f"{path} has shape {samples.shape}; input {name!r} wants {('samples', *sizes)}.")
-    if not len(samples) or samples.dtype.kind not in "fiub":
-        raise GreenedgeError(f"{path} holds {len(samples)} samples of {samples.dtype}; give at least one, as numbers.")
-    if samples.dtype.kind == "f" and not (finite := np.isfinite(samples)).all():
-        where = tuple(int(k) for k in np.argwhere(~finite)[0])
-        raise GreenedgeError(
-            f"{path} holds {samples[where]} at {where}; a sample is finite numbers: leave that one out."
-        )
-    return samples
 
 
 def _read_labels(path: Path, count: int) -> np.ndarray:
@@ -131,27 +111,31 @@ def _read_labels(path: Path, count: int) -> np.ndarray:
     return labels
 
 
-def _draw_samples(source: Source, name: str, declared: Mapping[str | None, InputType]) -> np.ndarray:
+def _draw_samples(source: Source, inputs: Sequence[ModelInput]) -> Samples:
+    """Random samples for every input, of each independently of the others."""
+    return {
+        one.name: _draw(source, one, np.random.default_rng([_SEED, k] if k else _SEED)) for k, one in enumerate(inputs)
+    }
+
+
+def _draw(source: Source, one: ModelInput, rng: np.random.Generator) -> np.ndarray:
     """Random float32 (SAMPLES, *shape) that reach every level of the input's quantiser, and one level beyond."""
-    rng = np.random.default_rng(_SEED)
-    shape = (SAMPLES, *(size or 1 for size in source.inputs[name][1:]))
-    kind = declared.get(name, declared.get(None))
-    if kind is not None:
-        return (rng.integers(kind.lo, kind.hi, shape, endpoint=True) * float(kind.scale)).astype(np.float32)
+    shape = (SAMPLES, *(size or 1 for size in one.shape))
+    if one.kind == InputType(-1, 1) and source.annotations.get(one.name) == "BIPOLAR":
+        return rng.choice(np.array([-1, 1], np.float32), shape)
+    if one.kind is not None:
+        levels = rng.integers(one.kind.lo, one.kind.hi, shape, endpoint=True)
+        return (levels * float(one.kind.scale)).astype(np.float32)
     for node in source.nodes:
-        if node.op in _QUANTISERS and node.inputs[0] == name and all(i in source.constants for i in node.inputs[1:4]):
+        if (
+            node.op in _QUANTISERS
+            and node.inputs[0] == one.name
+            and all(i in source.constants for i in node.inputs[1:4])
+        ):
             scale, zero, bits = (source.constants[i].astype(np.float64) for i in node.inputs[1:4])
             levels = 2.0 ** float(bits.max())
             low = -levels / 2 if node.attrs.get("signed", 1) else 0.0
             return (rng.uniform((low - 1 - zero) * scale, (low + levels - zero) * scale, shape)).astype(np.float32)
-    annotation = source.annotations.get(name, "")
-    if annotation == "BIPOLAR":
-        return rng.choice(np.array([-1, 1], np.float32), shape)
-    if annotation.removeprefix("U").startswith("INT"):
-        from greenedge.frontends.input_type import parse_input_type
-
-        kind = parse_input_type(annotation.lower())
-        return rng.integers(kind.lo, kind.hi, shape, endpoint=True).astype(np.float32)
     return rng.standard_normal(shape).astype(np.float32)
 
 

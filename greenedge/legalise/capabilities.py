@@ -56,6 +56,42 @@ class Limit:
 Capabilities = Mapping[type[Op], tuple[Limit, ...]]
 
 
+@dataclass(frozen=True)
+class Ends:
+    """The most inputs and outputs of what a back end makes (None: any number), why, and what to do about more."""
+
+    inputs: int | None = None
+    outputs: int | None = None
+    rule: str = ""
+    cures: tuple[str, str] = ("", "")  # for inputs, for outputs
+
+    def __str__(self) -> str:
+        ends = ((self.inputs, "input"), (self.outputs, "output"))
+        return ", ".join(f"{most} {what}{'s' * (most > 1)}" for most, what in ends if most is not None)
+
+
+# A cure for more outputs than one that needs no training script: the file itself is cut.
+ONE_FILE_AN_OUTPUT = "make a file for each output: onnx.load, delete the others from graph.output, onnx.save"
+
+
+def check_ends(graph: Graph, ends: Ends) -> list[Reason]:
+    """Why the graph has more inputs or outputs than these, by name."""
+    return [
+        Reason(
+            graph.name,
+            ReasonKind.UNSUPPORTED_GRAPH,
+            f"{len(names)} {what} ({', '.join(names)})",
+            ends.rule,
+            cure,
+        )
+        for names, most, what, cure in (
+            (graph.inputs, ends.inputs, "inputs", ends.cures[0]),
+            (graph.outputs, ends.outputs, "outputs", ends.cures[1]),
+        )
+        if most is not None and len(names) > most
+    ]
+
+
 def check_capabilities(op: Op, graph: Graph, supported: Capabilities, speaker: str) -> list[Reason]:
     """Every limit that the operation exceeds."""
     reasons = []

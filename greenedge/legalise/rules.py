@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from greenedge.errors import Reason, ReasonKind, Refused
 from greenedge.graph import Graph, Op
-from greenedge.legalise.capabilities import Capabilities, check_capabilities
+from greenedge.legalise.capabilities import Capabilities, Ends, check_capabilities
 
 B = TypeVar("B", bound="RuleBuilder")
 O = TypeVar("O", bound=Op)  # noqa: E741  # an operation
@@ -80,6 +80,7 @@ class Rules(Generic[B]):
     name: str
     speaker: str
     supported: Capabilities = field(default_factory=dict)
+    ends: Ends = Ends()
     _rules: dict[type[Op], Rule] = field(default_factory=dict)
     _refusals: dict[type[Op], tuple[str, str, str]] = field(default_factory=dict)
 

@@ -38,6 +38,11 @@ def support_table(backends: Mapping[str, Backend]) -> str:
     lines += ["", "## Passes before the rules", ""]
     lines += [f"- **{name}**: {', '.join(p.name for p in one.passes) or 'none'}" for name, one in backends.items()]
     lines += ["", "## Limits", ""]
+    lines += [
+        f"- **{name}**: at most {one.rules.ends} ({one.rules.ends.rule})"
+        for name, one in backends.items()
+        if str(one.rules.ends)
+    ]
     for name, one in backends.items():
         kinds: dict[str, list[str]] = {}
         for kind, limits in one.rules.supported.items():

@@ -22,6 +22,7 @@ from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedErro
 from greenedge.files.atomic_write import atomic_write
 from greenedge.files.json_file import read_json
 from greenedge.frontends.input_type import InputType
+from greenedge.frontends.samples import ModelInput, list_inputs
 from greenedge.frontends.source import Source, read_model
 from greenedge.graph import Graph, Requantise, Steps
 from greenedge.graph.ops.base import Floats
@@ -30,6 +31,7 @@ from greenedge.graph.store import graph_digest, load_graph, save_graph
 from greenedge.lower import argmax, prologue_epilogue
 from greenedge.lower.builder import Trace
 from greenedge.lower.lowering import build_graph, find_boundaries, lower_nodes
+from greenedge.lower.model_inputs import describe_inputs, read_inputs
 from greenedge.lower.walk import Walk
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Lowered:
     already).
 
     `source` and `trace` (edges → the model's tensors and real functions) exist after lowering, not after loading.
+    `inputs` are the model's own, in its order; `direct` says of which one an input edge takes the integers as they are.
     """
 
     graph: Graph
@@ -73,6 +76,8 @@ class Lowered:
     declared: dict[str, InputType]
     source: Source | None = None
     trace: Trace = field(default_factory=Trace)
+    inputs: tuple[ModelInput, ...] = ()
+    direct: Mapping[str, str] = field(default_factory=dict)
 
 
 def lower_file(path: Path, declared: Mapping[str | None, InputType] | None = None) -> Lowered:
@@ -126,6 +131,8 @@ def _lower(source: Source, declared: Mapping[str | None, InputType] | None) -> L
         types,
         source,
         walk.builder.trace,
+        list_inputs(source, dict(types.items())),
+        {edge: name for edge, name in walk.direct.items() if edge in graph.inputs},
     )
 
 
@@ -177,11 +184,12 @@ def load_lowering(folder: Path) -> Lowered:
             for o in summary["outputs"]
         )
         declared = {name: InputType(t["lo"], t["hi"], Fraction(t["scale"])) for name, t in summary["declared"].items()}
-    except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
+        inputs, direct = read_inputs(summary, graph, prologue, declared)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
         raise GreenedgeError(
             f"{folder}: the stored lowering is damaged ({error}); run the lower stage again."
         ) from None
-    return Lowered(graph, prologue, epilogue, outputs, declared)
+    return Lowered(graph, prologue, epilogue, outputs, declared, inputs=inputs, direct=direct)
 
 
 def _summary(lowered: Lowered) -> dict[str, Any]:
@@ -216,6 +224,7 @@ def _summary(lowered: Lowered) -> dict[str, Any]:
             for o in lowered.outputs
         ],
         "declared": {name: {"lo": t.lo, "hi": t.hi, "scale": str(t.scale)} for name, t in lowered.declared.items()},
+        **describe_inputs(lowered.inputs, lowered.direct),
     }
 
 

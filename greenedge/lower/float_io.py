@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from greenedge.errors import GreenedgeError
+from greenedge.frontends.input_type import read_levels
+from greenedge.graph.execute import accept_input
 from greenedge.graph.ops.base import Array, Ints, Shape
 from greenedge.lower import Lowered
 
@@ -41,6 +45,10 @@ def run_prologue(lowered: Lowered, x: ArrayLike | Feeds) -> dict[str, Ints]:
     floats = [value.name for value in lowered.prologue.graph.input] if lowered.prologue is not None else []
     direct = [edge for edge in graph.inputs if edge not in _prologue_outputs(lowered)]
     feeds: Feeds = dict(x) if isinstance(x, Mapping) else {(floats or direct)[0]: np.asarray(x)}
+    counts = {name: len(np.asarray(values)) for name, values in feeds.items()}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+        raise GreenedgeError(f"the inputs have different numbers of samples, {shown}; give as many for each.")
     result = {edge: _read_integers(lowered, edge, feeds) for edge in direct}
     if lowered.prologue is not None:
         arrays = {}
@@ -85,30 +93,21 @@ def _read_floats(name: str, shape: Shape, feeds: Feeds) -> Array:
 
 def _read_integers(lowered: Lowered, edge: str, feeds: Feeds) -> Ints:
     """The integers of an input that is declared as such, floats divided by its step. Raises GreenedgeError off the
-    grid."""
-    kind = next((t for name, t in lowered.declared.items() if _names_edge(name, edge)), None)
-    name = next((name for name in feeds if _names_edge(name, edge)), None)
+    grid and beyond its range."""
+    own = lowered.direct.get(edge, edge)
+    kind = lowered.declared.get(_find_name(lowered.declared, own, edge) or "")
+    name = _find_name(feeds, own, edge)
     if name is None:
-        raise GreenedgeError(f"input {edge!r} is missing; it has shape {('batch', *lowered.graph.edges[edge].shape)}.")
-    values = np.asarray(feeds[name])
-    if values.dtype.kind in "iub":
-        return values.astype(np.int64)
-    step = float(kind.scale) if kind else 1.0
-    ints = np.rint(values.astype(np.float64) / step)
-    off = np.abs(values - (ints * step))
-    if values.size and (
-        not np.isfinite(values).all() or off.max() > 1e-6 * max(1.0, step, float(np.abs(values).max()))
-    ):
-        raise GreenedgeError(
-            f"input {edge!r} holds {float(values.ravel()[np.nanargmax(off)]):g}, which is no multiple of its step "
-            f"{step:g}; quantise the data or declare another input type."
-        )
-    return ints.astype(np.int64)
+        raise GreenedgeError(f"input {own!r} is missing; it has shape {('batch', *lowered.graph.edges[edge].shape)}.")
+    levels = read_levels(np.asarray(feeds[name]), kind.scale if kind else Fraction(1), f"input {own!r}")
+    return accept_input(dataclasses.replace(lowered.graph.edges[edge], name=own), levels)
 
 
-def _names_edge(name: str, edge: str) -> bool:
-    """Whether `edge` is, or was made from, the input's name (Builder.unique)."""
-    return name == edge or re.sub(r"\W+", "_", name).strip("_") == edge.removeprefix("n")
+def _find_name(names: Collection[str], own: str, edge: str) -> str | None:
+    """The name among these of the input that an edge takes: its own, else one that the edge was made from
+    (Builder.unique)."""
+    made = (name for name in names if re.sub(r"\W+", "_", name).strip("_") == edge.removeprefix("n"))
+    return own if own in names else next(made, None)
 
 
 def _is_by_sample(node: NodeProto) -> bool:

@@ -151,7 +151,34 @@ def _is_quantiser_output(tensor: str, producers: dict[str, Node]) -> bool:
 
 def build_graph(walk: Walk, boundaries: dict[str, str]) -> Graph:
     """The walk's graph with these outputs, after PASSES; its trace is kept in step."""
-    graph = walk.builder.build(list(dict.fromkeys(boundaries.values())))
+    graph = _order_inputs(walk, walk.builder.build(list(dict.fromkeys(boundaries.values()))))
     for apply_pass in PASSES:
         graph = apply_pass(graph, walk.builder.trace)
     return graph
+
+
+def _order_inputs(walk: Walk, graph: Graph) -> Graph:
+    """The graph with its inputs in the order of the model's, before everything else, where the model has several; one
+    that nothing reads is left out."""
+    if len(walk.source.inputs) == 1:
+        return graph
+    producers = {name: node for node in walk.source.nodes for name in node.outputs if name}
+    origins = dict(walk.direct) | {host.edge: host.tensor for host in walk.host_inputs}
+    ranks = {name: k for k, name in enumerate(walk.source.inputs)}
+    first = {edge: min(_find_origins(tensor, producers, ranks), default=0) for edge, tensor in origins.items()}
+    read = {edge for op in graph.ops for edge in op.inputs} | set(graph.outputs)
+    inputs = sorted(
+        (op for op in graph.ops if op.output in first and op.output in read), key=lambda op: first[op.output]
+    )
+    return graph.replace_ops([*inputs, *(op for op in graph.ops if op.output not in first)])
+
+
+def _find_origins(tensor: str, producers: dict[str, Node], ranks: dict[str, int]) -> set[int]:
+    """The numbers of the model's inputs from which a tensor is computed."""
+    seen, stack = set(), [tensor]
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            stack += producers[name].inputs if name in producers else ()
+    return {ranks[name] for name in seen if name in ranks}

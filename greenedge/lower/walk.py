@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.errors import Reason, ReasonKind, Refused
-from greenedge.frontends.input_type import InputType
+from greenedge.frontends.input_type import InputType, read_annotation
 from greenedge.frontends.source import Node, Source
 from greenedge.graph import Op
 from greenedge.graph.ops.base import Array, Shape
 from greenedge.lower.builder import Birth, Builder
 from greenedge.lower.expr import Const, ShapeChange, Var
 from greenedge.lower.folding import Folding
-from greenedge.lower.rounding import Quantiser, integer_range
+from greenedge.lower.rounding import Quantiser
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value, cut_constant_axes, single_zero
 
 
@@ -55,6 +55,7 @@ class Walk:
         self.reasons: list[Reason] = []
         self.host_inputs: list[HostInput] = []
         self.float_inputs: list[str] = []
+        self.direct: dict[str, str] = {}  # input edge -> the model's input whose integers it takes as they are
         sizes = {shape[0] for shape in source.inputs.values() if shape}
         self.batch = next((size for size in sizes if size), 1)
         for name, shape in source.inputs.items():
@@ -82,6 +83,7 @@ class Walk:
         edge = self.builder.input(name, full[1:], kind.lo, kind.hi)
         expr = Var() if kind.scale == 1 else Var() * Const.of(np.array(kind.scale, dtype=object))
         self.builder.trace.births[edge] = Birth(name, expr)
+        self.direct[edge] = name
         return Live(edge, expr)
 
     def refuse(self, name: str, refusal: Refused, module: str | None = None) -> None:
@@ -102,12 +104,20 @@ class Walk:
                 and np.array_equal(known.zero, zero)
             ):
                 return known.edge
-        name = next(iter(self.source.inputs)) if not self.host_inputs else node.module or node.name
+        name = self._name_host_input(node)
         edge = self.builder.input(name, value.example.shape[1:], levels.lo, levels.hi, single_zero(zero))
         self.host_inputs.append(
             HostInput(edge, tensor, np.asarray(scale), np.asarray(zero), levels.lo, levels.hi, mode)
         )
         return edge
+
+    def _name_host_input(self, node: Node) -> str:
+        """The name of the edge that a quantiser of the host makes: the input's that it reads, else the quantiser's; the
+        first edge of a model with one input is that input."""
+        if len(self.source.inputs) == 1:
+            return next(iter(self.source.inputs)) if not self.host_inputs else node.module or node.name
+        is_first = all(known.tensor != node.inputs[0] for known in self.host_inputs)
+        return node.inputs[0] if is_first and node.inputs[0] in self.source.inputs else node.module or node.name
 
     def shape_of(self, value: Value) -> Shape:
         """A tensor's shape with its batch axis."""
@@ -175,16 +185,3 @@ class Walk:
 
 Args = Sequence[Value | None]  # the values of a node's inputs; None where one is left out
 Rule = Callable[[Walk, Node, Args], Value]
-
-
-def read_annotation(name: str | None) -> InputType | None:
-    """QONNX's tensor annotation as an input type: 'UINT8', 'INT4', 'BIPOLAR', 'TERNARY'; None for a float type or
-    none."""
-    if name in ("BIPOLAR", "TERNARY"):
-        return InputType(-1, 1)
-    if name == "BINARY":
-        return InputType(0, 1)
-    if name and name.lstrip("U").startswith("INT") and name.lstrip("U")[3:].isdigit():
-        lo, hi = integer_range(int(name.lstrip("U")[3:]), not name.startswith("U"), False)
-        return InputType(lo, hi)
-    return None

@@ -20,11 +20,12 @@ _MAX_BYTES = 64 << 20
 def summarise(run: Path) -> dict:
     """The run's numbers as the stages wrote them; unknown ones are absent.
 
-    Keys: format, model, title, target, backend, accuracy, verify, beside (compared as well, equality not claimed),
-    read_back (what was built, compared without running it), unverified (why the build was not compared), hardware,
-    edge, energy, seconds, tools, files, notes, evidence, training (what metrics.json says of the ledger and of each
-    technique), changed ({stage: why what lies there is not what the run made}, whose figures are left out). Raises
-    GreenedgeError for a folder that is no run or whose files are damaged.
+    Keys: format, model, title, target, backend, inputs ({name: shape}, where there are several), accuracy, verify,
+    beside (compared as well, equality not claimed), read_back (what was built, compared without running it),
+    unverified (why the build was not compared), hardware, edge, energy, seconds, tools, files, notes, evidence,
+    training (what metrics.json says of the ledger and of each technique), changed ({stage: why what lies there is not
+    what the run made}, whose figures are left out). Raises GreenedgeError for a folder that is no run or whose files
+    are damaged.
     """
     manifest = load_manifest(run)
     changed = find_changed_stages(run, manifest)
@@ -35,12 +36,17 @@ def summarise(run: Path) -> dict:
         built["hardware"] = {"part": target.get("part")} | built["hardware"]
     notes = list(built.get("notes", []))
     files = _files(run, manifest)
+    inputs = None if "lower" in changed else _several_inputs(run)
+    if inputs:
+        shown = ", ".join(f"{name} ({' × '.join(map(str, shape))})" for name, shape in inputs.items())
+        notes.insert(0, f"The model has {len(inputs)} inputs: {shown}.")
     summary = {
         "format": FORMAT,
         "model": source.get("name"),
         "title": source.get("title"),
         "target": manifest.about.get("target"),
         "backend": manifest.about.get("backend"),
+        "inputs": inputs,
         "accuracy": verified.get("accuracy", {}),
         "verify": verified.get("verify", []),
         "beside": verified.get("beside", []),
@@ -68,6 +74,12 @@ def summarise(run: Path) -> dict:
     if bitstream and not (built.get("hardware") or {}).get("host_interface"):
         notes.append(NO_HOST)
     return {key: value for key, value in summary.items() if value is not None}
+
+
+def _several_inputs(run: Path) -> dict[str, list[int]] | None:
+    """The shapes of a sample of every input, by name; None of a model with one."""
+    stored = (read_json(run, "lower", "lower.json") or {}).get("inputs")
+    return {str(entry["name"]): list(entry["shape"]) for entry in stored} if stored else None
 
 
 _BEFORE = ("train", "export", "lower", "build", "verify", "measure")  # the stages that a report speaks of, in order

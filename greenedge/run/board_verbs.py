@@ -25,8 +25,9 @@ def infer_on_board(
     board cannot be reached or is another, GreenedgeError where nothing has been built for a board.
     """
     from greenedge.boards import board_runner
-    from greenedge.files.arrays import read_array
+    from greenedge.frontends.samples import read_samples
     from greenedge.graph import run_graph
+    from greenedge.graph.joined_inputs import join_inputs
     from greenedge.lower.float_io import run_epilogue, run_prologue
     from greenedge.run.infer import write
     from greenedge.verify.compare import compare
@@ -35,9 +36,11 @@ def infer_on_board(
     if port is None:  # the virtual board is compiled from the build's own RTL
         opened.require_planned(progress)
     lowered, folder = opened.legal, opened.folder
-    levels = run_prologue(lowered, read_array(samples))
+    levels = run_prologue(lowered, read_samples(samples, lowered.inputs))
     expected = run_graph(lowered.graph, levels)
-    outputs, figures = board_runner.infer_on_board(folder.build, next(iter(levels.values())), port, baud, progress)
+    outputs, figures = board_runner.infer_on_board(
+        folder.build, join_inputs(lowered.graph, levels), port, baud, progress
+    )
     edge = lowered.graph.outputs[0]
     got = next(iter(outputs.values())).reshape(expected[edge].shape)  # a board calls its output after the stream
     compare("graph", "the board" if port else "the virtual board", expected[edge], got, layer=edge).require()

@@ -16,7 +16,6 @@ from typing import Any
 
 from greenedge.backends import BACKENDS, load_backend
 from greenedge.backends.interface import Backend
-from greenedge.backends.preflight import find_general_reasons
 from greenedge.errors import GreenedgeError, TargetError, UnsupportedError, VerificationError
 from greenedge.legalise import legalise
 from greenedge.lower import Lowered, load_lowering
@@ -141,8 +140,7 @@ def name_backend(path: Path, manifest: Manifest) -> str:
 def plan_again(backend: Backend, legal: Lowered, target: Target, options: Mapping[str, Any], what: str) -> Plan:
     """The back end's plan for a legalised model. Raises UnsupportedError with every reason why it cannot; `what` is the
     model in words."""
-    reasons = [*find_general_reasons(legal.graph), *backend.check(legal.graph, target, options)]
-    if reasons:
+    if reasons := backend.check(legal.graph, target, options):
         raise UnsupportedError(f"{what} cannot be built for {target.name} by {backend.name}:", reasons)
     return backend.plan(legal.graph, target, options, backend.float_epilogue(legal, target, options))
 

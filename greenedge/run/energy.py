@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from greenedge.backends import load_backend
+from greenedge.backends.interface import as_feeds
 from greenedge.energy import estimate, results
 from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
@@ -82,10 +83,13 @@ class RunWorkloads:
         from greenedge.boards.acceptance import measure as board_figures
         from greenedge.boards.board_energy_workload import BoardWorkload
         from greenedge.boards.board_runner import connect_board, pack_samples
+        from greenedge.graph.joined_inputs import join_inputs
+        from greenedge.lower import load_lowering
 
         build = RunFolder(run).build
         session, _ = self._opened.enter_context(connect_board(build, port))
-        sample = pack_samples(session.board, next(iter(vectors_of(run).values()))[:1])[0]
+        x = join_inputs(load_lowering(RunFolder(run).lower).graph, vectors_of(run))
+        sample = pack_samples(session.board, x[:1])[0]
         return BoardWorkload(
             session, sample, name, 1 / board_figures(session, sample, 1.0)["inferences_per_s"], accuracy
         )
@@ -108,7 +112,7 @@ def estimate_energy(run: Path, level: str | None = None, progress: ProgressFn = 
             "FPGA runs of finn have it."
         )
     opened.require_planned(progress)  # the model that counts is compiled from the build's own files
-    x = next(iter(vectors_of(run).values()))
+    x = as_feeds(vectors_of(run))
     hardware = opened.backend.report(RunFolder(run).build)["hardware"]
     found = switching(RunFolder(run).build, x, level, lambda line: progress(0, 0, line))
     # Every sample's work is in the count once; at full rate it is done in the initiation interval.
@@ -161,12 +165,13 @@ def keep(run: Path, data: dict, seconds: float) -> Path:
 
 def vectors_of(run: Path) -> dict[str, np.ndarray]:
     """{input edge: graph integers (samples, *shape)} of the run's own test inputs."""
-    from greenedge.files.arrays import read_array
+    from greenedge.frontends.samples import read_samples
     from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
 
-    inputs = read_array(RunFolder(run).inputs)[: runtime_session.SAMPLES]
-    return run_prologue(load_lowering(RunFolder(run).lower), inputs)
+    lowered = load_lowering(RunFolder(run).lower)
+    inputs = read_samples(RunFolder(run).inputs, lowered.inputs)
+    return run_prologue(lowered, {name: array[: runtime_session.SAMPLES] for name, array in inputs.items()})
 
 
 def accuracy_of(run: Path, manifest: Manifest) -> float | None:

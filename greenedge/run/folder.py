@@ -72,8 +72,9 @@ class RunFolder:
 
     @property
     def inputs(self) -> Path:
-        """The test vectors."""
-        return self.export / "inputs.npy"
+        """The test vectors: an .npz file where the model has several inputs."""
+        several = self.export / "inputs.npz"
+        return several if several.is_file() else self.export / "inputs.npy"
 
     @property
     def summary(self) -> Path:

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from greenedge.backends.interface import as_feeds
 from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.frontends.samples import count_samples, open_samples
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
 from greenedge.progress import ProgressFn
 from greenedge.run.custody import OpenRun, name_backend, open_run
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, RunFolder
-from greenedge.run.infer import Model, Written, open_samples, run_model, write
+from greenedge.run.infer import Model, Written, run_model, write
 from greenedge.run.keys import list_inputs
 from greenedge.run.manifest import (
     Record,
@@ -98,19 +100,19 @@ def infer(
     progress: ProgressFn,
     out: Path | None = None,
 ) -> Written | dict[str, np.ndarray[Any, Any]]:
-    """The samples in an .npy file, however large, through the built thing ("build", or its own name: "tflite", "rtl",
-    …) or the integer graph ("graph"), piece by piece. Float outputs that the built thing gives itself are its own, the
-    others the host's. Raises VerificationError where a file that this takes is not the one that the run made, or would
-    be compiled and is not what greenedge writes.
+    """The samples in an .npy file, however large, or of several inputs in an .npz file, through the built thing
+    ("build", or its own name: "tflite", "rtl", …) or the integer graph ("graph"), piece by piece. Float outputs that
+    the built thing gives itself are its own, the others the host's. Raises VerificationError where a file that this
+    takes is not the one that the run made, or would be compiled and is not what greenedge writes.
 
-    Into `out` (.npy or .csv), which is returned as Written; without it {model output: array}.
+    Into `out` (.npy, .npz or .csv), which is returned as Written; without it {model output: array}.
     """
     opened = open_run(run, *(("lower",) if stage == "graph" else ("lower", "build")))
-    array = open_samples(samples)
+    arrays = open_samples(samples, opened.lowered.inputs)
     lowered, model = _open_model(opened, stage, progress)
-    parts = run_model(lowered, array, model, progress)
+    parts = run_model(lowered, arrays, model, progress)
     if out is not None:
-        return write(out, len(array), parts)
+        return write(out, count_samples(arrays), parts)
     pieces = list(parts)
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
@@ -134,7 +136,7 @@ def _open_model(opened: OpenRun, stage: str, progress: ProgressFn) -> tuple[Lowe
         opened.require_planned(progress)
 
     def model(levels: Mapping[str, Ints], progress: ProgressFn) -> dict[str, np.ndarray[Any, Any]]:
-        x = levels if len(levels) > 1 else next(iter(levels.values()))
+        x = as_feeds(levels)
         own = backend.float_outputs(build, x, progress)
         if set(own) == {value.name for value in lowered.epilogue.graph.output}:
             return {name: values for name, (values, _) in own.items()}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from greenedge.backends.interface import as_feeds
 from greenedge.errors import GreenedgeError
 from greenedge.runtimes import Runtime, open_runtime
 
@@ -31,7 +32,7 @@ def argv(run: Path, runtime: str, batch: int = 1) -> tuple[str, ...]:
 
 def prepare_calls(run: Path, name: str, batch: int = 1) -> tuple[Runtime, Iterator[Callable[[], object]]]:
     """(runtime, its calls in an endless turn over the samples)."""
-    from greenedge.files.arrays import read_array
+    from greenedge.frontends.samples import count_samples, read_samples
     from greenedge.legalise import move_argmax_to_host
     from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
@@ -41,11 +42,15 @@ def prepare_calls(run: Path, name: str, batch: int = 1) -> tuple[Runtime, Iterat
     own, file = OWN.get(str(load_manifest(run).about.get("backend")), ("", ""))
     model = RunFolder(run).build / file if own and name.partition("-")[0] == own else None
     lowered = move_argmax_to_host(load_lowering(RunFolder(run).lower))
-    levels = next(iter(run_prologue(lowered, read_array(RunFolder(run).inputs)[:SAMPLES]).values()))
+    samples = read_samples(RunFolder(run).inputs, lowered.inputs)
+    count = min(SAMPLES, count_samples(samples))
+    levels = run_prologue(lowered, {name: array[:count] for name, array in samples.items()})
     runtime = open_runtime(name, lowered.graph, model if model is not None and model.is_file() else None)
-    if batch > 1:
-        levels = levels[np.arange(_BATCHES * batch) % len(levels)]
-    return runtime, cycle([runtime.prepare(levels[k : k + batch]) for k in range(0, len(levels), batch)])
+    order = np.arange(count if batch == 1 else _BATCHES * batch) % count
+    batches = [order[k : k + batch] for k in range(0, len(order), batch)]
+    return runtime, cycle(
+        [runtime.prepare(as_feeds({edge: x[part] for edge, x in levels.items()})) for part in batches]
+    )
 
 
 def main(run: Path, name: str, batch: int = 1) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from greenedge.errors import GreenedgeError
 from greenedge.files.arrays import read_array
 from greenedge.frontends.import_onnx import ModelFile
+from greenedge.frontends.samples import Samples, count_samples, read_samples
 from greenedge.graph import run_graph
 from greenedge.lower import Lowered, lower_file
 from greenedge.lower.float_io import classes, run_epilogue, run_prologue
@@ -28,13 +29,14 @@ def snap_model(
     entries = [dataclasses.asdict(entry) | {"share": entry.share} for entry in snap_file(model, out, bits, types)]
     accuracy = None
     if inputs is not None and labels is not None:
-        x, y = read_array(inputs), read_array(labels)
-        before, after = (_accuracy(lower_file(path, types), x, y) for path in (model, out))
-        accuracy = {"samples": len(x), "before": before, "after": after}
+        lowered = [lower_file(path, types) for path in (model, out)]
+        x, y = read_samples(inputs, lowered[0].inputs), read_array(labels)
+        before, after = (_accuracy(one, x, y) for one in lowered)
+        accuracy = {"samples": count_samples(x), "before": before, "after": after}
     return {"model": str(out), "multiplier_bits": bits, "requantisers": entries, "accuracy": accuracy}
 
 
-def _accuracy(lowered: Lowered, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
+def _accuracy(lowered: Lowered, x: Samples, y: np.ndarray[Any, Any]) -> float:
     """Share of samples whose class is the labelled one."""
     edges = run_graph(lowered.graph, run_prologue(lowered, x))
     output = next(iter(run_epilogue(lowered, edges).values()))

@@ -16,13 +16,14 @@ of RuntimeModule.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
+from greenedge.backends.interface import Feeds
 from greenedge.errors import TargetError, ToolError
 from greenedge.graph import Graph
 from greenedge.target import nearest
@@ -50,8 +51,8 @@ BATCHING = tuple(name for name in RUNTIMES if name.startswith(("torch", "onnxrun
 class Runtime:
     """A network that is ready to run.
 
-    run         graph integers (N, *shape) of the first input → {output edge: values}: int64 where `exact`, else float32
-                levels
+    run         graph integers, one array (N, *shape) or one per input edge → {output edge: values}: int64 where
+                `exact`, else float32 levels
     prepare     the same integers → a call that infers them once
     synchronise waits for a device that returns from a call before it has finished; None where calls block
     kernels     the kernel set whose certificate holds for it (greenedge.backends.int8.proof_record), or None
@@ -61,8 +62,8 @@ class Runtime:
     version: str
     device: str
     exact: bool
-    run: Callable[[np.ndarray], dict[str, np.ndarray]]
-    prepare: Callable[[np.ndarray], Callable[[], object]]
+    run: Callable[[Feeds], dict[str, np.ndarray]]
+    prepare: Callable[[Feeds], Callable[[], object]]
     synchronise: Callable[[], object] | None = None
     kernels: str | None = None
 
@@ -105,13 +106,20 @@ def open_runtime(name: str, graph: Graph, model: Path | None = None, threads: in
     return module.open_(name, graph, model, threads)
 
 
-def workload(runtime: Runtime, levels: np.ndarray, accuracy: float | None = None) -> CallableWorkload:
+def workload(runtime: Runtime, levels: Feeds, accuracy: float | None = None) -> CallableWorkload:
     """One call on `levels` as a workload of the energy harness."""
     from greenedge.energy.workloads import CallableWorkload
 
+    count = len(next(iter(levels.values())) if isinstance(levels, Mapping) else levels)
     return CallableWorkload(
-        runtime.prepare(levels), f"{runtime.name} on {runtime.device}", len(levels), accuracy, runtime.synchronise
+        runtime.prepare(levels), f"{runtime.name} on {runtime.device}", count, accuracy, runtime.synchronise
     )
+
+
+def float_levels(graph: Graph, levels: Feeds) -> list[np.ndarray]:
+    """The graph integers of every input in float32, in the graph's order."""
+    feeds = levels if isinstance(levels, Mapping) else {graph.inputs[0]: levels}
+    return [np.ascontiguousarray(feeds[edge], np.float32) for edge in graph.inputs]
 
 
 def _load_module(name: str) -> RuntimeModule:

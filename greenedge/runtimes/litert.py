@@ -15,6 +15,7 @@ import numpy as np
 from greenedge.backends.int8 import tflite
 from greenedge.backends.int8.tflite import worker
 from greenedge.backends.int8.tflite.runtime import read_model
+from greenedge.backends.interface import Feeds
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.runtimes import Probe, Runtime
@@ -69,7 +70,7 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     interpreter = _open_interpreter(name, content, threads, str(model or graph.name))
     indices = [entry["index"] for entry in interpreter.get_input_details()]
 
-    def run(levels: np.ndarray) -> dict[str, np.ndarray]:
+    def run(levels: Feeds) -> dict[str, np.ndarray]:
         stored = worker.run(interpreter, tflite.stored_inputs(about, levels), lambda done: None)
         values = {int(tensor): value for tensor, value in stored.items()}
         try:
@@ -79,7 +80,7 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
                 f"{model} does not hold {error.args[0]!r} as its edges.json says; run the build stage again."
             ) from None
 
-    def prepare(levels: np.ndarray) -> Callable[[], object]:
+    def prepare(levels: Feeds) -> Callable[[], object]:
         stored = tflite.stored_inputs(about, levels)
 
         def call() -> None:

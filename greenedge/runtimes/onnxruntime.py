@@ -14,10 +14,11 @@ from greenedge.backends.int8.onnxruntime.emit import find_reasons, write_file
 from greenedge.backends.int8.onnxruntime.runtime import parse_model
 from greenedge.backends.int8.onnxruntime.worker import run as run_session
 from greenedge.backends.int8.onnxruntime.worker import session_for
+from greenedge.backends.interface import Feeds
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.legalise import legalise_graph
-from greenedge.runtimes import Probe, Runtime
+from greenedge.runtimes import Probe, Runtime, float_levels
 from greenedge.runtimes.floats import float_model
 
 if TYPE_CHECKING:
@@ -65,14 +66,14 @@ def _make_runtime(
     names = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]
 
-    def stored_inputs(levels: np.ndarray) -> list[np.ndarray]:
-        return [np.asarray(levels, np.float32)] if about is None else backend.stored_inputs(about, levels)
+    def stored_inputs(levels: Feeds) -> list[np.ndarray]:
+        return float_levels(graph, levels) if about is None else backend.stored_inputs(about, levels)
 
-    def run(levels: np.ndarray) -> dict[str, np.ndarray]:
+    def run(levels: Feeds) -> dict[str, np.ndarray]:
         values = dict(zip(outputs, run_session(session, stored_inputs(levels)), strict=True))
         return values if about is None else _read_levels(graph, about, values)
 
-    def prepare(levels: np.ndarray) -> Callable[[], object]:
+    def prepare(levels: Feeds) -> Callable[[], object]:
         feed = dict(zip(names, stored_inputs(levels), strict=True))
         return lambda: session.run(None, feed)
 

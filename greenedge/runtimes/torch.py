@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greenedge.backends.interface import Feeds
 from greenedge.graph import Graph
-from greenedge.runtimes import Probe, Runtime
+from greenedge.runtimes import Probe, Runtime, float_levels
 from greenedge.runtimes.floats import float_model
 
 if TYPE_CHECKING:
@@ -38,17 +39,20 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     module = make_module(*describe_model(float_model(graph))).eval().to(device)
     network: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = torch.compile(module) if "compile" in name else module
 
-    def run(levels: np.ndarray) -> dict[str, np.ndarray]:
+    def load(levels: Feeds) -> list[torch.Tensor]:
+        return [torch.from_numpy(values).to(device) for values in float_levels(graph, levels)]
+
+    def run(levels: Feeds) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            outputs = network(torch.from_numpy(np.ascontiguousarray(levels, np.float32)).to(device))
+            outputs = network(*load(levels))
         return {edge: value.cpu().numpy() for edge, value in zip(dict.fromkeys(graph.outputs), outputs, strict=True)}
 
-    def prepare(levels: np.ndarray) -> Callable[[], object]:
-        x = torch.from_numpy(np.ascontiguousarray(levels, np.float32)).to(device)
+    def prepare(levels: Feeds) -> Callable[[], object]:
+        given = load(levels)
 
         def call() -> None:
             with torch.inference_mode():
-                network(x)
+                network(*given)
 
         call()  # torch.compile compiles at the first call
         return call
@@ -68,8 +72,8 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
 def describe_model(model: onnx.ModelProto) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(description, constants by name) of a float ONNX model of ours, from which make_module rebuilds it without onnx.
 
-    The description can be written as JSON: {"input": name, "outputs": names, "nodes": [{"kind", "attributes", "inputs",
-    "output"}, …]}.
+    The description can be written as JSON: {"inputs": names, "outputs": names, "nodes": [{"kind", "attributes",
+    "inputs", "output"}, …]}.
     """
     from onnx import helper, numpy_helper
 
@@ -83,7 +87,7 @@ def describe_model(model: onnx.ModelProto) -> tuple[dict[str, Any], dict[str, np
         for node in model.graph.node
     ]
     description = {
-        "input": model.graph.input[0].name,
+        "inputs": [value.name for value in model.graph.input],
         "outputs": [value.name for value in model.graph.output],
         "nodes": nodes,
     }
@@ -98,12 +102,12 @@ def _to_json_value(value: Any) -> int | float | str | list[int]:
 
 
 def make_module(description: dict[str, Any], constants: dict[str, np.ndarray]) -> torch.nn.Module:
-    """The network that `describe_model` described; forward takes one input and gives a tuple of outputs."""
+    """The network that `describe_model` described; forward takes its inputs and gives a tuple of outputs."""
     import torch
 
     from greenedge.runtimes.torch_ops import OPERATIONS
 
-    first, outputs = description["input"], description["outputs"]
+    given, outputs = description["inputs"], description["outputs"]
     steps = [
         (OPERATIONS[node["kind"]], node["attributes"], node["inputs"], node["output"]) for node in description["nodes"]
     ]
@@ -118,8 +122,8 @@ def make_module(description: dict[str, Any], constants: dict[str, np.ndarray]) -
                 else:
                     setattr(self, slot, constants[name].tolist())  # shapes and paddings
 
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            values = {first: x}
+        def forward(self, *x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            values = dict(zip(given, x, strict=True))
             for function, attributes, inputs, output in steps:
                 operands = [values[name] if name in values else getattr(self, self.slots[name]) for name in inputs]
                 values[output] = function(attributes, *operands)

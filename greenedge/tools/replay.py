@@ -16,6 +16,8 @@ from greenedge.files.scratch import scratch_folder
 from greenedge.tools.plan import Plan
 from greenedge.tools.run import RECORD, execute
 
+_VARYING = ("seconds", "kept")
+
 
 def find_unplanned(plan: Plan, folder: Path, progress: Callable[[str], None]) -> list[Path]:
     """The files below `folder` that are missing or are not what `plan` writes and generates, in the plan's order.
@@ -35,17 +37,20 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _is_same(found: Path, made: Path) -> bool:
-    """Whether both hold the same bytes, or JSON the same but for seconds."""
+    """Whether both hold the same bytes, or JSON the same but for what is not of the plan alone."""
     if found.is_symlink() or not found.is_file() or (found.stat().st_size > 2 * made.stat().st_size + 4096):
         return False
     one, other = found.read_bytes(), made.read_bytes()
     if one == other or made.suffix != ".json":
         return one == other
     try:
-        return bool(_without_seconds(json.loads(one)) == _without_seconds(json.loads(other)))
+        return bool(_strip(json.loads(one)) == _strip(json.loads(other)))
     except (ValueError, RecursionError):
         return False
 
 
-def _without_seconds(value: Any) -> Any:
-    return {key: item for key, item in value.items() if key != "seconds"} if isinstance(value, dict) else value
+def _strip(value: Any) -> Any:
+    """JSON without what differs from one run of a command to the next: its seconds, and whether a cache had it."""
+    if isinstance(value, list):
+        return [_strip(item) for item in value]
+    return {k: _strip(v) for k, v in value.items() if k not in _VARYING} if isinstance(value, dict) else value

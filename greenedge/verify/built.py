@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.interface import Backend, SimulateFn, Values
+from greenedge.backends.interface import Backend, Feeds, SimulateFn, Values
 from greenedge.graph import Graph, run_graph
+from greenedge.graph.joined_inputs import join_inputs
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
 from greenedge.progress import ProgressFn, no_progress
@@ -35,7 +36,7 @@ def compare_build(
     simulate: SimulateFn,
     candidate: str,
     build: Path,
-    x: Ints,
+    x: Feeds,
     expected: Mapping[str, Ints],
     stages: Stages,
     progress: ProgressFn,
@@ -51,8 +52,13 @@ def compare_build(
     if report.first is None:
         return report
     progress(0, 0, f"{name} differs: looking for the first layer")
-    until = x[: report.first.sample + 1]  # random stalls come again only with all that went before
+    until = _take(x, slice(report.first.sample + 1))  # random stalls come again only with all that went before
     return dataclasses.replace(report, first=_first_layer(graph, simulate, build, until, report.first))
+
+
+def _take(x: Feeds, part: slice) -> Feeds:
+    """These samples of every input."""
+    return {edge: values[part] for edge, values in x.items()} if isinstance(x, Mapping) else x[part]
 
 
 def _prefix_progress(progress: ProgressFn, name: str) -> ProgressFn:
@@ -62,10 +68,10 @@ def _prefix_progress(progress: ProgressFn, name: str) -> ProgressFn:
     return report_progress
 
 
-def _first_layer(graph: Graph, simulate: SimulateFn, build: Path, x: Ints, first: FirstMismatch) -> FirstMismatch:
+def _first_layer(graph: Graph, simulate: SimulateFn, build: Path, x: Feeds, first: FirstMismatch) -> FirstMismatch:
     """The first layer that differs on the last of the samples `x`, which is the one that `first` is about."""
     names = [op.output for op in graph.layers]
-    expected = run_graph(graph, x[-1:], keep=names)
+    expected = run_graph(graph, _take(x, slice(-1, None)), keep=names)
     got = {name: np.asarray(values)[-1:] for name, values in simulate(build, x, names, no_progress).items()}
     for name in names:
         if name in got and not np.array_equal(expected[name], got[name]):
@@ -74,12 +80,12 @@ def _first_layer(graph: Graph, simulate: SimulateFn, build: Path, x: Ints, first
 
 
 def compare_alternates(
-    graph: Graph, backend: Backend, build: Path, x: Ints, expected: Ints, progress: ProgressFn
+    graph: Graph, backend: Backend, build: Path, x: Feeds, expected: Ints, progress: ProgressFn
 ) -> list[tuple[VerificationReport, bool]]:
     """Other runtimes on the same file, each with whether it must be equal, on `ALTERNATE_SAMPLES` vectors at most."""
     reports = []
     for name, alternate in backend.alternate_runtimes(build).items():
-        got = join_outputs(graph, alternate.run(x[:ALTERNATE_SAMPLES], _prefix_progress(progress, name)))
+        got = join_outputs(graph, alternate.run(_take(x, slice(ALTERNATE_SAMPLES)), _prefix_progress(progress, name)))
         report = compare(
             "graph", name, expected[:ALTERNATE_SAMPLES], got, layer=graph.outputs[0], proved=alternate.proof
         )
@@ -88,7 +94,7 @@ def compare_alternates(
 
 
 def compare_float_outputs(
-    lowered: Lowered, backend: Backend, build: Path, x: Ints, integers: Ints, progress: ProgressFn
+    lowered: Lowered, backend: Backend, build: Path, x: Feeds, integers: Ints, progress: ProgressFn
 ) -> list[VerificationReport]:
     """The float outputs that the built thing computes itself, against the host's from the integers that it gave."""
     from greenedge.lower.float_io import run_epilogue
@@ -113,7 +119,7 @@ def count_board_samples(build: Path, samples: int) -> int:
 
 
 def compare_board(
-    graph: Graph, build: Path, x: Ints, expected: Mapping[str, Ints], stages: Stages, progress: ProgressFn
+    graph: Graph, build: Path, x: Feeds, expected: Mapping[str, Ints], stages: Stages, progress: ProgressFn
 ) -> list[VerificationReport]:
     """The virtual board, every byte through its pins, against the graph: as many samples as are simulated in
     reasonable time.
@@ -122,10 +128,11 @@ def compare_board(
     """
     from greenedge.boards.board_runner import infer_on_board
 
-    count = count_board_samples(build, len(x))
+    values = join_inputs(graph, x)
+    count = count_board_samples(build, len(values))
     if not count:
         return []
-    outputs, _ = infer_on_board(build, x[:count], progress=_prefix_progress(progress, "virtual board"))
+    outputs, _ = infer_on_board(build, values[:count], progress=_prefix_progress(progress, "virtual board"))
     stages["board"] = next(iter(outputs.values())).reshape(count, -1)  # a board calls its output after the stream
     return [compare("graph", "board", join_outputs(graph, expected)[:count], stages["board"], layer=graph.outputs[0])]
 
@@ -134,7 +141,7 @@ def compare_partial(
     graph: Graph,
     backend: Backend,
     build: Path,
-    x: Ints,
+    x: Feeds,
     stages: Stages,
     progress: ProgressFn,
     faults: FaultVectors | None = None,
@@ -142,13 +149,13 @@ def compare_partial(
     """The back end's further stages against the graph: on the first `PARTIAL_SAMPLES` samples, of which `stages` gets
     the integers, and on as many vectors that see faults as the back end has time for."""
     reports = []
-    samples = x[:PARTIAL_SAMPLES]
+    samples = _take(x, slice(PARTIAL_SAMPLES))
     for name, run in backend.partial_stages(build).items():
-        more = faults.vectors[: backend.partial_vectors(build)] if faults else samples[:0]
-        given = np.concatenate([samples, more])
+        more = faults.vectors[: backend.partial_vectors(build)] if faults else ()
+        given = np.concatenate([samples, more]) if len(more) else samples  # faults are those of one input
         got: Values = run(build, given, _prefix_progress(progress, name))
         values = join_outputs(graph, got)
-        stages[name] = values[: len(samples)]
+        stages[name] = values[: len(values) - len(more)]
         expected = join_outputs(graph, run_graph(graph, given))
         report = compare("graph", name, expected, values, layer=graph.outputs[0])
         reports.append(dataclasses.replace(report, coverage=faults.first(len(more)) if faults else None))
@@ -156,10 +163,12 @@ def compare_partial(
 
 
 def find_fault_vectors(
-    graph: Graph, backend: Backend, build: Path, x: Ints, progress: ProgressFn
+    graph: Graph, backend: Backend, build: Path, x: Feeds, progress: ProgressFn
 ) -> FaultVectors | None:
     """Vectors that see the faults of the build's memories that the first `PARTIAL_SAMPLES` samples do not; None where
-    it has no memories of its own."""
+    it has no memories of its own, or several inputs."""
+    if isinstance(x, Mapping):
+        return None
     model = backend.memory_faults(graph, build)
     if model is None or not model.count:
         return None

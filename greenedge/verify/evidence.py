@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from greenedge.backends.interface import Backend
+from greenedge.frontends.samples import count_samples, open_samples
 from greenedge.lower import Lowered
 from greenedge.run.folder import RunFolder
 from greenedge.verify.built import PARTIAL_SAMPLES, count_board_samples
@@ -16,7 +15,7 @@ from greenedge.verify.float_references import is_comparable_with_torch
 
 def expect_evidence(run: RunFolder, lowered: Lowered, backend: Backend) -> dict[str, int]:
     """{stage: samples that it must be compared on with the integer graph} of a run that has just been built."""
-    samples = len(np.load(run.inputs, mmap_mode="r", allow_pickle=False))
+    samples = count_samples(open_samples(run.inputs, lowered.inputs))
     expected = {"qonnx": samples}
     if (run.export / "torch.npy").is_file() and is_comparable_with_torch(lowered):
         expected["torch"] = samples

@@ -39,7 +39,12 @@ def split_outputs(graph: Graph, joined: Ints) -> dict[str, Ints]:
 
 
 def compare_with_qonnx(
-    lowered: Lowered, model: Path, inputs: NDArray[Any], ints: Mapping[str, Ints], stages: Stages, progress: ProgressFn
+    lowered: Lowered,
+    model: Path,
+    inputs: NDArray[Any] | Mapping[str, NDArray[Any]],
+    ints: Mapping[str, Ints],
+    stages: Stages,
+    progress: ProgressFn,
 ) -> VerificationReport:
     """The graph against qonnx's float32 execution of the model's file; `stages` gets qonnx's integers."""
     from greenedge.lower.float_ties.explain import explain

@@ -17,18 +17,22 @@ from greenedge.lower.prologue_epilogue import dequantiser
 
 
 def qonnx_integers(
-    lowered: Lowered, model: Path, inputs: Array, tell: Callable[[int, int, str], None]
+    lowered: Lowered, model: Path, inputs: Array | Mapping[str, Array], tell: Callable[[int, int, str], None]
 ) -> dict[str, Array]:
-    """{edge: integers} of every input, requantiser and output whose tensor qonnx computes, sample by sample.
+    """{edge: integers} of every input, requantiser and output whose tensor qonnx computes, sample by sample. `inputs`
+    is one array, or one for each input of the model by its name.
 
     Integers are read off the float tensors by their exact scale and zero point. Raises VerificationError where a tensor
     holds something else.
     """
-    executor = _executor(model)
+    executor, names = _executor(model)
+    given = inputs if isinstance(inputs, Mapping) else {names[0]: inputs}
+    feeds = {name: np.asarray(given[name], np.float32) for name in names}
+    total = len(feeds[names[0]])
     rows: list[dict[str, Array]] = []
-    for k, sample in enumerate(np.asarray(inputs, np.float32)):
-        rows.append(read_integers(lowered, executor(sample[None]), k))
-        tell(k + 1, len(inputs), "qonnx")
+    for k in range(total):
+        rows.append(read_integers(lowered, executor({name: x[k : k + 1] for name, x in feeds.items()}), k))
+        tell(k + 1, total, "qonnx")
     if not rows:
         raise VerificationError("qonnx was asked for zero samples; give at least one.")
     return {edge: np.concatenate([row[edge] for row in rows]) for edge in rows[0]}
@@ -75,9 +79,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _executor(path: Path) -> Callable[[Array], dict[str, Array]]:
-    """sample (1, …) → {tensor: array} by qonnx.execute_onnx. Raises GreenedgeError where qonnx cannot take the
-    model."""
+def _executor(path: Path) -> tuple[Callable[[Mapping[str, Array]], dict[str, Array]], list[str]]:
+    """({input: a sample (1, …)} → {tensor: array} by qonnx.execute_onnx, the names of the inputs). Raises
+    GreenedgeError where qonnx cannot take the model."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes
@@ -90,14 +94,14 @@ def _executor(path: Path) -> Callable[[Array], dict[str, Array]]:
             f"{path}: qonnx cannot read the model ({str(error).splitlines()[0]}); export it with export_qonnx."
         ) from None
     constants = {tensor.name for tensor in model.graph.initializer}
-    name = next(value.name for value in model.graph.input if value.name not in constants)
-    shape = model.get_tensor_shape(name)
+    shapes = {
+        value.name: model.get_tensor_shape(value.name) for value in model.graph.input if value.name not in constants
+    }
 
-    def execute(sample: Array) -> dict[str, Array]:
+    def execute(sample: Mapping[str, Array]) -> dict[str, Array]:
+        feeds = {name: sample[name].reshape(shape) for name, shape in shapes.items()}
         with _quiet():
-            context: dict[str, Array] = execute_onnx(
-                model, {name: sample.reshape(shape)}, return_full_exec_context=True
-            )
+            context: dict[str, Array] = execute_onnx(model, feeds, return_full_exec_context=True)
             return context
 
-    return execute
+    return execute, list(shapes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from greenedge.backends.interface import Backend
+from greenedge.backends.interface import Backend, Feeds, as_feeds
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.input_type import InputType
+from greenedge.frontends.samples import ModelInput, Samples, count_samples, read_samples
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, graph_digest, run_graph
 from greenedge.hdl.board_shell.read_back import ReadBack
@@ -44,9 +45,9 @@ _ORDER = ("torch", "qonnx", "graph")  # of the stages in verify.json; what was b
 
 @dataclass(frozen=True)
 class Vectors:
-    """The samples of a run: the model's float inputs, optional labels, optional outputs of the torch model."""
+    """The samples of a run: the model's float inputs by name, optional labels, optional outputs of the torch model."""
 
-    inputs: NDArray[Any]
+    inputs: Samples
     labels: NDArray[Any] | None = None
     torch: NDArray[Any] | None = None
 
@@ -78,7 +79,8 @@ def verify_stage(
     """
     lowered = lower_again(run)
     model = legalise(lowered, [one for one in chosen.passes if isinstance(one, HostPass)])
-    vectors = _read_vectors(run.export)
+    vectors = _read_vectors(run, model.inputs)
+    count = count_samples(vectors.inputs)
     ints = run_prologue(model, vectors.inputs)
     found = Findings()
     progress(0, 0, "integer graph")
@@ -86,30 +88,26 @@ def verify_stage(
     found.stages["graph"] = join_outputs(model.graph, expected)
     found.reports.append(compare_with_qonnx(model, run.model, vectors.inputs, ints, found.stages, progress))
     found.reports += compare_with_torch(model, vectors.torch, ints, found.stages)
-    if len(model.graph.inputs) > 1:
-        raise GreenedgeError(
-            f"{model.graph.name} has {len(model.graph.inputs)} inputs; builds are verified with one input."
-        )
     if why := chosen.why_not_runnable(run.build):
         found.accuracy = _measure_accuracy(model, vectors, found.stages)
         _write(folder, found, model.graph, why)
         for report in found.reports:
             report.require()
         _require_evidence(run, evidence, found)
-        return f"{_describe(len(vectors.inputs), found)}; not verified: {why}"
+        return f"{_describe(count, found)}; not verified: {why}"
     legal = legalise(lowered, chosen.passes)
-    _compare_build_stages(legal, chosen, run.build, next(iter(ints.values())), vectors, found, progress)
+    _compare_build_stages(legal, chosen, run.build, as_feeds(ints), vectors, found, progress)
     _write(folder, found, model.graph)
     _require(found, chosen, run.build)
     _require_evidence(run, evidence, found)
-    return _describe(len(vectors.inputs), found)
+    return _describe(count, found)
 
 
 def _compare_build_stages(
     legal: Lowered,
     backend: Backend,
     build: Path,
-    x: NDArray[np.int64],
+    x: Feeds,
     vectors: Vectors,
     found: Findings,
     progress: ProgressFn,
@@ -206,25 +204,36 @@ def lower_again(run: RunFolder) -> Lowered:
             raise VerificationError(
                 f"{run.lower / name}.onnx does not hold the {name} of {run.model}; run the lower stage again."
             )
+    if len(again.inputs) > 1 and _name_inputs(again) != _name_inputs(stored):
+        raise VerificationError(
+            f"{run.lower / 'lower.json'} does not name the inputs of {run.model}; run the lower stage again."
+        )
     return again
+
+
+def _name_inputs(lowered: Lowered) -> tuple[Any, ...]:
+    return [(one.name, one.shape) for one in lowered.inputs], dict(lowered.direct)
 
 
 def _to_bytes(model: ModelProto | None) -> bytes:
     return b"" if model is None else model.SerializeToString(deterministic=True)
 
 
-def _read_vectors(folder: Path) -> Vectors:
+def _read_vectors(run: RunFolder, inputs: Sequence[ModelInput]) -> Vectors:
     def read(name: str) -> NDArray[Any] | None:
-        path = folder / name
+        path = run.export / name
         try:
             return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
         except (ValueError, OSError, EOFError):
             raise GreenedgeError(f"{path} is no NumPy array; run the export stage again.") from None
 
-    inputs = read("inputs.npy")
-    if inputs is None:
-        raise GreenedgeError(f"{folder / 'inputs.npy'} is missing; run the export stage again.")
-    return Vectors(inputs, read("labels.npy"), read("torch.npy"))
+    if not run.inputs.is_file():
+        raise GreenedgeError(f"{run.inputs} is missing; run the export stage again.")
+    try:
+        samples = read_samples(run.inputs, inputs)
+    except GreenedgeError as error:
+        raise GreenedgeError(f"{str(error).partition(';')[0].rstrip('.')}; run the export stage again.") from None
+    return Vectors(samples, read("labels.npy"), read("torch.npy"))
 
 
 def _measure_accuracy(lowered: Lowered, vectors: Vectors, stages: Stages) -> dict[str, float]:

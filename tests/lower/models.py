@@ -15,8 +15,9 @@ class Model:
     """`m = Model((1, 4)); m.quant(…); m.node("Relu"); m.save(path)`: every node reads the tensor before it."""
 
     def __init__(self, shape=(1, 4), opset: int = 13):
-        self.shape, self.opset = shape, opset
+        self.inputs, self.opset = {"x": shape}, opset
         self.nodes, self.constants, self.annotations, self.tensor, self.count = [], [], {}, "x", 0
+        self.outputs: list[str] = []  # the last tensor where none is named
 
     def constant(self, values, kind=np.float32) -> str:
         name = f"c{len(self.constants)}"
@@ -67,8 +68,11 @@ class Model:
         graph = helper.make_graph(
             self.nodes,
             "tiny",
-            [value("x", list(self.shape))],
-            [value(name, None, kinds.get(name, TensorProto.FLOAT)) for name in outputs or [self.tensor]],
+            [value(name, list(shape)) for name, shape in self.inputs.items()],
+            [
+                value(name, None, kinds.get(name, TensorProto.FLOAT))
+                for name in outputs or self.outputs or [self.tensor]
+            ],
             self.constants,
         )
         for tensor, kind in self.annotations.items():

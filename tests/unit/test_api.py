@@ -77,7 +77,7 @@ def test_what_cannot_be_built_is_an_error_with_reasons(samples, tmp_path):
     assert "ulx3s-85f" in {target.name for target in api.targets()}
 
 
-def test_a_module_may_end_in_a_tensor_of_brevitas_own_and_in_no_more_than_one(samples):
+def test_a_module_may_end_in_a_tensor_of_brevitas_own_and_in_nothing_but_tensors(samples):
     x, _ = samples
     assert [found.reasons for found in api.check(_network(carry=True), "linux-x86", inputs=x)] == [()]
 
@@ -87,10 +87,11 @@ def test_a_module_may_end_in_a_tensor_of_brevitas_own_and_in_no_more_than_one(sa
             self.net = _network()
 
         def forward(self, x):
-            return self.net(x), x
+            return self.net(x), {"x": x}
 
     with pytest.raises(
-        GreenedgeError, match="^the network gives a tuple, and one tensor is exported; let its forward return one"
+        GreenedgeError,
+        match="^the network gives a dict, and tensors are exported; let its forward return one, or a tuple of them",
     ):
         api.check(Pair(), "linux-x86", inputs=x)
 

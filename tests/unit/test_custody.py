@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.files.arrays import write_archive
 from greenedge.frontends.import_onnx import ModelFile
 from greenedge.report import summarise, write_report
 from greenedge.run.custody import open_run
@@ -20,6 +21,7 @@ from greenedge.run.jobs import jobs_for
 from greenedge.run.loop import run_job
 from greenedge.run.manifest import load_manifest, lock_run, staging_dir
 from greenedge.run.runs import infer, verify_again
+from tests.lower.several_inputs import CASES, draw
 
 USED = {  # the stages that a verb uses
     "verify": ("2-export", "3-lower", "4-build"),
@@ -126,6 +128,40 @@ def test_every_file_is_looked_at(made, tmp_path, damage):
                 missed.append((name, verb))
             shutil.rmtree(run.parent)
     assert not missed, f"{len(missed)} of {count}"
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory) -> Iterator[Path]:
+    """A finished run of a model with two inputs by the fake back end."""
+    folder = tmp_path_factory.mktemp("several")
+    with pytest.MonkeyPatch.context() as patch:
+        fakes.install(patch)
+        model = CASES["alike"].model()
+        write_archive(folder / "x.npz", draw(model, np.random.default_rng(3), 20))
+        source = ModelFile(model.save(folder / "two.onnx"), folder / "x.npz")
+        run_job(jobs_for(source, [str(fakes.write_board(folder))])[0], folder / "run")
+        yield folder / "run"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_samples_of_several_inputs_are_looked_at(several, tmp_path, damage):
+    shutil.copytree(several, tmp_path / "run")
+    assert not _notices(tmp_path / "run", "verify") and not _notices(tmp_path / "run", "report")
+    DAMAGES[damage](tmp_path / "run" / "2-export" / "inputs.npz")
+    assert _notices(tmp_path / "run", "report") and _notices(tmp_path / "run", "verify")
+
+
+def test_samples_of_several_inputs_beside_those_of_one_are_noticed(several, tmp_path):
+    shutil.copytree(several, tmp_path / "run")
+    np.save(tmp_path / "run" / "2-export" / "inputs.npy", np.zeros((20, 4), np.float32))
+    assert _notices(tmp_path / "run", "verify")
+
+
+def test_the_report_names_several_inputs(several):
+    summary = summarise(several)
+    assert summary["inputs"] == {"a": [4], "b": [4]}
+    assert "The model has 2 inputs: a (4), b (4)." in summary["notes"]
+    assert "The model has 2 inputs" in (several / "7-report" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("verb", USED)

@@ -116,7 +116,7 @@ def test_nothing_is_printed(network, samples, tmp_path, capfd, recwarn):
 
 def test_outputs_are_those_of_the_network(network, samples, exported):
     proto = onnx.load(exported[0] / "model.onnx")
-    got, expected = brevitas.execute(proto, samples), brevitas.outputs_of(network, samples)
+    (got,), expected = brevitas.execute(proto, [samples]), brevitas.outputs_of(network, samples)
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()  # float32 sums in another order
 
 

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from greenedge.cli import app
+from greenedge.frontends.samples import ModelInput, open_samples
 from greenedge.run import infer as inference
 from greenedge.run.runs import infer
 
@@ -58,11 +59,11 @@ def cli_path(name):
 
 def test_only_a_piece_is_in_memory(cli, monkeypatch):
     """The samples are mapped, not read: the array that comes in knows its file."""
-    array = inference.open_samples(cli_path("x.npy"))
-    assert isinstance(array, np.memmap)
-    monkeypatch.setattr(inference, "PIECE_BYTES", array[:1].nbytes * 9)
-    sizes = [len(piece) for _, piece in inference.pieces(array)]
-    assert sizes == [9] * 11 + [1] and not isinstance(next(inference.pieces(array))[1], np.memmap)
+    samples = open_samples(cli_path("x.npy"), [ModelInput("x", (6,))])
+    assert isinstance(samples["x"], np.memmap)
+    monkeypatch.setattr(inference, "PIECE_BYTES", samples["x"][:1].nbytes * 9)
+    sizes = [len(piece["x"]) for _, piece in inference.pieces(samples)]
+    assert sizes == [9] * 11 + [1] and not isinstance(next(inference.pieces(samples))[1]["x"], np.memmap)
 
 
 def test_csv_has_a_row_for_each_sample_and_gives_every_float_back(cli, monkeypatch):
@@ -101,7 +102,7 @@ def _samples(kind):
 @pytest.mark.parametrize(
     "kind, says",
     [
-        ("npz", "bad.npy holds several arrays; give a .npy file with one."),
+        ("npz", "bad.npy holds the arrays 'a', 'b', and the model has the input 'x' ('samples', 6); give one array "),
         ("text", "bad.npy is no .npy file of numbers; write it with numpy.save."),
         ("long", "bad.npy says shape (1099511627776, 64) of float32, 281,474,976,710,656 bytes, and holds 0; write"),
         ("scalar", "bad.npy holds one number; give at least one sample, as numbers."),
@@ -119,7 +120,10 @@ def test_samples_that_are_none(cli, kind, says):
     "words, says",
     [
         (("--inputs", "no.npy"), "there is no file no.npy."),
-        (("--inputs", "x.npy", "-o", "y.txt"), "y.txt does not say how to write; its name must end in .npy or .csv."),
+        (
+            ("--inputs", "x.npy", "-o", "y.txt"),
+            "y.txt does not say how to write; its name must end in .npy, .npz, .csv.",
+        ),
         (
             ("--inputs", "x.npy", "--stage", "biuld"),
             "run has no stage 'biuld' to infer with (did you mean 'build'?); it has: build, fake, graph.",
@@ -131,7 +135,7 @@ def test_mistakes(cli, words, says):
     assert (done.exit_code, done.stderr) == (1, f"greenedge: {says}\n")
 
 
-def test_several_outputs_go_into_a_csv_file(tmp_path):
+def test_several_outputs_go_into_an_archive_or_a_csv_file(tmp_path):
     def parts():
         return iter([{"a": np.ones((2, 2), np.float32), "b": np.zeros((2, 1), np.float32)}] * 2)
 
@@ -139,9 +143,16 @@ def test_several_outputs_go_into_a_csv_file(tmp_path):
 
     with pytest.raises(GreenedgeError) as error:
         inference.write(tmp_path / "y.npy", 4, parts())
-    assert str(error.value) == "an .npy file holds one array and the model has the outputs a, b; name a .csv file."
+    assert str(error.value) == (
+        "an .npy file holds one array and the model has the outputs a, b; name an .npz or a .csv file."
+    )
     inference.write(tmp_path / "y.csv", 4, parts())
     assert (tmp_path / "y.csv").read_text() == "a_0,a_1,b_0\n" + "1,1,0\n" * 4
+    written = inference.write(tmp_path / "y.npz", 4, parts())
+    assert (written.samples, written.shapes) == (4, {"a": (2,), "b": (1,)})
+    with np.load(tmp_path / "y.npz") as found:
+        assert {name: array.tolist() for name, array in found.items()} == {"a": [[1, 1]] * 4, "b": [[0]] * 4}
+        assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
 
 
 def test_an_error_on_the_way_leaves_no_file(tmp_path):

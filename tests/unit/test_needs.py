@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from fakes import write_model
 
-from greenedge.backends.preflight import find_general_reasons
 from greenedge.errors import GreenedgeError, ReasonKind, TargetError, ToolError
 from greenedge.frontends.import_onnx import ModelFile
-from greenedge.graph import Add, Edge, Graph, Input
 from greenedge.run.jobs import jobs_for, preflight
 from greenedge.tools import needs
 
@@ -69,13 +67,3 @@ def test_labels_are_judged_against_the_samples(tmp_path):
     source = ModelFile(write_model(tmp_path / "m.onnx"), tmp_path / "x.npy", tmp_path / "y.npy")
     with pytest.raises(GreenedgeError, match="labels are 3 whole numbers, one a sample"):
         preflight(source, ["linux-x86"], "tflite", {})
-
-
-def test_two_inputs_are_refused_before_anything_is_built():
-    edges = {name: Edge(name, (3,), 0, 15) for name in ("a", "b")} | {"c": Edge("c", (3,), 0, 30)}
-    ops = (Input("a", (), "a"), Input("b", (), "b"), Add("c", ("a", "b"), "c", (1, 1)))
-    (reason,) = find_general_reasons(Graph("two", ops, edges, ("c",)))
-    assert str(reason) == (
-        "two: 2 inputs (a, b); a build is verified with one array of samples (cure: join the inputs into one tensor "
-        "and cut it apart in the model)."
-    )

@@ -1,7 +1,8 @@
-"""What a plan writes and generates is told from anything else, to the byte, but for seconds in JSON."""
+"""What a plan writes and generates is told from anything else, to the byte, but for seconds and caches in JSON."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from greenedge.tools.replay import find_unplanned
 
 GENERATE = (
     "import json, pathlib; pathlib.Path('rtl').mkdir(); pathlib.Path('rtl/top.sv').write_text('module top;'); "
-    "pathlib.Path('about.json').write_text(json.dumps({'sources': ['top.sv'], 'seconds': 1.5}))"
+    "pathlib.Path('about.json').write_text(json.dumps({'sources': ['top.sv'], 'seconds': 1.5, "
+    "'kept': True, 'layers': [{'name': 'fc1', 'seconds': 0.5}]}))"
 )
 PLAN = Plan(
     {"graph.json": b'{"name": "x"}', "model.c": b"int x;"},
@@ -21,11 +23,12 @@ PLAN = Plan(
     ),
     (),
 )
+ABOUT = {"sources": ["top.sv"], "seconds": 7, "kept": False, "layers": [{"name": "fc1", "seconds": 2}]}
 MADE = {
     "graph.json": '{"name": "x"}',
     "model.c": "int x;",
     "rtl/top.sv": "module top;",
-    "about.json": '{"sources": ["top.sv"], "seconds": 7}',
+    "about.json": json.dumps(ABOUT),
 }
 
 
@@ -51,9 +54,10 @@ def test_what_the_plan_makes_is_what_lies_there(build):
         ("model.c", "int y;"),
         ("model.c", "int x;\n"),
         ("rtl/top.sv", "module top; initial $system"),
-        ("about.json", '{"sources": ["own.sv"], "seconds": 7}'),
-        ("about.json", '{"sources": ["top.sv"], "seconds": 7, "more": 1}'),
-        ("about.json", '{"sources": ["top.sv"], "seconds": 7}' + " " * 100_000),
+        ("about.json", json.dumps(ABOUT | {"sources": ["own.sv"]})),
+        ("about.json", json.dumps(ABOUT | {"layers": [{"name": "fc2", "seconds": 2}]})),
+        ("about.json", json.dumps(ABOUT | {"more": 1})),
+        ("about.json", json.dumps(ABOUT) + " " * 100_000),
     ],
 )
 def test_anything_else_is_found(build, name, content):

@@ -18,15 +18,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from greenedge.backends.da4ml.estimate import RULES, check_rate, check_size, rank_unrolling
 from greenedge.backends.da4ml.wires import WireBuilder
 from greenedge.backends.interface import Backend, Feeds, Fitness, FloatEpilogue, Options, Values
 from greenedge.errors import Reason, ReasonKind, TargetError
 from greenedge.files.scratch import scratch_folder
-from greenedge.graph import Graph, graph_digest, save_graph
+from greenedge.graph import Graph, graph_digest, load_graph, save_graph
+from greenedge.graph.joined_inputs import join_inputs
 from greenedge.graph.ops.base import Ints
+from greenedge.legalise.capabilities import check_ends
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -64,24 +64,10 @@ def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
         raise TargetError(f"da4ml has no option build.{unknown[0]}; it has: {', '.join(OPTIONS)}.")
     _cutoff(options)
     b = RULES.run(WireBuilder(graph))
-    reasons = _check_ends(graph) + b.reasons + _check_target(graph, target)
+    reasons = check_ends(graph, RULES.ends) + b.reasons + _check_target(graph, target)
     if reasons:
         return reasons
     return check_rate(graph, options, _request(target, options)["clock_hz"]) + check_size(graph, target, b.adder_bits)
-
-
-def _check_ends(graph: Graph) -> list[Reason]:
-    if len(graph.inputs) == len(graph.outputs) == 1:
-        return []
-    return [
-        Reason(
-            graph.name,
-            ReasonKind.UNSUPPORTED_GRAPH,
-            f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
-            "one input streams to one output",
-            "cut the model in two",
-        )
-    ]
 
 
 def _check_target(graph: Graph, target: Target) -> list[Reason]:
@@ -196,7 +182,7 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
     from greenedge.backends.da4ml.initial_simulation import run
     from greenedge.hdl.axi_stream.simulation import Stall
 
-    return dict(run(folder, _samples(x), Stall(), lambda line: progress(0, 0, line), keep).values)
+    return dict(run(folder, _samples(folder, x), Stall(), lambda line: progress(0, 0, line), keep).values)
 
 
 def simulate_with_backpressure(
@@ -208,12 +194,12 @@ def simulate_with_backpressure(
     from greenedge.hdl.axi_stream.simulation import Stall
 
     stall = Stall.at_pace(*streams_of(folder), read_json(folder, "simulation.json").get("interval_cycles"))
-    return dict(run(folder, _samples(x), stall, lambda line: progress(0, 0, line), keep).values)
+    return dict(run(folder, _samples(folder, x), stall, lambda line: progress(0, 0, line), keep).values)
 
 
-def _samples(x: Feeds) -> Ints:
-    """The samples (N, *shape) of the one input."""
-    return np.asarray(next(iter(x.values())) if isinstance(x, Mapping) else x)
+def _samples(folder: Path, x: Feeds) -> Ints:
+    """The samples (N, *shape) of the one stream, which carries all inputs."""
+    return join_inputs(load_graph(folder), x)
 
 
 def stale_artifact(folder: Path) -> str | None:

@@ -29,6 +29,7 @@ from greenedge.files.atomic_write import atomic_write, sha256_file
 from greenedge.files.cache import cache_folder
 from greenedge.files.remove import remove
 from greenedge.graph import Graph, graph_digest, load_graph
+from greenedge.graph.joined_inputs import joined_edge
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream.core import TOP
 from greenedge.run.folder import inside
@@ -62,8 +63,7 @@ def trace_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[st
     from greenedge.backends.da4ml.trace import full_span, trace
 
     pieces = cut_into_pieces(graph)
-    source = graph.inputs[0]
-    spans, files = {source: full_span(graph.edges[source])}, dict[str, bytes]()
+    spans, files = {edge: full_span(graph.edges[edge]) for edge in graph.inputs}, dict[str, bytes]()
     circuits: list[Circuit] = []
     layers: list[dict[str, Any]] = []
     for k, piece in enumerate(pieces):
@@ -74,8 +74,10 @@ def trace_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[st
         layers.append({"layer": piece.output, **traced.counts})
         files |= traced.files
     sizes = {name: (math.prod(edge.shape), edge.bits) for name, edge in graph.edges.items()}
-    text, registers = kernel(circuits, source, graph.outputs[0], sizes, _stream_order(graph.edges[source].shape))
-    plan = layout(source, circuits)
+    text, registers = kernel(
+        circuits, graph.inputs, graph.outputs[0], sizes, joined_edge(graph).bits, _stream_order(graph)
+    )
+    plan = layout(graph.inputs, circuits)
     stages = plan.at[graph.outputs[0]]
     about = {
         "latency": stages + 1,
@@ -92,10 +94,14 @@ def trace_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[st
     return {**files, f"{KERNEL}.sv": text.encode()}, about
 
 
-def _stream_order(shape: tuple[int, ...]) -> list[int]:
-    """The element of a sample at every place of the stream: channels last."""
-    order = np.arange(math.prod(shape)).reshape(shape)
-    return [int(k) for k in (np.moveaxis(order, 0, -1) if len(shape) > 1 else order).ravel()]
+def _stream_order(graph: Graph) -> list[tuple[str, int]]:
+    """(input, element of it) at every place of the stream: channels last, or one input after another as they are."""
+    shapes = [graph.edges[edge].shape for edge in graph.inputs]
+    if len(shapes) > 1:
+        sizes = zip(graph.inputs, map(math.prod, shapes), strict=True)
+        return [(edge, k) for edge, size in sizes for k in range(size)]
+    order = np.arange(math.prod(shapes[0])).reshape(shapes[0])
+    return [(graph.inputs[0], int(k)) for k in (np.moveaxis(order, 0, -1) if len(shapes[0]) > 1 else order).ravel()]
 
 
 def fetch_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[str, Any], bool]:
@@ -134,7 +140,7 @@ def _read_kernel(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]] | None
 def write_core(graph: Graph, job: Mapping[str, Any], folder: Path) -> None:
     """rtl/, streams.json and trace.json of the graph in `folder`."""
     files, about, kept = fetch_kernel(graph, float(job["cutoff"]))
-    source, output = streams_of(graph.edges[graph.inputs[0]], graph.edges[graph.outputs[0]])
+    source, output = streams_of(joined_edge(graph), graph.edges[graph.outputs[0]])
     files = {
         **{name: (RTL / name).read_bytes() for name in UNITS},
         **files,

@@ -18,6 +18,7 @@ from greenedge.backends.da4ml.tapped_core import MODULE, read_probes, write_tapp
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph, run_graph
+from greenedge.graph.joined_inputs import join_inputs
 from greenedge.graph.ops.base import Ints
 from greenedge.hdl.axi_stream.core import TOP
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
@@ -61,11 +62,15 @@ def main() -> int:
     here = Path(".")
     try:
         graph = load_graph(here)
-        edge = graph.edges[graph.inputs[0]]
-        x = np.random.default_rng(SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
+        rng = np.random.default_rng(SEED)
+        levels = {
+            edge.name: rng.integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
+            for edge in map(graph.edges.__getitem__, graph.inputs)
+        }
+        x = join_inputs(graph, levels)
         free = run(here, x, Stall(), print)
         stalled = run(here, x, Stall.at_pace(*streams_of(here), free.interval_cycles, seed=2), print)
-        expected = run_graph(graph, x)[graph.outputs[0]]
+        expected = run_graph(graph, levels)[graph.outputs[0]]
         for how, result in (("", free), (" with random stalls", stalled)):
             if not np.array_equal(result.values[graph.outputs[0]], expected):
                 raise GreenedgeError(f"the unrolled RTL differs from the integer graph on random samples{how}")

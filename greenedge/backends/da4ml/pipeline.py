@@ -52,9 +52,9 @@ class Layout:
         return {edge: f"edge{k}" for k, edge in enumerate(self.at)}
 
 
-def layout(source: str, circuits: Iterable[Circuit]) -> Layout:
-    """The cycle in which every edge has its value, counted in registers behind `source`."""
-    at, kept = {source: 0}, {source: 0}
+def layout(sources: Sequence[str], circuits: Iterable[Circuit]) -> Layout:
+    """The cycle in which every edge has its value, counted in registers behind the `sources`."""
+    at, kept = dict.fromkeys(sources, 0), dict.fromkeys(sources, 0)
     for circuit in circuits:
         start = max((at[edge] for edge in circuit.sources), default=0)
         for edge in circuit.sources:
@@ -65,25 +65,33 @@ def layout(source: str, circuits: Iterable[Circuit]) -> Layout:
 
 
 def kernel(
-    circuits: Sequence[Circuit], source: str, output: str, sizes: Mapping[str, tuple[int, int]], order: Sequence[int]
+    circuits: Sequence[Circuit],
+    sources: Sequence[str],
+    output: str,
+    sizes: Mapping[str, tuple[int, int]],
+    bits: int,
+    order: Sequence[tuple[str, int]],
 ) -> tuple[str, int]:
     """(module `net` in SystemVerilog from `sample` to `answer`, its register bits).
 
-    `sizes` has (elements, bits of each) of every edge, `order` the element at every place of the sample; the last
-    register is the answer's.
+    `sizes` has (elements, bits of each) of every edge; the sample has `bits` for each of its elements, of which `order`
+    says (edge, element there). The last register is the answer's.
     """
-    plan = layout(source, circuits)
+    plan = layout(sources, circuits)
     names = plan.nets
     wide = {edge: sizes[edge][0] * sizes[edge][1] for edge in plan.at}
-    bits, registers = sizes[source][1], wide[output]
-    body = [
-        f"    logic [{wide[source] - 1}:0] {names[source]};",
-        *(
-            f"    assign {names[source]}[{to * bits} +: {bits}] = sample[{k * bits} +: {bits}];"
-            for k, to in enumerate(order)
-        ),
-        _delay_line(names[source], wide[source], plan.kept[source]),
-    ]
+    registers, body = wide[output], list[str]()
+    for source in sources:
+        own = sizes[source][1]
+        body += [
+            f"    logic [{wide[source] - 1}:0] {names[source]};",
+            *(
+                f"    assign {names[source]}[{to * own} +: {own}] = sample[{k * bits} +: {own}];"
+                for k, (edge, to) in enumerate(order)
+                if edge == source
+            ),
+            _delay_line(names[source], wide[source], plan.kept[source]),
+        ]
     for k, circuit in enumerate(circuits):
         edge = circuit.output
         body += [
@@ -104,7 +112,7 @@ def kernel(
 `default_nettype none
 module {KERNEL} (
     input  logic clk,
-    input  logic [{wide[source] - 1}:0] sample,
+    input  logic [{len(order) * bits - 1}:0] sample,
     output logic [{wide[output] - 1}:0] answer
 );
 {text}

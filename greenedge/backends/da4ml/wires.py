@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from greenedge.graph import Edge, Graph, Op
 from greenedge.graph.ops.base import Floats
+from greenedge.legalise.capabilities import ONE_FILE_AN_OUTPUT, Ends
 from greenedge.legalise.rules import RuleBuilder, Rules
 
 Wires = Any  # da4ml's FixedVariableArray; da4ml is imported where a graph is traced alone, and has no types
@@ -56,7 +57,8 @@ class WireBuilder(RuleBuilder):
             self.adder_bits[op.name] = bits
 
 
-RULES: Rules[WireBuilder] = Rules("da4ml", "da4ml")
+ENDS = Ends(outputs=1, rule="da4ml streams its inputs to one output", cures=("", ONE_FILE_AN_OUTPUT))
+RULES: Rules[WireBuilder] = Rules("da4ml", "da4ml", ends=ENDS)
 
 
 def _source_wires(span: Span) -> Wires:

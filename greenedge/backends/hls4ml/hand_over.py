@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from greenedge.backends.hls4ml.layers import Handover, LayerBuilder
 from greenedge.backends.hls4ml.lower_values import RULES
-from greenedge.errors import Reason, ReasonKind
+from greenedge.errors import Reason
 from greenedge.graph import Graph
+from greenedge.legalise.capabilities import check_ends
 
 __all__ = ["RULES", "find_reasons", "hand_over"]
 
 
 def find_reasons(graph: Graph, is_streamed: bool) -> list[Reason]:
     """Every reason why the graph has no exact hls4ml layers."""
-    reasons = []
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        reasons.append(
-            Reason(
-                graph.name,
-                ReasonKind.UNSUPPORTED_GRAPH,
-                f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
-                "a project has one function from one input to one output",
-                "cut the model in two",
-            )
-        )
-    return reasons + RULES.run(LayerBuilder(graph, is_streamed=is_streamed, is_checking=True)).reasons
+    return (
+        check_ends(graph, RULES.ends)
+        + RULES.run(LayerBuilder(graph, is_streamed=is_streamed, is_checking=True)).reasons
+    )
 
 
 def hand_over(graph: Graph, has_depthwise: bool = True) -> Handover:

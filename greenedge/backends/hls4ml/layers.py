@@ -17,7 +17,7 @@ import numpy as np
 from greenedge.backends.hls4ml.precision import range_type
 from greenedge.graph import Conv, Edge, Graph, MaxPool, Op
 from greenedge.graph.ops.base import Ints, Shape
-from greenedge.legalise.capabilities import SPATIAL_AXES, Capabilities
+from greenedge.legalise.capabilities import ONE_FILE_AN_OUTPUT, SPATIAL_AXES, Capabilities, Ends
 from greenedge.legalise.rules import RuleBuilder, Rules
 
 _ONE_OR_TWO_AXES = SPATIAL_AXES.limit({1, 2}, "hls4ml has one or two", "use 1-D or 2-D layers")
@@ -110,7 +110,13 @@ class LayerBuilder(RuleBuilder):
         return name
 
 
-RULES: Rules[LayerBuilder] = Rules("hls4ml", "hls4ml", SUPPORTED)
+ENDS = Ends(
+    1,
+    1,
+    "a project has one function from one input to one output",
+    ("choose ulx3s-85f, whose da4ml takes several, or linux-x86 or cortex-m4", ONE_FILE_AN_OUTPUT),
+)
+RULES: Rules[LayerBuilder] = Rules("hls4ml", "hls4ml", SUPPORTED, ENDS)
 
 
 def channels_last_order(shape: Shape) -> Ints:

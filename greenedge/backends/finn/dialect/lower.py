@@ -12,8 +12,9 @@ from greenedge.backends.finn.dialect import lower_mvu, lower_stream  # noqa: F40
 from greenedge.backends.finn.dialect.builder import Builder
 from greenedge.backends.finn.dialect.ops import Network
 from greenedge.backends.finn.dialect.supported import RULES
-from greenedge.errors import Reason, ReasonKind
+from greenedge.errors import Reason
 from greenedge.graph import Graph
+from greenedge.legalise.capabilities import check_ends
 
 __all__ = ["RULES", "lower_graph", "require_network"]
 
@@ -28,15 +29,8 @@ def require_network(graph: Graph) -> Network:
 @lru_cache(maxsize=2)
 def lower_graph(graph: Graph) -> tuple[Network | None, tuple[Reason, ...]]:
     """(the network, no reasons), or (None, every reason)."""
+    if reasons := check_ends(graph, RULES.ends):
+        return None, tuple(reasons)
     builder = Builder(graph)
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        builder.refuse(
-            graph.name,
-            ReasonKind.UNSUPPORTED_GRAPH,
-            f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
-            "finn streams one input to one output",
-            "cut the model in two",
-        )
-        return None, tuple(builder.reasons)
     network = RULES.run(builder, builder.live_ops).finish()
     return (None, tuple(builder.reasons)) if builder.reasons else (network, ())

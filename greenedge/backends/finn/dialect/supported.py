@@ -6,7 +6,7 @@ from greenedge.backends.finn.dialect.builder import Builder
 from greenedge.errors import ReasonKind
 from greenedge.graph import Conv, ConvTranspose, Dense, DepthToSpace, Edge, Input, Requantise
 from greenedge.graph.ops.base import Ints
-from greenedge.legalise.capabilities import Capabilities, Limit, Measure
+from greenedge.legalise.capabilities import ONE_FILE_AN_OUTPUT, Capabilities, Ends, Limit, Measure
 from greenedge.legalise.rules import Rules
 
 MAX_BITS = 8  # of weights, inputs and quantised activations
@@ -36,7 +36,13 @@ SUPPORTED: Capabilities = {
     Conv: _LINEAR,
     Requantise: (_limit_bits(_OUTPUT),),
 }
-RULES: Rules[Builder] = Rules("finn", "finn", SUPPORTED)
+ENDS = Ends(
+    1,
+    1,
+    "finn streams one input to one output",
+    ("choose --backend da4ml, which takes several, on a board of ECP5, iCE40 or Gowin", ONE_FILE_AN_OUTPUT),
+)
+RULES: Rules[Builder] = Rules("finn", "finn", SUPPORTED, ENDS)
 _UPSAMPLE = "use nearest-neighbour upsampling and a convolution"
 RULES.refuses(ConvTranspose, "a transposed convolution", "finn has no unit for it", _UPSAMPLE)
 RULES.refuses(DepthToSpace, "DepthToSpace", "finn has no unit for it", _UPSAMPLE)

@@ -31,7 +31,7 @@ from greenedge.backends.int8 import edges_json, proof_record
 from greenedge.backends.int8.preflight_estimate import describe_differences
 from greenedge.backends.int8.proof_record import Record, certificate, doubts, read_proof, sentence, summary
 from greenedge.backends.int8.tflite import edgetpu, vela
-from greenedge.backends.int8.tflite.deploy import deploy_files, read_quantiser
+from greenedge.backends.int8.tflite.deploy import deploy_files, explain_no_deploy, read_quantiser
 from greenedge.backends.int8.tflite.emit import RULES, Emitted, find_reasons, write_file
 from greenedge.backends.int8.tflite.epilogue import WITHIN, choose_outputs
 from greenedge.backends.int8.tflite.layout import Layout
@@ -68,10 +68,10 @@ def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
 
 
 def float_epilogue(lowered: Lowered, target: Target, options: Options) -> FloatEpilogue:
-    """The model's float outputs that the file carries, a sentence for each that it leaves to the host, and the
-    quantiser that makes the input's integers of floats where there is one."""
+    """The model's float outputs that the file carries, a sentence for each that it leaves to the host and for a deploy
+    folder that there is not, and the quantiser that makes the input's integers of floats where there is one."""
     carried, notes = choose_outputs(lowered, options, _choose_compiler(target) is not None)
-    return FloatEpilogue(carried, notes, read_quantiser(lowered.prologue))
+    return FloatEpilogue(carried, (*notes, *explain_no_deploy(lowered.graph)), read_quantiser(lowered.prologue))
 
 
 def _choose_compiler(target: Target) -> ModuleType | None:

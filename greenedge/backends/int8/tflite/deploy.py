@@ -40,7 +40,7 @@ def deploy_files(
     What the golden samples must give comes from the integer graph, and from `carried` for the file's float outputs.
     With a `quantiser` (as `read_quantiser` gives it) the runner takes floats too.
     """
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+    if explain_no_deploy(graph):
         return {}
     ends = {"input": graph.inputs[0], "output": graph.outputs[0]}
     edge = graph.edges[ends["input"]]
@@ -64,6 +64,16 @@ def deploy_files(
         "golden.npz": golden.getvalue(),
     }
     return {f"{FOLDER}/{name}": content for name, content in files.items()}
+
+
+def explain_no_deploy(graph: Graph) -> tuple[str, ...]:
+    """Why there is no folder for a board, as a sentence; nothing where there is one."""
+    if len(graph.inputs) == len(graph.outputs) == 1:
+        return ()
+    return (
+        f"There is no {FOLDER}/: its runner takes one input to one output, and the file has {len(graph.inputs)} and "
+        f"{len(graph.outputs)}, in the order of edges.json.",
+    )
 
 
 def read_quantiser(prologue: ModelProto | None) -> dict[str, float] | None:

@@ -1,0 +1,202 @@
+"""Models with several inputs and outputs from the file to the build's answer: integers equal NumPy's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from greenedge import api
+from greenedge.backends import load_backend
+from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.files.arrays import write_archive
+from greenedge.graph import run_graph
+from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_epilogue, run_prologue
+from greenedge.run.folder import RunFolder
+from greenedge.runtimes import open_runtime
+from tests.lower.several_inputs import CASES, draw
+
+BUILDS = {"c99": "cortex-m4", "tflite": "linux-x86", "onnxruntime": "linux-x86"}
+
+
+def _equal(got: dict[str, np.ndarray], expected: list[np.ndarray]) -> bool:
+    return len(got) == len(expected) and all(
+        np.array_equal(ours, theirs) for ours, theirs in zip(got.values(), expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_integer_graph_computes_what_numpy_does(name, rng, tmp_path):
+    case = CASES[name]
+    model = case.model()
+    lowered = lower_file(model.save(tmp_path / "m.onnx"))
+    samples = draw(model, rng)
+    assert lowered.graph.inputs == tuple(model.inputs) == tuple(one.name for one in lowered.inputs)
+    got = run_epilogue(lowered, run_graph(lowered.graph, run_prologue(lowered, samples)))
+    assert _equal(got, case.expect(**samples))
+
+
+@pytest.mark.parametrize("backend", BUILDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("add", "alike"))) for name in CASES]
+)
+def test_a_build_answers_what_numpy_does(name, backend, rng, tmp_path):
+    case = CASES[name]
+    model = case.model()
+    path, samples = model.save(tmp_path / "m.onnx"), draw(model, rng)
+    (found,) = api.check(path, BUILDS[backend], inputs=samples, backend=backend)
+    assert found.reasons == ()
+    run = api.build(path, BUILDS[backend], inputs=samples, backend=backend, out=tmp_path / "run", progress=False)
+    verified = {(one["reference"], one["candidate"]): one for one in run.summary["verify"]}
+    stage = load_backend(backend).stage
+    for pair in (("qonnx", "graph"), ("graph", stage)):
+        assert verified[pair]["samples"] == 40 and verified[pair]["mismatches"] == 0
+    fresh = draw(model, rng, 25)
+    expected = case.expect(**fresh)
+    assert _equal(run.infer(fresh), expected) and _equal(run.infer(tuple(fresh.values()), "graph"), expected)
+    write_archive(tmp_path / "x.npz", dict(reversed(fresh.items())))  # by name, in any order
+    assert _equal(run.infer(tmp_path / "x.npz"), expected)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
+    """A finished run of the model whose inputs have one shape, by onnxruntime, and its samples."""
+    folder = tmp_path_factory.mktemp("several")
+    model = CASES["alike"].model()
+    samples = draw(model, np.random.default_rng(5))
+    path = model.save(folder / "m.onnx")
+    run = api.build(path, "linux-x86", inputs=samples, backend="onnxruntime", out=folder / "run", progress=False)
+    return run.folder, samples
+
+
+def test_the_run_keeps_an_archive_with_the_models_names(made):
+    run, samples = made
+    assert not (run / "2-export" / "inputs.npy").exists()
+    with np.load(run / "2-export" / "inputs.npz", allow_pickle=False) as kept:
+        assert kept.files == list(samples) and all(np.array_equal(kept[name], x) for name, x in samples.items())
+
+
+def test_inputs_that_changed_places_are_noticed(made, tmp_path):
+    """What names the inputs for `infer` is compared too: here nothing else of the run would differ."""
+    import json
+
+    from greenedge.verify.stage import lower_again
+
+    shutil.copytree(made[0], tmp_path / "run")
+    path = tmp_path / "run" / "3-lower" / "lower.json"
+    stored = json.loads(path.read_text())
+    lower_again(RunFolder(tmp_path / "run"))
+    stored["inputs"].reverse()
+    path.write_text(json.dumps(stored))
+    with pytest.raises(VerificationError) as error:
+        lower_again(RunFolder(tmp_path / "run"))
+    assert str(error.value) == (
+        f"{path} does not name the inputs of {tmp_path / 'run' / '2-export' / 'model.onnx'}; run the lower stage again."
+    )
+
+
+@pytest.mark.parametrize("name", ["litert", "onnxruntime", "onnxruntime-float", "torch"])
+def test_a_runtime_takes_an_array_for_each_input(name, rng, tmp_path):
+    model = CASES["alike"].model()
+    lowered = lower_file(model.save(tmp_path / "m.onnx"))
+    levels = run_prologue(lowered, draw(model, rng))
+    runtime = open_runtime(name, lowered.graph)
+    ((edge, got),) = runtime.run(levels).items()
+    expected = run_graph(lowered.graph, levels)[edge]
+    if runtime.exact:
+        assert np.array_equal(got, expected)
+    else:  # the float network rounds nothing
+        assert np.abs(got - expected).max() <= 1
+        swapped = dict(zip(levels, reversed(levels.values()), strict=True))
+        assert np.abs(runtime.run(swapped)[edge] - expected).max() > 1
+    runtime.prepare({edge: x[:1] for edge, x in levels.items()})()
+
+
+def test_a_session_serves_a_run_of_several_inputs(made):
+    from greenedge.run.runtime_session import prepare_calls
+
+    for batch in (1, 3):
+        _, calls = prepare_calls(made[0], "onnxruntime", batch)
+        next(calls)()
+
+
+def test_what_takes_one_input_says_so_with_the_names_and_a_cure(tmp_path):
+    path = CASES["concat"].model().save(tmp_path / "m.onnx")
+    said = {
+        ("vcu118", "hls4ml"): "tiny: 2 inputs (a, b); a project has one function from one input to one output (cure: "
+        "choose ulx3s-85f, whose da4ml takes several, or linux-x86 or cortex-m4).",
+        ("ulx3s-85f", "finn"): "tiny: 2 inputs (a, b); finn streams one input to one output (cure: choose --backend "
+        "da4ml, which takes several, on a board of ECP5, iCE40 or Gowin).",
+    }
+    for (target, backend), text in said.items():
+        (found,) = api.check(path, target, backend=backend)
+        assert [str(reason) for reason in found.reasons] == [text]
+    for target in ("ulx3s-85f", "linux-x86", "cortex-m4"):  # the cures, followed
+        (found,) = api.check(path, target)
+        assert found.reasons == () and found.backend != "finn"
+
+
+def test_several_outputs_of_what_streams_one_are_refused_with_their_names(tmp_path):
+    path = CASES["two outputs"].model().save(tmp_path / "m.onnx")
+    (found,) = api.check(path, "ulx3s-85f", backend="da4ml")
+    assert [str(reason) for reason in found.reasons] == [
+        "tiny: 2 outputs (Quant_10, Quant_7); da4ml streams its inputs to one output (cure: make a file for each "
+        "output: onnx.load, delete the others from graph.output, onnx.save)."
+    ]
+    import onnx
+
+    for k in range(2):  # the cure, followed
+        model = onnx.load(path)
+        del model.graph.output[k]
+        onnx.save(model, tmp_path / "one.onnx")
+        (found,) = api.check(tmp_path / "one.onnx", "ulx3s-85f", backend="da4ml")
+        assert found.reasons == ()
+
+
+def test_the_runner_for_boards_is_left_out_and_that_is_said(tmp_path):
+    path = CASES["concat"].model().save(tmp_path / "m.onnx")
+    (found,) = api.check(path, "linux-x86", backend="tflite")
+    assert (
+        "There is no deploy/: its runner takes one input to one output, and the file has 2 and 1, in the order of "
+        "edges.json." in found.notes
+    )
+
+
+def test_torch_module_with_several_inputs_and_outputs(tmp_path):
+    """Every argument of forward reaches the file, and every output of it comes back."""
+    torch = pytest.importorskip("torch")
+    from brevitas import nn as qnn
+
+    class Pair(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.quant = qnn.QuantIdentity(bit_width=4, return_quant_tensor=True)
+            self.one = qnn.QuantLinear(4, 3, bias=False, weight_bit_width=4)
+            self.two = qnn.QuantLinear(8, 2, bias=False, weight_bit_width=4)
+            self.first, self.second = (qnn.QuantIdentity(bit_width=8) for _ in range(2))
+
+        def forward(self, left, right):
+            a, b = self.quant(left), self.quant(right)
+            return self.first(self.one(b)), self.second(self.two(torch.cat([a, b], dim=1)))
+
+    torch.manual_seed(1)
+    network = Pair()
+    rng = np.random.default_rng(2)
+    left, right = (rng.normal(size=(60, 4)).astype(np.float32) for _ in range(2))
+    network(torch.from_numpy(left), torch.from_numpy(right))
+    network.eval()
+    with torch.no_grad():
+        expected = [y.numpy() for y in network(torch.from_numpy(left), torch.from_numpy(right))]
+    run = api.build(
+        network, "linux-x86", inputs=(left, right), backend="onnxruntime", out=tmp_path / "run", progress=False
+    )
+    got = run.infer({"left": left, "right": right})
+    assert list(got) == ["output_0", "output_1"]
+    for ours, theirs in zip(got.values(), expected, strict=True):
+        assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()  # float32 of torch
+    assert [found.reasons for found in api.check(network, "linux-x86", inputs={"right": right, "left": left})] == [()]
+    with pytest.raises(GreenedgeError, match=r"forward takes \(left, right\); give one array for each, by its name"):
+        api.check(network, "linux-x86", inputs=left)
