@@ -86,7 +86,7 @@ class Run:
         rows = [
             (
                 f"{one['candidate']} against {one['reference']}",
-                f"{one['samples'] - one['mismatches']:,} of {one['samples']:,} equal",
+                f"{_count_equal(one):,} of {one['samples']:,} equal",
             )
             for one in found.get("verify", ())
         ]
@@ -98,6 +98,11 @@ class Run:
         ]
         cells = "".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in rows)
         return f"<table><caption>{html.escape(str(self.folder))}</caption>{cells}</table>"
+
+
+def _count_equal(entry: Mapping[str, int]) -> int:
+    """The samples of a comparison on which nothing differed."""
+    return entry["samples"] - entry["mismatches"] - entry.get("within_certificate", 0)
 
 
 def build(

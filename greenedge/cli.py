@@ -10,7 +10,8 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,6 +84,23 @@ Sets = Annotated[
 Docker = Annotated[bool, typer.Option("--docker", help="Run vendor tools in the images of docker/.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the commands that the build would run; run none of them.")
+]
+
+
+class Require(StrEnum):
+    """What a verification has to show to end well."""
+
+    certified = "certified"
+    exact = "exact"
+
+
+Requirement = Annotated[
+    Require,
+    typer.Option(
+        "--require",
+        help="exact: also a difference that the build's certificate foretold ends with status 5.",
+        show_default=True,
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the run.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of several.")]
@@ -272,6 +290,7 @@ def run(
     latency: Latency = None,
     docker: Docker = False,
     dry_run: DryRun = False,
+    require: Requirement = Require.certified,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: train, export, lower, build, verify, report. Finished stages are not repeated."""
@@ -280,7 +299,8 @@ def run(
     settings, options = split_settings(set_ or [])
     recipe = find_recipe(flow, settings)
     options = {**recipe.build, **options, **_speed_options(fps, latency)}
-    _run_jobs(jobs_for(recipe, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
+    jobs = jobs_for(recipe, target or [], backend, options, _stage(until), docker)
+    _run_jobs(jobs, out, until, dry_run, as_json, require)
 
 
 @app.command()
@@ -338,6 +358,7 @@ def build(
     input_type: InputTypes = None,
     docker: Docker = False,
     dry_run: DryRun = False,
+    require: Requirement = Require.certified,
     as_json: Json = False,
 ) -> None:
     """Build somebody's QONNX model for a target and verify it."""
@@ -346,7 +367,8 @@ def build(
 
     options = _build_options(set_, fps, latency)
     source = ModelFile(model, inputs, labels, input_types(input_type or []))
-    _run_jobs(jobs_for(source, target or [], backend, options, _stage(until), docker), out, until, dry_run, as_json)
+    jobs = jobs_for(source, target or [], backend, options, _stage(until), docker)
+    _run_jobs(jobs, out, until, dry_run, as_json, require)
 
 
 def _build_options(texts: list[str] | None, fps: int | None, latency: float | None) -> dict[str, object]:
@@ -377,7 +399,9 @@ def _stage(name: str) -> str:
     return name
 
 
-def _run_jobs(jobs: list[Job], out: Path | None, until: str, dry_run: bool, as_json: bool) -> None:
+def _run_jobs(
+    jobs: list[Job], out: Path | None, until: str, dry_run: bool, as_json: bool, require: Require = Require.certified
+) -> None:
     """Runs jobs and says where the report is; the last line on stdout names it."""
     from greenedge.run.jobs import dry_plan, run_all
     from greenedge.run.progress import Screen
@@ -388,6 +412,7 @@ def _run_jobs(jobs: list[Job], out: Path | None, until: str, dry_run: bool, as_j
                 typer.echo(line)
         return
     runs, report = run_all(jobs, out, until, lambda job: Screen(job.title))
+    _require_exact(runs, require)
     if as_json:
         from greenedge.run.runs import read_summary
 
@@ -400,6 +425,22 @@ def _run_jobs(jobs: list[Job], out: Path | None, until: str, dry_run: bool, as_j
     typer.echo(f"report: {report}" if report else f"run: {runs[0]} (stopped after {until})")
 
 
+def _require_exact(runs: Sequence[Path], require: Require) -> None:
+    """Raises VerificationError where exact equality is required and a build differs within its certificate."""
+    if require is Require.exact:
+        from greenedge.run.runs import require_exact
+
+        for run in runs:
+            require_exact(run)
+
+
+def _describe_mismatches(entry: Mapping[str, Any]) -> str:
+    """How many samples differ, and what is allowed."""
+    if entry.get("within_certificate"):
+        return f"{entry['within_certificate']} (within its certificate)"
+    return f"{entry['mismatches']} (within {entry['within']:g})" if entry.get("within") else str(entry["mismatches"])
+
+
 @app.command()
 @_exit_code_on_error
 def verify(
@@ -410,6 +451,7 @@ def verify(
     trust: Annotated[
         Path | None, typer.Option("--trust", metavar="KEY.pub", help="Refuse a run that this key's owner did not sign.")
     ] = None,
+    require: Requirement = Require.certified,
     as_json: Json = False,
 ) -> None:
     """Compare again, on what lies in the run's folder now."""
@@ -420,7 +462,9 @@ def verify(
     results = []
     for folder in runs_in(run):
         with bar(f"verify {folder.name}") as progress:
-            results.append({"folder": str(folder)} | verify_again(folder, progress, sign, trust))
+            results.append(
+                {"folder": str(folder)} | verify_again(folder, progress, sign, trust, require is Require.exact)
+            )
     if as_json:
         return _print_json(results)
     rows = [
@@ -429,7 +473,7 @@ def verify(
             e["reference"],
             e["candidate"],
             str(e["samples"]),
-            f"{e['mismatches']} (within {e['within']:g})" if e.get("within") else str(e["mismatches"]),
+            _describe_mismatches(e),
             coverage(e["coverage"]).removeprefix("coverage ") if e.get("coverage") else "",
         ]
         for r in results

@@ -173,6 +173,10 @@ def _no_faults(graph: Graph, folder: Path) -> FaultModel | None:
     return None
 
 
+def _no_differences(folder: Path) -> Mapping[str, Mapping[int, int]]:
+    return {}
+
+
 def _no_sentence(folder: Path) -> str | None:
     return None
 
@@ -228,6 +232,9 @@ class Backend:
     partial_stages       further stages, compared on a few vectors
     alternate_runtimes   other ways of running the same file
     known_deviation      what was known beforehand of differences with the graph, and the cure
+    certified_differences
+                         {edge: {channel: by how many levels it may differ}} of what `known_deviation` says; by its
+                         certificate no other channel differs
     why_not_runnable     why the build cannot be run on this machine; the run then ends with a report that says so
     float_epilogue       the float outputs that the build carries; `plan` gets it
     float_outputs        those outputs, computed by the build
@@ -258,6 +265,7 @@ class Backend:
     partial_stages: Callable[[Path], Mapping[str, PartialFn]] = _no_stages
     alternate_runtimes: Callable[[Path], Mapping[str, Alternate]] = _no_alternates
     known_deviation: Callable[[Path], str | None] = _no_sentence
+    certified_differences: Callable[[Path], Mapping[str, Mapping[int, int]]] = _no_differences
     why_not_runnable: Callable[[Path], str | None] = _no_sentence
     float_epilogue: Callable[[Lowered, Target, Options], FloatEpilogue] = _no_epilogue
     float_outputs: FloatsFn = _no_floats

@@ -142,7 +142,7 @@ def _heading(views: list[dict]) -> str:
 
 def _overall(views: list[dict]) -> str:
     verdicts = {view["verdict"] for view in views}
-    return "differs" if "differs" in verdicts else "open" if "open" in verdicts else "equal"
+    return next((verdict for verdict in ("differs", "open", "certified") if verdict in verdicts), "equal")
 
 
 def _view(run: Path, summary: dict) -> dict:
@@ -208,11 +208,14 @@ def _rtl_digest(summary: dict) -> dict[str, str]:
 
 
 def _verdict(manifest: Manifest, entries: list[dict], unverified: str | None) -> str:
-    """ "differs" where anything differed, "equal" where the verify stage ended well, else "open"."""
+    """ "differs" where anything differed, "equal" where the verify stage ended well ("certified" where that took the
+    build's certificate), else "open"."""
     if any(entry["mismatches"] for entry in entries):
         return "differs"
     record = manifest.stages.get("verify")
-    return "equal" if not unverified and entries and record is not None and record.status == "done" else "open"
+    if unverified or not entries or record is None or record.status != "done":
+        return "open"
+    return "certified" if any(entry.get("within_certificate") for entry in entries) else "equal"
 
 
 def _sentence(entries: list[dict]) -> str:
@@ -228,7 +231,9 @@ def _sentence(entries: list[dict]) -> str:
     entries = [entry for entry in entries if entry.get("within") is None]  # the others compare floats, in rows below
     covered = [entry for entry in entries if entry.get("coverage")]
     entries = [entry for entry in entries if not entry.get("coverage")] or entries
+    certified = [entry for entry in entries if entry.get("within_certificate")]
     most = max(entry["samples"] for entry in entries)
+    entries = [entry for entry in entries if entry not in certified]
     fewer = [entry for entry in entries if entry["samples"] < most]
     names = [_stage_phrase(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
     text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {most:,} samples"
@@ -236,6 +241,11 @@ def _sentence(entries: list[dict]) -> str:
     text += "".join(
         f"; {_stage_phrase(entry['candidate'])} on {entry['samples']:,} vectors, {coverage(entry['coverage'])}"
         for entry in covered
+    )
+    text += "".join(
+        f"; {_stage_phrase(entry['candidate'])} differs on {entry['within_certificate']:,} of {entry['samples']:,}, "
+        "within its certificate"
+        for entry in certified
     )
     tied = sum(entry.get("float_ties", 0) for entry in entries)
     return text + (f", but for {tied} proven float32 tie{'s' if tied > 1 else ''}." if tied else ".")

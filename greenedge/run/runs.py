@@ -31,12 +31,23 @@ from greenedge.run.manifest import (
 from greenedge.run.signature import require_signature, sign
 from greenedge.run.stages import compare_stages
 from greenedge.target import nearest
+from greenedge.verify.compare import require_equal
 
 
 def read_summary(run: Path) -> dict[str, Any] | None:
     """summary.json of a run, None where it has none."""
     path = RunFolder(run).summary
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def require_exact(run: Path) -> None:
+    """Raises VerificationError where the last verification of a run took the build's certificate to end well."""
+    _require_exact(read_summary(run) or {})
+
+
+def _require_exact(found: Mapping[str, Any]) -> None:
+    for entry in found.get("verify", ()):
+        require_equal(str(entry["candidate"]), int(entry.get("within_certificate", 0)), int(entry["samples"]))
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -50,12 +61,13 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def verify_again(
-    run: Path, progress: ProgressFn, sign_with: Path | None = None, trust: Path | None = None
+    run: Path, progress: ProgressFn, sign_with: Path | None = None, trust: Path | None = None, exact: bool = False
 ) -> dict[str, Any]:
     """Compares again what lies in a finished run's folder now; returns what verify.json then says.
 
     `trust` is a file with the public key whose owner must have signed the run, `sign_with` one with the private key
-    that signs it if all is equal (greenedge.run.signature).
+    that signs it if all is equal (greenedge.run.signature). With `exact` a difference within the build's certificate
+    counts as one.
 
     Raises VerificationError on a difference, also where only a file's digest differs (a weight that no sample reaches),
     and GreenedgeError where the run has nothing built. The manifest says how it ended; the next run writes the report.
@@ -85,9 +97,11 @@ def verify_again(
         )
         if done.outputs != record.outputs or record.status != "done" or done.inputs != record.inputs:
             save_manifest(replace(manifest, stages={**stages, "verify": done}), run)
+        written = json.loads((RunFolder(run).verify / "verify.json").read_text())
+        if exact:
+            _require_exact(written)
         if sign_with is not None:
             sign(run, manifest, sign_with)
-        written = json.loads((RunFolder(run).verify / "verify.json").read_text())
     if "unverified" in written:
         raise GreenedgeError(written["unverified"])
     return dict(written)

@@ -60,10 +60,11 @@ class VerificationReport:
     """Candidate against reference on the same inputs.
 
     `samples` were compared on all `outputs` integers of each; `mismatches` counts differing samples, `float_ties`
-    those of a float reference in which every difference is a proven float32 tie (these are no mismatches). `proved`
-    says what holds for every input, None where equality was sampled only. `within` is None for integers; for floats it
-    is the largest absolute difference that is no mismatch (0: they are equal), and `largest` the one that was found.
-    `coverage` says how many faults of the memories these samples would show; None where that was not worked out.
+    those of a float reference in which every difference is a proven float32 tie, `within_certificate` those of a build
+    in which every difference is one that its certificate allows (these are no mismatches). `proved` says what holds
+    for every input, None where equality was sampled only. `within` is None for integers; for floats it is the largest
+    absolute difference that is no mismatch (0: they are equal), and `largest` the one that was found. `coverage` says
+    how many faults of the memories these samples would show; None where that was not worked out.
     """
 
     reference: str
@@ -77,6 +78,7 @@ class VerificationReport:
     within: float | None = None
     largest: float | None = None
     coverage: Coverage | None = None
+    within_certificate: int = 0
 
     def require(self, known_deviation: str | None = None) -> None:
         """Raises VerificationError where anything differs; `known_deviation` is what the build had said of that, and
@@ -95,6 +97,20 @@ class VerificationReport:
 
     def _by(self) -> str:
         return f"by more than {self.within:g} " if self.within else ""
+
+
+def describe_certified(candidate: str, count: int, samples: int) -> str:
+    """What is said of samples that differ as the build's certificate allows."""
+    return f"{candidate} differs on {count:,} of {samples:,} samples, within its certificate"
+
+
+def require_equal(candidate: str, certified: int, samples: int) -> None:
+    """Raises VerificationError where samples differ within the build's certificate."""
+    if certified:
+        raise VerificationError(
+            f"{describe_certified(candidate, certified, samples)}, and exact equality was required (cure: let "
+            "`greenedge snap` put the biases on the accumulators' grid, or choose another back end)."
+        )
 
 
 def name_stage(stage: str) -> str:

@@ -35,7 +35,8 @@ from greenedge.verify.built import (
     compare_partial,
     find_fault_vectors,
 )
-from greenedge.verify.compare import FAULTS, VerificationReport
+from greenedge.verify.certified import allow_certified
+from greenedge.verify.compare import FAULTS, VerificationReport, describe_certified
 from greenedge.verify.evidence import find_missing
 from greenedge.verify.fault_vectors import FaultVectors
 from greenedge.verify.float_references import Stages, compare_with_qonnx, compare_with_torch, join_outputs
@@ -118,9 +119,8 @@ def _compare_build_stages(
     expected = run_graph(graph, x)
     assert np.array_equal(join_outputs(graph, expected), stages["graph"]), "a pass has changed an output"
     proof = backend.proof(build)
-    found.reports.append(
-        compare_build(graph, backend.simulate, backend.stage, build, x, expected, stages, progress, proof)
-    )
+    report = compare_build(graph, backend.simulate, backend.stage, build, x, expected, stages, progress, proof)
+    found.reports.append(allow_certified(graph, backend, build, x, report, stages["graph"], stages[backend.stage]))
     again: Stages = {}  # the same circuit once more, or on few samples: no accuracy of its own
     if backend.simulate_with_backpressure is not None:
         name = f"{backend.stage}-stalls"
@@ -174,7 +174,11 @@ def _describe(samples: int, found: Findings) -> str:
         if one.coverage is not None
     )
     back = "".join(f"; {entry.what} read back" for entry in found.read_back)
-    whole = ", ".join(name for name, values in found.stages.items() if len(values) >= samples)
+    certified = {report.candidate: report for report in found.reports if report.within_certificate}
+    whole = ", ".join(name for name, values in found.stages.items() if len(values) >= samples and name not in certified)
+    allowed = "".join(
+        f"; {describe_certified(name, report.within_certificate, report.samples)}" for name, report in certified.items()
+    )
     few = "".join(f", {len(found.stages[name])} in {name}" for name in fewer)
     near = "".join(
         f", {report.candidate} {f'within {report.within:g}' if report.within else 'too'}" for report in found.floats
@@ -184,7 +188,7 @@ def _describe(samples: int, found: Findings) -> str:
         for one in [*found.reports, *found.remarks]
         if one.reference == "graph" and one.candidate not in found.stages and one.coverage is None
     )
-    return f"{samples} samples equal in {whole}{few}{near}{alternates}{by_coverage}{back}"
+    return f"{samples} samples equal in {whole}{few}{near}{allowed}{alternates}{by_coverage}{back}"
 
 
 def lower_again(run: RunFolder) -> Lowered:
@@ -251,9 +255,10 @@ def _measure_accuracy(lowered: Lowered, vectors: Vectors, stages: Stages) -> dic
 
 
 def _to_plain(report: VerificationReport) -> dict[str, Any]:
-    """The report as verify.json holds it; without a coverage where none was worked out."""
+    """The report as verify.json holds it; without a coverage or a certificate where there was none to look at."""
     plain = dataclasses.asdict(report)
-    return {key: value for key, value in plain.items() if key != "coverage" or value is not None}
+    left_out = {"coverage": None, "within_certificate": 0}
+    return {key: value for key, value in plain.items() if key not in left_out or value != left_out[key]}
 
 
 def _write(folder: Path, found: Findings, graph: Graph, unverified: str | None = None) -> None:

@@ -15,7 +15,6 @@ from greenedge.errors import GreenedgeError
 Record = dict[str, Any]  # a JSON table
 FORMAT = "greenedge-certificate/1"
 NAMES = {"xnnpack": "XNNPACK", "reference": "the reference kernels", "mlas": "ONNX Runtime on CPU"}
-_LISTED = 64  # differing channels of a layer that are listed one by one
 
 
 def certificate(layers: Sequence[Layer]) -> Record:
@@ -35,7 +34,7 @@ def _entry(layer: Layer) -> Record:
             "differing_accumulators": differing,
             "share": differing / total,
             "largest_difference": int(verdict.largest.max(initial=0)),
-            "channels": {str(c): int(verdict.differing[c]) for c in rows[:_LISTED]},
+            "channels": {str(c): int(verdict.differing[c]) for c in rows},
         }
     return {
         "layer": layer.name,
@@ -85,6 +84,17 @@ def known_deviation(recorded: Record, kernels: str) -> str | None:
         "with quantise.fold_batch_norm=true in training or with `greenedge snap` afterwards, or use fewer activation "
         "bits)"
     )
+
+
+def list_differences(recorded: Record, kernels: str) -> dict[str, dict[int, int]]:
+    """{edge: {channel: by how many levels at most it differs}} of the channels that are not equal everywhere."""
+    found: dict[str, dict[int, int]] = {}
+    for layer in recorded["layers"]:
+        verdict = layer["kernels"][kernels]
+        if verdict["channels"]:
+            largest = int(verdict["largest_difference"])
+            found[layer["edge"]] = {int(channel): largest for channel in verdict["channels"]}
+    return found
 
 
 def doubts(recorded: Record, tested: Record, kernels: str) -> str | None:

@@ -167,6 +167,13 @@ def known_deviation(folder: Path) -> str | None:
     return proof_record.known_deviation(recorded, KERNELS)
 
 
+def certified_differences(folder: Path) -> dict[str, dict[int, int]]:
+    """{edge: {channel: levels}} by which the file may differ; nothing where its arithmetic is not that of the
+    certificate."""
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
+    return {} if doubts(recorded, tested, KERNELS) else proof_record.list_differences(recorded, KERNELS)
+
+
 def tools(options: Options) -> dict[str, str]:
     """The packages that write and run the file."""
     return {name: metadata.version(name) for name in ("onnx", "onnxruntime")}
@@ -185,5 +192,6 @@ BACKEND = Backend(
     tools=tools,
     proof=proof,
     known_deviation=known_deviation,
+    certified_differences=certified_differences,
     preflight_notes=preflight_notes,
 )

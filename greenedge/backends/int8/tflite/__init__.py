@@ -322,6 +322,13 @@ def known_deviation(folder: Path) -> str | None:
     return proof_record.known_deviation(recorded, "xnnpack")
 
 
+def certified_differences(folder: Path) -> dict[str, dict[int, int]]:
+    """{edge: {channel: levels}} by which the file may differ on XNNPACK; nothing where its arithmetic is not that of
+    the certificate."""
+    recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, ("xnnpack",))
+    return {} if doubts(recorded, tested, "xnnpack") else proof_record.list_differences(recorded, "xnnpack")
+
+
 def tools(options: Options) -> dict[str, str]:
     """The packages that write and run the file."""
     versions = {**vela.tools(), **edgetpu.tools()}
@@ -358,6 +365,7 @@ BACKEND = Backend(
     proof=proof,
     alternate_runtimes=alternate_runtimes,
     known_deviation=known_deviation,
+    certified_differences=certified_differences,
     float_epilogue=float_epilogue,
     float_outputs=float_outputs,
     preflight_notes=preflight_notes,
