@@ -342,24 +342,25 @@ def test_the_estimate_counts_signed_digits():
     assert list(count_digits(np.array([0, 1, 2, 3, 5, 7, -7, 11, 15, 31, 85]))) == [0, 1, 1, 2, 2, 2, 2, 3, 2, 2, 4]
 
 
-class TestSeveralInputs:
-    pytestmark = SIMULATED
-
-    def test_one_stream_carries_inputs_of_other_ranges_and_shapes(self, rng, tmp_path):
-        """A signed and an unsigned input, of which the wider sets the stream's type; the first is read twice."""
-        sketch = Sketch(rng, (4,), "s4")
-        wide = sketch.reshape(sketch.input("w", (2, 3), "u8"), 6)
-        hidden = sketch.step(sketch.dense(sketch.concat("x", wide), 5))
-        graph = fit_affine_forms(sketch.graph(sketch.step(sketch.dense(sketch.concat(hidden, "x"), 3), "s4")))
-        assert graph.inputs == ("x", "w")
-        folder = build_core(graph, tmp_path / "build")
-        ends = [graph.edges[edge] for edge in graph.inputs]
-        x = {edge.name: rng.integers(edge.lo, edge.hi + 1, (30, *edge.shape)) for edge in ends}
-        expected = run_graph(graph, x)[graph.outputs[0]]
-        assert np.array_equal(da4ml.simulate(folder, x)[graph.outputs[0]], expected)
-        assert np.array_equal(da4ml.simulate_with_backpressure(folder, x)[graph.outputs[0]], expected)
-        source = json.loads((folder / "streams.json").read_text())["streams"][0]
-        assert (source["bits"], source["signed"], source["shape"]) == (9, True, [10])
-        alter(folder / "rtl" / "net0_stage0.v")
-        report = compare_build(graph, da4ml.simulate, "rtl", folder, x, run_graph(graph, x), {}, lambda *_: None)
-        assert report.mismatches and report.first.layer != graph.outputs[0]
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+@pytest.mark.tool("make")
+@pytest.mark.tool("perl")
+def test_one_stream_carries_inputs_of_other_ranges_and_shapes(rng, tmp_path):
+    """A signed and an unsigned input, of which the wider sets the stream's type; the first is read twice."""
+    sketch = Sketch(rng, (4,), "s4")
+    wide = sketch.reshape(sketch.input("w", (2, 3), "u8"), 6)
+    hidden = sketch.step(sketch.dense(sketch.concat("x", wide), 5))
+    graph = fit_affine_forms(sketch.graph(sketch.step(sketch.dense(sketch.concat(hidden, "x"), 3), "s4")))
+    assert graph.inputs == ("x", "w")
+    folder = build_core(graph, tmp_path / "build")
+    ends = [graph.edges[edge] for edge in graph.inputs]
+    x = {edge.name: rng.integers(edge.lo, edge.hi + 1, (30, *edge.shape)) for edge in ends}
+    expected = run_graph(graph, x)[graph.outputs[0]]
+    assert np.array_equal(da4ml.simulate(folder, x)[graph.outputs[0]], expected)
+    assert np.array_equal(da4ml.simulate_with_backpressure(folder, x)[graph.outputs[0]], expected)
+    source = json.loads((folder / "streams.json").read_text())["streams"][0]
+    assert (source["bits"], source["signed"], source["shape"]) == (9, True, [10])
+    alter(folder / "rtl" / "net0_stage0.v")
+    report = compare_build(graph, da4ml.simulate, "rtl", folder, x, run_graph(graph, x), {}, lambda *_: None)
+    assert report.mismatches and report.first.layer != graph.outputs[0]

@@ -288,8 +288,8 @@ def test_integers_of_several_inputs_come_by_their_own_names(tmp_path):
     assert (stored.inputs[1:], stored.direct) == (lowered.inputs[1:], lowered.direct)
     assert [(one.name, one.shape) for one in stored.inputs] == [("u", (2,)), ("b.1", (4,)), ("b_1", (4,))]
     given = {"u": np.ones((1, 2)), "b.1": np.full((1, 4), 3.0), "b_1": np.full((1, 4), -5.0)}
-    for one in (lowered, stored):
-        levels = run_prologue(one, given)
+    for one, feeds in ((lowered, given), (stored, dict(reversed(given.items())))):
+        levels = run_prologue(one, feeds)
         assert levels["b_1"].tolist() == [[3] * 4] and levels["b_1_2"].tolist() == [[-5] * 4]
         run_graph(one.graph, levels)
     with pytest.raises(GreenedgeError, match="^the inputs have different numbers of samples, 1 of 'u', 1 of 'b.1', 2"):

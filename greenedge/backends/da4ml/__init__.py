@@ -1,6 +1,7 @@
 """Back end `da4ml`: the whole network unrolled into one pipelined circuit of adders, a sample a clock cycle, through
 the open tools to a bitstream.
 
+Several inputs come one after another in the one stream, as `join_inputs` puts them side by side.
 Tools: da4ml (a process of its own; LGPL, installed, never part of this project), verilator, yosys with slang, nextpnr
 and the packer of the family.
 Options: cutoff (adders in a row between two registers, default 3), fps and latency
