@@ -111,6 +111,7 @@ def build(
     *,
     inputs: Inputs | None = None,
     labels: np.ndarray | None = None,
+    expected: np.ndarray | None = None,
     name: str | None = None,
     backend: str | None = None,
     input_type: Names = (),
@@ -125,11 +126,13 @@ def build(
     inputs      float32 (N, *shape) to verify with, of several inputs {input: array} or a tuple in the model's order
                 (a module's: of its forward), or the path of an .npy or .npz file; drawn at random for a file where
                 they are not given. labels: (N,) classes
+    expected    float32 (N, …): what the model gives for the inputs, compared with all the rest; of a torch module it is
+                what the module itself gives
     options     of the back end, as --set build.KEY has them: fps=20000, latency=1e-5, clock_hz=100e6,
                 storage="int4-dense", …
     """
     with ExitStack() as opened:
-        source = _source(model, inputs, labels, name, input_type, opened)
+        source = _source(model, inputs, labels, expected, name, input_type, opened)
         return _run_jobs(
             job_list.jobs_for(source, _names(target), backend, options), out, progress, isinstance(target, str)
         )
@@ -159,6 +162,7 @@ def check(
     *,
     inputs: Inputs | None = None,
     labels: np.ndarray | None = None,
+    expected: np.ndarray | None = None,
     backend: str | None = None,
     input_type: Names = (),
     **options: object,
@@ -166,7 +170,7 @@ def check(
     """The preflight of a model for each target: `reasons` why not (none: it can be built), and `notes`. The arguments
     are those of `build`."""
     with ExitStack() as opened:
-        source = _source(model, inputs, labels, None, input_type, opened)
+        source = _source(model, inputs, labels, expected, None, input_type, opened)
         return job_list.preflight(source, _names(target), backend, options)
 
 
@@ -195,20 +199,23 @@ def _run_jobs(jobs, out, progress: bool, single: bool, until: str = "report"):
     return runs[0] if single else runs
 
 
-def _source(model: Model, inputs, labels, name: str | None, input_type: Names, opened: ExitStack) -> ModelFile:
+def _source(
+    model: Model, inputs, labels, expected, name: str | None, input_type: Names, opened: ExitStack
+) -> ModelFile:
     """The model as a file with its samples in files, for as long as `opened` is open."""
-    samples, classes = (
-        None if array is None else opened.enter_context(_save_samples(array)) for array in (inputs, labels)
+    samples, classes, outputs = (
+        None if array is None else opened.enter_context(_save_samples(array)) for array in (inputs, labels, expected)
     )
+    reference = "expected"
     declared = job_list.input_types(_names(input_type))
     if isinstance(model, (str, Path)):
-        return ModelFile(Path(model), samples, classes, declared)
+        return ModelFile(Path(model), samples, classes, declared, outputs)
     if samples is None:
         raise GreenedgeError(
             f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in "
             "float32, or a tuple of one for each input of its forward."
         )
-    from greenedge.frontends.brevitas import export_model
+    from greenedge.frontends.brevitas import export_model, outputs_of
     from greenedge.frontends.samples import read_arguments
 
     given = read_arguments(samples, model.forward)
@@ -216,12 +223,14 @@ def _source(model: Model, inputs, labels, name: str | None, input_type: Names, o
     training = model.training
     model.eval()
     try:
-        export_model(model, [array[:8] for array in given], path)
+        facts = export_model(model, [array[:8] for array in given], path)
+        if outputs is None and "output" in facts:  # of several outputs none is compared
+            outputs, reference = opened.enter_context(_save_samples(outputs_of(model, given))), "torch"
     finally:
         model.train(training)
     if len(given) > 1:  # in the order of forward, which is the file's
         samples = opened.enter_context(_save_samples(tuple(given)))
-    return ModelFile(path, samples, classes, declared)
+    return ModelFile(path, samples, classes, declared, outputs, reference)
 
 
 @contextmanager

@@ -47,6 +47,13 @@ Samples = Annotated[
         help="Samples to verify with; of several inputs an .npz with an array for each, by its name.",
     ),
 ]
+Labels = Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")]
+Expected = Annotated[
+    Path | None,
+    typer.Option(
+        "--expected", metavar="Y.npy", help="What the model gives for them, as floats: compared with all the rest."
+    ),
+]
 Backend = Annotated[
     str | None, typer.Option("--backend", metavar="B", help="Back end; the target's first if not said.")
 ]
@@ -236,7 +243,8 @@ def check(
     target: Targets = None,
     backend: Backend = None,
     inputs: Samples = None,
-    labels: Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
+    labels: Labels = None,
+    expected: Expected = None,
     fps: Fps = None,
     latency: Latency = None,
     set_: Sets = None,
@@ -247,7 +255,7 @@ def check(
     from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import input_types, preflight
 
-    source = ModelFile(model, inputs, labels, input_types(input_type or []))
+    source = ModelFile(model, inputs, labels, input_types(input_type or []), expected)
     found = preflight(source, target or [], backend, _build_options(set_, fps, latency))
     if as_json:
         from dataclasses import asdict
@@ -349,7 +357,8 @@ def build(
     target: Targets = None,
     backend: Backend = None,
     inputs: Samples = None,
-    labels: Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
+    labels: Labels = None,
+    expected: Expected = None,
     fps: Fps = None,
     latency: Latency = None,
     out: Out = None,
@@ -366,7 +375,7 @@ def build(
     from greenedge.run.jobs import input_types, jobs_for
 
     options = _build_options(set_, fps, latency)
-    source = ModelFile(model, inputs, labels, input_types(input_type or []))
+    source = ModelFile(model, inputs, labels, input_types(input_type or []), expected)
     jobs = jobs_for(source, target or [], backend, options, _stage(until), docker)
     _run_jobs(jobs, out, until, dry_run, as_json, require)
 
@@ -609,7 +618,7 @@ def snap(
     inputs: Annotated[
         Path | None, typer.Option("--inputs", metavar="X.npy|X.npz", help="Samples for the accuracy.")
     ] = None,
-    labels: Annotated[Path | None, typer.Option("--labels", metavar="Y.npy", help="Their classes.")] = None,
+    labels: Labels = None,
     input_type: InputTypes = None,
     as_json: Json = False,
 ) -> None:

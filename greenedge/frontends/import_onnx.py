@@ -24,7 +24,9 @@ _QUANTISERS = ("Quant", "IntQuant")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An ONNX file, the samples to verify it with (drawn at random where `samples` is None) and their labels.
+    """An ONNX file, the samples to verify it with (drawn at random where `samples` is None), their labels, and what
+    the model gives for them by `reference`: the network that it was exported from ("torch"), or a person's own word
+    ("expected").
 
     `declared` gives integer types to inputs that have no quantiser, as text: {"input" or "": "uint8:1/255"}.
     """
@@ -33,6 +35,8 @@ class ModelFile:
     samples: Path | None = None
     labels: Path | None = None
     declared: Mapping[str, str] = field(default_factory=dict)
+    expected: Path | None = None
+    reference: str = "expected"
 
     @property
     def name(self) -> str:
@@ -47,7 +51,7 @@ class ModelFile:
         """sha256 of everything that enters the run, by role."""
         if not self.path.is_file():
             raise GreenedgeError(f"{self.path} does not exist; give the path of an ONNX file.")
-        files = {"model": self.path, "inputs": self.samples, "labels": self.labels}
+        files = {"model": self.path, "inputs": self.samples, "labels": self.labels, self.reference: self.expected}
         digests = {role: sha256_file(_require_file(path)) for role, path in files.items() if path is not None}
         digests |= {f"data {path.name}": sha256_file(path) for path in _find_external_data(self.path)}
         return digests | {f"declared {name}": text for name, text in self.declared.items()}
@@ -59,7 +63,7 @@ class ModelFile:
 
 def import_stage(model: ModelFile, folder: Path) -> str:
     """Writes model.onnx (one file, normal form), inputs.npy (inputs.npz where it has several), export.json and, where
-    given, labels.npy. Returns a note.
+    given, labels.npy and expected.npy (torch.npy of a network at hand). Returns a note.
 
     Raises GreenedgeError for a file that is missing, no ONNX, no array, or of another shape than the model's input.
     """
@@ -72,6 +76,8 @@ def import_stage(model: ModelFile, folder: Path) -> str:
     write_samples(samples, folder)
     if model.labels is not None:
         np.save(folder / "labels.npy", _read_labels(model.labels, count), allow_pickle=False)
+    if model.expected is not None:
+        np.save(folder / f"{model.reference}.npy", _read_expected(model.expected, source, count), allow_pickle=False)
     shapes = [{"name": name, "shape": list(shape)} for name, shape in source.inputs.items()]
     facts = {
         "nodes": len(source.nodes),
@@ -87,13 +93,15 @@ def import_stage(model: ModelFile, folder: Path) -> str:
 
 def check_samples(model: ModelFile) -> None:
     """Reads the samples and labels that were given as the import would, and raises what it raises."""
-    if model.samples is None and model.labels is None:
+    if model.samples is None and model.labels is None and model.expected is None:
         return
     source = parse_normal(read_normal(model.path), model.path.stem)
     inputs = list_inputs(source, model.input_types())
     count = SAMPLES if model.samples is None else count_samples(read_samples(model.samples, inputs))
     if model.labels is not None:
         _read_labels(model.labels, count)
+    if model.expected is not None:
+        _read_expected(model.expected, source, count)
 
 
 def _require_file(path: Path) -> Path:
@@ -109,6 +117,24 @@ def _read_labels(path: Path, count: int) -> np.ndarray:
             f"{path} has shape {labels.shape} of {labels.dtype}; labels are {count} whole numbers, one a sample."
         )
     return labels
+
+
+def _read_expected(path: Path, source: Source, count: int) -> np.ndarray:
+    """The outputs (N, …) that a model is to give for its samples."""
+    expected = read_array(path)
+    if len(source.outputs) != 1:
+        raise GreenedgeError(
+            f"{path} holds one array, and the model has the outputs {', '.join(source.outputs)}; leave --expected out, "
+            "or cut the model to the one that matters."
+        )
+    if expected.ndim == 0 or len(expected) != count or expected.dtype.kind not in "fiub":
+        raise GreenedgeError(
+            f"{path} has shape {expected.shape} of {expected.dtype}; expected outputs are numbers, one row for each of "
+            f"{count} samples."
+        )
+    if not np.isfinite(expected).all():
+        raise GreenedgeError(f"{path} holds NaN or infinity; expected outputs are finite: leave that sample out.")
+    return expected
 
 
 def _draw_samples(source: Source, inputs: Sequence[ModelInput]) -> Samples:

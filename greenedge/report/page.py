@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).resolve().parent
 STAGE_TITLES = {
     "torch": "PyTorch",
+    "expected": "Expected outputs",
     "qonnx": "QONNX",
     "graph": "Integer graph",
     "rtl": "RTL",

@@ -19,6 +19,7 @@ from greenedge.lower.prologue_epilogue import is_elementwise
 from greenedge.progress import ProgressFn
 from greenedge.verify.compare import FirstMismatch, VerificationReport, compare, first_difference
 
+REFERENCES = ("torch", "expected")  # whose outputs a run may hold beside the model
 Stages = dict[str, Ints]  # stage -> all outputs of every sample side by side, (N, total)
 
 
@@ -94,32 +95,38 @@ def describe_proof(graph: Graph) -> str:
     )
 
 
-def is_comparable_with_torch(lowered: Lowered) -> bool:
-    """Whether torch's float outputs can be turned back into integers."""
+def is_comparable_with_outputs(lowered: Lowered) -> bool:
+    """Whether the model's float outputs can be turned back into integers."""
     return len(lowered.outputs) == 1 and lowered.outputs[0].dequantised
 
 
-def compare_with_torch(
-    lowered: Lowered, torch: NDArray[Any] | None, ints: Mapping[str, Ints], stages: Stages
+def compare_with_outputs(
+    reference: str, lowered: Lowered, outputs: NDArray[Any], ints: Mapping[str, Ints], stages: Stages
 ) -> list[VerificationReport]:
-    """The graph against torch's float outputs, turned back into integers where the model ends in a quantiser or an
-    accumulator. Raises VerificationError for outputs that are no multiples of the scale."""
+    """The graph against float outputs that somebody else gave, turned back into integers where the model ends in a
+    quantiser or an accumulator. Raises VerificationError for outputs that are no multiples of the scale, or of another
+    shape."""
     from greenedge.lower.float_ties.outputs_only import reachable_by_ties
 
-    if torch is None or not is_comparable_with_torch(lowered):
+    if not is_comparable_with_outputs(lowered):
         return []
     output = lowered.outputs[0]
+    shape = lowered.graph.edges[output.edge].shape
+    if int(np.prod(outputs.shape[1:])) != int(np.prod(shape)):
+        raise VerificationError(f"{reference} has outputs of shape {outputs.shape[1:]}, and the model's is {shape}.")
+    outputs = outputs.reshape(len(outputs), *shape)
     is_level = isinstance(lowered.graph.producer(output.edge), Requantise)
-    levels = read_levels(torch, output.scale, output.zero, 0.25 if is_level else 0.5)
+    levels = read_levels(outputs, output.scale, output.zero, 0.25 if is_level else 0.5)
     if levels is None:
         raise VerificationError(
-            "torch gave outputs that are NaN or no multiples of the output scale; export the model again."
+            f"{reference} gave outputs that are NaN or no multiples of the model's output scale; they are another "
+            "model's (cure: give the outputs of this file, or export it again)."
         )
-    stages["torch"] = levels.reshape(len(levels), -1)
-    report = compare("torch", "graph", stages["torch"], stages["graph"])
+    stages[reference] = levels.reshape(len(levels), -1)
+    report = compare(reference, "graph", stages[reference], stages["graph"])
     if not report.mismatches:
         return [report]
-    samples = np.flatnonzero((stages["torch"] != stages["graph"]).any(axis=1))
+    samples = np.flatnonzero((stages[reference] != stages["graph"]).any(axis=1))
     ties = [
         s for s in samples if reachable_by_ties(lowered, {e: v[s : s + 1] for e, v in ints.items()}, levels[s : s + 1])
     ]
@@ -127,7 +134,7 @@ def compare_with_torch(
     first = None
     if len(wrong):
         here = slice(wrong[0], wrong[0] + 1)
-        first = first_difference("output", stages["torch"][here], stages["graph"][here])
+        first = first_difference("output", stages[reference][here], stages["graph"][here])
         first = dataclasses.replace(first, sample=int(wrong[0]))
     return [dataclasses.replace(report, mismatches=len(wrong), float_ties=len(ties), first=first)]
 

@@ -39,18 +39,19 @@ from greenedge.verify.certified import allow_certified
 from greenedge.verify.compare import FAULTS, VerificationReport, describe_certified
 from greenedge.verify.evidence import find_missing
 from greenedge.verify.fault_vectors import FaultVectors
-from greenedge.verify.float_references import Stages, compare_with_qonnx, compare_with_torch, join_outputs
+from greenedge.verify.float_references import REFERENCES, Stages, compare_with_outputs, compare_with_qonnx, join_outputs
 
-_ORDER = ("torch", "qonnx", "graph")  # of the stages in verify.json; what was built comes behind
+_ORDER = (*REFERENCES, "qonnx", "graph")  # of the stages in verify.json; what was built comes behind
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """The samples of a run: the model's float inputs by name, optional labels, optional outputs of the torch model."""
+    """The samples of a run: the model's float inputs by name, optional labels, and the model's outputs in other words
+    than its file's: torch's, or those that were expected."""
 
     inputs: Samples
     labels: NDArray[Any] | None = None
-    torch: NDArray[Any] | None = None
+    outputs: Mapping[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass
@@ -88,7 +89,8 @@ def verify_stage(
     expected = run_graph(model.graph, ints)
     found.stages["graph"] = join_outputs(model.graph, expected)
     found.reports.append(compare_with_qonnx(model, run.model, vectors.inputs, ints, found.stages, progress))
-    found.reports += compare_with_torch(model, vectors.torch, ints, found.stages)
+    for reference, outputs in vectors.outputs.items():
+        found.reports += compare_with_outputs(reference, model, outputs, ints, found.stages)
     if why := chosen.why_not_runnable(run.build):
         found.accuracy = _measure_accuracy(model, vectors, found.stages)
         _write(folder, found, model.graph, why)
@@ -237,7 +239,10 @@ def _read_vectors(run: RunFolder, inputs: Sequence[ModelInput]) -> Vectors:
         samples = read_samples(run.inputs, inputs)
     except GreenedgeError as error:
         raise GreenedgeError(f"{str(error).partition(';')[0].rstrip('.')}; run the export stage again.") from None
-    return Vectors(samples, read("labels.npy"), read("torch.npy"))
+    given = {name: read(f"{name}.npy") for name in REFERENCES}
+    return Vectors(
+        samples, read("labels.npy"), {name: outputs for name, outputs in given.items() if outputs is not None}
+    )
 
 
 def _measure_accuracy(lowered: Lowered, vectors: Vectors, stages: Stages) -> dict[str, float]:

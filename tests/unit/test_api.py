@@ -43,6 +43,8 @@ def test_a_module_becomes_a_run(samples, tmp_path):
     run = api.build(model, "linux-x86", inputs=x, labels=y, name="tiny", out=tmp_path / "run", progress=False)
     assert run.folder == tmp_path / "run" and run.report.is_file() and model.training
     assert run.summary["accuracy"]["tflite"] == run.summary["accuracy"]["graph"]
+    compared = {entry["reference"]: entry for entry in run.summary["verify"] if entry["candidate"] == "graph"}
+    assert compared["torch"]["samples"] == 60 and not compared["torch"]["mismatches"], "the module itself is compared"
     model.eval()
     with torch.no_grad():
         expected = model(torch.from_numpy(x)).numpy()
@@ -61,7 +63,7 @@ def test_a_module_becomes_a_run(samples, tmp_path):
 def test_what_cannot_be_built_is_an_error_with_reasons(samples, tmp_path):
     x, _ = samples
     with pytest.raises(UnsupportedError, match="put a QuantIdentity") as caught:
-        api.build(_network(ends_in_levels=False), "linux-x86", inputs=x, out=tmp_path / "run", progress=False)
+        api.build(_network(ends_in_levels=False), "linux-x86", backend="tflite", inputs=x, out=tmp_path / "run")
     assert len(caught.value.reasons) == 1
     with pytest.raises(GreenedgeError, match=r"^Sequential is exported with samples, and none are given; say inputs=X"):
         api.build(_network(), "linux-x86")
@@ -94,6 +96,42 @@ def test_a_module_may_end_in_a_tensor_of_brevitas_own_and_in_nothing_but_tensors
         match="^the network gives a dict, and tensors are exported; let its forward return one, or a tuple of them",
     ):
         api.check(Pair(), "linux-x86", inputs=x)
+
+
+def test_what_a_model_is_expected_to_give_is_compared(samples, tmp_path):
+    """The outputs of another word than the file's: equal, another model's, of another shape, and not finite."""
+    (x, _), model = samples, _network()
+    with torch.no_grad():
+        model(torch.from_numpy(x))
+        model.eval()
+        expected = model(torch.from_numpy(x)).numpy()
+    run = api.build(model, "linux-x86", inputs=x, expected=expected, out=tmp_path / "run", progress=False)
+    compared = [entry["reference"] for entry in run.summary["verify"] if entry["candidate"] == "graph"]
+    assert compared == ["qonnx", "expected"]
+    (run.folder / "2-export" / "expected.npy").unlink()
+    with pytest.raises(GreenedgeError, match=r"expected\.npy"):
+        run.verify()
+    step = float(np.diff(np.unique(expected)).min())
+    for wrong, said in (
+        (
+            expected + step * (np.arange(60) == 41)[:, None],
+            r"graph differs from expected on 1 of 60 samples; first at sample 41",
+        ),
+        (
+            expected * np.float32(1.37) + np.float32(0.01),
+            "no multiples of the model's output scale; they are another model's",
+        ),
+        (np.concatenate([expected, expected], 1), r"expected has outputs of shape \(6,\), and the model's is \(3,\)"),
+        (
+            expected[:59],
+            r"has shape \(59, 3\) of float32; expected outputs are numbers, one row for each of 60 samples",
+        ),
+        (expected * np.float32(np.nan), "expected outputs are finite: leave that sample out"),
+    ):
+        with pytest.raises(GreenedgeError, match=said):
+            api.build(model, "linux-x86", inputs=x, expected=wrong, out=tmp_path / "wrong", progress=False)
+    with pytest.raises(GreenedgeError, match="one row for each of 60 samples"):
+        api.check(model, "linux-x86", inputs=x, expected=expected[:59])
 
 
 def test_importing_it_loads_nothing_heavy():
