@@ -112,6 +112,17 @@ def write_samples(samples: Mapping[str, NDArray[Any]], folder: Path) -> None:
         write_archive(folder / "inputs.npz", samples)
 
 
+def to_reals(samples: Mapping[str, NDArray[Any]], inputs: Sequence[ModelInput]) -> Samples:
+    """The samples as the model's file takes them: integers for an input that takes integers are levels of its step."""
+    kinds = {one.name: one.kind for one in inputs}
+    reals: Samples = {}
+    for name, array in samples.items():
+        kind = kinds.get(name)
+        is_levels = array.dtype.kind in "iub"
+        reals[name] = (array * float(kind.scale)).astype(np.float32) if kind and is_levels else array
+    return reals
+
+
 def count_samples(samples: Mapping[str, NDArray[Any]]) -> int:
     """How many samples there are for each input."""
     return len(next(iter(samples.values())))

@@ -17,7 +17,7 @@ from greenedge.backends.interface import Backend, Feeds, as_feeds
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.input_type import InputType
-from greenedge.frontends.samples import ModelInput, Samples, count_samples, read_samples
+from greenedge.frontends.samples import ModelInput, Samples, count_samples, read_samples, to_reals
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, graph_digest, run_graph
 from greenedge.hdl.board_shell.read_back import ReadBack
@@ -88,7 +88,8 @@ def verify_stage(
     progress(0, 0, "integer graph")
     expected = run_graph(model.graph, ints)
     found.stages["graph"] = join_outputs(model.graph, expected)
-    found.reports.append(compare_with_qonnx(model, run.model, vectors.inputs, ints, found.stages, progress))
+    reals = to_reals(vectors.inputs, model.inputs)
+    found.reports.append(compare_with_qonnx(model, run.model, reals, ints, found.stages, progress))
     for reference, outputs in vectors.outputs.items():
         found.reports += compare_with_outputs(reference, model, outputs, ints, found.stages)
     if why := chosen.why_not_runnable(run.build):

@@ -17,7 +17,8 @@ from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.run.folder import RunFolder
 from greenedge.runtimes import open_runtime
-from tests.lower.several_inputs import CASES, draw
+from tests.lower.models import Model
+from tests.lower.several_inputs import CASES, STEP, draw, quantise, weights
 
 BUILDS = {"c99": "cortex-m4", "tflite": "linux-x86", "onnxruntime": "linux-x86"}
 
@@ -113,6 +114,28 @@ def test_a_runtime_takes_an_array_for_each_input(name, rng, tmp_path):
         swapped = dict(zip(levels, reversed(levels.values()), strict=True))
         assert np.abs(runtime.run(swapped)[edge] - expected).max() > 1
     runtime.prepare({edge: x[:1] for edge, x in levels.items()})()
+
+
+def test_integers_of_a_declared_step_are_verified_as_what_they_stand_for(rng, tmp_path):
+    """Levels and reals of one input, as either may be given, beside an input with a quantiser."""
+    m = Model()
+    m.inputs = {"levels": (1, 4), "b": (1, 4)}
+    b = m.quant(STEP, source="b").tensor
+    m.quant(0.5, source="levels").node("Concat", b, axis=1).dense(8).quant(0.5, 8)
+    levels, given = rng.integers(-8, 8, (30, 4)), rng.uniform(-3, 3, (30, 4)).astype(np.float32)
+    both = np.concatenate([levels * 0.5, quantise(given, STEP, 4)], axis=1)
+    expected = [quantise(both @ weights(8, 3), 0.5, 8)]
+    for k, x in enumerate((levels, levels * 0.5)):
+        run = api.build(
+            m.save(tmp_path / "m.onnx"),
+            "linux-x86",
+            inputs={"levels": x, "b": given},
+            backend="onnxruntime",
+            input_type="levels=int8:0.5",
+            out=tmp_path / f"run{k}",
+            progress=False,
+        )
+        assert _equal(run.infer({"b": given, "levels": x}), expected)
 
 
 def test_a_session_serves_a_run_of_several_inputs(made):
