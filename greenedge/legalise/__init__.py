@@ -10,9 +10,9 @@ from greenedge.legalise.binary_add import split_additions
 from greenedge.legalise.clamp_at_reach import clamp_at_reach
 from greenedge.legalise.early_requantise import requantise_early
 from greenedge.legalise.layout_folding import fold_layouts
+from greenedge.legalise.moves_to_host import drop_last_moves, move_last_moves_to_host
 from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
-from greenedge.legalise.slice_to_host import drop_slices, move_slices_to_host
 from greenedge.legalise.sum_pool_to_depthwise import sum_pool_to_depthwise
 
 ARGMAX_TO_HOST = HostPass(
@@ -22,8 +22,11 @@ ARGMAX_TO_HOST = HostPass(
     "gives the scores that it chooses from",
     (ArgMax,),
 )
-SLICE_TO_HOST = HostPass(
-    "Slice at the end to the host", move_slices_to_host, drop_slices, "gives the tensor that it is cut from"
+MOVES_TO_HOST = HostPass(
+    "Gather and Transpose at the end to the host",
+    move_last_moves_to_host,
+    drop_last_moves,
+    "gives the tensor that it rearranges",
 )
 FOLD_LAYOUTS = Pass("layout folding", fold_layouts)
 SPLIT_ADDITIONS = Pass("additions of two", split_additions)
@@ -31,7 +34,7 @@ CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
 WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
 SUM_POOL_TO_DEPTHWISE = Pass("sum pool to depthwise", sum_pool_to_depthwise, (SumPool,))
-HOST_PASSES = (ARGMAX_TO_HOST, SLICE_TO_HOST)
+HOST_PASSES = (ARGMAX_TO_HOST, MOVES_TO_HOST)
 ALL_PASSES = (
     *HOST_PASSES,
     FOLD_LAYOUTS,
@@ -49,7 +52,7 @@ __all__ = [
     "FOLD_LAYOUTS",
     "HOST_PASSES",
     "REQUANTISE_EARLY",
-    "SLICE_TO_HOST",
+    "MOVES_TO_HOST",
     "SPLIT_ADDITIONS",
     "SUM_POOL_TO_DEPTHWISE",
     "WIDEN_SEQUENCES",

@@ -54,8 +54,8 @@ def _apply_rule(walk: Walk, node: Node, args: Args) -> list[Value]:
             return [Broken()] * count
         if node.op in ("Shape", "Size"):
             return [_read_shape(walk, node, args)]
-        rule = RULES.get(node.op)
-        if rule is None:
+        rule, splitting = RULES.get(node.op), structure.SPLITTING_RULES.get(node.op)
+        if rule is None and splitting is None:
             return walk.fold_all(node, args)
         _require_first_input(node, args)
         if (
@@ -64,6 +64,9 @@ def _apply_rule(walk: Walk, node: Node, args: Args) -> list[Value]:
             and node.op not in linear.RULES
         ):
             return walk.fold_all(node, args)
+        if splitting is not None:
+            return splitting(walk, node, args)
+        assert rule is not None
         value = rule(walk, node, args)
         _require_shallow(value)
         return [value] + [Broken()] * (count - 1)

@@ -175,6 +175,7 @@ class Walk:
 
 Args = Sequence[Value | None]  # the values of a node's inputs; None where one is left out
 Rule = Callable[[Walk, Node, Args], Value]
+SplittingRule = Callable[[Walk, Node, Args], list[Value]]  # of an operator with several outputs
 
 
 def read_annotation(name: str | None) -> InputType | None:

@@ -48,7 +48,7 @@ from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, graph_digest, save_graph
 from greenedge.graph.ops.base import Array
 from greenedge.hdl.board_shell.read_back import ReadBack
-from greenedge.legalise import FOLD_LAYOUTS, SLICE_TO_HOST, SPLIT_ADDITIONS, WIDEN_SEQUENCES
+from greenedge.legalise import FOLD_LAYOUTS, MOVES_TO_HOST, SPLIT_ADDITIONS, WIDEN_SEQUENCES
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -343,7 +343,7 @@ BACKEND = Backend(
     options=OPTIONS,
     rules=RULES,
     passes=(
-        SLICE_TO_HOST,
+        MOVES_TO_HOST,
         FOLD_LAYOUTS,
         SPLIT_ADDITIONS,
         WIDEN_SEQUENCES,

@@ -38,7 +38,7 @@ from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options,
 from greenedge.errors import GreenedgeError, Reason, TargetError, ToolError
 from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, save_graph
-from greenedge.legalise import ARGMAX_TO_HOST, FOLD_LAYOUTS, SLICE_TO_HOST, SUM_POOL_TO_DEPTHWISE
+from greenedge.legalise import ARGMAX_TO_HOST, FOLD_LAYOUTS, MOVES_TO_HOST, SUM_POOL_TO_DEPTHWISE
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -262,7 +262,7 @@ BACKEND = Backend(
     stage="c-simulation",
     options=OPTIONS,
     rules=RULES,
-    passes=(ARGMAX_TO_HOST, SLICE_TO_HOST, FOLD_LAYOUTS, SUM_POOL_TO_DEPTHWISE),
+    passes=(ARGMAX_TO_HOST, MOVES_TO_HOST, FOLD_LAYOUTS, SUM_POOL_TO_DEPTHWISE),
     check=check,
     plan=plan,
     simulate=simulate,
