@@ -11,14 +11,14 @@ import numpy as np
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
 from greenedge.graph import Graph
-from greenedge.lower import elementwise, linear, pooling, quantisers, structure
+from greenedge.lower import elementwise, linear, pooling, quantisers, reductions, structure
 from greenedge.lower.builder import Birth
 from greenedge.lower.expr import affine_of
 from greenedge.lower.passes import absorb_signs, fuse_requantisers, remove_dead
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
 from greenedge.lower.walk import Args, Rule, Silent, Walk
 
-FAMILIES = [quantisers, linear, elementwise, structure, pooling]
+FAMILIES = [quantisers, linear, elementwise, structure, pooling, reductions]
 PASSES = [fuse_requantisers, absorb_signs, remove_dead]
 
 RULES: dict[str, Rule] = {op: rule for family in FAMILIES for op, rule in family.RULES.items()}

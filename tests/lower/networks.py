@@ -218,7 +218,7 @@ class Network:
     # -- structure ----------------------------------------------------------------------------------------------------
 
     def structure(self) -> None:
-        options = ["nothing", "nothing", "_slice", "_gather", "_split"]
+        options = ["nothing", "nothing", "_slice", "_gather", "_split", "_reduce"]
         if len(self.shape) >= 3:
             options += ["_pool", "_average", "_pad", "_flatten", "_global"]
         if len(self.shape) == 4:
@@ -309,6 +309,20 @@ class Network:
         parts = [self.name("part") for _ in range(2)]
         self.nodes.append(helper.make_node("Split", [self.tensor, sizes], parts, name=f"Split_{self.count}", axis=axis))
         self.tensor = self.node("Concat", parts[::-1], axis=axis)
+
+    def _reduce(self) -> None:
+        """One axis or several, kept or not; what is left has an axis beside the batch."""
+        axes = [a for a in range(1, len(self.shape)) if self.draw(st.booleans())]
+        keeps = self.draw(st.booleans()) or len(axes) == len(self.shape) - 1
+        if not axes:
+            return
+        shape = tuple(1 if a in axes else size for a, size in enumerate(self.shape) if keeps or a not in axes)
+        axes = [a - len(self.shape) if self.draw(st.booleans()) else a for a in axes]
+        op = self.draw(st.sampled_from(["ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum"]))
+        if op == "ReduceSum":
+            self.apply(op, self.constant(axes, np.int64), shape=shape, keepdims=int(keeps))
+        else:
+            self.apply(op, shape=shape, axes=axes, keepdims=int(keeps))
 
     def _swap(self) -> None:
         self.apply("Transpose", shape=(BATCH, self.shape[2], self.shape[1], self.shape[3]), perm=[0, 2, 1, 3])
