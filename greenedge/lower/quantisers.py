@@ -38,6 +38,8 @@ from greenedge.lower.rounding import (
 from greenedge.lower.values import Constant, Grid, Host, Live, Value
 from greenedge.lower.walk import Args, Rule, Silent, Walk
 
+_MAX_PARTS = 4  # of a MultiThreshold's scale, of which its bias may be a multiple
+
 
 def quant(walk: Walk, node: Node, args: Args) -> Value:
     """Quant(x, scale, zero, bits): round(x/scale + zero), clipped."""
@@ -193,9 +195,13 @@ def multi_threshold(walk: Walk, node: Node, args: Args) -> Value:
     spread[axis] = len(table)
     # A zero that varies along the channel axis makes the step function per channel, as the thresholds are.
     marker = Const.of(np.arange(len(table), dtype=float).reshape(spread) * 0 + 1) if len(table) > 1 else Const.of(1.0)
-    lowest = int(bias / scale) if bias / scale == int(bias / scale) else 0  # then levels are multiples of the scale
+    # Levels are whole multiples of a part of the scale where the bias is one, each threshold being several steps of it:
+    # FINN's bipolar form 2*count - 1 is -1 and +1.
+    ratio = Fraction(bias) / Fraction(scale)
+    parts, lowest = (ratio.denominator, ratio.numerator) if ratio.denominator <= _MAX_PARTS else (1, 0)
+    rest = Const.of(0.0 if ratio.denominator <= _MAX_PARTS else bias)
+    table, scale = np.repeat(table, parts, axis=1), scale / parts
     levels = Quantiser(lowest, lowest + table.shape[1], table, np.ones(table.shape[1], bool))
-    rest = Const.of(bias - lowest * scale)
     return walk.builder.requantise(
         node,
         value,
