@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 QONNX = "qonnx.custom_op.general"
 CHANNELS_LAST = "qonnx.custom_op.channels_last"
 STANDARD = ("", "ai.onnx")
+_FINN_HARDWARE = "finn.custom_op.fpgadataflow"  # and what lies below it: .hls, .rtl
 QUANTISERS = ("Quant", "IntQuant", "BipolarQuant", "Trunc", "FloatQuant", "MultiThreshold")
 _QONNX_SPELLINGS = ("", "ai.onnx", "onnx.brevitas", "qonnx", "finn", "finn.custom_op.general", QONNX)
 _MICROSOFT = ("QuantizeLinear", "DequantizeLinear")  # onnxruntime's copies mean what the standard ones mean
@@ -54,11 +55,27 @@ def import_domains(proto: onnx.ModelProto) -> None:
         proto.opset_import.extend(ids)
 
 
+def _is_hardware(node: onnx.NodeProto) -> bool:
+    return f"{node.domain}.".startswith(f"{_FINN_HARDWARE}.")
+
+
 def find_unknown_domains(nodes: Iterable[onnx.NodeProto]) -> list[Reason]:
     """A reason for every node whose domain is not read, or has no such operator."""
     reasons = []
+    nodes = list(nodes)
+    hardware = [node for node in nodes if _is_hardware(node)]
+    if hardware:
+        reasons.append(
+            Reason(
+                hardware[0].name,
+                ReasonKind.UNSUPPORTED_OP,
+                f"{len(hardware)} hardware layers of FINN, the first {hardware[0].op_type}",
+                "they hold folded weights and streams, no longer the network",
+                "give the file before the conversion to hardware layers",
+            )
+        )
     for node in nodes:
-        if node.domain == QONNX and node.op_type in QUANTISERS or node.domain == "":
+        if node.domain == QONNX and node.op_type in QUANTISERS or node.domain == "" or _is_hardware(node):
             continue
         reasons.append(
             Reason(

@@ -150,9 +150,11 @@ def _read_count(path: Path, name: str, text: str) -> int:
 def _check_finite(path: Path, graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> None:
     """Raises GreenedgeError for a constant with NaN or infinity.
 
-    Infinities are allowed where ONNX uses them as 'no limit': the limits of Clip, Max and Min and the fill of a Pad.
+    Infinities are allowed where ONNX uses them as 'no limit' (the limits of Clip, Max and Min, the fill of a Pad) and
+    where they mask scores before a softmax (Where, Add).
     """
-    limits = {i for n in graph.node if n.op_type in ("Clip", "Pad", "Max", "Min") for i in n.input[1:]}
+    limits = {i for n in graph.node if n.op_type in ("Clip", "Pad") for i in n.input[1:]}
+    limits |= {i for n in graph.node if n.op_type in ("Max", "Min", "Where", "Add") for i in n.input}
     for name, array in constants.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all() and (name not in limits or np.isnan(array).any()):
             user = next((n.name or n.op_type for n in graph.node if name in n.input), "no node")

@@ -11,10 +11,10 @@ from greenedge.legalise.clamp_at_reach import clamp_at_reach
 from greenedge.legalise.early_requantise import requantise_early
 from greenedge.legalise.fuse_steps import fuse_lines, fuse_steps
 from greenedge.legalise.layout_folding import fold_layouts
+from greenedge.legalise.moves_to_host import drop_last_moves, move_last_moves_to_host
 from greenedge.legalise.narrow_sums import narrow_sums
 from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
-from greenedge.legalise.slice_to_host import drop_slices, move_slices_to_host
 from greenedge.legalise.split_weights import split_weights
 from greenedge.legalise.sum_pool_to_depthwise import sum_pool_to_depthwise
 
@@ -25,8 +25,11 @@ ARGMAX_TO_HOST = HostPass(
     "gives the scores that it chooses from",
     (ArgMax,),
 )
-SLICE_TO_HOST = HostPass(
-    "Slice at the end to the host", move_slices_to_host, drop_slices, "gives the tensor that it is cut from"
+MOVES_TO_HOST = HostPass(
+    "Gather and Transpose at the end to the host",
+    move_last_moves_to_host,
+    drop_last_moves,
+    "gives the tensor that it rearranges",
 )
 FUSE_STEPS = Pass("fused quantisers", fuse_steps)
 FUSE_LINES = Pass("fused lines", fuse_lines)
@@ -38,7 +41,7 @@ CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
 WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
 SUM_POOL_TO_DEPTHWISE = Pass("sum pool to depthwise", sum_pool_to_depthwise, (SumPool,))
-HOST_PASSES = (ARGMAX_TO_HOST, SLICE_TO_HOST)
+HOST_PASSES = (ARGMAX_TO_HOST, MOVES_TO_HOST)
 ALL_PASSES = (
     *HOST_PASSES,
     FUSE_LINES,
@@ -63,7 +66,7 @@ __all__ = [
     "HOST_PASSES",
     "NARROW_SUMS",
     "REQUANTISE_EARLY",
-    "SLICE_TO_HOST",
+    "MOVES_TO_HOST",
     "SPLIT_ADDITIONS",
     "SPLIT_WEIGHTS",
     "SUM_POOL_TO_DEPTHWISE",

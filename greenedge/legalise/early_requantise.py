@@ -20,7 +20,7 @@ def requantise_early(graph: Graph) -> Graph:
         )
         if found is None:
             return graph
-        graph = _swap(graph, *found)
+        graph = move_before(graph, *found)
 
 
 def _early_axis(graph: Graph, step: Requantise) -> int | None:
@@ -54,7 +54,8 @@ def _passes_on(op: Op) -> bool:
     return isinstance(op, MaxPool) or (op.selects and len(op.inputs) == 1)
 
 
-def _swap(graph: Graph, step: Requantise, axis: int) -> Graph:
+def move_before(graph: Graph, step: Requantise, axis: int) -> Graph:
+    """step(move(x)) → move(step(x)), the step along `axis` of x; the new edge is called STEP/MOVE."""
     move = graph.producer(step.inputs[0])
     early = f"{step.output}/{move.name}"
     edges = {name: edge for name, edge in graph.edges.items() if name != move.output}

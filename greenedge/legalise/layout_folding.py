@@ -1,6 +1,7 @@
 """Changes of layout one behind another as one, and none where they undo each other.
 
-Exporters wrap what works channels-last in pairs of transpositions; a reshape behind a reshape is the last one.
+Exporters wrap what works channels-last in pairs of transpositions, with quantisers between them; a reshape behind a
+reshape is the last one.
 """
 
 from __future__ import annotations
@@ -8,17 +9,30 @@ from __future__ import annotations
 from dataclasses import replace
 
 from greenedge.graph import Graph, Op, Reshape, Transpose
+from greenedge.legalise.early_requantise import move_before
 
 
 def fold_layouts(graph: Graph) -> Graph:
     """Transpose(q, Transpose(p, x)) → Transpose(p[q], x); Reshape(t, Reshape(s, x)) → Reshape(t, x); x where that
-    changes nothing.
+    changes nothing; Transpose(q, step(Transpose(p, x))) → Transpose(q, Transpose(p, step(x))).
 
     The first of two goes when nothing else reads it. An output keeps its own operation.
     """
-    folded = _compose(graph)
-    bypassed = _skip_identities(folded)
-    return graph if bypassed is graph else fold_layouts(bypassed)
+    folded = _pass_steps(_skip_identities(_compose(graph)))
+    return graph if folded is graph else fold_layouts(folded)
+
+
+def _pass_steps(graph: Graph) -> Graph:
+    """The graph with one step function before the transposition that it alone reads, where a transposition alone reads
+    it."""
+    for step in graph.requantisers:
+        move = graph.producer(step.inputs[0])
+        if not isinstance(move, Transpose) or {move.output, step.output} & set(graph.outputs):
+            continue
+        readers = graph.consumers(step.output)
+        if graph.consumers(move.output) == [step] and len(readers) == 1 and isinstance(readers[0], Transpose):
+            return move_before(graph, step, move.perm[step.axis])
+    return graph
 
 
 def _compose(graph: Graph) -> Graph:

@@ -25,6 +25,7 @@ from greenedge.lower.step_function import negate_input, step_function
 from greenedge.lower.values import Live, cut_constant_axes
 
 MAX_ACCUMULATOR = 1 << 47  # beyond this no back end has an accumulator, and float64 sums would not be exact
+_MAX_NEGATED = 1 << 16
 _MAX_GRID_RANGE = 1 << 12  # integers of an edge that are tried one by one for a common unit
 
 
@@ -178,6 +179,13 @@ class Builder:
                 "use fewer bits or a zero point nearer to 0",
             )
         edge = self.edges[source.edge]
+        if not edge.shape:
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SHAPE,
+                "a tensor that has no axis beside the batch",
+                "every sample has one axis at least",
+                "keep the axis (keepdims=True), and drop it behind the last layer",
+            )
         axis, flat, (x_lo, x_hi) = self._per_channel(edge, y)
         step = _require_step_function(flat, levels, x_lo, x_hi)
         shift = _constant_shift(step, levels, x_lo, x_hi)
@@ -271,7 +279,6 @@ class Builder:
 
         Raises Refused for a function that is not monotone, or falls and follows no layer with weights.
         """
-        edge = self.edges[value.edge]
         direction = value.expr.direction()
         if np.isnan(direction).any():
             raise Refused(
@@ -282,25 +289,53 @@ class Builder:
             )
         if not (direction < 0).any():
             return value
-        op = self.producer(value.edge)
-        if not isinstance(op, Linear):
+        flipped = self._flip(value, np.where(direction < 0, -1, 1).reshape(-1), "rising")
+        if flipped is None:
             raise Refused(
                 ReasonKind.UNSUPPORTED_ORDER,
                 "it follows a falling function",
                 "a maximum commutes with rising functions only",
                 "put the quantiser before the pool",
             )
-        rank = len(edge.shape)
-        channel = op.channel_axis(rank)
-        sign = np.where(direction < 0, -1, 1).reshape(-1)
-        sign = np.broadcast_to(sign, (edge.shape[channel],))
-        name = self.unique(f"{op.name}_rising")
-        flipped = op.with_channel_signs(sign, name)
+        return flipped
+
+    def _flip(self, value: Live, sign: Ints, what: str) -> Live | None:
+        """f(Dense(w, x)) → g(Dense(sign*w, x)) with g(y) = f(sign*y), sign +1 or -1 per channel or (1,); None behind
+        another operation. The layer's name gets `what` behind it."""
+        op = self.producer(value.edge)
+        if not isinstance(op, Linear):
+            return None
+        shape = self.edges[op.output].shape
+        channel = op.channel_axis(len(shape))
+        sign = np.broadcast_to(sign, (shape[channel],))
+        name = self.unique(f"{op.name}_{what}")
         self.trace.reads[name] = self.trace.reads[op.name]
-        self.emit(flipped)
-        shape = [1] * rank
-        shape[channel] = -1
-        return Live(name, negate_input(value.expr, sign.reshape(shape)))
+        self.emit(op.with_channel_signs(sign, name))
+        spread = [1] * len(shape)
+        spread[channel] = -1
+        return Live(name, negate_input(value.expr, sign.reshape(spread)))
+
+    def negate(self, node: Node, value: Live) -> Live:
+        """f(q) → g(-q) with g(y) = f(-y): in the layer before where that has weights, else by a step of its own.
+
+        Raises Refused for more levels than are listed one by one.
+        """
+        edge = self.edges[value.edge]
+        if edge.levels == 1:  # the least is the largest
+            return value
+        flipped = self._flip(value, freeze([-1]), "negated")
+        if flipped is not None:
+            return flipped
+        if edge.levels > _MAX_NEGATED:
+            raise Refused(
+                ReasonKind.TOO_WIDE,
+                f"the least of integers from {edge.lo:,} to {edge.hi:,}",
+                f"at most {_MAX_NEGATED:,} levels change their sign one by one",
+                "put a quantiser before it",
+            )
+        levels = quantiser("HALF_EVEN", -edge.hi, -edge.lo)
+        negated = self.requantise(node, Live(value.edge, Var()), -Var(), levels, lambda q: q)
+        return Live(negated.edge, negate_input(value.expr, np.array(-1)).substitute(negated.expr))
 
     def build(self, outputs: list[str]) -> Graph:
         """The graph of everything emitted, with these edges as its outputs."""

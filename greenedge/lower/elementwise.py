@@ -47,6 +47,13 @@ def _read_constant(walk: Walk, value: Constant | Grid, live: Live, what: str) ->
     array = _read_real(value)
     if array.dtype != object:
         array = array.astype(np.float64)
+        if not np.isfinite(array).all():
+            raise Refused(
+                ReasonKind.BAD_SCALE,
+                f"{what} of {array[~np.isfinite(array)][0]:g}",
+                "no quantiser has a level for infinity",
+                "mask with a finite number such as -1e4, or behind the last integer layer",
+            )
     array = walk.builder.param(array, len(shape), what)
     if any(d not in (1, full) for d, full in zip(array.shape, shape, strict=True)):
         raise Refused(
@@ -292,6 +299,8 @@ def make_extremum_rule(which: str) -> Rule:
             return walk.fold(node, args)
         expr = live[0].expr
         for value in fixed:
+            if isinstance(value, Constant):
+                value = Constant(np.clip(value.array, -_BIG, _BIG))  # an infinity is no limit
             c = _read_constant(walk, value, live[0], "a constant")
             expr = Clip((expr, c, Const.of(_BIG))) if which == "Max" else Clip((expr, Const.of(-_BIG), c))
         return Live(live[0].edge, expr)

@@ -69,8 +69,8 @@ def run_epilogue(lowered: Lowered, edges: Feeds) -> dict[str, Array]:
 def classes(output: Array) -> Ints | None:
     """The class of every sample, (N,): the index that the model gives, or that of its largest score; None for what is
     neither."""
-    if output.dtype.kind in "iu":
-        return output.reshape(-1) if output.size == len(output) else None
+    if output.dtype.kind in "iu" and output.size == len(output):
+        return output.reshape(-1)
     return output.argmax(axis=1) if output.ndim == 2 else None
 
 

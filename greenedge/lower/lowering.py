@@ -11,19 +11,32 @@ import numpy as np
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
 from greenedge.graph import Graph
-from greenedge.lower import elementwise, linear, pooling, quantisers, structure
+from greenedge.lower import elementwise, linear, pooling, quantisers, reductions, structure
 from greenedge.lower.builder import Birth
 from greenedge.lower.expr import affine_of
 from greenedge.lower.passes import absorb_signs, remove_dead
 from greenedge.lower.values import Broken, Constant, Grid, Host, Live, Value
 from greenedge.lower.walk import Args, Rule, Silent, Walk
 
-FAMILIES = [quantisers, linear, elementwise, structure, pooling]
+FAMILIES = [quantisers, linear, elementwise, structure, pooling, reductions]
 PASSES = [absorb_signs, remove_dead]
 
 RULES: dict[str, Rule] = {op: rule for family in FAMILIES for op, rule in family.RULES.items()}
 MAX_DEPTH, MAX_EVALUATIONS = 120, 5_000
-_RECURRENT = {"LSTM", "GRU", "RNN", "Loop", "Scan", "If"}
+_RECURRENT = ("networks are feed-forward", "unroll the loop or keep it on the host")
+_NETWORKS = {  # operators that are a network of their own, or take one: why they have no place here, and what to do
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "Loop", "Scan"), _RECURRENT),
+    "If": (
+        "one network computes every sample, whatever it holds",
+        "export each branch as a file of its own",
+    ),
+}
+_DYNAMIC = {  # operators of dynamic quantisation, and what they do
+    "DynamicQuantizeLinear": "its scale is computed from every input anew",
+    "MatMulInteger": "it gives integers whose scale other operators compute",
+    "ConvInteger": "it gives integers whose scale other operators compute",
+}
+_STATIC = "use quantize_static of onnxruntime.quantization with calibration data, in the format QDQ"
 
 
 def lower_nodes(walk: Walk) -> None:
@@ -43,19 +56,17 @@ def _apply_rule(walk: Walk, node: Node, args: Args) -> list[Value]:
     """What the outputs of the node are; a refusal is noted, and its outputs are Broken."""
     count = len(node.outputs)
     try:
-        if node.op in _RECURRENT:
-            raise Refused(
-                ReasonKind.UNSUPPORTED_OP,
-                f"{node.op}",
-                "networks are feed-forward",
-                "unroll the loop or keep it on the host",
-            )
+        if node.op in _NETWORKS:
+            raise Refused(ReasonKind.UNSUPPORTED_OP, node.op, *_NETWORKS[node.op])
         if any(isinstance(arg, Broken) for arg in args) and node.op not in linear.RULES:
             return [Broken()] * count
+        if node.op in _DYNAMIC:
+            what = f"{node.op}, dynamic quantisation: {_DYNAMIC[node.op]}"
+            raise Refused(ReasonKind.DYNAMIC_QUANTISER, what, "scales are constant in an integer network", _STATIC)
         if node.op in ("Shape", "Size"):
             return [_read_shape(walk, node, args)]
-        rule = RULES.get(node.op)
-        if rule is None:
+        rule, splitting = RULES.get(node.op), structure.SPLITTING_RULES.get(node.op)
+        if rule is None and splitting is None:
             return walk.fold_all(node, args)
         _require_first_input(node, args)
         if (
@@ -64,6 +75,9 @@ def _apply_rule(walk: Walk, node: Node, args: Args) -> list[Value]:
             and node.op not in linear.RULES
         ):
             return walk.fold_all(node, args)
+        if splitting is not None:
+            return splitting(walk, node, args)
+        assert rule is not None
         value = rule(walk, node, args)
         _require_shallow(value)
         return [value] + [Broken()] * (count - 1)

@@ -11,7 +11,6 @@ from greenedge.frontends.source import Node
 from greenedge.graph.ops import MaxPool, SumPool
 from greenedge.lower.expr import Const, Var
 from greenedge.lower.linear import resolve_pads, window_attributes
-from greenedge.lower.structure import drop_batch_axis, read_axes, reshape_live
 from greenedge.lower.values import Live, Value
 from greenedge.lower.walk import Args, Rule, Walk
 
@@ -92,24 +91,6 @@ def global_average_pool(walk: Walk, node: Node, args: Args) -> Value:
     return _emit_average(walk, node, args[0], kernel, (1,) * len(kernel), (0,) * (2 * len(kernel)))
 
 
-def reduce_mean(walk: Walk, node: Node, args: Args) -> Value:
-    """ReduceMean(x) over all image axes → the average under a window of the whole image; other means are refused."""
-    if not isinstance(args[0], Live):
-        return walk.fold(node, args)
-    shape = walk.edge_shape(args[0])
-    axes = {drop_batch_axis(a, len(shape)) for a in read_axes(node, args) or range(1, len(shape) + 1)}
-    if axes != set(range(1, len(shape))) or len(shape) < 2:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"a mean over axes {sorted(a + 1 for a in axes)}",
-            "means are over all image axes",
-            "use a global average pool",
-        )
-    kernel = shape[1:]
-    result = _emit_average(walk, node, args[0], kernel, (1,) * len(kernel), (0,) * (2 * len(kernel)))
-    return result if node.attrs.get("keepdims", 1) else reshape_live(walk, node, result, shape[:1])
-
-
 def _emit_average(
     walk: Walk, node: Node, value: Live, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int]
 ) -> Live:
@@ -151,5 +132,4 @@ RULES: dict[str, Rule] = {
     "GlobalMaxPool": global_max_pool,
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average_pool,
-    "ReduceMean": reduce_mean,
 }

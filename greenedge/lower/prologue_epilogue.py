@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from greenedge.frontends.source import QONNX_DOMAINS, Node
 from greenedge.graph.ops.base import Array, Floats
 from greenedge.lower.expr import Expr, Var, affine_of
+from greenedge.lower.quantiser_parameters import read_linear_parameters
 from greenedge.lower.rounding import integer_range
 from greenedge.lower.values import Constant, Grid, Host, Live, Value
 from greenedge.lower.walk import Walk
@@ -158,11 +159,12 @@ def write_epilogue(walk: Walk, boundaries: dict[str, str]) -> ModelProto:
 
 
 def _element_type(value: Value) -> int:
-    """ONNX's number of the type of a model's output: integers are indices."""
+    """ONNX's number of the type of a model's output: floats, but for indices and what QuantizeLinear gives."""
     import onnx
 
-    is_index = isinstance(value, Host) and value.example.dtype.kind in "iu"
-    return int(onnx.TensorProto.INT64 if is_index else onnx.TensorProto.FLOAT)
+    is_integer = isinstance(value, Host) and value.example.dtype.kind in "iu"
+    kind = value.example.dtype if isinstance(value, Host) and is_integer else np.dtype(np.float32)
+    return int(onnx.helper.np_dtype_to_tensor_dtype(kind))
 
 
 def expr_of(walk: Walk, tensor: str) -> Expr:
@@ -231,8 +233,12 @@ def _copy(walk: Walk, model: _Model, wanted: list[str], known: set[str]) -> None
 
 
 def _copy_node(walk: Walk, model: _Model, node: Node) -> None:
-    """Copies one node; a QONNX quantiser becomes the standard operators of its definition."""
+    """Copies one node; a quantiser becomes the operators of its definition."""
     import onnx
+
+    if node.op in ("QuantizeLinear", "DequantizeLinear"):
+        _write_linear(walk, model, node)
+        return
 
     if node.op in ("Quant", "IntQuant"):
         scale, zero, bits = (np.asarray(walk.source.constants[name], np.float64) for name in node.inputs[1:4])
@@ -247,6 +253,22 @@ def _copy_node(walk: Walk, model: _Model, node: Node) -> None:
     proto.CopyFrom(node.proto)
     del proto.metadata_props[:]
     model.nodes.append(proto)
+
+
+def _write_linear(walk: Walk, model: _Model, node: Node) -> None:
+    """QuantizeLinear or DequantizeLinear in operators that every opset here has."""
+    import onnx
+
+    args = [walk.values[name] if name else None for name in node.inputs]
+    scale, zero, (signed, bits) = read_linear_parameters(walk, node, args)
+    if node.op == "QuantizeLinear":
+        levels = _write_levels(model, node.inputs[0], scale, zero, integer_range(bits, signed, False), "LINEAR")
+        kind = _element_type(walk.values[node.outputs[0]])
+        model.node("Cast", [levels], node.outputs[0], to=kind)
+        return
+    value = model.node("Cast", [node.inputs[0]], to=onnx.TensorProto.FLOAT)
+    centred = model.node("Sub", [value, model.float_constant(zero)]) if np.any(zero) else value
+    model.node("Mul", [centred, model.float_constant(scale)], node.outputs[0])
 
 
 def _write_levels(model: _Model, tensor: str, scale: Floats, zero: Floats, ends: tuple[int, int], mode: str) -> str:

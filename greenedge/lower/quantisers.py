@@ -38,6 +38,9 @@ from greenedge.lower.rounding import (
 from greenedge.lower.values import Constant, Grid, Host, Live, Value, single_zero
 from greenedge.lower.walk import Args, Rule, Silent, Walk
 
+_ON_HOST = ("Quant", "IntQuant")  # quantisers of QONNX that have a form in standard operators
+_MAX_PARTS = 4  # of a MultiThreshold's scale, of which its bias may be a multiple
+
 
 def quant(walk: Walk, node: Node, args: Args) -> Value:
     """Quant(x, scale, zero, bits): round(x/scale + zero), clipped."""
@@ -81,9 +84,12 @@ def bipolar_quant(walk: Walk, node: Node, args: Args) -> Value:
 
 def _quantise(
     walk: Walk, node: Node, value: Value | None, scale: Floats, zero: Floats, levels: Quantiser, mode: str
-) -> Live:
-    """The levels of a float tensor of the host, or of a live tensor."""
+) -> Value:
+    """The levels of a float tensor of the host, or of a live tensor; what the host makes of the last integers it also
+    quantises, as long as no integer layer reads that (linear.require_activation)."""
     if isinstance(value, Host):
+        if value.origin is not None and node.op in _ON_HOST:
+            return Host(value.example, value.origin, value.why)
         return _quantise_on_host(walk, node, value, scale, zero, levels, mode)
     return _quantise_edge(walk, node, _require_live(value), scale, zero, levels, is_scaled=mode != "BIPOLAR")
 
@@ -193,9 +199,13 @@ def multi_threshold(walk: Walk, node: Node, args: Args) -> Value:
     spread[axis] = len(table)
     # A zero that varies along the channel axis makes the step function per channel, as the thresholds are.
     marker = Const.of(np.arange(len(table), dtype=float).reshape(spread) * 0 + 1) if len(table) > 1 else Const.of(1.0)
-    lowest = int(bias / scale) if bias / scale == int(bias / scale) else 0  # then levels are multiples of the scale
+    # Levels are whole multiples of a part of the scale where the bias is one, each threshold being several steps of it:
+    # FINN's bipolar form 2*count - 1 is -1 and +1.
+    ratio = Fraction(bias) / Fraction(scale)
+    parts, lowest = (ratio.denominator, ratio.numerator) if ratio.denominator <= _MAX_PARTS else (1, 0)
+    rest = Const.of(0.0 if ratio.denominator <= _MAX_PARTS else bias)
+    table, scale = np.repeat(table, parts, axis=1), scale / parts
     levels = Quantiser(lowest, lowest + table.shape[1], table, np.ones(table.shape[1], bool))
-    rest = Const.of(bias - lowest * scale)
     return walk.builder.requantise(
         node,
         value,
@@ -215,6 +225,9 @@ def quantize_linear(walk: Walk, node: Node, args: Args) -> Value:
     check_level_bits(bits)
     levels = quantiser_around_zero(zero.reshape(-1), lo, hi)
     if isinstance(value, Host):
+        if value.origin is not None:
+            kind = np.dtype(f"{'int' if signed else 'uint'}{8 if bits <= 8 else 16}")
+            return Host(np.zeros(value.example.shape, kind), value.origin, value.why)
         return Live(_quantise_on_host(walk, node, value, scale, zero, levels, "LINEAR").edge, Var())
     value = _require_live(value)
     y = _express_levels(walk, value, scale, zero)
@@ -229,6 +242,8 @@ def dequantize_linear(walk: Walk, node: Node, args: Args) -> Value:
         ints = value.array.astype(np.int64)
         bits = max(int(np.abs(ints).max(initial=1)).bit_length() + 1, 8)
         return Grid(ints, broadcast_parameter(scale, ints), broadcast_parameter(zero, ints), bits)
+    if isinstance(value, Host) and value.origin is not None:
+        return Host(np.zeros(value.example.shape, np.float32), value.origin, value.why)
     if not isinstance(value, Live):
         raise Refused(
             ReasonKind.UNQUANTISED,

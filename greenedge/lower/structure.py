@@ -12,11 +12,11 @@ import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
-from greenedge.graph.ops import Concat, DepthToSpace, Pad, Reshape, Slice, Transpose, Upsample
+from greenedge.graph.ops import Concat, DepthToSpace, Gather, Pad, Reshape, Transpose, Upsample
 from greenedge.graph.ops.base import Array, Shape
 from greenedge.lower.expr import Const, Var
-from greenedge.lower.values import Constant, Grid, Live, Value, cut_constant_axes
-from greenedge.lower.walk import Args, Rule, Walk
+from greenedge.lower.values import Broken, Constant, Grid, Live, Value, cut_constant_axes
+from greenedge.lower.walk import Args, Rule, SplittingRule, Walk
 
 MAX_AXIS = 1 << 30  # elements along an axis; an end below minus that lies before element 0
 
@@ -111,11 +111,15 @@ def transpose(walk: Walk, node: Node, args: Args) -> Value:
             "the batch axis stays where it is",
             "keep the batch axis first",
         )
-    inner = tuple(p - 1 for p in perm[1:])
-    if inner == tuple(range(rank)):
+    return transpose_live(walk, node, value, tuple(p - 1 for p in perm[1:]))
+
+
+def transpose_live(walk: Walk, node: Node, value: Live, perm: Shape) -> Live:
+    """Transpose(q), axes without the batch; nothing where all stay."""
+    if perm == tuple(range(len(perm))):
         return value
     return walk.transform(
-        node, value, lambda name: Transpose(name, (value.edge,), name, inner), lambda p: p.transpose(inner)
+        node, value, lambda name: Transpose(name, (value.edge,), name, perm), lambda p: p.transpose(perm)
     )
 
 
@@ -237,8 +241,12 @@ def concat(walk: Walk, node: Node, args: Args) -> Value:
             "all parts must be activations of the integer graph",
             "quantise every branch",
         )
-    axis = drop_batch_axis(int(node.attrs.get("axis", 1)), len(walk.edge_shape(live[0])))
-    parts = [walk.builder.materialise(node, value) for value in live]
+    return join(walk, node, live, drop_batch_axis(int(node.attrs.get("axis", 1)), len(walk.edge_shape(live[0]))))
+
+
+def join(walk: Walk, node: Node, values: Sequence[Live], axis: int) -> Live:
+    """Concat along an axis (batch not counted) of tensors on grids of their own."""
+    parts = [walk.builder.materialise(node, value) for value in values]
     grids = [walk.builder.require_grid(value) for value in parts]
     name = walk.builder.unique(node)
     edge = walk.builder.emit(Concat(name, tuple(value.edge for value in parts), name, axis))
@@ -357,19 +365,29 @@ def depth_to_space(walk: Walk, node: Node, args: Args) -> Value:
     return walk.transform(node, value, lambda name: DepthToSpace(name, (value.edge,), name, block, mode), lambda p: p)
 
 
+def take_elements(walk: Walk, node: Node, value: Live, indices: Sequence[Sequence[int]]) -> Live:
+    """Gather(scale*(q - zero)) → Gather(scale) * (Gather(q) - Gather(zero)); nothing where all is taken in order."""
+    if all(list(places) == list(range(size)) for places, size in zip(indices, walk.edge_shape(value), strict=True)):
+        return value
+
+    def make(name: str) -> Gather:
+        return Gather(name, (value.edge,), name, tuple(tuple(map(int, places)) for places in indices))
+
+    return walk.transform(node, value, make, lambda part: make("part").execute([part[None]], None)[0])
+
+
 def take_slice(walk: Walk, node: Node, args: Args) -> Value:
-    """Slice(scale*(q - zero)) → Slice(scale) * (Slice(q) - Slice(zero)), for constant starts, ends, axes and steps."""
+    """Slice(x) → Gather(x), for constant starts, ends, axes and steps; of a quantised constant as well."""
     value = args[0]
-    if not isinstance(value, Live):
+    if not isinstance(value, (Live, Grid)):
         return walk.fold(node, args)
-    shape = walk.edge_shape(value)
-    starts, sizes, steps = [0] * len(shape), list(shape), [1] * len(shape)
-    for axis, start, end, step in _read_slices(node, args, len(shape)):
-        size = walk.batch if axis == 0 else shape[axis - 1]
+    full = walk.shape_of(value)
+    indices: list[Sequence[int]] = [range(size) for size in full]
+    for axis, start, end, step in _read_slices(node, args, len(full)):
+        size = full[axis]
         along = range(size)[slice(start, end, step)]  # Python clamps as ONNX does, but for an end below -size
-        if axis == 0 and along == range(size):
-            continue
-        where = drop_batch_axis(axis, len(shape))
+        if axis == 0 and isinstance(value, Live) and along != range(size):
+            drop_batch_axis(axis, len(full) - 1)
         if not len(along):
             raise Refused(
                 ReasonKind.UNSUPPORTED_SHAPE,
@@ -377,18 +395,101 @@ def take_slice(walk: Walk, node: Node, args: Args) -> Value:
                 "every tensor holds something",
                 "leave the branch out",
             )
-        starts[where], sizes[where], steps[where] = along.start, len(along), along.step
-    if tuple(sizes) == shape and set(steps) == {1}:
-        return value
+        indices[axis] = along
+    return _take_along(walk, node, value, indices)
 
-    def make(name: str) -> Slice:
-        return Slice(name, (value.edge,), name, tuple(starts), tuple(sizes), tuple(steps))
 
-    return walk.transform(node, value, make, lambda part: make("part").execute([part[None]], None)[0])
+def _take_along(walk: Walk, node: Node, value: Live | Grid, indices: Sequence[Sequence[int]]) -> Live | Grid:
+    """The elements of a tensor, or of a quantised constant, at these places along every axis, the batch counted."""
+    if isinstance(value, Grid):
+        return value.map(lambda part: part[np.ix_(*indices)])
+    return take_elements(walk, node, value, indices[1:])
+
+
+def gather(walk: Walk, node: Node, args: Args) -> Value:
+    """Gather(x, indices) → Gather(x) along one axis for constant indices; one number takes the axis away, a table of
+    them makes it several."""
+    value = args[0]
+    if not isinstance(value, (Live, Grid)):
+        return walk.fold(node, args)
+    full = walk.shape_of(value)
+    axis = int(node.attrs.get("axis", 0)) % max(1, len(full))
+    given = args[1] if len(args) > 1 else None
+    places = _read_ints(given, "list of indices")
+    worst = next((place for place in places if not -full[axis] <= place < full[axis]), None)
+    if worst is not None or not places:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            "no index at all" if worst is None else f"index {worst} of axis {axis}, which has {full[axis]}",
+            "indices lie inside the tensor, and there is one at least",
+            "correct the indices",
+        )
+    if isinstance(value, Live):
+        drop_batch_axis(axis, len(full) - 1)
+    indices: list[Sequence[int]] = [range(size) for size in full]
+    indices[axis] = [place % full[axis] for place in places]
+    taken = _take_along(walk, node, value, indices)
+    assert isinstance(given, Constant)
+    shape = (*full[:axis], *np.shape(given.array), *full[axis + 1 :])
+    if isinstance(taken, Grid):
+        return taken.map(lambda p: p.reshape(shape))
+    return reshape_live(walk, node, taken, shape[1:])
+
+
+def split(walk: Walk, node: Node, args: Args) -> list[Value]:
+    """Split(x, sizes) → one Gather for every part; without sizes they are equal, but the last, which may be smaller."""
+    value = args[0]
+    if not isinstance(value, (Live, Grid)):
+        return walk.fold_all(node, args)
+    full, count = walk.shape_of(value), len(node.outputs)
+    axis = int(node.attrs.get("axis", 0)) % max(1, len(full))
+    if isinstance(value, Live):
+        drop_batch_axis(axis, len(full) - 1)
+    if len(args) > 1 and args[1] is not None:
+        sizes = _read_ints(args[1], "list of sizes")
+    else:
+        most = -(-full[axis] // count)
+        sizes = [min(most, full[axis] - most * k) for k in range(count)]
+    if len(sizes) != count or min(sizes, default=0) < 1 or sum(sizes) != full[axis]:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"a split of axis {axis}, which has {full[axis]}, into {count} parts of {sizes}",
+            "every part takes something, and together they take all",
+            "export the model again",
+        )
+    ends = np.cumsum(sizes)
+    whole = [range(size) for size in full]
+    parts: list[Value] = []
+    for name, size, end in zip(node.outputs, sizes, ends, strict=True):
+        indices = [*whole[:axis], range(int(end) - size, int(end)), *whole[axis + 1 :]]
+        parts.append(_take_along(walk, node, value, indices) if name else Broken())
+    return parts
+
+
+def space_to_depth(walk: Walk, node: Node, args: Args) -> Value:
+    """SpaceToDepth(x) → Concat of one Gather for every place in a block: the pixels there as channels of their own."""
+    value = args[0]
+    if not isinstance(value, Live):
+        return walk.fold(node, args)
+    block, shape = int(node.attrs["blocksize"]), walk.edge_shape(value)
+    if len(shape) != 3 or any(size % block for size in shape[1:]):
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"blocks of {block} in a tensor of shape {shape}",
+            "blocks fill an image of channels, height and width",
+            "pad the image first",
+        )
+    channels, height, width = (range(size) for size in shape)
+    parts = [
+        take_elements(walk, node, value, (channels, height[row::block], width[column::block]))
+        for row in range(block)
+        for column in range(block)
+    ]
+    return join(walk, node, parts, 0) if len(parts) > 1 else value
 
 
 def _read_slices(node: Node, args: Args, rank: int) -> list[tuple[int, int, int | None, int]]:
-    """(axis with the batch, start, end, step) for every axis that is sliced; an end of None takes element 0 too."""
+    """(axis, start, end, step) for every axis that is sliced, of `rank`; an end of None takes element 0 too."""
     if node.inputs[1:]:  # from opset 10 on inputs, before that attributes
         starts, ends = (_read_ints(args[k], what) for k, what in ((1, "start"), (2, "end")))
         axes, steps = (
@@ -399,7 +500,7 @@ def _read_slices(node: Node, args: Args, rank: int) -> list[tuple[int, int, int 
         starts, ends = (list(map(int, node.attrs[key])) for key in ("starts", "ends"))
         axes, steps = (list(map(int, node.attrs["axes"])) if "axes" in node.attrs else None), None
     steps = steps or [1] * len(starts)
-    axes = [axis % (rank + 1) for axis in axes or range(len(starts))]
+    axes = [axis % rank for axis in axes or range(len(starts))]
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
@@ -423,4 +524,7 @@ RULES: dict[str, Rule] = {
     "Upsample": resize,
     "DepthToSpace": depth_to_space,
     "Slice": take_slice,
+    "Gather": gather,
+    "SpaceToDepth": space_to_depth,
 }
+SPLITTING_RULES: dict[str, SplittingRule] = {"Split": split}

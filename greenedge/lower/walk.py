@@ -185,3 +185,4 @@ class Walk:
 
 Args = Sequence[Value | None]  # the values of a node's inputs; None where one is left out
 Rule = Callable[[Walk, Node, Args], Value]
+SplittingRule = Callable[[Walk, Node, Args], list[Value]]  # of an operator with several outputs

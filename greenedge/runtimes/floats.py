@@ -22,6 +22,7 @@ from greenedge.graph import (
     ConvTranspose,
     Dense,
     DepthToSpace,
+    Gather,
     Graph,
     Input,
     MaxPool,
@@ -29,13 +30,13 @@ from greenedge.graph import (
     Pad,
     Requantise,
     Reshape,
-    Slice,
     SumPool,
     Transpose,
     Upsample,
 )
 from greenedge.graph.lines import identity_step
 from greenedge.graph.ops.base import Floats
+from greenedge.graph.ops.gather import describe_stage
 from greenedge.legalise import CLAMP_AT_REACH, FOLD_LAYOUTS, FUSE_STEPS, REQUANTISE_EARLY, legalise_graph
 from greenedge.legalise.rules import RuleBuilder, Rules
 
@@ -344,15 +345,16 @@ def transpose(b: FloatBuilder, op: Transpose) -> None:
     b.node("Transpose", [source], output, perm=[0, *(axis + 1 for axis in op.perm)])
 
 
-@RULES.lowers(Slice)
-def take_slice(b: FloatBuilder, op: Slice) -> None:
-    """Slice; an end before element 0 is the smallest of all numbers."""
+@RULES.lowers(Gather)
+def gather(b: FloatBuilder, op: Gather) -> None:
+    """Slice along the axes with a constant step, Gather along each other."""
     source, output = _begin_move(b, op)
-    ends = [end if end >= 0 else np.iinfo(np.int64).min for end in op.ends]
-    axes = range(1, len(ends) + 1)
-    bounds = {"starts": op.starts, "ends": ends, "axes": axes, "steps": op.steps}
-    constants = [b.constant(f"{output}/{name}", list(values), np.int64) for name, values in bounds.items()]
-    b.node("Slice", [source, *constants], output)
+    stages = op.split_stages(b.graph.edges[op.inputs[0]].shape)
+    for k, stage in enumerate(stages, 1):
+        kind, inputs, attributes = describe_stage(op, stage)
+        name = output if k == len(stages) else f"{output}/part{k}"
+        constants = [b.constant(f"{name}/{key}", values, np.int64) for key, values in inputs.items()]
+        source = b.node(kind, [source, *constants], name, **attributes)
 
 
 @RULES.lowers(Pad)

@@ -14,6 +14,8 @@ from greenedge.legalise import legalise_graph
 from tests.backends.graphs import RANGES, Sketch
 from tests.backends.nets import requantise
 
+ALL = slice(None)  # along an axis
+
 
 def table(s: Sketch, source: str, per_channel: bool = True) -> str:
     """A function that is not monotone: random levels for every value."""
@@ -210,6 +212,34 @@ def line(s: Sketch, source: str, levels: str = "u4") -> str:
     return name
 
 
+def selected(rng) -> Graph:
+    """A split into halves, one of them shuffled, a stride, a flip; pixels from channels; an output that is turned."""
+    s = Sketch(rng, (8, 6, 6), "u4")
+    first, second = s.gather("x", slice(4), ALL, ALL), s.gather("x", (6, 4, 5, 7), ALL, slice(None, None, -1))
+    a = s.step(s.conv(s.concat(first, second), 4, (3, 3), pads=(1, 1, 1, 1)), "s4")
+    large = s.conv(s.depth_to_space(a, 2), 2, (3, 3), (2, 2), (1, 1, 1, 1))
+    return s.graph(s.transpose(s.gather(s.step(large), ALL, slice(1, None, 2), ALL), 2, 0, 1))
+
+
+def turned(rng) -> Graph:
+    """Layers on axes that have changed places, branches that come in different orders, pixels that become channels."""
+    s = Sketch(rng, (4, 6, 4), "u4")
+    a = s.step(s.conv(s.transpose("x", 2, 1, 0), 4, (3, 3), pads=(1, 1, 1, 1)), "s4")
+    b = s.step(s.add(s.transpose(a, 2, 1, 0), "x", multipliers=(1, 2)))
+    blocks = s.transpose(s.reshape(b, 4, 3, 2, 2, 2), 0, 2, 4, 1, 3)
+    c = s.step(s.conv(s.reshape(blocks, 16, 3, 2), 3, (2, 2)))
+    return s.graph(s.step(s.dense(c, 3), axis=2))
+
+
+def tokens(rng) -> Graph:
+    """Sums of vectors that stand side by side, joined behind one another and each with its own; a mean over them."""
+    s = Sketch(rng, (3, 2, 4), "u4")
+    a, b = (s.step(s.conv("x", n, (1, 1))) for n in (4, 2))
+    rows = [s.transpose(s.reshape(one, s.edges[one].shape[0], 8), 1, 0) for one in (a, b)]
+    both = s.step(s.dense(s.concat(*rows, axis=1), 5), axis=1)
+    return s.graph(s.dense(s.concat(both, both, axis=0), 3))
+
+
 SKETCHES = (
     convolutions,
     sequence,
@@ -226,6 +256,9 @@ SKETCHES = (
     shortcut,
     narrow,
     constant,
+    selected,
+    turned,
+    tokens,
 )
 
 

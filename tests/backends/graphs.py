@@ -14,6 +14,7 @@ from greenedge.graph import (
     Dense,
     DepthToSpace,
     Edge,
+    Gather,
     Graph,
     Input,
     MaxPool,
@@ -158,6 +159,12 @@ class Sketch:
     def transpose(self, source, *perm):
         name = self._name("moved")
         return self._add(Transpose(name, (source,), name, perm))
+
+    def gather(self, source, *indices):
+        name = self._name("taken")
+        places = zip(indices, self.edges[source].shape, strict=True)
+        whole = tuple(tuple(range(size))[one] if isinstance(one, slice) else tuple(one) for one, size in places)
+        return self._add(Gather(name, (source,), name, whole))
 
     def upsample(self, source, *factors):
         name = self._name("up")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from greenedge.backends.finn.dialect import ops as hw
+from greenedge.backends.finn.dialect.layer import Fold, Wire
+from greenedge.backends.finn.units import unit_of
 from greenedge.graph.ops.arithmetic import pad_array, slide_windows
 from tests.backends.unit_bench import Bench, Case, Port
 
@@ -110,6 +113,25 @@ def queue_case(rng, depth, width):
     return Case("ge_queue", dict(DEPTH=depth, WIDTH=width), [_bytes("s", x, width)], [_bytes("m", x, width)], cycles=50)
 
 
+def reorder_case(rng, size, places, turns, lanes, bits):
+    """Beats of `lanes` elements; of every `size` those at `places` go."""
+    index = (np.asarray(places) + np.arange(turns)[:, None] * size).ravel()
+    x = rng.integers(0, 1 << bits, (6, turns * size, lanes))
+    counts = (turns * size * lanes, index.size * lanes)
+    source, result = (Wire("w", "", (n,), np.arange(n), lanes, 0, (1 << bits) - 1) for n in counts)
+    layer = hw.Reorder("order", (source,), (result,), (index[:, None] * lanes + np.arange(lanes)).ravel())
+    unit = unit_of(layer, Fold(lanes))
+    (memory,) = unit.memories().values()
+    return Case(
+        "ge_reorder",
+        unit.parameters,
+        [Port("s", bits, False, lanes, x.reshape(6, -1))],
+        [Port("m", bits, False, lanes, x[:, index].reshape(6, -1))],
+        cycles=layer.cycles(Fold(lanes)),
+        memories={"PLACES_FILE": memory},
+    )
+
+
 def _image(name, x, pe, bits):
     return Port(name, bits, False, pe, x.transpose(0, 2, 3, 1).reshape(len(x), -1))
 
@@ -134,6 +156,14 @@ def test_units_that_move_elements(rng, tmp_path):
             queue_case(rng, 2, 8),
             queue_case(rng, 20, 40),
             queue_case(rng, 67, 8),
+            reorder_case(rng, 4, [1], 5, 2, 4),  # one in four
+            reorder_case(rng, 6, [5, 4, 3, 2, 1, 0], 3, 1, 7),  # backwards
+            reorder_case(rng, 8, rng.permutation(8), 1, 3, 3),
+            reorder_case(rng, 40, rng.permutation(40)[:25], 1, 1, 8),  # out of order, some left out
+            reorder_case(rng, 5, [0, 0, 4, 2, 4, 4, 1], 4, 2, 1),  # some more than once
+            reorder_case(rng, 1, [0], 30, 1, 4),
+            reorder_case(rng, 3, [0, 1], 9, 4, 2),
+            reorder_case(rng, 64, np.arange(64).reshape(8, 8).T.ravel(), 1, 1, 4),  # a square turned over
         ],
         tmp_path,
     )

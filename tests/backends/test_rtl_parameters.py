@@ -144,6 +144,13 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
             ({"LO": -3}, "LO=-3 does not fit OUT_BITS=2"),
         ],
     ),
+    "ge_reorder": (
+        {},
+        [
+            *(({name: 0}, f"{name}=0 must be at least 1") for name in ("N", "M", "WIDTH")),
+            ({"DEPTH": 3}, "DEPTH=3 must be at least 4"),
+        ],
+    ),
     "ge_upsample": (
         {},
         [

@@ -142,6 +142,24 @@ def test_a_function_per_row_stays_behind_the_rows_that_are_repeated(rng):
     assert isinstance(graph.producer(graph.requantisers[0].inputs[0]), Upsample)
 
 
+def test_transpositions_with_a_quantiser_between_them_go(rng):
+    """As a file with channels last has them: the function per channel follows its axis."""
+    sketch = Sketch(rng, (3, 4, 5))
+    last = sketch.transpose(sketch.conv("x", 4, (3, 3)), 1, 2, 0)
+    first = sketch.transpose(sketch.step(last, axis=2), 2, 0, 1)
+    graph = sketch.graph(sketch.conv(first, 2, (1, 1)))
+    legal = _same(sketch, graph, FOLD_LAYOUTS)
+    assert _kinds(legal) == ["Conv", "Requantise", "Conv"] and legal.requantisers[0].axis == 0
+
+
+def test_a_transposition_stays_where_its_quantiser_has_other_readers(rng):
+    sketch = Sketch(rng, (3, 4, 5))
+    step = sketch.step(sketch.transpose(sketch.conv("x", 4, (3, 3)), 1, 2, 0), axis=2)
+    back = sketch.conv(sketch.transpose(step, 2, 0, 1), 2, (1, 1))
+    for graph in (sketch.graph(back, step), sketch.graph(back, sketch.reshape(step, 24))):
+        assert legalise_graph(graph, (FOLD_LAYOUTS,)) is graph
+
+
 def test_three_branches_are_added_two_by_two(rng):
     sketch = Sketch(rng, (4,))
     branches = [sketch.step(sketch.dense("x", 4)) for _ in range(3)]

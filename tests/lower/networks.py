@@ -218,7 +218,7 @@ class Network:
     # -- structure ----------------------------------------------------------------------------------------------------
 
     def structure(self) -> None:
-        options = ["nothing", "nothing"]
+        options = ["nothing", "nothing", "_slice", "_gather", "_split", "_reduce"]
         if len(self.shape) >= 3:
             options += ["_pool", "_average", "_pad", "_flatten", "_global"]
         if len(self.shape) == 4:
@@ -275,6 +275,54 @@ class Network:
                 blocksize=2,
                 mode=self.draw(st.sampled_from(["DCR", "CRD"])),
             )
+
+    def _cut(self, axis: int, size: int) -> tuple[int, ...]:
+        """The shape with another size along an axis."""
+        return (*self.shape[:axis], size, *self.shape[axis + 1 :])
+
+    def _slice(self) -> None:
+        axis = self.draw(st.integers(1, len(self.shape) - 1))
+        step = self.draw(st.sampled_from([1, 2, -1, -2]))
+        start = self.draw(st.integers(0, self.shape[axis] - 1))
+        end = 2**31 if step > 0 else -(2**31)
+        bounds = [self.constant([v], np.int64) for v in (start, end, axis, step)]
+        size = -(-(self.shape[axis] - start) // step) if step > 0 else start // -step + 1
+        self.apply("Slice", *bounds, shape=self._cut(axis, size))
+
+    def _gather(self) -> None:
+        axis = self.draw(st.integers(1, len(self.shape) - 1))
+        size = self.shape[axis]
+        if len(self.shape) > 2 and self.draw(st.integers(0, 3)) == 0:
+            index = self.constant(self.draw(st.integers(-size, size - 1)), np.int64)
+            self.apply("Gather", index, axis=axis, shape=(*self.shape[:axis], *self.shape[axis + 1 :]))
+            return
+        places = self.rng.integers(-size, size, self.draw(st.integers(1, size + 1)))
+        self.apply("Gather", self.constant(places, np.int64), axis=axis, shape=self._cut(axis, len(places)))
+
+    def _split(self) -> None:
+        """Two parts joined the other way round: a roll, or a shuffle."""
+        axis = self.draw(st.integers(1, len(self.shape) - 1))
+        if self.shape[axis] < 2:
+            return
+        first = self.draw(st.integers(1, self.shape[axis] - 1))
+        sizes = self.constant([first, self.shape[axis] - first], np.int64)
+        parts = [self.name("part") for _ in range(2)]
+        self.nodes.append(helper.make_node("Split", [self.tensor, sizes], parts, name=f"Split_{self.count}", axis=axis))
+        self.tensor = self.node("Concat", parts[::-1], axis=axis)
+
+    def _reduce(self) -> None:
+        """One axis or several, kept or not; what is left has an axis beside the batch."""
+        axes = [a for a in range(1, len(self.shape)) if self.draw(st.booleans())]
+        keeps = self.draw(st.booleans()) or len(axes) == len(self.shape) - 1
+        if not axes:
+            return
+        shape = tuple(1 if a in axes else size for a, size in enumerate(self.shape) if keeps or a not in axes)
+        axes = [a - len(self.shape) if self.draw(st.booleans()) else a for a in axes]
+        op = self.draw(st.sampled_from(["ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum"]))
+        if op == "ReduceSum":
+            self.apply(op, self.constant(axes, np.int64), shape=shape, keepdims=int(keeps))
+        else:
+            self.apply(op, shape=shape, axes=axes, keepdims=int(keeps))
 
     def _swap(self) -> None:
         self.apply("Transpose", shape=(BATCH, self.shape[2], self.shape[1], self.shape[3]), perm=[0, 2, 1, 3])

@@ -16,6 +16,21 @@ from tests.lower.networks import BATCH
 
 Spelling = Callable[[onnx.ModelProto, np.random.Generator], str]
 _OLDEST_AS_THEY_STAND = 13
+_AXES_ARE_INPUTS = 18  # of reductions
+
+
+def _find_oldest(proto: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> int:
+    """The oldest opset that has what the network asks for: steps of a Slice, indices and axes counted from behind."""
+    oldest = 1
+    for node in proto.graph.node:
+        if node.op_type == "Slice" and (arrays[node.input[4]] != 1).any():
+            oldest = max(oldest, 10)
+        axes = [v for a in node.attribute if a.name in ("axes", "axis") for v in (*a.ints, a.i)]
+        if node.op_type in ("Gather", "ReduceSum"):
+            axes += np.ravel(arrays[node.input[1]]).tolist()
+        if min(axes, default=0) < 0:
+            oldest = max(oldest, 11)
+    return oldest
 
 
 def respell(model: onnx.ModelProto, rng: np.random.Generator) -> tuple[onnx.ModelProto, list[str]]:
@@ -111,10 +126,16 @@ def spell_opset(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
     modes = {a.s for n in proto.graph.node if n.op_type == "DepthToSpace" for a in n.attribute if a.name == "mode"}
     if b"CRD" in modes:
         version = max(version, 11)
+    arrays = _initialisers(proto)
+    version = max(version, _find_oldest(proto, arrays))
     proto.opset_import[0].version = version
+    if version >= _AXES_ARE_INPUTS:
+        for node in proto.graph.node:
+            if node.op_type in ("ReduceMax", "ReduceMin", "ReduceMean"):
+                axes = node.attribute.pop([a.name for a in node.attribute].index("axes"))
+                node.input.append(_add(proto, f"{node.output[0]}_axes", list(axes.ints), np.int64))
     if version >= _OLDEST_AS_THEY_STAND:
         return f"opset {version}"
-    arrays = _initialisers(proto)
     for node in proto.graph.node:
         if node.op_type == "Clip" and version < 11:
             for name, tensor in zip(("min", "max"), node.input[1:], strict=False):
@@ -129,6 +150,14 @@ def spell_opset(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
             del node.attribute[:]
             node.attribute.append(helper.make_attribute("mode", "nearest"))
             node.input[:] = [node.input[0], scales]
+        elif node.op_type in ("Split", "ReduceSum"):
+            name = {"Split": "split", "ReduceSum": "axes"}[node.op_type]
+            node.attribute.append(helper.make_attribute(name, arrays[node.input[1]].tolist()))
+            del node.input[1:]
+        elif node.op_type == "Slice" and version < 10:
+            for name, tensor in zip(("starts", "ends", "axes"), node.input[1:4], strict=True):
+                node.attribute.append(helper.make_attribute(name, arrays[tensor].tolist()))
+            del node.input[1:]
         elif node.op_type == "Resize":
             node.input[1] = _add(proto, f"{node.output[0]}_roi", [], np.float32)
         elif node.op_type == "DepthToSpace" and version < 11:

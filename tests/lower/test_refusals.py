@@ -101,7 +101,7 @@ CASES = {
     "softmax between layers": (
         _softmax_between,
         [
-            "Quant_5: its input passed through Softmax (attention), which has no integer form here; float arithmetic "
+            "MatMul_7: its input passed through Softmax (attention), which has no integer form here; float arithmetic "
             "is "
             "possible before the first and after the last integer layer only (cure: remove Softmax or move it behind "
             "the last layer)."

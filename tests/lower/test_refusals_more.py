@@ -239,7 +239,6 @@ CASES = {
         .node("AveragePool", name="n", kernel_shape=[2, 2], dilations=[2, 2])
         .quant()
     ),
-    "mean over channels": lambda: image().node("ReduceMean", name="n", axes=[1]).quant(),
     "trunc of floats": lambda: trunc(Model(), 0.25, 0.0, 8.0, 4.0, rounding_mode="FLOOR"),
     "trunc upwards": lambda: trunc(Model().quant(0.25, 8), 0.25, 0.0, 4.0, 8.0, rounding_mode="FLOOR"),
     "trunc of a curve that turns": lambda: trunc(

@@ -18,6 +18,7 @@ from greenedge.graph import (
     Dense,
     DepthToSpace,
     Edge,
+    Gather,
     Graph,
     Input,
     Linear,
@@ -54,12 +55,14 @@ _KINDS: tuple[type[Op], ...] = (
     Concat,
     Requantise,
     Pad,
-    Reshape,
-    Transpose,
     Upsample,
     DepthToSpace,
 )
-SUPPORTED: Capabilities = dict.fromkeys(_KINDS, (_UP_TO_4_AXES,))
+_UP_TO_6_AXES = RANK.limit(range(7), "a copy runs over up to 6", "reshape in two steps")
+SUPPORTED: Capabilities = {
+    **dict.fromkeys(_KINDS, (_UP_TO_4_AXES,)),
+    **dict.fromkeys((Reshape, Transpose, Gather), (_UP_TO_6_AXES,)),
+}
 
 
 @dataclass

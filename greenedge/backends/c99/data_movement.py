@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from greenedge.backends.c99.code_builder import RULES, CodeBuilder
-from greenedge.graph import Concat, DepthToSpace, Pad, Requantise, Transpose, Upsample
-from greenedge.graph.ops import Slice
+from greenedge.graph import Concat, DepthToSpace, Gather, Pad, Requantise, Transpose, Upsample
 
 _DIMS = 6  # of ge_copy's strides
 
@@ -62,21 +61,30 @@ def transpose(b: CodeBuilder, op: Transpose) -> None:
     write_copy(b, b.name, op.inputs[0], Copy(shape, [strides[p] for p in op.perm], row_major(shape)))
 
 
-@RULES.lowers(Slice)
-def take_slice(b: CodeBuilder, op: Slice) -> None:
-    """A copy whose strides in the input are the steps, from the first element taken.
+@RULES.lowers(Gather)
+def gather(b: CodeBuilder, op: Gather) -> None:
+    """A copy for every run of places along each axis, whose strides in the input are the runs' steps.
 
-    ge_copy reads forwards, so an axis that is reversed is written backwards."""
+    ge_copy reads forwards, so a run backwards is written backwards."""
     b.require_values(op)
     b.begin_emission()
     strides, result = row_major(b.source(op).shape), row_major(op.sizes)
-    steps, to_stride, from_start, to_start = [], [], 0, 0
-    for first, size, step, stride, out in zip(op.starts, op.sizes, op.steps, strides, result, strict=True):
-        steps.append(abs(step) * stride)
-        to_stride.append(out if step > 0 else -out)
-        from_start += min(first, first + (size - 1) * step) * stride
-        to_start += 0 if step > 0 else (size - 1) * out
-    write_copy(b, b.name, op.inputs[0], Copy(op.sizes, steps, to_stride, to_start, from_start))
+    runs = [op.split_runs(axis) for axis in range(len(op.sizes))]
+    begins = [np.cumsum([0, *(run.size for run in along)]).tolist() for along in runs]
+    for k, choice in enumerate(np.ndindex(*map(len, runs))):
+        taken = [along[i] for along, i in zip(runs, choice, strict=True)]
+        begin = [along[i] for along, i in zip(begins, choice, strict=True)]
+        from_start = sum(min(run.start, run.last) * stride for run, stride in zip(taken, strides, strict=True))
+        backwards = [(run.size - 1) * (run.step < 0) for run in taken]
+        to_start = sum((first + back) * out for first, back, out in zip(begin, backwards, result, strict=True))
+        copy = Copy(
+            [run.size for run in taken],
+            [abs(run.step) * stride for run, stride in zip(taken, strides, strict=True)],
+            [-out if run.step < 0 else out for run, out in zip(taken, result, strict=True)],
+            to_start,
+            from_start,
+        )
+        write_copy(b, b.name if k == 0 else f"{b.name}_{k}", op.inputs[0], copy)
 
 
 @RULES.lowers(Concat)

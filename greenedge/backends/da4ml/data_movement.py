@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from greenedge.backends.da4ml.wires import RULES, WireBuilder, pad_variables, variables_of
-from greenedge.graph import Concat, DepthToSpace, Input, Pad, Reshape, Transpose, Upsample
-from greenedge.graph.ops import Slice
+from greenedge.graph import Concat, DepthToSpace, Gather, Input, Pad, Reshape, Transpose, Upsample
 
 
 @RULES.lowers(Input)
@@ -21,8 +20,8 @@ def concat(b: WireBuilder, op: Concat) -> None:
     b.emit(op, np.concatenate([variables_of(x) for x in b.inputs(op)], axis=op.axis))
 
 
-@RULES.lowers(Slice)
-def take_slice(b: WireBuilder, op: Slice) -> None:
+@RULES.lowers(Gather)
+def gather(b: WireBuilder, op: Gather) -> None:
     b.begin_emission()
     (x,) = b.inputs(op)
     b.emit(op, op.execute([variables_of(x)[None]], None)[0])

@@ -52,8 +52,8 @@ from greenedge.legalise import (
     CLAMP_AT_REACH,
     FOLD_LAYOUTS,
     FUSE_STEPS,
+    MOVES_TO_HOST,
     NARROW_SUMS,
-    SLICE_TO_HOST,
     SPLIT_ADDITIONS,
     SPLIT_WEIGHTS,
     WIDEN_SEQUENCES,
@@ -352,7 +352,7 @@ BACKEND = Backend(
     options=OPTIONS,
     rules=RULES,
     passes=(
-        SLICE_TO_HOST,
+        MOVES_TO_HOST,
         FUSE_STEPS,
         FOLD_LAYOUTS,
         SPLIT_WEIGHTS,

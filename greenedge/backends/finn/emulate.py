@@ -182,6 +182,11 @@ def _upsample(layer: hw.Upsample, xs: Sequence[Ints]) -> tuple[Ints, ...]:
 
 
 @_compute.register
+def _reorder(layer: hw.Reorder, xs: Sequence[Ints]) -> tuple[Ints, ...]:
+    return (xs[0][:, layer.index],)
+
+
+@_compute.register
 def _arg_max(layer: hw.ArgMax, xs: Sequence[Ints]) -> tuple[Ints, ...]:
     return (xs[0].reshape(len(xs[0]), -1, layer.source.channels).argmax(axis=2),)
 

@@ -144,6 +144,8 @@ def _address_names(instance: Instance, file: str) -> Iterator[str]:
         yield from (f"{unit}.correction.cn", f"{unit}.correction.g")
     elif file.endswith("_table.mem"):
         yield f"{unit}.lane[0].address"
+    elif file.endswith("_places.mem"):
+        yield from (f"{unit}.next_j", f"{unit}.j")
     else:
         yield from (f"{unit}.parallel.frame.c", f"{unit}.serial.unit.c", f"{unit}.frame.c")
 
@@ -164,6 +166,8 @@ def _data_names(instance: Instance, file: str, place: int, bits: int) -> Iterato
         yield f"{unit}.acc_init", place
     elif file.endswith("_table.mem"):
         yield f"{unit}.lane[{element}].v1", bit
+    elif file.endswith("_places.mem"):
+        yield f"{unit}.word", bit
     elif file.endswith("_thresholds.mem"):
         yield f"{unit}.lane[{element}].field", bit
         yield from ((f"{unit}.frame.{name}", place) for name in ("fields", "fields_1"))

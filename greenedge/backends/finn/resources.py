@@ -219,6 +219,14 @@ def _upsample(p: Parameters, family: str) -> Features:
     return {"word": p["PE"] * p["BITS"], "memory": memory}, blocks
 
 
+def _reorder(p: Parameters, family: str) -> Features:
+    ring, blocks = _buffer(p["DEPTH"], p["WIDTH"], family)
+    bits = (p["N"] - 1).bit_length() + (p["DEPTH"] - 1).bit_length() + p["N"].bit_length()
+    places, more = _buffer(p["M"], bits, family)
+    counters = bits + p["M"].bit_length()
+    return {"word": p["WIDTH"], "memory": ring, "places": places, "counters": counters}, blocks + more
+
+
 def _queue(p: Parameters, family: str) -> Features:
     shallow = p["DEPTH"] <= 64  # as ge_queue chooses
     memory, blocks = (_rows(p["DEPTH"], p["WIDTH"]), 0) if shallow else (0.0, blocks_of(p["DEPTH"], p["WIDTH"], family))
@@ -240,6 +248,7 @@ _FEATURES: dict[str, Callable[[Parameters, str], Features]] = {
     "ge_fork": _words("WIDTH"),
     "ge_concat": _words("WIDTH"),
     "ge_upsample": _upsample,
+    "ge_reorder": _reorder,
     "ge_queue": _queue,
     "ge_width": _width,
     "ge_argmax": _words("BITS", "OUT_BITS"),

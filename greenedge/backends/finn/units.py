@@ -362,6 +362,24 @@ def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
 
 
 @unit_of.register
+def _reorder(layer: hw.Reorder, fold: Fold) -> Unit:
+    turn = layer.turn_of(fold)
+    size, depth = turn.size, turn.depth
+    place_bits, slot_bits = max(1, (size - 1).bit_length()), (depth - 1).bit_length()
+
+    def memories() -> Memories:
+        words = (turn.free << (place_bits + slot_bits)) | (turn.places % depth << place_bits) | turn.places
+        return {f"{layer.name}_places.mem": (words[:, None], place_bits + slot_bits + size.bit_length())}
+
+    return Unit(
+        "ge_reorder",
+        {"N": size, "M": len(turn.places), "DEPTH": depth, "WIDTH": _width(layer.source, fold)},
+        memories,
+        {"PLACES_FILE": _file(layer, "places")},
+    )
+
+
+@unit_of.register
 def _arg_max(layer: hw.ArgMax, fold: Fold) -> Unit:
     source = layer.source
     return Unit(

@@ -43,8 +43,8 @@ from greenedge.legalise import (
     CLAMP_AT_REACH,
     FOLD_LAYOUTS,
     FUSE_STEPS,
+    MOVES_TO_HOST,
     NARROW_SUMS,
-    SLICE_TO_HOST,
     SUM_POOL_TO_DEPTHWISE,
 )
 from greenedge.progress import ProgressFn, no_progress
@@ -272,7 +272,7 @@ BACKEND = Backend(
     rules=RULES,
     passes=(
         ARGMAX_TO_HOST,
-        SLICE_TO_HOST,
+        MOVES_TO_HOST,
         FUSE_STEPS,
         FOLD_LAYOUTS,
         NARROW_SUMS,

@@ -8,13 +8,13 @@ from greenedge.graph.ops.conv import Conv
 from greenedge.graph.ops.conv_transpose import ConvTranspose
 from greenedge.graph.ops.dense import Dense
 from greenedge.graph.ops.depth_to_space import DepthToSpace
+from greenedge.graph.ops.gather import Gather
 from greenedge.graph.ops.input import Input
 from greenedge.graph.ops.linear import Linear
 from greenedge.graph.ops.max_pool import MaxPool
 from greenedge.graph.ops.pad import Pad
 from greenedge.graph.ops.requantise import Affine, Requantise, Steps, Table
 from greenedge.graph.ops.reshape import Reshape
-from greenedge.graph.ops.slice import Slice
 from greenedge.graph.ops.sum_pool import SumPool
 from greenedge.graph.ops.transpose import Transpose
 from greenedge.graph.ops.upsample import Upsample
@@ -34,7 +34,7 @@ _ALL: tuple[type[Op], ...] = (
     Transpose,
     Upsample,
     DepthToSpace,
-    Slice,
+    Gather,
     ArgMax,
 )
 OPS: dict[str, type[Op]] = {op.__name__: op for op in _ALL}
@@ -57,7 +57,7 @@ __all__ = [
     "Pad",
     "Requantise",
     "Reshape",
-    "Slice",
+    "Gather",
     "Steps",
     "SumPool",
     "Table",

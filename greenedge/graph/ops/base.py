@@ -87,7 +87,7 @@ class Op:
 
     @property
     def kind(self) -> str:
-        """The operation's name: 'Conv', 'Slice'."""
+        """The operation's name: 'Conv', 'Gather'."""
         return type(self).__name__
 
     def infer(self, edges: Sequence[Edge], ranges: Sequence[Range]) -> tuple[Shape, Range]:

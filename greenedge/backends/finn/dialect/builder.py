@@ -66,6 +66,20 @@ class Names:
         return name
 
 
+def make_reorder(name: str, wire: Wire, taken: Ints, shape: tuple[int, ...], order: Ints) -> hw.Reorder:
+    """The layer that gives those elements of a wire that have the row-major indices `taken` in its edge.
+
+    Its result carries no edge of the graph; it has `shape` and `order`.
+    """
+    place = np.empty(wire.total, np.int64)  # of each element in the stream
+    place[wire.order] = np.arange(wire.total)
+    index = place[taken]
+    offset = np.resize(wire.offset, wire.total)[index] if np.any(wire.offset) else ZERO
+    channels = shape[0] if shape else 1
+    result = replace(wire, name=name, edge="", shape=shape, order=order, channels=channels, offset=offset)
+    return hw.Reorder(name, (wire,), (result,), index)
+
+
 @dataclass(frozen=True)
 class Image:
     """A wire in pixels that travels channels-last."""
@@ -130,22 +144,26 @@ class Builder(RuleBuilder):
         return Image(replace(wire, channels=channels), height, width)
 
     def require_channels_last(self, op: Op, wire: Wire) -> Wire:
-        """The wire of an image or sequence; requires that it travels channels-last. Ends the rule where it is none."""
+        """The wire of an image or sequence, put in order where it does not travel channels-last.
+
+        Ends the rule where it is none.
+        """
         shape = wire.shape
-        is_image = self.require(
+        self.require(
             len(shape) in (2, 3),
             f"{op.kind} on {shape}",
             "finn computes on (channels, height, width) and (channels, length)",
             "use two or fewer spatial axes",
         )
-        self.require(
-            not is_image or np.array_equal(wire.order, channels_last(shape)),
-            f"{op.kind} on {shape} after a reshape or transposition that moves channels",
-            "finn streams images channels-last",
-            "leave the reshape out, or put it before the model",
-        )
         self.begin_emission()
-        return replace(wire, channels=shape[0])
+        return replace(self.put_in_order(wire, channels_last(shape)), channels=shape[0])
+
+    def put_in_order(self, wire: Wire, order: Ints) -> Wire:
+        """The same edge in another order, by a layer of its own where that is not how it travels."""
+        if np.array_equal(wire.order, order):
+            return wire
+        name = self.names.take(f"{wire.name}_reorder")
+        return self.give_inner(make_reorder(name, wire, order, wire.shape, order))
 
     def make_wire(
         self,
@@ -203,15 +221,10 @@ class Builder(RuleBuilder):
             wire = self.take(output)
         except NotEmitting:
             return None
-        if not np.array_equal(wire.order, channels_last(wire.shape)):
-            self.refuse(
-                self.graph.producer(output).name,
-                ReasonKind.UNSUPPORTED_OP,
-                f"an output of {wire.shape} whose first axis does not come innermost",
-                "finn gives outputs channels-last",
-                "put the channels first, or reshape on the host",
-            )
-            return None
+        order = channels_last(wire.shape)
+        if not np.array_equal(wire.order, order):
+            layer = make_reorder(self.names.take(f"{wire.name}_reorder"), wire, order, wire.shape, order)
+            wire = self.give_inner(replace(layer, results=(replace(layer.result, edge=output),)))
         if not self.layers:
             self.refuse(
                 self.graph.name,

@@ -19,17 +19,14 @@ _LinearFields = tuple[str, tuple[Wire, ...], tuple[Wire, ...], Ints, int, Ints, 
 
 @RULES.lowers(Dense)
 def dense(b: Builder, op: Dense) -> None:
-    """A matrix unit whose rows come in the order of the stream."""
+    """A matrix unit whose rows come in the order of the stream, where every vector comes whole and like the others."""
     wire = b.take(op.inputs[0])
     k, m = op.weight.shape
-    row, column = np.divmod(wire.order.reshape(-1, k), k)
-    b.require(
-        bool(np.all(row == row[:, :1]) and np.all(column == column[0])),
-        f"a dense layer along the last axis of {wire.shape}",
-        "finn streams the channels innermost",
-        "put the features into the channels, or use a 1×1 convolution",
-    )
     b.begin_emission()
+    row, column = np.divmod(wire.order.reshape(-1, k), k)
+    if not (np.all(row == row[:, :1]) and np.all(column == column[0])):
+        wire = b.put_in_order(wire, np.arange(wire.total))
+        row, column = np.divmod(wire.order.reshape(-1, k), k)
     order = (row[:, :1] * m + np.arange(m)).ravel()
     b.give(hw.MatVec(*_sum_products(b, op, wire, op.weight[column[0]], 0, order)))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.dialect.builder import Builder, channels_last
+from greenedge.backends.finn.dialect.builder import Builder, channels_last, make_reorder
 from greenedge.backends.finn.dialect.layer import Wire
 from greenedge.backends.finn.dialect.lower_mvu import make_pad, slide_window
 from greenedge.backends.finn.dialect.supported import RULES
@@ -17,8 +17,11 @@ from greenedge.graph import (
     Add,
     ArgMax,
     Concat,
+    DepthToSpace,
+    Gather,
     Input,
     MaxPool,
+    Op,
     Pad,
     Requantise,
     Reshape,
@@ -31,8 +34,14 @@ from greenedge.graph.ops.base import Ints
 
 @RULES.lowers(Input)
 def source(b: Builder, op: Input) -> None:
-    edge = b.graph.edges[op.output]
-    b.source = b.make_wire("s", op.output, channels_last(edge.shape), edge.shape[0] if edge.shape else 1)
+    """The host sends the elements channels-last, as they lie behind a transposition where that alone reads them."""
+    shape = b.graph.edges[op.output].shape
+    index = np.arange(int(np.prod(shape))).reshape(1, *shape)
+    readers = b.graph.consumers(op.output)
+    if len(readers) == 1 and isinstance(readers[0], Transpose):
+        index = readers[0].execute([index], None)
+    order = index.ravel()[channels_last(index.shape[1:])]
+    b.source = b.make_wire("s", op.output, order, index.shape[1] if shape else 1)
     b.offer(b.source)
 
 
@@ -50,6 +59,18 @@ def transpose(b: Builder, op: Transpose) -> None:
     moved = np.empty(order.size, np.int64)  # where each element of the input went
     moved[np.arange(order.size).reshape(shape).transpose(op.perm).ravel()] = np.arange(order.size)
     b.view(op.output, root, moved[order])
+
+
+@RULES.lowers(Gather, DepthToSpace)
+def move(b: Builder, op: Op) -> None:
+    """A layer that leaves elements out, or gives them in another order, by a table of places."""
+    wire = b.take(op.inputs[0])
+    b.begin_emission()
+    source, shape = b.graph.edges[op.inputs[0]].shape, b.graph.edges[op.output].shape
+    index = op.execute([np.arange(wire.total).reshape(1, *source)], None)[0]  # where each element lies in the input
+    order = channels_last(shape)
+    layer = make_reorder(b.names.take(op.name), wire, index.ravel()[order], shape, order)
+    b.give(replace(layer, results=(replace(layer.result, edge=op.output),)))
 
 
 @RULES.lowers(MaxPool)
@@ -114,16 +135,11 @@ def requantise(b: Builder, op: Requantise) -> None:
 
 @RULES.lowers(Add)
 def add(b: Builder, op: Add) -> None:
+    """Streams are added as they come; one that comes in another order than the first is put in its order."""
     wires = b.take_all(op)
     b.require(len(wires) > 1, "an Add of one input", "finn adds two or more", "scale in the next quantiser instead")
-    b.require(
-        all(np.array_equal(wire.order, wires[0].order) for wire in wires),
-        "branches whose elements come in another order",
-        "finn adds streams as they come",
-        "reshape or transpose both branches alike",
-    )
     b.begin_emission()
-    one, other = wires
+    one, other = wires[0], b.put_in_order(wires[1], wires[0].order)
     factors, about = (op.multipliers[0], op.multipliers[1]), b.graph.edges[op.output]
     name = b.names.take(op.name)
     result = _sum_wires(name, one, other, factors)
@@ -154,24 +170,36 @@ def _sum_repeating(a: Ints, b: Ints) -> Ints:
 
 @RULES.lowers(Concat)
 def concat(b: Builder, op: Concat) -> None:
-    """A chain of joins of two, each in turns: a pixel's channels, or a row or image of them."""
+    """A chain of joins of two, each in turns: a pixel's channels, or a row or image of them; of tensors that all travel
+    row-major (tokens), what lies behind the axis."""
     wires = b.take_all(op)
     b.require(len(wires) > 1, "a Concat of one input", "finn joins two or more", "leave it out")
-    if len(wires[0].shape) > 1:
-        wires = [b.require_channels_last(op, wire) for wire in wires]
     b.begin_emission()
-    chunks = [wire.shape[0] * (int(np.prod(wire.shape[op.axis :])) if op.axis else 1) for wire in wires]
-    total, taken = wires[0], chunks[0]
+    in_rows = not _all_in_order(wires, channels_last) and _all_in_order(wires, _row_major)
+    if in_rows:
+        chunks = [int(np.prod(wire.shape[op.axis :])) for wire in wires]
+    else:
+        wires = [b.require_channels_last(op, wire) for wire in wires] if len(wires[0].shape) > 1 else wires
+        chunks = [wire.shape[0] * (int(np.prod(wire.shape[op.axis :])) if op.axis else 1) for wire in wires]
+    total, taken, joins_pixels = wires[0], chunks[0], in_rows or op.axis == 0
     for k, (wire, chunk) in enumerate(zip(wires[1:-1], chunks[1:-1], strict=True), 2):
         name = b.names.take(f"{op.name}_of_{k}")
-        layer = _join(name, total, wire, (taken, chunk), op.axis == 0)
+        layer = _join(name, total, wire, (taken, chunk), joins_pixels)
         total, taken = b.give_inner(layer), taken + chunk
-    layer = _join(b.names.take(op.name), total, wires[-1], (taken, chunks[-1]), op.axis == 0)
+    layer = _join(b.names.take(op.name), total, wires[-1], (taken, chunks[-1]), joins_pixels)
     shape = b.graph.edges[op.output].shape
     starts = np.cumsum([0, *chunks[:-1]])
     flat = np.concatenate([wire.order + start for wire, start in zip(wires, starts, strict=True)])
-    order = channels_last(shape) if len(shape) > 1 else flat
+    order = _row_major(shape) if in_rows else channels_last(shape) if len(shape) > 1 else flat
     b.give(replace(layer, results=(replace(layer.result, edge=op.output, shape=shape, order=order),)))
+
+
+def _row_major(shape: tuple[int, ...]) -> Ints:
+    return np.arange(int(np.prod(shape)))
+
+
+def _all_in_order(wires: Sequence[Wire], order_of: Callable[[tuple[int, ...]], Ints]) -> bool:
+    return all(np.array_equal(wire.order, order_of(wire.shape)) for wire in wires)
 
 
 def _join(name: str, a: Wire, b: Wire, chunks: tuple[int, int], along_channels: bool) -> hw.Concat:
@@ -203,12 +231,13 @@ def arg_max(b: Builder, op: ArgMax) -> None:
     wire = b.take(op.inputs[0])
     shape = b.graph.edges[op.inputs[0]].shape
     b.require(
-        op.axis == 0 and np.array_equal(wire.order, channels_last(shape)),
+        op.axis == 0,
         f"an ArgMax along axis {op.axis} of {shape}",
         "finn compares channels, as they come one after another",
         "take it over the channels, or on the host",
     )
     b.begin_emission()
+    wire = b.put_in_order(wire, channels_last(shape))
     name = b.names.take(op.name)
     result = b.make_wire(name, op.output, channels_last(b.graph.edges[op.output].shape), 1)
     b.give(hw.ArgMax(name, (replace(wire, channels=shape[0]),), (result,)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from greenedge.backends.finn.dialect.layer import Firings, Fold, Layer, Wire, divisors
+from greenedge.backends.finn.dialect.reorder import Turn, find_grain, find_turn
 from greenedge.backends.finn.dialect.ring import WindowGeometry
 from greenedge.graph.ops.base import Ints
 
@@ -298,6 +300,45 @@ class Upsample(Layer):
     def buffer(self, source: int, fold: Fold) -> int:
         channels = self.source.channels
         return (self.width * (self.factors[0] > 1) + 2 + 10 * fold.pe // channels) * channels
+
+
+@dataclass(frozen=True, eq=False)
+class Reorder(Layer):
+    """result[k] = source[index[k]]: integers left out, repeated or in another order."""
+
+    index: Ints
+
+    latency: ClassVar[int] = 4
+
+    @cached_property
+    def grain(self) -> int:
+        """How many neighbours stay together."""
+        return find_grain(self.index, self.source.total)
+
+    @property
+    def lanes(self) -> int:
+        return self.grain
+
+    @cached_property
+    def turn(self) -> Turn:
+        """What the unit repeats, in beats of `grain` integers."""
+        return find_turn(self.index, self.source.total, self.grain)
+
+    def turn_of(self, fold: Fold) -> Turn:
+        """As `turn`, in beats of `fold.pe` integers."""
+        return find_turn(self.index, self.source.total, fold.pe)
+
+    def firings(self) -> Firings:
+        """Per group of neighbours: what lies before all that is still to go is free."""
+        turn, turns = self.turn, self.source.total // (self.turn.size * self.grain)
+        begin = np.repeat(np.arange(turns) * turn.size, len(turn.places))
+        needs = np.maximum.accumulate(begin + np.tile(turn.places, turns) + 1)
+        frees = begin + np.tile(turn.free, turns)
+        gives = np.arange(1, len(needs) + 1) * self.grain
+        return Firings(needs[:, None] * self.grain, frees[:, None] * self.grain, gives, gives)
+
+    def buffer(self, source: int, fold: Fold) -> int:
+        return self.turn_of(fold).depth * fold.pe
 
 
 @dataclass(frozen=True, eq=False)

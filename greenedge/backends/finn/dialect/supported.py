@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from greenedge.backends.finn.dialect.builder import Builder
 from greenedge.errors import ReasonKind
-from greenedge.graph import Conv, ConvTranspose, Dense, DepthToSpace, Edge, Input, Requantise
+from greenedge.graph import Conv, ConvTranspose, Dense, Edge, Input, Requantise
 from greenedge.graph.ops.base import Ints
 from greenedge.legalise.capabilities import ONE_FILE_AN_OUTPUT, Capabilities, Ends, Limit, Measure
 from greenedge.legalise.rules import Rules
@@ -43,6 +43,9 @@ ENDS = Ends(
     ("choose --backend da4ml, which takes several, on a board of ECP5, iCE40 or Gowin", ONE_FILE_AN_OUTPUT),
 )
 RULES: Rules[Builder] = Rules("finn", "finn", SUPPORTED, ENDS)
-_UPSAMPLE = "use nearest-neighbour upsampling and a convolution"
-RULES.refuses(ConvTranspose, "a transposed convolution", "finn has no unit for it", _UPSAMPLE)
-RULES.refuses(DepthToSpace, "DepthToSpace", "finn has no unit for it", _UPSAMPLE)
+RULES.refuses(
+    ConvTranspose,
+    "a transposed convolution",
+    "finn has no unit for it",
+    "use nearest-neighbour upsampling and a convolution",
+)

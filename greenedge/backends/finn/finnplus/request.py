@@ -66,6 +66,12 @@ def _queue(layer: hw.Queue, fold: Fold) -> list[Node]:
     return []
 
 
+@nodes_of.register
+def _reorder(layer: hw.Reorder, fold: Fold) -> list[Node]:
+    """FINN+ has no such layer: what comes behind begins anew."""
+    return []
+
+
 def _tensor(wire: Wire, *shape: int) -> dict[str, Any]:
     return {"name": wire.name, "shape": list(shape) or [1, wire.pixels, wire.channels], "type": _type(wire)}
 

@@ -12,9 +12,9 @@ from greenedge.backends.int8.onnxruntime.elementwise import write_elementwise
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, OnnxBuilder, encode_levels
 from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range
 from greenedge.backends.int8.requirements import require_common_range, require_pad_level
-from greenedge.graph import Concat, DepthToSpace, Edge, MaxPool, Pad, Requantise, Reshape, Transpose, Upsample
+from greenedge.graph import Concat, DepthToSpace, Edge, Gather, MaxPool, Pad, Requantise, Reshape, Transpose, Upsample
 from greenedge.graph.lines import identity_step
-from greenedge.graph.ops import Slice
+from greenedge.graph.ops.gather import describe_stage
 
 
 @RULES.lowers(MaxPool)
@@ -77,19 +77,16 @@ def depth_to_space(b: OnnxBuilder, op: DepthToSpace) -> None:
     b.codes[op.output] = b.codes[op.inputs[0]]
 
 
-@RULES.lowers(Slice)
-def take_slice(b: OnnxBuilder, op: Slice) -> None:
-    """Slice along the axes of which something is left out."""
+@RULES.lowers(Gather)
+def gather(b: OnnxBuilder, op: Gather) -> None:
+    """Slice along the axes with a constant step, Gather along each other."""
     b.begin_emission()
-    axes = op.find_cut_axes(b.graph.edges[op.inputs[0]].shape)
-    bounds = {
-        "starts": [op.starts[axis] for axis in axes],
-        "ends": [op.ends[axis] if op.ends[axis] >= 0 else np.iinfo(np.int64).min for axis in axes],
-        "axes": [axis + 1 for axis in axes],
-        "steps": [op.steps[axis] for axis in axes],
-    }
-    inputs = [b.constant(f"{op.output}/{key}", values, np.int64) for key, values in bounds.items()]
-    b.node("Slice", [op.inputs[0], *inputs], op.output)
+    source, stages = op.inputs[0], op.split_stages(b.graph.edges[op.inputs[0]].shape)
+    for k, stage in enumerate(stages, 1):
+        kind, inputs, attributes = describe_stage(op, stage)
+        name = op.output if k == len(stages) else f"{op.output}/part{k}"
+        constants = [b.constant(f"{name}/{key}", values, np.int64) for key, values in inputs.items()]
+        source = b.node(kind, [source, *constants], name, **attributes)
     b.codes[op.output] = b.codes[op.inputs[0]]
 
 

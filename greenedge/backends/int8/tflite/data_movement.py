@@ -14,8 +14,7 @@ from greenedge.backends.int8.tflite.elementwise import require_one_encoding
 from greenedge.backends.int8.tflite.layout import Layout, image, plain
 from greenedge.backends.int8.tflite.padding import is_same
 from greenedge.backends.int8.tflite.quantise import pair, unify_encodings
-from greenedge.graph import Concat, DepthToSpace, MaxPool, Pad, Reshape, Transpose, Upsample
-from greenedge.graph.ops import Slice
+from greenedge.graph import Concat, DepthToSpace, Gather, MaxPool, Pad, Reshape, Transpose, Upsample
 
 
 @RULES.lowers(MaxPool)
@@ -116,30 +115,26 @@ def depth_to_space(b: TfliteBuilder, op: DepthToSpace) -> None:
     b.placed[op.output] = result
 
 
-@RULES.lowers(Slice)
-def take_slice(b: TfliteBuilder, op: Slice) -> None:
-    """GATHER along axes with a step of their own, SLICE along the others."""
+@RULES.lowers(Gather)
+def gather(b: TfliteBuilder, op: Gather) -> None:
+    """SLICE along the axes of which neighbours are taken, GATHER along each other."""
     b.announce_move(op)
     b.begin_emission()
     placed = b.placed[op.inputs[0]]
     if placed.layout.is_flat:
         placed = b.as_plain(op.inputs[0])
-    shape, axes = list(placed.layout.shape), op.find_cut_axes(placed.layout.shape)
-    stages = [[axis] for axis in axes if op.steps[axis] != 1]
-    stages += [even] if (even := [axis for axis in axes if op.steps[axis] == 1]) else []
+    stages = op.split_stages(placed.layout.shape, has_steps=False)
     for k, stage in enumerate(stages, 1):
-        for axis in stage:
-            shape[axis] = op.sizes[axis]
         name = op.output if k == len(stages) else f"{op.name}/part{k}"
-        result = b.tensor(name, _resize(placed.layout, shape), placed.code)
-        if op.steps[stage[0]] != 1:
-            (axis,) = stage
-            index = b.constant(f"{name}/index", op.starts[axis] + op.steps[axis] * np.arange(op.sizes[axis]))
+        result = b.tensor(name, _resize(placed.layout, stage.shape), placed.code)
+        if stage.runs is None:
+            (axis,) = stage.axes
+            index = b.constant(f"{name}/index", op.indices[axis])
             b.writer.operator("GATHER", [placed.tensor, index], [result.tensor], 2, axis=placed.layout.file_axis(axis))
         else:
             begin = [0] * len(result.layout.file)
-            for axis in stage:
-                begin[result.layout.file_axis(axis)] = op.starts[axis]
+            for axis, run in zip(stage.axes, stage.runs, strict=True):
+                begin[result.layout.file_axis(axis)] = run.start
             bounds = [b.constant(f"{name}/begin", begin), b.constant(f"{name}/size", result.layout.file)]
             b.writer.operator("SLICE", [placed.tensor, *bounds], [result.tensor], 2)
         placed = result

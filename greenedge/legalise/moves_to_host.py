@@ -1,4 +1,6 @@
-"""A model that ends in a Slice, for back ends that take none: the Slice and what is behind it go to the host."""
+"""A model that ends in a change of layout, for back ends that have no rule for it or would spend hardware on it.
+
+What is cut out or turned last goes to the host, with what is behind it."""
 
 from __future__ import annotations
 
@@ -6,28 +8,31 @@ import dataclasses
 
 import numpy as np
 
-from greenedge.graph import Graph, Op, Slice
+from greenedge.graph import Gather, Graph, Op, Reshape, Transpose
 from greenedge.graph.ops.onnx_writer import OnnxWriter
 from greenedge.lower import Lowered, Output
 
 
 def _trailing_moves(graph: Graph) -> list[Op]:
-    """The Slices behind which nothing computes, with every operation behind them, in the graph's order."""
+    """The Gathers and Transposes behind which nothing computes, in the graph's order, with the Reshapes before them and
+    every operation behind them."""
     moved: dict[str, Op] = {}
     for op in reversed(graph.ops):
         readers = graph.consumers(op.output)
         if op.rearranges and len(op.inputs) == 1 and all(reader.output in moved for reader in readers):
             moved[op.output] = op
-    tail: dict[str, Op] = {}
+    tail = {op.output for op in moved.values() if isinstance(op, (Gather, Transpose))}
+    for op in moved.values():  # the last first
+        if isinstance(op, Reshape) and any(reader.output in tail for reader in graph.consumers(op.output)):
+            tail.add(op.output)
     for op in reversed(moved.values()):
-        if isinstance(op, Slice) or op.inputs[0] in tail:
-            tail[op.output] = op
-    return list(tail.values())
+        if op.inputs[0] in tail:
+            tail.add(op.output)
+    return [op for op in graph.ops if op.output in tail]
 
 
-def drop_slices(graph: Graph) -> Graph:
-    """The graph without the Slices at its end, nor what rearranges numbers behind them: it gives what they take
-    from."""
+def drop_last_moves(graph: Graph) -> Graph:
+    """The graph without these operations at its end: it gives what they take from."""
     tail = {op.output: op for op in _trailing_moves(graph)}
     if not tail:
         return graph
@@ -39,14 +44,14 @@ def drop_slices(graph: Graph) -> Graph:
     return graph.replace_ops([op for op in graph.ops if op.output not in tail], outputs)
 
 
-def move_slices_to_host(lowered: Lowered) -> Lowered:
-    """graph | host → graph without its last Slices | those Slices on int64, host."""
+def move_last_moves_to_host(lowered: Lowered) -> Lowered:
+    """graph | host → graph without its last moves | those moves on int64, host."""
     import onnx
 
     tail = _trailing_moves(lowered.graph)
     if not tail:
         return lowered
-    graph = drop_slices(lowered.graph)
+    graph = drop_last_moves(lowered.graph)
     writer = OnnxWriter(lowered.graph)
     writer.kind = np.int64
     for op in tail:
