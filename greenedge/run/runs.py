@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.files.json_file import read_table
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
 from greenedge.progress import ProgressFn
@@ -32,9 +33,14 @@ from greenedge.target import nearest
 
 
 def read_summary(run: Path) -> dict[str, Any] | None:
-    """summary.json of a run, None where it has none."""
+    """summary.json of a run, None where it has none. Raises GreenedgeError for one that is damaged."""
     path = RunFolder(run).summary
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return read_table(path)
+    except (OSError, ValueError) as error:
+        raise GreenedgeError(f"{path} is damaged ({error}); write it anew with `greenedge report {run}`.") from None
 
 
 def runs_in(folder: Path) -> list[Path]:
