@@ -259,3 +259,17 @@ def test_a_quantised_number_alone_is_an_array(tmp_path):
     m.quant()
     with pytest.raises(GreenedgeError):
         lower_file(m.save(tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_padding_by_name_is_stated_in_numbers(tmp_path, auto):
+    """Also where strides are longer than windows: ONNX Runtime takes that for a negative padding and stops."""
+    for kernel, stride, total in ((2, 1, 1), (1, 3, 0), (3, 2, 1)):
+        m = Model((1, 2, 6, 6)).quant()
+        m.node("MaxPool", kernel_shape=[kernel] * 2, strides=[stride] * 2, auto_pad=auto, name="pool").quant()
+        normal = read_normal(m.save(tmp_path / "m.onnx"))
+        pool = next(node for node in normal.proto.graph.node if node.name == "pool")
+        pads = {"SAME_UPPER": [0, 0, total, total], "SAME_LOWER": [total, total, 0, 0], "VALID": [0] * 4}[auto]
+        assert [list(a.ints) for a in pool.attribute if a.name == "pads"] == [pads]
+        assert "auto_pad" not in {a.name for a in pool.attribute}
+        _check_stable(normal, tmp_path)
