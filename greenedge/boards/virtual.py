@@ -8,7 +8,6 @@ simulated time a host answers almost at once.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import subprocess
@@ -17,6 +16,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError, ToolError
+from greenedge.files.json_file import read_table
 from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.board_shell import simulation_sources
 from greenedge.tools.discover import end_with_parent
@@ -147,7 +147,7 @@ def read_board(folder: Path) -> dict:
     """board.json of a build folder. Raises GreenedgeError where it is absent or damaged."""
     path = Path(folder) / "board.json"
     try:
-        board = json.loads(path.read_text())
+        board = read_table(path)
     except FileNotFoundError:
         raise GreenedgeError(
             f"{path} is missing: what was built there has no host interface; build it for a board."

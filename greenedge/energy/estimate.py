@@ -73,7 +73,8 @@ def read_toggles(path: Path) -> Activity:
                     toggles, nets = toggles + int(row[1]), nets + 1
                 elif row and row != ["net", "toggles"]:
                     raise GreenedgeError(
-                        f"{path}:{number}: {row!r} is neither net,toggles nor #seconds,S; correct that line."
+                        f"{path}:{number}: {','.join(row)[:80]!r} is neither net,toggles nor #seconds,S; correct that "
+                        "line."
                     )
     except csv.Error as error:
         raise GreenedgeError(f"{path} is no table of toggles: {error}.") from None

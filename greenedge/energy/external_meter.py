@@ -18,6 +18,7 @@ from greenedge.energy.sync_edges import Sync, logic_edges, match_edges, match_pa
 from greenedge.energy.workloads import Workload, serial_port
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.json_file import read_json
 from greenedge.progress import ProgressFn, no_progress
 
 SCHEMA = "greenedge-energy-timing/1"
@@ -167,9 +168,7 @@ def save_timing(timing: dict, path: Path) -> None:
 def load_timing(path: Path) -> dict:
     """What `save_timing` wrote. Raises GreenedgeError for any other file."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise GreenedgeError(f"{path} is {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
-        timing = json.loads(path.read_text(encoding="utf-8"))
+        timing = read_json(path, _MAX_BYTES)
         if timing.get("schema") != SCHEMA:
             raise ValueError(f"its schema is {timing.get('schema')!r}")
         spans = [span for window in timing["windows"] for span in (window["span"], *window["idle"])]

@@ -8,7 +8,7 @@ import xml.parsers.expat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def read_csv(path: Path, volts: float | None = None) -> Trace:
     """A trace with a header line: time and power, or time, current and voltage (or `volts`). Raises GreenedgeError."""
     _check_size(path)
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = [name.strip().lower() for name in next(csv.reader(file), [])]
+        header = _read_header(path, file)
         places = {
             kind: (header.index(name), factor)
             for kind, names in _COLUMNS.items()
@@ -50,13 +50,26 @@ def read_csv(path: Path, volts: float | None = None) -> Trace:
         try:
             data = np.loadtxt(file, delimiter=",", usecols=used, ndmin=2)
         except ValueError as error:
-            raise GreenedgeError(f"{path} has a line that is not numbers: {error}.") from None
+            raise GreenedgeError(f"{path} has a line that is not numbers: {_shorten(error)}.") from None
     column = {kind: data[:, used.index(place)] * factor for kind, (place, factor) in places.items()}
     if "w" in column:
         watts = column["w"]
     else:
         watts = column["a"] * (column["v"] if "v" in column else float(volts or 0.0))  # one of them, checked above
     return Trace(column["t"], watts, column.get("m"), {"file": path.name})
+
+
+def _read_header(path: Path, file: TextIO) -> list[str]:
+    """The names of the columns, in lower case. Raises GreenedgeError for a first line that is no table's."""
+    try:
+        return [name.strip().lower() for name in next(csv.reader(file), [])]
+    except csv.Error as error:
+        raise GreenedgeError(f"{path} has a first line that is no header ({error}); give a table of numbers.") from None
+
+
+def _shorten(error: Exception) -> str:
+    """What a reader says, in one line of bounded length: it may quote the file."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
 
 
 def read_jls(path: Path) -> Trace:
@@ -181,18 +194,33 @@ def _repetitions(parts: _TraceWindows) -> list[dict[str, Any]]:
     ]
 
 
+_NUMBER = r"(\d{1,18}(?:\.\d{0,18})?)"  # of bounded length: no text makes the search for one take long
+_TRIAL = re.compile(r"Energy data for trial \d")
+_TRIAL_PARTS = tuple(
+    re.compile(rf"{what}[ \t]{{0,40}}:[ \t]{{0,40}}{number}")
+    for what, number in (
+        ("Elapsed time", _NUMBER),
+        ("Inferences", r"([1-9]\d{0,17})\b"),
+        ("Energy/Inf", f"{_NUMBER} uJ/inf"),
+    )
+)
+_MEDIAN = re.compile(f"Median energy cost is {_NUMBER} uJ/inf")
+
+
+def _read_trial(text: str) -> tuple[str, str, str] | None:
+    """(seconds, inferences, µJ per inference) of one trial's part of the runner's results; None where one lacks."""
+    found = [pattern.search(text) for pattern in _TRIAL_PARTS]
+    values = [match[1] for match in found if match]
+    return (values[0], values[1], values[2]) if len(values) == len(_TRIAL_PARTS) else None
+
+
 def mlperf_tiny_row(path: Path) -> dict:
     """A row from the results file of the MLPerf Tiny runner in energy mode; a breach of its rules (5 trials of ≥ 10 s)
     becomes a flag. Raises GreenedgeError for a file without trials or whose median differs from theirs."""
     _check_size(path)
     text = path.read_text(encoding="utf-8", errors="replace")
-    trials = re.findall(
-        r"Energy data for trial \d+.*?Elapsed time\s*:\s*(\d+\.?\d*).*?Inferences\s*:\s*([1-9]\d{0,17})\b.*?"
-        r"Energy/Inf\s*:\s*(\d+\.?\d*) uJ/inf",
-        text,
-        re.DOTALL,
-    )
-    median = re.search(r"Median energy cost is (\d+\.?\d*) uJ/inf", text)
+    trials = [found for part in _TRIAL.split(text)[1:] if (found := _read_trial(part))]
+    median = _MEDIAN.search(text)
     if not trials or not median:
         raise GreenedgeError(
             f"{path} has {len(trials)} energy trials and {'a' if median else 'no'} median; give the "

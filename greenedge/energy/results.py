@@ -25,6 +25,7 @@ from greenedge.energy.source import SourceInfo, Trace
 from greenedge.energy.stats import Interval, bootstrap_product, instrument_u, mean_interval
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.json_file import read_json
 
 SCHEMA = "greenedge-energy/1"
 _MAX_BYTES = 64 << 20
@@ -174,12 +175,10 @@ def save(data: dict, path: Path) -> None:
 def load(path: Path) -> dict:
     """Reads a document and checks schema and labels. Raises GreenedgeError."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise GreenedgeError(f"{path} is {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read.")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, _MAX_BYTES)
     except OSError as error:
         raise GreenedgeError(f"{path} could not be read: {error.strerror}; check its name.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise GreenedgeError(f"{path} is not JSON: {error}; give a file written by greenedge energy measure.") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("rows"), list):
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__

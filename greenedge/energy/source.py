@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -152,6 +153,11 @@ class Trace:
                 f"{self.t[place - 1]!r} s); sort it, or record it again."
             )
 
+    @cached_property
+    def usual_step(self) -> float:
+        """The median time between two samples in s."""
+        return float(np.median(np.diff(self.t)))
+
     def digest(self) -> str:
         """sha256 over times and powers as little-endian doubles: the same trace, the same digest."""
         total = hashlib.sha256(np.ascontiguousarray(self.t, "<f8").tobytes())
@@ -173,17 +179,17 @@ def integrate(trace: Trace, start: float, stop: float) -> tuple[float, float]:
             f"the window {start:.3f}…{stop:.3f} s is not inside the trace {trace.t[0]:.3f}…{trace.t[-1]:.3f} s",
             "start recording before the run and stop after it",
         )
-    inside = (trace.t > start) & (trace.t < stop)
+    inside = slice(np.searchsorted(trace.t, start, "right"), np.searchsorted(trace.t, stop, "left"))
     t = np.concatenate([[start], trace.t[inside], [stop]])
     edges = np.interp([start, stop], trace.t, trace.watts)
     watts = np.concatenate([edges[:1], trace.watts[inside], edges[1:]])
     gaps, steps = np.diff(t), np.diff(watts)
-    usual = float(np.median(np.diff(trace.t)))
-    if gaps.max() > 5 * usual:
+    if gaps.max() > 5 * trace.usual_step:
         raise SourceFault(
             "trace",
             "gap",
-            f"{gaps.max():.3f} s are missing at {t[int(np.argmax(gaps))]:.3f} s, the usual step is {usual:.4f} s",
+            f"{gaps.max():.3f} s are missing at {t[int(np.argmax(gaps))]:.3f} s, the usual step is "
+            f"{trace.usual_step:.4f} s",
             "record again with less load on the host",
         )
     joules = float(np.sum(gaps * (watts[1:] + watts[:-1]) / 2))

@@ -21,6 +21,14 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     return parse_json(path.read_text(encoding="utf-8"))
 
 
+def read_table(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """As `read_json`, for a file that holds a table. Raises ValueError for any other value too."""
+    found = read_json(path, max_bytes)
+    if not isinstance(found, dict):
+        raise ValueError("it is no table")
+    return found
+
+
 def parse_json(content: str) -> Any:
     """The value of a JSON text. Raises ValueError in words."""
     try:

@@ -15,7 +15,7 @@ CHANNELS_LAST = "qonnx.custom_op.channels_last"
 STANDARD = ("", "ai.onnx")
 _FINN_HARDWARE = "finn.custom_op.fpgadataflow"  # and what lies below it: .hls, .rtl
 QUANTISERS = ("Quant", "IntQuant", "BipolarQuant", "Trunc", "FloatQuant", "MultiThreshold")
-_QONNX_SPELLINGS = ("", "ai.onnx", "onnx.brevitas", "qonnx", "finn", "finn.custom_op.general", QONNX)
+QONNX_SPELLINGS = ("", "ai.onnx", "onnx.brevitas", "qonnx", "finn", "finn.custom_op.general", QONNX)
 _MICROSOFT = ("QuantizeLinear", "DequantizeLinear")  # onnxruntime's copies mean what the standard ones mean
 
 
@@ -23,7 +23,7 @@ def name_domains(proto: onnx.ModelProto) -> list[str]:
     """Quantisers of every older domain into QONNX's; standard operators into the domain "", in place."""
     moved: set[str] = set()
     for node in proto.graph.node:
-        domain = QONNX if node.op_type in QUANTISERS and node.domain in _QONNX_SPELLINGS else node.domain
+        domain = QONNX if node.op_type in QUANTISERS and node.domain in QONNX_SPELLINGS else node.domain
         if domain == "ai.onnx" or (domain == "com.microsoft" and node.op_type in _MICROSOFT):
             domain = ""
         if domain != node.domain and domain == QONNX:

@@ -1,17 +1,21 @@
 """An untrusted ONNX file as one protobuf. Nothing in it is executed; sizes are checked before memory is spent.
 
-External data must lie beside the model, every constant must be whole, and floating-point constants must be finite.
+Local functions are written out and sparse constants made dense, so that all checks see them. External data must lie
+beside the model, every constant must be whole, and floating-point constants must be finite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from greenedge.errors import GreenedgeError
+from greenedge.frontends.functions import inline_functions
+from greenedge.frontends.sparse import densify
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +31,12 @@ def load_proto(path: Path) -> onnx.ModelProto:
     Raises GreenedgeError for a file that is missing, not ONNX, damaged, too large, or refers outside its folder.
     """
     proto = _parse(path)
+    try:
+        inline_functions(proto, MAX_NODES)
+    except GreenedgeError as error:
+        raise GreenedgeError(f"{path}: {error}") from None
     _check_text(proto.graph)
+    _densify_constants(path, proto.graph)
     constants = _read_constants(path, proto.graph)
     _check_finite(path, proto.graph, constants)
     return proto
@@ -93,26 +102,77 @@ def _read_constants(path: Path, graph: onnx.GraphProto) -> dict[str, np.ndarray]
     constants: dict[str, np.ndarray] = {}
     total = 0
     for name, tensor in _list_tensors(graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(path, name, tensor)
-        total += 8 * int(np.prod([max(0, d) for d in tensor.dims], dtype=object))
-        if total > MAX_CONSTANT_BYTES:
-            raise GreenedgeError(
-                f"{path}: its constants take more than {MAX_CONSTANT_BYTES:,} bytes at {name!r}; "
-                "no supported target holds such a model."
-            )
+        total = _add_bytes(path, name, tensor.dims, total)
         if name in constants:
             raise GreenedgeError(f"{path}: constant {name!r} is given twice; export the model again.")
-        try:
-            if any(d < 0 for d in tensor.dims):
-                raise ValueError(f"a dimension of {min(tensor.dims)}")
-            constants[name] = numpy_helper.to_array(tensor, base_dir=str(path.parent))
-        except (ValueError, TypeError, RuntimeError, KeyError, onnx.checker.ValidationError, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise GreenedgeError(f"{path}: constant {name!r} is damaged ({reason}); export the model again.") from None
+        constants[name] = _read_tensor(path, name, tensor)
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             tensor.CopyFrom(numpy_helper.from_array(constants[name], tensor.name))
     return constants
+
+
+def _add_bytes(path: Path, name: str, dims: Sequence[int], total: int) -> int:
+    """`total` and what the constant takes as 8-byte numbers. Raises GreenedgeError beyond MAX_CONSTANT_BYTES."""
+    total += 8 * math.prod(max(0, d) for d in dims)
+    if total > MAX_CONSTANT_BYTES:
+        raise GreenedgeError(
+            f"{path}: its constants take more than {MAX_CONSTANT_BYTES:,} bytes at {name!r}; "
+            "no supported target holds such a model."
+        )
+    return total
+
+
+def _read_tensor(path: Path, name: str, tensor: onnx.TensorProto) -> np.ndarray:
+    """The constant as an array. Raises GreenedgeError where it is damaged, or outside the model's folder."""
+    import onnx
+    from onnx import numpy_helper
+
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        _check_external(path, name, tensor)
+    try:
+        if any(d < 0 for d in tensor.dims):
+            raise ValueError(f"a dimension of {min(tensor.dims)}")
+        return numpy_helper.to_array(tensor, base_dir=str(path.parent))
+    except (ValueError, TypeError, RuntimeError, KeyError, onnx.checker.ValidationError, OSError) as error:
+        raise _describe_damage(path, name, error) from None
+
+
+def _describe_damage(path: Path, name: str, error: Exception) -> GreenedgeError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return GreenedgeError(f"{path}: constant {name!r} is damaged ({reason}); export the model again.")
+
+
+def _densify_constants(path: Path, graph: onnx.GraphProto) -> None:
+    """Sparse initialisers and the sparse values of Constant nodes as dense tensors, in place.
+
+    Raises GreenedgeError as `_read_constants`, before memory for dense tensors is spent.
+    """
+    import onnx
+
+    total = 0
+    for sparse in graph.sparse_initializer:
+        name = sparse.values.name
+        total = _add_bytes(path, name, sparse.dims, total)
+        graph.initializer.append(_densify(path, name, sparse))
+    del graph.sparse_initializer[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.HasField("sparse_tensor") and node.output:
+                total = _add_bytes(path, node.output[0], attribute.sparse_tensor.dims, total)
+                dense = _densify(path, node.output[0], attribute.sparse_tensor)
+                attribute.CopyFrom(onnx.helper.make_attribute("value", dense))
+
+
+def _densify(path: Path, name: str, sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    from onnx import numpy_helper
+
+    values, indices = (_read_tensor(path, name, part) for part in (sparse.values, sparse.indices))
+    try:
+        if any(d < 0 for d in sparse.dims):
+            raise ValueError(f"a dimension of {min(sparse.dims)}")
+        return numpy_helper.from_array(densify(values, indices, sparse.dims), name)
+    except (ValueError, TypeError) as error:
+        raise _describe_damage(path, name, error) from None
 
 
 def _check_external(path: Path, name: str, tensor: onnx.TensorProto) -> None:

@@ -3,8 +3,9 @@
     normal = normalise(load_proto(path), path.stem)      # UnsupportedError carries all reasons
 
 A batch of one sample, constants as initialisers, float32, one domain for quantisers, standard layers with channels
-first, opset 13 or later, nodes in order with unique names, and the shape of every tensor. Normalising twice changes
-nothing. What a step changes in the numbers, or in how the file is read, becomes a note for the user.
+first, padding as numbers, opset 13 or later, nodes in order with unique names, and the shape of every tensor.
+Normalising twice changes nothing. What a step changes in the numbers, or in how the file is read, becomes a note for
+the user.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from greenedge.frontends.channels_last import put_channels_first
 from greenedge.frontends.float_types import use_float32
 from greenedge.frontends.opsets import raise_opset
 from greenedge.frontends.order import name_nodes, sort_nodes
+from greenedge.frontends.pads import state_pads
 
 if TYPE_CHECKING:
     import onnx
@@ -117,6 +119,8 @@ def normalise(proto: onnx.ModelProto, name: str) -> Normal:
         complaints = [_complain(name, complaint)] if complaint else []
         if size not in (None, 1):
             complaints += batch.find_mixed_samples(proto.graph, before, shapes.read_shapes(inferred), size)
+        if not complaints:
+            state_pads(proto, shapes.read_shapes(inferred))
         shapes.write_values(proto, inferred)
     except Refused as refusal:
         raise _refuse(name, [refusal.at(name)]) from None

@@ -130,12 +130,13 @@ class Builder:
         self.edges[op.output] = Edge(op.output, tuple(int(d) for d in shape), int(low.min()), int(high.max()))
         self.ranges[op.output] = (low, high)
 
-    def param(self, array: Array, rank: int, what: str) -> Array:
-        """A model's array that broadcasts against a batched tensor, as one against it without the batch (rank axes).
+    def param(self, array: Array, shape: Shape, what: str) -> Array:
+        """A model's array that broadcasts against a batched tensor, as one against `shape`, which has no batch.
 
-        `what` names it in the reason. Raises Refused where it varies along the batch or has too many axes.
+        `what` names it in the reason. Raises Refused where it varies along the batch, has too many axes, or would widen
+        the tensor.
         """
-        array = np.asarray(array)
+        array, rank = np.asarray(array), len(shape)
         if array.ndim > rank + 1:  # also with axes of length 1: they would come before the batch
             raise Refused(
                 ReasonKind.UNSUPPORTED_SHAPE,
@@ -152,6 +153,13 @@ class Builder:
                 "give it one value per channel",
             )
         without_batch: Array = array[0]
+        if any(d not in (1, full) for d, full in zip(without_batch.shape, shape, strict=True)):
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SHAPE,
+                f"{what} of shape {without_batch.shape} against a tensor of shape {shape}",
+                "it may not widen the tensor",
+                "give it one value per channel, or expand the tensor explicitly",
+            )
         return without_batch
 
     # -- quantisation -----------------------------------------------------------------------------------------------
@@ -228,9 +236,10 @@ class Builder:
         parts = affine_of(value.expr)
         if parts is None:
             return None
-        rank = len(self.edges[value.edge].shape)
+        shape = self.edges[value.edge].shape
+        rank = len(shape)
         alpha, beta = (
-            self.param(np.asarray(part, dtype=object), rank, "a scale")
+            self.param(np.asarray(part, dtype=object), shape, "a scale")
             if np.ndim(part) > rank
             else np.asarray(part, dtype=object).reshape((1,) * (rank - np.ndim(part)) + np.shape(part))
             for part in parts

@@ -43,7 +43,6 @@ def _read_real(value: Constant | Grid) -> Array:
 
 def _read_constant(walk: Walk, value: Constant | Grid, live: Live, what: str) -> Const:
     """A constant that broadcasts against `live` without widening it. Raises Refused for another shape."""
-    shape = walk.edge_shape(live)
     array = _read_real(value)
     if array.dtype != object:
         array = array.astype(np.float64)
@@ -54,15 +53,7 @@ def _read_constant(walk: Walk, value: Constant | Grid, live: Live, what: str) ->
                 "no quantiser has a level for infinity",
                 "mask with a finite number such as -1e4, or behind the last integer layer",
             )
-    array = walk.builder.param(array, len(shape), what)
-    if any(d not in (1, full) for d, full in zip(array.shape, shape, strict=True)):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SHAPE,
-            f"{what} of shape {array.shape} against a tensor of shape {shape}",
-            "constants may not widen the tensor",
-            "expand the tensor explicitly",
-        )
-    return Const.of(array)
+    return Const.of(walk.builder.param(array, walk.edge_shape(live), what))
 
 
 def make_binary_rule(combine: Callable[[Expr, Expr], Expr], integer_sign: int | None) -> Rule:

@@ -331,12 +331,10 @@ def _add_bias(walk: Walk, value: Live, bias: Array, channel_last: bool) -> Live:
     """value + bias, one number per channel (the last axis, or the first)."""
     if not np.any(bias != 0):
         return value
-    rank = len(walk.edge_shape(value))
-    if channel_last:
-        bias = walk.builder.param(bias, rank, "a bias")
-    else:
-        bias = np.asarray(bias).reshape(-1, *(1,) * (rank - 1))
-    return Live(value.edge, value.expr + Const.of(bias))
+    shape = walk.edge_shape(value)
+    if not channel_last:
+        bias = np.asarray(bias).reshape(-1, *(1,) * (len(shape) - 1))
+    return Live(value.edge, value.expr + Const.of(walk.builder.param(bias, shape, "a bias")))
 
 
 def window_attributes(node: Node, n: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:

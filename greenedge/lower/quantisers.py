@@ -268,26 +268,17 @@ def float_quant(walk: Walk, node: Node, args: Args) -> Value:
 def _express_levels(walk: Walk, value: Live, scale: Floats, zero: Floats) -> Expr:
     """value / scale + zero as an expression of the edge's integer. Raises Refused for a scale that widens the
     tensor."""
-    shape = walk.edge_shape(value)
-    s, z = (walk.builder.param(part, len(shape), "a scale") for part in (scale, zero))
-    for part in (s, z):
-        if any(d not in (1, full) for d, full in zip(part.shape, shape, strict=True)):
-            raise Refused(
-                ReasonKind.UNSUPPORTED_SHAPE,
-                f"a scale of shape {part.shape} against a tensor of shape {shape}",
-                "quantisers may not widen the tensor",
-                "export the model again",
-            )
-    y = value.expr / Const.of(s)
-    return y + Const.of(z) if np.any(z) else y
+    s, z = _express_parameters(walk, value, scale, zero)
+    y = value.expr / s
+    return y + z if np.any(zero) else y
 
 
 def _express_parameters(
     walk: Walk, value: Live, scale: Floats, zero: Floats, what: str = "a scale"
 ) -> tuple[Const, Const]:
     """(scale, zero) as constants that broadcast against the tensor without its batch; `what` names them in a reason."""
-    rank = len(walk.edge_shape(value))
-    s, z = (Const.of(walk.builder.param(part, rank, what)) for part in (scale, zero))
+    shape = walk.edge_shape(value)
+    s, z = (Const.of(walk.builder.param(part, shape, what)) for part in (scale, zero))
     return s, z
 
 

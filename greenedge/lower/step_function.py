@@ -6,7 +6,9 @@ comparison, rational or interval arithmetic the few it cannot. Nothing is tabula
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from greenedge.lower.rounding import Quantiser
 
 MAX_TABLE = 1 << 18  # entries per channel of a function that is not monotone
 _MAX_TABLES = 1 << 25  # entries of all channels together: 256 MiB
+MAX_OPEN = 1 << 12  # entries of a channel that float64 leaves open
 _PRECISIONS = (96, 256, 1024)  # bits tried before a comparison counts as undecidable
 
 
@@ -126,16 +129,26 @@ def _levels_at(y: Expr, levels: Quantiser, x: Ints) -> Ints:
             np.broadcast_to(part.reshape(-1), x.shape) for part in y.approximate(x.reshape(1, -1).astype(float))
         )
         margin = error + 4 * U64 * (np.abs(value) + np.abs(levels.boundary).max(initial=0))
+        ends = value - margin, value + margin
     guess = np.searchsorted(levels.boundary, value, side="left")
     known = np.isfinite(value) & np.isfinite(margin)
-    low = np.where(known, np.searchsorted(levels.boundary, value - margin, side="left"), 0)
-    high = np.where(known, np.searchsorted(levels.boundary, value + margin, side="right"), len(levels.boundary))
-    for i in np.flatnonzero(low != high):
-        j = int(low[i])
-        while j < high[i] and _exactly_reaches(y, int(x[i]), 0, float(levels.boundary[j]), bool(levels.inclusive[j])):
-            j += 1
-        guess[i] = j
+    low = np.where(known, np.searchsorted(levels.boundary, ends[0], side="left"), 0)
+    high = np.where(known, np.searchsorted(levels.boundary, ends[1], side="right"), len(levels.boundary))
+    open_cases = np.flatnonzero(low != high)
+    if len(open_cases) > MAX_OPEN:
+        raise Undecidable(
+            f"{len(open_cases):,} of its values lie beyond float64 or within its error of a rounding boundary; at most "
+            f"{MAX_OPEN:,} are worked out by longer arithmetic"
+        )
+    for i in open_cases:
+        # A value that reaches a boundary reaches all below it. Beyond float64 all of them are open, so they are halved.
+        falls_short = partial(_falls_short, y, levels, int(x[i]))
+        guess[i] = bisect_left(range(len(levels.boundary)), True, int(low[i]), int(high[i]), key=falls_short)
     return levels.lo + guess
+
+
+def _falls_short(y: Expr, levels: Quantiser, x: int, j: int) -> bool:
+    return not _exactly_reaches(y, x, 0, float(levels.boundary[j]), bool(levels.inclusive[j]))
 
 
 def _monotone_sign(table: Ints) -> Ints | None:

@@ -30,8 +30,7 @@ class Grid:
     def real(self) -> Array:
         """Its values as Fractions."""
         scale, zero = (to_fractions(np.asarray(part, float)) for part in (self.scale, self.zero))
-        values: Array = (to_fractions(self.ints) - zero) * scale
-        return values
+        return np.asarray((to_fractions(self.ints) - zero) * scale, dtype=object)  # NumPy makes one number a scalar
 
     def map(self, change: ShapeChange) -> Grid:
         """The same constant after a change of shape (transpose, reshape, …)."""

@@ -87,13 +87,16 @@ class RunFolder:
         return self.report / "report.html"
 
 
+_MAX_NAME = 1024  # characters below a run's folder; systems take 4,096 bytes for a whole path
+
+
 def inside(folder: Path, name: str) -> Path:
     """folder/name. Raises GreenedgeError where that leaves the folder, also by way of a link."""
-    parts = PurePosixPath(name)
-    leaves = parts.is_absolute() or ".." in parts.parts or not parts.parts
+    parts = PurePosixPath(name[:_MAX_NAME])
+    leaves = parts.is_absolute() or ".." in parts.parts or not parts.parts or len(name) > _MAX_NAME or "\0" in name
     if leaves or not (folder / parts).resolve().is_relative_to(folder.resolve()):
         raise GreenedgeError(
-            f"{folder / MANIFEST} names the file {name!r}, which lies outside the run's folder; "
+            f"{folder / MANIFEST} names the file {name[:80]!r}, which lies outside the run's folder; "
             "use only runs that you or someone you trust made."
         )
     return folder / parts

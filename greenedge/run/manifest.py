@@ -29,6 +29,7 @@ from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, inside
 FORMAT = "greenedge-run/1"
 STATUSES = ("running", "done", "failed", "interrupted")
 _MAX_BYTES = 16 << 20
+_MAX_FILES = 10_000  # of one stage; the largest builds leave a few hundred
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,12 @@ def load_manifest(folder: Path) -> Manifest:
         raise GreenedgeError(_describe_damage(path, error)) from None
     if data.get("format") != FORMAT:
         raise GreenedgeError(
-            f"{path}: format is {data.get('format')!r}, this greenedge reads {FORMAT!r}; use the greenedge "
+            f"{path}: format is {_shorten(data.get('format'))}, this greenedge reads {FORMAT!r}; use the greenedge "
             "that wrote it, or choose another folder with -o."
         )
     try:
+        if len(data["stages"]) > len(STAGE_FOLDERS):
+            raise ValueError(f"it has {len(data['stages']):,} stages, there are {len(STAGE_FOLDERS)}")
         stages = {name: _read_record(folder, name, entry) for name, entry in data["stages"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GreenedgeError(_describe_damage(path, error)) from None
@@ -121,12 +124,12 @@ def _describe_damage(path: Path, error: Exception) -> str:
 def _read_record(folder: Path, name: str, entry: dict[str, Any]) -> Record:
     unknown = set(entry) - {f.name for f in fields(Record)}
     if unknown:
-        raise ValueError(f"stage {name!r} has unknown keys {sorted(unknown)}")
+        raise ValueError(f"stage {_shorten(name)} has unknown keys {_shorten(sorted(unknown))}")
     record = Record(**entry)
     if record.status not in STATUSES:
-        raise ValueError(f"stage {name!r} has status {record.status!r}")
+        raise ValueError(f"stage {_shorten(name)} has status {_shorten(record.status)}")
     if record.seconds is not None and (type(record.seconds) not in (int, float) or not 0 <= record.seconds < 1e12):
-        raise ValueError(f"seconds of stage {name!r} are {_shorten(record.seconds)}")
+        raise ValueError(f"seconds of stage {_shorten(name)} are {_shorten(record.seconds)}")
     texts = {"key": record.key, "started": record.started, "note": record.note}
     optional = {"error": record.error, "reused_from": record.reused_from}
     for part, text in (texts | {key: value for key, value in optional.items() if value is not None}).items():
@@ -138,6 +141,8 @@ def _read_record(folder: Path, name: str, entry: dict[str, Any]) -> Record:
             raise ValueError(f"{part} of stage {name!r} is no table")
         if part != "options" and not all(isinstance(value, str) for value in table.values()):
             raise ValueError(f"{part} of stage {name!r} holds what is no text")
+    if len(record.outputs) > _MAX_FILES:
+        raise ValueError(f"stage {name!r} names {len(record.outputs):,} files, at most {_MAX_FILES:,} are read")
     for path in record.outputs:
         inside(folder, path)
     return record

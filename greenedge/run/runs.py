@@ -12,6 +12,7 @@ import numpy as np
 
 from greenedge.backends.interface import as_feeds
 from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.files.json_file import read_table
 from greenedge.frontends.samples import count_samples, open_samples
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
@@ -35,9 +36,14 @@ from greenedge.verify.compare import require_equal
 
 
 def read_summary(run: Path) -> dict[str, Any] | None:
-    """summary.json of a run, None where it has none."""
+    """summary.json of a run, None where it has none. Raises GreenedgeError for one that is damaged."""
     path = RunFolder(run).summary
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return read_table(path)
+    except (OSError, ValueError) as error:
+        raise GreenedgeError(f"{path} is damaged ({error}); write it anew with `greenedge report {run}`.") from None
 
 
 def require_exact(run: Path) -> None:

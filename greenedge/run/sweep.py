@@ -11,6 +11,7 @@ from pathlib import Path
 
 from greenedge.errors import GreenedgeError, TargetError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.json_file import read_json
 from greenedge.files.scratch import scratch_folder
 from greenedge.run.jobs import find_recipe, jobs_for, run_all, split_settings
 
@@ -131,7 +132,7 @@ def _epochs(sweep: Sweep, chosen: Sequence[Mapping[str, str]], tell: Callable[[s
 
 def _read_pilots(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, int) for value in found.values()):

@@ -32,6 +32,7 @@ from greenedge.errors import ToolError
 from greenedge.files.atomic_write import sha256_file
 from greenedge.files.cache import cache_folder
 from greenedge.files.full_disk import describe_full_disk, find_full
+from greenedge.files.json_file import read_json
 from greenedge.files.remove import remove
 from greenedge.files.scratch import scratch_folder
 from greenedge.tools.container import IMAGES, docker_argv, why_not
@@ -127,7 +128,7 @@ def _place_without_spaces(folder: Path) -> Iterator[Path]:
 def _read_record(folder: Path, plan: Plan) -> dict[str, Any] | None:
     """The record of a finished plan whose products are unchanged; None where it is not."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD)
         is_same = record["products"] == {name: sha256_file(folder / name) for name in plan.products}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -14,7 +14,7 @@ from greenedge.backends.int8 import onnxruntime as backend
 from greenedge.backends.int8.arithmetic import EMULATIONS
 from greenedge.backends.int8.onnxruntime.selftest import self_test
 from greenedge.errors import GreenedgeError
-from greenedge.graph import Dense, Edge, Graph, Input, freeze, run_graph
+from greenedge.graph import Dense, Edge, Graph, Input, Requantise, Steps, freeze, run_graph, verify_graph
 from greenedge.tools.run import execute
 from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
@@ -165,6 +165,21 @@ def test_refusals_are_said_at_once(rng):
         f"{turned}: an input of -12…-3; the zeros between its samples are no int8 there (cure: let the "
         f"quantiser's levels include 0).",
     ]
+
+
+def test_branches_are_joined_by_what_they_reach(tmp_path, rng):
+    """A quantiser's levels may be more than an int8 holds together with the other branch's, and never occur."""
+    sketch = Sketch(rng, (4, 3, 3), "u4")
+    low = sketch.step("x", "s2", per_channel=False)
+    steps = Steps(freeze([1]), freeze([np.minimum(np.arange(1, 256), 16)]), None)
+    sketch.ops.append(Requantise("high", ("x",), "high", 0, 0, 255, steps, freeze([0]), freeze([15])))
+    sketch.edges["high"] = Edge("high", (4, 3, 3), 0, 15)
+    graph = sketch.graph(sketch.concat(low, "high"))
+    verify_graph(graph)
+    assert backend.check(graph, None, {}) == []
+    x = sketch.values(graph, 50)
+    got = backend.simulate(written(graph, tmp_path / "build"), x)
+    assert all(np.array_equal(got[edge], values) for edge, values in run_graph(graph, x).items())
 
 
 def test_processors_whose_fast_products_saturate_are_asked_for_exact_ones(tmp_path, monkeypatch):

@@ -115,6 +115,30 @@ def make_folded() -> onnx.ModelProto:
     return m.node("MatMul", weight).quant(bits=8).node("Softmax", axis=1).proto()
 
 
+def make_functions() -> onnx.ModelProto:
+    """Two local functions, one of which calls the other, and a sparse constant in either form."""
+    m = Model((1, 4)).quant()
+    m.node("twice", domain="local", slope=0.25, name="call").quant(bits=6)
+    proto = m.dense(4, 3).quant(bits=8).proto()
+    leaky = helper.make_node("LeakyRelu", ["a"], ["b"], name="leaky")
+    leaky.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
+    calls = [helper.make_node("once", [i], [o], domain="local", name=o) for i, o in (("a", "b"), ("b", "c"))]
+    calls[0].attribute.append(onnx.AttributeProto(name="slope", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
+    calls[1].attribute.append(helper.make_attribute("slope", 0.5))
+    imports = [helper.make_opsetid("", 13), helper.make_opsetid("local", 1)]
+    proto.functions.append(helper.make_function("local", "once", ["a"], ["b"], [leaky], imports, ["slope"]))
+    proto.functions.append(helper.make_function("local", "twice", ["a"], ["c"], calls, imports, ["slope"]))
+    proto.opset_import.append(imports[1])
+    tensor = next(t for t in proto.graph.initializer if len(t.dims) == 2)
+    array = numpy_helper.to_array(tensor)
+    rows, columns = np.nonzero(array)
+    values = numpy_helper.from_array(array[rows, columns], tensor.name)
+    indices = numpy_helper.from_array(np.stack([rows, columns], axis=1), "indices")
+    proto.graph.sparse_initializer.append(onnx.SparseTensorProto(values=values, indices=indices, dims=array.shape))
+    proto.graph.initializer.remove(tensor)
+    return proto
+
+
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "mlp": make_mlp,
     "cnn": make_cnn,
@@ -122,6 +146,7 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "qdq": make_qdq,
     "quantisers": make_quantisers,
     "folded": make_folded,
+    "functions": make_functions,
 }
 
 
@@ -129,7 +154,7 @@ def list_bad_models() -> Iterator[Case]:
     """(what is odd, the file) of every model with every single change; some are sound all the same."""
     for name, make in MODELS.items():
         good = make()
-        for kind in (_bad_attributes, _bad_nodes, _bad_constants, _bad_ends, _bad_versions):
+        for kind in _KINDS:
             for what, change in kind(good):
                 proto = onnx.ModelProto()
                 proto.CopyFrom(good)
@@ -139,7 +164,7 @@ def list_bad_models() -> Iterator[Case]:
                 except (ValueError, TypeError, OverflowError):
                     continue  # protobuf itself cannot write it
                 yield f"{name}: {what}", content
-    yield from _huge_models()
+    yield from list_huge_models()
 
 
 def damage_bytes(rng: np.random.Generator, count: int) -> Iterator[Case]:
@@ -276,7 +301,86 @@ def _bad_versions(good: onnx.ModelProto) -> Iterator[tuple[str, Change]]:
     yield "two opsets", lambda p: p.opset_import.append(helper.make_opsetid("", 17))
 
 
-def _huge_models() -> Iterator[Case]:
+def _bad_functions(good: onnx.ModelProto) -> Iterator[tuple[str, Change]]:
+    for k, function in enumerate(good.functions):
+        label = f"function {function.name}"
+        for text in ("", "Relu", "Quant", "once", "twice"):
+            yield f"{label} is called {text!r}", lambda p, k=k, t=text: setattr(p.functions[k], "name", t)
+        for domain in ("", "ai.onnx", "com.stranger", QONNX):
+            yield f"{label} in {domain!r}", lambda p, k=k, d=domain: setattr(p.functions[k], "domain", d)
+        for part in ("input", "output", "attribute", "node", "opset_import"):
+            yield f"{label} without {part}", lambda p, k=k, a=part: p.functions[k].ClearField(a)
+        for part, texts in (("input", ("a", "b", "z", "")), ("output", ("a", "b", "z", ""))):
+            for text in texts:
+                yield f"{label} {part} {text!r}", lambda p, k=k, a=part, t=text: getattr(p.functions[k], a).append(t)
+                yield (
+                    f"{label} first {part} {text!r}",
+                    lambda p, k=k, a=part, t=text: getattr(p.functions[k], a).__setitem__(0, t),
+                )
+        for version in (-1, 0, 7, 12, 17, 1 << 40):
+            yield (
+                f"{label} of opset {version}",
+                lambda p, k=k, v=version: setattr(p.functions[k].opset_import[0], "version", v),
+            )
+        yield f"{label} twice", lambda p, k=k: p.functions.append(p.functions[k])
+        yield f"no {label}", lambda p, k=k: p.functions.pop(k)
+        for j, node in enumerate(function.node):
+            for op in ("once", "twice", *OPERATORS):
+                for domain in ("", "local", QONNX):
+                    yield (
+                        f"{label} {node.name} as {domain}.{op}",
+                        lambda p, k=k, j=j, o=op, d=domain: _turn(p.functions[k].node[j], o, d),
+                    )
+            for name in ("a", "b", "c", "x", ""):
+                yield (
+                    f"{label} {node.name} reads {name!r}",
+                    lambda p, k=k, j=j, n=name: p.functions[k].node[j].input.__setitem__(0, n),
+                )
+                yield (
+                    f"{label} {node.name} writes {name!r}",
+                    lambda p, k=k, j=j, n=name: p.functions[k].node[j].output.__setitem__(0, n),
+                )
+            yield (
+                f"{label} {node.name} with a parameter that is none",
+                lambda p, k=k, j=j: setattr(p.functions[k].node[j].attribute[0], "ref_attr_name", "ghost"),
+            )
+
+
+def _turn(node: onnx.NodeProto, op: str, domain: str) -> None:
+    node.op_type, node.domain = op, domain
+
+
+def _bad_sparse(good: onnx.ModelProto) -> Iterator[tuple[str, Change]]:
+    for k, sparse in enumerate(good.graph.sparse_initializer):
+        for shape in SHAPES:
+            yield f"sparse of {shape}", lambda p, k=k, s=shape: _set_dims(p.graph.sparse_initializer[k], s)
+        for part in ("values", "indices"):
+            array = numpy_helper.to_array(getattr(sparse, part))
+            yield f"sparse without {part}", lambda p, k=k, a=part: p.graph.sparse_initializer[k].ClearField(a)
+            for shape in SHAPES:
+                yield (
+                    f"sparse {part} say {shape}",
+                    lambda p, k=k, a=part, s=shape: _set_dims(getattr(p.graph.sparse_initializer[k], a), s),
+                )
+            for kind in ELEMENTS:
+                yield (
+                    f"sparse {part} say type {kind}",
+                    lambda p, k=k, a=part, t=kind: setattr(getattr(p.graph.sparse_initializer[k], a), "data_type", t),
+                )
+            for value in (-1, 0, 1, 3, 1 << 40, np.nan):
+                with np.errstate(all="ignore"):
+                    fresh = np.full(array.shape, value).astype(array.dtype)
+                yield (
+                    f"sparse {part} full of {value}",
+                    lambda p, k=k, a=part, f=fresh: _put(getattr(p.graph.sparse_initializer[k], a), f),
+                )
+        yield "sparse twice", lambda p, k=k: p.graph.sparse_initializer.append(p.graph.sparse_initializer[k])
+
+
+_KINDS = (_bad_attributes, _bad_nodes, _bad_constants, _bad_ends, _bad_versions, _bad_functions, _bad_sparse)
+
+
+def list_huge_models() -> Iterator[Case]:
     """Constants of a few bytes that ask for very many, and chains that take very long."""
     big = np.array([1 << 16, 1 << 16], np.int64)
 

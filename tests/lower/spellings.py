@@ -33,6 +33,11 @@ def _find_oldest(proto: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> int:
     return oldest
 
 
+# The opsets that have an operator in the form in which tests.lower.odd_networks writes it.
+_SINCE = dict.fromkeys(("QuantizeLinear", "Squeeze", "Unsqueeze", "TopK", "Softmax", "ArgMax", "Celu"), 13)
+_SINCE |= {"HardSwish": 14, "Gelu": 20}
+
+
 def respell(model: onnx.ModelProto, rng: np.random.Generator) -> tuple[onnx.ModelProto, list[str]]:
     """The same network with each spelling at random, and the names of those that were chosen."""
     proto = onnx.ModelProto()
@@ -128,6 +133,7 @@ def spell_opset(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
         version = max(version, 11)
     arrays = _initialisers(proto)
     version = max(version, _find_oldest(proto, arrays))
+    version = max(version, *(_SINCE.get(node.op_type, 9) for node in proto.graph.node))
     proto.opset_import[0].version = version
     if version >= _AXES_ARE_INPUTS:
         for node in proto.graph.node:
@@ -178,7 +184,8 @@ def spell_floats(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
         if array.dtype == np.float32 and np.array_equal(fresh.astype(np.float32), array):
             tensor.CopyFrom(numpy_helper.from_array(fresh, tensor.name))
     for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.DOUBLE if kind == "float64" else TensorProto.FLOAT16
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE if kind == "float64" else TensorProto.FLOAT16
     return kind
 
 
@@ -255,6 +262,49 @@ def spell_nodes(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
     return how
 
 
+def spell_sparse(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
+    """Some constants as sparse tensors, with positions or with coordinates."""
+    graph = proto.graph
+    if rng.random() < 0.7:
+        return "dense"
+    listed = {value.name for value in (*graph.input, *graph.value_info)}
+    kept = []
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if tensor.name in listed or not array.ndim or rng.random() < 0.5:
+            kept.append(numpy_helper.from_array(array, tensor.name))
+            continue
+        flat = np.flatnonzero(array.reshape(-1))
+        values = numpy_helper.from_array(array.reshape(-1)[flat], tensor.name)
+        where = flat if rng.random() < 0.5 else np.stack(np.unravel_index(flat, array.shape), axis=1)
+        indices = numpy_helper.from_array(where.astype(np.int64), "")
+        graph.sparse_initializer.append(onnx.SparseTensorProto(values=values, indices=indices, dims=array.shape))
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return f"{len(graph.sparse_initializer)} sparse constants"
+
+
+def spell_functions(proto: onnx.ModelProto, rng: np.random.Generator) -> str:
+    """Some nodes as calls of local functions, and some of those as calls of functions that call them."""
+    if rng.random() < 0.6:
+        return "no functions"
+    imports = [*(helper.make_opsetid(o.domain, o.version) for o in proto.opset_import), helper.make_opsetid("local", 1)]
+    for k, node in enumerate(proto.graph.node):
+        if node.op_type == "Constant" or rng.random() < 0.5:
+            continue
+        for level in range(1 + int(rng.random() < 0.3)):
+            body = copy_node(node)
+            for end, prefix in ((body.input, "in"), (body.output, "out")):
+                end[:] = [f"{prefix}{j}" if name else "" for j, name in enumerate(end)]
+            name = f"{node.op_type}_{k}_{level}"
+            given, made = [f"in{j}" for j in range(len(node.input))], list(body.output)
+            proto.functions.append(helper.make_function("local", name, given, made, [body], imports))
+            del node.attribute[:]
+            node.op_type, node.domain = name, "local"
+    proto.opset_import.append(helper.make_opsetid("local", 1))
+    return f"{len(proto.functions)} functions"
+
+
 SPELLINGS: tuple[Spelling, ...] = (
     spell_channels,
     spell_batch,
@@ -263,4 +313,6 @@ SPELLINGS: tuple[Spelling, ...] = (
     spell_domains,
     spell_constants,
     spell_nodes,
+    spell_sparse,
+    spell_functions,
 )

@@ -3,13 +3,18 @@ quantises."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from greenedge.graph import run_graph
-from greenedge.lower import lower_file
+from greenedge.lower import lower_file, step_function
+from greenedge.lower.expr import Undecidable, Var
+from greenedge.lower.expr_functions import Magnitude, Smooth
 from greenedge.lower.float_io import run_prologue
 from greenedge.lower.float_ties.explain import explain
+from greenedge.lower.rounding import quantiser
 from greenedge.verify.reference import qonnx_integers
 from tests.lower.models import Model
 
@@ -124,3 +129,18 @@ def test_a_model_as_onnx_runtime_quantises_it(tmp_path, rng):
     ours = run_graph(lowered.graph, run_prologue(lowered, samples))[output.edge]
     levels = np.rint(expected / output.scale + output.zero)
     assert np.abs(ours - levels).max() <= 1 and (ours == levels).mean() > 0.98  # onnxruntime executes in float32: ties
+
+
+def test_values_beyond_float64_are_found_by_halving(monkeypatch):
+    """exp(exp(|x|)) is beyond it from 7 on: 8 comparisons for each value, not one for each of 254 boundaries."""
+    calls = []
+    exactly = step_function._exactly_reaches
+    monkeypatch.setattr(step_function, "_exactly_reaches", lambda *args: calls.append(args) or exactly(*args))
+    y = Smooth((Smooth((Magnitude((Var(),)),), "exp"),), "exp")
+    levels = quantiser("ROUND", -127, 127)
+    found = step_function.step_function(y, levels, np.array([-9]), np.array([9]))
+    expected = [round(min(math.exp(math.exp(abs(x))) if abs(x) < 6 else 127, 127)) for x in range(-9, 10)]
+    assert found.levels.tolist() == [expected] and len(calls) <= 6 * 8
+    monkeypatch.setattr(step_function, "MAX_OPEN", 5)
+    with pytest.raises(Undecidable, match="6 of its values lie beyond float64 or within its error of a rounding bound"):
+        step_function.step_function(y, levels, np.array([-9]), np.array([9]))

@@ -28,6 +28,7 @@ from tests.lower.spellings import respell
 from tests.lower.test_property import _execute
 
 LIMIT_S = 10
+PARTS = int(os.environ.get("GREENEDGE_PARTS", "3"))
 FAST, SLOW = 60, int(os.environ.get("GREENEDGE_FILES", "400"))
 
 
@@ -40,16 +41,23 @@ class TooSlow(BaseException):
 
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
+    """Raises TooSlow after so many seconds of this process, or ten times as many by the clock: a neighbour may work
+    too."""
+
     def stop(*_: object) -> None:
         raise TooSlow
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    kinds = {signal.SIGPROF: (signal.ITIMER_PROF, 1), signal.SIGALRM: (signal.ITIMER_REAL, 10)}
+    before = {number: signal.signal(number, stop) for number in kinds}
+    for timer, factor in kinds.values():
+        signal.setitimer(timer, factor * seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for timer, _ in kinds.values():
+            signal.setitimer(timer, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def judge(path) -> str:
@@ -78,12 +86,12 @@ def judge_all(cases, path) -> dict[str, int]:
     outcomes: dict[str, int] = {}
     for name, content in cases:
         path.write_bytes(content)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             with time_limit(LIMIT_S):
                 outcome = judge(path)
         except (TooSlow, Exception) as error:
-            raise AssertionError(f"{name}: {type(error).__name__} after {time.perf_counter() - start:.1f} s") from error
+            raise AssertionError(f"{name}: {type(error).__name__} after {time.process_time() - start:.1f} s") from error
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
     return outcomes
 
@@ -109,24 +117,24 @@ def test_damaged_bytes_end_in_a_sentence(tmp_path, rng):
     assert sum(judge_all(bad_models.damage_bytes(rng, 200), tmp_path / "m.onnx").values()) == 200
 
 
+def test_the_limit_of_time_is_one():
+    with pytest.raises(TooSlow), time_limit(1):
+        while True:
+            pass
+
+
 def test_what_would_take_all_memory_or_all_day(tmp_path):
-    """None of them is accepted but those whose size is small after all."""
-    slow = []
-    for name, content in bad_models._huge_models():
-        start = time.perf_counter()
-        judge_all([(name, content)], tmp_path / "m.onnx")
-        slow += [name] if time.perf_counter() - start > LIMIT_S else []
-    assert not slow
+    judge_all(bad_models.list_huge_models(), tmp_path / "m.onnx")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(int(os.environ.get("GREENEDGE_PARTS", "0"))))  # of 8, an hour
+@pytest.mark.parametrize("part", range(PARTS))
 def test_every_change_ends_in_a_sentence(tmp_path, part):
+    """PARTS eighths of the changes, some 14,500; GREENEDGE_PARTS=8 runs all of them, a quarter of an hour."""
     judge_all(_share(bad_models.list_bad_models(), part, 8), tmp_path / "m.onnx")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("GREENEDGE_PARTS" not in os.environ, reason="long: GREENEDGE_PARTS=8 runs every change and damage")
 def test_many_damaged_files_end_in_a_sentence(tmp_path, rng):
     judge_all(bad_models.damage_bytes(rng, 5000), tmp_path / "m.onnx")
 
@@ -222,3 +230,46 @@ def test_a_fill_that_is_no_level_is_a_sentence(tmp_path, fill):
     m.quant()
     with pytest.raises(GreenedgeError, match="which is not on the tensor's grid|holds NaN or infinity"):
         lower_file(m.save(tmp_path / "m.onnx"))
+
+
+def test_a_bias_of_another_size_is_a_sentence(tmp_path):
+    """ONNX's own checker does not look at it."""
+    m = Model().quant()
+    m.node("Gemm", m.weight(np.ones((4, 3))), m.constant(np.arange(7.0)), name="fc").quant()
+    with pytest.raises(UnsupportedError) as error:
+        lower_file(m.save(tmp_path / "m.onnx"))
+    assert [str(reason) for reason in error.value.reasons] == [
+        "fc: a bias of shape (7,) against a tensor of shape (3,); it may not widen the tensor (cure: give it one value "
+        "per channel, or expand the tensor explicitly)."
+    ]
+
+
+def test_a_scale_that_widens_what_it_does_not_divide_is_a_sentence(tmp_path):
+    """A bipolar quantiser's levels do not depend on its scale, its output does."""
+    m = Model().quant().dense()
+    m.node("BipolarQuant", m.constant(np.ones(7)), domain="qonnx.custom_op.general", name="sign")
+    with pytest.raises(UnsupportedError, match="sign: a scale of shape .* against a tensor of shape"):
+        lower_file(m.save(tmp_path / "m.onnx"))
+
+
+def test_a_quantised_number_alone_is_an_array(tmp_path):
+    """It may stand where an image is expected."""
+    m = Model((1, 1, 2, 2)).quant().node("GlobalAveragePool", source=None)
+    m.nodes[-1].input[0] = m.weight(0.5)
+    m.quant()
+    with pytest.raises(GreenedgeError):
+        lower_file(m.save(tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_padding_by_name_is_stated_in_numbers(tmp_path, auto):
+    """Also where strides are longer than windows: ONNX Runtime takes that for a negative padding and stops."""
+    for kernel, stride, total in ((2, 1, 1), (1, 3, 0), (3, 2, 1)):
+        m = Model((1, 2, 6, 6)).quant()
+        m.node("MaxPool", kernel_shape=[kernel] * 2, strides=[stride] * 2, auto_pad=auto, name="pool").quant()
+        normal = read_normal(m.save(tmp_path / "m.onnx"))
+        pool = next(node for node in normal.proto.graph.node if node.name == "pool")
+        pads = {"SAME_UPPER": [0, 0, total, total], "SAME_LOWER": [total, total, 0, 0], "VALID": [0] * 4}[auto]
+        assert [list(a.ints) for a in pool.attribute if a.name == "pads"] == [pads]
+        assert "auto_pad" not in {a.name for a in pool.attribute}
+        _check_stable(normal, tmp_path)

@@ -209,8 +209,8 @@ def _trunc_scales() -> Model:
         ),
         (
             lambda: _linear(_linear(Model((1, 1)), 0.5, 0), np.full(4, 0.5), np.zeros(4, np.int8), axis=1),
-            "QuantizeLinear_3: a scale of shape (4,) against a tensor of shape (1,); quantisers may not widen the "
-            "tensor (cure: export the model again).",
+            "QuantizeLinear_3: a scale of shape (4,) against a tensor of shape (1,); it may not widen the tensor "
+            "(cure: give it one value per channel, or expand the tensor explicitly).",
         ),
     ],
 )

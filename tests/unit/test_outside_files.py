@@ -11,6 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from greenedge.backends import hls4ml
+from greenedge.backends.da4ml import build_dir as da4ml_build
+from greenedge.backends.finn import build_dir as finn_build
+from greenedge.backends.hls4ml import csim
+from greenedge.backends.hls4ml.sources import sources
+from greenedge.backends.int8 import proof_record
+from greenedge.backends.int8.tflite import edgetpu
+from greenedge.boards.virtual import read_board
 from greenedge.errors import GreenedgeError
 from greenedge.files.arrays import read_array
 from greenedge.files.json_file import parse_json
@@ -18,6 +26,7 @@ from greenedge.graph.store import load_graph
 from greenedge.lower import load_lowering
 from greenedge.run.folder import MANIFEST
 from greenedge.run.manifest import FORMAT, load_manifest
+from greenedge.run.runs import read_summary
 
 DEEP = "[" * 200_000 + "]" * 200_000
 
@@ -130,3 +139,47 @@ def test_a_manifest_that_is_nested_too_deep(tmp_path):
     (tmp_path / MANIFEST).write_text(DEEP)
     with pytest.raises(GreenedgeError, match="nested too deep"):
         load_manifest(tmp_path)
+
+
+LARGE = {
+    "many files": ({"build": RECORD | {"outputs": {f"4-build/{k}": "0" for k in range(10_001)}}}, "10,001 files"),
+    "many stages": ({f"s{k}": RECORD for k in range(50_000)}, "50,000 stages"),
+    "a long name": ({"build": RECORD | {"outputs": {"a/" * 100_000: "0"}}}, "outside the run's folder"),
+    "a name with a zero": ({"build": RECORD | {"outputs": {"a\0b": "0"}}}, "outside the run's folder"),
+    "a long status": ({"build": RECORD | {"status": "x" * 1_000_000}}, "has status 'xxx"),
+    "a long key": ({"build": RECORD | {"x" * 1_000_000: 1}}, "has unknown keys"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_manifest_that_is_large(tmp_path, name):
+    stages, said = LARGE[name]
+    (tmp_path / MANIFEST).write_text(json.dumps({"format": FORMAT, "stages": stages}))
+    begin = time.process_time()
+    with pytest.raises(GreenedgeError, match=said) as error:
+        load_manifest(tmp_path)
+    assert len(str(error.value)) < 1000 and "\n" not in str(error.value) and time.process_time() - begin < 5
+
+
+READERS = {
+    "board.json": read_board,
+    "certificate.json": lambda folder: proof_record.read_record(folder / "certificate.json"),
+    "streams.json": finn_build.streams_of,
+    "about.json": lambda folder: da4ml_build.read_json(folder, "about.json"),
+    "csim.json": hls4ml.report,
+    "job.json": csim.read_toolchain,
+    "project.json": sources,
+    "edgetpu.json": edgetpu.report,
+    "7-report/summary.json": read_summary,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("content", [DEEP, "[" * 9, "\udcff", "3"])
+def test_files_of_a_run_that_are_no_tables(tmp_path, name, content):
+    for other in READERS:
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(GreenedgeError) as error:
+        READERS[name](tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)

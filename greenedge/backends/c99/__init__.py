@@ -8,7 +8,6 @@ CMakeLists.txt, graph.* (what it was made from), selftest.json.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from greenedge.backends.c99.emit import RULES, constant_bytes, find_reasons, pac
 from greenedge.backends.c99.memory_plan import plan_memory
 from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
 from greenedge.errors import GreenedgeError, Reason, ReasonKind
+from greenedge.files.json_file import read_table
 from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, load_graph, save_graph
 from greenedge.legalise import ARGMAX_TO_HOST, CLAMP_AT_REACH, FOLD_LAYOUTS, FUSE_STEPS, NARROW_SUMS, SPLIT_WEIGHTS
@@ -118,12 +118,9 @@ def tools(options: Options) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("it is no table")
+        return read_table(path)
     except (OSError, ValueError) as error:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
-    return data
 
 
 def needs(target: Target, options: Options) -> tuple[str, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from greenedge.errors import GreenedgeError
+from greenedge.files import json_file
 from greenedge.hdl.axi_stream import Stream
 from greenedge.run.folder import inside
 
@@ -20,12 +20,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of the build. Raises GreenedgeError where it is missing or damaged."""
     path = folder / name
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("it is no table")
+        return json_file.read_table(path)
     except (OSError, ValueError) as error:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
-    return data
 
 
 def streams_of(folder: Path) -> tuple[Stream, Stream]:

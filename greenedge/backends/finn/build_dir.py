@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from greenedge.backends.finn.units import FOLDER
 from greenedge.errors import GreenedgeError
+from greenedge.files.json_file import read_table
 from greenedge.graph.ops.base import Array
 from greenedge.hdl.axi_stream import Stream, seen_as
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
@@ -24,12 +24,9 @@ def read(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of the build. Raises GreenedgeError where it is missing or damaged."""
     path = folder / name
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_table(path)
     except (OSError, ValueError) as error:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
-    if not isinstance(data, dict):
-        raise GreenedgeError(f"{path} is missing or damaged (it is no table); run the build stage again.")
-    return data
 
 
 def streams_of(folder: Path) -> tuple[Stream, list[Stream], dict[str, Stream]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from greenedge.backends.finn.fifos import Schedule, place_queues
 from greenedge.backends.finn.folding import Folding
 from greenedge.backends.finn.resources import BLOCK_BITS, Cost
 from greenedge.errors import GreenedgeError
+from greenedge.files.json_file import read_table
 from greenedge.graph import Graph
 from greenedge.hdl.board_shell import SHELL_COST
 from greenedge.target import Device
@@ -115,7 +115,7 @@ def read_design(graph: Graph, folder: Path) -> tuple[Network, dict[str, Fold]]:
     Raises GreenedgeError where it is missing or damaged.
     """
     try:
-        data = json.loads((folder / FILE).read_text())
+        data = read_table(folder / FILE)
         folding = {entry["name"]: _read_fold(entry) for entry in data["layers"]}
         queues = {str(name): int(depth) for name, depth in data["queues"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from greenedge.errors import ToolError
+from greenedge.files.json_file import parse_json
 from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.axi_stream import Stream
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
@@ -126,7 +126,7 @@ def netlist_sources(path: Path, module: str, family: str, progress: Callable[[st
     Raises ToolError where the netlist is missing, damaged or has no such module.
     """
     try:
-        netlist = json.loads(path.read_bytes())
+        netlist = parse_json(path.read_text(encoding="utf-8"))
         kinds = cell_kinds(netlist, module)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ToolError(

@@ -36,6 +36,7 @@ from greenedge.backends.hls4ml.toolchains import (
 )
 from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
 from greenedge.errors import GreenedgeError, Reason, TargetError, ToolError
+from greenedge.files.json_file import read_table
 from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, save_graph
 from greenedge.legalise import (
@@ -244,12 +245,9 @@ def tools(options: Options) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("it is no table")
+        return read_table(path)
     except (OSError, ValueError) as error:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
-    return data
 
 
 def requirements() -> tuple[tuple[str, str, str], ...]:

@@ -22,6 +22,7 @@ from greenedge.backends.hls4ml.sources import digest, sources
 from greenedge.backends.hls4ml.toolchains import PROJECT, TOOLCHAINS, TOP, Toolchain
 from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.json_file import read_json
 from greenedge.files.scratch import scratch_folder
 from greenedge.graph import load_graph, run_graph
 from greenedge.graph.ops.base import Ints, Shape
@@ -77,7 +78,7 @@ def _read(path: Path, edge: str, shape: Shape, handover: Handover, samples: int)
 def read_toolchain(folder: Path) -> Toolchain:
     """The toolchain of the build in `folder`. Raises GreenedgeError where its job.json is damaged."""
     try:
-        return TOOLCHAINS[json.loads((folder / "job.json").read_text(encoding="utf-8"))["toolchain"]]
+        return TOOLCHAINS[read_json(folder / "job.json")["toolchain"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         path = folder / "job.json"
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None

@@ -5,11 +5,11 @@ tools leave C++ of their own beside them.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from greenedge.backends.hls4ml.toolchains import PROJECT
 from greenedge.errors import GreenedgeError
+from greenedge.files.json_file import read_json
 from greenedge.run.folder import inside
 
 _SUFFIXES = (".h", ".hh", ".hpp", ".cpp", ".txt")
@@ -29,7 +29,7 @@ def sources(folder: Path) -> dict[str, bytes]:
     """The listed files with their present content. Raises GreenedgeError where the list or one of them is missing."""
     path = folder / "project.json"
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["sources"]
+        names = read_json(path)["sources"]
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise ValueError("it lists no sources")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from greenedge.backends.int8.layers import Layer
 from greenedge.errors import GreenedgeError
+from greenedge.files.json_file import read_table
 
 Record = dict[str, Any]  # a JSON table
 FORMAT = "greenedge-certificate/1"
@@ -130,9 +130,6 @@ def read_proof(certificate: Path, selftest: Path, kernels: Sequence[str]) -> tup
 def read_record(path: Path) -> Record:
     """A JSON file of a build. Raises GreenedgeError where it is missing or damaged."""
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_table(path)
+    except (OSError, ValueError) as error:
         raise GreenedgeError(f"{path} is missing or damaged ({error}); run the build stage again.") from None
-    if not isinstance(read, dict):
-        raise GreenedgeError(f"{path} is damaged (it holds no table); run the build stage again.")
-    return read

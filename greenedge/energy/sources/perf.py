@@ -133,15 +133,15 @@ def stat_joules(text: str) -> dict[str, float]:
         fields = line.split(",")
         if len(fields) < 3 or "energy-" not in fields[2]:
             continue
-        event = fields[2].strip("/").removeprefix("power/")
+        event, said = fields[2].strip("/").removeprefix("power/")[:80], fields[0][:40]
         if fields[0].startswith("<"):
-            raise SourceFault(f"perf:{event}", "absent", f"perf says {fields[0]}", _FIX_ABSENT)
+            raise SourceFault(f"perf:{event}", "absent", f"perf says {said}", _FIX_ABSENT)
         try:
             value = float(fields[0])
         except ValueError:
             value = math.nan
         if not 0 <= value < math.inf:
-            raise SourceFault(f"perf:{event}", "implausible", f"perf says {fields[0]!r}", "run perf in the C locale")
+            raise SourceFault(f"perf:{event}", "implausible", f"perf says {said!r}", "run perf in the C locale")
         if value == 0.0:
             raise SourceFault(
                 f"perf:{event}", "dead", "perf says 0.00 Joules: the event exists, the counter does not", _FIX_ABSENT

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from greenedge.errors import TargetError
 
@@ -25,6 +26,7 @@ class Clock:
     settings: tuple[tuple[str, int], ...] = ()
 
 
+@cache
 def core_clock(family: str, board_hz: int, wanted_hz: int) -> Clock:
     """The fastest clock not above `wanted_hz` that the family's PLL makes. Raises TargetError where there is none."""
     if wanted_hz == board_hz:

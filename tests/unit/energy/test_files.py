@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from greenedge.energy.commands import app
 from greenedge.energy.comparison import compare
 from greenedge.energy.html import page
 from greenedge.energy.selftest import simulated_document
+from greenedge.energy.source import Trace
 from greenedge.errors import GreenedgeError
 
 SOUND = simulated_document(names=("a", "b"))
@@ -147,6 +150,43 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, name, data):
         READERS[name](file)
     except GreenedgeError as error:
         assert str(error)
+
+
+LONG = {
+    "m.txt": (
+        "Energy data for trial 1\n" * 40_000,
+        "Energy data for trial 1\n Elapsed time : 9\n" * 20_000,
+        "Median energy cost is " + "9" * 400_000,
+        "Energy data for trial 1 Elapsed time " + " " * 400_000,
+    ),
+    "t.csv": ("time_s,power_w," + "x" * 200_000 + "\n0,1,0\n", "time_s,power_w\n0,1\n1," + "x" * 400_000 + "\n"),
+    "a.saif": ("(TIMESCALE " + " " * 400_000, "(TC " * 100_000, "(DURATION " + "9" * 400_000),
+    "t.toggles": ("a," * 200_000, "x" * 400_000 + ",3\n"),
+    "p.txt": ("3.00," * 100_000, "9" * 400_000 + ",Joules,power/energy-pkg/,1\n"),
+    "v.xml": ("<r>" * 100_000, "<tablecell contents='1'/>" * 50_000),
+    "t.json": ("[" * 200_000, '{"a":' * 100_000),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_file_is_refused_in_a_moment_and_in_few_words(tmp_path, name):
+    """In time that grows with the file and no faster."""
+    for text in LONG[name]:
+        (tmp_path / name).write_text(text)
+        begin = time.process_time()
+        with pytest.raises(GreenedgeError) as error:
+            READERS[name](tmp_path / name)
+        assert time.process_time() - begin < 3 and len(str(error.value)) < 1000 and "\n" not in str(error.value)
+
+
+def test_many_windows_of_a_long_trace():
+    """Each window is cut out of the trace, not searched for in all of it."""
+    t = np.arange(1_000_000.0)
+    windows = [(10.0 * k, 10.0 * k + 5) for k in range(2000)]
+    begin = time.process_time()
+    row = importers.trace_row("w", Trace(t, t % 3), windows, 1)
+    assert [rep["energy_j"] for rep in row["repetitions"][:4]] == [5.0, 5.5, 4.5, 5.0]
+    assert time.process_time() - begin < 5
 
 
 def test_entities_are_refused_in_any_encoding(tmp_path):

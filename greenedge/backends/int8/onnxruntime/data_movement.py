@@ -10,7 +10,7 @@ import numpy as np
 
 from greenedge.backends.int8.onnxruntime.elementwise import write_elementwise
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, OnnxBuilder, encode_levels
-from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range
+from greenedge.backends.int8.quant_params import LEVELS, Encoding
 from greenedge.backends.int8.requirements import require_common_range, require_pad_level
 from greenedge.graph import Concat, DepthToSpace, Edge, Gather, MaxPool, Pad, Requantise, Reshape, Transpose, Upsample
 from greenedge.graph.lines import identity_step
@@ -104,21 +104,25 @@ def pad(b: OnnxBuilder, op: Pad) -> None:
 def concat(b: OnnxBuilder, op: Concat) -> None:
     """Concat of branches in one encoding; those that have another are requantised first."""
     edges = b.graph.input_edges(op)
+    lo, hi = min(edge.lo for edge in edges), max(edge.hi for edge in edges)  # reached: an encoding may hold more
     if all(edge.hi - edge.lo <= LEVELS for edge in edges):
-        require_common_range(b, edges, min(edge.lo for edge in edges), max(edge.hi for edge in edges))
+        require_common_range(b, edges, lo, hi)
     b.begin_emission()
     codes = [b.codes[edge] for edge in op.inputs]
     is_shared = all(code.offset == codes[0].offset for code in codes)
-    common = replace(codes[0], lo=min(c.lo for c in codes)) if is_shared else encode_levels(*common_range(codes))
+    common = replace(codes[0], lo=min(c.lo for c in codes)) if is_shared else encode_levels(lo, hi)
     parts = []
-    for k, (edge, code) in enumerate(zip(op.inputs, codes, strict=True)):
-        parts.append(edge if code.offset == common.offset else _recode(b, edge, code, common, f"{op.output}/part{k}"))
+    for k, (edge, code) in enumerate(zip(edges, codes, strict=True)):
+        is_common = code.offset == common.offset
+        parts.append(edge.name if is_common else _recode(b, edge, common, f"{op.output}/part{k}"))
     b.node("Concat", parts, op.output, axis=op.axis + 1)
     b.codes[op.output] = common
 
 
-def _recode(b: OnnxBuilder, edge: str, code: Encoding, common: Encoding, name: str) -> str:
+def _recode(b: OnnxBuilder, edge: Edge, common: Encoding, name: str) -> str:
     """The branch in the encoding `common`, as the tensor `name`."""
-    step: Requantise = identity_step(Edge(edge, b.graph.edges[edge].shape, code.lo, code.hi), name)
-    b.quantise_as(name, common, lambda to, written: write_elementwise(b, step, (edge,), (1,), step.name, to, written))
+    step: Requantise = identity_step(edge, name)
+    b.quantise_as(
+        name, common, lambda to, written: write_elementwise(b, step, (edge.name,), (1,), step.name, to, written)
+    )
     return name

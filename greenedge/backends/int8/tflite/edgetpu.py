@@ -19,6 +19,7 @@ from pathlib import Path
 from greenedge.backends.int8.proof_record import Record
 from greenedge.errors import GreenedgeError, Reason
 from greenedge.files.atomic_write import atomic_write
+from greenedge.files.json_file import read_table
 from greenedge.graph import Concat, Conv, ConvTranspose, Dense, Graph, MaxPool, Pad, Transpose, Upsample
 from greenedge.legalise.capabilities import RANK, Capabilities, Measure, check_capabilities
 from greenedge.target import Target
@@ -86,7 +87,7 @@ def products() -> tuple[str, ...]:
 def report(folder: Path) -> Record:
     """{"edge", "evidence", "notes", "tools"}: what the compiler said, or that it is missing."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_table(folder / RECORD)
     except (OSError, ValueError) as error:
         raise GreenedgeError(f"{folder / RECORD} is missing or damaged ({error}); run the build stage again.") from None
     if not record["compiled"]:
