@@ -71,7 +71,7 @@ def test_the_runtime_in_our_own_process_says_it_too(rng, built):
     "edges, says",
     [
         ([1], "edges.json is missing or damaged (it is no table)"),
-        ("[[" * 3000, "edges.json is missing or damaged (maximum recursion depth"),
+        ("[[" * 3000, "edges.json is missing or damaged (its brackets are nested too deep"),
         ({"edges": 3}, "edges.json is damaged (it has no edges)"),
         ({"edges": {}}, "edges.json is damaged (its inputs are no edges)"),
         ({"outputs": 7}, "edges.json is damaged (its outputs are no edges)"),
