@@ -24,6 +24,7 @@ from greenedge.verify.fault_vectors import choose_vectors
 from tests.backends.finn_sketches import SKETCHES
 from tests.backends.nets import inputs, mlp
 
+SLOW = pytest.mark.slow
 BOARD = "ulx3s-85f"
 
 
@@ -71,7 +72,9 @@ def test_every_bit_of_every_memory_file_is_a_fault(rng, sketch):
 
 @pytest.mark.tool("verilator")
 @pytest.mark.tool("g++")
-@pytest.mark.parametrize("name", ["mlp", "functions", "residual", "accumulators"])
+@pytest.mark.parametrize(
+    "name", ["mlp", *(pytest.param(name, marks=SLOW) for name in ("functions", "residual", "accumulators"))]
+)
 def test_a_fault_shows_where_the_rtl_shows_it(rng, tmp_path, name):
     """Random bits of the memory files turned: the simulated RTL is wrong on exactly the inputs that are foretold."""
     drawn = np.random.default_rng(5)  # the same network at every run, so that it is compiled once
@@ -105,7 +108,9 @@ def _every_input(graph: Graph) -> np.ndarray:
     return np.array(list(itertools.product(range(edge.lo, edge.hi + 1), repeat=edge.shape[0])), np.int64)
 
 
-@pytest.mark.parametrize("weight_bits, out_bits", [(4, 8), (2, 4), (1, 3)])
+@pytest.mark.parametrize(
+    "weight_bits, out_bits", [(4, 8), *(pytest.param(*bits, marks=SLOW) for bits in ((2, 4), (1, 3)))]
+)
 def test_what_is_proved_unseen_no_input_shows_and_the_rest_is_found(rng, weight_bits, out_bits):
     """Against every input that a small network has: 4 integers of 2 bits."""
     graph = mlp(rng, (4, 5, 3), weight_bits, 2, out_bits)

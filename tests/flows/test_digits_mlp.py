@@ -14,7 +14,8 @@ import onnx
 import onnx.numpy_helper
 import pytest
 
-pytestmark = [pytest.mark.tool(name) for name in ("g++", "make", "perl", "verilator", "yosys", "nextpnr-ecp5")]
+TOOLS = ("g++", "make", "perl", "verilator", "yosys", "nextpnr-ecp5")
+pytestmark = [pytest.mark.slow, *(pytest.mark.tool(name) for name in TOOLS)]
 SAMPLES = 450
 PIXEL = 28  # in the middle of the image; the corners are black in every digit, so their weights meet only zeros
 

@@ -82,7 +82,9 @@ t.train(t.SETTINGS, Path({checkpoint!r}), "k", stop)
 """
 
 
-@pytest.mark.parametrize("step", [2, 8])  # before the first checkpoint; in the middle of the second epoch
+@pytest.mark.parametrize(
+    "step", [pytest.param(2, marks=pytest.mark.slow), 8]
+)  # before the first checkpoint; in the middle of the second epoch
 def test_a_run_killed_anywhere_ends_with_the_same_weights(tmp_path, repo, step):
     checkpoint = tmp_path / "checkpoint.pt"
     code = _KILLED.format(repo=str(repo), tests=str(Path(__file__).parent), step=step, checkpoint=str(checkpoint))

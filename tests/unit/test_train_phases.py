@@ -53,6 +53,7 @@ def whole(repo, tmp_path_factory):
     return folder, train_stage(load_recipe(repo / "flows" / "digits-mlp", ALL), folder)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_several_phases_ends_with_the_same_weights(repo, tmp_path, whole):
     recipe = repo / "flows" / "digits-mlp"
     steps_left = {}
