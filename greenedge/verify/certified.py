@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.interface import Backend, Feeds, as_feeds
-from greenedge.graph import Graph, Linear, Op, Requantise
+from greenedge.graph import Graph
 from greenedge.graph.ops.base import Ints
 from greenedge.progress import no_progress
 from greenedge.verify.compare import FirstMismatch, VerificationReport
@@ -47,6 +47,7 @@ def _find_foreign(
     """The first difference of a layer that the certificate does not allow."""
     given = backend.simulate(build, as_feeds(x), [op.output for op in graph.layers], no_progress)
     values: dict[str, Ints] = dict(x)
+    axes = _find_channel_axes(graph)
     for op in graph.ops:
         if not op.inputs:
             continue
@@ -54,22 +55,31 @@ def _find_foreign(
         values[op.output] = exact
         if op.output in given:
             theirs = values[op.output] = np.asarray(given[op.output])
-            foreign = np.abs(theirs - exact) > _spread_limits(graph, op, limits.get(op.output, {}), exact.shape)
+            foreign = np.abs(theirs - exact) > _spread_limits(limits.get(op.output), axes.get(op.output), exact.shape)
             if foreign.any():
                 at = tuple(int(k) for k in np.argwhere(foreign)[0])
                 return FirstMismatch(at[0], op.output, [int(exact[at])], [int(theirs[at])])
     return None
 
 
-def _spread_limits(graph: Graph, op: Op, limits: Mapping[int, int], shape: tuple[int, ...]) -> Ints:
-    """Levels by which each element of the output may differ, broadcast against it."""
-    if not isinstance(op, Requantise) or not limits:
-        return np.zeros((1,) * len(shape), np.int64)
-    source = graph.producer(op.inputs[0])
-    rank = len(shape) - 1
-    axis = source.channel_axis(rank) if isinstance(source, Linear) else op.axis if op.channels > 1 else None
-    if axis is None or max(limits) >= shape[axis + 1]:  # one function for all: any element may be one of them
-        return np.full((1,) * len(shape), max(limits.values()))
+def _find_channel_axes(graph: Graph) -> dict[str, int]:
+    """{a quantiser's output: the axis along which a certificate counts its channels}; none where one function serves a
+    whole tensor."""
+    layers = {op.output: op for op in graph.linears}
+    axes = {step.output: step.axis for step in graph.requantisers if step.channels > 1}
+    for step in graph.requantisers:
+        if (layer := layers.get(step.inputs[0])) is not None:
+            axes[step.output] = layer.channel_axis(len(graph.edges[step.output].shape))
+    return axes
+
+
+def _spread_limits(limits: Mapping[int, int] | None, axis: int | None, shape: tuple[int, ...]) -> Ints:
+    """Levels by which each element of an output (N, …) may differ, broadcast against it; 0 where no limit is named."""
+    whole = (1,) * len(shape)
+    if not limits:
+        return np.zeros(whole, np.int64)
+    if axis is None or max(limits) >= shape[axis + 1]:  # any element may be one of them
+        return np.full(whole, max(limits.values()))
     by_channel = np.zeros(shape[axis + 1], np.int64)
     for channel, levels in limits.items():
         by_channel[channel] = levels

@@ -19,7 +19,7 @@ REASONS = {
     "lower/builder.py": (1, "only a layer with weights can take the sign of a falling function"),
     "lower/float_ties/explain.py": (2, "how far floats may stray is another question for an index and for a sum"),
     "lower/float_ties/outputs_only.py": (2, "the same, where the model's outputs alone are known"),
-    "lower/passes.py": (2, "two step functions in a row are one; weights take the sign of a falling one"),
+    "lower/passes.py": (1, "weights take the sign of a falling step function"),
     "lower/snap.py": (1, "the line behind a sum is the one that a snap moves"),
     "verify/float_references.py": (1, "a level is compared with ==, a sum within the float's error"),
     "verify/reference.py": (1, "a level is compared with ==, a sum within the float's error"),
