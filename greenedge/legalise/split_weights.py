@@ -10,15 +10,16 @@ from greenedge.graph import Add, Edge, Graph, Linear, Op, freeze
 from greenedge.graph.ops.base import Ints
 
 _LOW, _HIGH = -128, 127  # int8
+_MOST = 5  # layers in place of one: weights of 10 bits
 
 
 def split_weights(graph: Graph) -> Graph:
     """Linear(w1 + w2 + …, x) → Add(Linear(w1, x), Linear(w2, x), …), each w_i within int8. New edges are called
-    NAME_part_K."""
+    NAME_part_K. A layer that would take more than _MOST is left as it is."""
     ops: list[Op] = []
     edges = dict(graph.edges)
     for op in graph.ops:
-        if isinstance(op, Linear) and (op.weight.min(initial=0) < _LOW or op.weight.max(initial=0) > _HIGH):
+        if isinstance(op, Linear) and 1 < _count_shares(op.weight) <= _MOST:
             ops += _split(op, edges)
         else:
             ops.append(op)
@@ -40,9 +41,15 @@ def _split(op: Linear, edges: dict[str, Edge]) -> list[Op]:
     return [*parts, Add(op.name, names, op.output, (1,) * len(parts))]
 
 
+def _count_shares(weight: Ints) -> int:
+    """How many shares within int8 the weights take."""
+    low, high = int(weight.min(initial=0)), int(weight.max(initial=0))
+    return max(-(low // -_LOW), -(-high // _HIGH), 1)
+
+
 def _share(weight: Ints) -> list[Ints]:
     """The weights as a sum of nearly equal shares within int8."""
-    count = max(-(-int(weight.min()) // _LOW) if weight.min() < 0 else 1, -(-int(weight.max()) // _HIGH), 1)
+    count = _count_shares(weight)
     return [(weight * (k + 1)) // count - (weight * k) // count for k in range(count)]
 
 

@@ -49,6 +49,7 @@ def test_bytes_come_in_order_and_dropped_passes_do_not(rng, tmp_path):
     Bench([case(rng, *values) for values in CASES], tmp_path, sources).check()
 
 
+@pytest.mark.slow
 def test_a_store_without_its_limit_is_noticed(rng, tmp_path):
     limit = b"fill <= (FW+1)'(2**FW - M_BYTES - 2)"
     text = (RTL / "ge_collector.sv").read_bytes()

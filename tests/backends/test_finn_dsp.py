@@ -60,6 +60,7 @@ def case(rng, dsp, k, m, pe, simd, wb, ab, signed, narrow, correct, samples=12):
 
 @pytest.mark.tool("verilator")
 @pytest.mark.tool("finn")
+@pytest.mark.slow
 def test_the_core_computes_what_our_unit_computes(rng, tmp_path, packages):
     unit = {"ge_mvu_dsp.sv": (RTL / "amd" / "ge_mvu_dsp.sv").read_bytes()}
     bench = Bench([case(rng, *values) for values in CASES], tmp_path, {**core_files(packages), **unit})
@@ -88,6 +89,7 @@ def test_another_finn_is_refused(tmp_path, packages):
 
 
 @pytest.mark.tool("verilator")
+@pytest.mark.slow
 def test_packets_end_with_the_sample_that_ended_them(rng, tmp_path):
     """Batches of one to five samples: TLAST comes out on the last beat of the last sample, and nowhere else."""
     ends = np.zeros(60, np.int64)

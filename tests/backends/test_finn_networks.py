@@ -72,6 +72,7 @@ endmodule
 """
 
 
+@pytest.mark.slow
 def test_every_kind_of_layer(rng, tmp_path):
     drawn = np.random.default_rng(21)  # the same networks at every run, so that they are compiled once
     networks_bench([sketch(drawn) for sketch in SKETCHES], rng, tmp_path, 400).check()

@@ -188,6 +188,7 @@ def test_the_runner_for_boards_is_left_out_and_that_is_said(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_torch_module_with_several_inputs_and_outputs(tmp_path):
     """Every argument of forward reaches the file, and every output of it comes back."""
     torch = pytest.importorskip("torch")

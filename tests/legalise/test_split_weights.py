@@ -39,7 +39,7 @@ def test_the_ends_of_the_range(rng):
     s = Sketch(rng, (4,))
     graph = s.graph(s.step(s.dense("x", 3, bits=8)))
     (op,) = graph.linears
-    for low, high, count in ((-128, 127, 1), (-129, 0, 2), (-256, 254, 2), (0, 255, 3)):
+    for low, high, count in ((-128, 127, 1), (-129, 0, 2), (-256, 254, 2), (0, 255, 3), (-640, 0, 5), (-641, 0, 1)):
         weight = op.weight.copy()
         weight[0, 0], weight[0, 1] = low, high
         changed = graph.replace_ops(

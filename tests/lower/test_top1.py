@@ -35,8 +35,8 @@ def _x(rng, samples: int = SAMPLES) -> np.ndarray:
 
 def _reference(path, x) -> np.ndarray:
     """The model's own output, by qonnx, sample by sample."""
-    run, output = _executor(path), onnx.load(str(path)).graph.output[0].name
-    return np.concatenate([run(sample[None])[output] for sample in x])
+    (run, (name,)), output = _executor(path), onnx.load(str(path)).graph.output[0].name
+    return np.concatenate([run({name: sample[None]})[output] for sample in x])
 
 
 def _find_index(lowered, x) -> np.ndarray:

@@ -98,6 +98,7 @@ def test_a_module_may_end_in_a_tensor_of_brevitas_own_and_in_nothing_but_tensors
         api.check(Pair(), "linux-x86", inputs=x)
 
 
+@pytest.mark.slow
 def test_what_a_model_is_expected_to_give_is_compared(samples, tmp_path):
     """The outputs of another word than the file's: equal, another model's, of another shape, and not finite."""
     (x, _), model = samples, _network()

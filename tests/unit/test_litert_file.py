@@ -104,4 +104,4 @@ def test_where_levels_lie_in_int8():
         (c.offset, c.zero_point, c.activation)
         for c in (encode(0, 15), encode(0, 255), encode(-8, 7), encode(-128, 127), encode(-3, 11))
     ] == [(112, 112, "RELU"), (-128, -128, "NONE"), (120, 120, "RELU_N1_TO_1"), (0, 0, "NONE"), (116, 113, "RELU")]
-    assert encode_input(0, 16, 5).zero_point == 116 and encode_input(-8, 7).scale == 1.0
+    assert encode_input(0, 16, 5).zero_point == 116 and encode_input(-8, 7, 0).scale == 1.0

@@ -2,7 +2,8 @@
 
 A fault is one bit of a memory file as the unit reads it (weights, corrections, m and b, thresholds, tables), turned for
 the whole run. Its effect is worked out where it sits, for the one channel that it concerns, and what changes there goes
-through the rest of the network as the units compute it (emulate.py).
+through the rest of the network as the units compute it (emulate.py). The places of a reordering unit are counted and
+stay open: what a wrong place reads is whatever lies there from before.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from greenedge.backends.finn.units import (
     affine_bits,
     depthwise_words,
     matvec_words,
+    place_words,
     repeat_rows,
     table_words,
     threshold_words,
@@ -52,7 +54,7 @@ class Memory:
 
     file: str
     layer: Layer
-    kind: str  # "weights", "correction", "affine", "thresholds" or "table"
+    kind: str  # "weights", "correction", "affine", "thresholds", "table" or "places"
     bits: int  # of an element
     index: Ints
     channel: Ints
@@ -157,6 +159,10 @@ def list_memories(layers: Sequence[Layer], folding: Mapping[str, Fold]) -> list[
             found += _list_linear(layer, folding[layer.name])
         elif isinstance(layer, hw.Step):
             found.append(_list_step(layer, folding[layer.name]))
+        elif isinstance(layer, hw.Reorder):
+            words, bits = place_words(layer, folding[layer.name])
+            none = np.zeros_like(words)
+            found.append(Memory(f"{layer.name}_places.mem", layer, "places", bits, none, none, 1))
     return found
 
 
@@ -258,6 +264,8 @@ class MemoryFaults:
         state = self.run(x)
         seen = np.zeros((len(faults), len(x)), bool)
         for k, memory in enumerate(self.memories):
+            if memory.kind == "places":  # what a wrong place reads depends on what came before: these stay open
+                continue
             first, last = np.searchsorted(faults, self.starts[k : k + 2])
             step = max(1, _CHUNK // (len(x) * max(1, memory.layer.result.total // memory.channels)))
             for start in range(first, last, step):

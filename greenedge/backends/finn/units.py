@@ -361,20 +361,21 @@ def _upsample(layer: hw.Upsample, fold: Fold) -> Unit:
     )
 
 
+def place_words(layer: hw.Reorder, fold: Fold) -> tuple[Ints, int]:
+    """(words (M, 1), their bits) of ge_reorder's table of places."""
+    turn = layer.turn_of(fold)
+    place_bits, slot_bits = max(1, (turn.size - 1).bit_length()), (turn.depth - 1).bit_length()
+    words = (turn.free << (place_bits + slot_bits)) | (turn.places % turn.depth << place_bits) | turn.places
+    return words[:, None], place_bits + slot_bits + turn.size.bit_length()
+
+
 @unit_of.register
 def _reorder(layer: hw.Reorder, fold: Fold) -> Unit:
     turn = layer.turn_of(fold)
-    size, depth = turn.size, turn.depth
-    place_bits, slot_bits = max(1, (size - 1).bit_length()), (depth - 1).bit_length()
-
-    def memories() -> Memories:
-        words = (turn.free << (place_bits + slot_bits)) | (turn.places % depth << place_bits) | turn.places
-        return {f"{layer.name}_places.mem": (words[:, None], place_bits + slot_bits + size.bit_length())}
-
     return Unit(
         "ge_reorder",
-        {"N": size, "M": len(turn.places), "DEPTH": depth, "WIDTH": _width(layer.source, fold)},
-        memories,
+        {"N": turn.size, "M": len(turn.places), "DEPTH": turn.depth, "WIDTH": _width(layer.source, fold)},
+        lambda: {f"{layer.name}_places.mem": place_words(layer, fold)},
         {"PLACES_FILE": _file(layer, "places")},
     )
 
