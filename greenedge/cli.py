@@ -7,6 +7,7 @@ refused; 5 verification found a difference; 130 interrupted.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -133,6 +134,9 @@ def _exit_code_on_error(verb: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             typer.echo("greenedge: interrupted; the same command goes on from the last finished stage.", err=True)
             raise typer.Exit(130) from None
+        except BrokenPipeError:  # whoever read it has enough, such as `head`; Python would flush into it once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:

@@ -174,7 +174,8 @@ def _find_external_data(path: Path) -> list[Path]:
         proto = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):
         return []  # read_model reports what is wrong with it
-    names = {
-        entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
+    sparse = (part for tensor in proto.graph.sparse_initializer for part in (tensor.values, tensor.indices))
+    constants = (attribute.t for node in proto.graph.node for attribute in node.attribute)
+    tensors = (*proto.graph.initializer, *sparse, *constants)
+    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     return [path.parent / name for name in sorted(names) if (path.parent / name).is_file() and Path(name).name == name]

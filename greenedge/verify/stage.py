@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from greenedge.backends.interface import Backend, Feeds, as_feeds
 from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.files.arrays import read_array
 from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.input_type import InputType
 from greenedge.frontends.samples import ModelInput, Samples, count_samples, read_samples, to_reals
@@ -230,9 +231,9 @@ def _read_vectors(run: RunFolder, inputs: Sequence[ModelInput]) -> Vectors:
     def read(name: str) -> NDArray[Any] | None:
         path = run.export / name
         try:
-            return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
-        except (ValueError, OSError, EOFError):
-            raise GreenedgeError(f"{path} is no NumPy array; run the export stage again.") from None
+            return read_array(path) if path.exists() else None
+        except GreenedgeError as error:
+            raise GreenedgeError(f"{str(error).partition(';')[0].rstrip('.')}; run the export stage again.") from None
 
     if not run.inputs.is_file():
         raise GreenedgeError(f"{run.inputs} is missing; run the export stage again.")

@@ -22,6 +22,7 @@ from greenedge.graph import (
     Input,
     Op,
     Requantise,
+    Steps,
     Table,
     freeze,
 )
@@ -214,6 +215,22 @@ def test_every_reason_of_a_layer_is_said_at_once():
         ("b", "weights of 10 bits"),
         ("c", "input of 36 bits"),
     ]
+
+
+def test_a_multiplier_that_the_adder_has_not_is_refused():
+    """Its parameters are 32-bit integers: 2**31 would come out as its opposite."""
+    edges = {name: Edge(name, (2,), 0, 1) for name in "ab"}
+    for multiplier, refused in (((1 << 31) - 1, []), (1 << 31, ["a multiplier of 32 bits"])):
+        step = Requantise(
+            "y", ("sum",), "y", 0, 0, 1, Steps(freeze([1]), freeze([[5]]), None), freeze([0]), freeze([multiplier + 1])
+        )
+        graph = Graph(
+            "far",
+            (Input("a", (), "a"), Add("sum", ("a", "a"), "sum", (multiplier, 1)), step),
+            {"a": edges["a"], "sum": Edge("sum", (2,), 0, multiplier + 1), "y": Edge("y", (2,), 0, 1)},
+            ("y",),
+        )
+        assert [reason.value for reason in finn.check(graph, load_target("ulx3s-85f"), {})] == refused
 
 
 def test_an_operation_without_a_rule_is_refused_in_standard_words():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -41,6 +44,18 @@ def test_json_has_it_too(home, monkeypatch):
     result = CliRunner().invoke(cli.app, ["targets", "--json"])
     error = json.loads(result.stdout)["error"]
     assert (error["kind"], error["exit_code"]) == ("Defect", 70) and "KeyError" in error["message"]
+
+
+def test_a_reader_that_has_enough_is_no_defect(home, tmp_path):
+    """`greenedge targets | head -1`: nothing on stderr, no trace."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", "from greenedge.cli import app; app()", "targets"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment, timeout=120)
+    os.close(write)
+    assert done.returncode == 1 and done.stderr == b""
+    assert not list(tmp_path.rglob("defects"))
 
 
 def test_few_traces_are_kept(home, monkeypatch):

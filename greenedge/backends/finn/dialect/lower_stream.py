@@ -13,6 +13,7 @@ from greenedge.backends.finn.dialect.layer import Wire
 from greenedge.backends.finn.dialect.lower_mvu import make_pad, slide_window
 from greenedge.backends.finn.dialect.supported import RULES
 from greenedge.backends.finn.dialect.thresholding import MAX_TABLE, make_step
+from greenedge.errors import ReasonKind
 from greenedge.graph import (
     Add,
     ArgMax,
@@ -30,6 +31,8 @@ from greenedge.graph import (
     Upsample,
 )
 from greenedge.graph.ops.base import Ints
+
+_MULTIPLIER_BITS = 32  # of ge_add's parameters
 
 
 @RULES.lowers(Input)
@@ -138,6 +141,14 @@ def add(b: Builder, op: Add) -> None:
     """Streams are added as they come; one that comes in another order than the first is put in its order."""
     wires = b.take_all(op)
     b.require(len(wires) > 1, "an Add of one input", "finn adds two or more", "scale in the next quantiser instead")
+    widest = max(abs(m).bit_length() for m in op.multipliers)
+    b.require(
+        widest < _MULTIPLIER_BITS,
+        f"a multiplier of {widest} bits",
+        f"its adder multiplies by {_MULTIPLIER_BITS - 1} bits and a sign",
+        "quantise both branches to 8 bits before they are added",
+        ReasonKind.TOO_WIDE,
+    )
     b.begin_emission()
     one, other = wires[0], b.put_in_order(wires[1], wires[0].order)
     factors, about = (op.multipliers[0], op.multipliers[1]), b.graph.edges[op.output]
