@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from greenedge.backends.int8.search import fit_line
+from greenedge.errors import UnsupportedError
 from greenedge.graph import (
     Add,
     Concat,
@@ -175,13 +176,14 @@ def _line_of(step: Requantise) -> _Line:
 def float_model(graph: Graph) -> ModelProto:
     """An ONNX ModelProto from float levels (N, *shape) to float levels, its tensors named as the graph's edges.
 
-    Every step function must be monotone; one that is no straight line is taken as the line nearest to it. Raises
-    AssertionError for a graph that has another, or an operation without a rule.
+    A step function that is no straight line is taken as the line nearest to it. Raises UnsupportedError for a graph
+    with one that rises and falls, or an operation without a rule.
     """
     from onnx import TensorProto, helper
 
     b = RULES.run(FloatBuilder(legalise_graph(graph, PASSES)))
-    assert not b.reasons, "; ".join(map(str, b.reasons))
+    if b.reasons:
+        raise UnsupportedError(f"{graph.name} has no float baseline:", b.reasons)
     outputs = list(dict.fromkeys(graph.outputs))
     for edge in outputs:
         b.node("Mul", [value_of(edge), b.constant(f"{edge}/step", 1 / b.scale[edge])], edge)

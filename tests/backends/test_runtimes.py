@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from greenedge import runtimes
 from greenedge.backends.int8.tflite import worker
 from greenedge.errors import TargetError, ToolError, UnsupportedError
-from greenedge.graph import Requantise, run_graph
+from greenedge.graph import Requantise, Table, freeze, run_graph
 from greenedge.runtimes import Probe, open_runtime, probe_all, workload
 from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
@@ -148,3 +150,17 @@ def test_what_cannot_be_is_said(rng):
         with pytest.raises(UnsupportedError) as error:
             open_runtime(name, graph)
         assert str(error.value).splitlines()[0] == words
+
+
+def test_a_curve_has_no_float_baseline(rng):
+    """A function that rises and falls is looked up; the baseline has lines alone, and says so."""
+    sketch = Sketch(rng, (3,))
+    graph = sketch.graph(sketch.step(sketch.dense("x", 4)))
+    step = graph.requantisers[0]
+    bent = np.abs(np.arange(int((step.x_hi - step.x_lo).max()) + 1) % 30 - 15)
+    forms = Table(freeze(np.tile(bent, (step.channels, 1))))
+    curve = dataclasses.replace(step, forms=forms)
+    graph = graph.replace_ops([curve if op is step else op for op in graph.ops])
+    for name in FLOAT:
+        with pytest.raises(UnsupportedError, match=r"has no float baseline:\n  .*: a function that rises and falls"):
+            open_runtime(name, graph)
