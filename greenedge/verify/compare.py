@@ -109,8 +109,8 @@ def require_equal(candidate: str, certified: int, samples: int) -> None:
     if certified:
         raise VerificationError(
             f"{describe_certified(candidate, certified, samples)}, and exact equality was required (cure: choose a "
-            "back end that computes in integers alone, such as --backend c99, or let `greenedge snap` move a QONNX model's "
-            "biases onto the accumulators' grid)."
+            "back end that computes in integers alone, such as --backend c99, or let `greenedge snap` move a QONNX "
+            "model's biases onto the accumulators' grid)."
         )
 
 
