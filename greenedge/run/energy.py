@@ -68,6 +68,11 @@ class RunWorkloads:
         if port is not None:
             return self._board(run, port, name, accuracy)
         chosen = runtime or own
+        if chosen is None and (manifest.about.get("target") or {}).get("kind") == "cpu":
+            raise EvidenceError(
+                f"{run} is a package of {backend}, which no runtime here keeps loaded: measure the program that links "
+                "it, `greenedge energy measure -- ./program`, or the same network on a runtime, --runtime onnxruntime."
+            )
         if chosen is None:
             raise EvidenceError(
                 f"{run} is built for {_target(manifest)}, which is not this machine: give the --port of the board and "

@@ -91,6 +91,12 @@ def test_what_a_run_says_where_nothing_can_be_measured(run, tmp_path, monkeypatc
     fakes.write_model("small.onnx")
     cli("build", "small.onnx", "--target", tmp_path / "boards" / "bench.toml", "-o", "fake")
     assert cli("energy", "measure", "fake", code=3).stderr.splitlines()[-1] == (
+        "greenedge: fake is a package of fake, which no runtime here keeps loaded: measure the program that links it, "
+        "`greenedge energy measure -- ./program`, or the same network on a runtime, --runtime onnxruntime."
+    )
+    manifest = tmp_path / "fake" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"kind": "cpu"', '"kind": "fpga"'))
+    assert cli("energy", "measure", "fake", code=3).stderr.splitlines()[-1] == (
         "greenedge: fake is built for bench, which is not this machine: give the --port of the board and a meter "
         "on its "
         "supply, or --source estimate for an estimate from its switching activity."
