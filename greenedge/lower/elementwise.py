@@ -13,7 +13,7 @@ import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
-from greenedge.graph.ops import Add
+from greenedge.graph.ops import Add, Multiply
 from greenedge.graph.ops.base import Array
 from greenedge.lower.expr import Const, Expr, Var, to_fractions
 from greenedge.lower.expr_functions import BatchNorm, Clip, Magnitude, Slope, Smooth
@@ -82,12 +82,7 @@ def make_binary_rule(combine: Callable[[Expr, Expr], Expr], integer_sign: int | 
         if a.edge == b.edge and node.op != "Div":
             return Live(a.edge, combine(a.expr, b.expr))
         if integer_sign is None:
-            raise Refused(
-                ReasonKind.TWO_ACTIVATIONS,
-                f"{node.op} of two different activations",
-                "branches are joined by Add or Concat",
-                "keep gating on the host or replace it by an addition",
-            )
+            return multiply_branches(walk, node, a, b)
         return add_branches(walk, node, a, b, integer_sign)
 
     return rule
@@ -119,6 +114,37 @@ def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
     offset = zero_a * p + zero_b * r
     acc: Expr = Var() + Const.of(-offset) if np.any(offset != 0) else Var()
     return Live(edge, acc * unit)
+
+
+def multiply_branches(walk: Walk, node: Node, a: Live, b: Live) -> Live:
+    """scale_a*(a - zero_a) * scale_b*(b - zero_b) → scale_a*scale_b * Multiply(a, b)."""
+    if node.op != "Mul":
+        raise Refused(
+            ReasonKind.TWO_ACTIVATIONS,
+            f"{node.op} of two different activations",
+            "branches are joined by Add, Mul or Concat",
+            "multiply by the inverse, or divide on the host",
+        )
+    a, b = walk.builder.materialise(node, a), walk.builder.materialise(node, b)
+    (scale_a, zero_a), (scale_b, zero_b) = walk.builder.require_grid(a), walk.builder.require_grid(b)
+    name = walk.builder.unique(node)
+    op = Multiply(name, (a.edge, b.edge), name, (_require_whole(zero_a), _require_whole(zero_b)))
+    edge = walk.builder.emit_sum(op, a, b)
+    return Live(edge, Var() * Const.of(np.asarray(scale_a * scale_b, dtype=object)))
+
+
+def _require_whole(zero: Array) -> int:
+    """The one integer that stands for 0. Raises Refused where it is none, or another in each channel."""
+    zeros = set(np.ravel(np.asarray(zero, dtype=object)).tolist())
+    value = zeros.pop()
+    if zeros or value.denominator != 1:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SCALE,
+            "a factor without a level that stands for 0",
+            "each factor of a product is scale * (integer - zero) with one whole zero",
+            "quantise it behind its bias or batch norm",
+        )
+    return int(value)
 
 
 def add_all(walk: Walk, node: Node, args: Args) -> Value:

@@ -27,6 +27,7 @@ from greenedge.graph import (
     Graph,
     Input,
     MaxPool,
+    Multiply,
     Op,
     Pad,
     Requantise,
@@ -285,6 +286,25 @@ def _write_window(
         kernel_shape=list(op.kernel),
         **more,
     )
+
+
+@RULES.lowers(Multiply)
+def multiply(b: FloatBuilder, op: Multiply) -> None:
+    """The product of both factors, counted from their zeros."""
+    b.begin_emission()
+
+    def write(line: _Line, written: str) -> None:
+        factors = [
+            b.node(
+                "Add", [value_of(edge), b.constant(f"{written}/zero{k}", -zero * b.scale[edge])], f"{written}/factor{k}"
+            )
+            for k, (edge, zero) in enumerate(zip(op.inputs, op.zeros, strict=True))
+        ]
+        scale = b.scale[op.inputs[0]] * b.scale[op.inputs[1]]
+        product = b.node("Mul", factors, f"{written}/product")
+        b.write_line(product, scale, len(b.graph.edges[op.output].shape), line, written)
+
+    b.announce_sum(op, write)
 
 
 @RULES.lowers(Add)

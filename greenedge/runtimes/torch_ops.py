@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -69,6 +69,19 @@ def _depth_to_space(attributes: Attributes, x: Tensor) -> Tensor:
     return x.reshape(n, c // b**2, b, b, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // b**2, h * b, w * b)
 
 
+def _take(x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+    return x.index_select(axis, torch.tensor(places, device=x.device))
+
+
+def _slice(
+    attributes: Attributes, x: Tensor, starts: list[int], ends: list[int], axes: list[int], steps: list[int]
+) -> Tensor:
+    """Backwards too, which torch's own slices do not go."""
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        x = _take(x, axis, range(x.shape[axis])[start:end:step])
+    return x
+
+
 # ONNX operator → function of the node's attributes and its inputs: tensors, and lists for shapes and paddings
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "Identity": lambda attributes, x: x,
@@ -88,4 +101,6 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "Concat": lambda attributes, *parts: torch.cat(parts, dim=attributes["axis"]),
     "Pad": lambda attributes, x, pads, level: functional.pad(x, _torch_padding(pads), value=float(level)),
     "DepthToSpace": _depth_to_space,
+    "Slice": _slice,
+    "Gather": lambda attributes, x, places: _take(x, attributes["axis"], places),
 }

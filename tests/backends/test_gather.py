@@ -16,10 +16,12 @@ from greenedge.graph.verifier import find_faults
 from greenedge.legalise import legalise, legalise_graph
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_epilogue, run_prologue
+from greenedge.runtimes import open_runtime
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.affine_nets import fit_affine_forms
 from tests.backends.graphs import Sketch
+from tests.backends.nets import inputs
 from tests.backends.test_da4ml import build_core
 from tests.lower.models import Model
 
@@ -234,3 +236,14 @@ def test_runs_are_as_long_as_they_go():
     op = Gather("y", ("x",), "y", ((0, 2, 4, 3, 3, 3, 7),))
     assert op.split_runs(0) == [(0, 3, 2), (3, 3, 0), (7, 1, 1)]
     assert [run.end for run in (Run(4, 3, -2), Run(5, 3, -2), Run(1, 2, 3))] == [-(2**63), 0, 5]
+
+
+def test_the_float_baselines_take_the_same(rng):
+    """Slices forwards, backwards and with steps, and places in any order, on both float runtimes."""
+    sketch = Sketch(rng, (4, 6, 5))
+    taken = sketch.gather(sketch.step(sketch.conv("x", 4, (1, 1))), (3, 1, 0), slice(None, None, -2), (0, 1, 4, 4))
+    graph = sketch.graph(taken)
+    x = inputs(rng, graph, 20)
+    first, second = (open_runtime(name, graph).run(x)[taken] for name in ("onnxruntime-float", "torch"))
+    assert first.shape == (20, 3, 3, 4) and np.allclose(first, second, atol=1e-3)
+    assert np.abs(np.clip(np.rint(first), 0, 15) - run_graph(graph, x)[taken]).max() <= 1

@@ -329,7 +329,7 @@ class Network:
 
     def residual(self) -> None:
         """Two branches from one tensor, quantised at one scale, at scales in a small whole ratio or at any two, then
-        added or subtracted."""
+        added, subtracted or multiplied."""
         start, shape = self.tensor, self.shape
         scale = self.scale(0.1)
         other = self.draw(st.sampled_from([1, 1, 2, 4, 0.3, 1.37, 9.1]))
@@ -343,7 +343,7 @@ class Network:
             size = scale * ratio if other in (1, 2, 4) else float(np.float32(scale * ratio))
             self.tensor = self.quant(self.tensor, size, bits, signed, False, zero=zero)
             ends.append(self.tensor)
-        self.tensor, self.shape = self.node(self.draw(st.sampled_from(["Add", "Add", "Sub"])), ends), shape
+        self.tensor, self.shape = self.node(self.draw(st.sampled_from(["Add", "Add", "Sub", "Mul"])), ends), shape
 
     def branches(self) -> None:
         """Inception-like: quantisers with unequal scales, joined along the channels."""

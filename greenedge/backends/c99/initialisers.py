@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from greenedge.backends.c99.code_builder import RULES, CodeBuilder, choose_form
+from greenedge.backends.c99.code_builder import INT32, RULES, CodeBuilder, choose_form
 from greenedge.backends.c99.data_movement import Copy, write_copy
 from greenedge.backends.c99.memory_plan import code_of
-from greenedge.graph import Add, Conv, ConvTranspose, Dense, Input, MaxPool, Op, Requantise, Reshape, SumPool
+from greenedge.graph import Add, Conv, ConvTranspose, Dense, Input, MaxPool, Multiply, Op, Requantise, Reshape, SumPool
 
 
 @RULES.lowers(Input, Reshape)
@@ -143,6 +143,39 @@ def add(b: CodeBuilder, op: Add) -> None:
     b.text.statements.append(
         f"{{ const void *terms[] = {{{sources}}}; ge_add(&{b.name}, terms, {b.place(b.call.output)}); }}"
     )
+
+
+@RULES.lowers(Multiply)
+def multiply(b: CodeBuilder, op: Multiply) -> None:
+    b.require_values(op)
+    for edge, zero in zip(b.graph.input_edges(op), op.zeros, strict=True):
+        b.require_width(max(abs(edge.lo - zero), abs(edge.hi - zero)) <= INT32, f"factors of {edge.bits} bits")
+    b.begin_emission()
+    shape = b.graph.edges[op.output].shape
+    fields = {
+        "size": _list(_four(shape, 1)),
+        "stride": _list(_list(_four(_strides(edge.shape), 0)) for edge in b.graph.input_edges(op)),
+        "zero": _list(op.zeros),
+        "from": _list(b.code(edge) for edge in op.inputs),
+        "sink": b.sink(b.name, b.call.step),
+    }
+    b.text.record("ge_multiply_layer", b.name, fields)
+    sources = ", ".join(b.place(edge) for edge in op.inputs)
+    b.text.statements.append(f"ge_multiply(&{b.name}, {sources}, {b.place(b.call.output)});")
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    """Elements from one place to the next along each axis; 0 where there is one place."""
+    inner = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
+    return [0 if size == 1 else step for size, step in zip(shape, inner, strict=True)]
+
+
+def _four(values: Sequence[int], fill: int) -> list[int]:
+    return [fill] * (4 - len(values)) + [int(value) for value in values]
+
+
+def _list(values: Iterable[object]) -> str:
+    return "{" + ", ".join(map(str, values)) + "}"
 
 
 @RULES.lowers(Requantise)

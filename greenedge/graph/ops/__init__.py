@@ -12,6 +12,7 @@ from greenedge.graph.ops.gather import Gather
 from greenedge.graph.ops.input import Input
 from greenedge.graph.ops.linear import Linear
 from greenedge.graph.ops.max_pool import MaxPool
+from greenedge.graph.ops.multiply import Multiply
 from greenedge.graph.ops.pad import Pad
 from greenedge.graph.ops.requantise import Affine, Requantise, Steps, Table
 from greenedge.graph.ops.reshape import Reshape
@@ -27,6 +28,7 @@ _ALL: tuple[type[Op], ...] = (
     MaxPool,
     SumPool,
     Add,
+    Multiply,
     Concat,
     Requantise,
     Pad,
@@ -53,6 +55,7 @@ __all__ = [
     "Input",
     "Linear",
     "MaxPool",
+    "Multiply",
     "Op",
     "Pad",
     "Requantise",

@@ -119,6 +119,10 @@ class Op:
         """
         return self.execute(xs, None)
 
+    def inherit_errors(self, magnitudes: Sequence[Floats], errors: Sequence[Floats]) -> Floats:
+        """Bound on the error of a sum whose inputs, of these absolute values, are known to within `errors`."""
+        return self.execute_magnitudes(errors)
+
     def batch_elements(self, edges: Sequence[Edge], output: Edge) -> int:
         """Elements per sample of the largest array that `execute` makes: what bounds a batch."""
         return int(np.prod(output.shape))

@@ -159,8 +159,9 @@ def error_of(op: Op, graph: Graph, trace: Trace, values: Mapping[str, Array], er
     if not op.accumulates:
         return op.execute_magnitudes([errors[e] for e in op.inputs])
     reads = [_read(trace, op, k, values[e], errors[e]) for k, e in enumerate(op.inputs)]
-    inherited = op.execute_magnitudes([error for _, error in reads])
-    size = op.execute_magnitudes([np.abs(real) for real, _ in reads])
+    magnitudes = [np.abs(real) for real, _ in reads]
+    inherited = op.inherit_errors(magnitudes, [error for _, error in reads])
+    size = op.execute_magnitudes(magnitudes)
     return inherited + _gamma(op.terms + 2) * (size + inherited)
 
 

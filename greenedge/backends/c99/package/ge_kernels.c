@@ -133,6 +133,22 @@ void ge_add(const ge_add_layer *l, const void *const *x, void *y) {
     }
 }
 
+void ge_multiply(const ge_multiply_layer *l, const void *a, const void *b, void *y) {
+    const uint32_t *p = l->stride[0], *q = l->stride[1];
+    uint32_t i = 0;
+    for (uint32_t c = 0; c < l->size[0]; c++) {
+        for (uint32_t d = 0; d < l->size[1]; d++) {
+            for (uint32_t e = 0; e < l->size[2]; e++) {
+                for (uint32_t f = 0; f < l->size[3]; f++) {
+                    int32_t u = get(l->from[0], a, c * p[0] + d * p[1] + e * p[2] + f * p[3]) - l->zero[0];
+                    int32_t v = get(l->from[1], b, c * q[0] + d * q[1] + e * q[2] + f * q[3]) - l->zero[1];
+                    put(&l->sink, y, i++, u * v);
+                }
+            }
+        }
+    }
+}
+
 void ge_copy(const ge_copy_layer *l, const void *x, void *y) {
     uint32_t at[GE_DIMS]; /* set one by one: compilers make a call of memset from anything shorter */
     at[0] = 0, at[1] = 0, at[2] = 0, at[3] = 0, at[4] = 0, at[5] = 0;

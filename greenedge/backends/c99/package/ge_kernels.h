@@ -81,6 +81,15 @@ typedef struct {
     ge_sink sink;
 } ge_add_layer;
 
+/* (x[0] - zero[0]) * (x[1] - zero[1]) over four axes; a stride of 0 repeats an element */
+typedef struct {
+    uint16_t size[4];
+    uint32_t stride[2][4];
+    int32_t zero[2];
+    ge_code from[2];
+    ge_sink sink;
+} ge_multiply_layer;
+
 /* A strided copy: transpositions, concatenation, nearest upsampling, padding, depth to space, or a step alone. */
 typedef struct {
     uint32_t size[GE_DIMS];
@@ -95,6 +104,7 @@ void ge_conv(const ge_conv_layer *layer, const void *x, void *y);
 void ge_conv_transpose(const ge_conv_transpose_layer *layer, int16_t offset, const void *x, void *y);
 void ge_pool(const ge_pool_layer *layer, const void *x, void *y);
 void ge_add(const ge_add_layer *layer, const void *const *x, void *y);
+void ge_multiply(const ge_multiply_layer *layer, const void *a, const void *b, void *y);
 void ge_copy(const ge_copy_layer *layer, const void *x, void *y);
 void ge_fill(uint32_t size, ge_code code, int32_t level, void *y);
 

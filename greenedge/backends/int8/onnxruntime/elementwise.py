@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from greenedge.backends.int8.arithmetic import Float32s
 from greenedge.backends.int8.builder import tabulate_levels
+from greenedge.backends.int8.layers import FittedLayer
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder, encode_levels
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
@@ -16,7 +18,8 @@ from greenedge.backends.int8.requirements import (
     require_quantiser,
 )
 from greenedge.errors import ReasonKind
-from greenedge.graph import Add, Input, Requantise
+from greenedge.graph import Add, Input, Multiply, Requantise
+from greenedge.graph.ops.base import Ints
 
 WIDEST_ADDITION = 1 << 15  # sum of |multiplier|: 128 times that, and half as much again, are exact in float32
 
@@ -85,6 +88,48 @@ def add(b: OnnxBuilder, op: Add) -> None:
     b.write_sum(op, write)
 
 
+@RULES.lowers(Multiply)
+def multiply(b: OnnxBuilder, op: Multiply) -> None:
+    """A product of two tensors of levels, exact in float32, requantised as a sum of them is."""
+    require_quantiser(b, op)
+    b.begin_emission()
+
+    def write(step: Requantise) -> None:
+        b.quantise(step, lambda code, written: _write_product(b, step, op, code, written))
+
+    b.write_sum(op, write)
+
+
+def _write_product(b: OnnxBuilder, step: Requantise, op: Multiply, code: Encoding, written: str) -> None:
+    edge, factors = step.output, []
+    for k, (source, zero) in enumerate(zip(op.inputs, op.zeros, strict=True)):
+        level = b.node("Cast", [source], f"{edge}/float{k}", to=1)
+        shift = b.constant(f"{edge}/zero{k}", zero + b.codes[source].offset + SHIFT)
+        factors.append(b.node("Sub", [level, shift], f"{edge}/factor{k}"))
+    product = b.node("Mul", factors, f"{edge}/product")
+    fitted, shape = _fit_elementwise(b, step, op.name, code)
+    scaled = b.node("Mul", [product, b.constant(f"{edge}/factor", fitted.weight.reshape(shape))], f"{edge}/scaled")
+    _write_rounding(b, edge, scaled, fitted.bias.reshape(shape), fitted.scale.reshape(shape), code, written)
+
+
+def _fit_elementwise(b: OnnxBuilder, step: Requantise, name: str, code: Encoding) -> tuple[FittedLayer, list[int]]:
+    """The factor, bias and scale of each channel, and the shape in which they broadcast."""
+    fitted = b.fit("QuantizeLinear", name, step, np.ones((step.channels, 1), np.int64), encode_levels(0, 0), code)
+    shape = [1] * (len(b.graph.edges[step.output].shape) + 1)
+    shape[step.axis + 1] = -1
+    return fitted, shape
+
+
+def _write_rounding(
+    b: OnnxBuilder, edge: str, total: str, bias: Ints, scale: Float32s, code: Encoding, written: str
+) -> None:
+    """(total + bias) * scale, to the nearest level."""
+    total = b.node("Add", [total, b.constant(f"{edge}/bias", bias)], f"{edge}/acc")
+    total = b.node("Mul", [total, b.constant(f"{edge}/scale", scale)], f"{edge}/real")
+    one, zero = b.constant(f"{edge}/one", 1.0), b.constant(f"{edge}/zero", code.zero_point + SHIFT, np.uint8)
+    b.node("QuantizeLinear", [total, one, zero], written)
+
+
 def write_elementwise(
     b: OnnxBuilder,
     step: Requantise,
@@ -97,9 +142,7 @@ def write_elementwise(
     """Whole numbers in float32 (exact), times a scale, to int8 by QuantizeLinear: the same arithmetic as the other
     operators'."""
     edge = step.output
-    fitted = b.fit("QuantizeLinear", name, step, np.ones((step.channels, 1), np.int64), encode_levels(0, 0), code)
-    shape = [1] * (len(b.graph.edges[sources[0]].shape) + 1)
-    shape[step.axis + 1] = -1
+    fitted, shape = _fit_elementwise(b, step, name, code)
     factor, bias = fitted.weight.reshape(shape), fitted.bias.reshape(shape)
     parts = []
     for k, (source, multiplier) in enumerate(zip(sources, multipliers, strict=True)):
@@ -109,7 +152,4 @@ def write_elementwise(
     total = parts[0]
     for k, part in enumerate(parts[1:]):
         total = b.node("Add", [total, part], f"{edge}/total{k}")
-    total = b.node("Add", [total, b.constant(f"{edge}/bias", bias)], f"{edge}/acc")
-    total = b.node("Mul", [total, b.constant(f"{edge}/scale", fitted.scale.reshape(shape))], f"{edge}/real")
-    one, zero = b.constant(f"{edge}/one", 1.0), b.constant(f"{edge}/zero", code.zero_point + SHIFT, np.uint8)
-    b.node("QuantizeLinear", [total, one, zero], written)
+    _write_rounding(b, edge, total, bias, fitted.scale.reshape(shape), code, written)

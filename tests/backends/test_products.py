@@ -1,0 +1,124 @@
+"""Products of two activations, as gates have them: exact in the graph, in ONNX Runtime and in C."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from greenedge import api
+from greenedge.backends import BACKENDS, load_backend
+from greenedge.errors import ReasonKind, UnsupportedError
+from greenedge.frontends.input_type import parse_input_type
+from greenedge.graph import Multiply, load_graph, run_graph, save_graph, verify_graph
+from greenedge.legalise import legalise_graph
+from greenedge.lower import lower_file
+from greenedge.runtimes import open_runtime
+from greenedge.target import load_target
+from tests.lower.models import Model
+
+SCALES, ZEROS, OUT = (0.0371, 0.0193), (3, 9), (0.0117, 8)
+
+
+def write_pair(path):
+    """Columns 0 and 1 of x, each with its scale and zero point, multiplied."""
+    m = Model((1, 2))
+    one, ends = m.constant([1], np.int64), []
+    for k, (scale, zero) in enumerate(zip(SCALES, ZEROS, strict=True)):
+        m.node("Slice", m.constant([k], np.int64), m.constant([k + 1], np.int64), one, source="x")
+        m.node("Sub", m.constant(float(zero)))
+        ends.append(m.node("Mul", m.constant(scale)).tensor)
+    m.node("Mul", ends[1], source=ends[0])
+    return m.quant(*OUT).save(path)
+
+
+def write_gate(path, rng, bits=8):
+    """Squeeze and excite: x → layer → u8 with a zero point; its mean → layer → sigmoid → u8; their product → s8."""
+    m = Model((1, 3, 5, 5)).quant(0.05, bits, signed=0)
+    m.node("Conv", m.weight(rng.integers(-7, 8, (4, 3, 3, 3)) * 0.25), kernel_shape=[3, 3], pads=[1] * 4)
+    features = m.quant(0.07, bits, signed=0, zero=11.0).tensor
+    m.node("GlobalAveragePool").quant(0.05, bits)
+    m.node("Conv", m.weight(rng.integers(-7, 8, (4, 4, 1, 1)) * 0.25), kernel_shape=[1, 1]).quant(0.04, bits)
+    gate = m.node("Sigmoid").quant(1 / 255, bits, signed=0).tensor
+    return m.node("Mul", gate, source=features).quant(0.03, bits).save(path)
+
+
+def test_every_pair_of_levels(tmp_path):
+    """Against Fractions, from the definition of Quant; stored and loaded; ranges as they are reached."""
+    lowered = lower_file(write_pair(tmp_path / "m.onnx"), {None: parse_input_type("uint4:1")})
+    verify_graph(lowered.graph)
+    (product,) = (op for op in lowered.graph.ops if isinstance(op, Multiply))
+    a, b = (part.ravel() for part in np.meshgrid(np.arange(16), np.arange(16)))
+    x = np.stack([a, b], axis=1)
+    got = run_graph(lowered.graph, x, keep=[product.output])
+    want = [
+        min(max(round(Fraction(SCALES[0]) * (i - 3) * Fraction(SCALES[1]) * (j - 9) / Fraction(OUT[0])), -128), 127)
+        for i, j in zip(a.tolist(), b.tolist(), strict=True)
+    ]
+    assert got[lowered.graph.outputs[0]].ravel().tolist() == want and len(set(want)) > 4
+    edge = lowered.graph.edges[product.output]
+    assert (edge.lo, edge.hi) == (int(got[product.output].min()), int(got[product.output].max())) == (-108, 72)
+    save_graph(lowered.graph, tmp_path)
+    assert np.array_equal(run_graph(load_graph(tmp_path), x)[lowered.graph.outputs[0]], got[lowered.graph.outputs[0]])
+
+
+@pytest.mark.parametrize(
+    "backend, target", [("c99", "cortex-m4"), pytest.param("onnxruntime", "linux-x86", marks=pytest.mark.slow)]
+)
+def test_a_gate_from_its_file_to_a_verified_binary(rng, tmp_path, backend, target):
+    path = write_gate(tmp_path / "gate.onnx", rng)
+    x = rng.uniform(-1, 13, (60, 3, 5, 5)).astype(np.float32)
+    api.build(path, target, backend=backend, inputs=x, out=tmp_path / "run", progress=False)
+    summary = json.loads((tmp_path / "run" / "7-report" / "summary.json").read_text())
+    assert {entry["reference"] for entry in summary["verify"]} == {"graph", "qonnx"}
+    assert all(entry["mismatches"] == 0 and entry["samples"] == 60 for entry in summary["verify"])
+    assert all("within_certificate" not in entry for entry in summary["verify"])
+
+
+def test_onnx_runtime_gives_the_graphs_integers(rng, tmp_path):
+    graph = lower_file(write_gate(tmp_path / "gate.onnx", rng)).graph
+    x = rng.integers(0, 256, (40, 3, 5, 5))
+    legal = legalise_graph(graph, load_backend("onnxruntime").passes)
+    expected = run_graph(graph, x)[graph.outputs[0]]
+    assert len(np.unique(expected)) > 20
+    assert np.array_equal(open_runtime("onnxruntime", legal).run(x)[graph.outputs[0]], expected)
+
+
+def test_the_float_baseline_is_the_product_before_rounding(rng, tmp_path):
+    graph = lower_file(write_pair(tmp_path / "m.onnx"), {None: parse_input_type("uint4:1")}).graph
+    x = rng.integers(0, 16, (100, 2))
+    expected = run_graph(graph, x)[graph.outputs[0]]
+    for name in ("onnxruntime-float", "torch"):
+        assert np.abs(open_runtime(name, graph).run(x)[graph.outputs[0]] - expected).max() <= 0.51, name
+
+
+def test_who_takes_it(rng, tmp_path):
+    graph = lower_file(write_gate(tmp_path / "gate.onnx", rng)).graph
+    for name in sorted(BACKENDS):
+        module = load_backend(name)
+        target = load_target(
+            {"onnxruntime": "linux-x86", "tflite": "linux-x86", "c99": "cortex-m4"}.get(name, "pynq-z1")
+        )
+        reasons = module.check(legalise_graph(graph, module.passes), target, {})
+        if name in ("c99", "onnxruntime"):
+            assert reasons == []
+        else:
+            assert any(reason.node == "Mul_18" or "Multiply" in reason.value for reason in reasons), name
+
+
+def test_what_is_no_product_is_refused(tmp_path):
+    def divide(m):
+        start = m.quant(0.25, 4).tensor
+        return m.quant(0.5, 4, source=start).node("Div", start)
+
+    def shifted(m):
+        start = m.quant(0.25, 4).tensor
+        m.node("Add", m.constant(0.1))
+        return m.node("Mul", m.quant(0.3, 4, source=start).tensor, source=m.nodes[1].output[0])
+
+    for build, kind in ((divide, ReasonKind.TWO_ACTIVATIONS), (shifted, ReasonKind.UNSUPPORTED_SCALE)):
+        with pytest.raises(UnsupportedError) as error:
+            lower_file(build(Model()).quant(0.5, 4).save(tmp_path / "m.onnx"))
+        assert [reason.kind for reason in error.value.reasons] == [kind]
