@@ -57,18 +57,25 @@ def _narrow(graph: Graph, add: Add, readers: Sequence[tuple[Requantise, Steps]])
     """The graph with the shortest multipliers with which every reader keeps its levels; an affine form counts for
     more than a few bits."""
     first, second = graph.input_edges(add)
+    p, r = add.multipliers
     cuts = [_Cuts(first, second, add.multipliers, form.thresholds) for _, form in readers]
     if max(cut.pairs for cut in cuts) > _MOST_PAIRS:
         return graph
+    spans = [
+        _span_levels(op, graph.edges[op.output], *cut.bound((p, r))) for (op, _), cut in zip(readers, cuts, strict=True)
+    ]
+    if any(low >= high for low, high in spans):  # nothing is rounded, or so little that it is not worth a thought
+        return graph
     best: list[Requantise] | None = None
-    p, r = add.multipliers
     chosen, left = (p, r), _AFFINE_TRIES
     for multipliers in _approximate(p, r):
         bounds = [cut.bound(multipliers) for cut in cuts]
         if any((below >= above).any() for below, above in bounds):
             continue
         sum_edge = _sum_edge(graph.edges[add.output], (first, second), multipliers)
-        steps = [_rewrite(op, sum_edge, *ends) for (op, _), ends in zip(readers, bounds, strict=True)]
+        steps = [
+            _rewrite(op, span, sum_edge, *ends) for (op, _), span, ends in zip(readers, spans, bounds, strict=True)
+        ]
         is_affine = all(step.affine is not None for step in steps)
         if best is None or is_affine:
             best, chosen = steps, multipliers
@@ -144,14 +151,18 @@ def _sum_edge(edge: Edge, branches: Sequence[Edge], multipliers: Sequence[int]) 
     return dataclasses.replace(edge, lo=sum(low for low, _ in ends), hi=sum(high for _, high in ends))
 
 
-def _rewrite(op: Requantise, source: Edge, below: Ints, above: Ints) -> Requantise:
-    """The quantiser with thresholds between `below` and `above` (C, L) on the new sum: those of an affine form where
-    one passes between them all, otherwise the first sums that reach each level."""
-    # Levels that no pair or every pair reaches go: a ReLU is the clamp of the affine form then.
+def _span_levels(op: Requantise, result: Edge, below: Ints, above: Ints) -> tuple[int, int]:
+    """The lowest and highest level that some pair has and that the edge's proved range, which may come from ranges per
+    channel, allows. A ReLU is the clamp of the affine form then."""
     lo = op.lo + int((below == _NEVER_BELOW).sum(axis=1).min())
     hi = op.lo + int((above < _NEVER_REACHED).sum(axis=1).max())
-    if lo >= hi:
-        lo, hi = op.lo, op.hi
+    return max(lo, result.lo), min(hi, result.hi)
+
+
+def _rewrite(op: Requantise, span: tuple[int, int], source: Edge, below: Ints, above: Ints) -> Requantise:
+    """The quantiser of the levels in `span` with thresholds between `below` and `above` (C, L) on the new sum: those of
+    an affine form where one passes between them all, otherwise the first sums that reach each level."""
+    lo, hi = span
     inside = slice(lo - op.lo, hi - op.lo)
     below, above, op = below[:, inside], above[:, inside], dataclasses.replace(op, lo=lo, hi=hi)
     affine = fit_affine_between(below, above, op.lo)
