@@ -93,6 +93,19 @@ def test_every_pair_keeps_its_level(rng, tmp_path, bits, kind, relu, op):
             )
 
 
+def test_the_proved_range_of_the_levels_is_kept(tmp_path):
+    """Ranges per channel may prove less than the branches' own: the levels stay within what the edge claims."""
+    path = write_pair(tmp_path / "pair.onnx", (0.37, 0.1), (3, 1), 4, (0.5, 4, 2))
+    graph = lower_file(path, {None: parse_input_type("uint4:1")}).graph
+    output = graph.outputs[0]
+    for low, high, changes in ((3, 9, True), (4, 4, False)):
+        claim = replace(graph.edges[output], lo=low, hi=high)
+        short = narrow_sums(replace(graph, edges=graph.edges | {output: claim}))
+        (step,) = (op for op in short.requantisers if op.output == output)
+        assert (max(map(abs, short.producer(step.inputs[0]).multipliers)) < 1 << 8) == changes
+        assert not changes or (step.lo, step.hi) == (low, high)
+
+
 def test_what_is_left_as_it_is(tmp_path):
     """A sum that is an output, that another layer reads, or whose multipliers are short already."""
     path = write_pair(tmp_path / "pair.onnx", (0.37, 0.1), (3, 1), 4, (0.5, 4, 2))
@@ -106,6 +119,21 @@ def test_what_is_left_as_it_is(tmp_path):
     assert narrow_sums(small) is small
     wide = replace(graph, edges={name: replace(edge, hi=1 << 20) for name, edge in graph.edges.items()})
     assert narrow_sums(wide) is wide, "too many pairs to look at"
+
+
+def test_the_saved_form_is_wide_enough_for_the_terms_of_a_sum(tmp_path):
+    """Terms of 30 bits whose difference is small: float32 would round them."""
+    import onnx
+
+    from greenedge.graph.qonnx import to_qonnx
+
+    path = write_pair(tmp_path / "pair.onnx", (0.37, 0.3699), (3, 1), 4, (0.5, 4, 2), op="Sub")
+    graph = lower_file(path, {None: parse_input_type("uint4:1")}).graph
+    (add,) = (op for op in graph.ops if isinstance(op, Add))
+    assert max(abs(m) for m in add.multipliers) * 15 > 1 << 24
+    small = replace(graph, edges=graph.edges | {add.output: replace(graph.edges[add.output], lo=-99, hi=99)})
+    (first, *_) = to_qonnx(small).graph.input
+    assert first.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
 
 
 def test_a_line_between_two_rows_of_points():

@@ -49,6 +49,9 @@ class Add(Op):
             total = total + factor * x
         return total
 
+    def inner_magnitude(self, edges: Sequence[Edge]) -> int:
+        return max(abs(m) * edge.magnitude for m, edge in zip(self.multipliers, edges, strict=True))
+
     def write_onnx(self, writer: OnnxWriter) -> None:
         terms = []
         for k, (m, edge) in enumerate(zip(self.multipliers, self.inputs, strict=True)):

@@ -119,6 +119,11 @@ class Op:
         """
         return self.execute(xs, None)
 
+    def inner_magnitude(self, edges: Sequence[Edge]) -> int:
+        """Largest absolute integer on the way to the output of `write_onnx`, where it may be larger than the output's;
+        `edges` are the inputs'."""
+        return 0
+
     def inherit_errors(self, magnitudes: Sequence[Floats], errors: Sequence[Floats]) -> Floats:
         """Bound on the error of a sum whose inputs, of these absolute values, are known to within `errors`."""
         return self.execute_magnitudes(errors)

@@ -18,12 +18,13 @@ _EXACT_FLOAT32 = 1 << 24  # float32 holds every integer up to here
 
 
 class OnnxWriter:
-    """Nodes, constants and tensor types of one graph in float arithmetic: float32, or float64 where an edge exceeds
-    2**24."""
+    """Nodes, constants and tensor types of one graph in float arithmetic: float32, or float64 where an edge, or
+    a term of a sum, exceeds 2**24."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        is_wide = any(edge.magnitude > _EXACT_FLOAT32 for edge in graph.edges.values())
+        inner = (op.inner_magnitude(graph.input_edges(op)) for op in graph.ops)
+        is_wide = max((*inner, *(edge.magnitude for edge in graph.edges.values())), default=0) > _EXACT_FLOAT32
         self.kind: DTypeLike = np.float64 if is_wide else np.float32
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray[Any, Any]] = {}
