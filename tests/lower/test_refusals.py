@@ -165,12 +165,11 @@ CASES = {
         ),
         ["rnn: LSTM; networks are feed-forward (cure: unroll the loop or keep it on the host)."],
     ),
-    "product of activations": (
-        lambda: Model().quant().dense(4, 4).quant(0.7).node("Mul", "t1", name="gate"),
+    "quotient of activations": (
+        lambda: Model().quant().dense(4, 4).quant(0.7).node("Div", "t1", name="gate"),
         [
-            "gate: Mul of two different activations; branches are joined by Add or Concat (cure: keep gating on the "
-            "host or "
-            "replace it by an addition)."
+            "gate: Div of two different activations; branches are joined by Add, Mul or Concat (cure: multiply by the "
+            "inverse, or divide on the host)."
         ],
     ),
     "per-channel input scale": (

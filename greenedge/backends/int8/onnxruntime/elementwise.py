@@ -107,15 +107,18 @@ def _write_product(b: OnnxBuilder, step: Requantise, op: Multiply, code: Encodin
         shift = b.constant(f"{edge}/zero{k}", zero + b.codes[source].offset + SHIFT)
         factors.append(b.node("Sub", [level, shift], f"{edge}/factor{k}"))
     product = b.node("Mul", factors, f"{edge}/product")
-    fitted, shape = _fit_elementwise(b, step, op.name, code)
+    fitted, shape = _fit_elementwise(b, step, op.name, code, len(b.graph.edges[op.output].shape))
     scaled = b.node("Mul", [product, b.constant(f"{edge}/factor", fitted.weight.reshape(shape))], f"{edge}/scaled")
     _write_rounding(b, edge, scaled, fitted.bias.reshape(shape), fitted.scale.reshape(shape), code, written)
 
 
-def _fit_elementwise(b: OnnxBuilder, step: Requantise, name: str, code: Encoding) -> tuple[FittedLayer, list[int]]:
-    """The factor, bias and scale of each channel, and the shape in which they broadcast."""
+def _fit_elementwise(
+    b: OnnxBuilder, step: Requantise, name: str, code: Encoding, rank: int
+) -> tuple[FittedLayer, list[int]]:
+    """The factor, bias and scale of each channel, and the shape in which they broadcast against `rank` axes and the
+    batch."""
     fitted = b.fit("QuantizeLinear", name, step, np.ones((step.channels, 1), np.int64), encode_levels(0, 0), code)
-    shape = [1] * (len(b.graph.edges[step.output].shape) + 1)
+    shape = [1] * (rank + 1)
     shape[step.axis + 1] = -1
     return fitted, shape
 
@@ -142,7 +145,7 @@ def write_elementwise(
     """Whole numbers in float32 (exact), times a scale, to int8 by QuantizeLinear: the same arithmetic as the other
     operators'."""
     edge = step.output
-    fitted, shape = _fit_elementwise(b, step, name, code)
+    fitted, shape = _fit_elementwise(b, step, name, code, len(b.graph.edges[sources[0]].shape))
     factor, bias = fitted.weight.reshape(shape), fitted.bias.reshape(shape)
     parts = []
     for k, (source, multiplier) in enumerate(zip(sources, multipliers, strict=True)):
