@@ -5,6 +5,7 @@
 # make test-all    those and the slow ones
 # make lint        ruff and mypy over everything
 # make mutants     one-line mutants of our own code against the tests that should kill them
+#                  MUTANTS="--seconds 800" tries as many as there is time for
 #                  PYTHON=… chooses the interpreter of the environment, TESTFLAGS=… goes to pytest
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -43,7 +44,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 mutants: $(READY)
-	@$(BIN)/python -m tests.mutants.run
+	@$(BIN)/python -m tests.mutants.run $(MUTANTS)
 
 clean:
 	rm -rf $(VENV) runs build dist

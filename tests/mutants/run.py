@@ -1,15 +1,19 @@
 """`make mutants`: one-line mutants of our own code, each against the tests that should kill it.
 
-    python -m tests.mutants.run [--only TEXT] [--jobs N]
+    python -m tests.mutants.run [--only TEXT] [--jobs N] [--seconds S]
 
 mutants.toml lists them. Each is applied in a copy of the checkout, its tests run there, and the original line put
 back. A mutant is killed when its tests fail, and its tests must pass without it: a test that always fails kills
-nothing. Exit 1 where fewer than 95 % are killed or a listed test does not pass as it is; survivors are listed.
+nothing. Exit 1 where fewer than 95 % are killed or a listed test does not pass as it is; survivors are listed. With
+--seconds no further one is begun after that time, and the list begins elsewhere each day: a bounded run says how many
+it tried, and a few of them try all.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import math
 import os
 import queue
 import shutil
@@ -92,8 +96,16 @@ def kill(mutant: Mutant, root: Path) -> bool:
         (root / mutant.file).write_text(original)
 
 
-def run_mutants(mutants: list[Mutant], jobs: int) -> tuple[list[Mutant], list[str]]:
-    """(survivors, faults of the list itself); says how each ended."""
+def turn(mutants: list[Mutant], day: int) -> list[Mutant]:
+    """The list from another place on for each day."""
+    start = day * 67 % max(1, len(mutants))
+    return mutants[start:] + mutants[:start]
+
+
+def run_mutants(
+    mutants: list[Mutant], jobs: int, seconds: float = math.inf
+) -> tuple[list[Mutant], list[str], list[Mutant]]:
+    """(survivors, faults of the list itself, those that were not begun within the time); says how each ended."""
     work: queue.Queue[Mutant] = queue.Queue()
     for mutant in mutants:
         work.put(mutant)
@@ -106,6 +118,8 @@ def run_mutants(mutants: list[Mutant], jobs: int) -> tuple[list[Mutant], list[st
         root = copy_checkout(folder)
         while True:
             try:
+                if time.monotonic() - began > seconds:
+                    return
                 mutant = work.get_nowait()
             except queue.Empty:
                 return
@@ -136,23 +150,28 @@ def run_mutants(mutants: list[Mutant], jobs: int) -> tuple[list[Mutant], list[st
             thread.start()
         for thread in threads:
             thread.join()
-    return survivors, sorted(set(faults))
+    return survivors, sorted(set(faults)), list(work.queue)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="those whose file or text contains this")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin none after this time")
     arguments = parser.parse_args()
     mutants = [mutant for mutant in read_mutants() if arguments.only in str(mutant)]
-    survivors, faults = run_mutants(mutants, arguments.jobs)
-    tried = len(mutants) - len(faults)
+    if arguments.seconds < math.inf:
+        mutants = turn(mutants, datetime.date.today().toordinal())
+    survivors, faults, left = run_mutants(mutants, arguments.jobs, arguments.seconds)
+    tried = len(mutants) - len(faults) - len(left)
     killed = tried - len(survivors)
     for mutant in survivors:
         print(f"survived: {mutant}  (tests: {' '.join(mutant.tests)})")
     for fault in faults:
         print(f"fault of the list: {fault}")
     print(f"{killed} of {tried} mutants killed ({killed / max(1, tried):.1%})")
+    if left:
+        print(f"{len(left)} more were not tried within {arguments.seconds:g} s")
     return 1 if faults or killed < KILLED_SHARE * tried else 0
 
 

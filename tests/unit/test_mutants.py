@@ -7,7 +7,7 @@ import ast
 
 import pytest
 
-from tests.mutants.run import LIST, Mutant, kill, read_mutants
+from tests.mutants.run import LIST, Mutant, kill, read_mutants, run_mutants, turn
 
 MUTANTS = read_mutants()
 
@@ -56,3 +56,12 @@ def test_a_mutant_that_is_nowhere_is_a_fault(checkout):
         kill(Mutant("rule.py", "4 * x", "5 * x", ("test_rule.py",)), checkout)
     with pytest.raises(RuntimeError, match="they are no tests"):
         kill(Mutant("rule.py", "2 * x", "5 * x", ("test_nothing.py",)), checkout)
+
+
+def test_a_bounded_run_says_what_it_left(checkout, monkeypatch):
+    """None is begun after the time; another day begins elsewhere, and none is lost."""
+    several = [Mutant("rule.py", "2 * x", f"{k} * x", ("test_rule.py::test_strong",)) for k in range(3, 8)]
+    assert run_mutants(several, 1, -1.0) == ([], [], several)
+    days = [turn(several, day) for day in range(5)]
+    assert len({str(order[0]) for order in days}) == 5
+    assert all(sorted(map(str, order)) == sorted(map(str, several)) for order in days)
