@@ -135,9 +135,12 @@ def _snap(lowered: Lowered, op: Requantise, proto: ModelProto, bits: int) -> tup
     if isinstance(place, str):
         return Snapped(op.name, op.channels, accumulators, left=place), None
     line = _fit(op, place.affine, bits)
+    chain = _chain(proto, place, line, len(lowered.graph.edges[op.output].shape), op.axis)
+    if any(not np.array_equal(np.asarray(value, np.float32), np.asarray(value, np.float64)) for _, value in chain):
+        return Snapped(op.name, op.channels, accumulators, left="its constants would be no float32"), None
     if place.biased is not None:
         del place.biased.input[2]
-    _rewrite(proto, place, line, len(lowered.graph.edges[op.output].shape), op.axis)
+    _rewrite(proto, place, chain)
     changed, largest = _count_changes(op, line)
     width = max(int(abs(int(m))).bit_length() for m in line.m)
     return Snapped(op.name, op.channels, accumulators, changed, largest, width), line
@@ -150,6 +153,8 @@ def _find_place(lowered: Lowered, op: Requantise, proto: ModelProto) -> _Place |
     quantised, birth = trace.quantised.get(op.output), trace.births.get(op.inputs[0])
     if op.affine is None:
         return "it has no affine form"
+    if any(reader in graph.requantisers for reader in graph.consumers(op.output)):
+        return "another quantiser follows it"
     if not isinstance(layer, Linear) or len(graph.consumers(op.inputs[0])) > 1:
         return "it follows no layer of its own"
     parts = affine_of(birth.expr) if birth is not None else None
@@ -260,7 +265,7 @@ def _count_changes(op: Requantise, line: _Line, only: int | None = None) -> tupl
     return count, largest
 
 
-def _rewrite(proto: ModelProto, place: _Place, line: _Line, rank: int, axis: int) -> None:
+def _rewrite(proto: ModelProto, place: _Place, chain: list[tuple[str, Array]]) -> None:
     """Puts the chain of exact constants between the layer's tensor and its Quant node."""
     from onnx import helper, numpy_helper
 
@@ -270,11 +275,8 @@ def _rewrite(proto: ModelProto, place: _Place, line: _Line, rank: int, axis: int
     base = node.name or node.output[0]
     while f"{base}_snap_0" in names:
         base += "_again"
-    for k, (op, value) in enumerate(_chain(proto, place, line, rank, axis)):
+    for k, (op, value) in enumerate(chain):
         exact = np.asarray(value, np.float32)
-        assert np.array_equal(exact.astype(np.float64), np.asarray(value, np.float64)), (
-            f"{node.name}: a snapped constant is no float32"
-        )
         name = f"{base}_snap_{k}"
         proto.graph.initializer.append(numpy_helper.from_array(exact, name))
         proto.graph.node.insert(index + k, helper.make_node(op, [tensor, name], [f"{name}_out"], name=name))
