@@ -115,7 +115,7 @@ def snap_file(
 
 
 def _check(graph: Graph, wanted: dict[str, _Line]) -> None:
-    """Raises AssertionError unless the rewritten file, lowered again, has exactly the chosen lines."""
+    """Raises GreenedgeError unless the rewritten file, lowered again, has exactly the chosen lines."""
     steps = {op.name: op for op in graph.requantisers}
     for name, line in wanted.items():
         op = steps[name]
@@ -123,9 +123,8 @@ def _check(graph: Graph, wanted: dict[str, _Line]) -> None:
         x_lo, x_hi = (np.broadcast_to(part, (channels,)) for part in (op.x_lo, op.x_hi))
         thresholds = np.broadcast_to(op.require_steps().thresholds, (channels, op.hi - op.lo))
         expected = np.clip(_thresholds(line, op.lo, op.hi), x_lo[:, None], x_hi[:, None] + 1)
-        assert np.array_equal(np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1), expected), (
-            f"{name} was not written as chosen"
-        )
+        if not np.array_equal(np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1), expected):
+            raise GreenedgeError(f"{name} cannot be snapped: its file does not lower to the lines that were chosen.")
 
 
 def _snap(lowered: Lowered, op: Requantise, proto: ModelProto, bits: int) -> tuple[Snapped, _Line | None]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from greenedge.backends.int8.layers import FittedLayer, fit_layer
 from greenedge.backends.int8.quant_params import LEVELS, encode
+from greenedge.errors import GreenedgeError
 from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.input_type import InputType
 from greenedge.graph import Edge, Graph, Linear, Op, Requantise
@@ -89,8 +90,11 @@ def describe_differences(source: Path, lowered: Lowered, passes: Passes, operato
     declared: dict[str | None, InputType] = dict(lowered.declared.items())
     with scratch_folder("check") as folder:
         snapped = Path(folder) / "snapped.onnx"
-        entries = snap_file(source, snapped, _SNAP_BITS, declared)
-        after = estimate(legalise(lower_file(snapped, declared), passes).graph, operators)
+        try:
+            entries = snap_file(source, snapped, _SNAP_BITS, declared)
+            after = estimate(legalise(lower_file(snapped, declared), passes).graph, operators)
+        except GreenedgeError:  # without a figure of what it would give
+            entries, after = (), now
     changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
     levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
     differing = (
