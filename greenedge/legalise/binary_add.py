@@ -6,6 +6,7 @@ import numpy as np
 
 from greenedge.graph import Add, Edge, Graph, Op
 from greenedge.graph.ops.arithmetic import product_range
+from greenedge.legalise.edge_names import choose_name
 
 
 def split_additions(graph: Graph) -> Graph:
@@ -29,7 +30,7 @@ def _chain(op: Add, edges: dict[str, Edge]) -> list[Op]:
     chain: list[Op] = []
     for k, (branch, multiplier) in enumerate(zip(op.inputs[1:], op.multipliers[1:], strict=True), 2):
         is_last = k == len(op.inputs)
-        name = op.name if is_last else _unique(f"{op.name}_of_{k}", edges)
+        name = op.name if is_last else choose_name(f"{op.name}_of_{k}", edges)
         output = op.output if is_last else name
         chain.append(Add(name, (total, branch), output, (factor, multiplier)))
         if not is_last:
@@ -39,9 +40,3 @@ def _chain(op: Add, edges: dict[str, Edge]) -> list[Op]:
             edges[output] = Edge(output, edges[op.output].shape, low, high)
             total, factor = output, 1
     return chain
-
-
-def _unique(name: str, edges: dict[str, Edge]) -> str:
-    while name in edges:
-        name += "_"
-    return name

@@ -8,6 +8,7 @@ import numpy as np
 
 from greenedge.graph import Add, Edge, Graph, Linear, Op, freeze
 from greenedge.graph.ops.base import Ints
+from greenedge.legalise.edge_names import choose_name
 
 _LOW, _HIGH = -128, 127  # int8
 _MOST = 5  # layers in place of one: weights of 10 bits
@@ -32,7 +33,7 @@ def _split(op: Linear, edges: dict[str, Edge]) -> list[Op]:
     ones = (1,) * len(source.shape)
     parts: list[Op] = []
     for k, weight in enumerate(_share(op.weight)):
-        name = _unique(f"{op.name}_part_{k + 1}", edges)
+        name = choose_name(f"{op.name}_part_{k + 1}", edges)
         part = dataclasses.replace(op, name=name, output=name, weight=freeze(weight))
         _, (low, high) = part.infer([source], [(np.full(ones, source.lo), np.full(ones, source.hi))])
         edges[name] = Edge(name, total.shape, int(low.min()), int(high.max()))
@@ -51,9 +52,3 @@ def _share(weight: Ints) -> list[Ints]:
     """The weights as a sum of nearly equal shares within int8."""
     count = _count_shares(weight)
     return [(weight * (k + 1)) // count - (weight * k) // count for k in range(count)]
-
-
-def _unique(name: str, edges: dict[str, Edge]) -> str:
-    while name in edges:
-        name += "_"
-    return name

@@ -47,8 +47,12 @@ def read_summary(run: Path) -> dict[str, Any] | None:
 
 
 def require_exact(run: Path) -> None:
-    """Raises VerificationError where the last verification of a run took the build's certificate to end well."""
-    _require_exact(read_summary(run) or {})
+    """Raises VerificationError where the last verification of a run took the build's certificate to end well, or the
+    run has not been verified."""
+    path = RunFolder(run).verify / "verify.json"
+    if not path.is_file():
+        raise VerificationError(f"{run} has not been verified, and exact equality was required; leave --until out.")
+    _require_exact(read_table(path))
 
 
 def _require_exact(found: Mapping[str, Any]) -> None:

@@ -93,8 +93,8 @@ def describe_differences(source: Path, lowered: Lowered, passes: Passes, operato
         try:
             entries = snap_file(source, snapped, _SNAP_BITS, declared)
             after = estimate(legalise(lower_file(snapped, declared), passes).graph, operators)
-        except GreenedgeError:  # without a figure of what it would give
-            entries, after = (), now
+        except GreenedgeError:
+            entries, after = (), None
     changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
     levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
     differing = (
@@ -102,6 +102,8 @@ def describe_differences(source: Path, lowered: Lowered, passes: Passes, operato
         f"accumulators, by {levels}: an 8-bit file holds whole biases and float32 scales only, so verify may stop at a "
         "differing sample."
     )
+    if after is None:
+        return (f"{differing} `greenedge snap` does not take this model; fewer activation bits would help.",)
     if after.share >= now.share:
         return (f"{differing} `greenedge snap` would not make them fewer; fewer activation bits would.",)
     return (
