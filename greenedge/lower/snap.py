@@ -115,7 +115,7 @@ def snap_file(
 
 
 def _check(graph: Graph, wanted: dict[str, _Line]) -> None:
-    """Raises GreenedgeError unless the rewritten file, lowered again, has exactly the chosen lines."""
+    """Raises AssertionError unless the rewritten file, lowered again, has exactly the chosen lines."""
     steps = {op.name: op for op in graph.requantisers}
     for name, line in wanted.items():
         op = steps[name]
@@ -123,8 +123,9 @@ def _check(graph: Graph, wanted: dict[str, _Line]) -> None:
         x_lo, x_hi = (np.broadcast_to(part, (channels,)) for part in (op.x_lo, op.x_hi))
         thresholds = np.broadcast_to(op.require_steps().thresholds, (channels, op.hi - op.lo))
         expected = np.clip(_thresholds(line, op.lo, op.hi), x_lo[:, None], x_hi[:, None] + 1)
-        if not np.array_equal(np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1), expected):
-            raise GreenedgeError(f"{name} cannot be snapped: its file does not lower to the lines that were chosen.")
+        assert np.array_equal(np.clip(thresholds, x_lo[:, None], x_hi[:, None] + 1), expected), (
+            f"{name} was not written as chosen"
+        )
 
 
 def _snap(lowered: Lowered, op: Requantise, proto: ModelProto, bits: int) -> tuple[Snapped, _Line | None]:
@@ -134,12 +135,9 @@ def _snap(lowered: Lowered, op: Requantise, proto: ModelProto, bits: int) -> tup
     if isinstance(place, str):
         return Snapped(op.name, op.channels, accumulators, left=place), None
     line = _fit(op, place.affine, bits)
-    chain = _chain(proto, place, line, len(lowered.graph.edges[op.output].shape), op.axis)
-    if any(not np.array_equal(np.asarray(value, np.float32), np.asarray(value, np.float64)) for _, value in chain):
-        return Snapped(op.name, op.channels, accumulators, left="its constants would be no float32"), None
     if place.biased is not None:
         del place.biased.input[2]
-    _rewrite(proto, place, chain)
+    _rewrite(proto, place, line, len(lowered.graph.edges[op.output].shape), op.axis)
     changed, largest = _count_changes(op, line)
     width = max(int(abs(int(m))).bit_length() for m in line.m)
     return Snapped(op.name, op.channels, accumulators, changed, largest, width), line
@@ -152,8 +150,6 @@ def _find_place(lowered: Lowered, op: Requantise, proto: ModelProto) -> _Place |
     quantised, birth = trace.quantised.get(op.output), trace.births.get(op.inputs[0])
     if op.affine is None:
         return "it has no affine form"
-    if any(reader in graph.requantisers for reader in graph.consumers(op.output)):
-        return "another quantiser follows it"
     if not isinstance(layer, Linear) or len(graph.consumers(op.inputs[0])) > 1:
         return "it follows no layer of its own"
     parts = affine_of(birth.expr) if birth is not None else None
@@ -264,7 +260,7 @@ def _count_changes(op: Requantise, line: _Line, only: int | None = None) -> tupl
     return count, largest
 
 
-def _rewrite(proto: ModelProto, place: _Place, chain: list[tuple[str, Array]]) -> None:
+def _rewrite(proto: ModelProto, place: _Place, line: _Line, rank: int, axis: int) -> None:
     """Puts the chain of exact constants between the layer's tensor and its Quant node."""
     from onnx import helper, numpy_helper
 
@@ -274,8 +270,11 @@ def _rewrite(proto: ModelProto, place: _Place, chain: list[tuple[str, Array]]) -
     base = node.name or node.output[0]
     while f"{base}_snap_0" in names:
         base += "_again"
-    for k, (op, value) in enumerate(chain):
+    for k, (op, value) in enumerate(_chain(proto, place, line, rank, axis)):
         exact = np.asarray(value, np.float32)
+        assert np.array_equal(exact.astype(np.float64), np.asarray(value, np.float64)), (
+            f"{node.name}: a snapped constant is no float32"
+        )
         name = f"{base}_snap_{k}"
         proto.graph.initializer.append(numpy_helper.from_array(exact, name))
         proto.graph.node.insert(index + k, helper.make_node(op, [tensor, name], [f"{name}_out"], name=name))

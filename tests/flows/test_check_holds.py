@@ -41,9 +41,9 @@ def lowering_once() -> Iterator[None]:
     sources, known = cache(source.read_model), {}
 
     def lower_once(one, declared):
-        if one.name not in known:
-            known[one.name] = _lower_source(one)
-        return known[one.name]
+        if id(one) not in known:  # not by its name: every snapped copy is called alike
+            known[id(one)] = one, _lower_source(one)
+        return known[id(one)][1]
 
     with (
         mock.patch.object(source, "read_model", sources),

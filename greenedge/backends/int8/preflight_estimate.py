@@ -10,7 +10,6 @@ import numpy as np
 
 from greenedge.backends.int8.layers import FittedLayer, fit_layer
 from greenedge.backends.int8.quant_params import LEVELS, encode
-from greenedge.errors import GreenedgeError
 from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.input_type import InputType
 from greenedge.graph import Edge, Graph, Linear, Op, Requantise
@@ -90,11 +89,8 @@ def describe_differences(source: Path, lowered: Lowered, passes: Passes, operato
     declared: dict[str | None, InputType] = dict(lowered.declared.items())
     with scratch_folder("check") as folder:
         snapped = Path(folder) / "snapped.onnx"
-        try:
-            entries = snap_file(source, snapped, _SNAP_BITS, declared)
-            after = estimate(legalise(lower_file(snapped, declared), passes).graph, operators)
-        except GreenedgeError:
-            entries, after = (), None
+        entries = snap_file(source, snapped, _SNAP_BITS, declared)
+        after = estimate(legalise(lower_file(snapped, declared), passes).graph, operators)
     changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
     levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
     differing = (
@@ -102,8 +98,6 @@ def describe_differences(source: Path, lowered: Lowered, passes: Passes, operato
         f"accumulators, by {levels}: an 8-bit file holds whole biases and float32 scales only, so verify may stop at a "
         "differing sample."
     )
-    if after is None:
-        return (f"{differing} `greenedge snap` does not take this model; fewer activation bits would help.",)
     if after.share >= now.share:
         return (f"{differing} `greenedge snap` would not make them fewer; fewer activation bits would.",)
     return (
