@@ -106,8 +106,16 @@ def test_every_width_of_weights(rng, tmp_path, bits):
     check(sketch, sketch.step(sketch.dense("x", 16, bits)), tmp_path=tmp_path, all_certified=bits <= 4)
 
 
-@pytest.mark.parametrize("levels", ["u4", "s4", "up"])
-@pytest.mark.parametrize("all_sets", [False, True])
+@pytest.mark.parametrize(
+    "levels, all_sets",
+    [
+        pytest.param(
+            levels, all_sets, marks=[pytest.mark.slow] * ((levels, all_sets) not in (("up", True), ("s4", False)))
+        )
+        for levels in ("u4", "s4", "up")
+        for all_sets in (False, True)
+    ],
+)
 def test_levels_are_multiplied_where_biases_must_be_finer(rng, tmp_path, levels, all_sets):
     """4-bit weights and activations into 8 bits: 255 steps leave a bias less room than a whole accumulator, 18 times
     finer or not. Two layers read one multiplied tensor, and its padding stands for the same level."""
