@@ -77,7 +77,7 @@ def moves(rng):
     a = sketch.step(sketch.conv("x", 2, (3, 3), pads=(1, 1, 1, 1), pad_value=3))
     b = sketch.upsample(sketch.pad(a, (0, 1, 0, 0, 0, 1), value=2), 1, 1, 2)
     c = sketch.concat(b, b, sketch.step(sketch.conv(b, 1, (1, 1)), "s4"))
-    d = sketch.step(sketch.dense(sketch.transpose(c, 2, 0, 1), 2, bits=3))
+    d = sketch.step(sketch.dense(sketch.transpose(c, 2, 1, 0), 2, bits=3))
     e = sketch.step(sketch.dense(sketch.reshape(d, 10, 8), 2))
     return sketch, sketch.dense(sketch.reshape(e, 20), 2, bits=2)
 

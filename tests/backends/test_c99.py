@@ -12,7 +12,7 @@ from greenedge.backends.c99.code_builder import choose_form
 from greenedge.backends.c99.emit import find_reasons
 from greenedge.backends.c99.memory_plan import Lifetime, code_of, place_in_arena, plan_memory
 from greenedge.errors import ToolError
-from greenedge.graph import Conv, Edge, Graph, Input, Pad, Requantise, Table, freeze, run_graph
+from greenedge.graph import Conv, Edge, Graph, Input, Pad, Requantise, Steps, Table, freeze, run_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.graphs import RANGES, Sketch, list_built
@@ -97,6 +97,15 @@ def test_a_table(rng, target, tmp_path):
     net.edges["bent"] = Edge("bent", (5,), 0, 15)
     assert choose_form(step) == "table"
     check(net, "bent", net.reshape("x", 5, 1), target=target, folder=tmp_path / "b")
+
+
+def test_a_step_with_one_level(rng, target, tmp_path):
+    """It has no thresholds, and ISO C no arrays without elements."""
+    net = Sketch(rng, (5,), "s4")
+    steps = Steps(freeze([-1]), freeze(np.zeros((1, 0), np.int64)), None)
+    net.ops.append(Requantise("flat", ("x",), "flat", 0, 1, 1, steps, freeze([-8]), freeze([7])))
+    net.edges["flat"] = Edge("flat", (5,), 1, 1)
+    check(net, "flat", net.reshape("x", 5, 1), target=target, folder=tmp_path / "b")
 
 
 def test_buffers_that_live_at_once_share_no_byte(rng):

@@ -338,6 +338,22 @@ def test_concatenations(rng, tmp_path, axis, second):
     check(sketch, joined, sketch.step(sketch.conv(joined, 3, (2, 2))), tmp_path=tmp_path)
 
 
+def test_an_input_that_is_an_output_too_has_one_layout(rng):
+    """A sequence, which LiteRT gets as an image of one row."""
+    sketch = Sketch(rng, (4, 5), "s4")
+    pooled = sketch.step(sketch.sum_pool("x", (5,)))
+    graph = legalise_graph(sketch.graph("x", pooled), PASSES)
+    emitted = write_file(graph)
+    runtime, _, _ = load_runtime()
+    interpreter = runtime.Interpreter(model_content=emitted.content, num_threads=1)
+    interpreter.allocate_tensors()
+    feeds, placed = sketch.values(graph, SAMPLES), emitted.placed["x"]
+    x = placed.layout.to_file(feeds["x"] + placed.code.offset).astype(np.int8)
+    values = run(interpreter, [x], lambda done: None)
+    got = placed.layout.to_graph(values[str(placed.tensor)]).astype(np.int64) - placed.code.offset
+    assert np.array_equal(got, feeds["x"])
+
+
 def test_concatenated_vectors_of_flattened_images(image, tmp_path):
     a = image.reshape(image.step(image.conv("x", 4, (2, 2))), 4 * 8 * 7)
     b = image.reshape(image.max_pool("x", (2, 2)), 3 * 4 * 4)
