@@ -60,5 +60,8 @@ def _keeps_order(walk: Walk, scores: Live) -> bool:
     edge, parts = walk.builder.edges[scores.edge], affine_of(scores.expr)
     if parts is None or isinstance(walk.builder.producer(scores.edge), Input) or max(-edge.lo, edge.hi) >= _EXACT:
         return False
+    birth = walk.builder.trace.births.get(scores.edge)
+    if birth is None or affine_of(birth.expr) is None:
+        return False  # where the host finds the index, the scores are compared with the tensor that they were first
     alpha, beta = (np.unique(np.asarray(part, object)) for part in parts)
     return len(alpha) == len(beta) == 1 and bool(alpha[0] > 0)

@@ -79,6 +79,8 @@ def _readable(lowered: Lowered) -> dict[str, tuple[str, Array, Array]]:
         if birth is not None and parts is not None:
             scale, zero = (np.asarray(part)[None] if np.ndim(part) else np.asarray(part) for part in parts)
             found[edge] = birth.tensor, scale, zero
+    for output in lowered.outputs:  # a quantiser that only renames integers may show them where their birth does not
+        found.setdefault(output.edge, (output.tensor, output.scale, output.zero))
     return found
 
 

@@ -354,6 +354,17 @@ def test_an_input_that_is_an_output_too_has_one_layout(rng):
     assert np.array_equal(got, feeds["x"])
 
 
+def test_an_input_seen_otherwise_is_no_tensor_of_its_own(rng):
+    """A turned input is the input itself in another layout: no operator writes it, so no runtime can show it."""
+    sketch = Sketch(rng, (4, 6), "s4")
+    turned = sketch.transpose("x", 1, 0)
+    graph = legalise_graph(sketch.graph(sketch.step(turned, axis=0)), PASSES)
+    emitted = write_file(graph)
+    inputs = {emitted.placed[edge].tensor for edge in graph.inputs}
+    assert turned in graph.edges
+    assert all(edge in graph.inputs or placed.tensor not in inputs for edge, placed in emitted.placed.items())
+
+
 def test_concatenated_vectors_of_flattened_images(image, tmp_path):
     a = image.reshape(image.step(image.conv("x", 4, (2, 2))), 4 * 8 * 7)
     b = image.reshape(image.max_pool("x", (2, 2)), 3 * 4 * 4)

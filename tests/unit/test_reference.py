@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from greenedge.frontends.source import read_normal
+from greenedge.legalise import ARGMAX_TO_HOST, legalise
 from greenedge.lower import lower_file
 from greenedge.verify import reference
 from tests.lower.models import Model
@@ -57,3 +58,19 @@ def test_a_batch_stays_within_its_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "_BATCH_ELEMENTS", 80)
     _, _, bounded = reference._executor(path, 100)
     assert (free, bounded) == (64, 80 // 14)
+
+
+def test_an_output_is_read_where_a_later_quantiser_shows_its_integers(tmp_path):
+    """8 bits cut to 4 hold one level, which the quantiser after them only renames: the edge's first tensor is a clip of
+    its integers, the second a scale and a zero point."""
+    clip = [np.zeros((), np.uint8), np.full((), 15, np.uint8)]
+    model = Model((1, 4)).quant(scale=0.1, bits=8).dense(4, 2)
+    scale, zero = model.constant(2.0**-7), model.constant(0, np.uint8)
+    model.node("Add", model.constant([90.0, 90.0])).node("QuantizeLinear", scale, zero)
+    model.node("Clip", *(model.constant(v, np.uint8) for v in clip)).node("DequantizeLinear", scale, zero)
+    model.node("Transpose", perm=[0, 1]).node("QuantizeLinear", scale, zero).node("DequantizeLinear", scale, zero)
+    path = save_normal(model.node("ArgMax", axis=1), tmp_path)
+    lowered = legalise(lower_file(path), [ARGMAX_TO_HOST])
+    x = np.ones((3, 4), np.float32)
+    found = reference.qonnx_integers(lowered, path, x, lambda *step: None)
+    assert set(lowered.graph.outputs) <= set(found)

@@ -130,7 +130,9 @@ def stream_of(wire: Wire, count: int) -> Stream:
     stream = Stream(wire.name, wire.edge, wire.bits, wire.signed, count, wire.total // count, wire.shape, offset)
     if np.array_equal(stream.order, wire.order):
         return stream
-    return replace(stream, layout=layout_of(wire.order.tolist()))
+    order = wire.order.tolist()
+    layout = layout_of(order)
+    return replace(stream, places=tuple(order)) if layout is None else replace(stream, layout=layout)
 
 
 def stitch(network: Network, folding: Mapping[str, Fold]) -> Stitched:
@@ -142,7 +144,11 @@ def stitch(network: Network, folding: Mapping[str, Fold]) -> Stitched:
     for layer in network.layers:
         stitcher.add(layer, folding.get(layer.name))
     result = replace(
-        stitcher.streams[network.result.name], edge=network.result.edge, shape=network.result.shape, layout=()
+        stitcher.streams[network.result.name],
+        edge=network.result.edge,
+        shape=network.result.shape,
+        layout=(),
+        places=(),
     )
     result = stitcher.adapt(result, network.result, through_pins(result.elements, result.bits), "result")
     edges = {source.edge, result.edge, ""}

@@ -16,7 +16,7 @@ class Stream:
     `elements` per beat, `beats` per sample; `shape` is the edge's, without the batch. `offset` has an integer for each
     channel that the hardware omits and `unpack` adds (a matrix-vector unit's correction), or is empty. `layout` is the
     order of the elements in time, as loops (size, stride in the row-major edge), outermost first; empty: channels last,
-    row by row.
+    row by row. Where no loops run through them, as behind a view that mixes axes, `places` has the index of each.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Stream:
     shape: tuple[int, ...]
     offset: tuple[int, ...] = ()
     layout: tuple[tuple[int, int], ...] = ()
+    places: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -42,6 +43,8 @@ class Stream:
     @property
     def order(self) -> np.ndarray:
         """(n,) row-major index in the edge of every element, in the order of the stream."""
+        if self.places:
+            return np.array(self.places, np.int64)
         if not self.layout:
             row_major = np.arange(int(np.prod(self.shape))).reshape(self.shape)
             return np.moveaxis(row_major, 0, -1).ravel() if len(self.shape) > 1 else row_major.ravel()
@@ -52,7 +55,7 @@ class Stream:
 
     def plain(self) -> dict:
         """The JSON form."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "places" or value}
 
     @classmethod
     def from_plain(cls, data: dict) -> Stream:
@@ -60,7 +63,7 @@ class Stream:
         return cls(
             **{
                 **data,
-                **{key: tuple(data[key]) for key in ("shape", "offset") if key in data},
+                **{key: tuple(data[key]) for key in ("shape", "offset", "places") if key in data},
                 "layout": tuple(tuple(loop) for loop in data.get("layout", ())),
             }
         )
@@ -98,14 +101,19 @@ def seen_as(stream: Stream, values: np.ndarray, view: Stream) -> np.ndarray:
     return seen.reshape(len(values), *view.shape)
 
 
-def layout_of(order: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """The loops (size, stride), outermost first, that enumerate `order`."""
+def layout_of(order: Sequence[int]) -> tuple[tuple[int, int], ...] | None:
+    """The loops (size, stride), outermost first, that enumerate `order`; None where there are none."""
     rest = np.asarray(order)
     loops: list[tuple[int, int]] = []
     while len(rest) > 1:
         stride = int(rest[1] - rest[0])
         breaks = np.flatnonzero(np.diff(rest) != stride)
         size = int(breaks[0]) + 1 if breaks.size else len(rest)
+        if len(rest) % size:
+            return None
+        rows = rest.reshape(-1, size)
+        if (np.diff(rows, axis=1) != stride).any():
+            return None
         loops.insert(0, (size, stride))
-        rest = rest.reshape(-1, size)[:, 0]
+        rest = rows[:, 0]
     return tuple(loops) or ((1, 1),)

@@ -50,7 +50,12 @@ def write_file(graph: Graph, int4: bool = False, all_sets: bool = False, ends: S
         b.placed[edge] = _place_output(b, edge, inputs)
     outputs = list(dict.fromkeys(b.placed[edge].tensor for edge in graph.outputs))
     floats = {end.output: write_output(b, end) for end in ends}
-    placed = {edge: where for edge, where in b.placed.items() if edge in graph.edges}
+    # an edge that is an input seen otherwise has no tensor that an operator writes
+    placed = {
+        edge: where
+        for edge, where in b.placed.items()
+        if edge in graph.edges and (edge in graph.inputs or where.tensor not in inputs)
+    }
     return Emitted(b.writer.finish(inputs, [*outputs, *floats.values()]), tuple(b.layers), placed, floats)
 
 
