@@ -147,9 +147,6 @@ def test_refusals_are_said_at_once(rng):
     )
     assert [str(reason) for reason in backend.check(wide, None, {})] == [
         "x: 1,001 levels; int8 holds 256 (cure: quantise to at most 8 bits).",
-        "fc: an output of 12-bit accumulators; the output of an int8 file has 8 bits (cure: put a "
-        "QuantIdentity(bit_width=8) on the "
-        "model's output).",
     ]
     sketch = Sketch(rng, (4, 6, 6), "s8")
     heavy = sketch.add("x", "x", multipliers=(40_000, 1))

@@ -20,6 +20,7 @@ class FusingBuilder(RuleBuilder):
     """The rule of a sum says how it is written with a quantiser behind it; the quantiser's rule then has it written.
 
     layers          the operators that requantise, in the file's order, with their proofs
+    wide            edges that are stored as int32: sums of more than 8 bits on their way to the outputs
     channel_axes    sum -> the axes along which its operator can have a step function per index
     """
 
@@ -27,15 +28,22 @@ class FusingBuilder(RuleBuilder):
         super().__init__(graph, is_checking)
         self.layers: list[Layer] = []
         self.channel_axes: dict[str, tuple[int, ...]] = {}
+        self.wide: set[str] = set()
         self._sums: dict[str, WriteSum] = {}
 
-    def write_sum(self, op: Op, write: WriteSum) -> None:
-        """Has `write` called by every quantiser that reads the sum; at once, with the identity, where something else
-        reads it too and it is therefore stored as it is."""
-        if self.graph.needs_storage(op.output):
+    def write_sum(self, op: Op, write: WriteSum, accumulate: Callable[[], None]) -> None:
+        """Has `write` called by every quantiser that reads the sum. Where something else reads it too it is stored as
+        it is: by `write` at once, with the identity, or by `accumulate` as int32."""
+        if op.output in self.wide:
+            accumulate()
+        elif self.graph.needs_storage(op.output):
             write(identity_step(self.graph.edges[op.output], op.output))
-        else:
-            self._sums[op.output] = write
+            return
+        self._sums[op.output] = write
+
+    def is_quantised(self, op: Op) -> bool:
+        """Whether a quantiser is written together with the sum, the identity where it is stored in 8 bits."""
+        return op.output not in self.wide or any(isinstance(r, Requantise) for r in self.graph.consumers(op.output))
 
     def is_tabulated(self, step: Requantise) -> bool:
         """Whether the step function is looked up: it is no straight line, and reads levels that are stored."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN
+from greenedge.backends.int8.builder import FusingBuilder
 from greenedge.backends.int8.layers import INT32, WIDEST_INPUT
 from greenedge.backends.int8.quant_params import LEVELS
 from greenedge.errors import ReasonKind
 from greenedge.graph import Edge, Linear, Op, Requantise
 from greenedge.graph.lines import distance_from_line, is_straight
 from greenedge.legalise.rules import RuleBuilder
+
+# What needs no training script: the command writes the file anew.
+QUANTISE_OUTPUT = "give the file an output quantiser: `greenedge requantise MODEL.onnx --inputs X.npy -o OUT.onnx`"
 
 
 def require_levels(b: RuleBuilder, lo: int, hi: int) -> None:
@@ -24,12 +28,20 @@ def require_levels(b: RuleBuilder, lo: int, hi: int) -> None:
     )
 
 
-def require_quantiser(b: RuleBuilder, op: Op) -> None:
-    """A sum of more than 256 levels is stored nowhere: only quantisers may read it."""
+def require_readers(b: FusingBuilder, op: Op) -> None:
+    """A sum of more than 256 levels is read by quantisers, each together with it, and as int32 by what hands it on to
+    the outputs. Notes which edges those are."""
     edge = b.graph.edges[op.output]
-    if edge.levels <= LEVELS + 1:
+    is_handed_on = not b.wide.isdisjoint(op.inputs)
+    if not is_handed_on and not (op.accumulates and edge.levels > LEVELS + 1):
         return
-    readers = [r.name for r in b.graph.consumers(op.output) if not isinstance(r, Requantise)]
+    readers = [
+        r.name
+        for r in b.graph.consumers(op.output)
+        if not r.selects and (is_handed_on or not isinstance(r, Requantise))
+    ]
+    if not readers and (is_handed_on or b.graph.needs_storage(op.output)):
+        b.wide.add(op.output)  # what reads a sum that is refused is not refused once more
     b.require(
         not readers,
         f"its accumulators are read by {', '.join(readers)}",
@@ -37,12 +49,27 @@ def require_quantiser(b: RuleBuilder, op: Op) -> None:
         "put a QuantIdentity(bit_width=8) after it",
         ReasonKind.UNSUPPORTED_GRAPH,
     )
+
+
+def require_int32_sums(b: FusingBuilder, op: Op, largest: int, runtime: str) -> None:
+    """What is stored as int32 fits it, `largest` being a bound on its partial sums too."""
     b.require(
-        op.output not in b.graph.outputs,
-        f"an output of {edge.bits}-bit accumulators",
-        "the output of an int8 file has 8 bits",
-        "put a QuantIdentity(bit_width=8) on the model's output",
+        op.output not in b.wide or largest < INT32,
+        f"an output of sums of up to {largest:,}",
+        f"{runtime} adds up in 32 bits",
+        QUANTISE_OUTPUT,
         ReasonKind.TOO_WIDE,
+    )
+
+
+def require_all_wide(b: FusingBuilder, op: Op) -> None:
+    """What is joined with accumulators are accumulators."""
+    narrow = [edge for edge in op.inputs if edge not in b.wide]
+    b.require(
+        not narrow or len(narrow) == len(op.inputs),
+        f"accumulators joined with {', '.join(narrow)}, of 8 bits",
+        "what is joined has one type",
+        "put a QuantIdentity(bit_width=8) after each branch",
     )
 
 

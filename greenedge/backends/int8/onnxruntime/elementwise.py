@@ -9,13 +9,15 @@ import numpy as np
 from greenedge.backends.int8.arithmetic import Float32s
 from greenedge.backends.int8.builder import tabulate_levels
 from greenedge.backends.int8.layers import FittedLayer
+from greenedge.backends.int8.onnxruntime.accumulators import accumulate_product, accumulate_terms
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder, encode_levels
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
     require_channel_axis,
+    require_int32_sums,
     require_levels,
     require_line,
-    require_quantiser,
+    require_readers,
 )
 from greenedge.errors import ReasonKind
 from greenedge.graph import Add, Input, Multiply, Requantise
@@ -69,9 +71,11 @@ def _look_up(b: OnnxBuilder, op: Requantise) -> None:
 @RULES.lowers(Add)
 def add(b: OnnxBuilder, op: Add) -> None:
     """A weighted sum of branches."""
-    require_quantiser(b, op)
+    require_readers(b, op)
+    largest = sum(abs(m) * edge.magnitude for m, edge in zip(op.multipliers, b.graph.input_edges(op), strict=True))
+    require_int32_sums(b, op, largest, RUNTIME)
     b.require(
-        sum(abs(m) for m in op.multipliers) <= WIDEST_ADDITION,
+        not b.is_quantised(op) or sum(abs(m) for m in op.multipliers) <= WIDEST_ADDITION,
         f"branches weighted {tuple(op.multipliers)}",
         f"together the weights of an addition are at most {WIDEST_ADDITION:,}",
         "let both branches share one quantiser",
@@ -85,19 +89,19 @@ def add(b: OnnxBuilder, op: Add) -> None:
             lambda code, written: write_elementwise(b, step, op.inputs, op.multipliers, op.name, code, written),
         )
 
-    b.write_sum(op, write)
+    b.write_sum(op, write, lambda: accumulate_terms(b, op, op.multipliers))
 
 
 @RULES.lowers(Multiply)
 def multiply(b: OnnxBuilder, op: Multiply) -> None:
     """A product of two tensors of levels, exact in float32, requantised as a sum of them is."""
-    require_quantiser(b, op)
+    require_readers(b, op)
     b.begin_emission()
 
     def write(step: Requantise) -> None:
         b.quantise(step, lambda code, written: _write_product(b, step, op, code, written))
 
-    b.write_sum(op, write)
+    b.write_sum(op, write, lambda: accumulate_product(b, op, op.zeros))
 
 
 def _write_product(b: OnnxBuilder, step: Requantise, op: Multiply, code: Encoding, written: str) -> None:

@@ -47,7 +47,8 @@ def _serialise(b: OnnxBuilder) -> bytes:
     from onnx import TensorProto, helper
 
     def declare(edge: str) -> ValueInfoProto:
-        return helper.make_tensor_value_info(edge, TensorProto.UINT8, ["N", *b.graph.edges[edge].shape])
+        kind = TensorProto.INT32 if b.codes[edge].is_wide else TensorProto.UINT8
+        return helper.make_tensor_value_info(edge, kind, ["N", *b.graph.edges[edge].shape])
 
     body = helper.make_graph(
         b.nodes,

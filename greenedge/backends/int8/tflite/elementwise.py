@@ -13,10 +13,12 @@ from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range,
 from greenedge.backends.int8.requirements import (
     require_channel_axis,
     require_common_range,
+    require_int32_sums,
     require_levels,
     require_line,
-    require_quantiser,
+    require_readers,
 )
+from greenedge.backends.int8.tflite.accumulators import accumulate_terms
 from greenedge.backends.int8.tflite.builder import RULES, RUNTIME, Placed, TfliteBuilder
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation
 from greenedge.backends.int8.tflite.layout import image, plain
@@ -102,9 +104,11 @@ def place_channels_last(b: TfliteBuilder, edge: str, step: Requantise) -> Placed
 @RULES.lowers(Add)
 def add(b: TfliteBuilder, op: Add) -> None:
     """ADD where its rounding is right; else a depthwise convolution across the stacked branches."""
-    require_quantiser(b, op)
+    require_readers(b, op)
+    largest = sum(abs(m) * edge.magnitude for m, edge in zip(op.multipliers, b.graph.input_edges(op), strict=True))
+    require_int32_sums(b, op, largest, RUNTIME)
     b.require(
-        sum(map(len, map(split_weight, op.multipliers))) <= MOST_COPIES,
+        not b.is_quantised(op) or sum(map(len, map(split_weight, op.multipliers))) <= MOST_COPIES,
         f"branches weighted {tuple(op.multipliers)}",
         f"an addition stacks its branches at most {MOST_COPIES} times, each time with a weight of 7 bits",
         "quantise the branches to fewer bits, or let both share one quantiser",
@@ -124,7 +128,14 @@ def add(b: TfliteBuilder, op: Add) -> None:
         else:
             quantise(b, _stack_form(b, op, parts), step, op.name)
 
-    b.write_sum(op, write)
+    b.write_sum(op, write, lambda: _accumulate_branches(b, op))
+
+
+def _accumulate_branches(b: TfliteBuilder, op: Add) -> None:
+    """The sum as int32."""
+    layout = b.placed[op.inputs[0]].layout
+    parts = [b.convert_layout(b.placed[edge], layout, edge) for edge in op.inputs]
+    accumulate_terms(b, op, parts, op.multipliers, [part.code.offset for part in parts])
 
 
 def split_weight(m: int) -> list[int]:
