@@ -2,9 +2,9 @@
 every channel.
 
 Tools: `onnxruntime` to run. Options: none. Files: model.onnx (QLinearConv, QGemm; uint8 = level + the edge's offset
-in edges.json; outputs of more than 8 bits are accumulators, int32 as they are; any batch); certificate.json (what was proved about each layer's requantisation); edges.json (how each
-edge of the graph, a tensor of the same name, is stored); selftest.json (the emulated arithmetic against the runtime
-on this processor).
+in edges.json; outputs of more than 8 bits are accumulators, int32 as they are; any batch); certificate.json (what was
+proved about each layer's requantisation); edges.json (how each edge of the graph, a tensor of the same name, is
+stored); selftest.json (the emulated arithmetic against the runtime on this processor).
 
 Whoever opens a session on an x86 processor without VNNI, whose fast 8-bit products saturate, must set the session
 option session.x64quantprecision=1 (as worker.py does) to get the same integers.

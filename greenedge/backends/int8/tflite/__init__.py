@@ -13,8 +13,8 @@ an NPU.
 
 The file's images have their channels last: an input of shape (C, H, W) in the graph is (1, H, W, C) in the file, and
 int8 = level + the input's offset in edges.json, which is also what the file's own quantisation parameters say. Outputs
-of more than 8 bits are accumulators, int32 as they are (accumulators.py). Behind the exact integers come the model's float outputs, named as in the model (epilogue.py); the integers are proved and
-compared with ==.
+of more than 8 bits are accumulators, int32 as they are (accumulators.py). Behind the exact integers come the model's
+float outputs, named as in the model (epilogue.py); the integers are proved and compared with ==.
 """
 
 from __future__ import annotations
