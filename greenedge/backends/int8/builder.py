@@ -41,10 +41,6 @@ class FusingBuilder(RuleBuilder):
             return
         self._sums[op.output] = write
 
-    def is_quantised(self, op: Op) -> bool:
-        """Whether a quantiser is written together with the sum, the identity where it is stored in 8 bits."""
-        return op.output not in self.wide or any(isinstance(r, Requantise) for r in self.graph.consumers(op.output))
-
     def is_tabulated(self, step: Requantise) -> bool:
         """Whether the step function is looked up: it is no straight line, and reads levels that are stored."""
         source = step.inputs[0]

@@ -11,10 +11,8 @@ from greenedge.backends.int8.quant_params import LEVELS
 from greenedge.errors import ReasonKind
 from greenedge.graph import Edge, Linear, Op, Requantise
 from greenedge.graph.lines import distance_from_line, is_straight
+from greenedge.legalise.capabilities import QUANTISE_OUTPUT
 from greenedge.legalise.rules import RuleBuilder
-
-# What needs no training script: the command writes the file anew.
-QUANTISE_OUTPUT = "give the file an output quantiser: `greenedge requantise MODEL.onnx --inputs X.npy -o OUT.onnx`"
 
 
 def require_levels(b: RuleBuilder, lo: int, hi: int) -> None:
@@ -49,6 +47,11 @@ def require_readers(b: FusingBuilder, op: Op) -> None:
         "put a QuantIdentity(bit_width=8) after it",
         ReasonKind.UNSUPPORTED_GRAPH,
     )
+
+
+def is_quantised(b: FusingBuilder, op: Op) -> bool:
+    """Whether a quantiser is written together with the sum, the identity where it is stored in 8 bits."""
+    return op.output not in b.wide or any(isinstance(reader, Requantise) for reader in b.graph.consumers(op.output))
 
 
 def require_int32_sums(b: FusingBuilder, op: Op, largest: int, runtime: str) -> None:

@@ -13,6 +13,7 @@ from greenedge.backends.int8.onnxruntime.accumulators import accumulate_product,
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder, encode_levels
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
+    is_quantised,
     require_channel_axis,
     require_int32_sums,
     require_levels,
@@ -75,7 +76,7 @@ def add(b: OnnxBuilder, op: Add) -> None:
     largest = sum(abs(m) * edge.magnitude for m, edge in zip(op.multipliers, b.graph.input_edges(op), strict=True))
     require_int32_sums(b, op, largest, RUNTIME)
     b.require(
-        not b.is_quantised(op) or sum(abs(m) for m in op.multipliers) <= WIDEST_ADDITION,
+        not is_quantised(b, op) or sum(abs(m) for m in op.multipliers) <= WIDEST_ADDITION,
         f"branches weighted {tuple(op.multipliers)}",
         f"together the weights of an addition are at most {WIDEST_ADDITION:,}",
         "let both branches share one quantiser",

@@ -17,13 +17,14 @@ import numpy as np
 from greenedge.backends.int8.arithmetic import EXACT_FLOAT, FLOAT_SUM, LITERT
 from greenedge.backends.int8.layers import exact_layer
 from greenedge.backends.int8.quant_params import LEVELS, Encoding
-from greenedge.backends.int8.requirements import QUANTISE_OUTPUT, require_readers
+from greenedge.backends.int8.requirements import require_readers
 from greenedge.backends.int8.tflite.builder import Placed, TfliteBuilder
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation
 from greenedge.backends.int8.tflite.quantise import Form, place_result, write_sum_operator
 from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Graph, Op
 from greenedge.graph.ops.base import Ints
+from greenedge.legalise.capabilities import QUANTISE_OUTPUT
 
 _DIGIT = 16  # what the high part of a weight counts
 

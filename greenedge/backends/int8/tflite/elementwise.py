@@ -11,6 +11,7 @@ from greenedge.backends.int8.builder import tabulate_levels
 from greenedge.backends.int8.layers import fit_addition
 from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range, encode, encode_input, shift_levels
 from greenedge.backends.int8.requirements import (
+    is_quantised,
     require_channel_axis,
     require_common_range,
     require_int32_sums,
@@ -108,7 +109,7 @@ def add(b: TfliteBuilder, op: Add) -> None:
     largest = sum(abs(m) * edge.magnitude for m, edge in zip(op.multipliers, b.graph.input_edges(op), strict=True))
     require_int32_sums(b, op, largest, RUNTIME)
     b.require(
-        not b.is_quantised(op) or sum(map(len, map(split_weight, op.multipliers))) <= MOST_COPIES,
+        not is_quantised(b, op) or sum(map(len, map(split_weight, op.multipliers))) <= MOST_COPIES,
         f"branches weighted {tuple(op.multipliers)}",
         f"an addition stacks its branches at most {MOST_COPIES} times, each time with a weight of 7 bits",
         "quantise the branches to fewer bits, or let both share one quantiser",
