@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from greenedge.backends.int8.layers import Layer
-from greenedge.backends.int8.quant_params import LEVELS
+from greenedge.backends.int8.quant_params import LEVELS, Encoding
 from greenedge.graph import Conv, Graph, Op, Requantise, SumPool, Table
 from greenedge.graph.lines import identity_step, is_straight
 from greenedge.graph.ops.base import Ints
@@ -55,7 +55,19 @@ class FusingBuilder(RuleBuilder):
 def tabulate_levels(step: Requantise, offset: int, size: int = 256) -> Ints:
     """(C, size) level of each stored integer k, which stands for the level k - offset; what never arrives has the
     level of the nearest that does."""
-    values = np.clip(np.arange(size) - offset, step.x_lo[:, None], step.x_hi[:, None])
+    return find_levels(step, np.arange(size) - offset)
+
+
+def tabulate_pairs(step: Requantise, zeros: tuple[int, int], first: Encoding, second: Encoding) -> Ints:
+    """(C, levels of the first * levels of the second): what the quantiser makes of each product of levels less their
+    zeros, the second input's levels next to each other."""
+    a, b = (np.arange(code.lo, code.hi + 1) - zero for code, zero in zip((first, second), zeros, strict=True))
+    return find_levels(step, np.outer(a, b).reshape(-1))
+
+
+def find_levels(step: Requantise, x: Ints) -> Ints:
+    """(C, n) level of each of the integers `x` (n,); what never arrives has the level of the nearest that does."""
+    values = np.clip(x, step.x_lo[:, None], step.x_hi[:, None])
     if isinstance(step.forms, Table):
         return np.take_along_axis(step.forms.levels, values - step.x_lo[:, None], axis=1)
     return step.forms.count(step.lo, values.T).T

@@ -32,6 +32,11 @@ class Encoding:
         return self.hi - self.lo > LEVELS
 
     @property
+    def levels(self) -> int:
+        """How many it is for."""
+        return self.hi - self.lo + 1
+
+    @property
     def offset(self) -> int:
         """What is added to a level."""
         return 0 if self.is_wide else INT8_MAX - self.hi

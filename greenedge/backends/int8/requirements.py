@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN
 from greenedge.backends.int8.builder import FusingBuilder
 from greenedge.backends.int8.layers import INT32, WIDEST_INPUT
-from greenedge.backends.int8.quant_params import LEVELS
+from greenedge.backends.int8.quant_params import LEVELS, Encoding
 from greenedge.errors import ReasonKind
 from greenedge.graph import Edge, Linear, Op, Requantise
 from greenedge.graph.lines import distance_from_line, is_straight
 from greenedge.legalise.capabilities import QUANTISE_OUTPUT
 from greenedge.legalise.rules import RuleBuilder
+
+MOST_PAIRS = 1 << 20  # of levels in a table, a byte each
 
 
 def require_levels(b: RuleBuilder, lo: int, hi: int) -> None:
@@ -133,6 +137,22 @@ def require_line(b: RuleBuilder, step: Requantise, runtime: str) -> bool:
             ReasonKind.NO_AFFINE_FORM,
         )
     return True
+
+
+def require_pair_table(
+    b: RuleBuilder, step: Requantise, codes: Sequence[Encoding], axes: Sequence[int], runtime: str
+) -> None:
+    """A quantiser behind a product of two tensors, encoded as `codes` where they are not refused themselves, has a
+    table that a file can hold."""
+    require_channel_axis(b, step, axes, runtime)
+    entries = step.channels * int(np.prod([code.levels for code in codes], dtype=object))
+    b.require(
+        len(codes) < 2 or entries <= MOST_PAIRS,
+        f"a step function for each of {step.channels} channels of a product, {entries:,} pairs of levels in all",
+        f"a table of a product has at most {MOST_PAIRS:,}",
+        "quantise per tensor, or its two inputs to fewer bits",
+        ReasonKind.TOO_WIDE,
+    )
 
 
 def require_channel_axis(b: RuleBuilder, step: Requantise, axes: Sequence[int], runtime: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from greenedge.backends.int8.arithmetic import Float32s
 from greenedge.backends.int8.builder import tabulate_levels
 from greenedge.backends.int8.layers import FittedLayer
-from greenedge.backends.int8.onnxruntime.accumulators import accumulate_product, accumulate_terms
+from greenedge.backends.int8.onnxruntime.accumulators import accumulate_terms
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder, encode_levels
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
@@ -18,10 +18,11 @@ from greenedge.backends.int8.requirements import (
     require_int32_sums,
     require_levels,
     require_line,
+    require_pair_table,
     require_readers,
 )
 from greenedge.errors import ReasonKind
-from greenedge.graph import Add, Input, Multiply, Requantise
+from greenedge.graph import Add, Input, Requantise
 from greenedge.graph.ops.base import Ints
 
 WIDEST_ADDITION = 1 << 15  # sum of |multiplier|: 128 times that, and half as much again, are exact in float32
@@ -45,7 +46,9 @@ def requantise(b: OnnxBuilder, op: Requantise) -> None:
         _look_up(b, op)
         return
     axes = b.channel_axes.get(op.inputs[0])
-    if require_line(b, op, RUNTIME) and axes is not None:
+    if op.inputs[0] in b.products:
+        require_pair_table(b, op, b.products[op.inputs[0]], range(len(b.graph.edges[op.output].shape)), RUNTIME)
+    elif require_line(b, op, RUNTIME) and axes is not None:
         require_channel_axis(b, op, axes, RUNTIME)
     b.begin_emission()
     write = b.sum_before(op)
@@ -93,30 +96,6 @@ def add(b: OnnxBuilder, op: Add) -> None:
     b.write_sum(op, write, lambda: accumulate_terms(b, op, op.multipliers))
 
 
-@RULES.lowers(Multiply)
-def multiply(b: OnnxBuilder, op: Multiply) -> None:
-    """A product of two tensors of levels, exact in float32, requantised as a sum of them is."""
-    require_readers(b, op)
-    b.begin_emission()
-
-    def write(step: Requantise) -> None:
-        b.quantise(step, lambda code, written: _write_product(b, step, op, code, written))
-
-    b.write_sum(op, write, lambda: accumulate_product(b, op, op.zeros))
-
-
-def _write_product(b: OnnxBuilder, step: Requantise, op: Multiply, code: Encoding, written: str) -> None:
-    edge, factors = step.output, []
-    for k, (source, zero) in enumerate(zip(op.inputs, op.zeros, strict=True)):
-        level = b.node("Cast", [source], f"{edge}/float{k}", to=1)
-        shift = b.constant(f"{edge}/zero{k}", zero + b.codes[source].offset + SHIFT)
-        factors.append(b.node("Sub", [level, shift], f"{edge}/factor{k}"))
-    product = b.node("Mul", factors, f"{edge}/product")
-    fitted, shape = _fit_elementwise(b, step, op.name, code, len(b.graph.edges[op.output].shape))
-    scaled = b.node("Mul", [product, b.constant(f"{edge}/factor", fitted.weight.reshape(shape))], f"{edge}/scaled")
-    _write_rounding(b, edge, scaled, fitted.bias.reshape(shape), fitted.scale.reshape(shape), code, written)
-
-
 def _fit_elementwise(
     b: OnnxBuilder, step: Requantise, name: str, code: Encoding, rank: int
 ) -> tuple[FittedLayer, list[int]]:
@@ -128,7 +107,7 @@ def _fit_elementwise(
     return fitted, shape
 
 
-def _write_rounding(
+def write_rounding(
     b: OnnxBuilder, edge: str, total: str, bias: Ints, scale: Float32s, code: Encoding, written: str
 ) -> None:
     """(total + bias) * scale, to the nearest level."""
@@ -160,4 +139,4 @@ def write_elementwise(
     total = parts[0]
     for k, part in enumerate(parts[1:]):
         total = b.node("Add", [total, part], f"{edge}/total{k}")
-    _write_rounding(b, edge, total, bias, fitted.scale.reshape(shape), code, written)
+    write_rounding(b, edge, total, bias, fitted.scale.reshape(shape), code, written)

@@ -125,7 +125,7 @@ def _write_part(b: TfliteBuilder, form: Form, source: int, part: Ints, bias: Int
     total = b.writer.tensor(f"{name}/real", shape, "FLOAT32")
     constant = b.writer.constant(f"{name}/bias", bias.astype(np.float32))
     write_sum_operator(b, form, (source, real, constant), total, shape, name)
-    return _int32(b, "CAST", [total], shape, f"{name}/acc")
+    return int32_operator(b, "CAST", [total], shape, f"{name}/acc")
 
 
 def _add_terms(b: TfliteBuilder, shape: tuple[int, ...], terms: Sequence[tuple[int, int]], name: str) -> int:
@@ -134,16 +134,16 @@ def _add_terms(b: TfliteBuilder, shape: tuple[int, ...], terms: Sequence[tuple[i
     for k, (factor, tensor) in enumerate(terms):
         if factor != 1:
             constant = b.constant(f"{name}/factor{k}", [factor])
-            tensor = _int32(b, "MUL", [tensor, constant], shape, f"{name}/scaled{k}")
+            tensor = int32_operator(b, "MUL", [tensor, constant], shape, f"{name}/scaled{k}")
         tensors.append(tensor)
     total = tensors[0]
     for k, tensor in enumerate(tensors[1:]):
-        total = _int32(b, "ADD", [total, tensor], shape, f"{name}/total{k}")
+        total = int32_operator(b, "ADD", [total, tensor], shape, f"{name}/total{k}")
     b.writer.rename(total, name)
     return total
 
 
-def _int32(b: TfliteBuilder, operator: str, inputs: Sequence[int], shape: tuple[int, ...], name: str) -> int:
+def int32_operator(b: TfliteBuilder, operator: str, inputs: Sequence[int], shape: tuple[int, ...], name: str) -> int:
     """An int32 tensor that an operator on whole numbers writes."""
     result = b.writer.tensor(name, shape, "INT32")
     options: dict[str, object] = {} if operator == "CAST" else {"fusedActivationFunction": "NONE"}
@@ -166,7 +166,7 @@ def accumulate_terms(
 def cast_to_int32(b: TfliteBuilder, placed: Placed, offset: int, name: str) -> int:
     """stored - offset as int32."""
     shape = placed.layout.file
-    tensor = _int32(b, "CAST", [placed.tensor], shape, f"{name}/wide")
+    tensor = int32_operator(b, "CAST", [placed.tensor], shape, f"{name}/wide")
     if offset == 0:
         return tensor
-    return _int32(b, "ADD", [tensor, b.constant(f"{name}/offset", [-offset])], shape, f"{name}/level")
+    return int32_operator(b, "ADD", [tensor, b.constant(f"{name}/offset", [-offset])], shape, f"{name}/level")

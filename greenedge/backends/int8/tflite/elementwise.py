@@ -17,6 +17,7 @@ from greenedge.backends.int8.requirements import (
     require_int32_sums,
     require_levels,
     require_line,
+    require_pair_table,
     require_readers,
 )
 from greenedge.backends.int8.tflite.accumulators import accumulate_terms
@@ -65,7 +66,11 @@ def requantise(b: TfliteBuilder, op: Requantise) -> None:
         b.begin_emission()
         b.placed[op.output] = _look_up(b, op)
         return
-    if require_line(b, op, RUNTIME):
+    product = b.products.get(op.inputs[0])
+    if product is not None:
+        codes = [b.encodings[edge] for edge in product.inputs if edge in b.encodings]
+        require_pair_table(b, op, codes, (0, len(b.graph.edges[op.output].shape) - 1), RUNTIME)
+    elif require_line(b, op, RUNTIME):
         rank = len(b.graph.edges[op.output].shape)
         require_channel_axis(b, op, b.channel_axes.get(op.inputs[0], (0, rank - 1)), RUNTIME)
     b.begin_emission()
