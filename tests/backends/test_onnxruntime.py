@@ -149,12 +149,12 @@ def test_refusals_are_said_at_once(rng):
         "x: 1,001 levels; int8 holds 256 (cure: quantise to at most 8 bits).",
     ]
     sketch = Sketch(rng, (4, 6, 6), "s8")
-    heavy = sketch.add("x", "x", multipliers=(40_000, 1))
+    heavy = sketch.add("x", "x", "x", multipliers=(40_000, 1, 1))
     joined = sketch.concat("x", sketch.input("wide", (4, 6, 6), "u8"))
     turned = sketch.conv_transpose(sketch.input("below", (4, 3, 3), "down"), 4, (2, 2), (2, 2), (0, 0, 0, 0), (0, 0))
     graph = sketch.graph(sketch.step(heavy, per_channel=False), joined, sketch.step(turned))
     assert [str(reason) for reason in backend.check(graph, None, {})] == [
-        f"{heavy}: branches weighted (40000, 1); together the weights of an addition are at most 32,768 (cure: "
+        f"{heavy}: branches weighted (40000, 1, 1); together the weights of an addition are at most 32,768 (cure: "
         f"let both branches share one "
         "quantiser).",
         f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both "

@@ -168,8 +168,8 @@ def test_tables_are_not_endless(rng):
     product = sketch.multiply("x", "x")
     graph = sketch.graph(sketch.step(product, "s8", axis=0))
     assert [str(r) for r in load_backend("tflite").check(graph, load_target("linux-x86"), {})] == [
-        f"{graph.outputs[0]}: a step function for each of 17 channels of a product, 1,114,112 pairs of levels in all; "
-        "a table of a product has at most 1,048,576 (cure: quantise per tensor, or its two inputs to fewer bits)."
+        f"{graph.outputs[0]}: a step function for each of 17 channels behind two tensors, 1,114,112 pairs of levels in "
+        "all; a table of pairs has at most 1,048,576 (cure: quantise per tensor, or its two inputs to fewer bits)."
     ]
 
 

@@ -21,6 +21,8 @@ class FusingBuilder(RuleBuilder):
 
     layers          the operators that requantise, in the file's order, with their proofs
     wide            edges that are stored as int32: sums of more than 8 bits on their way to the outputs
+    pairs           sum or product of two tensors -> its operation, whose quantisers may be looked up by pairs of levels
+    rounded         those of which a quantiser that is a straight line may be multiplied and rounded instead
     channel_axes    sum -> the axes along which its operator can have a step function per index
     """
 
@@ -29,6 +31,8 @@ class FusingBuilder(RuleBuilder):
         self.layers: list[Layer] = []
         self.channel_axes: dict[str, tuple[int, ...]] = {}
         self.wide: set[str] = set()
+        self.pairs: dict[str, Op] = {}
+        self.rounded: set[str] = set()
         self._sums: dict[str, WriteSum] = {}
 
     def write_sum(self, op: Op, write: WriteSum, accumulate: Callable[[], None]) -> None:
@@ -40,6 +44,18 @@ class FusingBuilder(RuleBuilder):
             write(identity_step(self.graph.edges[op.output], op.output))
             return
         self._sums[op.output] = write
+
+    def announce_pairs(self, op: Op, is_rounded: bool) -> None:
+        """Notes that what reads `op` may be looked up by the pair of its inputs' levels."""
+        if len(op.inputs) == 2 and (op.output in self.wide or not self.graph.needs_storage(op.output)):
+            self.pairs[op.output] = op
+            if is_rounded:
+                self.rounded.add(op.output)
+
+    def looked_up(self, step: Requantise) -> Op | None:
+        """The operation by whose pairs of levels `step` has to be looked up; None where it need not or cannot be."""
+        source = step.inputs[0]
+        return None if source in self.rounded and is_straight(step) else self.pairs.get(source)
 
     def is_tabulated(self, step: Requantise) -> bool:
         """Whether the step function is looked up: it is no straight line, and reads levels that are stored."""
@@ -58,11 +74,11 @@ def tabulate_levels(step: Requantise, offset: int, size: int = 256) -> Ints:
     return find_levels(step, np.arange(size) - offset)
 
 
-def tabulate_pairs(step: Requantise, zeros: tuple[int, int], first: Encoding, second: Encoding) -> Ints:
-    """(C, levels of the first * levels of the second): what the quantiser makes of each product of levels less their
-    zeros, the second input's levels next to each other."""
-    a, b = (np.arange(code.lo, code.hi + 1) - zero for code, zero in zip((first, second), zeros, strict=True))
-    return find_levels(step, np.outer(a, b).reshape(-1))
+def tabulate_pairs(step: Requantise, op: Op, first: Encoding, second: Encoding) -> Ints:
+    """(C, levels of the first * levels of the second): what the quantiser makes of `op` on each pair of levels, the
+    second input's next to each other."""
+    a, b = (np.arange(code.lo, code.hi + 1) for code in (first, second))
+    return find_levels(step, np.asarray(op.execute([a[:, None], b[None, :]], None)).reshape(-1))
 
 
 def find_levels(step: Requantise, x: Ints) -> Ints:

@@ -76,13 +76,13 @@ def fit_layer(
     """
     plain = fit_at_lift(operator, name, step, weight, source, code, largest, 1)
     lift, wider = lift_levels(source)
-    if not liftable or lift == 1 or not _count_wrong(plain, all_sets):
+    if not liftable or lift == 1 or not count_wrong(plain, all_sets):
         return plain
     finer = fit_at_lift(operator, name, step, weight, wider, code, largest, lift)
-    return finer if _count_wrong(finer, all_sets) < _count_wrong(plain, all_sets) else plain
+    return finer if count_wrong(finer, all_sets) < count_wrong(plain, all_sets) else plain
 
 
-def _count_wrong(fitted: FittedLayer, all_sets: bool) -> int:
+def count_wrong(fitted: FittedLayer, all_sets: bool) -> int:
     """Accumulators of the kernel sets that count at which another level comes out."""
     verdicts = list(fitted.layer.solution.verdicts.values())
     return sum(int(verdict.differing.sum()) for verdict in verdicts[: None if all_sets else 1])

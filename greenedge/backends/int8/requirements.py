@@ -139,17 +139,22 @@ def require_line(b: RuleBuilder, step: Requantise, runtime: str) -> bool:
     return True
 
 
+def count_pairs(step: Requantise, codes: Sequence[Encoding]) -> int:
+    """The entries of its table."""
+    return step.channels * int(np.prod([code.levels for code in codes], dtype=object))
+
+
 def require_pair_table(
     b: RuleBuilder, step: Requantise, codes: Sequence[Encoding], axes: Sequence[int], runtime: str
 ) -> None:
-    """A quantiser behind a product of two tensors, encoded as `codes` where they are not refused themselves, has a
+    """A quantiser behind an operation on two tensors, encoded as `codes` where they are not refused themselves, has a
     table that a file can hold."""
     require_channel_axis(b, step, axes, runtime)
-    entries = step.channels * int(np.prod([code.levels for code in codes], dtype=object))
+    entries = count_pairs(step, codes)
     b.require(
         len(codes) < 2 or entries <= MOST_PAIRS,
-        f"a step function for each of {step.channels} channels of a product, {entries:,} pairs of levels in all",
-        f"a table of a product has at most {MOST_PAIRS:,}",
+        f"a step function for each of {step.channels} channels behind two tensors, {entries:,} pairs of levels in all",
+        f"a table of pairs has at most {MOST_PAIRS:,}",
         "quantise per tensor, or its two inputs to fewer bits",
         ReasonKind.TOO_WIDE,
     )

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import Float32s
 from greenedge.backends.int8.builder import tabulate_levels
-from greenedge.backends.int8.layers import FittedLayer
 from greenedge.backends.int8.onnxruntime.accumulators import accumulate_terms
-from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder, encode_levels
+from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder
+from greenedge.backends.int8.onnxruntime.pairs import expected_codes, is_looked_up, look_up_pairs
+from greenedge.backends.int8.onnxruntime.rounding import fit_elementwise, write_rounding
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
     is_quantised,
@@ -23,7 +23,6 @@ from greenedge.backends.int8.requirements import (
 )
 from greenedge.errors import ReasonKind
 from greenedge.graph import Add, Input, Requantise
-from greenedge.graph.ops.base import Ints
 
 WIDEST_ADDITION = 1 << 15  # sum of |multiplier|: 128 times that, and half as much again, are exact in float32
 
@@ -46,8 +45,10 @@ def requantise(b: OnnxBuilder, op: Requantise) -> None:
         _look_up(b, op)
         return
     axes = b.channel_axes.get(op.inputs[0])
-    if op.inputs[0] in b.products:
-        require_pair_table(b, op, b.products[op.inputs[0]], range(len(b.graph.edges[op.output].shape)), RUNTIME)
+    pair = b.looked_up(op)
+    if pair is not None:
+        codes = expected_codes(b, pair)
+        require_pair_table(b, op, codes, range(len(b.graph.edges[op.output].shape)), RUNTIME)
     elif require_line(b, op, RUNTIME) and axes is not None:
         require_channel_axis(b, op, axes, RUNTIME)
     b.begin_emission()
@@ -74,12 +75,14 @@ def _look_up(b: OnnxBuilder, op: Requantise) -> None:
 
 @RULES.lowers(Add)
 def add(b: OnnxBuilder, op: Add) -> None:
-    """A weighted sum of branches."""
+    """A weighted sum of branches; of two, looked up where rounding it is not proved."""
     require_readers(b, op)
     largest = sum(abs(m) * edge.magnitude for m, edge in zip(op.multipliers, b.graph.input_edges(op), strict=True))
     require_int32_sums(b, op, largest, RUNTIME)
+    is_narrow = sum(abs(m) for m in op.multipliers) <= WIDEST_ADDITION
+    b.announce_pairs(op, is_rounded=is_narrow)
     b.require(
-        not is_quantised(b, op) or sum(abs(m) for m in op.multipliers) <= WIDEST_ADDITION,
+        is_narrow or not is_quantised(b, op) or op.output in b.pairs,
         f"branches weighted {tuple(op.multipliers)}",
         f"together the weights of an addition are at most {WIDEST_ADDITION:,}",
         "let both branches share one quantiser",
@@ -88,33 +91,15 @@ def add(b: OnnxBuilder, op: Add) -> None:
     b.begin_emission()
 
     def write(step: Requantise) -> None:
+        if is_looked_up(b, op, step):
+            look_up_pairs(b, op, step)
+            return
         b.quantise(
             step,
             lambda code, written: write_elementwise(b, step, op.inputs, op.multipliers, op.name, code, written),
         )
 
     b.write_sum(op, write, lambda: accumulate_terms(b, op, op.multipliers))
-
-
-def _fit_elementwise(
-    b: OnnxBuilder, step: Requantise, name: str, code: Encoding, rank: int
-) -> tuple[FittedLayer, list[int]]:
-    """The factor, bias and scale of each channel, and the shape in which they broadcast against `rank` axes and the
-    batch."""
-    fitted = b.fit("QuantizeLinear", name, step, np.ones((step.channels, 1), np.int64), encode_levels(0, 0), code)
-    shape = [1] * (rank + 1)
-    shape[step.axis + 1] = -1
-    return fitted, shape
-
-
-def write_rounding(
-    b: OnnxBuilder, edge: str, total: str, bias: Ints, scale: Float32s, code: Encoding, written: str
-) -> None:
-    """(total + bias) * scale, to the nearest level."""
-    total = b.node("Add", [total, b.constant(f"{edge}/bias", bias)], f"{edge}/acc")
-    total = b.node("Mul", [total, b.constant(f"{edge}/scale", scale)], f"{edge}/real")
-    one, zero = b.constant(f"{edge}/one", 1.0), b.constant(f"{edge}/zero", code.zero_point + SHIFT, np.uint8)
-    b.node("QuantizeLinear", [total, one, zero], written)
 
 
 def write_elementwise(
@@ -129,7 +114,7 @@ def write_elementwise(
     """Whole numbers in float32 (exact), times a scale, to int8 by QuantizeLinear: the same arithmetic as the other
     operators'."""
     edge = step.output
-    fitted, shape = _fit_elementwise(b, step, name, code, len(b.graph.edges[sources[0]].shape))
+    fitted, shape = fit_elementwise(b, step, name, code, len(b.graph.edges[sources[0]].shape))
     factor, bias = fitted.weight.reshape(shape), fitted.bias.reshape(shape)
     parts = []
     for k, (source, multiplier) in enumerate(zip(sources, multipliers, strict=True)):

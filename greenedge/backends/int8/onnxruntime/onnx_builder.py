@@ -29,14 +29,13 @@ RULES: Rules[OnnxBuilder] = Rules("onnxruntime", RUNTIME)
 
 class OnnxBuilder(FusingBuilder):
     """One file in the making. Tensors are named as the graph's edges; `codes` says how each that is stored is
-    encoded; `products` has the encodings of the two inputs of each product whose quantisers may be looked up."""
+    encoded."""
 
     def __init__(self, graph: Graph, is_checking: bool = False) -> None:
         super().__init__(graph, is_checking)
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self.codes: dict[str, Encoding] = {}
-        self.products: dict[str, list[Encoding]] = {}
         self._lifted: set[str] = set()  # tensors that are there multiplied too
 
     def constant(self, name: str, values: ArrayLike, kind: DTypeLike = np.float32) -> str:

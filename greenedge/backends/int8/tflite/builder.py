@@ -13,7 +13,7 @@ from greenedge.backends.int8.quant_params import LEVELS, Encoding, encode, encod
 from greenedge.backends.int8.requirements import require_readers
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.int8.tflite.layout import Layout, image, plain
-from greenedge.graph import Conv, ConvTranspose, Graph, MaxPool, Multiply, Op, Requantise, SumPool
+from greenedge.graph import Conv, ConvTranspose, Graph, MaxPool, Op, Requantise, SumPool
 from greenedge.graph.lines import identity_step
 from greenedge.legalise.capabilities import SPATIAL_AXES
 from greenedge.legalise.rules import Rules
@@ -39,7 +39,6 @@ class TfliteBuilder(FusingBuilder):
     encodings   how each stored edge will be encoded, known while checking too; an operator without weights may yet
                 choose another scale
     placed      where each edge is, once written
-    products    product -> its operation, whose quantisers are looked up
     int4        whether dense layers of at most 4 bits are stored as such
     all_sets    whether an operator must be exact on all kernel sets, not on XNNPACK alone
     """
@@ -52,7 +51,6 @@ class TfliteBuilder(FusingBuilder):
         self.encodings: dict[str, Encoding] = {}
         self.placed: dict[str, Placed] = {}
         self.lifted: dict[int, Placed] = {}
-        self.products: dict[str, Multiply] = {}
         self._conversions: dict[tuple[int, Layout], Placed] = {}
 
     def choose_zero_level(self, edge: str, lo: int, hi: int) -> int:

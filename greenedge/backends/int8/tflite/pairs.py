@@ -1,7 +1,8 @@
-"""The rule of products of two tensors: looked up by the pair of levels, quantiser and all.
+"""Operations on two tensors looked up by the pair of levels, quantiser and all; the rule of products.
 
-LiteRT's int8 MUL rounds differently in every kernel set. A table of what the quantiser makes of each pair, 65,536 at 8
-bits, moves integers alone: every kernel set gives the same, for any step function.
+LiteRT's int8 MUL rounds differently in every kernel set, and a sum of two unlike branches seldom has a scale and a bias
+that hit every step. A table of what the quantiser makes of each pair, 65,536 at 8 bits, moves integers alone: every
+kernel set gives the same, for any step function.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from greenedge.backends.int8.tflite.accumulators import cast_to_int32, int32_ope
 from greenedge.backends.int8.tflite.builder import RULES, RUNTIME, Placed, TfliteBuilder
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation
 from greenedge.backends.int8.tflite.layout import Layout, image, plain
-from greenedge.graph import Multiply, Requantise
+from greenedge.graph import Multiply, Op, Requantise
 
 
 @RULES.lowers(Multiply)
@@ -25,19 +26,18 @@ def multiply(b: TfliteBuilder, op: Multiply) -> None:
     require_readers(b, op)
     require_int32_sums(b, op, b.graph.edges[op.output].magnitude, RUNTIME)
     b.announce_sum(op, (0, len(b.graph.edges[op.output].shape) - 1))
-    if op.output in b.wide or not b.graph.needs_storage(op.output):
-        b.products[op.output] = op
+    b.announce_pairs(op, is_rounded=False)
     b.begin_emission()
-    b.write_sum(op, lambda step: _look_up_pairs(b, op, step), lambda: _accumulate(b, op))
+    b.write_sum(op, lambda step: look_up_pairs(b, op, step), lambda: _accumulate(b, op))
 
 
-def _look_up_pairs(b: TfliteBuilder, op: Multiply, step: Requantise) -> None:
+def look_up_pairs(b: TfliteBuilder, op: Op, step: Requantise) -> None:
     """Place in the table: the first input's level times as many as the second has, plus the second's, plus a table for
     each channel."""
     edge, code = step.output, b.encode_step(step)
     parts, layout = _place_inputs(b, op, is_image=step.channels == 1 or step.axis == 0)
     first, second = (part.code for part in parts)
-    table = tabulate_pairs(step, op.zeros, first, second) + code.offset
+    table = tabulate_pairs(step, op, first, second) + code.offset
     row = cast_to_int32(b, parts[0], first.bounds[0], f"{edge}/row")
     shape = parts[0].layout.file
     row = int32_operator(b, "MUL", [row, b.constant(f"{edge}/width", [second.levels])], shape, f"{edge}/start")
@@ -58,7 +58,7 @@ def _widen(part: Placed, channels: int) -> tuple[int, ...]:
     return (*lead, max(last, channels))
 
 
-def _place_inputs(b: TfliteBuilder, op: Multiply, is_image: bool) -> tuple[list[Placed], Layout]:
+def _place_inputs(b: TfliteBuilder, op: Op, is_image: bool) -> tuple[list[Placed], Layout]:
     """Both inputs and the output with their axes in one order: with channels last as an image, or the graph's own."""
     shape = b.graph.edges[op.output].shape
     if len(shape) > 1 and is_image:
