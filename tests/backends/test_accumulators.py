@@ -9,10 +9,12 @@ import pytest
 
 from greenedge import api
 from greenedge.backends.int8 import onnxruntime, tflite
+from greenedge.backends.int8.tflite.emit import write_file
 from greenedge.backends.int8.tflite.runtime import weight_offsets
 from greenedge.errors import GreenedgeError
 from greenedge.graph import Dense, Edge, Graph, Input, freeze, run_graph
 from greenedge.legalise import legalise_graph
+from greenedge.runtimes import open_runtime
 from greenedge.target import load_target
 from tests.backends.graphs import Sketch
 from tests.backends.test_int8_ops import check
@@ -101,14 +103,12 @@ def test_sums_are_split_where_float32_is_no_longer_exact(tmp_path, weights, part
     assert (total < 1 << 24) == (parts == 1)
     graph = dense_graph(np.array(weights)[:, None])
     assert reasons(graph) == []
-    for name, content in tflite.plan(graph, CPU, {}).files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    (tmp_path / "model.tflite").write_bytes(write_file(graph).content)
     assert len([name for name in weight_offsets(tmp_path / "model.tflite") if name.endswith("/weight")]) == parts
     x = np.full((4, len(weights)), 255)
     x[1, 0], x[2, 1:], x[3, ::2] = 254, 0, 253
-    for kernels in ("xnnpack", "reference"):
-        assert np.array_equal(tflite.simulate(tmp_path, x, kernels=kernels)["fc"], x @ graph.ops[1].weight)
+    for name in ("litert", "litert-reference"):
+        assert np.array_equal(open_runtime(name, graph).run(x)["fc"], x @ graph.ops[1].weight)
 
 
 @pytest.mark.parametrize("count, is_refused", [(8224, False), (8225, True)])
@@ -210,7 +210,7 @@ def test_a_plain_classifier_from_its_file_to_a_verified_binary(rng, tmp_path, ba
     assert any(name.startswith("tflite ") for name in stages) == (backend == "tflite")
 
 
-@pytest.mark.parametrize("kernels", ["xnnpack", "reference"])
+@pytest.mark.parametrize("kernels", ["xnnpack", pytest.param("reference", marks=pytest.mark.slow)])
 def test_scores_are_the_hosts_bit_for_bit(rng, tmp_path, kernels):
     from greenedge.lower import lower_file
     from greenedge.lower.float_io import run_epilogue, run_prologue
@@ -245,6 +245,7 @@ def test_an_edge_of_another_type_is_damage(tmp_path, module):
             module.simulate(tmp_path, np.zeros((1, 9), np.int64))
 
 
+@pytest.mark.slow
 def test_a_flipped_weight_is_seen(rng, tmp_path):
     graph = dense_graph(rng.integers(-127, 128, (20, 3)))
     for name, content in tflite.plan(graph, CPU, {}).files.items():
