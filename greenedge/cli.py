@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from greenedge.run.infer import Written
     from greenedge.run.job import Job
 
+PLAN = "plan"  # as a stage of --until: what is planned is shown, and nothing runs
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -366,7 +367,12 @@ def build(
     fps: Fps = None,
     latency: Latency = None,
     out: Out = None,
-    until: Annotated[str, typer.Option("--until", metavar="STAGE")] = "report",
+    until: Annotated[
+        str,
+        typer.Option(
+            "--until", metavar="STAGE", help="Last stage to run; 'plan' runs none and shows what would be built."
+        ),
+    ] = "report",
     set_: Sets = None,
     input_type: InputTypes = None,
     docker: Docker = False,
@@ -380,8 +386,24 @@ def build(
 
     options = _build_options(set_, fps, latency)
     source = ModelFile(model, inputs, labels, input_types(input_type or []), expected)
+    if until == PLAN:
+        return _show_plans(jobs_for(source, target or [], backend, options, runs_tools=False), as_json)
     jobs = jobs_for(source, target or [], backend, options, _stage(until), docker)
     _run_jobs(jobs, out, until, dry_run, as_json, require)
+
+
+def _show_plans(jobs: Sequence[Job], as_json: bool) -> None:
+    """A table for each job of what its build would be."""
+    from greenedge.run.plan_view import outline
+
+    plans = [outline(job) for job in jobs]
+    if as_json:
+        return _print_json(plans)
+    for plan in plans:
+        typer.echo(f"{plan['model']} for {plan['target']} by {plan['backend']}, planned, nothing built:")
+        _table(plan["columns"], plan["layers"])
+        for name, value in plan["estimated"].items():
+            typer.echo(f"{name}: {value} (estimated)")
 
 
 def _build_options(texts: list[str] | None, fps: int | None, latency: float | None) -> dict[str, object]:

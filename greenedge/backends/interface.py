@@ -74,6 +74,15 @@ class Fitness:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What a plan says before anything is run: a row for each layer (or file), and estimates for the whole."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    estimated: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Environment:
     """Something that a back end makes for itself, as a row of `greenedge doctor`: an environment for tools of its own.
 
@@ -205,6 +214,11 @@ def _no_rows() -> tuple[tuple[str, str, str] | Environment, ...]:
     return ()
 
 
+def _outline_files(plan: Plan, target: Target) -> Outline:
+    """Of a plan whose files are what ships."""
+    return Outline(("file", "bytes"), tuple((name, len(content)) for name, content in sorted(plan.files.items())))
+
+
 def _no_needs(target: Target, options: Options) -> tuple[str, ...]:
     return ()
 
@@ -246,6 +260,7 @@ class Backend:
     partial_vectors      how many vectors of `memory_faults` the partial stages can simulate beside the samples
     memory_faults        the single-bit faults of the build's memories; None where it has no memories of its own
     requirements         (program or package, what needs it, how to get it), or an Environment, for `greenedge doctor`
+    outline              what a plan says of layers and resources, for `--until plan`
     """
 
     name: str
@@ -277,6 +292,7 @@ class Backend:
     partial_vectors: Callable[[Path], int] = _few_vectors
     memory_faults: Callable[[Graph, Path], FaultModel | None] = _no_faults
     requirements: Callable[[], tuple[tuple[str, str, str] | Environment, ...]] = _no_rows
+    outline: Callable[[Plan, Target], Outline] = _outline_files
 
 
 def has_fitness(backend: Backend) -> bool:

@@ -38,21 +38,27 @@ def read_batch(graph: onnx.GraphProto) -> int | None:
 
 
 def make_batch_one(proto: onnx.ModelProto) -> list[str]:
-    """Batch N or open → 1 in inputs and in the shapes that nodes are given, in place; other declared shapes go."""
+    """Batch N or open → 1, in place; what was done, in words."""
+    size = read_batch(proto.graph)
+    set_batch(proto, 1)
+    return [] if size is None or size == 1 else [f"its batch of {size} is read as a batch of 1"]
+
+
+def set_batch(proto: onnx.ModelProto, size: int) -> None:
+    """A batch of `size` samples in inputs and in the shapes that nodes are given, in place; other declared shapes
+    go."""
     graph = proto.graph
-    size = read_batch(graph)
+    before = read_batch(graph)
     for value in graph.input:
         dims = value.type.tensor_type.shape.dim
         if len(dims):
             dims[0].Clear()
-            dims[0].dim_value = 1
+            dims[0].dim_value = size
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
-    if size is None or size == 1:
-        return []
-    _rewrite_shapes(graph, size)
-    return [f"its batch of {size} is read as a batch of 1"]
+    if before is not None and before != size:
+        _rewrite_shapes(graph, before, size)
 
 
 def is_batch_one(graph: onnx.GraphProto) -> bool:
@@ -61,7 +67,7 @@ def is_batch_one(graph: onnx.GraphProto) -> bool:
     return all(first.dim_value == 1 for first in firsts)
 
 
-def _rewrite_shapes(graph: onnx.GraphProto, size: int) -> None:
+def _rewrite_shapes(graph: onnx.GraphProto, before: int, size: int) -> None:
     """The batch inside constant shapes; a constant that other nodes read as well is copied first."""
     from onnx import numpy_helper
 
@@ -71,12 +77,12 @@ def _rewrite_shapes(graph: onnx.GraphProto, size: int) -> None:
         if position is None or node.domain or len(node.input) <= position or node.input[position] not in constants:
             continue
         shape = numpy_helper.to_array(constants[node.input[position]])
-        if shape.ndim != 1 or not shape.size or shape[0] != size:
+        if shape.ndim != 1 or not shape.size or shape[0] != before:
             continue
-        name = f"{node.input[position]}.one"
+        name = f"{node.input[position]}.batch{size}"
         if name not in constants:
             fresh = copy.deepcopy(constants[node.input[position]])
-            fresh.CopyFrom(numpy_helper.from_array(np.concatenate([np.ones(1, shape.dtype), shape[1:]]), name))
+            fresh.CopyFrom(numpy_helper.from_array(np.concatenate([np.full(1, size, shape.dtype), shape[1:]]), name))
             graph.initializer.append(fresh)
             constants[name] = graph.initializer[-1]
         node.input[position] = name

@@ -3,9 +3,9 @@
     normal = normalise(load_proto(path), path.stem)      # UnsupportedError carries all reasons
 
 A batch of one sample, constants as initialisers, float32, one domain for quantisers, standard layers with channels
-first, padding as numbers, opset 13 or later, nodes in order with unique names, and the shape of every tensor.
-Normalising twice changes nothing. What a step changes in the numbers, or in how the file is read, becomes a note for
-the user.
+first, real operators between quantisers, padding as numbers, opset 13 or later, nodes in order with unique names, and
+the shape of every tensor. Normalising twice changes nothing. What a step changes in the numbers, or in how the file is
+read, becomes a note for the user.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from greenedge.frontends.float_types import use_float32
 from greenedge.frontends.opsets import raise_opset
 from greenedge.frontends.order import name_nodes, sort_nodes
 from greenedge.frontends.pads import state_pads
+from greenedge.frontends.qoperator import replace_qoperators
 
 if TYPE_CHECKING:
     import onnx
@@ -87,6 +88,7 @@ STEPS: tuple[Step, ...] = (
     sort_nodes,
     domains.name_domains,
     raise_opset,
+    replace_qoperators,
     use_float32,
     put_channels_first,
     sort_nodes,

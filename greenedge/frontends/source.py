@@ -45,7 +45,8 @@ class Source:
     """A model as read: nodes in topological order, constants by tensor name, inputs and outputs with shapes.
 
     A dimension that is not fixed is None; `annotations` maps tensors to QONNX datatype names such as 'UINT8'. `notes`
-    are sentences about how the file was read, `complaints` what ONNX itself says against the model.
+    are sentences about how the file was read, `complaints` what ONNX itself says against the model, `shapes` those of
+    the tensors between, as far as they follow from the inputs'.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Source:
     opset: int
     notes: tuple[str, ...] = ()
     complaints: tuple[Reason, ...] = ()
+    shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict, repr=False)
 
 
 def read_model(path: Path) -> Source:
@@ -105,6 +107,7 @@ def parse_normal(normal: Normal, name: str) -> Source:
         next(entry.version for entry in normal.proto.opset_import if entry.domain == ""),
         normal.notes,
         normal.complaints,
+        {v.name: _shape(v) for v in graph.value_info},
     )
 
 

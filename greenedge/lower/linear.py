@@ -223,9 +223,9 @@ def require_activation(walk: Walk, node: Node, value: Value | None) -> Live:
     if isinstance(value, Host) and value.origin is not None:
         raise Refused(
             ReasonKind.FLOAT_ISLAND,
-            f"its input passed through {value.why}",
+            f"its input passed through {value.history}",
             "float arithmetic is possible before the first and after the last integer layer only",
-            f"remove {value.origin.op} or move it behind the last layer",
+            value.cure,
         )
     raise Refused(
         ReasonKind.UNQUANTISED,

@@ -58,16 +58,19 @@ def _apply_rule(walk: Walk, node: Node, args: Args) -> list[Value]:
     try:
         if node.op in _NETWORKS:
             raise Refused(ReasonKind.UNSUPPORTED_OP, node.op, *_NETWORKS[node.op])
-        if any(isinstance(arg, Broken) for arg in args) and node.op not in linear.RULES:
-            return [Broken()] * count
         if node.op in _DYNAMIC:
+            if any(reason.kind is ReasonKind.DYNAMIC_QUANTISER for reason in walk.reasons):
+                return [Broken()] * count  # said once: every layer has the same
             what = f"{node.op}, dynamic quantisation: {_DYNAMIC[node.op]}"
             raise Refused(ReasonKind.DYNAMIC_QUANTISER, what, "scales are constant in an integer network", _STATIC)
+        args = _resume(walk, node, args)
+        if any(isinstance(arg, Broken) for arg in args) and node.op not in linear.RULES:
+            return [Broken()] * count
         if node.op in ("Shape", "Size"):
             return [_read_shape(walk, node, args)]
         rule, splitting = RULES.get(node.op), structure.SPLITTING_RULES.get(node.op)
         if rule is None and splitting is None:
-            return walk.fold_all(node, args)
+            return walk.fold_all(node, args, has_form=False)
         _require_first_input(node, args)
         if (
             all(arg is None or isinstance(arg, (Constant, Host)) for arg in args)
@@ -86,6 +89,16 @@ def _apply_rule(walk: Walk, node: Node, args: Args) -> list[Value]:
     except Silent:
         pass
     return [Broken()] * count
+
+
+def _resume(walk: Walk, node: Node, args: Args) -> Args:
+    """The inputs of a node behind one that was refused: integers stand in for the one that is not constant, so that
+    what lies behind the first reason is judged as well. Two that meet have a ratio of scales, which nobody knows."""
+    moving = [k for k, arg in enumerate(args) if isinstance(arg, (Live, Host, Broken))]
+    if len(moving) != 1 or not isinstance(args[moving[0]], Broken) or node.op == "Trunc":
+        return args
+    (k,) = moving
+    return [*args[:k], walk.stand_in(node.inputs[k]), *args[k + 1 :]]
 
 
 def _require_shallow(value: Value) -> None:

@@ -89,7 +89,7 @@ def _quantise(
     quantises, as long as no integer layer reads that (linear.require_activation)."""
     if isinstance(value, Host):
         if value.origin is not None and node.op in _ON_HOST:
-            return Host(value.example, value.origin, value.why)
+            return value
         return _quantise_on_host(walk, node, value, scale, zero, levels, mode)
     return _quantise_edge(walk, node, _require_live(value), scale, zero, levels, is_scaled=mode != "BIPOLAR")
 
@@ -227,7 +227,7 @@ def quantize_linear(walk: Walk, node: Node, args: Args) -> Value:
     if isinstance(value, Host):
         if value.origin is not None:
             kind = np.dtype(f"{'int' if signed else 'uint'}{8 if bits <= 8 else 16}")
-            return Host(np.zeros(value.example.shape, kind), value.origin, value.why)
+            return value.replace_example(np.zeros(value.example.shape, kind))
         return Live(_quantise_on_host(walk, node, value, scale, zero, levels, "LINEAR").edge, Var())
     value = _require_live(value)
     y = _express_levels(walk, value, scale, zero)
@@ -243,7 +243,7 @@ def dequantize_linear(walk: Walk, node: Node, args: Args) -> Value:
         bits = max(int(np.abs(ints).max(initial=1)).bit_length() + 1, 8)
         return Grid(ints, broadcast_parameter(scale, ints), broadcast_parameter(zero, ints), bits)
     if isinstance(value, Host) and value.origin is not None:
-        return Host(np.zeros(value.example.shape, np.float32), value.origin, value.why)
+        return value.replace_example(np.zeros(value.example.shape, np.float32))
     if not isinstance(value, Live):
         raise Refused(
             ReasonKind.UNQUANTISED,
@@ -301,9 +301,9 @@ def _quantise_on_host(
     if value.origin is not None:
         raise Refused(
             ReasonKind.FLOAT_ISLAND,
-            f"its input passed through {value.why}",
+            f"its input passed through {value.history}",
             "float arithmetic is possible before the first and after the last integer layer only",
-            f"remove {value.origin.op} or move it behind the last layer",
+            value.cure,
         )
     for part in (scale, zero):
         if not widens_nothing(part.shape, value.example.shape):

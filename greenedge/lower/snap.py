@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 MAX_BITS = 24  # m / 2**s is one float32 constant
+_MARK = "greenedge.snap"  # metadata of a snapped file: its multiplier bits
+_REWRITTEN = ("Quant", "IntQuant")
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,25 @@ def snap_file(
         results.append(result)
         if line is not None:
             wanted[op.name] = line
+    _mark(proto, multiplier_bits)
     with atomic_write(target) as path:
         path.write_bytes(proto.SerializeToString())
     _check(lower_file(target, declared).graph, wanted)
     return tuple(results)
+
+
+def _mark(proto: ModelProto, multiplier_bits: int) -> None:
+    kept = [entry for entry in proto.metadata_props if entry.key != _MARK]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    proto.metadata_props.add(key=_MARK, value=str(multiplier_bits))
+
+
+def can_snap(source: Path) -> bool:
+    """Whether the file has quantisers that can be rewritten, and `snap_file` has not written it."""
+    proto = read_normal(source).proto
+    is_snapped = any(entry.key == _MARK for entry in proto.metadata_props)
+    return not is_snapped and any(node.op_type in _REWRITTEN for node in proto.graph.node)
 
 
 def _check(graph: Graph, wanted: dict[str, _Line]) -> None:
@@ -190,7 +207,7 @@ def _find_bias_layer(proto: ModelProto, tensor: str, offset: Array) -> NodeProto
 def _find_quantiser(proto: ModelProto, tensor: str) -> NodeProto | None:
     """The Quant node that writes `tensor`, where it rounds half to even."""
     for node in proto.graph.node:
-        if tensor in node.output and node.op_type in ("Quant", "IntQuant"):
+        if tensor in node.output and node.op_type in _REWRITTEN:
             mode = next((a.s.decode() for a in node.attribute if a.name == "rounding_mode"), "ROUND")
             return node if mode in ("ROUND", "HALF_EVEN") else None
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,12 +53,27 @@ class Host:
     """A float tensor that the host computes: before the first quantiser, or after the last integer operation.
 
     `example` is its value for one batch of zeros (shape and type are what matters); `origin` is the node at which it
-    left the integers, None for a tensor before them.
+    left the integers, None for a tensor before them, and `also` the nodes after it that have no integer form either.
     """
 
     example: Array
     origin: Node | None = None
     why: str = ""
+    also: tuple[Node, ...] = ()
+
+    def replace_example(self, example: Array) -> Host:
+        return replace(self, example=example)
+
+    @property
+    def history(self) -> str:
+        """What the tensor passed through."""
+        return ", ".join([self.why, *(f"and {node.op} ({node.name}), likewise" for node in self.also)])
+
+    @property
+    def cure(self) -> str:
+        assert self.origin is not None
+        names = " and ".join(dict.fromkeys(node.op for node in (self.origin, *self.also)))
+        return f"remove {names} or move {'them' if ' and ' in names else 'it'} behind the last layer"
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,6 +92,25 @@ class Walk:
         if reason not in self.reasons:
             self.reasons.append(reason)
 
+    def stand_in(self, tensor: str) -> Value:
+        """Integers of one bit in place of a tensor that a refused node was to write; Broken for one of unknown shape,
+        and for one that no input reaches (weights).
+
+        The model has a reason against it by then: nothing is built of what is lowered from here on.
+        """
+        shape = self.source.shapes.get(tensor)
+        if shape is None or len(shape) < 2 or None in shape or not self._is_live(tensor):
+            return Broken()
+        edge = self.builder.input(f"in place of {tensor}", tuple(size or 1 for size in shape[1:]), 0, 1)
+        return Live(edge, Var())
+
+    def _is_live(self, tensor: str) -> bool:
+        live = set(self.source.inputs)
+        for node in self.source.nodes:
+            if live.intersection(node.inputs):
+                live.update(node.outputs)
+        return tensor in live
+
     # -- services for the rules -------------------------------------------------------------------------------------
 
     def host_input(self, node: Node, value: Host, scale: Array, zero: Array, levels: Quantiser, mode: str) -> str:
@@ -149,8 +168,8 @@ class Walk:
         """A node off the integer path: computed now where constant, a host tensor otherwise."""
         return self.fold_all(node, args)[0]
 
-    def fold_all(self, node: Node, args: Args) -> list[Value]:
-        """As `fold`, for every output of the node."""
+    def fold_all(self, node: Node, args: Args, has_form: bool = True) -> list[Value]:
+        """As `fold`, for every output of the node; `has_form`: on integers it would have an integer form."""
         arrays = [None if arg is None else self._example(arg) for arg in args]
         live = [arg for arg in args if isinstance(arg, Live)]
         hosts = [arg for arg in args if isinstance(arg, Host)]
@@ -166,7 +185,8 @@ class Walk:
                 "quantise the input once and use the quantised tensor on both paths",
             )
         if after is not None:
-            return [Host(result, after.origin, after.why) for result in results]
+            also = after.also if has_form else (*after.also, node)
+            return [Host(result, after.origin, after.why, also) for result in results]
         if live:
             why = f"{node.op} ({node.name}), which has no integer form here"
             return [Host(result, node, why) for result in results]

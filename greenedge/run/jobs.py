@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from greenedge.frontends.import_onnx import ModelFile, check_samples
 from greenedge.run.folder import RunFolder
 from greenedge.run.job import ORDER, Display, Job
 from greenedge.run.loop import run_job, run_jobs
-from greenedge.run.stages import plan_build
 from greenedge.target import load_target, nearest
 from greenedge.tools.needs import require_tools
 
@@ -53,8 +51,10 @@ def jobs_for(
     options: Mapping[str, object] | None = None,
     until: str = "report",
     docker: bool = False,
+    runs_tools: bool = True,
 ) -> list[Job]:
-    """One job per target, each checked as far as it goes without work: the target, the back end, its tools.
+    """One job per target, each checked as far as it goes without work: the target, the back end, its tools where they
+    are to run.
 
     Raises TargetError and ToolError before anything is trained.
     """
@@ -73,7 +73,8 @@ def jobs_for(
         target = load_target(name)
         name = default_backend(target, backend)
         job = Job(source, target, name, dict(options or {}), docker, is_chosen=backend is not None)
-        require_tools(load_backend(name).needs(target, job.options), f"a build for {target.name} by {name}")
+        if runs_tools:
+            require_tools(load_backend(name).needs(target, job.options), f"a build for {target.name} by {name}")
         jobs.append(job)
     return jobs
 
@@ -141,7 +142,7 @@ def preflight(source: ModelFile, targets: Sequence[str], backend: str | None, op
 def dry_plan(job: Job) -> list[str]:
     """The commands that the build would run, a line each, for a model file; a recipe is trained first, so it has none
     yet."""
-    from greenedge.lower import lower_file
+    from greenedge.run.plan_view import make_plan
 
     if not isinstance(job.source, ModelFile):
         return [
@@ -150,13 +151,7 @@ def dry_plan(job: Job) -> list[str]:
         ]
     if (target := job.target) is None:
         return [f"# {job.source.name}: no target, so nothing is built"]
-    lowered = lower_file(job.source.path, job.source.input_types())
-    if not job.is_chosen:
-        from greenedge.backends.select import select_backend
-
-        backend, reason = select_backend(lowered.graph, target, job.options)
-        job = replace(job, backend=backend, reason=reason)
-    plan = plan_build(job, lowered)
+    job, plan = make_plan(job)
     why = [f"# {job.reason}"] if job.reason else []
     return [
         *why,

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.frontends.batch import set_batch
 from greenedge.graph import Input, Requantise
 from greenedge.graph.ops.base import Array
 from greenedge.lower import Lowered
 from greenedge.lower.prologue_epilogue import dequantiser
 
+# samples that go through qonnx at once, and numbers of a batch's tensors altogether (256 MB of float32)
+_BATCH, _BATCH_ELEMENTS = 64, 1 << 26
+_CANNOT = (RuntimeError, AssertionError, ValueError, KeyError)  # what qonnx and onnx raise for a model they cannot take
+
 
 def qonnx_integers(
     lowered: Lowered, model: Path, inputs: Array | Mapping[str, Array], tell: Callable[[int, int, str], None]
 ) -> dict[str, Array]:
-    """{edge: integers} of every input, requantiser and output whose tensor qonnx computes, sample by sample. `inputs`
-    is one array, or one for each input of the model by its name.
+    """{edge: integers} of every input, requantiser and output whose tensor qonnx computes. `inputs` is one array, or
+    one for each input of the model by its name.
 
     Integers are read off the float tensors by their exact scale and zero point. Raises VerificationError where a tensor
     holds something else.
     """
-    executor, names = _executor(model)
+    executor, names, batch = _executor(model, _count(inputs))
     given = inputs if isinstance(inputs, Mapping) else {names[0]: inputs}
     feeds = {name: np.asarray(given[name], np.float32) for name in names}
     total = len(feeds[names[0]])
     rows: list[dict[str, Array]] = []
-    for k in range(total):
-        rows.append(read_integers(lowered, executor({name: x[k : k + 1] for name, x in feeds.items()}), k))
-        tell(k + 1, total, "qonnx")
+    for first in range(0, total, batch):
+        taken = min(batch, total - first)
+        # the last batch is filled up with its last sample: the model's shapes are fixed
+        places = first + np.minimum(np.arange(batch), taken - 1)
+        integers = read_integers(lowered, executor({name: x[places] for name, x in feeds.items()}), first)
+        rows.append({edge: values[:taken] for edge, values in integers.items()})
+        tell(first + taken, total, "qonnx")
     if not rows:
         raise VerificationError("qonnx was asked for zero samples; give at least one.")
     return {edge: np.concatenate([row[edge] for row in rows]) for edge in rows[0]}
@@ -79,29 +90,68 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _executor(path: Path) -> tuple[Callable[[Mapping[str, Array]], dict[str, Array]], list[str]]:
-    """({input: a sample (1, …)} → {tensor: array} by qonnx.execute_onnx, the names of the inputs). Raises
-    GreenedgeError where qonnx cannot take the model."""
-    from qonnx.core.modelwrapper import ModelWrapper
+def _count(inputs: Array | Mapping[str, Array]) -> int:
+    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+
+
+def _executor(path: Path, samples: int) -> tuple[Callable[[Mapping[str, Array]], dict[str, Array]], list[str], int]:
+    """({input: a batch} → {tensor: array} by qonnx.execute_onnx, the names of the inputs, the size of the batch).
+
+    qonnx opens a session of its runtime for every node of every call, which costs more than the node: samples go
+    through in batches where every tensor of the model then holds one sample beside the other. Raises GreenedgeError
+    where qonnx cannot take the model.
+    """
     from qonnx.core.onnx_exec import execute_onnx
-    from qonnx.transformation.infer_shapes import InferShapes
 
     try:
-        with _quiet():
-            model = ModelWrapper(str(path)).transform(InferShapes())
-    except (RuntimeError, AssertionError, ValueError, KeyError) as error:
+        model = _open(path, 1)
+    except _CANNOT as error:
         raise GreenedgeError(
             f"{path}: qonnx cannot read the model ({str(error).splitlines()[0]}); export it with export_qonnx."
         ) from None
+    shapes = _live_shapes(model)
+    batch = max(1, min(samples, _BATCH, _BATCH_ELEMENTS // max(1, sum(map(math.prod, shapes.values())))))
+    if batch > 1:
+        wide = _widen(path, shapes, batch)
+        model, batch = (model, 1) if wide is None else (wide, batch)
     constants = {tensor.name for tensor in model.graph.initializer}
-    shapes = {
-        value.name: model.get_tensor_shape(value.name) for value in model.graph.input if value.name not in constants
-    }
+    names = [value.name for value in model.graph.input if value.name not in constants]
 
-    def execute(sample: Mapping[str, Array]) -> dict[str, Array]:
-        feeds = {name: sample[name].reshape(shape) for name, shape in shapes.items()}
+    def execute(samples: Mapping[str, Array]) -> dict[str, Array]:
+        feeds = {name: samples[name].reshape(batch, *shapes[name][1:]) for name in names}
         with _quiet():
             context: dict[str, Array] = execute_onnx(model, feeds, return_full_exec_context=True)
             return context
 
-    return execute, list(shapes)
+    return execute, names, batch
+
+
+def _open(path: Path, batch: int) -> Any:
+    """The model in a qonnx wrapper, its batch that large and its shapes inferred. Raises one of _CANNOT."""
+    import onnx
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    with _quiet():
+        proto = onnx.load(str(path))
+        set_batch(proto, batch)
+        return ModelWrapper(proto).transform(InferShapes())
+
+
+def _widen(path: Path, shapes: Mapping[str, tuple[int, ...]], batch: int) -> Any:
+    """The model for a batch of that size; None where a tensor would not hold one sample beside the other."""
+    try:
+        model = _open(path, batch)
+    except _CANNOT:
+        return None
+    return model if _live_shapes(model) == {name: (batch, *shape[1:]) for name, shape in shapes.items()} else None
+
+
+def _live_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors that depend on an input."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    live = {value.name for value in model.graph.input} - constants
+    for node in model.graph.node:
+        if live.intersection(node.input):
+            live.update(filter(None, node.output))
+    return {name: tuple(model.get_tensor_shape(name) or ()) for name in live}

@@ -68,3 +68,25 @@ def make_graph(rng, build, samples: int = 40):
     sketch, output = build(rng)
     graph = fit_affine_forms(sketch.graph(output))
     return graph, sketch.values(graph, samples)["x"]
+
+
+def moves(rng):
+    """Padding with a zero point, upsampling, three branches joined of which two are one, a transposition, a view that
+    moves values, dense layers over the last axis."""
+    sketch = Sketch(rng, (2, 4, 3))
+    a = sketch.step(sketch.conv("x", 2, (3, 3), pads=(1, 1, 1, 1), pad_value=3))
+    b = sketch.upsample(sketch.pad(a, (0, 1, 0, 0, 0, 1), value=2), 1, 1, 2)
+    c = sketch.concat(b, b, sketch.step(sketch.conv(b, 1, (1, 1)), "s4"))
+    d = sketch.step(sketch.dense(sketch.transpose(c, 2, 1, 0), 2, bits=3))
+    e = sketch.step(sketch.dense(sketch.reshape(d, 10, 8), 2))
+    return sketch, sketch.dense(sketch.reshape(e, 20), 2, bits=2)
+
+
+def moved_sequence(rng):
+    """The same with one axis, and a vector that becomes a sequence."""
+    sketch = Sketch(rng, (6,), "s4")
+    a = sketch.reshape(sketch.step(sketch.dense("x", 6)), 2, 3)
+    b = sketch.step(sketch.conv(a, 3, (2,), pads=(1, 0), pad_value=-1), "s4")
+    c = sketch.transpose(sketch.upsample(b, 1, 3), 1, 0)
+    d = sketch.step(sketch.dense(c, 4))
+    return sketch, sketch.step(sketch.dense(sketch.reshape(d, 36), 3, bits=2), "s4")

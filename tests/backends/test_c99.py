@@ -10,9 +10,9 @@ import pytest
 from greenedge.backends import c99
 from greenedge.backends.c99.code_builder import choose_form
 from greenedge.backends.c99.emit import find_reasons
-from greenedge.backends.c99.memory_plan import Lifetime, place_in_arena, plan_memory
+from greenedge.backends.c99.memory_plan import Lifetime, code_of, place_in_arena, plan_memory
 from greenedge.errors import ToolError
-from greenedge.graph import Conv, Edge, Graph, Input, Pad, Requantise, Table, freeze, run_graph
+from greenedge.graph import Conv, Edge, Graph, Input, Pad, Requantise, Steps, Table, freeze, run_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.graphs import RANGES, Sketch, list_built
@@ -97,6 +97,15 @@ def test_a_table(rng, target, tmp_path):
     net.edges["bent"] = Edge("bent", (5,), 0, 15)
     assert choose_form(step) == "table"
     check(net, "bent", net.reshape("x", 5, 1), target=target, folder=tmp_path / "b")
+
+
+def test_a_step_with_one_level(rng, target, tmp_path):
+    """It has no thresholds, and ISO C no arrays without elements."""
+    net = Sketch(rng, (5,), "s4")
+    steps = Steps(freeze([-1]), freeze(np.zeros((1, 0), np.int64)), None)
+    net.ops.append(Requantise("flat", ("x",), "flat", 0, 1, 1, steps, freeze([-8]), freeze([7])))
+    net.edges["flat"] = Edge("flat", (5,), 1, 1)
+    check(net, "flat", net.reshape("x", 5, 1), target=target, folder=tmp_path / "b")
 
 
 def test_buffers_that_live_at_once_share_no_byte(rng):
@@ -216,6 +225,15 @@ def test_what_the_kernels_have_not_is_refused(rng, target):
 def test_buffers_take_the_lowest_place_that_is_free_while_they_live():
     lives = [Lifetime("a", 8, 0, 1), Lifetime("b", 5, 1, 2), Lifetime("c", 8, 2, 3), Lifetime("d", 4, 0, 3)]
     assert place_in_arena(lives) == ({"c": 0, "a": 0, "b": 8, "d": 16}, 20)
+
+
+@pytest.mark.parametrize(
+    "low, is_wide", [(-200, False), (32639, False), (32640, True), (-32895, False), (-32896, True)]
+)
+def test_an_offset_is_no_wider_than_its_type(low, is_wide):
+    """Few levels far from 0, as a sum with large weights of an input that hardly varies."""
+    code = code_of(Edge("sum", (3,), low, low + 255))
+    assert code.wide == is_wide and (is_wide or -(1 << 15) <= code.offset < 1 << 15)
 
 
 def test_too_little_memory(rng):

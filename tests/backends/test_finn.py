@@ -71,6 +71,7 @@ def test_the_top_says_what_its_streams_carry(rng):
     assert "    logic [7:0] act1_tdata;  // 1 x 4 bits unsigned, 8 beats a sample\n" in top
 
 
+@pytest.mark.slow
 @pytest.mark.tool("finn")
 def test_finn_expects_the_same_cycles(rng, tmp_path):
     """FINN+ takes every kind of layer in its own terms, and counts as we do wherever its unit works alike."""

@@ -139,7 +139,13 @@ SUBJECTS = [
 ]
 
 
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def _by_name(subject: Subject, *values):
+    """A queue's proof takes longest by far."""
+    name = "-".join([subject.name, *(value[2][:40] for value in values)])
+    return pytest.param(subject, *values, marks=[pytest.mark.slow] * (subject.harness == "queue"), id=name)
+
+
+@pytest.mark.parametrize("subject", [_by_name(subject) for subject in SUBJECTS])
 def test_unit_is_proved(subject, tmp_path):
     """For every input, also resets in between, and any length of time; and the harness does reach what it speaks of."""
     proof = formal.prove(f"formal_{subject.harness}", subject.parameters, subject.sources(), tmp_path, subject.depth)
@@ -148,8 +154,7 @@ def test_unit_is_proved(subject, tmp_path):
 
 @pytest.mark.parametrize(
     "subject, mutant",
-    [(subject, mutant) for subject in SUBJECTS for mutant in subject.mutants],
-    ids=lambda value: value.name if isinstance(value, Subject) else value[2][:40],
+    [_by_name(subject, mutant) for subject in SUBJECTS for mutant in subject.mutants],
 )
 def test_proof_fails_for_a_mutant(subject, mutant, tmp_path):
     """A mutant breaks a real run from power-up, not merely the induction."""

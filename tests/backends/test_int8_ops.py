@@ -108,8 +108,16 @@ def test_every_width_of_weights(rng, tmp_path, bits):
     check(sketch, sketch.step(sketch.dense("x", 16, bits)), tmp_path=tmp_path, all_certified=bits <= 4)
 
 
-@pytest.mark.parametrize("levels", ["u4", "s4", "up"])
-@pytest.mark.parametrize("all_sets", [False, True])
+@pytest.mark.parametrize(
+    "levels, all_sets",
+    [
+        pytest.param(
+            levels, all_sets, marks=[pytest.mark.slow] * ((levels, all_sets) not in (("up", True), ("s4", False)))
+        )
+        for levels in ("u4", "s4", "up")
+        for all_sets in (False, True)
+    ],
+)
 def test_levels_are_multiplied_where_biases_must_be_finer(rng, tmp_path, levels, all_sets):
     """4-bit weights and activations into 8 bits: 255 steps leave a bias less room than a whole accumulator, 18 times
     finer or not. Two layers read one multiplied tensor, and its padding stands for the same level."""
@@ -330,6 +338,22 @@ def test_concatenations(rng, tmp_path, axis, second):
     b = sketch.step(sketch.conv("x", 4, (1, 1)), second)
     joined = sketch.concat(a, b, axis=axis)
     check(sketch, joined, sketch.step(sketch.conv(joined, 3, (2, 2))), tmp_path=tmp_path)
+
+
+def test_an_input_that_is_an_output_too_has_one_layout(rng):
+    """A sequence, which LiteRT gets as an image of one row."""
+    sketch = Sketch(rng, (4, 5), "s4")
+    pooled = sketch.step(sketch.sum_pool("x", (5,)))
+    graph = legalise_graph(sketch.graph("x", pooled), PASSES)
+    emitted = write_file(graph)
+    runtime, _, _ = load_runtime()
+    interpreter = runtime.Interpreter(model_content=emitted.content, num_threads=1)
+    interpreter.allocate_tensors()
+    feeds, placed = sketch.values(graph, SAMPLES), emitted.placed["x"]
+    x = placed.layout.to_file(feeds["x"] + placed.code.offset).astype(np.int8)
+    values = run(interpreter, [x], lambda done: None)
+    got = placed.layout.to_graph(values[str(placed.tensor)]).astype(np.int64) - placed.code.offset
+    assert np.array_equal(got, feeds["x"])
 
 
 def test_concatenated_vectors_of_flattened_images(image, tmp_path):

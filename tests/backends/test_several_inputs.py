@@ -21,6 +21,7 @@ from tests.lower.models import Model
 from tests.lower.several_inputs import CASES, STEP, draw, quantise, weights
 
 BUILDS = {"c99": "cortex-m4", "tflite": "linux-x86", "onnxruntime": "linux-x86"}
+FAST = (("twice", "c99"), ("two outputs", "tflite"))
 
 
 def _equal(got: dict[str, np.ndarray], expected: list[np.ndarray]) -> bool:
@@ -40,9 +41,13 @@ def test_the_integer_graph_computes_what_numpy_does(name, rng, tmp_path):
     assert _equal(got, case.expect(**samples))
 
 
-@pytest.mark.parametrize("backend", BUILDS)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("add", "alike"))) for name in CASES]
+    "name, backend",
+    [
+        pytest.param(name, backend, marks=[pytest.mark.slow] * (name != "concat" and (name, backend) not in FAST))
+        for name in CASES
+        for backend in BUILDS
+    ],
 )
 def test_a_build_answers_what_numpy_does(name, backend, rng, tmp_path):
     case = CASES[name]

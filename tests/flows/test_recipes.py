@@ -47,7 +47,7 @@ SHORT = {
     },
 }
 OTHER_SOURCE = {"keywords-dscnn": "tones", "anomaly-autoencoder": "hum"}  # that need no archive
-SLOW = ("anomaly-autoencoder", "cifar-resnet8", "digits-cnn")
+SLOW = ("anomaly-autoencoder", "cifar-resnet8", "digits-cnn", "digits-mlp", "keywords-dscnn")
 LEARNT = {
     "digits-mlp": 0.85,
     "digits-cnn": 0.3,

@@ -18,6 +18,8 @@ from tests.lower.zoo import ZOO, make
 
 # not monotone, so tabulated: no affine form can exist
 WITHOUT_AFFINE = {"curves"}
+# what every change is tried on; the others have the same layers in other forms
+FAST = ("mlp", "cnn", "depthwise", "residual", "per-channel", "curves", "classes")
 
 
 def export(name: str, path) -> np.ndarray:
@@ -31,7 +33,7 @@ def export(name: str, path) -> np.ndarray:
     return samples.numpy()
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in ZOO])
 def test_network(tmp_path, name, capfd):
     samples = export(name, tmp_path / "model.onnx")
     lowered = lower_file(tmp_path / "model.onnx")
@@ -69,7 +71,9 @@ def _check_saved_form(lowered, ints, ours) -> None:
             assert np.array_equal(context[edge], values[k : k + 1]), f"{edge} differs in the saved QONNX form"
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "inception", "classes"])
+@pytest.mark.parametrize(
+    "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn", "inception", "classes"))]
+)
 def test_the_saved_form_lowers_to_the_same_integers(tmp_path, name):
     """graph.onnx is QONNX with integer types noted on it: lowering it again gives a graph that computes the same."""
     samples = export(name, tmp_path / "model.onnx")

@@ -313,3 +313,29 @@ def test_the_torch_module_stands_beside_the_node(tmp_path):
     with pytest.raises(UnsupportedError) as error:
         lower_file(tmp_path / "m.onnx")
     assert str(error.value.reasons[0]).startswith("node_linear (features.3): its weights are float32")
+
+
+def test_reasons_behind_the_first_are_given_too(tmp_path):
+    """What stands behind a refused node is judged as if integers came out of it; a float function that follows another
+    is named with it."""
+    model = Model((1, 4)).quant().dense(4, 4).node("Sin").quant().node("Cos").quant()
+    model.dense(4, 3).node("Pow", model.constant(3.0)).quant().dense(3, 3).quant(scale=0.0)
+    with pytest.raises(UnsupportedError) as refusal:
+        lower_file(model.save(tmp_path / "m.onnx"))
+    told = {reason.node: str(reason) for reason in refusal.value.reasons}
+    assert list(told) == ["MatMul_9", "Pow_10", "Quant_14"]
+    assert told["MatMul_9"] == (
+        "MatMul_9: its input passed through Sin (Sin_4), which has no integer form here, and Cos (Cos_6), likewise; "
+        "float arithmetic is possible before the first and after the last integer layer only "
+        "(cure: remove Sin and Cos or move them behind the last layer)."
+    )
+
+
+def test_nothing_stands_in_where_two_branches_meet(tmp_path):
+    """The scales of two branches are what an addition is judged by, and one of them is unknown."""
+    model = Model((1, 4)).quant()
+    start = model.tensor
+    model.node("Pow", model.constant(3.0), source=start).node("Add", start).quant().dense()
+    with pytest.raises(UnsupportedError) as refusal:
+        lower_file(model.save(tmp_path / "m.onnx"))
+    assert [reason.node for reason in refusal.value.reasons] == ["Pow_2"]

@@ -35,7 +35,7 @@ def _x(rng, samples: int = SAMPLES) -> np.ndarray:
 
 def _reference(path, x) -> np.ndarray:
     """The model's own output, by qonnx, sample by sample."""
-    (run, (name,)), output = _executor(path), onnx.load(str(path)).graph.output[0].name
+    (run, (name,), _), output = _executor(path, 1), onnx.load(str(path)).graph.output[0].name
     return np.concatenate([run({name: sample[None]})[output] for sample in x])
 
 

@@ -228,6 +228,8 @@ def write_step(b: CodeBuilder, op: Requantise, name: str) -> str:
     else:
         steps = op.require_steps()
         thresholds = np.broadcast_to(steps.thresholds, (channels, op.hi - op.lo))
+        if op.hi == op.lo:  # one level has no thresholds, and C no empty arrays: this one is not read
+            thresholds = np.zeros((1, 1), np.int64)
         per_channel = {
             "thresholds": ("int32_t", thresholds),
             "sign": ("int8_t", np.broadcast_to(steps.sign, (channels,))),

@@ -14,6 +14,7 @@ import numpy as np
 from greenedge.graph import Edge, Graph, Op, Requantise, Reshape
 
 _ALIGN = 4
+_FARTHEST = (1 << 15) - 1  # an offset is an int16_t
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ class Program:
 
 
 def code_of(edge: Edge) -> Code:
-    """One byte wherever the range of levels has at most 256 of them."""
+    """One byte wherever the range of levels has at most 256 of them, not farther from 0 than an offset reaches."""
     if -128 <= edge.lo and edge.hi <= 127:
         return Code(False, 0)
-    if edge.hi - edge.lo <= 255:
+    if edge.hi - edge.lo <= 255 and abs(edge.lo + 128) <= _FARTHEST:
         return Code(False, edge.lo + 128)
     return Code(True, 0)
 

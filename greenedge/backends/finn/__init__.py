@@ -40,6 +40,7 @@ from greenedge.backends.interface import (
     Fitness,
     FloatEpilogue,
     Options,
+    Outline,
     PartialFn,
     Values,
 )
@@ -321,6 +322,30 @@ def fitness(graph: Graph, target: Target, options: Options) -> Fitness:
     return Fitness(1, f"build.{asked[0]} was asked for, which it takes as its goal" if asked else "")
 
 
+def outline(plan: Plan, target: Target) -> Outline:
+    """The folding of every unit; cycles, and the cells of the core beside the device's."""
+    from greenedge.backends.finn.design import Limits
+
+    design = json.loads(plan.files["folding.json"])
+    columns = ("layer", "unit", "PE", "SIMD", "cycles")
+    rows = tuple(tuple(layer[key] for key in ("name", "kind", "pe", "simd", "cycles")) for layer in design["layers"])
+    limits, guess = Limits.of(target.device), design["estimate"]
+
+    def of(value: float, whole: float | None) -> str:
+        return f"{value:,.0f}" + (f" of {whole:,.0f} that the core may take" if whole else "")
+
+    return Outline(
+        columns,
+        rows,
+        {
+            "cycles a sample": f"{design['interval_cycles']:,.0f}",
+            "cycles of latency": f"{design['latency_cycles']:,.0f}",
+            "logic cells (4-input tables)": of(guess["logic"], limits.logic),
+            "memory blocks": of(guess["blocks"], limits.blocks),
+        },
+    )
+
+
 def requirements() -> tuple[tuple[str, str, str] | Environment, ...]:
     """FINN+'s environment, and Vivado, without which everything but AMD's own bitstream is made."""
     from greenedge.backends.finn.finnplus.environment import environment_folder, finn_version
@@ -378,4 +403,5 @@ BACKEND = Backend(
     switching=switching,
     preflight_notes=preflight_notes,
     requirements=requirements,
+    outline=outline,
 )

@@ -16,7 +16,6 @@ import numpy as np
 from greenedge.backends.finn.dialect.layer import Fold, Layer, Wire
 from greenedge.backends.finn.dialect.ops import Network, Queue
 from greenedge.backends.finn.folding import Folding
-from greenedge.graph.ops.base import Ints
 
 SAMPLES = 6  # inferences that are simulated: at least three, and more while there are no more than FIRINGS firings
 FIRINGS = 300_000
@@ -67,13 +66,16 @@ class _Link:
 
 @dataclass
 class _Actor:
-    """One layer: per firing of a sample (rows) cumulative integers needed, freed (per source) and given; cycles."""
+    """One layer: per firing of a sample (rows) cumulative integers needed, freed (per source) and given; cycles.
+
+    They are Python's own numbers: a schedule looks at single ones a million times.
+    """
 
     layer: Layer
-    needs: Ints
-    frees: Ints
-    gives: Ints
-    cost: Ints
+    needs: list[list[int]]
+    frees: list[list[int]]
+    gives: list[int]
+    cost: list[int]
     latency: int
     sources: list[_Link]
     results: list[_Link]
@@ -90,10 +92,10 @@ class _Actor:
         before, rows = self.fired, len(self.cost)
         while self.fired < rows * samples and (start := self._ready(*divmod(self.fired, rows))) is not None:
             sample, row = divmod(self.fired, rows)
-            self.clock = max(self.clock, start) + int(self.cost[row])
+            self.clock = max(self.clock, start) + self.cost[row]
             for k, link in enumerate(self.sources):
-                link.taken.append((sample * self.totals[k] + int(self.frees[row, k]), self.clock))
-            total = sample * int(self.gives[-1]) + int(self.gives[row])
+                link.taken.append((sample * self.totals[k] + self.frees[row][k], self.clock))
+            total = sample * self.gives[-1] + self.gives[row]
             for link in self.results:
                 link.given.append((total, self.clock + self.latency))
             self.fired += 1
@@ -103,13 +105,13 @@ class _Actor:
         """When this firing's integers are there and its result has room; None if that is not known yet."""
         start = 0
         for k, link in enumerate(self.sources):
-            count = sample * self.totals[k] + int(self.needs[row, k])
-            time = self._time_of(k, link.given, count)
+            time = self._time_of(k, link.given, sample * self.totals[k] + self.needs[row][k])
             if time is None:
                 return None
             start = max(start, time)
+        given = sample * self.gives[-1] + self.gives[row]
         for k, link in enumerate(self.results, len(self.sources)):
-            count = sample * int(self.gives[-1]) + int(self.gives[row]) - link.capacity
+            count = given - link.capacity
             time = self._time_of(k, link.taken, count) if count > 0 else 0
             if time is None:
                 return None
@@ -128,9 +130,9 @@ class _Actor:
         empty = [
             link.name
             for k, link in enumerate(self.sources)
-            if self._time_of(k, link.given, sample * self.totals[k] + int(self.needs[row, k])) is None
+            if self._time_of(k, link.given, sample * self.totals[k] + self.needs[row][k]) is None
         ]
-        room = [(link, sample * int(self.gives[-1]) + int(self.gives[row]) - link.capacity) for link in self.results]
+        room = [(link, sample * self.gives[-1] + self.gives[row] - link.capacity) for link in self.results]
         return [
             link.name
             for k, (link, count) in enumerate(room, len(self.sources))
@@ -166,7 +168,7 @@ def schedule(network: Network, folding: Folding, depths: Mapping[str, int], beat
     _run_actors(actors, max(3, min(max(SAMPLES, FEW // firings), FIRINGS // firings)), depths)
     done = _completion_times(links[network.result.name], network.result.total)
     half = len(done) // 2  # before, the network is still filling
-    interval = max((done[-1] - done[half]) / (len(done) - 1 - half), *(float(actor.cost.sum()) for actor in actors))
+    interval = max((done[-1] - done[half]) / (len(done) - 1 - half), *(float(sum(actor.cost)) for actor in actors))
     return Schedule(interval, done[0], {name: links[name].largest_backlog() for name in joins})
 
 
@@ -212,8 +214,8 @@ def _make_source(wire: Wire, link: _Link, beats: int) -> _Actor:
     """Who gives the network its input."""
     gives = np.arange(1, wire.pixels + 1) * wire.channels
     cost = np.diff(np.arange(wire.pixels + 1) * beats // wire.pixels)
-    nothing = np.zeros((wire.pixels, 0), np.int64)
-    return _Actor(Layer("input", (), (wire,)), nothing, nothing, gives, cost, 0, [], [link], seen=[0])
+    nothing: list[list[int]] = [[] for _ in range(wire.pixels)]
+    return _Actor(Layer("input", (), (wire,)), nothing, nothing, gives.tolist(), cost.tolist(), 0, [], [link], seen=[0])
 
 
 def _make_actor(layer: Layer, fold: Fold, links: Mapping[str, _Link]) -> _Actor:
@@ -224,10 +226,10 @@ def _make_actor(layer: Layer, fold: Fold, links: Mapping[str, _Link]) -> _Actor:
     sources, results = [links[w.name] for w in layer.sources], [links[w.name] for w in layer.results]
     return _Actor(
         layer,
-        firings.needs,
-        firings.frees,
-        firings.gives,
-        np.diff(np.concatenate([[0], spent])),
+        firings.needs.tolist(),
+        firings.frees.tolist(),
+        firings.gives.tolist(),
+        np.diff(np.concatenate([[0], spent])).tolist(),
         layer.latency + fold.cycles,
         sources,
         results,

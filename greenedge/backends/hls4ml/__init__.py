@@ -34,7 +34,7 @@ from greenedge.backends.hls4ml.toolchains import (
     check_toolchain,
     choose_toolchain,
 )
-from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
+from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Outline, Values
 from greenedge.errors import GreenedgeError, Reason, TargetError, ToolError
 from greenedge.files.json_file import read_table
 from greenedge.files.scratch import scratch_folder
@@ -120,6 +120,15 @@ def _job(graph: Graph, target: Target, chain: Toolchain, options: Options) -> di
         "logic": int(options.get("synthesis") == "logic"),
         "estimated_cycles": max((f.cycles for f in foldings.values()), default=None),
     }
+
+
+def outline(plan: Plan, target: Target) -> Outline:
+    """The folding of every layer with weights."""
+    job = json.loads(plan.files["job.json"])
+    rows = tuple((name, one["Strategy"], one["ReuseFactor"], one["Cycles"]) for name, one in job["folding"].items())
+    cycles = job["estimated_cycles"]
+    estimated = {} if cycles is None else {"cycles a sample": f"{cycles:,}"}
+    return Outline(("layer", "strategy", "reuse", "cycles"), rows, estimated)
 
 
 def _io(graph: Graph) -> str:
@@ -287,4 +296,5 @@ BACKEND = Backend(
     stale_artifact=stale_artifact,
     why_not_runnable=why_not_runnable,
     requirements=requirements,
+    outline=outline,
 )

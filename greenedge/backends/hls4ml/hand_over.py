@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from greenedge.backends.hls4ml.layers import Handover, LayerBuilder
-from greenedge.backends.hls4ml.lower_values import RULES
+from greenedge.backends.hls4ml.lower_moves import RULES
 from greenedge.errors import Reason
 from greenedge.graph import Graph
 from greenedge.legalise.capabilities import check_ends

@@ -21,6 +21,7 @@ from greenedge.legalise.capabilities import ONE_FILE_AN_OUTPUT, SPATIAL_AXES, Ca
 from greenedge.legalise.rules import RuleBuilder, Rules
 
 _ONE_OR_TWO_AXES = SPATIAL_AXES.limit({1, 2}, "hls4ml has one or two", "use 1-D or 2-D layers")
+MAX_AXES = 3  # of a transposition, with every toolchain
 SUPPORTED: Capabilities = {Conv: (_ONE_OR_TWO_AXES,), MaxPool: (_ONE_OR_TWO_AXES,)}
 
 
@@ -84,6 +85,9 @@ class LayerBuilder(RuleBuilder):
         """The layers that hold the edges which `op` reads."""
         return tuple(self.layouts[name].layer for name in op.inputs)
 
+    def find_layer(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
+
     def emit(
         self,
         kind: str,
@@ -127,6 +131,14 @@ def channels_last_order(shape: Shape) -> Ints:
 
 def channels_last_shape(shape: Shape) -> list[int]:
     return [*shape[1:], shape[0]] if len(shape) > 1 else list(shape)
+
+
+def emit_transpose(
+    b: LayerBuilder, op: Op, layer: str, source: Edge, perm: Sequence[int], part: str, edge: Edge | None = None
+) -> str:
+    """The output of `layer`, in the range of `source`, with hls4ml's axis perm[i] in place i."""
+    precision = {"result": range_type(source.lo, source.hi)}
+    return b.emit("Transpose", (layer,), op, {"perm": [int(p) for p in perm]}, part, edge, precision=precision)
 
 
 def sum_types(edge: Edge, weight: Ints) -> dict[str, str]:

@@ -10,15 +10,12 @@ import numpy as np
 
 from greenedge.backends.int8.layers import FittedLayer, fit_layer
 from greenedge.backends.int8.quant_params import LEVELS, encode
-from greenedge.files.scratch import scratch_folder
-from greenedge.frontends.input_type import InputType
 from greenedge.graph import Edge, Graph, Linear, Op, Requantise
 from greenedge.graph.lines import is_straight
 from greenedge.graph.ops.base import Ints
-from greenedge.legalise import Passes, legalise
-from greenedge.lower import Lowered
+from greenedge.lower.snap import can_snap
 
-CHANNELS = 16  # tried in each layer, evenly spaced
+CHANNELS = 32  # tried in all, shared out among the layers
 _SNAP_BITS = 16  # of the multipliers that a note speaks of
 
 Operators = Mapping[type[Op], str]  # the runtime's operator (arithmetic.py) for each kind of layer
@@ -43,6 +40,7 @@ class Estimate:
 def estimate(graph: Graph, operators: Operators) -> Estimate:
     """For a legalised graph that can be built."""
     tried = differing = accumulators = wrong = largest = 0
+    share = max(2, CHANNELS // max(1, len(graph.linears)))
     for step in graph.requantisers:
         layer = graph.producer(step.inputs[0])
         if not isinstance(layer, Linear) or step.steps is None or not is_straight(step):
@@ -50,7 +48,7 @@ def estimate(graph: Graph, operators: Operators) -> Estimate:
         source = graph.edges[layer.inputs[0]]
         if source.hi - source.lo > LEVELS:
             continue
-        chosen = _fit_sample(step, layer, operators[type(layer)], source, graph.edges[step.output].zero)
+        chosen = _fit_sample(step, layer, share, operators[type(layer)], source, graph.edges[step.output].zero)
         verdict = next(iter(chosen.layer.solution.verdicts.values()))
         tried += len(verdict.differing)
         differing += int((verdict.differing > 0).sum())
@@ -60,9 +58,10 @@ def estimate(graph: Graph, operators: Operators) -> Estimate:
     return Estimate(tried, differing, accumulators, wrong, largest)
 
 
-def _fit_sample(step: Requantise, layer: Linear, operator: str, source: Edge, zero: int) -> FittedLayer:
+def _fit_sample(step: Requantise, layer: Linear, channels: int, operator: str, source: Edge, zero: int) -> FittedLayer:
+    """The layer of as many channels, evenly spaced."""
     weight = _weights_by_channel(layer)
-    rows = np.unique(np.linspace(0, len(weight) - 1, CHANNELS).astype(int))
+    rows = np.unique(np.linspace(0, len(weight) - 1, channels).astype(int))
     some = step.select_channels(rows)
     stored = encode(source.lo, source.hi, min(max(source.zero, source.lo), source.hi))
     code = encode(step.lo, step.hi, min(max(zero, step.lo), step.hi))
@@ -77,31 +76,18 @@ def _weights_by_channel(layer: Linear) -> Ints:
     return parts.swapaxes(0, 1).reshape(layer.channels, -1)
 
 
-def describe_differences(source: Path, lowered: Lowered, passes: Passes, operators: Operators) -> tuple[str, ...]:
-    """What an 8-bit file of the legalised model would not hold exactly, and what `snap` would give; () where it holds
-    all."""
-    now = estimate(lowered.graph, operators)
-    if not now.differing_channels:
+def describe_differences(source: Path, graph: Graph, operators: Operators) -> tuple[str, ...]:
+    """What an 8-bit file of the legalised graph would not hold exactly; () where it holds all of what was tried."""
+    found = estimate(graph, operators)
+    if not found.differing_channels:
         return ()
-    from greenedge.lower import lower_file
-    from greenedge.lower.snap import snap_file
-
-    declared: dict[str | None, InputType] = dict(lowered.declared.items())
-    with scratch_folder("check") as folder:
-        snapped = Path(folder) / "snapped.onnx"
-        entries = snap_file(source, snapped, _SNAP_BITS, declared)
-        after = estimate(legalise(lower_file(snapped, declared), passes).graph, operators)
-    changed, total = sum(entry.changed for entry in entries), sum(entry.accumulators for entry in entries)
-    levels = "one level" if now.largest_difference == 1 else f"up to {now.largest_difference} levels"
-    differing = (
-        f"{now.differing_channels} of {now.channels} channels tried give another level at {now.share:.1e} of their "
-        f"accumulators, by {levels}: an 8-bit file holds whole biases and float32 scales only, so verify may stop at a "
-        "differing sample."
-    )
-    if after.share >= now.share:
-        return (f"{differing} `greenedge snap` would not make them fewer; fewer activation bits would.",)
+    levels = "one level" if found.largest_difference == 1 else f"up to {found.largest_difference} levels"
+    cure = "Fewer activation bits would make them fewer."
+    if can_snap(source):
+        command = f"greenedge snap {source} -o SNAPPED.onnx --bits {_SNAP_BITS}"
+        cure = f"`{command}` may make them fewer, and says what it changes."
     return (
-        f"{differing} `greenedge snap {source} -o SNAPPED.onnx --bits "
-        f"{_SNAP_BITS}` would change {changed / total:.1e} of the model's own accumulators, after which "
-        f"{after.differing_channels} of {after.channels} differ, at {after.share:.1e}.",
+        f"{found.differing_channels} of {found.channels} channels tried give another level at {found.share:.1e} of "
+        f"their accumulators, by {levels}: an 8-bit file holds whole biases and float32 scales only, so verify may end "
+        f"within its certificate instead of exact. {cure}",
     )

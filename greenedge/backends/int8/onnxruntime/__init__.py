@@ -128,8 +128,8 @@ def read_edges(folder: Path) -> Record:
 
 
 def preflight_notes(source: Path, lowered: Lowered, target: Target, options: Options) -> tuple[str, ...]:
-    """What the certificate would say of differences, from a sample of channels, and what `snap` would change."""
-    return describe_differences(source, lowered, PASSES, _OPERATORS)
+    """What the certificate would say of differences, from a sample of channels."""
+    return describe_differences(source, lowered.graph, _OPERATORS)
 
 
 def report(folder: Path) -> Record:

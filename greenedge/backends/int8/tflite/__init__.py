@@ -233,9 +233,9 @@ def _is_float_output(output: object, edges: Record) -> bool:
 
 
 def preflight_notes(source: Path, lowered: Lowered, target: Target, options: Options) -> tuple[str, ...]:
-    """What the certificate would say of differences, from a sample of channels, and what `snap` would change; then a
+    """What the certificate would say of differences, from a sample of channels; then a
     sentence for each float output that is left to the host."""
-    differences = describe_differences(source, lowered, PASSES, _OPERATORS)
+    differences = describe_differences(source, lowered.graph, _OPERATORS)
     return (*differences, *float_epilogue(lowered, target, options).notes)
 
 

@@ -57,6 +57,8 @@ def write_file(graph: Graph, int4: bool = False, all_sets: bool = False, ends: S
 def _place_output(b: TfliteBuilder, edge: str, inputs: list[int]) -> Placed:
     """Outputs lie as users of TFLite expect: images with channels last, the rest in the graph's own order."""
     placed = b.placed[edge]
+    if edge in b.graph.inputs:  # a runtime feeds and reads the edge in one layout
+        return b.copy_as(placed, placed.layout, f"{edge}/output")
     shape = placed.layout.shape
     placed = b.convert_layout(placed, image(shape) if len(shape) == 3 else plain(shape), f"{edge}/output")
     return b.copy_as(placed, placed.layout, f"{edge}/output") if placed.tensor in inputs else placed
