@@ -713,6 +713,33 @@ def requantise(
     typer.echo(f"{out}: build and verify it as any other model")
 
 
+@app.command()
+@_exit_code_on_error
+def quantise(
+    model: Annotated[Path, typer.Argument(metavar="FLOAT.onnx")],
+    calibrate: Annotated[
+        Path, typer.Option("--calibrate", metavar="X.npy|X.npz", help="Samples whose values the levels have to hold.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.onnx", help="The quantised model.")],
+    labels: Labels = None,
+    as_json: Json = False,
+) -> None:
+    """Make a model of 8 bits of a float one, and say what that costs on the samples."""
+    from greenedge.run.progress import Screen
+    from greenedge.run.quantise import quantise_model
+
+    with Screen(f"quantise {model.name}").stage("calibrate") as progress:
+        result = quantise_model(model, out, calibrate, labels, progress)
+    if as_json:
+        return _print_json(result)
+    typer.echo(f"{result['layers']} layers with 8-bit weights, activations of 8 bits")
+    if "same_class" in result:
+        typer.echo(f"{result['same_class']} of {result['samples']} samples have the float model's class")
+    if "correct" in result:
+        typer.echo(f"correct: {result['correct']} of {result['samples']}, float {result['float_correct']}")
+    typer.echo(f"{out}: check, build and verify it as any other model")
+
+
 @app.command(
     context_settings={
         "allow_extra_args": True,

@@ -22,6 +22,7 @@ from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedErro
 from greenedge.files.atomic_write import atomic_write
 from greenedge.files.json_file import read_json
 from greenedge.frontends.input_type import InputType
+from greenedge.frontends.post_training import is_float
 from greenedge.frontends.samples import ModelInput, list_inputs
 from greenedge.frontends.source import Source, read_model
 from greenedge.graph import Graph, Requantise, Steps
@@ -116,7 +117,7 @@ def _lower(source: Source, declared: Mapping[str | None, InputType] | None) -> L
             )
         )
     if walk.reasons:
-        raise UnsupportedError(f"{source.name} cannot become an integer graph:", walk.reasons)
+        raise UnsupportedError(f"{source.name} cannot become an integer graph:", _sum_up(source, walk.reasons))
     boundaries = argmax.append_argmax(walk, boundaries)
     graph = build_graph(walk, boundaries)
     outputs = []
@@ -134,6 +135,21 @@ def _lower(source: Source, declared: Mapping[str | None, InputType] | None) -> L
         list_inputs(source, dict(types.items())),
         {edge: name for edge, name in walk.direct.items() if edge in graph.inputs},
     )
+
+
+def _sum_up(source: Source, reasons: list[Reason]) -> list[Reason]:
+    """Of a float model one reason in place of one for each layer that is not quantised."""
+    if not is_float(source):
+        return reasons
+    whole = Reason(
+        source.name,
+        ReasonKind.UNQUANTISED,
+        "a float model, without any quantiser",
+        "integer layers need quantised weights and activations",
+        "run `greenedge quantise FLOAT.onnx --calibrate SAMPLES.npy -o OUT.onnx`, or train it with Brevitas quantisers",
+    )
+    others = [reason for reason in reasons if reason.kind is not ReasonKind.UNQUANTISED]
+    return [whole, *others] if len(others) < len(reasons) else reasons
 
 
 def _assign_input_types(source: Source, declared: Mapping[str | None, InputType]) -> dict[str, InputType]:

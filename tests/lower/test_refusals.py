@@ -279,9 +279,9 @@ CASES = {
     "nothing quantised": (
         lambda: Model().node("Relu"),
         [
-            "x: an output that no integer layer computes; every output must come from a quantised layer (cure: "
-            "quantise the "
-            "model's layers)."
+            "tiny: a float model, without any quantiser; integer layers need quantised weights and activations (cure: "
+            "run `greenedge quantise FLOAT.onnx --calibrate SAMPLES.npy -o OUT.onnx`, or train it with Brevitas "
+            "quantisers)."
         ],
     ),
     "open shape": (

@@ -210,16 +210,17 @@ def test_a_path_out_of_the_flow_folder_is_no_recipe(cli):
     assert "there is no recipe '..'" in done.stderr
 
 
-def test_a_float_model_is_refused_with_the_cure(cli, shared):
-    done = cli("check", shared / "models" / "mnist_conv_float.onnx", "--target", "BENCH")
+def test_a_float_model_is_refused_with_the_cure_which_works(cli, shared, tmp_path, rng):
+    model = shared / "models" / "mnist_conv_float.onnx"
+    done = cli("check", model, "--target", "BENCH")
     assert done.exit_code == 4
-    assert (
-        "Convolution28: its weights are float32 of shape (8, 1, 5, 5); an integer layer needs quantised weights "
-        "(cure: use "
-        "qnn.QuantConv2d(weight_bit_width=4) and train or calibrate again)."
-    ) in done.stderr
-    done = cli("check", shared / "models" / "mnist_conv_float.onnx", "--target", "BENCH", "--json")
-    assert done.exit_code == 4 and json.loads(done.stdout)[0]["reasons"][0]["node"] == "Convolution28"
+    assert "CNTKGraph: a float model, without any quantiser" in done.stderr and "`greenedge quantise" in done.stderr
+    done = cli("check", model, "--target", "BENCH", "--json")
+    assert done.exit_code == 4 and len(json.loads(done.stdout)[0]["reasons"]) == 1
+    np.save(tmp_path / "x.npy", rng.uniform(0, 255, (20, 1, 28, 28)).astype(np.float32))
+    done = cli("quantise", model, "--calibrate", tmp_path / "x.npy", "-o", tmp_path / "q.onnx")
+    assert done.exit_code == 0 and "3 layers with 8-bit weights" in done.stdout
+    assert cli("check", tmp_path / "q.onnx", "--target", "cortex-m4").exit_code == 0
 
 
 def test_ctrl_c(cli, model, monkeypatch):
