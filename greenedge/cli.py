@@ -678,6 +678,43 @@ def snap(
 
 @app.command()
 @_exit_code_on_error
+def requantise(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    inputs: Annotated[
+        Path, typer.Option("--inputs", metavar="X.npy|X.npz", help="Samples whose outputs the levels have to hold.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", "--output", metavar="OUT.onnx", help="The rewritten model.")],
+    bits: Annotated[int, typer.Option("--bits", metavar="N", help="Bits of an output, 2 to 8.")] = 8,
+    power_of_two: Annotated[bool, typer.Option("--power-of-two", help="The scale is a power of two.")] = False,
+    input_type: InputTypes = None,
+    as_json: Json = False,
+) -> None:
+    """Put an output quantiser onto a model that ends in accumulators, its scale from what samples give."""
+    from greenedge.run.jobs import input_types
+    from greenedge.run.requantise import requantise_model
+
+    result = requantise_model(model, out, inputs, bits, power_of_two, input_types(input_type or []))
+    if as_json:
+        return _print_json(result)
+    _table(
+        ["output", "integers", "scale", "values on the samples"],
+        [
+            [
+                one["tensor"],
+                f"{'INT' if one['signed'] else 'UINT'}{one['bits']}",
+                f"{one['scale']:.6g}",
+                f"{one['low']:.6g} … {one['high']:.6g}",
+            ]
+            for one in result["outputs"]
+        ],
+    )
+    if result["other_classes"] is not None:
+        typer.echo(f"{result['other_classes']} of {result['samples']} samples have another class")
+    typer.echo(f"{out}: build and verify it as any other model")
+
+
+@app.command()
+@_exit_code_on_error
 def quantise(
     model: Annotated[Path, typer.Argument(metavar="FLOAT.onnx")],
     calibrate: Annotated[

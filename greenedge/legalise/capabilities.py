@@ -72,6 +72,8 @@ class Ends:
 
 # A cure for more outputs than one that needs no training script: the file itself is cut.
 ONE_FILE_AN_OUTPUT = "make a file for each output: onnx.load, delete the others from graph.output, onnx.save"
+# Cures that need no training script: the command writes the file anew.
+QUANTISE_OUTPUT = "give the file an output quantiser: `greenedge requantise MODEL.onnx --inputs X.npy -o OUT.onnx`"
 
 
 def check_ends(graph: Graph, ends: Ends) -> list[Reason]:

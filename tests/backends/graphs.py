@@ -18,6 +18,7 @@ from greenedge.graph import (
     Graph,
     Input,
     MaxPool,
+    Multiply,
     Pad,
     Requantise,
     Reshape,
@@ -139,6 +140,13 @@ class Sketch:
         )
         name = self._name("add")
         return self._add(Add(name, sources, name, multipliers), ends.min(1).sum(), ends.max(1).sum())
+
+    def multiply(self, first, second, zeros=(0, 0)):
+        edges = (self.edges[first], self.edges[second])
+        low, high = (np.array([edge.lo, edge.hi]) - zero for edge, zero in zip(edges, zeros, strict=True))
+        corners = np.outer(low, high)
+        name = self._name("product")
+        return self._add(Multiply(name, (first, second), name, zeros), corners.min(), corners.max())
 
     def max_pool(self, source, kernel, strides=None, pads=None):
         name = self._name("max")

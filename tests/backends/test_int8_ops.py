@@ -10,7 +10,7 @@ import pytest
 from greenedge.backends.int8.certificate import Problem, emulated_levels
 from greenedge.backends.int8.layers import fit_at_lift
 from greenedge.backends.int8.onnxruntime import emit as onnx_emit
-from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT
+from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT, stored_offset
 from greenedge.backends.int8.onnxruntime.runtime import with_outputs as with_onnx_outputs
 from greenedge.backends.int8.onnxruntime.worker import run as run_onnx
 from greenedge.backends.int8.onnxruntime.worker import session_for
@@ -75,9 +75,11 @@ def check_onnx(graph, feeds, all_certified):
     exact = all(not layer.solution.verdicts["mlas"].differing.any() for layer in emitted.layers)
     assert exact or not all_certified
     tree = onnx.load_model_from_string(emitted.content)
-    names = with_onnx_outputs(tree, list(emitted.codes))
+    names = with_onnx_outputs(
+        tree, {edge: "int32" if code.is_wide else "uint8" for edge, code in emitted.codes.items()}
+    )
     expected = run_graph(graph, feeds, keep=list(emitted.codes))
-    shift = {edge: code.offset + SHIFT for edge, code in emitted.codes.items()}
+    shift = {edge: stored_offset(code) for edge, code in emitted.codes.items()}
     fed = [(feeds[edge] + shift[edge]).astype(np.uint8) for edge in graph.inputs]
     for edge, values in zip(names, run_onnx(session_for(tree.SerializeToString()), fed), strict=True):
         assert not exact or np.array_equal(values.astype(np.int64) - shift[edge], expected[edge]), edge

@@ -147,17 +147,14 @@ def test_refusals_are_said_at_once(rng):
     )
     assert [str(reason) for reason in backend.check(wide, None, {})] == [
         "x: 1,001 levels; int8 holds 256 (cure: quantise to at most 8 bits).",
-        "fc: an output of 12-bit accumulators; the output of an int8 file has 8 bits (cure: put a "
-        "QuantIdentity(bit_width=8) on the "
-        "model's output).",
     ]
     sketch = Sketch(rng, (4, 6, 6), "s8")
-    heavy = sketch.add("x", "x", multipliers=(40_000, 1))
+    heavy = sketch.add("x", "x", "x", multipliers=(40_000, 1, 1))
     joined = sketch.concat("x", sketch.input("wide", (4, 6, 6), "u8"))
     turned = sketch.conv_transpose(sketch.input("below", (4, 3, 3), "down"), 4, (2, 2), (2, 2), (0, 0, 0, 0), (0, 0))
     graph = sketch.graph(sketch.step(heavy, per_channel=False), joined, sketch.step(turned))
     assert [str(reason) for reason in backend.check(graph, None, {})] == [
-        f"{heavy}: branches weighted (40000, 1); together the weights of an addition are at most 32,768 (cure: "
+        f"{heavy}: branches weighted (40000, 1, 1); together the weights of an addition are at most 32,768 (cure: "
         f"let both branches share one "
         "quantiser).",
         f"{joined}: inputs x -128…127 and wide 0…255; together they must fit 256 levels (cure: let both "

@@ -1,7 +1,8 @@
-"""Products of two activations, as gates have them: exact in the graph, in ONNX Runtime and in C."""
+"""Products of two activations, as gates have them: exact in the graph, in LiteRT, in ONNX Runtime and in C."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from fractions import Fraction
 
@@ -10,13 +11,17 @@ import pytest
 
 from greenedge import api
 from greenedge.backends import BACKENDS, load_backend
+from greenedge.backends.int8.onnxruntime.emit import write_file
 from greenedge.errors import ReasonKind, UnsupportedError
 from greenedge.frontends.input_type import parse_input_type
-from greenedge.graph import Multiply, load_graph, run_graph, save_graph, verify_graph
+from greenedge.graph import Multiply, Table, freeze, load_graph, run_graph, save_graph, verify_graph
+from greenedge.graph.lines import is_straight
 from greenedge.legalise import legalise_graph
 from greenedge.lower import lower_file
 from greenedge.runtimes import open_runtime
 from greenedge.target import load_target
+from tests.backends.graphs import RANGES, Sketch
+from tests.backends.test_int8_ops import check
 from tests.lower.models import Model
 
 SCALES, ZEROS, OUT = (0.0371, 0.0193), (3, 9), (0.0117, 8)
@@ -65,7 +70,12 @@ def test_every_pair_of_levels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "backend, target", [("c99", "cortex-m4"), pytest.param("onnxruntime", "linux-x86", marks=pytest.mark.slow)]
+    "backend, target",
+    [
+        ("c99", "cortex-m4"),
+        pytest.param("tflite", "linux-x86", marks=pytest.mark.slow),
+        pytest.param("onnxruntime", "linux-x86", marks=pytest.mark.slow),
+    ],
 )
 def test_a_gate_from_its_file_to_a_verified_binary(rng, tmp_path, backend, target):
     path = write_gate(tmp_path / "gate.onnx", rng)
@@ -86,6 +96,83 @@ def test_onnx_runtime_gives_the_graphs_integers(rng, tmp_path):
     assert np.array_equal(open_runtime("onnxruntime", legal).run(x)[graph.outputs[0]], expected)
 
 
+@pytest.mark.parametrize("kernels", ["litert", "litert-reference", "onnxruntime"])
+@pytest.mark.parametrize("ranges, zeros", [(("u8", "s8"), (11, -128)), (("s8", "s8"), (0, 0)), (("u4", "up"), (3, 20))])
+def test_runtimes_give_every_pair(rng, kernels, ranges, zeros):
+    """All pairs of levels, also those of an encoding whose zero point is another, beside a broadcast column."""
+    sketch = Sketch(rng, (RANGES[ranges[0]][1] - RANGES[ranges[0]][0] + 1, 1), ranges[0])
+    other = sketch.input("y", (1, RANGES[ranges[1]][1] - RANGES[ranges[1]][0] + 1), ranges[1])
+    graph = sketch.graph(sketch.step(sketch.multiply("x", other, zeros), "s8", per_channel=False))
+    feeds = {
+        "x": np.arange(graph.edges["x"].lo, graph.edges["x"].hi + 1).reshape(1, -1, 1),
+        "y": np.arange(graph.edges["y"].lo, graph.edges["y"].hi + 1).reshape(1, 1, -1),
+    }
+    (want,) = run_graph(graph, feeds).values()
+    (got,) = open_runtime(kernels, graph).run(feeds).values()
+    assert want.shape[1:] == got.shape[1:] and len(np.unique(want)) > 50 and np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("case", ["gate", "channels", "falling", "square", "curve", "stored", "wide", "row"])
+def test_products_in_networks(rng, tmp_path, case):
+    """Squeeze and excite, a function for each channel, x * x, a function that rises and falls, products stored."""
+    sketch = Sketch(rng, (4, 5, 3), "s4")
+    features = sketch.step(sketch.conv("x", 6, (3, 3), pads=(1, 1, 1, 1)), "u4")
+    pooled = sketch.step(sketch.sum_pool(features, (5, 3)), "u4")
+    gate = sketch.step(sketch.conv(pooled, 6, (1, 1)), "skew")
+    if case == "gate":
+        end = sketch.step(sketch.multiply(features, gate, (2, -3)), "s8", per_channel=False)
+        outputs = [sketch.step(sketch.conv(end, 3, (1, 1)))]
+    elif case in ("channels", "falling"):
+        outputs = [sketch.step(sketch.multiply(gate, features, (1, 0)), "s4", axis=0, falling=case == "falling")]
+    elif case == "square":
+        outputs = [sketch.step(sketch.multiply(features, features, (7, 7)), "u4", per_channel=False)]
+    elif case == "curve":
+        outputs = [sketch.step(sketch.multiply(features, gate, (2, -3)), "u4", per_channel=False)]
+        step = sketch.ops.pop()
+        bent = freeze(np.abs(np.arange(int(step.x_hi[0] - step.x_lo[0]) + 1) % 30 - 15)[None])
+        sketch.ops.append(dataclasses.replace(step, forms=Table(bent)))
+    elif case == "stored":
+        narrow = sketch.step(gate, "s2", per_channel=False)
+        product = sketch.multiply(sketch.reshape(features, 6, 15), sketch.reshape(narrow, 6, 1), (0, 1))
+        outputs = [product, sketch.step(product, "u4", axis=0)]
+    elif case == "wide":
+        product = sketch.multiply(sketch.step(features, "u8"), gate, (0, -3))
+        outputs = [sketch.reshape(product, 90), sketch.step(product, "s4", axis=0)]
+    else:
+        rows = sketch.step(sketch.dense(sketch.transpose(features, 1, 2, 0), 4), "s4")
+        outputs = [sketch.step(sketch.multiply(rows, sketch.step(rows, "u4"), (1, 2)), "s4", axis=2)]
+    check(sketch, *outputs, tmp_path=tmp_path, all_certified=False)
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_onnx_runtime_looks_up_where_rounding_is_not_proved(rng, odd):
+    """A line that is exact at one slope alone, where every step is a tie: all of them up, but the one to 0 down."""
+    sketch = Sketch(rng, (32,), "s8")
+    other = sketch.input("y", (32,), "u8")
+    name = sketch.step(sketch.multiply("x", other), "s8", per_channel=False)
+    thresholds = 256 * np.arange(-127, 128) - 128
+    thresholds[127] += odd
+    sketch.ops[-1] = sketch.ops[-1].with_steps(thresholds=freeze(thresholds[None]))
+    graph = sketch.graph(name)
+    emitted = write_file(graph)
+    assert is_straight(graph.requantisers[0]) and (b"Gather" in emitted.content) == odd
+    assert all(not v.differing.any() for layer in emitted.layers for v in layer.solution.verdicts.values())
+    x, y = (part.reshape(-1, 32) for part in np.meshgrid(np.arange(-128, 128), np.arange(256)))
+    (want,) = run_graph(graph, {"x": x, "y": y}).values()
+    (got,) = open_runtime("onnxruntime", graph).run({"x": x, "y": y}).values()
+    assert np.array_equal(got, want)
+
+
+def test_tables_are_not_endless(rng):
+    sketch = Sketch(rng, (17, 2), "s8")
+    product = sketch.multiply("x", "x")
+    graph = sketch.graph(sketch.step(product, "s8", axis=0))
+    assert [str(r) for r in load_backend("tflite").check(graph, load_target("linux-x86"), {})] == [
+        f"{graph.outputs[0]}: a step function for each of 17 channels behind two tensors, 1,114,112 pairs of levels in "
+        "all; a table of pairs has at most 1,048,576 (cure: quantise per tensor, or its two inputs to fewer bits)."
+    ]
+
+
 def test_the_float_baseline_is_the_product_before_rounding(rng, tmp_path):
     graph = lower_file(write_pair(tmp_path / "m.onnx"), {None: parse_input_type("uint4:1")}).graph
     x = rng.integers(0, 16, (100, 2))
@@ -102,7 +189,7 @@ def test_who_takes_it(rng, tmp_path):
             {"onnxruntime": "linux-x86", "tflite": "linux-x86", "c99": "cortex-m4"}.get(name, "pynq-z1")
         )
         reasons = module.check(legalise_graph(graph, module.passes), target, {})
-        if name in ("c99", "onnxruntime"):
+        if name in ("c99", "onnxruntime", "tflite"):
             assert reasons == []
         else:
             assert any(reason.node == "Mul_18" or "Multiply" in reason.value for reason in reasons), name

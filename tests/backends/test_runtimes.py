@@ -142,7 +142,7 @@ def test_what_cannot_be_is_said(rng):
         "tflite-runtime, onnxruntime, onnxruntime-float, torch, torch-compile, torch-cuda, torch-compile-cuda."
     )
     sketch = Sketch(rng, (4,))
-    graph = sketch.graph(sketch.dense("x", 3))
+    graph = sketch.graph(sketch.dense(sketch.dense("x", 3), 2))
     for name, words in (
         ("litert", "sketch has no int8 file for litert:"),
         ("onnxruntime", "sketch has no 8-bit file for onnxruntime:"),

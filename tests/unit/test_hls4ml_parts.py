@@ -12,8 +12,9 @@ from greenedge.backends import hls4ml
 from greenedge.backends.hls4ml.folding import fold, valid_reuse
 from greenedge.backends.hls4ml.hand_over import hand_over
 from greenedge.backends.hls4ml.precision import clip_type, holds, range_type, scaled_type
+from greenedge.backends.hls4ml.toolchains import TOOLCHAINS, check_toolchain
 from greenedge.errors import TargetError
-from greenedge.graph import Graph, SumPool
+from greenedge.graph import Dense, Edge, Graph, Input, SumPool, freeze
 from greenedge.legalise import legalise_graph
 from greenedge.target import load_target
 from tests.backends.affine_nets import fit_affine_forms, make_graph, residual, vectors
@@ -81,6 +82,18 @@ def test_what_hls4ml_cannot_be_given_is_told(rng):
         f"{e}: a step function that is no multiply, add and shift; a batch normalisation computes clip((m*x + b) >> "
         f"s) (cure: use batch norm and "
         "ReLU before the quantiser).",
+    ]
+
+
+def test_numbers_too_wide_for_the_interface_are_named_with_what_narrows_them():
+    edges = {"x": Edge("x", (2,), 0, 1 << 25), "fc": Edge("fc", (1,), 0, 1 << 26)}
+    graph = Graph("g", (Input("x", (), "x"), Dense("fc", ("x",), "fc", freeze([[1], [1]]))), edges, ("fc",))
+    found = check_toolchain(graph, load_target("pynq-z2"), TOOLCHAINS["vivado-accelerator"], "auto")
+    assert [str(reason) for reason in found] == [
+        "x: 26 bits at the interface; vivado-accelerator hands over floats of 24 bits (cure: choose toolchain vitis, "
+        "or quantise the input).",
+        "fc: 27 bits at the interface; vivado-accelerator hands over floats of 24 bits (cure: choose toolchain vitis, "
+        "or give the file an output quantiser: `greenedge requantise MODEL.onnx --inputs X.npy -o OUT.onnx`).",
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from greenedge.errors import Reason, ReasonKind, TargetError
 from greenedge.graph import Graph
+from greenedge.legalise.capabilities import QUANTISE_OUTPUT
 from greenedge.target import Target
 
 TOP = "net"  # the C++ function and the RTL module
@@ -234,7 +235,7 @@ def check_toolchain(graph: Graph, target: Target, chain: Toolchain, synthesis: o
                 ReasonKind.TOO_WIDE,
                 f"{edge.bits} bits at the interface",
                 f"{chain.name} hands over floats of {chain.float_bits} bits",
-                "quantise the output, or choose toolchain vitis",
+                f"choose toolchain vitis, or {QUANTISE_OUTPUT if edge.name in graph.outputs else 'quantise the input'}",
                 edge.name,
             )
     return reasons

@@ -1,7 +1,8 @@
 """Int8 requantisation of LiteRT and ONNX Runtime, to the bit: from the int32 accumulator (bias included) to the
 stored int8.
 
-Each kernel set has its own arithmetic. With si, sw, so the scales of input, weight and output:
+Sums that are stored as they are, in int32 or added up in float32 below 2**24, are exact. Where they are requantised
+each kernel set has its own arithmetic. With si, sw, so the scales of input, weight and output:
 
     xnnpack     every operator: s = fl32(fl32(si*sw)/so), nearest-even of fl32(fl32(acc)*s)
                 ADD of two inputs of one scale: a 21-bit multiplier and a shift, halves up
@@ -33,6 +34,7 @@ Float32s = NDArray[np.float32]
 
 LITERT = ("xnnpack", "reference")  # LiteRT's kernel sets, the default first
 INT8_MIN, INT8_MAX = -128, 127  # int8
+EXACT_FLOAT = 1 << 24  # float32 holds every integer up to this
 SCALE_LIMIT = 256.0  # XNNPACK refuses a requantisation scale of 256 and more
 ADD_RATIOS = (2.0**-10, 2.0**8)  # input scale / output scale of an addition that XNNPACK takes
 QUANTISE_RATIO = 2.0**7  # the largest input scale / output scale of int8 to int8 that XNNPACK takes
@@ -195,6 +197,18 @@ def mean_emulations(count: int, zero_in: int, zero_out: int) -> dict[str, Emulat
     }
 
 
+def _exact_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
+    return (np.zeros(np.shape(sw), np.int64),)
+
+
+def _exact_round(acc: Ints, nothing: Ints) -> Ints:
+    """The sum itself, for every scale."""
+    return acc + nothing
+
+
+EXACT = Emulation(_exact_prepare, _exact_round)
+FLOAT_SUM = "float32 "  # before the name of an operator that adds up whole numbers in float32, below EXACT_FLOAT
+
 # operator -> {kernel set: its arithmetic}; the first set is the one that a search serves first
 EMULATIONS: dict[str, dict[str, Emulation]] = {
     "FULLY_CONNECTED": {"xnnpack": _XNNPACK, "reference": _REFERENCE_DENSE},
@@ -207,5 +221,10 @@ EMULATIONS: dict[str, dict[str, Emulation]] = {
         "reference": _REFERENCE_CONV,
     },
     "ADD": {"xnnpack": _XNNPACK_ADD, "reference": _REFERENCE_ADD},
+    **{
+        FLOAT_SUM + name: {"xnnpack": EXACT, "reference": EXACT}
+        for name in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+    },
     **{name: {"mlas": _XNNPACK} for name in ("QLinearConv", "QGemm", "QuantizeLinear")},
+    **{name: {"mlas": EXACT} for name in ("MatMulInteger", "ConvInteger")},
 }

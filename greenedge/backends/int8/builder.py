@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from greenedge.backends.int8.layers import Layer
-from greenedge.backends.int8.quant_params import LEVELS
+from greenedge.backends.int8.quant_params import LEVELS, Encoding
 from greenedge.graph import Conv, Graph, Op, Requantise, SumPool, Table
 from greenedge.graph.lines import identity_step, is_straight
 from greenedge.graph.ops.base import Ints
@@ -20,6 +20,9 @@ class FusingBuilder(RuleBuilder):
     """The rule of a sum says how it is written with a quantiser behind it; the quantiser's rule then has it written.
 
     layers          the operators that requantise, in the file's order, with their proofs
+    wide            edges that are stored as int32: sums of more than 8 bits on their way to the outputs
+    pairs           sum or product of two tensors -> its operation, whose quantisers may be looked up by pairs of levels
+    rounded         those of which a quantiser that is a straight line may be multiplied and rounded instead
     channel_axes    sum -> the axes along which its operator can have a step function per index
     """
 
@@ -27,15 +30,32 @@ class FusingBuilder(RuleBuilder):
         super().__init__(graph, is_checking)
         self.layers: list[Layer] = []
         self.channel_axes: dict[str, tuple[int, ...]] = {}
+        self.wide: set[str] = set()
+        self.pairs: dict[str, Op] = {}
+        self.rounded: set[str] = set()
         self._sums: dict[str, WriteSum] = {}
 
-    def write_sum(self, op: Op, write: WriteSum) -> None:
-        """Has `write` called by every quantiser that reads the sum; at once, with the identity, where something else
-        reads it too and it is therefore stored as it is."""
-        if self.graph.needs_storage(op.output):
+    def write_sum(self, op: Op, write: WriteSum, accumulate: Callable[[], None]) -> None:
+        """Has `write` called by every quantiser that reads the sum. Where something else reads it too it is stored as
+        it is: by `write` at once, with the identity, or by `accumulate` as int32."""
+        if op.output in self.wide:
+            accumulate()
+        elif self.graph.needs_storage(op.output):
             write(identity_step(self.graph.edges[op.output], op.output))
-        else:
-            self._sums[op.output] = write
+            return
+        self._sums[op.output] = write
+
+    def announce_pairs(self, op: Op, is_rounded: bool) -> None:
+        """Notes that what reads `op` may be looked up by the pair of its inputs' levels."""
+        if len(op.inputs) == 2 and (op.output in self.wide or not self.graph.needs_storage(op.output)):
+            self.pairs[op.output] = op
+            if is_rounded:
+                self.rounded.add(op.output)
+
+    def looked_up(self, step: Requantise) -> Op | None:
+        """The operation by whose pairs of levels `step` has to be looked up; None where it need not or cannot be."""
+        source = step.inputs[0]
+        return None if source in self.rounded and is_straight(step) else self.pairs.get(source)
 
     def is_tabulated(self, step: Requantise) -> bool:
         """Whether the step function is looked up: it is no straight line, and reads levels that are stored."""
@@ -51,7 +71,19 @@ class FusingBuilder(RuleBuilder):
 def tabulate_levels(step: Requantise, offset: int, size: int = 256) -> Ints:
     """(C, size) level of each stored integer k, which stands for the level k - offset; what never arrives has the
     level of the nearest that does."""
-    values = np.clip(np.arange(size) - offset, step.x_lo[:, None], step.x_hi[:, None])
+    return find_levels(step, np.arange(size) - offset)
+
+
+def tabulate_pairs(step: Requantise, op: Op, first: Encoding, second: Encoding) -> Ints:
+    """(C, levels of the first * levels of the second): what the quantiser makes of `op` on each pair of levels, the
+    second input's next to each other."""
+    a, b = (np.arange(code.lo, code.hi + 1) for code in (first, second))
+    return find_levels(step, np.asarray(op.execute([a[:, None], b[None, :]], None)).reshape(-1))
+
+
+def find_levels(step: Requantise, x: Ints) -> Ints:
+    """(C, n) level of each of the integers `x` (n,); what never arrives has the level of the nearest that does."""
+    values = np.clip(x, step.x_lo[:, None], step.x_hi[:, None])
     if isinstance(step.forms, Table):
         return np.take_along_axis(step.forms.levels, values - step.x_lo[:, None], axis=1)
     return step.forms.count(step.lo, values.T).T

@@ -13,6 +13,7 @@ from greenedge.graph.execute import accept_input
 from greenedge.graph.ops import Edge
 from greenedge.graph.ops.base import Ints
 
+WIDE = "int32"  # the type of accumulators
 _FAR = 1 << 31  # no level and no size lies beyond
 
 
@@ -29,9 +30,10 @@ def offset_inputs(about: Record, x: Feeds) -> Iterator[tuple[Record, Ints]]:
         yield entry, accept_input(edge, feeds.get(name)) + entry["offset"]
 
 
-def read_edges(path: Path, mark: str, whole: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> Record:
+def read_edges(path: Path, mark: str, kind: str, whole: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> Record:
     """edges.json in the format `mark`; each edge has the integers lo, hi, offset and those named in `whole`, the
-    lists of integers shape and those in `lists`. Raises GreenedgeError where it is missing or damaged."""
+    lists of integers shape and those in `lists`, and the type in which it is stored: `kind`, where none is named, or
+    int32. Raises GreenedgeError where it is missing or damaged."""
     about = read_record(path)
     if about.get("format") != mark:
         raise damage_error(path, f"its format is {about.get('format')!r}")
@@ -45,6 +47,8 @@ def read_edges(path: Path, mark: str, whole: tuple[str, ...] = (), lists: tuple[
         for key in ("shape", *lists):
             if not isinstance(edge.get(key), list) or not all(map(_is_whole, edge[key])):
                 raise damage_error(path, f"{key!r} of {name!r} is no list of integers")
+        if edge.setdefault("type", kind) not in (kind, WIDE):
+            raise damage_error(path, f"{name!r} is stored as neither {kind} nor {WIDE}")
     for key in ("inputs", "outputs"):
         names = about.get(key)
         if (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from greenedge.backends.int8.arithmetic import (
     ADD_RATIOS,
+    EXACT_FLOAT,
     INT8_MAX,
     INT8_MIN,
     MEAN_RATIOS,
@@ -16,7 +17,7 @@ from greenedge.backends.int8.arithmetic import (
     Float32s,
     mean_emulations,
 )
-from greenedge.backends.int8.certificate import Problem, Solution, judge
+from greenedge.backends.int8.certificate import Problem, Solution, Verdict, judge
 from greenedge.backends.int8.quant_params import Encoding, lift_levels
 from greenedge.backends.int8.search import solve, solve_output_scale
 from greenedge.graph import Edge, Requantise
@@ -25,7 +26,6 @@ from greenedge.graph.ops.base import Ints
 
 WIDEST_INPUT = 255  # of |stored - zero point|
 INT32 = 1 << 31
-_EXACT_FLOAT = 1 << 24  # the accumulator is turned into float32: beyond this a larger factor gains nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +76,13 @@ def fit_layer(
     """
     plain = fit_at_lift(operator, name, step, weight, source, code, largest, 1)
     lift, wider = lift_levels(source)
-    if not liftable or lift == 1 or not _count_wrong(plain, all_sets):
+    if not liftable or lift == 1 or not count_wrong(plain, all_sets):
         return plain
     finer = fit_at_lift(operator, name, step, weight, wider, code, largest, lift)
-    return finer if _count_wrong(finer, all_sets) < _count_wrong(plain, all_sets) else plain
+    return finer if count_wrong(finer, all_sets) < count_wrong(plain, all_sets) else plain
 
 
-def _count_wrong(fitted: FittedLayer, all_sets: bool) -> int:
+def count_wrong(fitted: FittedLayer, all_sets: bool) -> int:
     """Accumulators of the kernel sets that count at which another level comes out."""
     verdicts = list(fitted.layer.solution.verdicts.values())
     return sum(int(verdict.differing.sum()) for verdict in verdicts[: None if all_sets else 1])
@@ -121,8 +121,9 @@ def _problem(
     own = step.require_steps().thresholds
     thresholds = np.broadcast_to(own, (channels, own.shape[1]))
     varies = ((thresholds > x_lo[:, None]) & (thresholds <= x_hi[:, None])).any(axis=1)
+    # The accumulator is turned into float32: where that does not hold it, a larger factor gains nothing.
     furthest = np.maximum(np.maximum(np.abs(x_lo), np.abs(x_hi)), 1)
-    room = np.minimum(_EXACT_FLOAT // (lift * furthest), INT32 // 2 // (WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
+    room = np.minimum(EXACT_FLOAT // (lift * furthest), INT32 // 2 // (WIDEST_INPUT * np.abs(weight).sum(axis=1) + 1))
     factor = np.maximum(1, np.minimum(largest // np.maximum(np.abs(weight).max(axis=1, initial=1), 1), room))
     return Problem(
         operator,
@@ -161,6 +162,14 @@ def prove_multiple(name: str, edge: Edge, source: Encoding, lift: int, code: Enc
     if any(verdict.differing.any() for verdict in solution.verdicts.values()):
         return None
     return Layer(name, name, "QUANTIZE", solution, problem.x_hi - problem.x_lo + 1)
+
+
+def exact_layer(name: str, edge: Edge, operator: str, channels: int, kernels: Sequence[str]) -> Layer:
+    """The record of sums that are stored as they are: nothing is rounded on any of these kernel sets."""
+    ones, none = np.ones(channels, np.int64), np.zeros(channels, np.int64)
+    verdicts = {name: Verdict(none, none) for name in kernels}
+    solution = Solution(ones, np.ones(channels, np.float32), none, verdicts)
+    return Layer(name, edge.name, operator, solution, np.full(channels, edge.levels))
 
 
 def fit_addition(name: str, step: Requantise, source: Encoding, code: Encoding) -> tuple[Encoding, Layer] | None:

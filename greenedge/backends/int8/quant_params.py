@@ -16,7 +16,8 @@ LEVELS = INT8_MAX - INT8_MIN  # steps that an int8 tensor can hold
 class Encoding:
     """int8 = level + offset. `zero_level` is the level the zero point stands for; lo … hi are the levels it is for.
 
-    The top needs no clamp (127 saturates); `activation` is what clamps the bottom.
+    The top needs no clamp (127 saturates); `activation` is what clamps the bottom. More levels than int8 holds are
+    stored as int32, as they are.
     """
 
     lo: int
@@ -26,9 +27,19 @@ class Encoding:
     activation: str
 
     @property
+    def is_wide(self) -> bool:
+        """Whether the levels are stored as int32."""
+        return self.hi - self.lo > LEVELS
+
+    @property
+    def levels(self) -> int:
+        """How many it is for."""
+        return self.hi - self.lo + 1
+
+    @property
     def offset(self) -> int:
         """What is added to a level."""
-        return INT8_MAX - self.hi
+        return 0 if self.is_wide else INT8_MAX - self.hi
 
     @property
     def zero_point(self) -> int:
@@ -61,6 +72,12 @@ def shift_levels(code: Encoding, shift: int) -> Encoding:
 def common_range(codes: Sequence[Encoding]) -> tuple[int, int]:
     """The levels that hold those of all these encodings."""
     return min(code.lo for code in codes), max(code.hi for code in codes)
+
+
+def encode_wide(lo: int, hi: int) -> Encoding:
+    """The encoding of accumulators lo … hi, more than int8 holds."""
+    assert hi - lo > LEVELS, "int8 holds these"
+    return Encoding(lo, hi, 0, 1.0, "NONE")
 
 
 def encode_input(lo: int, hi: int, zero_level: int) -> Encoding:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN
+from greenedge.backends.int8.builder import FusingBuilder
 from greenedge.backends.int8.layers import INT32, WIDEST_INPUT
-from greenedge.backends.int8.quant_params import LEVELS
+from greenedge.backends.int8.quant_params import LEVELS, Encoding
 from greenedge.errors import ReasonKind
 from greenedge.graph import Edge, Linear, Op, Requantise
 from greenedge.graph.lines import distance_from_line, is_straight
+from greenedge.legalise.capabilities import QUANTISE_OUTPUT
 from greenedge.legalise.rules import RuleBuilder
+
+MOST_PAIRS = 1 << 20  # of levels in a table, a byte each
 
 
 def require_levels(b: RuleBuilder, lo: int, hi: int) -> None:
@@ -24,12 +30,20 @@ def require_levels(b: RuleBuilder, lo: int, hi: int) -> None:
     )
 
 
-def require_quantiser(b: RuleBuilder, op: Op) -> None:
-    """A sum of more than 256 levels is stored nowhere: only quantisers may read it."""
+def require_readers(b: FusingBuilder, op: Op) -> None:
+    """A sum of more than 256 levels is read by quantisers, each together with it, and as int32 by what hands it on to
+    the outputs. Notes which edges those are."""
     edge = b.graph.edges[op.output]
-    if edge.levels <= LEVELS + 1:
+    is_handed_on = not b.wide.isdisjoint(op.inputs)
+    if not is_handed_on and not (op.accumulates and edge.levels > LEVELS + 1):
         return
-    readers = [r.name for r in b.graph.consumers(op.output) if not isinstance(r, Requantise)]
+    readers = [
+        r.name
+        for r in b.graph.consumers(op.output)
+        if not r.selects and (is_handed_on or not isinstance(r, Requantise))
+    ]
+    if not readers and (is_handed_on or b.graph.needs_storage(op.output)):
+        b.wide.add(op.output)  # what reads a sum that is refused is not refused once more
     b.require(
         not readers,
         f"its accumulators are read by {', '.join(readers)}",
@@ -37,12 +51,32 @@ def require_quantiser(b: RuleBuilder, op: Op) -> None:
         "put a QuantIdentity(bit_width=8) after it",
         ReasonKind.UNSUPPORTED_GRAPH,
     )
+
+
+def is_quantised(b: FusingBuilder, op: Op) -> bool:
+    """Whether a quantiser is written together with the sum, the identity where it is stored in 8 bits."""
+    return op.output not in b.wide or any(isinstance(reader, Requantise) for reader in b.graph.consumers(op.output))
+
+
+def require_int32_sums(b: FusingBuilder, op: Op, largest: int, runtime: str) -> None:
+    """What is stored as int32 fits it, `largest` being a bound on its partial sums too."""
     b.require(
-        op.output not in b.graph.outputs,
-        f"an output of {edge.bits}-bit accumulators",
-        "the output of an int8 file has 8 bits",
-        "put a QuantIdentity(bit_width=8) on the model's output",
+        op.output not in b.wide or largest < INT32,
+        f"an output of sums of up to {largest:,}",
+        f"{runtime} adds up in 32 bits",
+        QUANTISE_OUTPUT,
         ReasonKind.TOO_WIDE,
+    )
+
+
+def require_all_wide(b: FusingBuilder, op: Op) -> None:
+    """What is joined with accumulators are accumulators."""
+    narrow = [edge for edge in op.inputs if edge not in b.wide]
+    b.require(
+        not narrow or len(narrow) == len(op.inputs),
+        f"accumulators joined with {', '.join(narrow)}, of 8 bits",
+        "what is joined has one type",
+        "put a QuantIdentity(bit_width=8) after each branch",
     )
 
 
@@ -103,6 +137,27 @@ def require_line(b: RuleBuilder, step: Requantise, runtime: str) -> bool:
             ReasonKind.NO_AFFINE_FORM,
         )
     return True
+
+
+def count_pairs(step: Requantise, codes: Sequence[Encoding]) -> int:
+    """The entries of its table."""
+    return step.channels * int(np.prod([code.levels for code in codes], dtype=object))
+
+
+def require_pair_table(
+    b: RuleBuilder, step: Requantise, codes: Sequence[Encoding], axes: Sequence[int], runtime: str
+) -> None:
+    """A quantiser behind an operation on two tensors, encoded as `codes` where they are not refused themselves, has a
+    table that a file can hold."""
+    require_channel_axis(b, step, axes, runtime)
+    entries = count_pairs(step, codes)
+    b.require(
+        len(codes) < 2 or entries <= MOST_PAIRS,
+        f"a step function for each of {step.channels} channels behind two tensors, {entries:,} pairs of levels in all",
+        f"a table of pairs has at most {MOST_PAIRS:,}",
+        "quantise per tensor, or its two inputs to fewer bits",
+        ReasonKind.TOO_WIDE,
+    )
 
 
 def require_channel_axis(b: RuleBuilder, step: Requantise, axes: Sequence[int], runtime: str) -> None:

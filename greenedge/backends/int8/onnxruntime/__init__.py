@@ -2,9 +2,9 @@
 every channel.
 
 Tools: `onnxruntime` to run. Options: none. Files: model.onnx (QLinearConv, QGemm; uint8 = level + the edge's offset
-in edges.json; any batch); certificate.json (what was proved about each layer's requantisation); edges.json (how each
-edge of the graph, a tensor of the same name, is stored); selftest.json (the emulated arithmetic against the runtime
-on this processor).
+in edges.json; outputs of more than 8 bits are accumulators, int32 as they are; any batch); certificate.json (what was
+proved about each layer's requantisation); edges.json (how each edge of the graph, a tensor of the same name, is
+stored); selftest.json (the emulated arithmetic against the runtime on this processor).
 
 Whoever opens a session on an x86 processor without VNNI, whose fast 8-bit products saturate, must set the session
 option session.x64quantprecision=1 (as worker.py does) to get the same integers.
@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from greenedge.backends.int8 import edges_json, proof_record
+from greenedge.backends.int8.edges_json import WIDE
 from greenedge.backends.int8.onnxruntime.emit import RULES, Emitted, find_reasons, write_file
-from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT
+from greenedge.backends.int8.onnxruntime.onnx_builder import stored_offset
 from greenedge.backends.int8.preflight_estimate import describe_differences
 from greenedge.backends.int8.proof_record import Record, certificate, doubts, read_proof, sentence, summary
 from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
@@ -39,6 +40,7 @@ MODEL, CERTIFICATE, EDGES, SELFTEST = "model.onnx", "certificate.json", "edges.j
 KERNELS = "mlas"
 PASSES = (ARGMAX_TO_HOST, FUSE_LINES, FOLD_LAYOUTS, REQUANTISE_EARLY, NARROW_SUMS, CLAMP_AT_REACH)
 _FORMAT = "greenedge-onnx-edges/1"
+NARROW = "uint8"  # the type of levels
 _NO_EPILOGUE = FloatEpilogue()
 _OPERATORS = {Dense: "QGemm", Conv: "QLinearConv", ConvTranspose: "QLinearConv"}
 
@@ -67,7 +69,8 @@ def edges_of(graph: Graph, emitted: Emitted) -> Record:
     """What edges.json says about a written file: how each edge is stored."""
     edges = {
         edge: {
-            "offset": code.offset + SHIFT,
+            "type": WIDE if code.is_wide else NARROW,
+            "offset": stored_offset(code),
             "lo": graph.edges[edge].lo,
             "hi": graph.edges[edge].hi,
             "shape": graph.edges[edge].shape,
@@ -92,7 +95,8 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
 
     about = read_edges(folder)
     wanted = [name for name in keep if name in about["edges"] and name not in about["inputs"]]
-    values = run_file(folder / MODEL, stored_inputs(about, x), wanted, progress)
+    kept = {name: about["edges"][name]["type"] for name in wanted}
+    values = run_file(folder / MODEL, stored_inputs(about, x), kept, progress)
     try:
         return graph_outputs(about, values, [*about["outputs"], *wanted])
     except KeyError as error:
@@ -112,7 +116,7 @@ def graph_outputs(about: Record, values: Mapping[str, Array], names: Sequence[st
     result: Values = {}
     for name in dict.fromkeys(names):
         edge, stored = about["edges"][name], values.get(name)
-        if stored is None or stored.dtype != np.uint8 or stored.shape[1:] != tuple(edge["shape"]):
+        if stored is None or stored.dtype != np.dtype(edge["type"]) or stored.shape[1:] != tuple(edge["shape"]):
             raise KeyError(name)
         result[name] = stored.astype(np.int64) - edge["offset"]
     return result
@@ -120,7 +124,7 @@ def graph_outputs(about: Record, values: Mapping[str, Array], names: Sequence[st
 
 def read_edges(folder: Path) -> Record:
     """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
-    return edges_json.read_edges(folder / EDGES, _FORMAT)
+    return edges_json.read_edges(folder / EDGES, _FORMAT, NARROW)
 
 
 def preflight_notes(source: Path, lowered: Lowered, target: Target, options: Options) -> tuple[str, ...]:

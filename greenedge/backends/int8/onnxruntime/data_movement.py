@@ -10,8 +10,13 @@ import numpy as np
 
 from greenedge.backends.int8.onnxruntime.elementwise import write_elementwise
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, OnnxBuilder, encode_levels
-from greenedge.backends.int8.quant_params import LEVELS, Encoding
-from greenedge.backends.int8.requirements import require_common_range, require_pad_level
+from greenedge.backends.int8.quant_params import LEVELS, Encoding, encode_wide
+from greenedge.backends.int8.requirements import (
+    require_all_wide,
+    require_common_range,
+    require_pad_level,
+    require_readers,
+)
 from greenedge.graph import Concat, DepthToSpace, Edge, Gather, MaxPool, Pad, Requantise, Reshape, Transpose, Upsample
 from greenedge.graph.lines import identity_step
 from greenedge.graph.ops.gather import describe_stage
@@ -37,6 +42,7 @@ def max_pool(b: OnnxBuilder, op: MaxPool) -> None:
 @RULES.lowers(Reshape)
 def reshape(b: OnnxBuilder, op: Reshape) -> None:
     """Reshape."""
+    require_readers(b, op)
     b.begin_emission()
     b.reshape(op.inputs[0], [0, *op.shape], f"{op.output}/shape", op.output)
     b.codes[op.output] = b.codes[op.inputs[0]]
@@ -45,6 +51,7 @@ def reshape(b: OnnxBuilder, op: Reshape) -> None:
 @RULES.lowers(Transpose)
 def transpose(b: OnnxBuilder, op: Transpose) -> None:
     """Transpose."""
+    require_readers(b, op)
     b.begin_emission()
     b.node("Transpose", op.inputs, op.output, perm=[0, *(axis + 1 for axis in op.perm)])
     b.codes[op.output] = b.codes[op.inputs[0]]
@@ -53,6 +60,7 @@ def transpose(b: OnnxBuilder, op: Transpose) -> None:
 @RULES.lowers(Upsample)
 def upsample(b: OnnxBuilder, op: Upsample) -> None:
     """Repeats along each axis: a new axis of length 1, widened, and folded in."""
+    require_readers(b, op)
     b.begin_emission()
     shape = b.graph.edges[op.inputs[0]].shape
     apart = [v for size in shape for v in (size, 1)]
@@ -67,6 +75,7 @@ def upsample(b: OnnxBuilder, op: Upsample) -> None:
 @RULES.lowers(DepthToSpace)
 def depth_to_space(b: OnnxBuilder, op: DepthToSpace) -> None:
     """The blocks as axes of their own, moved behind height and width, and folded in."""
+    require_readers(b, op)
     b.begin_emission()
     channels, height, width = b.graph.edges[op.inputs[0]].shape
     n, out = op.block, channels // op.block**2
@@ -80,6 +89,7 @@ def depth_to_space(b: OnnxBuilder, op: DepthToSpace) -> None:
 @RULES.lowers(Gather)
 def gather(b: OnnxBuilder, op: Gather) -> None:
     """Slice along the axes with a constant step, Gather along each other."""
+    require_readers(b, op)
     b.begin_emission()
     source, stages = op.inputs[0], op.split_stages(b.graph.edges[op.inputs[0]].shape)
     for k, stage in enumerate(stages, 1):
@@ -103,12 +113,18 @@ def pad(b: OnnxBuilder, op: Pad) -> None:
 @RULES.lowers(Concat)
 def concat(b: OnnxBuilder, op: Concat) -> None:
     """Concat of branches in one encoding; those that have another are requantised first."""
+    require_readers(b, op)
+    require_all_wide(b, op)
     edges = b.graph.input_edges(op)
     lo, hi = min(edge.lo for edge in edges), max(edge.hi for edge in edges)  # reached: an encoding may hold more
-    if all(edge.hi - edge.lo <= LEVELS for edge in edges):
+    if op.output not in b.wide and all(edge.hi - edge.lo <= LEVELS for edge in edges):
         require_common_range(b, edges, lo, hi)
     b.begin_emission()
     codes = [b.codes[edge] for edge in op.inputs]
+    if op.output in b.wide:
+        b.node("Concat", op.inputs, op.output, axis=op.axis + 1)
+        b.codes[op.output] = encode_wide(min(c.lo for c in codes), max(c.hi for c in codes))
+        return
     is_shared = all(code.offset == codes[0].offset for code in codes)
     common = replace(codes[0], lo=min(c.lo for c in codes)) if is_shared else encode_levels(lo, hi)
     parts = []

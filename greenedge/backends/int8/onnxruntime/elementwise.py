@@ -6,20 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import Float32s
 from greenedge.backends.int8.builder import tabulate_levels
-from greenedge.backends.int8.layers import FittedLayer
-from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder, encode_levels
+from greenedge.backends.int8.onnxruntime.accumulators import accumulate_terms
+from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder
+from greenedge.backends.int8.onnxruntime.pairs import expected_codes, is_looked_up, look_up_pairs
+from greenedge.backends.int8.onnxruntime.rounding import fit_elementwise, write_rounding
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
+    is_quantised,
     require_channel_axis,
+    require_int32_sums,
     require_levels,
     require_line,
-    require_quantiser,
+    require_pair_table,
+    require_readers,
 )
 from greenedge.errors import ReasonKind
-from greenedge.graph import Add, Input, Multiply, Requantise
-from greenedge.graph.ops.base import Ints
+from greenedge.graph import Add, Input, Requantise
 
 WIDEST_ADDITION = 1 << 15  # sum of |multiplier|: 128 times that, and half as much again, are exact in float32
 
@@ -42,7 +45,11 @@ def requantise(b: OnnxBuilder, op: Requantise) -> None:
         _look_up(b, op)
         return
     axes = b.channel_axes.get(op.inputs[0])
-    if require_line(b, op, RUNTIME) and axes is not None:
+    pair = b.looked_up(op)
+    if pair is not None:
+        codes = expected_codes(b, pair)
+        require_pair_table(b, op, codes, range(len(b.graph.edges[op.output].shape)), RUNTIME)
+    elif require_line(b, op, RUNTIME) and axes is not None:
         require_channel_axis(b, op, axes, RUNTIME)
     b.begin_emission()
     write = b.sum_before(op)
@@ -68,10 +75,14 @@ def _look_up(b: OnnxBuilder, op: Requantise) -> None:
 
 @RULES.lowers(Add)
 def add(b: OnnxBuilder, op: Add) -> None:
-    """A weighted sum of branches."""
-    require_quantiser(b, op)
+    """A weighted sum of branches; of two, looked up where rounding it is not proved."""
+    require_readers(b, op)
+    largest = sum(abs(m) * edge.magnitude for m, edge in zip(op.multipliers, b.graph.input_edges(op), strict=True))
+    require_int32_sums(b, op, largest, RUNTIME)
+    is_narrow = sum(abs(m) for m in op.multipliers) <= WIDEST_ADDITION
+    b.announce_pairs(op, is_rounded=is_narrow)
     b.require(
-        sum(abs(m) for m in op.multipliers) <= WIDEST_ADDITION,
+        is_narrow or not is_quantised(b, op) or op.output in b.pairs,
         f"branches weighted {tuple(op.multipliers)}",
         f"together the weights of an addition are at most {WIDEST_ADDITION:,}",
         "let both branches share one quantiser",
@@ -80,57 +91,15 @@ def add(b: OnnxBuilder, op: Add) -> None:
     b.begin_emission()
 
     def write(step: Requantise) -> None:
+        if is_looked_up(b, op, step):
+            look_up_pairs(b, op, step)
+            return
         b.quantise(
             step,
             lambda code, written: write_elementwise(b, step, op.inputs, op.multipliers, op.name, code, written),
         )
 
-    b.write_sum(op, write)
-
-
-@RULES.lowers(Multiply)
-def multiply(b: OnnxBuilder, op: Multiply) -> None:
-    """A product of two tensors of levels, exact in float32, requantised as a sum of them is."""
-    require_quantiser(b, op)
-    b.begin_emission()
-
-    def write(step: Requantise) -> None:
-        b.quantise(step, lambda code, written: _write_product(b, step, op, code, written))
-
-    b.write_sum(op, write)
-
-
-def _write_product(b: OnnxBuilder, step: Requantise, op: Multiply, code: Encoding, written: str) -> None:
-    edge, factors = step.output, []
-    for k, (source, zero) in enumerate(zip(op.inputs, op.zeros, strict=True)):
-        level = b.node("Cast", [source], f"{edge}/float{k}", to=1)
-        shift = b.constant(f"{edge}/zero{k}", zero + b.codes[source].offset + SHIFT)
-        factors.append(b.node("Sub", [level, shift], f"{edge}/factor{k}"))
-    product = b.node("Mul", factors, f"{edge}/product")
-    fitted, shape = _fit_elementwise(b, step, op.name, code, len(b.graph.edges[op.output].shape))
-    scaled = b.node("Mul", [product, b.constant(f"{edge}/factor", fitted.weight.reshape(shape))], f"{edge}/scaled")
-    _write_rounding(b, edge, scaled, fitted.bias.reshape(shape), fitted.scale.reshape(shape), code, written)
-
-
-def _fit_elementwise(
-    b: OnnxBuilder, step: Requantise, name: str, code: Encoding, rank: int
-) -> tuple[FittedLayer, list[int]]:
-    """The factor, bias and scale of each channel, and the shape in which they broadcast against `rank` axes and the
-    batch."""
-    fitted = b.fit("QuantizeLinear", name, step, np.ones((step.channels, 1), np.int64), encode_levels(0, 0), code)
-    shape = [1] * (rank + 1)
-    shape[step.axis + 1] = -1
-    return fitted, shape
-
-
-def _write_rounding(
-    b: OnnxBuilder, edge: str, total: str, bias: Ints, scale: Float32s, code: Encoding, written: str
-) -> None:
-    """(total + bias) * scale, to the nearest level."""
-    total = b.node("Add", [total, b.constant(f"{edge}/bias", bias)], f"{edge}/acc")
-    total = b.node("Mul", [total, b.constant(f"{edge}/scale", scale)], f"{edge}/real")
-    one, zero = b.constant(f"{edge}/one", 1.0), b.constant(f"{edge}/zero", code.zero_point + SHIFT, np.uint8)
-    b.node("QuantizeLinear", [total, one, zero], written)
+    b.write_sum(op, write, lambda: accumulate_terms(b, op, op.multipliers))
 
 
 def write_elementwise(
@@ -145,7 +114,7 @@ def write_elementwise(
     """Whole numbers in float32 (exact), times a scale, to int8 by QuantizeLinear: the same arithmetic as the other
     operators'."""
     edge = step.output
-    fitted, shape = _fit_elementwise(b, step, name, code, len(b.graph.edges[sources[0]].shape))
+    fitted, shape = fit_elementwise(b, step, name, code, len(b.graph.edges[sources[0]].shape))
     factor, bias = fitted.weight.reshape(shape), fitted.bias.reshape(shape)
     parts = []
     for k, (source, multiplier) in enumerate(zip(sources, multipliers, strict=True)):
@@ -155,4 +124,4 @@ def write_elementwise(
     total = parts[0]
     for k, part in enumerate(parts[1:]):
         total = b.node("Add", [total, part], f"{edge}/total{k}")
-    _write_rounding(b, edge, total, bias, fitted.scale.reshape(shape), code, written)
+    write_rounding(b, edge, total, bias, fitted.scale.reshape(shape), code, written)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from greenedge.backends.int8.layers import Layer
-from greenedge.backends.int8.onnxruntime import data_movement, elementwise, linear
+from greenedge.backends.int8.onnxruntime import data_movement, elementwise, linear, pairs
 from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, RULES, OnnxBuilder
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.errors import Reason
@@ -18,7 +18,7 @@ from greenedge.graph import Graph
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
 
-__all__ = ["RULES", "Emitted", "data_movement", "elementwise", "find_reasons", "linear", "write_file"]
+__all__ = ["RULES", "Emitted", "data_movement", "elementwise", "find_reasons", "linear", "pairs", "write_file"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,8 @@ def _serialise(b: OnnxBuilder) -> bytes:
     from onnx import TensorProto, helper
 
     def declare(edge: str) -> ValueInfoProto:
-        return helper.make_tensor_value_info(edge, TensorProto.UINT8, ["N", *b.graph.edges[edge].shape])
+        kind = TensorProto.INT32 if b.codes[edge].is_wide else TensorProto.UINT8
+        return helper.make_tensor_value_info(edge, kind, ["N", *b.graph.edges[edge].shape])
 
     body = helper.make_graph(
         b.nodes,

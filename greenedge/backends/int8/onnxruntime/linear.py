@@ -11,21 +11,26 @@ from typing import Any
 import numpy as np
 
 from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN
+from greenedge.backends.int8.onnxruntime.accumulators import accumulate
 from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, RULES, RUNTIME, OnnxBuilder
 from greenedge.backends.int8.quant_params import LEVELS, Encoding
-from greenedge.backends.int8.requirements import require_pad_level, require_quantiser, require_weights
-from greenedge.graph import Conv, ConvTranspose, Dense, Requantise, SumPool
+from greenedge.backends.int8.requirements import require_pad_level, require_readers, require_weights
+from greenedge.graph import Conv, ConvTranspose, Dense, Op, Requantise, SumPool
 from greenedge.graph.ops.base import Ints
 
 
 @RULES.lowers(Dense)
 def dense(b: OnnxBuilder, op: Dense) -> None:
-    """QGemm; inputs of several rows are flattened around it."""
-    require_quantiser(b, op)
+    """QGemm; inputs of several rows are flattened around it. MatMulInteger where the sums themselves are stored."""
+    require_readers(b, op)
     require_weights(b, op, RUNTIME, unsigned=True)
     b.channel_axes[op.output] = (len(b.graph.edges[op.output].shape) - 1,)
     b.begin_emission()
-    b.write_sum(op, lambda step: b.quantise(step, lambda code, written: _write_gemm(b, op, step, code, written)))
+    b.write_sum(
+        op,
+        lambda step: b.quantise(step, lambda code, written: _write_gemm(b, op, step, code, written)),
+        lambda: accumulate(b, "MatMulInteger", op, op.inputs[0], op.weight, op.weight.sum(axis=0)),
+    )
 
 
 def _write_gemm(b: OnnxBuilder, op: Dense, step: Requantise, code: Encoding, written: str) -> None:
@@ -58,8 +63,8 @@ def _write_weights(b: OnnxBuilder, edge: str, weight: Ints, scale: np.ndarray) -
 
 @RULES.lowers(Conv)
 def conv(b: OnnxBuilder, op: Conv) -> None:
-    """QLinearConv."""
-    require_quantiser(b, op)
+    """QLinearConv; ConvInteger where the sums themselves are stored."""
+    require_readers(b, op)
     require_weights(b, op, RUNTIME, unsigned=True)
     if any(op.pads):
         require_pad_level(b, op, op.pad_value)
@@ -71,7 +76,7 @@ def conv(b: OnnxBuilder, op: Conv) -> None:
 @RULES.lowers(SumPool)
 def sum_pool(b: OnnxBuilder, op: SumPool) -> None:
     """A depthwise convolution with weights of one."""
-    require_quantiser(b, op)
+    require_readers(b, op)
     if any(op.pads):
         require_pad_level(b, op, op.pad_value)
     b.channel_axes[op.output] = (0,)
@@ -83,15 +88,28 @@ def sum_pool(b: OnnxBuilder, op: SumPool) -> None:
 def _write_window_sum(b: OnnxBuilder, op: Conv | SumPool, weight: Ints, **attributes: Any) -> None:
     """QLinearConv pads with the zero point; another level is padded first."""
 
-    def write(step: Requantise, code: Encoding, written: str) -> None:
+    def window(name: str) -> tuple[str, dict[str, Any]]:
         source, tensor, pads = b.codes[op.inputs[0]], op.inputs[0], list(op.pads)
         if any(pads) and op.pad_value != source.zero_level:
-            tensor = b.pad(tensor, pads, op.pad_value + source.offset, f"{op.output}/padded")
+            tensor = b.pad(tensor, pads, op.pad_value + source.offset, f"{name}/padded")
             pads = [0] * len(pads)
-        more = {"strides": list(op.strides), "pads": pads, **attributes}
-        _write_convolution(b, tensor, source, weight, op.name, step, code, written, **more)
+        return tensor, {"strides": list(op.strides), "pads": pads, **attributes}
 
-    b.write_sum(op, lambda step: b.quantise(step, lambda code, written: write(step, code, written)))
+    def write(step: Requantise, code: Encoding, written: str) -> None:
+        tensor, more = window(step.output)
+        _write_convolution(b, tensor, b.codes[op.inputs[0]], weight, op.name, step, code, written, **more)
+
+    def write_sums() -> None:
+        tensor, more = window(op.output)
+        _accumulate_convolution(b, op, tensor, weight, **more)
+
+    b.write_sum(op, lambda step: b.quantise(step, lambda code, written: write(step, code, written)), write_sums)
+
+
+def _accumulate_convolution(b: OnnxBuilder, op: Op, tensor: str, weight: Ints, **attributes: Any) -> None:
+    """ConvInteger with weights (O, I/groups, *kernel)."""
+    total = weight.sum(axis=tuple(range(1, weight.ndim))).reshape(-1, *[1] * (weight.ndim - 2))
+    accumulate(b, "ConvInteger", op, tensor, weight, total, kernel_shape=list(weight.shape[2:]), **attributes)
 
 
 def _write_convolution(
@@ -119,7 +137,7 @@ def _write_convolution(
 @RULES.lowers(ConvTranspose)
 def conv_transpose(b: OnnxBuilder, op: ConvTranspose) -> None:
     """Zeros between the samples, then a convolution with the kernel reversed along every axis."""
-    require_quantiser(b, op)
+    require_readers(b, op)
     require_weights(b, op, RUNTIME, unsigned=True)
     edge = b.graph.edges[op.inputs[0]]
     b.require(
@@ -131,13 +149,31 @@ def conv_transpose(b: OnnxBuilder, op: ConvTranspose) -> None:
     b.channel_axes[op.output] = (0,)
     b.begin_emission()
     b.write_sum(
-        op, lambda step: b.quantise(step, lambda code, written: _write_conv_transpose(b, op, step, code, written))
+        op,
+        lambda step: b.quantise(step, lambda code, written: _write_conv_transpose(b, op, step, code, written)),
+        lambda: _accumulate_conv_transpose(b, op),
     )
 
 
 def _write_conv_transpose(b: OnnxBuilder, op: ConvTranspose, step: Requantise, code: Encoding, written: str) -> None:
+    source = b.codes[op.inputs[0]]
+    tensor, weight, more = _as_convolution(b, op, step.output)
+    # Level 0 lies between the samples; where it is no level of the input, int8 has no room for it multiplied.
+    liftable = source.lo <= 0 <= source.hi
+    _write_convolution(b, tensor, source, weight, op.name, step, code, written, liftable, **more)
+
+
+def _accumulate_conv_transpose(b: OnnxBuilder, op: ConvTranspose) -> None:
+    """The sums as int32."""
+    tensor, weight, more = _as_convolution(b, op, op.output)
+    _accumulate_convolution(b, op, tensor, weight, **more)
+
+
+def _as_convolution(b: OnnxBuilder, op: ConvTranspose, edge: str) -> tuple[str, Ints, dict[str, Any]]:
+    """The input with zeros between and around its samples, and the weights and attributes of the convolution over
+    it."""
     source, n = b.codes[op.inputs[0]], len(op.strides)
-    tensor, edge = _spread_samples(b, op, step.output), step.output
+    tensor = _spread_samples(b, op, edge)
     reach = [(k - 1) * d for k, d in zip(op.kernel, op.dilations, strict=True)]
     begin = [r - p for r, p in zip(reach, op.pads[:n], strict=True)]
     end = [r - p + o - (s - 1) for r, p, o, s in zip(reach, op.pads[n:], op.output_padding, op.strides, strict=True)]
@@ -146,10 +182,7 @@ def _write_conv_transpose(b: OnnxBuilder, op: ConvTranspose, step: Requantise, c
     flipped = op.weight[(slice(None), slice(None), *(slice(None, None, -1) for _ in reach))]
     blocks = flipped.reshape(op.groups, per_in, per_out, *op.kernel).swapaxes(1, 2)
     weight = blocks.reshape(-1, per_in, *op.kernel)
-    # Level 0 lies between the samples; where it is no level of the input, int8 has no room for it multiplied.
-    liftable = source.lo <= 0 <= source.hi
-    more = {"dilations": list(op.dilations), "group": op.groups}
-    _write_convolution(b, tensor, source, weight, op.name, step, code, written, liftable, **more)
+    return tensor, weight, {"dilations": list(op.dilations), "group": op.groups}
 
 
 def _spread_samples(b: OnnxBuilder, op: ConvTranspose, edge: str) -> str:

@@ -131,6 +131,11 @@ class OnnxBuilder(FusingBuilder):
         ]
 
 
+def stored_offset(code: Encoding) -> int:
+    """What is added to a level: uint8 holds int8 + SHIFT; int32 the level itself."""
+    return code.offset if code.is_wide else code.offset + SHIFT
+
+
 def encode_levels(lo: int, hi: int, zero_level: int | None = None) -> Encoding:
     """Levels lo … hi at the top of int8, which saturates there; a Clip bounds the bottom, so the zero point is free."""
     assert hi - lo <= LEVELS, "more levels than int8 holds"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
 
 _MAX_BYTES = 1 << 30
+NOTHING: Mapping[str, str] = {}
 
 
 def run_file(
-    model: Path, inputs: Sequence[Array], keep: Sequence[str] = (), progress: ProgressFn = no_progress
+    model: Path, inputs: Sequence[Array], keep: Mapping[str, str] = NOTHING, progress: ProgressFn = no_progress
 ) -> dict[str, Array]:
-    """{tensor: values, batch first} of the file's outputs and of the tensors named in `keep`.
+    """{tensor: values, batch first} of the file's outputs and of the tensors in `keep`, {name: type}.
 
     Raises GreenedgeError for a file that the runtime does not take, ToolError where there is no runtime.
     """
@@ -84,14 +85,15 @@ def _names(graph: GraphProto) -> Iterator[str | bytes]:
     yield from (value.name for value in (*graph.input, *graph.output, *graph.initializer))
 
 
-def with_outputs(tree: ModelProto, keep: Sequence[str]) -> list[str]:
-    """Declares the tensors in `keep` as outputs too; all outputs in their order."""
+def with_outputs(tree: ModelProto, keep: Mapping[str, str]) -> list[str]:
+    """Declares the tensors in `keep`, {name: type}, as outputs too; all outputs in their order."""
     from onnx import TensorProto, helper
 
     known = [value.name for value in tree.graph.output]
     written = {name for node in tree.graph.node for name in node.output}
-    more = [name for name in dict.fromkeys(keep) if name in written and name not in known]
-    tree.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in more)
+    more = [name for name in keep if name in written and name not in known]
+    kinds = {name: TensorProto.DataType.Value(keep[name].upper()) for name in more}
+    tree.graph.output.extend(helper.make_tensor_value_info(name, kinds[name], None) for name in more)
     return known + more
 
 

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import EMULATIONS, INT8_MAX, Emulation, Float32s, requantise
+from greenedge.backends.int8.arithmetic import EMULATIONS, INT8_MAX, INT8_MIN, Emulation, Float32s, requantise
 from greenedge.backends.int8.onnxruntime.onnx_builder import CONTRIB, IR, OPSET, SHIFT
 from greenedge.backends.int8.onnxruntime.worker import run, session_for
 from greenedge.backends.int8.proof_record import Record
@@ -40,6 +41,8 @@ class Case:
     scale_out: float
     zero_point: int
     ties: int
+    bounds: tuple[int, int] = (INT8_MIN, INT8_MAX)
+    shift: int = SHIFT  # what is stored less the value
 
 
 def cases() -> list[Case]:
@@ -48,7 +51,37 @@ def cases() -> list[Case]:
     rng = np.random.default_rng(_SEED)
     flavours = ("random", "ties", "largest")
     more = [_case(rng, kind, "unsigned") for kind in KINDS if kind != "QuantizeLinear"]
-    return [*(_case(rng, kind, flavour) for kind in KINDS for flavour in flavours), *more]
+    sums = [_sums(rng, kind, largest) for kind in ("MatMulInteger", "ConvInteger") for largest in (False, True)]
+    return [*(_case(rng, kind, flavour) for kind in KINDS for flavour in flavours), *more, *sums]
+
+
+def _sums(rng: np.random.Generator, kind: str, largest: bool) -> Case:
+    """Sums that are stored as they are, of weights over all of uint8."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    x, weight = rng.integers(0, 256, (SAMPLES, INPUTS)), rng.integers(0, 256, (CHANNELS, INPUTS))
+    if largest:
+        x, weight = rng.choice(np.array([0, 255]), x.shape), rng.choice(np.array([0, 255]), weight.shape)
+    zeros = [int(rng.integers(0, 256)) for _ in range(2)]
+    is_dense = kind == "MatMulInteger"
+    fed = x.astype(np.uint8)[(..., *[None] * (0 if is_dense else 2))]
+    constants = {
+        "w": weight.astype(np.uint8).T if is_dense else weight.astype(np.uint8)[:, :, None, None],
+        "xz": np.array(zeros[0], np.uint8),
+        "wz": np.array(zeros[1], np.uint8),
+    }
+    more: dict[str, Any] = {} if is_dense else {"kernel_shape": [1, 1]}
+    shape = [None] * fed.ndim
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["x", "w", "xz", "wz"], ["y"], **more)],
+        "selftest",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, shape)],
+        [numpy_helper.from_array(np.ascontiguousarray(v), name) for name, v in constants.items()],
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    acc, ones = (x - zeros[0]) @ (weight - zeros[1]).T, np.ones(1, np.float32)
+    return Case(kind, content.SerializeToString(), fed, acc, 1.0, ones, 1.0, 0, 0, (-(1 << 31), (1 << 31) - 1), 0)
 
 
 def _case(rng: np.random.Generator, kind: str, flavour: str) -> Case:
@@ -155,11 +188,17 @@ def self_test(emulations: Mapping[str, Mapping[str, Emulation]] = EMULATIONS) ->
     for case in cases():
         (got,) = run(session_for(case.content), [case.x])
         expected = requantise(
-            emulations[case.operator]["mlas"], case.acc, case.scale_in, case.scales, case.scale_out, case.zero_point
+            emulations[case.operator]["mlas"],
+            case.acc,
+            case.scale_in,
+            case.scales,
+            case.scale_out,
+            case.zero_point,
+            case.bounds,
         )
         entry["pairs"] += expected.size
         entry["ties"] += case.ties
-        entry["mismatches"] += int((got.reshape(expected.shape).astype(np.int64) - SHIFT != expected).sum())
+        entry["mismatches"] += int((got.reshape(expected.shape).astype(np.int64) - case.shift != expected).sum())
     return {"runtime": "onnxruntime", "version": onnxruntime.__version__, "kernels": {"mlas": entry}}
 
 

@@ -64,7 +64,8 @@ def run(
         parts.append(session.run(None, batch))
         progress(min(k + _BATCH, total))
     if not parts:
-        return [np.zeros((0, *value.shape[1:]), np.uint8) for value in session.get_outputs()]
+        kinds = {"tensor(int32)": np.int32}
+        return [np.zeros((0, *v.shape[1:]), kinds.get(v.type, np.uint8)) for v in session.get_outputs()]
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 

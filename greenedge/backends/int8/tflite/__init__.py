@@ -12,9 +12,9 @@ kernels); deploy/ (for a board without greenedge: model, runner, golden samples)
 an NPU.
 
 The file's images have their channels last: an input of shape (C, H, W) in the graph is (1, H, W, C) in the file, and
-int8 = level + the input's offset in edges.json, which is also what the file's own quantisation parameters say. Behind
-the exact integers come the model's float outputs, named as in the model (epilogue.py); the integers are proved and
-compared with ==.
+int8 = level + the input's offset in edges.json, which is also what the file's own quantisation parameters say. Outputs
+of more than 8 bits are accumulators, int32 as they are (accumulators.py). Behind the exact integers come the model's
+float outputs, named as in the model (epilogue.py); the integers are proved and compared with ==.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from types import ModuleType
 import numpy as np
 
 from greenedge.backends.int8 import edges_json, proof_record
+from greenedge.backends.int8.edges_json import WIDE
 from greenedge.backends.int8.preflight_estimate import describe_differences
 from greenedge.backends.int8.proof_record import Record, certificate, doubts, read_proof, sentence, summary
 from greenedge.backends.int8.tflite import edgetpu, vela
+from greenedge.backends.int8.tflite.accumulators import refuse_accumulators
 from greenedge.backends.int8.tflite.deploy import deploy_files, explain_no_deploy, read_quantiser
 from greenedge.backends.int8.tflite.emit import RULES, Emitted, find_reasons, write_file
 from greenedge.backends.int8.tflite.epilogue import WITHIN, choose_outputs
@@ -50,6 +52,7 @@ from greenedge.tools.plan import Command, Plan
 STAGE = "tflite"
 MODEL, CERTIFICATE, EDGES, SELFTEST = "model.tflite", "certificate.json", "edges.json", "selftest.json"
 PASSES = (ARGMAX_TO_HOST, FUSE_LINES, FOLD_LAYOUTS, REQUANTISE_EARLY, NARROW_SUMS, CLAMP_AT_REACH)
+NARROW = "int8"  # the type of levels
 _SETS = ("xnnpack", "reference")
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 _SHAPE_MARK = "greenedge-edges/1"
@@ -63,7 +66,7 @@ def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
     return (
         check_options(graph, options, compiler is not None)
         + find_reasons(graph)
-        + (compiler.find_reasons(graph) if compiler else [])
+        + ([*refuse_accumulators(graph), *compiler.find_reasons(graph)] if compiler else [])
     )
 
 
@@ -110,6 +113,7 @@ def edges_of(graph: Graph, emitted: Emitted, carried: Sequence[Dequantise] = ())
     edges = {
         edge: {
             "tensor": placed.tensor,
+            "type": WIDE if placed.code.is_wide else NARROW,
             "offset": placed.code.offset,
             "lo": graph.edges[edge].lo,
             "hi": graph.edges[edge].hi,
@@ -194,7 +198,7 @@ def graph_outputs(about: Record, values: Mapping[int, Array], names: Sequence[st
     for name in dict.fromkeys(names):
         edge = about["edges"][name]
         stored = values.get(edge["tensor"])
-        if stored is None or stored.dtype != np.int8 or stored.shape[1:] != tuple(edge["file"][1:]):
+        if stored is None or stored.dtype != np.dtype(edge["type"]) or stored.shape[1:] != tuple(edge["file"][1:]):
             raise KeyError(name)
         result[name] = _layout(edge).to_graph(stored).astype(np.int64) - edge["offset"]
     return result
@@ -207,7 +211,7 @@ def _layout(edge: Record) -> Layout:
 def read_edges(folder: Path) -> Record:
     """edges.json of a build. Raises GreenedgeError where it is missing or damaged."""
     path = folder / EDGES
-    about = edges_json.read_edges(path, _SHAPE_MARK, ("tensor",), ("source", "order", "file"))
+    about = edges_json.read_edges(path, _SHAPE_MARK, NARROW, ("tensor",), ("source", "order", "file"))
     for name, edge in about["edges"].items():
         sizes = {int(np.prod(edge[key], dtype=object)) for key in ("source", "shape", "file")}
         if len(sizes) != 1 or sorted(edge["order"]) != list(range(len(edge["source"]))):

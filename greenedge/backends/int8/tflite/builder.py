@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from greenedge.backends.int8.builder import FusingBuilder, choose_zero_level
-from greenedge.backends.int8.quant_params import LEVELS, Encoding, encode
+from greenedge.backends.int8.quant_params import LEVELS, Encoding, encode, encode_wide
+from greenedge.backends.int8.requirements import require_readers
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer
 from greenedge.backends.int8.tflite.layout import Layout, image, plain
 from greenedge.graph import Conv, ConvTranspose, Graph, MaxPool, Op, Requantise, SumPool
@@ -65,16 +66,25 @@ class TfliteBuilder(FusingBuilder):
         it is."""
         self.channel_axes[op.output] = axes
         edge = self.graph.edges[op.output]
-        if self.graph.needs_storage(op.output) and edge.hi - edge.lo <= LEVELS:
+        if op.output in self.wide:
+            self.encodings[op.output] = self.wide_encoding(op.output)
+        elif self.graph.needs_storage(op.output) and edge.hi - edge.lo <= LEVELS:
             self.encodings[op.output] = self.encode_step(identity_step(edge, op.output))
+
+    def wide_encoding(self, edge: str) -> Encoding:
+        """The encoding of a sum that is stored as int32."""
+        return encode_wide(self.graph.edges[edge].lo, self.graph.edges[edge].hi)
 
     def announce_move(self, op: Op) -> None:
         """Notes that the output is stored as the (first) input is."""
+        require_readers(self, op)
         if op.inputs[0] in self.encodings:
             self.encodings[op.output] = self.encodings[op.inputs[0]]
 
     def tensor(self, name: str, layout: Layout, code: Encoding) -> Placed:
-        """A new int8 tensor."""
+        """A new tensor: int8, or int32 for what int8 does not hold."""
+        if code.is_wide:
+            return Placed(self.writer.tensor(name, layout.file, "INT32"), layout, code)
         index = self.writer.tensor(name, layout.file, "INT8", Quantisation((code.scale,), code.zero_point))
         return Placed(index, layout, code)
 

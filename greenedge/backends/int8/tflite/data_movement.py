@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from greenedge.backends.int8.requirements import require_pad_level
+from greenedge.backends.int8.requirements import require_all_wide, require_pad_level, require_readers
 from greenedge.backends.int8.tflite.builder import RULES, TfliteBuilder
 from greenedge.backends.int8.tflite.elementwise import require_one_encoding
 from greenedge.backends.int8.tflite.layout import Layout, image, plain
@@ -163,14 +163,19 @@ def pad(b: TfliteBuilder, op: Pad) -> None:
 @RULES.lowers(Concat)
 def concat(b: TfliteBuilder, op: Concat) -> None:
     """CONCATENATION of branches in one encoding and one layout."""
-    common = require_one_encoding(b, op)
-    if common is not None:
+    require_readers(b, op)
+    require_all_wide(b, op)
+    common = None if op.output in b.wide else require_one_encoding(b, op)
+    if op.output in b.wide:
+        b.encodings[op.output] = b.wide_encoding(op.output)
+    elif common is not None:
         # Branches with like encodings keep theirs: where their zero level is not 0, a reader must not rely on 0.
         zeros = {b.encodings[edge].zero_level for edge in op.inputs}
         shared = zeros.pop() if len(zeros) == 1 else 0
         b.encodings[op.output] = replace(common, zero_level=shared or common.zero_level)
     b.begin_emission()
-    parts = unify_encodings(b, [b.placed[edge] for edge in op.inputs], op)
+    parts = [b.placed[edge] for edge in op.inputs]
+    parts = parts if op.output in b.wide else unify_encodings(b, parts, op)
     layout = parts[0].layout
     if layout.is_flat or any(p.layout.order != layout.order or p.layout.is_flat for p in parts):
         parts = [b.convert_layout(p, plain(p.layout.shape), edge) for p, edge in zip(parts, op.inputs, strict=True)]

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN
 from greenedge.backends.int8.builder import tabulate_levels
-from greenedge.backends.int8.layers import fit_addition
+from greenedge.backends.int8.layers import count_wrong, fit_addition, fit_layer
 from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range, encode, encode_input, shift_levels
 from greenedge.backends.int8.requirements import (
+    MOST_PAIRS,
+    count_pairs,
+    is_quantised,
     require_channel_axis,
     require_common_range,
+    require_int32_sums,
     require_levels,
     require_line,
-    require_quantiser,
+    require_pair_table,
+    require_readers,
 )
+from greenedge.backends.int8.tflite.accumulators import accumulate_terms
 from greenedge.backends.int8.tflite.builder import RULES, RUNTIME, Placed, TfliteBuilder
 from greenedge.backends.int8.tflite.flatbuffer import Quantisation
 from greenedge.backends.int8.tflite.layout import image, plain
+from greenedge.backends.int8.tflite.pairs import look_up_pairs
 from greenedge.backends.int8.tflite.quantise import (
     Form,
     flatten_to_rows,
@@ -62,7 +70,11 @@ def requantise(b: TfliteBuilder, op: Requantise) -> None:
         b.begin_emission()
         b.placed[op.output] = _look_up(b, op)
         return
-    if require_line(b, op, RUNTIME):
+    pair = b.looked_up(op)
+    if pair is not None:
+        codes = [b.encodings[edge] for edge in pair.inputs if edge in b.encodings]
+        require_pair_table(b, op, codes, (0, len(b.graph.edges[op.output].shape) - 1), RUNTIME)
+    elif require_line(b, op, RUNTIME):
         rank = len(b.graph.edges[op.output].shape)
         require_channel_axis(b, op, b.channel_axes.get(op.inputs[0], (0, rank - 1)), RUNTIME)
     b.begin_emission()
@@ -101,10 +113,15 @@ def place_channels_last(b: TfliteBuilder, edge: str, step: Requantise) -> Placed
 
 @RULES.lowers(Add)
 def add(b: TfliteBuilder, op: Add) -> None:
-    """ADD where its rounding is right; else a depthwise convolution across the stacked branches."""
-    require_quantiser(b, op)
+    """ADD where its rounding is right; else a depthwise convolution across the stacked branches; a table of pairs where
+    neither is proved."""
+    require_readers(b, op)
+    largest = sum(abs(m) * edge.magnitude for m, edge in zip(op.multipliers, b.graph.input_edges(op), strict=True))
+    require_int32_sums(b, op, largest, RUNTIME)
+    is_stackable = sum(map(len, map(split_weight, op.multipliers))) <= MOST_COPIES
+    b.announce_pairs(op, is_rounded=is_stackable)
     b.require(
-        sum(map(len, map(split_weight, op.multipliers))) <= MOST_COPIES,
+        is_stackable or not is_quantised(b, op) or op.output in b.pairs,
         f"branches weighted {tuple(op.multipliers)}",
         f"an addition stacks its branches at most {MOST_COPIES} times, each time with a weight of 7 bits",
         "quantise the branches to fewer bits, or let both share one quantiser",
@@ -114,6 +131,9 @@ def add(b: TfliteBuilder, op: Add) -> None:
     b.begin_emission()
 
     def write(step: Requantise) -> None:
+        if b.looked_up(step) or (op.output in b.pairs and not _is_proved(b, op, step)):
+            look_up_pairs(b, op, step)
+            return
         first = place_channels_last(b, op.inputs[0], step)
         parts = [b.convert_layout(b.placed[edge], first.layout, edge) for edge in op.inputs]
         parts, shift = align_branches(b, op, parts)
@@ -124,7 +144,40 @@ def add(b: TfliteBuilder, op: Add) -> None:
         else:
             quantise(b, _stack_form(b, op, parts), step, op.name)
 
-    b.write_sum(op, write)
+    b.write_sum(op, write, lambda: _accumulate_branches(b, op))
+
+
+def _accumulate_branches(b: TfliteBuilder, op: Add) -> None:
+    """The sum as int32."""
+    layout = b.placed[op.inputs[0]].layout
+    parts = [b.convert_layout(b.placed[edge], layout, edge) for edge in op.inputs]
+    accumulate_terms(b, op, parts, op.multipliers, [part.code.offset for part in parts])
+
+
+def _is_proved(b: TfliteBuilder, op: Add, step: Requantise) -> bool:
+    """Whether ADD or the convolution gives every level, or a table would be too large."""
+    parts = [b.placed[edge] for edge in op.inputs]
+    codes, code = [part.code for part in parts], b.encode_step(step)
+    if count_pairs(step, codes) > MOST_PAIRS:
+        return True
+    common, shifts = align_codes(codes)
+    step = shift_input(step, sum(m * d for m, d in zip(op.multipliers, shifts, strict=True)))
+    if op.multipliers == (1, 1) and fit_addition(op.name, step, common, code) is not None:
+        return True
+    weight = np.tile(sum(map(split_weight, op.multipliers), []), (step.channels, 1))
+    fitted = fit_layer("DEPTHWISE_CONV_2D", op.name, step, weight, common, code, INT8_MAX, b.all_sets)
+    return not count_wrong(fitted, b.all_sets)
+
+
+def align_codes(codes: Sequence[Encoding]) -> tuple[Encoding, list[int]]:
+    """The encoding that branches get in common, and what is added to the levels of each for it: where int8 does not
+    hold the levels of all, each is counted from another level, so that the tops are one."""
+    lo, hi = common_range(codes)
+    if hi - lo > LEVELS:
+        shifts = [hi - code.hi for code in codes]
+        return encode(*common_range([shift_levels(code, d) for code, d in zip(codes, shifts, strict=True)])), shifts
+    is_shared = all(code.is_like(codes[0]) for code in codes)
+    return (replace(codes[0], lo=lo) if is_shared else encode(lo, hi)), [0] * len(codes)
 
 
 def split_weight(m: int) -> list[int]:
@@ -134,13 +187,10 @@ def split_weight(m: int) -> list[int]:
 
 
 def align_branches(b: TfliteBuilder, op: Add, parts: list[Placed]) -> tuple[list[Placed], int]:
-    """The branches in one encoding, and what is added to their sum by it: where int8 does not hold the levels of all,
-    each is counted from another level, so that the tops are one."""
-    lo, hi = common_range([part.code for part in parts])
-    if hi - lo <= LEVELS:
+    """The branches in one encoding, and what is added to their sum by it."""
+    common, shifts = align_codes([part.code for part in parts])
+    if not any(shifts):
         return unify_encodings(b, parts, op), 0
-    shifts = [hi - part.code.hi for part in parts]
-    common = encode(*common_range([shift_levels(part.code, d) for part, d in zip(parts, shifts, strict=True)]))
     moved = []
     for part, edge, shift in zip(parts, op.inputs, shifts, strict=True):
         name = f"{op.name}/{edge}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from greenedge.backends.int8.layers import Layer
-from greenedge.backends.int8.tflite import data_movement, elementwise, linear
+from greenedge.backends.int8.tflite import data_movement, elementwise, linear, pairs
 from greenedge.backends.int8.tflite.builder import RULES, Placed, TfliteBuilder
 from greenedge.backends.int8.tflite.epilogue import write_output
 from greenedge.backends.int8.tflite.layout import image, plain
@@ -17,7 +17,7 @@ from greenedge.errors import Reason
 from greenedge.graph import Graph
 from greenedge.lower.dequantise import Dequantise
 
-__all__ = ["RULES", "Emitted", "data_movement", "elementwise", "find_reasons", "linear", "write_file"]
+__all__ = ["RULES", "Emitted", "data_movement", "elementwise", "find_reasons", "linear", "pairs", "write_file"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,8 @@ def is_last_axis(graph: Graph, edge: str, axis: int) -> bool:
 def write_output(b: TfliteBuilder, end: Dequantise) -> int:
     """Writes the operators; returns the tensor that is the output, which has the output's name."""
     placed = b.placed[end.edge]
-    steps: list[tuple[str, Float32s | None, int]] = [("DEQUANTIZE", None, 2), *_restore_integers(placed)]
+    first = ("CAST", None, 1) if placed.code.is_wide else ("DEQUANTIZE", None, 2)
+    steps: list[tuple[str, Float32s | None, int]] = [first, *_restore_integers(placed)]
     steps += [
         ("SUB", part, 1)
         for part in (_constant(placed, -placed.code.zero_level), _constant(placed, end.zero))

@@ -83,6 +83,10 @@ class Writer:
         self.tensors.append((name, tuple(int(d) for d in shape), kind, quantisation, buffer))
         return len(self.tensors) - 1
 
+    def rename(self, tensor: int, name: str) -> None:
+        """Gives a tensor another name."""
+        self.tensors[tensor] = (name, *self.tensors[tensor][1:])
+
     def _buffer(self, data: bytes) -> int:
         """Where the bytes are; equal ones are held once."""
         if data not in self.buffers:

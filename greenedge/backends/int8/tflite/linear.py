@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from greenedge.backends.int8.layers import fit_mean
-from greenedge.backends.int8.requirements import require_pad_level, require_quantiser, require_weights
+from greenedge.backends.int8.requirements import require_pad_level, require_weights
+from greenedge.backends.int8.tflite.accumulators import accumulate, require_exact_sums
 from greenedge.backends.int8.tflite.builder import RULES, RUNTIME, Placed, TfliteBuilder
 from greenedge.backends.int8.tflite.layout import image, plain
 from greenedge.backends.int8.tflite.padding import choose_padding
@@ -25,12 +26,16 @@ from greenedge.graph.ops.base import Ints
 @RULES.lowers(Dense)
 def dense(b: TfliteBuilder, op: Dense) -> None:
     """FULLY_CONNECTED."""
-    require_quantiser(b, op)
+    require_exact_sums(b, op, op.weight, op.summed_axes)
     require_weights(b, op, RUNTIME)
     shape = b.graph.edges[op.output].shape
     b.announce_sum(op, (len(shape) - 1,))
     b.begin_emission()
-    b.write_sum(op, lambda step: quantise(b, _dense_form(b, op, shape), step, op.name))
+    b.write_sum(
+        op,
+        lambda step: quantise(b, _dense_form(b, op, shape), step, op.name),
+        lambda: accumulate(b, _dense_form(b, op, shape), op),
+    )
 
 
 def _dense_form(b: TfliteBuilder, op: Dense, shape: tuple[int, ...]) -> Form:
@@ -48,13 +53,17 @@ def _dense_form(b: TfliteBuilder, op: Dense, shape: tuple[int, ...]) -> Form:
 @RULES.lowers(Conv)
 def conv(b: TfliteBuilder, op: Conv) -> None:
     """CONV_2D, or DEPTHWISE_CONV_2D."""
-    require_quantiser(b, op)
+    require_exact_sums(b, op, op.weight, op.summed_axes)
     require_weights(b, op, RUNTIME)
     if any(op.pads):
         require_pad_level(b, op, op.pad_value)
     b.announce_sum(op, (0,))
     b.begin_emission()
-    b.write_sum(op, lambda step: quantise(b, _conv_form(b, op), step, op.name))
+    b.write_sum(
+        op,
+        lambda step: quantise(b, _conv_form(b, op), step, op.name),
+        lambda: accumulate(b, _conv_form(b, op), op),
+    )
 
 
 def _conv_form(b: TfliteBuilder, op: Conv) -> Form:
@@ -72,7 +81,7 @@ def _conv_form(b: TfliteBuilder, op: Conv) -> Form:
 @RULES.lowers(SumPool)
 def sum_pool(b: TfliteBuilder, op: SumPool) -> None:
     """MEAN over whole images where that is exact; else a depthwise convolution with ones."""
-    require_quantiser(b, op)
+    require_exact_sums(b, op, np.ones(op.kernel, np.int64), range(len(op.kernel)))
     if any(op.pads):
         require_pad_level(b, op, op.pad_value)
     b.announce_sum(op, (0,))
@@ -85,7 +94,7 @@ def sum_pool(b: TfliteBuilder, op: SumPool) -> None:
         else:
             quantise(b, _sum_pool_form(b, op), step, op.name)
 
-    b.write_sum(op, write)
+    b.write_sum(op, write, lambda: accumulate(b, _sum_pool_form(b, op), op))
 
 
 def _write_mean(b: TfliteBuilder, op: SumPool, step: Requantise) -> Placed | None:
@@ -116,7 +125,7 @@ def _sum_pool_form(b: TfliteBuilder, op: SumPool) -> Form:
 def conv_transpose(b: TfliteBuilder, op: ConvTranspose) -> None:
     """TRANSPOSE_CONV. What lies between the samples adds nothing, as the zero point does; so that has to stand for
     level 0."""
-    require_quantiser(b, op)
+    require_exact_sums(b, op, op.weight, op.summed_axes)
     require_weights(b, op, RUNTIME)
     edge, code = b.graph.edges[op.inputs[0]], b.encodings.get(op.inputs[0])
     zero = 0 if code is None else code.zero_level  # None: refused where it is made
@@ -128,7 +137,11 @@ def conv_transpose(b: TfliteBuilder, op: ConvTranspose) -> None:
     )
     b.announce_sum(op, (0,))
     b.begin_emission()
-    b.write_sum(op, lambda step: quantise(b, _conv_transpose_form(b, op), step, op.name))
+    b.write_sum(
+        op,
+        lambda step: quantise(b, _conv_transpose_form(b, op), step, op.name),
+        lambda: accumulate(b, _conv_transpose_form(b, op), op),
+    )
 
 
 def _conv_transpose_form(b: TfliteBuilder, op: ConvTranspose) -> Form:

@@ -100,19 +100,37 @@ def _write_form(
         b.tensor(edge, form.layout, code) if form.written is None else b.tensor(f"{edge}/written", form.written, code)
     )
     bias_tensor = b.writer.constant(f"{edge}/bias", bias.astype(np.int32), Quantisation(_floats(scales * si)))
-    inputs, version, options = [form.source.tensor, w, bias_tensor], form.version, dict(form.options)
-    is_transposed = form.operator == "TRANSPOSE_CONV"
-    if is_transposed:
-        inputs = [b.constant(f"{edge}/shape", target.layout.file), w, form.source.tensor, bias_tensor]
-    if not is_transposed or code.activation != "NONE":
-        options["fusedActivationFunction"] = code.activation
+    inputs = (form.source.tensor, w, bias_tensor)
+    write_sum_operator(b, form, inputs, target.tensor, target.layout.file, edge, code.activation)
+    return place_result(b, form, target, edge)
+
+
+def write_sum_operator(
+    b: TfliteBuilder,
+    form: Form,
+    inputs: tuple[int, int, int],
+    target: int,
+    shape: tuple[int, ...],
+    edge: str,
+    activation: str = "NONE",
+) -> None:
+    """The operator of `form` on (source, weight, bias); it writes the tensor `target` of the file's `shape`."""
+    source, weight, bias = inputs
+    version, options, is_transposed = form.version, dict(form.options), form.operator == "TRANSPOSE_CONV"
+    if not is_transposed or activation != "NONE":
+        options["fusedActivationFunction"] = activation
         version = max(version, 4) if is_transposed else version
-    b.writer.operator(form.operator, inputs, [target.tensor], version, **options)
+    leading = [b.constant(f"{edge}/shape", shape), weight, source] if is_transposed else [source, weight]
+    b.writer.operator(form.operator, [*leading, bias], [target], version, **options)
+
+
+def place_result(b: TfliteBuilder, form: Form, target: Placed, edge: str) -> Placed:
+    """What the operator of `form` has written, in the layout that the edge gets."""
     if form.written is None:
         return target
     if form.crop is None:
         return b.copy_as(target, form.layout, edge)
-    result = b.tensor(edge, form.layout, code)
+    result = b.tensor(edge, form.layout, target.code)
     begin = b.constant(f"{edge}/begin", [0, *form.crop, 0])
     size = b.constant(f"{edge}/size", form.layout.file)
     b.writer.operator("SLICE", [target.tensor, begin, size], [result.tensor], 2)

@@ -18,6 +18,8 @@ import numpy as np
 
 from greenedge.backends.int8.arithmetic import (
     EMULATIONS,
+    EXACT_FLOAT,
+    FLOAT_SUM,
     LITERT,
     Emulation,
     Float32s,
@@ -57,6 +59,7 @@ def cases(int4: bool = False) -> list[Case]:
     rng = np.random.default_rng(_SEED)
     operators = [name for name, sets in EMULATIONS.items() if "xnnpack" in sets]
     own = {"ADD": _addition, "QUANTIZE": _quantisation}
+    own |= {name: _float_sums for name in operators if name.startswith(FLOAT_SUM)}
     return (
         [own.get(name, _case)(rng, name, ties) for name in operators for ties in (False, True)]
         + [_mean(rng, ties) for ties in (False, True)]
@@ -140,6 +143,46 @@ def _mean(rng: np.random.Generator, ties: bool) -> Case:
         tied,
         mean_emulations(count, zero_in, zero_out),
     )
+
+
+def _float_sums(rng: np.random.Generator, operator: str, ties: bool) -> Case:
+    """Whole numbers in float32, sums up to 2**24 - 1 or down to its opposite: there are no ties."""
+    operator = operator.removeprefix(FLOAT_SUM)
+    dense, depthwise = operator == "FULLY_CONNECTED", operator == "DEPTHWISE_CONV_2D"
+    fan_in = CHANNELS if depthwise else INPUTS
+    x = rng.choice(np.array([-128, -1, 77, 127]), (SAMPLES, *([] if dense else [1, 1]), fan_in)).astype(np.int8)
+    weight = rng.choice(np.array([-127, -126, 3, 127]), (CHANNELS, 1 if depthwise else INPUTS))
+    reach = 128 * np.abs(weight).sum(axis=1)
+    bias = (EXACT_FLOAT - 1 - reach) * (-1 if ties else 1)
+    flat = x.reshape(SAMPLES, fan_in).astype(np.int64)
+    acc = (flat * weight[:, 0] if depthwise else flat @ weight.T) + bias
+    content = _float_file(operator, weight.astype(np.int8), bias, x.shape[1:])
+    ones, whole = np.ones(1, np.float32), (-(1 << 31), (1 << 31) - 1)
+    return Case(FLOAT_SUM + operator, content, (x,), acc, 1.0, ones, 1.0, 0, whole, 0)
+
+
+def _float_file(operator: str, weight: Array, bias: Ints, shape: tuple[int, ...]) -> bytes:
+    writer, dense, depthwise = Writer("selftest"), operator == "FULLY_CONNECTED", operator == "DEPTHWISE_CONV_2D"
+    x = writer.tensor("x", (1, *shape), "INT8", Quantisation((1.0,)))
+    real, total = (
+        writer.tensor(name, (1, *shape[:-1], size), "FLOAT32") for name, size in (("f", shape[-1]), ("t", CHANNELS))
+    )
+    writer.operator("CAST", [x], [real])
+    shaped = weight.T[None, None] if depthwise else weight if dense else weight[:, None, None, :]
+    w = writer.tensor("w", shaped.shape, "FLOAT32")
+    writer.operator("DEQUANTIZE", [writer.constant("stored", shaped, Quantisation((1.0,)))], [w], 2)
+    b = writer.constant("b", bias.astype(np.float32))
+    window = {} if dense else {"strideH": 1, "strideW": 1, "padding": "VALID"}
+    if operator == "TRANSPOSE_CONV":
+        size = writer.constant("s", np.array([1, 1, 1, CHANNELS], np.int32))
+        writer.operator(operator, [size, w, real, b], [total], 3, **window)
+    else:
+        window |= {} if dense else {"dilationHFactor": 1, "dilationWFactor": 1}
+        window |= {"depthMultiplier": 1} if depthwise else {}
+        writer.operator(operator, [real, w, b], [total], 5 if dense else 3, fusedActivationFunction="NONE", **window)
+    y = writer.tensor("y", (1, *shape[:-1], CHANNELS), "INT32")
+    writer.operator("CAST", [total], [y])
+    return writer.finish([x], [y])
 
 
 def _case(rng: np.random.Generator, operator: str, ties: bool, int4: bool = False) -> Case:
