@@ -66,19 +66,17 @@ def refusals(graph, target=VU9P, **options) -> list[str]:
 
 def test_what_hls4ml_cannot_be_given_is_told(rng):
     sketch = Sketch(rng, (4, 6, 6), "s4")
-    a = sketch.conv("x", 4, (1, 1), pads=(1, 1, 1, 1), pad_value=3)
+    a = sketch.conv("x", 4, (1, 1), pads=(1, 1, 1, 1))
     b = sketch.max_pool("x", (2, 2), pads=(1, 1, 0, 0))
-    c = sketch.upsample("x", 1, 2, 2)
-    d = sketch.reshape("x", 6, 4, 6)
+    c = sketch.depth_to_space("x", 2)
+    d = sketch.pad("x", (1, 0, 0, 0, 0, 0), 2)
     e = sketch.step(sketch.add(a, a), per_channel=False)
     assert refusals(sketch.graph(e)) == [
-        f"{a}: padding with 3; hls4ml pads with 0 (cure: use a quantiser whose zero point is 0).",
         f"{b}: padding of levels below 0; hls4ml pads with 0, which would win (cure: put the pool after a ReLU).",
-        f"{c}: operation Upsample; hls4ml builds {list_built(hls4ml.BACKEND.rules)} (cure: use layers of these kinds, "
-        "or choose another back end).",
-        f"{d}: a reshape from (4, 6, 6) to (6, 4, 6); hls4ml has the channels last, so values would have to move "
-        f"(cure: flatten, or keep the "
-        "channels apart).",
+        f"{c}: operation DepthToSpace; hls4ml builds {list_built(hls4ml.BACKEND.rules)} (cure: use layers of these "
+        "kinds, or choose another back end).",
+        f"{d}: padding (1, 0, 0, 0, 0, 0); hls4ml pads height and width (cure: use layers of these kinds, or choose "
+        "another back end).",
         f"{e}: a step function that is no multiply, add and shift; a batch normalisation computes clip((m*x + b) >> "
         f"s) (cure: use batch norm and "
         "ReLU before the quantiser).",
