@@ -240,6 +240,26 @@ def tokens(rng) -> Graph:
     return s.graph(s.dense(s.concat(both, both, axis=0), 3))
 
 
+def gated(rng) -> Graph:
+    """Squeeze and excite: a gate per channel that is known when its frame has passed; then one per pixel, and one for
+    all."""
+    s = Sketch(rng, (3, 5, 4), "u4")
+    a = s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "s4")
+    gate = s.step(s.conv(s.step(s.sum_pool(a, (5, 4)), "u4"), 4, (1, 1)), "u4")
+    b = s.step(s.multiply(a, gate, zeros=(-2, 0)), "u4")
+    b = s.step(s.multiply(s.step(s.conv(b, 1, (1, 1)), "n4"), b), "u4")
+    return s.graph(s.multiply(s.max_pool(s.conv(b, 1, (1, 1)), (5, 4)), b, zeros=(0, 9)))
+
+
+def products(rng) -> Graph:
+    """Vectors multiplied with one another, with themselves, and with one number; sums of products."""
+    s = Sketch(rng, (12,), "s8")
+    a, b = s.step(s.dense("x", 6), "u8"), s.step(s.dense("x", 6), "s8")
+    total = s.add(s.multiply(a, b, zeros=(128, -3)), s.multiply(b, b), multipliers=(1, -1))
+    c = s.step(total, "u4", per_channel=False)
+    return s.graph(s.step(s.multiply(c, s.step(s.dense(c, 1), "up")), "n8", axis=0))
+
+
 SKETCHES = (
     convolutions,
     sequence,
@@ -259,6 +279,8 @@ SKETCHES = (
     selected,
     turned,
     tokens,
+    gated,
+    products,
 )
 
 

@@ -18,6 +18,7 @@ from greenedge.graph import (
     Graph,
     Input,
     MaxPool,
+    Multiply,
     Pad,
     Requantise,
     Reshape,
@@ -139,6 +140,11 @@ class Sketch:
         )
         name = self._name("add")
         return self._add(Add(name, sources, name, multipliers), ends.min(1).sum(), ends.max(1).sum())
+
+    def multiply(self, first, second, zeros=(0, 0)):
+        ends = [np.array([self.edges[s].lo, self.edges[s].hi]) - z for s, z in zip((first, second), zeros, strict=True)]
+        products, name = np.multiply.outer(*ends), self._name("product")
+        return self._add(Multiply(name, (first, second), name, zeros), products.min(), products.max())
 
     def max_pool(self, source, kernel, strides=None, pads=None):
         name = self._name("max")

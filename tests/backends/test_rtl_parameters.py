@@ -73,6 +73,14 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
             *(({name: 0}, f"{name}=0 must be at least 1") for name in ("W_BITS", "A_BITS", "OUT_BITS")),
         ],
     ),
+    "ge_multiply": (
+        {},
+        [
+            *(({name: 0}, f"{name}=0 must be at least 1") for name in ("PE", "OUT_BITS")),
+            *(({name: n}, f"{name}={n} must be 1 to 24") for name in ("A_BITS", "B_BITS") for n in (0, 25)),
+            *(({name: n}, f"{name}={n} must fit 25 bits") for name in ("AZERO", "BZERO") for n in (-(2**25), 2**25)),
+        ],
+    ),
     "ge_pad": (
         {},
         [

@@ -158,6 +158,11 @@ def _add(layer: hw.Add, xs: Sequence[Ints]) -> tuple[Ints, ...]:
 
 
 @_compute.register
+def _multiply(layer: hw.Multiply, xs: Sequence[Ints]) -> tuple[Ints, ...]:
+    return (wrap_to((xs[0] - layer.zeros[0]) * (xs[1] - layer.zeros[1]), layer.result),)
+
+
+@_compute.register
 def _fork(layer: hw.Fork, xs: Sequence[Ints]) -> tuple[Ints, ...]:
     return xs[0], xs[0]
 

@@ -197,6 +197,12 @@ def _words(*names: str) -> Callable[[Parameters, str], Features]:
     return parts
 
 
+def _multiply(p: Parameters, family: str) -> Features:
+    """Bits of the registers of the factors, and of the rows of the multiplier."""
+    a, b = p["A_BITS"] + (not p["ASGN"]), p["B_BITS"] + (p["BZERO"] != 0)
+    return {"word": p["PE"] * (a + b), "row": p["PE"] * -(-b // 2) * (a + 2), "out": p["PE"] * p["OUT_BITS"]}, 0
+
+
 def _width(p: Parameters, family: str) -> Features:
     wide = max(p["IN"], p["OUT"])
     return {
@@ -245,6 +251,7 @@ _FEATURES: dict[str, Callable[[Parameters, str], Features]] = {
     "ge_pool": _pool,
     "ge_pool_global": _pool_global,
     "ge_add": _words("A_BITS", "B_BITS", "OUT_BITS"),
+    "ge_multiply": _multiply,
     "ge_fork": _words("WIDTH"),
     "ge_concat": _words("WIDTH"),
     "ge_upsample": _upsample,

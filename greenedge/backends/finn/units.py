@@ -328,6 +328,24 @@ def _add(layer: hw.Add, fold: Fold) -> Unit:
     )
 
 
+@unit_of.register
+def _multiply(layer: hw.Multiply, fold: Fold) -> Unit:
+    a, b = layer.sources
+    return Unit(
+        "ge_multiply",
+        {
+            "PE": fold.pe,
+            "A_BITS": a.bits,
+            "ASGN": int(a.signed),
+            "AZERO": layer.zeros[0],
+            "B_BITS": b.bits,
+            "BSGN": int(b.signed),
+            "BZERO": layer.zeros[1],
+            "OUT_BITS": layer.result.bits,
+        },
+    )
+
+
 def _width(wire: Wire, fold: Fold) -> int:
     return (wire.bits * fold.pe + 7) // 8 * 8
 

@@ -19,9 +19,11 @@ from greenedge.graph import (
     ArgMax,
     Concat,
     DepthToSpace,
+    Edge,
     Gather,
     Input,
     MaxPool,
+    Multiply,
     Op,
     Pad,
     Requantise,
@@ -177,6 +179,65 @@ def _sum_repeating(a: Ints, b: Ints) -> Ints:
     length = int(np.lcm(len(a), len(b)))
     total: Ints = np.tile(a, length // len(a)) + np.tile(b, length // len(b))
     return total
+
+
+@RULES.lowers(Multiply)
+def multiply(b: Builder, op: Multiply) -> None:
+    """Streams are multiplied as they come; a gate is repeated for every pixel or channel that it stands for."""
+    wires, shape = b.take_all(op), b.graph.edges[op.output].shape
+    b.require(
+        len(shape) <= 3 or all(wire.shape == shape for wire in wires),
+        f"a gate over {len(shape)} axes",
+        "finn repeats rows, columns and channels",
+        "use two or fewer spatial axes",
+    )
+    b.begin_emission()
+    if any(wire.shape != shape for wire in wires):
+        wires = [_repeat_to(b, op, wire, shape) for wire in wires]
+    factors = sorted(zip(wires, op.zeros, strict=True), key=lambda one: _factor_bits(*one), reverse=True)
+    (one, other), zeros = (wire for wire, _ in factors), (factors[0][1], factors[1][1])
+    other = b.put_in_order(other, one.order)
+    name = b.names.take(op.name)
+    result = b.make_wire(name, op.output, one.order, max(one.channels, other.channels))
+    b.give(hw.Multiply(name, (one, other), (result,), zeros))
+
+
+def _factor_bits(wire: Wire, zero: int) -> tuple[int, bool]:
+    """(bits of the wire's integers minus `zero`, whether some are negative): ge_multiply is smallest where its second
+    factor has less of both."""
+    low, high = (end - zero for end in wire.representable)
+    return Edge("", (), low, high).bits, low < 0
+
+
+def _repeat_to(b: Builder, op: Multiply, wire: Wire, shape: tuple[int, ...]) -> Wire:
+    """The wire, channels-last, with every axis of one element repeated to that of `shape`, by layers of their own."""
+    wire = replace(b.put_in_order(wire, channels_last(wire.shape)), channels=wire.shape[0])
+    (channels, *size), (more, *wanted) = ((*of, 1, 1)[:3] for of in (wire.shape, shape))
+    pixels = int(np.prod(size))
+    if pixels > 1 or channels == more:
+        factors = wanted[0] // size[0], wanted[1] // size[1]
+        if factors != (1, 1):
+            inside = (channels, *shape[1:])
+            wire = _repeat(b, op, wire, channels, (size[0], size[1]), factors, inside)
+        if channels == more:
+            return wire
+        return replace(_repeat(b, op, wire, 1, (wire.total, 1), (1, more), shape), channels=more)
+    return replace(_repeat(b, op, wire, 1, (1, 1), (int(np.prod(wanted)), more), shape), channels=more)
+
+
+def _repeat(
+    b: Builder,
+    op: Multiply,
+    wire: Wire,
+    channels: int,
+    size: tuple[int, int],
+    factors: tuple[int, int],
+    shape: tuple[int, ...],
+) -> Wire:
+    """The wire, taken as an image of `size` pixels of so many channels, repeated; its result has `shape`."""
+    name = b.names.take(f"{op.name}_repeat")
+    result = replace(wire, name=name, edge="", shape=shape, order=channels_last(shape), channels=channels)
+    return b.give_inner(hw.Upsample(name, (replace(wire, channels=channels),), (result,), *size, factors))
 
 
 @RULES.lowers(Concat)

@@ -248,6 +248,20 @@ class Add(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class Multiply(Layer):
+    """(a - zeros[0]) * (b - zeros[1])."""
+
+    zeros: tuple[int, int]
+
+    ports = (("a", "b"), ("m",))
+    latency: ClassVar[int] = 5
+
+    @property
+    def lanes(self) -> int:
+        return math.gcd(*(wire.channels for wire in self.sources))
+
+
+@dataclass(frozen=True, eq=False)
 class Fork(Layer):
     """One wire to two."""
 

@@ -269,25 +269,33 @@ def _step(layer: hw.Step, fold: Fold) -> list[Node]:
 
 @nodes_of.register
 def _add(layer: hw.Add, fold: Fold) -> list[Node]:
+    return [_elementwise("ElementwiseAdd", layer, fold)]
+
+
+@nodes_of.register
+def _multiply(layer: hw.Multiply, fold: Fold) -> list[Node]:
+    """FINN counts its factors from 0; its cycles do not depend on that."""
+    return [_elementwise("ElementwiseMul", layer, fold)]
+
+
+def _elementwise(op: str, layer: Layer, fold: Fold) -> Node:
     shape = [1, layer.result.pixels, layer.result.channels]
     a, b = layer.sources
-    return [
-        _node(
-            layer,
-            "ElementwiseAdd",
-            [_tensor(a, *shape), _tensor(b, *shape)],
-            [_tensor(layer.result)],
-            PE=fold.pe,
-            lhs_dtype=_type(a),
-            rhs_dtype=_type(b),
-            out_dtype=_type(layer.result),
-            lhs_shape=shape,
-            rhs_shape=shape,
-            out_shape=shape,
-            lhs_style="input",
-            rhs_style="input",
-        )
-    ]
+    return _node(
+        layer,
+        op,
+        [_tensor(a, *shape), _tensor(b, *shape)],
+        [_tensor(layer.result)],
+        PE=fold.pe,
+        lhs_dtype=_type(a),
+        rhs_dtype=_type(b),
+        out_dtype=_type(layer.result),
+        lhs_shape=shape,
+        rhs_shape=shape,
+        out_shape=shape,
+        lhs_style="input",
+        rhs_style="input",
+    )
 
 
 @nodes_of.register
