@@ -260,6 +260,15 @@ def products(rng) -> Graph:
     return s.graph(s.step(s.multiply(c, s.step(s.dense(c, 1), "up")), "n8", axis=0))
 
 
+def enlarged(rng) -> Graph:
+    """Transposed convolutions: with overlap, in groups; with gaps, cut short; on a sequence; sums as they are."""
+    s = Sketch(rng, (2, 3, 4), "s4")
+    a = s.step(s.conv_transpose("x", 4, (4, 3), (2, 2), (1, 1, 1, 1), (0, 1), groups=2), "u4")
+    b = s.step(s.conv_transpose(a, 3, (2, 2), (3, 2), (1, 0, 0, 1), (0, 0)), "s4", per_channel=False)
+    rows = s.reshape(s.step(s.conv(b, 2, (2, 2), (2, 2))), 2, int(np.prod(s.edges[b].shape[1:])) // 4)
+    return s.graph(s.conv_transpose(rows, 2, (3,), (2,), (1, 1), (1,)))
+
+
 SKETCHES = (
     convolutions,
     sequence,
@@ -281,6 +290,7 @@ SKETCHES = (
     tokens,
     gated,
     products,
+    enlarged,
 )
 
 

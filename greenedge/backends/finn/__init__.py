@@ -56,6 +56,7 @@ from greenedge.legalise import (
     NARROW_SUMS,
     SPLIT_ADDITIONS,
     SPLIT_WEIGHTS,
+    TRANSPOSED_TO_CONV,
     WIDEN_SEQUENCES,
 )
 from greenedge.progress import ProgressFn, no_progress
@@ -354,6 +355,7 @@ BACKEND = Backend(
     passes=(
         MOVES_TO_HOST,
         FUSE_STEPS,
+        TRANSPOSED_TO_CONV,
         FOLD_LAYOUTS,
         SPLIT_WEIGHTS,
         SPLIT_ADDITIONS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from greenedge.backends.finn.dialect.builder import Builder
 from greenedge.errors import ReasonKind
-from greenedge.graph import Conv, ConvTranspose, Dense, Edge, Input, Multiply, Requantise
+from greenedge.graph import Conv, Dense, Edge, Input, Multiply, Requantise
 from greenedge.graph.ops.base import Ints
 from greenedge.legalise.capabilities import ONE_FILE_AN_OUTPUT, Capabilities, Ends, Limit, Measure
 from greenedge.legalise.rules import Rules
@@ -45,9 +45,3 @@ ENDS = Ends(
     ("choose --backend da4ml, which takes several, on a board of ECP5, iCE40 or Gowin", ONE_FILE_AN_OUTPUT),
 )
 RULES: Rules[Builder] = Rules("finn", "finn", SUPPORTED, ENDS)
-RULES.refuses(
-    ConvTranspose,
-    "a transposed convolution",
-    "finn has no unit for it",
-    "use nearest-neighbour upsampling and a convolution",
-)
