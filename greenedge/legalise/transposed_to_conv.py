@@ -1,6 +1,6 @@
 """Transposed convolutions as convolutions whose channels then become pixels, for back ends without the former.
 
-With stride s, output pixel s*q + f (phase f < s) is y = sum over i of x[i] * weight[f + pad - s*i + s*q], counted along one
+With stride s, output pixel s*q + f (phase f < s) is the sum over i of x[i] * weight[f + pad - s*i + s*q], along one
 axis: the taps of every phase lie in one window of x that begins at q + first. So a convolution of stride 1 gives all
 phases of q as channels, and a reshape, a transposition and a reshape put them side by side.
 """
@@ -17,8 +17,8 @@ from greenedge.legalise.edge_names import choose_name
 
 
 def transposed_to_conv(graph: Graph) -> Graph:
-    """ConvTranspose(w, x) → pixels(Conv(w', x)): the convolution keeps the name, and its edge is called EDGE/phases. What
-    it gives beyond the output is cut off at the end."""
+    """ConvTranspose(w, x) → pixels(Conv(w', x)): the convolution keeps the name; its edge is called EDGE/phases. What it
+    gives beyond the output is cut off at the end."""
     if not any(isinstance(op, ConvTranspose) for op in graph.ops):
         return graph
     ops: list[Op] = []

@@ -40,6 +40,24 @@ def table(s: Sketch, source: str, per_channel: bool = True) -> str:
     return name
 
 
+def curve(s: Sketch, source: str, levels: str = "u4", per_channel: bool = True) -> str:
+    """SiLU, at another place and pace in every channel, over all that a sum can be."""
+    low, high = s.reach[source]
+    if not per_channel:
+        low, high = low.min(keepdims=True), high.max(keepdims=True)
+    (lo, hi), count, span = RANGES[levels], len(low), int((high - low).max()) + 1
+    x = np.minimum(low[:, None] + np.arange(span), high[:, None])
+    pace = s.rng.uniform(0.2, 0.6, (count, 1)) * (high - low)[:, None] / 8
+    z = x / pace + s.rng.uniform(-1, 1, (count, 1))
+    y = z / (1 + np.exp(-z))
+    rounded = np.clip(np.round(y * (hi - lo) / 8 + (lo if lo < 0 else 2)), lo, hi).astype(np.int64)
+    name = f"curve{len(s.ops)}"
+    op = Requantise(name, (source,), name, 0, lo, hi, Table(freeze(rounded)), freeze(low), freeze(high))
+    s.ops.append(op)
+    s.edges[name] = Edge(name, s.edges[source].shape, lo, hi)
+    return name
+
+
 def convolutions(rng) -> Graph:
     """Strides, dilation, uneven pads, a padding value that is none of the input's, flatten, dense."""
     s = Sketch(rng, (3, 7, 6), "u4")
@@ -262,11 +280,21 @@ def products(rng) -> Graph:
 
 def enlarged(rng) -> Graph:
     """Transposed convolutions: with overlap, in groups; with gaps, cut short; on a sequence; sums as they are."""
-    s = Sketch(rng, (2, 3, 4), "s4")
+    s = Sketch(rng, (2, 2, 3), "s4")
     a = s.step(s.conv_transpose("x", 4, (4, 3), (2, 2), (1, 1, 1, 1), (0, 1), groups=2), "u4")
-    b = s.step(s.conv_transpose(a, 3, (2, 2), (3, 2), (1, 0, 0, 1), (0, 0)), "s4", per_channel=False)
-    rows = s.reshape(s.step(s.conv(b, 2, (2, 2), (2, 2))), 2, int(np.prod(s.edges[b].shape[1:])) // 4)
+    b = s.step(s.conv_transpose(a, 3, (2, 2), (2, 2), (1, 0, 0, 1), (0, 0)), "s4", per_channel=False)
+    c = s.step(s.conv(b, 2, (2, 2), (2, 2)))
+    rows = s.reshape(c, 2, int(np.prod(s.edges[c].shape[1:])))
     return s.graph(s.conv_transpose(rows, 2, (3,), (2,), (1, 1), (1,)))
+
+
+def curved(rng) -> Graph:
+    """Functions that fall and rise again over more values than a table has, with one for all channels, and of few
+    values; what the matrix unit leaves out of its sums shifts them."""
+    s = Sketch(rng, (6, 4, 3), "u8")
+    a = curve(s, s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1), bits=6))
+    b = curve(s, s.conv(a, 5, (2, 2), bits=8), "s4", per_channel=False)
+    return s.graph(curve(s, s.conv(b, 3, (1, 1)), "s8"))
 
 
 SKETCHES = (
@@ -291,6 +319,7 @@ SKETCHES = (
     gated,
     products,
     enlarged,
+    curved,
 )
 
 

@@ -115,19 +115,20 @@ def multiply_case(rng, pe, a_bits, a_signed, a_zero, b_bits, b_signed, b_zero, s
 
 
 def threshold_case(rng, c, pe, xb, signed, lo, steps, falls, samples=12):
+    """`falls`: 0 none, 1 a channel's thresholds may all fall, 2 each of them may."""
     x = integers(rng, xb, signed, (samples, c))
     start = -(1 << (xb - 1)) if signed else 0
     thresholds = np.sort(rng.integers(start, start + (1 << xb) + 1, (c, steps)))  # the last value is never reached
     thresholds[0, 0], thresholds[-1, -1] = start, start + (1 << xb)  # always, never
-    falling = rng.integers(0, 2, c) if falls else np.zeros(c, int)
-    reached = (x[:, :, None] >= thresholds).sum(2)
-    y = lo + np.where(falling, steps - reached, reached)
+    falling = rng.integers(0, 2, (c, steps if falls > 1 else 1)) * (falls > 0)
+    y = lo + ((x[:, :, None] >= thresholds) ^ falling).sum(2)
     ob = max(int(lo + steps).bit_length() + (lo < 0), int(-lo - 1).bit_length() + 1 if lo < 0 else 1)
     fields = [
         sum((int(t) & ((2 << xb) - 1)) << (k * (xb + 1)) for k, t in enumerate(row))
-        | int(falling[i]) << (steps * (xb + 1))
+        | sum(int(v) << (steps * (xb + 1) + k) for k, v in enumerate(falling[i]))
         for i, row in enumerate(thresholds)
     ]
+    falls = min(falls, 1) * falling.shape[1]
     values = dict(C=c, PE=pe, X_BITS=xb, XSGN=signed, LO=lo, STEPS=steps, OUT_BITS=ob, FALLS=falls)
     return Case(
         "ge_threshold",
@@ -177,7 +178,10 @@ PRODUCTS = [
     *[(2, 2, 0, 0, 1, 0, 0), (1, 3, 0, 9, 1, 0, 1), (1, 16, 1, 0, 11, 1, -700), (1, 7, 0, -4, 2, 1, 1)],
 ]
 # C, PE, input bits, signed, lowest level, steps, a channel may fall
-THRESHOLDS = [(4, 2, 8, 1, 0, 3, 0), (3, 1, 5, 0, -4, 7, 1), (2, 2, 12, 1, -1, 1, 1), (1, 1, 1, 0, 0, 2, 0)]
+THRESHOLDS = [
+    *[(4, 2, 8, 1, 0, 3, 0), (3, 1, 5, 0, -4, 7, 1), (2, 2, 12, 1, -1, 1, 1), (1, 1, 1, 0, 0, 2, 0)],
+    *[(4, 2, 9, 1, -5, 11, 2), (1, 1, 7, 0, 1, 40, 2)],
+]
 # channels, tables, PE, input bits, signed, lowest x, values of x, output bits
 TABLES = [(6, 1, 2, 6, 1, -20, 37, 4), (4, 4, 2, 4, 0, 3, 9, 8), (3, 3, 1, 5, 1, -16, 32, 1)]
 ARGMAXES = [(10, 8, 1), (7, 2, 0), (1, 4, 1)]
@@ -275,7 +279,7 @@ def test_units_that_compute_with_many_parameters(rng, tmp_path):
             pool_global_case(rng, c, some(1, 20), pe, bits, signed, some(0, 1)),
             add_case(rng, pe, bits, signed, some(2, 8), some(0, 1), *multipliers),
             multiply_case(rng, pe, bits, signed, some(-9, 140), some(1, 12), some(0, 1), some(-300, 9)),
-            threshold_case(rng, c, pe, bits, signed, lo, some(1, 15), some(0, 1)),
+            threshold_case(rng, c, pe, bits, signed, lo, some(1, 15), some(0, 2)),
             table_case(rng, c, *((c, pe) if some(0, 1) else (1, pe)), 8, 1, some(-128, 0), some(1, 128), some(1, 8)),
             argmax_case(rng, some(1, 20), bits, signed),
         ]

@@ -147,6 +147,7 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
         [
             (_ALIKE, "PE=3 must divide C=4"),
             *(({name: 0}, f"{name}=0 must be at least 1") for name in ("X_BITS", "STEPS")),
+            ({"FALLS": 2}, "FALLS=2 must be 0, 1 or STEPS=3"),
             ({"STEPS": 4}, "LO=0 and STEPS=4 give levels beyond OUT_BITS=2"),
             ({"LO": -1}, "LO=-1 and STEPS=3 give levels beyond OUT_BITS=2"),
             ({"LO": -3}, "LO=-3 does not fit OUT_BITS=2"),

@@ -138,8 +138,8 @@ def apply_step(layer: hw.Step, x: Ints, row: Ints) -> Ints:
     if layer.thresholds is not None:
         thresholds, count = threshold_words(layer), np.zeros(x.shape, np.int64)
         for k in range(thresholds.shape[1]):
-            count += x >= thresholds[row, k]
-        return layer.lo + np.where(layer.falls[row], layer.thresholds.shape[1] - count, count)
+            count += (x >= thresholds[row, k]) ^ layer.falls[row, k]
+        return wrap_to(layer.start + count, layer.result)
     table = layer.require_table()
     return table[row, np.clip(x - layer.table_lo, 0, table.shape[1] - 1)]
 

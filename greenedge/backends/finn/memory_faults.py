@@ -142,13 +142,15 @@ class Memory:
     def _change_counts(layer: hw.Step, x: Ints, good: Ints, index: Ints, bit: Ints) -> Ints:
         thresholds, wide = threshold_words(layer), layer.source.bits + 1
         steps = thresholds.shape[1]
-        is_sign = bit >= steps * wide  # the bit that turns the count round
-        place = np.minimum(bit // wide, steps - 1)
+        turns = bit >= steps * wide  # a bit that turns one count round, or all
+        place = np.where(turns, np.minimum(bit - steps * wide, steps - 1), np.minimum(bit // wide, steps - 1))
         before = thresholds[index, place]
         after = wrap(before ^ (1 << (bit % wide)), wide, layer.source.signed)
-        more = (x >= after[:, None]).astype(np.int64) - (x >= before[:, None])
-        turned = np.where(layer.falls[index], -1, 1)[:, None]
-        return np.where(is_sign[:, None], 2 * layer.lo + steps - good, good + turned * more)
+        reached = (x >= before[:, None]).astype(np.int64)
+        sign = np.where(layer.falls[index, place], -1, 1)[:, None]
+        more = sign * ((x >= after[:, None]) - reached)
+        turned = sign * (1 - 2 * reached) if layer.fall_bits > 1 else 2 * (layer.start - good) + steps
+        return wrap_to(good + np.where(turns[:, None], turned, more), layer.result)
 
 
 def list_memories(layers: Sequence[Layer], folding: Mapping[str, Fold]) -> list[Memory]:
@@ -196,7 +198,7 @@ def _list_step(layer: hw.Step, fold: Fold) -> Memory:
         bits, file = sum(affine_bits(layer)), f"{layer.name}_parameters.mem"
     else:
         steps = layer.require_thresholds().shape[1]
-        bits = steps * (layer.source.bits + 1) + bool(np.any(layer.falls))
+        bits = steps * (layer.source.bits + 1) + layer.fall_bits
         file = f"{layer.name}_thresholds.mem"
     return Memory(file, layer, fold.form, bits, row.reshape(-1, fold.pe), lanes, channels)
 

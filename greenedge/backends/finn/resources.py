@@ -161,8 +161,9 @@ def _columns(depth: int, bits: int) -> float:
 
 def _threshold(p: Parameters, family: str) -> Features:
     lanes, folds = p["PE"] * p["STEPS"], p["C"] // p["PE"]
-    _, blocks = _buffer(folds, lanes * (p["X_BITS"] + 1), family)
-    columns = 0.0 if blocks else _columns(folds, lanes * (p["X_BITS"] + 1))
+    width = lanes * (p["X_BITS"] + 1) + p["PE"] * p["FALLS"]
+    _, blocks = _buffer(folds, width, family)
+    columns = 0.0 if blocks else _columns(folds, width)
     return {
         "compare": lanes * (p["X_BITS"] + 1),
         "count": lanes,

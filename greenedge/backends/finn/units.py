@@ -260,13 +260,13 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
     source, thresholds = layer.source, layer.require_thresholds()
     steps = thresholds.shape[1]
     channels, row = repeat_rows(layer, fold)
-    bits, falls = source.bits + 1, bool(np.any(layer.falls))  # one bit more: the largest x plus one is never reached
+    bits, falls = source.bits + 1, layer.fall_bits  # one bit more: the largest x plus one is never reached
 
     def memories() -> Memories:
         inside = threshold_words(layer)[row].astype(object) & ((1 << bits) - 1)
-        lanes = sum(inside[:, k] << (k * bits) for k in range(steps)) + (
-            layer.falls[row].astype(object) << (steps * bits)
-        )
+        above = layer.falls[row].astype(object)
+        lanes = sum(inside[:, k] << (k * bits) for k in range(steps))
+        lanes = lanes + sum(above[:, k] << (steps * bits + k) for k in range(falls))
         return {f"{layer.name}_thresholds.mem": (lanes.reshape(-1, fold.pe), steps * bits + falls)}
 
     return Unit(
@@ -276,10 +276,10 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
             "PE": fold.pe,
             "X_BITS": source.bits,
             "XSGN": int(source.signed),
-            "LO": layer.lo,
+            "LO": layer.start,
             "STEPS": steps,
             "OUT_BITS": layer.result.bits,
-            "FALLS": int(falls),
+            "FALLS": falls,
         },
         memories,
         {"THRESHOLDS_FILE": _file(layer, "thresholds")},

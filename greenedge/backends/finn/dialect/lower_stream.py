@@ -12,7 +12,7 @@ from greenedge.backends.finn.dialect.builder import Builder, channels_last, make
 from greenedge.backends.finn.dialect.layer import Wire
 from greenedge.backends.finn.dialect.lower_mvu import make_pad, slide_window
 from greenedge.backends.finn.dialect.supported import RULES
-from greenedge.backends.finn.dialect.thresholding import MAX_TABLE, make_step
+from greenedge.backends.finn.dialect.thresholding import MAX_STEPS, MAX_TABLE, make_step
 from greenedge.errors import ReasonKind
 from greenedge.graph import (
     Add,
@@ -130,7 +130,7 @@ def requantise(b: Builder, op: Requantise) -> None:
     b.require(
         step is not None,
         f"a function of {wire.hi - wire.lo + 1:,} values that is not monotone",
-        f"finn counts thresholds, or tabulates at most {MAX_TABLE:,} values",
+        f"finn counts at most {MAX_STEPS} steps up and down, or tabulates at most {MAX_TABLE:,} values",
         "use a monotone activation such as ReLU, or quantise to fewer bits before it",
     )
     b.begin_emission()

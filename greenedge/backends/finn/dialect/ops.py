@@ -183,8 +183,8 @@ class AffineForm(NamedTuple):
 class Step(Layer):
     """A requantisation that repeats every `period` integers, in the forms that exist for it (each None or exact).
 
-    affine: see AffineForm. thresholds (period, steps): lo + how many of them h has reached, or where `falls` (period,)
-    lies below. table (period, size): the level at h - table_lo.
+    affine: see AffineForm. thresholds (period, steps): `start` + how many of them h has reached, or where `falls`
+    (period, steps) lies below. table (period, size): the level at h - table_lo.
     """
 
     period: int
@@ -195,6 +195,7 @@ class Step(Layer):
     falls: Ints
     table: Ints | None
     table_lo: int = 0
+    start: int = 0
 
     latency: ClassVar[int] = 10
 
@@ -214,6 +215,12 @@ class Step(Layer):
     def require_thresholds(self) -> Ints:
         assert self.thresholds is not None, f"{self.name} has no thresholds"
         return self.thresholds
+
+    @property
+    def fall_bits(self) -> int:
+        """Bits per channel that say which of its thresholds fall: none, one where they are alike, else one for each."""
+        falls = self.falls
+        return 0 if not falls.any() else 1 if np.all(falls == falls[:, :1]) else falls.shape[1]
 
     def require_table(self) -> Ints:
         assert self.table is not None, f"{self.name} has no table"

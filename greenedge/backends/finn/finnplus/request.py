@@ -244,7 +244,7 @@ def _global(layer: hw.GlobalPool, fold: Fold) -> list[Node]:
 @nodes_of.register
 def _step(layer: hw.Step, fold: Fold) -> list[Node]:
     data, channels = layer.thresholds, layer.source.channels
-    if data is None or np.any(layer.falls):
+    if data is None or layer.fall_bits:
         data = np.arange(layer.hi - layer.lo)[None]  # FINN has rising thresholds only; its cycles do not depend on them
     data = np.resize(data if channels % len(data) == 0 else data[:1], (channels, data.shape[1]))
     kind = Edge("", (), min(int(data.min()), -1), int(data.max())).dtype
