@@ -17,8 +17,8 @@ from greenedge.legalise.edge_names import choose_name
 
 
 def transposed_to_conv(graph: Graph) -> Graph:
-    """ConvTranspose(w, x) → pixels(Conv(w', x)): the convolution keeps the name; its edge is called EDGE/phases. What it
-    gives beyond the output is cut off at the end."""
+    """ConvTranspose(w, x) → pixels(Conv(w', x)): the convolution keeps the name; its edge is called EDGE/phases. What
+    it gives beyond the output is cut off at the end."""
     if not any(isinstance(op, ConvTranspose) for op in graph.ops):
         return graph
     ops: list[Op] = []
