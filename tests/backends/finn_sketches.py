@@ -297,6 +297,16 @@ def curved(rng) -> Graph:
     return s.graph(curve(s, s.conv(b, 3, (1, 1)), "s8"))
 
 
+def several(rng) -> Graph:
+    """Three inputs of other shapes and types; outputs of two kinds, one of which another layer reads."""
+    s = Sketch(rng, (3, 4, 3), "u4")
+    gate, rest = s.input("gate", (4, 1, 1), "s8"), s.input("rest", (5,), "n4")
+    a = s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "s4")
+    b = s.step(s.multiply(a, gate, zeros=(0, 3)), "u4")
+    flat = s.concat(s.reshape(s.step(s.sum_pool(b, (4, 3)), "u4"), 4), rest)
+    return s.graph(b, s.dense(flat, 3), rest)
+
+
 SKETCHES = (
     convolutions,
     sequence,

@@ -40,6 +40,7 @@ from greenedge.backends.finn.units import (
     threshold_words,
 )
 from greenedge.graph import Edge, Graph
+from greenedge.graph.joined_inputs import joined_edge
 from greenedge.graph.ops.base import Ints
 
 _CHUNK = 1 << 21  # integers in one array of effects
@@ -412,7 +413,7 @@ class MemoryFaults:
                 far = across(state)
             return np.asarray(far.min(axis=1))
 
-        return _climb(distance, starts, self.graph.edges[self.graph.inputs[0]], rng)
+        return _climb(distance, starts, joined_edge(self.graph), rng)
 
     def _level_distance(self, memory: Memory, own: int) -> Callable[[State], Ints] | None:
         """How far each value of the channel is from one at which the fault changes a level that matters, (N,

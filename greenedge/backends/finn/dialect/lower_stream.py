@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.dialect.builder import Builder, channels_last, make_reorder
+from greenedge.backends.finn.dialect.builder import Builder, channels_last, make_join, make_reorder
+from greenedge.backends.finn.dialect.ends import give_input
 from greenedge.backends.finn.dialect.layer import Wire
 from greenedge.backends.finn.dialect.lower_mvu import make_pad, slide_window
 from greenedge.backends.finn.dialect.supported import RULES
@@ -46,6 +47,9 @@ def source(b: Builder, op: Input) -> None:
     if len(readers) == 1 and isinstance(readers[0], Transpose):
         index = readers[0].execute([index], None)
     order = index.ravel()[channels_last(index.shape[1:])]
+    if len(b.graph.inputs) > 1:
+        give_input(b, op, order, index.shape[1] if shape else 1)
+        return
     b.source = b.make_wire("s", op.output, order, index.shape[1] if shape else 1)
     b.offer(b.source)
 
@@ -256,9 +260,9 @@ def concat(b: Builder, op: Concat) -> None:
     total, taken, joins_pixels = wires[0], chunks[0], in_rows or op.axis == 0
     for k, (wire, chunk) in enumerate(zip(wires[1:-1], chunks[1:-1], strict=True), 2):
         name = b.names.take(f"{op.name}_of_{k}")
-        layer = _join(name, total, wire, (taken, chunk), joins_pixels)
+        layer = make_join(name, total, wire, (taken, chunk), joins_pixels)
         total, taken = b.give_inner(layer), taken + chunk
-    layer = _join(b.names.take(op.name), total, wires[-1], (taken, chunks[-1]), joins_pixels)
+    layer = make_join(b.names.take(op.name), total, wires[-1], (taken, chunks[-1]), joins_pixels)
     shape = b.graph.edges[op.output].shape
     starts = np.cumsum([0, *chunks[:-1]])
     flat = np.concatenate([wire.order + start for wire, start in zip(wires, starts, strict=True)])
@@ -272,14 +276,6 @@ def _row_major(shape: tuple[int, ...]) -> Ints:
 
 def _all_in_order(wires: Sequence[Wire], order_of: Callable[[tuple[int, ...]], Ints]) -> bool:
     return all(np.array_equal(wire.order, order_of(wire.shape)) for wire in wires)
-
-
-def _join(name: str, a: Wire, b: Wire, chunks: tuple[int, int], along_channels: bool) -> hw.Concat:
-    """`chunks[0]` integers of a, then `chunks[1]` of b; the result carries no edge of the graph."""
-    both = (a.holding(b.lo, b.hi), b.holding(a.lo, a.hi))
-    channels, total = sum(chunks) if along_channels else a.channels, a.total + b.total
-    result = replace(both[0], name=name, edge="", shape=(total,), order=np.arange(total), channels=channels)
-    return hw.Concat(name, both, (result,), chunks)
 
 
 @RULES.lowers(Upsample)

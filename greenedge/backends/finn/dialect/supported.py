@@ -6,7 +6,7 @@ from greenedge.backends.finn.dialect.builder import Builder
 from greenedge.errors import ReasonKind
 from greenedge.graph import Conv, Dense, Edge, Input, Multiply, Requantise
 from greenedge.graph.ops.base import Ints
-from greenedge.legalise.capabilities import ONE_FILE_AN_OUTPUT, Capabilities, Ends, Limit, Measure
+from greenedge.legalise.capabilities import Capabilities, Limit, Measure
 from greenedge.legalise.rules import Rules
 
 MAX_BITS = 8  # of weights, inputs and quantised activations
@@ -38,10 +38,4 @@ SUPPORTED: Capabilities = {
     Multiply: (_limit_bits(_FACTORS, MAX_SUM_BITS),),
     Requantise: (_limit_bits(_OUTPUT),),
 }
-ENDS = Ends(
-    1,
-    1,
-    "finn streams one input to one output",
-    ("choose --backend da4ml, which takes several, on a board of ECP5, iCE40 or Gowin", ONE_FILE_AN_OUTPUT),
-)
-RULES: Rules[Builder] = Rules("finn", "finn", SUPPORTED, ENDS)
+RULES: Rules[Builder] = Rules("finn", "finn", SUPPORTED)
