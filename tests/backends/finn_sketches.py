@@ -289,12 +289,12 @@ def enlarged(rng) -> Graph:
 
 
 def curved(rng) -> Graph:
-    """Functions that fall and rise again over more values than a table has, with one for all channels, and of few
-    values; what the matrix unit leaves out of its sums shifts them."""
+    """Functions that fall and rise again over more values than a table has: of few levels, which are counted, one for
+    all channels, and of many, which are searched. What the matrix unit leaves out of its sums shifts them."""
     s = Sketch(rng, (6, 4, 3), "u8")
     a = curve(s, s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1), bits=6))
     b = curve(s, s.conv(a, 5, (2, 2), bits=8), "s4", per_channel=False)
-    return s.graph(curve(s, s.conv(b, 3, (1, 1)), "s8"))
+    return s.graph(curve(s, s.conv(b, 3, (2, 1), bits=8), "s8"))
 
 
 def several(rng) -> Graph:

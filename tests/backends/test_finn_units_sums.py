@@ -140,6 +140,31 @@ def threshold_case(rng, c, pe, xb, signed, lo, steps, falls, samples=12):
     )
 
 
+def search_case(rng, c, pe, xb, signed, n, ob):
+    """Every threshold of every channel, and the value below it, are among the values searched for."""
+    start, count = -(1 << (xb - 1)) if signed else 0, (1 << n) - 1
+    thresholds = np.stack([np.sort(rng.permutation(np.arange(start + 1, start + (1 << xb)))[:count]) for _ in range(c)])
+    levels = rng.integers(0, 1 << ob, (c, count + 1))
+    levels[:, 1:] += levels[:, 1:] == levels[:, :-1]  # neighbours differ
+    levels %= 1 << ob
+    x = np.tile(np.concatenate([thresholds, thresholds - 1], axis=1), 4).T
+    y = np.take_along_axis(levels, (x.T[:, :, None] >= thresholds[:, None]).sum(2), axis=1).T
+    memories = {"FILES_levels": (levels.reshape(c // pe, pe, -1).transpose(0, 2, 1).reshape(-1, pe), ob)}
+    for s in range(n):
+        places = (2 * np.arange(1 << s) + 1) * (1 << (n - s - 1)) - 1
+        words = thresholds[:, places].reshape(c // pe, pe, -1).transpose(0, 2, 1).reshape(-1, pe)
+        memories[f"FILES_{s}"] = (words, xb)
+    values = dict(C=c, PE=pe, X_BITS=xb, XSGN=signed, N=n, OUT_BITS=ob)
+    return Case(
+        "ge_search",
+        values,
+        [Port("s", xb, bool(signed), pe, x)],
+        [Port("m", ob, False, pe, y)],
+        cycles=c // pe,
+        memories=memories,
+    )
+
+
 def table_case(rng, c, tables, pe, xb, signed, lo, size, ob, samples=12):
     table = rng.integers(0, 1 << ob, (tables, size))
     x = rng.integers(lo, lo + size, (samples, c))
@@ -182,6 +207,8 @@ THRESHOLDS = [
     *[(4, 2, 8, 1, 0, 3, 0), (3, 1, 5, 0, -4, 7, 1), (2, 2, 12, 1, -1, 1, 1), (1, 1, 1, 0, 0, 2, 0)],
     *[(4, 2, 9, 1, -5, 11, 2), (1, 1, 7, 0, 1, 40, 2)],
 ]
+# channels, PE, input bits, signed, stages, output bits
+SEARCHES = [(6, 2, 8, 1, 3, 4), (1, 1, 6, 0, 4, 3), (3, 1, 10, 1, 1, 8), (4, 4, 9, 0, 5, 8)]
 # channels, tables, PE, input bits, signed, lowest x, values of x, output bits
 TABLES = [(6, 1, 2, 6, 1, -20, 37, 4), (4, 4, 2, 4, 0, 3, 9, 8), (3, 3, 1, 5, 1, -16, 32, 1)]
 ARGMAXES = [(10, 8, 1), (7, 2, 0), (1, 4, 1)]
@@ -192,6 +219,7 @@ CASES = [
     (add_case, ADDS),
     (multiply_case, PRODUCTS),
     (threshold_case, THRESHOLDS),
+    (search_case, SEARCHES),
     (table_case, TABLES),
     (argmax_case, ARGMAXES),
 ]
@@ -280,6 +308,7 @@ def test_units_that_compute_with_many_parameters(rng, tmp_path):
             add_case(rng, pe, bits, signed, some(2, 8), some(0, 1), *multipliers),
             multiply_case(rng, pe, bits, signed, some(-9, 140), some(1, 12), some(0, 1), some(-300, 9)),
             threshold_case(rng, c, pe, bits, signed, lo, some(1, 15), some(0, 2)),
+            search_case(rng, c, pe, some(6, 12), signed, some(1, 5), some(2, 8)),
             table_case(rng, c, *((c, pe) if some(0, 1) else (1, pe)), 8, 1, some(-128, 0), some(1, 128), some(1, 8)),
             argmax_case(rng, some(1, 20), bits, signed),
         ]

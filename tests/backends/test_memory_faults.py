@@ -176,6 +176,36 @@ def test_a_fault_of_steps_up_and_down_gives_what_a_layer_with_that_bit_would(rng
         assert np.array_equal(good, apply_step(layer, x, row)) and np.array_equal(bad, apply_step(changed, x, row))
 
 
+def _search_files(memories, name, x, place, lane):
+    """What ge_search finds for `x` in a lane, from its files, which hold `place` words of channels before."""
+    j, stages = 0, len(memories) - 1
+    for s in range(stages):
+        rows, _ = memories[f"{name}_search_{s}.mem"]
+        j = 2 * j + int(x >= rows[place * 2**s + j, lane])
+    return int(memories[f"{name}_search_levels.mem"][0][place * 2**stages + j, lane])
+
+
+def test_a_fault_of_a_search_gives_what_its_files_would(rng):
+    """A threshold, which turns the search off its way, or a level."""
+    graph = _legal(curved, rng)
+    design = choose(require_network(graph), Limits.of(load_target(BOARD).device), Objective(400)).require_design()
+    faults = MemoryFaults(graph, design.network, design.folding)
+    layer = next(one.layer for one in faults.memories if one.kind == "search")
+    good, pe = unit_of(layer, design.folding[layer.name]).memories(), design.folding[layer.name].pe
+    x = np.unique(np.concatenate([rng.integers(layer.source.lo, layer.source.hi + 1, 60), layer.tree.thresholds[0]]))
+    for memory in (one for one in faults.memories if one.layer is layer):
+        for fault in rng.integers(0, memory.count, 12):
+            word, bit = memory.locate(int(fault))
+            lane, place = bit // memory.bits, int(memory.channel_of(np.array([fault]))[0]) // pe
+            rows, bits = good[memory.file]
+            changed, signed = rows.copy(), layer.result.signed if memory.kind == "levels" else layer.source.signed
+            changed[word, lane] = wrap(changed[[word], lane] ^ (1 << bit % bits), bits, signed)[0]
+            was, now = memory.levels_of(x, int(fault))
+            assert was.tolist() == [_search_files(good, layer.name, v, place, lane) for v in x]
+            bad = good | {memory.file: (changed, bits)}
+            assert now.tolist() == [_search_files(bad, layer.name, v, place, lane) for v in x]
+
+
 def test_sets_are_added_value_by_value(rng):
     for _ in range(50):
         a, b = (np.unique(rng.integers(-9, 9, rng.integers(1, 8))) for _ in range(2))

@@ -133,6 +133,14 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
             ({"M_BITS": 17}, "LEVELS=3 are too few for M_BITS=17"),
         ],
     ),
+    "ge_search": (
+        {},
+        [
+            (_ALIKE, "PE=3 must divide C=4"),
+            *(({name: 0}, f"{name}=0 must be at least 1") for name in ("X_BITS", "OUT_BITS")),
+            *(({"N": n}, f"N={n} must be 1 to 10") for n in (0, 11)),
+        ],
+    ),
     "ge_table": (
         {},
         [

@@ -228,7 +228,7 @@ def _make_actor(layer: Layer, fold: Fold, links: Mapping[str, _Link]) -> _Actor:
         firings.frees,
         firings.gives,
         np.diff(np.concatenate([[0], spent])),
-        layer.latency + fold.cycles,
+        layer.delay(fold),
         sources,
         results,
         seen=[0] * (len(sources) + len(results)),

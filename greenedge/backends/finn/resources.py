@@ -173,6 +173,20 @@ def _threshold(p: Parameters, family: str) -> Features:
     }, blocks
 
 
+def _search(p: Parameters, family: str) -> Features:
+    """Every lane has memories of its own; what travels beside them is held for three cycles a stage."""
+    folds, n = p["C"] // p["PE"], p["N"]
+    depths = [(folds << s, p["X_BITS"]) for s in range(n)] + [(folds << n, p["OUT_BITS"])]
+    parts = [_buffer(depth, bits, family) for depth, bits in depths]
+    beside = 3 * n * (p["PE"] * p["X_BITS"] + folds.bit_length()) + 3 * p["PE"] * n * (n + 1) // 2
+    return {
+        "memory": p["PE"] * sum(rows for rows, _ in parts),
+        "compare": p["PE"] * n * p["X_BITS"],
+        "beside": beside,
+        "out": p["PE"] * p["OUT_BITS"],
+    }, p["PE"] * sum(blocks for _, blocks in parts)
+
+
 def _table(p: Parameters, family: str) -> Features:
     depth = max(1, p["C"] // p["PE"]) * p["SIZE"]
     memory, blocks = _buffer(depth, p["OUT_BITS"] * p["PE"], family)
@@ -246,6 +260,7 @@ _FEATURES: dict[str, Callable[[Parameters, str], Features]] = {
     "ge_requantise": _requantise,
     "ge_requantise_serial": _serial,
     "ge_threshold": _threshold,
+    "ge_search": _search,
     "ge_table": _table,
     "ge_window": _window,
     "ge_pad": _words("BITS"),

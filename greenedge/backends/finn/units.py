@@ -203,7 +203,7 @@ def _pool_global(layer: hw.GlobalPool, fold: Fold) -> Unit:
 
 @unit_of.register
 def _step(layer: hw.Step, fold: Fold) -> Unit:
-    return {"affine": _affine, "thresholds": _thresholds, "table": _table}[fold.form](layer, fold)
+    return {"affine": _affine, "thresholds": _thresholds, "table": _table, "search": _search}[fold.form](layer, fold)
 
 
 def repeat_rows(layer: hw.Step, fold: Fold) -> tuple[int, Ints]:
@@ -283,6 +283,32 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
         },
         memories,
         {"THRESHOLDS_FILE": _file(layer, "thresholds")},
+    )
+
+
+def _search(layer: hw.Step, fold: Fold) -> Unit:
+    source, tree = layer.source, layer.tree
+    channels, row = repeat_rows(layer, fold)
+
+    def memories() -> Memories:
+        stages = {
+            f"{layer.name}_search_{s}.mem": (table_words(tree.thresholds[row][:, tree.places(s)], fold), source.bits)
+            for s in range(tree.stages)
+        }
+        return stages | {f"{layer.name}_search_levels.mem": (table_words(tree.levels[row], fold), layer.result.bits)}
+
+    return Unit(
+        "ge_search",
+        {
+            "C": channels,
+            "PE": fold.pe,
+            "X_BITS": source.bits,
+            "XSGN": int(source.signed),
+            "N": tree.stages,
+            "OUT_BITS": layer.result.bits,
+        },
+        memories,
+        {"FILES": f"{FOLDER}/{layer.name}_search"},
     )
 
 

@@ -13,9 +13,12 @@ import numpy as np
 from greenedge.backends.finn.dialect.layer import Firings, Fold, Layer, Wire, divisors
 from greenedge.backends.finn.dialect.reorder import Turn, find_grain, find_turn
 from greenedge.backends.finn.dialect.ring import WindowGeometry
+from greenedge.backends.finn.dialect.search_tree import SearchTree, make_tree
 from greenedge.graph.ops.base import Ints
 
-MOST_STEPS = 63  # thresholds per channel where there is another form
+LEAST_STEPS = 16  # thresholds per channel that are worth a search
+MOST_STEPS = 63  # thresholds per channel that are compared one by one where there is another form
+MOST_STAGES = 10  # of ge_search
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,12 +204,22 @@ class Step(Layer):
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The forms to choose from: "affine", "thresholds", "table". Many comparators are never smaller than another
-        form."""
+        """The forms to choose from: "affine", "thresholds", "table", "search" (the thresholds found by bisection). Many
+        comparators are never smaller than another form."""
         exist = {"affine": self.affine, "table": self.table, "thresholds": self.thresholds}
         names = tuple(name for name, form in exist.items() if form is not None)
-        few = self.thresholds is not None and self.thresholds.shape[1] <= MOST_STEPS
-        return names if few or len(names) == 1 else tuple(name for name in names if name != "thresholds")
+        steps = 0 if self.thresholds is None else self.thresholds.shape[1]
+        if self.affine is None and steps >= LEAST_STEPS and self.tree.stages <= MOST_STAGES:
+            names = (*names, "search")
+        return names if steps <= MOST_STEPS or len(names) == 1 else tuple(n for n in names if n != "thresholds")
+
+    @cached_property
+    def tree(self) -> SearchTree:
+        """The thresholds as the unit that searches has them."""
+        return make_tree(self.require_thresholds(), self.falls, self.start, self.source.representable)
+
+    def delay(self, fold: Fold) -> int:
+        return 3 * self.tree.stages + 4 if fold.form == "search" else super().delay(fold)
 
     def require_affine(self) -> AffineForm:
         assert self.affine is not None, f"{self.name} has no affine form"
