@@ -36,7 +36,7 @@ def _take_copy(b: Builder) -> Wire:
         edge = joined_edge(b.graph)
         (total,) = edge.shape
         b.source = Wire("s", edge.name, edge.shape, np.arange(total), through_pins(total, edge.bits), edge.lo, edge.hi)
-        b.copies = b.fork(b.source, sum(isinstance(op, Input) for op in b.live_ops))
+        b.copies = b.fork(b.source, sum(op.output in b.graph.inputs for op in b.live_ops))
     return b.copies.pop()
 
 

@@ -34,8 +34,7 @@ def make_tree(thresholds: Ints, falls: Array, start: int, ends: tuple[int, int])
     for row, down in zip(thresholds, falls, strict=True):
         order = np.argsort(row, kind="stable")
         level = start + int(down.sum()) + np.cumsum(np.append(0, np.where(down[order], -1, 1)))
-        places = np.clip(np.unique(row), low, high + 1)
-        places = np.unique(places[(places > low) & (places <= high)])
+        places = np.unique(row[(row > low) & (row <= high)])
         count = np.searchsorted(row[order], np.append(low, places), side="right")  # reached there
         rows.append((places, level[count]))
     stages = max(1, max(len(places) for places, _ in rows).bit_length())
