@@ -204,6 +204,7 @@ def test_a_fault_of_a_search_gives_what_its_files_would(rng):
             assert was.tolist() == [_search_files(good, layer.name, v, place, lane) for v in x]
             bad = good | {memory.file: (changed, bits)}
             assert now.tolist() == [_search_files(bad, layer.name, v, place, lane) for v in x]
+            assert set(x[was != now]) <= set(memory.list_touched(x, int(fault)))
 
 
 def test_sets_are_added_value_by_value(rng):

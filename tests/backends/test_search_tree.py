@@ -8,14 +8,6 @@ import pytest
 from greenedge.backends.finn.dialect.search_tree import make_tree
 
 
-def _walk(tree, x, row):
-    """As ge_search goes: which thresholds are reached, stage by stage."""
-    found = np.zeros(len(x), np.int64)
-    for stage in range(tree.stages):
-        found = 2 * found + (x >= tree.thresholds[row, tree.places(stage)[found]])
-    return tree.levels[row, found]
-
-
 @pytest.mark.parametrize("ends", [(-16, 15), (0, 63), (-1, 0)])
 def test_the_levels_are_those_of_the_counted_thresholds(rng, ends):
     """Thresholds at both ends of the type and beyond, several at one place, some that undo each other, none at all."""
@@ -30,7 +22,8 @@ def test_the_levels_are_those_of_the_counted_thresholds(rng, ends):
             assert tree.thresholds.min() >= ends[0] and tree.thresholds.max() <= ends[1]
             for row in range(3):
                 counted = start + ((x[:, None] >= thresholds[row]) ^ falls[row]).sum(1)
-                assert np.array_equal(_walk(tree, x, row), counted)
+                assert np.array_equal(tree.find(x, np.array(row)), counted)
+                assert np.array_equal(tree.find(x, np.full(len(x), row)), counted), "stage by stage, as the unit goes"
 
 
 def test_its_stages_are_as_few_as_the_steps_allow():

@@ -135,6 +135,8 @@ def apply_step(layer: hw.Step, x: Ints, row: Ints) -> Ints:
     """
     if layer.affine is not None:
         return apply_affine(layer, x, layer.affine.m[row], layer.affine.b[row])
+    if layer.thresholds is not None and layer.thresholds.shape[1] >= hw.LEAST_STEPS:
+        return wrap_to(layer.tree.find(x, row), layer.result)
     if layer.thresholds is not None:
         thresholds, count = threshold_words(layer), np.zeros(x.shape, np.int64)
         for k in range(thresholds.shape[1]):

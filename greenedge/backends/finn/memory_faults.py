@@ -114,6 +114,22 @@ class Memory:
             return index // layer.require_table().shape[1]
         return index // self._entries(layer) if self.kind in ("search", "levels") else index
 
+    def list_touched(self, values: Ints, fault: int) -> Ints:
+        """Of these rising values of the channel of a step function's fault those whose level it may change."""
+        if self.kind not in ("search", "levels"):
+            return values
+        assert isinstance(self.layer, hw.Step)
+        tree, source = self.layer.tree, self.layer.source
+        row, place = divmod(int(self.index.ravel()[fault // self.bits]), self._entries(self.layer))
+        if self.kind == "levels":
+            first, end = tree.span_level(row, place)
+        else:
+            threshold = tree.thresholds[row, [place]]
+            changed = wrap(threshold ^ (1 << fault % self.bits), source.bits, source.signed)
+            span = tree.span(row, place)
+            first, end = max(span[0], int(min(threshold, changed)[0])), min(span[1], int(max(threshold, changed)[0]))
+        return values[np.searchsorted(values, first) : np.searchsorted(values, end)]
+
     def _entries(self, layer: hw.Step) -> int:
         """Thresholds, or levels, of a row of a unit that searches."""
         return int((layer.tree.thresholds if self.kind == "search" else layer.tree.levels).shape[1])
@@ -384,6 +400,7 @@ class MemoryFaults:
         channel, wire = int(memory.channel_of(np.array([own]))[0]), memory.layer.source
         sets = [self._values(wire, c) for c in self._sets_of(memory, wire, channel)]
         values = sets[0] if len(sets) == 1 else np.unique(np.concatenate(sets))
+        values = memory.list_touched(values, own)
         good, bad = memory.levels_of(values, own)
         return values[self._matters(memory.layer.result, memory.channels, channel, good, bad)]
 

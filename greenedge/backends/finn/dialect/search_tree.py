@@ -8,6 +8,8 @@ import numpy as np
 
 from greenedge.graph.ops.base import Array, Ints
 
+_FAR = 1 << 60  # a value that no wire carries
+
 
 class SearchTree(NamedTuple):
     """thresholds (period, 2**stages - 1), rising; levels (period, 2**stages): the level where so many are reached."""
@@ -20,6 +22,32 @@ class SearchTree(NamedTuple):
         """(2**stage,) which thresholds a stage compares with, after each way that the stages before have gone."""
         step = 1 << (self.stages - stage - 1)
         return (2 * np.arange(1 << stage) + 1) * step - 1
+
+    def find(self, x: Ints, row: Ints) -> Ints:
+        """The levels of `x`, whose elements belong to these rows (broadcast)."""
+        if row.size == 1:
+            one = int(row.reshape(-1)[0])
+            found = np.searchsorted(self.thresholds[one], x, side="right")
+        else:
+            found = np.zeros(np.broadcast_shapes(x.shape, row.shape), np.int64)
+            for stage in range(self.stages):
+                found = 2 * found + (x >= self.thresholds[row, self.places(stage)[found]])
+        levels: Ints = self.levels[row, found]
+        return levels
+
+    def span(self, row: int, place: int) -> tuple[int, int]:
+        """(first, end) of the values that are compared with the threshold at `place`; far beyond where there is no
+        end."""
+        step = (place + 1) & -(place + 1)  # the stage's
+        return self._edge(row, place - step, -_FAR), self._edge(row, place + step, _FAR)
+
+    def span_level(self, row: int, place: int) -> tuple[int, int]:
+        """(first, end) of the values whose level is that at `place`."""
+        return self._edge(row, place - 1, -_FAR), self._edge(row, place, _FAR)
+
+    def _edge(self, row: int, place: int, outside: int) -> int:
+        inside = 0 <= place < self.thresholds.shape[1]
+        return int(self.thresholds[row, place]) if inside else outside
 
 
 def make_tree(thresholds: Ints, falls: Array, start: int, ends: tuple[int, int]) -> SearchTree:
