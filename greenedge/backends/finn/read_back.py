@@ -137,14 +137,9 @@ def _column(rows: Ints, bits: int, place: int) -> Any:
 
 def _find_address(names: Mapping[str, list[Bit]], instance: Instance, file: str, element: int) -> list[Bit]:
     """The nets of the address register of the memory that gives this element of a word, as far as they are found."""
-    if stage := _SEARCH.search(file):
-        assert instance.unit is not None
-        p, unit = instance.unit.parameters, instance.name
-        s = p["N"] if stage[1] == "levels" else int(stage[1])
-        wide = max(1, (p["C"] // p["PE"] - 1).bit_length())
-        channels, nodes = names.get(f"{unit}.c", []), names.get(f"{unit}.nodes", [])
-        start = (s * p["PE"] + element) * p["N"]
-        return [*nodes[start : start + s], *channels[s * wide : (s + 1) * wide]]
+    if stage := _SEARCH.search(file):  # each lane has its own
+        at = "" if stage[1] == "levels" else f"stage[{stage[1]}]."
+        return names.get(f"{instance.name}.{at}lane[{element}].address", [])
     return next((names[name] for name in _address_names(instance, file) if name in names), [])
 
 
