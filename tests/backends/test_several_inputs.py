@@ -25,6 +25,7 @@ from greenedge.runtimes import open_runtime
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from tests.backends.finn_sketches import several
+from tests.backends.graphs import Sketch
 from tests.lower.models import Model
 from tests.lower.several_inputs import CASES, STEP, draw, quantise, weights
 
@@ -74,6 +75,9 @@ def _finn_graphs(rng, folder):
     for name, case in CASES.items():
         yield name, lower_file(case.model().save(folder / f"{name}.onnx")).graph
     yield "several", several(rng)
+    s = Sketch(rng, (1, 3, 4))  # the reader of an input holds less than the input, and another one waits
+    s.input("y", (1, 3, 4))
+    yield "an input as an output", s.graph(s.step(s.conv_transpose("x", 1, (3, 3), (2, 2), (0,) * 4, (0, 0))), "x")
 
 
 def test_finn_takes_one_stream_apart_and_joins_the_outputs(rng, tmp_path):

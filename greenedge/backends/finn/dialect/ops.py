@@ -353,23 +353,21 @@ class Reorder(Layer):
     def lanes(self) -> int:
         return self.grain
 
-    @cached_property
-    def turn(self) -> Turn:
-        """What the unit repeats, in beats of `grain` integers."""
-        return find_turn(self.index, self.source.total, self.grain)
-
     def turn_of(self, fold: Fold) -> Turn:
-        """As `turn`, in beats of `fold.pe` integers."""
+        """What the unit repeats, in beats of `fold.pe` integers."""
         return find_turn(self.index, self.source.total, fold.pe)
 
     def firings(self) -> Firings:
-        """Per group of neighbours: what lies before all that is still to go is free."""
-        turn, turns = self.turn, self.source.total // (self.turn.size * self.grain)
+        """Per group of neighbours, or what is in one pixel of it, for who reads the result may hold no more: what lies
+        before all that is still to go is free."""
+        size = math.gcd(self.grain, self.result.channels)
+        turn = find_turn(self.index, self.source.total, size)
+        turns = self.source.total // (turn.size * size)
         begin = np.repeat(np.arange(turns) * turn.size, len(turn.places))
         needs = np.maximum.accumulate(begin + np.tile(turn.places, turns) + 1)
         frees = begin + np.tile(turn.free, turns)
-        gives = np.arange(1, len(needs) + 1) * self.grain
-        return Firings(needs[:, None] * self.grain, frees[:, None] * self.grain, gives, gives)
+        gives = np.arange(1, len(needs) + 1) * size
+        return Firings(needs[:, None] * size, frees[:, None] * size, gives, gives)
 
     def buffer(self, source: int, fold: Fold) -> int:
         return self.turn_of(fold).depth * fold.pe
