@@ -179,6 +179,7 @@ def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int)
     from greenedge.frontends.samples import read_samples
     from greenedge.graph import run_graph
     from greenedge.graph.joined_inputs import join_inputs
+    from greenedge.graph.joined_outputs import join_outputs
     from greenedge.legalise import HOST_PASSES, legalise_graph
     from greenedge.lower import load_lowering
     from greenedge.lower.float_io import run_prologue
@@ -192,7 +193,8 @@ def accept_run(run: Path, port: str | None, baud: int | None, soak_samples: int)
     edge = read_board(RunFolder(run).build)["output"]["stream"]["edge"]
     graph = lowered.graph if edge in lowered.graph.outputs else legalise_graph(lowered.graph, HOST_PASSES)
     began = time.monotonic()
-    expected = run_graph(graph, levels)[graph.outputs[0]]
+    values = run_graph(graph, levels)
+    expected = values[graph.outputs[0]] if len(values) == 1 else join_outputs(graph, values)
     x = join_inputs(graph, levels)
     record = accept(RunFolder(run).build, x, expected, port, baud, soak_samples)
     return {**record, "seconds": round(time.monotonic() - began, 1)}

@@ -15,7 +15,7 @@ class Graph:
     ops: tuple[Op, ...]
     edges: dict[str, Edge]
     outputs: tuple[str, ...]
-    _by_output: dict[str, Op] = field(default_factory=dict, repr=False, compare=False)
+    _by_output: dict[str, Op] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._by_output.update({op.output: op for op in self.ops})

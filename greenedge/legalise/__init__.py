@@ -4,7 +4,7 @@ operation.
 A back end lists the passes it wants; check, plan, simulate and verify all see the graph that comes out of them.
 """
 
-from greenedge.graph import ArgMax, SumPool
+from greenedge.graph import ArgMax, ConvTranspose, SumPool
 from greenedge.legalise.argmax_to_host import drop_argmax, move_argmax_to_host
 from greenedge.legalise.binary_add import split_additions
 from greenedge.legalise.clamp_at_reach import clamp_at_reach
@@ -17,6 +17,7 @@ from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
 from greenedge.legalise.split_weights import split_weights
 from greenedge.legalise.sum_pool_to_depthwise import sum_pool_to_depthwise
+from greenedge.legalise.transposed_to_conv import transposed_to_conv
 
 ARGMAX_TO_HOST = HostPass(
     "ArgMax at the end to the host",
@@ -41,6 +42,7 @@ CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
 WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
 SUM_POOL_TO_DEPTHWISE = Pass("sum pool to depthwise", sum_pool_to_depthwise, (SumPool,))
+TRANSPOSED_TO_CONV = Pass("transposed convolution to convolution", transposed_to_conv, (ConvTranspose,))
 HOST_PASSES = (ARGMAX_TO_HOST, MOVES_TO_HOST)
 ALL_PASSES = (
     *HOST_PASSES,
@@ -54,6 +56,7 @@ ALL_PASSES = (
     REQUANTISE_EARLY,
     WIDEN_SEQUENCES,
     SUM_POOL_TO_DEPTHWISE,
+    TRANSPOSED_TO_CONV,
 )
 
 __all__ = [
@@ -70,6 +73,7 @@ __all__ = [
     "SPLIT_ADDITIONS",
     "SPLIT_WEIGHTS",
     "SUM_POOL_TO_DEPTHWISE",
+    "TRANSPOSED_TO_CONV",
     "WIDEN_SEQUENCES",
     "HostPass",
     "Pass",

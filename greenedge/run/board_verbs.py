@@ -28,6 +28,7 @@ def infer_on_board(
     from greenedge.frontends.samples import read_samples
     from greenedge.graph import run_graph
     from greenedge.graph.joined_inputs import join_inputs
+    from greenedge.graph.joined_outputs import split_outputs
     from greenedge.lower.float_io import run_epilogue, run_prologue
     from greenedge.run.infer import write
     from greenedge.verify.compare import compare
@@ -41,11 +42,11 @@ def infer_on_board(
     outputs, figures = board_runner.infer_on_board(
         folder.build, join_inputs(lowered.graph, levels), port, baud, progress
     )
-    edge = lowered.graph.outputs[0]
-    got = next(iter(outputs.values())).reshape(expected[edge].shape)  # a board calls its output after the stream
-    compare("graph", "the board" if port else "the virtual board", expected[edge], got, layer=edge).require()
-    floats = run_epilogue(lowered, {edge: got})
-    return floats if out is None else write(out, len(expected[edge]), iter([floats])), figures.plain()
+    got = split_outputs(lowered.graph, next(iter(outputs.values())))  # a board calls its output after the stream
+    for edge, values in got.items():
+        compare("graph", "the board" if port else "the virtual board", expected[edge], values, layer=edge).require()
+    floats = run_epilogue(lowered, got)
+    return floats if out is None else write(out, figures.samples, iter([floats])), figures.plain()
 
 
 def in_words(figures: Mapping) -> str:

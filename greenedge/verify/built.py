@@ -11,6 +11,7 @@ import numpy as np
 from greenedge.backends.interface import Backend, Feeds, SimulateFn, Values
 from greenedge.graph import Graph, run_graph
 from greenedge.graph.joined_inputs import join_inputs
+from greenedge.graph.joined_outputs import join_outputs, split_outputs
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
 from greenedge.progress import ProgressFn, no_progress
@@ -24,7 +25,7 @@ from greenedge.verify.compare import (
     name_candidate,
 )
 from greenedge.verify.fault_vectors import FaultVectors, choose_vectors
-from greenedge.verify.float_references import Stages, join_outputs, split_outputs
+from greenedge.verify.float_references import Stages
 
 ALTERNATE_SAMPLES = 512  # vectors at most for other kernels of the same file, which may be slow
 PARTIAL_SAMPLES = 24  # vectors for stages that are slow to simulate, such as a netlist

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from greenedge.errors import VerificationError
 from greenedge.graph import Graph, Requantise
+from greenedge.graph.joined_outputs import join_outputs
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered, proof
 from greenedge.lower.prologue_epilogue import is_elementwise
@@ -21,22 +22,6 @@ from greenedge.verify.compare import FirstMismatch, VerificationReport, compare,
 
 REFERENCES = ("torch", "expected")  # whose outputs a run may hold beside the model
 Stages = dict[str, Ints]  # stage -> all outputs of every sample side by side, (N, total)
-
-
-def join_outputs(graph: Graph, outputs: Mapping[str, NDArray[Any]]) -> Ints:
-    """All outputs of every sample side by side, (N, total)."""
-    parts = [np.asarray(outputs[edge]).reshape(len(outputs[edge]), -1) for edge in graph.outputs]
-    return np.concatenate(parts, axis=1)
-
-
-def split_outputs(graph: Graph, joined: Ints) -> dict[str, Ints]:
-    """What `join_outputs` put side by side, edge by edge."""
-    sizes = [int(np.prod(graph.edges[edge].shape)) for edge in graph.outputs]
-    parts = np.split(joined, np.cumsum(sizes)[:-1], axis=1)
-    return {
-        edge: part.reshape(len(joined), *graph.edges[edge].shape)
-        for edge, part in zip(graph.outputs, parts, strict=True)
-    }
 
 
 def compare_with_qonnx(

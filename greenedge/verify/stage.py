@@ -21,6 +21,7 @@ from greenedge.frontends.input_type import InputType
 from greenedge.frontends.samples import ModelInput, Samples, count_samples, read_samples, to_reals
 from greenedge.frontends.source import read_model
 from greenedge.graph import Graph, graph_digest, run_graph
+from greenedge.graph.joined_outputs import join_outputs
 from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import HostPass, legalise
 from greenedge.lower import Lowered, load_lowering, lower_source
@@ -40,7 +41,7 @@ from greenedge.verify.certified import allow_certified
 from greenedge.verify.compare import FAULTS, VerificationReport, describe_certified
 from greenedge.verify.evidence import find_missing
 from greenedge.verify.fault_vectors import FaultVectors
-from greenedge.verify.float_references import REFERENCES, Stages, compare_with_outputs, compare_with_qonnx, join_outputs
+from greenedge.verify.float_references import REFERENCES, Stages, compare_with_outputs, compare_with_qonnx
 
 _ORDER = (*REFERENCES, "qonnx", "graph")  # of the stages in verify.json; what was built comes behind
 

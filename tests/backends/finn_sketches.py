@@ -40,6 +40,24 @@ def table(s: Sketch, source: str, per_channel: bool = True) -> str:
     return name
 
 
+def curve(s: Sketch, source: str, levels: str = "u4", per_channel: bool = True) -> str:
+    """SiLU, at another place and pace in every channel, over all that a sum can be."""
+    low, high = s.reach[source]
+    if not per_channel:
+        low, high = low.min(keepdims=True), high.max(keepdims=True)
+    (lo, hi), count, span = RANGES[levels], len(low), int((high - low).max()) + 1
+    x = np.minimum(low[:, None] + np.arange(span), high[:, None])
+    pace = s.rng.uniform(0.2, 0.6, (count, 1)) * (high - low)[:, None] / 8
+    z = x / pace + s.rng.uniform(-1, 1, (count, 1))
+    y = z / (1 + np.exp(-z))
+    rounded = np.clip(np.round(y * (hi - lo) / 8 + (lo if lo < 0 else 2)), lo, hi).astype(np.int64)
+    name = f"curve{len(s.ops)}"
+    op = Requantise(name, (source,), name, 0, lo, hi, Table(freeze(rounded)), freeze(low), freeze(high))
+    s.ops.append(op)
+    s.edges[name] = Edge(name, s.edges[source].shape, lo, hi)
+    return name
+
+
 def convolutions(rng) -> Graph:
     """Strides, dilation, uneven pads, a padding value that is none of the input's, flatten, dense."""
     s = Sketch(rng, (3, 7, 6), "u4")
@@ -240,6 +258,55 @@ def tokens(rng) -> Graph:
     return s.graph(s.dense(s.concat(both, both, axis=0), 3))
 
 
+def gated(rng) -> Graph:
+    """Squeeze and excite: a gate per channel that is known when its frame has passed; then one per pixel, and one for
+    all."""
+    s = Sketch(rng, (3, 5, 4), "u4")
+    a = s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "s4")
+    gate = s.step(s.conv(s.step(s.sum_pool(a, (5, 4)), "u4"), 4, (1, 1)), "u4")
+    b = s.step(s.multiply(a, gate, zeros=(-2, 0)), "u4")
+    b = s.step(s.multiply(s.step(s.conv(b, 1, (1, 1)), "n4"), b), "u4")
+    return s.graph(s.multiply(s.max_pool(s.conv(b, 1, (1, 1)), (5, 4)), b, zeros=(0, 9)))
+
+
+def products(rng) -> Graph:
+    """Vectors multiplied with one another, with themselves, and with one number; sums of products."""
+    s = Sketch(rng, (12,), "s8")
+    a, b = s.step(s.dense("x", 6), "u8"), s.step(s.dense("x", 6), "s8")
+    total = s.add(s.multiply(a, b, zeros=(128, -3)), s.multiply(b, b), multipliers=(1, -1))
+    c = s.step(total, "u4", per_channel=False)
+    return s.graph(s.step(s.multiply(c, s.step(s.dense(c, 1), "up")), "n8", axis=0))
+
+
+def enlarged(rng) -> Graph:
+    """Transposed convolutions: with overlap, in groups; with gaps, cut short; on a sequence; sums as they are."""
+    s = Sketch(rng, (2, 2, 3), "s4")
+    a = s.step(s.conv_transpose("x", 4, (4, 3), (2, 2), (1, 1, 1, 1), (0, 1), groups=2), "u4")
+    b = s.step(s.conv_transpose(a, 3, (2, 2), (2, 2), (1, 0, 0, 1), (0, 0)), "s4", per_channel=False)
+    c = s.step(s.conv(b, 2, (2, 2), (2, 2)))
+    rows = s.reshape(c, 2, int(np.prod(s.edges[c].shape[1:])))
+    return s.graph(s.conv_transpose(rows, 2, (3,), (2,), (1, 1), (1,)))
+
+
+def curved(rng) -> Graph:
+    """Functions that fall and rise again over more values than a table has: of few levels, which are counted, one for
+    all channels, and of many, which are searched. What the matrix unit leaves out of its sums shifts them."""
+    s = Sketch(rng, (6, 4, 3), "u8")
+    a = curve(s, s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1), bits=6))
+    b = curve(s, s.conv(a, 5, (2, 2), bits=8), "s4", per_channel=False)
+    return s.graph(curve(s, s.conv(b, 3, (2, 1), bits=8), "s8"))
+
+
+def several(rng) -> Graph:
+    """Three inputs of other shapes and types; outputs of two kinds, one of which another layer reads."""
+    s = Sketch(rng, (3, 4, 3), "u4")
+    gate, rest = s.input("gate", (4, 1, 1), "s8"), s.input("rest", (5,), "n4")
+    a = s.step(s.conv("x", 4, (3, 3), pads=(1, 1, 1, 1)), "s4")
+    b = s.step(s.multiply(a, gate, zeros=(0, 3)), "u4")
+    flat = s.concat(s.reshape(s.step(s.sum_pool(b, (4, 3)), "u4"), 4), rest)
+    return s.graph(b, s.dense(flat, 3), rest)
+
+
 SKETCHES = (
     convolutions,
     sequence,
@@ -259,6 +326,10 @@ SKETCHES = (
     selected,
     turned,
     tokens,
+    gated,
+    products,
+    enlarged,
+    curved,
 )
 
 

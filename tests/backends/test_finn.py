@@ -23,7 +23,7 @@ from greenedge.target import load_target
 from greenedge.tools.plan import Plan
 from greenedge.tools.run import execute
 from greenedge.verify import stage
-from tests.backends.finn_sketches import classified, joined, padded, residual
+from tests.backends.finn_sketches import classified, gated, joined, padded, residual
 from tests.backends.nets import inputs, mlp
 
 
@@ -75,7 +75,7 @@ def test_the_top_says_what_its_streams_carry(rng):
 @pytest.mark.tool("finn")
 def test_finn_expects_the_same_cycles(rng, tmp_path):
     """FINN+ takes every kind of layer in its own terms, and counts as we do wherever its unit works alike."""
-    for index, sketch in enumerate((residual, joined, padded, classified)):
+    for index, sketch in enumerate((residual, joined, padded, classified, gated)):
         plan = finn.plan(legalise_graph(sketch(rng), finn.BACKEND.passes), load_target("ulx3s-85f"), {})
         ask = next(command for command in plan.commands if command.log == "finn.log")
         execute(dataclasses.replace(plan, commands=(ask,), products=("finn.json",)), tmp_path / str(index))

@@ -41,11 +41,6 @@ def _sketch(build, shape=(4, 6, 6), levels="u4"):
     return graph
 
 
-def _two_inputs(rng):
-    s = Sketch(rng, (4,))
-    return s.graph(s.add("x", s.input("y", (4,))))
-
-
 def _wide(rng):
     return Graph(
         "wide",
@@ -87,9 +82,7 @@ def _wild(rng):
 
 
 CASES = {
-    "two inputs": _two_inputs,
     "bits": _wide,
-    "transposed convolution": _sketch(lambda s: s.conv_transpose("x", 4, (2, 2), (2, 2), (0, 0, 0, 0), (0, 0))),
     "three dimensions": _sketch(lambda s: s.conv("x", 3, (2, 2, 2)), (2, 4, 4, 4)),
     "channels padded": _sketch(lambda s: s.pad("x", (1, 0, 0, 0, 0, 0))),
     "channels repeated": _sketch(lambda s: s.upsample("x", 2, 1, 1)),

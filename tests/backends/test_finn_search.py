@@ -162,7 +162,7 @@ def test_names_of_a_model_meet_no_names_of_ours(limits):
         )
     )
     renamed = dataclasses.replace(
-        graph, ops=tuple(dataclasses.replace(op, name=clash.get(op.name, op.name)) for op in graph.ops), _by_output={}
+        graph, ops=tuple(dataclasses.replace(op, name=clash.get(op.name, op.name)) for op in graph.ops)
     )
     design = choose(finn_network(renamed), limits, Objective(interval=400)).design
     text = rtl_files("clash", stitch(design.network, design.folding))["top.sv"].decode()

@@ -95,20 +95,40 @@ def add_case(rng, pe, a_bits, a_signed, b_bits, b_signed, am, bm, samples=10, co
     )
 
 
+def multiply_case(rng, pe, a_bits, a_signed, a_zero, b_bits, b_signed, b_zero, samples=10, count=6):
+    a, b = (
+        integers(rng, a_bits, a_signed, (samples, count * pe)),
+        integers(rng, b_bits, b_signed, (samples, count * pe)),
+    )
+    a[1], b[1] = a[0], b[-1]  # the ends crosswise too
+    a[2], b[2] = a[-1], b[0]
+    y = (a - a_zero) * (b - b_zero)
+    ob = int(np.abs(y).max()).bit_length() + 1
+    values = dict(PE=pe, A_BITS=a_bits, ASGN=a_signed, AZERO=a_zero, B_BITS=b_bits, BSGN=b_signed, BZERO=b_zero)
+    return Case(
+        "ge_multiply",
+        values | dict(OUT_BITS=ob),
+        [Port("a", a_bits, bool(a_signed), pe, a), Port("b", b_bits, bool(b_signed), pe, b)],
+        [Port("m", ob, True, pe, y)],
+        cycles=count,
+    )
+
+
 def threshold_case(rng, c, pe, xb, signed, lo, steps, falls, samples=12):
+    """`falls`: 0 none, 1 a channel's thresholds may all fall, 2 each of them may."""
     x = integers(rng, xb, signed, (samples, c))
     start = -(1 << (xb - 1)) if signed else 0
     thresholds = np.sort(rng.integers(start, start + (1 << xb) + 1, (c, steps)))  # the last value is never reached
     thresholds[0, 0], thresholds[-1, -1] = start, start + (1 << xb)  # always, never
-    falling = rng.integers(0, 2, c) if falls else np.zeros(c, int)
-    reached = (x[:, :, None] >= thresholds).sum(2)
-    y = lo + np.where(falling, steps - reached, reached)
+    falling = rng.integers(0, 2, (c, steps if falls > 1 else 1)) * (falls > 0)
+    y = lo + ((x[:, :, None] >= thresholds) ^ falling).sum(2)
     ob = max(int(lo + steps).bit_length() + (lo < 0), int(-lo - 1).bit_length() + 1 if lo < 0 else 1)
     fields = [
         sum((int(t) & ((2 << xb) - 1)) << (k * (xb + 1)) for k, t in enumerate(row))
-        | int(falling[i]) << (steps * (xb + 1))
+        | sum(int(v) << (steps * (xb + 1) + k) for k, v in enumerate(falling[i]))
         for i, row in enumerate(thresholds)
     ]
+    falls = min(falls, 1) * falling.shape[1]
     values = dict(C=c, PE=pe, X_BITS=xb, XSGN=signed, LO=lo, STEPS=steps, OUT_BITS=ob, FALLS=falls)
     return Case(
         "ge_threshold",
@@ -117,6 +137,31 @@ def threshold_case(rng, c, pe, xb, signed, lo, steps, falls, samples=12):
         [Port("m", ob, lo < 0, pe, y)],
         cycles=c // pe,
         memories={"THRESHOLDS_FILE": (np.array(fields, object).reshape(-1, pe), steps * (xb + 1) + falls)},
+    )
+
+
+def search_case(rng, c, pe, xb, signed, n, ob):
+    """Every threshold of every channel, and the value below it, are among the values searched for."""
+    start, count = -(1 << (xb - 1)) if signed else 0, (1 << n) - 1
+    thresholds = np.stack([np.sort(rng.permutation(np.arange(start + 1, start + (1 << xb)))[:count]) for _ in range(c)])
+    levels = rng.integers(0, 1 << ob, (c, count + 1))
+    levels[:, 1:] += levels[:, 1:] == levels[:, :-1]  # neighbours differ
+    levels %= 1 << ob
+    x = np.tile(np.concatenate([thresholds, thresholds - 1], axis=1), 4).T
+    y = np.take_along_axis(levels, (x.T[:, :, None] >= thresholds[:, None]).sum(2), axis=1).T
+    memories = {"FILES_levels": (levels.reshape(c // pe, pe, -1).transpose(0, 2, 1).reshape(-1, pe), ob)}
+    for s in range(n):
+        places = (2 * np.arange(1 << s) + 1) * (1 << (n - s - 1)) - 1
+        words = thresholds[:, places].reshape(c // pe, pe, -1).transpose(0, 2, 1).reshape(-1, pe)
+        memories[f"FILES_{s}"] = (words, xb)
+    values = dict(C=c, PE=pe, X_BITS=xb, XSGN=signed, N=n, OUT_BITS=ob)
+    return Case(
+        "ge_search",
+        values,
+        [Port("s", xb, bool(signed), pe, x)],
+        [Port("m", ob, False, pe, y)],
+        cycles=c // pe,
+        memories=memories,
     )
 
 
@@ -152,8 +197,18 @@ def argmax_case(rng, n, bits, signed, samples=20):
 GLOBAL_POOLS = [(4, 9, 4, 4, 0, 0), (6, 3, 2, 8, 1, 1), (8, 5, 1, 3, 1, 0), (4, 2, 1, 5, 0, 1), (2, 1, 1, 4, 0, 0)]
 # PE, bits and sign of a and b, multipliers
 ADDS = [(2, 4, 0, 4, 0, 1, 1), (1, 5, 1, 3, 0, -7, 100), (3, 2, 1, 8, 1, 1, -1), (1, 3, 0, 1, 0, 12, 0)]
+# PE, bits, sign and zero point of a, and of b
+PRODUCTS = [
+    *[(2, 4, 0, 0, 4, 0, 0), (1, 8, 0, 131, 8, 1, 0), (3, 5, 1, -3, 3, 0, 7), (1, 8, 1, 0, 8, 0, 0)],
+    *[(2, 2, 0, 0, 1, 0, 0), (1, 3, 0, 9, 1, 0, 1), (1, 16, 1, 0, 11, 1, -700), (1, 7, 0, -4, 2, 1, 1)],
+]
 # C, PE, input bits, signed, lowest level, steps, a channel may fall
-THRESHOLDS = [(4, 2, 8, 1, 0, 3, 0), (3, 1, 5, 0, -4, 7, 1), (2, 2, 12, 1, -1, 1, 1), (1, 1, 1, 0, 0, 2, 0)]
+THRESHOLDS = [
+    *[(4, 2, 8, 1, 0, 3, 0), (3, 1, 5, 0, -4, 7, 1), (2, 2, 12, 1, -1, 1, 1), (1, 1, 1, 0, 0, 2, 0)],
+    *[(4, 2, 9, 1, -5, 11, 2), (1, 1, 7, 0, 1, 40, 2)],
+]
+# channels, PE, input bits, signed, stages, output bits
+SEARCHES = [(6, 2, 8, 1, 3, 4), (1, 1, 6, 0, 4, 3), (3, 1, 10, 1, 1, 8), (4, 4, 9, 0, 5, 8)]
 # channels, tables, PE, input bits, signed, lowest x, values of x, output bits
 TABLES = [(6, 1, 2, 6, 1, -20, 37, 4), (4, 4, 2, 4, 0, 3, 9, 8), (3, 3, 1, 5, 1, -16, 32, 1)]
 ARGMAXES = [(10, 8, 1), (7, 2, 0), (1, 4, 1)]
@@ -162,7 +217,9 @@ CASES = [
     (pool_case, POOLS),
     (pool_global_case, GLOBAL_POOLS),
     (add_case, ADDS),
+    (multiply_case, PRODUCTS),
     (threshold_case, THRESHOLDS),
+    (search_case, SEARCHES),
     (table_case, TABLES),
     (argmax_case, ARGMAXES),
 ]
@@ -201,6 +258,8 @@ def test_a_wrong_parameter_is_seen(rng, tmp_path):
         (pool_case(rng, 2, 4, 1, 4, 0, 1), "MAX", lambda v: 0),
         (pool_global_case(rng, 2, 4, 1, 4, 0, 1), "SGN", lambda v: 1),
         (add_case(rng, 1, 4, 0, 4, 0, 3, -2), "BM", lambda v: v + 1),
+        (multiply_case(rng, 1, 4, 0, 3, 4, 1, 0), "AZERO", lambda v: v - 1),
+        (multiply_case(rng, 1, 4, 0, 0, 4, 1, 0), "BSGN", lambda v: 0),
         (threshold_case(rng, 2, 1, 6, 0, 0, 2, 0), "LO", lambda v: v + 1),
         (table_case(rng, 2, 2, 1, 4, 0, 3, 9, 4), "XLO", lambda v: v - 1),
         (argmax_case(rng, 8, 4, 1), "SGN", lambda v: 0),
@@ -247,7 +306,9 @@ def test_units_that_compute_with_many_parameters(rng, tmp_path):
             pool_case(rng, c, some(1, 12), pe, bits, signed, some(0, 1)),
             pool_global_case(rng, c, some(1, 20), pe, bits, signed, some(0, 1)),
             add_case(rng, pe, bits, signed, some(2, 8), some(0, 1), *multipliers),
-            threshold_case(rng, c, pe, bits, signed, lo, some(1, 15), some(0, 1)),
+            multiply_case(rng, pe, bits, signed, some(-9, 140), some(1, 12), some(0, 1), some(-300, 9)),
+            threshold_case(rng, c, pe, bits, signed, lo, some(1, 15), some(0, 2)),
+            search_case(rng, c, pe, some(6, 12), signed, some(1, 5), some(2, 8)),
             table_case(rng, c, *((c, pe) if some(0, 1) else (1, pe)), 8, 1, some(-128, 0), some(1, 128), some(1, 8)),
             argmax_case(rng, some(1, 20), bits, signed),
         ]

@@ -11,17 +11,18 @@ import pytest
 from greenedge.backends import finn
 from greenedge.backends.finn.design import Limits
 from greenedge.backends.finn.dialect.lower import require_network
+from greenedge.backends.finn.emulate import apply_step, wrap
 from greenedge.backends.finn.memory_faults import MemoryFaults
 from greenedge.backends.finn.objective import Objective
-from greenedge.backends.finn.reach import add_sets, find_reach, list_values, make_reach, unite
+from greenedge.backends.finn.reach import add_sets, find_reach, list_values, make_reach, multiply_sets, unite
 from greenedge.backends.finn.search import choose
-from greenedge.backends.finn.units import unit_of
+from greenedge.backends.finn.units import threshold_words, unit_of
 from greenedge.graph import Dense, Graph, freeze, run_graph
 from greenedge.legalise import legalise_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
 from greenedge.verify.fault_vectors import choose_vectors
-from tests.backends.finn_sketches import SKETCHES
+from tests.backends.finn_sketches import SKETCHES, curved
 from tests.backends.nets import inputs, mlp
 
 SLOW = pytest.mark.slow
@@ -154,6 +155,58 @@ def test_faults_of_a_dead_input_are_proved_unseen(rng):
     assert not faults.prove(start + own[~of_dead & low]).all()
 
 
+def test_a_fault_of_steps_up_and_down_gives_what_a_layer_with_that_bit_would(rng):
+    """Thresholds, and the bits that say which of them fall."""
+    faults = _faults(_legal(curved, rng), 400)
+    memory = next(one for one in faults.memories if one.kind == "thresholds" and one.layer.fall_bits > 1)
+    layer, wide = memory.layer, memory.layer.source.bits + 1
+    steps, x = layer.thresholds.shape[1], np.arange(layer.source.lo, layer.source.hi + 1, 7)
+    own = np.concatenate([rng.integers(0, memory.count, 60), np.arange(memory.bits - steps, memory.bits)])
+    for fault in own:
+        element, bit = divmod(int(fault), memory.bits)
+        row = memory.index.ravel()[[element]]
+        thresholds, falls = threshold_words(layer), np.array(layer.falls)
+        if bit < steps * wide:
+            place = bit // wide
+            thresholds[row, place] = wrap(thresholds[row, place] ^ (1 << bit % wide), wide, layer.source.signed)
+        else:
+            falls[row, bit - steps * wide] ^= True
+        changed = dataclasses.replace(layer, thresholds=thresholds, falls=falls)
+        good, bad = memory.levels_of(x, int(fault))
+        assert np.array_equal(good, apply_step(layer, x, row)) and np.array_equal(bad, apply_step(changed, x, row))
+
+
+def _search_files(memories, name, x, place, lane):
+    """What ge_search finds for `x` in a lane, from its files, which hold `place` words of channels before."""
+    j, stages = 0, len(memories) - 1
+    for s in range(stages):
+        rows, _ = memories[f"{name}_search_{s}.mem"]
+        j = 2 * j + int(x >= rows[place * 2**s + j, lane])
+    return int(memories[f"{name}_search_levels.mem"][0][place * 2**stages + j, lane])
+
+
+def test_a_fault_of_a_search_gives_what_its_files_would(rng):
+    """A threshold, which turns the search off its way, or a level."""
+    graph = _legal(curved, rng)
+    design = choose(require_network(graph), Limits.of(load_target(BOARD).device), Objective(400)).require_design()
+    faults = MemoryFaults(graph, design.network, design.folding)
+    layer = next(one.layer for one in faults.memories if one.kind == "search")
+    good, pe = unit_of(layer, design.folding[layer.name]).memories(), design.folding[layer.name].pe
+    x = np.unique(np.concatenate([rng.integers(layer.source.lo, layer.source.hi + 1, 60), layer.tree.thresholds[0]]))
+    for memory in (one for one in faults.memories if one.layer is layer):
+        for fault in rng.integers(0, memory.count, 12):
+            word, bit = memory.locate(int(fault))
+            lane, place = bit // memory.bits, int(memory.channel_of(np.array([fault]))[0]) // pe
+            rows, bits = good[memory.file]
+            changed, signed = rows.copy(), layer.result.signed if memory.kind == "levels" else layer.source.signed
+            changed[word, lane] = wrap(changed[[word], lane] ^ (1 << bit % bits), bits, signed)[0]
+            was, now = memory.levels_of(x, int(fault))
+            assert was.tolist() == [_search_files(good, layer.name, v, place, lane) for v in x]
+            bad = good | {memory.file: (changed, bits)}
+            assert now.tolist() == [_search_files(bad, layer.name, v, place, lane) for v in x]
+            assert set(x[was != now]) <= set(memory.list_touched(x, int(fault)))
+
+
 def test_sets_are_added_value_by_value(rng):
     for _ in range(50):
         a, b = (np.unique(rng.integers(-9, 9, rng.integers(1, 8))) for _ in range(2))
@@ -166,6 +219,15 @@ def test_sets_are_added_value_by_value(rng):
             {int(p) + factor * (int(b[0]) + k) for p in a for k in range(len(b))}
         )
         assert list_values(unite([make_reach(a), make_reach(b)])).tolist() == sorted({*a.tolist(), *b.tolist()})
+        zeros = tuple(int(z) for z in rng.integers(-9, 9, 2))
+        products = {(int(p) - zeros[0]) * (int(q) - zeros[1]) for p in a for q in b}
+        assert list_values(multiply_sets(make_reach(a), make_reach(b), zeros)).tolist() == sorted(products)
+
+
+def test_very_many_products_are_all_between_their_ends():
+    wide = (-1500, (1 << 2501) - 1)  # -1500 … 1000
+    low, mask = multiply_sets(wide, wide, (1000, -1500))
+    assert (low, low + mask.bit_length() - 1) == (-2500 * 2500, 0) and mask + 1 == 1 << mask.bit_length()
 
 
 @pytest.mark.parametrize("sketch", SKETCHES, ids=lambda sketch: sketch.__name__)

@@ -12,12 +12,15 @@ import pytest
 from greenedge import api
 from greenedge.backends import BACKENDS, load_backend
 from greenedge.backends.int8.onnxruntime.emit import write_file
-from greenedge.errors import ReasonKind, UnsupportedError
+from greenedge.errors import ReasonKind, UnsupportedError, VerificationError
 from greenedge.frontends.input_type import parse_input_type
 from greenedge.graph import Multiply, Table, freeze, load_graph, run_graph, save_graph, verify_graph
 from greenedge.graph.lines import is_straight
 from greenedge.legalise import legalise_graph
 from greenedge.lower import lower_file
+from greenedge.lower.float_io import run_epilogue, run_prologue
+from greenedge.run.board_verbs import infer_on_board
+from greenedge.run.runs import verify_again
 from greenedge.runtimes import open_runtime
 from greenedge.target import load_target
 from tests.backends.graphs import RANGES, Sketch
@@ -85,6 +88,55 @@ def test_a_gate_from_its_file_to_a_verified_binary(rng, tmp_path, backend, targe
     assert {entry["reference"] for entry in summary["verify"]} == {"graph", "qonnx"}
     assert all(entry["mismatches"] == 0 and entry["samples"] == 60 for entry in summary["verify"])
     assert all("within_certificate" not in entry for entry in summary["verify"])
+
+
+@pytest.mark.slow
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+@pytest.mark.tool("nextpnr-ecp5")
+def test_a_gate_from_its_file_to_the_virtual_boards_answer(rng, tmp_path):
+    """Bitstream, RTL with and without stalls, netlist, virtual board; the branch that waits for the gate has a queue
+    of the whole frame."""
+    path = write_gate(tmp_path / "gate.onnx", rng)
+    x = rng.uniform(-1, 13, (60, 3, 5, 5)).astype(np.float32)
+    run = api.build(path, "ulx3s-85f", backend="finn", inputs=x, out=tmp_path / "run", progress=False).folder
+    summary = json.loads((run / "7-report" / "summary.json").read_text())
+    entries = {entry["candidate"]: entry for entry in summary["verify"] if entry["reference"] == "graph"}
+    assert {"rtl", "rtl-stalls", "board", "netlist"} <= set(entries)
+    assert all(not entry["mismatches"] for entry in entries.values())
+    queues = json.loads((run / "4-build" / "folding.json").read_text())["queues"]
+    assert any(depth >= 4 * 5 * 5 for depth in queues.values())
+    np.save(tmp_path / "x.npy", x)
+    outputs, _ = infer_on_board(run, tmp_path / "x.npy", None, None, lambda *_: None)
+    reference = lower_file(path)
+    expected = run_epilogue(reference, run_graph(reference.graph, run_prologue(reference, x)))
+    assert all(np.array_equal(outputs[name], values) for name, values in expected.items())
+    unit = run / "4-build" / "rtl" / "ge_multiply.sv"
+    unit.write_text(unit.read_text().replace("- X_BITS'(AZERO)", ""))
+    with pytest.raises(VerificationError, match=r"ge_multiply\.sv is not what greenedge writes for the "):
+        verify_again(run, lambda *_: None)
+
+
+def test_a_gate_waits_in_a_queue_or_not_at_all(rng, tmp_path):
+    """The branch beside the gate holds a frame; with queues that hold less the build is refused."""
+    graph = lower_file(write_gate(tmp_path / "gate.onnx", rng)).graph
+    module, target = load_backend("finn"), load_target("ulx3s-85f")
+    legal = legalise_graph(graph, module.passes)
+    assert module.check(legal, target, {}) == []
+    queues = json.loads(module.plan(legal, target, {}).files["folding.json"])["queues"]
+    assert max(queues.values()) >= 4 * 5 * 5
+    (reason,) = module.check(legal, target, {"queue": 8})
+    assert reason.kind is ReasonKind.DEADLOCK
+
+
+def test_wide_factors_are_refused(rng):
+    s = Sketch(rng, (4,), "s8")
+    big = s.add("x", "x", multipliers=(1000, 1))
+    graph = s.graph(s.step(s.multiply(big, "x"), "u4"))
+    module = load_backend("finn")
+    assert [str(reason) for reason in module.check(graph, load_target("ulx3s-85f"), {})] == [
+        "product2: factors of up to 18 bits; finn computes with 1 to 16 bits (cure: quantise to at most 16 bits)."
+    ]
 
 
 def test_onnx_runtime_gives_the_graphs_integers(rng, tmp_path):
@@ -189,7 +241,7 @@ def test_who_takes_it(rng, tmp_path):
             {"onnxruntime": "linux-x86", "tflite": "linux-x86", "c99": "cortex-m4"}.get(name, "pynq-z1")
         )
         reasons = module.check(legalise_graph(graph, module.passes), target, {})
-        if name in ("c99", "onnxruntime", "tflite"):
+        if name in ("c99", "finn", "onnxruntime", "tflite"):
             assert reasons == []
         else:
             assert any(reason.node == "Mul_18" or "Multiply" in reason.value for reason in reasons), name

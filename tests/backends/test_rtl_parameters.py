@@ -73,6 +73,14 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
             *(({name: 0}, f"{name}=0 must be at least 1") for name in ("W_BITS", "A_BITS", "OUT_BITS")),
         ],
     ),
+    "ge_multiply": (
+        {},
+        [
+            *(({name: 0}, f"{name}=0 must be at least 1") for name in ("PE", "OUT_BITS")),
+            *(({name: n}, f"{name}={n} must be 1 to 24") for name in ("A_BITS", "B_BITS") for n in (0, 25)),
+            *(({name: n}, f"{name}={n} must fit 25 bits") for name in ("AZERO", "BZERO") for n in (-(2**25), 2**25)),
+        ],
+    ),
     "ge_pad": (
         {},
         [
@@ -125,6 +133,14 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
             ({"M_BITS": 17}, "LEVELS=3 are too few for M_BITS=17"),
         ],
     ),
+    "ge_search": (
+        {},
+        [
+            (_ALIKE, "PE=3 must divide C=4"),
+            *(({name: 0}, f"{name}=0 must be at least 1") for name in ("X_BITS", "OUT_BITS")),
+            *(({"N": n}, f"N={n} must be 1 to 10") for n in (0, 11)),
+        ],
+    ),
     "ge_table": (
         {},
         [
@@ -139,6 +155,7 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
         [
             (_ALIKE, "PE=3 must divide C=4"),
             *(({name: 0}, f"{name}=0 must be at least 1") for name in ("X_BITS", "STEPS")),
+            ({"FALLS": 2}, "FALLS=2 must be 0, 1 or STEPS=3"),
             ({"STEPS": 4}, "LO=0 and STEPS=4 give levels beyond OUT_BITS=2"),
             ({"LO": -1}, "LO=-1 and STEPS=3 give levels beyond OUT_BITS=2"),
             ({"LO": -3}, "LO=-3 does not fit OUT_BITS=2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,10 +14,18 @@ from greenedge.backends import load_backend
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.arrays import write_archive
 from greenedge.graph import run_graph
+from greenedge.graph.joined_inputs import join_inputs
+from greenedge.graph.joined_outputs import join_outputs, joined_output
+from greenedge.legalise import legalise_graph
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_epilogue, run_prologue
+from greenedge.run.board_verbs import infer_on_board
 from greenedge.run.folder import RunFolder
 from greenedge.runtimes import open_runtime
+from greenedge.target import load_target
+from greenedge.tools.run import execute
+from tests.backends.finn_sketches import several
+from tests.backends.graphs import Sketch
 from tests.lower.models import Model
 from tests.lower.several_inputs import CASES, STEP, draw, quantise, weights
 
@@ -65,6 +74,77 @@ def test_a_build_answers_what_numpy_does(name, backend, rng, tmp_path):
     assert _equal(run.infer(fresh), expected) and _equal(run.infer(tuple(fresh.values()), "graph"), expected)
     write_archive(tmp_path / "x.npz", dict(reversed(fresh.items())))  # by name, in any order
     assert _equal(run.infer(tmp_path / "x.npz"), expected)
+
+
+def _finn_graphs(rng, folder):
+    for name, case in CASES.items():
+        yield name, lower_file(case.model().save(folder / f"{name}.onnx")).graph
+    yield "several", several(rng)
+    s = Sketch(rng, (1, 3, 4))  # the reader of an input holds less than the input, and another one waits
+    s.input("y", (1, 3, 4))
+    yield "an input as an output", s.graph(s.step(s.conv_transpose("x", 1, (3, 3), (2, 2), (0,) * 4, (0, 0))), "x")
+
+
+def test_finn_takes_one_stream_apart_and_joins_the_outputs(rng, tmp_path):
+    """What the units compute, of every wire, against the graph."""
+    finn, target = load_backend("finn"), load_target("ulx3s-85f")
+    for name, graph in _finn_graphs(rng, tmp_path):
+        graph = legalise_graph(graph, finn.passes)
+        assert finn.check(graph, target, {}) == [], name
+        folder = tmp_path / name
+        execute(dataclasses.replace(finn.plan(graph, target, {}), commands=(), products=()), folder)
+        faults, feeds = finn.memory_faults(graph, folder), _feeds(rng, graph)
+        expected = join_outputs(graph, run_graph(graph, feeds))
+        result = faults.network.result
+        assert result.shape == joined_output(graph).shape
+        got = np.empty_like(expected)
+        got[:, result.order] = faults.run(join_inputs(graph, feeds))[result.name]
+        assert np.array_equal(got, expected), name
+
+
+def _feeds(rng, graph, samples=30):
+    """Random levels of every input, both ends among them."""
+    feeds = {}
+    for edge in map(graph.edges.__getitem__, graph.inputs):
+        feeds[edge.name] = rng.integers(edge.lo, edge.hi + 1, (samples, *edge.shape))
+        feeds[edge.name][0], feeds[edge.name][-1] = edge.lo, edge.hi
+    return feeds
+
+
+@pytest.mark.slow
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+def test_finns_rtl_takes_several_inputs_and_gives_several_outputs(rng, tmp_path):
+    finn = load_backend("finn")
+    graph = legalise_graph(several(np.random.default_rng(4)), finn.passes)
+    plan = finn.plan(graph, load_target("ulx3s-85f"), {})
+    execute(dataclasses.replace(plan, commands=plan.commands[:2], products=plan.products[:3]), tmp_path / "build")
+    keep = [op.output for op in graph.ops]
+    feeds = _feeds(rng, graph)
+    expected = run_graph(graph, feeds, keep=keep)
+    for simulate in (finn.simulate, finn.simulate_with_backpressure):
+        got = simulate(tmp_path / "build", feeds, keep)
+        assert set(graph.outputs) <= set(got) and len(got) > len(graph.outputs)
+        assert all(np.array_equal(values, expected[edge]) for edge, values in got.items())
+
+
+@pytest.mark.slow
+@pytest.mark.tool("nextpnr-ecp5")
+def test_two_inputs_and_two_outputs_on_the_virtual_board(rng, tmp_path):
+    """Every byte of both through the board's pins."""
+    case = CASES["two outputs"]
+    model = case.model()
+    path, samples = model.save(tmp_path / "m.onnx"), draw(model, rng)
+    run = api.build(path, "ulx3s-85f", inputs=samples, backend="finn", out=tmp_path / "run", progress=False)
+    entries = {one["candidate"]: one for one in run.summary["verify"] if one["reference"] == "graph"}
+    assert {"rtl", "rtl-stalls", "board", "netlist"} <= set(entries)
+    assert all(not one["mismatches"] for one in entries.values())
+    fresh = draw(model, rng, 25)
+    expected = case.expect(**fresh)
+    assert _equal(run.infer(fresh), expected)
+    write_archive(tmp_path / "x.npz", fresh)
+    on_board, figures = infer_on_board(run.folder, tmp_path / "x.npz", None, None, lambda *_: None)
+    assert _equal(on_board, expected) and figures["samples"] == 25
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +236,6 @@ def test_what_takes_one_input_says_so_with_the_names_and_a_cure(tmp_path):
     said = {
         ("vcu118", "hls4ml"): "tiny: 2 inputs (a, b); a project has one function from one input to one output (cure: "
         "choose ulx3s-85f, whose da4ml takes several, or linux-x86 or cortex-m4).",
-        ("ulx3s-85f", "finn"): "tiny: 2 inputs (a, b); finn streams one input to one output (cure: choose --backend "
-        "da4ml, which takes several, on a board of ECP5, iCE40 or Gowin).",
     }
     for (target, backend), text in said.items():
         (found,) = api.check(path, target, backend=backend)
@@ -171,12 +249,16 @@ def test_several_outputs_of_what_streams_one_are_refused_with_their_names(tmp_pa
     path = CASES["two outputs"].model().save(tmp_path / "m.onnx")
     (found,) = api.check(path, "ulx3s-85f", backend="da4ml")
     assert [str(reason) for reason in found.reasons] == [
-        "tiny: 2 outputs (Quant_10, Quant_7); da4ml streams its inputs to one output (cure: make a file for each "
-        "output: onnx.load, delete the others from graph.output, onnx.save)."
+        "tiny: 2 outputs (Quant_10, Quant_7); da4ml streams its inputs to one output (cure: choose --backend "
+        "finn, which gives several, or make a file for each output: onnx.load, delete the others from graph.output, "
+        "onnx.save)."
     ]
+    for backend in ("finn", None):  # the first cure, followed; and it is what a board takes by itself
+        (found,) = api.check(path, "ulx3s-85f", backend=backend)
+        assert found.reasons == () and found.backend == "finn"
     import onnx
 
-    for k in range(2):  # the cure, followed
+    for k in range(2):  # the other one
         model = onnx.load(path)
         del model.graph.output[k]
         onnx.save(model, tmp_path / "one.onnx")

@@ -10,6 +10,8 @@ import pytest
 
 from greenedge import api
 from greenedge.backends import load_backend
+from greenedge.backends.finn.dialect import ops as hw
+from greenedge.backends.finn.dialect.thresholding import MAX_TABLE
 from greenedge.frontends.input_type import parse_input_type
 from greenedge.graph import Requantise, run_graph
 from greenedge.legalise import legalise_graph
@@ -94,6 +96,55 @@ def test_who_takes_a_curve(rng, tmp_path, backend, target):
         graph = lower_file(write_curve(tmp_path / "net.onnx", rng, curve, 8)).graph
         module = load_backend(backend)
         assert module.check(legalise_graph(graph, module.passes), load_target(target), {}) == [], curve
+
+
+def write_curve_behind_sums(path, rng, curve, bits, channels=6):
+    """x → convolution → curve → quantiser, twice: the curves' inputs are sums of more values than finn tabulates."""
+    m = Model((1, 6, 4, 4), opset=20).quant(0.05, 8)
+    for width, fan_in in ((channels, 6), (4, channels)):
+        m.node("Conv", m.weight(rng.integers(-7, 8, (width, fan_in, 3, 3)) * 0.25), kernel_shape=[3, 3], pads=[1] * 4)
+        start = m.tensor
+        if curve == "SiLU":
+            m.node("Sigmoid").node("Mul", start)
+        else:
+            m.node(curve)
+        m.quant(4.0 / 2**bits, bits)
+    return m.save(path)
+
+
+@pytest.mark.parametrize("bits", [5, 8])
+@pytest.mark.parametrize("curve", ["SiLU", "Gelu", "HardSwish"])
+def test_finn_counts_the_steps_of_a_curve_behind_a_sum(rng, tmp_path, curve, bits):
+    """Steps up and down, as the unit counts them, against the graph's own table; no table is built."""
+    graph = lower_file(write_curve_behind_sums(tmp_path / "net.onnx", rng, curve, bits)).graph
+    module, target = load_backend("finn"), load_target("ulx3s-85f")
+    legal = legalise_graph(graph, module.passes)
+    assert module.check(legal, target, {}) == []
+    plan = module.plan(legal, target, {})
+    execute(dataclasses.replace(plan, commands=(), products=()), tmp_path / "build")
+    faults = module.memory_faults(legal, tmp_path / "build")
+    curves = [layer for layer in faults.layers if isinstance(layer, hw.Step)]
+    assert sum(layer.source.hi - layer.source.lo >= MAX_TABLE for layer in curves) >= 1
+    assert all(layer.fall_bits > 1 for layer in curves if layer.source.hi - layer.source.lo >= MAX_TABLE)
+    x = rng.integers(-128, 128, (200, 6, 4, 4))
+    result = faults.network.result
+    expected = run_graph(legal, x)[legal.outputs[0]]
+    assert len(np.unique(expected)) > 8 and expected.min() < 0
+    assert np.array_equal(faults.run(x)[result.name], expected.reshape(200, -1)[:, result.order])
+
+
+@pytest.mark.slow
+@pytest.mark.tool("nextpnr-ecp5")
+@pytest.mark.parametrize("curve, bits", [("SiLU", 8), ("Gelu", 5), ("HardSwish", 8)])
+def test_curves_behind_sums_on_the_board(rng, tmp_path, curve, bits):
+    """From the file to the virtual board."""
+    path = write_curve_behind_sums(tmp_path / "net.onnx", rng, curve, bits, channels=4)
+    x = rng.normal(0, 3, (40, 6, 4, 4)).astype(np.float32)
+    api.build(path, "ulx3s-85f", backend="finn", inputs=x, out=tmp_path / "run", progress=False)
+    summary = json.loads((tmp_path / "run" / "7-report" / "summary.json").read_text())
+    entries = {entry["candidate"]: entry for entry in summary["verify"] if entry["reference"] == "graph"}
+    assert {"rtl", "rtl-stalls", "board", "netlist"} <= set(entries)
+    assert all(not entry["mismatches"] for entry in entries.values())
 
 
 def test_a_curve_right_behind_a_sum_is_refused_with_its_cure(rng, tmp_path):

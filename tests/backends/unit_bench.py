@@ -45,6 +45,7 @@ class Port:
 class Case:
     """One instance: module, parameters, what goes in, what must come out, and the memory files it reads.
 
+    Memories called FILES_… belong to a parameter FILES, with which their names begin.
     `cycles`: per sample at full speed, in the steady state; None where the test says nothing about it.
     """
 
@@ -127,7 +128,8 @@ class Bench:
         body, widths, counts = [], {}, {}
         for index, case in enumerate(self.cases):
             values = [f".{name}({value})" for name, value in case.parameters.items()]
-            values += [f'.{name}("{index}_{name}.mem")' for name in case.memories]
+            values += [f'.{name}("{index}_{name}.mem")' for name in case.memories if "_FILE" in name]
+            values += [f'.FILES("{index}_FILES")'] * any(name.startswith("FILES_") for name in case.memories)
             wires = []
             for kind, ports in (("in", case.inputs), ("out", case.outputs)):
                 for port in ports:

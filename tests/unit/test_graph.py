@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 
@@ -17,6 +18,7 @@ from greenedge.graph import (
     Graph,
     Input,
     MaxPool,
+    Reshape,
     SumPool,
     Upsample,
     graph_digest,
@@ -162,10 +164,8 @@ def test_one_weight_changes_the_digest(rng, tmp_path):
     graph = _stored(rng, tmp_path)
     weight = graph.ops[1].weight.copy()
     weight[0, 0] += 1
-    import dataclasses
-
     other = dataclasses.replace(
-        graph, ops=(graph.ops[0], dataclasses.replace(graph.ops[1], weight=weight), *graph.ops[2:]), _by_output={}
+        graph, ops=(graph.ops[0], dataclasses.replace(graph.ops[1], weight=weight), *graph.ops[2:])
     )
     assert graph_digest(other) != graph_digest(graph)
 
@@ -204,3 +204,12 @@ def test_an_archive_that_would_fill_memory_is_refused(rng, tmp_path, monkeypatch
     monkeypatch.setattr(store, "_MAX_BYTES", size - 1)
     with pytest.raises(GreenedgeError, match="would unpack to"):
         load_graph(tmp_path)
+
+
+def test_a_graph_made_from_another_leaves_its_producers_alone():
+    """dataclasses.replace copies what is handed in, and the index of producers is not."""
+    step = Reshape("flat", ("x",), "y", (4,))
+    edges = {"x": Edge("x", (2, 2), 0, 1), "y": Edge("y", (4,), 0, 1)}
+    graph = Graph("g", (Input("x", (), "x"), step), edges, ("y",))
+    other = dataclasses.replace(graph, ops=(graph.ops[0], dataclasses.replace(step, name="other")))
+    assert graph.producer("y") is step and other.producer("y").name == "other"

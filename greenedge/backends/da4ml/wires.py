@@ -57,7 +57,11 @@ class WireBuilder(RuleBuilder):
             self.adder_bits[op.name] = bits
 
 
-ENDS = Ends(outputs=1, rule="da4ml streams its inputs to one output", cures=("", ONE_FILE_AN_OUTPUT))
+ENDS = Ends(
+    outputs=1,
+    rule="da4ml streams its inputs to one output",
+    cures=("", f"choose --backend finn, which gives several, or {ONE_FILE_AN_OUTPUT}"),
+)
 RULES: Rules[WireBuilder] = Rules("da4ml", "da4ml", ends=ENDS)
 
 

@@ -1,6 +1,8 @@
 """Back end `finn`: a folded streaming accelerator. Our units, one per layer, folded for the device; open tools make the
 bitstream. FINN+ is asked for its own estimate of every layer's cycles.
 
+Several inputs come one after another in the one stream, as `join_inputs` puts them side by side; several outputs leave
+likewise.
 Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
 Options: fps (inferences per second wanted) or latency (seconds from first input to last output; without both: the
 fastest that fits), queue (most beats of a queue beside a branch), finn_plus (0: FINN+ is not asked), clock_hz (of the
@@ -46,7 +48,9 @@ from greenedge.backends.interface import (
 )
 from greenedge.errors import Reason, ReasonKind
 from greenedge.files.scratch import scratch_folder
-from greenedge.graph import Graph, graph_digest, save_graph
+from greenedge.graph import Graph, graph_digest, load_graph, save_graph
+from greenedge.graph.joined_inputs import join_inputs
+from greenedge.graph.joined_outputs import split_outputs
 from greenedge.graph.ops.base import Array
 from greenedge.hdl.board_shell.read_back import ReadBack
 from greenedge.legalise import (
@@ -57,6 +61,7 @@ from greenedge.legalise import (
     NARROW_SUMS,
     SPLIT_ADDITIONS,
     SPLIT_WEIGHTS,
+    TRANSPOSED_TO_CONV,
     WIDEN_SEQUENCES,
 )
 from greenedge.progress import ProgressFn, no_progress
@@ -67,6 +72,7 @@ if TYPE_CHECKING:
     from greenedge.backends.finn.activity import Switching
     from greenedge.backends.finn.dialect.ops import Network
     from greenedge.backends.finn.search import Choice
+    from greenedge.hdl.axi_stream.simulation import Stall
     from greenedge.lower import Lowered
 
 _MODULE = "greenedge.backends.finn"
@@ -180,12 +186,17 @@ def _board_commands(target: Target, options: Options, request: dict[str, Any]) -
     return bitstream_commands(target, request, seed, seeds)
 
 
-def _one_array(x: Feeds) -> Array:
-    """The values of the one input that a core has."""
-    if isinstance(x, Mapping):
-        (values,) = x.values()
-        return values
-    return x
+def _samples(folder: Path, x: Feeds) -> Array:
+    """The samples (N, *shape) of the one stream, which carries all inputs."""
+    return join_inputs(load_graph(folder), x) if isinstance(x, Mapping) else x
+
+
+def _split(folder: Path, values: Mapping[str, Array], stream: str) -> Values:
+    """The values by edge, where the one stream of the output carries several of them."""
+    graph = load_graph(folder)
+    if stream in graph.outputs:
+        return dict(values)
+    return {**{edge: one for edge, one in values.items() if edge != stream}, **split_outputs(graph, values[stream])}
 
 
 def _lines(progress: ProgressFn) -> Callable[[str], None]:
@@ -195,10 +206,18 @@ def _lines(progress: ProgressFn) -> Callable[[str], None]:
 
 def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress) -> Values:
     """The RTL that lies in `folder`, with its memory files as they are now, on graph integers."""
-    from greenedge.backends.finn import build_dir
     from greenedge.hdl.axi_stream.simulation import Stall
 
-    return dict(build_dir.simulate(folder, _one_array(x), keep, Stall(), _lines(progress)).values)
+    return _simulate(folder, x, keep, Stall(), progress)
+
+
+def _simulate(folder: Path, x: Feeds, keep: Sequence[str], stall: Stall, progress: ProgressFn) -> Values:
+    from greenedge.backends.finn import build_dir
+
+    _, streams, _ = build_dir.streams_of(folder)
+    inner = [edge for edge in keep if edge not in load_graph(folder).outputs]  # the outputs come from the pins
+    values = build_dir.simulate(folder, _samples(folder, x), inner, stall, _lines(progress)).values
+    return _split(folder, values, streams[0].edge)
 
 
 def simulate_with_backpressure(
@@ -210,7 +229,7 @@ def simulate_with_backpressure(
 
     source, streams, _ = build_dir.streams_of(folder)
     stall = Stall.at_pace(source, streams[0], build_dir.read(folder, "simulation.json").get("interval_cycles"))
-    return dict(build_dir.simulate(folder, _one_array(x), keep, stall, _lines(progress)).values)
+    return _simulate(folder, x, keep, stall, progress)
 
 
 def partial_stages(folder: Path) -> Mapping[str, PartialFn]:
@@ -224,18 +243,17 @@ def _simulate_netlist(folder: Path, x: Feeds, progress: ProgressFn) -> Values:
 
     source, streams, _ = build_dir.streams_of(folder)
     core, family = build_dir.read(folder, "streams.json")["top"], build_dir.read(folder, "shell.json")["family"]
-    return dict(
-        simulate_netlist(
-            folder / "netlist.json",
-            core,
-            family,
-            source,
-            streams[0],
-            _one_array(x),
-            tied=build_dir.TIED,
-            progress=_lines(progress),
-        ).values
+    simulated = simulate_netlist(
+        folder / "netlist.json",
+        core,
+        family,
+        source,
+        streams[0],
+        _samples(folder, x),
+        tied=build_dir.TIED,
+        progress=_lines(progress),
     )
+    return _split(folder, simulated.values, streams[0].edge)
 
 
 def partial_vectors(folder: Path) -> int:
@@ -267,7 +285,7 @@ def switching(
     """How often the nets of the netlist, or the signals of the RTL, change; see activity.py."""
     from greenedge.backends.finn.activity import count_switching
 
-    return count_switching(folder, _one_array(x), level, progress)
+    return count_switching(folder, _samples(folder, x), level, progress)
 
 
 def stale_artifact(folder: Path) -> str | None:
@@ -379,6 +397,7 @@ BACKEND = Backend(
     passes=(
         MOVES_TO_HOST,
         FUSE_STEPS,
+        TRANSPOSED_TO_CONV,
         FOLD_LAYOUTS,
         SPLIT_WEIGHTS,
         SPLIT_ADDITIONS,

@@ -135,11 +135,13 @@ def apply_step(layer: hw.Step, x: Ints, row: Ints) -> Ints:
     """
     if layer.affine is not None:
         return apply_affine(layer, x, layer.affine.m[row], layer.affine.b[row])
+    if layer.thresholds is not None and layer.thresholds.shape[1] >= hw.LEAST_STEPS:
+        return wrap_to(layer.tree.find(x, row), layer.result)
     if layer.thresholds is not None:
         thresholds, count = threshold_words(layer), np.zeros(x.shape, np.int64)
         for k in range(thresholds.shape[1]):
-            count += x >= thresholds[row, k]
-        return layer.lo + np.where(layer.falls[row], layer.thresholds.shape[1] - count, count)
+            count += (x >= thresholds[row, k]) ^ layer.falls[row, k]
+        return wrap_to(layer.start + count, layer.result)
     table = layer.require_table()
     return table[row, np.clip(x - layer.table_lo, 0, table.shape[1] - 1)]
 
@@ -155,6 +157,11 @@ def outside_table(layer: Layer, x: Ints) -> Bools:
 @_compute.register
 def _add(layer: hw.Add, xs: Sequence[Ints]) -> tuple[Ints, ...]:
     return (wrap_to(layer.multipliers[0] * xs[0] + layer.multipliers[1] * xs[1], layer.result),)
+
+
+@_compute.register
+def _multiply(layer: hw.Multiply, xs: Sequence[Ints]) -> tuple[Ints, ...]:
+    return (wrap_to((xs[0] - layer.zeros[0]) * (xs[1] - layer.zeros[1]), layer.result),)
 
 
 @_compute.register

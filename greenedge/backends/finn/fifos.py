@@ -230,7 +230,7 @@ def _make_actor(layer: Layer, fold: Fold, links: Mapping[str, _Link]) -> _Actor:
         firings.frees.tolist(),
         firings.gives.tolist(),
         np.diff(np.concatenate([[0], spent])).tolist(),
-        layer.latency + fold.cycles,
+        layer.delay(fold),
         sources,
         results,
         seen=[0] * (len(sources) + len(results)),

@@ -16,6 +16,8 @@ from greenedge.backends.finn.design import FILE
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph, run_graph
+from greenedge.graph.joined_inputs import join_inputs
+from greenedge.graph.joined_outputs import join_outputs
 from greenedge.hdl.axi_stream.simulation import Stall
 
 SAMPLES, SEED = 12, 1
@@ -35,16 +37,20 @@ def main() -> int:
     here = Path(".")
     try:
         graph = load_graph(here)
-        edge = graph.edges[graph.inputs[0]]
-        x = np.random.default_rng(SEED).integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
+        rng = np.random.default_rng(SEED)
+        levels = {
+            edge.name: rng.integers(edge.lo, edge.hi + 1, (SAMPLES, *edge.shape))
+            for edge in map(graph.edges.__getitem__, graph.inputs)
+        }
+        x = join_inputs(graph, levels)
         free = build_dir.simulate(here, x, (), Stall(), print)
         source, streams, _ = build_dir.streams_of(here)
         stalled = build_dir.simulate(
             here, x, (), Stall.at_pace(source, streams[0], free.interval_cycles, seed=2), print
         )
-        expected = run_graph(graph, x)[graph.outputs[0]]
+        expected, output = join_outputs(graph, run_graph(graph, levels)), streams[0].edge
         for how, result in (("", free), (" with random stalls", stalled)):
-            if not np.array_equal(result.values[graph.outputs[0]], expected):
+            if not np.array_equal(result.values[output].reshape(SAMPLES, -1), expected):
                 raise GreenedgeError(f"the stitched RTL differs from the integer graph on random samples{how}")
         _require_latency(build_dir.read(here, FILE).get("asked_latency_cycles"), free.first_output_cycles)
         record = {

@@ -40,6 +40,7 @@ from greenedge.backends.finn.units import (
     threshold_words,
 )
 from greenedge.graph import Edge, Graph
+from greenedge.graph.joined_inputs import joined_edge
 from greenedge.graph.ops.base import Ints
 
 _CHUNK = 1 << 21  # integers in one array of effects
@@ -54,7 +55,7 @@ class Memory:
 
     file: str
     layer: Layer
-    kind: str  # "weights", "correction", "affine", "thresholds", "table" or "places"
+    kind: str  # "weights", "correction", "affine", "thresholds", "search", "levels", "table" or "places"
     bits: int  # of an element
     index: Ints
     channel: Ints
@@ -104,9 +105,34 @@ class Memory:
         """(level, level with the fault) of the values `x` (n,) of the channel of a step function's fault."""
         layer, index, bit = self.layer, self.index.ravel()[[fault // self.bits]], np.array([fault % self.bits])
         assert isinstance(layer, hw.Step)
-        row = index // layer.table.shape[1] if self.kind == "table" and layer.table is not None else index
-        good = apply_step(layer, x, row)
+        good = apply_step(layer, x, self._row_of(layer, index))
         return good, self._change_levels(layer, x[None, None], good[None, None], index, bit)[0, 0]
+
+    def _row_of(self, layer: hw.Step, index: Ints) -> Ints:
+        """Which row of the layer's parameters each of these belongs to."""
+        if self.kind == "table":
+            return index // layer.require_table().shape[1]
+        return index // self._entries(layer) if self.kind in ("search", "levels") else index
+
+    def list_touched(self, values: Ints, fault: int) -> Ints:
+        """Of these rising values of the channel of a step function's fault those whose level it may change."""
+        if self.kind not in ("search", "levels"):
+            return values
+        assert isinstance(self.layer, hw.Step)
+        tree, source = self.layer.tree, self.layer.source
+        row, place = divmod(int(self.index.ravel()[fault // self.bits]), self._entries(self.layer))
+        if self.kind == "levels":
+            first, end = tree.span_level(row, place)
+        else:
+            threshold = tree.thresholds[row, [place]]
+            changed = wrap(threshold ^ (1 << fault % self.bits), source.bits, source.signed)
+            span = tree.span(row, place)
+            first, end = max(span[0], int(min(threshold, changed)[0])), min(span[1], int(max(threshold, changed)[0]))
+        return values[np.searchsorted(values, first) : np.searchsorted(values, end)]
+
+    def _entries(self, layer: hw.Step) -> int:
+        """Thresholds, or levels, of a row of a unit that searches."""
+        return int((layer.tree.thresholds if self.kind == "search" else layer.tree.levels).shape[1])
 
     @staticmethod
     def weight_change(layer: hw.Linear, index: Ints, bit: Ints) -> tuple[Ints, Ints]:
@@ -132,23 +158,44 @@ class Memory:
             return apply_affine(layer, x, m[:, None], b[:, None])
         if self.kind == "thresholds":
             return self._change_counts(layer, x, good, index, bit)
+        if self.kind in ("search", "levels"):
+            return self._change_search(layer, x, index, bit)
         row, entry = np.divmod(index, layer.require_table().shape[1])
         changed = wrap_to(layer.require_table()[row, entry] ^ (1 << bit), layer.result)
         if layer.result.signed:
             changed = wrap(changed, layer.result.bits, True)
         return np.where(x - layer.table_lo == entry[:, None], changed[:, None], good)
 
+    def _change_search(self, layer: hw.Step, x: Ints, index: Ints, bit: Ints) -> Ints:
+        """The level that is found with a threshold changed, which turns the search off its way, or one level."""
+        tree, source, result = layer.tree, layer.source, layer.result
+        row, entry = (part[:, None] for part in np.divmod(index, self._entries(layer)))
+        flip, found = (1 << bit)[:, None], np.zeros(x.shape, np.int64)
+        for stage in range(tree.stages):
+            place = tree.places(stage)[found]
+            thresholds = tree.thresholds[row, place]
+            if self.kind == "search":
+                changed = wrap(thresholds ^ flip, source.bits, source.signed)
+                thresholds = np.where(place == entry, changed, thresholds)
+            found = 2 * found + (x >= thresholds)
+        levels = wrap(tree.levels[row, found], result.bits, result.signed)
+        if self.kind == "levels":
+            levels = np.where(found == entry, wrap(levels ^ flip, result.bits, result.signed), levels)
+        return levels
+
     @staticmethod
     def _change_counts(layer: hw.Step, x: Ints, good: Ints, index: Ints, bit: Ints) -> Ints:
         thresholds, wide = threshold_words(layer), layer.source.bits + 1
         steps = thresholds.shape[1]
-        is_sign = bit >= steps * wide  # the bit that turns the count round
-        place = np.minimum(bit // wide, steps - 1)
+        turns = bit >= steps * wide  # a bit that turns one count round, or all
+        place = np.where(turns, np.minimum(bit - steps * wide, steps - 1), np.minimum(bit // wide, steps - 1))
         before = thresholds[index, place]
         after = wrap(before ^ (1 << (bit % wide)), wide, layer.source.signed)
-        more = (x >= after[:, None]).astype(np.int64) - (x >= before[:, None])
-        turned = np.where(layer.falls[index], -1, 1)[:, None]
-        return np.where(is_sign[:, None], 2 * layer.lo + steps - good, good + turned * more)
+        reached = (x >= before[:, None]).astype(np.int64)
+        sign = np.where(layer.falls[index, place], -1, 1)[:, None]
+        more = sign * ((x >= after[:, None]) - reached)
+        turned = sign * (1 - 2 * reached) if layer.fall_bits > 1 else 2 * (layer.start - good) + steps
+        return wrap_to(good + np.where(turns[:, None], turned, more), layer.result)
 
 
 def list_memories(layers: Sequence[Layer], folding: Mapping[str, Fold]) -> list[Memory]:
@@ -158,7 +205,7 @@ def list_memories(layers: Sequence[Layer], folding: Mapping[str, Fold]) -> list[
         if isinstance(layer, hw.Linear):
             found += _list_linear(layer, folding[layer.name])
         elif isinstance(layer, hw.Step):
-            found.append(_list_step(layer, folding[layer.name]))
+            found += _list_step(layer, folding[layer.name])
         elif isinstance(layer, hw.Reorder):
             words, bits = place_words(layer, folding[layer.name])
             none = np.zeros_like(words)
@@ -182,7 +229,7 @@ def _list_linear(layer: hw.Linear, fold: Fold) -> list[Memory]:
     return found
 
 
-def _list_step(layer: hw.Step, fold: Fold) -> Memory:
+def _list_step(layer: hw.Step, fold: Fold) -> list[Memory]:
     channels, row = repeat_rows(layer, fold)
     lanes = np.arange(channels).reshape(-1, fold.pe)
     if fold.form == "table":
@@ -191,14 +238,35 @@ def _list_step(layer: hw.Step, fold: Fold) -> Memory:
             channels, row, lanes = fold.pe, np.zeros(fold.pe, np.int64), np.arange(fold.pe)[None]
         entries = table_words((row[:, None] * size + np.arange(size)), fold)
         channel = table_words(np.repeat(lanes.ravel()[:, None], size, axis=1), fold)
-        return Memory(f"{layer.name}_table.mem", layer, "table", layer.result.bits, entries, channel, channels)
+        return [Memory(f"{layer.name}_table.mem", layer, "table", layer.result.bits, entries, channel, channels)]
+    if fold.form == "search":
+        return _list_search(layer, fold, row, lanes)
     if fold.form == "affine":
         bits, file = sum(affine_bits(layer)), f"{layer.name}_parameters.mem"
     else:
         steps = layer.require_thresholds().shape[1]
-        bits = steps * (layer.source.bits + 1) + bool(np.any(layer.falls))
+        bits = steps * (layer.source.bits + 1) + layer.fall_bits
         file = f"{layer.name}_thresholds.mem"
-    return Memory(file, layer, fold.form, bits, row.reshape(-1, fold.pe), lanes, channels)
+    return [Memory(file, layer, fold.form, bits, row.reshape(-1, fold.pe), lanes, channels)]
+
+
+def _list_search(layer: hw.Step, fold: Fold, row: Ints, lanes: Ints) -> list[Memory]:
+    """Those of the stages, then that of the levels."""
+    tree, channels = layer.tree, len(row)
+    parts = [(f"{s}", "search", layer.source.bits, tree.places(s), tree.thresholds) for s in range(tree.stages)]
+    parts.append(("levels", "levels", layer.result.bits, np.arange(1 << tree.stages), tree.levels))
+    return [
+        Memory(
+            f"{layer.name}_search_{name}.mem",
+            layer,
+            kind,
+            bits,
+            table_words(row[:, None] * values.shape[1] + places, fold),
+            table_words(np.repeat(lanes.ravel()[:, None], len(places), axis=1), fold),
+            channels,
+        )
+        for name, kind, bits, places, values in parts
+    ]
 
 
 def keep_form(layer: Layer, folding: Mapping[str, Fold]) -> Layer:
@@ -209,7 +277,7 @@ def keep_form(layer: Layer, folding: Mapping[str, Fold]) -> Layer:
     return replace(
         layer,
         affine=layer.affine if form == "affine" else None,
-        thresholds=layer.thresholds if form == "thresholds" else None,
+        thresholds=layer.thresholds if form in ("thresholds", "search") else None,
         table=layer.table if form == "table" else None,
     )
 
@@ -332,6 +400,7 @@ class MemoryFaults:
         channel, wire = int(memory.channel_of(np.array([own]))[0]), memory.layer.source
         sets = [self._values(wire, c) for c in self._sets_of(memory, wire, channel)]
         values = sets[0] if len(sets) == 1 else np.unique(np.concatenate(sets))
+        values = memory.list_touched(values, own)
         good, bad = memory.levels_of(values, own)
         return values[self._matters(memory.layer.result, memory.channels, channel, good, bad)]
 
@@ -410,7 +479,7 @@ class MemoryFaults:
                 far = across(state)
             return np.asarray(far.min(axis=1))
 
-        return _climb(distance, starts, self.graph.edges[self.graph.inputs[0]], rng)
+        return _climb(distance, starts, joined_edge(self.graph), rng)
 
     def _level_distance(self, memory: Memory, own: int) -> Callable[[State], Ints] | None:
         """How far each value of the channel is from one at which the fault changes a level that matters, (N,

@@ -18,6 +18,7 @@ from greenedge.backends.finn.dialect.layer import Layer, Wire
 from greenedge.backends.finn.emulate import apply_step
 from greenedge.graph.ops.base import Ints
 
+_MOST_PAIRS = 1 << 20  # of two factors that are multiplied one by one
 Reach = tuple[int, int]  # (lo, mask)
 Channels = tuple[Reach, ...]  # position p of a wire belongs to channel p modulo their number
 
@@ -65,6 +66,24 @@ def add_sets(a: Reach, b: Reach, factor: int = 1) -> Reach:
         if mask >> k & 1:
             total |= a[1] << (factor * (lo + k) - low)
     return a[0] + low, total
+
+
+def multiply_sets(a: Reach, b: Reach, zeros: tuple[int, int]) -> Reach:
+    """(a - zeros[0]) * (b - zeros[1]), every pair; of very many pairs all between the least and the largest."""
+    x, y = (list_values(reach) - zero for reach, zero in zip((a, b), zeros, strict=True))
+    if len(x) * len(y) <= _MOST_PAIRS:
+        return _make_reach_of(np.unique(np.multiply.outer(x, y)))
+    ends = np.multiply.outer(x[[0, -1]], y[[0, -1]])
+    low, high = int(ends.min()), int(ends.max())
+    return low, (1 << (high - low + 1)) - 1
+
+
+def _make_reach_of(values: Ints) -> Reach:
+    """As `make_reach`, for many values, rising."""
+    lo = int(values[0])
+    bits = np.zeros(int(values[-1]) - lo + 1, bool)
+    bits[values - lo] = True
+    return lo, int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
 
 
 def find_reach(network: hw.Network, layers: Sequence[Layer]) -> dict[str, Channels]:
@@ -166,6 +185,14 @@ def _add(layer: hw.Add, sources: Sequence[Channels]) -> Channels:
         for sets, factor in zip(sources, layer.multipliers, strict=True)
     )
     return tuple(add_sets(one, other) for one, other in zip(a, b, strict=True))
+
+
+@_reach.register
+def _multiply(layer: hw.Multiply, sources: Sequence[Channels]) -> Channels:
+    count = math.lcm(*(len(sets) for sets in sources))
+    pairs = [(sources[0][c % len(sources[0])], sources[1][c % len(sources[1])]) for c in range(count)]
+    products = {pair: multiply_sets(*pair, layer.zeros) for pair in set(pairs)}  # channels often have the same sets
+    return tuple(products[pair] for pair in pairs)
 
 
 @_reach.register

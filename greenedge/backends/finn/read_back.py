@@ -12,6 +12,7 @@ bitstream      what packing the routed configuration again gives, byte by byte; 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from greenedge.hdl.board_shell.read_back import ReadBack, read_back_bitstream
 from greenedge.progress import ProgressFn, no_progress
 
 _CURE = "run the build stage again."
+_SEARCH = re.compile(r"_search_(\d+|levels)\.mem$")
 
 
 def read_back(graph: Graph, folder: Path, progress: ProgressFn = no_progress) -> tuple[ReadBack, ...]:
@@ -99,11 +101,9 @@ def compare_netlist(netlist: Mapping[str, Any], module: str, stitched: Stitched)
     for instance in stitched.instances:
         for file, (rows, bits) in (instance.unit.memories() if instance.unit else {}).items():
             rom = RomReader(core, drivers, len(rows))
-            for name in _address_names(instance, file):
-                if name in names:
-                    rom.set_address(names[name])
-                    break
             for place in range(rows.shape[1] * bits):
+                if place % bits == 0:
+                    rom.set_address(_find_address(names, instance, file, place // bits))
                 found = _read_bit(rom, names, _data_names(instance, file, place, bits))
                 if found is None:
                     unread += len(rows)
@@ -133,6 +133,14 @@ def _column(rows: Ints, bits: int, place: int) -> Any:
     """Bit `place` of every word."""
     element, bit = divmod(place, bits)
     return np.array([(int(row[element]) >> bit) & 1 for row in rows], bool)
+
+
+def _find_address(names: Mapping[str, list[Bit]], instance: Instance, file: str, element: int) -> list[Bit]:
+    """The nets of the address register of the memory that gives this element of a word, as far as they are found."""
+    if stage := _SEARCH.search(file):  # each lane has its own
+        at = "" if stage[1] == "levels" else f"stage[{stage[1]}]."
+        return names.get(f"{instance.name}.{at}lane[{element}].address", [])
+    return next((names[name] for name in _address_names(instance, file) if name in names), [])
 
 
 def _address_names(instance: Instance, file: str) -> Iterator[str]:
@@ -166,6 +174,9 @@ def _data_names(instance: Instance, file: str, place: int, bits: int) -> Iterato
         yield f"{unit}.acc_init", place
     elif file.endswith("_table.mem"):
         yield f"{unit}.lane[{element}].v1", bit
+    elif stage := _SEARCH.search(file):
+        at = f"{unit}.lane[{element}].v_1" if stage[1] == "levels" else f"{unit}.stage[{stage[1]}].lane[{element}].t_2"
+        yield at, bit
     elif file.endswith("_places.mem"):
         yield f"{unit}.word", bit
     elif file.endswith("_thresholds.mem"):

@@ -161,8 +161,9 @@ def _columns(depth: int, bits: int) -> float:
 
 def _threshold(p: Parameters, family: str) -> Features:
     lanes, folds = p["PE"] * p["STEPS"], p["C"] // p["PE"]
-    _, blocks = _buffer(folds, lanes * (p["X_BITS"] + 1), family)
-    columns = 0.0 if blocks else _columns(folds, lanes * (p["X_BITS"] + 1))
+    width = lanes * (p["X_BITS"] + 1) + p["PE"] * p["FALLS"]
+    _, blocks = _buffer(folds, width, family)
+    columns = 0.0 if blocks else _columns(folds, width)
     return {
         "compare": lanes * (p["X_BITS"] + 1),
         "count": lanes,
@@ -170,6 +171,20 @@ def _threshold(p: Parameters, family: str) -> Features:
         "tables": columns * -(-folds // 16),
         "word": p["PE"] * p["X_BITS"],
     }, blocks
+
+
+def _search(p: Parameters, family: str) -> Features:
+    """Every lane has memories of its own; what travels beside them is held for three cycles a stage."""
+    folds, n = p["C"] // p["PE"], p["N"]
+    depths = [(folds << s, p["X_BITS"]) for s in range(n)] + [(folds << n, p["OUT_BITS"])]
+    parts = [_buffer(depth, bits, family) for depth, bits in depths]
+    beside = 3 * n * (p["PE"] * p["X_BITS"] + folds.bit_length()) + 3 * p["PE"] * n * (n + 1) // 2
+    return {
+        "memory": p["PE"] * sum(rows for rows, _ in parts),
+        "compare": p["PE"] * n * p["X_BITS"],
+        "beside": beside,
+        "out": p["PE"] * p["OUT_BITS"],
+    }, p["PE"] * sum(blocks for _, blocks in parts)
 
 
 def _table(p: Parameters, family: str) -> Features:
@@ -195,6 +210,12 @@ def _words(*names: str) -> Callable[[Parameters, str], Features]:
         return {"word": p.get("PE", 1) * sum(p[name] for name in names)}, 0
 
     return parts
+
+
+def _multiply(p: Parameters, family: str) -> Features:
+    """Bits of the registers of the factors, and of the rows of the multiplier."""
+    a, b = p["A_BITS"] + (not p["ASGN"]), p["B_BITS"] + (p["BZERO"] != 0)
+    return {"word": p["PE"] * (a + b), "row": p["PE"] * -(-b // 2) * (a + 2), "out": p["PE"] * p["OUT_BITS"]}, 0
 
 
 def _width(p: Parameters, family: str) -> Features:
@@ -239,12 +260,14 @@ _FEATURES: dict[str, Callable[[Parameters, str], Features]] = {
     "ge_requantise": _requantise,
     "ge_requantise_serial": _serial,
     "ge_threshold": _threshold,
+    "ge_search": _search,
     "ge_table": _table,
     "ge_window": _window,
     "ge_pad": _words("BITS"),
     "ge_pool": _pool,
     "ge_pool_global": _pool_global,
     "ge_add": _words("A_BITS", "B_BITS", "OUT_BITS"),
+    "ge_multiply": _multiply,
     "ge_fork": _words("WIDTH"),
     "ge_concat": _words("WIDTH"),
     "ge_upsample": _upsample,

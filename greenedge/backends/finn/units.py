@@ -203,7 +203,7 @@ def _pool_global(layer: hw.GlobalPool, fold: Fold) -> Unit:
 
 @unit_of.register
 def _step(layer: hw.Step, fold: Fold) -> Unit:
-    return {"affine": _affine, "thresholds": _thresholds, "table": _table}[fold.form](layer, fold)
+    return {"affine": _affine, "thresholds": _thresholds, "table": _table, "search": _search}[fold.form](layer, fold)
 
 
 def repeat_rows(layer: hw.Step, fold: Fold) -> tuple[int, Ints]:
@@ -260,13 +260,13 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
     source, thresholds = layer.source, layer.require_thresholds()
     steps = thresholds.shape[1]
     channels, row = repeat_rows(layer, fold)
-    bits, falls = source.bits + 1, bool(np.any(layer.falls))  # one bit more: the largest x plus one is never reached
+    bits, falls = source.bits + 1, layer.fall_bits  # one bit more: the largest x plus one is never reached
 
     def memories() -> Memories:
         inside = threshold_words(layer)[row].astype(object) & ((1 << bits) - 1)
-        lanes = sum(inside[:, k] << (k * bits) for k in range(steps)) + (
-            layer.falls[row].astype(object) << (steps * bits)
-        )
+        above = layer.falls[row].astype(object)
+        lanes = sum(inside[:, k] << (k * bits) for k in range(steps))
+        lanes = lanes + sum(above[:, k] << (steps * bits + k) for k in range(falls))
         return {f"{layer.name}_thresholds.mem": (lanes.reshape(-1, fold.pe), steps * bits + falls)}
 
     return Unit(
@@ -276,13 +276,39 @@ def _thresholds(layer: hw.Step, fold: Fold) -> Unit:
             "PE": fold.pe,
             "X_BITS": source.bits,
             "XSGN": int(source.signed),
-            "LO": layer.lo,
+            "LO": layer.start,
             "STEPS": steps,
             "OUT_BITS": layer.result.bits,
-            "FALLS": int(falls),
+            "FALLS": falls,
         },
         memories,
         {"THRESHOLDS_FILE": _file(layer, "thresholds")},
+    )
+
+
+def _search(layer: hw.Step, fold: Fold) -> Unit:
+    source, tree = layer.source, layer.tree
+    channels, row = repeat_rows(layer, fold)
+
+    def memories() -> Memories:
+        stages = {
+            f"{layer.name}_search_{s}.mem": (table_words(tree.thresholds[row][:, tree.places(s)], fold), source.bits)
+            for s in range(tree.stages)
+        }
+        return stages | {f"{layer.name}_search_levels.mem": (table_words(tree.levels[row], fold), layer.result.bits)}
+
+    return Unit(
+        "ge_search",
+        {
+            "C": channels,
+            "PE": fold.pe,
+            "X_BITS": source.bits,
+            "XSGN": int(source.signed),
+            "N": tree.stages,
+            "OUT_BITS": layer.result.bits,
+        },
+        memories,
+        {"FILES": f"{FOLDER}/{layer.name}_search"},
     )
 
 
@@ -323,6 +349,24 @@ def _add(layer: hw.Add, fold: Fold) -> Unit:
             "BSGN": int(b.signed),
             "AM": layer.multipliers[0],
             "BM": layer.multipliers[1],
+            "OUT_BITS": layer.result.bits,
+        },
+    )
+
+
+@unit_of.register
+def _multiply(layer: hw.Multiply, fold: Fold) -> Unit:
+    a, b = layer.sources
+    return Unit(
+        "ge_multiply",
+        {
+            "PE": fold.pe,
+            "A_BITS": a.bits,
+            "ASGN": int(a.signed),
+            "AZERO": layer.zeros[0],
+            "B_BITS": b.bits,
+            "BSGN": int(b.signed),
+            "BZERO": layer.zeros[1],
             "OUT_BITS": layer.result.bits,
         },
     )

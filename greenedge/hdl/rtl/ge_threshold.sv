@@ -4,8 +4,9 @@
 // multiplier. One beat per cycle. Memory: STEPS thresholds per channel, read through two registers.
 //
 // THRESHOLDS_FILE: word f holds PE fields, channel f*PE in the low bits; a field holds STEPS thresholds of X_BITS + 1 bits
-// (the largest x plus one is never reached), and with FALLS = 1 one bit above them: set, the channel counts the
-// thresholds that x has not reached.
+// (the largest x plus one is never reached), and above them FALLS bits: those of its thresholds of which the channel counts
+// that x has not reached them. FALLS = 1: one bit for all of a channel; FALLS = STEPS: a bit for each, so that a function
+// may rise and fall, and LO + STEPS, which no x reaches then, may lie beyond OUT_BITS.
 `default_nettype none
 module ge_threshold #(
     int unsigned C        = 8,   // channels
@@ -15,7 +16,7 @@ module ge_threshold #(
     int          LO       = 0,
     int unsigned STEPS    = 3,   // levels - 1
     int unsigned OUT_BITS = 2,   // output bits
-    bit          FALLS    = 0,
+    int unsigned FALLS    = 0,   // bits that say which thresholds fall: 0, 1 or STEPS
     parameter    THRESHOLDS_FILE = "",
     localparam int unsigned S_WIDTH = (PE*X_BITS + 7) / 8 * 8,
     localparam int unsigned M_WIDTH = (PE*OUT_BITS + 7) / 8 * 8
@@ -35,9 +36,10 @@ module ge_threshold #(
     if (PE == 0 || C % PE != 0) $fatal(1, "ge_threshold: PE=%0d must divide C=%0d", PE, C);
     if (X_BITS < 1) $fatal(1, "ge_threshold: X_BITS=%0d must be at least 1", X_BITS);
     if (STEPS < 1) $fatal(1, "ge_threshold: STEPS=%0d must be at least 1", STEPS);
-    if (OUT_BITS < 31 && LO + int'(STEPS) >= (LO < 0 ? 1 << (OUT_BITS-1) : 1 << OUT_BITS))
+    if (FALLS > 1 && FALLS != STEPS) $fatal(1, "ge_threshold: FALLS=%0d must be 0, 1 or STEPS=%0d", FALLS, STEPS);
+    if (FALLS < 2 && OUT_BITS < 31 && LO + int'(STEPS) >= (LO < 0 ? 1 << (OUT_BITS-1) : 1 << OUT_BITS))
         $fatal(1, "ge_threshold: LO=%0d and STEPS=%0d give levels beyond OUT_BITS=%0d", LO, STEPS, OUT_BITS);
-    if (OUT_BITS < 31 && LO < -(1 << (OUT_BITS-1))) $fatal(1, "ge_threshold: LO=%0d does not fit OUT_BITS=%0d", LO, OUT_BITS);
+    if (FALLS < 2 && OUT_BITS < 31 && LO < -(1 << (OUT_BITS-1))) $fatal(1, "ge_threshold: LO=%0d does not fit OUT_BITS=%0d", LO, OUT_BITS);
 
     logic [PE*X_BITS-1:0] xs;
     logic [PE*FB-1:0] fields;
@@ -57,8 +59,14 @@ module ge_threshold #(
         assign x     = {XSGN & ~xs[p*X_BITS+X_BITS-1], xs[p*X_BITS +: X_BITS]};
         for (genvar k = 0; k < STEPS; k++) begin : step
             logic [TB-1:0] t;
+            logic          falls;
             assign t = field[k*TB +: TB] ^ (TB'(XSGN) << (TB - 1));
-            always_ff @(posedge clk) reached[2*k +: 2] <= {1'b0, (x >= t) ^ (FALLS & field[FB-1])};
+            if (FALLS == 0) begin : never
+                assign falls = 1'b0;
+            end else begin : some
+                assign falls = field[STEPS*TB + (FALLS > 1 ? k : 0)];
+            end
+            always_ff @(posedge clk) reached[2*k +: 2] <= {1'b0, (x >= t) ^ falls};
         end
         ge_adder_tree #(.N(STEPS), .WIDTH(2)) tree (.clk, .x(reached), .sum(count));
         always_ff @(posedge clk) y[p*OUT_BITS +: OUT_BITS] <= OUT_BITS'(LO) + OUT_BITS'(count);

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from greenedge.graph import Graph, run_graph
+from greenedge.graph.joined_inputs import join_inputs
+from greenedge.graph.joined_outputs import join_outputs
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream import Stream
 
@@ -76,9 +78,11 @@ def _driver(first: Stream, last: Stream) -> dict[str, object]:
 
 def _golden_samples(graph: Graph) -> bytes:
     """Random samples, both ends of the range among them, and what the integer graph says to them."""
-    edge = graph.edges[graph.inputs[0]]
-    x = np.random.default_rng(_SEED).integers(edge.lo, edge.hi + 1, (_SAMPLES, *edge.shape))
-    x[0], x[-1] = edge.lo, edge.hi
-    buffer = io.BytesIO()
-    np.savez(buffer, x=x.astype(np.int16), y=run_graph(graph, x)[graph.outputs[0]])
+    rng, levels = np.random.default_rng(_SEED), {}
+    for edge in map(graph.edges.__getitem__, graph.inputs):
+        x = levels[edge.name] = rng.integers(edge.lo, edge.hi + 1, (_SAMPLES, *edge.shape))
+        x[0], x[-1] = edge.lo, edge.hi
+    expected, buffer = run_graph(graph, levels), io.BytesIO()
+    y = expected[graph.outputs[0]] if len(expected) == 1 else join_outputs(graph, expected)
+    np.savez(buffer, x=join_inputs(graph, levels).astype(np.int16), y=y)
     return buffer.getvalue()

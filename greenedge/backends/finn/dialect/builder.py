@@ -80,6 +80,14 @@ def make_reorder(name: str, wire: Wire, taken: Ints, shape: tuple[int, ...], ord
     return hw.Reorder(name, (wire,), (result,), index)
 
 
+def make_join(name: str, a: Wire, b: Wire, chunks: tuple[int, int], along_channels: bool) -> hw.Concat:
+    """`chunks[0]` integers of a, then `chunks[1]` of b; the result carries no edge of the graph."""
+    both = (a.holding(b.lo, b.hi), b.holding(a.lo, a.hi))
+    channels, total = sum(chunks) if along_channels else a.channels, a.total + b.total
+    result = replace(both[0], name=name, edge="", shape=(total,), order=np.arange(total), channels=channels)
+    return hw.Concat(name, both, (result,), chunks)
+
+
 @dataclass(frozen=True)
 class Image:
     """A wire in pixels that travels channels-last."""
@@ -104,6 +112,7 @@ class Builder(RuleBuilder):
             self.live |= set(op.inputs) if op.output in self.live else set()
         self.names = Names()
         self.source: Wire | None = None
+        self.copies: list[Wire] = []  # of the source, for inputs that have not taken theirs
         self._free: dict[str, list[Wire]] = {}  # wires of an edge that nobody has taken yet
         self._views: dict[str, tuple[str, Ints]] = {}  # edge -> (the edge whose wire carries it, order)
 
@@ -191,13 +200,17 @@ class Builder(RuleBuilder):
 
     def offer(self, wire: Wire) -> None:
         """Makes one wire per reader, with forks where there are several."""
+        self._free[wire.edge] = self.fork(wire, len(self.find_readers(wire.edge)))
+
+    def fork(self, wire: Wire, count: int) -> list[Wire]:
+        """So many copies of a wire, at least one."""
         wires = [wire]
-        for _ in self.find_readers(wire.edge)[1:]:
+        for _ in range(count - 1):
             last = wires.pop()
             copies = tuple(replace(last, name=self.names.take(f"{wire.name}_to")) for _ in range(2))
             self.layers.append(hw.Fork(f"{copies[0].name}_fork", (last,), copies))
             wires += copies
-        self._free[wire.edge] = wires
+        return wires
 
     def order_of(self, edge: str) -> tuple[str, Ints]:
         """(the edge whose wire carries `edge`, in which order). Ends the rule where its producer was refused."""
@@ -214,17 +227,21 @@ class Builder(RuleBuilder):
 
     # -- the network
 
-    def finish(self) -> hw.Network | None:
-        """The network, or None with a reason added."""
-        output = self.graph.outputs[0]
-        try:
-            wire = self.take(output)
-        except NotEmitting:
-            return None
+    def take_outputs(self) -> list[Wire]:
+        """A wire of each output, in their order. Ends what asks where the producer of one was refused, as `take`
+        does."""
+        return [self.take(edge) for edge in self.graph.outputs]
+
+    def put_last(self, wire: Wire) -> Wire:
+        """The wire of the one output, channels last, as the host takes it."""
         order = channels_last(wire.shape)
-        if not np.array_equal(wire.order, order):
-            layer = make_reorder(self.names.take(f"{wire.name}_reorder"), wire, order, wire.shape, order)
-            wire = self.give_inner(replace(layer, results=(replace(layer.result, edge=output),)))
+        if np.array_equal(wire.order, order):
+            return wire
+        layer = make_reorder(self.names.take(f"{wire.name}_reorder"), wire, order, wire.shape, order)
+        return self.give_inner(replace(layer, results=(replace(layer.result, edge=wire.edge),)))
+
+    def finish(self, wire: Wire) -> hw.Network | None:
+        """The network that ends in `wire`, or None with a reason added."""
         if not self.layers:
             self.refuse(
                 self.graph.name,

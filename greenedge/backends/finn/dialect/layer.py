@@ -170,6 +170,10 @@ class Layer:
 
     # -- time
 
+    def delay(self, fold: Fold) -> int:
+        """Cycles from the last integer that a firing needs to its result."""
+        return self.latency + fold.cycles
+
     def firings(self) -> Firings:
         """One firing per pixel, which takes its share of every source."""
         return self._even_firings(max(1, self.source.pixels))

@@ -10,11 +10,12 @@ from functools import lru_cache
 
 from greenedge.backends.finn.dialect import lower_mvu, lower_stream  # noqa: F401  # they fill RULES
 from greenedge.backends.finn.dialect.builder import Builder
+from greenedge.backends.finn.dialect.ends import join_results
 from greenedge.backends.finn.dialect.ops import Network
 from greenedge.backends.finn.dialect.supported import RULES
 from greenedge.errors import Reason
 from greenedge.graph import Graph
-from greenedge.legalise.capabilities import check_ends
+from greenedge.legalise.rules import NotEmitting
 
 __all__ = ["RULES", "lower_graph", "require_network"]
 
@@ -29,8 +30,11 @@ def require_network(graph: Graph) -> Network:
 @lru_cache(maxsize=2)
 def lower_graph(graph: Graph) -> tuple[Network | None, tuple[Reason, ...]]:
     """(the network, no reasons), or (None, every reason)."""
-    if reasons := check_ends(graph, RULES.ends):
-        return None, tuple(reasons)
     builder = Builder(graph)
-    network = RULES.run(builder, builder.live_ops).finish()
+    RULES.run(builder, builder.live_ops)
+    try:
+        wires = builder.take_outputs()
+        network = builder.finish(join_results(builder, wires) if len(wires) > 1 else builder.put_last(wires[0]))
+    except NotEmitting:
+        network = None
     return (None, tuple(builder.reasons)) if builder.reasons else (network, ())

@@ -8,20 +8,23 @@ from dataclasses import replace
 import numpy as np
 
 from greenedge.backends.finn.dialect import ops as hw
-from greenedge.backends.finn.dialect.builder import Builder, channels_last, make_reorder
+from greenedge.backends.finn.dialect.builder import Builder, channels_last, make_join, make_reorder
+from greenedge.backends.finn.dialect.ends import give_input
 from greenedge.backends.finn.dialect.layer import Wire
 from greenedge.backends.finn.dialect.lower_mvu import make_pad, slide_window
 from greenedge.backends.finn.dialect.supported import RULES
-from greenedge.backends.finn.dialect.thresholding import MAX_TABLE, make_step
+from greenedge.backends.finn.dialect.thresholding import MAX_STEPS, MAX_TABLE, make_step
 from greenedge.errors import ReasonKind
 from greenedge.graph import (
     Add,
     ArgMax,
     Concat,
     DepthToSpace,
+    Edge,
     Gather,
     Input,
     MaxPool,
+    Multiply,
     Op,
     Pad,
     Requantise,
@@ -44,6 +47,9 @@ def source(b: Builder, op: Input) -> None:
     if len(readers) == 1 and isinstance(readers[0], Transpose):
         index = readers[0].execute([index], None)
     order = index.ravel()[channels_last(index.shape[1:])]
+    if len(b.graph.inputs) > 1:
+        give_input(b, op, order, index.shape[1] if shape else 1)
+        return
     b.source = b.make_wire("s", op.output, order, index.shape[1] if shape else 1)
     b.offer(b.source)
 
@@ -128,7 +134,7 @@ def requantise(b: Builder, op: Requantise) -> None:
     b.require(
         step is not None,
         f"a function of {wire.hi - wire.lo + 1:,} values that is not monotone",
-        f"finn counts thresholds, or tabulates at most {MAX_TABLE:,} values",
+        f"finn counts at most {MAX_STEPS} steps up and down, or tabulates at most {MAX_TABLE:,} values",
         "use a monotone activation such as ReLU, or quantise to fewer bits before it",
     )
     b.begin_emission()
@@ -179,6 +185,65 @@ def _sum_repeating(a: Ints, b: Ints) -> Ints:
     return total
 
 
+@RULES.lowers(Multiply)
+def multiply(b: Builder, op: Multiply) -> None:
+    """Streams are multiplied as they come; a gate is repeated for every pixel or channel that it stands for."""
+    wires, shape = b.take_all(op), b.graph.edges[op.output].shape
+    b.require(
+        len(shape) <= 3 or all(wire.shape == shape for wire in wires),
+        f"a gate over {len(shape)} axes",
+        "finn repeats rows, columns and channels",
+        "use two or fewer spatial axes",
+    )
+    b.begin_emission()
+    if any(wire.shape != shape for wire in wires):
+        wires = [_repeat_to(b, op, wire, shape) for wire in wires]
+    factors = sorted(zip(wires, op.zeros, strict=True), key=lambda one: _factor_bits(*one), reverse=True)
+    (one, other), zeros = (wire for wire, _ in factors), (factors[0][1], factors[1][1])
+    other = b.put_in_order(other, one.order)
+    name = b.names.take(op.name)
+    result = b.make_wire(name, op.output, one.order, max(one.channels, other.channels))
+    b.give(hw.Multiply(name, (one, other), (result,), zeros))
+
+
+def _factor_bits(wire: Wire, zero: int) -> tuple[int, bool]:
+    """(bits of the wire's integers minus `zero`, whether some are negative): ge_multiply is smallest where its second
+    factor has less of both."""
+    low, high = (end - zero for end in wire.representable)
+    return Edge("", (), low, high).bits, low < 0
+
+
+def _repeat_to(b: Builder, op: Multiply, wire: Wire, shape: tuple[int, ...]) -> Wire:
+    """The wire, channels-last, with every axis of one element repeated to that of `shape`, by layers of their own."""
+    wire = replace(b.put_in_order(wire, channels_last(wire.shape)), channels=wire.shape[0])
+    (channels, *size), (more, *wanted) = ((*of, 1, 1)[:3] for of in (wire.shape, shape))
+    pixels = int(np.prod(size))
+    if pixels > 1 or channels == more:
+        factors = wanted[0] // size[0], wanted[1] // size[1]
+        if factors != (1, 1):
+            inside = (channels, *shape[1:])
+            wire = _repeat(b, op, wire, channels, (size[0], size[1]), factors, inside)
+        if channels == more:
+            return wire
+        return replace(_repeat(b, op, wire, 1, (wire.total, 1), (1, more), shape), channels=more)
+    return replace(_repeat(b, op, wire, 1, (1, 1), (int(np.prod(wanted)), more), shape), channels=more)
+
+
+def _repeat(
+    b: Builder,
+    op: Multiply,
+    wire: Wire,
+    channels: int,
+    size: tuple[int, int],
+    factors: tuple[int, int],
+    shape: tuple[int, ...],
+) -> Wire:
+    """The wire, taken as an image of `size` pixels of so many channels, repeated; its result has `shape`."""
+    name = b.names.take(f"{op.name}_repeat")
+    result = replace(wire, name=name, edge="", shape=shape, order=channels_last(shape), channels=channels)
+    return b.give_inner(hw.Upsample(name, (replace(wire, channels=channels),), (result,), *size, factors))
+
+
 @RULES.lowers(Concat)
 def concat(b: Builder, op: Concat) -> None:
     """A chain of joins of two, each in turns: a pixel's channels, or a row or image of them; of tensors that all travel
@@ -195,9 +260,9 @@ def concat(b: Builder, op: Concat) -> None:
     total, taken, joins_pixels = wires[0], chunks[0], in_rows or op.axis == 0
     for k, (wire, chunk) in enumerate(zip(wires[1:-1], chunks[1:-1], strict=True), 2):
         name = b.names.take(f"{op.name}_of_{k}")
-        layer = _join(name, total, wire, (taken, chunk), joins_pixels)
+        layer = make_join(name, total, wire, (taken, chunk), joins_pixels)
         total, taken = b.give_inner(layer), taken + chunk
-    layer = _join(b.names.take(op.name), total, wires[-1], (taken, chunks[-1]), joins_pixels)
+    layer = make_join(b.names.take(op.name), total, wires[-1], (taken, chunks[-1]), joins_pixels)
     shape = b.graph.edges[op.output].shape
     starts = np.cumsum([0, *chunks[:-1]])
     flat = np.concatenate([wire.order + start for wire, start in zip(wires, starts, strict=True)])
@@ -211,14 +276,6 @@ def _row_major(shape: tuple[int, ...]) -> Ints:
 
 def _all_in_order(wires: Sequence[Wire], order_of: Callable[[tuple[int, ...]], Ints]) -> bool:
     return all(np.array_equal(wire.order, order_of(wire.shape)) for wire in wires)
-
-
-def _join(name: str, a: Wire, b: Wire, chunks: tuple[int, int], along_channels: bool) -> hw.Concat:
-    """`chunks[0]` integers of a, then `chunks[1]` of b; the result carries no edge of the graph."""
-    both = (a.holding(b.lo, b.hi), b.holding(a.lo, a.hi))
-    channels, total = sum(chunks) if along_channels else a.channels, a.total + b.total
-    result = replace(both[0], name=name, edge="", shape=(total,), order=np.arange(total), channels=channels)
-    return hw.Concat(name, both, (result,), chunks)
 
 
 @RULES.lowers(Upsample)

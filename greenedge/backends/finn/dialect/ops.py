@@ -13,9 +13,12 @@ import numpy as np
 from greenedge.backends.finn.dialect.layer import Firings, Fold, Layer, Wire, divisors
 from greenedge.backends.finn.dialect.reorder import Turn, find_grain, find_turn
 from greenedge.backends.finn.dialect.ring import WindowGeometry
+from greenedge.backends.finn.dialect.search_tree import SearchTree, make_tree
 from greenedge.graph.ops.base import Ints
 
-MOST_STEPS = 63  # thresholds per channel where there is another form
+LEAST_STEPS = 16  # thresholds per channel that are worth a search
+MOST_STEPS = 63  # thresholds per channel that are compared one by one where there is another form
+MOST_STAGES = 10  # of ge_search
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +186,8 @@ class AffineForm(NamedTuple):
 class Step(Layer):
     """A requantisation that repeats every `period` integers, in the forms that exist for it (each None or exact).
 
-    affine: see AffineForm. thresholds (period, steps): lo + how many of them h has reached, or where `falls` (period,)
-    lies below. table (period, size): the level at h - table_lo.
+    affine: see AffineForm. thresholds (period, steps): `start` + how many of them h has reached, or where `falls`
+    (period, steps) lies below. table (period, size): the level at h - table_lo.
     """
 
     period: int
@@ -195,17 +198,28 @@ class Step(Layer):
     falls: Ints
     table: Ints | None
     table_lo: int = 0
+    start: int = 0
 
     latency: ClassVar[int] = 10
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The forms to choose from: "affine", "thresholds", "table". Many comparators are never smaller than another
-        form."""
+        """The forms to choose from: "affine", "thresholds", "table", "search" (the thresholds found by bisection). Many
+        comparators are never smaller than another form."""
         exist = {"affine": self.affine, "table": self.table, "thresholds": self.thresholds}
         names = tuple(name for name, form in exist.items() if form is not None)
-        few = self.thresholds is not None and self.thresholds.shape[1] <= MOST_STEPS
-        return names if few or len(names) == 1 else tuple(name for name in names if name != "thresholds")
+        steps = 0 if self.thresholds is None else self.thresholds.shape[1]
+        if self.affine is None and steps >= LEAST_STEPS and self.tree.stages <= MOST_STAGES:
+            names = (*names, "search")
+        return names if steps <= MOST_STEPS or len(names) == 1 else tuple(n for n in names if n != "thresholds")
+
+    @cached_property
+    def tree(self) -> SearchTree:
+        """The thresholds as the unit that searches has them."""
+        return make_tree(self.require_thresholds(), self.falls, self.start, self.source.representable)
+
+    def delay(self, fold: Fold) -> int:
+        return 3 * self.tree.stages + 4 if fold.form == "search" else super().delay(fold)
 
     def require_affine(self) -> AffineForm:
         assert self.affine is not None, f"{self.name} has no affine form"
@@ -214,6 +228,12 @@ class Step(Layer):
     def require_thresholds(self) -> Ints:
         assert self.thresholds is not None, f"{self.name} has no thresholds"
         return self.thresholds
+
+    @property
+    def fall_bits(self) -> int:
+        """Bits per channel that say which of its thresholds fall: none, one where they are alike, else one for each."""
+        falls = self.falls
+        return 0 if not falls.any() else 1 if np.all(falls == falls[:, :1]) else falls.shape[1]
 
     def require_table(self) -> Ints:
         assert self.table is not None, f"{self.name} has no table"
@@ -241,6 +261,20 @@ class Add(Layer):
     multipliers: tuple[int, int]
 
     ports = (("a", "b"), ("m",))
+
+    @property
+    def lanes(self) -> int:
+        return math.gcd(*(wire.channels for wire in self.sources))
+
+
+@dataclass(frozen=True, eq=False)
+class Multiply(Layer):
+    """(a - zeros[0]) * (b - zeros[1])."""
+
+    zeros: tuple[int, int]
+
+    ports = (("a", "b"), ("m",))
+    latency: ClassVar[int] = 5
 
     @property
     def lanes(self) -> int:
@@ -319,23 +353,21 @@ class Reorder(Layer):
     def lanes(self) -> int:
         return self.grain
 
-    @cached_property
-    def turn(self) -> Turn:
-        """What the unit repeats, in beats of `grain` integers."""
-        return find_turn(self.index, self.source.total, self.grain)
-
     def turn_of(self, fold: Fold) -> Turn:
-        """As `turn`, in beats of `fold.pe` integers."""
+        """What the unit repeats, in beats of `fold.pe` integers."""
         return find_turn(self.index, self.source.total, fold.pe)
 
     def firings(self) -> Firings:
-        """Per group of neighbours: what lies before all that is still to go is free."""
-        turn, turns = self.turn, self.source.total // (self.turn.size * self.grain)
+        """Per group of neighbours, or what is in one pixel of it, for who reads the result may hold no more: what lies
+        before all that is still to go is free."""
+        size = math.gcd(self.grain, self.result.channels)
+        turn = find_turn(self.index, self.source.total, size)
+        turns = self.source.total // (turn.size * size)
         begin = np.repeat(np.arange(turns) * turn.size, len(turn.places))
         needs = np.maximum.accumulate(begin + np.tile(turn.places, turns) + 1)
         frees = begin + np.tile(turn.free, turns)
-        gives = np.arange(1, len(needs) + 1) * self.grain
-        return Firings(needs[:, None] * self.grain, frees[:, None] * self.grain, gives, gives)
+        gives = np.arange(1, len(needs) + 1) * size
+        return Firings(needs[:, None] * size, frees[:, None] * size, gives, gives)
 
     def buffer(self, source: int, fold: Fold) -> int:
         return self.turn_of(fold).depth * fold.pe

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from greenedge.backends.finn.dialect.builder import Builder
 from greenedge.errors import ReasonKind
-from greenedge.graph import Conv, ConvTranspose, Dense, Edge, Input, Requantise
+from greenedge.graph import Conv, Dense, Edge, Input, Multiply, Requantise
 from greenedge.graph.ops.base import Ints
-from greenedge.legalise.capabilities import ONE_FILE_AN_OUTPUT, Capabilities, Ends, Limit, Measure
+from greenedge.legalise.capabilities import Capabilities, Limit, Measure
 from greenedge.legalise.rules import Rules
 
 MAX_BITS = 8  # of weights, inputs and quantised activations
@@ -26,6 +26,7 @@ def _limit_bits(measure: Measure, most: int = MAX_BITS) -> Limit:
 
 
 _INPUT = Measure("input bits", "input of {} bits", lambda op, inputs, output: (inputs or [output])[0].bits)
+_FACTORS = Measure("factor bits", "factors of up to {} bits", lambda op, inputs, output: max(e.bits for e in inputs))
 _OUTPUT = Measure("output bits", "output of {} bits", lambda op, inputs, output: output.bits)
 _WEIGHTS = Measure("weight bits", "weights of {} bits", lambda op, inputs, output: weight_bits(op.weight))
 _LINEAR = (_limit_bits(_INPUT, MAX_SUM_BITS), _limit_bits(_WEIGHTS))
@@ -34,18 +35,7 @@ SUPPORTED: Capabilities = {
     Input: (_limit_bits(_INPUT),),
     Dense: _LINEAR,
     Conv: _LINEAR,
+    Multiply: (_limit_bits(_FACTORS, MAX_SUM_BITS),),
     Requantise: (_limit_bits(_OUTPUT),),
 }
-ENDS = Ends(
-    1,
-    1,
-    "finn streams one input to one output",
-    ("choose --backend da4ml, which takes several, on a board of ECP5, iCE40 or Gowin", ONE_FILE_AN_OUTPUT),
-)
-RULES: Rules[Builder] = Rules("finn", "finn", SUPPORTED, ENDS)
-RULES.refuses(
-    ConvTranspose,
-    "a transposed convolution",
-    "finn has no unit for it",
-    "use nearest-neighbour upsampling and a convolution",
-)
+RULES: Rules[Builder] = Rules("finn", "finn", SUPPORTED)

@@ -2,21 +2,28 @@
 repeats.
 
 With value = h + offset on the wire: clip((m*value + b) >> s) = clip((m*h + m*offset + b) >> s); value >= T is h >= T -
-offset, and where the function falls, -value >= T is h < 1 - T - offset.
+offset, and where the function falls, -value >= T is h < 1 - T - offset. A function that rises and falls is its first
+level, plus one for each step up that is reached, minus one for each step down. The unit counts steps down that are not
+reached instead, from a level lower by all of them.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from greenedge.backends.finn.dialect.layer import Wire
 from greenedge.backends.finn.dialect.ops import AffineForm, Step
 from greenedge.graph import Affine, Requantise, Steps, Table
-from greenedge.graph.ops.base import Ints
+from greenedge.graph.ops.base import Array, Ints
 
 MAX_TABLE = 4096  # values of h that are tabulated
+MAX_STEPS = 512  # thresholds of a channel: all of a function of 8 bits that falls from end to end and rises again
 MAX_MULTIPLIER_BITS = 32
 _MAX_BIAS_BITS = 60
+Bools = NDArray[np.bool_]
 
 
 def make_step(op: Requantise, name: str, wire: Wire, result: Wire) -> Step | None:
@@ -30,27 +37,59 @@ def make_step(op: Requantise, name: str, wire: Wire, result: Wire) -> Step | Non
     channel, period = _channels(op, wire)
     offset: Ints = np.tile(wire.offset, period // len(wire.offset))
 
-    def spread(values: Ints) -> Ints:
+    def spread(values: Array) -> Array:
         """What a value per channel of the function is for each of the first `period` integers."""
-        spread_values: Ints = values[channel % len(values)]
+        spread_values: Array = values[channel % len(values)]
         return spread_values
 
-    affine, thresholds, table = None, None, None
-    falls = np.zeros(period, bool)
+    affine, thresholds, table, start = None, None, None, lo
+    falls = np.zeros((period, 0), bool)
     if lo == hi:
         affine = AffineForm(np.zeros(period, np.int64), np.full(period, lo), 0)
         return Step(name, (wire,), (result,), period, lo, hi, affine, None, falls, None)
     if op.affine is not None:
         affine = share_shift(Affine(spread(op.affine.m), spread(op.affine.b), spread(op.affine.s)), offset)
     if isinstance(op.forms, Steps):
-        falls, steps = spread(op.forms.sign) < 0, spread(op.forms.thresholds)
+        falls, steps = spread(op.forms.sign)[:, None] < 0, spread(op.forms.thresholds)
         steps = steps[:, lo - op.lo : hi - op.lo]
-        thresholds = np.where(falls[:, None], 1 - steps, steps) - offset[:, None]
+        thresholds, falls = np.where(falls, 1 - steps, steps) - offset[:, None], np.broadcast_to(falls, steps.shape)
+    elif (counted := count_steps(op, op.forms)) is not None:
+        start, thresholds, falls = counted.start, spread(counted.thresholds) - offset[:, None], spread(counted.falls)
     if affine is None and wire.hi - wire.lo < MAX_TABLE:
         table = _tabulate(op, channel, np.arange(wire.lo, wire.hi + 1) + offset[:, None])
     if affine is None and thresholds is None and table is None:
         return None
-    return Step(name, (wire,), (result,), period, lo, hi, affine, thresholds, falls, table, wire.lo)
+    return Step(name, (wire,), (result,), period, lo, hi, affine, thresholds, falls, table, wire.lo, start)
+
+
+class Counted(NamedTuple):
+    """level = start + how many of thresholds (C, steps) are reached, or where `falls` (C, steps) lie above."""
+
+    start: int
+    thresholds: Ints
+    falls: Bools
+
+
+def count_steps(op: Requantise, table: Table) -> Counted | None:
+    """A function that is not monotone by its steps up and down; None where a channel has too many.
+
+    Channels of fewer steps than others, or of a higher start, have thresholds below all values, or above.
+    """
+    rows = [levels[: int(high - low) + 1] for levels, low, high in zip(table.levels, op.x_lo, op.x_hi, strict=True)]
+    jumps = [np.diff(row) for row in rows]
+    starts = [int(row[0]) - int(np.maximum(-jump, 0).sum()) for row, jump in zip(rows, jumps, strict=True)]
+    start = min(starts)
+    steps = max(own - start + int(np.abs(jump).sum()) for own, jump in zip(starts, jumps, strict=True))
+    if steps > MAX_STEPS:
+        return None
+    never = int(op.x_hi.max()) + 1
+    thresholds, falls = np.full((len(rows), steps), never), np.zeros((len(rows), steps), bool)
+    for c, (own, jump, low) in enumerate(zip(starts, jumps, op.x_lo, strict=True)):
+        always, count = own - start, int(np.abs(jump).sum())
+        thresholds[c, :always] = low
+        thresholds[c, always : always + count] = int(low) + 1 + np.repeat(np.arange(len(jump)), np.abs(jump))
+        falls[c, always : always + count] = np.repeat(jump < 0, np.abs(jump))
+    return Counted(start, thresholds, falls)
 
 
 def _channels(op: Requantise, wire: Wire) -> tuple[Ints, int]:

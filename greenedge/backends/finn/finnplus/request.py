@@ -244,7 +244,7 @@ def _global(layer: hw.GlobalPool, fold: Fold) -> list[Node]:
 @nodes_of.register
 def _step(layer: hw.Step, fold: Fold) -> list[Node]:
     data, channels = layer.thresholds, layer.source.channels
-    if data is None or np.any(layer.falls):
+    if data is None or layer.fall_bits:
         data = np.arange(layer.hi - layer.lo)[None]  # FINN has rising thresholds only; its cycles do not depend on them
     data = np.resize(data if channels % len(data) == 0 else data[:1], (channels, data.shape[1]))
     kind = Edge("", (), min(int(data.min()), -1), int(data.max())).dtype
@@ -269,25 +269,33 @@ def _step(layer: hw.Step, fold: Fold) -> list[Node]:
 
 @nodes_of.register
 def _add(layer: hw.Add, fold: Fold) -> list[Node]:
+    return [_elementwise("ElementwiseAdd", layer, fold)]
+
+
+@nodes_of.register
+def _multiply(layer: hw.Multiply, fold: Fold) -> list[Node]:
+    """FINN counts its factors from 0; its cycles do not depend on that."""
+    return [_elementwise("ElementwiseMul", layer, fold)]
+
+
+def _elementwise(op: str, layer: Layer, fold: Fold) -> Node:
     shape = [1, layer.result.pixels, layer.result.channels]
     a, b = layer.sources
-    return [
-        _node(
-            layer,
-            "ElementwiseAdd",
-            [_tensor(a, *shape), _tensor(b, *shape)],
-            [_tensor(layer.result)],
-            PE=fold.pe,
-            lhs_dtype=_type(a),
-            rhs_dtype=_type(b),
-            out_dtype=_type(layer.result),
-            lhs_shape=shape,
-            rhs_shape=shape,
-            out_shape=shape,
-            lhs_style="input",
-            rhs_style="input",
-        )
-    ]
+    return _node(
+        layer,
+        op,
+        [_tensor(a, *shape), _tensor(b, *shape)],
+        [_tensor(layer.result)],
+        PE=fold.pe,
+        lhs_dtype=_type(a),
+        rhs_dtype=_type(b),
+        out_dtype=_type(layer.result),
+        lhs_shape=shape,
+        rhs_shape=shape,
+        out_shape=shape,
+        lhs_style="input",
+        rhs_style="input",
+    )
 
 
 @nodes_of.register
