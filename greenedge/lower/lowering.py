@@ -23,6 +23,7 @@ PASSES = [absorb_signs, remove_dead]
 
 RULES: dict[str, Rule] = {op: rule for family in FAMILIES for op, rule in family.RULES.items()}
 MAX_DEPTH, MAX_EVALUATIONS = 120, 5_000
+_UNRESUMED = ("Trunc", "DequantizeLinear")  # their own parameters repeat those of the quantiser that was refused
 _RECURRENT = ("networks are feed-forward", "unroll the loop or keep it on the host")
 _NETWORKS = {  # operators that are a network of their own, or take one: why they have no place here, and what to do
     **dict.fromkeys(("LSTM", "GRU", "RNN", "Loop", "Scan"), _RECURRENT),
@@ -95,7 +96,7 @@ def _resume(walk: Walk, node: Node, args: Args) -> Args:
     """The inputs of a node behind one that was refused: integers stand in for the one that is not constant, so that
     what lies behind the first reason is judged as well. Two that meet have a ratio of scales, which nobody knows."""
     moving = [k for k, arg in enumerate(args) if isinstance(arg, (Live, Host, Broken))]
-    if len(moving) != 1 or not isinstance(args[moving[0]], Broken) or node.op == "Trunc":
+    if len(moving) != 1 or not isinstance(args[moving[0]], Broken) or node.op in _UNRESUMED:
         return args
     (k,) = moving
     return [*args[:k], walk.stand_in(node.inputs[k]), *args[k + 1 :]]

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.errors import GreenedgeError, Refused, VerificationError
 from greenedge.frontends.batch import set_batch
+from greenedge.frontends.normalise import collect_constants
 from greenedge.graph import Input, Requantise
 from greenedge.graph.ops.base import Array
 from greenedge.lower import Lowered
@@ -20,7 +21,8 @@ from greenedge.lower.prologue_epilogue import dequantiser
 
 # samples that go through qonnx at once, and numbers of a batch's tensors altogether (256 MB of float32)
 _BATCH, _BATCH_ELEMENTS = 64, 1 << 26
-_CANNOT = (RuntimeError, AssertionError, ValueError, KeyError)  # what qonnx and onnx raise for a model they cannot take
+# what qonnx, onnx and set_batch raise for a model that they cannot take
+_CANNOT = (RuntimeError, AssertionError, ValueError, KeyError, Refused)
 
 
 def qonnx_integers(
@@ -136,6 +138,7 @@ def _open(path: Path, batch: int) -> Any:
 
     with _quiet():
         proto = onnx.load(str(path))
+        collect_constants(proto)  # an exporter may list constants among the inputs
         set_batch(proto, batch)
         return ModelWrapper(proto).transform(InferShapes())
 

@@ -14,18 +14,18 @@ from greenedge.errors import GreenedgeError, TargetError, UnsupportedError
 torch = pytest.importorskip("torch")
 
 
-def _network(ends_in_levels: bool = True, carry: bool = False):
+def _network(begins_in_levels: bool = True, carry: bool = False):
     import brevitas.nn as qnn
 
     torch.manual_seed(0)
-    end = [qnn.QuantIdentity(bit_width=8, return_quant_tensor=carry)] if ends_in_levels else []
+    begin = [qnn.QuantIdentity(bit_width=4, return_quant_tensor=True)] if begins_in_levels else []
     return torch.nn.Sequential(
-        qnn.QuantIdentity(bit_width=4, return_quant_tensor=True),
+        *begin,
         qnn.QuantLinear(8, 6, bias=False, weight_bit_width=4),
         torch.nn.BatchNorm1d(6),
         qnn.QuantReLU(bit_width=4),
         qnn.QuantLinear(6, 3, bias=False, weight_bit_width=4),
-        *end,
+        qnn.QuantIdentity(bit_width=8, return_quant_tensor=carry),
     )
 
 
@@ -63,7 +63,7 @@ def test_a_module_becomes_a_run(samples, tmp_path):
 def test_what_cannot_be_built_is_an_error_with_reasons(samples, tmp_path):
     x, _ = samples
     with pytest.raises(UnsupportedError, match="put a QuantIdentity") as caught:
-        api.build(_network(ends_in_levels=False), "linux-x86", backend="tflite", inputs=x, out=tmp_path / "run")
+        api.build(_network(begins_in_levels=False), "linux-x86", backend="tflite", inputs=x, out=tmp_path / "run")
     assert len(caught.value.reasons) == 1
     with pytest.raises(GreenedgeError, match=r"^Sequential is exported with samples, and none are given; say inputs=X"):
         api.build(_network(), "linux-x86")
