@@ -401,6 +401,8 @@ def _show_plans(jobs: Sequence[Job], as_json: bool) -> None:
         return _print_json(plans)
     for plan in plans:
         typer.echo(f"{plan['model']} for {plan['target']} by {plan['backend']}, planned, nothing built:")
+        if "reason" in plan:
+            typer.echo(f"{plan['reason']}.")
         _table(plan["columns"], plan["layers"])
         for name, value in plan["estimated"].items():
             typer.echo(f"{name}: {value} (estimated)")

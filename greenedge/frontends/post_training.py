@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,11 @@ from numpy.typing import NDArray
 from greenedge.errors import GreenedgeError
 from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.domains import QUANTISERS
+from greenedge.frontends.samples import Samples
 from greenedge.frontends.source import Source, parse_normal, read_normal
 from greenedge.progress import ProgressFn
 
-if TYPE_CHECKING:
-    pass
-
 _STANDARD_QUANTISERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-Samples = Mapping[str, NDArray[Any]]
 
 
 def is_float(source: Source) -> bool:

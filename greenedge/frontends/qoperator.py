@@ -114,6 +114,12 @@ def _one_input(at: _Rewriter, node: onnx.NodeProto) -> bool:
     return at.quantise(node, at.keep(node, [at.dequantise(node, 0)], "channels_last", "opset"), 3)
 
 
+def _softmax(at: _Rewriter, node: onnx.NodeProto) -> bool:
+    """As _one_input. With `opset` below 13 it runs over all axes from `axis` on: the same over the last one only."""
+    is_over_one_axis = _read_attribute(node, "opset", 1) >= 13 or _read_attribute(node, "axis", -1) == -1
+    return is_over_one_axis and _one_input(at, node)
+
+
 def _two_inputs(at: _Rewriter, node: onnx.NodeProto) -> bool:
     """X(a, a_scale, a_zero, b, b_scale, b_zero, c_scale, c_zero)."""
     return at.quantise(node, at.keep(node, [at.dequantise(node, 0), at.dequantise(node, 3)]), 6)
@@ -200,7 +206,8 @@ RULES: dict[str, tuple[str, int, Rule]] = {  # operator: its domain, the inputs 
     **{f"QLinear{op}": (_MICROSOFT, 8, _two_inputs) for op in ("Add", "Mul")},
     **{
         f"QLinear{op}": (_MICROSOFT, 5, _one_input)
-        for op in ("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax")
+        for op in ("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
     },
+    "QLinearSoftmax": (_MICROSOFT, 5, _softmax),
     "QLinearConcat": (_MICROSOFT, 5, _concat),
 }

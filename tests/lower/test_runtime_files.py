@@ -109,6 +109,9 @@ def test_weights_that_are_computed_and_channels_last_stay_as_they_are(tmp_path):
     pool = QOperators("QLinearGlobalAveragePool", rank=4, channels_last=1)
     with pytest.raises(UnsupportedError, match="operator com.microsoft.QLinearGlobalAveragePool"):
         lower_file(pool.save(tmp_path / "p.onnx", *pool.quantiser))
+    older = QOperators("QLinearSoftmax", rank=4, axis=1, opset=12)
+    with pytest.raises(UnsupportedError, match="operator com.microsoft.QLinearSoftmax"):
+        lower_file(older.save(tmp_path / "o.onnx", *older.quantiser))
     short = QOperators("QLinearAdd")
     with pytest.raises(UnsupportedError, match="operator com.microsoft.QLinearAdd"):
         lower_file(short.save(tmp_path / "a.onnx", "q"))

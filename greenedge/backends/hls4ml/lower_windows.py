@@ -49,7 +49,7 @@ def dense(b: LayerBuilder, op: Dense) -> None:
     )
     b.begin_emission()
     if rank > 1:
-        _emit_distributed(b, op, rank)
+        _emit_at_each_position(b, op, rank)
         return
     edge, weight = b.result(op), op.weight[b.layouts[op.inputs[0]].order]
     n_in, n_out = weight.shape
@@ -65,7 +65,7 @@ def dense(b: LayerBuilder, op: Dense) -> None:
     )
 
 
-def _emit_distributed(b: LayerBuilder, op: Dense, rank: int) -> None:
+def _emit_at_each_position(b: LayerBuilder, op: Dense, rank: int) -> None:
     """(T, F) lies as (F, T): turned to (T, F), convolved to (T, M), turned to (M, T); likewise with two axes T."""
     edge, source = b.result(op), b.source(op)
     inner = source.shape[:-1]
