@@ -493,3 +493,12 @@ def arg_max(args: Args, attrs: Attrs) -> Exact:
     assert not attrs.get("select_last_index", 0)
     places = np.argmax(x.tops, axis)  # of Python integers; the first of equals
     return Exact.of(np.expand_dims(places, axis) if attrs.get("keepdims", 1) else places)
+
+
+@rule("TopK")
+def top_one(args: Args, attrs: Attrs) -> list[Exact]:
+    """The largest along an axis and the first place where it stands; for k = 1."""
+    x, axis = args[0], attrs.get("axis", -1)
+    assert whole(args[1]) == [1] and attrs.get("largest", 1)
+    places = np.expand_dims(np.argmax(x.tops, axis), axis)
+    return [x.move(lambda tops: np.take_along_axis(tops, places, axis)), Exact.of(places)]
