@@ -172,6 +172,7 @@ def test_everything_public_either_lowers_or_says_why(shared):
             found[path.name] = [reason.node for reason in refusal.reasons]
     assert found == {
         "TFC_2W2A.onnx": 8,
-        "mnist_conv_float.onnx": ["Convolution28", "Convolution110", "Times212"],
-        "residual_block_clean.onnx": ["Conv_0", "Conv_1", "Conv_2"],
+        # A file without one quantiser is refused whole, by the name of its graph.
+        "mnist_conv_float.onnx": ["CNTKGraph"],
+        "residual_block_clean.onnx": ["ResidualBlockGraph"],
     }
