@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from greenedge.backends.finn import build_dir  # noqa: E402
+from greenedge.backends.finn import BACKEND, build_dir  # noqa: E402
 from greenedge.backends.finn.design import FILE, Limits, to_plain  # noqa: E402
 from greenedge.backends.finn.dialect.lower import lower_graph  # noqa: E402
 from greenedge.backends.finn.objective import Objective  # noqa: E402
@@ -33,6 +33,7 @@ from greenedge.backends.finn.stitch import about, rtl_files, stitch  # noqa: E40
 from greenedge.graph import Graph, run_graph  # noqa: E402
 from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
 from greenedge.hdl.board_shell import shell_request  # noqa: E402
+from greenedge.legalise.passes import legalise_graph  # noqa: E402
 from greenedge.target import Target, load_target  # noqa: E402
 from greenedge.tools.plan import Command, Plan  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402
@@ -78,7 +79,7 @@ def row(
     name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | None, synthesis: bool, folder: Path
 ) -> str:
     """One line of the table. Raises GreenedgeError where a tool fails."""
-    network, reasons = lower_graph(graph)
+    network, reasons = lower_graph(legalise_graph(graph, BACKEND.passes))
     clock_hz = shell_request(target, "0" * 64)["clock_hz"]
     if not reasons:
         wish = Objective(None if fps is None else int(clock_hz / fps))

@@ -14,6 +14,7 @@ one for s + 1, so the smallest s is found by bisection too. Everything runs over
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,13 +82,14 @@ def fit_affine_between(below: Ints, above: Ints, lo: int) -> Affine | None:
 def _fit(conditions: _Conditions) -> Affine | None:
     """The form with the smallest shift of each channel that meets the conditions."""
     channels = len(conditions.reach)
-    m, b, found = _solve(conditions, np.full(channels, MAX_SHIFT))
+    climb = _steepest_climb(conditions)
+    m, b, found = _solve(conditions, climb, np.full(channels, MAX_SHIFT))
     if not found.all():
         return None
     infeasible, s = np.full(channels, -1), np.full(channels, MAX_SHIFT)
     while (open_rows := np.flatnonzero(s - infeasible > 1)).size:
         middle = (s + infeasible)[open_rows] // 2
-        m_new, b_new, found = _solve(conditions.select(open_rows), middle)
+        m_new, b_new, found = _solve(conditions.select(open_rows), [climb[row] for row in open_rows], middle)
         good = open_rows[found]
         m[good], b[good], s[good] = m_new[found], b_new[found], middle[found]
         infeasible[open_rows[~found]] = middle[~found]
@@ -115,18 +117,50 @@ def _conditions(thresholds: Ints, lo: int, hi: int, x_lo: Ints, x_hi: Ints) -> _
     )
 
 
-def _solve(conditions: _Conditions, s: Ints) -> _Solution:
+def _solve(conditions: _Conditions, climb: Sequence[_Climb], s: Ints) -> _Solution:
     """(m, b, found) per channel for the given shifts; m and b are object arrays (Python integers)."""
     channels = len(s)
     m, b = np.zeros(channels, object), np.zeros(channels, object)
     found = np.zeros(channels, bool)
-    bound = _largest_slope(conditions, s)
-    safe = np.array([int(limit) * int(reach) < _SAFE for limit, reach in zip(bound, _extent(conditions), strict=True)])
+    bound = np.array([(one.rise << int(shift)) // one.run + 1 for one, shift in zip(climb, s, strict=True)], object)
+    safe = np.array([int(limit) * one.extent < _SAFE for limit, one in zip(bound, climb, strict=True)])
     for rows, kind in ((np.flatnonzero(safe), np.int64), (np.flatnonzero(~safe), object)):
         if rows.size:
             part = conditions.select(rows) if kind is np.int64 else conditions.select(rows).as_objects()
             m[rows], b[rows], found[rows] = _search(part, s[rows], bound[rows], kind)
     return m, b, found
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """A channel's line rises by less than rise * P over `run` steps; `extent`, at least 1, is the largest distance
+    between two x of its conditions."""
+
+    rise: int
+    run: int
+    extent: int
+
+
+def _steepest_climb(conditions: _Conditions) -> list[_Climb]:
+    """What bounds the slope that need be tried, for each channel.
+
+    Between the first "reach" and the last "stay" condition the line rises by less than (stay_k - reach_k) * P over
+    stay_x - reach_x steps. Where that pair says nothing, one step may climb through all levels.
+    """
+    extents, climbs = _extent(conditions), []
+    for c in range(len(conditions.reach)):
+        reach, stay = np.flatnonzero(conditions.reach[c]), np.flatnonzero(conditions.stay[c])
+        rise, run = 1, 1
+        if reach.size and stay.size:
+            first = reach[conditions.reach_x[c, reach].argmin()]
+            last = stay[conditions.stay_x[c, stay].argmax()]
+            run = int(conditions.stay_x[c, last] - conditions.reach_x[c, first])
+            rise = int(conditions.stay_k[c, last] - conditions.reach_k[c, first])
+            if run <= 0:
+                lowest = min(conditions.reach_k[c, reach].min(), conditions.stay_k[c, stay].min())
+                rise, run = int(conditions.stay_k[c, stay].max() - lowest) + 2, 1
+        climbs.append(_Climb(max(rise, 1), run, int(extents[c])))
+    return climbs
 
 
 def _extent(conditions: _Conditions) -> Ints:
@@ -136,31 +170,6 @@ def _extent(conditions: _Conditions) -> Ints:
     low = np.where(used, x, np.iinfo(np.int64).max).min(axis=1)
     high = np.where(used, x, np.iinfo(np.int64).min).max(axis=1)
     return np.where(used.any(axis=1), np.maximum(high - np.minimum(low, high), 1), 1)
-
-
-def _largest_slope(conditions: _Conditions, s: Ints) -> Array:
-    """An m above every one that need be tried.
-
-    Between the first "reach" and the last "stay" condition the line rises by less than (stay_k - reach_k) * P over
-    stay_x - reach_x steps. Where that pair says nothing, one step may climb through all levels.
-    """
-    channels, levels = len(s), []
-    for c in range(channels):
-        reach, stay = np.flatnonzero(conditions.reach[c]), np.flatnonzero(conditions.stay[c])
-        if not reach.size or not stay.size:
-            levels.append((1, 1))
-            continue
-        first = reach[conditions.reach_x[c, reach].argmin()]
-        last = stay[conditions.stay_x[c, stay].argmax()]
-        run = int(conditions.stay_x[c, last] - conditions.reach_x[c, first])
-        rise = int(conditions.stay_k[c, last] - conditions.reach_k[c, first])
-        span = int(
-            conditions.stay_k[c, stay].max() - min(conditions.reach_k[c, reach].min(), conditions.stay_k[c, stay].min())
-        )
-        levels.append((rise, run) if run > 0 else (span + 2, 1))
-    return np.array(
-        [(max(rise, 1) << int(shift)) // run + 1 for (rise, run), shift in zip(levels, s, strict=True)], dtype=object
-    )
 
 
 def _search(conditions: _Conditions, s: Ints, bound: Array, kind: type[np.int64] | type[object]) -> _Solution:

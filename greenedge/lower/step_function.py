@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from greenedge.graph.ops import Steps, Table, freeze
 from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower.expr import U64, Const, Expr, Undecidable, Var
-from greenedge.lower.rounding import Quantiser
+from greenedge.lower.rounding import Floats, Quantiser
 
 MAX_TABLE = 1 << 18  # entries per channel of a function that is not monotone
 _MAX_TABLES = 1 << 25  # entries of all channels together: 256 MiB
 MAX_OPEN = 1 << 12  # entries of a channel that float64 leaves open
+_GUESS_POINTS = 33  # values of a function from which its steps are guessed
+_NEAR = (0, 1, -1, 64, -64)  # accumulators from the guess at which a step is looked for
 _PRECISIONS = (96, 256, 1024)  # bits tried before a comparison counts as undecidable
 
 
@@ -46,28 +48,55 @@ def _bisect(y: Expr, levels: Quantiser, sign: Ints, low: Ints, high: Ints) -> In
     shape = (len(sign), levels.hi - levels.lo)
     below = np.broadcast_to(low[:, None] - 1, shape).copy()  # known not to reach, or one below the range
     reach = np.broadcast_to(high[:, None] + 1, shape).copy()  # known to reach, or one above the range
+    boundary, inclusive = (np.broadcast_to(part, shape) for part in (levels.boundary, levels.inclusive))
+    guess = _guess_steps(y, boundary, sign, low, high)
+    attempt = 0
     while True:
-        active = reach - below > 1
-        if not active.any():
+        at = np.nonzero(reach - below > 1)
+        if not at[0].size:
             return reach
-        middle = below + (reach - below) // 2
-        reached = reaches(y, levels, sign[:, None] * middle)
-        reach = np.where(active & reached, middle, reach)
-        below = np.where(active & ~reached, middle, below)
+        middle = guess[at] + _NEAR[attempt] if attempt < len(_NEAR) else below[at] + (reach[at] - below[at]) // 2
+        middle = np.clip(middle, below[at] + 1, reach[at] - 1)
+        reached = _reach(y, boundary[at], inclusive[at], sign[at[0]] * middle, at[0])
+        reach[at] = np.where(reached, middle, reach[at])
+        below[at] = np.where(reached, below[at], middle)
+        attempt += 1
 
 
-def reaches(y: Expr, levels: Quantiser, x: Ints) -> NDArray[np.bool_]:
-    """Whether y(x[c, j]) reaches the boundary of level lo + 1 + j, decided exactly; constants of y are (C, 1) or (1,
-    1)."""
-    boundary, inclusive = (np.broadcast_to(part, x.shape) for part in (levels.boundary, levels.inclusive))
+def _guess_steps(y: Expr, boundary: Floats, sign: Ints, low: Ints, high: Ints) -> Ints:
+    """(C, L) where y(sign*t) about crosses each boundary, from straight lines between a few of its values there.
+
+    Only how soon the bisection ends depends on it.
+    """
+
+    def evaluate(t: Ints) -> Floats:
+        with np.errstate(all="ignore"):
+            value = y.approximate(sign[:, None] * t)[0]
+        return np.broadcast_to(np.nan_to_num(np.asarray(value, float)), t.shape)
+
+    ends = boundary[:, [0, -1]]
+    below, above = (np.repeat(end[:, None], 2, axis=1) for end in (low, high))
+    while (above - below > 1).any():  # narrow down where the first and the last are crossed
+        middle = below + (above - below) // 2
+        reached = evaluate(middle) > ends
+        below, above = np.where(reached, below, middle), np.where(reached, middle, above)
+    first, last = below[:, :1], above[:, 1:]
+    t = first + np.rint((last - first) * np.linspace(0, 1, _GUESS_POINTS)).astype(np.int64)
+    lines = [np.interp(*one) for one in zip(boundary, evaluate(t), t.astype(float), strict=True)]
+    return np.rint(np.array(lines)).astype(np.int64)
+
+
+def _reach(y: Expr, boundary: Floats, inclusive: NDArray[np.bool_], x: Ints, channel: Ints) -> NDArray[np.bool_]:
+    """(N,) whether y(x[n]) of channel[n] reaches boundary[n], decided exactly; constants of y are (C, 1) or (1, 1)."""
+    some = y.map_constants(lambda a: a[channel] if len(a) > 1 else a)
     with np.errstate(all="ignore"):  # an infinity or NaN leaves the comparison open, and the exact one decides
-        value, error = y.approximate(x)
+        value, error = (part[..., 0] for part in some.approximate(x[:, None]))
         gap = value - boundary
         margin = error + U64 * (np.abs(value) + np.abs(boundary)) * 2
         result: NDArray[np.bool_] = gap > 0
-        open_cases = np.argwhere(~(np.abs(gap) > margin))
-    for c, j in open_cases:
-        result[c, j] = _exactly_reaches(y, int(x[c, j]), int(c), boundary[c, j], bool(inclusive[c, j]))
+        open_cases = np.flatnonzero(~(np.abs(gap) > margin))
+    for n in open_cases:
+        result[n] = _exactly_reaches(y, int(x[n]), int(channel[n]), float(boundary[n]), bool(inclusive[n]))
     return result
 
 

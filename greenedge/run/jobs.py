@@ -13,7 +13,6 @@ from greenedge.files.package_data import data_folder
 from greenedge.frontends.import_onnx import ModelFile, check_samples
 from greenedge.run.folder import RunFolder
 from greenedge.run.job import ORDER, Display, Job
-from greenedge.run.loop import run_job, run_jobs
 from greenedge.target import load_target, nearest
 from greenedge.tools.needs import require_tools
 
@@ -168,6 +167,8 @@ def run_all(
 
     One job goes into `out` itself, several into a folder each below it; without `out` always below runs/<name>.
     """
+    from greenedge.run.loop import run_job, run_jobs  # the stages take half a second, which `check` has no need of
+
     name = jobs[0].source.name
     if len(jobs) == 1 and (out is not None or jobs[0].target is None):
         run = out or Path("runs") / name

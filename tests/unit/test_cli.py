@@ -227,7 +227,7 @@ def test_ctrl_c(cli, model, monkeypatch):
     def interrupted(*words, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("greenedge.run.jobs.run_job", interrupted)
+    monkeypatch.setattr("greenedge.run.loop.run_job", interrupted)
     done = cli("build", "small.onnx", "-t", "BENCH", "-o", "run")
     assert (done.exit_code, done.stderr) == (
         130,
@@ -239,7 +239,7 @@ def test_a_defect_of_ours_is_a_sentence_too(cli, model, monkeypatch):
     def broken(*words, **more):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("greenedge.run.jobs.run_job", broken)
+    monkeypatch.setattr("greenedge.run.loop.run_job", broken)
     done = cli("build", "small.onnx", "-t", "BENCH", "-o", "run")
     assert done.exit_code == 70 and "ZeroDivisionError; this is a defect of greenedge" in done.stderr
 

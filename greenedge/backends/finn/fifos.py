@@ -88,35 +88,48 @@ class _Actor:
         self.totals = [wire.total for wire in self.layer.sources]
 
     def advance(self, samples: int) -> bool:
-        """Fires as often as it can; whether it fired at all."""
-        before, rows = self.fired, len(self.cost)
-        while self.fired < rows * samples and (start := self._ready(*divmod(self.fired, rows))) is not None:
-            sample, row = divmod(self.fired, rows)
-            self.clock = max(self.clock, start) + self.cost[row]
-            for k, link in enumerate(self.sources):
-                link.taken.append((sample * self.totals[k] + self.frees[row][k], self.clock))
-            total = sample * self.gives[-1] + self.gives[row]
-            for link in self.results:
-                link.given.append((total, self.clock + self.latency))
-            self.fired += 1
-        return self.fired > before
+        """Fires as often as it can; whether it fired at all.
 
-    def _ready(self, sample: int, row: int) -> int | None:
-        """When this firing's integers are there and its result has room; None if that is not known yet."""
-        start = 0
-        for k, link in enumerate(self.sources):
-            time = self._time_of(k, link.given, sample * self.totals[k] + self.needs[row][k])
-            if time is None:
-                return None
-            start = max(start, time)
-        given = sample * self.gives[-1] + self.gives[row]
-        for k, link in enumerate(self.results, len(self.sources)):
-            count = given - link.capacity
-            time = self._time_of(k, link.taken, count) if count > 0 else 0
-            if time is None:
-                return None
-            start = max(start, time)
-        return start
+        This is where a schedule spends its time: names are bound outside the loop, and nothing is called within.
+        """
+        before, rows = self.fired, len(self.cost)
+        needs, frees, gives, totals, seen = self.needs, self.frees, self.gives, self.totals, self.seen
+        waits = [(link.given, k) for k, link in enumerate(self.sources)]
+        rooms = [(link.taken, link.capacity, k) for k, link in enumerate(self.results, len(waits))]
+        taken = [(link.taken, k) for k, link in enumerate(self.sources)]
+        given = [link.given for link in self.results]
+        for fired in range(before, rows * samples):
+            sample, row = divmod(fired, rows)
+            clock, need, total = self.clock, needs[row], sample * gives[-1] + gives[row]
+            for events, k in waits:  # are its integers there, and since when
+                count = sample * totals[k] + need[k]
+                n, end = seen[k], len(events)
+                while n < end and events[n][0] < count:
+                    n += 1
+                seen[k] = n
+                if n == end:
+                    if count:
+                        return fired > before
+                elif events[n][1] > clock:
+                    clock = events[n][1]
+            for events, capacity, k in rooms:  # has its result room
+                if (count := total - capacity) <= 0:
+                    continue
+                n, end = seen[k], len(events)
+                while n < end and events[n][0] < count:
+                    n += 1
+                seen[k] = n
+                if n == end:
+                    return fired > before
+                if events[n][1] > clock:
+                    clock = events[n][1]
+            self.clock = clock = clock + self.cost[row]
+            for events, k in taken:
+                events.append((sample * totals[k] + frees[row][k], clock))
+            for events in given:
+                events.append((total, clock + self.latency))
+            self.fired = fired + 1
+        return self.fired > before
 
     def _time_of(self, k: int, events: list[tuple[int, int]], count: int) -> int | None:
         """When `count` integers are first reached in the events of source or result k; None if not known yet."""

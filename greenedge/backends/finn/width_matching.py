@@ -75,10 +75,14 @@ def _widths(link: Link, folding: Mapping[str, Fold]) -> tuple[int, int]:
 
 def between(link: Link, folding: Mapping[str, Fold], family: str, most_cycles: int) -> Cost:
     """The converters on one link; no device holds those that would need more cycles than that."""
-    given, taken = _widths(link, folding)
-    if link.total // min(given, *conversions(given, taken), taken) > most_cycles:
+    return _join(link.bits, link.total, *_widths(link, folding), family, most_cycles)
+
+
+@cache
+def _join(bits: int, total: int, given: int, taken: int, family: str, most_cycles: int) -> Cost:
+    if total // min(given, *conversions(given, taken), taken) > most_cycles:
         return Cost(lut4=_TOO_SLOW)
-    return converters(link.bits, given, taken, family)
+    return converters(bits, given, taken, family)
 
 
 @dataclass(frozen=True)
