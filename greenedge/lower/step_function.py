@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from greenedge.graph.ops import Steps, Table, freeze
 from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower.expr import U64, Const, Expr, Undecidable, Var
-from greenedge.lower.rounding import Floats, Quantiser
+from greenedge.lower.rounding import Quantiser
 
 MAX_TABLE = 1 << 18  # entries per channel of a function that is not monotone
 _MAX_TABLES = 1 << 25  # entries of all channels together: 256 MiB
@@ -48,7 +48,10 @@ def _bisect(y: Expr, levels: Quantiser, sign: Ints, low: Ints, high: Ints) -> In
     shape = (len(sign), levels.hi - levels.lo)
     below = np.broadcast_to(low[:, None] - 1, shape).copy()  # known not to reach, or one below the range
     reach = np.broadcast_to(high[:, None] + 1, shape).copy()  # known to reach, or one above the range
-    boundary, inclusive = (np.broadcast_to(part, shape) for part in (levels.boundary, levels.inclusive))
+    if levels.lo == levels.hi:
+        return reach
+    boundary = np.broadcast_to(levels.boundary, shape)
+    inclusive = np.broadcast_to(levels.inclusive, shape)
     guess = _guess_steps(y, boundary, sign, low, high)
     attempt = 0
     while True:
@@ -63,13 +66,13 @@ def _bisect(y: Expr, levels: Quantiser, sign: Ints, low: Ints, high: Ints) -> In
         attempt += 1
 
 
-def _guess_steps(y: Expr, boundary: Floats, sign: Ints, low: Ints, high: Ints) -> Ints:
+def _guess_steps(y: Expr, boundary: Array, sign: Ints, low: Ints, high: Ints) -> Ints:
     """(C, L) where y(sign*t) about crosses each boundary, from straight lines between a few of its values there.
 
     Only how soon the bisection ends depends on it.
     """
 
-    def evaluate(t: Ints) -> Floats:
+    def evaluate(t: Ints) -> Array:
         with np.errstate(all="ignore"):
             value = y.approximate(sign[:, None] * t)[0]
         return np.broadcast_to(np.nan_to_num(np.asarray(value, float)), t.shape)
@@ -83,10 +86,11 @@ def _guess_steps(y: Expr, boundary: Floats, sign: Ints, low: Ints, high: Ints) -
     first, last = below[:, :1], above[:, 1:]
     t = first + np.rint((last - first) * np.linspace(0, 1, _GUESS_POINTS)).astype(np.int64)
     lines = [np.interp(*one) for one in zip(boundary, evaluate(t), t.astype(float), strict=True)]
-    return np.rint(np.array(lines)).astype(np.int64)
+    guess: Ints = np.rint(np.array(lines)).astype(np.int64)
+    return guess
 
 
-def _reach(y: Expr, boundary: Floats, inclusive: NDArray[np.bool_], x: Ints, channel: Ints) -> NDArray[np.bool_]:
+def _reach(y: Expr, boundary: Array, inclusive: Array, x: Ints, channel: Ints) -> NDArray[np.bool_]:
     """(N,) whether y(x[n]) of channel[n] reaches boundary[n], decided exactly; constants of y are (C, 1) or (1, 1)."""
     some = y.map_constants(lambda a: a[channel] if len(a) > 1 else a)
     with np.errstate(all="ignore"):  # an infinity or NaN leaves the comparison open, and the exact one decides
