@@ -686,20 +686,23 @@ def requantise(
         Path, typer.Option("--inputs", metavar="X.npy|X.npz", help="Samples whose outputs the levels have to hold.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", "--output", metavar="OUT.onnx", help="The rewritten model.")],
-    bits: Annotated[int, typer.Option("--bits", metavar="N", help="Bits of an output, 2 to 8.")] = 8,
-    power_of_two: Annotated[bool, typer.Option("--power-of-two", help="The scale is a power of two.")] = False,
+    bits: Annotated[int, typer.Option("--bits", metavar="N", help="Bits of a quantiser, 2 to 8.")] = 8,
+    power_of_two: Annotated[bool, typer.Option("--power-of-two", help="The outputs' scale is a power of two.")] = False,
+    keep_outputs: Annotated[bool, typer.Option("--keep-outputs", help="Quantisers inside alone.")] = False,
     input_type: InputTypes = None,
     as_json: Json = False,
 ) -> None:
-    """Put an output quantiser onto a model that ends in accumulators, its scale from what samples give."""
+    """Put quantisers onto a model that lacks them, before sums of float branches and behind accumulators at its end,
+    their scales from what samples give."""
     from greenedge.run.jobs import input_types
     from greenedge.run.requantise import requantise_model
 
-    result = requantise_model(model, out, inputs, bits, power_of_two, input_types(input_type or []))
+    types = input_types(input_type or [])
+    result = requantise_model(model, out, inputs, bits, power_of_two, keep_outputs, types)
     if as_json:
         return _print_json(result)
     _table(
-        ["output", "integers", "scale", "values on the samples"],
+        ["tensor", "integers", "scale", "values on the samples"],
         [
             [
                 one["tensor"],
@@ -707,7 +710,7 @@ def requantise(
                 f"{one['scale']:.6g}",
                 f"{one['low']:.6g} … {one['high']:.6g}",
             ]
-            for one in result["outputs"]
+            for one in result["quantisers"]
         ],
     )
     if result["other_classes"] is not None:

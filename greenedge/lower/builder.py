@@ -28,6 +28,9 @@ MAX_ACCUMULATOR = 1 << 47  # beyond this no back end has an accumulator, and flo
 _MAX_NEGATED = 1 << 16
 _MAX_GRID_RANGE = 1 << 12  # integers of an edge that are tried one by one for a common unit
 
+# behind a cure that changes the training script: the same in a file
+QUANTISE_IN_FILE = "or have it done in the file: `greenedge requantise MODEL.onnx --inputs X.npy -o OUT.onnx`"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Birth:
@@ -268,7 +271,7 @@ class Builder:
     def _find_grid(self, value: Live) -> tuple[list[int], Fraction]:
         """(integers, unit) with value = unit * integer at every integer of the edge. Raises Refused where there are
         none."""
-        cure = "put a QuantIdentity or QuantReLU(bit_width=…) before this layer"
+        cure = f"put a QuantIdentity or QuantReLU(bit_width=…) before this layer, {QUANTISE_IN_FILE}"
         rule = "integer layers need quantised inputs"
         low, high = int(self.ranges[value.edge][0].min()), int(self.ranges[value.edge][1].max())
         if any(array.size > 1 for array in value.expr.constants()) or high - low > _MAX_GRID_RANGE:

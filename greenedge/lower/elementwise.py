@@ -15,6 +15,7 @@ from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
 from greenedge.graph.ops import Add, Multiply
 from greenedge.graph.ops.base import Array
+from greenedge.lower.builder import QUANTISE_IN_FILE
 from greenedge.lower.expr import Const, Expr, Var, to_fractions
 from greenedge.lower.expr_functions import BatchNorm, Clip, Magnitude, Slope, Smooth
 from greenedge.lower.values import Constant, Grid, Live, Value
@@ -105,11 +106,17 @@ def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
             ReasonKind.UNEQUAL_SCALES,
             f"it adds branches whose scales are in {len(ratios)} different ratios",
             "one ratio of scales for the whole tensor",
-            "quantise each branch per tensor before the addition",
+            f"quantise each branch per tensor before the addition, {QUANTISE_IN_FILE}",
         )
     p, r = ratio.numerator, sign * ratio.denominator
     name = walk.builder.unique(node)
-    edge = walk.builder.emit_sum(Add(name, (a.edge, b.edge), name, (p, r)), a, b)
+    try:
+        edge = walk.builder.emit_sum(Add(name, (a.edge, b.edge), name, (p, r)), a, b)
+    except Refused as refusal:
+        if refusal.kind is not ReasonKind.TOO_WIDE:
+            raise
+        cure = f"quantise each branch before the addition, {QUANTISE_IN_FILE}"
+        raise Refused(refusal.kind, refusal.value, refusal.rule, cure) from None
     unit = Const.of(scale_a / p)
     offset = zero_a * p + zero_b * r
     acc: Expr = Var() + Const.of(-offset) if np.any(offset != 0) else Var()

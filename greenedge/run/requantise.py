@@ -1,4 +1,4 @@
-"""`greenedge requantise`: a model with output quantisers, and what they cost."""
+"""`greenedge requantise`: a model with the quantisers that it lacks, and what they cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from greenedge.errors import UnsupportedError
 from greenedge.frontends.import_onnx import ModelFile
 from greenedge.frontends.samples import Samples, count_samples, read_samples
 from greenedge.graph import run_graph
@@ -16,18 +17,31 @@ from greenedge.lower.output_quantiser import quantise_outputs
 
 
 def requantise_model(
-    model: Path, out: Path, inputs: Path, bits: int, power_of_two: bool, declared: Mapping[str, str]
+    model: Path,
+    out: Path,
+    inputs: Path,
+    bits: int,
+    power_of_two: bool,
+    keep_outputs: bool,
+    declared: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Writes the model with output quantisers; returns them, and of how many samples the class is another one."""
+    """Writes the model with the quantisers that it lacks; returns them, and of how many samples the class is another
+    one than the model's own, where that lowers."""
     types = ModelFile(model, declared=declared).input_types()
-    before = lower_file(model, types)
-    x = read_samples(inputs, before.inputs)
-    added = quantise_outputs(model, out, lambda lowered: x, bits, power_of_two, types)
+    added = quantise_outputs(
+        model, out, lambda lowered: read_samples(inputs, lowered.inputs), bits, power_of_two, types, keep_outputs
+    )
+    after = lower_file(out, types)
+    x = read_samples(inputs, after.inputs)
+    try:
+        others = _count_other_classes(lower_file(model, types), after, x)
+    except UnsupportedError:
+        others = None
     return {
         "model": str(out),
         "samples": count_samples(x),
-        "outputs": [dataclasses.asdict(one) for one in added],
-        "other_classes": _count_other_classes(before, lower_file(out, types), x),
+        "quantisers": [dataclasses.asdict(one) for one in added],
+        "other_classes": others,
     }
 
 

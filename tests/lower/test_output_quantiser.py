@@ -159,7 +159,7 @@ def test_bad_samples_are_one_sentence(rng, tmp_path, change, says):
     if change is not None:
         np.save(tmp_path / "x.npy", change(rng.uniform(-2, 2, (9, 6)).astype(np.float32)).astype(np.float32))
     with pytest.raises(GreenedgeError) as error:
-        requantise_model(path, tmp_path / "q.onnx", tmp_path / "x.npy", 8, False, {})
+        requantise_model(path, tmp_path / "q.onnx", tmp_path / "x.npy", 8, False, False, {})
     assert says in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "q.onnx").exists()
 
 
@@ -167,7 +167,7 @@ def test_bad_samples_are_one_sentence(rng, tmp_path, change, says):
 def test_other_widths_are_refused(rng, tmp_path, bits):
     with pytest.raises(GreenedgeError) as error:
         quantised(classifier(rng), tmp_path, rng, bits=bits)
-    assert str(error.value) == f"{bits} bits; an output quantiser has 2 to 8."
+    assert str(error.value) == f"{bits} bits; a quantiser has 2 to 8."
 
 
 def test_the_verb_says_what_it_did(rng, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from greenedge.errors import UnsupportedError
 from greenedge.lower import lower_file
+from greenedge.lower.builder import QUANTISE_IN_FILE
 from tests.lower.models import QONNX, Model
 
 
@@ -95,7 +96,7 @@ CASES = {
         lambda: (m := Model().quant().dense().node("Sigmoid")).node("MatMul", m.weight(np.ones((3, 2))), name="fc2"),
         [
             "fc2: its input is not quantised; integer layers need quantised inputs (cure: put a QuantIdentity or "
-            "QuantReLU(bit_width=…) before this layer)."
+            f"QuantReLU(bit_width=…) before this layer, {QUANTISE_IN_FILE})."
         ],
     ),
     "softmax between layers": (
@@ -111,7 +112,7 @@ CASES = {
         lambda: _two_branches(0.37, 0.1, 0.2, 0.37),
         [
             "join: it adds branches whose scales are in 3 different ratios; one ratio of scales for the whole tensor "
-            "(cure: quantise each branch per tensor before the addition)."
+            f"(cure: quantise each branch per tensor before the addition, {QUANTISE_IN_FILE})."
         ],
     ),
     "negative scale": (
