@@ -79,7 +79,8 @@ def row(
     name: str, graph: Graph, x: np.ndarray, target: Target, fps: float | None, synthesis: bool, folder: Path
 ) -> str:
     """One line of the table. Raises GreenedgeError where a tool fails."""
-    network, reasons = lower_graph(legalise_graph(graph, BACKEND.passes))
+    graph = legalise_graph(graph, BACKEND.passes)
+    network, reasons = lower_graph(graph)
     clock_hz = shell_request(target, "0" * 64)["clock_hz"]
     if not reasons:
         wish = Objective(None if fps is None else int(clock_hz / fps))

@@ -18,6 +18,7 @@ from greenedge.legalise.clamp_at_reach import clamp_step
 from greenedge.legalise.fuse_steps import fuse_lines, fuse_steps
 from greenedge.lower import lower_file
 from greenedge.lower.expr import Const, Var
+from greenedge.lower.expr_functions import Smooth
 from greenedge.lower.float_io import run_epilogue, run_prologue
 from greenedge.lower.rounding import quantiser
 from greenedge.lower.step_function import step_function
@@ -85,6 +86,19 @@ def test_a_hair_beside_a_tie(gap):
     got = step.count(-4, np.arange(-3, 4)[:, None]).ravel()
     want = [round_half_even(v + Fraction(1, 2) + Fraction(gap, 2**70), -4, 4) for v in range(-3, 4)]
     assert got.tolist() == want
+
+
+@pytest.mark.parametrize("steepness", [2.0**-8, 2.0**-12, 2.0**-16])
+def test_steps_far_from_where_straight_lines_guess_them(steepness):
+    """A curve over a million accumulators, flat at both ends: its steps lie up to thousands from the first guess."""
+    limit = 1 << 20
+    curve = Smooth((Var() * Const.of(steepness),), "tanh") * Const.of(100.0)
+    step = step_function(curve, quantiser("ROUND", -100, 100), np.array([-limit]), np.array([limit]))
+    x = np.arange(-limit, limit + 1)
+    real = 100.0 * np.tanh(x * steepness)
+    clear = np.abs(real - np.floor(real) - 0.5) > 1e-9  # elsewhere float64 cannot tell
+    got = step.count(-100, x[:, None]).ravel()
+    assert (got == np.rint(real))[clear].all() and clear.mean() > 0.99
 
 
 # -- zero points -------------------------------------------------------------------------------------------------------
