@@ -303,9 +303,16 @@ class TestPieces:
         def circuit(output, stages, *sources):
             return Circuit(dict.fromkeys(sources, ()), output, (), (("m", 1),) * stages, 1, True)
 
-        found = layout(("x",), [circuit("a", 2, "x"), circuit("b", 3, "a"), circuit("sum", 1, "a", "b", "x")])
+        found = layout(("x",), [circuit("a", 2, "x"), circuit("b", 3, "a"), circuit("sum", 1, "a", "b", "x")], ("sum",))
         assert found.at == {"x": 0, "a": 2, "b": 5, "sum": 6}
         assert found.kept == {"x": 5, "a": 3, "b": 0, "sum": 0}
+
+    def test_outputs_leave_together(self):
+        circuits = [
+            Circuit({source: ()}, output, (), (("m", 1),) * 2, 1, True) for source, output in (("x", "a"), ("a", "b"))
+        ]
+        found = layout(("x",), circuits, ("a", "b", "x"))
+        assert found.end(("a", "b", "x")) == 4 and found.kept == {"x": 4, "a": 2, "b": 0}
 
 
 def test_wishes_that_cannot_be_are_refused(rng, tmp_path):

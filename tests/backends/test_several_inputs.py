@@ -130,12 +130,13 @@ def test_finns_rtl_takes_several_inputs_and_gives_several_outputs(rng, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.tool("nextpnr-ecp5")
-def test_two_inputs_and_two_outputs_on_the_virtual_board(rng, tmp_path):
+@pytest.mark.parametrize("backend", ["finn", "da4ml"])
+def test_two_inputs_and_two_outputs_on_the_virtual_board(rng, tmp_path, backend):
     """Every byte of both through the board's pins."""
     case = CASES["two outputs"]
     model = case.model()
     path, samples = model.save(tmp_path / "m.onnx"), draw(model, rng)
-    run = api.build(path, "ulx3s-85f", inputs=samples, backend="finn", out=tmp_path / "run", progress=False)
+    run = api.build(path, "ulx3s-85f", inputs=samples, backend=backend, out=tmp_path / "run", progress=False)
     entries = {one["candidate"]: one for one in run.summary["verify"] if one["reference"] == "graph"}
     assert {"rtl", "rtl-stalls", "board", "netlist"} <= set(entries)
     assert all(not one["mismatches"] for one in entries.values())
@@ -245,25 +246,21 @@ def test_what_takes_one_input_says_so_with_the_names_and_a_cure(tmp_path):
         assert found.reasons == () and found.backend != "finn"
 
 
-def test_several_outputs_of_what_streams_one_are_refused_with_their_names(tmp_path):
-    path = CASES["two outputs"].model().save(tmp_path / "m.onnx")
-    (found,) = api.check(path, "ulx3s-85f", backend="da4ml")
-    assert [str(reason) for reason in found.reasons] == [
-        "tiny: 2 outputs (Quant_10, Quant_7); da4ml streams its inputs to one output (cure: choose --backend "
-        "finn, which gives several, or make a file for each output: onnx.load, delete the others from graph.output, "
-        "onnx.save)."
-    ]
-    for backend in ("finn", None):  # the first cure, followed; and it is what a board takes by itself
-        (found,) = api.check(path, "ulx3s-85f", backend=backend)
-        assert found.reasons == () and found.backend == "finn"
-    import onnx
-
-    for k in range(2):  # the other one
-        model = onnx.load(path)
-        del model.graph.output[k]
-        onnx.save(model, tmp_path / "one.onnx")
-        (found,) = api.check(tmp_path / "one.onnx", "ulx3s-85f", backend="da4ml")
-        assert found.reasons == ()
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+def test_unrolled_rtl_gives_several_outputs_at_once(rng, tmp_path):
+    """Outputs of several widths and signs, one a layer deeper than the other, side by side in one stream."""
+    da4ml = load_backend("da4ml")
+    graph = legalise_graph(lower_file(CASES["two outputs"].model().save(tmp_path / "m.onnx")).graph, da4ml.passes)
+    assert len({graph.edges[edge].bits for edge in graph.outputs}) == 2
+    plan = da4ml.plan(graph, load_target("ulx3s-85f"), {})
+    execute(dataclasses.replace(plan, commands=plan.commands[:2], products=plan.products[:4]), tmp_path / "build")
+    feeds = _feeds(rng, graph)
+    expected = run_graph(graph, feeds)
+    for simulate in (da4ml.simulate, da4ml.simulate_with_backpressure):
+        got = simulate(tmp_path / "build", feeds, graph.outputs)
+        assert list(got) == list(graph.outputs)
+        assert all(np.array_equal(values, expected[edge]) for edge, values in got.items())
 
 
 def test_the_runner_for_boards_is_left_out_and_that_is_said(tmp_path):

@@ -26,8 +26,8 @@ from greenedge.errors import Reason, ReasonKind, TargetError
 from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, graph_digest, load_graph, save_graph
 from greenedge.graph.joined_inputs import join_inputs
+from greenedge.graph.joined_outputs import joined_output, split_outputs
 from greenedge.graph.ops.base import Ints
-from greenedge.legalise.capabilities import check_ends
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
@@ -65,7 +65,7 @@ def check(graph: Graph, target: Target, options: Options) -> list[Reason]:
         raise TargetError(f"da4ml has no option build.{unknown[0]}; it has: {', '.join(OPTIONS)}.")
     _cutoff(options)
     b = RULES.run(WireBuilder(graph))
-    reasons = check_ends(graph, RULES.ends) + b.reasons + _check_target(graph, target)
+    reasons = b.reasons + _check_target(graph, target)
     if reasons:
         return reasons
     return check_rate(graph, options, _request(target, options)["clock_hz"]) + check_size(graph, target, b.adder_bits)
@@ -183,7 +183,7 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
     from greenedge.backends.da4ml.initial_simulation import run
     from greenedge.hdl.axi_stream.simulation import Stall
 
-    return dict(run(folder, _samples(folder, x), Stall(), lambda line: progress(0, 0, line), keep).values)
+    return _split(folder, run(folder, _samples(folder, x), Stall(), lambda line: progress(0, 0, line), keep).values)
 
 
 def simulate_with_backpressure(
@@ -195,12 +195,19 @@ def simulate_with_backpressure(
     from greenedge.hdl.axi_stream.simulation import Stall
 
     stall = Stall.at_pace(*streams_of(folder), read_json(folder, "simulation.json").get("interval_cycles"))
-    return dict(run(folder, _samples(folder, x), stall, lambda line: progress(0, 0, line), keep).values)
+    return _split(folder, run(folder, _samples(folder, x), stall, lambda line: progress(0, 0, line), keep).values)
 
 
 def _samples(folder: Path, x: Feeds) -> Ints:
     """The samples (N, *shape) of the one stream, which carries all inputs."""
     return join_inputs(load_graph(folder), x)
+
+
+def _split(folder: Path, values: Mapping[str, Ints]) -> Values:
+    """The values by edge, where the one stream of the output carries several of them."""
+    graph = load_graph(folder)
+    stream = joined_output(graph).name
+    return {**{edge: one for edge, one in values.items() if edge != stream}, **split_outputs(graph, values[stream])}
 
 
 def stale_artifact(folder: Path) -> str | None:

@@ -16,6 +16,7 @@ from greenedge.backends.interface import Fitness, Options
 from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Graph
 from greenedge.graph.joined_inputs import joined_edge
+from greenedge.graph.joined_outputs import joined_output
 from greenedge.target import Target
 
 LUTS_PER_BIT = 1.9  # placed logic cells of an ECP5 per bit: 1.88 to 1.96 on three routed networks
@@ -47,7 +48,7 @@ def check_rate(graph: Graph, options: Options, clock_hz: int) -> list[Reason]:
     (initial_simulation.py), not before.
     """
     wanted = options.get("fps")
-    beats = max(stream.beats for stream in streams_of(joined_edge(graph), graph.edges[graph.outputs[0]]))
+    beats = max(stream.beats for stream in streams_of(joined_edge(graph), joined_output(graph)))
     if not isinstance(wanted, (int, float)) or wanted * beats <= clock_hz:
         return []
     return [

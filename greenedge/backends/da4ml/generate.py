@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from greenedge.backends.da4ml.partition import cut_into_pieces
-from greenedge.backends.da4ml.pipeline import KERNEL, Circuit, kernel, layout
+from greenedge.backends.da4ml.pipeline import KERNEL, Answer, Circuit, kernel, layout
 from greenedge.backends.da4ml.wrapper import UNITS, streams_of, top
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write, sha256_file
@@ -30,6 +30,7 @@ from greenedge.files.cache import cache_folder
 from greenedge.files.remove import remove
 from greenedge.graph import Graph, graph_digest, load_graph
 from greenedge.graph.joined_inputs import joined_edge
+from greenedge.graph.joined_outputs import joined_output
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream.core import TOP
 from greenedge.run.folder import inside
@@ -74,11 +75,10 @@ def trace_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[st
         layers.append({"layer": piece.output, **traced.counts})
         files |= traced.files
     sizes = {name: (math.prod(edge.shape), edge.bits) for name, edge in graph.edges.items()}
-    text, registers = kernel(
-        circuits, graph.inputs, graph.outputs[0], sizes, joined_edge(graph).bits, _stream_order(graph)
-    )
-    plan = layout(graph.inputs, circuits)
-    stages = plan.at[graph.outputs[0]]
+    answer = _answer(graph)
+    text, registers = kernel(circuits, graph.inputs, answer, sizes, joined_edge(graph).bits, _stream_order(graph))
+    plan = layout(graph.inputs, circuits, graph.outputs)
+    stages = plan.end(graph.outputs)
     about = {
         "latency": stages + 1,
         "stages": stages,
@@ -92,6 +92,13 @@ def trace_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[st
         "seconds": round(time.monotonic() - started, 2),
     }
     return {**files, f"{KERNEL}.sv": text.encode()}, about
+
+
+def _answer(graph: Graph) -> Answer:
+    """The elements of all outputs, one output after another, each row by row."""
+    edges = [graph.edges[name] for name in graph.outputs]
+    elements = [(edge.name, k, edge.has_sign) for edge in edges for k in range(math.prod(edge.shape))]
+    return Answer(joined_output(graph).bits, elements)
 
 
 def _stream_order(graph: Graph) -> list[tuple[str, int]]:
@@ -140,7 +147,7 @@ def _read_kernel(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]] | None
 def write_core(graph: Graph, job: Mapping[str, Any], folder: Path) -> None:
     """rtl/, streams.json and trace.json of the graph in `folder`."""
     files, about, kept = fetch_kernel(graph, float(job["cutoff"]))
-    source, output = streams_of(joined_edge(graph), graph.edges[graph.outputs[0]])
+    source, output = streams_of(joined_edge(graph), joined_output(graph))
     files = {
         **{name: (RTL / name).read_bytes() for name in UNITS},
         **files,

@@ -46,14 +46,32 @@ class Layout:
     at: Mapping[str, int]
     kept: Mapping[str, int]
 
+    def end(self, outputs: Iterable[str]) -> int:
+        """The cycle in which the last of them has its value."""
+        return max(self.at[edge] for edge in outputs)
+
     @property
     def nets(self) -> dict[str, str]:
         """The kernel's net of every edge."""
         return {edge: f"edge{k}" for k, edge in enumerate(self.at)}
 
 
-def layout(sources: Sequence[str], circuits: Iterable[Circuit]) -> Layout:
-    """The cycle in which every edge has its value, counted in registers behind the `sources`."""
+@dataclass(frozen=True)
+class Answer:
+    """What the kernel gives: elements of `bits` bits, in this order each (edge, element of it, whether signed)."""
+
+    bits: int
+    elements: Sequence[tuple[str, int, bool]]
+
+    @property
+    def edges(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys(edge for edge, _, _ in self.elements))
+
+
+def layout(sources: Sequence[str], circuits: Iterable[Circuit], outputs: Sequence[str]) -> Layout:
+    """The cycle in which every edge has its value, counted in registers behind the `sources`; `outputs` leave together,
+    with the last of them."""
     at, kept = dict.fromkeys(sources, 0), dict.fromkeys(sources, 0)
     for circuit in circuits:
         start = max((at[edge] for edge in circuit.sources), default=0)
@@ -61,13 +79,16 @@ def layout(sources: Sequence[str], circuits: Iterable[Circuit]) -> Layout:
             kept[edge] = max(kept[edge], start - at[edge])
         at[circuit.output] = start + (len(circuit.stages) if circuit.registered else 0)
         kept[circuit.output] = 0
+    end = max(at[edge] for edge in outputs)
+    for edge in outputs:
+        kept[edge] = max(kept[edge], end - at[edge])
     return Layout(at, kept)
 
 
 def kernel(
     circuits: Sequence[Circuit],
     sources: Sequence[str],
-    output: str,
+    answer: Answer,
     sizes: Mapping[str, tuple[int, int]],
     bits: int,
     order: Sequence[tuple[str, int]],
@@ -77,10 +98,10 @@ def kernel(
     `sizes` has (elements, bits of each) of every edge; the sample has `bits` for each of its elements, of which `order`
     says (edge, element there). The last register is the answer's.
     """
-    plan = layout(sources, circuits)
+    plan = layout(sources, circuits, answer.edges)
     names = plan.nets
     wide = {edge: sizes[edge][0] * sizes[edge][1] for edge in plan.at}
-    registers, body = wide[output], list[str]()
+    registers, body = answer.bits * len(answer.elements), list[str]()
     for source in sources:
         own = sizes[source][1]
         body += [
@@ -108,20 +129,36 @@ def kernel(
     registers += sum(plan.kept[edge] * wide[edge] for edge in plan.at)
     text = "\n".join(line for line in body if line)
     return (
-        f"""// layer by layer: a sample enters in every cycle and leaves {plan.at[output] + 1} cycles later
+        f"""// layer by layer: a sample enters in every cycle and leaves {plan.end(answer.edges) + 1} cycles later
 `default_nettype none
 module {KERNEL} (
     input  logic clk,
     input  logic [{len(order) * bits - 1}:0] sample,
-    output logic [{wide[output] - 1}:0] answer
+    output logic [{answer.bits * len(answer.elements) - 1}:0] answer
 );
 {text}
-    always_ff @(posedge clk) answer <= {names[output]};
+{_gather_answer(answer, plan, sizes)}
 endmodule
 `default_nettype wire
 """,
         registers,
     )
+
+
+def _gather_answer(answer: Answer, plan: Layout, sizes: Mapping[str, tuple[int, int]]) -> str:
+    """The last register: one edge as it is, or the elements of several, extended to the same bits."""
+    names, end = plan.nets, plan.end(answer.edges)
+    late = {edge: _late(names[edge], end - plan.at[edge]) for edge in answer.edges}
+    if len(answer.edges) == 1 and sizes[answer.edges[0]] == (len(answer.elements), answer.bits):
+        return f"    always_ff @(posedge clk) answer <= {late[answer.edges[0]]};"
+    lines = []
+    for k, (edge, element, signed) in enumerate(answer.elements):
+        bits = sizes[edge][1]
+        taken, above = f"{late[edge]}[{element * bits} +: {bits}]", answer.bits - bits
+        sign = f"{late[edge]}[{(element + 1) * bits - 1}]" if signed else "1'b0"
+        value = f"{{{{{above}{{{sign}}}}}, {taken}}}" if above else taken
+        lines.append(f"        answer[{k * answer.bits} +: {answer.bits}] <= {value};")
+    return "\n".join(["    always_ff @(posedge clk) begin", *lines, "    end"])
 
 
 def _late(name: str, cycles: int) -> str:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from greenedge.graph import Edge, Graph, Op
 from greenedge.graph.ops.base import Floats
-from greenedge.legalise.capabilities import ONE_FILE_AN_OUTPUT, Ends
 from greenedge.legalise.rules import RuleBuilder, Rules
 
 Wires = Any  # da4ml's FixedVariableArray; da4ml is imported where a graph is traced alone, and has no types
@@ -57,12 +56,7 @@ class WireBuilder(RuleBuilder):
             self.adder_bits[op.name] = bits
 
 
-ENDS = Ends(
-    outputs=1,
-    rule="da4ml streams its inputs to one output",
-    cures=("", f"choose --backend finn, which gives several, or {ONE_FILE_AN_OUTPUT}"),
-)
-RULES: Rules[WireBuilder] = Rules("da4ml", "da4ml", ends=ENDS)
+RULES: Rules[WireBuilder] = Rules("da4ml", "da4ml")
 
 
 def _source_wires(span: Span) -> Wires:
