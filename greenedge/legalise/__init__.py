@@ -4,12 +4,13 @@ operation.
 A back end lists the passes it wants; check, plan, simulate and verify all see the graph that comes out of them.
 """
 
-from greenedge.graph import ArgMax, ConvTranspose, SumPool
+from greenedge.graph import ArgMax, ConvTranspose, Gather, SumPool
 from greenedge.legalise.argmax_to_host import drop_argmax, move_argmax_to_host
 from greenedge.legalise.binary_add import split_additions
 from greenedge.legalise.clamp_at_reach import clamp_at_reach
 from greenedge.legalise.early_requantise import requantise_early
 from greenedge.legalise.fuse_steps import fuse_lines, fuse_steps
+from greenedge.legalise.gather_to_conv import gather_to_conv
 from greenedge.legalise.layout_folding import fold_layouts
 from greenedge.legalise.moves_to_host import drop_last_moves, move_last_moves_to_host
 from greenedge.legalise.narrow_sums import narrow_sums
@@ -41,6 +42,7 @@ SPLIT_WEIGHTS = Pass("weights of 8 bits", split_weights)
 CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
 WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
+GATHER_TO_CONV = Pass("selections to convolutions", gather_to_conv, (Gather,))
 SUM_POOL_TO_DEPTHWISE = Pass("sum pool to depthwise", sum_pool_to_depthwise, (SumPool,))
 TRANSPOSED_TO_CONV = Pass("transposed convolution to convolution", transposed_to_conv, (ConvTranspose,))
 HOST_PASSES = (ARGMAX_TO_HOST, MOVES_TO_HOST)
@@ -57,6 +59,7 @@ ALL_PASSES = (
     WIDEN_SEQUENCES,
     SUM_POOL_TO_DEPTHWISE,
     TRANSPOSED_TO_CONV,
+    GATHER_TO_CONV,
 )
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "FOLD_LAYOUTS",
     "FUSE_LINES",
     "FUSE_STEPS",
+    "GATHER_TO_CONV",
     "HOST_PASSES",
     "NARROW_SUMS",
     "REQUANTISE_EARLY",

@@ -82,6 +82,15 @@ def moves(rng):
     return sketch, sketch.dense(sketch.reshape(e, 20), 2, bits=2)
 
 
+def selections(rng):
+    """Channels out of order, a strided and flipped map, and of a vector some elements, one of them twice."""
+    sketch = Sketch(rng, (3, 4, 4))
+    a = sketch.step(sketch.conv(sketch.gather("x", (2, 0), slice(None), slice(None)), 2, (2, 2)))
+    b = sketch.step(sketch.conv(sketch.gather(a, slice(None), (2, 0), (2, 1, 0)), 2, (1, 1)))
+    c = sketch.step(sketch.dense(sketch.reshape(b, 12), 6))
+    return sketch, sketch.step(sketch.dense(sketch.gather(c, (5, 0, 0, 3)), 3, bits=2), "s4")
+
+
 def moved_sequence(rng):
     """The same with one axis, and a vector that becomes a sequence."""
     sketch = Sketch(rng, (6,), "s4")

@@ -17,7 +17,16 @@ from greenedge.graph import run_graph
 from greenedge.legalise import legalise_graph
 from greenedge.target import load_target
 from greenedge.tools.run import execute
-from tests.backends.affine_nets import make_graph, moved_sequence, moves, residual, sequence, streamed, vectors
+from tests.backends.affine_nets import (
+    make_graph,
+    moved_sequence,
+    moves,
+    residual,
+    selections,
+    sequence,
+    streamed,
+    vectors,
+)
 from tests.backends.graphs import Sketch
 
 pytestmark = [pytest.mark.tool("g++")]
@@ -59,7 +68,7 @@ def test_every_layer_of_a_residual_network(rng, tmp_path):
     compare(graph, build_project(graph, tmp_path / "build"), x)
 
 
-@pytest.mark.parametrize("build", [moves, pytest.param(moved_sequence, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("build", [moves, selections, pytest.param(moved_sequence, marks=pytest.mark.slow)])
 def test_every_layer_that_moves_values(rng, tmp_path, build):
     graph, x = make_graph(rng, build)
     compare(graph, build_project(graph, tmp_path / "build"), x)
@@ -131,7 +140,7 @@ def test_a_changed_weight_is_seen_in_its_layer(project, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [vectors, residual, sequence, moves, moved_sequence])
+@pytest.mark.parametrize("build", [vectors, residual, sequence, moves, moved_sequence, selections])
 @pytest.mark.parametrize(
     "toolchain, io",
     [

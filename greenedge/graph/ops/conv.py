@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -21,6 +22,8 @@ from greenedge.graph.ops.arithmetic import (
 from greenedge.graph.ops.base import Array, Edge, Ints, Range, Shape
 from greenedge.graph.ops.linear import Linear
 from greenedge.graph.ops.onnx_writer import OnnxWriter
+
+_MOST_PRODUCTS = 1 << 22  # weights times pixels whose ranges are worked out one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +71,27 @@ class Conv(Linear):
                 "channels must match",
                 "export the model again",
             )
+        pixels = max(math.prod(end.shape[1:]) for end in ranges[0])
+        if self._is_pointwise and 1 < pixels <= _MOST_PRODUCTS // self.weight.size:
+            return (self.channels, *edge.shape[1:]), self._infer_pixels(edge, ranges[0])
         low, high = channel_range(edge, ranges[0], self.pad_value if any(self.pads) else None)
         small, large = product_range(self.weight, self._per_weight(low), self._per_weight(high))
         ones = (1,) * n
         total = (small.reshape(self.channels, -1).sum(1), large.reshape(self.channels, -1).sum(1))
         shape = window_shape(edge.shape[1:], self.kernel, self.strides, self.pads, self.dilations)
         return (self.channels, *shape), (total[0].reshape(-1, *ones), total[1].reshape(-1, *ones))
+
+    @property
+    def _is_pointwise(self) -> bool:
+        """Whether every pixel is the sum over the channels of one pixel."""
+        ones = (1,) * len(self.kernel)
+        return self.kernel == ones == self.strides and not any(self.pads) and self.groups == 1
+
+    def _infer_pixels(self, edge: Edge, bounds: Range) -> Range:
+        """The range of a pointwise convolution whose input's range is not the same at every pixel."""
+        low, high = (np.broadcast_to(end, (edge.shape[0], *end.shape[1:])) for end in bounds)
+        small, large = product_range(self.weight, low[None], high[None])
+        return small.sum(1), large.sum(1)
 
     def _per_weight(self, channels: Ints) -> Ints:
         """A value per input channel (I,) at every weight it is multiplied with: (O, I/groups, 1...).
