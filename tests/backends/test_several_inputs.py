@@ -138,7 +138,7 @@ def test_two_inputs_and_two_outputs_on_the_virtual_board(rng, tmp_path, backend)
     path, samples = model.save(tmp_path / "m.onnx"), draw(model, rng)
     run = api.build(path, "ulx3s-85f", inputs=samples, backend=backend, out=tmp_path / "run", progress=False)
     entries = {one["candidate"]: one for one in run.summary["verify"] if one["reference"] == "graph"}
-    assert {"rtl", "rtl-stalls", "board", "netlist"} <= set(entries)
+    assert {"rtl", "rtl-stalls", "board", *(["netlist"] if backend == "finn" else [])} <= set(entries)
     assert all(not one["mismatches"] for one in entries.values())
     fresh = draw(model, rng, 25)
     expected = case.expect(**fresh)
