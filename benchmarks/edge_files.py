@@ -11,10 +11,10 @@ from float_tflite import float_tflite
 from mlperf_tiny import NETWORKS, autoencoder
 
 from greenedge.backends.int8.onnxruntime import edges_of as onnx_edges
-from greenedge.backends.int8.onnxruntime import stored_inputs as onnx_inputs
+from greenedge.backends.int8.onnxruntime import encode_inputs as onnx_inputs
 from greenedge.backends.int8.onnxruntime.emit import write_file as write_onnx
 from greenedge.backends.int8.proof_record import certificate, summary
-from greenedge.backends.int8.tflite import PASSES, edges_of, stored_inputs
+from greenedge.backends.int8.tflite import PASSES, edges_of, encode_inputs
 from greenedge.backends.int8.tflite.emit import write_file
 from greenedge.graph import Graph
 from greenedge.legalise import legalise_graph
@@ -55,7 +55,7 @@ def _comparison(name: str, make, shape, folder: Path, reference: Path | None) ->
             "litert",
             "ours.tflite",
             emitted.content,
-            *stored_inputs(edges_of(graph, emitted), levels),
+            *encode_inputs(edges_of(graph, emitted), levels),
         ),
         _store(place, "LiteRT float", "litert", "float.tflite", float_tflite(onnx_float), _last(float_x), float_y),
     ]
@@ -81,7 +81,7 @@ def _storage(folder: Path) -> dict:
     levels = np.random.default_rng(0).integers(-128, 128, (1, 640))
     held, told = [], []
     for storage, emitted in (("int8", write_file(graph)), ("int4-dense", write_file(graph, int4=True))):
-        x = stored_inputs(edges_of(graph, emitted), levels)
+        x = encode_inputs(edges_of(graph, emitted), levels)
         held.append(
             _store(
                 folder / "autoencoder w4a4", f"storage={storage}", "litert", f"{storage}.tflite", emitted.content, *x

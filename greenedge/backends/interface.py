@@ -245,9 +245,9 @@ class Backend:
                          as simulate, with random pauses at both ends of the stream; None where there is no stream
     partial_stages       further stages, compared on a few vectors
     alternate_runtimes   other ways of running the same file
-    known_deviation      what was known beforehand of differences with the graph, and the cure
-    certified_differences
-                         {edge: {channel: by how many levels it may differ}} of what `known_deviation` says; by its
+    describe_deviation      what was known beforehand of differences with the graph, and the cure
+    list_certified_differences
+                         {edge: {channel: by how many levels it may differ}} of what `describe_deviation` says; by its
                          certificate no other channel differs
     why_not_runnable     why the build cannot be run on this machine; the run then ends with a report that says so
     float_epilogue       the float outputs that the build carries; `plan` gets it
@@ -279,8 +279,8 @@ class Backend:
     simulate_with_backpressure: SimulateFn | None = None
     partial_stages: Callable[[Path], Mapping[str, PartialFn]] = _no_stages
     alternate_runtimes: Callable[[Path], Mapping[str, Alternate]] = _no_alternates
-    known_deviation: Callable[[Path], str | None] = _no_sentence
-    certified_differences: Callable[[Path], Mapping[str, Mapping[int, int]]] = _no_differences
+    describe_deviation: Callable[[Path], str | None] = _no_sentence
+    list_certified_differences: Callable[[Path], Mapping[str, Mapping[int, int]]] = _no_differences
     why_not_runnable: Callable[[Path], str | None] = _no_sentence
     float_epilogue: Callable[[Lowered, Target, Options], FloatEpilogue] = _no_epilogue
     float_outputs: FloatsFn = _no_floats

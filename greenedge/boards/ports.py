@@ -68,7 +68,7 @@ def why_not(path: str, baud: int, error: Exception) -> str:
     code = error.errno if isinstance(error, OSError) else None
     text = str(error)
     if code == errno.ENOENT or not os.path.exists(path):
-        return f"there is no port {path}{known_ports()}; plug the board in, or say --port."
+        return f"there is no port {path}{list_known_ports()}; plug the board in, or say --port."
     if code in (errno.EACCES, errno.EPERM):
         return (
             f"{path} may not be opened by this user; add yourself to its group (sudo usermod -aG dialout $USER, then "
@@ -81,7 +81,7 @@ def why_not(path: str, baud: int, error: Exception) -> str:
     return f"{path} cannot be opened: {text.rstrip('.')}; is it a serial port?"
 
 
-def known_ports() -> str:
+def list_known_ports() -> str:
     """ "; ports here are: …", or nothing where there are none."""
     from serial.tools import list_ports
 

@@ -55,7 +55,7 @@ def compare(
             "or read both numbers side by side."
         )
     paired = same_session and len(first) == len(second)
-    ratio = stats.paired_ratio(first, second) if paired else stats.unpaired_ratio(first, second)
+    ratio = stats.estimate_paired_ratio(first, second) if paired else stats.estimate_unpaired_ratio(first, second)
     warnings = []
     hosts = [row.get("host_included") for row in (one, other)]
     if hosts[0] != hosts[1]:

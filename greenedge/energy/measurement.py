@@ -75,7 +75,7 @@ def _probe_one(found: Probe, root: Path, clock: Clock, load: liveness.Load | Non
             return liveness.check(source, clock, load, seconds)
         finally:
             source.close()
-    meter = _sampled_meter(source, root, clock, 10.0)
+    meter = _make_sampled_meter(source, root, clock, 10.0)
     try:
         meter.start()
         return meter.check_liveness(load, seconds)
@@ -197,7 +197,7 @@ def _prove_alive(
         counter.start()
         return counter, live
     # Tested as it will be measured: by the sampling process, which reads while the load blocks this one.
-    meter = make_meter(source) if make_meter else _sampled_meter(source, root, clock, hz)
+    meter = make_meter(source) if make_meter else _make_sampled_meter(source, root, clock, hz)
     assert isinstance(meter, SampledMeter), "a power source needs a sampled meter"
     meter.start()
     opened.callback(meter.stop)
@@ -232,7 +232,7 @@ def _choose(root: Path) -> list[str]:
     raise EvidenceError(f"no energy source may be read: {'; '.join(denied)}." if denied else NOTHING)
 
 
-def _sampled_meter(source: Source, root: Path, clock: Clock, hz: float) -> SampledMeter:
+def _make_sampled_meter(source: Source, root: Path, clock: Clock, hz: float) -> SampledMeter:
     """Closes the source; the meter's process opens it itself."""
     source.close()
     return SampledMeter.of(source.info.id, root, source.info, clock, hz)

@@ -42,7 +42,7 @@ def selftest(
     }
 
 
-def simulated_document(start_j: float = 100.0, seed: int = 0, names: tuple[str, ...] = ("fake",)) -> dict:
+def simulate_document(start_j: float = 100.0, seed: int = 0, names: tuple[str, ...] = ("fake",)) -> dict:
     """A session on the simulated machine: 20 W idle, 30 W busy, 4 ms a call (0.12 J total, 0.04 J net)."""
     clock = VirtualClock()
     machine = FakeMachine(clock)
@@ -52,14 +52,14 @@ def simulated_document(start_j: float = 100.0, seed: int = 0, names: tuple[str, 
 
 
 def _energy() -> dict:
-    row = simulated_document()["rows"][0]
+    row = simulate_document()["rows"][0]
     total, net = results.require_figure(row, "total").value, results.require_figure(row, "net").value
     off = max(abs(total / 0.12 - 1), abs(net / 0.04 - 1))
     return {"name": "a known load", "ok": off < 0.005, "figure": f"worst error {off:.3%}, 0.5 % allowed"}
 
 
 def _wrap() -> dict:
-    row = simulated_document(start_j=262143.328850 - 1500)["rows"][0]
+    row = simulate_document(start_j=262143.328850 - 1500)["rows"][0]
     worst = max(abs(rep["energy_simulated_j"] / 0.12 - 1) for rep in row["repetitions"])
     return {
         "name": "a counter that wraps in the run",

@@ -57,7 +57,7 @@ def mean_interval(values: Values, level: float = LEVEL) -> Interval:
     return Interval(mean, median, mean - half, mean + half, len(data), sd)
 
 
-def paired_ratio(one: Values, other: Values, level: float = LEVEL) -> Interval:
+def estimate_paired_ratio(one: Values, other: Values, level: float = LEVEL) -> Interval:
     """Ratio one/other of paired repetitions: the t-interval of log ratios, exponentiated (mean is the geometric one).
 
     Raises GreenedgeError for unequal counts, fewer than two pairs, or a value that is not above zero.
@@ -77,7 +77,7 @@ def paired_ratio(one: Values, other: Values, level: float = LEVEL) -> Interval:
     return Interval(math.exp(logs.mean), math.exp(logs.median), math.exp(low), math.exp(high), logs.n, logs.sd)
 
 
-def unpaired_ratio(one: Values, other: Values, level: float = LEVEL) -> Interval:
+def estimate_unpaired_ratio(one: Values, other: Values, level: float = LEVEL) -> Interval:
     """Ratio of two separate sessions: Welch's interval on logs (degrees of freedom by Satterthwaite).
 
     Raises GreenedgeError for fewer than two repetitions on a side, or a value that is not above zero.

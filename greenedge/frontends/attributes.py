@@ -165,7 +165,7 @@ def _axis(facts: _Facts) -> None:
         _require(-len(data) <= axis < max(1, len(data)), f"axis {axis}", f"its input has {len(data)} axes")
 
 
-def _scaled(facts: _Facts) -> None:
+def _check_scale(facts: _Facts) -> None:
     """QuantizeLinear and DequantizeLinear: one scale, or one for each channel along the axis; a zero point like it."""
     data, scale, zero = (facts.shape(k) for k in range(3))
     if scale is None:
@@ -278,8 +278,8 @@ RULES: dict[str, Callable[[_Facts], None]] = {
     "Concat": _axis,
     "Split": _axis,
     "Gather": _axis,
-    "QuantizeLinear": _scaled,
-    "DequantizeLinear": _scaled,
+    "QuantizeLinear": _check_scale,
+    "DequantizeLinear": _check_scale,
     "BatchNormalization": _batch_norm,
     "DepthToSpace": _block,
     "SpaceToDepth": _block,

@@ -13,7 +13,7 @@ from greenedge.graph.ops.base import Array, Ints
 _JOINED = "inputs"
 
 
-def joined_edge(graph: Graph) -> Edge:
+def join_input_edges(graph: Graph) -> Edge:
     """The graph's input where it has one; else one of a single axis that holds the values of all, in their order, each
     row by row."""
     edges = [graph.edges[name] for name in graph.inputs]
@@ -24,7 +24,7 @@ def joined_edge(graph: Graph) -> Edge:
 
 
 def join_inputs(graph: Graph, x: Array | Mapping[str, Array]) -> Ints:
-    """The values (N, *shape) of `joined_edge` from an array for each input, or from the one array of one input."""
+    """The values (N, *shape) of `join_input_edges` from an array for each input, or from the one array of one input."""
     if not isinstance(x, Mapping):
         return np.asarray(x)
     if len(graph.inputs) == 1:

@@ -15,7 +15,7 @@ from greenedge.graph.ops.base import Ints
 _JOINED = "outputs"
 
 
-def joined_output(graph: Graph) -> Edge:
+def join_output_edges(graph: Graph) -> Edge:
     """The graph's output where it has one; else an edge of a single axis that holds the values of all, in their order,
     each row by row."""
     edges = [graph.edges[name] for name in graph.outputs]

@@ -55,7 +55,7 @@ def multiple_step(edge: Edge, output: str, m: int) -> Requantise:
     return _rising_step(edge, output, m * edge.lo, m * edge.hi, steps)
 
 
-def shifted_step(edge: Edge, output: str, shift: int) -> Requantise:
+def shift_step(edge: Edge, output: str, shift: int) -> Requantise:
     """The quantiser that adds `shift` to each level of `edge`."""
     return _rising_step(edge, output, edge.lo + shift, edge.hi + shift, np.arange(edge.lo + 1, edge.hi + 1))
 

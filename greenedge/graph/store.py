@@ -83,7 +83,7 @@ def _split(graph: Graph) -> tuple[dict[str, Any], dict[str, Ints]]:
 
     ops = []
     for k, op in enumerate(graph.ops):
-        ops.append({"op": op.kind} | {name: plain(value, f"{k}.{name}") for name, value in op.stored_fields().items()})
+        ops.append({"op": op.kind} | {name: plain(value, f"{k}.{name}") for name, value in op.list_fields().items()})
     edges = [_describe_edge(edge) for edge in graph.edges.values()]
     return {"format": FORMAT, "name": graph.name, "outputs": list(graph.outputs), "edges": edges, "ops": ops}, arrays
 

@@ -18,7 +18,7 @@ from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
 from greenedge.legalise.split_weights import split_weights
 from greenedge.legalise.sum_pool_to_depthwise import sum_pool_to_depthwise
-from greenedge.legalise.transposed_to_conv import transposed_to_conv
+from greenedge.legalise.transposed_to_conv import replace_transposed_conv
 
 ARGMAX_TO_HOST = HostPass(
     "ArgMax at the end to the host",
@@ -44,7 +44,7 @@ REQUANTISE_EARLY = Pass("early requantisation", requantise_early)
 WIDEN_SEQUENCES = Pass("1-d to 2-d", widen_sequences)
 GATHER_TO_CONV = Pass("selections to convolutions", gather_to_conv, (Gather,))
 SUM_POOL_TO_DEPTHWISE = Pass("sum pool to depthwise", sum_pool_to_depthwise, (SumPool,))
-TRANSPOSED_TO_CONV = Pass("transposed convolution to convolution", transposed_to_conv, (ConvTranspose,))
+TRANSPOSED_TO_CONV = Pass("transposed convolution to convolution", replace_transposed_conv, (ConvTranspose,))
 HOST_PASSES = (ARGMAX_TO_HOST, MOVES_TO_HOST)
 ALL_PASSES = (
     *HOST_PASSES,

@@ -16,7 +16,7 @@ from greenedge.graph.ops.base import Ints
 from greenedge.legalise.edge_names import choose_name
 
 
-def transposed_to_conv(graph: Graph) -> Graph:
+def replace_transposed_conv(graph: Graph) -> Graph:
     """ConvTranspose(w, x) → pixels(Conv(w', x)): the convolution keeps the name; its edge is called EDGE/phases. What
     it gives beyond the output is cut off at the end."""
     if not any(isinstance(op, ConvTranspose) for op in graph.ops):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from greenedge import __version__
 from greenedge.report.format import count, coverage, duration, hertz, joules, percent, size
-from greenedge.report.summary import measured_energy, read_json
+from greenedge.report.summary import read_json, read_measured_energy
 from greenedge.report.training import tradeoff
 from greenedge.report.training import view as training_view
 from greenedge.run.folder import STAGE_FOLDERS
@@ -377,7 +377,7 @@ def _figures(summary: dict) -> list[dict]:
 
 def _energy(run: Path, manifest: Manifest) -> str:
     """The section on energy as HTML, empty where nothing was measured or estimated."""
-    document = measured_energy(run, manifest)
+    document = read_measured_energy(run, manifest)
     if document is None:
         return ""
     from greenedge.energy.html import section

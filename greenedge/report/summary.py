@@ -111,7 +111,7 @@ def energy_documents(run: Path) -> list[tuple[Path, dict]]:
     return [(path, results.load(path)) for path in sorted(folder.glob("*.json"))]
 
 
-def measured_energy(run: Path, manifest: Manifest) -> dict | None:
+def read_measured_energy(run: Path, manifest: Manifest) -> dict | None:
     """One document with all rows of the present build, traces included; None without a row."""
     documents = [document for _, document in energy_documents(run) if _of_build(document, manifest)]
     return documents[0] | {"rows": [row for document in documents for row in document["rows"]]} if documents else None
@@ -129,7 +129,7 @@ def _of_build(document: dict, manifest: Manifest) -> bool:
 
 def _energy(run: Path, manifest: Manifest) -> list[dict]:
     """The rows of 6-measure without traces and repetitions."""
-    rows = (measured_energy(run, manifest) or {"rows": []})["rows"]
+    rows = (read_measured_energy(run, manifest) or {"rows": []})["rows"]
     return [{key: value for key, value in row.items() if key not in ("trace", "repetitions")} for row in rows]
 
 

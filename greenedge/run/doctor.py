@@ -78,7 +78,7 @@ def examine() -> list[Finding]:
         *(_package(*row) for row in _PACKAGES),
         *(_program(*row) for row in _PROGRAMS),
         *(_tool(*row) for row in _TOOLS),
-        *_needed_by_backends(),
+        *_list_backend_needs(),
         *_ports(),
     ]
 
@@ -138,7 +138,7 @@ def _ports() -> list[Finding]:
     return found or [Finding("board", "serial port", False, None, None, "talking to a board", "plug a board in")]
 
 
-def _needed_by_backends() -> list[Finding]:
+def _list_backend_needs() -> list[Finding]:
     """What single back ends need: programs, and environments that they make for tools which cannot live beside ours."""
     findings = {}
     for backend in map(load_backend, BACKENDS):

@@ -71,7 +71,7 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
     indices = [entry["index"] for entry in interpreter.get_input_details()]
 
     def run(levels: Feeds) -> dict[str, np.ndarray]:
-        stored = worker.run(interpreter, tflite.stored_inputs(about, levels), lambda done: None)
+        stored = worker.run(interpreter, tflite.encode_inputs(about, levels), lambda done: None)
         values = {int(tensor): value for tensor, value in stored.items()}
         try:
             return tflite.graph_outputs(about, values, about["outputs"])
@@ -81,7 +81,7 @@ def open_(name: str, graph: Graph, model: Path | None, threads: int) -> Runtime:
             ) from None
 
     def prepare(levels: Feeds) -> Callable[[], object]:
-        stored = tflite.stored_inputs(about, levels)
+        stored = tflite.encode_inputs(about, levels)
 
         def call() -> None:
             for k in range(len(stored[0])):

@@ -66,15 +66,15 @@ def _make_runtime(
     names = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]
 
-    def stored_inputs(levels: Feeds) -> list[np.ndarray]:
-        return float_levels(graph, levels) if about is None else backend.stored_inputs(about, levels)
+    def encode_inputs(levels: Feeds) -> list[np.ndarray]:
+        return float_levels(graph, levels) if about is None else backend.encode_inputs(about, levels)
 
     def run(levels: Feeds) -> dict[str, np.ndarray]:
-        values = dict(zip(outputs, run_session(session, stored_inputs(levels)), strict=True))
+        values = dict(zip(outputs, run_session(session, encode_inputs(levels)), strict=True))
         return values if about is None else _read_levels(graph, about, values)
 
     def prepare(levels: Feeds) -> Callable[[], object]:
-        feed = dict(zip(names, stored_inputs(levels), strict=True))
+        feed = dict(zip(names, encode_inputs(levels), strict=True))
         return lambda: session.run(None, feed)
 
     return Runtime(

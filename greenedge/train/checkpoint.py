@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def model_state(model: nn.Module) -> ModelState:
     """Copies of all parameters and buffers, and the counters of collecting quantisers, by module path."""
-    tensors = {name: tensor.detach().clone() for name, tensor in _named_tensors(model)}
+    tensors = {name: tensor.detach().clone() for name, tensor in _name_tensors(model)}
     return {"tensors": tensors, "counters": {name: int(part.counter) for name, part in _collecting_modules(model)}}
 
 
@@ -31,7 +31,7 @@ def set_model_state(model: nn.Module, state: ModelState) -> None:
     """Writes a state back; raises GreenedgeError where the network has other tensors than the state."""
     import torch
 
-    here = dict(_named_tensors(model))
+    here = dict(_name_tensors(model))
     shapes = {name: tuple(tensor.shape) for name, tensor in here.items()}
     there = {name: tuple(tensor.shape) for name, tensor in state["tensors"].items()}
     if shapes != there:
@@ -47,7 +47,7 @@ def set_model_state(model: nn.Module, state: ModelState) -> None:
         part.counter = state["counters"].get(name, 0)
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _name_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
 
@@ -62,7 +62,7 @@ def _collecting_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def weights_sha256(model: nn.Module) -> str:
     """Hex digest over every parameter and buffer: name, type, shape, bytes, in the order of names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(_named_tensors(model), key=lambda item: item[0]):
+    for name, tensor in sorted(_name_tensors(model), key=lambda item: item[0]):
         array = tensor.detach().cpu().contiguous().numpy()
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())

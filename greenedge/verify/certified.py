@@ -28,7 +28,7 @@ def allow_certified(
 ) -> VerificationReport:
     """The report without the samples of which the certificate allows every difference; as it is where there is one
     that it does not allow. `expected` and `got` are (N, outputs)."""
-    limits = backend.certified_differences(build) if report.mismatches else {}
+    limits = backend.list_certified_differences(build) if report.mismatches else {}
     if not limits:
         return report
     feeds = x if isinstance(x, Mapping) else {graph.inputs[0]: x}

@@ -80,8 +80,8 @@ class VerificationReport:
     coverage: Coverage | None = None
     within_certificate: int = 0
 
-    def require(self, known_deviation: str | None = None) -> None:
-        """Raises VerificationError where anything differs; `known_deviation` is what the build had said of that, and
+    def require(self, describe_deviation: str | None = None) -> None:
+        """Raises VerificationError where anything differs; `describe_deviation` is what the build had said of that, and
         the cure."""
         if self.mismatches:
             first = self.first
@@ -92,7 +92,7 @@ class VerificationReport:
                 f"{self.samples} samples; first at sample "
                 f"{first.sample}, layer {first.layer}: expected {_format_values(first.expected)}, got "
                 f"{_format_values(first.got)}"
-                f"{f'; {known_deviation}' if known_deviation else ''}."
+                f"{f'; {describe_deviation}' if describe_deviation else ''}."
             )
 
     def _by(self) -> str:

@@ -151,7 +151,7 @@ def _require(found: Findings, backend: Backend, build: Path) -> None:
     """Raises VerificationError for the first difference, or where the build is not what it was made from."""
     for report in found.reports:
         is_build = report.candidate == backend.stage and report.mismatches
-        report.require(backend.known_deviation(build) if is_build else None)
+        report.require(backend.describe_deviation(build) if is_build else None)
     if wrong := backend.stale_artifact(build):
         raise VerificationError(wrong)
     for entry in found.read_back:

@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from greenedge.backends.int8.certificate import Problem, emulated_levels
+from greenedge.backends.int8.certificate import Problem, emulate_levels
 from greenedge.backends.int8.layers import fit_at_lift
 from greenedge.backends.int8.onnxruntime import emit as onnx_emit
-from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT, stored_offset
+from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT, find_stored_offset
 from greenedge.backends.int8.onnxruntime.runtime import with_outputs as with_onnx_outputs
 from greenedge.backends.int8.onnxruntime.worker import run as run_onnx
 from greenedge.backends.int8.onnxruntime.worker import session_for
@@ -79,7 +79,7 @@ def check_onnx(graph, feeds, all_certified):
         tree, {edge: "int32" if code.is_wide else "uint8" for edge, code in emitted.codes.items()}
     )
     expected = run_graph(graph, feeds, keep=list(emitted.codes))
-    shift = {edge: stored_offset(code) for edge, code in emitted.codes.items()}
+    shift = {edge: find_stored_offset(code) for edge, code in emitted.codes.items()}
     fed = [(feeds[edge] + shift[edge]).astype(np.uint8) for edge in graph.inputs]
     for edge, values in zip(names, run_onnx(session_for(tree.SerializeToString()), fed), strict=True):
         assert not exact or np.array_equal(values.astype(np.int64) - shift[edge], expected[edge]), edge
@@ -179,7 +179,7 @@ def test_what_is_not_certified_differs_just_where_the_emulation_says(rng, tmp_pa
         emitted.placed["x"].code.scale,
         code.scale,
     )
-    told = emulated_levels(
+    told = emulate_levels(
         problem,
         kernels,
         expected[sums].reshape(400, 40).T,

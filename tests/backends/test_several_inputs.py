@@ -15,7 +15,7 @@ from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.arrays import write_archive
 from greenedge.graph import run_graph
 from greenedge.graph.joined_inputs import join_inputs
-from greenedge.graph.joined_outputs import join_outputs, joined_output
+from greenedge.graph.joined_outputs import join_output_edges, join_outputs
 from greenedge.legalise import legalise_graph
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_epilogue, run_prologue
@@ -96,7 +96,7 @@ def test_finn_takes_one_stream_apart_and_joins_the_outputs(rng, tmp_path):
         faults, feeds = finn.memory_faults(graph, folder), _feeds(rng, graph)
         expected = join_outputs(graph, run_graph(graph, feeds))
         result = faults.network.result
-        assert result.shape == joined_output(graph).shape
+        assert result.shape == join_output_edges(graph).shape
         got = np.empty_like(expected)
         got[:, result.order] = faults.run(join_inputs(graph, feeds))[result.name]
         assert np.array_equal(got, expected), name

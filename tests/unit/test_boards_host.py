@@ -246,7 +246,7 @@ def test_a_board_as_a_workload():
 
 
 def test_no_such_port(monkeypatch):
-    monkeypatch.setattr("greenedge.boards.ports.known_ports", lambda: "; ports here are: /dev/ttyUSB1")
+    monkeypatch.setattr("greenedge.boards.ports.list_known_ports", lambda: "; ports here are: /dev/ttyUSB1")
     with pytest.raises(BoardError) as error:
         SerialPort("/dev/ttyUSB99", 115_200)
     assert str(error.value) == (

@@ -46,7 +46,7 @@ def judge(network, change, limits):
         return {first: hidden, second: change(second, out, values)}
 
     backend = dataclasses.replace(
-        load_backend("tflite"), simulate=simulate, certified_differences=lambda folder: limits(first, second)
+        load_backend("tflite"), simulate=simulate, list_certified_differences=lambda folder: limits(first, second)
     )
     expected, stages = run_graph(graph, x), {}
     report = compare_build(graph, simulate, "tflite", Path("."), x, expected, stages, no_progress)

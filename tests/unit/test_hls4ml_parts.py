@@ -11,7 +11,7 @@ import pytest
 from greenedge.backends import hls4ml
 from greenedge.backends.hls4ml.folding import fold, valid_reuse
 from greenedge.backends.hls4ml.hand_over import hand_over
-from greenedge.backends.hls4ml.precision import clip_type, holds, range_type, scaled_type
+from greenedge.backends.hls4ml.precision import clip_type, holds, range_type, scale_type
 from greenedge.backends.hls4ml.toolchains import TOOLCHAINS, check_toolchain
 from greenedge.errors import TargetError
 from greenedge.graph import Dense, Edge, Graph, Input, SumPool, freeze
@@ -31,7 +31,7 @@ def test_types_are_as_wide_as_what_they_hold():
         "ufixed<1,1>",
         "fixed<9,9>",
     ]
-    assert scaled_type([3, 700], 12) == "ufixed<10,-2>" and scaled_type([-3], 4) == "fixed<3,-1>"
+    assert scale_type([3, 700], 12) == "ufixed<10,-2>" and scale_type([-3], 4) == "fixed<3,-1>"
     assert clip_type(0, 15, -99, 99) == "ufixed<4,4,TRN,SAT>"
     assert clip_type(-8, 7, -99, 99) == "fixed<4,4,TRN,SAT>" and clip_type(-7, 7, -99, 99) == "fixed<4,4,TRN,SAT_SYM>"
     assert clip_type(-1, 1, -5, 5) == "fixed<2,2,TRN,SAT_SYM>"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from greenedge.backends.int8.arithmetic import LITERT
-from greenedge.backends.int8.certificate import Problem, emulated_levels
+from greenedge.backends.int8.certificate import Problem, emulate_levels
 from greenedge.backends.int8.quant_params import encode
 from greenedge.backends.int8.search import solve
 from greenedge.graph import Requantise, Steps, freeze
@@ -47,7 +47,7 @@ def batch_norm(rng, rows, weight_bits, act_bits, fan_in, grid=False, lo=0):
 def count_all(some, solution, kernels):
     """Differing accumulators and largest difference, by trying every one."""
     x = np.arange(some.x_lo.min(), some.x_hi.max() + 1)
-    got = emulated_levels(
+    got = emulate_levels(
         some.with_factor(solution.factor),
         kernels,
         np.broadcast_to(x, (len(some.factor), len(x))),

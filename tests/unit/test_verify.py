@@ -157,7 +157,7 @@ def test_slow_stages_are_compared_on_some_vectors(tmp_path, monkeypatch, rng):
 
 
 def test_what_a_build_foretold_of_its_difference_is_said_with_it(tmp_path, monkeypatch, rng):
-    known = {"known_deviation": lambda folder: f"as {folder.name} foretold"}
+    known = {"describe_deviation": lambda folder: f"as {folder.name} foretold"}
     run, out, _ = _run(tmp_path, monkeypatch, rng, _flipped, **known)
     with pytest.raises(VerificationError, match=r"^rtl differs from the integer graph on .*\]; as 4-build foretold\.$"):
         _verify(run, out)

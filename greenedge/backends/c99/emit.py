@@ -46,7 +46,7 @@ def package_files(program: Program) -> dict[str, bytes]:
         **files,
         "model.h": _header(program, text.bytes).encode(),
         "model.c": _source(program, text).encode(),
-        "golden.h": _golden(program).encode(),
+        "golden.h": _write_golden(program).encode(),
     }
 
 
@@ -156,7 +156,7 @@ def _copy_out(program: Program, edge: str, parameter: str) -> str:
     )
 
 
-def _golden(program: Program) -> str:
+def _write_golden(program: Program) -> str:
     """golden.h: random inputs with both ends of the range among them, and the integer graph's outputs."""
     graph, rng = program.graph, np.random.default_rng(_SEED)
     feeds = {}
@@ -187,7 +187,7 @@ def _golden(program: Program) -> str:
 #include "model.h"
 
 #define GOLDEN_SAMPLES {GOLDEN_SAMPLES}u
-#define GOLDEN_HASH 0x{golden_hash([results[name] for name in graph.outputs]):08x}u
+#define GOLDEN_HASH 0x{hash_outputs([results[name] for name in graph.outputs]):08x}u
 
 {"".join(arrays)}
 {"".join(names)}
@@ -197,7 +197,7 @@ def _golden(program: Program) -> str:
 """
 
 
-def golden_hash(outputs: Sequence[Ints]) -> int:
+def hash_outputs(outputs: Sequence[Ints]) -> int:
     """FNV-1a over the int32 values of every sample's outputs in order, low byte first (as selftest.c computes it)."""
     digest = _FNV_BASIS
     joined = np.concatenate([values.reshape(len(values), -1) for values in outputs], axis=1)

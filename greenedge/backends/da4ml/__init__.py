@@ -26,7 +26,7 @@ from greenedge.errors import Reason, ReasonKind, TargetError
 from greenedge.files.scratch import scratch_folder
 from greenedge.graph import Graph, graph_digest, load_graph, save_graph
 from greenedge.graph.joined_inputs import join_inputs
-from greenedge.graph.joined_outputs import joined_output, split_outputs
+from greenedge.graph.joined_outputs import join_output_edges, split_outputs
 from greenedge.graph.ops.base import Ints
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.target import Target
@@ -206,7 +206,7 @@ def _samples(folder: Path, x: Feeds) -> Ints:
 def _split(folder: Path, values: Mapping[str, Ints]) -> Values:
     """The values by edge, where the one stream of the output carries several of them."""
     graph = load_graph(folder)
-    stream = joined_output(graph).name
+    stream = join_output_edges(graph).name
     return {**{edge: one for edge, one in values.items() if edge != stream}, **split_outputs(graph, values[stream])}
 
 

@@ -15,8 +15,8 @@ from greenedge.backends.da4ml.wrapper import streams_of
 from greenedge.backends.interface import Fitness, Options
 from greenedge.errors import Reason, ReasonKind
 from greenedge.graph import Graph
-from greenedge.graph.joined_inputs import joined_edge
-from greenedge.graph.joined_outputs import joined_output
+from greenedge.graph.joined_inputs import join_input_edges
+from greenedge.graph.joined_outputs import join_output_edges
 from greenedge.target import Target
 
 LUTS_PER_BIT = 1.9  # placed logic cells of an ECP5 per bit: 1.88 to 1.96 on three routed networks
@@ -48,7 +48,7 @@ def check_rate(graph: Graph, options: Options, clock_hz: int) -> list[Reason]:
     (initial_simulation.py), not before.
     """
     wanted = options.get("fps")
-    beats = max(stream.beats for stream in streams_of(joined_edge(graph), joined_output(graph)))
+    beats = max(stream.beats for stream in streams_of(join_input_edges(graph), join_output_edges(graph)))
     if not isinstance(wanted, (int, float)) or wanted * beats <= clock_hz:
         return []
     return [

@@ -29,8 +29,8 @@ from greenedge.files.atomic_write import atomic_write, sha256_file
 from greenedge.files.cache import cache_folder
 from greenedge.files.remove import remove
 from greenedge.graph import Graph, graph_digest, load_graph
-from greenedge.graph.joined_inputs import joined_edge
-from greenedge.graph.joined_outputs import joined_output
+from greenedge.graph.joined_inputs import join_input_edges
+from greenedge.graph.joined_outputs import join_output_edges
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream.core import TOP
 from greenedge.run.folder import inside
@@ -76,7 +76,7 @@ def trace_kernel(graph: Graph, cutoff: float) -> tuple[dict[str, bytes], dict[st
         files |= traced.files
     sizes = {name: (math.prod(edge.shape), edge.bits) for name, edge in graph.edges.items()}
     answer = _answer(graph)
-    text, registers = kernel(circuits, graph.inputs, answer, sizes, joined_edge(graph).bits, _stream_order(graph))
+    text, registers = kernel(circuits, graph.inputs, answer, sizes, join_input_edges(graph).bits, _stream_order(graph))
     plan = layout(graph.inputs, circuits, graph.outputs)
     stages = plan.end(graph.outputs)
     about = {
@@ -98,7 +98,7 @@ def _answer(graph: Graph) -> Answer:
     """The elements of all outputs, one output after another, each row by row."""
     edges = [graph.edges[name] for name in graph.outputs]
     elements = [(edge.name, k, edge.has_sign) for edge in edges for k in range(math.prod(edge.shape))]
-    return Answer(joined_output(graph).bits, elements)
+    return Answer(join_output_edges(graph).bits, elements)
 
 
 def _stream_order(graph: Graph) -> list[tuple[str, int]]:
@@ -147,7 +147,7 @@ def _read_kernel(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]] | None
 def write_core(graph: Graph, job: Mapping[str, Any], folder: Path) -> None:
     """rtl/, streams.json and trace.json of the graph in `folder`."""
     files, about, kept = fetch_kernel(graph, float(job["cutoff"]))
-    source, output = streams_of(joined_edge(graph), joined_output(graph))
+    source, output = streams_of(join_input_edges(graph), join_output_edges(graph))
     files = {
         **{name: (RTL / name).read_bytes() for name in UNITS},
         **files,

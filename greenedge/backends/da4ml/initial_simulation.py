@@ -19,7 +19,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.graph import load_graph, run_graph
 from greenedge.graph.joined_inputs import join_inputs
-from greenedge.graph.joined_outputs import join_outputs, joined_output, split_outputs
+from greenedge.graph.joined_outputs import join_output_edges, join_outputs, split_outputs
 from greenedge.graph.ops.base import Ints
 from greenedge.hdl.axi_stream.core import TOP
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
@@ -73,7 +73,7 @@ def main() -> int:
         stalled = run(here, x, Stall.at_pace(*streams_of(here), free.interval_cycles, seed=2), print)
         expected = join_outputs(graph, run_graph(graph, levels))
         for how, result in (("", free), (" with random stalls", stalled)):
-            values = split_outputs(graph, result.values[joined_output(graph).name])
+            values = split_outputs(graph, result.values[join_output_edges(graph).name])
             if not np.array_equal(join_outputs(graph, values), expected):
                 raise GreenedgeError(f"the unrolled RTL differs from the integer graph on random samples{how}")
         _require_latency(read_json(here, "job.json"), free.first_output_cycles)

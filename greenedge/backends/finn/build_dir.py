@@ -12,7 +12,7 @@ from greenedge.backends.finn.units import FOLDER
 from greenedge.errors import GreenedgeError
 from greenedge.files.json_file import read_table
 from greenedge.graph.ops.base import Array
-from greenedge.hdl.axi_stream import Stream, seen_as
+from greenedge.hdl.axi_stream import Stream, view_stream
 from greenedge.hdl.axi_stream.simulation import Simulated, Stall, compile_model, run_model, sim_top
 from greenedge.run.folder import inside
 
@@ -69,7 +69,7 @@ def simulate(folder: Path, x: Array, keep: Sequence[str], stall: Stall, progress
     result = run_model(model, folder, source, streams, x, wanted, stall)
     values = {source.edge: x, **result.values}
     seen = {
-        edge: seen_as(carriers[edge], values[carriers[edge].edge], views[edge]) for edge in keep if edge in carriers
+        edge: view_stream(carriers[edge], values[carriers[edge].edge], views[edge]) for edge in keep if edge in carriers
     }
     return Simulated({**result.values, **seen}, result.first_output_cycles, result.interval_cycles, result.total_cycles)
 

@@ -102,7 +102,7 @@ def _read_fold(entry: Mapping[str, Any]) -> Fold:
     return Fold(int(entry["pe"]), int(entry["simd"]), int(entry["cycles_per_beat"]), str(entry["form"]))
 
 
-def damaged_design(folder: Path, error: Exception) -> GreenedgeError:
+def describe_damage(folder: Path, error: Exception) -> GreenedgeError:
     """What is said of a folding that is none of the network's."""
     return GreenedgeError(
         f"{folder / FILE} does not fold this network ({type(error).__name__}: {error}); run the build stage again."

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greenedge.backends.finn.design import damaged_design, read_design
+from greenedge.backends.finn.design import describe_damage, read_design
 from greenedge.backends.finn.dialect import ops as hw
 from greenedge.backends.finn.dialect.layer import Fold, Layer, Wire
 from greenedge.backends.finn.emulate import (
@@ -40,7 +40,7 @@ from greenedge.backends.finn.units import (
     threshold_words,
 )
 from greenedge.graph import Edge, Graph
-from greenedge.graph.joined_inputs import joined_edge
+from greenedge.graph.joined_inputs import join_input_edges
 from greenedge.graph.ops.base import Ints
 
 _CHUNK = 1 << 21  # integers in one array of effects
@@ -302,7 +302,7 @@ class MemoryFaults:
         try:
             return cls(graph, network, folding)
         except (KeyError, ValueError, AssertionError) as error:
-            raise damaged_design(folder, error) from None
+            raise describe_damage(folder, error) from None
 
     @property
     def count(self) -> int:
@@ -386,7 +386,7 @@ class MemoryFaults:
         memory, own = self.memories[k], fault - int(self.starts[k])
         channel = int(memory.channel_of(np.array([own]))[0])
         if isinstance(memory.layer, hw.Step):
-            return not len(self._wanted(memory, own))
+            return not len(self._find_wanted(memory, own))
         if memory.kind != "weights":
             return False
         sums = self._values(memory.layer.result, channel)
@@ -395,7 +395,7 @@ class MemoryFaults:
         good = np.broadcast_to(sums, after.shape)
         return not self._matters(memory.layer.result, memory.channels, channel, good, after).any()
 
-    def _wanted(self, memory: Memory, own: int) -> Ints:
+    def _find_wanted(self, memory: Memory, own: int) -> Ints:
         """The values before a step function at which its fault changes a level in a way that may matter, rising."""
         channel, wire = int(memory.channel_of(np.array([own]))[0]), memory.layer.source
         sets = [self._values(wire, c) for c in self._sets_of(memory, wire, channel)]
@@ -479,7 +479,7 @@ class MemoryFaults:
                 far = across(state)
             return np.asarray(far.min(axis=1))
 
-        return _climb(distance, starts, joined_edge(self.graph), rng)
+        return _climb(distance, starts, join_input_edges(self.graph), rng)
 
     def _level_distance(self, memory: Memory, own: int) -> Callable[[State], Ints] | None:
         """How far each value of the channel is from one at which the fault changes a level that matters, (N,
@@ -487,7 +487,7 @@ class MemoryFaults:
         if not isinstance(memory.layer, hw.Step):
             return None
         channel, wire = memory.channel_of(np.array([own])), memory.layer.source
-        wanted = self._wanted(memory, own)
+        wanted = self._find_wanted(memory, own)
         if not len(wanted):
             return None
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.amd import REQUEST
-from greenedge.backends.finn.design import damaged_design, read_design
+from greenedge.backends.finn.design import describe_damage, read_design
 from greenedge.backends.finn.netlist import NETLIST
 from greenedge.backends.finn.rom_read import Bit, RomReader, list_drivers
 from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch
@@ -44,7 +44,7 @@ def read_back(graph: Graph, folder: Path, progress: ProgressFn = no_progress) ->
         stitched = stitch(network, folding)
         files = rtl_files(network.name, stitched)
     except (KeyError, ValueError, AssertionError) as error:
-        raise damaged_design(folder, error) from None
+        raise describe_damage(folder, error) from None
     if (folder / REQUEST).is_file():  # units packed for AMD: their memories are the tool's
         return ()
     progress(0, 0, "reading memory files back")

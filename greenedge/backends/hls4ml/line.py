@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenedge.backends.hls4ml.layers import LayerBuilder
-from greenedge.backends.hls4ml.precision import range_type, scaled_type
+from greenedge.backends.hls4ml.precision import range_type, scale_type
 from greenedge.graph import Edge, Op
 from greenedge.graph.ops.base import Floats, Ints
 
@@ -63,8 +63,8 @@ def emit_line(
         "bias_data": _scale(line.b, line.shift),
     }
     precision = {
-        "scale": scaled_type(line.m, line.shift),
-        "bias": scaled_type(line.b, line.shift),
+        "scale": scale_type(line.m, line.shift),
+        "bias": scale_type(line.b, line.shift),
         "result": line.result,
     }
     return b.emit("BatchNormalization", (layer,), op, attributes, part, edge, order, precision)

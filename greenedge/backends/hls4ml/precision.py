@@ -20,7 +20,7 @@ def range_type(lo: int, hi: int) -> str:
     return f"{'fixed' if edge.has_sign else 'ufixed'}<{edge.bits},{edge.bits}>"
 
 
-def scaled_type(values: Iterable[int], shift: int) -> str:
+def scale_type(values: Iterable[int], shift: int) -> str:
     """The narrowest type that holds every value * 2**-shift."""
     values = [int(v) for v in values]
     edge = Edge("", (), min(values), max(values))

@@ -52,7 +52,7 @@ class FusingBuilder(RuleBuilder):
             if is_rounded:
                 self.rounded.add(op.output)
 
-    def looked_up(self, step: Requantise) -> Op | None:
+    def find_pairs(self, step: Requantise) -> Op | None:
         """The operation by whose pairs of levels `step` has to be looked up; None where it need not or cannot be."""
         source = step.inputs[0]
         return None if source in self.rounded and is_straight(step) else self.pairs.get(source)

@@ -122,7 +122,7 @@ def critical_points(problem: Problem) -> tuple[Ints, Ints]:
     return points, levels + problem.lo
 
 
-def emulated_levels(problem: Problem, kernels: str, x: Ints, scale: Float32s, constant: Ints) -> Ints:
+def emulate_levels(problem: Problem, kernels: str, x: Ints, scale: Float32s, constant: Ints) -> Ints:
     """Levels the runtime gives at accumulators x; x, scale and constant broadcast, rows first."""
     shape = (-1,) + (1,) * (np.ndim(x) - 1)
     acc = problem.factor.reshape(shape) * x + constant
@@ -143,7 +143,7 @@ def wrong_points(problem: Problem, scales: Float32s, constants: Ints) -> dict[st
         part = slice(begin, begin + step)
         some = problem.rows(np.arange(rows)[part])
         for kernels in problem.kernels:
-            got = emulated_levels(some, kernels, points[part, None, :], scales[part, :, None], constants[part, :, None])
+            got = emulate_levels(some, kernels, points[part, None, :], scales[part, :, None], constants[part, :, None])
             counts[kernels][part] = (got != levels[part, None, :]).sum(axis=2)
     unsafe = ~_within_int32(problem, scales, constants)
     return {kernels: np.where(unsafe, points.shape[1], count) for kernels, count in counts.items()}
@@ -174,7 +174,7 @@ def judge(problem: Problem, scale: Float32s, constant: Ints) -> dict[str, Verdic
 
 def count_differing(problem: Problem, kernels: str, scale: Float32s, constant: Ints) -> tuple[Ints, Ints]:
     """Per channel: the number of reachable accumulators with another level, and the largest difference in levels."""
-    wanted, got = problem.reachable_thresholds, _emulated_thresholds(problem, kernels, scale, constant)
+    wanted, got = problem.reachable_thresholds, _emulate_thresholds(problem, kernels, scale, constant)
     differing = np.zeros(len(scale), np.int64)
     largest = np.zeros(len(scale), np.int64)
     for row, (a, b) in enumerate(zip(wanted, got, strict=True)):
@@ -185,7 +185,7 @@ def count_differing(problem: Problem, kernels: str, scale: Float32s, constant: I
     return differing, largest
 
 
-def _emulated_thresholds(problem: Problem, kernels: str, scale: Float32s, constant: Ints) -> Ints:
+def _emulate_thresholds(problem: Problem, kernels: str, scale: Float32s, constant: Ints) -> Ints:
     """(R, L): the smallest accumulator in x_lo … x_hi + 1 at which the emulated level reaches lo + 1, lo + 2, …"""
     levels = problem.lo + 1 + np.arange(problem.thresholds.shape[1])
     low = np.broadcast_to(problem.x_lo[:, None], problem.thresholds.shape).copy()
@@ -197,7 +197,7 @@ def _emulated_thresholds(problem: Problem, kernels: str, scale: Float32s, consta
         near = wanted + _NEAR[attempt] if attempt < len(_NEAR) else (low + high) >> 1
         middle = np.clip(near, low, np.maximum(low, high - 1))
         x = np.minimum(middle, problem.x_hi[:, None])
-        reached = emulated_levels(problem, kernels, x, scale[:, None], constant[:, None]) >= levels
+        reached = emulate_levels(problem, kernels, x, scale[:, None], constant[:, None]) >= levels
         searching = low < high
         high = np.where(searching & reached, middle, high)
         low = np.where(searching & ~reached, middle + 1, low)

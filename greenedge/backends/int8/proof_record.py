@@ -74,7 +74,7 @@ def sentence(recorded: Record, kernels: str) -> str:
     )
 
 
-def known_deviation(recorded: Record, kernels: str) -> str | None:
+def describe_deviation(recorded: Record, kernels: str) -> str | None:
     """What a certificate had said of differences, with the cure; None where there are none."""
     totals = summary(recorded, kernels)
     if totals["certified"] == totals["channels"]:

@@ -137,7 +137,7 @@ class Op:
         applied to the other; None where there is none. Only asked of operations that rearrange."""
         return None
 
-    def stored_fields(self) -> dict[str, Any]:
+    def list_fields(self) -> dict[str, Any]:
         """What is stored of the operation, by name: arrays, tuples and plain values."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 

@@ -100,7 +100,7 @@ class ConvTranspose(Linear):
             self.name,
             self.inputs,
             self.output,
-            self._reversed_weight(),
+            self._reverse_weight(),
             (1,) * n,
             (0,) * (2 * n),
             self.dilations,
@@ -108,7 +108,7 @@ class ConvTranspose(Linear):
         )
         return correlate(conv, spread[(slice(None), slice(None), *crop)], None if edges is None else edges[0].magnitude)
 
-    def _reversed_weight(self) -> Ints:
+    def _reverse_weight(self) -> Ints:
         """The weights as those of a convolution: (O, I/groups, *kernel), reversed along the kernel's axes."""
         g, per_in = self.groups, self.weight.shape[0] // self.groups
         reverse = self.weight[(slice(None), slice(None), *(slice(None, None, -1) for _ in self.kernel))]

@@ -210,7 +210,7 @@ class Requantise(Op):
         shape[self.axis + 1] = self.channels
         return shape
 
-    def stored_fields(self) -> dict[str, Any]:
+    def list_fields(self) -> dict[str, Any]:
         """The forms side by side, absent ones as None: the layout of format greenedge-graph/1."""
         steps, table = self.steps, self.forms if isinstance(self.forms, Table) else None
         return {

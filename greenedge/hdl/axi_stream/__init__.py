@@ -94,7 +94,7 @@ def unpack(stream: Stream, data: bytes, samples: int) -> np.ndarray:
     return values.reshape(samples, *stream.shape)
 
 
-def seen_as(stream: Stream, values: np.ndarray, view: Stream) -> np.ndarray:
+def view_stream(stream: Stream, values: np.ndarray, view: Stream) -> np.ndarray:
     """The values (samples, *shape) of a stream's edge as those of another edge `view` that it carries too."""
     seen = np.empty((len(values), values[0].size if len(values) else 0), np.int64)
     seen[:, view.order] = values.reshape(len(values), -1)[:, stream.order]

@@ -21,7 +21,7 @@ from typing import Any
 from greenedge import hdl
 from greenedge.errors import TargetError
 from greenedge.hdl.board_shell import protocol
-from greenedge.hdl.board_shell.clocks import Clock, clock_module, core_clock, simulated_clock_module
+from greenedge.hdl.board_shell.clocks import Clock, clock_module, core_clock, write_simulated_clock
 from greenedge.hdl.board_shell.pins import constraint_file
 from greenedge.target import Target
 
@@ -149,7 +149,7 @@ def join(core: CoreInfo, request: Mapping, cycles: int | None = None) -> Shell:
         "board/ge_clock.v": clock_module(clock).encode(),
         f"board/{constraints}": content,
         "board/board.sv": _top(core, request, board).encode(),
-        "board/sim_clock.v": simulated_clock_module().encode(),
+        "board/sim_clock.v": write_simulated_clock().encode(),
         "board.json": (json.dumps(board, indent=1) + "\n").encode(),
         **_clients(board),
     }

@@ -161,7 +161,7 @@ module ge_clock (
 """
 
 
-def simulated_clock_module() -> str:
+def write_simulated_clock() -> str:
     """`ge_clock` of the simulation, where the pin itself runs at the core's frequency, locked from the start."""
     return clock_module(Clock("simulation", 1, 1)).replace(
         "the board's own clock", "simulation: the pin moves at the core's rate"

@@ -210,7 +210,7 @@ def _read_ecp5(text: str) -> tuple[list[Contents], Settings]:
 def _ecp5_contents(netlist: Mapping[str, Any]) -> list[Contents]:
     found = []
     for parameters in _parameters_of(netlist, "DP16KD"):
-        bits = "".join(_reversed_bits(parameters, name, 320) for name in _INIT_WORDS)
+        bits = "".join(_reverse_bits(parameters, name, 320) for name in _INIT_WORDS)
         halves = (bits[20 * k + 9 * h : 20 * k + 9 * h + 9] for k in range(1024) for h in (0, 1))
         found.append(tuple(f"{int(half[::-1], 2):03x}" for half in halves))
     return found
@@ -227,7 +227,7 @@ def _parameters_of(netlist: Mapping[str, Any], kind: str) -> list[Mapping[str, A
     ]
 
 
-def _reversed_bits(parameters: Mapping[str, Any], name: str, size: int) -> str:
+def _reverse_bits(parameters: Mapping[str, Any], name: str, size: int) -> str:
     """A parameter's bits, bit 0 first; what is not stated is 0 in the chip."""
     text = str(parameters.get(name, "")).replace("x", "0").rjust(size, "0")
     return text[-size:][::-1]
@@ -263,7 +263,7 @@ def _read_ice40(text: str) -> tuple[list[Contents], Settings]:
 def _ice40_contents(netlist: Mapping[str, Any]) -> list[Contents]:
     found = []
     for parameters in _parameters_of(netlist, "SB_RAM40_4K"):
-        rows = (int(_reversed_bits(parameters, f"INIT_{k:X}", 256)[::-1], 2) for k in range(16))
+        rows = (int(_reverse_bits(parameters, f"INIT_{k:X}", 256)[::-1], 2) for k in range(16))
         found.append(tuple(f"{row:064x}" for row in rows))
     return [words for words in found if any(re.search("[1-9a-f]", word) for word in words)]
 

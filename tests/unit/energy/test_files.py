@@ -17,11 +17,11 @@ from greenedge.energy import estimate, external_meter, importers, plots, results
 from greenedge.energy.commands import app
 from greenedge.energy.comparison import compare
 from greenedge.energy.html import page
-from greenedge.energy.selftest import simulated_document
+from greenedge.energy.selftest import simulate_document
 from greenedge.energy.source import Trace
 from greenedge.errors import GreenedgeError
 
-SOUND = simulated_document(names=("a", "b"))
+SOUND = simulate_document(names=("a", "b"))
 for _row in SOUND["rows"]:
     del _row["repetitions"][3:]
     del _row["trace"]
@@ -104,7 +104,7 @@ def test_numbers_without_end_are_refused(tmp_path):
 
 
 def test_names_from_strangers_are_drawn_as_they_are():
-    data = copy.deepcopy(simulated_document(names=("a", "b")))
+    data = copy.deepcopy(simulate_document(names=("a", "b")))
     for row, name in zip(data["rows"], ("<script>alert(1)</script>", "$\\frac{1$"), strict=True):
         row["workload"] = name
     html = page(data)

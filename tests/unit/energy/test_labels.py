@@ -28,7 +28,7 @@ from greenedge.energy.evidence import (
 )
 from greenedge.energy.html import page
 from greenedge.energy.html import table as page_table
-from greenedge.energy.selftest import simulated_document
+from greenedge.energy.selftest import simulate_document
 from greenedge.energy.source import SourceInfo
 from greenedge.errors import EvidenceError, GreenedgeError
 
@@ -206,7 +206,7 @@ def test_require():
 
 
 def test_a_session_is_a_whole_document():
-    data = simulated_document(names=("a", "b"))
+    data = simulate_document(names=("a", "b"))
     assert {row["workload"] for row in data["rows"]} == {"a", "b"}
     row = data["rows"][0]
     assert row["evidence"] == "simulated" and "energy_j" not in row["figures"]["total"]

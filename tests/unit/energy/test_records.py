@@ -46,21 +46,21 @@ def test_quantiles_of_student_t(p, dof, value):
 
 @given(st.lists(st.floats(0.1, 10), min_size=2, max_size=8))
 def test_a_ratio_with_itself_is_one(values):
-    ratio = stats.paired_ratio(values, values)
+    ratio = stats.estimate_paired_ratio(values, values)
     assert ratio.low == ratio.mean == ratio.high == pytest.approx(1)
     assert "not distinguishable" in stats.verdict(ratio, "a", "b")
 
 
 def test_ratios_without_an_answer():
     with pytest.raises(GreenedgeError) as caught:
-        stats.paired_ratio([1.0], [1.0, 2.0])
+        stats.estimate_paired_ratio([1.0], [1.0, 2.0])
     assert str(caught.value) == (
         "a paired ratio takes the same number of repetitions on both sides, at least 2; "
         "there are 1 and 2: "
         "measure both in one interleaved session."
     )
     with pytest.raises(GreenedgeError, match="a repetition is not above 0 J"):
-        stats.paired_ratio([1.0, 2.0], [1.0, -2.0])
+        stats.estimate_paired_ratio([1.0, 2.0], [1.0, -2.0])
     with pytest.raises(GreenedgeError, match="3 repetitions with 1 not finite"):
         stats.mean_interval([1.0, float("nan"), 2.0])
 

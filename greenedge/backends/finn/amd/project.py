@@ -49,7 +49,7 @@ def project_files(request: Mapping[str, Any], about: Mapping[str, Any], graph: G
         packets = {f"{FOLDER}/{name}": content for name, content in packets.items() if name not in about["sources"]}
         values |= {**_driver(first, last), "packets": " ".join(packets)}
         files |= packets
-        files[f"{FOLDER}/golden.npz"] = _golden_samples(graph)
+        files[f"{FOLDER}/golden.npz"] = _write_golden_samples(graph)
     return {**files, **{f"{FOLDER}/{name}": _fill_template(name, values) for name in names}}
 
 
@@ -76,7 +76,7 @@ def _driver(first: Stream, last: Stream) -> dict[str, object]:
     return values
 
 
-def _golden_samples(graph: Graph) -> bytes:
+def _write_golden_samples(graph: Graph) -> bytes:
     """Random samples, both ends of the range among them, and what the integer graph says to them."""
     rng, levels = np.random.default_rng(_SEED), {}
     for edge in map(graph.edges.__getitem__, graph.inputs):

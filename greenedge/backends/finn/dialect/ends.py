@@ -15,8 +15,8 @@ from greenedge.backends.finn.dialect.builder import Builder, make_join, make_reo
 from greenedge.backends.finn.dialect.layer import Wire
 from greenedge.backends.finn.folding import through_pins
 from greenedge.graph import Input
-from greenedge.graph.joined_inputs import joined_edge
-from greenedge.graph.joined_outputs import joined_output
+from greenedge.graph.joined_inputs import join_input_edges
+from greenedge.graph.joined_outputs import join_output_edges
 from greenedge.graph.ops.base import Ints
 
 
@@ -33,7 +33,7 @@ def give_input(b: Builder, op: Input, order: Ints, channels: int) -> None:
 def _take_copy(b: Builder) -> Wire:
     """The one stream, for one of the inputs; it is made for the first."""
     if b.source is None:
-        edge = joined_edge(b.graph)
+        edge = join_input_edges(b.graph)
         (total,) = edge.shape
         b.source = Wire("s", edge.name, edge.shape, np.arange(total), through_pins(total, edge.bits), edge.lo, edge.hi)
         b.copies = b.fork(b.source, sum(op.output in b.graph.inputs for op in b.live_ops))
@@ -48,6 +48,6 @@ def join_results(b: Builder, wires: list[Wire]) -> Wire:
         layer = make_join(b.names.take("outputs"), total, wire, (total.total, wire.total), along_channels=False)
         channels = int(np.gcd(total.total, wire.total))
         total = b.give_inner(replace(layer, results=(replace(layer.result, channels=channels),)))
-    edge = joined_output(b.graph)
+    edge = join_output_edges(b.graph)
     b.layers[-1] = replace(b.layers[-1], results=(replace(total, edge=edge.name, shape=edge.shape),))
     return b.layers[-1].result

@@ -70,18 +70,18 @@ def parse_csynth(path: Path) -> list[Reading]:
     except (ElementTree.ParseError, RecursionError) as error:
         raise damage_error(path, error) from None
 
-    def said(place: str) -> float | None:
+    def read_number(place: str) -> float | None:
         return number(root.findtext(place, ""))
 
-    def used(name: str) -> float | None:
+    def read_count(name: str) -> float | None:
         return count(root.findtext(f"AreaEstimates/Resources/{name}", ""))
 
     timing, latency = "PerformanceEstimates/SummaryOfTimingAnalysis/", "PerformanceEstimates/SummaryOfOverallLatency/"
-    period, clock = said(timing + "EstimatedClockPeriod"), said("UserAssignments/TargetClockPeriod")
-    brams = used("BRAM_18K")
-    counts = {key: used(name) for key, name in (("lut", "LUT"), ("ff", "FF"), ("dsp", "DSP"), ("uram", "URAM"))}
-    counts["dsp"] = counts["dsp"] if counts["dsp"] is not None else used("DSP48E")  # Vivado HLS's name
-    pace = derive_pace(said(latency + "Worst-caseLatency"), said(latency + "Interval-max"), clock)
+    period, clock = read_number(timing + "EstimatedClockPeriod"), read_number("UserAssignments/TargetClockPeriod")
+    brams = read_count("BRAM_18K")
+    counts = {key: read_count(name) for key, name in (("lut", "LUT"), ("ff", "FF"), ("dsp", "DSP"), ("uram", "URAM"))}
+    counts["dsp"] = counts["dsp"] if counts["dsp"] is not None else read_count("DSP48E")  # Vivado HLS's name
+    pace = derive_pace(read_number(latency + "Worst-caseLatency"), read_number(latency + "Interval-max"), clock)
     estimated = {
         **counts,
         "bram_bits": None if brams is None else brams * BRAM18_BITS,

@@ -23,7 +23,7 @@ import numpy as np
 from greenedge.backends.int8 import edges_json, proof_record
 from greenedge.backends.int8.edges_json import WIDE
 from greenedge.backends.int8.onnxruntime.emit import RULES, Emitted, find_reasons, write_file
-from greenedge.backends.int8.onnxruntime.onnx_builder import stored_offset
+from greenedge.backends.int8.onnxruntime.onnx_builder import find_stored_offset
 from greenedge.backends.int8.preflight_estimate import describe_differences
 from greenedge.backends.int8.proof_record import Record, certificate, doubts, read_proof, sentence, summary
 from greenedge.backends.interface import Backend, Feeds, FloatEpilogue, Options, Values
@@ -70,7 +70,7 @@ def edges_of(graph: Graph, emitted: Emitted) -> Record:
     edges = {
         edge: {
             "type": WIDE if code.is_wide else NARROW,
-            "offset": stored_offset(code),
+            "offset": find_stored_offset(code),
             "lo": graph.edges[edge].lo,
             "hi": graph.edges[edge].hi,
             "shape": graph.edges[edge].shape,
@@ -96,7 +96,7 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
     about = read_edges(folder)
     wanted = [name for name in keep if name in about["edges"] and name not in about["inputs"]]
     kept = {name: about["edges"][name]["type"] for name in wanted}
-    values = run_file(folder / MODEL, stored_inputs(about, x), kept, progress)
+    values = run_file(folder / MODEL, encode_inputs(about, x), kept, progress)
     try:
         return graph_outputs(about, values, [*about["outputs"], *wanted])
     except KeyError as error:
@@ -105,7 +105,7 @@ def simulate(folder: Path, x: Feeds, keep: Sequence[str] = (), progress: Progres
         ) from None
 
 
-def stored_inputs(about: Record, x: Feeds) -> list[Array]:
+def encode_inputs(about: Record, x: Feeds) -> list[Array]:
     """The uint8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it
     does not take."""
     return [levels.astype(np.uint8) for _, levels in edges_json.offset_inputs(about, x)]
@@ -165,13 +165,13 @@ def proof(folder: Path) -> str | None:
     return sentence(recorded, KERNELS) if is_here and not doubts(recorded, tested, KERNELS) else None
 
 
-def known_deviation(folder: Path) -> str | None:
+def describe_deviation(folder: Path) -> str | None:
     """What the certificate says of differences, with the cure; None where it knows none."""
     recorded, _ = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
-    return proof_record.known_deviation(recorded, KERNELS)
+    return proof_record.describe_deviation(recorded, KERNELS)
 
 
-def certified_differences(folder: Path) -> dict[str, dict[int, int]]:
+def list_certified_differences(folder: Path) -> dict[str, dict[int, int]]:
     """{edge: {channel: levels}} by which the file may differ; nothing where its arithmetic is not that of the
     certificate."""
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, (KERNELS,))
@@ -195,7 +195,7 @@ BACKEND = Backend(
     report=report,
     tools=tools,
     proof=proof,
-    known_deviation=known_deviation,
-    certified_differences=certified_differences,
+    describe_deviation=describe_deviation,
+    list_certified_differences=list_certified_differences,
     preflight_notes=preflight_notes,
 )

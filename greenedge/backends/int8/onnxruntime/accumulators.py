@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from greenedge.backends.int8.layers import exact_layer
-from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT, OnnxBuilder, stored_offset
+from greenedge.backends.int8.onnxruntime.onnx_builder import SHIFT, OnnxBuilder, find_stored_offset
 from greenedge.backends.int8.quant_params import encode_wide
 from greenedge.graph import Op
 from greenedge.graph.ops.base import Ints
@@ -58,7 +58,7 @@ def accumulate_terms(b: OnnxBuilder, op: Op, multipliers: Sequence[int]) -> None
 def cast_to_int32(b: OnnxBuilder, source: str, zero: int, name: str) -> str:
     """level - zero of what is stored."""
     wide = b.node("Cast", [source], f"{name}/cast", to=6)
-    offset = zero + stored_offset(b.codes[source])
+    offset = zero + find_stored_offset(b.codes[source])
     return b.node("Sub", [wide, b.constant(f"{name}/offset", offset, np.int32)], f"{name}/level")
 
 

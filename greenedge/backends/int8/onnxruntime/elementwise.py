@@ -9,7 +9,7 @@ import numpy as np
 from greenedge.backends.int8.builder import tabulate_levels
 from greenedge.backends.int8.onnxruntime.accumulators import accumulate_terms
 from greenedge.backends.int8.onnxruntime.onnx_builder import RULES, RUNTIME, SHIFT, OnnxBuilder
-from greenedge.backends.int8.onnxruntime.pairs import expected_codes, is_looked_up, look_up_pairs
+from greenedge.backends.int8.onnxruntime.pairs import expect_codes, is_looked_up, look_up_pairs
 from greenedge.backends.int8.onnxruntime.rounding import fit_elementwise, write_rounding
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
@@ -45,9 +45,9 @@ def requantise(b: OnnxBuilder, op: Requantise) -> None:
         _look_up(b, op)
         return
     axes = b.channel_axes.get(op.inputs[0])
-    pair = b.looked_up(op)
+    pair = b.find_pairs(op)
     if pair is not None:
-        codes = expected_codes(b, pair)
+        codes = expect_codes(b, pair)
         require_pair_table(b, op, codes, range(len(b.graph.edges[op.output].shape)), RUNTIME)
     elif require_line(b, op, RUNTIME) and axes is not None:
         require_channel_axis(b, op, axes, RUNTIME)

@@ -131,7 +131,7 @@ class OnnxBuilder(FusingBuilder):
         ]
 
 
-def stored_offset(code: Encoding) -> int:
+def find_stored_offset(code: Encoding) -> int:
     """What is added to a level: uint8 holds int8 + SHIFT; int32 the level itself."""
     return code.offset if code.is_wide else code.offset + SHIFT
 

@@ -33,7 +33,7 @@ def multiply(b: OnnxBuilder, op: Multiply) -> None:
 
 def is_looked_up(b: OnnxBuilder, op: Op, step: Requantise) -> bool:
     """Whether a table gives what rounding does not."""
-    if b.looked_up(step) is not None:
+    if b.find_pairs(step) is not None:
         return True
     if op.output not in b.pairs or count_pairs(step, [b.codes[edge] for edge in op.inputs]) > MOST_PAIRS:
         return False
@@ -50,7 +50,7 @@ def _write_product(b: OnnxBuilder, step: Requantise, op: Multiply, code: Encodin
     write_rounding(b, edge, scaled, fitted.bias.reshape(shape), fitted.scale.reshape(shape), code, written)
 
 
-def expected_codes(b: OnnxBuilder, op: Op) -> list[Encoding]:
+def expect_codes(b: OnnxBuilder, op: Op) -> list[Encoding]:
     """How the inputs are encoded, known while checking; not those that are refused themselves."""
     edges = [edge for edge in b.graph.input_edges(op) if edge.hi - edge.lo <= LEVELS]
     return [encode_levels(edge.lo, edge.hi) for edge in edges]

@@ -154,7 +154,7 @@ def simulate(
     edges = about["edges"]
     wanted = [name for name in keep if name in edges and name not in about["inputs"]]
     tensors = [edges[name]["tensor"] for name in wanted]
-    values = run_file(folder / MODEL, stored_inputs(about, x), tensors, kernels, progress)
+    values = run_file(folder / MODEL, encode_inputs(about, x), tensors, kernels, progress)
     try:
         return graph_outputs(about, values, [*about["outputs"], *wanted])
     except KeyError as error:
@@ -176,7 +176,7 @@ def float_outputs(
     about = read_edges(folder)
     if not about["floats"]:
         return {}
-    values = run_file(folder / MODEL, stored_inputs(about, x), (), kernels, progress)
+    values = run_file(folder / MODEL, encode_inputs(about, x), (), kernels, progress)
     result = {}
     for name, output in about["floats"].items():
         edge, stored = about["edges"][output["edge"]], values.get(output["tensor"])
@@ -186,7 +186,7 @@ def float_outputs(
     return result
 
 
-def stored_inputs(about: Record, x: Feeds) -> list[Array]:
+def encode_inputs(about: Record, x: Feeds) -> list[Array]:
     """The int8 arrays that the file takes for graph integers, in its own order. Raises GreenedgeError for values it
     does not take."""
     return [_layout(edge).to_file(levels).astype(np.int8) for edge, levels in edges_json.offset_inputs(about, x)]
@@ -320,13 +320,13 @@ def proof(folder: Path) -> str | None:
     return None if doubts(recorded, tested, "xnnpack") or not _is_here(tested) else sentence(recorded, "xnnpack")
 
 
-def known_deviation(folder: Path) -> str | None:
+def describe_deviation(folder: Path) -> str | None:
     """What the certificate says of differences, with the cure; None where it knows none."""
     recorded, _ = read_proof(folder / CERTIFICATE, folder / SELFTEST, ("xnnpack",))
-    return proof_record.known_deviation(recorded, "xnnpack")
+    return proof_record.describe_deviation(recorded, "xnnpack")
 
 
-def certified_differences(folder: Path) -> dict[str, dict[int, int]]:
+def list_certified_differences(folder: Path) -> dict[str, dict[int, int]]:
     """{edge: {channel: levels}} by which the file may differ on XNNPACK; nothing where its arithmetic is not that of
     the certificate."""
     recorded, tested = read_proof(folder / CERTIFICATE, folder / SELFTEST, ("xnnpack",))
@@ -368,8 +368,8 @@ BACKEND = Backend(
     needs=needs,
     proof=proof,
     alternate_runtimes=alternate_runtimes,
-    known_deviation=known_deviation,
-    certified_differences=certified_differences,
+    describe_deviation=describe_deviation,
+    list_certified_differences=list_certified_differences,
     float_epilogue=float_epilogue,
     float_outputs=float_outputs,
     preflight_notes=preflight_notes,

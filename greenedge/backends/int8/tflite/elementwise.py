@@ -39,7 +39,7 @@ from greenedge.backends.int8.tflite.quantise import (
 )
 from greenedge.errors import ReasonKind
 from greenedge.graph import Add, Conv, ConvTranspose, Edge, Input, Op, Requantise, SumPool, freeze
-from greenedge.graph.lines import shifted_step
+from greenedge.graph.lines import shift_step
 
 MOST_COPIES = 64  # of branches in one addition
 
@@ -70,7 +70,7 @@ def requantise(b: TfliteBuilder, op: Requantise) -> None:
         b.begin_emission()
         b.placed[op.output] = _look_up(b, op)
         return
-    pair = b.looked_up(op)
+    pair = b.find_pairs(op)
     if pair is not None:
         codes = [b.encodings[edge] for edge in pair.inputs if edge in b.encodings]
         require_pair_table(b, op, codes, (0, len(b.graph.edges[op.output].shape) - 1), RUNTIME)
@@ -131,7 +131,7 @@ def add(b: TfliteBuilder, op: Add) -> None:
     b.begin_emission()
 
     def write(step: Requantise) -> None:
-        if b.looked_up(step) or (op.output in b.pairs and not _is_proved(b, op, step)):
+        if b.find_pairs(step) or (op.output in b.pairs and not _is_proved(b, op, step)):
             look_up_pairs(b, op, step)
             return
         first = place_channels_last(b, op.inputs[0], step)
@@ -194,7 +194,7 @@ def align_branches(b: TfliteBuilder, op: Add, parts: list[Placed]) -> tuple[list
     moved = []
     for part, edge, shift in zip(parts, op.inputs, shifts, strict=True):
         name = f"{op.name}/{edge}"
-        step = shifted_step(Edge(edge, part.layout.shape, part.code.lo, part.code.hi), name, shift)
+        step = shift_step(Edge(edge, part.layout.shape, part.code.lo, part.code.hi), name, shift)
         moved.append(write_operator(b, requantise_form(b, part, name), step, common, name))
     return moved, sum(m * d for m, d in zip(op.multipliers, shifts, strict=True))
 
