@@ -135,8 +135,9 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> Decoder:
             f"{path} is a damaged decoder: {(wrong or ['norm_form'])[0]} does not fit {count} layers; quantise again."
         )
     sizes["norm_form"] = _NORM_FORMS[form]
-    whole = {name: arrays[name] for name in ("embedding", "head", "cosine", "sine", "exponential")}
-    return Decoder(**sizes, **whole, layers=tuple(_read_layer(arrays, number) for number in range(count)))
+    tables = {name: arrays[name] for name in ("embedding", "head", "cosine", "sine", "exponential")}
+    fields: dict[str, Any] = {**sizes, **tables}
+    return Decoder(**fields, layers=tuple(_read_layer(arrays, number) for number in range(count)))
 
 
 def _read_layer(arrays: Mapping[str, NDArray[Any]], number: int) -> Layer:
@@ -146,7 +147,8 @@ def _read_layer(arrays: Mapping[str, NDArray[Any]], number: int) -> Layer:
         name: Projection(arrays[f"{name}.weights"][number], arrays[f"{name}.multipliers"][number], shift)
         for name, shift in zip(_PROJECTIONS, shifts, strict=True)
     }
-    return Layer(**constants, **matrices, activation=arrays["activation"][number])
+    fields: dict[str, Any] = {**constants, **matrices}
+    return Layer(**fields, activation=arrays["activation"][number])
 
 
 def _tokenizer_arrays(tokenizer: Tokenizer) -> dict[str, NDArray[Any]]:
