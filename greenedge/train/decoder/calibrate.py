@@ -11,8 +11,8 @@ from greenedge.train.decoder.network import LEVELS, MATRICES, QuantisedNetwork
 
 _VALUES = 1 << 17  # of each activation that are looked at
 _SHARES = 41  # candidates for a scale, from 0.2 to 1 of what holds the largest value
-_MOST_RESIDUAL_SHIFT = 4
-_RESIDUAL_HEADROOM = 2.0  # times the largest value seen: a residual saturates at 32,767
+_MOST_RESIDUAL_SHIFT = 8
+_SHIFT_TEXTS = 4  # that the shift of the residual is chosen on
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def calibrate(network: QuantisedNetwork, texts: Tensor) -> None:
     for scale, table in ((network.embedding_scale, network.embedding), (network.head_scale, network.head)):
         scale.copy_(fit_scales(table.reshape(1, -1), LEVELS).log().reshape(()))
     seen: dict[str, dict[int, Tensor]] = {}
-    network(texts, lambda name, number, x: seen.setdefault(name, {}).__setitem__(number, _thin(name, x)))
+    network(texts, lambda name, number, x: seen.setdefault(name, {}).__setitem__(number, _thin(x)))
     for name, layers in seen.items():
         if name == "final":
             network.final_scale.copy_(_fit(layers[0]))
@@ -33,9 +33,20 @@ def calibrate(network: QuantisedNetwork, texts: Tensor) -> None:
                 network.scales[name][number] = _fit(values)
     for number, values in seen["query"].items():
         _share_logit_scale(network, number, float(_fit(values)))
-    largest = max(float(values) for values in seen["residual"].values()) / float(network.embedding_scale.exp())
-    room = math.floor(math.log2(32767 / (_RESIDUAL_HEADROOM * max(largest, LEVELS))))
-    network.residual_shift.fill_(min(max(room, 0), _MOST_RESIDUAL_SHIFT))
+    network.residual_shift.fill_(_choose_residual_shift(network, texts))
+
+
+def _choose_residual_shift(network: QuantisedNetwork, texts: Tensor) -> int:
+    """The shift whose logits are nearest to the unquantised ones: a small one caps the gain of a norm (ROOT_LIMIT), a
+    large one saturates the residual."""
+    texts = texts[:_SHIFT_TEXTS]
+    wanted = network(texts, lambda name, number, x: None).log_softmax(-1)
+    losses = []
+    for shift in range(_MOST_RESIDUAL_SHIFT + 1):
+        network.residual_shift.fill_(shift)
+        found = network(texts).log_softmax(-1)
+        losses.append(float((wanted.exp() * (wanted - found)).sum(-1).mean()))
+    return losses.index(min(losses))
 
 
 def fit_scales(rows: Tensor, limit: int) -> Tensor:
@@ -54,10 +65,8 @@ def _fit(values: Tensor) -> Tensor:
     return fit_scales(values.reshape(1, -1), LEVELS).log().reshape(())
 
 
-def _thin(name: str, x: Tensor) -> Tensor:
-    """Values drawn from all of x (a stride would take some channels alone); of the residual the largest."""
-    if name == "residual":
-        return x.abs().max()
+def _thin(x: Tensor) -> Tensor:
+    """Values drawn from all of x: a stride would take some channels alone."""
     flat = x.detach().flatten()
     return flat[torch.randint(flat.numel(), (_VALUES,), generator=torch.Generator().manual_seed(0))]
 

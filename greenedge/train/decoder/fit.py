@@ -1,7 +1,8 @@
 """Quantisation-aware training without data: the quantised network learns the float one's distributions on its texts.
 
-The loss is the Kullback-Leibler divergence per token. The same settings give the same bits, also when a run was
-interrupted: the texts of a step depend on seed and step alone, and a checkpoint holds everything else.
+The loss is the Kullback-Leibler divergence per token. On one machine, with the same number of torch's threads, the same
+settings give the same bits, also when a run was interrupted: the texts of a step depend on seed and step alone, and a
+checkpoint holds everything else.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class FitSettings:
 
     steps: int
     seed: int = 0
-    batch: int = 8
-    rate: float = 1e-3
-    scale_rate: float = 2e-3
+    batch: int = 4
+    rate: float = 6e-4
+    scale_rate: float = 1e-3
 
 
 def fit(
@@ -60,15 +61,24 @@ def fit(
         last = step + 1 == settings.steps
         if checkpoint is not None and (last or time.monotonic() - saved > _SAVE_S):
             state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            save_state(checkpoint, {"key": key, "step": step + 1, **state})
+            save_state(checkpoint, {"key": key, "step": step + 1, "steps": settings.steps, **state})
             saved = time.monotonic()
 
 
-def measure_step(network: QuantisedNetwork, teacher: FloatNetwork, texts: Tensor, batch: int) -> float:
-    """Seconds that a step takes here, of three that change nothing."""
+def read_steps(checkpoint: Path) -> int | None:
+    """How many steps the run of a checkpoint was to take; None where there is none. Raises GreenedgeError for a file
+    that is no checkpoint."""
+    state = load_state(checkpoint)
+    if state is not None and not isinstance(state.get("steps"), int):
+        raise GreenedgeError(f"{checkpoint} is a damaged training state; delete it and run the command again.")
+    return None if state is None else int(state["steps"])
+
+
+def measure_step(network: QuantisedNetwork, teacher: FloatNetwork, texts: Tensor) -> float:
+    """Seconds that a step takes here, of three that change nothing; texts (batch, length)."""
     started = time.monotonic()
     for _ in range(3):
-        _loss(network, teacher, texts[:batch]).backward()
+        _loss(network, teacher, texts).backward()
     network.zero_grad()
     return (time.monotonic() - started) / 3
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from greenedge.decoder.float_model import FloatDecoder
-from greenedge.decoder.record import NormForm
+from greenedge.decoder.record import RESIDUAL_LIMIT, ROOT_LIMIT, NormForm
 from greenedge.train.decoder.float_network import attend, join_heads, make_rotation, split_heads
 
 LEVELS = 127
@@ -67,6 +67,7 @@ class QuantisedNetwork(nn.Module):
     def __init__(self, model: FloatDecoder, weight_bits: int, norm_form: NormForm) -> None:
         super().__init__()
         self.sizes, self.weight_bits, self.norm_form = model.sizes, weight_bits, norm_form
+        self.epsilon = model.epsilon
         self.rotation, self.rotation_base = make_rotation(model.sizes, model.rotation_base), model.rotation_base
         stacks = _fold_gains(model)
         self.weights = nn.ParameterDict({name: nn.Parameter(stack) for name, stack in stacks.items()})
@@ -93,7 +94,7 @@ class QuantisedNetwork(nn.Module):
 
     def forward(self, tokens: Tensor, observe: Observer | None = None) -> Tensor:
         """(batch, length) → logits (batch, length, vocabulary). With `observe` nothing is quantised: it is called with
-        what each quantiser would take, and "query" and "residual" besides."""
+        what each quantiser would take, and "query" and "final" besides."""
 
         def level(name: str, number: int, x: Tensor) -> Tensor:
             if observe is None:
@@ -125,37 +126,54 @@ class QuantisedNetwork(nn.Module):
             head = quantise(head, self.head_scale, LEVELS)
         x = F.embedding(tokens, embedding)
         for number in range(self.sizes.layers):
-            h = level("attention_norm", number, self._normalise(x))
+            h = level(
+                "attention_norm", number, self._normalise(x, self.scales["attention_norm"][number], observe is None)
+            )
             query = level("query", number, turn(split_heads(project("query", number, h), width)))
             key = level("key", number, turn(split_heads(project("key", number, h), width)))
             value = level("value", number, split_heads(project("value", number, h), width))
             context = level("context", number, join_heads(attend(query, key, value)))
-            x = x + project("output", number, context)
-            h = level("mlp_norm", number, self._normalise(x))
+            x = self._saturate(x + project("output", number, context), observe is None)
+            h = level("mlp_norm", number, self._normalise(x, self.scales["mlp_norm"][number], observe is None))
             gate = F.silu(level("gate", number, project("gate", number, h)))
             product = level("product", number, gate * level("up", number, project("up", number, h)))
-            x = x + project("down", number, product)
-            if observe is not None:
-                observe("residual", number, x)
-        y = self._normalise(x)
+            x = self._saturate(x + project("down", number, product), observe is None)
+        y = self._normalise(x, self.final_scale, observe is None)
         if observe is not None:
             observe("final", 0, y)
             return y @ head.T
         return quantise(y, self.final_scale, LEVELS) @ head.T
 
-    def _normalise(self, x: Tensor) -> Tensor:
-        """x / rms(x); in the table's form with the error of its 10-bit mantissa, as in decoder/record.py."""
-        squares = x.pow(2).sum(-1, keepdim=True) + 1e-9
-        y = x * torch.rsqrt(squares / x.shape[-1])
-        if self.norm_form == "root":
-            return y
+    def _residual_unit(self) -> Tensor:
+        return (self.embedding_scale - self.residual_shift * math.log(2)).exp()
+
+    def _saturate(self, x: Tensor, as_integers: bool) -> Tensor:
+        if not as_integers:
+            return x
+        largest = RESIDUAL_LIMIT * float(self._residual_unit().detach())
+        return x.clamp(-largest, largest)
+
+    def _normalise(self, x: Tensor, log_scale: Tensor, as_integers: bool) -> Tensor:
+        """x / rms(x), the epsilon of the float model in it. As integers: without epsilon, but R of decoder/record.py
+        ends at ROOT_LIMIT, which caps what a short x is multiplied by, and a table's R has a 10-bit mantissa."""
+        squares = x.pow(2).sum(-1, keepdim=True)
+        if not as_integers:
+            return x * torch.rsqrt(squares / x.shape[-1] + self.epsilon)
+        gain = torch.rsqrt((squares + 1e-12) / x.shape[-1])
         with torch.no_grad():
-            unit = 2.0 * (self.embedding_scale - self.residual_shift * math.log(2))
-            whole = (squares.double() / unit.exp().double()).floor().clamp(min=1)
-            half = (whole.log2().floor() / 2 - 4).floor().clamp(min=0)  # the smallest with whole / 4^half < 1024
-            mantissa = (whole / 4.0**half).floor().clamp(min=256)
-            error = (whole / (mantissa * 4.0**half)).sqrt().float()
-        return y * error
+            unit = self._residual_unit()
+            largest = ROOT_LIMIT / 2**20 * log_scale.exp() / unit
+            error = torch.ones_like(gain) if self.norm_form == "root" else _table_error(squares / unit**2)
+            error *= (largest / (gain * error)).clamp(max=1)
+        return x * (gain * error)
+
+
+def _table_error(squares: Tensor) -> Tensor:
+    """What the mantissa of a table's entry makes of a root's inverse; squares are those of integers."""
+    whole = squares.double().floor().clamp(min=1)
+    half = (whole.log2().floor() / 2 - 4).floor().clamp(min=0)  # the smallest with whole / 4^half < 1024
+    mantissa = (whole / 4.0**half).floor().clamp(min=256)
+    return (whole / (mantissa * 4.0**half)).sqrt().float()
 
 
 def _fold_gains(model: FloatDecoder) -> dict[str, Tensor]:
