@@ -112,11 +112,12 @@ def test_extremes_stay_in_their_types(rng, tmp_path):
 
 
 def test_rows_of_nibbles(rng):
-    weights = np.array([[1, -7, 3, -4, 5]], np.int8)
-    assert pack_rows(weights, 4).tolist() == [[1 | 3 << 4, 9 | 12 << 4, 5]]
-    assert pack_rows(weights, 8) is weights
-    decoder = random_decoder(rng, weight_bits=4, norm_form="root")
-    assert count_flash_bytes(decoder) < decoder.parameters + 4 * 400 + 2000
+    weights = rng.integers(-7, 8, (3, 21)).astype(np.int8)
+    packed, plain = pack_rows(weights, 4), pack_rows(weights, 8)
+    assert packed.shape == (3, 16) and plain.shape == (3, 32) and not plain[:, 21:].any()
+    halves = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.int8)
+    assert (((halves ^ 8) - 8)[:, :21] == weights).all() and (plain[:, :21] == weights).all()
+    assert count_flash_bytes(random_decoder(rng, weight_bits=4)) < count_flash_bytes(random_decoder(rng, weight_bits=8))
 
 
 @pytest.mark.slow
