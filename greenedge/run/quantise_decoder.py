@@ -119,6 +119,7 @@ def _quantise(
 ) -> tuple[Decoder, int, Comparison]:
     """The decoder, steps of training, and its score."""
     from greenedge.train.decoder.calibrate import calibrate
+    from greenedge.train.decoder.compensate import compensate_rounding
     from greenedge.train.decoder.export import export_decoder
     from greenedge.train.decoder.float_network import FloatNetwork
     from greenedge.train.decoder.network import QuantisedNetwork
@@ -132,6 +133,9 @@ def _quantise(
     with stage("calibrate"):
         calibrate(network, seen)
     steps = _train(network, teacher, source, options, checkpoint, stage)
+    if not steps:
+        with stage("compensate"):
+            compensate_rounding(network, seen)
     decoder = export_decoder(network)
     with stage("score") as progress:
         before = score_floats(teacher.run, held)
