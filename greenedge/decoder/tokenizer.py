@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from greenedge.errors import GreenedgeError
+from greenedge.files.atomic_write import atomic_write
 
 MAX_PIECES = 1 << 17
 MAX_PIECE_BYTES = 1 << 10
@@ -159,3 +160,13 @@ def read_tokenizer(path: Path) -> Tokenizer:
 def join_pieces(pieces: Sequence[bytes]) -> tuple[bytes, list[int]]:
     """(all bytes, length of each): what a file keeps."""
     return b"".join(pieces), [len(piece) for piece in pieces]
+
+
+def write_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
+    """The file that read_tokenizer reads. Raises GreenedgeError for a tokenizer that is none."""
+    tokenizer.check()
+    content = bytearray(max(map(len, tokenizer.pieces)).to_bytes(4, "little"))
+    for piece, score in zip(tokenizer.pieces, tokenizer.scores, strict=True):
+        content += _HEAD.pack(score, len(piece)) + piece
+    with atomic_write(path) as aside:
+        aside.write_bytes(content)

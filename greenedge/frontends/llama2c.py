@@ -14,6 +14,7 @@ import numpy as np
 
 from greenedge.decoder.float_model import FloatDecoder, FloatLayer, Floats, Sizes
 from greenedge.errors import GreenedgeError
+from greenedge.files.atomic_write import atomic_write
 
 MAGIC = 0x616B3432
 _SIZES = struct.Struct("<7i")
@@ -116,3 +117,17 @@ def _order_v1(sizes: Sizes, shared: bool) -> dict[str, tuple[int, ...]]:
 
 def _stack(sizes: Sizes) -> Shapes:
     return {name: (sizes.layers, *shape) for name, shape in sizes.layer_shapes().items()}
+
+
+def write_llama2c(path: Path, model: FloatDecoder) -> None:
+    """Writes a checkpoint of version 1. Raises GreenedgeError for a model that breaks a bound."""
+    model.check()
+    sizes, shared = model.sizes, model.head is model.embedding
+    numbers = (sizes.dim, sizes.hidden, sizes.layers, sizes.heads, sizes.kv_heads, sizes.vocabulary, sizes.context)
+    header = struct.pack("<Ii7iB", MAGIC, 1, *numbers, shared).ljust(_HEADER_BYTES, b"\0")
+    with atomic_write(path) as aside, open(aside, "wb") as file:
+        file.write(header)
+        for name in _order_v1(sizes, shared):
+            arrays = [getattr(layer, name) for layer in model.layers] if name in sizes.layer_shapes() else []
+            for array in arrays or [getattr(model, name)]:
+                file.write(array.astype("<f4").tobytes())

@@ -62,7 +62,11 @@ def run(program, *words) -> list[int]:
     ("shape", "flags"),
     [
         ({"weight_bits": 4, "norm_form": "table"}, ["-O1", *SANITISE]),
-        ({"weight_bits": 8, "norm_form": "root", "heads": 6, "kv_heads": 3, "head_dim": 2}, ["-O1", *SANITISE]),
+        pytest.param(
+            {"weight_bits": 8, "norm_form": "root", "heads": 6, "kv_heads": 3, "head_dim": 2},
+            ["-O1", *SANITISE],
+            marks=pytest.mark.slow,
+        ),
         ({"weight_bits": 3, "norm_form": "root", "hidden": 7, "kv_heads": 1, "head_dim": 6}, ["-O1", *SANITISE]),
         ({"weight_bits": 4, "norm_form": "table", "hidden": 33, "head_dim": 8}, ["-O3", "-march=native"]),
     ],

@@ -24,14 +24,6 @@ from greenedge.train.decoder.network import QuantisedNetwork, _table_error, quan
 from greenedge.train.decoder.score import compare_bits, score_floats, score_integers  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_gradients_of_a_quantiser(rng):
     x = torch.tensor(rng.normal(0, 3, (5, 40)), requires_grad=True)
     for shape in ((), (5, 1)):
