@@ -50,7 +50,8 @@ _HEADER = """\
 typedef struct {{
   uint32_t position; /* tokens taken */
   int16_t x[MODEL_DIM];
-  int8_t h[MODEL_DIM_PADDED], query[MODEL_DIM], context[MODEL_DIM_PADDED], gated[MODEL_HIDDEN_PADDED];
+  int16_t h[MODEL_DIM_PADDED], context[MODEL_DIM_PADDED], gated[MODEL_HIDDEN_PADDED]; /* levels, -127 to 127 */
+  int8_t query[MODEL_DIM];
   int32_t scores[MODEL_CONTEXT];
   uint8_t weights[MODEL_CONTEXT];
   int8_t keys[MODEL_LAYERS][MODEL_KV_HEADS][MODEL_CONTEXT][MODEL_HEAD_DIM];

@@ -22,19 +22,22 @@ static int32_t dot(const int8_t *a, const int8_t *b, int n) {
 #if MODEL_PACKED
 /* A byte holds element i of a row in its low half, element i + n / 2 in its high half. */
 #define ROW_BYTES(n) ((n) / 2)
-#define SUM_ROW(sum, row, x, n)        \
-  for (int i = 0; i < (n) / 2; i++)    \
-    sum += ((((row)[i] & 15) ^ 8) - 8) * (x)[i] + ((((row)[i] >> 4) ^ 8) - 8) * (x)[i + (n) / 2];
+#define SUM_ROW(sum, row, x, n)                                                        \
+  int8_t levels[n];                                                                    \
+  for (int i = 0; i < (n) / 2; i++) levels[i] = (int8_t)((((row)[i] & 15) ^ 8) - 8);   \
+  for (int i = 0; i < (n) / 2; i++)                                                    \
+    levels[i + (n) / 2] = (int8_t)((((row)[i] >> 4) ^ 8) - 8);                         \
+  for (int i = 0; i < (n); i++) sum += (int16_t)levels[i] * (x)[i];
 #else
 #define ROW_BYTES(n) (n)
 #define SUM_ROW(sum, row, x, n) \
-  for (int i = 0; i < (n); i++) sum += (row)[i] * (x)[i];
+  for (int i = 0; i < (n); i++) sum += (int16_t)(row)[i] * (x)[i];
 #endif
 
 /* The sum of a row's products, times its multiplier. A function for each of the two widths: compilers turn loops of a
    constant number of steps, a multiple of 16, into vector instructions also at -O2. */
 #define DEFINE_SCALE(name, n)                                                       \
-  static int64_t name(const struct projection *p, int row, const int8_t *x) {       \
+  static int64_t name(const struct projection *p, int row, const int16_t *x) {       \
     const weight_t *weights = p->weights + (uint32_t)row * ROW_BYTES(n);            \
     int32_t sum = 0;                                                                \
     SUM_ROW(sum, weights, x, n)                                                     \
@@ -71,15 +74,15 @@ static int64_t find_root(int64_t squares, int64_t constant) { /* constant: C */
 }
 #endif
 
-static void normalise(const int16_t *x, int64_t constant, int8_t *y) {
+static void normalise(const int16_t *x, int64_t constant, int16_t *y) {
   int64_t squares = 0;
   for (int i = 0; i < MODEL_DIM; i++) squares += (int32_t)x[i] * x[i];
   const int64_t root = find_root(squares > 1 ? squares : 1, constant);
-  for (int i = 0; i < MODEL_DIM; i++) y[i] = (int8_t)clip(round_down(x[i] * root, 20), 127);
+  for (int i = 0; i < MODEL_DIM; i++) y[i] = (int16_t)clip(round_down(x[i] * root, 20), 127);
 }
 
 /* One pair of rows of a query or key, turned by its angle at a position. */
-static void rotate(const struct projection *p, const int8_t *h, uint32_t position, int row, int8_t *out) {
+static void rotate(const struct projection *p, const int16_t *h, uint32_t position, int row, int8_t *out) {
   const int pair = row / 2 % (MODEL_HEAD_DIM / 2);
   const int32_t c = cosine[position][pair], s = sine[position][pair];
   const int32_t even = clip(scale_row(p, row, h), 2047), odd = clip(scale_row(p, row + 1, h), 2047);
@@ -106,7 +109,7 @@ static void attend(model_state *m, const struct layer *l, int number, int head, 
     const int8_t *values = m->values[number][shared][c];
     int32_t mixed = 0;
     for (int t = 0; t < count; t++) mixed += m->weights[t] * values[t];
-    m->context[head * MODEL_HEAD_DIM + c] = (int8_t)clip(round_down(share * mixed, 28), 127);
+    m->context[head * MODEL_HEAD_DIM + c] = (int16_t)clip(round_down(share * mixed, 28), 127);
   }
 }
 
@@ -132,7 +135,7 @@ static void run_perceptron(model_state *m, const struct layer *l) {
   for (int i = 0; i < MODEL_HIDDEN; i++) {
     const int32_t left = l->activation[clip(scale_row(&l->gate, i, m->h), 127) + 127];
     const int32_t right = clip(scale_row(&l->up, i, m->h), 127);
-    m->gated[i] = (int8_t)clip(round_down((int64_t)left * right * l->product_multiplier, 16), 127);
+    m->gated[i] = (int16_t)clip(round_down((int64_t)left * right * l->product_multiplier, 16), 127);
   }
   for (int i = 0; i < MODEL_DIM; i++) add(&m->x[i], scale_hidden_row(&l->down, i, m->gated));
 }
@@ -151,7 +154,11 @@ int model_step(model_state *m, int32_t token, int32_t *logits) {
     run_perceptron(m, &layers[number]);
   }
   normalise(m->x, final_norm, m->h);
-  for (int i = 0; i < MODEL_VOCABULARY; i++) logits[i] = dot(head[i], m->h, MODEL_DIM);
+  for (int i = 0; i < MODEL_VOCABULARY; i++) {
+    int32_t sum = 0;
+    for (int c = 0; c < MODEL_DIM; c++) sum += (int16_t)head[i][c] * m->h[c];
+    logits[i] = sum;
+  }
   m->position++;
   return 0;
 }

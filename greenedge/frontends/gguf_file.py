@@ -108,6 +108,7 @@ class _Reader:
 
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
         self.file, self.path, self.size = file, path, size
+        self.items = 0  # of all arrays: one of a byte in the file takes forty as an object
 
     def damaged(self, what: str) -> GreenedgeError:
         return GreenedgeError(f"{self.path} is a damaged GGUF file: it says {what}; get it again.")
@@ -142,7 +143,11 @@ class _Reader:
             if inner != _STRING and inner not in _SCALARS:
                 raise self.damaged(f"an array of type {inner}")
             size = 8 if inner == _STRING else struct.calcsize(_SCALARS[inner])
-            return [self.value(inner) for _ in range(self.count(_MOST_ITEMS, size))]
+            count = self.count(_MOST_ITEMS, size)
+            self.items += count
+            if self.items > _MOST_ITEMS:
+                raise self.damaged(f"arrays of more than {_MOST_ITEMS:,} entries")
+            return [self.value(inner) for _ in range(count)]
         if kind == _STRING:
             return self.string()
         if kind not in _SCALARS:

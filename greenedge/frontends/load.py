@@ -58,8 +58,8 @@ def _parse(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
-    _refuse_language_models(path)
     try:
+        _refuse_language_models(path)
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise GreenedgeError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read.")

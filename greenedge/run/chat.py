@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenedge.decoder.execute import StepDecoder
 from greenedge.decoder.record import Decoder
 from greenedge.decoder.sampling import TEMPERATURE_ONE, Sampling, generate
 from greenedge.decoder.store import load_model
@@ -91,11 +90,3 @@ def _spell(tokenizer: Tokenizer, previous: int, drawn: Iterator[int]) -> Iterato
     for token in drawn:
         yield utf8.decode(tokenizer.spell(previous, token))
         previous = token
-
-
-def measure_steps(decoder: Decoder, tokens: int, clock: Callable[[], float] = time.monotonic) -> float:
-    """Tokens per second of the numpy execution on this machine, over `tokens` steps of token 1."""
-    machine, started = StepDecoder(decoder), clock()
-    for _ in range(min(tokens, decoder.context)):
-        machine.step(1)
-    return machine.position / (clock() - started)

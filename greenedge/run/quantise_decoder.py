@@ -95,8 +95,11 @@ def show_decoder(found: dict[str, Any]) -> str:
 
 
 def is_language_model(path: Path) -> bool:
-    """Whether there is a file, llama2.c's checkpoint or GGUF."""
-    return path.is_file() and (is_gguf(path) or is_llama2c(path))
+    """Whether there is a file, llama2.c's checkpoint or GGUF. Raises GreenedgeError for one that may not be read."""
+    try:
+        return path.is_file() and (is_gguf(path) or is_llama2c(path))
+    except PermissionError:
+        raise GreenedgeError(f"{path} cannot be read: permission denied.") from None
 
 
 def quantise_decoder(model: Path, out: Path, options: DecoderOptions, stage: Stage) -> dict[str, Any]:
