@@ -750,7 +750,7 @@ def quantise(
 
     screen = Screen(f"quantise {model.name}")
     if check_request(model, data_free, text, calibrate):
-        options = DecoderOptions(bits, minutes, None, seed, tokenizer, text, context)
+        options = DecoderOptions(bits, minutes, seed=seed, tokenizer=tokenizer, text=text, context=context)
         found = quantise_decoder(model, out, options, screen.stage)
         return _print_json(found) if as_json else typer.echo(show_decoder(found))
     from greenedge.run.quantise import quantise_model

@@ -73,7 +73,8 @@ class FloatNetwork:
                 logits = self._run(rows[:, place : place + 1], cache, place)[:, 0]
                 rows[:, place + 1] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
                 if place % 16 == 0:
-                    progress(first + len(rows) * place // length, texts, f"text {first} of {texts}")
+                    done = f"token {place} of {length}, text {first + 1} to {first + len(rows)} of {texts}"
+                    progress(first + len(rows) * place // length, texts, done)
         return written
 
     def _make_cache(self, batch: int, length: int) -> Tensor:
