@@ -721,19 +721,45 @@ def requantise(
 @app.command()
 @_exit_code_on_error
 def quantise(
-    model: Annotated[Path, typer.Argument(metavar="FLOAT.onnx")],
+    model: Annotated[Path, typer.Argument(metavar="FLOAT.onnx|MODEL.bin|MODEL.gguf")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The quantised model: OUT.onnx, OUT.npz.")],
     calibrate: Annotated[
-        Path, typer.Option("--calibrate", metavar="X.npy|X.npz", help="Samples whose values the levels have to hold.")
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.onnx", help="The quantised model.")],
+        Path | None,
+        typer.Option("--calibrate", metavar="X.npy|X.npz", help="Samples whose values the levels have to hold."),
+    ] = None,
     labels: Labels = None,
+    data_free: Annotated[
+        bool, typer.Option("--data-free", help="Language models: on texts that the model writes itself.")
+    ] = False,
+    text: Annotated[
+        Path | None, typer.Option("--text", metavar="T.txt", help="Language models: on a text of yours instead.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", metavar="TOK.bin", help="A language model's tokenizer, of llama2.c.")
+    ] = None,
+    bits: Annotated[int, typer.Option("--bits", metavar="4|8", help="Bits of a language model's weights.")] = 8,
+    minutes: Annotated[
+        float, typer.Option("--minutes", metavar="M", help="Training of a language model; 0: calibration alone.")
+    ] = 0,
+    context: Annotated[
+        int | None, typer.Option("--context", metavar="N", help="Positions that a language model keeps; else all.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of a language model's training.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a model of 8 bits of a float one, and say what that costs on the samples."""
+    """Make a model of 8 bits of a float one, or of a language model one of 4 or 8, and say what that costs."""
     from greenedge.run.progress import Screen
+    from greenedge.run.quantise_decoder import DecoderOptions, check_request, quantise_decoder, show_decoder
+
+    screen = Screen(f"quantise {model.name}")
+    if check_request(model, data_free, text, calibrate):
+        options = DecoderOptions(bits, minutes, seed=seed, tokenizer=tokenizer, text=text, context=context)
+        found = quantise_decoder(model, out, options, screen.stage)
+        return _print_json(found) if as_json else typer.echo(show_decoder(found))
     from greenedge.run.quantise import quantise_model
 
-    with Screen(f"quantise {model.name}").stage("calibrate") as progress:
+    assert calibrate is not None
+    with screen.stage("calibrate") as progress:
         result = quantise_model(model, out, calibrate, labels, progress)
     if as_json:
         return _print_json(result)
@@ -743,6 +769,33 @@ def quantise(
     if "correct" in result:
         typer.echo(f"correct: {result['correct']} of {result['samples']}, float {result['float_correct']}")
     typer.echo(f"{out}: check, build and verify it as any other model")
+
+
+@app.command()
+@_exit_code_on_error
+def chat(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.npz", help="What `greenedge quantise` wrote.")],
+    prompt: Annotated[str, typer.Option("--prompt", metavar="P", help="How the text begins.")] = "",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same text.")] = 1,
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", help="0: the likeliest token each time; at most 4.")
+    ] = 1.0,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", metavar="N", help="Stop behind so many; else at the end of the text.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a quantised language model write, in integers."""
+    from greenedge.run.chat import chat as write_text
+
+    quiet = (lambda text: None) if as_json else lambda text: typer.echo(text, nl=False)
+    said = write_text(model, prompt, seed, temperature, tokens, quiet)
+    if as_json:
+        return _print_json({**vars(said), "tokens_per_second": said.tokens_per_second})
+    typer.echo()
+    typer.echo(
+        f"{said.tokens} tokens behind {said.prompt_tokens}, {said.tokens_per_second:.0f} a second here", err=True
+    )
 
 
 @app.command(

@@ -15,6 +15,8 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError
 from greenedge.frontends.functions import inline_functions
+from greenedge.frontends.gguf_file import is_gguf
+from greenedge.frontends.llama2c import is_llama2c
 from greenedge.frontends.sparse import densify
 
 if TYPE_CHECKING:
@@ -42,11 +44,22 @@ def load_proto(path: Path) -> onnx.ModelProto:
     return proto
 
 
+def _refuse_language_models(path: Path) -> None:
+    """Raises GreenedgeError, with the way that they go, for the files of language models."""
+    if path.is_file() and (is_gguf(path) or is_llama2c(path)):
+        kind = "a GGUF file" if is_gguf(path) else "a checkpoint of llama2.c"
+        raise GreenedgeError(
+            f"{path} is {kind}, a language model in floats: run `greenedge quantise {path} --data-free -o OUT.npz`, "
+            "then `greenedge chat OUT.npz`."
+        )
+
+
 def _parse(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
+        _refuse_language_models(path)
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise GreenedgeError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read.")

@@ -16,7 +16,7 @@ ORDER = (
     ("errors", "_warnings", "progress"),
     ("files", "run.folder"),
     ("target", "tools", "run.manifest"),
-    ("graph", "hdl", "energy"),
+    ("graph", "decoder", "hdl", "energy"),
     ("train",),
     ("frontends",),
     ("lower",),
