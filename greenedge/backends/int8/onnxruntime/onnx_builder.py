@@ -104,7 +104,8 @@ class OnnxBuilder(FusingBuilder):
         liftable: bool = True,
     ) -> FittedLayer:
         """Chooses the operator's weights (C, fan-in), biases and scales, and keeps the proof."""
-        fitted = fit_layer(operator, name, step, weight, source, code, liftable=liftable)
+        largest = _bound_weights(weight)
+        fitted = fit_layer(operator, name, step, weight, source, code, largest, liftable=liftable)
         self.layers.append(fitted.layer)
         return fitted
 
@@ -129,6 +130,13 @@ class OnnxBuilder(FusingBuilder):
             self.constant(f"{edge}/{name}_scale", code.scale),
             self.constant(f"{edge}/{name}_zero", code.zero_point + SHIFT, np.uint8),
         ]
+
+
+def _bound_weights(weight: Ints) -> int:
+    """The largest magnitude that a channel's factor may give its weights. Those beyond int8 are stored as uint8 with
+    one zero point for all channels, which holds low … low + 255."""
+    low, high = int(weight.min(initial=0)), int(weight.max(initial=0))
+    return INT8_MAX if INT8_MIN <= low and high <= INT8_MAX else min(INT8_MAX, -low, LEVELS + low)
 
 
 def find_stored_offset(code: Encoding) -> int:

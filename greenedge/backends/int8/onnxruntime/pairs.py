@@ -38,7 +38,7 @@ def is_looked_up(b: OnnxBuilder, op: Op, step: Requantise) -> bool:
     if op.output not in b.pairs or count_pairs(step, [b.codes[edge] for edge in op.inputs]) > MOST_PAIRS:
         return False
     code, ones = b.encode(step.output, step.lo, step.hi), np.ones((step.channels, 1), np.int64)
-    fitted = fit_layer("QuantizeLinear", op.name, step, ones, encode_levels(0, 0), code)
+    fitted = fit_layer("QuantizeLinear", op.name, step, ones, encode_levels(0, 0), code, liftable=False)
     return count_wrong(fitted, all_sets=False) > 0
 
 

@@ -16,8 +16,9 @@ def fit_elementwise(
     b: OnnxBuilder, step: Requantise, name: str, code: Encoding, rank: int
 ) -> tuple[FittedLayer, list[int]]:
     """The factor, bias and scale of each channel, and the shape in which they broadcast against `rank` axes and the
-    batch."""
-    fitted = b.fit("QuantizeLinear", name, step, np.ones((step.channels, 1), np.int64), encode_levels(0, 0), code)
+    batch. What is rounded is the sum itself, in whole numbers of float32: there is no input to be taken multiplied."""
+    ones = np.ones((step.channels, 1), np.int64)
+    fitted = b.fit("QuantizeLinear", name, step, ones, encode_levels(0, 0), code, liftable=False)
     shape = [1] * (rank + 1)
     shape[step.axis + 1] = -1
     return fitted, shape
