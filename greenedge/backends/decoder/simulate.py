@@ -1,0 +1,200 @@
+"""Runs the engine's RTL in Verilator, and compares it with the decoder, integer for integer."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greenedge.backends.decoder.engine import LANES, Engine, describe, instance, sources
+from greenedge.backends.decoder.memories import write_memories
+from greenedge.decoder.execute import StepDecoder
+from greenedge.decoder.record import Decoder
+from greenedge.decoder.sampling import TEMPERATURE_ONE, Sampling, advance, choose, seed_state
+from greenedge.errors import ToolError, VerificationError
+from greenedge.files.scratch import scratch_folder
+from greenedge.hdl.axi_stream.simulation import compile_model
+from greenedge.tools.discover import end_with_parent
+
+_HARNESS = Path(__file__).with_name("decoder_harness.cpp")
+_RUN_S = 3600
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A prompt and how many tokens are generated behind it."""
+
+    prompt: tuple[int, ...]
+    length: int
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What happened at every position of a story.
+
+    tokens     (n,) that came out, those behind the prompt's last token and later
+    cycles     (positions,)
+    residuals  (positions, layers, dim) behind every layer
+    logits     (n, vocabulary)
+    """
+
+    tokens: tuple[int, ...]
+    cycles: tuple[int, ...]
+    residuals: Ints
+    logits: Ints
+
+
+def unit_of(decoder: Decoder, temperature: int) -> int:
+    """What the engine multiplies logits with, for a temperature in 256ths; 0 asks for the largest."""
+    return decoder.temperature_unit * TEMPERATURE_ONE // temperature if temperature else 0
+
+
+def execute_story(decoder: Decoder, story: Story) -> Trace:
+    """The story in numpy."""
+    residuals: list[Ints] = []
+
+    def keep(name: str, value: Ints) -> None:
+        if name.endswith("residual"):
+            residuals.append(value)
+
+    machine, state = StepDecoder(decoder, keep), seed_state(story.sampling.seed)
+    tokens: list[int] = []
+    logits = [machine.step(token) for token in story.prompt][-1:]
+    while True:
+        state = advance(state)
+        tokens.append(choose(decoder, logits[-1], story.sampling.temperature, state))
+        if len(tokens) == story.length:
+            break
+        logits.append(machine.step(tokens[-1]))
+    shape = (machine.position, len(decoder.layers), decoder.dim)
+    return Trace(tuple(tokens), (), np.array(residuals).reshape(shape), np.array(logits))
+
+
+def write_top(engine: Engine) -> str:
+    """sim_top for the harness: the engine with ports of 32 bits."""
+    return f"""// Simulation only.
+`default_nettype none
+module sim_top (
+    input  logic clk, rst, start, sample, clear,
+    input  logic [31:0] token, seed, unit,
+    output logic ready, done, watch_x, watch_layer, watch_logit,
+    output logic [31:0] next, cycles, watch_x_index, watch_x_value, watch_logit_index, watch_logit_value
+);
+    logic [{max(1, (engine.vocabulary - 1).bit_length()) - 1}:0] next_;
+    logic [{max(1, (engine.dim - 1).bit_length()) - 1}:0] x_index;
+    logic signed [15:0] x_value;
+    logic [$bits(next_)-1:0] logit_index;
+    logic signed [{engine.sum_bits - 1}:0] logit_value;
+    {instance(engine, "")} (
+        .clk, .rst, .ready, .start, .token($bits(next_)'(token)), .sample, .clear, .seed, .unit, .done, .next(next_),
+        .position(), .cycles, .watch_x, .watch_x_index(x_index), .watch_x_value(x_value), .watch_layer, .watch_logit,
+        .watch_logit_index(logit_index), .watch_logit_value(logit_value));
+    assign next = 32'(next_);
+    assign watch_x_index = 32'(x_index);
+    assign watch_x_value = 32'(x_value);
+    assign watch_logit_index = 32'(logit_index);
+    assign watch_logit_value = 32'(logit_value);
+endmodule
+`default_nettype wire
+"""
+
+
+def compile_engine(engine: Engine, progress: Callable[[str], None] = lambda _: None) -> Path:
+    """The simulator of an engine, from the cache where it is there. Raises ToolError."""
+    return compile_model({**sources(), "sim_top.sv": write_top(engine).encode()}, progress, harness=_HARNESS)
+
+
+def simulate_stories(
+    decoder: Decoder,
+    stories: Sequence[Story],
+    lanes: int = LANES,
+    memories: dict[str, bytes] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Trace]:
+    """The stories on the RTL, one after another; `memories` replaces files of write_memories. Raises ToolError."""
+    engine = describe(decoder, lanes)
+    model = compile_engine(engine, progress)
+    requests = []
+    for story in stories:
+        unit = unit_of(decoder, story.sampling.temperature)
+        requests.append(f"clear {seed_state(story.sampling.seed)} {unit}")
+        requests += [f"token {token} 0" for token in story.prompt[:-1]] + [f"token {story.prompt[-1]} 1"]
+        requests += ["token -1 1"] * (story.length - 1)
+    with scratch_folder("decoder") as scratch:
+        folder = Path(scratch)
+        for name, content in {**write_memories(decoder, engine), **(memories or {})}.items():
+            (folder / name).write_bytes(content)
+        (folder / "requests.txt").write_text("\n".join(requests) + "\n")
+        _run(model, folder, engine)
+        words = np.fromfile(folder / "results.bin", "<i4").astype(np.int64)
+    return _split(engine, stories, words)
+
+
+def _run(model: Path, folder: Path, engine: Engine) -> None:
+    sizes = [str(number) for number in (engine.dim, engine.layers, engine.vocabulary)]
+    try:
+        done = subprocess.run(
+            [str(model), "requests.txt", "results.bin", *sizes],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_RUN_S,
+            check=False,
+            preexec_fn=end_with_parent,
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"the simulation of the decoder did not end within {_RUN_S} s; ask for fewer tokens.") from None
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
+        raise ToolError(f"the simulation of the decoder stopped: {said[-1].removeprefix('error: ').rstrip('.')}.")
+
+
+def _split(engine: Engine, stories: Sequence[Story], words: Ints) -> list[Trace]:
+    at, traces = 0, []
+    size = engine.layers * engine.dim
+    for story in stories:
+        tokens, cycles, residuals, logits = [], [], [], []
+        for position in range(len(story.prompt) + story.length - 1):
+            next_, count = words[at : at + 2].tolist()
+            residuals.append(words[at + 2 : at + 2 + size].reshape(engine.layers, engine.dim))
+            cycles.append(count)
+            at += 2 + size
+            if position >= len(story.prompt) - 1:
+                tokens.append(next_)
+                logits.append(words[at : at + engine.vocabulary])
+                at += engine.vocabulary
+        traces.append(Trace(tuple(tokens), tuple(cycles), np.array(residuals), np.array(logits)))
+    return traces
+
+
+def compare(expected: Trace, found: Trace) -> int:
+    """How many integers were compared. Raises VerificationError with the first place, in the order of computing, where
+    two differ."""
+    begin = len(expected.residuals) - len(expected.tokens)
+    for position, (ours, theirs) in enumerate(zip(expected.residuals, found.residuals, strict=True)):
+        _check(position, {f"layer {number}": pair for number, pair in enumerate(zip(ours, theirs, strict=True))})
+        if position >= begin:
+            at = position - begin
+            _check(position, {"logits": (expected.logits[at], found.logits[at])})
+            token = np.array([[expected.tokens[at]], [found.tokens[at]]])
+            _check(position, {"token": (token[0], token[1])})
+    return expected.residuals.size + expected.logits.size + len(expected.tokens)
+
+
+def _check(position: int, pairs: dict[str, tuple[Ints, Ints]]) -> None:
+    for name, (ours, theirs) in pairs.items():
+        wrong = np.flatnonzero(ours != theirs)
+        if len(wrong):
+            first = int(wrong[0])
+            raise VerificationError(
+                f"rtl differs from the decoder at position {position}, {name}: {len(wrong)} of {len(ours)} integers, "
+                f"first element {first}: expected {int(ours[first])}, got {int(theirs[first])}."
+            )
