@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from greenedge.decoder.record import CONTEXT_BITS, Decoder
@@ -22,6 +23,7 @@ UNITS = (
     "ge_decoder.sv",
 )
 LANES = 64
+CORE = "decoder_core"  # the module of write_core
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,44 @@ def describe(decoder: Decoder, lanes: int = LANES) -> Engine:
     )
 
 
-def instance(engine: Engine, prefix: str, name: str = "engine") -> str:
-    """SystemVerilog of `ge_decoder #(…) name`, without its connections."""
+def write_core(engine: Engine, prefix: str = "") -> str:
+    """SystemVerilog of the module CORE: the engine with its parameters; memory files are `prefix` and their name.
+
+    Ports as ge_decoder states them; numbers are as wide there as `list_ports` says.
+    """
     values = ", ".join(f".{key.upper()}({value})" for key, value in asdict(engine).items())
-    return f'ge_decoder #({values}, .PREFIX("{prefix}")) {name}'
+    ports = ",\n".join(f"    {kind} logic {width}{name}" for kind, name, width in _list_declarations(engine))
+    return f"""// The engine of one decoder. Made by greenedge.
+`default_nettype none
+module {CORE} (
+{ports}
+);
+    ge_decoder #({values}, .PREFIX("{prefix}")) engine (.*);
+endmodule
+`default_nettype wire
+"""
 
 
-def sources() -> dict[str, bytes]:
-    """{file: content} of the units, in the order for the tools."""
-    return {name: (RTL / "decoder" / name).read_bytes() for name in UNITS}
+def list_ports(engine: Engine) -> tuple[tuple[str, str, int, bool], ...]:
+    """(direction, name, bits, signed) of the ports of ge_decoder."""
+    token, element = (engine.vocabulary - 1).bit_length(), (engine.dim - 1).bit_length()
+    place = (max(2, engine.context) - 1).bit_length() + 1
+    inputs = {"clk": 1, "rst": 1, "start": 1, "token": token, "sample": 1, "clear": 1, "seed": 32, "unit": 32}
+    outputs = {"ready": 1, "done": 1, "next": token, "position": place, "cycles": 32}
+    watched = {"x": 1, "x_index": element, "x_value": 16, "layer": 1, "logit": 1, "logit_index": token}
+    outputs |= {f"watch_{name}": bits for name, bits in watched.items()} | {"watch_logit_value": engine.sum_bits}
+    return (
+        *(("input", name, bits, False) for name, bits in inputs.items()),
+        *(("output", name, bits, name.endswith("_value")) for name, bits in outputs.items()),
+    )
+
+
+def _list_declarations(engine: Engine) -> Iterator[tuple[str, str, str]]:
+    for direction, name, bits, has_sign in list_ports(engine):
+        yield f"{direction:6}", name, ("signed " if has_sign else "") + (f"[{bits - 1}:0] " if bits > 1 else "")
+
+
+def sources(engine: Engine) -> dict[str, bytes]:
+    """{file: content} of the units and the core, in the order for the tools."""
+    units = {name: (RTL / "decoder" / name).read_bytes() for name in UNITS}
+    return {**units, f"{CORE}.sv": write_core(engine).encode()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greenedge.backends.decoder.engine import Engine, instance, sources
+from greenedge.backends.decoder.engine import CORE, Engine, sources
 from greenedge.tools.plan import Command, Plan
 
 TOP = "decoder_alone"
@@ -34,7 +34,7 @@ module {TOP} (
     logic [{token - 1}:0] token;
     logic [31:0] seed, unit;
     assign {{rst, start, sample, clear, token, seed, unit}} = given;
-    {instance(engine, "")} (
+    {CORE} core (
         .clk, .rst, .ready, .start, .token, .sample, .clear, .seed, .unit, .done, .next, .position, .cycles,
         .watch_x(), .watch_x_index(), .watch_x_value(), .watch_layer(), .watch_logit(), .watch_logit_index(),
         .watch_logit_value());
@@ -48,9 +48,12 @@ def plan_alone(engine: Engine, memories: dict[str, bytes], nextpnr: tuple[str, .
 
     `nextpnr` are the part's arguments (Target.device.toolchain). `memories` from write_memories.
     """
-    units = {**sources(), f"{TOP}.sv": write_alone(engine).encode()}
+    core = sources(engine)
+    units = {**core, f"{TOP}.sv": write_alone(engine).encode()}
     script = (
-        f"{_READ} --top {TOP} {' '.join(units)}\nsynth_ecp5 -abc9 -top {TOP}\nwrite_json synthesised.json\n"
+        f"{_READ} --top {CORE} {' '.join(core)}\n{_READ} --top {TOP} {TOP}.sv\n"
+        f"setattr -mod -set keep_hierarchy 1 {CORE}\n"
+        f"synth_ecp5 -abc9 -top {TOP}\nwrite_json synthesised.json\n"
     ).encode()
     count = f"read_json netlist.json\ntee -q -o stat.json stat -json -top {TOP}\n".encode()
     pins = f'FREQUENCY PORT "clk" {mhz:g} MHZ;\n'.encode()

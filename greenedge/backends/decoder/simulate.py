@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from greenedge.backends.decoder.engine import LANES, Engine, describe, instance, sources
+from greenedge.backends.decoder.engine import CORE, LANES, Engine, describe, list_ports, sources
 from greenedge.backends.decoder.memories import write_memories
 from greenedge.decoder.execute import StepDecoder
 from greenedge.decoder.record import Decoder
@@ -18,6 +18,7 @@ from greenedge.decoder.sampling import TEMPERATURE_ONE, Sampling, advance, choos
 from greenedge.errors import ToolError, VerificationError
 from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.axi_stream.simulation import compile_model
+from greenedge.hdl.netlist import FLAGS, netlist_sources
 from greenedge.tools.discover import end_with_parent
 
 _HARNESS = Path(__file__).with_name("decoder_harness.cpp")
@@ -77,37 +78,25 @@ def execute_story(decoder: Decoder, story: Story) -> Trace:
 
 
 def write_top(engine: Engine) -> str:
-    """sim_top for the harness: the engine with ports of 32 bits."""
-    return f"""// Simulation only.
-`default_nettype none
-module sim_top (
-    input  logic clk, rst, start, sample, clear,
-    input  logic [31:0] token, seed, unit,
-    output logic ready, done, watch_x, watch_layer, watch_logit,
-    output logic [31:0] next, cycles, watch_x_index, watch_x_value, watch_logit_index, watch_logit_value
-);
-    logic [{max(1, (engine.vocabulary - 1).bit_length()) - 1}:0] next_;
-    logic [{max(1, (engine.dim - 1).bit_length()) - 1}:0] x_index;
-    logic signed [15:0] x_value;
-    logic [$bits(next_)-1:0] logit_index;
-    logic signed [{engine.sum_bits - 1}:0] logit_value;
-    {instance(engine, "")} (
-        .clk, .rst, .ready, .start, .token($bits(next_)'(token)), .sample, .clear, .seed, .unit, .done, .next(next_),
-        .position(), .cycles, .watch_x, .watch_x_index(x_index), .watch_x_value(x_value), .watch_layer, .watch_logit,
-        .watch_logit_index(logit_index), .watch_logit_value(logit_value));
-    assign next = 32'(next_);
-    assign watch_x_index = 32'(x_index);
-    assign watch_x_value = 32'(x_value);
-    assign watch_logit_index = 32'(logit_index);
-    assign watch_logit_value = 32'(logit_value);
-endmodule
-`default_nettype wire
-"""
+    """sim_top for the harness: the core with every number as 32 bits."""
+    ports, nets, pins = [], [], [".position()"]
+    for direction, name, bits, has_sign in list_ports(engine):
+        if name == "position":
+            continue
+        ports.append(f"    {direction} logic {'[31:0] ' if bits > 1 else ''}{name}")
+        if direction == "input":
+            pins.append(f".{name}({name}[{bits - 1}:0])" if bits > 1 else f".{name}")
+        else:
+            nets.append(f"    logic {'signed ' if has_sign else ''}[{bits - 1}:0] {name}_;")
+            nets.append(f"    assign {name} = {32 if bits > 1 else 1}'({name}_);")
+            pins.append(f".{name}({name}_)")
+    lines = ["module sim_top (", ",\n".join(ports), ");", *nets, f"    {CORE} core ({', '.join(pins)});", "endmodule"]
+    return "\n".join(["// Simulation only.", "`default_nettype none", *lines, "`default_nettype wire", ""])
 
 
 def compile_engine(engine: Engine, progress: Callable[[str], None] = lambda _: None) -> Path:
     """The simulator of an engine, from the cache where it is there. Raises ToolError."""
-    return compile_model({**sources(), "sim_top.sv": write_top(engine).encode()}, progress, harness=_HARNESS)
+    return compile_model({**sources(engine), "sim_top.sv": write_top(engine).encode()}, progress, harness=_HARNESS)
 
 
 def simulate_stories(
@@ -120,6 +109,27 @@ def simulate_stories(
     """The stories on the RTL, one after another; `memories` replaces files of write_memories. Raises ToolError."""
     engine = describe(decoder, lanes)
     model = compile_engine(engine, progress)
+    return _run_stories(model, decoder, engine, stories, {**write_memories(decoder, engine), **(memories or {})})
+
+
+def simulate_netlist(
+    netlist: Path,
+    decoder: Decoder,
+    stories: Sequence[Story],
+    lanes: int = LANES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Trace]:
+    """The same on the module CORE of a netlist (place.py), whose memories are part of it. Raises ToolError."""
+    engine = describe(decoder, lanes)
+    cells = netlist_sources(netlist, CORE, "ecp5", progress)
+    top = write_top(engine).encode()
+    model = compile_model({**cells, "sim_top.sv": top}, progress, harness=_HARNESS, flags=FLAGS)
+    return _run_stories(model, decoder, engine, stories, {})
+
+
+def _run_stories(
+    model: Path, decoder: Decoder, engine: Engine, stories: Sequence[Story], memories: dict[str, bytes]
+) -> list[Trace]:
     requests = []
     for story in stories:
         unit = unit_of(decoder, story.sampling.temperature)
@@ -128,7 +138,7 @@ def simulate_stories(
         requests += ["token -1 1"] * (story.length - 1)
     with scratch_folder("decoder") as scratch:
         folder = Path(scratch)
-        for name, content in {**write_memories(decoder, engine), **(memories or {})}.items():
+        for name, content in memories.items():
             (folder / name).write_bytes(content)
         (folder / "requests.txt").write_text("\n".join(requests) + "\n")
         _run(model, folder, engine)
