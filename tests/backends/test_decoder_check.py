@@ -53,7 +53,12 @@ def test_long_contexts_move_the_logits_into_block_ram():
     ("board", "lanes", "shape", "words"),
     [
         ("ulx3s-45f", 64, {}, r"about 147 block RAMs \(cache 64, weights 58, embedding 16\); .* \(cure: ulx3s-85f\)"),
-        ("ulx3s-45f", 64, {}, r"86 multipliers of 18 bits; lfe5u-45f-6bg381c has 72 \(cure: 32 lanes, or a larger part"),
+        (
+            "ulx3s-45f",
+            64,
+            {},
+            r"86 multipliers of 18 bits; lfe5u-45f-6bg381c has 72 \(cure: 32 lanes, or a larger part",
+        ),
         ("ulx3s-85f", 64, {"weight_bits": 8, "layers": 6}, r"has 205 for it \(cure: 7-bit weights\)"),
         ("ulx3s-85f", 64, {"context": 1024}, r"cure: a context of 256\)"),
         ("ulx3s-85f", 64, {"weight_bits": 8, "context": 512}, r"cure: 3-bit weights, or a context of 256\)"),

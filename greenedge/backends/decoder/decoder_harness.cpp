@@ -1,7 +1,6 @@
 // Runs the decoder in sim_top: reads requests from a text file, writes what it did as int32.
-//   clear SEED UNIT            position 0, state of the generator, unit of the temperature
-//   token T SAMPLE             one token; T < 0 takes the token that came out last
-// For every token: next, cycles, then the residual behind the embedding and every layer, then the logits where SAMPLE.
+//   TOKEN AT SAMPLE UNIT STATE     one token; TOKEN < 0 takes the token that came out last
+// For every line: next, cycles, then the residual behind the embedding and every layer, then the logits where SAMPLE.
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
@@ -31,27 +30,18 @@ int main(int argc, char** argv) {
         if (top.watch_logit) logits.at(top.watch_logit_index) = (int32_t)top.watch_logit_value;
         if (top.watch_layer) record.insert(record.end(), x.begin(), x.end());
     };
-    top.start = top.clear = 0;
+    top.start = 0;
     top.rst = 1;
     for (int i = 0; i < 16; i++) edge();
     top.rst = 0;
     edge();
     int32_t last = 0;
-    char what[16];
-    while (fscanf(in, "%15s", what) == 1) {
-        if (what[0] == 'c') {
-            uint32_t seed, unit;
-            if (fscanf(in, "%" SCNu32 " %" SCNu32, &seed, &unit) != 2) return 2;
-            top.seed = seed, top.unit = unit, top.clear = 1;
-            edge();
-            top.clear = 0;
-            edge();
-            continue;
-        }
-        int token, sample;
-        if (fscanf(in, "%d %d", &token, &sample) != 2) return 2;
+    int token, at, sample;
+    uint32_t unit, state;
+    while (fscanf(in, "%d %d %d %" SCNu32 " %" SCNu32, &token, &at, &sample, &unit, &state) == 5) {
         if (!top.ready) return printf("error: the engine is not ready for a token\n"), 1;
-        top.token = token < 0 ? last : token, top.sample = sample, top.start = 1;
+        top.token = token < 0 ? last : token, top.at = at, top.sample = sample, top.start = 1;
+        top.unit = unit, top.state = state;
         record.clear();
         edge();
         top.start = 0;

@@ -134,9 +134,9 @@ endmodule
 def list_ports(engine: Engine) -> tuple[tuple[str, str, int, bool], ...]:
     """(direction, name, bits, signed) of the ports of ge_decoder."""
     token, element = (engine.vocabulary - 1).bit_length(), (engine.dim - 1).bit_length()
-    place = (max(2, engine.context) - 1).bit_length() + 1
-    inputs = {"clk": 1, "rst": 1, "start": 1, "token": token, "sample": 1, "clear": 1, "seed": 32, "unit": 32}
-    outputs = {"ready": 1, "done": 1, "next": token, "position": place, "cycles": 32}
+    place = (max(2, engine.context) - 1).bit_length()
+    inputs = {"clk": 1, "rst": 1, "start": 1, "token": token, "at": place, "sample": 1, "unit": 32, "state": 32}
+    outputs = {"ready": 1, "done": 1, "next": token, "cycles": 32}
     watched = {"x": 1, "x_index": element, "x_value": 16, "layer": 1, "logit": 1, "logit_index": token}
     outputs |= {f"watch_{name}": bits for name, bits in watched.items()} | {"watch_logit_value": engine.sum_bits}
     return (

@@ -12,7 +12,7 @@ _READ = "read_slang --threads 1 --ignore-assertions --allow-use-before-declare"
 def write_alone(engine: Engine) -> str:
     """The engine between registers that a few pins fill and empty: a part has fewer pins than it has ports."""
     token, place = (engine.vocabulary - 1).bit_length(), (max(2, engine.context) - 1).bit_length()
-    inputs, outputs = token + 68, token + place + 35
+    inputs, outputs = token + place + 67, token + 34
     return f"""// For figures only: the ports of the engine are shifted in and out.
 `default_nettype none
 module {TOP} (
@@ -23,19 +23,19 @@ module {TOP} (
     logic [{outputs - 1}:0] shown;
     logic ready, done;
     logic [{token - 1}:0] next;
-    logic [{place}:0] position;
     logic [31:0] cycles;
     always_ff @(posedge clk) begin
         if (shift) given <= {{given[{inputs - 2}:0], in}};
-        shown <= shift ? {{shown[{outputs - 2}:0], 1'b0}} : {{ready, done, next, position, cycles}};
+        shown <= shift ? {{shown[{outputs - 2}:0], 1'b0}} : {{ready, done, next, cycles}};
         out   <= shown[{outputs - 1}];
     end
-    logic rst, start, sample, clear;
+    logic rst, start, sample;
     logic [{token - 1}:0] token;
-    logic [31:0] seed, unit;
-    assign {{rst, start, sample, clear, token, seed, unit}} = given;
+    logic [{place - 1}:0] at;
+    logic [31:0] state, unit;
+    assign {{rst, start, sample, token, at, state, unit}} = given;
     {CORE} core (
-        .clk, .rst, .ready, .start, .token, .sample, .clear, .seed, .unit, .done, .next, .position, .cycles,
+        .clk, .rst, .ready, .start, .token, .at, .sample, .unit, .state, .done, .next, .cycles,
         .watch_x(), .watch_x_index(), .watch_x_value(), .watch_layer(), .watch_logit(), .watch_logit_index(),
         .watch_logit_value());
 endmodule

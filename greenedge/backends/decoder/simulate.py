@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,10 +79,8 @@ def execute_story(decoder: Decoder, story: Story) -> Trace:
 
 def write_top(engine: Engine) -> str:
     """sim_top for the harness: the core with every number as 32 bits."""
-    ports, nets, pins = [], [], [".position()"]
+    ports, nets, pins = [], [], []
     for direction, name, bits, has_sign in list_ports(engine):
-        if name == "position":
-            continue
         ports.append(f"    {direction} logic {'[31:0] ' if bits > 1 else ''}{name}")
         if direction == "input":
             pins.append(f".{name}({name}[{bits - 1}:0])" if bits > 1 else f".{name}")
@@ -130,12 +128,7 @@ def simulate_netlist(
 def _run_stories(
     model: Path, decoder: Decoder, engine: Engine, stories: Sequence[Story], memories: dict[str, bytes]
 ) -> list[Trace]:
-    requests = []
-    for story in stories:
-        unit = unit_of(decoder, story.sampling.temperature)
-        requests.append(f"clear {seed_state(story.sampling.seed)} {unit}")
-        requests += [f"token {token} 0" for token in story.prompt[:-1]] + [f"token {story.prompt[-1]} 1"]
-        requests += ["token -1 1"] * (story.length - 1)
+    requests = [line for story in stories for line in _list_requests(decoder, story)]
     with scratch_folder("decoder") as scratch:
         folder = Path(scratch)
         for name, content in memories.items():
@@ -144,6 +137,15 @@ def _run_stories(
         _run(model, folder, engine)
         words = np.fromfile(folder / "results.bin", "<i4").astype(np.int64)
     return _split(engine, stories, words)
+
+
+def _list_requests(decoder: Decoder, story: Story) -> Iterator[str]:
+    """The harness's lines: token (-1: the one that came out), position, whether one is drawn, unit, state."""
+    unit, state = unit_of(decoder, story.sampling.temperature), seed_state(story.sampling.seed)
+    for at in range(len(story.prompt) + story.length - 1):
+        drawn = at >= len(story.prompt) - 1
+        yield f"{story.prompt[at] if at < len(story.prompt) else -1} {at} {int(drawn)} {unit} {state}"
+        state = advance(state) if drawn else state
 
 
 def _run(model: Path, folder: Path, engine: Engine) -> None:

@@ -1,13 +1,13 @@
 // A llama-shaped decoder in integers (greenedge/decoder/record.py with norm_form "table"): one token at a time, everything in
 // block RAM. LANES multipliers are shared by all matrices and by attention; weights lie in execution order.
 //
-// Protocol. While `ready` is high, `start` takes `token` at the next position; `ready` falls until `done`, which is high for
-// one cycle. `sample` says whether the token behind it is wanted: then `next` is valid with `done` and until the next start;
-// without (the prompt but for its last token) the head is left out. `cycles` counts from start to done. `clear` while ready
-// goes back to position 0 and takes `seed`, the state of xorshift32 (greenedge.decoder.sampling.seed_state). `unit` is
-// temperature_unit * 256 // temperature, or 0 for the largest logit; it must not change between start and done. With the
-// context full `ready` stays low until `clear`. `watch_…` show what is written: the residual (all of it between two
-// watch_layer), and the logits; they cost nothing where nothing is connected.
+// Protocol. While `ready` is high, `start` takes `token` at position `at`; `ready` falls until `done`, which is high for one
+// cycle. Keys and values of the positions below must be there: every position once, from 0 on; to take one again, or to go
+// back, is no harm, and gives the same. `sample` says whether the token behind it is wanted: then `next` is valid with `done`
+// and until the next start; without (the prompt but for its last token) the head is left out. `unit` is temperature_unit * 256
+// // temperature, or 0 for the largest logit, held from start to done; `state` is that of xorshift32 before it advances for
+// this token (greenedge.decoder.sampling). `cycles` counts from start to done. `watch_…` show what is written: the residual
+// (all of it between two watch_layer), and the logits; they cost nothing where nothing is connected.
 `default_nettype none
 module ge_decoder
     import ge_decoder_pkg::*;
@@ -34,13 +34,12 @@ module ge_decoder
     output logic                ready,
     input  logic                start,
     input  logic [VW-1:0]       token,
+    input  logic [TW-1:0]       at,
     input  logic                sample,
-    input  logic                clear,
-    input  logic [31:0]         seed,
     input  logic [31:0]         unit,
+    input  logic [31:0]         state,
     output logic                done,
     output logic [VW-1:0]       next,
-    output logic [TW:0]         position,
     output logic [31:0]         cycles,
     output logic                watch_x,
     output logic [XW-1:0]       watch_x_index,
@@ -82,7 +81,7 @@ module ge_decoder
     localparam int unsigned WAIT_CACHE = ROTATED, WAIT_RESIDUAL = SCALED + 3, WAIT_GATE = SCALED + 4, WAIT_MIX = SUM + 1, WAIT_HEAD = SUM;
 
     typedef enum logic [2:0] {IDLE, EMBED, NORM, MULTIPLY, ATTEND, DRAIN, DRAW} state_t;
-    state_t          state;
+    state_t          phase;
     kind_t           kind;
     logic [LYW-1:0]  layer;
     logic [IW-1:0]   row, last_row;
@@ -97,7 +96,6 @@ module ge_decoder
     logic [TW-1:0]   t;
     logic [BW-1:0]   last_block;
     logic [CHW-1:0]  t_chunk;
-    assign t = position[TW-1:0];
 
     (* rom_style = "logic", ram_style = "logic" *) logic [$bits(layer_t)-1:0] layer_memory [LAYERS + 1];
     initial $readmemh({PREFIX, "layers"}, layer_memory);
@@ -129,8 +127,8 @@ module ge_decoder
         last_chunk = kind == DOWN ? CHW'(Z_CHUNKS - 1) : CHW'(X_CHUNKS - 1);
         issue = '{valid: 1'b0, kind: kind, index: row, first: chunk == '0, last: chunk == last_chunk};
         cache_next = head_at;
-        if (state == MULTIPLY) issue.valid = 1'b1;
-        if (state == ATTEND) begin
+        if (phase == MULTIPLY) issue.valid = 1'b1;
+        if (phase == ATTEND) begin
             issue.valid = burst;
             issue.kind  = mixing ? MIX : SCORE;
             issue.first = mixing ? chunk == '0 : row == '0;
@@ -170,10 +168,10 @@ module ge_decoder
     assign age_enough = age >= wait_for;
     assign score_now  = scored != (HW+1)'(HEADS) && scored <= mixed + 1'b1 && age_qk >= 6'(WAIT_CACHE);
     assign mix_now    = !score_now && mixed != scored && mix_ready[mixed[0]] && age_v >= 6'(WAIT_CACHE);
-    assign mix_taken  = state == ATTEND && !burst && mix_now ? 2'b01 << mixed[0] : 2'b00;
+    assign mix_taken  = phase == ATTEND && !burst && mix_now ? 2'b01 << mixed[0] : 2'b00;
     assign last_block = BW'(32'(t) / GROUPS);
     assign t_chunk    = CHW'(32'(t) / LANES);
-    assign ready      = state == IDLE && !done && position != (TW+1)'(CONTEXT) && !rst;
+    assign ready      = phase == IDLE && !done && !rst;
 
     function automatic logic [5:0] grow(input logic [5:0] a, input logic again);
         grow = again ? '0 : &a ? a : a + 1'b1;
@@ -185,13 +183,13 @@ module ge_decoder
         norm_start  <= 1'b0;
         draw        <= 1'b0;
         restart     <= 1'b0;
-        age    <= grow(age, issue.valid || state == EMBED);
+        age    <= grow(age, issue.valid || phase == EMBED);
         age_qk <= grow(age_qk, issue.valid && (issue.kind == QUERY || issue.kind == KEY));
         age_v  <= grow(age_v, issue.valid && issue.kind == VALUE);
-        if (state != IDLE) cycles <= cycles + 1'b1;
-        case (state)
+        if (phase != IDLE) cycles <= cycles + 1'b1;
+        case (phase)
             IDLE: if (start && ready) begin
-                state      <= EMBED;
+                phase      <= EMBED;
                 kind       <= DOWN;                              // what a norm in front of the first layer waits as
                 layer      <= '0;
                 element    <= '0;
@@ -200,17 +198,18 @@ module ge_decoder
                 key_base   <= '0;
                 value_base <= CW'(V_BASE);
                 wanted     <= sample;
+                t          <= at;
                 cycles     <= 32'd1;
             end
             EMBED: begin
                 element <= element + 1'b1;
                 if (element == (XW+1)'(DIM - 1)) begin
-                    state   <= DRAIN;
+                    phase   <= DRAIN;
                     element <= '1;                               // the embedding is not a layer's end
                 end
             end
             NORM: if (norm_ready) begin
-                state <= MULTIPLY;
+                phase <= MULTIPLY;
                 row   <= '0;
                 chunk <= '0;
             end
@@ -224,8 +223,8 @@ module ge_decoder
                     case (kind)
                         QUERY:   kind <= KEY;
                         KEY:     kind <= VALUE;
-                        VALUE:   state <= ATTEND;
-                        default: state <= DRAIN;
+                        VALUE:   phase <= ATTEND;
+                        default: phase <= DRAIN;
                     endcase
                     if (kind == VALUE) begin
                         {scored, mixed, score_share, mix_share, burst} <= '0;
@@ -242,7 +241,7 @@ module ge_decoder
                 value_row <= value_at;
                 burst     <= score_now || mix_now;
                 if (mixed == (HW+1)'(HEADS)) begin
-                    state      <= DRAIN;
+                    phase      <= DRAIN;
                     kind       <= MIX;
                     key_base   <= key_base + CW'(KV_HEADS * K_WORDS);
                     value_base <= value_base + CW'(NARROW * V_WORDS);
@@ -274,19 +273,19 @@ module ge_decoder
                 case (kind)
                     MIX: begin
                         kind  <= OUTPUT;
-                        state <= MULTIPLY;
+                        phase <= MULTIPLY;
                     end
                     GATE_UP: begin
                         kind  <= DOWN;
-                        state <= MULTIPLY;
+                        phase <= MULTIPLY;
                     end
                     OUTPUT: begin
                         kind       <= GATE_UP;
-                        state      <= NORM;
+                        phase      <= NORM;
                         norm_start <= 1'b1;
                     end
                     HEAD: begin
-                        state <= DRAW;
+                        phase <= DRAW;
                         draw  <= 1'b1;
                     end
                     default: begin                               // DOWN, or the embedding
@@ -294,30 +293,26 @@ module ge_decoder
                         watch_layer <= element == '0;
                         if (element == '0) layer <= layer + 1'b1;
                         if (element == '0 && layer == LYW'(LAYERS - 1) && !wanted) begin
-                            state    <= IDLE;
+                            phase    <= IDLE;
                             done     <= 1'b1;
-                            position <= position + 1'b1;
-                        end else begin
+                                        end else begin
                             kind       <= element == '0 && layer == LYW'(LAYERS - 1) ? HEAD : QUERY;
-                            state      <= NORM;
+                            phase      <= NORM;
                             norm_start <= 1'b1;
                         end
                     end
                 endcase
             end
             DRAW: if (drawn) begin
-                state    <= IDLE;
+                phase    <= IDLE;
                 done     <= 1'b1;
                 next     <= choice;
-                position <= position + 1'b1;
-            end
-            default: state <= IDLE;
+                end
+            default: phase <= IDLE;
         endcase
-        if (clear && state == IDLE) position <= '0;
         if (rst) begin
-            state    <= IDLE;
+            phase    <= IDLE;
             kind     <= QUERY;
-            position <= '0;
             cycles   <= '0;
             {burst, norm_start, draw, done} <= '0;
             {age, age_qk, age_v} <= '0;
@@ -335,7 +330,7 @@ module ge_decoder
     always_ff @(posedge clk) begin
         if (start && ready) embed_base <= $clog2(EMBED_WORDS)'(32'(token) * DIM);
         embed_address  <= embed_base + $clog2(EMBED_WORDS)'(element);
-        embed          <= rst ? '0 : {embed[2:0], state == EMBED};
+        embed          <= rst ? '0 : {embed[2:0], phase == EMBED};
         embed_index[0] <= element[XW-1:0];
         for (int s = 1; s <= 3; s++) embed_index[s] <= embed_index[s-1];
     end
@@ -376,7 +371,7 @@ module ge_decoder
     ge_decoder_rom #(.DEPTH(LAYERS*ROWS), .WIDTH(18), .BANK(1024), .FILE({PREFIX, "multipliers"})) multipliers (
         .clk, .address(multiplier_at), .word(multiplier));
     always_ff @(posedge clk) begin
-        if (state == IDLE) multiplier_at <= '0;
+        if (phase == IDLE) multiplier_at <= '0;
         else if (count_row) multiplier_at <= multiplier_at + 1'b1;
         case (tags[SUM-1].kind)
             QUERY:   shift <= constants.query;
@@ -476,7 +471,7 @@ module ge_decoder
     assign watch_logit_index = tags[SUM].index[VW-1:0];
     assign watch_logit_value = sum;
     ge_decoder_sample #(.VOCABULARY(VOCABULARY), .LOGIT_BITS(15 + $clog2(DIM)), .PREFIX(PREFIX)) sampler (
-        .clk, .rst, .clear(clear && state == IDLE), .seed, .unit, .s_valid(watch_logit), .s_index(watch_logit_index),
+        .clk, .rst, .load(start && ready), .state, .unit, .s_valid(watch_logit), .s_index(watch_logit_index),
         .s_logit(sum[14 + $clog2(DIM):0]), .draw, .ready(drawn), .token(choice));
 endmodule
 `default_nettype wire

@@ -3,7 +3,7 @@
 // unit = 0: the largest logit, the lowest index among equals. Else, behind `draw`: l = (logit * unit + 2^15) >> 16, e =
 // exponential[min(max l - l, 255)]; their running sums C take the logits' places in the memory; r = ((state >> 16) * Z) >> 16
 // after a step of xorshift32 (shifts 13, 17, 5), and the token is the number of C that are at most r, found by halving.
-// About VOCABULARY + 4 log2(VOCABULARY) + 12 cycles; 2 with unit = 0. `seed` is taken with `clear`; 0 counts as 1.
+// About VOCABULARY + 4 log2(VOCABULARY) + 12 cycles; 2 with unit = 0. `state` is taken with `load`; 0 counts as 1.
 `default_nettype none
 module ge_decoder_sample #(
     int unsigned VOCABULARY = 512,
@@ -13,8 +13,8 @@ module ge_decoder_sample #(
 ) (
     input  logic                         clk,
     input  logic                         rst,
-    input  logic                         clear,
-    input  logic [31:0]                  seed,
+    input  logic                         load,
+    input  logic [31:0]                  state,
     input  logic [31:0]                  unit,
     input  logic                         s_valid,
     input  logic [VW-1:0]                s_index,
@@ -30,7 +30,7 @@ module ge_decoder_sample #(
     localparam int unsigned KW = $clog2(VW + 1);
 
     typedef enum logic [2:0] {IDLE, LARGEST, WEIGH, DRAIN, SEARCH} state_t;
-    state_t        state;
+    state_t        phase;
     logic [31:0]   random, mixed_1, mixed_2, mixed_3;
     assign mixed_1 = random ^ random << 13;
     assign mixed_2 = mixed_1 ^ mixed_1 >> 17;
@@ -78,27 +78,27 @@ module ge_decoder_sample #(
     assign is_below = probe <= (VW+1)'(VOCABULARY) && ZB'(read_2) <= drawn;
     always_comb begin
         read_at = i;
-        if (state == SEARCH) read_at = probe <= (VW+1)'(VOCABULARY) ? VW'(probe - 1'b1) : '0;
+        if (phase == SEARCH) read_at = probe <= (VW+1)'(VOCABULARY) ? VW'(probe - 1'b1) : '0;
         write = s_valid || valid[7];
         write_at = s_valid ? s_index : at[7];
         write_word = s_valid ? MB'(s_logit) : MB'(running);
     end
     always_ff @(posedge clk) begin
         ready <= 1'b0;
-        valid <= rst ? '0 : {valid[6:1], state == WEIGH};
+        valid <= rst ? '0 : {valid[6:1], phase == WEIGH};
         at[1] <= i;
         for (int s = 2; s <= 7; s++) at[s] <= at[s-1];
-        factor  <= state == LARGEST ? largest : LOGIT_BITS'(read_2);
+        factor  <= phase == LARGEST ? largest : LOGIT_BITS'(read_2);
         product <= factor * $signed({1'b0, unit});
-        if (state == LARGEST) top <= l;
+        if (phase == LARGEST) top <= l;
         distance <= |below[LB:8] ? 8'd255 : below[7:0];
         e        <= exponential[distance];
-        if (state == LARGEST) running <= '0;
+        if (phase == LARGEST) running <= '0;
         else if (valid[6]) running <= running + ZB'(e);
         scaled <= random[31:16] * running;
         drawn  <= scaled[16 +: ZB];
         wait_  <= wait_ + 1'b1;
-        case (state)
+        case (phase)
             IDLE: if (draw) begin
                 random <= mixed_3;
                 wait_  <= '0;
@@ -106,18 +106,18 @@ module ge_decoder_sample #(
                 if (unit == '0) begin
                     ready <= 1'b1;
                     token <= largest_at;
-                end else state <= LARGEST;
+                end else phase <= LARGEST;
             end
-            LARGEST: if (wait_ == 3) state <= WEIGH;
+            LARGEST: if (wait_ == 3) phase <= WEIGH;
             WEIGH: begin
                 i <= i + 1'b1;
                 if (i == VW'(VOCABULARY - 1)) begin
-                    state <= DRAIN;
+                    phase <= DRAIN;
                     wait_ <= '0;
                 end
             end
             DRAIN: if (wait_ == 10) begin                      // the last sum is written, and drawn follows from it
-                state    <= SEARCH;
+                phase    <= SEARCH;
                 wait_    <= '0;
                 found    <= '0;
                 bit_left <= KW'(VW - 1);
@@ -127,16 +127,16 @@ module ge_decoder_sample #(
                 bit_left <= bit_left - 1'b1;
                 if (is_below) found <= probe;
                 if (bit_left == '0) begin
-                    state <= IDLE;
+                    phase <= IDLE;
                     ready <= 1'b1;
                     token <= VW'(is_below ? probe : found);
                 end
             end
-            default: state <= IDLE;
+            default: phase <= IDLE;
         endcase
-        if (clear) random <= seed == '0 ? 32'd1 : seed;
+        if (load) random <= state == '0 ? 32'd1 : state;
         if (rst) begin
-            state  <= IDLE;
+            phase  <= IDLE;
             random <= 32'd1;
         end
     end
