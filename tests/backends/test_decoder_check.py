@@ -1,4 +1,4 @@
-"""What the engine refuses is named with its place, the rule and what would help; what it takes is counted beforehand."""
+"""What the engine refuses is named with its place, the rule, and what would help; what it takes is counted before."""
 
 from __future__ import annotations
 

@@ -91,6 +91,13 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
     ),
     "ge_decoder_rotate": ({}, [({"HEAD_DIM": 6}, "HEAD_DIM=6 must be a power of two of at least 2")]),
     "ge_decoder_sample": ({}, [({"VOCABULARY": 1}, "VOCABULARY=1 must be at least 2")]),
+    "ge_decoder_stream": (
+        {},
+        [
+            ({"VOCABULARY": 1}, "VOCABULARY=1 must be 2 to 16777216"),
+            ({"CONTEXT": 0}, "CONTEXT=0 must be 1 to 65536"),
+        ],
+    ),
     "ge_decoder_tree": ({}, [({"N": 6}, "N=6 must be a power of two")]),
     "ge_decoder_weigh": ({}, [({"GROUPS": 6}, "GROUPS=6 must be a power of two")]),
     "ge_depthwise": (

@@ -150,7 +150,7 @@ def _list_declarations(engine: Engine) -> Iterator[tuple[str, str, str]]:
         yield f"{direction:6}", name, ("signed " if has_sign else "") + (f"[{bits - 1}:0] " if bits > 1 else "")
 
 
-def sources(engine: Engine) -> dict[str, bytes]:
-    """{file: content} of the units and the core, in the order for the tools."""
+def sources(engine: Engine, prefix: str = "") -> dict[str, bytes]:
+    """{file: content} of the units and the core, in the order for the tools; `prefix` as in write_core."""
     units = {name: (RTL / "decoder" / name).read_bytes() for name in UNITS}
-    return {**units, f"{CORE}.sv": write_core(engine).encode()}
+    return {**units, f"{CORE}.sv": write_core(engine, prefix).encode()}
