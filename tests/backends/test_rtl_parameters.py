@@ -74,6 +74,7 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
             ({"WEIGHT_BITS": 9}, "WEIGHT_BITS=9 must be 2 to 8"),
         ],
     ),
+    "ge_decoder_multiply": ({}, [({"B_BITS": 0}, "A_BITS=25 must be at least 2 and B_BITS=0 at least 1")]),
     "ge_decoder_requantise": ({}, [({"X_BITS": 1}, "X_BITS=1 and M_BITS=18 must be at least 2")]),
     "ge_decoder_residual": (
         {},

@@ -13,6 +13,7 @@ UNITS = (
     "ge_decoder_pkg.sv",
     "ge_decoder_rom.sv",
     "ge_decoder_tree.sv",
+    "ge_decoder_multiply.sv",
     "ge_decoder_lanes.sv",
     "ge_decoder_requantise.sv",
     "ge_decoder_rotate.sv",

@@ -78,7 +78,7 @@ module ge_decoder
     localparam int unsigned SCORES = 4 + (DW + 2) / 3, SUM = SCORES + ($clog2(GROUPS) + 2) / 3 + 1;
     localparam int unsigned SCALED = SUM + 5, ROTATED = SCALED + 6;
     // waits, counted from the last issue, until what it wrote can be read again; see `age`
-    localparam int unsigned WAIT_CACHE = ROTATED, WAIT_RESIDUAL = SCALED + 3, WAIT_GATE = SCALED + 4, WAIT_MIX = SUM + 1, WAIT_HEAD = SUM;
+    localparam int unsigned WAIT_CACHE = ROTATED, WAIT_RESIDUAL = SCALED + 3, WAIT_GATE = SCALED + 4, WAIT_MIX = SUM + 3, WAIT_HEAD = SUM;
 
     typedef enum logic [2:0] {IDLE, EMBED, NORM, MULTIPLY, ATTEND, DRAIN, DRAW} state_t;
     state_t          phase;
@@ -426,18 +426,19 @@ module ge_decoder
     logic [SCORES:0] odd;                                          // of the head whose scores pass
     always_ff @(posedge clk) odd <= {odd[SCORES-1:0], scored[0]};
 
-    localparam int unsigned MIX_BITS = 17 + $clog2(CONTEXT), NB = MIX_BITS + RECIPROCAL_BITS + 1;
+    localparam int unsigned MIX_BITS = 17 + $clog2(CONTEXT), NB = MIX_BITS + RECIPROCAL_BITS;
     logic signed [NB-1:0] mix_product, mix_rounded;
-    logic [1:0]           mix_valid;
-    logic [XW-1:0]        mix_index [1:2];
+    logic [4:1]           mix_valid;
+    logic [XW-1:0]        mix_index [1:4];
     logic [7:0]           mix_level;
-    assign mix_rounded = (mix_product + NB'(1 << 27)) >>> 28;
+    ge_decoder_multiply #(.A_BITS(MIX_BITS), .B_BITS(RECIPROCAL_BITS)) mix (
+        .clk, .a(sum[MIX_BITS-1:0]), .b(reciprocal[tags[SUM].index[DW]]), .product(mix_product));
+    assign mix_rounded = mix_product >>> 27;                       // one bit more than is kept, for the rounding
     always_ff @(posedge clk) begin
-        mix_product  <= $signed(sum[MIX_BITS-1:0]) * $signed({1'b0, reciprocal[tags[SUM].index[DW]]});
-        mix_valid    <= rst ? '0 : {mix_valid[0], tags[SUM].valid && tags[SUM].last && tags[SUM].kind == MIX};
+        mix_valid    <= rst ? '0 : {mix_valid[3:1], tags[SUM].valid && tags[SUM].last && tags[SUM].kind == MIX};
         mix_index[1] <= tags[SUM].index[XW-1:0];
-        mix_index[2] <= mix_index[1];
-        mix_level    <= mix_rounded > NB'(127) ? 8'd127 : mix_rounded < -NB'(127) ? 8'h81 : mix_rounded[7:0];
+        for (int s = 2; s <= 4; s++) mix_index[s] <= mix_index[s-1];
+        mix_level    <= mix_rounded > 253 ? 8'd127 : mix_rounded < -255 ? 8'h81 : 8'((mix_rounded + 1) >>> 1);
     end
 
     // ---- the gated product, the residual and its norms
@@ -458,10 +459,10 @@ module ge_decoder
         .m_valid(levels_valid), .m_index(levels_index), .m_levels(levels), .ready(norm_ready),
         .watch_valid(watch_x), .watch_index(watch_x_index), .watch_value(watch_x_value));
     assign write_several = levels_valid;
-    assign write_one     = gated || mix_valid[1];
+    assign write_one     = gated || mix_valid[4];
     always_comb begin
-        write_lane   = levels_valid ? LW'(levels_index) : gated ? LW'(gated_index) : LW'(mix_index[2]);
-        write_slot   = levels_valid ? AW'(32'(levels_index) / LANES) : gated ? AW'(X_CHUNKS + 32'(gated_index) / LANES) : AW'(32'(mix_index[2]) / LANES);
+        write_lane   = levels_valid ? LW'(levels_index) : gated ? LW'(gated_index) : LW'(mix_index[4]);
+        write_slot   = levels_valid ? AW'(32'(levels_index) / LANES) : gated ? AW'(X_CHUNKS + 32'(gated_index) / LANES) : AW'(32'(mix_index[4]) / LANES);
         write_values = levels_valid ? levels : (PE*8)'(gated ? gated_level : mix_level);
     end
 

@@ -26,7 +26,7 @@ module ge_decoder_sample #(
     if (VOCABULARY < 2) $fatal(1, "ge_decoder_sample: VOCABULARY=%0d must be at least 2", VOCABULARY);
     localparam int unsigned ZB = $clog2(255*VOCABULARY + 1);
     localparam int unsigned MB = LOGIT_BITS > ZB ? LOGIT_BITS : ZB;
-    localparam int unsigned LB = LOGIT_BITS + 33 - 16;           // of l
+    localparam int unsigned LB = LOGIT_BITS + 32 - 16;           // of l
     localparam int unsigned KW = $clog2(VW + 1);
 
     typedef enum logic [2:0] {IDLE, LARGEST, WEIGH, DRAIN, SEARCH} state_t;
@@ -56,13 +56,12 @@ module ge_decoder_sample #(
         largest_at <= s_index;
     end
 
-    // ---- 1, 2 read, 3 factor, 4 product, 5 distance, 6 exponential, 7 running sum, 8 written
+    // ---- 1, 2 read, 3 to 5 product, 6 distance, 7 exponential, 8 running sum, 9 written
     (* rom_style = "logic", ram_style = "logic" *) logic [7:0] exponential [256];
     initial $readmemh({PREFIX, "exponential"}, exponential);
-    logic [VW-1:0]                i, at [1:7];
-    logic [7:1]                   valid;
-    logic signed [LOGIT_BITS-1:0] factor;
-    logic signed [LOGIT_BITS+32:0] product;
+    logic [VW-1:0]                i, at [1:8];
+    logic [8:1]                   valid;
+    logic signed [LOGIT_BITS+31:0] product;
     logic signed [LB-1:0]         l, top;
     logic signed [LB:0]           below;
     logic [7:0]                   distance, e;
@@ -72,29 +71,29 @@ module ge_decoder_sample #(
     logic [3:0]                   wait_;
     logic [VW:0]                  found, probe;
     logic                         is_below;
-    assign l     = LB'((product + (LOGIT_BITS+33)'(32768)) >>> 16);
+    ge_decoder_multiply #(.A_BITS(LOGIT_BITS), .B_BITS(32)) scale (
+        .clk, .a(phase == LARGEST ? largest : LOGIT_BITS'(read_2)), .b(unit), .product);
+    assign l     = LB'((product + (LOGIT_BITS+32)'(32768)) >>> 16);
     assign below = (LB+1)'(top) - (LB+1)'(l);
     assign probe = found + ((VW+1)'(1) << bit_left);           // one more than the address that is asked
     assign is_below = probe <= (VW+1)'(VOCABULARY) && ZB'(read_2) <= drawn;
     always_comb begin
         read_at = i;
         if (phase == SEARCH) read_at = probe <= (VW+1)'(VOCABULARY) ? VW'(probe - 1'b1) : '0;
-        write = s_valid || valid[7];
-        write_at = s_valid ? s_index : at[7];
+        write = s_valid || valid[8];
+        write_at = s_valid ? s_index : at[8];
         write_word = s_valid ? MB'(s_logit) : MB'(running);
     end
     always_ff @(posedge clk) begin
         ready <= 1'b0;
-        valid <= rst ? '0 : {valid[6:1], phase == WEIGH};
+        valid <= rst ? '0 : {valid[7:1], phase == WEIGH};
         at[1] <= i;
-        for (int s = 2; s <= 7; s++) at[s] <= at[s-1];
-        factor  <= phase == LARGEST ? largest : LOGIT_BITS'(read_2);
-        product <= factor * $signed({1'b0, unit});
+        for (int s = 2; s <= 8; s++) at[s] <= at[s-1];
         if (phase == LARGEST) top <= l;
         distance <= |below[LB:8] ? 8'd255 : below[7:0];
         e        <= exponential[distance];
         if (phase == LARGEST) running <= '0;
-        else if (valid[6]) running <= running + ZB'(e);
+        else if (valid[7]) running <= running + ZB'(e);
         scaled <= random[31:16] * running;
         drawn  <= scaled[16 +: ZB];
         wait_  <= wait_ + 1'b1;
@@ -108,7 +107,7 @@ module ge_decoder_sample #(
                     token <= largest_at;
                 end else phase <= LARGEST;
             end
-            LARGEST: if (wait_ == 3) phase <= WEIGH;
+            LARGEST: if (wait_ == 4) phase <= WEIGH;
             WEIGH: begin
                 i <= i + 1'b1;
                 if (i == VW'(VOCABULARY - 1)) begin
@@ -116,7 +115,7 @@ module ge_decoder_sample #(
                     wait_ <= '0;
                 end
             end
-            DRAIN: if (wait_ == 10) begin                      // the last sum is written, and drawn follows from it
+            DRAIN: if (wait_ == 11) begin                      // the last sum is written, and drawn follows from it
                 phase    <= SEARCH;
                 wait_    <= '0;
                 found    <= '0;
