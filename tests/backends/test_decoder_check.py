@@ -43,6 +43,13 @@ def test_blocks_of_a_memory(words, bits, blocks):
     assert blocks_of(words, bits) == blocks
 
 
+@pytest.mark.parametrize(("bits", "products"), [(17, 2), (18, 4), (30, 4)])
+def test_a_wide_quotient_takes_more_multipliers(bits, products):
+    """25 bits of sums are two parts; 17 bits of the quotient one."""
+    engine = dataclasses.replace(describe(_build()), reciprocal_bits=bits)
+    assert count_multipliers(engine)["context"] == products
+
+
 def test_long_contexts_move_the_logits_into_block_ram():
     short, long_ = (describe(_build(layers=1, vocabulary=24, context=n)) for n in (256, 264))
     assert "scores" not in count_blocks(short) and count_blocks(long_)["scores"] == 5

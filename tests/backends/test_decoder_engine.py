@@ -110,6 +110,6 @@ def test_words_hold_lane_0_in_their_low_bits():
 )
 def test_other_shapes(lanes, shape):
     decoder = _build(5, **shape)
-    stories = [Story((2,), decoder.context, Sampling(300, seed)) for seed in (1, 2)]
+    stories = [Story((2,), decoder.context, Sampling(300, 1))]
     for story, trace in zip(stories, simulate_stories(decoder, stories, lanes), strict=True):
         assert compare(execute_story(decoder, story), trace)

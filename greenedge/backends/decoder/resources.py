@@ -66,8 +66,8 @@ def count_multipliers(engine: Engine) -> dict[str, int]:
         "rotate": 4,
         "gate": 2,
         "requantise": _tiles(sums),
-        "context": _tiles(mixed) * _tiles(engine.reciprocal_bits + 1),
-        "sample": _tiles(_logit_bits(engine)) * 2 + 1,
+        "context": _count_parts(mixed, engine.reciprocal_bits),
+        "sample": _count_parts(_logit_bits(engine), 32) + 1,
     }
 
 
@@ -89,6 +89,11 @@ def _cut(words: int, bank: int, bits: int) -> Iterator[tuple[int, int]]:
 def _tiles(bits: int) -> int:
     """Multipliers of 18 bits for a factor: yosys leaves a rest of one bit to logic."""
     return 1 if bits <= 18 else 1 + -(-(bits - 19) // 17)
+
+
+def _count_parts(a_bits: int, b_bits: int) -> int:
+    """Products of 17-bit parts, as ge_decoder_multiply cuts its factors."""
+    return (a_bits + 15) // 17 * ((b_bits + 16) // 17)
 
 
 def _logit_bits(engine: Engine) -> int:

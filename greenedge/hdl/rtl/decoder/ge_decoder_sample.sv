@@ -3,7 +3,7 @@
 // unit = 0: the largest logit, the lowest index among equals. Else, behind `draw`: l = (logit * unit + 2^15) >> 16, e =
 // exponential[min(max l - l, 255)]; their running sums C take the logits' places in the memory; r = ((state >> 16) * Z) >> 16
 // after a step of xorshift32 (shifts 13, 17, 5), and the token is the number of C that are at most r, found by halving.
-// About VOCABULARY + 4 log2(VOCABULARY) + 12 cycles; 2 with unit = 0. `state` is taken with `load`; 0 counts as 1.
+// VOCABULARY + 3 log2(VOCABULARY) + 19 cycles; 2 with unit = 0. `state` is taken with `load`; 0 counts as 1.
 `default_nettype none
 module ge_decoder_sample #(
     int unsigned VOCABULARY = 512,
