@@ -12,7 +12,7 @@ from greenedge.backends.decoder.memories import pack, write_memories
 from greenedge.backends.decoder.simulate import Story, Trace, compare, execute_story, simulate_stories
 from greenedge.decoder.record import Decoder
 from greenedge.decoder.sampling import Sampling
-from greenedge.errors import VerificationError
+from greenedge.errors import GreenedgeError, VerificationError
 from tests.decoder.models import random_decoder
 
 _LANES = 8
@@ -89,6 +89,29 @@ def test_every_sort_of_difference_is_named(decoder):
     other = dataclasses.replace(trace, tokens=(*trace.tokens[:8], (trace.tokens[8] + 1) % 24))
     with pytest.raises(VerificationError, match="position 10, token"):
         compare(trace, other)
+
+
+def test_fewer_integers_are_no_pass(decoder):
+    trace = execute_story(decoder, _STORIES[1])
+    with pytest.raises(VerificationError, match=r"rtl gave tokens of shape \(8,\); the decoder gives \(9,\)"):
+        compare(trace, dataclasses.replace(trace, tokens=trace.tokens[1:]))
+    none = Trace((), (), trace.residuals[:0], trace.logits[:0])
+    with pytest.raises(VerificationError, match="none is no pass"):
+        compare(none, none)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "length", "words"),
+    [
+        ((), 3, "3 tokens behind 0 of a prompt"),
+        ((1,), 0, "0 tokens behind 1 of a prompt"),
+        ((1, 2), 22, "23 tokens: the context has 22"),
+        ((24,), 1, "the vocabulary is 0 to 23"),
+    ],
+)
+def test_stories_that_cannot_be_told(decoder, prompt, length, words):
+    with pytest.raises(GreenedgeError, match=words):
+        simulate_stories(decoder, [Story(prompt, length)], _LANES)
 
 
 def test_words_hold_lane_0_in_their_low_bits():

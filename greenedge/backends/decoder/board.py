@@ -97,9 +97,11 @@ def plan_board(
 
 
 def list_requests(decoder: Decoder, story: Story) -> Iterator[bytes]:
-    """The requests of a story: its prompt, then followers, which need no answer to be sent."""
+    """The requests of a story: its prompt, then followers, which need no answer to be sent. Raises GreenedgeError for
+    tokens that the decoder does not have, and for more than its context holds."""
+    story.check(decoder)
     unit, state = unit_of(decoder, story.sampling.temperature), seed_state(story.sampling.seed)
-    for at in range(len(story.prompt) + story.length - 1):
+    for at in range(story.positions):
         prompted, drawn = at < len(story.prompt), at >= len(story.prompt) - 1
         flags = _SAMPLE * drawn | _FOLLOW * (not prompted)
         yield pack_request(flags, story.prompt[at] if prompted else 0, at, unit, state)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from greenedge.backends.decoder.engine import CORE, LANES, Engine, describe, list_ports, sources
 from greenedge.backends.decoder.memories import write_memories
-from greenedge.decoder.execute import StepDecoder
+from greenedge.decoder.execute import StepDecoder, check_tokens
 from greenedge.decoder.record import Decoder
 from greenedge.decoder.sampling import TEMPERATURE_ONE, Sampling, advance, choose, seed_state
-from greenedge.errors import ToolError, VerificationError
+from greenedge.errors import GreenedgeError, ToolError, VerificationError
 from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.axi_stream.simulation import compile_model
 from greenedge.hdl.netlist import FLAGS, netlist_sources
@@ -28,11 +28,26 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Story:
-    """A prompt and how many tokens are generated behind it."""
+    """A prompt and how many tokens, one at least, are generated behind it."""
 
     prompt: tuple[int, ...]
     length: int
     sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        if not self.prompt or self.length < 1:
+            raise GreenedgeError(
+                f"a story of {self.length} tokens behind {len(self.prompt)} of a prompt; both are at least 1."
+            )
+
+    @property
+    def positions(self) -> int:
+        """Tokens that go through the decoder: the last that comes out does not."""
+        return len(self.prompt) + self.length - 1
+
+    def check(self, decoder: Decoder) -> None:
+        """Raises GreenedgeError for tokens that the decoder does not have, and for more than its context holds."""
+        check_tokens(decoder, np.array([self.prompt]), self.length - 1)
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,8 @@ def simulate_stories(
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Trace]:
     """The stories on the RTL, one after another; `memories` replaces files of write_memories. Raises ToolError."""
+    for story in stories:
+        story.check(decoder)
     engine = describe(decoder, lanes)
     model = compile_engine(engine, progress)
     return _run_stories(model, decoder, engine, stories, {**write_memories(decoder, engine), **(memories or {})})
@@ -118,6 +135,8 @@ def simulate_netlist(
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Trace]:
     """The same on the module CORE of a netlist (place.py), whose memories are part of it. Raises ToolError."""
+    for story in stories:
+        story.check(decoder)
     engine = describe(decoder, lanes)
     cells = netlist_sources(netlist, CORE, "ecp5", progress)
     top = write_top(engine).encode()
@@ -142,7 +161,7 @@ def _run_stories(
 def _list_requests(decoder: Decoder, story: Story) -> Iterator[str]:
     """The harness's lines: token (-1: the one that came out), position, whether one is drawn, unit, state."""
     unit, state = unit_of(decoder, story.sampling.temperature), seed_state(story.sampling.seed)
-    for at in range(len(story.prompt) + story.length - 1):
+    for at in range(story.positions):
         drawn = at >= len(story.prompt) - 1
         yield f"{story.prompt[at] if at < len(story.prompt) else -1} {at} {int(drawn)} {unit} {state}"
         state = advance(state) if drawn else state
@@ -174,7 +193,7 @@ def _split(engine: Engine, stories: Sequence[Story], words: Ints) -> list[Trace]
     size = engine.layers * engine.dim
     for story in stories:
         tokens, cycles, residuals, logits = [], [], [], []
-        for position in range(len(story.prompt) + story.length - 1):
+        for position in range(story.positions):
             next_, count = words[at : at + 2].tolist()
             residuals.append(words[at + 2 : at + 2 + size].reshape(engine.layers, engine.dim))
             cycles.append(count)
@@ -190,6 +209,12 @@ def _split(engine: Engine, stories: Sequence[Story], words: Ints) -> list[Trace]
 def compare(expected: Trace, found: Trace) -> int:
     """How many integers were compared. Raises VerificationError with the first place, in the order of computing, where
     two differ."""
+    for name in ("residuals", "logits", "tokens"):
+        ours, theirs = np.shape(getattr(expected, name)), np.shape(getattr(found, name))
+        if ours != theirs or not ours[0]:
+            raise VerificationError(
+                f"rtl gave {name} of shape {theirs}; the decoder gives {ours}, and none is no pass."
+            )
     begin = len(expected.residuals) - len(expected.tokens)
     for position, (ours, theirs) in enumerate(zip(expected.residuals, found.residuals, strict=True)):
         _check(position, {f"layer {number}": pair for number, pair in enumerate(zip(ours, theirs, strict=True))})
