@@ -15,9 +15,9 @@ from greenedge.backends.decoder.engine import Engine
 BLOCK_BITS = 18432
 # (words, widest word) of a DP16KD; the first is read and written by one port each
 _SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
-# Logic of what is there once, of a lane, and of a bit of the GROUPS logits that are weighed at once. Set by what the parts
-# are made of so that their sum is yosys's count for the shape of stories260K (11,646): one point, so no more than a guide
-# for other shapes.
+# Logic of what is there once, of a lane, and of a bit of the GROUPS logits that are weighed at once. Set by what the
+# parts are made of so that their sum is yosys's count for the shape of stories260K (11,646): one point, so no more than
+# a guide for other shapes.
 _LOGIC = {"once": 4500.0, "lane": 66.0, "weigh": 18.0}
 
 
