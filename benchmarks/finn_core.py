@@ -20,11 +20,11 @@ sys.path[:0] = [str(ROOT)]
 
 from greenedge.backends.finn import build_dir  # noqa: E402
 from greenedge.backends.finn.design import Design  # noqa: E402
-from greenedge.backends.finn.netlist import simulate_netlist  # noqa: E402
 from greenedge.backends.finn.stitch import about, rtl_files, stitch  # noqa: E402
 from greenedge.graph import Graph, run_graph, save_graph  # noqa: E402
 from greenedge.hdl.axi_stream.simulation import Stall  # noqa: E402
 from greenedge.hdl.board_shell.timing import timing  # noqa: E402
+from greenedge.hdl.netlist import simulate_netlist  # noqa: E402
 from greenedge.target import Target  # noqa: E402
 from greenedge.tools.plan import Command, Plan  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from greenedge.backends import finn
-from greenedge.backends.finn import netlist
 from greenedge.errors import ToolError
 from greenedge.graph import run_graph
+from greenedge.hdl import netlist
 from greenedge.hdl.axi_stream import Stream
 from greenedge.hdl.axi_stream.simulation import compile_model, run_model, sim_top
 from greenedge.hdl.board_shell.ram_registers import merge_output_registers

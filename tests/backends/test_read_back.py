@@ -151,7 +151,7 @@ def test_paths_of_different_length_are_not_mixed():
 
 @pytest.mark.parametrize("width, shift", [(18, 4), (9, 3), (4, 2), (2, 1), (1, 0)])
 def test_block_ram_of_ecp5_is_read_in_every_width(rng, width, shift):
-    """By the layout that cells/dp16kd.v states: 18 bits in 20, a byte of nine at a time below."""
+    """By the layout that hdl/cells/dp16kd.v states: 18 bits in 20, a byte of nine at a time below."""
     words = rng.integers(0, 1 << 18, 1024)
     values = {
         f"INITVAL_{k:02X}": "".join(f"{int(w):020b}" for w in reversed(words[16 * k : 16 * k + 16])) for k in range(64)

@@ -56,6 +56,51 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
     ),
     "ge_concat": ({}, [({name: 0}, f"{name}=0 must be at least 1") for name in ("A", "B", "WIDTH")]),
     "ge_credit_pipeline": ({}, [({name: 0}, f"{name}=0 must be at least 1") for name in ("WIDTH", "LATENCY", "DEPTH")]),
+    "ge_decoder": (
+        {},
+        [
+            ({"HEADS": 7}, "HEADS=7 must divide DIM=64"),
+            ({"KV_HEADS": 3}, "KV_HEADS=3 must divide HEADS=8"),
+            ({"DIM": 48}, "DIM / HEADS = 6 must be a power of two of at least 2"),
+            ({"LANES": 48}, "LANES=48 must be a power of two, at least 4 and DIM / HEADS = 8"),
+        ],
+    ),
+    "ge_decoder_gate": ({}, [({"LAYERS": 0}, "LAYERS=0 must be at least 1")]),
+    "ge_decoder_lanes": (
+        {},
+        [
+            ({"LANES": 48}, "LANES=48 must be a power of two of at least HEAD_DIM=8"),
+            ({"HEAD_DIM": 6}, "HEAD_DIM=6 must be a power of two of at least 2"),
+            ({"WEIGHT_BITS": 9}, "WEIGHT_BITS=9 must be 2 to 8"),
+        ],
+    ),
+    "ge_decoder_multiply": ({}, [({"B_BITS": 0}, "A_BITS=25 must be at least 2 and B_BITS=0 at least 1")]),
+    "ge_decoder_requantise": ({}, [({"X_BITS": 1}, "X_BITS=1 and M_BITS=18 must be at least 2")]),
+    "ge_decoder_residual": (
+        {},
+        [
+            ({"PE": 3}, "PE=3 must be a power of two that divides DIM=64, and less"),
+            ({"DIM": 2048}, "DIM=2048 must be at most 1024: a sum of squares has 40 bits"),
+        ],
+    ),
+    "ge_decoder_rom": (
+        {},
+        [
+            ({"BANK": 1000}, "BANK=1000 must be a power of two of at least 2"),
+            ({"DEPTH": 41000}, "DEPTH=41000 must need 1 to 40 banks of BANK=1024"),
+        ],
+    ),
+    "ge_decoder_rotate": ({}, [({"HEAD_DIM": 6}, "HEAD_DIM=6 must be a power of two of at least 2")]),
+    "ge_decoder_sample": ({}, [({"VOCABULARY": 1}, "VOCABULARY=1 must be at least 2")]),
+    "ge_decoder_stream": (
+        {},
+        [
+            ({"VOCABULARY": 1}, "VOCABULARY=1 must be 2 to 16777216"),
+            ({"CONTEXT": 0}, "CONTEXT=0 must be 1 to 65536"),
+        ],
+    ),
+    "ge_decoder_tree": ({}, [({"N": 6}, "N=6 must be a power of two")]),
+    "ge_decoder_weigh": ({}, [({"GROUPS": 6}, "GROUPS=6 must be a power of two")]),
     "ge_depthwise": (
         {},
         [
@@ -251,7 +296,7 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
         for unit in ("ge_uart_rx", "ge_uart_tx")
     },
 }
-_PACKAGE = RTL / "board" / "ge_protocol_pkg.sv"
+_PACKAGES = (RTL / "board" / "ge_protocol_pkg.sv", RTL / "decoder" / "ge_decoder_pkg.sv")
 _LINT = ("--lint-only", "-Wno-lint", "-Wno-style", "+libext+.sv")
 WITHOUT_PARAMETERS = {"ge_frame_tx", "ge_reset", "ge_spi"}
 # the ports of FINN's core, which ge_mvu_dsp instantiates and which is not ours to ship
@@ -274,7 +319,9 @@ def _lint(unit: str, parameters: Mapping[str, int], folder: Path) -> subprocess.
     """Verilator's lint of one unit as the top, these parameters in place of the module's defaults."""
     (folder / "mvu_vvu_axi.sv").write_text(_FINN_CORE)
     tool = find_tool("verilator")
-    folders = [word for place in (RTL, RTL / "amd", RTL / "board", folder) for word in ("-y", str(place))]
+    folders = [
+        word for place in (RTL, RTL / "amd", RTL / "board", RTL / "decoder", folder) for word in ("-y", str(place))
+    ]
     values = [f"-G{name}={value}" for name, value in parameters.items()]
     source = next(RTL.rglob(f"{unit}.sv"))
     return subprocess.run(
@@ -288,7 +335,7 @@ def _lint(unit: str, parameters: Mapping[str, int], folder: Path) -> subprocess.
             *values,
             "--top-module",
             unit,
-            str(_PACKAGE),
+            *map(str, _PACKAGES),
             str(source),
         ],
         env={**os.environ, **tool.env},
@@ -312,7 +359,7 @@ def test_wrong_parameters_are_refused_where_the_unit_is_elaborated(unit, tmp_pat
 
 def test_every_check_of_every_unit_has_a_case():
     """A check without a case above, or a unit without a check, is an omission here or there."""
-    for path in sorted(path for path in RTL.rglob("ge_*.sv") if path.parent.name != "sim" and path != _PACKAGE):
+    for path in sorted(path for path in RTL.rglob("ge_*.sv") if path.parent.name != "sim" and path not in _PACKAGES):
         checks = re.findall(r'\$fatal\(1, "(\w+): (.*?)"', path.read_text())
         assert {unit for unit, _ in checks} <= {path.stem}
         if not re.search(r"^module \w+\s(\s+import \w+::\*;\s)?#\($", path.read_text(), re.MULTILINE):

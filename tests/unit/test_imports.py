@@ -26,6 +26,7 @@ ORDER = (
     (
         "backends.c99",
         "backends.da4ml",
+        "backends.decoder",
         "backends.finn",
         "backends.hls4ml",
         "backends.int8.onnxruntime",

@@ -239,7 +239,7 @@ def partial_stages(folder: Path) -> Mapping[str, PartialFn]:
 
 def _simulate_netlist(folder: Path, x: Feeds, progress: ProgressFn) -> Values:
     from greenedge.backends.finn import build_dir
-    from greenedge.backends.finn.netlist import simulate_netlist
+    from greenedge.hdl.netlist import simulate_netlist
 
     source, streams, _ = build_dir.streams_of(folder)
     core, family = build_dir.read(folder, "streams.json")["top"], build_dir.read(folder, "shell.json")["family"]

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from greenedge.backends.finn import build_dir
-from greenedge.backends.finn.netlist import NETLIST, netlist_sources
 from greenedge.errors import ToolError
 from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.axi_stream import Stream, pack
 from greenedge.hdl.axi_stream.simulation import _FLAGS, _HARNESS, _quote, _run, add_assertions, sim_top
+from greenedge.hdl.netlist import NETLIST, netlist_sources
 from greenedge.tools.discover import find_tool
 from greenedge.tools.plan import Command, Plan
 from greenedge.tools.run import execute_once

@@ -22,7 +22,6 @@ import numpy as np
 from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.amd import REQUEST
 from greenedge.backends.finn.design import describe_damage, read_design
-from greenedge.backends.finn.netlist import NETLIST
 from greenedge.backends.finn.rom_read import Bit, RomReader, list_drivers
 from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch
 from greenedge.backends.finn.topfile import Instance
@@ -31,6 +30,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.graph import Graph
 from greenedge.graph.ops.base import Ints
 from greenedge.hdl.board_shell.read_back import ReadBack, read_back_bitstream
+from greenedge.hdl.netlist import NETLIST
 from greenedge.progress import ProgressFn, no_progress
 
 _CURE = "run the build stage again."

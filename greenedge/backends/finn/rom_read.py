@@ -197,7 +197,7 @@ _HEX = [f"{k:02X}" for k in range(64)]
 
 
 def _ecp5_ram(cell: Cell, port: str, index: int, read: Read) -> tuple[Bools, int | None]:
-    """DP16KD, as cells/dp16kd.v says: 1,024 words of 18 bits, each in 20 bits of the initial values."""
+    """DP16KD, as hdl/cells/dp16kd.v says: 1,024 words of 18 bits, each in 20 bits of the initial values."""
     pins, side, bit = cell["connections"], port[2], int(port[3:])
     if any(pins.get(f"WE{s}", ["0"]) != ["0"] and pins.get(f"CE{s}", ["1"]) != ["0"] for s in "AB"):
         raise _UnreadableError  # it may be written
@@ -233,7 +233,7 @@ def _ice40_ram(cell: Cell, port: str, index: int, read: Read) -> tuple[Bools, in
 
 
 def _gowin_ram(cell: Cell, port: str, index: int, read: Read) -> tuple[Bools, int | None]:
-    """Gowin's block RAM, as cells/gowin_ram.v says: 2,048 bytes, four, two, one or a part of one at a time."""
+    """Gowin's block RAM, as hdl/cells/gowin_ram.v says: 2,048 bytes, four, two, one or a part of one at a time."""
     unit, width_name, address_name = _GOWIN_RAM[cell["type"]]
     width, pins = _number(cell, width_name), cell["connections"]
     place, depth = _address(pins[address_name], read)

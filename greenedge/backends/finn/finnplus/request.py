@@ -244,8 +244,9 @@ def _global(layer: hw.GlobalPool, fold: Fold) -> list[Node]:
 @nodes_of.register
 def _step(layer: hw.Step, fold: Fold) -> list[Node]:
     data, channels = layer.thresholds, layer.source.channels
-    if data is None or layer.fall_bits:
-        data = np.arange(layer.hi - layer.lo)[None]  # FINN has rising thresholds only; its cycles do not depend on them
+    if data is None or layer.fall_bits or not data.size:
+        # FINN has rising thresholds only, at least one; its cycles do not depend on them
+        data = np.arange(max(1, layer.hi - layer.lo))[None]
     data = np.resize(data if channels % len(data) == 0 else data[:1], (channels, data.shape[1]))
     kind = Edge("", (), min(int(data.min()), -1), int(data.max())).dtype
     return [
