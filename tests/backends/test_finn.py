@@ -16,7 +16,7 @@ from greenedge.backends.finn.objective import Objective
 from greenedge.backends.finn.search import choose
 from greenedge.backends.finn.stitch import rtl_files, stitch
 from greenedge.errors import VerificationError
-from greenedge.graph import Add, Dense, Edge, Graph, Input, run_graph
+from greenedge.graph import Add, Dense, Edge, Graph, Input, Requantise, Steps, freeze, run_graph
 from greenedge.hdl.axi_stream.simulation import Stall
 from greenedge.legalise import legalise_graph
 from greenedge.target import load_target
@@ -24,6 +24,7 @@ from greenedge.tools.plan import Plan
 from greenedge.tools.run import execute
 from greenedge.verify import stage
 from tests.backends.finn_sketches import classified, gated, joined, padded, residual
+from tests.backends.graphs import Sketch
 from tests.backends.nets import inputs, mlp
 
 
@@ -187,6 +188,18 @@ def test_a_plan_is_pure_and_as_agreed(rng, repo):
     if os.environ.get("GOLDEN") == "1":
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+def test_a_step_of_one_level_is_planned(rng):
+    """It has no thresholds; FINN+ is asked about one."""
+    net = Sketch(rng, (5,), "s4")
+    steps = Steps(freeze([1]), freeze(np.zeros((1, 0), np.int64)), None)
+    net.ops.append(Requantise("flat", ("x",), "flat", 0, 1, 1, steps, freeze([-8]), freeze([7])))
+    net.edges["flat"] = Edge("flat", (5,), 1, 1)
+    graph = legalise_graph(net.graph("flat"), finn.BACKEND.passes)
+    assert finn.check(graph, load_target("ulx3s-85f"), {}) == []
+    (node,) = json.loads(finn.plan(graph, load_target("ulx3s-85f"), {}).files["job.json"])["nodes"]
+    assert node["attributes"]["numSteps"] == 1
 
 
 def test_refusals_are_said_at_once(rng):
