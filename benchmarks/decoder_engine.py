@@ -1,17 +1,16 @@
 """The decoder's engine on an ECP5-85F: cycles a token, cells, clock, tokens a second.
 
-    python benchmarks/decoder_engine.py [DECODER.pkl] [-o FOLDER] [--lanes 64] [--mhz 65] [--seed 1]
+    python benchmarks/decoder_engine.py [DECODER.npz] [-o FOLDER] [--lanes 64] [--mhz 65] [--seed 1]
         [--stories 5] [--no-place] [--netlist TOKENS]
 
-Without a file the decoder has random weights in the shape of stories260K; DECODER.pkl is one that you made yourself
-(unpickling runs code: never a stranger's). Stories fill the context, with temperatures 0 and 1; every residual, logit
+Without a file the decoder has random weights in the shape of stories260K; DECODER.npz is what `greenedge quantise`
+writes of a language model. Stories fill the context, with temperatures 0 and 1; every residual, logit
 and token of the RTL is compared with numpy. Cells are yosys's counts and MHz nextpnr's after routing, one seed:
 figures of the tools, not of silicon. Tokens a second are derived: clock over cycles.
 """
 
 import argparse
 import json
-import pickle
 import sys
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from greenedge.backends.decoder.simulate import (  # noqa: E402
     simulate_stories,
 )
 from greenedge.decoder.sampling import Sampling  # noqa: E402
+from greenedge.decoder.store import load_model  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402
 
@@ -39,7 +39,7 @@ CELLS = ("LUT4", "CCU2C", "TRELLIS_DPR16X4", "TRELLIS_FF", "DP16KD", "MULT18X18D
 
 def read_decoder(path):
     if path:
-        return pickle.loads(Path(path).read_bytes())
+        return load_model(Path(path))[0]
     from tests.decoder.models import random_decoder
 
     shape = dict(heads=8, kv_heads=4, head_dim=8, hidden=172, layers=5, vocabulary=512, context=256)

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenedge.decoder.execute import StepDecoder, isqrt, normalise, run_sequences
-from greenedge.decoder.sampling import Sampling, generate
+from greenedge.decoder.sampling import Sampling, advance, choose, generate, seed_state
 from greenedge.errors import GreenedgeError
 from tests.decoder.models import random_decoder
+from tests.decoder.oracle import Oracle, find_root
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -46,15 +47,36 @@ def test_steps_and_sequences_are_the_same_integers(seed, kv_heads, group, half, 
     assert len(np.unique(whole)) > 10
 
 
-def _floor_root(squares: int, constant: int, form: str) -> int:
-    """R of a norm in Python's own integers, from the record's docstring."""
-    if form == "root":
-        return min(math.isqrt(constant // squares), 2**17 - 1)
-    half = 0
-    while squares >> 2 * half >= 1024:
-        half += 1
-    entry = math.isqrt(2**40 // max(squares >> 2 * half, 256))
-    return min((entry * (math.isqrt(constant) >> 12) >> 8) >> half, 2**17 - 1)
+@pytest.mark.parametrize("form", ["root", "table"])
+@pytest.mark.parametrize("heads, kv_heads", [(4, 2), (3, 1)])
+def test_every_logit_equals_the_definition(rng, form, heads, kv_heads):
+    decoder = random_decoder(rng, heads=heads, kv_heads=kv_heads, head_dim=4, norm_form=form)
+    machine, oracle = StepDecoder(decoder), Oracle(decoder)
+    for token in rng.integers(0, decoder.vocabulary, decoder.context).tolist():
+        assert machine.step(token).tolist() == oracle.step(token)
+
+
+def test_the_generator_is_marsaglias():
+    states = [1]
+    for _ in range(3):
+        states.append(advance(states[-1]))
+    assert states[1:3] == [270369, 67634689] and all(0 < state < 2**32 for state in states)
+    assert seed_state(0) == 1
+
+
+def test_tokens_are_drawn_by_the_definition(rng):
+    decoder = random_decoder(rng)
+    for temperature, state in ((256, 1), (128, 2**31 + 7), (1024, 0xFFFFFFFF)):
+        logits = rng.integers(-4000, 4000, decoder.vocabulary)
+        unit = decoder.temperature_unit * 256 // temperature
+        scaled = [(int(v) * unit + 2**15) >> 16 for v in logits]
+        weights = [int(decoder.exponential[min(max(scaled) - v, 255)]) for v in scaled]
+        drawn, total, wanted = (state >> 16) * sum(weights) >> 16, 0, -1
+        while total <= drawn:
+            wanted += 1
+            total += weights[wanted]
+        assert choose(decoder, logits, temperature, state) == wanted
+    assert choose(decoder, np.array([3, 7, 7, 1]), 0, 1) == 1
 
 
 @pytest.mark.parametrize("form", ["root", "table"])
@@ -67,7 +89,7 @@ def test_norms_equal_python_integers(rng, form):
         x = np.concatenate(rows)
         found = normalise(decoder, x, constant)
         for row, levels in zip(x[::7].tolist(), found[::7].tolist(), strict=True):
-            root = _floor_root(max(sum(value * value for value in row), 1), constant, form)
+            root = find_root(max(sum(value * value for value in row), 1), constant, form)
             assert levels == [min(max((value * root + 2**19) >> 20, -127), 127) for value in row]
 
 
