@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from greenedge.errors import Reason, ReasonKind, UnsupportedError
+from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.target import Target
 
 if TYPE_CHECKING:
     from greenedge.backends.interface import Backend
     from greenedge.frontends.input_type import InputType
+
+_DECODER = "decoder"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def check_model(
     from greenedge.lower import lower_source
 
     options, name = dict(options or {}), Path(path).name
+    if _is_decoder(path):
+        return _check_decoder(Path(path), target, backend)
     try:
         source = read_model(Path(path))
         lowered = lower_source(source, declared)
@@ -80,6 +84,35 @@ def check_model(
         count_weight_bits(lowered.graph),
         widest_accumulator(lowered.graph),
         (*read, *_host_notes(chosen, lowered.graph), *notes),
+    )
+
+
+def _is_decoder(path: Path) -> bool:
+    """Whether this is a language model as `greenedge quantise` writes it; what is damaged counts as one."""
+    from greenedge.files.arrays import is_archive
+
+    return Path(path).suffix == ".npz" and is_archive(Path(path))
+
+
+def _check_decoder(path: Path, target: Target, backend: str | None) -> Preflight:
+    """A language model on the engine of backends/decoder. Raises GreenedgeError for a file that is none."""
+    from greenedge.backends.decoder.check import check
+    from greenedge.backends.decoder.engine import describe
+    from greenedge.decoder.store import load_decoder
+
+    if backend not in (None, _DECODER):
+        raise GreenedgeError(f"{path.name} is a language model; {backend} takes none, its engine is called {_DECODER}.")
+    decoder = load_decoder(path)
+    return Preflight(
+        path.name,
+        target.name,
+        _DECODER,
+        check(decoder, target.device),
+        len(decoder.layers),
+        decoder.weight_bits * sum(one.weights.size for layer in decoder.layers for one in layer.projections.values())
+        + 8 * (decoder.embedding.size + decoder.head.size),
+        describe(decoder).sum_bits,
+        ("counts of cells are estimates; greenedge.backends.decoder.board makes the bitstream.",),
     )
 
 

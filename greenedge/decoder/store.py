@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from greenedge.decoder.record import Decoder, Layer, NormForm, Projection
 from greenedge.decoder.tokenizer import MAX_PIECES, Tokenizer, join_pieces
 from greenedge.errors import GreenedgeError
-from greenedge.files.arrays import read_archive, write_archive
+from greenedge.files.arrays import is_archive, read_archive, write_archive
 from greenedge.files.atomic_write import atomic_write
 
 FORMAT = "greenedge decoder 1"
@@ -64,6 +64,8 @@ def load_decoder(path: Path) -> Decoder:
 
 def load_model(path: Path) -> tuple[Decoder, Tokenizer | None]:
     """What save_decoder wrote. Raises GreenedgeError for a file that is missing, another, or damaged."""
+    if not is_archive(path):
+        raise GreenedgeError(f"{path} is no decoder of greenedge; write one with `greenedge quantise MODEL.bin`.")
     arrays = read_archive(path)
     if arrays.pop("format", np.zeros(0)).tobytes() != FORMAT.encode():
         raise GreenedgeError(f"{path} is no decoder of greenedge; write one with `greenedge quantise MODEL.bin`.")

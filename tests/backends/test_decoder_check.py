@@ -11,6 +11,7 @@ import pytest
 from greenedge.backends.decoder.check import check
 from greenedge.backends.decoder.engine import LANES, Engine, describe
 from greenedge.backends.decoder.resources import blocks_of, count_blocks, count_multipliers, estimate
+from greenedge.errors import GreenedgeError
 from greenedge.target import load_target
 from tests.decoder.models import random_decoder
 
@@ -66,10 +67,16 @@ def test_long_contexts_move_the_logits_into_block_ram():
             {},
             r"86 multipliers of 18 bits; lfe5u-45f-6bg381c has 72 \(cure: 32 lanes, or a larger part",
         ),
-        ("ulx3s-85f", 64, {"weight_bits": 8, "layers": 6}, r"has 205 for it \(cure: 7-bit weights\)"),
-        ("ulx3s-85f", 64, {"context": 1024}, r"cure: a context of 256\)"),
-        ("ulx3s-85f", 64, {"weight_bits": 8, "context": 512}, r"cure: 3-bit weights, or a context of 256\)"),
-        ("ulx3s-85f", 64, {"layers": 12}, r"cure: 3-bit weights and a context of 128\)"),
+        ("ulx3s-85f", 64, {"weight_bits": 8, "layers": 6}, r"has 205 .* \(cure: 4-bit weights .*--bits 4`\)\)"),
+        ("ulx3s-85f", 64, {"context": 1024}, r"cure: a context of 256 \(`--context 256`\)\)"),
+        ("ulx3s-85f", 64, {"weight_bits": 8, "context": 512}, r"cure: a context of 256 \(`--context 256`\)\)"),
+        ("ulx3s-85f", 64, {"layers": 12}, r"cure: a smaller model"),
+        (
+            "ulx3s-85f",
+            64,
+            {"weight_bits": 8, "layers": 7, "context": 512},
+            r"cure: 4-bit weights and a context of 128 \(`--bits 4 --context 128`\)",
+        ),
         ("ulx3s-85f", 512, {"layers": 1, "vocabulary": 64}, r"534 multipliers .* \(cure: 256 lanes"),
         ("ulx3s-85f", 64, {"layers": 40}, r"a smaller model: no part that greenedge knows holds this one"),
         ("icebreaker", 64, {}, r"family ice40; the engine is made for ECP5 \(cure: take .*ulx3s-85f\)"),
@@ -106,3 +113,21 @@ def test_an_engine_is_described_whole():
     assert engine == Engine(32, 512, 64, 8, 4, 172, 1, 256, 4, 4, engine.reciprocal_bits)
     largest = max(layer.context_numerator for layer in _build(layers=1).layers) // 255
     assert largest < 1 << engine.reciprocal_bits <= 2 * largest
+
+
+def test_check_speaks_of_a_language_model_as_of_any_other(tmp_path, capsys):
+    from greenedge import api
+    from greenedge.decoder.store import save_decoder
+
+    path = tmp_path / "model.npz"
+    save_decoder(path, _build())
+    (taken,) = api.check(path, "ulx3s-85f")
+    assert (taken.backend, taken.reasons, taken.layers) == ("decoder", (), 5)
+    assert any("estimates" in note for note in taken.notes)
+    (refused,) = api.check(path, "icebreaker")
+    assert "the engine is made for ECP5" in str(refused.reasons[0])
+    with pytest.raises(GreenedgeError, match="finn takes none"):
+        api.check(path, "ulx3s-85f", backend="finn")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(GreenedgeError, match="is no decoder of greenedge"):
+        api.check(tmp_path / "other.npz", "ulx3s-85f")

@@ -12,6 +12,7 @@ from greenedge.errors import Reason, ReasonKind
 from greenedge.hdl.board_shell import SHELL_COST
 from greenedge.target import Device, list_targets, load_target
 
+QUANTISED_BITS = (4,)  # narrower weights that `greenedge quantise` makes
 _LOGIC_SHARE = 0.8  # above it nextpnr finds a way slowly, or not at all
 _BANKS = 40  # of a memory, as ge_decoder_rom
 _MOST_DIM = 1024
@@ -100,19 +101,22 @@ def _find_cures(engine: Engine, limit: int) -> str:
     def fits(**changes: int) -> bool:
         return sum(count_blocks(replace(engine, **changes)).values()) <= limit
 
-    bits = [n for n in range(engine.weight_bits - 1, 1, -1) if fits(weight_bits=n)]
+    fewer = [n for n in QUANTISED_BITS if n < engine.weight_bits]
+    bits = [n for n in fewer if fits(weight_bits=n)]
     contexts, context = [], engine.context
     while (context := context // 2) >= _LEAST_CONTEXT:
         contexts.append(context)
     short = [n for n in contexts if fits(context=n)]
-    both = [(b, n) for b in range(engine.weight_bits - 1, 1, -1) for n in contexts if fits(weight_bits=b, context=n)]
+    both = [(b, n) for b in fewer for n in contexts if fits(weight_bits=b, context=n)]
     larger = [
         name for name, device in _list_parts() if sum(count_blocks(engine).values()) <= _count_free_blocks(device)
     ]
-    cures = [f"{bits[0]}-bit weights"] if bits else []
-    cures += [f"a context of {short[0]}"] if short else []
+    cures = [f"{bits[0]}-bit weights (`greenedge quantise … --bits {bits[0]}`)"] if bits else []
+    cures += [f"a context of {short[0]} (`--context {short[0]}`)"] if short else []
     if not cures and both:
-        cures.append(f"{both[0][0]}-bit weights and a context of {both[0][1]}")
+        cures.append(
+            f"{both[0][0]}-bit weights and a context of {both[0][1]} (`--bits {both[0][0]} --context {both[0][1]}`)"
+        )
     cures += larger
     return ", or ".join(cures) or "a smaller model: no part that greenedge knows holds this one"
 
