@@ -1,12 +1,13 @@
 """The decoder's engine on an ECP5-85F: cycles a token, cells, clock, tokens a second.
 
     python benchmarks/decoder_engine.py [DECODER.npz] [-o FOLDER] [--lanes 64] [--mhz 65] [--seed 1]
-        [--stories 5] [--no-place] [--netlist TOKENS]
+        [--stories 5] [--no-place] [--netlist TOKENS] [--board]
 
 Without a file the decoder has random weights in the shape of stories260K; DECODER.npz is what `greenedge quantise`
 writes of a language model. Stories fill the context, with temperatures 0 and 1; every residual, logit
 and token of the RTL is compared with numpy. Cells are yosys's counts and MHz nextpnr's after routing, one seed:
-figures of the tools, not of silicon. Tokens a second are derived: clock over cycles.
+figures of the tools, not of silicon. Tokens a second are derived: clock over cycles. --board goes on to the bitstream
+for ulx3s-85f, with the shell around the engine, and reads it back.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from greenedge.backends.decoder.board import plan_board  # noqa: E402
 from greenedge.backends.decoder.engine import describe  # noqa: E402
 from greenedge.backends.decoder.memories import write_memories  # noqa: E402
 from greenedge.backends.decoder.place import plan_alone  # noqa: E402
@@ -31,6 +33,7 @@ from greenedge.backends.decoder.simulate import (  # noqa: E402
 )
 from greenedge.decoder.sampling import Sampling  # noqa: E402
 from greenedge.decoder.store import load_model  # noqa: E402
+from greenedge.hdl.board_shell.read_back import read_back_bitstream  # noqa: E402
 from greenedge.target import load_target  # noqa: E402
 from greenedge.tools.run import execute  # noqa: E402
 
@@ -73,6 +76,18 @@ def place(decoder, lanes, folder, mhz, seed):
     return max(clock["achieved"] for clock in report["fmax"].values())
 
 
+def build_board(decoder, lanes, folder, seed):
+    """Prints the cells and the clock of the whole board, and what its bitstream was compared with."""
+    target = load_target("ulx3s-85f")
+    execute(plan_board(decoder, target, lanes, 60_000_000, seed), folder, print)
+    report = json.loads((folder / "report.json").read_text())
+    used = {name: f"{one['used']} of {one['available']}" for name, one in report["utilization"].items() if one["used"]}
+    print("board:", used, (folder / "timing.log").read_text().strip())
+    netlist = json.loads((folder / "netlist.json").read_text())
+    for one in read_back_bitstream(folder, netlist, target.device.family, lambda line: None):
+        print(f"{one.what} against {one.against}: {one.items:,} {one.unit}, {one.differs or 'all equal'}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("decoder", nargs="?")
@@ -83,6 +98,7 @@ def main():
     parser.add_argument("--stories", type=int, default=5)
     parser.add_argument("--no-place", action="store_true")
     parser.add_argument("--netlist", type=int, default=0, metavar="TOKENS")
+    parser.add_argument("--board", action="store_true")
     args = parser.parse_args()
     decoder = read_decoder(args.decoder)
     cycles = run_stories(decoder, args.stories, args.lanes) if args.stories else {}
@@ -95,6 +111,8 @@ def main():
         story = Story((1,), args.netlist, Sampling(256, 3))
         trace = simulate_netlist(args.o / "netlist.json", decoder, [story], args.lanes, print)[0]
         print(f"netlist: {compare(execute_story(decoder, story), trace):,} integers of {args.netlist} tokens equal")
+    if args.board:
+        build_board(decoder, args.lanes, args.o / "board", args.seed)
 
 
 if __name__ == "__main__":
