@@ -97,7 +97,7 @@ def test_what_cannot_be_done_is_said(files):
         (("quantise", model, "--tokenizer", tok, "--text", folder / "short.txt", *out), "give a longer text"),
         (("quantise", model, "--tokenizer", tok, "--text", folder / "no.txt", *out), "there is no file"),
         (("check", model, "--target", "cortex-m4"), "greenedge quantise"),
-        (("chat", model), "is no .npz file"),
+        (("chat", model), "is no decoder of greenedge"),
         (("chat", folder / "no.npz"), "there is no file"),
     ):
         code, told = call(*words)
