@@ -86,7 +86,7 @@ def open_gguf(path: Path) -> GgufFile:
         metadata = {reader.string(1 << 10): reader.value(int(reader.scalar("<I"))) for _ in range(keys)}
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 8 <= alignment <= 1 << 16 or alignment % 8:
-            raise reader.damaged(f"an alignment of {alignment!r}")
+            raise reader.describe_damage(f"an alignment of {alignment!r}")
         listed = [reader.tensor() for _ in range(tensors)]
         start = -(-file.tell() // alignment) * alignment
     return GgufFile(path, metadata, _place(listed, start, reader))
@@ -96,10 +96,10 @@ def _place(listed: list[Tensor], start: int, reader: _Reader) -> dict[str, Tenso
     """Tensors with their place in the file; each lies in it, and no name occurs twice."""
     placed = {one.name: Tensor(one.name, one.shape, one.kind, start + one.start) for one in listed}
     if len(placed) < len(listed):
-        raise reader.damaged("a tensor twice")
+        raise reader.describe_damage("a tensor twice")
     for one in placed.values():
         if one.start + one.size > reader.size:
-            raise reader.damaged(f"{one.name} up to byte {one.start + one.size:,} of {reader.size:,}")
+            raise reader.describe_damage(f"{one.name} up to byte {one.start + one.size:,} of {reader.size:,}")
     return placed
 
 
@@ -110,7 +110,7 @@ class _Reader:
         self.file, self.path, self.size = file, path, size
         self.items = 0  # of all arrays: one of a byte in the file takes forty as an object
 
-    def damaged(self, what: str) -> GreenedgeError:
+    def describe_damage(self, what: str) -> GreenedgeError:
         return GreenedgeError(f"{self.path} is a damaged GGUF file: it says {what}; get it again.")
 
     def take(self, size: int) -> bytes:
@@ -128,36 +128,36 @@ class _Reader:
         """A number of things, each of at least so many bytes."""
         count = int(self.scalar("<Q"))
         if count > most or count * least_bytes > self.size - self.file.tell():
-            raise self.damaged(f"{count:,} entries at byte {self.file.tell() - 8:,}")
+            raise self.describe_damage(f"{count:,} entries at byte {self.file.tell() - 8:,}")
         return count
 
     def string(self, most: int = _MOST_STRING) -> str:
         try:
             return self.take(self.count(most, 1)).decode()
         except UnicodeDecodeError:
-            raise self.damaged(f"a text at byte {self.file.tell():,} that is no UTF-8") from None
+            raise self.describe_damage(f"a text at byte {self.file.tell():,} that is no UTF-8") from None
 
     def value(self, kind: int) -> Value:
         if kind == _ARRAY:
             inner = int(self.scalar("<I"))
             if inner != _STRING and inner not in _SCALARS:
-                raise self.damaged(f"an array of type {inner}")
+                raise self.describe_damage(f"an array of type {inner}")
             size = 8 if inner == _STRING else struct.calcsize(_SCALARS[inner])
             count = self.count(_MOST_ITEMS, size)
             self.items += count
             if self.items > _MOST_ITEMS:
-                raise self.damaged(f"arrays of more than {_MOST_ITEMS:,} entries")
+                raise self.describe_damage(f"arrays of more than {_MOST_ITEMS:,} entries")
             return [self.value(inner) for _ in range(count)]
         if kind == _STRING:
             return self.string()
         if kind not in _SCALARS:
-            raise self.damaged(f"a value of type {kind}")
+            raise self.describe_damage(f"a value of type {kind}")
         return self.scalar(_SCALARS[kind])
 
     def tensor(self) -> Tensor:
         name, axes = self.string(1 << 10), int(self.scalar("<I"))
         if not 1 <= axes <= _MOST_AXES:
-            raise self.damaged(f"{axes} axes of {name}")
+            raise self.describe_damage(f"{axes} axes of {name}")
         shape = tuple(int(self.scalar("<Q")) for _ in range(axes))[::-1]
         kind, offset = int(self.scalar("<I")), int(self.scalar("<Q"))
         if kind not in _TYPES:
@@ -167,7 +167,7 @@ class _Reader:
                 f"{self.path}: {name} is {found}; {known} are read: convert the model with llama.cpp's --outtype f16."
             )
         if not 0 < math.prod(shape) <= 1 << 32 or shape[-1] % _TYPES[kind][1]:
-            raise self.damaged(f"shape {shape} of {name}")
+            raise self.describe_damage(f"shape {shape} of {name}")
         return Tensor(name, shape, kind, offset)
 
 
