@@ -269,8 +269,10 @@ def check(
         raise typer.Exit(UnsupportedError.exit_code if any(each.reasons for each in found) else 0)
     for each in found:
         if not each.reasons:
+            # there is no verb yet that builds a language model
+            fits = f"fits {each.target}" if each.backend == "decoder" else f"can be built for {each.target}"
             typer.echo(
-                f"{each.model} can be built for {each.target} by {each.backend}: {each.layers} layers, "
+                f"{each.model} {fits} by {each.backend}: {each.layers} layers, "
                 f"{each.weight_bits:,} weight bits, accumulators of up to {each.accumulator_bits} bits."
             )
             for note in each.notes:
