@@ -17,6 +17,7 @@ from greenedge.backends.int8.onnxruntime.worker import session_for
 from greenedge.backends.int8.tflite import PASSES
 from greenedge.backends.int8.tflite.emit import find_reasons, write_file
 from greenedge.backends.int8.tflite.runtime import with_outputs
+from greenedge.backends.int8.tflite.selftest import left_to_builtins
 from greenedge.backends.int8.tflite.worker import RESOLVERS, load_runtime, run
 from greenedge.graph import Conv, Dense, Edge, Requantise, Steps, freeze, run_graph
 from greenedge.graph.lines import distance_from_line
@@ -54,6 +55,11 @@ def check(sketch, *outputs, tmp_path, all_certified=True):
     graph = legalise_graph(sketch.graph(*outputs), PASSES)
     assert find_reasons(graph) == []
     emitted = write_file(graph)
+    (tmp_path / "delegated.tflite").write_bytes(emitted.content)
+    rounded = {layer.operator for layer in emitted.layers}
+    assert not rounded & set(left_to_builtins(tmp_path / "delegated.tflite")), (
+        "XNNPACK has to run what is certified for it"
+    )
     feeds = sketch.values(graph, SAMPLES)
     expected = run_graph(graph, feeds, keep=list(emitted.placed))
     for kernels in RESOLVERS:
@@ -250,6 +256,8 @@ def test_signals(rng, tmp_path):
         ((3, 3), (3, 3), (1, 1, 1, 1), (2, 2), None, 2),
         ((3, 2), (1, 2), (0, 0, 0, 0), (0, 0), (2, 1), 1),
         ((1, 1), (2, 2), (0, 0, 0, 0), (1, 1), None, 1),
+        ((2, 1), (2, 2), (0, 0, 0, 0), (0, 0), None, 1),
+        ((1, 2), (4, 3), (0, 1, 1, 2), (3, 2), None, 1),
         ((3,), (2,), (1, 1), (1,), None, 1),
     ],
     ids=str,

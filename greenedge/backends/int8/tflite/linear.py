@@ -146,14 +146,17 @@ def conv_transpose(b: TfliteBuilder, op: ConvTranspose) -> None:
 
 def _conv_transpose_form(b: TfliteBuilder, op: ConvTranspose) -> Form:
     """TFLite cuts as much from the end as from the beginning, and only down to SAME; rows of zeros in the kernel make
-    ONNX's cuts equal, and what SAME cannot cut is cut afterwards."""
+    ONNX's cuts equal, and what SAME cannot cut is cut afterwards. XNNPACK leaves a kernel shorter than its stride to
+    LiteRT's own kernels, which round otherwise; zeros behind it make it as long."""
     source, n, shape = b.as_image(op.inputs[0]), len(op.strides), b.graph.edges[op.output].shape
     assert source.code.zero_level == 0, "the check requires it"
     strides = pair(op.strides)
     weight = _merge_groups(op)
     weight = _spread_taps(weight.reshape(*weight.shape[:2], *pair(op.kernel)), pair(op.dilations))
-    ends = zip(pair(op.pads[n:], 0), pair(op.output_padding, 0), strict=True)
-    cuts = list(zip(pair(op.pads[:n], 0), (e - o for e, o in ends), strict=True))
+    grown = [max(0, s - k) for s, k in zip(strides, weight.shape[2:], strict=True)]
+    weight = np.pad(weight, [(0, 0), (0, 0), *((0, rows) for rows in grown)])
+    ends = zip(pair(op.pads[n:], 0), pair(op.output_padding, 0), grown, strict=True)
+    cuts = list(zip(pair(op.pads[:n], 0), (e - o + g for e, o, g in ends), strict=True))
     rows = [(max(0, end - begin), max(0, begin - end)) for begin, end in cuts]
     even = np.pad(weight, [(0, 0), (0, 0), *rows])
     total = [2 * max(cut) for cut in cuts]
