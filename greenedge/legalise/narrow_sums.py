@@ -74,7 +74,8 @@ def _narrow(graph: Graph, add: Add, readers: Sequence[tuple[Requantise, Steps]])
             continue
         sum_edge = _sum_edge(graph.edges[add.output], (first, second), multipliers)
         steps = [
-            _rewrite(op, span, sum_edge, *ends) for (op, _), span, ends in zip(readers, spans, bounds, strict=True)
+            _rewrite(op, form, span, sum_edge, *ends)
+            for (op, form), span, ends in zip(readers, spans, bounds, strict=True)
         ]
         is_affine = all(step.affine is not None for step in steps)
         if best is None or is_affine:
@@ -159,17 +160,31 @@ def _span_levels(op: Requantise, result: Edge, below: Ints, above: Ints) -> tupl
     return max(lo, result.lo), min(hi, result.hi)
 
 
-def _rewrite(op: Requantise, span: tuple[int, int], source: Edge, below: Ints, above: Ints) -> Requantise:
+def _rewrite(op: Requantise, form: Steps, span: tuple[int, int], source: Edge, below: Ints, above: Ints) -> Requantise:
     """The quantiser of the levels in `span` with thresholds between `below` and `above` (C, L) on the new sum: those of
     an affine form where one passes between them all, otherwise the first sums that reach each level."""
     lo, hi = span
+    low, high = _find_reach(op, form, source, below, above)
     inside = slice(lo - op.lo, hi - op.lo)
     below, above, op = below[:, inside], above[:, inside], dataclasses.replace(op, lo=lo, hi=hi)
     affine = fit_affine_between(below, above, op.lo)
-    low, high = np.full(len(below), source.lo), np.full(len(below), source.hi)
-    thresholds = np.clip(above, source.lo, source.hi + 1) if affine is None else _thresholds_of(affine, op, low, high)
+    if affine is None:
+        thresholds = np.clip(above, low[:, None], high[:, None] + 1)
+    else:
+        thresholds = _thresholds_of(affine, op, low, high)
     forms = Steps(freeze(np.ones(len(below), np.int64)), freeze(thresholds), affine)
     return dataclasses.replace(op, forms=forms, x_lo=freeze(low), x_hi=freeze(high))
+
+
+def _find_reach(op: Requantise, form: Steps, source: Edge, below: Ints, above: Ints) -> tuple[Ints, Ints]:
+    """(C,) lowest and highest new sums of the levels that each channel of `op` was proved to give: what comes behind
+    may rely on that proof."""
+    first, last = (form.count(op.lo, reach)[:, None] - op.lo for reach in (op.x_lo, op.x_hi))
+    edge = np.ones((len(below), 1), np.int64)
+    low = np.take_along_axis(np.hstack([edge * source.lo, above]), first, axis=1)[:, 0]
+    high = np.take_along_axis(np.hstack([below, edge * source.hi]), last, axis=1)[:, 0]
+    low = np.clip(low, source.lo, source.hi)
+    return low, np.clip(high, low, source.hi)
 
 
 def _thresholds_of(affine: Affine, op: Requantise, low: Ints, high: Ints) -> Ints:

@@ -106,6 +106,26 @@ def test_the_proved_range_of_the_levels_is_kept(tmp_path):
         assert not changes or (step.lo, step.hi) == (low, high)
 
 
+def test_the_reach_of_every_channel_is_kept(tmp_path):
+    """One channel of the branch cannot leave level 0; what is behind the sum was proved with that."""
+    m = Model((1, 1, 2, 2)).quant(1.0, 4, signed=0)
+    image = m.tensor
+    weights = m.weight(np.array([1.0, -1.0]).reshape(2, 1, 1, 1), scale=1.0)
+    gains = m.constant(np.array([1.0, 1.3]).reshape(1, 2, 1, 1))
+    ends = [
+        m.node("Conv", weights, source=image).node("Mul", gains).quant(scale, 3, 0).tensor for scale in (1.01, 0.37)
+    ]
+    m.node("Add", ends[1], source=ends[0]).node("Mul", gains).quant(0.7, 4, signed=0)
+    graph = lower_file(m.node("GlobalAveragePool").node("Mul", gains).quant(0.5, 4).save(tmp_path / "m.onnx")).graph
+    verify_graph(graph)
+    short = narrow_sums(graph)
+    (add,) = (op for op in short.ops if isinstance(op, Add))
+    assert max(map(abs, add.multipliers)) < 1 << 8 and short is not graph
+    verify_graph(short)
+    (step,) = short.consumers(add.output)
+    assert step.reach[1].tolist()[1] == 0 < step.reach[1].tolist()[0]
+
+
 def test_what_is_left_as_it_is(tmp_path):
     """A sum that is an output, that another layer reads, or whose multipliers are short already."""
     path = write_pair(tmp_path / "pair.onnx", (0.37, 0.1), (3, 1), 4, (0.5, 4, 2))
