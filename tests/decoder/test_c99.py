@@ -40,6 +40,20 @@ int main(int argc, char **argv) {
 }
 """
 STRICT = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wno-sign-conversion"]
+# The instructions of a Cortex-M4 in C, so that its form of the sums runs here, under the sanitisers too.
+ACLE = """
+#include <stdint.h>
+typedef int32_t int16x2_t;
+static inline int16x2_t __sxtb16(uint32_t a) {
+  const uint32_t low = (uint32_t)(int8_t)(a & 255) & 0xffff, high = (uint32_t)(int8_t)(a >> 16 & 255);
+  return (int16x2_t)(low | high << 16);
+}
+static inline int32_t __smlad(int16x2_t a, int16x2_t b, int32_t sum) {
+  const int32_t low = (int16_t)(a & 0xffff) * (int16_t)(b & 0xffff);
+  return sum + low + (int16_t)((uint32_t)a >> 16) * (int16_t)((uint32_t)b >> 16);
+}
+"""
+DSP, PLAIN = ["-D__ARM_FEATURE_DSP", "-I."], ["-U__SSE2__"]
 SANITISE = ["-fsanitize=undefined,address", "-fno-sanitize-recover=all"]
 
 
@@ -47,6 +61,7 @@ def build(decoder, folder, *flags):
     for name, text in write_package(decoder).items():
         (folder / name).write_text(text)
     (folder / "main.c").write_text(MAIN)
+    (folder / "arm_acle.h").write_text(ACLE)
     argv = ["gcc", *STRICT, *flags, "model.c", "main.c", "-o", "model"]
     subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True)
     return folder / "model"
@@ -69,6 +84,11 @@ def run(program, *words) -> list[int]:
         ),
         ({"weight_bits": 3, "norm_form": "root", "hidden": 7, "kv_heads": 1, "head_dim": 6}, ["-O1", *SANITISE]),
         ({"weight_bits": 4, "norm_form": "table", "hidden": 33, "head_dim": 8}, ["-O3", "-march=native"]),
+        *(
+            ({"weight_bits": bits, "hidden": 35, "heads": 5, "kv_heads": 1, "head_dim": 6}, ["-O1", *form, *SANITISE])
+            for bits in (3, 4, 8)
+            for form in (DSP, PLAIN)
+        ),
     ],
 )
 def test_logits_and_tokens_are_those_of_numpy(rng, tmp_path, shape, flags):
@@ -96,11 +116,11 @@ def test_a_changed_weight_changes_the_logits(rng, tmp_path):
 
 def test_extremes_stay_in_their_types(rng, tmp_path):
     """Saturated residuals, the largest multipliers and constants, under the sanitiser."""
-    for form in ("root", "table"):
-        decoder = random_decoder(rng, weight_bits=8, norm_form=form)
+    for form, bits in (("root", 8), ("table", 4)):
+        decoder, most = random_decoder(rng, weight_bits=bits, norm_form=form), (1 << (bits - 1)) - 1
         for layer in decoder.layers:
             for one in layer.projections.values():
-                one.weights[:] = rng.choice([-127, 127], one.weights.shape)
+                one.weights[:] = rng.choice([-most, most], one.weights.shape)
                 one.multipliers[:] = rng.choice([-(2**17), 2**17 - 1], one.multipliers.shape)
             object.__setattr__(layer, "attention_norm", 2**60 - 1)
             object.__setattr__(layer, "context_numerator", 2**30 - 1)
@@ -108,11 +128,12 @@ def test_extremes_stay_in_their_types(rng, tmp_path):
             object.__setattr__(layer, "logit_shift", 1)
         object.__setattr__(decoder, "temperature_unit", 2**24 - 1)
         decoder.check()
-        program = build(decoder, tmp_path, "-O1", *SANITISE)
         machine = StepDecoder(decoder)
         logits = np.concatenate([machine.step(token) for token in (1, 2, 3)]).tolist()
         tokens = list(generate(decoder, [1, 2, 3], Sampling(1, 9)))
-        assert run(program, 1, 9, len(tokens), 1, 2, 3) == logits + tokens
+        for flags in ([], DSP, PLAIN):
+            program = build(decoder, tmp_path, "-O1", *SANITISE, *flags)
+            assert run(program, 1, 9, len(tokens), 1, 2, 3) == logits + tokens
 
 
 def test_rows_of_nibbles(rng):
