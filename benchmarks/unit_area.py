@@ -117,6 +117,7 @@ EXAMPLES = [
         {"THRESHOLDS_FILE": (32, 450)},
     ),
     Example("ge_concat", dict(A=4, B=2, WIDTH=16), {"a": 16, "b": 16}, {"m": 16}),
+    Example("ge_split", dict(A=4, B=2, WIDTH=16), {"s": 16}, {"a": 16, "b": 16}),
     Example("ge_pad", dict(C=16, H=16, W=16, PE=4, BITS=4), {"s": 16}, {"m": 16}),
     Example("ge_upsample", dict(C=16, H=8, W=8, PE=4, BITS=4), {"s": 16}, {"m": 16}),
     Example("ge_argmax", dict(N=10, BITS=12, OUT_BITS=4), {"s": 12}, {"m": 4}),

@@ -108,6 +108,17 @@ def concat_case(rng, a, b, turns, width):
     )
 
 
+def split_case(rng, a, b, turns, width):
+    xa, xb = (rng.integers(0, 256, (6, turns, n * width // 8)) for n in (a, b))
+    return Case(
+        "ge_split",
+        dict(A=a, B=b, WIDTH=width),
+        [_bytes("s", np.concatenate([xa, xb], 2).reshape(6, -1), width)],
+        [_bytes("a", xa.reshape(6, -1), width), _bytes("b", xb.reshape(6, -1), width)],
+        cycles=turns * (a + b),
+    )
+
+
 def queue_case(rng, depth, width):
     x = rng.integers(0, 256, (6, 50 * width // 8))
     return Case("ge_queue", dict(DEPTH=depth, WIDTH=width), [_bytes("s", x, width)], [_bytes("m", x, width)], cycles=50)
@@ -153,6 +164,8 @@ def test_units_that_move_elements(rng, tmp_path):
             fork_case(rng, 24),
             concat_case(rng, 1, 1, 5, 8),
             concat_case(rng, 4, 3, 3, 16),
+            split_case(rng, 1, 1, 5, 8),
+            split_case(rng, 4, 3, 3, 16),
             queue_case(rng, 2, 8),
             queue_case(rng, 20, 40),
             queue_case(rng, 67, 8),
@@ -195,6 +208,7 @@ def test_many_pads_upsamplings_queues(rng, tmp_path):
             pad_case(rng, pe * some(1, 4), *some(1, 6, 2), some(0, 4, 4), pe, some(1, 8)),
             upsample_case(rng, pe * some(1, 4), *some(1, 6, 2), some(1, 4, 2), pe, some(1, 8)),
             concat_case(rng, some(1, 6), some(1, 6), some(1, 8), 8 * some(1, 4)),
+            split_case(rng, some(1, 6), some(1, 6), some(1, 8), 8 * some(1, 4)),
             queue_case(rng, depth, 8 * some(1, 5)),
         ]
     Bench(cases, tmp_path).check()

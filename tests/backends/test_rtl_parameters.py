@@ -186,6 +186,7 @@ CASES: dict[str, tuple[Mapping[str, int], list[tuple[Mapping[str, int], str]]]] 
             *(({"N": n}, f"N={n} must be 1 to 10") for n in (0, 11)),
         ],
     ),
+    "ge_split": ({}, [({name: 0}, f"{name}=0 must be at least 1") for name in ("A", "B", "WIDTH")]),
     "ge_table": (
         {},
         [

@@ -11,11 +11,13 @@ import pytest
 
 from greenedge import api
 from greenedge.backends import load_backend
-from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.backends.finn.named_streams import name_streams, read_named
+from greenedge.errors import GreenedgeError, ToolError, VerificationError
 from greenedge.files.arrays import write_archive
-from greenedge.graph import run_graph
+from greenedge.graph import Graph, run_graph
 from greenedge.graph.joined_inputs import join_inputs
 from greenedge.graph.joined_outputs import join_output_edges, join_outputs
+from greenedge.hdl.axi_stream import Stream
 from greenedge.legalise import legalise_graph
 from greenedge.lower import lower_file
 from greenedge.lower.float_io import run_epilogue, run_prologue
@@ -126,6 +128,50 @@ def test_finns_rtl_takes_several_inputs_and_gives_several_outputs(rng, tmp_path)
         got = simulate(tmp_path / "build", feeds, keep)
         assert set(graph.outputs) <= set(got) and len(got) > len(graph.outputs)
         assert all(np.array_equal(values, expected[edge]) for edge, values in got.items())
+
+
+def test_the_named_streams_are_called_after_the_edges(rng):
+    """Whatever the edges are called: the names are plain, and no two are alike."""
+    s = Sketch(rng, (4,), "u4")
+    odd = [s.input(name, (n,)) for name, n in (("a.b", 6), ("a/b", 2), ("x;endmodule", 4), ("_x_", 8))]
+    graph = s.graph("x", *odd)
+    core = Stream("s", "inputs", 4, False, 8, 3, (24,))
+    named = name_streams(graph, core, dataclasses.replace(core, name="m", edge="outputs"))
+    assert named is not None
+    assert [one.name for one in named.inputs] == ["s_x", "s_a_b", "s_a_b_2", "s_x_endmodule", "s_x_2"]
+    assert [one.elements for one in named.outputs] == [
+        2
+    ] * 5  # in beats of 8, 4, 6, 2, 4 and 8 elements have 2 in common
+    assert [one.beats for one in named.outputs] == [2, 3, 1, 2, 4]
+    assert named == read_named({"streams": [one.plain() for one in named.core], **named.plain()})
+    one = Graph("one", graph.ops[:1], {"x": graph.edges["x"]}, ("x",))
+    assert name_streams(one, core, core) is None
+
+
+@pytest.mark.slow
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+def test_every_input_and_output_has_a_stream_of_its_own(rng, tmp_path):
+    """`rtl/top_streams.sv` between random pauses; a wrong bit, or a split at a wrong place, is noticed."""
+    finn = load_backend("finn")
+    s = Sketch(rng, (4,), "u4")
+    more = s.input("more", (4,), "n4")
+    graph = legalise_graph(s.graph(s.step(s.dense("x", 3), "s4"), s.dense(more, 2)), finn.passes)
+    plan, folder = finn.plan(graph, load_target("ulx3s-85f"), {}), tmp_path / "build"
+    execute(dataclasses.replace(plan, commands=plan.commands[:2], products=plan.products[:3]), folder)
+    feeds = _feeds(rng, graph)
+    expected = run_graph(graph, feeds)
+    got = finn.simulate_with_backpressure(folder, feeds)
+    assert set(got) == set(expected) and all(np.array_equal(values, expected[edge]) for edge, values in got.items())
+    top = folder / "rtl" / "top_streams.sv"
+    text = top.read_text()
+    top.write_text(text.replace(".s_tdata(core_s_tdata)", ".s_tdata(core_s_tdata ^ 1'b1)"))
+    got = finn.simulate_with_backpressure(folder, feeds)
+    assert not all(np.array_equal(values, expected[edge]) for edge, values in got.items())
+    top.write_text(text.replace("ge_split #(.A(3), .B(2)", "ge_split #(.A(2), .B(3)"))
+    assert top.read_text() != text
+    with pytest.raises(ToolError, match="no stream moved"):
+        finn.simulate_with_backpressure(folder, feeds)
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Back end `finn`: a folded streaming accelerator. Our units, one per layer, folded for the device; open tools make the
 bitstream. FINN+ is asked for its own estimate of every layer's cycles.
 
-Several inputs come one after another in the one stream, as `join_inputs` puts them side by side; several outputs leave
-likewise.
+Several inputs come one after another in the core's one stream, as `join_inputs` puts them side by side; several outputs
+leave likewise. `rtl/top_streams.sv` is the core with a stream of its own for each, for other designs to put in.
 Tools: Python (FINN+ in an environment of its own), verilator, yosys with slang, nextpnr and the packer of the family.
 Options: fps (inferences per second wanted) or latency (seconds from first input to last output; without both: the
 fastest that fits), queue (most beats of a queue beside a branch), finn_plus (0: FINN+ is not asked), clock_hz (of the
@@ -223,12 +223,16 @@ def _simulate(folder: Path, x: Feeds, keep: Sequence[str], stall: Stall, progres
 def simulate_with_backpressure(
     folder: Path, x: Feeds, keep: Sequence[str] = (), progress: ProgressFn = no_progress
 ) -> Values:
-    """The same as `simulate`, with random pauses at both ends of the stream."""
+    """The same as `simulate`, with random pauses at both ends of the stream; a core of several inputs or outputs
+    inside `top_streams`, where each has a stream of its own."""
     from greenedge.backends.finn import build_dir
     from greenedge.hdl.axi_stream.simulation import Stall
 
     source, streams, _ = build_dir.streams_of(folder)
     stall = Stall.at_pace(source, streams[0], build_dir.read(folder, "simulation.json").get("interval_cycles"))
+    named = None if keep else build_dir.named_streams_of(folder)  # inside, the layers are the core's
+    if named is not None:
+        return build_dir.simulate_named(folder, named, _samples(folder, x), stall, _lines(progress))
     return _simulate(folder, x, keep, stall, progress)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from greenedge.backends.finn.named_streams import BENCH, NAME, SOURCES, NamedStreams, read_named, write_bench
 from greenedge.backends.finn.units import FOLDER
-from greenedge.errors import GreenedgeError
+from greenedge.errors import GreenedgeError, ToolError
 from greenedge.files.json_file import read_table
 from greenedge.graph.ops.base import Array
 from greenedge.hdl.axi_stream import Stream, view_stream
@@ -35,6 +40,11 @@ def streams_of(folder: Path) -> tuple[Stream, list[Stream], dict[str, Stream]]:
     streams = [Stream.from_plain(entry) for entry in about["streams"]]
     views = [Stream.from_plain(entry) for entry in about["views"]]
     return streams[0], [streams[-1], *streams[1:-1]], {view.edge: view for view in views}
+
+
+def named_streams_of(folder: Path) -> NamedStreams | None:
+    """The streams of `top_streams`; None for a core with one input and one output."""
+    return read_named(read(folder, "streams.json"))
 
 
 def sources_of(folder: Path) -> dict[str, bytes]:
@@ -72,6 +82,31 @@ def simulate(folder: Path, x: Array, keep: Sequence[str], stall: Stall, progress
         edge: view_stream(carriers[edge], values[carriers[edge].edge], views[edge]) for edge in keep if edge in carriers
     }
     return Simulated({**result.values, **seen}, result.first_output_cycles, result.interval_cycles, result.total_cycles)
+
+
+def simulate_named(
+    folder: Path, named: NamedStreams, x: Array, stall: Stall, progress: Callable[[str], None]
+) -> dict[str, Array]:
+    """The same samples through `top_streams`: what each output's own stream gave, by edge.
+
+    Raises ToolError where an input's own stream carried something else than that input.
+    """
+    source, result = named.core
+    ends = [replace(one, edge=one.name) for one in (*named.inputs, *named.outputs)]  # an edge may be both
+    files = {name: inside(folder / FOLDER, name).read_bytes() for name in (*SOURCES, f"{NAME}.sv")}
+    bench = {f"{BENCH}.sv": write_bench(named).encode()}
+    streams = [replace(result, name="m"), *ends]
+    top = {"sim_top.sv": sim_top(BENCH, source, streams, TIED).encode()}
+    model = compile_model({**sources_of(folder), **files, **bench, **top}, progress)
+    progress(f"simulating {len(x)} samples through the named streams")
+    values = run_model(model, folder, source, streams, x, [one.edge for one in ends], stall).values
+    sent = np.split(x.reshape(len(x), -1), np.cumsum([math.prod(one.shape) for one in named.inputs])[:-1], axis=1)
+    for port, expected in zip(named.inputs, sent, strict=True):
+        if not np.array_equal(values[port.name].reshape(len(x), -1), expected):
+            raise ToolError(
+                f"the stream {port.name} of {folder / FOLDER / NAME}.sv does not carry the input {port.edge}."
+            )
+    return {port.edge: values[port.name] for port in named.outputs}
 
 
 def utilisation(report: Mapping[str, Any], name: str) -> int | None:

@@ -25,6 +25,7 @@ from greenedge.backends.finn.design import read_design
 from greenedge.backends.finn.dialect.layer import Fold, Layer, Wire
 from greenedge.backends.finn.dialect.ops import Network
 from greenedge.backends.finn.folding import conversions, through_pins
+from greenedge.backends.finn.named_streams import NAME, SOURCES, name_streams, write_top
 from greenedge.backends.finn.topfile import Instance, top
 from greenedge.backends.finn.units import FOLDER, Unit, memory_file, unit_of
 from greenedge.errors import GreenedgeError
@@ -185,16 +186,24 @@ def main() -> int:
     """Stitches what lies in the working directory."""
     here = Path(".")
     try:
-        network, folding = read_design(load_graph(here), here)
+        graph = load_graph(here)
+        network, folding = read_design(graph, here)
         stitched = stitch(network, folding)
         core: dict[str, bytes] = {}
         if (here / amd.REQUEST).is_file():
             stitched, core = amd.pack_units(stitched, json.loads((here / amd.REQUEST).read_text()))
-        for name, content in (rtl_files(network.name, stitched) | core).items():
+        files = rtl_files(network.name, stitched) | core
+        named = name_streams(graph, stitched.streams[0], stitched.streams[-1])
+        if named is not None:
+            files |= {source: source_of(source).read_bytes() for source in SOURCES}
+            files[f"{NAME}.sv"] = write_top(named).encode()
+        for name, content in files.items():
             with atomic_write(here / FOLDER / name) as path:
                 path.write_bytes(content)
         with atomic_write(here / "streams.json") as path:
-            path.write_text(json.dumps(about(network, stitched, tuple(core)), indent=1) + "\n")
+            path.write_text(
+                json.dumps(about(network, stitched, tuple(core)) | (named.plain() if named else {}), indent=1) + "\n"
+            )
     except (GreenedgeError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}")
         return 1

@@ -23,7 +23,7 @@ class Instance:
 def top(model: str, instances: Sequence[Instance], source: Stream, result: Stream) -> str:
     """The stitched top."""
     body = "\n".join(
-        "".join(_declare_stream(instance.ports[port]) for port in instance.gives) + _place_unit(instance)
+        "".join(declare_stream(instance.ports[port]) for port in instance.gives) + place_unit(instance)
         for instance in instances
     )
     comment = (
@@ -50,7 +50,8 @@ def _comment(text: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() or c in "-_. " else "?" for c in text)[:80]
 
 
-def _declare_stream(stream: Stream) -> str:
+def declare_stream(stream: Stream) -> str:
+    """Its three signals, with what a beat has."""
     sign = "signed" if stream.signed else "unsigned"
     beat = f"{stream.elements} x {stream.bits} bits {sign}, {stream.beats:,} beats a sample"
     return (
@@ -63,7 +64,8 @@ def _name(stream: Stream) -> str:
     return "s_gated" if stream.name == "s" else stream.name
 
 
-def _place_unit(instance: Instance) -> str:
+def place_unit(instance: Instance) -> str:
+    """The unit with its parameters and its streams by name; the wires where there is no unit."""
     if instance.unit is None:
         return _wiring(instance.ports["s"], instance.ports["m"])
     unit = instance.unit

@@ -22,6 +22,19 @@ def head(name: str, source: Stream, output: Stream) -> str:
 );"""
 
 
+def reset() -> str:
+    """The signal `rst`: high for the first cycles after configuration and after `restart`."""
+    return f"""    // reset for the first cycles after configuration and after `restart`
+    logic [3:0] age = '0;
+    logic       rst = 1'b1;
+    always_ff @(posedge clk) begin
+        if (restart) age <= '0;
+        else if (age != {_RESET_CYCLES}) age <= age + 1'b1;
+        rst <= restart || (age != {_RESET_CYCLES});
+    end
+"""
+
+
 def core(comment: str, source: Stream, output: Stream, body: str) -> str:
     """Module `top` around `body`, which uses the reset `rst` and drives the stream named `output.name`.
 
@@ -30,15 +43,7 @@ def core(comment: str, source: Stream, output: Stream, body: str) -> str:
     return f"""{comment}
 `default_nettype none
 {head(TOP, source, output)}
-    // reset for the first cycles after configuration and after `restart`
-    logic [3:0] age = '0;
-    logic       rst = 1'b1;
-    always_ff @(posedge clk) begin
-        if (restart) age <= '0;
-        else if (age != {_RESET_CYCLES}) age <= age + 1'b1;
-        rst <= restart || (age != {_RESET_CYCLES});
-    end
-
+{reset()}
 {body}
     assign m_tdata  = {output.name}_tdata;
     assign m_tvalid = {output.name}_tvalid && !rst;
