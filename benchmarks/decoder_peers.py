@@ -4,9 +4,9 @@
     PYTHONPATH=. python benchmarks/decoder_peers.py MODEL.bin OUT.npz --tokenizer tok512.bin --modules FOLDER
 
 The float model becomes a GGUF file (F32, Q8_0, Q4_0; rows that are no whole number of blocks stay F16, as llama.cpp
-leaves them) for llama.cpp through node-llama-cpp, whose calls are part of its time; OUT.npz is what `greenedge quantise`
-made of it, compiled at -O3 -march=native. All write the largest logit's token, take turns, and the best round of each
-is shown: MEASURED here, CPU time. Their stories differ, since their arithmetic does.
+leaves them) for llama.cpp through node-llama-cpp, whose calls are part of its time; OUT.npz is what `greenedge
+quantise` made of it, compiled at -O3 -march=native. All write the largest logit's token, take turns, and the best
+round of each is shown: MEASURED here, CPU time. Their stories differ, since their arithmetic does.
 """
 
 from __future__ import annotations
