@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -24,8 +25,8 @@ from greenedge.errors import GreenedgeError, UnsupportedError
 
 if TYPE_CHECKING:
     from greenedge.backends.preflight import Preflight
+    from greenedge.run.chains import AnyJob
     from greenedge.run.infer import Written
-    from greenedge.run.job import Job
 
 PLAN = "plan"  # as a stage of --until: what is planned is shown, and nothing runs
 app = typer.Typer(
@@ -269,10 +270,8 @@ def check(
         raise typer.Exit(UnsupportedError.exit_code if any(each.reasons for each in found) else 0)
     for each in found:
         if not each.reasons:
-            # there is no verb yet that builds a language model
-            fits = f"fits {each.target}" if each.backend == "decoder" else f"can be built for {each.target}"
             typer.echo(
-                f"{each.model} {fits} by {each.backend}: {each.layers} layers, "
+                f"{each.model} can be built for {each.target} by {each.backend}: {each.layers} layers, "
                 f"{each.weight_bits:,} weight bits, accumulators of up to {each.accumulator_bits} bits."
             )
             for note in each.notes:
@@ -382,11 +381,19 @@ def build(
     require: Requirement = Require.certified,
     as_json: Json = False,
 ) -> None:
-    """Build somebody's QONNX model for a target and verify it."""
+    """Build somebody's QONNX model, or a language model, for a target and verify it."""
+    from greenedge.decoder.source import is_decoder_file
     from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import input_types, jobs_for
 
     options = _build_options(set_, fps, latency)
+    if is_decoder_file(model):
+        from greenedge.run.decoder_job import decoder_jobs
+
+        _refuse_for_language_model(model, inputs=inputs, labels=labels, expected=expected, input_type=input_type)
+        if until == PLAN:
+            return _show_plans(decoder_jobs(model, target or [], backend, options, runs_tools=False), as_json)
+        return _run_jobs(decoder_jobs(model, target or [], backend, options, until), out, until, dry_run, as_json)
     source = ModelFile(model, inputs, labels, input_types(input_type or []), expected)
     if until == PLAN:
         return _show_plans(jobs_for(source, target or [], backend, options, runs_tools=False), as_json)
@@ -394,9 +401,19 @@ def build(
     _run_jobs(jobs, out, until, dry_run, as_json, require)
 
 
-def _show_plans(jobs: Sequence[Job], as_json: bool) -> None:
+def _refuse_for_language_model(model: Path, **given: object) -> None:
+    """Raises GreenedgeError for an option that has no meaning for a language model."""
+    for name, value in given.items():
+        if value is not None:
+            raise GreenedgeError(
+                f"{model} is a language model, which takes no --{name.replace('_', '-')}: it is compared on stories of "
+                "its own; leave it out."
+            )
+
+
+def _show_plans(jobs: Sequence[AnyJob], as_json: bool) -> None:
     """A table for each job of what its build would be."""
-    from greenedge.run.plan_view import outline
+    from greenedge.run.chains import outline
 
     plans = [outline(job) for job in jobs]
     if as_json:
@@ -439,7 +456,12 @@ def _stage(name: str) -> str:
 
 
 def _run_jobs(
-    jobs: list[Job], out: Path | None, until: str, dry_run: bool, as_json: bool, require: Require = Require.certified
+    jobs: Sequence[AnyJob],
+    out: Path | None,
+    until: str,
+    dry_run: bool,
+    as_json: bool,
+    require: Require = Require.certified,
 ) -> None:
     """Runs jobs and says where the report is; the last line on stdout names it."""
     from greenedge.run.jobs import dry_plan, run_all
@@ -511,7 +533,7 @@ def verify(
             r["folder"],
             e["reference"],
             e["candidate"],
-            str(e["samples"]),
+            f"{e['samples']} {e.get('unit', '')}".rstrip(),
             _describe_mismatches(e),
             coverage(e["coverage"]).removeprefix("coverage ") if e.get("coverage") else "",
         ]
@@ -776,7 +798,9 @@ def quantise(
 @app.command()
 @_exit_code_on_error
 def chat(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.npz", help="What `greenedge quantise` wrote.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|MODEL.npz", help="A run of a language model, or what was quantised.")
+    ],
     prompt: Annotated[str, typer.Option("--prompt", metavar="P", help="How the text begins.")] = "",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same text.")] = 1,
     temperature: Annotated[
@@ -785,19 +809,40 @@ def chat(
     tokens: Annotated[
         int | None, typer.Option("--tokens", metavar="N", help="Stop behind so many; else at the end of the text.")
     ] = None,
+    virtual: Annotated[bool, typer.Option("--virtual", help="On the simulated board, through its pins.")] = False,
+    port: Annotated[str | None, typer.Option("--port", metavar="DEV", help="On the board at this serial port.")] = None,
+    baud: Annotated[
+        int | None, typer.Option("--baud", metavar="N", min=1, help="The port's rate, if not the board's.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Let a quantised language model write, in integers."""
+    """Let a quantised language model write, in integers: by numpy, by a run's program, or on its board."""
+    from greenedge.backends.decoder.interface import Line
+    from greenedge.run.chat import Wish, chat_with_run, describe_chat
     from greenedge.run.chat import chat as write_text
+    from greenedge.run.progress import bar
 
-    quiet = (lambda text: None) if as_json else lambda text: typer.echo(text, nl=False)
-    said = write_text(model, prompt, seed, temperature, tokens, quiet)
+    wish = Wish(prompt, seed, temperature, tokens)
+    if port and virtual:
+        raise typer.BadParameter("a board is real or virtual; say --port DEV or --virtual.", param_hint="--port")
+    with ExitStack() as shown:
+
+        def show(text: str) -> None:
+            shown.close()  # a bar would be drawn into the text
+            typer.echo(text, nl=False)
+
+        show_text = (lambda text: None) if as_json else show
+        if model.is_dir():
+            progress = shown.enter_context(bar("chat"))
+            said = chat_with_run(model, wish, Line(port, baud, virtual), show_text, progress)
+        elif port or virtual:
+            raise GreenedgeError(f"{model} has no board; build it first: greenedge build {model} --target ulx3s-85f.")
+        else:
+            said = write_text(model, wish, show_text)
     if as_json:
         return _print_json({**vars(said), "tokens_per_second": said.tokens_per_second})
     typer.echo()
-    typer.echo(
-        f"{said.tokens} tokens behind {said.prompt_tokens}, {said.tokens_per_second:.0f} a second here", err=True
-    )
+    typer.echo(describe_chat(said), err=True)
 
 
 @app.command(

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from greenedge.errors import GreenedgeError, Reason, ReasonKind, UnsupportedError
+from greenedge.decoder.source import is_decoder_file
+from greenedge.errors import Reason, ReasonKind, UnsupportedError
 from greenedge.graph import Graph
 from greenedge.target import Target
 
 if TYPE_CHECKING:
     from greenedge.backends.interface import Backend
     from greenedge.frontends.input_type import InputType
-
-_DECODER = "decoder"
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ def check_model(
     from greenedge.lower import lower_source
 
     options, name = dict(options or {}), Path(path).name
-    if _is_decoder(path):
-        return _check_decoder(Path(path), target, backend)
+    if is_decoder_file(Path(path)):
+        return _check_decoder(Path(path), target, backend, options)
     try:
         source = read_model(Path(path))
         lowered = lower_source(source, declared)
@@ -87,44 +86,42 @@ def check_model(
     )
 
 
-def _is_decoder(path: Path) -> bool:
-    """Whether this is a language model as `greenedge quantise` writes it; what is damaged counts as one."""
-    from greenedge.files.arrays import is_archive
-
-    return Path(path).suffix == ".npz" and is_archive(Path(path))
-
-
-def _check_decoder(path: Path, target: Target, backend: str | None) -> Preflight:
-    """A language model on the engine of backends/decoder. Raises GreenedgeError for a file that is none."""
-    from greenedge.backends.decoder.check import check
+def _check_decoder(path: Path, target: Target, backend: str | None, options: Mapping[str, object]) -> Preflight:
+    """A language model on a back end of backends/decoder. Raises GreenedgeError for a file that is none."""
+    from greenedge.backends.decoder.choice import check_decoder_options, choose_decoder_backend
     from greenedge.backends.decoder.engine import describe
     from greenedge.decoder.store import load_decoder
 
-    if backend not in (None, _DECODER):
-        raise GreenedgeError(f"{path.name} is a language model; {backend} takes none, its engine is called {_DECODER}.")
+    chosen = choose_decoder_backend(target, backend)
+    check_decoder_options(chosen, options)
     decoder = load_decoder(path)
+    reasons = tuple(chosen.check(decoder, target, options)) + _name_missing(chosen.needs(target), target, chosen.name)
     return Preflight(
         path.name,
         target.name,
-        _DECODER,
-        check(decoder, target.device),
+        chosen.name,
+        reasons,
         len(decoder.layers),
         decoder.weight_bits * sum(one.weights.size for layer in decoder.layers for one in layer.projections.values())
         + 8 * (decoder.embedding.size + decoder.head.size),
         describe(decoder).sum_bits,
-        ("counts of cells are estimates; greenedge.backends.decoder.board makes the bitstream.",),
+        ("counts of cells are estimates.",) if chosen.name == "decoder" else (),
     )
 
 
 def _find_missing_tools(backend: Backend, target: Target, options: Mapping[str, object]) -> tuple[Reason, ...]:
     """What the build will need and is not on this machine, as one reason."""
+    return _name_missing(backend.needs(target, options), target, backend.name)
+
+
+def _name_missing(needs: tuple[str, ...], target: Target, backend: str) -> tuple[Reason, ...]:
     from greenedge.tools.needs import describe_cure, find_missing
 
-    missing = find_missing(backend.needs(target, options))
+    missing = find_missing(needs)
     if not missing:
         return ()
     what = f"no {', '.join(missing)} on this machine"
-    rule = f"a build for {target.name} by {backend.name} runs them"
+    rule = f"a build for {target.name} by {backend} runs them"
     return (Reason(target.name, ReasonKind.NO_TOOLCHAIN, what, rule, describe_cure(missing)),)
 
 

@@ -53,8 +53,10 @@ def connect_board(
     baud: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
     seed: int = 1,
+    silence_s: float = 0.5,
 ) -> Iterator[tuple[Session, VirtualBoard | None]]:
     """A session with the board at `port`, or with the virtual board of the build folder where `port` is None.
+    `silence_s`: how long the virtual board may compute at first before a request counts as lost.
 
     Raises BoardError where no board answers, or one with another model.
     """
@@ -65,7 +67,8 @@ def connect_board(
             yield session, None
         return
     with VirtualBoard(build, seed=seed, progress=progress) as virtual:
-        with Session(lambda: SerialPort(virtual.port, board["baud"]), board, "the virtual board") as session:
+        name = "the virtual board"
+        with Session(lambda: SerialPort(virtual.port, board["baud"]), board, name, _silence_s=silence_s) as session:
             yield session, virtual
 
 

@@ -172,12 +172,31 @@ class Session:
         """
         stream = _Stream(self, samples, progress, batch)
         while not stream.is_complete:
-            try:
-                stream.step()
-            except LinkLost as error:
-                stream.lose_all()
-                self._reconnect(error, stream)
+            self._advance(stream)
         return stream.results
+
+    def stream(self, samples: Sequence[bytes]) -> Iterator[bytes]:
+        """The outputs in order, each as soon as it has come; the requests run ahead as far as the board's credit lets
+        them. Raises BoardError for a sample that was lost `tries` times, and as `infer` does."""
+        stream = _Stream(self, samples, no_progress, 1)
+        for number in range(len(samples)):
+            while stream.results[number] is None and not stream.is_complete:
+                self._advance(stream)
+            result = stream.results[number]
+            if result is None:
+                raise BoardError(
+                    f"{self.name} has not answered request {number + 1} of {len(samples)} after {self.tries} tries; "
+                    "try a lower rate or a shorter cable.",
+                    stream.results,
+                )
+            yield result
+
+    def _advance(self, stream: _Stream) -> None:
+        try:
+            stream.step()
+        except LinkLost as error:
+            stream.lose_all()
+            self._reconnect(error, stream)
 
     def _reconnect(self, error: LinkLost, stream: _Stream) -> None:
         """Opens the port again. Raises BoardError with the results so far after `reconnect_s`."""

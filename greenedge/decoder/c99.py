@@ -126,6 +126,11 @@ def write_package(decoder: Decoder) -> dict[str, str]:
     return {"model.h": header, "model_data.h": data, "model.c": Path(__file__).with_name("decoder.c").read_text()}
 
 
+def write_program() -> str:
+    """chat.c of this folder: a program around the package that takes a prompt's tokens and draws more."""
+    return Path(__file__).with_name("chat.c").read_text()
+
+
 def count_flash_bytes(decoder: Decoder) -> int:
     """Of weights, multipliers and tables; code comes on top."""
     projections = [one for layer in decoder.layers for one in layer.projections.values()]

@@ -164,9 +164,14 @@ def join_pieces(pieces: Sequence[bytes]) -> tuple[bytes, list[int]]:
 
 def write_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     """The file that read_tokenizer reads. Raises GreenedgeError for a tokenizer that is none."""
+    with atomic_write(path) as aside:
+        aside.write_bytes(pack_tokenizer(tokenizer))
+
+
+def pack_tokenizer(tokenizer: Tokenizer) -> bytes:
+    """The bytes that read_tokenizer reads. Raises GreenedgeError for a tokenizer that is none."""
     tokenizer.check()
     content = bytearray(max(map(len, tokenizer.pieces)).to_bytes(4, "little"))
     for piece, score in zip(tokenizer.pieces, tokenizer.scores, strict=True):
         content += _HEAD.pack(score, len(piece)) + piece
-    with atomic_write(path) as aside:
-        aside.write_bytes(content)
+    return bytes(content)

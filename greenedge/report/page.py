@@ -23,6 +23,7 @@ STAGE_TITLES = {
     "expected": "Expected outputs",
     "qonnx": "QONNX",
     "graph": "Integer graph",
+    "decoder": "Decoder in numpy",
     "rtl": "RTL",
     "rtl-stalls": "RTL with random stalls",
     "rtl-faults": "RTL, vectors for memory faults",
@@ -38,6 +39,10 @@ STAGE_TITLES = {
 # key in hardware/edge -> (label, filter that formats it); other keys with a number or text keep their own name
 _FIGURES = {
     "cycles_per_inference": ("cycles per inference", "count"),
+    "cycles_per_token": ("cycles per token, drawn, mean", "count"),
+    "cycles_per_token_greedy": ("cycles per token, the likeliest taken, mean", "count"),
+    "tokens_per_s": ("tokens per second at the clock", "rate"),
+    "kv_cache_bytes": ("keys and values", "size"),
     "fmax_hz": ("highest clock", "hertz"),
     "estimated_cycles": ("cycles, estimated beforehand", "count"),
     "estimated_lut4": ("LUT4 of the core, estimated beforehand", "count"),
@@ -226,7 +231,8 @@ def _sentence(entries: list[dict]) -> str:
         first = wrong.get("first")
         where = f"; first at sample {first['sample']}, layer {first['layer']}" if first else ""
         candidate, reference = _stage_phrase(wrong["candidate"]), _stage_phrase(wrong["reference"])
-        return f"{candidate} differs from {reference} on {wrong['mismatches']} of {wrong['samples']} samples{where}."
+        unit = wrong.get("unit", "samples")
+        return f"{candidate} differs from {reference} on {wrong['mismatches']} of {wrong['samples']} {unit}{where}."
     if not entries:
         return "Nothing has been compared yet."
     entries = [entry for entry in entries if entry.get("within") is None]  # the others compare floats, in rows below
@@ -237,7 +243,8 @@ def _sentence(entries: list[dict]) -> str:
     entries = [entry for entry in entries if entry not in certified]
     fewer = [entry for entry in entries if entry["samples"] < most]
     names = [_stage_phrase(stage) for stage in _chain([entry for entry in entries if entry not in fewer])]
-    text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {most:,} samples"
+    unit = next((entry["unit"] for entry in entries if "unit" in entry), "samples")
+    text = f"{', '.join(names[:-1])} and {names[-1]} gave the same integers on all {most:,} {unit}"
     text += "".join(f", {_stage_phrase(entry['candidate'])} on {entry['samples']:,} of them" for entry in fewer)
     text += "".join(
         f"; {_stage_phrase(entry['candidate'])} on {entry['samples']:,} vectors, {coverage(entry['coverage'])}"
@@ -261,6 +268,7 @@ def _stage_phrase(stage: str) -> str:
     """A stage's name within a sentence."""
     phrases = {
         "graph": "the integer graph",
+        "decoder": "the decoder in numpy",
         "epilogue": "the host's epilogue",
         "netlist": "the simulated netlist",
         "rtl-faults": "the RTL again",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from greenedge.backends import BACKENDS, load_backend
+from greenedge.backends.decoder.choice import DECODER_BACKENDS, load_decoder_backend
 from greenedge.errors import GreenedgeError
 from greenedge.files import json_file
 from greenedge.run.folder import STAGE_FOLDERS, RunFolder, inside
@@ -32,6 +34,8 @@ def summarise(run: Path) -> dict:
     source, target = _table(manifest, "source"), _table(manifest, "target")
     verified = {} if "verify" in changed else read_json(run, "verify", "verify.json") or {}
     built = {} if "build" in changed else _build_report(run, manifest)
+    if figures := verified.get("figures"):  # what simulating the build showed, beside whether it is equal
+        built["hardware"] = (built.get("hardware") or {}) | add_rates(figures, built.get("hardware") or {})
     if built.get("hardware") and target:
         built["hardware"] = {"part": target.get("part")} | built["hardware"]
     notes = list(built.get("notes", []))
@@ -82,7 +86,15 @@ def _several_inputs(run: Path) -> dict[str, list[int]] | None:
     return {str(entry["name"]): list(entry["shape"]) for entry in stored} if stored else None
 
 
-_BEFORE = ("train", "export", "lower", "build", "verify", "measure")  # the stages that a report speaks of, in order
+_BEFORE = (
+    "train",
+    "export",
+    "lower",
+    "decoder",
+    "build",
+    "verify",
+    "measure",
+)  # the stages that a report speaks of, in order
 
 
 def find_changed_stages(run: Path, manifest: Manifest) -> dict[str, str]:
@@ -90,7 +102,7 @@ def find_changed_stages(run: Path, manifest: Manifest) -> dict[str, str]:
     changed is none of what lies there."""
     done = [name for name in _BEFORE if name in manifest.stages and manifest.stages[name].status == "done"]
     changed = {name: fault for name in done if (fault := find_fault(run, manifest, name))}
-    earlier = [name for name in ("export", "lower", "build") if name in changed]
+    earlier = [name for name in ("export", "lower", "decoder", "build") if name in changed]
     if earlier:
         changed |= {name: changed[earlier[0]] for name in ("verify", "measure") if name in done and name not in changed}
     return changed
@@ -175,16 +187,29 @@ def _table(manifest: Manifest, key: str) -> dict:
 def _build_report(run: Path, manifest: Manifest) -> dict:
     """What the back end reports of the build; empty without a finished build."""
     record, backend = manifest.stages.get("build"), manifest.about.get("backend")
-    if record is None or record.status != "done" or backend not in BACKENDS:
+    if record is None or record.status != "done" or (read := _find_reader(backend)) is None:
         return {}
     folder = RunFolder(run).build
     try:
-        return load_backend(backend).report(folder)
+        return read(folder)
     except (KeyError, TypeError, IndexError, AttributeError) as error:  # records of another form
         raise GreenedgeError(
             f"{folder} has records that are damaged or of another greenedge ({type(error).__name__}: {error}); "
             "run the build stage again."
         ) from None
+
+
+def _find_reader(backend: object) -> Callable[[Path], dict[str, Any]] | None:
+    """What reads the numbers of a back end's builds; None where there is no such back end."""
+    if backend in BACKENDS:
+        return load_backend(str(backend)).report
+    return load_decoder_backend(str(backend)).report if backend in DECODER_BACKENDS else None
+
+
+def add_rates(figures: Mapping[str, float], hardware: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a language model's simulation, with tokens per second at the build's clock."""
+    cycles, clock_hz = figures.get("cycles_per_token"), hardware.get("clock_hz")
+    return {**figures, **({"tokens_per_s": round(clock_hz / cycles, 1)} if cycles and clock_hz else {})}
 
 
 def hardware_phrases(hardware: Mapping) -> list[str]:
@@ -212,7 +237,7 @@ def _files(run: Path, manifest: Manifest) -> dict[str, int]:
     """{file: bytes} of the models and the built products."""
     names = [
         name
-        for stage in ("export", "lower", "build")
+        for stage in ("export", "lower", "decoder", "build")
         if stage in manifest.stages
         for name in manifest.stages[stage].outputs
     ]

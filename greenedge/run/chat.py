@@ -1,31 +1,57 @@
-"""`greenedge chat`: text from a quantised decoder, piece by piece as it comes."""
+"""`greenedge chat`: text from a quantised decoder, piece by piece as it comes: by numpy, or by what a run has built."""
 
 from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from greenedge.backends.decoder.interface import Drawn, Line
+from greenedge.backends.decoder.simulate import Story
 from greenedge.decoder.record import Decoder
 from greenedge.decoder.sampling import TEMPERATURE_ONE, Sampling, generate
 from greenedge.decoder.store import load_model
 from greenedge.decoder.tokenizer import Tokenizer
 from greenedge.errors import GreenedgeError
+from greenedge.progress import ProgressFn, no_progress
 
 MOST_STEPS = 4  # temperatures above are no text
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What is to be written: behind `prompt`, until the text ends, `tokens` are written, or the context is full."""
+
+    prompt: str = ""
+    seed: int = 1
+    temperature: float = 1.0
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.tokens < 1:
+            raise GreenedgeError(f"{self.tokens} tokens: at least one is written.")
+        if not 0 <= self.temperature <= MOST_STEPS:
+            raise GreenedgeError(f"temperature {self.temperature:g}: 0 to {MOST_STEPS} is possible.")
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(round(self.temperature * TEMPERATURE_ONE), self.seed)
+
+
+@dataclass(frozen=True)
 class Chat:
     """What was said: tokens behind the prompt, seconds from the prompt's first step to the last token, and both of
-    them together per second. The clock is this machine's; the execution is numpy's."""
+    them together per second, by this machine's clock. `board` has a board's own figures (see Counted)."""
 
     prompt_tokens: int
     tokens: int
     seconds: float
     text: str
+    board: dict[str, Any] | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -33,38 +59,118 @@ class Chat:
         return (self.prompt_tokens + self.tokens) / self.seconds
 
 
-def chat(
-    path: Path,
-    prompt: str,
-    seed: int,
-    temperature: float,
-    tokens: int | None,
-    show: Callable[[str], None],
-    clock: Callable[[], float] = time.monotonic,
-) -> Chat:
-    """Continues a prompt until the model ends its text, `tokens` are written, or its context is full; `show` gets the
-    text as it comes.
+@dataclass
+class Counted:
+    """What an engine counted of its tokens, and when the first and the last came on a simulated line."""
 
-    Raises GreenedgeError for a file that is no decoder or has no tokenizer, and for a prompt, a seed, a temperature or
-    a number of tokens that it cannot take.
+    cycles: list[int] = field(default_factory=list)
+    first_s: float | None = None
+    line_s: float | None = None
+
+    def plain(self, clock_hz: int, evidence: str) -> dict[str, Any]:
+        """Mean cycles a token (those of the prompt among them) and tokens per second of the engine at its clock."""
+        mean = sum(self.cycles) / len(self.cycles)
+        found = {
+            "evidence": evidence,
+            "clock_hz": clock_hz,
+            "cycles_per_token": round(mean, 1),
+            "tokens_per_s": round(clock_hz / mean, 1),
+            "first_token_s": self.first_s,
+            "line_s": self.line_s,
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def chat(path: Path, wish: Wish, show: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Chat:
+    """Continues a prompt by numpy; `show` gets the text as it comes.
+
+    Raises GreenedgeError for a file that is no decoder or has no tokenizer, and for a prompt that it cannot take.
     """
     decoder, tokenizer = load_model(path)
+    tokenizer = _require_tokenizer(tokenizer, path)
+    begun = tokenizer.encode(wish.prompt)
+    _check_room(decoder, begun)
+    started = clock()
+    said = _write(wish, tokenizer, begun, generate(decoder, begun, wish.sampling), show)
+    return Chat(len(begun), len(said), clock() - started, "".join(said))
+
+
+def chat_with_run(
+    run: Path,
+    wish: Wish,
+    line: Line,
+    show: Callable[[str], None],
+    progress: ProgressFn = no_progress,
+    clock: Callable[[], float] = time.monotonic,
+) -> Chat:
+    """As `chat`, by what a run has built: on its board, real or virtual, or by its compiled program.
+
+    Raises VerificationError where the run's folder does not hold what the run made, BoardError where no board answers,
+    or one with another model.
+    """
+    from greenedge.run.decoder_custody import open_decoder
+
+    opened = open_decoder(_find_run(run))
+    decoder, tokenizer = opened.decoder, _require_tokenizer(opened.tokenizer, run)
+    begun = tokenizer.encode(wish.prompt)
+    _check_room(decoder, begun)
+    room = decoder.context + 1 - len(begun)
+    story = Story(tuple(begun), min(wish.tokens or room, room), wish.sampling)
+    if line.port is None:  # what runs here is compiled from the run's files
+        opened.require_planned(progress)
+    counted = Counted()
+    with opened.backend.talk(opened.folder.build, decoder, story, line, progress) as talk:
+        started = clock()
+        with closing(_count(talk.drawn, len(begun), counted, talk.line_s)) as drawn:
+            said = _write(wish, tokenizer, begun, drawn, show)
+        seconds = clock() - started
+        counted.line_s = talk.line_s() if talk.line_s is not None else None
+    board = counted.plain(talk.clock_hz, talk.evidence) if talk.clock_hz is not None else None
+    return Chat(len(begun), len(said), seconds, "".join(said), board)
+
+
+def _find_run(folder: Path) -> Path:
+    """The run that a folder is, or the only one that it holds."""
+    from greenedge.run.runs import runs_in
+
+    runs = runs_in(folder)
+    if len(runs) > 1:
+        raise GreenedgeError(f"{folder} holds {len(runs)} runs; name one of them, such as {runs[0]}.")
+    return runs[0]
+
+
+def describe_chat(said: Chat) -> str:
+    """The figures for a person, each with how it is known."""
+    words = f"{said.tokens} tokens behind {said.prompt_tokens}"
+    if (board := said.board) is None:
+        return f"{words}, {said.tokens_per_second:.0f} a second here"
+    engine = (
+        f"{board['cycles_per_token']:,.0f} cycles a token, {board['tokens_per_s']:,.0f} tokens/s of the engine at "
+        f"{board['clock_hz'] / 1e6:g} MHz"
+    )
+    if board["evidence"] == "measured":
+        return f"{words}: {engine} by its own counter, {said.tokens_per_second:,.0f} tokens/s with the line (measured)"
+    line = f"first token after {board['first_token_s'] * 1e3:.1f} ms, all after {board['line_s'] * 1e3:.1f} ms"
+    return f"{words}: {engine} (simulated)\n{line} with the line (simulated); simulating took {said.seconds:.1f} s"
+
+
+def _count(
+    drawn: Iterator[Drawn], prompted: int, counted: Counted, line_s: Callable[[], float] | None
+) -> Generator[int, None, None]:
+    """The tokens behind the prompt."""
+    for position, one in enumerate(drawn):
+        if one.cycles is not None:
+            counted.cycles.append(one.cycles)
+        if position >= prompted - 1:
+            if counted.first_s is None and line_s is not None:
+                counted.first_s = line_s()
+            yield one.token
+
+
+def _require_tokenizer(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:
     if tokenizer is None:
         raise GreenedgeError(f"{path} has no tokenizer; quantise its model again with --tokenizer TOK.bin.")
-    if tokens is not None and tokens < 1:
-        raise GreenedgeError(f"{tokens} tokens: at least one is written.")
-    if not 0 <= temperature <= MOST_STEPS:
-        raise GreenedgeError(f"temperature {temperature:g}: 0 to {MOST_STEPS} is possible.")
-    sampling = Sampling(round(temperature * TEMPERATURE_ONE), seed)
-    begun = tokenizer.encode(prompt)
-    _check_room(decoder, begun)
-    started, said, written = clock(), [], 0
-    show(prompt)
-    for text in _spell(tokenizer, begun[-1], _limit(generate(decoder, begun, sampling), tokenizer, tokens)):
-        written += 1
-        said.append(text)
-        show(text)
-    return Chat(len(begun), written, clock() - started, "".join(said))
+    return tokenizer
 
 
 def _check_room(decoder: Decoder, begun: list[int]) -> None:
@@ -72,6 +178,18 @@ def _check_room(decoder: Decoder, begun: list[int]) -> None:
         raise GreenedgeError(
             f"the prompt has {len(begun)} tokens, the context {decoder.context}; give a shorter prompt."
         )
+
+
+def _write(
+    wish: Wish, tokenizer: Tokenizer, begun: list[int], drawn: Iterator[int], show: Callable[[str], None]
+) -> list[str]:
+    """Shows prompt and text; the text of every token."""
+    said = []
+    show(wish.prompt)
+    for text in _spell(tokenizer, begun[-1], _limit(drawn, tokenizer, wish.tokens)):
+        said.append(text)
+        show(text)
+    return said
 
 
 def _limit(drawn: Iterator[int], tokenizer: Tokenizer, most: int | None) -> Iterator[int]:

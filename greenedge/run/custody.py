@@ -26,6 +26,7 @@ from greenedge.target import Target, load_target, read_target
 from greenedge.tools.plan import Plan
 from greenedge.tools.replay import find_unplanned
 
+LANGUAGE_MODEL = "decoder"  # the kind of a run's source, where that is no graph
 # What is read and never run: a difference in these is left to the comparison of integers, which can say what it does.
 _DATA = (".mem", ".tflite", ".onnx", ".npz", ".npy", ".dat")
 
@@ -98,7 +99,7 @@ class OpenRun:
         """Raises VerificationError where something in the build, be it data, is not what greenedge writes for the
         stored integer graph. To be called before anything of the build is compiled or simulated."""
         if differing := require_planned(self.plan_again(), self.folder.build, progress):
-            raise VerificationError(_describe_unplanned(differing[0]))
+            raise VerificationError(_describe_unplanned(differing[0], "integer graph"))
 
     @property
     def evidence(self) -> dict[str, int]:
@@ -120,16 +121,40 @@ def open_run(path: Path, *stages: str, given: str | None = None) -> OpenRun:
     """
     manifest = load_manifest(path)
     if "build" in stages:
-        name_backend(path, manifest)
+        require_built(path, manifest)
+    if stages != ("build",) and is_language_model(manifest):
+        raise GreenedgeError(_describe_language_model(path))
     require_unchanged(path, manifest, *stages)
     return OpenRun(RunFolder(path), manifest, given)
 
 
-def name_backend(path: Path, manifest: Manifest) -> str:
-    """The back end that built this run. Raises GreenedgeError where nothing has been built."""
-    record, backend = manifest.stages.get("build"), manifest.about.get("backend")
+def is_language_model(manifest: Manifest) -> bool:
+    """Whether the run is of a decoder (greenedge.run.decoder_custody), which is no graph."""
+    source = manifest.about.get("source")
+    return isinstance(source, dict) and source.get("kind") == LANGUAGE_MODEL
+
+
+def _describe_language_model(path: Path) -> str:
+    return (
+        f"{path} is a run of a language model, which has no samples and no integer graph; let it write with "
+        f"`greenedge chat {path}`, or compare it again with `greenedge verify {path}`."
+    )
+
+
+def require_built(path: Path, manifest: Manifest) -> None:
+    """Raises GreenedgeError where nothing has been built."""
+    record = manifest.stages.get("build")
     if record is None or record.status != "done" or not RunFolder(path).build.is_dir():
         raise GreenedgeError(f"{path} has nothing built; run `greenedge run` or `greenedge build` for it to the end.")
+
+
+def name_backend(path: Path, manifest: Manifest) -> str:
+    """The back end that built this run. Raises GreenedgeError where nothing has been built, and for a language
+    model."""
+    require_built(path, manifest)
+    backend = manifest.about.get("backend")
+    if is_language_model(manifest):
+        raise GreenedgeError(_describe_language_model(path))
     if backend not in BACKENDS:
         raise GreenedgeError(
             f"{path / MANIFEST}: backend is {backend!r}; back ends are: {', '.join(sorted(BACKENDS))}."
@@ -145,20 +170,20 @@ def plan_again(backend: Backend, legal: Lowered, target: Target, options: Mappin
     return backend.plan(legal.graph, target, options, backend.float_epilogue(legal, target, options))
 
 
-def require_planned(plan: Plan, build: Path, progress: ProgressFn) -> list[Path]:
-    """Makes sure that what lies in `build` and would be compiled or simulated is what greenedge writes for this plan;
-    returns the files of data that differ, which are nothing to be run.
+def require_planned(plan: Plan, build: Path, progress: ProgressFn, model: str = "integer graph") -> list[Path]:
+    """Makes sure that what lies in `build` and would be compiled or simulated is what greenedge writes for this plan,
+    which is of the run's `model`; returns the files of data that differ, which are nothing to be run.
 
     Raises VerificationError for any other difference.
     """
     found = find_unplanned(plan, build, lambda line: progress(0, 0, f"planning again: {line}"))
     if strange := [path for path in found if path.suffix not in _DATA]:
-        raise VerificationError(_describe_unplanned(strange[0]))
+        raise VerificationError(_describe_unplanned(strange[0], model))
     return found
 
 
-def _describe_unplanned(path: Path) -> str:
+def _describe_unplanned(path: Path, model: str) -> str:
     return (
-        f"{path} is not what greenedge writes for the integer graph of this run, so nothing of the build is run; run "
+        f"{path} is not what greenedge writes for the {model} of this run, so nothing of the build is run; run "
         "the same `greenedge run` or `greenedge build` again to make it anew."
     )

@@ -12,6 +12,7 @@ STAGE_FOLDERS = {
     "train": "1-train",
     "export": "2-export",
     "lower": "3-lower",
+    "decoder": "3-decoder",  # of a language model, which takes the place of the integer graph
     "build": "4-build",
     "verify": "5-verify",
     "measure": "6-measure",
@@ -48,6 +49,10 @@ class RunFolder:
     @property
     def lower(self) -> Path:
         return self.stage("lower")
+
+    @property
+    def decoder(self) -> Path:
+        return self.stage("decoder")
 
     @property
     def build(self) -> Path:

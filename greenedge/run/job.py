@@ -47,19 +47,25 @@ class Job:
         kind = "model" if isinstance(self.source, ModelFile) else "recipe"
         about: dict[str, Any] = {"source": {"kind": kind, "name": self.source.name, "title": self.source.title}}
         if self.target is not None:
-            device = self.target.device
-            about["target"] = {
-                "name": self.target.name,
-                "title": self.target.title,
-                "kind": self.target.kind,
-                "part": device.part,
-                "resources": dict(device.resources),
-                "experimental": self.target.experimental,
-            }
-            if self.target.texts:  # what it takes to plan again, where it does not ship with greenedge
-                about["target"]["texts"] = dict(self.target.texts)
+            about["target"] = describe_target(self.target)
             about |= {"backend": self.backend, "options": dict(self.options), "backend_reason": self.reason}
         return about
+
+
+def describe_target(target: Target) -> dict[str, Any]:
+    """What the manifest says of a target."""
+    device = target.device
+    about: dict[str, Any] = {
+        "name": target.name,
+        "title": target.title,
+        "kind": target.kind,
+        "part": device.part,
+        "resources": dict(device.resources),
+        "experimental": target.experimental,
+    }
+    if target.texts:  # what it takes to plan again, where it does not ship with greenedge
+        about["texts"] = dict(target.texts)
+    return about
 
 
 class Display(Protocol):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from greenedge.backends import check_options, load_backend
+from greenedge.decoder.source import is_decoder_file
 from greenedge.errors import TargetError
 from greenedge.files.package_data import data_folder
 from greenedge.frontends.import_onnx import ModelFile, check_samples
@@ -18,6 +19,7 @@ from greenedge.tools.needs import require_tools
 
 if TYPE_CHECKING:
     from greenedge.backends.preflight import Preflight
+    from greenedge.run.chains import AnyJob
     from greenedge.train.recipe import Recipe
 
 Options = Mapping[str, object]
@@ -126,10 +128,10 @@ def preflight(source: ModelFile, targets: Sequence[str], backend: str | None, op
 
     if not targets:
         raise TargetError("no target: say --target NAME; `greenedge targets` lists them.")
-    chosen = [
-        (target, default_backend(target, backend) if backend else None)
-        for target in map(load_target, dict.fromkeys(targets))
-    ]
+    named = [load_target(name) for name in dict.fromkeys(targets)]
+    if is_decoder_file(source.path):
+        return [check_model(source.path, target, backend, {}, options) for target in named]
+    chosen = [(target, default_backend(target, backend) if backend else None) for target in named]
     check_options(options)
     types = source.input_types()
     found = [check_model(source.path, target, name, types, options) for target, name in chosen]
@@ -138,11 +140,14 @@ def preflight(source: ModelFile, targets: Sequence[str], backend: str | None, op
     return found
 
 
-def dry_plan(job: Job) -> list[str]:
+def dry_plan(job: AnyJob) -> list[str]:
     """The commands that the build would run, a line each, for a model file; a recipe is trained first, so it has none
     yet."""
+    from greenedge.run.chains import DecoderJob, outline
     from greenedge.run.plan_view import make_plan
 
+    if isinstance(job, DecoderJob):
+        return list(outline(job)["commands"]) if job.target is not None else []
     if not isinstance(job.source, ModelFile):
         return [
             f"# {job.source.name}: {', '.join(job.stages)}; the build's commands follow from the trained network "
@@ -161,7 +166,7 @@ def dry_plan(job: Job) -> list[str]:
 
 
 def run_all(
-    jobs: Sequence[Job], out: Path | None, until: str, display: Callable[[Job], Display]
+    jobs: Sequence[AnyJob], out: Path | None, until: str, display: Callable[[AnyJob], Display]
 ) -> tuple[list[Path], Path | None]:
     """Runs the jobs; returns their folders and the report, if the run gets that far.
 

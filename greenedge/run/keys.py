@@ -14,6 +14,7 @@ from greenedge.files.atomic_write import sha256_file
 from greenedge.frontends.import_onnx import ModelFile
 from greenedge.run.job import Job
 from greenedge.run.manifest import Manifest, Record, digest_of
+from greenedge.target import Target
 from greenedge.tools.run import RECORD
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -22,9 +23,10 @@ _READS = {
     "train": (),
     "export": ("train",),
     "lower": ("export",),
-    "build": ("lower",),
-    "verify": ("export", "lower", "build"),
-    "report": ("train", "export", "lower", "build", "verify"),
+    "decoder": (),
+    "build": ("lower", "decoder"),
+    "verify": ("export", "lower", "decoder", "build"),
+    "report": ("train", "export", "lower", "decoder", "build", "verify"),
 }
 _CODE = {
     "train": ("train",),
@@ -48,14 +50,22 @@ def plan_record(job: Job, manifest: Manifest, name: str) -> Record:
         inputs["recipe"] = _recipe_digest(job)
     elif name == "export":
         inputs |= job.source.inputs if isinstance(job.source, ModelFile) else {"recipe": job.source.digest}
-    elif name == "report":  # it shows versions and seconds of the other stages, and which were copied
-        others = {k: [r.key, r.seconds, r.reused_from] for k, r in manifest.stages.items() if k != name}
-        inputs["manifest"] = digest_of(others)
-    options: dict[str, object] = _options(job) if name in ("build", "verify", "report") else {}
+    elif name == "report":
+        inputs["manifest"] = digest_shown(manifest)
+    options: dict[str, object] = {}
+    if name in ("build", "verify", "report"):
+        assert job.target is not None, "stages from build on have a target"
+        options = target_options(job.target, job.options, job.backend)
     if name == "lower" and isinstance(job.source, ModelFile):
         options = dict(job.source.declared)
     tools = _tools(job, name)
     return Record("running", digest_of([name, inputs, options, tools]), inputs, options, tools)
+
+
+def digest_shown(manifest: Manifest) -> str:
+    """Of what a report shows beside the stages' files: their versions and seconds, and which were copied."""
+    others = {k: [r.key, r.seconds, r.reused_from] for k, r in manifest.stages.items() if k != "report"}
+    return digest_of(others)
 
 
 def list_inputs(manifest: Manifest, name: str) -> dict[str, str]:
@@ -78,9 +88,8 @@ def _varies(path: str) -> bool:
     return path.endswith((".log", f"/{RECORD}"))
 
 
-def _options(job: Job) -> dict[str, object]:
-    target = job.target
-    assert target is not None, "stages from build on have a target"
+def target_options(target: Target, chosen: Mapping[str, object], backend: str | None) -> dict[str, object]:
+    """What a stage from the build on was asked for: options, back end, and the target with its facts."""
     facts = [
         target.device.part,
         dict(target.device.resources),
@@ -91,8 +100,8 @@ def _options(job: Job) -> dict[str, object]:
         _plain(target.host),
         _plain(target.device.toolchain),
     ]
-    options = {str(key): value for key, value in job.options.items()}
-    return {**options, "backend": job.backend, "target": target.name, "facts": digest_of(facts)}
+    options = {str(key): value for key, value in chosen.items()}
+    return {**options, "backend": backend, "target": target.name, "facts": digest_of(facts)}
 
 
 def _plain(table: Mapping[str, Any]) -> dict[str, Any]:

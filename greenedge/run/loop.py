@@ -1,4 +1,4 @@
-"""The one loop that runs the stages of a job into a run's folder, in order (job.ORDER).
+"""The one loop that runs the stages of a job into a run's folder, in order (chains.py).
 
 A stage is skipped when its inputs, options, tools and our own code for it are unchanged and its outputs still hash the
 same; it is copied where a run beside this one has it under the same key.
@@ -7,16 +7,16 @@ same; it is copied where a run beside this one has it under the same key.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from greenedge.backends import load_backend
 from greenedge.errors import GreenedgeError
+from greenedge.run.chains import AnyJob, Chain, bind_chain
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, RunFolder
-from greenedge.run.job import Display, Job, Silent
-from greenedge.run.keys import plan_record
+from greenedge.run.job import Display, Silent
 from greenedge.run.manifest import (
     Manifest,
     Record,
@@ -28,38 +28,32 @@ from greenedge.run.manifest import (
     outputs_match,
     save_manifest,
 )
-from greenedge.run.stages import STAGES
 
 
 def run_job(
-    job: Job, run: Path, until: str = "report", reuse_from: Sequence[Path] = (), display: Display | None = None
+    job: AnyJob, run: Path, until: str = "report", reuse_from: Sequence[Path] = (), display: Display | None = None
 ) -> Manifest:
     """Runs the stages of `job` up to `until` in the folder `run`; returns the manifest.
 
     `reuse_from` are runs to copy finished stages from. A stage's error goes to the manifest and then up. Raises
     GreenedgeError where the folder holds another run or is in use.
     """
-    display = display or Silent()
+    display, chain = display or Silent(), bind_chain(job)
     with lock_run(run):
-        manifest = _open_manifest(job, run)
-        for name in job.stages[: job.stages.index(until) + 1]:
-            if name == "build" and not job.is_chosen:
-                job = choose_backend(job, run)
-                manifest = replace(manifest, about={**manifest.about, **job.about})
-            manifest = _run_stage(job, run, manifest, name, reuse_from, display)
+        manifest = _open_manifest(chain.about, run)
+        for name in chain.stages[: chain.stages.index(until) + 1]:
             if name == "build":
-                manifest = _record_evidence(job, run, manifest)
+                chain = chain.settle(run)
+                manifest = replace(manifest, about={**manifest.about, **chain.about})
+            manifest = _run_stage(chain, run, manifest, name, reuse_from, display)
+            if name == "build":
+                manifest = _record_evidence(chain, run, manifest)
     return manifest
 
 
-def _record_evidence(job: Job, run: Path, manifest: Manifest) -> Manifest:
+def _record_evidence(chain: Chain, run: Path, manifest: Manifest) -> Manifest:
     """The manifest with what the build that lies there now must be compared on."""
-    from greenedge.lower import load_lowering
-    from greenedge.verify.evidence import expect_evidence
-
-    assert job.backend is not None, "a job that builds has a back end"
-    folder = RunFolder(run)
-    evidence = expect_evidence(folder, load_lowering(folder.lower), load_backend(job.backend))
+    evidence = chain.expect_evidence(RunFolder(run))
     if evidence != manifest.about.get("evidence"):
         manifest = replace(manifest, about={**manifest.about, "evidence": evidence})
         save_manifest(manifest, run)
@@ -67,7 +61,10 @@ def _record_evidence(job: Job, run: Path, manifest: Manifest) -> Manifest:
 
 
 def run_jobs(
-    jobs: Sequence[Job], base: Path, until: str = "report", display: Callable[[Job], Display] = lambda job: Silent()
+    jobs: Sequence[AnyJob],
+    base: Path,
+    until: str = "report",
+    display: Callable[[AnyJob], Display] = lambda job: Silent(),
 ) -> list[Path]:
     """Runs each job in base/<target>; what one finished the next ones copy. Ends with one report over all in base."""
     runs = [base / (job.target.name if job.target else job.source.name) for job in jobs]
@@ -81,38 +78,28 @@ def run_jobs(
     return runs
 
 
-def choose_backend(job: Job, run: Path) -> Job:
-    """The job with the back end that its lowered graph asks for."""
-    from greenedge.backends.select import select_backend
-    from greenedge.lower import load_lowering
-
-    assert job.target is not None, "a back end is chosen for a target"
-    backend, reason = select_backend(load_lowering(RunFolder(run).lower).graph, job.target, job.options)
-    return replace(job, backend=backend, reason=reason, is_chosen=True)
-
-
-def _open_manifest(job: Job, run: Path) -> Manifest:
+def _open_manifest(ours: Mapping[str, Any], run: Path) -> Manifest:
     """The run's manifest, brought up to date with what the job is about."""
     if not (run / MANIFEST).is_file():
         strangers = sorted(path.name for path in run.iterdir() if path.name != ".lock")
         if strangers:
             raise GreenedgeError(f"{run} holds {strangers[0]!r} and is no run; choose another folder with -o.")
-        return Manifest(job.about)
+        return Manifest(ours)
     manifest = load_manifest(run)
     for key in ("source", "target"):
-        ours, theirs = (about.get(key) or {} for about in (job.about, manifest.about))
-        if ours and theirs and ours.get("name") != theirs.get("name"):
+        wanted, there = (about.get(key) or {} for about in (ours, manifest.about))
+        if wanted and there and wanted.get("name") != there.get("name"):
             raise GreenedgeError(
-                f"{run} holds a run of {key} {theirs.get('name')!r}, not {ours['name']!r}; "
+                f"{run} holds a run of {key} {there.get('name')!r}, not {wanted['name']!r}; "
                 "choose another folder with -o."
             )
-    return replace(manifest, about={**manifest.about, **job.about})
+    return replace(manifest, about={**manifest.about, **ours})
 
 
 def _run_stage(
-    job: Job, run: Path, manifest: Manifest, name: str, reuse_from: Sequence[Path], display: Display
+    chain: Chain, run: Path, manifest: Manifest, name: str, reuse_from: Sequence[Path], display: Display
 ) -> Manifest:
-    fresh = plan_record(job, manifest, name)
+    fresh = chain.plan_record(manifest, name)
     known = manifest.stages.get(name)
     if known and known.status == "done" and known.key == fresh.key and outputs_match(run, known.outputs):
         display.end_stage(name, "unchanged", known.seconds, known.note)
@@ -127,7 +114,7 @@ def _run_stage(
     began = time.monotonic()
     try:
         with os_errors_as_greenedge(run), display.stage(name) as progress:
-            note = STAGES[name](job, RunFolder(run), progress)
+            note = chain.work(name, RunFolder(run), progress)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         text = str(error) if isinstance(error, GreenedgeError) else f"{type(error).__name__}: {error}"

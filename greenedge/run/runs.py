@@ -17,7 +17,8 @@ from greenedge.frontends.samples import count_samples, open_samples
 from greenedge.graph.ops.base import Ints
 from greenedge.lower import Lowered
 from greenedge.progress import ProgressFn
-from greenedge.run.custody import OpenRun, name_backend, open_run
+from greenedge.run.chains import compare_run
+from greenedge.run.custody import OpenRun, open_run
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, RunFolder
 from greenedge.run.infer import Model, Written, run_model, write
 from greenedge.run.keys import list_inputs
@@ -30,7 +31,6 @@ from greenedge.run.manifest import (
     save_manifest,
 )
 from greenedge.run.signature import require_signature, sign
-from greenedge.run.stages import compare_stages
 from greenedge.target import nearest
 from greenedge.verify.compare import require_equal
 
@@ -84,13 +84,12 @@ def verify_again(
     """
     with lock_run(run), os_errors_as_greenedge(run):
         manifest = load_manifest(run)
-        name_backend(run, manifest)
         if trust is not None:
             require_signature(run, manifest, trust)
         stages = {name: record for name, record in manifest.stages.items() if name != "report"}
         record = stages.get("verify") or Record("running", key="")
         try:
-            note = compare_stages(OpenRun(RunFolder(run), manifest), progress)
+            note = compare_run(run, manifest, progress)
         except VerificationError as error:
             failed = replace(
                 record, status="failed", error=str(error), outputs=digest_files(run, STAGE_FOLDERS["verify"])

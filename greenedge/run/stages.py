@@ -59,7 +59,7 @@ def _build(job: Job, run: RunFolder, progress: ProgressFn) -> str:
     execute(plan, run.build, lambda line: progress(0, 0, line), job.docker)
     deployed = max(plan.products, key=lambda name: name.endswith(_DEPLOYED))
     reached = hardware_phrases(load_backend(_backend_of(job)).report(run.build).get("hardware", {}))
-    return ", ".join([f"{deployed} {_size(run.build / deployed)}", *reached])
+    return ", ".join([f"{deployed} {describe_size(run.build / deployed)}", *reached])
 
 
 def _backend_of(job: Job) -> str:
@@ -113,6 +113,11 @@ def compare_stages(opened: OpenRun, progress: ProgressFn) -> str:
 
 
 def _report(job: Job, run: RunFolder, progress: ProgressFn) -> str:
+    return write_report(run)
+
+
+def write_report(run: RunFolder) -> str:
+    """Fills the folder of the report; the page's path below the run."""
     from greenedge.report import report_stage
 
     with staging_dir(run.report) as work:
@@ -120,7 +125,8 @@ def _report(job: Job, run: RunFolder, progress: ProgressFn) -> str:
     return str(run.page.relative_to(run.path))
 
 
-def _size(path: Path) -> str:
+def describe_size(path: Path) -> str:
+    """The bytes of a file, for a person."""
     size = path.stat().st_size
     return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 

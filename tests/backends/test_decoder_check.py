@@ -126,7 +126,7 @@ def test_check_speaks_of_a_language_model_as_of_any_other(tmp_path, capsys):
     assert any("estimates" in note for note in taken.notes)
     (refused,) = api.check(path, "icebreaker")
     assert "the engine is made for ECP5" in str(refused.reasons[0])
-    with pytest.raises(GreenedgeError, match="finn takes none"):
+    with pytest.raises(GreenedgeError, match="no back end 'finn' for language models"):
         api.check(path, "ulx3s-85f", backend="finn")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(GreenedgeError, match="is no decoder of greenedge"):

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from greenedge.backends.decoder.check import check
+from greenedge.backends.decoder.client import write_client
 from greenedge.backends.decoder.engine import CORE, LANES, Engine, describe, sources
 from greenedge.backends.decoder.memories import write_memories
 from greenedge.backends.decoder.simulate import Story, unit_of
 from greenedge.decoder.record import Decoder
 from greenedge.decoder.sampling import advance, seed_state
+from greenedge.decoder.tokenizer import Tokenizer
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream import Stream
@@ -30,7 +32,7 @@ from greenedge.tools.plan import Plan
 
 REQUEST = Stream("request", "request", 8, False, 16, 1, (16,))
 ANSWER = Stream("answer", "answer", 8, False, 8, 1, (8,))
-_FOLDER = "memories/"
+MEMORIES = "memories/"  # below the build folder
 _SAMPLE, _FOLLOW = 1, 2
 _STATUS = {1: "has no such token", 2: "has no such position"}
 
@@ -69,31 +71,51 @@ def write_stream_core(engine: Engine) -> str:
     return core("// A decoder as a core with streams. Made by greenedge.", REQUEST, ANSWER, body)
 
 
-def board_files(decoder: Decoder, request: Mapping[str, Any], lanes: int = LANES) -> dict[str, bytes]:
-    """The core's sources, memories and streams.json, and shell.json, which `write_shell` makes the board of."""
+def board_files(
+    decoder: Decoder, request: Mapping[str, Any], lanes: int = LANES, tokenizer: Tokenizer | None = None
+) -> dict[str, bytes]:
+    """The core's sources, memories and streams.json, and shell.json, which `write_shell` makes the board of; with a
+    tokenizer a client.py that writes text."""
     engine = describe(decoder, lanes)
-    units = sources(engine, _FOLDER)
-    units["ge_decoder_stream.sv"] = (RTL / "decoder" / "ge_decoder_stream.sv").read_bytes()
-    units[f"{TOP}.sv"] = write_stream_core(engine).encode()
-    about = {"top": TOP, "sources": list(units), "streams": [REQUEST.plain(), ANSWER.plain()]}
+    core = sources(engine, MEMORIES)
+    stream = {
+        "ge_decoder_stream.sv": (RTL / "decoder" / "ge_decoder_stream.sv").read_bytes(),
+        f"{TOP}.sv": write_stream_core(engine).encode(),
+    }
+    units = {**core, **stream}
+    about: dict[str, Any] = {"top": TOP, "sources": list(units), "streams": [REQUEST.plain(), ANSWER.plain()]}
+    client = {}
+    if tokenizer is not None:
+        about["clients"] = ["client.py"]
+        client = write_client(decoder, tokenizer, request["target"], request["model"], request["baud"])
+    lists = {"engine.f": core, "stream.f": stream}
     return {
+        **client,
+        **{name: "".join(f"rtl/{unit}\n" for unit in listed).encode() for name, listed in lists.items()},
         **{f"rtl/{name}": content for name, content in units.items()},
-        **{_FOLDER + name: content for name, content in write_memories(decoder, engine).items()},
+        **{MEMORIES + name: content for name, content in write_memories(decoder, engine).items()},
         "streams.json": (json.dumps(about, indent=1) + "\n").encode(),
         "shell.json": (json.dumps(request, indent=1) + "\n").encode(),
     }
 
 
 def plan_board(
-    decoder: Decoder, target: Target, lanes: int = LANES, clock_hz: int | None = None, seed: int = 1
+    decoder: Decoder,
+    target: Target,
+    lanes: int = LANES,
+    clock_hz: int | None = None,
+    seed: int = 1,
+    seeds: int = 1,
+    tokenizer: Tokenizer | None = None,
 ) -> Plan:
     """From the decoder to the board's bitstream. Raises UnsupportedError with every reason why the board cannot have
     it, TargetError for a board without a shell."""
     if reasons := check(decoder, target.device, lanes):
         raise UnsupportedError(f"this decoder does not go onto {target.name}:", reasons)
     request = shell_request(target, digest(decoder, lanes), clock_hz)
-    files = {**board_files(decoder, request, lanes), **bitstream_files(target, TOP)}
-    return Plan(files, bitstream_commands(target, request, seed), (PRODUCT[target.device.family], "board.json"))
+    scripts = bitstream_files(target, TOP, (CORE, "engine.f", "stream.f"))
+    files = {**board_files(decoder, request, lanes, tokenizer), **scripts}
+    return Plan(files, bitstream_commands(target, request, seed, seeds), (PRODUCT[target.device.family], "board.json"))
 
 
 def list_requests(decoder: Decoder, story: Story) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from greenedge.backends.decoder.engine import CORE, LANES, Engine, describe, list_ports, sources
+from greenedge.backends.decoder.engine import CORE, LANES, UNITS, Engine, describe, list_ports, sources
 from greenedge.backends.decoder.memories import write_memories
 from greenedge.decoder.execute import StepDecoder, check_tokens
 from greenedge.decoder.record import Decoder
@@ -127,6 +127,26 @@ def simulate_stories(
     return _run_stories(model, decoder, engine, stories, {**write_memories(decoder, engine), **(memories or {})})
 
 
+def simulate_build(
+    folder: Path,
+    decoder: Decoder,
+    stories: Sequence[Story],
+    lanes: int = LANES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Trace]:
+    """The same with the sources and the memories that lie in a build's folder (board.board_files)."""
+    for story in stories:
+        story.check(decoder)
+    engine = describe(decoder, lanes)
+    try:
+        units = {name: (folder / "rtl" / name).read_bytes() for name in (*UNITS, f"{CORE}.sv")}
+        memories = {f"memories/{path.name}": path.read_bytes() for path in sorted((folder / "memories").iterdir())}
+    except OSError as error:
+        raise GreenedgeError(f"{error.filename} is missing; run the build stage again.") from None
+    model = compile_model({**units, "sim_top.sv": write_top(engine).encode()}, progress, harness=_HARNESS)
+    return _run_stories(model, decoder, engine, stories, memories)
+
+
 def simulate_netlist(
     netlist: Path,
     decoder: Decoder,
@@ -151,6 +171,7 @@ def _run_stories(
     with scratch_folder("decoder") as scratch:
         folder = Path(scratch)
         for name, content in memories.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         (folder / "requests.txt").write_text("\n".join(requests) + "\n")
         _run(model, folder, engine)
@@ -206,32 +227,44 @@ def _split(engine: Engine, stories: Sequence[Story], words: Ints) -> list[Trace]
     return traces
 
 
-def compare(expected: Trace, found: Trace) -> int:
-    """How many integers were compared. Raises VerificationError with the first place, in the order of computing, where
-    two differ."""
-    for name in ("residuals", "logits", "tokens"):
+OBSERVED = ("residuals", "logits", "tokens")  # of a Trace, in the order of computing
+
+
+def compare(expected: Trace, found: Trace, stage: str = "rtl", observed: Sequence[str] = OBSERVED) -> int:
+    """How many integers were compared: those of the fields that `stage` shows. Raises VerificationError with the first
+    place, in the order of computing, where two differ."""
+    for name in observed:
         ours, theirs = np.shape(getattr(expected, name)), np.shape(getattr(found, name))
         if ours != theirs or not ours[0]:
             raise VerificationError(
-                f"rtl gave {name} of shape {theirs}; the decoder gives {ours}, and none is no pass."
+                f"{stage} gave {name} of shape {theirs}; the decoder gives {ours}, and none is no pass."
             )
-    begin = len(expected.residuals) - len(expected.tokens)
-    for position, (ours, theirs) in enumerate(zip(expected.residuals, found.residuals, strict=True)):
-        _check(position, {f"layer {number}": pair for number, pair in enumerate(zip(ours, theirs, strict=True))})
-        if position >= begin:
-            at = position - begin
-            _check(position, {"logits": (expected.logits[at], found.logits[at])})
-            token = np.array([[expected.tokens[at]], [found.tokens[at]]])
-            _check(position, {"token": (token[0], token[1])})
-    return expected.residuals.size + expected.logits.size + len(expected.tokens)
-
-
-def _check(position: int, pairs: dict[str, tuple[Ints, Ints]]) -> None:
-    for name, (ours, theirs) in pairs.items():
+    for position, name, ours, theirs in _list_pairs(expected, found, observed):
         wrong = np.flatnonzero(ours != theirs)
         if len(wrong):
             first = int(wrong[0])
             raise VerificationError(
-                f"rtl differs from the decoder at position {position}, {name}: {len(wrong)} of {len(ours)} integers, "
-                f"first element {first}: expected {int(ours[first])}, got {int(theirs[first])}."
+                f"{stage} differs from the decoder at position {position}, {name}: {len(wrong)} of {len(ours)} "
+                f"integers, first element {first}: expected {int(ours[first])}, got {int(theirs[first])}."
             )
+    return sum(int(np.size(getattr(expected, name))) for name in observed)
+
+
+def count_differing(expected: Trace, found: Trace, observed: Sequence[str] = OBSERVED) -> int:
+    """At how many positions anything differs. Both have the same shapes."""
+    pairs = _list_pairs(expected, found, observed)
+    return len({position for position, _, ours, theirs in pairs if (ours != theirs).any()})
+
+
+def _list_pairs(expected: Trace, found: Trace, observed: Sequence[str]) -> Iterator[tuple[int, str, Ints, Ints]]:
+    """(position, what, the decoder's integers, the other's), in the order of computing."""
+    begin = len(expected.residuals) - len(expected.tokens)
+    for position, layers in enumerate(expected.residuals):
+        for number, ours in enumerate(layers if "residuals" in observed else ()):
+            yield position, f"layer {number}", ours, found.residuals[position][number]
+        if (at := position - begin) < 0:
+            continue
+        if "logits" in observed:
+            yield position, "logits", expected.logits[at], found.logits[at]
+        if "tokens" in observed:
+            yield position, "token", np.array([expected.tokens[at]]), np.array([found.tokens[at]])

@@ -282,7 +282,8 @@ def write_shell(folder: Path) -> dict:
     """Writes the shell around the core of a build folder: reads shell.json and streams.json, writes board/ and
     board.json.
 
-    streams.json has the core's module as `top`, its `sources` in rtl/, and its `streams`, input first, output last.
+    streams.json has the core's module as `top`, its `sources` in rtl/, and its `streams`, input first, output last;
+    `clients` are those that the plan has written itself.
     """
     request = json.loads((folder / "shell.json").read_text())
     about = json.loads((folder / "streams.json").read_text())
@@ -294,7 +295,8 @@ def write_shell(folder: Path) -> dict:
         tuple(f"rtl/{name}" for name in about["sources"]),
     )
     joined = join(core, request, about.get("estimated_cycles"))
-    for name, content in joined.files.items():
+    own = about.get("clients", ())
+    for name, content in ((name, content) for name, content in joined.files.items() if name not in own):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

@@ -35,14 +35,22 @@ def bitstream_of(build: Path) -> Path:
     return found[0]
 
 
-def bitstream_files(target: Target, core: str) -> dict[str, bytes]:
-    """The scripts that the commands read; `core` is the core's module. Raises TargetError."""
+def bitstream_files(target: Target, core: str, engine: tuple[str, str, str] | None = None) -> dict[str, bytes]:
+    """The scripts that the commands read; `core` is the core's module. Raises TargetError.
+
+    `engine` is a module of the core that stays one in the netlist, so that it can be simulated alone: its name, the
+    file that lists its sources, and the one that lists what is left of the core's.
+    """
     family = _family_of(target)
+    kept, read = (core, f"{_READ} --top {core} -f core.f")
+    if engine is not None:
+        name, own, rest = engine
+        kept, read = (f"{core} {name}", f"{_READ} --top {name} -f {own}\n{_READ} --top {core} -f {rest}")
     # The core and the PLL are read first: read_slang resolves the board's instances to modules that exist already.
-    script = f"""{_READ} --top {core} -f core.f
+    script = f"""{read}
 read_verilog board/ge_clock.v
 {_READ} --top board -f board.f
-setattr -mod -set keep_hierarchy 1 {core}
+setattr -mod -set keep_hierarchy 1 {kept}
 {_SYNTHESIS[family]} -top board
 {_PADS.get(family, "")}write_json {_SYNTHESISED if family == "ecp5" else NETLIST}
 """

@@ -1,0 +1,147 @@
+"""What each stage of a language model's run does: it reads the folders before it and writes its own, whole or not at
+all."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from greenedge import __version__
+from greenedge.backends.decoder.stories import count_tokens
+from greenedge.decoder.store import save_decoder
+from greenedge.errors import VerificationError
+from greenedge.progress import ProgressFn
+from greenedge.report.summary import hardware_phrases
+from greenedge.run.custody import require_planned
+from greenedge.run.decoder_custody import DECODER, OpenDecoder
+from greenedge.run.decoder_job import DecoderJob, make_plan
+from greenedge.run.folder import MANIFEST, RunFolder
+from greenedge.run.keys import digest_code, digest_shown, list_inputs, target_options
+from greenedge.run.manifest import (
+    Manifest,
+    Record,
+    digest_of,
+    find_changed,
+    load_manifest,
+    require_unchanged,
+    require_whole,
+    staging_dir,
+)
+from greenedge.run.stages import describe_size, write_report
+from greenedge.tools.run import execute
+from greenedge.verify.decoder import verify_decoder
+
+_CODE = {"decoder": ("decoder",), "verify": ("verify",), "report": ("report",)}  # and the back end's own
+
+
+def _decoder(job: DecoderJob, run: RunFolder, progress: ProgressFn) -> str:
+    decoder, tokenizer = job.source.load()
+    with staging_dir(run.decoder) as work:
+        save_decoder(work / DECODER, decoder, tokenizer)
+    words = "" if tokenizer is not None else ", no tokenizer"
+    return f"{len(decoder.layers)} layers, {decoder.parameters:,} weights of {decoder.weight_bits} bits{words}"
+
+
+def _build(job: DecoderJob, run: RunFolder, progress: ProgressFn) -> str:
+    backend = job.load_backend()
+    assert job.target is not None, "a job with a back end has a target"
+    opened = OpenDecoder(run, load_manifest(run.path))
+    plan = make_plan(backend, opened.decoder, opened.tokenizer, job.target, job.options, job.source.name)
+    execute(plan, run.build, lambda line: progress(0, 0, line))
+    product = run.build / plan.products[0]
+    return ", ".join([f"{product.name} {describe_size(product)}", *_name_clock(backend.report(run.build))])
+
+
+def _name_clock(report: dict[str, object]) -> list[str]:
+    hardware = report.get("hardware")
+    return hardware_phrases(hardware) if isinstance(hardware, dict) else []
+
+
+def _verify(job: DecoderJob, run: RunFolder, progress: ProgressFn) -> str:
+    return compare_decoder(OpenDecoder(run, load_manifest(run.path), job.target), progress)
+
+
+def compare_decoder(opened: OpenDecoder, progress: ProgressFn) -> str:
+    """Fills the folder of verify anew; what a comparison that found a difference wrote stays there.
+
+    Nothing in the folder is compiled or simulated before it was planned again. Raises VerificationError on a
+    difference, also where only a file's digest differs, and where the manifest asks for another comparison than the
+    decoder and its back end do.
+    """
+    run, difference = opened.folder, None
+    require_whole(run.path, opened.manifest, "decoder", "build")
+    differing = require_planned(opened.plan_again(), run.build, progress, "decoder")
+    if opened.manifest.about.get("evidence") != expect_evidence(opened):
+        raise VerificationError(
+            f"{run.path / MANIFEST} does not ask for the comparison that this run needs; run the same `greenedge "
+            "build` again."
+        )
+    with staging_dir(run.verify) as work:
+        try:
+            note = verify_decoder(run.build, work, opened.backend, opened.decoder, opened.options, progress)
+        except VerificationError as error:
+            difference = error
+    if difference is not None:
+        raise difference
+    if changed := [*differing, *filter(None, [find_changed(run.path, opened.manifest.stages["build"])])]:
+        raise VerificationError(
+            f"{changed[0]} is not the file that was built, although every token gave the same integers; run the same "
+            "`greenedge build` again to build it anew."
+        )
+    require_unchanged(run.path, opened.manifest, "decoder", "build")
+    return note
+
+
+def expect_evidence(opened: OpenDecoder) -> dict[str, int]:
+    """{stage: tokens that go through it and through numpy}: of the decoder and its back end alone."""
+    return {stage.name: count_tokens(stage.stories(opened.decoder)) for stage in opened.backend.stages}
+
+
+def _report(job: DecoderJob, run: RunFolder, progress: ProgressFn) -> str:
+    return write_report(run)
+
+
+STAGES: dict[str, Callable[[DecoderJob, RunFolder, ProgressFn], str]] = {
+    "decoder": _decoder,
+    "build": _build,
+    "verify": _verify,
+    "report": _report,
+}
+
+
+def plan_decoder_record(job: DecoderJob, manifest: Manifest, name: str) -> Record:
+    """What would go into that stage now, with the key of it all (as keys.plan_record)."""
+    inputs = list_inputs(manifest, name)
+    if name == "decoder":
+        inputs |= job.source.inputs
+    elif name == "report":
+        inputs["manifest"] = digest_shown(manifest)
+    code, tools, options = _CODE.get(name, ()), {}, {}
+    if job.target is not None and name != "decoder":
+        options = target_options(job.target, job.options, job.backend)
+        backend = job.load_backend()
+        if name in ("build", "verify"):
+            code, tools = (*code, *backend.code), backend.tools() | {"numpy": version("numpy")}
+    tools = {"greenedge": f"{__version__}+{digest_code(code)}", **tools}
+    return Record("running", digest_of([name, inputs, options, tools]), inputs, options, tools)
+
+
+def outline_decoder(job: DecoderJob) -> dict[str, Any]:
+    """What the build would be, as plan_view.outline gives it."""
+    backend, (decoder, tokenizer) = job.load_backend(), job.source.load()
+    assert job.target is not None, "a job with a back end has a target"
+    plan = make_plan(backend, decoder, tokenizer, job.target, job.options, job.source.name)
+    told = backend.outline(decoder, plan, job.target, job.options)
+    return {
+        "model": job.source.name,
+        "target": job.target.name,
+        "backend": backend.name,
+        "plan": plan.digest(),
+        "columns": list(told.columns),
+        "layers": [list(row) for row in told.rows],
+        "estimated": dict(told.estimated),
+        "bytes": {name: len(content) for name, content in plan.files.items()},
+        "commands": [shlex.join(command.argv) for command in plan.commands],
+    }

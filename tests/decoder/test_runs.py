@@ -1,0 +1,334 @@
+"""Runs of language models, as they are typed: build, verify, chat, report; and what must not pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from greenedge.backends.decoder import fpga
+from greenedge.boards.virtual import VirtualBoard
+from greenedge.decoder.sampling import Sampling, generate
+from greenedge.decoder.store import load_model, save_decoder
+from greenedge.decoder.tokenizer import Tokenizer
+from greenedge.run.manifest import load_manifest
+from tests.decoder.models import random_decoder
+from tests.decoder.test_verbs import call
+
+pytestmark = pytest.mark.tool("g++")
+# as in tests/backends/test_decoder_board.py, so that the simulator is compiled once
+_SHAPE = {"heads": 4, "kv_heads": 2, "head_dim": 4, "hidden": 19, "vocabulary": 24, "context": 20, "layers": 2}
+_PIECES = Tokenizer(
+    (b"<unk>", b"\n<s>\n", b"\n</s>\n", b" ", *(bytes([97 + n]) for n in range(18)), b"ab", b"<0x41>"),
+    tuple(-float(n) for n in range(24)),
+)
+_BOARD = ("--set", "build.lanes=8", "--set", "build.clock_hz=50000000")
+
+
+def _save(path: Path, tokenizer: Tokenizer | None = _PIECES, **shape: int) -> Path:
+    decoder = random_decoder(np.random.default_rng(1), norm_form="table", **{**_SHAPE, **shape})
+    save_decoder(path, decoder, tokenizer)
+    return path
+
+
+def _expect(model: Path, prompt: str, seed: int, temperature: int = 256) -> str:
+    decoder, pieces = load_model(model)
+    assert pieces is not None
+    said, begun = [], pieces.encode(prompt)
+    for token in generate(decoder, begun, Sampling(temperature, seed)):
+        if token in (pieces.begin, pieces.end):
+            break
+        said.append(token)
+    text = b"".join(pieces.spell(before, token) for before, token in zip([begun[-1], *said], said, strict=False))
+    return text.decode("utf-8", "replace")
+
+
+def _flip(path: Path, place: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def _edit(path: Path, **changes: object) -> None:
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | changes))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return _save(tmp_path_factory.mktemp("model") / "tiny.npz")
+
+
+@pytest.fixture(scope="module")
+def program(model) -> Path:
+    """A finished run for this machine."""
+    code, told = call("build", model, "--target", "linux-x86", "-o", model.parent / "program")
+    assert code == 0, told
+    return model.parent / "program"
+
+
+@pytest.fixture
+def copied(program, tmp_path) -> Path:
+    shutil.copytree(program, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_has_its_stages_and_is_not_repeated(model, program):
+    manifest = load_manifest(program)
+    assert {name: record.status for name, record in manifest.stages.items()} == dict.fromkeys(
+        ("decoder", "build", "verify", "report"), "done"
+    )
+    assert manifest.stages["verify"].note == "100 tokens equal in the C99 package"
+    assert manifest.about["evidence"] == {"c99": 100}
+    assert (program / "3-decoder" / "decoder.npz").read_bytes() == model.read_bytes()
+    code, told = call("build", model, "--target", "linux-x86", "-o", program)
+    assert code == 0 and told.count("unchanged") == 4
+
+
+def test_a_run_chats_by_its_program(model, program):
+    code, told = call("chat", program, "--prompt", "ab", "--seed", 3)
+    assert code == 0 and told.startswith("ab" + _expect(model, "ab", 3)) and "a second here" in told
+    code, told = call("chat", program, "--seed", 4, "--temperature", 0.5, "--tokens", 3, "--json")
+    said = json.loads(told)
+    assert code == 0 and said["tokens"] <= 3 and said["board"] is None
+    assert _expect(model, "", 4, 128).startswith(said["text"])
+    done = subprocess.run(
+        [sys.executable, "client.py", "--prompt", "ab", "--seed", "3"],
+        cwd=program / "4-build",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "ab" + _expect(model, "ab", 3)
+    for words, sentence in (
+        (("--virtual",), "has no board; leave --port and --virtual out"),
+        (("--prompt", "a" * 50), "the prompt has 52 tokens, the context 20"),
+        (("--temperature", 5), "temperature 5: 0 to 4 is possible"),
+    ):
+        code, told = call("chat", program, *words)
+        assert code == 1 and sentence in told
+
+
+def test_a_run_is_verified_again_and_reported(program):
+    code, told = call("verify", program)
+    assert code == 0 and "100 tokens" in told
+    code, told = call("report", program, "--json")
+    summary = json.loads(told)["runs"][0]["summary"]
+    assert code == 0 and summary["verify"][0]["integers"] > 1000 and summary["edge"]["bytes"] > 0
+    page = (program / "report.html").read_text()
+    assert "Decoder in numpy and C99 gave the same integers on all 100 tokens" in page.replace("the decoder", "Decoder")
+    assert "cable" not in page  # a tokenizer is no bitstream
+
+
+@pytest.mark.parametrize("verb", [("infer", "--inputs", "x.npy"), ("energy", "measure"), ("energy", "estimate")])
+def test_verbs_of_samples_name_the_cure(program, verb):
+    words = (verb[0], program, *verb[1:]) if verb[0] == "infer" else (*verb, program)
+    code, told = call(*words)
+    assert code != 0 and "Traceback" not in told and "defect" not in told
+    if verb != ("energy", "estimate"):
+        assert f"greenedge chat {program}" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("3-decoder/decoder.npz", ""),
+        ("4-build/model_data.h", "is not what greenedge writes for the decoder of this run"),
+        ("4-build/chat.c", "is not what greenedge writes for the decoder of this run"),
+        ("4-build/client.py", "is not what greenedge writes for the decoder of this run"),
+        ("4-build/tokenizer.llama2c", "is not what greenedge writes for the decoder of this run"),
+        ("4-build/chat", "4-build/chat is not the file that was built"),
+    ],
+)
+def test_a_flipped_bit_is_found(copied, file, sentence):
+    _flip(copied / file, -9)
+    code, told = call("verify", copied)
+    assert code in ((1, 5) if file.endswith("npz") else (5,)), told
+    assert sentence in told
+    code, told = call("chat", copied)
+    assert code in (1, 5) and "sha256" in told  # nothing of it is run
+    assert load_manifest(copied).stages["verify"].status in ("failed", "done")
+
+
+def test_a_weight_that_is_consistent_with_the_manifest_is_found(copied):
+    """Somebody changes a weight in the C source, and the digests with it."""
+    source = copied / "4-build" / "model_data.h"
+    text = source.read_text()
+    at = text.index("{", text.index("head[")) + 2
+    end = min(text.index(",", at), text.index("}", at))
+    source.write_text(text[:at] + str(1 - int(text[at:end].strip("{")) % 2) + text[end:])
+    import hashlib
+
+    manifest = json.loads((copied / "manifest.json").read_text())
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    manifest["stages"]["build"]["outputs"]["4-build/model_data.h"] = digest
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    for verb in ("verify", "chat"):
+        code, told = call(verb, copied)
+        assert code == 5 and "model_data.h is not what greenedge writes for the decoder of this run" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"evidence": {"c99": 1}}, 5, "does not ask for the comparison that this run needs"),
+        ({"evidence": None}, 5, "does not ask for the comparison that this run needs"),
+        ({"backend": "finn"}, 1, "there is no back end 'finn' for language models"),
+        ({"backend": "decoder"}, 4, "cannot be built for linux-x86 by decoder"),
+        ({"source": {"kind": "model", "name": "tiny", "title": "tiny"}}, 1, "back ends are:"),
+        ({"target": {"name": "linux-arm64", "title": "x"}}, 5, "is not what greenedge writes"),
+    ],
+)
+def test_a_changed_manifest_is_found(copied, changes, status, words):
+    _edit(copied / "manifest.json", **changes)
+    code, told = call("verify", copied)
+    assert code == status and words in " ".join(told.split()), told
+
+
+def test_what_cannot_be_built_is_said(model, tmp_path):
+    for words, status, sentence in (
+        (("--target", "cortex-m4"), 4, "kind 'mcu'"),
+        (("--target", "icebreaker"), 4, "family ice40"),
+        (("--target", "linux-x86", "--backend", "finn"), 1, "there is no back end 'finn' for language models"),
+        (("--target", "linux-x86", "--set", "build.lanes=8"), 1, "decoder-c99 has no option build.lanes"),
+        (("--target", "ulx3s-85f", "--set", "build.lanes=x"), 1, "build.lanes is 'x'; a whole number"),
+        (("--target", "ulx3s-85f", "--set", "build.lanes=48"), 4, "48 lanes"),
+        (("--target", "linux-x86", "--inputs", "x.npy"), 1, "which takes no --inputs"),
+        ((), 1, "no target: say --target NAME"),
+        (("--target", "linux-x86", "--until", "lower"), 1, "there is no stage 'lower' of a language model"),
+    ):
+        code, told = call("build", model, *words, "-o", tmp_path / "run")
+        assert code == status and sentence in " ".join(told.split()), told
+        assert not (tmp_path / "run" / "manifest.json").exists()
+    (tmp_path / "no.npz").write_bytes(model.read_bytes()[:900])
+    code, told = call("build", tmp_path / "no.npz", "--target", "linux-x86")
+    assert code == 1 and "Traceback" not in told
+    code, told = call("chat", model, "--virtual")
+    assert code == 1 and "has no board; build it first" in told
+
+
+def test_a_plan_shows_what_would_be_built(model):
+    code, told = call("build", model, "--target", "ulx3s-85f", "--until", "plan")
+    assert code == 0 and "weights" in told and "block RAMs: 78 of 208 (estimated)" in told
+    code, told = call("build", model, "--target", "ulx3s-85f", "--dry-run")
+    assert code == 0 and "{nextpnr-ecp5} --85k" in told.replace("'", "")
+
+
+def test_without_a_tokenizer_it_is_built_and_does_not_chat(tmp_path):
+    code, told = call("build", _save(tmp_path / "m.npz", None), "--target", "linux-x86", "-o", tmp_path / "run")
+    assert code == 0 and "no tokenizer" in told
+    assert not (tmp_path / "run" / "4-build" / "client.py").exists()
+    code, told = call("chat", tmp_path / "run")
+    assert code == 1 and "has no tokenizer; quantise its model again with --tokenizer" in told
+
+
+@pytest.fixture(scope="module")
+def board_run(model) -> Path:
+    """A run for a board whose back end neither synthesises nor places: its RTL and its virtual board are compared."""
+
+    def plan(decoder, tokenizer, target, options):
+        whole = fpga.plan(decoder, tokenizer, target, options)
+        commands = tuple(command for command in whole.commands if command.generates)
+        return dataclasses.replace(whole, commands=commands, products=("board.json",))
+
+    stages = tuple(stage for stage in fpga.BACKEND.stages if stage.name != "netlist")
+    partial = dataclasses.replace(
+        fpga.BACKEND, plan=plan, stages=stages, read_back=lambda *_: (), report=lambda folder: {}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fpga, "BACKEND", partial)
+        code, told = call("build", model, "--target", "ulx3s-85f", *_BOARD, "-o", model.parent / "board")
+        assert code == 0, told
+        yield model.parent / "board"
+
+
+@pytest.fixture
+def copied_board(board_run, tmp_path) -> Path:
+    shutil.copytree(board_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.tool("verilator")
+def test_a_board_is_verified_by_its_rtl_and_its_pins(board_run):
+    verified = json.loads((board_run / "5-verify" / "verify.json").read_text())
+    assert {entry["candidate"]: entry["samples"] for entry in verified["verify"]} == {"rtl": 100, "board": 35}
+    assert verified["verify"][0]["observed"] == ["residuals", "logits", "tokens"]
+    assert verified["figures"]["cycles_per_token"] > verified["figures"]["cycles_per_token_greedy"] > 100
+    code, told = call("report", board_run)
+    assert code == 0
+
+
+@pytest.mark.tool("verilator")
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [("4-build/memories/weights.0", 7), ("4-build/memories/cache", -2), ("4-build/rtl/ge_decoder.sv", 30)]
+    + [("4-build/board/board.sv", 10), ("4-build/board.json", 30), ("4-build/streams.json", 30)],
+)
+def test_a_flipped_bit_of_a_board_is_found_before_anything_is_simulated(copied_board, monkeypatch, file, place):
+    def refuse(*_, **__):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("greenedge.backends.decoder.simulate.compile_model", refuse)
+    _flip(copied_board / file, place)
+    for words in (("verify", copied_board), ("chat", copied_board, "--virtual")):
+        code, told = call(*words)
+        assert code == 5 and f"{file} is not" in told, told
+
+
+@pytest.mark.tool("verilator")
+def test_a_difference_of_the_rtl_ends_with_its_place(copied_board, monkeypatch):
+    """A memory that is otherwise than the decoder although every file is as planned: the comparison itself."""
+    from greenedge.backends.decoder import simulate
+
+    run_stories = simulate._run_stories
+
+    def spoil(model, decoder, engine, stories, memories):
+        lines = memories["memories/weights.0"].split(b"\n")
+        lines[2 * 86 + 45] = b"%08x" % (int(lines[2 * 86 + 45], 16) ^ 4)
+        spoiled = {**memories, "memories/weights.0": b"\n".join(lines)}
+        return run_stories(model, decoder, engine, stories, spoiled)
+
+    monkeypatch.setattr(simulate, "_run_stories", spoil)
+    code, told = call("verify", copied_board)
+    assert code == 5 and "the RTL differs from the decoder at position 0, layer 0: 1 of 16 integers" in told
+    assert "(story 1 of 5)" in told
+    verified = json.loads((copied_board / "5-verify" / "verify.json").read_text())
+    assert verified["verify"][0]["mismatches"] > 50
+    assert load_manifest(copied_board).stages["verify"].status == "failed"
+    code, told = call("report", copied_board)
+    assert code == 0 and "differs from the decoder in numpy" in (copied_board / "report.html").read_text()
+
+
+@pytest.mark.tool("verilator")
+def test_a_virtual_board_chats_through_its_pins(model, board_run):
+    code, told = call("chat", board_run, "--virtual", "--prompt", "ab", "--seed", 3)
+    assert code == 0 and told.startswith("ab" + _expect(model, "ab", 3)), told
+    assert "tokens/s of the engine at 50 MHz (simulated)" in told and "with the line (simulated)" in told
+    code, told = call("chat", board_run, "--virtual", "--seed", 4, "--tokens", 2, "--json")
+    board = json.loads(told)["board"]
+    assert code == 0 and board["evidence"] == "simulated" and board["first_token_s"] <= board["line_s"] < 1
+    code, told = call("chat", board_run)
+    assert code == 1 and "say --port DEV for its serial port, or --virtual" in told
+    code, told = call("chat", board_run, "--port", "/dev/none")
+    assert code == 1 and "there is no port /dev/none" in told
+
+
+@pytest.mark.tool("verilator")
+def test_a_serial_port_chats_with_and_without_greenedge(model, board_run, tmp_path):
+    bare = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "serial.py").write_text("raise ImportError\n")  # the standard library alone
+    with VirtualBoard(board_run / "4-build", limit_s=120) as board:
+        code, told = call("chat", board_run, "--port", board.port, "--prompt", "ab", "--seed", 3)
+        assert code == 0 and told.startswith("ab" + _expect(model, "ab", 3)), told
+        assert "by its own counter" in told and "(measured)" in told
+        for env in (None, bare):
+            argv = [sys.executable, board_run / "4-build" / "client.py", board.port, "--prompt", "ab", "--seed", "3"]
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True, env=env)
+            assert done.stdout == "ab" + _expect(model, "ab", 3)
