@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greenedge.decoder.source import is_decoder_file
 from greenedge.errors import GreenedgeError
 from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.import_onnx import ModelFile
 from greenedge.progress import no_progress
 from greenedge.run import jobs as job_list
 from greenedge.run import runs as finished
+from greenedge.run.decoder_job import decoder_jobs
 from greenedge.run.folder import RunFolder
 from greenedge.run.infer import Written
 from greenedge.run.job import Silent
@@ -121,7 +123,8 @@ def build(
 ) -> Run | list[Run]:
     """Builds and verifies a model for a target, or for several; returns its Run, or a list of them.
 
-    model       path of an ONNX file, or a torch module with Brevitas quantisers (it is exported in eval mode, and
+    model       path of an ONNX file or of a language model that was quantised (compared on stories of its own), or a
+                torch module with Brevitas quantisers (it is exported in eval mode, and
                 needs `inputs`)
     inputs      float32 (N, *shape) to verify with, of several inputs {input: array} or a tuple in the model's order
                 (a module's: of its forward), or the path of an .npy or .npz file; drawn at random for a file where
@@ -131,6 +134,9 @@ def build(
     options     of the back end, as --set build.KEY has them: fps=20000, latency=1e-5, clock_hz=100e6,
                 storage="int4-dense", …
     """
+    if isinstance(model, (str, Path)) and is_decoder_file(Path(model)):
+        chosen = decoder_jobs(Path(model), _names(target), backend, options)
+        return _run_jobs(chosen, out, progress, isinstance(target, str))
     with ExitStack() as opened:
         source = _source(model, inputs, labels, expected, name, input_type, opened)
         return _run_jobs(

@@ -19,6 +19,7 @@ from greenedge.decoder.sampling import Sampling, generate
 from greenedge.decoder.store import load_model, save_decoder
 from greenedge.decoder.tokenizer import Tokenizer
 from greenedge.run.manifest import load_manifest
+from tests.decoder.mock_board import serve
 from tests.decoder.models import random_decoder
 from tests.decoder.test_verbs import call
 
@@ -332,3 +333,66 @@ def test_a_serial_port_chats_with_and_without_greenedge(model, board_run, tmp_pa
             argv = [sys.executable, board_run / "4-build" / "client.py", board.port, "--prompt", "ab", "--seed", "3"]
             done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True, env=env)
             assert done.stdout == "ab" + _expect(model, "ab", 3)
+
+
+def _break_check(data: bytes) -> bytes:
+    """A frame whose last check has another bit."""
+    return data[:-2] + bytes((data[-2] ^ 1,)) + data[-1:]
+
+
+@pytest.mark.tool("verilator")
+@pytest.mark.parametrize(
+    ("fault", "host", "alone"),
+    [
+        ({}, None, None),
+        ({"model": "ab" * 32}, "holds model abababababab", "the board holds another model"),
+        ({"spoil": _break_check}, "nobody answers at", "the board does not answer"),
+        ({"spoil": lambda data: b""}, "nobody answers at", "the board does not answer"),
+        ({"status": 1}, "has no such token", "the board refuses a token"),
+    ],
+    ids=["right", "another model", "wrong check", "silence", "refusal"],
+)
+def test_a_board_at_a_port_that_misbehaves_is_named(model, board_run, tmp_path, monkeypatch, fault, host, alone):
+    monkeypatch.setattr("greenedge.boards.link_session._OPEN_TRIES", 2)
+    decoder, _ = load_model(model)
+    held = json.loads((board_run / "4-build" / "board.json").read_text())["model"]
+    text = (board_run / "4-build" / "client.py").read_text()
+    assert "range(65536), 20)" in text
+    (tmp_path / "client.py").write_text(text.replace("range(65536), 20)", "range(65536), 2)"))  # else 20 s of silence
+    shutil.copy(board_run / "4-build" / "tokenizer.llama2c", tmp_path)
+    with serve(decoder, **{"model": held, **fault}) as port:
+        code, told = call("chat", board_run, "--port", port, "--prompt", "ab", "--seed", 3)
+        argv = [sys.executable, tmp_path / "client.py", port, "--prompt", "ab", "--seed", "3"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    if host is None:
+        assert code == 0 and told.startswith("ab" + _expect(model, "ab", 3)) and "5,000 cycles a token" in told
+        assert done.returncode == 0 and done.stdout == "ab" + _expect(model, "ab", 3)
+        return
+    assert code == 1 and host in told and "Traceback" not in told, told
+    assert done.returncode == 1 and alone in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_run_that_was_killed_goes_on(model, tmp_path, monkeypatch):
+    from greenedge.run import decoder_stages
+
+    words = ("build", model, "--target", "linux-x86", "-o", tmp_path / "run")
+
+    def interrupt(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    for name in ("build", "verify"):
+        with monkeypatch.context() as patch:
+            patch.setitem(decoder_stages.STAGES, name, interrupt)
+            assert call(*words)[0] == 130
+        assert load_manifest(tmp_path / "run").stages[name].status == "interrupted"
+        (tmp_path / "run" / "4-build.part").mkdir(exist_ok=True)
+        (tmp_path / "run" / "4-build.part" / "left").write_text("half")
+    code, told = call("chat", tmp_path / "run")
+    assert code in (0, 5)  # what is built is whole, or it is said
+    code, told = call(*words)
+    assert code == 0 and told.count("unchanged") == 2, told
+    assert not (tmp_path / "run" / "4-build" / "left").exists()
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run" / ".lock").symlink_to(model)
+    code, told = call(*words)
+    assert code == 1 and "is no lock that greenedge made" in told

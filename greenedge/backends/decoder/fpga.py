@@ -24,7 +24,7 @@ from greenedge.backends.decoder.interface import (
     Talk,
     read_whole,
 )
-from greenedge.backends.decoder.memories import write_memories
+from greenedge.backends.decoder.memories import list_widths, write_memories
 from greenedge.backends.decoder.memory_read import read_memories
 from greenedge.backends.decoder.resources import BLOCK_BITS, count_blocks, estimate
 from greenedge.backends.decoder.simulate import OBSERVED, Story, Trace, simulate_build, simulate_netlist
@@ -45,7 +45,7 @@ from greenedge.tools.run import RECORD
 
 CLOCK_HZ = 60_000_000  # of the engine where nobody asks for another: every shape that was routed on an ECP5 met it
 _SILENCE_S = 10.0  # a virtual board takes a good part of a second for a token
-_MAX_BYTES = 1 << 30  # of a netlist
+_MAX_BYTES = 256 << 20  # of a netlist: that of stories260K has 27 MB
 _CELLS = {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", BLOCK_BITS)}
 
 
@@ -131,7 +131,7 @@ def read_back(folder: Path, decoder: Decoder, options: Options, progress: Progre
     netlist = _read(folder, NETLIST)
     engine = describe(decoder, _read_lanes(options))
     try:
-        there = read_memories(netlist, write_memories(decoder, engine))
+        there = read_memories(netlist, write_memories(decoder, engine), list_widths(decoder, engine))
         return there, *read_back_bitstream(folder, netlist, "ecp5", lambda line: progress(0, 0, line))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ToolError(

@@ -33,6 +33,11 @@ def write_memories(decoder: Decoder, engine: Engine) -> dict[str, bytes]:
     return files
 
 
+def list_widths(decoder: Decoder, engine: Engine) -> dict[str, int]:
+    """{memory: bits of a word}; a memory of several banks has the same name for all."""
+    return {name: bits for name, (bits, _) in _list_memories(decoder, engine).items()}
+
+
 def _list_memories(decoder: Decoder, engine: Engine) -> dict[str, tuple[int, Iterable[int]]]:
     """{memory: (bits of a word, words)}."""
     lanes, bits = engine.lanes, decoder.weight_bits

@@ -22,13 +22,16 @@ _LOGIC = ("exponential", "layers")  # rom_style = "logic" in ge_decoder_sample, 
 _SHAPES = (36, 18, 9, 4, 2, 1)  # bits of a port; up to 4 they see the low eight of nine
 
 
-def read_memories(netlist: Mapping[str, Any], memories: Mapping[str, bytes]) -> ReadBack:
-    """Every bit of `memories` (files of write_memories) in the netlist's block RAMs. Those that the units ask for in
-    look-up tables, and bits that are alike in all words, are counted as unread where they are not there."""
+def read_memories(netlist: Mapping[str, Any], memories: Mapping[str, bytes], widths: Mapping[str, int]) -> ReadBack:
+    """Every bit of `memories` (write_memories, list_widths) in the netlist's block RAMs.
+
+    Those that the units ask for in look-up tables, and bits that are alike in all words, are counted as unread where
+    they are not there.
+    """
     columns = _list_columns(netlist)
     read, unread, differs = 0, 0, None
     for name, content in sorted(memories.items()):
-        for number, column in enumerate(read_bits(content).T):
+        for number, column in enumerate(read_bits(content, widths[name.partition(".")[0]]).T):
             if name not in _LOGIC and _is_there(column, columns):
                 read += len(column)
             elif name in _LOGIC or not (column != column[0]).any():
@@ -41,12 +44,12 @@ def read_memories(netlist: Mapping[str, Any], memories: Mapping[str, bytes]) -> 
     return ReadBack("netlist memories", "the decoder's weights and tables", read, "bits", unread, differs)
 
 
-def read_bits(content: bytes) -> Bits:
-    """(words, bits) of a memory file, bit 0 first."""
+def read_bits(content: bytes, width: int) -> Bits:
+    """(words, width) of a memory file, bit 0 first."""
     lines = content.split()
     size = -(-len(lines[0]) // 2)
     data = b"".join(int(line, 16).to_bytes(size, "little") for line in lines)
-    return np.unpackbits(np.frombuffer(data, np.uint8).reshape(len(lines), size), axis=1, bitorder="little")
+    return np.unpackbits(np.frombuffer(data, np.uint8).reshape(len(lines), size), axis=1, bitorder="little")[:, :width]
 
 
 def _is_there(column: Bits, columns: Mapping[int, set[bytes]]) -> bool:
