@@ -391,6 +391,7 @@ def build(
         from greenedge.run.decoder_job import decoder_jobs
 
         _refuse_for_language_model(model, inputs=inputs, labels=labels, expected=expected, input_type=input_type)
+        _refuse_for_language_model(model, docker=docker or None)
         if until == PLAN:
             return _show_plans(decoder_jobs(model, target or [], backend, options, runs_tools=False), as_json)
         return _run_jobs(decoder_jobs(model, target or [], backend, options, until), out, until, dry_run, as_json)

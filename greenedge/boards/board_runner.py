@@ -54,9 +54,11 @@ def connect_board(
     progress: Callable[[str], None] = lambda line: None,
     seed: int = 1,
     silence_s: float = 0.5,
+    limit_s: int = 600,
 ) -> Iterator[tuple[Session, VirtualBoard | None]]:
     """A session with the board at `port`, or with the virtual board of the build folder where `port` is None.
-    `silence_s`: how long the virtual board may compute at first before a request counts as lost.
+    `silence_s`: how long the virtual board may compute at first before a request counts as lost; `limit_s`: how long
+    its simulation may take.
 
     Raises BoardError where no board answers, or one with another model.
     """
@@ -66,7 +68,7 @@ def connect_board(
         with Session(lambda: SerialPort(port, rate), {**board, "baud": rate}, port) as session:
             yield session, None
         return
-    with VirtualBoard(build, seed=seed, progress=progress) as virtual:
+    with VirtualBoard(build, seed=seed, limit_s=limit_s, progress=progress) as virtual:
         name = "the virtual board"
         with Session(lambda: SerialPort(virtual.port, board["baud"]), board, name, _silence_s=silence_s) as session:
             yield session, virtual

@@ -155,7 +155,7 @@ def _view(run: Path, summary: dict) -> dict:
     """What the page shows of one run, as texts."""
     manifest = load_manifest(run)
     entries, unverified = _sort_by_stage(summary.get("verify", [])), summary.get("unverified")
-    target = summary.get("target") or {}
+    target = {"name": run.name, "title": None, "part": None} | (summary.get("target") or {})
     failed = [
         (name, record.error) for name, record in manifest.stages.items() if record.status in ("failed", "interrupted")
     ]

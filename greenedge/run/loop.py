@@ -15,6 +15,7 @@ from typing import Any
 
 from greenedge.errors import GreenedgeError
 from greenedge.run.chains import AnyJob, Chain, bind_chain
+from greenedge.run.custody import is_language_model
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, RunFolder
 from greenedge.run.job import Display, Silent
 from greenedge.run.manifest import (
@@ -86,6 +87,11 @@ def _open_manifest(ours: Mapping[str, Any], run: Path) -> Manifest:
             raise GreenedgeError(f"{run} holds {strangers[0]!r} and is no run; choose another folder with -o.")
         return Manifest(ours)
     manifest = load_manifest(run)
+    if is_language_model(manifest) != is_language_model(Manifest(ours)):
+        raise GreenedgeError(
+            f"{run} holds a run of {'a language model' if is_language_model(manifest) else 'a network'}; choose "
+            "another folder with -o."
+        )
     for key in ("source", "target"):
         wanted, there = (about.get(key) or {} for about in (ours, manifest.about))
         if wanted and there and wanted.get("name") != there.get("name"):

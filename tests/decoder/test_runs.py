@@ -128,13 +128,28 @@ def test_a_run_is_verified_again_and_reported(program):
     assert "cable" not in page  # a tokenizer is no bitstream
 
 
-@pytest.mark.parametrize("verb", [("infer", "--inputs", "x.npy"), ("energy", "measure"), ("energy", "estimate")])
+@pytest.mark.parametrize("verb", [("infer", "--inputs", "x.npy"), ("energy", "measure")])
 def test_verbs_of_samples_name_the_cure(program, verb):
-    words = (verb[0], program, *verb[1:]) if verb[0] == "infer" else (*verb, program)
-    code, told = call(*words)
-    assert code != 0 and "Traceback" not in told and "defect" not in told
-    if verb != ("energy", "estimate"):
-        assert f"greenedge chat {program}" in " ".join(told.split())
+    for words in ((), ("--source", "estimate")) if verb[0] == "energy" else ((),):
+        code, told = call(verb[0], program, *verb[1:]) if verb[0] == "infer" else call(*verb, program, *words)
+        assert code == 1 and f"greenedge chat {program}" in " ".join(told.split()), told
+
+
+def test_a_run_that_stops_early_says_so(model, tmp_path):
+    code, told = call("build", model, "--until", "decoder", "-o", tmp_path / "run")
+    assert code == 0 and "stopped after decoder" in told
+    code, told = call("report", tmp_path / "run")
+    assert code == 0 and "Nothing has been compared yet" in (tmp_path / "run" / "report.html").read_text()
+    for verb in ("verify", "chat"):
+        code, told = call(verb, tmp_path / "run")
+        assert code == 1 and "has nothing built" in told
+    code, told = call("build", model, "--target", "linux-x86", "--docker", "-o", tmp_path / "run")
+    assert code == 1 and "which takes no --docker" in told
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest["source"]["kind"] = "model"
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    code, told = call("build", model, "--target", "linux-x86", "-o", tmp_path / "run")
+    assert code == 1 and "holds a run of a network; choose another folder" in told
 
 
 @pytest.mark.parametrize(

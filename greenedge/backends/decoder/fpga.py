@@ -45,6 +45,7 @@ from greenedge.tools.run import RECORD
 
 CLOCK_HZ = 60_000_000  # of the engine where nobody asks for another: every shape that was routed on an ECP5 met it
 _SILENCE_S = 10.0  # a virtual board takes a good part of a second for a token
+_LIMIT_S = 24 * 3600  # of a conversation with it; it ends with its parent anyway
 _MAX_BYTES = 256 << 20  # of a netlist: that of stories260K has 27 MB
 _CELLS = {"lut4": ("LUT4", 1), "ff": ("TRELLIS_FF", 1), "dsp": ("MULT18X18D", 1), "bram_bits": ("DP16KD", BLOCK_BITS)}
 
@@ -95,7 +96,9 @@ def tell_by_board(
     """The virtual board through the pins of its UART; it shows tokens and cycles."""
     none = np.zeros((0, len(decoder.layers), decoder.dim), np.int64)
     traces = []
-    connected = connect_board(folder, progress=lambda line: progress(0, 0, line), silence_s=_SILENCE_S)
+    connected = connect_board(
+        folder, progress=lambda line: progress(0, 0, line), silence_s=_SILENCE_S, limit_s=_LIMIT_S
+    )
     with connected as (session, _):
         for story in stories:
             answers = read_answers(list(session.stream(list(list_requests(decoder, story)))), session.name)
@@ -109,7 +112,9 @@ def talk(folder: Path, decoder: Decoder, story: Story, line: Line, progress: Pro
     """One story through a UART: that of the board at line.port, or of the virtual board."""
     if line.port is None and not line.virtual:
         raise GreenedgeError("the run is built for a board; say --port DEV for its serial port, or --virtual.")
-    connected = connect_board(folder, line.port, line.baud, lambda text: progress(0, 0, text), silence_s=_SILENCE_S)
+    connected = connect_board(
+        folder, line.port, line.baud, lambda text: progress(0, 0, text), silence_s=_SILENCE_S, limit_s=_LIMIT_S
+    )
     with connected as (session, virtual):
         clock_hz = int(session.board["clock_hz"])
         begun = virtual.status()["active"] if virtual is not None else 0
