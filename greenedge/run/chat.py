@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from greenedge.backends.decoder.interface import Drawn, Line
+from greenedge.backends.decoder.interface import Draw, Line
 from greenedge.backends.decoder.simulate import Story
 from greenedge.decoder.record import Decoder
 from greenedge.decoder.sampling import TEMPERATURE_ONE, Sampling, generate
@@ -45,7 +45,7 @@ class Wish:
 @dataclass(frozen=True)
 class Chat:
     """What was said: tokens behind the prompt, seconds from the prompt's first step to the last token, and both of
-    them together per second, by this machine's clock. `board` has a board's own figures (see Counted)."""
+    them together per second, by this machine's clock. `board` has a board's own figures (see Tally)."""
 
     prompt_tokens: int
     tokens: int
@@ -60,8 +60,8 @@ class Chat:
 
 
 @dataclass
-class Counted:
-    """What an engine counted of its tokens, and when the first and the last came on a simulated line."""
+class Tally:
+    """What an engine counts for its tokens, and when the first and the last came on a simulated line."""
 
     cycles: list[int] = field(default_factory=list)
     first_s: float | None = None
@@ -118,14 +118,14 @@ def chat_with_run(
     story = Story(tuple(begun), min(wish.tokens or room, room), wish.sampling)
     if line.port is None:  # what runs here is compiled from the run's files
         opened.require_planned(progress)
-    counted = Counted()
+    tally = Tally()
     with opened.backend.talk(opened.folder.build, decoder, story, line, progress) as talk:
         started = clock()
-        with closing(_count(talk.drawn, len(begun), counted, talk.line_s)) as drawn:
+        with closing(_count(talk.draws, len(begun), tally, talk.line_s)) as drawn:
             said = _write(wish, tokenizer, begun, drawn, show)
         seconds = clock() - started
-        counted.line_s = talk.line_s() if talk.line_s is not None else None
-    board = counted.plain(talk.clock_hz, talk.evidence) if talk.clock_hz is not None else None
+        tally.line_s = talk.line_s() if talk.line_s is not None else None
+    board = tally.plain(talk.clock_hz, talk.evidence) if talk.clock_hz is not None else None
     return Chat(len(begun), len(said), seconds, "".join(said), board)
 
 
@@ -155,15 +155,15 @@ def describe_chat(said: Chat) -> str:
 
 
 def _count(
-    drawn: Iterator[Drawn], prompted: int, counted: Counted, line_s: Callable[[], float] | None
+    drawn: Iterator[Draw], prompted: int, tally: Tally, line_s: Callable[[], float] | None
 ) -> Generator[int, None, None]:
     """The tokens behind the prompt."""
     for position, one in enumerate(drawn):
         if one.cycles is not None:
-            counted.cycles.append(one.cycles)
+            tally.cycles.append(one.cycles)
         if position >= prompted - 1:
-            if counted.first_s is None and line_s is not None:
-                counted.first_s = line_s()
+            if tally.first_s is None and line_s is not None:
+                tally.first_s = line_s()
             yield one.token
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from greenedge.backends.decoder import fpga
+from greenedge.backends.decoder.simulate import execute_story
 from greenedge.boards.virtual import VirtualBoard
 from greenedge.decoder.sampling import Sampling, generate
 from greenedge.decoder.store import load_model, save_decoder
@@ -411,3 +412,67 @@ def test_a_run_that_was_killed_goes_on(model, tmp_path, monkeypatch):
     (tmp_path / "run" / ".lock").symlink_to(model)
     code, told = call(*words)
     assert code == 1 and "is no lock that greenedge made" in told
+
+
+@pytest.mark.slow
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("yosys")
+@pytest.mark.tool("nextpnr-ecp5")
+def test_a_bitstream_is_placed_simulated_and_read_back(tmp_path, monkeypatch):
+    """The whole chain but for RTL and pins, which the tests above have: synthesis, placement, netlist, bitstream."""
+    shape = {"heads": 2, "kv_heads": 1, "head_dim": 4, "hidden": 5, "context": 8, "layers": 1}
+    netlist = next(stage for stage in fpga.BACKEND.stages if stage.name == "netlist")
+    monkeypatch.setattr(fpga, "BACKEND", dataclasses.replace(fpga.BACKEND, stages=(netlist,)))
+    run = tmp_path / "run"
+    words = ("--target", "ulx3s-25f", "--set", "build.lanes=4", "--set", "build.clock_hz=25000000", "-o", run)
+    code, told = call("build", _save(tmp_path / "m.npz", **shape), *words)
+    assert code == 0 and "8 tokens equal in the simulated netlist; netlist memories read back" in told, told
+    summary = json.loads((run / "7-report" / "summary.json").read_text())
+    assert [one["differs"] for one in summary["read_back"]] == [None] * 4
+    assert summary["read_back"][0]["items"] > 5000
+    assert summary["hardware"]["fmax_hz"] > 25e6 and summary["hardware"]["bram_bits"] == 11 * 18432
+    assert (run / "4-build" / "top.bit").stat().st_size > 100_000
+    code, told = call("program", run, "--dry-run")
+    assert code == 0 and "openFPGALoader" in told
+
+    def tell(folder, decoder, options, stories, progress):  # what reading back finds alone
+        return [execute_story(decoder, story) for story in stories]
+
+    told_by_numpy = dataclasses.replace(netlist, tell=tell)
+    monkeypatch.setattr(fpga, "BACKEND", dataclasses.replace(fpga.BACKEND, stages=(told_by_numpy,)))
+    assert call("verify", run)[0] == 0
+    for file, spoil, sentence in (
+        ("netlist.json", _spoil_netlist, "in no block RAM as the decoder has it"),
+        ("top.bit", _flip, "top.bit differs in byte"),
+        ("top.config", _spoil_routed, "no equal in top.config"),
+        ("report.json", _flip, "report.json is not the file that was built"),
+    ):
+        path = run / "4-build" / file
+        kept = path.read_bytes()
+        spoil(path)
+        code, told = call("verify", run)
+        assert code == 5 and sentence in " ".join(told.split()), told
+        path.write_bytes(kept)
+    assert call("verify", run)[0] == 0
+
+
+def _spoil_netlist(path: Path) -> None:
+    """One bit of a block RAM that belongs to a memory."""
+    netlist = json.loads(path.read_text())
+    cells = netlist["modules"]["decoder_core"]["cells"].values()
+    parameters = [cell["parameters"] for cell in cells if cell["type"] == "DP16KD"]
+    one = max(parameters, key=lambda each: each["INITVAL_00"].count("1"))
+    text = one["INITVAL_00"]
+    place = text.rindex("1")
+    one["INITVAL_00"] = text[:place] + "0" + text[place + 1 :]
+    path.write_text(json.dumps(netlist))
+
+
+def _spoil_routed(path: Path) -> None:
+    """A word of a block RAM that is not zero."""
+    lines = path.read_text().split("\n")
+    begin = next(k for k, line in enumerate(lines) if line.startswith(".bram_init"))
+    at = next(k for k in range(begin + 1, len(lines)) if lines[k].strip("0 "))
+    first, _, rest = lines[at].partition(" ")
+    lines[at] = f"{int(first, 16) ^ 1:03x} {rest}"
+    path.write_text("\n".join(lines))

@@ -93,6 +93,24 @@ def test_a_good_board():
     assert board.closed and s.tally.lost == 0
 
 
+def test_answers_come_one_by_one_while_requests_run_ahead():
+    board = FakeBoard()
+    with session(board) as s:
+        answers = s.stream(SAMPLES)
+        assert next(answers) == RESULTS[0]
+        assert len([frame for frame in board.seen if frame.kind == p.DATA]) > 1  # the credit lets more of them out
+        assert [*answers] == RESULTS[1:]
+
+
+def test_an_answer_that_never_comes_ends_a_stream():
+    board = FakeBoard(lambda frame: [] if frame.kind == p.DATA and frame.payload == SAMPLES[5] else None)
+    with session(board) as s:
+        answers = s.stream(SAMPLES[:10])
+        assert [next(answers) for _ in range(5)] == RESULTS[:5]
+        with pytest.raises(BoardError, match="the fake has not answered request 6 of 10 after 3 tries; try a lower"):
+            next(answers)
+
+
 def test_the_credit_is_kept():
     board = FakeBoard()
     held = []

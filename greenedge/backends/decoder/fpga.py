@@ -17,7 +17,7 @@ from greenedge.backends.decoder.check import check as check_device
 from greenedge.backends.decoder.engine import LANES, describe
 from greenedge.backends.decoder.interface import (
     DecoderBackend,
-    Drawn,
+    Draw,
     Line,
     Options,
     Stage,
@@ -125,7 +125,7 @@ def talk(folder: Path, decoder: Decoder, story: Story, line: Line, progress: Pro
 
         requests = list(list_requests(decoder, story))
         answers = (read_answers([answer], session.name)[0] for answer in session.stream(requests))
-        drawn = (Drawn(answer.token, answer.cycles) for answer in answers)
+        drawn = (Draw(answer.token, answer.cycles) for answer in answers)
         known = "simulated" if virtual is not None else "measured"
         yield Talk(drawn, clock_hz, known, count_seconds if virtual is not None else None)
 

@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Draw:
     """One answer: the token that came out (without meaning within the prompt), and the engine's cycles for it where
     there is an engine."""
 
@@ -45,14 +45,14 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Talk:
-    """A conversation: `drawn` gives an answer for every position of the story, each as soon as it is known.
+    """A conversation: `draws` gives an answer for every position of the story, each as soon as it is known.
 
     clock_hz   of the engine; None where there is none
     evidence   "simulated" or "measured": what the seconds of the clock are
     line_s     seconds of simulated time since the conversation began; None where time is the host's own
     """
 
-    drawn: Iterator[Drawn]
+    draws: Iterator[Draw]
     clock_hz: int | None
     evidence: str
     line_s: Callable[[], float] | None = None

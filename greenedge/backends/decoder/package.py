@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from greenedge.backends.decoder.client import write_client
-from greenedge.backends.decoder.interface import DecoderBackend, Drawn, Line, Options, Stage, Talk
+from greenedge.backends.decoder.interface import DecoderBackend, Draw, Line, Options, Stage, Talk
 from greenedge.backends.decoder.simulate import Story, Trace
 from greenedge.backends.decoder.stories import list_stories
 from greenedge.backends.interface import Outline
@@ -138,11 +138,11 @@ def talk(folder: Path, decoder: Decoder, story: Story, line: Line, progress: Pro
         process.communicate()
 
 
-def _read_tokens(process: subprocess.Popen[str], prompted: int) -> Iterator[Drawn]:
+def _read_tokens(process: subprocess.Popen[str], prompted: int) -> Iterator[Draw]:
     assert process.stdout is not None, "started with a pipe"
-    yield from (Drawn(0) for _ in range(prompted - 1))
+    yield from (Draw(0) for _ in range(prompted - 1))
     for line in process.stdout:
-        yield Drawn(int(line))
+        yield Draw(int(line))
     if process.wait():
         raise ToolError(f"the C program stopped with exit status {process.returncode}.")
 
