@@ -166,7 +166,10 @@ def report(folder: Path) -> dict[str, Any]:
     return {"hardware": hardware, "evidence": evidence, "notes": [_NOTE], "tools": dict(record["tools"])}
 
 
-_NOTE = "4-build/client.py writes text with the board and needs no greenedge; tokens per second are the engine's at its clock, without the line."  # noqa: E501
+_NOTE = (
+    "4-build/client.py writes text with the board and needs no greenedge; tokens per second are the engine's at its "
+    "clock, without the line."
+)
 
 
 def _read(folder: Path, name: str) -> Mapping[str, Any]:
