@@ -71,7 +71,8 @@ def compare_decoder(opened: OpenDecoder, progress: ProgressFn) -> str:
     decoder and its back end do.
     """
     run, difference = opened.folder, None
-    require_whole(run.path, opened.manifest, "decoder", "build")
+    require_unchanged(run.path, opened.manifest, "decoder")  # all the rest is planned from it
+    require_whole(run.path, opened.manifest, "build")
     differing = require_planned(opened.plan_again(), run.build, progress, "decoder")
     if opened.manifest.about.get("evidence") != expect_evidence(opened):
         raise VerificationError(
