@@ -16,6 +16,7 @@ from greenedge.decoder.record import Decoder
 from greenedge.decoder.sampling import TEMPERATURE_ONE, Sampling, generate
 from greenedge.decoder.store import load_model
 from greenedge.decoder.tokenizer import Tokenizer
+from greenedge.energy.estimate import digits
 from greenedge.errors import GreenedgeError
 from greenedge.progress import ProgressFn, no_progress
 
@@ -109,6 +110,7 @@ def chat_with_run(
     or one with another model.
     """
     from greenedge.run.decoder_custody import open_decoder
+    from greenedge.run.decoder_energy import find_token_energy
 
     opened = open_decoder(_find_run(run))
     decoder, tokenizer = opened.decoder, _require_tokenizer(opened.tokenizer, run)
@@ -126,6 +128,9 @@ def chat_with_run(
         seconds = clock() - started
         tally.line_s = talk.line_s() if talk.line_s is not None else None
     board = tally.plain(talk.clock_hz, talk.evidence) if talk.clock_hz is not None else None
+    if board is not None and (energy := find_token_energy(opened.path)) is not None:
+        known = {"value": energy.value, "low": energy.low, "high": energy.high, "evidence": energy.evidence}
+        board["j_per_token"] = {key: value for key, value in known.items() if value is not None}
     return Chat(len(begun), len(said), seconds, "".join(said), board)
 
 
@@ -148,10 +153,21 @@ def describe_chat(said: Chat) -> str:
         f"{board['cycles_per_token']:,.0f} cycles a token, {board['tokens_per_s']:,.0f} tokens/s of the engine at "
         f"{board['clock_hz'] / 1e6:g} MHz"
     )
+    energy = _describe_energy(board)
     if board["evidence"] == "measured":
-        return f"{words}: {engine} by its own counter, {said.tokens_per_second:,.0f} tokens/s with the line (measured)"
+        speed = f"{said.tokens_per_second:,.0f} tokens/s with the line (measured)"
+        return f"{words}: {engine} by its own counter, {speed}\n{energy}"
     line = f"first token after {board['first_token_s'] * 1e3:.1f} ms, all after {board['line_s'] * 1e3:.1f} ms"
-    return f"{words}: {engine} (simulated)\n{line} with the line (simulated); simulating took {said.seconds:.1f} s"
+    simulated = f"{line} with the line (simulated); simulating took {said.seconds:.1f} s"
+    return f"{words}: {engine} (simulated)\n{simulated}\n{energy}"
+
+
+def _describe_energy(board: dict[str, Any]) -> str:
+    """Joules per token with their evidence, or how to have them."""
+    if (found := board.get("j_per_token")) is None:
+        return "joules per token are not known yet: `greenedge energy measure RUN --source estimate`"
+    band = f", {digits(found['low'] * 1e6)} to {digits(found['high'] * 1e6)}" if {"low", "high"} <= set(found) else ""
+    return f"{digits(found['value'] * 1e6)} µJ a token ({found['evidence']}{band}; the report says of what)"
 
 
 def _count(

@@ -22,7 +22,9 @@ from greenedge.energy.workloads import PipeWorkload, Workload
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.run import runtime_session
-from greenedge.run.custody import open_run
+from greenedge.run.custody import is_language_model, open_run
+from greenedge.run.decoder_custody import open_decoder
+from greenedge.run.decoder_energy import estimate_token
 from greenedge.run.folder import STAGE_FOLDERS, RunFolder
 from greenedge.run.manifest import (
     Manifest,
@@ -109,6 +111,8 @@ def estimate_energy(run: Path, level: str | None = None, progress: ProgressFn = 
 
     Raises GreenedgeError for a run that is no FPGA's or whose device has no coefficients.
     """
+    if is_language_model(load_manifest(run)):
+        return estimate_token(run, level, progress)
     opened = open_run(run, "export", "lower", "build")
     manifest, backend, switching = opened.manifest, opened.backend.name, opened.backend.switching
     if switching is None:
@@ -137,6 +141,8 @@ def estimate_energy(run: Path, level: str | None = None, progress: ProgressFn = 
 
 def is_hardware(run: Path) -> bool:
     """Whether the run's build is a circuit whose switching can be counted."""
+    if is_language_model(load_manifest(run)):
+        return open_decoder(run).backend.switching is not None
     return open_run(run, "build").backend.switching is not None
 
 

@@ -19,6 +19,9 @@ from greenedge.boards.virtual import VirtualBoard
 from greenedge.decoder.sampling import Sampling, generate
 from greenedge.decoder.store import load_model, save_decoder
 from greenedge.decoder.tokenizer import Tokenizer
+from greenedge.energy.results import figure
+from greenedge.run.chat import Chat, describe_chat
+from greenedge.run.decoder_energy import find_token_energy
 from greenedge.run.manifest import load_manifest
 from tests.decoder.mock_board import serve
 from tests.decoder.models import random_decoder
@@ -31,6 +34,14 @@ _PIECES = Tokenizer(
     (b"<unk>", b"\n<s>\n", b"\n</s>\n", b" ", *(bytes([97 + n]) for n in range(18)), b"ab", b"<0x41>"),
     tuple(-float(n) for n in range(24)),
 )
+_BOARD_FIGURES = {
+    "evidence": "simulated",
+    "clock_hz": 50_000_000,
+    "cycles_per_token": 100.0,
+    "tokens_per_s": 5e5,
+    "first_token_s": 1e-3,
+    "line_s": 2e-3,
+}
 _BOARD = ("--set", "build.lanes=8", "--set", "build.clock_hz=50000000")
 
 
@@ -303,7 +314,7 @@ def test_a_difference_of_the_rtl_ends_with_its_place(copied_board, monkeypatch):
     """A memory that is otherwise than the decoder although every file is as planned: the comparison itself."""
     from greenedge.backends.decoder import simulate
 
-    run_stories = simulate._run_stories
+    run_stories = simulate.run_stories
 
     def spoil(model, decoder, engine, stories, memories):
         lines = memories["memories/weights.0"].split(b"\n")
@@ -311,7 +322,7 @@ def test_a_difference_of_the_rtl_ends_with_its_place(copied_board, monkeypatch):
         spoiled = {**memories, "memories/weights.0": b"\n".join(lines)}
         return run_stories(model, decoder, engine, stories, spoiled)
 
-    monkeypatch.setattr(simulate, "_run_stories", spoil)
+    monkeypatch.setattr(simulate, "run_stories", spoil)
     code, told = call("verify", copied_board)
     assert code == 5 and "the RTL differs from the decoder at position 0, layer 0: 1 of 16 integers" in told
     assert "(story 1 of 5)" in told
@@ -433,6 +444,7 @@ def test_a_bitstream_is_placed_simulated_and_read_back(tmp_path, monkeypatch):
     assert (run / "4-build" / "top.bit").stat().st_size > 100_000
     code, told = call("program", run, "--dry-run")
     assert code == 0 and "openFPGALoader" in told
+    _check_energy(run)
 
     def tell(folder, decoder, options, stories, progress):  # what reading back finds alone
         return [execute_story(decoder, story) for story in stories]
@@ -453,6 +465,23 @@ def test_a_bitstream_is_placed_simulated_and_read_back(tmp_path, monkeypatch):
         assert code == 5 and sentence in " ".join(told.split()), told
         path.write_bytes(kept)
     assert call("verify", run)[0] == 0
+
+
+def _check_energy(run: Path) -> None:
+    """Joules per token, estimated from the netlist's toggles, kept in the run and said by `chat`."""
+    assert find_token_energy(run) is None
+    code, told = call("energy", "measure", run, "--source", "estimate", "--json")
+    (row,) = json.loads(told)["rows"]
+    total = figure(row, "total")
+    assert code == 0 and total.evidence == "estimated" and total.low < total.value < total.high
+    assert {part["part"] for part in row["parts"]} >= {"static", "switching"} and "a token" in row["workload"]
+    assert all(part["power_estimate_w"] > 0 for part in row["parts"])
+    assert find_token_energy(run) == total
+    known = {**_BOARD_FIGURES, "j_per_token": {"value": 3.2e-6, "evidence": "estimated"}}
+    assert "3.2 µJ a token (estimated" in describe_chat(Chat(1, 2, 1.0, "", known))
+    assert "energy measure RUN --source estimate" in describe_chat(Chat(1, 2, 1.0, "", _BOARD_FIGURES))
+    code, told = call("energy", "measure", run, "--source", "estimate:rtl")
+    assert code == 1 and "the netlist alone is counted" in told
 
 
 def _spoil_netlist(path: Path) -> None:

@@ -60,6 +60,7 @@ int main(int argc, char** argv) {
         edge();
     }
     fclose(out);
+    top.final();
     printf("done\n");
     return 0;
 }

@@ -5,7 +5,7 @@ Options: lanes (multipliers side by side), clock_hz, seed and seeds (of nextpnr'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from greenedge.errors import GreenedgeError, Reason, ToolError
 from greenedge.files.json_file import read_json
 from greenedge.hdl.board_shell.bitstream import NETLIST, REPORT, STAT, TIMING, bitstream_needs, bitstream_of
 from greenedge.hdl.board_shell.read_back import ReadBack, read_back_bitstream
+from greenedge.hdl.switching import Switching
 from greenedge.progress import ProgressFn
 from greenedge.target import Target
 from greenedge.tools.discover import find_tool
@@ -182,6 +183,13 @@ def _read(folder: Path, name: str) -> Mapping[str, Any]:
     return found
 
 
+def switching(folder: Path, decoder: Decoder, options: Options, progress: Callable[[str], None]) -> Switching:
+    """How often the nets of the placed engine change."""
+    from greenedge.backends.decoder.activity import count_switching
+
+    return count_switching(folder, decoder, _read_lanes(options), progress)
+
+
 def outline(decoder: Decoder, plan: Plan, target: Target, options: Options) -> Outline:
     """The memories in block RAMs, and what the engine takes: estimates."""
     engine = describe(decoder, _read_lanes(options))
@@ -217,4 +225,5 @@ BACKEND = DecoderBackend(
     needs=bitstream_needs,
     tools=tools,
     code=("decoder", "backends/decoder", "hdl", "boards", "tools"),
+    switching=switching,
 )

@@ -18,6 +18,7 @@ from greenedge.decoder.record import Decoder
 from greenedge.decoder.tokenizer import Tokenizer
 from greenedge.errors import Reason
 from greenedge.hdl.board_shell.read_back import ReadBack
+from greenedge.hdl.switching import Switching
 from greenedge.progress import ProgressFn
 from greenedge.target import Target
 from greenedge.tools.plan import Plan
@@ -115,6 +116,15 @@ class ReadBackFn(Protocol):
     ) -> tuple[ReadBack, ...]: ...
 
 
+class SwitchingFn(Protocol):
+    """How often the nets of a build change while it writes; `samples` are tokens (see energy/estimate.py). Raises
+    ToolError for a build without a netlist."""
+
+    def __call__(
+        self, folder: Path, decoder: Decoder, options: Options, progress: Callable[[str], None]
+    ) -> Switching: ...
+
+
 @dataclass(frozen=True)
 class DecoderBackend:
     """One back end for decoders.
@@ -124,6 +134,7 @@ class DecoderBackend:
     stages     the ways to run the build, each compared with the numpy execution
     needs      programs that a build needs; tools: those that enter the key of the build stage, with versions
     code       folders and files of the package whose content its build depends on
+    switching  for the estimate of energy; None for what is no circuit
     report     {"hardware" or "edge": …, "evidence": …, "notes": …} of a build's folder
     """
 
@@ -139,6 +150,7 @@ class DecoderBackend:
     needs: Callable[[Target], tuple[str, ...]]
     tools: Callable[[], dict[str, str]]
     code: tuple[str, ...]
+    switching: SwitchingFn | None = None
 
 
 def read_whole(options: Options, name: str, default: int, low: int, high: int) -> int:

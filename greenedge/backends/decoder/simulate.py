@@ -21,7 +21,7 @@ from greenedge.hdl.axi_stream.simulation import compile_model
 from greenedge.hdl.netlist import FLAGS, netlist_sources
 from greenedge.tools.discover import end_with_parent
 
-_HARNESS = Path(__file__).with_name("decoder_harness.cpp")
+HARNESS = Path(__file__).with_name("decoder_harness.cpp")
 _RUN_S = 3600
 Ints = NDArray[np.int64]
 
@@ -103,13 +103,13 @@ def write_top(engine: Engine) -> str:
             nets.append(f"    logic {'signed ' if has_sign else ''}[{bits - 1}:0] {name}_;")
             nets.append(f"    assign {name} = {32 if bits > 1 else 1}'({name}_);")
             pins.append(f".{name}({name}_)")
-    lines = ["module sim_top (", ",\n".join(ports), ");", *nets, f"    {CORE} core ({', '.join(pins)});", "endmodule"]
+    lines = ["module sim_top (", ",\n".join(ports), ");", *nets, f"    {CORE} dut ({', '.join(pins)});", "endmodule"]
     return "\n".join(["// Simulation only.", "`default_nettype none", *lines, "`default_nettype wire", ""])
 
 
 def compile_engine(engine: Engine, progress: Callable[[str], None] = lambda _: None) -> Path:
     """The simulator of an engine, from the cache where it is there. Raises ToolError."""
-    return compile_model({**sources(engine), "sim_top.sv": write_top(engine).encode()}, progress, harness=_HARNESS)
+    return compile_model({**sources(engine), "sim_top.sv": write_top(engine).encode()}, progress, harness=HARNESS)
 
 
 def simulate_stories(
@@ -124,7 +124,7 @@ def simulate_stories(
         story.check(decoder)
     engine = describe(decoder, lanes)
     model = compile_engine(engine, progress)
-    return _run_stories(model, decoder, engine, stories, {**write_memories(decoder, engine), **(memories or {})})
+    return run_stories(model, decoder, engine, stories, {**write_memories(decoder, engine), **(memories or {})})[0]
 
 
 def simulate_build(
@@ -143,8 +143,8 @@ def simulate_build(
         memories = {f"memories/{path.name}": path.read_bytes() for path in sorted((folder / "memories").iterdir())}
     except OSError as error:
         raise GreenedgeError(f"{error.filename} is missing; run the build stage again.") from None
-    model = compile_model({**units, "sim_top.sv": write_top(engine).encode()}, progress, harness=_HARNESS)
-    return _run_stories(model, decoder, engine, stories, memories)
+    model = compile_model({**units, "sim_top.sv": write_top(engine).encode()}, progress, harness=HARNESS)
+    return run_stories(model, decoder, engine, stories, memories)[0]
 
 
 def simulate_netlist(
@@ -160,13 +160,14 @@ def simulate_netlist(
     engine = describe(decoder, lanes)
     cells = netlist_sources(netlist, CORE, "ecp5", progress)
     top = write_top(engine).encode()
-    model = compile_model({**cells, "sim_top.sv": top}, progress, harness=_HARNESS, flags=FLAGS)
-    return _run_stories(model, decoder, engine, stories, {})
+    model = compile_model({**cells, "sim_top.sv": top}, progress, harness=HARNESS, flags=FLAGS)
+    return run_stories(model, decoder, engine, stories, {})[0]
 
 
-def _run_stories(
+def run_stories(
     model: Path, decoder: Decoder, engine: Engine, stories: Sequence[Story], memories: dict[str, bytes]
-) -> list[Trace]:
+) -> tuple[list[Trace], str]:
+    """The stories on a compiled model of `write_top`, which finds `memories` where it runs; and what it said."""
     requests = [line for story in stories for line in _list_requests(decoder, story)]
     with scratch_folder("decoder") as scratch:
         folder = Path(scratch)
@@ -174,9 +175,9 @@ def _run_stories(
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         (folder / "requests.txt").write_text("\n".join(requests) + "\n")
-        _run(model, folder, engine)
+        said = _run(model, folder, engine)
         words = np.fromfile(folder / "results.bin", "<i4").astype(np.int64)
-    return _split(engine, stories, words)
+    return _split(engine, stories, words), said
 
 
 def _list_requests(decoder: Decoder, story: Story) -> Iterator[str]:
@@ -188,7 +189,7 @@ def _list_requests(decoder: Decoder, story: Story) -> Iterator[str]:
         state = advance(state) if drawn else state
 
 
-def _run(model: Path, folder: Path, engine: Engine) -> None:
+def _run(model: Path, folder: Path, engine: Engine) -> str:
     sizes = [str(number) for number in (engine.dim, engine.layers, engine.vocabulary)]
     try:
         done = subprocess.run(
@@ -207,6 +208,7 @@ def _run(model: Path, folder: Path, engine: Engine) -> None:
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
         raise ToolError(f"the simulation of the decoder stopped: {said[-1].removeprefix('error: ').rstrip('.')}.")
+    return done.stdout
 
 
 def _split(engine: Engine, stories: Sequence[Story], words: Ints) -> list[Trace]:

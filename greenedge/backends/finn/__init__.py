@@ -69,10 +69,10 @@ from greenedge.target import Target
 from greenedge.tools.plan import Command, Plan
 
 if TYPE_CHECKING:
-    from greenedge.backends.finn.activity import Switching
     from greenedge.backends.finn.dialect.ops import Network
     from greenedge.backends.finn.search import Choice
     from greenedge.hdl.axi_stream.simulation import Stall
+    from greenedge.hdl.switching import Switching
     from greenedge.lower import Lowered
 
 _MODULE = "greenedge.backends.finn"

@@ -1,44 +1,22 @@
-"""Switching activity of a build: how often the nets of its netlist, or the signals of its RTL, change on real vectors.
-
-Verilator evaluates once a cycle without delays, so glitches are not seen. Of the netlist the nets between cells are
-counted: what place and route was given. Of the RTL it is every signal, which synthesis may merge, or split into more.
-"""
+"""Switching activity of a build: how often the nets of its netlist, or the signals of its RTL, change on real vectors
+(see greenedge/hdl/switching.py)."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from greenedge.backends.finn import build_dir
-from greenedge.errors import ToolError
 from greenedge.files.scratch import scratch_folder
 from greenedge.hdl.axi_stream import Stream, pack
-from greenedge.hdl.axi_stream.simulation import _FLAGS, _HARNESS, _quote, _run, add_assertions, sim_top
+from greenedge.hdl.axi_stream.simulation import _HARNESS, _quote, _run, sim_top
 from greenedge.hdl.netlist import NETLIST, netlist_sources
-from greenedge.tools.discover import find_tool
-from greenedge.tools.plan import Command, Plan
-from greenedge.tools.run import execute_once
+from greenedge.hdl.switching import Switching, compile_counter, read_count, trace_all, trace_nets
 
 _COUNTER = Path(__file__).with_name("activity.cpp")
-_LONGEST = 32
-_ON, _OFF = (f"/*verilator tracing_{word}*/\n".encode() for word in ("on", "off"))
-
-
-@dataclass(frozen=True)
-class Switching:
-    """Toggles of so many signal bits while `samples` were computed, from the first word in to the last word out.
-    `level` says of what: the RTL or the netlist."""
-
-    toggles: int
-    bits: int
-    cycles: int
-    samples: int
-    level: str
 
 
 def count_switching(
@@ -54,57 +32,23 @@ def count_switching(
     core = build_dir.read(folder, "streams.json")["top"]
     if netlist:
         streams = [dataclasses.replace(streams[0], name="m")]
-        sources = netlist_sources(folder / NETLIST, core, build_dir.read(folder, "shell.json")["family"], progress)
-        # What lies inside a cell is no net.
-        sources = {
-            name: _ON + _shorten_names(text) if name == "core.v" else _OFF + text for name, text in sources.items()
-        }
+        family = build_dir.read(folder, "shell.json")["family"]
+        sources = trace_nets(netlist_sources(folder / NETLIST, core, family, progress))
     else:
         sources = build_dir.sources_of(folder)
-    top = _ON + sim_top(core, source, streams, build_dir.TIED).encode()
-    model = _compile_counter({**sources, "sim_top.sv": top}, progress)
+    top = trace_all(sim_top(core, source, streams, build_dir.TIED).encode())
+    model = compile_stream_counter({**sources, "sim_top.sv": top}, progress)
     progress(f"counting toggles over {len(x)} samples")
-    said = _run_counter(model, folder, source, streams, x)
-    found = re.search(r"^toggles (\d+) bits (\d+) cycles (\d+)$", said, re.MULTILINE)
-    if not found:
-        raise ToolError(
-            f"the simulation of {folder} counted no toggles; remove {model.parent} and run the same command again."
-        )
-    toggles, bits, cycles = map(int, found.groups())
-    return Switching(toggles, bits, cycles, len(x), "netlist" if netlist else "RTL")
+    said = run_stream_counter(model, folder, source, streams, x)
+    return read_count(said, len(x), "netlist" if netlist else "RTL", model)
 
 
-def _shorten_names(verilog: bytes) -> bytes:
-    """The netlist with its flattened names cut short: Verilator 5.48 cannot trace names that are so long that it hashes
-    them. What is called clk in its unit stays so called, for clocks are not counted."""
-    names: dict[bytes, bytes] = {}
-
-    def short(match: re.Match[bytes]) -> bytes:
-        name = match[1]
-        if len(name) <= _LONGEST:
-            return match[0]
-        clock = b".clk" if name.endswith(b".clk") else b""
-        return b"\\" + names.setdefault(name, b"net%d%b" % (len(names), clock)) + b" "
-
-    return re.sub(rb"\\(\S+)\s", short, verilog)
+def compile_stream_counter(sources: dict[str, bytes], progress: Callable[[str], None]) -> Path:
+    """The counting simulator of a core with streams."""
+    return compile_counter(sources, _COUNTER, _HARNESS, progress)
 
 
-def _compile_counter(sources: dict[str, bytes], progress: Callable[[str], None]) -> Path:
-    """The counting simulator of these sources, kept like every other compiled model."""
-    sources = add_assertions(sources)
-    files = {**sources, "activity.cpp": _COUNTER.read_bytes(), "run.cpp": _HARNESS.read_bytes()}
-    command = Command(
-        ("{verilator}", *_FLAGS, "--trace-vcd", *sources, "activity.cpp"),
-        "verilator.log",
-        "compiling the toggle-counting model with Verilator",
-        timeout_s=1800,
-    )
-    plan = Plan(files, (command,), ("sim",))
-    name = f"{plan.digest()[:24]}-{find_tool('verilator').version}"
-    return execute_once(plan, "verilated", name, progress)[0] / "sim"
-
-
-def _run_counter(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray) -> str:
+def run_stream_counter(model: Path, folder: Path, source: Stream, streams: Sequence[Stream], x: np.ndarray) -> str:
     """What the simulator said at its end."""
     with scratch_folder("activity") as scratch:
         work = Path(scratch)

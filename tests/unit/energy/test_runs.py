@@ -190,17 +190,17 @@ endmodule
 def test_toggles_are_run_counter_once_and_without_the_clock(tmp_path, rng):
     """Against a count by hand: the input, the register and its complement toggle alike; the copy is not counted
     twice."""
-    from greenedge.backends.finn.activity import _compile_counter, _run_counter
+    from greenedge.backends.finn.activity import compile_stream_counter, run_stream_counter
     from greenedge.hdl.axi_stream import Stream
     from greenedge.hdl.axi_stream.simulation import sim_top
 
     source = Stream("s", "x", 8, False, 1, 1, (1,))
     result = Stream("m", "y", 8, False, 1, 1, (1,))
-    model = _compile_counter(
+    model = compile_stream_counter(
         {"top.sv": TOP, "sim_top.sv": sim_top("top", source, [result]).encode()}, lambda line: None
     )
     x = rng.integers(0, 256, (200, 1))
-    said = _run_counter(model, tmp_path, source, [result], x)
+    said = run_stream_counter(model, tmp_path, source, [result], x)
     words = said.split()
     toggles, bits, cycles = (int(words[words.index(word) + 1]) for word in ("toggles", "bits", "cycles"))
     flips = int(np.bitwise_count(x[1:, 0].astype(np.uint8) ^ x[:-1, 0].astype(np.uint8)).sum())
