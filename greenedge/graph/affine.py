@@ -74,9 +74,20 @@ def fit_affine(thresholds: Ints, lo: int, hi: int, x_lo: Ints, x_hi: Ints) -> Af
 def fit_affine_between(below: Ints, above: Ints, lo: int) -> Affine | None:
     """As `fit_affine`, where level lo + 1 + k need only be reached somewhere after below[c, k] and at above[c, k] at
     the latest (C, L): for inputs that take some integers only. An end of int64 stands for no such integer."""
+    return _fit(_conditions_between(below, above, lo))
+
+
+def find_affine_between(below: Ints, above: Ints, lo: int) -> NDArray[np.bool_]:
+    """(C,) in which channels `fit_affine_between` finds a form."""
+    conditions = _conditions_between(below, above, lo)
+    _, _, found = _solve(conditions, _steepest_climb(conditions), np.full(len(below), MAX_SHIFT))
+    return found
+
+
+def _conditions_between(below: Ints, above: Ints, lo: int) -> _Conditions:
     k = np.broadcast_to(np.arange(lo + 1, lo + 1 + below.shape[1]), below.shape)
     ends = np.iinfo(np.int64)
-    return _fit(_Conditions(above, k, above < ends.max, below, k, below > ends.min))
+    return _Conditions(above, k, above < ends.max, below, k, below > ends.min)
 
 
 def _fit(conditions: _Conditions) -> Affine | None:

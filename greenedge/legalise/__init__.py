@@ -13,6 +13,7 @@ from greenedge.legalise.fuse_steps import fuse_lines, fuse_steps
 from greenedge.legalise.gather_to_conv import gather_to_conv
 from greenedge.legalise.layout_folding import fold_layouts
 from greenedge.legalise.moves_to_host import drop_last_moves, move_last_moves_to_host
+from greenedge.legalise.narrow_channel_sums import narrow_channel_sums
 from greenedge.legalise.narrow_sums import narrow_sums
 from greenedge.legalise.one_to_two_dimensions import widen_sequences
 from greenedge.legalise.passes import HostPass, Pass, Passes, legalise, legalise_graph
@@ -37,7 +38,7 @@ FUSE_STEPS = Pass("fused quantisers", fuse_steps)
 FUSE_LINES = Pass("fused lines", fuse_lines)
 FOLD_LAYOUTS = Pass("layout folding", fold_layouts)
 SPLIT_ADDITIONS = Pass("additions of two", split_additions)
-NARROW_SUMS = Pass("short multipliers", narrow_sums)
+NARROW_SUMS = Pass("short multipliers", lambda graph: narrow_channel_sums(narrow_sums(graph)))
 SPLIT_WEIGHTS = Pass("weights of 8 bits", split_weights)
 CLAMP_AT_REACH = Pass("clamp at reach", clamp_at_reach)
 REQUANTISE_EARLY = Pass("early requantisation", requantise_early)

@@ -27,9 +27,9 @@ from greenedge.graph.ops.base import Ints
 T = TypeVar("T")
 
 _NEVER_BELOW, _NEVER_REACHED = np.iinfo(np.int64).min, np.iinfo(np.int64).max  # where there is no such pair
-_SHORT = 256  # multipliers up to this are left as they are
-_MOST_PAIRS = 1 << 20  # thresholds times values of the shorter branch that are looked at for a candidate
-_AFFINE_TRIES = 8  # further candidates looked at for one with an affine form
+SHORT = 256  # multipliers up to this are left as they are
+MOST_PAIRS = 1 << 20  # thresholds times values of the shorter branch that are looked at for a candidate
+AFFINE_TRIES = 8  # further candidates looked at for one with an affine form
 _STEPS = 8  # approximations between one convergent and the next
 
 
@@ -38,7 +38,7 @@ def narrow_sums(graph: Graph) -> Graph:
     sum."""
     for add in [op for op in graph.ops if isinstance(op, Add)]:
         readers = _find_quantisers(graph, add)
-        if readers and len(add.inputs) == 2 and max(map(abs, add.multipliers)) > _SHORT:
+        if readers and len(add.inputs) == 2 and max(map(abs, add.multipliers)) > SHORT:
             graph = _narrow(graph, add, readers)
     return graph
 
@@ -58,23 +58,23 @@ def _narrow(graph: Graph, add: Add, readers: Sequence[tuple[Requantise, Steps]])
     more than a few bits."""
     first, second = graph.input_edges(add)
     p, r = add.multipliers
-    cuts = [_Cuts(first, second, add.multipliers, form.thresholds) for _, form in readers]
-    if max(cut.pairs for cut in cuts) > _MOST_PAIRS:
+    cuts = [Cuts(first, second, add.multipliers, form.thresholds) for _, form in readers]
+    if max(cut.pairs for cut in cuts) > MOST_PAIRS:
         return graph
     spans = [
-        _span_levels(op, graph.edges[op.output], *cut.bound((p, r))) for (op, _), cut in zip(readers, cuts, strict=True)
+        span_levels(op, graph.edges[op.output], *cut.bound((p, r))) for (op, _), cut in zip(readers, cuts, strict=True)
     ]
     if any(low >= high for low, high in spans):  # nothing is rounded, or so little that it is not worth a thought
         return graph
     best: list[Requantise] | None = None
-    chosen, left = (p, r), _AFFINE_TRIES
-    for multipliers in _approximate(p, r):
+    chosen, left = (p, r), AFFINE_TRIES
+    for multipliers in approximate_ratio(p, r):
         bounds = [cut.bound(multipliers) for cut in cuts]
         if any((below >= above).any() for below, above in bounds):
             continue
-        sum_edge = _sum_edge(graph.edges[add.output], (first, second), multipliers)
+        total = sum_edge(graph.edges[add.output], (first, second), multipliers)
         steps = [
-            _rewrite(op, form, span, sum_edge, *ends)
+            fit_steps(op, span, *find_reach(op, form, *_ends(op, total), *ends), *ends)
             for (op, form), span, ends in zip(readers, spans, bounds, strict=True)
         ]
         is_affine = all(step.affine is not None for step in steps)
@@ -92,11 +92,11 @@ def _replace(graph: Graph, add: Add, multipliers: tuple[int, int], steps: Sequen
     first, second = graph.input_edges(add)
     changed: dict[str, Op] = {step.output: step for step in steps}
     changed[add.output] = dataclasses.replace(add, multipliers=multipliers)
-    edges = graph.edges | {add.output: _sum_edge(graph.edges[add.output], (first, second), multipliers)}
+    edges = graph.edges | {add.output: sum_edge(graph.edges[add.output], (first, second), multipliers)}
     return dataclasses.replace(graph, ops=tuple(changed.get(op.output, op) for op in graph.ops), edges=edges)
 
 
-class _Cuts:
+class Cuts:
     """For every threshold and every value of the shorter branch, the first value of the other that reaches it."""
 
     def __init__(self, first: Edge, second: Edge, multipliers: Sequence[int], thresholds: Ints) -> None:
@@ -105,7 +105,7 @@ class _Cuts:
         self._sign = -1 if p < 0 else 1  # the long branch is counted upwards
         low, high = sorted((self._sign * long.lo, self._sign * long.hi))
         self.pairs = thresholds.size * short.levels
-        if self.pairs > _MOST_PAIRS:
+        if self.pairs > MOST_PAIRS:
             return
         self._short = np.arange(short.lo, short.hi + 1)
         reach = -((r * self._short - thresholds[..., None]) // abs(p))  # ceil((T - r*b) / |p|)
@@ -129,7 +129,7 @@ class _Cuts:
         return below, above
 
 
-def _approximate(p: int, r: int) -> Iterator[tuple[int, int]]:
+def approximate_ratio(p: int, r: int) -> Iterator[tuple[int, int]]:
     """Ever better (m1, m2) with m1/m2 near p/r and their signs, up to p/r itself: convergents of the continued
     fraction, and some of the fractions between one and the next."""
     signs = (-1 if p < 0 else 1), (-1 if r < 0 else 1)
@@ -146,13 +146,13 @@ def _approximate(p: int, r: int) -> Iterator[tuple[int, int]]:
         a, b = b, rest
 
 
-def _sum_edge(edge: Edge, branches: Sequence[Edge], multipliers: Sequence[int]) -> Edge:
+def sum_edge(edge: Edge, branches: Sequence[Edge], multipliers: Sequence[int]) -> Edge:
     """The edge of the sum with the range that these multipliers give it."""
     ends = [sorted((m * branch.lo, m * branch.hi)) for m, branch in zip(multipliers, branches, strict=True)]
     return dataclasses.replace(edge, lo=sum(low for low, _ in ends), hi=sum(high for _, high in ends))
 
 
-def _span_levels(op: Requantise, result: Edge, below: Ints, above: Ints) -> tuple[int, int]:
+def span_levels(op: Requantise, result: Edge, below: Ints, above: Ints) -> tuple[int, int]:
     """The lowest and highest level that some pair has and that the edge's proved range, which may come from ranges per
     channel, allows. A ReLU is the clamp of the affine form then."""
     lo = op.lo + int((below == _NEVER_BELOW).sum(axis=1).min())
@@ -160,31 +160,33 @@ def _span_levels(op: Requantise, result: Edge, below: Ints, above: Ints) -> tupl
     return max(lo, result.lo), min(hi, result.hi)
 
 
-def _rewrite(op: Requantise, form: Steps, span: tuple[int, int], source: Edge, below: Ints, above: Ints) -> Requantise:
-    """The quantiser of the levels in `span` with thresholds between `below` and `above` (C, L) on the new sum: those of
-    an affine form where one passes between them all, otherwise the first sums that reach each level."""
+def _ends(op: Requantise, total: Edge) -> tuple[Ints, Ints]:
+    """(C,) ends of what the quantiser reads from the sum."""
+    return np.full(op.channels, total.lo), np.full(op.channels, total.hi)
+
+
+def fit_steps(op: Requantise, span: tuple[int, int], low: Ints, high: Ints, below: Ints, above: Ints) -> Requantise:
+    """The quantiser of the levels in `span` with thresholds between `below` and `above` (C, L) on the new sum, which
+    lies in `low` … `high` (C,): those of an affine form where one passes between them all, otherwise the first sums
+    that reach each level."""
     lo, hi = span
-    low, high = _find_reach(op, form, source, below, above)
     inside = slice(lo - op.lo, hi - op.lo)
     below, above, op = below[:, inside], above[:, inside], dataclasses.replace(op, lo=lo, hi=hi)
     affine = fit_affine_between(below, above, op.lo)
-    if affine is None:
-        thresholds = np.clip(above, low[:, None], high[:, None] + 1)
-    else:
-        thresholds = _thresholds_of(affine, op, low, high)
+    clipped = np.clip(above, low[:, None], high[:, None] + 1)
+    thresholds = clipped if affine is None else _thresholds_of(affine, op, low, high)
     forms = Steps(freeze(np.ones(len(below), np.int64)), freeze(thresholds), affine)
     return dataclasses.replace(op, forms=forms, x_lo=freeze(low), x_hi=freeze(high))
 
 
-def _find_reach(op: Requantise, form: Steps, source: Edge, below: Ints, above: Ints) -> tuple[Ints, Ints]:
-    """(C,) lowest and highest new sums of the levels that each channel of `op` was proved to give: what comes behind
-    may rely on that proof."""
+def find_reach(op: Requantise, form: Steps, low: Ints, high: Ints, below: Ints, above: Ints) -> tuple[Ints, Ints]:
+    """(C,) lowest and highest new sums, within `low` … `high` (C,), of the levels that each channel of `op` was proved
+    to give: what comes behind may rely on that proof."""
     first, last = (form.count(op.lo, reach)[:, None] - op.lo for reach in (op.x_lo, op.x_hi))
-    edge = np.ones((len(below), 1), np.int64)
-    low = np.take_along_axis(np.hstack([edge * source.lo, above]), first, axis=1)[:, 0]
-    high = np.take_along_axis(np.hstack([below, edge * source.hi]), last, axis=1)[:, 0]
-    low = np.clip(low, source.lo, source.hi)
-    return low, np.clip(high, low, source.hi)
+    least = np.take_along_axis(np.hstack([low[:, None], above]), first, axis=1)[:, 0]
+    most = np.take_along_axis(np.hstack([below, high[:, None]]), last, axis=1)[:, 0]
+    least = np.clip(least, low, high)
+    return least, np.clip(most, least, high)
 
 
 def _thresholds_of(affine: Affine, op: Requantise, low: Ints, high: Ints) -> Ints:

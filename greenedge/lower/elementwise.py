@@ -13,12 +13,12 @@ import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
-from greenedge.graph.ops import Add, Multiply
+from greenedge.graph.ops import Add, ChannelAdd, Multiply, freeze
 from greenedge.graph.ops.base import Array
-from greenedge.lower.builder import QUANTISE_IN_FILE
+from greenedge.lower.builder import MAX_ACCUMULATOR, QUANTISE_IN_FILE
 from greenedge.lower.expr import Const, Expr, Var, to_fractions
 from greenedge.lower.expr_functions import BatchNorm, Clip, Magnitude, Slope, Smooth
-from greenedge.lower.values import Constant, Grid, Live, Value
+from greenedge.lower.values import Constant, Grid, Live, Value, cut_constant_axes
 from greenedge.lower.walk import Args, Rule, Walk
 
 _BIG = 3.0e38  # an end of a Clip that is not given: beyond every float32
@@ -96,22 +96,16 @@ def _check_divisor(node: Node, constant: Const) -> None:
 
 def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
     """scale_a*(a - zero_a) + sign*scale_b*(b - zero_b) → unit * (Add(p*a, r*b) - offset), scale_a/scale_b =
-    p/(sign*r)."""
+    p/(sign*r); where the ratio differs by channel, so do p and r, in a ChannelAdd."""
     a, b = walk.builder.materialise(node, a), walk.builder.materialise(node, b)
     (scale_a, zero_a), (scale_b, zero_b) = walk.builder.require_grid(a), walk.builder.require_grid(b)
-    ratios: set[Fraction] = set(np.ravel(np.asarray(scale_a / scale_b, dtype=object)).tolist())
-    ratio = ratios.pop() if len(ratios) == 1 else Fraction(0)
-    if not ratio:
-        raise Refused(
-            ReasonKind.UNEQUAL_SCALES,
-            f"it adds branches whose scales are in {len(ratios)} different ratios",
-            "one ratio of scales for the whole tensor",
-            f"quantise each branch per tensor before the addition, {QUANTISE_IN_FILE}",
-        )
-    p, r = ratio.numerator, sign * ratio.denominator
-    name = walk.builder.unique(node)
+    ratio = cut_constant_axes(np.asarray(scale_a / scale_b, dtype=object))
+    p, r = (_take_parts(ratio, part) for part in ("numerator", "denominator"))
+    r = np.asarray(sign * r, dtype=object)
+    name, edges = walk.builder.unique(node), (a.edge, b.edge)
+    op = Add(name, edges, name, (p.item(), r.item())) if ratio.size == 1 else _make_channel_add(name, edges, p, r)
     try:
-        edge = walk.builder.emit_sum(Add(name, (a.edge, b.edge), name, (p, r)), a, b)
+        edge = walk.builder.emit_sum(op, a, b)
     except Refused as refusal:
         if refusal.kind is not ReasonKind.TOO_WIDE:
             raise
@@ -121,6 +115,36 @@ def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
     offset = zero_a * p + zero_b * r
     acc: Expr = Var() + Const.of(-offset) if np.any(offset != 0) else Var()
     return Live(edge, acc * unit)
+
+
+def _take_parts(ratio: Array, part: str) -> Array:
+    """The numerators or denominators of Fractions, as Python's integers."""
+    parts = np.empty(ratio.shape, dtype=object)
+    parts.reshape(-1)[:] = [getattr(value, part) for value in ratio.ravel().tolist()]
+    return parts
+
+
+def _make_channel_add(name: str, edges: tuple[str, str], p: Array, r: Array) -> ChannelAdd:
+    """The sum whose factors, which broadcast against the tensor, differ along one axis. Raises Refused for more, or for
+    factors that no accumulator holds."""
+    varying = [axis for axis, size in enumerate(p.shape) if size > 1]
+    if len(varying) > 1:
+        raise Refused(
+            ReasonKind.UNEQUAL_SCALES,
+            f"it adds branches whose scales are in {p.size} different ratios along the axes {varying}",
+            "the ratio of scales may differ along one axis",
+            f"quantise each branch per tensor before the addition, {QUANTISE_IN_FILE}",
+        )
+    factors = np.stack([p.reshape(-1), r.reshape(-1)])
+    widest = max(abs(value) for value in factors.ravel().tolist())
+    if widest >= MAX_ACCUMULATOR:
+        raise Refused(
+            ReasonKind.TOO_WIDE,
+            f"a ratio of scales whose numbers reach {widest:,}",
+            "accumulators must stay below 2**47",
+            "quantise each branch before the addition",
+        )
+    return ChannelAdd(name, edges, name, varying[0], freeze(factors.astype(np.int64)))
 
 
 def multiply_branches(walk: Walk, node: Node, a: Live, b: Live) -> Live:

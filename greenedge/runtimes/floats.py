@@ -18,6 +18,7 @@ from greenedge.backends.int8.search import fit_line
 from greenedge.errors import UnsupportedError
 from greenedge.graph import (
     Add,
+    ChannelAdd,
     Concat,
     Conv,
     ConvTranspose,
@@ -113,9 +114,9 @@ class FloatBuilder(RuleBuilder):
         level = op.pad_value * self.scale[op.inputs[0]]
         return self.pad(source, op.pads, level, output), (0,) * len(op.pads)
 
-    def weigh(self, edge: str, factor: float, output: str) -> str:
-        """The edge's value times `factor`."""
-        if abs(factor - 1) <= _CLOSE:
+    def weigh(self, edge: str, factor: float | Floats, output: str) -> str:
+        """The edge's value times `factor`, a number or what broadcasts against it without its batch."""
+        if np.all(np.abs(factor - 1) <= _CLOSE):
             return value_of(edge)
         return self.node("Mul", [value_of(edge), self.constant(f"{output}/factor", factor)], output)
 
@@ -311,12 +312,22 @@ def multiply(b: FloatBuilder, op: Multiply) -> None:
 def add(b: FloatBuilder, op: Add) -> None:
     """Branches weighted relative to the first one's scale, and added."""
     b.begin_emission()
+    _announce_addition(b, op, [float(m) for m in op.multipliers])
 
+
+@RULES.lowers(ChannelAdd)
+def channel_add(b: FloatBuilder, op: ChannelAdd) -> None:
+    """As Add, with weights for each channel."""
+    b.begin_emission()
+    _announce_addition(b, op, list(op.spread(len(b.graph.edges[op.output].shape)).astype(float)))
+
+
+def _announce_addition(b: FloatBuilder, op: Op, multipliers: Sequence[float | Floats]) -> None:
     def write(line: _Line, written: str) -> None:
         scale = b.scale[op.inputs[0]]
         parts = [
             b.weigh(edge, m * scale / b.scale[edge], f"{written}/part{k}")
-            for k, (edge, m) in enumerate(zip(op.inputs, op.multipliers, strict=True))
+            for k, (edge, m) in enumerate(zip(op.inputs, multipliers, strict=True))
         ]
         total = parts[0]
         for k, part in enumerate(parts[1:]):

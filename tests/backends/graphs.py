@@ -8,6 +8,7 @@ import numpy as np
 from greenedge.graph import (
     Add,
     ArgMax,
+    ChannelAdd,
     Concat,
     Conv,
     ConvTranspose,
@@ -140,6 +141,16 @@ class Sketch:
         )
         name = self._name("add")
         return self._add(Add(name, sources, name, multipliers), ends.min(1).sum(), ends.max(1).sum())
+
+    def channel_add(self, first, second, factors, axis=0):
+        """`factors` is (2, C)."""
+        ends = [
+            np.stack([m * self.edges[s].lo, m * self.edges[s].hi])
+            for m, s in zip(factors, (first, second), strict=True)
+        ]
+        low, high = sum(end.min(0) for end in ends), sum(end.max(0) for end in ends)
+        name = self._name("sum")
+        return self._add(ChannelAdd(name, (first, second), name, axis, freeze(factors)), low, high)
 
     def multiply(self, first, second, zeros=(0, 0)):
         edges = (self.edges[first], self.edges[second])

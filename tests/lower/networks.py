@@ -328,8 +328,8 @@ class Network:
         self.apply("Transpose", shape=(BATCH, self.shape[2], self.shape[1], self.shape[3]), perm=[0, 2, 1, 3])
 
     def residual(self) -> None:
-        """Two branches from one tensor, quantised at one scale, at scales in a small whole ratio or at any two, then
-        added, subtracted or multiplied."""
+        """Two branches from one tensor, quantised at one scale, at scales in a small whole ratio or at any two, one of
+        them perhaps with a scale for each channel, then added, subtracted or multiplied."""
         start, shape = self.tensor, self.shape
         scale = self.scale(0.1)
         other = self.draw(st.sampled_from([1, 1, 2, 4, 0.3, 1.37, 9.1]))
@@ -341,6 +341,8 @@ class Network:
             signed, zero = self.draw(st.booleans()), float(self.draw(st.sampled_from([0, 0, 3])))
             bits = self.draw(st.integers(2, 8))
             size = scale * ratio if other in (1, 2, 4) else float(np.float32(scale * ratio))
+            if self.draw(st.integers(0, 3)) == 0:
+                size = np.float32(size * self.rng.uniform(0.5, 2, self.channel_shape()))
             self.tensor = self.quant(self.tensor, size, bits, signed, False, zero=zero)
             ends.append(self.tensor)
         self.tensor, self.shape = self.node(self.draw(st.sampled_from(["Add", "Add", "Sub", "Mul"])), ends), shape

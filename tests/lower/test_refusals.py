@@ -22,12 +22,13 @@ def _image() -> Model:
     return Model((1, 2, 6, 6)).quant()
 
 
-def _two_branches(*scales: float) -> Model:
-    m = Model().quant(0.5, 8)
+def _scales_along_two_axes() -> Model:
+    """A scale for each channel of one branch, and for each row of the other."""
+    m = _image()
     first = m.tensor
-    m.quant(float(np.float32(0.1)), 8, source=first)
+    m.quant(np.array([0.25, 0.3], np.float32).reshape(1, 2, 1, 1), 8, source=first)
     left = m.tensor
-    m.quant(np.array([scales], np.float32), 8, source=first)
+    m.quant(np.array([1, 2, 1, 2, 1, 2], np.float32).reshape(1, 1, 6, 1), 8, source=first)
     return m.node("Add", left, name="join")
 
 
@@ -109,10 +110,11 @@ CASES = {
         ],
     ),
     "unequal scales": (
-        lambda: _two_branches(0.37, 0.1, 0.2, 0.37),
+        _scales_along_two_axes,
         [
-            "join: it adds branches whose scales are in 3 different ratios; one ratio of scales for the whole tensor "
-            f"(cure: quantise each branch per tensor before the addition, {QUANTISE_IN_FILE})."
+            "join: it adds branches whose scales are in 12 different ratios along the axes [0, 1]; the ratio of scales "
+            "may differ along one axis (cure: quantise each branch per tensor before the addition, "
+            f"{QUANTISE_IN_FILE})."
         ],
     ),
     "negative scale": (

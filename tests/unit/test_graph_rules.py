@@ -14,6 +14,7 @@ from greenedge.graph import (
     Add,
     Affine,
     ArgMax,
+    ChannelAdd,
     Concat,
     Conv,
     ConvTranspose,
@@ -125,6 +126,10 @@ def extremes(op, edges, rng, samples=4000):
         (MaxPool("y", ("x",), "y", (2,), (1,), (1, 0)), [Edge("x", (1, 3), -9, -4)]),
         (SumPool("y", ("x",), "y", (2,), (1,), (2, 0), -2), [Edge("x", (1, 3), -2, 1)]),
         (Add("y", ("a", "b"), "y", (3, -2)), [Edge("a", (2,), -1, 4), Edge("b", (2,), 0, 5)]),
+        (
+            ChannelAdd("y", ("a", "b"), "y", 1, freeze([[3, -2], [1, 5]])),
+            [Edge("a", (3, 2), -1, 4), Edge("b", (3, 2), 0, 5)],
+        ),
         (Pad("y", ("x",), "y", (1, 0), -7), [Edge("x", (2,), 0, 3)]),
         (Concat("y", ("a", "b"), "y", 0), [Edge("a", (2,), -1, 4), Edge("b", (3,), 0, 9)]),
         (ArgMax("y", ("x",), "y", 0), [Edge("x", (3,), -4, 4)]),
@@ -135,6 +140,25 @@ def test_a_range_is_what_inputs_reach(rng, op, edges):
     edge = graph_of(op, *edges).edges["y"]
     assert (edge.lo, edge.hi) == extremes(op, edges, rng)
     assert op.execute([np.zeros((1, *e.shape), np.int64) for e in edges], edges).shape[1:] == edge.shape
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_factors_of_a_sum_run_along_their_axis(rng, axis):
+    shape = (2, 3, 4)
+    factors = rng.integers(-9, 10, (2, shape[axis]))
+    op = ChannelAdd("y", ("a", "b"), "y", axis, freeze(factors))
+    edges = [Edge("a", shape, -8, 7), Edge("b", shape, 0, 15)]
+    a, b = (rng.integers(edge.lo, edge.hi + 1, (5, *shape)) for edge in edges)
+    y = run_graph(graph_of(op, *edges), {"a": a, "b": b})["y"]
+    for index in np.ndindex(y.shape):
+        m, n = factors[:, index[axis + 1]].tolist()
+        assert y[index] == m * int(a[index]) + n * int(b[index])
+
+
+def test_a_sum_refuses_factors_for_another_number_of_channels():
+    op = ChannelAdd("y", ("a", "b"), "y", 0, freeze([[3, -2], [1, 5]]))
+    with pytest.raises(Refused, match="2 factors along axis 0"):
+        op.infer([Edge("a", (3,), 0, 1), Edge("b", (3,), 0, 1)], [(np.zeros(1), np.ones(1))] * 2)
 
 
 def test_a_grouped_layer_takes_each_group_from_its_own_channels():

@@ -12,6 +12,7 @@ from greenedge.backends.c99.memory_plan import Call, Program, code_of
 from greenedge.errors import ReasonKind
 from greenedge.graph import (
     Add,
+    ChannelAdd,
     Concat,
     Conv,
     ConvTranspose,
@@ -53,6 +54,7 @@ _KINDS: tuple[type[Op], ...] = (
     MaxPool,
     SumPool,
     Add,
+    ChannelAdd,
     Multiply,
     Concat,
     Requantise,

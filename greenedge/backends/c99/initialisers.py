@@ -9,7 +9,21 @@ import numpy as np
 from greenedge.backends.c99.code_builder import INT32, RULES, CodeBuilder, choose_form
 from greenedge.backends.c99.data_movement import Copy, write_copy
 from greenedge.backends.c99.memory_plan import code_of
-from greenedge.graph import Add, Conv, ConvTranspose, Dense, Input, MaxPool, Multiply, Op, Requantise, Reshape, SumPool
+from greenedge.graph import (
+    Add,
+    ChannelAdd,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Input,
+    MaxPool,
+    Multiply,
+    Op,
+    Requantise,
+    Reshape,
+    SumPool,
+)
+from greenedge.graph.ops.base import Ints
 
 
 @RULES.lowers(Input, Reshape)
@@ -129,12 +143,30 @@ def _write_pool(b: CodeBuilder, op: MaxPool | SumPool, dilations: Sequence[int],
 def add(b: CodeBuilder, op: Add) -> None:
     b.require_values(op)
     b.begin_emission()
+    _write_add(b, op, np.array(op.multipliers)[:, None], int(np.prod(b.graph.edges[op.output].shape, dtype=np.int64)))
+
+
+@RULES.lowers(ChannelAdd)
+def channel_add(b: CodeBuilder, op: ChannelAdd) -> None:
+    """ge_add with a multiplier for each channel."""
+    b.require_values(op)
+    magnitudes = np.array([edge.magnitude for edge in b.graph.input_edges(op)])
+    largest = int((np.abs(op.multipliers) * magnitudes[:, None]).sum(axis=0).max())
+    b.require_width(largest <= INT32, f"sums of up to {largest.bit_length() + 1} bits")
+    b.begin_emission()
+    _write_add(b, op, op.multipliers, int(np.prod(b.graph.edges[op.output].shape[op.axis + 1 :], dtype=np.int64)))
+
+
+def _write_add(b: CodeBuilder, op: Op, multipliers: Ints, inner: int) -> None:
+    """`multipliers` is (inputs, C); the channel changes after `inner` elements."""
     codes = ", ".join(b.code(edge) for edge in op.inputs)
     b.text.constants.append(f"static const ge_code {b.name}_from[{len(op.inputs)}] = {{{codes}}};\n")
     fields = {
         "size": int(np.prod(b.graph.edges[op.output].shape, dtype=np.int64)),
         "terms": len(op.inputs),
-        "multiplier": b.text.array("int32_t", f"{b.name}_multiplier", op.multipliers),
+        "channels": multipliers.shape[1],
+        "inner": inner,
+        "multiplier": b.text.array("int32_t", f"{b.name}_multiplier", multipliers),
         "from": f"{b.name}_from",
         "sink": b.sink(b.name, b.call.step),
     }

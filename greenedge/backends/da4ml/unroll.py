@@ -18,7 +18,7 @@ from greenedge.backends.da4ml.data_movement import RULES
 from greenedge.backends.da4ml.partition import Piece
 from greenedge.backends.da4ml.wires import Span, Variables, WireBuilder, Wires, join_wires, pad_variables, variables_of
 from greenedge.errors import ReasonKind, Refused
-from greenedge.graph import Add, Affine, Conv, ConvTranspose, Dense, Graph, MaxPool, Requantise, SumPool
+from greenedge.graph import Add, Affine, ChannelAdd, Conv, ConvTranspose, Dense, Graph, MaxPool, Requantise, SumPool
 from greenedge.graph.half_even import half_even
 from greenedge.graph.ops.base import Ints
 
@@ -166,6 +166,18 @@ def add(b: WireBuilder, op: Add) -> None:
     terms = [x * float(m) if m != 1 else x for m, x in zip(op.multipliers, b.inputs(op), strict=True)]
     total = terms[0]
     for term in terms[1:]:
+        total = total + term
+    b.emit(op, variables_of(total))
+
+
+@RULES.lowers(ChannelAdd)
+def channel_add(b: WireBuilder, op: ChannelAdd) -> None:
+    """As Add, with a factor for each channel."""
+    b.begin_emission()
+    factors = op.spread(len(b.graph.edges[op.output].shape))
+    first, *others = (x * factor.astype(float) for factor, x in zip(factors, b.inputs(op), strict=True))
+    total = first
+    for term in others:
         total = total + term
     b.emit(op, variables_of(total))
 

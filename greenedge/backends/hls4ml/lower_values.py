@@ -16,7 +16,7 @@ from greenedge.backends.hls4ml.line import Line, Wide, as_wide, emit_line
 from greenedge.backends.hls4ml.lower_windows import RULES
 from greenedge.backends.hls4ml.precision import DOUBLE_BITS, clip_type, holds, range_type
 from greenedge.errors import ReasonKind, Refused
-from greenedge.graph import Add, Affine, Edge, Requantise
+from greenedge.graph import Add, Affine, ChannelAdd, Edge, Requantise
 from greenedge.graph.half_even import half_even
 from greenedge.graph.ops.base import Ints
 
@@ -53,6 +53,33 @@ def _emit_term(b: LayerBuilder, op: Add, name: str, multiplier: int, k: int) -> 
     lo, hi = sorted((multiplier * edge.lo, multiplier * edge.hi))
     line = Line(as_wide([multiplier]), as_wide([0]), 0, range_type(lo, hi))
     return emit_line(b, op, layer, edge, line, f"_times{k}"), lo, hi
+
+
+@RULES.lowers(ChannelAdd)
+def channel_add(b: LayerBuilder, op: ChannelAdd) -> None:
+    """Each branch is multiplied by a line with a factor for each channel, then they are added."""
+    shape = b.source(op).shape
+    b.require(
+        op.axis == 0 or len(shape) == 1,
+        f"factors along axis {op.axis} of {len(shape)}",
+        "a line of hls4ml runs along the channels",
+        "quantise each branch per tensor before the addition",
+    )
+    b.require(len(set(op.inputs)) == len(op.inputs), "a branch that is added twice", "branches differ", "multiply it")
+    b.begin_emission()
+    edge, order = b.result(op), b.layouts[op.inputs[0]].order
+    terms, lo, hi = [], 0, 0
+    for k, (name, factors) in enumerate(zip(op.inputs, op.multipliers, strict=True)):
+        source, layout = b.graph.edges[name], b.layouts[name]
+        products = [int(m) * end for m in factors for end in (source.lo, source.hi)]
+        low, high = min(products), max(products)
+        m = as_wide(factors)
+        m = m[layout.order] if len(shape) == 1 else m
+        line = Line(m, as_wide([0] * len(m)), 0, range_type(low, high))
+        terms.append(emit_line(b, op, layout.layer, source, line, f"_times{k}"))
+        lo, hi = lo + low, hi + high
+    assert len(terms) == 2, "a sum of two branches"
+    b.emit("Merge", (terms[0], terms[1]), op, {"op": "add"}, "", edge, order, {"result": range_type(lo, hi)})
 
 
 @RULES.lowers(Requantise)

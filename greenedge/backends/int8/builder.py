@@ -77,12 +77,15 @@ def tabulate_levels(step: Requantise, offset: int, size: int = 256) -> Ints:
 def tabulate_pairs(step: Requantise, op: Op, first: Encoding, second: Encoding) -> Ints:
     """(C, levels of the first * levels of the second): what the quantiser makes of `op` on each pair of levels, the
     second input's next to each other."""
-    a, b = (np.arange(code.lo, code.hi + 1) for code in (first, second))
-    return find_levels(step, np.asarray(op.execute([a[:, None], b[None, :]], None)).reshape(-1))
+    a, b = np.meshgrid(*(np.arange(code.lo, code.hi + 1) for code in (first, second)), indexing="ij")
+    shape = (a.size, *(1,) * step.axis, step.channels)  # a sample for each pair, as many channels as the step has
+    pairs = [np.broadcast_to(part.reshape(-1, *(1,) * (step.axis + 1)), shape) for part in (a, b)]
+    return find_levels(step, np.asarray(op.execute(pairs, None)).reshape(a.size, step.channels).T)
 
 
 def find_levels(step: Requantise, x: Ints) -> Ints:
-    """(C, n) level of each of the integers `x` (n,); what never arrives has the level of the nearest that does."""
+    """(C, n) level of each of the integers `x`, (n,) or (C, n); what never arrives has the level of the nearest that
+    does."""
     values = np.clip(x, step.x_lo[:, None], step.x_hi[:, None])
     if isinstance(step.forms, Table):
         return np.take_along_axis(step.forms.levels, values - step.x_lo[:, None], axis=1)

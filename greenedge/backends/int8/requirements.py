@@ -11,7 +11,7 @@ from greenedge.backends.int8.builder import FusingBuilder
 from greenedge.backends.int8.layers import INT32, WIDEST_INPUT
 from greenedge.backends.int8.quant_params import LEVELS, Encoding
 from greenedge.errors import ReasonKind
-from greenedge.graph import Edge, Linear, Op, Requantise
+from greenedge.graph import ChannelAdd, Edge, Linear, Op, Requantise
 from greenedge.graph.lines import distance_from_line, is_straight
 from greenedge.legalise.capabilities import QUANTISE_OUTPUT
 from greenedge.legalise.rules import RuleBuilder
@@ -168,6 +168,23 @@ def require_channel_axis(b: RuleBuilder, step: Requantise, axes: Sequence[int], 
         f"{runtime} has one per output channel",
         "quantise per channel or per tensor",
     )
+
+
+def require_own_axis(b: RuleBuilder, op: ChannelAdd, runtime: str) -> None:
+    """The quantisers behind a sum with factors for each channel have their step functions along the same axis."""
+    steps = [step for step in b.graph.consumers(op.output) if isinstance(step, Requantise)]
+    b.require(
+        all(step.channels == 1 or step.axis == op.axis for step in steps),
+        f"factors along axis {op.axis} with step functions along another",
+        f"{runtime} has both for each channel",
+        "quantise per channel or per tensor",
+    )
+
+
+def bound_sums(op: ChannelAdd, edges: Sequence[Edge]) -> int:
+    """A bound on every partial sum."""
+    magnitudes = np.array([edge.magnitude for edge in edges])
+    return int((np.abs(op.multipliers) * magnitudes[:, None]).sum(axis=0).max())
 
 
 def require_common_range(b: RuleBuilder, edges: Sequence[Edge], lo: int, hi: int) -> None:

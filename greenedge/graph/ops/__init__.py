@@ -3,6 +3,7 @@
 from greenedge.graph.ops.add import Add
 from greenedge.graph.ops.arg_max import ArgMax
 from greenedge.graph.ops.base import Edge, Op, freeze
+from greenedge.graph.ops.channel_add import ChannelAdd
 from greenedge.graph.ops.concat import Concat
 from greenedge.graph.ops.conv import Conv
 from greenedge.graph.ops.conv_transpose import ConvTranspose
@@ -28,6 +29,7 @@ _ALL: tuple[type[Op], ...] = (
     MaxPool,
     SumPool,
     Add,
+    ChannelAdd,
     Multiply,
     Concat,
     Requantise,
@@ -46,6 +48,7 @@ __all__ = [
     "Add",
     "Affine",
     "ArgMax",
+    "ChannelAdd",
     "Concat",
     "Conv",
     "ConvTranspose",

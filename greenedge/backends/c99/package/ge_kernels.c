@@ -126,10 +126,15 @@ void ge_pool(const ge_pool_layer *l, const void *x, void *y) {
 }
 
 void ge_add(const ge_add_layer *l, const void *const *x, void *y) {
+    uint32_t c = 0, left = l->inner;
     for (uint32_t i = 0; i < l->size; i++) {
         int32_t sum = 0;
-        for (uint32_t t = 0; t < l->terms; t++) sum += l->multiplier[t] * get(l->from[t], x[t], i);
+        for (uint32_t t = 0; t < l->terms; t++) sum += l->multiplier[t * l->channels + c] * get(l->from[t], x[t], i);
         put(&l->sink, y, i, sum);
+        if (--left == 0) {
+            left = l->inner;
+            if (++c == l->channels) c = 0;
+        }
     }
 }
 

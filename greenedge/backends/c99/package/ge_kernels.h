@@ -73,9 +73,9 @@ typedef struct {
     ge_sink sink;
 } ge_pool_layer;
 
-/* sum over i of multiplier[i] * x[i] */
+/* sum over i of multiplier[i][c] * x[i]; the channel c is the next one after every `inner` elements */
 typedef struct {
-    uint32_t size, terms;
+    uint32_t size, terms, channels, inner;
     const int32_t *multiplier;
     const ge_code *from;
     ge_sink sink;

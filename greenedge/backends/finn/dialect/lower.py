@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from greenedge.backends.finn.dialect import lower_mvu, lower_stream  # noqa: F401  # they fill RULES
+from greenedge.backends.finn.dialect import lower_channel_sum, lower_mvu, lower_stream  # noqa: F401  # they fill RULES
 from greenedge.backends.finn.dialect.builder import Builder
 from greenedge.backends.finn.dialect.ends import join_results
 from greenedge.backends.finn.dialect.ops import Network

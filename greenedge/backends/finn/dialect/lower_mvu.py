@@ -108,7 +108,7 @@ def _sum_products(b: Builder, op: Linear, wire: Wire, weight: Ints, axis: int, o
     """The fields of a MatVec or Depthwise; `axis` of `weight` is summed over, the other one is the outputs."""
     bits = weight_bits(weight)
     left_out = (weight < 0).sum(axis=axis) * (1 << max(bits - 2, 0))
-    correct = not _absorb_constants(b, op.output)
+    correct = not absorb_constants(b, op.output)
     products = np.stack([weight * wire.lo, weight * wire.hi])
     missing = 0 if correct else left_out
     lowest = int((products.min(axis=0).sum(axis=axis) - missing).min())
@@ -119,10 +119,10 @@ def _sum_products(b: Builder, op: Linear, wire: Wire, weight: Ints, axis: int, o
     return name, (wire,), (result,), weight, bits, left_out, correct
 
 
-def _absorb_constants(b: Builder, edge: str) -> bool:
+def absorb_constants(b: Builder, edge: str) -> bool:
     """Whether every reader takes a constant per channel into its own numbers."""
     return all(
-        isinstance(reader, Requantise) or (isinstance(reader, Add) and _absorb_constants(b, reader.output))
+        isinstance(reader, Requantise) or (isinstance(reader, Add) and absorb_constants(b, reader.output))
         for reader in b.find_readers(edge)
     )
 

@@ -156,10 +156,14 @@ def add(b: Builder, op: Add) -> None:
         ReasonKind.TOO_WIDE,
     )
     b.begin_emission()
-    one, other = wires[0], b.put_in_order(wires[1], wires[0].order)
-    factors, about = (op.multipliers[0], op.multipliers[1]), b.graph.edges[op.output]
-    name = b.names.take(op.name)
-    result = _sum_wires(name, one, other, factors)
+    pair = wires[0], b.put_in_order(wires[1], wires[0].order)
+    give_sum(b, op, pair, (op.multipliers[0], op.multipliers[1]))
+
+
+def give_sum(b: Builder, op: Op, pair: tuple[Wire, Wire], factors: tuple[int, int]) -> None:
+    """Appends the layer that adds two wires in one order, each times a factor, and writes the edge of `op`."""
+    name, about = b.names.take(op.name), b.graph.edges[op.output]
+    result = _sum_wires(name, *pair, factors)
     result = replace(  # the edge's proved range may be tighter than the sum of the branches' ranges
         result,
         edge=op.output,
@@ -167,7 +171,7 @@ def add(b: Builder, op: Add) -> None:
         lo=max(result.lo, min(-1, about.lo - int(result.offset.max()))),
         hi=min(result.hi, about.hi - int(result.offset.min())),
     )
-    b.give(hw.Add(name, (one, other), (result,), factors))
+    b.give(hw.Add(name, pair, (result,), factors))
 
 
 def _sum_wires(name: str, a: Wire, b: Wire, factors: tuple[int, int]) -> Wire:

@@ -42,12 +42,13 @@ def accumulate(
     _note(b, op, operator, weight_sums.size)
 
 
-def accumulate_terms(b: OnnxBuilder, op: Op, multipliers: Sequence[int]) -> None:
-    """Writes the sum of multiplier * level of the inputs."""
+def accumulate_terms(b: OnnxBuilder, op: Op, multipliers: Sequence[int | Ints]) -> None:
+    """Writes the sum of multiplier * level of the inputs; a multiplier may broadcast against its input without its
+    batch."""
     edge, total = op.output, ""
     for k, (source, multiplier) in enumerate(zip(op.inputs, multipliers, strict=True)):
         term = cast_to_int32(b, source, 0, f"{edge}/term{k}")
-        if multiplier != 1:
+        if np.any(multiplier != 1):
             factor = b.constant(f"{edge}/multiplier{k}", multiplier, np.int32)
             term = b.node("Mul", [term, factor], f"{edge}/weighted{k}")
         is_last = k + 1 == len(op.inputs)

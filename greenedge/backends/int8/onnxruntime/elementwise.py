@@ -13,16 +13,20 @@ from greenedge.backends.int8.onnxruntime.pairs import expect_codes, is_looked_up
 from greenedge.backends.int8.onnxruntime.rounding import fit_elementwise, write_rounding
 from greenedge.backends.int8.quant_params import Encoding
 from greenedge.backends.int8.requirements import (
+    bound_sums,
     is_quantised,
     require_channel_axis,
     require_int32_sums,
     require_levels,
     require_line,
+    require_own_axis,
     require_pair_table,
     require_readers,
 )
 from greenedge.errors import ReasonKind
-from greenedge.graph import Add, Input, Requantise
+from greenedge.graph import Add, ChannelAdd, Input, Requantise
+from greenedge.graph.ops.base import Ints
+from greenedge.legalise.narrow_channel_sums import spread_step
 
 WIDEST_ADDITION = 1 << 15  # sum of |multiplier|: 128 times that, and half as much again, are exact in float32
 
@@ -102,11 +106,43 @@ def add(b: OnnxBuilder, op: Add) -> None:
     b.write_sum(op, write, lambda: accumulate_terms(b, op, op.multipliers))
 
 
+@RULES.lowers(ChannelAdd)
+def channel_add(b: OnnxBuilder, op: ChannelAdd) -> None:
+    """As Add, with factors for each channel."""
+    require_readers(b, op)
+    require_own_axis(b, op, RUNTIME)
+    factors, edges = np.abs(op.multipliers), b.graph.input_edges(op)
+    require_int32_sums(b, op, bound_sums(op, edges), RUNTIME)
+    is_narrow = int(factors.sum(axis=0).max()) <= WIDEST_ADDITION
+    b.announce_pairs(op, is_rounded=is_narrow)
+    b.channel_axes[op.output] = (op.axis,)
+    b.require(
+        is_narrow or not is_quantised(b, op) or op.output in b.pairs,
+        f"branches weighted up to {int(factors.max()):,}",
+        f"together the weights of an addition are at most {WIDEST_ADDITION:,}",
+        "let both branches share one quantiser",
+        ReasonKind.TOO_WIDE,
+    )
+    b.begin_emission()
+    multipliers = list(op.spread(len(edges[0].shape)))
+
+    def write(step: Requantise) -> None:
+        step = spread_step(step, op)
+        if is_looked_up(b, op, step):
+            look_up_pairs(b, op, step)
+            return
+        b.quantise(
+            step, lambda code, written: write_elementwise(b, step, op.inputs, multipliers, op.name, code, written)
+        )
+
+    b.write_sum(op, write, lambda: accumulate_terms(b, op, multipliers))
+
+
 def write_elementwise(
     b: OnnxBuilder,
     step: Requantise,
     sources: Sequence[str],
-    multipliers: Sequence[int],
+    multipliers: Sequence[int | Ints],
     name: str,
     code: Encoding,
     written: str,

@@ -90,7 +90,7 @@ def accumulate(b: TfliteBuilder, form: Form, op: Op) -> None:
     parts = _choose_parts(form.weight, summed, form.source.code)
     assert parts is not None, "the check requires it"
     source = cast_to_float(b, form.source, op.name)
-    terms = []
+    terms: list[tuple[int | Ints, int]] = []
     for k, (factor, part) in enumerate(parts):
         name = f"{edge.name}/part{k}" if len(parts) > 1 else edge.name
         bias = part.sum(axis=tuple(summed)) * form.source.code.zero_level
@@ -128,12 +128,13 @@ def _write_part(b: TfliteBuilder, form: Form, source: int, part: Ints, bias: Int
     return int32_operator(b, "CAST", [total], shape, f"{name}/acc")
 
 
-def _add_terms(b: TfliteBuilder, shape: tuple[int, ...], terms: Sequence[tuple[int, int]], name: str) -> int:
-    """The int32 tensor `name`, the sum of factor * tensor."""
+def _add_terms(b: TfliteBuilder, shape: tuple[int, ...], terms: Sequence[tuple[int | Ints, int]], name: str) -> int:
+    """The int32 tensor `name`, the sum of factor * tensor; factors are numbers, or one for each index of the last
+    axis."""
     tensors = []
     for k, (factor, tensor) in enumerate(terms):
-        if factor != 1:
-            constant = b.constant(f"{name}/factor{k}", [factor])
+        if np.any(factor != 1):
+            constant = b.constant(f"{name}/factor{k}", np.atleast_1d(factor))
             tensor = int32_operator(b, "MUL", [tensor, constant], shape, f"{name}/scaled{k}")
         tensors.append(tensor)
     total = tensors[0]
@@ -152,10 +153,12 @@ def int32_operator(b: TfliteBuilder, operator: str, inputs: Sequence[int], shape
 
 
 def accumulate_terms(
-    b: TfliteBuilder, op: Op, parts: Sequence[Placed], multipliers: Sequence[int], offsets: Sequence[int]
+    b: TfliteBuilder, op: Op, parts: Sequence[Placed], multipliers: Ints, offsets: Sequence[int]
 ) -> None:
-    """Writes the sum of multiplier * (stored - offset) of parts in one layout as int32."""
-    edge, layout, terms = b.graph.edges[op.output], parts[0].layout, []
+    """Writes the sum of multiplier * (stored - offset) of parts in one layout as int32; `multipliers` is (parts, 1), or
+    (parts, C) for what is stored channels-last."""
+    edge, layout = b.graph.edges[op.output], parts[0].layout
+    terms: list[tuple[int | Ints, int]] = []
     for k, (part, factor, offset) in enumerate(zip(parts, multipliers, offsets, strict=True)):
         terms.append((factor, cast_to_int32(b, part, offset, f"{edge.name}/part{k}")))
     total = _add_terms(b, layout.file, terms, edge.name)

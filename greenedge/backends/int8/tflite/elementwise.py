@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from greenedge.backends.int8.layers import count_wrong, fit_addition, fit_layer
 from greenedge.backends.int8.quant_params import LEVELS, Encoding, common_range, encode, encode_input, shift_levels
 from greenedge.backends.int8.requirements import (
     MOST_PAIRS,
+    bound_sums,
     count_pairs,
     is_quantised,
     require_channel_axis,
@@ -20,6 +21,7 @@ from greenedge.backends.int8.requirements import (
     require_int32_sums,
     require_levels,
     require_line,
+    require_own_axis,
     require_pair_table,
     require_readers,
 )
@@ -38,8 +40,10 @@ from greenedge.backends.int8.tflite.quantise import (
     write_operator,
 )
 from greenedge.errors import ReasonKind
-from greenedge.graph import Add, Conv, ConvTranspose, Edge, Input, Op, Requantise, SumPool, freeze
+from greenedge.graph import Add, ChannelAdd, Conv, ConvTranspose, Edge, Input, Op, Requantise, SumPool, freeze
 from greenedge.graph.lines import shift_step
+from greenedge.graph.ops.base import Ints
+from greenedge.legalise.narrow_channel_sums import spread_step
 
 MOST_COPIES = 64  # of branches in one addition
 
@@ -118,53 +122,92 @@ def add(b: TfliteBuilder, op: Add) -> None:
     require_readers(b, op)
     largest = sum(abs(m) * edge.magnitude for m, edge in zip(op.multipliers, b.graph.input_edges(op), strict=True))
     require_int32_sums(b, op, largest, RUNTIME)
-    is_stackable = sum(map(len, map(split_weight, op.multipliers))) <= MOST_COPIES
+    b.announce_sum(op, (0, len(b.graph.edges[op.output].shape) - 1))
+    _emit_sum(b, op, np.array(op.multipliers)[:, None], lambda step: step)
+
+
+@RULES.lowers(ChannelAdd)
+def channel_add(b: TfliteBuilder, op: ChannelAdd) -> None:
+    """As Add, with weights for each channel; ADD itself has one scale for a tensor."""
+    require_readers(b, op)
+    require_own_axis(b, op, RUNTIME)
+    require_int32_sums(b, op, bound_sums(op, b.graph.input_edges(op)), RUNTIME)
+    last = len(b.graph.edges[op.output].shape) - 1
+    b.require(
+        op.axis in (0, last),
+        f"branches weighted along axis {op.axis}",
+        f"{RUNTIME}'s convolutions have weights for each channel",
+        "quantise each branch per tensor before the addition",
+    )
+    b.announce_sum(op, (op.axis,))
+    _emit_sum(b, op, op.multipliers, lambda step: spread_step(step, op))
+
+
+def _emit_sum(b: TfliteBuilder, op: Op, multipliers: Ints, spread: Callable[[Requantise], Requantise]) -> None:
+    """The sum of branches, `multipliers` being (inputs, C) or (inputs, 1); `spread` gives the step function behind it
+    as many channels."""
+    is_stackable = sum(map(len, map(split_weights, multipliers))) <= MOST_COPIES
     b.announce_pairs(op, is_rounded=is_stackable)
     b.require(
         is_stackable or not is_quantised(b, op) or op.output in b.pairs,
-        f"branches weighted {tuple(op.multipliers)}",
+        f"branches weighted {_describe(multipliers)}",
         f"an addition stacks its branches at most {MOST_COPIES} times, each time with a weight of 7 bits",
         "quantise the branches to fewer bits, or let both share one quantiser",
         ReasonKind.TOO_WIDE,
     )
-    b.announce_sum(op, (0, len(b.graph.edges[op.output].shape) - 1))
     b.begin_emission()
 
     def write(step: Requantise) -> None:
-        if b.find_pairs(step) or (op.output in b.pairs and not _is_proved(b, op, step)):
+        step = spread(step)
+        if b.find_pairs(step) or (op.output in b.pairs and not _is_proved(b, op, multipliers, step)):
             look_up_pairs(b, op, step)
             return
         first = place_channels_last(b, op.inputs[0], step)
         parts = [b.convert_layout(b.placed[edge], first.layout, edge) for edge in op.inputs]
-        parts, shift = align_branches(b, op, parts)
-        step = shift_input(step, shift)
-        total = _write_add(b, op, step, parts)
+        parts, shifts = align_branches(b, op, parts)
+        step = shift_input(step, weigh_shifts(multipliers, shifts))
+        total = _write_add(b, op, step, parts) if _is_plain(multipliers) else None
         if total is not None:
             b.placed[step.output] = total
         else:
-            quantise(b, _stack_form(b, op, parts), step, op.name)
+            quantise(b, _stack_form(b, op, multipliers, parts), step, op.name)
 
-    b.write_sum(op, write, lambda: _accumulate_branches(b, op))
+    b.write_sum(op, write, lambda: _accumulate_branches(b, op, multipliers))
 
 
-def _accumulate_branches(b: TfliteBuilder, op: Add) -> None:
+def _describe(multipliers: Ints) -> str:
+    if multipliers.shape[1] == 1:
+        return str(tuple(multipliers[:, 0].tolist()))
+    return f"up to {int(np.abs(multipliers).max()):,}"
+
+
+def _is_plain(multipliers: Ints) -> bool:
+    """Whether two branches are added as they are, which ADD does."""
+    return multipliers.tolist() == [[1], [1]]
+
+
+def _accumulate_branches(b: TfliteBuilder, op: Op, multipliers: Ints) -> None:
     """The sum as int32."""
-    layout = b.placed[op.inputs[0]].layout
-    parts = [b.convert_layout(b.placed[edge], layout, edge) for edge in op.inputs]
-    accumulate_terms(b, op, parts, op.multipliers, [part.code.offset for part in parts])
+    placed = b.placed[op.inputs[0]]
+    if multipliers.shape[1] > 1:  # they run along the last axis of what is stored
+        is_image = b.channel_axes[op.output] == (0,) and len(placed.layout.shape) > 1
+        placed = b.as_image(op.inputs[0]) if is_image else b.as_plain(op.inputs[0])
+    parts = [b.convert_layout(b.placed[edge], placed.layout, edge) for edge in op.inputs]
+    accumulate_terms(b, op, parts, multipliers, [part.code.offset for part in parts])
 
 
-def _is_proved(b: TfliteBuilder, op: Add, step: Requantise) -> bool:
+def _is_proved(b: TfliteBuilder, op: Op, multipliers: Ints, step: Requantise) -> bool:
     """Whether ADD or the convolution gives every level, or a table would be too large."""
     parts = [b.placed[edge] for edge in op.inputs]
     codes, code = [part.code for part in parts], b.encode_step(step)
     if count_pairs(step, codes) > MOST_PAIRS:
         return True
     common, shifts = align_codes(codes)
-    step = shift_input(step, sum(m * d for m, d in zip(op.multipliers, shifts, strict=True)))
-    if op.multipliers == (1, 1) and fit_addition(op.name, step, common, code) is not None:
+    step = shift_input(step, weigh_shifts(multipliers, shifts))
+    if _is_plain(multipliers) and fit_addition(op.name, step, common, code) is not None:
         return True
-    weight = np.tile(sum(map(split_weight, op.multipliers), []), (step.channels, 1))
+    weight = np.vstack([split_weights(row) for row in multipliers]).T
+    weight = np.broadcast_to(weight, (step.channels, weight.shape[1]))
     fitted = fit_layer("DEPTHWISE_CONV_2D", op.name, step, weight, common, code, INT8_MAX, b.all_sets)
     return not count_wrong(fitted, b.all_sets)
 
@@ -180,30 +223,40 @@ def align_codes(codes: Sequence[Encoding]) -> tuple[Encoding, list[int]]:
     return (replace(codes[0], lo=lo) if is_shared else encode(lo, hi)), [0] * len(codes)
 
 
-def split_weight(m: int) -> list[int]:
-    """The weight of a branch as a sum of nearly equal int8 weights, one for each time that it is stacked."""
-    count = max(1, -(-abs(m) // INT8_MAX))
-    return [(m * (k + 1)) // count - (m * k) // count for k in range(count)]
+def split_weights(multipliers: Ints) -> Ints:
+    """(copies, C): the weights (C,) of a branch as a sum of nearly equal int8 weights, one for each time that it is
+    stacked."""
+    count = max(1, -(-int(np.abs(multipliers).max()) // INT8_MAX))
+    k = np.arange(count)[:, None]
+    weights: Ints = (multipliers * (k + 1)) // count - (multipliers * k) // count
+    return weights
 
 
-def align_branches(b: TfliteBuilder, op: Add, parts: list[Placed]) -> tuple[list[Placed], int]:
-    """The branches in one encoding, and what is added to their sum by it."""
+def weigh_shifts(multipliers: Ints, shifts: Sequence[int]) -> Ints:
+    """(C,) what is added to the sums where so much is added to the levels of each branch."""
+    moved: Ints = (multipliers * np.array(shifts)[:, None]).sum(axis=0)
+    return moved
+
+
+def align_branches(b: TfliteBuilder, op: Op, parts: list[Placed]) -> tuple[list[Placed], list[int]]:
+    """The branches in one encoding, and what is added to the levels of each by it."""
     common, shifts = align_codes([part.code for part in parts])
     if not any(shifts):
-        return unify_encodings(b, parts, op), 0
+        return unify_encodings(b, parts, op), shifts
     moved = []
     for part, edge, shift in zip(parts, op.inputs, shifts, strict=True):
         name = f"{op.name}/{edge}"
         step = shift_step(Edge(edge, part.layout.shape, part.code.lo, part.code.hi), name, shift)
         moved.append(write_operator(b, requantise_form(b, part, name), step, common, name))
-    return moved, sum(m * d for m, d in zip(op.multipliers, shifts, strict=True))
+    return moved, shifts
 
 
-def shift_input(step: Requantise, shift: int) -> Requantise:
-    """The step function of x + shift."""
-    if not shift:
+def shift_input(step: Requantise, shift: Ints) -> Requantise:
+    """The step function of x + shift, `shift` being (C,) or (1,)."""
+    if not shift.any():
         return step
-    thresholds = step.require_steps().thresholds + step.require_steps().sign[:, None] * shift
+    steps = step.require_steps()
+    thresholds = steps.thresholds + (steps.sign * shift)[:, None]
     moved = replace(step, x_lo=freeze(step.x_lo + shift), x_hi=freeze(step.x_hi + shift))
     return moved.with_steps(thresholds=freeze(thresholds))
 
@@ -219,9 +272,9 @@ def require_one_encoding(b: TfliteBuilder, op: Op) -> Encoding | None:
     return encode(lo, hi) if hi - lo <= LEVELS else None
 
 
-def _write_add(b: TfliteBuilder, op: Add, step: Requantise, parts: list[Placed]) -> Placed | None:
+def _write_add(b: TfliteBuilder, op: Op, step: Requantise, parts: list[Placed]) -> Placed | None:
     """ADD: smaller and faster than a convolution across the stacked parts; None where it is not exact."""
-    found = fit_addition(op.name, step, parts[0].code, b.encode_step(step)) if op.multipliers == (1, 1) else None
+    found = fit_addition(op.name, step, parts[0].code, b.encode_step(step))
     if found is None:
         return None
     code, layer = found
@@ -232,16 +285,16 @@ def _write_add(b: TfliteBuilder, op: Add, step: Requantise, parts: list[Placed])
     return result
 
 
-def _stack_form(b: TfliteBuilder, op: Add, parts: list[Placed]) -> Form:
+def _stack_form(b: TfliteBuilder, op: Op, multipliers: Ints, parts: list[Placed]) -> Form:
     """`parts` are the inputs in one layout and one encoding; they are stacked, and the kernel reaches across the
     stack."""
     rows = [flatten_to_rows(b, part, f"{op.name}/{k}") for k, part in enumerate(parts)]
-    weights = [split_weight(m) for m in op.multipliers]
+    weights = [split_weights(row) for row in multipliers]
     copies = [row for row, some in zip(rows, weights, strict=True) for _ in some]
     _, _, count, last = rows[0].layout.file
     stack = replace(rows[0].layout, file=(1, len(copies), count, last))
     stacked = b.tensor(f"{op.name}/stacked", stack, rows[0].code)
     b.join(copies, 1, stacked)
     options = {**window_options((1, 1), (1, 1), "VALID"), "depthMultiplier": 1}
-    weight = np.broadcast_to(np.array(sum(weights, [])).reshape(1, -1, 1, 1), (1, len(copies), 1, last))
+    weight = np.broadcast_to(np.vstack(weights)[None, :, None, :], (1, len(copies), 1, last))
     return Form("DEPTHWISE_CONV_2D", 3, weight, 3, stacked, parts[0].layout, rows[0].layout, options)
