@@ -26,6 +26,7 @@ from greenedge.graph.ops.base import Array, Ints
 MAX_SHIFT = 47
 _SAFE = 1 << 61  # bound on intermediate products in int64; rows beyond it are solved with Python's integers
 _NEVER = 1 << 61
+_FEW_CONDITIONS = 24  # of a channel, which are not worth a thought
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def fit_affine_between(below: Ints, above: Ints, lo: int) -> Affine | None:
 def find_affine_between(below: Ints, above: Ints, lo: int) -> NDArray[np.bool_]:
     """(C,) in which channels `fit_affine_between` finds a form."""
     conditions = _conditions_between(below, above, lo)
-    _, _, found = _solve(conditions, _steepest_climb(conditions), np.full(len(below), MAX_SHIFT))
+    climb = _steepest_climb(conditions)
+    _, _, found = _solve(_keep_decisive(conditions), climb, np.full(len(below), MAX_SHIFT))
     return found
 
 
@@ -94,6 +96,7 @@ def _fit(conditions: _Conditions) -> Affine | None:
     """The form with the smallest shift of each channel that meets the conditions."""
     channels = len(conditions.reach)
     climb = _steepest_climb(conditions)
+    conditions = _keep_decisive(conditions)
     m, b, found = _solve(conditions, climb, np.full(channels, MAX_SHIFT))
     if not found.all():
         return None
@@ -126,6 +129,52 @@ def _conditions(thresholds: Ints, lo: int, hi: int, x_lo: Ints, x_hi: Ints) -> _
         np.hstack([k, top + 1]),
         np.hstack([inside, top < hi]),
     )
+
+
+def _keep_decisive(conditions: _Conditions) -> _Conditions:
+    """The conditions without those that others imply, whatever m and P are.
+
+    B(m) is the largest of k*P - m*X and C(m) the least, so a point (X, k) on or below the line between two others
+    decides no B, one on or above it no C: the corners of the two hulls are left, a dozen of 256 steps on a line.
+    """
+    reach = _prune(conditions.reach_x, conditions.reach_k, conditions.reach, 1)
+    stay = _prune(conditions.stay_x, conditions.stay_k, conditions.stay, -1)
+    return _Conditions(*reach, *stay)
+
+
+def _prune(x: Array, k: Array, mask: NDArray[np.bool_], sign: int) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """(x, k, mask) without points on or below the line between neighbours, k counted times `sign`.
+
+    Every second point is tried in a round, so that its neighbours stay. What is left after two rounds almost in vain
+    may hold more than the corners.
+    """
+    rows = mask.any(axis=1)
+    if not rows.all() or mask.shape[1] < _FEW_CONDITIONS:
+        return x, k, mask
+    first = mask.argmax(axis=1)[:, None]  # a point that exists stands in for those that do not
+    x, k = (np.where(mask, part, np.take_along_axis(part, first, axis=1)) for part in (x, k))
+    if int(np.ptp(x, axis=1).max()) * max(int(np.ptp(k, axis=1).max()), 1) >= _SAFE:
+        return x, k, np.ones(x.shape, bool)
+    order = np.lexsort((sign * k, x), axis=1)
+    x, k = (np.take_along_axis(part, order, axis=1) for part in (x, k))
+    start, in_vain = 0, 0
+    while (count := x.shape[1]) >= _FEW_CONDITIONS and in_vain < 2:
+        start = 1 - start
+        end = start + (count - start - 1) // 2 * 2  # of the last neighbour that there is
+        a, j, c = slice(start, end, 2), slice(start + 1, end, 2), slice(start + 2, end + 1, 2)
+        rise, run = sign * (k[:, c] - k[:, a]), x[:, c] - x[:, a]
+        gone = np.zeros(x.shape, bool)
+        gone[:, j] = sign * (k[:, j] - k[:, a]) * run <= rise * (x[:, j] - x[:, a])
+        left = count - int(gone.sum(axis=1).min())
+        in_vain = in_vain + 1 if 20 * left > 19 * count else 0
+        if left == count:
+            continue
+        # what goes is put last, and the last point that stays takes its place
+        order = np.argsort(gone, axis=1, kind="stable")
+        kept = count - gone.sum(axis=1)
+        order = np.take_along_axis(order, np.minimum(np.arange(left)[None, :], kept[:, None] - 1), axis=1)
+        x, k = (np.take_along_axis(part, order, axis=1) for part in (x, k))
+    return x, k, np.ones(x.shape, bool)
 
 
 def _solve(conditions: _Conditions, climb: Sequence[_Climb], s: Ints) -> _Solution:

@@ -8,7 +8,7 @@ recurrence, so the order in which layers are looked at does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -81,55 +81,57 @@ class _Actor:
     results: list[_Link]
     totals: list[int] = field(init=False)  # integers of every source per sample
     fired: int = 0
-    clock: int = 0
     seen: list[int] = field(default_factory=list)  # per source and result: events looked at
 
     def __post_init__(self) -> None:
         self.totals = [wire.total for wire in self.layer.sources]
 
-    def advance(self, samples: int) -> bool:
-        """Fires as often as it can; whether it fired at all.
+    def work(self, samples: int) -> Iterator[None]:
+        """Fires as often as it can, and pauses where it cannot go on.
 
-        This is where a schedule spends its time: names are bound outside the loop, and nothing is called within.
+        This is where a schedule spends its time: names are bound once, and nothing is called within the loop.
         """
-        before, rows = self.fired, len(self.cost)
-        needs, frees, gives, totals, seen = self.needs, self.frees, self.gives, self.totals, self.seen
+        needs, frees, gives, cost = self.needs, self.frees, self.gives, self.cost
+        rows, totals, seen = len(cost), self.totals, self.seen
         waits = [(link.given, k) for k, link in enumerate(self.sources)]
         rooms = [(link.taken, link.capacity, k) for k, link in enumerate(self.results, len(waits))]
-        taken = [(link.taken, k) for k, link in enumerate(self.sources)]
-        given = [link.given for link in self.results]
-        for fired in range(before, rows * samples):
+        taken = [(link.taken.append, k) for k, link in enumerate(self.sources)]
+        given = [link.given.append for link in self.results]
+        clock, latency, last = 0, self.latency, gives[-1]
+        for fired in range(rows * samples):
             sample, row = divmod(fired, rows)
-            clock, need, total = self.clock, needs[row], sample * gives[-1] + gives[row]
+            need, total = needs[row], sample * last + gives[row]
             for events, k in waits:  # are its integers there, and since when
-                count = sample * totals[k] + need[k]
-                n, end = seen[k], len(events)
-                while n < end and events[n][0] < count:
-                    n += 1
-                seen[k] = n
-                if n == end:
-                    if count:
-                        return fired > before
-                elif events[n][1] > clock:
+                count, n = sample * totals[k] + need[k], seen[k]
+                while True:
+                    end = len(events)
+                    while n < end and events[n][0] < count:
+                        n += 1
+                    seen[k] = n
+                    if n < end or not count:
+                        break
+                    yield
+                if n < end and events[n][1] > clock:
                     clock = events[n][1]
             for events, capacity, k in rooms:  # has its result room
-                if (count := total - capacity) <= 0:
-                    continue
-                n, end = seen[k], len(events)
-                while n < end and events[n][0] < count:
-                    n += 1
-                seen[k] = n
-                if n == end:
-                    return fired > before
-                if events[n][1] > clock:
-                    clock = events[n][1]
-            self.clock = clock = clock + self.cost[row]
-            for events, k in taken:
-                events.append((sample * totals[k] + frees[row][k], clock))
-            for events in given:
-                events.append((total, clock + self.latency))
+                if (count := total - capacity) > 0:
+                    n = seen[k]
+                    while True:
+                        end = len(events)
+                        while n < end and events[n][0] < count:
+                            n += 1
+                        seen[k] = n
+                        if n < end:
+                            break
+                        yield
+                    if events[n][1] > clock:
+                        clock = events[n][1]
+            clock += cost[row]
+            for append, k in taken:
+                append((sample * totals[k] + frees[row][k], clock))
+            for append in given:
+                append((total, clock + latency))
             self.fired = fired + 1
-        return self.fired > before
 
     def _time_of(self, k: int, events: list[tuple[int, int]], count: int) -> int | None:
         """When `count` integers are first reached in the events of source or result k; None if not known yet."""
@@ -186,13 +188,32 @@ def schedule(network: Network, folding: Folding, depths: Mapping[str, int], beat
 
 
 def _run_actors(actors: list[_Actor], samples: int, depths: Mapping[str, int]) -> None:
-    """Fires all of them until every one has worked through `samples`. Raises Deadlock where none can go on."""
-    waiting = list(actors)
-    while waiting:
-        moved = [actor.advance(samples) for actor in waiting]
-        waiting = [actor for actor in waiting if actor.fired < len(actor.cost) * samples]
-        if waiting and not any(moved):
-            raise _deadlock(waiting, depths)
+    """Fires all of them until every one has worked through `samples`. Raises Deadlock where none can go on.
+
+    An actor that cannot go on is looked at again once one that it shares a wire with has fired: nothing else changes
+    what it waits for.
+    """
+    ends: dict[str, list[int]] = {}
+    for k, actor in enumerate(actors):
+        for link in (*actor.sources, *actor.results):
+            ends.setdefault(link.name, []).append(k)
+    neighbours = [
+        [other for link in (*actor.sources, *actor.results) for other in ends[link.name] if other != k]
+        for k, actor in enumerate(actors)
+    ]
+    works = [actor.work(samples) for actor in actors]
+    stale = [True] * len(actors)
+    while any(stale):
+        for k, actor in enumerate(actors):
+            if stale[k]:
+                stale[k], before = False, actor.fired
+                next(works[k], None)
+                if actor.fired > before:
+                    for other in neighbours[k]:
+                        stale[other] = True
+    waiting = [actor for actor in actors if actor.fired < len(actor.cost) * samples]
+    if waiting:
+        raise _deadlock(waiting, depths)
 
 
 def _completion_times(link: _Link, total: int) -> list[int]:
