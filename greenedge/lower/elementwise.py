@@ -103,8 +103,8 @@ def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
     p, r = (_take_parts(ratio, part) for part in ("numerator", "denominator"))
     r = np.asarray(sign * r, dtype=object)
     name, edges = walk.builder.unique(node), (a.edge, b.edge)
-    op = Add(name, edges, name, (p.item(), r.item())) if ratio.size == 1 else _make_channel_add(name, edges, p, r)
     try:
+        op = Add(name, edges, name, (p.item(), r.item())) if ratio.size == 1 else _make_channel_add(name, edges, p, r)
         edge = walk.builder.emit_sum(op, a, b)
     except Refused as refusal:
         if refusal.kind is not ReasonKind.TOO_WIDE:

@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from greenedge.errors import UnsupportedError
 from greenedge.frontends.input_type import parse_input_type
 from greenedge.graph import ChannelAdd, run_graph, verify_graph
 from greenedge.legalise import NARROW_SUMS, legalise_graph
@@ -126,3 +127,23 @@ def test_one_ratio_stays_one_sum(tmp_path):
     path = write_sums(tmp_path / "sums.onnx", scales, [[0.0] * 3] * 2, 4, (1.25, 4, 0))
     graph = lower_file(path, {None: parse_input_type("uint4:1")}).graph
     assert not any(isinstance(op, ChannelAdd) for op in graph.ops)
+
+
+def test_a_ratio_that_no_accumulator_holds(tmp_path):
+    """An accumulator, whose unit is a product of two scales, and a branch of 24 bits: quantised, they lower."""
+    from greenedge.lower.output_quantiser import quantise_outputs
+
+    rng = np.random.default_rng(5)
+    m = Model((1, 6)).quant(0.05, 4, signed=0)
+    start, steps = m.tensor, rng.uniform(0.1, 0.3, (1, 5)).astype(np.float32)
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * 0.25, 0.25)).quant(0.0371, 4)
+    branch = m.tensor
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * steps, steps), source=start)
+    path = m.node("Add", branch, name="sum").quant(0.1, 4).save(tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match="greenedge requantise MODEL.onnx --inputs X.npy -o OUT.onnx") as caught:
+        lower_file(path)
+    (reason,) = caught.value.reasons
+    assert reason.node == "sum" and reason.value.startswith("a ratio of scales whose numbers reach ")
+    target, x = tmp_path / "q.onnx", rng.uniform(0, 0.7, (50, 6)).astype(np.float32)
+    (added,) = quantise_outputs(path, target, lambda lowered: {"x": x}, keep_outputs=True)
+    assert added.bits == 8 and lower_file(target).graph.outputs
