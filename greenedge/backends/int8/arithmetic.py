@@ -126,12 +126,11 @@ def _reference_conv_round(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
     """MultiplyByQuantizedMultiplier with two roundings: a doubling high product (halves up), a shift (halves away)."""
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     x = ((acc << left) + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
-    product = x * multiplier
-    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    high = np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))
-    mask = (np.int64(1) << right) - 1
-    remainder, half = high & mask, (mask >> 1) + (high < 0)
-    return (high >> right) + (remainder > half)
+    # The nudge and the truncation of the kernel are, for either sign, half added and the bits below dropped.
+    high = (x * multiplier + (1 << 30)) >> 31
+    half, toward_zero = (np.int64(1) << right) >> 1, -np.minimum(right, 1)
+    rounded: Ints = (high + half + ((high >> 63) & toward_zero)) >> right
+    return rounded
 
 
 def _xnnpack_add_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:

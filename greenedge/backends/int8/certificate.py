@@ -10,7 +10,7 @@ accumulators counted exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -132,17 +132,20 @@ def emulate_levels(problem: Problem, kernels: str, x: Ints, scale: Float32s, con
     return value - problem.zero_point + problem.zero_level
 
 
-def wrong_points(problem: Problem, scales: Float32s, constants: Ints) -> dict[str, Ints]:
-    """For candidates (R, N): at how many critical points each kernel set differs; a candidate that could leave int32
-    differs at all of them."""
+def wrong_points(
+    problem: Problem, scales: Float32s, constants: Ints, sets: Sequence[str] | None = None
+) -> dict[str, Ints]:
+    """For candidates (R, N): at how many critical points each kernel set (of `sets`, or all) differs; a candidate that
+    could leave int32 differs at all of them."""
     points, levels = critical_points(problem)
     rows, candidates = scales.shape
-    counts = {kernels: np.empty((rows, candidates), np.int64) for kernels in problem.kernels}
+    sets = problem.kernels if sets is None else sets
+    counts = {kernels: np.empty((rows, candidates), np.int64) for kernels in sets}
     step = max(1, _BLOCK // (candidates * points.shape[1]))
     for begin in range(0, rows, step):
         part = slice(begin, begin + step)
         some = problem.rows(np.arange(rows)[part])
-        for kernels in problem.kernels:
+        for kernels in sets:
             got = emulate_levels(some, kernels, points[part, None, :], scales[part, :, None], constants[part, :, None])
             counts[kernels][part] = (got != levels[part, None, :]).sum(axis=2)
     unsafe = ~_within_int32(problem, scales, constants)

@@ -270,18 +270,25 @@ def _interval(problem: Problem, b: Ints, early: Floats | float, nominal: Floats)
 def _wide(problem: Problem, constants: Ints, lows: Floats, highs: Floats) -> tuple[Float32s, Ints, Ints]:
     """Several places in several intervals, judged by the emulations: scale, constant, (kernel sets, R) wrong points."""
     ratio = np.minimum(highs / lows, _ROOM**2)
-    places = np.concatenate([lows * ratio**f for f in _FRACTIONS], axis=1)
-    scales = _as_weight_scale(problem, places)
+    scales = _as_weight_scale(problem, np.concatenate([lows * ratio**f for f in _FRACTIONS], axis=1))
     middle = scales[:, : lows.shape[1]]
     near = [(middle.view(np.int32) + n).astype(np.int32).view(np.float32) for n in _NEIGHBOURS]
     scales = np.concatenate([scales, *near], axis=1)
     b = np.tile(constants, (1, len(_FRACTIONS) + len(_NEIGHBOURS)))
-    counts = wrong_points(problem, scales, b)
-    wrong = np.stack([counts[kernels] for kernels in problem.kernels])
-    others = wrong[1:].sum(axis=0)
-    best = np.argmin(wrong[0] * (others.max(initial=0) + 1) + others, axis=1)
-    row = np.arange(len(best))
-    return scales[row, best], b[row, best], wrong[:, row, best]
+    first, *rest = problem.kernels
+    wrong = wrong_points(problem, scales, b, [first])[first]
+    # The other kernel sets only decide between candidates that are as good for the first one: no more are tried.
+    least = wrong == wrong.min(axis=1, keepdims=True)
+    count = least.sum(axis=1)
+    places = np.argsort(~least, axis=1, kind="stable")[:, : count.max()]
+    places = np.where(np.arange(count.max()) < count[:, None], places, places[:, :1])
+    row = np.arange(len(places))
+    at = row[:, None], places
+    scales, b, wrong = scales[at], b[at], wrong[at]
+    some = wrong_points(problem, scales, b, rest)
+    others = [some[kernels] for kernels in rest]
+    best = np.argmin(sum(others, np.zeros_like(places)), axis=1)
+    return scales[row, best], b[row, best], np.stack([part[row, best] for part in (wrong, *others)])
 
 
 def _fewest(problem: Problem, scale: Float32s, constant: Ints) -> tuple[Float32s, Ints]:
