@@ -29,7 +29,7 @@ def measure(code: str, words: list[str], tree: Path, bytecode: Path) -> tuple[fl
     variables = {name: value for name, value in os.environ.items() if name not in hidden}
     variables |= {"PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(bytecode)}
     before = os.times()
-    done = subprocess.run([sys.executable, "-c", code, *words], env=variables, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code, *words], env=variables, capture_output=True, text=True)
     after = os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return used, done.stdout

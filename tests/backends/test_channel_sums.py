@@ -64,7 +64,6 @@ def build(backend, target, path, folder, rng, until=None):
         pytest.param("c99", "cortex-m4", 4, True, None),
         pytest.param("c99", "cortex-m4", 8, False, None, marks=pytest.mark.slow),
         pytest.param("finn", "ulx3s-85f", 4, True, 3, marks=[*VERILATOR, pytest.mark.slow]),
-        pytest.param("finn", "ulx3s-85f", 8, False, 3, marks=[*VERILATOR, pytest.mark.slow]),
         pytest.param("da4ml", "ulx3s-85f", 3, False, 4, marks=[*VERILATOR, pytest.mark.slow]),
         pytest.param("hls4ml", "pynq-z1", 4, True, None, marks=[pytest.mark.tool("g++"), pytest.mark.slow]),
     ],
