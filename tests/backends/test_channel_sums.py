@@ -61,7 +61,7 @@ def build(backend, target, path, folder, rng, until=None):
 @pytest.mark.parametrize(
     "backend, target, bits, image, until",
     [
-        pytest.param("c99", "cortex-m4", 4, True, None),
+        pytest.param("c99", "cortex-m4", 4, True, None, marks=pytest.mark.slow),
         pytest.param("c99", "cortex-m4", 8, False, None, marks=pytest.mark.slow),
         pytest.param("finn", "ulx3s-85f", 4, True, 3, marks=[*VERILATOR, pytest.mark.slow]),
         pytest.param("da4ml", "ulx3s-85f", 3, False, 4, marks=[*VERILATOR, pytest.mark.slow]),
@@ -113,6 +113,19 @@ def test_every_kernel_set(rng, runtime, kernels, largest, axis, shape):
     differing = sum(int(layer.solution.verdicts[kernels].differing.sum()) for layer in layers)
     assert len(np.unique(want)) > 50 and (kernels == "reference" or not differing)
     assert differing or np.array_equal(got, want)
+
+
+def test_c99_takes_factors_along_any_axis(rng, tmp_path):
+    """Along the middle one the channels come again for every plane."""
+    module, target, sketch = load_backend("c99"), load_target("cortex-m4"), Sketch(rng, (2, 6, 3), "s4")
+    factors = rng.integers(1, 90, (2, 6)) * np.array([[1], [-1]])
+    total = sketch.channel_add("x", sketch.input("y", (2, 6, 3), "u4"), factors, 1)
+    graph = sketch.graph(sketch.step(total, "s8", axis=1))
+    assert module.check(graph, target, {}) == []
+    execute(module.plan(graph, target, {}), tmp_path / "build")
+    feeds = sketch.values(graph, 100)
+    (got,), (want,) = module.simulate(tmp_path / "build", feeds).values(), run_graph(graph, feeds).values()
+    assert len(np.unique(want)) > 20 and np.array_equal(got, want)
 
 
 @pytest.mark.parametrize("outputs", ["sum", "both"])
