@@ -24,6 +24,7 @@ from greenedge.legalise.narrow_sums import (
     SHORT,
     Cuts,
     approximate_ratio,
+    find_reach,
     fit_steps,
     span_levels,
     sum_edge,
@@ -111,9 +112,10 @@ def _narrow(graph: Graph, add: ChannelAdd, readers: Sequence[tuple[Requantise, S
     lows, highs = (freeze([getattr(edge, end) for edge in ends]) for end in ("lo", "hi"))
     edge = dataclasses.replace(ends[0], lo=int(lows.min()), hi=int(highs.max()))
     changed: dict[str, Op] = {add.output: new}
-    for k, (op, _) in enumerate(readers):
+    for k, (op, form) in enumerate(readers):
         below, above = _stack([one.bounds[k] for one in channels])
-        changed[op.output] = fit_steps(op, spans[k], lows, highs, below, above)
+        reach = find_reach(op, form, lows, highs, below, above)
+        changed[op.output] = fit_steps(op, spans[k], *reach, below, above)
     ops = tuple(changed.get(op.output, op) for op in graph.ops)
     return dataclasses.replace(graph, ops=ops, edges=graph.edges | {add.output: edge})
 

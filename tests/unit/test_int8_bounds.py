@@ -46,6 +46,16 @@ def test_both_ends_of_the_reachable_range_are_counted(thresholds, constant, diff
     assert counted.tolist() == [int((wanted != got).sum())] and largest.tolist() == [int(np.abs(wanted - got).max())]
 
 
+@pytest.mark.parametrize("bounds, constant", [((0, 3), -2), ((-128, 3), -2), ((-128, 127), -6), ((0, 127), 3)])
+def test_what_no_clamp_holds_within_the_levels_is_counted(bounds, constant):
+    """Accumulators 0 … 3 with levels 0 0 2 3."""
+    some = dataclasses.replace(problem([2, 2, 3], 0, 3), bounds=bounds)
+    wanted, got = np.array([0, 0, 2, 3]), np.clip(np.arange(4) + constant, *bounds)
+    expected = int((wanted != got).sum()), int(np.abs(wanted - got).max())
+    verdict = judge(some, ONE, np.array([constant]))["xnnpack"]
+    assert (verdict.differing.tolist(), verdict.largest.tolist()) == ([expected[0]], [expected[1]])
+
+
 @pytest.mark.parametrize("side", [1, -1])
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_an_accumulator_of_31_bits_fits_and_one_more_does_not(side, beyond):

@@ -176,24 +176,29 @@ def judge(problem: Problem, scale: Float32s, constant: Ints) -> dict[str, Verdic
 
 
 def count_differing(problem: Problem, kernels: str, scale: Float32s, constant: Ints) -> tuple[Ints, Ints]:
-    """Per channel: the number of reachable accumulators with another level, and the largest difference in levels."""
-    wanted, got = problem.reachable_thresholds, _emulate_thresholds(problem, kernels, scale, constant)
+    """Per channel: the number of reachable accumulators with another level, and the largest difference in levels. What
+    lies below the first level or above the last one counts too: not every operator clamps there."""
+    ends = np.stack([problem.x_lo, problem.x_hi], axis=1)
+    wanted = np.concatenate([ends[:, :1], problem.reachable_thresholds, ends[:, 1:] + 1], axis=1)
+    got = _emulate_thresholds(problem, kernels, wanted, scale, constant)
+    at_ends = emulate_levels(problem, kernels, ends, scale[:, None], constant[:, None])
+    outside = np.maximum(problem.lo - at_ends, at_ends - problem.lo - problem.thresholds.shape[1])
     differing = np.zeros(len(scale), np.int64)
     largest = np.zeros(len(scale), np.int64)
     for row, (a, b) in enumerate(zip(wanted, got, strict=True)):
         edges = np.unique(np.concatenate([a, b]))
         apart = np.abs(np.searchsorted(a, edges[:-1], side="right") - np.searchsorted(b, edges[:-1], side="right"))
         differing[row] = (np.diff(edges) * (apart > 0)).sum()
-        largest[row] = apart.max(initial=0)
+        largest[row] = max(apart.max(initial=0), outside[row].max())
     return differing, largest
 
 
-def _emulate_thresholds(problem: Problem, kernels: str, scale: Float32s, constant: Ints) -> Ints:
-    """(R, L): the smallest accumulator in x_lo … x_hi + 1 at which the emulated level reaches lo + 1, lo + 2, …"""
-    levels = problem.lo + 1 + np.arange(problem.thresholds.shape[1])
-    low = np.broadcast_to(problem.x_lo[:, None], problem.thresholds.shape).copy()
-    high = np.broadcast_to(problem.x_hi[:, None] + 1, problem.thresholds.shape).copy()
-    wanted = problem.reachable_thresholds
+def _emulate_thresholds(problem: Problem, kernels: str, wanted: Ints, scale: Float32s, constant: Ints) -> Ints:
+    """(R, L + 2): the smallest accumulator in x_lo … x_hi + 1 at which the emulated level reaches lo, lo + 1, … and one
+    more than the last level; they lie near `wanted` as a rule."""
+    levels = problem.lo + np.arange(wanted.shape[1])
+    low = np.broadcast_to(problem.x_lo[:, None], wanted.shape).copy()
+    high = np.broadcast_to(problem.x_hi[:, None] + 1, wanted.shape).copy()
     attempt = 0
     while np.any(low < high):
         # The runtime's steps lie near the graph's as a rule: look there first, then halve what is left.
