@@ -9,7 +9,15 @@ import pytest
 
 from greenedge.backends.decoder.engine import describe
 from greenedge.backends.decoder.memories import pack, write_memories
-from greenedge.backends.decoder.simulate import Story, Trace, compare, execute_story, simulate_stories
+from greenedge.backends.decoder.simulate import (
+    Story,
+    Trace,
+    compare,
+    compile_engine,
+    execute_story,
+    run_stories,
+    simulate_stories,
+)
 from greenedge.decoder.record import Decoder
 from greenedge.decoder.sampling import Sampling
 from greenedge.errors import GreenedgeError, VerificationError
@@ -38,6 +46,17 @@ def test_the_rtl_tells_the_same_stories(decoder):
     positions = [len(story.prompt) + story.length - 1 for story in _STORIES]
     assert compared == [places * 2 * 16 + story.length * 25 for places, story in zip(positions, _STORIES, strict=True)]
     assert len(set(found[0].tokens)) > 5  # drawn, not stuck
+
+
+@pytest.mark.tool("verilator")
+@pytest.mark.tool("g++")
+def test_the_engine_may_wake_up_with_anything(decoder):
+    """Whatever registers and memories hold before the reset; the weights of the head lie beside what is written."""
+    engine, story = describe(decoder, _LANES), _STORIES[0]
+    model, expected = compile_engine(engine), execute_story(decoder, story)
+    for seed in range(1, 41):
+        found, _ = run_stories(model, decoder, engine, [story], write_memories(decoder, engine), seed)
+        assert compare(expected, found[0]) > 1000, seed
 
 
 @pytest.mark.tool("verilator")

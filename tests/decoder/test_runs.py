@@ -26,6 +26,7 @@ from greenedge.run.manifest import load_manifest
 from tests.decoder.mock_board import serve
 from tests.decoder.models import random_decoder
 from tests.decoder.test_verbs import call
+from tests.decoder.unplaced import without_placement
 
 pytestmark = pytest.mark.tool("g++")
 # as in tests/backends/test_decoder_board.py, so that the simulator is compiled once
@@ -258,19 +259,8 @@ def test_without_a_tokenizer_it_is_built_and_does_not_chat(tmp_path):
 
 @pytest.fixture(scope="module")
 def board_run(model) -> Path:
-    """A run for a board whose back end neither synthesises nor places: its RTL and its virtual board are compared."""
-
-    def plan(decoder, tokenizer, target, options):
-        whole = fpga.plan(decoder, tokenizer, target, options)
-        commands = tuple(command for command in whole.commands if command.generates)
-        return dataclasses.replace(whole, commands=commands, products=("board.json",))
-
-    stages = tuple(stage for stage in fpga.BACKEND.stages if stage.name != "netlist")
-    partial = dataclasses.replace(
-        fpga.BACKEND, plan=plan, stages=stages, read_back=lambda *_: (), report=lambda folder: {}
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fpga, "BACKEND", partial)
+    """A run for a board that is neither synthesised nor placed: its RTL and its virtual board are compared."""
+    with without_placement():
         code, told = call("build", model, "--target", "ulx3s-85f", *_BOARD, "-o", model.parent / "board")
         assert code == 0, told
         yield model.parent / "board"

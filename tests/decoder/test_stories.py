@@ -15,6 +15,8 @@ from greenedge.decoder.tokenizer import read_tokenizer, write_tokenizer
 from greenedge.errors import GreenedgeError
 from greenedge.frontends.llama2c import read_llama2c, write_llama2c
 from tests.decoder.float_models import llama2c_file, random_model
+from tests.decoder.test_verbs import call
+from tests.decoder.unplaced import without_placement
 
 SHORT = "--steps 120 --stories 400 --dim 32 --hidden 64 --layers 2 --heads 4 --kv-heads 2 --vocabulary 400 --context 48"
 
@@ -62,6 +64,7 @@ def test_the_same_seed_trains_the_same_model(rng):
 
 
 @pytest.mark.slow
+@pytest.mark.tool("verilator")
 def test_the_recipe_trains_a_model_that_knows_its_stories(repo, tmp_path, grammar):
     import torch
 
@@ -78,3 +81,22 @@ def test_the_recipe_trains_a_model_that_knows_its_stories(repo, tmp_path, gramma
     unseen = [tokenizer.encode(grammar.write_story(number))[:30] for number in range(9000, 9020)]
     bits = score_floats(FloatNetwork(model).run, torch.tensor([story for story in unseen if len(story) == 30])).mean()
     assert bits < 5 < np.log2(400) - 3
+    _check_chain(tmp_path)
+
+
+def _check_chain(folder):
+    """From the recipe's model to a program and to a board: one story by numpy, by the program, through the pins."""
+    words = ("--tokenizer", folder / "tok.bin", "--data-free", "--context", 24, "-o", folder / "stories.npz")
+    code, told = call("quantise", folder / "model.bin", *words)
+    assert code == 0 and "bits per token" in told, told
+    wish = ("--prompt", "One day", "--seed", 3, "--temperature", 0.8, "--tokens", 12)
+    code, story = call("chat", folder / "stories.npz", *wish)
+    text = story.splitlines()[0]
+    assert code == 0 and text.startswith("One day") and len(text) > 20
+    board = ("--target", "ulx3s-85f", "--set", "build.lanes=16")
+    with without_placement():
+        for name, how, line in (("program", ("--target", "linux-x86"), ()), ("board", board, ("--virtual",))):
+            code, told = call("build", folder / "stories.npz", *how, "-o", folder / name)
+            assert code == 0, told
+            code, told = call("chat", folder / name, *line, *wish)
+            assert code == 0 and told.splitlines()[0] == text, (name, told)

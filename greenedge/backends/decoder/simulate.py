@@ -165,9 +165,10 @@ def simulate_netlist(
 
 
 def run_stories(
-    model: Path, decoder: Decoder, engine: Engine, stories: Sequence[Story], memories: dict[str, bytes]
+    model: Path, decoder: Decoder, engine: Engine, stories: Sequence[Story], memories: dict[str, bytes], seed: int = 1
 ) -> tuple[list[Trace], str]:
-    """The stories on a compiled model of `write_top`, which finds `memories` where it runs; and what it said."""
+    """The stories on a compiled model of `write_top`, which finds `memories` where it runs; and what it said. `seed` is
+    of what registers and memories hold before the reset."""
     requests = [line for story in stories for line in _list_requests(decoder, story)]
     with scratch_folder("decoder") as scratch:
         folder = Path(scratch)
@@ -175,7 +176,7 @@ def run_stories(
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         (folder / "requests.txt").write_text("\n".join(requests) + "\n")
-        said = _run(model, folder, engine)
+        said = _run(model, folder, engine, seed)
         words = np.fromfile(folder / "results.bin", "<i4").astype(np.int64)
     return _split(engine, stories, words), said
 
@@ -189,11 +190,11 @@ def _list_requests(decoder: Decoder, story: Story) -> Iterator[str]:
         state = advance(state) if drawn else state
 
 
-def _run(model: Path, folder: Path, engine: Engine) -> str:
+def _run(model: Path, folder: Path, engine: Engine, seed: int) -> str:
     sizes = [str(number) for number in (engine.dim, engine.layers, engine.vocabulary)]
     try:
         done = subprocess.run(
-            [str(model), "requests.txt", "results.bin", *sizes],
+            [str(model), "requests.txt", "results.bin", *sizes, f"+verilator+seed+{seed}"],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -351,7 +351,7 @@ module ge_decoder
         .LANES(LANES), .HEAD_DIM(HEAD_DIM), .HEADS(HEADS), .WEIGHT_BITS(WEIGHT_BITS), .WEIGHT_ROWS(WEIGHT_ROWS),
         .CACHE_ROWS(CACHE_ROWS), .SLOTS(SLOTS), .E_SLOTS(E_SLOTS), .PE(PE), .ACC_BITS(ACC_BITS), .PREFIX(PREFIX)
     ) lanes (
-        .clk, .weight_address, .cache_address, .slot, .e_slot, .query_head, .use_cache, .use_query, .use_e, .tail,
+        .clk, .rst, .weight_address, .cache_address, .slot, .e_slot, .query_head, .use_cache, .use_query, .use_e, .tail,
         .last_lane(LW'(t)), .first(tags[SUM-1].first || tags[SUM-1].kind == SCORE), .scores, .sum,
         .write_several, .write_one, .write_lane, .write_slot, .write_values,
         .e_write, .e_write_lane(e_lane), .e_write_slot, .e_values,

@@ -27,6 +27,7 @@ module ge_decoder_lanes #(
     localparam int unsigned LW = $clog2(LANES)
 ) (
     input  logic                       clk,
+    input  logic                       rst,
     input  logic [WW-1:0]              weight_address,
     input  logic [CW-1:0]              cache_address,
     input  logic [AW-1:0]              slot,
@@ -65,17 +66,18 @@ module ge_decoder_lanes #(
     ge_decoder_rom #(.DEPTH(WEIGHT_ROWS), .WIDTH(LANES*WEIGHT_BITS), .BANK(2048), .FILE({PREFIX, "weights"})) weight_memory (
         .clk, .address(weight_address), .word(weights));
 
-    // Written words are read many cycles later: the sequencer waits for what is on its way.
+    // Written words are read many cycles later: the sequencer waits for what is on its way. The head, which nothing writes
+    // again, lies here too: no register may write before the reset, whatever it wakes up with.
     (* ram_style = "block", no_rw_check *) logic [LANES*8-1:0] cache [CACHE_ROWS];
     initial $readmemh({PREFIX, "cache"}, cache);
     logic [LANES*8-1:0] cache_read, cached, cache_data;
-    logic [LANES-1:0]   cache_enable;
+    logic [LANES-1:0]   cache_enable = '0;
     logic [CW-1:0]      cache_row;
     always_ff @(posedge clk) begin
         cache_read <= cache[cache_address];
         cached     <= cache_read;
         for (int g = 0; g < LANES; g++) begin
-            cache_enable[g] <= (key_write && pair_lane[LW-1:1] == (LW-1)'(g/2)) || (value_write && pair_lane == LW'(g));
+            cache_enable[g] <= !rst && ((key_write && pair_lane[LW-1:1] == (LW-1)'(g/2)) || (value_write && pair_lane == LW'(g)));
             cache_data[8*g +: 8] <= value_write || g%2 == 0 ? pair[7:0] : pair[15:8];
             if (cache_enable[g]) cache[cache_row][8*g +: 8] <= cache_data[8*g +: 8];
         end
