@@ -23,7 +23,7 @@ from greenedge.backends.finn import build_dir
 from greenedge.backends.finn.amd import REQUEST
 from greenedge.backends.finn.design import describe_damage, read_design
 from greenedge.backends.finn.rom_read import Bit, RomReader, list_drivers
-from greenedge.backends.finn.stitch import Stitched, rtl_files, stitch
+from greenedge.backends.finn.stitch import Stitched, build_files, stitch
 from greenedge.backends.finn.topfile import Instance
 from greenedge.backends.finn.units import FOLDER
 from greenedge.errors import GreenedgeError
@@ -42,7 +42,7 @@ def read_back(graph: Graph, folder: Path, progress: ProgressFn = no_progress) ->
     network, folding = read_design(graph, folder)
     try:
         stitched = stitch(network, folding)
-        files = rtl_files(network.name, stitched)
+        files = build_files(graph, network.name, stitched)
     except (KeyError, ValueError, AssertionError) as error:
         raise describe_damage(folder, error) from None
     if (folder / REQUEST).is_file():  # units packed for AMD: their memories are the tool's

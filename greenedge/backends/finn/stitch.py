@@ -25,12 +25,12 @@ from greenedge.backends.finn.design import read_design
 from greenedge.backends.finn.dialect.layer import Fold, Layer, Wire
 from greenedge.backends.finn.dialect.ops import Network
 from greenedge.backends.finn.folding import conversions, through_pins
-from greenedge.backends.finn.named_streams import NAME, SOURCES, name_streams, write_top
+from greenedge.backends.finn.named_streams import NAME, SOURCES, NamedStreams, name_streams, write_top
 from greenedge.backends.finn.topfile import Instance, top
 from greenedge.backends.finn.units import FOLDER, Unit, memory_file, unit_of
 from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
-from greenedge.graph import load_graph
+from greenedge.graph import Graph, load_graph
 from greenedge.hdl import RTL
 from greenedge.hdl.axi_stream import Stream, layout_of
 from greenedge.hdl.axi_stream.core import TOP
@@ -162,13 +162,27 @@ def stitch(network: Network, folding: Mapping[str, Fold]) -> Stitched:
 
 
 def rtl_files(name: str, stitched: Stitched) -> dict[str, bytes]:
-    """{file below rtl/: content}: the units that are used, their memories, and the top."""
+    """{file below rtl/: content} of the core: the units that are used, their memories, and the top."""
     files = {source: source_of(source).read_bytes() for source in stitched.sources}
     for instance in stitched.instances:
         if instance.unit:
             files |= {file: memory_file(*content) for file, content in instance.unit.memories().items()}
     files[f"{TOP}.sv"] = top(name, stitched.instances, stitched.streams[0], stitched.streams[-1]).encode()
     return files
+
+
+def build_files(graph: Graph, name: str, stitched: Stitched) -> dict[str, bytes]:
+    """The same of a whole build: of several inputs or outputs there is a top with a stream for each too."""
+    files = rtl_files(name, stitched)
+    if (named := name_ends(graph, stitched)) is not None:
+        files |= {source: source_of(source).read_bytes() for source in SOURCES}
+        files[f"{NAME}.sv"] = write_top(named).encode()
+    return files
+
+
+def name_ends(graph: Graph, stitched: Stitched) -> NamedStreams | None:
+    """The streams of top_streams; None for one input and one output."""
+    return name_streams(graph, stitched.streams[0], stitched.streams[-1])
 
 
 def about(network: Network, stitched: Stitched, core: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -192,18 +206,13 @@ def main() -> int:
         core: dict[str, bytes] = {}
         if (here / amd.REQUEST).is_file():
             stitched, core = amd.pack_units(stitched, json.loads((here / amd.REQUEST).read_text()))
-        files = rtl_files(network.name, stitched) | core
-        named = name_streams(graph, stitched.streams[0], stitched.streams[-1])
-        if named is not None:
-            files |= {source: source_of(source).read_bytes() for source in SOURCES}
-            files[f"{NAME}.sv"] = write_top(named).encode()
-        for name, content in files.items():
+        for name, content in (build_files(graph, network.name, stitched) | core).items():
             with atomic_write(here / FOLDER / name) as path:
                 path.write_bytes(content)
         with atomic_write(here / "streams.json") as path:
-            path.write_text(
-                json.dumps(about(network, stitched, tuple(core)) | (named.plain() if named else {}), indent=1) + "\n"
-            )
+            named = name_ends(graph, stitched)
+            streams = about(network, stitched, tuple(core)) | (named.plain() if named is not None else {})
+            path.write_text(json.dumps(streams, indent=1) + "\n")
     except (GreenedgeError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}")
         return 1
