@@ -9,6 +9,7 @@ import pytest
 
 from greenedge.backends import load_backend
 from greenedge.backends.int8.onnxruntime.emit import write_file as write_onnx
+from greenedge.backends.int8.tflite.elementwise import split_weights
 from greenedge.backends.int8.tflite.emit import write_file as write_tflite
 from greenedge.graph import run_graph
 from greenedge.legalise import legalise_graph
@@ -165,3 +166,12 @@ def test_finn_refuses_factors_that_are_too_long(rng):
     total = sketch.channel_add("x", sketch.input("y", (4,), "u4"), np.array([[1 << 25, 3, 5, 7], [1, 2, 3, 4]]))
     reasons = module.check(sketch.graph(sketch.step(total, "u4", axis=0)), load_target("ulx3s-85f"), {})
     assert any(r.value == "factors of 27 bits for each channel" for r in reasons), reasons
+
+
+def test_weights_beyond_int8_are_a_sum_of_some_that_it_holds(rng):
+    for largest in (1, 127, 128, 1000):
+        weights = rng.integers(-largest, largest + 1, 9)
+        weights[0] = -largest
+        parts = split_weights(weights)
+        assert np.array_equal(parts.sum(axis=0), weights) and np.abs(parts).max() <= 127
+        assert len(parts) == -(-largest // 127)
