@@ -3,7 +3,6 @@ all."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -29,6 +28,7 @@ from greenedge.run.manifest import (
     require_whole,
     staging_dir,
 )
+from greenedge.run.plan_view import show_plan
 from greenedge.run.stages import describe_size, write_report
 from greenedge.tools.run import execute
 from greenedge.verify.decoder import verify_decoder
@@ -135,14 +135,4 @@ def outline_decoder(job: DecoderJob) -> dict[str, Any]:
     assert job.target is not None, "a job with a back end has a target"
     plan = make_plan(backend, decoder, tokenizer, job.target, job.options, job.source.name)
     told = backend.outline(decoder, plan, job.target, job.options)
-    return {
-        "model": job.source.name,
-        "target": job.target.name,
-        "backend": backend.name,
-        "plan": plan.digest(),
-        "columns": list(told.columns),
-        "layers": [list(row) for row in told.rows],
-        "estimated": dict(told.estimated),
-        "bytes": {name: len(content) for name, content in plan.files.items()},
-        "commands": [shlex.join(command.argv) for command in plan.commands],
-    }
+    return show_plan(job.source.name, job.target.name, backend.name, told, plan)

@@ -39,11 +39,16 @@ def outline(job: Job) -> dict[str, Any]:
     job, plan = make_plan(job)
     assert job.target is not None and job.backend is not None
     told: Outline = load_backend(job.backend).outline(plan, job.target)
+    shown = show_plan(job.source.name, job.target.name, job.backend, told, plan)
+    return {**shown, **({"reason": job.reason} if job.reason else {})}
+
+
+def show_plan(model: str, target: str, backend: str, told: Outline, plan: Plan) -> dict[str, Any]:
+    """The fields of `outline` that every kind of plan has."""
     return {
-        "model": job.source.name,
-        "target": job.target.name,
-        "backend": job.backend,
-        **({"reason": job.reason} if job.reason else {}),
+        "model": model,
+        "target": target,
+        "backend": backend,
         "plan": plan.digest(),
         "columns": list(told.columns),
         "layers": [list(row) for row in told.rows],
