@@ -8,13 +8,14 @@ Level k is reached from threshold T_k on, so (m, b, s) is right iff for every re
 
 At the ends of the reachable range the conditions are one-sided. For given s and m the b that satisfy all of them are
 the integers of one interval [B(m), C(m)], B = max(k*P - m*X) over "reach", C = min(k*P - 1 - m*X) over "stay". C - B is
-concave in m, so its maximum over the integers is found by bisection on its slope; and doubling a solution for s gives
-one for s + 1, so the smallest s is found by bisection too. Everything runs over all channels at once, in integers.
+concave in m, so its maximum over the integers is found by bisection on its slope. It is P*g(m/P) - 1 with one g for all
+P, so the maximum for the largest s says where those for all smaller s lie; and doubling a solution for s gives one for
+s + 1, so the smallest s is found by bisection too. Everything runs over all channels at once, in integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,9 +82,8 @@ def fit_affine_between(below: Ints, above: Ints, lo: int) -> Affine | None:
 def find_affine_between(below: Ints, above: Ints, lo: int) -> NDArray[np.bool_]:
     """(C,) in which channels `fit_affine_between` finds a form."""
     conditions = _conditions_between(below, above, lo)
-    climb = _steepest_climb(conditions)
-    _, _, found = _solve(_keep_decisive(conditions), climb, np.full(len(below), MAX_SHIFT))
-    return found
+    slopes = _bound_slopes(conditions)
+    return _solve(_keep_decisive(conditions, slopes), slopes, np.full(len(below), MAX_SHIFT))[2]
 
 
 def _conditions_between(below: Ints, above: Ints, lo: int) -> _Conditions:
@@ -95,15 +95,16 @@ def _conditions_between(below: Ints, above: Ints, lo: int) -> _Conditions:
 def _fit(conditions: _Conditions) -> Affine | None:
     """The form with the smallest shift of each channel that meets the conditions."""
     channels = len(conditions.reach)
-    climb = _steepest_climb(conditions)
-    conditions = _keep_decisive(conditions)
-    m, b, found = _solve(conditions, climb, np.full(channels, MAX_SHIFT))
+    slopes = _bound_slopes(conditions)
+    conditions = _keep_decisive(conditions, slopes)
+    m, b, found = _solve(conditions, slopes, np.full(channels, MAX_SHIFT))
     if not found.all():
         return None
+    peak = m.copy()
     infeasible, s = np.full(channels, -1), np.full(channels, MAX_SHIFT)
     while (open_rows := np.flatnonzero(s - infeasible > 1)).size:
         middle = (s + infeasible)[open_rows] // 2
-        m_new, b_new, found = _solve(conditions.select(open_rows), [climb[row] for row in open_rows], middle)
+        m_new, b_new, found = _solve(conditions.select(open_rows), slopes.select(open_rows), middle, peak[open_rows])
         good = open_rows[found]
         m[good], b[good], s[good] = m_new[found], b_new[found], middle[found]
         infeasible[open_rows[~found]] = middle[~found]
@@ -131,96 +132,61 @@ def _conditions(thresholds: Ints, lo: int, hi: int, x_lo: Ints, x_hi: Ints) -> _
     )
 
 
-def _keep_decisive(conditions: _Conditions) -> _Conditions:
-    """The conditions without those that others imply, whatever m and P are.
-
-    B(m) is the largest of k*P - m*X and C(m) the least, so a point (X, k) on or below the line between two others
-    decides no B, one on or above it no C: the corners of the two hulls are left, a dozen of 256 steps on a line.
-    """
-    reach = _prune(conditions.reach_x, conditions.reach_k, conditions.reach, 1)
-    stay = _prune(conditions.stay_x, conditions.stay_k, conditions.stay, -1)
-    return _Conditions(*reach, *stay)
-
-
-def _prune(x: Array, k: Array, mask: NDArray[np.bool_], sign: int) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """(x, k, mask) without points on or below the line between neighbours, k counted times `sign`.
-
-    Every second point is tried in a round, so that its neighbours stay. What is left after two rounds almost in vain
-    may hold more than the corners.
-    """
-    rows = mask.any(axis=1)
-    if not rows.all() or mask.shape[1] < _FEW_CONDITIONS:
-        return x, k, mask
-    first = mask.argmax(axis=1)[:, None]  # a point that exists stands in for those that do not
-    x, k = (np.where(mask, part, np.take_along_axis(part, first, axis=1)) for part in (x, k))
-    if int(np.ptp(x, axis=1).max()) * max(int(np.ptp(k, axis=1).max()), 1) >= _SAFE:
-        return x, k, np.ones(x.shape, bool)
-    order = np.lexsort((sign * k, x), axis=1)
-    x, k = (np.take_along_axis(part, order, axis=1) for part in (x, k))
-    start, in_vain = 0, 0
-    while (count := x.shape[1]) >= _FEW_CONDITIONS and in_vain < 2:
-        start = 1 - start
-        end = start + (count - start - 1) // 2 * 2  # of the last neighbour that there is
-        a, j, c = slice(start, end, 2), slice(start + 1, end, 2), slice(start + 2, end + 1, 2)
-        rise, run = sign * (k[:, c] - k[:, a]), x[:, c] - x[:, a]
-        gone = np.zeros(x.shape, bool)
-        gone[:, j] = sign * (k[:, j] - k[:, a]) * run <= rise * (x[:, j] - x[:, a])
-        left = count - int(gone.sum(axis=1).min())
-        in_vain = in_vain + 1 if 20 * left > 19 * count else 0
-        if left == count:
-            continue
-        # what goes is put last, and the last point that stays takes its place
-        order = np.argsort(gone, axis=1, kind="stable")
-        kept = count - gone.sum(axis=1)
-        order = np.take_along_axis(order, np.minimum(np.arange(left)[None, :], kept[:, None] - 1), axis=1)
-        x, k = (np.take_along_axis(part, order, axis=1) for part in (x, k))
-    return x, k, np.ones(x.shape, bool)
-
-
-def _solve(conditions: _Conditions, climb: Sequence[_Climb], s: Ints) -> _Solution:
-    """(m, b, found) per channel for the given shifts; m and b are object arrays (Python integers)."""
-    channels = len(s)
-    m, b = np.zeros(channels, object), np.zeros(channels, object)
-    found = np.zeros(channels, bool)
-    bound = np.array([(one.rise << int(shift)) // one.run + 1 for one, shift in zip(climb, s, strict=True)], object)
-    safe = np.array([int(limit) * one.extent < _SAFE for limit, one in zip(bound, climb, strict=True)])
-    for rows, kind in ((np.flatnonzero(safe), np.int64), (np.flatnonzero(~safe), object)):
-        if rows.size:
-            part = conditions.select(rows) if kind is np.int64 else conditions.select(rows).as_objects()
-            m[rows], b[rows], found[rows] = _search(part, s[rows], bound[rows], kind)
-    return m, b, found
-
-
 @dataclass(frozen=True)
-class _Climb:
-    """A channel's line rises by less than rise * P over `run` steps; `extent`, at least 1, is the largest distance
-    between two x of its conditions."""
+class _Slopes:
+    """(C,) low_rise/low_run <= m/P <= rise/run for whatever m and P meet a channel's conditions; `extent`, at least 1,
+    is the largest distance between two x of them."""
 
-    rise: int
-    run: int
-    extent: int
+    low_rise: Ints
+    low_run: Ints
+    rise: Ints
+    run: Ints
+    extent: Ints
+
+    def select(self, rows: Ints) -> _Slopes:
+        """The bounds of some channels."""
+        return _Slopes(self.low_rise[rows], self.low_run[rows], self.rise[rows], self.run[rows], self.extent[rows])
+
+    def bound(self, s: Ints) -> tuple[Array, Array]:
+        """(C,) least and largest m for P = 2**s, Python's integers."""
+        powers = [1 << int(shift) for shift in s]
+        low = [-(-a * p // b) for a, b, p in zip(self.low_rise.tolist(), self.low_run.tolist(), powers, strict=True)]
+        high = [a * p // b for a, b, p in zip(self.rise.tolist(), self.run.tolist(), powers, strict=True)]
+        return np.array(low, object), np.array(high, object)
 
 
-def _steepest_climb(conditions: _Conditions) -> list[_Climb]:
-    """What bounds the slope that need be tried, for each channel.
+def _bound_slopes(conditions: _Conditions) -> _Slopes:
+    """What bounds the slopes that need be tried.
 
     Between the first "reach" and the last "stay" condition the line rises by less than (stay_k - reach_k) * P over
-    stay_x - reach_x steps. Where that pair says nothing, one step may climb through all levels.
+    stay_x - reach_x steps, and between the first "stay" and the last "reach" by more. Where the former says nothing,
+    one step may climb through all levels. Without one kind of condition a channel is constant on its range: m is 0.
     """
-    extents, climbs = _extent(conditions), []
-    for c in range(len(conditions.reach)):
-        reach, stay = np.flatnonzero(conditions.reach[c]), np.flatnonzero(conditions.stay[c])
-        rise, run = 1, 1
-        if reach.size and stay.size:
-            first = reach[conditions.reach_x[c, reach].argmin()]
-            last = stay[conditions.stay_x[c, stay].argmax()]
-            run = int(conditions.stay_x[c, last] - conditions.reach_x[c, first])
-            rise = int(conditions.stay_k[c, last] - conditions.reach_k[c, first])
-            if run <= 0:
-                lowest = min(conditions.reach_k[c, reach].min(), conditions.stay_k[c, stay].min())
-                rise, run = int(conditions.stay_k[c, stay].max() - lowest) + 2, 1
-        climbs.append(_Climb(max(rise, 1), run, int(extents[c])))
-    return climbs
+    both = np.logical_and(conditions.reach.any(axis=1), conditions.stay.any(axis=1))
+    ends = np.iinfo(np.int64)
+    rows = np.arange(len(conditions.reach))
+
+    def find_ends(x: Array, k: Array, mask: NDArray[np.bool_]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """(x, k) of the first condition and of the last."""
+        first, last = np.where(mask, x, ends.max).argmin(axis=1), np.where(mask, x, ends.min).argmax(axis=1)
+        return (x[rows, first], k[rows, first]), (x[rows, last], k[rows, last])
+
+    first_reach, last_reach = find_ends(conditions.reach_x, conditions.reach_k, conditions.reach)
+    first_stay, last_stay = find_ends(conditions.stay_x, conditions.stay_k, conditions.stay)
+    run, rise = last_stay[0] - first_reach[0], last_stay[1] - first_reach[1]
+    k = np.hstack([conditions.reach_k, conditions.stay_k])
+    used = np.hstack([conditions.reach, conditions.stay])
+    whole = np.where(used, k, ends.min).max(axis=1) - np.where(used, k, ends.max).min(axis=1)
+    rise, run = np.where(run > 0, np.maximum(rise, 1), whole + 2), np.maximum(run, 1)
+    low_run, low_rise = last_reach[0] - first_stay[0], last_reach[1] - first_stay[1]
+    climbs = both & (low_run > 0) & (low_rise > 0)
+    return _Slopes(
+        np.where(climbs, low_rise, 0),
+        np.where(climbs, low_run, 1),
+        np.where(both, rise, 0),
+        np.where(both, run, 1),
+        _extent(conditions),
+    )
 
 
 def _extent(conditions: _Conditions) -> Ints:
@@ -232,8 +198,67 @@ def _extent(conditions: _Conditions) -> Ints:
     return np.where(used.any(axis=1), np.maximum(high - np.minimum(low, high), 1), 1)
 
 
-def _search(conditions: _Conditions, s: Ints, bound: Array, kind: type[np.int64] | type[object]) -> _Solution:
-    """Bisection on the slope of the concave slack; all rows together, in int64 or in Python's integers."""
+def _keep_decisive(conditions: _Conditions, slopes: _Slopes) -> _Conditions:
+    """The conditions without most of those that others imply for all slopes within the bounds.
+
+    B(m) is the largest of k*P - m*X: a condition that is below another at both bounds is below it between them. C(m) is
+    the least.
+    """
+    reach = _prune(conditions.reach_x, conditions.reach_k, conditions.reach, slopes, 1)
+    stay = _prune(conditions.stay_x, conditions.stay_k, conditions.stay, slopes, -1)
+    return _Conditions(*reach, *stay)
+
+
+def _prune(
+    x: Array, k: Array, mask: NDArray[np.bool_], slopes: _Slopes, sign: int
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """(x, k, mask) of what is left; k counts times `sign`.
+
+    Each is compared with the three that decide at the bounds and between them.
+    """
+    run, steepest = int(max(slopes.run.max(), slopes.low_run.max())), int(max(slopes.rise.max(), slopes.low_rise.max()))
+    levels = int(np.abs(np.where(mask, k, 0)).max(initial=0))
+    if mask.shape[1] < _FEW_CONDITIONS or levels * run + steepest * int(slopes.extent.max()) >= _SAFE:
+        return x, k, mask
+    rows = np.arange(len(x))
+    origin = x[rows, mask.argmax(axis=1)]
+    dx = np.where(mask, x - origin[:, None], 0)
+    ends = [
+        np.where(mask, sign * (k * run[:, None] - rise[:, None] * dx), -_SAFE)
+        for rise, run in ((slopes.low_rise, slopes.low_run), (slopes.rise, slopes.run))
+    ]
+    between = ends[0] / slopes.low_run[:, None] + ends[1] / slopes.run[:, None]
+    kept, decisive = mask.copy(), [each.argmax(axis=1) for each in (*ends, between)]
+    for at in decisive:
+        kept &= (ends[0] > ends[0][rows, at, None]) | (ends[1] > ends[1][rows, at, None])
+    for at in decisive:
+        kept[rows, at] = mask[rows, at]
+    order = np.argsort(~kept, axis=1, kind="stable")[:, : max(int(kept.sum(axis=1).max()), 1)]
+    return tuple(np.take_along_axis(part, order, axis=1) for part in (x, k, kept))  # type: ignore[return-value]
+
+
+def _solve(conditions: _Conditions, slopes: _Slopes, s: Ints, peak: Array | None = None) -> _Solution:
+    """(m, b, found) per channel for the given shifts; m and b are object arrays (Python integers).
+
+    peak    the m with the widest interval for MAX_SHIFT, where it is known
+    """
+    channels = len(s)
+    m, b = np.zeros(channels, object), np.zeros(channels, object)
+    found = np.zeros(channels, bool)
+    low, high = slopes.bound(s)
+    safe = np.array([(top + 1) * extent < _SAFE for top, extent in zip(high, slopes.extent.tolist(), strict=True)])
+    for rows, kind in ((np.flatnonzero(safe), np.int64), (np.flatnonzero(~safe), object)):
+        if rows.size:
+            part = conditions.select(rows) if kind is np.int64 else conditions.select(rows).as_objects()
+            bounds = low[rows].astype(kind), high[rows].astype(kind)
+            m[rows], b[rows], found[rows] = _search(part, s[rows], bounds, None if peak is None else peak[rows])
+    return m, b, found
+
+
+def _search(conditions: _Conditions, s: Ints, bounds: tuple[Array, Array], peak: Array | None) -> _Solution:
+    """The m with the widest interval, of those within the bounds; all rows together, in the bounds' kind of integers:
+    int64 or Python's."""
+    kind = bounds[0].dtype
     # With x and k counted from the first "reach" condition the products stay small; b is put back at the end.
     start = np.where(conditions.reach.any(axis=1), conditions.reach.argmax(axis=1), 0)
     rows = np.arange(len(s))
@@ -249,17 +274,37 @@ def _search(conditions: _Conditions, s: Ints, bound: Array, kind: type[np.int64]
         """[B(m), C(m)], empty where B > C."""
         return (reach_k - m[:, None] * reach_x).max(axis=1), (stay_k - m[:, None] * stay_x).min(axis=1)
 
-    low: Array = np.zeros(len(s), kind)
-    high: Array = bound.astype(kind)
+    def width(m: Array) -> Array:
+        low, high = interval(m)
+        return high - low
+
+    m = _climb_to_peak(width, *bounds) if peak is None else _choose_near(width, *bounds, peak, s)
+    b_low, b_high = interval(m)
+    found = (b_low <= b_high) & (bounds[0] <= bounds[1])
+    # A channel without one kind of condition is constant on its range: any b on the right side will do.
+    b = np.where(b_low > -never, b_low, b_high) + k0 * power - m * x0
+    return m, b, found
+
+
+def _climb_to_peak(width: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """The first m of `low` to `high` at which a concave function is largest, by bisection on its slope."""
     while (low < high).any():
         middle = (low + high) // 2
-        (b_low, b_high), (next_low, next_high) = interval(middle), interval(middle + 1)
-        rising = next_high - next_low > b_high - b_low
-        done = b_low <= b_high
-        low = np.where(done, middle, np.where(rising, np.minimum(middle + 1, high), low))
-        high = np.where(done | ~rising, middle, high)
-    b_low, b_high = interval(low)
-    found = b_low <= b_high
-    # A channel without one kind of condition is constant on its range: any b on the right side will do.
-    b = np.where(b_low > -never, b_low, b_high) + k0 * power - low * x0
-    return low, b, found
+        rising = width(middle + 1) > width(middle)
+        open_rows = low < high
+        low, high = np.where(open_rows & rising, middle + 1, low), np.where(open_rows & ~rising, middle, high)
+    return low
+
+
+def _choose_near(width: Callable[[Array], Array], low: Array, high: Array, peak: Array, s: Ints) -> Array:
+    """The m of `low` to `high` at which the interval is widest for s, from that for MAX_SHIFT.
+
+    The largest value of g lies between peak - 1 and peak + 1, times 2**-MAX_SHIFT; that of a concave function over
+    integers is next to it, on one of its two sides.
+    """
+    shift = np.array([1 << (MAX_SHIFT - int(one)) for one in s], object)
+    first = ((peak - 1) // shift).astype(low.dtype)
+    near = np.stack([np.clip(first + k, low, high) for k in range(3)])
+    widths = np.stack([width(m) for m in near])
+    chosen: Array = near[widths.argmax(axis=0), np.arange(len(s))]
+    return chosen

@@ -7,6 +7,7 @@ comparison, rational or interval arithmetic the few it cannot. Nothing is tabula
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 
@@ -21,6 +22,7 @@ from greenedge.lower.rounding import Quantiser
 MAX_TABLE = 1 << 18  # entries per channel of a function that is not monotone
 _MAX_TABLES = 1 << 25  # entries of all channels together: 256 MiB
 MAX_OPEN = 1 << 12  # entries of a channel that float64 leaves open
+_NARROW = 4  # accumulators on both sides of where a straight line crosses a boundary
 _GUESS_POINTS = 33  # values of a function from which its steps are guessed
 _NEAR = (0, 1, -1, 64, -64)  # accumulators from the guess at which a step is looked for
 _PRECISIONS = (96, 256, 1024)  # bits tried before a comparison counts as undecidable
@@ -79,15 +81,26 @@ def _guess_steps(y: Expr, boundary: Array, sign: Ints, low: Ints, high: Ints) ->
 
     ends = boundary[:, [0, -1]]
     below, above = (np.repeat(end[:, None], 2, axis=1) for end in (low, high))
+    values = evaluate(np.stack([low, high], axis=1))
+    with np.errstate(all="ignore"):
+        share = np.nan_to_num((ends - values[:, :1]) / (values[:, 1:] - values[:, :1]))
+    crossed = np.rint(low[:, None] + np.clip(share, 0, 1) * (high - low)[:, None]).astype(np.int64)
+    for near in (-_NARROW, _NARROW):  # most functions are lines: both sides of where these cross, to begin with
+        below, above = _narrow(evaluate, ends, below, above, np.clip(crossed + near, below, above))
     while (above - below > 1).any():  # narrow down where the first and the last are crossed
-        middle = below + (above - below) // 2
-        reached = evaluate(middle) > ends
-        below, above = np.where(reached, below, middle), np.where(reached, middle, above)
+        below, above = _narrow(evaluate, ends, below, above, below + (above - below) // 2)
     first, last = below[:, :1], above[:, 1:]
     t = first + np.rint((last - first) * np.linspace(0, 1, _GUESS_POINTS)).astype(np.int64)
     lines = [np.interp(*one) for one in zip(boundary, evaluate(t), t.astype(float), strict=True)]
     guess: Ints = np.rint(np.array(lines)).astype(np.int64)
     return guess
+
+
+def _narrow(
+    evaluate: Callable[[Ints], Array], ends: Array, below: Ints, above: Ints, middle: Ints
+) -> tuple[Ints, Ints]:
+    reached = evaluate(middle) > ends
+    return np.where(reached, below, middle), np.where(reached, middle, above)
 
 
 def _reach(y: Expr, boundary: Array, inclusive: Array, x: Ints, channel: Ints) -> NDArray[np.bool_]:

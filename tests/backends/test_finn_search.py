@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from greenedge.backends.finn import fifos
 from greenedge.backends.finn.design import Limits, read_design, to_plain
 from greenedge.backends.finn.dialect.layer import Fold, divisors
 from greenedge.backends.finn.dialect.ops import Fork, Step
@@ -130,6 +131,28 @@ def test_a_small_network_is_simulated_until_it_is_full(limits):
             layer.cycles(design.folding[layer.name]) for layer in design.network.layers if layer.name in design.folding
         )
         assert design.schedule.interval == slowest and design.schedule.latency > 15 * slowest
+
+
+def test_a_schedule_that_repeats_itself_is_the_simulated_one(limits, monkeypatch):
+    """Also with queues, which change no time where they are deep enough, and do where they are not."""
+
+    def list_schedules():
+        found = []
+        for sketch in (vectors, shortcut):
+            search = Search(finn_network(sketch(np.random.default_rng(2))), limits)
+            for index in (0, len(search.candidates) // 2, len(search.candidates) - 1):
+                network, folding = search.network, search.design(index).folding
+                for most_beats in (None, 4):
+                    try:
+                        found.append(add_queues(network, folding, search.least, most_beats)[1])
+                    except Deadlock as stopped:
+                        found.append(stopped.args)
+        return found
+
+    quick, looked_at = list_schedules(), []
+    monkeypatch.setattr(fifos, "_find_period", lambda actors: looked_at.append(actors))
+    monkeypatch.setattr(fifos._Timing, "is_same_with", lambda self, depths: False)
+    assert quick == list_schedules() and looked_at
 
 
 def test_a_design_is_read_back_as_it_was_written(limits, tmp_path):

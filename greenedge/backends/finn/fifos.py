@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from greenedge.backends.finn.dialect.layer import Fold, Layer, Wire
 from greenedge.backends.finn.dialect.ops import Network, Queue
@@ -19,11 +21,13 @@ from greenedge.backends.finn.folding import Folding
 
 SAMPLES = 6  # inferences that are simulated: at least three, and more while there are no more than FIRINGS firings
 FIRINGS = 300_000
+FIRST = 3  # inferences after which a schedule may be found to repeat itself
 # Firings that cost no time: small networks, which many samples are in at once, are simulated until they are full.
 FEW = 2_000
 SLACK_BEATS = 8  # pipeline registers on the longer way hold what the shorter way must wait for
 SHALLOW_BEATS = 2  # what a branch's last unit holds on its way out, with what lies before it, anyway
 _UNBOUNDED = 1 << 60
+Events: TypeAlias = NDArray[np.int64]  # (N, 2) how many integers had been given, or taken, by when
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,12 @@ class _Link:
     given: list[tuple[int, int]] = field(default_factory=list)
     taken: list[tuple[int, int]] = field(default_factory=list)
 
-    def largest_backlog(self) -> int:
-        """Integers between both ends at the worst moment; what is taken and given in one cycle passes by each other."""
-        changes = sorted(
-            [(time, 1, count) for count, time in self.given] + [(time, 0, count) for count, time in self.taken]
-        )
-        given = taken = most = 0
-        for _, is_given, count in changes:
-            given, taken = (count, taken) if is_given else (given, count)
-            most = max(most, given - taken)
-        return most
+
+def _largest_backlog(given: Events, taken: Events) -> int:
+    """Integers between both ends at the worst moment; what is taken and given in one cycle passes by each other."""
+    times = np.concatenate([taken[:, 1], given[:, 1]])
+    changes = np.concatenate([-np.diff(taken[:, 0], prepend=0), np.diff(given[:, 0], prepend=0)])
+    return int(np.cumsum(changes[np.argsort(times, kind="stable")]).max(initial=0))
 
 
 @dataclass
@@ -81,13 +81,14 @@ class _Actor:
     results: list[_Link]
     totals: list[int] = field(init=False)  # integers of every source per sample
     fired: int = 0
+    clock: int = 0  # when its last firing ended, or the next can begin as far as is known
     seen: list[int] = field(default_factory=list)  # per source and result: events looked at
 
     def __post_init__(self) -> None:
         self.totals = [wire.total for wire in self.layer.sources]
 
     def work(self, samples: int) -> Iterator[None]:
-        """Fires as often as it can, and pauses where it cannot go on.
+        """Fires as often as it can up to the end of `samples`, and pauses where it cannot go on.
 
         This is where a schedule spends its time: names are bound once, and nothing is called within the loop.
         """
@@ -97,8 +98,8 @@ class _Actor:
         rooms = [(link.taken, link.capacity, k) for k, link in enumerate(self.results, len(waits))]
         taken = [(link.taken.append, k) for k, link in enumerate(self.sources)]
         given = [link.given.append for link in self.results]
-        clock, latency, last = 0, self.latency, gives[-1]
-        for fired in range(rows * samples):
+        clock, latency, last = self.clock, self.latency, gives[-1]
+        for fired in range(self.fired, rows * samples):
             sample, row = divmod(fired, rows)
             need, total = needs[row], sample * last + gives[row]
             for events, k in waits:  # are its integers there, and since when
@@ -110,6 +111,7 @@ class _Actor:
                     seen[k] = n
                     if n < end or not count:
                         break
+                    self.clock = clock
                     yield
                 if n < end and events[n][1] > clock:
                     clock = events[n][1]
@@ -123,6 +125,7 @@ class _Actor:
                         seen[k] = n
                         if n < end:
                             break
+                        self.clock = clock
                         yield
                     if events[n][1] > clock:
                         clock = events[n][1]
@@ -132,6 +135,7 @@ class _Actor:
             for append in given:
                 append((total, clock + latency))
             self.fired = fired + 1
+        self.clock = clock
 
     def _time_of(self, k: int, events: list[tuple[int, int]], count: int) -> int | None:
         """When `count` integers are first reached in the events of source or result k; None if not known yet."""
@@ -161,34 +165,117 @@ def schedule(network: Network, folding: Folding, depths: Mapping[str, int], beat
     `beats` feed one sample.
     A wire into a join that `depths` does not name is unbounded. Raises Deadlock.
     """
-    links: dict[str, _Link] = {wire.name: _Link(wire.name, 0) for wire in network.wires}
-    joins = {wire.name: wire for layer in network.layers if layer.is_join for wire in layer.sources}
-    actors = [_make_source(network.source, links["s"], beats)]
-    for layer in network.layers:
-        fold = _fold(layer, folding)
-        for k, wire in enumerate(layer.sources):
-            links[wire.name].capacity += layer.buffer(k, fold)
-        actors.append(_make_actor(layer, fold, links))
-        for wire in layer.results:  # what is on its way through the unit's registers
-            links[wire.name].capacity += actors[-1].latency * fold.pe
-    for name, wire in joins.items():
+    return _Timing(network, folding, depths, beats).summarise()
+
+
+class _Timing:
+    """A network in time: its layers and wires with all that happens on them. Raises Deadlock."""
+
+    def __init__(self, network: Network, folding: Folding, depths: Mapping[str, int], beats: int) -> None:
+        self.network, self.depths = network, depths
+        self.links = {wire.name: _Link(wire.name, 0) for wire in network.wires}
+        self.joins = {wire.name: wire for layer in network.layers if layer.is_join for wire in layer.sources}
+        self.actors = [_make_source(network.source, self.links["s"], beats)]
+        for layer in network.layers:
+            fold = _fold(layer, folding)
+            for k, wire in enumerate(layer.sources):
+                self.links[wire.name].capacity += layer.buffer(k, fold)
+            self.actors.append(_make_actor(layer, fold, self.links))
+            for wire in layer.results:  # what is on its way through the unit's registers
+                self.links[wire.name].capacity += self.actors[-1].latency * fold.pe
+        self.registers = {name: self.links[name].capacity for name in self.joins}  # of units alone, without a queue
+        for name in self.joins:
+            self.links[name].capacity = self._capacity(name, depths)
+        self.links[network.result.name].capacity = _UNBOUNDED
+        firings = sum(len(actor.cost) for actor in self.actors)
+        self.samples = max(FIRST, min(max(SAMPLES, FEW // firings), FIRINGS // firings))
+        self.period: int | None = None  # cycles between any two samples from the second on, where they are alike
+        if _run_actors(self.actors, FIRST):
+            self.period = _find_period(self.actors)
+        if self.period is None and not _run_actors(self.actors, self.samples):
+            raise _deadlock([actor for actor in self.actors if actor.fired < len(actor.cost) * self.samples], depths)
+
+    def _capacity(self, name: str, depths: Mapping[str, int]) -> int:
+        """Integers that the wire into a join holds, with queues of `depths`."""
         if name not in depths:
-            links[name].capacity = _UNBOUNDED
-        elif depths[name]:
-            links[name].capacity += (
-                depths[name] - 2 * wire.channels
-            )  # one pixel, not three, is on its way through the join
-    links[network.result.name].capacity = _UNBOUNDED
-    firings = sum(len(actor.cost) for actor in actors)
-    _run_actors(actors, max(3, min(max(SAMPLES, FEW // firings), FIRINGS // firings)), depths)
-    done = _completion_times(links[network.result.name], network.result.total)
-    half = len(done) // 2  # before, the network is still filling
-    interval = max((done[-1] - done[half]) / (len(done) - 1 - half), *(float(sum(actor.cost)) for actor in actors))
-    return Schedule(interval, done[0], {name: links[name].largest_backlog() for name in joins})
+            return _UNBOUNDED
+        if not depths[name]:
+            return self.registers[name]
+        # one pixel, not three, is on its way through the join
+        return self.registers[name] + depths[name] - 2 * self.joins[name].channels
+
+    def summarise(self) -> Schedule:
+        """Interval, latency, and what the joins' wires held."""
+        result = self.network.result
+        done = _completion_times(self._extend(self.links[result.name].given, self.samples), result.total)
+        half = len(done) // 2  # before, the network is still filling
+        slowest = max(float(sum(actor.cost)) for actor in self.actors)
+        interval = max((done[-1] - done[half]) / (len(done) - 1 - half), slowest)
+        held = {}
+        for name in self.joins:
+            given, taken = (
+                self._extend(events, self.samples) for events in (self.links[name].given, self.links[name].taken)
+            )
+            held[name] = _largest_backlog(given, taken)
+        return Schedule(interval, done[0], held)
+
+    def _extend(self, events: list[tuple[int, int]], samples: int) -> Events:
+        return _extend(np.array(events, np.int64), self.period, samples)
+
+    def is_same_with(self, depths: Mapping[str, int]) -> bool:
+        """Whether queues of `depths` on the wires into joins, which were unbounded, would change no time."""
+        return all(
+            _has_always_room(actor, link, self._capacity(link.name, depths), self.period, self.samples)
+            for actor in self.actors
+            for link in actor.results
+            if link.name in self.joins
+        )
 
 
-def _run_actors(actors: list[_Actor], samples: int, depths: Mapping[str, int]) -> None:
-    """Fires all of them until every one has worked through `samples`. Raises Deadlock where none can go on.
+def _find_period(actors: list[_Actor]) -> int | None:
+    """Cycles between two samples, if the last of `FIRST` went as the one before it in all actors: so will all later.
+
+    A firing looks back at those of its own sample and of the one before. Only where a wire holds more than a sample it
+    looks further back: there it must never have waited, nor wait later on.
+    """
+    ends = [_ends(actor).reshape(FIRST, -1) for actor in actors]
+    period = int(ends[0][-1, -1] - ends[0][-2, -1])
+    if not all((each[-1] - each[-2] == period).all() for each in ends):
+        return None
+    far = [(actor, link) for actor in actors for link in actor.results if actor.gives[-1] < link.capacity < _UNBOUNDED]
+    return period if all(_has_always_room(*each, each[1].capacity, period, FIRST) for each in far) else None
+
+
+def _extend(events: Events, period: int | None, samples: int) -> Events:
+    """What happens at one end of a wire in so many samples, where `FIRST` were simulated and repeat themselves."""
+    if period is None or samples <= FIRST:
+        return events
+    last = events.reshape(FIRST, -1, 2)[-1]
+    total = events[-1, 0] // FIRST
+    later = np.arange(1, samples - FIRST + 1)[:, None, None] * (total, period)
+    return np.concatenate([events, (last + later).reshape(-1, 2)])
+
+
+def _ends(actor: _Actor) -> NDArray[np.int64]:
+    """(firings,) when each of its firings ended."""
+    events = actor.sources[0].taken if actor.sources else actor.results[0].given
+    return np.array(events, np.int64)[:, 1]
+
+
+def _has_always_room(actor: _Actor, link: _Link, capacity: int, period: int | None, samples: int) -> bool:
+    """Whether with so much room on `link` every firing of `actor` could have begun when it did: none began before, or
+    just when, there was room. With a `period`, of all samples to come."""
+    samples = max(samples, FIRST + capacity // actor.gives[-1] + 1)  # from then on they look back at alike ones
+    given, taken = (_extend(np.array(events, np.int64), period, samples) for events in (link.given, link.taken))
+    starts = given[:, 1] - actor.latency - np.resize(np.array(actor.cost, np.int64), len(given))
+    wanted = given[:, 0] - capacity
+    waits = wanted > 0
+    first = np.searchsorted(taken[:, 0], wanted[waits], side="left")
+    return bool((first < len(taken)).all()) and bool((taken[first, 1] < starts[waits]).all())
+
+
+def _run_actors(actors: list[_Actor], samples: int) -> bool:
+    """Fires all of them until every one has worked through `samples`; whether they could.
 
     An actor that cannot go on is looked at again once one that it shares a wire with has fired: nothing else changes
     what it waits for.
@@ -211,16 +298,14 @@ def _run_actors(actors: list[_Actor], samples: int, depths: Mapping[str, int]) -
                 if actor.fired > before:
                     for other in neighbours[k]:
                         stale[other] = True
-    waiting = [actor for actor in actors if actor.fired < len(actor.cost) * samples]
-    if waiting:
-        raise _deadlock(waiting, depths)
+    return all(actor.fired == len(actor.cost) * samples for actor in actors)
 
 
-def _completion_times(link: _Link, total: int) -> list[int]:
+def _completion_times(given: Events, total: int) -> list[int]:
     """When each sample of `total` integers is complete: its count is first reached (firings of a global pool give
     nothing but the last)."""
     ends: dict[int, int] = {}
-    for count, time in link.given:
+    for count, time in given.tolist():
         if count and count % total == 0:
             ends.setdefault(count, time)
     return list(ends.values())
@@ -278,7 +363,8 @@ def add_queues(
 
     `most_beats` caps every queue. Raises Deadlock where the network would then stop.
     """
-    free = schedule(network, folding, {}, beats)
+    timing = _Timing(network, folding, {}, beats)
+    free = timing.summarise()
     depths = {}
     for layer in network.layers:
         if layer.is_join:
@@ -286,7 +372,7 @@ def add_queues(
                 shallow = _shallow(network, wire)
                 depths[wire.name] = _depth(free.held[wire.name], _fold(layer, folding), shallow, most_beats)
     queued = place_queues(network, {name: depth for name, depth in depths.items() if depth})
-    return queued, schedule(network, folding, depths, beats) if depths else free
+    return queued, free if timing.is_same_with(depths) else schedule(network, folding, depths, beats)
 
 
 def _shallow(network: Network, wire: Wire) -> int:

@@ -65,7 +65,7 @@ def _fit_sample(step: Requantise, layer: Linear, channels: int, operator: str, s
     some = step.select_channels(rows)
     stored = encode(source.lo, source.hi, min(max(source.zero, source.lo), source.hi))
     code = encode(step.lo, step.hi, min(max(zero, step.lo), step.hi))
-    return fit_layer(operator, layer.name, some, weight[rows], stored, code)
+    return fit_layer(operator, layer.name, some, weight[rows], stored, code, first_set_alone=True)
 
 
 def _weights_by_channel(layer: Linear) -> Ints:
