@@ -46,8 +46,10 @@ def check_model(
     backend: str | None,
     declared: Mapping[str | None, InputType] | None = None,
     options: Mapping[str, object] | None = None,
+    arithmetic: str = "xnnpack",
 ) -> Preflight:
-    """Lowers the model and asks the back end; with None the one that would be selected.
+    """Lowers the model and asks the back end; with None the one that would be selected. A .tflite is read in that
+    arithmetic.
 
     Raises GreenedgeError for a file that is missing, no ONNX, or damaged.
     """
@@ -61,7 +63,7 @@ def check_model(
     if is_decoder_file(Path(path)):
         return _check_decoder(Path(path), target, backend, options)
     try:
-        source = read_model(Path(path))
+        source = read_model(Path(path), arithmetic)
         lowered = lower_source(source, declared)
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)

@@ -20,11 +20,14 @@ from greenedge.errors import GreenedgeError, Reason, UnsupportedError
 from greenedge.frontends.domains import QONNX
 from greenedge.frontends.load import load_proto
 from greenedge.frontends.normalise import Normal, normalise
+from greenedge.frontends.tflite import ARITHMETICS, read_tflite
+from greenedge.frontends.tflite.file import is_tflite
 
 if TYPE_CHECKING:
     import onnx
 
 QONNX_DOMAINS = (QONNX,)
+DEFAULT_ARITHMETIC = ARITHMETICS[0]
 
 
 @dataclass(frozen=True)
@@ -61,20 +64,20 @@ class Source:
     shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict, repr=False)
 
 
-def read_model(path: Path) -> Source:
-    """The model in `path`.
+def read_model(path: Path, arithmetic: str = DEFAULT_ARITHMETIC) -> Source:
+    """The model in `path`; a .tflite in the `arithmetic` of that kernel set of LiteRT's.
 
     Raises GreenedgeError for a file that is missing, not ONNX, damaged, or refers outside its folder; UnsupportedError
     for a model that breaks ONNX's rules or has operators of an unknown domain.
     """
-    return parse_normal(read_normal(path), Path(path).stem)
+    return parse_normal(read_normal(path, arithmetic), Path(path).stem)
 
 
-def read_normal(path: Path) -> Normal:
+def read_normal(path: Path, arithmetic: str = DEFAULT_ARITHMETIC) -> Normal:
     """The file in normal form, in one piece. Raises as `read_model`."""
     path = Path(path)
     try:
-        proto = load_proto(path)
+        proto = read_tflite(path, arithmetic) if path.is_file() and is_tflite(path) else load_proto(path)
         return normalise(proto, proto.graph.name or path.stem)
     except UnsupportedError:
         raise

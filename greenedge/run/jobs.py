@@ -134,7 +134,7 @@ def preflight(source: ModelFile, targets: Sequence[str], backend: str | None, op
     chosen = [(target, default_backend(target, backend) if backend else None) for target in named]
     check_options(options)
     types = source.input_types()
-    found = [check_model(source.path, target, name, types, options) for target, name in chosen]
+    found = [check_model(source.path, target, name, types, options, source.kernels) for target, name in chosen]
     if not all(each.reasons for each in found):
         check_samples(source)
     return found
