@@ -18,7 +18,6 @@ import numpy as np
 from greenedge.backends.int8.arithmetic import (
     ADD_RATIOS,
     EMULATIONS,
-    Emulation,
     activation_bounds,
     multiply_twice,
     quantise_multiplier,
@@ -53,7 +52,7 @@ def find_thresholds(step: StepFunction, bounds: Bounds, low: Ints, high: Ints) -
     below: Ints = np.broadcast_to(low[:, None] - 1, shape).astype(np.int64)
     reach: Ints = np.broadcast_to(high[:, None] + 1, shape).astype(np.int64)
     while (open_cases := reach - below > 1).any():
-        middle = np.clip(below + (reach - below) // 2, low[:, None], high[:, None])
+        middle: Ints = np.clip(below + (reach - below) // 2, low[:, None], high[:, None]).astype(np.int64)
         reached = step(middle) >= wanted
         reach[open_cases & reached] = middle[open_cases & reached]
         below[open_cases & ~reached] = middle[open_cases & ~reached]
@@ -68,24 +67,11 @@ def clamp(activation: str, out: Code, kernels: str) -> Bounds:
 # -- one accumulator ---------------------------------------------------------------------------------------------------
 
 
-def requantise_sum(
-    operator: str, kernels: str, si: np.float32, sw: Array, out: Code, bounds: Bounds, delegated: bool = True
-) -> StepFunction:
+def requantise_sum(operator: str, kernels: str, si: np.float32, sw: Array, out: Code, bounds: Bounds) -> StepFunction:
     """The step function of FULLY_CONNECTED, CONV_2D, DEPTHWISE_CONV_2D or TRANSPOSE_CONV; sw is (C,) or (1,)."""
     emulation = EMULATIONS[operator][kernels]
-    if kernels == "xnnpack" and not delegated:
-        emulation = Emulation(EMULATIONS["CONV_2D"]["reference"].prepare, _multiply_up)
     parameters = emulation.prepare(float(si), np.asarray(sw, np.float32).reshape(-1, 1), float(out.scale))
     return lambda acc: np.clip(emulation.round(acc, *parameters) + out.zero, *bounds)
-
-
-def _multiply_up(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
-    """LiteRT's own optimised kernels: a doubling high product, halves up, and a shift, halves up."""
-    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
-    x = ((acc << left) + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
-    high = (x * multiplier + (1 << 30)) >> 31
-    raised: Ints = (high + ((np.int64(1) << right) >> 1)) >> right
-    return raised
 
 
 def average(total: Ints, count: int, bounds: Bounds) -> Ints:
@@ -217,7 +203,8 @@ def sigmoid_or_tanh(kernels: str, a: Code, out: Code, name: str) -> Ints:
         return np.clip(level, -128, 127).astype(np.int64)
     x = (a.scale * (STORED - a.zero).astype(np.float32)).astype(np.float64)
     if name == "LOGISTIC":
-        y = np.float32(1) / (np.float32(1) + np.exp(-x).astype(np.float32))
+        with np.errstate(over="ignore"):  # an infinity gives 0, as in the kernel
+            y = np.float32(1) / (np.float32(1) + np.exp(-x).astype(np.float32))
     else:
         y = np.tanh(x).astype(np.float32)
     value = (y * (np.float32(1) / out.scale)).astype(np.float64)

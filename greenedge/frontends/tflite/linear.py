@@ -78,6 +78,13 @@ def _read_bias(net: Network, operator: Operator, at: int, channels: int) -> Ints
     if len(operator.inputs) <= at or operator.inputs[at] < 0:
         return np.zeros(channels, np.int64)
     tensor = net.require_constant(operator.inputs[at], "bias")
+    if net.kernels == "xnnpack" and not len(tensor.scales):
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SCALE,
+            "a bias without a scale",
+            "XNNPACK leaves such a layer to a kernel whose rounding depends on the machine",
+            "--arithmetic reference, or convert it again",
+        )
     if tensor.kind != "INT32" or tensor.elements != channels:
         raise Refused(
             ReasonKind.UNSUPPORTED_BITS,
@@ -88,9 +95,7 @@ def _read_bias(net: Network, operator: Operator, at: int, channels: int) -> Ints
     return np.asarray(tensor.values).reshape(-1).astype(np.int64)
 
 
-def _requantise(
-    net: Network, operator: Operator, total: _Sum, weight: Tensor, bias: Ints, axis: int, delegated: bool = True
-) -> None:
+def _requantise(net: Network, operator: Operator, total: _Sum, weight: Tensor, bias: Ints, axis: int) -> None:
     """The layer's output: what the kernel set stores for every sum with its bias."""
     out = net.code(net.tensor(operator.outputs[0]))
     channels = len(total.low)
@@ -101,9 +106,9 @@ def _requantise(
             f"weights have one scale, or one for each of {channels} channels",
             "convert it again",
         )
-    bounds = clamp(read_activation(operator), out, net.kernels if delegated else "reference")
+    bounds = clamp(read_activation(operator), out, net.kernels)
     _require_in_range(net, total, weight, bias, out)
-    step = requantise_sum(operator.kind, net.kernels, total.source.scale, weight.scales, out, bounds, delegated)
+    step = requantise_sum(operator.kind, net.kernels, total.source.scale, weight.scales, out, bounds)
     column = bias[:, None]
     thresholds = find_thresholds(lambda acc: step(acc + column), bounds, total.low, total.high)
     net.finish(operator, total.name, thresholds, bounds)
@@ -298,6 +303,14 @@ def transpose_conv(net: Network, operator: Operator) -> None:
             "channels must match",
             "convert it again",
         )
+    shorter = any(k < s for s, k in zip(strides, kernel, strict=True))
+    if net.kernels == "xnnpack" and operator.options.get("padding") == _SAME and shorter:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_OP,
+            f"a transposed kernel {tuple(kernel)} shorter than its stride {tuple(strides)}",
+            "XNNPACK leaves it to a kernel whose rounding depends on the machine",
+            "--arithmetic reference",
+        )
     pads, more = _cut_transposed(operator, source, out, kernel, strides)
     value = net.centred_levels(source.number, code, operator.name)
     name = net.node(
@@ -309,10 +322,8 @@ def transpose_conv(net: Network, operator: Operator) -> None:
         pads=pads,
         output_padding=more,
     )
-    # XNNPACK leaves a kernel shorter than its stride to LiteRT's own kernels, which round otherwise.
-    delegated = operator.options["padding"] != _SAME or all(s <= k for s, k in zip(strides, kernel, strict=True))
     bias = _read_bias(net, operator, 3, len(weight))
-    _requantise(net, operator, _Sum(name, *_reach(weight, code), code), tensor, bias, 0, delegated)
+    _requantise(net, operator, _Sum(name, *_reach(weight, code), code), tensor, bias, 0)
 
 
 def _cut_transposed(

@@ -10,10 +10,11 @@ import numpy as np
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.tflite.elementwise import REQUANTISE
 from greenedge.frontends.tflite.file import Operator, Tensor
-from greenedge.frontends.tflite.kernels import Code
 from greenedge.frontends.tflite.linear import require_same_code
 from greenedge.frontends.tflite.network import Network, Rule, order_axis, order_permutation, order_shape
 from greenedge.graph.ops.base import Ints
+
+_FLOAT, _UINT8, _INT8 = 1, 2, 3  # ONNX's numbers of element types
 
 
 def _ends(net: Network, operator: Operator) -> tuple[Tensor, Tensor]:
@@ -151,7 +152,7 @@ def quantize(net: Network, operator: Operator) -> None:
         scale = net.number(code.scale, f"{operator.name}_scale")
         zero = net.constant(np.array(code.zero, np.int8), f"{operator.name}_zero_point")
         levels = net.node("QuantizeLinear", [net.floats[source.number], scale, zero], f"{operator.name}_levels")
-        value = net.node("Cast", [levels], f"{operator.name}_stored", to=1)
+        value = net.node("Cast", [levels], f"{operator.name}_stored", to=_FLOAT)
         net.put(out, net.put_first(value, out.shape, operator.name))
         return
     if {source.kind, out.kind} == {"INT8", "UINT8"}:
@@ -185,13 +186,21 @@ def dequantize(net: Network, operator: Operator) -> None:
 
 def dequantise(net: Network, source: Tensor, name: str) -> str:
     """A tensor's real numbers in the file's order: what the host makes of its integers."""
-    zero = int(source.zeros[0]) if len(source.zeros) == 1 else None
-    if zero is None:
-        net.code(source)
+    if len(source.scales) != 1 or source.kind not in ("INT8", "UINT8"):
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SCALE,
+            f"tensor {source.name!r} of {source.kind.lower()} with {len(source.scales)} scales",
+            "outputs are int8 or uint8 with one scale",
+            "convert with full-integer quantisation",
+        )
+    kind, number = (np.int8, _INT8) if source.kind == "INT8" else (np.uint8, _UINT8)
     value = net.put_last(net.value(source.number), source.shape, f"{name}_last")
-    net.tensors.setdefault(value, source.number)
-    centred = net.centre(value, Code(np.float32(source.scales[0]), zero or 0), f"{name}_levels")
-    return net.node("Mul", [centred, net.number(source.scales[0], f"{name}_scale")], f"{name}_real")
+    stored = net.node("Cast", [value], f"{name}_stored", to=number)
+    scale = net.number(source.scales[0], f"{name}_scale")
+    zero = net.constant(np.array(source.zeros[0], kind), f"{name}_zero_point")
+    real = net.node("DequantizeLinear", [stored, scale, zero], f"{name}_real")
+    net.tensors.setdefault(real, source.number)
+    return real
 
 
 def softmax(net: Network, operator: Operator) -> None:

@@ -27,6 +27,7 @@ OPSET = 13
 INT8 = (-128, 127)
 _FIRST, _LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # from the file's axes to channels first, and back
 _MAX_CONSTANTS = 1 << 27  # numbers in all constants together
+_NEVER = 1 << 40  # beyond every 32-bit sum
 _LAYOUTS = {2: "NC", 3: "NWC", 4: "NCHW", 5: "NDHWC"}
 
 
@@ -205,6 +206,8 @@ class Network:
         """lowest + count(source >= thresholds[c]): the output of an operator; (1, L) for one function of all
         channels."""
         out = self.tensor(operator.outputs[0])
+        if not thresholds.shape[1]:  # one level alone: a second one that no sum reaches
+            thresholds = np.full((1, 1), _NEVER)
         return self.node(
             "MultiThreshold",
             [source, self.constant(thresholds.astype(np.int64), f"{operator.name}_thresholds")],
@@ -225,8 +228,6 @@ class Network:
         """The output is table[c, q + 128] of the stored value q; (1, 256) for all channels, or (C, 256)."""
         rises, falls = (np.diff(sign * table, axis=1).min(axis=1) >= 0 for sign in (1, -1))
         bounds = int(table.min()), int(table.max())
-        if bounds[0] == bounds[1]:
-            bounds = (bounds[0], bounds[0] + 1) if bounds[0] < INT8[1] else (bounds[0] - 1, bounds[0])
         if rises.all():
             return self.finish(operator, source, _count_rising(table, bounds), bounds)
         if (rises | falls).all():
