@@ -277,6 +277,8 @@ def check(
 
         _print_json([asdict(each) for each in found])
         raise typer.Exit(UnsupportedError.exit_code if any(each.reasons for each in found) else 0)
+    if kind := next((each.kind for each in found if each.kind), ""):
+        typer.echo(f"{model.name} is {kind}.")
     for each in found:
         if not each.reasons:
             typer.echo(
@@ -290,6 +292,27 @@ def check(
         typer.echo(f"greenedge: {_refusal(each)}", err=True)
     if refused:
         refused[-1].require()
+
+
+@app.command()
+@_exit_code_on_error
+def show(
+    model: Annotated[Path, typer.Argument(metavar="FILE")],
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="F.svg", help="Draw the network into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the layers of a model file: operators, shapes, types, parameters; as a table, and as a drawing."""
+    from greenedge.run.show import draw_layers, list_layers, make_rows
+
+    kind, layers = list_layers(model)
+    if svg is not None:
+        draw_layers(layers, svg)
+    if as_json:
+        return _print_json({"kind": kind, "layers": [vars(layer) for layer in layers]})
+    typer.echo(f"{model.name} is {kind}: {sum(layer.parameters for layer in layers):,} parameters.")
+    _table(["layer", "operator", "output", "type", "parameters"], make_rows(layers))
+    if svg is not None:
+        typer.echo(f"drawing: {svg}")
 
 
 def _refusal(preflight: Preflight) -> str:

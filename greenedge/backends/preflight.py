@@ -22,7 +22,7 @@ class Preflight:
     """What a model is, and why it cannot be built (empty: it can, as far as can be known without building it).
 
     `layers`, `weight_bits` and `accumulator_bits` are None where the model could not be lowered. `notes` are sentences
-    about a model that can be built.
+    about a model that can be built, `kind` says what kind of file it is.
     """
 
     model: str
@@ -33,6 +33,7 @@ class Preflight:
     weight_bits: int | None = None
     accumulator_bits: int | None = None
     notes: tuple[str, ...] = ()
+    kind: str = ""
 
     def require(self) -> None:
         """Raises UnsupportedError with all reasons."""
@@ -85,6 +86,7 @@ def check_model(
         count_weight_bits(lowered.graph),
         widest_accumulator(lowered.graph),
         (*read, *_host_notes(chosen, lowered.graph), *notes),
+        source.kind,
     )
 
 

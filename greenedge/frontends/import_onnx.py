@@ -95,7 +95,7 @@ def import_stage(model: ModelFile, folder: Path) -> str:
         shutil.copyfile(model.path, folder / "model.tflite")
     (folder / "model.onnx").write_bytes(normal.proto.SerializeToString(deterministic=True))
     inputs = list_inputs(source, model.input_types())
-    samples = _draw_samples(source, inputs) if model.samples is None else read_samples(model.samples, inputs)
+    samples = load_samples(model, source)
     count = count_samples(samples)
     write_samples(samples, folder)
     if model.labels is not None:
@@ -114,6 +114,12 @@ def import_stage(model: ModelFile, folder: Path) -> str:
     (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     note = f"{count} samples{' drawn at random' if model.samples is None else ''}"
     return f"{len(source.nodes)} nodes, {note}{f' of {len(inputs)} inputs' if len(inputs) > 1 else ''}"
+
+
+def load_samples(model: ModelFile, source: Source) -> Samples:
+    """The samples that were given, or random ones. Raises GreenedgeError for samples that are none of the model's."""
+    inputs = list_inputs(source, model.input_types())
+    return _draw_samples(source, inputs) if model.samples is None else read_samples(model.samples, inputs)
 
 
 def check_samples(model: ModelFile) -> None:
