@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from greenedge.backends.int8.tflite import worker
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.frontends.source import parse_normal, read_model, read_normal
 from greenedge.frontends.tflite import RULES
-from greenedge.frontends.tflite.kernels import KERNELS, find_thresholds
+from greenedge.frontends.tflite.kernels import KERNELS, Code, add_by_reference, find_thresholds, order_levels
 from greenedge.graph import Requantise, run_graph
 from greenedge.lower import lower_source
 from tests.lower.tflite_files import NETWORKS, ONE_OPERATOR, Net, draw, one_operator
@@ -181,6 +183,49 @@ def test_an_addition_that_rounds_in_several_steps_is_refused_where_no_sum_gives_
     net, out, _ = one_operator("ADD", 0)
     (only,) = refusals(net.save(tmp_path / "f.tflite", out), "reference")
     assert "65,536" in only and "--arithmetic xnnpack" in only
+
+
+def test_a_pad_between_two_zero_points_fails_to_load_under_xnnpack_alone(tmp_path, rng):
+    net = Net(rng, (1, 4, 4, 2))
+    shape, scale, zero = net.about[net.inputs[0]]
+    out = net.tensor((1, 5, 4, 2), scale, zero - 1 if zero > 0 else zero + 1)
+    widths = net.writer.constant("p", np.array([(0, 0), (0, 1), (0, 0), (0, 0)], np.int32))
+    net.writer.operator("PAD", [net.inputs[0], widths], [out], 2)
+    path = net.save(tmp_path / "two_zero_points.tflite", out)
+    (only,) = refusals(path)
+    assert "fails to load such a file with XNNPACK" in only
+    compare(path, net, out, draw(net, rng, 20), "reference")
+
+
+def test_equal_sums_with_unequal_levels_are_no_form():
+    """Factors that give one sum to pairs of two levels are not taken, whatever the order."""
+    acc, stored = np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1])
+    assert order_levels(acc, stored, (0, 1)) is None
+    (thresholds,) = order_levels(np.array([0, 1, 2, 3]), stored, (0, 2))
+    assert thresholds.tolist() == [2, 4]
+
+
+def test_the_reference_addition_takes_three_roundings():
+    """Against its definition in exact arithmetic: each input onto twice the larger scale, the sum onto the output's."""
+    a, b, out = Code(np.float32(0.31), 3), Code(np.float32(0.047), -11), Code(np.float32(0.4), 5)
+    table = add_by_reference(a, b, out, (-128, 127), 1)
+    for i, j in ((0, 0), (200, 13), (255, 255), (77, 130), (3, 254)):
+        terms = []
+        for one, q in ((a, i - 128), (b, j - 128)):
+            ratio = Fraction(float(np.float64(one.scale) / (2 * np.float64(a.scale))))
+            terms.append(scale_twice((q - one.zero) << 20, ratio))
+        last = Fraction(float(2 * np.float64(a.scale) / np.float64(np.float32(1 << 20) * out.scale)))
+        assert table[i, j] == min(max(scale_twice(sum(terms), last) + out.zero, -128), 127)
+
+
+def scale_twice(x, ratio):
+    """x * ratio with a multiplier of 31 bits: a high product, halves up, and a shift, halves away from zero."""
+    fraction, exponent = math.frexp(float(ratio))
+    multiplier = math.floor(Fraction(fraction) * 2**31 + Fraction(1, 2))
+    high = math.floor(Fraction(x * 2 ** max(exponent, 0) * multiplier, 2**31) + Fraction(1, 2))
+    value = Fraction(high, 2 ** max(-exponent, 0))
+    size = math.floor(abs(value) + Fraction(1, 2))
+    return size if value >= 0 else -size
 
 
 def test_an_unknown_arithmetic_is_named(tmp_path):

@@ -83,7 +83,8 @@ def test_check(cli, model):
     done = cli("check", "small.onnx", "--target", "BENCH")
     assert (done.exit_code, done.stdout) == (
         0,
-        "small.onnx is a QONNX file.\nsmall.onnx can be built for bench by fake: 4 layers, 180 weight bits, accumulators of up to 9 bits.\n",
+        "small.onnx is a QONNX file.\n"
+        "small.onnx can be built for bench by fake: 4 layers, 180 weight bits, accumulators of up to 9 bits.\n",
     )
 
 

@@ -143,12 +143,12 @@ def fit_pairs(stored: Ints, a: Code, b: Code, bounds: Bounds, sign: int) -> Pair
         for d1, d2 in ((d, 0) if ratio < 1 else (0, d) for d in _NEAR):
             factors = m1 + d1, sign * (m2 + d2)
             acc = factors[0] * (STORED - a.zero)[:, None] + factors[1] * (STORED - b.zero)[None, :]
-            if min(m1 + d1, m2 + d2) >= 0 and (thresholds := _order_levels(acc.ravel(), stored.ravel(), bounds)):
+            if min(m1 + d1, m2 + d2) >= 0 and (thresholds := order_levels(acc.ravel(), stored.ravel(), bounds)):
                 return PairForm(factors, thresholds[0])
     return None
 
 
-def _order_levels(acc: Ints, stored: Ints, bounds: Bounds) -> tuple[Ints] | None:
+def order_levels(acc: Ints, stored: Ints, bounds: Bounds) -> tuple[Ints] | None:
     """The thresholds on `acc` that give every level, in a tuple; None where a larger sum has a smaller level, or equal
     ones have different levels."""
     order = np.argsort(acc, kind="stable")
