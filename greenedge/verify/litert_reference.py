@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from greenedge.backends.int8.tflite.runtime import run_file
-from greenedge.errors import GreenedgeError, VerificationError
+from greenedge.errors import GreenedgeError, ToolError, VerificationError
 from greenedge.frontends.samples import Samples
 from greenedge.frontends.tflite.file import File, Tensor, read_file
 from greenedge.frontends.tflite.network import METADATA
@@ -110,7 +110,13 @@ def run_litert(
     arrays = [
         _store(file, file.tensors[number], values) for number, values in zip(file.inputs, samples.values(), strict=True)
     ]
-    return run_file(original, arrays, keep, kernels, progress)
+    try:
+        return run_file(original, arrays, keep, kernels, progress)
+    except ToolError:
+        raise
+    except GreenedgeError as error:
+        reason = str(error).rpartition(";")[0] or str(error)
+        raise GreenedgeError(f"{reason}; LiteRT does not take the original file: convert it again.") from None
 
 
 def _store(file: File, tensor: Tensor, values: Array) -> Array:

@@ -9,7 +9,7 @@ the model written here holds that very function as thresholds, found by bisectio
     file.py         the flatbuffer as records, within bounds
     kernels.py      what each kernel set computes
     network.py      the ONNX model under construction
-    linear.py, elementwise.py, moves.py     one rule an operator: it is read, or refused by name
+    linear.py, pools.py, elementwise.py, moves.py     one rule an operator: it is read, or refused by name
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from greenedge.errors import GreenedgeError, Reason, ReasonKind, Refused, UnsupportedError
-from greenedge.frontends.tflite import elementwise, linear, moves
+from greenedge.frontends.tflite import elementwise, linear, moves, pools
 from greenedge.frontends.tflite.file import File, Tensor, read_file
 from greenedge.frontends.tflite.kernels import KERNELS
 from greenedge.frontends.tflite.network import Network, Rule
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 ARITHMETICS = KERNELS
-FAMILIES = (linear, elementwise, moves)
+FAMILIES = (linear, pools, elementwise, moves)
 RULES: dict[str, Rule] = {kind: rule for family in FAMILIES for kind, rule in family.RULES.items()}
 _SUMS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 _FULL_INTEGER = (

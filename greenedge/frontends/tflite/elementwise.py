@@ -36,6 +36,24 @@ from greenedge.frontends.tflite.network import Network, Rule
 from greenedge.graph.ops.base import Ints
 
 _REFERENCE = "--arithmetic reference"
+_WIDEST_RATIO = 2.0**16  # of two scales; a kernel's 32-bit shifts overflow far beyond
+_FUNCTIONS = ("LOGISTIC", "TANH")  # whose output has a scale of its own, computed in floats
+
+
+def require_ratio(a: Code, out: Code, ratios: tuple[float, float] = (1 / _WIDEST_RATIO, _WIDEST_RATIO)) -> None:
+    """Raises Refused for scales further apart than a kernel's arithmetic was measured for."""
+    ratio = np.float64(a.scale) / np.float64(out.scale)
+    if not ratios[0] <= ratio <= ratios[1]:
+        raise _refuse_ratio(f"a scale of {a.scale:g} that becomes one of {out.scale:g}")
+
+
+def _refuse_ratio(what: str) -> Refused:
+    return Refused(
+        ReasonKind.UNSUPPORTED_SCALE,
+        what,
+        "their ratio lies beyond what LiteRT's kernels were measured for",
+        "quantise again with representative samples",
+    )
 
 
 def _read_codes(net: Network, operator: Operator) -> tuple[Tensor, Tensor, Tensor, Code, Code, Code]:
@@ -69,6 +87,8 @@ def _add(net: Network, operator: Operator, sign: int) -> None:
                 _REFERENCE,
             )
         kernels = "reference"
+    for one in (code_a, code_b):
+        require_ratio(one, code)
     bounds = clamp(read_activation(operator), code, kernels)
     if kernels == "reference":
         table = add_by_reference(code_a, code_b, code, bounds, sign)
@@ -155,6 +175,8 @@ def multiply_tensors(net: Network, operator: Operator) -> None:
             "XNNPACK leaves such ratios to a kernel whose arithmetic was not measured",
             _REFERENCE,
         )
+    if net.kernels == "reference" and not 1 / _WIDEST_RATIO <= ratio < 2.0**14:  # products of 16 bits, sums of 31
+        raise _refuse_ratio(f"a product that is requantised by {ratio:g}")
     bounds = clamp(read_activation(operator), code, net.kernels)
     step = multiply(net.kernels, code_a, code_b, code, bounds)
     ends = [np.array([-128, 127]) - one.zero for one in (code_a, code_b)]
@@ -187,6 +209,8 @@ def _make_rule(function: Callable[[Network, Operator, Code, Code], Ints]) -> Rul
 
     def rule(net: Network, operator: Operator) -> None:
         source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
+        if operator.kind not in _FUNCTIONS:
+            require_ratio(net.code(source), net.code(out))
         table = function(net, operator, net.code(source), net.code(out))
         net.tabulate(operator, net.value(source.number), table[None, :])
 

@@ -1,6 +1,6 @@
-"""Layers that sum products, and pools: the sum as a standard layer, the kernel's requantisation as its thresholds.
+"""Layers that sum products: the sum as a standard layer, the kernel's requantisation as its thresholds.
 
-FULLY_CONNECTED, CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV, AVERAGE_POOL_2D, MAX_POOL_2D, MEAN
+FULLY_CONNECTED, CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from greenedge.backends.int8.arithmetic import ACTIVATIONS, INT8_MAX, INT8_MIN, SCALE_LIMIT, mean_emulations
+from greenedge.backends.int8.arithmetic import ACTIVATIONS, INT8_MAX, INT8_MIN, SCALE_LIMIT
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.tflite.file import Operator, Tensor
-from greenedge.frontends.tflite.kernels import Code, average, clamp, find_thresholds, requantise_sum
-from greenedge.frontends.tflite.network import INT8, Network, Rule, order_shape
+from greenedge.frontends.tflite.kernels import Code, clamp, find_thresholds, requantise_sum
+from greenedge.frontends.tflite.network import Network, Rule, order_shape
 from greenedge.graph.ops.base import Ints
 
 _INT32 = 1 << 31
@@ -177,7 +177,7 @@ def _shape_rows(net: Network, name: str, out: Tensor) -> str:
 # -- windows -----------------------------------------------------------------------------------------------------------
 
 
-def _read_pads(
+def read_pads(
     operator: Operator, size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int]:
     """Pads (begin…, end…): of SAME the smaller half comes first."""
@@ -192,11 +192,11 @@ def _read_pads(
     return [*(t // 2 for t in total), *(t - t // 2 for t in total)]
 
 
-def _read_strides(operator: Operator) -> list[int]:
-    return _read_pair(operator, "strideH", "strideW")
+def read_strides(operator: Operator) -> list[int]:
+    return read_pair(operator, "strideH", "strideW")
 
 
-def _read_pair(operator: Operator, first: str, second: str, default: int = 0) -> list[int]:
+def read_pair(operator: Operator, first: str, second: str, default: int = 0) -> list[int]:
     """Two sizes among the options. Raises Refused where they are not positive."""
     pair = [int(operator.options.get(key, default)) for key in (first, second)]
     if min(pair) < 1:
@@ -206,7 +206,7 @@ def _read_pair(operator: Operator, first: str, second: str, default: int = 0) ->
     return pair
 
 
-def _require_images(*tensors: Tensor) -> None:
+def require_images(*tensors: Tensor) -> None:
     for tensor in tensors:
         if len(tensor.shape) != 4:
             raise Refused(
@@ -218,7 +218,7 @@ def conv_2d(net: Network, operator: Operator) -> None:
     """CONV_2D → Conv; of fewer input channels than the image has, in groups."""
     weight, tensor = _require_weights(net, operator.inputs[1])
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
-    _require_images(source, out, tensor)
+    require_images(source, out, tensor)
     if weight.shape[3] != source.shape[3]:
         raise Refused(
             ReasonKind.UNSUPPORTED_OP,
@@ -233,7 +233,7 @@ def depthwise_conv_2d(net: Network, operator: Operator) -> None:
     """DEPTHWISE_CONV_2D → Conv with a group for each channel."""
     weight, tensor = _require_weights(net, operator.inputs[1])
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
-    _require_images(source, out, tensor)
+    require_images(source, out, tensor)
     channels = source.shape[3]
     if weight.shape[0] != 1 or not channels or weight.shape[3] % channels:
         raise Refused(
@@ -249,8 +249,8 @@ def _convolve(net: Network, operator: Operator, weight: Ints, tensor: Tensor, gr
     """Conv with weights (O, I/groups, H, W); the scales run along `axis` of the file's."""
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
     code, kernel = net.code(source), weight.shape[2:]
-    strides, dilations = _read_strides(operator), _read_pair(operator, "dilationHFactor", "dilationWFactor", 1)
-    pads = _read_pads(operator, source.shape[1:3], kernel, strides, dilations)
+    strides, dilations = read_strides(operator), read_pair(operator, "dilationHFactor", "dilationWFactor", 1)
+    pads = read_pads(operator, source.shape[1:3], kernel, strides, dilations)
     require_window(source, out, len(weight), kernel, strides, pads, dilations)
     value = net.centre(net.value(source.number), code, f"{operator.name}_centred")
     name = net.node(
@@ -294,8 +294,8 @@ def transpose_conv(net: Network, operator: Operator) -> None:
     """TRANSPOSE_CONV → ConvTranspose. Its border sees fewer samples, so its input has to hold 0 for real 0."""
     weight, tensor = _require_weights(net, operator.inputs[1])
     source, out = net.tensor(operator.inputs[2]), net.tensor(operator.outputs[0])
-    _require_images(source, out, tensor)
-    code, strides, kernel = net.code(source), _read_strides(operator), weight.shape[1:3]
+    require_images(source, out, tensor)
+    code, strides, kernel = net.code(source), read_strides(operator), weight.shape[1:3]
     if weight.shape[3] != source.shape[3] or weight.shape[0] != out.shape[3]:
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
@@ -344,109 +344,9 @@ def _cut_transposed(
     return [*begin, *(max(e, 0) - b for e, b in zip(extra, begin, strict=True))], more
 
 
-# -- pools -------------------------------------------------------------------------------------------------------------
-
-
-def _read_pool(net: Network, operator: Operator) -> tuple[Tensor, Code, list[int], list[int], list[int]]:
-    """(input, its code, kernel, strides, pads) of a pool that keeps the scale."""
-    source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
-    _require_images(source, out)
-    code = require_same_code(net, source, out, "a pool")
-    kernel, strides = _read_pair(operator, "filterHeight", "filterWidth"), _read_strides(operator)
-    pads = _read_pads(operator, source.shape[1:3], kernel, strides, [1, 1])
-    require_window(source, out, source.shape[3], kernel, strides, pads, [1, 1])
-    return source, code, kernel, strides, pads
-
-
-def require_same_code(net: Network, source: Tensor, out: Tensor, what: str) -> Code:
-    """The code of both tensors. Raises Refused where `what` would change the scale, which LiteRT does not do."""
-    code = net.code(source)
-    if code != net.code(out):
-        raise Refused(
-            ReasonKind.UNEQUAL_SCALES,
-            f"{what} from scale {code.scale:g} and zero point {code.zero} to {out.scales[0]:g} and {out.zeros[0]}",
-            "LiteRT moves stored values and rescales none",
-            "convert it again, which puts a QUANTIZE between",
-        )
-    return code
-
-
-def average_pool_2d(net: Network, operator: Operator) -> None:
-    """AVERAGE_POOL_2D → the sum of a window, of as many stored values everywhere, divided halves away from zero."""
-    source, code, kernel, strides, pads = _read_pool(net, operator)
-    if any(pads):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            "an average pool whose windows reach over the border",
-            "all windows must have one divisor",
-            "use VALID padding, or a size that the stride divides",
-        )
-    count = kernel[0] * kernel[1]
-    # No operator of XNNPACK: LiteRT's own kernel bounds the result.
-    bounds = clamp(read_activation(operator), code, "reference")
-    total = _emit_total(net, operator, source, kernel, strides)
-    low, high = np.array([INT8_MIN * count]), np.array([INT8_MAX * count])
-    net.finish(operator, total, find_thresholds(lambda acc: average(acc, count, bounds), bounds, low, high), bounds)
-
-
-def _emit_total(net: Network, operator: Operator, source: Tensor, kernel: Sequence[int], strides: Sequence[int]) -> str:
-    """The sum of the stored values under a window."""
-    value = net.value(source.number)
-    name = net.node("AveragePool", [value], f"{operator.name}_mean", kernel_shape=list(kernel), strides=list(strides))
-    return net.node("Mul", [name, net.number(math.prod(kernel), f"{operator.name}_count")], f"{operator.name}_sum")
-
-
-def mean(net: Network, operator: Operator) -> None:
-    """MEAN over height and width → the sum of the image, requantised as the kernel set does it."""
-    source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
-    axes = net.read_integers(operator.inputs[1], "axes").reshape(-1)
-    _require_images(source)
-    if sorted(int(axis) % 4 for axis in axes) != [1, 2]:
-        raise Refused(
-            ReasonKind.UNSUPPORTED_OP,
-            f"MEAN over the axes {axes.tolist()}",
-            "means are over height and width together",
-            "pool over both",
-        )
-    code, target = net.code(source), net.code(out)
-    kernel = source.shape[1:3]
-    count = math.prod(kernel)
-    emulation = mean_emulations(count, code.zero, target.zero)[net.kernels]
-    parameters = emulation.prepare(float(code.scale), np.ones(1, np.float32), float(target.scale))
-    total = _emit_total(net, operator, source, kernel, (1, 1))
-    low, high = np.array([INT8_MIN * count]), np.array([INT8_MAX * count])
-    thresholds = find_thresholds(
-        lambda acc: np.clip(emulation.round(acc, *parameters) + target.zero, *INT8), INT8, low, high
-    )
-    if len(out.shape) != 4:
-        total = net.reshape(total, out.shape, f"{operator.name}_shaped")
-    net.finish(operator, total, thresholds, INT8)
-
-
-def max_pool_2d(net: Network, operator: Operator) -> None:
-    """MAX_POOL_2D → MaxPool of the stored values; a fused activation clamps them."""
-    source, code, kernel, strides, pads = _read_pool(net, operator)
-    taken = all(s <= k for s, k in zip(strides, kernel, strict=True)) and not (kernel == [1, 1] and max(strides) > 1)
-    bounds = clamp(read_activation(operator), code, net.kernels if taken else "reference")
-    name = net.node(
-        "MaxPool",
-        [net.value(source.number)],
-        operator.name if bounds == INT8 else f"{operator.name}_max",
-        kernel_shape=kernel,
-        strides=strides,
-        pads=pads,
-    )
-    if bounds == INT8:
-        return net.put(net.tensor(operator.outputs[0]), name)
-    return net.finish(operator, name, np.arange(bounds[0] + 1, bounds[1] + 1)[None, :], bounds)
-
-
 RULES: dict[str, Rule] = {
     "FULLY_CONNECTED": fully_connected,
     "CONV_2D": conv_2d,
     "DEPTHWISE_CONV_2D": depthwise_conv_2d,
     "TRANSPOSE_CONV": transpose_conv,
-    "AVERAGE_POOL_2D": average_pool_2d,
-    "MAX_POOL_2D": max_pool_2d,
-    "MEAN": mean,
 }

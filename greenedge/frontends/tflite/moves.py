@@ -10,8 +10,8 @@ import numpy as np
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.tflite.elementwise import REQUANTISE
 from greenedge.frontends.tflite.file import Operator, Tensor
-from greenedge.frontends.tflite.linear import require_same_code
 from greenedge.frontends.tflite.network import Network, Rule, order_axis, order_permutation, order_shape
+from greenedge.frontends.tflite.pools import require_same_code
 from greenedge.graph.ops.base import Ints
 
 _FLOAT, _UINT8, _INT8 = 1, 2, 3  # ONNX's numbers of element types
