@@ -125,7 +125,9 @@ def _store(file: File, tensor: Tensor, values: Array) -> Array:
     kind = {"INT8": np.int8, "UINT8": np.uint8}.get(tensor.kind)
     if kind is not None:
         return values.astype(kind)
-    reader = next(op for op in file.operators if tensor.number in op.inputs)
+    reader = next((op for op in file.operators if tensor.number in op.inputs), None)
+    if reader is None:  # nothing depends on it
+        return values.astype(np.float32)
     out = file.tensors[reader.outputs[0]]
     scale, zero = np.float32(out.scales[0]), np.float32(out.zeros[0])
     levels = np.clip(np.rint(values.astype(np.float32) / scale) + zero, -128, 127)

@@ -228,6 +228,13 @@ def scale_twice(x, ratio):
     return size if value >= 0 else -size
 
 
+def test_an_output_that_no_layer_computes_is_refused(tmp_path, rng):
+    net = Net(rng, (1, 4, 4, 2))
+    out, constant = net.conv(net.inputs[0], 3), net.constant((1, 3))
+    (only,) = refusals(net.save(tmp_path / "f.tflite", out, constant))
+    assert "is no integer that the network computes" in only
+
+
 def test_an_unknown_arithmetic_is_named(tmp_path):
     net, out, _ = one_operator("ADD", 0)
     with pytest.raises(GreenedgeError, match="xnnpack, reference"):

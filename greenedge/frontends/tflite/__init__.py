@@ -79,7 +79,7 @@ def name_kind(file: File) -> str:
             weights.add(file.tensors[operator.inputs[1]].kind if operator.inputs[1] >= 0 else "")
     if not kinds:
         kinds = {file.tensors[number].kind for number in file.inputs}
-    if "FLOAT32" in kinds or "FLOAT16" in kinds:
+    if kinds & {"FLOAT32", "FLOAT16"} and "INT8" not in kinds:  # of both, each operator in floats is named
         return "dynamic-range" if weights & {"INT8", "INT4"} else "float"
     if "INT16" in kinds:
         return "int16x8"
@@ -121,15 +121,14 @@ def _require_counts(net: Network, inputs: tuple[int, ...], outputs: tuple[int, .
             "an operator reads something and writes one tensor",
             "convert it again",
         )
-    for number in (inputs[0], outputs[0]):
-        shape = net.tensor(number).shape
-        if number == outputs[0] and (not shape or shape[0] != 1 or min(shape) < 1):
-            raise Refused(
-                ReasonKind.DYNAMIC_SHAPE,
-                f"an output of shape {shape}",
-                "a network computes one sample, of a fixed size",
-                "convert with a batch of 1",
-            )
+    shape = net.tensor(outputs[0]).shape
+    if not shape or shape[0] != 1 or min(shape) < 1:
+        raise Refused(
+            ReasonKind.DYNAMIC_SHAPE,
+            f"an output of shape {shape}",
+            "a network computes one sample, of a fixed size",
+            "convert with a batch of 1",
+        )
 
 
 def _add_inputs(net: Network) -> dict[str, Tensor]:
@@ -159,7 +158,10 @@ def _add_outputs(net: Network) -> dict[str, tuple[int, ...]]:
     outputs = {}
     for number in net.file.outputs:
         tensor = net.tensor(number)
-        if number not in net.floats:
-            net.floats[number] = moves.dequantise(net, tensor, f"output_{number}")
-        outputs[net.floats[number]] = tensor.shape
+        try:
+            if number not in net.floats:
+                net.floats[number] = moves.dequantise(net, tensor, f"output_{number}")
+            outputs[net.floats[number]] = tensor.shape
+        except Refused as refusal:
+            net.reasons.append(refusal.at(tensor.name or f"output_{number}"))
     return outputs

@@ -116,18 +116,26 @@ class File:
 
 
 def is_tflite(path: Path) -> bool:
-    """Whether a file says of itself that it is a .tflite, or is called one. Raises OSError where it cannot be read."""
-    with open(path, "rb") as file:
-        return file.read(8)[4:] == IDENTIFIER or path.suffix.lower() == SUFFIX
+    """Whether a file says of itself that it is a .tflite, or is called one."""
+    if path.suffix.lower() == SUFFIX:
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(8)[4:] == IDENTIFIER
+    except OSError:  # whoever reads it says so
+        return False
 
 
 def read_file(path: Path) -> File:
     """The network in a .tflite file. Raises GreenedgeError for a file that is none, damaged, or too large; ToolError
     without LiteRT's schema."""
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise GreenedgeError(f"{path} has {size:,} bytes; of a .tflite file at most {MAX_BYTES:,} are read.")
-    content = path.read_bytes()
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise GreenedgeError(f"{path} has {size:,} bytes; of a .tflite file at most {MAX_BYTES:,} are read.")
+        content = path.read_bytes()
+    except OSError as error:
+        raise GreenedgeError(f"{path} cannot be read: {str(error.strerror).lower()}; give another path.") from None
     if content[4:8] != IDENTIFIER:
         raise GreenedgeError(f"{path} is no .tflite file (it lacks the mark {IDENTIFIER.decode()}); convert it again.")
     schema = _load_schema()
