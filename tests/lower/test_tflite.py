@@ -13,7 +13,16 @@ from greenedge.backends.int8.tflite import worker
 from greenedge.errors import GreenedgeError, UnsupportedError
 from greenedge.frontends.source import parse_normal, read_model, read_normal
 from greenedge.frontends.tflite import RULES
-from greenedge.frontends.tflite.kernels import KERNELS, Code, add_by_reference, find_thresholds, order_levels
+from greenedge.frontends.tflite.kernels import (
+    KERNELS,
+    STORED,
+    Code,
+    add_by_reference,
+    add_by_xnnpack,
+    average,
+    find_thresholds,
+    order_levels,
+)
 from greenedge.graph import Requantise, run_graph
 from greenedge.lower import lower_source
 from tests.lower.tflite_files import NETWORKS, ONE_OPERATOR, Net, draw, one_operator
@@ -87,6 +96,42 @@ def test_a_bound_of_half_a_level_is_each_sets_own(tmp_path, rng):
         path, xs = net.save(tmp_path / "f.tflite", out), draw(net, rng, 50)
         for kernels in KERNELS:
             compare(path, net, out, xs, kernels)
+
+
+@pytest.mark.parametrize(("first", "second", "total"), [(0.5, 0.5, 1.0), (0.31, 0.047, 0.4)])  # the first: all ties
+def test_an_addition_by_xnnpack_is_its_formula_on_every_pair(first, second, total):
+    a, b, out = Code(np.float32(first), 3), Code(np.float32(second), -11), Code(np.float32(total), 5)
+    form = add_by_xnnpack(a, b, out, (-100, 90), -1)
+    ratios = [np.float32(one.scale / out.scale) for one in (a, b)]
+    shift = 21 - math.frexp(float(max(ratios)))[1]
+    m1, m2 = (round(float(ratio) * 2**shift) for ratio in ratios)
+    d1, d2 = STORED[:, None] - 3, STORED[None, :] + 11
+    expected = np.clip(((m1 * d1 - m2 * d2 + (1 << (shift - 1))) >> shift) + 5, -100, 90)
+    acc = form.factors[0] * d1 + form.factors[1] * d2
+    assert np.array_equal(-100 + np.searchsorted(form.thresholds, acc, side="right"), expected)
+
+
+def test_an_average_rounds_halves_away_from_zero():
+    totals = np.arange(-30, 31)
+    for count in (1, 2, 3, 4, 6):
+        exact = [Fraction(int(total), count) for total in totals]
+        wanted = [int(math.copysign(math.floor(abs(v) + Fraction(1, 2)), v)) for v in exact]
+        assert average(totals, count, (-128, 127)).tolist() == wanted
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_function_that_falls_is_counted_from_the_other_end(tmp_path, rng, kernels):
+    """A constant minus an activation, and products with constants of both signs and 0."""
+    for kind in ("SUB", "MUL"):
+        net = Net(rng, (1, 16, 16, 4))
+        net.code = lambda: (0.5, -1)
+        constant = net.writer.constant(
+            "c", np.array([-90, -1, 3, 77], np.int8), net.writer.tensors[net.inputs[0]][3].__class__((0.25,), -1)
+        )
+        net.about[constant] = ((4,), 0.25, -1)
+        out = net.binary(kind, constant, net.inputs[0])
+        path = net.save(tmp_path / "f.tflite", out)
+        compare(path, net, out, [np.arange(-128, 128).repeat(4).reshape(1, 16, 16, 4).astype(np.int8)], kernels)
 
 
 def test_thresholds_are_found_at_both_ends_of_the_range():
