@@ -252,15 +252,17 @@ def test_equal_sums_with_unequal_levels_are_no_form():
 
 def test_the_reference_addition_takes_three_roundings():
     """Against its definition in exact arithmetic: each input onto twice the larger scale, the sum onto the output's."""
-    a, b, out = Code(np.float32(0.31), 3), Code(np.float32(0.047), -11), Code(np.float32(0.4), 5)
+    a, b, out = Code(np.float32(0.3137), 3), Code(np.float32(0.04719), -11), Code(np.float32(0.40117), 5)
     table = add_by_reference(a, b, out, (-128, 127), 1)
-    for i, j in ((0, 0), (200, 13), (255, 255), (77, 130), (3, 254)):
-        terms = []
-        for one, q in ((a, i - 128), (b, j - 128)):
-            ratio = Fraction(float(np.float64(one.scale) / (2 * np.float64(a.scale))))
-            terms.append(scale_twice((q - one.zero) << 20, ratio))
-        last = Fraction(float(2 * np.float64(a.scale) / np.float64(np.float32(1 << 20) * out.scale)))
-        assert table[i, j] == min(max(scale_twice(sum(terms), last) + out.zero, -128), 127)
+    terms = []
+    for one in (a, b):
+        ratio = Fraction(float(np.float64(one.scale) / (2 * np.float64(a.scale))))
+        terms.append([scale_twice((q - one.zero) << 20, ratio) for q in range(-128, 128)])
+    last = Fraction(float(2 * np.float64(a.scale) / np.float64(np.float32(1 << 20) * out.scale)))
+    for i in range(256):
+        for j in range(0, 256, 3):
+            level = scale_twice(terms[0][i] + terms[1][j], last) + out.zero
+            assert table[i, j] == min(max(level, -128), 127)
 
 
 def scale_twice(x, ratio):
