@@ -2,7 +2,7 @@
 
     from greenedge import api
 
-    run = api.build(model, "ulx3s-85f", inputs=x, labels=y)     # a Brevitas module, or the path of an ONNX file
+    run = api.build(model, "ulx3s-85f", inputs=x, labels=y)     # a Brevitas module, or the path of a file
     run.summary["accuracy"], run.summary["hardware"]
     run.infer(x)                                                # {model output: array}, by the RTL that was synthesised
     api.report(run, other)
@@ -117,20 +117,22 @@ def build(
     name: str | None = None,
     backend: str | None = None,
     input_type: Names = (),
+    arithmetic: str | None = None,
     out: str | Path | None = None,
     progress: bool = True,
     **options: object,
 ) -> Run | list[Run]:
     """Builds and verifies a model for a target, or for several; returns its Run, or a list of them.
 
-    model       path of an ONNX file or of a language model that was quantised (compared on stories of its own), or a
-                torch module with Brevitas quantisers (it is exported in eval mode, and
-                needs `inputs`)
+    model       path of an ONNX file, of an int8 .tflite, or of a language model that was quantised (compared on
+                stories of its own), or a torch module with Brevitas quantisers (it is exported in eval mode, and needs
+                `inputs`)
     inputs      float32 (N, *shape) to verify with, of several inputs {input: array} or a tuple in the model's order
                 (a module's: of its forward), or the path of an .npy or .npz file; drawn at random for a file where
                 they are not given. labels: (N,) classes
     expected    float32 (N, …): what the model gives for the inputs, compared with all the rest; of a torch module it is
                 what the module itself gives
+    arithmetic  whose results a .tflite means: "xnnpack" (LiteRT's default) or "reference" (its reference kernels)
     options     of the back end, as --set build.KEY has them: fps=20000, latency=1e-5, clock_hz=100e6,
                 storage="int4-dense", …
     """
@@ -138,7 +140,7 @@ def build(
         chosen = decoder_jobs(Path(model), _names(target), backend, options)
         return _run_jobs(chosen, out, progress, isinstance(target, str))
     with ExitStack() as opened:
-        source = _source(model, inputs, labels, expected, name, input_type, opened)
+        source = _source(model, inputs, labels, expected, name, input_type, opened, arithmetic)
         return _run_jobs(
             job_list.jobs_for(source, _names(target), backend, options), out, progress, isinstance(target, str)
         )
@@ -171,12 +173,13 @@ def check(
     expected: np.ndarray | None = None,
     backend: str | None = None,
     input_type: Names = (),
+    arithmetic: str | None = None,
     **options: object,
 ) -> list[Preflight]:
     """The preflight of a model for each target: `reasons` why not (none: it can be built), and `notes`. The arguments
     are those of `build`."""
     with ExitStack() as opened:
-        source = _source(model, inputs, labels, expected, None, input_type, opened)
+        source = _source(model, inputs, labels, expected, None, input_type, opened, arithmetic)
         return job_list.preflight(source, _names(target), backend, options)
 
 
@@ -206,7 +209,14 @@ def _run_jobs(jobs, out, progress: bool, single: bool, until: str = "report"):
 
 
 def _source(
-    model: Model, inputs, labels, expected, name: str | None, input_type: Names, opened: ExitStack
+    model: Model,
+    inputs,
+    labels,
+    expected,
+    name: str | None,
+    input_type: Names,
+    opened: ExitStack,
+    arithmetic: str | None = None,
 ) -> ModelFile:
     """The model as a file with its samples in files, for as long as `opened` is open."""
     samples, classes, outputs = (
@@ -215,7 +225,7 @@ def _source(
     reference = "expected"
     declared = job_list.input_types(_names(input_type))
     if isinstance(model, (str, Path)):
-        return ModelFile(Path(model), samples, classes, declared, outputs)
+        return ModelFile(Path(model), samples, classes, declared, outputs, arithmetic=arithmetic)
     if samples is None:
         raise GreenedgeError(
             f"{type(model).__name__} is exported with samples, and none are given; say inputs=X, (N, *shape) in "

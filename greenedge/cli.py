@@ -68,6 +68,14 @@ InputTypes = Annotated[
         help=("Integer type of an input without a quantiser, such as uint8:1/255."),
     ),
 ]
+ArithmeticChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--arithmetic",
+        metavar="A",
+        help="Whose results a .tflite means: LiteRT's with XNNPACK (xnnpack, if not said) or of its reference kernels.",
+    ),
+]
 Fps = Annotated[
     int | None,
     typer.Option(
@@ -245,7 +253,7 @@ def targets(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None
 @app.command()
 @_exit_code_on_error
 def check(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
     target: Targets = None,
     backend: Backend = None,
     inputs: Samples = None,
@@ -255,19 +263,22 @@ def check(
     latency: Latency = None,
     set_: Sets = None,
     input_type: InputTypes = None,
+    arithmetic: ArithmeticChoice = None,
     as_json: Json = False,
 ) -> None:
     """Preflight: say whether a model can go to a target, or every reason why not, with the node and the cure."""
     from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import input_types, preflight
 
-    source = ModelFile(model, inputs, labels, input_types(input_type or []), expected)
+    source = ModelFile(model, inputs, labels, input_types(input_type or []), expected, arithmetic=arithmetic)
     found = preflight(source, target or [], backend, _build_options(set_, fps, latency))
     if as_json:
         from dataclasses import asdict
 
         _print_json([asdict(each) for each in found])
         raise typer.Exit(UnsupportedError.exit_code if any(each.reasons for each in found) else 0)
+    if kind := next((each.kind for each in found if each.kind), ""):
+        typer.echo(f"{model.name} is {kind}.")
     for each in found:
         if not each.reasons:
             typer.echo(
@@ -281,6 +292,27 @@ def check(
         typer.echo(f"greenedge: {_refusal(each)}", err=True)
     if refused:
         refused[-1].require()
+
+
+@app.command()
+@_exit_code_on_error
+def show(
+    model: Annotated[Path, typer.Argument(metavar="FILE")],
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="F.svg", help="Draw the network into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the layers of a model file: operators, shapes, types, parameters; as a table, and as a drawing."""
+    from greenedge.run.show import draw_layers, list_layers, make_rows
+
+    kind, layers = list_layers(model)
+    if svg is not None:
+        draw_layers(layers, svg)
+    if as_json:
+        return _print_json({"kind": kind, "layers": [vars(layer) for layer in layers]})
+    typer.echo(f"{model.name} is {kind}: {sum(layer.parameters for layer in layers):,} parameters.")
+    _table(["layer", "operator", "output", "type", "parameters"], make_rows(layers))
+    if svg is not None:
+        typer.echo(f"drawing: {svg}")
 
 
 def _refusal(preflight: Preflight) -> str:
@@ -359,7 +391,7 @@ def sweep(
 @app.command()
 @_exit_code_on_error
 def build(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
     target: Targets = None,
     backend: Backend = None,
     inputs: Samples = None,
@@ -376,12 +408,13 @@ def build(
     ] = "report",
     set_: Sets = None,
     input_type: InputTypes = None,
+    arithmetic: ArithmeticChoice = None,
     docker: Docker = False,
     dry_run: DryRun = False,
     require: Requirement = Require.certified,
     as_json: Json = False,
 ) -> None:
-    """Build somebody's QONNX model, or a language model, for a target and verify it."""
+    """Build somebody's QONNX or int8 .tflite model, or a language model, for a target and verify it."""
     from greenedge.decoder.source import is_decoder_file
     from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import input_types, jobs_for
@@ -395,7 +428,7 @@ def build(
         if until == PLAN:
             return _show_plans(decoder_jobs(model, target or [], backend, options, runs_tools=False), as_json)
         return _run_jobs(decoder_jobs(model, target or [], backend, options, until), out, until, dry_run, as_json)
-    source = ModelFile(model, inputs, labels, input_types(input_type or []), expected)
+    source = ModelFile(model, inputs, labels, input_types(input_type or []), expected, arithmetic=arithmetic)
     if until == PLAN:
         return _show_plans(jobs_for(source, target or [], backend, options, runs_tools=False), as_json)
     jobs = jobs_for(source, target or [], backend, options, _stage(until), docker)
@@ -665,7 +698,7 @@ def report(
 @app.command()
 @_exit_code_on_error
 def snap(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="SNAPPED.onnx", help="The rewritten model.")],
     bits: Annotated[int, typer.Option("--bits", metavar="N", help="Multiplier bits, 2 to 24.")] = 8,
     inputs: Annotated[
@@ -706,7 +739,7 @@ def snap(
 @app.command()
 @_exit_code_on_error
 def requantise(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
     inputs: Annotated[
         Path, typer.Option("--inputs", metavar="X.npy|X.npz", help="Samples whose outputs the levels have to hold.")
     ],

@@ -22,7 +22,7 @@ class Preflight:
     """What a model is, and why it cannot be built (empty: it can, as far as can be known without building it).
 
     `layers`, `weight_bits` and `accumulator_bits` are None where the model could not be lowered. `notes` are sentences
-    about a model that can be built.
+    about a model that can be built, `kind` says what kind of file it is.
     """
 
     model: str
@@ -33,6 +33,7 @@ class Preflight:
     weight_bits: int | None = None
     accumulator_bits: int | None = None
     notes: tuple[str, ...] = ()
+    kind: str = ""
 
     def require(self) -> None:
         """Raises UnsupportedError with all reasons."""
@@ -46,8 +47,10 @@ def check_model(
     backend: str | None,
     declared: Mapping[str | None, InputType] | None = None,
     options: Mapping[str, object] | None = None,
+    arithmetic: str = "xnnpack",
 ) -> Preflight:
-    """Lowers the model and asks the back end; with None the one that would be selected.
+    """Lowers the model and asks the back end; with None the one that would be selected. A .tflite is read in that
+    arithmetic.
 
     Raises GreenedgeError for a file that is missing, no ONNX, or damaged.
     """
@@ -61,7 +64,7 @@ def check_model(
     if is_decoder_file(Path(path)):
         return _check_decoder(Path(path), target, backend, options)
     try:
-        source = read_model(Path(path))
+        source = read_model(Path(path), arithmetic)
         lowered = lower_source(source, declared)
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
@@ -83,6 +86,7 @@ def check_model(
         count_weight_bits(lowered.graph),
         widest_accumulator(lowered.graph),
         (*read, *_host_notes(chosen, lowered.graph), *notes),
+        source.kind,
     )
 
 

@@ -228,7 +228,13 @@ _TYPES: dict[str, dict[str, type]] = {
     "IntQuant": {"signed": int, "narrow": int, "rounding_mode": str},
     "BipolarQuant": {},
     "Trunc": {"signed": int, "narrow": int, "rounding_mode": str},
-    "MultiThreshold": {"out_dtype": str, "out_scale": float, "out_bias": float, "data_layout": str},
+    "MultiThreshold": {
+        "out_dtype": str,
+        "out_scale": float,
+        "out_bias": float,
+        "data_layout": str,
+        "zero_point": int,  # the level that stands for 0: a word of ours, of files whose tensors have zero points
+    },
 }
 _INPUTS = {"Quant": (4,), "IntQuant": (4,), "BipolarQuant": (2,), "Trunc": (5, 6), "MultiThreshold": (2,)}
 

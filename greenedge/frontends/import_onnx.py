@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,8 @@ from greenedge.files.arrays import read_array
 from greenedge.files.atomic_write import sha256_file
 from greenedge.frontends.input_type import InputType, parse_input_type
 from greenedge.frontends.samples import ModelInput, Samples, count_samples, list_inputs, read_samples, write_samples
-from greenedge.frontends.source import Source, parse_normal, read_normal
+from greenedge.frontends.source import DEFAULT_ARITHMETIC, Source, parse_normal, read_normal
+from greenedge.frontends.tflite.file import is_tflite
 
 SAMPLES = 100  # drawn at random where no --inputs are given
 _SEED = 1
@@ -28,6 +30,7 @@ class ModelFile:
     the model gives for them by `reference`: the network that it was exported from ("torch"), or a person's own word
     ("expected").
 
+    A .tflite is read in the `arithmetic` of one of LiteRT's kernel sets, its default's where none is given.
     `declared` gives integer types to inputs that have no quantiser, as text: {"input" or "": "uint8:1/255"}.
     """
 
@@ -37,6 +40,7 @@ class ModelFile:
     declared: Mapping[str, str] = field(default_factory=dict)
     expected: Path | None = None
     reference: str = "expected"
+    arithmetic: str | None = None
 
     @property
     def name(self) -> str:
@@ -47,13 +51,31 @@ class ModelFile:
         return self.path.name
 
     @cached_property
+    def is_tflite(self) -> bool:
+        """Whether the file is a .tflite. Raises GreenedgeError for another one with an arithmetic."""
+        found = self.path.is_file() and is_tflite(self.path)
+        if self.arithmetic is not None and not found:
+            raise GreenedgeError(
+                f"{self.path} is no .tflite file, so it takes no --arithmetic: its own file says what it computes; "
+                "leave it out."
+            )
+        return found
+
+    @property
+    def kernels(self) -> str:
+        """The arithmetic that the file is read in, where that matters. Raises as `is_tflite`."""
+        return self.arithmetic if self.is_tflite and self.arithmetic else DEFAULT_ARITHMETIC
+
+    @cached_property
     def inputs(self) -> dict[str, str]:
         """sha256 of everything that enters the run, by role."""
         if not self.path.is_file():
             raise GreenedgeError(f"{self.path} does not exist; give the path of an ONNX file.")
         files = {"model": self.path, "inputs": self.samples, "labels": self.labels, self.reference: self.expected}
         digests = {role: sha256_file(_require_file(path)) for role, path in files.items() if path is not None}
-        digests |= {f"data {path.name}": sha256_file(path) for path in _find_external_data(self.path)}
+        if not self.is_tflite:
+            digests |= {f"data {path.name}": sha256_file(path) for path in _find_external_data(self.path)}
+        digests |= {"arithmetic": self.kernels} if self.is_tflite else {}
         return digests | {f"declared {name}": text for name, text in self.declared.items()}
 
     def input_types(self) -> dict[str | None, InputType]:
@@ -67,11 +89,13 @@ def import_stage(model: ModelFile, folder: Path) -> str:
 
     Raises GreenedgeError for a file that is missing, no ONNX, no array, or of another shape than the model's input.
     """
-    normal = read_normal(model.path)
+    normal = read_normal(model.path, model.kernels)
     source = parse_normal(normal, model.path.stem)
+    if model.is_tflite:
+        shutil.copyfile(model.path, folder / "model.tflite")
     (folder / "model.onnx").write_bytes(normal.proto.SerializeToString(deterministic=True))
     inputs = list_inputs(source, model.input_types())
-    samples = _draw_samples(source, inputs) if model.samples is None else read_samples(model.samples, inputs)
+    samples = load_samples(model, source)
     count = count_samples(samples)
     write_samples(samples, folder)
     if model.labels is not None:
@@ -85,17 +109,24 @@ def import_stage(model: ModelFile, folder: Path) -> str:
         "drawn": model.samples is None,
         **({"input": shapes[0]} if len(shapes) == 1 else {"inputs": shapes}),
         "opset": source.opset,
+        **({"arithmetic": model.kernels} if model.is_tflite else {}),
     }
     (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     note = f"{count} samples{' drawn at random' if model.samples is None else ''}"
     return f"{len(source.nodes)} nodes, {note}{f' of {len(inputs)} inputs' if len(inputs) > 1 else ''}"
 
 
+def load_samples(model: ModelFile, source: Source) -> Samples:
+    """The samples that were given, or random ones. Raises GreenedgeError for samples that are none of the model's."""
+    inputs = list_inputs(source, model.input_types())
+    return _draw_samples(source, inputs) if model.samples is None else read_samples(model.samples, inputs)
+
+
 def check_samples(model: ModelFile) -> None:
     """Reads the samples and labels that were given as the import would, and raises what it raises."""
     if model.samples is None and model.labels is None and model.expected is None:
         return
-    source = parse_normal(read_normal(model.path), model.path.stem)
+    source = parse_normal(read_normal(model.path, model.kernels), model.path.stem)
     inputs = list_inputs(source, model.input_types())
     count = SAMPLES if model.samples is None else count_samples(read_samples(model.samples, inputs))
     if model.labels is not None:

@@ -44,7 +44,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _refuse_language_models(path: Path) -> None:
+def refuse_language_models(path: Path) -> None:
     """Raises GreenedgeError, with the way that they go, for the files of language models."""
     if path.is_file() and (is_gguf(path) or is_llama2c(path)):
         kind = "a GGUF file" if is_gguf(path) else "a checkpoint of llama2.c"
@@ -59,7 +59,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
-        _refuse_language_models(path)
+        refuse_language_models(path)
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise GreenedgeError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read.")

@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 class Normal:
     """A model in normal form, and what a user should know of how it came to be.
 
-    `complaints` are ONNX's own about the model. The lowering may know better words for them; with any of them nothing
-    is accepted.
+    `kind` says what kind of file it was. `complaints` are ONNX's own about the model. The lowering may know better
+    words for them; with any of them nothing is accepted.
     """
 
     proto: onnx.ModelProto
     notes: tuple[str, ...] = ()
     complaints: tuple[Reason, ...] = ()
+    kind: str = ""
 
 
 def collect_constants(proto: onnx.ModelProto) -> list[str]:

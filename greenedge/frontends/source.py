@@ -10,7 +10,7 @@ The lowering folds constant sub-graphs later.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,17 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason, UnsupportedError
 from greenedge.frontends.domains import QONNX
+from greenedge.frontends.kinds import name_onnx_kind
 from greenedge.frontends.load import load_proto
 from greenedge.frontends.normalise import Normal, normalise
+from greenedge.frontends.tflite import ARITHMETICS, read_tflite
+from greenedge.frontends.tflite.file import is_tflite
 
 if TYPE_CHECKING:
     import onnx
 
 QONNX_DOMAINS = (QONNX,)
+DEFAULT_ARITHMETIC = ARITHMETICS[0]
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class Source:
     """A model as read: nodes in topological order, constants by tensor name, inputs and outputs with shapes.
 
     A dimension that is not fixed is None; `annotations` maps tensors to QONNX datatype names such as 'UINT8'. `notes`
-    are sentences about how the file was read, `complaints` what ONNX itself says against the model, `shapes` those of
-    the tensors between, as far as they follow from the inputs'.
+    are sentences about how the file was read, `kind` says what kind of file it was, `complaints` what ONNX itself says
+    against the model, `shapes` those of the tensors between, as far as they follow from the inputs'.
     """
 
     name: str
@@ -59,23 +63,28 @@ class Source:
     notes: tuple[str, ...] = ()
     complaints: tuple[Reason, ...] = ()
     shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict, repr=False)
+    kind: str = ""
 
 
-def read_model(path: Path) -> Source:
-    """The model in `path`.
+def read_model(path: Path, arithmetic: str = DEFAULT_ARITHMETIC) -> Source:
+    """The model in `path`; a .tflite in the `arithmetic` of that kernel set of LiteRT's.
 
     Raises GreenedgeError for a file that is missing, not ONNX, damaged, or refers outside its folder; UnsupportedError
     for a model that breaks ONNX's rules or has operators of an unknown domain.
     """
-    return parse_normal(read_normal(path), Path(path).stem)
+    return parse_normal(read_normal(path, arithmetic), Path(path).stem)
 
 
-def read_normal(path: Path) -> Normal:
+def read_normal(path: Path, arithmetic: str = DEFAULT_ARITHMETIC) -> Normal:
     """The file in normal form, in one piece. Raises as `read_model`."""
     path = Path(path)
     try:
-        proto = load_proto(path)
-        return normalise(proto, proto.graph.name or path.stem)
+        if path.is_file() and is_tflite(path):
+            proto, kind = read_tflite(path, arithmetic), f"an int8 .tflite file, read in the arithmetic {arithmetic}"
+        else:
+            proto = load_proto(path)
+            kind = name_onnx_kind(proto)
+        return replace(normalise(proto, proto.graph.name or path.stem), kind=kind)
     except UnsupportedError:
         raise
     except GreenedgeError as error:
@@ -108,6 +117,7 @@ def parse_normal(normal: Normal, name: str) -> Source:
         normal.notes,
         normal.complaints,
         {v.name: _shape(v) for v in graph.value_info},
+        normal.kind,
     )
 
 

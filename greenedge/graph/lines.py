@@ -18,6 +18,15 @@ def is_straight(step: Requantise) -> bool:
     return step.forms.affine is not None or distance_from_line(step).max(initial=0) <= STRAIGHT
 
 
+def is_straight_in_float32(step: Requantise) -> bool:
+    """Whether every channel's steps may be those of a product in float32, rounded once: two roundings of 2**-24 each
+    displace a step from the line by a part of its accumulator."""
+    if not isinstance(step.forms, Steps):
+        return False
+    reach = np.maximum(np.abs(step.x_lo), np.abs(step.x_hi)).astype(np.float64)
+    return bool((distance_from_line(step) <= STRAIGHT + reach * 2.0**-23).all())
+
+
 def distance_from_line(step: Requantise) -> Floats:
     """(C,) how far, in accumulators, the steps lie from those of the nearest straight line; 0 where one has just these
     steps.

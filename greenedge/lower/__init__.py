@@ -24,7 +24,7 @@ from greenedge.files.json_file import read_json
 from greenedge.frontends.input_type import InputType
 from greenedge.frontends.post_training import is_float
 from greenedge.frontends.samples import ModelInput, list_inputs
-from greenedge.frontends.source import Source, read_model
+from greenedge.frontends.source import DEFAULT_ARITHMETIC, Source, read_model
 from greenedge.graph import Graph, Requantise, Steps
 from greenedge.graph.ops.base import Floats
 from greenedge.graph.qonnx import to_qonnx
@@ -81,10 +81,12 @@ class Lowered:
     direct: Mapping[str, str] = field(default_factory=dict)
 
 
-def lower_file(path: Path, declared: Mapping[str | None, InputType] | None = None) -> Lowered:
-    """The exact integer graph of an ONNX file. Raises UnsupportedError with every reason, GreenedgeError for a bad
-    file."""
-    return lower_source(read_model(Path(path)), declared)
+def lower_file(
+    path: Path, declared: Mapping[str | None, InputType] | None = None, arithmetic: str = DEFAULT_ARITHMETIC
+) -> Lowered:
+    """The exact integer graph of an ONNX file, or of a .tflite in that arithmetic. Raises UnsupportedError with every
+    reason, GreenedgeError for a bad file."""
+    return lower_source(read_model(Path(path), arithmetic), declared)
 
 
 def lower_source(source: Source, declared: Mapping[str | None, InputType] | None = None) -> Lowered:

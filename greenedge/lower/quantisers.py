@@ -12,7 +12,7 @@ import numpy as np
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.source import Node
 from greenedge.graph.ops.base import Floats
-from greenedge.lower.expr import Const, Expr, Var
+from greenedge.lower.expr import Const, Expr, Var, affine_of
 from greenedge.lower.quantiser_parameters import (
     MAX_LEVEL_BITS,
     broadcast_parameter,
@@ -204,6 +204,8 @@ def multi_threshold(walk: Walk, node: Node, args: Args) -> Value:
     ratio = Fraction(bias) / Fraction(scale)
     parts, lowest = (ratio.denominator, ratio.numerator) if ratio.denominator <= _MAX_PARTS else (1, 0)
     rest = Const.of(0.0 if ratio.denominator <= _MAX_PARTS else bias)
+    if np.asarray(thresholds.array).dtype.kind in "iu" and _is_whole(value.expr):
+        table = table - 0.5  # an integer reaches T where it exceeds T - 1/2, which float64 decides without a tie
     table, scale = np.repeat(table, parts, axis=1), scale / parts
     levels = Quantiser(lowest, lowest + table.shape[1], table, np.ones(table.shape[1], bool))
     return walk.builder.requantise(
@@ -212,7 +214,14 @@ def multi_threshold(walk: Walk, node: Node, args: Args) -> Value:
         value.expr * marker,
         levels,
         lambda q: q * Const.of(scale) + rest if np.any(rest.values) else q * Const.of(scale),
+        int(node.attrs.get("zero_point", 0)),
     )
+
+
+def _is_whole(y: Expr) -> bool:
+    """Whether y is an integer for every integer: its slope and constant are."""
+    parts = affine_of(y)
+    return parts is not None and all(v == int(v) for part in parts for v in np.ravel(np.asarray(part, object)).tolist())
 
 
 def quantize_linear(walk: Walk, node: Node, args: Args) -> Value:

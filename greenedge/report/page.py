@@ -22,6 +22,8 @@ STAGE_TITLES = {
     "torch": "PyTorch",
     "expected": "Expected outputs",
     "qonnx": "QONNX",
+    "litert": "LiteRT (XNNPACK) on the original file",
+    "litert-reference": "LiteRT (reference kernels) on the original file",
     "graph": "Integer graph",
     "decoder": "Decoder in numpy",
     "rtl": "RTL",

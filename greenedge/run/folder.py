@@ -76,6 +76,11 @@ class RunFolder:
         return self.export / "model.onnx"
 
     @property
+    def original(self) -> Path:
+        """The .tflite that the model was read from, where it was."""
+        return self.export / "model.tflite"
+
+    @property
     def inputs(self) -> Path:
         """The test vectors: an .npz file where the model has several inputs."""
         several = self.export / "inputs.npz"

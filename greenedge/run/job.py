@@ -46,6 +46,8 @@ class Job:
         """What the manifest says the run is about."""
         kind = "model" if isinstance(self.source, ModelFile) else "recipe"
         about: dict[str, Any] = {"source": {"kind": kind, "name": self.source.name, "title": self.source.title}}
+        if isinstance(self.source, ModelFile) and self.source.is_tflite:
+            about["source"]["arithmetic"] = self.source.kernels
         if self.target is not None:
             about["target"] = describe_target(self.target)
             about |= {"backend": self.backend, "options": dict(self.options), "backend_reason": self.reason}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from greenedge.files.package_data import data_folder
 from greenedge.frontends.import_onnx import ModelFile, check_samples
 from greenedge.run.folder import RunFolder
 from greenedge.run.job import ORDER, Display, Job
-from greenedge.target import load_target, nearest
+from greenedge.target import Target, load_target, nearest
 from greenedge.tools.needs import require_tools
 
 if TYPE_CHECKING:
@@ -72,12 +73,25 @@ def jobs_for(
     jobs = []
     for name in dict.fromkeys(targets):
         target = load_target(name)
-        name = default_backend(target, backend)
-        job = Job(source, target, name, dict(options or {}), docker, is_chosen=backend is not None)
+        chosen, reason = _choose_exact(source, target, backend)
+        name = default_backend(target, chosen)
+        job = Job(source, target, name, dict(options or {}), docker, chosen is not None, reason)
         if runs_tools:
             require_tools(load_backend(name).needs(target, job.options), f"a build for {target.name} by {name}")
         jobs.append(job)
     return jobs
+
+
+def _choose_exact(source: Recipe | ModelFile, target: Target, backend: str | None) -> tuple[str | None, str | None]:
+    """(back end, reason) for a file that means what LiteRT's reference kernels compute, where nobody has named one: a
+    .tflite that is built runs by XNNPACK, which rounds otherwise, so it is C where the target has that."""
+    is_reference = isinstance(source, ModelFile) and source.kernels == "reference"
+    if backend is not None or not is_reference or target.backends[0] != "tflite" or "c99" not in target.backends:
+        return backend, None
+    return "c99", (
+        "c99 was chosen because it computes the reference kernels' arithmetic exactly; a .tflite runs by XNNPACK, "
+        "which rounds otherwise"
+    )
 
 
 def split_settings(texts: Sequence[str]) -> tuple[dict[str, str], dict[str, object]]:
@@ -134,10 +148,23 @@ def preflight(source: ModelFile, targets: Sequence[str], backend: str | None, op
     chosen = [(target, default_backend(target, backend) if backend else None) for target in named]
     check_options(options)
     types = source.input_types()
-    found = [check_model(source.path, target, name, types, options) for target, name in chosen]
-    if not all(each.reasons for each in found):
-        check_samples(source)
-    return found
+    found = [
+        check_model(source.path, target, name or _choose_exact(source, target, None)[0], types, options, source.kernels)
+        for target, name in chosen
+    ]
+    if all(each.reasons for each in found):
+        return found
+    check_samples(source)
+    return _note_distance(source, found) if source.is_tflite else found
+
+
+def _note_distance(source: ModelFile, found: list[Preflight]) -> list[Preflight]:
+    """With how far LiteRT's kernel sets are apart on the samples, as a note where the model can be built."""
+    from greenedge.run.tflite_sets import measure_distance
+
+    distance = measure_distance(source)
+    note = f"{distance if isinstance(distance, str) else distance.text}."
+    return [each if each.reasons else replace(each, notes=(*each.notes, note)) for each in found]
 
 
 def dry_plan(job: AnyJob) -> list[str]:

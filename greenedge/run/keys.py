@@ -30,7 +30,7 @@ _READS = {
 }
 _CODE = {
     "train": ("train",),
-    "export": ("frontends", "train"),
+    "export": ("frontends", "train", "backends/int8/arithmetic.py"),
     "lower": ("frontends", "lower", "graph"),
     "build": ("{backend}", "backends/int8", "legalise", "hdl", "graph", "lower/dequantise.py", "tools"),
     "verify": ("verify", "boards", "hdl", "{backend}", "backends/int8", "graph", "frontends", "lower", "legalise"),

@@ -25,7 +25,7 @@ def make_plan(job: Job) -> tuple[Job, Plan]:
             f"{job.source.name} has no plan before it is trained and has a target; plan the file that it exports: "
             "`greenedge build RUN/2-export/model.onnx --until plan --target NAME`."
         )
-    lowered = lower_file(job.source.path, job.source.input_types())
+    lowered = lower_file(job.source.path, job.source.input_types(), job.source.kernels)
     if not job.is_chosen:
         from greenedge.backends.select import select_backend
 

@@ -11,12 +11,14 @@ from greenedge.run.folder import RunFolder
 from greenedge.verify.built import PARTIAL_SAMPLES, count_board_samples
 from greenedge.verify.compare import VerificationReport
 from greenedge.verify.float_references import REFERENCES, is_comparable_with_outputs
+from greenedge.verify.litert_reference import STAGES, find_origin
 
 
 def expect_evidence(run: RunFolder, lowered: Lowered, backend: Backend) -> dict[str, int]:
     """{stage: samples that it must be compared on with the integer graph} of a run that has just been built."""
     samples = count_samples(open_samples(run.inputs, lowered.inputs))
-    expected = {"qonnx": samples}
+    origin = find_origin(run)
+    expected = {"qonnx" if origin is None else STAGES[origin.arithmetic]: samples}
     if is_comparable_with_outputs(lowered):
         expected |= {name: samples for name in REFERENCES if (run.export / f"{name}.npy").is_file()}
     if backend.why_not_runnable(run.build):

@@ -69,15 +69,18 @@ def _first_input(lowered: Lowered, theirs: Mapping[str, Ints], ints: Mapping[str
 
 def describe_proof(graph: Graph) -> str:
     """What holds for every reachable accumulator of every requantiser."""
-    entries = [proof(op) for op in graph.requantisers]
-    with_affine = sum(1 for entry in entries if entry.get("proved"))
-    if not entries:
+    count, accumulators = count_proved(graph)
+    with_affine = sum(1 for op in graph.requantisers if proof(op).get("proved"))
+    if not count:
         return "integer arithmetic only: nothing is rounded"
-    return (
-        f"{len(entries)} requantisers equal real arithmetic on all "
-        f"{sum(entry['accumulators'] for entry in entries):,} reachable accumulators"
-        + (f"; affine form equal too for {with_affine}" if with_affine else "")
+    return f"{count} requantisers equal real arithmetic on all {accumulators:,} reachable accumulators" + (
+        f"; affine form equal too for {with_affine}" if with_affine else ""
     )
+
+
+def count_proved(graph: Graph) -> tuple[int, int]:
+    """(requantisers, accumulators that they can meet): what a statement about all of them is about."""
+    return len(graph.requantisers), sum(int((op.x_hi - op.x_lo + 1).sum()) for op in graph.requantisers)
 
 
 def is_comparable_with_outputs(lowered: Lowered) -> bool:

@@ -42,8 +42,10 @@ from greenedge.verify.compare import FAULTS, VerificationReport, describe_certif
 from greenedge.verify.evidence import find_missing
 from greenedge.verify.fault_vectors import FaultVectors
 from greenedge.verify.float_references import REFERENCES, Stages, compare_with_outputs, compare_with_qonnx
+from greenedge.verify.litert_reference import STAGES as LITERT
+from greenedge.verify.litert_reference import compare_with_litert, find_origin
 
-_ORDER = (*REFERENCES, "qonnx", "graph")  # of the stages in verify.json; what was built comes behind
+_ORDER = (*REFERENCES, *LITERT.values(), "qonnx", "graph")  # of the stages in verify.json; what was built comes behind
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,13 @@ def verify_stage(
     expected = run_graph(model.graph, ints)
     found.stages["graph"] = join_outputs(model.graph, expected)
     reals = to_reals(vectors.inputs, model.inputs)
-    found.reports.append(compare_with_qonnx(model, run.model, reals, ints, found.stages, progress))
+    if (origin := find_origin(run)) is not None:
+        whole = expected if model is lowered else run_graph(lowered.graph, run_prologue(lowered, vectors.inputs))
+        found.reports.append(
+            compare_with_litert(lowered, origin, run.original, vectors.inputs, whole, found.stages, progress)
+        )
+    else:
+        found.reports.append(compare_with_qonnx(model, run.model, reals, ints, found.stages, progress))
     for reference, outputs in vectors.outputs.items():
         found.reports += compare_with_outputs(reference, model, outputs, ints, found.stages)
     if why := chosen.why_not_runnable(run.build):

@@ -83,6 +83,7 @@ def test_check(cli, model):
     done = cli("check", "small.onnx", "--target", "BENCH")
     assert (done.exit_code, done.stdout) == (
         0,
+        "small.onnx is a QONNX file.\n"
         "small.onnx can be built for bench by fake: 4 layers, 180 weight bits, accumulators of up to 9 bits.\n",
     )
 

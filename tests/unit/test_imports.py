@@ -17,7 +17,7 @@ ORDER = (
     ("files", "run.folder"),
     ("target", "tools", "run.manifest"),
     ("graph", "decoder", "hdl", "energy"),
-    ("train",),
+    ("train", "backends.int8.arithmetic"),
     ("frontends",),
     ("lower",),
     ("legalise",),
@@ -164,7 +164,7 @@ def test_back_ends_do_not_know_each_other(edges):
     assert not wrong
 
 
-SHARED = {"backends.interface", "backends.int8", "backends.select", "backends.preflight"}
+SHARED = {"backends.interface", "backends.int8", "backends.int8.arithmetic", "backends.select", "backends.preflight"}
 
 
 def test_the_command_line_starts_without_anything_heavy():

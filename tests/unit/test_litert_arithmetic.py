@@ -69,13 +69,28 @@ def test_every_rounding_rises(rng, operator):
         assert (np.diff(requantise(emulation, acc, 0.3, scale, 0.9, 5), axis=1) >= 0).all(), kernels
 
 
-def test_activations_clamp_just_where_the_encoding_says():
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference"])
+def test_activations_clamp_just_where_the_encoding_says(kernels):
     for lo in range(-128, 1):
         for hi in (-lo, -lo - 1, max(0, -lo - 2), 7, 0):
             if lo <= hi <= lo + 255:
                 code = encode(lo, hi)
-                low, high = activation_bounds(code.activation, code.scale, code.zero_point)
+                low, high = activation_bounds(code.activation, code.scale, code.zero_point, kernels)
                 assert high == 127 and (low == code.bounds[0] or hi - lo == 255), (lo, hi, code)
+
+
+@pytest.mark.parametrize(
+    ("zero", "xnnpack", "reference"), [(0, (0, 2), (0, 3)), (-127, (-127, -124), (-127, -124)), (1, (1, 4), (1, 4))]
+)
+def test_the_sets_round_a_bound_of_half_a_level_each_in_its_way(zero, xnnpack, reference):
+    """6 / 2.4 is 2 1/2: XNNPACK rounds zero + 2 1/2 to even, the reference kernels 2 1/2 away from zero."""
+    assert activation_bounds("RELU6", 2.4, zero, "xnnpack") == xnnpack
+    assert activation_bounds("RELU6", 2.4, zero, "reference") == reference
+
+
+def test_a_bound_below_zero_is_rounded_away_from_it():
+    assert activation_bounds("RELU_N1_TO_1", 0.4, 0, "reference") == (-3, 3)
+    assert activation_bounds("RELU_N1_TO_1", 0.4, 0, "xnnpack") == (-2, 2)
 
 
 @pytest.mark.parametrize("count", [1, 7, 64, 125])

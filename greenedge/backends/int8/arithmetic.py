@@ -68,15 +68,32 @@ def requantise(
     return np.clip(value + zero_point, *bounds)
 
 
-def activation_bounds(activation: str, so: float, zero_point: int) -> tuple[int, int]:
-    """The stored values a fused activation leaves: NONE, RELU, or RELU_N1_TO_1 (real -1...1)."""
-    if activation == "NONE":
-        return INT8_MIN, INT8_MAX
-    if activation == "RELU":
-        return max(INT8_MIN, zero_point), INT8_MAX
-    assert activation == "RELU_N1_TO_1", activation
-    reach = int(np.floor(np.float64(np.float32(1) / np.float32(so)) + 0.5))
-    return max(INT8_MIN, zero_point - reach), min(INT8_MAX, zero_point + reach)
+_REAL_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "NONE": (None, None),
+    "RELU": (0.0, None),
+    "RELU6": (0.0, 6.0),
+    "RELU_N1_TO_1": (-1.0, 1.0),
+}
+ACTIVATIONS = tuple(_REAL_BOUNDS)  # that an operator may have fused
+
+
+def activation_bounds(activation: str, so: float, zero_point: int, kernels: str) -> tuple[int, int]:
+    """The stored values a fused activation leaves, of an operator that `kernels` runs.
+
+    The reference kernels, and LiteRT's own behind XNNPACK, round the bound alone, halves away from zero; XNNPACK
+    rounds the bound with the zero point added to it in float32, halves to even. The two differ where a bound is a
+    half of a level.
+    """
+    low, high = (None if real is None else np.float32(real) / np.float32(so) for real in _REAL_BOUNDS[activation])
+    bounds = [INT8_MIN if low is None else low, INT8_MAX if high is None else high]
+    for k, bound in enumerate((low, high)):
+        if bound is None:
+            continue
+        if kernels == "xnnpack":
+            bounds[k] = int(np.rint(np.clip(np.float32(bound + np.float32(zero_point)), INT8_MIN, INT8_MAX)))
+        else:
+            bounds[k] = zero_point + int(np.trunc(np.float64(bound) + np.copysign(0.5, bound)))
+    return max(INT8_MIN, int(bounds[0])), min(INT8_MAX, int(bounds[1]))
 
 
 def _double_scale(si: float, sw: Array, so: float) -> Floats:
@@ -110,10 +127,11 @@ def _reference_dense_round(acc: Ints, scale: Floats) -> Ints:
 
 def _reference_conv_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
     """QuantizeMultiplier: scale = multiplier / 2**31 * 2**shift, the multiplier rounded to 31 bits, halves up."""
-    return _multiplier(_double_scale(si, sw, so))
+    return quantise_multiplier(_double_scale(si, sw, so))
 
 
-def _multiplier(scale: Floats) -> tuple[Ints, Ints]:
+def quantise_multiplier(scale: Floats) -> tuple[Ints, Ints]:
+    """(31-bit multiplier, shift) of a scale that is not negative."""
     fraction, exponent = np.frexp(scale)
     multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
     carry = multiplier == 1 << 31
@@ -122,7 +140,7 @@ def _multiplier(scale: Floats) -> tuple[Ints, Ints]:
     return np.where(vanishes, 0, multiplier), np.where(vanishes, 0, exponent).astype(np.int64)
 
 
-def _reference_conv_round(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
+def multiply_twice(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
     """MultiplyByQuantizedMultiplier with two roundings: a doubling high product (halves up), a shift (halves away)."""
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     x = ((acc << left) + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
@@ -147,11 +165,11 @@ def _xnnpack_add_round(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
 
 def _reference_add_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
     """Both inputs are shifted left by 20 and halved, which is exact; what they add up to is multiplied."""
-    return _multiplier(2 * _double_scale(si, sw, so) / (1 << 20))
+    return quantise_multiplier(2 * _double_scale(si, sw, so) / (1 << 20))
 
 
 def _reference_add_round(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
-    return _reference_conv_round(acc << 19, multiplier, shift)
+    return multiply_twice(acc << 19, multiplier, shift)
 
 
 def _xnnpack_quantise_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
@@ -164,7 +182,7 @@ def _xnnpack_quantise_round(acc: Ints, multiplier: Ints) -> Ints:
 
 _XNNPACK = Emulation(_xnnpack_prepare, _xnnpack_round)
 _REFERENCE_DENSE = Emulation(_reference_dense_prepare, _reference_dense_round)
-_REFERENCE_CONV = Emulation(_reference_conv_prepare, _reference_conv_round, rounds_twice=True)
+_REFERENCE_CONV = Emulation(_reference_conv_prepare, multiply_twice, rounds_twice=True)
 
 _XNNPACK_ADD = Emulation(_xnnpack_add_prepare, _xnnpack_add_round)
 _REFERENCE_ADD = Emulation(_reference_add_prepare, _reference_add_round, rounds_twice=True)
@@ -183,12 +201,12 @@ def mean_emulations(count: int, zero_in: int, zero_out: int) -> dict[str, Emulat
         return np.rint(value).astype(np.int64) - zero_out
 
     def reference_prepare(si: float, sw: Array, so: float) -> tuple[Array, ...]:
-        multiplier, exponent = _multiplier(_double_scale(si, sw, so))
+        multiplier, exponent = quantise_multiplier(_double_scale(si, sw, so))
         shift = np.minimum(min(count.bit_length() - 1, 32), 31 + exponent)
         return (multiplier << shift) // count, exponent - shift
 
     def reference_round(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
-        return _reference_conv_round(acc - zero_in * count, multiplier, shift)
+        return multiply_twice(acc - zero_in * count, multiplier, shift)
 
     return {
         "xnnpack": Emulation(xnnpack_prepare, xnnpack_round),

@@ -12,7 +12,7 @@ from greenedge.backends.int8.layers import INT32, WIDEST_INPUT
 from greenedge.backends.int8.quant_params import LEVELS, Encoding
 from greenedge.errors import ReasonKind
 from greenedge.graph import ChannelAdd, Edge, Linear, Op, Requantise
-from greenedge.graph.lines import distance_from_line, is_straight
+from greenedge.graph.lines import distance_from_line, is_straight, is_straight_in_float32
 from greenedge.legalise.capabilities import QUANTISE_OUTPUT
 from greenedge.legalise.rules import RuleBuilder
 
@@ -127,7 +127,7 @@ def require_line(b: RuleBuilder, step: Requantise, runtime: str) -> bool:
             "put a quantiser of 8 bits between the layer and the activation, whose levels are then looked up",
             ReasonKind.NOT_MONOTONE,
         )
-    if not is_straight(step):
+    if not is_straight(step) and not is_straight_in_float32(step):
         furthest = distance_from_line(step).max()
         b.require(
             False,

@@ -1,0 +1,23 @@
+"""What kind of file a network came in, in words for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+_QONNX = {"Quant", "IntQuant", "BipolarQuant", "Trunc", "FloatQuant"}
+_QDQ = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def name_onnx_kind(proto: onnx.ModelProto) -> str:
+    """The kind of an ONNX file as it lies there, by its operators."""
+    operators = {node.op_type for node in proto.graph.node}
+    if operators & _QONNX:
+        return "a QONNX file"
+    if "MultiThreshold" in operators:
+        return "an ONNX file with FINN's thresholds"
+    if any(op.startswith(("QLinear", "QGemm")) for op in operators):
+        return "an ONNX file of quantised operators (QOperator)"
+    return "an ONNX file with quantisers (QDQ)" if operators & _QDQ else "a float ONNX file"
