@@ -31,7 +31,7 @@ _LEAST_CONTEXT = 8
 _SMALL_DIM = 256  # up to it, a matrix is multiplied faster than threads are woken
 HELD_TEXTS = 48
 _CALIBRATION_TEXTS = 16
-_LEAST_TEXTS, _MOST_TEXTS, _TEXTS_A_STEP = 64, 1536, 4
+_LEAST_TEXTS, _MOST_TEXTS, _TEXTS_A_STEP = 64, 512, 4
 _MOST_LENGTH = 256  # of a text that is trained on; a longer context keeps its positions
 _HELD_SEED = 1_000_003  # of texts that are scored; those of training have seeds below
 _MOST_SEED = 1_000_000
@@ -135,10 +135,8 @@ def _quantise(
         held, seen = source.make(HELD_TEXTS, _HELD_SEED, progress), source.make(_CALIBRATION_TEXTS, 0, progress)
     with stage("calibrate"):
         calibrate(network, seen)
+        compensate_rounding(network, seen)
     steps = _train(network, teacher, source, options, checkpoint, stage)
-    if not steps:
-        with stage("compensate"):
-            compensate_rounding(network, seen)
     decoder = export_decoder(network)
     with stage("score") as progress:
         before = score_floats(teacher.run, held)
@@ -245,7 +243,8 @@ def _train(
     stage: Stage,
 ) -> int:
     """Trains for the minutes or steps asked for; how many steps there were."""
-    from greenedge.train.decoder.fit import FitSettings, fit, measure_step, read_steps
+    from greenedge.train.decoder.fit import FitSettings, fit, measure_step
+    from greenedge.train.decoder.resume import read_steps
 
     if not options.minutes and not options.steps:
         return 0

@@ -18,9 +18,10 @@ torch = pytest.importorskip("torch")
 
 from greenedge.train.decoder.calibrate import calibrate, fit_scales  # noqa: E402
 from greenedge.train.decoder.export import export_decoder  # noqa: E402
-from greenedge.train.decoder.fit import FitSettings, fit, read_steps  # noqa: E402
+from greenedge.train.decoder.fit import FitSettings, fit  # noqa: E402
 from greenedge.train.decoder.float_network import FloatNetwork  # noqa: E402
 from greenedge.train.decoder.network import QuantisedNetwork, _table_error, quantise  # noqa: E402
+from greenedge.train.decoder.resume import read_steps  # noqa: E402
 from greenedge.train.decoder.score import compare_bits, score_floats, score_integers  # noqa: E402
 
 
@@ -91,7 +92,7 @@ def _train(model, texts, settings, checkpoint=None, stop=None):
 
 
 def test_training_helps_and_resumes_bit_for_bit(rng, tmp_path, monkeypatch):
-    from greenedge.train.decoder import fit as module
+    from greenedge.train.decoder import resume as module
 
     model = random_model(rng)
     teacher = FloatNetwork(model)

@@ -16,23 +16,20 @@ BEGIN = 1  # the token that begins a text in llama2.c and SentencePiece
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines, (context, head_dim / 2)."""
+    """cosine + i sine of every pair at every position, (context, head_dim / 2)."""
 
-    cosine: Tensor
-    sine: Tensor
+    turns: Tensor
 
     def turn(self, x: Tensor, start: int = 0) -> Tensor:
         """(..., length, head_dim) at positions start, start + 1, ...: adjacent pairs are turned."""
-        end = start + x.shape[-2]
-        cosine, sine = self.cosine[start:end], self.sine[start:end]
-        even, odd = x[..., 0::2], x[..., 1::2]
-        return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * self.turns[start : start + x.shape[-2]]).flatten(-2)
 
 
 def make_rotation(sizes: Sizes, base: float) -> Rotation:
-    """The tables in float32."""
+    """The table in two float32."""
     angles = torch.from_numpy(rotation_angles(sizes, base))
-    return Rotation(angles.cos().float(), angles.sin().float())
+    return Rotation(torch.complex(angles.cos().float(), angles.sin().float()))
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:
@@ -62,6 +59,11 @@ class FloatNetwork:
         return self._run(tokens, None, 0)
 
     @torch.no_grad()
+    def run_states(self, tokens: Tensor) -> Tensor:
+        """(batch, length) → what goes into the head, (batch, length, dim); logits are these @ head.T."""
+        return self._run_states(tokens, None, 0)
+
+    @torch.no_grad()
     def write(self, texts: int, length: int, seed: int, progress: ProgressFn = no_progress, batch: int = 256) -> Tensor:
         """(texts, length) tokens that the model writes itself at temperature 1, each behind BEGIN."""
         generator = torch.Generator().manual_seed(seed)
@@ -82,6 +84,9 @@ class FloatNetwork:
         return torch.zeros(sizes.layers, 2, batch, sizes.kv_heads, length, sizes.head_dim)
 
     def _run(self, tokens: Tensor, cache: Tensor | None, start: int) -> Tensor:
+        return self._run_states(tokens, cache, start) @ self.head.T
+
+    def _run_states(self, tokens: Tensor, cache: Tensor | None, start: int) -> Tensor:
         sizes, x = self.sizes, self.embedding[tokens]
         for number, layer in enumerate(self.layers):
             h = self._normalise(x, layer["attention_norm"])
@@ -96,7 +101,7 @@ class FloatNetwork:
             x = x + join_heads(mixed) @ layer["output"].T
             h = self._normalise(x, layer["mlp_norm"])
             x = x + (F.silu(h @ layer["gate"].T) * (h @ layer["up"].T)) @ layer["down"].T
-        return self._normalise(x, self.final_norm) @ self.head.T
+        return self._normalise(x, self.final_norm)
 
     def _normalise(self, x: Tensor, gain: Tensor) -> Tensor:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon) * gain
