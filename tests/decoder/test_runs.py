@@ -230,7 +230,7 @@ def test_what_cannot_be_built_is_said(model, tmp_path):
         (("--target", "ulx3s-85f", "--set", "build.lanes=48"), 4, "48 lanes"),
         (("--target", "linux-x86", "--inputs", "x.npy"), 1, "which takes no --inputs"),
         ((), 1, "no target: say --target NAME"),
-        (("--target", "linux-x86", "--until", "lower"), 1, "there is no stage 'lower' of a language model"),
+        (("--target", "linux-x86", "--until", "lower"), 1, "there is no stage 'lower' of tiny, a language model"),
     ):
         code, told = call("build", model, *words, "-o", tmp_path / "run")
         assert code == status and sentence in " ".join(told.split()), told
