@@ -139,6 +139,7 @@ def test_a_run_is_verified_again_and_reported(program):
     page = (program / "report.html").read_text()
     assert "Decoder in numpy and C99 gave the same integers on all 100 tokens" in page.replace("the decoder", "Decoder")
     assert "cable" not in page  # a tokenizer is no bitstream
+    assert "Joules per token that others published" in page and "not ranked" in page and "NVIDIA RTX 3060" in page
 
 
 @pytest.mark.parametrize("verb", [("infer", "--inputs", "x.npy"), ("energy", "measure")])
