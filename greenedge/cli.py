@@ -770,6 +770,9 @@ def quantise(
     minutes: Annotated[
         float, typer.Option("--minutes", metavar="M", help="Training of a language model; 0: calibration alone.")
     ] = 0,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="The same in steps, which do not depend on the machine.")
+    ] = None,
     context: Annotated[
         int | None, typer.Option("--context", metavar="N", help="Positions that a language model keeps; else all.")
     ] = None,
@@ -782,7 +785,7 @@ def quantise(
 
     screen = Screen(f"quantise {model.name}")
     if check_request(model, data_free, text, calibrate):
-        options = DecoderOptions(bits, minutes, seed=seed, tokenizer=tokenizer, text=text, context=context)
+        options = DecoderOptions(bits, minutes, steps, seed, tokenizer, text, context)
         found = quantise_decoder(model, out, options, screen.stage)
         return _print_json(found) if as_json else typer.echo(show_decoder(found))
     from greenedge.run.quantise import quantise_model

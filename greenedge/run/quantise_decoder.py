@@ -56,8 +56,10 @@ class DecoderOptions:
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise GreenedgeError(f"--bits {self.bits}: a language model's weights have 4 or 8 bits.")
-        if not 0 <= self.minutes <= 10_000 or (self.steps is not None and not 0 <= self.steps <= 1_000_000):
+        if not 0 <= self.minutes <= 10_000:
             raise GreenedgeError(f"--minutes {self.minutes:g}: 0 to 10,000 are possible.")
+        if self.steps is not None and (self.minutes or not 0 <= self.steps <= 1_000_000):
+            raise GreenedgeError(f"--steps {self.steps:,}: 0 to 1,000,000 are possible, without --minutes.")
         if self.context is not None and self.context < _LEAST_CONTEXT:
             raise GreenedgeError(f"--context {self.context}: at least {_LEAST_CONTEXT} positions are kept.")
         if not 0 <= self.seed < _MOST_SEED:

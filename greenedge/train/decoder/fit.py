@@ -35,7 +35,7 @@ class FitSettings:
 
     steps: int
     seed: int = 0
-    batch: int = 4
+    batch: int = 2
     rate: float = 6e-4
     scale_rate: float = 1e-3
 
