@@ -4,9 +4,10 @@ all."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenedge import __version__
@@ -14,6 +15,7 @@ from greenedge.backends.decoder.stories import count_tokens
 from greenedge.decoder.source import DecoderFile
 from greenedge.decoder.store import save_decoder
 from greenedge.errors import VerificationError
+from greenedge.files.remove import remove
 from greenedge.progress import ProgressFn
 from greenedge.report.summary import SCORE, hardware_phrases
 from greenedge.run.custody import require_planned
@@ -50,8 +52,22 @@ _OF_RECIPES = ("train/decoder", "frontends/llama2c.py", "run/quantise_decoder.py
 
 def _train(job: DecoderJob, run: RunFolder, progress: ProgressFn) -> str:
     assert not isinstance(job.source, DecoderFile), "a file is not trained"
-    with staging_dir(run.train, keep=True) as work:  # a killed training goes on from what it left there
+    with _keep_attempt(run.train, job.source.digest) as work:
         return job.source.train(work, progress)
+
+
+@contextmanager
+def _keep_attempt(folder: Path, digest: str) -> Iterator[Path]:
+    """The staging folder as a killed attempt at the same thing left it, so that a training goes on; of another, empty:
+    its checkpoint would be refused."""
+    with staging_dir(folder, keep=True) as work:
+        mark = work / "digest"
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != digest:
+            for path in work.iterdir():
+                remove(path)
+            mark.write_text(digest, encoding="utf-8")
+        yield work
+        mark.unlink()
 
 
 def _decoder(job: DecoderJob, run: RunFolder, progress: ProgressFn) -> str:
@@ -77,7 +93,7 @@ def _quantise(recipe: LanguageRecipe, run: RunFolder, progress: ProgressFn) -> s
         context=asked.context or None,
         tokenizer=run.train / TOKENIZER,
     )
-    with staging_dir(run.decoder, keep=True) as work:
+    with _keep_attempt(run.decoder, digest_of([recipe.digest, recipe.settings["quantise"]])) as work:
         found = quantise_decoder(run.train / FLOATS, work / DECODER, options, lambda part: nullcontext(progress))
         (work / SCORE).write_text(json.dumps(found["bits"], indent=1) + "\n", encoding="utf-8")
     return str(found["shown"])

@@ -64,6 +64,10 @@ def recipe_jobs(
     chosen = {**recipe.build, **(options or {})}
     if isinstance(recipe, Recipe):
         return jobs_for(recipe, targets, backend, chosen, until, docker)
+    if docker:
+        raise TargetError(
+            f"{recipe.name} trains a language model, which no tool in docker/ builds; leave --docker out."
+        )
     return decoder_jobs(recipe, targets, backend, chosen, until)
 
 

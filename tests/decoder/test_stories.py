@@ -117,12 +117,43 @@ def test_the_recipe_as_a_run(tmp_path):
         (("--set", "prune.share=0.5"), "unknown key 'prune'; a recipe has: build, kind, model, name, quantise, title"),
         (("--until", "lower"), "there is no stage 'lower' of stories-lm, a language model; stages are: train, decoder"),
         (("--target", "cortex-m4", "--backend", "tflite"), "tflite"),
+        (("--docker", "--until", "train"), "which no tool in docker/ builds; leave --docker out."),
         ((), "no target: say --target NAME"),
     ],
 )
 def test_what_a_recipe_refuses(words, sentence):
     code, told = call("run", "stories-lm", *words)
     assert code and sentence in " ".join(told.split()), told
+
+
+def test_a_training_of_other_settings_that_was_cut_off_is_begun_anew(tmp_path, monkeypatch):
+    """The same settings go on from the checkpoint, others do not take it."""
+    from greenedge.train.decoder import resume
+
+    monkeypatch.setattr(resume, "_SAVE_S", 0.0)
+    take, left = resume.pick_texts, [2]
+
+    def stop(*words):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return take(*words)
+
+    monkeypatch.setattr("greenedge.train.decoder.pretrain.pick_texts", stop)
+    words = ("run", "stories-lm", "--until", "train", "-o", tmp_path / "run", *set_words(TINY_SIZES, TINY))
+    assert call(*words)[0] and (tmp_path / "run" / "1-train.part" / "checkpoint.pt").is_file()
+    left[0] = 1
+    assert call(*words)[0] == 0  # the last of three steps
+    left[0] = 2
+    other = (*words, "--set", "train.seed=1")
+    assert call(*other)[0]
+    left[0] = 3
+    assert call(*other, "--set", "train.seed=2")[0] == 0
+
+
+def test_a_networks_recipe_has_no_decoder():
+    code, told = call("run", "digits-mlp", "--until", "decoder")
+    assert code == 1 and "there is no stage 'decoder'; stages are: train, export" in " ".join(told.split())
 
 
 def test_a_sweep_refuses_it():
