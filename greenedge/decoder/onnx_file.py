@@ -138,7 +138,7 @@ class _Writer:
     def _look_up_root(self, squares: str, constant: int) -> str:
         g, halves = self.graph, np.arange((_MOST_SQUARES - 10) // 2 + 1)
         reached = g.add("GreaterOrEqual", squares, g.constant(1 << (10 + 2 * halves)))
-        half = g.add("ReduceSum", g.cast(reached, TensorProto.INT64), g.constant([-1]), keepdims=0)
+        half = g.sum_last(g.cast(reached, TensorProto.INT64))
         places = np.append(halves, len(halves))
         mantissa = g.add("Div", squares, g.look_up(1 << 2 * places, half))
         table = np.where(np.arange(1024) < 256, ROOT_TABLE[256], ROOT_TABLE) * (math.isqrt(constant) >> 12)

@@ -8,12 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
-from greenedge.decoder.execute import StepDecoder
-from greenedge.decoder.onnx_file import write_onnx
-from greenedge.decoder.record import Decoder
+from greenedge.decoder.execute import StepDecoder, _look_up_root
+from greenedge.decoder.onnx_file import _Writer, write_onnx
+from greenedge.decoder.onnx_operators import finish, name_tensor
+from greenedge.decoder.record import ROOT_LIMIT, Decoder
 from tests.decoder.models import random_decoder
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 from greenedge.runtimes.onnx_decoder import OnnxDecoder  # noqa: E402
 
 _INTEGER = {"INT64", "INT32", "UINT8", "INT8", "BOOL"}
@@ -61,6 +62,19 @@ def test_a_residual_of_zero_and_of_the_limit(rng):
     for value, shift in ((0, 4), (127, 8)):
         edge = dataclasses.replace(decoder, embedding=np.full_like(decoder.embedding, value), residual_shift=shift)
         assert count_differing(edge, [0, 1, 2]) == 0
+
+
+def test_the_tables_root_at_every_border(rng):
+    """Sums of squares at, and one beside, each power of four where the mantissa begins anew."""
+    writer, constant = _Writer(random_decoder(rng, norm_form="table")), 1 << 57
+    root = writer._look_up_root("squares", constant)
+    ends = [name_tensor(name, onnx.TensorProto.INT64, ["n", 1]) for name in ("squares", "root")]
+    model = finish(writer.graph, "root", ends[:1], {root: ends[1]})
+    powers = 256 * 4 ** np.arange(19)
+    squares = np.concatenate([[1, 255], powers - 1, powers, powers + 1])[:, None]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = np.minimum(session.run(None, {"squares": squares})[0], ROOT_LIMIT)
+    assert (found == _look_up_root(squares, constant)).all() and len(np.unique(found)) > 10
 
 
 def test_another_weight_gives_other_logits(rng):
