@@ -1,12 +1,15 @@
-"""Tokens per second of one small language model on one thread of this CPU: llama.cpp beside our C99 package.
+"""Tokens per second of one small language model on one thread of this CPU: llama.cpp and ONNX Runtime beside our C99
+package.
 
     npm install --ignore-scripts node-llama-cpp     # in a folder of its own, with Node 20 or newer
-    PYTHONPATH=. python benchmarks/decoder_peers.py MODEL.bin OUT.npz --tokenizer tok512.bin --modules FOLDER
+    PYTHONPATH=. python benchmarks/decoder_peers.py MODEL.bin OUT.npz --tokenizer tok512.bin [--modules FOLDER]
 
 The float model becomes a GGUF file (F32, Q8_0, Q4_0; rows that are no whole number of blocks stay F16, as llama.cpp
 leaves them) for llama.cpp through node-llama-cpp, whose calls are part of its time; OUT.npz is what `greenedge
-quantise` made of it, compiled at -O3 -march=native. All write the largest logit's token, take turns, and the best
-round of each is shown: MEASURED here, CPU time. Their stories differ, since their arithmetic does.
+quantise` made of it, compiled at -O3 -march=native, and as an ONNX model of integer operators (decoder/onnx_file.py),
+one token a call, whose tokens are compared with numpy's first. All write the largest logit's token, take turns, and the
+best round of each is shown: MEASURED here, CPU time. llama.cpp's stories differ, since its arithmetic does; without
+--modules it is left out.
 """
 
 from __future__ import annotations
@@ -17,13 +20,21 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.decoder_speed import build
+from greenedge.decoder.execute import StepDecoder
+from greenedge.decoder.onnx_file import write_onnx
+from greenedge.decoder.record import Decoder
+from greenedge.decoder.sampling import choose
 from greenedge.decoder.store import load_decoder
 from greenedge.decoder.tokenizer import Tokenizer, read_tokenizer
 from greenedge.frontends.llama2c import read_llama2c
+from greenedge.runtimes.onnx_decoder import OnnxDecoder
 from tests.decoder import float_models
 
 KINDS = {"F32": 0, "Q8_0": 8, "Q4_0": 2}
@@ -66,16 +77,34 @@ def run_peer(modules: Path, gguf: Path, count: int) -> tuple[float, float]:
     return said["cpu"], said["wall"]
 
 
+def run_onnx(decoder: Decoder, runner: OnnxDecoder, count: int) -> tuple[float, list[int]]:
+    """(CPU seconds, tokens) of `count` tokens."""
+    runner.reset()
+    started, tokens = time.process_time(), [1]
+    for _ in range(count):
+        tokens.append(choose(decoder, runner.step(tokens[-1]).astype(np.int64), 0, 0))
+    return time.process_time() - started, tokens[1:]
+
+
+def run_numpy(decoder: Decoder, count: int) -> list[int]:
+    """What numpy writes: the tokens that the others are compared with."""
+    machine, tokens = StepDecoder(decoder), [1]
+    for _ in range(count):
+        tokens.append(choose(decoder, machine.step(tokens[-1]), 0, 0))
+    return tokens[1:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("float_model", type=Path)
     parser.add_argument("decoder", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--modules", type=Path, required=True, help="the folder with node_modules")
+    parser.add_argument("--modules", type=Path, help="the folder with node_modules")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    if not shutil.which("node") or not (options.modules / "node_modules" / "node-llama-cpp").is_dir():
+    modules = options.modules and options.modules.resolve()
+    if modules and not (shutil.which("node") and (modules / "node_modules" / "node-llama-cpp").is_dir()):
         parser.error("node, or node_modules/node-llama-cpp in --modules, is missing; see the first lines of --help")
     model, tokenizer, decoder = (
         read_llama2c(options.float_model),
@@ -87,12 +116,17 @@ def main() -> None:
         folder = Path(scratch)
         for kind, number in KINDS.items():
             (folder / f"{kind}.gguf").write_bytes(write_gguf(model, tokenizer, number))
-        program = build(decoder, folder)[OURS]
+        program, runner = build(decoder, folder)[OURS], OnnxDecoder(write_onnx(decoder))
+        assert run_onnx(decoder, runner, options.tokens)[1] == run_numpy(decoder, options.tokens), (
+            "ONNX Runtime differs"
+        )
         for _ in range(options.rounds):
-            for kind in KINDS:
-                seconds, _ = run_peer(options.modules.resolve(), folder / f"{kind}.gguf", options.tokens)
+            for kind in KINDS if modules else ():
+                seconds, _ = run_peer(modules, folder / f"{kind}.gguf", options.tokens)
                 best[f"llama.cpp {kind}"] = min(best.get(f"llama.cpp {kind}", 1e9), seconds)
             done = subprocess.run([str(program), str(options.tokens)], capture_output=True, text=True, check=True)
+            seconds, _ = run_onnx(decoder, runner, options.tokens)
+            best["ONNX Runtime, integers"] = min(best.get("ONNX Runtime, integers", 1e9), seconds)
             name = f"C99, {decoder.weight_bits} bits, {OURS}"
             best[name] = min(best.get(name, 1e9), float(done.stdout.split()[0]))
         sizes = {kind: (folder / f"{kind}.gguf").stat().st_size for kind in KINDS}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greenedge.decoder.source import is_decoder_file
+from greenedge.decoder.source import DecoderFile, is_decoder_file
 from greenedge.errors import GreenedgeError
 from greenedge.files.scratch import scratch_folder
 from greenedge.frontends.import_onnx import ModelFile
@@ -137,7 +137,7 @@ def build(
                 storage="int4-dense", …
     """
     if isinstance(model, (str, Path)) and is_decoder_file(Path(model)):
-        chosen = decoder_jobs(Path(model), _names(target), backend, options)
+        chosen = decoder_jobs(DecoderFile(Path(model)), _names(target), backend, options)
         return _run_jobs(chosen, out, progress, isinstance(target, str))
     with ExitStack() as opened:
         source = _source(model, inputs, labels, expected, name, input_type, opened, arithmetic)
@@ -160,7 +160,7 @@ def run(
     """Runs a recipe by its name or folder; `settings` are the recipe's, as {"train.epochs": 20}. Returns its Run, or
     one a target."""
     recipe = job_list.find_recipe(flow, {key: str(value) for key, value in (settings or {}).items()})
-    jobs = job_list.jobs_for(recipe, _names(target), backend, {**recipe.build, **options}, until)
+    jobs = job_list.recipe_jobs(recipe, _names(target), backend, options, until)
     return _run_jobs(jobs, out, progress, isinstance(target, str) or not target, until)
 
 

@@ -340,12 +340,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe: train, export, lower, build, verify, report. Finished stages are not repeated."""
-    from greenedge.run.jobs import find_recipe, jobs_for, split_settings
+    from greenedge.run.jobs import find_recipe, recipe_jobs, split_settings
 
     settings, options = split_settings(set_ or [])
-    recipe = find_recipe(flow, settings)
-    options = {**recipe.build, **options, **_speed_options(fps, latency)}
-    jobs = jobs_for(recipe, target or [], backend, options, _stage(until), docker)
+    options |= _speed_options(fps, latency)
+    jobs = recipe_jobs(find_recipe(flow, settings), target or [], backend, options, _stage(until), docker)
     _run_jobs(jobs, out, until, dry_run, as_json, require)
 
 
@@ -415,7 +414,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build somebody's QONNX or int8 .tflite model, or a language model, for a target and verify it."""
-    from greenedge.decoder.source import is_decoder_file
+    from greenedge.decoder.source import DecoderFile, is_decoder_file
     from greenedge.frontends.import_onnx import ModelFile
     from greenedge.run.jobs import input_types, jobs_for
 
@@ -426,8 +425,12 @@ def build(
         _refuse_for_language_model(model, inputs=inputs, labels=labels, expected=expected, input_type=input_type)
         _refuse_for_language_model(model, docker=docker or None)
         if until == PLAN:
-            return _show_plans(decoder_jobs(model, target or [], backend, options, runs_tools=False), as_json)
-        return _run_jobs(decoder_jobs(model, target or [], backend, options, until), out, until, dry_run, as_json)
+            return _show_plans(
+                decoder_jobs(DecoderFile(model), target or [], backend, options, runs_tools=False), as_json
+            )
+        return _run_jobs(
+            decoder_jobs(DecoderFile(model), target or [], backend, options, until), out, until, dry_run, as_json
+        )
     source = ModelFile(model, inputs, labels, input_types(input_type or []), expected, arithmetic=arithmetic)
     if until == PLAN:
         return _show_plans(jobs_for(source, target or [], backend, options, runs_tools=False), as_json)
@@ -479,10 +482,11 @@ def _speed_options(fps: int | None, latency: float | None) -> dict[str, object]:
 
 
 def _stage(name: str) -> str:
+    from greenedge.run.decoder_job import DECODER_ORDER
     from greenedge.run.job import ORDER
     from greenedge.target import nearest
 
-    if name not in ORDER:
+    if name not in (*ORDER, *DECODER_ORDER):
         raise typer.BadParameter(
             f"there is no stage {name!r}{nearest(name, ORDER)}; stages are: {', '.join(ORDER)}.", param_hint="--until"
         )
@@ -799,6 +803,9 @@ def quantise(
     minutes: Annotated[
         float, typer.Option("--minutes", metavar="M", help="Training of a language model; 0: calibration alone.")
     ] = 0,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="The same in steps, which do not depend on the machine.")
+    ] = None,
     context: Annotated[
         int | None, typer.Option("--context", metavar="N", help="Positions that a language model keeps; else all.")
     ] = None,
@@ -811,7 +818,7 @@ def quantise(
 
     screen = Screen(f"quantise {model.name}")
     if check_request(model, data_free, text, calibrate):
-        options = DecoderOptions(bits, minutes, seed=seed, tokenizer=tokenizer, text=text, context=context)
+        options = DecoderOptions(bits, minutes, steps, seed, tokenizer, text, context)
         found = quantise_decoder(model, out, options, screen.stage)
         return _print_json(found) if as_json else typer.echo(show_decoder(found))
     from greenedge.run.quantise import quantise_model

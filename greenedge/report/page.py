@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from greenedge import __version__
 from greenedge.report.format import count, coverage, duration, hertz, joules, percent, size
 from greenedge.report.summary import read_json, read_measured_energy
+from greenedge.report.token_energy import read_published_energy
 from greenedge.report.training import tradeoff
 from greenedge.report.training import view as training_view
 from greenedge.run.folder import STAGE_FOLDERS
@@ -195,6 +196,7 @@ def _view(run: Path, summary: dict) -> dict:
         "proofs": {p["name"]: p.get("proved") or p.get("form", "") for p in lowered.get("requantisers", [])},
         "energy": "" if "measure" in changed else _energy(run, manifest),
         "energy_cells": _energy_cells(summary),
+        "published": read_published_energy() if "decoder" in manifest.stages else (),
         "loss": curve(metrics.get("train_loss") or []),
         "metrics": metrics,
         "bill": training_view(metrics),

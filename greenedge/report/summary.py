@@ -14,6 +14,7 @@ from greenedge.run.folder import STAGE_FOLDERS, RunFolder, inside
 from greenedge.run.manifest import Manifest, find_fault, load_manifest
 
 FORMAT = "greenedge-summary/1"
+SCORE = "score.json"  # of a language model that a recipe trained: bits per token as floats and as integers
 NO_HOST = "The bitstream has no host interface yet: it computes, but no cable carries samples in and answers out."
 _PRODUCTS = (".bit", ".bin", ".fs", ".tflite", ".onnx", ".v", ".sv")
 _MAX_BYTES = 64 << 20
@@ -22,7 +23,8 @@ _MAX_BYTES = 64 << 20
 def summarise(run: Path) -> dict:
     """The run's numbers as the stages wrote them; unknown ones are absent.
 
-    Keys: format, model, title, target, backend, inputs ({name: shape}, where there are several), accuracy, verify,
+    Keys: format, model, title, target, backend, inputs ({name: shape}, where there are several), accuracy,
+    bits_per_token (of a language model that a recipe trained: before and after quantisation, with interval), verify,
     beside (compared as well, equality not claimed), read_back (what was built, compared without running it),
     unverified (why the build was not compared), hardware, edge, energy, seconds, tools, files, notes, evidence,
     training (what metrics.json says of the ledger and of each technique), changed ({stage: why what lies there is not
@@ -39,6 +41,7 @@ def summarise(run: Path) -> dict:
     if built.get("hardware") and target:
         built["hardware"] = {"part": target.get("part")} | built["hardware"]
     notes = list(built.get("notes", []))
+    score = None if "decoder" in changed else read_json(run, "decoder", SCORE)
     files = _files(run, manifest)
     inputs = None if "lower" in changed else _several_inputs(run)
     if inputs:
@@ -52,6 +55,7 @@ def summarise(run: Path) -> dict:
         "backend": manifest.about.get("backend"),
         "inputs": inputs,
         "accuracy": verified.get("accuracy", {}),
+        "bits_per_token": score,
         "verify": verified.get("verify", []),
         "beside": verified.get("beside", []),
         "read_back": verified.get("read_back"),
@@ -72,12 +76,25 @@ def summarise(run: Path) -> dict:
         for path, document in energy_documents(run)
         if not _of_build(document, manifest)
     ]
+    if score:
+        notes.insert(0, _describe_score(score))
     if manifest.about.get("backend_reason"):
         notes.insert(0, f"The back end {manifest.about['backend_reason']}.")
     bitstream = any(name.endswith((".bit", ".bin", ".fs")) for name in files)
     if bitstream and not (built.get("hardware") or {}).get("host_interface"):
         notes.append(NO_HOST)
     return {key: value for key, value in summary.items() if value is not None}
+
+
+def _describe_score(score: Mapping[str, Any]) -> str:
+    try:
+        return (
+            f"{score['after']:.4f} bits per token as integers, {score['before']:.4f} as floats: "
+            f"{100 * score['increase']:+.2f} % ± {100 * score['half_width']:.2f} (95 %, {score['texts']} texts that "
+            "were not trained on)."
+        )
+    except (KeyError, TypeError, ValueError):
+        raise GreenedgeError(f"{SCORE} of the run is damaged; run the same command again to write it anew.") from None
 
 
 def _several_inputs(run: Path) -> dict[str, list[int]] | None:

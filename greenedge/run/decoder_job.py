@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greenedge.backends.decoder.choice import check_decoder_options, choose_decoder_backend, load_decoder_backend
 from greenedge.backends.decoder.interface import DecoderBackend
@@ -19,15 +18,18 @@ from greenedge.target import Target, load_target, nearest
 from greenedge.tools.needs import require_tools
 from greenedge.tools.plan import Plan
 
-DECODER_ORDER = ("decoder", "build", "verify", "report")  # of the stages
+if TYPE_CHECKING:
+    from greenedge.train.language_recipe import LanguageRecipe
+
+DECODER_ORDER = ("train", "decoder", "build", "verify", "report")  # of the stages; a file's run begins at its decoder
 
 
 @dataclass(frozen=True)
 class DecoderJob:
-    """What to run: a language model's file, for a target, by a back end of greenedge.backends.decoder. Without a target
-    it ends before the build."""
+    """What to run: a language model's file or recipe, for a target, by a back end of greenedge.backends.decoder.
+    Without a target it ends before the build."""
 
-    source: DecoderFile
+    source: DecoderFile | LanguageRecipe
     target: Target | None = None
     backend: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
@@ -35,7 +37,7 @@ class DecoderJob:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of this job, in order."""
-        return DECODER_ORDER
+        return DECODER_ORDER[1:] if isinstance(self.source, DecoderFile) else DECODER_ORDER
 
     @property
     def title(self) -> str:
@@ -60,35 +62,36 @@ class DecoderJob:
 
 
 def decoder_jobs(
-    path: Path,
+    source: DecoderFile | LanguageRecipe,
     targets: Sequence[str],
     backend: str | None,
     options: Mapping[str, object],
     until: str = "report",
     runs_tools: bool = True,
 ) -> list[DecoderJob]:
-    """One job per target, each checked as far as it goes without work. Raises TargetError, ToolError, and
-    UnsupportedError with every reason why a target cannot have the model."""
-    source = DecoderFile(path)
-    if until not in DECODER_ORDER:
+    """One job per target, each checked as far as it goes without work. Raises TargetError, ToolError, and, where the
+    decoder is there already, UnsupportedError with every reason why a target cannot have it."""
+    stages = DecoderJob(source).stages
+    if until not in stages:
         raise TargetError(
-            f"there is no stage {until!r}{nearest(until, DECODER_ORDER)} of a language model; stages are: "
-            f"{', '.join(DECODER_ORDER)}."
+            f"there is no stage {until!r}{nearest(until, stages)} of {source.name}, a language model; stages are: "
+            f"{', '.join(stages)}."
         )
-    if until == DECODER_ORDER[0]:
+    if stages.index(until) < stages.index("build"):
         return [DecoderJob(source)]
     if not targets:
         raise TargetError(
             "no target: say --target NAME (`greenedge targets` lists them), or --until decoder to stop before the "
             "build."
         )
-    decoder, tokenizer = source.load()
+    model = source.load() if isinstance(source, DecoderFile) else None
     jobs = []
     for name in dict.fromkeys(targets):
         target = load_target(name)
         chosen = choose_decoder_backend(target, backend)
         check_decoder_options(chosen, options)
-        make_plan(chosen, decoder, tokenizer, target, options, source.name)
+        if model is not None:
+            make_plan(chosen, *model, target, options, source.name)
         if runs_tools:
             require_tools(chosen.needs(target), f"a build for {target.name} by {chosen.name}")
         jobs.append(DecoderJob(source, target, chosen.name, dict(options)))

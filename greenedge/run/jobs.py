@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from greenedge.backends import check_options, load_backend
-from greenedge.decoder.source import is_decoder_file
+from greenedge.decoder.source import DecoderFile, is_decoder_file
 from greenedge.errors import TargetError
 from greenedge.files.package_data import data_folder
 from greenedge.frontends.import_onnx import ModelFile, check_samples
+from greenedge.run.decoder_job import decoder_jobs
 from greenedge.run.folder import RunFolder
 from greenedge.run.job import ORDER, Display, Job
 from greenedge.target import Target, load_target, nearest
@@ -21,6 +22,7 @@ from greenedge.tools.needs import require_tools
 if TYPE_CHECKING:
     from greenedge.backends.preflight import Preflight
     from greenedge.run.chains import AnyJob
+    from greenedge.train.language_recipe import LanguageRecipe
     from greenedge.train.recipe import Recipe
 
 Options = Mapping[str, object]
@@ -32,10 +34,11 @@ def list_recipes() -> list[str]:
     return sorted(path.parent.name for path in data_folder("flows").glob("*/flow.toml"))
 
 
-def find_recipe(name: str, settings: Mapping[str, str]) -> Recipe:
+def find_recipe(name: str, settings: Mapping[str, str]) -> Recipe | LanguageRecipe:
     """The recipe of that name, or in that folder. Raises TargetError: none there (with the nearest name), or not in
     order."""
     from greenedge.train import load_recipe
+    from greenedge.train.language_recipe import is_language_recipe, load_language_recipe
 
     folder = Path(name) if "/" in name or (Path(name) / "flow.toml").is_file() else data_folder("flows") / name
     if "/" not in name and not (folder / "flow.toml").is_file():
@@ -43,7 +46,30 @@ def find_recipe(name: str, settings: Mapping[str, str]) -> Recipe:
             f"there is no recipe {name!r}{nearest(name, list_recipes())}; recipes are: "
             f"{', '.join(list_recipes())}; a folder with a flow.toml is one too."
         )
-    return load_recipe(folder, {key: text for key, text in settings.items() if not key.startswith(BUILD)})
+    load = load_language_recipe if is_language_recipe(folder) else load_recipe
+    return load(folder, {key: text for key, text in settings.items() if not key.startswith(BUILD)})
+
+
+def recipe_jobs(
+    recipe: Recipe | LanguageRecipe,
+    targets: Sequence[str],
+    backend: str | None = None,
+    options: Mapping[str, object] | None = None,
+    until: str = "report",
+    docker: bool = False,
+) -> Sequence[AnyJob]:
+    """One job per target of a recipe of either kind; `options` go over the recipe's own. Raises TargetError and
+    ToolError before anything is trained."""
+    from greenedge.train import Recipe
+
+    chosen = {**recipe.build, **(options or {})}
+    if isinstance(recipe, Recipe):
+        return jobs_for(recipe, targets, backend, chosen, until, docker)
+    if docker:
+        raise TargetError(
+            f"{recipe.name} trains a language model, which no tool in docker/ builds; leave --docker out."
+        )
+    return decoder_jobs(recipe, targets, backend, chosen, until)
 
 
 def jobs_for(
@@ -60,6 +86,8 @@ def jobs_for(
 
     Raises TargetError and ToolError before anything is trained.
     """
+    if until not in ORDER:
+        raise TargetError(f"there is no stage {until!r}{nearest(until, ORDER)}; stages are: {', '.join(ORDER)}.")
     builds = ORDER.index(until) >= ORDER.index("build")
     if not targets and builds:
         raise TargetError(
@@ -173,13 +201,13 @@ def dry_plan(job: AnyJob) -> list[str]:
     from greenedge.run.chains import DecoderJob, outline
     from greenedge.run.plan_view import make_plan
 
-    if isinstance(job, DecoderJob):
-        return list(outline(job)["commands"]) if job.target is not None else []
-    if not isinstance(job.source, ModelFile):
+    if not isinstance(job.source, ModelFile | DecoderFile):
         return [
             f"# {job.source.name}: {', '.join(job.stages)}; the build's commands follow from the trained network "
-            "(`greenedge build MODEL.onnx --dry-run` shows them)"
+            f"(`greenedge build {'MODEL.npz' if isinstance(job, DecoderJob) else 'MODEL.onnx'} --dry-run` shows them)"
         ]
+    if isinstance(job, DecoderJob):
+        return list(outline(job)["commands"]) if job.target is not None else []
     if (target := job.target) is None:
         return [f"# {job.source.name}: no target, so nothing is built"]
     job, plan = make_plan(job)

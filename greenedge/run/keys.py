@@ -23,7 +23,7 @@ _READS = {
     "train": (),
     "export": ("train",),
     "lower": ("export",),
-    "decoder": (),
+    "decoder": ("train",),
     "build": ("lower", "decoder"),
     "verify": ("export", "lower", "decoder", "build"),
     "report": ("train", "export", "lower", "decoder", "build", "verify"),

@@ -31,7 +31,7 @@ _LEAST_CONTEXT = 8
 _SMALL_DIM = 256  # up to it, a matrix is multiplied faster than threads are woken
 HELD_TEXTS = 48
 _CALIBRATION_TEXTS = 16
-_LEAST_TEXTS, _MOST_TEXTS, _TEXTS_A_STEP = 64, 1536, 4
+_LEAST_TEXTS, _MOST_TEXTS, _TEXTS_A_STEP = 64, 4096, 1
 _MOST_LENGTH = 256  # of a text that is trained on; a longer context keeps its positions
 _HELD_SEED = 1_000_003  # of texts that are scored; those of training have seeds below
 _MOST_SEED = 1_000_000
@@ -56,8 +56,10 @@ class DecoderOptions:
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise GreenedgeError(f"--bits {self.bits}: a language model's weights have 4 or 8 bits.")
-        if not 0 <= self.minutes <= 10_000 or (self.steps is not None and not 0 <= self.steps <= 1_000_000):
+        if not 0 <= self.minutes <= 10_000:
             raise GreenedgeError(f"--minutes {self.minutes:g}: 0 to 10,000 are possible.")
+        if self.steps is not None and (self.minutes or not 0 <= self.steps <= 1_000_000):
+            raise GreenedgeError(f"--steps {self.steps:,}: 0 to 1,000,000 are possible, without --minutes.")
         if self.context is not None and self.context < _LEAST_CONTEXT:
             raise GreenedgeError(f"--context {self.context}: at least {_LEAST_CONTEXT} positions are kept.")
         if not 0 <= self.seed < _MOST_SEED:
@@ -135,10 +137,8 @@ def _quantise(
         held, seen = source.make(HELD_TEXTS, _HELD_SEED, progress), source.make(_CALIBRATION_TEXTS, 0, progress)
     with stage("calibrate"):
         calibrate(network, seen)
+        compensate_rounding(network, seen)
     steps = _train(network, teacher, source, options, checkpoint, stage)
-    if not steps:
-        with stage("compensate"):
-            compensate_rounding(network, seen)
     decoder = export_decoder(network)
     with stage("score") as progress:
         before = score_floats(teacher.run, held)
@@ -245,7 +245,8 @@ def _train(
     stage: Stage,
 ) -> int:
     """Trains for the minutes or steps asked for; how many steps there were."""
-    from greenedge.train.decoder.fit import FitSettings, fit, measure_step, read_steps
+    from greenedge.train.decoder.fit import FitSettings, fit, measure_step
+    from greenedge.train.decoder.resume import read_steps
 
     if not options.minutes and not options.steps:
         return 0

@@ -110,7 +110,11 @@ def _jobs(sweep: Sweep, settings: Mapping[str, str], epochs: int | None = None):
     texts = [*sweep.sets, *(f"{key}={value}" for key, value in settings.items())]
     texts += [f"train.epochs={epochs}"] if epochs else []
     values, options = split_settings(texts)
+    from greenedge.train import Recipe
+
     recipe = find_recipe(sweep.flow, values)
+    if not isinstance(recipe, Recipe):
+        raise TargetError(f"{recipe.name} trains a language model; a sweep sets recipes of networks side by side.")
     return recipe, jobs_for(recipe, sweep.targets, sweep.backend, {**recipe.build, **options}, sweep.until)
 
 

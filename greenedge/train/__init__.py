@@ -21,6 +21,9 @@ recipe.py is the user's own code, loaded by path. It defines
     score(outputs, x, y) -> {metric: float}            optional, numpy; {"accuracy": share of argmax == y} if absent
     teacher() -> callable                              optional, for [distil]: x → logits, or (logits, {feature: array})
 
+A recipe whose flow.toml says `kind = "language model"` has [model], [train] and [quantise], and a recipe.py of the form
+that language_recipe.py says.
+
 What the flow uses; importing greenedge.train does not import torch:
 
     recipe = load_recipe(folder, {"train.epochs": "2"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -167,13 +167,12 @@ def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Rec
     """
     folder = Path(folder).resolve()
     name = folder.name
-    source = Source(f"{name}/flow.toml", frozenset(overrides or ()))
     problems: list[str] = []
-    tables = apply_overrides(_read_toml(folder / "flow.toml", source.file), overrides or {}, problems)
+    tables, source = read_flow(folder, overrides or {}, problems)
     module, broken = load_recipe_module(folder / "recipe.py", name)
     if module is None:  # without its classes no table can be read
         raise TargetError("\n".join(problems + broken))
-    problems += _find_top_level_problems(tables, name, source)
+    problems += find_top_level_problems(tables, name, source, ("data", "model", "train", "teacher", *OPTIONAL_TABLES))
     data = read_table(module.DataSettings, tables.get("data", {}), "data", source, problems)
     model = read_table(module.ModelSettings, tables.get("model", {}), "model", source, problems)
     train = read_table(TrainSettings, tables.get("train", {}), "train", source, problems)
@@ -182,7 +181,7 @@ def load_recipe(folder: Path, overrides: Mapping[str, str] | None = None) -> Rec
     if isinstance(tables.get("teacher"), dict) and isinstance(tables.get("model"), dict):
         merged = {**tables["model"], **tables["teacher"]}
         teacher = read_table(module.ModelSettings, merged, "teacher", source, problems)
-    build = _read_build_options(tables.get("build", {}), source, problems)
+    build = read_build_options(tables.get("build", {}), source, problems)
     if not problems:
         conflicts = _find_conflicts(options, "teacher" in tables, module.loss is not None)
         problems += [f"{source.file}: {text}" for text in conflicts]
@@ -233,6 +232,13 @@ def _find_conflicts(options: RecipeOptions, has_teacher: bool, has_loss: bool) -
     return conflicts
 
 
+def read_flow(folder: Path, overrides: Mapping[str, str], problems: list[str]) -> tuple[dict[str, Any], Source]:
+    """The tables of flow.toml with the overrides in them, and where their values come from. Raises TargetError for a
+    file that is missing, too large, or no TOML."""
+    source = Source(f"{folder.name}/flow.toml", frozenset(overrides))
+    return apply_overrides(_read_toml(folder / "flow.toml", source.file), overrides, problems), source
+
+
 def _read_toml(path: Path, shown: str) -> dict[str, Any]:
     if not path.is_file():
         raise TargetError(f"{path.parent} is no recipe: it has no flow.toml; {TAKES}.")
@@ -246,7 +252,8 @@ def _read_toml(path: Path, shown: str) -> dict[str, Any]:
         raise TargetError(f"{shown} is not TOML: {error}.") from None
 
 
-def _read_build_options(table: object, source: Source, problems: list[str]) -> dict[str, int | float | str]:
+def read_build_options(table: object, source: Source, problems: list[str]) -> dict[str, int | float | str]:
+    """[build]: the back end's options; what breaks a rule is appended to `problems`."""
     if not isinstance(table, dict) or not all(type(value) in (int, float, str) for value in table.values()):
         problems.append(
             f"{source.of('build')}: build is {table!r}; it must be a table of numbers and texts for the back end, such "
@@ -256,8 +263,11 @@ def _read_build_options(table: object, source: Source, problems: list[str]) -> d
     return dict(table)
 
 
-def _find_top_level_problems(tables: Mapping[str, Any], name: str, source: Source) -> list[str]:
-    known = ("name", "title", "data", "model", "train", "teacher", "build", *OPTIONAL_TABLES)
+def find_top_level_problems(
+    tables: Mapping[str, Any], name: str, source: Source, of_this_kind: Sequence[str]
+) -> list[str]:
+    """What is wrong with the keys of flow.toml; `of_this_kind` are known beside those that every recipe has."""
+    known = ("name", "title", "build", *of_this_kind)
     listing = f"a recipe has: {', '.join(sorted(known))}"
     problems = [f"{source.of(key)}: unknown key '{key}'; {listing}." for key in tables if key not in known]
     for key in ("name", "title"):

@@ -59,8 +59,11 @@ def load_recipe_module(path: Path, name: str) -> tuple[RecipeModule | None, list
 
     Raises TargetError where there is no such file, it is too large, or an exception ends its execution.
     """
-    module = _execute(path, name)
-    problems = _find_problems(module, f"{name}/recipe.py")
+    module = execute_recipe(path, name)
+    problems = find_module_problems(module, f"{name}/recipe.py", _SETTINGS, _REQUIRED)
+    for key in _OPTIONAL:
+        if hasattr(module, key) and not callable(getattr(module, key)):
+            problems.append(f"{name}/recipe.py: '{key}' is {getattr(module, key)!r}; it must be a function.")
     if problems:
         return None, problems
     required: dict[str, Any] = {key: getattr(module, key) for key in (*_SETTINGS, *_REQUIRED)}
@@ -68,8 +71,9 @@ def load_recipe_module(path: Path, name: str) -> tuple[RecipeModule | None, list
     return RecipeModule(**required, **optional), []
 
 
-def _execute(path: Path, name: str) -> ModuleType:
-    """The module at `path`, executed once for each content."""
+def execute_recipe(path: Path, name: str) -> ModuleType:
+    """The module at `path`, executed once for each content. Raises TargetError where there is no such file, it is too
+    large, or an exception ends its execution."""
     shown = f"{name}/recipe.py"
     if not path.is_file():
         raise TargetError(f"{path.parent} is no recipe: it has no recipe.py; {TAKES}.")
@@ -90,15 +94,15 @@ def _execute(path: Path, name: str) -> ModuleType:
     return module
 
 
-def _find_problems(module: ModuleType, shown: str) -> list[str]:
+def find_module_problems(
+    module: ModuleType, shown: str, settings: Sequence[str], functions: Sequence[str]
+) -> list[str]:
+    """What is wrong with the dataclasses and functions that recipe.py must define under these names."""
     problems = []
-    for name in (*_SETTINGS, *_REQUIRED):
-        value, kind = getattr(module, name, None), "a frozen dataclass" if name in _SETTINGS else "a function"
+    for name in (*settings, *functions):
+        value, kind = getattr(module, name, None), "a frozen dataclass" if name in settings else "a function"
         if not callable(value):
             problems.append(f"{shown}: '{name}' is missing; it must be {kind} {_SEE}.")
-        elif name in _SETTINGS and not is_dataclass(value):
+        elif name in settings and not is_dataclass(value):
             problems.append(f"{shown}: '{name}' is no dataclass; it must be {kind} {_SEE}.")
-    for name in _OPTIONAL:
-        if hasattr(module, name) and not callable(getattr(module, name)):
-            problems.append(f"{shown}: '{name}' is {getattr(module, name)!r}; it must be a function.")
     return problems

@@ -88,7 +88,7 @@ def test_rows_that_llama_cpp_permutes_turn_as_the_trained_ones(rng):
         return weights.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(weights.shape)
 
     def turn_halves(x, rotation):
-        cosine, sine = (torch.cat([t, t], -1)[: x.shape[-2]] for t in (rotation.cosine, rotation.sine))
+        cosine, sine = (torch.cat([t, t], -1)[: x.shape[-2]] for t in (rotation.turns.real, rotation.turns.imag))
         first, second = x.chunk(2, -1)
         return x * cosine + torch.cat([-second, first], -1) * sine
 

@@ -139,6 +139,7 @@ def test_a_run_is_verified_again_and_reported(program):
     page = (program / "report.html").read_text()
     assert "Decoder in numpy and C99 gave the same integers on all 100 tokens" in page.replace("the decoder", "Decoder")
     assert "cable" not in page  # a tokenizer is no bitstream
+    assert "Joules per token that others published" in page and "not ranked" in page and "NVIDIA RTX 3060" in page
 
 
 @pytest.mark.parametrize("verb", [("infer", "--inputs", "x.npy"), ("energy", "measure")])
@@ -230,7 +231,7 @@ def test_what_cannot_be_built_is_said(model, tmp_path):
         (("--target", "ulx3s-85f", "--set", "build.lanes=48"), 4, "48 lanes"),
         (("--target", "linux-x86", "--inputs", "x.npy"), 1, "which takes no --inputs"),
         ((), 1, "no target: say --target NAME"),
-        (("--target", "linux-x86", "--until", "lower"), 1, "there is no stage 'lower' of a language model"),
+        (("--target", "linux-x86", "--until", "lower"), 1, "there is no stage 'lower' of tiny, a language model"),
     ):
         code, told = call("build", model, *words, "-o", tmp_path / "run")
         assert code == status and sentence in " ".join(told.split()), told

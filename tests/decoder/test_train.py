@@ -18,9 +18,10 @@ torch = pytest.importorskip("torch")
 
 from greenedge.train.decoder.calibrate import calibrate, fit_scales  # noqa: E402
 from greenedge.train.decoder.export import export_decoder  # noqa: E402
-from greenedge.train.decoder.fit import FitSettings, fit, read_steps  # noqa: E402
-from greenedge.train.decoder.float_network import FloatNetwork  # noqa: E402
+from greenedge.train.decoder.fit import FitSettings, fit  # noqa: E402
+from greenedge.train.decoder.float_network import FloatNetwork, attend  # noqa: E402
 from greenedge.train.decoder.network import QuantisedNetwork, _table_error, quantise  # noqa: E402
+from greenedge.train.decoder.resume import pick_texts, read_steps  # noqa: E402
 from greenedge.train.decoder.score import compare_bits, score_floats, score_integers  # noqa: E402
 
 
@@ -91,7 +92,7 @@ def _train(model, texts, settings, checkpoint=None, stop=None):
 
 
 def test_training_helps_and_resumes_bit_for_bit(rng, tmp_path, monkeypatch):
-    from greenedge.train.decoder import fit as module
+    from greenedge.train.decoder import resume as module
 
     model = random_model(rng)
     teacher = FloatNetwork(model)
@@ -121,6 +122,11 @@ def test_checkpoints_that_are_none(rng, tmp_path, content):
         read_steps(tmp_path / "state")
 
 
+def test_steps_have_texts_of_their_own():
+    picked = [pick_texts(1000, 4, seed, step).tolist() for seed in (0, 1) for step in range(5)]
+    assert len({tuple(one) for one in picked}) == 10 and picked[3] == pick_texts(1000, 4, 0, 3).tolist()
+
+
 def test_an_interval_holds_the_difference(rng):
     hits = 0
     for _ in range(200):
@@ -137,6 +143,15 @@ def test_cached_steps_write_what_whole_texts_say(rng):
     steps = torch.cat([teacher._run(tokens[:, t : t + 1], cache, t) for t in range(20)], 1)
     assert torch.allclose(steps, teacher.run(tokens), atol=1e-4)  # float32, summed in another order
     assert (tokens[:, 0] == 1).all() and torch.equal(tokens, teacher.write(3, 20, 0))
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 70])
+def test_attention_is_torchs(rng, length):
+    query = torch.tensor(rng.normal(0, 1, (2, 6, length, 4)))
+    key, value = (torch.tensor(rng.normal(0, 1, (2, 3, length, 4))) for _ in range(2))
+    repeated = (one.repeat_interleave(2, 1) for one in (key, value))
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, *repeated, is_causal=True)
+    assert torch.allclose(attend(query, key, value), wanted)  # float64, summed in another order
 
 
 def test_errors_of_columns_are_made_good(rng):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,28 +12,26 @@ from torch.nn import functional as F
 from greenedge.decoder.float_model import FloatDecoder, FloatLayer, Sizes, rotation_angles
 from greenedge.progress import ProgressFn, no_progress
 
+_BLOCK = 32  # positions
 BEGIN = 1  # the token that begins a text in llama2.c and SentencePiece
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines, (context, head_dim / 2)."""
+    """cosine + i sine of every pair at every position, (context, head_dim / 2)."""
 
-    cosine: Tensor
-    sine: Tensor
+    turns: Tensor
 
     def turn(self, x: Tensor, start: int = 0) -> Tensor:
         """(..., length, head_dim) at positions start, start + 1, ...: adjacent pairs are turned."""
-        end = start + x.shape[-2]
-        cosine, sine = self.cosine[start:end], self.sine[start:end]
-        even, odd = x[..., 0::2], x[..., 1::2]
-        return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * self.turns[start : start + x.shape[-2]]).flatten(-2)
 
 
 def make_rotation(sizes: Sizes, base: float) -> Rotation:
-    """The tables in float32."""
+    """The table in two float32."""
     angles = torch.from_numpy(rotation_angles(sizes, base))
-    return Rotation(angles.cos().float(), angles.sin().float())
+    return Rotation(torch.complex(angles.cos().float(), angles.sin().float()))
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:
@@ -62,6 +61,11 @@ class FloatNetwork:
         return self._run(tokens, None, 0)
 
     @torch.no_grad()
+    def run_states(self, tokens: Tensor) -> Tensor:
+        """(batch, length) → what goes into the head, (batch, length, dim); logits are these @ head.T."""
+        return self._run_states(tokens, None, 0)
+
+    @torch.no_grad()
     def write(self, texts: int, length: int, seed: int, progress: ProgressFn = no_progress, batch: int = 256) -> Tensor:
         """(texts, length) tokens that the model writes itself at temperature 1, each behind BEGIN."""
         generator = torch.Generator().manual_seed(seed)
@@ -82,6 +86,9 @@ class FloatNetwork:
         return torch.zeros(sizes.layers, 2, batch, sizes.kv_heads, length, sizes.head_dim)
 
     def _run(self, tokens: Tensor, cache: Tensor | None, start: int) -> Tensor:
+        return self._run_states(tokens, cache, start) @ self.head.T
+
+    def _run_states(self, tokens: Tensor, cache: Tensor | None, start: int) -> Tensor:
         sizes, x = self.sizes, self.embedding[tokens]
         for number, layer in enumerate(self.layers):
             h = self._normalise(x, layer["attention_norm"])
@@ -96,17 +103,30 @@ class FloatNetwork:
             x = x + join_heads(mixed) @ layer["output"].T
             h = self._normalise(x, layer["mlp_norm"])
             x = x + (F.silu(h @ layer["gate"].T) * (h @ layer["up"].T)) @ layer["down"].T
-        return self._normalise(x, self.final_norm) @ self.head.T
+        return self._normalise(x, self.final_norm)
 
     def _normalise(self, x: Tensor, gain: Tensor) -> Tensor:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon) * gain
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool = True) -> Tensor:
-    """Attention of (batch, heads, length, head_dim) to keys and values of fewer heads; a single query sees them all."""
-    group = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+    """Attention of (batch, heads, length, head_dim) to keys and values of fewer heads; a single query sees them all.
+
+    Queries that share their keys are rows of one product, and a block of positions is multiplied with the keys that it
+    reaches: heads of 8 numbers take a third less time so than by torch's own function.
+    """
+    group, length = query.shape[1] // key.shape[1], query.shape[2]
+    rows = (query / math.sqrt(query.shape[3])).unflatten(1, (-1, group)).transpose(2, 3)
+    mixed = []
+    for first in range(0, length, _BLOCK):
+        block = rows[:, :, first : first + _BLOCK].flatten(2, 3)
+        reached = min(first + _BLOCK, length) if is_causal else key.shape[2]
+        logits = block @ key[:, :, :reached].transpose(-1, -2)
+        if is_causal:
+            later = torch.full((reached - first, reached), -math.inf).triu(first + 1)
+            logits = logits + later.repeat_interleave(group, 0)
+        mixed.append((logits.softmax(-1) @ value[:, :, :reached]).unflatten(2, (-1, group)))
+    return torch.cat(mixed, 2).transpose(2, 3).flatten(1, 2)
 
 
 def _to_torch(layer: FloatLayer) -> dict[str, Tensor]:

@@ -42,11 +42,17 @@ class _Quantise(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         ratio, level, scale = context.saved_tensors
-        inside = ratio.abs() <= context.limit
-        to_x = gradients[0] * inside
-        slope = gradients[0] * level - to_x * ratio
-        to_scale = slope.sum(-1, keepdim=True) if scale.ndim else slope.sum()
+        to_x = torch.where(ratio.abs() > context.limit, 0.0, gradients[0])
+        if scale.ndim:
+            to_scale = _multiply_rows(gradients[0], level) - _multiply_rows(to_x, ratio)
+        else:
+            to_scale = torch.dot(gradients[0].flatten(), level.flatten()) - torch.dot(to_x.flatten(), ratio.flatten())
         return to_x, to_scale * scale, None
+
+
+def _multiply_rows(x: Tensor, y: Tensor) -> Tensor:
+    """(rows, columns) twice → (rows, 1): the sum of products of each row."""
+    return torch.einsum("ri,ri->r", x, y)[:, None]
 
 
 def quantise(x: Tensor, log_scale: Tensor, limit: int) -> Tensor:

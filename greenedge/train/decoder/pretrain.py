@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from greenedge.decoder.float_model import FloatDecoder, FloatLayer, Floats, Sizes
 from greenedge.progress import ProgressFn, no_progress
 from greenedge.train.decoder.float_network import FloatNetwork
+from greenedge.train.decoder.resume import Checkpoint, pick_texts
 
 _WARM_UP = 20  # steps
 _LARGEST_GRADIENT = 1.0
@@ -24,21 +27,24 @@ def train_decoder(
     seed: int = 0,
     batch: int = 16,
     rate: float = 3e-3,
+    checkpoint: Path | None = None,
     progress: ProgressFn = no_progress,
 ) -> FloatDecoder:
     """A model whose head is its embedding, trained with Adam on texts (count, length), `batch` of them a step; the rate
-    rises for 20 steps and falls as a cosine. The same arguments give the same bits with the same threads of torch."""
-    generator = torch.Generator().manual_seed(seed)
-    network = FloatNetwork(_draw(sizes, generator))
+    rises for 20 steps and falls as a cosine. The same arguments give the same bits with the same threads of torch, also
+    where a training that was cut off goes on from `checkpoint`. Raises GreenedgeError for a checkpoint of others."""
+    network = FloatNetwork(_draw(sizes, torch.Generator().manual_seed(seed)))
     network.head = network.embedding
     tensors = [network.embedding, network.final_norm, *(one for layer in network.layers for one in layer.values())]
     for tensor in tensors:
         tensor.requires_grad_(True)
     optimiser = torch.optim.Adam(tensors, lr=rate, betas=_BETAS)
-    for step in range(steps):
+    key = _make_key(texts, sizes, steps, seed, batch, rate)
+    state = Checkpoint(checkpoint, key, steps, {"tensors": nn.ParameterList(tensors), "optimiser": optimiser})
+    for step in range(state.resume(), steps):
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
-        tokens = texts[torch.randint(len(texts), (batch,), generator=generator)]
+        tokens = texts[pick_texts(len(texts), batch, seed, step)]
         logits = network._run(tokens[:, :-1], None, 0)
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         optimiser.zero_grad()
@@ -46,7 +52,13 @@ def train_decoder(
         torch.nn.utils.clip_grad_norm_(tensors, _LARGEST_GRADIENT)
         optimiser.step()
         progress(step + 1, steps, f"step {step + 1} of {steps}, {loss.item() / math.log(2):.3f} bits per token")
+        state.keep(step + 1)
     return _freeze(network, sizes)
+
+
+def _make_key(texts: Tensor, *settings: object) -> str:
+    """A digest of everything that the result depends on."""
+    return hashlib.sha256(repr((settings, tuple(texts.shape))).encode() + texts.numpy().tobytes()).hexdigest()
 
 
 def _draw(sizes: Sizes, generator: torch.Generator) -> FloatDecoder:
