@@ -191,6 +191,7 @@ def replay(
     timing: o.Timing = None,
     inferences: o.ReplayInferences = 1,
     volts: o.Volts = None,
+    columns: o.Columns = None,
     scope: o.Scope = "board",
     gain: o.Gain = None,
     device: o.Device = "",
@@ -225,6 +226,7 @@ def replay(
             clock_hz,
             cycles,
             single_shot,
+            columns,
         )
         data = results.load(path) if kind == "results" else results.document(rows_of(recording, kind))
         for row in data["rows"]:

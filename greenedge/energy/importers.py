@@ -8,68 +8,30 @@ import xml.parsers.expat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
+from greenedge.energy import perf_output
 from greenedge.energy.evidence import Figure
+from greenedge.energy.recording import read_recording
 from greenedge.energy.results import make_row, trace_json
 from greenedge.energy.source import SourceInfo, Trace, integrate
-from greenedge.energy.sources.perf import stat_joules
 from greenedge.energy.stats import mean_interval
+from greenedge.energy.table_text import text_encoding
 from greenedge.errors import GreenedgeError
 
 _MAX_BYTES = 1 << 30
-# Column names by quantity, with the factor to s, W, V, A (exports of PPK2, Joulescope, Otii and greenedge).
-_COLUMNS = {
-    "t": {"time_s": 1.0, "t_s": 1.0, "time": 1.0, "timestamp": 1.0, "timestamp(ms)": 1e-3, "time_ms": 1e-3},
-    "w": {"power_w": 1.0, "power": 1.0, "watts": 1.0, "power_mw": 1e-3},
-    "v": {"voltage_v": 1.0, "voltage": 1.0, "voltage_mv": 1e-3},
-    "a": {"current_a": 1.0, "current": 1.0, "current_ma": 1e-3, "current(ua)": 1e-6, "current_ua": 1e-6},
-    "m": {"marker": 1.0, "d0": 1.0, "gpi0": 1.0},
-}
 
 
-def read_csv(path: Path, volts: float | None = None) -> Trace:
-    """A trace with a header line: time and power, or time, current and voltage (or `volts`). Raises GreenedgeError."""
+def read_csv(path: Path, volts: float | None = None, columns: str | None = None) -> Trace:
+    """The trace in a table of time and power, or time, current and voltage (or `volts`); `columns` as `--columns`.
+
+    Raises GreenedgeError, with the `--columns …` that reads the file where its header leaves something open.
+    """
     _check_size(path)
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = _read_header(path, file)
-        places = {
-            kind: (header.index(name), factor)
-            for kind, names in _COLUMNS.items()
-            for name, factor in names.items()
-            if name in header
-        }
-        if "t" not in places or not ("w" in places or ("a" in places and ("v" in places or volts))):
-            raise GreenedgeError(
-                f"{path} has the columns {', '.join(header)[:120]!r}; a trace needs time_s and "
-                "power_w, or time_s, current_a and voltage_v (or --volts)."
-            )
-        used = sorted({place for place, _ in places.values()})
-        try:
-            data = np.loadtxt(file, delimiter=",", usecols=used, ndmin=2)
-        except ValueError as error:
-            raise GreenedgeError(f"{path} has a line that is not numbers: {_shorten(error)}.") from None
-    column = {kind: data[:, used.index(place)] * factor for kind, (place, factor) in places.items()}
-    if "w" in column:
-        watts = column["w"]
-    else:
-        watts = column["a"] * (column["v"] if "v" in column else float(volts or 0.0))  # one of them, checked above
-    return Trace(column["t"], watts, column.get("m"), {"file": path.name})
-
-
-def _read_header(path: Path, file: TextIO) -> list[str]:
-    """The names of the columns, in lower case. Raises GreenedgeError for a first line that is no table's."""
-    try:
-        return [name.strip().lower() for name in next(csv.reader(file), [])]
-    except csv.Error as error:
-        raise GreenedgeError(f"{path} has a first line that is no header ({error}); give a table of numbers.") from None
-
-
-def _shorten(error: Exception) -> str:
-    """What a reader says, in one line of bounded length: it may quote the file."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
+    _refuse_other_kinds(path)
+    return read_recording(path, volts, columns)
 
 
 def read_jls(path: Path) -> Trace:
@@ -153,6 +115,7 @@ def trace_row(
     `idle` has two stretches for each window, in order, and gives the net energy; `sync_s` is the standard uncertainty
     of the windows' times, `gain_rel` that of the meter's gain. Raises GreenedgeError, SourceFault.
     """
+    _refuse_overlap(windows)
     parts = _TraceWindows.integrate(trace, windows, inferences)
     if idle and len(idle) != 2 * len(windows):
         raise GreenedgeError(
@@ -174,12 +137,23 @@ def trace_row(
         for k, rep in enumerate(reps):
             rep["net_energy_j"] = float(net_j[k])
             rep["spans"] += [[*map(float, span), "idle"] for span in idle[2 * k : 2 * k + 2]]
-    return make_row(name, "trace", info, figures, host_included=None) | {
+    return make_row(name, "trace", info, figures, host_included=None, flags=list(trace.notes)) | {
         "repetitions": reps,
         "trace_sha256": trace.digest(),
         "trace": trace_json(trace, "replayed"),
         "latency_s": {"value": float(np.mean(parts.seconds / parts.inferences))},
     }
+
+
+def _refuse_overlap(windows: Sequence[tuple[float, float]]) -> None:
+    """Raises GreenedgeError for windows that share time: its joules would count twice, as if measured independently."""
+    ordered = sorted(windows)
+    for (start, stop), (after, _) in zip(ordered, ordered[1:], strict=False):
+        if after < stop:
+            raise GreenedgeError(
+                f"the windows from {start:g} s to {stop:g} s and from {after:g} s overlap; "
+                "give windows that share no time."
+            )
 
 
 def _repetitions(parts: _TraceWindows) -> list[dict[str, Any]]:
@@ -334,16 +308,98 @@ def vivado_row(name: str, path: Path, cycles: int, clock_hz: float) -> dict:
     }
 
 
-def perf_row(name: str, path: Path, inferences: int) -> list[dict]:
-    """A row for each energy event of a `perf stat -x,` output over a whole command."""
+def perf_row(name: str, path: Path, inferences: int, windows: Sequence[tuple[float, float]] = ()) -> list[dict]:
+    """A row for each energy event of a `perf stat` output: the mean of its runs; with -I and `windows` (s from the
+    start) of the windows. Raises GreenedgeError, SourceFault."""
+    _check_size(path)
+    runs = perf_output.read_runs(_decode(path))
+    if windows and len(runs) > 1:
+        raise GreenedgeError(
+            f"{path} holds {len(runs)} runs of perf stat, so a --window may be of any; give one run alone."
+        )
+    return [_perf_event_row(name, path, event, runs, inferences, windows) for event in runs[0].joules]
+
+
+def _perf_event_row(
+    name: str,
+    path: Path,
+    event: str,
+    runs: list[perf_output.Run],
+    inferences: int,
+    windows: Sequence[tuple[float, float]],
+) -> dict:
+    scope = "board" if event == "energy-psys" else "chip"
+    parts = len(runs[0].joules[event])
+    covers = event if parts == 1 else f"{event} of {parts} parts"
+    if windows:
+        trace = runs[0].trace(event)
+        if trace is None:
+            raise GreenedgeError(
+                f"{path} has one figure for the whole command; leave --window out, or run perf with -I."
+            )
+        row = trace_row(name, trace, windows, inferences, scope, covers=covers)
+        return row | {"source": row["source"] | {"id": f"perf:{event}"}, "host_included": True}
+    joules = [run.total(event) / inferences for run in runs if event in run.joules]
+    mean = mean_interval(joules)
+    info = SourceInfo(f"perf:{event}", "counter", scope, covers, evidence="replayed", host_included=True)
+    flags = [f"{len(joules)} runs of perf stat stand in one file; the figure is their mean"] if len(joules) > 1 else []
+    figures = {"total": Figure(mean.mean, "energy", "j", scope, "replayed", mean.low, mean.high, covers=covers)}
+    row = make_row(name, "command", info, figures, host_included=True, flags=flags)
+    return row | ({"repetitions": [{"energy_j": value} for value in joules]} if flags else {})
+
+
+def codecarbon_row(path: Path, inferences: int) -> list[dict]:
+    """A row for each line of CodeCarbon's emissions.csv (kWh of a whole run). Its RAM, and its CPU where it found no
+    counter, are constants of a model and the file does not say which: estimated. Raises GreenedgeError."""
     _check_size(path)
     rows = []
-    for event, joules in stat_joules(path.read_text(encoding="utf-8", errors="replace")).items():
-        scope = "board" if event == "energy-psys" else "chip"
-        info = SourceInfo(f"perf:{event}", "counter", scope, event, evidence="replayed", host_included=True)
-        figures = {"total": Figure(joules / inferences, "energy", "j", scope, "replayed", covers=event)}
-        rows.append(make_row(name, "command", info, figures, host_included=True))
+    lines = csv.DictReader(_decode(path).splitlines())
+    try:
+        for number, line in enumerate(lines, 2):
+            rows.append(_codecarbon_line(path, number, line, inferences))
+    except csv.Error as error:
+        raise GreenedgeError(f"{path} is no table of CodeCarbon's: {error}.") from None
+    if not rows:
+        raise GreenedgeError(f"{path} has no line of a run; give the emissions.csv that CodeCarbon wrote.")
     return rows
+
+
+def _codecarbon_line(path: Path, number: int, line: dict[str, str], inferences: int) -> dict:
+    names = ["energy_consumed"] if line.get("energy_consumed") else ["cpu_energy", "gpu_energy", "ram_energy"]
+    try:
+        kwh = [float(line[name]) for name in names if line.get(name)]
+        seconds = float(line.get("duration") or "nan")
+    except (TypeError, ValueError):
+        kwh, seconds = [], float("nan")
+    if not kwh or not all(0 <= value < 1e6 for value in kwh):
+        raise GreenedgeError(f"{path}:{number} has no energy in kWh; give the emissions.csv that CodeCarbon wrote.")
+    joules = sum(kwh) * 3.6e6 / inferences
+    note = "CodeCarbon's kWh of the whole run; what of it was measured its file does not say"
+    info = SourceInfo(
+        "codecarbon:" + path.name, "model", "module", " + ".join(names), evidence="estimated", notes=(note,)
+    )
+    figures = {"total": Figure(joules, "energy", "j", "module", "estimated", covers=info.covers)}
+    name = f"{line.get('project_name') or path.stem} {str(line.get('run_id') or number - 1)[:8]}"
+    row = make_row(name, "command", info, figures, host_included=True, ranking=False)
+    return row | ({"latency_s": {"value": seconds / inferences}} if 0 < seconds < 1e9 else {})
+
+
+def _decode(path: Path) -> str:
+    return path.read_bytes().decode(text_encoding(path), errors="replace")
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raises GreenedgeError for a file of another kind, with the kind."""
+    with open(path, "rb") as file:
+        head = file.read(4096).decode(text_encoding(path), errors="replace")
+    kinds = {
+        "perf": re.search(r"Joules.{1,4}\S*energy-|energy-\w+/?\W.{0,40}Joules|\"unit\" ?: ?\"Joules\"", head),
+        "codecarbon": re.match(r"(?=[^\n]*\bduration\b)(?=[^\n]*\b(cpu_energy|energy_consumed)\b)", head),
+        "mlperf-tiny": _TRIAL.search(head),
+    }
+    for kind, found in kinds.items():
+        if found:
+            raise GreenedgeError(f"{path} is no table of power over time but of another kind: add --as {kind}.")
 
 
 def _check_size(path: Path) -> None:

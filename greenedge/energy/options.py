@@ -60,10 +60,14 @@ Other = Annotated[Path | None, typer.Argument(help="left out: rows of the first 
 Row = Annotated[int, typer.Option(help="row of the first file")]
 OtherRow = Annotated[int | None, typer.Option(help="row of the second")]
 Quantity = Annotated[str, typer.Option(help="total or net")]
+Columns = Annotated[
+    str | None, typer.Option(metavar="time=NAME:ms,power=NAME:mW", help="columns and units that a header leaves open")
+]
 AllowScope = Annotated[bool, typer.Option("--allow-scope-mismatch")]
 AllowEvidence = Annotated[bool, typer.Option("--allow-evidence-mismatch")]
 Kind = Annotated[
-    str, typer.Option("--as", metavar="KIND", help="trace, mlperf-tiny, vivado, perf, saif, toggles, results")
+    str,
+    typer.Option("--as", metavar="KIND", help="trace, mlperf-tiny, vivado, perf, codecarbon, saif, toggles, results"),
 ]
 ReplayWindow = Annotated[list[str] | None, typer.Option(help="START:STOP in s of a window; may be repeated")]
 ReplayIdle = Annotated[list[str] | None, typer.Option(help="START:STOP of idle; two a window")]

@@ -32,6 +32,7 @@ class Recording:
     clock_hz: float | None = None
     cycles: int | None = None
     single_shot: bool = False
+    columns: str | None = None
 
     @property
     def rate(self) -> tuple[int, float]:
@@ -67,7 +68,11 @@ def rows_of(recording: Recording, kind: str) -> list[dict]:
 
 def _trace(recording: Recording) -> list[dict]:
     path = recording.path
-    trace = importers.read_jls(path) if path.suffix == ".jls" else importers.read_csv(path, recording.volts)
+    trace = (
+        importers.read_jls(path)
+        if path.suffix == ".jls"
+        else importers.read_csv(path, recording.volts, recording.columns)
+    )
     if recording.timing is not None:
         return [_row_from_timing(recording, trace, recording.timing)]
     spans = _marker_windows(path, trace) if recording.markers else list(recording.windows)
@@ -129,7 +134,10 @@ KINDS: dict[str, Callable[[Recording], list[dict]]] = {
     "trace": _trace,
     "mlperf-tiny": lambda recording: [importers.mlperf_tiny_row(recording.path)],
     "vivado": lambda recording: [importers.vivado_row(recording.name, recording.path, *recording.rate)],
-    "perf": lambda recording: importers.perf_row(recording.name, recording.path, recording.inferences),
+    "perf": lambda recording: importers.perf_row(
+        recording.name, recording.path, recording.inferences, recording.windows
+    ),
+    "codecarbon": lambda recording: importers.codecarbon_row(recording.path, recording.inferences),
     "saif": _switching(estimate.read_saif),
     "toggles": _switching(estimate.read_toggles),
 }

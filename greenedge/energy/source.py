@@ -127,12 +127,16 @@ class Probe:
 
 @dataclass(frozen=True)
 class Trace:
-    """Power over time. `t` seconds (rising), `watts` of the same length; `markers` a logic level per sample, if any."""
+    """Power over time. `t` seconds (rising), `watts` of the same length; `markers` a logic level per sample, if any.
+
+    `meta` may hold `origin_s`, the moment in s since 1970 that is 0 in `t`, and gaps = "hold" where a value lasts until
+    the next; `notes` say what is odd about the recording."""
 
     t: np.ndarray
     watts: np.ndarray
     markers: np.ndarray | None = None
     meta: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.t.shape != self.watts.shape or self.t.ndim != 1 or len(self.t) < 2:
@@ -184,13 +188,13 @@ def integrate(trace: Trace, start: float, stop: float) -> tuple[float, float]:
     edges = np.interp([start, stop], trace.t, trace.watts)
     watts = np.concatenate([edges[:1], trace.watts[inside], edges[1:]])
     gaps, steps = np.diff(t), np.diff(watts)
-    if gaps.max() > 5 * trace.usual_step:
+    if gaps.max() > 5 * trace.usual_step and trace.meta.get("gaps") != "hold":
         raise SourceFault(
             "trace",
             "gap",
             f"{gaps.max():.3f} s are missing at {t[int(np.argmax(gaps))]:.3f} s, the usual step is "
             f"{trace.usual_step:.4f} s",
-            "record again with less load on the host",
+            "record again with less load on the host; --columns gaps=hold where it has lines for changes alone",
         )
     joules = float(np.sum(gaps * (watts[1:] + watts[:-1]) / 2))
     return joules, float(np.sqrt(np.sum((gaps * steps) ** 2) / 12))

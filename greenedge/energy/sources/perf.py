@@ -7,7 +7,6 @@ always answer 0, with exit status 0: only the liveness test detects that (resear
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import re
 import struct
@@ -121,40 +120,6 @@ def cpu_list(text: str) -> list[int]:
         first, _, last = part.partition("-")
         cpus += range(int(first), int(last or first) + 1)
     return cpus
-
-
-def stat_joules(text: str) -> dict[str, float]:
-    """Joules by event from the output of `perf stat -x, -e power/energy-…/`.
-
-    Raises SourceFault for `<not supported>`, `<not counted>`, and for exactly 0 J: a live domain never reads that.
-    """
-    joules = {}
-    for line in text.splitlines():
-        fields = line.split(",")
-        if len(fields) < 3 or "energy-" not in fields[2]:
-            continue
-        event, said = fields[2].strip("/").removeprefix("power/")[:80], fields[0][:40]
-        if fields[0].startswith("<"):
-            raise SourceFault(f"perf:{event}", "absent", f"perf says {said}", _FIX_ABSENT)
-        try:
-            value = float(fields[0])
-        except ValueError:
-            value = math.nan
-        if not 0 <= value < math.inf:
-            raise SourceFault(f"perf:{event}", "implausible", f"perf says {said!r}", "run perf in the C locale")
-        if value == 0.0:
-            raise SourceFault(
-                f"perf:{event}", "dead", "perf says 0.00 Joules: the event exists, the counter does not", _FIX_ABSENT
-            )
-        joules[event] = value
-    if not joules:
-        raise SourceFault(
-            "perf",
-            "absent",
-            "there is no energy event in this output",
-            "perf stat -a -x, -e power/energy-pkg/ -- COMMAND",
-        )
-    return joules
 
 
 def _open_event(opener: EventOpener, kind: int, config: int, cpu: int, source: str) -> int:

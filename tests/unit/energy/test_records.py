@@ -93,13 +93,18 @@ def test_csv_traces(tmp_path):
     with pytest.raises(GreenedgeError) as caught:
         importers.read_csv(path)
     assert str(caught.value) == (
-        f"{path} has the columns 'timestamp(ms), current(ua), d0'; a trace needs time_s and "
-        "power_w, or "
-        "time_s, current_a and voltage_v (or --volts)."
+        f"{path}: it has current and neither power nor voltage: add --volts with the volts of the supply."
     )
     path.write_text("time_s,power_w\n0,1\n1,x\n")
     with pytest.raises(GreenedgeError, match="has a line that is not numbers"):
         importers.read_csv(path)
+
+
+def test_windows_that_overlap_are_refused_and_notes_become_flags():
+    trace = Trace(np.arange(0, 10, 0.1), np.full(100, 3.0), None, {}, ("2 stamps stand twice",))
+    assert "2 stamps stand twice" in importers.trace_row("dut", trace, [(1, 2), (2, 3)], 1)["flags"]
+    with pytest.raises(GreenedgeError, match="overlap"):
+        importers.trace_row("dut", trace, [(1, 3), (2, 4)], 1)
 
 
 def test_a_replayed_trace_has_total_and_net():

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from greenedge.energy import counter_unwrap
+from greenedge.energy import counter_unwrap, perf_output
 from greenedge.energy.clock import RealClock, VirtualClock
 from greenedge.energy.liveness import check
 from greenedge.energy.measurement import measure, measure_sources
@@ -266,13 +266,14 @@ def test_perf_denied(tmp_path):
 )
 def test_perf_stat_output_without_a_number(text, kind):
     with pytest.raises(SourceFault) as caught:
-        perf.stat_joules(text)
+        perf_output.read_runs(text)
     assert caught.value.kind == kind
 
 
 def test_perf_stat_output():
     text = "# started\n\n12.50,Joules,power/energy-pkg/,1000,100.00,,\n0.75,Joules,power/energy-ram/,1000,100.00,,\n"
-    assert perf.stat_joules(text) == {"energy-pkg": 12.5, "energy-ram": 0.75}
+    (run,) = perf_output.read_runs(text)
+    assert run.joules == {"energy-pkg": {"": 12.5}, "energy-ram": {"": 0.75}}
 
 
 def test_hwmon_power_and_product_and_rail_maps(tmp_path):
