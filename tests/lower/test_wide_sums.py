@@ -43,7 +43,7 @@ def test_the_sum_equals_exact_fractions(tmp_path, seed):
         "norm": seed % 4 > 1,
         "op": "Sub" if seed in (3, 6) else "Add",
         "bits": 3 + seed % 3,
-        "behind": ("Relu",) if seed > 4 else (),
+        "behind": {4: ("Neg",), 5: ("Relu",), 7: ("Relu", "Neg")}.get(seed, ()),
         "swap": seed in (2, 3, 7),
     }
     path = write_sum(tmp_path / "m.onnx", rng, **settings)
@@ -59,7 +59,8 @@ def test_the_sum_equals_exact_fractions(tmp_path, seed):
         max(int(np.abs(op.multipliers).max()) for op in graph.ops if isinstance(op, (Add, ChannelAdd)))
         for graph in (lowered.graph, short)
     )
-    assert shortest < 1 << 15 < longest
+    rises = "Neg" not in settings["behind"]  # a falling step keeps its multipliers
+    assert longest > 1 << 15 and (shortest < 1 << 15) == rises
 
 
 def test_a_threshold_lies_between_its_two_sides(tmp_path, rng):
@@ -107,3 +108,19 @@ def test_multipliers_that_cannot_keep_the_sides_apart_are_refused(tmp_path, rng,
     monkeypatch.setattr(wide_sum, "_ROOM", 1 << 12)
     with pytest.raises(UnsupportedError, match=r"accumulators must stay below 2\*\*47.*greenedge requantise"):
         lower_file(path)
+
+
+def test_short_multipliers_are_refused_or_exact(tmp_path, rng, monkeypatch):
+    """One sum on both sides of a boundary has no threshold."""
+    path = write_sum(tmp_path / "m.onnx", rng, per_channel=True, levels=6)
+    exact, found = lower_file(path).graph, []
+    ints = {edge: rng.integers(exact.edges[edge].lo, exact.edges[edge].hi + 1, (3000, 6)) for edge in exact.inputs}
+    for bits in range(6, 24):
+        monkeypatch.setattr(wide_sum, "_ROOM", 1 << bits)
+        try:
+            graph = lower_file(path).graph
+        except UnsupportedError:
+            continue
+        found.append(bits)
+        assert np.array_equal(*(run_graph(one, ints)[one.outputs[0]] for one in (exact, graph))), bits
+    assert found and min(found) > 6
