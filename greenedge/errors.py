@@ -90,14 +90,24 @@ class Reason:
 
 
 class Refused(Exception):
-    """Raised inside a rule that cannot take its node or operation; the walk over the model turns it into a Reason."""
+    """Raised inside a rule that cannot take its node or operation; the walk over the model turns it into a Reason.
 
-    def __init__(self, kind: ReasonKind, value: str, rule: str, cure: str) -> None:
-        self.kind, self.value, self.rule, self.cure = kind, value, rule, cure
+    `place` is the node, and the module, that it is about, where that is another than the one whose rule raises it.
+    """
+
+    def __init__(
+        self, kind: ReasonKind, value: str, rule: str, cure: str, place: tuple[str, str | None] | None = None
+    ) -> None:
+        self.kind, self.value, self.rule, self.cure, self.place = kind, value, rule, cure, place
         super().__init__(value)
 
+    def about(self, node: str, module: str | None) -> Refused:
+        """The same refusal as one about this node."""
+        return Refused(self.kind, self.value, self.rule, self.cure, (node, module))
+
     def at(self, node: str, module: str | None = None) -> Reason:
-        """This refusal as the reason of one node."""
+        """This refusal as a reason: of its own place, else of this node."""
+        node, module = self.place or (node, module)
         return Reason(node, self.kind, self.value, self.rule, self.cure, module)
 
 

@@ -108,6 +108,9 @@ def _lower(source: Source, declared: Mapping[str | None, InputType] | None) -> L
     walk = Walk(source, types)
     lower_nodes(walk)
     boundaries = find_boundaries(walk) if not walk.reasons else {}
+    for edge in boundaries.values():
+        if edge in walk.builder.wide:
+            walk.refuse(edge, walk.builder.wide[edge].refusal)
     if not walk.reasons and not boundaries:
         walk.reasons.append(
             Reason(

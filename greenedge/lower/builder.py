@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from math import gcd, lcm
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,10 @@ from greenedge.lower.expr import Const, Expr, Undecidable, Var, affine_of
 from greenedge.lower.rounding import Quantiser, quantiser
 from greenedge.lower.step_function import negate_input, step_function
 from greenedge.lower.values import Live, cut_constant_axes
+from greenedge.lower.wide_sum import WideSum, plan_wide_sum
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 MAX_ACCUMULATOR = 1 << 47  # beyond this no back end has an accumulator, and float64 sums would not be exact
 _MAX_NEGATED = 1 << 16
@@ -73,6 +78,7 @@ class Builder:
         self.edges: dict[str, Edge] = {}
         self.ranges: dict[str, Range] = {}
         self.trace = Trace()
+        self.wide: dict[str, WideSum] = {}  # edges that only a quantiser may read
         self._producer: dict[str, Op] = {}
 
     def unique(self, node: Node | str) -> str:
@@ -110,11 +116,32 @@ class Builder:
         self.trace.reads[op.output] = tuple(value.expr for value in values)
         return self.emit(op)
 
+    def emit_wide_sum(self, node: Node, a: Live, b: Live, refusal: Refused) -> Live:
+        """a + b as a sum that only a quantiser may read. Raises `refusal` where there is none."""
+        found = plan_wide_sum(
+            self.unique(node),
+            (a, b),
+            (self.edges[a.edge], self.edges[b.edge]),
+            (self.ranges[a.edge], self.ranges[b.edge]),
+            refusal.about(node.name, node.module),
+        )
+        if found is None:
+            raise refusal
+        op, wide = found
+        edge = self.emit_sum(op, a, b)
+        self.wide[edge] = wide
+        spread = [1] * len(self.edges[edge].shape)
+        spread[wide.axis] = -1
+        unit, offset = (Const.of(part.reshape(spread)) for part in (wide.unit, wide.offset))
+        return Live(edge, Var() * unit + offset)
+
     def emit(self, op: Op) -> str:
         """Adds an operation whose output edge has its own name; shape and range follow from the operation's rule.
 
         Raises Refused where the rule refuses its inputs, or the accumulator would be too wide.
         """
+        if not isinstance(op, Requantise) and (wide := self.wide.keys() & set(op.inputs)):
+            raise self.wide[min(wide)].refusal
         shape, (low, high) = op.infer([self.edges[e] for e in op.inputs], [self.ranges[e] for e in op.inputs])
         if max(abs(int(low.min())), abs(int(high.max()))) >= MAX_ACCUMULATOR:
             raise Refused(
@@ -198,7 +225,10 @@ class Builder:
                 "keep the axis (keepdims=True), and drop it behind the last layer",
             )
         axis, flat, (x_lo, x_hi) = self._per_channel(edge, y)
-        step = _require_step_function(flat, levels, x_lo, x_hi)
+        if (wide := self.wide.get(source.edge)) is not None:
+            step: Steps | Table = _require_decidable(wide.find_steps, flat, levels, axis, len(x_lo))
+        else:
+            step = _require_decidable(step_function, flat, levels, x_lo, x_hi)
         shift = _constant_shift(step, levels, x_lo, x_hi)
         if shift is not None:
             return Live(source.edge, dequantise(Var() + Const.of(float(shift))))
@@ -260,8 +290,11 @@ class Builder:
     def materialise(self, node: Node, value: Live) -> Live:
         """The same tensor with a purely affine expr: where the values lie on a grid, they become levels of their own.
 
-        Covers ReLU, clip and the like between a quantiser and the next layer. Raises Refused where there is no grid.
+        Covers ReLU, clip and the like between a quantiser and the next layer. Raises Refused where there is no grid,
+        and for a sum that only a quantiser may read.
         """
+        if value.edge in self.wide:
+            raise self.wide[value.edge].refusal
         if self.grid(value) is not None:
             return value
         ints, unit = self._find_grid(value)
@@ -363,10 +396,10 @@ def fit_affine_form(op: Requantise, steps: Steps) -> Steps:
     return dataclasses.replace(steps, affine=affine)
 
 
-def _require_step_function(y: Expr, levels: Quantiser, x_lo: Ints, x_hi: Ints) -> Steps | Table:
-    """`step_function`, with Refused where it is undecidable."""
+def _require_decidable(find: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """What `find` gives, with Refused where it is undecidable."""
     try:
-        return step_function(y, levels, x_lo, x_hi)
+        return find(*args, **kwargs)
     except Undecidable as error:
         raise Refused(
             ReasonKind.NO_STEP_FUNCTION,

@@ -96,8 +96,18 @@ def _check_divisor(node: Node, constant: Const) -> None:
 
 def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
     """scale_a*(a - zero_a) + sign*scale_b*(b - zero_b) → unit * (Add(p*a, r*b) - offset), scale_a/scale_b =
-    p/(sign*r); where the ratio differs by channel, so do p and r, in a ChannelAdd."""
-    a, b = walk.builder.materialise(node, a), walk.builder.materialise(node, b)
+    p/(sign*r); where the ratio differs by channel, so do p and r, in a ChannelAdd. Where no accumulator holds such a
+    sum, or a branch lies on no grid, one that a quantiser alone may read (wide_sum.py)."""
+    try:
+        return _add_on_grid(walk, node, walk.builder.materialise(node, a), walk.builder.materialise(node, b), sign)
+    except Refused as refusal:
+        if refusal.kind not in (ReasonKind.TOO_WIDE, ReasonKind.UNQUANTISED):
+            raise
+        return walk.builder.emit_wide_sum(node, a, b if sign > 0 else Live(b.edge, -b.expr), refusal)
+
+
+def _add_on_grid(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
+    """The sum of branches with units, in a unit of its own. Raises Refused where an accumulator does not hold it."""
     (scale_a, zero_a), (scale_b, zero_b) = walk.builder.require_grid(a), walk.builder.require_grid(b)
     ratio = cut_constant_axes(np.asarray(scale_a / scale_b, dtype=object))
     p, r = (_take_parts(ratio, part) for part in ("numerator", "denominator"))

@@ -60,28 +60,30 @@ def build(backend, target, path, folder, rng, until=None):
 
 
 @pytest.mark.parametrize(
-    "backend, target, bits, image, until",
+    "backend, target, bits, image, wide, until",
     [
-        pytest.param("c99", "cortex-m4", 4, True, None, marks=pytest.mark.slow),
-        pytest.param("c99", "cortex-m4", 8, False, None, marks=pytest.mark.slow),
-        pytest.param("finn", "ulx3s-85f", 4, True, 3, marks=[*VERILATOR, pytest.mark.slow]),
-        pytest.param("da4ml", "ulx3s-85f", 3, False, 4, marks=[*VERILATOR, pytest.mark.slow]),
-        pytest.param("hls4ml", "pynq-z1", 4, True, None, marks=[pytest.mark.tool("g++"), pytest.mark.slow]),
+        pytest.param("c99", "cortex-m4", 4, True, False, None, marks=pytest.mark.slow),
+        pytest.param("c99", "cortex-m4", 8, False, False, None, marks=pytest.mark.slow),
+        pytest.param("c99", "cortex-m4", 8, True, True, None, marks=pytest.mark.slow),
+        pytest.param("finn", "ulx3s-85f", 4, True, False, 3, marks=[*VERILATOR, pytest.mark.slow]),
+        pytest.param("finn", "ulx3s-85f", 4, False, True, 3, marks=[*VERILATOR, pytest.mark.slow]),
+        pytest.param("da4ml", "ulx3s-85f", 3, False, False, 4, marks=[*VERILATOR, pytest.mark.slow]),
+        pytest.param("hls4ml", "pynq-z1", 4, True, False, None, marks=[pytest.mark.tool("g++"), pytest.mark.slow]),
     ],
 )
-def test_from_the_file_to_what_is_built(rng, tmp_path, backend, target, bits, image, until):
-    path = write_block(tmp_path / "block.onnx", rng, bits, image)
+def test_from_the_file_to_what_is_built(rng, tmp_path, backend, target, bits, image, wide, until):
+    path = write_block(tmp_path / "block.onnx", rng, bits, image, wide)
     got, want = build(backend, target, path, tmp_path / "build", rng, until)
     assert len(np.unique(want)) > 5 and np.array_equal(got, want)
 
 
-@pytest.mark.parametrize("image", [True, False])
-def test_finns_layers_compute_the_sum(rng, tmp_path, image):
+@pytest.mark.parametrize("image, wide", [(True, False), (False, False), (True, True), (False, True)])
+def test_finns_layers_compute_the_sum(rng, tmp_path, image, wide):
     """The layers in plain numbers, before any tool: factors in the order of the stream."""
     from greenedge.backends.finn.dialect.lower import require_network
     from greenedge.backends.finn.emulate import run_layers, source_of_graph
 
-    lowered = lower_file(write_block(tmp_path / "block.onnx", rng, image=image))
+    lowered = lower_file(write_block(tmp_path / "block.onnx", rng, image=image, wide=wide))
     graph = legalise_graph(lowered.graph, load_backend("finn").passes)
     x = rng.integers(0, 16, (50, *lowered.graph.edges[graph.inputs[0]].shape))
     network = require_network(graph)

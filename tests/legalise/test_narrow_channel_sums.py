@@ -130,7 +130,8 @@ def test_one_ratio_stays_one_sum(tmp_path):
 
 
 def test_a_ratio_that_no_accumulator_holds(tmp_path):
-    """An accumulator, whose unit is a product of two scales, and a branch of 24 bits: quantised, they lower."""
+    """An accumulator, whose unit is a product of two scales, and a branch of 24 bits, read by a layer: quantised, they
+    lower."""
     from greenedge.lower.output_quantiser import quantise_outputs
 
     rng = np.random.default_rng(5)
@@ -139,7 +140,8 @@ def test_a_ratio_that_no_accumulator_holds(tmp_path):
     m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * 0.25, 0.25)).quant(0.0371, 4)
     branch = m.tensor
     m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * steps, steps), source=start)
-    path = m.node("Add", branch, name="sum").quant(0.1, 4).save(tmp_path / "m.onnx")
+    m.node("Add", branch, name="sum").node("MatMul", m.weight(rng.integers(-7, 8, (5, 3)) * 0.25, 0.25), name="next")
+    path = m.quant(0.1, 4).save(tmp_path / "m.onnx")
     with pytest.raises(UnsupportedError, match="greenedge requantise MODEL.onnx --inputs X.npy -o OUT.onnx") as caught:
         lower_file(path)
     (reason,) = caught.value.reasons

@@ -329,7 +329,7 @@ class Network:
 
     def residual(self) -> None:
         """Two branches from one tensor, quantised at one scale, at scales in a small whole ratio or at any two, one of
-        them perhaps with a scale for each channel, then added, subtracted or multiplied."""
+        them perhaps with a scale for each channel or without a quantiser, then added, subtracted or multiplied."""
         start, shape = self.tensor, self.shape
         scale = self.scale(0.1)
         other = self.draw(st.sampled_from([1, 1, 2, 4, 0.3, 1.37, 9.1]))
@@ -338,6 +338,9 @@ class Network:
             self.tensor, self.shape = start, shape
             if self.draw(st.booleans()):
                 self.between()
+            if self.tensor != start and self.draw(st.integers(0, 3)) == 0:
+                ends.append(self.tensor)
+                continue
             signed, zero = self.draw(st.booleans()), float(self.draw(st.sampled_from([0, 0, 3])))
             bits = self.draw(st.integers(2, 8))
             size = scale * ratio if other in (1, 2, 4) else float(np.float32(scale * ratio))

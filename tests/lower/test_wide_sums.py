@@ -1,0 +1,126 @@
+"""A branch without a quantiser of its own, added to levels: whole multipliers that only a quantiser may read."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from greenedge.errors import UnsupportedError
+from greenedge.graph import Add, ChannelAdd, Requantise, run_graph
+from greenedge.legalise.narrow_channel_sums import narrow_channel_sums
+from greenedge.legalise.narrow_sums import narrow_sums
+from greenedge.lower import lower_file, wide_sum
+from tests.lower.models import Model
+from tests.lower.test_oracle import compare_graph
+
+BATCH_NORM = ("gamma", "beta", "mean", "variance")
+
+
+def write_sum(path, rng, per_channel=False, norm=False, op="Add", bits=4, behind=(), levels=4, swap=False):
+    """x → layer [→ BatchNorm], and x → layer → levels; their sum [→ behind] → levels."""
+    m = Model((1, 6)).quant(0.05, bits, signed=0)
+    start, steps = m.tensor, rng.uniform(0.1, 0.3, (1, 5) if per_channel else ()).astype(np.float32)
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * 0.25, 0.25)).quant(0.0371, bits)
+    skip = m.tensor
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * steps, steps), source=start)
+    if norm:
+        gamma, beta, mean = rng.uniform(-1.5, 1.5, 5), rng.normal(0, 0.2, 5), rng.normal(0, 0.2, 5)
+        constants = [m.constant(part.astype(np.float32)) for part in (gamma, beta, mean, rng.uniform(0.3, 2, 5))]
+        m.node("BatchNormalization", *constants)
+    ends = (skip, m.tensor) if swap else (m.tensor, skip)
+    m.node(op, ends[1], source=ends[0], name="sum")
+    for name in behind:
+        m.node(name)
+    return (m.quant(0.1, levels) if levels else m).save(path)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_sum_equals_exact_fractions(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    settings = {
+        "per_channel": seed % 2 == 0,
+        "norm": seed % 4 > 1,
+        "op": "Sub" if seed in (3, 6) else "Add",
+        "bits": 3 + seed % 3,
+        "behind": {4: ("Neg",), 5: ("Relu",), 7: ("Relu", "Neg")}.get(seed, ()),
+        "swap": seed in (2, 3, 7),
+    }
+    path = write_sum(tmp_path / "m.onnx", rng, **settings)
+    lowered = lower_file(path)
+    x = rng.uniform(-0.1, 0.05 * 2 ** settings["bits"], (64, 6)).astype(np.float32)
+    compare_graph(lowered, onnx.load(path), x)
+    edge, ends = lowered.graph.inputs[0], lowered.graph.edges[lowered.graph.inputs[0]]
+    ints = {edge: rng.integers(ends.lo, ends.hi + 1, (400, 6))}
+    short = narrow_channel_sums(narrow_sums(lowered.graph))
+    (output,) = lowered.graph.outputs
+    assert np.array_equal(run_graph(lowered.graph, ints)[output], run_graph(short, ints)[output])
+    longest, shortest = (
+        max(int(np.abs(op.multipliers).max()) for op in graph.ops if isinstance(op, (Add, ChannelAdd)))
+        for graph in (lowered.graph, short)
+    )
+    rises = "Neg" not in settings["behind"]  # a falling step keeps its multipliers
+    assert longest > 1 << 15 and (shortest < 1 << 15) == rises
+
+
+def test_a_threshold_lies_between_its_two_sides(tmp_path, rng):
+    """Each is the least sum that reaches its level: one less belongs to a pair below, or to none."""
+    path = write_sum(tmp_path / "m.onnx", rng, per_channel=True)
+    graph = lower_file(path).graph
+    (total,) = [op for op in graph.ops if isinstance(op, ChannelAdd)]
+    (step,) = [op for op in graph.ops if isinstance(op, Requantise) and op.inputs == (total.output,)]
+    a, b = (np.arange(edge.lo, edge.hi + 1) for edge in graph.input_edges(total))
+    for c, row in enumerate(step.require_steps().thresholds):
+        sums = total.multipliers[0, c] * a[:, None] + total.multipliers[1, c] * b[None, :]
+        inside = row[(row > sums.min()) & (row <= sums.max())]
+        assert len(inside) and np.isin(inside, sums).all()
+
+
+@pytest.mark.parametrize(
+    "behind, levels",
+    [(("Relu",), None), ((), None), (("Neg", "Sin"), 4)],
+    ids=["output", "plain-output", "not-monotone"],
+)
+def test_only_a_quantiser_may_read_it(tmp_path, rng, behind, levels):
+    path = write_sum(tmp_path / "m.onnx", rng, norm=True, behind=behind, levels=levels)
+    with pytest.raises(UnsupportedError) as caught:
+        lower_file(path)
+    assert any("its input is not quantised" in str(reason) or reason.node for reason in caught.value.reasons)
+
+
+def test_another_layer_behind_it_is_refused_as_before(tmp_path, rng):
+    m = Model((1, 6)).quant(0.05, 4, signed=0)
+    start = m.tensor
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 6)) * 0.25, 0.25)).quant(0.0371, 4)
+    skip = m.tensor
+    scale = np.float32(0.1234567)
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 6)) * scale, scale), source=start)
+    m.node("BatchNormalization", *(m.constant(np.full(6, v, np.float32)) for v in (1.1, 0.1, 0.2, 0.7)))
+    m.node("Add", skip, name="sum").node("MatMul", m.weight(rng.integers(-7, 8, (6, 3)) * 0.5), name="next")
+    with pytest.raises(UnsupportedError, match="its input is not quantised.*greenedge requantise"):
+        lower_file(m.quant(0.1, 4).save(tmp_path / "m.onnx"))
+
+
+def test_multipliers_that_cannot_keep_the_sides_apart_are_refused(tmp_path, rng, monkeypatch):
+    """Too short ones: the reason is that of the exact sum."""
+    path = write_sum(tmp_path / "m.onnx", rng, per_channel=True, bits=6, levels=8)
+    assert lower_file(path).graph.outputs
+    monkeypatch.setattr(wide_sum, "_ROOM", 1 << 12)
+    with pytest.raises(UnsupportedError, match=r"accumulators must stay below 2\*\*47.*greenedge requantise"):
+        lower_file(path)
+
+
+def test_short_multipliers_are_refused_or_exact(tmp_path, rng, monkeypatch):
+    """One sum on both sides of a boundary has no threshold."""
+    path = write_sum(tmp_path / "m.onnx", rng, per_channel=True, levels=6)
+    exact, found = lower_file(path).graph, []
+    ints = {edge: rng.integers(exact.edges[edge].lo, exact.edges[edge].hi + 1, (3000, 6)) for edge in exact.inputs}
+    for bits in range(6, 24):
+        monkeypatch.setattr(wide_sum, "_ROOM", 1 << bits)
+        try:
+            graph = lower_file(path).graph
+        except UnsupportedError:
+            continue
+        found.append(bits)
+        assert np.array_equal(*(run_graph(one, ints)[one.outputs[0]] for one in (exact, graph))), bits
+    assert found and min(found) > 6
