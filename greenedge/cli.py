@@ -302,7 +302,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show the layers of a model file: operators, shapes, types, parameters; as a table, and as a drawing."""
-    from greenedge.run.show import draw_layers, list_layers, make_rows
+    from greenedge.run.show import HEADINGS, draw_layers, list_layers, make_rows
 
     kind, layers = list_layers(model)
     if svg is not None:
@@ -310,7 +310,7 @@ def show(
     if as_json:
         return _print_json({"kind": kind, "layers": [vars(layer) for layer in layers]})
     typer.echo(f"{model.name} is {kind}: {sum(layer.parameters for layer in layers):,} parameters.")
-    _table(["layer", "operator", "output", "type", "parameters"], make_rows(layers))
+    _table(HEADINGS, make_rows(layers))
     if svg is not None:
         typer.echo(f"drawing: {svg}")
 

@@ -112,15 +112,17 @@ def _show_shape(shape: Sequence[int | None]) -> str:
     return " × ".join("?" if size is None else str(size) for size in shape)
 
 
+HEADINGS = ["layer", "output", "parameters", "type, scale, zero point"]
+
+
 def make_rows(layers: Sequence[Layer]) -> list[list[str]]:
-    """The table's rows: layer, operator, output, type, parameters."""
+    """The table's rows under HEADINGS, for a screen of 80 columns."""
     return [
         [
-            one.name,
-            one.operator,
+            one.name if one.operator.lower() in one.name.lower() else f"{one.name} ({one.operator})",
             _show_shape(one.shape),
-            one.type,
             f"{one.parameters:,}" if one.parameters else "",
+            one.type.replace("scale ", "").replace("zero point ", ""),
         ]
         for one in layers
     ]

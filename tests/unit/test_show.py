@@ -35,6 +35,7 @@ def test_a_tflite_is_shown_as_it_lies_there(tflite):
 def test_the_table_and_the_drawing(tflite, tmp_path):
     done = CliRunner().invoke(app, ["show", str(tflite), "--svg", str(tmp_path / "net.svg")])
     assert done.exit_code == 0 and "net.tflite is an int8 .tflite file: " in done.output
+    assert "add_3" in done.output and max(map(len, done.output.splitlines()[:-1])) <= 80
     root = ElementTree.parse(tmp_path / "net.svg").getroot()
     names = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "add_3" in names and "ADD 1 × 8 × 8 × 8" in names
