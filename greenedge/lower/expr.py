@@ -230,9 +230,9 @@ def _scale_direction(a: Expr, b: Expr) -> Array:
     """Direction of a product or quotient in which one side is constant; unknown otherwise."""
     da, db = a.direction(), b.direction()
     if not _has_var(b):
-        return np.asarray(da * sign_of(b))
+        return np.where(da == 0, 0.0, da * sign_of(b))
     if not _has_var(a):
-        return np.asarray(db * sign_of(a))
+        return np.where(db == 0, 0.0, db * sign_of(a))
     return np.where((da == 0) & (db == 0), 0.0, np.nan)
 
 
