@@ -177,3 +177,13 @@ def test_weights_beyond_int8_are_a_sum_of_some_that_it_holds(rng):
         parts = split_weights(weights)
         assert np.array_equal(parts.sum(axis=0), weights) and np.abs(parts).max() <= 127
         assert len(parts) == -(-largest // 127)
+
+
+def test_very_long_factors_are_refused_before_they_are_split(rng):
+    """Of 2^40 there would be 8 billion weights of 7 bits."""
+    module, sketch = load_backend("tflite"), Sketch(rng, (4,), "u4")
+    total = sketch.channel_add("x", sketch.input("y", (4,), "u4"), np.array([[1 << 40] * 4, [3] * 4]))
+    reasons = module.check(sketch.graph(sketch.step(total, "u4", axis=0)), load_target("linux-x86"), {})
+    assert any(r.value == f"branches weighted up to {1 << 40:,}" for r in reasons) or any(
+        "sums" in r.value for r in reasons
+    )

@@ -146,7 +146,7 @@ def channel_add(b: TfliteBuilder, op: ChannelAdd) -> None:
 def _emit_sum(b: TfliteBuilder, op: Op, multipliers: Ints, spread: Callable[[Requantise], Requantise]) -> None:
     """The sum of branches, `multipliers` being (inputs, C) or (inputs, 1); `spread` gives the step function behind it
     as many channels."""
-    is_stackable = sum(map(len, map(split_weights, multipliers))) <= MOST_COPIES
+    is_stackable = sum(map(count_copies, multipliers)) <= MOST_COPIES
     b.announce_pairs(op, is_rounded=is_stackable)
     b.require(
         is_stackable or not is_quantised(b, op) or op.output in b.pairs,
@@ -223,10 +223,15 @@ def align_codes(codes: Sequence[Encoding]) -> tuple[Encoding, list[int]]:
     return (replace(codes[0], lo=lo) if is_shared else encode(lo, hi)), [0] * len(codes)
 
 
+def count_copies(multipliers: Ints) -> int:
+    """How many int8 weights the largest of a branch's weights (C,) takes."""
+    return max(1, -(-int(np.abs(multipliers).max()) // INT8_MAX))
+
+
 def split_weights(multipliers: Ints) -> Ints:
     """(copies, C): the weights (C,) of a branch as a sum of nearly equal int8 weights, one for each time that it is
     stacked."""
-    count = max(1, -(-int(np.abs(multipliers).max()) // INT8_MAX))
+    count = count_copies(multipliers)
     k = np.arange(count)[:, None]
     weights: Ints = (multipliers * (k + 1)) // count - (multipliers * k) // count
     return weights
