@@ -61,12 +61,14 @@ class Quantised:
 class Trace:
     """Where integers come from, kept while a model is lowered: by edge.
 
-    `reads` has, for the output of a sum of products, the real functions of its input edges that go into the sum.
+    `reads` has, for the output of a sum of products, the real functions of its input edges that go into the sum;
+    `slopes`, for that of a sum that only a quantiser may read, about how much of them an integer of each edge is.
     """
 
     births: dict[str, Birth] = dataclasses.field(default_factory=dict)
     quantised: dict[str, Quantised] = dataclasses.field(default_factory=dict)
     reads: dict[str, tuple[Expr, ...]] = dataclasses.field(default_factory=dict)
+    slopes: dict[str, tuple[Array, Array]] = dataclasses.field(default_factory=dict)
 
 
 class Builder:
@@ -132,15 +134,17 @@ class Builder:
         self.wide[edge] = wide
         spread = [1] * len(self.edges[edge].shape)
         spread[wide.axis] = -1
+        first, second = (np.abs((wide.unit * part).reshape(spread)) for part in wide.multipliers)
+        self.trace.slopes[edge] = (first, second) if wide.is_first_many else (second, first)
         unit, offset = (Const.of(part.reshape(spread)) for part in (wide.unit, wide.offset))
         return Live(edge, Var() * unit + offset)
 
-    def emit(self, op: Op) -> str:
+    def emit(self, op: Op, is_quantiser: bool = False) -> str:
         """Adds an operation whose output edge has its own name; shape and range follow from the operation's rule.
 
         Raises Refused where the rule refuses its inputs, or the accumulator would be too wide.
         """
-        if not isinstance(op, Requantise) and (wide := self.wide.keys() & set(op.inputs)):
+        if not is_quantiser and (wide := self.wide.keys() & set(op.inputs)):
             raise self.wide[min(wide)].refusal
         shape, (low, high) = op.infer([self.edges[e] for e in op.inputs], [self.ranges[e] for e in op.inputs])
         if max(abs(int(low.min())), abs(int(high.max()))) >= MAX_ACCUMULATOR:
@@ -236,7 +240,7 @@ class Builder:
         op = Requantise(name, (source.edge,), name, axis, levels.lo, levels.hi, step, freeze(x_lo), freeze(x_hi))
         if isinstance(step, Steps):
             op = dataclasses.replace(op, forms=fit_affine_form(op, step))
-        self.emit(op)
+        self.emit(op, is_quantiser=True)
         self.set_zero(name, zero)
         self.trace.quantised[name] = Quantised(y, levels, axis)
         return Live(name, dequantise(Var()))

@@ -40,6 +40,7 @@ class WideSum:
     multipliers     (2, C) or (2, 1)
     unit, offset    (C,) or (1,) float64
     axis            of the tensor, along which C lies
+    is_first_many   whether a is the first branch of the addition
     refusal         what is said where another than a quantiser reads the sum
     """
 
@@ -51,6 +52,7 @@ class WideSum:
     unit: Array
     offset: Array
     axis: int
+    is_first_many: bool
     refusal: Refused
 
     def find_steps(self, y: Expr, levels: Quantiser, axis: int, channels: int) -> Steps:
@@ -162,7 +164,7 @@ def plan_wide_sum(
     others = tuple(k for k in range(rank) if k != axis)
     ends = low.min(axis=others), high.max(axis=others)
     levels = np.arange(edges[few].lo, edges[few].hi + 1)
-    return op, WideSum(f, g, ends, levels, np.stack([many, small]), unit, offset, axis, refusal)
+    return op, WideSum(f, g, ends, levels, np.stack([many, small]), unit, offset, axis, few == 1, refusal)
 
 
 def _slope(expr: Expr, edge: Edge) -> Array:

@@ -11,6 +11,7 @@ from greenedge.graph import Add, ChannelAdd, Requantise, run_graph
 from greenedge.legalise.narrow_channel_sums import narrow_channel_sums
 from greenedge.legalise.narrow_sums import narrow_sums
 from greenedge.lower import lower_file, wide_sum
+from greenedge.lower.float_ties.explain import explain
 from tests.lower.models import Model
 from tests.lower.test_oracle import compare_graph
 
@@ -61,6 +62,21 @@ def test_the_sum_equals_exact_fractions(tmp_path, seed):
     )
     rises = "Neg" not in settings["behind"]  # a falling step keeps its multipliers
     assert longest > 1 << 15 and (shortest < 1 << 15) == rises
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_what_float32_may_make_of_it_is_known(tmp_path, rng, swap):
+    """The float error of both branches, in units of the sum: a level further on is none of its making."""
+    lowered = lower_file(write_sum(tmp_path / "m.onnx", rng, per_channel=True, norm=True, swap=swap))
+    graph = lowered.graph
+    edges = [edge for edge in graph.edges if edge in lowered.trace.quantised or edge in graph.inputs]
+    ints = {edge: rng.integers(0, 16, (200, 6)) for edge in graph.inputs}
+    values = {**run_graph(graph, ints, keep=edges), **ints}
+    assert not explain(graph, lowered.trace, values)
+    (output,) = graph.outputs
+    wrong = values[output] + np.where(values[output] == graph.edges[output].hi, -1, 1)
+    found = explain(graph, lowered.trace, {**values, output: wrong})
+    assert len(found) == wrong.size and sum(one.proven_tie for one in found) < wrong.size // 10
 
 
 def test_a_threshold_lies_between_its_two_sides(tmp_path, rng):

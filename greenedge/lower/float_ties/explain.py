@@ -172,7 +172,8 @@ def _read(trace: Trace, op: Op, k: int, x: Ints, error: Floats) -> tuple[Floats,
     if exprs is None:
         return x.astype(np.float64), error + U32 * np.abs(x)
     value, bound = exprs[k].approximate(x.astype(np.float64), U32, error)
-    scale = np.abs(require_dequantiser(exprs[k])[0])
+    slopes = trace.slopes.get(op.output)
+    scale = np.abs(require_dequantiser(exprs[k])[0]) if slopes is None else slopes[k]
     return np.broadcast_to(value / scale, x.shape), np.broadcast_to(bound / scale, x.shape)
 
 
