@@ -119,7 +119,7 @@ class _Seen:
 
     def __init__(self, table: Table, asked: Asked):
         self.table, self.asked = table, asked
-        self.meanings = [_documented(table.header, k) or read_name(name) for k, name in enumerate(table.header)]
+        self.meanings = [_find_documented(table.header, k) or read_name(name) for k, name in enumerate(table.header)]
         self.values = [[row[k] for row in table.sample if not is_missing(row[k])] for k in range(len(table.header))]
         self._notes: dict[str, list[str]] = {}
 
@@ -140,7 +140,7 @@ class _Seen:
             return None  # a single bad line leaves the column in use, so that the error names that line
         return Column(place, meaning.quantity, meaning.factor)
 
-    def _settled(self, column: Column) -> bool:
+    def _is_settled(self, column: Column) -> bool:
         return column.clock or column.factor is not None or self._behind(column)
 
     def _behind(self, column: Column) -> bool:
@@ -151,9 +151,9 @@ class _Seen:
     def choose(self, quantity: str) -> Column | Refusal:
         """The column of a quantity, or why none can be taken and what would settle it."""
         if quantity in self.asked.columns:
-            return self._asked(quantity)
+            return self._find_asked(quantity)
         found = self.candidates(quantity)
-        settled = [column for column in found if self._settled(column)]
+        settled = [column for column in found if self._is_settled(column)]
         if quantity == "time" and settled:
             return settled[0]
         if len(found) > 1 and quantity != "time":
@@ -165,7 +165,7 @@ class _Seen:
             return Refusal(
                 f"no unit is written for {quantity} ({title!r}), and none is guessed", [self._units(found[0])]
             )
-        return self._unnamed(quantity)
+        return self._offer_unnamed(quantity)
 
     def _among(self, quantity: str, found: list[Column]) -> Column | Refusal:
         """Of several columns the one that says it is the total; else a refusal that offers each."""
@@ -173,18 +173,18 @@ class _Seen:
         total = [
             column
             for column, name in zip(found, names, strict=True)
-            if set(re.split(r"[\s(\[)\]]+", name.lower())) & _TOTAL and self._settled(column)
+            if set(re.split(r"[\s(\[)\]]+", name.lower())) & _TOTAL and self._is_settled(column)
         ]
         if len(total) == 1:
             others = ", ".join(repr(n) for c, n in zip(found, names, strict=True) if c is not total[0])[:120]
             self._notes[quantity] = [f"{names[found.index(total[0])]!r} was read, not {others}"]
             return total[0]
-        ordered = sorted(found, key=lambda column: not self._settled(column))
+        ordered = sorted(found, key=lambda column: not self._is_settled(column))
         options = [option for column in ordered for option in self._units(column)[: 1 if column.factor else 2]]
         listed = ", ".join(map(repr, names))[:120]
         return Refusal(f"it has {len(found)} columns of {quantity} ({listed})", [options])
 
-    def _asked(self, quantity: str) -> Column | Refusal:
+    def _find_asked(self, quantity: str) -> Column | Refusal:
         name, unit = self.asked.columns[quantity]
         place = find_column(name, self.table.header)
         values = self.values[place][:20]
@@ -213,7 +213,7 @@ class _Seen:
         found = self.choose("time") if self.asked.step_s is None else None
         return list(found.choices) if isinstance(found, Refusal) else []
 
-    def _unnamed(self, quantity: str) -> Refusal:
+    def _offer_unnamed(self, quantity: str) -> Refusal:
         """No column has the quantity's name: those of numbers are offered."""
         taken = {k for k, meaning in enumerate(self.meanings) if meaning and meaning.quantity != quantity}
         if quantity == "time":
@@ -256,7 +256,7 @@ class _Seen:
         return [{column.quantity: f"{name}:{SHORT[column.quantity][factor]}"} for factor in ranked]
 
 
-def _documented(header: Sequence[str], place: int) -> Meaning | None:
+def _find_documented(header: Sequence[str], place: int) -> Meaning | None:
     low = [name.strip().lower() for name in header]
     for sign, name, quantity, factor in _DOCUMENTED:
         if re.fullmatch(name, low[place]) and any(re.fullmatch(sign, other) for other in low):

@@ -68,14 +68,14 @@ def _split_from(path: Path, encoding: str, delimiter: str, before: int) -> Itera
     number = before
     with _open(path, encoding) as file:
         try:
-            for number, line in enumerate(islice(_bounded(path, file), before, None), before + 1):
+            for number, line in enumerate(islice(_read_lines(path, file), before, None), before + 1):
                 if line.strip() and not line.lstrip().startswith("#"):
                     yield number, split_line(line, delimiter)
         except csv.Error as error:
             raise GreenedgeError(f"{path}:{number} is no line of a table ({error}); correct it.") from None
 
 
-def _bounded(path: Path, file: TextIO) -> Iterator[str]:
+def _read_lines(path: Path, file: TextIO) -> Iterator[str]:
     while line := file.readline(_LINE):
         if len(line) == _LINE:
             raise GreenedgeError(
@@ -88,7 +88,7 @@ def open_table(path: Path) -> Table:
     """The table in a file. Raises GreenedgeError for an empty file, a header without lines, and for no table."""
     encoding = text_encoding(path)
     with _open(path, encoding) as file:
-        head = list(islice(_bounded(path, file), _PREAMBLE + SAMPLE))
+        head = list(islice(_read_lines(path, file), _PREAMBLE + SAMPLE))
     if not any(line.strip() for line in head):
         raise GreenedgeError(f"{path} is empty; give a recording with a header and lines of numbers.")
     forced = re.fullmatch(r"sep=(.)\s*", head[0].strip("\ufeff")) if head else None

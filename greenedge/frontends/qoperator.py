@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from greenedge.frontends.names import take_name
+
 if TYPE_CHECKING:
     import onnx
 
@@ -54,12 +56,7 @@ class _Rewriter:
         self.written: list[onnx.NodeProto] = []
 
     def name(self, base: str) -> str:
-        name, count = base, 1
-        while name in self._taken:
-            count += 1
-            name = f"{base}_{count}"
-        self._taken.add(name)
-        return name
+        return take_name(base, self._taken)
 
     def read(self, name: str) -> NDArray[Any] | None:
         """The constant of that name."""

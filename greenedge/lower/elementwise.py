@@ -98,12 +98,26 @@ def add_branches(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:
     """scale_a*(a - zero_a) + sign*scale_b*(b - zero_b) → unit * (Add(p*a, r*b) - offset), scale_a/scale_b =
     p/(sign*r); where the ratio differs by channel, so do p and r, in a ChannelAdd. Where no accumulator holds such a
     sum, or a branch lies on no grid, one that a quantiser alone may read (wide_sum.py)."""
+    (a, refused_a), (b, refused_b) = (_find_levels(walk, node, one) for one in (a, b))
+    refusal = refused_a or refused_b
+    if refusal is None:
+        try:
+            return _add_on_grid(walk, node, a, b, sign)
+        except Refused as too_wide:
+            if too_wide.kind is not ReasonKind.TOO_WIDE:
+                raise
+            refusal = too_wide
+    return walk.builder.emit_wide_sum(node, a, b if sign > 0 else Live(b.edge, -b.expr), refusal)
+
+
+def _find_levels(walk: Walk, node: Node, value: Live) -> tuple[Live, Refused | None]:
+    """The tensor as levels of its own, or as it is and why it is not quantised."""
     try:
-        return _add_on_grid(walk, node, walk.builder.materialise(node, a), walk.builder.materialise(node, b), sign)
+        return walk.builder.materialise(node, value), None
     except Refused as refusal:
-        if refusal.kind not in (ReasonKind.TOO_WIDE, ReasonKind.UNQUANTISED):
+        if refusal.kind is not ReasonKind.UNQUANTISED or value.edge in walk.builder.wide:
             raise
-        return walk.builder.emit_wide_sum(node, a, b if sign > 0 else Live(b.edge, -b.expr), refusal)
+        return value, refusal
 
 
 def _add_on_grid(walk: Walk, node: Node, a: Live, b: Live, sign: int) -> Live:

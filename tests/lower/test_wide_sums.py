@@ -140,3 +140,20 @@ def test_short_multipliers_are_refused_or_exact(tmp_path, rng, monkeypatch):
         found.append(bits)
         assert np.array_equal(*(run_graph(one, ints)[one.outputs[0]] for one in (exact, graph))), bits
     assert found and min(found) > 6
+
+
+@pytest.mark.parametrize("skip_first", [True, False])
+def test_a_rectified_branch_becomes_levels_before_it_is_added(tmp_path, rng, skip_first):
+    """As in most residual networks; nothing is left of it that nobody reads."""
+    m = Model((1, 6)).quant(0.05, 4, signed=0)
+    start = m.tensor
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * 0.25, 0.25)).quant(0.0371, 4).node("Relu")
+    skip = m.tensor
+    m.node("MatMul", m.weight(rng.integers(-7, 8, (6, 5)) * 0.25, 0.25), source=start)
+    m.node("BatchNormalization", *(m.constant(np.full(5, v, np.float32)) for v in (1.1, 0.1, 0.2, 0.7)))
+    ends = (skip, m.tensor) if skip_first else (m.tensor, skip)
+    path = m.node("Add", ends[1], source=ends[0]).node("Relu").quant(0.1, 4, signed=0).save(tmp_path / "m.onnx")
+    lowered = lower_file(path)
+    compare_graph(lowered, onnx.load(path), rng.uniform(-0.1, 0.9, (200, 6)).astype(np.float32))
+    read = {edge for op in lowered.graph.ops for edge in op.inputs}
+    assert all(op.output in read or op.output in lowered.graph.outputs for op in lowered.graph.ops)

@@ -15,6 +15,7 @@ import numpy as np
 
 from greenedge.errors import Reason, ReasonKind, Refused
 from greenedge.frontends.domains import QONNX
+from greenedge.frontends.names import take_name
 from greenedge.frontends.tflite.file import File, Operator, Tensor
 from greenedge.frontends.tflite.kernels import STORED, Bounds, Code
 from greenedge.graph.ops.base import Array, Ints
@@ -128,12 +129,7 @@ class Network:
 
     def unique(self, wanted: str) -> str:
         base = re.sub(r"\W+", "_", wanted).strip("_") or "tensor"
-        name, count = base, 1
-        while name in self._taken:
-            count += 1
-            name = f"{base}_{count}"
-        self._taken.add(name)
-        return name
+        return take_name(base, self._taken)
 
     def node(self, op: str, inputs: Sequence[str], name: str, domain: str = "", **attributes: Any) -> str:
         """Adds a node; the name of its output, which is its own."""
