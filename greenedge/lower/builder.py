@@ -120,24 +120,36 @@ class Builder:
 
     def emit_wide_sum(self, node: Node, a: Live, b: Live, refusal: Refused) -> Live:
         """a + b as a sum that only a quantiser may read. Raises `refusal` where there is none."""
-        found = plan_wide_sum(
-            self.unique(node),
-            (a, b),
-            (self.edges[a.edge], self.edges[b.edge]),
-            (self.ranges[a.edge], self.ranges[b.edge]),
-            refusal.about(node.name, node.module),
-        )
-        if found is None:
+        pairs = [(self.edges[one.edge], self.ranges[one.edge]) for one in (a, b)]
+        (edge_a, range_a), (edge_b, range_b) = pairs
+        place = refusal.about(node.name, node.module)
+        wide = plan_wide_sum((a, b), (edge_a, edge_b), (range_a, range_b), place)
+        if wide is None:
             raise refusal
-        op, wide = found
-        edge = self.emit_sum(op, a, b)
-        self.wide[edge] = wide
-        spread = [1] * len(self.edges[edge].shape)
-        spread[wide.axis] = -1
-        first, second = (np.abs((wide.unit * part).reshape(spread)) for part in wide.multipliers)
-        self.trace.slopes[edge] = (first, second) if wide.is_first_many else (second, first)
-        unit, offset = (Const.of(part.reshape(spread)) for part in (wide.unit, wide.offset))
+        edge = self._emit_wide(wide, wide.write(self.unique(node)), a.expr, b.expr)
+        unit, offset = (Const.of(self._spread(part, edge, wide.axis)) for part in (wide.unit, wide.offset))
         return Live(edge, Var() * unit + offset)
+
+    def _emit_wide(self, wide: WideSum, op: Op, *reads: Expr) -> str:
+        self.trace.reads[op.output] = reads
+        edge = self.emit(op)
+        self.wide[edge] = wide
+        first, second = (np.abs(self._spread(wide.unit * part, edge, wide.axis)) for part in wide.multipliers)
+        self.trace.slopes[edge] = (first, second) if wide.is_first_many else (second, first)
+        return edge
+
+    def _spread(self, part: Array, edge: str, axis: int) -> Array:
+        """(C,) or (1,) numbers along an axis of an edge."""
+        shape = [1] * len(self.edges[edge].shape)
+        shape[axis] = -1
+        return part.reshape(shape)
+
+    def _turn_sum(self, edge: str, sign: Ints, axis: int) -> tuple[str, Array]:
+        """The sum that only a quantiser may read, times `sign` of each channel along `axis`, and that as it is spread:
+        back ends count upwards behind a sum."""
+        wide = self.wide[edge]
+        op = wide.write(self.unique(f"{edge}_turned"), sign)
+        return self._emit_wide(wide, op, *self.trace.reads[edge]), self._spread(sign, edge, axis)
 
     def emit(self, op: Op, is_quantiser: bool = False) -> str:
         """Adds an operation whose output edge has its own name; shape and range follow from the operation's rule.
@@ -230,7 +242,13 @@ class Builder:
             )
         axis, flat, (x_lo, x_hi) = self._per_channel(edge, y)
         if (wide := self.wide.get(source.edge)) is not None:
-            step: Steps | Table = _require_decidable(wide.find_steps, flat, levels, axis, len(x_lo))
+            found = _require_decidable(wide.find_steps, flat, levels, axis, len(x_lo))
+            if (found.sign < 0).any() and wide.can_turn(found.sign, axis):
+                turned, spread = self._turn_sum(source.edge, cut_constant_axes(found.sign), axis)
+                source, y = Live(turned, source.expr), negate_input(y, spread)
+                x_lo, x_hi = self._per_channel(self.edges[turned], y)[2]
+                found = dataclasses.replace(found, sign=freeze(np.ones_like(found.sign)))
+            step: Steps | Table = found
         else:
             step = _require_decidable(step_function, flat, levels, x_lo, x_hi)
         shift = _constant_shift(step, levels, x_lo, x_hi)

@@ -40,7 +40,8 @@ class WideSum:
     multipliers     (2, C) or (2, 1)
     unit, offset    (C,) or (1,) float64
     axis            of the tensor, along which C lies
-    is_first_many   whether a is the first branch of the addition
+    inputs          edges of the addition's branches
+    is_first_many   whether a is the first of them
     refusal         what is said where another than a quantiser reads the sum
     """
 
@@ -52,8 +53,21 @@ class WideSum:
     unit: Array
     offset: Array
     axis: int
+    inputs: tuple[str, str]
     is_first_many: bool
     refusal: Refused
+
+    def write(self, name: str, sign: Ints | None = None) -> Op:
+        """The sum, times `sign` of each channel."""
+        factors = self.multipliers if self.is_first_many else self.multipliers[::-1]
+        factors = factors if sign is None else factors * sign
+        if factors.shape[1] > 1:
+            return ChannelAdd(name, self.inputs, name, self.axis, freeze(factors))
+        return Add(name, self.inputs, name, (int(factors[0, 0]), int(factors[1, 0])))
+
+    def can_turn(self, sign: Ints, axis: int) -> bool:
+        """Whether the sum has a factor for each of these signs."""
+        return len(sign) == 1 or axis == self.axis
 
     def find_steps(self, y: Expr, levels: Quantiser, axis: int, channels: int) -> Steps:
         """The levels of y of the sum's value as steps of m1*a + m2*b; y has flat constants, one for each of the
@@ -128,9 +142,9 @@ def _spread_levels(levels: Quantiser, channels: Ints, count: int) -> Quantiser:
 
 
 def plan_wide_sum(
-    name: str, branches: tuple[Live, Live], edges: tuple[Edge, Edge], ranges: tuple[Range, Range], refusal: Refused
-) -> tuple[Op, WideSum] | None:
-    """The operation and what is known of its output; None where neither branch has few levels, or their slopes vary
+    branches: tuple[Live, Live], edges: tuple[Edge, Edge], ranges: tuple[Range, Range], refusal: Refused
+) -> WideSum | None:
+    """The sum; None where neither branch has few levels, or their slopes vary
     along more than one axis, or one is flat. `refusal` is why there is no exact sum."""
     few = min((0, 1), key=lambda k: edges[k].levels)
     if edges[few].levels > MOST_LEVELS or edges[0].shape != edges[1].shape:
@@ -150,13 +164,6 @@ def plan_wide_sum(
         return None
     turn = signs.astype(np.int64).ravel()  # the sum rises with the real one
     many, small = (turn * np.array(part, np.int64) for part in zip(*pairs, strict=True))
-    factors = np.stack([small, many] if few == 0 else [many, small])
-    inputs = (branches[0].edge, branches[1].edge)
-    op: Op = (
-        ChannelAdd(name, inputs, name, axis, freeze(factors))
-        if factors.shape[1] > 1
-        else Add(name, inputs, name, (int(factors[0, 0]), int(factors[1, 0])))
-    )
     f, g = (branches[k].expr.map_constants(np.ravel) for k in (1 - few, few))
     unit = np.ravel(slopes[1 - few]) / many
     offset = np.ravel(f.approximate(np.zeros(1))[0] + g.approximate(np.zeros(1))[0])
@@ -164,7 +171,8 @@ def plan_wide_sum(
     others = tuple(k for k in range(rank) if k != axis)
     ends = low.min(axis=others), high.max(axis=others)
     levels = np.arange(edges[few].lo, edges[few].hi + 1)
-    return op, WideSum(f, g, ends, levels, np.stack([many, small]), unit, offset, axis, few == 1, refusal)
+    inputs = (branches[0].edge, branches[1].edge)
+    return WideSum(f, g, ends, levels, np.stack([many, small]), unit, offset, axis, inputs, few == 1, refusal)
 
 
 def _slope(expr: Expr, edge: Edge) -> Array:
