@@ -351,40 +351,127 @@ def run(
 @app.command()
 @_exit_code_on_error
 def sweep(
-    flow: Annotated[str, typer.Argument(metavar="FLOW", help="A recipe's name, or a folder with a flow.toml.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A recipe's name or folder, or a model file: ONNX (also float), .tflite."
+        ),
+    ],
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            "--vary", metavar="KEY=V1,V2", help=("Values of a setting to compare; several make every combination.")
+            "--vary",
+            metavar="KEY=V1,V2",
+            help="Values of a setting to compare: a recipe's, build.KEY, target, backend; several make a grid.",
+        ),
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option("--space", metavar="F.toml", help="[vary], [set] and objectives in a file.")
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study", "-o", "--out", metavar="DIR", help="Folder of the study; the same one again goes on with it."
         ),
     ] = None,
     target: Targets = None,
-    out: Out = None,
+    backend: Backend = None,
+    set_: Sets = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option("--objective", metavar="KEY", help="A figure of the front, such as accuracy; may be repeated."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            metavar="STAGE",
+            help="Last stage of each point; 'plan' estimates and builds nothing. The report with a target, training "
+            "without.",
+        ),
+    ] = None,
+    build_which: Annotated[
+        str, typer.Option("--build", metavar="all|front", help="Build every point, or those on the estimates' front.")
+    ] = "all",
+    trials: Annotated[
+        int | None, typer.Option("--trials", metavar="N", min=1, help="So many points; the whole grid up to 500.")
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option("--sampler", metavar="S", help="auto, grid, nsga2, tpe or random: what chooses points.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the sampler.")] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="K", min=1, help="Processes that work at once.")] = 1,
+    worker: Annotated[bool, typer.Option("--worker", help="Join the study as one more worker.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run points that failed again.")] = False,
     energy: Annotated[
         float,
         typer.Option("--energy", metavar="J", min=0, help=("Joules that each training may take; its epochs follow.")),
     ] = 0.0,
-    until: Annotated[
-        str | None,
-        typer.Option("--until", metavar="STAGE", help=("Last stage; the report with a target, training without.")),
+    inputs: Samples = None,
+    labels: Labels = None,
+    expected: Expected = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", metavar="X.npy", help="Samples that set the ranges of a float model's 8 bits."),
     ] = None,
-    set_: Sets = None,
-    backend: Backend = None,
+    input_type: InputTypes = None,
+    arithmetic: ArithmeticChoice = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", metavar="T", help="Log each stage to mlflow, wandb or tensorboard; may be repeated."),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option("--dask", metavar="A", help="Dask starts the workers: tcp://HOST:PORT, local, slurm, kubernetes."),
+    ] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Write a script for sbatch that starts the workers.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the points, with --slurm the script; run nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a recipe in variants and set them side by side: accuracy, size, cycles, energy."""
-    from greenedge.report.sweep import terminal
-    from greenedge.run.progress import Screen
-    from greenedge.run.sweep import Sweep, run_sweep
+    """Run the points of a space, each a run, and set them side by side: a table, a Pareto front, a page."""
+    from greenedge.run.jobs import input_types
+    from greenedge.sweep.commands import Request, run_request
+    from greenedge.sweep.outputs import exit_code, terminal
+    from greenedge.sweep.sweep import Given
 
-    last = _stage(until or ("report" if target else "train"))
-    folder = out or Path("runs") / f"{Path(flow).name}-sweep"
-    wanted = Sweep(flow, vary or [], set_ or [], target or [], backend, folder, last, energy)
-    result = run_sweep(wanted, lambda job: Screen(job.title), lambda line: typer.echo(line, err=True))
+    samples, classes, outputs, ranges = (
+        None if path is None else str(path) for path in (inputs, labels, expected, calibrate)
+    )
+    wanted = Request(
+        source=source,
+        vary=tuple(vary or ()),
+        space=space,
+        study=study,
+        targets=tuple(target or ()),
+        backend=backend,
+        sets=tuple(set_ or ()),
+        objectives=tuple(objective or ()),
+        until=until,
+        build=build_which,
+        trials=trials,
+        sampler=sampler,
+        seed=seed,
+        jobs=jobs,
+        worker=worker,
+        retry=retry,
+        energy_j=energy,
+        given=Given(samples, classes, outputs, input_types(input_type or []), arithmetic, ranges),
+        track=tuple(track or ()),
+        dask=dask,
+        slurm=slurm,
+        dry_run=dry_run,
+    )
+    found = run_request(wanted, lambda line: typer.echo(line, err=True))
+    if isinstance(found, str):
+        return typer.echo(found)
     if as_json:
-        return _print_json(result)
-    _table(*terminal(result["rows"]))
-    typer.echo(f"report: {result['report']}")
+        _print_json(found)
+    else:
+        _table(*terminal(found))
+        typer.echo(f"report: {found['report']}")
+    raise typer.Exit(exit_code(found["rows"]))
 
 
 @app.command()

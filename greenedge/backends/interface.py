@@ -27,6 +27,7 @@ from greenedge.target import Target
 from greenedge.tools.plan import Plan
 
 Options = Mapping[str, object]
+_SHIPPED = (".tflite", ".onnx")  # files whose size a report calls the model's
 Feeds = NDArray[Any] | Mapping[str, NDArray[Any]]  # one array (N, *shape), or one per input edge
 Values = dict[str, Ints]  # edge -> graph integers, batch first
 Floats = NDArray[np.float32]
@@ -75,11 +76,15 @@ class Fitness:
 
 @dataclass(frozen=True)
 class Outline:
-    """What a plan says before anything is run: a row for each layer (or file), and estimates for the whole."""
+    """What a plan says before anything is run: a row for each layer (or file), and estimates for the whole.
+
+    `figures` are numbers under the keys of summary.json: "estimated_lut4", …, or "bytes" of a file that ships as it is.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
     estimated: Mapping[str, object] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,9 @@ def _no_rows() -> tuple[tuple[str, str, str] | Environment, ...]:
 
 def _outline_files(plan: Plan, target: Target) -> Outline:
     """Of a plan whose files are what ships."""
-    return Outline(("file", "bytes"), tuple((name, len(content)) for name, content in sorted(plan.files.items())))
+    rows = tuple((name, len(content)) for name, content in sorted(plan.files.items()))
+    shipped = [len(plan.files[name]) for name in plan.products if name in plan.files and name.endswith(_SHIPPED)]
+    return Outline(("file", "bytes"), rows, figures={"bytes": shipped[0]} if len(shipped) == 1 else {})
 
 
 def _no_needs(target: Target, options: Options) -> tuple[str, ...]:

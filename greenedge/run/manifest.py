@@ -7,22 +7,21 @@ seconds. It comes back from disk as untrusted data: every name in it must stay i
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any
 
 from greenedge.errors import GreenedgeError, VerificationError
 from greenedge.files.atomic_write import atomic_write, sha256_file
 from greenedge.files.full_disk import describe_full_disk, find_full
 from greenedge.files.json_file import read_json
+from greenedge.files.locks import open_lock, try_lock
 from greenedge.files.remove import remove
 from greenedge.run.folder import MANIFEST, STAGE_FOLDERS, inside
 
@@ -251,16 +250,14 @@ def lock_run(folder: Path) -> Iterator[None]:
     """
     with os_errors_as_greenedge(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _open_lock(folder / ".lock")
+        handle = open_lock(folder / ".lock")
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(handle):
             handle.seek(0)
             owner = handle.read(20).strip() or "unknown"
             raise GreenedgeError(
                 f"{folder} is in use by process {owner}; wait for it, or choose another folder with -o."
-            ) from None
+            )
         with os_errors_as_greenedge(folder):
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")
@@ -268,21 +265,6 @@ def lock_run(folder: Path) -> Iterator[None]:
         for left in folder.glob(".*.part"):  # by a process that was killed while it wrote
             remove(left)
         yield
-
-
-def _open_lock(path: Path) -> TextIO:
-    """The lock file, opened for reading and writing; no link is followed and nothing else is truncated."""
-    try:
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise GreenedgeError(f"{path} is no lock that greenedge made; delete it.") from None
-        raise
-    about = os.fstat(number)
-    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
-        os.close(number)
-        raise GreenedgeError(f"{path} is no lock that greenedge made; delete it.")
-    return os.fdopen(number, "r+")
 
 
 @contextmanager

@@ -31,12 +31,12 @@ def snap_model(
     if inputs is not None and labels is not None:
         lowered = [lower_file(path, types) for path in (model, out)]
         x, y = read_samples(inputs, lowered[0].inputs), read_array(labels)
-        before, after = (_accuracy(one, x, y) for one in lowered)
+        before, after = (measure_accuracy(one, x, y) for one in lowered)
         accuracy = {"samples": count_samples(x), "before": before, "after": after}
     return {"model": str(out), "multiplier_bits": bits, "requantisers": entries, "accuracy": accuracy}
 
 
-def _accuracy(lowered: Lowered, x: Samples, y: np.ndarray[Any, Any]) -> float:
+def measure_accuracy(lowered: Lowered, x: Samples, y: np.ndarray[Any, Any]) -> float:
     """Share of samples whose class is the labelled one."""
     edges = run_graph(lowered.graph, run_prologue(lowered, x))
     output = next(iter(run_epilogue(lowered, edges).values()))

@@ -36,6 +36,7 @@ ORDER = (
     ("backends.select",),
     ("backends.preflight", "verify", "report", "runtimes"),
     ("run",),
+    ("sweep",),
     ("api",),
     ("cli",),
 )
@@ -54,6 +55,9 @@ HEAVY = {
     "brevitas",
     "ai_edge_litert",
     "jinja2",
+    "optuna",
+    "dask",
+    "distributed",
 }
 
 

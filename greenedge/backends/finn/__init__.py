@@ -346,6 +346,7 @@ def fitness(graph: Graph, target: Target, options: Options) -> Fitness:
 
 def outline(plan: Plan, target: Target) -> Outline:
     """The folding of every unit; cycles, and the cells of the core beside the device's."""
+    from greenedge.backends.finn.board_report import list_estimates
     from greenedge.backends.finn.design import Limits
 
     design = json.loads(plan.files["folding.json"])
@@ -365,6 +366,7 @@ def outline(plan: Plan, target: Target) -> Outline:
             "logic cells (4-input tables)": of(guess["logic"], limits.logic),
             "memory blocks": of(guess["blocks"], limits.blocks),
         },
+        list_estimates(design, target.device.family),
     )
 
 

@@ -129,7 +129,8 @@ def outline(plan: Plan, target: Target) -> Outline:
     rows = tuple((name, one["Strategy"], one["ReuseFactor"], one["Cycles"]) for name, one in job["folding"].items())
     cycles = job["estimated_cycles"]
     estimated = {} if cycles is None else {"cycles a sample": f"{cycles:,}"}
-    return Outline(("layer", "strategy", "reuse", "cycles"), rows, estimated)
+    figures = {} if cycles is None else {"estimated_cycles": cycles}
+    return Outline(("layer", "strategy", "reuse", "cycles"), rows, estimated, figures)
 
 
 def _io(graph: Graph) -> str:
