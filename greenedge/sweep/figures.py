@@ -59,6 +59,13 @@ KINDS = {
     "training_energy_estimate_j": Kind("training energy", "J", estimated=True),
     "training_carbon_estimate_g": Kind("training carbon", "g CO₂e", estimated=True),
 }
+BEFORE_BUILDS = tuple(
+    key
+    for key in KINDS
+    if key in ("accuracy", "weight_bits", "parameters", "bytes")
+    or key in ("estimated_cycles", "estimated_lut4", "estimated_bram_bits")
+    or key.startswith("training_")
+)
 _SUMMARY = (
     *("bytes", "lut4", "ff", "dsp", "bram_bits", "cycles_per_inference", "latency_s", "fmax_hz"),
     *("estimated_lut4", "estimated_bram_bits", "estimated_cycles", "estimated_latency_s"),

@@ -16,7 +16,7 @@ from greenedge.frontends.import_onnx import ModelFile
 from greenedge.run.job import ORDER, Job
 from greenedge.run.jobs import find_recipe, jobs_for, split_settings
 from greenedge.run.manifest import digest_of
-from greenedge.sweep.figures import KINDS, require_known
+from greenedge.sweep.figures import BEFORE_BUILDS, KINDS, require_known
 from greenedge.sweep.space import BACKEND, TARGET, Axis, Point, Space, make_space
 from greenedge.sweep.study import SAMPLERS, Sampling
 from greenedge.target import load_target
@@ -161,6 +161,12 @@ def plan_sweep(sweep: Sweep, targets: Sequence[str] = ()) -> Sweep:
         sweep = replace(sweep, target=named[0])
     sweep = _choose_sampler(_choose_objectives(sweep))
     require_known(sweep.space.objectives)
+    late = [name for name in sweep.space.objectives if name not in BEFORE_BUILDS]
+    if late and sweep.builds and sweep.build == "front":
+        raise TargetError(
+            f"--build front chooses by what is known before the build, and {', '.join(late)} is not; judge by "
+            f"{', '.join(BEFORE_BUILDS)}."
+        )
     check_values(sweep)
     return sweep
 
