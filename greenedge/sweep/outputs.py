@@ -72,6 +72,8 @@ def collect(sweep: Sweep, study: Study) -> dict[str, Any]:
 def write_outputs(sweep: Sweep, study: Study) -> dict[str, Any]:
     """Writes the three files of a study, each whole; what sweep.json says."""
     with hold_lock(study.folder / ".outputs.lock"):
+        for left in study.folder.glob(".sweep.*.part"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         found = collect(sweep, study)
         for name, content in ((JSON, to_json(found)), (CSV, to_csv(found)), (PAGE, to_page(found))):
             with atomic_write(study.folder / name) as aside:

@@ -14,6 +14,7 @@ import random
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,11 +71,18 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._remove_left()
         self._handle = open_lock(self.path)
         try_lock(self._handle)
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self
+
+    def _remove_left(self) -> None:
+        """Removes the files of workers that were killed; a lease is kept, for a new one has no lock for a moment."""
+        for left in self.path.parent.glob("*.lock"):
+            if time.time() - left.stat().st_mtime > LEASE_S and not is_held(left):
+                left.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
@@ -309,8 +317,7 @@ def _describe_lost(trial: FrozenTrial) -> Row:
         "settings": dict(trial.params),
         "status": "failed",
         "name": name_point(trial.params),
-        "sentence": f"its worker was killed {MAX_ATTEMPTS} times, as the system does where memory ends; try fewer "
-        "--jobs.",
+        "sentence": f"its worker was killed {MAX_ATTEMPTS} times, as systems do where memory ends; try fewer --jobs.",
         "figures": {},
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -100,7 +101,7 @@ def run_trial(
 ) -> Row:
     """Runs a point as far as the sweep wants; its row. Only an interruption gets out of it."""
     trial = Trial(sweep, study, claim, _choose_folder(study, claim), on_stage, progress, facts={})
-    status, sentence = "done", ""
+    status, sentence, began = "done", "", time.monotonic()
     try:
         _advance(trial)
     except Exception as error:
@@ -114,6 +115,7 @@ def run_trial(
         "sentence": sentence[:_MAX_SENTENCE],
         "stage": trial.stage,
         "folder": trial.folder,
+        "wall_s": round(time.monotonic() - began, 2),
         "figures": figures,
         **(trial.facts or {}),
     }

@@ -191,7 +191,9 @@ def test_what_is_no_sweep(source, monkeypatch, vary, facts, message):
 
 
 def test_a_figure_that_there_is_not(source):
-    with pytest.raises(TargetError, match=r"^there is no figure 'lut5' to judge by \(.*lut4.*\); figures are: accuracy"):
+    with pytest.raises(
+        TargetError, match=r"^there is no figure 'lut5' to judge by \(.*lut4.*\); figures are: accuracy"
+    ):
         plan_sweep(Sweep(source[0], make_space(parse_vary(["build.fps=1"]), (), ("lut5",))), [source[1]])
 
 

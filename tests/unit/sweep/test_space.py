@@ -72,7 +72,7 @@ def test_a_file_is_refused_with_every_reason(tmp_path):
         f"{path}: unknown key 'varry'; a space has: objectives, set, vary.",
         f"{path}: [vary] a.b is 3; write a list of values, such as [2, 4, 8].",
         f"{path}: [vary] a.c is [{{'x': 1}}]; write a list of values, such as [2, 4, 8].",
-        f"{path}: objectives is 'accuracy'; write a list of names, such as [\"accuracy\", \"bytes\"].",
+        f'{path}: objectives is \'accuracy\'; write a list of names, such as ["accuracy", "bytes"].',
     ]
     path.write_text("[vary\n")
     with pytest.raises(TargetError, match=r"space.toml is not TOML: .*\.$"):
