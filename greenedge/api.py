@@ -14,7 +14,8 @@ of greenedge.errors. (Not in `greenedge` itself: its modules check, report and v
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,104 @@ def run(
     recipe = job_list.find_recipe(flow, {key: str(value) for key, value in (settings or {}).items()})
     jobs = job_list.recipe_jobs(recipe, _names(target), backend, options, until)
     return _run_jobs(jobs, out, progress, isinstance(target, str) or not target, until)
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """A sweep that has ended, or as far as it is: a row a point, with settings, figures and how it ended."""
+
+    folder: Path
+    found: Mapping[str, Any]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """{"settings", "status", "figures": {key: {"value", "evidence", …}}, "front" of those on it, …} of each."""
+        return list(self.found["rows"])
+
+    @property
+    def front(self) -> list[dict[str, Any]]:
+        """The rows that no other row beats, among those of the same evidence."""
+        return [row for row in self.rows if "front" in row]
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        from greenedge.sweep.outputs import PAGE
+
+        return self.folder / PAGE
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame: settings, figures by their keys, status, front. Raises ToolError without pandas."""
+        from greenedge.sweep.frame import make_frame
+
+        return make_frame(self.found)
+
+    def plot(self, x: str | None = None, y: str | None = None, axes: Any = None) -> Any:
+        """The points by two figures (without names: the second and the first objective) on matplotlib's axes, which
+        are returned; estimates are hollow. Raises GreenedgeError where no row has both."""
+        from greenedge.sweep.frame import plot_front
+
+        return plot_front(self.found, x, y, axes)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table of the terminal."""
+        from greenedge.sweep.outputs import terminal
+
+        heads, rows = terminal(self.found)
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
+        lines = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        return f"<table><tr>{head}</tr>{lines}</table>"
+
+
+def sweep(
+    source: str | Path,
+    vary: Mapping[str, Sequence[object]] | None = None,
+    target: Names = (),
+    *,
+    space: str | Path | None = None,
+    study: str | Path | None = None,
+    settings: Mapping[str, object] | None = None,
+    objectives: Names = (),
+    inputs: str | Path | None = None,
+    labels: str | Path | None = None,
+    expected: str | Path | None = None,
+    calibrate: str | Path | None = None,
+    on_stage: Callable[[Path, Mapping[str, Any]], None] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> SweepTable:
+    """Runs the points of a space and sets them side by side; every point is a row, whatever becomes of it.
+
+    source      a recipe's name or folder, or the path of an ONNX file (also a float one, with `calibrate`) or .tflite
+    vary        {"quantise.weight_bits": [2, 4], "build.fps": […], "target": […]}; or `space`, a TOML file
+    settings    what all points have, as {"train.epochs": 20}
+    on_stage    called with (run folder, {"name", "settings", "stage", "status", "seconds", "figures"}) after each
+                stage, in this process (so with jobs=1)
+    options     as the command line has them: until="plan", build="front", trials=40, sampler="nsga2", seed=0, jobs=2,
+                backend="finn", energy_j=20.0, retry=True
+    """
+    from greenedge.sweep.commands import Request, run_request
+    from greenedge.sweep.space import write_vary
+    from greenedge.sweep.sweep import Given
+
+    files = [None if path is None else str(path) for path in (inputs, labels, expected)]
+    ranges = None if calibrate is None else str(calibrate)
+    folder = Path(study) if study else Path("runs") / f"{Path(source).stem}-sweep"
+    request = Request(
+        source=str(source),
+        axes=tuple(write_vary(vary or {})),
+        space=None if space is None else Path(space),
+        study=folder,
+        targets=tuple(_names(target)),
+        sets=tuple(f"{key}={value}" for key, value in (settings or {}).items()),
+        objectives=tuple(_names(objectives)),
+        given=Given(files[0], files[1], files[2], calibrate=ranges),
+        on_stage=on_stage,
+        **options,
+    )
+    found = run_request(request, (lambda line: print(line, file=sys.stderr)) if progress else (lambda line: None))
+    assert not isinstance(found, str), "without a dry run the points are run"
+    return SweepTable(folder, found)
 
 
 def check(

@@ -11,17 +11,19 @@ from typing import Any
 from greenedge.errors import TargetError
 from greenedge.sweep.engine import Watch, begin_study, run_sweep, work
 from greenedge.sweep.outputs import PAGE, write_outputs
-from greenedge.sweep.space import TARGET, Space, make_space, name_point, parse_vary, read_space
+from greenedge.sweep.space import TARGET, Axis, Space, make_space, name_point, parse_vary, read_space
 from greenedge.sweep.study import Study
 from greenedge.sweep.sweep import Given, Sweep, load_sweep, plan_sweep
+from greenedge.sweep.trackers import OnStage, open_trackers
 
 
 @dataclass(frozen=True)
 class Request:
-    """The command line, in its own order."""
+    """The command line; `axes` and `on_stage` are those of a caller in Python."""
 
     source: str
     vary: tuple[str, ...] = ()
+    axes: tuple[Axis, ...] = ()
     space: Path | None = None
     study: Path | None = None
     targets: tuple[str, ...] = ()
@@ -42,6 +44,7 @@ class Request:
     dask: str | None = None
     slurm: bool = False
     dry_run: bool = False
+    on_stage: OnStage | None = None
 
 
 def run_request(request: Request, tell: Callable[[str], None]) -> dict[str, Any] | str:
@@ -82,7 +85,7 @@ def _require_one_way(request: Request) -> None:
 def plan_request(request: Request) -> Sweep:
     """The sweep of a command line, with everything decided. Raises TargetError."""
     from_file = read_space(request.space) if request.space else Space(())
-    axes = [*from_file.axes, *parse_vary(request.vary)]
+    axes = [*from_file.axes, *request.axes, *parse_vary(request.vary)]
     sets = (*from_file.sets, *request.sets)
     space = make_space(axes, sets, request.objectives or from_file.objectives, str(request.space or "--vary"))
     has_target = bool(request.targets) or any(axis.key == TARGET for axis in axes)
@@ -110,9 +113,8 @@ def list_points(sweep: Sweep) -> str:
 
 def _watch(sweep: Sweep, folder: Path, request: Request, tell: Callable[[str], None], opened: ExitStack) -> Watch:
     from greenedge.run.progress import bar
-    from greenedge.sweep.trackers import open_trackers
 
-    on_stage = opened.enter_context(open_trackers(request.track, folder, sweep.name))
+    on_stage = opened.enter_context(open_trackers(request.track, folder, sweep.name, request.on_stage))
     progress = opened.enter_context(bar("sweep")) if request.jobs == 1 else (lambda done, total, text: None)
     return Watch(on_stage, progress, tell)
 

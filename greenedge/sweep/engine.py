@@ -19,6 +19,7 @@ from greenedge.sweep.outputs import mark_front, write_outputs
 from greenedge.sweep.study import BUILDS, POINTS, Claim, Row, Study, Worker
 from greenedge.sweep.sweep import DESCRIPTION, Sweep, save_description
 from greenedge.sweep.trial import FAILED, TRAININGS, OnStage, run_trial
+from greenedge.tools.discover import end_with_parent
 
 Evaluate = Callable[[Claim], Row]
 _POLL_S = 0.2  # between looks at what other workers do
@@ -91,6 +92,17 @@ def _empty(sweep: Sweep, study: Study, worker: Worker, queue: str, watch: Watch,
         if study.finish(worker, claim, done, values if queue == POINTS else values and values[:1]):
             found = write_outputs(sweep, study)
             watch.tell(describe_row(row, len(found["rows"]), found["points"], queue))
+
+
+def has_ended(sweep: Sweep, study: Study) -> bool:
+    """Whether every point has its row, and every build that the front asks for."""
+    points = study.rows()
+    if study.unfinished(POINTS) or study.unfinished(BUILDS) or len(points) < study.total():
+        return False
+    if not (sweep.builds and sweep.build == "front"):
+        return True
+    built = [row["settings"] for row in study.rows(BUILDS)]
+    return all(point in built for point in choose_builds(points, sweep.space.objectives))
 
 
 def objectives_of(row: Row, names: Sequence[str]) -> list[float] | None:
@@ -171,4 +183,10 @@ def run_workers(study: Study, jobs: int, command: Sequence[str], builds: bool = 
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=dict(environment))
+    return subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env=dict(environment),
+        preexec_fn=end_with_parent,
+    )

@@ -138,6 +138,17 @@ def _to_text(value: object) -> str:
     return json.dumps(value) if isinstance(value, (bool, int, float, list)) else str(value)
 
 
+def write_vary(vary: Mapping[str, Sequence[object]]) -> list[Axis]:
+    """{key: values} of a caller in Python as axes. Raises TargetError where the values are no list."""
+    for key, values in vary.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise TargetError(f"{key} varies over {values!r}; give a list of values, such as [2, 4, 8].")
+    return [
+        Axis(key, tuple(_to_text(list(value) if isinstance(value, tuple) else value) for value in values))
+        for key, values in vary.items()
+    ]
+
+
 def make_space(
     axes: Sequence[Axis], sets: Sequence[str] = (), objectives: Sequence[str] = (), place: str = "--vary"
 ) -> Space:

@@ -368,9 +368,8 @@ def _make_journal_lock(path: Path) -> Any:
 
     What a writer that was killed has left of its last line is cut off first.
     """
-    from optuna.storages.journal._file import BaseJournalFileLock
 
-    class KernelLock(BaseJournalFileLock):
+    class KernelLock:
         def acquire(self) -> bool:
             self._held = hold_lock(path.with_name(f".{path.name}.lock"))
             self._held.__enter__()

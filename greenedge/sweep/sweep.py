@@ -47,6 +47,20 @@ class Given:
     arithmetic: str | None = None
     calibrate: str | None = None
 
+    def resolve(self) -> Given:
+        """With whole paths, for workers that stand elsewhere."""
+
+        def whole(path: str | None) -> str | None:
+            return str(Path(path).resolve()) if path else None
+
+        return replace(
+            self,
+            inputs=whole(self.inputs),
+            labels=whole(self.labels),
+            expected=whole(self.expected),
+            calibrate=whole(self.calibrate),
+        )
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -148,6 +162,7 @@ def plan_sweep(sweep: Sweep, targets: Sequence[str] = ()) -> Sweep:
 
     Raises TargetError, for each value that is not in order before anything is trained.
     """
+    sweep = replace(sweep, source=resolve_source(sweep.source), given=sweep.given.resolve())
     _require_network(sweep)
     for value, known in ((sweep.until, STOPS), (sweep.build, BUILDS), (sweep.sampler, (*SAMPLERS, "auto"))):
         if value not in known:
@@ -169,6 +184,12 @@ def plan_sweep(sweep: Sweep, targets: Sequence[str] = ()) -> Sweep:
         )
     check_values(sweep)
     return sweep
+
+
+def resolve_source(source: str) -> str:
+    """A recipe's name as it is; a folder or a file by its whole path, for workers that stand elsewhere."""
+    is_path = "/" in source or source.endswith(_SUFFIXES) or (Path(source) / "flow.toml").is_file()
+    return str(Path(source).resolve()) if is_path else source
 
 
 def _require_network(sweep: Sweep) -> None:
@@ -325,7 +346,7 @@ def load_sweep(folder: Path, source: str) -> Sweep:
         sweep = Sweep(str(found["source"]), made, **plain, given=given)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise GreenedgeError(f"{path} is damaged ({error}); choose another folder with --study.") from None
-    if source != sweep.source:
+    if resolve_source(source) != sweep.source:
         raise GreenedgeError(f"{folder} holds a study of {sweep.source!r}, not {source!r}; say that one.")
     if digest_source(sweep) != found.get("source_sha256"):
         raise GreenedgeError(f"{source} has changed since the study in {folder} began; choose another with --study.")

@@ -19,16 +19,16 @@ OnStage = Callable[[Path, Mapping[str, Any]], None]
 
 
 @contextmanager
-def open_trackers(names: Sequence[str], folder: Path, project: str) -> Iterator[OnStage]:
-    """One callback for all of these trackers. Raises TargetError for a name that is none, ToolError where its package
-    is not installed."""
+def open_trackers(names: Sequence[str], folder: Path, project: str, own: OnStage | None = None) -> Iterator[OnStage]:
+    """One callback for all of these trackers, and the caller's own. Raises TargetError for a name that is none,
+    ToolError where its package is not installed."""
     for name in names:
         if name not in TRACKERS:
             raise TargetError(
                 f"there is no tracker {name!r}{nearest(name, list(TRACKERS))}; trackers are: {', '.join(TRACKERS)}."
             )
     with ExitStack() as opened:
-        callbacks = []
+        callbacks = [own] if own else []
         for name in names:
             try:
                 callbacks.append(opened.enter_context(TRACKERS[name](folder, project)))
@@ -101,11 +101,11 @@ def track_wandb(folder: Path, project: str) -> Iterator[OnStage]:
         runs[run].log(_numbers(summary))
         if _is_last(summary):
             runs[run].summary["status"] = summary["status"]
-            runs.pop(run).finish(exit_code=0 if summary["status"] == "done" else 1, quiet=True)
+            runs.pop(run).finish(exit_code=0 if summary["status"] == "done" else 1)
 
     yield on_stage
     for left in runs.values():
-        left.finish(exit_code=1, quiet=True)
+        left.finish(exit_code=1)
 
 
 @contextmanager

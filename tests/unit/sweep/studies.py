@@ -49,7 +49,9 @@ def describe_front(study: Study) -> list[str]:
     return sorted(row["name"] for row in mark_front(study.rows(), OBJECTIVES) if "front" in row)
 
 
-def worker_script(folder: Path, points: int, seconds: float, kills_itself_at: int | None = None) -> list[str]:
+def worker_script(
+    folder: Path, points: int, seconds: float, kills_itself_at: int | None = None, lease_s: float = 60.0
+) -> list[str]:
     """A command that works on the study: each trial sleeps, and notes its beginning and its end in events.log. The
     first worker that comes to the point `kills_itself_at` dies there."""
     script = textwrap.dedent(f"""
@@ -58,6 +60,8 @@ def worker_script(folder: Path, points: int, seconds: float, kills_itself_at: in
         import studies
         from pathlib import Path
         from greenedge.sweep.engine import work
+        from greenedge.sweep import study
+        study.LEASE_S, study.BEAT_S = {lease_s}, {lease_s / 12}
         folder = Path({str(folder)!r})
         def note(text):
             with open(folder / "events.log", "a") as file:

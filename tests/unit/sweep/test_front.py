@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 
 from greenedge.sweep.figures import comparable
@@ -63,7 +62,8 @@ def _row(accuracy, joules, evidence="measured", scope="board", status="done"):
 
 
 def test_a_front_never_mixes_evidence():
-    rows = [_row(0.9, 5.0), _row(0.8, 9.0), _row(0.7, 1.0, "replayed"), _row(0.6, 2.0, scope="chip"), _row(0.99, 0.1, status="differs")]  # fmt: skip
+    rows = [_row(0.9, 5.0), _row(0.8, 9.0), _row(0.7, 1.0, "replayed"), _row(0.6, 2.0, scope="chip")]
+    rows.append(_row(0.99, 0.1, status="differs"))
     assert comparable(rows, ["accuracy", "energy_j"]) == [[0, 1], [2], [3]]
     fronts = [row.get("front") for row in mark_front(rows, ["accuracy", "energy_j"])]
     assert fronts == [0, None, 1, 2, None]

@@ -49,12 +49,12 @@ train.epochs = 2
 @pytest.mark.parametrize(
     "vary, message",
     [
-        (["train.seed"], "--vary 'train.seed' is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam."),
-        (["train.seed=1,,2"], "--vary 'train.seed=1,,2' is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam."),
-        ([], "a sweep varies something and this one nothing; say --vary KEY=VALUE,VALUE, such as train.optimiser=sgd,adam, or --space FILE."),
+        (["train.seed"], "--vary 'train.seed' is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam."),  # noqa: E501
+        (["train.seed=1,,2"], "--vary 'train.seed=1,,2' is not understood; write KEY=VALUE,VALUE, such as train.optimiser=sgd,adam."),  # noqa: E501
+        ([], "a sweep varies something and this one nothing; say --vary KEY=VALUE,VALUE, such as train.optimiser=sgd,adam, or --space FILE."),  # noqa: E501
         (["a.b=1,2,1"], "--vary: a.b has the value '1' twice; leave one out."),
         (["a.b=1", "a.b=2"], "--vary: a.b is varied twice; write all its values once."),
-        ([f"a.x{k}={','.join(map(str, range(1000)))}" for k in range(4)], "--vary: the grid has 1,000,000,000,000 points; at most 1,000,000,000 can be sampled."),
+        ([f"a.x{k}={','.join(map(str, range(1000)))}" for k in range(4)], "--vary: the grid has 1,000,000,000,000 points; at most 1,000,000,000 can be sampled."),  # noqa: E501
     ],
 )  # fmt: skip
 def test_what_is_no_space(vary, message):
