@@ -53,6 +53,7 @@ def show_plan(model: str, target: str, backend: str, told: Outline, plan: Plan) 
         "columns": list(told.columns),
         "layers": [list(row) for row in told.rows],
         "estimated": dict(told.estimated),
+        "figures": dict(told.figures),
         "bytes": {name: len(content) for name, content in plan.files.items()},
         "commands": [shlex.join(command.argv) for command in plan.commands],
     }

@@ -23,10 +23,13 @@ def as_costs(values: Sequence[Sequence[float]], larger_is_better: Sequence[bool]
 def find_front(costs: Costs) -> NDArray[np.bool_]:
     """(points,): which no other point beats: as good in every objective and better in one. Equal points stay
     together."""
-    on_front = np.ones(len(costs), bool)
-    for number, cost in enumerate(costs):
-        beaten_by = (costs <= cost).all(axis=1) & (costs < cost).any(axis=1)
-        on_front[number] = not beaten_by.any()
+    on_front = np.zeros(len(costs), bool)
+    left = np.lexsort(costs.T[::-1]) if len(costs) else np.zeros(0, np.int64)
+    while len(left):  # the first in order is beaten by none that is left; what it beats goes with it
+        best = costs[left[0]]
+        equal = (costs[left] == best).all(axis=1)
+        on_front[left[equal]] = True
+        left = left[(costs[left] < best).any(axis=1)]
     return on_front
 
 

@@ -16,7 +16,7 @@ from greenedge.files.atomic_write import atomic_write
 from greenedge.files.locks import hold_lock
 from greenedge.sweep.figures import KINDS, comparable
 from greenedge.sweep.front import as_costs, find_front, find_knee
-from greenedge.sweep.study import BUILDS, POINTS, Row, Study
+from greenedge.sweep.study import BUILDS, POINTS, Row, Study, key_of
 from greenedge.sweep.sweep import Sweep
 
 FORMAT = "greenedge-sweep/2"
@@ -27,10 +27,12 @@ _DATA = "@@rows@@"
 
 def merge_rows(points: Sequence[Row], builds: Sequence[Row]) -> list[Row]:
     """A row a point: that of its build where it was built, with what its plan estimated."""
-    built = {json.dumps(row["settings"], sort_keys=True): row for row in builds}
+    built = {key_of(row["settings"]): row for row in builds}
+    if not built:
+        return list(points)
     merged = []
     for row in points:
-        later = built.get(json.dumps(row["settings"], sort_keys=True), {})
+        later = built.get(key_of(row["settings"]), {})
         figures = {**row["figures"], **later.get("figures", {})}
         merged.append({**row, **later, "number": row["number"], "figures": figures})
     return merged
@@ -42,10 +44,11 @@ def mark_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
     larger = [KINDS[name].larger_is_better for name in objectives]
     for number, group in enumerate(comparable(rows, objectives)):
         costs = as_costs([[rows[k]["figures"][name]["value"] for name in objectives] for k in group], larger)
-        front = [k for k, stays in zip(group, find_front(costs), strict=True) if stays]
+        on_front = find_front(costs)
+        front = [k for k, stays in zip(group, on_front, strict=True) if stays]
         for k in front:
             marked[k]["front"] = number
-        knee = find_knee(costs[find_front(costs)])
+        knee = find_knee(costs[on_front])
         if knee is not None:
             marked[front[knee]]["knee"] = True
     return marked
@@ -75,7 +78,8 @@ def write_outputs(sweep: Sweep, study: Study) -> dict[str, Any]:
         for left in study.folder.glob(".sweep.*.part"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
         found = collect(sweep, study)
-        for name, content in ((JSON, to_json(found)), (CSV, to_csv(found)), (PAGE, to_page(found))):
+        text = to_json(found)
+        for name, content in ((JSON, text), (CSV, to_csv(found)), (PAGE, to_page(found, text))):
             with atomic_write(study.folder / name) as aside:
                 aside.write_text(content, encoding="utf-8")
     return found
@@ -123,8 +127,8 @@ def list_figures(rows: Sequence[Row]) -> list[str]:
     return [key for key in KINDS if key in there]
 
 
-def to_page(found: Mapping[str, Any]) -> str:
-    """The page, with the rows in it; it loads nothing."""
+def to_page(found: Mapping[str, Any], text: str) -> str:
+    """The page, with sweep.json's text in it; it loads nothing."""
     keys = list_figures(found["rows"])
     kinds = {
         key: {
@@ -135,7 +139,7 @@ def to_page(found: Mapping[str, Any]) -> str:
         }
         for key in keys
     }
-    data = json.dumps({**found, "kinds": kinds}, separators=(",", ":")).replace("<", "\\u003c")
+    data = f'{{"kinds": {json.dumps(kinds)}, {text[1:]}'.replace("<", "\\u003c")
     return _render_shell(f"{found['name']}: a sweep").replace(_DATA, data)
 
 

@@ -36,6 +36,7 @@ MAX_ATTEMPTS = 10  # of a trial whose worker was killed each time: then it is ta
 BEAT_S = 5.0  # how often a worker touches its file
 LEASE_S = 60.0  # without a touch for so long a worker is taken for lost even where its lock is held (a frozen host)
 _JOURNAL = "journal.log"
+_LONG_AXIS = 32  # values
 _MAX_DUPLICATES = 30  # proposals of points that are known before one is drawn at random
 
 
@@ -138,6 +139,7 @@ class Study:
         path = self.folder / _JOURNAL
         with self.locked():
             storage = _open_storage(path)
+            storage._backend.is_safe = False
             for name in (POINTS, BUILDS):
                 directions = ["maximize" if larger else "minimize" for larger in self.sampling.larger_is_better]
                 self._queues[name] = optuna.create_study(
@@ -148,6 +150,7 @@ class Study:
                     sampler=self._make_sampler(),
                 )
             self._fill()
+            storage._backend.is_safe = True
         return self
 
     def _make_sampler(self) -> Any:
@@ -167,7 +170,7 @@ class Study:
 
     def rows(self, queue: str = POINTS) -> list[Row]:
         """The rows of finished trials, by their numbers; of a point that was tried again the last."""
-        last = {_key(trial.params): trial.user_attrs["row"] for trial in self.trials(queue) if _has_row(trial)}
+        last = {key_of(trial.params): trial.user_attrs["row"] for trial in self.trials(queue) if _has_row(trial)}
         return sorted(last.values(), key=lambda row: row["number"])
 
     def unfinished(self, queue: str = POINTS) -> int:
@@ -190,8 +193,8 @@ class Study:
             if trial is None:
                 return None
             lost = [other.number for other in self.trials(queue) if _is_lost(other) and other.params == trial.params]
-            planned = {_key(row["settings"]): row["folder"] for row in self.rows()} if queue == BUILDS else {}
-            return Claim(queue, trial.number, dict(trial.params), tuple(lost), planned.get(_key(trial.params), ""))
+            planned = {key_of(row["settings"]): row["folder"] for row in self.rows()} if queue == BUILDS else {}
+            return Claim(queue, trial.number, dict(trial.params), tuple(lost), planned.get(key_of(trial.params), ""))
 
     def finish(self, worker: Worker, claim: Claim, row: Row, values: Sequence[float] | None) -> bool:
         """Ends a trial with its row; `values` are its objectives, None where they are not all known.
@@ -218,9 +221,9 @@ class Study:
     def enqueue(self, queue: str, points: Iterable[Point], again: bool = False) -> None:
         """Puts points into a queue, each once; `again` also those that have a row."""
         with self.locked():
-            known = {_key(t.params) for t in self.trials(queue) if not (again and t.state.is_finished())}
+            known = {key_of(t.params) for t in self.trials(queue) if not (again and t.state.is_finished())}
             for point in points:
-                if _key(point) not in known:
+                if key_of(point) not in known:
                     self._add(queue, point)
 
     def recover(self, worker: Worker) -> None:
@@ -235,14 +238,21 @@ class Study:
         """Puts the points of a grid that the journal does not have into it."""
         if self.sampling.sampler != "grid":
             return
-        known = {_key(trial.params) for trial in self.trials() if not _is_lost(trial)}
+        known = {key_of(trial.params) for trial in self.trials() if not _is_lost(trial)}
         for point in self.space.grid():
-            if _key(point) not in known:
+            if key_of(point) not in known:
                 self._add(POINTS, point)
 
     def _add(self, queue: str, point: Point, **facts: Any) -> None:
         optuna = _import_optuna()
-        choices = {axis.key: optuna.distributions.CategoricalDistribution(axis.values) for axis in self.space.axes}
+        # a long axis is not written with each of its trials, unless a sampler wants to know what else there was
+        whole = self.sampling.sampler != "grid"
+        choices = {
+            axis.key: optuna.distributions.CategoricalDistribution(
+                axis.values if whole or len(axis.values) <= _LONG_AXIS else (point[axis.key],)
+            )
+            for axis in self.space.axes
+        }
         made = {"state": optuna.trial.TrialState.WAITING, "user_attrs": facts}
         if "row" in facts:
             made["state"] = optuna.trial.TrialState.FAIL
@@ -263,23 +273,23 @@ class Study:
         A proposal that is known tells the sampler what is known of it, and another is asked for.
         """
         optuna, study = _import_optuna(), self._queues[POINTS]
-        known: dict[str, FrozenTrial] = {}
+        known: dict[frozenset[tuple[str, str]], FrozenTrial] = {}
         for trial in self.trials():
             if not _is_lost(trial) and "same_as" not in trial.user_attrs:
-                known.setdefault(_key(trial.params), trial)
+                known.setdefault(key_of(trial.params), trial)
         if len(known) >= self.total():
             return None
         choices = {axis.key: optuna.distributions.CategoricalDistribution(axis.values) for axis in self.space.axes}
         for _ in range(_MAX_DUPLICATES):
             asked = study.ask(choices)
-            same = known.get(_key(asked.params))
+            same = known.get(key_of(asked.params))
             if same is None:
                 study._storage.set_trial_user_attr(asked._trial_id, "worker", worker.id)
                 return self.trials()[asked.number]
             study._storage.set_trial_user_attr(asked._trial_id, "same_as", same.number)
             self._end(study, self.trials()[asked.number], same.values)
         draw = random.Random(f"{self.sampling.seed} {len(self.trials())}")
-        while _key(point := self.space.point(draw.randrange(self.space.size))) in known:
+        while key_of(point := self.space.point(draw.randrange(self.space.size))) in known:
             continue
         self._add(POINTS, point)
         return self._take_waiting(worker, POINTS)
@@ -296,11 +306,13 @@ class Study:
             if trial.state.name == "RUNNING" and not worker.lives(str(trial.user_attrs.get("worker"))):
                 self._end(study, trial, trial.user_attrs.get("row", {}).get("objectives"))
         trials = self.trials(queue)
-        alive = {_key(trial.params) for trial in trials if not _is_lost(trial) and trial.params}
-        lost: dict[str, list[FrozenTrial]] = {}
+        if not any(map(_is_lost, trials)):
+            return
+        alive = {key_of(trial.params) for trial in trials if not _is_lost(trial) and trial.params}
+        lost: dict[frozenset[tuple[str, str]], list[FrozenTrial]] = {}
         for trial in trials:
             if _is_lost(trial) and trial.params and set(trial.params) == {axis.key for axis in self.space.axes}:
-                lost.setdefault(_key(trial.params), []).append(trial)
+                lost.setdefault(key_of(trial.params), []).append(trial)
         for key, before in lost.items():
             if key in alive:
                 continue
@@ -331,8 +343,9 @@ def _is_lost(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and "row" not in trial.user_attrs and "same_as" not in trial.user_attrs
 
 
-def _key(point: Point) -> str:
-    return json.dumps(dict(point), sort_keys=True)
+def key_of(point: Point) -> frozenset[tuple[str, str]]:
+    """What a point is known by, whatever the order of its settings."""
+    return frozenset(point.items())
 
 
 def _import_optuna() -> Any:
@@ -350,12 +363,11 @@ def _open_storage(path: Path) -> Any:
     import warnings
 
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the storage is experimental
         try:
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=_make_journal_lock(path)))
+            return JournalStorage(_make_journal(path))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise GreenedgeError(
                 f"{path} is damaged ({type(error).__name__}: {error}); restore it, or choose another folder with "
@@ -363,23 +375,28 @@ def _open_storage(path: Path) -> Any:
             ) from None
 
 
-def _make_journal_lock(path: Path) -> Any:
-    """Optuna's lock on its journal, held by the kernel: those of optuna are files, which a killed process leaves.
+def _make_journal(path: Path) -> Any:
+    """Optuna's journal under a lock that the kernel holds: those of optuna are files, which a killed process leaves.
 
-    What a writer that was killed has left of its last line is cut off first.
+    What a writer that was killed has left of its last line is cut off first. `is_safe`: each line is on the disk before
+    the next step, also where the power fails; not while the points of a grid are put in.
     """
+    from optuna.storages.journal import JournalFileBackend
 
-    class KernelLock:
-        def acquire(self) -> bool:
-            self._held = hold_lock(path.with_name(f".{path.name}.lock"))
-            self._held.__enter__()
-            cut_torn_line(path)
-            return True
+    class Journal(JournalFileBackend):
+        is_safe = True
 
-        def release(self) -> None:
-            self._held.__exit__(None, None, None)
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs)
+            with hold_lock(path.with_name(f".{path.name}.lock")):
+                cut_torn_line(path)
+                with open(path, "ab") as file:
+                    file.write(lines.encode())
+                    file.flush()
+                    if self.is_safe:
+                        os.fsync(file.fileno())
 
-    return KernelLock()
+    return Journal(str(path))
 
 
 def cut_torn_line(path: Path) -> None:

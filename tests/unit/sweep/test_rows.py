@@ -85,11 +85,11 @@ def test_what_programs_read(tmp_path, source, monkeypatch):
 
 
 def test_nothing_in_a_row_becomes_markup(tmp_path, source, monkeypatch):
-    from greenedge.sweep.outputs import to_page
+    from greenedge.sweep.outputs import to_json, to_page
 
     row = {"number": 0, "name": "</script><b>", "settings": {"a": "<i>"}, "status": "failed", "figures": {}}
     found = {"name": "<x>", "axes": {"a": ["<i>"]}, "objectives": [], "points": 1, "rows": [row]}
-    page = to_page(found)
+    page = to_page(found, to_json(found))
     assert "<b>" not in page and "<i>" not in page and "<x>" not in page
 
 
