@@ -145,9 +145,9 @@ def evaluate(claim):
     return {"number": claim.number, "name": f"a={claim.point['a']}", "settings": dict(claim.point), "status": "done",
             "folder": f"trials/{claim.number:04d}", "stage": "report", "figures": figures}
 study = Study(folder, space, Sampling("grid", None, 0, (True,))).open()
-began = time.monotonic()
+began, used = time.monotonic(), time.process_time()
 work(Sweep("bench", space), study, evaluate=evaluate)
-print(time.monotonic() - began)
+print(time.monotonic() - began, time.process_time() - used)
 """
 
 
@@ -180,7 +180,8 @@ def overhead() -> dict:
         Study(folder, space, Sampling("grid", None, 0, (True,))).open()
         fill = time.monotonic() - began
         command = [sys.executable, "-c", WORKER, str(folder), str(points), "sleep", "0"]
-        seconds = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        seconds, cpu_seconds = map(float, told.split())
         began = time.monotonic()
         subprocess.run(command, capture_output=True, text=True, check=True)
         resume = time.monotonic() - began
@@ -189,6 +190,8 @@ def overhead() -> dict:
         "trials": points,
         "fill_s": round(fill, 2),
         "overhead_ms_a_trial": round(1000 * (fill + seconds) / points, 1),
+        "of_it_cpu_ms": round(1000 * cpu_seconds / points, 1),
+        "load_average": round(os.getloadavg()[0], 1),
         "journal_bytes": size,
         "resume_s": round(resume, 2),
     }

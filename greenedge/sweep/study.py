@@ -139,7 +139,6 @@ class Study:
         path = self.folder / _JOURNAL
         with self.locked():
             storage = _open_storage(path)
-            storage._backend.is_safe = False
             for name in (POINTS, BUILDS):
                 directions = ["maximize" if larger else "minimize" for larger in self.sampling.larger_is_better]
                 self._queues[name] = optuna.create_study(
@@ -150,7 +149,6 @@ class Study:
                     sampler=self._make_sampler(),
                 )
             self._fill()
-            storage._backend.is_safe = True
         return self
 
     def _make_sampler(self) -> Any:
@@ -378,14 +376,15 @@ def _open_storage(path: Path) -> Any:
 def _make_journal(path: Path) -> Any:
     """Optuna's journal under a lock that the kernel holds: those of optuna are files, which a killed process leaves.
 
-    What a writer that was killed has left of its last line is cut off first. `is_safe`: each line is on the disk before
-    the next step, also where the power fails; not while the points of a grid are put in.
+    What a writer that was killed has left of its last line is cut off first. The end of a trial is on the disk before
+    the next step, with all before it; a claim that the power takes away is claimed again.
     """
     from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    ended = [state for state in TrialState if state.is_finished()]
 
     class Journal(JournalFileBackend):
-        is_safe = True
-
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
             lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs)
             with hold_lock(path.with_name(f".{path.name}.lock")):
@@ -393,7 +392,7 @@ def _make_journal(path: Path) -> Any:
                 with open(path, "ab") as file:
                     file.write(lines.encode())
                     file.flush()
-                    if self.is_safe:
+                    if any(log.get("state") in ended for log in logs):
                         os.fsync(file.fileno())
 
     return Journal(str(path))
