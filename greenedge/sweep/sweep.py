@@ -234,7 +234,9 @@ def _choose_objectives(sweep: Sweep) -> Sweep:
         chosen = ["accuracy", "bytes"]
     else:
         chosen = ["accuracy", "weight_bits"]
-    return replace(sweep, space=replace(sweep.space, objectives=tuple(chosen)))
+    if sweep.is_model and sweep.given.labels is None:  # no score is known of it
+        chosen = [name for name in ("weight_bits", *chosen[1:]) if len(chosen) < 3 or name != "weight_bits"]
+    return replace(sweep, space=replace(sweep.space, objectives=tuple(dict.fromkeys(chosen))))
 
 
 def _targets(sweep: Sweep) -> list[str]:
