@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
@@ -184,6 +187,70 @@ def test_the_array_of_a_script_ends_the_study(tmp_path, monkeypatch):
     assert done.stdout == "Submitted batch job 7\n"
     assert [row["name"] for row in _wait_for_rows(folder, 6)["rows"]] == [f"a={k}" for k in range(6)]
     assert sorted(path.name for path in (folder / "slurm").iterdir()) == ["7_0.log", "7_1.log"]
+
+
+@pytest.fixture
+def slurm_cluster(tmp_path, monkeypatch):
+    """SLURM on this machine as a cluster of one node, all in a folder of its own: Debian's slurm-wlm and munge."""
+    needed = ("munged", "slurmctld", "slurmd", "sbatch")
+    if os.geteuid() or not all(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in needed):
+        pytest.skip("slurm-wlm is not installed, or this is not root")
+    place = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # a socket's name must be short
+    (place / "key").write_bytes(os.urandom(128))
+    (place / "key").chmod(0o400)
+    node = subprocess.run(["hostname", "-s"], capture_output=True, text=True, check=True).stdout.strip()
+    ports = [_free_port(), _free_port()]
+    (place / "slurm.conf").write_text(
+        f"ClusterName=bench\nSlurmctldHost={node}(127.0.0.1)\nSlurmUser=root\nSlurmdUser=root\n"
+        f"AuthType=auth/munge\nAuthInfo=socket={place}/munge\nSlurmctldPort={ports[0]}\nSlurmdPort={ports[1]}\n"
+        f"StateSaveLocation={place}/state\nSlurmdSpoolDir={place}/spool\nSlurmctldPidFile={place}/ctld.pid\n"
+        f"SlurmdPidFile={place}/d.pid\nProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\n"
+        "SelectType=select/cons_tres\nSelectTypeParameters=CR_CPU\nReturnToService=2\nMpiDefault=none\n"
+        "JobAcctGatherType=jobacct_gather/none\nAccountingStorageType=accounting_storage/none\n"
+        f"NodeName={node} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN\n"
+        f"PartitionName=all Nodes={node} Default=YES MaxTime=INFINITE State=UP\n"
+    )
+    for name in ("state", "spool"):
+        (place / name).mkdir()
+    monkeypatch.setenv("SLURM_CONF", str(place / "slurm.conf"))
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
+    commands = (
+        ["munged", "--foreground", "--force", f"--key-file={place}/key", f"--socket={place}/munge",
+         f"--pid-file={place}/munge.pid", f"--seed-file={place}/seed", f"--log-file={place}/munge.log"],
+        ["slurmctld", "-D", "-L", f"{place}/ctld.log"],
+        ["slurmd", "-D", "-N", node, "-L", f"{place}/d.log"],
+    )  # fmt: skip
+    started = []
+    try:
+        for command in commands:
+            with open(place / f"{command[0]}.out", "wb") as out:
+                started.append(subprocess.Popen(command, stdout=out, stderr=out, cwd=place))
+            time.sleep(1.0)
+        end = time.monotonic() + WAIT_S
+        while "idle" not in subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True).stdout:
+            assert time.monotonic() < end, [path.read_text()[-600:] for path in place.glob("*.[lo][ou]*")]
+            time.sleep(0.3)
+        yield place
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(20)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_slurm_itself(tmp_path, monkeypatch, slurm_cluster):
+    folder = _submit(tmp_path, monkeypatch)
+    told = subprocess.run(["sbatch", str(folder / "slurm.sh")], capture_output=True, text=True)
+    assert told.stdout.startswith("Submitted batch job "), told.stderr
+    assert [row["name"] for row in _wait_for_rows(folder, 6)["rows"]] == [f"a={k}" for k in range(6)]
+    assert {path.name.partition("_")[2] for path in (folder / "slurm").iterdir()} <= {"0.log", "1.log"}
 
 
 def test_the_script(tmp_path):
