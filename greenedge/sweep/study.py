@@ -37,6 +37,7 @@ BEAT_S = 5.0  # how often a worker touches its file
 LEASE_S = 60.0  # without a touch for so long a worker is taken for lost even where its lock is held (a frozen host)
 _JOURNAL = "journal.log"
 _LONG_AXIS = 32  # values
+_MAX_TRIALS = 1000  # more than a sampler sees of one seed's trials before the next seed's begin
 _MAX_DUPLICATES = 30  # proposals of points that are known before one is drawn at random
 
 
@@ -146,14 +147,15 @@ class Study:
                     study_name=name,
                     directions=directions if name == POINTS else ["minimize"],
                     load_if_exists=True,
-                    sampler=self._make_sampler(),
                 )
             self._fill()
         return self
 
     def _make_sampler(self) -> Any:
+        """The sampler for the next point. What it goes by lies in the journal; its seed follows from how many trials there
+        are, so that two workers do not draw alike, and one alone draws the same every time."""
         optuna = _import_optuna()
-        seed, trials = self.sampling.seed, self.sampling.trials or 0
+        seed, trials = self.sampling.seed * _MAX_TRIALS + len(self.trials()), self.sampling.trials or 0
         if self.sampling.sampler == "nsga2":
             return optuna.samplers.NSGAIISampler(population_size=max(4, min(50, trials // 5)), seed=seed)
         if self.sampling.sampler == "tpe":
@@ -279,6 +281,7 @@ class Study:
             return None
         choices = {axis.key: optuna.distributions.CategoricalDistribution(axis.values) for axis in self.space.axes}
         for _ in range(_MAX_DUPLICATES):
+            study.sampler = self._make_sampler()
             asked = study.ask(choices)
             same = known.get(key_of(asked.params))
             if same is None:

@@ -62,18 +62,20 @@ class Trial:
         yield lambda done, total, text: self.progress(done, total, f"{name}: {text}" if text else name)
 
     def tell(self, name: str, status: str, seconds: float | None) -> None:
-        """Calls `on_stage`."""
-        self.on_stage(
-            self.run,
-            {
-                "name": name_point(self.claim.point),
-                "settings": dict(self.claim.point),
-                "stage": name,
-                "status": status,
-                "seconds": seconds,
-                "figures": self.figures or {},
-            },
-        )
+        """Calls `on_stage`. What goes wrong there is noted in the row: a tracker that is away ends no run."""
+        summary = {
+            "name": name_point(self.claim.point),
+            "settings": dict(self.claim.point),
+            "stage": name,
+            "status": status,
+            "seconds": seconds,
+            "figures": self.figures or {},
+        }
+        try:
+            self.on_stage(self.run, summary)
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0][:200]
+            self.facts = {**(self.facts or {}), "untracked": f"{name}: {type(error).__name__}: {said}"}
 
 
 class _Display:
@@ -106,7 +108,8 @@ def run_trial(
         _advance(trial)
     except Exception as error:
         status, sentence = _describe_end(error)
-    figures = _read_figures(trial)
+    trial.figures = _read_figures(trial)
+    trial.tell("trial", status, (trial.facts or {}).get("seconds"))
     row = {
         "number": claim.number,
         "name": name_point(claim.point),
@@ -116,11 +119,9 @@ def run_trial(
         "stage": trial.stage,
         "folder": trial.folder,
         "wall_s": round(time.monotonic() - began, 2),
-        "figures": figures,
+        "figures": trial.figures,
         **(trial.facts or {}),
     }
-    trial.figures = figures
-    trial.tell("trial", status, row.get("seconds"))
     return {key: value for key, value in row.items() if value not in ("", None)}
 
 

@@ -127,6 +127,15 @@ def test_stages_that_points_share_are_run_once(tmp_path, source, monkeypatch):
     assert seen.count(("build", "done")) == 3 and seen.count(("trial", "done")) == 3
 
 
+def test_a_tracker_that_is_away_ends_nothing(tmp_path, source, monkeypatch):
+    def on_stage(run, summary):
+        raise ConnectionError("nobody answers\nat all")
+
+    install(monkeypatch)
+    row = run_sweep(plan(source, ["build.fps=1"]), tmp_path / "s", watch=Watch(on_stage=on_stage))["rows"][0]
+    assert row["status"] == "done" and row["untracked"] == "trial: ConnectionError: nobody answers"
+
+
 def test_builds_for_the_front_only(tmp_path, source, monkeypatch):
     from greenedge.backends.interface import Outline
 
