@@ -152,8 +152,8 @@ class Study:
         return self
 
     def _make_sampler(self) -> Any:
-        """The sampler for the next point. What it goes by lies in the journal; its seed follows from how many trials there
-        are, so that two workers do not draw alike, and one alone draws the same every time."""
+        """The sampler for the next point. What it goes by lies in the journal; its seed follows from how many trials
+        there are: two workers do not draw alike, and one alone draws the same every time."""
         optuna = _import_optuna()
         seed, trials = self.sampling.seed * _MAX_TRIALS + len(self.trials()), self.sampling.trials or 0
         if self.sampling.sampler == "nsga2":
