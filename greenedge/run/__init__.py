@@ -1,1 +1,1 @@
-"""Runs: the stages and their order, the run folder, the manifest, jobs, sweeps."""
+"""Runs: the stages and their order, the run folder, the manifest, jobs."""

@@ -124,7 +124,7 @@ def _join(sweep: Sweep, folder: Path, request: Request, tell: Callable[[str], No
     study: Study = begin_study(sweep, folder, request.retry)
     with ExitStack() as opened:
         work(sweep, study, _watch(sweep, folder, request, tell, opened))
-    return write_outputs(sweep, study)
+    return write_outputs(sweep, study, last=True)
 
 
 def _with_report(found: dict[str, Any], folder: Path) -> dict[str, Any]:

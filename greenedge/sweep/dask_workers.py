@@ -61,7 +61,7 @@ def run_on_dask(
             "greenedge under the same paths: the logs of the Dask workers say what they said, and the same command "
             "goes on from here."
         )
-    return write_outputs(sweep, study)
+    return write_outputs(sweep, study, last=True)
 
 
 @contextmanager

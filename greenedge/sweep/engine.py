@@ -137,8 +137,8 @@ def run_sweep(
     if jobs == 1:
         work(sweep, study, watch)
     else:
-        run_workers(study, jobs, worker_command(sweep, folder, track), sweep.builds and sweep.build == "front")
-    return write_outputs(sweep, study)
+        run_workers(sweep, study, jobs, worker_command(sweep, folder, track))
+    return write_outputs(sweep, study, last=True)
 
 
 def worker_command(sweep: Sweep, folder: Path, track: Sequence[str] = ()) -> list[str]:
@@ -147,7 +147,7 @@ def worker_command(sweep: Sweep, folder: Path, track: Sequence[str] = ()) -> lis
     return [sys.executable, "-m", "greenedge.cli", "sweep", sweep.source, "--study", str(folder), "--worker", *tracked]
 
 
-def run_workers(study: Study, jobs: int, command: Sequence[str], builds: bool = False) -> None:
+def run_workers(sweep: Sweep, study: Study, jobs: int, command: Sequence[str]) -> None:
     """Starts processes that work on the study and waits for its end; one that is killed is replaced.
 
     Raises ToolError where workers end although trials are left.
@@ -162,7 +162,7 @@ def run_workers(study: Study, jobs: int, command: Sequence[str], builds: bool = 
             for process in [process for process in running if process.poll() is not None]:
                 running.remove(process)
                 codes.append(process.returncode)
-                if process.returncode < 0 and (study.unfinished(POINTS) or study.unfinished(BUILDS)):
+                if process.returncode < 0 and not has_ended(sweep, study):
                     running.append(_start(command, environment))
     finally:
         for process in running:
@@ -174,8 +174,8 @@ def run_workers(study: Study, jobs: int, command: Sequence[str], builds: bool = 
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-    left = study.unfinished(POINTS) + study.unfinished(BUILDS)
-    if left or not any(code == 0 for code in codes):
+    if not has_ended(sweep, study):
+        left = study.unfinished(POINTS) + study.unfinished(BUILDS)
         raise ToolError(
             f"the workers of {study.folder} ended with status {', '.join(map(str, sorted(set(codes))))} and left "
             f"{left} trials; what they said stands above, and the same command goes on from here."

@@ -133,10 +133,10 @@ def of_summary(summary: Mapping[str, Any]) -> Figures:
                 found[key] = {"value": table[key], "evidence": word}
     if scores := summary.get("accuracy"):
         found["built_accuracy"] = {"value": list(scores.values())[-1], "evidence": "test samples"}
-    return found | _of_energy(summary.get("energy") or ())
+    return found | of_energy(summary.get("energy") or ())
 
 
-def _of_energy(rows: Sequence[Mapping[str, Any]]) -> Figures:
+def of_energy(rows: Sequence[Mapping[str, Any]]) -> Figures:
     """Joules per inference, of the last row that `greenedge energy measure` kept for each kind of evidence."""
     if not rows:
         return {}

@@ -8,13 +8,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from greenedge import __version__
 from greenedge.errors import UnsupportedError, VerificationError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.files.locks import hold_lock
-from greenedge.sweep.figures import KINDS, comparable
+from greenedge.report.summary import read_json
+from greenedge.sweep.figures import KINDS, comparable, of_energy
 from greenedge.sweep.front import as_costs, find_front, find_knee
 from greenedge.sweep.study import BUILDS, POINTS, Row, Study, key_of
 from greenedge.sweep.sweep import Sweep
@@ -72,17 +74,30 @@ def collect(sweep: Sweep, study: Study) -> dict[str, Any]:
     }
 
 
-def write_outputs(sweep: Sweep, study: Study) -> dict[str, Any]:
-    """Writes the three files of a study, each whole; what sweep.json says."""
+def write_outputs(sweep: Sweep, study: Study, last: bool = False) -> dict[str, Any]:
+    """Writes the three files of a study, each whole; what sweep.json says. The `last` time with the joules that
+    `greenedge energy measure` has kept in the runs since."""
     with hold_lock(study.folder / ".outputs.lock"):
         for left in study.folder.glob(".sweep.*.part"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
         found = collect(sweep, study)
+        if last:
+            rows = [_add_energy(row, study.folder) for row in found["rows"]]
+            found["rows"] = mark_front(rows, sweep.space.objectives)
         text = to_json(found)
         for name, content in ((JSON, text), (CSV, to_csv(found)), (PAGE, to_page(found, text))):
             with atomic_write(study.folder / name) as aside:
                 aside.write_text(content, encoding="utf-8")
     return found
+
+
+def _add_energy(row: Row, study: Path) -> Row:
+    """The row with the energy and the carbon of an inference that its run's summary has by now."""
+    if row.get("stage") != "report":
+        return row
+    summary = read_json(study / row["folder"], "report", "summary.json") or {}
+    plain = {key: value for key, value in row.items() if key not in ("front", "knee")}
+    return {**plain, "figures": {**row["figures"], **of_energy(summary.get("energy") or ())}}
 
 
 def to_json(found: Mapping[str, Any]) -> str:

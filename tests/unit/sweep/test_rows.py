@@ -127,6 +127,23 @@ def test_stages_that_points_share_are_run_once(tmp_path, source, monkeypatch):
     assert seen.count(("build", "done")) == 3 and seen.count(("trial", "done")) == 3
 
 
+def test_joules_that_were_measured_since_are_shown(tmp_path, source, monkeypatch):
+    from greenedge.energy.evidence import Figure, figure_json
+
+    install(monkeypatch)
+    space = make_space(parse_vary(["build.fps=1,2"]), (), ("energy_j",))
+    sweep = plan_sweep(Sweep(source[0], space, sampler="auto"), [source[1]])
+    assert not any("front" in row for row in run_sweep(sweep, tmp_path / "s")["rows"])
+    for number, evidence in ((0, "measured"), (1, "estimated")):
+        path = tmp_path / "s" / "trials" / f"{number:04d}" / "7-report" / "summary.json"
+        figure = figure_json(Figure(2e-6, "energy", "j", "board", evidence, covers="whole board"))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "energy": [{"figures": {"total": figure}}]}))
+    measured, estimated = run_sweep(sweep, tmp_path / "s")["rows"]
+    assert measured["figures"]["energy_j"] == {"value": 2e-6, "evidence": "measured", "scope": "board, whole board"}
+    assert "energy_j" not in estimated["figures"] and estimated["figures"]["energy_estimate_j"]["value"] == 2e-6
+    assert (measured.get("front"), estimated.get("front")) == (0, None)
+
+
 def test_a_tracker_that_is_away_ends_nothing(tmp_path, source, monkeypatch):
     def on_stage(run, summary):
         raise ConnectionError("nobody answers\nat all")

@@ -180,7 +180,7 @@ def check_nothing_lost(folder: Path, points: int, alone: Path) -> None:
 def test_a_killed_worker_is_replaced_and_its_trial_done(tmp_path):
     folder = tmp_path / "s"
     study = studies.make_study(folder, 8)
-    run_workers(study, 2, studies.worker_script(folder, 8, 0.02, kills_itself_at=3))
+    run_workers(studies.make_sweep(8), study, 2, studies.worker_script(folder, 8, 0.02, kills_itself_at=3))
     check_nothing_lost(folder, 8, tmp_path / "alone")
     begun = Counter(line.split()[2] for line in (folder / "events.log").read_text().splitlines() if "begin" in line)
     assert begun == {**{str(k): 1 for k in range(8)}, "3": 2}
@@ -189,7 +189,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_done(tmp_path):
 def test_workers_that_all_fail_are_told_of(tmp_path):
     study = studies.make_study(tmp_path / "s", 2)
     with pytest.raises(ToolError) as caught:
-        run_workers(study, 2, [sys.executable, "-c", "raise SystemExit(7)"])
+        run_workers(studies.make_sweep(2), study, 2, [sys.executable, "-c", "raise SystemExit(7)"])
     assert str(caught.value) == (
         f"the workers of {tmp_path / 's'} ended with status 7 and left 2 trials; what they said stands above, and the "
         "same command goes on from here."
