@@ -56,7 +56,8 @@ def grid(study: Path | None) -> dict:
         seconds = time.monotonic() - began
         folder = study or Path(scratch) / "study"
         trainings = sum(path.is_dir() for path in (folder / "trainings").iterdir())
-        alone = {json.dumps(row["settings"]): _run_alone(row["settings"], Path(scratch)) for row in found["rows"]}
+        place = study.parent / "alone" if study else Path(scratch)
+        alone = {json.dumps(row["settings"]): _run_alone(row["settings"], place) for row in found["rows"]}
     rows = found["rows"]
     front = sorted(row["name"] for row in rows if "front" in row)
     values = [alone[json.dumps(row["settings"])] for row in rows]
@@ -85,7 +86,7 @@ def _run_alone(settings: dict[str, str], scratch: Path) -> list[float] | None:
     """The objectives of a point by the other verbs: `run --until lower` once a training, `build --until plan`."""
     bits, acts = settings["quantise.weight_bits"], settings["quantise.act_bits"]
     run = scratch / f"alone-{bits}-{acts}"
-    if not run.is_dir():
+    if not (run / "3-lower").is_dir():
         chosen = [f"--set=quantise.weight_bits={bits}", f"--set=quantise.act_bits={acts}"]
         _greenedge("run", "digits-mlp", "--until", "lower", *chosen, "-o", str(run))
     accuracy = json.loads((run / "1-train" / "metrics.json").read_text())["accuracy"]

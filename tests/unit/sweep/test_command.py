@@ -110,7 +110,7 @@ def test_a_frame(cli, tmp_path, monkeypatch):
     table = api.sweep("small.onnx", {"build.fps": [1, 4]}, board, study="s", progress=False)
     monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=list))
     rows = table.to_frame()
-    assert [(row["build.fps"], row["status"], row["on_front"]) for row in rows] == [("1", "done", False), ("4", "refused", False)]  # fmt: skip  # noqa: E501
+    assert [(row["build.fps"], row["status"], row["on_front"]) for row in rows] == [("1", "done", True), ("4", "refused", False)]  # fmt: skip  # noqa: E501
     assert rows[0]["bytes"] > 0 and rows[1]["bytes"] is None
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ToolError, match=r"^a frame is pandas' and pandas is not installed: pip install pandas.$"):
