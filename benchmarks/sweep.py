@@ -47,7 +47,7 @@ AXES = (
 def grid(study: Path | None) -> dict:
     """The sweep's front against that of every point on its own: trained again by `run`, planned as `build` plans.
 
-    `seconds` are those of this command: few where the study was there.
+    `seconds` are unknown where the study may have been there.
     """
     sweep = plan_sweep(Sweep("digits-mlp", make_space(AXES, (), OBJECTIVES), until="plan", sampler="auto"))
     with tempfile.TemporaryDirectory() as scratch:
@@ -68,7 +68,7 @@ def grid(study: Path | None) -> dict:
         "points": len(rows),
         "statuses": dict(Counter(row["status"] for row in rows)),
         "trainings": trainings,
-        "seconds": round(seconds, 1),
+        "seconds": None if study else round(seconds, 1),
         "longest_refusal_s": max((row["wall_s"] for row in rows if row["status"] == "refused"), default=None),
         "front": front,
         "front_is_the_exhaustive_one": front == expected,

@@ -180,7 +180,7 @@ def check_nothing_lost(folder: Path, points: int, alone: Path) -> None:
 def test_a_killed_worker_is_replaced_and_its_trial_done(tmp_path):
     folder = tmp_path / "s"
     study = studies.make_study(folder, 8)
-    run_workers(studies.make_sweep(8), study, 2, studies.worker_script(folder, 8, 0.02, kills_itself_at=3))
+    run_workers(studies.make_sweep(8), study, 1, studies.worker_script(folder, 8, 0.02, kills_itself_at=3))
     check_nothing_lost(folder, 8, tmp_path / "alone")
     begun = Counter(line.split()[2] for line in (folder / "events.log").read_text().splitlines() if "begin" in line)
     assert begun == {**{str(k): 1 for k in range(8)}, "3": 2}
