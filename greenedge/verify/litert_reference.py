@@ -18,7 +18,7 @@ from greenedge.backends.int8.tflite.runtime import run_file
 from greenedge.errors import GreenedgeError, ToolError, VerificationError
 from greenedge.frontends.samples import Samples
 from greenedge.frontends.tflite.file import File, Tensor, read_file
-from greenedge.frontends.tflite.network import METADATA
+from greenedge.frontends.tflite.network import METADATA, REAL
 from greenedge.graph.joined_outputs import join_outputs
 from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower import Lowered
@@ -36,7 +36,7 @@ WORDS = {"xnnpack": "XNNPACK", "reference": "LiteRT's reference kernels"}
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model in normal form came from: the kernel set it was read with, and which tensor of the file holds the
+    """Where a model in normal form came from: the arithmetic it was read in, and which tensor of the file holds the
     integers of which tensor here."""
 
     arithmetic: str
@@ -56,18 +56,20 @@ def read_origin(model: ModelProto) -> Origin | None:
         origin = Origin(facts["arithmetic"], {str(name): int(number) for name, number in facts["tensors"].items()})
     except (ValueError, KeyError, TypeError, AttributeError):
         origin = None
-    if origin is None or origin.arithmetic not in STAGES:
+    if origin is None or origin.arithmetic not in (*STAGES, REAL):
         raise GreenedgeError("the model does not say how its .tflite was read; run the export stage again.")
     return origin
 
 
 def find_origin(run: RunFolder) -> Origin | None:
-    """As `read_origin`, of a run's exported model; None where the run keeps no .tflite."""
+    """As `read_origin`, of a run's exported model; None where the run keeps no .tflite, or one that was read for its
+    real arithmetic, which no runtime of it computes: its form in quantisers is an ONNX model like any other."""
     if not run.original.is_file():
         return None
     import onnx
 
-    return read_origin(onnx.load(run.model, load_external_data=False))
+    origin = read_origin(onnx.load(run.model, load_external_data=False))
+    return None if origin is not None and origin.arithmetic == REAL else origin
 
 
 def compare_with_litert(

@@ -46,6 +46,18 @@ def test_a_run_is_compared_with_litert_on_the_original_file(tmp_path, rng, arith
     assert all(entry["mismatches"] == 0 for entry in found)
 
 
+@pytest.mark.tool("g++")
+def test_a_run_in_real_arithmetic_is_compared_with_its_quantisers_and_not_with_litert(tmp_path, rng):
+    run = run_file(tmp_path, rng, "residual", "real", "cortex-m4")
+    found = json.loads((RunFolder(run).verify / "verify.json").read_text())
+    first = found["verify"][0]
+    assert (first["reference"], first["candidate"], first["samples"]) == ("qonnx", "graph", 100)
+    assert "litert" not in found["stages"] and all(entry["mismatches"] == 0 for entry in found["verify"])
+    assert (
+        "qonnx" in load_manifest(run).about["evidence"] and load_manifest(run).about["source"]["arithmetic"] == "real"
+    )
+
+
 @pytest.fixture(scope="module")
 def lowered_run(tmp_path_factory):
     rng = np.random.default_rng(5)

@@ -21,12 +21,12 @@ from greenedge.errors import GreenedgeError, Reason, ReasonKind, Refused, Unsupp
 from greenedge.frontends.tflite import elementwise, linear, moves, pools
 from greenedge.frontends.tflite.file import File, Tensor, read_file
 from greenedge.frontends.tflite.kernels import KERNELS
-from greenedge.frontends.tflite.network import Network, Rule
+from greenedge.frontends.tflite.network import REAL, Network, Rule
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-ARITHMETICS = KERNELS
+ARITHMETICS = (*KERNELS, REAL)
 FAMILIES = (linear, pools, elementwise, moves)
 RULES: dict[str, Rule] = {kind: rule for family in FAMILIES for kind, rule in family.RULES.items()}
 _SUMS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
@@ -149,7 +149,11 @@ def _add_inputs(net: Network) -> dict[str, Tensor]:
         if tensor.kind == "FLOAT32":
             net.floats[number] = name
         else:
-            net.put(tensor, net.put_first(name, tensor.shape, f"{name}_first"))
+            try:
+                first = net.put_first(name, tensor.shape, f"{name}_first")
+                net.put(tensor, net.read_stored(tensor, first, name) if net.is_real else first)
+            except Refused as refusal:
+                net.reasons.append(refusal.at(name))
     return inputs
 
 

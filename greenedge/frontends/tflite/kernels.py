@@ -24,7 +24,7 @@ from greenedge.backends.int8.arithmetic import (
 )
 from greenedge.graph.ops.base import Array, Floats, Ints
 
-KERNELS = ("xnnpack", "reference")  # the default first
+KERNELS: tuple[str, str] = ("xnnpack", "reference")  # the default first
 STORED = np.arange(-128, 128)  # every int8
 MUL_RATIOS = (2.0**-16, 2.0**8)  # fl(fl(s1*s2)/so) of a product that XNNPACK takes
 QUANTISE_RATIOS = (2.0**-8, 2.0**7)  # si/so of a QUANTIZE and of a LEAKY_RELU that XNNPACK takes

@@ -98,7 +98,7 @@ def _read_bias(net: Network, operator: Operator, at: int, channels: int) -> Ints
 def _requantise(net: Network, operator: Operator, total: _Sum, weight: Tensor, bias: Ints, axis: int) -> None:
     """The layer's output: what the kernel set stores for every sum with its bias."""
     out = net.code(net.tensor(operator.outputs[0]))
-    channels = len(total.low)
+    channels = len(bias)
     if len(weight.scales) not in (1, channels) or (len(weight.scales) > 1 and weight.axis != axis):
         raise Refused(
             ReasonKind.UNSUPPORTED_SCALE,
@@ -106,6 +106,8 @@ def _requantise(net: Network, operator: Operator, total: _Sum, weight: Tensor, b
             f"weights have one scale, or one for each of {channels} channels",
             "convert it again",
         )
+    if net.is_real:
+        return net.store(operator, total.name, read_activation(operator))
     bounds = clamp(read_activation(operator), out, net.kernels)
     _require_in_range(net, total, weight, bias, out)
     step = requantise_sum(operator.kind, net.kernels, total.source.scale, weight.scales, out, bounds)
@@ -132,6 +134,22 @@ def _require_in_range(net: Network, total: _Sum, weight: Tensor, bias: Ints, out
             "LiteRT's 32-bit sums must not overflow",
             "correct the bias, or quantise the layer again",
         )
+
+
+def _put_weights(
+    net: Network, operator: Operator, values: Ints, tensor: Tensor, axis: int, bias: Ints, code: Code
+) -> list[str]:
+    """The constants of a layer in ONNX's order, the channels along `axis`: its weights, which are integers before a
+    step function that knows the bias; of real numbers, real weights and the bias, if there is one, which counts in
+    steps of both scales."""
+    name = f"{operator.name}_weight"
+    if not net.is_real:
+        return [net.number(values, name)]
+    scales = tensor.scales
+    constants = [net.dequantise(values, np.int8, scales, name, axis)]
+    if bias.any():
+        constants.append(net.dequantise(bias, np.int32, code.scale * scales, f"{operator.name}_bias"))
+    return constants
 
 
 # -- dense -------------------------------------------------------------------------------------------------------------
@@ -162,11 +180,14 @@ def fully_connected(net: Network, operator: Operator) -> None:
     if source.shape != flat:
         value = net.reshape(value, flat, f"{operator.name}_rows")
     value = net.centre(value, code, f"{operator.name}_centred")
-    name = net.node("MatMul", [value, net.number(weight.T, f"{operator.name}_weight")], f"{operator.name}_sum")
+    bias = _read_bias(net, operator, 2, len(weight))
+    matrix, *more = _put_weights(net, operator, weight.T, tensor, 1, bias, code)
+    name = net.node("MatMul", [value, matrix], f"{operator.name}_sum")
+    for addend in more:
+        name = net.node("Add", [name, addend], f"{operator.name}_biased")
     wanted = order_shape(out.shape)
     if wanted != (*flat[:-1], len(weight)):
         name = net.reshape(name, wanted, f"{operator.name}_shaped") if rows == 1 else _shape_rows(net, name, out)
-    bias = _read_bias(net, operator, 2, len(weight))
     _requantise(net, operator, _Sum(name, *_reach(weight, code), code), tensor, bias, 0)
 
 
@@ -252,10 +273,11 @@ def _convolve(net: Network, operator: Operator, weight: Ints, tensor: Tensor, gr
     strides, dilations = read_strides(operator), read_pair(operator, "dilationHFactor", "dilationWFactor", 1)
     pads = read_pads(operator, source.shape[1:3], kernel, strides, dilations)
     require_window(source, out, len(weight), kernel, strides, pads, dilations)
+    bias = _read_bias(net, operator, 2, len(weight))
     value = net.centre(net.value(source.number), code, f"{operator.name}_centred")
     name = net.node(
         "Conv",
-        [value, net.number(weight, f"{operator.name}_weight")],
+        [value, *_put_weights(net, operator, weight, tensor, 0, bias, code)],
         f"{operator.name}_sum",
         kernel_shape=list(kernel),
         strides=strides,
@@ -263,7 +285,6 @@ def _convolve(net: Network, operator: Operator, weight: Ints, tensor: Tensor, gr
         dilations=dilations,
         group=groups,
     )
-    bias = _read_bias(net, operator, 2, len(weight))
     _requantise(net, operator, _Sum(name, *_reach(weight, code), code), tensor, bias, axis)
 
 
@@ -312,17 +333,17 @@ def transpose_conv(net: Network, operator: Operator) -> None:
             "--arithmetic reference",
         )
     pads, more = _cut_transposed(operator, source, out, kernel, strides)
+    bias = _read_bias(net, operator, 3, len(weight))
     value = net.centred_levels(source.number, code, operator.name)
     name = net.node(
         "ConvTranspose",
-        [value, net.number(weight.transpose(3, 0, 1, 2), f"{operator.name}_weight")],
+        [value, *_put_weights(net, operator, weight.transpose(3, 0, 1, 2), tensor, 1, bias, code)],
         f"{operator.name}_sum",
         kernel_shape=list(kernel),
         strides=strides,
         pads=pads,
         output_padding=more,
     )
-    bias = _read_bias(net, operator, 3, len(weight))
     _requantise(net, operator, _Sum(name, *_reach(weight, code), code), tensor, bias, 0)
 
 

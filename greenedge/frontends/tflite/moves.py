@@ -80,7 +80,7 @@ def pad(net: Network, operator: Operator) -> None:
     ordered = np.zeros_like(widths)
     ordered[places] = widths
     pads = net.constant(ordered.T.reshape(-1), f"{operator.name}_pads")
-    fill = net.number(target.zero, f"{operator.name}_fill")
+    fill = net.number(0 if net.is_real else target.zero, f"{operator.name}_fill")
     net.put(out, net.node("Pad", [net.value(source.number), pads, fill], operator.name, mode="constant"))
 
 
@@ -152,6 +152,9 @@ def quantize(net: Network, operator: Operator) -> None:
         scale = net.number(code.scale, f"{operator.name}_scale")
         zero = net.constant(np.array(code.zero, np.int8), f"{operator.name}_zero_point")
         levels = net.node("QuantizeLinear", [net.floats[source.number], scale, zero], f"{operator.name}_levels")
+        if net.is_real:
+            real = net.node("DequantizeLinear", [levels, scale, zero], f"{operator.name}_real")
+            return net.put(out, net.put_first(real, out.shape, operator.name))
         value = net.node("Cast", [levels], f"{operator.name}_stored", to=_FLOAT)
         net.put(out, net.put_first(value, out.shape, operator.name))
         return
@@ -168,6 +171,8 @@ def quantize(net: Network, operator: Operator) -> None:
                 "the two hold the same levels, 128 apart",
                 "convert with inference_input_type=tf.int8",
             )
+        if net.is_real:
+            return net.put(out, net.value(source.number))
         net.put(
             out, net.node("Add", [net.value(source.number), net.number(shift, f"{operator.name}_128")], operator.name)
         )
@@ -193,6 +198,8 @@ def dequantise(net: Network, source: Tensor, name: str) -> str:
             "outputs are int8 or uint8 with one scale",
             "convert with full-integer quantisation",
         )
+    if net.is_real:
+        return net.put_last(net.value(source.number), source.shape, f"{name}_real")
     kind, number = (np.int8, _INT8) if source.kind == "INT8" else (np.uint8, _UINT8)
     value = net.put_last(net.value(source.number), source.shape, f"{name}_last")
     stored = net.node("Cast", [value], f"{name}_stored", to=number)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greenedge.backends.int8.arithmetic import REAL_BOUNDS
 from greenedge.errors import Reason, ReasonKind, Refused
 from greenedge.frontends.domains import QONNX
 from greenedge.frontends.names import take_name
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto
 
 METADATA = "greenedge.tflite"  # the key under which a model says of which file, and in whose arithmetic, it is
-OPSET = 13
+REAL = "real"  # the arithmetic of the file's real numbers, which is no kernel set's
+OPSET = 14
 INT8 = (-128, 127)
 _FIRST, _LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # from the file's axes to channels first, and back
 _MAX_CONSTANTS = 1 << 27  # numbers in all constants together
@@ -55,6 +57,7 @@ class Network:
 
     def __init__(self, file: File, kernels: str) -> None:
         self.file, self.kernels = file, kernels
+        self.is_real = kernels == REAL  # values are then real numbers, each behind a quantiser
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, Array] = {}
         self.values: dict[int, str] = {}  # tensor of the file → its integers
@@ -170,31 +173,93 @@ class Network:
         return self.node("Transpose", [source], name, perm=list(permutation))
 
     def centre(self, source: str, code: Code, name: str) -> str:
-        """Stored integers counted from their zero point."""
-        return self.node("Sub", [source, self.number(code.zero, f"{name}_zero")], name) if code.zero else source
+        """Stored integers counted from their zero point; real numbers are as they are."""
+        if self.is_real or not code.zero:
+            return source
+        return self.node("Sub", [source, self.number(code.zero, f"{name}_zero")], name)
 
     def centred_levels(self, number: int, code: Code, name: str) -> str:
         """The levels of an activation counted from its zero point, as levels of their own: those of the step function
-        that made them, from another lowest one. Raises Refused for a tensor that no step function made."""
+        or the quantiser that made them, from another lowest one. Raises Refused for a tensor that neither made."""
         value = self.value(number)
         if code.zero == 0:
             return value
-        maker = next((node for node in self.nodes if node.output[0] == value), None)
-        if maker is None or maker.op_type != "MultiThreshold":
+        makers = {node.output[0]: node for node in self.nodes}
+        maker = makers.get(value)
+        if self.is_real and maker is not None and maker.op_type == "DequantizeLinear":
+            maker = makers.get(maker.input[0])
+        if maker is None or maker.op_type not in ("MultiThreshold", "QuantizeLinear"):
             raise Refused(
                 ReasonKind.UNSUPPORTED_ZERO_POINT,
                 f"an input with the zero point {code.zero} that no layer computes",
                 "the border of a transposed convolution sees fewer samples, so 0 must stand for real 0",
                 "let another layer come before it, or quantise it symmetrically",
             )
+        if self.is_real:
+            return self._quantise_around_zero(maker.input[0], code, f"{name}_levels")
         attributes = {a.name: _read_attribute(a) for a in maker.attribute}
         attributes |= {"out_bias": attributes["out_bias"] - code.zero, "zero_point": 0, "out_dtype": "INT9"}
         return self.node("MultiThreshold", list(maker.input), f"{name}_levels", QONNX, **attributes)
+
+    def _quantise_around_zero(self, source: str, code: Code, name: str) -> str:
+        """Real numbers at the levels of `code`, whose integers count from real 0."""
+        ends = [self.number(np.float64(code.scale) * (end - code.zero), f"{name}_end") for end in INT8]
+        clipped = self.node("Clip", [source, *ends], f"{name}_clip")
+        parameters = [self.number(value, f"{name}_parameter") for value in (code.scale, 0, 9)]
+        return self.node("Quant", [clipped, *parameters], name, QONNX, signed=1, narrow=0, rounding_mode="ROUND")
 
     def put(self, tensor: Tensor, source: str) -> None:
         """Notes that `source` holds the integers of a tensor."""
         self.values[tensor.number] = source
         self.tensors.setdefault(source, tensor.number)
+
+    # -- real numbers ------------------------------------------------------------------------------------------------
+
+    def dequantise(self, values: Ints, kind: type[np.generic], scales: Array, name: str, axis: int = 0) -> str:
+        """A constant's real numbers: scales * values, one scale for all or one for each index along `axis`."""
+        parts = [
+            self.constant(values.astype(kind), f"{name}_stored"),
+            self.number(scales if len(scales) > 1 else scales[0], f"{name}_scale"),
+        ]
+        options: dict[str, Any] = {"axis": axis} if len(scales) > 1 else {}
+        return self.node("DequantizeLinear", parts, name, **options)
+
+    def quantise(self, tensor: Tensor, source: str, name: str) -> None:
+        """Notes a tensor's real numbers: `source` rounded to its levels, halves to even."""
+        code = self.code(tensor)
+        levels = self.node("QuantizeLinear", [source, *self._put_code(tensor, code, name)], name)
+        self.put(tensor, self.read_levels(tensor, levels, f"{name}_real"))
+
+    def read_levels(self, tensor: Tensor, levels: str, name: str) -> str:
+        """The real numbers of a tensor's integers, as ONNX stores them."""
+        return self.node("DequantizeLinear", [levels, *self._put_code(tensor, self.code(tensor), name)], name)
+
+    def read_stored(self, tensor: Tensor, source: str, name: str) -> str:
+        """The real numbers of an input's integers, as floats."""
+        if len(tensor.scales) != 1:
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SCALE,
+                f"input {tensor.name!r} has {len(tensor.scales)} scales",
+                "an input's integers have one scale",
+                "convert it again",
+            )
+        code = Code(np.float32(tensor.scales[0]), int(tensor.zeros[0]))
+        centred = self.node("Sub", [source, self.number(code.zero, f"{name}_zero")], f"{name}_centred")
+        return self.node("Mul", [centred, self.number(code.scale, f"{name}_scale")], f"{name}_real")
+
+    def _put_code(self, tensor: Tensor, code: Code, name: str) -> tuple[str, str]:
+        zero = np.array(code.zero, tensor.kind.lower())
+        return self.number(code.scale, f"{name}_scale"), self.constant(zero, f"{name}_zero_point")
+
+    def store(self, operator: Operator, source: str, activation: str = "NONE") -> None:
+        """The output of an operator is `source` behind a fused activation, quantised."""
+        limits = REAL_BOUNDS[activation]
+        if limits == (0.0, None):
+            source = self.node("Relu", [source], f"{operator.name}_relu")
+        elif limits != (None, None):
+            bounds = [self.number(limit, f"{operator.name}_limit") for limit in limits]
+            source = self.node("Clip", [source, *bounds], f"{operator.name}_clip")
+        self.quantise(self.tensor(operator.outputs[0]), source, operator.name)
 
     # -- step functions ----------------------------------------------------------------------------------------------
 

@@ -60,6 +60,8 @@ def average_pool_2d(net: Network, operator: Operator) -> None:
             "all windows must have one divisor",
             "use VALID padding, or a size that the stride divides",
         )
+    if net.is_real:
+        return net.store(operator, _emit_mean(net, operator, source, kernel, strides), read_activation(operator))
     count = kernel[0] * kernel[1]
     # No operator of XNNPACK: LiteRT's own kernel bounds the result.
     bounds = clamp(read_activation(operator), code, "reference")
@@ -68,10 +70,14 @@ def average_pool_2d(net: Network, operator: Operator) -> None:
     net.finish(operator, total, find_thresholds(lambda acc: average(acc, count, bounds), bounds, low, high), bounds)
 
 
+def _emit_mean(net: Network, operator: Operator, source: Tensor, kernel: Sequence[int], strides: Sequence[int]) -> str:
+    value = net.value(source.number)
+    return net.node("AveragePool", [value], f"{operator.name}_mean", kernel_shape=list(kernel), strides=list(strides))
+
+
 def _emit_total(net: Network, operator: Operator, source: Tensor, kernel: Sequence[int], strides: Sequence[int]) -> str:
     """The sum of the stored values under a window."""
-    value = net.value(source.number)
-    name = net.node("AveragePool", [value], f"{operator.name}_mean", kernel_shape=list(kernel), strides=list(strides))
+    name = _emit_mean(net, operator, source, kernel, strides)
     return net.node("Mul", [name, net.number(math.prod(kernel), f"{operator.name}_count")], f"{operator.name}_sum")
 
 
@@ -90,6 +96,11 @@ def mean(net: Network, operator: Operator) -> None:
     code, target = net.code(source), net.code(out)
     kernel = source.shape[1:3]
     count = math.prod(kernel)
+    if net.is_real:
+        real = _emit_mean(net, operator, source, kernel, (1, 1))
+        if len(out.shape) != 4:
+            real = net.reshape(real, out.shape, f"{operator.name}_shaped")
+        return net.store(operator, real)
     require_ratio(code, target, MEAN_RATIOS)
     emulation = mean_emulations(count, code.zero, target.zero)[net.kernels]
     parameters = emulation.prepare(float(code.scale), np.ones(1, np.float32), float(target.scale))
@@ -106,18 +117,22 @@ def mean(net: Network, operator: Operator) -> None:
 def max_pool_2d(net: Network, operator: Operator) -> None:
     """MAX_POOL_2D → MaxPool of the stored values; a fused activation clamps them."""
     source, code, kernel, strides, pads = _read_pool(net, operator)
+    activation = read_activation(operator)
     taken = all(s <= k for s, k in zip(strides, kernel, strict=True)) and not (kernel == [1, 1] and max(strides) > 1)
-    bounds = clamp(read_activation(operator), code, net.kernels if taken else "reference")
+    bounds = clamp(activation, code, net.kernels if taken else "reference")
+    is_plain = activation == "NONE" if net.is_real else bounds == INT8
     name = net.node(
         "MaxPool",
         [net.value(source.number)],
-        operator.name if bounds == INT8 else f"{operator.name}_max",
+        operator.name if is_plain else f"{operator.name}_max",
         kernel_shape=kernel,
         strides=strides,
         pads=pads,
     )
-    if bounds == INT8:
+    if is_plain:
         return net.put(net.tensor(operator.outputs[0]), name)
+    if net.is_real:
+        return net.store(operator, name, activation)
     return net.finish(operator, name, np.arange(bounds[0] + 1, bounds[1] + 1)[None, :], bounds)
 
 
