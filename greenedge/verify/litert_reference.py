@@ -18,7 +18,7 @@ from greenedge.backends.int8.tflite.runtime import run_file
 from greenedge.errors import GreenedgeError, ToolError, VerificationError
 from greenedge.frontends.samples import Samples
 from greenedge.frontends.tflite.file import File, Tensor, read_file
-from greenedge.frontends.tflite.network import METADATA, REAL
+from greenedge.frontends.tflite.network import INT8, METADATA, OFFSETS, REAL
 from greenedge.graph.joined_outputs import join_outputs
 from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower import Lowered
@@ -90,6 +90,7 @@ def compare_with_litert(
     numbers = {output.edge: origin.tensors.get(output.tensor, -1) for output in lowered.outputs}
     theirs = run_litert(file, original, samples, list(numbers.values()), origin.arithmetic, progress)
     shapes = {edge: lowered.graph.edges[edge].shape for edge in numbers}
+    zeros = {output.edge: np.ravel(output.zero)[0] for output in lowered.outputs}
     integers: dict[str, Ints] = {}
     for edge, number in numbers.items():
         values = theirs.get(number)
@@ -97,7 +98,9 @@ def compare_with_litert(
             raise VerificationError(
                 f"{original} has no tensor that holds the integers of {edge!r}; run the export stage again."
             )
-        integers[edge] = values.reshape(-1, *shapes[edge]).astype(np.int64)
+        # Of uint8 the graph may hold what the file stores, or the same levels 128 lower: its zero point says which.
+        offset = int(file.tensors[number].zeros[0]) - int(zeros[edge]) if values.dtype == np.uint8 else 0
+        integers[edge] = values.reshape(-1, *shapes[edge]).astype(np.int64) - offset
     stages[stage] = join_outputs(lowered.graph, integers)
     count, accumulators = count_proved(lowered.graph)
     words = WORDS[origin.arithmetic]
@@ -132,6 +135,7 @@ def _store(file: File, tensor: Tensor, values: Array) -> Array:
         return values.astype(np.float32)
     out = file.tensors[reader.outputs[0]]
     scale, zero = np.float32(out.scales[0]), np.float32(out.zeros[0])
-    levels = np.clip(np.rint(values.astype(np.float32) / scale) + zero, -128, 127)
+    low, high = (end + OFFSETS.get(out.kind, 0) for end in INT8)
+    levels = np.clip(np.rint(values.astype(np.float32) / scale) + zero, low, high)
     real: Array = ((levels - zero) * scale).astype(np.float32)
     return real

@@ -102,11 +102,6 @@ def _refuse_kind(file: File) -> Reason | None:
             "an integer graph of a .tflite has int8 activations",
             "convert with TFLITE_BUILTINS_INT8 in place of EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8",
         ),
-        "uint8": (
-            "a uint8 network of the first converter",
-            "what LiteRT's kernels compute with uint8 was not measured",
-            _FULL_INTEGER,
-        ),
         "int4-weight": ("weights of 4 bits", "weights are int8", "convert with int8 weights"),
     }
     kind = name_kind(file)
@@ -151,7 +146,7 @@ def _add_inputs(net: Network) -> dict[str, Tensor]:
         else:
             try:
                 first = net.put_first(name, tensor.shape, f"{name}_first")
-                net.put(tensor, net.read_stored(tensor, first, name) if net.is_real else first)
+                net.put(tensor, net.read_input(tensor, first, name))
             except Refused as refusal:
                 net.reasons.append(refusal.at(name))
     return inputs

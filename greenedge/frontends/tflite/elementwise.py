@@ -34,7 +34,7 @@ from greenedge.frontends.tflite.kernels import (
     sigmoid_or_tanh,
 )
 from greenedge.frontends.tflite.linear import read_activation
-from greenedge.frontends.tflite.network import Network, Rule
+from greenedge.frontends.tflite.network import OFFSETS, Network, Rule
 from greenedge.graph.ops.base import Ints
 
 _REFERENCE = "--arithmetic reference"
@@ -58,10 +58,22 @@ def _refuse_ratio(what: str) -> Refused:
     )
 
 
+def refuse_kinds(source: Tensor, out: Tensor) -> Refused:
+    return Refused(
+        ReasonKind.UNSUPPORTED_BITS,
+        f"{source.kind.lower()} that becomes {out.kind.lower()}",
+        "an operator reads and writes one of int8 and uint8",
+        "convert it again",
+    )
+
+
 def _read_codes(net: Network, operator: Operator) -> tuple[Tensor, Tensor, Tensor, Code, Code, Code]:
     a, b = (net.tensor(number) for number in operator.inputs[:2])
     out = net.tensor(operator.outputs[0])
-    return a, b, out, net.code(a), net.code(b), net.code(out)
+    codes = net.code(a), net.code(b), net.code(out)
+    if {a.kind, b.kind} != {out.kind}:
+        raise refuse_kinds(b if a.kind == out.kind else a, out)
+    return a, b, out, *codes
 
 
 # -- two inputs --------------------------------------------------------------------------------------------------------
@@ -167,7 +179,7 @@ def _is_unary(net: Network, operator: Operator, table: Ints, a: Tensor, b: Tenso
 
 def _read_addend(net: Network, constant: Tensor, other: Tensor, out: Tensor) -> Ints:
     """The stored values of a constant, one or one for each channel."""
-    values = np.asarray(net.require_constant(constant.number, "constant").values).astype(np.int64)
+    values = net.read_stored(net.require_constant(constant.number, "constant"))
     channels = out.shape[-1] if out.shape else 1
     if other.shape != out.shape or values.size not in (1, channels) or (values.size > 1 and _is_odd(values)):
         raise Refused(
@@ -249,6 +261,8 @@ def _make_rule(function: Callable[[Network, Operator, Code, Code], Ints]) -> Rul
             return _apply(net, operator, source)
         if operator.kind not in _FUNCTIONS:
             require_ratio(net.code(source), net.code(out))
+        if source.kind != out.kind:
+            raise refuse_kinds(source, out)
         table = function(net, operator, net.code(source), net.code(out))
         net.tabulate(operator, net.value(source.number), table[None, :])
 
@@ -268,6 +282,11 @@ def _apply(net: Network, operator: Operator, source: Tensor) -> None:
     net.store(operator, value, operator.kind if operator.kind in ACTIVATIONS else "NONE")
 
 
+def _tabulate_function(net: Network, operator: Operator, a: Code, out: Code) -> Ints:
+    offset = OFFSETS[net.tensor(operator.inputs[0]).kind]
+    return sigmoid_or_tanh(net.kernels, a, out, operator.kind, offset)
+
+
 RULES: dict[str, Rule] = {
     "ADD": add,
     "SUB": subtract,
@@ -278,8 +297,8 @@ RULES: dict[str, Rule] = {
     "LEAKY_RELU": _make_rule(
         lambda net, operator, a, out: leaky_relu(net.kernels, a, out, float(operator.options.get("alpha", 0.0)))
     ),
-    "LOGISTIC": _make_rule(lambda net, operator, a, out: sigmoid_or_tanh(net.kernels, a, out, "LOGISTIC")),
-    "TANH": _make_rule(lambda net, operator, a, out: sigmoid_or_tanh(net.kernels, a, out, "TANH")),
+    "LOGISTIC": _make_rule(_tabulate_function),
+    "TANH": _make_rule(_tabulate_function),
     "HARD_SWISH": _make_rule(lambda net, operator, a, out: hard_swish(a, out)),
 }
 REQUANTISE = _make_rule(lambda net, operator, a, out: requantise_values(net.kernels, a, out))

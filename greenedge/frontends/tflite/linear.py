@@ -15,10 +15,11 @@ from greenedge.backends.int8.arithmetic import ACTIVATIONS, INT8_MAX, INT8_MIN, 
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.tflite.file import Operator, Tensor
 from greenedge.frontends.tflite.kernels import Code, clamp, find_thresholds, requantise_sum
-from greenedge.frontends.tflite.network import Network, Rule, order_shape
+from greenedge.frontends.tflite.network import OFFSETS, Network, Rule, order_shape
 from greenedge.graph.ops.base import Ints
 
 _INT32 = 1 << 31
+UINT8_MAX = 255
 _SAME, _VALID = 0, 1  # the schema's Padding
 _OTHER_ACTIVATIONS = {4: "TANH", 5: "SIGN_BIT"}
 
@@ -47,16 +48,27 @@ class _Sum:
     source: Code
 
 
-def _require_weights(net: Network, number: int) -> tuple[Ints, Tensor]:
-    """The integers of a layer's weights, and their tensor."""
+def _require_weights(net: Network, number: int, source: Tensor) -> tuple[Ints, Tensor]:
+    """The integers of a layer's weights, counted from their zero point, and their tensor; `source` is the layer's
+    input."""
     tensor = net.require_constant(number, "weights")
-    if tensor.kind != "INT8" or not len(tensor.scales):
+    if tensor.kind != source.kind or tensor.kind not in OFFSETS or not len(tensor.scales):
         raise Refused(
             ReasonKind.UNSUPPORTED_BITS,
-            f"weights of {tensor.kind.lower()}{'' if len(tensor.scales) else ' without a scale'}",
-            "weights are int8 with a scale",
+            f"weights of {tensor.kind.lower()}{'' if len(tensor.scales) else ' without a scale'} with an input of "
+            f"{source.kind.lower()}",
+            "both are int8, or both uint8, with scales",
             "convert with full-integer quantisation",
         )
+    if tensor.kind == "UINT8":
+        if len(tensor.scales) != 1 or not 0 <= tensor.zeros[0] <= UINT8_MAX:
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SCALE,
+                f"uint8 weights with {len(tensor.scales)} scales",
+                "uint8 weights have one scale and one zero point within uint8",
+                "convert it again with int8, which has a scale for each channel",
+            )
+        return net.read_stored(tensor) - (tensor.zeros[0] - OFFSETS["UINT8"]), tensor
     if tensor.zeros.any():
         raise Refused(
             ReasonKind.UNSUPPORTED_ZERO_POINT,
@@ -64,7 +76,7 @@ def _require_weights(net: Network, number: int) -> tuple[Ints, Tensor]:
             "int8 weights are symmetric in LiteRT",
             "convert it again",
         )
-    return np.asarray(tensor.values).astype(np.int64), tensor
+    return net.read_stored(tensor), tensor
 
 
 def _reach(weight: Ints, code: Code) -> tuple[Ints, Ints]:
@@ -108,19 +120,22 @@ def _requantise(net: Network, operator: Operator, total: _Sum, weight: Tensor, b
         )
     if net.is_real:
         return net.store(operator, total.name, read_activation(operator))
-    bounds = clamp(read_activation(operator), out, net.kernels)
-    _require_in_range(net, total, weight, bias, out)
-    step = requantise_sum(operator.kind, net.kernels, total.source.scale, weight.scales, out, bounds)
+    # XNNPACK's delegate leaves uint8 depthwise layers to LiteRT's own kernel, which rounds as its reference.
+    is_left = operator.kind == "DEPTHWISE_CONV_2D" and weight.kind == "UINT8"
+    kernels = "reference" if is_left else net.kernels
+    bounds = clamp(read_activation(operator), out, kernels)
+    _require_in_range(kernels, total, weight, bias, out)
+    step = requantise_sum(operator.kind, kernels, total.source.scale, weight.scales, out, bounds)
     column = bias[:, None]
     thresholds = find_thresholds(lambda acc: step(acc + column), bounds, total.low, total.high)
     net.finish(operator, total.name, thresholds, bounds)
 
 
-def _require_in_range(net: Network, total: _Sum, weight: Tensor, bias: Ints, out: Code) -> None:
+def _require_in_range(kernels: str, total: _Sum, weight: Tensor, bias: Ints, out: Code) -> None:
     """Raises Refused where the kernels would overflow, or a set does not take the scale."""
     scale = float(np.float64(total.source.scale) * weight.scales.max() / out.scale)
     widest = int(np.maximum(np.abs(total.low + bias), np.abs(total.high + bias)).max())
-    if net.kernels == "xnnpack" and scale >= SCALE_LIMIT:
+    if kernels == "xnnpack" and scale >= SCALE_LIMIT:
         raise Refused(
             ReasonKind.UNSUPPORTED_SCALE,
             f"a requantisation scale of {scale:g}",
@@ -146,7 +161,8 @@ def _put_weights(
     if not net.is_real:
         return [net.number(values, name)]
     scales = tensor.scales
-    constants = [net.dequantise(values, np.int8, scales, name, axis)]
+    kind = np.int32 if tensor.kind == "UINT8" else np.int8  # counted from a zero point they take nine bits
+    constants = [net.dequantise(values, kind, scales, name, axis)]
     if bias.any():
         constants.append(net.dequantise(bias, np.int32, code.scale * scales, f"{operator.name}_bias"))
     return constants
@@ -159,7 +175,7 @@ def fully_connected(net: Network, operator: Operator) -> None:
     """FULLY_CONNECTED → MatMul: rows of the flattened input, in the file's order."""
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
     code = net.code(source)
-    weight, tensor = _require_weights(net, operator.inputs[1])
+    weight, tensor = _require_weights(net, operator.inputs[1], source)
     if weight.ndim != 2 or int(operator.options.get("weightsFormat", 0)):
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
@@ -237,8 +253,8 @@ def require_images(*tensors: Tensor) -> None:
 
 def conv_2d(net: Network, operator: Operator) -> None:
     """CONV_2D → Conv; of fewer input channels than the image has, in groups."""
-    weight, tensor = _require_weights(net, operator.inputs[1])
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
+    weight, tensor = _require_weights(net, operator.inputs[1], source)
     require_images(source, out, tensor)
     if weight.shape[3] != source.shape[3]:
         raise Refused(
@@ -252,8 +268,8 @@ def conv_2d(net: Network, operator: Operator) -> None:
 
 def depthwise_conv_2d(net: Network, operator: Operator) -> None:
     """DEPTHWISE_CONV_2D → Conv with a group for each channel."""
-    weight, tensor = _require_weights(net, operator.inputs[1])
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
+    weight, tensor = _require_weights(net, operator.inputs[1], source)
     require_images(source, out, tensor)
     channels = source.shape[3]
     if weight.shape[0] != 1 or not channels or weight.shape[3] % channels:
@@ -313,8 +329,8 @@ def require_window(
 
 def transpose_conv(net: Network, operator: Operator) -> None:
     """TRANSPOSE_CONV → ConvTranspose. Its border sees fewer samples, so its input has to hold 0 for real 0."""
-    weight, tensor = _require_weights(net, operator.inputs[1])
     source, out = net.tensor(operator.inputs[2]), net.tensor(operator.outputs[0])
+    weight, tensor = _require_weights(net, operator.inputs[1], source)
     require_images(source, out, tensor)
     code, strides, kernel = net.code(source), read_strides(operator), weight.shape[1:3]
     if weight.shape[3] != source.shape[3] or weight.shape[0] != out.shape[3]:

@@ -14,7 +14,7 @@ from greenedge.frontends.tflite.network import Network, Rule, order_axis, order_
 from greenedge.frontends.tflite.pools import require_same_code
 from greenedge.graph.ops.base import Ints
 
-_FLOAT, _UINT8, _INT8 = 1, 2, 3  # ONNX's numbers of element types
+_FLOAT, _INT8 = 1, 3  # ONNX's numbers of element types
 
 
 def _ends(net: Network, operator: Operator) -> tuple[Tensor, Tensor]:
@@ -148,9 +148,7 @@ def quantize(net: Network, operator: Operator) -> None:
     the end, another name for the same levels."""
     source, out = _ends(net, operator)
     if source.kind == "FLOAT32" and source.number in net.floats:
-        code = net.code(out)
-        scale = net.number(code.scale, f"{operator.name}_scale")
-        zero = net.constant(np.array(code.zero, np.int8), f"{operator.name}_zero_point")
+        scale, zero = net.put_code(net.code(out), operator.name)
         levels = net.node("QuantizeLinear", [net.floats[source.number], scale, zero], f"{operator.name}_levels")
         if net.is_real:
             real = net.node("DequantizeLinear", [levels, scale, zero], f"{operator.name}_real")
@@ -171,12 +169,7 @@ def quantize(net: Network, operator: Operator) -> None:
                 "the two hold the same levels, 128 apart",
                 "convert with inference_input_type=tf.int8",
             )
-        if net.is_real:
-            return net.put(out, net.value(source.number))
-        net.put(
-            out, net.node("Add", [net.value(source.number), net.number(shift, f"{operator.name}_128")], operator.name)
-        )
-        return
+        return net.put(out, net.value(source.number))
     REQUANTISE(net, operator)
 
 
@@ -200,12 +193,9 @@ def dequantise(net: Network, source: Tensor, name: str) -> str:
         )
     if net.is_real:
         return net.put_last(net.value(source.number), source.shape, f"{name}_real")
-    kind, number = (np.int8, _INT8) if source.kind == "INT8" else (np.uint8, _UINT8)
     value = net.put_last(net.value(source.number), source.shape, f"{name}_last")
-    stored = net.node("Cast", [value], f"{name}_stored", to=number)
-    scale = net.number(source.scales[0], f"{name}_scale")
-    zero = net.constant(np.array(source.zeros[0], kind), f"{name}_zero_point")
-    real = net.node("DequantizeLinear", [stored, scale, zero], f"{name}_real")
+    stored = net.node("Cast", [value], f"{name}_stored", to=_INT8)
+    real = net.node("DequantizeLinear", [stored, *net.put_code(net.code(source), name)], f"{name}_real")
     net.tensors.setdefault(real, source.number)
     return real
 

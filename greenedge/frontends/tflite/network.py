@@ -28,6 +28,7 @@ METADATA = "greenedge.tflite"  # the key under which a model says of which file,
 REAL = "real"  # the arithmetic of the file's real numbers, which is no kernel set's
 OPSET = 14
 INT8 = (-128, 127)
+OFFSETS = {"INT8": 0, "UINT8": 128}  # what a stored integer is above the one that stands for it here
 _FIRST, _LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # from the file's axes to channels first, and back
 _MAX_CONSTANTS = 1 << 27  # numbers in all constants together
 _NEVER = 1 << 40  # beyond every 32-bit sum
@@ -76,22 +77,28 @@ class Network:
         return self.file.tensors[number]
 
     def code(self, tensor: Tensor) -> Code:
-        """What an int8 tensor's integers mean. Raises Refused for any other tensor."""
-        if tensor.kind != "INT8":
+        """What the integers of an int8 or uint8 tensor mean, as they are here: those of uint8 lie 128 lower. Raises
+        Refused for any other tensor."""
+        if tensor.kind not in OFFSETS:
             raise Refused(
                 ReasonKind.UNQUANTISED if "FLOAT" in tensor.kind else ReasonKind.UNSUPPORTED_BITS,
                 f"tensor {tensor.name!r} is {tensor.kind.lower()}",
-                "integer layers compute with int8",
+                "integer layers compute with int8 or uint8",
                 "convert with full-integer quantisation and a representative dataset",
             )
-        if len(tensor.scales) != 1 or not -128 <= tensor.zeros[0] <= 127:
+        offset = OFFSETS[tensor.kind]
+        if len(tensor.scales) != 1 or not INT8[0] <= tensor.zeros[0] - offset <= INT8[1]:
             raise Refused(
                 ReasonKind.UNSUPPORTED_SCALE,
-                f"tensor {tensor.name!r} has {len(tensor.scales)} scales",
-                "an activation has one scale and one zero point within int8",
+                f"tensor {tensor.name!r} has {len(tensor.scales)} scales and zero points {tensor.zeros[:3].tolist()}",
+                f"an activation has one scale and one zero point within {tensor.kind.lower()}",
                 "quantise activations per tensor",
             )
-        return Code(np.float32(tensor.scales[0]), int(tensor.zeros[0]))
+        return Code(np.float32(tensor.scales[0]), int(tensor.zeros[0]) - offset)
+
+    def read_stored(self, tensor: Tensor) -> Ints:
+        """The integers of a constant as they are here."""
+        return np.asarray(tensor.values).astype(np.int64) - OFFSETS[tensor.kind]
 
     def require_constant(self, number: int, what: str) -> Tensor:
         """A constant tensor. Raises Refused for one that is computed; `what` names it."""
@@ -227,28 +234,25 @@ class Network:
     def quantise(self, tensor: Tensor, source: str, name: str) -> None:
         """Notes a tensor's real numbers: `source` rounded to its levels, halves to even."""
         code = self.code(tensor)
-        levels = self.node("QuantizeLinear", [source, *self._put_code(tensor, code, name)], name)
-        self.put(tensor, self.read_levels(tensor, levels, f"{name}_real"))
+        parameters = self.put_code(code, name)
+        levels = self.node("QuantizeLinear", [source, *parameters], name)
+        self.put(tensor, self.node("DequantizeLinear", [levels, *parameters], f"{name}_real"))
 
-    def read_levels(self, tensor: Tensor, levels: str, name: str) -> str:
-        """The real numbers of a tensor's integers, as ONNX stores them."""
-        return self.node("DequantizeLinear", [levels, *self._put_code(tensor, self.code(tensor), name)], name)
-
-    def read_stored(self, tensor: Tensor, source: str, name: str) -> str:
-        """The real numbers of an input's integers, as floats."""
-        if len(tensor.scales) != 1:
-            raise Refused(
-                ReasonKind.UNSUPPORTED_SCALE,
-                f"input {tensor.name!r} has {len(tensor.scales)} scales",
-                "an input's integers have one scale",
-                "convert it again",
-            )
-        code = Code(np.float32(tensor.scales[0]), int(tensor.zeros[0]))
+    def read_input(self, tensor: Tensor, source: str, name: str) -> str:
+        """The value of an input whose stored integers, as floats, are `source`."""
+        if tensor.kind not in OFFSETS:
+            return source  # refused where it is read
+        if offset := OFFSETS[tensor.kind]:
+            source = self.node("Sub", [source, self.number(offset, f"{name}_offset")], f"{name}_int8")
+        if not self.is_real:
+            return source
+        code = self.code(tensor)
         centred = self.node("Sub", [source, self.number(code.zero, f"{name}_zero")], f"{name}_centred")
         return self.node("Mul", [centred, self.number(code.scale, f"{name}_scale")], f"{name}_real")
 
-    def _put_code(self, tensor: Tensor, code: Code, name: str) -> tuple[str, str]:
-        zero = np.array(code.zero, tensor.kind.lower())
+    def put_code(self, code: Code, name: str) -> tuple[str, str]:
+        """(scale, zero point) as constants that ONNX's quantisers take."""
+        zero = np.array(code.zero, np.int8)
         return self.number(code.scale, f"{name}_scale"), self.constant(zero, f"{name}_zero_point")
 
     def store(self, operator: Operator, source: str, activation: str = "NONE") -> None:

@@ -12,9 +12,9 @@ import numpy as np
 
 from greenedge.backends.int8.arithmetic import INT8_MAX, INT8_MIN, MEAN_RATIOS, mean_emulations
 from greenedge.errors import ReasonKind, Refused
-from greenedge.frontends.tflite.elementwise import require_ratio
+from greenedge.frontends.tflite.elementwise import refuse_kinds, require_ratio
 from greenedge.frontends.tflite.file import Operator, Tensor
-from greenedge.frontends.tflite.kernels import Code, average, clamp, find_thresholds
+from greenedge.frontends.tflite.kernels import Code, average, average_up, clamp, find_thresholds
 from greenedge.frontends.tflite.linear import (
     read_activation,
     read_pads,
@@ -23,7 +23,7 @@ from greenedge.frontends.tflite.linear import (
     require_images,
     require_window,
 )
-from greenedge.frontends.tflite.network import INT8, Network, Rule
+from greenedge.frontends.tflite.network import INT8, OFFSETS, Network, Rule
 
 
 def _read_pool(net: Network, operator: Operator) -> tuple[Tensor, Code, list[int], list[int], list[int]]:
@@ -40,7 +40,7 @@ def _read_pool(net: Network, operator: Operator) -> tuple[Tensor, Code, list[int
 def require_same_code(net: Network, source: Tensor, out: Tensor, what: str) -> Code:
     """The code of both tensors. Raises Refused where `what` would change the scale, which LiteRT does not do."""
     code = net.code(source)
-    if code != net.code(out):
+    if code != net.code(out) or source.kind != out.kind:
         raise Refused(
             ReasonKind.UNEQUAL_SCALES,
             f"{what} from scale {code.scale:g} and zero point {code.zero} to {out.scales[0]:g} and {out.zeros[0]}",
@@ -67,7 +67,8 @@ def average_pool_2d(net: Network, operator: Operator) -> None:
     bounds = clamp(read_activation(operator), code, "reference")
     total = _emit_total(net, operator, source, kernel, strides)
     low, high = np.array([INT8_MIN * count]), np.array([INT8_MAX * count])
-    net.finish(operator, total, find_thresholds(lambda acc: average(acc, count, bounds), bounds, low, high), bounds)
+    step = average_up if source.kind == "UINT8" else average
+    net.finish(operator, total, find_thresholds(lambda acc: step(acc, count, bounds), bounds, low, high), bounds)
 
 
 def _emit_mean(net: Network, operator: Operator, source: Tensor, kernel: Sequence[int], strides: Sequence[int]) -> str:
@@ -94,6 +95,8 @@ def mean(net: Network, operator: Operator) -> None:
             "pool over both",
         )
     code, target = net.code(source), net.code(out)
+    if source.kind != out.kind:
+        raise refuse_kinds(source, out)
     kernel = source.shape[1:3]
     count = math.prod(kernel)
     if net.is_real:
@@ -102,12 +105,13 @@ def mean(net: Network, operator: Operator) -> None:
             real = net.reshape(real, out.shape, f"{operator.name}_shaped")
         return net.store(operator, real)
     require_ratio(code, target, MEAN_RATIOS)
-    emulation = mean_emulations(count, code.zero, target.zero)[net.kernels]
+    offset = OFFSETS[source.kind]  # the kernel computes with what the file stores, and rounds in float32
+    emulation = mean_emulations(count, code.zero + offset, target.zero + offset)[net.kernels]
     parameters = emulation.prepare(float(code.scale), np.ones(1, np.float32), float(target.scale))
     total = _emit_total(net, operator, source, kernel, (1, 1))
     low, high = np.array([INT8_MIN * count]), np.array([INT8_MAX * count])
     thresholds = find_thresholds(
-        lambda acc: np.clip(emulation.round(acc, *parameters) + target.zero, *INT8), INT8, low, high
+        lambda acc: np.clip(emulation.round(acc + offset * count, *parameters) + target.zero, *INT8), INT8, low, high
     )
     if len(out.shape) != 4:
         total = net.reshape(total, out.shape, f"{operator.name}_shaped")
