@@ -80,7 +80,8 @@ def read_normal(path: Path, arithmetic: str = DEFAULT_ARITHMETIC) -> Normal:
     path = Path(path)
     try:
         if path.is_file() and is_tflite(path):
-            proto, kind = read_tflite(path, arithmetic), f"an int8 .tflite file, read in the arithmetic {arithmetic}"
+            proto, kind = read_tflite(path, arithmetic)
+            kind = f"{kind}, read in the arithmetic {arithmetic}"
         else:
             proto = load_proto(path)
             kind = name_onnx_kind(proto)

@@ -55,6 +55,14 @@ def test_a_uint8_average_rounds_halves_up():
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
+def test_an_average_of_two_is_litert_s_below_128_too(tmp_path, rng, kernels):
+    net = PerTensor(rng, (1, 4, 6, 3))
+    out = net.pool("AVERAGE_POOL_2D", net.inputs[0], (1, 2), (1, 2))
+    path = turn_uint8(net.save(tmp_path / "f.tflite", out))
+    assert compare(path, out, draw(net, rng, 30), kernels).max() == 0
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_wide_depthwise_layers_round_as_litert_rounds_them(tmp_path, rng, kernels):
     """XNNPACK's delegate leaves them to LiteRT's own kernel, which works on many channels at once."""
     for channels, kernel, stride in ((40, 3, 1), (17, 5, 2), (64, 1, 1), (8, 3, 2)):
@@ -70,6 +78,12 @@ def test_a_uint8_network_is_what_litert_computes(tmp_path, rng, name, kernels):
     net, logits, _ = NETWORKS[name](rng, PerTensor)
     path = turn_uint8(net.save(tmp_path / "f.tflite", logits), rng)
     assert compare(path, logits, draw(net, rng, 60), kernels).max() == 0
+
+
+def test_a_uint8_file_is_called_so(tmp_path, rng):
+    net, _, out = NETWORKS["autoencoder"](rng, PerTensor)
+    path = turn_uint8(net.save(tmp_path / "f.tflite", out))
+    assert read_model(path).kind == "a uint8 .tflite file, read in the arithmetic xnnpack"
 
 
 def refusal(path):

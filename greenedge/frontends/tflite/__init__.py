@@ -1,6 +1,6 @@
-"""An int8 .tflite file as an ONNX model that `lower` knows, in the arithmetic of one of LiteRT's kernel sets.
+"""An int8 or uint8 .tflite file as an ONNX model that `lower` knows, in the arithmetic of one of LiteRT's kernel sets.
 
-    proto = read_tflite(path, "xnnpack")      # UnsupportedError carries every reason
+    proto, kind = read_tflite(path, "xnnpack")      # UnsupportedError carries every reason
 
 A .tflite means what its runtime computes. Behind every sum LiteRT stores a level that is a rising function of the sum:
 the model written here holds that very function as thresholds, found by bisection of the kernel set's own arithmetic
@@ -36,8 +36,9 @@ _FULL_INTEGER = (
 )
 
 
-def read_tflite(path: Path, arithmetic: str) -> ModelProto:
-    """The file as an ONNX model on stored integers, which are its inputs too where the file's are int8.
+def read_tflite(path: Path, arithmetic: str) -> tuple[ModelProto, str]:
+    """(the file as an ONNX model on stored integers, which are its inputs too where the file's are integers; what kind
+    of network it holds).
 
     Raises UnsupportedError with every reason why the network cannot be read, GreenedgeError for a damaged file or an
     arithmetic that there is not.
@@ -66,7 +67,7 @@ def read_tflite(path: Path, arithmetic: str) -> ModelProto:
     outputs = _add_outputs(net) if not net.reasons else {}
     if net.reasons:
         raise UnsupportedError(f"{path.name} cannot become an integer graph:", net.reasons)
-    return net.model(inputs, outputs, {"arithmetic": arithmetic})
+    return net.model(inputs, outputs, {"arithmetic": arithmetic}), describe_kind(file)
 
 
 def name_kind(file: File) -> str:
@@ -86,6 +87,12 @@ def name_kind(file: File) -> str:
     if "UINT8" in kinds:
         return "uint8"
     return "int4-weight" if weights & {"INT4", "INT2"} else "int8"
+
+
+def describe_kind(file: File) -> str:
+    """The kind of a file in words: "an int8 .tflite file"."""
+    kind = name_kind(file)
+    return f"{'an' if kind.startswith('int') else 'a'} {kind} .tflite file"
 
 
 def _refuse_kind(file: File) -> Reason | None:
