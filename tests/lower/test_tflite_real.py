@@ -51,9 +51,12 @@ def store(tensor, values, activation=0):
 
 def evaluate(file, xs):
     """The one operator of a file, in exact numbers."""
-    (operator,) = file.operators
+    *moves, operator = file.operators
     tensors = [file.tensors[number] for number in operator.inputs]
     given = dict(zip(file.inputs, xs, strict=True))
+    if moves:
+        number = operator.inputs[0]
+        given[number] = xs[0].reshape(len(xs[0]), *file.tensors[number].shape[1:])
     args = [reals(t, t.values if t.is_constant else given[t.number]) if len(t.scales) else None for t in tensors]
     out, kind = file.tensors[operator.outputs[0]], operator.kind
     if kind == "FULLY_CONNECTED":
@@ -62,7 +65,7 @@ def evaluate(file, xs):
     elif kind == "CONV_2D":
         y = convolve(args[0], args[1], args[2], operator.options)
     elif kind == "MEAN":
-        y = args[0].mean(axis=(1, 2))
+        y = args[0].mean(axis=tuple(tensors[1].values.tolist()))
     else:
         y = {
             "ADD": lambda: args[0] + args[-1],

@@ -166,10 +166,10 @@ class Net:
         )
         return y
 
-    def mean(self, x, keep=True):
-        n, _, _, c = self.about[x][0]
-        y = self.tensor((n, 1, 1, c) if keep else (n, c))
-        axes = self.writer.constant(f"a{self.count}", np.array([1, 2], np.int32))
+    def mean(self, x, keep=True, over=(1, 2)):
+        shape = self.about[x][0]
+        y = self.tensor([1 if k in over else s for k, s in enumerate(shape) if keep or k not in over])
+        axes = self.writer.constant(f"a{self.count}", np.array(over, np.int32))
         self.writer.operator("MEAN", [x, axes], [y], 2, keepDims=keep)
         return y
 
@@ -213,6 +213,11 @@ class Net:
     def pad(self, x, widths):
         y = self.like(x, [s + a + b for s, (a, b) in zip(self.about[x][0], widths, strict=True)])
         self.writer.operator("PAD", [x, self.writer.constant(f"p{y}", np.array(widths, np.int32))], [y], 2)
+        return y
+
+    def tile(self, x, counts):
+        y = self.like(x, [s * c for s, c in zip(self.about[x][0], counts, strict=True)])
+        self.writer.operator("TILE", [x, self.writer.constant(f"m{y}", np.array(counts, np.int32))], [y], 2)
         return y
 
     def concat(self, parts, axis=-1):
@@ -295,6 +300,14 @@ def _concat(net, x, rng, act):
     return net.concat([x, net.inputs[1]], int(rng.integers(1, 4)))
 
 
+def _mean(net, x, rng, act):
+    keep, pick = bool(rng.integers(2)), rng.integers(4)
+    if pick == 3:  # of a sequence
+        _, h, w, c = net.about[x][0]
+        return net.mean(net.reshape(x, (1, h * w, c)), keep, (1,))
+    return net.mean(x, keep, ((1, 2), (1,), (2,))[pick])
+
+
 def _pad(net, x, rng, act):
     return net.pad(x, [(0, 0), *(tuple(map(int, rng.integers(0, 3, 2))) for _ in range(3))])
 
@@ -313,7 +326,8 @@ ONE_OPERATOR = {
     "TRANSPOSE_CONV": _transposed,
     "AVERAGE_POOL_2D": lambda net, x, rng, act: net.pool("AVERAGE_POOL_2D", x, *_window(rng), "VALID", act),
     "MAX_POOL_2D": lambda net, x, rng, act: net.pool("MAX_POOL_2D", x, *_window(rng), _pick(rng, "SAME", "VALID"), act),
-    "MEAN": lambda net, x, rng, act: net.mean(x, bool(rng.integers(2))),
+    "MEAN": _mean,
+    "TILE": lambda net, x, rng, act: net.tile(x, (1, *map(int, rng.integers(1, 4, 3)))),
     **{kind: _of_two(kind) for kind in ("ADD", "SUB", "MUL")},
     **{f"{kind} constant": _with_constant(kind) for kind in ("ADD", "SUB", "MUL")},
     "ADD itself": lambda net, x, rng, act: net.binary("ADD", x, x, act),

@@ -7,6 +7,7 @@ the model written here holds that very function as thresholds, found by bisectio
 (kernels.py), so the integer graph, and whatever is built from it, equals LiteRT on the original file.
 
     file.py         the flatbuffer as records, within bounds
+    shapes.py       what a file computes from its own shapes, as constants
     kernels.py      what each kernel set computes
     network.py      the ONNX model under construction
     linear.py, pools.py, elementwise.py, moves.py     one rule an operator: it is read, or refused by name
@@ -22,6 +23,7 @@ from greenedge.frontends.tflite import elementwise, linear, moves, pools
 from greenedge.frontends.tflite.file import File, Tensor, read_file
 from greenedge.frontends.tflite.kernels import KERNELS
 from greenedge.frontends.tflite.network import REAL, Network, Rule
+from greenedge.frontends.tflite.shapes import fold_shapes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -45,7 +47,7 @@ def read_tflite(path: Path, arithmetic: str) -> tuple[ModelProto, str]:
     """
     if arithmetic not in ARITHMETICS:
         raise GreenedgeError(f"there is no arithmetic {arithmetic!r}; they are: {', '.join(ARITHMETICS)}.")
-    file = read_file(path)
+    file = fold_shapes(read_file(path))
     if (whole := _refuse_kind(file)) is not None:
         raise UnsupportedError(f"{path.name} cannot become an integer graph:", [whole])
     net = Network(file, arithmetic)
@@ -54,10 +56,12 @@ def read_tflite(path: Path, arithmetic: str) -> tuple[ModelProto, str]:
         try:
             rule = RULES.get(operator.kind)
             if rule is None:
+                known = f"the operators that are read are {', '.join(sorted(RULES))}"
+                first = not any(reason.rule == known for reason in net.reasons)
                 raise Refused(
                     ReasonKind.UNSUPPORTED_OP,
                     operator.kind,
-                    f"the operators that are read are {', '.join(sorted(RULES))}",
+                    known if first else "it is none of the operators that are read",
                     "replace the layer, or cut the network before it",
                 )
             _require_counts(net, operator.inputs, operator.outputs)
@@ -124,6 +128,13 @@ def _require_counts(net: Network, inputs: tuple[int, ...], outputs: tuple[int, .
             "convert it again",
         )
     shape = net.tensor(outputs[0]).shape
+    if net.tensor(outputs[0]).is_open:
+        raise Refused(
+            ReasonKind.DYNAMIC_SHAPE,
+            "an output whose size is known at run time alone",
+            "a network computes one sample, of a fixed size",
+            "convert with a fixed shape",
+        )
     if not shape or shape[0] != 1 or min(shape) < 1:
         raise Refused(
             ReasonKind.DYNAMIC_SHAPE,

@@ -170,6 +170,13 @@ class Network:
         """Integers as they are here in the file's order; `shape` is the file's."""
         return self._move(source, shape, tuple(shape), _LAST, name)
 
+    def move_shape(self, source: str, before: Sequence[int], after: Sequence[int], name: str) -> str:
+        """A tensor of the file's shape `before` as one of `after`, in the file's order."""
+        if tuple(before) == tuple(after):
+            return source
+        source = self.put_last(source, before, f"{name}_last")
+        return self.put_first(self.reshape(source, after, f"{name}_reshaped"), after, name)
+
     def _move(
         self, source: str, shape: Sequence[int], result: Sequence[int], permutation: Sequence[int], name: str
     ) -> str:

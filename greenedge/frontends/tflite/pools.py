@@ -61,60 +61,61 @@ def average_pool_2d(net: Network, operator: Operator) -> None:
             "use VALID padding, or a size that the stride divides",
         )
     if net.is_real:
-        return net.store(operator, _emit_mean(net, operator, source, kernel, strides), read_activation(operator))
+        real = _emit_mean(net, operator, net.value(source.number), kernel, strides)
+        return net.store(operator, real, read_activation(operator))
     count = kernel[0] * kernel[1]
     # No operator of XNNPACK: LiteRT's own kernel bounds the result.
     bounds = clamp(read_activation(operator), code, "reference")
-    total = _emit_total(net, operator, source, kernel, strides)
+    total = _emit_total(net, operator, net.value(source.number), kernel, strides)
     low, high = np.array([INT8_MIN * count]), np.array([INT8_MAX * count])
     step = average_up if source.kind == "UINT8" else average
     net.finish(operator, total, find_thresholds(lambda acc: step(acc, count, bounds), bounds, low, high), bounds)
 
 
-def _emit_mean(net: Network, operator: Operator, source: Tensor, kernel: Sequence[int], strides: Sequence[int]) -> str:
-    value = net.value(source.number)
+def _emit_mean(net: Network, operator: Operator, value: str, kernel: Sequence[int], strides: Sequence[int]) -> str:
     return net.node("AveragePool", [value], f"{operator.name}_mean", kernel_shape=list(kernel), strides=list(strides))
 
 
-def _emit_total(net: Network, operator: Operator, source: Tensor, kernel: Sequence[int], strides: Sequence[int]) -> str:
+def _emit_total(net: Network, operator: Operator, value: str, kernel: Sequence[int], strides: Sequence[int]) -> str:
     """The sum of the stored values under a window."""
-    name = _emit_mean(net, operator, source, kernel, strides)
+    name = _emit_mean(net, operator, value, kernel, strides)
     return net.node("Mul", [name, net.number(math.prod(kernel), f"{operator.name}_count")], f"{operator.name}_sum")
 
 
 def mean(net: Network, operator: Operator) -> None:
-    """MEAN over height and width → the sum of the image, requantised as the kernel set does it."""
+    """MEAN over height, width or both, or of a sequence → the sum, requantised as the kernel set does it."""
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
     axes = net.read_integers(operator.inputs[1], "axes").reshape(-1)
-    require_images(source)
-    if sorted(int(axis) % 4 for axis in axes) != [1, 2]:
+    rank = len(source.shape)
+    over = {int(axis) % rank for axis in axes} if rank in (3, 4) else set()
+    if not over or over - set(range(1, rank - 1)):
         raise Refused(
             ReasonKind.UNSUPPORTED_OP,
-            f"MEAN over the axes {axes.tolist()}",
-            "means are over height and width together",
-            "pool over both",
+            f"MEAN over the axes {axes.tolist()} of a tensor of shape {source.shape}",
+            "means are over height, width or both of an image, or over the steps of a sequence",
+            "pool over those",
         )
     code, target = net.code(source), net.code(out)
     if source.kind != out.kind:
         raise refuse_kinds(source, out)
-    kernel = source.shape[1:3]
+    shape = source.shape if rank == 4 else (1, source.shape[1], 1, source.shape[2])
+    kernel = [shape[axis] if axis in over else 1 for axis in (1, 2)]
     count = math.prod(kernel)
+    value = net.move_shape(net.value(source.number), source.shape, shape, f"{operator.name}_image")
+    left = (1, *(1 if axis in over else shape[axis] for axis in (1, 2)), shape[3])
     if net.is_real:
-        real = _emit_mean(net, operator, source, kernel, (1, 1))
-        if len(out.shape) != 4:
-            real = net.reshape(real, out.shape, f"{operator.name}_shaped")
-        return net.store(operator, real)
+        real = _emit_mean(net, operator, value, kernel, (1, 1))
+        return net.store(operator, net.move_shape(real, left, out.shape, f"{operator.name}_shaped"))
     require_ratio(code, target, MEAN_RATIOS)
     offset = OFFSETS[source.kind]  # the kernel computes with what the file stores, and rounds in float32
     emulation = mean_emulations(count, code.zero + offset, target.zero + offset)[net.kernels]
     parameters = emulation.prepare(float(code.scale), np.ones(1, np.float32), float(target.scale))
-    total = _emit_total(net, operator, source, kernel, (1, 1))
+    total = _emit_total(net, operator, value, kernel, (1, 1))
     low, high = np.array([INT8_MIN * count]), np.array([INT8_MAX * count])
     thresholds = find_thresholds(
         lambda acc: np.clip(emulation.round(acc + offset * count, *parameters) + target.zero, *INT8), INT8, low, high
     )
-    if len(out.shape) != 4:
-        total = net.reshape(total, out.shape, f"{operator.name}_shaped")
+    total = net.move_shape(total, left, out.shape, f"{operator.name}_shaped")
     net.finish(operator, total, thresholds, INT8)
 
 
