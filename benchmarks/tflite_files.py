@@ -110,15 +110,29 @@ class Reading:
     def draw(self, rng, count):
         """{edge: random stored values} of the graph's inputs."""
         edges = self.lowered.graph.edges
-        return {e: rng.integers(-128, 128, (count, *edges[e].shape)) for e in self.lowered.graph.inputs}
+        return {
+            e: rng.integers(edges[e].lo, edges[e].hi, (count, *edges[e].shape), endpoint=True)
+            for e in self.lowered.graph.inputs
+        }
 
     def litert(self, x):
-        """LiteRT's integers of the first output."""
-        number = self.origin.tensors[self.lowered.outputs[0].tensor]
-        shapes = [self.file.tensors[k].shape[1:] for k in self.file.inputs]
-        samples = {e: v.reshape(len(v), *s) for (e, v), s in zip(x.items(), shapes, strict=True)}
+        """LiteRT's integers of the first output, counted from where the graph's are."""
+        output = self.lowered.outputs[0]
+        number = self.origin.tensors[output.tensor]
+        tensors = [self.file.tensors[k] for k in self.file.inputs]
+        samples = {e: self.read(t, v) for (e, v), t in zip(x.items(), tensors, strict=True)}
         values = run_litert(self.file, self.path, samples, [number], self.origin.arithmetic, no_progress)[number]
-        return values.reshape(len(values), -1).astype(np.int64)
+        offset = int(self.file.tensors[number].zeros[0]) - int(np.ravel(output.zero)[0])
+        return values.reshape(len(values), -1).astype(np.int64) - offset
+
+    def read(self, tensor, levels):
+        """Samples as a file takes them: stored integers, or the real numbers of the levels of its first quantiser."""
+        levels = levels.reshape(len(levels), *tensor.shape[1:])
+        if tensor.kind != "FLOAT32":
+            return levels
+        reader = next(op for op in self.file.operators if tensor.number in op.inputs)
+        code = self.file.tensors[reader.outputs[0]]
+        return ((levels - code.zeros[0]) * code.scales[0]).astype(np.float32)
 
     def first(self, outputs):
         """The first output's integers, a row a sample."""

@@ -133,7 +133,8 @@ def build(
                 they are not given. labels: (N,) classes
     expected    float32 (N, …): what the model gives for the inputs, compared with all the rest; of a torch module it is
                 what the module itself gives
-    arithmetic  whose results a .tflite means: "xnnpack" (LiteRT's default) or "reference" (its reference kernels)
+    arithmetic  whose results a .tflite means: "xnnpack" (LiteRT's default), "reference" (its reference kernels), or
+                "real" (the file's real numbers, rounded half to even)
     options     of the back end, as --set build.KEY has them: fps=20000, latency=1e-5, clock_hz=100e6,
                 storage="int4-dense", …
     """

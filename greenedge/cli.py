@@ -73,7 +73,7 @@ ArithmeticChoice = Annotated[
     typer.Option(
         "--arithmetic",
         metavar="A",
-        help="Whose results a .tflite means: LiteRT's with XNNPACK (xnnpack, if not said) or of its reference kernels.",
+        help="Whose results a .tflite means: LiteRT's with XNNPACK (xnnpack, if not said), reference, or real.",
     ),
 ]
 Fps = Annotated[

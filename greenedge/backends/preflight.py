@@ -15,6 +15,8 @@ from greenedge.target import Target
 if TYPE_CHECKING:
     from greenedge.backends.interface import Backend
     from greenedge.frontends.input_type import InputType
+    from greenedge.frontends.source import Source
+    from greenedge.lower import Lowered
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,34 @@ class Preflight:
             raise UnsupportedError(f"{self.model} cannot be built for {self.target} by {self.backend}:", self.reasons)
 
 
+class Lowerings:
+    """A model read and lowered once in each arithmetic that is asked for, for however many targets and comparisons."""
+
+    def __init__(self, path: Path, declared: Mapping[str | None, InputType] | None = None) -> None:
+        self.path, self.declared = path, declared
+        self._found: dict[str, tuple[Source, Lowered] | UnsupportedError] = {}
+
+    def get(self, arithmetic: str = "xnnpack") -> tuple[Source, Lowered]:
+        """The model as read, and its integer graph. Raises UnsupportedError, each time the same, and GreenedgeError
+        for a file that is missing, no ONNX, or damaged."""
+        if arithmetic not in self._found:
+            self._found[arithmetic] = self._lower(arithmetic)
+        found = self._found[arithmetic]
+        if isinstance(found, UnsupportedError):
+            raise found
+        return found
+
+    def _lower(self, arithmetic: str) -> tuple[Source, Lowered] | UnsupportedError:
+        from greenedge.frontends.source import read_model
+        from greenedge.lower import lower_source
+
+        try:
+            source = read_model(self.path, arithmetic)
+            return source, lower_source(source, self.declared)
+        except UnsupportedError as refusal:
+            return refusal
+
+
 def check_model(
     path: Path,
     target: Target,
@@ -48,24 +78,22 @@ def check_model(
     declared: Mapping[str | None, InputType] | None = None,
     options: Mapping[str, object] | None = None,
     arithmetic: str = "xnnpack",
+    lowerings: Lowerings | None = None,
 ) -> Preflight:
     """Lowers the model and asks the back end; with None the one that would be selected. A .tflite is read in that
-    arithmetic.
+    arithmetic. `lowerings` are the model's, where it was lowered before.
 
     Raises GreenedgeError for a file that is missing, no ONNX, or damaged.
     """
     from greenedge.backends import load_backend
     from greenedge.backends.select import select_backend
-    from greenedge.frontends.source import read_model
     from greenedge.legalise import legalise
-    from greenedge.lower import lower_source
 
     options, name = dict(options or {}), Path(path).name
     if is_decoder_file(Path(path)):
         return _check_decoder(Path(path), target, backend, options)
     try:
-        source = read_model(Path(path), arithmetic)
-        lowered = lower_source(source, declared)
+        source, lowered = (lowerings or Lowerings(Path(path), declared)).get(arithmetic)
     except UnsupportedError as refusal:
         return Preflight(name, target.name, backend or target.backends[0], refusal.reasons)
     why = None

@@ -122,11 +122,12 @@ def load_samples(model: ModelFile, source: Source) -> Samples:
     return _draw_samples(source, inputs) if model.samples is None else read_samples(model.samples, inputs)
 
 
-def check_samples(model: ModelFile) -> None:
-    """Reads the samples and labels that were given as the import would, and raises what it raises."""
+def check_samples(model: ModelFile, source: Source | None = None) -> None:
+    """Reads the samples and labels that were given as the import would, and raises what it raises. `source` is the
+    model as read, where it was read before."""
     if model.samples is None and model.labels is None and model.expected is None:
         return
-    source = parse_normal(read_normal(model.path, model.kernels), model.path.stem)
+    source = source or parse_normal(read_normal(model.path, model.kernels), model.path.stem)
     inputs = list_inputs(source, model.input_types())
     count = SAMPLES if model.samples is None else count_samples(read_samples(model.samples, inputs))
     if model.labels is not None:

@@ -18,6 +18,8 @@ import numpy as np
 
 from greenedge.errors import GreenedgeError, Reason, UnsupportedError
 from greenedge.frontends.domains import QONNX
+from greenedge.frontends.hgq2 import read_hgq2
+from greenedge.frontends.keras_file import is_hgq2
 from greenedge.frontends.kinds import name_onnx_kind
 from greenedge.frontends.load import load_proto
 from greenedge.frontends.normalise import Normal, normalise
@@ -80,7 +82,10 @@ def read_normal(path: Path, arithmetic: str = DEFAULT_ARITHMETIC) -> Normal:
     path = Path(path)
     try:
         if path.is_file() and is_tflite(path):
-            proto, kind = read_tflite(path, arithmetic), f"an int8 .tflite file, read in the arithmetic {arithmetic}"
+            proto, kind = read_tflite(path, arithmetic)
+            kind = f"{kind}, read in the arithmetic {arithmetic}"
+        elif is_hgq2(path):
+            proto, kind = read_hgq2(path), "a Keras file of HGQ2"
         else:
             proto = load_proto(path)
             kind = name_onnx_kind(proto)

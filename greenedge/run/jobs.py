@@ -20,7 +20,7 @@ from greenedge.target import Target, load_target, nearest
 from greenedge.tools.needs import require_tools
 
 if TYPE_CHECKING:
-    from greenedge.backends.preflight import Preflight
+    from greenedge.backends.preflight import Lowerings, Preflight
     from greenedge.run.chains import AnyJob
     from greenedge.train.language_recipe import LanguageRecipe
     from greenedge.train.recipe import Recipe
@@ -165,7 +165,7 @@ def input_types(texts: Sequence[str]) -> dict[str, str]:
 def preflight(source: ModelFile, targets: Sequence[str], backend: str | None, options: Options) -> list[Preflight]:
     """One greenedge.backends.preflight.Preflight per target. Raises TargetError for a target, back end or option that
     there is not, and GreenedgeError for samples that are none of the model's."""
-    from greenedge.backends.preflight import check_model
+    from greenedge.backends.preflight import Lowerings, check_model
     from greenedge.backends.select import default_backend
 
     if not targets:
@@ -175,22 +175,30 @@ def preflight(source: ModelFile, targets: Sequence[str], backend: str | None, op
         return [check_model(source.path, target, backend, {}, options) for target in named]
     chosen = [(target, default_backend(target, backend) if backend else None) for target in named]
     check_options(options)
-    types = source.input_types()
+    lowerings = Lowerings(source.path, source.input_types())
     found = [
-        check_model(source.path, target, name or _choose_exact(source, target, None)[0], types, options, source.kernels)
+        check_model(
+            source.path,
+            target,
+            name or _choose_exact(source, target, None)[0],
+            lowerings.declared,
+            options,
+            source.kernels,
+            lowerings,
+        )
         for target, name in chosen
     ]
     if all(each.reasons for each in found):
         return found
-    check_samples(source)
-    return _note_distance(source, found) if source.is_tflite else found
+    check_samples(source, lowerings.get(source.kernels)[0])
+    return _note_distance(source, lowerings, found) if source.is_tflite else found
 
 
-def _note_distance(source: ModelFile, found: list[Preflight]) -> list[Preflight]:
-    """With how far LiteRT's kernel sets are apart on the samples, as a note where the model can be built."""
+def _note_distance(source: ModelFile, lowerings: Lowerings, found: list[Preflight]) -> list[Preflight]:
+    """With how far two arithmetics of a .tflite are apart on the samples, as a note where the model can be built."""
     from greenedge.run.tflite_sets import measure_distance
 
-    distance = measure_distance(source)
+    distance = measure_distance(source, lowerings)
     note = f"{distance if isinstance(distance, str) else distance.text}."
     return [each if each.reasons else replace(each, notes=(*each.notes, note)) for each in found]
 

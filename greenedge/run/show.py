@@ -12,7 +12,7 @@ from greenedge.errors import GreenedgeError
 from greenedge.files.atomic_write import atomic_write
 from greenedge.frontends.load import refuse_language_models
 from greenedge.frontends.source import Source, read_model
-from greenedge.frontends.tflite import name_kind
+from greenedge.frontends.tflite import describe_kind
 from greenedge.frontends.tflite.file import File, Operator, Tensor, is_tflite, read_file
 
 
@@ -41,7 +41,7 @@ def list_layers(path: Path) -> tuple[str, list[Layer]]:
     refuse_language_models(path)
     if path.is_file() and is_tflite(path):
         file = read_file(path)
-        return f"{'an' if name_kind(file)[0] in 'aeiou' else 'a'} {name_kind(file)} .tflite file", _list_tflite(file)
+        return describe_kind(file), _list_tflite(file)
     source = read_model(path)
     return source.kind, _list_onnx(source)
 

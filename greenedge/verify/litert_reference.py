@@ -18,7 +18,7 @@ from greenedge.backends.int8.tflite.runtime import run_file
 from greenedge.errors import GreenedgeError, ToolError, VerificationError
 from greenedge.frontends.samples import Samples
 from greenedge.frontends.tflite.file import File, Tensor, read_file
-from greenedge.frontends.tflite.network import METADATA
+from greenedge.frontends.tflite.network import INT8, METADATA, OFFSETS, REAL
 from greenedge.graph.joined_outputs import join_outputs
 from greenedge.graph.ops.base import Array, Ints
 from greenedge.lower import Lowered
@@ -36,7 +36,7 @@ WORDS = {"xnnpack": "XNNPACK", "reference": "LiteRT's reference kernels"}
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model in normal form came from: the kernel set it was read with, and which tensor of the file holds the
+    """Where a model in normal form came from: the arithmetic it was read in, and which tensor of the file holds the
     integers of which tensor here."""
 
     arithmetic: str
@@ -56,18 +56,20 @@ def read_origin(model: ModelProto) -> Origin | None:
         origin = Origin(facts["arithmetic"], {str(name): int(number) for name, number in facts["tensors"].items()})
     except (ValueError, KeyError, TypeError, AttributeError):
         origin = None
-    if origin is None or origin.arithmetic not in STAGES:
+    if origin is None or origin.arithmetic not in (*STAGES, REAL):
         raise GreenedgeError("the model does not say how its .tflite was read; run the export stage again.")
     return origin
 
 
 def find_origin(run: RunFolder) -> Origin | None:
-    """As `read_origin`, of a run's exported model; None where the run keeps no .tflite."""
+    """As `read_origin`, of a run's exported model; None where the run keeps no .tflite, or one that was read for its
+    real arithmetic, which no runtime of it computes: its form in quantisers is an ONNX model like any other."""
     if not run.original.is_file():
         return None
     import onnx
 
-    return read_origin(onnx.load(run.model, load_external_data=False))
+    origin = read_origin(onnx.load(run.model, load_external_data=False))
+    return None if origin is not None and origin.arithmetic == REAL else origin
 
 
 def compare_with_litert(
@@ -88,6 +90,7 @@ def compare_with_litert(
     numbers = {output.edge: origin.tensors.get(output.tensor, -1) for output in lowered.outputs}
     theirs = run_litert(file, original, samples, list(numbers.values()), origin.arithmetic, progress)
     shapes = {edge: lowered.graph.edges[edge].shape for edge in numbers}
+    zeros = {output.edge: np.ravel(output.zero)[0] for output in lowered.outputs}
     integers: dict[str, Ints] = {}
     for edge, number in numbers.items():
         values = theirs.get(number)
@@ -95,7 +98,9 @@ def compare_with_litert(
             raise VerificationError(
                 f"{original} has no tensor that holds the integers of {edge!r}; run the export stage again."
             )
-        integers[edge] = values.reshape(-1, *shapes[edge]).astype(np.int64)
+        # Of uint8 the graph may hold what the file stores, or the same levels 128 lower: its zero point says which.
+        offset = int(file.tensors[number].zeros[0]) - int(zeros[edge]) if values.dtype == np.uint8 else 0
+        integers[edge] = values.reshape(-1, *shapes[edge]).astype(np.int64) - offset
     stages[stage] = join_outputs(lowered.graph, integers)
     count, accumulators = count_proved(lowered.graph)
     words = WORDS[origin.arithmetic]
@@ -130,6 +135,7 @@ def _store(file: File, tensor: Tensor, values: Array) -> Array:
         return values.astype(np.float32)
     out = file.tensors[reader.outputs[0]]
     scale, zero = np.float32(out.scales[0]), np.float32(out.zeros[0])
-    levels = np.clip(np.rint(values.astype(np.float32) / scale) + zero, -128, 127)
+    low, high = (end + OFFSETS.get(out.kind, 0) for end in INT8)
+    levels = np.clip(np.rint(values.astype(np.float32) / scale) + zero, low, high)
     real: Array = ((levels - zero) * scale).astype(np.float32)
     return real

@@ -19,7 +19,7 @@ from greenedge.run.loop import run_job
 from greenedge.run.manifest import load_manifest
 from greenedge.verify.litert_reference import compare_with_litert, find_origin
 from greenedge.verify.stage import lower_again
-from tests.lower.tflite_files import NETWORKS
+from tests.lower.tflite_files import NETWORKS, PerTensor, turn_uint8
 
 
 def run_file(tmp_path, rng, name, arithmetic, target):
@@ -44,6 +44,37 @@ def test_a_run_is_compared_with_litert_on_the_original_file(tmp_path, rng, arith
     assert about["source"]["arithmetic"] == arithmetic and stage in about["evidence"]
     assert about["backend"] == {"xnnpack": "tflite", "reference": "c99"}[arithmetic]
     assert all(entry["mismatches"] == 0 for entry in found)
+
+
+@pytest.mark.tool("g++")
+@pytest.mark.parametrize("ends", ["uint8", pytest.param("of int8", marks=pytest.mark.slow)])
+def test_a_uint8_file_is_compared_with_litert_on_what_it_stores(tmp_path, rng, ends):
+    """As one network of uint8, and as one of int8 that gives uint8."""
+    net, logits, out = NETWORKS["residual"](rng, PerTensor)
+    if ends == "uint8":
+        path = turn_uint8(net.save(tmp_path / "u.tflite", out), rng)
+    else:
+        shape, scale, zero = net.about[logits]
+        last = net.tensor(shape, scale, zero + 128, "UINT8")
+        net.writer.operator("QUANTIZE", [logits], [last], 2)
+        path = net.save(tmp_path / "u.tflite", last)
+    (job,) = jobs_for(ModelFile(path), ["cortex-m4"])
+    run_job(job, tmp_path / "run")
+    found = json.loads((RunFolder(tmp_path / "run").verify / "verify.json").read_text())["verify"]
+    assert (found[0]["reference"], found[0]["samples"]) == ("litert", 100)
+    assert all(entry["mismatches"] == 0 for entry in found)
+
+
+@pytest.mark.tool("g++")
+def test_a_run_in_real_arithmetic_is_compared_with_its_quantisers_and_not_with_litert(tmp_path, rng):
+    run = run_file(tmp_path, rng, "residual", "real", "cortex-m4")
+    found = json.loads((RunFolder(run).verify / "verify.json").read_text())
+    first = found["verify"][0]
+    assert (first["reference"], first["candidate"], first["samples"]) == ("qonnx", "graph", 100)
+    assert "litert" not in found["stages"] and all(entry["mismatches"] == 0 for entry in found["verify"])
+    assert (
+        "qonnx" in load_manifest(run).about["evidence"] and load_manifest(run).about["source"]["arithmetic"] == "real"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -201,7 +201,6 @@ def test_all_reasons_come_at_once(tmp_path, rng):
         ("FLOAT32", "FLOAT32", "a float network"),
         ("FLOAT32", "INT8", "dynamic-range"),
         ("INT16", "INT8", "int16x8"),
-        ("UINT8", "UINT8", "uint8"),
     ],
 )
 def test_other_kinds_of_files_are_refused_by_name_with_a_cure(tmp_path, rng, kind, weights, words):

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
-from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer
+from greenedge.backends.int8.tflite.flatbuffer import Quantisation, Writer, pack
 
 ACTIVATIONS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
 
 
 class Net:
     """A file in the making. Methods take and give tensors; `rng` draws scales, half of them with exact ties."""
+
+    per_channel = True  # False: of no layer, whatever it asks for
 
     def __init__(self, rng, shape, kind="INT8"):
         self.rng, self.writer, self.count = rng, Writer("net"), 0
@@ -47,7 +50,7 @@ class Net:
 
     def weights(self, shape, axis, si, so, fan_in, per_channel):
         """(tensor, scales): int8 weights whose sums come to about the levels of the output."""
-        count = shape[axis] if per_channel else 1
+        count = shape[axis] if per_channel and self.per_channel else 1
         reach = 40 * np.sqrt(fan_in) * 60
         scales = np.exp(self.rng.uniform(np.log(0.2), np.log(4), count)) * 100 * so / (si * reach)
         if self.rng.integers(3) == 0:  # halves of levels
@@ -163,10 +166,10 @@ class Net:
         )
         return y
 
-    def mean(self, x, keep=True):
-        n, _, _, c = self.about[x][0]
-        y = self.tensor((n, 1, 1, c) if keep else (n, c))
-        axes = self.writer.constant(f"a{self.count}", np.array([1, 2], np.int32))
+    def mean(self, x, keep=True, over=(1, 2)):
+        shape = self.about[x][0]
+        y = self.tensor([1 if k in over else s for k, s in enumerate(shape) if keep or k not in over])
+        axes = self.writer.constant(f"a{self.count}", np.array(over, np.int32))
         self.writer.operator("MEAN", [x, axes], [y], 2, keepDims=keep)
         return y
 
@@ -210,6 +213,11 @@ class Net:
     def pad(self, x, widths):
         y = self.like(x, [s + a + b for s, (a, b) in zip(self.about[x][0], widths, strict=True)])
         self.writer.operator("PAD", [x, self.writer.constant(f"p{y}", np.array(widths, np.int32))], [y], 2)
+        return y
+
+    def tile(self, x, counts):
+        y = self.like(x, [s * c for s, c in zip(self.about[x][0], counts, strict=True)])
+        self.writer.operator("TILE", [x, self.writer.constant(f"m{y}", np.array(counts, np.int32))], [y], 2)
         return y
 
     def concat(self, parts, axis=-1):
@@ -292,6 +300,14 @@ def _concat(net, x, rng, act):
     return net.concat([x, net.inputs[1]], int(rng.integers(1, 4)))
 
 
+def _mean(net, x, rng, act):
+    keep, pick = bool(rng.integers(2)), rng.integers(4)
+    if pick == 3:  # of a sequence
+        _, h, w, c = net.about[x][0]
+        return net.mean(net.reshape(x, (1, h * w, c)), keep, (1,))
+    return net.mean(x, keep, ((1, 2), (1,), (2,))[pick])
+
+
 def _pad(net, x, rng, act):
     return net.pad(x, [(0, 0), *(tuple(map(int, rng.integers(0, 3, 2))) for _ in range(3))])
 
@@ -310,7 +326,8 @@ ONE_OPERATOR = {
     "TRANSPOSE_CONV": _transposed,
     "AVERAGE_POOL_2D": lambda net, x, rng, act: net.pool("AVERAGE_POOL_2D", x, *_window(rng), "VALID", act),
     "MAX_POOL_2D": lambda net, x, rng, act: net.pool("MAX_POOL_2D", x, *_window(rng), _pick(rng, "SAME", "VALID"), act),
-    "MEAN": lambda net, x, rng, act: net.mean(x, bool(rng.integers(2))),
+    "MEAN": _mean,
+    "TILE": lambda net, x, rng, act: net.tile(x, (1, *map(int, rng.integers(1, 4, 3)))),
     **{kind: _of_two(kind) for kind in ("ADD", "SUB", "MUL")},
     **{f"{kind} constant": _with_constant(kind) for kind in ("ADD", "SUB", "MUL")},
     "ADD itself": lambda net, x, rng, act: net.binary("ADD", x, x, act),
@@ -332,12 +349,46 @@ ONE_OPERATOR = {
 }
 
 
-def one_operator(kind, seed):
+class PerTensor(Net):
+    """A file whose layers have one scale each."""
+
+    per_channel = False
+
+
+def one_operator(kind, seed, make=Net):
     """(a file of that operator on a small image, its output, random inputs): every draw follows from the seed."""
     rng = np.random.default_rng([seed, *kind.encode()])
-    net = Net(rng, (1, *map(int, rng.integers(4, 8, 2)), int(rng.integers(1, 6))))
+    net = make(rng, (1, *map(int, rng.integers(4, 8, 2)), int(rng.integers(1, 6))))
     out = ONE_OPERATOR[kind](net, net.inputs[0], rng, str(rng.choice(ACTIVATIONS)))
     return net, out, draw(net, rng, 200 if len(net.inputs) > 1 else 24)
+
+
+def turn_uint8(path, rng=None):
+    """The file with every int8 tensor as uint8, 128 higher: the same network, but that `rng` gives weights other zero
+    points. Raises ValueError for weights with a scale for each channel, which uint8 does not have."""
+    tree = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    graph = tree.subgraphs[0]
+    layers = {op.inputs[1] for op in graph.operators if _names_layer(tree, op)}
+    for k, tensor in enumerate(graph.tensors):
+        if tensor.type != schema.TensorType.INT8:
+            continue
+        quantisation, buffer = tensor.quantization, tree.buffers[tensor.buffer]
+        if len(quantisation.scale) > 1:
+            raise ValueError("uint8 weights have one scale")
+        tensor.type = schema.TensorType.UINT8
+        spread = rng.integers(-30, 31) if rng is not None and k in layers else 0
+        quantisation.zeroPoint = [int(zero) + 128 + int(spread) for zero in quantisation.zeroPoint]
+        if buffer.data is not None and len(buffer.data):
+            buffer.data = np.asarray(buffer.data, np.uint8) ^ 0x80
+    path.write_bytes(pack(tree))
+    return path
+
+
+def _names_layer(tree, operator):
+    """Whether an operator has weights."""
+    codes = (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.CONV_2D)
+    codes += (schema.BuiltinOperator.DEPTHWISE_CONV_2D, schema.BuiltinOperator.TRANSPOSE_CONV)
+    return tree.operatorCodes[operator.opcodeIndex].builtinCode in codes
 
 
 def draw(net, rng, count):
@@ -345,9 +396,9 @@ def draw(net, rng, count):
     return [rng.integers(-128, 128, (count, *net.about[number][0][1:])).astype(np.int8) for number in net.inputs]
 
 
-def residual(rng):
+def residual(rng, make=Net):
     """An 8-layer residual network in small: two branches of different scales, a pool, a dense layer, a softmax."""
-    net = Net(rng, (1, 8, 8, 3))
+    net = make(rng, (1, 8, 8, 3))
     x = net.conv(net.inputs[0], 8, act="RELU")
     y = net.conv(net.conv(x, 8, act="RELU"), 8)
     x = net.binary("ADD", x, y, "RELU")
@@ -358,9 +409,9 @@ def residual(rng):
     return net, logits, net.softmax(logits)
 
 
-def mobile(rng):
+def mobile(rng, make=Net):
     """Depthwise and pointwise layers with RELU6, padding and a mean."""
-    net = Net(rng, (1, 12, 10, 2))
+    net = make(rng, (1, 12, 10, 2))
     x = net.conv(
         net.pad(net.inputs[0], [(0, 0), (0, 1), (0, 1), (0, 0)]), 6, strides=(2, 2), padding="VALID", act="RELU6"
     )
@@ -370,9 +421,9 @@ def mobile(rng):
     return net, logits, net.softmax(logits)
 
 
-def autoencoder(rng):
+def autoencoder(rng, make=Net):
     """Dense layers down and up again."""
-    net = Net(rng, (1, 40))
+    net = make(rng, (1, 40))
     x = net.inputs[0]
     for width in (24, 24, 6, 24):
         x = net.dense(x, width, "RELU")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from greenedge.backends.finn.finnplus import environment
 from greenedge.errors import ToolError
 from greenedge.files import cache
+from greenedge.tools import own_environment
 
 FAKE = f"""#!{sys.executable}
 import pathlib, shutil, sys
@@ -99,7 +101,7 @@ def test_other_pins_are_another_environment(fake, tmp_path, monkeypatch):
     before = environment.environment_folder()
     pins = tmp_path / "requirements.txt"
     pins.write_text(environment.PINS.read_text().replace("numpy==", "numpy==1"))
-    monkeypatch.setattr(environment, "PINS", pins)
+    monkeypatch.setattr(environment, "FINN", replace(environment.FINN, pins=pins))
     assert environment.environment_folder() != before
 
 
@@ -135,14 +137,14 @@ def test_an_environment_that_cannot_import_finn_is_never_kept(fake):
 
 
 def test_a_killed_installation_leaves_nothing_under_the_final_name(fake, monkeypatch):
-    real = environment._call
+    real = own_environment._call
 
-    def interrupted(argv, what):
+    def interrupted(own, argv, what):
         if what == "pip":
             raise KeyboardInterrupt
-        real(argv, what)
+        real(own, argv, what)
 
-    monkeypatch.setattr(environment, "_call", interrupted)
+    monkeypatch.setattr(own_environment, "_call", interrupted)
     with pytest.raises(KeyboardInterrupt):
         environment.finn_python(lambda line: None)
     folder = environment.environment_folder()

@@ -67,6 +67,44 @@ def test_check_names_the_kind_of_file_and_how_far_the_kernel_sets_are_apart(tfli
     assert "on 64 random inputs XNNPACK and LiteRT's reference kernels differ in " in done.output
 
 
+def test_check_in_real_arithmetic_says_how_far_xnnpack_is_from_it(tflite):
+    done = CliRunner().invoke(app, ["check", str(tflite), "--target", "linux-x86", "--arithmetic", "real"])
+    assert done.exit_code == 0, done.output
+    assert "read in the arithmetic real." in done.output
+    assert "on 64 random inputs the file's real arithmetic and XNNPACK " in done.output
+
+
+def test_check_reads_and_lowers_once_for_each_kernel_set(tflite, monkeypatch):
+    from greenedge.backends.preflight import Lowerings
+    from greenedge.frontends import source
+
+    lowered, read = [], []
+    lower, read_normal = Lowerings._lower, source.read_normal
+    monkeypatch.setattr(Lowerings, "_lower", lambda self, name: lowered.append(name) or lower(self, name))
+    monkeypatch.setattr(source, "read_normal", lambda path, name: read.append(name) or read_normal(path, name))
+    targets = ["--target", "linux-x86", "--target", "cortex-m4", "--target", "ulx3s-85f"]
+    done = CliRunner().invoke(app, ["check", str(tflite), *targets])
+    assert "differ in" in done.output and lowered == read == ["xnnpack", "reference"]
+
+
+def test_a_refusal_is_the_same_for_every_target(tflite, monkeypatch):
+    from greenedge.backends.preflight import Lowerings
+    from greenedge.errors import Reason, ReasonKind, UnsupportedError
+
+    calls = []
+
+    def refuse(self, name):
+        calls.append(name)
+        return UnsupportedError("no:", [Reason("m", ReasonKind.MALFORMED, "a", "b", "c")])
+
+    monkeypatch.setattr(Lowerings, "_lower", refuse)
+    lowerings = Lowerings(tflite)
+    for _ in range(2):
+        with pytest.raises(UnsupportedError):
+            lowerings.get()
+    assert calls == ["xnnpack"]
+
+
 def test_an_arithmetic_belongs_to_a_tflite(tmp_path, shared):
     path = shared / "models" / "mnist_conv_float.onnx"
     done = CliRunner().invoke(app, ["check", str(path), "--target", "cortex-m4", "--arithmetic", "reference"])

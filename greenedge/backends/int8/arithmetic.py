@@ -68,13 +68,13 @@ def requantise(
     return np.clip(value + zero_point, *bounds)
 
 
-_REAL_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+REAL_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "NONE": (None, None),
     "RELU": (0.0, None),
     "RELU6": (0.0, 6.0),
     "RELU_N1_TO_1": (-1.0, 1.0),
 }
-ACTIVATIONS = tuple(_REAL_BOUNDS)  # that an operator may have fused
+ACTIVATIONS = tuple(REAL_BOUNDS)  # that an operator may have fused
 
 
 def activation_bounds(activation: str, so: float, zero_point: int, kernels: str) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def activation_bounds(activation: str, so: float, zero_point: int, kernels: str)
     rounds the bound with the zero point added to it in float32, halves to even. The two differ where a bound is a
     half of a level.
     """
-    low, high = (None if real is None else np.float32(real) / np.float32(so) for real in _REAL_BOUNDS[activation])
+    low, high = (None if real is None else np.float32(real) / np.float32(so) for real in REAL_BOUNDS[activation])
     bounds = [INT8_MIN if low is None else low, INT8_MAX if high is None else high]
     for k, bound in enumerate((low, high)):
         if bound is None:

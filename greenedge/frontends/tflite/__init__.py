@@ -1,12 +1,13 @@
-"""An int8 .tflite file as an ONNX model that `lower` knows, in the arithmetic of one of LiteRT's kernel sets.
+"""An int8 or uint8 .tflite file as an ONNX model that `lower` knows, in the arithmetic of one of LiteRT's kernel sets.
 
-    proto = read_tflite(path, "xnnpack")      # UnsupportedError carries every reason
+    proto, kind = read_tflite(path, "xnnpack")      # UnsupportedError carries every reason
 
 A .tflite means what its runtime computes. Behind every sum LiteRT stores a level that is a rising function of the sum:
 the model written here holds that very function as thresholds, found by bisection of the kernel set's own arithmetic
 (kernels.py), so the integer graph, and whatever is built from it, equals LiteRT on the original file.
 
     file.py         the flatbuffer as records, within bounds
+    shapes.py       what a file computes from its own shapes, as constants
     kernels.py      what each kernel set computes
     network.py      the ONNX model under construction
     linear.py, pools.py, elementwise.py, moves.py     one rule an operator: it is read, or refused by name
@@ -21,12 +22,13 @@ from greenedge.errors import GreenedgeError, Reason, ReasonKind, Refused, Unsupp
 from greenedge.frontends.tflite import elementwise, linear, moves, pools
 from greenedge.frontends.tflite.file import File, Tensor, read_file
 from greenedge.frontends.tflite.kernels import KERNELS
-from greenedge.frontends.tflite.network import Network, Rule
+from greenedge.frontends.tflite.network import REAL, Network, Rule
+from greenedge.frontends.tflite.shapes import fold_shapes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-ARITHMETICS = KERNELS
+ARITHMETICS = (*KERNELS, REAL)
 FAMILIES = (linear, pools, elementwise, moves)
 RULES: dict[str, Rule] = {kind: rule for family in FAMILIES for kind, rule in family.RULES.items()}
 _SUMS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
@@ -36,15 +38,16 @@ _FULL_INTEGER = (
 )
 
 
-def read_tflite(path: Path, arithmetic: str) -> ModelProto:
-    """The file as an ONNX model on stored integers, which are its inputs too where the file's are int8.
+def read_tflite(path: Path, arithmetic: str) -> tuple[ModelProto, str]:
+    """(the file as an ONNX model on stored integers, which are its inputs too where the file's are integers; what kind
+    of network it holds).
 
     Raises UnsupportedError with every reason why the network cannot be read, GreenedgeError for a damaged file or an
     arithmetic that there is not.
     """
     if arithmetic not in ARITHMETICS:
         raise GreenedgeError(f"there is no arithmetic {arithmetic!r}; they are: {', '.join(ARITHMETICS)}.")
-    file = read_file(path)
+    file = fold_shapes(read_file(path))
     if (whole := _refuse_kind(file)) is not None:
         raise UnsupportedError(f"{path.name} cannot become an integer graph:", [whole])
     net = Network(file, arithmetic)
@@ -53,10 +56,12 @@ def read_tflite(path: Path, arithmetic: str) -> ModelProto:
         try:
             rule = RULES.get(operator.kind)
             if rule is None:
+                known = f"the operators that are read are {', '.join(sorted(RULES))}"
+                first = not any(reason.rule == known for reason in net.reasons)
                 raise Refused(
                     ReasonKind.UNSUPPORTED_OP,
                     operator.kind,
-                    f"the operators that are read are {', '.join(sorted(RULES))}",
+                    known if first else "it is none of the operators that are read",
                     "replace the layer, or cut the network before it",
                 )
             _require_counts(net, operator.inputs, operator.outputs)
@@ -66,7 +71,7 @@ def read_tflite(path: Path, arithmetic: str) -> ModelProto:
     outputs = _add_outputs(net) if not net.reasons else {}
     if net.reasons:
         raise UnsupportedError(f"{path.name} cannot become an integer graph:", net.reasons)
-    return net.model(inputs, outputs, {"arithmetic": arithmetic})
+    return net.model(inputs, outputs, {"arithmetic": arithmetic}), describe_kind(file)
 
 
 def name_kind(file: File) -> str:
@@ -88,6 +93,12 @@ def name_kind(file: File) -> str:
     return "int4-weight" if weights & {"INT4", "INT2"} else "int8"
 
 
+def describe_kind(file: File) -> str:
+    """The kind of a file in words: "an int8 .tflite file"."""
+    kind = name_kind(file)
+    return f"{'an' if kind.startswith('int') else 'a'} {kind} .tflite file"
+
+
 def _refuse_kind(file: File) -> Reason | None:
     """Why a whole file is not read: what it computes with."""
     refusals = {
@@ -101,11 +112,6 @@ def _refuse_kind(file: File) -> Reason | None:
             "an int16x8 network: activations of 16 bits",
             "an integer graph of a .tflite has int8 activations",
             "convert with TFLITE_BUILTINS_INT8 in place of EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8",
-        ),
-        "uint8": (
-            "a uint8 network of the first converter",
-            "what LiteRT's kernels compute with uint8 was not measured",
-            _FULL_INTEGER,
         ),
         "int4-weight": ("weights of 4 bits", "weights are int8", "convert with int8 weights"),
     }
@@ -122,6 +128,13 @@ def _require_counts(net: Network, inputs: tuple[int, ...], outputs: tuple[int, .
             "convert it again",
         )
     shape = net.tensor(outputs[0]).shape
+    if net.tensor(outputs[0]).is_open:
+        raise Refused(
+            ReasonKind.DYNAMIC_SHAPE,
+            "an output whose size is known at run time alone",
+            "a network computes one sample, of a fixed size",
+            "convert with a fixed shape",
+        )
     if not shape or shape[0] != 1 or min(shape) < 1:
         raise Refused(
             ReasonKind.DYNAMIC_SHAPE,
@@ -149,7 +162,11 @@ def _add_inputs(net: Network) -> dict[str, Tensor]:
         if tensor.kind == "FLOAT32":
             net.floats[number] = name
         else:
-            net.put(tensor, net.put_first(name, tensor.shape, f"{name}_first"))
+            try:
+                first = net.put_first(name, tensor.shape, f"{name}_first")
+                net.put(tensor, net.read_input(tensor, first, name))
+            except Refused as refusal:
+                net.reasons.append(refusal.at(name))
     return inputs
 
 

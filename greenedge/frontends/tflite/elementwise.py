@@ -6,9 +6,11 @@ ADD, SUB, MUL; QUANTIZE, RELU, RELU6, RELU_N1_TO_1, LEAKY_RELU, LOGISTIC, TANH, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from greenedge.backends.int8.arithmetic import ACTIVATIONS
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.tflite.file import Operator, Tensor
 from greenedge.frontends.tflite.kernels import (
@@ -32,7 +34,7 @@ from greenedge.frontends.tflite.kernels import (
     sigmoid_or_tanh,
 )
 from greenedge.frontends.tflite.linear import read_activation
-from greenedge.frontends.tflite.network import Network, Rule
+from greenedge.frontends.tflite.network import OFFSETS, Network, Rule
 from greenedge.graph.ops.base import Ints
 
 _REFERENCE = "--arithmetic reference"
@@ -56,10 +58,22 @@ def _refuse_ratio(what: str) -> Refused:
     )
 
 
+def refuse_kinds(source: Tensor, out: Tensor) -> Refused:
+    return Refused(
+        ReasonKind.UNSUPPORTED_BITS,
+        f"{source.kind.lower()} that becomes {out.kind.lower()}",
+        "an operator reads and writes one of int8 and uint8",
+        "convert it again",
+    )
+
+
 def _read_codes(net: Network, operator: Operator) -> tuple[Tensor, Tensor, Tensor, Code, Code, Code]:
     a, b = (net.tensor(number) for number in operator.inputs[:2])
     out = net.tensor(operator.outputs[0])
-    return a, b, out, net.code(a), net.code(b), net.code(out)
+    codes = net.code(a), net.code(b), net.code(out)
+    if {a.kind, b.kind} != {out.kind}:
+        raise refuse_kinds(b if a.kind == out.kind else a, out)
+    return a, b, out, *codes
 
 
 # -- two inputs --------------------------------------------------------------------------------------------------------
@@ -77,6 +91,8 @@ def subtract(net: Network, operator: Operator) -> None:
 
 def _add(net: Network, operator: Operator, sign: int) -> None:
     a, b, out, code_a, code_b, code = _read_codes(net, operator)
+    if net.is_real:
+        return _combine(net, operator, a, b, out)
     kernels = net.kernels
     if kernels == "xnnpack" and not is_add_delegated(code_a, code_b, code):
         if operator.kind == "ADD":
@@ -136,6 +152,16 @@ def _require_one_shape(a: Tensor, b: Tensor) -> None:
         )
 
 
+def _require_one_rank(a: Tensor, b: Tensor) -> None:
+    if len(a.shape) != len(b.shape):
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"factors of shapes {a.shape} and {b.shape}",
+            "factors have as many axes",
+            "reshape the smaller one",
+        )
+
+
 def _is_unary(net: Network, operator: Operator, table: Ints, a: Tensor, b: Tensor, out: Tensor) -> bool:
     """Whether an operator of two inputs is a function of one, and so read: a constant with one, or the same tensor
     twice. `table` is (256, 256), the first input along its rows."""
@@ -145,18 +171,24 @@ def _is_unary(net: Network, operator: Operator, table: Ints, a: Tensor, b: Tenso
     for constant, other, rows in ((b, a, table.T), (a, b, table)):
         if not constant.is_constant:
             continue
-        values = np.asarray(net.require_constant(constant.number, "constant").values).astype(np.int64)
-        channels = out.shape[-1] if out.shape else 1
-        if other.shape != out.shape or values.size not in (1, channels) or (values.size > 1 and _is_odd(values)):
-            raise Refused(
-                ReasonKind.UNSUPPORTED_SHAPE,
-                f"a constant of shape {constant.shape} with a tensor of shape {other.shape}",
-                "a constant is one number, or one for each channel",
-                "give it one value per channel",
-            )
-        net.tabulate(operator, net.value(other.number), rows[values.reshape(-1) + 128])
+        values = _read_addend(net, constant, other, out)
+        net.tabulate(operator, net.value(other.number), rows[values + 128])
         return True
     return False
+
+
+def _read_addend(net: Network, constant: Tensor, other: Tensor, out: Tensor) -> Ints:
+    """The stored values of a constant, one or one for each channel."""
+    values = net.read_stored(net.require_constant(constant.number, "constant"))
+    channels = out.shape[-1] if out.shape else 1
+    if other.shape != out.shape or values.size not in (1, channels) or (values.size > 1 and _is_odd(values)):
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"a constant of shape {constant.shape} with a tensor of shape {other.shape}",
+            "a constant is one number, or one for each channel",
+            "give it one value per channel",
+        )
+    return values.reshape(-1)
 
 
 def _is_odd(values: Ints) -> bool:
@@ -164,9 +196,31 @@ def _is_odd(values: Ints) -> bool:
     return values.shape[-1] != values.size
 
 
+_COMBINATIONS = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul"}
+
+
+def _combine(net: Network, operator: Operator, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """ADD, SUB or MUL of real numbers."""
+    if not (a.is_constant or b.is_constant):
+        (_require_one_rank if operator.kind == "MUL" else _require_one_shape)(a, b)
+    terms = []
+    for one, other, what in ((a, b, "a"), (b, a, "b")):
+        if not one.is_constant:
+            terms.append(net.value(one.number))
+            continue
+        code, spread = net.code(one), (-1, 1, 1) if len(out.shape) == 4 else (-1,)
+        values = (_read_addend(net, one, other, out) - code.zero).reshape(spread)
+        terms.append(net.dequantise(values, np.int32, one.scales, f"{operator.name}_{what}"))
+    net.store(
+        operator, net.node(_COMBINATIONS[operator.kind], terms, f"{operator.name}_sum"), read_activation(operator)
+    )
+
+
 def multiply_tensors(net: Network, operator: Operator) -> None:
     """MUL → the product of both inputs counted from their zero points, requantised as the kernel set does it."""
     a, b, out, code_a, code_b, code = _read_codes(net, operator)
+    if net.is_real:
+        return _combine(net, operator, a, b, out)
     ratio = product_ratio(code_a, code_b, code)
     if net.kernels == "xnnpack" and not MUL_RATIOS[0] <= ratio < MUL_RATIOS[1]:
         raise Refused(
@@ -185,13 +239,7 @@ def multiply_tensors(net: Network, operator: Operator) -> None:
         products = (STORED - code_a.zero)[:, None] * (STORED - code_b.zero)[None, :]
         _is_unary(net, operator, step(products), a, b, out)
         return
-    if len(a.shape) != len(b.shape):
-        raise Refused(
-            ReasonKind.UNSUPPORTED_SHAPE,
-            f"factors of shapes {a.shape} and {b.shape}",
-            "factors have as many axes",
-            "reshape the smaller one",
-        )
+    _require_one_rank(a, b)
     factors = [
         net.centre(net.value(tensor.number), one, f"{operator.name}_{what}")
         for tensor, one, what in ((a, code_a, "a"), (b, code_b, "b"))
@@ -209,12 +257,34 @@ def _make_rule(function: Callable[[Network, Operator, Code, Code], Ints]) -> Rul
 
     def rule(net: Network, operator: Operator) -> None:
         source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
+        if net.is_real:
+            return _apply(net, operator, source)
         if operator.kind not in _FUNCTIONS:
             require_ratio(net.code(source), net.code(out))
+        if source.kind != out.kind:
+            raise refuse_kinds(source, out)
         table = function(net, operator, net.code(source), net.code(out))
         net.tabulate(operator, net.value(source.number), table[None, :])
 
     return rule
+
+
+_REALS = {"LOGISTIC": "Sigmoid", "TANH": "Tanh", "HARD_SWISH": "HardSwish", "LEAKY_RELU": "LeakyRelu"}
+
+
+def _apply(net: Network, operator: Operator, source: Tensor) -> None:
+    """The function of real numbers, quantised; QUANTIZE is none, and rectifiers are as fused ones."""
+    value, name = net.value(source.number), f"{operator.name}_function"
+    if (function := _REALS.get(operator.kind)) is not None:
+        slope = float(operator.options.get("alpha", 0.0))
+        options: dict[str, Any] = {"alpha": slope} if function == "LeakyRelu" else {}
+        value = net.node(function, [value], name, **options)
+    net.store(operator, value, operator.kind if operator.kind in ACTIVATIONS else "NONE")
+
+
+def _tabulate_function(net: Network, operator: Operator, a: Code, out: Code) -> Ints:
+    offset = OFFSETS[net.tensor(operator.inputs[0]).kind]
+    return sigmoid_or_tanh(net.kernels, a, out, operator.kind, offset)
 
 
 RULES: dict[str, Rule] = {
@@ -227,8 +297,8 @@ RULES: dict[str, Rule] = {
     "LEAKY_RELU": _make_rule(
         lambda net, operator, a, out: leaky_relu(net.kernels, a, out, float(operator.options.get("alpha", 0.0)))
     ),
-    "LOGISTIC": _make_rule(lambda net, operator, a, out: sigmoid_or_tanh(net.kernels, a, out, "LOGISTIC")),
-    "TANH": _make_rule(lambda net, operator, a, out: sigmoid_or_tanh(net.kernels, a, out, "TANH")),
+    "LOGISTIC": _make_rule(_tabulate_function),
+    "TANH": _make_rule(_tabulate_function),
     "HARD_SWISH": _make_rule(lambda net, operator, a, out: hard_swish(a, out)),
 }
 REQUANTISE = _make_rule(lambda net, operator, a, out: requantise_values(net.kernels, a, out))

@@ -44,10 +44,12 @@ _OPTIONS = (  # that a rule reads: flat tables of numbers
     "FullyConnectedOptions",
     "LeakyReluOptions",
     "MulOptions",
+    "PackOptions",
     "Pool2DOptions",
     "ReducerOptions",
     "ResizeNearestNeighborOptions",
     "SoftmaxOptions",
+    "StridedSliceOptions",
     "SubOptions",
     "TransposeConvOptions",
 )
@@ -67,6 +69,7 @@ class Tensor:
     (real = scale * (stored - zero)), and its values where it is constant.
 
     scales, zeros   (n,) one for all, or one for each index along `axis`; empty where the tensor has none
+    is_open         whether another axis than the batch has no fixed size
     """
 
     number: int
@@ -77,6 +80,7 @@ class Tensor:
     zeros: NDArray[np.int64]
     axis: int
     values: Array | None
+    is_open: bool = False
 
     @property
     def is_constant(self) -> bool:
@@ -263,7 +267,9 @@ def _read_tensor(schema: ModuleType, model: Model, graph: SubGraph, k: int) -> T
     kind = _names(schema, "TensorType").get(tensor.Type(), f"type {tensor.Type()}")
     name = (tensor.Name() or b"").decode("utf-8", "replace")[:_LONGEST_NAME]
     scales, zeros, axis = _read_quantisation(tensor, k)
-    return Tensor(k, name, shape, kind, scales, zeros, axis, _read_values(model, tensor, k, shape, kind))
+    _count(f"axes of tensor {k}", tensor.ShapeSignatureLength(), MAX_RANK)
+    is_open = any(tensor.ShapeSignature(axis) < 0 for axis in range(1, tensor.ShapeSignatureLength()))
+    return Tensor(k, name, shape, kind, scales, zeros, axis, _read_values(model, tensor, k, shape, kind), is_open)
 
 
 def _read_quantisation(tensor: FileTensor, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:

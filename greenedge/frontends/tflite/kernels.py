@@ -24,7 +24,7 @@ from greenedge.backends.int8.arithmetic import (
 )
 from greenedge.graph.ops.base import Array, Floats, Ints
 
-KERNELS = ("xnnpack", "reference")  # the default first
+KERNELS: tuple[str, str] = ("xnnpack", "reference")  # the default first
 STORED = np.arange(-128, 128)  # every int8
 MUL_RATIOS = (2.0**-16, 2.0**8)  # fl(fl(s1*s2)/so) of a product that XNNPACK takes
 QUANTISE_RATIOS = (2.0**-8, 2.0**7)  # si/so of a QUANTIZE and of a LEAKY_RELU that XNNPACK takes
@@ -78,6 +78,11 @@ def average(total: Ints, count: int, bounds: Bounds) -> Ints:
     """AVERAGE_POOL_2D of `count` stored values that add up to `total`: halves away from zero."""
     size = (np.abs(total) + count // 2) // count
     return np.clip(np.where(total > 0, size, -size), *bounds)
+
+
+def average_up(total: Ints, count: int, bounds: Bounds) -> Ints:
+    """As `average`, of uint8: the stored values are not negative, so halves go up."""
+    return np.clip((total + count // 2) // count, *bounds)
 
 
 def multiply(kernels: str, a: Code, b: Code, out: Code, bounds: Bounds) -> StepFunction:
@@ -194,13 +199,14 @@ def rectify(a: Code, out: Code, activation: str) -> Ints:
     return np.clip(multiply_twice(STORED - a.zero, *parts) + out.zero, *clamp(activation, out, "reference"))
 
 
-def sigmoid_or_tanh(kernels: str, a: Code, out: Code, name: str) -> Ints:
-    """LOGISTIC and TANH: a table made of the dequantised value in float32."""
+def sigmoid_or_tanh(kernels: str, a: Code, out: Code, name: str, offset: int = 0) -> Ints:
+    """LOGISTIC and TANH: a table made of the dequantised value in float32. `offset` is what the file's integers, with
+    which the kernel rounds, are above those here."""
     if kernels == "xnnpack":
         x = ((STORED.astype(np.float32) - np.float32(a.zero)) * a.scale).astype(np.float64)
         y = _sigmoid(x) if name == "LOGISTIC" else np.tanh(x)
-        level = np.rint((y.astype(np.float32) * (np.float32(1) / out.scale)) + np.float32(out.zero))
-        return np.clip(level, -128, 127).astype(np.int64)
+        level = np.rint((y.astype(np.float32) * (np.float32(1) / out.scale)) + np.float32(out.zero + offset))
+        return np.clip(level - offset, -128, 127).astype(np.int64)
     x = (a.scale * (STORED - a.zero).astype(np.float32)).astype(np.float64)
     if name == "LOGISTIC":
         with np.errstate(over="ignore"):  # an infinity gives 0, as in the kernel

@@ -15,10 +15,11 @@ from greenedge.backends.int8.arithmetic import ACTIVATIONS, INT8_MAX, INT8_MIN, 
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.tflite.file import Operator, Tensor
 from greenedge.frontends.tflite.kernels import Code, clamp, find_thresholds, requantise_sum
-from greenedge.frontends.tflite.network import Network, Rule, order_shape
+from greenedge.frontends.tflite.network import OFFSETS, Network, Rule, order_shape
 from greenedge.graph.ops.base import Ints
 
 _INT32 = 1 << 31
+UINT8_MAX = 255
 _SAME, _VALID = 0, 1  # the schema's Padding
 _OTHER_ACTIVATIONS = {4: "TANH", 5: "SIGN_BIT"}
 
@@ -47,16 +48,27 @@ class _Sum:
     source: Code
 
 
-def _require_weights(net: Network, number: int) -> tuple[Ints, Tensor]:
-    """The integers of a layer's weights, and their tensor."""
+def _require_weights(net: Network, number: int, source: Tensor) -> tuple[Ints, Tensor]:
+    """The integers of a layer's weights, counted from their zero point, and their tensor; `source` is the layer's
+    input."""
     tensor = net.require_constant(number, "weights")
-    if tensor.kind != "INT8" or not len(tensor.scales):
+    if tensor.kind != source.kind or tensor.kind not in OFFSETS or not len(tensor.scales):
         raise Refused(
             ReasonKind.UNSUPPORTED_BITS,
-            f"weights of {tensor.kind.lower()}{'' if len(tensor.scales) else ' without a scale'}",
-            "weights are int8 with a scale",
+            f"weights of {tensor.kind.lower()}{'' if len(tensor.scales) else ' without a scale'} with an input of "
+            f"{source.kind.lower()}",
+            "both are int8, or both uint8, with scales",
             "convert with full-integer quantisation",
         )
+    if tensor.kind == "UINT8":
+        if len(tensor.scales) != 1 or not 0 <= tensor.zeros[0] <= UINT8_MAX:
+            raise Refused(
+                ReasonKind.UNSUPPORTED_SCALE,
+                f"uint8 weights with {len(tensor.scales)} scales",
+                "uint8 weights have one scale and one zero point within uint8",
+                "convert it again with int8, which has a scale for each channel",
+            )
+        return net.read_stored(tensor) - (tensor.zeros[0] - OFFSETS["UINT8"]), tensor
     if tensor.zeros.any():
         raise Refused(
             ReasonKind.UNSUPPORTED_ZERO_POINT,
@@ -64,7 +76,7 @@ def _require_weights(net: Network, number: int) -> tuple[Ints, Tensor]:
             "int8 weights are symmetric in LiteRT",
             "convert it again",
         )
-    return np.asarray(tensor.values).astype(np.int64), tensor
+    return net.read_stored(tensor), tensor
 
 
 def _reach(weight: Ints, code: Code) -> tuple[Ints, Ints]:
@@ -98,7 +110,7 @@ def _read_bias(net: Network, operator: Operator, at: int, channels: int) -> Ints
 def _requantise(net: Network, operator: Operator, total: _Sum, weight: Tensor, bias: Ints, axis: int) -> None:
     """The layer's output: what the kernel set stores for every sum with its bias."""
     out = net.code(net.tensor(operator.outputs[0]))
-    channels = len(total.low)
+    channels = len(bias)
     if len(weight.scales) not in (1, channels) or (len(weight.scales) > 1 and weight.axis != axis):
         raise Refused(
             ReasonKind.UNSUPPORTED_SCALE,
@@ -106,19 +118,24 @@ def _requantise(net: Network, operator: Operator, total: _Sum, weight: Tensor, b
             f"weights have one scale, or one for each of {channels} channels",
             "convert it again",
         )
-    bounds = clamp(read_activation(operator), out, net.kernels)
-    _require_in_range(net, total, weight, bias, out)
-    step = requantise_sum(operator.kind, net.kernels, total.source.scale, weight.scales, out, bounds)
+    if net.is_real:
+        return net.store(operator, total.name, read_activation(operator))
+    # XNNPACK's delegate leaves uint8 depthwise layers to LiteRT's own kernel, which rounds as its reference.
+    is_left = operator.kind == "DEPTHWISE_CONV_2D" and weight.kind == "UINT8"
+    kernels = "reference" if is_left else net.kernels
+    bounds = clamp(read_activation(operator), out, kernels)
+    _require_in_range(kernels, total, weight, bias, out)
+    step = requantise_sum(operator.kind, kernels, total.source.scale, weight.scales, out, bounds)
     column = bias[:, None]
     thresholds = find_thresholds(lambda acc: step(acc + column), bounds, total.low, total.high)
     net.finish(operator, total.name, thresholds, bounds)
 
 
-def _require_in_range(net: Network, total: _Sum, weight: Tensor, bias: Ints, out: Code) -> None:
+def _require_in_range(kernels: str, total: _Sum, weight: Tensor, bias: Ints, out: Code) -> None:
     """Raises Refused where the kernels would overflow, or a set does not take the scale."""
     scale = float(np.float64(total.source.scale) * weight.scales.max() / out.scale)
     widest = int(np.maximum(np.abs(total.low + bias), np.abs(total.high + bias)).max())
-    if net.kernels == "xnnpack" and scale >= SCALE_LIMIT:
+    if kernels == "xnnpack" and scale >= SCALE_LIMIT:
         raise Refused(
             ReasonKind.UNSUPPORTED_SCALE,
             f"a requantisation scale of {scale:g}",
@@ -134,6 +151,23 @@ def _require_in_range(net: Network, total: _Sum, weight: Tensor, bias: Ints, out
         )
 
 
+def _put_weights(
+    net: Network, operator: Operator, values: Ints, tensor: Tensor, axis: int, bias: Ints, code: Code
+) -> list[str]:
+    """The constants of a layer in ONNX's order, the channels along `axis`: its weights, which are integers before a
+    step function that knows the bias; of real numbers, real weights and the bias, if there is one, which counts in
+    steps of both scales."""
+    name = f"{operator.name}_weight"
+    if not net.is_real:
+        return [net.number(values, name)]
+    scales = tensor.scales
+    kind = np.int32 if tensor.kind == "UINT8" else np.int8  # counted from a zero point they take nine bits
+    constants = [net.dequantise(values, kind, scales, name, axis)]
+    if bias.any():
+        constants.append(net.dequantise(bias, np.int32, code.scale * scales, f"{operator.name}_bias"))
+    return constants
+
+
 # -- dense -------------------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +175,7 @@ def fully_connected(net: Network, operator: Operator) -> None:
     """FULLY_CONNECTED → MatMul: rows of the flattened input, in the file's order."""
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
     code = net.code(source)
-    weight, tensor = _require_weights(net, operator.inputs[1])
+    weight, tensor = _require_weights(net, operator.inputs[1], source)
     if weight.ndim != 2 or int(operator.options.get("weightsFormat", 0)):
         raise Refused(
             ReasonKind.UNSUPPORTED_SHAPE,
@@ -162,11 +196,14 @@ def fully_connected(net: Network, operator: Operator) -> None:
     if source.shape != flat:
         value = net.reshape(value, flat, f"{operator.name}_rows")
     value = net.centre(value, code, f"{operator.name}_centred")
-    name = net.node("MatMul", [value, net.number(weight.T, f"{operator.name}_weight")], f"{operator.name}_sum")
+    bias = _read_bias(net, operator, 2, len(weight))
+    matrix, *more = _put_weights(net, operator, weight.T, tensor, 1, bias, code)
+    name = net.node("MatMul", [value, matrix], f"{operator.name}_sum")
+    for addend in more:
+        name = net.node("Add", [name, addend], f"{operator.name}_biased")
     wanted = order_shape(out.shape)
     if wanted != (*flat[:-1], len(weight)):
         name = net.reshape(name, wanted, f"{operator.name}_shaped") if rows == 1 else _shape_rows(net, name, out)
-    bias = _read_bias(net, operator, 2, len(weight))
     _requantise(net, operator, _Sum(name, *_reach(weight, code), code), tensor, bias, 0)
 
 
@@ -216,8 +253,8 @@ def require_images(*tensors: Tensor) -> None:
 
 def conv_2d(net: Network, operator: Operator) -> None:
     """CONV_2D → Conv; of fewer input channels than the image has, in groups."""
-    weight, tensor = _require_weights(net, operator.inputs[1])
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
+    weight, tensor = _require_weights(net, operator.inputs[1], source)
     require_images(source, out, tensor)
     if weight.shape[3] != source.shape[3]:
         raise Refused(
@@ -231,8 +268,8 @@ def conv_2d(net: Network, operator: Operator) -> None:
 
 def depthwise_conv_2d(net: Network, operator: Operator) -> None:
     """DEPTHWISE_CONV_2D → Conv with a group for each channel."""
-    weight, tensor = _require_weights(net, operator.inputs[1])
     source, out = net.tensor(operator.inputs[0]), net.tensor(operator.outputs[0])
+    weight, tensor = _require_weights(net, operator.inputs[1], source)
     require_images(source, out, tensor)
     channels = source.shape[3]
     if weight.shape[0] != 1 or not channels or weight.shape[3] % channels:
@@ -252,10 +289,11 @@ def _convolve(net: Network, operator: Operator, weight: Ints, tensor: Tensor, gr
     strides, dilations = read_strides(operator), read_pair(operator, "dilationHFactor", "dilationWFactor", 1)
     pads = read_pads(operator, source.shape[1:3], kernel, strides, dilations)
     require_window(source, out, len(weight), kernel, strides, pads, dilations)
+    bias = _read_bias(net, operator, 2, len(weight))
     value = net.centre(net.value(source.number), code, f"{operator.name}_centred")
     name = net.node(
         "Conv",
-        [value, net.number(weight, f"{operator.name}_weight")],
+        [value, *_put_weights(net, operator, weight, tensor, 0, bias, code)],
         f"{operator.name}_sum",
         kernel_shape=list(kernel),
         strides=strides,
@@ -263,7 +301,6 @@ def _convolve(net: Network, operator: Operator, weight: Ints, tensor: Tensor, gr
         dilations=dilations,
         group=groups,
     )
-    bias = _read_bias(net, operator, 2, len(weight))
     _requantise(net, operator, _Sum(name, *_reach(weight, code), code), tensor, bias, axis)
 
 
@@ -292,8 +329,8 @@ def require_window(
 
 def transpose_conv(net: Network, operator: Operator) -> None:
     """TRANSPOSE_CONV → ConvTranspose. Its border sees fewer samples, so its input has to hold 0 for real 0."""
-    weight, tensor = _require_weights(net, operator.inputs[1])
     source, out = net.tensor(operator.inputs[2]), net.tensor(operator.outputs[0])
+    weight, tensor = _require_weights(net, operator.inputs[1], source)
     require_images(source, out, tensor)
     code, strides, kernel = net.code(source), read_strides(operator), weight.shape[1:3]
     if weight.shape[3] != source.shape[3] or weight.shape[0] != out.shape[3]:
@@ -312,17 +349,17 @@ def transpose_conv(net: Network, operator: Operator) -> None:
             "--arithmetic reference",
         )
     pads, more = _cut_transposed(operator, source, out, kernel, strides)
+    bias = _read_bias(net, operator, 3, len(weight))
     value = net.centred_levels(source.number, code, operator.name)
     name = net.node(
         "ConvTranspose",
-        [value, net.number(weight.transpose(3, 0, 1, 2), f"{operator.name}_weight")],
+        [value, *_put_weights(net, operator, weight.transpose(3, 0, 1, 2), tensor, 1, bias, code)],
         f"{operator.name}_sum",
         kernel_shape=list(kernel),
         strides=strides,
         pads=pads,
         output_padding=more,
     )
-    bias = _read_bias(net, operator, 3, len(weight))
     _requantise(net, operator, _Sum(name, *_reach(weight, code), code), tensor, bias, 0)
 
 

@@ -1,6 +1,8 @@
 """Operators that move stored values, and those at both ends of a network.
 
-RESHAPE, SQUEEZE, EXPAND_DIMS, TRANSPOSE, PAD, CONCATENATION, RESIZE_NEAREST_NEIGHBOR; QUANTIZE, DEQUANTIZE, SOFTMAX
+RESHAPE, SQUEEZE, EXPAND_DIMS, TRANSPOSE, PAD, CONCATENATION, TILE, RESIZE_NEAREST_NEIGHBOR
+
+QUANTIZE, DEQUANTIZE, SOFTMAX
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ import numpy as np
 
 from greenedge.errors import ReasonKind, Refused
 from greenedge.frontends.tflite.elementwise import REQUANTISE
-from greenedge.frontends.tflite.file import Operator, Tensor
-from greenedge.frontends.tflite.network import Network, Rule, order_axis, order_permutation, order_shape
+from greenedge.frontends.tflite.file import MAX_RANK, Operator, Tensor
+from greenedge.frontends.tflite.network import Network, Rule, order_axis, order_permutation
 from greenedge.frontends.tflite.pools import require_same_code
 from greenedge.graph.ops.base import Ints
 
-_FLOAT, _UINT8, _INT8 = 1, 2, 3  # ONNX's numbers of element types
+_MOST_COPIES = 64
+_FLOAT, _INT8 = 1, 3  # ONNX's numbers of element types
 
 
 def _ends(net: Network, operator: Operator) -> tuple[Tensor, Tensor]:
@@ -32,12 +35,7 @@ def reshape(net: Network, operator: Operator) -> None:
             "a sample keeps its elements and the batch stays the first axis",
             "keep the batch axis",
         )
-    value = net.value(source.number)
-    if order_shape(source.shape) != order_shape(out.shape) or len(source.shape) != len(out.shape):
-        value = net.put_last(value, source.shape, f"{operator.name}_last")
-        value = net.reshape(value, out.shape, f"{operator.name}_shaped")
-        value = net.put_first(value, out.shape, operator.name)
-    net.put(out, value)
+    net.put(out, net.move_shape(net.value(source.number), source.shape, out.shape, operator.name))
 
 
 def transpose(net: Network, operator: Operator) -> None:
@@ -80,7 +78,7 @@ def pad(net: Network, operator: Operator) -> None:
     ordered = np.zeros_like(widths)
     ordered[places] = widths
     pads = net.constant(ordered.T.reshape(-1), f"{operator.name}_pads")
-    fill = net.number(target.zero, f"{operator.name}_fill")
+    fill = net.number(0 if net.is_real else target.zero, f"{operator.name}_fill")
     net.put(out, net.node("Pad", [net.value(source.number), pads, fill], operator.name, mode="constant"))
 
 
@@ -99,6 +97,34 @@ def concatenation(net: Network, operator: Operator) -> None:
             "join them along the channels",
         )
     net.put(out, net.node("Concat", [net.value(part.number) for part in parts], operator.name, axis=axis))
+
+
+def tile(net: Network, operator: Operator) -> None:
+    """TILE → Concat of a tensor with itself, axis by axis."""
+    source, out = _ends(net, operator)
+    require_same_code(net, source, out, "TILE")
+    counts = net.read_integers(operator.inputs[1], "multiples").reshape(-1)
+    rank = len(source.shape)
+    if len(counts) != rank or counts[0] != 1 or counts.min() < 1 or counts.prod() > _MOST_COPIES:
+        raise Refused(
+            ReasonKind.UNSUPPORTED_OP,
+            f"TILE by {counts[:MAX_RANK].tolist()}",
+            f"at most {_MOST_COPIES} copies of a sample, and one of the batch",
+            "repeat it less",
+        )
+    if out.shape != tuple(int(s * c) for s, c in zip(source.shape, counts, strict=True)):
+        raise Refused(
+            ReasonKind.UNSUPPORTED_SHAPE,
+            f"TILE from {source.shape} to {out.shape}",
+            "copies add up",
+            "convert it again",
+        )
+    value = net.value(source.number)
+    for axis, count in enumerate(counts):
+        if count > 1:
+            parts = [value] * int(count)
+            value = net.node("Concat", parts, f"{operator.name}_{axis}", axis=order_axis(axis, rank))
+    net.put(out, value)
 
 
 def resize_nearest(net: Network, operator: Operator) -> None:
@@ -148,13 +174,16 @@ def quantize(net: Network, operator: Operator) -> None:
     the end, another name for the same levels."""
     source, out = _ends(net, operator)
     if source.kind == "FLOAT32" and source.number in net.floats:
-        code = net.code(out)
-        scale = net.number(code.scale, f"{operator.name}_scale")
-        zero = net.constant(np.array(code.zero, np.int8), f"{operator.name}_zero_point")
+        scale, zero = net.put_code(net.code(out), operator.name)
         levels = net.node("QuantizeLinear", [net.floats[source.number], scale, zero], f"{operator.name}_levels")
+        if net.is_real:
+            real = net.node("DequantizeLinear", [levels, scale, zero], f"{operator.name}_real")
+            return net.put(out, net.put_first(real, out.shape, operator.name))
         value = net.node("Cast", [levels], f"{operator.name}_stored", to=_FLOAT)
         net.put(out, net.put_first(value, out.shape, operator.name))
         return
+    if source.number in net.floats and out.number not in net.file.outputs:
+        raise _refuse_softmax("QUANTIZE")
     if {source.kind, out.kind} == {"INT8", "UINT8"}:
         shift = 128 if out.kind == "UINT8" else -128
         if (
@@ -168,10 +197,10 @@ def quantize(net: Network, operator: Operator) -> None:
                 "the two hold the same levels, 128 apart",
                 "convert with inference_input_type=tf.int8",
             )
-        net.put(
-            out, net.node("Add", [net.value(source.number), net.number(shift, f"{operator.name}_128")], operator.name)
-        )
-        return
+        if source.number in net.floats:  # of a softmax: the host has it in floats already
+            net.floats[out.number] = net.floats[source.number]
+            return
+        return net.put(out, net.value(source.number))
     REQUANTISE(net, operator)
 
 
@@ -193,14 +222,22 @@ def dequantise(net: Network, source: Tensor, name: str) -> str:
             "outputs are int8 or uint8 with one scale",
             "convert with full-integer quantisation",
         )
-    kind, number = (np.int8, _INT8) if source.kind == "INT8" else (np.uint8, _UINT8)
+    if net.is_real:
+        return net.put_last(net.value(source.number), source.shape, f"{name}_real")
     value = net.put_last(net.value(source.number), source.shape, f"{name}_last")
-    stored = net.node("Cast", [value], f"{name}_stored", to=number)
-    scale = net.number(source.scales[0], f"{name}_scale")
-    zero = net.constant(np.array(source.zeros[0], kind), f"{name}_zero_point")
-    real = net.node("DequantizeLinear", [stored, scale, zero], f"{name}_real")
+    stored = net.node("Cast", [value], f"{name}_stored", to=_INT8)
+    real = net.node("DequantizeLinear", [stored, *net.put_code(net.code(source), name)], f"{name}_real")
     net.tensors.setdefault(real, source.number)
     return real
+
+
+def _refuse_softmax(readers: str) -> Refused:
+    return Refused(
+        ReasonKind.FLOAT_ISLAND,
+        f"a softmax that {readers} reads",
+        "a softmax is the host's, behind the last integer layer",
+        "cut the network before it",
+    )
 
 
 def softmax(net: Network, operator: Operator) -> None:
@@ -208,13 +245,8 @@ def softmax(net: Network, operator: Operator) -> None:
     source, out = _ends(net, operator)
     net.code(source)
     readers = {op.kind for op in net.file.operators if out.number in op.inputs}
-    if readers - {"DEQUANTIZE"}:
-        raise Refused(
-            ReasonKind.FLOAT_ISLAND,
-            f"a softmax that {' and '.join(sorted(readers))} reads",
-            "a softmax is the host's, behind the last integer layer",
-            "cut the network before it",
-        )
+    if readers - {"DEQUANTIZE", "QUANTIZE"}:
+        raise _refuse_softmax(" and ".join(sorted(readers)))
     real = dequantise(net, source, operator.name)
     beta = float(operator.options.get("beta", 1.0))
     if beta != 1.0:
@@ -229,6 +261,7 @@ RULES: dict[str, Rule] = {
     "TRANSPOSE": transpose,
     "PAD": pad,
     "CONCATENATION": concatenation,
+    "TILE": tile,
     "RESIZE_NEAREST_NEIGHBOR": resize_nearest,
     "QUANTIZE": quantize,
     "DEQUANTIZE": dequantize,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greenedge.backends.int8.arithmetic import REAL_BOUNDS
 from greenedge.errors import Reason, ReasonKind, Refused
 from greenedge.frontends.domains import QONNX
 from greenedge.frontends.names import take_name
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto
 
 METADATA = "greenedge.tflite"  # the key under which a model says of which file, and in whose arithmetic, it is
-OPSET = 13
+REAL = "real"  # the arithmetic of the file's real numbers, which is no kernel set's
+OPSET = 14
 INT8 = (-128, 127)
+OFFSETS = {"INT8": 0, "UINT8": 128}  # what a stored integer is above the one that stands for it here
 _FIRST, _LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # from the file's axes to channels first, and back
 _MAX_CONSTANTS = 1 << 27  # numbers in all constants together
 _NEVER = 1 << 40  # beyond every 32-bit sum
@@ -55,6 +58,7 @@ class Network:
 
     def __init__(self, file: File, kernels: str) -> None:
         self.file, self.kernels = file, kernels
+        self.is_real = kernels == REAL  # values are then real numbers, each behind a quantiser
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, Array] = {}
         self.values: dict[int, str] = {}  # tensor of the file → its integers
@@ -73,22 +77,28 @@ class Network:
         return self.file.tensors[number]
 
     def code(self, tensor: Tensor) -> Code:
-        """What an int8 tensor's integers mean. Raises Refused for any other tensor."""
-        if tensor.kind != "INT8":
+        """What the integers of an int8 or uint8 tensor mean, as they are here: those of uint8 lie 128 lower. Raises
+        Refused for any other tensor."""
+        if tensor.kind not in OFFSETS:
             raise Refused(
                 ReasonKind.UNQUANTISED if "FLOAT" in tensor.kind else ReasonKind.UNSUPPORTED_BITS,
                 f"tensor {tensor.name!r} is {tensor.kind.lower()}",
-                "integer layers compute with int8",
+                "integer layers compute with int8 or uint8",
                 "convert with full-integer quantisation and a representative dataset",
             )
-        if len(tensor.scales) != 1 or not -128 <= tensor.zeros[0] <= 127:
+        offset = OFFSETS[tensor.kind]
+        if len(tensor.scales) != 1 or not INT8[0] <= tensor.zeros[0] - offset <= INT8[1]:
             raise Refused(
                 ReasonKind.UNSUPPORTED_SCALE,
-                f"tensor {tensor.name!r} has {len(tensor.scales)} scales",
-                "an activation has one scale and one zero point within int8",
+                f"tensor {tensor.name!r} has {len(tensor.scales)} scales and zero points {tensor.zeros[:3].tolist()}",
+                f"an activation has one scale and one zero point within {tensor.kind.lower()}",
                 "quantise activations per tensor",
             )
-        return Code(np.float32(tensor.scales[0]), int(tensor.zeros[0]))
+        return Code(np.float32(tensor.scales[0]), int(tensor.zeros[0]) - offset)
+
+    def read_stored(self, tensor: Tensor) -> Ints:
+        """The integers of a constant as they are here."""
+        return np.asarray(tensor.values).astype(np.int64) - OFFSETS[tensor.kind]
 
     def require_constant(self, number: int, what: str) -> Tensor:
         """A constant tensor. Raises Refused for one that is computed; `what` names it."""
@@ -160,6 +170,13 @@ class Network:
         """Integers as they are here in the file's order; `shape` is the file's."""
         return self._move(source, shape, tuple(shape), _LAST, name)
 
+    def move_shape(self, source: str, before: Sequence[int], after: Sequence[int], name: str) -> str:
+        """A tensor of the file's shape `before` as one of `after`, in the file's order."""
+        if tuple(before) == tuple(after):
+            return source
+        source = self.put_last(source, before, f"{name}_last")
+        return self.put_first(self.reshape(source, after, f"{name}_reshaped"), after, name)
+
     def _move(
         self, source: str, shape: Sequence[int], result: Sequence[int], permutation: Sequence[int], name: str
     ) -> str:
@@ -170,31 +187,90 @@ class Network:
         return self.node("Transpose", [source], name, perm=list(permutation))
 
     def centre(self, source: str, code: Code, name: str) -> str:
-        """Stored integers counted from their zero point."""
-        return self.node("Sub", [source, self.number(code.zero, f"{name}_zero")], name) if code.zero else source
+        """Stored integers counted from their zero point; real numbers are as they are."""
+        if self.is_real or not code.zero:
+            return source
+        return self.node("Sub", [source, self.number(code.zero, f"{name}_zero")], name)
 
     def centred_levels(self, number: int, code: Code, name: str) -> str:
         """The levels of an activation counted from its zero point, as levels of their own: those of the step function
-        that made them, from another lowest one. Raises Refused for a tensor that no step function made."""
+        or the quantiser that made them, from another lowest one. Raises Refused for a tensor that neither made."""
         value = self.value(number)
         if code.zero == 0:
             return value
-        maker = next((node for node in self.nodes if node.output[0] == value), None)
-        if maker is None or maker.op_type != "MultiThreshold":
+        makers = {node.output[0]: node for node in self.nodes}
+        maker = makers.get(value)
+        if self.is_real and maker is not None and maker.op_type == "DequantizeLinear":
+            maker = makers.get(maker.input[0])
+        if maker is None or maker.op_type not in ("MultiThreshold", "QuantizeLinear"):
             raise Refused(
                 ReasonKind.UNSUPPORTED_ZERO_POINT,
                 f"an input with the zero point {code.zero} that no layer computes",
                 "the border of a transposed convolution sees fewer samples, so 0 must stand for real 0",
                 "let another layer come before it, or quantise it symmetrically",
             )
+        if self.is_real:
+            return self._quantise_around_zero(maker.input[0], code, f"{name}_levels")
         attributes = {a.name: _read_attribute(a) for a in maker.attribute}
         attributes |= {"out_bias": attributes["out_bias"] - code.zero, "zero_point": 0, "out_dtype": "INT9"}
         return self.node("MultiThreshold", list(maker.input), f"{name}_levels", QONNX, **attributes)
+
+    def _quantise_around_zero(self, source: str, code: Code, name: str) -> str:
+        """Real numbers at the levels of `code`, whose integers count from real 0."""
+        ends = [self.number(np.float64(code.scale) * (end - code.zero), f"{name}_end") for end in INT8]
+        clipped = self.node("Clip", [source, *ends], f"{name}_clip")
+        parameters = [self.number(value, f"{name}_parameter") for value in (code.scale, 0, 9)]
+        return self.node("Quant", [clipped, *parameters], name, QONNX, signed=1, narrow=0, rounding_mode="ROUND")
 
     def put(self, tensor: Tensor, source: str) -> None:
         """Notes that `source` holds the integers of a tensor."""
         self.values[tensor.number] = source
         self.tensors.setdefault(source, tensor.number)
+
+    # -- real numbers ------------------------------------------------------------------------------------------------
+
+    def dequantise(self, values: Ints, kind: type[np.generic], scales: Array, name: str, axis: int = 0) -> str:
+        """A constant's real numbers: scales * values, one scale for all or one for each index along `axis`."""
+        parts = [
+            self.constant(values.astype(kind), f"{name}_stored"),
+            self.number(scales if len(scales) > 1 else scales[0], f"{name}_scale"),
+        ]
+        options: dict[str, Any] = {"axis": axis} if len(scales) > 1 else {}
+        return self.node("DequantizeLinear", parts, name, **options)
+
+    def quantise(self, tensor: Tensor, source: str, name: str) -> None:
+        """Notes a tensor's real numbers: `source` rounded to its levels, halves to even."""
+        code = self.code(tensor)
+        parameters = self.put_code(code, name)
+        levels = self.node("QuantizeLinear", [source, *parameters], name)
+        self.put(tensor, self.node("DequantizeLinear", [levels, *parameters], f"{name}_real"))
+
+    def read_input(self, tensor: Tensor, source: str, name: str) -> str:
+        """The value of an input whose stored integers, as floats, are `source`."""
+        if tensor.kind not in OFFSETS:
+            return source  # refused where it is read
+        if offset := OFFSETS[tensor.kind]:
+            source = self.node("Sub", [source, self.number(offset, f"{name}_offset")], f"{name}_int8")
+        if not self.is_real:
+            return source
+        code = self.code(tensor)
+        centred = self.node("Sub", [source, self.number(code.zero, f"{name}_zero")], f"{name}_centred")
+        return self.node("Mul", [centred, self.number(code.scale, f"{name}_scale")], f"{name}_real")
+
+    def put_code(self, code: Code, name: str) -> tuple[str, str]:
+        """(scale, zero point) as constants that ONNX's quantisers take."""
+        zero = np.array(code.zero, np.int8)
+        return self.number(code.scale, f"{name}_scale"), self.constant(zero, f"{name}_zero_point")
+
+    def store(self, operator: Operator, source: str, activation: str = "NONE") -> None:
+        """The output of an operator is `source` behind a fused activation, quantised."""
+        limits = REAL_BOUNDS[activation]
+        if limits == (0.0, None):
+            source = self.node("Relu", [source], f"{operator.name}_relu")
+        elif limits != (None, None):
+            bounds = [self.number(limit, f"{operator.name}_limit") for limit in limits]
+            source = self.node("Clip", [source, *bounds], f"{operator.name}_clip")
+        self.quantise(self.tensor(operator.outputs[0]), source, operator.name)
 
     # -- step functions ----------------------------------------------------------------------------------------------
 

@@ -25,12 +25,16 @@ def choose_exact_type(largest_sum: int) -> DTypeLike:
 def multiply(x: Array, weight: Array, magnitude: int | None) -> Array:
     """x @ weight for weight (..., K, M): exact for integers |x| <= magnitude; in float64, rounded, where magnitude is
     None."""
+    exact = choose_product_type(weight, magnitude)
+    product: Array = np.matmul(x.astype(exact, copy=False), weight.astype(exact))
+    return product if magnitude is None else product.astype(np.int64)
+
+
+def choose_product_type(weight: Array, magnitude: int | None) -> DTypeLike:
+    """The type in which `multiply` computes: a caller that copies its input may copy it as that."""
     if magnitude is None:
-        real: Array = np.matmul(x.astype(np.float64), weight.astype(np.float64))
-        return real
-    exact = choose_exact_type(magnitude * int(np.abs(weight).sum(axis=-2).max(initial=0)))
-    product: Array = np.matmul(x.astype(exact), weight.astype(exact)).astype(np.int64)
-    return product
+        return np.float64
+    return choose_exact_type(magnitude * int(np.abs(weight).sum(axis=-2).max(initial=0)))
 
 
 def pad_array(x: Array, pads: Sequence[int], value: int) -> Array:

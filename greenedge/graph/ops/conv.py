@@ -13,6 +13,7 @@ import numpy as np
 from greenedge.errors import ReasonKind, Refused
 from greenedge.graph.ops.arithmetic import (
     channel_range,
+    choose_product_type,
     multiply,
     pad_array,
     product_range,
@@ -140,13 +141,16 @@ def correlate(op: Conv, x: Array, magnitude: int | None) -> Array:
     `magnitude` bounds the integers of x, padding included; None for real numbers.
     """
     n = len(op.kernel)
+    g, per_in, per_out = op.groups, op.weight.shape[1], op.channels // op.groups
+    weight = op.weight.reshape(g, per_out, -1).transpose(0, 2, 1)
+    # Converted before the windows are copied: every sample is in several of them.
+    x = x.astype(choose_product_type(weight, magnitude), copy=False)
     view = slide_windows(x, op.kernel, op.strides, op.dilations)
     batch, out = view.shape[0], view.shape[2 : 2 + n]
-    g, per_in, per_out = op.groups, op.weight.shape[1], op.channels // op.groups
     # (N, g, I/g, *out, *k) -> (g, N*out, I/g*k)
     view = view.reshape(batch, g, per_in, *out, *op.kernel)
     order = (1, 0, *range(3, 3 + n), 2, *range(3 + n, 3 + 2 * n))
     columns = view.transpose(order).reshape(g, batch * int(np.prod(out)), -1)
-    y = multiply(columns, op.weight.reshape(g, per_out, -1).transpose(0, 2, 1), magnitude)
+    y = multiply(columns, weight, magnitude)
     y = y.reshape(g, batch, *out, per_out)
     return y.transpose(1, 0, 2 + n, *range(2, 2 + n)).reshape(batch, g * per_out, *out)

@@ -50,6 +50,9 @@ _OPTIONS = {
     "SUB": "SubOptions",
     "SOFTMAX": "SoftmaxOptions",
     "DEQUANTIZE": "DequantizeOptions",
+    "SHAPE": "ShapeOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
+    "PACK": "PackOptions",
 }
 
 
