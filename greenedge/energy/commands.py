@@ -90,6 +90,9 @@ def measure(
     context: typer.Context,
     run: o.Run = None,
     source: o.Source = None,
+    sum_: o.Sum = False,
+    scale: o.Scale = None,
+    sign: o.Sign = None,
     callable_: o.Callable = None,
     serial: o.Serial = None,
     baud: int = 115200,
@@ -139,7 +142,8 @@ def measure(
         )
         method = request.method(window, warm_up, idle, max_reps, target)
         meter, power = request.MeterOptions(hz, gain, max_power), request.Tdp(tdp, threads, tdp_source)
-        how = request.MeasureOptions(tuple(source or ()), method, meter, power, root, seed, required)
+        sources = request.settle_sources(source or (), sum_, scale, sign)
+        how = request.MeasureOptions(sources, method, meter, power, root, seed, required)
         if external is not None:
             with progress_bar() as progress:
                 text = request.time_for_meter(what, how, context.obj, external, marker, progress)

@@ -24,6 +24,9 @@ Run = Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="built run
 Source = Annotated[
     list[str] | None, typer.Option("--source", metavar="ID", help="from probe, or estimate; may be repeated")
 ]
+Sum = Annotated[bool, typer.Option("--sum", help="one figure: the sum of the sources (ID+ID sums some of them)")]
+Scale = Annotated[float | None, typer.Option(help="what a hwmon sensor's readings are multiplied with")]
+Sign = Annotated[int | None, typer.Option(help="-1 for a hwmon sensor that is wired the other way round")]
 Callable = Annotated[
     list[str] | None, typer.Option("--callable", metavar="MODULE:FUNCTION", help="one batch a call; may be repeated")
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,6 +142,21 @@ def method(window: float, warm_up: float, idle: float, max_reps: int, target: fl
         target=target,
         min_reps=min(10, max_reps),
     )
+
+
+def settle_sources(sources: Sequence[str], summed: bool, scale: float | None, sign: int | None) -> tuple[str, ...]:
+    """The ids with --scale and --sign behind each, joined with + where they are `summed`. Raises GreenedgeError where
+    there is no source to apply them to."""
+    if not sources and (summed or scale is not None or sign is not None):
+        raise GreenedgeError(
+            "--sum, --scale and --sign are for the sources that are named: give each with --source "
+            "(greenedge energy probe lists them)."
+        )
+    if summed and any(source in ESTIMATE for source in sources):
+        raise GreenedgeError("an estimate is not summed with a source; leave --sum out.")
+    settings = [f"{key}={value:.12g}" for key, value in (("scale", scale), ("sign", sign)) if value is not None]
+    ids = [",".join([source, *settings]) for source in sources]
+    return ("+".join(ids),) if summed else tuple(ids)
 
 
 def check_scope(scope: str) -> None:
