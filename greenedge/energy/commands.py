@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from greenedge.energy import options as o
-from greenedge.energy import request, results, terminal
-from greenedge.energy.comparison import compare as compare_rows
+from greenedge.energy import request, results, side_by_side, terminal
 from greenedge.energy.evidence import EVIDENCE, require
 from greenedge.energy.liveness import Load
 from greenedge.energy.measurement import probe as probe_all
@@ -156,33 +154,38 @@ def measure(
 @app.command()
 def compare(
     one: Path,
-    other: o.Other = None,
+    others: o.Others = None,
     row: o.Row = 0,
     other_row: o.OtherRow = None,
     quantity: o.Quantity = "total",
     allow_scope: o.AllowScope = False,
     allow_evidence: o.AllowEvidence = False,
+    html: o.Html = None,
     json_: o.Json = False,
 ) -> None:
-    """The ratio of two results with its 95 % interval; "not distinguishable" where it spans 1."""
+    """The ratio of two results (files, or runs) with its 95 % interval; "not distinguishable" where it spans 1. Where
+    there may be none: both side by side, why, and which measurement would allow one."""
     with exit_code_on_error(json_):
-        first = results.load(one)
-        second = results.load(other) if other else first
-        found = compare_rows(
-            _row(first, row, one),
-            _row(second, (0 if other else 1) if other_row is None else other_row, other or one),
-            quantity,
-            results.same_session(first, second),
-            allow_scope,
-            allow_evidence,
-        )
+        if quantity not in ("total", "net"):
+            raise GreenedgeError(f"there is no quantity {quantity!r} to compare; take total or net.")
+        paths = [one, *(others or [])]
+        files = [results.load(side_by_side.find_document(path)) for path in paths]
+        rows = [_row(files[0], row, one)]
+        place = (0 if others else 1) if other_row is None else other_row
+        pairs = list(zip(files[1:], paths[1:], strict=True)) or [(files[0], one)]
+        rows += [_row(file, place, path) for file, path in pairs]
+        found = [
+            side_by_side.weigh(
+                rows[0], other, quantity, results.same_session(files[0], file), allow_scope, allow_evidence
+            )
+            for other, (file, _) in zip(rows[1:], pairs, strict=True)
+        ]
+        if html:
+            write_text(html, side_by_side.page(rows, found))
         if json_:
-            ratio = {"ratio": found.ratio.mean, "low": found.ratio.low, "high": found.ratio.high, "n": found.ratio.n}
-            rest = {key: value for key, value in asdict(found).items() if key != "ratio"}
-            return print(json.dumps(ratio | rest))
-        typer.echo(f"{found.verdict} [{found.evidence}]")
-        for warning in found.warnings:
-            typer.echo(warning)
+            entries = [side_by_side.as_json(one) for one in found]
+            return print(json.dumps(entries[0] if len(entries) == 1 else {"comparisons": entries}))
+        side_by_side.show(rows, found, console())
 
 
 @app.command()

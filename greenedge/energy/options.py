@@ -59,7 +59,9 @@ External = Annotated[
     Path | None, typer.Option(metavar="FILE", help="time the run for a meter that records by itself; see replay")
 ]
 Marker = Annotated[str, typer.Option(help="pattern (of load), gpio:FILE or rts:PORT")]
-Other = Annotated[Path | None, typer.Argument(help="left out: rows of the first file")]
+Others = Annotated[
+    list[Path] | None, typer.Argument(metavar="[OTHER]…", help="files or runs; left out: rows of the first")
+]
 Row = Annotated[int, typer.Option(help="row of the first file")]
 OtherRow = Annotated[int | None, typer.Option(help="row of the second")]
 Quantity = Annotated[str, typer.Option(help="total or net")]

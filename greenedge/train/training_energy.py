@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenedge.energy.carbon import carbon, intensity
-from greenedge.energy.estimate import CPU_BAND
+from greenedge.energy.cpu_share import CPU_BAND
 from greenedge.energy.evidence import Figure, figure_json
 from greenedge.errors import EvidenceError, GreenedgeError
 from greenedge.train.ledger import Ledger
