@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 from greenedge.energy import options as o
 from greenedge.energy import request, results, side_by_side, terminal
 from greenedge.energy.evidence import EVIDENCE, require
+from greenedge.energy.exporter import export_metrics
 from greenedge.energy.liveness import Load
 from greenedge.energy.measurement import probe as probe_all
 from greenedge.energy.render import Wanted, console, finish, progress_bar, write_text
@@ -239,6 +240,22 @@ def replay(
         for row in data["rows"]:
             require(row["evidence"], required or "estimated", str(path), "measure on a live source.")
         finish(data, Wanted(output, html, csv, json_, country, grams))
+
+
+@app.command()
+def export(
+    source: o.Source = None,
+    listen: o.Listen = None,
+    file: o.TextFile = None,
+    every: o.Every = 15.0,
+    seconds: o.For = None,
+    root: o.Root = Path("/"),
+    required: o.Required = None,
+) -> None:
+    """Joules of this machine as OpenMetrics text, for Prometheus: on a port, or into a file again and again."""
+    with exit_code_on_error():
+        _check_require_option(required)
+        export_metrics(tuple(source or ()), root, required, listen, file, every, seconds, typer.echo)
 
 
 @app.command()

@@ -59,6 +59,14 @@ External = Annotated[
     Path | None, typer.Option(metavar="FILE", help="time the run for a meter that records by itself; see replay")
 ]
 Marker = Annotated[str, typer.Option(help="pattern (of load), gpio:FILE or rts:PORT")]
+Listen = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="serve it there, at /metrics (127.0.0.1:9477)")
+]
+TextFile = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", help="write it there, for node_exporter's textfile collector")
+]
+Every = Annotated[float, typer.Option(min=1, max=3600, help="seconds between two writings")]
+For = Annotated[float | None, typer.Option("--for", min=0.1, help="seconds after which it ends; left out: at Ctrl-C")]
 Others = Annotated[
     list[Path] | None, typer.Argument(metavar="[OTHER]…", help="files or runs; left out: rows of the first")
 ]
