@@ -119,6 +119,7 @@ def measure(
     required: o.Required = None,
     country: o.Country = None,
     grams: o.Intensity = None,
+    intensity_file: o.IntensityFile = None,
     output: o.Out = None,
     html: o.Html = None,
     csv: o.Csv = None,
@@ -129,7 +130,7 @@ def measure(
     the target. Results of a RUN are kept in it and shown in its report."""
     with exit_code_on_error(json_):
         _check_require_option(required)
-        wanted = Wanted(output, html, csv, json_, country, grams)
+        wanted = Wanted(output, html, csv, json_, country, grams, intensity_file)
         grid = wanted.intensity  # an unknown country is refused before anything is measured
         what = request.MeasureRequest(
             runs=request.RunChoice(tuple(run or ()), tuple(runtime or ()), tuple(batch or ()), port),
@@ -210,6 +211,7 @@ def replay(
     required: o.Required = None,
     country: o.Country = None,
     grams: o.Intensity = None,
+    intensity_file: o.IntensityFile = None,
     output: o.Out = None,
     html: o.Html = None,
     csv: o.Csv = None,
@@ -239,7 +241,7 @@ def replay(
         data = results.load(path) if kind == "results" else results.document(rows_of(recording, kind))
         for row in data["rows"]:
             require(row["evidence"], required or "estimated", str(path), "measure on a live source.")
-        finish(data, Wanted(output, html, csv, json_, country, grams))
+        finish(data, Wanted(output, html, csv, json_, country, grams, intensity_file))
 
 
 @app.command()
@@ -256,6 +258,31 @@ def export(
     with exit_code_on_error():
         _check_require_option(required)
         export_metrics(tuple(source or ()), root, required, listen, file, every, seconds, typer.echo)
+
+
+@app.command()
+def when(
+    run: o.WhenRun = None,
+    intensity_file: o.IntensityFile = None,
+    hours: o.Hours = None,
+    top: o.Top = 5,
+    json_: o.Json = False,
+) -> None:
+    """When to train: the hours of a file of carbon intensity, ranked as starts for the length of a run's training."""
+    from greenedge.energy import when as starts
+    from greenedge.energy.intensity_file import rank_starts, read_hourly
+
+    with exit_code_on_error(json_):
+        if intensity_file is None:
+            raise GreenedgeError(
+                "--intensity-file FILE is needed: hours of carbon intensity, as ElectricityMaps and the grid operators "
+                "give them away as CSV."
+            )
+        work, hourly = starts.read_work(run, hours), read_hourly(intensity_file)
+        if json_:
+            ranked = rank_starts(hourly, work.length, work.joules)
+            return print(json.dumps(starts.as_json(hourly, work, ranked), indent=1))
+        starts.show(hourly, work, top, console())
 
 
 @app.command()

@@ -19,6 +19,13 @@ Country = Annotated[
     str | None, typer.Option("--carbon", metavar="COUNTRY", help="ISO code or name of the grid's country")
 ]
 Intensity = Annotated[float | None, typer.Option("--intensity", help="g CO2e per kWh instead of the table's")]
+IntensityFile = Annotated[
+    Path | None,
+    typer.Option("--intensity-file", metavar="FILE", help="CSV of g CO2e/kWh by the hour (ElectricityMaps, national)"),
+]
+Hours = Annotated[float | None, typer.Option(min=0.01, max=100_000, help="length of the work, else the run's own")]
+Top = Annotated[int, typer.Option(min=1, max=1000, help="starts that are shown")]
+WhenRun = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="a trained run; left out: --hours")]
 Seconds = Annotated[float, typer.Option(help="length of each turn of rest and load")]
 Run = Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="built runs; several are interleaved")]
 Source = Annotated[
