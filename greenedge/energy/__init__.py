@@ -7,7 +7,8 @@
     Monitor(sources)                   … with begin and end, several sources
     save_windows(monitor, path)        … as JSON, CSV or OpenMetrics (.prom)
 
-numpy is the only dependency, and importing this package loads not even that: each name is loaded when it is asked for.
+numpy and scipy are the only dependencies, and importing this package loads neither: each name is loaded when it is
+asked for.
 """
 
 from __future__ import annotations
